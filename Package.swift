@@ -1,0 +1,21 @@
+// swift-tools-version:6.1
+import PackageDescription
+
+// The instruction set comes from the command line (`-Xcc -march=...`, see the Makefile), so that one tree builds every variant.
+// `-fno-math-errno` is what lets square roots vectorise.
+let kernels: [SwiftSetting] = [.unsafeFlags(["-Xcc", "-fno-math-errno"])]
+
+let package = Package(
+  name: "thalweg",
+  products: [
+    .library(name: "thalweg", type: .dynamic, targets: ["ThalwegABI"]),
+    .library(name: "Thalweg", targets: ["Thalweg"]),
+  ],
+  targets: [
+    .target(name: "CThalweg", cSettings: [.headerSearchPath("../../include")]),
+    .target(name: "COpenBLAS"),
+    .target(name: "Thalweg", dependencies: ["CThalweg", "COpenBLAS"], swiftSettings: kernels),
+    .target(name: "ThalwegABI", dependencies: ["Thalweg", "CThalweg"], swiftSettings: kernels),
+    .testTarget(name: "ThalwegTests", dependencies: ["Thalweg", "ThalwegABI"]),
+  ]
+)

@@ -1,0 +1,30 @@
+#define _GNU_SOURCE
+#include "CThalweg.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <string.h>
+
+static _Thread_local char last_error[4096] = "no error";
+
+void twi_set_error(const char *message, size_t length) {
+  if (length >= sizeof last_error) length = sizeof last_error - 1;
+  memcpy(last_error, message, length);
+  last_error[length] = 0;
+}
+
+const char *twi_get_error(void) { return last_error; }
+
+int32_t twi_cpu_count(void) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  int n = CPU_COUNT(&set);
+  return n > 0 ? n : 1;
+}
+
+int twi_errno(void) { return errno; }
+const char *twi_strerror(int code) { return strerror(code); }
+int twi_open_write(const char *path) { return open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644); }
+int twi_open_read(const char *path) { return open(path, O_RDONLY | O_CLOEXEC); }

@@ -1,0 +1,170 @@
+import COpenBLAS
+import Glibc
+
+/// Dense matrices in row-major order, on OpenBLAS. Small factorisations run in double whatever the tensor's type.
+package enum LinearAlgebra {
+  /// Throws TW_ERROR_UNSUPPORTED when OpenBLAS is missing.
+  package static func require() throws(Failure) {
+    guard twb_available() else { throw Failure(Status.unsupported, String(cString: twb_description())) }
+  }
+  /// Threads of OpenBLAS for what follows. Nothing is loaded for it.
+  static func setThreads(_ n: Int) { wanted = Int32(n) }
+  nonisolated(unsafe) private static var wanted: Int32 = 1
+  nonisolated(unsafe) private static var set: Int32 = 0
+  private static func applyThreads() {
+    if set != wanted { twb_set_threads(wanted); set = wanted }
+  }
+
+  private static func small(_ sizes: Int...) -> Bool { sizes.allSatisfy { $0 <= Int(Int32.max) } }
+
+  /// c ← alpha·op(a)·op(b) + beta·c, with c of shape (m, n) and k the inner size; leading dimensions are those of dense operands.
+  package static func multiply<T: Real>(
+    _ a: UnsafePointer<T>, transposed ta: Bool = false, _ b: UnsafePointer<T>, transposed tb: Bool = false, into c: UnsafeMutablePointer<T>,
+    _ m: Int, _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0
+  ) throws(Failure) {
+    try require()
+    guard small(m, n, k) else { throw Failure(Status.shape, "a matrix side above 2^31") }
+    guard m > 0, n > 0 else { return }
+    applyThreads()
+    let (m, n, k) = (Int32(m), Int32(n), Int32(k))
+    let (lda, ldb) = (max(1, ta ? m : k), max(1, tb ? k : n))
+    if T.isDouble {
+      twb_dgemm(ta, tb, m, n, k, alpha, rebind(a), lda, rebind(b), ldb, beta, rebind(c), n)
+    } else {
+      twb_sgemm(ta, tb, m, n, k, Float(alpha), rebind(a), lda, rebind(b), ldb, Float(beta), rebind(c), n)
+    }
+  }
+
+  /// c ← a·aᵀ (or aᵀ·a when `transposed`), both triangles filled; a is (n, k), or (k, n) when transposed.
+  package static func gram<T: Real>(_ a: UnsafePointer<T>, transposed: Bool = false, into c: UnsafeMutablePointer<T>, _ n: Int, _ k: Int) throws(Failure) {
+    try require()
+    guard small(n, k) else { throw Failure(Status.shape, "a matrix side above 2^31") }
+    guard n > 0 else { return }
+    applyThreads()
+    let lda = Int32(max(1, transposed ? n : k))
+    if T.isDouble { twb_dsyrk(transposed, Int32(n), Int32(k), 1, rebind(a), lda, 0, rebind(c), Int32(n)) } else {
+      twb_ssyrk(transposed, Int32(n), Int32(k), 1, rebind(a), lda, 0, rebind(c), Int32(n))
+    }
+    mirror(c, n)
+  }
+
+  /// Copies the upper triangle into the lower, in tiles that stay in cache.
+  package static func mirror<T: Real>(_ c: UnsafeMutablePointer<T>, _ n: Int) {
+    let tile = 32
+    for i0 in stride(from: 0, to: n, by: tile) {
+      for j0 in stride(from: i0, to: n, by: tile) {
+        for i in i0..<min(i0 + tile, n) {
+          for j in max(j0, i + 1)..<max(min(j0 + tile, n), max(j0, i + 1)) { c[j * n + i] = c[i * n + j] }
+        }
+      }
+    }
+  }
+
+  @inline(__always) private static func rebind<T, U>(_ p: UnsafePointer<T>) -> UnsafePointer<U> {
+    UnsafeRawPointer(p).assumingMemoryBound(to: U.self)
+  }
+  @inline(__always) private static func rebind<T, U>(_ p: UnsafeMutablePointer<T>) -> UnsafeMutablePointer<U> {
+    UnsafeMutableRawPointer(p).assumingMemoryBound(to: U.self)
+  }
+
+  /// A thin singular value decomposition a = U·diag(s)·Vᵀ of an (m, n) matrix: U (m, r), s (r), Vᵀ (r, n), r = min(m, n), s descending. Signs
+  /// follow the house rule: in every column of U the entry of largest magnitude is positive (lowest index on a tie).
+  package struct SVD {
+    package var u: [Double], s: [Double], vt: [Double]
+    package var m: Int, n: Int
+    package var r: Int { s.count }
+
+    package init<T: Real>(_ a: UnsafePointer<T>, _ m: Int, _ n: Int) throws(Failure) {
+      try LinearAlgebra.require()
+      LinearAlgebra.applyThreads()
+      (self.m, self.n) = (m, n)
+      let r = min(m, n)
+      // Row-major a is column-major aᵀ: LAPACK's U is our V, its Vᵀ our Uᵀ.
+      var copy = (0..<(m * n)).map { Double(a[$0]) }
+      s = [Double](repeating: 0, count: r)
+      guard r > 0 else { (u, vt) = ([], []); return }
+      var v = [Double](repeating: 0, count: n * r), ut = [Double](repeating: 0, count: r * m)
+      var iwork = [Int32](repeating: 0, count: 8 * r)
+      var size = [0.0]
+      var info = twb_dgesdd(Int32(n), Int32(m), &copy, Int32(n), &s, &v, Int32(n), &ut, Int32(r), &size, -1, &iwork)
+      let lwork = info == 0 && size[0].isFinite ? Int(size[0]) : 0
+      var work = [Double](repeating: 0, count: max(1, lwork))
+      info = twb_dgesdd(Int32(n), Int32(m), &copy, Int32(n), &s, &v, Int32(n), &ut, Int32(r), &work, Int32(work.count), &iwork)
+      guard info == 0 else { throw Failure(Status.numeric, "the singular value decomposition did not converge (info \(info))") }
+      // v: column-major (n, r), so row-major (r, n): our Vᵀ. ut: column-major (r, m), so row-major (m, r): our U.
+      (u, vt) = (ut, v)
+      for k in 0..<r {
+        var top = 0
+        for i in 0..<m where abs(u[i * r + k]) > abs(u[top * r + k]) { top = i }
+        if u[top * r + k] < 0 {
+          for i in 0..<m { u[i * r + k] = -u[i * r + k] }
+          for j in 0..<n { vt[k * n + j] = -vt[k * n + j] }
+        }
+      }
+    }
+
+    /// out[i, j] = Σ_k U[i, k]·f(s_k)·Vᵀ[k, j].
+    package func compose<T: Real>(_ out: UnsafeMutablePointer<T>, _ f: (Double) -> Double) throws(Failure) {
+      let r = self.r
+      var scaled = u
+      for k in 0..<r {
+        let x = f(s[k])
+        for i in 0..<m { scaled[i * r + k] *= x }
+      }
+      var product = [Double](repeating: 0, count: m * n)
+      let (m, n) = (self.m, self.n)
+      try LinearAlgebra.multiply(scaled, vt, into: &product, m, n, r)
+      for i in 0..<(m * n) { out[i] = T(product[i]) }
+    }
+  }
+
+  /// The thin Q of a = QR for an (m, n) row-major matrix, m ≥ n, with the diagonal of R positive.
+  package static func orthonormal(_ a: [Double], _ m: Int, _ n: Int) throws(Failure) -> [Double] {
+    try require()
+    guard m > 0, n > 0 else { return a }
+    applyThreads()
+    var c = [Double](repeating: 0, count: m * n)
+    for i in 0..<m { for j in 0..<n { c[j * m + i] = a[i * n + j] } }
+    var tau = [Double](repeating: 0, count: n)
+    var work = [Double](repeating: 0, count: 64 * max(n, 1))
+    var info = twb_dgeqrf(Int32(m), Int32(n), &c, Int32(m), &tau, &work, Int32(work.count))
+    guard info == 0 else { throw Failure(Status.numeric, "the QR factorisation failed (info \(info))") }
+    let signs = (0..<n).map { c[$0 * m + $0] < 0 ? -1.0 : 1.0 }
+    info = twb_dorgqr(Int32(m), Int32(n), Int32(n), &c, Int32(m), tau, &work, Int32(work.count))
+    guard info == 0 else { throw Failure(Status.numeric, "the QR factorisation failed (info \(info))") }
+    var q = [Double](repeating: 0, count: m * n)
+    for i in 0..<m { for j in 0..<n { q[i * n + j] = c[j * m + i] * signs[j] } }
+    return q
+  }
+
+  /// Solves a·x = b for symmetric positive definite a (n, n); b is (n, k) row-major.
+  package static func solvePositive(_ a: [Double], _ b: [Double], _ n: Int, _ k: Int) throws(Failure) -> [Double] {
+    try require()
+    applyThreads()
+    var l = a
+    let info = twb_dpotrf(Int32(n), &l, Int32(n))
+    guard info == 0 else { throw Failure(Status.numeric, "the matrix is not positive definite (info \(info))") }
+    var x = transposed(b, n, k)
+    guard twb_dpotrs(Int32(n), Int32(k), l, Int32(n), &x, Int32(n)) == 0 else { throw Failure(Status.numeric, "the triangular solve failed") }
+    return transposed(x, k, n)
+  }
+
+  /// Solves a·x = b for square a (n, n); b is (n, k) row-major.
+  package static func solve(_ a: [Double], _ b: [Double], _ n: Int, _ k: Int) throws(Failure) -> [Double] {
+    try require()
+    applyThreads()
+    var lu = transposed(a, n, n)
+    var pivot = [Int32](repeating: 0, count: n)
+    var x = transposed(b, n, k)
+    let info = twb_dgesv(Int32(n), Int32(k), &lu, Int32(n), &pivot, &x, Int32(n))
+    guard info == 0 else { throw Failure(Status.numeric, "the linear system is singular (info \(info))") }
+    return transposed(x, k, n)
+  }
+
+  /// The transpose of an (m, n) row-major matrix.
+  package static func transposed(_ a: [Double], _ m: Int, _ n: Int) -> [Double] {
+    var t = [Double](repeating: 0, count: m * n)
+    for i in 0..<m { for j in 0..<n { t[j * m + i] = a[i * n + j] } }
+    return t
+  }
+}

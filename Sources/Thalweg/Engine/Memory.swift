@@ -1,0 +1,47 @@
+import CThalweg
+import Glibc
+
+/// Where state and scratch come from: malloc, or the host's hooks.
+package struct Allocator: @unchecked Sendable {
+  var allocate: tw_allocate?
+  var deallocate: tw_deallocate?
+  var context: UnsafeMutableRawPointer?
+
+  package nonisolated(unsafe) static var current = Allocator()
+  package init() {}
+  package init(_ allocate: tw_allocate?, _ deallocate: tw_deallocate?, _ context: UnsafeMutableRawPointer?) {
+    (self.allocate, self.deallocate, self.context) = (allocate, deallocate, context)
+  }
+}
+
+/// A run of 64-byte aligned, zeroed memory.
+package final class Memory: @unchecked Sendable {
+  package let base: UnsafeMutableRawPointer
+  package let size: Int
+  private let allocator: Allocator
+
+  /// Throws TW_ERROR_MEMORY.
+  package init(_ size: Int, _ allocator: Allocator) throws(Failure) {
+    let bytes = max(64, size)
+    var p: UnsafeMutableRawPointer?
+    if let hook = allocator.allocate {
+      p = hook(allocator.context, bytes, 64)
+    } else {
+      if posix_memalign(&p, bytes >= 1 << 22 ? 1 << 21 : 64, bytes) != 0 { p = nil }
+      // Large state in huge pages: fewer address translations in a walk through all of it.
+      if let p, bytes >= 1 << 22 { madvise(p, bytes, 14 /* MADV_HUGEPAGE */) }
+    }
+    guard let p else { throw Failure(Status.memory, "cannot allocate \(bytes) bytes") }
+    memset(p, 0, bytes)
+    base = p
+    self.size = bytes
+    self.allocator = allocator
+  }
+
+  deinit {
+    if let hook = allocator.deallocate { hook(allocator.context, base, size) } else if allocator.allocate == nil { free(base) }
+  }
+}
+
+/// The next multiple of 64.
+@inline(__always) func aligned(_ n: Int) -> Int { (n + 63) & ~63 }

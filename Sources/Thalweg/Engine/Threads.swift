@@ -1,0 +1,186 @@
+import CThalweg
+import Glibc
+
+/// Runs `count` independent tasks on a few threads. Results never depend on which thread runs what.
+///
+/// The pool is made of pthreads, started by the first step that is large enough, and survives fork(): the child notices that
+/// it is another process and starts its own.
+package enum Threads {
+  nonisolated(unsafe) private static var chosen: Int32 = 0
+  nonisolated(unsafe) private static var executor: tw_executor?
+  nonisolated(unsafe) private static var executorContext: UnsafeMutableRawPointer?
+  nonisolated(unsafe) private static var pool: Pool?
+  nonisolated(unsafe) private static var owner: pid_t = 0
+  nonisolated(unsafe) private static let busy: UnsafeMutablePointer<Int64> = {
+    let p = UnsafeMutablePointer<Int64>.allocate(capacity: 1)
+    p.pointee = 0
+    return p
+  }()
+  package static let most = 1024
+
+  package static var count: Int {
+    if chosen == 0 {
+      var n = twi_cpu_count()
+      if let text = getenv("THALWEG_NUM_THREADS"), let k = Int32(String(cString: text)), k >= 1 { n = k }
+      chosen = min(n, Int32(most))
+    }
+    return Int(chosen)
+  }
+  package static func setCount(_ n: Int) { chosen = Int32(n) }
+  package static func setExecutor(_ e: tw_executor?, _ context: UnsafeMutableRawPointer?) { (executor, executorContext) = (e, context) }
+
+  /// Calls `body(i)` for every i below `count`; on the calling thread alone when `parallel` is false.
+  package static func run(_ count: Int, parallel: Bool, _ body: (Int) -> Void) {
+    let threads = min(self.count, count)
+    guard parallel, threads > 1 || executor != nil else {
+      for i in 0..<count { body(i) }
+      return
+    }
+    withoutActuallyEscaping(body) { escaping in
+      var task = escaping
+      withUnsafeMutablePointer(to: &task) { p in
+        let call: tw_task = { context, i in
+          context.unsafelyUnwrapped.assumingMemoryBound(to: ((Int) -> Void).self).pointee(Int(i))
+        }
+        if let executor {
+          executor(executorContext, call, p, count)
+          return
+        }
+        // One step at a time uses the pool; another that runs meanwhile stays on its own thread.
+        guard twi_swap_if(busy, 0, 1) || forked() else {
+          for i in 0..<count { escaping(i) }
+          return
+        }
+        let process = getpid()
+        if owner != process { (pool, owner) = (nil, process) }   // after fork() the old threads are gone, and so is the pool
+        if pool == nil || pool!.threads < threads - 1 {
+          let old = pool
+          old?.stop()
+          pool = Pool(threads - 1)
+        }
+        if let pool { pool.run(count, threads - 1, call, p) } else { for i in 0..<count { escaping(i) } }
+        twi_store(busy, 0)
+      }
+    }
+  }
+
+  private static func forked() -> Bool {
+    guard owner != 0, owner != getpid() else { return false }
+    twi_store(busy, 1)   // whoever held it did not come along
+    return true
+  }
+}
+
+/// Threads that wait for a job, take task numbers from a counter until none is left, and wait again.
+private final class Pool {
+  let threads: Int
+  private let shared: UnsafeMutablePointer<Shared>
+
+  struct Shared {
+    var mutex = pthread_mutex_t()
+    var start = pthread_cond_t()
+    var task: tw_task?
+    var context: UnsafeMutableRawPointer?
+    var count = 0
+    var job: Int64 = 0        // number of the job; changes under the mutex
+    var next: Int64 = 0       // next task to take
+    var working: Int64 = 0    // helpers still inside the job
+    var wanted = 0            // helpers that may join it
+    var joined = 0
+    var quit = false
+    var alive: Int64 = 0
+  }
+
+  init?(_ n: Int) {
+    shared = .allocate(capacity: 1)
+    shared.initialize(to: Shared())
+    pthread_mutex_init(&shared.pointee.mutex, nil)
+    pthread_cond_init(&shared.pointee.start, nil)
+    var made = 0
+    for _ in 0..<n {
+      var id = pthread_t()
+      var attributes = pthread_attr_t()
+      pthread_attr_init(&attributes)
+      pthread_attr_setdetachstate(&attributes, Int32(PTHREAD_CREATE_DETACHED))
+      twi_fetch_add(&shared.pointee.alive, 1)
+      if pthread_create(&id, &attributes, Pool.loop, shared) != 0 {
+        twi_fetch_add(&shared.pointee.alive, -1)
+        pthread_attr_destroy(&attributes)
+        break
+      }
+      pthread_attr_destroy(&attributes)
+      made += 1
+    }
+    threads = n
+    if made == 0 {
+      shared.deallocate()
+      return nil
+    }
+  }
+
+  private static let loop: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = { raw in
+    let s = raw.unsafelyUnwrapped.assumingMemoryBound(to: Shared.self)
+    // Signals of the host are the host's business.
+    var all = sigset_t()
+    sigfillset(&all)
+    pthread_sigmask(SIG_BLOCK, &all, nil)
+    var seen: Int64 = 0
+    while true {
+      // A short spin first: steps of a training loop that only steps follow each other closely.
+      var spins = 0
+      while twi_load(&s.pointee.job) == seen, spins < 2000 { twi_pause(); spins += 1 }
+      pthread_mutex_lock(&s.pointee.mutex)
+      while s.pointee.job == seen, !s.pointee.quit { pthread_cond_wait(&s.pointee.start, &s.pointee.mutex) }
+      if s.pointee.quit { break }
+      seen = s.pointee.job
+      let mine = s.pointee.joined < s.pointee.wanted
+      if mine { s.pointee.joined += 1 }
+      let (task, context, count) = (s.pointee.task, s.pointee.context, s.pointee.count)
+      pthread_mutex_unlock(&s.pointee.mutex)
+      guard mine, let task else { continue }
+      while true {
+        let i = twi_fetch_add(&s.pointee.next, 1)
+        if i >= count { break }
+        task(context, Int(i))
+      }
+      twi_fetch_add(&s.pointee.working, -1)
+    }
+    pthread_mutex_unlock(&s.pointee.mutex)
+    if twi_fetch_add(&s.pointee.alive, -1) == 1 { s.deallocate() }
+    return nil
+  }
+
+  func run(_ count: Int, _ helpers: Int, _ task: tw_task, _ context: UnsafeMutableRawPointer) {
+    let s = shared
+    pthread_mutex_lock(&s.pointee.mutex)
+    (s.pointee.task, s.pointee.context, s.pointee.count) = (task, context, count)
+    twi_store(&s.pointee.next, 0)
+    (s.pointee.wanted, s.pointee.joined) = (helpers, 0)
+    twi_store(&s.pointee.working, 0)
+    twi_fetch_add(&s.pointee.job, 1)
+    pthread_cond_broadcast(&s.pointee.start)
+    pthread_mutex_unlock(&s.pointee.mutex)
+    while true {
+      let i = twi_fetch_add(&s.pointee.next, 1)
+      if i >= count { break }
+      task(context, Int(i))
+    }
+    // Close the job to late helpers, then wait for those inside.
+    pthread_mutex_lock(&s.pointee.mutex)
+    s.pointee.wanted = 0
+    let joined = Int64(s.pointee.joined)
+    pthread_mutex_unlock(&s.pointee.mutex)
+    var spins = 0
+    while twi_load(&s.pointee.working) != -joined {
+      spins += 1
+      if spins < 20_000 { twi_pause() } else { sched_yield() }
+    }
+  }
+
+  func stop() {
+    pthread_mutex_lock(&shared.pointee.mutex)
+    shared.pointee.quit = true
+    pthread_cond_broadcast(&shared.pointee.start)
+    pthread_mutex_unlock(&shared.pointee.mutex)
+  }
+}

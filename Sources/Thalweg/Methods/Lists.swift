@@ -1,0 +1,20 @@
+// The registry's lists, one line a method: a new method adds its line here and its own file under its kind.
+
+let optimizerList: [Registered] = [
+  entry(SGD.self),
+  entry(Adam.self),
+  entry(AdamW.self),
+  entry(AMSGrad.self),
+]
+
+let matrixList: [Registered] = []
+let transformList: [Registered] = []
+let perturbationList: [Registered] = []
+let aggregatorList: [Registered] = []
+let scheduleList: [Registered] = []
+let averageList: [Registered] = []
+let regularizerList: [Registered] = []
+let constraintList: [Registered] = []
+let maskList: [Registered] = []
+let pipelineList: [Registered] = []
+let diagnosticList: [Registered] = []

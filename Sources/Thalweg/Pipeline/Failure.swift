@@ -1,0 +1,58 @@
+import CThalweg
+
+/// An error that crosses the C ABI: its status, and a sentence that a user can act on.
+package struct Failure: Error, Sendable {
+  package let status: tw_status
+  package let message: String
+  package init(_ status: Int, _ message: String) {
+    self.status = tw_status(status)
+    self.message = message
+  }
+}
+
+package enum Status {
+  package static let ok = Int(TW_OK), more = Int(TW_MORE), skipped = Int(TW_SKIPPED)
+  package static let `internal` = Int(TW_ERROR_INTERNAL), memory = Int(TW_ERROR_MEMORY), argument = Int(TW_ERROR_ARGUMENT)
+  package static let handle = Int(TW_ERROR_HANDLE), busy = Int(TW_ERROR_BUSY), count = Int(TW_ERROR_COUNT)
+  package static let syntax = Int(TW_ERROR_SYNTAX), method = Int(TW_ERROR_METHOD), name = Int(TW_ERROR_NAME)
+  package static let type = Int(TW_ERROR_TYPE), range = Int(TW_ERROR_RANGE)
+  package static let dtype = Int(TW_ERROR_DTYPE), shape = Int(TW_ERROR_SHAPE), layout = Int(TW_ERROR_LAYOUT)
+  package static let overlap = Int(TW_ERROR_OVERLAP)
+  package static let sequence = Int(TW_ERROR_SEQUENCE), needs = Int(TW_ERROR_NEEDS)
+  package static let nonfinite = Int(TW_ERROR_NONFINITE), numeric = Int(TW_ERROR_NUMERIC)
+  package static let format = Int(TW_ERROR_FORMAT), version = Int(TW_ERROR_VERSION), mismatch = Int(TW_ERROR_MISMATCH)
+  package static let file = Int(TW_ERROR_FILE), space = Int(TW_ERROR_SPACE), unsupported = Int(TW_ERROR_UNSUPPORTED)
+}
+
+/// The name among `candidates` that is nearest to `name` (edit distance at most a third of its length), for "did you mean".
+package func nearest(_ name: String, _ candidates: [String]) -> String? {
+  let a = Array(name.utf8.prefix(64))
+  var best: (distance: Int, name: String)?
+  for candidate in candidates {
+    let b = Array(candidate.utf8.prefix(64))
+    if abs(a.count - b.count) > 4 { continue }
+    var row = Array(0...b.count)
+    for i in 0..<a.count {
+      var diagonal = row[0]
+      row[0] = i + 1
+      for j in 0..<b.count {
+        let substitution = diagonal + (a[i] == b[j] ? 0 : 1)
+        diagonal = row[j + 1]
+        row[j + 1] = min(substitution, row[j] + 1, diagonal + 1)
+      }
+    }
+    if row[b.count] <= max(1, a.count / 3), row[b.count] < best?.distance ?? Int.max { best = (row[b.count], candidate) }
+  }
+  return best?.name
+}
+
+/// " (did you mean `x`?)", or "".
+package func suggestion(_ name: String, _ candidates: [String]) -> String {
+  nearest(name, candidates).map { " (did you mean `\($0)`?)" } ?? ""
+}
+
+/// A number as a sentence writes it: shortest decimal form, without a trailing ".0".
+package func text(_ value: Double) -> String {
+  if value == value.rounded(), abs(value) < 1e15 { return String(Int64(value)) }
+  return value == .infinity ? "inf" : value == -.infinity ? "-inf" : String(value)
+}

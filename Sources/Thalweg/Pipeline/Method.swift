@@ -1,0 +1,170 @@
+/// A method describes itself once; the parser, introspection, Python's classes and the documentation all come from here.
+package struct Method: Sendable {
+  package enum Kind: String, Sendable, CaseIterable {
+    case optimizer, transform, update, perturbation, aggregator, schedule, average, regularizer, constraint, mask, routing, diagnostic
+  }
+  package var name: String
+  package var kind: Kind
+  package var summary: String
+  package var rule: String
+  package var source: String
+  package var parameters: [Parameter]
+  package var slots: [Slot]
+  /// What it asks the host for besides one gradient a step, comma separated.
+  package var requests: String
+  /// It needs the loss of the step (`observe("loss", ...)`, or the answer to a request).
+  package var needsLoss: Bool
+  /// It refuses non-finite gradients whatever the policy: a reduction or factorisation would spread them.
+  package var needsFinite: Bool
+  /// Checks what a single range cannot say: combinations of hyper-parameters. Runs at creation and whenever one is set.
+  package var validate: @Sendable (Hyper) throws(Failure) -> Void
+
+  package init(
+    _ name: String, _ kind: Kind, _ summary: String, rule: String, source: String, parameters: [Parameter] = [], slots: [Slot] = [],
+    requests: String = "", needsLoss: Bool = false, needsFinite: Bool = false,
+    validate: @escaping @Sendable (Hyper) throws(Failure) -> Void = { _ in }
+  ) {
+    (self.name, self.kind, self.summary, self.rule, self.source) = (name, kind, summary, rule, source)
+    (self.parameters, self.slots, self.requests) = (parameters, slots, requests)
+    (self.needsLoss, self.needsFinite, self.validate) = (needsLoss, needsFinite, validate)
+  }
+
+  /// Reads the arguments of a stage: positional ones in the order of the parameters, then by name; the rest take their defaults.
+  package func read(_ node: StageNode) throws(Failure) -> Hyper {
+    var values: [Value?] = parameters.map { _ in nil }
+    var positional = 0
+    for a in node.arguments {
+      let index: Int
+      if let n = a.name {
+        guard let k = parameters.firstIndex(where: { $0.name == n }) else {
+          throw Failure(Status.name, "\(name) has no hyper-parameter `\(n)`" + suggestion(n, parameters.map(\.name)) + "; it has: "
+            + (parameters.isEmpty ? "none" : parameters.map(\.name).joined(separator: ", ")))
+        }
+        index = k
+      } else {
+        guard positional < parameters.count else {
+          throw Failure(Status.name, "\(name) takes at most \(parameters.count) arguments, got \(node.arguments.count)")
+        }
+        index = positional
+        positional += 1
+      }
+      guard values[index] == nil else { throw Failure(Status.name, "\(name): `\(parameters[index].name)` is given twice") }
+      values[index] = try parameters[index].read(a.value, of: name)
+    }
+    var all: [Value] = []
+    for (p, v) in zip(parameters, values) {
+      guard let value = v ?? p.standard else {
+        throw Failure(Status.name, "\(name) needs `\(p.name)`: \(p.expectation) (\(p.meaning))")
+      }
+      all.append(value)
+    }
+    let h = Hyper(parameters, all)
+    try validate(h)
+    return h
+  }
+}
+
+/// What a method is to the engine.
+package enum Component: Sendable {
+  /// An element-wise update rule, transform or average.
+  case element(ElementKernels)
+  /// A whole-tensor rule, transform or set.
+  case whole(WholeKernels)
+  /// Decides how gradients are obtained.
+  case source(@Sendable (Hyper) throws(Failure) -> any Source)
+  /// A source and the rule that belongs to it.
+  case driven(@Sendable (Hyper) throws(Failure) -> (any Source)?, ElementKernels)
+  case schedule(@Sendable (Hyper) throws(Failure) -> any Schedule)
+  case regularizer(RegularizerKernels)
+  case constraint(ConstraintKernels)
+  /// A name for a pipeline of other methods.
+  case sentence(@Sendable (Hyper) -> [StageNode])
+  /// Takes a regularizer or a constraint: `penalty`, `prox`, `project`, `manifold`.
+  case adapter(Adapter)
+  /// Sends tensors to pipelines.
+  case route
+}
+
+package enum Adapter: Sendable { case penalty, prox, decoupledPenalty, project, manifold }
+
+package struct Registered: Sendable {
+  package let method: Method
+  package let component: Component
+}
+
+/// Every method. The lists live in Methods/<Kind>/…List.swift, one line a method.
+package enum Registry {
+  package static let all: [Registered] = {
+    let lists = [
+      optimizerList, matrixList, transformList, perturbationList, aggregatorList, scheduleList, averageList, regularizerList,
+      constraintList, maskList, pipelineList, diagnosticList,
+    ]
+    return lists.flatMap { $0 }.sorted { $0.method.name < $1.method.name }
+  }()
+  private static let index: [String: Int] = {
+    var d: [String: Int] = [:]
+    for (i, r) in all.enumerated() { d[r.method.name] = i }
+    return d
+  }()
+
+  package static func entry(_ name: String) -> Registered? { index[name].map { all[$0] } }
+  package static func find(_ name: String) -> Method? { entry(name)?.method }
+  package static func names(_ kind: Method.Kind? = nil) -> [String] {
+    all.filter { kind == nil || $0.method.kind == kind }.map(\.method.name)
+  }
+
+  /// The entry of a stage, which must be of one kind; its arguments are checked.
+  package static func component(_ node: StageNode, _ kind: Method.Kind) throws(Failure) -> (Registered, Hyper) {
+    guard let e = entry(node.name) else {
+      throw Failure(Status.method, "no \(kind.rawValue) `\(node.name)`" + suggestion(node.name, names(kind)))
+    }
+    guard e.method.kind == kind || (kind == .constraint && e.method.kind == .mask) else {
+      throw Failure(Status.method, "`\(node.name)` is a method of kind \(e.method.kind.rawValue); a \(kind.rawValue) is wanted here"
+        + suggestion(node.name, names(kind)))
+    }
+    return (e, try e.method.read(node))
+  }
+
+  package static func schedule(_ node: StageNode) throws(Failure) -> any Schedule {
+    let (e, h) = try component(node, .schedule)
+    guard case .schedule(let make) = e.component else { throw Failure(Status.internal, "\(node.name) is not a schedule") }
+    return try make(h)
+  }
+}
+
+/// Registers a rule: its method and its kernels.
+package func entry<R: ElementRule>(_: R.Type) -> Registered { Registered(method: R.method, component: .element(kernels(R.self))) }
+package func entry<R: WholeRule>(_: R.Type) -> Registered { Registered(method: R.method, component: .whole(kernels(R.self))) }
+package func entry<S: Schedule>(_: S.Type) -> Registered {
+  Registered(method: S.method, component: .schedule { (h) throws(Failure) in try S(h) })
+}
+package func entry<S: Source>(_: S.Type) -> Registered {
+  Registered(method: S.method, component: .source { (h) throws(Failure) in try S(h) })
+}
+/// Registers a name that stands for a sentence.
+package func alias(_ method: Method, _ expand: @escaping @Sendable (Hyper) -> [StageNode]) -> Registered {
+  Registered(method: method, component: .sentence(expand))
+}
+
+/// A value that changes with the step. Most are pure; those that watch the run keep what they saw in `memory`, which is saved.
+package protocol Schedule: Sendable {
+  static var method: Method { get }
+  init(_ h: Hyper) throws(Failure)
+  /// The value at step k, counted from 0.
+  func value(_ k: Double) -> Double
+  /// What it remembers, as numbers.
+  var memory: [Double] { get set }
+  /// Takes what it watches; false when it does not watch `what`.
+  mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool
+  /// Per-sample gradients, (samples, n) row-major; false when it does not watch them.
+  mutating func observe(samples: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) -> Bool
+  /// Runs a command at step k; false when it has none of that name.
+  mutating func command(_ name: String, at k: Double) -> Bool
+}
+
+extension Schedule {
+  package var memory: [Double] { get { [] } set {} }
+  package mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool { false }
+  package mutating func observe(samples: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) -> Bool { false }
+  package mutating func command(_ name: String, at k: Double) -> Bool { false }
+}

@@ -1,0 +1,1258 @@
+import CThalweg
+
+/// What the host must supply now.
+package struct Request: Sendable {
+  package enum Kind: Int32, Sendable {
+    case none = 0, gradient, loss, lossAndGradient, hessianVector, taskGradient, previousGradient, logitDerivatives
+  }
+  package var kind = Kind.none
+  package var pass = 0
+  package var tag: UInt64 = 0
+  package var index = 0
+  package var count = 0
+}
+
+package struct Options: Sendable {
+  package enum StateFormat: Int32, Sendable { case f32 = 1, bf16, q8 }
+  package enum Master: Int32, Sendable { case none = 0, f32, stochastic }
+  package enum NonFinite: Int32, Sendable { case propagate = 0, skip, error }
+  package var state = StateFormat.f32
+  package var master = Master.none
+  package var nonFinite = NonFinite.propagate
+  package var maximize = false
+  package var zeroGradients = false
+  package var consumeGradients = false
+  package var gradientScale = 1.0
+  package var seed: UInt64 = 0
+  package init() {}
+}
+
+/// One tensor as it was bound, for messages, introspection and checkpoints.
+struct Bound {
+  var view: View
+  var name: String
+  var group: Int
+  var branch: Int
+  var shape: Shape
+}
+
+/// A pipeline at work on bound tensors.
+package final class Optimizer {
+  package let text: String
+  package let stages: [Stage]
+  package let branches: [Branch]
+  let sourceStage: Stage?
+  package var options: Options
+  package private(set) var groups: [String] = [""]
+  var bound: [Bound] = []
+  private let allocator: Allocator
+
+  var records: UnsafeMutablePointer<Record>
+  private var capacity = 0
+  /// Arrays that records point into; freed with the optimizer.
+  private var holdings: [UnsafeMutableRawPointer] = []
+  private var arenas: [Memory] = []
+  private var scratch: [Memory] = []
+  private var threadScratch: [Memory] = []
+  private var threadBusy = UnsafeMutablePointer<Int64>.allocate(capacity: Optimizer.mostThreads)
+  private static let mostThreads = 64
+
+  private struct Block { var tensor: Int32; var offset: Int; var count: Int }
+  private struct Task { var first: Int; var end: Int; var small: Bool }
+  private var blocks: UnsafeMutablePointer<Block> = .allocate(capacity: 1)
+  private var blockCount = 0
+  private var tasks: [Task] = []
+  private var partials: UnsafeMutablePointer<Double> = .allocate(capacity: 1)
+  private var totals: UnsafeMutablePointer<Double> = .allocate(capacity: 1)
+  private var planned = 0        // tensors with state and plan
+  private var elements = 0
+
+  package private(set) var step = 0
+  package var skipped = 0
+  /// Number of requests answered in the present step; −1 between steps.
+  package private(set) var phase = -1
+  package private(set) var evaluating = false
+  private var backup: [Memory] = []
+  var observed: [String: Double] = [:]
+  private var pending = Request()
+  private var hasGradients = false
+  private var snapshotMemory: [Memory] = []
+  private var answered: (values: [Double], logits: [Double]?, samples: Int, classes: Int)?
+
+  package init(_ text: String, _ options: Options, _ allocator: Allocator) throws(Failure) {
+    let compiled = try Compiler(text)
+    self.text = text
+    (stages, branches, sourceStage) = (compiled.stages, compiled.branches, compiled.source)
+    (self.options, self.allocator) = (options, allocator)
+    records = .allocate(capacity: 1)
+    capacity = 1
+    for i in 0..<Optimizer.mostThreads { threadBusy[i] = 0 }
+  }
+
+  deinit {
+    for i in 0..<bound.count {
+      records[i].x.release()
+      records[i].g.release()
+      records[i].shadow?.release()
+    }
+    records.deallocate()
+    for p in holdings { p.deallocate() }
+    blocks.deallocate()
+    partials.deallocate()
+    totals.deallocate()
+    threadBusy.deallocate()
+  }
+
+  package var count: Int { bound.count }
+
+  // MARK: binding
+
+  package func group(_ name: String?) throws(Failure) -> Int {
+    guard let name, !name.isEmpty else { return 0 }
+    guard let k = groups.firstIndex(of: name) else {
+      throw Failure(Status.name, "no parameter group `\(name)`" + suggestion(name, Array(groups.dropFirst())))
+    }
+    return k
+  }
+
+  package func addParameters(_ views: [View], _ names: [String]?, _ groupName: String?) throws(Failure) {
+    guard phase < 0 else { throw Failure(Status.sequence, "parameters cannot be added between the requests of a step") }
+    guard !evaluating else { throw Failure(Status.sequence, "parameters cannot be added in evaluation mode") }
+    var added: [Bound] = []
+    var taken = Set(bound.map(\.name))
+    for (i, v) in views.enumerated() {
+      let index = bound.count + i
+      let name = names?[i] ?? String(index)
+      let what = Optimizer.label("parameter", index, names?[i])
+      guard taken.insert(name).inserted else { throw Failure(Status.name, "\(what): another parameter is called `\(name)`") }
+      guard !v.readOnly else { throw Failure(Status.layout, "\(what) is read-only; parameters are changed in place") }
+      guard !v.overlapsItself else { throw Failure(Status.overlap, "\(what): its strides make elements share memory") }
+      let shape = Shape(dimensions: v.shape, role: v.role)
+      guard let b = branches.firstIndex(where: { $0.selectors.contains { $0.takes(shape, name) } }) else {
+        throw Failure(Status.method, "\(what) of shape \(v.shape) fits no pipeline of route(...); add other=(...)")
+      }
+      for s in branches[b].stages {
+        do { try s.whole?.accepts(s.hyper[0], shape) } catch { throw Failure(Int(error.status), "\(what): \(error.message)") }
+      }
+      added.append(Bound(view: v, name: name, group: 0, branch: b, shape: shape))
+    }
+    try Optimizer.checkOverlap(bound.map { ($0.view, $0.name) } + added.map { ($0.view, $0.name) }, "parameters")
+    var g = 0
+    if let n = groupName, !n.isEmpty {
+      if let k = groups.firstIndex(of: n) { g = k } else {
+        for s in stages { try s.addGroup() }
+        groups.append(n)
+        g = groups.count - 1
+      }
+    }
+    for i in added.indices { added[i].group = g }
+    reserve(bound.count + added.count)
+    for b in added {
+      let v = b.view
+      let isDouble = v.dtype == .f64
+      let stageCount = stages.count
+      let first: UnsafeMutablePointer<Int32> = hold(stageCount + 1)
+      first.initialize(repeating: 0, count: stageCount + 1)
+      let rules: UnsafeMutablePointer<UnsafeMutableRawPointer> = hold(max(1, stageCount))
+      let scalars: UnsafeMutablePointer<UnsafeMutablePointer<Double>> = hold(max(1, stageCount))
+      let slots: UnsafeMutablePointer<SlotStore> = hold(1)
+      for s in stages {
+        rules[s.id] = UnsafeMutableRawPointer(StepContext.nothing)
+        scalars[s.id] = s.globals
+      }
+      (records + bound.count).initialize(to: Record(
+        x: Layout(v), g: Layout(v), shadow: nil, count: v.count, size: v.dtype.computeSize, branch: b.branch, group: b.group,
+        isDouble: isDouble, slots: slots, slotCount: 0, firstSlot: first, rules: rules, ownRules: rules, scalars: scalars))
+      bound.append(b)
+    }
+    hasGradients = false
+  }
+
+  /// "parameter 3 (`head.bias`)"
+  static func label(_ kind: String, _ index: Int, _ name: String?) -> String {
+    name.map { "\(kind) \(index) (`\($0)`)" } ?? "\(kind) \(index)"
+  }
+  private func label(_ kind: String, _ i: Int) -> String { Optimizer.label(kind, i, bound[i].name == String(i) ? nil : bound[i].name) }
+
+  private static func checkOverlap(_ views: [(View, String)], _ what: String) throws(Failure) {
+    let sorted = views.enumerated().filter { $0.element.0.count > 0 }.map { ($0.element.0.extent, $0.element.0, $0.element.1, $0.offset) }
+      .sorted { $0.0.low < $1.0.low }
+    for (a, b) in zip(sorted, sorted.dropFirst()) where b.0.low < a.0.high {
+      // Interleaved views (columns of one matrix) may share their extent but no element.
+      if Optimizer.interleaved(a.1, b.1) { continue }
+      throw Failure(Status.overlap, "\(what) \(a.3) (`\(a.2)`) and \(b.3) (`\(b.2)`) share memory")
+    }
+  }
+
+  /// Two strided views with the same strides whose offset difference falls between the elements.
+  private static func interleaved(_ a: View, _ b: View) -> Bool {
+    guard a.dtype == b.dtype, !a.dense || !b.dense else { return false }
+    let bytes = Int(bitPattern: b.data) - Int(bitPattern: a.data)
+    guard bytes % a.dtype.size == 0, a.shape.count == b.shape.count else { return false }
+    var rest = abs(bytes / a.dtype.size)
+    let strides = a.strides.map(abs)
+    guard strides == b.strides.map(abs), zip(a.strides, b.strides).allSatisfy({ $0 == $1 && $0 >= 0 }) else { return false }
+    // decompose the offset along the strides, largest first; disjoint when an axis' offset passes its extent
+    for axis in strides.indices.sorted(by: { strides[$0] > strides[$1] }) where strides[axis] > 0 {
+      let q = rest / strides[axis]
+      if q >= max(a.shape[axis], b.shape[axis]) { return true }
+      rest -= q * strides[axis]
+    }
+    return rest != 0
+  }
+
+  private func reserve(_ n: Int) {
+    guard n > capacity else { return }
+    let larger = max(n, capacity * 2)
+    let p = UnsafeMutablePointer<Record>.allocate(capacity: larger)
+    p.moveInitialize(from: records, count: bound.count)
+    records.deallocate()
+    (records, capacity) = (p, larger)
+  }
+  private func hold<T>(_ n: Int) -> UnsafeMutablePointer<T> {
+    let p = UnsafeMutablePointer<T>.allocate(capacity: n)
+    holdings.append(UnsafeMutableRawPointer(p))
+    return p
+  }
+
+  private func match(_ views: [View], _ kind: String) throws(Failure) {
+    guard views.count == bound.count else {
+      throw Failure(Status.count, "expected \(bound.count) \(kind)s, one for each parameter, got \(views.count)")
+    }
+    for (i, v) in views.enumerated() where !v.absent && v.shape != bound[i].view.shape {
+      throw Failure(Status.shape, "\(label(kind, i)) has shape \(v.shape), its parameter has \(bound[i].view.shape)")
+    }
+  }
+
+  package func rebindParameters(_ views: [View]) throws(Failure) {
+    guard phase < 0, !evaluating else { throw Failure(Status.sequence, "parameters cannot be moved within a step or in evaluation mode") }
+    try match(views, "parameter")
+    for (i, v) in views.enumerated() {
+      guard v.dtype == bound[i].view.dtype else {
+        throw Failure(Status.dtype, "\(label("parameter", i)) was bound as \(bound[i].view.dtype.name), got \(v.dtype.name)")
+      }
+      guard !v.readOnly else { throw Failure(Status.layout, "\(label("parameter", i)) is read-only; parameters are changed in place") }
+      guard !v.overlapsItself else { throw Failure(Status.overlap, "\(label("parameter", i)): its strides make elements share memory") }
+    }
+    try Optimizer.checkOverlap(zip(views, bound).map { ($0, $1.name) }, "parameters")
+    for (i, v) in views.enumerated() {
+      records[i].x.release()
+      records[i].x = Layout(v)
+      bound[i].view = v
+    }
+  }
+
+  package func bindGradients(_ views: [View]) throws(Failure) {
+    guard !bound.isEmpty else { throw Failure(Status.sequence, "bind parameters before gradients") }
+    try match(views, "gradient")
+    let writes = options.zeroGradients || options.consumeGradients
+    for (i, v) in views.enumerated() where !v.absent {
+      if writes, v.readOnly { throw Failure(Status.layout, "\(label("gradient", i)) is read-only, but zero_gradients or consume_gradients would write it") }
+      if v.count > 0 {
+        let a = v.extent, b = bound[i].view.extent
+        if a.low < b.high, b.low < a.high { throw Failure(Status.overlap, "\(label("gradient", i)) shares memory with its parameter") }
+      }
+    }
+    for (i, v) in views.enumerated() {
+      records[i].g.release()
+      records[i].g = Layout(v)
+      records[i].absent = v.absent
+      records[i].bound = true
+    }
+    hasGradients = true
+  }
+
+  package func bindShadow(_ views: [View]) throws(Failure) {
+    if !views.isEmpty {
+      try match(views, "shadow")
+      for (i, v) in views.enumerated() {
+        guard v.dtype.size == 2 else { throw Failure(Status.dtype, "\(label("shadow", i)) must be f16 or bf16, got \(v.dtype.name)") }
+        guard !v.readOnly else { throw Failure(Status.layout, "\(label("shadow", i)) is read-only") }
+      }
+      try Optimizer.checkOverlap(
+        zip(views, bound).map { ($0, $1.name) } + bound.map { ($0.view, $0.name) }, "shadows and parameters")
+    }
+    for i in 0..<bound.count {
+      records[i].shadow?.release()
+      records[i].shadow = views.isEmpty ? nil : Layout(views[i])
+    }
+  }
+
+  // MARK: state
+
+  private func format(_ slot: Slot, _ b: Bound) -> SlotStore.Format {
+    if b.view.dtype == .f64 || slot.storage == .exact { return .direct }
+    switch options.state {
+    case .f32: return .direct
+    case .bf16: return .bf16
+    case .q8: return b.view.count < EightBit.smallest ? .direct : slot.storage == .signed ? .signed8 : .positive8
+    }
+  }
+
+  func slots(_ s: Stage, _ b: Bound) -> [Slot] {
+    if s.source != nil, s.element == nil || s.role == .source { return s.source?.slots ?? [] }
+    var list = s.element?.slots(s.hyper[0], b.shape) ?? s.whole?.slots(s.hyper[0], b.shape) ?? []
+    if let extra = s.source?.slots { list += extra }
+    return list
+  }
+
+  func uses(_ s: Stage, _ b: Bound) -> Bool { s.role == .source || branches[b.branch].stages.contains { $0 === s } }
+
+  /// The state of a tensor: stage, slot and storage in order; known before it is allocated.
+  func stateRows(_ i: Int) -> [(stage: Stage, slot: Slot, format: SlotStore.Format)] {
+    let b = bound[i]
+    var rows: [(Stage, Slot, SlotStore.Format)] = []
+    for s in stages where uses(s, b) {
+      for slot in slots(s, b) { rows.append((s, slot, format(slot, b))) }
+    }
+    return rows
+  }
+
+  private func needsMaster(_ b: Bound) -> Bool { options.master == .f32 && b.view.dtype.size == 2 && viewStage(b) == nil }
+  private func viewStage(_ b: Bound) -> Stage? { branches[b.branch].after.first { $0.isView } }
+
+  /// Allocates the state of new tensors and plans the walks. Throws before anything is changed.
+  private func prepare() throws(Failure) {
+    guard planned < bound.count || threadScratch.isEmpty else { return }
+    var bytes = 0, scratchBytes = 0, ruleBytes = 0
+    for i in planned..<bound.count {
+      let b = bound[i]
+      let size = b.view.dtype.computeSize
+      for row in stateRows(i) { bytes += aligned(SlotStore.bytes(row.format, b.view.count, size)) }
+      if needsMaster(b) { bytes += aligned(b.view.count * 4) }
+      for s in stages where uses(s, b) {
+        ruleBytes += aligned(s.element?.size ?? 0)
+        if s.scope == .tensor { ruleBytes += aligned(s.scalars.count * 8) }
+      }
+      if branches[b.branch].needsScratch { scratchBytes += aligned(b.view.count * size) }
+    }
+    let arena = try Memory(bytes, allocator)
+    let extra = try Memory(scratchBytes, allocator)
+    let rules = try Memory(ruleBytes, allocator)
+    let threads = min(Optimizer.mostThreads, max(Threads.count, 1) + 1)
+    var buffers = threadScratch
+    while buffers.count < threads { buffers.append(try Memory(Walker.scratchBytes, allocator)) }
+
+    var at = arena.base, scratchAt = extra.base, ruleAt = rules.base
+    for i in planned..<bound.count {
+      let b = bound[i]
+      let r = records + i
+      let size = r.pointee.size
+      let rows = stateRows(i)
+      let stores: UnsafeMutablePointer<SlotStore> = hold(max(1, rows.count))
+      r.pointee.slots = stores
+      r.pointee.slotCount = rows.count
+      var next = 0
+      for s in stages {
+        r.pointee.firstSlot[s.id] = Int32(next)
+        if uses(s, b) { next += slots(s, b).count }
+      }
+      r.pointee.firstSlot[stages.count] = Int32(next)
+      for (k, row) in rows.enumerated() {
+        (stores + k).initialize(to: SlotStore(base: at, format: row.format))
+        at += aligned(SlotStore.bytes(row.format, b.view.count, size))
+      }
+      if needsMaster(b) {
+        r.pointee.master = at
+        at += aligned(b.view.count * 4)
+        Optimizer.readParameters(r, at - aligned(b.view.count * 4))
+      }
+      if let v = viewStage(b) {
+        r.pointee.master = r.pointee.slot(v.id, 0).base
+        r.pointee.viewed = true
+      }
+      for (k, row) in rows.enumerated() { Optimizer.start(r, stores + k, row.slot) }
+      if branches[b.branch].needsScratch {
+        r.pointee.scratch = scratchAt
+        scratchAt += aligned(b.view.count * size)
+      }
+      for s in stages where uses(s, b) {
+        r.pointee.rules[s.id] = ruleAt
+        ruleAt += aligned(s.element?.size ?? 0)
+        if s.scope == .tensor, !s.scalars.isEmpty {
+          r.pointee.scalars[s.id] = ruleAt.assumingMemoryBound(to: Double.self)
+          for (k, x) in s.scalars.enumerated() { r.pointee.scalars[s.id][k] = x.start }
+          ruleAt += aligned(s.scalars.count * 8)
+        }
+      }
+      let own: UnsafeMutablePointer<UnsafeMutableRawPointer> = hold(max(1, stages.count))
+      for s in stages.indices { own[s] = r.pointee.rules[s] }
+      r.pointee.ownRules = own
+    }
+    arenas += [arena, rules]
+    scratch.append(extra)
+    threadScratch = buffers
+    planned = bound.count
+    plan()
+  }
+
+  private static func readParameters(_ r: UnsafeMutablePointer<Record>, _ out: UnsafeMutableRawPointer) {
+    if r.pointee.isDouble { r.pointee.x.read(0, r.pointee.count, out.assumingMemoryBound(to: Double.self), scale: 1) } else {
+      r.pointee.x.read(0, r.pointee.count, out.assumingMemoryBound(to: Float.self), scale: 1)
+    }
+  }
+
+  private static func start(_ r: UnsafeMutablePointer<Record>, _ s: UnsafeMutablePointer<SlotStore>, _ slot: Slot) {
+    let n = r.pointee.count
+    switch slot.start {
+    case .zero: break
+    case .parameters: readParameters(r, s.pointee.base)
+    case .value(let x):
+      if s.pointee.format == .direct {
+        if r.pointee.isDouble { s.pointee.base.assumingMemoryBound(to: Double.self).update(repeating: x, count: n) } else {
+          s.pointee.base.assumingMemoryBound(to: Float.self).update(repeating: Float(x), count: n)
+        }
+        return
+      }
+      let row = [Float](repeating: Float(x), count: EightBit.block)
+      var i = 0
+      while i < n {
+        let c = min(EightBit.block, n - i)
+        row.withUnsafeBufferPointer { p in
+          guard let q = p.baseAddress else { return }
+          switch s.pointee.format {
+          case .bf16: for k in 0..<c { s.pointee.base.assumingMemoryBound(to: UInt16.self)[i + k] = bf16FromFloat(Float(x)) }
+          case .signed8: EightBit.encode(s.pointee.base, n, i, c, q, signed: true)
+          default: EightBit.encode(s.pointee.base, n, i, c, q, signed: false)
+          }
+        }
+        i += c
+      }
+    }
+  }
+
+  /// Cuts the tensors into blocks, and the blocks into tasks: by size alone, so that results do not depend on the threads.
+  private func plan() {
+    var list: [Block] = []
+    tasks = []
+    elements = 0
+    var open: Task?, openElements = 0
+    let large = Walker.taskBlocks * Walker.block
+    for i in 0..<bound.count {
+      let n = records[i].count
+      records[i].firstBlock = list.count
+      var offset = 0
+      while offset < n {
+        let c = min(Walker.block, n - offset)
+        list.append(Block(tensor: Int32(i), offset: offset, count: c))
+        offset += c
+      }
+      records[i].blocks = list.count - records[i].firstBlock
+      elements += n
+      if n > large {
+        if let t = open { tasks.append(t); open = nil }
+        var b = records[i].firstBlock
+        while b < list.count {
+          let e = min(b + Walker.taskBlocks, list.count)
+          tasks.append(Task(first: b, end: e, small: false))
+          b = e
+        }
+      } else {
+        // small tensors: a task holds whole ones; tasks of small tensors count tensors, not blocks
+        if open == nil { open = Task(first: i, end: i, small: true); openElements = 0 }
+        open?.end = i + 1
+        openElements += max(n, 64)
+        if openElements >= large, let t = open { tasks.append(t); open = nil }
+      }
+    }
+    if let t = open { tasks.append(t) }
+    blocks.deallocate()
+    blocks = .allocate(capacity: max(1, list.count))
+    for (i, b) in list.enumerated() { blocks[i] = b }
+    blockCount = list.count
+    partials.deallocate()
+    partials = .allocate(capacity: max(1, list.count) * Sums.count)
+    totals.deallocate()
+    totals = .allocate(capacity: (bound.count + 1) * Sums.count)
+  }
+
+  // MARK: running
+
+  /// Calls `body` with a buffer that no other thread uses.
+  @inline(__always)
+  private func withScratch(_ body: (UnsafeMutableRawPointer) -> Void) {
+    var k = 0
+    while !twi_swap_if(threadBusy + k, 0, 1) {
+      k += 1
+      if k >= threadScratch.count {
+        k = 0
+        twi_pause()
+      }
+    }
+    body(threadScratch[k].base)
+    twi_store(threadBusy + k, 0)
+  }
+
+  /// Runs `work` for every block of the active tensors; partial sums, if any, lie in `partials` by block.
+  func forEachBlock(_ work: (UnsafeMutablePointer<Record>, _ offset: Int, _ count: Int, _ scratch: UnsafeMutableRawPointer, _ out: UnsafeMutablePointer<Double>) -> Void) {
+    Threads.run(tasks.count, parallel: elements >= Walker.parallelFrom) { t in
+      let task = tasks[t]
+      withScratch { scratch in
+        var first = task.first, end = task.end
+        if task.small {
+          (first, end) = (records[task.first].firstBlock, records[task.end - 1].firstBlock + records[task.end - 1].blocks)
+        }
+        for b in first..<max(first, end) {
+          let block = blocks[b]
+          let r = records + Int(block.tensor)
+          guard r.pointee.active else { continue }
+          work(r, block.offset, block.count, scratch, partials + b * Sums.count)
+        }
+      }
+    }
+  }
+
+  /// The sums of one tensor, in block order.
+  private func total(_ r: UnsafeMutablePointer<Record>, _ out: UnsafeMutablePointer<Double>) {
+    for k in 0..<Sums.count { out[k] = 0 }
+    for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) {
+      let p = partials + b * Sums.count
+      for k in 0..<4 { out[k] += p[k] }
+      out[4] = (p[4] > out[4] || p[4] != p[4]) ? p[4] : out[4]
+    }
+  }
+
+  /// The sums over several tensors. They are added in the order of their size, so that the order of binding does not matter.
+  private func total(where included: (UnsafeMutablePointer<Record>) -> Bool, _ out: UnsafeMutablePointer<Double>) {
+    for k in 0..<Sums.count { out[k] = 0 }
+    var columns: [[Double]] = [[], [], [], []]
+    withUnsafeTemporaryAllocation(of: Double.self, capacity: Sums.count) { row in
+      guard let p = row.baseAddress else { return }
+      for i in 0..<bound.count {
+        let r = records + i
+        guard r.pointee.active, included(r) else { continue }
+        total(r, p)
+        for k in 0..<4 where p[k] != 0 { columns[k].append(p[k]) }
+        out[4] = (p[4] > out[4] || p[4] != p[4]) ? p[4] : out[4]
+      }
+    }
+    for k in 0..<4 {
+      if columns[k].count > 1 { columns[k].sort { $0 < $1 || ($1.isNaN && !$0.isNaN) } }
+      for x in columns[k] { out[k] += x }
+    }
+  }
+
+  /// Sums over all active tensors, for sources.
+  func sum(_ op: some ElementSum, stage: Stage, slots order: [Int]? = nil) -> [Double] {
+    let kernels = (plainMeasure(op, SIMD16<Float>.self), plainMeasure(op, SIMD8<Double>.self))
+    forEachBlock { r, offset, count, scratch, out in
+      self.plain(r, stage, order, offset, count, scratch, writeBack: false, gradients: false) { o in
+        if r.pointee.isDouble { kernels.1(o, out) } else { kernels.0(o, out) }
+      }
+    }
+    total(where: { _ in true }, totals)
+    return (0..<Sums.count).map { totals[$0] }
+  }
+
+  /// Changes parameters, gradients and the source's state element by element.
+  func change(_ op: some ElementOperation, stage: Stage, slots order: [Int]? = nil, parameters: Bool, gradients: Bool = false) {
+    let kernels = (plainKernel(op, SIMD16<Float>.self), plainKernel(op, SIMD8<Double>.self))
+    forEachBlock { r, offset, count, scratch, _ in
+      self.plain(r, stage, order, offset, count, scratch, writeBack: parameters, gradients: gradients) { o in
+        if r.pointee.isDouble { kernels.1(o) } else { kernels.0(o) }
+      }
+    }
+  }
+
+  private func plain(_ r: UnsafeMutablePointer<Record>, _ stage: Stage, _ order: [Int]?, _ offset: Int, _ count: Int, _ scratch: UnsafeMutableRawPointer, writeBack: Bool, gradients: Bool, _ body: (Operands) -> Void) {
+    var scale = r.pointee.apply.scale
+    // The gradient is always a copy: a source's kernel may use it as it likes.
+    let g = Walker.openGradient(r, offset, count, Walker.row(scratch, 0), copy: true, scale: &scale)
+    var x = hostParameters(r, offset, count, Walker.row(scratch, 2))
+    if !writeBack, x != Walker.row(scratch, 2) {
+      Walker.row(scratch, 2).copyMemory(from: x, byteCount: count * r.pointee.size)
+      x = Walker.row(scratch, 2)
+    }
+    var p = SlotPointers(repeating: scratch)
+    var used = 0
+    let list = r.pointee.slots + Int(r.pointee.firstSlot[stage.id])
+    if let order {
+      for (k, s) in order.prefix(SlotPointers.capacity).enumerated() { p[k] = list[s].base + offset * r.pointee.size }
+      used = min(order.count, SlotPointers.capacity)
+    } else {
+      used = min(r.pointee.used(stage.id), SlotPointers.capacity)
+      for k in 0..<used { p[k] = list[k].base + offset * r.pointee.size }
+    }
+    body(Operands(x: x, g: g, slots: p, used: used, count: count, index: offset))
+    if writeBack, x == Walker.row(scratch, 2) { Walker.write(r.pointee.x, r, offset, count, x, rounding: nil) }
+    if gradients { Walker.write(r.pointee.g, r, offset, count, g, rounding: nil) }
+  }
+
+  /// The parameters as the host sees them (not the master copy): where gradients are taken.
+  private func hostParameters(_ r: UnsafeMutablePointer<Record>, _ offset: Int, _ count: Int, _ buffer: UnsafeMutableRawPointer) -> UnsafeMutableRawPointer {
+    let master = r.pointee.master
+    r.pointee.master = nil
+    defer { r.pointee.master = master }
+    return Walker.openParameters(r, offset, count, buffer)
+  }
+
+  // MARK: one step
+
+  private func ready() throws(Failure) {
+    guard !bound.isEmpty else { throw Failure(Status.sequence, "no parameters are bound: call add_parameters first") }
+    guard hasGradients else { throw Failure(Status.sequence, "no gradients are bound: call bind_gradients first, or pass them to the step") }
+    guard !evaluating else { throw Failure(Status.sequence, "stepping in evaluation mode; call set_mode(train) first") }
+  }
+
+  private var needsLoss: Bool { stages.contains { $0.method.needsLoss } }
+
+  /// One whole step with the bound gradients.
+  package func stepOnce() throws(Failure) -> Int {
+    try ready()
+    if let s = sourceStage, !(s.source?.single ?? false) {
+      throw Failure(Status.needs, "\(s.name) needs more than one gradient a step (\(s.method.requests)); call next and answer its requests")
+    }
+    guard phase < 0 else { throw Failure(Status.sequence, "a step is under way: answer its requests, or cancel it") }
+    if needsLoss, observed["loss"] == nil {
+      let who = stages.first { $0.method.needsLoss }?.name ?? ""
+      throw Failure(Status.needs, "\(who) needs the loss of every step: observe \"loss\" before the step, or answer its requests with next")
+    }
+    try prepare()
+    try begin()
+    if let stage = sourceStage, let source = stage.source {
+      let io = SourceIO(self, stage)
+      guard case .update(let op) = try source.advance(0, io) else { return endWithoutUpdate() }
+      return try update(op)
+    }
+    return try update(nil)
+  }
+
+  /// Reverse communication: returns the request to answer, or nil when the step is done (with its status).
+  package func next(loss: Double?) throws(Failure) -> (Request?, Int) {
+    if phase < 0 {
+      try ready()
+      try prepare()
+      phase = 0
+      var first = Request(kind: needsLoss ? .lossAndGradient : .gradient, pass: 0, tag: UInt64(step) &* 2)
+      if let stage = sourceStage, let source = stage.source, let ask = source.opening(SourceIO(self, stage, opening: true)) { first = fill(ask) }
+      pending = first
+      return (first, Status.more)
+    }
+    do throws(Failure) {
+      if pending.kind == .loss || pending.kind == .lossAndGradient {
+        guard let loss, !loss.isNaN || options.nonFinite == .propagate else {
+          throw Failure(Status.needs, "the request asks for the loss: set request.loss")
+        }
+        observed["loss"] = loss
+      }
+      if phase == 0 { try begin(); phase = 0 } else { try checkFinite() }
+      guard let stage = sourceStage, let source = stage.source else {
+        return (nil, try update(nil))
+      }
+      let io = SourceIO(self, stage)
+      switch try source.advance(phase, io) {
+      case .ask(let ask):
+        phase += 1
+        pending = fill(ask)
+        return (pending, Status.more)
+      case .update(let op):
+        return (nil, try update(op))
+      case .nothing:
+        return (nil, endWithoutUpdate())
+      }
+    } catch {
+      abandon()
+      if error.status == tw_status(Status.skipped) {
+        skipped += 1
+        return (nil, Status.skipped)
+      }
+      throw error
+    }
+  }
+
+  private func fill(_ ask: Ask) -> Request {
+    Request(
+      kind: ask.kind, pass: phase, tag: UInt64(step) &* 2 &+ (ask.freshSample ? UInt64(phase) &* 0x1_0000_0000 &+ 1 : 0), index: ask.index,
+      count: ask.count)
+  }
+
+  /// The slot of the source that a Hessian-vector request wants multiplied.
+  package var probeSlot: (stage: Int, slot: Int)? {
+    guard pending.kind == .hessianVector || pending.kind == .logitDerivatives, let s = sourceStage, let k = s.source?.probe else { return nil }
+    return (s.id, probeIndex(s, k))
+  }
+  func probeIndex(_ s: Stage, _ k: Int) -> Int { s.role == .source ? k : (s.element.map { $0.slots(s.hyper[0], Shape(dimensions: [1])).count } ?? 0) + k }
+
+  package func answer(_ values: [Double], _ logits: [Double]?, _ samples: Int, _ classes: Int) throws(Failure) {
+    guard phase >= 0, pending.kind == .logitDerivatives else {
+      throw Failure(Status.sequence, "no request for logit derivatives is waiting")
+    }
+    answered = (values, logits, samples, classes)
+  }
+  func takeAnswer() -> (values: [Double], logits: [Double]?, samples: Int, classes: Int)? {
+    defer { answered = nil }
+    return answered
+  }
+
+  package func cancel() throws(Failure) {
+    guard phase >= 0 else { throw Failure(Status.sequence, "no step is under way") }
+    abandon()
+  }
+
+  /// Undoes a step between its requests.
+  private func abandon() {
+    if phase > 0, let stage = sourceStage, let source = stage.source {
+      activate()
+      source.cancel(phase, SourceIO(self, stage))
+    }
+    phase = -1
+    pending = Request()
+    observed["loss"] = nil
+    answered = nil
+  }
+
+  private func activate() {
+    let scale = (options.maximize ? -1 : 1) * options.gradientScale
+    for i in 0..<bound.count {
+      records[i].active = records[i].bound && !records[i].absent
+      records[i].apply.scale = scale
+    }
+  }
+
+  /// Everything that can refuse a step happens here, before anything is changed.
+  private func begin() throws(Failure) {
+    activate()
+    try checkFinite()
+  }
+
+  private struct NonFiniteCount: ElementSum {
+    func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+      let d = g - g   // 0, or NaN where g is not finite
+      sums.add(0, L.select(L.equal(d, d), L(0), L(1)))
+    }
+  }
+  private static let nonFinite = (
+    plainMeasure(NonFiniteCount(), SIMD16<Float>.self), plainMeasure(NonFiniteCount(), SIMD8<Double>.self)
+  )
+
+  private func checkFinite() throws(Failure) {
+    let strict = branches.contains { $0.needsFinite } || (sourceStage?.method.needsFinite ?? false)
+    guard options.nonFinite != .propagate || strict else { return }
+    forEachBlock { r, offset, count, scratch, out in
+      var scale = 1.0
+      let g = Walker.openGradient(r, offset, count, Walker.row(scratch, 0), copy: false, scale: &scale)
+      let o = Operands(x: g, g: g, slots: SlotPointers(repeating: g), used: 0, count: count, index: offset)
+      if r.pointee.isDouble { Optimizer.nonFinite.1(o, out) } else { Optimizer.nonFinite.0(o, out) }
+    }
+    for i in 0..<bound.count where records[i].active {
+      total(records + i, totals)
+      if totals[0] > 0 {
+        if options.nonFinite == .skip { throw Failure(Status.skipped, "non-finite gradient") }
+        throw Failure(Status.nonfinite, "\(label("gradient", i)) has \(Int(totals[0])) elements that are NaN or infinite; nothing was changed")
+      }
+    }
+  }
+
+  private func endWithoutUpdate() -> Int {
+    phase = -1
+    pending = Request()
+    observed["loss"] = nil
+    if options.zeroGradients { clearGradients() }
+    return Status.ok
+  }
+
+  private func clearGradients() {
+    for i in 0..<bound.count where records[i].active { records[i].g.clear(0, records[i].count) }
+  }
+
+  /// Rule numbers for this step: evaluates schedules, advances scalars, makes every stage's rule.
+  private func context(_ s: Stage, _ branch: Branch, _ i: Int) -> StepContext {
+    let r = records + i
+    var c = StepContext()
+    c.t = r.pointee.t + 1
+    c.step = step
+    c.lr = r.pointee.apply.lr
+    c.weightDecay = decayOf[r.pointee.group * branches.count + r.pointee.branch]
+    let shape = bound[i].shape
+    (c.ndim, c.count, c.rows, c.columns, c.role) = (shape.ndim, shape.count, shape.rows, shape.columns, shape.role)
+    (c.tensor, c.seed, c.stream) = (i, options.seed, UInt32(s.id))
+    c.loss = loss
+    c.isDouble = r.pointee.isDouble
+    c.scalars = r.pointee.scalars[s.id]
+    return c
+  }
+  private var loss = Double.nan
+  /// weight_decay by group and branch, for rules that decay themselves.
+  private var decayOf: [Double] = []
+
+  private func prepareRules() throws(Failure) {
+    for s in stages {
+      for g in groups.indices where !s.schedules[g].isEmpty { try s.evaluate(g, Double(step)) }
+    }
+    loss = observed["loss"] ?? .nan
+    decayOf = [Double](repeating: 0, count: groups.count * branches.count)
+    var applies = [Apply](repeating: Apply(), count: decayOf.count)
+    for g in groups.indices {
+      for (b, branch) in branches.enumerated() {
+        let h = branch.rule.hyper[g]
+        var a = Apply()
+        let lr: Double = h.lr, wd: Double = h.weight_decay
+        if !lr.isNaN { a.lr = lr }
+        let decay = wd.isNaN ? Decay.none : branch.rule.element?.decay(h) ?? branch.rule.whole?.decay(h) ?? .none
+        switch decay {
+        case .none: break
+        case .coupled: a.coupled = wd
+        case .decoupled: a.keep = 1 - a.lr * wd
+        case .rule: break
+        }
+        a.scale = (options.maximize ? -1 : 1) * options.gradientScale
+        applies[g * branches.count + b] = a
+        decayOf[g * branches.count + b] = wd.isNaN ? 0 : wd
+      }
+    }
+    var begun = [Bool](repeating: false, count: stages.count)
+    // Tensors of one group, branch and step count share their rules.
+    var leaders: [(group: Int, branch: Int, t: Int, isDouble: Bool, index: Int)] = []
+    for i in 0..<bound.count {
+      let r = records + i
+      guard r.pointee.active else { continue }
+      let branch = branches[r.pointee.branch]
+      r.pointee.apply = applies[r.pointee.group * branches.count + r.pointee.branch]
+      if options.master == .stochastic, r.pointee.x.dtype.size == 2 {
+        r.pointee.rounding = Random.key(seed: options.seed, stream: .max, step: UInt64(step), tensor: UInt32(truncatingIfNeeded: i))
+      }
+      if !branch.perTensor {
+        if let l = leaders.first(where: { $0.group == r.pointee.group && $0.branch == r.pointee.branch && $0.t == r.pointee.t && $0.isDouble == r.pointee.isDouble }) {
+          r.pointee.rules = records[l.index].ownRules
+          continue
+        }
+        leaders.append((r.pointee.group, r.pointee.branch, r.pointee.t, r.pointee.isDouble, i))
+      }
+      r.pointee.rules = r.pointee.ownRules
+      for s in branch.stages {
+        guard let e = s.element else { continue }
+        let c = context(s, branch, i)
+        let h = s.hyper[r.pointee.group]
+        if s.scope == .tensor || !begun[s.id] {
+          begun[s.id] = true
+          e.begin(r.pointee.scalars[s.id], h, c)
+        }
+        e.prepare(h, c, r.pointee.rules[s.id])
+      }
+    }
+  }
+
+  /// After a phase: totals become scalars, and the rules that use them are made anew.
+  private func remake(_ s: Stage, _ i: Int) {
+    let r = records + i
+    s.element?.prepare(s.hyper[r.pointee.group], context(s, branches[r.pointee.branch], i), r.pointee.rules[s.id])
+  }
+
+  /// Moves the parameters. `source` transforms the host's gradient first.
+  private func update(_ op: GradientOperation?) throws(Failure) -> Int {
+    do throws(Failure) {
+      try prepareRules()
+      let risky = branches.contains { $0.mayFail }
+      if risky { try takeSnapshot() }
+      do throws(Failure) {
+        sourceOperation = op
+        defer { sourceOperation = nil }
+        try runSegments()
+      } catch {
+        if risky { restoreSnapshot() }
+        throw error
+      }
+      snapshotMemory = []
+    } catch {
+      if phase < 0, error.status == tw_status(Status.skipped) {
+        skipped += 1
+        return Status.skipped
+      }
+      throw error
+    }
+    for i in 0..<bound.count where records[i].active { records[i].t += 1 }
+    step += 1
+    phase = -1
+    pending = Request()
+    observed["loss"] = nil
+    return Status.ok
+  }
+  var sourceOperation: GradientOperation?
+
+  private func runSegments() throws(Failure) {
+    let longest = branches.map(\.segments.count).max() ?? 0
+    for segment in 0..<longest {
+      if branches.contains(where: { segment < $0.segments.count && $0.segments[segment].first?.isWhole ?? false }) {
+        try runWhole(segment)
+      }
+      runElements(segment)
+      // sums over all tensors
+      var done: [Int] = []
+      for branch in branches where segment < branch.segments.count {
+        guard let last = branch.segments[segment].last, case .measure(let s, let p) = last.work, s.scope == .global, !done.contains(s.id) else { continue }
+        done.append(s.id)
+        total(where: { r in
+          let passes = self.branches[r.pointee.branch].segments
+          guard segment < passes.count, let l = passes[segment].last, case .measure(let other, _) = l.work else { return false }
+          return other === s
+        }, totals)
+        guard let first = (0..<bound.count).first(where: { records[$0].active && branches[records[$0].branch].stages.contains { $0 === s } }) else { continue }
+        s.element?.finish(p, Totals(p: totals), s.globals, s.hyper[records[first].group], context(s, branch, first))
+        var made: [UnsafeMutableRawPointer] = []
+        for i in 0..<bound.count where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
+          let rule = records[i].rules[s.id]
+          if made.last == rule || (made.count < 64 && made.contains(rule)) { continue }
+          made.append(rule)
+          remake(s, i)
+        }
+      }
+    }
+  }
+
+  private func runElements(_ segment: Int) {
+    let parallel = elements >= Walker.parallelFrom
+    let longest = branches.map { segment < $0.segments.count ? $0.segments[segment].count : 0 }.max() ?? 0
+    guard longest > 0 else { return }
+    for position in 0..<longest {
+      Threads.run(tasks.count, parallel: parallel) { t in
+        let task = tasks[t]
+        if task.small {
+          if position == 0 { withScratch { runSmall(task.first, task.end, segment, $0) } }
+          return
+        }
+        let r = records + Int(blocks[task.first].tensor)
+        let branch = branches[r.pointee.branch]
+        guard r.pointee.active, segment < branch.segments.count, position < branch.segments[segment].count else { return }
+        let pass = branch.segments[segment][position]
+        guard !pass.isWhole else { return }
+        withScratch { scratch in
+          for b in task.first..<task.end { runBlock(pass, branch, r, b, scratch) }
+        }
+      }
+      for i in 0..<bound.count where records[i].blocks > Walker.taskBlocks {
+        let branch = branches[records[i].branch]
+        guard records[i].active, segment < branch.segments.count, position < branch.segments[segment].count else { continue }
+        finishTensor(branch.segments[segment][position], i, totals)
+      }
+    }
+  }
+
+  /// All passes of a segment over tensors that one task holds whole: their data stays in cache between the passes.
+  private func runSmall(_ first: Int, _ end: Int, _ segment: Int, _ scratch: UnsafeMutableRawPointer) {
+    withUnsafeTemporaryAllocation(of: Double.self, capacity: Sums.count) { sums in
+      guard let out = sums.baseAddress else { return }
+      for i in first..<end {
+        let r = records + i
+        guard r.pointee.active else { continue }
+        let branch = branches[r.pointee.branch]
+        guard segment < branch.segments.count else { continue }
+        for pass in branch.segments[segment] where !pass.isWhole {
+          for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) { runBlock(pass, branch, r, b, scratch) }
+          finishTensor(pass, i, out)
+        }
+      }
+    }
+  }
+
+  @inline(__always)
+  private func runBlock(_ pass: Branch.Pass, _ branch: Branch, _ r: UnsafeMutablePointer<Record>, _ b: Int, _ scratch: UnsafeMutableRawPointer) {
+    let block = blocks[b]
+    if let op = sourceOperation {
+      // The source's part of the gradient comes first, into a copy that then stands for the host's gradient.
+      let stage = op.stage
+      var scale = r.pointee.apply.scale
+      let g = Walker.openGradient(r, block.offset, block.count, Walker.row(scratch, Walker.scratchRows - 1), copy: true, scale: &scale)
+      var p = SlotPointers(repeating: scratch)
+      let list = r.pointee.slots + Int(r.pointee.firstSlot[stage])
+      let used = min(r.pointee.used(stage), SlotPointers.capacity)
+      for k in 0..<used { p[k] = list[k].base + block.offset * r.pointee.size }
+      op.run(r, Operands(x: g, g: g, slots: p, used: used, count: block.count, index: block.offset), list, block.offset)
+      var copy = r.pointee
+      copy.g = Layout(direct: g - block.offset * r.pointee.size, r.pointee.isDouble ? .f64 : .f32)
+      copy.apply.scale = 1
+      withUnsafeMutablePointer(to: &copy) { pass.block(branch, $0, block.offset, block.count, scratch, partials + b * Sums.count) }
+    } else {
+      pass.block(branch, r, block.offset, block.count, scratch, partials + b * Sums.count)
+    }
+    if options.zeroGradients, case .final = pass.work { r.pointee.g.clear(block.offset, block.count) }
+  }
+
+  private func finishTensor(_ pass: Branch.Pass, _ i: Int, _ out: UnsafeMutablePointer<Double>) {
+    guard case .measure(let s, let p) = pass.work, s.scope == .tensor, let e = s.element else { return }
+    let r = records + i
+    total(r, out)
+    e.finish(p, Totals(p: out), r.pointee.scalars[s.id], s.hyper[r.pointee.group], context(s, branches[r.pointee.branch], i))
+    remake(s, i)
+  }
+
+  /// Whole-tensor stages: many tensors side by side, each on one thread.
+  private func runWhole(_ segment: Int) throws(Failure) {
+    var work: [(Int, Branch.Pass)] = []
+    for i in 0..<bound.count where records[i].active && records[i].count > 0 {
+      let branch = branches[records[i].branch]
+      if segment < branch.segments.count, let p = branch.segments[segment].first, p.isWhole { work.append((i, p)) }
+    }
+    guard !work.isEmpty else { return }
+    // The largest first, so that the last thread is not left with it.
+    work.sort { records[$0.0].count > records[$1.0].count }
+    let failures = UnsafeMutablePointer<Failure?>.allocate(capacity: work.count)
+    failures.initialize(repeating: nil, count: work.count)
+    defer {
+      failures.deinitialize(count: work.count)
+      failures.deallocate()
+    }
+    let many = work.count > 1
+    LinearAlgebra.setThreads(many ? 1 : Threads.count)
+    Threads.run(work.count, parallel: many && elements >= Walker.parallelFrom) { k in
+      do throws(Failure) { try runWhole(work[k].0, work[k].1) } catch { failures[k] = error }
+    }
+    for k in 0..<work.count { if let f = failures[k] { throw Failure(Int(f.status), "\(label("parameter", work[k].0)): \(f.message)") } }
+  }
+
+  private func runWhole(_ i: Int, _ pass: Branch.Pass) throws(Failure) {
+    let r = records + i
+    switch pass.work {
+    case .whole(let s):
+      guard let v = r.pointee.scratch else { return }
+      try callWhole(s, i, v, companion: nil)
+    case .wholeAfter(let s):
+      guard let v = r.pointee.scratch else { return }
+      // in the scratch tensor, then back: the host's memory may be strided or narrow, and a failure must not leave it half done
+      let n = r.pointee.count, bytes = n * r.pointee.size
+      if let m = r.pointee.master { v.copyMemory(from: m, byteCount: bytes) } else { Optimizer.readParameters(r, v) }
+      try callWhole(s, i, v, companion: v)
+      if let m = r.pointee.master, !s.isView { m.copyMemory(from: v, byteCount: bytes) }
+      if !r.pointee.viewed || s.isView { Walker.write(r.pointee.x, r, 0, n, v, rounding: r.pointee.rounding) }
+      if let shadow = r.pointee.shadow { Walker.write(shadow, r, 0, n, v, rounding: nil) }
+    default: break
+    }
+  }
+
+  private func callWhole(_ s: Stage, _ i: Int, _ v: UnsafeMutableRawPointer, companion: UnsafeMutableRawPointer?) throws(Failure) {
+    guard let whole = s.whole else { return }
+    let r = records + i
+    let used = r.pointee.used(s.id)
+    let list = (0..<used).map { r.pointee.slot(s.id, $0).base }
+    let c = context(s, branches[r.pointee.branch], i)
+    let h = s.hyper[r.pointee.group]
+    var copy: Memory?
+    var w = companion
+    if w == nil {
+      if let m = r.pointee.master { w = m } else if r.pointee.x.dense, r.pointee.x.dtype == (r.pointee.isDouble ? .f64 : .f32) { w = r.pointee.x.data } else {
+        let memory = try Memory(r.pointee.count * r.pointee.size, allocator)
+        Optimizer.readParameters(r, memory.base)
+        (copy, w) = (memory, memory.base)
+      }
+    }
+    let companionPointer = w ?? v
+    if r.pointee.isDouble {
+      try whole.f64(h, c, Whole(v: v.assumingMemoryBound(to: Double.self), w: companionPointer.assumingMemoryBound(to: Double.self),
+                                slots: list.map { $0.assumingMemoryBound(to: Double.self) }, shape: bound[i].shape))
+    } else {
+      try whole.f32(h, c, Whole(v: v.assumingMemoryBound(to: Float.self), w: companionPointer.assumingMemoryBound(to: Float.self),
+                                slots: list.map { $0.assumingMemoryBound(to: Float.self) }, shape: bound[i].shape))
+    }
+    withExtendedLifetime(copy) {}
+  }
+
+  // MARK: copies
+
+  /// Copies of all parameters and state, for steps that may fail half way.
+  private func takeSnapshot() throws(Failure) {
+    var copies: [Memory] = []
+    for a in arenas {
+      let m = try Memory(a.size, allocator)
+      m.base.copyMemory(from: a.base, byteCount: a.size)
+      copies.append(m)
+    }
+    for s in stages where !s.scalars.isEmpty {
+      let m = try Memory(s.scalars.count * 8, allocator)
+      m.base.copyMemory(from: s.globals, byteCount: s.scalars.count * 8)
+      copies.append(m)
+    }
+    for i in 0..<bound.count { copies.append(try copyOfParameters(i)) }
+    snapshotMemory = copies
+  }
+  private func restoreSnapshot() {
+    var k = 0
+    for a in arenas { a.base.copyMemory(from: snapshotMemory[k].base, byteCount: a.size); k += 1 }
+    for s in stages where !s.scalars.isEmpty {
+      UnsafeMutableRawPointer(s.globals).copyMemory(from: snapshotMemory[k].base, byteCount: s.scalars.count * 8)
+      k += 1
+    }
+    for i in 0..<bound.count { restoreParameters(i, snapshotMemory[k]); k += 1 }
+    snapshotMemory = []
+  }
+
+  /// The bits of a tensor's elements, densely.
+  func copyOfParameters(_ i: Int) throws(Failure) -> Memory {
+    let r = records + i
+    let size = r.pointee.x.dtype.size
+    let m = try Memory(r.pointee.count * size, allocator)
+    r.pointee.x.forEachRun(0, r.pointee.count) { offset, stride, first, n in
+      if stride == 1 { (m.base + first * size).copyMemory(from: r.pointee.x.data + offset * size, byteCount: n * size) } else {
+        for k in 0..<n { (m.base + (first + k) * size).copyMemory(from: r.pointee.x.data + (offset + k * stride) * size, byteCount: size) }
+      }
+    }
+    return m
+  }
+  func restoreParameters(_ i: Int, _ m: Memory) {
+    let r = records + i
+    let size = r.pointee.x.dtype.size
+    r.pointee.x.forEachRun(0, r.pointee.count) { offset, stride, first, n in
+      if stride == 1 { (r.pointee.x.data + offset * size).copyMemory(from: m.base + first * size, byteCount: n * size) } else {
+        for k in 0..<n { (r.pointee.x.data + (offset + k * stride) * size).copyMemory(from: m.base + (first + k) * size, byteCount: size) }
+      }
+    }
+  }
+
+  // MARK: modes
+
+  /// Writes the evaluation weights into the parameters, or puts the training weights back bit for bit.
+  package func setMode(evaluate: Bool) throws(Failure) {
+    guard evaluate != evaluating else { return }
+    guard phase < 0 else { throw Failure(Status.sequence, "the mode cannot change between the requests of a step") }
+    if !evaluate {
+      for (i, m) in backup.enumerated() { restoreParameters(i, m) }
+      backup = []
+      evaluating = false
+      return
+    }
+    guard stages.contains(where: { $0.element?.evaluates ?? false }) else {
+      throw Failure(Status.method, "no stage of this pipeline has evaluation weights; add an average, as ema(0.999)")
+    }
+    try prepare()
+    var copies: [Memory] = []
+    for i in 0..<bound.count { copies.append(try copyOfParameters(i)) }
+    for i in 0..<bound.count { records[i].active = true }
+    defer { for i in 0..<bound.count { records[i].active = false } }
+    for i in 0..<bound.count {
+      let r = records + i
+      let branch = branches[r.pointee.branch]
+      r.pointee.rules = r.pointee.ownRules
+      for s in branch.stages where s.element?.evaluates ?? false {
+        var c = context0(s, i)
+        c.t = r.pointee.t
+        s.element?.prepare(s.hyper[r.pointee.group], c, r.pointee.rules[s.id])
+      }
+    }
+    forEachBlock { r, offset, count, scratch, _ in
+      let branch = self.branches[r.pointee.branch]
+      guard r.pointee.t > 0, let s = branch.stages.last(where: { $0.element?.evaluates ?? false }), let e = s.element else { return }
+      let x = self.hostParameters(r, offset, count, Walker.row(scratch, 2))
+      Walker.run(e.evaluate, r, s.id, Apply(), x, x, offset, count, scratch)
+      if x == Walker.row(scratch, 2) { Walker.write(r.pointee.x, r, offset, count, x, rounding: nil) }
+    }
+    backup = copies
+    evaluating = true
+  }
+
+  private func context0(_ s: Stage, _ i: Int) -> StepContext {
+    if decayOf.count != groups.count * branches.count { decayOf = [Double](repeating: 0, count: groups.count * branches.count) }
+    return context(s, branches[records[i].branch], i)
+  }
+
+  // MARK: state, seen from outside
+
+  struct StateRow {
+    var tensor: Int
+    var stage: Stage
+    var slot: Slot
+    var index: Int
+    var format: SlotStore.Format
+  }
+  func allStateRows() -> [StateRow] {
+    var rows: [StateRow] = []
+    for i in 0..<bound.count {
+      for (k, row) in stateRows(i).enumerated() { rows.append(StateRow(tensor: i, stage: row.stage, slot: row.slot, index: k, format: row.format)) }
+      if needsMaster(bound[i]), let first = stages.first {
+        rows.append(StateRow(tensor: i, stage: first, slot: Slot("master", "the parameters in float32"), index: -1, format: .direct))
+      }
+    }
+    return rows
+  }
+  func allocated() throws(Failure) { try prepare() }
+  func storage(_ row: StateRow) -> (base: UnsafeMutableRawPointer, bytes: Int) {
+    let r = records + row.tensor
+    let bytes = row.index < 0 ? r.pointee.count * 4 : SlotStore.bytes(row.format, r.pointee.count, r.pointee.size)
+    let base = row.index < 0 ? r.pointee.master ?? UnsafeMutableRawPointer(StepContext.nothing) : r.pointee.slots[row.index].base
+    return (base, bytes)
+  }
+  func stateBytes(_ row: StateRow) -> Int {
+    row.index < 0 ? bound[row.tensor].view.count * 4 : SlotStore.bytes(row.format, bound[row.tensor].view.count, bound[row.tensor].view.dtype.computeSize)
+  }
+  func widen(_ row: StateRow, _ out: UnsafeMutablePointer<Double>) {
+    let r = records + row.tensor
+    let n = r.pointee.count
+    let s = storage(row).base
+    if row.format == .direct {
+      if r.pointee.isDouble { for i in 0..<n { out[i] = s.assumingMemoryBound(to: Double.self)[i] } } else {
+        for i in 0..<n { out[i] = Double(s.assumingMemoryBound(to: Float.self)[i]) }
+      }
+    } else if row.format == .bf16 {
+      for i in 0..<n { out[i] = Double(floatFromBF16(s.assumingMemoryBound(to: UInt16.self)[i])) }
+    } else {
+      withUnsafeTemporaryAllocation(of: Float.self, capacity: EightBit.block) { f in
+        guard let p = f.baseAddress else { return }
+        var i = 0
+        while i < n {
+          let c = min(EightBit.block, n - i)
+          EightBit.decode(s, n, i, c, p, signed: row.format == .signed8)
+          for k in 0..<c { out[i + k] = Double(p[k]) }
+          i += c
+        }
+      }
+    }
+  }
+
+  /// Numbers that a checkpoint keeps beside the state, by name: counters, scalars, schedule memories, hyper-parameters.
+  func counters() -> [(String, [Double])] {
+    var rows: [(String, [Double])] = []
+    rows.append(("engine/step", [Double(step), Double(skipped), Double(phase), Double(pending.kind.rawValue), Double(pending.pass),
+                                 Double(pending.tag & 0xffff_ffff), Double(pending.tag >> 32), Double(pending.index), Double(pending.count)]))
+    rows.append(("engine/tensor_steps", (0..<bound.count).map { Double(records[$0].t) }))
+    for s in stages {
+      if !s.scalars.isEmpty {
+        if s.scope == .global { rows.append(("\(s.id).\(s.name)/scalars", (0..<s.scalars.count).map { s.globals[$0] })) } else {
+          rows.append(("\(s.id).\(s.name)/scalars", (0..<bound.count).flatMap { i in
+            (0..<s.scalars.count).map { uses(s, bound[i]) && i < planned ? records[i].scalars[s.id][$0] : s.scalars[$0].start }
+          }))
+        }
+      }
+      for g in groups.indices {
+        for (k, schedule) in s.schedules[g].sorted(by: { $0.key < $1.key }) where !schedule.memory.isEmpty {
+          rows.append(("\(s.id).\(s.name)/schedule.\(g).\(k)", schedule.memory))
+        }
+      }
+    }
+    return rows
+  }
+
+  func restore(_ rows: [String: [Double]]) {
+    if let e = rows["engine/step"], e.count == 9 {
+      (step, skipped, phase) = (Int(e[0]), Int(e[1]), Int(e[2]))
+      pending = Request(kind: Request.Kind(rawValue: Int32(e[3])) ?? .none, pass: Int(e[4]), tag: UInt64(e[5]) | UInt64(e[6]) << 32,
+                        index: Int(e[7]), count: Int(e[8]))
+    }
+    if let t = rows["engine/tensor_steps"] { for i in 0..<bound.count { records[i].t = Int(t[i]) } }
+    for s in stages {
+      if let v = rows["\(s.id).\(s.name)/scalars"] {
+        if s.scope == .global { for k in 0..<s.scalars.count { s.globals[k] = v[k] } } else {
+          for i in 0..<bound.count where uses(s, bound[i]) { for k in 0..<s.scalars.count { records[i].scalars[s.id][k] = v[i * s.scalars.count + k] } }
+        }
+      }
+      for g in groups.indices {
+        for k in s.schedules[g].keys { if let m = rows["\(s.id).\(s.name)/schedule.\(g).\(k)"] { s.schedules[g][k]?.memory = m } }
+      }
+    }
+    activate()
+  }
+
+  /// A request that a loaded checkpoint was waiting for.
+  package var waiting: Request? { phase >= 0 ? pending : nil }
+
+}
+
+extension Branch.Pass {
+  var isWhole: Bool {
+    switch work {
+    case .whole, .wholeAfter: true
+    default: false
+    }
+  }
+}
+
+extension Layout {
+  /// Dense memory of the engine itself.
+  init(direct p: UnsafeMutableRawPointer, _ dtype: DType) { (data, self.dtype, dense, ndim, axes) = (p, dtype, true, 0, nil) }
+}

@@ -1,0 +1,271 @@
+import CThalweg
+
+/// A hyper-parameter: its name, meaning, default and range. The parser, the setters and the documentation all read it.
+package struct Parameter: Sendable {
+  package enum Kind: Sendable, Equatable {
+    case number, integer, flag, list, regularizer, constraint, pipeline, schedule
+    case choice([String])
+  }
+  package var name: String
+  package var kind: Kind
+  package var meaning: String
+  /// nil: required.
+  package var standard: Value?
+  package var minimum = -Double.infinity
+  package var maximum = Double.infinity
+  package var minimumOpen = false
+  package var maximumOpen = false
+  /// `none` is a value too.
+  package var optional = false
+  /// False for what shapes the state and cannot change while running.
+  package var live = true
+
+  package var code: Int32 {
+    switch kind {
+    case .number: Int32(TW_PARAMETER_NUMBER)
+    case .integer: Int32(TW_PARAMETER_INTEGER)
+    case .flag: Int32(TW_PARAMETER_FLAG)
+    case .choice: Int32(TW_PARAMETER_CHOICE)
+    case .list: Int32(TW_PARAMETER_LIST)
+    case .regularizer: Int32(TW_PARAMETER_REGULARIZER)
+    case .constraint: Int32(TW_PARAMETER_CONSTRAINT)
+    case .pipeline: Int32(TW_PARAMETER_PIPELINE)
+    case .schedule: Int32(TW_PARAMETER_SCHEDULE)
+    }
+  }
+}
+
+/// The value of a hyper-parameter.
+package enum Value: Sendable {
+  case none
+  case number(Double)
+  case flag(Bool)
+  case choice(Int)
+  case list([Double])
+  case schedule(StageNode)
+  case stage(StageNode)
+  case pipeline([StageNode])
+}
+
+/// A range of numbers, as cards write it.
+package enum Range: Sendable {
+  case any
+  case atLeast(Double)
+  case above(Double)
+  case atMost(Double)
+  /// [0, 1): a decay rate.
+  case rate
+  case within(Double, Double)
+  case between(Double, Double, lowOpen: Bool, highOpen: Bool)
+}
+
+extension Parameter {
+  /// A number; `standard` nil makes it required.
+  package static func number(_ name: String, _ standard: Double?, _ range: Range, _ meaning: String, optional: Bool = false) -> Parameter {
+    var p = Parameter(name: name, kind: .number, meaning: meaning, standard: standard.map { .number($0) })
+    p.limit(range)
+    p.optional = optional
+    return p
+  }
+  /// A number that is off (`none`) unless given.
+  package static func maybe(_ name: String, _ range: Range, _ meaning: String) -> Parameter {
+    var p = number(name, nil, range, meaning, optional: true)
+    p.standard = Value.none
+    return p
+  }
+  package static func integer(_ name: String, _ standard: Int?, _ range: Range, _ meaning: String, live: Bool = true) -> Parameter {
+    var p = Parameter(name: name, kind: .integer, meaning: meaning, standard: standard.map { .number(Double($0)) })
+    p.limit(range)
+    p.live = live
+    return p
+  }
+  package static func flag(_ name: String, _ standard: Bool, _ meaning: String, live: Bool = true) -> Parameter {
+    Parameter(name: name, kind: .flag, meaning: meaning, standard: .flag(standard), live: live)
+  }
+  /// One of several words; the first is the default unless `standard` names another.
+  package static func choice(_ name: String, _ words: [String], _ meaning: String, standard: Int = 0, live: Bool = true) -> Parameter {
+    Parameter(name: name, kind: .choice(words), meaning: meaning, standard: .choice(standard), live: live)
+  }
+  package static func list(_ name: String, _ standard: [Double]?, _ meaning: String, optional: Bool = false) -> Parameter {
+    var p = Parameter(name: name, kind: .list, meaning: meaning, standard: standard.map { .list($0) })
+    if optional { p.standard = p.standard ?? Value.none }
+    p.optional = optional
+    p.live = false
+    return p
+  }
+  package static func object(_ name: String, _ kind: Kind, _ meaning: String) -> Parameter {
+    Parameter(name: name, kind: kind, meaning: meaning, standard: nil, live: false)
+  }
+
+  package static func lr(_ standard: Double?, _ range: Range = .atLeast(0)) -> Parameter { .number("lr", standard, range, "step size") }
+  package static func weightDecay(_ standard: Double = 0, _ meaning: String = "weight decay") -> Parameter {
+    .number("weight_decay", standard, .atLeast(0), meaning)
+  }
+  package static func rate(_ name: String, _ standard: Double, _ meaning: String) -> Parameter { .number(name, standard, .rate, meaning) }
+  package static func eps(_ standard: Double, _ meaning: String = "added to the denominator", _ range: Range = .atLeast(0)) -> Parameter {
+    .number("eps", standard, range, meaning)
+  }
+
+  private mutating func limit(_ range: Range) {
+    switch range {
+    case .any: break
+    case .atLeast(let a): minimum = a
+    case .above(let a): (minimum, minimumOpen) = (a, true)
+    case .atMost(let b): maximum = b
+    case .rate: (minimum, maximum, maximumOpen) = (0, 1, true)
+    case .within(let a, let b): (minimum, maximum) = (a, b)
+    case .between(let a, let b, let lowOpen, let highOpen): (minimum, maximum, minimumOpen, maximumOpen) = (a, b, lowOpen, highOpen)
+    }
+  }
+
+  /// "≥ 0", "in [0, 1)", ... for messages.
+  package var rangeText: String {
+    if minimum > -.infinity, maximum < .infinity {
+      return "in \(minimumOpen ? "(" : "[")\(text(minimum)), \(text(maximum))\(maximumOpen ? ")" : "]")"
+    }
+    if minimum > -.infinity { return "\(minimumOpen ? "above" : "at least") \(text(minimum))" }
+    if maximum < .infinity { return "\(maximumOpen ? "below" : "at most") \(text(maximum))" }
+    return "any number"
+  }
+
+  /// Throws unless the number is in range.
+  package func check(_ x: Double, of method: String) throws(Failure) {
+    let low = minimumOpen ? x > minimum : x >= minimum
+    let high = maximumOpen ? x < maximum : x <= maximum
+    guard !x.isNaN, low, high, x.isFinite || maximum == .infinity else {
+      throw Failure(Status.range, "\(method): `\(name)` must be \(rangeText), got \(text(x))")
+    }
+    if kind == .integer, x != x.rounded() || abs(x) > 9e15 {
+      throw Failure(Status.type, "\(method): `\(name)` must be a whole number, got \(text(x))")
+    }
+  }
+
+  /// What is expected, in words.
+  package var expectation: String {
+    switch kind {
+    case .number: "a number \(rangeText), or a schedule" + (optional ? ", or none" : "")
+    case .integer: "a whole number \(rangeText)"
+    case .flag: "true or false"
+    case .choice(let words): "one of " + words.joined(separator: ", ")
+    case .list: "a list of numbers [a, b, ...]"
+    case .regularizer: "a regularizer, as l1(1e-4)"
+    case .constraint: "a constraint, as l2_ball(1)"
+    case .pipeline: "a pipeline in parentheses, as (adamw(lr=1e-3))"
+    case .schedule: "a schedule, as cosine(lr=0.1, total=1000)"
+    }
+  }
+
+  /// Reads a value of the sentence.
+  package func read(_ node: ValueNode, of method: String) throws(Failure) -> Value {
+    func wrong() -> Failure {
+      Failure(Status.type, "\(method): `\(name)` must be \(expectation), got \(node.text)")
+    }
+    if case .word(let w) = node, w.name == "none", w.arguments.isEmpty {
+      if optional { return .none }
+      throw wrong()
+    }
+    switch (kind, node) {
+    case (.number, .number(let x)), (.integer, .number(let x)):
+      try check(x, of: method)
+      return .number(x)
+    case (.number, .word(let w)), (.schedule, .word(let w)):
+      guard let m = Registry.find(w.name) else {
+        throw Failure(Status.method, "\(method): `\(name)`: no schedule `\(w.name)`" + suggestion(w.name, Registry.names(.schedule)))
+      }
+      guard m.kind == .schedule else { throw wrong() }
+      _ = try Registry.schedule(w)
+      return .schedule(w)
+    case (.flag, .word(let w)) where w.arguments.isEmpty && (w.name == "true" || w.name == "false"):
+      return .flag(w.name == "true")
+    case (.choice(let words), .word(let w)) where w.arguments.isEmpty:
+      guard let k = words.firstIndex(of: w.name) else { throw wrong() }
+      return .choice(k)
+    case (.choice(let words), .string(let s)):
+      guard let k = words.firstIndex(of: s) else { throw wrong() }
+      return .choice(k)
+    case (.choice(let words), .number(let x)):
+      guard let k = words.firstIndex(of: text(x)) else { throw wrong() }
+      return .choice(k)
+    case (.list, .list(let items)):
+      var numbers: [Double] = []
+      for item in items {
+        guard case .number(let x) = item else { throw wrong() }
+        numbers.append(x)
+      }
+      return .list(numbers)
+    case (.regularizer, .word(let w)):
+      _ = try Registry.component(w, .regularizer)
+      return .stage(w)
+    case (.constraint, .word(let w)):
+      _ = try Registry.component(w, .constraint)
+      return .stage(w)
+    case (.pipeline, .sentence(let s)): return .pipeline(s)
+    case (.pipeline, .word(let w)): return .pipeline([w])
+    default: throw wrong()
+    }
+  }
+
+  /// A value as a sentence writes it.
+  package func write(_ value: Value) -> String {
+    switch (kind, value) {
+    case (_, .none): "none"
+    case (_, .number(let x)): text(x)
+    case (_, .flag(let b)): b ? "true" : "false"
+    case (.choice(let words), .choice(let k)): words[k]
+    case (_, .choice(let k)): String(k)
+    case (_, .list(let xs)): "[" + xs.map { text($0) }.joined(separator: ", ") + "]"
+    case (_, .schedule(let s)), (_, .stage(let s)): s.text
+    case (_, .pipeline(let s)): "(" + s.map(\.text).joined(separator: " | ") + ")"
+    }
+  }
+}
+
+/// The hyper-parameters of one stage as a rule reads them: `h.beta1`, `h.nesterov`, `h.is("mode", "paper")`.
+///
+/// Schedules are already evaluated. `none` reads as NaN; `h.has("mu")` tells.
+@dynamicMemberLookup
+package struct Hyper: Sendable {
+  package let parameters: [Parameter]
+  package var values: [Value]
+  package var numbers: [Double]
+
+  package init(_ parameters: [Parameter], _ values: [Value]) {
+    self.parameters = parameters
+    self.values = values
+    numbers = values.map(Hyper.number)
+  }
+
+  static func number(_ v: Value) -> Double {
+    switch v {
+    case .number(let x): x
+    case .flag(let b): b ? 1 : 0
+    case .choice(let k): Double(k)
+    default: .nan
+    }
+  }
+
+  @inline(__always) package func index(_ name: String) -> Int? {
+    for i in 0..<parameters.count where parameters[i].name == name { return i }
+    return nil
+  }
+  package subscript(dynamicMember name: String) -> Double { index(name).map { numbers[$0] } ?? .nan }
+  package subscript(dynamicMember name: String) -> Bool { index(name).map { numbers[$0] == 1 } ?? false }
+  package func integer(_ name: String) -> Int { let x: Double = self[dynamicMember: name]; return x.isFinite ? Int(x) : 0 }
+  package func has(_ name: String) -> Bool { let x: Double = self[dynamicMember: name]; return !x.isNaN }
+  package func `is`(_ name: String, _ word: String) -> Bool {
+    guard let i = index(name), case .choice(let words) = parameters[i].kind, case .choice(let k) = values[i] else { return false }
+    return words[k] == word
+  }
+  package func list(_ name: String) -> [Double] {
+    if let i = index(name), case .list(let xs) = values[i] { return xs }
+    return []
+  }
+  package func stage(_ name: String) -> StageNode? {
+    if let i = index(name), case .stage(let s) = values[i] { return s }
+    return nil
+  }
+  package func pipeline(_ name: String) -> [StageNode] {
+    if let i = index(name), case .pipeline(let s) = values[i] { return s }
+    return []
+  }
+}

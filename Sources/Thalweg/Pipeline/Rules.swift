@@ -1,0 +1,348 @@
+/// What a rule knows of the present step, besides its hyper-parameters.
+package struct StepContext: @unchecked Sendable {
+  /// The number of this step for this tensor, from 1 (its own count: a tensor without a gradient does not advance).
+  package var t = 1
+  /// Steps completed by the optimizer, from 0.
+  package var step = 0
+  package var lr = 0.0
+  package var weightDecay = 0.0
+  package var ndim = 0
+  package var count = 0
+  package var rows = 1
+  package var columns = 1
+  package var role = 0
+  /// The position of the tensor in the parameter list; keys random draws.
+  package var tensor = 0
+  package var seed: UInt64 = 0
+  /// Random draws of different stages are independent.
+  package var stream: UInt32 = 0
+  /// The observed loss; NaN when none was given.
+  package var loss = Double.nan
+  package var isDouble = false
+  /// The stage's scalars: one set for all tensors (global scope) or one a tensor.
+  package var scalars: UnsafeMutablePointer<Double> = StepContext.nothing
+  nonisolated(unsafe) static let nothing = UnsafeMutablePointer<Double>.allocate(capacity: 1)
+
+  package var time: Double { Double(t) }
+}
+
+/// Over what a stage's sums and scalars reach.
+package enum Scope: Sendable { case tensor, global }
+
+/// What happens to `weight_decay`.
+package enum Decay: Sendable {
+  /// The method has none.
+  case none
+  /// g ← g + wd·θ before anything else.
+  case coupled
+  /// θ ← θ·(1 − lr·wd) before the update.
+  case decoupled
+  /// The rule does it itself (`c.weightDecay`).
+  case rule
+}
+
+/// A state buffer of the shape of the parameter.
+package struct Slot: Sendable {
+  package enum Start: Sendable { case zero, value(Double), parameters }
+  /// How it may be stored: moments tolerate 16 and 8 bits; what is exact is kept in the compute type.
+  package enum Storage: Sendable { case exact, signed, positive }
+  package var name: String
+  package var meaning: String
+  package var storage: Storage
+  package var start: Start
+  package init(_ name: String, _ meaning: String, _ storage: Storage = .exact, start: Start = .zero) {
+    (self.name, self.meaning, self.storage, self.start) = (name, meaning, storage, start)
+  }
+  /// An average that keeps signs.
+  package static func moment(_ name: String, _ meaning: String) -> Slot { Slot(name, meaning, .signed) }
+  /// An average of squares or magnitudes: never negative.
+  package static func square(_ name: String, _ meaning: String) -> Slot { Slot(name, meaning, .positive) }
+}
+
+/// A number that a stage keeps between steps, in double.
+package struct Scalar: Sendable {
+  package var name: String
+  package var start: Double
+  package init(_ name: String, _ start: Double = 0) { (self.name, self.start) = (name, start) }
+}
+
+/// The results of a reducing phase.
+package struct Totals {
+  let p: UnsafePointer<Double>
+  /// Sum k, 0 to 3.
+  package subscript(k: Int) -> Double { p[k] }
+  package var maximum: Double { p[4] }
+}
+
+/// A tensor as a rule may ask about it before it runs.
+package struct Shape: Sendable {
+  package var dimensions: [Int]
+  package var role = 0
+  package var count: Int { dimensions.reduce(1, &*) }
+  package var ndim: Int { dimensions.count }
+  package var rows: Int { ndim >= 2 ? dimensions[0] : 1 }
+  package var columns: Int { ndim >= 2 ? dimensions.dropFirst().reduce(1, &*) : count }
+}
+
+/// A stage that acts on every element by itself.
+///
+/// Used as an update rule, `direction` maps the gradient `v` and the parameter `w` to the step that is multiplied by the learning rate
+/// and subtracted. Used as a transform of gradients, `v` is the gradient and `w` the parameter; of updates, `v` is the update and `w`
+/// the gradient; of parameters (averages, proxes), `v` is the parameter.
+///
+/// A stage that needs norms or other sums declares `phases`: before `direction`, each phase walks all elements through `measure` (which
+/// may change the state), then `finish` turns the totals into scalars, and the stage is made anew with them. In `measure` an element
+/// whose operands are all zero must add nothing: the last vector of a tensor is padded so.
+package protocol ElementRule: BitwiseCopyable, Sendable {
+  static var method: Method { get }
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot]
+  static func scalars(_ h: Hyper) -> [Scalar]
+  static func scope(_ h: Hyper) -> Scope
+  static func phases(_ h: Hyper) -> Int
+  static func decay(_ h: Hyper) -> Decay
+  /// The rule's numbers differ from tensor to tensor (by shape, or by random draws), so that it is made anew for each.
+  static var perTensor: Bool { get }
+  /// At the start of a step, before the first phase: advances the scalars.
+  static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext)
+  static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext)
+  init(_ h: Hyper, _ c: StepContext)
+  func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums)
+  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L
+  /// The new parameter. Methods whose move is not θ·keep − lr·direction override it.
+  func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L
+  /// What `evaluation weights` are, where they are not the parameters.
+  static var evaluates: Bool { get }
+  func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L
+}
+
+extension ElementRule {
+  package static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { method.slots }
+  package static func scalars(_ h: Hyper) -> [Scalar] { [] }
+  package static func scope(_ h: Hyper) -> Scope { .global }
+  package static func phases(_ h: Hyper) -> Int { 0 }
+  package static func decay(_ h: Hyper) -> Decay { .none }
+  package static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {}
+  package static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {}
+  @inline(__always) package func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums) {}
+  @inline(__always) package func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L {
+    let d = direction(g, x, s)
+    return x * a.keep - a.lr * d
+  }
+  package static var perTensor: Bool { false }
+  package static var evaluates: Bool { false }
+  @inline(__always) package func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { x }
+}
+
+/// What the engine does around every update rule, as numbers: x ← x·keep − lr·direction(scale·g + coupled·x).
+package struct Apply: BitwiseCopyable, Sendable {
+  package var scale = 1.0
+  package var coupled = 0.0
+  package var keep = 1.0
+  package var lr = 1.0
+  package init() {}
+
+  /// The gradient as the rule sees it.
+  @inline(__always) func gradient<L: Lane>(_ g: L, _ x: L) -> L {
+    let scaled = g * scale
+    return coupled != 0 ? scaled + coupled * x : scaled
+  }
+}
+
+/// An element rule with its types erased: what the engine runs.
+package struct ElementKernels: Sendable {
+  package typealias Kernel = @Sendable (UnsafeRawPointer, Apply, Operands) -> Void
+  package typealias Measure = @Sendable (UnsafeRawPointer, Apply, Int, Operands, UnsafeMutablePointer<Double>) -> Void
+  let size: Int
+  let prepare: @Sendable (Hyper, StepContext, UnsafeMutableRawPointer) -> Void
+  let slots: @Sendable (Hyper, Shape) -> [Slot]
+  let scalars: @Sendable (Hyper) -> [Scalar]
+  let scope: @Sendable (Hyper) -> Scope
+  let phases: @Sendable (Hyper) -> Int
+  let decay: @Sendable (Hyper) -> Decay
+  let perTensor: Bool
+  let begin: @Sendable (UnsafeMutablePointer<Double>, Hyper, StepContext) -> Void
+  let finish: @Sendable (Int, Totals, UnsafeMutablePointer<Double>, Hyper, StepContext) -> Void
+  /// x ← step(g, x): the whole update in one walk. [f32, f64]
+  let fused: (Kernel, Kernel)
+  /// v ← direction(v, w).
+  let map: (Kernel, Kernel)
+  let measure: (Measure, Measure)
+  let evaluates: Bool
+  let evaluate: (Kernel, Kernel)
+}
+
+/// Erases a rule. The closures are made in small functions that are not inlined: a generic class, or an inlined maker, would be
+/// silently slower by orders of magnitude.
+@inline(never)
+package func kernels<R: ElementRule>(_: R.Type) -> ElementKernels {
+  ElementKernels(
+    size: MemoryLayout<R>.stride,
+    prepare: { h, c, p in p.storeBytes(of: R(h, c), as: R.self) },
+    slots: { R.slots($0, $1) }, scalars: { R.scalars($0) }, scope: { R.scope($0) }, phases: { R.phases($0) }, decay: { R.decay($0) }, perTensor: R.perTensor,
+    begin: { R.begin($0, $1, $2) }, finish: { R.finish($0, $1, $2, $3, $4) },
+    fused: (fusedKernel(R.self, SIMD16<Float>.self), fusedKernel(R.self, SIMD8<Double>.self)),
+    map: (mapKernel(R.self, SIMD16<Float>.self), mapKernel(R.self, SIMD8<Double>.self)),
+    measure: (measureKernel(R.self, SIMD16<Float>.self), measureKernel(R.self, SIMD8<Double>.self)),
+    evaluates: R.evaluates,
+    evaluate: (evaluateKernel(R.self, SIMD16<Float>.self), evaluateKernel(R.self, SIMD8<Double>.self)))
+}
+
+@inline(never)
+private func fusedKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKernels.Kernel {
+  { p, a, o in
+    let rule = p.loadUnaligned(as: R.self)
+    forEachVector(o, L.self) { x, g, s, _ in
+      let old = L.load(x)
+      rule.step(a.gradient(L.load(g), old), old, s, a).store(x)
+    }
+  }
+}
+
+@inline(never)
+private func mapKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKernels.Kernel {
+  { p, a, o in
+    let rule = p.loadUnaligned(as: R.self)
+    forEachVector(o, L.self) { x, g, s, _ in
+      let w = L.load(g)
+      rule.direction(a.gradient(L.load(x), w), w, s).store(x)
+    }
+  }
+}
+
+@inline(never)
+private func measureKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKernels.Measure {
+  { p, a, phase, o, out in
+    let rule = p.loadUnaligned(as: R.self)
+    var sums = Sums()
+    forEachVector(o, L.self, writesX: false) { x, g, s, _ in
+      let w = L.load(g)
+      rule.measure(phase, a.gradient(L.load(x), w), w, s, &sums)
+    }
+    sums.write(out)
+  }
+}
+
+@inline(never)
+private func evaluateKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKernels.Kernel {
+  { p, a, o in
+    let rule = p.loadUnaligned(as: R.self)
+    forEachVector(o, L.self) { x, g, s, _ in
+      rule.evaluate(L.load(x), s).store(x)
+    }
+  }
+}
+
+// MARK: one-off walks of sources
+
+/// An element-wise change that a source makes: parameters, gradients and its own state.
+package protocol ElementOperation: Sendable {
+  func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>)
+}
+/// Sums that a source takes over all elements.
+package protocol ElementSum: Sendable {
+  func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums)
+}
+
+package typealias PlainKernel = @Sendable (Operands) -> Void
+package typealias PlainMeasure = @Sendable (Operands, UnsafeMutablePointer<Double>) -> Void
+
+@inline(never)
+func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type) -> PlainKernel {
+  { o in
+    let op = op
+    forEachVector(o, L.self, writesG: true) { x, g, s, _ in
+      var a = L.load(x), b = L.load(g)
+      op(&a, &b, s)
+      a.store(x)
+      b.store(g)
+    }
+  }
+}
+
+@inline(never)
+func plainMeasure<O: ElementSum, L: Lane>(_ op: O, _: L.Type) -> PlainMeasure {
+  { o, out in
+    let op = op
+    var sums = Sums()
+    forEachVector(o, L.self, writesX: false) { x, g, s, _ in op(L.load(x), L.load(g), s, &sums) }
+    sums.write(out)
+  }
+}
+
+// MARK: whole tensors
+
+/// A whole tensor, dense, in the compute type, as a matrix method sees it.
+package struct Whole<T: Real> {
+  /// What is transformed in place: gradient, update or parameter.
+  package var v: UnsafeMutablePointer<T>
+  /// Its companion: the parameter of a gradient, the previous parameter of a parameter.
+  package var w: UnsafeMutablePointer<T>
+  package var slots: [UnsafeMutablePointer<T>]
+  package var shape: Shape
+  package var count: Int { shape.count }
+  package var rows: Int { shape.rows }
+  package var columns: Int { shape.columns }
+}
+
+/// A stage that acts on a whole tensor: matrix methods, projections, proxes with norms.
+package protocol WholeRule: Sendable {
+  static var method: Method { get }
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot]
+  static func decay(_ h: Hyper) -> Decay
+  /// Throws when tensors of this shape are refused, before anything is bound.
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
+  /// A factorisation may fail: the engine then keeps copies, so that a failed step changes nothing.
+  static var mayFail: Bool { get }
+  /// The first slot receives the parameters as they were before the step.
+  static var keepsPoint: Bool { get }
+  init(_ h: Hyper, _ c: StepContext)
+  func apply<T: Real>(_ t: Whole<T>) throws(Failure)
+}
+
+extension WholeRule {
+  package static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { method.slots }
+  package static func decay(_ h: Hyper) -> Decay { .none }
+  package static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
+  package static var mayFail: Bool { false }
+  package static var keepsPoint: Bool { false }
+}
+
+package struct WholeKernels: Sendable {
+  let slots: @Sendable (Hyper, Shape) -> [Slot]
+  let decay: @Sendable (Hyper) -> Decay
+  let accepts: @Sendable (Hyper, Shape) throws(Failure) -> Void
+  let mayFail: Bool
+  let keepsPoint: Bool
+  let f32: @Sendable (Hyper, StepContext, Whole<Float>) throws(Failure) -> Void
+  let f64: @Sendable (Hyper, StepContext, Whole<Double>) throws(Failure) -> Void
+}
+
+@inline(never)
+package func kernels<R: WholeRule>(_: R.Type) -> WholeKernels {
+  WholeKernels(
+    slots: { R.slots($0, $1) }, decay: { R.decay($0) },
+    accepts: { (h, s) throws(Failure) in try R.accepts(h, s) }, mayFail: R.mayFail, keepsPoint: R.keepsPoint,
+    f32: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
+    f64: { (h, c, w) throws(Failure) in try R(h, c).apply(w) })
+}
+
+extension ElementKernels {
+  /// The same kernels with their own hyper-parameters: for a regularizer or a set inside `prox(...)` or `project(...)`.
+  func binding(_ inner: Hyper) -> ElementKernels {
+    ElementKernels(
+      size: size, prepare: { [prepare] _, c, p in prepare(inner, c, p) }, slots: { [slots] _, s in slots(inner, s) },
+      scalars: { [scalars] _ in scalars(inner) }, scope: { [scope] _ in scope(inner) }, phases: { [phases] _ in phases(inner) },
+      decay: { [decay] _ in decay(inner) }, perTensor: perTensor, begin: { [begin] s, _, c in begin(s, inner, c) },
+      finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, map: map, measure: measure, evaluates: evaluates,
+      evaluate: evaluate)
+  }
+}
+
+extension WholeKernels {
+  func binding(_ inner: Hyper) -> WholeKernels {
+    WholeKernels(
+      slots: { [slots] _, s in slots(inner, s) }, decay: { [decay] _ in decay(inner) },
+      accepts: { [accepts] (_, s) throws(Failure) in try accepts(inner, s) }, mayFail: mayFail, keepsPoint: keepsPoint,
+      f32: { [f32] (_, c, w) throws(Failure) in try f32(inner, c, w) }, f64: { [f64] (_, c, w) throws(Failure) in try f64(inner, c, w) })
+  }
+}

@@ -1,0 +1,109 @@
+/// What a source asks for.
+package struct Ask: Sendable {
+  package var kind: Request.Kind
+  package var index = 0
+  package var count = 0
+  /// Another minibatch than the first request of this step.
+  package var freshSample = false
+  package init(_ kind: Request.Kind, index: Int = 0, count: Int = 0, freshSample: Bool = false) {
+    (self.kind, self.index, self.count, self.freshSample) = (kind, index, count, freshSample)
+  }
+}
+
+/// What a source does next.
+package enum Move: Sendable {
+  /// Ask the host; its answer comes with the next `advance`.
+  case ask(Ask)
+  /// Let the pipeline step, with the host's gradient as it stands now, changed by an operation (nil: not changed).
+  case update(GradientOperation?)
+  /// The step is over without an update of the pipeline (an accumulated gradient, a method that moved the parameters itself).
+  case nothing
+}
+
+/// Decides how gradients are obtained: perturbs parameters, asks for more than one gradient, combines them.
+///
+/// A state machine: `advance` is called with the number of requests answered so far in this step (from 0: the first gradient is there).
+/// What must survive until the next call lies in slots and scalars, so that a step can be saved and resumed between any two requests.
+package protocol Source: Sendable {
+  static var method: Method { get }
+  init(_ h: Hyper) throws(Failure)
+  var slots: [Slot] { get }
+  var scalars: [Scalar] { get }
+  /// One gradient a step is enough (it only accumulates, say): `step` may be used.
+  var single: Bool { get }
+  /// The slot whose content a Hessian-vector request wants multiplied.
+  var probe: Int? { get }
+  /// What the first request of a step is, if not the gradient at the parameters.
+  func opening(_ io: SourceIO) -> Ask?
+  func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move
+  /// Undoes what was done since the step began.
+  func cancel(_ phase: Int, _ io: SourceIO)
+}
+
+extension Source {
+  package var slots: [Slot] { [] }
+  package var scalars: [Scalar] { [] }
+  package var single: Bool { false }
+  package var probe: Int? { nil }
+  package func opening(_ io: SourceIO) -> Ask? { nil }
+  package func cancel(_ phase: Int, _ io: SourceIO) {}
+}
+
+/// An element-wise change of the gradient before the pipeline sees it. `g` is the host's gradient; the state is the source's.
+package struct GradientOperation: Sendable {
+  let stage: Int
+  /// (record, operands with the gradient in x, all slots of the stage, offset)
+  let run: @Sendable (UnsafeMutablePointer<Record>, Operands, UnsafeMutablePointer<SlotStore>, Int) -> Void
+}
+
+/// What a source may do with the tensors. Gradients read here are already scaled (loss scale, maximize).
+package struct SourceIO {
+  private let optimizer: Optimizer
+  private let stage: Stage
+  init(_ optimizer: Optimizer, _ stage: Stage, opening: Bool = false) { (self.optimizer, self.stage) = (optimizer, stage) }
+
+  /// The source's hyper-parameters now, schedules evaluated at this step.
+  package var hyper: Hyper { stage.hyper[0] }
+  package func evaluateSchedules() throws(Failure) { try stage.evaluate(0, Double(optimizer.step)) }
+  package var step: Int { optimizer.step }
+  package var seed: UInt64 { optimizer.options.seed }
+  package var stream: UInt32 { UInt32(stage.id) }
+  package var loss: Double { optimizer.observed["loss"] ?? .nan }
+  package func scalar(_ k: Int) -> Double { stage.globals[k] }
+  package func setScalar(_ k: Int, _ x: Double) { stage.globals[k] = x }
+
+  /// Sums over all elements of all tensors that have a gradient. `slots` picks and orders the state seen.
+  package func sum(_ op: some ElementSum, slots: [Int]? = nil) -> [Double] { optimizer.sum(op, stage: stage, slots: slots) }
+  /// Changes parameters (as the host sees them) and the source's state.
+  package func change(_ op: some ElementOperation, slots: [Int]? = nil, parameters: Bool) {
+    optimizer.change(op, stage: stage, slots: slots, parameters: parameters)
+  }
+  /// Makes an operation for `Move.update`: `x` is the gradient; `slots` picks the state seen.
+  package func operation(_ op: some ElementOperation, slots: [Int]? = nil) -> GradientOperation {
+    let kernels = (plainKernel(op, SIMD16<Float>.self), plainKernel(op, SIMD8<Double>.self))
+    return GradientOperation(stage: stage.id) { r, operands, list, offset in
+      var o = operands
+      if let slots {
+        for (k, s) in slots.prefix(SlotPointers.capacity).enumerated() { o.slots[k] = list[s].base + offset * r.pointee.size }
+        o.used = min(slots.count, SlotPointers.capacity)
+      }
+      if r.pointee.isDouble { kernels.1(o) } else { kernels.0(o) }
+    }
+  }
+}
+
+/// Saves the parameters into the first slot.
+package struct SaveParameters: ElementOperation {
+  package init() {}
+  package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = x }
+}
+/// Puts them back, bit for bit.
+package struct RestoreParameters: ElementOperation {
+  package init() {}
+  package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = s[0] }
+}
+/// Σ g².
+package struct SquaredNorm: ElementSum {
+  package init() {}
+  package func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, g, times: g) }
+}

@@ -1,0 +1,422 @@
+// thalweg.hpp: ownership, errors, and every member once.
+#include <thalweg/thalweg.hpp>
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+namespace {
+
+int failures = 0;
+bool skipped = false;
+
+void fail(int line, const std::string& text) {
+  ++failures;
+  std::printf("       cpp_wrapper.cpp:%d: %s\n", line, text.c_str());
+}
+
+#define CHECK(condition) \
+  do { \
+    if (!(condition)) fail(__LINE__, #condition); \
+  } while (0)
+
+// The statement must throw an Error with this status and a message.
+#define THROWS(expected, ...) \
+  do { \
+    try { \
+      __VA_ARGS__; \
+      fail(__LINE__, "no error: " #__VA_ARGS__); \
+    } catch (const thalweg::Error& error) { \
+      if (error.status() != (expected) || error.what()[0] == 0) { \
+        fail(__LINE__, std::string(#__VA_ARGS__ " threw ") + error.status_name() + ": " + error.what()); \
+      } \
+    } \
+  } while (0)
+
+bool have(const std::string& name) {
+  try {
+    thalweg::method(name);
+    return true;
+  } catch (const thalweg::Error&) {
+    return false;
+  }
+}
+
+#define NEED(name) \
+  do { \
+    if (!have(name)) { \
+      skipped = true; \
+      return; \
+    } \
+  } while (0)
+
+using thalweg::Tensor;
+
+void ownership() {
+  NEED("sgd");
+  std::vector<float> w{1, 2}, g{1, 1};
+  thalweg::Optimizer a("sgd(lr=0.5)");
+  a.add_parameters({Tensor(w)});
+  a.bind_gradients({Tensor(g)});
+  thalweg::Optimizer b(std::move(a));
+  CHECK(a.c_handle() == nullptr && b.c_handle() != nullptr);
+  CHECK(b.step());
+  CHECK(w[0] == 0.5f && w[1] == 1.5f);
+  THROWS(TW_ERROR_HANDLE, a.step());
+  CHECK(a.parameter_count() == 0 && b.parameter_count() == 1);
+  thalweg::Optimizer c("sgd(lr=0.25)");
+  tw_optimizer* const replaced = c.c_handle();
+  c = std::move(b);
+  CHECK(b.c_handle() == nullptr);
+  CHECK(tw_optimizer_parameter_count(replaced) == 0);  // gone, not kept alive in b
+  CHECK(c.get("lr") == 0.5);
+  thalweg::Optimizer& same = c;
+  c = std::move(same);
+  CHECK(c.get("lr") == 0.5);
+  a = thalweg::Optimizer("sgd(lr=0.125)");
+  CHECK(a.get("sgd.lr") == 0.125);
+  std::vector<thalweg::Optimizer> many;
+  for (int i = 0; i < 20; ++i) many.emplace_back("sgd(lr=0.5)");
+  CHECK(many.back().get("lr") == 0.5);
+}
+
+void errors() {
+  THROWS(TW_ERROR_METHOD, thalweg::Optimizer("no_such_method"));
+  THROWS(TW_ERROR_SYNTAX, thalweg::Optimizer(""));
+  THROWS(TW_ERROR_SYNTAX, thalweg::Regularizer("("));
+  THROWS(TW_ERROR_METHOD, thalweg::method("no_such_method"));
+  try {
+    thalweg::method("no_such_method");
+  } catch (const std::runtime_error& error) {
+    CHECK(std::string(error.what()).find("no_such_method") != std::string::npos);
+  }
+  NEED("sgd");
+  thalweg::Optimizer optimizer("sgd(lr=0.5)");
+  THROWS(TW_ERROR_SEQUENCE, optimizer.step());
+  THROWS(TW_ERROR_NAME, optimizer.get("nothing"));
+  THROWS(TW_ERROR_RANGE, optimizer.set("lr", -1.0));
+  THROWS(TW_ERROR_RANGE, optimizer.set("lr", std::numeric_limits<double>::quiet_NaN()));
+  const std::vector<float> constant{1, 2};
+  THROWS(TW_ERROR_LAYOUT, optimizer.add_parameters({Tensor(constant)}));
+  std::vector<float> w{1, 2};
+  THROWS(TW_ERROR_OVERLAP, optimizer.add_parameters({Tensor(w), Tensor(w)}));
+  THROWS(TW_ERROR_COUNT, optimizer.add_parameters({Tensor(w)}, {"one", "two"}));
+  THROWS(TW_ERROR_SHAPE, Tensor(w, {3}));
+  THROWS(TW_ERROR_SHAPE, Tensor(w.data(), {2}, {1, 1}));
+  THROWS(TW_ERROR_DTYPE, optimizer.add_parameters({Tensor(w.data(), static_cast<thalweg::DType>(99), {2})}));
+  CHECK(optimizer.parameter_count() == 0);
+}
+
+void tensors() {
+  std::vector<double> v(6);
+  std::array<float, 4> a{};
+  CHECK(Tensor(v).size() == 6 && Tensor(v).dtype() == thalweg::DType::f64);
+  CHECK(Tensor(v, {2, 3}).shape() == (thalweg::Shape{2, 3}));
+  CHECK(Tensor(a).dtype() == thalweg::DType::f32 && Tensor(a).c_view().flags == 0);
+  const auto& constant = v;
+  CHECK(Tensor(constant).c_view().flags == TW_TENSOR_READ_ONLY && Tensor(v).read_only().c_view().flags == TW_TENSOR_READ_ONLY);
+  CHECK(Tensor(v).as(thalweg::Role::bias).c_view().role == TW_ROLE_BIAS);
+  CHECK(Tensor::absent(thalweg::DType::f32, {3}).c_view().flags == TW_TENSOR_ABSENT);
+  CHECK(Tensor(v.data(), {INT64_MAX, 2}).size() == -1 && Tensor(v.data(), {-1}).size() == -1);
+  CHECK(Tensor(v.data(), {INT64_MAX, 0}).size() == 0 && Tensor(v.data(), thalweg::Shape{}).size() == 1);
+  const Tensor strided(v.data() + 5, {3}, {-2});
+  const tw_tensor view = strided.c_view();
+  CHECK(view.ndim == 1 && view.strides[0] == -2 && view.reserved[0] == 0 && view.data == v.data() + 5);
+  const Tensor copy = strided;
+  CHECK(copy.c_view().shape != view.shape && copy.c_view().shape[0] == 3);
+}
+
+void views_and_dtypes() {
+  NEED("sgd");
+  std::vector<float> memory(10, 1), g{1, 2, 3};
+  thalweg::Optimizer optimizer("sgd(lr=0.5)");
+  optimizer.add_parameters({Tensor(memory.data() + 9, {3}, {-4})});
+  CHECK(optimizer.step_with({Tensor(g)}));
+  CHECK(memory[9] == 0.5f && memory[5] == 0 && memory[1] == -0.5f && memory[0] == 1 && memory[4] == 1);
+  std::vector<std::uint16_t> half{0x3F80}, half_g{0x3F80};
+  thalweg::Optimizer brain("sgd(lr=0.5)");
+  brain.add_parameters({Tensor(half.data(), thalweg::DType::bf16, {1})});
+  brain.bind_gradients({Tensor(half_g.data(), thalweg::DType::bf16, {1})});
+  brain.step();
+  CHECK(half[0] == 0x3F00);
+}
+
+void options() {
+  NEED("sgd");
+  std::vector<float> w{1, 1}, g{1, std::nanf("")};
+  thalweg::Optimizer optimizer("sgd(lr=0.5)",
+                               thalweg::Options().nonfinite(thalweg::NonFinite::skip).gradient_scale(0.5).maximize());
+  optimizer.add_parameters({Tensor(w)});
+  optimizer.bind_gradients({Tensor(g)});
+  CHECK(!optimizer.step());
+  CHECK(w[0] == 1 && optimizer.get("skipped") == 1);
+  g[1] = 2;
+  CHECK(optimizer.step());
+  CHECK(w[0] == 1.25f && w[1] == 1.5f);
+  const thalweg::Options all = thalweg::Options()
+                                   .state(thalweg::Storage::q8)
+                                   .master(thalweg::Master::stochastic)
+                                   .zero_gradients()
+                                   .consume_gradients(false)
+                                   .seed(7);
+  CHECK(all.c_options().struct_size == sizeof(tw_options) && all.c_options().seed == 7);
+  CHECK(all.c_options().state_dtype == TW_STATE_Q8 && all.c_options().zero_gradients == 1);
+}
+
+void hyper_parameters() {
+  NEED("adamw");
+  std::vector<float> a{1}, b{1};
+  thalweg::Optimizer optimizer("adamw(lr=0.5)");
+  optimizer.add_parameters({Tensor(a)}, {"a"}, "slow");
+  optimizer.add_parameters({Tensor(b)}, {"b"}, "fast");
+  CHECK(optimizer.parameter_count() == 2);
+  optimizer.set("lr", 0.25, "slow");
+  CHECK(optimizer.get("lr", "slow") == 0.25 && optimizer.get("adamw.lr", "fast") == 0.5 && optimizer.get("lr") == 0.5);
+  optimizer.set("lr", 1);
+  CHECK(optimizer.get("lr", "slow") == 1);
+  optimizer.set("adamw.lr", "0.125");
+  CHECK(optimizer.get("lr") == 0.125 && optimizer.get_text("lr") == "0.125");
+  const std::string sentence = optimizer.sentence();
+  CHECK(sentence.find("adamw") == 0 && sentence.size() > 64);
+  CHECK(thalweg::Optimizer(sentence).sentence() == sentence);
+}
+
+void closures() {
+  NEED("sgd");
+  std::vector<double> w{3, 4}, g(2);
+  thalweg::Optimizer plain("sgd(lr=0.5)");
+  plain.add_parameters({Tensor(w)});
+  plain.bind_gradients({Tensor(g)});
+  int calls = 0;
+  CHECK(plain.step([&] {
+    ++calls;
+    g = w;
+    return 0.5 * (w[0] * w[0] + w[1] * w[1]);
+  }));
+  CHECK(calls == 1 && w[0] == 1.5 && w[1] == 2);
+  std::function<void(thalweg::Request&)> answer = [&](thalweg::Request& request) {
+    CHECK(request.kind() == thalweg::RequestKind::gradient && request.wants_gradient() && !request.wants_loss());
+    CHECK(request.pass() == 0 && request.probe_count() == 0);
+    g = w;
+  };
+  CHECK(plain.step(answer));
+  CHECK(w[0] == 0.75 && w[1] == 1);
+  // A closure that throws: nothing has happened, and the next step is a fresh one.
+  try {
+    plain.step([]() -> double { throw std::runtime_error("no data"); });
+    fail(__LINE__, "the exception was lost");
+  } catch (const std::runtime_error& error) {
+    CHECK(std::string(error.what()) == "no data");
+  }
+  CHECK(w[0] == 0.75 && plain.get("steps") == 2);
+  THROWS(TW_ERROR_SEQUENCE, plain.cancel());
+  // By hand.
+  thalweg::Request request;
+  CHECK(plain.next(request) == TW_MORE);
+  g = w;
+  CHECK(plain.next(request) == TW_OK);
+  CHECK(w[0] == 0.375 && w[1] == 0.5);
+  CHECK(plain.next(request) == TW_MORE);
+  plain.cancel();
+  CHECK(w[0] == 0.375);
+  if (!have("sam")) return;
+  std::vector<double> u{3, 4};
+  thalweg::Optimizer sam("sam(0.5) | sgd(lr=0.1)");
+  sam.add_parameters({Tensor(u)});
+  sam.bind_gradients({Tensor(g)});
+  calls = 0;
+  CHECK(sam.step([&] {
+    ++calls;
+    g = u;
+    return 0.0;
+  }));
+  CHECK(calls == 2 && std::abs(u[0] - 2.67) < 1e-10 && std::abs(u[1] - 3.56) < 1e-10);
+}
+
+void modes_and_commands() {
+  NEED("ema");
+  std::vector<float> w{0}, g{-1};
+  thalweg::Optimizer optimizer("sgd(lr=1) | ema(0.5)");
+  optimizer.add_parameters({Tensor(w)});
+  optimizer.bind_gradients({Tensor(g)});
+  optimizer.step();
+  optimizer.step();
+  optimizer.eval();
+  CHECK(w[0] == 1.5f);
+  THROWS(TW_ERROR_SEQUENCE, optimizer.step());
+  optimizer.train();
+  CHECK(w[0] == 2);
+  THROWS(TW_ERROR_NAME, optimizer.command("ema.no_such_command"));
+}
+
+void state_and_checkpoints() {
+  NEED("adamw");
+  std::vector<float> w(100, 1), g(100, 0.5f), u;
+  const auto start = [&](std::vector<float>& parameters) {
+    thalweg::Optimizer optimizer("adamw(lr=0.01)");
+    optimizer.add_parameters({Tensor(parameters, {10, 10})});
+    optimizer.bind_gradients({Tensor(g, {10, 10})});
+    return optimizer;
+  };
+  thalweg::Optimizer optimizer = start(w);
+  optimizer.step();
+  const std::vector<thalweg::State> rows = optimizer.state();
+  bool found = false;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i].slot != "exp_avg") continue;
+    found = true;
+    CHECK(rows[i].stage == "adamw" && rows[i].parameter == 0 && rows[i].count == 100 && rows[i].bytes == 400);
+    CHECK(rows[i].storage == thalweg::Storage::f32);
+    const std::vector<double> values = optimizer.read_state(i);
+    CHECK(values.size() == 100 && std::abs(values[99] - 0.05) < 1e-7);
+  }
+  CHECK(found);
+  const thalweg::MemoryReport memory = optimizer.memory();
+  CHECK(memory.bytes >= 800 && memory.uses.size() >= 2);
+  // Half in memory, half in a file.
+  const std::vector<std::uint8_t> bytes = optimizer.save();
+  u = w;
+  thalweg::Optimizer second = start(u);
+  second.load(bytes);
+  CHECK(second.save() == bytes);
+  optimizer.step();
+  second.step();
+  CHECK(u == w);
+  const char* folder = std::getenv("TMPDIR");
+  const std::string path = std::string(folder != nullptr ? folder : "/tmp") + "/thalweg-cpp-wrapper.safetensors";
+  optimizer.save_file(path);
+  std::vector<float> v = w;
+  thalweg::Optimizer third = start(v);
+  third.load_file(path);
+  std::remove(path.c_str());
+  optimizer.step();
+  third.step();
+  CHECK(v == w);
+  THROWS(TW_ERROR_FILE, third.load_file(path));
+  THROWS(TW_ERROR_FORMAT, third.load(bytes.data(), bytes.size() - 1));
+  THROWS(TW_ERROR_FORMAT, third.load(std::vector<std::uint8_t>{}));
+  // Other memory, the same state.
+  std::vector<float> moved = v;
+  third.rebind_parameters({Tensor(moved, {10, 10})});
+  third.step();
+  optimizer.step();
+  CHECK(moved == w && v != w);
+  std::vector<std::uint16_t> shadow(100);
+  third.bind_shadow({Tensor(shadow.data(), thalweg::DType::bf16, {10, 10})});
+  third.step();
+  CHECK(shadow[0] != 0);
+  third.bind_shadow({});
+}
+
+void absent_gradients() {
+  NEED("sgd");
+  std::vector<float> a{1}, b{1}, g{1};
+  thalweg::Optimizer optimizer("sgd(lr=0.5)");
+  optimizer.add_parameters({Tensor(a), Tensor(b)});
+  optimizer.step_with({Tensor::absent(thalweg::DType::f32, {1}), Tensor(g).read_only()});
+  CHECK(a[0] == 1 && b[0] == 0.5f);
+}
+
+void regularizers() {
+  NEED("l1");
+  std::vector<double> w{3, -0.25}, g{0, 0};
+  const thalweg::Regularizer l1("l1(0.5)");
+  CHECK(l1.value(Tensor(w)) == 1.625);
+  l1.add_gradient(Tensor(w), Tensor(g), 2);
+  CHECK(g[0] == 1 && g[1] == -1);
+  l1.prox(Tensor(w), 1);
+  CHECK(w[0] == 2.5 && w[1] == 0);
+  thalweg::Regularizer moved("l1(1)");
+  moved = thalweg::Regularizer("l1(2)");
+  CHECK(moved.value(Tensor(w)) == 5);
+}
+
+void constraints() {
+  NEED("simplex");
+  std::vector<double> w{1, 0.5, -2};
+  const thalweg::Constraint simplex("simplex");
+  simplex.project(Tensor(w));
+  CHECK(std::abs(w[0] - 0.75) < 1e-15 && w[2] == 0);
+  CHECK(simplex.c_handle() != nullptr);
+}
+
+void schedules() {
+  NEED("cosine");
+  const thalweg::Schedule cosine("cosine(lr=0.5, total=100)");
+  CHECK(cosine(0) == 0.5 && std::abs(cosine(50) - 0.25) < 1e-15);
+  THROWS(TW_ERROR_RANGE, cosine(-1));
+}
+
+void introspection() {
+  const std::vector<thalweg::MethodInfo> all = thalweg::methods();
+  CHECK(all.size() == tw_method_count() && !all.empty());
+  for (const thalweg::MethodInfo& method : all) {
+    CHECK(!method.name.empty() && !method.kind.empty());
+    for (const thalweg::ParameterInfo& parameter : method.parameters) {
+      CHECK(!parameter.name.empty() && parameter.required == parameter.default_text.empty());
+    }
+  }
+  NEED("adamw");
+  const thalweg::MethodInfo adamw = thalweg::method("adamw");
+  CHECK(adamw.kind == "optimizer" && adamw.parameters.front().name == "lr");
+  CHECK(adamw.parameters.front().type == thalweg::ParameterType::number && adamw.parameters.front().live);
+  CHECK(adamw.state.size() >= 2);
+}
+
+void process() {
+  CHECK(!thalweg::version().empty() && !thalweg::build_info().empty());
+  const int threads = thalweg::num_threads();
+  thalweg::set_num_threads(2);
+  CHECK(thalweg::num_threads() == 2);
+  THROWS(TW_ERROR_RANGE, thalweg::set_num_threads(0));
+  thalweg::set_num_threads(threads);
+  CHECK(thalweg::random_normal(1, 2, 3, 4, 5, 6).size() == 6);
+  CHECK(thalweg::random_normal(1, 2, 3, 4, 0, 8)[5] == thalweg::random_normal(1, 2, 3, 4, 5, 1)[0]);
+  thalweg::set_log(nullptr);
+  thalweg::set_executor(nullptr);
+}
+
+int bad = 0;
+
+// Runs one test; an exception that leaves it is a failure.
+void run(const char* name, void (*test)()) {
+  failures = 0;
+  skipped = false;
+  try {
+    test();
+  } catch (const std::exception& error) {
+    fail(__LINE__, std::string("an exception: ") + error.what());
+  }
+  std::printf("%s cpp_wrapper.%s\n", failures > 0 ? "FAIL" : skipped ? "skip" : "ok  ", name);
+  std::fflush(stdout);
+  bad += failures > 0;
+}
+
+}  // namespace
+
+#define RUN(test) run(#test, test)
+
+int main() {
+  RUN(ownership);
+  RUN(errors);
+  RUN(tensors);
+  RUN(views_and_dtypes);
+  RUN(options);
+  RUN(hyper_parameters);
+  RUN(closures);
+  RUN(modes_and_commands);
+  RUN(state_and_checkpoints);
+  RUN(absent_gradients);
+  RUN(regularizers);
+  RUN(constraints);
+  RUN(schedules);
+  RUN(introspection);
+  RUN(process);
+  return bad > 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,150 @@
+/* describe.h: valid sentences for every method, written from nothing but its own description. */
+#ifndef DESCRIBE_H
+#define DESCRIBE_H
+
+#include "check.h"
+
+enum { SENTENCE_SIZE = 4096 };
+
+/* A value that a hyper-parameter accepts, as its description says. */
+CHECK_UNUSED static void describe_value(const tw_parameter_info *p, char *text, size_t size) {
+  double low = p->min, high = p->max, value;
+  switch (p->type) {
+    case TW_PARAMETER_NUMBER:
+    case TW_PARAMETER_INTEGER:
+      if (low <= 1 && high >= 1 && !(low == 1 && p->min_open) && !(high == 1 && p->max_open)) value = 1;
+      else if (isfinite(low) && isfinite(high)) value = 0.5 * low + 0.5 * high;
+      else if (isfinite(low)) value = low + 1;
+      else if (isfinite(high)) value = high - 1;
+      else value = 1;
+      if (p->type == TW_PARAMETER_INTEGER) value = ceil(value);
+      snprintf(text, size, "%.17g", value);
+      break;
+    case TW_PARAMETER_FLAG: snprintf(text, size, "true"); break;
+    case TW_PARAMETER_CHOICE: snprintf(text, size, "%.*s", (int)strcspn(p->choices, "|"), p->choices); break;
+    case TW_PARAMETER_LIST: snprintf(text, size, "[0.5, 0.25]"); break;
+    case TW_PARAMETER_REGULARIZER: snprintf(text, size, "l1(0.1)"); break;
+    case TW_PARAMETER_CONSTRAINT: snprintf(text, size, "l2_ball(1)"); break;
+    case TW_PARAMETER_PIPELINE: snprintf(text, size, "(sgd(lr=0.1))"); break;
+    case TW_PARAMETER_SCHEDULE: snprintf(text, size, "cosine(lr=0.1, total=10)"); break;
+    default: snprintf(text, size, "0"); break;
+  }
+}
+
+/* The method as a stage: its name, and a value for each hyper-parameter that has no default. */
+CHECK_UNUSED static void describe_stage(const tw_method_info *method, char *text, size_t size) {
+  size_t length = (size_t)snprintf(text, size, "%s", method->name), given = 0;
+  for (size_t i = 0; i < method->parameter_count && length + 64 < size; i++) {
+    tw_parameter_info p = {.struct_size = sizeof p};
+    char value[64];
+    if (tw_method_parameter(method->name, i, &p) != TW_OK || !p.required) continue;
+    describe_value(&p, value, sizeof value);
+    length += (size_t)snprintf(text + length, size - length, "%s%s=%s", given++ == 0 ? "(" : ", ", p.name, value);
+  }
+  if (given > 0) snprintf(text + length, size - length, ")");
+}
+
+/* The places in which a stage can stand. */
+static const char *const describe_places[] = {"%s",
+                                              "%s | sgd(lr=0.1)",
+                                              "sgd(lr=0.1) | %s",
+                                              "sgd(lr=%s)",
+                                              "sgd(lr=0.1) | prox(%s)",
+                                              "penalty(%s) | sgd(lr=0.1)",
+                                              "sgd(lr=0.1) | project(%s)",
+                                              "sgd(lr=0.1) | manifold(%s)",
+                                              "manifold(%s) | sgd(lr=0.1)",
+                                              "sgd(lr=%s, momentum=0.9)"};
+
+/* A whole sentence in which the stage is accepted; 0 when there is none. */
+CHECK_UNUSED static int describe_sentence(const char *stage, char *text, size_t size) {
+  for (size_t i = 0; i < sizeof describe_places / sizeof *describe_places; i++) {
+    const char *place = describe_places[i], *gap = strstr(place, "%s");
+    tw_optimizer *optimizer = NULL;
+    snprintf(text, size, "%.*s%s%s", (int)(gap - place), place, stage, gap + 2);
+    if (tw_optimizer_create(text, NULL, &optimizer) == TW_OK) return tw_optimizer_destroy(optimizer) == TW_OK;
+  }
+  return 0;
+}
+
+/* Which handle a stage alone makes besides an optimizer: 'r', 'c', 's', or 0. */
+CHECK_UNUSED static int describe_object(const char *stage) {
+  tw_regularizer *regularizer = NULL;
+  tw_constraint *constraint = NULL;
+  tw_schedule *schedule = NULL;
+  if (tw_regularizer_create(stage, &regularizer) == TW_OK) return tw_regularizer_destroy(regularizer) == TW_OK ? 'r' : 0;
+  if (tw_constraint_create(stage, &constraint) == TW_OK) return tw_constraint_destroy(constraint) == TW_OK ? 'c' : 0;
+  if (tw_schedule_create(stage, &schedule) == TW_OK) return tw_schedule_destroy(schedule) == TW_OK ? 's' : 0;
+  return 0;
+}
+
+/* ---- a small run with any method ---------------------------------------------------------------------- */
+
+/* A matrix and a vector, f32, with gradients. */
+typedef struct {
+  float w[24], b[3], gw[24], gb[3];
+  int64_t matrix[2], length[1];
+  tw_tensor parameters[2], gradients[2];
+} small_model;
+
+CHECK_UNUSED static void small_model_fill(small_model *m) {
+  memset(m, 0, sizeof *m);
+  m->matrix[0] = 4, m->matrix[1] = 6, m->length[0] = 3;
+  fill_f32(m->w, 24, 1);
+  fill_f32(m->b, 3, 2);
+  m->parameters[0] = view(m->w, TW_F32, 2, m->matrix, NULL);
+  m->parameters[1] = view(m->b, TW_F32, 1, m->length, NULL);
+  m->gradients[0] = view(m->gw, TW_F32, 2, m->matrix, NULL);
+  m->gradients[1] = view(m->gb, TW_F32, 1, m->length, NULL);
+}
+
+CHECK_UNUSED static tw_status small_model_bind(small_model *m, tw_optimizer *optimizer) {
+  tw_status status = tw_optimizer_add_parameters(optimizer, m->parameters, 2, NULL, NULL);
+  return status == TW_OK ? tw_optimizer_bind_gradients(optimizer, m->gradients, 2) : status;
+}
+
+/* One step: every request is answered, for a loss of |w|^2 / 2.  A method that asks without end is cancelled. */
+CHECK_UNUSED static tw_status small_model_step(small_model *m, tw_optimizer *optimizer) {
+  tw_request request = {.struct_size = sizeof request};
+  float values[12];
+  const int64_t samples_by_classes[2] = {4, 3};
+  tw_tensor matrix = view(values, TW_F32, 2, samples_by_classes, NULL);
+  for (int pass = 0; pass < 1000; pass++) {
+    tw_status status = tw_optimizer_next(optimizer, &request);
+    if (status != TW_MORE) return status;
+    request.loss = 0;
+    for (int i = 0; i < 24; i++) request.loss += 0.5 * m->w[i] * m->w[i];
+    for (int i = 0; i < 3; i++) request.loss += 0.5 * m->b[i] * m->b[i];
+    switch (request.kind) {
+      case TW_REQUEST_HESSIAN_VECTOR:
+        if (request.probe != NULL && request.probe_count == 2) {
+          memcpy(m->gw, request.probe[0].data, sizeof m->gw);
+          memcpy(m->gb, request.probe[1].data, sizeof m->gb);
+        }
+        break;
+      case TW_REQUEST_LOGIT_DERIVATIVES:
+        fill_f32(values, 12, 3);
+        status = tw_optimizer_answer_matrix(optimizer, &matrix, pass % 2 == 0 ? &matrix : NULL);
+        if (status < 0) {
+          tw_optimizer_cancel(optimizer);
+          return status;
+        }
+        break;
+      default:
+        memcpy(m->gw, m->w, sizeof m->gw);
+        memcpy(m->gb, m->b, sizeof m->gb);
+        if (request.index % 2 == 1) m->gw[0] += 1; /* tasks differ */
+        break;
+    }
+  }
+  return tw_optimizer_cancel(optimizer);
+}
+
+/* Numbers that a method watches, as far as it does. */
+CHECK_UNUSED static void small_model_observe(tw_optimizer *optimizer) {
+  tw_optimizer_observe(optimizer, "loss", 1);
+  tw_optimizer_observe(optimizer, "metric", 1);
+  tw_optimizer_observe(optimizer, "batch_size", 32);
+}
+
+#endif /* DESCRIBE_H */

@@ -1,0 +1,257 @@
+#!/usr/bin/env bash
+# Builds the C and C++ tests against a library and runs them.
+#
+# usage: run.sh LIBRARY_FOLDER INCLUDE_FOLDER [TEST...]
+#
+#   LIBRARY_FOLDER  holds libthalweg.so.1 and, below glibc-hwcaps/, its variants for other processors
+#   INCLUDE_FOLDER  holds thalweg/thalweg.h
+#   TEST            header, symbols, install, examples, leaks, or the name of a program here without its suffix;
+#                   all of them when none is named
+#
+# Prints one line a test ("ok", "FAIL" or "skip", and its name) and a closing line "N passed, N failed"; fails when a
+# test failed.
+#
+# Environment: CC, CXX (default cc, c++); CFLAGS, as "-fsanitize=address"; FUZZ_SECONDS (5) and FUZZ_SEED (1) for each
+# fuzzer; VALGRIND=0 leaves out the leak tests.
+set -euo pipefail
+
+usage() { sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+
+[ $# -ge 2 ] || usage
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+library=$(cd "$1" && pwd)
+include=$(cd "$2" && pwd)
+shift 2
+wanted=("$@")
+CC=${CC:-cc} CXX=${CXX:-c++}
+read -r -a flags <<< "${CFLAGS:-}"
+header=$include/thalweg/thalweg.h
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export TMPDIR=$work
+log=$work/log
+
+[ -f "$library/libthalweg.so.1" ] || { echo "run.sh: $library/libthalweg.so.1 is missing" >&2; exit 2; }
+[ -f "$header" ] || { echo "run.sh: $header is missing" >&2; exit 2; }
+
+say() { printf '%s\n' "$*" | tee -a "$log"; }
+wants() { # NAME: whether it was asked for
+  [ ${#wanted[@]} -eq 0 ] && return 0
+  local name
+  for name in "${wanted[@]}"; do [ "$name" = "$1" ] && return 0; done
+  return 1
+}
+# check NAME COMMAND...: one test; its output is shown when it fails.
+check() {
+  local name=$1
+  shift
+  if "$@" > "$work/output" 2>&1; then
+    say "ok   $name"
+  else
+    sed 's/^/       /' "$work/output" | head -40
+    say "FAIL $name"
+  fi
+}
+
+strict=(-Wall -Wextra -Werror -pedantic)
+c99=("$CC" -std=c99 "${strict[@]}" "-I$include" ${flags[@]+"${flags[@]}"})
+cxx17=("$CXX" -std=c++17 "${strict[@]}" "-I$include" ${flags[@]+"${flags[@]}"})
+
+# ---- the headers -----------------------------------------------------------------------------------------------
+
+if wants header; then
+  for standard in c99 c11 c17; do
+    check "header.$standard" "$CC" "-std=$standard" "${strict[@]}" "-I$include" -fsyntax-only "$here/header_c99.c"
+  done
+  for standard in c++17 c++20; do
+    check "header.$standard" "$CXX" "-std=$standard" "${strict[@]}" "-I$include" -fsyntax-only "$here/header_cxx17.cpp"
+  done
+  printf '#include <thalweg/thalweg.h>\nint main() { return 0; }\n' > "$work/old.cpp"
+  check header.c++98 "$CXX" -std=c++98 -Wall -Wextra -Werror -Wno-long-long -Wno-c++11-extensions \
+    -Wno-c++11-long-long "-I$include" -fsyntax-only "$work/old.cpp"
+fi
+
+# ---- the symbols -----------------------------------------------------------------------------------------------
+
+# Every function that the header declares: a tw_ name in front of an opening parenthesis.
+declared() {
+  "$CC" -E -P "-I$include" "$header" | grep -oE '\btw_[a-z0-9_]+ *\(' | tr -d ' (' | sort -u
+}
+
+same_symbols() { # LIBRARY
+  nm -D --defined-only "$1" | awk '{ print $NF }' | sed 's/@.*//' | sort -u > "$work/exported"
+  declared > "$work/declared"
+  if ! diff "$work/declared" "$work/exported" > "$work/diff"; then
+    echo "declared and not exported (<), exported and not declared (>):"
+    grep '^[<>]' "$work/diff"
+    return 1
+  fi
+}
+right_soname() { [ "$(readelf -d "$1" | sed -n 's/.*(SONAME).*\[\(.*\)\]/\1/p')" = libthalweg.so.1 ]; }
+no_swift_needed() {
+  local needed
+  needed=$(readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
+  if grep -iE 'swift|foundation|dispatch|blocksruntime|icu' <<< "$needed"; then
+    echo "is needed"
+    return 1
+  fi
+}
+no_run_path() { # nobody's build folder is looked into
+  ! readelf -d "$1" | grep -E '\((RPATH|RUNPATH)\)'
+}
+no_executable_stack() { ! readelf -lW "$1" | grep GNU_STACK | grep -q 'RWE'; }
+no_text_relocations() { ! readelf -d "$1" | grep -q TEXTREL; }
+
+links() { # LIBRARY
+  {
+    printf '#include <stdio.h>\n#include <thalweg/thalweg.h>\ntypedef void (*any)(void);\n'
+    printf 'static const struct { const char *name; any function; } all[] = {\n'
+    declared | sed 's/.*/    {"&", (any)&},/'
+    printf '};\nint main(void) {\n  for (unsigned i = 0; i < sizeof all / sizeof *all; i++) {\n'
+    printf '    if (all[i].function == 0) return puts(all[i].name), 1;\n  }\n  return 0;\n}\n'
+  } > "$work/link.c"
+  "$CC" -std=c99 -Wall -Wextra -Werror "-I$include" "$work/link.c" -o "$work/link" "$1" -Wl,--no-undefined
+  LD_LIBRARY_PATH=$(dirname "$1") "$work/link"
+}
+
+variants=("$library/libthalweg.so.1")
+for file in "$library"/glibc-hwcaps/*/libthalweg.so.1; do
+  [ -f "$file" ] && variants+=("$file")
+done
+
+if wants symbols; then
+  for file in "${variants[@]}"; do
+    name=baseline
+    case $file in */glibc-hwcaps/*) name=$(basename "$(dirname "$file")") ;; esac
+    check "symbols.$name.exported" same_symbols "$file"
+    check "symbols.$name.soname" right_soname "$file"
+    check "symbols.$name.needed" no_swift_needed "$file"
+    check "symbols.$name.run_path" no_run_path "$file"
+    check "symbols.$name.stack" no_executable_stack "$file"
+    check "symbols.$name.relocations" no_text_relocations "$file"
+    check "symbols.$name.links" links "$file"
+  done
+fi
+
+# ---- the programs ----------------------------------------------------------------------------------------------
+
+build() { # NAME
+  case $1 in
+    cpp_wrapper) "${cxx17[@]}" -O1 -g "$here/$1.cpp" -o "$work/$1" "$library/libthalweg.so.1" ;;
+    *) "${c99[@]}" -O1 -g "$here/$1.c" -o "$work/$1" "$library/libthalweg.so.1" -lm -lpthread ;;
+  esac
+}
+
+# program NAME ARGUMENT...: its own lines are the tests; one that ends badly without a FAIL line is one itself.
+program() {
+  local name=$1 status=0
+  shift
+  if ! build "$name" > "$work/output" 2>&1; then
+    sed 's/^/       /' "$work/output" | head -40
+    say "FAIL $name.build"
+    return
+  fi
+  LD_LIBRARY_PATH=$library "$work/$name" "$@" > "$work/output" 2>&1 || status=$?
+  cat "$work/output"
+  cat "$work/output" >> "$log"
+  if [ $status -ne 0 ] && ! grep -q '^FAIL ' "$work/output"; then say "FAIL $name (status $status)"; fi
+}
+
+fuzz=("${FUZZ_SECONDS:-5}" "${FUZZ_SEED:-1}")
+for name in lifecycle introspection hostile allocator executor fork threads cpp_wrapper; do
+  if wants "$name"; then program "$name"; fi
+done
+for name in fuzz_grammar fuzz_checkpoint; do
+  if wants "$name"; then program "$name" "${fuzz[@]}"; fi
+done
+
+# ---- installed -------------------------------------------------------------------------------------------------
+
+prefix=$work/prefix
+install_here() { CC=$CC "$root/Sources/packaging/install.sh" "$prefix" "$library"; }
+data=$root/examples/data/breast_cancer.csv
+with_pkg_config() { # COMPILER SOURCE TARGET FLAGS...
+  local compiler=$1 source=$2 target=$3 cflags libs
+  shift 3
+  read -r -a cflags <<< "$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config --cflags thalweg)"
+  read -r -a libs <<< "$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config --libs thalweg)"
+  "$compiler" "$@" "${cflags[@]}" "$source" -o "$target" "${libs[@]}" -lm
+}
+with_cmake() { # LANGUAGE
+  cmake -S "$root/examples/$1" -B "$work/cmake-$1" -DCMAKE_PREFIX_PATH="$prefix" &&
+    cmake --build "$work/cmake-$1" && "$work/cmake-$1/logistic" "$data"
+}
+example() { LD_LIBRARY_PATH=$prefix/lib "$work/$1" "$data"; }
+found_by_version() { # VERSION RESULT: whether find_package accepts it
+  mkdir -p "$work/find"
+  printf 'cmake_minimum_required(VERSION 3.16)\nproject(find C)\nfind_package(thalweg %s REQUIRED)\n' "$1" \
+    > "$work/find/CMakeLists.txt"
+  rm -rf "$work/find/build"
+  cmake -S "$work/find" -B "$work/find/build" -DCMAKE_PREFIX_PATH="$prefix"
+}
+not_found_by_version() { ! found_by_version "$1"; }
+installed_files() {
+  local file
+  for file in lib/libthalweg.so.1 lib/libthalweg.so include/thalweg/thalweg.h include/thalweg/thalweg.hpp \
+    lib/pkgconfig/thalweg.pc lib/cmake/thalweg/thalwegConfig.cmake lib/cmake/thalweg/thalwegConfigVersion.cmake; do
+    [ -e "$prefix/$file" ] || { echo "$file is missing"; return 1; }
+  done
+  [ "$(find "$prefix/lib" -name libthalweg.so.1 | wc -l)" = ${#variants[@]} ] || { echo "variants are missing"; return 1; }
+  [ "$(readlink "$prefix/lib/libthalweg.so")" = libthalweg.so.1 ]
+}
+
+if wants install || wants examples || wants leaks; then
+  check install.install install_here
+  check install.files installed_files
+fi
+if wants install; then
+  version=$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config --modversion thalweg || echo 0.0.0)
+  check install.cmake_version found_by_version "$version"
+  check install.cmake_newer not_found_by_version "$((${version%%.*} + 1)).0"
+fi
+if wants examples || wants leaks; then
+  check examples.c.build with_pkg_config "$CC" "$root/examples/c/logistic.c" "$work/logistic_c" -std=c99 -g "${strict[@]}"
+  check examples.cpp.build with_pkg_config "$CXX" "$root/examples/cpp/logistic.cpp" "$work/logistic_cpp" -std=c++17 -g \
+    "${strict[@]}"
+fi
+if wants examples; then
+  check examples.c.run example logistic_c
+  check examples.cpp.run example logistic_cpp
+  check examples.c.cmake with_cmake c
+  check examples.cpp.cmake with_cmake cpp
+fi
+
+# ---- leaks -----------------------------------------------------------------------------------------------------
+
+# Nothing is lost, nothing is read that was not written.  What the library keeps for the process is still reachable.
+valgrind_clean() {
+  LD_LIBRARY_PATH=$prefix/lib THALWEG_NUM_THREADS=1 THALWEG_TEST_DEADLINE=600 THALWEG_TEST_NO_FORK=1 valgrind --quiet \
+    --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect --errors-for-leak-kinds=definite,indirect \
+    "$@"
+}
+if wants leaks; then
+  if [ "${VALGRIND:-1}" = 0 ] || ! command -v valgrind > /dev/null; then
+    say "skip leaks"
+  elif ! LD_LIBRARY_PATH=$prefix/lib valgrind --quiet "$work/logistic_c" "$data" 2>&1 | grep -q accuracy; then
+    # valgrind knows no AVX-512: it needs a library that does without.
+    say "skip leaks (valgrind cannot run this library here)"
+  else
+    check leaks.example_c valgrind_clean "$work/logistic_c" "$data"
+    check leaks.example_cpp valgrind_clean "$work/logistic_cpp" "$data"
+    if build lifecycle && build cpp_wrapper; then
+      check leaks.lifecycle valgrind_clean "$work/lifecycle"
+      check leaks.cpp_wrapper valgrind_clean "$work/cpp_wrapper"
+    fi
+  fi
+fi
+
+# ---- the count -------------------------------------------------------------------------------------------------
+
+touch "$log"
+passed=$(grep -c '^ok ' "$log" || true)
+failed=$(grep -c '^FAIL ' "$log" || true)
+skipped=$(grep -c '^skip ' "$log" || true)
+[ "$skipped" = 0 ] || echo "$skipped skipped"
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]

@@ -1,0 +1,837 @@
+/* thalweg.hpp: libthalweg for C++17 and later.  Header-only, over the C interface in thalweg.h.
+ *
+ *   std::vector<float> w(n), g(n);
+ *   thalweg::Optimizer optimizer("clip_global_norm(1.0) | adamw(lr=3e-4)");
+ *   optimizer.add_parameters({thalweg::Tensor(w)});
+ *   optimizer.bind_gradients({thalweg::Tensor(g)});
+ *   for (...) { compute_gradient(w, g); optimizer.step(); }
+ *
+ * Ownership  Optimizer, Regularizer, Constraint and Schedule own one handle each, release it when they die, can be
+ *            moved but not copied.  A Tensor is a view: the memory behind it belongs to somebody else and must
+ *            outlive its use, for bound parameters and gradients until they are bound anew or the optimizer dies.
+ * Threads    One object may be used by one thread at a time (a second one gets an Error with TW_ERROR_BUSY),
+ *            different objects at the same time.  Destroy an object only when no other thread uses it.
+ * Errors     Everything that can fail throws Error, except destructors and moves, which never throw.  A failing
+ *            call changes nothing.  An object that has been moved from answers every call with TW_ERROR_HANDLE.
+ */
+#ifndef THALWEG_HPP
+#define THALWEG_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "thalweg.h"
+
+namespace thalweg {
+
+/* ---- errors ------------------------------------------------------------------------------------------- */
+
+/* A call that failed: its status (TW_ERROR_*) and the library's message as what(). */
+class Error : public std::runtime_error {
+ public:
+  Error(tw_status status, const std::string& message) : std::runtime_error(message), status_(status) {}
+
+  /* The status that the library returned: TW_ERROR_SHAPE and so on. */
+  tw_status status() const noexcept { return status_; }
+
+  /* Its name: "TW_ERROR_SHAPE". */
+  const char* status_name() const noexcept { return tw_status_name(status_); }
+
+ private:
+  tw_status status_;
+};
+
+namespace detail {
+
+/* Throws when `status` is a failure, else hands it on. */
+inline tw_status check(tw_status status) {
+  if (status < 0) throw Error(status, tw_last_error());
+  return status;
+}
+
+/* Throws once for all when header and library do not belong together. */
+inline void require_compatible_library() {
+  if (tw_abi_version() != TW_ABI_VERSION) {
+    throw Error(TW_ERROR_UNSUPPORTED, "thalweg.hpp was written for ABI version " + std::to_string(TW_ABI_VERSION) +
+                                          ", the loaded library has version " + std::to_string(tw_abi_version()));
+  }
+}
+
+/* The C interface takes NULL where no name is meant. */
+inline const char* null_if_empty(const std::string& text) noexcept { return text.empty() ? nullptr : text.c_str(); }
+
+/* Reads a text through a "buffer, capacity, needed" function, however long it is. */
+template <typename Read>
+std::string read_text(Read&& read) {
+  std::string text(64, '\0');
+  for (;;) {
+    std::size_t needed = 0;
+    const tw_status status = read(&text[0], text.size(), &needed);
+    if (status == TW_ERROR_SPACE && needed > text.size()) {
+      text.resize(needed);
+      continue;
+    }
+    check(status);
+    text.resize(std::char_traits<char>::length(text.c_str()));
+    return text;
+  }
+}
+
+/* The handle of an object: released once, moved without throwing. */
+template <typename Object, tw_status (*Destroy)(Object*)>
+class Handle {
+ public:
+  Handle() noexcept = default;
+  explicit Handle(Object* object) noexcept : object_(object) {}
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  Handle(Handle&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+  Handle& operator=(Handle&& other) noexcept {
+    Handle old(std::exchange(object_, std::exchange(other.object_, nullptr)));
+    return *this;
+  }
+  ~Handle() {
+    if (object_ != nullptr) Destroy(object_);
+  }
+
+  Object* get() const noexcept { return object_; }
+  Object** out() noexcept { return &object_; }
+
+ private:
+  Object* object_ = nullptr;
+};
+
+/* The library's element type of a C++ type. */
+template <typename T>
+struct DTypeOf;
+template <>
+struct DTypeOf<float> {
+  static constexpr std::int32_t value = TW_F32;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr std::int32_t value = TW_F64;
+};
+
+/* A contiguous container of elements: it has data() and size().  std::vector, std::array, std::span, ... */
+template <typename C, typename = void>
+struct IsContiguous : std::false_type {};
+template <typename C>
+struct IsContiguous<C, std::void_t<decltype(std::declval<C&>().data()), decltype(std::declval<C&>().size())>>
+    : std::true_type {};
+
+}  // namespace detail
+
+/* ---- tensors ------------------------------------------------------------------------------------------ */
+
+/* How the elements of a tensor are stored. */
+enum class DType : std::int32_t { f32 = TW_F32, f64 = TW_F64, f16 = TW_F16, bf16 = TW_BF16 };
+
+/* What a tensor is, where a method needs more than its shape. */
+enum class Role : std::uint32_t {
+  unknown = TW_ROLE_UNKNOWN,
+  weight = TW_ROLE_WEIGHT,
+  bias = TW_ROLE_BIAS,
+  norm = TW_ROLE_NORM,
+  embedding = TW_ROLE_EMBEDDING,
+  head = TW_ROLE_HEAD
+};
+
+using Shape = std::vector<std::int64_t>;
+
+/* A view of elements that somebody else owns.  Copies of a view show the same elements. */
+class Tensor {
+ public:
+  /* Elements of any type: `strides` count elements and may be negative; none means dense row-major. */
+  Tensor(void* data, DType dtype, Shape shape, Shape strides = {})
+      : data_(data), dtype_(dtype), shape_(std::move(shape)), strides_(std::move(strides)) {
+    if (!strides_.empty() && strides_.size() != shape_.size()) {
+      throw Error(TW_ERROR_SHAPE, "a tensor of " + std::to_string(shape_.size()) + " dimensions has " +
+                                      std::to_string(strides_.size()) + " strides");
+    }
+  }
+
+  /* The same for memory that the library must not write. */
+  Tensor(const void* data, DType dtype, Shape shape, Shape strides = {})
+      : Tensor(const_cast<void*>(data), dtype, std::move(shape), std::move(strides)) {
+    flags_ = TW_TENSOR_READ_ONLY;
+  }
+
+  /* float or double elements; those of a pointer to const are read-only. */
+  template <typename T, std::int32_t = detail::DTypeOf<std::remove_const_t<T>>::value>
+  Tensor(T* data, Shape shape, Shape strides = {})
+      : Tensor(data, static_cast<DType>(detail::DTypeOf<std::remove_const_t<T>>::value), std::move(shape),
+               std::move(strides)) {}
+
+  /* The elements of a std::vector, std::array, std::span ...: one dimension. */
+  template <typename C, std::enable_if_t<detail::IsContiguous<C>::value, int> = 0>
+  explicit Tensor(C& elements) : Tensor(elements.data(), Shape{static_cast<std::int64_t>(elements.size())}) {}
+
+  /* The same seen in another shape; the number of elements must agree. */
+  template <typename C, std::enable_if_t<detail::IsContiguous<C>::value, int> = 0>
+  Tensor(C& elements, Shape shape) : Tensor(elements.data(), std::move(shape)) {
+    if (size() != static_cast<std::int64_t>(elements.size())) {
+      throw Error(TW_ERROR_SHAPE, "a container of " + std::to_string(elements.size()) +
+                                      " elements does not fill a tensor of " + std::to_string(size()));
+    }
+  }
+
+  /* No gradient this time: stands in a list of gradients for a tensor that is to be skipped. */
+  static Tensor absent(DType dtype, Shape shape) {
+    Tensor tensor(static_cast<void*>(nullptr), dtype, std::move(shape));
+    tensor.flags_ |= TW_TENSOR_ABSENT;
+    return tensor;
+  }
+
+  /* The same view with a role. */
+  Tensor as(Role role) const {
+    Tensor tensor = *this;
+    tensor.role_ = role;
+    return tensor;
+  }
+
+  /* The same view, read-only. */
+  Tensor read_only() const {
+    Tensor tensor = *this;
+    tensor.flags_ |= TW_TENSOR_READ_ONLY;
+    return tensor;
+  }
+
+  void* data() const noexcept { return data_; }
+  DType dtype() const noexcept { return dtype_; }
+  Role role() const noexcept { return role_; }
+  const Shape& shape() const noexcept { return shape_; }
+  const Shape& strides() const noexcept { return strides_; }
+
+  /* The number of elements; -1 when the shape is negative or too large for any memory (the library refuses both). */
+  std::int64_t size() const noexcept {
+    std::int64_t product = 1;
+    for (const std::int64_t extent : shape_) {
+      if (extent < 0) return -1;
+      if (extent == 0) return 0;
+    }
+    for (const std::int64_t extent : shape_) {
+      if (product > std::numeric_limits<std::int64_t>::max() / extent) return -1;
+      product *= extent;
+    }
+    return product;
+  }
+
+  /* The C view; it points into this object and is valid as long as this object is. */
+  tw_tensor c_view() const noexcept {
+    tw_tensor view{};
+    view.data = data_;
+    view.dtype = static_cast<std::int32_t>(dtype_);
+    view.ndim = static_cast<std::int32_t>(shape_.size());
+    view.shape = shape_.empty() ? nullptr : shape_.data();
+    view.strides = strides_.empty() ? nullptr : strides_.data();
+    view.flags = flags_;
+    view.role = static_cast<std::uint32_t>(role_);
+    return view;
+  }
+
+ private:
+  void* data_;
+  DType dtype_;
+  Shape shape_;
+  Shape strides_;
+  std::uint32_t flags_ = 0;
+  Role role_ = Role::unknown;
+};
+
+using Tensors = std::vector<Tensor>;
+
+namespace detail {
+
+inline std::vector<tw_tensor> c_views(const Tensors& tensors) {
+  std::vector<tw_tensor> views;
+  views.reserve(tensors.size());
+  for (const Tensor& tensor : tensors) views.push_back(tensor.c_view());
+  return views;
+}
+
+}  // namespace detail
+
+/* ---- options ------------------------------------------------------------------------------------------ */
+
+/* How element-wise state is stored; f64 parameters always keep f64. */
+enum class Storage : std::int32_t { f64 = 0, f32 = TW_STATE_F32, bf16 = TW_STATE_BF16, q8 = TW_STATE_Q8 };
+
+/* How 16-bit parameters keep what their type cannot hold. */
+enum class Master : std::int32_t { none = TW_MASTER_NONE, f32 = TW_MASTER_F32, stochastic = TW_MASTER_STOCHASTIC };
+
+/* What a NaN or Inf in a gradient does. */
+enum class NonFinite : std::int32_t {
+  propagate = TW_NONFINITE_PROPAGATE,
+  skip = TW_NONFINITE_SKIP,
+  error = TW_NONFINITE_ERROR
+};
+
+/* What belongs to the optimizer as a whole: Options().state(Storage::bf16).seed(7). */
+class Options {
+ public:
+  Options() {
+    options_.struct_size = sizeof options_;
+    detail::check(tw_options_init(&options_));
+  }
+
+  Options& state(Storage storage) noexcept { return options_.state_dtype = static_cast<std::int32_t>(storage), *this; }
+  Options& master(Master master) noexcept { return options_.master = static_cast<std::int32_t>(master), *this; }
+  Options& nonfinite(NonFinite policy) noexcept {
+    return options_.nonfinite = static_cast<std::int32_t>(policy), *this;
+  }
+
+  /* Ascend instead of descend. */
+  Options& maximize(bool on = true) noexcept { return options_.maximize = on ? 1 : 0, *this; }
+
+  /* Set the gradients to zero in the same pass. */
+  Options& zero_gradients(bool on = true) noexcept { return options_.zero_gradients = on ? 1 : 0, *this; }
+
+  /* Gradients may be used as scratch, and hold rubbish afterwards. */
+  Options& consume_gradients(bool on = true) noexcept { return options_.consume_gradients = on ? 1 : 0, *this; }
+
+  /* Gradients are multiplied by it: 1 / loss scale. */
+  Options& gradient_scale(double scale) noexcept { return options_.gradient_scale = scale, *this; }
+
+  /* Of every random draw. */
+  Options& seed(std::uint64_t seed) noexcept { return options_.seed = seed, *this; }
+
+  const tw_options& c_options() const noexcept { return options_; }
+
+ private:
+  tw_options options_{};
+};
+
+/* ---- requests ----------------------------------------------------------------------------------------- */
+
+/* What a method asks for within a step. */
+enum class RequestKind : std::int32_t {
+  none = TW_REQUEST_NONE,
+  gradient = TW_REQUEST_GRADIENT,
+  loss = TW_REQUEST_LOSS,
+  loss_and_gradient = TW_REQUEST_LOSS_AND_GRADIENT,
+  hessian_vector = TW_REQUEST_HESSIAN_VECTOR,
+  task_gradient = TW_REQUEST_TASK_GRADIENT,
+  previous_gradient = TW_REQUEST_PREVIOUS_GRADIENT,
+  logit_derivatives = TW_REQUEST_LOGIT_DERIVATIVES
+};
+
+/* One request.  The parameters stand where the answer is wanted; gradients go into the bound gradient tensors. */
+class Request {
+ public:
+  Request() noexcept { request_.struct_size = sizeof(tw_request); }
+
+  RequestKind kind() const noexcept { return static_cast<RequestKind>(request_.kind); }
+
+  /* 0, 1, ... within one step. */
+  int pass() const noexcept { return request_.pass; }
+
+  /* Equal tags mean: the same minibatch and the same dropout. */
+  std::uint64_t tag() const noexcept { return request_.tag; }
+
+  /* Task `index` of `count`, for task_gradient. */
+  std::int64_t index() const noexcept { return request_.index; }
+  std::int64_t count() const noexcept { return request_.count; }
+
+  bool wants_loss() const noexcept {
+    return kind() == RequestKind::loss || kind() == RequestKind::loss_and_gradient;
+  }
+  bool wants_gradient() const noexcept {
+    return kind() == RequestKind::gradient || kind() == RequestKind::loss_and_gradient ||
+           kind() == RequestKind::task_gradient || kind() == RequestKind::previous_gradient;
+  }
+
+  /* The vectors to multiply with the Hessian, shaped like the parameters.  Library-owned, valid until the next call. */
+  const tw_tensor* probe() const noexcept { return request_.probe; }
+  std::size_t probe_count() const noexcept { return request_.probe_count; }
+
+  /* Answers with the loss. */
+  void answer(double loss) noexcept { request_.loss = loss; }
+
+  tw_request* c_request() noexcept { return &request_; }
+
+ private:
+  tw_request request_{};
+};
+
+/* ---- optimizers --------------------------------------------------------------------------------------- */
+
+/* One row of the state: one slot of one stage for one tensor, or for a whole group. */
+struct State {
+  static constexpr std::size_t whole_group = SIZE_MAX;
+
+  std::string stage;
+  std::string slot;
+  std::size_t parameter = whole_group; /* index of the tensor it belongs to, or whole_group */
+  std::int64_t count = 0;              /* elements */
+  std::size_t bytes = 0;               /* as stored */
+  Storage storage = Storage::f32;
+};
+
+/* The memory of one kind of state, over all tensors. */
+struct MemoryUse {
+  std::string stage;
+  std::string slot;
+  std::size_t rows = 0;
+  std::int64_t count = 0;
+  std::size_t bytes = 0;
+};
+
+/* What the state of an optimizer takes; known before it is allocated. */
+struct MemoryReport {
+  std::vector<MemoryUse> uses; /* in the order of the pipeline */
+  std::size_t bytes = 0;       /* all together */
+};
+
+/* An optimizer: a sentence, parameters, gradients, state. */
+class Optimizer {
+ public:
+  /* Reads the sentence.  Throws with the sentence, a caret and the nearest name in the message. */
+  explicit Optimizer(const std::string& sentence, const Options& options = Options()) {
+    detail::require_compatible_library();
+    detail::check(tw_optimizer_create(sentence.c_str(), &options.c_options(), handle_.out()));
+  }
+
+  /* Binds parameters behind those already bound.  `names` are unique, one each, or none at all. */
+  void add_parameters(const Tensors& parameters, const std::vector<std::string>& names = {},
+                      const std::string& group = {}) {
+    if (!names.empty() && names.size() != parameters.size()) {
+      throw Error(TW_ERROR_COUNT, std::to_string(parameters.size()) + " parameters have " +
+                                      std::to_string(names.size()) + " names");
+    }
+    std::vector<const char*> pointers;
+    pointers.reserve(names.size());
+    for (const std::string& name : names) pointers.push_back(name.c_str());
+    const std::vector<tw_tensor> views = detail::c_views(parameters);
+    detail::check(tw_optimizer_add_parameters(handle_.get(), views.data(), views.size(),
+                                              pointers.empty() ? nullptr : pointers.data(),
+                                              detail::null_if_empty(group)));
+  }
+
+  /* Moves all bound parameters to other memory of the same shapes; state is kept. */
+  void rebind_parameters(const Tensors& parameters) {
+    const std::vector<tw_tensor> views = detail::c_views(parameters);
+    detail::check(tw_optimizer_rebind_parameters(handle_.get(), views.data(), views.size()));
+  }
+
+  /* Binds the gradients, one for each parameter in order. */
+  void bind_gradients(const Tensors& gradients) {
+    const std::vector<tw_tensor> views = detail::c_views(gradients);
+    detail::check(tw_optimizer_bind_gradients(handle_.get(), views.data(), views.size()));
+  }
+
+  /* Binds 16-bit copies that each step writes in the same pass; none unbinds. */
+  void bind_shadow(const Tensors& shadows) {
+    const std::vector<tw_tensor> views = detail::c_views(shadows);
+    detail::check(tw_optimizer_bind_shadow(handle_.get(), views.data(), views.size()));
+  }
+
+  std::size_t parameter_count() const noexcept { return tw_optimizer_parameter_count(handle_.get()); }
+
+  /* One step with the bound gradients.  False when the non-finite policy refused it. */
+  bool step() { return detail::check(tw_optimizer_step(handle_.get())) != TW_SKIPPED; }
+
+  /* bind_gradients and step in one. */
+  bool step_with(const Tensors& gradients) {
+    const std::vector<tw_tensor> views = detail::c_views(gradients);
+    return detail::check(tw_optimizer_step_with(handle_.get(), views.data(), views.size())) != TW_SKIPPED;
+  }
+
+  /* One step that asks as often as the method needs.  The closure either takes a Request& and answers it, or takes
+   * nothing, fills the bound gradients and returns the loss (enough for gradient and loss requests).
+   * When it throws, the step is cancelled: parameters and state are those from before it.
+   * False when the non-finite policy refused the step. */
+  template <typename Closure,
+            std::enable_if_t<std::is_invocable_v<Closure&, Request&> || std::is_invocable_r_v<double, Closure&>, int> = 0>
+  bool step(Closure&& closure) {
+    Request request;
+    for (;;) {
+      const tw_status status = detail::check(next(request));
+      if (status != TW_MORE) return status != TW_SKIPPED;
+      try {
+        if constexpr (std::is_invocable_v<Closure&, Request&>) {
+          closure(request);
+        } else {
+          if (!request.wants_loss() && request.kind() != RequestKind::gradient) {
+            throw Error(TW_ERROR_NEEDS, "the method asks for more than a loss and a gradient: "
+                                        "give step a closure that takes a Request&");
+          }
+          request.answer(closure());
+        }
+      } catch (...) {
+        tw_optimizer_cancel(handle_.get());
+        throw;
+      }
+    }
+  }
+
+  /* Reverse communication by hand: TW_MORE when `request` waits for its answer, TW_OK or TW_SKIPPED when the step is
+   * done. */
+  tw_status next(Request& request) { return detail::check(tw_optimizer_next(handle_.get(), request.c_request())); }
+
+  /* Ends a step between two requests: parameters and state are those from before it. */
+  void cancel() { detail::check(tw_optimizer_cancel(handle_.get())); }
+
+  /* Answers a request for a matrix (samples, classes). */
+  void answer_matrix(const Tensor& values) {
+    const tw_tensor view = values.c_view();
+    detail::check(tw_optimizer_answer_matrix(handle_.get(), &view, nullptr));
+  }
+  void answer_matrix(const Tensor& values, const Tensor& logits) {
+    const tw_tensor view = values.c_view(), logit_view = logits.c_view();
+    detail::check(tw_optimizer_answer_matrix(handle_.get(), &view, &logit_view));
+  }
+
+  /* Tells the pipeline a number that it watches: "loss", "metric", "batch_size". */
+  void observe(const std::string& what, double value) {
+    detail::check(tw_optimizer_observe(handle_.get(), what.c_str(), value));
+  }
+
+  /* Runs a command of a stage: "gradient_accumulate.flush". */
+  void command(const std::string& command) { detail::check(tw_optimizer_command(handle_.get(), command.c_str())); }
+
+  /* Puts the training weights back, bit for bit. */
+  void train() { detail::check(tw_optimizer_set_mode(handle_.get(), TW_MODE_TRAIN)); }
+
+  /* Writes the evaluation weights (averages, schedule-free iterates) into the parameters. */
+  void eval() { detail::check(tw_optimizer_set_mode(handle_.get(), TW_MODE_EVAL)); }
+
+  /* A hyper-parameter or a measured value: "adamw.lr", "lr", "steps".  No group reads the default. */
+  double get(const std::string& path, const std::string& group = {}) const {
+    double value = 0;
+    detail::check(tw_optimizer_get_number(handle_.get(), detail::null_if_empty(group), path.c_str(), &value));
+    return value;
+  }
+
+  /* The value as it would be written in a sentence. */
+  std::string get_text(const std::string& path, const std::string& group = {}) const {
+    return detail::read_text([&](char* buffer, std::size_t capacity, std::size_t* needed) {
+      return tw_optimizer_get_text(handle_.get(), detail::null_if_empty(group), path.c_str(), buffer, capacity,
+                                   needed);
+    });
+  }
+
+  /* Changes a hyper-parameter while running, for one group or for all.  Replaces a schedule. */
+  template <typename Number, std::enable_if_t<std::is_arithmetic_v<Number>, int> = 0>
+  void set(const std::string& path, Number value, const std::string& group = {}) {
+    if constexpr (std::is_same_v<Number, bool>) {
+      set(path, std::string(value ? "true" : "false"), group);
+    } else {
+      detail::check(tw_optimizer_set_number(handle_.get(), detail::null_if_empty(group), path.c_str(),
+                                            static_cast<double>(value)));
+    }
+  }
+
+  /* The same with a value as it is written in a sentence: "cosine(lr=0.1, total=1000)", "mean". */
+  void set(const std::string& path, const std::string& value, const std::string& group = {}) {
+    detail::check(
+        tw_optimizer_set_text(handle_.get(), detail::null_if_empty(group), path.c_str(), value.c_str()));
+  }
+
+  /* The whole pipeline as a sentence, with every hyper-parameter. */
+  std::string sentence() const {
+    return detail::read_text([&](char* buffer, std::size_t capacity, std::size_t* needed) {
+      return tw_optimizer_sentence(handle_.get(), buffer, capacity, needed);
+    });
+  }
+
+  /* The state, one row a slot and tensor. */
+  std::vector<State> state() const {
+    std::vector<State> rows(tw_optimizer_state_count(handle_.get()));
+    for (std::size_t index = 0; index < rows.size(); index += 1) {
+      tw_state_info info{};
+      info.struct_size = sizeof info;
+      detail::check(tw_optimizer_state_at(handle_.get(), index, &info));
+      rows[index] = State{info.stage, info.slot, info.parameter, info.count, info.bytes,
+                          static_cast<Storage>(info.storage)};
+    }
+    return rows;
+  }
+
+  /* The elements of the state's row `index`, widened to double. */
+  std::vector<double> read_state(std::size_t index) const {
+    tw_state_info info{};
+    info.struct_size = sizeof info;
+    detail::check(tw_optimizer_state_at(handle_.get(), index, &info));
+    std::vector<double> elements(static_cast<std::size_t>(info.count));
+    detail::check(tw_optimizer_state_read(handle_.get(), index, elements.data(), elements.size()));
+    return elements;
+  }
+
+  /* What the state takes, by stage and slot. */
+  MemoryReport memory() const {
+    MemoryReport report;
+    for (State& row : state()) {
+      MemoryUse* use = nullptr;
+      for (MemoryUse& known : report.uses) {
+        if (known.stage == row.stage && known.slot == row.slot) use = &known;
+      }
+      if (use == nullptr) {
+        report.uses.push_back(MemoryUse{std::move(row.stage), std::move(row.slot), 0, 0, 0});
+        use = &report.uses.back();
+      }
+      use->rows += 1;
+      use->count += row.count;
+      use->bytes += row.bytes;
+      report.bytes += row.bytes;
+    }
+    return report;
+  }
+
+  /* The whole state as bytes (safetensors layout). */
+  std::vector<std::uint8_t> save() const {
+    std::size_t needed = 0;
+    detail::check(tw_optimizer_save(handle_.get(), nullptr, 0, &needed));
+    std::vector<std::uint8_t> bytes(needed);
+    detail::check(tw_optimizer_save(handle_.get(), bytes.data(), bytes.size(), &needed));
+    bytes.resize(needed);
+    return bytes;
+  }
+
+  /* Reads what save wrote.  A damaged or foreign checkpoint leaves the optimizer as it was. */
+  void load(const void* data, std::size_t size) { detail::check(tw_optimizer_load(handle_.get(), data, size)); }
+  void load(const std::vector<std::uint8_t>& bytes) { load(bytes.data(), bytes.size()); }
+
+  /* The same to and from a file; writing is atomic. */
+  void save_file(const std::string& path) const {
+    detail::check(tw_optimizer_save_file(handle_.get(), path.c_str()));
+  }
+  void load_file(const std::string& path) { detail::check(tw_optimizer_load_file(handle_.get(), path.c_str())); }
+
+  /* The C handle; this object keeps owning it.  NULL after a move. */
+  tw_optimizer* c_handle() const noexcept { return handle_.get(); }
+
+ private:
+  detail::Handle<tw_optimizer, tw_optimizer_destroy> handle_;
+};
+
+/* ---- regularizers, constraints, schedules ------------------------------------------------------------- */
+
+/* A penalty on its own: "group_lasso(1e-3, axis=row)". */
+class Regularizer {
+ public:
+  explicit Regularizer(const std::string& sentence) {
+    detail::require_compatible_library();
+    detail::check(tw_regularizer_create(sentence.c_str(), handle_.out()));
+  }
+
+  /* The penalty at w, its weight included. */
+  double value(const Tensor& w) const {
+    const tw_tensor view = w.c_view();
+    double value = 0;
+    detail::check(tw_regularizer_value(handle_.get(), &view, &value));
+    return value;
+  }
+
+  /* g += scale * gradient at w. */
+  void add_gradient(const Tensor& w, const Tensor& g, double scale = 1) const {
+    const tw_tensor view = w.c_view(), gradient = g.c_view();
+    detail::check(tw_regularizer_gradient(handle_.get(), &view, scale, &gradient));
+  }
+
+  /* w <- argmin_u 1/2 |u - w|^2 + t * penalty(u), in place. */
+  void prox(const Tensor& w, double t) const {
+    const tw_tensor view = w.c_view();
+    detail::check(tw_regularizer_prox(handle_.get(), &view, t));
+  }
+
+  tw_regularizer* c_handle() const noexcept { return handle_.get(); }
+
+ private:
+  detail::Handle<tw_regularizer, tw_regularizer_destroy> handle_;
+};
+
+/* A set on its own: "simplex", "stiefel". */
+class Constraint {
+ public:
+  explicit Constraint(const std::string& sentence) {
+    detail::require_compatible_library();
+    detail::check(tw_constraint_create(sentence.c_str(), handle_.out()));
+  }
+
+  /* w <- the nearest point of the set, in place. */
+  void project(const Tensor& w) const {
+    const tw_tensor view = w.c_view();
+    detail::check(tw_constraint_project(handle_.get(), &view));
+  }
+
+  /* g <- the Riemannian gradient of the Euclidean gradient g at w. */
+  void tangent(const Tensor& w, const Tensor& g) const {
+    const tw_tensor view = w.c_view(), gradient = g.c_view();
+    detail::check(tw_constraint_tangent(handle_.get(), &view, &gradient));
+  }
+
+  /* w <- the point of the manifold that the tangent step u leads to. */
+  void retract(const Tensor& w, const Tensor& u) const {
+    const tw_tensor view = w.c_view(), step = u.c_view();
+    detail::check(tw_constraint_retract(handle_.get(), &view, &step));
+  }
+
+  /* s <- a point of the set that minimises <g, s>. */
+  void minimize_linear(const Tensor& g, const Tensor& s) const {
+    const tw_tensor gradient = g.c_view(), view = s.c_view();
+    detail::check(tw_constraint_lmo(handle_.get(), &gradient, &view));
+  }
+
+  tw_constraint* c_handle() const noexcept { return handle_.get(); }
+
+ private:
+  detail::Handle<tw_constraint, tw_constraint_destroy> handle_;
+};
+
+/* A schedule on its own: schedule(step) is its value. */
+class Schedule {
+ public:
+  explicit Schedule(const std::string& sentence) {
+    detail::require_compatible_library();
+    detail::check(tw_schedule_create(sentence.c_str(), handle_.out()));
+  }
+
+  /* The value at a step, counted from 0. */
+  double operator()(std::int64_t step) const {
+    double value = 0;
+    detail::check(tw_schedule_value(handle_.get(), step, &value));
+    return value;
+  }
+
+  /* Tells a schedule that watches the run what it watches: "metric", "loss", "batch_size". */
+  void observe(const std::string& what, double value) {
+    detail::check(tw_schedule_observe(handle_.get(), what.c_str(), value));
+  }
+
+  /* Shows per-sample gradients (samples, n) to a batch-size rule. */
+  void observe_samples(const Tensor& gradients) {
+    const tw_tensor view = gradients.c_view();
+    detail::check(tw_schedule_observe_samples(handle_.get(), &view));
+  }
+
+  /* Runs a command: "begin_decay". */
+  void command(const std::string& command) { detail::check(tw_schedule_command(handle_.get(), command.c_str())); }
+
+  tw_schedule* c_handle() const noexcept { return handle_.get(); }
+
+ private:
+  detail::Handle<tw_schedule, tw_schedule_destroy> handle_;
+};
+
+/* ---- introspection ------------------------------------------------------------------------------------ */
+
+/* What a hyper-parameter takes. */
+enum class ParameterType : std::int32_t {
+  number = TW_PARAMETER_NUMBER,
+  integer = TW_PARAMETER_INTEGER,
+  flag = TW_PARAMETER_FLAG,
+  choice = TW_PARAMETER_CHOICE,
+  list = TW_PARAMETER_LIST,
+  regularizer = TW_PARAMETER_REGULARIZER,
+  constraint = TW_PARAMETER_CONSTRAINT,
+  pipeline = TW_PARAMETER_PIPELINE,
+  schedule = TW_PARAMETER_SCHEDULE
+};
+
+/* A hyper-parameter of a method.  The texts are library-owned and constant, and live as long as the process. */
+struct ParameterInfo {
+  std::string_view name, meaning;
+  ParameterType type;
+  bool required, optional, live;
+  bool min_open, max_open;
+  std::string_view default_text, choices;
+  double min, max;
+};
+
+/* A state slot of a method. */
+struct SlotInfo {
+  std::string_view name, meaning;
+};
+
+/* A method.  The texts are library-owned and constant, and live as long as the process. */
+struct MethodInfo {
+  std::string_view name, kind, summary, rule, source, sentence, requests;
+  std::vector<ParameterInfo> parameters; /* in the order in which positional arguments are taken */
+  std::vector<SlotInfo> state;
+};
+
+namespace detail {
+
+inline MethodInfo describe(const tw_method_info& info) {
+  MethodInfo method{info.name, info.kind, info.summary, info.rule, info.source, info.sentence, info.requests, {}, {}};
+  method.parameters.reserve(info.parameter_count);
+  for (std::size_t index = 0; index < info.parameter_count; index += 1) {
+    tw_parameter_info p{};
+    p.struct_size = sizeof p;
+    check(tw_method_parameter(info.name, index, &p));
+    method.parameters.push_back(ParameterInfo{p.name, p.meaning, static_cast<ParameterType>(p.type), p.required != 0,
+                                              p.optional != 0, p.live != 0, p.min_open != 0, p.max_open != 0,
+                                              p.default_text, p.choices, p.min, p.max});
+  }
+  method.state.reserve(info.state_count);
+  for (std::size_t index = 0; index < info.state_count; index += 1) {
+    tw_state_slot_info slot{};
+    slot.struct_size = sizeof slot;
+    check(tw_method_state(info.name, index, &slot));
+    method.state.push_back(SlotInfo{slot.name, slot.meaning});
+  }
+  return method;
+}
+
+}  // namespace detail
+
+/* Every method that the library knows, sorted by name. */
+inline std::vector<MethodInfo> methods() {
+  detail::require_compatible_library();
+  std::vector<MethodInfo> all;
+  all.reserve(tw_method_count());
+  for (std::size_t index = 0; index < tw_method_count(); index += 1) {
+    tw_method_info info{};
+    info.struct_size = sizeof info;
+    detail::check(tw_method_at(index, &info));
+    all.push_back(detail::describe(info));
+  }
+  return all;
+}
+
+/* One method by name; throws with the nearest name when there is none. */
+inline MethodInfo method(const std::string& name) {
+  detail::require_compatible_library();
+  tw_method_info info{};
+  info.struct_size = sizeof info;
+  detail::check(tw_method_find(name.c_str(), &info));
+  return detail::describe(info);
+}
+
+/* ---- the process -------------------------------------------------------------------------------------- */
+
+/* The release of the library that is running, as "major.minor.patch", and how it was built. */
+inline std::string_view version() noexcept { return tw_version(); }
+inline std::string_view build_info() noexcept { return tw_build_info(); }
+
+/* The number of threads of a step: at least 1. */
+inline void set_num_threads(int count) { detail::check(tw_set_num_threads(count)); }
+inline int num_threads() noexcept { return tw_get_num_threads(); }
+
+/* Runs steps on the host's threads; nullptr restores the library's own pool.  See tw_set_executor. */
+inline void set_executor(tw_executor executor, void* context = nullptr) {
+  detail::check(tw_set_executor(executor, context));
+}
+
+/* Receives warnings (level 1) and notes (level 2); nullptr silences.  The function must not throw. */
+inline void set_log(tw_log log, void* context = nullptr) { detail::check(tw_set_log(log, context)); }
+
+/* The normal draws that the random methods use: elements offset, offset + 1, ... of (seed, stream, step, tensor). */
+inline std::vector<double> random_normal(std::uint64_t seed, std::uint32_t stream, std::uint64_t step,
+                                         std::uint32_t tensor, std::uint64_t offset, std::size_t count) {
+  std::vector<double> draws(count);
+  detail::check(tw_random_normal(seed, stream, step, tensor, offset, draws.data(), count));
+  return draws;
+}
+
+}  // namespace thalweg
+
+#endif /* THALWEG_HPP */

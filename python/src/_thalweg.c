@@ -1,0 +1,1836 @@
+/* _thalweg.c: the CPython extension of thalweg, a thin layer over thalweg.h.
+ *
+ * It holds handles, turns arrays into tw_tensor, turns statuses into exceptions, and releases the global interpreter
+ * lock around the calls that work.  It computes nothing.  Everything convenient is in Python, in thalweg/.
+ *
+ * Arrays   come in through the buffer protocol (formats f, d, e), or as a DLPack capsule or a tagged buffer that
+ *          thalweg._arrays.adapt makes of what has no such buffer.  What is bound stays referenced: the Py_buffer or the
+ *          DLPack tensor is held until other memory is bound or the handle is closed, so it cannot go away.
+ * Threads  Each object has a busy flag, checked and set with the lock held: a second thread gets BusyError.
+ * Errors   thalweg._errors.BY_STATUS maps a status to its exception class.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <math.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <thalweg/thalweg.h>
+
+/* ---- module state ---------------------------------------------------------------------------------------------- */
+
+typedef struct {
+  PyObject *by_status;    /* dict: status -> exception class */
+  PyObject *error;        /* thalweg.Error */
+  PyObject *adapt;        /* thalweg._arrays.adapt */
+  PyObject *step_closure; /* "_step_closure" */
+  PyObject *data_ptr;     /* "data_ptr" */
+  PyObject *optimizer, *regularizer, *constraint, *schedule; /* the types */
+} State;
+
+static void raise_object(State *state, tw_status status, PyObject *message) {
+  PyObject *key = PyLong_FromLong(status);
+  PyObject *class = key && state->by_status ? PyDict_GetItemWithError(state->by_status, key) : NULL;
+  if (!class && !PyErr_Occurred()) class = state->error ? state->error : PyExc_RuntimeError;
+  PyObject *exception = class ? PyObject_CallFunctionObjArgs(class, message, NULL) : NULL;
+  if (exception && PyObject_SetAttrString(exception, "status", key) == 0) {
+    PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
+  }
+  Py_XDECREF(exception);
+  Py_XDECREF(key);
+}
+
+/* Raises the exception of `status` with a message of our own.  Returns NULL. */
+static void *fail(State *state, tw_status status, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  PyObject *message = PyUnicode_FromFormatV(format, arguments);
+  va_end(arguments);
+  if (message) raise_object(state, status, message);
+  Py_XDECREF(message);
+  return NULL;
+}
+
+/* Raises the exception of `status` with the library's message.  Returns NULL. */
+static PyObject *fail_library(State *state, tw_status status) {
+  const char *text = tw_last_error();
+  PyObject *message = PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
+  if (message) raise_object(state, status, message);
+  Py_XDECREF(message);
+  return NULL;
+}
+
+/* ---- DLPack, as far as it is needed (layouts of DLPack 1.1) ---------------------------------------------------- */
+
+typedef struct {
+  void *data;
+  struct {
+    int32_t type, id;
+  } device;
+  int32_t ndim;
+  struct {
+    uint8_t code, bits;
+    uint16_t lanes;
+  } dtype;
+  int64_t *shape, *strides;
+  uint64_t byte_offset;
+} DLTensor;
+
+typedef struct DLManaged {
+  DLTensor tensor;
+  void *context;
+  void (*deleter)(struct DLManaged *self);
+} DLManaged;
+
+typedef struct DLVersioned {
+  struct {
+    uint32_t major, minor;
+  } version;
+  void *context;
+  void (*deleter)(struct DLVersioned *self);
+  uint64_t flags; /* bit 0: read-only */
+  DLTensor tensor;
+} DLVersioned;
+
+/* Devices whose memory the CPU addresses: kDLCPU, kDLCUDAHost, kDLROCMHost. */
+static int is_host(int32_t device) { return device == 1 || device == 3 || device == 11; }
+
+/* ---- bound arrays ---------------------------------------------------------------------------------------------- */
+
+enum { INLINE_RANK = 6 };
+
+/* One array that we hold: who gave it, and what keeps its memory alive. */
+typedef struct {
+  PyObject *object;       /* as the caller passed it; its identity is the cache key */
+  Py_buffer view;         /* held when has_view */
+  int has_view;
+  int watched;            /* the object has data_ptr(): its memory may move under the same identity */
+  DLManaged *managed;     /* at most one of the two */
+  DLVersioned *versioned;
+  int64_t *dims;          /* shape, then strides: `fixed`, or allocated when the rank is high */
+  int64_t fixed[2 * INLINE_RANK];
+} Bound;
+
+typedef struct {
+  Py_ssize_t count;
+  Bound *items;
+  tw_tensor *tensors; /* parallel to items */
+  int watched;        /* some item is */
+} Binding;
+
+/* What an error message calls an array. */
+typedef struct {
+  const char *what;  /* "parameter" */
+  Py_ssize_t index;  /* -1: there is only one */
+  PyObject *names;   /* list of str or None, borrowed; NULL when there are none */
+} Label;
+
+static void *fail_array(State *state, tw_status status, const Label *label, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  PyObject *reason = PyUnicode_FromFormatV(format, arguments);
+  va_end(arguments);
+  if (!reason) return NULL;
+  PyObject *name = NULL;
+  if (label->names && label->index >= 0 && label->index < PyList_Size(label->names)) {
+    name = PyList_GetItem(label->names, label->index);
+    if (name == Py_None) name = NULL;
+  }
+  if (label->index < 0) {
+    fail(state, status, "%s: %U", label->what, reason);
+  } else if (name) {
+    fail(state, status, "%s %zd ('%S'): %U", label->what, label->index, name, reason);
+  } else {
+    fail(state, status, "%s %zd: %U", label->what, label->index, reason);
+  }
+  Py_DECREF(reason);
+  return NULL;
+}
+
+static void bound_release(Bound *bound) {
+  if (bound->has_view) PyBuffer_Release(&bound->view);
+  if (bound->managed && bound->managed->deleter) bound->managed->deleter(bound->managed);
+  if (bound->versioned && bound->versioned->deleter) bound->versioned->deleter(bound->versioned);
+  if (bound->dims != bound->fixed) PyMem_Free(bound->dims);
+  PyObject *object = bound->object;
+  memset(bound, 0, sizeof *bound);
+  Py_XDECREF(object);
+}
+
+static void binding_release(Binding *binding) {
+  Binding old = *binding;
+  memset(binding, 0, sizeof *binding);
+  for (Py_ssize_t i = old.count; i-- > 0;) bound_release(&old.items[i]);
+  PyMem_Free(old.items);
+  PyMem_Free(old.tensors);
+}
+
+static int binding_allocate(Binding *binding, Py_ssize_t count) {
+  memset(binding, 0, sizeof *binding);
+  if (count == 0) return 0;
+  binding->items = PyMem_Calloc((size_t)count, sizeof(Bound));
+  binding->tensors = PyMem_Calloc((size_t)count, sizeof(tw_tensor));
+  if (!binding->items || !binding->tensors) {
+    binding_release(binding);
+    PyErr_NoMemory();
+    return -1;
+  }
+  return 0;
+}
+
+/* Points the tensors at their dims; needed after the items have moved. */
+static void binding_settle(Binding *binding) {
+  for (Py_ssize_t i = 0; i < binding->count; i++) {
+    Bound *bound = &binding->items[i];
+    tw_tensor *tensor = &binding->tensors[i];
+    if (tensor->ndim <= INLINE_RANK) bound->dims = bound->fixed;
+    tensor->shape = bound->dims;
+    if (tensor->strides) tensor->strides = bound->dims + tensor->ndim;
+  }
+}
+
+/* Moves all of `extra` behind `binding`. */
+static int binding_append(Binding *binding, Binding *extra) {
+  Binding joined;
+  if (binding_allocate(&joined, binding->count + extra->count) < 0) return -1;
+  Binding *parts[2] = {binding, extra};
+  for (int p = 0; p < 2; p++) {
+    if (parts[p]->count == 0) continue;
+    memcpy(joined.items + joined.count, parts[p]->items, (size_t)parts[p]->count * sizeof(Bound));
+    memcpy(joined.tensors + joined.count, parts[p]->tensors, (size_t)parts[p]->count * sizeof(tw_tensor));
+    joined.count += parts[p]->count;
+    joined.watched |= parts[p]->watched;
+    PyMem_Free(parts[p]->items);
+    PyMem_Free(parts[p]->tensors);
+    memset(parts[p], 0, sizeof(Binding));
+  }
+  binding_settle(&joined);
+  *binding = joined;
+  return 0;
+}
+
+static int binding_traverse(Binding *binding, visitproc visit, void *arg) {
+  for (Py_ssize_t i = 0; i < binding->count; i++) {
+    Py_VISIT(binding->items[i].object);
+    if (binding->items[i].has_view) Py_VISIT(binding->items[i].view.obj);
+  }
+  return 0;
+}
+
+/* The element type of a buffer format, 0 when it is none of ours, -1 when it is byte-swapped. */
+static int32_t dtype_of_format(const char *format, int bf16) {
+  static const int probe = 1;
+  const char foreign = *(const char *)&probe ? '>' : '<';
+  if (!format) return 0;
+  int swapped = *format == foreign || (*format == '!' && foreign == '>');
+  if (*format && strchr("@=<>!^", *format)) format++;
+  if (!format[0] || format[1]) return 0;
+  int32_t dtype = 0;
+  if (bf16) {
+    if (format[0] == 'H' || format[0] == 'h') dtype = TW_BF16;
+  } else if (format[0] == 'f') {
+    dtype = TW_F32;
+  } else if (format[0] == 'd') {
+    dtype = TW_F64;
+  } else if (format[0] == 'e') {
+    dtype = TW_F16;
+  }
+  return dtype && swapped ? -1 : dtype;
+}
+
+static size_t item_size(int32_t dtype) { return dtype == TW_F64 ? 8 : dtype == TW_F32 ? 4 : 2; }
+
+/* Stores shape and strides (in elements; NULL when dense row-major) from `strides` in units of `unit` bytes. */
+static int set_dims(State *state, Bound *bound, tw_tensor *tensor, int ndim, const Py_ssize_t *shape,
+                    const Py_ssize_t *strides, Py_ssize_t unit, const Label *label) {
+  if (ndim > INLINE_RANK) {
+    bound->dims = PyMem_Calloc(2 * (size_t)ndim, sizeof(int64_t));
+    if (!bound->dims) {
+      bound->dims = bound->fixed;
+      PyErr_NoMemory();
+      return -1;
+    }
+  }
+  int64_t expected = 1;
+  int dense = 1, empty = 0;
+  for (int d = 0; d < ndim; d++) empty |= shape[d] == 0;
+  for (int d = ndim - 1; d >= 0; d--) {
+    int64_t extent = shape[d], stride = strides ? strides[d] / unit : expected;
+    if (strides && extent > 1 && strides[d] % unit) {
+      fail_array(state, TW_ERROR_LAYOUT, label, "stride %zd of axis %d is no multiple of the element size %zd", strides[d],
+                 d, unit);
+      return -1;
+    }
+    if (extent > 1 && stride != expected) dense = 0;
+    bound->dims[d] = extent;
+    bound->dims[ndim + d] = extent > 1 ? stride : expected;
+    if (extent > 1 && !empty) expected *= extent; /* real memory: no overflow */
+  }
+  tensor->ndim = ndim;
+  tensor->shape = bound->dims;
+  tensor->strides = dense || empty ? NULL : bound->dims + ndim;
+  return 0;
+}
+
+static int take_view(State *state, Bound *bound, tw_tensor *tensor, int write, int bf16, int read_only,
+                     const Label *label) {
+  const Py_buffer *view = &bound->view;
+  int32_t dtype = dtype_of_format(view->format, bf16);
+  if (dtype == -1) {
+    fail_array(state, TW_ERROR_DTYPE, label, "the array is byte-swapped (format '%s'); use a.astype(a.dtype.newbyteorder('='))",
+               view->format);
+    return -1;
+  }
+  if (dtype == 0) {
+    fail_array(state, TW_ERROR_DTYPE, label,
+               "element format '%s' is not supported; thalweg takes float32, float64, float16 and bfloat16",
+               view->format ? view->format : "B");
+    return -1;
+  }
+  read_only |= view->readonly;
+  if (write && read_only) {
+    fail_array(state, TW_ERROR_LAYOUT, label, "the array is read-only");
+    return -1;
+  }
+  tensor->data = view->buf;
+  tensor->dtype = dtype;
+  tensor->flags = read_only ? TW_TENSOR_READ_ONLY : 0;
+  return set_dims(state, bound, tensor, view->ndim, view->shape, view->strides, (Py_ssize_t)item_size(dtype), label);
+}
+
+static int take_capsule(State *state, Bound *bound, tw_tensor *tensor, PyObject *capsule, int write, int read_only,
+                        const Label *label) {
+  const DLTensor *source;
+  if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
+    DLVersioned *versioned = PyCapsule_GetPointer(capsule, "dltensor_versioned");
+    if (!versioned) return -1;
+    if (versioned->version.major != 1) {
+      fail_array(state, TW_ERROR_LAYOUT, label, "DLPack version %u is not supported", (unsigned)versioned->version.major);
+      return -1;
+    }
+    if (PyCapsule_SetName(capsule, "used_dltensor_versioned") < 0) return -1;
+    bound->versioned = versioned;
+    source = &versioned->tensor;
+    read_only |= (int)(versioned->flags & 1);
+  } else if (PyCapsule_IsValid(capsule, "dltensor")) {
+    DLManaged *managed = PyCapsule_GetPointer(capsule, "dltensor");
+    if (!managed || PyCapsule_SetName(capsule, "used_dltensor") < 0) return -1;
+    bound->managed = managed;
+    source = &managed->tensor;
+  } else {
+    fail_array(state, TW_ERROR_LAYOUT, label, "__dlpack__ returned no usable capsule");
+    return -1;
+  }
+  if (!is_host(source->device.type)) {
+    fail_array(state, TW_ERROR_LAYOUT, label, "the array is on DLPack device %d, not in CPU memory",
+               (int)source->device.type);
+    return -1;
+  }
+  int code = source->dtype.code, bits = source->dtype.bits;
+  int32_t dtype = code == 2 && bits == 32 ? TW_F32 : code == 2 && bits == 64 ? TW_F64
+                : code == 2 && bits == 16 ? TW_F16 : code == 4 && bits == 16 ? TW_BF16 : 0;
+  if (dtype == 0 || source->dtype.lanes != 1) {
+    fail_array(state, TW_ERROR_DTYPE, label,
+               "DLPack type (code %d, %d bits) is not supported; thalweg takes float32, float64, float16 and bfloat16",
+               code, bits);
+    return -1;
+  }
+  if (write && read_only) {
+    fail_array(state, TW_ERROR_LAYOUT, label, "the array is read-only");
+    return -1;
+  }
+  Py_ssize_t small[2 * INLINE_RANK], *dims = small;
+  int ndim = source->ndim;
+  if (ndim > INLINE_RANK && !(dims = PyMem_Calloc(2 * (size_t)ndim, sizeof(Py_ssize_t)))) {
+    PyErr_NoMemory();
+    return -1;
+  }
+  for (int d = 0; d < ndim; d++) {
+    dims[d] = (Py_ssize_t)source->shape[d];
+    if (source->strides) dims[ndim + d] = (Py_ssize_t)source->strides[d];
+  }
+  tensor->data = source->data ? (char *)source->data + source->byte_offset : NULL;
+  tensor->dtype = dtype;
+  tensor->flags = read_only ? TW_TENSOR_READ_ONLY : 0;
+  int status = set_dims(state, bound, tensor, ndim, dims, source->strides ? dims + ndim : NULL, 1, label);
+  if (dims != small) PyMem_Free(dims);
+  return status;
+}
+
+/* Fills `bound` and `tensor` from an array-like object.  On failure `bound` holds what bound_release has to undo. */
+static int acquire(State *state, Bound *bound, tw_tensor *tensor, PyObject *object, int write, const Label *label) {
+  Py_INCREF(object);
+  bound->object = object;
+  bound->dims = bound->fixed;
+  if (PyObject_CheckBuffer(object)) {
+    if (PyObject_GetBuffer(object, &bound->view, PyBUF_STRIDES | PyBUF_FORMAT) == 0) {
+      bound->has_view = 1;
+      return take_view(state, bound, tensor, write, 0, 0, label);
+    }
+    if (!PyErr_ExceptionMatches(PyExc_ValueError) && !PyErr_ExceptionMatches(PyExc_BufferError) &&
+        !PyErr_ExceptionMatches(PyExc_TypeError) && !PyErr_ExceptionMatches(PyExc_NotImplementedError)) {
+      return -1;
+    }
+    PyErr_Clear(); /* bfloat16 arrays end here: adapt knows them */
+  }
+  /* (source: buffer or capsule | str: why not, is it bfloat16, is it read-only, may its memory move) */
+  PyObject *adapted = PyObject_CallFunctionObjArgs(state->adapt, object, NULL);
+  if (!adapted) return -1;
+  PyObject *source;
+  int bf16, read_only, watched, status = -1;
+  if (!PyArg_ParseTuple(adapted, "Oppp", &source, &bf16, &read_only, &watched)) {
+    Py_DECREF(adapted);
+    return -1;
+  }
+  bound->watched = watched;
+  if (PyUnicode_Check(source)) {
+    fail_array(state, TW_ERROR_DTYPE, label, "%U", source);
+  } else if (PyCapsule_CheckExact(source)) {
+    status = take_capsule(state, bound, tensor, source, write, read_only, label);
+  } else if (PyObject_GetBuffer(source, &bound->view, PyBUF_STRIDES | PyBUF_FORMAT) == 0) {
+    bound->has_view = 1;
+    status = take_view(state, bound, tensor, write, bf16, read_only, label);
+  }
+  Py_DECREF(adapted);
+  return status;
+}
+
+/* Acquires every array of `arrays` (a list or tuple).  With `like`, None stands for an absent tensor of that shape. */
+static int binding_acquire(State *state, Binding *binding, PyObject *arrays, int write, const Binding *like, Label label) {
+  int is_list = PyList_Check(arrays);
+  Py_ssize_t count = is_list ? PyList_Size(arrays) : PyTuple_Size(arrays);
+  if (binding_allocate(binding, count) < 0) return -1;
+  for (Py_ssize_t i = 0; i < count; i++) {
+    /* adapt may run code that shortens the list: GetItem checks the index again */
+    PyObject *object = is_list ? PyList_GetItem(arrays, i) : PyTuple_GetItem(arrays, i);
+    Bound *bound = &binding->items[i];
+    tw_tensor *tensor = &binding->tensors[i];
+    int status = -1;
+    binding->count = i + 1;
+    label.index = i;
+    bound->dims = bound->fixed;
+    if (object && object == Py_None && like && i < like->count) {
+      const tw_tensor *model = &like->tensors[i];
+      Py_INCREF(object);
+      bound->object = object;
+      if (model->ndim > INLINE_RANK) bound->dims = PyMem_Calloc(2 * (size_t)model->ndim, sizeof(int64_t));
+      if (bound->dims) {
+        memcpy(bound->dims, model->shape, (size_t)model->ndim * sizeof(int64_t));
+        tensor->dtype = model->dtype;
+        tensor->ndim = model->ndim;
+        tensor->shape = bound->dims;
+        tensor->flags = TW_TENSOR_ABSENT;
+        status = 0;
+      } else {
+        bound->dims = bound->fixed;
+        PyErr_NoMemory();
+      }
+    } else if (object) {
+      Py_INCREF(object);
+      status = acquire(state, bound, tensor, object, write, &label);
+      Py_DECREF(object);
+    }
+    if (status < 0) {
+      binding_release(binding);
+      return -1;
+    }
+    binding->watched |= bound->watched;
+  }
+  return 0;
+}
+
+/* 1 when a watched array no longer lies where it was bound, -1 on error. */
+static int binding_moved(State *state, const Binding *binding) {
+  for (Py_ssize_t i = 0; i < binding->count; i++) {
+    if (!binding->items[i].watched) continue;
+    PyObject *address = PyObject_CallMethodObjArgs(binding->items[i].object, state->data_ptr, NULL);
+    if (!address) return -1;
+    void *pointer = PyLong_AsVoidPtr(address);
+    Py_DECREF(address);
+    if (!pointer && PyErr_Occurred()) return -1;
+    if (pointer != binding->tensors[i].data) return 1;
+  }
+  return 0;
+}
+
+/* A new list of the objects that were bound. */
+static PyObject *binding_objects(const Binding *binding) {
+  PyObject *list = PyList_New(binding->count);
+  for (Py_ssize_t i = 0; list && i < binding->count; i++) {
+    PyObject *object = binding->items[i].object;
+    Py_INCREF(object);
+    PyList_SetItem(list, i, object);
+  }
+  return list;
+}
+
+/* 1 when `arrays` (a list or tuple) holds just the objects that are bound. */
+static int binding_same(const Binding *binding, PyObject *arrays) {
+  int is_list = PyList_Check(arrays);
+  Py_ssize_t count = is_list ? PyList_Size(arrays) : PyTuple_Size(arrays);
+  if (count != binding->count || count == 0) return 0;
+  for (Py_ssize_t i = 0; i < count; i++) {
+    PyObject *object = is_list ? PyList_GetItem(arrays, i) : PyTuple_GetItem(arrays, i);
+    if (object != binding->items[i].object) return 0;
+  }
+  return 1;
+}
+
+/* ---- what all handles share ------------------------------------------------------------------------------------ */
+
+typedef struct {
+  PyObject_HEAD
+  PyObject *module; /* owns `state`; NULL until the handle is created */
+  State *state;
+  void *handle; /* NULL when closed */
+  int busy;
+} Handle;
+
+/* Claims the handle for this call; 0 when that is not possible, with an exception set. */
+static int enter(Handle *self) {
+  if (!self->state) {
+    PyErr_SetString(PyExc_RuntimeError, "the object was not initialised: call __init__ of the base class");
+    return 0;
+  }
+  if (!self->handle) {
+    fail(self->state, TW_ERROR_HANDLE, "the handle is closed");
+    return 0;
+  }
+  if (self->busy) {
+    fail(self->state, TW_ERROR_BUSY, "the handle is in use by another thread or by an outer call");
+    return 0;
+  }
+  self->busy = 1;
+  return 1;
+}
+
+/* Gives the handle back and turns a status into None or an exception. */
+static PyObject *leave(Handle *self, tw_status status) {
+  self->busy = 0;
+  if (status < 0) return fail_library(self->state, status);
+  Py_RETURN_NONE;
+}
+
+/* The same after an exception of our own. */
+static PyObject *leave_error(Handle *self) {
+  self->busy = 0;
+  return NULL;
+}
+
+/* Prepares a fresh object for its handle. */
+static int adopt(Handle *self, PyTypeObject *class) {
+  if (self->module) {
+    PyErr_SetString(PyExc_RuntimeError, "the object is initialised already");
+    return -1;
+  }
+  PyObject *module = PyType_GetModule(class);
+  if (!module) return -1;
+  Py_INCREF(module);
+  self->module = module;
+  self->state = PyModule_GetState(module);
+  return 0;
+}
+
+static void handle_free(PyObject *object) {
+  PyTypeObject *type = Py_TYPE(object);
+  freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+  release(object);
+  Py_DECREF(type);
+}
+
+static int handle_traverse(PyObject *object, visitproc visit, void *arg) {
+  Py_VISIT(Py_TYPE(object));
+  Py_VISIT(((Handle *)object)->module);
+  return 0;
+}
+
+/* Checks the number of positional arguments; keywords are refused by the calling convention. */
+static int takes(Py_ssize_t count, Py_ssize_t least, Py_ssize_t most, const char *name) {
+  if (count >= least && count <= most) return 1;
+  if (least == most) {
+    PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments (%zd given)", name, most, count);
+  } else {
+    PyErr_Format(PyExc_TypeError, "%s() takes %zd to %zd arguments (%zd given)", name, least, most, count);
+  }
+  return 0;
+}
+
+/* A str as UTF-8; NULL for None.  *ok is 0 with an exception set when it is neither. */
+static const char *text_or_null(PyObject *object, int *ok) {
+  if (object == Py_None) return NULL;
+  Py_ssize_t size = 0;
+  const char *text = PyUnicode_Check(object) ? PyUnicode_AsUTF8AndSize(object, &size) : NULL;
+  if (text && strlen(text) != (size_t)size) {
+    PyErr_SetString(PyExc_ValueError, "embedded null character");
+    text = NULL;
+  }
+  if (!text) {
+    if (!PyErr_Occurred()) PyErr_Format(PyExc_TypeError, "expected a str, got %R", (PyObject *)Py_TYPE(object));
+    *ok = 0;
+  }
+  return text;
+}
+
+static const char *text_of(PyObject *object, int *ok) {
+  if (object == Py_None) {
+    PyErr_SetString(PyExc_TypeError, "expected a str, got None");
+    *ok = 0;
+    return NULL;
+  }
+  return text_or_null(object, ok);
+}
+
+/* ---- optimizers ------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+  Handle base;
+  Binding parameters, gradients, shadows;
+  PyObject *names; /* list, parallel to parameters: str or None */
+  tw_request request;
+} Optimizer;
+
+#define HANDLE(self) ((tw_optimizer *)(self)->base.handle)
+
+static void optimizer_let_go(Optimizer *self) {
+  if (self->base.handle) tw_optimizer_destroy(HANDLE(self));
+  self->base.handle = NULL;
+  binding_release(&self->gradients);
+  binding_release(&self->shadows);
+  binding_release(&self->parameters);
+}
+
+static int optimizer_clear(PyObject *object) {
+  Optimizer *self = (Optimizer *)object;
+  optimizer_let_go(self);
+  Py_CLEAR(self->names);
+  return 0;
+}
+
+static void optimizer_dealloc(PyObject *object) {
+  PyObject_GC_UnTrack(object);
+  optimizer_clear(object);
+  Py_CLEAR(((Handle *)object)->module);
+  handle_free(object);
+}
+
+static int optimizer_traverse(PyObject *object, visitproc visit, void *arg) {
+  Optimizer *self = (Optimizer *)object;
+  Py_VISIT(self->names);
+  int status = binding_traverse(&self->parameters, visit, arg);
+  if (!status) status = binding_traverse(&self->gradients, visit, arg);
+  if (!status) status = binding_traverse(&self->shadows, visit, arg);
+  return status ? status : handle_traverse(object, visit, arg);
+}
+
+/* _create(sentence, state_dtype, master, nonfinite, maximize, zero_gradients, consume_gradients, scale, seed) */
+static PyObject *optimizer_create(PyObject *object, PyTypeObject *class, PyObject *const *args, Py_ssize_t nargs,
+                                  PyObject *kwnames) {
+  Optimizer *self = (Optimizer *)object;
+  if (kwnames && PyTuple_Size(kwnames)) return PyErr_Format(PyExc_TypeError, "_create() takes no keyword arguments");
+  if (!takes(nargs, 9, 9, "_create") || adopt(&self->base, class) < 0) return NULL;
+  int ok = 1;
+  const char *sentence = text_of(args[0], &ok);
+  if (!ok) return NULL;
+  tw_options options;
+  memset(&options, 0, sizeof options);
+  options.struct_size = sizeof options;
+  tw_status status = tw_options_init(&options);
+  if (status < 0) return fail_library(self->base.state, status);
+  long numbers[6];
+  for (int i = 0; i < 6; i++) {
+    numbers[i] = PyLong_AsLong(args[i + 1]);
+    if (numbers[i] == -1 && PyErr_Occurred()) return NULL;
+  }
+  options.state_dtype = (int32_t)numbers[0];
+  options.master = (int32_t)numbers[1];
+  options.nonfinite = (int32_t)numbers[2];
+  options.maximize = (int32_t)numbers[3];
+  options.zero_gradients = (int32_t)numbers[4];
+  options.consume_gradients = (int32_t)numbers[5];
+  options.gradient_scale = PyFloat_AsDouble(args[7]);
+  options.seed = PyLong_AsUnsignedLongLong(args[8]);
+  if (PyErr_Occurred()) return NULL;
+  self->names = PyList_New(0);
+  if (!self->names) return NULL;
+  tw_optimizer *handle = NULL;
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_optimizer_create(sentence, &options, &handle);
+  Py_END_ALLOW_THREADS
+  if (status < 0) return fail_library(self->base.state, status);
+  self->base.handle = handle;
+  Py_RETURN_NONE;
+}
+
+static int is_sequence(PyObject *object) { return PyList_Check(object) || PyTuple_Check(object); }
+
+/* _add(arrays, names or None, group or None): binds parameters behind those there are. */
+static PyObject *optimizer_add(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Optimizer *self = (Optimizer *)object;
+  if (!takes(nargs, 3, 3, "_add")) return NULL;
+  if (!is_sequence(args[0]) || (args[1] != Py_None && !PyList_Check(args[1]))) {
+    return PyErr_Format(PyExc_TypeError, "_add() takes a list of arrays and a list of names");
+  }
+  if (!enter(&self->base)) return NULL;
+  State *state = self->base.state;
+  Binding extra;
+  memset(&extra, 0, sizeof extra);
+  const char **names = NULL;
+  int ok = 1;
+  tw_status status = TW_OK;
+  const char *group = text_or_null(args[2], &ok);
+  PyObject *labels = args[1] == Py_None ? NULL : args[1];
+  if (ok && binding_acquire(state, &extra, args[0], 1, NULL, (Label){"parameter", 0, labels}) < 0) ok = 0;
+  if (ok && labels) {
+    if (PyList_Size(labels) != extra.count) {
+      fail(state, TW_ERROR_COUNT, "%zd names for %zd parameters", PyList_Size(labels), extra.count);
+      ok = 0;
+    } else if (!(names = PyMem_Calloc((size_t)extra.count + 1, sizeof *names))) {
+      PyErr_NoMemory();
+      ok = 0;
+    }
+    for (Py_ssize_t i = 0; ok && i < extra.count; i++) names[i] = text_of(PyList_GetItem(labels, i), &ok);
+  }
+  PyObject *all_names = NULL;
+  if (ok) {
+    all_names = PyList_GetSlice(self->names, 0, PyList_Size(self->names));
+    if (!all_names) ok = 0;
+    for (Py_ssize_t i = 0; ok && i < extra.count; i++) {
+      if (PyList_Append(all_names, labels ? PyList_GetItem(labels, i) : Py_None) < 0) ok = 0;
+    }
+  }
+  if (ok) {
+    status = tw_optimizer_add_parameters(HANDLE(self), extra.tensors, (size_t)extra.count, names, group);
+    if (status >= 0) {
+      PyObject *old = self->names;
+      self->names = all_names;
+      all_names = old;
+      if (binding_append(&self->parameters, &extra) < 0) ok = 0;
+    }
+  }
+  Py_XDECREF(all_names);
+  PyMem_Free(names);
+  binding_release(&extra);
+  return ok ? leave(&self->base, status) : leave_error(&self->base);
+}
+
+typedef tw_status (*Bind)(tw_optimizer *, const tw_tensor *, size_t);
+
+/* Binds `arrays` in place of what `binding` holds; -1 with an exception set, everything as before, when refused. */
+static int bind(Optimizer *self, Binding *binding, PyObject *arrays, int write, const Binding *like, const char *what,
+                Bind call) {
+  Binding fresh;
+  Label label = {what, 0, self->names};
+  if (binding_acquire(self->base.state, &fresh, arrays, write, like, label) < 0) return -1;
+  tw_status status = call(HANDLE(self), fresh.tensors, (size_t)fresh.count);
+  if (status < 0) {
+    binding_release(&fresh);
+    fail_library(self->base.state, status);
+    return -1;
+  }
+  Binding old = *binding;
+  *binding = fresh;
+  binding_release(&old);
+  return 0;
+}
+
+/* What `arrays` may be where a list of tensors is expected: a new reference to a list or tuple. */
+static PyObject *as_sequence(Optimizer *self, PyObject *arrays, const char *what) {
+  if (is_sequence(arrays)) {
+    Py_INCREF(arrays);
+    return arrays;
+  }
+  if (PyObject_CheckBuffer(arrays) || PyObject_HasAttrString(arrays, "__dlpack__") || PyUnicode_Check(arrays)) {
+    return PyErr_Format(PyExc_TypeError, "%ss are given as a list, one array for each parameter, not as %R", what,
+                        (PyObject *)Py_TYPE(arrays));
+  }
+  (void)self;
+  return PySequence_List(arrays);
+}
+
+static int bind_gradients(Optimizer *self, PyObject *arrays) {
+  return bind(self, &self->gradients, arrays, 0, &self->parameters, "gradient", tw_optimizer_bind_gradients);
+}
+
+/* Follows arrays whose memory has moved under the same object (torch: p.data = ...). */
+static int follow(Optimizer *self) {
+  if (self->parameters.watched) {
+    int moved = binding_moved(self->base.state, &self->parameters);
+    if (moved < 0) return -1;
+    if (moved) {
+      PyObject *objects = binding_objects(&self->parameters);
+      int status = objects ? bind(self, &self->parameters, objects, 1, NULL, "parameter", tw_optimizer_rebind_parameters)
+                           : -1;
+      Py_XDECREF(objects);
+      if (status < 0) return -1;
+    }
+  }
+  if (self->gradients.watched) {
+    int moved = binding_moved(self->base.state, &self->gradients);
+    if (moved < 0) return -1;
+    if (moved) {
+      PyObject *objects = binding_objects(&self->gradients);
+      int status = objects ? bind_gradients(self, objects) : -1;
+      Py_XDECREF(objects);
+      if (status < 0) return -1;
+    }
+  }
+  return 0;
+}
+
+static int needs_follow(const Optimizer *self) { return self->parameters.watched || self->gradients.watched; }
+
+/* step(gradients_or_closure=None) */
+static PyObject *optimizer_step(PyObject *object, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+  Optimizer *self = (Optimizer *)object;
+  PyObject *what = nargs > 0 ? args[0] : Py_None;
+  if (kwnames && PyTuple_Size(kwnames)) {
+    PyObject *name = PyTuple_GetItem(kwnames, 0);
+    if (nargs || PyTuple_Size(kwnames) > 1 || (PyUnicode_CompareWithASCIIString(name, "grads") != 0 &&
+                                               PyUnicode_CompareWithASCIIString(name, "closure") != 0)) {
+      return PyErr_Format(PyExc_TypeError, "step() takes one argument: grads or closure");
+    }
+    what = args[0];
+  } else if (!takes(nargs, 0, 1, "step")) {
+    return NULL;
+  }
+  if (what != Py_None && !is_sequence(what) && PyCallable_Check(what)) {
+    if (!self->base.state) {
+      enter(&self->base);
+      return NULL;
+    }
+    return PyObject_CallMethodObjArgs(object, self->base.state->step_closure, what, NULL);
+  }
+  if (!enter(&self->base)) return NULL;
+  if (what != Py_None && !(is_sequence(what) && binding_same(&self->gradients, what))) {
+    PyObject *arrays = as_sequence(self, what, "gradient");
+    int status = arrays ? bind_gradients(self, arrays) : -1;
+    Py_XDECREF(arrays);
+    if (status < 0) return leave_error(&self->base);
+  }
+  if (needs_follow(self) && follow(self) < 0) return leave_error(&self->base);
+  tw_status status;
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_optimizer_step(HANDLE(self));
+  Py_END_ALLOW_THREADS
+  return leave(&self->base, status);
+}
+
+/* _next(loss or None): None when the step is done, else (kind, pass, tag, index, count, probe_count). */
+static PyObject *optimizer_next(PyObject *object, PyObject *loss) {
+  Optimizer *self = (Optimizer *)object;
+  double value = NAN;
+  if (loss != Py_None) {
+    value = PyFloat_AsDouble(loss);
+    if (value == -1.0 && PyErr_Occurred()) return NULL;
+  }
+  if (!enter(&self->base)) return NULL;
+  if (needs_follow(self) && follow(self) < 0) return leave_error(&self->base);
+  self->request.struct_size = sizeof self->request;
+  self->request.loss = value;
+  tw_status status;
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_optimizer_next(HANDLE(self), &self->request);
+  Py_END_ALLOW_THREADS
+  if (status != TW_MORE) {
+    memset(&self->request, 0, sizeof self->request);
+    return leave(&self->base, status);
+  }
+  self->base.busy = 0;
+  const tw_request *request = &self->request;
+  return Py_BuildValue("(iiKLLn)", (int)request->kind, (int)request->pass, (unsigned long long)request->tag,
+                       (long long)request->index, (long long)request->count, (Py_ssize_t)request->probe_count);
+}
+
+/* Walks a strided tensor in row-major order; copies to *out, or with out NULL sets everything to zero. */
+static void walk(const tw_tensor *tensor, int axis, char *at, size_t size, char **out) {
+  if (axis == tensor->ndim) {
+    if (out) {
+      memcpy(*out, at, size);
+      *out += size;
+    } else {
+      memset(at, 0, size);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < tensor->shape[axis]; i++) {
+    walk(tensor, axis + 1, at + i * tensor->strides[axis] * (int64_t)size, size, out);
+  }
+}
+
+static int64_t element_count(const tw_tensor *tensor) {
+  int64_t count = 1;
+  for (int d = 0; d < tensor->ndim; d++) count *= tensor->shape[d];
+  return count;
+}
+
+/* _probe(): a list of (dtype, shape, bytes), a copy of the pending request's probe. */
+static PyObject *optimizer_probe(PyObject *object, PyObject *unused) {
+  Optimizer *self = (Optimizer *)object;
+  (void)unused;
+  if (!enter(&self->base)) return NULL;
+  size_t count = self->request.probe ? self->request.probe_count : 0;
+  PyObject *list = PyList_New((Py_ssize_t)count);
+  for (size_t i = 0; list && i < count; i++) {
+    const tw_tensor *tensor = &self->request.probe[i];
+    size_t size = item_size(tensor->dtype), bytes = (size_t)element_count(tensor) * size;
+    PyObject *data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes);
+    PyObject *shape = PyTuple_New(tensor->ndim);
+    PyObject *row = NULL;
+    if (data && shape) {
+      for (int d = 0; d < tensor->ndim; d++) PyTuple_SetItem(shape, d, PyLong_FromLongLong(tensor->shape[d]));
+      char *out = PyBytes_AsString(data);
+      if (bytes && tensor->strides) {
+        walk(tensor, 0, tensor->data, size, &out);
+      } else if (bytes) {
+        memcpy(out, tensor->data, bytes);
+      }
+      row = Py_BuildValue("(iOO)", (int)tensor->dtype, shape, data);
+    }
+    Py_XDECREF(data);
+    Py_XDECREF(shape);
+    if (!row) {
+      Py_CLEAR(list);
+    } else {
+      PyList_SetItem(list, (Py_ssize_t)i, row);
+    }
+  }
+  self->base.busy = 0;
+  return list;
+}
+
+static PyObject *optimizer_cancel(PyObject *object, PyObject *unused) {
+  Optimizer *self = (Optimizer *)object;
+  (void)unused;
+  if (!enter(&self->base)) return NULL;
+  memset(&self->request, 0, sizeof self->request);
+  tw_status status;
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_optimizer_cancel(HANDLE(self));
+  Py_END_ALLOW_THREADS
+  return leave(&self->base, status);
+}
+
+static PyObject *optimizer_answer_matrix(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Optimizer *self = (Optimizer *)object;
+  if (!takes(nargs, 1, 2, "_answer_matrix") || !enter(&self->base)) return NULL;
+  Bound bound[2];
+  tw_tensor tensors[2];
+  memset(bound, 0, sizeof bound);
+  memset(tensors, 0, sizeof tensors);
+  static const char *const what[2] = {"values", "logits"};
+  int given = nargs > 1 && args[1] != Py_None ? 2 : 1, ok = 1;
+  for (int i = 0; ok && i < given; i++) {
+    Label label = {what[i], -1, NULL};
+    ok = acquire(self->base.state, &bound[i], &tensors[i], args[i], 0, &label) == 0;
+  }
+  tw_status status = TW_OK;
+  if (ok) status = tw_optimizer_answer_matrix(HANDLE(self), &tensors[0], given == 2 ? &tensors[1] : NULL);
+  for (int i = given; i-- > 0;) {
+    if (bound[i].object) bound_release(&bound[i]);
+  }
+  return ok ? leave(&self->base, status) : leave_error(&self->base);
+}
+
+static PyObject *optimizer_bind_gradients(PyObject *object, PyObject *arrays) {
+  Optimizer *self = (Optimizer *)object;
+  if (!enter(&self->base)) return NULL;
+  PyObject *sequence = as_sequence(self, arrays, "gradient");
+  int status = sequence ? bind_gradients(self, sequence) : -1;
+  Py_XDECREF(sequence);
+  return status < 0 ? leave_error(&self->base) : leave(&self->base, TW_OK);
+}
+
+/* _answer(gradients): bind_gradients, but the same objects as before are left as they are bound. */
+static PyObject *optimizer_answer(PyObject *object, PyObject *arrays) {
+  Optimizer *self = (Optimizer *)object;
+  if (is_sequence(arrays) && binding_same(&self->gradients, arrays)) Py_RETURN_NONE;
+  return optimizer_bind_gradients(object, arrays);
+}
+
+static PyObject *optimizer_rebind(PyObject *object, PyObject *arrays) {
+  Optimizer *self = (Optimizer *)object;
+  if (!enter(&self->base)) return NULL;
+  PyObject *sequence = as_sequence(self, arrays, "parameter");
+  int status =
+      sequence ? bind(self, &self->parameters, sequence, 1, NULL, "parameter", tw_optimizer_rebind_parameters) : -1;
+  Py_XDECREF(sequence);
+  return status < 0 ? leave_error(&self->base) : leave(&self->base, TW_OK);
+}
+
+static PyObject *optimizer_bind_shadow(PyObject *object, PyObject *arrays) {
+  Optimizer *self = (Optimizer *)object;
+  if (!enter(&self->base)) return NULL;
+  PyObject *sequence = arrays == Py_None ? PyList_New(0) : as_sequence(self, arrays, "shadow");
+  int status = sequence ? bind(self, &self->shadows, sequence, 1, NULL, "shadow", tw_optimizer_bind_shadow) : -1;
+  Py_XDECREF(sequence);
+  return status < 0 ? leave_error(&self->base) : leave(&self->base, TW_OK);
+}
+
+/* Lets go of the gradients: absent ones are bound in their place, so that the library keeps no pointer. */
+static PyObject *optimizer_release_gradients(PyObject *object, PyObject *unused) {
+  Optimizer *self = (Optimizer *)object;
+  (void)unused;
+  if (!enter(&self->base)) return NULL;
+  if (self->gradients.count == 0) return leave(&self->base, TW_OK);
+  PyObject *absent = PyList_New(self->gradients.count);
+  for (Py_ssize_t i = 0; absent && i < self->gradients.count; i++) {
+    Py_INCREF(Py_None);
+    PyList_SetItem(absent, i, Py_None);
+  }
+  int status = absent ? bind_gradients(self, absent) : -1;
+  Py_XDECREF(absent);
+  return status < 0 ? leave_error(&self->base) : leave(&self->base, TW_OK);
+}
+
+static PyObject *optimizer_zero_grad(PyObject *object, PyObject *unused) {
+  Optimizer *self = (Optimizer *)object;
+  (void)unused;
+  if (!enter(&self->base)) return NULL;
+  if (self->gradients.watched && follow(self) < 0) return leave_error(&self->base);
+  for (Py_ssize_t i = 0; i < self->gradients.count; i++) {
+    if (self->gradients.tensors[i].flags & TW_TENSOR_READ_ONLY) {
+      Label label = {"gradient", i, self->names};
+      fail_array(self->base.state, TW_ERROR_LAYOUT, &label, "the array is read-only");
+      return leave_error(&self->base);
+    }
+  }
+  for (Py_ssize_t i = 0; i < self->gradients.count; i++) {
+    const tw_tensor *tensor = &self->gradients.tensors[i];
+    size_t size = item_size(tensor->dtype);
+    int64_t count = tensor->data ? element_count(tensor) : 0;
+    if (count && tensor->strides) {
+      walk(tensor, 0, tensor->data, size, NULL);
+    } else if (count) {
+      memset(tensor->data, 0, (size_t)count * size);
+    }
+  }
+  return leave(&self->base, TW_OK);
+}
+
+static PyObject *optimizer_observe(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Optimizer *self = (Optimizer *)object;
+  int ok = 1;
+  if (!takes(nargs, 2, 2, "observe")) return NULL;
+  const char *what = text_of(args[0], &ok);
+  double value = ok ? PyFloat_AsDouble(args[1]) : 0;
+  if (!ok || PyErr_Occurred() || !enter(&self->base)) return NULL;
+  return leave(&self->base, tw_optimizer_observe(HANDLE(self), what, value));
+}
+
+static PyObject *optimizer_command(PyObject *object, PyObject *command) {
+  Optimizer *self = (Optimizer *)object;
+  int ok = 1;
+  const char *text = text_of(command, &ok);
+  if (!ok || !enter(&self->base)) return NULL;
+  tw_status status;
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_optimizer_command(HANDLE(self), text);
+  Py_END_ALLOW_THREADS
+  return leave(&self->base, status);
+}
+
+static PyObject *optimizer_set_mode(PyObject *object, PyObject *mode) {
+  Optimizer *self = (Optimizer *)object;
+  long value = PyLong_AsLong(mode);
+  if ((value == -1 && PyErr_Occurred()) || !enter(&self->base)) return NULL;
+  if (self->parameters.watched && follow(self) < 0) return leave_error(&self->base);
+  tw_status status;
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_optimizer_set_mode(HANDLE(self), (int32_t)value);
+  Py_END_ALLOW_THREADS
+  return leave(&self->base, status);
+}
+
+/* _get_number(group or None, path) */
+static PyObject *optimizer_get_number(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Optimizer *self = (Optimizer *)object;
+  int ok = 1;
+  if (!takes(nargs, 2, 2, "_get_number")) return NULL;
+  const char *group = text_or_null(args[0], &ok), *path = ok ? text_of(args[1], &ok) : NULL;
+  if (!ok || !enter(&self->base)) return NULL;
+  double value = 0;
+  tw_status status = tw_optimizer_get_number(HANDLE(self), group, path, &value);
+  if (status < 0) return leave(&self->base, status);
+  self->base.busy = 0;
+  return PyFloat_FromDouble(value);
+}
+
+/* _set_number(group or None, path, value) */
+static PyObject *optimizer_set_number(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Optimizer *self = (Optimizer *)object;
+  int ok = 1;
+  if (!takes(nargs, 3, 3, "_set_number")) return NULL;
+  const char *group = text_or_null(args[0], &ok), *path = ok ? text_of(args[1], &ok) : NULL;
+  double value = ok ? PyFloat_AsDouble(args[2]) : 0;
+  if (!ok || PyErr_Occurred() || !enter(&self->base)) return NULL;
+  return leave(&self->base, tw_optimizer_set_number(HANDLE(self), group, path, value));
+}
+
+/* _set_text(group or None, path, value) */
+static PyObject *optimizer_set_text(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Optimizer *self = (Optimizer *)object;
+  int ok = 1;
+  if (!takes(nargs, 3, 3, "_set_text")) return NULL;
+  const char *group = text_or_null(args[0], &ok), *path = ok ? text_of(args[1], &ok) : NULL;
+  const char *value = ok ? text_of(args[2], &ok) : NULL;
+  if (!ok || !enter(&self->base)) return NULL;
+  return leave(&self->base, tw_optimizer_set_text(HANDLE(self), group, path, value));
+}
+
+/* The text behind `path`, or (NULL) the sentence. */
+static PyObject *read_text(Optimizer *self, const char *group, const char *path) {
+  if (!enter(&self->base)) return NULL;
+  char small[256], *buffer = small;
+  size_t capacity = sizeof small, needed = 0;
+  tw_status status;
+  for (;;) {
+    status = path ? tw_optimizer_get_text(HANDLE(self), group, path, buffer, capacity, &needed)
+                  : tw_optimizer_sentence(HANDLE(self), buffer, capacity, &needed);
+    if (status != TW_ERROR_SPACE || needed + 1 <= capacity) break;
+    capacity = needed + 1;
+    if (buffer != small) PyMem_Free(buffer);
+    buffer = PyMem_Malloc(capacity);
+    if (!buffer) {
+      PyErr_NoMemory();
+      return leave_error(&self->base);
+    }
+  }
+  PyObject *text = status < 0 ? NULL : PyUnicode_DecodeUTF8(buffer, (Py_ssize_t)strlen(buffer), "replace");
+  if (buffer != small) PyMem_Free(buffer);
+  if (status < 0) return leave(&self->base, status);
+  self->base.busy = 0;
+  return text;
+}
+
+/* _get_text(group or None, path) */
+static PyObject *optimizer_get_text(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  int ok = 1;
+  if (!takes(nargs, 2, 2, "_get_text")) return NULL;
+  const char *group = text_or_null(args[0], &ok), *path = ok ? text_of(args[1], &ok) : NULL;
+  return ok ? read_text((Optimizer *)object, group, path) : NULL;
+}
+
+/* _state_rows(): a list of (stage, slot, parameter or -1, count, bytes, storage). */
+static PyObject *optimizer_state_rows(PyObject *object, PyObject *unused) {
+  Optimizer *self = (Optimizer *)object;
+  (void)unused;
+  if (!enter(&self->base)) return NULL;
+  size_t count = tw_optimizer_state_count(HANDLE(self));
+  PyObject *list = PyList_New(0);
+  tw_status status = TW_OK;
+  for (size_t i = 0; list && i < count; i++) {
+    tw_state_info info;
+    memset(&info, 0, sizeof info);
+    info.struct_size = sizeof info;
+    status = tw_optimizer_state_at(HANDLE(self), i, &info);
+    if (status < 0) break;
+    PyObject *row = Py_BuildValue("(ssnLni)", info.stage, info.slot,
+                                  info.parameter == SIZE_MAX ? (Py_ssize_t)-1 : (Py_ssize_t)info.parameter,
+                                  (long long)info.count, (Py_ssize_t)info.bytes, (int)info.storage);
+    if (!row || PyList_Append(list, row) < 0) Py_CLEAR(list);
+    Py_XDECREF(row);
+  }
+  if (status < 0) {
+    Py_XDECREF(list);
+    return leave(&self->base, status);
+  }
+  self->base.busy = 0;
+  return list;
+}
+
+/* Writable float64 memory without gaps; *view is held on success. */
+static double *take_doubles(PyObject *out, Py_buffer *view, size_t *count) {
+  if (PyObject_GetBuffer(out, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE) < 0) return NULL;
+  if (dtype_of_format(view->format, 0) != TW_F64) {
+    PyBuffer_Release(view);
+    PyErr_SetString(PyExc_TypeError, "expected a float64 array");
+    return NULL;
+  }
+  *count = (size_t)view->len / sizeof(double);
+  return view->buf;
+}
+
+/* _state_read(index, out) */
+static PyObject *optimizer_state_read(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Optimizer *self = (Optimizer *)object;
+  if (!takes(nargs, 2, 2, "_state_read")) return NULL;
+  size_t index = PyLong_AsSize_t(args[0]), count = 0;
+  if (PyErr_Occurred()) return NULL;
+  Py_buffer view;
+  double *out = take_doubles(args[1], &view, &count);
+  if (!out) return NULL;
+  if (!enter(&self->base)) {
+    PyBuffer_Release(&view);
+    return NULL;
+  }
+  tw_status status;
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_optimizer_state_read(HANDLE(self), index, out, count);
+  Py_END_ALLOW_THREADS
+  PyBuffer_Release(&view);
+  return leave(&self->base, status);
+}
+
+static PyObject *optimizer_save(PyObject *object, PyObject *unused) {
+  Optimizer *self = (Optimizer *)object;
+  (void)unused;
+  if (!enter(&self->base)) return NULL;
+  size_t needed = 0;
+  tw_status status = tw_optimizer_save(HANDLE(self), NULL, 0, &needed);
+  if (status < 0) return leave(&self->base, status);
+  PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)needed);
+  if (!bytes) return leave_error(&self->base);
+  char *buffer = PyBytes_AsString(bytes);
+  size_t capacity = needed;
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_optimizer_save(HANDLE(self), buffer, capacity, &needed);
+  Py_END_ALLOW_THREADS
+  if (status < 0) {
+    Py_DECREF(bytes);
+    return leave(&self->base, status);
+  }
+  self->base.busy = 0;
+  return bytes;
+}
+
+static PyObject *optimizer_load(PyObject *object, PyObject *data) {
+  Optimizer *self = (Optimizer *)object;
+  Py_buffer view;
+  if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) return NULL;
+  if (!enter(&self->base)) {
+    PyBuffer_Release(&view);
+    return NULL;
+  }
+  tw_status status;
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_optimizer_load(HANDLE(self), view.buf, (size_t)view.len);
+  Py_END_ALLOW_THREADS
+  PyBuffer_Release(&view);
+  return leave(&self->base, status);
+}
+
+static PyObject *file_call(Optimizer *self, PyObject *path, tw_status (*call)(tw_optimizer *, const char *)) {
+  PyObject *encoded = NULL;
+  if (!PyUnicode_FSConverter(path, &encoded)) return NULL;
+  const char *text = PyBytes_AsString(encoded);
+  if (!text || !enter(&self->base)) {
+    Py_DECREF(encoded);
+    return NULL;
+  }
+  tw_status status;
+  Py_BEGIN_ALLOW_THREADS
+  status = call(HANDLE(self), text);
+  Py_END_ALLOW_THREADS
+  Py_DECREF(encoded);
+  return leave(&self->base, status);
+}
+
+static PyObject *optimizer_save_file(PyObject *object, PyObject *path) {
+  return file_call((Optimizer *)object, path, tw_optimizer_save_file);
+}
+
+static PyObject *optimizer_load_file(PyObject *object, PyObject *path) {
+  return file_call((Optimizer *)object, path, tw_optimizer_load_file);
+}
+
+static PyObject *optimizer_close(PyObject *object, PyObject *unused) {
+  Optimizer *self = (Optimizer *)object;
+  (void)unused;
+  if (!self->base.handle) Py_RETURN_NONE;
+  if (!enter(&self->base)) return NULL;
+  optimizer_let_go(self);
+  self->base.busy = 0;
+  Py_RETURN_NONE;
+}
+
+static PyObject *optimizer_params(PyObject *object, void *unused) {
+  (void)unused;
+  return binding_objects(&((Optimizer *)object)->parameters);
+}
+
+static PyObject *optimizer_grads(PyObject *object, void *unused) {
+  Optimizer *self = (Optimizer *)object;
+  (void)unused;
+  if (self->gradients.count == 0) Py_RETURN_NONE;
+  return binding_objects(&self->gradients);
+}
+
+static PyObject *optimizer_names(PyObject *object, void *unused) {
+  Optimizer *self = (Optimizer *)object;
+  (void)unused;
+  if (!self->names) return PyList_New(0);
+  return PyList_GetSlice(self->names, 0, PyList_Size(self->names));
+}
+
+static PyObject *optimizer_sentence(PyObject *object, void *unused) {
+  (void)unused;
+  return read_text((Optimizer *)object, NULL, NULL);
+}
+
+static PyObject *handle_closed(PyObject *object, void *unused) {
+  (void)unused;
+  return PyBool_FromLong(((Handle *)object)->handle == NULL);
+}
+
+/* _shapes(): the shapes of the bound parameters, as tuples. */
+static PyObject *optimizer_shapes(PyObject *object, PyObject *unused) {
+  Optimizer *self = (Optimizer *)object;
+  (void)unused;
+  PyObject *list = PyList_New(self->parameters.count);
+  for (Py_ssize_t i = 0; list && i < self->parameters.count; i++) {
+    const tw_tensor *tensor = &self->parameters.tensors[i];
+    PyObject *shape = PyTuple_New(tensor->ndim);
+    if (!shape) {
+      Py_CLEAR(list);
+      break;
+    }
+    for (int d = 0; d < tensor->ndim; d++) PyTuple_SetItem(shape, d, PyLong_FromLongLong(tensor->shape[d]));
+    PyList_SetItem(list, i, shape);
+  }
+  return list;
+}
+
+#define FAST(function) ((PyCFunction)(void (*)(void))(function))
+
+static PyMethodDef optimizer_methods[] = {
+    {"_create", FAST(optimizer_create), METH_METHOD | METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"_add", FAST(optimizer_add), METH_FASTCALL, NULL},
+    {"step", FAST(optimizer_step), METH_FASTCALL | METH_KEYWORDS,
+     PyDoc_STR("step($self, grads=None)\n--\n\n"
+               "One step, in place.\n\n"
+               "grads    None: the gradients that are bound.  A list with one array for each parameter (None where there\n"
+               "         is no gradient this time): they are bound, then used; the same list of the same arrays again\n"
+               "         costs nothing.  A callable: a closure, called as often as the method asks; it returns\n"
+               "         (loss, grads), or grads, or a loss when it filled the bound gradients itself.  A closure with\n"
+               "         one required argument is given the Request.\n\n"
+               "Returns the closure's first loss, else None.  Raises NeedsError when the method asks for more than one\n"
+               "gradient and no closure was given, SequenceError before gradients are bound or in evaluation mode,\n"
+               "NonfiniteError under nonfinite=\"error\".  After an exception parameters and state are as before.")},
+    {"_next", optimizer_next, METH_O, NULL},
+    {"_probe", optimizer_probe, METH_NOARGS, NULL},
+    {"_answer", optimizer_answer, METH_O, NULL},
+    {"_answer_matrix", FAST(optimizer_answer_matrix), METH_FASTCALL, NULL},
+    {"cancel", optimizer_cancel, METH_NOARGS,
+     PyDoc_STR("cancel($self)\n--\n\nEnds a step between two requests: parameters and state are those from before it.")},
+    {"bind_gradients", optimizer_bind_gradients, METH_O,
+     PyDoc_STR("bind_gradients($self, grads, /)\n--\n\n"
+               "Binds one gradient array for each parameter (None: absent); step() reads them from then on.\n"
+               "They stay referenced, and cannot be resized, until others are bound or the optimizer is closed.")},
+    {"release_gradients", optimizer_release_gradients, METH_NOARGS,
+     PyDoc_STR("release_gradients($self)\n--\n\n"
+               "Lets go of the bound gradients, so that their memory can be freed; until others are bound, they count as\n"
+               "absent.")},
+    {"rebind_parameters", optimizer_rebind, METH_O,
+     PyDoc_STR("rebind_parameters($self, params, /)\n--\n\n"
+               "Moves the parameters to other arrays of the same shapes and dtypes; the state is kept.")},
+    {"bind_shadow", optimizer_bind_shadow, METH_O,
+     PyDoc_STR("bind_shadow($self, shadows, /)\n--\n\n"
+               "Binds 16-bit arrays that receive a rounded copy of the parameters at every step; None or [] unbinds.")},
+    {"zero_grad", optimizer_zero_grad, METH_NOARGS,
+     PyDoc_STR("zero_grad($self)\n--\n\nSets the bound gradients to zero.  The option zero_gradients does it inside the step.")},
+    {"observe", FAST(optimizer_observe), METH_FASTCALL,
+     PyDoc_STR("observe($self, what, value, /)\n--\n\n"
+               "Tells the pipeline a number that it watches: \"loss\", \"metric\", \"batch_size\".")},
+    {"command", optimizer_command, METH_O,
+     PyDoc_STR("command($self, command, /)\n--\n\nRuns a command of a stage: \"gradient_accumulate.flush\".")},
+    {"_set_mode", optimizer_set_mode, METH_O, NULL},
+    {"_get_number", FAST(optimizer_get_number), METH_FASTCALL, NULL},
+    {"_set_number", FAST(optimizer_set_number), METH_FASTCALL, NULL},
+    {"_get_text", FAST(optimizer_get_text), METH_FASTCALL, NULL},
+    {"_set_text", FAST(optimizer_set_text), METH_FASTCALL, NULL},
+    {"_state_rows", optimizer_state_rows, METH_NOARGS, NULL},
+    {"_state_read", FAST(optimizer_state_read), METH_FASTCALL, NULL},
+    {"_save", optimizer_save, METH_NOARGS, NULL},
+    {"_load", optimizer_load, METH_O, NULL},
+    {"_save_file", optimizer_save_file, METH_O, NULL},
+    {"_load_file", optimizer_load_file, METH_O, NULL},
+    {"_shapes", optimizer_shapes, METH_NOARGS, NULL},
+    {"close", optimizer_close, METH_NOARGS,
+     PyDoc_STR("close($self)\n--\n\nReleases the state and every bound array.  Later calls raise HandleError.")},
+    {NULL, NULL, 0, NULL}};
+
+static PyGetSetDef optimizer_properties[] = {
+    {"params", optimizer_params, NULL, PyDoc_STR("The bound parameter arrays, in order (a new list)."), NULL},
+    {"grads", optimizer_grads, NULL, PyDoc_STR("The bound gradient arrays (a new list), or None."), NULL},
+    {"names", optimizer_names, NULL, PyDoc_STR("The names of the parameters; None for one without."), NULL},
+    {"sentence", optimizer_sentence, NULL, PyDoc_STR("The whole pipeline with every hyper-parameter."), NULL},
+    {"closed", handle_closed, NULL, PyDoc_STR("True after close()."), NULL},
+    {NULL, NULL, NULL, NULL, NULL}};
+
+static PyType_Slot optimizer_slots[] = {{Py_tp_dealloc, optimizer_dealloc},
+                                        {Py_tp_traverse, optimizer_traverse},
+                                        {Py_tp_clear, optimizer_clear},
+                                        {Py_tp_methods, optimizer_methods},
+                                        {Py_tp_getset, optimizer_properties},
+                                        {0, NULL}};
+
+static PyType_Spec optimizer_spec = {"thalweg._thalweg.Optimizer", sizeof(Optimizer), 0,
+                                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, optimizer_slots};
+
+/* ---- regularizers, constraints, schedules ---------------------------------------------------------------------- */
+
+static int small_clear(PyObject *object) {
+  (void)object;
+  return 0;
+}
+
+#define SMALL_HANDLE(KIND)                                                                                        \
+  static void KIND##_let_go(Handle *self) {                                                                       \
+    if (self->handle) tw_##KIND##_destroy(self->handle);                                                          \
+    self->handle = NULL;                                                                                          \
+  }                                                                                                               \
+  static void KIND##_dealloc(PyObject *object) {                                                                  \
+    PyObject_GC_UnTrack(object);                                                                                  \
+    KIND##_let_go((Handle *)object);                                                                              \
+    Py_CLEAR(((Handle *)object)->module);                                                                         \
+    handle_free(object);                                                                                          \
+  }                                                                                                               \
+  static PyObject *KIND##_create(PyObject *object, PyTypeObject *class, PyObject *const *args, Py_ssize_t nargs,  \
+                                 PyObject *kwnames) {                                                             \
+    Handle *self = (Handle *)object;                                                                              \
+    (void)kwnames;                                                                                                \
+    int ok = 1;                                                                                                   \
+    if (!takes(nargs, 1, 1, "_create") || adopt(self, class) < 0) return NULL;                                    \
+    const char *sentence = text_of(args[0], &ok);                                                                 \
+    if (!ok) return NULL;                                                                                         \
+    tw_##KIND *handle = NULL;                                                                                     \
+    tw_status status = tw_##KIND##_create(sentence, &handle);                                                     \
+    if (status < 0) return fail_library(self->state, status);                                                     \
+    self->handle = handle;                                                                                        \
+    Py_RETURN_NONE;                                                                                               \
+  }                                                                                                               \
+  static PyObject *KIND##_close(PyObject *object, PyObject *unused) {                                             \
+    Handle *self = (Handle *)object;                                                                              \
+    (void)unused;                                                                                                 \
+    if (!self->handle) Py_RETURN_NONE;                                                                            \
+    if (!enter(self)) return NULL;                                                                                \
+    KIND##_let_go(self);                                                                                          \
+    self->busy = 0;                                                                                               \
+    Py_RETURN_NONE;                                                                                               \
+  }
+
+SMALL_HANDLE(regularizer)
+SMALL_HANDLE(constraint)
+SMALL_HANDLE(schedule)
+
+static PyGetSetDef small_properties[] = {
+    {"closed", handle_closed, NULL, PyDoc_STR("True after close()."), NULL}, {NULL, NULL, NULL, NULL, NULL}};
+
+/* Calls with one or two arrays and perhaps a number, without the lock. */
+typedef tw_status (*Work)(void *handle, const tw_tensor *first, const tw_tensor *second, double number, double *out);
+
+static PyObject *with_arrays(Handle *self, PyObject *const *arrays, const char *const *what, const int *write, int count,
+                             double number, double *out, Work work) {
+  if (!enter(self)) return NULL;
+  Bound bound[2];
+  tw_tensor tensors[2];
+  memset(bound, 0, sizeof bound);
+  memset(tensors, 0, sizeof tensors);
+  int ok = 1;
+  for (int i = 0; ok && i < count; i++) {
+    Label label = {what[i], -1, NULL};
+    ok = acquire(self->state, &bound[i], &tensors[i], arrays[i], write[i], &label) == 0;
+  }
+  tw_status status = TW_OK;
+  if (ok) {
+    Py_BEGIN_ALLOW_THREADS
+    status = work(self->handle, &tensors[0], &tensors[1], number, out);
+    Py_END_ALLOW_THREADS
+  }
+  for (int i = count; i-- > 0;) {
+    if (bound[i].object) bound_release(&bound[i]);
+  }
+  return ok ? leave(self, status) : leave_error(self);
+}
+
+static tw_status work_value(void *handle, const tw_tensor *w, const tw_tensor *none, double number, double *out) {
+  (void)none, (void)number;
+  return tw_regularizer_value(handle, w, out);
+}
+
+static tw_status work_gradient(void *handle, const tw_tensor *w, const tw_tensor *g, double number, double *out) {
+  (void)out;
+  return tw_regularizer_gradient(handle, w, number, g);
+}
+
+static tw_status work_prox(void *handle, const tw_tensor *w, const tw_tensor *none, double number, double *out) {
+  (void)none, (void)out;
+  return tw_regularizer_prox(handle, w, number);
+}
+
+static tw_status work_project(void *handle, const tw_tensor *w, const tw_tensor *none, double number, double *out) {
+  (void)none, (void)number, (void)out;
+  return tw_constraint_project(handle, w);
+}
+
+static tw_status work_tangent(void *handle, const tw_tensor *w, const tw_tensor *g, double number, double *out) {
+  (void)number, (void)out;
+  return tw_constraint_tangent(handle, w, g);
+}
+
+static tw_status work_retract(void *handle, const tw_tensor *w, const tw_tensor *u, double number, double *out) {
+  (void)number, (void)out;
+  return tw_constraint_retract(handle, w, u);
+}
+
+static tw_status work_lmo(void *handle, const tw_tensor *g, const tw_tensor *s, double number, double *out) {
+  (void)number, (void)out;
+  return tw_constraint_lmo(handle, g, s);
+}
+
+static tw_status work_samples(void *handle, const tw_tensor *gradients, const tw_tensor *none, double number,
+                              double *out) {
+  (void)none, (void)number, (void)out;
+  return tw_schedule_observe_samples(handle, gradients);
+}
+
+static PyObject *regularizer_value(PyObject *self, PyObject *w) {
+  double value = 0;
+  PyObject *done =
+      with_arrays((Handle *)self, &w, (const char *const[]){"w"}, (const int[]){0}, 1, 0, &value, work_value);
+  if (!done) return NULL;
+  Py_DECREF(done);
+  return PyFloat_FromDouble(value);
+}
+
+/* _gradient(w, scale, g) */
+static PyObject *regularizer_gradient(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+  if (!takes(nargs, 3, 3, "_gradient")) return NULL;
+  double scale = PyFloat_AsDouble(args[1]);
+  if (PyErr_Occurred()) return NULL;
+  PyObject *arrays[2] = {args[0], args[2]};
+  return with_arrays((Handle *)self, arrays, (const char *const[]){"w", "out"}, (const int[]){0, 1}, 2, scale, NULL,
+                     work_gradient);
+}
+
+static PyObject *regularizer_prox(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+  if (!takes(nargs, 2, 2, "_prox")) return NULL;
+  double t = PyFloat_AsDouble(args[1]);
+  if (PyErr_Occurred()) return NULL;
+  return with_arrays((Handle *)self, args, (const char *const[]){"w"}, (const int[]){1}, 1, t, NULL, work_prox);
+}
+
+static PyObject *constraint_project(PyObject *self, PyObject *w) {
+  return with_arrays((Handle *)self, &w, (const char *const[]){"w"}, (const int[]){1}, 1, 0, NULL, work_project);
+}
+
+static PyObject *constraint_tangent(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+  if (!takes(nargs, 2, 2, "_tangent")) return NULL;
+  return with_arrays((Handle *)self, args, (const char *const[]){"w", "g"}, (const int[]){0, 1}, 2, 0, NULL,
+                     work_tangent);
+}
+
+static PyObject *constraint_retract(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+  if (!takes(nargs, 2, 2, "_retract")) return NULL;
+  return with_arrays((Handle *)self, args, (const char *const[]){"w", "u"}, (const int[]){1, 0}, 2, 0, NULL,
+                     work_retract);
+}
+
+static PyObject *constraint_lmo(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+  if (!takes(nargs, 2, 2, "_lmo")) return NULL;
+  return with_arrays((Handle *)self, args, (const char *const[]){"g", "out"}, (const int[]){0, 1}, 2, 0, NULL, work_lmo);
+}
+
+static PyObject *schedule_value(PyObject *object, PyObject *step) {
+  Handle *self = (Handle *)object;
+  long long k = PyLong_AsLongLong(step);
+  if ((k == -1 && PyErr_Occurred()) || !enter(self)) return NULL;
+  double value = 0;
+  tw_status status = tw_schedule_value(self->handle, k, &value);
+  if (status < 0) return leave(self, status);
+  self->busy = 0;
+  return PyFloat_FromDouble(value);
+}
+
+static PyObject *schedule_observe(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Handle *self = (Handle *)object;
+  int ok = 1;
+  if (!takes(nargs, 2, 2, "observe")) return NULL;
+  const char *what = text_of(args[0], &ok);
+  double value = ok ? PyFloat_AsDouble(args[1]) : 0;
+  if (!ok || PyErr_Occurred() || !enter(self)) return NULL;
+  return leave(self, tw_schedule_observe(self->handle, what, value));
+}
+
+static PyObject *schedule_observe_samples(PyObject *self, PyObject *gradients) {
+  return with_arrays((Handle *)self, &gradients, (const char *const[]){"gradients"}, (const int[]){0}, 1, 0, NULL,
+                     work_samples);
+}
+
+static PyObject *schedule_command(PyObject *object, PyObject *command) {
+  Handle *self = (Handle *)object;
+  int ok = 1;
+  const char *text = text_of(command, &ok);
+  if (!ok || !enter(self)) return NULL;
+  return leave(self, tw_schedule_command(self->handle, text));
+}
+
+#define CREATE(KIND) {"_create", FAST(KIND##_create), METH_METHOD | METH_FASTCALL | METH_KEYWORDS, NULL}
+#define CLOSE(KIND) \
+  {"close", KIND##_close, METH_NOARGS, PyDoc_STR("close($self)\n--\n\nReleases the handle.  Later calls raise HandleError.")}
+
+static PyMethodDef regularizer_methods[] = {
+    CREATE(regularizer),
+    CLOSE(regularizer),
+    {"value", regularizer_value, METH_O,
+     PyDoc_STR("value($self, w, /)\n--\n\nThe penalty at the array w, its weight included: a float.")},
+    {"_gradient", FAST(regularizer_gradient), METH_FASTCALL, NULL},
+    {"_prox", FAST(regularizer_prox), METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL}};
+
+static PyMethodDef constraint_methods[] = {CREATE(constraint),
+                                           CLOSE(constraint),
+                                           {"_project", constraint_project, METH_O, NULL},
+                                           {"_tangent", FAST(constraint_tangent), METH_FASTCALL, NULL},
+                                           {"_retract", FAST(constraint_retract), METH_FASTCALL, NULL},
+                                           {"_lmo", FAST(constraint_lmo), METH_FASTCALL, NULL},
+                                           {NULL, NULL, 0, NULL}};
+
+static PyMethodDef schedule_methods[] = {
+    CREATE(schedule),
+    CLOSE(schedule),
+    {"_value", schedule_value, METH_O, NULL},
+    {"observe", FAST(schedule_observe), METH_FASTCALL,
+     PyDoc_STR("observe($self, what, value, /)\n--\n\nTells the schedule a number that it watches: \"metric\", \"loss\".")},
+    {"observe_samples", schedule_observe_samples, METH_O,
+     PyDoc_STR("observe_samples($self, gradients, /)\n--\n\n"
+               "Shows per-sample gradients, an array (samples, n), to a batch-size rule.")},
+    {"command", schedule_command, METH_O,
+     PyDoc_STR("command($self, command, /)\n--\n\nRuns a command of the schedule: \"begin_decay\".")},
+    {NULL, NULL, 0, NULL}};
+
+#define SMALL_TYPE(KIND, NAME)                                                   \
+  static PyType_Slot KIND##_slots[] = {{Py_tp_dealloc, KIND##_dealloc},          \
+                                       {Py_tp_traverse, handle_traverse},        \
+                                       {Py_tp_clear, small_clear},               \
+                                       {Py_tp_methods, KIND##_methods},          \
+                                       {Py_tp_getset, small_properties},         \
+                                       {0, NULL}};                               \
+  static PyType_Spec KIND##_spec = {"thalweg._thalweg." NAME, sizeof(Handle), 0, \
+                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, KIND##_slots}
+
+SMALL_TYPE(regularizer, "Regularizer");
+SMALL_TYPE(constraint, "Constraint");
+SMALL_TYPE(schedule, "Schedule");
+
+/* ---- functions of the module ------------------------------------------------------------------------------------ */
+
+static PyObject *module_version(PyObject *module, PyObject *unused) {
+  (void)module, (void)unused;
+  return PyUnicode_FromString(tw_version());
+}
+
+static PyObject *module_build_info(PyObject *module, PyObject *unused) {
+  (void)module, (void)unused;
+  return PyUnicode_FromString(tw_build_info());
+}
+
+static PyObject *parameter_row(State *state, const char *method, size_t index) {
+  tw_parameter_info info;
+  memset(&info, 0, sizeof info);
+  info.struct_size = sizeof info;
+  tw_status status = tw_method_parameter(method, index, &info);
+  if (status < 0) return fail_library(state, status);
+  return Py_BuildValue("(ssiNNNNNssdd)", info.name, info.meaning, (int)info.type, PyBool_FromLong(info.required),
+                       PyBool_FromLong(info.optional), PyBool_FromLong(info.min_open), PyBool_FromLong(info.max_open),
+                       PyBool_FromLong(info.live), info.default_text, info.choices, info.min, info.max);
+}
+
+static PyObject *slot_row(State *state, const char *method, size_t index) {
+  tw_state_slot_info info;
+  memset(&info, 0, sizeof info);
+  info.struct_size = sizeof info;
+  tw_status status = tw_method_state(method, index, &info);
+  if (status < 0) return fail_library(state, status);
+  return Py_BuildValue("(ss)", info.name, info.meaning);
+}
+
+typedef PyObject *(*Row)(State *, const char *, size_t);
+
+static PyObject *rows(State *state, const char *method, size_t count, Row row) {
+  PyObject *tuple = PyTuple_New((Py_ssize_t)count);
+  for (size_t i = 0; tuple && i < count; i++) {
+    PyObject *item = row(state, method, i);
+    if (item) {
+      PyTuple_SetItem(tuple, (Py_ssize_t)i, item);
+    } else {
+      Py_CLEAR(tuple);
+    }
+  }
+  return tuple;
+}
+
+static PyObject *method_row(State *state, const tw_method_info *info) {
+  PyObject *parameters = rows(state, info->name, info->parameter_count, parameter_row);
+  PyObject *slots = parameters ? rows(state, info->name, info->state_count, slot_row) : NULL;
+  PyObject *row = NULL;
+  if (slots) {
+    row = Py_BuildValue("(sssssssOO)", info->name, info->kind, info->summary, info->rule, info->source, info->sentence,
+                        info->requests, parameters, slots);
+  }
+  Py_XDECREF(parameters);
+  Py_XDECREF(slots);
+  return row;
+}
+
+/* _methods(): everything the registry says, as tuples sorted by name. */
+static PyObject *module_methods(PyObject *module, PyObject *unused) {
+  (void)unused;
+  State *state = PyModule_GetState(module);
+  PyObject *list = PyList_New(0);
+  size_t count = tw_method_count();
+  for (size_t i = 0; list && i < count; i++) {
+    tw_method_info info;
+    memset(&info, 0, sizeof info);
+    info.struct_size = sizeof info;
+    tw_status status = tw_method_at(i, &info);
+    PyObject *row = status < 0 ? fail_library(state, status) : method_row(state, &info);
+    if (!row || PyList_Append(list, row) < 0) Py_CLEAR(list);
+    Py_XDECREF(row);
+  }
+  return list;
+}
+
+/* _method(name) */
+static PyObject *module_method(PyObject *module, PyObject *name) {
+  State *state = PyModule_GetState(module);
+  int ok = 1;
+  const char *text = text_of(name, &ok);
+  if (!ok) return NULL;
+  tw_method_info info;
+  memset(&info, 0, sizeof info);
+  info.struct_size = sizeof info;
+  tw_status status = tw_method_find(text, &info);
+  return status < 0 ? fail_library(state, status) : method_row(state, &info);
+}
+
+static PyObject *module_set_num_threads(PyObject *module, PyObject *count) {
+  long value = PyLong_AsLong(count);
+  if (value == -1 && PyErr_Occurred()) return NULL;
+  if (value > INT32_MAX) value = INT32_MAX;
+  if (value < INT32_MIN) value = INT32_MIN;
+  tw_status status;
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_set_num_threads((int32_t)value);
+  Py_END_ALLOW_THREADS
+  if (status < 0) return fail_library(PyModule_GetState(module), status);
+  Py_RETURN_NONE;
+}
+
+static PyObject *module_get_num_threads(PyObject *module, PyObject *unused) {
+  (void)module, (void)unused;
+  return PyLong_FromLong(tw_get_num_threads());
+}
+
+static PyObject *module_status_name(PyObject *module, PyObject *status) {
+  (void)module;
+  long value = PyLong_AsLong(status);
+  if (value == -1 && PyErr_Occurred()) return NULL;
+  return PyUnicode_FromString(tw_status_name((tw_status)value));
+}
+
+/* _random_normal(seed, stream, step, tensor, offset, out) */
+static PyObject *module_random_normal(PyObject *module, PyObject *args) {
+  unsigned long long seed, step, offset;
+  unsigned int stream, tensor;
+  PyObject *array;
+  if (!PyArg_ParseTuple(args, "KIKIKO", &seed, &stream, &step, &tensor, &offset, &array)) return NULL;
+  Py_buffer view;
+  size_t count = 0;
+  double *out = take_doubles(array, &view, &count);
+  if (!out) return NULL;
+  tw_status status;
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_random_normal(seed, stream, step, tensor, offset, out, count);
+  Py_END_ALLOW_THREADS
+  PyBuffer_Release(&view);
+  if (status < 0) return fail_library(PyModule_GetState(module), status);
+  Py_RETURN_NONE;
+}
+
+static PyMethodDef module_functions[] = {
+    {"version", module_version, METH_NOARGS, NULL},
+    {"build_info", module_build_info, METH_NOARGS, NULL},
+    {"_methods", module_methods, METH_NOARGS, NULL},
+    {"_method", module_method, METH_O, NULL},
+    {"set_num_threads", module_set_num_threads, METH_O,
+     PyDoc_STR("set_num_threads(count, /)\n--\n\nSets the number of threads of a step, at least 1.  Results do not depend on it.")},
+    {"get_num_threads", module_get_num_threads, METH_NOARGS,
+     PyDoc_STR("get_num_threads()\n--\n\nThe number of threads of a step.")},
+    {"status_name", module_status_name, METH_O,
+     PyDoc_STR("status_name(status, /)\n--\n\nThe name of a status number: \"TW_ERROR_SHAPE\".")},
+    {"_random_normal", module_random_normal, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL}};
+
+static PyObject *import_attribute(const char *module, const char *name) {
+  PyObject *imported = PyImport_ImportModule(module);
+  PyObject *attribute = imported ? PyObject_GetAttrString(imported, name) : NULL;
+  Py_XDECREF(imported);
+  return attribute;
+}
+
+static int add_type(PyObject *module, PyType_Spec *spec, PyObject **type) {
+  *type = PyType_FromModuleAndSpec(module, spec, NULL);
+  return *type ? PyModule_AddType(module, (PyTypeObject *)*type) : -1;
+}
+
+static int module_exec(PyObject *module) {
+  State *state = PyModule_GetState(module);
+  if (tw_abi_version() != TW_ABI_VERSION) {
+    PyErr_Format(PyExc_ImportError, "libthalweg has interface version %u, this extension needs %d",
+                 (unsigned)tw_abi_version(), TW_ABI_VERSION);
+    return -1;
+  }
+  if (!(state->error = import_attribute("thalweg._errors", "Error"))) return -1;
+  if (!(state->by_status = import_attribute("thalweg._errors", "BY_STATUS"))) return -1;
+  if (!(state->adapt = import_attribute("thalweg._arrays", "adapt"))) return -1;
+  if (!(state->step_closure = PyUnicode_InternFromString("_step_closure"))) return -1;
+  if (!(state->data_ptr = PyUnicode_InternFromString("data_ptr"))) return -1;
+  if (add_type(module, &optimizer_spec, &state->optimizer) < 0) return -1;
+  if (add_type(module, &regularizer_spec, &state->regularizer) < 0) return -1;
+  if (add_type(module, &constraint_spec, &state->constraint) < 0) return -1;
+  return add_type(module, &schedule_spec, &state->schedule);
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg) {
+  State *state = PyModule_GetState(module);
+  Py_VISIT(state->by_status);
+  Py_VISIT(state->error);
+  Py_VISIT(state->adapt);
+  Py_VISIT(state->optimizer);
+  Py_VISIT(state->regularizer);
+  Py_VISIT(state->constraint);
+  Py_VISIT(state->schedule);
+  return 0;
+}
+
+static int module_clear(PyObject *module) {
+  State *state = PyModule_GetState(module);
+  Py_CLEAR(state->by_status);
+  Py_CLEAR(state->error);
+  Py_CLEAR(state->adapt);
+  Py_CLEAR(state->step_closure);
+  Py_CLEAR(state->data_ptr);
+  Py_CLEAR(state->optimizer);
+  Py_CLEAR(state->regularizer);
+  Py_CLEAR(state->constraint);
+  Py_CLEAR(state->schedule);
+  return 0;
+}
+
+static void module_free(void *module) { module_clear(module); }
+
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};
+
+static struct PyModuleDef module_definition = {PyModuleDef_HEAD_INIT,
+                                               "thalweg._thalweg",
+                                               "Handles of libthalweg; use the package thalweg.",
+                                               sizeof(State),
+                                               module_functions,
+                                               module_slots,
+                                               module_traverse,
+                                               module_clear,
+                                               module_free};
+
+PyMODINIT_FUNC PyInit__thalweg(void) { return PyModuleDef_Init(&module_definition); }

@@ -1,0 +1,59 @@
+"""thalweg: the optimizers of the research literature, in place, on arrays that you own.
+
+    import numpy as np, thalweg as tw
+    opt = tw.AdamW([w, b], lr=1e-3)             # NumPy arrays, changed in place
+    opt.step([dw, db])
+
+    opt = tw.Optimizer([w, b], "clip_global_norm(1.0) | adamw(lr=3e-4) | ema(0.999)")
+    loss = opt.step(closure)                    # closure() -> loss, grads; called as often as the method asks
+
+There is a class for every optimizer (AdamW, SGD, Muon, ...; help(tw.AdamW) gives its rule and its source), and
+Optimizer for every sentence.  methods() lists what the library knows; so does `python -m thalweg methods`.
+"""
+
+from __future__ import annotations
+
+from . import _errors as _errors
+from . import _thalweg
+from ._classes import optimizer_classes as _optimizer_classes
+from ._errors import *  # noqa: F403
+from ._errors import Error
+from ._objects import Constraint, Regularizer, Schedule, constraint, random_normal, regularizer, schedule
+from ._optimizer import MemoryReport, Optimizer, ParamGroup, Request, StateRow
+from ._registry import Method, Parameter, Slot, kinds, method, methods
+from ._thalweg import get_num_threads, set_num_threads
+
+version: str = _thalweg.version()
+build_info: str = _thalweg.build_info()
+__version__ = version
+
+_classes = _optimizer_classes()
+globals().update(_classes)
+
+__all__ = [
+    "Constraint",
+    "Error",
+    "MemoryReport",
+    "Method",
+    "Optimizer",
+    "ParamGroup",
+    "Parameter",
+    "Regularizer",
+    "Request",
+    "Schedule",
+    "Slot",
+    "StateRow",
+    "build_info",
+    "constraint",
+    "get_num_threads",
+    "kinds",
+    "method",
+    "methods",
+    "random_normal",
+    "regularizer",
+    "schedule",
+    "set_num_threads",
+    "version",
+    *_classes,
+    *(cls.__name__ for cls in _errors.ERRORS if cls is not Error),
+]

@@ -1,0 +1,99 @@
+"""Arrays that have no plain buffer: torch tensors, DLPack exporters, NumPy arrays of bfloat16."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+F32, F64, F16, BF16 = 1, 2, 3, 4
+HOST_DEVICES = (1, 3, 11)  # DLPack: CPU, and CPU memory pinned for CUDA or ROCm
+
+
+def adapt(value: Any) -> tuple[Any, bool, bool, bool]:
+    """Makes something with a buffer of `value`, over the same memory.
+
+    Returns (source, is bfloat16, is read-only, may move).  `source` has the buffer protocol, or is a DLPack capsule,
+    or is a str that says why there is none.  bfloat16 comes as its 16-bit integers.  "May move" means that
+    `value.data_ptr()` tells where the memory lies now.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return _adapt_torch(torch, value)
+    if not isinstance(value, np.ndarray):
+        read_only = type(value).__module__.partition(".")[0] in ("jax", "jaxlib")
+        if hasattr(value, "__dlpack__"):
+            try:
+                if value.__dlpack_device__()[0] not in HOST_DEVICES:
+                    return "the array is not in CPU memory", False, False, False
+                try:
+                    capsule = value.__dlpack__(max_version=(1, 1))
+                except TypeError:
+                    capsule = value.__dlpack__()
+            except (BufferError, ValueError, TypeError, RuntimeError, AttributeError) as problem:
+                return f"cannot be borrowed through DLPack: {problem}", False, False, False
+            return capsule, False, read_only, False
+        if not hasattr(value, "__array_interface__"):
+            return f"{_article(value)} is not an array (buffer protocol or DLPack)", False, False, False
+        value = np.asarray(value)
+    if value.dtype.name == "bfloat16":
+        return value.view(np.uint16), True, False, False
+    try:
+        return memoryview(value), False, False, False
+    except (ValueError, BufferError, TypeError):
+        return _unsupported(value.dtype), False, False, False
+
+
+def _adapt_torch(torch: Any, value: Any) -> tuple[Any, bool, bool, bool]:
+    bf16 = value.dtype is torch.bfloat16
+    try:
+        plain = value.detach() if value.requires_grad else value
+        return (plain.view(torch.int16) if bf16 else plain).numpy(), bf16, False, True
+    except (TypeError, RuntimeError) as problem:
+        if value.layout is not torch.strided:
+            return f"the tensor is sparse ({value.layout})", False, False, False
+        if value.device.type != "cpu":
+            return f"the tensor is on {value.device}, not in CPU memory", False, False, False
+        return f"the tensor cannot be borrowed: {problem}", False, False, False
+
+
+def _article(value: Any) -> str:
+    return f"an object of type {type(value).__name__}"
+
+
+def _unsupported(dtype: Any) -> str:
+    return f"element type {dtype} is not supported; thalweg takes float32, float64, float16 and bfloat16"
+
+
+def from_bytes(dtype: int, shape: tuple[int, ...], data: bytes) -> np.ndarray:
+    """A read-only NumPy array over `data`; bfloat16 needs ml_dtypes, and is widened to float32 without it."""
+    if dtype == BF16:
+        raw = np.frombuffer(data, np.uint16)
+        try:
+            from ml_dtypes import bfloat16
+        except ImportError:
+            wide = (raw.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+            wide.flags.writeable = False
+            return wide
+        return raw.view(bfloat16).reshape(shape)
+    return np.frombuffer(data, {F32: np.float32, F64: np.float64, F16: np.float16}[dtype]).reshape(shape)
+
+
+def is_array(value: Any) -> bool:
+    """True for what adapt takes, as opposed to a number, a list or a dict."""
+    if isinstance(value, (bytes, bytearray, str)):
+        return False
+    return isinstance(value, (np.ndarray, memoryview)) or any(
+        hasattr(value, name) for name in ("__dlpack__", "__array_interface__", "__buffer__", "data_ptr")
+    ) or (not isinstance(value, (list, tuple, dict)) and _has_buffer(value))
+
+
+def _has_buffer(value: Any) -> bool:
+    try:
+        memoryview(value).release()
+    except TypeError:
+        return False
+    except (ValueError, BufferError):
+        return True
+    return True

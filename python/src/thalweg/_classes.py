@@ -1,0 +1,185 @@
+"""A class for every optimizer of the library: AdamW(params, lr=1e-3) writes the sentence "adamw(lr=0.001)"."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from . import _registry, _sentence
+from ._errors import ArgumentError, error
+from ._optimizer import Optimizer, _beta_names
+
+# Spellings that capitalising each word would miss.  Words, or whole names.
+SPELLINGS = {
+    "adabelief": "AdaBelief",
+    "adabound": "AdaBound",
+    "adahessian": "AdaHessian",
+    "adamw": "AdamW",
+    "ademamix": "AdEMAMix",
+    "adopt": "ADOPT",
+    "a_dog": "ADoG",
+    "ai": "AI",
+    "amsgrad": "AMSGrad",
+    "asgd": "ASGD",
+    "came": "CAME",
+    "cbo": "CBO",
+    "cm": "CM",
+    "cma_es": "CMAES",
+    "coap": "COAP",
+    "dadapt": "DAdapt",
+    "dct": "DCT",
+    "diffgrad": "DiffGrad",
+    "diloco": "DiLoCo",
+    "dlrt": "DLRT",
+    "dog": "DoG",
+    "dowg": "DoWG",
+    "egn": "EGN",
+    "fosi": "FOSI",
+    "galore": "GaLore",
+    "gda": "GDA",
+    "harpg": "HARPG",
+    "kfac": "KFAC",
+    "lamb": "LAMB",
+    "laprop": "LaProp",
+    "lars": "LARS",
+    "lbfgs": "LBFGS",
+    "lra": "LRA",
+    "mars": "MARS",
+    "mezo": "MeZO",
+    "mfac": "MFAC",
+    "nadam": "NAdam",
+    "ngd": "NGD",
+    "nigt": "NIGT",
+    "nupi": "NuPI",
+    "o2nc": "O2NC",
+    "oasis": "OASIS",
+    "omd": "OMD",
+    "optex": "OptEx",
+    "psgd": "PSGD",
+    "proxskip": "ProxSkip",
+    "radam": "RAdam",
+    "rmsprop": "RMSprop",
+    "saga": "SAGA",
+    "sania": "SANIA",
+    "sara": "SARA",
+    "sarah": "SARAH",
+    "scaffold": "SCAFFOLD",
+    "sgd": "SGD",
+    "sgdm": "SGDM",
+    "sgld": "SGLD",
+    "snsm": "SNSM",
+    "soap": "SOAP",
+    "spider": "SPIDER",
+    "spsa": "SPSA",
+    "storm": "STORM",
+    "svrg": "SVRG",
+    "tdlrt": "TDLRT",
+    "u_dog": "UDoG",
+    "vip": "VIP",
+    "vr": "VR",
+    "xmat": "XMat",
+    "zo": "ZO",
+}
+
+COMMON = tuple(
+    p for p in inspect.signature(Optimizer.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY
+)
+
+
+def class_name(method: str) -> str:
+    """The class of an optimizer: adamw is AdamW, schedule_free_sgd is ScheduleFreeSGD."""
+    if method in SPELLINGS:
+        return SPELLINGS[method]
+    return "".join(SPELLINGS.get(word, word[:1].upper() + word[1:]) for word in method.split("_"))
+
+
+def has_betas(method: _registry.Method) -> bool:
+    return method.parameter("beta1") is not None and method.parameter("beta2") is not None
+
+
+def signature(method: _registry.Method) -> inspect.Signature:
+    """(params, the hyper-parameters in the library's order, *, betas, before, after, the options of Optimizer)."""
+    kind = inspect.Parameter
+    own = {p.name for p in method.parameters}
+    positional = [kind("params", kind.POSITIONAL_OR_KEYWORD)]
+    keyword_only = []
+    defaulted = False
+    for p in method.parameters:
+        defaulted |= not p.required
+        default = kind.empty if p.required else _registry.literal(p)
+        if p.required and defaulted:
+            keyword_only.append(kind(p.name, kind.KEYWORD_ONLY))
+        else:
+            positional.append(kind(p.name, kind.POSITIONAL_OR_KEYWORD, default=default))
+    if has_betas(method) and "betas" not in own:
+        keyword_only.append(kind("betas", kind.KEYWORD_ONLY, default=None))
+    for name in ("before", "after"):
+        if name not in own:
+            keyword_only.append(kind(name, kind.KEYWORD_ONLY, default=""))
+    keyword_only += [p for p in COMMON if p.name not in own]
+    return inspect.Signature(positional + keyword_only)
+
+
+def make_class(method: _registry.Method) -> type[Optimizer]:
+    """The class of one optimizer method."""
+    full = signature(method)
+    own = {p.name for p in method.parameters}
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            given = full.bind(*args, **kwargs).arguments
+        except TypeError as problem:
+            for name in kwargs:
+                if name not in full.parameters:
+                    # The library knows the nearest name, and says so.
+                    _check_name(method, name)
+            raise TypeError(f"{class_name(method.name)}: {problem}") from None
+        values = {name: value for name, value in given.items() if name in own}
+        rest = {name: value for name, value in given.items() if name not in own}
+        betas = rest.pop("betas", None)
+        if betas is not None:
+            for name, beta in zip(_beta_names(betas), betas):
+                if name in values:
+                    raise error(ArgumentError, f"{class_name(method.name)}: both betas and {name} are given")
+                values[name] = beta
+        stage = _sentence.write_stage(method, values)
+        sentence = _sentence.join(rest.pop("before", ""), stage, rest.pop("after", ""))
+        Optimizer.__init__(self, rest.pop("params"), sentence, **rest)
+
+    __init__.__signature__ = full.replace(  # type: ignore[attr-defined]
+        parameters=[inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD), *full.parameters.values()]
+    )
+    name = class_name(method.name)
+    return type(
+        name,
+        (Optimizer,),
+        {
+            "__init__": __init__,
+            "__signature__": full,
+            "__doc__": document(method),
+            "__module__": "thalweg",
+            "__qualname__": name,
+            "method": method.name,
+        },
+    )
+
+
+def document(method: _registry.Method) -> str:
+    return (
+        _registry.describe(method)
+        + "\n\nParameters\n    params, and the options of thalweg.Optimizer (state_dtype, nonfinite, ...)\n"
+        + "    before, after  further stages of the sentence, as before=\"clip_global_norm(1.0)\", after=\"ema(0.999)\"\n"
+        + ("    betas          (beta1, beta2) or (beta1, beta2, beta3)\n" if has_betas(method) else "")
+    )
+
+
+def _check_name(method: _registry.Method, name: str) -> None:
+    """Raises the library's UnknownNameError for a hyper-parameter that the method does not have."""
+    from . import _thalweg
+
+    _thalweg.Optimizer()._create(f"{method.name}({name}=0)", 1, 0, 0, 0, 0, 0, 1.0, 0)
+
+
+def optimizer_classes() -> dict[str, type[Optimizer]]:
+    """The classes of all optimizers, by class name."""
+    return {class_name(m.name): make_class(m) for m in _registry.methods("optimizer")}

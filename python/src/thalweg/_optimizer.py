@@ -1,0 +1,640 @@
+"""The optimizer: a sentence at work on arrays that the caller owns."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _arrays, _registry, _sentence, _thalweg
+from ._errors import (
+    ArgumentError,
+    CountError,
+    Error,
+    FormatError,
+    NeedsError,
+    RangeError,
+    UnknownNameError,
+    ValueTypeError,
+    VersionError,
+    error,
+)
+
+STATE_DTYPES = {"f32": 1, "bf16": 2, "q8": 3}
+MASTERS = {None: 0, "none": 0, "f32": 1, "stochastic": 2}
+NONFINITE = {"propagate": 0, "skip": 1, "error": 2}
+STORAGE = {0: "f64", 1: "f32", 2: "bf16", 3: "q8"}
+REQUESTS = {
+    1: "gradient",
+    2: "loss",
+    3: "loss_and_gradient",
+    4: "hessian_vector",
+    5: "task_gradient",
+    6: "previous_gradient",
+    7: "logit_derivatives",
+}
+STATE_FORMAT = 1
+
+
+class Request:
+    """What a method needs now.  The parameters stand where the answer is wanted.
+
+    kind     "gradient", "loss", "loss_and_gradient", "hessian_vector", "task_gradient" (task `index` of `count`),
+             "previous_gradient" (of this minibatch, at the previous parameters) or "logit_derivatives"
+    pass_    0, 1, ... within one step
+    tag      equal tags mean: the same minibatch and the same dropout
+    loss     write the loss here when it is asked for
+    """
+
+    __slots__ = ("kind", "pass_", "tag", "index", "count", "loss", "_optimizer", "_probe")
+
+    def __init__(self, optimizer: Optimizer, row: tuple[int, int, int, int, int, int]) -> None:
+        kind, self.pass_, self.tag, self.index, self.count, _ = row
+        self.kind: str = REQUESTS.get(kind, f"kind {kind}")
+        self.loss: float | None = None
+        self._optimizer = optimizer
+        self._probe: list[np.ndarray] | None = None
+
+    @property
+    def wants_loss(self) -> bool:
+        """True when the answer needs a loss."""
+        return self.kind in ("loss", "loss_and_gradient")
+
+    @property
+    def wants_gradient(self) -> bool:
+        """True when the answer goes into the gradients."""
+        return self.kind not in ("loss", "logit_derivatives")
+
+    @property
+    def probe(self) -> list[np.ndarray]:
+        """The vector of a Hessian-vector product: one read-only array for each parameter, shaped like it.
+
+        They are copies, made at the first look and valid for ever; look while the request is pending.
+        """
+        if self._probe is None:
+            self._probe = [_arrays.from_bytes(*row) for row in self._optimizer._probe()]
+        return self._probe
+
+    def answer(self, grads: Sequence[Any] | None = None, loss: float | None = None) -> None:
+        """Binds the arrays that hold the answer (they may be others at every request) and sets the loss."""
+        if grads is not None:
+            self._optimizer._answer(grads)
+        if loss is not None:
+            self.loss = float(loss)
+
+    def answer_matrix(self, values: Any, logits: Any = None) -> None:
+        """Answers "logit_derivatives": an array (samples, classes), and the logits where they are known."""
+        self._optimizer._answer_matrix(values, logits)
+
+    def __repr__(self) -> str:
+        task = f", task {self.index} of {self.count}" if self.kind == "task_gradient" else ""
+        return f"Request({self.kind}, pass {self.pass_}, tag {self.tag}{task})"
+
+
+class StateRow(NamedTuple):
+    """The memory of one state slot of one tensor; `tensor` is -1 for what belongs to the whole group."""
+
+    tensor: int
+    stage: str
+    slot: str
+    count: int
+    storage: str
+    bytes: int
+
+
+class MemoryReport(NamedTuple):
+    """What the state costs: one row a slot and tensor, and the sum in bytes."""
+
+    rows: list[StateRow]
+    total: int
+
+    def __str__(self) -> str:
+        lines = [f"{'tensor':>6}  {'state':<28} {'elements':>12}  {'stored':<6} {'bytes':>14}"]
+        for row in self.rows:
+            tensor = "all" if row.tensor < 0 else str(row.tensor)
+            name = f"{row.stage}.{row.slot}"
+            lines.append(f"{tensor:>6}  {name:<28} {row.count:>12,}  {row.storage:<6} {row.bytes:>14,}")
+        lines.append(f"{'':>6}  {'total':<28} {'':>12}  {'':<6} {self.total:>14,}")
+        return "\n".join(lines)
+
+
+class ParamGroup(MutableMapping[str, Any]):
+    """One parameter group as a dict: reading asks the optimizer, writing changes the running pipeline.
+
+    Keys are "params" (the arrays), the hyper-parameters that may change while running ("lr", or "adamw.lr" where two
+    stages have an lr), and "betas" for (beta1, beta2, ...).  Any path that `Optimizer.get` knows may be asked for.
+    """
+
+    __slots__ = ("_optimizer", "name", "_start", "_stop")
+
+    def __init__(self, optimizer: Optimizer, name: str | None, start: int, stop: int) -> None:
+        self._optimizer = optimizer
+        self.name = name
+        self._start, self._stop = start, stop
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "params":
+            return self._optimizer.params[self._start : self._stop]
+        if key == "betas":
+            paths = self._optimizer._betas()
+            if not paths:
+                raise KeyError(key)
+            return tuple(self._optimizer.get(path, self.name) for path in paths)
+        try:
+            return self._optimizer.get(key, self.name)
+        except UnknownNameError as problem:
+            raise KeyError(str(problem)) from problem
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key in ("params", "name"):
+            raise TypeError(f"{key!r} of a parameter group cannot be changed")
+        for path, part in self._optimizer._spread({key: value}).items():
+            self._optimizer.set(path, part, self.name)
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError("a parameter group keeps its keys")
+
+    def __iter__(self) -> Iterator[str]:
+        yield "params"
+        yield from self._optimizer._live_paths()
+
+    def __len__(self) -> int:
+        return 1 + len(self._optimizer._live_paths())
+
+    def __repr__(self) -> str:
+        values = {key: self[key] for key in self if key != "params"}
+        return f"ParamGroup({self.name!r}, {self._stop - self._start} parameters, {values})"
+
+
+class _Group(NamedTuple):
+    name: str | None
+    arrays: list[Any]
+    names: list[str] | None
+    overrides: dict[str, Any]
+
+
+class Optimizer(_thalweg.Optimizer):
+    """An optimizer, made of a sentence: Optimizer([w, b], "clip_global_norm(1.0) | adamw(lr=3e-4) | ema(0.999)").
+
+    params             arrays that are changed in place: an iterable of them, of (name, array), or of dicts with "params"
+                       and overrides ({"params": [...], "lr": 0.1, "name": "head"}).  NumPy arrays, CPU torch tensors and
+                       everything else with the buffer protocol or DLPack, of float32, float64, float16 or bfloat16,
+                       strided as they like; never copied
+    sentence           the pipeline; `python -m thalweg methods` lists what there is
+    state_dtype        how element-wise moments are stored: "f32", "bf16" or "q8" (float64 parameters keep float64)
+    master             for 16-bit parameters: None, "f32" (a float32 copy) or "stochastic" (stochastic rounding)
+    nonfinite          what a NaN or Inf in a gradient does: "propagate", "skip" (the step; see `skipped`) or "error"
+    maximize           ascend
+    zero_gradients     set the gradients to zero in the same pass
+    consume_gradients  the gradients may be used as scratch, and hold rubbish afterwards
+    gradient_scale     gradients are multiplied by it: 1 / loss scale
+    seed               of every random draw, 0 ... 2**64 - 1
+    names              names of the parameters, for messages, routing and checkpoints
+
+    The arrays stay referenced, and NumPy refuses to resize them, until the optimizer is closed or deleted.  An optimizer
+    is used by one thread at a time; a second one gets BusyError.  See thalweg.Error for what is raised.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        sentence: str,
+        *,
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        groups = _read_groups(params, names)
+        self._text = _sentence.check_text(sentence)
+        self._options = dict(
+            state_dtype=state_dtype,
+            master=master,
+            nonfinite=nonfinite,
+            maximize=bool(maximize),
+            zero_gradients=bool(zero_gradients),
+            consume_gradients=bool(consume_gradients),
+            gradient_scale=float(gradient_scale),
+            seed=_seed(seed),
+        )
+        self._create(
+            sentence,
+            _choice("state_dtype", state_dtype, STATE_DTYPES),
+            _choice("master", master, MASTERS),
+            _choice("nonfinite", nonfinite, NONFINITE),
+            int(self._options["maximize"]),
+            int(self._options["zero_gradients"]),
+            int(self._options["consume_gradients"]),
+            self._options["gradient_scale"],
+            self._options["seed"],
+        )
+        self.training = True
+        self._layout: list[tuple[str | None, int, int]] = []
+        self._changes: dict[tuple[str | None, str], Any] = {}
+        self._pending: object | None = None
+        self._closure: tuple[Any, bool] = (None, False)
+        try:
+            for group in groups:
+                self._bind_group(group)
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- parameters
+
+    def _bind_group(self, group: _Group) -> None:
+        start = self._layout[-1][2] if self._layout else 0
+        self._add(group.arrays, group.names, group.name)
+        self._layout.append((group.name, start, start + len(group.arrays)))
+        for path, value in self._spread(group.overrides).items():
+            self.set(path, value, group.name)
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Adds parameters: {"params": [...], "lr": 0.1, "name": "head"}.  Gradients have to be bound anew."""
+        used = {name for name, _, _ in self._layout}
+        parsed = _read_group(group, _fresh_name(used, len(self._layout)))
+        self._bind_group(parsed)
+
+    @property
+    def param_groups(self) -> list[ParamGroup]:
+        """The parameter groups: dict-like, reading and writing the running pipeline (group["lr"] *= 0.5)."""
+        return [ParamGroup(self, *row) for row in self._layout]
+
+    # ---- stepping
+
+    def requests(self) -> Generator[Request, None, None]:
+        """One step as a loop over what the method asks for.
+
+            for request in opt.requests():
+                loss = compute(...)            # the parameters stand where the answer is wanted
+                request.answer(grads, loss)    # or fill the bound gradients and set request.loss
+
+        The step is done when the loop ends.  Leaving the loop early (break, an exception) cancels the step, at the
+        latest when the next one starts: parameters and state are those from before it.
+        """
+        if self._pending is not None:
+            self._pending = None
+            self.cancel()
+        token = self._pending = object()
+        loss: float | None = None
+        try:
+            while True:
+                row = self._next(loss)
+                if row is None:
+                    self._pending = None
+                    return
+                request = Request(self, row)
+                yield request
+                if self._pending is not token:
+                    raise RuntimeError("another step was started inside the loop over this one")
+                if request.wants_loss and request.loss is None:
+                    raise error(NeedsError, f"{self._text}: the method asked for the loss, and none was given")
+                loss = None if request.loss is None else float(request.loss)
+        except BaseException:
+            if self._pending is token:
+                self._pending = None
+                with contextlib.suppress(Error):
+                    self.cancel()
+            raise
+
+    def _step_closure(self, closure: Callable[..., Any]) -> Any:
+        if self._closure[0] is not closure:
+            self._closure = (closure, _takes_request(closure))
+        takes_request = self._closure[1]
+        first = None
+        with contextlib.closing(self.requests()) as requests:
+            for request in requests:
+                answer = closure(request) if takes_request else closure()
+                loss, grads = self._read_answer(answer)
+                if grads is not None and request.wants_gradient:
+                    self._answer(grads)
+                if loss is not None:
+                    if first is None:
+                        first = loss
+                    if request.loss is None:
+                        request.loss = float(loss)
+        return first
+
+    def _read_answer(self, answer: Any) -> tuple[Any, Any]:
+        """(loss, grads) of what a closure returned; see `step`."""
+        count = self._layout[-1][2]
+        if answer is None:
+            return None, None
+        if isinstance(answer, tuple) and len(answer) == 2:
+            loss, grads = answer
+            if grads is None or isinstance(grads, (list, tuple)):
+                return loss, grads
+            if count == 1 and _arrays.is_array(grads):
+                return loss, [grads]
+        if isinstance(answer, (list, tuple)):
+            return None, answer
+        if count == 1 and getattr(answer, "ndim", 0):
+            return None, [answer]
+        return answer, None
+
+    # ---- modes
+
+    def train(self) -> None:
+        """Puts the training weights back into the parameters, bit for bit."""
+        self._set_mode(0)
+        self.training = True
+
+    def eval(self) -> None:
+        """Writes the evaluation weights (averages, schedule-free iterates) into the parameters."""
+        self._set_mode(1)
+        self.training = False
+
+    @contextlib.contextmanager
+    def averaged(self) -> Generator[Optimizer, None, None]:
+        """Inside `with opt.averaged():` the parameters hold the evaluation weights."""
+        before = self.training
+        self.eval()
+        try:
+            yield self
+        finally:
+            if before:
+                self.train()
+
+    # ---- hyper-parameters
+
+    def get(self, path: str, group: str | None = None) -> Any:
+        """A hyper-parameter or a measured value: "lr", "adamw.lr", "adamw#1.lr", "clip_global_norm.norm".
+
+        A scheduled value is that of the next step.  Numbers come as float, the rest as Python values or text.
+        UnknownNameError when there is none, or when two stages have one and the stage is not named.
+        """
+        try:
+            return self._get_number(group, path)
+        except ValueTypeError:
+            return _registry.read_value(self._get_text(group, path))
+
+    def set(self, path: str, value: Any, group: str | None = None) -> None:
+        """Changes a hyper-parameter while running, for one group or for all.
+
+        A str is taken as it would stand in a sentence: opt.set("lr", "cosine(lr=0.1, total=1000)").
+        RangeError, ValueTypeError or UnknownNameError when it does not fit; nothing changes then.
+        """
+        if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+            self._set_number(group, path, float(value))
+        else:
+            self._set_text(group, path, _sentence.write_value(value))
+        self._changes[group, path] = value
+
+    def _spread(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`values` with "betas" written out as beta1, beta2, ..."""
+        spread: dict[str, Any] = {}
+        for key, value in values.items():
+            if key == "betas":
+                spread.update(zip(_beta_names(value), value))
+            else:
+                spread[key] = value
+        return spread
+
+    def _stages(self) -> list[tuple[str, _registry.Method]]:
+        known = _registry.by_name()
+        return [(s, known[n]) for s in _sentence.stages(self.sentence) if (n := s.partition("#")[0]) in known]
+
+    def _live_paths(self) -> list[str]:
+        """The hyper-parameters that may change while running, as paths."""
+        stages = self._stages()
+        owners: dict[str, int] = {}
+        for _, method in stages:
+            for p in method.parameters:
+                owners[p.name] = owners.get(p.name, 0) + 1
+        return [
+            p.name if owners[p.name] == 1 else f"{stage}.{p.name}"
+            for stage, method in stages
+            for p in method.parameters
+            if p.live
+        ]
+
+    def _betas(self) -> list[str]:
+        live = self._live_paths()
+        return [name for name in ("beta1", "beta2", "beta3") if name in live]
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken."""
+        return int(self._get_number(None, "steps"))
+
+    @property
+    def skipped(self) -> int:
+        """How many steps the non-finite policy refused."""
+        return int(self._get_number(None, "skipped"))
+
+    # ---- state
+
+    def state(self) -> dict[str, list[np.ndarray | None]]:
+        """A copy of the state in float64: {"adamw.exp_avg": [one array a parameter], ...}.
+
+        Arrays have the shape of their parameter where they have its size.  None stands for a parameter without that
+        state; a list with one array is state of the whole group.
+        """
+        shapes = self._shapes()
+        state: dict[str, list[np.ndarray | None]] = {}
+        for index, (stage, slot, tensor, count, _, _) in enumerate(self._state_rows()):
+            values = np.empty(count)
+            self._state_read(index, values)
+            name = f"{stage}.{slot}"
+            if tensor < 0:
+                state.setdefault(name, []).append(values)
+                continue
+            row = state.setdefault(name, [None] * len(shapes))
+            row[tensor] = values.reshape(shapes[tensor]) if values.size == _size(shapes[tensor]) else values
+        return state
+
+    def memory_report(self) -> MemoryReport:
+        """What the state costs, known before it is allocated."""
+        rows = [
+            StateRow(tensor, stage, slot, count, STORAGE.get(storage, str(storage)), size)
+            for stage, slot, tensor, count, size, storage in self._state_rows()
+        ]
+        return MemoryReport(rows, sum(row.bytes for row in rows))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state as plain values: {"format": 1, "sentence": str, "state": bytes}."""
+        return {"format": STATE_FORMAT, "sentence": self.sentence, "state": self._save()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over what state_dict returned.  FormatError, VersionError, MismatchError leave everything as it was."""
+        try:
+            number, state = state_dict["format"], state_dict["state"]
+        except (KeyError, TypeError, IndexError) as problem:
+            raise error(FormatError, "not a state_dict of thalweg: it has no 'format' and 'state'") from problem
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise error(FormatError, f"not a state_dict of thalweg: its format is {number!r}")
+        if number > STATE_FORMAT:
+            raise error(VersionError, f"a state_dict of format {number}; this version knows {STATE_FORMAT}")
+        try:
+            self._load(state)
+        except (TypeError, BufferError) as problem:
+            if isinstance(problem, Error):
+                raise
+            raise error(FormatError, f"the 'state' of the state_dict is a {type(state).__name__}, not bytes") from problem
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the state to a file (safetensors layout), atomically: written beside it, synced, renamed."""
+        self._save_file(path)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Reads what save wrote.  FileError, FormatError, VersionError, MismatchError leave everything as it was."""
+        self._load_file(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        params, names = self.params, self.names
+        groups = [
+            (name, params[start:stop], names[start:stop] if names[start] is not None else None)
+            for name, start, stop in self._layout
+        ]
+        return _restore, (type(self), groups, self._text, self._options, self._changes, self._save())
+
+    def __enter__(self) -> Optimizer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<{type(self).__name__}: closed>"
+        return f"<{type(self).__name__}: {self._text}; {len(self.params)} parameters, {self.steps} steps>"
+
+
+def _restore(
+    cls: type[Optimizer],
+    groups: list[tuple[str | None, list[Any], list[str] | None]],
+    sentence: str,
+    options: dict[str, Any],
+    changes: dict[tuple[str | None, str], Any],
+    state: bytes,
+) -> Optimizer:
+    """Rebuilds a pickled or copied optimizer."""
+    optimizer = cls.__new__(cls)
+    first, *others = [_Group(name, arrays, names, {}) for name, arrays, names in groups]
+    Optimizer.__init__(optimizer, [first], sentence, **options)
+    for group in others:
+        optimizer._bind_group(group)
+    optimizer._load(state)
+    for (group_name, path), value in changes.items():
+        optimizer.set(path, value, group_name)
+    return optimizer
+
+
+# ---- reading arguments
+
+
+def _read_groups(params: Iterable[Any], names: Sequence[str] | None) -> list[_Group]:
+    if _arrays.is_array(params) or isinstance(params, (str, bytes, Mapping)):
+        raise TypeError(f"params is an iterable of arrays, not one {type(params).__name__}")
+    items = list(params)
+    if not items:
+        raise error(ArgumentError, "params is empty: there is nothing to optimize")
+    if isinstance(items[0], _Group):
+        return items
+    if not isinstance(items[0], Mapping):
+        arrays, given = _read_pairs(items)
+        return [_Group(None, arrays, _merge_names(given, names, len(arrays)), {})]
+    if names is not None:
+        raise error(ArgumentError, "names go with plain params; in groups, write (name, array)")
+    if not all(isinstance(item, Mapping) for item in items):
+        raise TypeError("params mixes parameter groups (dicts) with arrays")
+    groups: list[_Group] = []
+    for index, item in enumerate(items):
+        used = {group.name for group in groups} | {other.get("name") for other in items}
+        groups.append(_read_group(item, _fresh_name(used, index)))
+    return groups
+
+
+def _read_group(item: Mapping[str, Any], name: str) -> _Group:
+    overrides = dict(item)
+    if "params" not in overrides:
+        raise error(ArgumentError, "a parameter group is a dict with 'params'")
+    params = overrides.pop("params")
+    name = overrides.pop("name", None) or name
+    members = [params] if _arrays.is_array(params) else list(params)
+    if not members:
+        raise error(ArgumentError, f"parameter group {name!r} is empty")
+    arrays, names = _read_pairs(members)
+    return _Group(name, arrays, names, overrides)
+
+
+def _read_pairs(items: list[Any]) -> tuple[list[Any], list[str] | None]:
+    """Arrays and names of a list of arrays or of (name, array)."""
+    pairs = [isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) for item in items]
+    if not any(pairs):
+        return items, None
+    if not all(pairs):
+        raise TypeError(f"parameter {pairs.index(False)}: some parameters come as (name, array), this one does not")
+    return [array for _, array in items], [name for name, _ in items]
+
+
+def _merge_names(given: list[str] | None, names: Sequence[str] | None, count: int) -> list[str] | None:
+    if names is None:
+        return given
+    if given is not None:
+        raise error(ArgumentError, "the parameters have names already: leave out names=")
+    if len(names) != count:
+        raise error(CountError, f"names: {len(names)} names for {count} parameters")
+    return list(names)
+
+
+def _fresh_name(used: Iterable[str | None], index: int) -> str:
+    taken = set(used)
+    while f"group{index}" in taken:
+        index += 1
+    return f"group{index}"
+
+
+def _choice(name: str, value: Any, choices: Mapping[Any, int]) -> int:
+    try:
+        return choices[value]
+    except (KeyError, TypeError):
+        allowed = ", ".join(repr(choice) for choice in choices)
+        raise error(ArgumentError, f"{name} is one of {allowed}, not {value!r}") from None
+
+
+def _seed(value: Any) -> int:
+    try:
+        seed = int(value.__index__())
+    except AttributeError:
+        raise error(ValueTypeError, f"seed is an integer, not {type(value).__name__}") from None
+    if not 0 <= seed < 2**64:
+        raise error(RangeError, f"seed is in 0 ... 2**64 - 1, not {seed}")
+    return seed
+
+
+def _beta_names(betas: Any) -> list[str]:
+    try:
+        count = len(betas)
+    except TypeError:
+        raise error(ValueTypeError, f"betas is a tuple of 2 or 3 numbers, not {betas!r}") from None
+    if count not in (2, 3):
+        raise error(RangeError, f"betas has {count} entries, not 2 or 3")
+    return [f"beta{i + 1}" for i in range(count)]
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for extent in shape:
+        size *= extent
+    return size
+
+
+def _takes_request(closure: Callable[..., Any]) -> bool:
+    """True when the closure has a required positional argument."""
+    try:
+        parameters = inspect.signature(closure).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(
+        p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters
+    )

@@ -1,0 +1,205 @@
+"""What the library knows: its methods, their hyper-parameters and their state, as it describes them itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from . import _thalweg
+
+TYPES = {
+    1: "number",
+    2: "integer",
+    3: "flag",
+    4: "choice",
+    5: "list",
+    6: "regularizer",
+    7: "constraint",
+    8: "pipeline",
+    9: "schedule",
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One hyper-parameter.
+
+    type       number | integer | flag | choice | list | regularizer | constraint | pipeline | schedule
+    required   there is no default; `default` is ""
+    optional   `none` is a value
+    live       it may change while running
+    default    as it is written in a sentence
+    choices    what a choice may be, else empty
+    min, max   the range (infinite where unbounded); excluded themselves where min_open, max_open
+    """
+
+    name: str
+    meaning: str
+    type: str
+    required: bool
+    optional: bool
+    min_open: bool
+    max_open: bool
+    live: bool
+    default: str
+    choices: tuple[str, ...]
+    min: float
+    max: float
+
+    @property
+    def range(self) -> str:
+        """The range in the notation of intervals, "" when there is none: "(0, inf)"."""
+        if self.type not in ("number", "integer") or (self.min == -_INF and self.max == _INF):
+            return ""
+        left = "(" if self.min_open or self.min == -_INF else "["
+        right = ")" if self.max_open or self.max == _INF else "]"
+        return f"{left}{self.min:g}, {self.max:g}{right}"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One kind of state: its name and what it holds."""
+
+    name: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of the library.
+
+    kind       optimizer | transform | update | perturbation | aggregator | schedule | average | regularizer | ...
+    rule       the update rule, several lines
+    source     authors, year, arXiv number
+    sentence   what the name stands for when it is made of other methods, else ""
+    requests   what it asks for besides one gradient a step
+    """
+
+    name: str
+    kind: str
+    summary: str
+    rule: str
+    source: str
+    sentence: str
+    requests: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    state: tuple[Slot, ...]
+
+    def parameter(self, name: str) -> Parameter | None:
+        """The hyper-parameter of that name, or None."""
+        return next((p for p in self.parameters if p.name == name), None)
+
+
+_INF = float("inf")
+
+
+def _parameter(row: tuple) -> Parameter:
+    name, meaning, kind, required, optional, min_open, max_open, live, default, choices, low, high = row
+    options = tuple(choices.split("|")) if choices else ()
+    return Parameter(
+        name, meaning, TYPES.get(kind, str(kind)), required, optional, min_open, max_open, live, default, options, low, high
+    )
+
+
+def _method(row: tuple) -> Method:
+    name, kind, summary, rule, source, sentence, requests, parameters, slots = row
+    return Method(
+        name,
+        kind,
+        summary,
+        rule,
+        source,
+        sentence,
+        tuple(part.strip() for part in requests.split(",") if part.strip()),
+        tuple(_parameter(p) for p in parameters),
+        tuple(Slot(*s) for s in slots),
+    )
+
+
+@cache
+def _all() -> tuple[Method, ...]:
+    return tuple(_method(row) for row in _thalweg._methods())
+
+
+def methods(kind: str | None = None) -> list[Method]:
+    """Every method of the library, or those of one kind, sorted by name."""
+    return [m for m in _all() if kind is None or m.kind == kind]
+
+
+def method(name: str) -> Method:
+    """The method of that name.  MethodError, with the nearest name, when there is none."""
+    return _method(_thalweg._method(name))
+
+
+@cache
+def by_name() -> dict[str, Method]:
+    return {m.name: m for m in _all()}
+
+
+def kinds() -> list[str]:
+    """The kinds of method there are, sorted."""
+    return sorted({m.kind for m in _all()})
+
+
+def describe(m: Method) -> str:
+    """A method in words: summary, rule, hyper-parameters, state, source."""
+    parts = [m.summary]
+    if m.rule:
+        parts.append("Rule\n" + _indent(m.rule))
+    if m.sentence:
+        parts.append("Stands for\n" + _indent(m.sentence))
+    if m.parameters:
+        rows = []
+        for p in m.parameters:
+            facts = [p.type if p.type != "choice" else " | ".join(p.choices)]
+            if p.range:
+                facts.append(f"in {p.range}")
+            facts.append("required" if p.required else f"default {p.default}")
+            if p.optional:
+                facts.append("may be none")
+            if p.live:
+                facts.append("live")
+            rows.append((p.name, f"{p.meaning} ({', '.join(facts)})"))
+        parts.append("Hyper-parameters\n" + _table(rows))
+    if m.state:
+        parts.append("State\n" + _table([(s.name, s.meaning) for s in m.state]))
+    if m.requests:
+        parts.append("Asks for\n" + _indent(", ".join(m.requests)))
+    if m.source:
+        parts.append("Source\n" + _indent(m.source))
+    return "\n\n".join(parts)
+
+
+def _indent(text: str) -> str:
+    return "\n".join("    " + line if line.strip() else "" for line in text.splitlines())
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"    {name:<{width}}  {meaning}" for name, meaning in rows)
+
+
+def literal(p: Parameter) -> Any:
+    """The default of a hyper-parameter as a Python value; text that is no number, flag, list or none stays text."""
+    return read_value(p.default)
+
+
+def read_value(text: str) -> Any:
+    """A value as it is written in a sentence, as a Python value where there is one."""
+    text = text.strip()
+    if text in ("true", "false"):
+        return text == "true"
+    if text == "none":
+        return None
+    if text.startswith("[") and text.endswith("]") and "[" not in text[1:]:
+        inner = text[1:-1].strip()
+        return [read_value(part) for part in inner.split(",")] if inner else []
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text

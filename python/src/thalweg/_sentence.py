@@ -1,0 +1,104 @@
+"""Sentences: writing Python values into them, and finding the stages in one."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+from ._errors import ArgumentError, ValueTypeError, error
+from ._registry import Method, Parameter
+
+
+def write_value(value: Any, parameter: Parameter | None = None) -> str:
+    """`value` as it is written in a sentence.
+
+    Numbers, flags, None and lists become literals.  A str is taken as it stands: a choice, a schedule
+    ("cosine(lr=0.1, total=1000)"), a regularizer, or (in parentheses, which are added) a pipeline.  Objects with a
+    `sentence` are written as that.
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        text = value.strip()
+        if parameter is not None and parameter.type == "pipeline" and not _is_enclosed(text):
+            return f"({text})"
+        return text
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(write_value(item) for item in value) + "]"
+    sentence = getattr(value, "sentence", None)
+    if isinstance(sentence, str):
+        return write_value(sentence, parameter)
+    if type(value).__name__ in ("bool", "bool_"):
+        return "true" if value else "false"
+    if isinstance(value, numbers.Integral):
+        return str(int(value))
+    if isinstance(value, numbers.Real):
+        return write_number(float(value))
+    name = f" for {parameter.name!r}" if parameter is not None else ""
+    raise error(ValueTypeError, f"cannot write a {type(value).__name__}{name} in a sentence")
+
+
+def write_number(value: float) -> str:
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return repr(value)
+
+
+def write_stage(method: Method, values: dict[str, Any]) -> str:
+    """The stage `method` with `values` by name."""
+    known = {p.name: p for p in method.parameters}
+    arguments = ", ".join(f"{name}={write_value(value, known.get(name))}" for name, value in values.items())
+    return f"{method.name}({arguments})" if arguments else method.name
+
+
+def join(*parts: str) -> str:
+    """The parts that are not empty as one pipeline."""
+    return " | ".join(part.strip().strip("|").strip() for part in parts if part and part.strip())
+
+
+def stages(sentence: str) -> list[str]:
+    """The names of the outermost stages of a sentence that the library wrote, in order.
+
+    The second stage of the same name is called "name#1", as in the paths of hyper-parameters.
+    """
+    names: list[str] = []
+    seen: dict[str, int] = {}
+    depth, start, quoted = 0, 0, False
+    for i, c in enumerate(sentence + "|"):
+        if c == '"':
+            quoted = not quoted
+        elif quoted:
+            continue
+        elif c in "([":
+            depth += 1
+        elif c in ")]":
+            depth -= 1
+        elif c == "|" and depth == 0:
+            name = sentence[start:i].partition("(")[0].strip()
+            start = i + 1
+            if name:
+                count = seen.get(name, 0)
+                seen[name] = count + 1
+                names.append(f"{name}#{count}" if count else name)
+    return names
+
+
+def _is_enclosed(text: str) -> bool:
+    """True when one pair of parentheses encloses the whole text."""
+    if not (text.startswith("(") and text.endswith(")")):
+        return False
+    depth = 0
+    for i, c in enumerate(text):
+        depth += (c == "(") - (c == ")")
+        if depth == 0:
+            return i == len(text) - 1
+    return False
+
+
+def check_text(sentence: Any) -> str:
+    if not isinstance(sentence, str):
+        raise error(ArgumentError, f"the sentence is a str, not {type(sentence).__name__}")
+    return sentence

@@ -1,0 +1,114 @@
+"""thalweg beside JAX on the CPU: parameters in memory that NumPy writes and JAX reads, without a copy.
+
+    from thalweg.jax import Optimizer
+    opt = Optimizer(params, "adamw(lr=3e-4)")          # params: any pytree of arrays
+    for batch in data:
+        loss, grads = value_and_grad(opt.params, batch)
+        opt.step(grads)
+
+JAX arrays cannot change, so the parameters live in 64-byte aligned NumPy arrays (the alignment that JAX asks for before
+it borrows memory), and `opt.params` is the same pytree of JAX arrays that look at them.  Two things follow:
+
+- step() waits for the gradients, and then writes.  A computation that still reads the parameters at that moment, and that
+  the gradients do not depend on, would see them change: finish it first (jax.block_until_ready).
+- a JAX array from `opt.params` shows the new values after a step.  Keep old values with jnp.array(x, copy=True).
+
+This runs on the host, outside jit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from . import _optimizer
+from ._errors import LayoutError, ShapeError, error
+
+ALIGNMENT = 64
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    """A new NumPy array, not initialised, whose memory JAX can borrow."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def aligned_copy(array: Any) -> np.ndarray:
+    """A copy of an array (JAX, NumPy, ...) whose memory JAX can borrow."""
+    source = np.asarray(array)
+    copy = aligned_empty(source.shape, source.dtype)
+    copy[...] = source
+    return copy
+
+
+def view(array: np.ndarray) -> jax.Array:
+    """A JAX array on the CPU that looks at the memory of an aligned NumPy array, without a copy."""
+    looking = jax.device_put(array, jax.devices("cpu")[0], may_alias=True)
+    if array.size and looking.unsafe_buffer_pointer() != array.ctypes.data:
+        raise error(LayoutError, f"JAX copies a {array.dtype} array of shape {array.shape} where it should look at it")
+    return looking
+
+
+class Optimizer:
+    """A sentence at work on a pytree of parameters.
+
+    params    any pytree of floating-point arrays; they are copied once, into `arrays`
+    sentence  the pipeline, as for thalweg.Optimizer
+    options   those of thalweg.Optimizer: state_dtype, nonfinite, seed, ...
+
+    params    (attribute) the pytree of JAX arrays that look at the memory
+    arrays    the same memory as NumPy arrays, in the order of the leaves
+    engine    the thalweg.Optimizer inside, for everything else
+    """
+
+    def __init__(self, params: Any, sentence: str, **options: Any) -> None:
+        leaves, self._tree = jax.tree_util.tree_flatten_with_path(params)
+        self.arrays = [aligned_copy(leaf) for _, leaf in leaves]
+        names = [jax.tree_util.keystr(path) for path, _ in leaves]
+        if len(set(names)) == len(names) and all(names):
+            options.setdefault("names", names)
+        self.engine = _optimizer.Optimizer(self.arrays, sentence, **options)
+        self._views = [view(array) for array in self.arrays]
+
+    @property
+    def params(self) -> Any:
+        """The parameters as JAX arrays; they show every step."""
+        return jax.tree_util.tree_unflatten(self._tree, self._views)
+
+    def step(self, grads: Any) -> Any:
+        """One step.
+
+        grads  a pytree like the parameters, of JAX or NumPy arrays; or a closure: closure(params) -> (loss, grads), called
+               as often as the method asks
+
+        Returns the closure's first loss, else None.
+        """
+        if callable(grads):
+            return self._step_closure(grads)
+        self.engine.step(self._leaves(grads))
+        self.engine.release_gradients()
+        return None
+
+    def _step_closure(self, closure: Callable[[Any], Any]) -> Any:
+        def answer() -> tuple[Any, list[Any]]:
+            loss, grads = closure(self.params)
+            return float(loss), self._leaves(grads)
+
+        loss = self.engine.step(answer)
+        self.engine.release_gradients()
+        return loss
+
+    def _leaves(self, grads: Any) -> list[Any]:
+        leaves, tree = jax.tree_util.tree_flatten(grads)
+        if tree != self._tree:
+            raise error(ShapeError, f"the gradients have the structure {tree}, the parameters {self._tree}")
+        return jax.block_until_ready(leaves)
+
+    def __repr__(self) -> str:
+        return f"<thalweg.jax.Optimizer: {self.engine!r}>"

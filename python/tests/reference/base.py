@@ -1,0 +1,135 @@
+"""What every reference has in common.
+
+A reference is the plain float64 NumPy form of one method, written from its card and its paper, never from
+the Swift source.  The generic tests (`test_fidelity.py`) find every `Reference` subclass, run it beside the
+library for many steps, and compare.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, ClassVar, Sequence
+
+import numpy as np
+
+Arrays = list[np.ndarray]
+
+
+class Reference:
+    """One method. Subclasses set the class attributes and write the rule.
+
+    name      the method's name in the registry (the card's)
+    kind      optimizer | transform | average | schedule | regularizer | constraint | aggregator | perturbation | mask
+    defaults  every hyper-parameter with the card's default (required ones are absent)
+    settings  the hyper-parameter settings worth testing: one dict a run, merged over `defaults`
+    needs     what `step` takes besides gradients: any of "loss", "gradient_at", "hvp", "previous_gradient"
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[str] = "optimizer"
+    defaults: ClassVar[dict[str, Any]] = {}
+    settings: ClassVar[Sequence[dict[str, Any]]] = ({},)
+    needs: ClassVar[tuple[str, ...]] = ()
+    shapes: ClassVar[str] = "any"  # or "matrix" when rank 0/1 tensors are refused
+
+    def __init__(self, **hyper: Any) -> None:
+        unknown = set(hyper) - set(self.defaults) - set(getattr(self, "required", ()))
+        if unknown:
+            raise TypeError(f"{self.name}: unknown hyper-parameters {sorted(unknown)}")
+        self.h = {**self.defaults, **hyper}
+
+    def __getattr__(self, key: str) -> Any:
+        # h["beta1"] reads as self.beta1, so that a rule looks like its paper.
+        h = self.__dict__.get("h", {})
+        if key in h:
+            return h[key]
+        raise AttributeError(key)
+
+
+class OptimizerReference(Reference):
+    """`step` changes `params` (a list of float64 arrays) in place."""
+
+    def start(self, params: Arrays) -> None:
+        """Allocates the state; called once before the first step."""
+
+    def step(self, params: Arrays, grads: Arrays, *, loss: float | None = None,
+             gradient_at: Callable[[Arrays], Arrays] | None = None,
+             hvp: Callable[[Arrays, Arrays], Arrays] | None = None,
+             normal: Callable[[int], Arrays] | None = None) -> None:
+        """One step.  `gradient_at(point)` and `hvp(point, vector)` answer on the same minibatch;
+        `normal(step)` gives the standard normal draws of that step (0-based), one array a tensor;
+        the Rademacher probes of a Hessian-vector method are `np.sign` of them (sign(0) = 1)."""
+        raise NotImplementedError
+
+    def evaluation_weights(self, params: Arrays) -> Arrays:
+        """The weights to evaluate with; methods that train elsewhere override this."""
+        return params
+
+
+class TransformReference(Reference):
+    kind = "transform"
+
+    def transform(self, grads: Arrays, *, params: Arrays, update: Arrays | None = None,
+                  normal: Callable[[int], Arrays] | None = None) -> Arrays:
+        """New gradients (or new updates, for update transforms); called once a step."""
+        raise NotImplementedError
+
+
+class ScheduleReference(Reference):
+    kind = "schedule"
+
+    def value(self, k: int) -> float:
+        """The value at step k, counted from 0."""
+        raise NotImplementedError
+
+
+class AverageReference(Reference):
+    kind = "average"
+
+    def start(self, params: Arrays) -> None: ...
+
+    def update(self, params: Arrays) -> None:
+        """Sees the parameters after the inner step (and may change them, as lookahead does)."""
+        raise NotImplementedError
+
+    def value(self) -> Arrays:
+        raise NotImplementedError
+
+
+class RegularizerReference(Reference):
+    kind = "regularizer"
+
+    def value(self, w: np.ndarray) -> float:
+        raise NotImplementedError
+
+    def gradient(self, w: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def prox(self, w: np.ndarray, t: float) -> np.ndarray:
+        raise NotImplementedError
+
+
+class ConstraintReference(Reference):
+    kind = "constraint"
+
+    def project(self, w: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+class AggregatorReference(Reference):
+    kind = "aggregator"
+
+    def weights(self, jacobian: np.ndarray, *, permutations: np.ndarray | None = None) -> np.ndarray:
+        """The weights `a` (m,) of the m task gradients in the rows of `jacobian` (m, n); the update is `jacobian.T @ a`."""
+        raise NotImplementedError
+
+
+def every(cls: type = Reference) -> list[type]:
+    """All concrete references (those with a name), sorted."""
+    found: dict[str, type] = {}
+    stack = [cls]
+    while stack:
+        c = stack.pop()
+        stack.extend(c.__subclasses__())
+        if "name" in c.__dict__:
+            found[c.name] = c
+    return [found[k] for k in sorted(found)]
