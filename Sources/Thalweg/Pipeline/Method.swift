@@ -41,7 +41,7 @@ package struct Method: Sendable {
       if let n = a.name {
         guard let k = parameters.firstIndex(where: { $0.name == n }) else {
           throw Failure(Status.name, "\(name) has no hyper-parameter `\(n)`" + suggestion(n, parameters.map(\.name)) + "; it has: "
-            + (parameters.isEmpty ? "none" : parameters.map(\.name).joined(separator: ", ")))
+            + (parameters.isEmpty ? "none" : parameters.map(\.name).joined(separator: ", ")), at: a.position)
         }
         index = k
       } else {
@@ -49,7 +49,9 @@ package struct Method: Sendable {
         positional += 1
       }
       guard values[index] == nil else { throw Failure(Status.name, "\(name): `\(parameters[index].name)` is given twice") }
-      values[index] = try parameters[index].read(a.value, of: name)
+      do throws(Failure) { values[index] = try parameters[index].read(a.value, of: name) } catch {
+        throw Failure(Int(error.status), error.message, at: error.position ?? a.position)
+      }
     }
     var all: [Value] = []
     for (p, v) in zip(parameters, values) {

@@ -19,6 +19,19 @@ package struct Parameter: Sendable {
   package var optional = false
   /// False for what shapes the state and cannot change while running.
   package var live = true
+  /// An infinity is a value like any other.
+  package var infinite: Bool
+
+  package init(name: String, kind: Kind, meaning: String, standard: Value?, live: Bool = true) {
+    (self.name, self.kind, self.meaning, self.standard, self.live) = (name, kind, meaning, standard, live)
+    if case .number(let x)? = standard { infinite = x.isInfinite } else { infinite = false }
+  }
+  /// The same, with infinities allowed.
+  package func orInfinite() -> Parameter {
+    var p = self
+    p.infinite = true
+    return p
+  }
 
   package var code: Int32 {
     switch kind {
@@ -132,8 +145,8 @@ extension Parameter {
   package func check(_ x: Double, of method: String) throws(Failure) {
     let low = minimumOpen ? x > minimum : x >= minimum
     let high = maximumOpen ? x < maximum : x <= maximum
-    guard !x.isNaN, low, high, x.isFinite || maximum == .infinity else {
-      throw Failure(Status.range, "\(method): `\(name)` must be \(rangeText), got \(text(x))")
+    guard !x.isNaN, low, high, x.isFinite || infinite else {
+      throw Failure(Status.range, "\(method): `\(name)` must be \(x.isInfinite && !infinite ? "finite, " : "")\(rangeText), got \(text(x))")
     }
     if kind == .integer, x != x.rounded() || abs(x) > 9e15 {
       throw Failure(Status.type, "\(method): `\(name)` must be a whole number, got \(text(x))")

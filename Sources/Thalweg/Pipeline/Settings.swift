@@ -159,7 +159,9 @@ extension Optimizer {
   package func observe(_ what: String, _ value: Double) throws(Failure) {
     var used = false
     if what == "loss" {
-      guard value.isFinite || options.nonFinite == .propagate else { throw Failure(Status.nonfinite, "the observed loss is \(text(value))") }
+      guard value.isFinite else {
+        throw Failure(Status.nonfinite, "the observed loss is \(text(value))" + (stages.first { $0.method.needsLoss }.map { "; \($0.name) needs a finite one" } ?? ""))
+      }
       observed["loss"] = value
       used = true
     }

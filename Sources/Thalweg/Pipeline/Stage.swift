@@ -28,13 +28,13 @@ package final class Stage {
   ) throws(Failure) {
     (self.id, self.method, self.component, self.role, self.aliases) = (id, method, component, role, aliases)
     (self.hyper, self.element, self.whole, self.source, self.isView) = ([hyper], element, whole, source, isView)
-    schedules = [[:]]
     scalars = element?.scalars(hyper) ?? source?.scalars ?? []
     scope = element?.scope(hyper) ?? .global
     phases = element?.phases(hyper) ?? 0
+    schedules = [try Stage.schedules(hyper)]
+    // Last: an initialiser that throws after this would leak it.
     globals = .allocate(capacity: max(1, scalars.count))
     for (i, s) in scalars.enumerated() { globals[i] = s.start }
-    schedules[0] = try Stage.schedules(hyper)
   }
   deinit { globals.deallocate() }
 
@@ -305,7 +305,7 @@ struct Compiler {
 
   /// Adds the sentence and a caret to an error of a stage.
   private func at(_ node: StageNode, _ f: Failure) -> Failure {
-    f.message.contains("\n") ? f : Failure(Int(f.status), f.message + Parser.pointer(text, node.position))
+    f.message.contains("\n") ? f : Failure(Int(f.status), f.message + Parser.pointer(text, f.position ?? node.position))
   }
 
   /// Replaces the names that stand for sentences.
