@@ -269,3 +269,27 @@ package struct Hyper: Sendable {
     return []
   }
 }
+
+extension Hyper {
+  /// A stage `name` that takes over the values of the named parameters: what a sentence name hands on to its parts.
+  package func node(_ name: String, _ parameters: [Parameter]) -> StageNode {
+    var arguments: [ArgumentNode] = []
+    for p in parameters {
+      if let i = index(p.name) { arguments.append(ArgumentNode(name: p.name, value: p.node(values[i]), position: 0)) }
+    }
+    return StageNode(name: name, arguments: arguments, position: 0)
+  }
+}
+
+extension Parameter {
+  /// A value as the parser would have read it.
+  package func node(_ value: Value) -> ValueNode {
+    switch value {
+    case .number(let x): .number(x)
+    case .list(let xs): .list(xs.map { .number($0) })
+    case .schedule(let s), .stage(let s): .word(s)
+    case .pipeline(let s): .sentence(s)
+    case .none, .flag, .choice: .word(StageNode(name: write(value), arguments: [], position: 0))
+    }
+  }
+}
