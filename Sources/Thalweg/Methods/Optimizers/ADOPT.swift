@@ -38,7 +38,7 @@ struct ADOPT: ElementRule {
     bound = h.has("clip_exponent") ? pow(c.time - 1, h.clip_exponent) : .infinity
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let square = g * g
     if first {
       s[1] = square
@@ -51,7 +51,7 @@ struct ADOPT: ElementRule {
     return m
   }
 
-  func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L {
+  @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L {
     let d = direction(g, x, s)
     return first ? x : x * a.keep - a.lr * d
   }

@@ -54,7 +54,7 @@ struct AdEMAMix: ElementRule {
 
   static func halfLife(_ beta: Double) -> Double { beta > 0 ? log(0.5) / log(beta) : 0 }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let slow = beta3 * s[0] + (1 - beta3) * g
     let v = beta2 * s[1] + (1 - beta2) * (g * g)
     s[0] = slow

@@ -27,7 +27,7 @@ struct AdaDelta: ElementRule {
 
   init(_ h: Hyper, _ c: StepContext) { (rho, eps) = (h.rho, h.eps) }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let v = rho * s[0] + (1 - rho) * (g * g)
     let d = s[1]
     let u = (v + eps).divide(d + eps).squareRoot() * g

@@ -31,7 +31,7 @@ struct AdaGrad: ElementRule {
     (eps, factor) = (h.eps, 1 / (1 + (c.time - 1) * rate))
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let sum = s[0] + g * g
     s[0] = sum
     return (sum.squareRoot() + eps).divide(g * factor)

@@ -30,7 +30,7 @@ struct AdaMax: ElementRule {
     r1 = 1 / (1 - power(beta1, c.t))
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let m = beta1 * s[0] + (1 - beta1) * g
     let u = L.max(beta2 * s[1], g.magnitude + eps)
     s[0] = m

@@ -41,7 +41,7 @@ struct Adan: ElementRule {
     pull = decays ? c.weightDecay * shrink : 0
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let delta = first ? L(0) : g - s[3]
     let m = beta1 * s[0] + (1 - beta1) * g
     let d = beta2 * s[1] + (1 - beta2) * delta

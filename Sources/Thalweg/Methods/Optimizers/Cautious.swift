@@ -29,10 +29,10 @@ struct Cautious: ElementRule {
 
   init(_ h: Hyper, _ c: StepContext) { factor = c.scalars[0] }
 
-  func measure<L: Lane>(_ phase: Int, _ u: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+  @inline(__always) func measure<L: Lane>(_ phase: Int, _ u: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
     sums.add(0, L.select(Cautious.agree(u, g), L(1), L(0)))
   }
-  func direction<L: Lane>(_ u: L, _ g: L, _ s: Slots<L>) -> L { L.select(Cautious.agree(u, g), u * factor, L(0)) }
+  @inline(__always) func direction<L: Lane>(_ u: L, _ g: L, _ s: Slots<L>) -> L { L.select(Cautious.agree(u, g), u * factor, L(0)) }
 
   @inline(__always) static func agree<L: Lane>(_ u: L, _ g: L) -> L.Mask { L.less(L(0), u.sign * g) }
 }

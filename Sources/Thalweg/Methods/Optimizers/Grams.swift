@@ -29,7 +29,7 @@ struct Grams: ElementRule {
 
   init(_ h: Hyper, _ c: StepContext) { (beta1, beta2, ratio) = (h.beta1, h.beta2, AdamRatio(h, c)) }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let m = beta1 * s[0] + (1 - beta1) * g
     let v = beta2 * s[1] + (1 - beta2) * (g * g)
     s[0] = m

@@ -29,7 +29,7 @@ struct LaProp: ElementRule {
     (r1, r2) = (1 / (1 - power(beta1, c.t)), 1 / (1 - power(beta2, c.t)))
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let v = beta2 * s[1] + (1 - beta2) * (g * g)
     let m = beta1 * s[0] + ((v * r2).squareRoot() + eps).divide((1 - beta1) * g)
     s[0] = m

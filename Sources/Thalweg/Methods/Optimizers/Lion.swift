@@ -25,7 +25,7 @@ struct Lion: ElementRule {
 
   init(_ h: Hyper, _ c: StepContext) { (beta1, beta2) = (h.beta1, h.beta2) }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let m = s[0]
     s[0] = beta2 * m + (1 - beta2) * g
     return (beta1 * m + (1 - beta1) * g).sign

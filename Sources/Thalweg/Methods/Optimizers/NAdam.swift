@@ -43,7 +43,7 @@ struct NAdam: ElementRule {
     (onGradient, onMoment) = ((1 - now) / (1 - product), next / (1 - product * next))
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let m = beta1 * s[0] + (1 - beta1) * g
     let v = beta2 * s[1] + (1 - beta2) * (g * g)
     s[0] = m

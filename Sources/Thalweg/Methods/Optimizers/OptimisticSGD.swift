@@ -20,7 +20,7 @@ struct OptimisticSGD: ElementRule {
 
   init(_ h: Hyper, _ c: StepContext) { (alpha, beta, first) = (h.alpha, h.beta, c.t == 1) }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let previous = first ? g : s[0]
     s[0] = g
     return (alpha + beta) * g - beta * previous

@@ -36,7 +36,7 @@ struct RAdam: ElementRule {
     factor = adapted ? r1 * ((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho) * c2).squareRoot() : r1
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let m = beta1 * s[0] + (1 - beta1) * g
     let v = beta2 * s[1] + (1 - beta2) * (g * g)
     s[0] = m

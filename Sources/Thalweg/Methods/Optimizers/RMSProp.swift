@@ -44,7 +44,7 @@ struct RMSProp: ElementRule {
     (eps, inside) = h.eps_in_sqrt ? (0, e) : (e, 0)
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let v = alpha * s[0] + (1 - alpha) * (g * g)
     s[0] = v
     var w = v

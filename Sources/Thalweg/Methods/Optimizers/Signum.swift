@@ -33,7 +33,7 @@ struct Signum: ElementRule {
     plain = momentum == 0
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     if plain { return g.sign }
     let m = momentum * s[0] + (1 - momentum) * g
     s[0] = m
@@ -64,7 +64,7 @@ struct Tiger: ElementRule {
 
   init(_ h: Hyper, _ c: StepContext) { beta = h.beta }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let m = beta * s[0] + (1 - beta) * g
     s[0] = m
     return m.sign

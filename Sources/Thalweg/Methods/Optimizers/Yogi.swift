@@ -32,7 +32,7 @@ struct Yogi: ElementRule {
     (r1, r2) = (1 / (1 - power(beta1, c.t)), 1 / (1 - power(beta2, c.t)))
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let m = beta1 * s[0] + (1 - beta1) * g
     let square = g * g
     let v = s[1] - (1 - beta2) * ((s[1] - square).sign * square)
