@@ -29,7 +29,9 @@ package enum Random {
   ///
   /// Logarithm, cosine and sine are fdlibm's polynomials, good to about one unit in the last place. No operation looks across the vector and
   /// none depends on the instruction set, so a number is the same wherever it stands and on every machine.
-  @inline(__always) static func normals(_ key: UInt64, _ pair: SIMD8<UInt64>) -> (even: SIMD8<Double>, odd: SIMD8<Double>) {
+  ///
+  /// Not inlined: with the lanes' counters in sight the optimiser takes the vectors apart into scalars.
+  @inline(never) static func normals(_ key: UInt64, _ pair: SIMD8<UInt64>) -> (even: SIMD8<Double>, odd: SIMD8<Double>) {
     typealias D = SIMD8<Double>
     typealias U = SIMD8<UInt64>
     var z = U(repeating: key) &+ pair &* U(repeating: 0x9E37_79B9_7F4A_7C15)
