@@ -155,12 +155,18 @@ extension Parameter {
     }
   }
 
+  /// The words of a choice.
+  private var words: [String] {
+    if case .choice(let words) = kind { return words }
+    return []
+  }
+
   /// Reads a value of the sentence.
   package func read(_ node: ValueNode, of method: String) throws(Failure) -> Value {
     func wrong() -> Failure {
       Failure(Status.type, "\(method): `\(name)` must be \(expectation), got \(node.text)")
     }
-    if case .word(let w) = node, w.name == "none", w.arguments.isEmpty {
+    if case .word(let w) = node, w.name == "none", w.arguments.isEmpty, !words.contains("none") {
       if optional { return .none }
       throw wrong()
     }
