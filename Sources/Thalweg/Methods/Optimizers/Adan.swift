@@ -30,19 +30,20 @@ struct Adan: ElementRule {
   static func decay(_ h: Hyper) -> Decay { h.prox ? .rule : .decoupled }
 
   let beta1, beta2, beta3, eps, r1, r2, r3, shrink, pull: Double
-  let first, decays: Bool
+  let first: Bool
 
   init(_ h: Hyper, _ c: StepContext) {
     (beta1, beta2, beta3, eps) = (h.beta1, h.beta2, h.beta3, h.eps)
     (r1, r2, r3) = (1 / (1 - power(beta1, c.t)), beta2 / (1 - power(beta2, c.t)), 1 / (1 - power(beta3, c.t)))
     first = c.t == 1
-    decays = h.prox && c.weightDecay != 0
-    shrink = decays ? 1 / (1 + c.lr * c.weightDecay) : 1
-    pull = decays ? c.weightDecay * shrink : 0
+    let decay = h.prox ? c.weightDecay : 0
+    shrink = 1 / (1 + c.lr * decay)
+    pull = decay * shrink
   }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
-    let delta = first ? L(0) : g - s[3]
+    let previous = first ? g : s[3]
+    let delta = g - previous
     let m = beta1 * s[0] + (1 - beta1) * g
     let d = beta2 * s[1] + (1 - beta2) * delta
     let ahead = g + beta2 * delta
@@ -52,6 +53,6 @@ struct Adan: ElementRule {
     s[2] = n
     s[3] = g
     let u = ((n * r3).squareRoot() + eps).divide(m * (r1 * shrink) + d * (r2 * shrink))
-    return decays ? u + pull * x : u
+    return u + pull * x
   }
 }

@@ -41,6 +41,8 @@ struct RAdam: ElementRule {
     let v = beta2 * s[1] + (1 - beta2) * (g * g)
     s[0] = m
     s[1] = v
-    return adapted ? (v.squareRoot() + eps).divide(m * factor) : m * factor
+    let d = m * factor
+    if !adapted { return d }
+    return (v.squareRoot() + eps).divide(d)
   }
 }
