@@ -8,7 +8,8 @@
 /// Differs  `mean` is the authors' present code, `count` the paper's form. Signs are compared, so that no product underflows.
 /// Source   Liang et al., 2024, arXiv:2411.16085.
 struct Cautious: ElementRule {
-  static let scale = Parameter.choice("scale", ["mean", "count", "none"], "divide by the kept share, multiply by n/(kept + 1), or neither", live: false)
+  static let scale = Parameter.choice(
+    "scale", ["mean", "count", "none"], "divide by the kept share, multiply by n/(kept + 1), or neither", live: false)
   static let method = Method(
     "cautious", .update, "Cautious updates: only the entries that agree in sign with the gradient stay.",
     rule: """
