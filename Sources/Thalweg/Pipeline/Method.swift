@@ -99,7 +99,7 @@ package enum Registry {
   package static let all: [Registered] = {
     let lists = [
       optimizerList, matrixList, transformList, perturbationList, aggregatorList, scheduleList, averageList, regularizerList,
-      constraintList, maskList, pipelineList, diagnosticList,
+      constraintList, maskList, pipelineList, diagnosticList, elementList,
     ]
     return lists.flatMap { $0 }.sorted { $0.method.name < $1.method.name }
   }()

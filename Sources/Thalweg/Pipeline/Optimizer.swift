@@ -308,7 +308,7 @@ package final class Optimizer {
 
   func slots(_ s: Stage, _ b: Bound) -> [Slot] {
     if s.source != nil, s.element == nil || s.role == .source { return s.source?.slots ?? [] }
-    var list = s.element?.slots(s.hyper[0], b.shape) ?? s.whole?.slots(s.hyper[0], b.shape) ?? []
+    var list = s.element?.slots(s.founding, b.shape) ?? s.whole?.slots(s.founding, b.shape) ?? []
     if let extra = s.source?.slots { list += extra }
     return list
   }
@@ -702,7 +702,7 @@ package final class Optimizer {
     guard pending.kind == .hessianVector || pending.kind == .logitDerivatives, let s = sourceStage, let k = s.source?.probe else { return nil }
     return (s.id, probeIndex(s, k))
   }
-  func probeIndex(_ s: Stage, _ k: Int) -> Int { s.role == .source ? k : (s.element.map { $0.slots(s.hyper[0], Shape(dimensions: [1])).count } ?? 0) + k }
+  func probeIndex(_ s: Stage, _ k: Int) -> Int { s.role == .source ? k : (s.element.map { $0.slots(s.founding, Shape(dimensions: [1])).count } ?? 0) + k }
 
   /// Descriptions of a source's slot as tensors; valid until the next call.
   func probes(_ stage: Int, _ slot: Int) -> UnsafeMutablePointer<tw_tensor> {

@@ -168,12 +168,18 @@ extension Parameter {
     }
   }
 
+  /// The words of a choice.
+  private var words: [String] {
+    if case .choice(let words) = kind { return words }
+    return []
+  }
+
   /// Reads a value of the sentence.
   package func read(_ node: ValueNode, of method: String) throws(Failure) -> Value {
     func wrong() -> Failure {
       Failure(Status.type, "\(method): `\(name)` must be \(expectation), got \(node.text)")
     }
-    if case .word(let w) = node, w.name == "none", w.arguments.isEmpty {
+    if case .word(let w) = node, w.name == "none", w.arguments.isEmpty, !words.contains("none") {
       if optional { return .none }
       throw wrong()
     }
@@ -281,5 +287,29 @@ package struct Hyper: Sendable {
   package func pipeline(_ name: String) -> [StageNode] {
     if let i = index(name), case .pipeline(let s) = values[i] { return s }
     return []
+  }
+}
+
+extension Hyper {
+  /// A stage `name` that takes over the values of the named parameters: what a sentence name hands on to its parts.
+  package func node(_ name: String, _ parameters: [Parameter]) -> StageNode {
+    var arguments: [ArgumentNode] = []
+    for p in parameters {
+      if let i = index(p.name) { arguments.append(ArgumentNode(name: p.name, value: p.node(values[i]), position: 0)) }
+    }
+    return StageNode(name: name, arguments: arguments, position: 0)
+  }
+}
+
+extension Parameter {
+  /// A value as the parser would have read it.
+  package func node(_ value: Value) -> ValueNode {
+    switch value {
+    case .number(let x): .number(x)
+    case .list(let xs): .list(xs.map { .number($0) })
+    case .schedule(let s), .stage(let s): .word(s)
+    case .pipeline(let s): .sentence(s)
+    case .none, .flag, .choice: .word(StageNode(name: write(value), arguments: [], position: 0))
+    }
   }
 }

@@ -9,6 +9,8 @@ package final class Stage {
   package let aliases: [String]
   /// Hyper-parameters by group; group 0 is the default.
   package var hyper: [Hyper]
+  /// Those of its creation, schedules not yet evaluated: they decide which state it has.
+  package let founding: Hyper
   /// Schedules by group and parameter.
   package var schedules: [[Int: any Schedule]]
   package let element: ElementKernels?
@@ -27,7 +29,7 @@ package final class Stage {
     whole: WholeKernels?, source: (any Source)?, isView: Bool = false
   ) throws(Failure) {
     (self.id, self.method, self.component, self.role, self.aliases) = (id, method, component, role, aliases)
-    (self.hyper, self.element, self.whole, self.source, self.isView) = ([hyper], element, whole, source, isView)
+    (self.hyper, founding, self.element, self.whole, self.source, self.isView) = ([hyper], hyper, element, whole, source, isView)
     scalars = element?.scalars(hyper) ?? source?.scalars ?? []
     scope = element?.scope(hyper) ?? .global
     phases = element?.phases(hyper) ?? 0
@@ -72,6 +74,12 @@ package final class Stage {
     changed.values[parameter] = value
     changed.numbers[parameter] = Hyper.number(value)
     try method.validate(changed)
+    if let e = element {
+      let shape = Shape(dimensions: [2, 2]), has = e.slots(founding, shape).map(\.name), wants = e.slots(changed, shape).map(\.name)
+      guard has.starts(with: wants) else {
+        throw Failure(Status.sequence, "\(name): `\(p.name)` = \(p.write(value)) needs state that the optimizer was created without")
+      }
+    }
     hyper[group].values[parameter] = value
     hyper[group].numbers[parameter] = Hyper.number(value)
     schedules[group][parameter] = made
