@@ -428,7 +428,7 @@ struct Compiler {
       if e.method.kind == .update || e.method.kind == .average || role == .after || role == .applier, !seenRule {
         throw Failure(Status.method, "`\(n.name)` must stand after the update rule")
       }
-      if role == .gradient || role == .source, seenRule, e.method.kind != .transform {
+      if role == .gradient || role == .source, seenRule {
         throw Failure(Status.method, "`\(n.name)` must stand before the update rule")
       }
       let s = try Stage(
