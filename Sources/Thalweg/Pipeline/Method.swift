@@ -70,6 +70,8 @@ package enum Component: Sendable {
   case element(ElementKernels)
   /// A whole-tensor rule, transform or set.
   case whole(WholeKernels)
+  /// One or the other, by its hyper-parameters at creation.
+  indirect case chosen(@Sendable (Hyper) -> Component)
   /// Decides how gradients are obtained.
   case source(@Sendable (Hyper) throws(Failure) -> any Source)
   /// A source and the rule that belongs to it.
