@@ -162,7 +162,9 @@ extension Parameter {
     func wrong() -> Failure {
       Failure(Status.type, "\(method): `\(name)` must be \(expectation), got \(node.text)")
     }
-    if case .word(let w) = node, w.name == "none", w.arguments.isEmpty {
+    var words: [String] = []
+    if case .choice(let list) = kind { words = list }
+    if case .word(let w) = node, w.name == "none", w.arguments.isEmpty, !words.contains("none") {
       if optional { return .none }
       throw wrong()
     }
