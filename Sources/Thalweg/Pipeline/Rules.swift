@@ -253,7 +253,7 @@ package typealias PlainKernel = @Sendable (Operands) -> Void
 package typealias PlainMeasure = @Sendable (Operands, UnsafeMutablePointer<Double>) -> Void
 
 @inline(never)
-func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type) -> PlainKernel {
+func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type, writesG: Bool = true) -> PlainKernel {
   { o in
     let op = op
     var v = Vectors<L>(o)
@@ -261,9 +261,9 @@ func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type) -> PlainKerne
       var a = L.load(v.x), b = L.load(v.g)
       op(&a, &b, v.s)
       a.store(v.x)
-      b.store(v.g)
+      if writesG { b.store(v.g) }
     }
-    v.finish(writesX: true, writesG: true)
+    v.finish(writesX: true, writesG: writesG)
   }
 }
 

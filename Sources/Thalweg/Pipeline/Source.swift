@@ -97,7 +97,8 @@ package struct SourceIO {
   }
   /// Makes an operation for `Move.update`: `x` is the gradient; `slots` picks the state seen.
   package func operation(_ op: some ElementOperation, slots: [Int]? = nil) -> GradientOperation {
-    let kernels = (plainKernel(op, SIMD16<Float>.self), plainKernel(op, SIMD8<Double>.self))
+    // x and g are one block here
+    let kernels = (plainKernel(op, SIMD16<Float>.self, writesG: false), plainKernel(op, SIMD8<Double>.self, writesG: false))
     return GradientOperation(stage: stage.id) { r, operands, list, offset in
       var o = operands
       if let slots {
