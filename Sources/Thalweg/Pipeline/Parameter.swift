@@ -211,6 +211,7 @@ extension Parameter {
   private func schedule(_ node: ValueNode, of method: String) throws(Failure) -> StageNode {
     switch node {
     case .word(let w):
+      if w.arguments.isEmpty, w.name == "true" || w.name == "false" { break }
       guard let m = Registry.find(w.name) else {
         throw Failure(Status.method, "\(method): `\(name)`: no schedule `\(w.name)`" + suggestion(w.name, Registry.names(.schedule)))
       }
