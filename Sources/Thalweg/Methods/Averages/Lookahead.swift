@@ -4,7 +4,8 @@
 ///     evaluation weights: slow
 ///
 /// State    slow, which starts at the parameters.
-/// Differs  nothing from pytorch-optimizer's Lookahead. `pullback=keep` leaves the state of the rule alone.
+/// Differs  nothing from pytorch-optimizer's Lookahead. `pullback=reset` starts the state of the rule
+///          afresh at each synchronisation, its step count too.
 /// Source   Zhang, Lucas, Hinton and Ba, 2019, arXiv:1907.08610.
 struct Lookahead: ElementRule {
   static let method = Method(
@@ -15,15 +16,13 @@ struct Lookahead: ElementRule {
       """,
     source: "Zhang, Lucas, Hinton, Ba, 2019, arXiv:1907.08610",
     parameters: [
-      .integer("k", 5, .atLeast(1), "period"), .number("alpha", 0.5, .between(0, 1, lowOpen: true, highOpen: false), "step of the slow weights"),
+      .integer("k", 5, .atLeast(1), "period", live: false), .number("alpha", 0.5, .between(0, 1, lowOpen: true, highOpen: false), "step of the slow weights"),
       .choice("pullback", ["keep", "reset"], "what becomes of the rule's state at a synchronisation", live: false),
     ],
-    slots: [Slot("slow", "the slow weights", start: .parameters)],
-    validate: { (h) throws(Failure) in
-      if h.is("pullback", "reset") { throw Failure(Status.unsupported, "lookahead: `pullback=reset` is not available; keep is") }
-    })
+    slots: [Slot("slow", "the slow weights", start: .parameters)])
 
   static var evaluates: Bool { true }
+  static func ruleStep(_ t: Int, _ h: Hyper) -> Int { h.is("pullback", "reset") ? (t - 1) % max(1, h.integer("k")) + 1 : t }
   let alpha: Double
   let now: Bool
 
