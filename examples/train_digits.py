@@ -11,10 +11,13 @@ for the number of steps of the run.  Ends with status 1 when a run ends at or be
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are too small for more
 
 import numpy as np
 import thalweg as tw

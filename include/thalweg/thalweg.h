@@ -132,7 +132,7 @@ enum {
   TW_PARAMETER_INTEGER = 2,
   TW_PARAMETER_FLAG = 3,
   TW_PARAMETER_CHOICE = 4,
-  TW_PARAMETER_LIST = 5,       /* of numbers */
+  TW_PARAMETER_LIST = 5,       /* of numbers; for `join`, of schedules */
   TW_PARAMETER_REGULARIZER = 6,
   TW_PARAMETER_CONSTRAINT = 7,
   TW_PARAMETER_PIPELINE = 8,

@@ -72,6 +72,8 @@ package enum Component: Sendable {
   case element(ElementKernels)
   /// A whole-tensor rule, transform or set.
   case whole(WholeKernels)
+  /// One or the other, by its hyper-parameters at creation.
+  indirect case chosen(@Sendable (Hyper) -> Component)
   /// Decides how gradients are obtained.
   case source(@Sendable (Hyper) throws(Failure) -> any Source)
   /// A source and the rule that belongs to it.
@@ -124,7 +126,12 @@ package enum Registry {
       throw Failure(Status.method, "`\(node.name)` is a method of kind \(e.method.kind.rawValue); a \(kind.rawValue) is wanted here"
         + suggestion(node.name, names(kind)))
     }
-    return (e, try e.method.read(node))
+    let h = try e.method.read(node)
+    // Only the stages of a pipeline evaluate schedules at every step; parts of them keep their numbers.
+    for (p, v) in zip(h.parameters, h.values) where p.kind == .number {
+      if case .schedule(let s) = v { throw Failure(Status.type, "\(node.name): `\(p.name)` must be a plain number here, got \(s.text)") }
+    }
+    return (e, h)
   }
 
   package static func schedule(_ node: StageNode) throws(Failure) -> any Schedule {

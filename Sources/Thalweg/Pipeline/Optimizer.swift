@@ -812,7 +812,7 @@ package final class Optimizer {
   private func context(_ s: Stage, _ branch: Branch, _ i: Int) -> StepContext {
     let r = records + i
     var c = StepContext()
-    c.t = r.pointee.t + 1
+    c.t = s === branch.rule ? ruleStep(branch, r.pointee.t + 1, r.pointee.group) : r.pointee.t + 1
     c.step = step
     c.lr = r.pointee.apply.lr
     c.weightDecay = decayOf[r.pointee.group * branches.count + r.pointee.branch]
@@ -823,6 +823,24 @@ package final class Optimizer {
     c.isDouble = r.pointee.isDouble
     c.scalars = r.pointee.scalars[s.id]
     return c
+  }
+  /// The step that the rule counts: its own since the last restart.
+  private func ruleStep(_ branch: Branch, _ t: Int, _ group: Int) -> Int {
+    branch.after.reduce(t) { $1.element?.ruleStep($0, $1.hyper[group]) ?? $0 }
+  }
+  /// Starts the rule of a tensor afresh where a stage behind it says so.
+  private func restart(_ i: Int) {
+    let r = records + i
+    let branch = branches[r.pointee.branch], s = branch.rule
+    guard !branch.after.isEmpty,
+      ruleStep(branch, r.pointee.t + 2, r.pointee.group) <= ruleStep(branch, r.pointee.t + 1, r.pointee.group) else { return }
+    for (k, slot) in slots(s, bound[i]).enumerated() {
+      let store = r.pointee.slots + Int(r.pointee.firstSlot[s.id]) + k
+      let bytes = SlotStore.bytes(store.pointee.format, r.pointee.count, r.pointee.size)
+      store.pointee.base.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
+      Optimizer.start(r, store, slot)
+    }
+    for (k, x) in s.scalars.enumerated() { r.pointee.scalars[s.id][k] = x.start }
   }
   private var loss = Double.nan
   /// weight_decay by group and branch, for rules that decay themselves.
@@ -912,7 +930,10 @@ package final class Optimizer {
       }
       throw error
     }
-    for i in 0..<bound.count where records[i].active { records[i].t += 1 }
+    for i in 0..<bound.count where records[i].active {
+      restart(i)
+      records[i].t += 1
+    }
     step += 1
     phase = -1
     pending = Request()

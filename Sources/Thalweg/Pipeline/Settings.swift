@@ -58,8 +58,11 @@ extension Optimizer {
     }
     let (name, occurrence, rest) = try split(path)
     if let name {
-      for s in try candidates(name, occurrence, path) where s.scope == .global {
-        if let k = s.scalars.firstIndex(where: { $0.name == rest }) { return s.globals[k] }
+      for s in try candidates(name, occurrence, path) {
+        guard let k = s.scalars.firstIndex(where: { $0.name == rest }) else { continue }
+        // what every tensor has of its own reads as the largest
+        let own = s.scope == .global ? [] : bound.indices.filter { uses(s, bound[$0]) && bound[$0].group == group }
+        return own.map { records[$0].scalars[s.id][k] }.max() ?? s.globals[k]
       }
     }
     let place = try find(path)

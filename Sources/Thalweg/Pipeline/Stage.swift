@@ -419,7 +419,9 @@ struct Compiler {
       let h = try e.method.read(n)
       let role: Stage.Role
       var element: ElementKernels?, whole: WholeKernels?, made: (any Source)?, isView = false
-      switch (e.method.kind, e.component) {
+      var component = e.component
+      if case .chosen(let choose) = component { component = choose(h) }
+      switch (e.method.kind, component) {
       case (.optimizer, .element(let k)): (role, element) = (.rule, k)
       case (.optimizer, .whole(let k)): (role, whole) = (.rule, k)
       case (.optimizer, .driven(let make, let k)):
@@ -443,11 +445,11 @@ struct Compiler {
       if e.method.kind == .update || e.method.kind == .average || role == .after || role == .applier, !seenRule {
         throw Failure(Status.method, "`\(n.name)` must stand after the update rule")
       }
-      if role == .gradient || role == .source, seenRule, e.method.kind != .transform {
+      if role == .gradient || role == .source, seenRule {
         throw Failure(Status.method, "`\(n.name)` must stand before the update rule")
       }
       let s = try Stage(
-        id: stages.count, method: e.method, component: e.component, role: role, aliases: item.aliases + [n.name], hyper: h,
+        id: stages.count, method: e.method, component: component, role: role, aliases: item.aliases + [n.name], hyper: h,
         element: element, whole: whole, source: made, isView: isView)
       if made != nil {
         if let first = source {
