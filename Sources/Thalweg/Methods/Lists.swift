@@ -7,14 +7,9 @@ let optimizerList: [Registered] = [
   entry(AMSGrad.self),
 ]
 
-let matrixList: [Registered] = []
 let transformList: [Registered] = []
 let perturbationList: [Registered] = []
-let aggregatorList: [Registered] = []
 let scheduleList: [Registered] = []
 let averageList: [Registered] = []
-let regularizerList: [Registered] = []
-let constraintList: [Registered] = []
-let maskList: [Registered] = []
 let pipelineList: [Registered] = []
 let diagnosticList: [Registered] = []
