@@ -33,6 +33,11 @@ package protocol Source: Sendable {
   var single: Bool { get }
   /// The slot whose content a Hessian-vector request wants multiplied.
   var probe: Int? { get }
+  /// What `observe` may tell it, besides the loss.
+  var observes: [String] { get }
+  /// What `command` may ask of it, between steps; the pipeline then steps if the move says so.
+  var commands: [String] { get }
+  func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move
   /// What the first request of a step is, if not the gradient at the parameters.
   func opening(_ io: SourceIO) -> Ask?
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move
@@ -45,6 +50,9 @@ extension Source {
   package var scalars: [Scalar] { [] }
   package var single: Bool { false }
   package var probe: Int? { nil }
+  package var observes: [String] { [] }
+  package var commands: [String] { [] }
+  package func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move { .nothing }
   package func opening(_ io: SourceIO) -> Ask? { nil }
   package func cancel(_ phase: Int, _ io: SourceIO) {}
 }
@@ -69,6 +77,8 @@ package struct SourceIO {
   package var seed: UInt64 { optimizer.options.seed }
   package var stream: UInt32 { UInt32(stage.id) }
   package var loss: Double { optimizer.observed["loss"] ?? .nan }
+  /// What was observed under this name since the last step; NaN when nothing was.
+  package func observed(_ what: String) -> Double { optimizer.observed[what] ?? .nan }
   package func scalar(_ k: Int) -> Double { stage.globals[k] }
   package func setScalar(_ k: Int, _ x: Double) { stage.globals[k] = x }
 
