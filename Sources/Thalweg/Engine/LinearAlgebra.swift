@@ -1,7 +1,7 @@
 import COpenBLAS
 import Glibc
 
-/// Dense matrices in row-major order, on OpenBLAS. Small factorisations run in double whatever the tensor's type.
+/// Vectors matrices in row-major order, on OpenBLAS. Small factorisations run in double whatever the tensor's type.
 package enum LinearAlgebra {
   /// Throws TW_ERROR_UNSUPPORTED when OpenBLAS is missing.
   package static func require() throws(Failure) {
@@ -92,7 +92,7 @@ package enum LinearAlgebra {
       let r = min(m, n)
       try LinearAlgebra.fits(m, n, 8 &* r, 5 &* r &* (r &+ 8), m &* n)
       // LAPACK may never return from numbers that are not finite.
-      guard Dense.isFinite(a, m &* n) else { throw Failure(Status.nonfinite, "a matrix to decompose has elements that are NaN or infinite") }
+      guard Flat.isFinite(a, m &* n) else { throw Failure(Status.nonfinite, "a matrix to decompose has elements that are NaN or infinite") }
       LinearAlgebra.applyThreads()
       (self.m, self.n) = (m, n)
       // Row-major a is column-major aᵀ: LAPACK's U is our V, its Vᵀ our Uᵀ.

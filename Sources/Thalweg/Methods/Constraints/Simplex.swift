@@ -20,7 +20,7 @@ struct Simplex: WholeConstraint {
 
   private func lines(_ shape: Shape) -> Slices { axis.map { .along($0, shape) } ?? .whole(shape) }
   private func check<T: Real>(_ w: Whole<T>) throws(Failure) {
-    guard Dense.isFinite(w.v, w.count) else { throw Failure(Status.nonfinite, "simplex: elements are NaN or infinite") }
+    guard Flat.isFinite(w.v, w.count) else { throw Failure(Status.nonfinite, "simplex: elements are NaN or infinite") }
   }
 
   func project<T: Real>(_ w: Whole<T>) throws(Failure) {

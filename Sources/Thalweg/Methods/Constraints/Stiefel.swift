@@ -110,7 +110,7 @@ struct Stiefel: WholeConstraint {
       (n, p) = wide ? (columns, rows) : (rows, columns)
     }
     func read<T: Real>(_ x: UnsafeMutablePointer<T>) throws(Failure) -> [Double] {
-      guard Dense.isFinite(x, n &* p) else { throw Failure(Status.nonfinite, "stiefel: elements are NaN or infinite") }
+      guard Flat.isFinite(x, n &* p) else { throw Failure(Status.nonfinite, "stiefel: elements are NaN or infinite") }
       let a = (0..<(n &* p)).map { Double(x[$0]) }
       return wide ? LinearAlgebra.transposed(a, rows, columns) : a
     }

@@ -59,7 +59,7 @@ struct Muon: WholeRule {
 
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
     let space = try Memory(schulz.space(T.self, t.rows, t.columns), Allocator.current, zeroed: false)
-    Dense.change(momentum, t.v, t.slots[0], t.count)
+    Flat.change(momentum, t.v, t.slots[0], t.count)
     try schulz.apply(t.v, t.rows, t.columns, scale: factor, space)
   }
 }

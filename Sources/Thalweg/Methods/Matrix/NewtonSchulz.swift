@@ -48,8 +48,8 @@ struct NewtonSchulz: Sendable {
     let other = (space.base + 2 * aligned(side &* side &* MemoryLayout<T>.stride)).assumingMemoryBound(to: T.self)
     // The matrix goes back and forth between x and `other`, and begins where it must to end in x.
     var (from, to) = steps % 2 == 0 ? (x, other) : (other, x)
-    let norm = Dense.norm(x, count) * safety
-    Dense.scale(x, by: 1 / (clamp ? max(norm, eps) : norm + eps), into: from, count)
+    let norm = Flat.norm(x, count) * safety
+    Flat.scale(x, by: 1 / (clamp ? max(norm, eps) : norm + eps), into: from, count)
     for k in 0..<steps {
       let c = min(3 * k, coefficients.count - 3)
       try LinearAlgebra.gram(from, transposed: rows > columns, into: a, side, long)

@@ -29,7 +29,7 @@ struct NuclearNorm: WholeRegularizer {
     let floor = (svd.s.first ?? 0) * (T.isDouble ? rtol : max(rtol, 1e-6))
     var g = [T](repeating: 0, count: w.count)
     try svd.compose(&g) { $0 > floor ? 1 : 0 }
-    Dense.add(g, times: scale * weight, into: w.v, w.count)
+    Flat.add(g, times: scale * weight, into: w.v, w.count)
   }
   func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
     let k = t * weight

@@ -1,5 +1,5 @@
 /// Sums and changes of dense memory, in vectors of the compute type; sums are taken in double.
-package enum Dense {
+package enum Flat {
   @inline(never)
   package static func change<T: Real>(_ op: some ElementOperation, _ x: UnsafeMutablePointer<T>, _ y: UnsafeMutablePointer<T>, _ n: Int) {
     plainKernel(op, T.Vector.self)(operands(UnsafePointer(x), UnsafePointer(y), n))
@@ -87,7 +87,7 @@ package struct Slices: Sendable {
   package func norms<T: Real>(_ x: UnsafePointer<T>) throws(Failure) -> [Double] {
     var out = [Double](repeating: 0, count: count)
     if inner == 1 {
-      for o in 0..<outer { out[o] = Dense.norm(x + o &* length, length) }
+      for o in 0..<outer { out[o] = Flat.norm(x + o &* length, length) }
     } else {
       for o in 0..<outer {
         out.withUnsafeMutableBufferPointer { row in
@@ -99,7 +99,7 @@ package struct Slices: Sendable {
       }
       for s in 0..<count {
         let sum = out[s]
-        out[s] = sum > 1e-280 && sum < 1e280 ? sum.squareRoot() : Dense.norm(x + start(s), length, stride: inner)
+        out[s] = sum > 1e-280 && sum < 1e280 ? sum.squareRoot() : Flat.norm(x + start(s), length, stride: inner)
       }
     }
     guard out.allSatisfy(\.isFinite) else { throw Failure(Status.nonfinite, "elements that are NaN or infinite have no norm; nothing was changed") }
@@ -111,7 +111,7 @@ package struct Slices: Sendable {
     if inner == 1 {
       for o in 0..<outer where factors[o] != 1 {
         if factors[o] == 0 { (x + o &* length).update(repeating: 0, count: length) } else {
-          Dense.scale(UnsafePointer(x) + o &* length, by: factors[o], into: x + o &* length, length)
+          Flat.scale(UnsafePointer(x) + o &* length, by: factors[o], into: x + o &* length, length)
         }
       }
       return
@@ -131,7 +131,7 @@ package struct Slices: Sendable {
   /// y ← y + factor·x, slice by slice.
   package func add<T: Real>(_ x: UnsafePointer<T>, times factors: [Double], into y: UnsafeMutablePointer<T>) {
     if inner == 1 {
-      for o in 0..<outer { Dense.add(x + o &* length, times: factors[o], into: y + o &* length, length) }
+      for o in 0..<outer { Flat.add(x + o &* length, times: factors[o], into: y + o &* length, length) }
       return
     }
     let narrow = factors.map { T($0) }
