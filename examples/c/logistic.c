@@ -15,7 +15,7 @@
 enum { FEATURES = 30, STEPS = 400 };
 
 static const char *const sentence =
-    "adamw(lr=warmup_cosine(peak=0.05, warmup=20, total=400), weight_decay=0.01) | prox(l1(0.02))";
+    "adamw(lr=warmup_cosine(peak=0.05, warmup=20, total=400), weight_decay=0.01) | prox(l1(0.05))";
 
 /* Rows of FEATURES numbers, and the class of each row (0 malignant, 1 benign). */
 typedef struct {

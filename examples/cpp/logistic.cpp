@@ -23,7 +23,7 @@ constexpr std::size_t features = 30;
 constexpr int steps = 400;
 const char* const sentence =
     "clip_global_norm(1.0) | adamw(lr=warmup_cosine(peak=0.05, warmup=20, total=400), weight_decay=0.01) "
-    "| prox(l1(0.02))";
+    "| prox(l1(0.05))";
 
 /// Rows of measurements, and the class of each row (0 malignant, 1 benign).
 struct DataSet {

@@ -36,10 +36,10 @@ private func run<T: Real>(
     w.withUnsafeMutableBufferPointer { wb in
       guard let vp = vb.baseAddress, let wp = wb.baseAddress else { return }
       if let e = pair.0 {
-        let p = UnsafeMutableRawPointer.allocate(byteCount: max(1, e.size), alignment: 16)
+        let p = UnsafeMutableRawPointer.allocate(byteCount: aligned(e.size) + Operands.padBytes, alignment: 64)
         defer { p.deallocate() }
         e.prepare(h, c, p)
-        let o = Operands(x: UnsafeMutableRawPointer(vp), g: UnsafeMutableRawPointer(wp), slots: SlotPointers(repeating: p), used: 0, count: shape.count, index: 0)
+        let o = Operands(x: UnsafeMutableRawPointer(vp), g: UnsafeMutableRawPointer(wp), slots: SlotPointers(repeating: p), used: 0, count: shape.count, index: 0, pad: p + aligned(e.size))
         if T.isDouble { e.map.1(p, Apply(), o) } else { e.map.0(p, Apply(), o) }
       } else if let whole = pair.1 {
         do throws(Failure) {

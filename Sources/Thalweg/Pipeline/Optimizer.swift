@@ -576,7 +576,7 @@ package final class Optimizer {
       used = min(r.pointee.used(stage.id), SlotPointers.capacity)
       for k in 0..<used { p[k] = list[k].base + offset * r.pointee.size }
     }
-    body(Operands(x: x, g: g, slots: p, used: used, count: count, index: offset))
+    body(Operands(x: x, g: g, slots: p, used: used, count: count, index: offset, pad: Walker.pad(scratch)))
     if writeBack, x == Walker.row(scratch, 2) { Walker.write(r.pointee.x, r, offset, count, x, rounding: nil) }
     if gradients { Walker.write(r.pointee.g, r, offset, count, g, rounding: nil) }
   }
@@ -754,7 +754,7 @@ package final class Optimizer {
   }
 
   private struct NonFiniteCount: ElementSum {
-    func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
       let d = g - g   // 0, or NaN where g is not finite
       sums.add(0, L.select(L.equal(d, d), L(0), L(1)))
     }
@@ -769,7 +769,7 @@ package final class Optimizer {
     forEachBlock { r, offset, count, scratch, out in
       var scale = 1.0
       let g = Walker.openGradient(r, offset, count, Walker.row(scratch, 0), copy: false, scale: &scale)
-      let o = Operands(x: g, g: g, slots: SlotPointers(repeating: g), used: 0, count: count, index: offset)
+      let o = Operands(x: g, g: g, slots: SlotPointers(repeating: g), used: 0, count: count, index: offset, pad: Walker.pad(scratch))
       if r.pointee.isDouble { Optimizer.nonFinite.1(o, out) } else { Optimizer.nonFinite.0(o, out) }
     }
     for i in 0..<bound.count where records[i].active {
@@ -989,12 +989,12 @@ package final class Optimizer {
       // The source's part of the gradient comes first, into a copy that then stands for the host's gradient.
       let stage = op.stage
       var scale = r.pointee.apply.scale
-      let g = Walker.openGradient(r, block.offset, block.count, Walker.row(scratch, Walker.scratchRows - 1), copy: true, scale: &scale)
+      let g = Walker.openGradient(r, block.offset, block.count, Walker.row(scratch, Walker.scratchRows), copy: true, scale: &scale)
       var p = SlotPointers(repeating: scratch)
       let list = r.pointee.slots + Int(r.pointee.firstSlot[stage])
       let used = min(r.pointee.used(stage), SlotPointers.capacity)
       for k in 0..<used { p[k] = list[k].base + block.offset * r.pointee.size }
-      op.run(r, Operands(x: g, g: g, slots: p, used: used, count: block.count, index: block.offset), list, block.offset)
+      op.run(r, Operands(x: g, g: g, slots: p, used: used, count: block.count, index: block.offset, pad: Walker.pad(scratch)), list, block.offset)
       var copy = r.pointee
       copy.g = Layout(direct: g - block.offset * r.pointee.size, r.pointee.isDouble ? .f64 : .f32)
       copy.apply.scale = 1

@@ -138,15 +138,15 @@ private struct Combination: ElementOperation {
 /// Saves the parameters into the first slot.
 package struct SaveParameters: ElementOperation {
   package init() {}
-  package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = x }
+  @inline(__always) package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = x }
 }
 /// Puts them back, bit for bit.
 package struct RestoreParameters: ElementOperation {
   package init() {}
-  package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = s[0] }
+  @inline(__always) package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = s[0] }
 }
 /// Σ g².
 package struct SquaredNorm: ElementSum {
   package init() {}
-  package func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, g, times: g) }
+  @inline(__always) package func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, g, times: g) }
 }
