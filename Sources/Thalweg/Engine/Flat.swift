@@ -2,40 +2,71 @@
 package enum Flat {
   @inline(never)
   package static func change<T: Real>(_ op: some ElementOperation, _ x: UnsafeMutablePointer<T>, _ y: UnsafeMutablePointer<T>, _ n: Int) {
-    plainKernel(op, T.Vector.self)(operands(UnsafePointer(x), UnsafePointer(y), n))
+    let kernel = plainKernel(op, T.Vector.self)
+    withUnsafeTemporaryAllocation(byteCount: Operands.padBytes, alignment: 64) { pad in
+      guard let pad = pad.baseAddress else { return }
+      kernel(Operands(x: UnsafeMutableRawPointer(x), g: UnsafeMutableRawPointer(y), slots: SlotPointers(repeating: pad), used: 0, count: n,
+                      index: 0, pad: pad))
+    }
   }
-  @inline(never)
   package static func squaredNorm<T: Real>(_ x: UnsafePointer<T>, _ n: Int) -> Double { dot(x, x, n) }
 
   @inline(never)
   package static func dot<T: Real>(_ x: UnsafePointer<T>, _ y: UnsafePointer<T>, _ n: Int) -> Double {
     var sums = Sums()
-    forEachVector(operands(x, y, n), T.Vector.self, writesX: false) { a, b, _, _ in sums.add(0, T.Vector.load(a), times: T.Vector.load(b)) }
-    return sums.first
+    var i = whole(n, T.self) { sums.add(0, T.Vector.load(x + $0), times: T.Vector.load(y + $0)) }
+    var rest = 0.0
+    while i < n {
+      rest += Double(x[i]) * Double(y[i])
+      i &+= 1
+    }
+    return sums.first + rest
   }
   @inline(never)
   package static func isFinite<T: Real>(_ x: UnsafePointer<T>, _ n: Int) -> Bool {
-    var sums = Sums()
-    forEachVector(operands(x, x, n), T.Vector.self, writesX: false) { a, _, _, _ in
-      let v = T.Vector.load(a)
-      sums.add(0, v - v)   // 0, or NaN where v is not finite
+    var sum = T.Vector(0)
+    var i = whole(n, T.self) {
+      let v = T.Vector.load(x + $0)
+      sum = sum + (v - v)   // 0, or NaN where v is not finite
     }
-    return sums.first == 0
+    var rest: T = 0
+    while i < n {
+      rest += x[i] - x[i]
+      i &+= 1
+    }
+    return sum.wide.low.sum() + sum.wide.high.sum() + Double(rest) == 0
   }
   /// y ← factor·x.
   @inline(never)
   package static func scale<T: Real>(_ x: UnsafePointer<T>, by factor: Double, into y: UnsafeMutablePointer<T>, _ n: Int) {
-    forEachVector(operands(x, UnsafePointer(y), n), T.Vector.self, writesX: false, writesG: true) { a, b, _, _ in
-      (T.Vector.load(a) * factor).store(b)
+    let f = T.Vector(factor)
+    var i = whole(n, T.self) { (T.Vector.load(x + $0) * f).store(y + $0) }
+    while i < n {
+      y[i] = x[i] * T(factor)
+      i &+= 1
     }
   }
   /// y ← y + factor·x.
   @inline(never)
   package static func add<T: Real>(_ x: UnsafePointer<T>, times factor: Double, into y: UnsafeMutablePointer<T>, _ n: Int) {
-    forEachVector(operands(x, UnsafePointer(y), n), T.Vector.self, writesX: false, writesG: true) { a, b, _, _ in
-      (T.Vector.load(b) + T.Vector.load(a) * factor).store(b)
+    let f = T.Vector(factor)
+    var i = whole(n, T.self) { (T.Vector.load(y + $0) + T.Vector.load(x + $0) * f).store(y + $0) }
+    while i < n {
+      y[i] += x[i] * T(factor)
+      i &+= 1
     }
   }
+  /// Calls `body` at the start of every whole vector; returns where the rest begins.
+  @inline(__always)
+  private static func whole<T: Real>(_ n: Int, _: T.Type, _ body: (Int) -> Void) -> Int {
+    var i = 0
+    while i &+ T.Vector.width <= n {
+      body(i)
+      i &+= T.Vector.width
+    }
+    return i
+  }
+
   /// The Euclidean norm; numbers whose squares leave the range are scaled first. Not finite when an element is not.
   package static func norm<T: Real>(_ x: UnsafePointer<T>, _ n: Int, stride: Int = 1) -> Double {
     let sum = stride == 1 ? squaredNorm(x, n) : strided(x, n, stride, 1)
@@ -55,11 +86,6 @@ package enum Flat {
       sum += a * a
     }
     return sum
-  }
-
-  private static func operands<T: Real>(_ x: UnsafePointer<T>, _ y: UnsafePointer<T>, _ n: Int) -> Operands {
-    let p = UnsafeMutableRawPointer(mutating: x)
-    return Operands(x: p, g: UnsafeMutableRawPointer(mutating: y), slots: SlotPointers(repeating: p), used: 0, count: n, index: 0)
   }
 }
 

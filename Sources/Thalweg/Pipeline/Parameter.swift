@@ -167,6 +167,7 @@ extension Parameter {
     }
     if case .word(let w) = node, w.name == "none", w.arguments.isEmpty {
       if optional { return .none }
+      if case .choice(let words) = kind, let k = words.firstIndex(of: "none") { return .choice(k) }
       throw wrong()
     }
     switch (kind, node) {

@@ -127,7 +127,7 @@ private struct Combination: ElementOperation {
     for (k, x) in weights.enumerated() { w[k] = x }
     (self.weights, count, self.fresh) = (w, weights.count, fresh)
   }
-  func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
     var sum = fresh ? L(0) : x
     for k in 0..<count { sum = sum + weights[k] * s[k] }
     x = sum

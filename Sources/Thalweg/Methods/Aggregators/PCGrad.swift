@@ -18,7 +18,7 @@ struct PCGrad: Source {
       """,
     source: "Yu, Kumar, Gupta, Levine, Hausman, Finn, 2020, arXiv:2001.06782",
     parameters: [Tasks.parameter, .choice("reduction", ["sum", "mean"], "sum or mean over the tasks")], slots: [Tasks.slot],
-    requests: "task gradients", needsFinite: true)
+    requests: "task_gradient", needsFinite: true)
 
   let tasks: Tasks
   init(_ h: Hyper) { tasks = Tasks(h) }

@@ -22,7 +22,7 @@ struct Tasks: Sendable {
   }
 
   private struct Keep: ElementOperation {
-    func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = g }
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = g }
   }
 
   /// All inner products: four rows against each other at a time, or two against two.
@@ -52,7 +52,7 @@ struct Tasks: Sendable {
   /// Sums a·b, a·d, c·b and c·d of four slots.
   private struct Products: ElementSum {
     let a: Int, b: Int, c: Int, d: Int
-    func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
       let (p, q, u, v) = (s[a], s[b], s[c], s[d])
       sums.add(0, p, times: q)
       sums.add(1, p, times: v)

@@ -19,7 +19,7 @@ struct UPGrad: Source {
       .number("norm_eps", 1e-4, .atLeast(0), "below this trace all gradients count as zero"),
       .number("reg_eps", 1e-4, .atLeast(0), "added to the diagonal of the normalised Gramian"),
     ],
-    slots: [Tasks.slot], requests: "task gradients", needsFinite: true,
+    slots: [Tasks.slot], requests: "task_gradient", needsFinite: true,
     validate: { (h) throws(Failure) in
       let pref = h.list("pref"), m = h.integer("tasks")
       guard pref.isEmpty || pref.count == m else {

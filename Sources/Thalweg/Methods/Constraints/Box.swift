@@ -16,8 +16,8 @@ struct Box: ElementConstraint {
   let lo, hi: Double
   init(_ h: Hyper) { (lo, hi) = (h.lo, h.hi) }
 
-  func project<L: Lane>(_ w: L) -> L { L.min(L.max(w, lo), hi) }
-  func minimise<L: Lane>(_ g: L) -> L {
+  @inline(__always) func project<L: Lane>(_ w: L) -> L { L.min(L.max(w, lo), hi) }
+  @inline(__always) func minimise<L: Lane>(_ g: L) -> L {
     let zero = L(0)
     let flat = L.select(L.equal(g, zero), L(min(max(0, lo), hi)), g)   // NaN stays
     return L.select(L.less(zero, g), L(lo), L.select(L.less(g, zero), L(hi), flat))

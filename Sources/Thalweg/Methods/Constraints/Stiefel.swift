@@ -38,7 +38,7 @@ struct Stiefel: WholeConstraint {
     let x = try size.read(w.v)
     let gram = try product(x, x, size.p, size.p, size.n, transposed: true)
     let error = gram.indices.reduce(0.0) { max($0, abs(gram[$1] - ($1 / size.p == $1 % size.p ? 1 : 0))) }
-    if error <= 8 * Double(T.ulpOfOne) { return }
+    if error <= Double(16 + size.p) * Double(T.ulpOfOne) { return }
     size.write(try polar(x, size), w.v)
   }
 

@@ -51,7 +51,7 @@ struct Muon: WholeRule {
   /// x: the gradient, then U; g: the momentum.
   struct Momentum: ElementOperation {
     let mu, new: Double, nesterov: Bool
-    func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
       g = mu * g + new * x
       x = nesterov ? new * x + mu * g : g
     }

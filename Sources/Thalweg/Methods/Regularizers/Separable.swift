@@ -17,9 +17,9 @@ struct L1: ElementRegularizer {
   let weight: Double
   init(_ h: Hyper) { weight = h.weight }
 
-  func value<L: Lane>(_ w: L) -> L { weight * w.magnitude }
-  func gradient<L: Lane>(_ w: L) -> L { weight * w.sign }
-  func prox<L: Lane>(_ w: L, _ t: Double) -> L { t * weight == 0 ? w : w.shrunk(by: t * weight) }
+  @inline(__always) func value<L: Lane>(_ w: L) -> L { weight * w.magnitude }
+  @inline(__always) func gradient<L: Lane>(_ w: L) -> L { weight * w.sign }
+  @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { t * weight == 0 ? w : w.shrunk(by: t * weight) }
 }
 
 /// The squared L2 penalty, ridge.
@@ -37,9 +37,9 @@ struct L2: ElementRegularizer {
   let weight: Double
   init(_ h: Hyper) { weight = h.weight }
 
-  func value<L: Lane>(_ w: L) -> L { (weight / 2) * (w * w) }
-  func gradient<L: Lane>(_ w: L) -> L { weight * w }
-  func prox<L: Lane>(_ w: L, _ t: Double) -> L { w * (1 / (1 + t * weight)) }
+  @inline(__always) func value<L: Lane>(_ w: L) -> L { (weight / 2) * (w * w) }
+  @inline(__always) func gradient<L: Lane>(_ w: L) -> L { weight * w }
+  @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { w * (1 / (1 + t * weight)) }
 }
 
 /// The elastic net: L1 and L2 together.
@@ -65,9 +65,9 @@ struct ElasticNet: ElementRegularizer {
     (sparse, ridge) = (weight * ratio, weight * (1 - ratio))
   }
 
-  func value<L: Lane>(_ w: L) -> L { sparse * w.magnitude + (ridge / 2) * (w * w) }
-  func gradient<L: Lane>(_ w: L) -> L { sparse * w.sign + ridge * w }
-  func prox<L: Lane>(_ w: L, _ t: Double) -> L {
+  @inline(__always) func value<L: Lane>(_ w: L) -> L { sparse * w.magnitude + (ridge / 2) * (w * w) }
+  @inline(__always) func gradient<L: Lane>(_ w: L) -> L { sparse * w.sign + ridge * w }
+  @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L {
     let shrunk = t * sparse == 0 ? w : w.shrunk(by: t * sparse)
     return shrunk * (1 / (1 + t * ridge))
   }
