@@ -879,13 +879,20 @@ package final class Optimizer {
       // sums over all tensors
       var done: [Int] = []
       for branch in branches where segment < branch.segments.count {
-        guard let last = branch.segments[segment].last, case .measure(let s, let p) = last.work, s.scope == .global, !done.contains(s.id) else { continue }
+        guard let last = branch.segments[segment].last, case .measure(let s, let p) = last.work, s.reach[p] == .global, !done.contains(s.id) else { continue }
         done.append(s.id)
         total(where: { r in
           let passes = self.branches[r.pointee.branch].segments
           guard segment < passes.count, let l = passes[segment].last, case .measure(let other, _) = l.work else { return false }
           return other === s
         }, totals)
+        if s.scope == .tensor {
+          for i in 0..<bound.count where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
+            s.element?.finish(p, Totals(p: totals), records[i].scalars[s.id], s.hyper[records[i].group], context(s, branches[records[i].branch], i))
+            remake(s, i)
+          }
+          continue
+        }
         guard let first = (0..<bound.count).first(where: { records[$0].active && branches[records[$0].branch].stages.contains { $0 === s } }) else { continue }
         s.element?.finish(p, Totals(p: totals), s.globals, s.hyper[records[first].group], context(s, branch, first))
         var made: [UnsafeMutableRawPointer] = []
@@ -968,7 +975,7 @@ package final class Optimizer {
   }
 
   private func finishTensor(_ pass: Branch.Pass, _ i: Int, _ out: UnsafeMutablePointer<Double>) {
-    guard case .measure(let s, let p) = pass.work, s.scope == .tensor, let e = s.element else { return }
+    guard case .measure(let s, let p) = pass.work, s.reach[p] == .tensor, let e = s.element else { return }
     let r = records + i
     total(r, out)
     e.finish(p, Totals(p: out), r.pointee.scalars[s.id], s.hyper[r.pointee.group], context(s, branches[r.pointee.branch], i))

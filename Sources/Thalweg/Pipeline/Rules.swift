@@ -99,6 +99,9 @@ package protocol ElementRule: BitwiseCopyable, Sendable {
   static func scalars(_ h: Hyper) -> [Scalar]
   static func scope(_ h: Hyper) -> Scope
   static func phases(_ h: Hyper) -> Int
+  /// Over what the sums of a phase reach, where that is not the scope: a stage with scalars a tensor may also take sums over all tensors,
+  /// which every tensor then receives.
+  static func reach(_ h: Hyper, _ phase: Int) -> Scope
   static func decay(_ h: Hyper) -> Decay
   /// The rule's numbers differ from tensor to tensor (by shape, or by random draws), so that it is made anew for each.
   static var perTensor: Bool { get }
@@ -120,6 +123,7 @@ extension ElementRule {
   package static func scalars(_ h: Hyper) -> [Scalar] { [] }
   package static func scope(_ h: Hyper) -> Scope { .global }
   package static func phases(_ h: Hyper) -> Int { 0 }
+  package static func reach(_ h: Hyper, _ phase: Int) -> Scope { scope(h) }
   package static func decay(_ h: Hyper) -> Decay { .none }
   package static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {}
   package static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {}
@@ -158,6 +162,7 @@ package struct ElementKernels: Sendable {
   let scalars: @Sendable (Hyper) -> [Scalar]
   let scope: @Sendable (Hyper) -> Scope
   let phases: @Sendable (Hyper) -> Int
+  let reach: @Sendable (Hyper, Int) -> Scope
   let decay: @Sendable (Hyper) -> Decay
   let perTensor: Bool
   let begin: @Sendable (UnsafeMutablePointer<Double>, Hyper, StepContext) -> Void
@@ -178,7 +183,8 @@ package func kernels<R: ElementRule>(_: R.Type) -> ElementKernels {
   ElementKernels(
     size: MemoryLayout<R>.stride,
     prepare: { h, c, p in p.storeBytes(of: R(h, c), as: R.self) },
-    slots: { R.slots($0, $1) }, scalars: { R.scalars($0) }, scope: { R.scope($0) }, phases: { R.phases($0) }, decay: { R.decay($0) }, perTensor: R.perTensor,
+    slots: { R.slots($0, $1) }, scalars: { R.scalars($0) }, scope: { R.scope($0) }, phases: { R.phases($0) },
+    reach: { R.reach($0, $1) }, decay: { R.decay($0) }, perTensor: R.perTensor,
     begin: { R.begin($0, $1, $2) }, finish: { R.finish($0, $1, $2, $3, $4) },
     fused: (fusedKernel(R.self, SIMD16<Float>.self), fusedKernel(R.self, SIMD8<Double>.self)),
     map: (mapKernel(R.self, SIMD16<Float>.self), mapKernel(R.self, SIMD8<Double>.self)),
@@ -332,7 +338,7 @@ extension ElementKernels {
     ElementKernels(
       size: size, prepare: { [prepare] _, c, p in prepare(inner, c, p) }, slots: { [slots] _, s in slots(inner, s) },
       scalars: { [scalars] _ in scalars(inner) }, scope: { [scope] _ in scope(inner) }, phases: { [phases] _ in phases(inner) },
-      decay: { [decay] _ in decay(inner) }, perTensor: perTensor, begin: { [begin] s, _, c in begin(s, inner, c) },
+      reach: { [reach] _, p in reach(inner, p) }, decay: { [decay] _ in decay(inner) }, perTensor: perTensor, begin: { [begin] s, _, c in begin(s, inner, c) },
       finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, map: map, measure: measure, evaluates: evaluates,
       evaluate: evaluate)
   }

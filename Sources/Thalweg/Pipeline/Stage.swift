@@ -17,6 +17,8 @@ package final class Stage {
   package let scalars: [Scalar]
   package let scope: Scope
   package let phases: Int
+  /// Over what the sums of each phase reach.
+  let reach: [Scope]
   /// The scalars of global scope (tensors have their own otherwise).
   package let globals: UnsafeMutablePointer<Double>
   /// It stores the parameters that the update moves, and shows the host something else.
@@ -31,7 +33,9 @@ package final class Stage {
     schedules = [[:]]
     scalars = element?.scalars(hyper) ?? source?.scalars ?? []
     scope = element?.scope(hyper) ?? .global
-    phases = element?.phases(hyper) ?? 0
+    let phases = element?.phases(hyper) ?? 0
+    self.phases = phases
+    reach = (0..<phases).map { element?.reach(hyper, $0) ?? .global }
     globals = .allocate(capacity: max(1, scalars.count))
     for (i, s) in scalars.enumerated() { globals[i] = s.start }
     schedules[0] = try Stage.schedules(hyper)
@@ -139,7 +143,7 @@ package final class Branch {
     /// A whole-list sum: all tensors must be through before the next pass.
     var barrier: Bool {
       switch work {
-      case .measure(let s, _): s.scope == .global
+      case .measure(let s, let p): s.reach[p] == .global
       case .whole, .wholeAfter: true
       default: false
       }
