@@ -13,17 +13,22 @@ package struct Operands {
   }
 }
 
-/// Up to eight state buffers. A struct of fields, not an array: a constant subscript costs nothing.
+/// Up to sixteen state buffers. A struct of fields, not an array: a constant subscript costs nothing.
 package struct SlotPointers {
-  package static let capacity = 8
+  package static let capacity = 16
   private var a: UnsafeMutableRawPointer, b: UnsafeMutableRawPointer, c: UnsafeMutableRawPointer, d: UnsafeMutableRawPointer
   private var e: UnsafeMutableRawPointer, f: UnsafeMutableRawPointer, h: UnsafeMutableRawPointer, i: UnsafeMutableRawPointer
+  private var j: UnsafeMutableRawPointer, k: UnsafeMutableRawPointer, l: UnsafeMutableRawPointer, m: UnsafeMutableRawPointer
+  private var n: UnsafeMutableRawPointer, o: UnsafeMutableRawPointer, q: UnsafeMutableRawPointer, r: UnsafeMutableRawPointer
 
-  package init(repeating p: UnsafeMutableRawPointer) { (a, b, c, d, e, f, h, i) = (p, p, p, p, p, p, p, p) }
+  package init(repeating p: UnsafeMutableRawPointer) {
+    (a, b, c, d, e, f, h, i) = (p, p, p, p, p, p, p, p)
+    (j, k, l, m, n, o, q, r) = (p, p, p, p, p, p, p, p)
+  }
 
-  package subscript(k: Int) -> UnsafeMutableRawPointer {
+  package subscript(index: Int) -> UnsafeMutableRawPointer {
     @inline(__always) get {
-      switch k {
+      switch index {
       case 0: a
       case 1: b
       case 2: c
@@ -31,11 +36,19 @@ package struct SlotPointers {
       case 4: e
       case 5: f
       case 6: h
-      default: i
+      case 7: i
+      case 8: j
+      case 9: k
+      case 10: l
+      case 11: m
+      case 12: n
+      case 13: o
+      case 14: q
+      default: r
       }
     }
     @inline(__always) set {
-      switch k {
+      switch index {
       case 0: a = newValue
       case 1: b = newValue
       case 2: c = newValue
@@ -43,7 +56,15 @@ package struct SlotPointers {
       case 4: e = newValue
       case 5: f = newValue
       case 6: h = newValue
-      default: i = newValue
+      case 7: i = newValue
+      case 8: j = newValue
+      case 9: k = newValue
+      case 10: l = newValue
+      case 11: m = newValue
+      case 12: n = newValue
+      case 13: o = newValue
+      case 14: q = newValue
+      default: r = newValue
       }
     }
   }
@@ -167,9 +188,11 @@ func forEachVector<L: Lane>(
 /// One vector for x, one for g, and one a slot.
 private struct Pad {
   typealias Row = SIMD16<UInt32>
-  var rows: (Row, Row, Row, Row, Row, Row, Row, Row, Row, Row)
+  var operands: (Row, Row)
+  var slots: (Row, Row, Row, Row, Row, Row, Row, Row, Row, Row, Row, Row, Row, Row, Row, Row)
   init() {
     let z = Row(repeating: 0)
-    rows = (z, z, z, z, z, z, z, z, z, z)
+    operands = (z, z)
+    slots = (z, z, z, z, z, z, z, z, z, z, z, z, z, z, z, z)
   }
 }

@@ -63,8 +63,8 @@ enum Walker {
   /// Below this many elements a step stays on the calling thread.
   static let parallelFrom = 32_768
 
-  /// Buffers of one thread: gradient, update, parameter, and the widened slots of one stage.
-  static let scratchRows = 3 + SlotPointers.capacity
+  /// Buffers of one thread: gradient, update, parameter, the widened slots of one stage, and the gradient behind a source.
+  static let scratchRows = 4 + SlotPointers.capacity
   static let scratchBytes = scratchRows * block * 8
 
   @inline(__always) static func row(_ scratch: UnsafeMutableRawPointer, _ k: Int) -> UnsafeMutableRawPointer { scratch + k * (block * 8) }
