@@ -281,7 +281,7 @@ package final class Optimizer {
   // MARK: state
 
   private func format(_ slot: Slot, _ b: Bound) -> SlotStore.Format {
-    if b.view.dtype == .f64 || slot.storage == .exact { return .direct }
+    if b.view.dtype == .f64 || slot.storage == .exact || slot.count != nil { return .direct }
     switch options.state {
     case .f32: return .direct
     case .bf16: return .bf16
@@ -318,7 +318,7 @@ package final class Optimizer {
     for i in planned..<bound.count {
       let b = bound[i]
       let size = b.view.dtype.computeSize
-      for row in stateRows(i) { bytes += aligned(SlotStore.bytes(row.format, b.view.count, size)) }
+      for row in stateRows(i) { bytes += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size)) }
       if needsMaster(b) { bytes += aligned(b.view.count * 4) }
       for s in stages where uses(s, b) {
         ruleBytes += aligned(s.element?.size ?? 0)
@@ -350,7 +350,7 @@ package final class Optimizer {
       r.pointee.firstSlot[stages.count] = Int32(next)
       for (k, row) in rows.enumerated() {
         (stores + k).initialize(to: SlotStore(base: at, format: row.format))
-        at += aligned(SlotStore.bytes(row.format, b.view.count, size))
+        at += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size))
       }
       if needsMaster(b) {
         r.pointee.master = at
@@ -393,10 +393,10 @@ package final class Optimizer {
   }
 
   private static func start(_ r: UnsafeMutablePointer<Record>, _ s: UnsafeMutablePointer<SlotStore>, _ slot: Slot) {
-    let n = r.pointee.count
+    let n = slot.elements(of: r.pointee.count)
     switch slot.start {
     case .zero: break
-    case .parameters: readParameters(r, s.pointee.base)
+    case .parameters: if slot.count == nil { readParameters(r, s.pointee.base) }
     case .value(let x):
       if s.pointee.format == .direct {
         if r.pointee.isDouble { s.pointee.base.assumingMemoryBound(to: Double.self).update(repeating: x, count: n) } else {
@@ -1171,16 +1171,18 @@ package final class Optimizer {
   func allocated() throws(Failure) { try prepare() }
   func storage(_ row: StateRow) -> (base: UnsafeMutableRawPointer, bytes: Int) {
     let r = records + row.tensor
-    let bytes = row.index < 0 ? r.pointee.count * 4 : SlotStore.bytes(row.format, r.pointee.count, r.pointee.size)
+    let bytes = row.index < 0 ? r.pointee.count * 4 : SlotStore.bytes(row.format, row.slot.elements(of: r.pointee.count), r.pointee.size)
     let base = row.index < 0 ? r.pointee.master ?? UnsafeMutableRawPointer(StepContext.nothing) : r.pointee.slots[row.index].base
     return (base, bytes)
   }
+  /// How many numbers a row of state holds.
+  func elements(_ row: StateRow) -> Int { row.slot.elements(of: bound[row.tensor].view.count) }
   func stateBytes(_ row: StateRow) -> Int {
-    row.index < 0 ? bound[row.tensor].view.count * 4 : SlotStore.bytes(row.format, bound[row.tensor].view.count, bound[row.tensor].view.dtype.computeSize)
+    row.index < 0 ? bound[row.tensor].view.count * 4 : SlotStore.bytes(row.format, elements(row), bound[row.tensor].view.dtype.computeSize)
   }
   func widen(_ row: StateRow, _ out: UnsafeMutablePointer<Double>) {
     let r = records + row.tensor
-    let n = r.pointee.count
+    let n = elements(row)
     let s = storage(row).base
     if row.format == .direct {
       if r.pointee.isDouble { for i in 0..<n { out[i] = s.assumingMemoryBound(to: Double.self)[i] } } else {

@@ -41,7 +41,7 @@ package enum Decay: Sendable {
   case rule
 }
 
-/// A state buffer of the shape of the parameter.
+/// A state buffer, of the shape of the parameter unless it says how many elements it has.
 package struct Slot: Sendable {
   package enum Start: Sendable { case zero, value(Double), parameters }
   /// How it may be stored: moments tolerate 16 and 8 bits; what is exact is kept in the compute type.
@@ -50,9 +50,13 @@ package struct Slot: Sendable {
   package var meaning: String
   package var storage: Storage
   package var start: Start
-  package init(_ name: String, _ meaning: String, _ storage: Storage = .exact, start: Start = .zero) {
-    (self.name, self.meaning, self.storage, self.start) = (name, meaning, storage, start)
+  /// Its elements, where they are not those of the parameter: row sums, bases, factors. Only whole-tensor rules have such buffers; they
+  /// are kept exactly and start at a number.
+  package var count: Int?
+  package init(_ name: String, _ meaning: String, _ storage: Storage = .exact, start: Start = .zero, count: Int? = nil) {
+    (self.name, self.meaning, self.storage, self.start, self.count) = (name, meaning, storage, start, count)
   }
+  package func elements(of parameter: Int) -> Int { count ?? parameter }
   /// An average that keeps signs.
   package static func moment(_ name: String, _ meaning: String) -> Slot { Slot(name, meaning, .signed) }
   /// An average of squares or magnitudes: never negative.
