@@ -545,6 +545,14 @@ package final class Optimizer {
   }
 
   /// Changes parameters, gradients and the source's state element by element.
+  func change(stage: Stage, slots order: [Int]? = nil, parameters: Bool, gradients: Bool = false, _ op: (_ tensor: Int) -> some ElementOperation) {
+    forEachBlock { r, offset, count, scratch, _ in
+      let op = op(r - self.records)
+      self.plain(r, stage, order, offset, count, scratch, writeBack: parameters, gradients: gradients) { o in
+        if r.pointee.isDouble { plainKernel(op, SIMD8<Double>.self)(o) } else { plainKernel(op, SIMD16<Float>.self)(o) }
+      }
+    }
+  }
   func change(_ op: some ElementOperation, stage: Stage, slots order: [Int]? = nil, parameters: Bool, gradients: Bool = false) {
     let kernels = (plainKernel(op, SIMD16<Float>.self), plainKernel(op, SIMD8<Double>.self))
     forEachBlock { r, offset, count, scratch, _ in
@@ -622,6 +630,7 @@ package final class Optimizer {
     if phase < 0 {
       try ready()
       try prepare()
+      activate()
       phase = 0
       var first = Request(kind: needsLoss ? .lossAndGradient : .gradient, pass: 0, tag: UInt64(step) &* 2)
       if let stage = sourceStage, let source = stage.source, let ask = source.opening(SourceIO(self, stage, opening: true)) { first = fill(ask) }
@@ -691,7 +700,7 @@ package final class Optimizer {
 
   /// Undoes a step between its requests.
   private func abandon() {
-    if phase > 0, let stage = sourceStage, let source = stage.source {
+    if phase >= 0, let stage = sourceStage, let source = stage.source, phase > 0 || source.opensAway {
       activate()
       source.cancel(phase, SourceIO(self, stage))
     }

@@ -33,8 +33,10 @@ package protocol Source: Sendable {
   var single: Bool { get }
   /// The slot whose content a Hessian-vector request wants multiplied.
   var probe: Int? { get }
-  /// What the first request of a step is, if not the gradient at the parameters.
+  /// What the first request of a step is, if not the gradient at the parameters. It may move the parameters when `opensAway` says so:
+  /// `cancel` is then called in phase 0 too.
   func opening(_ io: SourceIO) -> Ask?
+  var opensAway: Bool { get }
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move
   /// Undoes what was done since the step began.
   func cancel(_ phase: Int, _ io: SourceIO)
@@ -45,6 +47,7 @@ extension Source {
   package var scalars: [Scalar] { [] }
   package var single: Bool { false }
   package var probe: Int? { nil }
+  package var opensAway: Bool { false }
   package func opening(_ io: SourceIO) -> Ask? { nil }
   package func cancel(_ phase: Int, _ io: SourceIO) {}
 }
@@ -78,6 +81,12 @@ package struct SourceIO {
   package func change(_ op: some ElementOperation, slots: [Int]? = nil, parameters: Bool) {
     optimizer.change(op, stage: stage, slots: slots, parameters: parameters)
   }
+  /// Fills a slot with the standard normal numbers of this step, or with their signs (0 counts as +1): a Rademacher vector.
+  package func draw(_ slot: Int, signs: Bool) {
+    optimizer.change(stage: stage, slots: [slot], parameters: false) { tensor in
+      Draw(key: Random.key(seed: seed, stream: stream, step: UInt64(step), tensor: UInt32(truncatingIfNeeded: tensor)), signs: signs)
+    }
+  }
   /// Makes an operation for `Move.update`: `x` is the gradient; `slots` picks the state seen.
   package func operation(_ op: some ElementOperation, slots: [Int]? = nil) -> GradientOperation {
     let kernels = (plainKernel(op, SIMD16<Float>.self), plainKernel(op, SIMD8<Double>.self))
@@ -92,6 +101,15 @@ package struct SourceIO {
   }
 }
 
+/// Standard normal numbers, or their signs, into the first slot.
+private struct Draw: ElementOperation {
+  let key: UInt64
+  let signs: Bool
+  func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    let z = s.normal(key)
+    s[0] = signs ? L.select(L.less(z, L(0)), L(-1), L(1)) : z
+  }
+}
 /// Saves the parameters into the first slot.
 package struct SaveParameters: ElementOperation {
   package init() {}
