@@ -96,7 +96,7 @@ package struct Registered: Sendable {
 package enum Registry {
   package static let all: [Registered] = {
     let lists = [
-      optimizerList, matrixList, transformList, perturbationList, aggregatorList, scheduleList, averageList, regularizerList,
+      optimizerList, globalList, matrixList, transformList, perturbationList, aggregatorList, scheduleList, averageList, regularizerList,
       constraintList, maskList, pipelineList, diagnosticList,
     ]
     return lists.flatMap { $0 }.sorted { $0.method.name < $1.method.name }
