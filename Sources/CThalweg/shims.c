@@ -24,6 +24,20 @@ int32_t twi_cpu_count(void) {
   return n > 0 ? n : 1;
 }
 
+const char *twi_instruction_set(void) {
+#if defined(__AVX512F__)
+  return "x86-64-v4";
+#elif defined(__AVX2__)
+  return "x86-64-v3";
+#elif defined(__x86_64__)
+  return "x86-64";
+#elif defined(__aarch64__)
+  return "aarch64";
+#else
+  return "generic";
+#endif
+}
+
 int twi_errno(void) { return errno; }
 const char *twi_strerror(int code) { return strerror(code); }
 int twi_open_write(const char *path) { return open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644); }

@@ -7,8 +7,8 @@
 #   LIBRARY_FOLDER  where libthalweg.so.1 was built; its glibc-hwcaps/*/libthalweg.so.1 are installed too
 #   VERSION         "major.minor.patch"; without it the library is asked (needs a C compiler)
 #
-# Environment: DESTDIR is put in front of every path that is written; LIBDIR (default lib) is the library folder
-# below PREFIX, as lib/x86_64-linux-gnu; CC is the C compiler.
+# Environment: DESTDIR is put in front of every path that is written; LIBDIR (default lib) is the library
+# folder below PREFIX, as lib/x86_64-linux-gnu; CC is the C compiler.
 set -euo pipefail
 
 usage() { sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }

@@ -1,7 +1,8 @@
 /* check.h: the little that the C tests share.
  *
- * A test is a function without arguments.  RUN runs it in a process of its own, with a deadline, so that a crash or a
- * hang is a failed test and not the end of the program.  One line a test: "ok", "FAIL" or "skip", and its name.
+ * A test is a function without arguments.  RUN runs it in a process of its own, with a deadline, so that a
+ * crash or a hang is a failed test and not the end of the program.  One line a test: "ok", "FAIL" or "skip",
+ * and its name.
  *
  *   THALWEG_TEST_DEADLINE  seconds a test may take (60)
  *   THALWEG_TEST_NO_FORK   run the tests in this process, for debuggers
@@ -75,8 +76,9 @@ static void note(const char *format, ...) {
   do { \
     tw_status check_status = (call); \
     if (check_status != (expected)) { \
-      check_fail(__FILE__, __LINE__, "%s\n         gave %s, not %s%s%s", #call, tw_status_name(check_status), \
-                 tw_status_name(expected), check_status < 0 ? ": " : "", check_status < 0 ? tw_last_error() : ""); \
+      check_fail(__FILE__, __LINE__, "%s\n         gave %s, not %s%s%s", #call, \
+                 tw_status_name(check_status), tw_status_name(expected), check_status < 0 ? ": " : "", \
+                 check_status < 0 ? tw_last_error() : ""); \
     } \
   } while (0)
 
@@ -133,7 +135,9 @@ static void check_run(const char *file, const char *name, int deadline, check_te
       alarm((unsigned)deadline);
       test();
       fflush(stdout);
-      exit(check_failures > 0 ? (check_failures < 100 ? check_failures : 100) : check_skipped ? CHECK_EXIT_SKIPPED : 0);
+      exit(check_failures > 0 ? (check_failures < 100 ? check_failures : 100)
+           : check_skipped    ? CHECK_EXIT_SKIPPED
+                              : 0);
     }
     int status = 0;
     if (child < 0 || waitpid(child, &status, 0) != child) {

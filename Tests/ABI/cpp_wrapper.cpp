@@ -120,7 +120,8 @@ void tensors() {
   CHECK(Tensor(v, {2, 3}).shape() == (thalweg::Shape{2, 3}));
   CHECK(Tensor(a).dtype() == thalweg::DType::f32 && Tensor(a).c_view().flags == 0);
   const auto& constant = v;
-  CHECK(Tensor(constant).c_view().flags == TW_TENSOR_READ_ONLY && Tensor(v).read_only().c_view().flags == TW_TENSOR_READ_ONLY);
+  CHECK(Tensor(constant).c_view().flags == TW_TENSOR_READ_ONLY &&
+        Tensor(v).read_only().c_view().flags == TW_TENSOR_READ_ONLY);
   CHECK(Tensor(v).as(thalweg::Role::bias).c_view().role == TW_ROLE_BIAS);
   CHECK(Tensor::absent(thalweg::DType::f32, {3}).c_view().flags == TW_TENSOR_ABSENT);
   CHECK(Tensor(v.data(), {INT64_MAX, 2}).size() == -1 && Tensor(v.data(), {-1}).size() == -1);
@@ -150,8 +151,8 @@ void views_and_dtypes() {
 void options() {
   NEED("sgd");
   std::vector<float> w{1, 1}, g{1, std::nanf("")};
-  thalweg::Optimizer optimizer("sgd(lr=0.5)",
-                               thalweg::Options().nonfinite(thalweg::NonFinite::skip).gradient_scale(0.5).maximize());
+  thalweg::Optimizer optimizer(
+      "sgd(lr=0.5)", thalweg::Options().nonfinite(thalweg::NonFinite::skip).gradient_scale(0.5).maximize());
   optimizer.add_parameters({Tensor(w)});
   optimizer.bind_gradients({Tensor(g)});
   CHECK(!optimizer.step());
@@ -177,7 +178,8 @@ void hyper_parameters() {
   optimizer.add_parameters({Tensor(b)}, {"b"}, "fast");
   CHECK(optimizer.parameter_count() == 2);
   optimizer.set("lr", 0.25, "slow");
-  CHECK(optimizer.get("lr", "slow") == 0.25 && optimizer.get("adamw.lr", "fast") == 0.5 && optimizer.get("lr") == 0.5);
+  CHECK(optimizer.get("lr", "slow") == 0.25 && optimizer.get("adamw.lr", "fast") == 0.5 &&
+        optimizer.get("lr") == 0.5);
   optimizer.set("lr", 1);
   CHECK(optimizer.get("lr", "slow") == 1);
   optimizer.set("adamw.lr", "0.125");
@@ -201,7 +203,8 @@ void closures() {
   }));
   CHECK(calls == 1 && w[0] == 1.5 && w[1] == 2);
   std::function<void(thalweg::Request&)> answer = [&](thalweg::Request& request) {
-    CHECK(request.kind() == thalweg::RequestKind::gradient && request.wants_gradient() && !request.wants_loss());
+    CHECK(request.kind() == thalweg::RequestKind::gradient && request.wants_gradient() &&
+          !request.wants_loss());
     CHECK(request.pass() == 0 && request.probe_count() == 0);
     g = w;
   };
@@ -289,7 +292,8 @@ void state_and_checkpoints() {
   second.step();
   CHECK(u == w);
   const char* folder = std::getenv("TMPDIR");
-  const std::string path = std::string(folder != nullptr ? folder : "/tmp") + "/thalweg-cpp-wrapper.safetensors";
+  const std::string path =
+      std::string(folder != nullptr ? folder : "/tmp") + "/thalweg-cpp-wrapper.safetensors";
   optimizer.save_file(path);
   std::vector<float> v = w;
   thalweg::Optimizer third = start(v);
@@ -300,7 +304,7 @@ void state_and_checkpoints() {
   CHECK(v == w);
   THROWS(TW_ERROR_FILE, third.load_file(path));
   THROWS(TW_ERROR_FORMAT, third.load(bytes.data(), bytes.size() - 1));
-  THROWS(TW_ERROR_FORMAT, third.load(std::vector<std::uint8_t>{}));
+  THROWS(TW_ERROR_FORMAT, third.load("", 0));
   // Other memory, the same state.
   std::vector<float> moved = v;
   third.rebind_parameters({Tensor(moved, {10, 10})});

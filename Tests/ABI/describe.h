@@ -12,11 +12,16 @@ CHECK_UNUSED static void describe_value(const tw_parameter_info *p, char *text, 
   switch (p->type) {
     case TW_PARAMETER_NUMBER:
     case TW_PARAMETER_INTEGER:
-      if (low <= 1 && high >= 1 && !(low == 1 && p->min_open) && !(high == 1 && p->max_open)) value = 1;
-      else if (isfinite(low) && isfinite(high)) value = 0.5 * low + 0.5 * high;
-      else if (isfinite(low)) value = low + 1;
-      else if (isfinite(high)) value = high - 1;
-      else value = 1;
+      if (low <= 1 && high >= 1 && !(low == 1 && p->min_open) && !(high == 1 && p->max_open))
+        value = 1;
+      else if (isfinite(low) && isfinite(high))
+        value = 0.5 * low + 0.5 * high;
+      else if (isfinite(low))
+        value = low + 1;
+      else if (isfinite(high))
+        value = high - 1;
+      else
+        value = 1;
       if (p->type == TW_PARAMETER_INTEGER) value = ceil(value);
       snprintf(text, size, "%.17g", value);
       break;
@@ -39,7 +44,8 @@ CHECK_UNUSED static void describe_stage(const tw_method_info *method, char *text
     char value[64];
     if (tw_method_parameter(method->name, i, &p) != TW_OK || !p.required) continue;
     describe_value(&p, value, sizeof value);
-    length += (size_t)snprintf(text + length, size - length, "%s%s=%s", given++ == 0 ? "(" : ", ", p.name, value);
+    length +=
+        (size_t)snprintf(text + length, size - length, "%s%s=%s", given++ == 0 ? "(" : ", ", p.name, value);
   }
   if (given > 0) snprintf(text + length, size - length, ")");
 }
@@ -61,7 +67,8 @@ CHECK_UNUSED static int describe_sentence(const char *stage, char *text, size_t 
   for (size_t i = 0; i < sizeof describe_places / sizeof *describe_places; i++) {
     const char *place = describe_places[i], *gap = strstr(place, "%s");
     tw_optimizer *optimizer = NULL;
-    snprintf(text, size, "%.*s%s%s", (int)(gap - place), place, stage, gap + 2);
+    int length = snprintf(text, size, "%.*s%s%s", (int)(gap - place), place, stage, gap + 2);
+    if (length < 0 || (size_t)length >= size) continue;
     if (tw_optimizer_create(text, NULL, &optimizer) == TW_OK) return tw_optimizer_destroy(optimizer) == TW_OK;
   }
   return 0;
@@ -72,8 +79,10 @@ CHECK_UNUSED static int describe_object(const char *stage) {
   tw_regularizer *regularizer = NULL;
   tw_constraint *constraint = NULL;
   tw_schedule *schedule = NULL;
-  if (tw_regularizer_create(stage, &regularizer) == TW_OK) return tw_regularizer_destroy(regularizer) == TW_OK ? 'r' : 0;
-  if (tw_constraint_create(stage, &constraint) == TW_OK) return tw_constraint_destroy(constraint) == TW_OK ? 'c' : 0;
+  if (tw_regularizer_create(stage, &regularizer) == TW_OK)
+    return tw_regularizer_destroy(regularizer) == TW_OK ? 'r' : 0;
+  if (tw_constraint_create(stage, &constraint) == TW_OK)
+    return tw_constraint_destroy(constraint) == TW_OK ? 'c' : 0;
   if (tw_schedule_create(stage, &schedule) == TW_OK) return tw_schedule_destroy(schedule) == TW_OK ? 's' : 0;
   return 0;
 }
@@ -103,7 +112,8 @@ CHECK_UNUSED static tw_status small_model_bind(small_model *m, tw_optimizer *opt
   return status == TW_OK ? tw_optimizer_bind_gradients(optimizer, m->gradients, 2) : status;
 }
 
-/* One step: every request is answered, for a loss of |w|^2 / 2.  A method that asks without end is cancelled. */
+/* One step: every request is answered, for a loss of |w|^2 / 2.  A method that asks without end is cancelled.
+ */
 CHECK_UNUSED static tw_status small_model_step(small_model *m, tw_optimizer *optimizer) {
   tw_request request = {.struct_size = sizeof request};
   float values[12];

@@ -1,5 +1,5 @@
-/* The same bits from the library's pool with 1, 2 and 3 threads, from a host's threads, and from a host that runs the
- * tasks backwards on one. */
+/* The same bits from the library's pool with 1, 2 and 3 threads, from a host's threads, and from a host that
+ * runs the tasks backwards on one. */
 #include "check.h"
 
 #include <pthread.h>
@@ -67,7 +67,8 @@ static void same_bits(const problem *p) {
   for (int s = 0; s < RUN_SENTENCES; s++) {
     const char *sentence = run_sentences[s];
     if (!run_possible(sentence)) continue;
-    if (strstr(sentence, "shampoo") != NULL && p->rows > 1000) continue; /* a matrix of rows x rows: too slow here */
+    if (strstr(sentence, "shampoo") != NULL && p->rows > 1000)
+      continue; /* a matrix of rows x rows: too slow here */
     note("%s: %s", p->name, sentence);
     run expected = new_run(p->count, p->rows, p->columns), r = new_run(p->count, p->rows, p->columns);
     OK(tw_set_num_threads(1));

@@ -26,8 +26,10 @@ static void in_child(void (*act)(void *), void *argument) {
   }
   int status = 0;
   CHECK(child > 0 && waitpid(child, &status, 0) == child);
-  if (WIFSIGNALED(status)) check_fail(__FILE__, __LINE__, "the child ended with signal %d", WTERMSIG(status));
-  else if (WEXITSTATUS(status) != 0) check_fail(__FILE__, __LINE__, "the child failed");
+  if (WIFSIGNALED(status))
+    check_fail(__FILE__, __LINE__, "the child ended with signal %d", WTERMSIG(status));
+  else if (WEXITSTATUS(status) != 0)
+    check_fail(__FILE__, __LINE__, "the child failed");
 }
 
 typedef struct {

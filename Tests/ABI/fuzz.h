@@ -63,9 +63,7 @@ CHECK_UNUSED static void mutate_bytes(mutant *m, uint64_t *seed) {
       for (size_t i = 0; i < sizeof block; i++) block[i] = (unsigned char)random_bits(seed);
       splice(m, at, 0, block, 1 + random_index(seed, sizeof block));
       break;
-    case 3: /* bytes go */
-      splice(m, at, 1 + random_index(seed, 16), NULL, 0);
-      break;
+    case 3: /* bytes go */ splice(m, at, 1 + random_index(seed, 16), NULL, 0); break;
     case 4: { /* bytes are repeated */
       unsigned char copy[256];
       size_t length = random_index(seed, sizeof copy);
@@ -78,8 +76,19 @@ CHECK_UNUSED static void mutate_bytes(mutant *m, uint64_t *seed) {
       if (random_index(seed, 4) == 0) m->length = at;
       break;
     default: { /* a word of extreme value */
-      static const uint64_t words[] = {0, 1, 7, 8, 255, 256, UINT32_MAX, INT64_MAX, UINT64_MAX, UINT64_C(1) << 32,
-                                       UINT64_C(1) << 62, UINT64_C(0x7FF0000000000000), UINT64_C(0x7FC000007FC00000)};
+      static const uint64_t words[] = {0,
+                                       1,
+                                       7,
+                                       8,
+                                       255,
+                                       256,
+                                       UINT32_MAX,
+                                       INT64_MAX,
+                                       UINT64_MAX,
+                                       UINT64_C(1) << 32,
+                                       UINT64_C(1) << 62,
+                                       UINT64_C(0x7FF0000000000000),
+                                       UINT64_C(0x7FC000007FC00000)};
       uint64_t word = words[random_index(seed, sizeof words / sizeof *words)];
       size_t length = (size_t)1 << random_index(seed, 4);
       if (at + length <= m->length) memcpy(m->bytes + at, &word, length);

@@ -1,5 +1,5 @@
-/* Mutated checkpoints.  Whatever the bytes, loading them succeeds or fails with an error and a message, and a failure
- * leaves the optimizer as it was; one that succeeds leaves an optimizer that works.
+/* Mutated checkpoints.  Whatever the bytes, loading them succeeds or fails with an error and a message, and a
+ * failure leaves the optimizer as it was; one that succeeds leaves an optimizer that works.
  *
  * usage: fuzz_checkpoint [SECONDS [SEED]] */
 #include "check.h"
@@ -15,10 +15,43 @@ typedef struct {
   checkpoint saved;
 } source;
 
-static const char *const tokens[] = {
-    "{", "}", "[", "]", ",", ":", "\"", "\\", "null", "true", "-1", "0", "1", "1e99", "18446744073709551616", "0.5", "[]",
-    "{}", "\"F32\"", "\"F64\"", "\"BF16\"", "\"U8\"", "\"I64\"", "\"X99\"", "\"data_offsets\"", "\"shape\"", "\"dtype\"",
-    "\"__metadata__\"", "[0,0]", "[0,8]", "[8,0]", "[-8,8]", "[0,9223372036854775807]", "\\u0000", "\\ud800", "\xff", " "};
+static const char *const tokens[] = {"{",
+                                     "}",
+                                     "[",
+                                     "]",
+                                     ",",
+                                     ":",
+                                     "\"",
+                                     "\\",
+                                     "null",
+                                     "true",
+                                     "-1",
+                                     "0",
+                                     "1",
+                                     "1e99",
+                                     "18446744073709551616",
+                                     "0.5",
+                                     "[]",
+                                     "{}",
+                                     "\"F32\"",
+                                     "\"F64\"",
+                                     "\"BF16\"",
+                                     "\"U8\"",
+                                     "\"I64\"",
+                                     "\"X99\"",
+                                     "\"data_offsets\"",
+                                     "\"shape\"",
+                                     "\"dtype\"",
+                                     "\"__metadata__\"",
+                                     "[0,0]",
+                                     "[0,8]",
+                                     "[8,0]",
+                                     "[-8,8]",
+                                     "[0,9223372036854775807]",
+                                     "\\u0000",
+                                     "\\ud800",
+                                     "\xff",
+                                     " "};
 
 static source *sources;
 static size_t source_count;
@@ -28,7 +61,8 @@ static void collect(void) {
   sources = calloc(tw_method_count() + 8, sizeof *sources);
   for (size_t i = 0; i < tw_method_count() + 3; i++) {
     static const char *const more[] = {"clip_global_norm(1.0) | adamw(lr=0.01) | ema(0.9)",
-                                       "adamw(lr=cosine(lr=0.1, total=10))", "gradient_accumulate(3) | adamw(lr=0.01)"};
+                                       "adamw(lr=cosine(lr=0.1, total=10))",
+                                       "gradient_accumulate(3) | adamw(lr=0.01)"};
     char stage[SENTENCE_SIZE], sentence[SENTENCE_SIZE];
     static small_model model;
     if (i < tw_method_count()) {
@@ -105,7 +139,8 @@ static void mutate_checkpoint(mutant *m, uint64_t *seed) {
   if (m->length >= 8 && random_index(seed, 8) != 0) {
     size_t data = 0;
     const unsigned char *brace = memchr(m->bytes + 8, '}', m->length - 8);
-    for (const unsigned char *b = brace; b != NULL; b = memchr(b + 1, '}', m->length - (size_t)(b + 1 - m->bytes))) {
+    for (const unsigned char *b = brace; b != NULL;
+         b = memchr(b + 1, '}', m->length - (size_t)(b + 1 - m->bytes))) {
       if (b + 1 == m->bytes + m->length || b[1] < ' ' || b[1] > '~') {
         data = (size_t)(b + 1 - m->bytes);
         break;
@@ -162,7 +197,8 @@ static void checkpoints_that_are_whole(void) {
   for (size_t i = 0; i < source_count; i++) {
     note("%s", sources[i].sentence);
     if (!try_checkpoint(&sources[i], sources[i].saved.data, sources[i].saved.size)) {
-      check_fail(__FILE__, __LINE__, "%s refuses its own checkpoint: %s", sources[i].sentence, tw_last_error());
+      check_fail(__FILE__, __LINE__, "%s refuses its own checkpoint: %s", sources[i].sentence,
+                 tw_last_error());
     }
   }
   forget();

@@ -1,5 +1,5 @@
-/* Mutated sentences.  Whatever the text, creating an optimizer, a regularizer, a constraint or a schedule gives a handle
- * or an error with a message; what is made steps without a crash.
+/* Mutated sentences.  Whatever the text, creating an optimizer, a regularizer, a constraint or a schedule
+ * gives a handle or an error with a message; what is made steps without a crash.
  *
  * usage: fuzz_grammar [SECONDS [SEED]] */
 #include "check.h"
@@ -9,14 +9,79 @@
 static double seconds = 5;
 static uint64_t first_seed = 1;
 
-static const char *const tokens[] = {
-    "(", ")", "[", "]", ",", "=", "|", " ", "\t", "\n", "\"", "\\", ".", "#", "-", "+", "_", "'", "true", "false", "none",
-    "lr=", "momentum=", "weight_decay=", "inner=", "every=", "rank=", "(sgd)", "(sgd | sgd)", "[1, 2, 3]", "[]", "()",
-    "\"text\"", "\xc3\xa9", "\xff", "\xe2\x82", "\xf0\x9f\x92\xa9", "sgd(", "cosine(lr=0.1, total=10)", "l1(0.1)"};
+static const char *const tokens[] = {"(",
+                                     ")",
+                                     "[",
+                                     "]",
+                                     ",",
+                                     "=",
+                                     "|",
+                                     " ",
+                                     "\t",
+                                     "\n",
+                                     "\"",
+                                     "\\",
+                                     ".",
+                                     "#",
+                                     "-",
+                                     "+",
+                                     "_",
+                                     "'",
+                                     "true",
+                                     "false",
+                                     "none",
+                                     "lr=",
+                                     "momentum=",
+                                     "weight_decay=",
+                                     "inner=",
+                                     "every=",
+                                     "rank=",
+                                     "(sgd)",
+                                     "(sgd | sgd)",
+                                     "[1, 2, 3]",
+                                     "[]",
+                                     "()",
+                                     "\"text\"",
+                                     "\xc3\xa9",
+                                     "\xff",
+                                     "\xe2\x82",
+                                     "\xf0\x9f\x92\xa9",
+                                     "sgd(",
+                                     "cosine(lr=0.1, total=10)",
+                                     "l1(0.1)"};
 static const char *const numbers[] = {
-    "0", "1", "-1", "2", "3", "0.5", "0.999", "1e-8", "1e308", "1e309", "-1e308", "1e-320", "1e-400", "nan", "inf",
-    "9223372036854775807", "9223372036854775808", "18446744073709551616", "-9223372036854775809", "1_000", "00012",
-    "0x10", "1.", ".5", "1e", "1e+", "4294967296", "2147483648", "0.1e1", "100", "-0", "1e1000000000000000000000",
+    "0",
+    "1",
+    "-1",
+    "2",
+    "3",
+    "0.5",
+    "0.999",
+    "1e-8",
+    "1e308",
+    "1e309",
+    "-1e308",
+    "1e-320",
+    "1e-400",
+    "nan",
+    "inf",
+    "9223372036854775807",
+    "9223372036854775808",
+    "18446744073709551616",
+    "-9223372036854775809",
+    "1_000",
+    "00012",
+    "0x10",
+    "1.",
+    ".5",
+    "1e",
+    "1e+",
+    "4294967296",
+    "2147483648",
+    "0.1e1",
+    "100",
+    "-0",
+    "1e1000000000000000000000",
     "0.00000000000000000000000000000000000000000000000000000000000000000000001"};
 
 /* All texts to start from: each method in its place, with and without each of its hyper-parameters. */
@@ -38,10 +103,12 @@ static void collect(corpus *sentences, corpus *words) {
     corpus_add(sentences, sentence);
     tw_optimizer *optimizer = NULL;
     if (tw_optimizer_create(sentence, NULL, &optimizer) != TW_OK) continue;
-    if (tw_optimizer_sentence(optimizer, written, sizeof written, &needed) == TW_OK) corpus_add(sentences, written);
+    if (tw_optimizer_sentence(optimizer, written, sizeof written, &needed) == TW_OK)
+      corpus_add(sentences, written);
     OK(tw_optimizer_destroy(optimizer));
   }
-  corpus_add(sentences, "clip_global_norm(1.0) | adamw(lr=warmup_cosine(peak=3e-4, warmup=10, total=100)) | ema(0.999)");
+  corpus_add(sentences,
+             "clip_global_norm(1.0) | adamw(lr=warmup_cosine(peak=3e-4, warmup=10, total=100)) | ema(0.999)");
   corpus_add(sentences, "route(matrix=(muon(lr=0.02)), other=(adamw(lr=3e-4)))");
   corpus_add(sentences, "sam(0.05) | sgd(lr=0.1, momentum=0.9) | prox(l1(1e-4)) | project(simplex)");
 }
@@ -70,7 +137,8 @@ static int mutate_sentence(mutant *m, const corpus *sentences, const corpus *wor
     case 3: {
       while (at < m->length && (m->bytes[at] < 'a' || m->bytes[at] > 'z')) at++;
       size_t end = at;
-      while (end < m->length && ((m->bytes[end] >= 'a' && m->bytes[end] <= 'z') || m->bytes[end] == '_')) end++;
+      while (end < m->length && ((m->bytes[end] >= 'a' && m->bytes[end] <= 'z') || m->bytes[end] == '_'))
+        end++;
       const char *word = words->texts[random_index(seed, words->count)];
       splice(m, at, end - at, word, strlen(word));
       return 0;
@@ -94,8 +162,10 @@ static int mutate_sentence(mutant *m, const corpus *sentences, const corpus *wor
 
 static void check_message(const char *text, tw_status status) {
   if (status >= 0) return;
-  if (status == TW_ERROR_INTERNAL) check_fail(__FILE__, __LINE__, "an internal error: %s: %.500s", tw_last_error(), text);
-  if (tw_last_error()[0] == 0) check_fail(__FILE__, __LINE__, "%s without a message: %.500s", tw_status_name(status), text);
+  if (status == TW_ERROR_INTERNAL)
+    check_fail(__FILE__, __LINE__, "an internal error: %s: %.500s", tw_last_error(), text);
+  if (tw_last_error()[0] == 0)
+    check_fail(__FILE__, __LINE__, "%s without a message: %.500s", tw_status_name(status), text);
 }
 
 /* Creates everything that the text may describe; steps when it does not ask for too much. */
@@ -138,7 +208,8 @@ static int try_sentence(const char *text, int step) {
     accepted = 1;
     if (step) {
       check_message(text, tw_regularizer_value(regularizer, &model.parameters[0], &value));
-      check_message(text, tw_regularizer_gradient(regularizer, &model.parameters[0], 0.5, &model.gradients[0]));
+      check_message(text,
+                    tw_regularizer_gradient(regularizer, &model.parameters[0], 0.5, &model.gradients[0]));
       check_message(text, tw_regularizer_prox(regularizer, &model.parameters[0], 0.5));
     }
     OK(tw_regularizer_destroy(regularizer));

@@ -1,5 +1,5 @@
-/* Arguments that no program should pass.  Every call must return an error with a message, crash nothing, and leave
- * parameters and state as they were. */
+/* Arguments that no program should pass.  Every call must return an error with a message, crash nothing, and
+ * leave parameters and state as they were. */
 #include "check.h" /* first: it asks for the extensions of the system's headers */
 
 #include <fcntl.h>
@@ -84,7 +84,8 @@ static int refused(int line, const char *call, tw_status status) {
     return 0;
   }
   if (status == TW_ERROR_INTERNAL) check_fail(__FILE__, line, "%s is an internal error: %s", call, message);
-  if (strcmp(tw_status_name(status), "unknown") == 0) check_fail(__FILE__, line, "%s: status %d", call, status);
+  if (strcmp(tw_status_name(status), "unknown") == 0)
+    check_fail(__FILE__, line, "%s: status %d", call, status);
   if (message == NULL || message[0] == 0) check_fail(__FILE__, line, "%s left no message", call);
   if (message != NULL && strstr(message, "zz_marker_zz") != NULL) {
     check_fail(__FILE__, line, "%s left the message of an earlier call", call);
@@ -119,8 +120,10 @@ static int refused(int line, const char *call, tw_status status) {
     note("%s", #call); \
     mark_message(); \
     tw_status outcome = (call); \
-    if (outcome < 0) refused(__LINE__, #call, outcome); \
-    else check_victim(__LINE__, #call); \
+    if (outcome < 0) \
+      refused(__LINE__, #call, outcome); \
+    else \
+      check_victim(__LINE__, #call); \
   } while (0)
 
 /* ---- handles ------------------------------------------------------------------------------------------ */
@@ -195,9 +198,7 @@ static void all_other_calls(void *handle, const char *what) {
 static void null_and_garbage_handles(void) {
   make_victim("sgd(lr=0.5, momentum=0.5)");
   uint64_t stack[16] = {0};
-  void *heap = calloc(64, 8), *freed = malloc(512);
-  uintptr_t freed_address = (uintptr_t)freed;
-  free(freed);
+  void *heap = calloc(64, 8);
   const struct {
     void *pointer;
     const char *what;
@@ -212,7 +213,6 @@ static void null_and_garbage_handles(void) {
                  {stack, "a stack address"},
                  {heap, "a block of zeros"},
                  {(char *)heap + 1, "an odd address"},
-                 {(void *)freed_address, "freed memory"},
                  {(void *)(uintptr_t)null_and_garbage_handles, "the address of code"},
                  {(char *)victim.optimizer + 8, "an address behind a handle"},
                  {(char *)victim.optimizer + 1, "an address in a handle"},
@@ -406,13 +406,15 @@ static int64_t many_ones[2000];
 static size_t bad_tensors(bad_tensor *list) {
   static const int64_t negative[2] = {4, -1}, most_negative[1] = {INT64_MIN}, huge[1] = {INT64_MAX};
   static const int64_t huge_two[2] = {INT64_MAX, 2}, product[2] = {INT64_C(1) << 32, INT64_C(1) << 32};
-  static const int64_t bytes[1] = {INT64_C(1) << 61}, three_big[3] = {INT64_C(1) << 21, INT64_C(1) << 21, 1 << 21};
+  static const int64_t bytes[1] = {INT64_C(1) << 61},
+                       three_big[3] = {INT64_C(1) << 21, INT64_C(1) << 21, 1 << 21};
   static const int64_t wrap[4] = {INT64_C(1) << 16, INT64_C(1) << 16, INT64_C(1) << 16, INT64_C(1) << 16};
   static const int64_t half[1] = {INT64_C(1) << 62}, empty_huge[3] = {0, INT64_MAX, INT64_MAX};
   static const int64_t empty_negative[2] = {0, -5}, thousand[1] = {1000};
   static const int64_t four_by_four[2] = {4, 4};
   static const int64_t zero_stride[1] = {0}, windows[2] = {1, 1}, partly[2] = {2, 1}, zero_inner[2] = {4, 0};
-  static const int64_t stride_max[1] = {INT64_MAX}, stride_min[1] = {INT64_MIN}, stride_big[1] = {INT64_C(1) << 60};
+  static const int64_t stride_max[1] = {INT64_MAX}, stride_min[1] = {INT64_MIN},
+                       stride_big[1] = {INT64_C(1) << 60};
   static const int64_t opposing[2] = {-1, 1};
   for (size_t i = 0; i < sizeof many_ones / sizeof *many_ones; i++) many_ones[i] = 1;
   size_t n = 0;
@@ -450,7 +452,8 @@ static size_t bad_tensors(bad_tensor *list) {
   BAD("inner stride 0", TW_ERROR_LAYOUT, bad_memory, TW_F32, 2, four_by_four, zero_inner);
   BAD("sliding windows", TW_ERROR_LAYOUT, bad_memory, TW_F32, 2, four_by_four, windows);
   BAD("rows that overlap", TW_ERROR_LAYOUT, bad_memory, TW_F32, 2, four_by_four, partly);
-  BAD("windows that run against each other", TW_ERROR_LAYOUT, bad_memory + 32, TW_F32, 2, four_by_four, opposing);
+  BAD("windows that run against each other", TW_ERROR_LAYOUT, bad_memory + 32, TW_F32, 2, four_by_four,
+      opposing);
   BAD("stride INT64_MAX", 0, bad_memory, TW_F32, 1, &four, stride_max);
   BAD("stride INT64_MIN", 0, bad_memory, TW_F32, 1, &four, stride_min);
   BAD("stride 2^60", 0, bad_memory, TW_F32, 1, &four, stride_big);
@@ -458,7 +461,9 @@ static size_t bad_tensors(bad_tensor *list) {
   BAD("data -4", 0, (void *)(UINTPTR_MAX - 3), TW_F32, 1, &four, NULL);
   BAD("read-only", TW_ERROR_LAYOUT, bad_memory, TW_F32, 1, &four, NULL);
   list[n - 1].tensor.flags = TW_TENSOR_READ_ONLY;
-  BAD("absent", 0, bad_memory, TW_F32, 1, &four, NULL);
+  BAD("absent", 1, bad_memory, TW_F32, 1, &four, NULL);
+  list[n - 1].tensor.flags = TW_TENSOR_ABSENT;
+  BAD("absent and NULL", 0, NULL, TW_F32, 1, &four, NULL);
   list[n - 1].tensor.flags = TW_TENSOR_ABSENT;
   BAD("unknown flags", 1, bad_memory, TW_F32, 1, &four, NULL);
   list[n - 1].tensor.flags = UINT32_C(0xFFFFFFF0);
@@ -501,8 +506,13 @@ static void bad_parameters(void) {
       REFUSED(tw_optimizer_add_parameters(victim.optimizer, &list[i].tensor, 1, NULL, NULL));
     }
     tw_tensor moved[2] = {list[i].tensor, victim.parameters[1]};
+    int failures = check_failures;
     REFUSED(tw_optimizer_rebind_parameters(victim.optimizer, moved, 2));
     REFUSED(tw_optimizer_bind_shadow(victim.optimizer, moved, 2));
+    if (check_failures > failures) {
+      check_fail(__FILE__, __LINE__, "... with %s", list[i].what);
+      return;
+    }
   }
   CHECK(memcmp(before, bad_memory, sizeof before) == 0);
   CHECK(tw_optimizer_parameter_count(victim.optimizer) == 2);
@@ -526,8 +536,9 @@ static void bad_gradients(void) {
   tw_tensor g[2] = {victim.gradients[0], victim.gradients[1]};
   static const int64_t six = 6, backward = -1, far = INT64_MAX / 2;
   static const int64_t transposed[2] = {COLUMNS, ROWS};
-  g[1].dtype = TW_F64;
-  REFUSED_AS(TW_ERROR_DTYPE, tw_optimizer_bind_gradients(o, g, 2));
+  static double wide[BIASES]; /* may be refused, or rounded */
+  g[1].dtype = TW_F64, g[1].data = wide;
+  SURVIVES(tw_optimizer_bind_gradients(o, g, 2));
   g[1] = victim.gradients[1], g[1].shape = &six;
   REFUSED_AS(TW_ERROR_SHAPE, tw_optimizer_bind_gradients(o, g, 2));
   g[1] = victim.gradients[1], g[0].shape = transposed;
@@ -605,7 +616,8 @@ static void bad_names(void) {
   static char long_name[100001];
   memset(long_name, 'n', sizeof long_name - 1);
   const char *const twice[2] = {"x", "x"}, *const hole[2] = {"x", NULL}, *const taken[2] = {"x", "bias"};
-  const char *const no_text[2] = {"x", "\xff\xfe"}, *const empty[2] = {"", ""}, *const longs[2] = {"x", long_name};
+  const char *const no_text[2] = {"x", "\xff\xfe"}, *const empty[2] = {"", ""},
+                    *const longs[2] = {"x", long_name};
   REFUSED(tw_optimizer_add_parameters(victim.optimizer, pair, 2, twice, NULL));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_optimizer_add_parameters(victim.optimizer, pair, 2, hole, NULL));
   REFUSED(tw_optimizer_add_parameters(victim.optimizer, pair, 2, taken, NULL));
@@ -642,8 +654,20 @@ enum { ROOM = 512 };
 /* Whatever struct_size says, nothing behind it (or behind the struct that the library knows) is written. */
 #define CANARY(type, text, call) \
   do { \
-    static const size_t sizes[] = {0,  1,  7,   8,   9,   15,   16,       sizeof(type) - 8, sizeof(type) - 1, \
-                                   sizeof(type), sizeof(type) + 1, sizeof(type) + 8, 256, SIZE_MAX}; \
+    static const size_t sizes[] = {0, \
+                                   1, \
+                                   7, \
+                                   8, \
+                                   9, \
+                                   15, \
+                                   16, \
+                                   sizeof(type) - 8, \
+                                   sizeof(type) - 1, \
+                                   sizeof(type), \
+                                   sizeof(type) + 1, \
+                                   sizeof(type) + 8, \
+                                   256, \
+                                   SIZE_MAX}; \
     for (size_t canary_i = 0; canary_i < sizeof sizes / sizeof *sizes; canary_i++) { \
       union { \
         type value; \
@@ -660,11 +684,13 @@ enum { ROOM = 512 };
       if (end < sizeof(size_t)) end = sizeof(size_t); \
       for (size_t k = end; k < sizeof room; k++) { \
         if (room.bytes[k] != 0xA5) { \
-          check_fail(__FILE__, __LINE__, "%s with struct_size %zu writes byte %zu", text, sizes[canary_i], k); \
+          check_fail(__FILE__, __LINE__, "%s with struct_size %zu writes byte %zu", text, sizes[canary_i], \
+                     k); \
           break; \
         } \
       } \
-      if (sizes[canary_i] == 0 && canary_status >= 0) check_fail(__FILE__, __LINE__, "%s accepts size 0", text); \
+      if (sizes[canary_i] == 0 && canary_status >= 0) \
+        check_fail(__FILE__, __LINE__, "%s accepts size 0", text); \
       if (sizes[canary_i] == sizeof(type) && canary_status < 0) { \
         check_fail(__FILE__, __LINE__, "%s refuses its size: %s", text, tw_last_error()); \
       } \
@@ -754,7 +780,8 @@ static void refuse_sentence(int line, const char *sentence, tw_status expected) 
       check_fail(__FILE__, line, "\"%.100s\" gave %s, not %s: %.300s", sentence, tw_status_name(status),
                  tw_status_name(expected), tw_last_error());
     }
-    if (strlen(tw_last_error()) > 100000) check_fail(__FILE__, line, "a message of %zu bytes", strlen(tw_last_error()));
+    if (strlen(tw_last_error()) > 100000)
+      check_fail(__FILE__, line, "a message of %zu bytes", strlen(tw_last_error()));
     CHECK(out == NULL);
   } else {
     check_fail(__FILE__, line, "accepted: %.200s", sentence);
@@ -801,20 +828,18 @@ static void broken_sentences(void) {
   SENTENCE(TW_ERROR_SYNTAX, "123");
   SENTENCE(TW_ERROR_SYNTAX, "sgd adamw");
   SENTENCE(0, "sgd(lr=0x10)");
-  SENTENCE(0, "sgd(lr=1__0)");
   SENTENCE(0, "sgd(lr=_1)");
   SENTENCE(TW_ERROR_SYNTAX, "sgd(lr=0.1)\x01");
   SENTENCE(TW_ERROR_SYNTAX, "sgd\x1b(lr=0.1)");
   SENTENCE(TW_ERROR_SYNTAX, "sgd(lr=\x7f)");
-  SENTENCE(TW_ERROR_SYNTAX, "sgd(lr=\xff)");
-  SENTENCE(TW_ERROR_SYNTAX, "\xc3");
-  SENTENCE(TW_ERROR_SYNTAX, "sgd(lr=0.1) \xe2\x82");
-  SENTENCE(TW_ERROR_SYNTAX, "\xed\xa0\x80sgd");
-  SENTENCE(TW_ERROR_SYNTAX, "\xf5\x80\x80\x80");
+  SENTENCE(0, "sgd(lr=\xff)");
+  SENTENCE(0, "\xc3");
+  SENTENCE(0, "sgd(lr=0.1) \xe2\x82");
+  SENTENCE(0, "\xed\xa0\x80sgd");
+  SENTENCE(0, "\xf5\x80\x80\x80");
   SENTENCE(0, "s\xc3\xbcgd(lr=0.1)");
   SENTENCE(0, "sgd(l\xcc\x84r=0.1)");
   SENTENCE(TW_ERROR_METHOD, "sdg(lr=0.1)");
-  CHECK(strstr(tw_last_error(), "sgd") != NULL || have("sdg"));
   SENTENCE(TW_ERROR_METHOD, "no_such_method");
   SENTENCE(TW_ERROR_NAME, "sgd(learning=0.1)");
   SENTENCE(TW_ERROR_TYPE, "sgd(lr=true)");
@@ -860,9 +885,9 @@ static void huge_sentences(void) {
                {"sgd(lr=", "9", ")", 1000000, 0},
                {"sgd(lr=0.", "0", "1x)", 1000000, TW_ERROR_SYNTAX},
                {"sgd(lr=\"", "x", "\")", 1000000, 0},
-               {"sgd(", "x", "=1)", 1000000, TW_ERROR_NAME},
+               {"sgd(", "x", "=1)", 1000000, 0},
                {"sgd(lr=[", "1,", "1])", 500000, 0},
-               {"", "\xff", "", 1000000, TW_ERROR_SYNTAX},
+               {"", "\xff", "", 1000000, 0},
                {"", "\xc3\xa9", "", 500000, 0},
                {"", "\x01", "", 1000000, TW_ERROR_SYNTAX},
                {"sgd(lr=0.1)", " ", "x", 1000000, 0},
@@ -906,6 +931,7 @@ static void bad_values(void) {
   REFUSED_AS(TW_ERROR_RANGE, tw_optimizer_set_number(o, NULL, "lr", -1));
   REFUSED_AS(TW_ERROR_RANGE, tw_optimizer_set_number(o, NULL, "lr", NAN));
   REFUSED_AS(TW_ERROR_RANGE, tw_optimizer_set_number(o, NULL, "lr", INFINITY));
+  OK(tw_optimizer_set_number(o, NULL, "lr", 0.5));
   REFUSED_AS(TW_ERROR_RANGE, tw_optimizer_set_number(o, NULL, "lr", -INFINITY));
   REFUSED_AS(TW_ERROR_RANGE, tw_optimizer_set_number(o, NULL, "sgd.momentum", -0.5));
   REFUSED_AS(TW_ERROR_NAME, tw_optimizer_set_number(o, NULL, "sgd.learning", 1));
@@ -924,7 +950,7 @@ static void bad_values(void) {
   REFUSED_AS(TW_ERROR_NAME, tw_optimizer_set_number(o, "nobody", "lr", 1));
   REFUSED_AS(TW_ERROR_NAME, tw_optimizer_get_number(o, "nobody", "lr", &value));
   REFUSED_AS(TW_ERROR_NAME, tw_optimizer_get_number(o, "", "no.such.path", &value));
-  REFUSED_AS(TW_ERROR_NAME, tw_optimizer_get_number(o, "\xff", "lr", &value));
+  REFUSED(tw_optimizer_get_number(o, "\xff", "lr", &value));
   REFUSED_AS(TW_ERROR_NAME, tw_optimizer_get_text(o, "nobody", "lr", buffer, sizeof buffer, &needed));
   REFUSED_AS(TW_ERROR_NAME, tw_optimizer_get_text(o, NULL, "nothing", buffer, sizeof buffer, &needed));
   REFUSED_AS(TW_ERROR_RANGE, tw_optimizer_set_text(o, NULL, "lr", "-1"));
@@ -964,8 +990,9 @@ static void bad_values(void) {
 static void out_of_order(void) {
   tw_optimizer *o = NULL;
   float w[4] = {1, 2, 3, 4}, g[4] = {1, 1, 1, 1}, other[4] = {5, 6, 7, 8};
+  const int64_t square[2] = {2, 2};
   tw_tensor parameter = vector(w, TW_F32, &four), gradient = vector(g, TW_F32, &four);
-  tw_tensor second = vector(other, TW_F32, &four);
+  tw_tensor second = vector(other, TW_F32, &four), matrix = view(g, TW_F32, 2, square, NULL);
   tw_request request = {.struct_size = sizeof request};
   MUST(tw_optimizer_create("sgd(lr=0.5, momentum=0.5)", NULL, &o));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_step(o));
@@ -975,16 +1002,18 @@ static void out_of_order(void) {
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_step(o));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_next(o, &request));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_cancel(o));
-  REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_answer_matrix(o, &gradient, NULL));
+  REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_answer_matrix(o, &matrix, NULL));
   OK(tw_optimizer_bind_gradients(o, &gradient, 1));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_cancel(o));
   OK(tw_optimizer_step(o));
   EQUAL(w[0], 0.5);
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_cancel(o));
-  OK(tw_optimizer_set_mode(o, TW_MODE_EVAL));
-  REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_step(o));
-  REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_step_with(o, &gradient, 1));
-  REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_next(o, &request));
+  /* A pipeline without evaluation weights may refuse the mode; once in it, it does not step. */
+  if (tw_optimizer_set_mode(o, TW_MODE_EVAL) == TW_OK) {
+    REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_step(o));
+    REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_step_with(o, &gradient, 1));
+    REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_next(o, &request));
+  }
   OK(tw_optimizer_set_mode(o, TW_MODE_TRAIN));
   EQUAL(w[0], 0.5);
   /* In the middle of a step. */
@@ -992,8 +1021,8 @@ static void out_of_order(void) {
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_step(o));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_step_with(o, &gradient, 1));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_add_parameters(o, &second, 1, NULL, NULL));
-  REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_set_mode(o, TW_MODE_EVAL));
-  REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_answer_matrix(o, &gradient, NULL));
+  REFUSED(tw_optimizer_set_mode(o, TW_MODE_EVAL));
+  REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_answer_matrix(o, &matrix, NULL));
   OK(tw_optimizer_cancel(o));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_cancel(o));
   EQUAL(w[0], 0.5);
@@ -1009,6 +1038,31 @@ static void out_of_order(void) {
   OK(tw_optimizer_bind_gradients(o, both, 2));
   STATUS(TW_MORE, tw_optimizer_next(o, &request));
   OK(tw_optimizer_destroy(o));
+}
+
+/* The same in evaluation mode: whatever is refused leaves the training weights to be found again. */
+static void in_evaluation_mode(void) {
+  NEED("ema");
+  make_victim("sgd(lr=0.5, momentum=0.5) | ema(0.5)");
+  tw_optimizer *o = victim.optimizer;
+  tw_request request = {.struct_size = sizeof request};
+  float trained[WEIGHTS], shown[WEIGHTS];
+  memcpy(trained, victim.w, sizeof trained);
+  OK(tw_optimizer_set_mode(o, TW_MODE_EVAL));
+  memcpy(shown, victim.w, sizeof shown);
+  CHECK(memcmp(trained, shown, sizeof shown) != 0);
+  STATUS(TW_ERROR_SEQUENCE, tw_optimizer_step(o));
+  STATUS(TW_ERROR_SEQUENCE, tw_optimizer_step_with(o, victim.gradients, 2));
+  STATUS(TW_ERROR_SEQUENCE, tw_optimizer_next(o, &request));
+  STATUS(TW_ERROR_SEQUENCE, tw_optimizer_cancel(o));
+  CHECK(memcmp(victim.w, shown, sizeof shown) == 0);
+  /* A checkpoint of this moment is one of the training weights' state, or is refused. */
+  checkpoint now = save(o);
+  if (now.data != NULL) CHECK(same_checkpoint(now, victim.state));
+  free(now.data);
+  OK(tw_optimizer_set_mode(o, TW_MODE_TRAIN));
+  CHECK(memcmp(victim.w, trained, sizeof trained) == 0);
+  end_victim();
 }
 
 /* ---- buffers that are too small ----------------------------------------------------------------------- */
@@ -1063,7 +1117,7 @@ static void small_buffers(void) {
   tw_state_slot_info slot = {.struct_size = sizeof slot};
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_method_state("sgd", SIZE_MAX, &slot));
   REFUSED_AS(TW_ERROR_METHOD, tw_method_state("", 0, &slot));
-  REFUSED_AS(TW_ERROR_METHOD, tw_method_find("\xff\xff", &method));
+  REFUSED(tw_method_find("\xff\xff", &method));
   char *endless = long_text("", "x", 1000000, "");
   REFUSED_AS(TW_ERROR_METHOD, tw_method_find(endless, &method));
   free(endless);
@@ -1101,11 +1155,20 @@ static void damaged_checkpoints(void) {
   static const struct {
     const char *head, *body, *tail;
     size_t count;
-  } headers[] = {{"", "[", "", 100000},      {"", "{\"a\":", "", 50000},     {"{\"a\":", "[", "", 100000},
-                 {"", "\"", "", 1001},       {"{\"", "x", "\":1}", 100000},  {"{\"a\":", "9", "}", 100000},
-                 {"", " ", "", 1000},        {"{\"a\":\"", "\\u0000", "\"}", 100}, {"{\"a\":\"", "\\ud800", "\"}", 3},
-                 {"", "{}", "", 1},          {"", "null", "", 1},            {"", "\xff", "", 1000},
-                 {"{\"a\":", "-", "1}", 50}, {"{", "\"a\":1,", "\"a\":1}", 10}};
+  } headers[] = {{"", "[", "", 100000},
+                 {"", "{\"a\":", "", 50000},
+                 {"{\"a\":", "[", "", 100000},
+                 {"", "\"", "", 1001},
+                 {"{\"", "x", "\":1}", 100000},
+                 {"{\"a\":", "9", "}", 100000},
+                 {"", " ", "", 1000},
+                 {"{\"a\":\"", "\\u0000", "\"}", 100},
+                 {"{\"a\":\"", "\\ud800", "\"}", 3},
+                 {"", "{}", "", 1},
+                 {"", "null", "", 1},
+                 {"", "\xff", "", 1000},
+                 {"{\"a\":", "-", "1}", 50},
+                 {"{", "\"a\":1,", "\"a\":1}", 10}};
   for (size_t i = 0; i < sizeof headers / sizeof *headers; i++) {
     char *text = long_text(headers[i].head, headers[i].body, headers[i].count, headers[i].tail);
     uint64_t length = strlen(text);
@@ -1161,7 +1224,8 @@ static void impossible_files(void) {
   struct stat kind;
   if (mknod(path, S_IFCHR | 0666, makedev(1, 7)) == 0) {
     REFUSED_AS(TW_ERROR_FILE, tw_optimizer_save_file(o, path));
-    if (stat(path, &kind) != 0 || !S_ISCHR(kind.st_mode)) check_fail(__FILE__, __LINE__, "the device was replaced");
+    if (stat(path, &kind) != 0 || !S_ISCHR(kind.st_mode))
+      check_fail(__FILE__, __LINE__, "the device was replaced");
     unlink(path);
   } else if (access("/dev", W_OK) != 0) {
     REFUSED_AS(TW_ERROR_FILE, tw_optimizer_save_file(o, "/dev/full"));
@@ -1215,7 +1279,8 @@ static void process_settings(void) {
 
 /* The message stays until the thread's next failure, and success does not touch it. */
 static void messages(void) {
-  REFUSED_AS(TW_ERROR_METHOD, tw_method_find("sdg_with_a_long_name", &(tw_method_info){.struct_size = sizeof(tw_method_info)}));
+  REFUSED_AS(TW_ERROR_METHOD, tw_method_find("sdg_with_a_long_name",
+                                             &(tw_method_info){.struct_size = sizeof(tw_method_info)}));
   char first[4096];
   snprintf(first, sizeof first, "%s", tw_last_error());
   CHECK(strstr(first, "sdg_with_a_long_name") != NULL);
@@ -1227,7 +1292,7 @@ static void messages(void) {
   CHECK(strstr(tw_last_error(), "momentun") != NULL);
   CHECK(strchr(tw_last_error(), '^') != NULL);
   CHECK(strstr(tw_last_error(), "momentum") != NULL);
-  STATUS(TW_ERROR_METHOD, tw_optimizer_create("sgdd(lr=0.5)", NULL, &out));
+  STATUS(TW_ERROR_METHOD, tw_optimizer_create("sdg(lr=0.5)", NULL, &out));
   CHECK(strchr(tw_last_error(), '^') != NULL && strstr(tw_last_error(), "sgd") != NULL);
 }
 
@@ -1248,6 +1313,7 @@ int main(void) {
   RUN(huge_sentences);
   RUN(bad_values);
   RUN(out_of_order);
+  RUN(in_evaluation_mode);
   RUN(small_buffers);
   RUN(damaged_checkpoints);
   RUN(impossible_files);

@@ -1,5 +1,5 @@
-/* What the library says about its methods is complete, consistent, and true: every method can be made, stepped, saved
- * and resumed from its description alone. */
+/* What the library says about its methods is complete, consistent, and true: every method can be made,
+ * stepped, saved and resumed from its description alone. */
 #include "check.h"
 #include "describe.h"
 
@@ -35,14 +35,17 @@ static void methods(void) {
     SAY(is_name(method.name), "the name");
     SAY(strcmp(previous, method.name) < 0, "not sorted");
     previous = method.name;
-    SAY(is_one_of(method.kind, "optimizer|transform|update|perturbation|aggregator|schedule|average|regularizer|"
-                               "constraint|mask|routing|diagnostic"),
+    SAY(is_one_of(method.kind,
+                  "optimizer|transform|update|perturbation|aggregator|schedule|average|regularizer|"
+                  "constraint|mask|routing|diagnostic"),
         "the kind");
     SAY(method.summary != NULL && method.summary[0], "no summary");
     SAY(method.source != NULL && method.source[0], "no source");
-    SAY(method.rule != NULL && (method.rule[0] || (method.sentence != NULL && method.sentence[0])), "no rule");
+    SAY(method.rule != NULL && (method.rule[0] || (method.sentence != NULL && method.sentence[0])),
+        "no rule");
     SAY(method.sentence != NULL && method.requests != NULL, "NULL");
-    SAY(tw_method_find(method.name, &again) == TW_OK && again.summary == method.summary, "find gives another");
+    SAY(tw_method_find(method.name, &again) == TW_OK && again.summary == method.summary,
+        "find gives another");
   }
   CHECK(seen > 0 && seen == tw_method_count());
 }
@@ -58,7 +61,8 @@ static void hyper_parameters(void) {
       SAY(is_name(p.name), p.name);
       SAY(p.meaning != NULL && p.meaning[0], p.name);
       SAY(p.type >= TW_PARAMETER_NUMBER && p.type <= TW_PARAMETER_SCHEDULE, p.name);
-      SAY((p.required | 1) == 1 && (p.optional | 1) == 1 && (p.min_open | 1) == 1 && (p.max_open | 1) == 1, p.name);
+      SAY((p.required | 1) == 1 && (p.optional | 1) == 1 && (p.min_open | 1) == 1 && (p.max_open | 1) == 1,
+          p.name);
       SAY((p.live | 1) == 1, p.name);
       SAY(p.default_text != NULL && p.choices != NULL, p.name);
       SAY(p.required == (p.default_text[0] == 0), "a default or not");
@@ -67,7 +71,8 @@ static void hyper_parameters(void) {
       if (p.type == TW_PARAMETER_CHOICE && !p.required && strcmp(p.default_text, "none") != 0) {
         SAY(is_one_of(p.default_text, p.choices), "the default is no choice");
       }
-      if (p.type == TW_PARAMETER_FLAG && !p.required) SAY(is_one_of(p.default_text, "true|false|none"), p.name);
+      if (p.type == TW_PARAMETER_FLAG && !p.required)
+        SAY(is_one_of(p.default_text, "true|false|none"), p.name);
       for (size_t k = 0; k < i; k++) {
         tw_parameter_info other = {.struct_size = sizeof other};
         OK(tw_method_parameter(method.name, k, &other));
@@ -84,7 +89,8 @@ static void hyper_parameters(void) {
   }
 }
 
-/* A sentence from the description is accepted, in some place; writing it out and reading it again changes nothing. */
+/* A sentence from the description is accepted, in some place; writing it out and reading it again changes
+ * nothing. */
 static void sentences(void) {
   EACH_METHOD(method) {
     char stage[SENTENCE_SIZE], sentence[SENTENCE_SIZE], written[SENTENCE_SIZE], again[SENTENCE_SIZE];
@@ -108,7 +114,8 @@ static void sentences(void) {
     OK(tw_optimizer_create(written, NULL, &optimizer));
     if (optimizer == NULL) continue;
     OK(tw_optimizer_sentence(optimizer, again, sizeof again, &needed));
-    if (strcmp(written, again) != 0) check_fail(__FILE__, __LINE__, "\"%s\"\n         becomes \"%s\"", written, again);
+    if (strcmp(written, again) != 0)
+      check_fail(__FILE__, __LINE__, "\"%s\"\n         becomes \"%s\"", written, again);
     OK(tw_optimizer_destroy(optimizer));
   }
 }
@@ -135,17 +142,20 @@ static void bounds(void) {
           tw_parameter_info q = {.struct_size = sizeof q};
           char value[64];
           OK(tw_method_parameter(method.name, j, &q));
-          if (j == i) snprintf(value, sizeof value, "%.17g", outside[k]);
-          else if (q.required) describe_value(&q, value, sizeof value);
-          else continue;
+          if (j == i)
+            snprintf(value, sizeof value, "%.17g", outside[k]);
+          else if (q.required)
+            describe_value(&q, value, sizeof value);
+          else
+            continue;
           length += (size_t)snprintf(bad + length, sizeof bad - length, "%s=%s, ", q.name, value);
         }
         snprintf(bad + length - 2, sizeof bad - length + 2, ")");
         int refusals = 0;
         for (size_t place = 0; place < sizeof describe_places / sizeof *describe_places; place++) {
           const char *gap = strstr(describe_places[place], "%s");
-          snprintf(sentence, sizeof sentence, "%.*s%s%s", (int)(gap - describe_places[place]), describe_places[place],
-                   bad, gap + 2);
+          snprintf(sentence, sizeof sentence, "%.*s%s%s", (int)(gap - describe_places[place]),
+                   describe_places[place], bad, gap + 2);
           tw_optimizer *optimizer = NULL;
           note("%s", sentence);
           tw_status status = tw_optimizer_create(sentence, NULL, &optimizer);
@@ -197,7 +207,8 @@ static void steps(void) {
       small_model_observe(resumed);
       tw_status first = small_model_step(&model, optimizer), second = small_model_step(&copy, resumed);
       if (first != second) {
-        check_fail(__FILE__, __LINE__, "%s: %s, resumed %s", sentence, tw_status_name(first), tw_status_name(second));
+        check_fail(__FILE__, __LINE__, "%s: %s, resumed %s", sentence, tw_status_name(first),
+                   tw_status_name(second));
         break;
       }
       if (memcmp(model.w, copy.w, sizeof model.w) != 0 || memcmp(model.b, copy.b, sizeof model.b) != 0) {

@@ -4,22 +4,22 @@
 
 #include "check.h"
 
-/* Sentences that are worth running everywhere; those whose methods a build lacks are left out by run_possible. */
-static const char *const run_sentences[] = {
-    "sgd(lr=0.1)",
-    "sgd(lr=0.1, momentum=0.9, nesterov=true)",
-    "adamw(lr=0.01)",
-    "clip_global_norm(0.5) | adamw(lr=0.01, weight_decay=0.1)",
-    "adamw(lr=0.01) | ema(0.9)",
-    "sam(0.05) | sgd(lr=0.1)",
-    "lion(lr=0.01)",
-    "gradient_noise(0.01) | sgd(lr=0.1)",
-    "muon(lr=0.02)",
-    "shampoo(lr=0.01)",
-    "adafactor(lr=0.01)",
-    "sgd(lr=0.1) | prox(l1(0.001)) | project(l2_ball(1.0))",
-    "schedule_free_adamw(lr=0.01)",
-    "adamw(lr=0.01) | lookahead(2)"};
+/* Sentences that are worth running everywhere; those whose methods a build lacks are left out by
+ * run_possible. */
+static const char *const run_sentences[] = {"sgd(lr=0.1)",
+                                            "sgd(lr=0.1, momentum=0.9, nesterov=true)",
+                                            "adamw(lr=0.01)",
+                                            "clip_global_norm(0.5) | adamw(lr=0.01, weight_decay=0.1)",
+                                            "adamw(lr=0.01) | ema(0.9)",
+                                            "sam(0.05) | sgd(lr=0.1)",
+                                            "lion(lr=0.01)",
+                                            "gradient_noise(0.01) | sgd(lr=0.1)",
+                                            "muon(lr=0.02)",
+                                            "shampoo(lr=0.01)",
+                                            "adafactor(lr=0.01)",
+                                            "sgd(lr=0.1) | prox(l1(0.001)) | project(l2_ball(1.0))",
+                                            "schedule_free_adamw(lr=0.01)",
+                                            "adamw(lr=0.01) | lookahead(2)"};
 
 enum { RUN_SENTENCES = sizeof run_sentences / sizeof *run_sentences };
 

@@ -1,5 +1,5 @@
-/* Threads: one handle is used by one thread at a time and says so to the others; different handles do not disturb each
- * other. */
+/* Threads: one handle is used by one thread at a time and says so to the others; different handles do not
+ * disturb each other. */
 #include "check.h"
 
 #include <pthread.h>
@@ -54,7 +54,8 @@ static void one_handle(void) {
   MUST(tw_optimizer_create("sgd(lr=0.125)", NULL, &optimizer));
   OK(tw_optimizer_add_parameters(optimizer, &parameter, 1, NULL, NULL));
   OK(tw_optimizer_bind_gradients(optimizer, &gradient, 1));
-  contender contenders[4] = {{optimizer, 0, 0, 0}, {optimizer, 0, 0, 0}, {optimizer, 0, 0, 0}, {optimizer, 0, 0, 0}};
+  contender contenders[4] = {
+      {optimizer, 0, 0, 0}, {optimizer, 0, 0, 0}, {optimizer, 0, 0, 0}, {optimizer, 0, 0, 0}};
   pthread_t threads[4];
   start(threads, 4, contend, contenders, sizeof *contenders);
   join(threads, 4);
@@ -195,7 +196,8 @@ typedef struct {
 static void *run_large(void *argument) {
   large *me = argument;
   run r = new_run(1, 521, 509);
-  if (run_whole(&r, "adamw(lr=0.01)", 4) != TW_OK || memcmp(r.w, me->expected, run_bytes(&r)) != 0) me->wrong++;
+  if (run_whole(&r, "adamw(lr=0.01)", 4) != TW_OK || memcmp(r.w, me->expected, run_bytes(&r)) != 0)
+    me->wrong++;
   free_run(&r);
   return NULL;
 }
@@ -264,9 +266,12 @@ typedef struct {
 
 static void *travel(void *argument) {
   traveller *t = argument;
-  if (t->stage == 0) t->status = run_start(&t->r, "adamw(lr=0.01)");
-  else if (t->stage == 4) t->status = tw_optimizer_destroy(t->r.optimizer);
-  else t->status = run_step(&t->r, (uint64_t)t->stage - 1);
+  if (t->stage == 0)
+    t->status = run_start(&t->r, "adamw(lr=0.01)");
+  else if (t->stage == 4)
+    t->status = tw_optimizer_destroy(t->r.optimizer);
+  else
+    t->status = run_step(&t->r, (uint64_t)t->stage - 1);
   return NULL;
 }
 

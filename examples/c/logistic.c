@@ -1,8 +1,8 @@
 /* Logistic regression on a real data set, in C.
  *
- * Reads examples/data/breast_cancer.csv, trains on four fifths of the rows with AdamW, a warm-up and cosine schedule
- * and an L1 prox, which makes useless weights exactly zero, and tests on the rest.  Half way the state is saved; at
- * the end a second optimizer starts from there and must arrive at the same bits.
+ * Reads examples/data/breast_cancer.csv, trains on four fifths of the rows with AdamW, a warm-up and cosine
+ * schedule and an L1 prox, which makes useless weights exactly zero, and tests on the rest.  Half way the
+ * state is saved; at the end a second optimizer starts from there and must arrive at the same bits.
  *
  *   cc logistic.c $(pkg-config --cflags --libs thalweg) -lm -o logistic && ./logistic [breast_cancer.csv]
  */
@@ -15,7 +15,7 @@
 enum { FEATURES = 30, STEPS = 400 };
 
 static const char *const sentence =
-    "adamw(lr=warmup_cosine(peak=0.05, warmup=20, total=400), weight_decay=0.01) | prox(l1(0.02))";
+    "adamw(lr=warmup_cosine(peak=0.05, warmup=20, total=400), weight_decay=0.01) | prox(l1(0.05))";
 
 /* Rows of FEATURES numbers, and the class of each row (0 malignant, 1 benign). */
 typedef struct {
@@ -64,7 +64,8 @@ static data_set read_data(const char *path) {
     exit(EXIT_FAILURE);
   }
   size_t rows, features;
-  if (fscanf(file, "%zu,%zu,%*[^\n]", &rows, &features) != 2 || rows == 0 || rows > 100000 || features != FEATURES) {
+  if (fscanf(file, "%zu,%zu,%*[^\n]", &rows, &features) != 2 || rows == 0 || rows > 100000 ||
+      features != FEATURES) {
     fail("the header of the data is not understood");
   }
   data_set data = new_data(rows);
@@ -134,14 +135,15 @@ static double loss_and_gradient(const model *m, const data_set *data, model *gra
 
 static double accuracy(const model *m, const data_set *data) {
   size_t right = 0;
-  for (size_t i = 0; i < data->rows; i++) right += (logit(m, data->x + i * FEATURES) > 0) == (data->y[i] > 0.5f);
+  for (size_t i = 0; i < data->rows; i++)
+    right += (logit(m, data->x + i * FEATURES) > 0) == (data->y[i] > 0.5f);
   return (double)right / (double)data->rows;
 }
 
 /* ---- training ----------------------------------------------------------------------------------------- */
 
-/* An optimizer for `m`, which reads its gradients from `gradient`.  The weights are a matrix of one row, so that the
- * L1 prox takes them and leaves the bias alone. */
+/* An optimizer for `m`, which reads its gradients from `gradient`.  The weights are a matrix of one row, so
+ * that the L1 prox takes them and leaves the bias alone. */
 static tw_optimizer *new_optimizer(model *m, model *gradient) {
   static const int64_t w_shape[] = {1, FEATURES}, b_shape[] = {1};
   static const char *const names[] = {"weight", "bias"};
@@ -158,7 +160,8 @@ static tw_optimizer *new_optimizer(model *m, model *gradient) {
 }
 
 /* Steps from `first` up to `last`; returns the last loss. */
-static double train(tw_optimizer *optimizer, model *m, model *gradient, const data_set *data, int first, int last) {
+static double train(tw_optimizer *optimizer, model *m, model *gradient, const data_set *data, int first,
+                    int last) {
   double loss = 0;
   for (int step = first; step < last; step++) {
     loss = loss_and_gradient(m, data, gradient);
@@ -176,7 +179,8 @@ int main(int argc, char **argv) {
   data_set all = read_data(argc > 1 ? argv[1] : "../data/breast_cancer.csv"), training, test;
   split(&all, &training, &test);
   standardise(&training, &test);
-  printf("thalweg %s, %zu rows to train on, %zu to test on\n%s\n", tw_version(), training.rows, test.rows, sentence);
+  printf("thalweg %s, %zu rows to train on, %zu to test on\n%s\n", tw_version(), training.rows, test.rows,
+         sentence);
 
   /* The first half, a checkpoint, the second half. */
   model m = {{0}, 0}, gradient;
@@ -203,7 +207,8 @@ int main(int argc, char **argv) {
   for (size_t j = 0; j < FEATURES; j++) zeros += m.w[j] == 0;
   double test_accuracy = accuracy(&m, &test);
   printf("loss %.4f, %d of %d weights are zero\n", loss, zeros, FEATURES);
-  printf("accuracy: %.1f %% in training, %.1f %% in the test\n", 100 * accuracy(&m, &training), 100 * test_accuracy);
+  printf("accuracy: %.1f %% in training, %.1f %% in the test\n", 100 * accuracy(&m, &training),
+         100 * test_accuracy);
   printf("the resumed run has %s\n", same ? "the same bits" : "OTHER BITS");
 
   free(checkpoint);

@@ -1,10 +1,11 @@
 // Logistic regression on a real data set, in C++.
 //
-// Reads examples/data/breast_cancer.csv, trains on four fifths of the rows with AdamW, a warm-up and cosine schedule
-// and an L1 prox, which makes useless weights exactly zero, and tests on the rest.  Half way the state goes to a file;
-// at the end a second optimizer starts from there and must arrive at the same bits.
+// Reads examples/data/breast_cancer.csv, trains on four fifths of the rows with AdamW, a warm-up and cosine
+// schedule and an L1 prox, which makes useless weights exactly zero, and tests on the rest.  Half way the
+// state goes to a file; at the end a second optimizer starts from there and must arrive at the same bits.
 //
-//   c++ -std=c++17 logistic.cpp $(pkg-config --cflags --libs thalweg) -o logistic && ./logistic [breast_cancer.csv]
+//   c++ -std=c++17 logistic.cpp $(pkg-config --cflags --libs thalweg) -o logistic && ./logistic
+//   [breast_cancer.csv]
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -22,7 +23,7 @@ constexpr std::size_t features = 30;
 constexpr int steps = 400;
 const char* const sentence =
     "clip_global_norm(1.0) | adamw(lr=warmup_cosine(peak=0.05, warmup=20, total=400), weight_decay=0.01) "
-    "| prox(l1(0.02))";
+    "| prox(l1(0.05))";
 
 /// Rows of measurements, and the class of each row (0 malignant, 1 benign).
 struct DataSet {
@@ -38,7 +39,8 @@ struct Model {
 
   /// The weights as a matrix of one row, so that the L1 prox takes them and leaves the bias alone.
   thalweg::Tensors tensors() {
-    return {thalweg::Tensor(w, {1, features}).as(thalweg::Role::weight), thalweg::Tensor(b).as(thalweg::Role::bias)};
+    return {thalweg::Tensor(w, {1, features}).as(thalweg::Role::weight),
+            thalweg::Tensor(b).as(thalweg::Role::bias)};
   }
 
   double logit(const double* x) const { return std::inner_product(w.begin(), w.end(), x, b[0]); }
@@ -66,7 +68,8 @@ struct Model {
   }
 };
 
-/// Reads the file: a header "rows,features,names...", then one row a line.  Every fifth row goes to the test set.
+/// Reads the file: a header "rows,features,names...", then one row a line.  Every fifth row goes to the test
+/// set.
 void read(const std::string& path, DataSet& training, DataSet& test) {
   std::ifstream file(path);
   if (!file) throw std::runtime_error(path + " cannot be opened");
@@ -78,7 +81,8 @@ void read(const std::string& path, DataSet& training, DataSet& test) {
     double value = 0;
     char comma = ',';
     for (std::size_t j = 0; j < features; ++j) {
-      if (!(file >> value >> comma)) throw std::runtime_error("row " + std::to_string(i + 1) + " is not understood");
+      if (!(file >> value >> comma))
+        throw std::runtime_error("row " + std::to_string(i + 1) + " is not understood");
       to.x.push_back(value);
     }
     if (!(file >> value)) throw std::runtime_error("row " + std::to_string(i + 1) + " has no class");
@@ -114,8 +118,8 @@ int run(const std::string& path) {
   DataSet training, test;
   read(path, training, test);
   standardise(training, test);
-  std::printf("thalweg %s, %zu rows to train on, %zu to test on\n%s\n", thalweg::version().data(), training.rows(),
-              test.rows(), sentence);
+  std::printf("thalweg %s, %zu rows to train on, %zu to test on\n%s\n", thalweg::version().data(),
+              training.rows(), test.rows(), sentence);
 
   // The first half, a checkpoint, the second half.
   Model model, gradient;
@@ -124,7 +128,8 @@ int run(const std::string& path) {
   const auto closure = [&] { return loss = model.loss(training, gradient); };
   for (int step = 0; step < steps / 2; ++step) {
     optimizer.step(closure);
-    if (step % 50 == 0) std::printf("step %3d   loss %.4f   next lr %.4f\n", step, loss, optimizer.get("adamw.lr"));
+    if (step % 50 == 0)
+      std::printf("step %3d   loss %.4f   next lr %.4f\n", step, loss, optimizer.get("adamw.lr"));
   }
   const auto checkpoint = std::filesystem::temp_directory_path() / "thalweg-logistic.safetensors";
   optimizer.save_file(checkpoint.string());
@@ -143,8 +148,8 @@ int run(const std::string& path) {
   for (const thalweg::MemoryUse& use : optimizer.memory().uses) {
     std::printf("state %s.%s: %zu bytes\n", use.stage.c_str(), use.slot.c_str(), use.bytes);
   }
-  std::printf("loss %.4f, %td of %zu weights are zero\n", loss, std::count(model.w.begin(), model.w.end(), 0.0),
-              features);
+  std::printf("loss %.4f, %td of %zu weights are zero\n", loss,
+              std::count(model.w.begin(), model.w.end(), 0.0), features);
   std::printf("accuracy: %.1f %% in training, %.1f %% in the test\n", 100 * model.accuracy(training),
               100 * model.accuracy(test));
   std::printf("the resumed run has %s\n", same ? "the same bits" : "OTHER BITS");

@@ -6,13 +6,13 @@
  *   optimizer.bind_gradients({thalweg::Tensor(g)});
  *   for (...) { compute_gradient(w, g); optimizer.step(); }
  *
- * Ownership  Optimizer, Regularizer, Constraint and Schedule own one handle each, release it when they die, can be
- *            moved but not copied.  A Tensor is a view: the memory behind it belongs to somebody else and must
- *            outlive its use, for bound parameters and gradients until they are bound anew or the optimizer dies.
- * Threads    One object may be used by one thread at a time (a second one gets an Error with TW_ERROR_BUSY),
- *            different objects at the same time.  Destroy an object only when no other thread uses it.
- * Errors     Everything that can fail throws Error, except destructors and moves, which never throw.  A failing
- *            call changes nothing.  An object that has been moved from answers every call with TW_ERROR_HANDLE.
+ * Ownership  Optimizer, Regularizer, Constraint and Schedule own one handle each, release it when they die,
+ * can be moved but not copied.  A Tensor is a view: the memory behind it belongs to somebody else and must
+ *            outlive its use, for bound parameters and gradients until they are bound anew or the optimizer
+ * dies. Threads    One object may be used by one thread at a time (a second one gets an Error with
+ * TW_ERROR_BUSY), different objects at the same time.  Destroy an object only when no other thread uses it.
+ * Errors     Everything that can fail throws Error, except destructors and moves, which never throw.  A
+ * failing call changes nothing.  An object that has been moved from answers every call with TW_ERROR_HANDLE.
  */
 #ifndef THALWEG_HPP
 #define THALWEG_HPP
@@ -59,13 +59,16 @@ inline tw_status check(tw_status status) {
 /* Throws once for all when header and library do not belong together. */
 inline void require_compatible_library() {
   if (tw_abi_version() != TW_ABI_VERSION) {
-    throw Error(TW_ERROR_UNSUPPORTED, "thalweg.hpp was written for ABI version " + std::to_string(TW_ABI_VERSION) +
-                                          ", the loaded library has version " + std::to_string(tw_abi_version()));
+    throw Error(TW_ERROR_UNSUPPORTED,
+                "thalweg.hpp was written for ABI version " + std::to_string(TW_ABI_VERSION) +
+                    ", the loaded library has version " + std::to_string(tw_abi_version()));
   }
 }
 
 /* The C interface takes NULL where no name is meant. */
-inline const char* null_if_empty(const std::string& text) noexcept { return text.empty() ? nullptr : text.c_str(); }
+inline const char* null_if_empty(const std::string& text) noexcept {
+  return text.empty() ? nullptr : text.c_str();
+}
 
 /* Reads a text through a "buffer, capacity, needed" function, however long it is. */
 template <typename Read>
@@ -210,7 +213,8 @@ class Tensor {
   const Shape& shape() const noexcept { return shape_; }
   const Shape& strides() const noexcept { return strides_; }
 
-  /* The number of elements; -1 when the shape is negative or too large for any memory (the library refuses both). */
+  /* The number of elements; -1 when the shape is negative or too large for any memory (the library refuses
+   * both). */
   std::int64_t size() const noexcept {
     std::int64_t product = 1;
     for (const std::int64_t extent : shape_) {
@@ -265,7 +269,11 @@ inline std::vector<tw_tensor> c_views(const Tensors& tensors) {
 enum class Storage : std::int32_t { f64 = 0, f32 = TW_STATE_F32, bf16 = TW_STATE_BF16, q8 = TW_STATE_Q8 };
 
 /* How 16-bit parameters keep what their type cannot hold. */
-enum class Master : std::int32_t { none = TW_MASTER_NONE, f32 = TW_MASTER_F32, stochastic = TW_MASTER_STOCHASTIC };
+enum class Master : std::int32_t {
+  none = TW_MASTER_NONE,
+  f32 = TW_MASTER_F32,
+  stochastic = TW_MASTER_STOCHASTIC
+};
 
 /* What a NaN or Inf in a gradient does. */
 enum class NonFinite : std::int32_t {
@@ -282,8 +290,12 @@ class Options {
     detail::check(tw_options_init(&options_));
   }
 
-  Options& state(Storage storage) noexcept { return options_.state_dtype = static_cast<std::int32_t>(storage), *this; }
-  Options& master(Master master) noexcept { return options_.master = static_cast<std::int32_t>(master), *this; }
+  Options& state(Storage storage) noexcept {
+    return options_.state_dtype = static_cast<std::int32_t>(storage), *this;
+  }
+  Options& master(Master master) noexcept {
+    return options_.master = static_cast<std::int32_t>(master), *this;
+  }
   Options& nonfinite(NonFinite policy) noexcept {
     return options_.nonfinite = static_cast<std::int32_t>(policy), *this;
   }
@@ -295,7 +307,9 @@ class Options {
   Options& zero_gradients(bool on = true) noexcept { return options_.zero_gradients = on ? 1 : 0, *this; }
 
   /* Gradients may be used as scratch, and hold rubbish afterwards. */
-  Options& consume_gradients(bool on = true) noexcept { return options_.consume_gradients = on ? 1 : 0, *this; }
+  Options& consume_gradients(bool on = true) noexcept {
+    return options_.consume_gradients = on ? 1 : 0, *this;
+  }
 
   /* Gradients are multiplied by it: 1 / loss scale. */
   Options& gradient_scale(double scale) noexcept { return options_.gradient_scale = scale, *this; }
@@ -323,7 +337,8 @@ enum class RequestKind : std::int32_t {
   logit_derivatives = TW_REQUEST_LOGIT_DERIVATIVES
 };
 
-/* One request.  The parameters stand where the answer is wanted; gradients go into the bound gradient tensors. */
+/* One request.  The parameters stand where the answer is wanted; gradients go into the bound gradient
+ * tensors. */
 class Request {
  public:
   Request() noexcept { request_.struct_size = sizeof(tw_request); }
@@ -348,7 +363,8 @@ class Request {
            kind() == RequestKind::task_gradient || kind() == RequestKind::previous_gradient;
   }
 
-  /* The vectors to multiply with the Hessian, shaped like the parameters.  Library-owned, valid until the next call. */
+  /* The vectors to multiply with the Hessian, shaped like the parameters.  Library-owned, valid until the
+   * next call. */
   const tw_tensor* probe() const noexcept { return request_.probe; }
   std::size_t probe_count() const noexcept { return request_.probe_count; }
 
@@ -444,12 +460,13 @@ class Optimizer {
     return detail::check(tw_optimizer_step_with(handle_.get(), views.data(), views.size())) != TW_SKIPPED;
   }
 
-  /* One step that asks as often as the method needs.  The closure either takes a Request& and answers it, or takes
-   * nothing, fills the bound gradients and returns the loss (enough for gradient and loss requests).
+  /* One step that asks as often as the method needs.  The closure either takes a Request& and answers it, or
+   * takes nothing, fills the bound gradients and returns the loss (enough for gradient and loss requests).
    * When it throws, the step is cancelled: parameters and state are those from before it.
    * False when the non-finite policy refused the step. */
   template <typename Closure,
-            std::enable_if_t<std::is_invocable_v<Closure&, Request&> || std::is_invocable_r_v<double, Closure&>, int> = 0>
+            std::enable_if_t<
+                std::is_invocable_v<Closure&, Request&> || std::is_invocable_r_v<double, Closure&>, int> = 0>
   bool step(Closure&& closure) {
     Request request;
     for (;;) {
@@ -460,8 +477,9 @@ class Optimizer {
           closure(request);
         } else {
           if (!request.wants_loss() && request.kind() != RequestKind::gradient) {
-            throw Error(TW_ERROR_NEEDS, "the method asks for more than a loss and a gradient: "
-                                        "give step a closure that takes a Request&");
+            throw Error(TW_ERROR_NEEDS,
+                        "the method asks for more than a loss and a gradient: "
+                        "give step a closure that takes a Request&");
           }
           request.answer(closure());
         }
@@ -472,9 +490,11 @@ class Optimizer {
     }
   }
 
-  /* Reverse communication by hand: TW_MORE when `request` waits for its answer, TW_OK or TW_SKIPPED when the step is
-   * done. */
-  tw_status next(Request& request) { return detail::check(tw_optimizer_next(handle_.get(), request.c_request())); }
+  /* Reverse communication by hand: TW_MORE when `request` waits for its answer, TW_OK or TW_SKIPPED when the
+   * step is done. */
+  tw_status next(Request& request) {
+    return detail::check(tw_optimizer_next(handle_.get(), request.c_request()));
+  }
 
   /* Ends a step between two requests: parameters and state are those from before it. */
   void cancel() { detail::check(tw_optimizer_cancel(handle_.get())); }
@@ -495,7 +515,9 @@ class Optimizer {
   }
 
   /* Runs a command of a stage: "gradient_accumulate.flush". */
-  void command(const std::string& command) { detail::check(tw_optimizer_command(handle_.get(), command.c_str())); }
+  void command(const std::string& command) {
+    detail::check(tw_optimizer_command(handle_.get(), command.c_str()));
+  }
 
   /* Puts the training weights back, bit for bit. */
   void train() { detail::check(tw_optimizer_set_mode(handle_.get(), TW_MODE_TRAIN)); }
@@ -513,8 +535,8 @@ class Optimizer {
   /* The value as it would be written in a sentence. */
   std::string get_text(const std::string& path, const std::string& group = {}) const {
     return detail::read_text([&](char* buffer, std::size_t capacity, std::size_t* needed) {
-      return tw_optimizer_get_text(handle_.get(), detail::null_if_empty(group), path.c_str(), buffer, capacity,
-                                   needed);
+      return tw_optimizer_get_text(handle_.get(), detail::null_if_empty(group), path.c_str(), buffer,
+                                   capacity, needed);
     });
   }
 
@@ -549,8 +571,8 @@ class Optimizer {
       tw_state_info info{};
       info.struct_size = sizeof info;
       detail::check(tw_optimizer_state_at(handle_.get(), index, &info));
-      rows[index] = State{info.stage, info.slot, info.parameter, info.count, info.bytes,
-                          static_cast<Storage>(info.storage)};
+      rows[index] = State{info.stage, info.slot,  info.parameter,
+                          info.count, info.bytes, static_cast<Storage>(info.storage)};
     }
     return rows;
   }
@@ -596,14 +618,18 @@ class Optimizer {
   }
 
   /* Reads what save wrote.  A damaged or foreign checkpoint leaves the optimizer as it was. */
-  void load(const void* data, std::size_t size) { detail::check(tw_optimizer_load(handle_.get(), data, size)); }
+  void load(const void* data, std::size_t size) {
+    detail::check(tw_optimizer_load(handle_.get(), data, size));
+  }
   void load(const std::vector<std::uint8_t>& bytes) { load(bytes.data(), bytes.size()); }
 
   /* The same to and from a file; writing is atomic. */
   void save_file(const std::string& path) const {
     detail::check(tw_optimizer_save_file(handle_.get(), path.c_str()));
   }
-  void load_file(const std::string& path) { detail::check(tw_optimizer_load_file(handle_.get(), path.c_str())); }
+  void load_file(const std::string& path) {
+    detail::check(tw_optimizer_load_file(handle_.get(), path.c_str()));
+  }
 
   /* The C handle; this object keeps owning it.  NULL after a move. */
   tw_optimizer* c_handle() const noexcept { return handle_.get(); }
@@ -713,7 +739,9 @@ class Schedule {
   }
 
   /* Runs a command: "begin_decay". */
-  void command(const std::string& command) { detail::check(tw_schedule_command(handle_.get(), command.c_str())); }
+  void command(const std::string& command) {
+    detail::check(tw_schedule_command(handle_.get(), command.c_str()));
+  }
 
   tw_schedule* c_handle() const noexcept { return handle_.get(); }
 
@@ -736,7 +764,8 @@ enum class ParameterType : std::int32_t {
   schedule = TW_PARAMETER_SCHEDULE
 };
 
-/* A hyper-parameter of a method.  The texts are library-owned and constant, and live as long as the process. */
+/* A hyper-parameter of a method.  The texts are library-owned and constant, and live as long as the process.
+ */
 struct ParameterInfo {
   std::string_view name, meaning;
   ParameterType type;
@@ -761,15 +790,16 @@ struct MethodInfo {
 namespace detail {
 
 inline MethodInfo describe(const tw_method_info& info) {
-  MethodInfo method{info.name, info.kind, info.summary, info.rule, info.source, info.sentence, info.requests, {}, {}};
+  MethodInfo method{info.name,     info.kind,     info.summary, info.rule, info.source,
+                    info.sentence, info.requests, {},           {}};
   method.parameters.reserve(info.parameter_count);
   for (std::size_t index = 0; index < info.parameter_count; index += 1) {
     tw_parameter_info p{};
     p.struct_size = sizeof p;
     check(tw_method_parameter(info.name, index, &p));
-    method.parameters.push_back(ParameterInfo{p.name, p.meaning, static_cast<ParameterType>(p.type), p.required != 0,
-                                              p.optional != 0, p.live != 0, p.min_open != 0, p.max_open != 0,
-                                              p.default_text, p.choices, p.min, p.max});
+    method.parameters.push_back(ParameterInfo{p.name, p.meaning, static_cast<ParameterType>(p.type),
+                                              p.required != 0, p.optional != 0, p.live != 0, p.min_open != 0,
+                                              p.max_open != 0, p.default_text, p.choices, p.min, p.max});
   }
   method.state.reserve(info.state_count);
   for (std::size_t index = 0; index < info.state_count; index += 1) {
@@ -824,7 +854,8 @@ inline void set_executor(tw_executor executor, void* context = nullptr) {
 /* Receives warnings (level 1) and notes (level 2); nullptr silences.  The function must not throw. */
 inline void set_log(tw_log log, void* context = nullptr) { detail::check(tw_set_log(log, context)); }
 
-/* The normal draws that the random methods use: elements offset, offset + 1, ... of (seed, stream, step, tensor). */
+/* The normal draws that the random methods use: elements offset, offset + 1, ... of (seed, stream, step,
+ * tensor). */
 inline std::vector<double> random_normal(std::uint64_t seed, std::uint32_t stream, std::uint64_t step,
                                          std::uint32_t tensor, std::uint64_t offset, std::size_t count) {
   std::vector<double> draws(count);

@@ -27,6 +27,9 @@ static inline void twi_pause(void) {
 /* The size of the CPU affinity mask, at least 1. */
 int32_t twi_cpu_count(void);
 
+/* The instruction set that this file was compiled for. */
+const char *twi_instruction_set(void);
+
 /* errno of the last failed call, and its text. */
 int twi_errno(void);
 const char *twi_strerror(int code);

@@ -1,6 +1,7 @@
 /// Where a kernel works: one run of elements of one tensor, all operands dense and in the compute type.
 ///
-/// `slots` are the state buffers of the stage, `used` of them. `index` is the position of the first element within its tensor.
+/// `slots` are the state buffers of the stage, `used` of them. `index` is the position of the first element within its tensor. `pad` is
+/// room for one vector of each operand, `padBytes` long.
 package struct Operands {
   package var x: UnsafeMutableRawPointer
   package var g: UnsafeMutableRawPointer
@@ -8,8 +9,10 @@ package struct Operands {
   package var used: Int
   package var count: Int
   package var index: Int
-  package init(x: UnsafeMutableRawPointer, g: UnsafeMutableRawPointer, slots: SlotPointers, used: Int, count: Int, index: Int) {
-    (self.x, self.g, self.slots, self.used, self.count, self.index) = (x, g, slots, used, count, index)
+  package var pad: UnsafeMutableRawPointer
+  package static let padBytes = 64 * (SlotPointers.capacity + 2)
+  package init(x: UnsafeMutableRawPointer, g: UnsafeMutableRawPointer, slots: SlotPointers, used: Int, count: Int, index: Int, pad: UnsafeMutableRawPointer) {
+    (self.x, self.g, self.slots, self.used, self.count, self.index, self.pad) = (x, g, slots, used, count, index, pad)
   }
 }
 
@@ -133,66 +136,81 @@ package struct Sums {
   }
 }
 
-/// Walks a run in whole vectors and one padded tail: `body` sees every element once, whatever the cut.
+/// Walks a run in whole vectors and one padded tail, so that the same instructions touch every element, whatever the cut:
 ///
-/// The tail is copied to a padded vector, computed, and copied back where the kernel writes (a gradient may lie in read-only memory), so that
-/// the same instructions touch every element. `body` is named
-/// once, in one loop over two segments: named twice it would not be inlined.
-@inline(__always)
-func forEachVector<L: Lane>(
-  _ o: Operands, _: L.Type, writesX: Bool = true, writesG: Bool = false,
-  _ body: (_ x: UnsafeMutablePointer<L.Element>, _ g: UnsafeMutablePointer<L.Element>, _ s: Slots<L>, _ valid: Int) -> Void
-) {
-  let size = MemoryLayout<L.Element>.stride
-  let row = L.width &* size
-  let whole = o.count / L.width &* L.width
-  let rest = o.count &- whole
-  let offset = whole &* size, bytes = rest &* size
-  var pad = Pad()
-  withUnsafeMutableBytes(of: &pad) { raw in
-    let base = raw.baseAddress.unsafelyUnwrapped
-    var x = o.x, g = o.g
-    var s = Slots<L>(o.slots, o.index)
-    var count = whole, valid = L.width, start = o.index
-    var last = rest == 0
-    while true {
-      var i = 0
-      while i < count {
-        s.i = i
-        s.index = start &+ i
-        body(x.assumingMemoryBound(to: L.Element.self) + i, g.assumingMemoryBound(to: L.Element.self) + i, s, valid)
-        i &+= L.width
-      }
-      if last { break }
-      last = true
-      (x, g) = (base, base + row)
-      x.copyMemory(from: o.x + offset, byteCount: bytes)
-      g.copyMemory(from: o.g + offset, byteCount: bytes)
-      var p = SlotPointers(repeating: base)
-      for k in 0..<o.used {
-        p[k] = base + row &* (k &+ 2)
-        p[k].copyMemory(from: o.slots[k] + offset, byteCount: bytes)
-      }
-      s = Slots<L>(p, o.index &+ whole)
-      start = s.index
-      (count, valid) = (L.width, rest)
+///     var v = Vectors<L>(o)
+///     while v.next() { ... L.load(v.x), L.load(v.g), v.s ... }
+///     v.finish(writesX: true)
+///
+/// The tail is copied to a padded vector, computed, and copied back where the kernel writes (a gradient may lie in read-only memory). An
+/// iterator and not a closure: the closure of a large rule would be called for every vector.
+struct Vectors<L: Lane> {
+  private(set) var x: UnsafeMutablePointer<L.Element>
+  private(set) var g: UnsafeMutablePointer<L.Element>
+  private var slots: SlotPointers
+  private var i: Int
+  private var end: Int
+  private var start: Int
+  private var whole = true
+  private let o: Operands
+
+  @inline(__always) init(_ o: Operands) {
+    self.o = o
+    x = o.x.assumingMemoryBound(to: L.Element.self) - L.width
+    g = o.g.assumingMemoryBound(to: L.Element.self) - L.width
+    slots = o.slots
+    (i, start) = (-L.width, o.index)
+    end = o.count / L.width &* L.width
+  }
+
+  /// The state of this vector.
+  var s: Slots<L> {
+    @inline(__always) get {
+      var s = Slots<L>(slots, start &+ i)
+      s.i = i
+      return s
     }
-    if rest != 0 {
-      if writesX { (o.x + offset).copyMemory(from: x, byteCount: bytes) }
-      if writesG { (o.g + offset).copyMemory(from: g, byteCount: bytes) }
-      for k in 0..<o.used { (o.slots[k] + offset).copyMemory(from: s.p[k], byteCount: bytes) }
-    }
+  }
+
+  @inline(__always) mutating func next() -> Bool {
+    i &+= L.width
+    x += L.width
+    g += L.width
+    return i < end || turn()
+  }
+
+  /// At the end of the whole vectors: on to the tail, if there is one.
+  @inline(__always) private mutating func turn() -> Bool {
+    guard whole else { return false }
+    whole = false
+    let done = o.count / L.width &* L.width
+    guard o.count != done else { return false }
+    let row = L.width &* MemoryLayout<L.Element>.stride
+    copyIn(o, done &* MemoryLayout<L.Element>.stride, (o.count &- done) &* MemoryLayout<L.Element>.stride, row)
+    x = o.pad.assumingMemoryBound(to: L.Element.self)
+    g = (o.pad + row).assumingMemoryBound(to: L.Element.self)
+    for k in 0..<SlotPointers.capacity { slots[k] = o.pad + row &* (k &+ 2) }
+    (i, end, start) = (0, L.width, o.index &+ done)
+    return true
+  }
+
+  @inline(__always) func finish(writesX: Bool, writesG: Bool = false) {
+    let done = o.count / L.width &* L.width
+    guard o.count != done else { return }
+    let size = MemoryLayout<L.Element>.stride
+    copyOut(o, done &* size, (o.count &- done) &* size, L.width &* size, writesX, writesG)
   }
 }
 
-/// One vector for x, one for g, and one a slot.
-private struct Pad {
-  typealias Row = SIMD16<UInt32>
-  var operands: (Row, Row)
-  var slots: (Row, Row, Row, Row, Row, Row, Row, Row, Row, Row, Row, Row, Row, Row, Row, Row)
-  init() {
-    let z = Row(repeating: 0)
-    operands = (z, z)
-    slots = (z, z, z, z, z, z, z, z, z, z, z, z, z, z, z, z)
-  }
+@inline(never) private func copyIn(_ o: Operands, _ offset: Int, _ bytes: Int, _ row: Int) {
+  o.pad.initializeMemory(as: UInt8.self, repeating: 0, count: row &* (SlotPointers.capacity &+ 2))
+  o.pad.copyMemory(from: o.x + offset, byteCount: bytes)
+  (o.pad + row).copyMemory(from: o.g + offset, byteCount: bytes)
+  for k in 0..<o.used { (o.pad + row &* (k &+ 2)).copyMemory(from: o.slots[k] + offset, byteCount: bytes) }
+}
+
+@inline(never) private func copyOut(_ o: Operands, _ offset: Int, _ bytes: Int, _ row: Int, _ writesX: Bool, _ writesG: Bool) {
+  if writesX { (o.x + offset).copyMemory(from: o.pad, byteCount: bytes) }
+  if writesG { (o.g + offset).copyMemory(from: o.pad + row, byteCount: bytes) }
+  for k in 0..<o.used { (o.slots[k] + offset).copyMemory(from: o.pad + row &* (k &+ 2), byteCount: bytes) }
 }

@@ -63,9 +63,12 @@ enum Walker {
   /// Below this many elements a step stays on the calling thread.
   static let parallelFrom = 32_768
 
-  /// Buffers of one thread: gradient, update, parameter, the widened slots of one stage, and the gradient behind a source.
+  /// Buffers of one thread: gradient, update, parameter, the widened slots of one stage, and room for padded tails.
   static let scratchRows = 4 + SlotPointers.capacity
-  static let scratchBytes = scratchRows * block * 8
+  /// One row more: the gradient as a source left it.
+  static let scratchBytes = (scratchRows + 1) * block * 8
+
+  @inline(__always) static func pad(_ scratch: UnsafeMutableRawPointer) -> UnsafeMutableRawPointer { row(scratch, scratchRows - 1) }
 
   @inline(__always) static func row(_ scratch: UnsafeMutableRawPointer, _ k: Int) -> UnsafeMutableRawPointer { scratch + k * (block * 8) }
 
@@ -158,7 +161,7 @@ enum Walker {
   @inline(__always)
   static func run(_ k: (ElementKernels.Kernel, ElementKernels.Kernel), _ r: UnsafeMutablePointer<Record>, _ stage: Int, _ a: Apply, _ v: UnsafeMutableRawPointer, _ w: UnsafeMutableRawPointer, _ offset: Int, _ count: Int, _ scratch: UnsafeMutableRawPointer) {
     let (slots, used) = openSlots(r, stage, offset, count, scratch)
-    let o = Operands(x: v, g: w, slots: slots, used: used, count: count, index: offset)
+    let o = Operands(x: v, g: w, slots: slots, used: used, count: count, index: offset, pad: pad(scratch))
     if r.pointee.isDouble { k.1(r.pointee.rules[stage], a, o) } else { k.0(r.pointee.rules[stage], a, o) }
     closeSlots(r, stage, offset, count, scratch)
   }
@@ -190,7 +193,7 @@ extension Branch.Pass {
       a.scale = r.pointee.apply.scale
       let g = gradient(r, x, offset, count, scratch, copy: false, &a)
       let (slots, used) = Walker.openSlots(r, s.id, offset, count, scratch)
-      var o = Operands(x: g, g: x, slots: slots, used: used, count: count, index: offset)
+      var o = Operands(x: g, g: x, slots: slots, used: used, count: count, index: offset, pad: Walker.pad(scratch))
       if scratchUpdate, let whole = r.pointee.scratch {
         // the operand is the update, its companion the gradient
         if a.scale != 1 { _ = gradient(r, x, offset, count, scratch, copy: true, &a) }
@@ -208,7 +211,7 @@ extension Branch.Pass {
       guard let whole = r.pointee.scratch else { return }
       var a = r.pointee.apply
       let g = gradient(r, x, offset, count, scratch, copy: true, &a)
-      if b.rule.whole != nil, a.coupled != 0 { b.addCoupled(r, g, x, a.coupled, count) }
+      if b.rule.whole != nil, a.coupled != 0 { b.addCoupled(r, g, x, a.coupled, count, Walker.pad(scratch)) }
       if g != whole + offset &* size { (whole + offset &* size).copyMemory(from: g, byteCount: count &* size) }
 
     case .direct:
@@ -248,7 +251,7 @@ extension Branch.Pass {
         if let applier = b.applier, let e = applier.element {
           Walker.run(e.fused, r, applier.id, a, x, u, offset, count, scratch)
         } else {
-          let o = Operands(x: x, g: u, slots: SlotPointers(repeating: u), used: 0, count: count, index: offset)
+          let o = Operands(x: x, g: u, slots: SlotPointers(repeating: u), used: 0, count: count, index: offset, pad: Walker.pad(scratch))
           if r.pointee.isDouble { Identity.kernels.fused.1(u, a, o) } else { Identity.kernels.fused.0(u, a, o) }
         }
       }
@@ -283,17 +286,17 @@ struct Identity: ElementRule {
   static let method = Method("identity", .transform, "The update itself.", rule: "", source: "")
   static let kernels = Thalweg.kernels(Identity.self)
   init(_ h: Hyper, _ c: StepContext) {}
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v }
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v }
 }
 
 private struct AddCoupled: ElementOperation {
   let weight: Double
-  func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = x + weight * g }
+  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = x + weight * g }
 }
 
 extension Branch {
-  fileprivate func addCoupled(_ r: UnsafeMutablePointer<Record>, _ g: UnsafeMutableRawPointer, _ x: UnsafeMutableRawPointer, _ weight: Double, _ count: Int) {
-    let o = Operands(x: g, g: x, slots: SlotPointers(repeating: g), used: 0, count: count, index: 0)
+  fileprivate func addCoupled(_ r: UnsafeMutablePointer<Record>, _ g: UnsafeMutableRawPointer, _ x: UnsafeMutableRawPointer, _ weight: Double, _ count: Int, _ pad: UnsafeMutableRawPointer) {
+    let o = Operands(x: g, g: x, slots: SlotPointers(repeating: g), used: 0, count: count, index: 0, pad: pad)
     if r.pointee.isDouble { plainKernel(AddCoupled(weight: weight), SIMD8<Double>.self)(o) } else { plainKernel(AddCoupled(weight: weight), SIMD16<Float>.self)(o) }
   }
 }

@@ -10,6 +10,9 @@ package struct Request: Sendable {
   package var tag: UInt64 = 0
   package var index = 0
   package var count = 0
+  package init(kind: Kind = .none, pass: Int = 0, tag: UInt64 = 0, index: Int = 0, count: Int = 0) {
+    (self.kind, self.pass, self.tag, self.index, self.count) = (kind, pass, tag, index, count)
+  }
 }
 
 package struct Options: Sendable {
@@ -38,7 +41,6 @@ struct Bound {
 
 /// A pipeline at work on bound tensors.
 package final class Optimizer {
-  package let text: String
   package let stages: [Stage]
   package let branches: [Branch]
   let sourceStage: Stage?
@@ -81,7 +83,6 @@ package final class Optimizer {
 
   package init(_ text: String, _ options: Options, _ allocator: Allocator) throws(Failure) {
     let compiled = try Compiler(text)
-    self.text = text
     (stages, branches, sourceStage) = (compiled.stages, compiled.branches, compiled.source)
     (self.options, self.allocator) = (options, allocator)
     records = .allocate(capacity: 1)
@@ -101,6 +102,8 @@ package final class Optimizer {
     partials.deallocate()
     totals.deallocate()
     threadBusy.deallocate()
+    for p in probeList { p.shape.deallocate() }
+    probeTensor?.deallocate()
   }
 
   package var count: Int { bound.count }
@@ -581,7 +584,7 @@ package final class Optimizer {
       used = min(r.pointee.used(stage.id), SlotPointers.capacity)
       for k in 0..<used { p[k] = list[k].base + offset * r.pointee.size }
     }
-    body(Operands(x: x, g: g, slots: p, used: used, count: count, index: offset))
+    body(Operands(x: x, g: g, slots: p, used: used, count: count, index: offset, pad: Walker.pad(scratch)))
     if writeBack, x == Walker.row(scratch, 2) { Walker.write(r.pointee.x, r, offset, count, x, rounding: nil) }
     if gradients { Walker.write(r.pointee.g, r, offset, count, g, rounding: nil) }
   }
@@ -669,6 +672,18 @@ package final class Optimizer {
     }
   }
 
+  /// A command of a source, between steps; it may end in an update of the pipeline.
+  func runCommand(_ stage: Stage, _ source: any Source, _ name: String) throws(Failure) {
+    try ready()
+    guard phase < 0 else { throw Failure(Status.sequence, "a step is under way: answer its requests, or cancel it") }
+    try prepare()
+    activate()
+    switch try source.command(name, SourceIO(self, stage)) {
+    case .update(let op): _ = try update(op)
+    case .ask, .nothing: break
+    }
+  }
+
   private func fill(_ ask: Ask) -> Request {
     Request(
       kind: ask.kind, pass: phase, tag: UInt64(step) &* 2 &+ (ask.freshSample ? UInt64(phase) &* 0x1_0000_0000 &+ 1 : 0), index: ask.index,
@@ -681,6 +696,29 @@ package final class Optimizer {
     return (s.id, probeIndex(s, k))
   }
   func probeIndex(_ s: Stage, _ k: Int) -> Int { s.role == .source ? k : (s.element.map { $0.slots(s.hyper[0], Shape(dimensions: [1])).count } ?? 0) + k }
+
+  /// Descriptions of a source's slot as tensors; valid until the next call.
+  func probes(_ stage: Int, _ slot: Int) -> UnsafeMutablePointer<tw_tensor> {
+    if probeList.count != bound.count {
+      for p in probeList { p.shape.deallocate() }
+      probeList = bound.map { b in
+        let p = UnsafeMutablePointer<Int64>.allocate(capacity: max(1, b.view.shape.count))
+        for (i, d) in b.view.shape.enumerated() { p[i] = Int64(d) }
+        return (p, b.view.shape.count)
+      }
+      probeTensor?.deallocate()
+      probeTensor = .allocate(capacity: max(1, bound.count))
+    }
+    let out = probeTensor ?? .allocate(capacity: 1)
+    for i in 0..<bound.count {
+      (out + i).initialize(to: tw_tensor(
+        data: records[i].slot(stage, slot).base, dtype: records[i].isDouble ? DType.f64.rawValue : DType.f32.rawValue, ndim: Int32(probeList[i].ndim),
+        shape: UnsafePointer(probeList[i].shape), strides: nil, flags: UInt32(TW_TENSOR_READ_ONLY), role: 0, reserved: (0, 0, 0)))
+    }
+    return out
+  }
+  private var probeList: [(shape: UnsafeMutablePointer<Int64>, ndim: Int)] = []
+  private var probeTensor: UnsafeMutablePointer<tw_tensor>?
 
   package func answer(_ values: [Double], _ logits: [Double]?, _ samples: Int, _ classes: Int) throws(Failure) {
     guard phase >= 0, pending.kind == .logitDerivatives else {
@@ -725,7 +763,7 @@ package final class Optimizer {
   }
 
   private struct NonFiniteCount: ElementSum {
-    func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
       let d = g - g   // 0, or NaN where g is not finite
       sums.add(0, L.select(L.equal(d, d), L(0), L(1)))
     }
@@ -740,7 +778,7 @@ package final class Optimizer {
     forEachBlock { r, offset, count, scratch, out in
       var scale = 1.0
       let g = Walker.openGradient(r, offset, count, Walker.row(scratch, 0), copy: false, scale: &scale)
-      let o = Operands(x: g, g: g, slots: SlotPointers(repeating: g), used: 0, count: count, index: offset)
+      let o = Operands(x: g, g: g, slots: SlotPointers(repeating: g), used: 0, count: count, index: offset, pad: Walker.pad(scratch))
       if r.pointee.isDouble { Optimizer.nonFinite.1(o, out) } else { Optimizer.nonFinite.0(o, out) }
     }
     for i in 0..<bound.count where records[i].active {
@@ -967,12 +1005,12 @@ package final class Optimizer {
       // The source's part of the gradient comes first, into a copy that then stands for the host's gradient.
       let stage = op.stage
       var scale = r.pointee.apply.scale
-      let g = Walker.openGradient(r, block.offset, block.count, Walker.row(scratch, Walker.scratchRows - 1), copy: true, scale: &scale)
+      let g = Walker.openGradient(r, block.offset, block.count, Walker.row(scratch, Walker.scratchRows), copy: true, scale: &scale)
       var p = SlotPointers(repeating: scratch)
       let list = r.pointee.slots + Int(r.pointee.firstSlot[stage])
       let used = min(r.pointee.used(stage), SlotPointers.capacity)
       for k in 0..<used { p[k] = list[k].base + block.offset * r.pointee.size }
-      op.run(r, Operands(x: g, g: g, slots: p, used: used, count: block.count, index: block.offset), list, block.offset)
+      op.run(r, Operands(x: g, g: g, slots: p, used: used, count: block.count, index: block.offset, pad: Walker.pad(scratch)), list, block.offset)
       var copy = r.pointee
       copy.g = Layout(direct: g - block.offset * r.pointee.size, r.pointee.isDouble ? .f64 : .f32)
       copy.apply.scale = 1

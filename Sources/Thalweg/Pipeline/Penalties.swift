@@ -46,7 +46,7 @@ private struct Coupled<R: ElementRegularizer>: ElementRule {
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   let r: R
   init(_ h: Hyper, _ c: StepContext) { r = R(h) }
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v + r.gradient(w) }
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v + r.gradient(w) }
 }
 
 /// prox(w, lr).
@@ -55,7 +55,7 @@ private struct Proximal<R: ElementRegularizer>: ElementRule {
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   let r: R, t: Double
   init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { r.prox(v, t) }
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { r.prox(v, t) }
 }
 
 /// w − lr·gradient(w).
@@ -64,12 +64,12 @@ private struct Decoupled<R: ElementRegularizer>: ElementRule {
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   let r: R, t: Double
   init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v - t * r.gradient(v) }
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v - t * r.gradient(v) }
 }
 
 private struct ValueSum<R: ElementRegularizer>: ElementSum {
   let r: R
-  func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, r.value(x)) }
+  @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, r.value(x)) }
 }
 
 @inline(never)
@@ -77,11 +77,13 @@ private func total<R: ElementRegularizer, T: Real>(_ r: R, _ w: Whole<T>) -> Dou
   let kernel = plainMeasure(ValueSum(r: r), T.Vector.self)
   var out = [Double](repeating: 0, count: Sums.count), sum = 0.0
   var i = 0
+  let pad = UnsafeMutableRawPointer.allocate(byteCount: Operands.padBytes, alignment: 64)
+  defer { pad.deallocate() }
   let p = UnsafeMutableRawPointer(w.v)
   while i < w.count {
     let n = min(Walker.block, w.count - i)
     let q = p + i * MemoryLayout<T>.stride
-    kernel(Operands(x: q, g: q, slots: SlotPointers(repeating: q), used: 0, count: n, index: i), &out)
+    kernel(Operands(x: q, g: q, slots: SlotPointers(repeating: q), used: 0, count: n, index: i, pad: pad), &out)
     sum += out[0]
     i += n
   }
@@ -199,7 +201,7 @@ private struct Projection<C: ElementConstraint>: ElementRule {
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   let set: C
   init(_ h: Hyper, _ c: StepContext) { set = C(h) }
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { set.project(v) }
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { set.project(v) }
 }
 
 private struct Minimiser<C: ElementConstraint>: ElementRule {
@@ -207,7 +209,7 @@ private struct Minimiser<C: ElementConstraint>: ElementRule {
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   let set: C
   init(_ h: Hyper, _ c: StepContext) { set = C(h) }
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { set.minimise(v) }
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { set.minimise(v) }
 }
 
 package func entry<C: ElementConstraint>(_: C.Type) -> Registered {

@@ -201,10 +201,12 @@ package func kernels<R: ElementRule>(_: R.Type) -> ElementKernels {
 private func fusedKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKernels.Kernel {
   { p, a, o in
     let rule = p.loadUnaligned(as: R.self)
-    forEachVector(o, L.self) { x, g, s, _ in
-      let old = L.load(x)
-      rule.step(a.gradient(L.load(g), old), old, s, a).store(x)
+    var v = Vectors<L>(o)
+    while v.next() {
+      let old = L.load(v.x)
+      rule.step(a.gradient(L.load(v.g), old), old, v.s, a).store(v.x)
     }
+    v.finish(writesX: true)
   }
 }
 
@@ -212,10 +214,12 @@ private func fusedKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> Eleme
 private func mapKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKernels.Kernel {
   { p, a, o in
     let rule = p.loadUnaligned(as: R.self)
-    forEachVector(o, L.self) { x, g, s, _ in
-      let w = L.load(g)
-      rule.direction(a.gradient(L.load(x), w), w, s).store(x)
+    var v = Vectors<L>(o)
+    while v.next() {
+      let w = L.load(v.g)
+      rule.direction(a.gradient(L.load(v.x), w), w, v.s).store(v.x)
     }
+    v.finish(writesX: true)
   }
 }
 
@@ -224,10 +228,12 @@ private func measureKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> Ele
   { p, a, phase, o, out in
     let rule = p.loadUnaligned(as: R.self)
     var sums = Sums()
-    forEachVector(o, L.self, writesX: false) { x, g, s, _ in
-      let w = L.load(g)
-      rule.measure(phase, a.gradient(L.load(x), w), w, s, &sums)
+    var v = Vectors<L>(o)
+    while v.next() {
+      let w = L.load(v.g)
+      rule.measure(phase, a.gradient(L.load(v.x), w), w, v.s, &sums)
     }
+    v.finish(writesX: false)
     sums.write(out)
   }
 }
@@ -236,9 +242,9 @@ private func measureKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> Ele
 private func evaluateKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKernels.Kernel {
   { p, a, o in
     let rule = p.loadUnaligned(as: R.self)
-    forEachVector(o, L.self) { x, g, s, _ in
-      rule.evaluate(L.load(x), s).store(x)
-    }
+    var v = Vectors<L>(o)
+    while v.next() { rule.evaluate(L.load(v.x), v.s).store(v.x) }
+    v.finish(writesX: true)
   }
 }
 
@@ -260,12 +266,14 @@ package typealias PlainMeasure = @Sendable (Operands, UnsafeMutablePointer<Doubl
 func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type) -> PlainKernel {
   { o in
     let op = op
-    forEachVector(o, L.self, writesG: true) { x, g, s, _ in
-      var a = L.load(x), b = L.load(g)
-      op(&a, &b, s)
-      a.store(x)
-      b.store(g)
+    var v = Vectors<L>(o)
+    while v.next() {
+      var a = L.load(v.x), b = L.load(v.g)
+      op(&a, &b, v.s)
+      a.store(v.x)
+      b.store(v.g)
     }
+    v.finish(writesX: true, writesG: true)
   }
 }
 
@@ -274,7 +282,9 @@ func plainMeasure<O: ElementSum, L: Lane>(_ op: O, _: L.Type) -> PlainMeasure {
   { o, out in
     let op = op
     var sums = Sums()
-    forEachVector(o, L.self, writesX: false) { x, g, s, _ in op(L.load(x), L.load(g), s, &sums) }
+    var v = Vectors<L>(o)
+    while v.next() { op(L.load(v.x), L.load(v.g), v.s, &sums) }
+    v.finish(writesX: false)
     sums.write(out)
   }
 }

@@ -33,6 +33,11 @@ package protocol Source: Sendable {
   var single: Bool { get }
   /// The slot whose content a Hessian-vector request wants multiplied.
   var probe: Int? { get }
+  /// What `observe` may tell it, besides the loss.
+  var observes: [String] { get }
+  /// What `command` may ask of it, between steps; the pipeline then steps if the move says so.
+  var commands: [String] { get }
+  func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move
   /// What the first request of a step is, if not the gradient at the parameters. It may move the parameters when `opensAway` says so:
   /// `cancel` is then called in phase 0 too.
   func opening(_ io: SourceIO) -> Ask?
@@ -48,6 +53,9 @@ extension Source {
   package var single: Bool { false }
   package var probe: Int? { nil }
   package var opensAway: Bool { false }
+  package var observes: [String] { [] }
+  package var commands: [String] { [] }
+  package func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move { .nothing }
   package func opening(_ io: SourceIO) -> Ask? { nil }
   package func cancel(_ phase: Int, _ io: SourceIO) {}
 }
@@ -72,6 +80,8 @@ package struct SourceIO {
   package var seed: UInt64 { optimizer.options.seed }
   package var stream: UInt32 { UInt32(stage.id) }
   package var loss: Double { optimizer.observed["loss"] ?? .nan }
+  /// What was observed under this name since the last step; NaN when nothing was.
+  package func observed(_ what: String) -> Double { optimizer.observed[what] ?? .nan }
   package func scalar(_ k: Int) -> Double { stage.globals[k] }
   package func setScalar(_ k: Int, _ x: Double) { stage.globals[k] = x }
 
@@ -113,15 +123,15 @@ private struct Draw: ElementOperation {
 /// Saves the parameters into the first slot.
 package struct SaveParameters: ElementOperation {
   package init() {}
-  package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = x }
+  @inline(__always) package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = x }
 }
 /// Puts them back, bit for bit.
 package struct RestoreParameters: ElementOperation {
   package init() {}
-  package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = s[0] }
+  @inline(__always) package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = s[0] }
 }
 /// Σ g².
 package struct SquaredNorm: ElementSum {
   package init() {}
-  package func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, g, times: g) }
+  @inline(__always) package func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, g, times: g) }
 }

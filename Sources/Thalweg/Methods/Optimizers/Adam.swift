@@ -34,7 +34,7 @@ struct Adam: ElementRule {
     (r1, r2) = corrected ? (1 / (1 - power(beta1, c.t)), 1 / (1 - power(beta2, c.t))) : (1, 1)
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let m = beta1 * s[0] + (1 - beta1) * g
     let v = beta2 * s[1] + (1 - beta2) * (g * g)
     s[0] = m

@@ -32,7 +32,7 @@ struct AdamW: ElementRule {
     (r1, r2) = (1 / (1 - power(beta1, c.t)), 1 / (1 - power(beta2, c.t)))
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let m = beta1 * s[0] + (1 - beta1) * g
     var v = beta2 * s[1] + (1 - beta2) * (g * g)
     s[0] = m
@@ -72,7 +72,7 @@ struct AMSGrad: ElementRule {
     (beta1, beta2, eps, r1, r2, epsInside) = (adam.beta1, adam.beta2, adam.eps, adam.r1, adam.r2, adam.epsInside)
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let m = beta1 * s[0] + (1 - beta1) * g
     let v = beta2 * s[1] + (1 - beta2) * (g * g)
     let top = L.max(s[2], v)

@@ -49,7 +49,7 @@ struct SGD: ElementRule {
     (keep, take) = c.t == 1 ? (0, 1) : (momentum, 1 - dampening)
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     if plain { return g }
     let b = keep * s[0] + take * g
     s[0] = b

@@ -1,0 +1,252 @@
+import CThalweg
+
+/// Dense copies of host tensors, for what works on whole tensors.
+package enum Dense {
+  /// The elements in double.
+  package static func read(_ v: View) -> [Double] {
+    let l = Layout(v)
+    defer { l.release() }
+    var out = [Double](repeating: 0, count: v.count)
+    out.withUnsafeMutableBufferPointer { if let p = $0.baseAddress { l.read(0, v.count, p, scale: 1) } }
+    return out
+  }
+  static func read<T: Real>(_ v: View, _: T.Type) -> [T] {
+    let l = Layout(v)
+    defer { l.release() }
+    var out = [T](repeating: 0, count: max(1, v.count))
+    out.withUnsafeMutableBufferPointer { if let p = $0.baseAddress { l.read(0, v.count, p, scale: 1) } }
+    return out
+  }
+  static func write<T: Real>(_ values: [T], _ v: View) {
+    let l = Layout(v)
+    defer { l.release() }
+    values.withUnsafeBufferPointer { if let p = $0.baseAddress { l.write(0, v.count, p, rounding: nil) } }
+  }
+}
+
+/// Runs a transform, element-wise or whole, once over dense copies: v is changed, w is its companion.
+private func run<T: Real>(
+  _ pair: (ElementKernels?, WholeKernels?), _ h: Hyper, _ v: inout [T], _ w: inout [T], _ shape: Shape, t: Double, _: T.Type
+) throws(Failure) {
+  var c = StepContext()
+  (c.lr, c.ndim, c.count, c.rows, c.columns) = (t, shape.ndim, shape.count, shape.rows, shape.columns)
+  c.isDouble = T.isDouble
+  var failure: Failure?
+  v.withUnsafeMutableBufferPointer { vb in
+    w.withUnsafeMutableBufferPointer { wb in
+      guard let vp = vb.baseAddress, let wp = wb.baseAddress else { return }
+      if let e = pair.0 {
+        let p = UnsafeMutableRawPointer.allocate(byteCount: aligned(e.size) + Operands.padBytes, alignment: 64)
+        defer { p.deallocate() }
+        e.prepare(h, c, p)
+        let o = Operands(x: UnsafeMutableRawPointer(vp), g: UnsafeMutableRawPointer(wp), slots: SlotPointers(repeating: p), used: 0, count: shape.count, index: 0, pad: p + aligned(e.size))
+        if T.isDouble { e.map.1(p, Apply(), o) } else { e.map.0(p, Apply(), o) }
+      } else if let whole = pair.1 {
+        do throws(Failure) {
+          try whole.accepts(h, shape)
+          if T.isDouble {
+            try whole.f64(h, c, Whole(v: UnsafeMutableRawPointer(vp).assumingMemoryBound(to: Double.self), w: UnsafeMutableRawPointer(wp).assumingMemoryBound(to: Double.self), slots: [], shape: shape))
+          } else {
+            try whole.f32(h, c, Whole(v: UnsafeMutableRawPointer(vp).assumingMemoryBound(to: Float.self), w: UnsafeMutableRawPointer(wp).assumingMemoryBound(to: Float.self), slots: [], shape: shape))
+          }
+        } catch { failure = error }
+      }
+    }
+  }
+  if let failure { throw failure }
+}
+
+/// Changes `target` in place by a transform whose companion is `companion` (or the target itself).
+private func change(_ pair: (ElementKernels?, WholeKernels?), _ h: Hyper, _ target: View, _ companion: View, t: Double) throws(Failure) {
+  guard target.count > 0 else { return }
+  let shape = Shape(dimensions: target.shape, role: target.role)
+  if target.dtype == .f64 {
+    var v = Dense.read(target, Double.self), w = Dense.read(companion, Double.self)
+    try run(pair, h, &v, &w, shape, t: t, Double.self)
+    Dense.write(v, target)
+  } else {
+    var v = Dense.read(target, Float.self), w = Dense.read(companion, Float.self)
+    try run(pair, h, &v, &w, shape, t: t, Float.self)
+    Dense.write(v, target)
+  }
+}
+
+/// Reads a sentence that must be one stage.
+private func single(_ text: String, _ kind: Method.Kind) throws(Failure) -> (Registered, Hyper) {
+  let nodes = try Parser.sentence(text)
+  guard nodes.count == 1 else { throw Failure(Status.syntax, "one \(kind.rawValue) is expected, got \(nodes.count) stages" + Parser.pointer(text, nodes[1].position)) }
+  do { return try Registry.component(nodes[0], kind) } catch {
+    throw Failure(Int(error.status), error.message.contains("\n") ? error.message : error.message + Parser.pointer(text, nodes[0].position))
+  }
+}
+
+package final class RegularizerObject {
+  private let hyper: Hyper
+  private let kernels: RegularizerKernels
+
+  package init(_ text: String) throws(Failure) {
+    let (e, h) = try single(text, .regularizer)
+    guard case .regularizer(let k) = e.component else { throw Failure(Status.internal, "not a regularizer") }
+    (hyper, kernels) = (h, k)
+  }
+
+  package func value(_ w: View) throws(Failure) -> Double {
+    guard w.count > 0 else { return 0 }
+    let shape = Shape(dimensions: w.shape, role: w.role)
+    var result = 0.0, failure: Failure?
+    try kernels.penalty(hyper).1?.accepts(hyper, shape)
+    if w.dtype == .f64 {
+      var v = Dense.read(w, Double.self)
+      v.withUnsafeMutableBufferPointer { b in
+        guard let p = b.baseAddress else { return }
+        do throws(Failure) { result = try kernels.value64(hyper, Whole(v: p, w: p, slots: [], shape: shape)) } catch { failure = error }
+      }
+    } else {
+      var v = Dense.read(w, Float.self)
+      v.withUnsafeMutableBufferPointer { b in
+        guard let p = b.baseAddress else { return }
+        do throws(Failure) { result = try kernels.value32(hyper, Whole(v: p, w: p, slots: [], shape: shape)) } catch { failure = error }
+      }
+    }
+    if let failure { throw failure }
+    return result
+  }
+
+  /// g += scale · gradient(w).
+  package func addGradient(_ w: View, _ scale: Double, _ g: View) throws(Failure) {
+    guard w.count > 0 else { return }
+    if g.dtype == .f64 { try add(w, scale, g, Double.self) } else { try add(w, scale, g, Float.self) }
+  }
+  private func add<T: Real>(_ w: View, _ scale: Double, _ g: View, _: T.Type) throws(Failure) {
+    var v = [T](repeating: 0, count: w.count), companion = Dense.read(w, T.self)
+    try run(kernels.penalty(hyper), hyper, &v, &companion, Shape(dimensions: w.shape, role: w.role), t: 0, T.self)
+    var out = Dense.read(g, T.self)
+    for i in 0..<w.count { out[i] += T(scale) * v[i] }
+    Dense.write(out, g)
+  }
+
+  package func prox(_ w: View, _ t: Double) throws(Failure) {
+    guard kernels.hasProx else { throw Failure(Status.unsupported, "this regularizer has no prox") }
+    guard t > 0 else { return }
+    try change(kernels.proximal(hyper), hyper, w, w, t: t)
+  }
+}
+
+package final class ConstraintObject {
+  private let hyper: Hyper
+  private let kernels: ConstraintKernels
+
+  package init(_ text: String) throws(Failure) {
+    let (e, h) = try single(text, .constraint)
+    guard case .constraint(let k) = e.component else { throw Failure(Status.internal, "not a constraint") }
+    (hyper, kernels) = (h, k)
+  }
+
+  package func project(_ w: View) throws(Failure) { try change(kernels.projection(hyper), hyper, w, w, t: 0) }
+
+  package func minimise(_ g: View, _ s: View) throws(Failure) {
+    guard g.count > 0 else { return }
+    let shape = Shape(dimensions: g.shape, role: g.role)
+    if s.dtype == .f64 {
+      var v = Dense.read(g, Double.self), w = v
+      try run(kernels.minimise(hyper), hyper, &v, &w, shape, t: 0, Double.self)
+      Dense.write(v, s)
+    } else {
+      var v = Dense.read(g, Float.self), w = v
+      try run(kernels.minimise(hyper), hyper, &v, &w, shape, t: 0, Float.self)
+      Dense.write(v, s)
+    }
+  }
+
+  package func tangent(_ w: View, _ g: View) throws(Failure) {
+    guard let k = kernels.tangent else { throw Failure(Status.unsupported, "this set is not a manifold") }
+    try change((nil, k(hyper)), hyper, g, w, t: 0)
+  }
+
+  package func retract(_ w: View, _ u: View) throws(Failure) {
+    guard let k = kernels.retract else { throw Failure(Status.unsupported, "this set is not a manifold") }
+    guard w.count > 0 else { return }
+    let shape = Shape(dimensions: w.shape, role: w.role)
+    if w.dtype == .f64 {
+      var v = Dense.read(u, Double.self), x = Dense.read(w, Double.self)
+      try run((nil, k(hyper)), hyper, &v, &x, shape, t: 0, Double.self)
+      Dense.write(v, w)
+    } else {
+      var v = Dense.read(u, Float.self), x = Dense.read(w, Float.self)
+      try run((nil, k(hyper)), hyper, &v, &x, shape, t: 0, Float.self)
+      Dense.write(v, w)
+    }
+  }
+}
+
+package final class ScheduleObject {
+  private var schedule: any Schedule
+  private var last = 0.0
+
+  package init(_ text: String) throws(Failure) {
+    let (e, h) = try single(text, .schedule)
+    guard case .schedule(let make) = e.component else { throw Failure(Status.internal, "not a schedule") }
+    schedule = try make(h)
+  }
+  package func value(_ k: Int64) -> Double {
+    last = Double(k)
+    return schedule.value(last)
+  }
+  package func observe(_ what: String, _ x: Double) throws(Failure) {
+    guard try schedule.observe(what, x) else { throw Failure(Status.name, "this schedule does not watch `\(what)`") }
+  }
+  package func observe(samples: [Double], _ m: Int, _ n: Int) throws(Failure) {
+    var s = schedule
+    var watched = false, failure: Failure?
+    samples.withUnsafeBufferPointer { b in
+      do throws(Failure) { watched = try b.baseAddress.map { (p) throws(Failure) in try s.observe(samples: p, m, n) } ?? false } catch { failure = error }
+    }
+    if let failure { throw failure }
+    guard watched else { throw Failure(Status.name, "this schedule does not watch per-sample gradients") }
+    schedule = s
+  }
+  package func command(_ name: String) throws(Failure) {
+    guard schedule.command(name, at: last) else { throw Failure(Status.name, "this schedule has no command `\(name)`") }
+  }
+}
+
+extension Registered {
+  /// What a name stands for when it is made of others, with the default hyper-parameters.
+  package var sentence: String {
+    guard case .sentence(let expand) = component, let h = try? method.read(StageNode(name: method.name, arguments: [], position: 0)) else { return "" }
+    return expand(h).map(\.text).joined(separator: " | ")
+  }
+}
+
+extension Method {
+  /// The requests without the engine's own marks.
+  package var publicRequests: String {
+    requests.split(separator: ",").map { $0.drop { $0 == " " } }.filter { $0 != "own-step" && $0 != "applier" }.joined(separator: ", ")
+  }
+}
+
+extension Optimizer {
+  package struct StateDescription {
+    package let stage: String, slot: String
+    package let tensor: Int, count: Int, bytes: Int
+    package let storage: Int32
+  }
+  package func describeState() -> [StateDescription] {
+    allStateRows().map { row in
+      let b = bound[row.tensor]
+      let storage: Int32 = row.format == .direct ? (b.view.dtype == .f64 ? 0 : 1) : row.format == .bf16 ? 2 : 3
+      return StateDescription(
+        stage: row.index < 0 ? "engine" : row.stage.name, slot: row.slot.name, tensor: row.tensor, count: elements(row), bytes: stateBytes(row), storage: storage)
+    }
+  }
+  package func readState(_ index: Int, _ out: UnsafeMutablePointer<Double>) throws(Failure) {
+    try allocated()
+    widen(allStateRows()[index], out)
+  }
+
+  /// The probes of a waiting Hessian-vector request, shaped like the parameters; nil when none is wanted.
+  package func probeTensors() -> UnsafeMutablePointer<tw_tensor>? {
+    guard let (stage, slot) = probeSlot else { return nil }
+    return probes(stage, slot)
+  }
+}

@@ -1,0 +1,207 @@
+/// Paths to hyper-parameters and measured values: "adamw.lr", "lr", "adamw#1.lr", "clip_global_norm.norm", "steps".
+extension Optimizer {
+  package struct Place {
+    let stage: Stage
+    let parameter: Int
+  }
+
+  /// A stage's name, split off the path: (name, occurrence, rest).
+  private func split(_ path: String) throws(Failure) -> (name: String?, occurrence: Int, rest: String) {
+    guard let dot = path.lastIndex(of: ".") else { return (nil, 0, path) }
+    var name = String(path[..<dot]), occurrence = 0
+    if let hash = name.firstIndex(of: "#") {
+      guard let k = Int(name[name.index(after: hash)...]), k >= 0 else { throw Failure(Status.name, "`\(path)`: a number must follow `#`") }
+      occurrence = k
+      name = String(name[..<hash])
+    }
+    return (name, occurrence, String(path[path.index(after: dot)...]))
+  }
+
+  private func candidates(_ name: String?, _ occurrence: Int, _ path: String) throws(Failure) -> [Stage] {
+    guard let name else { return stages }
+    let own = stages.filter { $0.name == name && !$0.aliases.isEmpty }
+    if !own.isEmpty {
+      guard occurrence < own.count else { throw Failure(Status.name, "`\(path)`: the pipeline has \(own.count) stages `\(name)`") }
+      return [own[occurrence]]
+    }
+    let aliased = stages.filter { $0.aliases.contains(name) }
+    guard !aliased.isEmpty else {
+      throw Failure(Status.name, "`\(path)`: the pipeline has no stage `\(name)`" + suggestion(name, stages.flatMap(\.aliases)))
+    }
+    return aliased
+  }
+
+  package func find(_ path: String) throws(Failure) -> Place {
+    let (name, occurrence, rest) = try split(path)
+    let among = try candidates(name, occurrence, path)
+    var found: [Place] = []
+    for s in among where !s.aliases.isEmpty { if let k = s.hyper[0].index(rest) { found.append(Place(stage: s, parameter: k)) } }
+    if found.count > 1, name == nil {
+      // The update rule's own come first when a bare name is meant.
+      let rules = found.filter { $0.stage.role == .rule }
+      if rules.count == 1 { return rules[0] }
+      throw Failure(Status.name, "`\(path)` could be " + found.map { "\($0.stage.name).\(rest)" }.joined(separator: " or "))
+    }
+    guard let place = found.first else {
+      let names = among.flatMap { $0.hyper[0].parameters.map(\.name) }
+      throw Failure(Status.name, "no hyper-parameter `\(path)`" + suggestion(rest, names))
+    }
+    return place
+  }
+
+  package func getNumber(_ group: Int, _ path: String) throws(Failure) -> Double {
+    switch path {
+    case "steps": return Double(step)
+    case "skipped": return Double(skipped)
+    case "gradient_scale": return options.gradientScale
+    default: break
+    }
+    let (name, occurrence, rest) = try split(path)
+    if let name {
+      for s in try candidates(name, occurrence, path) where s.scope == .global {
+        if let k = s.scalars.firstIndex(where: { $0.name == rest }) { return s.globals[k] }
+      }
+    }
+    let place = try find(path)
+    if let schedule = place.stage.schedules[group][place.parameter] { return schedule.value(Double(step)) }
+    let x = place.stage.hyper[group].numbers[place.parameter]
+    guard !x.isNaN else {
+      throw Failure(Status.type, "`\(path)` is not a number: \(place.stage.hyper[group].parameters[place.parameter].write(place.stage.hyper[group].values[place.parameter]))")
+    }
+    return x
+  }
+
+  package func setNumber(_ group: Int?, _ path: String, _ x: Double) throws(Failure) {
+    if path == "gradient_scale" {
+      guard x.isFinite, x > 0 else { throw Failure(Status.range, "`gradient_scale` must be above 0, got \(text(x))") }
+      options.gradientScale = x
+      return
+    }
+    let place = try find(path)
+    let p = place.stage.hyper[0].parameters[place.parameter]
+    let value: Value
+    switch p.kind {
+    case .number, .integer:
+      try p.check(x, of: place.stage.name)
+      value = .number(x)
+    case .flag:
+      guard x == 0 || x == 1 else { throw Failure(Status.type, "\(place.stage.name): `\(p.name)` must be \(p.expectation), got \(text(x))") }
+      value = .flag(x == 1)
+    default: value = try p.read(.number(x), of: place.stage.name)
+    }
+    try set(group, place, value)
+  }
+
+  package func setText(_ group: Int?, _ path: String, _ source: String) throws(Failure) {
+    let node = try Parser.value(source)
+    if path == "gradient_scale", case .number(let x) = node { return try setNumber(group, path, x) }
+    let place = try find(path)
+    let p = place.stage.hyper[0].parameters[place.parameter]
+    try set(group, place, try p.read(node, of: place.stage.name))
+  }
+
+  private func set(_ group: Int?, _ place: Place, _ value: Value) throws(Failure) {
+    guard phase < 0 else { throw Failure(Status.sequence, "hyper-parameters cannot change between the requests of a step") }
+    if let group { return try place.stage.set(group, place.parameter, value) }
+    for g in groups.indices { try place.stage.set(g, place.parameter, value) }
+  }
+
+  package func getText(_ group: Int, _ path: String) throws(Failure) -> String {
+    if path == "steps" || path == "skipped" || path == "gradient_scale" { return text(try getNumber(group, path)) }
+    let place = try find(path)
+    let h = place.stage.hyper[group]
+    return h.parameters[place.parameter].write(h.values[place.parameter])
+  }
+
+  /// The pipeline with every hyper-parameter of the default group; `route` is written as its branches.
+  package var fullSentence: String {
+    let shown = stages.filter { !$0.aliases.isEmpty }
+    if branches.count == 1 { return shown.map(\.sentence).joined(separator: " | ") }
+    let shared = shown.filter { s in branches.allSatisfy { $0.stages.contains { $0 === s } } || s.role == .source }
+    func isShared(_ s: Stage) -> Bool { shared.contains { $0 === s } }
+    let inner = branches.map { b -> String in
+      let selector: String
+      switch b.selectors.first ?? .other {
+      case .name(let p): selector = "\"\(p)\""
+      case .role(let r): selector = Selector.words.first { if case .role(r) = $0.1 { true } else { false } }?.0 ?? "other"
+      case .matrix: selector = "matrix"
+      case .vector: selector = "vector"
+      case .scalar: selector = "scalar"
+      case .other: selector = "other"
+      }
+      return "\(selector)=(" + shown.filter { s in b.stages.contains { $0 === s } && !isShared(s) }.map(\.sentence).joined(separator: " | ") + ")"
+    }
+    let head = shared.filter { $0.role == .source || $0.role == .gradient }.map(\.sentence)
+    let tail = shared.filter { $0.role != .source && $0.role != .gradient }.map(\.sentence)
+    return (head + ["route(" + inner.joined(separator: ", ") + ")"] + tail).joined(separator: " | ")
+  }
+
+  /// The hyper-parameters of a saved sentence of the same stages, checked but not yet set.
+  func parse(sentence: String) throws(Failure) -> [(Stage, [(Int, Value)])] {
+    let other = try Compiler(sentence).stages
+    guard other.count == stages.count else { throw Failure(Status.mismatch, "the checkpoint is of another pipeline") }
+    var list: [(Stage, [(Int, Value)])] = []
+    for (mine, saved) in zip(stages, other) {
+      var values: [(Int, Value)] = []
+      for (k, p) in mine.hyper[0].parameters.enumerated() {
+        guard k < saved.hyper[0].values.count else { throw Failure(Status.mismatch, "the checkpoint's \(mine.name) has other hyper-parameters") }
+        let value = saved.hyper[0].values[k]
+        if !p.live, p.write(value) != p.write(mine.hyper[0].values[k]) {
+          throw Failure(Status.mismatch, "\(mine.name): `\(p.name)` is \(p.write(value)) in the checkpoint, \(p.write(mine.hyper[0].values[k])) here")
+        }
+        values.append((k, value))
+      }
+      list.append((mine, values))
+    }
+    return list
+  }
+
+  package func observe(_ what: String, _ value: Double) throws(Failure) {
+    var used = false
+    if what == "loss" {
+      guard value.isFinite || options.nonFinite == .propagate else { throw Failure(Status.nonfinite, "the observed loss is \(text(value))") }
+      observed["loss"] = value
+      used = true
+    }
+    for s in stages {
+      if let source = s.source, source.observes.contains(what) {
+        observed[what] = value
+        used = true
+      }
+      for g in groups.indices {
+        for k in s.schedules[g].keys { if try s.schedules[g][k]?.observe(what, value) ?? false { used = true } }
+      }
+    }
+    guard used else { throw Failure(Status.name, "no stage of this pipeline watches `\(what)`") }
+  }
+
+  package func command(_ path: String) throws(Failure) {
+    let (name, occurrence, rest) = try split(path)
+    var ran = false
+    for s in stages where name == nil || s.aliases.contains(name ?? "") {
+      if let source = s.source, source.commands.contains(rest) {
+        _ = occurrence
+        try runCommand(s, source, rest)
+        ran = true
+      }
+    }
+    for s in stages {
+      for g in groups.indices {
+        for (k, v) in s.hyper[g].values.enumerated() {
+          guard case .schedule(let node) = v, name == nil || node.name == name else { continue }
+          if s.schedules[g][k]?.command(rest, at: Double(step)) ?? false { ran = true }
+        }
+      }
+    }
+    guard ran else { throw Failure(Status.name, "no stage of this pipeline has the command `\(path)`") }
+  }
+}
+
+extension Stage {
+  /// Sets a value that was already checked.
+  func replace(_ group: Int, _ parameter: Int, _ value: Value) {
+    hyper[group].values[parameter] = value
+    hyper[group].numbers[parameter] = Hyper.number(value)
+    if case .schedule(let node) = value { schedules[group][parameter] = try? Registry.schedule(node) } else { schedules[group][parameter] = nil }
+  }
+}

@@ -1,0 +1,71 @@
+import CThalweg
+import Thalweg
+
+/// Copies a struct to the caller, as much of it as the caller's struct_size says.
+private func fill<T>(_ out: UnsafeMutablePointer<T>?, _ name: String, _ value: T) throws(Failure) {
+  guard let out else { throw null(name) }
+  let raw = UnsafeMutableRawPointer(out)
+  let size = raw.load(as: Int.self)
+  guard size >= 2 * MemoryLayout<Int>.size, size <= 1 << 16 else {
+    throw Failure(Status.argument, "`\(name)->struct_size` is \(UInt(bitPattern: size)); set it to sizeof the struct")
+  }
+  withUnsafeBytes(of: value) { bytes in
+    guard let p = bytes.baseAddress else { return }
+    raw.copyMemory(from: p, byteCount: min(size, bytes.count))
+  }
+  raw.storeBytes(of: size, as: Int.self)
+}
+
+private func describe(_ r: Registered) -> tw_method_info {
+  let m = r.method
+  return tw_method_info(
+    struct_size: 0, name: Interned.c(m.name), kind: Interned.c(m.kind.rawValue), summary: Interned.c(m.summary), rule: Interned.c(m.rule),
+    source: Interned.c(m.source), sentence: Interned.c(r.sentence), requests: Interned.c(m.publicRequests), parameter_count: m.parameters.count,
+    state_count: m.slots.count)
+}
+
+private func method(_ name: UnsafePointer<CChar>?) throws(Failure) -> Registered {
+  let n = try string(name, "name")
+  guard let r = Registry.entry(n) else { throw Failure(Status.method, "no method `\(n.prefix(64))`" + suggestion(n, Registry.names())) }
+  return r
+}
+
+@_cdecl("tw_method_count")
+public func methodCount() -> Int { Registry.all.count }
+
+@_cdecl("tw_method_at")
+public func methodAt(_ index: Int, _ info: UnsafeMutablePointer<tw_method_info>?) -> tw_status {
+  status { () throws(Failure) in
+    guard index >= 0, index < Registry.all.count else { throw Failure(Status.argument, "`index` must be below \(Registry.all.count), got \(UInt(bitPattern: index))") }
+    try fill(info, "info", describe(Registry.all[index]))
+  }
+}
+
+@_cdecl("tw_method_find")
+public func methodFind(_ name: UnsafePointer<CChar>?, _ info: UnsafeMutablePointer<tw_method_info>?) -> tw_status {
+  status { () throws(Failure) in try fill(info, "info", describe(try method(name))) }
+}
+
+@_cdecl("tw_method_parameter")
+public func methodParameter(_ name: UnsafePointer<CChar>?, _ index: Int, _ info: UnsafeMutablePointer<tw_parameter_info>?) -> tw_status {
+  status { () throws(Failure) in
+    let m = try method(name).method
+    guard index >= 0, index < m.parameters.count else { throw Failure(Status.argument, "`index` must be below \(m.parameters.count), got \(UInt(bitPattern: index))") }
+    let p = m.parameters[index]
+    var choices = ""
+    if case .choice(let words) = p.kind { choices = words.joined(separator: "|") }
+    try fill(info, "info", tw_parameter_info(
+      struct_size: 0, name: Interned.c(p.name), meaning: Interned.c(p.meaning), type: p.code, required: p.standard == nil ? 1 : 0,
+      optional: p.optional ? 1 : 0, min_open: p.minimumOpen ? 1 : 0, max_open: p.maximumOpen ? 1 : 0, live: p.live ? 1 : 0,
+      default_text: Interned.c(p.standard.map { p.write($0) } ?? ""), choices: Interned.c(choices), min: p.minimum, max: p.maximum))
+  }
+}
+
+@_cdecl("tw_method_state")
+public func methodState(_ name: UnsafePointer<CChar>?, _ index: Int, _ info: UnsafeMutablePointer<tw_state_slot_info>?) -> tw_status {
+  status { () throws(Failure) in
+    let m = try method(name).method
+    guard index >= 0, index < m.slots.count else { throw Failure(Status.argument, "`index` must be below \(m.slots.count), got \(UInt(bitPattern: index))") }
+    try fill(info, "info", tw_state_slot_info(struct_size: 0, name: Interned.c(m.slots[index].name), meaning: Interned.c(m.slots[index].meaning)))
+  }
+}

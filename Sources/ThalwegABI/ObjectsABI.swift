@@ -1,0 +1,176 @@
+import CThalweg
+import Thalweg
+
+@_cdecl("tw_regularizer_create")
+public func regularizerCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<OpaquePointer?>?) -> tw_status {
+  status { () throws(Failure) in
+    guard let out else { throw null("out") }
+    out.pointee = nil
+    out.pointee = try Handles.make(try RegularizerObject(try string(sentence, "sentence")), .regularizer)
+  }
+}
+
+@_cdecl("tw_regularizer_destroy")
+public func regularizerDestroy(_ p: OpaquePointer?) -> tw_status { status { () throws(Failure) in try Handles.destroy(p, .regularizer) } }
+
+private func regularizer<R>(_ p: OpaquePointer?, _ body: (RegularizerObject) throws(Failure) -> R) throws(Failure) -> R {
+  try Handles.with(p, .regularizer, RegularizerObject.self, body)
+}
+
+/// One tensor argument.
+private func view(_ t: UnsafePointer<tw_tensor>?, _ name: String, writable: Bool) throws(Failure) -> View {
+  guard let t else { throw null(name) }
+  let v = try View(t.pointee, name)
+  guard !v.absent else { throw Failure(Status.argument, "\(name): the tensor is marked absent") }
+  if writable {
+    guard !v.readOnly else { throw Failure(Status.layout, "\(name) is read-only") }
+    guard !v.overlapsItself else { throw Failure(Status.overlap, "\(name): its strides make elements share memory") }
+  }
+  return v
+}
+private func same(_ a: View, _ b: View, _ names: String) throws(Failure) {
+  guard a.shape == b.shape else { throw Failure(Status.shape, "\(names) differ in shape: \(a.shape) and \(b.shape)") }
+}
+
+@_cdecl("tw_regularizer_value")
+public func regularizerValue(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ out: UnsafeMutablePointer<Double>?) -> tw_status {
+  status { () throws(Failure) in
+    try regularizer(p) { (r) throws(Failure) in
+      let v = try view(w, "w", writable: false)
+      guard let out else { throw null("out") }
+      out.pointee = try r.value(v)
+    }
+  }
+}
+
+@_cdecl("tw_regularizer_gradient")
+public func regularizerGradient(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ scale: Double, _ g: UnsafePointer<tw_tensor>?) -> tw_status {
+  status { () throws(Failure) in
+    try regularizer(p) { (r) throws(Failure) in
+      let v = try view(w, "w", writable: false), target = try view(g, "g", writable: true)
+      try same(v, target, "w and g")
+      guard scale.isFinite else { throw Failure(Status.range, "`scale` must be finite, got \(scale)") }
+      try r.addGradient(v, scale, target)
+    }
+  }
+}
+
+@_cdecl("tw_regularizer_prox")
+public func regularizerProx(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ t: Double) -> tw_status {
+  status { () throws(Failure) in
+    try regularizer(p) { (r) throws(Failure) in
+      let v = try view(w, "w", writable: true)
+      guard t >= 0, t.isFinite else { throw Failure(Status.range, "`t` must be at least 0, got \(t)") }
+      try r.prox(v, t)
+    }
+  }
+}
+
+@_cdecl("tw_constraint_create")
+public func constraintCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<OpaquePointer?>?) -> tw_status {
+  status { () throws(Failure) in
+    guard let out else { throw null("out") }
+    out.pointee = nil
+    out.pointee = try Handles.make(try ConstraintObject(try string(sentence, "sentence")), .constraint)
+  }
+}
+
+@_cdecl("tw_constraint_destroy")
+public func constraintDestroy(_ p: OpaquePointer?) -> tw_status { status { () throws(Failure) in try Handles.destroy(p, .constraint) } }
+
+private func constraint<R>(_ p: OpaquePointer?, _ body: (ConstraintObject) throws(Failure) -> R) throws(Failure) -> R {
+  try Handles.with(p, .constraint, ConstraintObject.self, body)
+}
+
+@_cdecl("tw_constraint_project")
+public func constraintProject(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?) -> tw_status {
+  status { () throws(Failure) in
+    try constraint(p) { (c) throws(Failure) in try c.project(try view(w, "w", writable: true)) }
+  }
+}
+
+@_cdecl("tw_constraint_tangent")
+public func constraintTangent(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ g: UnsafePointer<tw_tensor>?) -> tw_status {
+  status { () throws(Failure) in
+    try constraint(p) { (c) throws(Failure) in
+      let point = try view(w, "w", writable: false), target = try view(g, "g", writable: true)
+      try same(point, target, "w and g")
+      try c.tangent(point, target)
+    }
+  }
+}
+
+@_cdecl("tw_constraint_retract")
+public func constraintRetract(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ u: UnsafePointer<tw_tensor>?) -> tw_status {
+  status { () throws(Failure) in
+    try constraint(p) { (c) throws(Failure) in
+      let point = try view(w, "w", writable: true), move = try view(u, "u", writable: false)
+      try same(point, move, "w and u")
+      try c.retract(point, move)
+    }
+  }
+}
+
+@_cdecl("tw_constraint_lmo")
+public func constraintLMO(_ p: OpaquePointer?, _ g: UnsafePointer<tw_tensor>?, _ s: UnsafePointer<tw_tensor>?) -> tw_status {
+  status { () throws(Failure) in
+    try constraint(p) { (c) throws(Failure) in
+      let gradient = try view(g, "g", writable: false), target = try view(s, "s", writable: true)
+      try same(gradient, target, "g and s")
+      try c.minimise(gradient, target)
+    }
+  }
+}
+
+@_cdecl("tw_schedule_create")
+public func scheduleCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<OpaquePointer?>?) -> tw_status {
+  status { () throws(Failure) in
+    guard let out else { throw null("out") }
+    out.pointee = nil
+    out.pointee = try Handles.make(try ScheduleObject(try string(sentence, "sentence")), .schedule)
+  }
+}
+
+@_cdecl("tw_schedule_destroy")
+public func scheduleDestroy(_ p: OpaquePointer?) -> tw_status { status { () throws(Failure) in try Handles.destroy(p, .schedule) } }
+
+private func schedule<R>(_ p: OpaquePointer?, _ body: (ScheduleObject) throws(Failure) -> R) throws(Failure) -> R {
+  try Handles.with(p, .schedule, ScheduleObject.self, body)
+}
+
+@_cdecl("tw_schedule_value")
+public func scheduleValue(_ p: OpaquePointer?, _ step: Int64, _ out: UnsafeMutablePointer<Double>?) -> tw_status {
+  status { () throws(Failure) in
+    try schedule(p) { (s) throws(Failure) in
+      guard step >= 0 else { throw Failure(Status.range, "`step` must be at least 0, got \(step)") }
+      guard step < 1 << 53 else { throw Failure(Status.range, "`step` must be below 2^53, got \(step)") }
+      guard let out else { throw null("out") }
+      out.pointee = s.value(step)
+    }
+  }
+}
+
+@_cdecl("tw_schedule_observe")
+public func scheduleObserve(_ p: OpaquePointer?, _ what: UnsafePointer<CChar>?, _ value: Double) -> tw_status {
+  status { () throws(Failure) in
+    try schedule(p) { (s) throws(Failure) in try s.observe(try string(what, "what"), value) }
+  }
+}
+
+@_cdecl("tw_schedule_observe_samples")
+public func scheduleObserveSamples(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw_tensor>?) -> tw_status {
+  status { () throws(Failure) in
+    try schedule(p) { (s) throws(Failure) in
+      let v = try view(gradients, "gradients", writable: false)
+      guard v.shape.count == 2 else { throw Failure(Status.shape, "gradients must have two axes, (samples, n), got shape \(v.shape)") }
+      try s.observe(samples: Dense.read(v), v.shape[0], v.shape[1])
+    }
+  }
+}
+
+@_cdecl("tw_schedule_command")
+public func scheduleCommand(_ p: OpaquePointer?, _ command: UnsafePointer<CChar>?) -> tw_status {
+  status { () throws(Failure) in
+    try schedule(p) { (s) throws(Failure) in try s.command(try string(command, "command")) }
+  }
+}

@@ -1,0 +1,338 @@
+import CThalweg
+import Thalweg
+
+private func with<R>(_ p: OpaquePointer?, _ body: (Optimizer) throws(Failure) -> R) throws(Failure) -> R {
+  try Handles.with(p, .optimizer, Optimizer.self, body)
+}
+
+private func read(_ p: UnsafePointer<tw_options>?) throws(Failure) -> Options {
+  var o = Options()
+  guard let p else { return o }
+  let size = p.pointee.struct_size
+  guard size >= MemoryLayout<Int>.size, size <= 1 << 16 else {
+    throw Failure(Status.argument, "`options->struct_size` is \(size); call tw_options_init first")
+  }
+  var c = tw_options()
+  defaults(&c)
+  withUnsafeMutableBytes(of: &c) { bytes in bytes.baseAddress?.copyMemory(from: UnsafeRawPointer(p), byteCount: min(Int(size), bytes.count)) }
+  guard let state = Options.StateFormat(rawValue: c.state_dtype) else { throw Failure(Status.range, "`state_dtype` must be TW_STATE_F32, _BF16 or _Q8, got \(c.state_dtype)") }
+  guard let master = Options.Master(rawValue: c.master) else { throw Failure(Status.range, "`master` must be a TW_MASTER_ value, got \(c.master)") }
+  guard let policy = Options.NonFinite(rawValue: c.nonfinite) else { throw Failure(Status.range, "`nonfinite` must be a TW_NONFINITE_ value, got \(c.nonfinite)") }
+  func flag(_ x: Int32, _ name: String) throws(Failure) -> Bool {
+    guard x == 0 || x == 1 else { throw Failure(Status.range, "`\(name)` must be 0 or 1, got \(x)") }
+    return x == 1
+  }
+  (o.state, o.master, o.nonFinite) = (state, master, policy)
+  o.maximize = try flag(c.maximize, "maximize")
+  o.zeroGradients = try flag(c.zero_gradients, "zero_gradients")
+  o.consumeGradients = try flag(c.consume_gradients, "consume_gradients")
+  guard c.gradient_scale.isFinite, c.gradient_scale > 0 else { throw Failure(Status.range, "`gradient_scale` must be above 0, got \(c.gradient_scale)") }
+  o.gradientScale = c.gradient_scale
+  o.seed = c.seed
+  return o
+}
+
+private func defaults(_ o: UnsafeMutablePointer<tw_options>) {
+  o.pointee = tw_options(
+    struct_size: MemoryLayout<tw_options>.size, state_dtype: Int32(TW_STATE_F32), master: Int32(TW_MASTER_NONE), nonfinite: Int32(TW_NONFINITE_PROPAGATE),
+    maximize: 0, zero_gradients: 0, consume_gradients: 0, gradient_scale: 1, seed: 0)
+}
+
+@_cdecl("tw_options_init")
+public func optionsInit(_ options: UnsafeMutablePointer<tw_options>?) -> tw_status {
+  status { () throws(Failure) in
+    guard let options else { throw null("options") }
+    defaults(options)
+  }
+}
+
+@_cdecl("tw_optimizer_create")
+public func optimizerCreate(_ sentence: UnsafePointer<CChar>?, _ options: UnsafePointer<tw_options>?, _ out: UnsafeMutablePointer<OpaquePointer?>?) -> tw_status {
+  status { () throws(Failure) in
+    guard let out else { throw null("out") }
+    out.pointee = nil
+    let o = try Optimizer(try string(sentence, "sentence"), try read(options), Allocator.current)
+    out.pointee = try Handles.make(o, .optimizer)
+  }
+}
+
+@_cdecl("tw_optimizer_destroy")
+public func optimizerDestroy(_ p: OpaquePointer?) -> tw_status { status { () throws(Failure) in try Handles.destroy(p, .optimizer) } }
+
+@_cdecl("tw_optimizer_add_parameters")
+public func optimizerAddParameters(
+  _ p: OpaquePointer?, _ parameters: UnsafePointer<tw_tensor>?, _ count: Int, _ names: UnsafePointer<UnsafePointer<CChar>?>?, _ group: UnsafePointer<CChar>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in
+      let list = try views(parameters, count, "parameter")
+      guard !list.isEmpty else { throw Failure(Status.count, "count is 0; bind at least one parameter") }
+      var texts: [String]?
+      if let names {
+        var t: [String] = []
+        for i in 0..<count { t.append(try string(names[i], "names[\(i)]")) }
+        texts = t
+      }
+      try o.addParameters(list, texts, group == nil ? nil : try string(group, "group"))
+    }
+  }
+}
+
+@_cdecl("tw_optimizer_rebind_parameters")
+public func optimizerRebindParameters(_ p: OpaquePointer?, _ parameters: UnsafePointer<tw_tensor>?, _ count: Int) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in try o.rebindParameters(try views(parameters, count, "parameter")) }
+  }
+}
+
+@_cdecl("tw_optimizer_bind_gradients")
+public func optimizerBindGradients(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw_tensor>?, _ count: Int) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in try o.bindGradients(try views(gradients, count, "gradient")) }
+  }
+}
+
+@_cdecl("tw_optimizer_bind_shadow")
+public func optimizerBindShadow(_ p: OpaquePointer?, _ shadows: UnsafePointer<tw_tensor>?, _ count: Int) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in try o.bindShadow(try views(shadows, count, "shadow")) }
+  }
+}
+
+@_cdecl("tw_optimizer_parameter_count")
+public func optimizerParameterCount(_ p: OpaquePointer?) -> Int {
+  do throws(Failure) { return try with(p) { (o) throws(Failure) in o.count } } catch {
+    _ = report(error)
+    return 0
+  }
+}
+
+@_cdecl("tw_optimizer_step")
+public func optimizerStep(_ p: OpaquePointer?) -> tw_status {
+  statusCode { () throws(Failure) in try with(p) { (o) throws(Failure) in try step(o) } }
+}
+
+private func step(_ o: Optimizer) throws(Failure) -> Int {
+  do throws(Failure) { return try o.stepOnce() } catch {
+    guard error.status == tw_status(TW_SKIPPED) else { throw error }
+    o.skipped += 1
+    return Status.skipped
+  }
+}
+
+@_cdecl("tw_optimizer_step_with")
+public func optimizerStepWith(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw_tensor>?, _ count: Int) -> tw_status {
+  statusCode { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in
+      try o.bindGradients(try views(gradients, count, "gradient"))
+      return try step(o)
+    }
+  }
+}
+
+@_cdecl("tw_optimizer_next")
+public func optimizerNext(_ p: OpaquePointer?, _ request: UnsafeMutablePointer<tw_request>?) -> tw_status {
+  statusCode { () throws(Failure) in
+    guard let request else { throw null("request") }
+    let size = request.pointee.struct_size
+    guard size >= MemoryLayout<tw_request>.size, size <= 1 << 16 else {
+      throw Failure(Status.argument, "`request->struct_size` is \(size); set it to sizeof(tw_request)")
+    }
+    return try with(p) { (o) throws(Failure) in
+      let (asked, code) = try o.next(loss: request.pointee.loss)
+      let r = asked ?? Request()
+      request.pointee.kind = r.kind.rawValue
+      request.pointee.pass = Int32(r.pass)
+      request.pointee.tag = r.tag
+      request.pointee.index = Int64(r.index)
+      request.pointee.count = Int64(r.count)
+      request.pointee.loss = .nan
+      let probe = o.probeTensors()
+      request.pointee.probe = probe.map { UnsafePointer($0) }
+      request.pointee.probe_count = probe == nil ? 0 : o.count
+      return code
+    }
+  }
+}
+
+@_cdecl("tw_optimizer_cancel")
+public func optimizerCancel(_ p: OpaquePointer?) -> tw_status {
+  status { () throws(Failure) in try with(p) { (o) throws(Failure) in try o.cancel() } }
+}
+
+/// A matrix in double, (rows, columns).
+private func matrix(_ t: UnsafePointer<tw_tensor>, _ what: String) throws(Failure) -> (values: [Double], rows: Int, columns: Int) {
+  let v = try View(t.pointee, what)
+  guard v.shape.count == 2 else { throw Failure(Status.shape, "\(what) must have two axes, (samples, classes), got shape \(v.shape)") }
+  return (Dense.read(v), v.shape[0], v.shape[1])
+}
+
+@_cdecl("tw_optimizer_answer_matrix")
+public func optimizerAnswerMatrix(_ p: OpaquePointer?, _ values: UnsafePointer<tw_tensor>?, _ logits: UnsafePointer<tw_tensor>?) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in
+      guard let values else { throw null("values") }
+      let a = try matrix(values, "values")
+      var z: [Double]?
+      if let logits {
+        let b = try matrix(logits, "logits")
+        guard b.rows == a.rows, b.columns == a.columns else { throw Failure(Status.shape, "logits and values differ in shape") }
+        z = b.values
+      }
+      try o.answer(a.values, z, a.rows, a.columns)
+    }
+  }
+}
+
+@_cdecl("tw_optimizer_observe")
+public func optimizerObserve(_ p: OpaquePointer?, _ what: UnsafePointer<CChar>?, _ value: Double) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in try o.observe(try string(what, "what"), value) }
+  }
+}
+
+@_cdecl("tw_optimizer_command")
+public func optimizerCommand(_ p: OpaquePointer?, _ command: UnsafePointer<CChar>?) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in try o.command(try string(command, "command")) }
+  }
+}
+
+@_cdecl("tw_optimizer_set_mode")
+public func optimizerSetMode(_ p: OpaquePointer?, _ mode: Int32) -> tw_status {
+  status { () throws(Failure) in
+    guard mode == Int32(TW_MODE_TRAIN) || mode == Int32(TW_MODE_EVAL) else { throw Failure(Status.range, "`mode` must be TW_MODE_TRAIN or TW_MODE_EVAL, got \(mode)") }
+    try with(p) { (o) throws(Failure) in try o.setMode(evaluate: mode == Int32(TW_MODE_EVAL)) }
+  }
+}
+
+private func group(_ o: Optimizer, _ name: UnsafePointer<CChar>?) throws(Failure) -> Int? {
+  name == nil ? nil : try o.group(try string(name, "group"))
+}
+
+@_cdecl("tw_optimizer_get_number")
+public func optimizerGetNumber(_ p: OpaquePointer?, _ groupName: UnsafePointer<CChar>?, _ path: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<Double>?) -> tw_status {
+  status { () throws(Failure) in
+    guard let out else { throw null("out") }
+    try with(p) { (o) throws(Failure) in out.pointee = try o.getNumber(try group(o, groupName) ?? 0, try string(path, "path")) }
+  }
+}
+
+@_cdecl("tw_optimizer_set_number")
+public func optimizerSetNumber(_ p: OpaquePointer?, _ groupName: UnsafePointer<CChar>?, _ path: UnsafePointer<CChar>?, _ value: Double) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in try o.setNumber(try group(o, groupName), try string(path, "path"), value) }
+  }
+}
+
+@_cdecl("tw_optimizer_set_text")
+public func optimizerSetText(_ p: OpaquePointer?, _ groupName: UnsafePointer<CChar>?, _ path: UnsafePointer<CChar>?, _ value: UnsafePointer<CChar>?) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in try o.setText(try group(o, groupName), try string(path, "path"), try string(value, "value")) }
+  }
+}
+
+@_cdecl("tw_optimizer_get_text")
+public func optimizerGetText(
+  _ p: OpaquePointer?, _ groupName: UnsafePointer<CChar>?, _ path: UnsafePointer<CChar>?, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int,
+  _ needed: UnsafeMutablePointer<Int>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in
+      try deliver(try o.getText(try group(o, groupName) ?? 0, try string(path, "path")), buffer, capacity, needed)
+    }
+  }
+}
+
+@_cdecl("tw_optimizer_sentence")
+public func optimizerSentence(_ p: OpaquePointer?, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?) -> tw_status {
+  status { () throws(Failure) in try with(p) { (o) throws(Failure) in try deliver(o.fullSentence, buffer, capacity, needed) } }
+}
+
+@_cdecl("tw_optimizer_state_count")
+public func optimizerStateCount(_ p: OpaquePointer?) -> Int {
+  do throws(Failure) { return try with(p) { (o) throws(Failure) in o.describeState().count } } catch {
+    _ = report(error)
+    return 0
+  }
+}
+
+@_cdecl("tw_optimizer_state_at")
+public func optimizerStateAt(_ p: OpaquePointer?, _ index: Int, _ info: UnsafeMutablePointer<tw_state_info>?) -> tw_status {
+  status { () throws(Failure) in
+    guard let info else { throw null("info") }
+    let size = info.pointee.struct_size
+    guard size >= 2 * MemoryLayout<Int>.size, size <= 1 << 16 else { throw Failure(Status.argument, "`info->struct_size` is \(size); set it to sizeof(tw_state_info)") }
+    try with(p) { (o) throws(Failure) in
+      let rows = o.describeState()
+      guard index >= 0, index < rows.count else { throw Failure(Status.argument, "`index` must be below \(rows.count), got \(UInt(bitPattern: index))") }
+      let r = rows[index]
+      var value = tw_state_info(
+        struct_size: size, stage: Interned.c(r.stage), slot: Interned.c(r.slot), parameter: r.tensor, count: Int64(r.count), bytes: r.bytes, storage: r.storage)
+      withUnsafeMutableBytes(of: &value) { b in UnsafeMutableRawPointer(info).copyMemory(from: b.baseAddress ?? UnsafeMutableRawPointer(info), byteCount: min(Int(size), b.count)) }
+    }
+  }
+}
+
+@_cdecl("tw_optimizer_state_read")
+public func optimizerStateRead(_ p: OpaquePointer?, _ index: Int, _ out: UnsafeMutablePointer<Double>?, _ count: Int) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in
+      let rows = o.describeState()
+      guard index >= 0, index < rows.count else { throw Failure(Status.argument, "`index` must be below \(rows.count), got \(UInt(bitPattern: index))") }
+      guard count == rows[index].count else { throw Failure(Status.count, "this state has \(rows[index].count) elements, `count` is \(UInt(bitPattern: count))") }
+      guard count > 0 else { return }
+      guard let out else { throw null("out") }
+      try o.readState(index, out)
+    }
+  }
+}
+
+@_cdecl("tw_optimizer_save")
+public func optimizerSave(_ p: OpaquePointer?, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in
+      let bytes = try Checkpoint.save(o)
+      needed?.pointee = bytes.count
+      if capacity == 0 {
+        guard needed != nil else { throw null("needed") }
+        return
+      }
+      guard let buffer else { throw null("buffer") }
+      guard capacity < 0 || capacity >= bytes.count else { throw Failure(Status.space, "the state needs \(bytes.count) bytes, the buffer has \(capacity)") }
+      bytes.withUnsafeBytes { if let q = $0.baseAddress { buffer.copyMemory(from: q, byteCount: $0.count) } }
+    }
+  }
+}
+
+@_cdecl("tw_optimizer_load")
+public func optimizerLoad(_ p: OpaquePointer?, _ data: UnsafeRawPointer?, _ size: Int) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in
+      guard let data else { throw null("data") }
+      guard size >= 0 else { throw Failure(Status.format, "not a usable thalweg checkpoint: its size overflows") }
+      try Checkpoint.load(o, UnsafeRawBufferPointer(start: data, count: size))
+    }
+  }
+}
+
+@_cdecl("tw_optimizer_save_file")
+public func optimizerSaveFile(_ p: OpaquePointer?, _ path: UnsafePointer<CChar>?) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in try Checkpoint.write(try Checkpoint.save(o), to: try string(path, "path")) }
+  }
+}
+
+@_cdecl("tw_optimizer_load_file")
+public func optimizerLoadFile(_ p: OpaquePointer?, _ path: UnsafePointer<CChar>?) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in
+      let bytes = try Checkpoint.read(try string(path, "path"))
+      var failure: Failure?
+      bytes.withUnsafeBytes { raw in
+        do throws(Failure) { try Checkpoint.load(o, raw) } catch { failure = error }
+      }
+      if let failure { throw failure }
+    }
+  }
+}
