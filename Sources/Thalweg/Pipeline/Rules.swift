@@ -313,6 +313,8 @@ package protocol WholeRule: Sendable {
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
   /// A factorisation may fail: the engine then keeps copies, so that a failed step changes nothing.
   static var mayFail: Bool { get }
+  /// The same, where it depends on the hyper-parameters.
+  static func mayFail(_ h: Hyper) -> Bool
   /// The first slot receives the parameters as they were before the step.
   static var keepsPoint: Bool { get }
   init(_ h: Hyper, _ c: StepContext)
@@ -324,6 +326,7 @@ extension WholeRule {
   package static func decay(_ h: Hyper) -> Decay { .none }
   package static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
   package static var mayFail: Bool { false }
+  package static func mayFail(_ h: Hyper) -> Bool { mayFail }
   package static var keepsPoint: Bool { false }
 }
 
@@ -331,7 +334,7 @@ package struct WholeKernels: Sendable {
   let slots: @Sendable (Hyper, Shape) -> [Slot]
   let decay: @Sendable (Hyper) -> Decay
   let accepts: @Sendable (Hyper, Shape) throws(Failure) -> Void
-  let mayFail: Bool
+  let mayFail: @Sendable (Hyper) -> Bool
   let keepsPoint: Bool
   let f32: @Sendable (Hyper, StepContext, Whole<Float>) throws(Failure) -> Void
   let f64: @Sendable (Hyper, StepContext, Whole<Double>) throws(Failure) -> Void
@@ -341,7 +344,7 @@ package struct WholeKernels: Sendable {
 package func kernels<R: WholeRule>(_: R.Type) -> WholeKernels {
   WholeKernels(
     slots: { R.slots($0, $1) }, decay: { R.decay($0) },
-    accepts: { (h, s) throws(Failure) in try R.accepts(h, s) }, mayFail: R.mayFail, keepsPoint: R.keepsPoint,
+    accepts: { (h, s) throws(Failure) in try R.accepts(h, s) }, mayFail: { R.mayFail($0) }, keepsPoint: R.keepsPoint,
     f32: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
     f64: { (h, c, w) throws(Failure) in try R(h, c).apply(w) })
 }
@@ -362,7 +365,7 @@ extension WholeKernels {
   func binding(_ inner: Hyper) -> WholeKernels {
     WholeKernels(
       slots: { [slots] _, s in slots(inner, s) }, decay: { [decay] _ in decay(inner) },
-      accepts: { [accepts] (_, s) throws(Failure) in try accepts(inner, s) }, mayFail: mayFail, keepsPoint: keepsPoint,
+      accepts: { [accepts] (_, s) throws(Failure) in try accepts(inner, s) }, mayFail: { [mayFail] _ in mayFail(inner) }, keepsPoint: keepsPoint,
       f32: { [f32] (_, c, w) throws(Failure) in try f32(inner, c, w) }, f64: { [f64] (_, c, w) throws(Failure) in try f64(inner, c, w) })
   }
 }

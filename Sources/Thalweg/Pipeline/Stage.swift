@@ -101,7 +101,7 @@ package final class Branch {
   private(set) var needsScratch = false
   var stages: [Stage] { gradient + [rule] + updates + (applier.map { [$0] } ?? []) + after }
   var perTensor: Bool { stages.contains { $0.perTensor } }
-  var mayFail: Bool { stages.contains { $0.whole?.mayFail ?? false } }
+  var mayFail: Bool { stages.contains { $0.whole?.mayFail($0.hyper[0]) ?? false } }
   var needsFinite: Bool { stages.contains { $0.method.needsFinite } }
 
   init(selectors: [Selector], gradient: [Stage], rule: Stage, updates: [Stage], applier: Stage?, after: [Stage]) {
