@@ -141,6 +141,10 @@ package func entry<S: Schedule>(_: S.Type) -> Registered {
 package func entry<S: Source>(_: S.Type) -> Registered {
   Registered(method: S.method, component: .source { (h) throws(Failure) in try S(h) })
 }
+/// Registers a rule with the source that belongs to it; nil: these hyper-parameters need none.
+package func entry<R: ElementRule>(_: R.Type, source: @escaping @Sendable (Hyper) throws(Failure) -> (any Source)?) -> Registered {
+  Registered(method: R.method, component: .driven(source, kernels(R.self)))
+}
 /// Registers a name that stands for a sentence.
 package func alias(_ method: Method, _ expand: @escaping @Sendable (Hyper) -> [StageNode]) -> Registered {
   Registered(method: method, component: .sentence(expand))

@@ -120,6 +120,16 @@ private struct Draw: ElementOperation {
     s[0] = signs ? L.select(L.less(z, L(0)), L(-1), L(1)) : z
   }
 }
+/// Keeps the gradient of the step in the first slot while the host answers with something else.
+package struct SaveGradient: ElementOperation {
+  package init() {}
+  @inline(__always) package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = g }
+}
+/// Gives the pipeline the gradient of the first slot.
+package struct RestoreGradient: ElementOperation {
+  package init() {}
+  @inline(__always) package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { (x, g) = (s[0], s[0]) }
+}
 /// Saves the parameters into the first slot.
 package struct SaveParameters: ElementOperation {
   package init() {}
