@@ -37,7 +37,7 @@ struct ADoG: ElementRule {
     (first, eta, long, share, lr) = (s[0] == 0, s[3], s[4] * s[3], 1 / s[5], c.lr)
   }
 
-  func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
+  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
     let away = s[1] - s[0]
     sums.add(0, g, times: g)
     sums.add(1, away, times: away)
@@ -59,12 +59,12 @@ struct ADoG: ElementRule {
     s[5] = max(1, h.alpha_const * s[1] / s[0])
   }
 
-  func point<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func point<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let w = s[1] - long * g
     s[1] = w
     return (1 - share) * (x - eta * g) + share * w
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(x - point(g, x, s)) }
-  func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { point(g, x, s) }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(x - point(g, x, s)) }
+  @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { point(g, x, s) }
 }

@@ -39,7 +39,7 @@ struct DAdaptSGD: ElementRule {
     inverse = s[2] > 0 ? 1 / s[2] : 0
   }
 
-  func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
+  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
     let old = s[1], sum = old + weight * g
     s[1] = sum
     sums.add(0, g, times: old)
@@ -57,10 +57,10 @@ struct DAdaptSGD: ElementRule {
     s[4] = 1
   }
 
-  func point<L: Lane>(_ x: L, _ s: Slots<L>) -> L { moves ? momentum * x + (1 - momentum) * (s[0] - inverse * s[1]) : x }
+  @inline(__always) func point<L: Lane>(_ x: L, _ s: Slots<L>) -> L { moves ? momentum * x + (1 - momentum) * (s[0] - inverse * s[1]) : x }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(x - point(x, s)) }
-  func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { point(x, s) }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(x - point(x, s)) }
+  @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { point(x, s) }
 }
 
 /// D-Adaptation of Adam.
@@ -112,7 +112,7 @@ struct DAdaptAdam: ElementRule {
     keep = h.decouple ? 1 - weight * c.weightDecay : 1
   }
 
-  func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
+  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
     let lg = weight * g, old = (s[1].squareRoot() + eps).divide(s[2])
     let sum = root * s[2] + (1 - root) * lg
     s[0] = beta1 * s[0] + (1 - beta1) * lg
@@ -130,8 +130,8 @@ struct DAdaptAdam: ElementRule {
     s[4] = 1
   }
 
-  func point<L: Lane>(_ x: L, _ s: Slots<L>) -> L { moves ? keep * x - (s[1].squareRoot() + eps).divide(s[0]) : x }
+  @inline(__always) func point<L: Lane>(_ x: L, _ s: Slots<L>) -> L { moves ? keep * x - (s[1].squareRoot() + eps).divide(s[0]) : x }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(x - point(x, s)) }
-  func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { point(x, s) }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(x - point(x, s)) }
+  @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { point(x, s) }
 }

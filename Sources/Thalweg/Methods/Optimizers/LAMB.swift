@@ -34,7 +34,7 @@ struct LAMB: ElementRule {
     (r1, r2) = h.bias_correction ? (1 / (1 - power(beta1, c.t)), 1 / (1 - power(beta2, c.t))) : (1, 1)
   }
 
-  func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
+  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
     s[0] = beta1 * s[0] + (1 - beta1) * g
     s[1] = beta2 * s[1] + (1 - beta2) * (g * g)
     let u = update(x, s)
@@ -47,7 +47,7 @@ struct LAMB: ElementRule {
     s[0] = a > 0 && b > 0 ? a / b : 1
   }
 
-  func update<L: Lane>(_ x: L, _ s: Slots<L>) -> L { ((s[1] * r2).squareRoot() + eps).divide(s[0] * r1) + decay * x }
+  @inline(__always) func update<L: Lane>(_ x: L, _ s: Slots<L>) -> L { ((s[1] * r2).squareRoot() + eps).divide(s[0] * r1) + decay * x }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { trust * update(x, s) }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { trust * update(x, s) }
 }

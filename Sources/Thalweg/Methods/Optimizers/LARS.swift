@@ -38,7 +38,7 @@ struct LARS: ElementRule {
     rate = plain ? c.lr : c.lr * c.scalars[0]
   }
 
-  func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
+  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
     if plain { return }
     let u = byUpdate ? g + decay * x : g
     sums.add(0, x, times: x)
@@ -51,13 +51,13 @@ struct LARS: ElementRule {
     s[0] = a > 0 && b > 0 ? h.trust_coefficient * a / (b + h.eps) : 1
   }
 
-  func move<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func move<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let d = rate * (g + decay * x)
     let b = momentum * s[0] + d
     s[0] = b
     return nesterov ? d + momentum * b : b
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(move(g, x, s)) }
-  func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { x - move(g, x, s) }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(move(g, x, s)) }
+  @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { x - move(g, x, s) }
 }

@@ -43,9 +43,9 @@ struct MARS: ElementRule {
     (r1, r2) = (1 / (1 - power(beta1, c.t)), 1 / (1 - power(beta2, c.t)))
   }
 
-  func corrected<L: Lane>(_ g: L, _ s: Slots<L>) -> L { corrects ? g + gain * (g - s[2]) : g }
+  @inline(__always) func corrected<L: Lane>(_ g: L, _ s: Slots<L>) -> L { corrects ? g + gain * (g - s[2]) : g }
 
-  func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
+  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
     if !corrects { return }
     let c = corrected(g, s)
     sums.add(0, c, times: c)
@@ -55,7 +55,7 @@ struct MARS: ElementRule {
     s[0] = totals[0].squareRoot()
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let c = scale * corrected(g, s)
     let m = beta1 * s[0] + (1 - beta1) * c
     let v = beta2 * s[1] + (1 - beta2) * (c * c)

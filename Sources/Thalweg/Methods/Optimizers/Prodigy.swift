@@ -57,7 +57,7 @@ struct Prodigy: ElementRule {
     factor = s[5] * d * b
   }
 
-  func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
+  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
     let dg = d * g
     s[0] = beta1 * s[0] + (1 - beta1) * dg
     s[1] = beta2 * s[1] + (1 - beta2) * (dg * dg)
@@ -77,7 +77,7 @@ struct Prodigy: ElementRule {
     s[5] = 1
   }
 
-  func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     factor * ((s[1].squareRoot() + eps).divide(s[0]) + decay * x)
   }
 }
