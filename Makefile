@@ -43,5 +43,54 @@ $(LIB)/.stamp-$(THALWEG_MARCH): $(SOURCES)
 	ln -sf libthalweg.so.1 $(LIB)/libthalweg.so
 	touch $@
 
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
+PYTHON ?= python3
+# The public peers that the tests and benchmarks compare with (several GB); PEERS=0 leaves them out.
+PEERS ?= 1
+
+# Debian packages, where they are missing and apt may install them.
+setup:
+	@command -v swift > /dev/null || { echo "A Swift 6.1+ toolchain must be on PATH: see swift.org/install"; exit 1; }
+	@missing=""; for p in libopenblas-dev libpython3-dev pkg-config cmake g++ python3-venv; do \
+	  dpkg -s $$p > /dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; \
+	  $$( [ $$(id -u) = 0 ] || echo sudo ) env DEBIAN_FRONTEND=noninteractive apt-get update -qq && \
+	  $$( [ $$(id -u) = 0 ] || echo sudo ) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing > /dev/null; fi
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.requirements: python/requirements.txt | $(PY)
+	$(PIP) -r python/requirements.txt
+	touch $@
+
+# Comparisons are skipped, visibly, where a peer cannot be installed.
+$(VENV)/.peers: python/requirements-peers.txt $(VENV)/.requirements
+ifeq ($(PEERS),1)
+	$(PIP) -r python/requirements-peers.txt || echo "some peers could not be installed: their comparisons will be skipped"
+endif
+	touch $@
+
+# The package, as `pip install ./python` builds it, from the library of this tree.
+$(VENV)/.package: library $(VENV)/.requirements $(shell find python/src python/setup.py python/pyproject.toml -type f -not -path '*/lib/*' -not -name '*.so' -not -path '*__pycache__*')
+	THALWEG_LIBRARY_DIR=$(CURDIR)/$(LIB) $(PIP) --force-reinstall --no-deps ./python
+	touch $@
+
+demo: setup $(VENV)/.package
+	$(PY) examples/train_digits.py --demo
+
+test: setup $(VENV)/.package $(VENV)/.peers
+	swift test -c release -Xswiftc -enable-testing --scratch-path $(SCRATCH)/test
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} Tests/ABI/run.sh $(LIB) include
+	cd python && ../$(PY) -m pytest tests
+
+bench: setup $(VENV)/.package $(VENV)/.peers
+	cd python && ../$(PY) -m benchmarks --suite all --markdown benchmarks/README.md
+
+install: library
+	Sources/packaging/install.sh $(PREFIX) $(LIB)
+
 clean:
 	rm -rf $(BUILD) .build .venv python/build python/src/*.egg-info python/src/thalweg/lib

@@ -59,7 +59,7 @@ enum Handles {
   }
 
   /// Calls `body` with the object, which no other thread can use meanwhile.
-  static func with<T, R>(_ p: OpaquePointer?, _ kind: Kind, _: T.Type, _ body: (T) throws(Failure) -> R) throws(Failure) -> R {
+  static func with<T: AnyObject, R>(_ p: OpaquePointer?, _ kind: Kind, _: T.Type, _ body: (T) throws(Failure) -> R) throws(Failure) -> R {
     lock()
     let i: Int
     do throws(Failure) {
@@ -69,9 +69,10 @@ enum Handles {
       unlock()
       throw error
     }
-    guard let object = places[i].object as? T else {
+    // The kind was checked, and a kind holds one class.
+    guard let object = places[i].object.map({ unsafeDowncast($0, to: T.self) }) else {
       unlock()
-      throw Failure(Status.internal, "a handle of the wrong type")
+      throw Failure(Status.internal, "a handle without an object")
     }
     places[i].busy = true
     unlock()
@@ -130,7 +131,7 @@ func null(_ name: String) -> Failure { Failure(Status.argument, "`\(name)` is NU
 /// A C string, checked.
 func string(_ p: UnsafePointer<CChar>?, _ name: String) throws(Failure) -> String {
   guard let p else { throw null(name) }
-  guard let s = String(validatingUTF8: p) else { throw Failure(Status.argument, "`\(name)` is not valid UTF-8") }
+  guard let s = String(validatingCString: p) else { throw Failure(Status.argument, "`\(name)` is not valid UTF-8") }
   return s
 }
 

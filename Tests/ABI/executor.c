@@ -158,12 +158,36 @@ static void a_step_within_a_step(void) {
   free_run(&r);
 }
 
-int main(void) {
+/* THALWEG_NUM_THREADS is the default; what is no number of threads is not taken. */
+static void environment(void) {
+  static const struct {
+    const char *text;
+    int expected; /* 0: any honest number */
+  } values[] = {{"3", 3}, {"1", 1}, {"0", 0}, {"-4", 0}, {"many", 0}, {"", 0}, {"99999999999999999999", 0}};
+  for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+    note("THALWEG_NUM_THREADS=%s", values[i].text);
+    CHECK(setenv("THALWEG_NUM_THREADS", values[i].text, 1) == 0);
+    FILE *child = popen("/proc/$PPID/exe --threads", "r");
+    int threads = 0;
+    CHECK(child != NULL && fscanf(child, "%d", &threads) == 1);
+    CHECK(child != NULL && pclose(child) == 0);
+    if (threads < 1 || threads > 100000 || (values[i].expected != 0 && threads != values[i].expected)) {
+      check_fail(__FILE__, __LINE__, "\"%s\" gives %d threads", values[i].text, threads);
+    }
+  }
+}
+
+int main(int argc, char **argv) {
+  if (argc > 1 && strcmp(argv[1], "--threads") == 0) {
+    printf("%d\n", (int)tw_get_num_threads());
+    return EXIT_SUCCESS;
+  }
   RUN(one_large_matrix);
   RUN(many_small_matrices);
   RUN(one_tall_matrix);
   RUN(a_single_number);
   RUN(changing_horses);
   RUN(a_step_within_a_step);
+  RUN(environment);
   FINISH();
 }

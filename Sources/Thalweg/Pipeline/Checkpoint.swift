@@ -152,7 +152,7 @@ package enum Checkpoint {
 
     // Everything is intact; does it belong to this optimizer?
     try o.allocated()
-    guard let s = found["engine/sentence"], let text = String(validatingUTF8: body[s.start..<s.end].map { CChar(bitPattern: $0) } + [0]) else {
+    guard let s = found["engine/sentence"], let text = String(validatingCString: body[s.start..<s.end].map { CChar(bitPattern: $0) } + [0]) else {
       throw damaged("it has no sentence")
     }
     let saved: [String]

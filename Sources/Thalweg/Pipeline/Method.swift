@@ -33,6 +33,9 @@ package struct Method: Sendable {
   package func read(_ node: StageNode) throws(Failure) -> Hyper {
     var values: [Value?] = parameters.map { _ in nil }
     var positional = 0
+    guard node.arguments.count <= parameters.count else {
+      throw Failure(Status.name, "\(name) takes at most \(parameters.count) arguments, got \(node.arguments.count)")
+    }
     for a in node.arguments {
       let index: Int
       if let n = a.name {
@@ -42,9 +45,6 @@ package struct Method: Sendable {
         }
         index = k
       } else {
-        guard positional < parameters.count else {
-          throw Failure(Status.name, "\(name) takes at most \(parameters.count) arguments, got \(node.arguments.count)")
-        }
         index = positional
         positional += 1
       }

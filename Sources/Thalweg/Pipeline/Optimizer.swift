@@ -44,6 +44,11 @@ package final class Optimizer {
   package let stages: [Stage]
   package let branches: [Branch]
   let sourceStage: Stage?
+  private let needsLoss: Bool
+  /// Some stage refuses non-finite gradients whatever the policy.
+  private let needsFinite: Bool
+  private let mayFail: Bool
+  private let longestSegments: Int
   package var options: Options
   package private(set) var groups: [String] = [""]
   var bound: [Bound] = []
@@ -84,6 +89,10 @@ package final class Optimizer {
   package init(_ text: String, _ options: Options, _ allocator: Allocator) throws(Failure) {
     let compiled = try Compiler(text)
     (stages, branches, sourceStage) = (compiled.stages, compiled.branches, compiled.source)
+    needsLoss = stages.contains { $0.method.needsLoss }
+    needsFinite = branches.contains { $0.needsFinite } || (sourceStage?.method.needsFinite ?? false)
+    mayFail = branches.contains { $0.mayFail }
+    longestSegments = branches.map(\.segments.count).max() ?? 0
     (self.options, self.allocator) = (options, allocator)
     records = .allocate(capacity: 1)
     capacity = 1
@@ -605,7 +614,6 @@ package final class Optimizer {
     guard !evaluating else { throw Failure(Status.sequence, "stepping in evaluation mode; call set_mode(train) first") }
   }
 
-  private var needsLoss: Bool { stages.contains { $0.method.needsLoss } }
 
   /// One whole step with the bound gradients.
   package func stepOnce() throws(Failure) -> Int {
@@ -773,8 +781,7 @@ package final class Optimizer {
   )
 
   private func checkFinite() throws(Failure) {
-    let strict = branches.contains { $0.needsFinite } || (sourceStage?.method.needsFinite ?? false)
-    guard options.nonFinite != .propagate || strict else { return }
+    guard options.nonFinite != .propagate || needsFinite else { return }
     forEachBlock { r, offset, count, scratch, out in
       var scale = 1.0
       let g = Walker.openGradient(r, offset, count, Walker.row(scratch, 0), copy: false, scale: &scale)
@@ -889,14 +896,13 @@ package final class Optimizer {
   private func update(_ op: GradientOperation?) throws(Failure) -> Int {
     do throws(Failure) {
       try prepareRules()
-      let risky = branches.contains { $0.mayFail }
-      if risky { try takeSnapshot() }
+      if mayFail { try takeSnapshot() }
       do throws(Failure) {
         sourceOperation = op
         defer { sourceOperation = nil }
         try runSegments()
       } catch {
-        if risky { restoreSnapshot() }
+        if mayFail { restoreSnapshot() }
         throw error
       }
       snapshotMemory = []
@@ -917,8 +923,7 @@ package final class Optimizer {
   var sourceOperation: GradientOperation?
 
   private func runSegments() throws(Failure) {
-    let longest = branches.map(\.segments.count).max() ?? 0
-    for segment in 0..<longest {
+    for segment in 0..<longestSegments {
       if branches.contains(where: { segment < $0.segments.count && $0.segments[segment].first?.isWhole ?? false }) {
         try runWhole(segment)
       }

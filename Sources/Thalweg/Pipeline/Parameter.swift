@@ -185,6 +185,7 @@ extension Parameter {
       try check(x, of: method)
       return .number(x)
     case (.number, .word(let w)), (.schedule, .word(let w)):
+      if w.arguments.isEmpty, w.name == "true" || w.name == "false" { throw wrong() }
       guard let m = Registry.find(w.name) else {
         throw Failure(Status.method, "\(method): `\(name)`: no schedule `\(w.name)`" + suggestion(w.name, Registry.names(.schedule)))
       }

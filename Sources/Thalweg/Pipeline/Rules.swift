@@ -156,12 +156,15 @@ package struct Apply: BitwiseCopyable, Sendable {
   }
 }
 
-/// An element rule with its types erased: what the engine runs.
-package struct ElementKernels: Sendable {
+/// An element rule with its types erased: what the engine runs. (A class: a struct of closures would copy them all at every use.)
+package final class ElementKernels: Sendable {
   package typealias Kernel = @Sendable (UnsafeRawPointer, Apply, Operands) -> Void
   package typealias Measure = @Sendable (UnsafeRawPointer, Apply, Int, Operands, UnsafeMutablePointer<Double>) -> Void
+  typealias Prepare = @Sendable (Hyper, StepContext, UnsafeMutableRawPointer) -> Void
+  typealias Begin = @Sendable (UnsafeMutablePointer<Double>, Hyper, StepContext) -> Void
+  typealias Finish = @Sendable (Int, Totals, UnsafeMutablePointer<Double>, Hyper, StepContext) -> Void
   let size: Int
-  let prepare: @Sendable (Hyper, StepContext, UnsafeMutableRawPointer) -> Void
+  let prepare: Prepare
   let slots: @Sendable (Hyper, Shape) -> [Slot]
   let scalars: @Sendable (Hyper) -> [Scalar]
   let scope: @Sendable (Hyper) -> Scope
@@ -169,15 +172,26 @@ package struct ElementKernels: Sendable {
   let reach: @Sendable (Hyper, Int) -> Scope
   let decay: @Sendable (Hyper) -> Decay
   let perTensor: Bool
-  let begin: @Sendable (UnsafeMutablePointer<Double>, Hyper, StepContext) -> Void
-  let finish: @Sendable (Int, Totals, UnsafeMutablePointer<Double>, Hyper, StepContext) -> Void
-  /// x ← step(g, x): the whole update in one walk. [f32, f64]
+  let begin: Begin
+  let finish: Finish
+  /// x ← step(g, x): the whole update in one walk. (f32, f64)
   let fused: (Kernel, Kernel)
   /// v ← direction(v, w).
   let map: (Kernel, Kernel)
   let measure: (Measure, Measure)
   let evaluates: Bool
   let evaluate: (Kernel, Kernel)
+
+  init(
+    size: Int, prepare: @escaping Prepare, slots: @escaping @Sendable (Hyper, Shape) -> [Slot], scalars: @escaping @Sendable (Hyper) -> [Scalar],
+    scope: @escaping @Sendable (Hyper) -> Scope, phases: @escaping @Sendable (Hyper) -> Int, decay: @escaping @Sendable (Hyper) -> Decay,
+    perTensor: Bool, begin: @escaping Begin, finish: @escaping Finish, fused: (Kernel, Kernel), map: (Kernel, Kernel), measure: (Measure, Measure),
+    evaluates: Bool, evaluate: (Kernel, Kernel)
+  ) {
+    (self.size, self.prepare, self.slots, self.scalars, self.scope, self.phases) = (size, prepare, slots, scalars, scope, phases)
+    (self.decay, self.perTensor, self.begin, self.finish) = (decay, perTensor, begin, finish)
+    (self.fused, self.map, self.measure, self.evaluates, self.evaluate) = (fused, map, measure, evaluates, evaluate)
+  }
 }
 
 /// Erases a rule. The closures are made in small functions that are not inlined: a generic class, or an inlined maker, would be

@@ -99,18 +99,22 @@ package final class Branch {
   /// Passes between two barriers.
   private(set) var segments: [[Pass]] = []
   private(set) var needsScratch = false
-  var stages: [Stage] { gradient + [rule] + updates + (applier.map { [$0] } ?? []) + after }
-  var perTensor: Bool { stages.contains { $0.perTensor } }
-  var mayFail: Bool { stages.contains { $0.whole?.mayFail($0.hyper[0]) ?? false } }
-  var needsFinite: Bool { stages.contains { $0.method.needsFinite } }
+  let stages: [Stage]
+  let perTensor: Bool
+  let mayFail: Bool
+  let needsFinite: Bool
 
   init(selectors: [Selector], gradient: [Stage], rule: Stage, updates: [Stage], applier: Stage?, after: [Stage]) {
     (self.selectors, self.gradient, self.rule, self.updates, self.applier, self.after) = (selectors, gradient, rule, updates, applier, after)
+    stages = gradient + [rule] + updates + (applier.map { [$0] } ?? []) + after
+    perTensor = stages.contains { $0.perTensor }
+    mayFail = stages.contains { $0.whole?.mayFail($0.hyper[0]) ?? false }
+    needsFinite = stages.contains { $0.method.needsFinite }
     plan()
   }
 
   /// One walk over the elements of a tensor (or one visit of the whole of it).
-  struct Pass {
+  final class Pass {
     enum Work {
       /// Takes the sums of a stage in one of its phases. The operand is the gradient, or (updates) the update.
       case measure(Stage, Int)
@@ -140,6 +144,9 @@ package final class Branch {
     var scratchUpdate = false
     var updates: [Stage] = []
     var after: [Stage] = []
+    init(work: Work, chain: [Stage] = [], scratchGradient: Bool = false, scratchUpdate: Bool = false, updates: [Stage] = []) {
+      (self.work, self.chain, self.scratchGradient, self.scratchUpdate, self.updates) = (work, chain, scratchGradient, scratchUpdate, updates)
+    }
     /// A whole-list sum: all tensors must be through before the next pass.
     var barrier: Bool {
       switch work {
@@ -198,7 +205,7 @@ package final class Branch {
     }
     // A materialised gradient and a materialised update never need the scratch tensor at once, but for update transforms that compare
     // them: those read the host's gradient again.
-    var final = Pass(work: .final, chain: chain, scratchGradient: fromScratch && !fromUpdate, scratchUpdate: fromUpdate, updates: pending)
+    let final = Pass(work: .final, chain: chain, scratchGradient: fromScratch && !fromUpdate, scratchUpdate: fromUpdate, updates: pending)
     var rest = after[...]
     while let s = rest.first, s.whole == nil, s.phases == 0 {
       final.after.append(s)
@@ -211,7 +218,7 @@ package final class Branch {
         passes.append(Pass(work: .wholeAfter(s)))
         needsScratch = true
       } else {
-        var p = Pass(work: .after)
+        let p = Pass(work: .after)
         p.after = [s]
         while let n = rest.first, n.whole == nil, n.phases == 0 {
           p.after.append(n)

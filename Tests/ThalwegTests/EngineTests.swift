@@ -1,0 +1,139 @@
+import CThalweg
+import Foundation
+import XCTest
+
+@testable import Thalweg
+
+/// The engine on small buffers: storage, reductions, random numbers, lanes.
+final class EngineTests: XCTestCase {
+  func testEightBitKeepsSmallSecondMomentsAlive() {
+    let n = 1024
+    var x = (0..<n).map { i in Float(pow(10.0, -Double(i % 16))) }
+    let slot = UnsafeMutableRawPointer.allocate(byteCount: EightBit.bytes(n), alignment: 64)
+    defer { slot.deallocate() }
+    EightBit.encode(slot, n, 0, n, x, signed: false)
+    var y = [Float](repeating: -1, count: n)
+    EightBit.decode(slot, n, 0, n, &y, signed: false)
+    for i in 0..<n {
+      XCTAssertGreaterThan(y[i], 0, "a positive number became zero")
+      // above 2^-15 of the block's largest: 1/32 relative (half a step of 1/16), twice that where the octave turns
+      if x[i] > 0x1p-13 { XCTAssertEqual(y[i] / x[i], 1, accuracy: 0.07) }
+    }
+    x = (0..<n).map { Float(sin(Double($0))) * 3 }
+    EightBit.encode(slot, n, 0, n, x, signed: true)
+    EightBit.decode(slot, n, 0, n, &y, signed: true)
+    for i in 0..<n { XCTAssertEqual(y[i], x[i], accuracy: 0.04 * abs(x[i]) + 0.002) }
+    // encoding what was decoded changes nothing: a state that is only read does not drift
+    var z = y
+    EightBit.encode(slot, n, 0, n, y, signed: true)
+    EightBit.decode(slot, n, 0, n, &z, signed: true)
+    for i in 0..<n { XCTAssertEqual(z[i], y[i], accuracy: 1e-6 * abs(y[i])) }
+  }
+
+  func testBFloat16RoundsToNearestEven() {
+    XCTAssertEqual(bf16FromFloat(1), 0x3f80)
+    XCTAssertEqual(bf16FromFloat(Float(bitPattern: 0x3f80_8000)), 0x3f80)   // a tie goes to the even neighbour
+    XCTAssertEqual(bf16FromFloat(Float(bitPattern: 0x3f81_8000)), 0x3f82)
+    XCTAssertTrue(floatFromBF16(bf16FromFloat(.nan)).isNaN)
+    XCTAssertEqual(floatFromBF16(bf16FromFloat(.infinity)), .infinity)
+  }
+
+  func testStochasticRoundingIsUnbiased() {
+    let x: Float = 1 + 0x1p-9   // a quarter between two neighbours
+    var sum = 0.0
+    for i in 0..<20_000 {
+      let noise = UInt32(truncatingIfNeeded: Random.mix(3, UInt64(i)) >> 32)
+      sum += Double(floatFromBF16(bf16Stochastic(x, noise)))
+    }
+    XCTAssertEqual(sum / 20_000, Double(x), accuracy: 2e-4)   // 4 standard errors of 3.4e-3/sqrt(20000)
+    XCTAssertEqual(floatFromBF16(bf16Stochastic(1, 0xffff_ffff)), 1)
+  }
+
+  func testNormalNumbersHaveTheRightMoments() {
+    let n = 200_000
+    var m = (0.0, 0.0, 0.0, 0.0)
+    for i in 0..<n {
+      let z = Random.normal(42, i)
+      m = (m.0 + z, m.1 + z * z, m.2 + z * z * z, m.3 + z * z * z * z)
+    }
+    let k = Double(n)
+    XCTAssertEqual(m.0 / k, 0, accuracy: 0.01)
+    XCTAssertEqual(m.1 / k, 1, accuracy: 0.015)
+    XCTAssertEqual(m.2 / k, 0, accuracy: 0.04)
+    XCTAssertEqual(m.3 / k, 3, accuracy: 0.1)
+  }
+
+  func testExponentialOfALane() {
+    var worst = 0.0
+    for start in stride(from: -100.0, to: 88.0, by: 0.37) {
+      let x = SIMD16<Float>((0..<16).map { Float(start + Double($0) * 0.02) })
+      let y = SIMD16<Float>.exp(x)
+      for i in 0..<16 where x[i] > -87 && x[i] < 88 {
+        worst = max(worst, abs(Double(y[i]) / Foundation.exp(Double(x[i])) - 1))
+      }
+    }
+    XCTAssertLessThan(worst, 3e-7)
+    XCTAssertTrue(SIMD16<Float>.exp(SIMD16<Float>(repeating: .nan))[3].isNaN)
+    XCTAssertEqual(SIMD16<Float>.exp(SIMD16<Float>(repeating: -200))[0], 0)
+  }
+
+  func testLaneHelpersAtTheirEdges() {
+    let v = SIMD16<Float>([0, -0.0, 1, -2, .nan, .infinity, -.infinity, 3, 0, 0, 0, 0, 0, 0, 0, 0])
+    let s = v.sign
+    XCTAssertEqual(s[0], 0)
+    XCTAssertEqual(s[2], 1)
+    XCTAssertEqual(s[3], -1)
+    XCTAssertTrue(s[4].isNaN)
+    XCTAssertEqual(s[6], -1)
+    XCTAssertTrue(SIMD16<Float>.max(v, SIMD16<Float>(0))[4].isNaN)
+    XCTAssertTrue(SIMD16<Float>.max(SIMD16<Float>(0), v)[4].isNaN)
+    XCTAssertEqual(v.clipped(to: 1.5)[5], 1.5)
+    XCTAssertEqual(v.clipped(to: 1.5)[3], -1.5)
+    XCTAssertEqual(v.shrunk(by: 0.5)[3], -1.5)
+    XCTAssertEqual(v.shrunk(by: 1.0)[2], 0)
+    XCTAssertEqual(SIMD16<Float>(0).divide(SIMD16<Float>(0))[0], 0)
+  }
+
+  func testStridedRunsVisitEveryElementOnce() {
+    var buffer = (0..<120).map(Float.init)
+    buffer.withUnsafeMutableBufferPointer { b in
+      var shape: [Int64] = [3, 4, 5], strides: [Int64] = [40, 5, 2]
+      shape.withUnsafeMutableBufferPointer { s in
+        strides.withUnsafeMutableBufferPointer { t in
+          var tensor = tw_tensor()
+          tensor.data = UnsafeMutableRawPointer(b.baseAddress)
+          (tensor.dtype, tensor.ndim, tensor.shape, tensor.strides) = (1, 3, UnsafePointer(s.baseAddress), UnsafePointer(t.baseAddress))
+          guard let v = try? View(tensor, "t") else { return XCTFail("a good view was refused") }
+          let l = Layout(v)
+          defer { l.release() }
+          var out = [Float](repeating: -1, count: 60)
+          // any cut gives the same elements
+          for cut in [1, 7, 13, 60] {
+            var i = 0
+            while i < 60 {
+              let n = min(cut, 60 - i)
+              out.withUnsafeMutableBufferPointer { l.read(i, n, $0.baseAddress! + i, scale: 1) }
+              i += n
+            }
+            var k = 0
+            for a in 0..<3 { for c in 0..<4 { for d in 0..<5 { XCTAssertEqual(out[k], Float(a * 40 + c * 5 + d * 2)); k += 1 } } }
+          }
+        }
+      }
+    }
+  }
+
+  func testThreadsRunEveryTaskOnce() {
+    for threads in [1, 2, 3, 5] {
+      Threads.setCount(threads)
+      for count in [0, 1, 2, 100] {
+        let hits = UnsafeMutablePointer<Int64>.allocate(capacity: max(1, count))
+        hits.initialize(repeating: 0, count: max(1, count))
+        defer { hits.deallocate() }
+        for _ in 0..<50 { Threads.run(count, parallel: true) { i in twi_fetch_add(hits + i, 1) } }
+        for i in 0..<count { XCTAssertEqual(hits[i], 50) }
+      }
+    }
+    Threads.setCount(2)
+  }
+}
