@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 from pathlib import Path
 
 from . import common
@@ -25,6 +26,9 @@ def main() -> None:
         threads = [int(t) for t in args.threads.split(",")]
     except ValueError:
         parser.error("--threads is a list of numbers, as 1,2")
+    cpus = len(os.sched_getaffinity(0))
+    if not all(1 <= t <= cpus for t in threads):
+        parser.error(f"--threads: this process may use {cpus} CPUs")
     if args.worker:
         return common.work(args.worker, threads[0])
 

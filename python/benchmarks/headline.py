@@ -56,7 +56,7 @@ def candidates(case: str, quick: bool) -> tuple[Shapes, dict[str, Callable[[], S
         OURS: partial(peers.ours, "muon", square),
         "torch.optim.Muon": partial(peers.torch, "Muon", square),
         "optax.contrib.muon": partial(peers.optax, "contrib.muon", square, learning_rate=1e-3),
-        "pytorch_optimizer Muon": partial(peers.pytorch_optimizer, "muon", square),
+        "pytorch_optimizer Muon": partial(peers.pytorch_optimizer, "muon", square, use_muon=True),
     }
     return square, steps, report
 

@@ -46,7 +46,8 @@ def _torch_step(make: Any, shapes: Shapes, options: dict[str, Any]) -> Step:
     tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
     for tensor, grad in zip(tensors, grads):
         tensor.grad = torch.from_numpy(grad)
-    opt = make(tensors, **options)
+    groups = [{"params": tensors, "use_muon": True}] if options.pop("use_muon", False) else tensors
+    opt = make(groups, **options)
     if hasattr(opt, "train"):
         opt.train()
     return opt.step
