@@ -31,7 +31,7 @@ struct ClipGlobalNorm: ElementRule {
       """,
     source: "Pascanu, Mikolov, Bengio, 2012, arXiv:1211.5063",
     parameters: [
-      .number("max_norm", 1, .above(0), "largest norm"), .number("norm_type", 2, .atLeast(1), "2, 1 or inf"),
+      .number("max_norm", 1, .above(0), "largest norm"), .number("norm_type", 2, .atLeast(1), "2, 1 or inf").orInfinite(),
       .flag("per_tensor", false, "every tensor alone", live: false), .eps(0, "added to the norm"),
     ],
     validate: { (h) throws(Failure) in
