@@ -640,7 +640,9 @@ package final class Optimizer {
   package func next(loss: Double?) throws(Failure) -> (Request?, Int) {
     if phase < 0 {
       try ready()
+      let known = planned
       try prepare()
+      for i in known..<bound.count { try showView(i) }
       phase = 0
       var first = Request(kind: needsLoss ? .lossAndGradient : .gradient, pass: 0, tag: UInt64(step) &* 2)
       if let stage = sourceStage, let source = stage.source, let ask = source.opening(SourceIO(self, stage, opening: true)) { first = fill(ask) }
@@ -1088,6 +1090,13 @@ package final class Optimizer {
       if let shadow = r.pointee.shadow { Walker.write(shadow, r, 0, n, v, rounding: nil) }
     default: break
     }
+  }
+
+  /// The host takes its first gradient where it will take all others: at the view of a stored tensor.
+  private func showView(_ i: Int) throws(Failure) {
+    guard records[i].count > 0, let s = viewStage(bound[i]) else { return }
+    _ = context0(s, i)
+    try runWhole(i, Branch.Pass(work: .wholeAfter(s)))
   }
 
   private func callWhole(_ s: Stage, _ i: Int, _ v: UnsafeMutableRawPointer, companion: UnsafeMutableRawPointer?) throws(Failure) {
