@@ -16,17 +16,22 @@ package struct Operands {
   }
 }
 
-/// Up to eight state buffers. A struct of fields, not an array: a constant subscript costs nothing.
+/// Up to sixteen state buffers. A struct of fields, not an array: a constant subscript costs nothing.
 package struct SlotPointers {
-  package static let capacity = 8
+  package static let capacity = 16
   private var a: UnsafeMutableRawPointer, b: UnsafeMutableRawPointer, c: UnsafeMutableRawPointer, d: UnsafeMutableRawPointer
   private var e: UnsafeMutableRawPointer, f: UnsafeMutableRawPointer, h: UnsafeMutableRawPointer, i: UnsafeMutableRawPointer
+  private var j: UnsafeMutableRawPointer, k: UnsafeMutableRawPointer, l: UnsafeMutableRawPointer, m: UnsafeMutableRawPointer
+  private var n: UnsafeMutableRawPointer, o: UnsafeMutableRawPointer, q: UnsafeMutableRawPointer, r: UnsafeMutableRawPointer
 
-  package init(repeating p: UnsafeMutableRawPointer) { (a, b, c, d, e, f, h, i) = (p, p, p, p, p, p, p, p) }
+  package init(repeating p: UnsafeMutableRawPointer) {
+    (a, b, c, d, e, f, h, i) = (p, p, p, p, p, p, p, p)
+    (j, k, l, m, n, o, q, r) = (p, p, p, p, p, p, p, p)
+  }
 
-  package subscript(k: Int) -> UnsafeMutableRawPointer {
+  package subscript(index: Int) -> UnsafeMutableRawPointer {
     @inline(__always) get {
-      switch k {
+      switch index {
       case 0: a
       case 1: b
       case 2: c
@@ -34,11 +39,19 @@ package struct SlotPointers {
       case 4: e
       case 5: f
       case 6: h
-      default: i
+      case 7: i
+      case 8: j
+      case 9: k
+      case 10: l
+      case 11: m
+      case 12: n
+      case 13: o
+      case 14: q
+      default: r
       }
     }
     @inline(__always) set {
-      switch k {
+      switch index {
       case 0: a = newValue
       case 1: b = newValue
       case 2: c = newValue
@@ -46,7 +59,15 @@ package struct SlotPointers {
       case 4: e = newValue
       case 5: f = newValue
       case 6: h = newValue
-      default: i = newValue
+      case 7: i = newValue
+      case 8: j = newValue
+      case 9: k = newValue
+      case 10: l = newValue
+      case 11: m = newValue
+      case 12: n = newValue
+      case 13: o = newValue
+      case 14: q = newValue
+      default: r = newValue
       }
     }
   }
@@ -104,7 +125,7 @@ package struct Sums {
     if L.width == 16 { top = SIMD8<Double>.max(top, w.high) }
   }
   /// Sum 0.
-  @inline(__always) var first: Double { (low.0 + high.0).sum() }
+  @inline(__always) package var first: Double { (low.0 + high.0).sum() }
   /// Writes the four sums and the maximum.
   @inline(__always) func write(_ out: UnsafeMutablePointer<Double>) {
     out[0] = (low.0 + high.0).sum()

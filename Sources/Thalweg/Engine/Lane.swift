@@ -184,8 +184,8 @@ extension SIMD8<Double>: Lane {
     let e = Self(repeating: 1) - ((low - (r * c) / (Self(repeating: 2) - c)) - high)
     let k = unsafeBitCast(shifted, to: SIMD8<Int64>.self) &- SIMD8<Int64>(repeating: 0x4338_0000_0000_0000)
     // the halves of an even split of k; k + 2048 is positive, so that a logical shift halves it
-    let half = unsafeBitCast(unsafeBitCast(k &+ SIMD8<Int64>(repeating: 2048), to: SIMD8<UInt64>.self) &>> SIMD8<UInt64>(repeating: 1), to: SIMD8<Int64>.self)
-      &- SIMD8<Int64>(repeating: 1024)
+    let positive = unsafeBitCast(k &+ SIMD8<Int64>(repeating: 2048), to: SIMD8<UInt64>.self)
+    let half = unsafeBitCast(positive &>> SIMD8<UInt64>(repeating: 1), to: SIMD8<Int64>.self) &- SIMD8<Int64>(repeating: 1024)
     let bias = SIMD8<Int64>(repeating: 1023), shift = SIMD8<Int64>(repeating: 52)
     let a = unsafeBitCast((half &+ bias) &<< shift, to: Self.self)
     let b = unsafeBitCast(((k &- half) &+ bias) &<< shift, to: Self.self)

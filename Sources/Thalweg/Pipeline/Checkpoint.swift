@@ -36,7 +36,7 @@ package enum Checkpoint {
       let b = o.bound[row.tensor]
       let bytes = o.stateBytes(row)
       let dense = row.index < 0 ? "F32" : row.format == .direct ? (b.view.dtype == .f64 ? "F64" : "F32") : row.format == .bf16 ? "BF16" : "U8"
-      let shape = dense == "U8" ? [bytes] : b.view.shape
+      let shape = dense == "U8" ? [bytes] : row.slot.count.map { [$0] } ?? b.view.shape
       // Stages are numbered, so that two of one name do not meet.
       let stage = row.index < 0 ? "engine" : "\(row.stage.id).\(row.stage.name)"
       add("\(b.name)/\(stage)/\(row.slot.name)", dense, shape, bytes)

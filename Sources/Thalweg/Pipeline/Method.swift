@@ -100,8 +100,8 @@ package struct Registered: Sendable {
 package enum Registry {
   package static let all: [Registered] = {
     let lists = [
-      optimizerList, matrixList, transformList, perturbationList, aggregatorList, scheduleList, averageList, regularizerList,
-      constraintList, maskList, pipelineList, diagnosticList, elementList,
+      optimizerList, elementList, globalList, matrixList, transformList, perturbationList, aggregatorList, scheduleList, averageList,
+      regularizerList, constraintList, maskList, pipelineList, diagnosticList,
     ]
     return lists.flatMap { $0 }.sorted { $0.method.name < $1.method.name }
   }()
@@ -149,6 +149,10 @@ package func entry<S: Schedule>(_: S.Type) -> Registered {
 }
 package func entry<S: Source>(_: S.Type) -> Registered {
   Registered(method: S.method, component: .source { (h) throws(Failure) in try S(h) })
+}
+/// Registers a rule with the source that belongs to it; nil: these hyper-parameters need none.
+package func entry<R: ElementRule>(_: R.Type, source: @escaping @Sendable (Hyper) throws(Failure) -> (any Source)?) -> Registered {
+  Registered(method: R.method, component: .driven(source, kernels(R.self)))
 }
 /// Registers a name that stands for a sentence.
 package func alias(_ method: Method, _ expand: @escaping @Sendable (Hyper) -> [StageNode]) -> Registered {

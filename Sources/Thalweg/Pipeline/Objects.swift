@@ -240,7 +240,7 @@ extension Optimizer {
       let b = bound[row.tensor]
       let storage: Int32 = row.format == .direct ? (b.view.dtype == .f64 ? 0 : 1) : row.format == .bf16 ? 2 : 3
       return StateDescription(
-        stage: row.index < 0 ? "engine" : row.stage.name, slot: row.slot.name, tensor: row.tensor, count: b.view.count, bytes: stateBytes(row), storage: storage)
+        stage: row.index < 0 ? "engine" : row.stage.name, slot: row.slot.name, tensor: row.tensor, count: elements(row), bytes: stateBytes(row), storage: storage)
     }
   }
   package func readState(_ index: Int, _ out: UnsafeMutablePointer<Double>) throws(Failure) {

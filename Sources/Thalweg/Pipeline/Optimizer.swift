@@ -298,7 +298,7 @@ package final class Optimizer {
   // MARK: state
 
   private func format(_ slot: Slot, _ b: Bound) -> SlotStore.Format {
-    if b.view.dtype == .f64 || slot.storage == .exact { return .direct }
+    if b.view.dtype == .f64 || slot.storage == .exact || slot.count != nil { return .direct }
     switch options.state {
     case .f32: return .direct
     case .bf16: return .bf16
@@ -338,7 +338,7 @@ package final class Optimizer {
       let size = b.view.dtype.computeSize
       estimate += Double(b.view.count) * Double(stateRows(i).count + 3) * 16
       guard estimate < 1e17 else { throw Failure(Status.memory, "the state of these tensors does not fit into any memory") }
-      for row in stateRows(i) { bytes += aligned(SlotStore.bytes(row.format, b.view.count, size)) }
+      for row in stateRows(i) { bytes += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size)) }
       if needsMaster(b) { bytes += aligned(b.view.count * 4) }
       for s in stages where uses(s, b) {
         ruleBytes += aligned(s.element?.size ?? 0)
@@ -370,7 +370,7 @@ package final class Optimizer {
       r.pointee.firstSlot[stages.count] = Int32(next)
       for (k, row) in rows.enumerated() {
         (stores + k).initialize(to: SlotStore(base: at, format: row.format))
-        at += aligned(SlotStore.bytes(row.format, b.view.count, size))
+        at += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size))
       }
       if needsMaster(b) {
         r.pointee.master = at
@@ -413,10 +413,10 @@ package final class Optimizer {
   }
 
   private static func start(_ r: UnsafeMutablePointer<Record>, _ s: UnsafeMutablePointer<SlotStore>, _ slot: Slot) {
-    let n = r.pointee.count
+    let n = slot.elements(of: r.pointee.count)
     switch slot.start {
     case .zero: break
-    case .parameters: readParameters(r, s.pointee.base)
+    case .parameters: if slot.count == nil { readParameters(r, s.pointee.base) }
     case .value(let x):
       if s.pointee.format == .direct {
         if r.pointee.isDouble { s.pointee.base.assumingMemoryBound(to: Double.self).update(repeating: x, count: n) } else {
@@ -565,6 +565,14 @@ package final class Optimizer {
   }
 
   /// Changes parameters, gradients and the source's state element by element.
+  func change(stage: Stage, slots order: [Int]? = nil, parameters: Bool, gradients: Bool = false, _ op: (_ tensor: Int) -> some ElementOperation) {
+    forEachBlock { r, offset, count, scratch, _ in
+      let op = op(r - self.records)
+      self.plain(r, stage, order, offset, count, scratch, writeBack: parameters, gradients: gradients) { o in
+        if r.pointee.isDouble { plainKernel(op, SIMD8<Double>.self)(o) } else { plainKernel(op, SIMD16<Float>.self)(o) }
+      }
+    }
+  }
   func change(_ op: some ElementOperation, stage: Stage, slots order: [Int]? = nil, parameters: Bool, gradients: Bool = false) {
     let kernels = (plainKernel(op, SIMD16<Float>.self), plainKernel(op, SIMD8<Double>.self))
     forEachBlock { r, offset, count, scratch, _ in
@@ -643,6 +651,7 @@ package final class Optimizer {
       let known = planned
       try prepare()
       for i in known..<bound.count { try showView(i) }
+      activate()
       phase = 0
       var first = Request(kind: needsLoss ? .lossAndGradient : .gradient, pass: 0, tag: UInt64(step) &* 2)
       if let stage = sourceStage, let source = stage.source, let ask = source.opening(SourceIO(self, stage, opening: true)) { first = fill(ask) }
@@ -656,7 +665,7 @@ package final class Optimizer {
         guard loss.isFinite else { throw Failure(Status.nonfinite, "\(who) needs a finite loss, got \(text(loss)); nothing was changed") }
         observed["loss"] = loss
       }
-      if phase == 0 { try begin(); phase = 0 } else { try checkFinite() }
+      if phase == 0 { try begin(); phase = 0 } else { try checkPresent(); try checkFinite() }
       guard let stage = sourceStage, let source = stage.source else {
         return (nil, try update(nil))
       }
@@ -747,7 +756,7 @@ package final class Optimizer {
 
   /// Undoes a step between its requests.
   private func abandon() {
-    if phase > 0, let stage = sourceStage, let source = stage.source {
+    if phase >= 0, let stage = sourceStage, let source = stage.source, phase > 0 || source.opensAway {
       activate()
       source.cancel(phase, SourceIO(self, stage))
     }
@@ -780,6 +789,13 @@ package final class Optimizer {
   private static let nonFinite = (
     plainMeasure(NonFiniteCount(), SIMD16<Float>.self), plainMeasure(NonFiniteCount(), SIMD8<Double>.self)
   )
+
+  /// A tensor that had a gradient at the first request of a step has one at all of them.
+  private func checkPresent() throws(Failure) {
+    for i in 0..<bound.count where records[i].active && (records[i].absent || !records[i].bound) {
+      throw Failure(Status.sequence, "\(label("gradient", i)) is absent, but was there at the first request of this step; pass zeros")
+    }
+  }
 
   private func checkFinite() throws(Failure) {
     guard options.nonFinite != .propagate || needsFinite else { return }
@@ -953,13 +969,20 @@ package final class Optimizer {
       // sums over all tensors
       var done: [Int] = []
       for branch in branches where segment < branch.segments.count {
-        guard let last = branch.segments[segment].last, case .measure(let s, let p) = last.work, s.scope == .global, !done.contains(s.id) else { continue }
+        guard let last = branch.segments[segment].last, case .measure(let s, let p) = last.work, s.reach[p] == .global, !done.contains(s.id) else { continue }
         done.append(s.id)
         total(where: { r in
           let passes = self.branches[r.pointee.branch].segments
           guard segment < passes.count, let l = passes[segment].last, case .measure(let other, _) = l.work else { return false }
           return other === s
         }, totals)
+        if s.scope == .tensor {
+          for i in 0..<bound.count where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
+            s.element?.finish(p, Totals(p: totals), records[i].scalars[s.id], s.hyper[records[i].group], context(s, branches[records[i].branch], i))
+            remake(s, i)
+          }
+          continue
+        }
         guard let first = (0..<bound.count).first(where: { records[$0].active && branches[records[$0].branch].stages.contains { $0 === s } }) else { continue }
         s.element?.finish(p, Totals(p: totals), s.globals, s.hyper[records[first].group], context(s, branch, first))
         var made: [UnsafeMutableRawPointer] = []
@@ -1042,7 +1065,7 @@ package final class Optimizer {
   }
 
   private func finishTensor(_ pass: Branch.Pass, _ i: Int, _ out: UnsafeMutablePointer<Double>) {
-    guard case .measure(let s, let p) = pass.work, s.scope == .tensor, let e = s.element else { return }
+    guard case .measure(let s, let p) = pass.work, s.reach[p] == .tensor, let e = s.element else { return }
     let r = records + i
     total(r, out)
     e.finish(p, Totals(p: out), r.pointee.scalars[s.id], s.hyper[r.pointee.group], context(s, branches[r.pointee.branch], i))
@@ -1265,16 +1288,18 @@ package final class Optimizer {
   func allocated() throws(Failure) { try prepare() }
   func storage(_ row: StateRow) -> (base: UnsafeMutableRawPointer, bytes: Int) {
     let r = records + row.tensor
-    let bytes = row.index < 0 ? r.pointee.count * 4 : SlotStore.bytes(row.format, r.pointee.count, r.pointee.size)
+    let bytes = row.index < 0 ? r.pointee.count * 4 : SlotStore.bytes(row.format, row.slot.elements(of: r.pointee.count), r.pointee.size)
     let base = row.index < 0 ? r.pointee.master ?? UnsafeMutableRawPointer(StepContext.nothing) : r.pointee.slots[row.index].base
     return (base, bytes)
   }
+  /// How many numbers a row of state holds.
+  func elements(_ row: StateRow) -> Int { row.slot.elements(of: bound[row.tensor].view.count) }
   func stateBytes(_ row: StateRow) -> Int {
-    row.index < 0 ? bound[row.tensor].view.count * 4 : SlotStore.bytes(row.format, bound[row.tensor].view.count, bound[row.tensor].view.dtype.computeSize)
+    row.index < 0 ? bound[row.tensor].view.count * 4 : SlotStore.bytes(row.format, elements(row), bound[row.tensor].view.dtype.computeSize)
   }
   func widen(_ row: StateRow, _ out: UnsafeMutablePointer<Double>) {
     let r = records + row.tensor
-    let n = r.pointee.count
+    let n = elements(row)
     let s = storage(row).base
     if row.format == .direct {
       if r.pointee.isDouble { for i in 0..<n { out[i] = s.assumingMemoryBound(to: Double.self)[i] } } else {

@@ -34,6 +34,8 @@ package struct Parameter: Sendable {
   }
   /// Lists that have a name.
   package var presets: [(name: String, values: [Double])] = []
+  /// A choice that may also be a whole number.
+  package var takesInteger = false
 
   package var code: Int32 {
     switch kind {
@@ -98,6 +100,12 @@ extension Parameter {
   package static func flag(_ name: String, _ standard: Bool, _ meaning: String, live: Bool = true) -> Parameter {
     Parameter(name: name, kind: .flag, meaning: meaning, standard: .flag(standard), live: live)
   }
+  /// One of several words, or a whole number.
+  package static func choiceOrInteger(_ name: String, _ words: [String], _ meaning: String, standard: Int = 0, live: Bool = true) -> Parameter {
+    var p = choice(name, words, meaning, standard: standard, live: live)
+    p.takesInteger = true
+    return p
+  }
   /// One of several words; the first is the default unless `standard` names another.
   package static func choice(_ name: String, _ words: [String], _ meaning: String, standard: Int = 0, live: Bool = true) -> Parameter {
     Parameter(name: name, kind: .choice(words), meaning: meaning, standard: .choice(standard), live: live)
@@ -114,6 +122,13 @@ extension Parameter {
   }
   package static func object(_ name: String, _ kind: Kind, _ meaning: String) -> Parameter {
     Parameter(name: name, kind: kind, meaning: meaning, standard: nil, live: false)
+  }
+
+  /// The same, but it cannot change while running.
+  package var fixed: Parameter {
+    var p = self
+    p.live = false
+    return p
   }
 
   package static func lr(_ standard: Double?, _ range: Range = .atLeast(0)) -> Parameter { .number("lr", standard, range, "step size") }
@@ -165,7 +180,7 @@ extension Parameter {
     case .number: "a number \(rangeText), or a schedule" + (optional ? ", or none" : "")
     case .integer: "a whole number \(rangeText)"
     case .flag: "true or false"
-    case .choice(let words): "one of " + words.joined(separator: ", ")
+    case .choice(let words): "one of " + words.joined(separator: ", ") + (takesInteger ? ", or a whole number" : "")
     case .list: "a list of numbers [a, b, ...]" + presets.map { ", or \($0.name)" }.joined() + (optional ? ", or none" : "")
     case .regularizer: "a regularizer, as l1(1e-4)"
     case .constraint: "a constraint, as l2_ball(1)"
@@ -207,6 +222,7 @@ extension Parameter {
     case (.choice(let words), .string(let s)):
       guard let k = words.firstIndex(of: s) else { throw wrong() }
       return .choice(k)
+    case (.choice, .number(let x)) where takesInteger && x == x.rounded() && abs(x) <= 9e15: return .number(x)
     case (.choice(let words), .number(let x)):
       guard let k = words.firstIndex(of: text(x)) else { throw wrong() }
       return .choice(k)
@@ -360,6 +376,7 @@ extension Parameter {
     case .number(let x): .number(x)
     case .list(let xs): .list(xs.map { .number($0) })
     case .schedule(let s), .stage(let s): .word(s)
+    case .schedules(let list): .list(list.map { .word($0) })
     case .pipeline(let s): .sentence(s)
     case .none, .flag, .choice: .word(StageNode(name: write(value), arguments: [], position: 0))
     }

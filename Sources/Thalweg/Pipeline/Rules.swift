@@ -41,7 +41,7 @@ package enum Decay: Sendable {
   case rule
 }
 
-/// A state buffer of the shape of the parameter.
+/// A state buffer, of the shape of the parameter unless it says how many elements it has.
 package struct Slot: Sendable {
   package enum Start: Sendable { case zero, value(Double), parameters }
   /// How it may be stored: moments tolerate 16 and 8 bits; what is exact is kept in the compute type.
@@ -50,9 +50,13 @@ package struct Slot: Sendable {
   package var meaning: String
   package var storage: Storage
   package var start: Start
-  package init(_ name: String, _ meaning: String, _ storage: Storage = .exact, start: Start = .zero) {
-    (self.name, self.meaning, self.storage, self.start) = (name, meaning, storage, start)
+  /// Its elements, where they are not those of the parameter: row sums, bases, factors. Only whole-tensor rules have such buffers; they
+  /// are kept exactly and start at a number.
+  package var count: Int?
+  package init(_ name: String, _ meaning: String, _ storage: Storage = .exact, start: Start = .zero, count: Int? = nil) {
+    (self.name, self.meaning, self.storage, self.start, self.count) = (name, meaning, storage, start, count)
   }
+  package func elements(of parameter: Int) -> Int { count ?? parameter }
   /// An average that keeps signs.
   package static func moment(_ name: String, _ meaning: String) -> Slot { Slot(name, meaning, .signed) }
   /// An average of squares or magnitudes: never negative.
@@ -99,6 +103,9 @@ package protocol ElementRule: BitwiseCopyable, Sendable {
   static func scalars(_ h: Hyper) -> [Scalar]
   static func scope(_ h: Hyper) -> Scope
   static func phases(_ h: Hyper) -> Int
+  /// Over what the sums of a phase reach, where that is not the scope: a stage with scalars a tensor may also take sums over all tensors,
+  /// which every tensor then receives.
+  static func reach(_ h: Hyper, _ phase: Int) -> Scope
   static func decay(_ h: Hyper) -> Decay
   /// The rule's numbers differ from tensor to tensor (by shape, or by random draws), so that it is made anew for each.
   static var perTensor: Bool { get }
@@ -122,6 +129,7 @@ extension ElementRule {
   package static func scalars(_ h: Hyper) -> [Scalar] { [] }
   package static func scope(_ h: Hyper) -> Scope { .global }
   package static func phases(_ h: Hyper) -> Int { 0 }
+  package static func reach(_ h: Hyper, _ phase: Int) -> Scope { scope(h) }
   package static func decay(_ h: Hyper) -> Decay { .none }
   package static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {}
   package static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {}
@@ -164,6 +172,7 @@ package final class ElementKernels: Sendable {
   let scalars: @Sendable (Hyper) -> [Scalar]
   let scope: @Sendable (Hyper) -> Scope
   let phases: @Sendable (Hyper) -> Int
+  let reach: @Sendable (Hyper, Int) -> Scope
   let decay: @Sendable (Hyper) -> Decay
   let perTensor: Bool
   let begin: Begin
@@ -179,12 +188,12 @@ package final class ElementKernels: Sendable {
 
   init(
     size: Int, prepare: @escaping Prepare, slots: @escaping @Sendable (Hyper, Shape) -> [Slot], scalars: @escaping @Sendable (Hyper) -> [Scalar],
-    scope: @escaping @Sendable (Hyper) -> Scope, phases: @escaping @Sendable (Hyper) -> Int, decay: @escaping @Sendable (Hyper) -> Decay,
-    perTensor: Bool, begin: @escaping Begin, finish: @escaping Finish, fused: (Kernel, Kernel), map: (Kernel, Kernel), measure: (Measure, Measure),
+    scope: @escaping @Sendable (Hyper) -> Scope, phases: @escaping @Sendable (Hyper) -> Int, reach: @escaping @Sendable (Hyper, Int) -> Scope,
+    decay: @escaping @Sendable (Hyper) -> Decay, perTensor: Bool, begin: @escaping Begin, finish: @escaping Finish, fused: (Kernel, Kernel), map: (Kernel, Kernel), measure: (Measure, Measure),
     evaluates: Bool, ruleStep: @escaping @Sendable (Int, Hyper) -> Int, evaluate: (Kernel, Kernel)
   ) {
     (self.size, self.prepare, self.slots, self.scalars, self.scope, self.phases) = (size, prepare, slots, scalars, scope, phases)
-    (self.decay, self.perTensor, self.begin, self.finish) = (decay, perTensor, begin, finish)
+    (self.reach, self.decay, self.perTensor, self.begin, self.finish) = (reach, decay, perTensor, begin, finish)
     (self.fused, self.map, self.measure, self.evaluates, self.ruleStep, self.evaluate) = (fused, map, measure, evaluates, ruleStep, evaluate)
   }
 }
@@ -196,7 +205,8 @@ package func kernels<R: ElementRule>(_: R.Type) -> ElementKernels {
   ElementKernels(
     size: MemoryLayout<R>.stride,
     prepare: { h, c, p in p.storeBytes(of: R(h, c), as: R.self) },
-    slots: { R.slots($0, $1) }, scalars: { R.scalars($0) }, scope: { R.scope($0) }, phases: { R.phases($0) }, decay: { R.decay($0) }, perTensor: R.perTensor,
+    slots: { R.slots($0, $1) }, scalars: { R.scalars($0) }, scope: { R.scope($0) }, phases: { R.phases($0) },
+    reach: { R.reach($0, $1) }, decay: { R.decay($0) }, perTensor: R.perTensor,
     begin: { R.begin($0, $1, $2) }, finish: { R.finish($0, $1, $2, $3, $4) },
     fused: (fusedKernel(R.self, SIMD16<Float>.self), fusedKernel(R.self, SIMD8<Double>.self)),
     map: (mapKernel(R.self, SIMD16<Float>.self), mapKernel(R.self, SIMD8<Double>.self)),
@@ -321,6 +331,8 @@ package protocol WholeRule: Sendable {
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
   /// A factorisation may fail: the engine then keeps copies, so that a failed step changes nothing.
   static var mayFail: Bool { get }
+  /// The same, where it depends on the hyper-parameters.
+  static func mayFail(_ h: Hyper) -> Bool
   /// The first slot receives the parameters as they were before the step.
   static var keepsPoint: Bool { get }
   init(_ h: Hyper, _ c: StepContext)
@@ -332,6 +344,7 @@ extension WholeRule {
   package static func decay(_ h: Hyper) -> Decay { .none }
   package static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
   package static var mayFail: Bool { false }
+  package static func mayFail(_ h: Hyper) -> Bool { mayFail }
   package static var keepsPoint: Bool { false }
 }
 
@@ -339,7 +352,7 @@ package struct WholeKernels: Sendable {
   let slots: @Sendable (Hyper, Shape) -> [Slot]
   let decay: @Sendable (Hyper) -> Decay
   let accepts: @Sendable (Hyper, Shape) throws(Failure) -> Void
-  let mayFail: Bool
+  let mayFail: @Sendable (Hyper) -> Bool
   let keepsPoint: Bool
   let f32: @Sendable (Hyper, StepContext, Whole<Float>) throws(Failure) -> Void
   let f64: @Sendable (Hyper, StepContext, Whole<Double>) throws(Failure) -> Void
@@ -349,7 +362,7 @@ package struct WholeKernels: Sendable {
 package func kernels<R: WholeRule>(_: R.Type) -> WholeKernels {
   WholeKernels(
     slots: { R.slots($0, $1) }, decay: { R.decay($0) },
-    accepts: { (h, s) throws(Failure) in try R.accepts(h, s) }, mayFail: R.mayFail, keepsPoint: R.keepsPoint,
+    accepts: { (h, s) throws(Failure) in try R.accepts(h, s) }, mayFail: { R.mayFail($0) }, keepsPoint: R.keepsPoint,
     f32: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
     f64: { (h, c, w) throws(Failure) in try R(h, c).apply(w) })
 }
@@ -360,7 +373,7 @@ extension ElementKernels {
     ElementKernels(
       size: size, prepare: { [prepare] _, c, p in prepare(inner, c, p) }, slots: { [slots] _, s in slots(inner, s) },
       scalars: { [scalars] _ in scalars(inner) }, scope: { [scope] _ in scope(inner) }, phases: { [phases] _ in phases(inner) },
-      decay: { [decay] _ in decay(inner) }, perTensor: perTensor, begin: { [begin] s, _, c in begin(s, inner, c) },
+      reach: { [reach] _, p in reach(inner, p) }, decay: { [decay] _ in decay(inner) }, perTensor: perTensor, begin: { [begin] s, _, c in begin(s, inner, c) },
       finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, map: map, measure: measure, evaluates: evaluates,
       ruleStep: { [ruleStep] t, _ in ruleStep(t, inner) }, evaluate: evaluate)
   }
@@ -370,7 +383,7 @@ extension WholeKernels {
   func binding(_ inner: Hyper) -> WholeKernels {
     WholeKernels(
       slots: { [slots] _, s in slots(inner, s) }, decay: { [decay] _ in decay(inner) },
-      accepts: { [accepts] (_, s) throws(Failure) in try accepts(inner, s) }, mayFail: mayFail, keepsPoint: keepsPoint,
+      accepts: { [accepts] (_, s) throws(Failure) in try accepts(inner, s) }, mayFail: { [mayFail] _ in mayFail(inner) }, keepsPoint: keepsPoint,
       f32: { [f32] (_, c, w) throws(Failure) in try f32(inner, c, w) }, f64: { [f64] (_, c, w) throws(Failure) in try f64(inner, c, w) })
   }
 }

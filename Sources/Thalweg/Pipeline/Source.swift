@@ -38,8 +38,10 @@ package protocol Source: Sendable {
   /// What `command` may ask of it, between steps; the pipeline then steps if the move says so.
   var commands: [String] { get }
   func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move
-  /// What the first request of a step is, if not the gradient at the parameters.
+  /// What the first request of a step is, if not the gradient at the parameters. It may move the parameters when `opensAway` says so:
+  /// `cancel` is then called in phase 0 too.
   func opening(_ io: SourceIO) -> Ask?
+  var opensAway: Bool { get }
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move
   /// Undoes what was done since the step began.
   func cancel(_ phase: Int, _ io: SourceIO)
@@ -50,6 +52,7 @@ extension Source {
   package var scalars: [Scalar] { [] }
   package var single: Bool { false }
   package var probe: Int? { nil }
+  package var opensAway: Bool { false }
   package var observes: [String] { [] }
   package var commands: [String] { [] }
   package func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move { .nothing }
@@ -95,6 +98,12 @@ package struct SourceIO {
       r.pointee.slot(stage.id, slot).base.initializeMemory(as: UInt8.self, repeating: 0, count: r.pointee.count * r.pointee.size)
     }
   }
+  /// Fills a slot with the standard normal numbers of this step, or with their signs (0 counts as +1): a Rademacher vector.
+  package func draw(_ slot: Int, signs: Bool) {
+    optimizer.change(stage: stage, slots: [slot], parameters: false) { tensor in
+      Draw(key: Random.key(seed: seed, stream: stream, step: UInt64(step), tensor: UInt32(truncatingIfNeeded: tensor)), signs: signs)
+    }
+  }
   /// Makes an operation for `Move.update`: `x` is the gradient; `slots` picks the state seen.
   package func operation(_ op: some ElementOperation, slots: [Int]? = nil) -> GradientOperation {
     // x and g are one block here
@@ -111,8 +120,8 @@ package struct SourceIO {
 
   /// The gradient becomes the sum of weights[k] times slot k; any number of slots, eight at a time.
   package func combination(_ weights: [Double]) -> GradientOperation {
-    let parts = stride(from: 0, to: weights.count, by: SlotPointers.capacity).map { first in
-      let w = Array(weights[first..<min(first + SlotPointers.capacity, weights.count)])
+    let parts = stride(from: 0, to: weights.count, by: 8).map { first in
+      let w = Array(weights[first..<min(first + 8, weights.count)])
       let op = Combination(weights: w, fresh: first == 0)
       return (first, w.count, plainKernel(op, SIMD16<Float>.self), plainKernel(op, SIMD8<Double>.self))
     }
@@ -143,6 +152,25 @@ private struct Combination: ElementOperation {
   }
 }
 
+/// Standard normal numbers, or their signs, into the first slot.
+private struct Draw: ElementOperation {
+  let key: UInt64
+  let signs: Bool
+  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    let z = s.normal(key)
+    s[0] = signs ? L.select(L.less(z, L(0)), L(-1), L(1)) : z
+  }
+}
+/// Keeps the gradient of the step in the first slot while the host answers with something else.
+package struct SaveGradient: ElementOperation {
+  package init() {}
+  @inline(__always) package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = g }
+}
+/// Gives the pipeline the gradient of the first slot.
+package struct RestoreGradient: ElementOperation {
+  package init() {}
+  @inline(__always) package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { (x, g) = (s[0], s[0]) }
+}
 /// Saves the parameters into the first slot.
 package struct SaveParameters: ElementOperation {
   package init() {}

@@ -19,6 +19,8 @@ package final class Stage {
   package let scalars: [Scalar]
   package let scope: Scope
   package let phases: Int
+  /// Over what the sums of each phase reach.
+  let reach: [Scope]
   /// The scalars of global scope (tensors have their own otherwise).
   package let globals: UnsafeMutablePointer<Double>
   /// It stores the parameters that the update moves, and shows the host something else.
@@ -32,7 +34,9 @@ package final class Stage {
     (self.hyper, founding, self.element, self.whole, self.source, self.isView) = ([hyper], hyper, element, whole, source, isView)
     scalars = element?.scalars(hyper) ?? source?.scalars ?? []
     scope = element?.scope(hyper) ?? .global
-    phases = element?.phases(hyper) ?? 0
+    let phases = element?.phases(hyper) ?? 0
+    self.phases = phases
+    reach = (0..<phases).map { element?.reach(hyper, $0) ?? .global }
     schedules = [try Stage.schedules(hyper)]
     // Last: an initialiser that throws after this would leak it.
     globals = .allocate(capacity: max(1, scalars.count))
@@ -112,7 +116,7 @@ package final class Branch {
     (self.selectors, self.gradient, self.rule, self.updates, self.applier, self.after) = (selectors, gradient, rule, updates, applier, after)
     stages = gradient + [rule] + updates + (applier.map { [$0] } ?? []) + after
     perTensor = stages.contains { $0.perTensor }
-    mayFail = stages.contains { $0.whole?.mayFail ?? false }
+    mayFail = stages.contains { $0.whole?.mayFail($0.hyper[0]) ?? false }
     needsFinite = stages.contains { $0.method.needsFinite }
     plan()
   }
@@ -154,7 +158,7 @@ package final class Branch {
     /// A whole-list sum: all tensors must be through before the next pass.
     var barrier: Bool {
       switch work {
-      case .measure(let s, _): s.scope == .global
+      case .measure(let s, let p): s.reach[p] == .global
       case .whole, .wholeAfter: true
       default: false
       }

@@ -41,10 +41,10 @@ struct EMA: ElementRule {
     unbias = EMA.scalars(h).isEmpty ? 1 : 1 / (1 - c.scalars[0])
   }
 
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L {
     let a = s[0]
     s[0] = a + take * (v - a)
     return v
   }
-  func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[0] * unbias }
+  @inline(__always) func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[0] * unbias }
 }

@@ -28,11 +28,11 @@ struct Lookahead: ElementRule {
 
   init(_ h: Hyper, _ c: StepContext) { (alpha, now) = (h.alpha, c.t % max(1, h.integer("k")) == 0) }
 
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L {
     if !now { return v }
     let slow = alpha == 1 ? v : s[0] + alpha * (v - s[0])
     s[0] = slow
     return slow
   }
-  func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[0] }
+  @inline(__always) func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[0] }
 }

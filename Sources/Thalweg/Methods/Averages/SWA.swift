@@ -29,14 +29,14 @@ struct SWA: ElementRule {
     empty = since < 0
   }
 
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L {
     if share != 0 {
       let a = s[0]
       s[0] = a + share * (v - a)
     }
     return v
   }
-  func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { empty ? x : s[0] }
+  @inline(__always) func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { empty ? x : s[0] }
 }
 
 /// Polynomial-decay average of the iterates: recent ones weigh more, and no horizon need be chosen.
@@ -65,10 +65,10 @@ struct PolynomialDecayAverage: ElementRule {
     share = (gamma + 1) / (gamma + c.time)
   }
 
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L {
     let a = s[0]
     s[0] = a + share * (v - a)
     return v
   }
-  func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[0] }
+  @inline(__always) func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[0] }
 }

@@ -72,9 +72,9 @@ struct ScheduleFree: ElementRule {
   let point: Interpolation, decay: Double
   init(_ h: Hyper, _ c: StepContext) { (point, decay) = (Interpolation(h, c, beta: h.beta), c.weightDecay) }
 
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v }
-  func step<L: Lane>(_ u: L, _ y: L, _ s: Slots<L>, _ a: Apply) -> L { point.step(a.keep == 1 ? u : u + decay * y, s, 0) }
-  func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[1] }
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v }
+  @inline(__always) func step<L: Lane>(_ u: L, _ y: L, _ s: Slots<L>, _ a: Apply) -> L { point.step(a.keep == 1 ? u : u + decay * y, s, 0) }
+  @inline(__always) func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[1] }
 }
 
 /// Schedule-Free SGD: u = g.
@@ -96,9 +96,9 @@ struct ScheduleFreeSGD: ElementRule {
   let point: Interpolation
   init(_ h: Hyper, _ c: StepContext) { point = Interpolation(h, c, beta: h.momentum) }
 
-  func direction<L: Lane>(_ g: L, _ y: L, _ s: Slots<L>) -> L { g }
-  func step<L: Lane>(_ g: L, _ y: L, _ s: Slots<L>, _ a: Apply) -> L { point.step(g, s, 0) }
-  func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[1] }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ y: L, _ s: Slots<L>) -> L { g }
+  @inline(__always) func step<L: Lane>(_ g: L, _ y: L, _ s: Slots<L>, _ a: Apply) -> L { point.step(g, s, 0) }
+  @inline(__always) func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[1] }
 }
 
 /// Schedule-Free AdamW: u = g/(√(v/c₂) + ε), v ← β₂·v + (1 − β₂)·g². ε on the corrected root, as in schedulefree 1.4.
@@ -125,11 +125,11 @@ struct ScheduleFreeAdamW: ElementRule {
     r2 = 1 / (1 - power(beta2, c.t))
   }
 
-  func direction<L: Lane>(_ g: L, _ y: L, _ s: Slots<L>) -> L {
+  @inline(__always) func direction<L: Lane>(_ g: L, _ y: L, _ s: Slots<L>) -> L {
     let v = beta2 * s[2] + (1 - beta2) * (g * g)
     s[2] = v
     return ((v * r2).squareRoot() + eps).divide(g) + decay * y
   }
-  func step<L: Lane>(_ g: L, _ y: L, _ s: Slots<L>, _ a: Apply) -> L { point.step(direction(g, y, s), s, 0) }
-  func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[1] }
+  @inline(__always) func step<L: Lane>(_ g: L, _ y: L, _ s: Slots<L>, _ a: Apply) -> L { point.step(direction(g, y, s), s, 0) }
+  @inline(__always) func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[1] }
 }

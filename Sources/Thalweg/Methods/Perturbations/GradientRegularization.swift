@@ -34,7 +34,7 @@ struct GradientRegularization: Source {
 
   private struct Leave: ElementOperation {
     let h: Double
-    func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
       s[0] = x
       s[1] = g
       x = x + h * g
@@ -42,7 +42,7 @@ struct GradientRegularization: Source {
   }
   private struct Cross: ElementOperation {
     let h: Double
-    func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
       s[2] = g
       x = s[0] + h * s[1]
     }
@@ -50,7 +50,7 @@ struct GradientRegularization: Source {
   /// g + c·(high − low); the gradient is that of the last point, in the first slot the first gradient, in the second the low one.
   private struct Combine: ElementOperation {
     let c: Double
-    func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = s[0] + c * (x - s[1]) }
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = s[0] + c * (x - s[1]) }
   }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {

@@ -24,7 +24,7 @@ struct SAM: Source {
 
   private struct Perturb: ElementOperation {
     let scale: Double, signs: Bool
-    func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
       s[0] = x
       x = x + scale * (signs ? g.sign : g)
     }

@@ -11,7 +11,7 @@ struct ClipValue: ElementRule {
     parameters: [.number("max_value", nil, .above(0), "bound")])
   let bound: Double
   init(_ h: Hyper, _ c: StepContext) { bound = h.max_value }
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v.clipped(to: bound) }
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v.clipped(to: bound) }
 }
 
 /// Clips the norm of all tensors together, or of each.
@@ -54,10 +54,10 @@ struct ClipGlobalNorm: ElementRule {
     factor = n <= most ? 1 : most / (n + h.eps)
   }
 
-  func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums) {
+  @inline(__always) func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums) {
     if p == 2 { sums.add(0, v, times: v) } else if p == 1 { sums.add(0, v.magnitude) } else { sums.raise(v.magnitude) }
   }
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { factor == 1 ? v : v * factor }
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { factor == 1 ? v : v * factor }
 }
 
 /// Clips the entries at a threshold, or such that a share of each tensor's entries is cut.
@@ -87,7 +87,7 @@ struct CoordinateClip: ElementRule {
     })
   let bound: Double
   init(_ h: Hyper, _ c: StepContext) { bound = h.threshold }
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v.clipped(to: bound) }
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v.clipped(to: bound) }
 }
 
 /// The form with a share.

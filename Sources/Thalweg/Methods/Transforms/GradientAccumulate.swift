@@ -32,11 +32,11 @@ struct GradientAccumulate: Source {
 
   private struct Add: ElementOperation {
     let keep, weight: Double
-    func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = keep == 0 ? weight * g : s[0] + weight * g }
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = keep == 0 ? weight * g : s[0] + weight * g }
   }
   private struct Take: ElementOperation {
     let factor: Double
-    func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = s[0] * factor }
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = s[0] * factor }
   }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {

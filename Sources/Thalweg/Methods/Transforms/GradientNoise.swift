@@ -27,5 +27,5 @@ struct GradientNoise: ElementRule {
     key = Random.key(seed: c.seed, stream: c.stream, step: UInt64(max(0, c.t - 1)), tensor: UInt32(truncatingIfNeeded: c.tensor))
   }
 
-  func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { sigma == 0 ? v : v + sigma * s.normal(key) }
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { sigma == 0 ? v : v + sigma * s.normal(key) }
 }

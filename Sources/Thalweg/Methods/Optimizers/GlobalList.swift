@@ -1,0 +1,27 @@
+// Optimizers with sums over tensors, numbers of their own, whole tensors, or requests: one line a method.
+
+let globalList: [Registered] = [
+  entry(LAMB.self),
+  entry(LARS.self),
+  entry(BetaNGD.self),
+  entry(AdaGradNorm.self),
+  entry(PolyakSGD.self),
+  entry(DoG.self),
+  entry(DoWG.self),
+  entry(ADoG.self),
+  entry(Prodigy.self),
+  entry(DAdaptSGD.self),
+  entry(DAdaptAdam.self),
+  entry(MARS.self),
+  entry(Adafactor.self),
+  SANIA.registered,
+  OASIS.registered,
+  entry(AdamSNSM.self),
+  entry(NIGT.self),
+  entry(OptAMSGrad.self),
+  entry(AdamCM.self),
+  entry(OptimisticOMD.self),
+  entry(SphericalLangevin.self),
+  UDoG.registered,
+  DAL.registered,
+]

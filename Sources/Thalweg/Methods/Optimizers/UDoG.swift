@@ -1,0 +1,123 @@
+/// U-DoG: DoG's step size on UniXGrad's two gradients a step; the parameters are an average.
+///
+///     R ← R + r;   α = R/r;   ω = α·r
+///     m = gradient at (S + ω·y)/(W + ω);            x = y − α·r/√(ε + Q + M)·m,   M ← max(M, α²·‖m‖²) before
+///     g = gradient at θ = (S + ω·x)/(W + ω);        y ← y − α·r/√(ε + Q + M)·g,   Q ← Q + α²·‖g − m‖² before
+///     S ← S + ω·x;   W ← W + ω;   r ← max(r, ‖x − θ₀‖, ‖y − θ₀‖), from r_eps_rel·(1 + ‖θ₀‖)
+///
+/// State    θ₀, y, S, m, the parameters before the step; W, r, R, Q, M. Norms run over all tensors.
+/// Differs  the terms of the two step sizes are UNVERIFIED in the paper and taken as above, M with the m of this step. No projection: the domain
+///          is the whole space.
+/// Source   Kreisler, Ivgi, Hinder and Carmon, 2024, arXiv:2404.00666.
+struct UDoG: ElementRule {
+  static let method = Method(
+    "u_dog", .optimizer, "U-DoG: DoG's step size on UniXGrad's two gradients a step; the parameters are an average.",
+    rule: """
+      R <- R + r;  alpha = R/r;  omega = alpha*r
+      m = gradient at (S + omega*y)/(W + omega);  M <- max(M, alpha^2*|m|^2);  x = y - omega/sqrt(eps + Q + M)*m
+      g = gradient at theta = (S + omega*x)/(W + omega);  Q <- Q + alpha^2*|g - m|^2;  y <- y - omega/sqrt(eps + Q + M)*g
+      S <- S + omega*x;  W <- W + omega;  r <- max(r, |x - theta_0|, |y - theta_0|)
+      """,
+    source: "Kreisler, Ivgi, Hinder, Carmon, 2024, arXiv:2404.00666",
+    parameters: [
+      .number("r_eps_rel", 1e-6, .above(0), "first distance, relative to 1 + |theta_0|"), .eps(1e-12, "first value under the roots", .above(0)),
+    ],
+    slots: [
+      DoG.origin, Slot("y", "the sequence of long steps", start: .parameters), Slot("sum", "the weighted sum S"),
+      Slot("first_gradient", "the first gradient m of the step"), Slot("point", "the parameters before the step"),
+    ],
+    requests: "two gradients")
+
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("weight"), Scalar("distance"), Scalar("distances"), Scalar("turns"), Scalar("largest")] }
+
+  let inverse: Double
+
+  init(_ h: Hyper, _ c: StepContext) { inverse = 1 / c.scalars[0] }
+
+  /// The parameters are at the average already.
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { x - inverse * s[2] }
+  @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { inverse * s[2] }
+
+  static let registered = entry(UDoG.self, source: { (h) throws(Failure) in try TwoGradients(h) })
+
+  struct TwoGradients: Source {
+    static var method: Method { UDoG.method }
+    init(_ h: Hyper) throws(Failure) {}
+    var opensAway: Bool { true }
+
+    /// The numbers of the step, from the scalars and the norm of m.
+    struct Weights {
+      let alpha, omega, weight: Double
+      init(_ io: SourceIO) {
+        alpha = (io.scalar(2) + io.scalar(1)) / io.scalar(1)
+        omega = io.scalar(2) + io.scalar(1)
+        weight = io.scalar(0) + omega
+      }
+      func largest(_ io: SourceIO, _ square: Double) -> Double { max(io.scalar(4), alpha * alpha * square) }
+      func rate(_ io: SourceIO, turns: Double, largest: Double) -> Double { omega / (io.hyper.eps + turns + largest).squareRoot() }
+    }
+    /// θ to the mean of S and y − rate·m.
+    struct Query: ElementOperation {
+      let past, present, rate: Double
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = past * s[2] + present * (s[1] - rate * s[3]) }
+    }
+    struct Norms: ElementSum {
+      @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+        let turn = g - s[3]
+        sums.add(0, s[3], times: s[3])
+        sums.add(1, turn, times: turn)
+        sums.add(2, s[0], times: s[0])
+      }
+    }
+    struct Distances: ElementSum {
+      let short, long: Double
+      @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+        let start = s[1] - s[0]
+        let a = start - short * s[3], b = start - long * g
+        sums.add(0, a, times: a)
+        sums.add(1, b, times: b)
+      }
+    }
+    struct Finish: ElementOperation {
+      let short, long, omega: Double
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+        let y = s[1]
+        s[2] = s[2] + omega * (y - short * s[3])
+        s[1] = y - long * g
+      }
+    }
+    func opening(_ io: SourceIO) -> Ask? {
+      io.change(SaveParameters(), slots: [4], parameters: false)
+      if io.scalar(0) > 0 {
+        let w = Weights(io)
+        io.change(Query(past: 1 / w.weight, present: w.omega / w.weight, rate: 0), parameters: true)
+      }
+      return nil
+    }
+
+    func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
+      if phase == 0 {
+        try io.evaluateSchedules()
+        io.change(SaveGradient(), slots: [3], parameters: false)
+      }
+      let sums = io.sum(Norms())
+      if io.scalar(1) == 0 { io.setScalar(1, io.hyper.r_eps_rel * (1 + sums[2].squareRoot())) }
+      let w = Weights(io), largest = w.largest(io, sums[0]), short = w.rate(io, turns: io.scalar(3), largest: largest)
+      if phase == 0 {
+        io.change(Query(past: 1 / w.weight, present: w.omega / w.weight, rate: short), parameters: true)
+        return .ask(Ask(.gradient))
+      }
+      let turns = io.scalar(3) + w.alpha * w.alpha * sums[1], long = w.rate(io, turns: turns, largest: largest)
+      let distances = io.sum(Distances(short: short, long: long))
+      io.change(Finish(short: short, long: long, omega: w.omega), parameters: false)
+      io.setScalar(0, w.weight)
+      io.setScalar(2, w.omega)
+      io.setScalar(1, max(io.scalar(1), max(distances[0], distances[1]).squareRoot()))
+      io.setScalar(3, turns)
+      io.setScalar(4, largest)
+      return .update(nil)
+    }
+
+    func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), slots: [4], parameters: true) }
+  }
+}
