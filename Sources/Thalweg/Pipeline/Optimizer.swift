@@ -649,7 +649,9 @@ package final class Optimizer {
   package func next(loss: Double?) throws(Failure) -> (Request?, Int) {
     if phase < 0 {
       try ready(opening: true)
+      let known = planned
       try prepare()
+      for i in known..<bound.count { try showView(i) }
       try evaluateSchedules()
       activate()
       try keepSource()
@@ -667,7 +669,7 @@ package final class Optimizer {
         guard loss.isFinite else { throw Failure(Status.nonfinite, "\(who) needs a finite loss, got \(text(loss)); nothing was changed") }
         observed["loss"] = loss
       }
-      if phase == 0 { try begin(); phase = 0 } else { try checkFinite() }
+      if phase == 0 { try begin(); phase = 0 } else { try checkPresent(); try checkFinite() }
       guard let stage = sourceStage, let source = stage.source else {
         return (nil, try update(nil))
       }
@@ -825,6 +827,13 @@ package final class Optimizer {
   private static let nonFinite = (
     plainMeasure(NonFiniteCount(), SIMD16<Float>.self), plainMeasure(NonFiniteCount(), SIMD8<Double>.self)
   )
+
+  /// A tensor that had a gradient at the first request of a step has one at all of them.
+  private func checkPresent() throws(Failure) {
+    for i in 0..<bound.count where records[i].active && (records[i].absent || !records[i].bound) {
+      throw Failure(Status.sequence, "\(label("gradient", i)) is absent, but was there at the first request of this step; pass zeros")
+    }
+  }
 
   private func checkFinite() throws(Failure) {
     guard options.nonFinite != .propagate || needsFinite else { return }
@@ -1147,6 +1156,13 @@ package final class Optimizer {
       if let shadow = r.pointee.shadow { Walker.write(shadow, r, 0, n, v, rounding: nil) }
     default: break
     }
+  }
+
+  /// The host takes its first gradient where it will take all others: at the view of a stored tensor.
+  private func showView(_ i: Int) throws(Failure) {
+    guard records[i].count > 0, let s = viewStage(bound[i]) else { return }
+    _ = context0(s, i)
+    try runWhole(i, Branch.Pass(work: .wholeAfter(s)))
   }
 
   private func callWhole(_ s: Stage, _ i: Int, _ v: UnsafeMutableRawPointer, companion: UnsafeMutableRawPointer?) throws(Failure) {
