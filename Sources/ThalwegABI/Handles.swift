@@ -23,8 +23,8 @@ enum Handles {
     pthread_atfork({ Handles.lock() }, { Handles.unlock() }, { Handles.unlock() })
     return m
   }()
-  fileprivate static func lock() { pthread_mutex_lock(mutex) }
-  fileprivate static func unlock() { pthread_mutex_unlock(mutex) }
+  static func lock() { pthread_mutex_lock(mutex) }
+  static func unlock() { pthread_mutex_unlock(mutex) }
 
   private static let tag: UInt = 0xB       // no aligned pointer ends so
   private static let indexBits: UInt = 24
@@ -136,7 +136,12 @@ func string(_ p: UnsafePointer<CChar>?, _ name: String) throws(Failure) -> Strin
 }
 
 /// The tensors of an array, checked one by one.
-func views(_ p: UnsafePointer<tw_tensor>?, _ count: Int, _ kind: String) throws(Failure) -> [View] {
+/// `expected` is the number of parameters where one tensor each is wanted.
+func views(_ p: UnsafePointer<tw_tensor>?, _ count: Int, _ kind: String, expected: Int? = nil) throws(Failure) -> [View] {
+  if let expected, count != expected, !(kind == "shadow" && count == 0), expected > 0 || kind != "gradient" {
+    throw Failure(Status.count, "expected \(expected) \(kind)s, one for each parameter, got \(UInt(bitPattern: count))")
+  }
+  if kind == "gradient", expected == 0 { throw Failure(Status.sequence, "bind parameters before gradients") }
   guard count >= 0, count <= 1 << 28 else { throw Failure(Status.count, "count must be 0 to 2^28, got \(UInt(bitPattern: count))") }
   if count == 0 { return [] }
   guard let p else { throw null("\(kind)s") }
@@ -163,15 +168,9 @@ func deliver(_ text: String, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity:
 /// C strings that live as long as the process, one a text.
 enum Interned {
   nonisolated(unsafe) private static var table: [String: UnsafePointer<CChar>] = [:]
-  nonisolated(unsafe) private static let mutex: UnsafeMutablePointer<pthread_mutex_t> = {
-    let m = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
-    m.initialize(to: pthread_mutex_t())
-    pthread_mutex_init(m, nil)
-    return m
-  }()
   static func c(_ s: String) -> UnsafePointer<CChar> {
-    pthread_mutex_lock(mutex)
-    defer { pthread_mutex_unlock(mutex) }
+    Handles.lock()
+    defer { Handles.unlock() }
     if let p = table[s] { return p }
     let bytes = Array(s.utf8)
     let p = UnsafeMutablePointer<CChar>.allocate(capacity: bytes.count + 1)

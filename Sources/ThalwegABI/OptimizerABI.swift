@@ -39,10 +39,14 @@ private func defaults(_ o: UnsafeMutablePointer<tw_options>) {
 }
 
 @_cdecl("tw_options_init")
-public func optionsInit(_ options: UnsafeMutablePointer<tw_options>?) -> tw_status {
+public func optionsInit(_ options: UnsafeMutablePointer<tw_options>?, _ size: Int) -> tw_status {
   status { () throws(Failure) in
     guard let options else { throw null("options") }
-    defaults(options)
+    guard size >= MemoryLayout<Int>.size, size <= 1 << 16 else { throw Failure(Status.argument, "`struct_size` must be sizeof(tw_options), got \(UInt(bitPattern: size))") }
+    var o = tw_options()
+    defaults(&o)
+    o.struct_size = size
+    withUnsafeBytes(of: o) { b in if let p = b.baseAddress { UnsafeMutableRawPointer(options).copyMemory(from: p, byteCount: min(size, b.count)) } }
   }
 }
 
@@ -81,21 +85,21 @@ public func optimizerAddParameters(
 @_cdecl("tw_optimizer_rebind_parameters")
 public func optimizerRebindParameters(_ p: OpaquePointer?, _ parameters: UnsafePointer<tw_tensor>?, _ count: Int) -> tw_status {
   status { () throws(Failure) in
-    try with(p) { (o) throws(Failure) in try o.rebindParameters(try views(parameters, count, "parameter")) }
+    try with(p) { (o) throws(Failure) in try o.rebindParameters(try views(parameters, count, "parameter", expected: o.count)) }
   }
 }
 
 @_cdecl("tw_optimizer_bind_gradients")
 public func optimizerBindGradients(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw_tensor>?, _ count: Int) -> tw_status {
   status { () throws(Failure) in
-    try with(p) { (o) throws(Failure) in try o.bindGradients(try views(gradients, count, "gradient")) }
+    try with(p) { (o) throws(Failure) in try o.bindGradients(try views(gradients, count, "gradient", expected: o.count)) }
   }
 }
 
 @_cdecl("tw_optimizer_bind_shadow")
 public func optimizerBindShadow(_ p: OpaquePointer?, _ shadows: UnsafePointer<tw_tensor>?, _ count: Int) -> tw_status {
   status { () throws(Failure) in
-    try with(p) { (o) throws(Failure) in try o.bindShadow(try views(shadows, count, "shadow")) }
+    try with(p) { (o) throws(Failure) in try o.bindShadow(try views(shadows, count, "shadow", expected: o.count)) }
   }
 }
 
@@ -124,7 +128,7 @@ private func step(_ o: Optimizer) throws(Failure) -> Int {
 public func optimizerStepWith(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw_tensor>?, _ count: Int) -> tw_status {
   statusCode { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
-      try o.bindGradients(try views(gradients, count, "gradient"))
+      try o.bindGradients(try views(gradients, count, "gradient", expected: o.count))
       return try step(o)
     }
   }

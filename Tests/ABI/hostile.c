@@ -300,7 +300,7 @@ static void null_arguments(void) {
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_method_parameter("sgd", 0, NULL));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_method_state(NULL, 0, &slot));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_method_state("sgd", 0, NULL));
-  REFUSED_AS(TW_ERROR_ARGUMENT, tw_options_init(NULL));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_options_init(NULL, sizeof(tw_options)));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_optimizer_create(NULL, NULL, &out));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_optimizer_create("sgd", NULL, NULL));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_optimizer_create(NULL, NULL, NULL));
@@ -559,12 +559,17 @@ static void bad_gradients(void) {
   /* Wrong counts. */
   REFUSED_AS(TW_ERROR_COUNT, tw_optimizer_bind_gradients(o, victim.gradients, 0));
   REFUSED_AS(TW_ERROR_COUNT, tw_optimizer_bind_gradients(o, victim.gradients, 1));
-  REFUSED_AS(TW_ERROR_COUNT, tw_optimizer_bind_gradients(o, victim.gradients, 3));
+  /* The count is looked at before the tensors: behind the second there may be anything. */
+  tw_tensor three[3] = {victim.gradients[0], victim.gradients[1], view(NULL, 0, -1, NULL, NULL)};
+  REFUSED_AS(TW_ERROR_COUNT, tw_optimizer_bind_gradients(o, three, 3));
+  REFUSED_AS(TW_ERROR_COUNT, tw_optimizer_step_with(o, three, 3));
+  REFUSED_AS(TW_ERROR_COUNT, tw_optimizer_bind_shadow(o, three, 3));
   REFUSED_AS(TW_ERROR_COUNT, tw_optimizer_bind_gradients(o, victim.gradients, SIZE_MAX));
   REFUSED_AS(TW_ERROR_COUNT, tw_optimizer_step_with(o, victim.gradients, 1));
   REFUSED_AS(TW_ERROR_COUNT, tw_optimizer_step_with(o, victim.gradients, SIZE_MAX));
   REFUSED_AS(TW_ERROR_COUNT, tw_optimizer_rebind_parameters(o, victim.parameters, 1));
-  REFUSED_AS(TW_ERROR_COUNT, tw_optimizer_rebind_parameters(o, victim.parameters, 3));
+  three[0] = victim.parameters[0], three[1] = victim.parameters[1];
+  REFUSED_AS(TW_ERROR_COUNT, tw_optimizer_rebind_parameters(o, three, 3));
   REFUSED_AS(TW_ERROR_COUNT, tw_optimizer_bind_shadow(o, victim.gradients, 1));
   REFUSED(tw_optimizer_bind_shadow(o, victim.gradients, 2)); /* f32 is not 16 bits wide */
   REFUSED(tw_optimizer_add_parameters(o, victim.gradients, SIZE_MAX, NULL, NULL));
@@ -704,7 +709,7 @@ static void struct_sizes(void) {
   CANARY(tw_parameter_info, "tw_method_parameter", tw_method_parameter("sgd", 0, info));
   CANARY(tw_state_slot_info, "tw_method_state", tw_method_state("adamw", 0, info));
   CANARY(tw_state_info, "tw_optimizer_state_at", tw_optimizer_state_at(victim.optimizer, 0, info));
-  CANARY(tw_options, "tw_options_init", tw_options_init(info));
+  CANARY(tw_options, "tw_options_init", tw_options_init(info, info->struct_size));
   end_victim();
 }
 
@@ -733,7 +738,7 @@ static void bad_options(void) {
   tw_options good;
   memset(&good, 0, sizeof good);
   good.struct_size = sizeof good;
-  MUST(tw_options_init(&good));
+  MUST(tw_options_init(&good, sizeof good));
 #define BAD_OPTION(field, bad) \
   do { \
     tw_options o = good; \

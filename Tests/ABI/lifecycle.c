@@ -2,7 +2,7 @@
  */
 #include "check.h"
 
-/* ---- helpers ------------------------------------------------------------------------------------------ */
+/* ---- shorthands --------------------------------------------------------------------------------------- */
 
 /* An optimizer with one parameter vector and its gradient. */
 static tw_optimizer *with_vector(const char *sentence, const tw_options *options, int32_t dtype, void *w,
@@ -20,7 +20,7 @@ static tw_options options(void) {
   tw_options o;
   memset(&o, 0, sizeof o);
   o.struct_size = sizeof o;
-  OK(tw_options_init(&o));
+  OK(tw_options_init(&o, sizeof o));
   return o;
 }
 

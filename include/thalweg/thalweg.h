@@ -53,7 +53,7 @@ enum {
   TW_ERROR_HANDLE = -4,      /* NULL, destroyed, or another kind of handle */
   TW_ERROR_BUSY = -5,        /* the handle is in use by another thread */
   TW_ERROR_COUNT = -6,       /* a wrong number of tensors */
-  TW_ERROR_SYNTAX = -10,     /* the sentence cannot be read */
+  TW_ERROR_SYNTAX = -10,     /* the sentence cannot be read, or has more than 65,536 bytes */
   TW_ERROR_METHOD = -11,     /* no such method, or not allowed in this position */
   TW_ERROR_NAME = -12,       /* no such hyper-parameter, group, slot or command */
   TW_ERROR_TYPE = -13,       /* a hyper-parameter of the wrong type */
@@ -132,7 +132,7 @@ enum {
   TW_PARAMETER_INTEGER = 2,
   TW_PARAMETER_FLAG = 3,
   TW_PARAMETER_CHOICE = 4,
-  TW_PARAMETER_LIST = 5,       /* of numbers */
+  TW_PARAMETER_LIST = 5,       /* of numbers; for `join`, of schedules */
   TW_PARAMETER_REGULARIZER = 6,
   TW_PARAMETER_CONSTRAINT = 7,
   TW_PARAMETER_PIPELINE = 8,
@@ -196,8 +196,9 @@ typedef struct tw_options {
   uint64_t seed;             /* of every random draw */
 } tw_options;
 
-/* Fills *options with the defaults: f32 state, no master copies, propagate, scale 1, seed 0. */
-tw_status tw_options_init(tw_options *options);
+/* Fills *options with the defaults (f32 state, no master copies, propagate, scale 1, seed 0) and its struct_size, which is
+ * sizeof(tw_options) as the caller compiled it. */
+tw_status tw_options_init(tw_options *options, size_t struct_size);
 
 /* Reads the sentence and creates an optimizer without parameters.  `options` may be NULL.
  * TW_ERROR_SYNTAX, _METHOD, _NAME, _TYPE, _RANGE: the message shows the sentence, a caret and the nearest name. */
@@ -273,8 +274,8 @@ tw_status tw_optimizer_command(tw_optimizer *optimizer, const char *command);
 
 enum { TW_MODE_TRAIN = 0, TW_MODE_EVAL = 1 };
 
-/* EVAL writes the evaluation weights (averages, schedule-free iterates) into the parameters; TRAIN puts the training weights back,
- * bit for bit.  Stepping in EVAL mode is TW_ERROR_SEQUENCE. */
+/* EVAL writes the evaluation weights (averages, schedule-free iterates; the parameters themselves where there are none) into the
+ * parameters; TRAIN puts the training weights back, bit for bit.  Stepping in EVAL mode is TW_ERROR_SEQUENCE. */
 tw_status tw_optimizer_set_mode(tw_optimizer *optimizer, int32_t mode);
 
 /* Reads a hyper-parameter or a measured value.  Paths: "adamw.lr"; "lr" when only one stage has it; "adamw#1.lr" for the second

@@ -287,7 +287,7 @@ class Options {
  public:
   Options() {
     options_.struct_size = sizeof options_;
-    detail::check(tw_options_init(&options_));
+    detail::check(tw_options_init(&options_, sizeof options_));
   }
 
   Options& state(Storage storage) noexcept {

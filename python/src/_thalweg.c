@@ -635,7 +635,7 @@ static PyObject *optimizer_create(PyObject *object, PyTypeObject *class, PyObjec
   tw_options options;
   memset(&options, 0, sizeof options);
   options.struct_size = sizeof options;
-  tw_status status = tw_options_init(&options);
+  tw_status status = tw_options_init(&options, sizeof options);
   if (status < 0) return fail_library(self->base.state, status);
   long numbers[6];
   for (int i = 0; i < 6; i++) {

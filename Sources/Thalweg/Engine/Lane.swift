@@ -1,5 +1,3 @@
-import Glibc
-
 /// A vector of numbers that a rule computes with: sixteen floats or eight doubles, one cache line.
 ///
 /// Rules are written once over `Lane` and read like the paper; the driver owns loads, stores and tails. All operations act on every
@@ -30,6 +28,8 @@ package protocol Lane: Sendable {
   static func select(_ mask: Mask, _ a: Self, _ b: Self) -> Self
   /// eˣ to about one unit in the last place over the whole range.
   static func exp(_ x: Self) -> Self
+  /// Standard normal numbers of the elements from `index` (even) on.
+  static func normal(_ key: UInt64, _ index: Int) -> Self
   /// Σ of the elements, in double, in a fixed order; `low` and `high` are its two halves.
   var wide: (low: SIMD8<Double>, high: SIMD8<Double>) { get }
 }
@@ -164,10 +164,32 @@ extension SIMD8<Double>: Lane {
   @inline(__always) package static func less(_ a: Self, _ b: Self) -> Mask { a .< b }
   @inline(__always) package static func equal(_ a: Self, _ b: Self) -> Mask { a .== b }
   @inline(__always) package static func select(_ mask: Mask, _ a: Self, _ b: Self) -> Self { b.replacing(with: a, where: mask) }
-  @inline(never) package static func exp(_ x: Self) -> Self {
-    var y = x
-    for i in 0..<8 { y[i] = Glibc.exp(x[i]) }
-    return y
+  @inline(__always) package static func exp(_ x: Self) -> Self {
+    // x = n·ln 2 + r, |r| ≤ ½ ln 2; eʳ = 1 + r + r·c/(2 − c), c = r − r²·P(r²) as in fdlibm; 2ⁿ through the exponent, in two halves.
+    let lowest = Self(repeating: -746), highest = Self(repeating: 710)
+    var y = x.replacing(with: lowest, where: x .< lowest)
+    y = y.replacing(with: highest, where: y .> highest)
+    let magic = Self(repeating: 6_755_399_441_055_744)
+    let shifted = y * Self(repeating: 1.44269504088896338700) + magic
+    let n = shifted - magic
+    let high = y - n * Self(repeating: 6.93147180369123816490e-01)
+    let low = n * Self(repeating: 1.90821492927058770002e-10)
+    let r = high - low, t = r * r
+    var p = Self(repeating: 4.13813679705723846039e-08)
+    p = p * t + Self(repeating: -1.65339022054652515390e-06)
+    p = p * t + Self(repeating: 6.61375632143793436117e-05)
+    p = p * t + Self(repeating: -2.77777777770155933842e-03)
+    p = p * t + Self(repeating: 1.66666666666666019037e-01)
+    let c = r - t * p
+    let e = Self(repeating: 1) - ((low - (r * c) / (Self(repeating: 2) - c)) - high)
+    let k = unsafeBitCast(shifted, to: SIMD8<Int64>.self) &- SIMD8<Int64>(repeating: 0x4338_0000_0000_0000)
+    // the halves of an even split of k; k + 2048 is positive, so that a logical shift halves it
+    let half = unsafeBitCast(unsafeBitCast(k &+ SIMD8<Int64>(repeating: 2048), to: SIMD8<UInt64>.self) &>> SIMD8<UInt64>(repeating: 1), to: SIMD8<Int64>.self)
+      &- SIMD8<Int64>(repeating: 1024)
+    let bias = SIMD8<Int64>(repeating: 1023), shift = SIMD8<Int64>(repeating: 52)
+    let a = unsafeBitCast((half &+ bias) &<< shift, to: Self.self)
+    let b = unsafeBitCast(((k &- half) &+ bias) &<< shift, to: Self.self)
+    return ((e * a) * b).replacing(with: x, where: .!(x .== x))
   }
   @inline(__always) package var wide: (low: SIMD8<Double>, high: SIMD8<Double>) { (self, SIMD8<Double>(repeating: 0)) }
 }

@@ -50,7 +50,7 @@ package struct View: @unchecked Sendable {
     if !shape.contains(0) {
       for d in shape {
         let (product, overflow) = count.multipliedReportingOverflow(by: d)
-        guard !overflow, product <= Int.max / 16 else { throw Failure(Status.shape, "\(what): the number of elements overflows") }
+        guard !overflow, product <= 1 << 48 else { throw Failure(Status.shape, "\(what): the number of elements overflows") }
         count = product
       }
     } else { count = 0 }
@@ -75,6 +75,18 @@ package struct View: @unchecked Sendable {
     let data = t.data ?? placeholder
     if UInt(bitPattern: data) % UInt(dtype.size) != 0, count > 0 {
       throw Failure(Status.layout, "\(what): data is not aligned to \(dtype.size) bytes, as \(dtype.name) needs")
+    }
+    if count > 0 {
+      // the memory must not run past either end of the address space
+      var low = 0, high = 1
+      for (d, s) in zip(shape, strides) where d > 1 {
+        low &+= min(0, (d - 1) &* s)
+        high &+= max(0, (d - 1) &* s)
+      }
+      let base = UInt(bitPattern: data)
+      guard !base.addingReportingOverflow(UInt(bitPattern: high &* dtype.size)).overflow,
+        !base.subtractingReportingOverflow(UInt(bitPattern: (0 &- low) &* dtype.size)).overflow
+      else { throw Failure(Status.layout, "\(what): its memory would run past the end of the address space") }
     }
     (self.data, self.dtype, self.shape, self.strides) = (data, dtype, shape, strides)
     readOnly = t.flags & UInt32(TW_TENSOR_READ_ONLY) != 0

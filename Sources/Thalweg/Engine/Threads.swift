@@ -53,9 +53,8 @@ package enum Threads {
         }
         let process = getpid()
         if owner != process { (pool, owner) = (nil, process) }   // after fork() the old threads are gone, and so is the pool
-        if pool == nil || pool!.threads < threads - 1 {
-          let old = pool
-          old?.stop()
+        if (pool?.threads ?? 0) < threads - 1 {
+          pool?.stop()
           pool = Pool(threads - 1)
         }
         if let pool { pool.run(count, threads - 1, call, p) } else { for i in 0..<count { escaping(i) } }

@@ -8,13 +8,8 @@ let optimizerList: [Registered] = [
 ]
 
 let matrixList: [Registered] = []
-let transformList: [Registered] = []
-let perturbationList: [Registered] = []
 let aggregatorList: [Registered] = []
-let scheduleList: [Registered] = []
-let averageList: [Registered] = []
 let regularizerList: [Registered] = []
 let constraintList: [Registered] = []
 let maskList: [Registered] = []
-let pipelineList: [Registered] = []
 let diagnosticList: [Registered] = []

@@ -200,6 +200,8 @@ package enum Checkpoint {
   /// Written beside the target, synced, renamed: the file is the old one or the new one, never half.
   package static func write(_ bytes: [UInt8], to path: String) throws(Failure) {
     func problem(_ what: String) -> Failure { Failure(Status.file, "cannot \(what) `\(path)`: \(String(cString: twi_strerror(twi_errno())))") }
+    var existing = stat()
+    if stat(path, &existing) == 0, existing.st_mode & S_IFMT != S_IFREG { throw Failure(Status.file, "cannot write `\(path)`: it is not a regular file") }
     let temporary = path + ".tmp\(getpid())"
     let fd = twi_open_write(temporary)
     guard fd >= 0 else { throw problem("write") }

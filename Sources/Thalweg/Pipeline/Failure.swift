@@ -4,9 +4,11 @@ import CThalweg
 package struct Failure: Error, Sendable {
   package let status: tw_status
   package let message: String
-  package init(_ status: Int, _ message: String) {
+  /// Where in the sentence, in bytes, when that is known better than the stage.
+  package let position: Int?
+  package init(_ status: Int, _ message: String, at position: Int? = nil) {
     self.status = tw_status(status)
-    self.message = message
+    (self.message, self.position) = (message, position)
   }
 }
 
@@ -31,15 +33,16 @@ package func nearest(_ name: String, _ candidates: [String]) -> String? {
   for candidate in candidates {
     let b = Array(candidate.utf8.prefix(64))
     if abs(a.count - b.count) > 4 { continue }
-    var row = Array(0...b.count)
+    // Damerau's distance: two neighbours exchanged are one slip.
+    var before = [Int](repeating: 0, count: b.count + 1), row = Array(0...b.count)
     for i in 0..<a.count {
-      var diagonal = row[0]
-      row[0] = i + 1
+      var next = [i + 1]
       for j in 0..<b.count {
-        let substitution = diagonal + (a[i] == b[j] ? 0 : 1)
-        diagonal = row[j + 1]
-        row[j + 1] = min(substitution, row[j] + 1, diagonal + 1)
+        var d = min(row[j] + (a[i] == b[j] ? 0 : 1), row[j + 1] + 1, next[j] + 1)
+        if i > 0, j > 0, a[i] == b[j - 1], a[i - 1] == b[j] { d = min(d, before[j - 1] + 1) }
+        next.append(d)
       }
+      (before, row) = (row, next)
     }
     if row[b.count] <= max(1, a.count / 3), row[b.count] < best?.distance ?? Int.max { best = (row[b.count], candidate) }
   }

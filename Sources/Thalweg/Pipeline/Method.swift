@@ -41,7 +41,7 @@ package struct Method: Sendable {
       if let n = a.name {
         guard let k = parameters.firstIndex(where: { $0.name == n }) else {
           throw Failure(Status.name, "\(name) has no hyper-parameter `\(n)`" + suggestion(n, parameters.map(\.name)) + "; it has: "
-            + (parameters.isEmpty ? "none" : parameters.map(\.name).joined(separator: ", ")))
+            + (parameters.isEmpty ? "none" : parameters.map(\.name).joined(separator: ", ")), at: a.position)
         }
         index = k
       } else {
@@ -49,7 +49,9 @@ package struct Method: Sendable {
         positional += 1
       }
       guard values[index] == nil else { throw Failure(Status.name, "\(name): `\(parameters[index].name)` is given twice") }
-      values[index] = try parameters[index].read(a.value, of: name)
+      do throws(Failure) { values[index] = try parameters[index].read(a.value, of: name) } catch {
+        throw Failure(Int(error.status), error.message, at: error.position ?? a.position)
+      }
     }
     var all: [Value] = []
     for (p, v) in zip(parameters, values) {
@@ -70,6 +72,8 @@ package enum Component: Sendable {
   case element(ElementKernels)
   /// A whole-tensor rule, transform or set.
   case whole(WholeKernels)
+  /// One or the other, by its hyper-parameters at creation.
+  indirect case chosen(@Sendable (Hyper) -> Component)
   /// Decides how gradients are obtained.
   case source(@Sendable (Hyper) throws(Failure) -> any Source)
   /// A source and the rule that belongs to it.
@@ -97,7 +101,7 @@ package enum Registry {
   package static let all: [Registered] = {
     let lists = [
       optimizerList, globalList, matrixList, transformList, perturbationList, aggregatorList, scheduleList, averageList, regularizerList,
-      constraintList, maskList, pipelineList, diagnosticList,
+      constraintList, maskList, pipelineList, diagnosticList, elementList,
     ]
     return lists.flatMap { $0 }.sorted { $0.method.name < $1.method.name }
   }()
@@ -122,7 +126,12 @@ package enum Registry {
       throw Failure(Status.method, "`\(node.name)` is a method of kind \(e.method.kind.rawValue); a \(kind.rawValue) is wanted here"
         + suggestion(node.name, names(kind)))
     }
-    return (e, try e.method.read(node))
+    let h = try e.method.read(node)
+    // Only the stages of a pipeline evaluate schedules at every step; parts of them keep their numbers.
+    for (p, v) in zip(h.parameters, h.values) where p.kind == .number {
+      if case .schedule(let s) = v { throw Failure(Status.type, "\(node.name): `\(p.name)` must be a plain number here, got \(s.text)") }
+    }
+    return (e, h)
   }
 
   package static func schedule(_ node: StageNode) throws(Failure) -> any Schedule {

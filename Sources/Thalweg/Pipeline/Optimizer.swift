@@ -61,16 +61,16 @@ package final class Optimizer {
   private var arenas: [Memory] = []
   private var scratch: [Memory] = []
   private var threadScratch: [Memory] = []
-  private var threadBusy = UnsafeMutablePointer<Int64>.allocate(capacity: Optimizer.mostThreads)
+  private let threadBusy: UnsafeMutablePointer<Int64>
   private static let mostThreads = 64
 
   private struct Block { var tensor: Int32; var offset: Int; var count: Int }
   private struct Task { var first: Int; var end: Int; var small: Bool }
-  private var blocks: UnsafeMutablePointer<Block> = .allocate(capacity: 1)
+  private var blocks: UnsafeMutablePointer<Block>
   private var blockCount = 0
   private var tasks: [Task] = []
-  private var partials: UnsafeMutablePointer<Double> = .allocate(capacity: 1)
-  private var totals: UnsafeMutablePointer<Double> = .allocate(capacity: 1)
+  private var partials: UnsafeMutablePointer<Double>
+  private var totals: UnsafeMutablePointer<Double>
   private var planned = 0        // tensors with state and plan
   private var elements = 0
 
@@ -94,8 +94,10 @@ package final class Optimizer {
     mayFail = branches.contains { $0.mayFail }
     longestSegments = branches.map(\.segments.count).max() ?? 0
     (self.options, self.allocator) = (options, allocator)
-    records = .allocate(capacity: 1)
-    capacity = 1
+    // Last: an initialiser that throws after an allocation would leak it.
+    (records, capacity) = (.allocate(capacity: 1), 1)
+    (blocks, partials, totals) = (.allocate(capacity: 1), .allocate(capacity: 1), .allocate(capacity: 1))
+    threadBusy = .allocate(capacity: Optimizer.mostThreads)
     for i in 0..<Optimizer.mostThreads { threadBusy[i] = 0 }
   }
 
@@ -138,7 +140,8 @@ package final class Optimizer {
       let what = Optimizer.label("parameter", index, names?[i])
       guard taken.insert(name).inserted else { throw Failure(Status.name, "\(what): another parameter is called `\(name)`") }
       guard !v.readOnly else { throw Failure(Status.layout, "\(what) is read-only; parameters are changed in place") }
-      guard !v.overlapsItself else { throw Failure(Status.overlap, "\(what): its strides make elements share memory") }
+      guard !v.overlapsItself else { throw Failure(Status.layout, "\(what): its strides make elements share memory") }
+      guard !v.absent else { throw Failure(Status.argument, "\(what) is marked absent; only gradients may be") }
       let shape = Shape(dimensions: v.shape, role: v.role)
       guard let b = branches.firstIndex(where: { $0.selectors.contains { $0.takes(shape, name) } }) else {
         throw Failure(Status.method, "\(what) of shape \(v.shape) fits no pipeline of route(...); add other=(...)")
@@ -231,7 +234,7 @@ package final class Optimizer {
     guard views.count == bound.count else {
       throw Failure(Status.count, "expected \(bound.count) \(kind)s, one for each parameter, got \(views.count)")
     }
-    for (i, v) in views.enumerated() where !v.absent && v.shape != bound[i].view.shape {
+    for (i, v) in views.enumerated() where v.shape != bound[i].view.shape && !(v.absent && kind == "gradient") {
       throw Failure(Status.shape, "\(label(kind, i)) has shape \(v.shape), its parameter has \(bound[i].view.shape)")
     }
   }
@@ -244,7 +247,8 @@ package final class Optimizer {
         throw Failure(Status.dtype, "\(label("parameter", i)) was bound as \(bound[i].view.dtype.name), got \(v.dtype.name)")
       }
       guard !v.readOnly else { throw Failure(Status.layout, "\(label("parameter", i)) is read-only; parameters are changed in place") }
-      guard !v.overlapsItself else { throw Failure(Status.overlap, "\(label("parameter", i)): its strides make elements share memory") }
+      guard !v.absent else { throw Failure(Status.argument, "\(label("parameter", i)) is marked absent; only gradients may be") }
+      guard !v.overlapsItself else { throw Failure(Status.layout, "\(label("parameter", i)): its strides make elements share memory") }
     }
     try Optimizer.checkOverlap(zip(views, bound).map { ($0, $1.name) }, "parameters")
     for (i, v) in views.enumerated() {
@@ -280,6 +284,7 @@ package final class Optimizer {
       for (i, v) in views.enumerated() {
         guard v.dtype.size == 2 else { throw Failure(Status.dtype, "\(label("shadow", i)) must be f16 or bf16, got \(v.dtype.name)") }
         guard !v.readOnly else { throw Failure(Status.layout, "\(label("shadow", i)) is read-only") }
+        guard !v.absent else { throw Failure(Status.argument, "\(label("shadow", i)) is marked absent; only gradients may be") }
       }
       try Optimizer.checkOverlap(
         zip(views, bound).map { ($0, $1.name) } + bound.map { ($0.view, $0.name) }, "shadows and parameters")
@@ -303,7 +308,7 @@ package final class Optimizer {
 
   func slots(_ s: Stage, _ b: Bound) -> [Slot] {
     if s.source != nil, s.element == nil || s.role == .source { return s.source?.slots ?? [] }
-    var list = s.element?.slots(s.hyper[0], b.shape) ?? s.whole?.slots(s.hyper[0], b.shape) ?? []
+    var list = s.element?.slots(s.founding, b.shape) ?? s.whole?.slots(s.founding, b.shape) ?? []
     if let extra = s.source?.slots { list += extra }
     return list
   }
@@ -327,9 +332,12 @@ package final class Optimizer {
   private func prepare() throws(Failure) {
     guard planned < bound.count || threadScratch.isEmpty else { return }
     var bytes = 0, scratchBytes = 0, ruleBytes = 0
+    var estimate = 0.0   // sums of absurd sizes must not overflow
     for i in planned..<bound.count {
       let b = bound[i]
       let size = b.view.dtype.computeSize
+      estimate += Double(b.view.count) * Double(stateRows(i).count + 3) * 16
+      guard estimate < 1e17 else { throw Failure(Status.memory, "the state of these tensors does not fit into any memory") }
       for row in stateRows(i) { bytes += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size)) }
       if needsMaster(b) { bytes += aligned(b.view.count * 4) }
       for s in stages where uses(s, b) {
@@ -650,9 +658,9 @@ package final class Optimizer {
     }
     do throws(Failure) {
       if pending.kind == .loss || pending.kind == .lossAndGradient {
-        guard let loss, !loss.isNaN || options.nonFinite == .propagate else {
-          throw Failure(Status.needs, "the request asks for the loss: set request.loss")
-        }
+        let who = stages.first { $0.method.needsLoss }?.name ?? sourceStage?.name ?? "the pipeline"
+        guard let loss, !loss.isNaN else { throw Failure(Status.needs, "\(who) needs the loss of this step: set the request's loss (it is NaN)") }
+        guard loss.isFinite else { throw Failure(Status.nonfinite, "\(who) needs a finite loss, got \(text(loss)); nothing was changed") }
         observed["loss"] = loss
       }
       if phase == 0 { try begin(); phase = 0 } else { try checkFinite() }
@@ -703,7 +711,7 @@ package final class Optimizer {
     guard pending.kind == .hessianVector || pending.kind == .logitDerivatives, let s = sourceStage, let k = s.source?.probe else { return nil }
     return (s.id, probeIndex(s, k))
   }
-  func probeIndex(_ s: Stage, _ k: Int) -> Int { s.role == .source ? k : (s.element.map { $0.slots(s.hyper[0], Shape(dimensions: [1])).count } ?? 0) + k }
+  func probeIndex(_ s: Stage, _ k: Int) -> Int { s.role == .source ? k : (s.element.map { $0.slots(s.founding, Shape(dimensions: [1])).count } ?? 0) + k }
 
   /// Descriptions of a source's slot as tensors; valid until the next call.
   func probes(_ stage: Int, _ slot: Int) -> UnsafeMutablePointer<tw_tensor> {
@@ -813,7 +821,7 @@ package final class Optimizer {
   private func context(_ s: Stage, _ branch: Branch, _ i: Int) -> StepContext {
     let r = records + i
     var c = StepContext()
-    c.t = r.pointee.t + 1
+    c.t = s === branch.rule ? ruleStep(branch, r.pointee.t + 1, r.pointee.group) : r.pointee.t + 1
     c.step = step
     c.lr = r.pointee.apply.lr
     c.weightDecay = decayOf[r.pointee.group * branches.count + r.pointee.branch]
@@ -824,6 +832,24 @@ package final class Optimizer {
     c.isDouble = r.pointee.isDouble
     c.scalars = r.pointee.scalars[s.id]
     return c
+  }
+  /// The step that the rule counts: its own since the last restart.
+  private func ruleStep(_ branch: Branch, _ t: Int, _ group: Int) -> Int {
+    branch.after.reduce(t) { $1.element?.ruleStep($0, $1.hyper[group]) ?? $0 }
+  }
+  /// Starts the rule of a tensor afresh where a stage behind it says so.
+  private func restart(_ i: Int) {
+    let r = records + i
+    let branch = branches[r.pointee.branch], s = branch.rule
+    guard !branch.after.isEmpty,
+      ruleStep(branch, r.pointee.t + 2, r.pointee.group) <= ruleStep(branch, r.pointee.t + 1, r.pointee.group) else { return }
+    for (k, slot) in slots(s, bound[i]).enumerated() {
+      let store = r.pointee.slots + Int(r.pointee.firstSlot[s.id]) + k
+      let bytes = SlotStore.bytes(store.pointee.format, r.pointee.count, r.pointee.size)
+      store.pointee.base.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
+      Optimizer.start(r, store, slot)
+    }
+    for (k, x) in s.scalars.enumerated() { r.pointee.scalars[s.id][k] = x.start }
   }
   private var loss = Double.nan
   /// weight_decay by group and branch, for rules that decay themselves.
@@ -913,7 +939,10 @@ package final class Optimizer {
       }
       throw error
     }
-    for i in 0..<bound.count where records[i].active { records[i].t += 1 }
+    for i in 0..<bound.count where records[i].active {
+      restart(i)
+      records[i].t += 1
+    }
     step += 1
     phase = -1
     pending = Request()
@@ -1166,9 +1195,6 @@ package final class Optimizer {
       backup = []
       evaluating = false
       return
-    }
-    guard stages.contains(where: { $0.element?.evaluates ?? false }) else {
-      throw Failure(Status.method, "no stage of this pipeline has evaluation weights; add an average, as ema(0.999)")
     }
     try prepare()
     var copies: [Memory] = []

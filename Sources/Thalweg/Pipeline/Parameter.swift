@@ -3,7 +3,7 @@ import CThalweg
 /// A hyper-parameter: its name, meaning, default and range. The parser, the setters and the documentation all read it.
 package struct Parameter: Sendable {
   package enum Kind: Sendable, Equatable {
-    case number, integer, flag, list, regularizer, constraint, pipeline, schedule
+    case number, integer, flag, list, regularizer, constraint, pipeline, schedule, schedules
     case choice([String])
   }
   package var name: String
@@ -21,6 +21,19 @@ package struct Parameter: Sendable {
   package var live = true
   /// A choice that may also be a whole number.
   package var takesInteger = false
+  /// An infinity is a value like any other.
+  package var infinite: Bool
+
+  package init(name: String, kind: Kind, meaning: String, standard: Value?, live: Bool = true) {
+    (self.name, self.kind, self.meaning, self.standard, self.live) = (name, kind, meaning, standard, live)
+    if case .number(let x)? = standard { infinite = x.isInfinite } else { infinite = false }
+  }
+  /// The same, with infinities allowed.
+  package func orInfinite() -> Parameter {
+    var p = self
+    p.infinite = true
+    return p
+  }
 
   package var code: Int32 {
     switch kind {
@@ -28,7 +41,7 @@ package struct Parameter: Sendable {
     case .integer: Int32(TW_PARAMETER_INTEGER)
     case .flag: Int32(TW_PARAMETER_FLAG)
     case .choice: Int32(TW_PARAMETER_CHOICE)
-    case .list: Int32(TW_PARAMETER_LIST)
+    case .list, .schedules: Int32(TW_PARAMETER_LIST)
     case .regularizer: Int32(TW_PARAMETER_REGULARIZER)
     case .constraint: Int32(TW_PARAMETER_CONSTRAINT)
     case .pipeline: Int32(TW_PARAMETER_PIPELINE)
@@ -45,6 +58,7 @@ package enum Value: Sendable {
   case choice(Int)
   case list([Double])
   case schedule(StageNode)
+  case schedules([StageNode])
   case stage(StageNode)
   case pipeline([StageNode])
 }
@@ -147,8 +161,8 @@ extension Parameter {
   package func check(_ x: Double, of method: String) throws(Failure) {
     let low = minimumOpen ? x > minimum : x >= minimum
     let high = maximumOpen ? x < maximum : x <= maximum
-    guard !x.isNaN, low, high, x.isFinite || maximum == .infinity else {
-      throw Failure(Status.range, "\(method): `\(name)` must be \(rangeText), got \(text(x))")
+    guard !x.isNaN, low, high, x.isFinite || infinite else {
+      throw Failure(Status.range, "\(method): `\(name)` must be \(x.isInfinite && !infinite ? "finite, " : "")\(rangeText), got \(text(x))")
     }
     if kind == .integer, x != x.rounded() || abs(x) > 9e15 {
       throw Failure(Status.type, "\(method): `\(name)` must be a whole number, got \(text(x))")
@@ -166,8 +180,15 @@ extension Parameter {
     case .regularizer: "a regularizer, as l1(1e-4)"
     case .constraint: "a constraint, as l2_ball(1)"
     case .pipeline: "a pipeline in parentheses, as (adamw(lr=1e-3))"
-    case .schedule: "a schedule, as cosine(lr=0.1, total=1000)"
+    case .schedule: "a schedule, as cosine(lr=0.1, total=1000), or a number"
+    case .schedules: "a list of schedules, as [linear(0, end=0.1, total=100), cosine(lr=0.1, total=1000)]"
     }
+  }
+
+  /// The words of a choice.
+  private var words: [String] {
+    if case .choice(let words) = kind { return words }
+    return []
   }
 
   /// Reads a value of the sentence.
@@ -175,8 +196,7 @@ extension Parameter {
     func wrong() -> Failure {
       Failure(Status.type, "\(method): `\(name)` must be \(expectation), got \(node.text)")
     }
-    if case .word(let w) = node, w.name == "none", w.arguments.isEmpty {
-      if case .choice(let words) = kind, let k = words.firstIndex(of: "none") { return .choice(k) }
+    if case .word(let w) = node, w.name == "none", w.arguments.isEmpty, !words.contains("none") {
       if optional { return .none }
       throw wrong()
     }
@@ -184,14 +204,11 @@ extension Parameter {
     case (.number, .number(let x)), (.integer, .number(let x)):
       try check(x, of: method)
       return .number(x)
-    case (.number, .word(let w)), (.schedule, .word(let w)):
-      if w.arguments.isEmpty, w.name == "true" || w.name == "false" { throw wrong() }
-      guard let m = Registry.find(w.name) else {
-        throw Failure(Status.method, "\(method): `\(name)`: no schedule `\(w.name)`" + suggestion(w.name, Registry.names(.schedule)))
-      }
-      guard m.kind == .schedule else { throw wrong() }
-      _ = try Registry.schedule(w)
-      return .schedule(w)
+    case (.number, .word), (.schedule, .word), (.schedule, .number): return .schedule(try schedule(node, of: method))
+    case (.schedules, .list(let items)):
+      var list: [StageNode] = []
+      for item in items { list.append(try schedule(item, of: method)) }
+      return .schedules(list)
     case (.flag, .word(let w)) where w.arguments.isEmpty && (w.name == "true" || w.name == "false"):
       return .flag(w.name == "true")
     case (.choice(let words), .word(let w)) where w.arguments.isEmpty:
@@ -223,6 +240,26 @@ extension Parameter {
     }
   }
 
+  /// A schedule; a number stands for a constant one.
+  private func schedule(_ node: ValueNode, of method: String) throws(Failure) -> StageNode {
+    switch node {
+    case .word(let w):
+      if w.arguments.isEmpty, w.name == "true" || w.name == "false" { break }
+      guard let m = Registry.find(w.name) else {
+        throw Failure(Status.method, "\(method): `\(name)`: no schedule `\(w.name)`" + suggestion(w.name, Registry.names(.schedule)))
+      }
+      guard m.kind == .schedule else { break }
+      _ = try Registry.component(w, .schedule)
+      return w
+    case .number:
+      let w = StageNode(name: "constant", arguments: [ArgumentNode(name: nil, value: node, position: 0)], position: 0)
+      _ = try Registry.component(w, .schedule)
+      return w
+    default: break
+    }
+    throw Failure(Status.type, "\(method): `\(name)` must be \(expectation), got \(node.text)")
+  }
+
   /// A value as a sentence writes it.
   package func write(_ value: Value) -> String {
     switch (kind, value) {
@@ -233,6 +270,7 @@ extension Parameter {
     case (_, .choice(let k)): String(k)
     case (_, .list(let xs)): "[" + xs.map { text($0) }.joined(separator: ", ") + "]"
     case (_, .schedule(let s)), (_, .stage(let s)): s.text
+    case (_, .schedules(let list)): "[" + list.map(\.text).joined(separator: ", ") + "]"
     case (_, .pipeline(let s)): "(" + s.map(\.text).joined(separator: " | ") + ")"
     }
   }
@@ -282,8 +320,49 @@ package struct Hyper: Sendable {
     if let i = index(name), case .stage(let s) = values[i] { return s }
     return nil
   }
+  /// The schedule that a schedule contains (`warmup`), or those of a list (`join`).
+  package func schedules(_ name: String) throws(Failure) -> [any Schedule] {
+    var nodes: [StageNode] = []
+    if let i = index(name) {
+      if case .schedule(let s) = values[i] { nodes = [s] }
+      if case .schedules(let list) = values[i] { nodes = list }
+    }
+    var made: [any Schedule] = []
+    for n in nodes { made.append(try Registry.schedule(n)) }
+    return made
+  }
+  /// It is not `none` (it may be a schedule).
+  package func given(_ name: String) -> Bool {
+    guard let i = index(name) else { return false }
+    if case .none = values[i] { return false }
+    return true
+  }
   package func pipeline(_ name: String) -> [StageNode] {
     if let i = index(name), case .pipeline(let s) = values[i] { return s }
     return []
+  }
+}
+
+extension Hyper {
+  /// A stage `name` that takes over the values of the named parameters: what a sentence name hands on to its parts.
+  package func node(_ name: String, _ parameters: [Parameter]) -> StageNode {
+    var arguments: [ArgumentNode] = []
+    for p in parameters {
+      if let i = index(p.name) { arguments.append(ArgumentNode(name: p.name, value: p.node(values[i]), position: 0)) }
+    }
+    return StageNode(name: name, arguments: arguments, position: 0)
+  }
+}
+
+extension Parameter {
+  /// A value as the parser would have read it.
+  package func node(_ value: Value) -> ValueNode {
+    switch value {
+    case .number(let x): .number(x)
+    case .list(let xs): .list(xs.map { .number($0) })
+    case .schedule(let s), .stage(let s): .word(s)
+    case .pipeline(let s): .sentence(s)
+    case .none, .flag, .choice: .word(StageNode(name: write(value), arguments: [], position: 0))
+    }
   }
 }

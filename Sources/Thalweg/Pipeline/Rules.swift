@@ -119,6 +119,8 @@ package protocol ElementRule: BitwiseCopyable, Sendable {
   func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L
   /// What `evaluation weights` are, where they are not the parameters.
   static var evaluates: Bool { get }
+  /// For stages behind the rule: the step that the rule counts at step t of a tensor. Where it falls back, the rule starts afresh.
+  static func ruleStep(_ t: Int, _ h: Hyper) -> Int
   func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L
 }
 
@@ -138,6 +140,7 @@ extension ElementRule {
   }
   package static var perTensor: Bool { false }
   package static var evaluates: Bool { false }
+  package static func ruleStep(_ t: Int, _ h: Hyper) -> Int { t }
   @inline(__always) package func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { x }
 }
 
@@ -180,17 +183,18 @@ package final class ElementKernels: Sendable {
   let map: (Kernel, Kernel)
   let measure: (Measure, Measure)
   let evaluates: Bool
+  let ruleStep: @Sendable (Int, Hyper) -> Int
   let evaluate: (Kernel, Kernel)
 
   init(
     size: Int, prepare: @escaping Prepare, slots: @escaping @Sendable (Hyper, Shape) -> [Slot], scalars: @escaping @Sendable (Hyper) -> [Scalar],
-    scope: @escaping @Sendable (Hyper) -> Scope, phases: @escaping @Sendable (Hyper) -> Int, decay: @escaping @Sendable (Hyper) -> Decay,
-    perTensor: Bool, begin: @escaping Begin, finish: @escaping Finish, fused: (Kernel, Kernel), map: (Kernel, Kernel), measure: (Measure, Measure),
-    evaluates: Bool, evaluate: (Kernel, Kernel)
+    scope: @escaping @Sendable (Hyper) -> Scope, phases: @escaping @Sendable (Hyper) -> Int, reach: @escaping @Sendable (Hyper, Int) -> Scope,
+    decay: @escaping @Sendable (Hyper) -> Decay, perTensor: Bool, begin: @escaping Begin, finish: @escaping Finish, fused: (Kernel, Kernel), map: (Kernel, Kernel), measure: (Measure, Measure),
+    evaluates: Bool, ruleStep: @escaping @Sendable (Int, Hyper) -> Int, evaluate: (Kernel, Kernel)
   ) {
     (self.size, self.prepare, self.slots, self.scalars, self.scope, self.phases) = (size, prepare, slots, scalars, scope, phases)
-    (self.decay, self.perTensor, self.begin, self.finish) = (decay, perTensor, begin, finish)
-    (self.fused, self.map, self.measure, self.evaluates, self.evaluate) = (fused, map, measure, evaluates, evaluate)
+    (self.reach, self.decay, self.perTensor, self.begin, self.finish) = (reach, decay, perTensor, begin, finish)
+    (self.fused, self.map, self.measure, self.evaluates, self.ruleStep, self.evaluate) = (fused, map, measure, evaluates, ruleStep, evaluate)
   }
 }
 
@@ -207,7 +211,7 @@ package func kernels<R: ElementRule>(_: R.Type) -> ElementKernels {
     fused: (fusedKernel(R.self, SIMD16<Float>.self), fusedKernel(R.self, SIMD8<Double>.self)),
     map: (mapKernel(R.self, SIMD16<Float>.self), mapKernel(R.self, SIMD8<Double>.self)),
     measure: (measureKernel(R.self, SIMD16<Float>.self), measureKernel(R.self, SIMD8<Double>.self)),
-    evaluates: R.evaluates,
+    evaluates: R.evaluates, ruleStep: { R.ruleStep($0, $1) },
     evaluate: (evaluateKernel(R.self, SIMD16<Float>.self), evaluateKernel(R.self, SIMD8<Double>.self)))
 }
 
@@ -277,7 +281,7 @@ package typealias PlainKernel = @Sendable (Operands) -> Void
 package typealias PlainMeasure = @Sendable (Operands, UnsafeMutablePointer<Double>) -> Void
 
 @inline(never)
-func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type) -> PlainKernel {
+func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type, writesG: Bool = true) -> PlainKernel {
   { o in
     let op = op
     var v = Vectors<L>(o)
@@ -285,9 +289,9 @@ func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type) -> PlainKerne
       var a = L.load(v.x), b = L.load(v.g)
       op(&a, &b, v.s)
       a.store(v.x)
-      b.store(v.g)
+      if writesG { b.store(v.g) }
     }
-    v.finish(writesX: true, writesG: true)
+    v.finish(writesX: true, writesG: writesG)
   }
 }
 
@@ -371,7 +375,7 @@ extension ElementKernels {
       scalars: { [scalars] _ in scalars(inner) }, scope: { [scope] _ in scope(inner) }, phases: { [phases] _ in phases(inner) },
       reach: { [reach] _, p in reach(inner, p) }, decay: { [decay] _ in decay(inner) }, perTensor: perTensor, begin: { [begin] s, _, c in begin(s, inner, c) },
       finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, map: map, measure: measure, evaluates: evaluates,
-      evaluate: evaluate)
+      ruleStep: { [ruleStep] t, _ in ruleStep(t, inner) }, evaluate: evaluate)
   }
 }
 

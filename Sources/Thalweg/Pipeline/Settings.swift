@@ -58,8 +58,11 @@ extension Optimizer {
     }
     let (name, occurrence, rest) = try split(path)
     if let name {
-      for s in try candidates(name, occurrence, path) where s.scope == .global {
-        if let k = s.scalars.firstIndex(where: { $0.name == rest }) { return s.globals[k] }
+      for s in try candidates(name, occurrence, path) {
+        guard let k = s.scalars.firstIndex(where: { $0.name == rest }) else { continue }
+        // what every tensor has of its own reads as the largest
+        let own = s.scope == .global ? [] : bound.indices.filter { uses(s, bound[$0]) && bound[$0].group == group }
+        return own.map { records[$0].scalars[s.id][k] }.max() ?? s.globals[k]
       }
     }
     let place = try find(path)
@@ -159,7 +162,9 @@ extension Optimizer {
   package func observe(_ what: String, _ value: Double) throws(Failure) {
     var used = false
     if what == "loss" {
-      guard value.isFinite || options.nonFinite == .propagate else { throw Failure(Status.nonfinite, "the observed loss is \(text(value))") }
+      guard value.isFinite else {
+        throw Failure(Status.nonfinite, "the observed loss is \(text(value))" + (stages.first { $0.method.needsLoss }.map { "; \($0.name) needs a finite one" } ?? ""))
+      }
       observed["loss"] = value
       used = true
     }

@@ -97,9 +97,17 @@ package struct SourceIO {
       Draw(key: Random.key(seed: seed, stream: stream, step: UInt64(step), tensor: UInt32(truncatingIfNeeded: tensor)), signs: signs)
     }
   }
+  /// Sets a slot to zero in the tensors that have no gradient this time.
+  package func clearAbsent(_ slot: Int) {
+    for i in 0..<optimizer.bound.count where !optimizer.records[i].active {
+      let r = optimizer.records + i
+      r.pointee.slot(stage.id, slot).base.initializeMemory(as: UInt8.self, repeating: 0, count: r.pointee.count * r.pointee.size)
+    }
+  }
   /// Makes an operation for `Move.update`: `x` is the gradient; `slots` picks the state seen.
   package func operation(_ op: some ElementOperation, slots: [Int]? = nil) -> GradientOperation {
-    let kernels = (plainKernel(op, SIMD16<Float>.self), plainKernel(op, SIMD8<Double>.self))
+    // x and g are one block here
+    let kernels = (plainKernel(op, SIMD16<Float>.self, writesG: false), plainKernel(op, SIMD8<Double>.self, writesG: false))
     return GradientOperation(stage: stage.id) { r, operands, list, offset in
       var o = operands
       if let slots {

@@ -9,6 +9,8 @@ package final class Stage {
   package let aliases: [String]
   /// Hyper-parameters by group; group 0 is the default.
   package var hyper: [Hyper]
+  /// Those of its creation, schedules not yet evaluated: they decide which state it has.
+  package let founding: Hyper
   /// Schedules by group and parameter.
   package var schedules: [[Int: any Schedule]]
   package let element: ElementKernels?
@@ -29,16 +31,16 @@ package final class Stage {
     whole: WholeKernels?, source: (any Source)?, isView: Bool = false
   ) throws(Failure) {
     (self.id, self.method, self.component, self.role, self.aliases) = (id, method, component, role, aliases)
-    (self.hyper, self.element, self.whole, self.source, self.isView) = ([hyper], element, whole, source, isView)
-    schedules = [[:]]
+    (self.hyper, founding, self.element, self.whole, self.source, self.isView) = ([hyper], hyper, element, whole, source, isView)
     scalars = element?.scalars(hyper) ?? source?.scalars ?? []
     scope = element?.scope(hyper) ?? .global
     let phases = element?.phases(hyper) ?? 0
     self.phases = phases
     reach = (0..<phases).map { element?.reach(hyper, $0) ?? .global }
+    schedules = [try Stage.schedules(hyper)]
+    // Last: an initialiser that throws after this would leak it.
     globals = .allocate(capacity: max(1, scalars.count))
     for (i, s) in scalars.enumerated() { globals[i] = s.start }
-    schedules[0] = try Stage.schedules(hyper)
   }
   deinit { globals.deallocate() }
 
@@ -76,6 +78,12 @@ package final class Stage {
     changed.values[parameter] = value
     changed.numbers[parameter] = Hyper.number(value)
     try method.validate(changed)
+    if let e = element {
+      let shape = Shape(dimensions: [2, 2]), has = e.slots(founding, shape).map(\.name), wants = e.slots(changed, shape).map(\.name)
+      guard has.starts(with: wants) else {
+        throw Failure(Status.sequence, "\(name): `\(p.name)` = \(p.write(value)) needs state that the optimizer was created without")
+      }
+    }
     hyper[group].values[parameter] = value
     hyper[group].numbers[parameter] = Hyper.number(value)
     schedules[group][parameter] = made
@@ -309,7 +317,7 @@ struct Compiler {
 
   /// Adds the sentence and a caret to an error of a stage.
   private func at(_ node: StageNode, _ f: Failure) -> Failure {
-    f.message.contains("\n") ? f : Failure(Int(f.status), f.message + Parser.pointer(text, node.position))
+    f.message.contains("\n") ? f : Failure(Int(f.status), f.message + Parser.pointer(text, f.position ?? node.position))
   }
 
   /// Replaces the names that stand for sentences.
@@ -415,7 +423,9 @@ struct Compiler {
       let h = try e.method.read(n)
       let role: Stage.Role
       var element: ElementKernels?, whole: WholeKernels?, made: (any Source)?, isView = false
-      switch (e.method.kind, e.component) {
+      var component = e.component
+      if case .chosen(let choose) = component { component = choose(h) }
+      switch (e.method.kind, component) {
       case (.optimizer, .element(let k)): (role, element) = (.rule, k)
       case (.optimizer, .whole(let k)): (role, whole) = (.rule, k)
       case (.optimizer, .driven(let make, let k)):
@@ -439,11 +449,11 @@ struct Compiler {
       if e.method.kind == .update || e.method.kind == .average || role == .after || role == .applier, !seenRule {
         throw Failure(Status.method, "`\(n.name)` must stand after the update rule")
       }
-      if role == .gradient || role == .source, seenRule, e.method.kind != .transform {
+      if role == .gradient || role == .source, seenRule {
         throw Failure(Status.method, "`\(n.name)` must stand before the update rule")
       }
       let s = try Stage(
-        id: stages.count, method: e.method, component: e.component, role: role, aliases: item.aliases + [n.name], hyper: h,
+        id: stages.count, method: e.method, component: component, role: role, aliases: item.aliases + [n.name], hyper: h,
         element: element, whole: whole, source: made, isView: isView)
       if made != nil {
         if let first = source {

@@ -1,0 +1,25 @@
+// Element-wise optimizers, one line a method.
+
+let elementList: [Registered] = [
+  entry(AdaMax.self),
+  entry(RMSProp.self),
+  entry(AdaGrad.self),
+  entry(AdaDelta.self),
+  entry(NAdam.self),
+  entry(RAdam.self),
+  entry(Signum.self),
+  entry(Tiger.self),
+  entry(Lion.self),
+  entry(Grams.self),
+  entry(DiffGrad.self),
+  entry(AdEMAMix.self),
+  entry(AdaBelief.self),
+  entry(Yogi.self),
+  entry(ADOPT.self),
+  entry(LaProp.self),
+  entry(Adan.self),
+  entry(OptimisticSGD.self),
+  entry(SGLD.self),
+  entry(Cautious.self),
+  cautiousAdamW,
+]

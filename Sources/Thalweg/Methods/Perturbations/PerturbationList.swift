@@ -1,0 +1,4 @@
+let perturbationList: [Registered] = [
+  entry(SAM.self),
+  entry(GradientRegularization.self),
+]

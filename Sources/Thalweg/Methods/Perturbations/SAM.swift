@@ -1,0 +1,50 @@
+/// Sharpness-aware minimization: the gradient at the worst point, to first order, of a ball around the parameters.
+///
+///     l2:  e = ρ/(‖g‖ + ε)·g over all tensors;   linf:  e = ρ·sign(g)
+///     the rule sees the gradient at θ + e, on the same minibatch
+///
+/// State    the parameters while they are away; nothing between steps.
+/// Differs  nothing from davda54/sam; without a gradient there is no perturbation. One ρ for all groups.
+/// Source   Foret, Kleiner, Mobahi and Neyshabur, 2020, arXiv:2010.01412.
+struct SAM: Source {
+  static let method = Method(
+    "sam", .perturbation, "The gradient at the worst point, to first order, of a ball around the parameters.",
+    rule: """
+      l2: e = rho/(|g| + eps) * g over all tensors;  linf: e = rho*sign(g)
+      g <- gradient at theta + e, on the same minibatch
+      """,
+    source: "Foret, Kleiner, Mobahi, Neyshabur, 2020, arXiv:2010.01412",
+    parameters: [
+      .number("rho", 0.05, .atLeast(0), "radius"), .eps(1e-12, "added to the norm"), .choice("norm", ["l2", "linf"], "of the ball"),
+    ],
+    slots: [Slot("point", "the parameters while they are away")], requests: "gradient")
+
+  let slots = SAM.method.slots
+  init(_ h: Hyper) {}
+
+  private struct Perturb: ElementOperation {
+    let scale: Double, signs: Bool
+    func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      s[0] = x
+      x = x + scale * (signs ? g.sign : g)
+    }
+  }
+
+  func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
+    if phase > 0 {
+      io.change(RestoreParameters(), parameters: true)
+      return .update(nil)
+    }
+    try io.evaluateSchedules()
+    let rho: Double = io.hyper.rho, eps: Double = io.hyper.eps
+    if io.hyper.is("norm", "linf") {
+      io.change(Perturb(scale: rho, signs: true), parameters: true)
+    } else {
+      let norm = io.sum(SquaredNorm())[0].squareRoot()
+      io.change(Perturb(scale: norm == 0 ? 0 : rho / (norm + eps), signs: false), parameters: true)
+    }
+    return .ask(Ask(.gradient))
+  }
+
+  func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), parameters: true) }
+}

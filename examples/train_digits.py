@@ -1,0 +1,260 @@
+"""Trains a NumPy multilayer perceptron on scikit-learn's handwritten digits with any sentence.
+
+    python examples/train_digits.py --demo
+    python examples/train_digits.py --sentence "clip_global_norm(1.0) | adamw(lr=3e-3) | ema(0.99)"
+    python examples/train_digits.py --sentence "lion(lr=cosine(lr=1e-3, total={steps}))" --state-dtype bf16
+
+The network and its gradient are plain NumPy, below.  thalweg changes the weights in place.  `{steps}` in a sentence stands
+for the number of steps of the run.  Ends with status 1 when a run ends at or below 95 % test accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Iterator, NamedTuple
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are too small for more
+
+import numpy as np
+import thalweg as tw
+from sklearn.datasets import load_digits
+from tqdm import tqdm
+
+LAYERS = (64, 128, 64, 10)
+FLOOR = 0.95  # a run must end above this test accuracy
+DEMO = [  # (sentence, storage of the state)
+    ("sgd(lr=0.05, momentum=0.9, nesterov=true, weight_decay=1e-4)", "f32"),
+    ("clip_global_norm(1.0) | adamw(lr=warmup_cosine(peak=3e-3, warmup=50, total={steps}), weight_decay=0.01)", "f32"),
+    ("sam(0.05) | sgd(lr=0.05, momentum=0.9)", "f32"),
+    ("route(matrix=(muon(lr=0.02)), other=(adamw(lr=3e-3)))", "f32"),
+    ("sgd(lr=0.05, momentum=0.9) | prox(l1(1e-3))", "f32"),
+    ("schedule_free_adamw(lr=5e-3, warmup_steps=50)", "f32"),
+    ("adamw(lr=3e-3, weight_decay=0.01)", "q8"),
+]
+
+
+class Data(NamedTuple):
+    x: np.ndarray  # (images, 64), standardised, float32
+    y: np.ndarray  # (images,), 0 ... 9
+
+
+class MLP:
+    """A multilayer perceptron: ReLU between the layers, softmax cross-entropy at the end.
+
+    `params` are W (out, in) and b (out) of every layer; `grads` are buffers of the same shapes that `loss` fills.
+    """
+
+    def __init__(self, layers: tuple[int, ...], rng: np.random.Generator) -> None:
+        self.params: list[np.ndarray] = []
+        self.names: list[str] = []
+        for i, (fan_in, fan_out) in enumerate(zip(layers, layers[1:])):
+            weight = rng.standard_normal((fan_out, fan_in)) * np.sqrt(2 / fan_in)
+            self.params += [weight.astype(np.float32), np.zeros(fan_out, np.float32)]
+            self.names += [f"layer{i}.weight", f"layer{i}.bias"]
+        self.grads = [np.zeros_like(p) for p in self.params]
+
+    def forward(self, x: np.ndarray) -> list[np.ndarray]:
+        """The input and the output of every layer; the last one holds the logits (rows, classes)."""
+        values = [x]
+        for i in range(0, len(self.params), 2):
+            weight, bias = self.params[i : i + 2]
+            z = values[-1] @ weight.T + bias
+            values.append(z if i + 2 == len(self.params) else np.maximum(z, 0))
+        return values
+
+    def loss(self, data: Data) -> float:
+        """The mean cross-entropy in nats; its gradient goes into `grads`."""
+        values = self.forward(data.x)
+        z = values[-1] - values[-1].max(1, keepdims=True)
+        p = np.exp(z)
+        p /= p.sum(1, keepdims=True)
+        rows = np.arange(len(data.y))
+        loss = -float(np.log(np.maximum(p[rows, data.y], 1e-30)).mean())
+        d = p
+        d[rows, data.y] -= 1
+        d /= len(rows)
+        for i in reversed(range(0, len(self.params), 2)):
+            inputs = values[i // 2]
+            np.matmul(d.T, inputs, out=self.grads[i])
+            d.sum(0, out=self.grads[i + 1])
+            if i:
+                d = (d @ self.params[i]) * (inputs > 0)
+        return loss
+
+    def curvature(self, data: Data, probe: list[np.ndarray], h: float = 1e-3) -> None:
+        """The Hessian times `probe`, by a central difference of gradients, goes into `grads`."""
+        saved = [p.copy() for p in self.params]
+        sides = []
+        for sign in (h, -h):
+            for p, start, v in zip(self.params, saved, probe):
+                p[...] = start + np.float32(sign) * v
+            self.loss(data)
+            sides.append([g.copy() for g in self.grads])
+        for p, start, g, plus, minus in zip(self.params, saved, self.grads, *sides):
+            p[...] = start
+            np.subtract(plus, minus, out=g)
+            g /= 2 * h
+
+    def accuracy(self, data: Data) -> float:
+        """The share of images that are classified right, 0 ... 1."""
+        return float((self.forward(data.x)[-1].argmax(1) == data.y).mean())
+
+
+class Result(NamedTuple):
+    sentence: str
+    state_dtype: str
+    losses: list[float]  # mean training loss of every epoch, nats
+    errors: list[float]  # test error after every epoch, 0 ... 1
+    accuracy: float  # test accuracy at the end, 0 ... 1
+    micros: float  # median time of the optimizer in a step, microseconds
+    state: int  # bytes of optimizer state
+    zeros: float  # share of parameters that are exactly 0
+
+
+def load(seed: int) -> tuple[Data, Data]:
+    """The 1,797 digits, shuffled: 80 % to train on, 20 % to test with, standardised by the training images."""
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(seed).permutation(len(y))
+    x, y = x[order].astype(np.float32), y[order]
+    cut = int(0.8 * len(y))
+    mean, std = x[:cut].mean(0), x[:cut].std(0)
+    x = (x - mean) / np.where(std > 0, std, 1)
+    return Data(x[:cut], y[:cut]), Data(x[cut:], y[cut:])
+
+
+def minibatches(data: Data, size: int, rng: np.random.Generator) -> Iterator[Data]:
+    """Minibatches without end, shuffled anew in every epoch."""
+    while True:
+        order = rng.permutation(len(data.y))
+        for start in range(0, len(order) - size + 1, size):
+            rows = order[start : start + size]
+            yield Data(data.x[rows], data.y[rows])
+
+
+def train(sentence: str, state_dtype: str, args: argparse.Namespace) -> Result:
+    """One run.  Only the time that `step` spends outside the gradient evaluations counts as the optimizer's."""
+    training, test = load(args.seed)
+    rng = np.random.default_rng(args.seed + 1)
+    model, batches = MLP(LAYERS, rng), minibatches(training, args.batch, rng)
+    steps_per_epoch = len(training.y) // args.batch
+    sentence = sentence.replace("{steps}", str(args.epochs * steps_per_epoch))
+    opt = tw.Optimizer(model.params, sentence, names=model.names, state_dtype=state_dtype, seed=args.seed)
+    opt.bind_gradients(model.grads)
+
+    batch, tag, inside = next(batches), None, 0.0
+
+    def closure(request: Any) -> float | None:
+        """Answers what the method asks for; equal tags mean the same minibatch."""
+        nonlocal batch, tag, inside
+        start = time.perf_counter()
+        if request.tag != tag:
+            batch, tag = next(batches), request.tag
+        loss = None
+        if request.kind == "task_gradient":  # the tasks are shares of the minibatch
+            loss = model.loss(Data(batch.x[request.index :: request.count], batch.y[request.index :: request.count]))
+        elif request.kind == "hessian_vector":
+            model.curvature(batch, request.probe)
+        elif request.kind == "logit_derivatives":
+            sys.exit(f"{sentence}: this example cannot answer {request.kind}")
+        else:
+            loss = model.loss(batch)
+        inside += time.perf_counter() - start
+        return loss
+
+    losses, errors, micros = [], [], []
+    with tqdm(total=args.epochs, unit="epoch", desc=sentence[:40].ljust(40), leave=False) as bar:
+        for _ in range(args.epochs):
+            total = 0.0
+            for _ in range(steps_per_epoch):
+                inside, start = 0.0, time.perf_counter()
+                total += opt.step(closure)
+                micros.append((time.perf_counter() - start - inside) * 1e6)
+            losses.append(total / steps_per_epoch)
+            with opt.averaged():  # the weights to use: averaged ones where the sentence has them
+                errors.append(1 - model.accuracy(test))
+            bar.set_postfix(loss=f"{losses[-1]:.4f}", accuracy=f"{1 - errors[-1]:.2%}")
+            bar.update()
+    opt.eval()
+    zeros = sum(int((p == 0).sum()) for p in model.params) / sum(p.size for p in model.params)
+    state = opt.memory_report().total
+    return Result(sentence, state_dtype, losses, errors, model.accuracy(test), float(np.median(micros)), state, zeros)
+
+
+def table(results: list[Result]) -> str:
+    lines = [f"{'accuracy':>8}  {'us/step':>7}  {'state bytes':>11}  {'zeros':>6}  sentence"]
+    for r in results:
+        zeros = f"{r.zeros:.1%}" if r.zeros >= 0.01 else "-"
+        stored = "" if r.state_dtype == "f32" else f"   [state in {r.state_dtype}]"
+        lines.append(f"{r.accuracy:>8.2%}  {r.micros:>7.1f}  {r.state:>11,}  {zeros:>6}  {r.sentence}{stored}")
+    return "\n".join(lines)
+
+
+def plot(results: list[Result], path: Path) -> None:
+    """Training loss and test error by epoch, on logarithmic scales."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    height = 4.4 + 0.24 * len(results)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, height))
+    colours = plt.get_cmap("tab10").colors
+    for i, r in enumerate(results):
+        epochs = np.arange(1, len(r.losses) + 1)
+        label = r.sentence if r.state_dtype == "f32" else f"{r.sentence}  [state in {r.state_dtype}]"
+        style = dict(color=colours[i % 10], linewidth=1.8, linestyle="-" if i < 10 else "--")
+        left.plot(epochs, r.losses, label=f"{label}: {r.accuracy:.1%}", **style)
+        right.plot(epochs, 100 * np.array(r.errors), **style)
+    left.set(title="training loss", xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")
+    right.set(title="test error", xlabel="epoch", ylabel="wrong (%)", yscale="log")
+    right.axhline(100 * (1 - FLOOR), color="grey", linewidth=1, linestyle=":")
+    ticks = [1, 2, 3, 5, 10, 20, 50]
+    right.set_yticks(ticks, [str(t) for t in ticks])
+    right.minorticks_off()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(f"Digits, {'-'.join(map(str, LAYERS))} perceptron in NumPy, float32")
+    figure.legend(loc="lower left", bbox_to_anchor=(0.05, 0.01), frameon=False, fontsize=8.5, prop={"family": "monospace", "size": 8})
+    figure.tight_layout(rect=(0, (0.24 * len(results) + 0.1) / height, 1, 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sentence", action="append", metavar="TEXT", help="what to train with; may be repeated")
+    parser.add_argument("--demo", action="store_true", help=f"train with {len(DEMO)} sentences that show the kinds of method")
+    parser.add_argument("--state-dtype", choices=("f32", "bf16", "q8"), default="f32", help="storage of the state of --sentence")
+    parser.add_argument("--epochs", type=int, default=40, help="passes over the training images (default 40)")
+    parser.add_argument("--batch", type=int, default=64, help="images in a minibatch (default 64)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and the minibatches (default 0)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "digits.png", help="where the picture goes")
+    args = parser.parse_args()
+    if args.epochs < 1 or not 1 <= args.batch <= 1437:
+        parser.error("--epochs is at least 1, --batch is in 1 ... 1437")
+    runs = [(s, args.state_dtype) for s in args.sentence or []]
+    if args.demo or not runs:
+        runs = DEMO + runs
+    try:
+        results = [train(sentence, dtype, args) for sentence, dtype in runs]
+    except tw.Error as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    print(table(results))
+    plot(results, args.out)
+    print(f"\nloss curves: {args.out}")
+    failed = [r.sentence for r in results if not r.accuracy > FLOOR]
+    for sentence in failed:
+        print(f"at or below {FLOOR:.0%} test accuracy: {sentence}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
