@@ -60,7 +60,21 @@ const char *twb_description(void) {
   pthread_once(&once, load);
   return description;
 }
-void twb_set_threads(int n) { p_openblas_set_num_threads(n); }
+
+/* Several threads call matrix functions at once: whoever comes first after a change tells OpenBLAS. */
+static _Atomic int wanted = 1, current = 0;
+static pthread_mutex_t changing = PTHREAD_MUTEX_INITIALIZER;
+void twb_want_threads(int n) { wanted = n; }
+void twb_apply_threads(void) {
+  if (current == wanted) return;
+  pthread_mutex_lock(&changing);
+  int n = wanted;
+  if (current != n) {
+    p_openblas_set_num_threads(n);
+    current = n;
+  }
+  pthread_mutex_unlock(&changing);
+}
 
 static enum CBLAS_TRANSPOSE t(bool x) { return x ? CblasTrans : CblasNoTrans; }
 void twb_sgemm(bool ta, bool tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,

@@ -13,14 +13,16 @@
 bool twb_available(void);
 /* The library that was found, or why none was. */
 const char *twb_description(void);
-void twb_set_threads(int n);
+/* The number of threads of OpenBLAS: noted (nothing is loaded for it), and put into effect.  Thread-safe; the second needs twb_available(). */
+void twb_want_threads(int n);
+void twb_apply_threads(void);
 
 /* Row-major, as CBLAS. */
 void twb_sgemm(bool ta, bool tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
                float *c, int ldc);
 void twb_dgemm(bool ta, bool tb, int m, int n, int k, double alpha, const double *a, int lda, const double *b, int ldb,
                double beta, double *c, int ldc);
-/* c := alpha a a^T + beta c, upper triangle; n x n from n x k. */
+/* c := alpha a a^T + beta c (a^T a when trans), upper triangle; c is n x n, a is n x k (k x n). */
 void twb_ssyrk(bool trans, int n, int k, float alpha, const float *a, int lda, float beta, float *c, int ldc);
 void twb_dsyrk(bool trans, int n, int k, double alpha, const double *a, int lda, double beta, double *c, int ldc);
 

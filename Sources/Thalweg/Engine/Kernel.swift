@@ -125,7 +125,7 @@ package struct Sums {
     if L.width == 16 { top = SIMD8<Double>.max(top, w.high) }
   }
   /// Sum 0.
-  package var first: Double { (low.0 + high.0).sum() }
+  @inline(__always) var first: Double { (low.0 + high.0).sum() }
   /// Writes the four sums and the maximum.
   @inline(__always) func write(_ out: UnsafeMutablePointer<Double>) {
     out[0] = (low.0 + high.0).sum()

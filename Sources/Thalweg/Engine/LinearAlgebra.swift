@@ -1,21 +1,20 @@
 import COpenBLAS
 import Glibc
 
-/// Dense matrices in row-major order, on OpenBLAS. Small factorisations run in double whatever the tensor's type.
+/// Vectors matrices in row-major order, on OpenBLAS. Small factorisations run in double whatever the tensor's type.
 package enum LinearAlgebra {
   /// Throws TW_ERROR_UNSUPPORTED when OpenBLAS is missing.
   package static func require() throws(Failure) {
     guard twb_available() else { throw Failure(Status.unsupported, String(cString: twb_description())) }
   }
   /// Threads of OpenBLAS for what follows. Nothing is loaded for it.
-  static func setThreads(_ n: Int) { wanted = Int32(n) }
-  nonisolated(unsafe) private static var wanted: Int32 = 1
-  nonisolated(unsafe) private static var set: Int32 = 0
-  private static func applyThreads() {
-    if set != wanted { twb_set_threads(wanted); set = wanted }
-  }
+  static func setThreads(_ n: Int) { twb_want_threads(Int32(truncatingIfNeeded: n)) }
+  private static func applyThreads() { twb_apply_threads() }
 
-  private static func small(_ sizes: Int...) -> Bool { sizes.allSatisfy { $0 <= Int(Int32.max) } }
+  /// OpenBLAS counts in 32 bits: sides, and (in LAPACK) elements and work space too.
+  private static func fits(_ sizes: Int...) throws(Failure) {
+    guard sizes.allSatisfy({ $0 <= Int(Int32.max) }) else { throw Failure(Status.shape, "the matrix is too large for the installed LAPACK") }
+  }
 
   /// c ← alpha·op(a)·op(b) + beta·c, with c of shape (m, n) and k the inner size; leading dimensions are those of dense operands.
   package static func multiply<T: Real>(
@@ -23,7 +22,7 @@ package enum LinearAlgebra {
     _ m: Int, _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0
   ) throws(Failure) {
     try require()
-    guard small(m, n, k) else { throw Failure(Status.shape, "a matrix side above 2^31") }
+    try fits(m, n, k)
     guard m > 0, n > 0 else { return }
     applyThreads()
     let (m, n, k) = (Int32(m), Int32(n), Int32(k))
@@ -35,28 +34,42 @@ package enum LinearAlgebra {
     }
   }
 
-  /// c ← a·aᵀ (or aᵀ·a when `transposed`), both triangles filled; a is (n, k), or (k, n) when transposed.
-  package static func gram<T: Real>(_ a: UnsafePointer<T>, transposed: Bool = false, into c: UnsafeMutablePointer<T>, _ n: Int, _ k: Int) throws(Failure) {
+  /// c ← alpha·a·aᵀ + beta·c (aᵀ·a when `transposed`), both triangles filled; a is (n, k), or (k, n) when transposed.
+  package static func gram<T: Real>(
+    _ a: UnsafePointer<T>, transposed: Bool = false, into c: UnsafeMutablePointer<T>, _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0
+  ) throws(Failure) {
     try require()
-    guard small(n, k) else { throw Failure(Status.shape, "a matrix side above 2^31") }
+    try fits(n, k)
     guard n > 0 else { return }
     applyThreads()
     let lda = Int32(max(1, transposed ? n : k))
-    if T.isDouble { twb_dsyrk(transposed, Int32(n), Int32(k), 1, rebind(a), lda, 0, rebind(c), Int32(n)) } else {
-      twb_ssyrk(transposed, Int32(n), Int32(k), 1, rebind(a), lda, 0, rebind(c), Int32(n))
+    if T.isDouble { twb_dsyrk(transposed, Int32(n), Int32(k), alpha, rebind(a), lda, beta, rebind(c), Int32(n)) } else {
+      twb_ssyrk(transposed, Int32(n), Int32(k), Float(alpha), rebind(a), lda, Float(beta), rebind(c), Int32(n))
     }
     mirror(c, n)
   }
 
   /// Copies the upper triangle into the lower, in tiles that stay in cache.
   package static func mirror<T: Real>(_ c: UnsafeMutablePointer<T>, _ n: Int) {
-    let tile = 32
-    for i0 in stride(from: 0, to: n, by: tile) {
-      for j0 in stride(from: i0, to: n, by: tile) {
-        for i in i0..<min(i0 + tile, n) {
-          for j in max(j0, i + 1)..<max(min(j0 + tile, n), max(j0, i + 1)) { c[j * n + i] = c[i * n + j] }
+    let tile = 16
+    var i0 = 0
+    while i0 < n {
+      var j0 = i0
+      while j0 < n {
+        let iEnd = min(i0 &+ tile, n), jEnd = min(j0 &+ tile, n)
+        var j = j0
+        while j < jEnd {
+          let row = c + j &* n, end = min(iEnd, j)
+          var i = i0
+          while i < end {
+            row[i] = c[i &* n &+ j]
+            i &+= 1
+          }
+          j &+= 1
         }
+        j0 &+= tile
       }
+      i0 &+= tile
     }
   }
 
@@ -76,9 +89,12 @@ package enum LinearAlgebra {
 
     package init<T: Real>(_ a: UnsafePointer<T>, _ m: Int, _ n: Int) throws(Failure) {
       try LinearAlgebra.require()
+      let r = min(m, n)
+      try LinearAlgebra.fits(m, n, 8 &* r, 5 &* r &* (r &+ 8), m &* n)
+      // LAPACK may never return from numbers that are not finite.
+      guard Flat.isFinite(a, m &* n) else { throw Failure(Status.nonfinite, "a matrix to decompose has elements that are NaN or infinite") }
       LinearAlgebra.applyThreads()
       (self.m, self.n) = (m, n)
-      let r = min(m, n)
       // Row-major a is column-major aᵀ: LAPACK's U is our V, its Vᵀ our Uᵀ.
       var copy = (0..<(m * n)).map { Double(a[$0]) }
       s = [Double](repeating: 0, count: r)
@@ -87,7 +103,7 @@ package enum LinearAlgebra {
       var iwork = [Int32](repeating: 0, count: 8 * r)
       var size = [0.0]
       var info = twb_dgesdd(Int32(n), Int32(m), &copy, Int32(n), &s, &v, Int32(n), &ut, Int32(r), &size, -1, &iwork)
-      let lwork = info == 0 && size[0].isFinite ? Int(size[0]) : 0
+      let lwork = info == 0 && size[0] <= Double(Int32.max) ? Int(size[0]) : 0
       var work = [Double](repeating: 0, count: max(1, lwork))
       info = twb_dgesdd(Int32(n), Int32(m), &copy, Int32(n), &s, &v, Int32(n), &ut, Int32(r), &work, Int32(work.count), &iwork)
       guard info == 0 else { throw Failure(Status.numeric, "the singular value decomposition did not converge (info \(info))") }
@@ -121,7 +137,9 @@ package enum LinearAlgebra {
   /// The thin Q of a = QR for an (m, n) row-major matrix, m ≥ n, with the diagonal of R positive.
   package static func orthonormal(_ a: [Double], _ m: Int, _ n: Int) throws(Failure) -> [Double] {
     try require()
+    try fits(m &* n, 64 &* n)
     guard m > 0, n > 0 else { return a }
+    guard m >= n, a.count == m &* n else { throw Failure(Status.shape, "\(n) columns of length \(m) cannot be orthonormal") }
     applyThreads()
     var c = [Double](repeating: 0, count: m * n)
     for i in 0..<m { for j in 0..<n { c[j * m + i] = a[i * n + j] } }
@@ -140,6 +158,8 @@ package enum LinearAlgebra {
   /// Solves a·x = b for symmetric positive definite a (n, n); b is (n, k) row-major.
   package static func solvePositive(_ a: [Double], _ b: [Double], _ n: Int, _ k: Int) throws(Failure) -> [Double] {
     try require()
+    try fits(n &* n, n &* k)
+    guard n > 0, k > 0 else { return b }
     applyThreads()
     var l = a
     let info = twb_dpotrf(Int32(n), &l, Int32(n))
@@ -152,6 +172,8 @@ package enum LinearAlgebra {
   /// Solves a·x = b for square a (n, n); b is (n, k) row-major.
   package static func solve(_ a: [Double], _ b: [Double], _ n: Int, _ k: Int) throws(Failure) -> [Double] {
     try require()
+    try fits(n &* n, n &* k)
+    guard n > 0, k > 0 else { return b }
     applyThreads()
     var lu = transposed(a, n, n)
     var pivot = [Int32](repeating: 0, count: n)

@@ -14,14 +14,14 @@ package struct Allocator: @unchecked Sendable {
   }
 }
 
-/// A run of 64-byte aligned, zeroed memory.
+/// A run of 64-byte aligned memory, zeroed unless told otherwise.
 package final class Memory: @unchecked Sendable {
   package let base: UnsafeMutableRawPointer
   package let size: Int
   private let allocator: Allocator
 
   /// Throws TW_ERROR_MEMORY.
-  package init(_ size: Int, _ allocator: Allocator) throws(Failure) {
+  package init(_ size: Int, _ allocator: Allocator, zeroed: Bool = true) throws(Failure) {
     let bytes = max(64, size)
     var p: UnsafeMutableRawPointer?
     if let hook = allocator.allocate {
@@ -32,7 +32,7 @@ package final class Memory: @unchecked Sendable {
       if let p, bytes >= 1 << 22 { madvise(p, bytes, 14 /* MADV_HUGEPAGE */) }
     }
     guard let p else { throw Failure(Status.memory, "cannot allocate \(bytes) bytes") }
-    memset(p, 0, bytes)
+    if zeroed { memset(p, 0, bytes) }
     base = p
     self.size = bytes
     self.allocator = allocator

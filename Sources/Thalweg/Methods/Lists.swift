@@ -7,9 +7,4 @@ let optimizerList: [Registered] = [
   entry(AMSGrad.self),
 ]
 
-let matrixList: [Registered] = []
-let aggregatorList: [Registered] = []
-let regularizerList: [Registered] = []
-let constraintList: [Registered] = []
-let maskList: [Registered] = []
 let diagnosticList: [Registered] = []

@@ -1110,7 +1110,11 @@ package final class Optimizer {
     guard let whole = s.whole else { return }
     let r = records + i
     let used = r.pointee.used(s.id)
-    let list = (0..<used).map { r.pointee.slot(s.id, $0).base }
+    // State kept in fewer bits is widened for the call and narrowed after it.
+    let stores = (0..<used).map { r.pointee.slot(s.id, $0) }
+    var widened: [Memory?] = []
+    for store in stores { widened.append(store.format == .direct ? nil : try widen(store, r.pointee.count)) }
+    let list = zip(stores, widened).map { $1?.base ?? $0.base }
     let c = context(s, branches[r.pointee.branch], i)
     let h = s.hyper[r.pointee.group]
     var copy: Memory?
@@ -1130,7 +1134,26 @@ package final class Optimizer {
       try whole.f32(h, c, Whole(v: v.assumingMemoryBound(to: Float.self), w: companionPointer.assumingMemoryBound(to: Float.self),
                                 slots: list.map { $0.assumingMemoryBound(to: Float.self) }, shape: bound[i].shape))
     }
+    for (store, m) in zip(stores, widened) { if let m { narrow(store, r.pointee.count, m.base.assumingMemoryBound(to: Float.self)) } }
     withExtendedLifetime(copy) {}
+  }
+
+  private func widen(_ s: SlotStore, _ n: Int) throws(Failure) -> Memory {
+    let m = try Memory(n * 4, allocator, zeroed: false)
+    let f = m.base.assumingMemoryBound(to: Float.self)
+    switch s.format {
+    case .bf16: for i in 0..<n { f[i] = floatFromBF16(s.base.assumingMemoryBound(to: UInt16.self)[i]) }
+    case .signed8: EightBit.decode(s.base, n, 0, n, f, signed: true)
+    default: EightBit.decode(s.base, n, 0, n, f, signed: false)
+    }
+    return m
+  }
+  private func narrow(_ s: SlotStore, _ n: Int, _ f: UnsafePointer<Float>) {
+    switch s.format {
+    case .bf16: for i in 0..<n { s.base.assumingMemoryBound(to: UInt16.self)[i] = bf16FromFloat(f[i]) }
+    case .signed8: EightBit.encode(s.base, n, 0, n, f, signed: true)
+    default: EightBit.encode(s.base, n, 0, n, f, signed: false)
+    }
   }
 
   // MARK: copies

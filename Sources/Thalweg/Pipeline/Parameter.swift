@@ -34,6 +34,8 @@ package struct Parameter: Sendable {
     p.infinite = true
     return p
   }
+  /// Lists that have a name.
+  package var presets: [(name: String, values: [Double])] = []
 
   package var code: Int32 {
     switch kind {
@@ -108,8 +110,11 @@ extension Parameter {
   package static func choice(_ name: String, _ words: [String], _ meaning: String, standard: Int = 0, live: Bool = true) -> Parameter {
     Parameter(name: name, kind: .choice(words), meaning: meaning, standard: .choice(standard), live: live)
   }
-  package static func list(_ name: String, _ standard: [Double]?, _ meaning: String, optional: Bool = false) -> Parameter {
+  package static func list(
+    _ name: String, _ standard: [Double]?, _ meaning: String, optional: Bool = false, presets: [(name: String, values: [Double])] = []
+  ) -> Parameter {
     var p = Parameter(name: name, kind: .list, meaning: meaning, standard: standard.map { .list($0) })
+    p.presets = presets
     if optional { p.standard = p.standard ?? Value.none }
     p.optional = optional
     p.live = false
@@ -176,7 +181,7 @@ extension Parameter {
     case .integer: "a whole number \(rangeText)"
     case .flag: "true or false"
     case .choice(let words): "one of " + words.joined(separator: ", ") + (takesInteger ? ", or a whole number" : "")
-    case .list: "a list of numbers [a, b, ...]"
+    case .list: "a list of numbers [a, b, ...]" + presets.map { ", or \($0.name)" }.joined() + (optional ? ", or none" : "")
     case .regularizer: "a regularizer, as l1(1e-4)"
     case .constraint: "a constraint, as l2_ball(1)"
     case .pipeline: "a pipeline in parentheses, as (adamw(lr=1e-3))"
@@ -224,10 +229,20 @@ extension Parameter {
     case (.list, .list(let items)):
       var numbers: [Double] = []
       for item in items {
-        guard case .number(let x) = item else { throw wrong() }
-        numbers.append(x)
+        switch item {
+        case .number(let x): numbers.append(x)
+        case .list(let inner):   // rows of numbers are read one after the other
+          for i in inner { if case .number(let x) = i { numbers.append(x) } else { throw wrong() } }
+        default: throw wrong()
+        }
       }
       return .list(numbers)
+    case (.list, .word(let w)) where w.arguments.isEmpty:
+      guard let preset = presets.first(where: { $0.name == w.name }) else { throw wrong() }
+      return .list(preset.values)
+    case (.list, .string(let s)):
+      guard let preset = presets.first(where: { $0.name == s }) else { throw wrong() }
+      return .list(preset.values)
     case (.regularizer, .word(let w)):
       _ = try Registry.component(w, .regularizer)
       return .stage(w)
@@ -268,7 +283,7 @@ extension Parameter {
     case (_, .flag(let b)): b ? "true" : "false"
     case (.choice(let words), .choice(let k)): words[k]
     case (_, .choice(let k)): String(k)
-    case (_, .list(let xs)): "[" + xs.map { text($0) }.joined(separator: ", ") + "]"
+    case (_, .list(let xs)): presets.first { $0.values == xs }?.name ?? "[" + xs.map { text($0) }.joined(separator: ", ") + "]"
     case (_, .schedule(let s)), (_, .stage(let s)): s.text
     case (_, .schedules(let list)): "[" + list.map(\.text).joined(separator: ", ") + "]"
     case (_, .pipeline(let s)): "(" + s.map(\.text).joined(separator: " | ") + ")"
@@ -360,6 +375,7 @@ extension Parameter {
     switch value {
     case .number(let x): .number(x)
     case .list(let xs): .list(xs.map { .number($0) })
+    case .schedules(let list): .list(list.map { .word($0) })
     case .schedule(let s), .stage(let s): .word(s)
     case .pipeline(let s): .sentence(s)
     case .none, .flag, .choice: .word(StageNode(name: write(value), arguments: [], position: 0))

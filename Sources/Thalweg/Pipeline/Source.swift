@@ -117,6 +117,39 @@ package struct SourceIO {
       if r.pointee.isDouble { kernels.1(o) } else { kernels.0(o) }
     }
   }
+
+  /// The gradient becomes the sum of weights[k] times slot k; any number of slots, eight at a time.
+  package func combination(_ weights: [Double]) -> GradientOperation {
+    let parts = stride(from: 0, to: weights.count, by: SlotPointers.capacity).map { first in
+      let w = Array(weights[first..<min(first + SlotPointers.capacity, weights.count)])
+      let op = Combination(weights: w, fresh: first == 0)
+      return (first, w.count, plainKernel(op, SIMD16<Float>.self), plainKernel(op, SIMD8<Double>.self))
+    }
+    return GradientOperation(stage: stage.id) { r, operands, list, offset in
+      for (first, count, f32, f64) in parts {
+        var o = operands
+        for k in 0..<count { o.slots[k] = list[first + k].base + offset * r.pointee.size }
+        o.used = count
+        if r.pointee.isDouble { f64(o) } else { f32(o) }
+      }
+    }
+  }
+}
+
+/// x + the weighted sum of up to eight slots; the sum alone when `fresh`.
+private struct Combination: ElementOperation {
+  let weights: SIMD8<Double>, count: Int, fresh: Bool
+  init(weights: [Double], fresh: Bool) {
+    var w = SIMD8<Double>(repeating: 0)
+    for (k, x) in weights.enumerated() { w[k] = x }
+    (self.weights, count, self.fresh) = (w, weights.count, fresh)
+  }
+  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    var sum = fresh ? L(0) : x
+    for k in 0..<count { sum = sum + weights[k] * s[k] }
+    x = sum
+    g = sum
+  }
 }
 
 /// Standard normal numbers, or their signs, into the first slot.

@@ -52,13 +52,13 @@ struct Adafactor: WholeRule {
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
     let n = t.count
     guard n > 0 else { return }
-    let scale = step * max(eps2, (Adafactor.squares(t.w, n) / Double(n)).squareRoot())
+    let scale = step * max(eps2, (Flat.squaredNorm(t.w, n) / Double(n)).squareRoot())
     guard t.shape.ndim >= 2 else {
       let v = t.slots[0]
       for i in 0..<n { v[i] += T(k) * (t.v[i] * t.v[i] - v[i]) }
       let least = T(floor * floor)
       for i in 0..<n { t.v[i] /= max(v[i], least).squareRoot() }
-      Adafactor.scale(t.v, n, by: scale / max(1, (Adafactor.squares(t.v, n) / Double(n)).squareRoot() / d))
+      Flat.scale(t.v, by: scale / max(1, (Flat.squaredNorm(t.v, n) / Double(n)).squareRoot() / d), into: t.v, n)
       return
     }
     let columns = t.shape.dimensions[t.shape.ndim - 1], rows = t.shape.dimensions[t.shape.ndim - 2]
@@ -143,25 +143,6 @@ struct Adafactor: WholeRule {
       let factor = T.Vector(share), one = T(share)
       forEach(g, { p, u in (u * factor).store(p) }, { p, u in p.pointee = u * one })
     }
-  }
-
-  private static func squares<T: Real>(_ x: UnsafePointer<T>, _ n: Int) -> Double {
-    var sums = Sums(), rest = 0.0, i = 0
-    while i &+ T.Vector.width <= n {
-      let v = T.Vector.load(x + i)
-      sums.add(0, v, times: v)
-      i &+= T.Vector.width
-    }
-    while i < n {
-      rest += Double(x[i]) * Double(x[i])
-      i &+= 1
-    }
-    return sums.first + rest
-  }
-
-  private static func scale<T: Real>(_ x: UnsafeMutablePointer<T>, _ n: Int, by f: Double) {
-    let factor = T(f)
-    for i in 0..<n { x[i] *= factor }
   }
 
   /// Adds the squares of a row to the sums of the columns; returns their sum.

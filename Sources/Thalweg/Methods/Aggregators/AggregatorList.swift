@@ -1,0 +1,4 @@
+let aggregatorList: [Registered] = [
+  entry(PCGrad.self),
+  entry(UPGrad.self),
+]

@@ -1,0 +1,3 @@
+let maskList: [Registered] = [
+  Registered(method: NMSparsity.method, component: .constraint(NMSparsity.kernels)),
+]

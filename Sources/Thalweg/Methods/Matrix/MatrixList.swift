@@ -1,0 +1,4 @@
+let matrixList: [Registered] = [
+  entry(Muon.self),
+  entry(Orthogonalize.self),
+]
