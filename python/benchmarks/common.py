@@ -116,8 +116,9 @@ def measure(builders: dict[str, Callable[[], Step]], repetitions: int) -> dict[s
 
 
 def arrays(shapes: Shapes, seed: int, scale: float = 1.0) -> list[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return [rng.standard_normal(shape, np.float32) * np.float32(scale) for shape in shapes]
+    """Normal numbers, the same block over and over: drawing them all would take longer than the steps."""
+    block = np.random.default_rng(seed).standard_normal(1 << 16, np.float32) * np.float32(scale)
+    return [np.resize(block, shape) for shape in shapes]
 
 
 def problem(shapes: Shapes) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -167,7 +168,7 @@ def loops() -> ctypes.CDLL:
     """The loops, compiled for this machine."""
     folder = tempfile.TemporaryDirectory()
     source, library = Path(folder.name) / "loops.c", Path(folder.name) / "loops.so"
-    source.write_text(ADAMW + "".join(walk_source(k) for k in range(9)))
+    source.write_text(ADAMW + "".join(walk_source(k) for k in range(13)))
     flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC"]
     subprocess.run(["gcc", *flags, str(source), "-o", str(library)], check=True, capture_output=True)
     loaded = ctypes.CDLL(str(library))
@@ -223,6 +224,10 @@ def duration(result: Any, unit: float = 1.0, digits: int = 2) -> str:
     if result is None:
         return ""
     return "failed" if isinstance(result, dict) else f"{result / unit:.{digits}f}"
+
+
+def threads_text(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def ratio(a: Any, b: Any) -> str:

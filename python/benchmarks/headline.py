@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Callable
 
 from . import peers
-from .common import Shapes, Step, duration, measure, plain_loop, ratio, run_tasks, table
+from .common import Shapes, Step, duration, measure, plain_loop, ratio, run_tasks, table, threads_text
 
 CHAIN = "clip_value(1.0) | gradient_noise(eta=0) | penalty(l2(1e-4)) | adamw | ema(0.999)"
 TINY: Shapes = [(16, 16)] * 5 + [(1, 16)] * 5
@@ -61,7 +61,7 @@ def candidates(case: str, quick: bool) -> tuple[Shapes, dict[str, Callable[[], S
     return square, steps, report
 
 
-# case -> (title, unit in seconds or None for nanoseconds an element, name of the unit, [(against, at most, unless a bound on state)])
+# case -> (title, unit in seconds or None for nanoseconds an element, its name, [(candidate, at most so many times its time)])
 CASES: dict[str, tuple[str, float | None, str, list[tuple[str, float]]]] = {
     "large": ("AdamW, f32, one tensor of 33.5 M", None, "ns an element", [("plain C loop", 1.10), ("torch fused", 1.00)]),
     "small": ("AdamW, f32, 2,000 tensors of 64 x 64", None, "ns an element", [("torch fused", 0.40)]),
@@ -100,7 +100,7 @@ def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
     raw: dict[str, dict[int, Any]] = {case: {} for case in CASES}
     for count in threads:
         for case in CASES:
-            print(f"headline: {case}, {count} threads", flush=True)
+            print(f"headline: {case}, {threads_text(count)}", flush=True)
             raw[case][count] = next(run_tasks("headline", [dict(case=case, quick=quick, repetitions=repetitions)], count, 600))
     parts = []
     for case, (title, unit, unit_name, _) in CASES.items():
@@ -117,11 +117,11 @@ def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
             rows.append(row)
         header = [f"{unit_name}, medians"]
         for count in results:
-            header += [f"{count} thread{'s' if count > 1 else ''}", f"over {OURS}"]
+            header += [threads_text(count), f"over {OURS}"]
         if rows:
             parts.append(table(header, rows))
         for count, r in raw[case].items():
-            where = f"{count} thread{'s' if count > 1 else ''}"
+            where = threads_text(count)
             if "error" in r:
                 parts.append(f"{where}: failed, {r['error']}")
                 continue

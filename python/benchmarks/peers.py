@@ -68,7 +68,8 @@ def optax(name: str, shapes: Shapes, **options: Any) -> Step:
         return optax.apply_updates(params, updates), state
 
     jitted = jax.jit(update, donate_argnums=(0, 1))
-    held = [params, rule.init(params)]
+    # Some states start as the parameters themselves, which cannot be donated twice.
+    held = [params, jax.tree.map(jax.numpy.array, rule.init(params))]
 
     def step() -> None:
         held[:] = jax.block_until_ready(jitted(*held, grads))
@@ -122,19 +123,15 @@ TORCH = {
 }
 TORCH_FUSED = {"Adagrad", "Adam", "AdamW", "SGD"}
 
-PYTORCH_OPTIMIZER = {
+PYTORCH_OPTIMIZER = {  # but for those that it takes from torch.optim
     "adabelief": ("adabelief", {}),
     "adadelta": ("adadelta", {}),
     "adafactor": ("adafactor", {}),
-    "adagrad": ("adagrad", {}),
-    "adam": ("adam", {}),
     "adam_snsm": ("adamwsn", {}),
     "adamax": ("adamax", {}),
-    "adamw": ("adamw", {}),
     "adan": ("adan", {}),
     "ademamix": ("ademamix", {}),
     "adopt": ("adopt", {}),
-    "cautious_adamw": ("adamw", {"cautious": True}),
     "dadapt_adam": ("dadaptadam", {}),
     "dadapt_sgd": ("dadaptsgd", {}),
     "diffgrad": ("diffgrad", {}),
@@ -144,13 +141,10 @@ PYTORCH_OPTIMIZER = {
     "lars": ("lars", {}),
     "lion": ("lion", {}),
     "mars": ("mars", {}),
-    "nadam": ("nadam", {}),
     "prodigy": ("prodigy", {}),
     "radam": ("radam", {}),
-    "rmsprop": ("rmsprop", {}),
     "schedule_free_adamw": ("schedulefreeadamw", {}),
     "schedule_free_sgd": ("schedulefreesgd", {}),
-    "sgd": ("sgd", {"momentum": 0.9}),
     "signum": ("signsgd", {}),
     "tiger": ("tiger", {}),
     "yogi": ("yogi", {}),

@@ -9,7 +9,6 @@ harder   the same digits made ill-conditioned: pixel j of the standardised image
 from __future__ import annotations
 
 import importlib.util
-import os
 import statistics
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
     keys = [(name, method, dtype) for name in TASKS for method in SENTENCES for dtype in STORAGE]
     print(f"precision: {len(keys) * seeds} trainings", flush=True)
     tasks = [dict(name=n, method=m, state_dtype=d, seed=s, epochs=epochs) for n, m, d in keys for s in range(seeds)]
-    results = list(run_tasks("precision", tasks, min(2, os.cpu_count() or 1)))
+    results = list(run_tasks("precision", tasks, 1))
     raw = [t | r for t, r in zip(tasks, results)]
     parts = []
     for name, layers in TASKS.items():
