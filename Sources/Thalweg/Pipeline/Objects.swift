@@ -150,13 +150,17 @@ package final class ConstraintObject {
     if s.dtype == .f64 {
       var v = Dense.read(g, Double.self), w = v
       try run(kernels.minimise(hyper), hyper, &v, &w, shape, t: 0, Double.self)
+      guard !v.contains(where: \.isInfinite) else { throw ConstraintObject.unbounded }
       Dense.write(v, s)
     } else {
       var v = Dense.read(g, Float.self), w = v
       try run(kernels.minimise(hyper), hyper, &v, &w, shape, t: 0, Float.self)
+      guard !v.contains(where: \.isInfinite) else { throw ConstraintObject.unbounded }
       Dense.write(v, s)
     }
   }
+
+  private static let unbounded = Failure(Status.range, "the set is unbounded in this direction: no point of it is a minimiser")
 
   package func tangent(_ w: View, _ g: View) throws(Failure) {
     guard let k = kernels.tangent else { throw Failure(Status.unsupported, "this set is not a manifold") }
@@ -241,7 +245,13 @@ extension Optimizer {
   }
   package func readState(_ index: Int, _ out: UnsafeMutablePointer<Double>) throws(Failure) {
     try allocated()
-    widen(allStateRows()[index], out)
+    let row = allStateRows()[index]
+    if row.slot.temporary, phase < 0 {
+      // between steps it holds rubbish, which nobody should compare
+      out.update(repeating: 0, count: describeState()[index].count)
+      return
+    }
+    widen(row, out)
   }
 
   /// The probes of a waiting Hessian-vector request, shaped like the parameters; nil when none is wanted.

@@ -234,7 +234,7 @@ private enum SetOperation {
 private struct SetRule<C: WholeConstraint, Operation: Sendable>: WholeRule {
   static var method: Method { C.method }
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
-    keepsPoint ? [Slot("point", "the parameters before the step")] : []
+    keepsPoint ? [Slot.temporary("point", "the parameters before the step")] : []
   }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try C.accepts(h, shape) }
   static var mayFail: Bool { C.mayFail }

@@ -24,7 +24,7 @@ struct UDoG: ElementRule {
     ],
     slots: [
       DoG.origin, Slot("y", "the sequence of long steps", start: .parameters), Slot("sum", "the weighted sum S"),
-      Slot("first_gradient", "the first gradient m of the step"), Slot("point", "the parameters before the step"),
+      Slot.temporary("first_gradient", "the first gradient m of the step"), Slot.temporary("point", "the parameters before the step"),
     ],
     requests: "two gradients")
 
