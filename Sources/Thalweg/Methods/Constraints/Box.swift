@@ -7,13 +7,9 @@ struct Box: ElementConstraint {
   static let method = Method(
     "box", .constraint, "The box lo <= w <= hi.",
     rule: "project = min(max(w, lo), hi);  argmin <g, u>: lo where g > 0, hi where g < 0, 0 clipped where g = 0", source: "textbook",
-<<<<<<< HEAD
-    parameters: [.number("lo", -1, .any, "lower bound, -inf for none").orInfinite(), .number("hi", 1, .any, "upper bound, inf for none").orInfinite()],
-=======
     parameters: [
       .number("lo", -1, .any, "lower bound, -inf for none").orInfinite(), .number("hi", 1, .any, "upper bound, inf for none").orInfinite(),
     ],
->>>>>>> main
     validate: { (h) throws(Failure) in
       let lo: Double = h.lo, hi: Double = h.hi
       guard !(lo > hi) else { throw Failure(Status.range, "box: `lo` must not be above `hi`, got \(text(lo)) and \(text(hi))") }
