@@ -36,7 +36,9 @@ struct ClipGlobalNorm: ElementRule {
     ],
     validate: { (h) throws(Failure) in
       let p: Double = h.norm_type
-      guard p == 1 || p == 2 || p == .infinity else { throw Failure(Status.range, "clip_global_norm: `norm_type` must be 1, 2 or inf, got \(text(p))") }
+      guard p == 1 || p == 2 || p == .infinity else {
+        throw Failure(Status.range, "clip_global_norm: `norm_type` must be 1, 2 or inf, got \(text(p))")
+      }
     })
 
   static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("norm")] }
