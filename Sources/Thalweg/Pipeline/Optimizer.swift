@@ -816,6 +816,7 @@ package final class Optimizer {
   private func begin() throws(Failure) {
     activate()
     try checkFinite()
+    if mayFail { try takeSnapshot() }
   }
 
   private struct NonFiniteCount: ElementSum {
@@ -972,11 +973,11 @@ package final class Optimizer {
   /// Moves the parameters. `source` transforms the host's gradient first.
   private func update(_ op: GradientOperation?) throws(Failure) -> Int {
     do throws(Failure) {
-      try prepareRules()
-      if mayFail { try takeSnapshot() }
+      if mayFail, snapshotMemory.isEmpty { try takeSnapshot() }
       do throws(Failure) {
         sourceOperation = op
         defer { sourceOperation = nil }
+        try prepareRules()
         try runSegments()
       } catch {
         if mayFail { restoreSnapshot() }
