@@ -49,6 +49,8 @@ static void load(void) {
   }
   char *(*config)(void) = (char *(*)(void))dlsym(h, "openblas_get_config");
   snprintf(description, sizeof description, "%s", config ? config() : "OpenBLAS");
+  /* Products are cut up by the caller; one thread each. */
+  p_openblas_set_num_threads(1);
   loaded = true;
 }
 
@@ -59,21 +61,6 @@ bool twb_available(void) {
 const char *twb_description(void) {
   pthread_once(&once, load);
   return description;
-}
-
-/* Several threads call matrix functions at once: whoever comes first after a change tells OpenBLAS. */
-static _Atomic int wanted = 1, current = 0;
-static pthread_mutex_t changing = PTHREAD_MUTEX_INITIALIZER;
-void twb_want_threads(int n) { wanted = n; }
-void twb_apply_threads(void) {
-  if (current == wanted) return;
-  pthread_mutex_lock(&changing);
-  int n = wanted;
-  if (current != n) {
-    p_openblas_set_num_threads(n);
-    current = n;
-  }
-  pthread_mutex_unlock(&changing);
 }
 
 static enum CBLAS_TRANSPOSE t(bool x) { return x ? CblasTrans : CblasNoTrans; }

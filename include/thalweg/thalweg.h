@@ -366,7 +366,7 @@ typedef struct tw_schedule tw_schedule;
 tw_status tw_schedule_create(const char *sentence, tw_schedule **out);
 tw_status tw_schedule_destroy(tw_schedule *schedule);
 
-/* The value at a step, counted from 0.  TW_ERROR_RANGE for a negative step. */
+/* The value at a step, counted from 0.  TW_ERROR_RANGE for a negative step and from 2^53 on. */
 tw_status tw_schedule_value(tw_schedule *schedule, int64_t step, double *out);
 
 /* Tells a schedule that watches the run what it watches: "metric", "loss", "batch_size". */

@@ -13,9 +13,6 @@
 bool twb_available(void);
 /* The library that was found, or why none was. */
 const char *twb_description(void);
-/* The number of threads of OpenBLAS: noted (nothing is loaded for it), and put into effect.  Thread-safe; the second needs twb_available(). */
-void twb_want_threads(int n);
-void twb_apply_threads(void);
 
 /* Row-major, as CBLAS. */
 void twb_sgemm(bool ta, bool tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,

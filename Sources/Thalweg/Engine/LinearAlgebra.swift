@@ -1,15 +1,16 @@
 import COpenBLAS
 import Glibc
 
-/// Vectors matrices in row-major order, on OpenBLAS. Small factorisations run in double whatever the tensor's type.
+/// Dense matrices in row-major order, on OpenBLAS. Small factorisations run in double whatever the tensor's type.
 package enum LinearAlgebra {
   /// Throws TW_ERROR_UNSUPPORTED when OpenBLAS is missing.
   package static func require() throws(Failure) {
     guard twb_available() else { throw Failure(Status.unsupported, String(cString: twb_description())) }
   }
-  /// Threads of OpenBLAS for what follows. Nothing is loaded for it.
-  static func setThreads(_ n: Int) { twb_want_threads(Int32(truncatingIfNeeded: n)) }
-  private static func applyThreads() { twb_apply_threads() }
+  /// Rows of a panel. Large products are cut into panels by size alone and the panels run side by side, each on one thread of OpenBLAS: the
+  /// same bits for any number of threads, which OpenBLAS's own threads do not promise.
+  private static let panel = 256
+  private static func large(_ m: Int, _ n: Int, _ k: Int) -> Bool { m > panel && Double(m) * Double(n) * Double(k) >= 0x1p24 }
 
   /// OpenBLAS counts in 32 bits: sides, and (in LAPACK) elements and work space too.
   private static func fits(_ sizes: Int...) throws(Failure) {
@@ -24,13 +25,17 @@ package enum LinearAlgebra {
     try require()
     try fits(m, n, k)
     guard m > 0, n > 0 else { return }
-    applyThreads()
-    let (m, n, k) = (Int32(m), Int32(n), Int32(k))
-    let (lda, ldb) = (max(1, ta ? m : k), max(1, tb ? k : n))
-    if T.isDouble {
-      twb_dgemm(ta, tb, m, n, k, alpha, rebind(a), lda, rebind(b), ldb, beta, rebind(c), n)
-    } else {
-      twb_sgemm(ta, tb, m, n, k, Float(alpha), rebind(a), lda, rebind(b), ldb, Float(beta), rebind(c), n)
+    let rows = large(m, n, k) ? panel : m
+    let (lda, ldb) = (Int32(max(1, ta ? m : k)), Int32(max(1, tb ? k : n)))
+    Threads.run((m + rows - 1) / rows, parallel: rows < m) { p in
+      let i = p * rows
+      let count = Int32(min(rows, m - i))
+      let panel = a + (ta ? i : i * k), out = c + i * n
+      if T.isDouble {
+        twb_dgemm(ta, tb, count, Int32(n), Int32(k), alpha, rebind(panel), lda, rebind(b), ldb, beta, rebind(out), Int32(n))
+      } else {
+        twb_sgemm(ta, tb, count, Int32(n), Int32(k), Float(alpha), rebind(panel), lda, rebind(b), ldb, Float(beta), rebind(out), Int32(n))
+      }
     }
   }
 
@@ -41,10 +46,27 @@ package enum LinearAlgebra {
     try require()
     try fits(n, k)
     guard n > 0 else { return }
-    applyThreads()
     let lda = Int32(max(1, transposed ? n : k))
-    if T.isDouble { twb_dsyrk(transposed, Int32(n), Int32(k), alpha, rebind(a), lda, beta, rebind(c), Int32(n)) } else {
-      twb_ssyrk(transposed, Int32(n), Int32(k), Float(alpha), rebind(a), lda, Float(beta), rebind(c), Int32(n))
+    let rows = large(n, n, k) ? panel : n
+    // the block on the diagonal by the symmetric kernel, what is right of it by the general one
+    Threads.run((n + rows - 1) / rows, parallel: rows < n) { p in
+      let i = p * rows
+      let end = min(i + rows, n)
+      let own = a + (transposed ? i : i * k), rest = a + (transposed ? end : end * k)
+      let diagonal = c + (i * n + i), right = c + (i * n + end)
+      if T.isDouble {
+        twb_dsyrk(transposed, Int32(end - i), Int32(k), alpha, rebind(own), lda, beta, rebind(diagonal), Int32(n))
+        if end < n {
+          twb_dgemm(transposed, !transposed, Int32(end - i), Int32(n - end), Int32(k), alpha, rebind(own), lda, rebind(rest), lda, beta, rebind(right), Int32(n))
+        }
+      } else {
+        twb_ssyrk(transposed, Int32(end - i), Int32(k), Float(alpha), rebind(own), lda, Float(beta), rebind(diagonal), Int32(n))
+        if end < n {
+          twb_sgemm(
+            transposed, !transposed, Int32(end - i), Int32(n - end), Int32(k), Float(alpha), rebind(own), lda, rebind(rest), lda, Float(beta), rebind(right),
+            Int32(n))
+        }
+      }
     }
     mirror(c, n)
   }
@@ -93,7 +115,6 @@ package enum LinearAlgebra {
       try LinearAlgebra.fits(m, n, 8 &* r, 5 &* r &* (r &+ 8), m &* n)
       // LAPACK may never return from numbers that are not finite.
       guard Flat.isFinite(a, m &* n) else { throw Failure(Status.nonfinite, "a matrix to decompose has elements that are NaN or infinite") }
-      LinearAlgebra.applyThreads()
       (self.m, self.n) = (m, n)
       // Row-major a is column-major aᵀ: LAPACK's U is our V, its Vᵀ our Uᵀ.
       var copy = (0..<(m * n)).map { Double(a[$0]) }
@@ -140,7 +161,6 @@ package enum LinearAlgebra {
     try fits(m &* n, 64 &* n)
     guard m > 0, n > 0 else { return a }
     guard m >= n, a.count == m &* n else { throw Failure(Status.shape, "\(n) columns of length \(m) cannot be orthonormal") }
-    applyThreads()
     var c = [Double](repeating: 0, count: m * n)
     for i in 0..<m { for j in 0..<n { c[j * m + i] = a[i * n + j] } }
     var tau = [Double](repeating: 0, count: n)
@@ -160,7 +180,6 @@ package enum LinearAlgebra {
     try require()
     try fits(n &* n, n &* k)
     guard n > 0, k > 0 else { return b }
-    applyThreads()
     var l = a
     let info = twb_dpotrf(Int32(n), &l, Int32(n))
     guard info == 0 else { throw Failure(Status.numeric, "the matrix is not positive definite (info \(info))") }
@@ -174,7 +193,6 @@ package enum LinearAlgebra {
     try require()
     try fits(n &* n, n &* k)
     guard n > 0, k > 0 else { return b }
-    applyThreads()
     var lu = transposed(a, n, n)
     var pivot = [Int32](repeating: 0, count: n)
     var x = transposed(b, n, k)

@@ -44,10 +44,12 @@ private func run<T: Real>(
       } else if let whole = pair.1 {
         do throws(Failure) {
           try whole.accepts(h, shape)
+          let space = UnsafeMutableRawPointer.allocate(byteCount: max(64, whole.workspace(h, shape, MemoryLayout<T>.stride)), alignment: 64)
+          defer { space.deallocate() }
           if T.isDouble {
-            try whole.f64(h, c, Whole(v: UnsafeMutableRawPointer(vp).assumingMemoryBound(to: Double.self), w: UnsafeMutableRawPointer(wp).assumingMemoryBound(to: Double.self), slots: [], shape: shape))
+            try whole.f64(h, c, Whole(v: UnsafeMutableRawPointer(vp).assumingMemoryBound(to: Double.self), w: UnsafeMutableRawPointer(wp).assumingMemoryBound(to: Double.self), slots: [], shape: shape, workspace: space))
           } else {
-            try whole.f32(h, c, Whole(v: UnsafeMutableRawPointer(vp).assumingMemoryBound(to: Float.self), w: UnsafeMutableRawPointer(wp).assumingMemoryBound(to: Float.self), slots: [], shape: shape))
+            try whole.f32(h, c, Whole(v: UnsafeMutableRawPointer(vp).assumingMemoryBound(to: Float.self), w: UnsafeMutableRawPointer(wp).assumingMemoryBound(to: Float.self), slots: [], shape: shape, workspace: space))
           }
         } catch { failure = error }
       }
@@ -99,13 +101,13 @@ package final class RegularizerObject {
       var v = Dense.read(w, Double.self)
       v.withUnsafeMutableBufferPointer { b in
         guard let p = b.baseAddress else { return }
-        do throws(Failure) { result = try kernels.value64(hyper, Whole(v: p, w: p, slots: [], shape: shape)) } catch { failure = error }
+        do throws(Failure) { result = try kernels.value64(hyper, Whole(v: p, w: p, slots: [], shape: shape, workspace: UnsafeMutableRawPointer(p))) } catch { failure = error }
       }
     } else {
       var v = Dense.read(w, Float.self)
       v.withUnsafeMutableBufferPointer { b in
         guard let p = b.baseAddress else { return }
-        do throws(Failure) { result = try kernels.value32(hyper, Whole(v: p, w: p, slots: [], shape: shape)) } catch { failure = error }
+        do throws(Failure) { result = try kernels.value32(hyper, Whole(v: p, w: p, slots: [], shape: shape, workspace: UnsafeMutableRawPointer(p))) } catch { failure = error }
       }
     }
     if let failure { throw failure }

@@ -61,6 +61,8 @@ package final class Optimizer {
   private var arenas: [Memory] = []
   private var scratch: [Memory] = []
   private var threadScratch: [Memory] = []
+  /// Work space of whole-tensor stages: one a thread.
+  private var workspaces: [Memory] = []
   private let threadBusy: UnsafeMutablePointer<Int64>
   private static let mostThreads = 64
 
@@ -320,7 +322,8 @@ package final class Optimizer {
     let b = bound[i]
     var rows: [(Stage, Slot, SlotStore.Format)] = []
     for s in stages where uses(s, b) {
-      for slot in slots(s, b) { rows.append((s, slot, format(slot, b))) }
+      // sources see their state as it lies there
+      for slot in slots(s, b) { rows.append((s, slot, s.element == nil && s.whole == nil ? .direct : format(slot, b))) }
     }
     return rows
   }
@@ -352,6 +355,21 @@ package final class Optimizer {
     let threads = min(Optimizer.mostThreads, max(Threads.count, 1) + 1)
     var buffers = threadScratch
     while buffers.count < threads { buffers.append(try Memory(Walker.scratchBytes, allocator)) }
+
+    var workBytes = workspaces.first?.size ?? 0, wholes = 0
+    for i in 0..<bound.count {
+      for st in branches[bound[i].branch].stages {
+        guard let w = st.whole else { continue }
+        // the rule's own, then its narrow state widened, then the parameters where they are not dense in the compute type
+        let b = bound[i], size = b.view.dtype.computeSize
+        let narrow = slots(st, b).filter { format($0, b) != .direct }.count
+        workBytes = max(workBytes, aligned(w.workspace(st.hyper[0], b.shape, size)) + (narrow + 1) * aligned(b.view.count * size))
+        wholes += 1
+      }
+    }
+    var spaces = workspaces
+    if let first = spaces.first, first.size < workBytes { spaces = [] }
+    while spaces.count < min(threads, wholes) { spaces.append(try Memory(workBytes, allocator, zeroed: false)) }
 
     var at = arena.base, scratchAt = extra.base, ruleAt = rules.base
     for i in planned..<bound.count {
@@ -402,6 +420,7 @@ package final class Optimizer {
     arenas += [arena, rules]
     scratch.append(extra)
     threadScratch = buffers
+    workspaces = spaces
     planned = bound.count
     plan()
   }
@@ -500,6 +519,19 @@ package final class Optimizer {
       }
     }
     body(threadScratch[k].base)
+    twi_store(threadBusy + k, 0)
+  }
+
+  private func withWorkspace(_ body: (UnsafeMutableRawPointer) -> Void) {
+    var k = 0
+    while !twi_swap_if(threadBusy + k, 0, 1) {
+      k += 1
+      if k >= workspaces.count {
+        k = 0
+        twi_pause()
+      }
+    }
+    body(workspaces[k].base)
     twi_store(threadBusy + k, 0)
   }
 
@@ -1133,25 +1165,26 @@ package final class Optimizer {
       failures.deallocate()
     }
     let many = work.count > 1
-    LinearAlgebra.setThreads(many ? 1 : Threads.count)
     Threads.run(work.count, parallel: many && elements >= Walker.parallelFrom) { k in
-      do throws(Failure) { try runWhole(work[k].0, work[k].1) } catch { failures[k] = error }
+      withWorkspace { space in
+        do throws(Failure) { try runWhole(work[k].0, work[k].1, space) } catch { failures[k] = error }
+      }
     }
     for k in 0..<work.count { if let f = failures[k] { throw Failure(Int(f.status), "\(label("parameter", work[k].0)): \(f.message)") } }
   }
 
-  private func runWhole(_ i: Int, _ pass: Branch.Pass) throws(Failure) {
+  private func runWhole(_ i: Int, _ pass: Branch.Pass, _ space: UnsafeMutableRawPointer) throws(Failure) {
     let r = records + i
     switch pass.work {
     case .whole(let s):
       guard let v = r.pointee.scratch else { return }
-      try callWhole(s, i, v, companion: nil)
+      try callWhole(s, i, v, companion: nil, space)
     case .wholeAfter(let s):
       guard let v = r.pointee.scratch else { return }
       // in the scratch tensor, then back: the host's memory may be strided or narrow, and a failure must not leave it half done
       let n = r.pointee.count, bytes = n * r.pointee.size
       if let m = r.pointee.master { v.copyMemory(from: m, byteCount: bytes) } else { Optimizer.readParameters(r, v) }
-      try callWhole(s, i, v, companion: v)
+      try callWhole(s, i, v, companion: v, space)
       if let m = r.pointee.master, !s.isView { m.copyMemory(from: v, byteCount: bytes) }
       if !r.pointee.viewed || s.isView { Walker.write(r.pointee.x, r, 0, n, v, rounding: r.pointee.rounding) }
       if let shadow = r.pointee.shadow { Walker.write(shadow, r, 0, n, v, rounding: nil) }
@@ -1163,50 +1196,50 @@ package final class Optimizer {
   private func showView(_ i: Int) throws(Failure) {
     guard records[i].count > 0, let s = viewStage(bound[i]) else { return }
     _ = context0(s, i)
-    try runWhole(i, Branch.Pass(work: .wholeAfter(s)))
+    guard let space = workspaces.first else { return }
+    try runWhole(i, Branch.Pass(work: .wholeAfter(s)), space.base)
   }
 
-  private func callWhole(_ s: Stage, _ i: Int, _ v: UnsafeMutableRawPointer, companion: UnsafeMutableRawPointer?) throws(Failure) {
+  private func callWhole(_ s: Stage, _ i: Int, _ v: UnsafeMutableRawPointer, companion: UnsafeMutableRawPointer?, _ space: UnsafeMutableRawPointer) throws(Failure) {
     guard let whole = s.whole else { return }
     let r = records + i
-    let used = r.pointee.used(s.id)
-    // State kept in fewer bits is widened for the call and narrowed after it.
-    let stores = (0..<used).map { r.pointee.slot(s.id, $0) }
-    var widened: [Memory?] = []
-    for store in stores { widened.append(store.format == .direct ? nil : try widen(store, r.pointee.count)) }
-    let list = zip(stores, widened).map { $1?.base ?? $0.base }
+    let n = r.pointee.count, size = r.pointee.size
+    let stores = (0..<r.pointee.used(s.id)).map { r.pointee.slot(s.id, $0) }
     let c = context(s, branches[r.pointee.branch], i)
     let h = s.hyper[r.pointee.group]
-    var copy: Memory?
-    var w = companion
-    if w == nil {
-      if let m = r.pointee.master { w = m } else if r.pointee.x.dense, r.pointee.x.dtype == (r.pointee.isDouble ? .f64 : .f32) { w = r.pointee.x.data } else {
-        let memory = try Memory(r.pointee.count * r.pointee.size, allocator)
-        Optimizer.readParameters(r, memory.base)
-        (copy, w) = (memory, memory.base)
+    var free = space + aligned(whole.workspace(s.hyper[0], bound[i].shape, size))
+    // State kept in fewer bits is widened for the call and narrowed after it.
+    var list: [UnsafeMutableRawPointer] = []
+    for store in stores {
+      if store.format == .direct { list.append(store.base) } else {
+        widen(store, n, free.assumingMemoryBound(to: Float.self))
+        list.append(free)
+        free += aligned(n * size)
       }
     }
-    let companionPointer = w ?? v
-    if r.pointee.isDouble {
-      try whole.f64(h, c, Whole(v: v.assumingMemoryBound(to: Double.self), w: companionPointer.assumingMemoryBound(to: Double.self),
-                                slots: list.map { $0.assumingMemoryBound(to: Double.self) }, shape: bound[i].shape))
-    } else {
-      try whole.f32(h, c, Whole(v: v.assumingMemoryBound(to: Float.self), w: companionPointer.assumingMemoryBound(to: Float.self),
-                                slots: list.map { $0.assumingMemoryBound(to: Float.self) }, shape: bound[i].shape))
+    var w = companion ?? r.pointee.master ?? v
+    if companion == nil, r.pointee.master == nil {
+      if r.pointee.x.dense, r.pointee.x.dtype == (r.pointee.isDouble ? .f64 : .f32) { w = r.pointee.x.data } else {
+        Optimizer.readParameters(r, free)
+        w = free
+      }
     }
-    for (store, m) in zip(stores, widened) { if let m { narrow(store, r.pointee.count, m.base.assumingMemoryBound(to: Float.self)) } }
-    withExtendedLifetime(copy) {}
+    if r.pointee.isDouble {
+      try whole.f64(h, c, Whole(v: v.assumingMemoryBound(to: Double.self), w: w.assumingMemoryBound(to: Double.self),
+                                slots: list.map { $0.assumingMemoryBound(to: Double.self) }, shape: bound[i].shape, workspace: space))
+    } else {
+      try whole.f32(h, c, Whole(v: v.assumingMemoryBound(to: Float.self), w: w.assumingMemoryBound(to: Float.self),
+                                slots: list.map { $0.assumingMemoryBound(to: Float.self) }, shape: bound[i].shape, workspace: space))
+    }
+    for (store, p) in zip(stores, list) where store.format != .direct { narrow(store, n, p.assumingMemoryBound(to: Float.self)) }
   }
 
-  private func widen(_ s: SlotStore, _ n: Int) throws(Failure) -> Memory {
-    let m = try Memory(n * 4, allocator, zeroed: false)
-    let f = m.base.assumingMemoryBound(to: Float.self)
+  private func widen(_ s: SlotStore, _ n: Int, _ f: UnsafeMutablePointer<Float>) {
     switch s.format {
     case .bf16: for i in 0..<n { f[i] = floatFromBF16(s.base.assumingMemoryBound(to: UInt16.self)[i]) }
     case .signed8: EightBit.decode(s.base, n, 0, n, f, signed: true)
     default: EightBit.decode(s.base, n, 0, n, f, signed: false)
     }
-    return m
   }
   private func narrow(_ s: SlotStore, _ n: Int, _ f: UnsafePointer<Float>) {
     switch s.format {

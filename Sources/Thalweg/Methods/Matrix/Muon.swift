@@ -33,6 +33,7 @@ struct Muon: WholeRule {
 
   static func decay(_ h: Hyper) -> Decay { .decoupled }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try matrix(shape, "muon") }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { NewtonSchulz.space(shape.rows, shape.columns, size) }
 
   let schulz: NewtonSchulz
   let momentum: Momentum
@@ -58,8 +59,7 @@ struct Muon: WholeRule {
   }
 
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
-    let space = try Memory(schulz.space(T.self, t.rows, t.columns), Allocator.current, zeroed: false)
     Flat.change(momentum, t.v, t.slots[0], t.count)
-    try schulz.apply(t.v, t.rows, t.columns, scale: factor, space)
+    try schulz.apply(t.v, t.rows, t.columns, scale: factor, t.workspace)
   }
 }

@@ -34,18 +34,18 @@ struct NewtonSchulz: Sendable {
     }
   }
 
-  /// Bytes of work space for a matrix.
-  func space<T: Real>(_: T.Type, _ rows: Int, _ columns: Int) -> Int {
-    let side = min(rows, columns), size = MemoryLayout<T>.stride
+  /// Bytes of work space for a matrix of elements of `size` bytes.
+  static func space(_ rows: Int, _ columns: Int, _ size: Int) -> Int {
+    let side = min(rows, columns)
     return 2 * aligned(side &* side &* size) + aligned(rows &* columns &* size)
   }
 
   /// x ← scale·(polar factor of x), in place; x is (rows, columns).
-  func apply<T: Real>(_ x: UnsafeMutablePointer<T>, _ rows: Int, _ columns: Int, scale: Double, _ space: Memory) throws(Failure) {
+  func apply<T: Real>(_ x: UnsafeMutablePointer<T>, _ rows: Int, _ columns: Int, scale: Double, _ space: UnsafeMutableRawPointer) throws(Failure) {
     let side = min(rows, columns), long = max(rows, columns), count = rows &* columns
-    let a = space.base.assumingMemoryBound(to: T.self)
-    let p = (space.base + aligned(side &* side &* MemoryLayout<T>.stride)).assumingMemoryBound(to: T.self)
-    let other = (space.base + 2 * aligned(side &* side &* MemoryLayout<T>.stride)).assumingMemoryBound(to: T.self)
+    let a = space.assumingMemoryBound(to: T.self)
+    let p = (space + aligned(side &* side &* MemoryLayout<T>.stride)).assumingMemoryBound(to: T.self)
+    let other = (space + 2 * aligned(side &* side &* MemoryLayout<T>.stride)).assumingMemoryBound(to: T.self)
     // The matrix goes back and forth between x and `other`, and begins where it must to end in x.
     var (from, to) = steps % 2 == 0 ? (x, other) : (other, x)
     let norm = Flat.norm(x, count) * safety

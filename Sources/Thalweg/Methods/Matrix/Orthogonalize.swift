@@ -26,6 +26,7 @@ struct Orthogonalize: WholeRule {
 
   static var mayFail: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try matrix(shape, "orthogonalize") }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { NewtonSchulz.space(shape.rows, shape.columns, size) }
 
   let schulz: NewtonSchulz, exact: Bool
   init(_ h: Hyper, _ c: StepContext) { (schulz, exact) = (NewtonSchulz(h), h.is("method", "svd")) }
@@ -36,7 +37,6 @@ struct Orthogonalize: WholeRule {
       let floor = (svd.s.first ?? 0) * Double(max(t.rows, t.columns)) * Double(T.ulpOfOne)
       return try svd.compose(t.v) { $0 > floor ? 1 : 0 }
     }
-    let space = try Memory(schulz.space(T.self, t.rows, t.columns), Allocator.current, zeroed: false)
-    try schulz.apply(t.v, t.rows, t.columns, scale: 1, space)
+    try schulz.apply(t.v, t.rows, t.columns, scale: 1, t.workspace)
   }
 }
