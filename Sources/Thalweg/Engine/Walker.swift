@@ -196,10 +196,8 @@ extension Branch.Pass {
       var o = Operands(x: g, g: x, slots: slots, used: used, count: count, index: offset, pad: Walker.pad(scratch))
       if scratchUpdate, let whole = r.pointee.scratch {
         // the operand is the update, its companion the gradient
-        if a.scale != 1 { _ = gradient(r, x, offset, count, scratch, copy: true, &a) }
         o.x = whole + offset &* size
-        o.g = a.scale == 1 ? g : Walker.row(scratch, 0)
-        a.scale = 1
+        o.g = a.scale == 1 ? g : gradient(r, x, offset, count, scratch, copy: true, &a)
       }
       if r.pointee.isDouble { e.measure.1(r.pointee.rules[s.id], a, phase, o, out) } else { e.measure.0(r.pointee.rules[s.id], a, phase, o, out) }
       Walker.closeSlots(r, s.id, offset, count, scratch)

@@ -8,8 +8,8 @@ let pipelineList: [Registered] = [
     "prox", .update, .prox, "Applies the proximal map of a regularizer after the step.",
     rule: "theta <- argmin_u 1/2*|u - theta|^2 + lr*regularizer(u)", .object("of", .regularizer, "the regularizer")),
   holder(
-    "decoupled", .update, .decoupledPenalty, "Takes a gradient step of a regularizer of its own, apart from the rule's.",
-    rule: "theta <- theta - lr * gradient of the regularizer at theta before the step", .object("of", .regularizer, "the regularizer")),
+    "decoupled", .update, .decoupledPenalty, "Takes a gradient step on a regularizer after the rule's step.",
+    rule: "after the step: theta <- theta - lr * gradient of the regularizer at theta", .object("of", .regularizer, "the regularizer")),
   holder(
     "project", .update, .project, "Puts the parameters back into a set after the step.",
     rule: "theta <- the nearest point of the set", .object("onto", .constraint, "the set")),

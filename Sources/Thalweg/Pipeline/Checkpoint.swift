@@ -20,7 +20,8 @@ package enum Checkpoint {
     var end: Int
   }
 
-  private static func entries(_ o: Optimizer) -> (list: [Entry], size: Int, counters: [(String, [Double])], sentence: [UInt8], rows: [Optimizer.StateRow]) {
+  /// Temporary state is part of it only `within` a step.
+  private static func entries(_ o: Optimizer, within: Bool) -> (list: [Entry], size: Int, counters: [(String, [Double])], sentence: [UInt8], rows: [Optimizer.StateRow]) {
     var list: [Entry] = []
     var at = 0
     func add(_ name: String, _ dtype: String, _ shape: [Int], _ bytes: Int) {
@@ -31,7 +32,7 @@ package enum Checkpoint {
     add("engine/sentence", "U8", [sentence.count], sentence.count)
     let counters = o.counters()
     for (name, values) in counters { add(name, "F64", [values.count], values.count * 8) }
-    let rows = o.allStateRows()
+    let rows = o.allStateRows().filter { within || !$0.slot.temporary }
     for row in rows {
       let b = o.bound[row.tensor]
       let bytes = o.stateBytes(row)
@@ -86,7 +87,7 @@ package enum Checkpoint {
   /// The size of the checkpoint, and a function that writes it.
   package static func save(_ o: Optimizer) throws(Failure) -> [UInt8] {
     try o.allocated()
-    let (list, size, counters, sentence, rows) = entries(o)
+    let (list, size, counters, sentence, rows) = entries(o, within: o.phase >= 0)
     let body = table(list)
     var data = [UInt8](repeating: 0, count: size)
     data.withUnsafeMutableBytes { raw in
@@ -162,7 +163,9 @@ package enum Checkpoint {
     guard saved == o.stages.map(\.name) else {
       throw Failure(Status.mismatch, "the checkpoint is of `\(saved.joined(separator: " | "))`, this optimizer is `\(o.stages.map(\.name).joined(separator: " | "))`")
     }
-    let (expected, _, counters, _, rows) = entries(o)
+    guard let steps = found["engine/step"], steps.end - steps.start == 72 else { throw damaged("it has no counters") }
+    let within = body.loadUnaligned(fromByteOffset: steps.start + 16, as: Double.self) >= 0
+    let (expected, _, counters, _, rows) = entries(o, within: within)
     for e in expected where e.name != "engine/sentence" && !e.name.contains("/schedule.") {
       guard let f = found[e.name] else {
         throw Failure(Status.mismatch, "the checkpoint has no `\(e.name)`" + suggestion(e.name, Array(found.keys).sorted()))

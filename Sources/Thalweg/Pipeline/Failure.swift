@@ -44,7 +44,9 @@ package func nearest(_ name: String, _ candidates: [String]) -> String? {
       }
       (before, row) = (row, next)
     }
-    if row[b.count] <= max(1, a.count / 3), row[b.count] < best?.distance ?? Int.max { best = (row[b.count], candidate) }
+    // of two equally near names, the one that is as long as what was written
+    let distance = row[b.count] * 2 + (a.count == b.count ? 0 : 1)
+    if row[b.count] <= max(1, a.count / 3), distance < best?.distance ?? Int.max { best = (distance, candidate) }
   }
   return best?.name
 }

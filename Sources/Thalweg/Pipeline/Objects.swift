@@ -245,7 +245,13 @@ extension Optimizer {
   }
   package func readState(_ index: Int, _ out: UnsafeMutablePointer<Double>) throws(Failure) {
     try allocated()
-    widen(allStateRows()[index], out)
+    let row = allStateRows()[index]
+    if row.slot.temporary, phase < 0 {
+      // between steps it holds rubbish, which nobody should compare
+      out.update(repeating: 0, count: describeState()[index].count)
+      return
+    }
+    widen(row, out)
   }
 
   /// The probes of a waiting Hessian-vector request, shaped like the parameters; nil when none is wanted.

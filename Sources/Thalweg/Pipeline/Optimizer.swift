@@ -616,9 +616,10 @@ package final class Optimizer {
 
   // MARK: one step
 
-  private func ready() throws(Failure) {
+  /// `opening`: a request is about to ask for the gradients.
+  private func ready(opening: Bool = false) throws(Failure) {
     guard !bound.isEmpty else { throw Failure(Status.sequence, "no parameters are bound: call add_parameters first") }
-    guard hasGradients else { throw Failure(Status.sequence, "no gradients are bound: call bind_gradients first, or pass them to the step") }
+    guard hasGradients || opening else { throw Failure(Status.sequence, "no gradients are bound: call bind_gradients first, or pass them to the step") }
     guard !evaluating else { throw Failure(Status.sequence, "stepping in evaluation mode; call set_mode(train) first") }
   }
 
@@ -647,11 +648,13 @@ package final class Optimizer {
   /// Reverse communication: returns the request to answer, or nil when the step is done (with its status).
   package func next(loss: Double?) throws(Failure) -> (Request?, Int) {
     if phase < 0 {
-      try ready()
+      try ready(opening: true)
       let known = planned
       try prepare()
       for i in known..<bound.count { try showView(i) }
+      try evaluateSchedules()
       activate()
+      try keepSource()
       phase = 0
       var first = Request(kind: needsLoss ? .lossAndGradient : .gradient, pass: 0, tag: UInt64(step) &* 2)
       if let stage = sourceStage, let source = stage.source, let ask = source.opening(SourceIO(self, stage, opening: true)) { first = fill(ask) }
@@ -659,6 +662,7 @@ package final class Optimizer {
       return (first, Status.more)
     }
     do throws(Failure) {
+      try ready()
       if pending.kind == .loss || pending.kind == .lossAndGradient {
         let who = stages.first { $0.method.needsLoss }?.name ?? sourceStage?.name ?? "the pipeline"
         guard let loss, !loss.isNaN else { throw Failure(Status.needs, "\(who) needs the loss of this step: set the request's loss (it is NaN)") }
@@ -759,12 +763,46 @@ package final class Optimizer {
     if phase >= 0, let stage = sourceStage, let source = stage.source, phase > 0 || source.opensAway {
       activate()
       source.cancel(phase, SourceIO(self, stage))
+      restoreSource(stage)
     }
+    sourceCopies = []
     phase = -1
     pending = Request()
     observed["loss"] = nil
     answered = nil
   }
+
+  /// Copies of the source's lasting state, so that a step that is broken off leaves it as it was.
+  private func keepSource() throws(Failure) {
+    sourceCopies = []
+    guard let stage = sourceStage, let source = stage.source, !source.single else { return }
+    var copies: [Memory] = []
+    func keep(_ p: UnsafeRawPointer, _ n: Int) throws(Failure) {
+      let m = try Memory(n, allocator)
+      m.base.copyMemory(from: p, byteCount: n)
+      copies.append(m)
+    }
+    if !stage.scalars.isEmpty { try keep(stage.globals, stage.scalars.count * 8) }
+    for row in allStateRows() where row.stage === stage && row.index >= 0 && !row.slot.temporary {
+      let s = storage(row)
+      try keep(s.base, s.bytes)
+    }
+    sourceCopies = copies
+  }
+  private func restoreSource(_ stage: Stage) {
+    guard !sourceCopies.isEmpty else { return }   // a step resumed from a checkpoint has none
+    var k = 0
+    if !stage.scalars.isEmpty {
+      UnsafeMutableRawPointer(stage.globals).copyMemory(from: sourceCopies[k].base, byteCount: stage.scalars.count * 8)
+      k += 1
+    }
+    for row in allStateRows() where row.stage === stage && row.index >= 0 && !row.slot.temporary {
+      let s = storage(row)
+      s.base.copyMemory(from: sourceCopies[k].base, byteCount: s.bytes)
+      k += 1
+    }
+  }
+  private var sourceCopies: [Memory] = []
 
   private func activate() {
     let scale = (options.maximize ? -1 : 1) * options.gradientScale
@@ -778,6 +816,7 @@ package final class Optimizer {
   private func begin() throws(Failure) {
     activate()
     try checkFinite()
+    if mayFail { try takeSnapshot() }
   }
 
   private struct NonFiniteCount: ElementSum {
@@ -864,10 +903,14 @@ package final class Optimizer {
   /// weight_decay by group and branch, for rules that decay themselves.
   private var decayOf: [Double] = []
 
-  private func prepareRules() throws(Failure) {
+  private func evaluateSchedules() throws(Failure) {
     for s in stages {
       for g in groups.indices where !s.schedules[g].isEmpty { try s.evaluate(g, Double(step)) }
     }
+  }
+
+  private func prepareRules() throws(Failure) {
+    try evaluateSchedules()
     loss = observed["loss"] ?? .nan
     decayOf = [Double](repeating: 0, count: groups.count * branches.count)
     var applies = [Apply](repeating: Apply(), count: decayOf.count)
@@ -930,11 +973,11 @@ package final class Optimizer {
   /// Moves the parameters. `source` transforms the host's gradient first.
   private func update(_ op: GradientOperation?) throws(Failure) -> Int {
     do throws(Failure) {
-      try prepareRules()
-      if mayFail { try takeSnapshot() }
+      if mayFail, snapshotMemory.isEmpty { try takeSnapshot() }
       do throws(Failure) {
         sourceOperation = op
         defer { sourceOperation = nil }
+        try prepareRules()
         try runSegments()
       } catch {
         if mayFail { restoreSnapshot() }
@@ -954,6 +997,7 @@ package final class Optimizer {
     }
     step += 1
     phase = -1
+    sourceCopies = []
     pending = Request()
     observed["loss"] = nil
     return Status.ok

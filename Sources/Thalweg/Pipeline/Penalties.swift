@@ -122,15 +122,17 @@ private struct WholeProximal<R: WholeRegularizer>: WholeRule {
 
 private struct WholeDecoupled<R: WholeRegularizer>: WholeRule {
   static var method: Method { R.method }
-  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [Slot("point", "the parameters before the step")] }
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
   static var mayFail: Bool { R.mayFail }
-  static var keepsPoint: Bool { true }
   let r: R, t: Double
   init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
   func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
+    let point = UnsafeMutablePointer<T>.allocate(capacity: max(1, w.count))
+    defer { point.deallocate() }
+    point.initialize(from: w.v, count: w.count)
     var at = w
-    at.w = w.slots[0]
+    at.w = point
     try r.addGradient(at, -t)
   }
 }
@@ -232,7 +234,7 @@ private enum SetOperation {
 private struct SetRule<C: WholeConstraint, Operation: Sendable>: WholeRule {
   static var method: Method { C.method }
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
-    keepsPoint ? [Slot("point", "the parameters before the step")] : []
+    keepsPoint ? [Slot.temporary("point", "the parameters before the step")] : []
   }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try C.accepts(h, shape) }
   static var mayFail: Bool { C.mayFail }

@@ -50,6 +50,7 @@ package struct Slot: Sendable {
   package var meaning: String
   package var storage: Storage
   package var start: Start
+  package var temporary = false
   /// Its elements, where they are not those of the parameter: row sums, bases, factors. Only whole-tensor rules have such buffers; they
   /// are kept exactly and start at a number.
   package var count: Int?
@@ -57,6 +58,12 @@ package struct Slot: Sendable {
     (self.name, self.meaning, self.storage, self.start, self.count) = (name, meaning, storage, start, count)
   }
   package func elements(of parameter: Int) -> Int { count ?? parameter }
+  /// Something that is needed from one request to the next and not between steps: it is saved only within a step.
+  package static func temporary(_ name: String, _ meaning: String, start: Start = .zero) -> Slot {
+    var s = Slot(name, meaning, start: start)
+    s.temporary = true
+    return s
+  }
   /// An average that keeps signs.
   package static func moment(_ name: String, _ meaning: String) -> Slot { Slot(name, meaning, .signed) }
   /// An average of squares or magnitudes: never negative.

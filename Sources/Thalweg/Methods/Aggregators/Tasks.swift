@@ -2,11 +2,11 @@
 /// sum of them handed to the pipeline.
 struct Tasks: Sendable {
   static let parameter = Parameter.integer("tasks", 2, .within(2, 64), "number of tasks, that is of gradients a step", live: false)
-  static let slot = Slot("task_0", "the gradient of the first task; one more for every other task")
+  static let slot = Slot.temporary("task_0", "the gradient of the first task; one more for every other task")
 
   let count: Int
   init(_ h: Hyper) { count = h.integer("tasks") }
-  var slots: [Slot] { (0..<count).map { Slot("task_\($0)", "the gradient of task \($0)") } }
+  var slots: [Slot] { (0..<count).map { Slot.temporary("task_\($0)", "the gradient of task \($0)") } }
 
   func ask(_ k: Int) -> Ask { Ask(.taskGradient, index: k, count: count) }
 

@@ -16,7 +16,8 @@ struct Lookahead: ElementRule {
       """,
     source: "Zhang, Lucas, Hinton, Ba, 2019, arXiv:1907.08610",
     parameters: [
-      .integer("k", 5, .atLeast(1), "period", live: false), .number("alpha", 0.5, .between(0, 1, lowOpen: true, highOpen: false), "step of the slow weights"),
+      .integer("k", 5, .atLeast(1), "period", live: false),
+      .number("alpha", 0.5, .between(0, 1, lowOpen: true, highOpen: false), "step of the slow weights"),
       .choice("pullback", ["keep", "reset"], "what becomes of the rule's state at a synchronisation", live: false),
     ],
     slots: [Slot("slow", "the slow weights", start: .parameters)])

@@ -49,8 +49,11 @@ struct AdamCM: ElementRule {
     (beta1, beta2, eps) = (h.beta1, h.beta2, h.eps)
     (r1, r2) = (1 / (1 - power(beta1, c.t)), 1 / (1 - power(beta2, c.t)))
     inverse = s[0] > 0 ? 1 / s[0] : s[0]
-    (first, mean, place, full) = (s[2] == 0, s[2] > 0 ? 1 / s[2] : 0, Int(s[3]), s[2] == s[1])
+    (first, mean, place, full) = (s[2] == 0, s[2] > 0 ? 1 / s[2] : 0, AdamCM.place(s[3]), s[2] == s[1])
   }
+
+  /// A place in the buffer; -1: none.
+  private static func place(_ x: Double) -> Int { x >= 0 ? Int(min(x, Double(most - 1))) : -1 }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
     sums.add(0, g, times: phase == 0 ? g : inverse * g)
@@ -61,6 +64,7 @@ struct AdamCM: ElementRule {
     guard phase == phases(h) - 1 else { return }
     // Σ g²/‖g‖ over every tensor is the sum of the norms
     let key = phase == 0 ? s[0] : totals[0], keys = s + 4, capacity = Double(h.integer("capacity"))
+    s[1] = max(0, min(s[1], capacity))
     s[2] = s[1]
     if s[1] < capacity {
       s[3] = s[1]
@@ -70,7 +74,7 @@ struct AdamCM: ElementRule {
       for k in 0..<Int(capacity) where keys[k] < keys[least] { least = k }
       s[3] = key > keys[least] ? Double(least) : -1
     }
-    if s[3] >= 0 { keys[Int(s[3])] = key }
+    if s[3] >= 0 { keys[place(s[3])] = key }
     for k in 0..<Int(capacity) { keys[k] *= h.decay }
   }
 

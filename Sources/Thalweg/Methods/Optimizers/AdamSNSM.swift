@@ -156,7 +156,8 @@ struct AdamSNSM: WholeRule {
   /// Every entry of the chosen lines: its position among the coordinates, and in the tensor.
   private func lines<T: Real>(_ t: Whole<T>, _ plan: Plan, _ body: (Int, Int) -> Void) {
     for k in 0..<plan.rank {
-      let line = Int(t.slots[2][k])
+      let index = Double(t.slots[2][k]), count = plan.tall ? t.rows : t.columns
+      let line = index >= 0 && index < Double(count) ? Int(index) : 0
       if plan.tall { for j in 0..<t.columns { body(k * t.columns + j, line * t.columns + j) } } else {
         for i in 0..<t.rows { body(i * plan.rank + k, i * t.columns + line) }
       }

@@ -33,7 +33,7 @@ struct DAL: ElementRule {
   struct Along: Source {
     static var method: Method { DAL.method }
     init(_ h: Hyper) throws(Failure) {}
-    var slots: [Slot] { [Slot("gradient", "the gradient of the step")] }
+    var slots: [Slot] { [Slot.temporary("gradient", "the gradient of the step")] }
     var probe: Int? { 0 }
 
     struct Norms: ElementSum {

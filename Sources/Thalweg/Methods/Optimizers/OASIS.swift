@@ -66,8 +66,8 @@ struct OASIS: ElementRule {
     }
 
     var slots: [Slot] {
-      [Slot("probe", "the vector z, then z*Hz"), Slot("gradient", "the gradient of the step")]
-        + (adaptive ? [Slot("point", "the parameters of the step")] : [])
+      [Slot.temporary("probe", "the vector z, then z*Hz"), Slot.temporary("gradient", "the gradient of the step")]
+        + (adaptive ? [Slot.temporary("point", "the parameters of the step")] : [])
     }
     var probe: Int? { 0 }
 

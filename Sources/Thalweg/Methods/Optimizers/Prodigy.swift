@@ -1,3 +1,5 @@
+import Glibc
+
 /// Prodigy: Adam whose step size is an estimate of the distance to the solution, made while training.
 ///
 ///     b = √(1 − β₂ᵏ)/(1 − β₁ᵏ) with bias correction, else 1
@@ -42,7 +44,7 @@ struct Prodigy: ElementRule {
   }
 
   static func correction(_ h: Hyper, _ k: Double) -> Double {
-    h.use_bias_correction ? (1 - power(h.beta2, Int(k) + 1)).squareRoot() / (1 - power(h.beta1, Int(k) + 1)) : 1
+    h.use_bias_correction ? (1 - pow(h.beta2, k + 1)).squareRoot() / (1 - pow(h.beta1, k + 1)) : 1
   }
   static func beta3(_ h: Hyper) -> Double { let beta2: Double = h.beta2; return h.has("beta3") ? h.beta3 : beta2.squareRoot() }
 

@@ -64,7 +64,7 @@ struct SANIA: ElementRule {
   struct Probe: Source {
     static var method: Method { SANIA.method }
     init(_ h: Hyper) throws(Failure) {}
-    var slots: [Slot] { [Slot("probe", "the vector z"), Slot("gradient", "the gradient of the step")] }
+    var slots: [Slot] { [Slot.temporary("probe", "the vector z"), Slot.temporary("gradient", "the gradient of the step")] }
     var probe: Int? { 0 }
 
     struct Average: ElementOperation {

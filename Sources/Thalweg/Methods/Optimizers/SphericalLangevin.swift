@@ -15,7 +15,7 @@ struct SphericalLangevin: ElementRule {
       """,
     source: "arXiv:2603.06028",
     parameters: [.number("dt", 1e-3, .above(0), "time step"), .number("strength", 1, .atLeast(0), "weight of the gradient")],
-    slots: [Slot("move", "the move before it is projected")])
+    slots: [.temporary("move", "the move before it is projected")])
 
   static func scope(_ h: Hyper) -> Scope { .tensor }
   static func phases(_ h: Hyper) -> Int { 2 }

@@ -24,7 +24,7 @@ struct UDoG: ElementRule {
     ],
     slots: [
       DoG.origin, Slot("y", "the sequence of long steps", start: .parameters), Slot("sum", "the weighted sum S"),
-      Slot("first_gradient", "the first gradient m of the step"), Slot("point", "the parameters before the step"),
+      Slot.temporary("first_gradient", "the first gradient m of the step"), Slot.temporary("point", "the parameters before the step"),
     ],
     requests: "two gradients")
 
@@ -48,9 +48,9 @@ struct UDoG: ElementRule {
     /// The numbers of the step, from the scalars and the norm of m.
     struct Weights {
       let alpha, omega, weight: Double
-      init(_ io: SourceIO) {
-        alpha = (io.scalar(2) + io.scalar(1)) / io.scalar(1)
-        omega = io.scalar(2) + io.scalar(1)
+      init(_ io: SourceIO, distance r: Double) {
+        omega = io.scalar(2) + r
+        alpha = omega / r
         weight = io.scalar(0) + omega
       }
       func largest(_ io: SourceIO, _ square: Double) -> Double { max(io.scalar(4), alpha * alpha * square) }
@@ -89,7 +89,7 @@ struct UDoG: ElementRule {
     func opening(_ io: SourceIO) -> Ask? {
       io.change(SaveParameters(), slots: [4], parameters: false)
       if io.scalar(0) > 0 {
-        let w = Weights(io)
+        let w = Weights(io, distance: io.scalar(1))
         io.change(Query(past: 1 / w.weight, present: w.omega / w.weight, rate: 0), parameters: true)
       }
       return nil
@@ -101,8 +101,8 @@ struct UDoG: ElementRule {
         io.change(SaveGradient(), slots: [3], parameters: false)
       }
       let sums = io.sum(Norms())
-      if io.scalar(1) == 0 { io.setScalar(1, io.hyper.r_eps_rel * (1 + sums[2].squareRoot())) }
-      let w = Weights(io), largest = w.largest(io, sums[0]), short = w.rate(io, turns: io.scalar(3), largest: largest)
+      let r = io.scalar(1) == 0 ? io.hyper.r_eps_rel * (1 + sums[2].squareRoot()) : io.scalar(1)
+      let w = Weights(io, distance: r), largest = w.largest(io, sums[0]), short = w.rate(io, turns: io.scalar(3), largest: largest)
       if phase == 0 {
         io.change(Query(past: 1 / w.weight, present: w.omega / w.weight, rate: short), parameters: true)
         return .ask(Ask(.gradient))
@@ -112,7 +112,7 @@ struct UDoG: ElementRule {
       io.change(Finish(short: short, long: long, omega: w.omega), parameters: false)
       io.setScalar(0, w.weight)
       io.setScalar(2, w.omega)
-      io.setScalar(1, max(io.scalar(1), max(distances[0], distances[1]).squareRoot()))
+      io.setScalar(1, max(r, max(distances[0], distances[1]).squareRoot()))
       io.setScalar(3, turns)
       io.setScalar(4, largest)
       return .update(nil)

@@ -21,7 +21,7 @@ struct GradientRegularization: Source {
       .choice("scheme", ["forward", "backward", "central"], "of the differences", live: false),
       .choice("step", ["absolute", "relative"], "the length is eps, or eps over the norm"),
     ],
-    slots: [Slot("point", "the parameters while they are away"), Slot("gradient", "the gradient at the parameters")], requests: "gradient")
+    slots: [Slot.temporary("point", "the parameters while they are away"), Slot.temporary("gradient", "the gradient at the parameters")], requests: "gradient")
 
   let slots: [Slot]
   let scalars = [Scalar("h")]
@@ -29,7 +29,7 @@ struct GradientRegularization: Source {
 
   init(_ h: Hyper) {
     (backward, central) = (h.is("scheme", "backward"), h.is("scheme", "central"))
-    slots = GradientRegularization.method.slots + (central ? [Slot("low_gradient", "the gradient at the lower point")] : [])
+    slots = GradientRegularization.method.slots + (central ? [Slot.temporary("low_gradient", "the gradient at the lower point")] : [])
   }
 
   private struct Leave: ElementOperation {

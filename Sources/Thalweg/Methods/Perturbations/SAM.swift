@@ -17,7 +17,7 @@ struct SAM: Source {
     parameters: [
       .number("rho", 0.05, .atLeast(0), "radius"), .eps(1e-12, "added to the norm"), .choice("norm", ["l2", "linf"], "of the ball"),
     ],
-    slots: [Slot("point", "the parameters while they are away")], requests: "gradient")
+    slots: [Slot.temporary("point", "the parameters while they are away")], requests: "gradient")
 
   let slots = SAM.method.slots
   init(_ h: Hyper) {}

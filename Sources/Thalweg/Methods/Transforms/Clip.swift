@@ -31,12 +31,14 @@ struct ClipGlobalNorm: ElementRule {
       """,
     source: "Pascanu, Mikolov, Bengio, 2012, arXiv:1211.5063",
     parameters: [
-      .number("max_norm", 1, .above(0), "largest norm"), .number("norm_type", 2, .atLeast(1), "2, 1 or inf"),
+      .number("max_norm", 1, .above(0), "largest norm"), .number("norm_type", 2, .atLeast(1), "2, 1 or inf").orInfinite(),
       .flag("per_tensor", false, "every tensor alone", live: false), .eps(0, "added to the norm"),
     ],
     validate: { (h) throws(Failure) in
       let p: Double = h.norm_type
-      guard p == 1 || p == 2 || p == .infinity else { throw Failure(Status.range, "clip_global_norm: `norm_type` must be 1, 2 or inf, got \(text(p))") }
+      guard p == 1 || p == 2 || p == .infinity else {
+        throw Failure(Status.range, "clip_global_norm: `norm_type` must be 1, 2 or inf, got \(text(p))")
+      }
     })
 
   static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("norm")] }

@@ -1,0 +1,109 @@
+"""Every first-order optimizer beside torch, pytorch_optimizer, optax, and the plain loop over the bytes of its own state."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from . import peers
+from .common import Shapes, duration, measure, plain_loop, ratio, run_tasks, table, threads_text
+
+LAYOUTS = {"one tensor": (1, 4096), "sixteen tensors": (16, 1024), "4,096 tensors": (4096, 64)}  # count, side
+SENTENCES = {  # where the name alone is not what the peers run, or not enough
+    "sgd": "sgd(momentum=0.9)",
+    "beta_ngd": "beta_ngd(lr=1e-3)",
+    "dal": "dal(static_lr=0.1)",
+    "nigt": "nigt(lr=1e-3)",
+}
+MATRIX = {"muon"}
+# One walk is not enough, or not all: a norm or another sum, a second gradient or product, a factored moment, random numbers.
+MORE = set(
+    "a_dog adafactor adagrad_norm adam_cm adam_snsm beta_ngd cautious_adamw dadapt_adam dadapt_sgd dal dog dowg lamb lars mars nigt "
+    "oasis opt_amsgrad polyak_sgd prodigy sania schedule_free_adamw schedule_free_sgd sgld spherical_langevin u_dog".split()
+)
+GROUPS = {"torch": peers.TORCH, "pytorch_optimizer": peers.PYTORCH_OPTIMIZER, "optax": peers.OPTAX}
+
+
+def shapes_of(layout: str, quick: bool) -> Shapes:
+    count, side = LAYOUTS[layout]
+    return [(side // 4, side // 4)] * count if quick and count < 4096 else [(side, side)] * (count // 16 if quick else count)
+
+
+def task(group: str, method: str, layout: str, quick: bool, repetitions: int) -> dict[str, Any]:
+    shapes = shapes_of(layout, quick)
+    elements = sum(a * b for a, b in shapes)
+    report: dict[str, Any] = {}
+    if group == "thalweg":
+        builders = {"thalweg": partial(peers.ours, SENTENCES.get(method, method), shapes, report)}
+        states = round(state_bytes(SENTENCES.get(method, method), shapes) / (4 * elements))
+        builders["loop"] = partial(plain_loop, "walk", states, shapes)
+        report["states"] = states
+    else:
+        name, options = GROUPS[group][method]
+        if group == "torch":
+            options = peers.torch_options(name, options)
+        builders = {group: partial(getattr(peers, group), name, shapes, **options)}
+    times = measure(builders, repetitions)
+    return report | {"times": {k: t / elements * 1e9 if isinstance(t, float) else t for k, t in times.items()}}
+
+
+def state_bytes(sentence: str, shapes: Shapes) -> int:
+    """What the state of a sentence will need, known before it is allocated."""
+    import numpy as np
+    import thalweg
+
+    with thalweg.Optimizer([np.empty(shape, np.float32) for shape in shapes], sentence) as opt:
+        return opt.memory_report().total
+
+
+def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
+    """(Markdown, raw results): nanoseconds an element, a table for each layout and number of threads."""
+    import thalweg
+
+    methods = [m.name for m in thalweg.methods("optimizer") if m.name not in MATRIX]
+    raw: dict[str, Any] = {}
+    for layout in LAYOUTS:
+        for count in threads:
+            cells: dict[str, Any] = {method: {} for method in methods}
+            for group in ("thalweg", *GROUPS):
+                known = [m for m in methods if group == "thalweg" or m in GROUPS[group]]
+                print(f"family: {layout}, {threads_text(count)}, {group}: {len(known)} methods", flush=True)
+                common = dict(group=group, layout=layout, quick=quick, repetitions=repetitions)
+                tasks = [common | {"method": m} for m in known]
+                for method, result in zip(known, run_tasks("family", tasks, count, 240)):
+                    cells[method][group] = result
+            raw[f"{layout}, {threads_text(count)}"] = cells
+    return "\n\n".join(section(name, cells) for name, cells in raw.items()), raw
+
+
+def section(name: str, cells: dict[str, Any]) -> str:
+    """One table: + marks a method of MORE, * what torch has fused; what failed stands below."""
+    rows, failed = [], []
+    within, alone, fastest, compared = 0, 0, 0, 0
+    limit = 1.6 if name.startswith("4,096") else 1.15
+    for method, groups in cells.items():
+        times: dict[str, Any] = {}
+        for group, result in groups.items():
+            times |= result["times"] if "times" in result else {group: result}
+        own, loop = times.get("thalweg"), times.get("loop")
+        others = [times[g] for g in GROUPS if isinstance(times.get(g), float)]
+        row = [method + ("+" if method in MORE else ""), str(groups["thalweg"].get("states", "")), duration(own, digits=3), duration(loop, digits=3), ratio(own, loop)]
+        for group in GROUPS:
+            star = "*" if group == "torch" and method in peers.TORCH and peers.TORCH[method][0] in peers.TORCH_FUSED else ""
+            row.append(duration(times.get(group)) + star)
+            if isinstance(times.get(group), dict):
+                failed.append(f"{group} {method}: {times[group]['error']}")
+        row.append(ratio(min(others), own) if others else "")
+        rows.append(row)
+        if isinstance(own, dict):
+            failed.append(f"thalweg {method}: {own['error']}")
+        elif isinstance(own, float):
+            if method not in MORE and isinstance(loop, float):
+                alone += 1
+                within += own <= limit * loop
+            compared += bool(others)
+            fastest += bool(others) and own <= min(others)
+    header = ["method", "states", "thalweg", "plain loop", "over loop", "torch", "pytorch_optimizer", "optax", "best peer over thalweg"]
+    text = f"#### {name}\n\n{table(header, rows)}\n\n{within} of the {alone} methods of one element-wise walk take at most {limit} of the "
+    text += f"plain loop; {fastest} of the {compared} methods with a peer are at least as fast as every peer."
+    return text + ("\n\nFailed: " + "; ".join(failed) if failed else "")

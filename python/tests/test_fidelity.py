@@ -1,0 +1,328 @@
+"""The library beside the references of `reference/`: every method, every setting, several shapes and dtypes.
+
+Tolerances come from the arithmetic.  In float64 both sides round every operation to 1.1e-16; thirty steps of some twenty operations
+on numbers of order one give some 1e-13, and the methods that divide by small roots amplify that by up to a thousand: 1e-10.  In
+float32 the same count times 6e-8 gives some 1e-5, and a sign or a clip that falls on the other side moves one coordinate by one
+step: the bulk of the coordinates is compared tightly, the worst one loosely.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import reference  # noqa: F401  (imports every module)
+import thalweg as tw
+from reference import base
+from support import MATRIX_SHAPES, Problem, stage
+
+SHAPES = [(), (7,), (33,), (5, 3), (2, 3, 2, 2)]
+STEPS = 30
+SEED = 11
+REGISTERED = {m.name: m for m in tw.methods()}
+
+# Methods whose path on this problem amplifies rounding: a near division by zero, or a comparison that decides a branch.
+SENSITIVE = {"nadam", "cautious_adamw", "dadapt_adam", "dadapt_sgd", "prodigy", "sania", "oasis", "adam_snsm", "u_dog", "dowg", "dog", "muon"}
+
+
+def cases(kind: type) -> list[Any]:
+    """(reference, setting) pairs of the references of a kind that the registry has."""
+    return [
+        pytest.param(cls, setting, id=f"{cls.name}-{i}")
+        for cls in base.every(kind)
+        if cls.name in REGISTERED
+        for i, setting in enumerate(cls.settings)
+    ]
+
+
+def test_every_optimizer_has_a_reference() -> None:
+    have = {c.name for c in base.every(base.OptimizerReference)}
+    assert {m.name for m in tw.methods("optimizer")} <= have
+
+
+def draws(step: int, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
+    return [tw.random_normal(SEED, 0, step, i, int(np.prod(s, dtype=int))).reshape(s) for i, s in enumerate(shapes)]
+
+
+def sentence(cls: type, setting: dict[str, Any]) -> str:
+    text = stage(cls.name, setting)
+    inner = getattr(cls, "inner", None)
+    return f"{text} | {inner}" if inner else text
+
+
+def on_the_set(text: str, params: list[np.ndarray]) -> list[np.ndarray]:
+    """spherical_langevin starts on the sphere; the host puts it there before the first gradient."""
+    if text.startswith("spherical_langevin"):
+        for p in params:
+            p /= np.linalg.norm(p)
+    return params
+
+
+def reference_run(cls: type, setting: dict[str, Any], problem: Problem, dtype: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    ref = cls(**setting)
+    params = [np.array(x.astype(dtype), np.float64) for x in on_the_set(cls.name, problem.start())]
+    ref.start(params)
+    for k in range(STEPS):
+        def at(point: list[np.ndarray], k: int = k) -> list[np.ndarray]:
+            return [np.asarray(g).astype(dtype).astype(np.float64) for g in problem.gradient(point, k)]
+
+        extra: dict[str, Any] = {}
+        if "loss" in cls.needs:
+            extra["loss"] = problem.loss(params, k)
+        ref.step(params, at(params), gradient_at=at, hvp=lambda point, v: problem.product(v),
+                 normal=lambda step: draws(step, problem.shapes), **extra)
+    return params, ref.evaluation_weights(params)
+
+
+def library_run(text: str, problem: Problem, dtype: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    params = on_the_set(text, problem.start(dtype))
+    grads = [np.zeros_like(p) for p in params]
+    opt = tw.Optimizer(params, text, seed=SEED)
+    opt.bind_gradients(grads)
+    for k in range(STEPS):
+        for request in opt.requests():
+            problem.answer(request, params, grads, k)
+    trained = [p.copy() for p in params]
+    opt.eval()
+    evaluated = [p.copy() for p in params]
+    opt.train()
+    for a, b in zip(params, trained):
+        assert a.tobytes() == b.tobytes(), "switching to the evaluation weights and back changed the training weights"
+    return trained, evaluated
+
+
+def worst(left: list[np.ndarray], right: list[np.ndarray]) -> np.ndarray:
+    """|a - b| relative to the tensor's size, for every element."""
+    out = []
+    for a, b in zip(left, right, strict=True):
+        scale = max(1.0, float(np.max(np.abs(b), initial=0)))
+        out.append(np.ravel(np.abs(np.asarray(a, np.float64) - b) / scale))
+    return np.concatenate(out)
+
+
+@pytest.mark.parametrize("cls, setting", cases(base.OptimizerReference))
+def test_optimizer_float64(cls: type, setting: dict[str, Any]) -> None:
+    problem = Problem(MATRIX_SHAPES if cls.shapes == "matrix" else SHAPES, seed=3)
+    want, want_eval = reference_run(cls, setting, problem, np.float64)
+    got, got_eval = library_run(sentence(cls, setting), problem, np.float64)
+    limit = 1e-7 if cls.name in SENSITIVE else 1e-10
+    assert np.max(worst(got, want)) < limit
+    assert np.max(worst(got_eval, want_eval)) < limit
+
+
+@pytest.mark.parametrize("cls, setting", cases(base.OptimizerReference))
+def test_optimizer_float32(cls: type, setting: dict[str, Any]) -> None:
+    problem = Problem(MATRIX_SHAPES if cls.shapes == "matrix" else SHAPES, seed=3)
+    want, _ = reference_run(cls, setting, problem, np.float32)
+    got, _ = library_run(sentence(cls, setting), problem, np.float32)
+    error = worst(got, want)
+    assert np.quantile(error, 0.9) < (2e-2 if cls.name in SENSITIVE else 5e-4)
+
+
+@pytest.mark.parametrize("cls, setting", cases(base.OptimizerReference))
+def test_large_tensors_go_through_the_same_rule(cls: type, setting: dict[str, Any]) -> None:
+    """Several blocks and a tail: 3 steps, the first and the last elements and everything between."""
+    if cls.name in ("adam_snsm", "muon"):
+        pytest.skip("a factorisation of a large matrix in the reference takes long")
+    shape = (97, 131) if cls.shapes == "matrix" else (12_707,)
+    problem = Problem([shape], seed=5, steps=4)
+    ref = cls(**setting)
+    params, mine = on_the_set(cls.name, problem.start()), on_the_set(cls.name, problem.start())
+    ref.start(params)
+    grads = [np.zeros_like(p) for p in mine]
+    opt = tw.Optimizer(mine, sentence(cls, setting), seed=SEED)
+    opt.bind_gradients(grads)
+    for k in range(3):
+        extra: dict[str, Any] = {"loss": problem.loss(params, k)} if "loss" in cls.needs else {}
+        ref.step(params, problem.gradient(params, k), gradient_at=lambda p, k=k: problem.gradient(p, k), hvp=lambda p, v: problem.product(v),
+                 normal=lambda step: draws(step, [shape]), **extra)
+        for request in opt.requests():
+            problem.answer(request, mine, grads, k)
+    assert np.max(worst(mine, params)) < 1e-9
+
+
+# ---- schedules
+
+
+@pytest.mark.parametrize("cls, setting", cases(base.ScheduleReference))
+def test_schedule(cls: type, setting: dict[str, Any]) -> None:
+    if cls.name == "reduce_on_plateau":
+        pytest.skip("it watches a metric: test_reduce_on_plateau")
+    ref, mine = cls(**setting), tw.schedule(stage(cls.name, setting))
+    for k in [*range(0, 60), 99, 100, 101, 499, 1000]:
+        np.testing.assert_allclose(mine(k), ref.value(k), rtol=1e-13, atol=1e-15)
+
+
+def test_reduce_on_plateau() -> None:
+    cls = next(c for c in base.every(base.ScheduleReference) if c.name == "reduce_on_plateau")
+    for setting in cls.settings:
+        rng = np.random.default_rng(1)
+        ref, mine = cls(**setting), tw.schedule(stage(cls.name, setting))
+        for k in range(120):
+            x = float(1 / (1 + 0.1 * k) + 0.2 * rng.standard_normal())
+            ref.observe(x)
+            mine.observe("metric", x)
+            assert mine(k) == pytest.approx(ref.value(k), rel=1e-15)
+
+
+# ---- regularizers and constraints
+
+PENALTY_SHAPES = [(), (7,), (33,), (5, 3), (3, 5), (2, 3, 2, 2), (16, 9)]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("cls, setting", cases(base.RegularizerReference))
+def test_regularizer(cls: type, setting: dict[str, Any], dtype: Any) -> None:
+    ref, mine = cls(**setting), tw.regularizer(stage(cls.name, setting))
+    limit = 1e-12 if dtype is np.float64 else 1e-5
+    rng = np.random.default_rng(2)
+    for shape in PENALTY_SHAPES:
+        if cls.name == "nuclear_norm" and len(shape) < 2:
+            with pytest.raises(tw.ShapeError):
+                mine.value(np.ones(shape))
+            continue
+        w = np.asarray(rng.standard_normal(shape)).astype(dtype)
+        if w.size > 3:
+            w.flat[1] = 0
+        wide = w.astype(np.float64)
+        assert mine.value(w) == pytest.approx(ref.value(wide), rel=limit, abs=limit)
+        assert np.max(worst([mine.gradient(w)], [ref.gradient(wide)])) < limit
+        for t in (0.0, 0.1, 1.7):
+            u = w.copy()
+            mine.prox(u, t)
+            want = ref.prox(wide, t)
+            assert np.max(worst([u], [want])) < limit
+            assert t != 0 or u.tobytes() == w.tobytes()
+            # exact zeros, but for entries that lie on the threshold to rounding
+            assert not np.any((u != 0) & (want == 0) & (np.abs(u) > limit))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("cls, setting", cases(base.ConstraintReference))
+def test_constraint(cls: type, setting: dict[str, Any], dtype: Any) -> None:
+    ref, mine = cls(**setting), tw.constraint(stage(cls.name, setting))
+    limit = 1e-11 if dtype is np.float64 else 2e-5
+    rng = np.random.default_rng(4)
+    for shape in PENALTY_SHAPES:
+        if (cls.name == "stiefel" and len(shape) < 2) or (setting.get("axis") is not None and not -len(shape) <= int(setting["axis"]) < len(shape)):
+            continue
+        for scale in (1.0, 0.01, 100.0):
+            w = np.asarray(scale * rng.standard_normal(shape)).astype(dtype)
+            u = w.copy()
+            mine.project(u)
+            assert np.max(worst([u], [ref.project(w.astype(np.float64))])) < limit
+            again = u.copy()
+            mine.project(again)
+            assert np.max(worst([again], [u.astype(np.float64)])) < (1e-14 if dtype is np.float64 else 1e-6)
+        if cls.name == "stiefel":
+            x = np.asarray(ref.project(rng.standard_normal(shape))).astype(dtype)
+            g = rng.standard_normal(shape).astype(dtype)
+            y = g.copy()
+            mine.tangent(x, y)
+            assert np.max(worst([y], [ref.egrad2rgrad(x.astype(np.float64), g.astype(np.float64))])) < 10 * limit
+            move = (0.3 * ref.proj(x.astype(np.float64), g.astype(np.float64))).astype(dtype)
+            z = x.copy()
+            mine.retract(z, move)
+            assert np.max(worst([z], [ref.retract(x.astype(np.float64), move.astype(np.float64))])) < 10 * limit
+
+
+# ---- transforms and averages around plain gradient descent
+
+
+@pytest.mark.parametrize("cls, setting", cases(base.TransformReference))
+def test_transform(cls: type, setting: dict[str, Any]) -> None:
+    if cls.name in ("tract", "gradient_accumulate", "cautious"):
+        pytest.skip("has its own test")
+    problem = Problem(SHAPES, seed=6)
+    ref = cls(**setting)
+    params = problem.start()
+    mine = problem.start()
+    grads = [np.zeros_like(p) for p in mine]
+    opt = tw.Optimizer(mine, f"{stage(cls.name, setting)} | sgd(lr=0.1)", seed=SEED)
+    opt.bind_gradients(grads)
+    for k in range(STEPS):
+        g = ref.transform(problem.gradient(params, k), params=params, normal=lambda step: draws(step, SHAPES))
+        for p, d in zip(params, g):
+            p -= 0.1 * d
+        for a, b in zip(grads, problem.gradient(mine, k)):
+            a[...] = b
+        opt.step()
+    assert np.max(worst(mine, params)) < 1e-11
+
+
+def test_gradient_accumulate() -> None:
+    cls = next(c for c in base.every(base.TransformReference) if c.name == "gradient_accumulate")
+    for setting in cls.settings:
+        if setting.get("mode") == "weighted":
+            continue
+        problem = Problem(SHAPES, seed=6)
+        ref = cls(**setting)
+        params, mine = problem.start(), problem.start()
+        grads = [np.zeros_like(p) for p in mine]
+        opt = tw.Optimizer(mine, f"{stage(cls.name, setting)} | sgd(lr=0.1, momentum=0.5)")
+        opt.bind_gradients(grads)
+        buffers: list[np.ndarray] | None = None
+        for k in range(STEPS):
+            g = ref.transform(problem.gradient(params, k), params=params)
+            if g is not None:
+                buffers = [d.copy() for d in g] if buffers is None else [0.5 * b + d for b, d in zip(buffers, g)]
+                for p, d in zip(params, buffers):
+                    p -= 0.1 * d
+            for a, b in zip(grads, problem.gradient(mine, k)):
+                a[...] = b
+            opt.step()
+        assert np.max(worst(mine, params)) < 1e-12
+
+
+@pytest.mark.parametrize("cls, setting", cases(base.AverageReference))
+def test_average(cls: type, setting: dict[str, Any]) -> None:
+    if cls.name == "lookahead" and setting.get("pullback") == "reset":
+        pytest.skip("the reference needs its inner optimizer: test_lookahead_reset")
+    problem = Problem(SHAPES, seed=7)
+    ref = cls(**setting)
+    params, mine = problem.start(), problem.start()
+    ref.start(params)
+    grads = [np.zeros_like(p) for p in mine]
+    opt = tw.Optimizer(mine, f"sgd(lr=0.1) | {stage(cls.name, setting)}")
+    opt.bind_gradients(grads)
+    for k in range(STEPS):
+        for p, d in zip(params, problem.gradient(params, k)):
+            p -= 0.1 * d
+        ref.update(params)
+        for a, b in zip(grads, problem.gradient(mine, k)):
+            a[...] = b
+        opt.step()
+    assert np.max(worst(mine, params)) < 1e-12
+    if cls.name != "lookahead":
+        with opt.averaged():
+            assert np.max(worst(mine, ref.value())) < 1e-12
+
+
+# ---- aggregators
+
+
+@pytest.mark.parametrize("cls, setting", cases(base.AggregatorReference))
+def test_aggregator(cls: type, setting: dict[str, Any]) -> None:
+    for tasks in (2, 3, 5):
+        problem = Problem(SHAPES, seed=8)
+        rng = np.random.default_rng(tasks)
+        params = problem.start()
+        before = [p.copy() for p in params]
+        grads = [np.zeros_like(p) for p in params]
+        opt = tw.Optimizer(params, f"{stage(cls.name, {'tasks': tasks, **setting})} | sgd(lr=1.0)", seed=SEED)
+        opt.bind_gradients(grads)
+        rows = [[np.asarray(rng.standard_normal(s)) for s in SHAPES] for _ in range(tasks)]
+        seen = []
+        for request in opt.requests():
+            assert request.kind == "task_gradient" and request.count == tasks
+            seen.append(request.index)
+            for g, r in zip(grads, rows[request.index]):
+                g[...] = r
+        assert seen == list(range(tasks))
+        jacobian = np.array([np.concatenate([np.ravel(x) for x in row]) for row in rows])
+        orders = np.array([np.argsort(tw.random_normal(SEED, 0, 0, i, tasks), kind="stable") for i in range(tasks)])
+        a = cls(**setting).weights(jacobian, permutations=orders)
+        moved = np.concatenate([np.ravel(b - p) for b, p in zip(before, params)])
+        np.testing.assert_allclose(moved, jacobian.T @ a, rtol=1e-9, atol=1e-10)
