@@ -47,7 +47,7 @@ struct NMSparsity: WholeRule {
   init(_ h: Hyper, _ c: StepContext) { (self.h, n, m) = (h, h.integer("n"), h.integer("m")) }
 
   /// Calls `body` for every element with whether it stays.
-  func forEach<T: Real>(_ w: UnsafeMutablePointer<T>, _ shape: Shape, _ body: (_ index: Int, _ stays: Bool) -> Void) {
+  @inline(__always) func forEach<T: Real>(_ w: UnsafeMutablePointer<T>, _ shape: Shape, _ body: (_ index: Int, _ stays: Bool) -> Void) {
     let lines = NMSparsity.lines(h, shape), step = lines.inner
     if shape.count == 0 { return }
     withUnsafeTemporaryAllocation(of: T.self, capacity: m) { magnitudes in
