@@ -30,7 +30,7 @@ DEMO = [  # (sentence, storage of the state)
     ("sgd(lr=0.05, momentum=0.9, nesterov=true, weight_decay=1e-4)", "f32"),
     ("clip_global_norm(1.0) | adamw(lr=warmup_cosine(peak=3e-3, warmup=50, total={steps}), weight_decay=0.01)", "f32"),
     ("sam(0.05) | sgd(lr=0.05, momentum=0.9)", "f32"),
-    ("route(matrix=(muon(lr=cosine(lr=0.01, total={steps}), weight_decay=0.01)), other=(adamw(lr=3e-3)))", "f32"),
+    ("route(matrix=(muon(lr=cosine(lr=5e-3, total={steps}))), other=(adamw(lr=3e-3)))", "f32"),
     ("sgd(lr=0.05, momentum=0.9) | prox(l1(3e-3))", "f32"),
     ("schedule_free_adamw(lr=5e-3, warmup_steps=50)", "f32"),
     ("adamw(lr=3e-3, weight_decay=0.01)", "q8"),

@@ -15,6 +15,7 @@ SENTENCES = {  # where the name alone is not what the peers run, or not enough
     "dal": "dal(static_lr=0.1)",
     "nigt": "nigt(lr=1e-3)",
 }
+OPTAX_TENSORS = 1024  # compiling an update of 4,096 tensors takes minutes, and the time an element does not depend on it
 MATRIX = {"muon"}
 # One walk is not enough, or not all: a norm or another sum, a second gradient or product, a factored moment, random numbers.
 MORE = set(
@@ -40,6 +41,9 @@ def task(group: str, method: str, layout: str, quick: bool, repetitions: int) ->
         report["states"] = states
     else:
         name, options = GROUPS[group][method]
+        if group == "optax":
+            shapes = shapes[:OPTAX_TENSORS]
+            elements = sum(a * b for a, b in shapes)
         if group == "torch":
             options = peers.torch_options(name, options)
         builders = {group: partial(getattr(peers, group), name, shapes, **options)}

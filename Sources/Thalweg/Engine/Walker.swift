@@ -51,6 +51,13 @@ struct Record {
   var rounding: UInt64?
 
   @inline(__always) func slot(_ stage: Int, _ k: Int) -> SlotStore { slots[Int(firstSlot[stage]) + k] }
+  /// Parameters, gradient and the state of a stage lie densely in the compute type: no block needs a copy.
+  func isDirect(_ stage: Int) -> Bool {
+    let native = isDouble ? DType.f64 : .f32
+    guard g.dense, g.dtype == native, master == nil, x.dense, x.dtype == native, shadow == nil else { return false }
+    for k in 0..<used(stage) where slot(stage, k).format != .direct { return false }
+    return true
+  }
   @inline(__always) func used(_ stage: Int) -> Int { Int(firstSlot[stage + 1] - firstSlot[stage]) }
 }
 

@@ -1089,7 +1089,7 @@ package final class Optimizer {
         let pass = branch.segments[segment][position]
         guard !pass.isWhole else { return }
         withScratch { scratch in
-          for b in task.first..<task.end { runBlock(pass, branch, r, b, scratch) }
+          runBlocks(pass, branch, r, task.first, task.end, scratch)
         }
       }
       for i in 0..<bound.count where records[i].blocks > Walker.taskBlocks {
@@ -1110,11 +1110,23 @@ package final class Optimizer {
         let branch = branches[r.pointee.branch]
         guard segment < branch.segments.count else { continue }
         for pass in branch.segments[segment] where !pass.isWhole {
-          for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) { runBlock(pass, branch, r, b, scratch) }
+          runBlocks(pass, branch, r, r.pointee.firstBlock, r.pointee.firstBlock + r.pointee.blocks, scratch)
           finishTensor(pass, i, out)
         }
       }
     }
+  }
+
+  /// A run of blocks of one tensor. Where the pass reads and writes nothing but memory that is there already, they are one.
+  @inline(__always)
+  private func runBlocks(_ pass: Branch.Pass, _ branch: Branch, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int, _ scratch: UnsafeMutableRawPointer) {
+    if pass.spans, sourceOperation == nil, end > first + 1, r.pointee.isDirect(branch.rule.id) {
+      let offset = blocks[first].offset, count = blocks[end - 1].offset + blocks[end - 1].count - offset
+      pass.block(branch, r, offset, count, scratch, partials)
+      if options.zeroGradients { r.pointee.g.clear(offset, count) }
+      return
+    }
+    for b in first..<end { runBlock(pass, branch, r, b, scratch) }
   }
 
   @inline(__always)
