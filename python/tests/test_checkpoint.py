@@ -168,8 +168,7 @@ def test_newer_version() -> None:
     size = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + size])
     meta = header["__metadata__"]
-    key = next(k for k in meta if k in ("version", "format", "format_version") or "version" in k)
-    meta[key] = "999"
+    meta["version"] = "999"
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     refused(opt, struct.pack("<Q", len(text)) + text + data[8 + size :], tw.VersionError)

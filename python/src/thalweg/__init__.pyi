@@ -1,0 +1,1373 @@
+# Written by `python -m thalweg stubs --write` from what the library says of its methods; do not edit.
+
+from collections.abc import Iterable as _Iterable, Sequence as _Sequence
+from typing import Any as _Any, ClassVar as _ClassVar, Literal as _Literal
+
+from ._errors import AllocationError as AllocationError
+from ._errors import ArgumentError as ArgumentError
+from ._errors import BusyError as BusyError
+from ._errors import CountError as CountError
+from ._errors import DtypeError as DtypeError
+from ._errors import Error as Error
+from ._errors import FileError as FileError
+from ._errors import FormatError as FormatError
+from ._errors import HandleError as HandleError
+from ._errors import InternalError as InternalError
+from ._errors import LayoutError as LayoutError
+from ._errors import MethodError as MethodError
+from ._errors import MismatchError as MismatchError
+from ._errors import NeedsError as NeedsError
+from ._errors import NonfiniteError as NonfiniteError
+from ._errors import NumericError as NumericError
+from ._errors import OverlapError as OverlapError
+from ._errors import RangeError as RangeError
+from ._errors import SentenceError as SentenceError
+from ._errors import SequenceError as SequenceError
+from ._errors import ShapeError as ShapeError
+from ._errors import SpaceError as SpaceError
+from ._errors import UnknownNameError as UnknownNameError
+from ._errors import UnsupportedError as UnsupportedError
+from ._errors import ValueTypeError as ValueTypeError
+from ._errors import VersionError as VersionError
+from ._objects import Constraint as Constraint
+from ._objects import Regularizer as Regularizer
+from ._objects import Schedule as Schedule
+from ._objects import constraint as constraint
+from ._objects import random_normal as random_normal
+from ._objects import regularizer as regularizer
+from ._objects import schedule as schedule
+from ._optimizer import MemoryReport as MemoryReport
+from ._optimizer import Optimizer as Optimizer
+from ._optimizer import ParamGroup as ParamGroup
+from ._optimizer import Request as Request
+from ._optimizer import StateRow as StateRow
+from ._registry import Method as Method
+from ._registry import Parameter as Parameter
+from ._registry import Slot as Slot
+from ._registry import kinds as kinds
+from ._registry import method as method
+from ._registry import methods as methods
+from ._thalweg import get_num_threads as get_num_threads
+from ._thalweg import set_num_threads as set_num_threads
+
+__version__: str
+version: str
+build_info: str
+
+class ADoG(Optimizer):
+    # A-DoG: DoG's step size on AcceleGrad's two sequences.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1,
+        reps_rel: float | str | Schedule = 1e-06,
+        eps: float | str | Schedule = 1e-08,
+        alpha_const: float | str | Schedule = 0.5,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class AdaBelief(Optimizer):
+    # AdaBelief: Adam whose second moment is that of the gradient's deviation from its average.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-16,
+        eps_root: float | str | Schedule = 1e-16,
+        weight_decay: float | str | Schedule = 0,
+        decoupled: bool = True,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Adadelta(Optimizer):
+    # Adadelta: steps scaled by the ratio of the root mean squares of past steps and of gradients.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1,
+        rho: float | str | Schedule = 0.9,
+        eps: float | str | Schedule = 1e-06,
+        weight_decay: float | str | Schedule = 0,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Adafactor(Optimizer):
+    # Adafactor: the second moment of a matrix is kept as the sums of its rows and columns.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        beta2_decay: float | str | Schedule = -0.8,
+        eps1: float | str | Schedule | None = None,
+        eps2: float | str | Schedule = 0.001,
+        d: float | str | Schedule = 1,
+        weight_decay: float | str | Schedule = 0,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Adagrad(Optimizer):
+    # AdaGrad: the gradient over the root of the sum of its squares.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        lr_decay: float | str | Schedule = 0,
+        weight_decay: float | str | Schedule = 0,
+        initial_accumulator_value: float | str | Schedule = 0,
+        eps: float | str | Schedule = 1e-10,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class AdagradNorm(Optimizer):
+    # AdaGrad-Norm: one sum of squared gradient norms sets the step of all coordinates.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1,
+        b0: float | str | Schedule = 0.01,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Adam(Optimizer):
+    # Adam: averages of the gradient and of its square set the step of every coordinate.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        bias_correction: bool = True,
+        eps_in_sqrt: bool = False,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class AdamCM(Optimizer):
+    # Adam with critical momenta: the momenta of the largest gradients so far take part in the step.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        capacity: int = 5,
+        decay: float | str | Schedule = 0.7,
+        layerwise: bool = False,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class AdamSNSM(Optimizer):
+    # Adam with subset norms and subspace momentum: one second moment a subset, momentum in few directions.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-06,
+        subset: _Literal["rowcol", "off"] = "rowcol",
+        rank: float | str | Schedule | None = None,
+        proj: _Literal["svd", "topk", "uniform"] = "svd",
+        gap: int = 200,
+        keep_momentum: bool = False,
+        weight_decay: float | str | Schedule = 0,
+        correct_bias: bool = True,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Adamax(Optimizer):
+    # AdaMax: Adam with a decaying maximum in place of the second moment.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.002,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class AdamW(Optimizer):
+    # AdamW: Adam with decoupled weight decay.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0.01,
+        amsgrad: bool = False,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Adan(Optimizer):
+    # Adan: Nesterov momentum rewritten with differences of gradients.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.98,
+        beta2: float | str | Schedule = 0.92,
+        beta3: float | str | Schedule = 0.99,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        prox: bool = True,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class AdEMAMix(Optimizer):
+    # AdEMAMix: Adam with a second, slow average of the gradient.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        beta3: float | str | Schedule = 0.9999,
+        alpha: float | str | Schedule = 5,
+        t_alpha: int = 0,
+        t_beta3: int = 0,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class ADOPT(Optimizer):
+    # ADOPT: the gradient is normalised by the second moment of the steps before, then averaged.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.9999,
+        eps: float | str | Schedule = 1e-06,
+        clip_exponent: float | str | Schedule | None = 0.25,
+        weight_decay: float | str | Schedule = 0,
+        decoupled: bool = True,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class AMSGrad(Optimizer):
+    # AMSGrad: Adam whose second moment never decreases.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        bias_correction: bool = True,
+        eps_in_sqrt: bool = False,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class BetaNGD(Optimizer):
+    # Normalised gradient descent: the step is divided by a power of the gradient's norm.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule,
+        beta: float | str | Schedule = 1,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class CautiousAdamW(Optimizer):
+    # C-AdamW: AdamW whose update keeps only the entries that agree in sign with the gradient.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0.01,
+        amsgrad: bool = False,
+        scale: _Literal["mean", "count", "none"] = "mean",
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class DAdaptAdam(Optimizer):
+    # D-Adaptation of Adam: the distance to the solution is estimated from below and sets the step.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        decouple: bool = False,
+        use_bias_correction: bool = False,
+        d0: float | str | Schedule = 1e-06,
+        growth_rate: float | str | Schedule = ...,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class DAdaptSGD(Optimizer):
+    # D-Adaptation of SGD: the distance to the solution is estimated from below and sets the step.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1,
+        momentum: float | str | Schedule = 0,
+        weight_decay: float | str | Schedule = 0,
+        d0: float | str | Schedule = 1e-06,
+        growth_rate: float | str | Schedule = ...,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Dal(Optimizer):
+    # DAL: gradient descent at a step size from the Hessian along the gradient, which keeps discretisation drift small.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        static_lr: float | str | Schedule,
+        power: float | str | Schedule = 1,
+        max_lr: float | str | Schedule = 5,
+        start: float | str | Schedule | None = None,
+        stop: float | str | Schedule | None = None,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class DiffGrad(Optimizer):
+    # diffGrad: Adam's step held back where the gradient changes little.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        eps_mode: _Literal["paper", "released"] = "paper",
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class DoG(Optimizer):
+    # DoG: the farthest distance from the start over the root of the summed squared gradients is the step size.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1,
+        reps_rel: float | str | Schedule = 1e-06,
+        eps: float | str | Schedule = 1e-08,
+        layerwise: bool = False,
+        weight_decay: float | str | Schedule = 0,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class DoWG(Optimizer):
+    # DoWG: distance over weighted gradients is the step size.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        r_eps: float | str | Schedule = 0.0001,
+        eps: float | str | Schedule = 0,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Grams(Optimizer):
+    # Grams: Adam's magnitude with the sign of the current gradient.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-06,
+        weight_decay: float | str | Schedule = 0,
+        eps_mode: _Literal["paper", "released"] = "paper",
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class LAMB(Optimizer):
+    # LAMB: Adam's step of each tensor, scaled to the norm of its weights.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-06,
+        weight_decay: float | str | Schedule = 0,
+        bias_correction: bool = True,
+        max_trust: float | str | Schedule = ...,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class LaProp(Optimizer):
+    # LaProp: the gradient is normalised before it enters the momentum.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.0004,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-15,
+        weight_decay: float | str | Schedule = 0,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class LARS(Optimizer):
+    # LARS: momentum whose step is scaled, tensor by tensor, to the norm of the weights.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1,
+        momentum: float | str | Schedule = 0.9,
+        nesterov: bool = False,
+        weight_decay: float | str | Schedule = 0,
+        trust_coefficient: float | str | Schedule = 0.001,
+        eps: float | str | Schedule = 0,
+        denominator: _Literal["paper", "update"] = "paper",
+        skip_1d: bool = True,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Lion(Optimizer):
+    # Lion: the sign of an interpolation between momentum and gradient.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.0001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.99,
+        weight_decay: float | str | Schedule = 0,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class MARS(Optimizer):
+    # MARS: AdamW on a gradient whose variance is reduced by the change since the last one.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.003,
+        beta1: float | str | Schedule = 0.95,
+        beta2: float | str | Schedule = 0.99,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        gamma: float | str | Schedule = 0.025,
+        optimize_1d: bool = False,
+        lr_1d_factor: float | str | Schedule = 1,
+        beta1_1d: float | str | Schedule = 0.9,
+        beta2_1d: float | str | Schedule = 0.95,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Muon(Optimizer):
+    # Muon: momentum, orthogonalised by Newton-Schulz iterations.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        momentum: float | str | Schedule = 0.95,
+        nesterov: bool = True,
+        weight_decay: float | str | Schedule = 0.1,
+        ns_steps: int = 5,
+        ns_coefficients: _Sequence[float] = ...,
+        eps: float | str | Schedule = 1e-07,
+        eps_mode: _Literal["clamp", "add"] = "clamp",
+        adjust_lr: _Literal["original", "match_rms_adamw", "spectral", "none"] = "original",
+        momentum_form: _Literal["sum", "ema"] = "sum",
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class NAdam(Optimizer):
+    # NAdam: Adam with Nesterov momentum on a schedule.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.002,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        momentum_decay: float | str | Schedule = 0.004,
+        weight_decay: float | str | Schedule = 0,
+        decoupled: bool = False,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class NIGT(Optimizer):
+    # N-IGT: normalised steps along a momentum that is carried to the new point by extrapolation.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule,
+        lr_power: float | str | Schedule = 1,
+        eta_power: float | str | Schedule = 0.8,
+        eta: float | str | Schedule | None = None,
+        normalize: bool = True,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class OASIS(Optimizer):
+    # OASIS: a diagonal of the Hessian scales the gradient; the curvature along the path sets the step size.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr0: float | str | Schedule = 0.001,
+        beta2: float | str | Schedule = 0.99,
+        alpha: float | str | Schedule = 0.001,
+        adaptive: bool = True,
+        beta1: float | str | Schedule = 0,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class OptAMSGrad(Optimizer):
+    # OPT-AMSGrad: AMSGrad with a half step along the next gradient, extrapolated from the last ones.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        history: int = 5,
+        reg: float | str | Schedule = 0.001,
+        h_base: _Literal["previous", "current"] = "previous",
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class OptimisticOMD(Optimizer):
+    # Optimistic online mirror descent: the last gradient is the guess of the next one.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        D: float | str | Schedule = 1,
+        G: float | str | Schedule = 0,
+        delta: float | str | Schedule = 1,
+        mu: float | str | Schedule | None = None,
+        lr: float | str | Schedule | None = None,
+        geometry: _Literal["euclid", "entropy"] = "euclid",
+        domain: _Literal["none", "ball", "box"] = None,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class OptimisticSGD(Optimizer):
+    # Optimistic gradient descent: the last gradient is a guess of the next one.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        alpha: float | str | Schedule = 1,
+        beta: float | str | Schedule = 1,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class PolyakSGD(Optimizer):
+    # The capped stochastic Polyak step: the loss above its lower bound sets the step.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        max_lr: float | str | Schedule = 1,
+        scaling: float | str | Schedule = 1,
+        f_min: float | str | Schedule = 0,
+        eps: float | str | Schedule = 0,
+        positive: bool = False,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Prodigy(Optimizer):
+    # Prodigy: Adam whose step size is an estimate of the distance to the solution, made while training.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        beta3: float | str | Schedule | None = None,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        decouple: bool = True,
+        use_bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        d0: float | str | Schedule = 1e-06,
+        d_coef: float | str | Schedule = 1,
+        growth_rate: float | str | Schedule = ...,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class RAdam(Optimizer):
+    # RAdam: Adam rectified for the variance of its early second moment.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        decoupled: bool = False,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class RMSprop(Optimizer):
+    # RMSProp: the gradient over the root of its average square.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        alpha: float | str | Schedule = 0.99,
+        eps: float | str | Schedule = 1e-08,
+        eps_in_sqrt: bool = False,
+        momentum: float | str | Schedule = 0,
+        centered: bool = False,
+        weight_decay: float | str | Schedule = 0,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class SANIA(Optimizer):
+    # SANIA: Polyak's step along a preconditioned gradient; the loss sets its length.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        precond: _Literal["none", "adagrad_sqr", "adam_sqr", "adagrad", "adam", "hutchinson"] = "adagrad_sqr",
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 0.1,
+        f_star: float | str | Schedule = 0,
+        lr: float | str | Schedule = 1,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class ScheduleFreeAdamW(Optimizer):
+    # AdamW with an average in place of momentum and a decaying rate.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.0025,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        warmup_steps: int = 0,
+        r: float | str | Schedule = 0,
+        weight_lr_power: float | str | Schedule = 2,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class ScheduleFreeSGD(Optimizer):
+    # SGD with an average in place of a decaying rate.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1,
+        momentum: float | str | Schedule = 0.9,
+        weight_decay: float | str | Schedule = 0,
+        warmup_steps: int = 0,
+        r: float | str | Schedule = 0,
+        weight_lr_power: float | str | Schedule = 2,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class SGD(Optimizer):
+    # Stochastic gradient descent with momentum, dampening and Nesterov's form.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        momentum: float | str | Schedule = 0,
+        dampening: float | str | Schedule = 0,
+        nesterov: bool = False,
+        weight_decay: float | str | Schedule = 0,
+        decoupled: bool = False,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class SGLD(Optimizer):
+    # Stochastic gradient Langevin dynamics: gradient descent with normal noise.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        temperature: float | str | Schedule = 1,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Signum(Optimizer):
+    # signSGD and Signum: the sign of the momentum; without momentum, of the gradient.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        momentum: float | str | Schedule = 0.9,
+        weight_decay: float | str | Schedule = 0,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class SphericalLangevin(Optimizer):
+    # Langevin dynamics on unit spheres, one for each tensor.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        dt: float | str | Schedule = 0.001,
+        strength: float | str | Schedule = 1,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Tiger(Optimizer):
+    # Tiger, the tight-fisted optimizer: the sign of an average of the gradient.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta: float | str | Schedule = 0.965,
+        weight_decay: float | str | Schedule = 0.01,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class UDoG(Optimizer):
+    # U-DoG: DoG's step size on UniXGrad's two gradients a step; the parameters are an average.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        r_eps_rel: float | str | Schedule = 1e-06,
+        eps: float | str | Schedule = 1e-12,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Yogi(Optimizer):
+    # Yogi: Adam whose second moment moves towards g^2 by at most (1 - beta2)*g^2.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 0.001,
+        initial_accumulator: float | str | Schedule = 1e-06,
+        weight_decay: float | str | Schedule = 0,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
