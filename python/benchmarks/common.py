@@ -18,13 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 Step = Callable[[], object]
 Shapes = list[tuple[int, int]]
+PAUSE = 0.02  # seconds between two candidates: idle OpenMP threads spin for some 10 ms before they sleep
 
 # ---- workers: tasks run in fresh processes that have a given number of CPUs
 
@@ -107,7 +109,7 @@ def measure(builders: dict[str, Callable[[], Step]], repetitions: int) -> dict[s
     samples: dict[str, list[float]] = {label: [] for label in steps}
     for _ in range(repetitions):
         for label, (step, count) in steps.items():
-            time.sleep(0.005)
+            time.sleep(PAUSE)
             started = time.perf_counter()
             for _ in range(count):
                 step()

@@ -91,7 +91,8 @@ def section(name: str, cells: dict[str, Any]) -> str:
             times |= result["times"] if "times" in result else {group: result}
         own, loop = times.get("thalweg"), times.get("loop")
         others = [times[g] for g in GROUPS if isinstance(times.get(g), float)]
-        row = [method + ("+" if method in MORE else ""), str(groups["thalweg"].get("states", "")), duration(own, digits=3), duration(loop, digits=3), ratio(own, loop)]
+        label, states = method + ("+" if method in MORE else ""), str(groups["thalweg"].get("states", ""))
+        row = [label, states, duration(own, digits=3), duration(loop, digits=3), ratio(own, loop)]
         for group in GROUPS:
             star = "*" if group == "torch" and method in peers.TORCH and peers.TORCH[method][0] in peers.TORCH_FUSED else ""
             row.append(duration(times.get(group)) + star)

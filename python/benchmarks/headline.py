@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Callable
+from typing import Any
 
 from . import peers
 from .common import Shapes, Step, duration, measure, plain_loop, ratio, run_tasks, table, threads_text
