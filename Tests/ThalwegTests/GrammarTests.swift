@@ -80,7 +80,12 @@ final class GrammarTests: XCTestCase {
     for r in Registry.all {
       let m = r.method
       XCTAssertTrue(names.insert(m.name).inserted, "\(m.name) is registered twice")
-      XCTAssertFalse(m.summary.isEmpty || m.rule.isEmpty || m.source.isEmpty, "\(m.name) lacks its summary, rule or source")
+      XCTAssertFalse(m.summary.isEmpty || m.rule.isEmpty, "\(m.name) lacks its summary or rule")
+      // plumbing and textbook schedules have no paper
+      switch r.component {
+      case .adapter, .route, .schedule: break
+      default: XCTAssertFalse(m.source.isEmpty, "\(m.name) lacks its source")
+      }
       XCTAssertEqual(Set(m.parameters.map(\.name)).count, m.parameters.count, m.name)
       for p in m.parameters {
         XCTAssertFalse(p.meaning.isEmpty, "\(m.name).\(p.name)")
