@@ -36,8 +36,24 @@ CHECK_UNUSED static void describe_value(const tw_parameter_info *p, char *text, 
   }
 }
 
+/* What a description cannot say: combinations that a method demands. */
+static const struct {
+  const char *method, *stage;
+} describe_special[] = {
+    {"coordinate_clip", "coordinate_clip(threshold=1)"},
+    {"join", "join(schedules=[constant(lr=0.1), cosine(lr=0.1, total=10)], boundaries=[5])"},
+    {"manifold", "manifold(stiefel)"},
+    {"route", "route(other=(sgd(lr=0.1)))"},
+};
+
 /* The method as a stage: its name, and a value for each hyper-parameter that has no default. */
 CHECK_UNUSED static void describe_stage(const tw_method_info *method, char *text, size_t size) {
+  for (size_t i = 0; i < sizeof describe_special / sizeof *describe_special; i++) {
+    if (strcmp(describe_special[i].method, method->name) == 0) {
+      snprintf(text, size, "%s", describe_special[i].stage);
+      return;
+    }
+  }
   size_t length = (size_t)snprintf(text, size, "%s", method->name), given = 0;
   for (size_t i = 0; i < method->parameter_count && length + 64 < size; i++) {
     tw_parameter_info p = {.struct_size = sizeof p};
@@ -89,26 +105,31 @@ CHECK_UNUSED static int describe_object(const char *stage) {
 
 /* ---- a small run with any method ---------------------------------------------------------------------- */
 
-/* A matrix and a vector, f32, with gradients. */
+/* A matrix and a vector, f32, with gradients; a method that refuses vectors gets the vector as a matrix of one row. */
 typedef struct {
-  float w[24], b[3], gw[24], gb[3];
-  int64_t matrix[2], length[1];
+  float w[24], b[4], gw[24], gb[4];
+  int64_t matrix[2], row[2];
   tw_tensor parameters[2], gradients[2];
 } small_model;
 
 CHECK_UNUSED static void small_model_fill(small_model *m) {
   memset(m, 0, sizeof *m);
-  m->matrix[0] = 4, m->matrix[1] = 6, m->length[0] = 3;
+  m->matrix[0] = 3, m->matrix[1] = 8, m->row[0] = 1, m->row[1] = 4;
   fill_f32(m->w, 24, 1);
-  fill_f32(m->b, 3, 2);
+  fill_f32(m->b, 4, 2);
   m->parameters[0] = view(m->w, TW_F32, 2, m->matrix, NULL);
-  m->parameters[1] = view(m->b, TW_F32, 1, m->length, NULL);
+  m->parameters[1] = view(m->b, TW_F32, 1, m->row + 1, NULL);
   m->gradients[0] = view(m->gw, TW_F32, 2, m->matrix, NULL);
-  m->gradients[1] = view(m->gb, TW_F32, 1, m->length, NULL);
+  m->gradients[1] = view(m->gb, TW_F32, 1, m->row + 1, NULL);
 }
 
 CHECK_UNUSED static tw_status small_model_bind(small_model *m, tw_optimizer *optimizer) {
   tw_status status = tw_optimizer_add_parameters(optimizer, m->parameters, 2, NULL, NULL);
+  if (status == TW_ERROR_SHAPE) {
+    m->parameters[1] = view(m->b, TW_F32, 2, m->row, NULL);
+    m->gradients[1] = view(m->gb, TW_F32, 2, m->row, NULL);
+    status = tw_optimizer_add_parameters(optimizer, m->parameters, 2, NULL, NULL);
+  }
   return status == TW_OK ? tw_optimizer_bind_gradients(optimizer, m->gradients, 2) : status;
 }
 
@@ -124,7 +145,7 @@ CHECK_UNUSED static tw_status small_model_step(small_model *m, tw_optimizer *opt
     if (status != TW_MORE) return status;
     request.loss = 0;
     for (int i = 0; i < 24; i++) request.loss += 0.5 * m->w[i] * m->w[i];
-    for (int i = 0; i < 3; i++) request.loss += 0.5 * m->b[i] * m->b[i];
+    for (int i = 0; i < 4; i++) request.loss += 0.5 * m->b[i] * m->b[i];
     switch (request.kind) {
       case TW_REQUEST_HESSIAN_VECTOR:
         if (request.probe != NULL && request.probe_count == 2) {

@@ -154,7 +154,7 @@ static void mutate_checkpoint(mutant *m, uint64_t *seed) {
 /* Loads into an optimizer that has stepped once itself. */
 static int try_checkpoint(const source *s, const void *data, size_t size) {
   static small_model model;
-  static float w[24], b[3];
+  static float w[24], b[4];
   tw_optimizer *optimizer = NULL;
   small_model_fill(&model);
   if (tw_optimizer_create(s->sentence, NULL, &optimizer) != TW_OK) {

@@ -1005,6 +1005,8 @@ static void out_of_order(void) {
   SURVIVES(tw_optimizer_set_mode(o, TW_MODE_TRAIN));
   OK(tw_optimizer_add_parameters(o, &parameter, 1, NULL, NULL));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_step(o));
+  /* asking is allowed before gradients are bound; answering without them ends the step */
+  STATUS(TW_MORE, tw_optimizer_next(o, &request));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_next(o, &request));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_cancel(o));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_answer_matrix(o, &matrix, NULL));

@@ -966,8 +966,10 @@ static void schedules(void) {
   NEAR(value, 0.25, 1e-16);
   OK(tw_schedule_value(schedule, 100, &value));
   NEAR(value, 0, 1e-16);
-  OK(tw_schedule_value(schedule, INT64_MAX, &value));
+  OK(tw_schedule_value(schedule, (INT64_C(1) << 53) - 1, &value));
   NEAR(value, 0, 1e-16);
+  STATUS(TW_ERROR_RANGE, tw_schedule_value(schedule, INT64_C(1) << 53, &value));
+  STATUS(TW_ERROR_RANGE, tw_schedule_value(schedule, INT64_MAX, &value));
   STATUS(TW_ERROR_RANGE, tw_schedule_value(schedule, -1, &value));
   OK(tw_schedule_destroy(schedule));
 }
