@@ -119,8 +119,7 @@ public func optimizerStep(_ p: OpaquePointer?) -> tw_status {
 private func step(_ o: Optimizer) throws(Failure) -> Int {
   do throws(Failure) { return try o.stepOnce() } catch {
     guard error.status == tw_status(TW_SKIPPED) else { throw error }
-    o.skipped += 1
-    return Status.skipped
+    return o.refuse()
   }
 }
 

@@ -77,7 +77,7 @@ package final class Optimizer {
   private var elements = 0
 
   package private(set) var step = 0
-  package var skipped = 0
+  package private(set) var skipped = 0
   /// Number of requests answered in the present step; −1 between steps.
   package private(set) var phase = -1
   package private(set) var evaluating = false
@@ -509,29 +509,19 @@ package final class Optimizer {
 
   /// Calls `body` with a buffer that no other thread uses.
   @inline(__always)
-  private func withScratch(_ body: (UnsafeMutableRawPointer) -> Void) {
-    var k = 0
-    while !twi_swap_if(threadBusy + k, 0, 1) {
-      k += 1
-      if k >= threadScratch.count {
-        k = 0
-        twi_pause()
-      }
-    }
-    body(threadScratch[k].base)
-    twi_store(threadBusy + k, 0)
-  }
+  private func withScratch(_ body: (UnsafeMutableRawPointer) -> Void) { withBuffer(of: threadScratch, body) }
 
-  private func withWorkspace(_ body: (UnsafeMutableRawPointer) -> Void) {
+  @inline(__always)
+  private func withBuffer(of pool: [Memory], _ body: (UnsafeMutableRawPointer) -> Void) {
     var k = 0
     while !twi_swap_if(threadBusy + k, 0, 1) {
       k += 1
-      if k >= workspaces.count {
+      if k >= pool.count {
         k = 0
         twi_pause()
       }
     }
-    body(workspaces[k].base)
+    body(pool[k].base)
     twi_store(threadBusy + k, 0)
   }
 
@@ -656,6 +646,13 @@ package final class Optimizer {
   }
 
 
+  /// Counts a step that the non-finite policy refused.
+  package func refuse() -> Int {
+    skipped += 1
+    Log.warn("step \(step) was skipped: a gradient is not finite (\(skipped) skipped so far)")
+    return Status.skipped
+  }
+
   /// One whole step with the bound gradients.
   package func stepOnce() throws(Failure) -> Int {
     try ready()
@@ -718,10 +715,7 @@ package final class Optimizer {
       }
     } catch {
       abandon()
-      if error.status == tw_status(Status.skipped) {
-        skipped += 1
-        return (nil, Status.skipped)
-      }
+      if error.status == tw_status(Status.skipped) { return (nil, refuse()) }
       throw error
     }
   }
@@ -1004,25 +998,17 @@ package final class Optimizer {
 
   /// Moves the parameters. `source` transforms the host's gradient first.
   private func update(_ op: GradientOperation?) throws(Failure) -> Int {
+    if mayFail, snapshotMemory.isEmpty { try takeSnapshot() }
     do throws(Failure) {
-      if mayFail, snapshotMemory.isEmpty { try takeSnapshot() }
-      do throws(Failure) {
-        sourceOperation = op
-        defer { sourceOperation = nil }
-        try prepareRules()
-        try runSegments()
-      } catch {
-        if mayFail { restoreSnapshot() }
-        throw error
-      }
-      snapshotMemory = []
+      sourceOperation = op
+      defer { sourceOperation = nil }
+      try prepareRules()
+      try runSegments()
     } catch {
-      if phase < 0, error.status == tw_status(Status.skipped) {
-        skipped += 1
-        return Status.skipped
-      }
+      if mayFail { restoreSnapshot() }
       throw error
     }
+    snapshotMemory = []
     for i in 0..<bound.count where records[i].active {
       restart(i)
       records[i].t += 1
@@ -1178,7 +1164,7 @@ package final class Optimizer {
     }
     let many = work.count > 1
     Threads.run(work.count, parallel: many && elements >= Walker.parallelFrom) { k in
-      withWorkspace { space in
+      withBuffer(of: workspaces) { space in
         do throws(Failure) { try runWhole(work[k].0, work[k].1, space) } catch { failures[k] = error }
       }
     }

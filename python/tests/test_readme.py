@@ -1,0 +1,30 @@
+"""The README says what is there."""
+
+from __future__ import annotations
+
+import collections
+import re
+from pathlib import Path
+
+import numpy as np
+
+import thalweg as tw
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_counts_are_those_of_the_registry() -> None:
+    table = re.search(r"<!-- counts: begin -->(.*?)<!-- counts: end -->", README.read_text(), re.S)
+    assert table
+    written = {k: int(n) for k, n in re.findall(r"^\| (\w+) \| (\d+) \|", table[1], re.M)}
+    counted = collections.Counter(m.kind for m in tw.methods())
+    assert written == {**counted, "all": sum(counted.values())}
+
+
+def test_the_python_example_runs() -> None:
+    code = re.search(r"```python\n(.*?)```", README.read_text(), re.S)
+    assert code
+    scope: dict[str, object] = {}
+    exec(code[1], scope)  # noqa: S102
+    w = scope["w"]
+    assert isinstance(w, np.ndarray) and np.all(w < 0)
