@@ -84,6 +84,7 @@ demo: setup $(VENV)/.package
 test: setup $(VENV)/.package $(VENV)/.peers
 	swift test -c release -Xswiftc -enable-testing --scratch-path $(SCRATCH)/test
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} Tests/ABI/run.sh $(LIB) include
+	Tests/ABI/sanitize.sh $(SCRATCH)/asan $${FUZZ_SECONDS:-10}
 	cd python && ../$(PY) -m pytest tests
 
 bench: setup $(VENV)/.package $(VENV)/.peers

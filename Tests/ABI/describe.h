@@ -36,20 +36,34 @@ CHECK_UNUSED static void describe_value(const tw_parameter_info *p, char *text, 
   }
 }
 
-/* What a description cannot say: combinations that a method demands. */
+/* What a description cannot say: combinations that a method demands (else NULL), and which methods are the
+ * library's own grammar and have no source. */
 static const struct {
   const char *method, *stage;
+  int unsourced;
 } describe_special[] = {
-    {"coordinate_clip", "coordinate_clip(threshold=1)"},
-    {"join", "join(schedules=[constant(lr=0.1), cosine(lr=0.1, total=10)], boundaries=[5])"},
-    {"manifold", "manifold(stiefel)"},
-    {"route", "route(other=(sgd(lr=0.1)))"},
+    {"constant", NULL, 1},
+    {"coordinate_clip", "coordinate_clip(threshold=1)", 0},
+    {"decoupled", NULL, 1},
+    {"join", "join(schedules=[constant(lr=0.1), cosine(lr=0.1, total=10)], boundaries=[5])", 0},
+    {"manifold", "manifold(stiefel)", 1},
+    {"penalty", NULL, 1},
+    {"project", NULL, 1},
+    {"prox", NULL, 1},
+    {"route", "route(other=(sgd(lr=0.1)))", 1},
 };
+
+CHECK_UNUSED static int describe_unsourced(const char *method) {
+  for (size_t i = 0; i < sizeof describe_special / sizeof *describe_special; i++) {
+    if (strcmp(describe_special[i].method, method) == 0) return describe_special[i].unsourced;
+  }
+  return 0;
+}
 
 /* The method as a stage: its name, and a value for each hyper-parameter that has no default. */
 CHECK_UNUSED static void describe_stage(const tw_method_info *method, char *text, size_t size) {
   for (size_t i = 0; i < sizeof describe_special / sizeof *describe_special; i++) {
-    if (strcmp(describe_special[i].method, method->name) == 0) {
+    if (describe_special[i].stage != NULL && strcmp(describe_special[i].method, method->name) == 0) {
       snprintf(text, size, "%s", describe_special[i].stage);
       return;
     }

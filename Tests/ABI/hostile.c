@@ -1005,11 +1005,13 @@ static void out_of_order(void) {
   SURVIVES(tw_optimizer_set_mode(o, TW_MODE_TRAIN));
   OK(tw_optimizer_add_parameters(o, &parameter, 1, NULL, NULL));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_step(o));
+  REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_cancel(o));
   /* asking is allowed before gradients are bound; answering without them ends the step */
   STATUS(TW_MORE, tw_optimizer_next(o, &request));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_next(o, &request));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_cancel(o));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_answer_matrix(o, &matrix, NULL));
+  EQUAL(w[0], 1);
   OK(tw_optimizer_bind_gradients(o, &gradient, 1));
   REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_cancel(o));
   OK(tw_optimizer_step(o));

@@ -40,9 +40,7 @@ static void methods(void) {
                   "constraint|mask|routing|diagnostic"),
         "the kind");
     SAY(method.summary != NULL && method.summary[0], "no summary");
-    /* plumbing (penalty, prox, project, route, ...) and textbook schedules have no paper */
-    SAY(method.source != NULL, "no source");
-    if (strcmp(method.kind, "optimizer") == 0 || strcmp(method.kind, "regularizer") == 0) SAY(method.source[0], "no source");
+    SAY(method.source != NULL && (method.source[0] || describe_unsourced(method.name)), "no source");
     SAY(method.rule != NULL && (method.rule[0] || (method.sentence != NULL && method.sentence[0])),
         "no rule");
     SAY(method.sentence != NULL && method.requests != NULL, "NULL");
@@ -61,7 +59,7 @@ static void hyper_parameters(void) {
       MUST(tw_method_parameter(method.name, i, &p));
       note("%s.%s", method.name, p.name);
       /* a diameter D and a bound G keep the letters of their paper */
-      SAY(is_name(p.name) || (p.name != NULL && strlen(p.name) == 1), p.name);
+      SAY(is_name(p.name) || (p.name != NULL && p.name[0] >= 'A' && p.name[0] <= 'Z' && p.name[1] == 0), p.name);
       SAY(p.meaning != NULL && p.meaning[0], p.name);
       SAY(p.type >= TW_PARAMETER_NUMBER && p.type <= TW_PARAMETER_SCHEDULE, p.name);
       SAY((p.required | 1) == 1 && (p.optional | 1) == 1 && (p.min_open | 1) == 1 && (p.max_open | 1) == 1,

@@ -971,6 +971,7 @@ static void schedules(void) {
   STATUS(TW_ERROR_RANGE, tw_schedule_value(schedule, INT64_C(1) << 53, &value));
   STATUS(TW_ERROR_RANGE, tw_schedule_value(schedule, INT64_MAX, &value));
   STATUS(TW_ERROR_RANGE, tw_schedule_value(schedule, -1, &value));
+  STATUS(TW_ERROR_RANGE, tw_schedule_value(schedule, INT64_MIN, &value));
   OK(tw_schedule_destroy(schedule));
 }
 
