@@ -1,9 +1,9 @@
 """The library beside the references of `reference/`: every method, every setting, several shapes and dtypes.
 
 Tolerances come from the arithmetic.  In float64 both sides round every operation to 1.1e-16; thirty steps of some twenty operations
-on numbers of order one give some 1e-13, and the methods that divide by small roots amplify that by up to a thousand: 1e-10.  In
-float32 the same count times 6e-8 gives some 1e-5, and a sign or a clip that falls on the other side moves one coordinate by one
-step: the bulk of the coordinates is compared tightly, the worst one loosely.
+on numbers of order one give some 1e-13, and nothing here amplifies that tenfold: 1e-12.  In float32 the same count times 6e-8 gives
+some 1e-5: 5e-5 for nine elements in ten.  The worst element may lie where a division by a small root, a sign or a clip amplifies it
+another tenfold: 5e-4.  The same limits hold for every instruction set.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ STEPS = 30
 SEED = 11
 REGISTERED = {m.name: m for m in tw.methods()}
 
-# Methods whose path on this problem amplifies rounding: a near division by zero, or a comparison that decides a branch.
-SENSITIVE = {"nadam", "cautious_adamw", "dadapt_adam", "dadapt_sgd", "prodigy", "sania", "oasis", "adam_snsm", "u_dog", "dowg", "dog", "muon"}
+# Methods that estimate a distance from x - x0 while it is a millionth of x: in float32, six of the seven digits are gone.
+CANCELLING = {"prodigy", "u_dog"}
 
 
 def cases(kind: type) -> list[Any]:
@@ -107,9 +107,8 @@ def test_optimizer_float64(cls: type, setting: dict[str, Any]) -> None:
     problem = Problem(MATRIX_SHAPES if cls.shapes == "matrix" else SHAPES, seed=3)
     want, want_eval = reference_run(cls, setting, problem, np.float64)
     got, got_eval = library_run(sentence(cls, setting), problem, np.float64)
-    limit = 1e-7 if cls.name in SENSITIVE else 1e-10
-    assert np.max(worst(got, want)) < limit
-    assert np.max(worst(got_eval, want_eval)) < limit
+    assert np.max(worst(got, want)) < 1e-12
+    assert np.max(worst(got_eval, want_eval)) < 1e-12
 
 
 @pytest.mark.parametrize("cls, setting", cases(base.OptimizerReference))
@@ -118,7 +117,9 @@ def test_optimizer_float32(cls: type, setting: dict[str, Any]) -> None:
     want, _ = reference_run(cls, setting, problem, np.float32)
     got, _ = library_run(sentence(cls, setting), problem, np.float32)
     error = worst(got, want)
-    assert np.quantile(error, 0.9) < (2e-2 if cls.name in SENSITIVE else 5e-4)
+    slack = 400 if cls.name in CANCELLING else 1
+    assert np.quantile(error, 0.9) < 5e-5 * slack
+    assert np.max(error) < 5e-4 * slack
 
 
 @pytest.mark.parametrize("cls, setting", cases(base.OptimizerReference))
@@ -140,7 +141,7 @@ def test_large_tensors_go_through_the_same_rule(cls: type, setting: dict[str, An
                  normal=lambda step: draws(step, [shape]), **extra)
         for request in opt.requests():
             problem.answer(request, mine, grads, k)
-    assert np.max(worst(mine, params)) < 1e-9
+    assert np.max(worst(mine, params)) < 1e-12
 
 
 # ---- schedules
@@ -255,8 +256,6 @@ def test_transform(cls: type, setting: dict[str, Any]) -> None:
 def test_gradient_accumulate() -> None:
     cls = next(c for c in base.every(base.TransformReference) if c.name == "gradient_accumulate")
     for setting in cls.settings:
-        if setting.get("mode") == "weighted":
-            continue
         problem = Problem(SHAPES, seed=6)
         ref = cls(**setting)
         params, mine = problem.start(), problem.start()
@@ -265,15 +264,53 @@ def test_gradient_accumulate() -> None:
         opt.bind_gradients(grads)
         buffers: list[np.ndarray] | None = None
         for k in range(STEPS):
-            g = ref.transform(problem.gradient(params, k), params=params)
+            samples = 1.0 + k % 4
+            g = ref.transform(problem.gradient(params, k), params=params, count=samples)
             if g is not None:
                 buffers = [d.copy() for d in g] if buffers is None else [0.5 * b + d for b, d in zip(buffers, g)]
                 for p, d in zip(params, buffers):
                     p -= 0.1 * d
             for a, b in zip(grads, problem.gradient(mine, k)):
                 a[...] = b
+            if setting.get("mode") == "weighted":
+                opt.observe("samples", samples)
             opt.step()
         assert np.max(worst(mine, params)) < 1e-12
+
+
+def of_name(kind: type, name: str) -> type:
+    return next(c for c in base.every(kind) if c.name == name)
+
+
+def test_cautious() -> None:
+    """The mask on the direction of momentum SGD."""
+    cls = of_name(base.TransformReference, "cautious")
+    for setting in cls.settings:
+        problem = Problem(SHAPES, seed=9)
+        ref = cls(**setting)
+        params, mine = problem.start(), problem.start()
+        opt = tw.Optimizer(mine, f"sgd(lr=0.1, momentum=0.9) | {stage(cls.name, setting)}")
+        buffers = [np.zeros_like(p) for p in params]
+        for k in range(STEPS):
+            g = problem.gradient(params, k)
+            buffers = [0.9 * b + x for b, x in zip(buffers, g)]
+            for p, d in zip(params, ref.transform(g, params=params, update=buffers)):
+                p -= 0.1 * d
+            opt.step(problem.gradient(mine, k))
+        assert np.max(worst(mine, params)) < 1e-12
+
+
+def test_clip_global_norm_measures_the_norm() -> None:
+    cls = of_name(base.TransformReference, "clip_global_norm")
+    for setting in cls.settings:
+        problem = Problem(SHAPES, seed=9)
+        ref = cls(**setting)
+        opt = tw.Optimizer(problem.start(), f"{stage(cls.name, setting)} | sgd(lr=0.1)")
+        for k in range(3):
+            g = problem.gradient(problem.start(), k)
+            ref.transform(g)
+            opt.step(g)
+            assert opt.get("clip_global_norm.norm") == pytest.approx(ref.norm, rel=1e-13)
 
 
 @pytest.mark.parametrize("cls, setting", cases(base.AverageReference))
@@ -298,6 +335,48 @@ def test_average(cls: type, setting: dict[str, Any]) -> None:
     if cls.name != "lookahead":
         with opt.averaged():
             assert np.max(worst(mine, ref.value())) < 1e-12
+
+
+def test_lookahead_reset() -> None:
+    """With pullback=reset the rule starts afresh at each synchronisation: its moments and its count."""
+    cls, inner = of_name(base.AverageReference, "lookahead"), of_name(base.OptimizerReference, "adam")
+    setting = {"k": 4, "alpha": 0.3, "pullback": "reset"}
+    problem = Problem(SHAPES, seed=7)
+    ref, rule = cls(**setting), inner(lr=0.05)
+    params, mine = problem.start(), problem.start()
+    ref.start(params)
+    rule.start(params)
+    opt = tw.Optimizer(mine, f"adam(lr=0.05) | {stage(cls.name, setting)}")
+    for k in range(STEPS):
+        rule.step(params, problem.gradient(params, k))
+        ref.update(params, inner=rule)
+        opt.step(problem.gradient(mine, k))
+    assert np.max(worst(mine, params)) < 1e-12
+    with opt.averaged():
+        assert np.max(worst(mine, ref.value())) < 1e-12
+
+
+# ---- masks
+
+
+def test_nm_sparsity() -> None:
+    """The host sees the masked tensor, and the dense one behind it takes the step."""
+    cls = of_name(base.Reference, "nm_sparsity")
+    for setting in cls.settings:
+        shapes = [(5, 8), (8, 4, 2, 2)] if setting.get("axis") is None else [(8, 5), (4,)]
+        problem = Problem(shapes, seed=10)
+        ref = cls(**setting)
+        dense, mine = problem.start(), problem.start()
+        grads = [np.zeros_like(p) for p in mine]
+        opt = tw.Optimizer(mine, f"sgd(lr=0.1) | {stage(cls.name, setting)}")
+        opt.bind_gradients(grads)
+        for k in range(STEPS):
+            g = problem.gradient([ref.forward(w) for w in dense], k)
+            for w, d in zip(dense, g):
+                w -= 0.1 * ref.gradient(d, w)
+            for request in opt.requests():
+                problem.answer(request, mine, grads, k)
+            assert np.max(worst(mine, [ref.forward(w) for w in dense])) < 1e-12
 
 
 # ---- aggregators
