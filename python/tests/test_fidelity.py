@@ -125,8 +125,6 @@ def test_optimizer_float32(cls: type, setting: dict[str, Any]) -> None:
 @pytest.mark.parametrize("cls, setting", cases(base.OptimizerReference))
 def test_large_tensors_go_through_the_same_rule(cls: type, setting: dict[str, Any]) -> None:
     """Several blocks and a tail: 3 steps, the first and the last elements and everything between."""
-    if cls.name in ("adam_snsm", "muon"):
-        pytest.skip("a factorisation of a large matrix in the reference takes long")
     shape = (97, 131) if cls.shapes == "matrix" else (12_707,)
     problem = Problem([shape], seed=5, steps=4)
     ref = cls(**setting)

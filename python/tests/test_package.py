@@ -544,6 +544,29 @@ def test_torch_adapter() -> None:
     assert opt.engine.steps == 10
 
 
+def test_torch_schedulers_cycle_momentum() -> None:
+    """OneCycleLR finds lr and betas, changes both, and the engine follows."""
+    torch = pytest.importorskip("torch")
+    from thalweg.torch import Optimizer
+
+    for sentence, key in (("adamw(lr=0.01)", "betas"), ("sgd(lr=0.01, momentum=0.9)", "momentum")):
+        p = torch.nn.Parameter(torch.ones(3))
+        opt = Optimizer([p], sentence)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(opt, max_lr=0.1, total_steps=10)
+        seen = []
+        for _ in range(9):
+            p.grad = torch.ones(3)
+            opt.step()
+            value = opt.param_groups[0][key]
+            seen.append(value[0] if key == "betas" else value)
+            assert opt.engine.get("lr") == opt.param_groups[0]["lr"]
+            assert opt.engine.get("beta1" if key == "betas" else "momentum") == seen[-1]
+            scheduler.step()
+        assert len(set(seen)) > 5
+    opt = Optimizer([{"params": [p], "betas": (0.8, 0.9)}], "adamw(lr=0.01)")
+    assert opt.param_groups[0]["betas"] == (0.8, 0.9) and opt.engine.param_groups[0]["beta2"] == 0.9
+
+
 def test_torch_closure_and_moved_memory() -> None:
     torch = pytest.importorskip("torch")
     from thalweg.torch import Optimizer

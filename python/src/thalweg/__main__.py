@@ -82,7 +82,7 @@ def bench(arguments: argparse.Namespace) -> int:
     other = np.empty_like(half)
     copy = best_time(lambda: np.copyto(other, half))
     print(f"{opt.sentence}")
-    print(f"thalweg {thalweg.version} ({thalweg.build_info}), {thalweg.get_num_threads()} threads, {n:,} float32 elements")
+    print(f"{thalweg.build_info}; {thalweg.get_num_threads()} threads, {n:,} float32 elements")
     print(f"step        {seconds * 1e3:10.3f} ms   {seconds / n * 1e9:8.3f} ns an element   {moved / seconds / 1e9:7.1f} GB/s")
     print(f"NumPy copy  {copy * 1e3:10.3f} ms   {copy / n * 1e9:8.3f} ns an element   {moved / copy / 1e9:7.1f} GB/s")
     print("GB/s counts parameters, gradients and state once in and once out, the gradients only in; the copy moves as much.")
@@ -91,7 +91,7 @@ def bench(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m thalweg", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"thalweg {thalweg.version} ({thalweg.build_info})")
+    parser.add_argument("--version", action="version", version=thalweg.build_info)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("methods", help="list the methods")

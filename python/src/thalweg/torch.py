@@ -60,6 +60,9 @@ class Optimizer(torch.optim.Optimizer):
         self._known = []
         for group, mirror in zip(self.param_groups, self.engine.param_groups):
             values = {key: mirror[key] for key in mirror if key != "params"}
+            if "beta1" in values and "beta2" in values:  # as torch, whose schedulers look for it
+                values["betas"] = mirror["betas"]
+                values = {key: value for key, value in values.items() if key not in ("beta1", "beta2", "beta3")}
             group.update(values)
             self._known.append(values)
 
@@ -73,8 +76,6 @@ class Optimizer(torch.optim.Optimizer):
                 if new != old:
                     mirror[key] = new
                     known[key] = new
-            if "betas" in group:
-                mirror["betas"] = group["betas"]
 
     def _gradients(self) -> list[torch.Tensor | None]:
         return [p.grad for group in self.param_groups for p in group["params"]]
