@@ -139,7 +139,9 @@ CHECK_UNUSED static void small_model_fill(small_model *m) {
 
 CHECK_UNUSED static tw_status small_model_bind(small_model *m, tw_optimizer *optimizer) {
   tw_status status = tw_optimizer_add_parameters(optimizer, m->parameters, 2, NULL, NULL);
-  if (status == TW_ERROR_SHAPE) {
+  /* only a method that says that it wants matrices is given them: one that wrongly refuses vectors fails the test */
+  if (status == TW_ERROR_SHAPE && strstr(tw_last_error(), "parameter 1: ") != NULL &&
+      strstr(tw_last_error(), "needs a tensor of rank 2 or more") != NULL) {
     m->parameters[1] = view(m->b, TW_F32, 2, m->row, NULL);
     m->gradients[1] = view(m->gb, TW_F32, 2, m->row, NULL);
     status = tw_optimizer_add_parameters(optimizer, m->parameters, 2, NULL, NULL);
