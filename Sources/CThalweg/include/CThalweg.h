@@ -4,6 +4,8 @@
 
 #include "../../../include/thalweg/thalweg.h"
 
+#include "Codecs.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -22,6 +24,11 @@ static inline void twi_pause(void) {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #endif
+}
+
+/* Asks for `lines` cache lines from p on; any address will do. */
+static inline void twi_prefetch(const void *p, int64_t lines) {
+  for (int64_t i = 0; i < lines; i++) __builtin_prefetch((const char *)p + 64 * i, 0, 3);
 }
 
 /* The size of the CPU affinity mask, at least 1. */

@@ -10,6 +10,9 @@ package struct Operands {
   package var count: Int
   package var index: Int
   package var pad: UnsafeMutableRawPointer
+  /// State that a packed kernel decodes and encodes itself.
+  var codecs: UnsafeMutablePointer<Codec>?
+  var codecCount = 0
   package static let padBytes = 64 * (SlotPointers.capacity + 2)
   package init(x: UnsafeMutableRawPointer, g: UnsafeMutableRawPointer, slots: SlotPointers, used: Int, count: Int, index: Int, pad: UnsafeMutableRawPointer) {
     (self.x, self.g, self.slots, self.used, self.count, self.index, self.pad) = (x, g, slots, used, count, index, pad)
@@ -123,6 +126,11 @@ package struct Sums {
     let w = x.wide
     top = SIMD8<Double>.max(top, w.low)
     if L.width == 16 { top = SIMD8<Double>.max(top, w.high) }
+  }
+  /// Adds written sums to others.
+  static func add(_ more: UnsafePointer<Double>, to out: UnsafeMutablePointer<Double>) {
+    for k in 0..<4 { out[k] += more[k] }
+    if !(more[4] <= out[4]), out[4] == out[4] { out[4] = more[4] }
   }
   /// Sum 0.
   @inline(__always) package var first: Double { (low.0 + high.0).sum() }

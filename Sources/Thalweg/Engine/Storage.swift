@@ -318,68 +318,142 @@ package enum EightBit {
   package static let block = 256
   /// Tensors smaller than this keep 32 bits: they weigh nothing and often matter most.
   package static let smallest = 4096
-  private static let signedOffset: Float = 1 / 240        // 7.9 octaves of 16 steps: codes up to 127
-  private static let positiveOffset: Float = 0x1p-15      // 15 octaves of 16 steps: codes up to 240
-  private static let shift: UInt32 = 19
 
   package static func bytes(_ count: Int) -> Int { aligned(count) + aligned((count + block - 1) / block * 4) }
-  @inline(__always) private static func scales(_ base: UnsafeMutableRawPointer, _ total: Int) -> UnsafeMutablePointer<Float> {
+  @inline(__always) static func scales(_ base: UnsafeMutableRawPointer, _ total: Int) -> UnsafeMutablePointer<Float> {
     (base + aligned(total)).assumingMemoryBound(to: Float.self)
   }
 
   /// Elements start..<start+count (start a multiple of the block) of a slot of `total` elements, widened.
-  @inline(never)
   static func decode(_ base: UnsafeMutableRawPointer, _ total: Int, _ start: Int, _ count: Int, _ out: UnsafeMutablePointer<Float>, signed: Bool) {
-    let codes = base.assumingMemoryBound(to: UInt8.self) + start
-    let scale = scales(base, total) + start / block
-    let c = signed ? signedOffset : positiveOffset
-    let origin = c.bitPattern
+    let codes = base.assumingMemoryBound(to: UInt8.self) + start, scale = scales(base, total) + start / block
+    groups(count) { i, n in
+      inGroup(codes + i, n, writes: false) { codes in
+        inGroup(out + i, n, writes: true) { signed ? twi_decode_signed(codes, scale[i / block], $0) : twi_decode_positive(codes, scale[i / block], $0) }
+      }
+    }
+  }
+  static func encode(_ base: UnsafeMutableRawPointer, _ total: Int, _ start: Int, _ count: Int, _ values: UnsafeMutablePointer<Float>, signed: Bool) {
+    let codes = base.assumingMemoryBound(to: UInt8.self) + start, scale = scales(base, total) + start / block
+    // All scales first: the blocks of the second loop do not wait for their own.
     var i = 0
     while i < count {
-      let n = min(block, count - i), s = scale[i / block]
-      if signed {
-        for k in i..<(i + n) {
-          let q = UInt32(codes[k])
-          let x = (Float(bitPattern: ((q & 127) << shift) &+ origin) - c) * s
-          out[k] = Float(bitPattern: x.bitPattern | ((q & 128) << 24))
-        }
-      } else {
-        for k in i..<(i + n) { out[k] = (Float(bitPattern: (UInt32(codes[k]) << shift) &+ origin) - c) * s }
+      // Magnitudes order like their bits, and a NaN is larger than everything: it poisons its block, visibly.
+      var top: UInt32 = 0
+      for k in i..<min(i &+ block, count) { top = max(top, values[k].bitPattern & 0x7fff_ffff) }
+      scale[i / block] = Float(bitPattern: top)
+      i &+= block
+    }
+    groups(count) { i, n in
+      let inverse = inverse(scale[i / block])
+      inGroup(values + i, n, writes: false) { values in
+        inGroup(codes + i, n, writes: true) { signed ? twi_encode_signed(values, inverse, $0) : twi_encode_positive(values, inverse, $0) }
       }
-      i += n
     }
   }
 
-  @inline(never)
-  static func encode(_ base: UnsafeMutableRawPointer, _ total: Int, _ start: Int, _ count: Int, _ values: UnsafePointer<Float>, signed: Bool) {
-    let codes = base.assumingMemoryBound(to: UInt8.self) + start
-    let scale = scales(base, total) + start / block
-    let c = signed ? signedOffset : positiveOffset
-    let origin = c.bitPattern, half: UInt32 = 1 << (shift - 1)
+  /// 1/scale, or 0 where that is out of range: the codes of a block that is not finite, or all zero, do not matter.
+  @inline(__always) static func inverse(_ s: Float) -> Float { s > 0x1p-120 && s < .infinity ? 1 / s : 0 }
+
+  @inline(__always)
+  private static func groups(_ count: Int, _ body: (_ start: Int, _ n: Int) -> Void) {
     var i = 0
     while i < count {
-      let n = min(block, count - i)
-      // Magnitudes order like their bits, and a NaN is larger than everything: it poisons its block, visibly.
-      var top: UInt32 = 0
-      for k in i..<(i + n) { top = max(top, values[k].bitPattern & 0x7fff_ffff) }
-      let s = Float(bitPattern: top)
-      scale[i / block] = s
-      let inverse = s > 0x1p-120 && s.isFinite ? 1 / s : 0
-      if signed {
-        for k in i..<(i + n) {
-          let b = values[k].bitPattern
-          let y = Float(bitPattern: b & 0x7fff_ffff) * inverse + c
-          let q = (y.bitPattern &- origin &+ half) >> shift
-          codes[k] = UInt8(truncatingIfNeeded: min(q, 127) | ((b >> 24) & 128))
-        }
-      } else {
-        for k in i..<(i + n) {
-          let x = values[k]
-          let q = ((x * inverse + c).bitPattern &- origin &+ half) >> shift
-          codes[k] = UInt8(truncatingIfNeeded: min(max(q, x > 0 ? 1 : 0), 255))
-        }
-      }
-      i += n
+      body(i, min(Codec.group, count &- i))
+      i &+= Codec.group
+    }
+  }
+  /// Memory of a whole group, padded with zeros where only n elements are there.
+  @inline(__always)
+  private static func inGroup<T>(_ p: UnsafeMutablePointer<T>, _ n: Int, writes: Bool, _ body: (UnsafeMutablePointer<T>) -> Void) {
+    guard n < Codec.group else { return body(p) }
+    let size = MemoryLayout<T>.stride
+    withUnsafeTemporaryAllocation(byteCount: Codec.group &* size, alignment: 64) { room in
+      guard let q = room.baseAddress else { return }
+      q.initializeMemory(as: UInt8.self, repeating: 0, count: Codec.group &* size)
+      q.copyMemory(from: p, byteCount: n &* size)
+      body(q.assumingMemoryBound(to: T.self))
+      if writes { UnsafeMutableRawPointer(p).copyMemory(from: q, byteCount: n &* size) }
+    }
+  }
+}
+
+/// A narrow state buffer under a packed kernel, which decodes and encodes it vector by vector between the rule's own instructions.
+///
+/// The codes of an 8-bit block follow one block behind: only then its scale is known. `values` holds the two blocks in flight.
+struct Codec {
+  let format: SlotStore.Format
+  let slot: Int
+  /// The stored state and its scales, from the kernel's first element on.
+  private var codes: UnsafeMutableRawPointer
+  private var scales: UnsafeMutablePointer<Float>
+  private let values: UnsafeMutablePointer<Float>
+  /// Sixteen largest magnitudes of the block so far.
+  private let top: UnsafeMutablePointer<UInt32>
+  private var inverse: Float = 0
+  static let valueBytes = 2 * EightBit.block * 4
+
+  /// `offset`: the first element, a multiple of the block, of the `total` elements of the store.
+  init(_ store: SlotStore, slot: Int, total: Int, offset: Int, values: UnsafeMutablePointer<Float>) {
+    (format, self.slot, self.values) = (store.format, slot, values)
+    top = UnsafeMutableRawPointer(values + 2 * EightBit.block).assumingMemoryBound(to: UInt32.self)
+    top.initialize(repeating: 0, count: 16)
+    codes = store.base + offset &* (store.format == .bf16 ? 2 : 1)
+    scales = EightBit.scales(store.base, total) + offset / EightBit.block
+  }
+  mutating func advance(_ n: Int) {
+    codes += n &* (format == .bf16 ? 2 : 1)
+    scales += n / EightBit.block
+  }
+
+  /// Elements that are decoded and encoded at a time: four vectors, whose instructions overlap.
+  static let group = Int(TWI_GROUP)
+
+  /// Where the values of the block at `i` lie, as if element 0 were there too.
+  @inline(__always) func base(_ i: Int) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(values + (i & EightBit.block) - i) }
+  @inline(__always) private func vector(_ i: Int) -> UnsafeMutablePointer<Float> { values + (i & (2 &* EightBit.block &- 1)) }
+
+  /// How many elements ahead memory is asked for: between the blocks the arithmetic is too long for the processor to see that far.
+  static let ahead = 512
+
+  @inline(__always) func decode(_ i: Int) {
+    let out = vector(i)
+    twi_prefetch(codes + (i &+ Codec.ahead) &* (format == .bf16 ? 2 : 1), format == .bf16 ? 2 : 1)
+    switch format {
+    case .bf16: twi_widen_bf16((codes + i &* 2).assumingMemoryBound(to: UInt16.self), out)
+    case .signed8: twi_decode_signed((codes + i).assumingMemoryBound(to: UInt8.self), scales[i &>> 8], out)
+    default: twi_decode_positive((codes + i).assumingMemoryBound(to: UInt8.self), scales[i &>> 8], out)
+    }
+  }
+  @inline(__always) func encode(_ i: Int) {
+    if format == .bf16 { twi_narrow_bf16(vector(i), (codes + i &* 2).assumingMemoryBound(to: UInt16.self)) } else {
+      twi_raise(vector(i), top)
+      if i >= EightBit.block { store(i &- EightBit.block) }
+    }
+  }
+  @inline(__always) private func store(_ i: Int) {
+    let out = (codes + i).assumingMemoryBound(to: UInt8.self)
+    if format == .signed8 { twi_encode_signed(vector(i), inverse, out) } else { twi_encode_positive(vector(i), inverse, out) }
+  }
+  /// After the block before `end`.
+  @inline(__always) mutating func close(_ end: Int) {
+    guard format != .bf16 else { return }
+    var t: UInt32 = 0
+    for k in 0..<16 {
+      t = max(t, top[k])
+      top[k] = 0
+    }
+    let s = Float(bitPattern: t)
+    scales[end / EightBit.block &- 1] = s
+    inverse = EightBit.inverse(s)
+  }
+  /// After the last block.
+  @inline(__always) func finish(_ end: Int) {
+    guard format != .bf16, end > 0 else { return }
+    var i = end &- EightBit.block
+    while i < end {
+      store(i)
+      i &+= Codec.group
     }
   }
 }

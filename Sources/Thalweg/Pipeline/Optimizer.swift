@@ -60,8 +60,8 @@ package final class Optimizer {
   private var holdings: [UnsafeMutableRawPointer] = []
   private var arenas: [Memory] = []
   private var scratch: [Memory] = []
-  private var threadScratch: [Memory] = []
-  /// Work space of whole-tensor stages: one a thread.
+  /// One a thread, like the work space of whole-tensor stages.
+  private var programs: [Program] = []
   private var workspaces: [Memory] = []
   private let threadBusy: UnsafeMutablePointer<Int64>
   private static let mostThreads = 64
@@ -333,7 +333,7 @@ package final class Optimizer {
 
   /// Allocates the state of new tensors and plans the walks. Throws before anything is changed.
   private func prepare() throws(Failure) {
-    guard planned < bound.count || threadScratch.isEmpty else { return }
+    guard planned < bound.count || programs.isEmpty else { return }
     var bytes = 0, scratchBytes = 0, ruleBytes = 0
     var estimate = 0.0   // sums of absurd sizes must not overflow
     for i in planned..<bound.count {
@@ -353,8 +353,8 @@ package final class Optimizer {
     let extra = try Memory(scratchBytes, allocator)
     let rules = try Memory(ruleBytes, allocator)
     let threads = min(Optimizer.mostThreads, max(Threads.count, 1) + 1)
-    var buffers = threadScratch
-    while buffers.count < threads { buffers.append(try Memory(Walker.scratchBytes, allocator)) }
+    var benches = programs
+    while benches.count < threads { benches.append(try Program(allocator)) }
 
     var workBytes = workspaces.first?.size ?? 0, wholes = 0
     for i in 0..<bound.count {
@@ -419,16 +419,14 @@ package final class Optimizer {
     }
     arenas += [arena, rules]
     scratch.append(extra)
-    threadScratch = buffers
+    programs = benches
     workspaces = spaces
     planned = bound.count
     plan()
   }
 
   private static func readParameters(_ r: UnsafeMutablePointer<Record>, _ out: UnsafeMutableRawPointer) {
-    if r.pointee.isDouble { r.pointee.x.read(0, r.pointee.count, out.assumingMemoryBound(to: Double.self), scale: 1) } else {
-      r.pointee.x.read(0, r.pointee.count, out.assumingMemoryBound(to: Float.self), scale: 1)
-    }
+    r.pointee.x.read(0, r.pointee.count, into: out, size: r.pointee.size, scale: 1)
   }
 
   private static func start(_ r: UnsafeMutablePointer<Record>, _ s: UnsafeMutablePointer<SlotStore>, _ slot: Slot) {
@@ -443,20 +441,8 @@ package final class Optimizer {
         }
         return
       }
-      let row = [Float](repeating: Float(x), count: EightBit.block)
-      var i = 0
-      while i < n {
-        let c = min(EightBit.block, n - i)
-        row.withUnsafeBufferPointer { p in
-          guard let q = p.baseAddress else { return }
-          switch s.pointee.format {
-          case .bf16: for k in 0..<c { s.pointee.base.assumingMemoryBound(to: UInt16.self)[i + k] = bf16FromFloat(Float(x)) }
-          case .signed8: EightBit.encode(s.pointee.base, n, i, c, q, signed: true)
-          default: EightBit.encode(s.pointee.base, n, i, c, q, signed: false)
-          }
-        }
-        i += c
-      }
+      var row = [Float](repeating: Float(x), count: EightBit.block)
+      for i in stride(from: 0, to: n, by: EightBit.block) { s.pointee.narrow(n, i, min(EightBit.block, n - i), &row) }
     }
   }
 
@@ -507,12 +493,9 @@ package final class Optimizer {
 
   // MARK: running
 
-  /// Calls `body` with a buffer that no other thread uses.
+  /// Calls `body` with a member of the pool that no other thread uses.
   @inline(__always)
-  private func withScratch(_ body: (UnsafeMutableRawPointer) -> Void) { withBuffer(of: threadScratch, body) }
-
-  @inline(__always)
-  private func withBuffer(of pool: [Memory], _ body: (UnsafeMutableRawPointer) -> Void) {
+  private func withOwn<T>(_ pool: [T], _ body: (T) -> Void) {
     var k = 0
     while !twi_swap_if(threadBusy + k, 0, 1) {
       k += 1
@@ -521,30 +504,38 @@ package final class Optimizer {
         twi_pause()
       }
     }
-    body(pool[k].base)
+    body(pool[k])
     twi_store(threadBusy + k, 0)
   }
 
-  /// Runs `work` for every block of the active tensors; partial sums, if any, lie in `partials` by block.
-  func forEachBlock(_ work: (UnsafeMutablePointer<Record>, _ offset: Int, _ count: Int, _ scratch: UnsafeMutableRawPointer, _ out: UnsafeMutablePointer<Double>) -> Void) {
+  /// Lays a program out over every active tensor and carries it out; partial sums, if any, lie in `partials` by block.
+  func forEach(_ lay: (Program, UnsafeMutablePointer<Record>) -> Void) {
     Threads.run(tasks.count, parallel: elements >= Walker.parallelFrom) { t in
       let task = tasks[t]
-      withScratch { scratch in
-        var first = task.first, end = task.end
+      withOwn(programs) { program in
         if task.small {
-          (first, end) = (records[task.first].firstBlock, records[task.end - 1].firstBlock + records[task.end - 1].blocks)
-        }
-        for b in first..<max(first, end) {
-          let block = blocks[b]
-          let r = records + Int(block.tensor)
-          guard r.pointee.active else { continue }
-          work(r, block.offset, block.count, scratch, partials + b * Sums.count)
+          for i in task.first..<task.end where records[i].active { run(program, records + i, records[i].firstBlock, records[i].firstBlock + records[i].blocks, sums: true, lay) }
+        } else {
+          let r = records + Int(blocks[task.first].tensor)
+          if r.pointee.active { run(program, r, task.first, task.end, sums: true, lay) }
         }
       }
     }
   }
 
-  /// The sums of one tensor, in block order.
+  /// Carries a program out over a run of blocks; sums are taken block by block, whatever the run.
+  @inline(__always)
+  private func run(_ program: Program, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int, sums: Bool, _ lay: (Program, UnsafeMutablePointer<Record>) -> Void) {
+    guard first < end else { return }
+    program.begin(r, at: blocks[first].offset)
+    lay(program, r)
+    if sums {
+      for b in first..<end { program.execute(blocks[b].count, partials + b * Sums.count) }
+    } else {
+      program.execute(blocks[end - 1].offset + blocks[end - 1].count - blocks[first].offset, partials)
+    }
+  }
+
   private func total(_ r: UnsafeMutablePointer<Record>, _ out: UnsafeMutablePointer<Double>) {
     for k in 0..<Sums.count { out[k] = 0 }
     for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) {
@@ -577,10 +568,10 @@ package final class Optimizer {
   /// Sums over all active tensors, for sources.
   func sum(_ op: some ElementSum, stage: Stage, slots order: [Int]? = nil) -> [Double] {
     let kernels = (plainMeasure(op, SIMD16<Float>.self), plainMeasure(op, SIMD8<Double>.self))
-    forEachBlock { r, offset, count, scratch, out in
-      self.plain(r, stage, order, offset, count, scratch, writeBack: false, gradients: false) { o in
-        if r.pointee.isDouble { kernels.1(o, out) } else { kernels.0(o, out) }
-      }
+    forEach { p, r in
+      var apply = r.pointee.apply
+      let x = p.spare(p.hostParameters()), k = r.pointee.isDouble ? kernels.1 : kernels.0
+      p.sum(x, p.gradient(copy: true, &apply), state: self.state(r, stage, order)) { _, _, _, o, out in k(o, out) }
     }
     total(where: { _ in true }, totals)
     return (0..<Sums.count).map { totals[$0] }
@@ -588,52 +579,26 @@ package final class Optimizer {
 
   /// Changes parameters, gradients and the source's state element by element.
   func change(stage: Stage, slots order: [Int]? = nil, parameters: Bool, gradients: Bool = false, _ op: (_ tensor: Int) -> some ElementOperation) {
-    forEachBlock { r, offset, count, scratch, _ in
+    forEach { p, r in
       let op = op(r - self.records)
-      self.plain(r, stage, order, offset, count, scratch, writeBack: parameters, gradients: gradients) { o in
-        if r.pointee.isDouble { plainKernel(op, SIMD8<Double>.self)(o) } else { plainKernel(op, SIMD16<Float>.self)(o) }
-      }
+      self.change(p, r, stage, order, parameters, gradients, r.pointee.isDouble ? plainKernel(op, SIMD8<Double>.self) : plainKernel(op, SIMD16<Float>.self))
     }
   }
   func change(_ op: some ElementOperation, stage: Stage, slots order: [Int]? = nil, parameters: Bool, gradients: Bool = false) {
     let kernels = (plainKernel(op, SIMD16<Float>.self), plainKernel(op, SIMD8<Double>.self))
-    forEachBlock { r, offset, count, scratch, _ in
-      self.plain(r, stage, order, offset, count, scratch, writeBack: parameters, gradients: gradients) { o in
-        if r.pointee.isDouble { kernels.1(o) } else { kernels.0(o) }
-      }
-    }
+    forEach { p, r in self.change(p, r, stage, order, parameters, gradients, r.pointee.isDouble ? kernels.1 : kernels.0) }
   }
-
-  private func plain(_ r: UnsafeMutablePointer<Record>, _ stage: Stage, _ order: [Int]?, _ offset: Int, _ count: Int, _ scratch: UnsafeMutableRawPointer, writeBack: Bool, gradients: Bool, _ body: (Operands) -> Void) {
-    var scale = r.pointee.apply.scale
-    // The gradient is always a copy: a source's kernel may use it as it likes.
-    let g = Walker.openGradient(r, offset, count, Walker.row(scratch, 0), copy: true, scale: &scale)
-    var x = hostParameters(r, offset, count, Walker.row(scratch, 2))
-    if !writeBack, x != Walker.row(scratch, 2) {
-      Walker.row(scratch, 2).copyMemory(from: x, byteCount: count * r.pointee.size)
-      x = Walker.row(scratch, 2)
-    }
-    var p = SlotPointers(repeating: scratch)
-    var used = 0
+  private func change(_ p: Program, _ r: UnsafeMutablePointer<Record>, _ stage: Stage, _ order: [Int]?, _ parameters: Bool, _ gradients: Bool, _ kernel: @escaping PlainKernel) {
+    var apply = r.pointee.apply
+    // The gradient is always a copy, and so are parameters that stay: a source's kernel may use both as it likes.
+    let host = p.hostParameters(), x = parameters ? host : p.spare(host), g = p.gradient(copy: true, &apply)
+    p.add(x, g, state: state(r, stage, order)) { _, _, o in kernel(o) }
+    if parameters { p.closeHost(x) }
+    if gradients { p.writeGradient(g) }
+  }
+  private func state(_ r: UnsafeMutablePointer<Record>, _ stage: Stage, _ order: [Int]?) -> [UnsafeMutableRawPointer] {
     let list = r.pointee.slots + Int(r.pointee.firstSlot[stage.id])
-    if let order {
-      for (k, s) in order.prefix(SlotPointers.capacity).enumerated() { p[k] = list[s].base + offset * r.pointee.size }
-      used = min(order.count, SlotPointers.capacity)
-    } else {
-      used = min(r.pointee.used(stage.id), SlotPointers.capacity)
-      for k in 0..<used { p[k] = list[k].base + offset * r.pointee.size }
-    }
-    body(Operands(x: x, g: g, slots: p, used: used, count: count, index: offset, pad: Walker.pad(scratch)))
-    if writeBack, x == Walker.row(scratch, 2) { Walker.write(r.pointee.x, r, offset, count, x, rounding: nil) }
-    if gradients { Walker.write(r.pointee.g, r, offset, count, g, rounding: nil) }
-  }
-
-  /// The parameters as the host sees them (not the master copy): where gradients are taken.
-  private func hostParameters(_ r: UnsafeMutablePointer<Record>, _ offset: Int, _ count: Int, _ buffer: UnsafeMutableRawPointer) -> UnsafeMutableRawPointer {
-    let master = r.pointee.master
-    r.pointee.master = nil
-    defer { r.pointee.master = master }
-    return Walker.openParameters(r, offset, count, buffer)
+    return (order ?? Array(0..<r.pointee.used(stage.id))).prefix(SlotPointers.capacity).map { list[$0].base }
   }
 
   // MARK: one step
@@ -851,9 +816,10 @@ package final class Optimizer {
       sums.add(0, L.select(L.equal(d, d), L(0), L(1)))
     }
   }
-  private static let nonFinite = (
-    plainMeasure(NonFiniteCount(), SIMD16<Float>.self), plainMeasure(NonFiniteCount(), SIMD8<Double>.self)
-  )
+  private static let nonFinite: (ElementKernels.Measure, ElementKernels.Measure) = {
+    let (f32, f64) = (plainMeasure(NonFiniteCount(), SIMD16<Float>.self), plainMeasure(NonFiniteCount(), SIMD8<Double>.self))
+    return ({ _, _, _, o, out in f32(o, out) }, { _, _, _, o, out in f64(o, out) })
+  }()
 
   /// A tensor that had a gradient at the first request of a step has one at all of them.
   private func checkPresent() throws(Failure) {
@@ -864,11 +830,10 @@ package final class Optimizer {
 
   private func checkFinite() throws(Failure) {
     guard options.nonFinite != .propagate || needsFinite else { return }
-    forEachBlock { r, offset, count, scratch, out in
-      var scale = 1.0
-      let g = Walker.openGradient(r, offset, count, Walker.row(scratch, 0), copy: false, scale: &scale)
-      let o = Operands(x: g, g: g, slots: SlotPointers(repeating: g), used: 0, count: count, index: offset, pad: Walker.pad(scratch))
-      if r.pointee.isDouble { Optimizer.nonFinite.1(o, out) } else { Optimizer.nonFinite.0(o, out) }
+    forEach { p, r in
+      var apply = Apply()
+      let g = p.gradient(copy: false, &apply)
+      p.sum(g, g, r.pointee.isDouble ? Optimizer.nonFinite.1 : Optimizer.nonFinite.0)
     }
     for i in 0..<bound.count where records[i].active {
       total(records + i, totals)
@@ -1066,7 +1031,7 @@ package final class Optimizer {
       Threads.run(tasks.count, parallel: parallel) { t in
         let task = tasks[t]
         if task.small {
-          if position == 0 { withScratch { runSmall(task.first, task.end, segment, $0) } }
+          if position == 0 { withOwn(programs) { runSmall(task.first, task.end, segment, $0) } }
           return
         }
         let r = records + Int(blocks[task.first].tensor)
@@ -1074,9 +1039,7 @@ package final class Optimizer {
         guard r.pointee.active, segment < branch.segments.count, position < branch.segments[segment].count else { return }
         let pass = branch.segments[segment][position]
         guard !pass.isWhole else { return }
-        withScratch { scratch in
-          runBlocks(pass, branch, r, task.first, task.end, scratch)
-        }
+        withOwn(programs) { run(pass, branch, r, task.first, task.end, $0) }
       }
       for i in 0..<bound.count where records[i].blocks > Walker.taskBlocks {
         let branch = branches[records[i].branch]
@@ -1087,7 +1050,7 @@ package final class Optimizer {
   }
 
   /// All passes of a segment over tensors that one task holds whole: their data stays in cache between the passes.
-  private func runSmall(_ first: Int, _ end: Int, _ segment: Int, _ scratch: UnsafeMutableRawPointer) {
+  private func runSmall(_ first: Int, _ end: Int, _ segment: Int, _ program: Program) {
     withUnsafeTemporaryAllocation(of: Double.self, capacity: Sums.count) { sums in
       guard let out = sums.baseAddress else { return }
       for i in first..<end {
@@ -1096,46 +1059,25 @@ package final class Optimizer {
         let branch = branches[r.pointee.branch]
         guard segment < branch.segments.count else { continue }
         for pass in branch.segments[segment] where !pass.isWhole {
-          runBlocks(pass, branch, r, r.pointee.firstBlock, r.pointee.firstBlock + r.pointee.blocks, scratch)
+          run(pass, branch, r, r.pointee.firstBlock, r.pointee.firstBlock + r.pointee.blocks, program)
           finishTensor(pass, i, out)
         }
       }
     }
   }
 
-  /// A run of blocks of one tensor. Where the pass reads and writes nothing but memory that is there already, they are one.
-  @inline(__always)
-  private func runBlocks(_ pass: Branch.Pass, _ branch: Branch, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int, _ scratch: UnsafeMutableRawPointer) {
-    if pass.spans, sourceOperation == nil, end > first + 1, r.pointee.isDirect(branch.rule.id) {
-      let offset = blocks[first].offset, count = blocks[end - 1].offset + blocks[end - 1].count - offset
-      pass.block(branch, r, offset, count, scratch, partials)
-      if options.zeroGradients { r.pointee.g.clear(offset, count) }
-      return
+  /// A pass over a run of blocks of one tensor.
+  private func run(_ pass: Branch.Pass, _ branch: Branch, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int, _ program: Program) {
+    var sums = false, last = false
+    switch pass.work {
+    case .measure: sums = true
+    case .final: last = true
+    default: break
     }
-    for b in first..<end { runBlock(pass, branch, r, b, scratch) }
-  }
-
-  @inline(__always)
-  private func runBlock(_ pass: Branch.Pass, _ branch: Branch, _ r: UnsafeMutablePointer<Record>, _ b: Int, _ scratch: UnsafeMutableRawPointer) {
-    let block = blocks[b]
-    if let op = sourceOperation {
-      // The source's part of the gradient comes first, into a copy that then stands for the host's gradient.
-      let stage = op.stage
-      var scale = r.pointee.apply.scale
-      let g = Walker.openGradient(r, block.offset, block.count, Walker.row(scratch, Walker.scratchRows), copy: true, scale: &scale)
-      var p = SlotPointers(repeating: scratch)
-      let list = r.pointee.slots + Int(r.pointee.firstSlot[stage])
-      let used = min(r.pointee.used(stage), SlotPointers.capacity)
-      for k in 0..<used { p[k] = list[k].base + block.offset * r.pointee.size }
-      op.run(r, Operands(x: g, g: g, slots: p, used: used, count: block.count, index: block.offset, pad: Walker.pad(scratch)), list, block.offset)
-      var copy = r.pointee
-      copy.g = Layout(direct: g - block.offset * r.pointee.size, r.pointee.isDouble ? .f64 : .f32)
-      copy.apply.scale = 1
-      withUnsafeMutablePointer(to: &copy) { pass.block(branch, $0, block.offset, block.count, scratch, partials + b * Sums.count) }
-    } else {
-      pass.block(branch, r, block.offset, block.count, scratch, partials + b * Sums.count)
+    run(program, r, first, end, sums: sums) { p, r in
+      pass.lay(out: p, branch, r, sourceOperation)
+      if last, options.zeroGradients { p.clearGradient() }
     }
-    if options.zeroGradients, case .final = pass.work { r.pointee.g.clear(block.offset, block.count) }
   }
 
   private func finishTensor(_ pass: Branch.Pass, _ i: Int, _ out: UnsafeMutablePointer<Double>) {
@@ -1164,8 +1106,8 @@ package final class Optimizer {
     }
     let many = work.count > 1
     Threads.run(work.count, parallel: many && elements >= Walker.parallelFrom) { k in
-      withBuffer(of: workspaces) { space in
-        do throws(Failure) { try runWhole(work[k].0, work[k].1, space) } catch { failures[k] = error }
+      withOwn(workspaces) { space in
+        do throws(Failure) { try runWhole(work[k].0, work[k].1, space.base) } catch { failures[k] = error }
       }
     }
     for k in 0..<work.count { if let f = failures[k] { throw Failure(Int(f.status), "\(label("parameter", work[k].0)): \(f.message)") } }
@@ -1184,8 +1126,8 @@ package final class Optimizer {
       if let m = r.pointee.master { v.copyMemory(from: m, byteCount: bytes) } else { Optimizer.readParameters(r, v) }
       try callWhole(s, i, v, companion: v, space)
       if let m = r.pointee.master, !s.isView { m.copyMemory(from: v, byteCount: bytes) }
-      if !r.pointee.viewed || s.isView { Walker.write(r.pointee.x, r, 0, n, v, rounding: r.pointee.rounding) }
-      if let shadow = r.pointee.shadow { Walker.write(shadow, r, 0, n, v, rounding: nil) }
+      if !r.pointee.viewed || s.isView { r.pointee.x.write(0, n, from: v, size: r.pointee.size, rounding: r.pointee.rounding) }
+      if let shadow = r.pointee.shadow { shadow.write(0, n, from: v, size: r.pointee.size, rounding: nil) }
     default: break
     }
   }
@@ -1210,7 +1152,7 @@ package final class Optimizer {
     var list: [UnsafeMutableRawPointer] = []
     for store in stores {
       if store.format == .direct { list.append(store.base) } else {
-        widen(store, n, free.assumingMemoryBound(to: Float.self))
+        store.widen(n, 0, n, free.assumingMemoryBound(to: Float.self))
         list.append(free)
         free += aligned(n * size)
       }
@@ -1229,22 +1171,7 @@ package final class Optimizer {
       try whole.f32(h, c, Whole(v: v.assumingMemoryBound(to: Float.self), w: w.assumingMemoryBound(to: Float.self),
                                 slots: list.map { $0.assumingMemoryBound(to: Float.self) }, shape: bound[i].shape, workspace: space))
     }
-    for (store, p) in zip(stores, list) where store.format != .direct { narrow(store, n, p.assumingMemoryBound(to: Float.self)) }
-  }
-
-  private func widen(_ s: SlotStore, _ n: Int, _ f: UnsafeMutablePointer<Float>) {
-    switch s.format {
-    case .bf16: for i in 0..<n { f[i] = floatFromBF16(s.base.assumingMemoryBound(to: UInt16.self)[i]) }
-    case .signed8: EightBit.decode(s.base, n, 0, n, f, signed: true)
-    default: EightBit.decode(s.base, n, 0, n, f, signed: false)
-    }
-  }
-  private func narrow(_ s: SlotStore, _ n: Int, _ f: UnsafePointer<Float>) {
-    switch s.format {
-    case .bf16: for i in 0..<n { s.base.assumingMemoryBound(to: UInt16.self)[i] = bf16FromFloat(f[i]) }
-    case .signed8: EightBit.encode(s.base, n, 0, n, f, signed: true)
-    default: EightBit.encode(s.base, n, 0, n, f, signed: false)
-    }
+    for (store, p) in zip(stores, list) where store.format != .direct { store.narrow(n, 0, n, p.assumingMemoryBound(to: Float.self)) }
   }
 
   // MARK: copies
@@ -1325,12 +1252,11 @@ package final class Optimizer {
         s.element?.prepare(s.hyper[r.pointee.group], c, r.pointee.rules[s.id])
       }
     }
-    forEachBlock { r, offset, count, scratch, _ in
-      let branch = self.branches[r.pointee.branch]
-      guard r.pointee.t > 0, let s = branch.stages.last(where: { $0.element?.evaluates ?? false }), let e = s.element else { return }
-      let x = self.hostParameters(r, offset, count, Walker.row(scratch, 2))
-      Walker.run(e.evaluate, r, s.id, Apply(), x, x, offset, count, scratch)
-      if x == Walker.row(scratch, 2) { Walker.write(r.pointee.x, r, offset, count, x, rounding: nil) }
+    forEach { p, r in
+      guard r.pointee.t > 0, let s = self.branches[r.pointee.branch].stages.last(where: { $0.element?.evaluates ?? false }), let e = s.element else { return }
+      let x = p.hostParameters()
+      p.run(e.evaluate, s.id, Apply(), x, x)
+      p.closeHost(x)
     }
     backup = copies
     evaluating = true
@@ -1380,19 +1306,14 @@ package final class Optimizer {
       if r.pointee.isDouble { for i in 0..<n { out[i] = s.assumingMemoryBound(to: Double.self)[i] } } else {
         for i in 0..<n { out[i] = Double(s.assumingMemoryBound(to: Float.self)[i]) }
       }
-    } else if row.format == .bf16 {
-      for i in 0..<n { out[i] = Double(floatFromBF16(s.assumingMemoryBound(to: UInt16.self)[i])) }
-    } else {
-      withUnsafeTemporaryAllocation(of: Float.self, capacity: EightBit.block) { f in
-        guard let p = f.baseAddress else { return }
-        var i = 0
-        while i < n {
-          let c = min(EightBit.block, n - i)
-          EightBit.decode(s, n, i, c, p, signed: row.format == .signed8)
-          for k in 0..<c { out[i + k] = Double(p[k]) }
-          i += c
-        }
-      }
+      return
+    }
+    let store = SlotStore(base: s, format: row.format)
+    var block = [Float](repeating: 0, count: EightBit.block)
+    for i in stride(from: 0, to: n, by: EightBit.block) {
+      let c = min(EightBit.block, n - i)
+      store.widen(n, i, c, &block)
+      for k in 0..<c { out[i + k] = Double(block[k]) }
     }
   }
 
@@ -1451,9 +1372,4 @@ extension Branch.Pass {
     default: false
     }
   }
-}
-
-extension Layout {
-  /// Dense memory of the engine itself.
-  init(direct p: UnsafeMutableRawPointer, _ dtype: DType) { (data, self.dtype, dense, ndim, axes) = (p, dtype, true, 0, nil) }
 }

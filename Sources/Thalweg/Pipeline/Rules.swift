@@ -1,3 +1,5 @@
+import CThalweg
+
 /// What a rule knows of the present step, besides its hyper-parameters.
 package struct StepContext: @unchecked Sendable {
   /// The number of this step for this tensor, from 1 (its own count: a tensor without a gradient does not advance).
@@ -128,6 +130,8 @@ package protocol ElementRule: BitwiseCopyable, Sendable {
   static var evaluates: Bool { get }
   /// For stages behind the rule: the step that the rule counts at step t of a tensor. Where it falls back, the rule starts afresh.
   static func ruleStep(_ t: Int, _ h: Hyper) -> Int
+  /// With the numbers that it has now `direction` returns `v` and touches no state: the engine then leaves it out.
+  var idle: Bool { get }
   func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L
 }
 
@@ -148,6 +152,7 @@ extension ElementRule {
   package static var perTensor: Bool { false }
   package static var evaluates: Bool { false }
   package static func ruleStep(_ t: Int, _ h: Hyper) -> Int { t }
+  package var idle: Bool { false }
   @inline(__always) package func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { x }
 }
 
@@ -186,9 +191,13 @@ package final class ElementKernels: Sendable {
   let finish: Finish
   /// x ← step(g, x): the whole update in one walk. (f32, f64)
   let fused: (Kernel, Kernel)
+  /// The same over whole 8-bit blocks, with narrow state. (f32)
+  let packed: Kernel
   /// v ← direction(v, w).
   let map: (Kernel, Kernel)
   let measure: (Measure, Measure)
+  /// Of the rule that was prepared at this address.
+  let idle: @Sendable (UnsafeRawPointer) -> Bool
   let evaluates: Bool
   let ruleStep: @Sendable (Int, Hyper) -> Int
   let evaluate: (Kernel, Kernel)
@@ -196,12 +205,12 @@ package final class ElementKernels: Sendable {
   init(
     size: Int, prepare: @escaping Prepare, slots: @escaping @Sendable (Hyper, Shape) -> [Slot], scalars: @escaping @Sendable (Hyper) -> [Scalar],
     scope: @escaping @Sendable (Hyper) -> Scope, phases: @escaping @Sendable (Hyper) -> Int, reach: @escaping @Sendable (Hyper, Int) -> Scope,
-    decay: @escaping @Sendable (Hyper) -> Decay, perTensor: Bool, begin: @escaping Begin, finish: @escaping Finish, fused: (Kernel, Kernel), map: (Kernel, Kernel), measure: (Measure, Measure),
-    evaluates: Bool, ruleStep: @escaping @Sendable (Int, Hyper) -> Int, evaluate: (Kernel, Kernel)
+    decay: @escaping @Sendable (Hyper) -> Decay, perTensor: Bool, begin: @escaping Begin, finish: @escaping Finish, fused: (Kernel, Kernel), packed: @escaping Kernel, map: (Kernel, Kernel), measure: (Measure, Measure),
+    idle: @escaping @Sendable (UnsafeRawPointer) -> Bool, evaluates: Bool, ruleStep: @escaping @Sendable (Int, Hyper) -> Int, evaluate: (Kernel, Kernel)
   ) {
     (self.size, self.prepare, self.slots, self.scalars, self.scope, self.phases) = (size, prepare, slots, scalars, scope, phases)
     (self.reach, self.decay, self.perTensor, self.begin, self.finish) = (reach, decay, perTensor, begin, finish)
-    (self.fused, self.map, self.measure, self.evaluates, self.ruleStep, self.evaluate) = (fused, map, measure, evaluates, ruleStep, evaluate)
+    (self.fused, self.packed, self.map, self.measure, self.idle, self.evaluates, self.ruleStep, self.evaluate) = (fused, packed, map, measure, idle, evaluates, ruleStep, evaluate)
   }
 }
 
@@ -216,9 +225,10 @@ package func kernels<R: ElementRule>(_: R.Type) -> ElementKernels {
     reach: { R.reach($0, $1) }, decay: { R.decay($0) }, perTensor: R.perTensor,
     begin: { R.begin($0, $1, $2) }, finish: { R.finish($0, $1, $2, $3, $4) },
     fused: (fusedKernel(R.self, SIMD16<Float>.self), fusedKernel(R.self, SIMD8<Double>.self)),
+    packed: packedKernel(R.self),
     map: (mapKernel(R.self, SIMD16<Float>.self), mapKernel(R.self, SIMD8<Double>.self)),
     measure: (measureKernel(R.self, SIMD16<Float>.self), measureKernel(R.self, SIMD8<Double>.self)),
-    evaluates: R.evaluates, ruleStep: { R.ruleStep($0, $1) },
+    idle: { $0.loadUnaligned(as: R.self).idle }, evaluates: R.evaluates, ruleStep: { R.ruleStep($0, $1) },
     evaluate: (evaluateKernel(R.self, SIMD16<Float>.self), evaluateKernel(R.self, SIMD8<Double>.self)))
 }
 
@@ -232,6 +242,39 @@ private func fusedKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> Eleme
       rule.step(a.gradient(L.load(v.g), old), old, v.s, a).store(v.x)
     }
     v.finish(writesX: true)
+  }
+}
+
+@inline(never)
+private func packedKernel<R: ElementRule>(_: R.Type) -> ElementKernels.Kernel {
+  { p, a, o in
+    typealias L = SIMD16<Float>
+    let rule = p.loadUnaligned(as: R.self)
+    guard let codecs = o.codecs else { return }
+    let x = o.x.assumingMemoryBound(to: Float.self), g = o.g.assumingMemoryBound(to: Float.self)
+    var slots = o.slots
+    var i = 0
+    while i < o.count {
+      for k in 0..<o.codecCount { slots[codecs[k].slot] = codecs[k].base(i) }
+      let end = i &+ EightBit.block
+      while i < end {
+        twi_prefetch(x + i + Codec.ahead, 4)
+        twi_prefetch(g + i + Codec.ahead, 4)
+        for k in 0..<o.codecCount { codecs[k].decode(i) }
+        var s = Slots<L>(slots, o.index &+ i)
+        s.i = i
+        while s.i < i &+ Codec.group {
+          let old = L.load(x + s.i)
+          rule.step(a.gradient(L.load(g + s.i), old), old, s, a).store(x + s.i)
+          s.i &+= L.width
+          s.index &+= L.width
+        }
+        for k in 0..<o.codecCount { codecs[k].encode(i) }
+        i &+= Codec.group
+      }
+      for k in 0..<o.codecCount { codecs[k].close(end) }
+    }
+    for k in 0..<o.codecCount { codecs[k].finish(i) }
   }
 }
 
@@ -387,7 +430,7 @@ extension ElementKernels {
       size: size, prepare: { [prepare] _, c, p in prepare(inner, c, p) }, slots: { [slots] _, s in slots(inner, s) },
       scalars: { [scalars] _ in scalars(inner) }, scope: { [scope] _ in scope(inner) }, phases: { [phases] _ in phases(inner) },
       reach: { [reach] _, p in reach(inner, p) }, decay: { [decay] _ in decay(inner) }, perTensor: perTensor, begin: { [begin] s, _, c in begin(s, inner, c) },
-      finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, map: map, measure: measure, evaluates: evaluates,
+      finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, packed: packed, map: map, measure: measure, idle: idle, evaluates: evaluates,
       ruleStep: { [ruleStep] t, _ in ruleStep(t, inner) }, evaluate: evaluate)
   }
 }

@@ -155,12 +155,6 @@ package final class Branch {
     init(work: Work, chain: [Stage] = [], scratchGradient: Bool = false, scratchUpdate: Bool = false, updates: [Stage] = []) {
       (self.work, self.chain, self.scratchGradient, self.scratchUpdate, self.updates) = (work, chain, scratchGradient, scratchUpdate, updates)
     }
-    /// It is the fused update alone, so that it may run over any length at once.
-    private(set) var spans = false
-    func settle(_ branch: Branch) {
-      guard case .final = work, branch.rule.element != nil else { return }
-      spans = chain.isEmpty && updates.isEmpty && after.isEmpty && !scratchGradient && !scratchUpdate && branch.applier == nil
-    }
     /// A whole-list sum: all tensors must be through before the next pass.
     var barrier: Bool {
       switch work {
@@ -257,7 +251,6 @@ package final class Branch {
       }
     }
     if !current.isEmpty { segments.append(current) }
-    for p in passes { p.settle(self) }
   }
 }
 

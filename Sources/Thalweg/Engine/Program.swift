@@ -1,0 +1,482 @@
+import CThalweg
+
+/// What is done to a run of elements of one tensor: laid out once, then carried out chunk after chunk.
+///
+/// A chunk is short: every stream of memory advances with the others, so that the processor fetches them all at once and computes meanwhile,
+/// and what is copied or widened stays in the first-level cache. A program of a single kernel over memory that is there already needs
+/// no chunks. One program serves one thread.
+final class Program {
+  /// Elements of a chunk: whole blocks of 8-bit state.
+  static let chunk = 512
+  private static let rowBytes = chunk * 8 + 64   // not a power of two: rows must not compete for the same cache sets
+
+  /// Where an operand is: in a tensor, where it advances with the elements, or in a row of scratch memory, where it stays.
+  struct Place {
+    var base: UnsafeMutableRawPointer
+    var moves: Bool
+  }
+
+  private struct Step {
+    enum Kind { case kernel, measure, copy, read, write, clear, widen, narrow }
+    /// All elements of a chunk, its whole 8-bit blocks, or what is left of them.
+    enum Part { case all, blocks, rest }
+    var kind: Kind
+    var part = Part.all
+    var o: Operands
+    /// Bit k: pointer k of the operands (x, g, the slots) advances.
+    var moving: UInt32
+    // not optional: an optional closure would be wrapped anew at every call
+    var kernel: ElementKernels.Kernel = { _, _, _ in }
+    var measure: ElementKernels.Measure = { _, _, _, _, _ in }
+    var rule: UnsafeRawPointer
+    var apply = Apply()
+    var phase = 0
+    var layout: UnsafePointer<Layout>?
+    var store: UnsafePointer<SlotStore>?
+    var rounding: UInt64?
+  }
+
+  /// Memory that the chunks run through.
+  private struct Stream {
+    var start: UnsafeMutableRawPointer
+    /// Bytes of an element.
+    var size: Int
+  }
+
+  private let memory: Memory
+  private let sums: UnsafeMutablePointer<Double>
+  private let codecs: UnsafeMutablePointer<Codec>
+  private var steps: ContiguousArray<Step> = []
+  private var streams: ContiguousArray<Stream> = []
+  private var r: UnsafeMutablePointer<Record>
+  private var at = 0
+  /// Something is copied, widened or done in several steps.
+  private var chunked = false
+
+  init(_ allocator: Allocator) throws(Failure) {
+    memory = try Memory((SlotPointers.capacity + 4) * Program.rowBytes + aligned(Operands.padBytes), allocator)
+    sums = .allocate(capacity: Sums.count)
+    codecs = .allocate(capacity: SlotPointers.capacity)
+    r = UnsafeMutableRawPointer(sums).assumingMemoryBound(to: Record.self)
+    steps.reserveCapacity(16)
+  }
+  deinit {
+    sums.deallocate()
+    codecs.deallocate()
+  }
+
+  private enum Row { static let gradient = 0, update = 1, parameter = 2, source = 3, slots = 4 }
+  private func row(_ k: Int) -> UnsafeMutableRawPointer { memory.base + k &* Program.rowBytes }
+  private var pad: UnsafeMutableRawPointer { row(SlotPointers.capacity + 4) }
+  private var native: DType { r.pointee.isDouble ? .f64 : .f32 }
+  private func tensor(_ base: UnsafeMutableRawPointer) -> Place { Place(base: base + at &* r.pointee.size, moves: true) }
+
+  // MARK: laying out
+
+  /// Begins a program for the elements of `r` from `offset` on.
+  func begin(_ r: UnsafeMutablePointer<Record>, at offset: Int) {
+    steps.removeAll(keepingCapacity: true)
+    streams.removeAll(keepingCapacity: true)
+    (self.r, at, chunked) = (r, offset, false)
+  }
+
+  /// The element-wise gradient in the compute type: the host's own memory where it may be read directly, else a copy, times what `apply` asks for.
+  func gradient(copy: Bool, _ apply: inout Apply) -> Place {
+    if !copy, r.pointee.g.dense, r.pointee.g.dtype == native { return tensor(r.pointee.g.data) }
+    let place = Place(base: row(Row.gradient), moves: false)
+    read(layout(Program.g), place, scale: apply.scale)
+    apply.scale = 1
+    return place
+  }
+
+  /// The same behind an operation of the source, which works on a copy of its own.
+  func gradient(_ op: GradientOperation, copy: Bool, _ apply: inout Apply) -> Place {
+    let place = Place(base: row(Row.source), moves: false)
+    read(layout(Program.g), place, scale: apply.scale)
+    apply.scale = 1
+    nonisolated(unsafe) let r = r, list = r.pointee.slots + Int(r.pointee.firstSlot[op.stage])
+    let run = op.run
+    add(place, place, state: (0..<min(r.pointee.used(op.stage), SlotPointers.capacity)).map { list[$0].base }) { _, _, o in run(r, o, list, o.index) }
+    guard copy else { return place }
+    let own = Place(base: row(Row.gradient), moves: false)
+    self.copy(place, to: own)
+    return own
+  }
+
+  /// The parameters that the update moves: the master copy, the host's own memory where it is dense in the compute type, else a copy.
+  func parameters() -> Place { r.pointee.master.map(tensor) ?? hostParameters() }
+
+  /// The parameters as the host sees them: where gradients are taken.
+  func hostParameters() -> Place {
+    if r.pointee.x.dense, r.pointee.x.dtype == native { return tensor(r.pointee.x.data) }
+    let place = Place(base: row(Row.parameter), moves: false)
+    read(layout(Program.x), place, scale: 1)
+    return place
+  }
+
+  /// The operand as a copy that a kernel may spoil.
+  func spare(_ p: Place) -> Place {
+    guard p.moves else { return p }
+    let place = Place(base: row(Row.parameter), moves: false)
+    copy(p, to: place)
+    return place
+  }
+
+  /// Brings changed parameters to the host, and to the shadow.
+  func close(_ p: Place) {
+    if (!p.moves || r.pointee.master != nil) && !r.pointee.viewed { write(p, layout(Program.x), rounding: r.pointee.rounding) }
+    if r.pointee.shadow != nil { write(p, layout(Program.shadow), rounding: nil) }
+  }
+  private static let (x, g, shadow) = (MemoryLayout<Record>.offset(of: \.x) ?? 0, MemoryLayout<Record>.offset(of: \.g) ?? 0, MemoryLayout<Record>.offset(of: \.shadow) ?? 0)
+  private func layout(_ offset: Int) -> UnsafePointer<Layout> { (UnsafeRawPointer(r) + offset).assumingMemoryBound(to: Layout.self) }
+  /// Brings parameters that were changed as the host sees them to the host.
+  func closeHost(_ p: Place) { if !p.moves { write(p, layout(Program.x), rounding: nil) } }
+  func writeGradient(_ p: Place) { write(p, layout(Program.g), rounding: nil) }
+
+  /// A row for an update.
+  var update: Place { Place(base: row(Row.update), moves: false) }
+  /// The scratch tensor, or nothing where the branch has none.
+  func scratch() -> Place? { r.pointee.scratch.map(tensor) }
+  /// State that lies in the compute type.
+  func state(_ stage: Int, _ k: Int) -> Place { tensor(r.pointee.slot(stage, k).base) }
+
+  func copy(_ from: Place, to: Place) {
+    guard from.base != to.base else { return }
+    append(.copy, operands(to, from))
+  }
+  func clearGradient() { append(.clear, operands(update, update)) { $0.layout = self.layout(Program.g) } }
+
+  /// Runs one of a stage's kernels (for f32, for f64) over v and w, with its state.
+  func run(_ k: (ElementKernels.Kernel, ElementKernels.Kernel), _ stage: Int, _ apply: Apply, _ v: Place, _ w: Place) {
+    withState(stage, v, w) { o, moving in
+      append(.kernel, (o, moving)) {
+        $0.kernel = self.r.pointee.isDouble ? k.1 : k.0
+        $0.rule = UnsafeRawPointer(self.r.pointee.rules[stage])
+        $0.apply = apply
+      }
+    }
+  }
+  /// Runs the whole update of a rule. Narrow state is decoded and encoded inside the kernel, as far as whole blocks reach.
+  func fuse(_ e: ElementKernels, _ stage: Int, _ apply: Apply, _ x: Place, _ g: Place) {
+    let base = r.pointee.slots + Int(r.pointee.firstSlot[stage]), used = min(r.pointee.used(stage), SlotPointers.capacity)
+    guard !r.pointee.isDouble, (0..<used).contains(where: { base[$0].format != .direct }) else { return run(e.fused, stage, apply, x, g) }
+    let first = steps.count, alone = steps.isEmpty
+    run(e.fused, stage, apply, x, g)
+    for i in first..<steps.count { steps[i].part = .rest }
+    var (o, moving) = operands(x, g)
+    o.used = used
+    (o.codecs, o.codecCount) = (codecs, 0)
+    for k in 0..<used {
+      if base[k].format == .direct {
+        o.slots[k] = base[k].base + at &* 4
+        moving |= 4 << UInt32(k)
+      } else {
+        let values = row(Row.slots + k).assumingMemoryBound(to: Float.self)
+        (codecs + o.codecCount).initialize(to: Codec(base[k], slot: k, total: r.pointee.count, offset: at, values: values))
+        o.codecCount += 1
+      }
+    }
+    append(.kernel, (o, moving)) {
+      $0.part = .blocks
+      ($0.kernel, $0.rule, $0.apply) = (e.packed, UnsafeRawPointer(self.r.pointee.rules[stage]), apply)
+    }
+    if alone { chunked = false }
+  }
+  func measure(_ k: (ElementKernels.Measure, ElementKernels.Measure), _ stage: Int, _ phase: Int, _ apply: Apply, _ v: Place, _ w: Place) {
+    withState(stage, v, w) { o, moving in
+      append(.measure, (o, moving)) {
+        $0.measure = self.r.pointee.isDouble ? k.1 : k.0
+        $0.rule = UnsafeRawPointer(self.r.pointee.rules[stage])
+        ($0.apply, $0.phase) = (apply, phase)
+      }
+    }
+  }
+  /// Runs a kernel that belongs to no stage, over state in the compute type.
+  func add(_ v: Place, _ w: Place, state: [UnsafeMutableRawPointer] = [], _ kernel: @escaping ElementKernels.Kernel) {
+    append(.kernel, operands(v, w, state)) { $0.kernel = kernel }
+  }
+  func sum(_ v: Place, _ w: Place, state: [UnsafeMutableRawPointer] = [], _ measure: @escaping ElementKernels.Measure) {
+    append(.measure, operands(v, w, state)) { $0.measure = measure }
+  }
+
+  private func read(_ layout: UnsafePointer<Layout>, _ to: Place, scale: Double) {
+    append(.read, operands(to, to)) {
+      $0.layout = layout
+      $0.apply.scale = scale
+    }
+    chunked = true
+    follow(layout)
+  }
+  private func write(_ from: Place, _ layout: UnsafePointer<Layout>, rounding: UInt64?) {
+    append(.write, operands(from, from)) { ($0.layout, $0.rounding) = (layout, rounding) }
+    chunked = true
+    follow(layout)
+  }
+
+  private func operands(_ v: Place, _ w: Place, _ state: [UnsafeMutableRawPointer] = []) -> (Operands, UInt32) {
+    var o = Operands(x: v.base, g: w.base, slots: SlotPointers(repeating: pad), used: min(state.count, SlotPointers.capacity), count: 0, index: at, pad: pad)
+    var moving: UInt32 = (v.moves ? 1 : 0) | (w.moves ? 2 : 0)
+    if v.moves { follow(v.base, r.pointee.size) }
+    if w.moves { follow(w.base, r.pointee.size) }
+    for k in 0..<o.used {
+      o.slots[k] = state[k] + at &* r.pointee.size
+      follow(o.slots[k], r.pointee.size)
+      moving |= 4 << UInt32(k)
+    }
+    return (o, moving)
+  }
+
+  /// Widens the state that is stored in fewer bits, lets `body` add a step over it, and narrows it again.
+  @inline(__always)
+  private func withState(_ stage: Int, _ v: Place, _ w: Place, _ body: (Operands, UInt32) -> Void) {
+    var (o, moving) = operands(v, w)
+    let base = r.pointee.slots + Int(r.pointee.firstSlot[stage])
+    o.used = min(r.pointee.used(stage), SlotPointers.capacity)
+    var narrow: UInt32 = 0
+    for k in 0..<o.used {
+      if base[k].format == .direct {
+        o.slots[k] = base[k].base + at &* r.pointee.size
+        follow(o.slots[k], r.pointee.size)
+        moving |= 4 << UInt32(k)
+      } else {
+        o.slots[k] = row(Row.slots + k)
+        narrow |= 1 << UInt32(k)
+        convert(.widen, base + k, k)
+      }
+    }
+    body(o, moving)
+    for k in 0..<o.used where narrow & (1 << UInt32(k)) != 0 { convert(.narrow, base + k, k) }
+  }
+  private func convert(_ kind: Step.Kind, _ store: UnsafePointer<SlotStore>, _ k: Int) {
+    let place = Place(base: row(Row.slots + k), moves: false)
+    append(kind, operands(place, place)) { $0.store = store }
+    chunked = true
+    let size = store.pointee.format == .bf16 ? 2 : 1
+    follow(store.pointee.base + at &* size, size)
+  }
+
+  @inline(__always)
+  private func append(_ kind: Step.Kind, _ o: (Operands, UInt32), _ change: (inout Step) -> Void = { _ in }) {
+    var s = Step(kind: kind, o: o.0, moving: o.1, rule: UnsafeRawPointer(pad))
+    change(&s)
+    if !steps.isEmpty { chunked = true }
+    steps.append(s)
+  }
+
+  private func follow(_ start: UnsafeMutableRawPointer, _ size: Int) {
+    for s in streams where s.start == start { return }
+    streams.append(Stream(start: start, size: size))
+  }
+  private func follow(_ layout: UnsafePointer<Layout>) {
+    let size = layout.pointee.dtype.size
+    if layout.pointee.dense { follow(layout.pointee.data + at &* size, size) }
+  }
+
+  // MARK: carrying out
+
+  /// Carries the program out for the next `count` elements; `out` receives the sums that it takes.
+  func execute(_ count: Int, _ out: UnsafeMutablePointer<Double>) {
+    let length = chunked ? Program.chunk : max(count, 1)
+    // Between the steps of a chunk the next one is fetched, a share at a time: memory works while the steps compute.
+    let share = (streams.reduce(0) { $0 + $1.size } &* Program.chunk / 64 + steps.count - 1) / max(1, steps.count)
+    steps.withUnsafeMutableBufferPointer { steps in
+      guard let first = steps.baseAddress else { return }
+      var done = 0
+      while done < count {
+        let n = min(length, count - done)
+        var stream = 0, line = 0
+        for i in 0..<steps.count {
+          if done + n < count { fetch(done + n, share, &stream, &line) }
+          carryOut(first + i, n, done == 0, out)
+        }
+        at += n
+        done += n
+      }
+    }
+    for k in streams.indices { streams[k].start += count &* streams[k].size }
+  }
+
+  /// Asks for the next `share` lines of the chunk that begins `ahead` elements after the start of the streams.
+  @inline(__always)
+  private func fetch(_ ahead: Int, _ share: Int, _ stream: inout Int, _ line: inout Int) {
+    var left = share
+    while left > 0, stream < streams.count {
+      let s = streams[stream], lines = Program.chunk &* s.size / 64, part = min(left, lines - line)
+      twi_prefetch(s.start + (ahead &* s.size &+ line &* 64), Int64(part))
+      left -= part
+      line += part
+      if line == lines { (stream, line) = (stream + 1, 0) }
+    }
+  }
+
+  /// One step, for the n elements from `at` on.
+  @inline(__always)
+  private func carryOut(_ s: UnsafeMutablePointer<Step>, _ n: Int, _ first: Bool, _ out: UnsafeMutablePointer<Double>) {
+    let size = r.pointee.size, whole = n & ~(EightBit.block - 1)
+    let from = s.pointee.part == .rest ? whole : 0, m = s.pointee.part == .blocks ? whole : n - from
+    let p = s.pointee.o.x
+    if m > 0 {
+      switch s.pointee.kind {
+      case .kernel:
+        s.pointee.o.count = m
+        s.pointee.o.index = at + from
+        s.pointee.kernel(s.pointee.rule, s.pointee.apply, from == 0 ? s.pointee.o : shifted(s.pointee.o, s.pointee.moving, from &* size))
+        if s.pointee.part == .blocks { for k in 0..<s.pointee.o.codecCount { codecs[k].advance(m) } }
+      case .measure:
+        s.pointee.o.count = m
+        s.pointee.o.index = at
+        if first { s.pointee.measure(s.pointee.rule, s.pointee.apply, s.pointee.phase, s.pointee.o, out) } else {
+          s.pointee.measure(s.pointee.rule, s.pointee.apply, s.pointee.phase, s.pointee.o, sums)
+          Sums.add(sums, to: out)
+        }
+      case .copy: p.copyMemory(from: s.pointee.o.g, byteCount: m &* size)
+      case .read: s.pointee.layout?.pointee.read(at, m, into: p, size: size, scale: s.pointee.apply.scale)
+      case .write: s.pointee.layout?.pointee.write(at, m, from: p, size: size, rounding: s.pointee.rounding)
+      case .clear: s.pointee.layout?.pointee.clear(at, m)
+      case .widen: s.pointee.store?.pointee.widen(r.pointee.count, at + from, m, p.assumingMemoryBound(to: Float.self))
+      case .narrow: s.pointee.store?.pointee.narrow(r.pointee.count, at + from, m, p.assumingMemoryBound(to: Float.self))
+      }
+    }
+    advance(&s.pointee.o, s.pointee.moving, n &* size)
+  }
+
+  /// Moves the pointers of the operands whose bits are set; x, g and the slots follow each other in memory.
+  @inline(__always)
+  private func advance(_ o: inout Operands, _ moving: UInt32, _ bytes: Int) {
+    withUnsafeMutablePointer(to: &o) { p in
+      let pointers = UnsafeMutableRawPointer(p).assumingMemoryBound(to: UnsafeMutableRawPointer.self)
+      var moving = moving
+      while moving != 0 {
+        pointers[moving.trailingZeroBitCount] += bytes
+        moving &= moving &- 1
+      }
+    }
+  }
+  /// The operands of the rest of a chunk: x and g lie behind its whole blocks wherever they are; widened state begins at its row.
+  private func shifted(_ o: Operands, _ moving: UInt32, _ bytes: Int) -> Operands {
+    var o = o
+    advance(&o, moving | 3, bytes)
+    return o
+  }
+}
+
+extension Layout {
+  /// `read` and `write` with memory of a compute type whose elements have `size` bytes.
+  @inline(__always)
+  func read(_ start: Int, _ count: Int, into p: UnsafeMutableRawPointer, size: Int, scale: Double) {
+    if size == 8 { read(start, count, p.assumingMemoryBound(to: Double.self), scale: scale) } else {
+      read(start, count, p.assumingMemoryBound(to: Float.self), scale: Float(scale))
+    }
+  }
+  @inline(__always)
+  func write(_ start: Int, _ count: Int, from p: UnsafeMutableRawPointer, size: Int, rounding: UInt64?) {
+    if size == 8 { write(start, count, UnsafePointer(p.assumingMemoryBound(to: Double.self)), rounding: rounding) } else {
+      write(start, count, UnsafePointer(p.assumingMemoryBound(to: Float.self)), rounding: rounding)
+    }
+  }
+}
+
+extension Branch.Pass {
+  /// Lays the pass out; `source` transforms the host's gradient first.
+  func lay(out p: Program, _ b: Branch, _ r: UnsafeMutablePointer<Record>, _ source: GradientOperation?) {
+    let x = p.parameters()
+    switch work {
+    case .measure(let s, let phase):
+      guard let e = s.element else { return }
+      var a = s.role == .rule ? r.pointee.apply : Apply()
+      a.scale = r.pointee.apply.scale
+      let update = scratchUpdate ? p.scratch() : nil
+      // the operand is the gradient, its companion the parameter; or the update, and the gradient
+      let g = gradient(p, r, x, source, copy: update != nil && a.scale != 1, &a)
+      p.measure(e.measure, s.id, phase, a, update ?? g, update == nil ? x : g)
+
+    case .save(let s): p.copy(x, to: p.state(s.id, 0))
+
+    case .materialise:
+      guard let whole = p.scratch() else { return }
+      var a = r.pointee.apply
+      let g = gradient(p, r, x, source, copy: true, &a)
+      if b.rule.whole != nil, a.coupled != 0 {
+        let op = AddCoupled(weight: a.coupled)
+        let kernel = r.pointee.isDouble ? plainKernel(op, SIMD8<Double>.self, writesG: false) : plainKernel(op, SIMD16<Float>.self, writesG: false)
+        p.add(g, x) { _, _, o in kernel(o) }
+      }
+      p.copy(g, to: whole)
+
+    case .direct:
+      guard let whole = p.scratch(), let e = b.rule.element else { return }
+      var a = r.pointee.apply
+      let g = gradient(p, r, x, source, copy: true, &a)
+      p.copy(g, to: whole)
+      p.run(e.map, b.rule.id, a, whole, x)
+      run(updates, p, r, whole, g)
+
+    case .update:
+      guard let whole = p.scratch() else { return }
+      var a = r.pointee.apply
+      let g = gradient(p, r, x, source, copy: true, &a)
+      run(updates, p, r, whole, g)
+
+    case .final:
+      var a = r.pointee.apply
+      if !scratchUpdate, updates.isEmpty, b.applier == nil, let e = b.rule.element {
+        let g = gradient(p, r, x, source, copy: false, &a)
+        p.fuse(e, b.rule.id, a, x, g)
+      } else {
+        let u: Program.Place
+        if scratchUpdate, let whole = p.scratch() {
+          u = whole
+          if !updates.isEmpty { run(updates, p, r, u, gradient(p, r, x, source, copy: true, &a)) }
+        } else {
+          let g = gradient(p, r, x, source, copy: true, &a)
+          u = updates.isEmpty ? g : p.update
+          p.copy(g, to: u)
+          if let e = b.rule.element { p.run(e.map, b.rule.id, a, u, x) }
+          run(updates, p, r, u, g)
+        }
+        (a.scale, a.coupled) = (1, 0)
+        if let applier = b.applier, let e = applier.element { p.run(e.fused, applier.id, a, x, u) } else {
+          let k = Identity.kernels.fused
+          p.add(x, u) { [apply = a, isDouble = r.pointee.isDouble] rule, _, o in isDouble ? k.1(rule, apply, o) : k.0(rule, apply, o) }
+        }
+      }
+      run(after, p, r, x, x)
+      p.close(x)
+
+    case .after:
+      run(after, p, r, x, x)
+      p.close(x)
+
+    case .whole, .wholeAfter: break
+    }
+  }
+
+  /// The gradient behind the chain of element-wise transforms; `apply.scale` is what is left to multiply by.
+  private func gradient(_ p: Program, _ r: UnsafeMutablePointer<Record>, _ x: Program.Place, _ source: GradientOperation?, copy: Bool, _ apply: inout Apply) -> Program.Place {
+    if scratchGradient, let whole = p.scratch() {
+      apply.scale = 1
+      return whole
+    }
+    let copies = copy || !chain.isEmpty
+    let g = source.map { p.gradient($0, copy: copies, &apply) } ?? p.gradient(copy: copies, &apply)
+    run(chain, p, r, g, x)
+    return g
+  }
+
+  private func run(_ stages: [Stage], _ p: Program, _ r: UnsafeMutablePointer<Record>, _ v: Program.Place, _ w: Program.Place) {
+    for s in stages { if let e = s.element, !e.idle(r.pointee.rules[s.id]) { p.run(e.map, s.id, Apply(), v, w) } }
+  }
+}
+
+/// The rule whose direction is its operand: applies an update that is already there.
+struct Identity: ElementRule {
+  static let method = Method("identity", .transform, "The update itself.", rule: "", source: "")
+  static let kernels = Thalweg.kernels(Identity.self)
+  init(_ h: Hyper, _ c: StepContext) {}
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v }
+}
+
+private struct AddCoupled: ElementOperation {
+  let weight: Double
+  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = x + weight * g }
+}
