@@ -448,8 +448,9 @@ struct Compiler {
       case (.mask, .constraint(let k)):
         (role, whole, isView) = (.after, k.view(h), true)
       default:
-        throw Failure(Status.method, "`\(n.name)` is a \(e.method.kind.rawValue); it cannot be a stage of a pipeline"
+        throw Failure(Status.method, "`\(n.name)` is \(e.method.kind.withArticle); it cannot be a stage of a pipeline"
           + (e.method.kind == .regularizer ? ": write penalty(\(n.text)) or prox(\(n.text))" : "")
+          + (e.method.kind == .objective ? ": it is called on its own" : "")
           + (e.method.kind == .constraint ? ": write project(\(n.text))" : "")
           + (e.method.kind == .schedule ? ": write it as the value of a hyper-parameter, as lr=\(n.text)" : ""))
       }
@@ -486,6 +487,9 @@ struct Compiler {
     switch kind {
     case .penalty, .prox, .decoupledPenalty:
       let (e, ih) = try Registry.component(inner, .regularizer)
+      if case .objective = e.component {
+        throw Failure(Status.needs, "\(inner.name) needs \(e.method.inputs.dropFirst().map { "`\($0.name)`" }.joined(separator: ", ")), which a pipeline cannot give it: add its gradient on its own")
+      }
       guard case .regularizer(let r) = e.component else { throw Failure(Status.internal, "\(inner.name) is no regularizer") }
       if kind == .prox, !r.hasProx { throw Failure(Status.unsupported, "\(inner.name) has no prox") }
       let (element, whole) = kind == .penalty ? r.penalty(ih) : kind == .prox ? r.proximal(ih) : r.decoupled(ih)
