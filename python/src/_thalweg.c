@@ -1156,7 +1156,7 @@ static PyObject *optimizer_state_rows(PyObject *object, PyObject *unused) {
 /* Writable float64 memory without gaps; *view is held on success. */
 static double *take_doubles(PyObject *out, Py_buffer *view, size_t *count) {
   if (PyObject_GetBuffer(out, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE) < 0) return NULL;
-  if (dtype_of_format(view->format, 0) != TW_F64) {
+  if (dtype_of_format(view->format, view->itemsize, 0, 0) != TW_F64) {
     PyBuffer_Release(view);
     PyErr_SetString(PyExc_TypeError, "expected a float64 array");
     return NULL;

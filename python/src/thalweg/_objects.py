@@ -47,14 +47,14 @@ class Regularizer(_thalweg.Regularizer):
 
     def value(self, w: Any, /, **inputs: Any) -> float:
         """The penalty at the array w, its weight included.  NeedsError names an input that is missing."""
-        return self._value_with(*_by_name(self.sentence, {"w": w, **inputs})) if inputs else self._value(w)
+        return self._value_with(*_by_name(self.sentence, {**inputs, "w": w})) if inputs else self._value(w)
 
     def gradient(self, w: Any, out: Any = None, scale: float = 1.0, **inputs: Any) -> Any:
         """The gradient at w, in a new array; or added to `out`, times `scale`.  Returns the array."""
         if out is None:
             out = _empty_like(w, "w")
         if inputs:
-            self._gradient_with(*_by_name(self.sentence, {"w": w, **inputs}), scale, out)
+            self._gradient_with(*_by_name(self.sentence, {**inputs, "w": w}), scale, out)
         else:
             self._gradient(w, scale, out)
         return out
@@ -132,7 +132,7 @@ class Objective(_thalweg.Objective):
         """The value.  NeedsError names an input that is missing, ShapeError an axis that does not fit."""
         return self._forward(None, *_by_name(self.sentence, inputs))
 
-    def forward(self, cache: Cache | None = None, **inputs: Any) -> tuple[float, Cache]:
+    def forward(self, cache: Cache | None = None, /, **inputs: Any) -> tuple[float, Cache]:
         """The value, and what `pullback` needs: in `cache`, or in a new one.  The arrays may change afterwards."""
         if cache is None:
             cache = Cache()
@@ -141,7 +141,7 @@ class Objective(_thalweg.Objective):
     def pullback(self, cache: Cache, upstream: float = 1.0, /, **gradients: Any) -> dict[str, Any]:
         """Adds upstream * (gradient with respect to each input named) to the arrays given; returns them by name.
 
-        A result (see `inputs`) is added to its array likewise.  NonFiniteError where the value has no gradient.
+        A result (see `inputs`) is added to its array likewise.  NonfiniteError where the value has no gradient.
         """
         self._pullback(cache, upstream, *_by_name(self.sentence, gradients))
         return gradients
@@ -155,7 +155,7 @@ class Objective(_thalweg.Objective):
             if i.differentiable and inputs.get(i.name) is not None:
                 out[i.name] = _empty_like(inputs[i.name], i.name)
             elif i.result and all(axis in sizes for axis in _axes(i)):
-                like = next(inputs[j.name] for j in self.inputs if set(_axes(i)) & set(_axes(j)) and j.name in inputs)
+                like = next(inputs[j.name] for j in self.inputs if inputs.get(j.name) is not None and set(_axes(i)) & set(_axes(j)))
                 shape = sum((sizes[axis] for axis in _axes(i)), ())
                 out[i.name] = like.new_zeros(shape) if hasattr(like, "new_zeros") else np.zeros(shape, np.asarray(like).dtype)
         return value, self.pullback(cache, 1.0, **out)
