@@ -20,9 +20,9 @@ package struct Input: Sendable {
     self.axes = axes.split(separator: ",").map { String($0.drop { $0 == " " }) }
   }
   /// Real numbers with a gradient.
-  package static func variable(_ name: String, _ axes: String, _ meaning: String) -> Input {
+  package static func variable(_ name: String, _ axes: String, _ meaning: String, optional: Bool = false) -> Input {
     var i = Input(name, axes, meaning)
-    i.differentiable = true
+    (i.differentiable, i.optional) = (true, optional)
     return i
   }
   /// Real numbers that are held constant.
@@ -32,11 +32,12 @@ package struct Input: Sendable {
     return i
   }
   /// Whole numbers.
-  package static func integer(_ name: String, _ axes: String, _ meaning: String) -> Input {
+  package static func integer(_ name: String, _ axes: String, _ meaning: String, optional: Bool = false) -> Input {
     var i = Input(name, axes, meaning)
-    i.integer = true
+    (i.integer, i.optional) = (true, optional)
     return i
   }
+  /// What the pull-back gives besides the gradients of the inputs.
   package static func result(_ name: String, _ axes: String, _ meaning: String) -> Input {
     var i = Input(name, axes, meaning)
     (i.result, i.optional) = (true, true)
@@ -149,6 +150,7 @@ package struct Inputs<T: Real> {
     guard let p = integers[name] else { throw Failure(Status.internal, "there is no input `\(name)`") }
     return p
   }
+  package func optionalIntegers(_ name: String) -> UnsafePointer<Int>? { integers[name] }
 
   private mutating func readReals(_ input: Input, _ v: View) throws(Failure) {
     if v.dense, v.dtype == (T.isDouble ? .f64 : .f32) {

@@ -109,12 +109,18 @@ struct Evaluation {
     }
     let isDouble = list.contains { !$0.0.integer && $0.1.view.dtype == .f64 }
     let cache = keeps ? Cache(sizes, isDouble: isDouble, given: Set(list.map(\.0.name))) : nil
-    let value: Double
     do throws(Failure) {
-      value = isDouble ? try kernels.forward64(hyper, Inputs(list, sizes), cache) : try kernels.forward32(hyper, Inputs(list, sizes), cache)
+      let value = isDouble ? try evaluate(kernels.forward64, list, sizes, cache) : try evaluate(kernels.forward32, list, sizes, cache)
+      cache?.value = value
+      return (value, cache)
     } catch { throw Failure(Int(error.status), "\(method.name): \(error.message)") }
-    cache?.value = value
-    return (value, cache)
+  }
+  private func evaluate<T: Real>(
+    _ forward: (Hyper, Inputs<T>, Cache?) throws(Failure) -> Double, _ list: [(Input, Operand)], _ sizes: Sizes, _ cache: Cache?
+  ) throws(Failure) -> Double {
+    let x = try Inputs<T>(list, sizes)
+    defer { withExtendedLifetime(x) {} }   // it owns what the pointers that it hands out point to
+    return try forward(hyper, x, cache)
   }
 
   /// targets[i] += scale · gradient with respect to input i; nil where it is not wanted.
@@ -146,6 +152,7 @@ struct Evaluation {
       throw Failure(Status.nonfinite, "\(method.name): its value is \(text(cache.value)), which has no gradient; nothing was changed")
     }
     var gradients: [Memory] = []
+    defer { withExtendedLifetime((gradients, cache)) {} }
     do throws(Failure) {
       for (input, target) in list {
         let memory = try Memory(target.count * (cache.isDouble ? 8 : 4), .current)

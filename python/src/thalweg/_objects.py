@@ -26,12 +26,12 @@ def _inputs_of(sentence: str) -> tuple[_registry.Input, ...]:
     return _registry.by_name()[_sentence.stages(sentence)[0]].inputs
 
 
-def _by_name(sentence: str, given: dict[str, Any]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    """The names of the declared inputs, and the given arrays in that order, None where there is none."""
-    names = tuple(i.name for i in _inputs_of(sentence))
+def _in_order(thing: Any, given: dict[str, Any]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """The names of the inputs of an object, and the given arrays in that order, None where there is none."""
+    names = tuple(i.name for i in thing.inputs)
     for name in given:
         if name not in names:
-            raise error(UnknownNameError, f"{sentence} has no input {name!r}; it has: {', '.join(names) or 'none'}")
+            raise error(UnknownNameError, f"{thing!r} has no input {name!r}; it has: {', '.join(names) or 'none'}")
     return names, tuple(given.get(name) for name in names)
 
 
@@ -44,17 +44,18 @@ class Regularizer(_thalweg.Regularizer):
     def __init__(self, sentence: str) -> None:
         self.sentence = _sentence.check_text(sentence)
         self._create(sentence)
+        self.inputs = _inputs_of(sentence)
 
     def value(self, w: Any, /, **inputs: Any) -> float:
         """The penalty at the array w, its weight included.  NeedsError names an input that is missing."""
-        return self._value_with(*_by_name(self.sentence, {**inputs, "w": w})) if inputs else self._value(w)
+        return self._value_with(*_in_order(self, {**inputs, "w": w})) if inputs else self._value(w)
 
     def gradient(self, w: Any, out: Any = None, scale: float = 1.0, **inputs: Any) -> Any:
         """The gradient at w, in a new array; or added to `out`, times `scale`.  Returns the array."""
         if out is None:
             out = _empty_like(w, "w")
         if inputs:
-            self._gradient_with(*_by_name(self.sentence, {**inputs, "w": w}), scale, out)
+            self._gradient_with(*_in_order(self, {**inputs, "w": w}), scale, out)
         else:
             self._gradient(w, scale, out)
         return out
@@ -130,20 +131,20 @@ class Objective(_thalweg.Objective):
 
     def __call__(self, **inputs: Any) -> float:
         """The value.  NeedsError names an input that is missing, ShapeError an axis that does not fit."""
-        return self._forward(None, *_by_name(self.sentence, inputs))
+        return self._forward(None, *_in_order(self, inputs))
 
     def forward(self, cache: Cache | None = None, /, **inputs: Any) -> tuple[float, Cache]:
         """The value, and what `pullback` needs: in `cache`, or in a new one.  The arrays may change afterwards."""
         if cache is None:
             cache = Cache()
-        return self._forward(cache, *_by_name(self.sentence, inputs)), cache
+        return self._forward(cache, *_in_order(self, inputs)), cache
 
     def pullback(self, cache: Cache, upstream: float = 1.0, /, **gradients: Any) -> dict[str, Any]:
         """Adds upstream * (gradient with respect to each input named) to the arrays given; returns them by name.
 
         A result (see `inputs`) is added to its array likewise.  NonfiniteError where the value has no gradient.
         """
-        self._pullback(cache, upstream, *_by_name(self.sentence, gradients))
+        self._pullback(cache, upstream, *_in_order(self, gradients))
         return gradients
 
     def value_and_grad(self, **inputs: Any) -> tuple[float, dict[str, Any]]:

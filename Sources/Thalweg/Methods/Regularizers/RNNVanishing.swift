@@ -30,6 +30,7 @@ struct RNNVanishing: Objective {
     let weight = alpha / Double(x.sizes["B"])
     // only the direction of an error counts: with d = δ/‖δ‖, u is (Wᵀd) ⊙ slope and its norm is r
     let space = try Memory(2 * rows * h * MemoryLayout<T>.stride, .current)
+    defer { withExtendedLifetime(space) {} }
     let d = space.base.bindMemory(to: T.self, capacity: 2 * rows * h), u = d + rows * h
     _ = Rows.sum(rows, work: h) { i in
       let c = Flat.norm(delta + i * h, h)
