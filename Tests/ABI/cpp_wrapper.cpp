@@ -359,9 +359,11 @@ void objectives() {
   const thalweg::Tensors inputs{Tensor(z, {3, 1}), Tensor(y)};
   const double value = checkered.forward(inputs, cache);
   CHECK(value == checkered.value(inputs));
-  CHECK(std::abs(value - (std::log1p(std::exp(-0.5)) + std::log1p(std::exp(-1.5)) + std::log1p(std::exp(-2.))) / 3) < 1e-15);
+  const double losses = std::log1p(std::exp(-0.5)) + std::log1p(std::exp(-1.5)) + std::log1p(std::exp(-2.));
+  CHECK(std::abs(value - losses / 3) < 1e-15);
   checkered.pullback(cache, {Tensor(dz, {3, 1})}, -3);
-  CHECK(std::abs(dz[0] - 1 / (1 + std::exp(0.5))) < 1e-15 && std::abs(dz[1] + 1 / (1 + std::exp(1.5))) < 1e-15);
+  CHECK(std::abs(dz[0] - 1 / (1 + std::exp(0.5))) < 1e-15);
+  CHECK(std::abs(dz[1] + 1 / (1 + std::exp(1.5))) < 1e-15);
   THROWS(TW_ERROR_NEEDS, checkered.value({Tensor(z, {3, 1})}));
   THROWS(TW_ERROR_NEEDS, checkered.value({Tensor(z, {3, 1}), Tensor::absent()}));
   THROWS(TW_ERROR_SEQUENCE, checkered.pullback(thalweg::Cache(), {Tensor(dz, {3, 1})}));
@@ -403,7 +405,8 @@ void introspection() {
   CHECK(adamw.state.size() >= 2 && adamw.inputs.empty());
   NEED("checkered_regression");
   const thalweg::MethodInfo checkered = thalweg::method("checkered_regression");
-  CHECK(checkered.inputs.size() == 2 && checkered.inputs[0].name == "z" && checkered.inputs[0].shape == "(B, m)");
+  CHECK(checkered.inputs.size() == 2);
+  CHECK(checkered.inputs[0].name == "z" && checkered.inputs[0].shape == "(B, m)");
   CHECK(checkered.inputs[0].differentiable && checkered.inputs[1].integer && !checkered.inputs[1].optional);
 }
 

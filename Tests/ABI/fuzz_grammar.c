@@ -1,5 +1,5 @@
-/* Mutated sentences.  Whatever the text, creating an optimizer, a regularizer, a constraint, an objective or a schedule
- * gives a handle or an error with a message; what is made steps without a crash.
+/* Mutated sentences.  Whatever the text, creating an optimizer, a regularizer, a constraint, an objective or a
+ * schedule gives a handle or an error with a message; what is made steps without a crash.
  *
  * usage: fuzz_grammar [SECONDS [SEED]] */
 #include "check.h"

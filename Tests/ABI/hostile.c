@@ -431,7 +431,8 @@ static void objectives(void) {
   MUST(tw_objective_create("checkered_regression", &checkered));
   MUST(tw_cache_create(&cache));
   MUST(tw_cache_create(&empty));
-  tw_tensor in[4] = {vector(f, TW_F32, &four), view(grads, TW_F32, 2, parts_shape, NULL), vector(x, TW_F32, &three)};
+  tw_tensor in[4] = {vector(f, TW_F32, &four), view(grads, TW_F32, 2, parts_shape, NULL),
+                     vector(x, TW_F32, &three)};
   tw_tensor out[4] = {vector(df, TW_F32, &four), view(NULL, 0, -1, NULL, NULL), vector(x, TW_F32, &three)};
   in[3] = out[3] = view(NULL, 0, -1, NULL, NULL);
   out[1].flags = TW_TENSOR_ABSENT; /* nothing else of it is read */
@@ -529,12 +530,14 @@ static void objectives(void) {
 
 static void inputs_of_regularizers(void) {
   static const int64_t square[2] = {2, 2}, cube[3] = {3, 1, 2}, other[3] = {3, 1, 4};
-  float w[4] = {1, 2, 3, 4}, delta[12] = {1, 1, 1, 1, 1, 1}, slope[12] = {1, 1, 1, 1, 1, 1}, g[4] = {5, 6, 7, 8};
+  float w[4] = {1, 2, 3, 4}, g[4] = {5, 6, 7, 8};
+  float delta[12] = {1, 1, 1, 1, 1, 1}, slope[12] = {1, 1, 1, 1, 1, 1};
   double value = 7;
   tw_regularizer *r = NULL, *l1 = NULL;
   MUST(tw_regularizer_create("rnn_vanishing", &r));
   MUST(tw_regularizer_create("l1(0.5)", &l1));
-  tw_tensor in[3] = {view(w, TW_F32, 2, square, NULL), view(delta, TW_F32, 3, cube, NULL), view(slope, TW_F32, 3, cube, NULL)};
+  tw_tensor in[3] = {view(w, TW_F32, 2, square, NULL), view(delta, TW_F32, 3, cube, NULL),
+                     view(slope, TW_F32, 3, cube, NULL)};
   tw_tensor tg = view(g, TW_F32, 2, square, NULL), wrong = view(g, TW_F32, 1, &four, NULL);
   REFUSED_AS(TW_ERROR_NEEDS, tw_regularizer_value(r, in, &value));
   REFUSED_AS(TW_ERROR_NEEDS, tw_regularizer_gradient(r, in, 1, &tg));

@@ -101,9 +101,11 @@ static void inputs(void) {
       note("%s.%s", method.name, input.name);
       SAY(is_name(input.name), "the name");
       SAY(input.meaning != NULL && input.meaning[0], input.name);
-      SAY(input.shape != NULL && input.shape[0] == '(' && input.shape[strlen(input.shape) - 1] == ')', input.name);
-      SAY((input.optional | 1) == 1 && (input.integer | 1) == 1 && (input.differentiable | 1) == 1, input.name);
-      SAY((input.result | 1) == 1 && input.integer + input.differentiable + input.result <= 1, input.name);
+      SAY(input.shape != NULL && input.shape[0] == '(', input.name);
+      SAY(input.shape[strlen(input.shape) - 1] == ')', input.name);
+      SAY((input.optional | 1) == 1 && (input.integer | 1) == 1, input.name);
+      SAY((input.differentiable | 1) == 1 && (input.result | 1) == 1, input.name);
+      SAY( input.integer + input.differentiable + input.result <= 1, input.name);
       SAY(!input.result || input.optional, "a result is never given");
       differentiable += input.differentiable;
       for (size_t k = 0; k < i; k++) {

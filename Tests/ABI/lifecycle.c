@@ -937,7 +937,8 @@ static void objectives(void) {
   MUST(tw_objective_create("checkered_regression", &checkered));
   MUST(tw_objective_create("sum_log_concave", &sum));
   MUST(tw_cache_create(&cache));
-  tw_tensor in[2] = {view(z, TW_F64, 2, row, NULL), vector(y, TW_I32, &one_row)}, out = view(dz, TW_F64, 2, row, NULL);
+  tw_tensor in[2] = {view(z, TW_F64, 2, row, NULL), vector(y, TW_I32, &one_row)};
+  tw_tensor out = view(dz, TW_F64, 2, row, NULL);
   OK(tw_objective_forward(checkered, in, 2, cache, &value));
   NEAR(value, -log(p), 1e-15);
   z[0] = z[1] = 1e9; /* the cache has its own copy */
@@ -957,7 +958,8 @@ static void objectives(void) {
 
   /* W = diag(2, 1), delta = (3, 4), slope = (1, 1/2): u = (6, 2), r = sqrt(40)/5 */
   float m[4] = {2, 0, 0, 1}, delta[2] = {3, 4}, slope[2] = {1, 0.5f}, g[4] = {0};
-  tw_tensor given[3] = {view(m, TW_F32, 2, square, NULL), view(delta, TW_F32, 3, cube, NULL), view(slope, TW_F32, 3, cube, NULL)};
+  tw_tensor given[3] = {view(m, TW_F32, 2, square, NULL), view(delta, TW_F32, 3, cube, NULL),
+                        view(slope, TW_F32, 3, cube, NULL)};
   tw_tensor tg = view(g, TW_F32, 2, square, NULL);
   double r = sqrt(40) / 5, k = 2 * 3 * (r - 1) / (5 * sqrt(40));
   tw_regularizer *vanishing = NULL;

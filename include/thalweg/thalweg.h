@@ -385,12 +385,14 @@ tw_status tw_constraint_lmo(tw_constraint *constraint, const tw_tensor *g, const
 
 /* ---- objectives ----------------------------------------------------------------------------------------- */
 
-/* A scalar function of named tensors, in two calls: the forward pass gives the value, the pull-back the gradients.  Arithmetic is
- * float64 when an input is f64, else float32; the inputs may differ in dtype, and so may the gradients. */
+/* A scalar function of named tensors, in two calls: the forward pass gives the value, the pull-back the gradients.
+ * Arithmetic is float64 when an input is f64, else float32; the inputs may differ in dtype, and so may the
+ * gradients. */
 typedef struct tw_objective tw_objective;
 
-/* What a forward pass keeps for its pull-backs.  It holds copies: the inputs may change or go as soon as the forward pass returns.  A
- * cache serves any number of pull-backs of the objective that filled it; the next forward pass fills it anew. */
+/* What a forward pass keeps for its pull-backs.  It holds copies: the inputs may change or go as soon as the forward
+ * pass returns.  A cache serves any number of pull-backs of the objective that filled it; the next forward pass
+ * fills it anew. */
 typedef struct tw_cache tw_cache;
 
 /* From one stage, as "checkered_regression". */
@@ -401,18 +403,20 @@ tw_status tw_objective_destroy(tw_objective *objective);
 tw_status tw_cache_create(tw_cache **out);
 tw_status tw_cache_destroy(tw_cache *cache);
 
-/* *value <- the objective at `inputs`: the tensors of tw_method_input in order, `count` of them.  An optional one, or a result, is marked
- * TW_TENSOR_ABSENT (nothing else of it is read), or stands behind the last and is not counted.  Inputs are read only and may share memory.
- * `cache` NULL: the value alone.  A value that is infinite or NaN is returned as such.
- * TW_ERROR_NEEDS names an input that is missing, TW_ERROR_SHAPE an axis that is empty or does not fit, TW_ERROR_DTYPE whole numbers in
- * place of real ones, TW_ERROR_RANGE a label that is none.  After an error the cache is as before. */
+/* value <- the objective at `inputs`: the tensors of tw_method_input in order, `count` of them.  An optional one, or
+ * a result, is marked TW_TENSOR_ABSENT (nothing else of it is read), or stands behind the last and is not counted.
+ * Inputs are read only and may share memory.  `cache` NULL: the value alone.  A value that is infinite or NaN is
+ * returned as such.  TW_ERROR_NEEDS names an input that is missing, TW_ERROR_SHAPE an axis that is empty or does not
+ * fit, TW_ERROR_DTYPE whole numbers in place of real ones, TW_ERROR_RANGE a label that is none.  After an error the
+ * cache is as before.  Both handles are in use meanwhile. */
 tw_status tw_objective_forward(tw_objective *objective, const tw_tensor *inputs, size_t count, tw_cache *cache, double *value);
 
-/* gradients[i] += upstream * derivative of the value by input i, at the inputs of the forward pass that filled the cache; a result
- * receives what it stands for, times upstream.  The array is in the order of tw_method_input; what is marked TW_TENSOR_ABSENT, or not
- * counted at the end, is not wanted and not computed.  The gradients must not share memory with each other.
- * TW_ERROR_SEQUENCE: the cache is empty; TW_ERROR_MISMATCH: another objective filled it; TW_ERROR_ARGUMENT: an input that is held
- * constant; TW_ERROR_NEEDS: a gradient or a result whose optional inputs were left out; TW_ERROR_NONFINITE: the value is infinite or NaN. */
+/* gradients[i] += upstream * derivative of the value by input i, at the inputs of the forward pass that filled the
+ * cache; a result receives what it stands for, times upstream.  The array is in the order of tw_method_input; what
+ * is marked TW_TENSOR_ABSENT, or not counted at the end, is not wanted and not computed.  The gradients must not
+ * share memory with each other.  Both handles are in use meanwhile.  TW_ERROR_SEQUENCE: the cache is empty;
+ * TW_ERROR_MISMATCH: another objective filled it; TW_ERROR_ARGUMENT: an input that is held constant; TW_ERROR_NEEDS:
+ * a gradient or a result whose optional inputs were left out; TW_ERROR_NONFINITE: the value is infinite or NaN. */
 tw_status tw_objective_pullback(tw_objective *objective, tw_cache *cache, double upstream, const tw_tensor *gradients,
                                 size_t count);
 

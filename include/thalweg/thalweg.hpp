@@ -6,8 +6,8 @@
  *   optimizer.bind_gradients({thalweg::Tensor(g)});
  *   for (...) { compute_gradient(w, g); optimizer.step(); }
  *
- * Ownership  Optimizer, Regularizer, Constraint, Objective, Cache and Schedule own one handle each, release it when they die,
- * can be moved but not copied.  A Tensor is a view: the memory behind it belongs to somebody else and must
+ * Ownership  Optimizer, Regularizer, Constraint, Objective, Cache and Schedule own one handle each, release it
+ * when they die, can be moved but not copied.  A Tensor is a view: the memory behind it belongs to somebody else and must
  *            outlive its use, for bound parameters and gradients until they are bound anew or the optimizer
  * dies. Threads    One object may be used by one thread at a time (a second one gets an Error with
  * TW_ERROR_BUSY), different objects at the same time.  Destroy an object only when no other thread uses it.
@@ -142,8 +142,15 @@ struct IsContiguous<C, std::void_t<decltype(std::declval<C&>().data()), decltype
 
 /* ---- tensors ------------------------------------------------------------------------------------------ */
 
-/* How the elements of a tensor are stored; i32 and i64 are for the whole numbers among the inputs of an objective. */
-enum class DType : std::int32_t { f32 = TW_F32, f64 = TW_F64, f16 = TW_F16, bf16 = TW_BF16, i32 = TW_I32, i64 = TW_I64 };
+/* How the elements of a tensor are stored; i32 and i64 are for inputs of an objective that are whole numbers. */
+enum class DType : std::int32_t {
+  f32 = TW_F32,
+  f64 = TW_F64,
+  f16 = TW_F16,
+  bf16 = TW_BF16,
+  i32 = TW_I32,
+  i64 = TW_I64
+};
 
 /* What a tensor is, where a method needs more than its shape. */
 enum class Role : std::uint32_t {
@@ -201,7 +208,7 @@ class Tensor {
     return tensor;
   }
 
-  /* Stands in a list of inputs for one that is left out, or in a list of gradients for one that is not wanted. */
+  /* Stands in a list of inputs for one that is left out, in a list of gradients for one that is not wanted. */
   static Tensor absent() { return absent(DType::f32, {}); }
 
   /* The same view with a role. */
@@ -649,7 +656,7 @@ class Optimizer {
   detail::Handle<tw_optimizer, tw_optimizer_destroy> handle_;
 };
 
-/* ---- regularizers, constraints, objectives, schedules ------------------------------------------------------------- */
+/* ---- regularizers, constraints, objectives, schedules ------------------------------------------------- */
 
 /* A penalty on its own: "group_lasso(1e-3, axis=row)". */
 class Regularizer {
@@ -673,7 +680,8 @@ class Regularizer {
     detail::check(tw_regularizer_gradient(handle_.get(), &view, scale, &gradient));
   }
 
-  /* The same two for a regularizer that needs more than the weights: `inputs` in the order of MethodInfo::inputs, the weights first. */
+  /* The same two for a regularizer that needs more than the weights: `inputs` in the order of
+   * MethodInfo::inputs, the weights first. */
   double value(const Tensors& inputs) const {
     const std::vector<tw_tensor> views = detail::c_views(inputs);
     double value = 0;
@@ -750,8 +758,8 @@ class Cache {
   detail::Handle<tw_cache, tw_cache_destroy> handle_;
 };
 
-/* A scalar function of named tensors: "checkered_regression".  Inputs and gradients stand in the order of MethodInfo::inputs;
- * Tensor::absent() stands for one that is left out, and those at the end may be missing. */
+/* A scalar function of named tensors: "checkered_regression".  Inputs and gradients stand in the order of
+ * MethodInfo::inputs; Tensor::absent() stands for one that is left out, and those at the end may be missing. */
 class Objective {
  public:
   explicit Objective(const std::string& sentence) {
@@ -768,7 +776,8 @@ class Objective {
   /* gradients[i] += upstream * derivative of the value by input i. */
   void pullback(const Cache& cache, const Tensors& gradients, double upstream = 1) const {
     const std::vector<tw_tensor> views = detail::c_views(gradients);
-    detail::check(tw_objective_pullback(handle_.get(), cache.c_handle(), upstream, views.data(), views.size()));
+    detail::check(
+        tw_objective_pullback(handle_.get(), cache.c_handle(), upstream, views.data(), views.size()));
   }
 
   tw_objective* c_handle() const noexcept { return handle_.get(); }
@@ -892,8 +901,8 @@ inline MethodInfo describe(const tw_method_info& info) {
     tw_input_info input{};
     input.struct_size = sizeof input;
     check(tw_method_input(info.name, index, &input));
-    method.inputs.push_back(InputInfo{input.name, input.meaning, input.shape, input.optional != 0, input.integer != 0,
-                                      input.differentiable != 0, input.result != 0});
+    method.inputs.push_back(InputInfo{input.name, input.meaning, input.shape, input.optional != 0,
+                                      input.integer != 0, input.differentiable != 0, input.result != 0});
   }
   return method;
 }
