@@ -1041,6 +1041,8 @@ static void broken_sentences(void) {
   SENTENCE(0, "sgd(1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20)");
   SENTENCE(0, "sgd(lr=sgd(lr=0.1))");
   SENTENCE(0, "sgd(lr=0.1) | sgd(lr=0.1)"); /* two update rules */
+  SENTENCE(TW_ERROR_METHOD, "route(other=(sgd(lr=0.1))) | sgd(lr=0.1)");
+  SENTENCE(TW_ERROR_METHOD, "sgd(lr=0.1) | route(other=(sgd(lr=0.1)))");
   SENTENCE(0, "(sgd(lr=0.1))()");
   end_victim();
 }

@@ -354,9 +354,9 @@ struct Compiler {
     }
     let route = items[k].node
     var prefix: [Stage] = []
-    for item in items[..<k] { if let s = try stage(item, seenRule: false) { prefix.append(s) } }
+    for item in items[..<k] { if let s = try stage(item, seenRule: false) { prefix.append(try beside(item, s)) } }
     var suffix: [Stage] = []
-    for item in items[(k + 1)...] { if let s = try stage(item, seenRule: true) { suffix.append(s) } }
+    for item in items[(k + 1)...] { if let s = try stage(item, seenRule: true) { suffix.append(try beside(item, s)) } }
     guard !route.arguments.isEmpty else {
       throw at(route, Failure(Status.method, "route needs pipelines, as route(matrix=(muon), other=(adamw))"))
     }
@@ -381,6 +381,14 @@ struct Compiler {
       }
       branches.append(try branch(nested, prefix: prefix, suffix: suffix, selectors: [selector]))
     }
+  }
+
+  /// A stage outside of route, whose pipelines have the update rules.
+  private func beside(_ item: Item, _ s: Stage) throws(Failure) -> Stage {
+    guard s.role != .rule else {
+      throw at(item.node, Failure(Status.method, "the update rule `\(s.name)` beside route: every pipeline inside route has its own"))
+    }
+    return s
   }
 
   private mutating func branch(_ items: [Item], prefix: [Stage], suffix: [Stage], selectors: [Selector]) throws(Failure) -> Branch {
