@@ -21,7 +21,7 @@ private func describe(_ r: Registered) -> tw_method_info {
   return tw_method_info(
     struct_size: 0, name: Interned.c(m.name), kind: Interned.c(m.kind.rawValue), summary: Interned.c(m.summary), rule: Interned.c(m.rule),
     source: Interned.c(m.source), sentence: Interned.c(r.sentence), requests: Interned.c(m.publicRequests), parameter_count: m.parameters.count,
-    state_count: m.slots.count)
+    state_count: m.slots.count, input_count: m.inputs.count)
 }
 
 private func method(_ name: UnsafePointer<CChar>?) throws(Failure) -> Registered {
@@ -67,5 +67,17 @@ public func methodState(_ name: UnsafePointer<CChar>?, _ index: Int, _ info: Uns
     let m = try method(name).method
     guard index >= 0, index < m.slots.count else { throw Failure(Status.argument, "`index` must be below \(m.slots.count), got \(UInt(bitPattern: index))") }
     try fill(info, "info", tw_state_slot_info(struct_size: 0, name: Interned.c(m.slots[index].name), meaning: Interned.c(m.slots[index].meaning)))
+  }
+}
+
+@_cdecl("tw_method_input")
+public func methodInput(_ name: UnsafePointer<CChar>?, _ index: Int, _ info: UnsafeMutablePointer<tw_input_info>?) -> tw_status {
+  status { () throws(Failure) in
+    let m = try method(name).method
+    guard index >= 0, index < m.inputs.count else { throw Failure(Status.argument, "`index` must be below \(m.inputs.count), got \(UInt(bitPattern: index))") }
+    let i = m.inputs[index]
+    try fill(info, "info", tw_input_info(
+      struct_size: 0, name: Interned.c(i.name), meaning: Interned.c(i.meaning), shape: Interned.c(i.shape), optional: i.optional ? 1 : 0,
+      integer: i.integer ? 1 : 0, differentiable: i.differentiable ? 1 : 0, result: i.result ? 1 : 0))
   }
 }

@@ -17,6 +17,16 @@ private func regularizer<R>(_ p: OpaquePointer?, _ body: (RegularizerObject) thr
   try Handles.with(p, .regularizer, RegularizerObject.self, body)
 }
 
+/// The tensors of an argument list, in the order in which a method declares its inputs; nil for those marked absent.
+func operands(_ p: UnsafePointer<tw_tensor>?, _ count: Int, _ inputs: [Input]) throws(Failure) -> [Operand?] {
+  guard count >= 0, count <= 1 << 16 else { throw Failure(Status.count, "count must be 0 to 2^16, got \(UInt(bitPattern: count))") }
+  if count == 0 { return [] }
+  guard let p else { throw null("inputs") }
+  var list: [Operand?] = []
+  for i in 0..<count { list.append(try Operand(p[i], i < inputs.count ? "`\(inputs[i].name)`" : "tensor \(i)")) }
+  return list
+}
+
 /// One tensor argument.
 private func view(_ t: UnsafePointer<tw_tensor>?, _ name: String, writable: Bool) throws(Failure) -> View {
   guard let t else { throw null(name) }
@@ -38,7 +48,7 @@ public func regularizerValue(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?
     try regularizer(p) { (r) throws(Failure) in
       let v = try view(w, "w", writable: false)
       guard let out else { throw null("out") }
-      out.pointee = try r.value(v)
+      out.pointee = try r.value([Operand(v)])
     }
   }
 }
@@ -48,9 +58,34 @@ public func regularizerGradient(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tenso
   status { () throws(Failure) in
     try regularizer(p) { (r) throws(Failure) in
       let v = try view(w, "w", writable: false), target = try view(g, "g", writable: true)
-      try same(v, target, "w and g")
       guard scale.isFinite else { throw Failure(Status.range, "`scale` must be finite, got \(scale)") }
-      try r.addGradient(v, scale, target)
+      try r.addGradient([Operand(v)], scale, target)
+    }
+  }
+}
+
+@_cdecl("tw_regularizer_value_with")
+public func regularizerValueWith(
+  _ p: OpaquePointer?, _ inputs: UnsafePointer<tw_tensor>?, _ count: Int, _ out: UnsafeMutablePointer<Double>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try regularizer(p) { (r) throws(Failure) in
+      let list = try operands(inputs, count, r.inputs)
+      guard let out else { throw null("out") }
+      out.pointee = try r.value(list)
+    }
+  }
+}
+
+@_cdecl("tw_regularizer_gradient_with")
+public func regularizerGradientWith(
+  _ p: OpaquePointer?, _ inputs: UnsafePointer<tw_tensor>?, _ count: Int, _ scale: Double, _ g: UnsafePointer<tw_tensor>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try regularizer(p) { (r) throws(Failure) in
+      let list = try operands(inputs, count, r.inputs), target = try view(g, "g", writable: true)
+      guard scale.isFinite else { throw Failure(Status.range, "`scale` must be finite, got \(scale)") }
+      try r.addGradient(list, scale, target)
     }
   }
 }

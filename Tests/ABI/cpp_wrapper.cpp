@@ -350,6 +350,38 @@ void constraints() {
   CHECK(simplex.c_handle() != nullptr);
 }
 
+void objectives() {
+  NEED("checkered_regression");
+  std::vector<double> z{0.5, -1.5, 2}, dz{0, 0, 0};
+  const std::vector<std::int64_t> y{1, -1, 1};
+  const thalweg::Objective checkered("checkered_regression");
+  thalweg::Cache cache;
+  const thalweg::Tensors inputs{Tensor(z, {3, 1}), Tensor(y)};
+  const double value = checkered.forward(inputs, cache);
+  CHECK(value == checkered.value(inputs));
+  const double losses = std::log1p(std::exp(-0.5)) + std::log1p(std::exp(-1.5)) + std::log1p(std::exp(-2.));
+  CHECK(std::abs(value - losses / 3) < 1e-15);
+  checkered.pullback(cache, {Tensor(dz, {3, 1})}, -3);
+  CHECK(std::abs(dz[0] - 1 / (1 + std::exp(0.5))) < 1e-15);
+  CHECK(std::abs(dz[1] + 1 / (1 + std::exp(1.5))) < 1e-15);
+  THROWS(TW_ERROR_NEEDS, checkered.value({Tensor(z, {3, 1})}));
+  THROWS(TW_ERROR_NEEDS, checkered.value({Tensor(z, {3, 1}), Tensor::absent()}));
+  THROWS(TW_ERROR_SEQUENCE, checkered.pullback(thalweg::Cache(), {Tensor(dz, {3, 1})}));
+  THROWS(TW_ERROR_METHOD, thalweg::Objective("sgd"));
+  thalweg::Objective moved("sum_log_concave");
+  moved = thalweg::Objective("checkered_regression");
+  CHECK(moved.value(inputs) == value && moved.c_handle() != nullptr && cache.c_handle() != nullptr);
+  THROWS(TW_ERROR_MISMATCH, moved.pullback(cache, {Tensor(dz, {3, 1})}));
+
+  std::vector<double> w{0, 1, 1, 0}, delta{3, 4}, slope{1, 1}, g(4, 0.);
+  const thalweg::Regularizer vanishing("rnn_vanishing");
+  const thalweg::Tensors given{Tensor(w, {2, 2}), Tensor(delta, {1, 1, 2}), Tensor(slope, {1, 1, 2})};
+  CHECK(std::abs(vanishing.value(given)) < 1e-30);
+  vanishing.add_gradient(given, Tensor(g, {2, 2}), 2);
+  CHECK(std::abs(g[0]) < 1e-14 && std::abs(g[3]) < 1e-14);
+  THROWS(TW_ERROR_NEEDS, vanishing.value(Tensor(w, {2, 2})));
+}
+
 void schedules() {
   NEED("cosine");
   const thalweg::Schedule cosine("cosine(lr=0.5, total=100)");
@@ -370,7 +402,12 @@ void introspection() {
   const thalweg::MethodInfo adamw = thalweg::method("adamw");
   CHECK(adamw.kind == "optimizer" && adamw.parameters.front().name == "lr");
   CHECK(adamw.parameters.front().type == thalweg::ParameterType::number && adamw.parameters.front().live);
-  CHECK(adamw.state.size() >= 2);
+  CHECK(adamw.state.size() >= 2 && adamw.inputs.empty());
+  NEED("checkered_regression");
+  const thalweg::MethodInfo checkered = thalweg::method("checkered_regression");
+  CHECK(checkered.inputs.size() == 2);
+  CHECK(checkered.inputs[0].name == "z" && checkered.inputs[0].shape == "(B, m)");
+  CHECK(checkered.inputs[0].differentiable && checkered.inputs[1].integer && !checkered.inputs[1].optional);
 }
 
 void process() {
@@ -419,6 +456,7 @@ int main() {
   RUN(absent_gradients);
   RUN(regularizers);
   RUN(constraints);
+  RUN(objectives);
   RUN(schedules);
   RUN(introspection);
   RUN(process);

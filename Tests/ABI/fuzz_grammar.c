@@ -1,5 +1,5 @@
-/* Mutated sentences.  Whatever the text, creating an optimizer, a regularizer, a constraint or a schedule
- * gives a handle or an error with a message; what is made steps without a crash.
+/* Mutated sentences.  Whatever the text, creating an optimizer, a regularizer, a constraint, an objective or a
+ * schedule gives a handle or an error with a message; what is made steps without a crash.
  *
  * usage: fuzz_grammar [SECONDS [SEED]] */
 #include "check.h"
@@ -173,6 +173,7 @@ static int try_sentence(const char *text, int step) {
   tw_optimizer *optimizer = NULL;
   tw_regularizer *regularizer = NULL;
   tw_constraint *constraint = NULL;
+  tw_objective *objective = NULL;
   tw_schedule *schedule = NULL;
   static small_model model;
   tw_status status = tw_optimizer_create(text, NULL, &optimizer);
@@ -226,6 +227,17 @@ static int try_sentence(const char *text, int step) {
       check_message(text, tw_constraint_project(constraint, &model.parameters[1]));
     }
     OK(tw_constraint_destroy(constraint));
+  }
+  status = tw_objective_create(text, &objective);
+  check_message(text, status);
+  if (status == TW_OK) {
+    double value = 0;
+    accepted = 1;
+    if (step) {
+      check_message(text, tw_objective_forward(objective, model.parameters, 2, NULL, &value));
+      check_message(text, tw_objective_forward(objective, model.parameters, 1, NULL, &value));
+    }
+    OK(tw_objective_destroy(objective));
   }
   status = tw_schedule_create(text, &schedule);
   check_message(text, status);

@@ -33,7 +33,18 @@ AT(tw_method_info, sentence, 48);
 AT(tw_method_info, requests, 56);
 AT(tw_method_info, parameter_count, 64);
 AT(tw_method_info, state_count, 72);
-ASSERT(sizeof(tw_method_info) == 80);
+AT(tw_method_info, input_count, 80);
+ASSERT(sizeof(tw_method_info) == 88);
+
+AT(tw_input_info, struct_size, 0);
+AT(tw_input_info, name, 8);
+AT(tw_input_info, meaning, 16);
+AT(tw_input_info, shape, 24);
+AT(tw_input_info, optional, 32);
+AT(tw_input_info, integer, 36);
+AT(tw_input_info, differentiable, 40);
+AT(tw_input_info, result, 44);
+ASSERT(sizeof(tw_input_info) == 48);
 
 AT(tw_parameter_info, struct_size, 0);
 AT(tw_parameter_info, name, 8);
@@ -97,7 +108,7 @@ ASSERT(TW_ERROR_SEQUENCE == -30 && TW_ERROR_NEEDS == -31 && TW_ERROR_NONFINITE =
        TW_ERROR_NUMERIC == -41);
 ASSERT(TW_ERROR_FORMAT == -50 && TW_ERROR_VERSION == -51 && TW_ERROR_MISMATCH == -52 && TW_ERROR_FILE == -53);
 ASSERT(TW_ERROR_SPACE == -54 && TW_ERROR_UNSUPPORTED == -60);
-ASSERT(TW_F32 == 1 && TW_F64 == 2 && TW_F16 == 3 && TW_BF16 == 4);
+ASSERT(TW_F32 == 1 && TW_F64 == 2 && TW_F16 == 3 && TW_BF16 == 4 && TW_I32 == 5 && TW_I64 == 6);
 ASSERT(TW_TENSOR_READ_ONLY == 1 && TW_TENSOR_ABSENT == 2);
 ASSERT(TW_ROLE_UNKNOWN == 0 && TW_ROLE_WEIGHT == 1 && TW_ROLE_BIAS == 2 && TW_ROLE_NORM == 3);
 ASSERT(TW_ROLE_EMBEDDING == 4 && TW_ROLE_HEAD == 5);

@@ -179,6 +179,8 @@ static void all_other_calls(void *handle, const char *what) {
   REFUSED_AS(TW_ERROR_HANDLE, tw_regularizer_value(regularizer, &tw, &value));
   REFUSED_AS(TW_ERROR_HANDLE, tw_regularizer_gradient(regularizer, &tw, 1, &tg));
   REFUSED_AS(TW_ERROR_HANDLE, tw_regularizer_prox(regularizer, &tw, 1));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_regularizer_value_with(regularizer, &tw, 1, &value));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_regularizer_gradient_with(regularizer, &tw, 1, 1, &tg));
   REFUSED_AS(TW_ERROR_HANDLE, tw_regularizer_destroy(regularizer));
   tw_constraint *constraint = handle;
   REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_project(constraint, &tw));
@@ -186,6 +188,17 @@ static void all_other_calls(void *handle, const char *what) {
   REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_retract(constraint, &tw, &tg));
   REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_lmo(constraint, &tg, &tw));
   REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_destroy(constraint));
+  tw_objective *objective = handle, *live = NULL;
+  tw_cache *cache = handle;
+  REFUSED_AS(TW_ERROR_HANDLE, tw_objective_forward(objective, &tw, 1, NULL, &value));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_objective_pullback(objective, cache, 1, &tg, 1));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_objective_destroy(objective));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_cache_destroy(cache));
+  MUST(tw_objective_create("sum_log_concave", &live));
+  if (handle != NULL) REFUSED_AS(TW_ERROR_HANDLE, tw_objective_forward(live, &tw, 1, cache, &value));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_objective_pullback(live, cache, 1, &tg, 1));
+  OK(tw_objective_destroy(live));
+  CHECK(value == 0 && g[0] == 1);
   tw_schedule *schedule = handle;
   REFUSED_AS(TW_ERROR_HANDLE, tw_schedule_value(schedule, 0, &value));
   REFUSED_AS(TW_ERROR_HANDLE, tw_schedule_observe(schedule, "loss", 1));
@@ -249,6 +262,14 @@ static void destroyed_handles(void) {
     OK(tw_schedule_destroy(schedule));
     all_other_calls(schedule, "a destroyed schedule");
   }
+  tw_objective *objective = NULL;
+  tw_cache *cache = NULL;
+  MUST(tw_objective_create("sum_log_concave", &objective));
+  OK(tw_objective_destroy(objective));
+  all_other_calls(objective, "a destroyed objective");
+  MUST(tw_cache_create(&cache));
+  OK(tw_cache_destroy(cache));
+  all_other_calls(cache, "a destroyed cache");
   end_victim();
 }
 
@@ -339,6 +360,11 @@ static void null_arguments(void) {
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_regularizer_create("l1(1)", NULL));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_constraint_create(NULL, (tw_constraint **)(void *)&out));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_constraint_create("simplex", NULL));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_objective_create(NULL, (tw_objective **)(void *)&out));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_objective_create("sum_log_concave", NULL));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_cache_create(NULL));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_method_input(NULL, 0, NULL));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_method_input("sum_log_concave", 0, NULL));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_schedule_create(NULL, (tw_schedule **)(void *)&out));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_schedule_create("cosine(lr=1, total=1)", NULL));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_random_normal(0, 0, 0, 0, 0, NULL, 1));
@@ -389,6 +415,153 @@ static void null_arguments_of_the_others(void) {
     OK(tw_schedule_destroy(schedule));
   }
   CHECK(value == 7 && w[0] == 1 && g[0] == 5);
+}
+
+static void objectives(void) {
+  static const int64_t three = 3, none = 0, most = INT64_MAX, nothing = 0, backward = -1;
+  static const int64_t scores_shape[2] = {2, 2}, vast[2] = {INT64_C(1) << 44, 2}, still[2] = {0, 0};
+  static const int64_t parts_shape[2] = {4, 3};
+  float f[4] = {1, 2, 3, 4}, grads[12] = {0}, df[4] = {5, 6, 7, 8}, x[3] = {1, 2, 3}, z[4] = {1, -2, 3, -4};
+  int64_t y[2] = {1, -1}, labels[2] = {1, 2};
+  double value = 7;
+  tw_objective *sum = NULL, *other = NULL, *checkered = NULL;
+  tw_cache *cache = NULL, *empty = NULL;
+  MUST(tw_objective_create("sum_log_concave", &sum));
+  MUST(tw_objective_create("sum_log_concave", &other));
+  MUST(tw_objective_create("checkered_regression", &checkered));
+  MUST(tw_cache_create(&cache));
+  MUST(tw_cache_create(&empty));
+  tw_tensor in[4] = {vector(f, TW_F32, &four), view(grads, TW_F32, 2, parts_shape, NULL),
+                     vector(x, TW_F32, &three)};
+  tw_tensor out[4] = {vector(df, TW_F32, &four), view(NULL, 0, -1, NULL, NULL), vector(x, TW_F32, &three)};
+  in[3] = out[3] = view(NULL, 0, -1, NULL, NULL);
+  out[1].flags = TW_TENSOR_ABSENT; /* nothing else of it is read */
+  tw_tensor good[2] = {in[0], in[1]};
+  /* NULL and wrong counts */
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_objective_forward(sum, NULL, 1, NULL, &value));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_objective_forward(sum, in, 1, NULL, NULL));
+  REFUSED_AS(TW_ERROR_NEEDS, tw_objective_forward(sum, in, 0, NULL, &value));
+  REFUSED_AS(TW_ERROR_NEEDS, tw_objective_forward(sum, NULL, 0, NULL, &value));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_objective_forward(sum, in, 3, NULL, &value)); /* a result is no input */
+  REFUSED_AS(TW_ERROR_COUNT, tw_objective_forward(sum, in, SIZE_MAX, NULL, &value));
+  REFUSED_AS(TW_ERROR_COUNT, tw_objective_forward(sum, in, (size_t)1 << 40, NULL, &value));
+  REFUSED(tw_objective_forward(sum, in, 4, NULL, &value));
+  REFUSED_AS(TW_ERROR_SEQUENCE, tw_objective_pullback(sum, empty, 1, out, 1));
+  CHECK(value == 7);
+  OK(tw_objective_forward(sum, good, 2, cache, &value));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_objective_pullback(sum, cache, 1, NULL, 1));
+  REFUSED_AS(TW_ERROR_COUNT, tw_objective_pullback(sum, cache, 1, out, SIZE_MAX));
+  REFUSED(tw_objective_pullback(sum, cache, 1, out, 4));
+  REFUSED_AS(TW_ERROR_MISMATCH, tw_objective_pullback(other, cache, 1, out, 1));
+  REFUSED_AS(TW_ERROR_MISMATCH, tw_objective_pullback(checkered, cache, 1, out, 1));
+  REFUSED_AS(TW_ERROR_RANGE, tw_objective_pullback(sum, cache, NAN, out, 1));
+  REFUSED_AS(TW_ERROR_RANGE, tw_objective_pullback(sum, cache, -INFINITY, out, 1));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_objective_pullback(sum, NULL, 1, out, 1));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_objective_pullback(sum, (tw_cache *)(void *)sum, 1, out, 1));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_objective_forward(sum, in, 1, (tw_cache *)(void *)sum, &value));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_objective_pullback(sum, cache, 1, in, 2)); /* grads is held constant */
+  OK(tw_objective_pullback(sum, cache, 1, NULL, 0));
+  /* gradients that cannot be written */
+#define BAD_GRADIENT(expected, change) \
+  do { \
+    tw_tensor kept = out[2]; \
+    change; \
+    REFUSED_AS(expected, tw_objective_pullback(sum, cache, 1, out, 3)); \
+    CHECK(df[0] == 5 && x[0] == 1 && x[2] == 3); \
+    out[2] = kept; \
+  } while (0)
+  BAD_GRADIENT(TW_ERROR_SHAPE, out[2].shape = &four);
+  BAD_GRADIENT(TW_ERROR_SHAPE, out[2].shape = &none);
+  BAD_GRADIENT(TW_ERROR_SHAPE, out[2].shape = &most);
+  BAD_GRADIENT(TW_ERROR_DTYPE, out[2].dtype = TW_I32);
+  BAD_GRADIENT(TW_ERROR_DTYPE, out[2].dtype = 0);
+  BAD_GRADIENT(TW_ERROR_LAYOUT, out[2].flags = TW_TENSOR_READ_ONLY);
+  BAD_GRADIENT(TW_ERROR_LAYOUT, out[2].data = (char *)x + 1);
+  BAD_GRADIENT(TW_ERROR_ARGUMENT, out[2].data = NULL);
+  BAD_GRADIENT(TW_ERROR_OVERLAP, out[2].strides = &nothing);
+  BAD_GRADIENT(TW_ERROR_OVERLAP, out[2].data = df + 1);
+#undef BAD_GRADIENT
+  OK(tw_objective_pullback(sum, cache, 1, out, 3));
+  CHECK(df[0] > 5 && x[0] == 1);
+  /* without the gradients of the parts there is no gradient at the point */
+  OK(tw_objective_forward(sum, in, 1, cache, &value));
+  REFUSED_AS(TW_ERROR_NEEDS, tw_objective_pullback(sum, cache, 1, out, 3));
+  /* one part alone, and the parts backwards */
+  tw_tensor single = view(f, TW_F32, 1, &one, NULL), reversed = view(f + 3, TW_F32, 1, &four, &backward);
+  OK(tw_objective_forward(sum, &single, 1, NULL, &value));
+  EQUAL(value, 1);
+  double straight = 0;
+  OK(tw_objective_forward(sum, in, 1, NULL, &straight));
+  OK(tw_objective_forward(sum, &reversed, 1, NULL, &value));
+  NEAR(value, straight, 1e-15);
+  single.shape = &none;
+  REFUSED_AS(TW_ERROR_SHAPE, tw_objective_forward(sum, &single, 1, NULL, &value));
+  single = view(f, TW_F32, 0, NULL, NULL);
+  REFUSED_AS(TW_ERROR_SHAPE, tw_objective_forward(sum, &single, 1, NULL, &value));
+  single = view(labels, TW_I64, 1, &two, NULL);
+  REFUSED_AS(TW_ERROR_DTYPE, tw_objective_forward(sum, &single, 1, NULL, &value));
+  /* labels */
+  tw_tensor pair[2] = {view(z, TW_F32, 2, scores_shape, NULL), vector(y, TW_I64, &two)};
+  OK(tw_objective_forward(checkered, pair, 2, cache, &value));
+  REFUSED_AS(TW_ERROR_NEEDS, tw_objective_forward(checkered, pair, 1, cache, &value));
+  pair[1].data = labels;
+  REFUSED_AS(TW_ERROR_RANGE, tw_objective_forward(checkered, pair, 2, cache, &value));
+  pair[1] = vector((char *)y + 4, TW_I64, &two);
+  REFUSED_AS(TW_ERROR_LAYOUT, tw_objective_forward(checkered, pair, 2, cache, &value));
+  pair[1] = vector(y, 7, &two);
+  REFUSED_AS(TW_ERROR_DTYPE, tw_objective_forward(checkered, pair, 2, cache, &value));
+  pair[1] = vector(y, TW_I64, &two);
+  pair[1].flags = TW_TENSOR_ABSENT;
+  REFUSED_AS(TW_ERROR_NEEDS, tw_objective_forward(checkered, pair, 2, cache, &value));
+  /* sixteen trillion rows that are one row; no machine has room for them */
+  pair[0] = view(z, TW_F16, 2, vast, still), pair[1] = vector(y, TW_I64, vast);
+  pair[1].strides = &nothing;
+  REFUSED_AS(TW_ERROR_MEMORY, tw_objective_forward(checkered, pair, 2, cache, &value));
+  /* the cache is still that of the last good pass */
+  tw_tensor dz = view(z, TW_F32, 2, scores_shape, NULL);
+  OK(tw_objective_pullback(checkered, cache, 0, &dz, 1));
+  CHECK(z[0] == 1 && z[3] == -4);
+  OK(tw_objective_destroy(checkered));
+  OK(tw_objective_destroy(other));
+  OK(tw_objective_destroy(sum));
+  OK(tw_cache_destroy(empty));
+  OK(tw_cache_destroy(cache));
+}
+
+static void inputs_of_regularizers(void) {
+  static const int64_t square[2] = {2, 2}, cube[3] = {3, 1, 2}, other[3] = {3, 1, 4};
+  float w[4] = {1, 2, 3, 4}, g[4] = {5, 6, 7, 8};
+  float delta[12] = {1, 1, 1, 1, 1, 1}, slope[12] = {1, 1, 1, 1, 1, 1};
+  double value = 7;
+  tw_regularizer *r = NULL, *l1 = NULL;
+  MUST(tw_regularizer_create("rnn_vanishing", &r));
+  MUST(tw_regularizer_create("l1(0.5)", &l1));
+  tw_tensor in[3] = {view(w, TW_F32, 2, square, NULL), view(delta, TW_F32, 3, cube, NULL),
+                     view(slope, TW_F32, 3, cube, NULL)};
+  tw_tensor tg = view(g, TW_F32, 2, square, NULL), wrong = view(g, TW_F32, 1, &four, NULL);
+  REFUSED_AS(TW_ERROR_NEEDS, tw_regularizer_value(r, in, &value));
+  REFUSED_AS(TW_ERROR_NEEDS, tw_regularizer_gradient(r, in, 1, &tg));
+  REFUSED_AS(TW_ERROR_NEEDS, tw_regularizer_value_with(r, in, 2, &value));
+  REFUSED_AS(TW_ERROR_UNSUPPORTED, tw_regularizer_prox(r, in, 1));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_regularizer_value_with(r, NULL, 3, &value));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_regularizer_value_with(r, in, 3, NULL));
+  REFUSED_AS(TW_ERROR_COUNT, tw_regularizer_value_with(r, in, SIZE_MAX, &value));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_regularizer_gradient_with(r, in, 3, 1, NULL));
+  REFUSED_AS(TW_ERROR_RANGE, tw_regularizer_gradient_with(r, in, 3, NAN, &tg));
+  REFUSED_AS(TW_ERROR_SHAPE, tw_regularizer_gradient_with(r, in, 3, 1, &wrong));
+  in[2].shape = other;
+  REFUSED_AS(TW_ERROR_SHAPE, tw_regularizer_gradient_with(r, in, 3, 1, &tg));
+  in[2].shape = cube;
+  OK(tw_regularizer_gradient_with(r, in, 3, 0, &tg));
+  /* those that need the weights alone take them alone */
+  REFUSED_AS(TW_ERROR_COUNT, tw_regularizer_value_with(l1, in, 3, &value));
+  REFUSED_AS(TW_ERROR_COUNT, tw_regularizer_gradient_with(l1, in, 0, 1, &tg));
+  REFUSED_AS(TW_ERROR_SHAPE, tw_regularizer_gradient_with(l1, in, 1, 1, &wrong));
+  CHECK(value == 7 && g[0] == 5 && g[3] == 8);
+  OK(tw_regularizer_value_with(l1, in, 1, &value));
+  EQUAL(value, 5);
+  OK(tw_regularizer_destroy(r));
+  OK(tw_regularizer_destroy(l1));
 }
 
 /* ---- tensors ------------------------------------------------------------------------------------------ */
@@ -707,6 +880,7 @@ static void struct_sizes(void) {
   CANARY(tw_method_info, "tw_method_at", tw_method_at(0, info));
   CANARY(tw_method_info, "tw_method_find", tw_method_find("sgd", info));
   CANARY(tw_parameter_info, "tw_method_parameter", tw_method_parameter("sgd", 0, info));
+  CANARY(tw_input_info, "tw_method_input", tw_method_input("sum_log_concave", 0, info));
   CANARY(tw_state_slot_info, "tw_method_state", tw_method_state("adamw", 0, info));
   CANARY(tw_state_info, "tw_optimizer_state_at", tw_optimizer_state_at(victim.optimizer, 0, info));
   CANARY(tw_options, "tw_options_init", tw_options_init(info, info->struct_size));
@@ -794,8 +968,11 @@ static void refuse_sentence(int line, const char *sentence, tw_status expected) 
   }
   tw_regularizer *regularizer = NULL;
   tw_constraint *constraint = NULL;
+  tw_objective *objective = NULL;
   tw_schedule *schedule = NULL;
   SURVIVES(tw_regularizer_create(sentence, &regularizer));
+  SURVIVES(tw_objective_create(sentence, &objective));
+  if (objective != NULL) OK(tw_objective_destroy(objective));
   SURVIVES(tw_constraint_create(sentence, &constraint));
   SURVIVES(tw_schedule_create(sentence, &schedule));
   if (regularizer != NULL) OK(tw_regularizer_destroy(regularizer));
@@ -864,6 +1041,8 @@ static void broken_sentences(void) {
   SENTENCE(0, "sgd(1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20)");
   SENTENCE(0, "sgd(lr=sgd(lr=0.1))");
   SENTENCE(0, "sgd(lr=0.1) | sgd(lr=0.1)"); /* two update rules */
+  SENTENCE(TW_ERROR_METHOD, "route(other=(sgd(lr=0.1))) | sgd(lr=0.1)");
+  SENTENCE(TW_ERROR_METHOD, "sgd(lr=0.1) | route(other=(sgd(lr=0.1)))");
   SENTENCE(0, "(sgd(lr=0.1))()");
   end_victim();
 }
@@ -1311,6 +1490,8 @@ int main(void) {
   RUN(handles_of_another_kind);
   RUN(null_arguments);
   RUN(null_arguments_of_the_others);
+  RUN(objectives);
+  RUN(inputs_of_regularizers);
   RUN(bad_parameters);
   RUN(bad_gradients);
   RUN(overlapping_parameters);

@@ -37,7 +37,7 @@ static void methods(void) {
     previous = method.name;
     SAY(is_one_of(method.kind,
                   "optimizer|transform|update|perturbation|aggregator|schedule|average|regularizer|"
-                  "constraint|mask|routing|diagnostic"),
+                  "constraint|objective|mask|routing|diagnostic"),
         "the kind");
     SAY(method.summary != NULL && method.summary[0], "no summary");
     SAY(method.source != NULL && (method.source[0] || describe_unsourced(method.name)), "no source");
@@ -90,6 +90,35 @@ static void hyper_parameters(void) {
   }
 }
 
+static void inputs(void) {
+  EACH_METHOD(method) {
+    tw_input_info none = {.struct_size = sizeof none};
+    STATUS(TW_ERROR_ARGUMENT, tw_method_input(method.name, method.input_count, &none));
+    int differentiable = 0;
+    for (size_t i = 0; i < method.input_count; i++) {
+      tw_input_info input = {.struct_size = sizeof input};
+      MUST(tw_method_input(method.name, i, &input));
+      note("%s.%s", method.name, input.name);
+      SAY(is_name(input.name), "the name");
+      SAY(input.meaning != NULL && input.meaning[0], input.name);
+      SAY(input.shape != NULL && input.shape[0] == '(', input.name);
+      SAY(input.shape[strlen(input.shape) - 1] == ')', input.name);
+      SAY((input.optional | 1) == 1 && (input.integer | 1) == 1, input.name);
+      SAY((input.differentiable | 1) == 1 && (input.result | 1) == 1, input.name);
+      SAY( input.integer + input.differentiable + input.result <= 1, input.name);
+      SAY(!input.result || input.optional, "a result is never given");
+      differentiable += input.differentiable;
+      for (size_t k = 0; k < i; k++) {
+        tw_input_info other = {.struct_size = sizeof other};
+        OK(tw_method_input(method.name, k, &other));
+        SAY(strcmp(input.name, other.name) != 0, "two inputs of one name");
+      }
+    }
+    SAY((differentiable > 0) == (method.input_count > 0), "nothing to differentiate");
+    if (strcmp(method.kind, "objective") == 0) SAY(method.input_count > 0, "an objective without inputs");
+  }
+}
+
 /* A sentence from the description is accepted, in some place; writing it out and reading it again changes
  * nothing. */
 static void sentences(void) {
@@ -101,6 +130,7 @@ static void sentences(void) {
     int object = describe_object(stage);
     if (strcmp(method.kind, "regularizer") == 0) SAY(object == 'r', "makes no regularizer");
     if (strcmp(method.kind, "constraint") == 0) SAY(object == 'c', "makes no constraint");
+    if (strcmp(method.kind, "objective") == 0) SAY(object == 'o', "makes no objective");
     if (strcmp(method.kind, "schedule") == 0) SAY(object == 's', "makes no schedule");
     if (!describe_sentence(stage, sentence, sizeof sentence)) {
       if (object == 0) check_fail(__FILE__, __LINE__, "\"%s\" fits nowhere: %s", stage, tw_last_error());
@@ -226,6 +256,7 @@ static void steps(void) {
 int main(void) {
   RUN(methods);
   RUN(hyper_parameters);
+  RUN(inputs);
   RUN(sentences);
   RUN(bounds);
   RUN(steps);

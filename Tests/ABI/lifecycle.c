@@ -923,6 +923,57 @@ static void regularizers(void) {
   OK(tw_regularizer_destroy(l2));
 }
 
+/* A value and a gradient by hand: P = 1/2 (1 + y tanh(z1/2) tanh(z2/2)). */
+static void objectives(void) {
+  NEED("checkered_regression");
+  NEED("rnn_vanishing");
+  static const int64_t row[2] = {1, 2}, square[2] = {2, 2}, cube[3] = {1, 1, 2};
+  const int64_t one_row = 1, two_parts = 2;
+  double z[2] = {0.5, -1.5}, dz[2] = {10, 20}, value = 0;
+  int32_t y[1] = {-1};
+  double a = tanh(0.25), b = tanh(-0.75), p = (1 - a * b) / 2;
+  tw_objective *checkered = NULL, *sum = NULL;
+  tw_cache *cache = NULL;
+  MUST(tw_objective_create("checkered_regression", &checkered));
+  MUST(tw_objective_create("sum_log_concave", &sum));
+  MUST(tw_cache_create(&cache));
+  tw_tensor in[2] = {view(z, TW_F64, 2, row, NULL), vector(y, TW_I32, &one_row)};
+  tw_tensor out = view(dz, TW_F64, 2, row, NULL);
+  OK(tw_objective_forward(checkered, in, 2, cache, &value));
+  NEAR(value, -log(p), 1e-15);
+  z[0] = z[1] = 1e9; /* the cache has its own copy */
+  OK(tw_objective_pullback(checkered, cache, 2, &out, 1));
+  NEAR(dz[0], 10 + 2 * 0.25 * (1 - a * a) * b / p, 1e-14);
+  NEAR(dz[1], 20 + 2 * 0.25 * (1 - b * b) * a / p, 1e-14);
+  double f[2] = {0, log(3)}, w[2] = {0, 0};
+  tw_tensor tf = vector(f, TW_F64, &two_parts), tw = vector(w, TW_F64, &two_parts);
+  OK(tw_objective_forward(sum, &tf, 1, cache, &value)); /* one cache serves any objective */
+  NEAR(value, log(0.75), 1e-15);
+  OK(tw_objective_pullback(sum, cache, 4, &tw, 1));
+  NEAR(w[0], 3, 1e-14);
+  NEAR(w[1], 1, 1e-14);
+  OK(tw_objective_destroy(checkered));
+  OK(tw_objective_destroy(sum));
+  OK(tw_cache_destroy(cache));
+
+  /* W = diag(2, 1), delta = (3, 4), slope = (1, 1/2): u = (6, 2), r = sqrt(40)/5 */
+  float m[4] = {2, 0, 0, 1}, delta[2] = {3, 4}, slope[2] = {1, 0.5f}, g[4] = {0};
+  tw_tensor given[3] = {view(m, TW_F32, 2, square, NULL), view(delta, TW_F32, 3, cube, NULL),
+                        view(slope, TW_F32, 3, cube, NULL)};
+  tw_tensor tg = view(g, TW_F32, 2, square, NULL);
+  double r = sqrt(40) / 5, k = 2 * 3 * (r - 1) / (5 * sqrt(40));
+  tw_regularizer *vanishing = NULL;
+  MUST(tw_regularizer_create("rnn_vanishing(3)", &vanishing));
+  OK(tw_regularizer_value_with(vanishing, given, 3, &value));
+  NEAR(value, 3 * (r - 1) * (r - 1), 1e-6);
+  OK(tw_regularizer_gradient_with(vanishing, given, 3, 2, &tg));
+  NEAR(g[0], 2 * k * 3 * 6, 1e-5);
+  NEAR(g[1], 2 * k * 3 * 1, 1e-5);
+  NEAR(g[2], 2 * k * 4 * 6, 1e-5);
+  NEAR(g[3], 2 * k * 4 * 1, 1e-5);
+  OK(tw_regularizer_destroy(vanishing));
+}
+
 static void constraints(void) {
   NEED("simplex");
   double w[3] = {1, 0.5, -2}, s[3] = {9, 9, 9}, g[3] = {1, -1, 0};
@@ -1068,6 +1119,7 @@ int main(void) {
   RUN(order_of_binding);
   RUN(regularizers);
   RUN(constraints);
+  RUN(objectives);
   RUN(schedules);
   RUN(random_draws);
   RUN(many_handles);

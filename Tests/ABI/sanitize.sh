@@ -25,7 +25,7 @@ for test in fuzz_grammar fuzz_checkpoint hostile lifecycle threads executor; do
   "$tools/clang" -fsanitize=address -g "-I$root/include" "$here/$test.c" -o "$work/$test" "-L$work" -lthalweg \
     "-Wl,-rpath,$work:$tools/../lib/swift/linux" -lm -lpthread
   # The Swift runtime keeps its metadata for the life of the process; leaks are valgrind's business (run.sh).
-  if ASAN_OPTIONS=detect_leaks=0 "$work/$test" "$seconds" > "$work/log" 2>&1; then
+  if ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 "$work/$test" "$seconds" > "$work/log" 2>&1; then
     echo "ok   sanitized.$test"
     passed=$((passed + 1))
   else

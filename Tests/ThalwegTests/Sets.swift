@@ -32,11 +32,11 @@ struct Tensor: Equatable {
 extension RegularizerObject {
   func value(_ w: Tensor) throws -> Double {
     var w = w
-    return try w.withView { try value($0) }
+    return try w.withView { try value([Operand($0)]) }
   }
   func gradient(_ w: Tensor) throws -> Tensor {
     var w = w, g = Tensor([Double](repeating: 0, count: w.values.count), w.shape)
-    try w.withView { wv in try g.withView { try addGradient(wv, 1, $0) } }
+    try w.withView { wv in try g.withView { try addGradient([Operand(wv)], 1, $0) } }
     return g
   }
   func prox(_ w: Tensor, _ t: Double) throws -> Tensor {

@@ -83,10 +83,11 @@ const char *tw_last_error(void);
 /* ---- tensors ------------------------------------------------------------------------------------------ */
 
 enum { TW_F32 = 1, TW_F64 = 2, TW_F16 = 3, TW_BF16 = 4 };
+enum { TW_I32 = 5, TW_I64 = 6 }; /* only for inputs that hold whole numbers: tw_input_info.integer */
 
 enum {
   TW_TENSOR_READ_ONLY = 1, /* the library must not write it (gradients may be; parameters may not) */
-  TW_TENSOR_ABSENT = 2     /* no gradient this time: the tensor is skipped whole */
+  TW_TENSOR_ABSENT = 2     /* no gradient this time, an optional input left out: the tensor is skipped whole */
 };
 
 enum { /* what a tensor is, where a method needs more than its shape; 0 when the host does not say */
@@ -117,7 +118,7 @@ typedef struct tw_method_info {
   size_t struct_size;
   const char *name;
   const char *kind;       /* "optimizer", "transform", "update", "perturbation", "aggregator", "schedule", "average",
-                             "regularizer", "constraint", "mask", "routing", "diagnostic" */
+                             "regularizer", "constraint", "objective", "mask", "routing", "diagnostic" */
   const char *summary;    /* one sentence */
   const char *rule;       /* the update rule, several lines */
   const char *source;     /* authors, year, arXiv number */
@@ -125,6 +126,7 @@ typedef struct tw_method_info {
   const char *requests;   /* what it asks for besides one gradient a step, comma separated, else "" */
   size_t parameter_count;
   size_t state_count;
+  size_t input_count;     /* named tensors that it takes where it is called on its own: see tw_method_input */
 } tw_method_info;
 
 enum {
@@ -160,6 +162,18 @@ typedef struct tw_state_slot_info {
   const char *meaning;
 } tw_state_slot_info;
 
+/* A tensor that an objective takes or gives, or that a regularizer needs besides the weights. */
+typedef struct tw_input_info {
+  size_t struct_size;
+  const char *name;
+  const char *meaning;
+  const char *shape;           /* "(B, m)": a name is one size wherever it occurs, a leading ... any axes; none may be empty */
+  int32_t optional;            /* 1 when it may be left out */
+  int32_t integer;             /* 1 when it holds whole numbers: TW_I32, TW_I64, or any other dtype with whole values */
+  int32_t differentiable;      /* 1 when the pull-back gives its gradient; otherwise it is held constant */
+  int32_t result;              /* 1 when it is no input: only the pull-back writes it */
+} tw_input_info;
+
 /* How many methods there are; they are sorted by name. */
 size_t tw_method_count(void);
 
@@ -174,6 +188,9 @@ tw_status tw_method_parameter(const char *name, size_t index, tw_parameter_info 
 
 /* The state slot at `index` of the method `name`. */
 tw_status tw_method_state(const char *name, size_t index, tw_state_slot_info *info);
+
+/* The input at `index` of the method `name`, in the order in which arrays of tensors hold them. */
+tw_status tw_method_input(const char *name, size_t index, tw_input_info *info);
 
 /* ---- optimizers ---------------------------------------------------------------------------------------- */
 
@@ -331,11 +348,18 @@ typedef struct tw_regularizer tw_regularizer;
 tw_status tw_regularizer_create(const char *sentence, tw_regularizer **out);
 tw_status tw_regularizer_destroy(tw_regularizer *regularizer);
 
-/* The penalty at w, its weight included. */
+/* The penalty at w, its weight included.  TW_ERROR_NEEDS where it takes further inputs. */
 tw_status tw_regularizer_value(tw_regularizer *regularizer, const tw_tensor *w, double *out);
 
 /* g += scale * gradient at w (w and g of one shape). */
 tw_status tw_regularizer_gradient(tw_regularizer *regularizer, const tw_tensor *w, double scale, const tw_tensor *g);
+
+/* The same two for a regularizer that needs more than the weights: `inputs` are the tensors of tw_method_input in order, the weights
+ * first, `count` of them; g has the shape of the weights.  One that declares no inputs takes the weights alone (count 1).
+ * TW_ERROR_NEEDS names an input that is missing, TW_ERROR_SHAPE an axis that does not fit. */
+tw_status tw_regularizer_value_with(tw_regularizer *regularizer, const tw_tensor *inputs, size_t count, double *out);
+tw_status tw_regularizer_gradient_with(tw_regularizer *regularizer, const tw_tensor *inputs, size_t count, double scale,
+                                       const tw_tensor *g);
 
 /* w <- argmin_u 1/2 |u - w|^2 + t * penalty(u), in place; t >= 0.  TW_ERROR_UNSUPPORTED where there is no prox. */
 tw_status tw_regularizer_prox(tw_regularizer *regularizer, const tw_tensor *w, double t);
@@ -358,6 +382,43 @@ tw_status tw_constraint_retract(tw_constraint *constraint, const tw_tensor *w, c
 
 /* s <- a point of the set that minimises <g, s> (linear minimisation oracle); s and g of one shape. */
 tw_status tw_constraint_lmo(tw_constraint *constraint, const tw_tensor *g, const tw_tensor *s);
+
+/* ---- objectives ----------------------------------------------------------------------------------------- */
+
+/* A scalar function of named tensors, in two calls: the forward pass gives the value, the pull-back the gradients.
+ * Arithmetic is float64 when an input is f64, else float32; the inputs may differ in dtype, and so may the
+ * gradients. */
+typedef struct tw_objective tw_objective;
+
+/* What a forward pass keeps for its pull-backs.  It holds copies: the inputs may change or go as soon as the forward
+ * pass returns.  A cache serves any number of pull-backs of the objective that filled it; the next forward pass
+ * fills it anew. */
+typedef struct tw_cache tw_cache;
+
+/* From one stage, as "checkered_regression". */
+tw_status tw_objective_create(const char *sentence, tw_objective **out);
+tw_status tw_objective_destroy(tw_objective *objective);
+
+/* An empty cache, for any objective. */
+tw_status tw_cache_create(tw_cache **out);
+tw_status tw_cache_destroy(tw_cache *cache);
+
+/* value <- the objective at `inputs`: the tensors of tw_method_input in order, `count` of them.  An optional one, or
+ * a result, is marked TW_TENSOR_ABSENT (nothing else of it is read), or stands behind the last and is not counted.
+ * Inputs are read only and may share memory.  `cache` NULL: the value alone.  A value that is infinite or NaN is
+ * returned as such.  TW_ERROR_NEEDS names an input that is missing, TW_ERROR_SHAPE an axis that is empty or does not
+ * fit, TW_ERROR_DTYPE whole numbers in place of real ones, TW_ERROR_RANGE a label that is none.  After an error the
+ * cache is as before.  Both handles are in use meanwhile. */
+tw_status tw_objective_forward(tw_objective *objective, const tw_tensor *inputs, size_t count, tw_cache *cache, double *value);
+
+/* gradients[i] += upstream * derivative of the value by input i, at the inputs of the forward pass that filled the
+ * cache; a result receives what it stands for, times upstream.  The array is in the order of tw_method_input; what
+ * is marked TW_TENSOR_ABSENT, or not counted at the end, is not wanted and not computed.  The gradients must not
+ * share memory with each other.  Both handles are in use meanwhile.  TW_ERROR_SEQUENCE: the cache is empty;
+ * TW_ERROR_MISMATCH: another objective filled it; TW_ERROR_ARGUMENT: an input that is held constant; TW_ERROR_NEEDS:
+ * a gradient or a result whose optional inputs were left out; TW_ERROR_NONFINITE: the value is infinite or NaN. */
+tw_status tw_objective_pullback(tw_objective *objective, tw_cache *cache, double upstream, const tw_tensor *gradients,
+                                size_t count);
 
 /* ---- schedules ------------------------------------------------------------------------------------------ */
 

@@ -6,8 +6,8 @@
  *   optimizer.bind_gradients({thalweg::Tensor(g)});
  *   for (...) { compute_gradient(w, g); optimizer.step(); }
  *
- * Ownership  Optimizer, Regularizer, Constraint and Schedule own one handle each, release it when they die,
- * can be moved but not copied.  A Tensor is a view: the memory behind it belongs to somebody else and must
+ * Ownership  Optimizer, Regularizer, Constraint, Objective, Cache and Schedule own one handle each, release it
+ * when they die, can be moved but not copied.  A Tensor is a view: the memory behind it belongs to somebody else and must
  *            outlive its use, for bound parameters and gradients until they are bound anew or the optimizer
  * dies. Threads    One object may be used by one thread at a time (a second one gets an Error with
  * TW_ERROR_BUSY), different objects at the same time.  Destroy an object only when no other thread uses it.
@@ -122,6 +122,14 @@ template <>
 struct DTypeOf<double> {
   static constexpr std::int32_t value = TW_F64;
 };
+template <>
+struct DTypeOf<std::int32_t> {
+  static constexpr std::int32_t value = TW_I32;
+};
+template <>
+struct DTypeOf<std::int64_t> {
+  static constexpr std::int32_t value = TW_I64;
+};
 
 /* A contiguous container of elements: it has data() and size().  std::vector, std::array, std::span, ... */
 template <typename C, typename = void>
@@ -134,8 +142,15 @@ struct IsContiguous<C, std::void_t<decltype(std::declval<C&>().data()), decltype
 
 /* ---- tensors ------------------------------------------------------------------------------------------ */
 
-/* How the elements of a tensor are stored. */
-enum class DType : std::int32_t { f32 = TW_F32, f64 = TW_F64, f16 = TW_F16, bf16 = TW_BF16 };
+/* How the elements of a tensor are stored; i32 and i64 are for inputs of an objective that are whole numbers. */
+enum class DType : std::int32_t {
+  f32 = TW_F32,
+  f64 = TW_F64,
+  f16 = TW_F16,
+  bf16 = TW_BF16,
+  i32 = TW_I32,
+  i64 = TW_I64
+};
 
 /* What a tensor is, where a method needs more than its shape. */
 enum class Role : std::uint32_t {
@@ -167,7 +182,7 @@ class Tensor {
     flags_ = TW_TENSOR_READ_ONLY;
   }
 
-  /* float or double elements; those of a pointer to const are read-only. */
+  /* float or double elements, or whole numbers; those of a pointer to const are read-only. */
   template <typename T, std::int32_t = detail::DTypeOf<std::remove_const_t<T>>::value>
   Tensor(T* data, Shape shape, Shape strides = {})
       : Tensor(data, static_cast<DType>(detail::DTypeOf<std::remove_const_t<T>>::value), std::move(shape),
@@ -192,6 +207,9 @@ class Tensor {
     tensor.flags_ |= TW_TENSOR_ABSENT;
     return tensor;
   }
+
+  /* Stands in a list of inputs for one that is left out, in a list of gradients for one that is not wanted. */
+  static Tensor absent() { return absent(DType::f32, {}); }
 
   /* The same view with a role. */
   Tensor as(Role role) const {
@@ -638,7 +656,7 @@ class Optimizer {
   detail::Handle<tw_optimizer, tw_optimizer_destroy> handle_;
 };
 
-/* ---- regularizers, constraints, schedules ------------------------------------------------------------- */
+/* ---- regularizers, constraints, objectives, schedules ------------------------------------------------- */
 
 /* A penalty on its own: "group_lasso(1e-3, axis=row)". */
 class Regularizer {
@@ -660,6 +678,20 @@ class Regularizer {
   void add_gradient(const Tensor& w, const Tensor& g, double scale = 1) const {
     const tw_tensor view = w.c_view(), gradient = g.c_view();
     detail::check(tw_regularizer_gradient(handle_.get(), &view, scale, &gradient));
+  }
+
+  /* The same two for a regularizer that needs more than the weights: `inputs` in the order of
+   * MethodInfo::inputs, the weights first. */
+  double value(const Tensors& inputs) const {
+    const std::vector<tw_tensor> views = detail::c_views(inputs);
+    double value = 0;
+    detail::check(tw_regularizer_value_with(handle_.get(), views.data(), views.size(), &value));
+    return value;
+  }
+  void add_gradient(const Tensors& inputs, const Tensor& g, double scale = 1) const {
+    const std::vector<tw_tensor> views = detail::c_views(inputs);
+    const tw_tensor gradient = g.c_view();
+    detail::check(tw_regularizer_gradient_with(handle_.get(), views.data(), views.size(), scale, &gradient));
   }
 
   /* w <- argmin_u 1/2 |u - w|^2 + t * penalty(u), in place. */
@@ -710,6 +742,55 @@ class Constraint {
 
  private:
   detail::Handle<tw_constraint, tw_constraint_destroy> handle_;
+};
+
+/* What a forward pass keeps for its pull-backs; the next forward pass fills it anew. */
+class Cache {
+ public:
+  Cache() {
+    detail::require_compatible_library();
+    detail::check(tw_cache_create(handle_.out()));
+  }
+
+  tw_cache* c_handle() const noexcept { return handle_.get(); }
+
+ private:
+  detail::Handle<tw_cache, tw_cache_destroy> handle_;
+};
+
+/* A scalar function of named tensors: "checkered_regression".  Inputs and gradients stand in the order of
+ * MethodInfo::inputs; Tensor::absent() stands for one that is left out, and those at the end may be missing. */
+class Objective {
+ public:
+  explicit Objective(const std::string& sentence) {
+    detail::require_compatible_library();
+    detail::check(tw_objective_create(sentence.c_str(), handle_.out()));
+  }
+
+  /* The value alone. */
+  double value(const Tensors& inputs) const { return forward(inputs, nullptr); }
+
+  /* The value; the cache then holds what pullback needs. */
+  double forward(const Tensors& inputs, Cache& cache) const { return forward(inputs, cache.c_handle()); }
+
+  /* gradients[i] += upstream * derivative of the value by input i. */
+  void pullback(const Cache& cache, const Tensors& gradients, double upstream = 1) const {
+    const std::vector<tw_tensor> views = detail::c_views(gradients);
+    detail::check(
+        tw_objective_pullback(handle_.get(), cache.c_handle(), upstream, views.data(), views.size()));
+  }
+
+  tw_objective* c_handle() const noexcept { return handle_.get(); }
+
+ private:
+  double forward(const Tensors& inputs, tw_cache* cache) const {
+    const std::vector<tw_tensor> views = detail::c_views(inputs);
+    double value = 0;
+    detail::check(tw_objective_forward(handle_.get(), views.data(), views.size(), cache, &value));
+    return value;
+  }
+
+  detail::Handle<tw_objective, tw_objective_destroy> handle_;
 };
 
 /* A schedule on its own: schedule(step) is its value. */
@@ -780,18 +861,25 @@ struct SlotInfo {
   std::string_view name, meaning;
 };
 
+/* An input of an objective, or of a regularizer that needs more than the weights; see tw_input_info. */
+struct InputInfo {
+  std::string_view name, meaning, shape;
+  bool optional, integer, differentiable, result;
+};
+
 /* A method.  The texts are library-owned and constant, and live as long as the process. */
 struct MethodInfo {
   std::string_view name, kind, summary, rule, source, sentence, requests;
   std::vector<ParameterInfo> parameters; /* in the order in which positional arguments are taken */
   std::vector<SlotInfo> state;
+  std::vector<InputInfo> inputs; /* in the order in which lists of tensors hold them */
 };
 
 namespace detail {
 
 inline MethodInfo describe(const tw_method_info& info) {
   MethodInfo method{info.name,     info.kind,     info.summary, info.rule, info.source,
-                    info.sentence, info.requests, {},           {}};
+                    info.sentence, info.requests, {},           {},        {}};
   method.parameters.reserve(info.parameter_count);
   for (std::size_t index = 0; index < info.parameter_count; index += 1) {
     tw_parameter_info p{};
@@ -807,6 +895,14 @@ inline MethodInfo describe(const tw_method_info& info) {
     slot.struct_size = sizeof slot;
     check(tw_method_state(info.name, index, &slot));
     method.state.push_back(SlotInfo{slot.name, slot.meaning});
+  }
+  method.inputs.reserve(info.input_count);
+  for (std::size_t index = 0; index < info.input_count; index += 1) {
+    tw_input_info input{};
+    input.struct_size = sizeof input;
+    check(tw_method_input(info.name, index, &input));
+    method.inputs.push_back(InputInfo{input.name, input.meaning, input.shape, input.optional != 0,
+                                      input.integer != 0, input.differentiable != 0, input.result != 0});
   }
   return method;
 }

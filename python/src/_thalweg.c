@@ -3,7 +3,7 @@
  * It holds handles, turns arrays into tw_tensor, turns statuses into exceptions, and releases the global interpreter
  * lock around the calls that work.  It computes nothing.  Everything convenient is in Python, in thalweg/.
  *
- * Arrays   come in through the buffer protocol (formats f, d, e), or as a DLPack capsule or a tagged buffer that
+ * Arrays   come in through the buffer protocol (formats f, d, e; i, l, q for labels), or as a DLPack capsule or a tagged buffer that
  *          thalweg._arrays.adapt makes of what has no such buffer.  What is bound stays referenced: the Py_buffer or the
  *          DLPack tensor is held until other memory is bound or the handle is closed, so it cannot go away.
  * Threads  Each object has a busy flag, checked and set with the lock held: a second thread gets BusyError.
@@ -26,7 +26,7 @@ typedef struct {
   PyObject *adapt;        /* thalweg._arrays.adapt */
   PyObject *step_closure; /* "_step_closure" */
   PyObject *data_ptr;     /* "data_ptr" */
-  PyObject *optimizer, *regularizer, *constraint, *schedule; /* the types */
+  PyObject *optimizer, *regularizer, *constraint, *objective, *cache, *schedule; /* the types */
 } State;
 
 static void raise_object(State *state, tw_status status, PyObject *message) {
@@ -218,8 +218,11 @@ static int binding_traverse(Binding *binding, visitproc visit, void *arg) {
   return 0;
 }
 
+/* What is done with an array besides reading real numbers from it. */
+enum { ACQUIRE_WRITE = 1, ACQUIRE_INTEGERS = 2 };
+
 /* The element type of a buffer format, 0 when it is none of ours, -1 when it is byte-swapped. */
-static int32_t dtype_of_format(const char *format, int bf16) {
+static int32_t dtype_of_format(const char *format, Py_ssize_t size, int bf16, int integers) {
   static const int probe = 1;
   const char foreign = *(const char *)&probe ? '>' : '<';
   if (!format) return 0;
@@ -235,11 +238,21 @@ static int32_t dtype_of_format(const char *format, int bf16) {
     dtype = TW_F64;
   } else if (format[0] == 'e') {
     dtype = TW_F16;
+  } else if (integers && strchr("ilq", format[0])) {
+    dtype = size == 4 ? TW_I32 : TW_I64;
   }
   return dtype && swapped ? -1 : dtype;
 }
 
-static size_t item_size(int32_t dtype) { return dtype == TW_F64 ? 8 : dtype == TW_F32 ? 4 : 2; }
+static size_t item_size(int32_t dtype) {
+  return dtype == TW_F64 || dtype == TW_I64 ? 8 : dtype == TW_F32 || dtype == TW_I32 ? 4 : 2;
+}
+
+/* How a refusal of an element type ends. */
+static const char *dtypes_taken(int integers) {
+  return integers ? "float32, float64, float16 and bfloat16, and int32 and int64 for whole numbers"
+                  : "float32, float64, float16 and bfloat16";
+}
 
 /* Stores shape and strides (in elements; NULL when dense row-major) from `strides` in units of `unit` bytes. */
 static int set_dims(State *state, Bound *bound, tw_tensor *tensor, int ndim, const Py_ssize_t *shape,
@@ -273,10 +286,10 @@ static int set_dims(State *state, Bound *bound, tw_tensor *tensor, int ndim, con
   return 0;
 }
 
-static int take_view(State *state, Bound *bound, tw_tensor *tensor, int write, int bf16, int read_only,
+static int take_view(State *state, Bound *bound, tw_tensor *tensor, int wanted, int bf16, int read_only,
                      const Label *label) {
   const Py_buffer *view = &bound->view;
-  int32_t dtype = dtype_of_format(view->format, bf16);
+  int32_t dtype = dtype_of_format(view->format, view->itemsize, bf16, wanted & ACQUIRE_INTEGERS);
   if (dtype == -1) {
     fail_array(state, TW_ERROR_DTYPE, label, "the array is byte-swapped (format '%s'); use a.astype(a.dtype.newbyteorder('='))",
                view->format);
@@ -284,12 +297,12 @@ static int take_view(State *state, Bound *bound, tw_tensor *tensor, int write, i
   }
   if (dtype == 0) {
     fail_array(state, TW_ERROR_DTYPE, label,
-               "element format '%s' is not supported; thalweg takes float32, float64, float16 and bfloat16",
-               view->format ? view->format : "B");
+               "element format '%s' is not supported; thalweg takes %s", view->format ? view->format : "B",
+               dtypes_taken(wanted & ACQUIRE_INTEGERS));
     return -1;
   }
   read_only |= view->readonly;
-  if (write && read_only) {
+  if ((wanted & ACQUIRE_WRITE) && read_only) {
     fail_array(state, TW_ERROR_LAYOUT, label, "the array is read-only");
     return -1;
   }
@@ -299,7 +312,7 @@ static int take_view(State *state, Bound *bound, tw_tensor *tensor, int write, i
   return set_dims(state, bound, tensor, view->ndim, view->shape, view->strides, (Py_ssize_t)item_size(dtype), label);
 }
 
-static int take_capsule(State *state, Bound *bound, tw_tensor *tensor, PyObject *capsule, int write, int read_only,
+static int take_capsule(State *state, Bound *bound, tw_tensor *tensor, PyObject *capsule, int wanted, int read_only,
                         const Label *label) {
   const DLTensor *source;
   if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
@@ -330,13 +343,14 @@ static int take_capsule(State *state, Bound *bound, tw_tensor *tensor, PyObject 
   int code = source->dtype.code, bits = source->dtype.bits;
   int32_t dtype = code == 2 && bits == 32 ? TW_F32 : code == 2 && bits == 64 ? TW_F64
                 : code == 2 && bits == 16 ? TW_F16 : code == 4 && bits == 16 ? TW_BF16 : 0;
+  if (code == 0 && (wanted & ACQUIRE_INTEGERS)) dtype = bits == 32 ? TW_I32 : bits == 64 ? TW_I64 : 0;
   if (dtype == 0 || source->dtype.lanes != 1) {
     fail_array(state, TW_ERROR_DTYPE, label,
-               "DLPack type (code %d, %d bits) is not supported; thalweg takes float32, float64, float16 and bfloat16",
-               code, bits);
+               "DLPack type (code %d, %d bits) is not supported; thalweg takes %s", code, bits,
+               dtypes_taken(wanted & ACQUIRE_INTEGERS));
     return -1;
   }
-  if (write && read_only) {
+  if ((wanted & ACQUIRE_WRITE) && read_only) {
     fail_array(state, TW_ERROR_LAYOUT, label, "the array is read-only");
     return -1;
   }
@@ -359,14 +373,14 @@ static int take_capsule(State *state, Bound *bound, tw_tensor *tensor, PyObject 
 }
 
 /* Fills `bound` and `tensor` from an array-like object.  On failure `bound` holds what bound_release has to undo. */
-static int acquire(State *state, Bound *bound, tw_tensor *tensor, PyObject *object, int write, const Label *label) {
+static int acquire(State *state, Bound *bound, tw_tensor *tensor, PyObject *object, int wanted, const Label *label) {
   Py_INCREF(object);
   bound->object = object;
   bound->dims = bound->fixed;
   if (PyObject_CheckBuffer(object)) {
     if (PyObject_GetBuffer(object, &bound->view, PyBUF_STRIDES | PyBUF_FORMAT) == 0) {
       bound->has_view = 1;
-      return take_view(state, bound, tensor, write, 0, 0, label);
+      return take_view(state, bound, tensor, wanted, 0, 0, label);
     }
     if (!PyErr_ExceptionMatches(PyExc_ValueError) && !PyErr_ExceptionMatches(PyExc_BufferError) &&
         !PyErr_ExceptionMatches(PyExc_TypeError) && !PyErr_ExceptionMatches(PyExc_NotImplementedError)) {
@@ -387,10 +401,10 @@ static int acquire(State *state, Bound *bound, tw_tensor *tensor, PyObject *obje
   if (PyUnicode_Check(source)) {
     fail_array(state, TW_ERROR_DTYPE, label, "%U", source);
   } else if (PyCapsule_CheckExact(source)) {
-    status = take_capsule(state, bound, tensor, source, write, read_only, label);
+    status = take_capsule(state, bound, tensor, source, wanted, read_only, label);
   } else if (PyObject_GetBuffer(source, &bound->view, PyBUF_STRIDES | PyBUF_FORMAT) == 0) {
     bound->has_view = 1;
-    status = take_view(state, bound, tensor, write, bf16, read_only, label);
+    status = take_view(state, bound, tensor, wanted, bf16, read_only, label);
   }
   Py_DECREF(adapted);
   return status;
@@ -1142,7 +1156,7 @@ static PyObject *optimizer_state_rows(PyObject *object, PyObject *unused) {
 /* Writable float64 memory without gaps; *view is held on success. */
 static double *take_doubles(PyObject *out, Py_buffer *view, size_t *count) {
   if (PyObject_GetBuffer(out, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE) < 0) return NULL;
-  if (dtype_of_format(view->format, 0) != TW_F64) {
+  if (dtype_of_format(view->format, view->itemsize, 0, 0) != TW_F64) {
     PyBuffer_Release(view);
     PyErr_SetString(PyExc_TypeError, "expected a float64 array");
     return NULL;
@@ -1368,14 +1382,14 @@ static PyType_Slot optimizer_slots[] = {{Py_tp_dealloc, optimizer_dealloc},
 static PyType_Spec optimizer_spec = {"thalweg._thalweg.Optimizer", sizeof(Optimizer), 0,
                                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, optimizer_slots};
 
-/* ---- regularizers, constraints, schedules ---------------------------------------------------------------------- */
+/* ---- regularizers, constraints, objectives, schedules ---------------------------------------------------------------------- */
 
 static int small_clear(PyObject *object) {
   (void)object;
   return 0;
 }
 
-#define SMALL_HANDLE(KIND)                                                                                        \
+#define SMALL_LIFE(KIND)                                                                                          \
   static void KIND##_let_go(Handle *self) {                                                                       \
     if (self->handle) tw_##KIND##_destroy(self->handle);                                                          \
     self->handle = NULL;                                                                                          \
@@ -1386,6 +1400,19 @@ static int small_clear(PyObject *object) {
     Py_CLEAR(((Handle *)object)->module);                                                                         \
     handle_free(object);                                                                                          \
   }                                                                                                               \
+  static PyObject *KIND##_close(PyObject *object, PyObject *unused) {                                             \
+    Handle *self = (Handle *)object;                                                                              \
+    (void)unused;                                                                                                 \
+    if (!self->handle) Py_RETURN_NONE;                                                                            \
+    if (!enter(self)) return NULL;                                                                                \
+    KIND##_let_go(self);                                                                                          \
+    self->busy = 0;                                                                                               \
+    Py_RETURN_NONE;                                                                                               \
+  }
+
+/* A handle that is made from a sentence. */
+#define SMALL_HANDLE(KIND)                                                                                        \
+  SMALL_LIFE(KIND)                                                                                                \
   static PyObject *KIND##_create(PyObject *object, PyTypeObject *class, PyObject *const *args, Py_ssize_t nargs,  \
                                  PyObject *kwnames) {                                                             \
     Handle *self = (Handle *)object;                                                                              \
@@ -1399,19 +1426,12 @@ static int small_clear(PyObject *object) {
     if (status < 0) return fail_library(self->state, status);                                                     \
     self->handle = handle;                                                                                        \
     Py_RETURN_NONE;                                                                                               \
-  }                                                                                                               \
-  static PyObject *KIND##_close(PyObject *object, PyObject *unused) {                                             \
-    Handle *self = (Handle *)object;                                                                              \
-    (void)unused;                                                                                                 \
-    if (!self->handle) Py_RETURN_NONE;                                                                            \
-    if (!enter(self)) return NULL;                                                                                \
-    KIND##_let_go(self);                                                                                          \
-    self->busy = 0;                                                                                               \
-    Py_RETURN_NONE;                                                                                               \
   }
 
 SMALL_HANDLE(regularizer)
 SMALL_HANDLE(constraint)
+SMALL_HANDLE(objective)
+SMALL_LIFE(cache)
 SMALL_HANDLE(schedule)
 
 static PyGetSetDef small_properties[] = {
@@ -1494,6 +1514,153 @@ static PyObject *regularizer_value(PyObject *self, PyObject *w) {
   return PyFloat_FromDouble(value);
 }
 
+/* ---- named inputs */
+
+/* Tensors by name: arrays, with None for those that are left out. */
+typedef struct {
+  Binding arrays;
+  PyObject *names; /* a tuple of str, borrowed: what messages call them */
+} Inputs;
+
+/* Acquires `arrays`, a tuple as long as `names`. */
+static int inputs_acquire(State *state, Inputs *inputs, PyObject *names, PyObject *arrays, int wanted) {
+  inputs->names = names;
+  memset(&inputs->arrays, 0, sizeof inputs->arrays);
+  if (!PyTuple_Check(names) || !PyTuple_Check(arrays) || PyTuple_Size(names) != PyTuple_Size(arrays)) {
+    PyErr_SetString(PyExc_TypeError, "expected a tuple of names and one of as many arrays");
+    return -1;
+  }
+  Py_ssize_t count = PyTuple_Size(arrays);
+  if (binding_allocate(&inputs->arrays, count) < 0) return -1;
+  for (Py_ssize_t i = 0; i < count; i++) {
+    PyObject *object = PyTuple_GetItem(arrays, i);
+    Bound *bound = &inputs->arrays.items[i];
+    tw_tensor *tensor = &inputs->arrays.tensors[i];
+    int ok = 1;
+    inputs->arrays.count = i + 1;
+    bound->dims = bound->fixed;
+    Label label = {text_of(PyTuple_GetItem(names, i), &ok), -1, NULL};
+    if (ok && object == Py_None) {
+      tensor->flags = TW_TENSOR_ABSENT;
+    } else if (!ok || acquire(state, bound, tensor, object, wanted, &label) < 0) {
+      binding_release(&inputs->arrays);
+      return -1;
+    }
+  }
+  return 0;
+}
+
+/* Claims a second object for a call that has the first; 0 with an exception set when it is not one of `type`, or not free. */
+static int enter_second(Handle *first, PyObject *second, PyObject *type) {
+  int fits = PyObject_IsInstance(second, type);
+  if (fits == 0) PyErr_Format(PyExc_TypeError, "expected a cache, got %R", (PyObject *)Py_TYPE(second));
+  if (fits > 0 && enter((Handle *)second)) return 1;
+  first->busy = 0;
+  return 0;
+}
+
+/* _value_with(names, arrays): the weights, then what they are seen with. */
+static PyObject *regularizer_value_with(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Handle *self = (Handle *)object;
+  Inputs inputs;
+  double value = 0;
+  if (!takes(nargs, 2, 2, "_value_with") || !enter(self)) return NULL;
+  if (inputs_acquire(self->state, &inputs, args[0], args[1], ACQUIRE_INTEGERS) < 0) return leave_error(self);
+  tw_status status;
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_regularizer_value_with(self->handle, inputs.arrays.tensors, (size_t)inputs.arrays.count, &value);
+  Py_END_ALLOW_THREADS
+  binding_release(&inputs.arrays);
+  if (status < 0) return leave(self, status);
+  self->busy = 0;
+  return PyFloat_FromDouble(value);
+}
+
+/* _gradient_with(names, arrays, scale, g) */
+static PyObject *regularizer_gradient_with(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Handle *self = (Handle *)object;
+  Inputs inputs;
+  Bound bound;
+  tw_tensor g;
+  const Label label = {"out", -1, NULL};
+  if (!takes(nargs, 4, 4, "_gradient_with")) return NULL;
+  double scale = PyFloat_AsDouble(args[2]);
+  if (PyErr_Occurred() || !enter(self)) return NULL;
+  if (inputs_acquire(self->state, &inputs, args[0], args[1], ACQUIRE_INTEGERS) < 0) return leave_error(self);
+  memset(&bound, 0, sizeof bound);
+  memset(&g, 0, sizeof g);
+  int ok = acquire(self->state, &bound, &g, args[3], ACQUIRE_WRITE, &label) == 0;
+  tw_status status = TW_OK;
+  if (ok) {
+    Py_BEGIN_ALLOW_THREADS
+    status = tw_regularizer_gradient_with(self->handle, inputs.arrays.tensors, (size_t)inputs.arrays.count, scale, &g);
+    Py_END_ALLOW_THREADS
+  }
+  bound_release(&bound);
+  binding_release(&inputs.arrays);
+  return ok ? leave(self, status) : leave_error(self);
+}
+
+/* _forward(cache or None, names, arrays) */
+static PyObject *objective_forward(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Handle *self = (Handle *)object, *cache = NULL;
+  Inputs inputs;
+  double value = 0;
+  if (!takes(nargs, 3, 3, "_forward") || !enter(self)) return NULL;
+  if (args[0] != Py_None) {
+    if (!enter_second(self, args[0], self->state->cache)) return NULL;
+    cache = (Handle *)args[0];
+  }
+  int ok = inputs_acquire(self->state, &inputs, args[1], args[2], ACQUIRE_INTEGERS) == 0;
+  tw_status status = TW_OK;
+  if (ok) {
+    Py_BEGIN_ALLOW_THREADS
+    status = tw_objective_forward(self->handle, inputs.arrays.tensors, (size_t)inputs.arrays.count,
+                                  cache ? cache->handle : NULL, &value);
+    Py_END_ALLOW_THREADS
+    binding_release(&inputs.arrays);
+  }
+  if (cache) cache->busy = 0;
+  if (!ok) return leave_error(self);
+  if (status < 0) return leave(self, status);
+  self->busy = 0;
+  return PyFloat_FromDouble(value);
+}
+
+/* _pullback(cache, upstream, names, arrays) */
+static PyObject *objective_pullback(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Handle *self = (Handle *)object;
+  Inputs gradients;
+  if (!takes(nargs, 4, 4, "_pullback")) return NULL;
+  double upstream = PyFloat_AsDouble(args[1]);
+  if (PyErr_Occurred() || !enter(self) || !enter_second(self, args[0], self->state->cache)) return NULL;
+  Handle *cache = (Handle *)args[0];
+  int ok = inputs_acquire(self->state, &gradients, args[2], args[3], ACQUIRE_WRITE) == 0;
+  tw_status status = TW_OK;
+  if (ok) {
+    Py_BEGIN_ALLOW_THREADS
+    status = tw_objective_pullback(self->handle, cache->handle, upstream, gradients.arrays.tensors,
+                                   (size_t)gradients.arrays.count);
+    Py_END_ALLOW_THREADS
+    binding_release(&gradients.arrays);
+  }
+  cache->busy = 0;
+  return ok ? leave(self, status) : leave_error(self);
+}
+
+/* _create() */
+static PyObject *cache_create(PyObject *object, PyTypeObject *class, PyObject *const *args, Py_ssize_t nargs,
+                              PyObject *kwnames) {
+  Handle *self = (Handle *)object;
+  (void)args, (void)kwnames;
+  if (!takes(nargs, 0, 0, "_create") || adopt(self, class) < 0) return NULL;
+  tw_cache *handle = NULL;
+  tw_status status = tw_cache_create(&handle);
+  if (status < 0) return fail_library(self->state, status);
+  self->handle = handle;
+  Py_RETURN_NONE;
+}
+
 /* _gradient(w, scale, g) */
 static PyObject *regularizer_gradient(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
   if (!takes(nargs, 3, 3, "_gradient")) return NULL;
@@ -1573,9 +1740,10 @@ static PyObject *schedule_command(PyObject *object, PyObject *command) {
 static PyMethodDef regularizer_methods[] = {
     CREATE(regularizer),
     CLOSE(regularizer),
-    {"value", regularizer_value, METH_O,
-     PyDoc_STR("value($self, w, /)\n--\n\nThe penalty at the array w, its weight included: a float.")},
+    {"_value", regularizer_value, METH_O, NULL},
     {"_gradient", FAST(regularizer_gradient), METH_FASTCALL, NULL},
+    {"_value_with", FAST(regularizer_value_with), METH_FASTCALL, NULL},
+    {"_gradient_with", FAST(regularizer_gradient_with), METH_FASTCALL, NULL},
     {"_prox", FAST(regularizer_prox), METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL}};
 
@@ -1586,6 +1754,14 @@ static PyMethodDef constraint_methods[] = {CREATE(constraint),
                                            {"_retract", FAST(constraint_retract), METH_FASTCALL, NULL},
                                            {"_lmo", FAST(constraint_lmo), METH_FASTCALL, NULL},
                                            {NULL, NULL, 0, NULL}};
+
+static PyMethodDef objective_methods[] = {CREATE(objective),
+                                          CLOSE(objective),
+                                          {"_forward", FAST(objective_forward), METH_FASTCALL, NULL},
+                                          {"_pullback", FAST(objective_pullback), METH_FASTCALL, NULL},
+                                          {NULL, NULL, 0, NULL}};
+
+static PyMethodDef cache_methods[] = {CREATE(cache), CLOSE(cache), {NULL, NULL, 0, NULL}};
 
 static PyMethodDef schedule_methods[] = {
     CREATE(schedule),
@@ -1612,6 +1788,8 @@ static PyMethodDef schedule_methods[] = {
 
 SMALL_TYPE(regularizer, "Regularizer");
 SMALL_TYPE(constraint, "Constraint");
+SMALL_TYPE(objective, "Objective");
+SMALL_TYPE(cache, "Cache");
 SMALL_TYPE(schedule, "Schedule");
 
 /* ---- functions of the module ------------------------------------------------------------------------------------ */
@@ -1635,6 +1813,16 @@ static PyObject *parameter_row(State *state, const char *method, size_t index) {
   return Py_BuildValue("(ssiNNNNNssdd)", info.name, info.meaning, (int)info.type, PyBool_FromLong(info.required),
                        PyBool_FromLong(info.optional), PyBool_FromLong(info.min_open), PyBool_FromLong(info.max_open),
                        PyBool_FromLong(info.live), info.default_text, info.choices, info.min, info.max);
+}
+
+static PyObject *input_row(State *state, const char *method, size_t index) {
+  tw_input_info info;
+  memset(&info, 0, sizeof info);
+  info.struct_size = sizeof info;
+  tw_status status = tw_method_input(method, index, &info);
+  if (status < 0) return fail_library(state, status);
+  return Py_BuildValue("(sssNNNN)", info.name, info.meaning, info.shape, PyBool_FromLong(info.optional),
+                       PyBool_FromLong(info.integer), PyBool_FromLong(info.differentiable), PyBool_FromLong(info.result));
 }
 
 static PyObject *slot_row(State *state, const char *method, size_t index) {
@@ -1664,13 +1852,15 @@ static PyObject *rows(State *state, const char *method, size_t count, Row row) {
 static PyObject *method_row(State *state, const tw_method_info *info) {
   PyObject *parameters = rows(state, info->name, info->parameter_count, parameter_row);
   PyObject *slots = parameters ? rows(state, info->name, info->state_count, slot_row) : NULL;
+  PyObject *inputs = slots ? rows(state, info->name, info->input_count, input_row) : NULL;
   PyObject *row = NULL;
-  if (slots) {
-    row = Py_BuildValue("(sssssssOO)", info->name, info->kind, info->summary, info->rule, info->source, info->sentence,
-                        info->requests, parameters, slots);
+  if (inputs) {
+    row = Py_BuildValue("(sssssssOOO)", info->name, info->kind, info->summary, info->rule, info->source, info->sentence,
+                        info->requests, parameters, slots, inputs);
   }
   Py_XDECREF(parameters);
   Py_XDECREF(slots);
+  Py_XDECREF(inputs);
   return row;
 }
 
@@ -1790,6 +1980,8 @@ static int module_exec(PyObject *module) {
   if (add_type(module, &optimizer_spec, &state->optimizer) < 0) return -1;
   if (add_type(module, &regularizer_spec, &state->regularizer) < 0) return -1;
   if (add_type(module, &constraint_spec, &state->constraint) < 0) return -1;
+  if (add_type(module, &objective_spec, &state->objective) < 0) return -1;
+  if (add_type(module, &cache_spec, &state->cache) < 0) return -1;
   return add_type(module, &schedule_spec, &state->schedule);
 }
 
@@ -1801,6 +1993,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
   Py_VISIT(state->optimizer);
   Py_VISIT(state->regularizer);
   Py_VISIT(state->constraint);
+  Py_VISIT(state->objective);
+  Py_VISIT(state->cache);
   Py_VISIT(state->schedule);
   return 0;
 }
@@ -1815,6 +2009,8 @@ static int module_clear(PyObject *module) {
   Py_CLEAR(state->optimizer);
   Py_CLEAR(state->regularizer);
   Py_CLEAR(state->constraint);
+  Py_CLEAR(state->objective);
+  Py_CLEAR(state->cache);
   Py_CLEAR(state->schedule);
   return 0;
 }

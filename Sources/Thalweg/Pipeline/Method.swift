@@ -1,7 +1,10 @@
 /// A method describes itself once; the parser, introspection, Python's classes and the documentation all come from here.
 package struct Method: Sendable {
   package enum Kind: String, Sendable, CaseIterable {
-    case optimizer, transform, update, perturbation, aggregator, schedule, average, regularizer, constraint, mask, routing, diagnostic
+    case optimizer, transform, update, perturbation, aggregator, schedule, average, regularizer, constraint, objective, mask, routing, diagnostic
+
+    /// "an objective".
+    package var withArticle: String { ("aeiou".contains(rawValue.prefix(1)) ? "an " : "a ") + rawValue }
   }
   package var name: String
   package var kind: Kind
@@ -10,6 +13,8 @@ package struct Method: Sendable {
   package var source: String
   package var parameters: [Parameter]
   package var slots: [Slot]
+  /// The tensors that it takes by name, where it is called on its own.
+  package var inputs: [Input]
   /// What it asks the host for besides one gradient a step, comma separated.
   package var requests: String
   /// It needs the loss of the step (`observe("loss", ...)`, or the answer to a request).
@@ -21,11 +26,11 @@ package struct Method: Sendable {
 
   package init(
     _ name: String, _ kind: Kind, _ summary: String, rule: String, source: String, parameters: [Parameter] = [], slots: [Slot] = [],
-    requests: String = "", needsLoss: Bool = false, needsFinite: Bool = false,
+    inputs: [Input] = [], requests: String = "", needsLoss: Bool = false, needsFinite: Bool = false,
     validate: @escaping @Sendable (Hyper) throws(Failure) -> Void = { _ in }
   ) {
     (self.name, self.kind, self.summary, self.rule, self.source) = (name, kind, summary, rule, source)
-    (self.parameters, self.slots, self.requests) = (parameters, slots, requests)
+    (self.parameters, self.slots, self.inputs, self.requests) = (parameters, slots, inputs, requests)
     (self.needsLoss, self.needsFinite, self.validate) = (needsLoss, needsFinite, validate)
   }
 
@@ -81,6 +86,8 @@ package enum Component: Sendable {
   case schedule(@Sendable (Hyper) throws(Failure) -> any Schedule)
   case regularizer(RegularizerKernels)
   case constraint(ConstraintKernels)
+  /// A value and gradients of named tensors; a regularizer too, when it needs more than the weights.
+  case objective(ObjectiveKernels)
   /// A name for a pipeline of other methods.
   case sentence(@Sendable (Hyper) -> [StageNode])
   /// Takes a regularizer or a constraint: `penalty`, `prox`, `project`, `manifold`.
@@ -101,7 +108,7 @@ package enum Registry {
   package static let all: [Registered] = {
     let lists = [
       optimizerList, elementList, globalList, matrixList, transformList, perturbationList, aggregatorList, scheduleList, averageList,
-      regularizerList, constraintList, maskList, pipelineList, diagnosticList,
+      regularizerList, constraintList, objectiveList, maskList, pipelineList, diagnosticList,
     ]
     return lists.flatMap { $0 }.sorted { $0.method.name < $1.method.name }
   }()
@@ -123,7 +130,7 @@ package enum Registry {
       throw Failure(Status.method, "no \(kind.rawValue) `\(node.name)`" + suggestion(node.name, names(kind)))
     }
     guard e.method.kind == kind || (kind == .constraint && e.method.kind == .mask) else {
-      throw Failure(Status.method, "`\(node.name)` is a method of kind \(e.method.kind.rawValue); a \(kind.rawValue) is wanted here"
+      throw Failure(Status.method, "`\(node.name)` is \(e.method.kind.withArticle); \(kind.withArticle) is wanted here"
         + suggestion(node.name, names(kind)))
     }
     let h = try e.method.read(node)

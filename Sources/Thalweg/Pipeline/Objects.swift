@@ -74,7 +74,7 @@ private func change(_ pair: (ElementKernels?, WholeKernels?), _ h: Hyper, _ targ
 }
 
 /// Reads a sentence that must be one stage.
-private func single(_ text: String, _ kind: Method.Kind) throws(Failure) -> (Registered, Hyper) {
+func single(_ text: String, _ kind: Method.Kind) throws(Failure) -> (Registered, Hyper) {
   let nodes = try Parser.sentence(text)
   guard nodes.count == 1 else { throw Failure(Status.syntax, "one \(kind.rawValue) is expected, got \(nodes.count) stages" + Parser.pointer(text, nodes[1].position)) }
   do { return try Registry.component(nodes[0], kind) } catch {
@@ -83,16 +83,51 @@ private func single(_ text: String, _ kind: Method.Kind) throws(Failure) -> (Reg
 }
 
 package final class RegularizerObject {
+  /// A function of the weights alone, or of the weights and further inputs.
+  private enum Work {
+    case plain(RegularizerKernels)
+    case informed(Evaluation)
+  }
   private let hyper: Hyper
-  private let kernels: RegularizerKernels
+  private let work: Work
+  package let inputs: [Input]
 
   package init(_ text: String) throws(Failure) {
     let (e, h) = try single(text, .regularizer)
-    guard case .regularizer(let k) = e.component else { throw Failure(Status.internal, "not a regularizer") }
-    (hyper, kernels) = (h, k)
+    (hyper, inputs) = (h, e.method.inputs)
+    switch e.component {
+    case .regularizer(let k): work = .plain(k)
+    case .objective(let k): work = .informed(Evaluation(method: e.method, hyper: h, kernels: k))
+    default: throw Failure(Status.internal, "not a regularizer")
+    }
   }
 
-  package func value(_ w: View) throws(Failure) -> Double {
+  /// The weights, first of the inputs.
+  private func weights(_ tensors: [Operand?]) throws(Failure) -> View {
+    guard tensors.count == 1 else { throw Failure(Status.count, "this regularizer takes the weights alone, got \(tensors.count) tensors") }
+    guard let w = tensors[0], w.integers == nil else { throw Failure(Status.argument, "the weights must be real numbers, and not absent") }
+    return w.view
+  }
+  package func value(_ tensors: [Operand?]) throws(Failure) -> Double {
+    switch work {
+    case .plain(let kernels): try value(kernels, weights(tensors))
+    case .informed(let e): try e.forward(tensors, keeps: false).value
+    }
+  }
+  /// g += scale · gradient with respect to the weights.
+  package func addGradient(_ tensors: [Operand?], _ scale: Double, _ g: View) throws(Failure) {
+    switch work {
+    case .plain(let kernels):
+      let w = try weights(tensors)
+      guard w.shape == g.shape else { throw Failure(Status.shape, "w and g differ in shape: \(w.shape) and \(g.shape)") }
+      try addGradient(kernels, w, scale, g)
+    case .informed(let e):
+      guard let cache = try e.forward(tensors, keeps: true).cache else { return }
+      try e.pullback(cache, scale, [g])
+    }
+  }
+
+  private func value(_ kernels: RegularizerKernels, _ w: View) throws(Failure) -> Double {
     guard w.count > 0 else { return 0 }
     let shape = Shape(dimensions: w.shape, role: w.role)
     var result = 0.0, failure: Failure?
@@ -115,11 +150,11 @@ package final class RegularizerObject {
   }
 
   /// g += scale · gradient(w).
-  package func addGradient(_ w: View, _ scale: Double, _ g: View) throws(Failure) {
+  private func addGradient(_ kernels: RegularizerKernels, _ w: View, _ scale: Double, _ g: View) throws(Failure) {
     guard w.count > 0 else { return }
-    if g.dtype == .f64 { try add(w, scale, g, Double.self) } else { try add(w, scale, g, Float.self) }
+    if g.dtype == .f64 { try add(kernels, w, scale, g, Double.self) } else { try add(kernels, w, scale, g, Float.self) }
   }
-  private func add<T: Real>(_ w: View, _ scale: Double, _ g: View, _: T.Type) throws(Failure) {
+  private func add<T: Real>(_ kernels: RegularizerKernels, _ w: View, _ scale: Double, _ g: View, _: T.Type) throws(Failure) {
     var v = [T](repeating: 0, count: w.count), companion = Dense.read(w, T.self)
     try run(kernels.penalty(hyper), hyper, &v, &companion, Shape(dimensions: w.shape, role: w.role), t: 0, T.self)
     var out = Dense.read(g, T.self)
@@ -128,7 +163,7 @@ package final class RegularizerObject {
   }
 
   package func prox(_ w: View, _ t: Double) throws(Failure) {
-    guard kernels.hasProx else { throw Failure(Status.unsupported, "this regularizer has no prox") }
+    guard case .plain(let kernels) = work, kernels.hasProx else { throw Failure(Status.unsupported, "this regularizer has no prox") }
     guard t > 0 else { return }
     try change(kernels.proximal(hyper), hyper, w, w, t: t)
   }

@@ -191,7 +191,7 @@ package final class Optimizer {
   }
   private func label(_ kind: String, _ i: Int) -> String { Optimizer.label(kind, i, bound[i].name == String(i) ? nil : bound[i].name) }
 
-  private static func checkOverlap(_ views: [(View, String)], _ what: String) throws(Failure) {
+  static func checkOverlap(_ views: [(View, String)], _ what: String) throws(Failure) {
     let sorted = views.enumerated().filter { $0.element.0.count > 0 }.map { ($0.element.0.extent, $0.element.0, $0.element.1, $0.offset) }
       .sorted { $0.0.low < $1.0.low }
     for (a, b) in zip(sorted, sorted.dropFirst()) where b.0.low < a.0.high {

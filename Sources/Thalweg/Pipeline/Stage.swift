@@ -347,9 +347,9 @@ struct Compiler {
     }
     let route = items[k].node
     var prefix: [Stage] = []
-    for item in items[..<k] { if let s = try stage(item, seenRule: false) { prefix.append(s) } }
+    for item in items[..<k] { if let s = try stage(item, seenRule: false) { prefix.append(try beside(item, s)) } }
     var suffix: [Stage] = []
-    for item in items[(k + 1)...] { if let s = try stage(item, seenRule: true) { suffix.append(s) } }
+    for item in items[(k + 1)...] { if let s = try stage(item, seenRule: true) { suffix.append(try beside(item, s)) } }
     guard !route.arguments.isEmpty else {
       throw at(route, Failure(Status.method, "route needs pipelines, as route(matrix=(muon), other=(adamw))"))
     }
@@ -374,6 +374,14 @@ struct Compiler {
       }
       branches.append(try branch(nested, prefix: prefix, suffix: suffix, selectors: [selector]))
     }
+  }
+
+  /// A stage outside of route, whose pipelines have the update rules.
+  private func beside(_ item: Item, _ s: Stage) throws(Failure) -> Stage {
+    guard s.role != .rule else {
+      throw at(item.node, Failure(Status.method, "the update rule `\(s.name)` beside route: every pipeline inside route has its own"))
+    }
+    return s
   }
 
   private mutating func branch(_ items: [Item], prefix: [Stage], suffix: [Stage], selectors: [Selector]) throws(Failure) -> Branch {
@@ -441,8 +449,9 @@ struct Compiler {
       case (.mask, .constraint(let k)):
         (role, whole, isView) = (.after, k.view(h), true)
       default:
-        throw Failure(Status.method, "`\(n.name)` is a \(e.method.kind.rawValue); it cannot be a stage of a pipeline"
+        throw Failure(Status.method, "`\(n.name)` is \(e.method.kind.withArticle); it cannot be a stage of a pipeline"
           + (e.method.kind == .regularizer ? ": write penalty(\(n.text)) or prox(\(n.text))" : "")
+          + (e.method.kind == .objective ? ": it is called on its own" : "")
           + (e.method.kind == .constraint ? ": write project(\(n.text))" : "")
           + (e.method.kind == .schedule ? ": write it as the value of a hyper-parameter, as lr=\(n.text)" : ""))
       }
@@ -479,6 +488,9 @@ struct Compiler {
     switch kind {
     case .penalty, .prox, .decoupledPenalty:
       let (e, ih) = try Registry.component(inner, .regularizer)
+      if case .objective = e.component {
+        throw Failure(Status.needs, "\(inner.name) needs \(e.method.inputs.dropFirst().map { "`\($0.name)`" }.joined(separator: ", ")), which a pipeline cannot give it: add its gradient on its own")
+      }
       guard case .regularizer(let r) = e.component else { throw Failure(Status.internal, "\(inner.name) is no regularizer") }
       if kind == .prox, !r.hasProx { throw Failure(Status.unsupported, "\(inner.name) has no prox") }
       let (element, whole) = kind == .penalty ? r.penalty(ih) : kind == .prox ? r.proximal(ih) : r.decoupled(ih)

@@ -18,9 +18,20 @@ from . import _thalweg
 from ._classes import optimizer_classes as _optimizer_classes
 from ._errors import *  # noqa: F403
 from ._errors import Error
-from ._objects import Constraint, Regularizer, Schedule, constraint, random_normal, regularizer, schedule
+from ._objects import (
+    Cache,
+    Constraint,
+    Objective,
+    Regularizer,
+    Schedule,
+    constraint,
+    objective,
+    random_normal,
+    regularizer,
+    schedule,
+)
 from ._optimizer import MemoryReport, Optimizer, ParamGroup, Request, StateRow
-from ._registry import Method, Parameter, Slot, kinds, method, methods
+from ._registry import Input, Method, Parameter, Slot, kinds, method, methods
 from ._thalweg import get_num_threads, set_num_threads
 
 version: str = _thalweg.version()
@@ -31,10 +42,13 @@ _classes = _optimizer_classes()
 globals().update(_classes)
 
 __all__ = [
+    "Cache",
     "Constraint",
     "Error",
+    "Input",
     "MemoryReport",
     "Method",
+    "Objective",
     "Optimizer",
     "ParamGroup",
     "Parameter",
@@ -49,6 +63,7 @@ __all__ = [
     "kinds",
     "method",
     "methods",
+    "objective",
     "random_normal",
     "regularizer",
     "schedule",

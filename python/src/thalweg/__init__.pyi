@@ -29,10 +29,13 @@ from ._errors import UnknownNameError as UnknownNameError
 from ._errors import UnsupportedError as UnsupportedError
 from ._errors import ValueTypeError as ValueTypeError
 from ._errors import VersionError as VersionError
+from ._objects import Cache as Cache
 from ._objects import Constraint as Constraint
+from ._objects import Objective as Objective
 from ._objects import Regularizer as Regularizer
 from ._objects import Schedule as Schedule
 from ._objects import constraint as constraint
+from ._objects import objective as objective
 from ._objects import random_normal as random_normal
 from ._objects import regularizer as regularizer
 from ._objects import schedule as schedule
@@ -41,6 +44,7 @@ from ._optimizer import Optimizer as Optimizer
 from ._optimizer import ParamGroup as ParamGroup
 from ._optimizer import Request as Request
 from ._optimizer import StateRow as StateRow
+from ._registry import Input as Input
 from ._registry import Method as Method
 from ._registry import Parameter as Parameter
 from ._registry import Slot as Slot

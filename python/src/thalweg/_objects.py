@@ -1,4 +1,4 @@
-"""Regularizers, constraints and schedules on their own."""
+"""Regularizers, constraints, objectives and schedules on their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _sentence, _thalweg
+from . import _arrays, _registry, _sentence, _thalweg
+from ._errors import UnknownNameError, error
 
 
 def _empty_like(value: Any, what: str) -> Any:
@@ -20,18 +21,43 @@ def _empty_like(value: Any, what: str) -> Any:
     return np.zeros_like(np.asarray(value))
 
 
+def _inputs_of(sentence: str) -> tuple[_registry.Input, ...]:
+    """The declared inputs of the method that a sentence of one stage names."""
+    return _registry.by_name()[_sentence.stages(sentence)[0]].inputs
+
+
+def _in_order(thing: Any, given: dict[str, Any]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """The names of the inputs of an object, and the given arrays in that order, None where there is none."""
+    names = tuple(i.name for i in thing.inputs)
+    for name in given:
+        if name not in names:
+            raise error(UnknownNameError, f"{thing!r} has no input {name!r}; it has: {', '.join(names) or 'none'}")
+    return names, tuple(given.get(name) for name in names)
+
+
 class Regularizer(_thalweg.Regularizer):
-    """A penalty, from one stage: regularizer("group_lasso(1e-3, axis=row)")."""
+    """A penalty, from one stage: regularizer("group_lasso(1e-3, axis=row)").
+
+    Some look at more than the weights; they take those arrays by name: value(w, delta=..., slope=...).
+    """
 
     def __init__(self, sentence: str) -> None:
         self.sentence = _sentence.check_text(sentence)
         self._create(sentence)
+        self.inputs = _inputs_of(sentence)
 
-    def gradient(self, w: Any, out: Any = None, scale: float = 1.0) -> Any:
+    def value(self, w: Any, /, **inputs: Any) -> float:
+        """The penalty at the array w, its weight included.  NeedsError names an input that is missing."""
+        return self._value_with(*_in_order(self, {**inputs, "w": w})) if inputs else self._value(w)
+
+    def gradient(self, w: Any, out: Any = None, scale: float = 1.0, **inputs: Any) -> Any:
         """The gradient at w, in a new array; or added to `out`, times `scale`.  Returns the array."""
         if out is None:
             out = _empty_like(w, "w")
-        self._gradient(w, scale, out)
+        if inputs:
+            self._gradient_with(*_in_order(self, {**inputs, "w": w}), scale, out)
+        else:
+            self._gradient(w, scale, out)
         return out
 
     def prox(self, w: Any, t: float) -> Any:
@@ -85,6 +111,79 @@ class Constraint(_thalweg.Constraint):
         return type(self), (self.sentence,)
 
 
+class Cache(_thalweg.Cache):
+    """What a forward pass of an objective keeps for its pull-backs; the next forward pass fills it anew."""
+
+    def __init__(self) -> None:
+        self._create()
+
+
+class Objective(_thalweg.Objective):
+    """A scalar function of named arrays, from one stage: objective("checkered_regression")(z=z, y=y).
+
+    `inputs` lists the arrays: names, shapes, which of them have a gradient.  float64 where one of them is, else float32.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        self.sentence = _sentence.check_text(sentence)
+        self._create(sentence)
+        self.inputs = _inputs_of(sentence)
+
+    def __call__(self, **inputs: Any) -> float:
+        """The value.  NeedsError names an input that is missing, ShapeError an axis that does not fit."""
+        return self._forward(None, *_in_order(self, inputs))
+
+    def forward(self, cache: Cache | None = None, /, **inputs: Any) -> tuple[float, Cache]:
+        """The value, and what `pullback` needs: in `cache`, or in a new one.  The arrays may change afterwards."""
+        if cache is None:
+            cache = Cache()
+        return self._forward(cache, *_in_order(self, inputs)), cache
+
+    def pullback(self, cache: Cache, upstream: float = 1.0, /, **gradients: Any) -> dict[str, Any]:
+        """Adds upstream * (gradient with respect to each input named) to the arrays given; returns them by name.
+
+        A result (see `inputs`) is added to its array likewise.  NonfiniteError where the value has no gradient.
+        """
+        self._pullback(cache, upstream, *_in_order(self, gradients))
+        return gradients
+
+    def value_and_grad(self, **inputs: Any) -> tuple[float, dict[str, Any]]:
+        """The value, and new arrays: the gradient of every differentiable input, and the results, by name."""
+        value, cache = self.forward(**inputs)
+        sizes = self._sizes(inputs)
+        out = {}
+        for i in self.inputs:
+            if i.differentiable and inputs.get(i.name) is not None:
+                out[i.name] = _empty_like(inputs[i.name], i.name)
+            elif i.result and all(axis in sizes for axis in _axes(i)):
+                like = next(inputs[j.name] for j in self.inputs if inputs.get(j.name) is not None and set(_axes(i)) & set(_axes(j)))
+                shape = sum((sizes[axis] for axis in _axes(i)), ())
+                out[i.name] = like.new_zeros(shape) if hasattr(like, "new_zeros") else np.zeros(shape, np.asarray(like).dtype)
+        return value, self.pullback(cache, 1.0, **out)
+
+    def _sizes(self, inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        """The extents that the axes stand for in arrays that fit; "..." stands for several."""
+        sizes: dict[str, tuple[int, ...]] = {}
+        for i in self.inputs:
+            if inputs.get(i.name) is not None:
+                shape, axes = tuple(inputs[i.name].shape), _axes(i)
+                own = [axis for axis in axes if axis != "..."]
+                extra = len(shape) - len(own)
+                sizes.update({"...": shape[:extra]} if "..." in axes else {})
+                sizes.update((axis, (n,)) for axis, n in zip(own, shape[extra:]))
+        return sizes
+
+    def __repr__(self) -> str:
+        return f"objective({self.sentence!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.sentence,)
+
+
+def _axes(i: _registry.Input) -> list[str]:
+    return [axis.strip() for axis in i.shape.strip("()").split(",") if axis.strip()]
+
+
 class Schedule(_thalweg.Schedule):
     """A function of the step, from one stage: schedule("cosine(lr=0.1, total=1000)")(k).
 
@@ -114,6 +213,11 @@ def regularizer(sentence: str) -> Regularizer:
 def constraint(sentence: str) -> Constraint:
     """The set that the sentence names: constraint("simplex(1.0)").project(w)."""
     return Constraint(sentence)
+
+
+def objective(sentence: str) -> Objective:
+    """The objective that the sentence names: objective("checkered_regression")(z=z, y=y)."""
+    return Objective(sentence)
 
 
 def schedule(sentence: str) -> Schedule:

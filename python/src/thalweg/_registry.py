@@ -66,6 +66,26 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Input:
+    """A tensor that an objective takes or gives, or that a regularizer needs besides the weights.
+
+    shape           "(B, m)": a name is one size wherever it occurs, a leading ... any axes; none may be empty
+    optional        it may be left out
+    integer         it holds whole numbers: int32, int64, or floats with whole values
+    differentiable  there is a gradient with respect to it; otherwise it is held constant
+    result          it is no input: it comes back beside the gradients
+    """
+
+    name: str
+    meaning: str
+    shape: str
+    optional: bool
+    integer: bool
+    differentiable: bool
+    result: bool
+
+
+@dataclass(frozen=True)
 class Method:
     """One method of the library.
 
@@ -74,6 +94,7 @@ class Method:
     source     authors, year, arXiv number
     sentence   what the name stands for when it is made of other methods, else ""
     requests   what it asks for besides one gradient a step
+    inputs     the tensors that it takes by name where it is called on its own
     """
 
     name: str
@@ -85,6 +106,7 @@ class Method:
     requests: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     state: tuple[Slot, ...]
+    inputs: tuple[Input, ...] = ()
 
     def parameter(self, name: str) -> Parameter | None:
         """The hyper-parameter of that name, or None."""
@@ -103,7 +125,7 @@ def _parameter(row: tuple) -> Parameter:
 
 
 def _method(row: tuple) -> Method:
-    name, kind, summary, rule, source, sentence, requests, parameters, slots = row
+    name, kind, summary, rule, source, sentence, requests, parameters, slots, inputs = row
     return Method(
         name,
         kind,
@@ -114,6 +136,7 @@ def _method(row: tuple) -> Method:
         tuple(part.strip() for part in requests.split(",") if part.strip()),
         tuple(_parameter(p) for p in parameters),
         tuple(Slot(*s) for s in slots),
+        tuple(Input(*i) for i in inputs),
     )
 
 
@@ -162,6 +185,8 @@ def describe(m: Method) -> str:
                 facts.append("live")
             rows.append((p.name, f"{p.meaning} ({', '.join(facts)})"))
         parts.append("Hyper-parameters\n" + _table(rows))
+    if m.inputs:
+        parts.append("Inputs\n" + _table([(i.name, _input_facts(i)) for i in m.inputs]))
     if m.state:
         parts.append("State\n" + _table([(s.name, s.meaning) for s in m.state]))
     if m.requests:
@@ -169,6 +194,13 @@ def describe(m: Method) -> str:
     if m.source:
         parts.append("Source\n" + _indent(m.source))
     return "\n\n".join(parts)
+
+
+def _input_facts(i: Input) -> str:
+    facts = [name for name in ("optional", "integer", "differentiable", "result") if getattr(i, name)]
+    if i.result:
+        facts.remove("optional")
+    return f"{i.shape}: {i.meaning}" + (f" ({', '.join(facts)})" if facts else "")
 
 
 def _indent(text: str) -> str:

@@ -19,9 +19,9 @@ from typing import Any as _Any, ClassVar as _ClassVar, Literal as _Literal
 '''
 
 EXPORTS = {
-    "_objects": "Constraint Regularizer Schedule constraint random_normal regularizer schedule",
+    "_objects": "Cache Constraint Objective Regularizer Schedule constraint objective random_normal regularizer schedule",
     "_optimizer": "MemoryReport Optimizer ParamGroup Request StateRow",
-    "_registry": "Method Parameter Slot kinds method methods",
+    "_registry": "Input Method Parameter Slot kinds method methods",
     "_thalweg": "get_num_threads set_num_threads",
 }
 

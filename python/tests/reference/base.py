@@ -18,7 +18,7 @@ class Reference:
     """One method. Subclasses set the class attributes and write the rule.
 
     name      the method's name in the registry (the card's)
-    kind      optimizer | transform | average | schedule | regularizer | constraint | aggregator | perturbation | mask
+    kind      optimizer | transform | average | schedule | regularizer | constraint | objective | aggregator | perturbation | mask
     defaults  every hyper-parameter with the card's default (required ones are absent)
     settings  the hyper-parameter settings worth testing: one dict a run, merged over `defaults`
     needs     what `step` takes besides gradients: any of "loss", "gradient_at", "hvp", "previous_gradient"
@@ -112,6 +112,23 @@ class ConstraintReference(Reference):
     kind = "constraint"
 
     def project(self, w: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+class ObjectiveReference(Reference):
+    """A function of named arrays.  kind is "regularizer" where the first of them is the weights."""
+
+    kind = "objective"
+
+    def examples(self, rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
+        """Inputs worth testing, float64; labels as int64."""
+        raise NotImplementedError
+
+    def value(self, **inputs: np.ndarray) -> float:
+        raise NotImplementedError
+
+    def gradients(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Of the differentiable inputs, and the results, by name."""
         raise NotImplementedError
 
 

@@ -5,4 +5,5 @@ let regularizerList: [Registered] = [
   entry(GroupLasso.self),
   entry(NormLoss.self),
   entry(NuclearNorm.self),
+  entry(RNNVanishing.self),
 ]

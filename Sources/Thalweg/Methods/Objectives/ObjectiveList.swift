@@ -1,0 +1,4 @@
+let objectiveList: [Registered] = [
+  entry(CheckeredRegression.self),
+  entry(SumLogConcave.self),
+]
