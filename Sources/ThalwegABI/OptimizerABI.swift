@@ -163,26 +163,20 @@ public func optimizerCancel(_ p: OpaquePointer?) -> tw_status {
   status { () throws(Failure) in try with(p) { (o) throws(Failure) in try o.cancel() } }
 }
 
-/// A matrix in double, (rows, columns).
-private func matrix(_ t: UnsafePointer<tw_tensor>, _ what: String) throws(Failure) -> (values: [Double], rows: Int, columns: Int) {
+private func matrix(_ t: UnsafePointer<tw_tensor>?, _ what: String) throws(Failure) -> HostMatrix? {
+  guard let t else { return nil }
   let v = try View(t.pointee, what)
-  guard v.shape.count == 2 else { throw Failure(Status.shape, "\(what) must have two axes, (samples, classes), got shape \(v.shape)") }
-  return (Dense.read(v), v.shape[0], v.shape[1])
+  guard !v.absent else { throw Failure(Status.argument, "\(what) is marked absent; pass NULL where there is none") }
+  guard v.shape.count == 2 else { throw Failure(Status.shape, "\(what) must have two axes, (rows, columns), got shape \(v.shape)") }
+  return HostMatrix(Dense.read(v), v.shape[0], v.shape[1])
 }
 
 @_cdecl("tw_optimizer_answer_matrix")
-public func optimizerAnswerMatrix(_ p: OpaquePointer?, _ values: UnsafePointer<tw_tensor>?, _ logits: UnsafePointer<tw_tensor>?) -> tw_status {
+public func optimizerAnswerMatrix(_ p: OpaquePointer?, _ first: UnsafePointer<tw_tensor>?, _ second: UnsafePointer<tw_tensor>?) -> tw_status {
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
-      guard let values else { throw null("values") }
-      let a = try matrix(values, "values")
-      var z: [Double]?
-      if let logits {
-        let b = try matrix(logits, "logits")
-        guard b.rows == a.rows, b.columns == a.columns else { throw Failure(Status.shape, "logits and values differ in shape") }
-        z = b.values
-      }
-      try o.answer(a.values, z, a.rows, a.columns)
+      guard first != nil || second != nil else { throw null("first") }
+      try o.answer(try matrix(first, "first"), try matrix(second, "second"))
     }
   }
 }

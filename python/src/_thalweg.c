@@ -918,15 +918,16 @@ static PyObject *optimizer_answer_matrix(PyObject *object, PyObject *const *args
   tw_tensor tensors[2];
   memset(bound, 0, sizeof bound);
   memset(tensors, 0, sizeof tensors);
-  static const char *const what[2] = {"values", "logits"};
-  int given = nargs > 1 && args[1] != Py_None ? 2 : 1, ok = 1;
-  for (int i = 0; ok && i < given; i++) {
+  static const char *const what[2] = {"first", "second"};
+  int ok = 1, given[2] = {0, 0};
+  for (int i = 0; ok && i < 2; i++) {
+    if (i >= nargs || args[i] == Py_None) continue;
     Label label = {what[i], -1, NULL};
-    ok = acquire(self->base.state, &bound[i], &tensors[i], args[i], 0, &label) == 0;
+    ok = given[i] = acquire(self->base.state, &bound[i], &tensors[i], args[i], 0, &label) == 0;
   }
   tw_status status = TW_OK;
-  if (ok) status = tw_optimizer_answer_matrix(HANDLE(self), &tensors[0], given == 2 ? &tensors[1] : NULL);
-  for (int i = given; i-- > 0;) {
+  if (ok) status = tw_optimizer_answer_matrix(HANDLE(self), given[0] ? &tensors[0] : NULL, given[1] ? &tensors[1] : NULL);
+  for (int i = 2; i-- > 0;) {
     if (bound[i].object) bound_release(&bound[i]);
   }
   return ok ? leave(&self->base, status) : leave_error(&self->base);
