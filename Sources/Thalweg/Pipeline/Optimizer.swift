@@ -47,8 +47,8 @@ package final class Optimizer {
   package let stages: [Stage]
   package let branches: [Branch]
   let sourceStage: Stage?
-  /// The pipeline of `route` whose tensors the source reaches; nil: all.
-  private let sourceBranch: Int?
+  /// The pipeline of `route` that the source stands in; nil: none.
+  let sourceBranch: Int?
   private let needsLoss: Bool
   /// Some stage refuses non-finite gradients whatever the policy.
   private let needsFinite: Bool
@@ -327,17 +327,7 @@ package final class Optimizer {
     return list
   }
 
-  func uses(_ s: Stage, _ b: Bound) -> Bool {
-    s.role == .source ? b.branch == sourceBranch ?? b.branch : branches[b.branch].stages.contains { $0 === s }
-  }
-  /// Runs `body` with the tensors that the source reaches.
-  func reaching<R>(_ body: () -> R) -> R {
-    guard let own = sourceBranch else { return body() }
-    let others = (0..<bound.count).filter { records[$0].active && records[$0].branch != own }
-    for i in others { records[i].active = false }
-    defer { for i in others { records[i].active = true } }
-    return body()
-  }
+  func uses(_ s: Stage, _ b: Bound) -> Bool { s.role == .source || branches[b.branch].stages.contains { $0 === s } }
 
   /// The state of a tensor: stage, slot and storage in order; known before it is allocated.
   func stateRows(_ i: Int) -> [(stage: Stage, slot: Slot, format: SlotStore.Format)] {

@@ -48,7 +48,8 @@ package protocol Source: Sendable {
   var scalars: [Scalar] { get }
   /// One gradient a step is enough (it only accumulates, say): `step` may be used.
   var single: Bool { get }
-  /// It treats every tensor alone, so that it may stand in a pipeline of `route` and then reaches the tensors of that pipeline.
+  /// It treats every tensor alone, so that it may stand in a pipeline of `route`: then it asks for the tensors of that one, and only keeps
+  /// state of the others.
   var local: Bool { get }
   /// The slot with the vector of a request that has one: for a Hessian-vector product, or for derivatives of the logits.
   var probe: Int? { get }
@@ -109,33 +110,30 @@ package struct SourceIO {
   package func setScalar(_ k: Int, _ x: Double) { stage.globals[k] = x }
 
   /// Sums over all elements of all tensors that have a gradient. `slots` picks and orders the state seen.
-  package func sum(_ op: some ElementSum, slots: [Int]? = nil) -> [Double] {
-    optimizer.reaching { optimizer.sum(op, stage: stage, slots: slots) }
-  }
+  package func sum(_ op: some ElementSum, slots: [Int]? = nil) -> [Double] { optimizer.sum(op, stage: stage, slots: slots) }
   /// Changes parameters (as the host sees them) and the source's state.
   package func change(_ op: some ElementOperation, slots: [Int]? = nil, parameters: Bool) {
-    optimizer.reaching { optimizer.change(op, stage: stage, slots: slots, parameters: parameters) }
+    optimizer.change(op, stage: stage, slots: slots, parameters: parameters)
   }
   /// Sets a slot to zero in the tensors that have no gradient this time.
   package func clearAbsent(_ slot: Int) {
-    for i in 0..<optimizer.bound.count where !optimizer.records[i].active && optimizer.uses(stage, optimizer.bound[i]) {
+    for i in 0..<optimizer.bound.count where !optimizer.records[i].active {
       let r = optimizer.records + i
       r.pointee.slot(stage.id, slot).base.initializeMemory(as: UInt8.self, repeating: 0, count: r.pointee.count * r.pointee.size)
     }
   }
   /// Fills a slot with the standard normal numbers of this step, or with their signs (0 counts as +1): a Rademacher vector.
   package func draw(_ slot: Int, signs: Bool) {
-    optimizer.reaching {
-      optimizer.change(stage: stage, slots: [slot], parameters: false) { tensor in
-        Draw(key: Random.key(seed: seed, stream: stream, step: UInt64(step), tensor: UInt32(truncatingIfNeeded: tensor)), signs: signs)
-      }
+    optimizer.change(stage: stage, slots: [slot], parameters: false) { tensor in
+      Draw(key: Random.key(seed: seed, stream: stream, step: UInt64(step), tensor: UInt32(truncatingIfNeeded: tensor)), signs: signs)
     }
   }
 
-  /// The tensors that the source reaches and that have a gradient this time, by position; only those of such shapes.
+  /// The tensors of the source's own pipeline that have a gradient this time, by position; only those of such shapes.
   package func tensors(where included: (Shape) -> Bool) -> [Int] {
     (0..<optimizer.bound.count).filter {
-      optimizer.records[$0].active && optimizer.uses(stage, optimizer.bound[$0]) && included(optimizer.bound[$0].shape)
+      let b = optimizer.bound[$0]
+      return optimizer.records[$0].active && b.branch == optimizer.sourceBranch ?? b.branch && included(b.shape)
     }
   }
   package func shape(of tensor: Int) -> Shape { optimizer.bound[tensor].shape }
@@ -150,7 +148,7 @@ package struct SourceIO {
   }
   /// The parameters of the tensors that have no gradient this time go into a slot: they stay where they are.
   package func keepAbsent(_ slot: Int) {
-    for i in 0..<optimizer.bound.count where !optimizer.records[i].active && optimizer.uses(stage, optimizer.bound[i]) {
+    for i in 0..<optimizer.bound.count where !optimizer.records[i].active {
       Optimizer.readParameters(optimizer.records + i, (optimizer.records + i).pointee.slot(stage.id, slot).base)
     }
   }
@@ -181,11 +179,8 @@ package struct SourceIO {
   package func operation(_ op: some ElementOperation, slots: [Int]? = nil) -> GradientOperation {
     // x and g are one block here
     let kernels = (plainKernel(op, SIMD16<Float>.self, writesG: false), plainKernel(op, SIMD8<Double>.self, writesG: false))
-    let id = stage.id
-    return GradientOperation(stage: id) { r, operands, list, offset in
+    return GradientOperation(stage: stage.id) { r, operands, list, offset in
       var o = operands
-      // a tensor that the source does not reach
-      if let slots, r.pointee.used(id) <= (slots.max() ?? -1) { return }
       if let slots {
         for (k, s) in slots.prefix(SlotPointers.capacity).enumerated() { o.slots[k] = list[s].base + offset * r.pointee.size }
         o.used = min(slots.count, SlotPointers.capacity)

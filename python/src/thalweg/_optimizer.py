@@ -293,16 +293,18 @@ class Optimizer(_thalweg.Optimizer):
                 request.answer(grads, loss)    # or fill the bound gradients and set request.loss
 
         The step is done when the loop ends.  Leaving the loop early (break, an exception) cancels the step, at the
-        latest when the next one starts: parameters and state are those from before it.
+        latest when the next one starts: parameters and state are those from before it.  Where a state was loaded that had
+        been saved inside a step, the loop goes on with the request that was waiting then.
         """
         if self._pending is not None:
             self._pending = None
             self.cancel()
+        row = self._waiting()
         token = self._pending = object()
         loss: float | None = None
         try:
             while True:
-                row = self._next(loss)
+                row = row or self._next(loss)
                 if row is None:
                     self._pending = None
                     return
@@ -312,7 +314,7 @@ class Optimizer(_thalweg.Optimizer):
                     raise RuntimeError("another step was started inside the loop over this one")
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self._text}: the method asked for the loss, and none was given")
-                loss = None if request.loss is None else float(request.loss)
+                loss, row = None if request.loss is None else float(request.loss), None
         except BaseException:
             if self._pending is token:
                 self._pending = None
