@@ -270,7 +270,8 @@ tw_status tw_optimizer_waiting(tw_optimizer *optimizer, tw_request *request);
 /* Ends a step between two requests: parameters and state are those from before it. */
 tw_status tw_optimizer_cancel(tw_optimizer *optimizer);
 
-/* Answers a request for matrices, of two axes, f32, f64, f16 or bf16; they are read before the call returns.
+/* Answers a request for matrices, of two axes, f32, f64, f16 or bf16; they are read before the call returns.  The gradients
+ * stay bound meanwhile; what they hold does not matter.
  *   LOGIT_DERIVATIVES  first (samples, classes): the derivatives of the logits along `probe`, of the layers as they are when
  *                      they are evaluated (no dropout, fixed batch statistics); second (samples, classes): the logits, or NULL.
  *                      One column is the logit of a sigmoid.  A host without forward-mode derivatives passes first = NULL and

@@ -289,6 +289,80 @@ def test_answers_that_are_not_finite(which: int, bad: float) -> None:
             assert opt.steps == 2
 
 
+@pytest.mark.parametrize("sentence", ["tract | adamw(lr=0.1)", "adamw(lr=0.8) | ghost_step(safety=0.5)"])
+def test_gradients_are_not_looked_at_again(sentence: str) -> None:
+    """While matrices are asked for, the bound gradients may hold anything; a tensor that had one must not lose it."""
+    problem: Any = Problem([(4, 3), (4,)]) if "tract" in sentence else Softmax()
+    opt, params, grads = made(sentence, problem)
+    other, mine, mine_grads = made(sentence, problem)
+    for k in range(3):
+        for request in opt.requests():
+            problem.answer(request, params, grads, k)
+        for request in other.requests():
+            problem.answer(request, mine, mine_grads, k)
+            if request.pass_ > 0:
+                for g in mine_grads:
+                    g[...] = np.nan
+    assert_same_bits(params, mine)
+    before, loop = snapshot(opt), opt.requests()
+    problem.answer(next(loop), params, grads, 3)
+    problem.answer(next(loop), params, grads, 3)
+    opt.release_gradients()
+    with pytest.raises(tw.SequenceError, match="absent"):
+        next(loop)
+    assert snapshot(opt) == before
+
+
+def test_loading_forgets_the_answer() -> None:
+    """An answer belongs to the request that it was given to, not to the one that a loaded state waits for."""
+    problem = Problem(SHAPES)
+    opt, params, grads = made("tract | sgd(lr=0.1)", problem)
+    loop = opt.requests()
+    problem.answer(next(loop), params, grads, 0)
+    request = next(loop)
+    state = opt.state_dict()
+    problem.answer(request, params, grads, 0)
+    opt.load_state_dict(state)
+    with pytest.raises(tw.NeedsError, match="activations"):
+        next(loop)
+
+
+def test_large_layers_do_not_depend_on_the_threads() -> None:
+    """The systems and the products too."""
+    results = []
+    for threads in (1, 2, 3):
+        tw.set_num_threads(threads)
+        for rows in (300, 500):
+            problem = Rows([(310, 400), (400,)], seed=1)
+            problem.rows = rows
+            opt, params, grads = made("tract | sgd(lr=0.1)", problem, np.float32)
+            for request in opt.requests():
+                problem.answer(request, params, grads, 0)
+            results.append(params)
+    for k in (2, 3, 4, 5):
+        assert_same_bits(results[k], results[k % 2])
+
+
+@pytest.mark.parametrize("dtype, limit", [("float16", 2e-3), ("bfloat16", 2e-2)])
+def test_narrow_parameters(dtype: str, limit: float) -> None:
+    """With float32 masters both stay at the rounding of what the host sees."""
+    narrow: Any = pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else np.float16
+    cases: list[tuple[str, Any]] = [("tract | sgd(lr=0.1)", Problem([(4, 3), (4,)])), ("adamw(lr=0.8) | ghost_step(safety=0.5)", Softmax())]
+    for sentence, problem in cases:
+        wide, exact, exact_grads = made(sentence, problem)
+        params = [p.astype(narrow) for p in problem.start()]
+        for p, q in zip(exact, params):
+            p[...] = q
+        grads = [np.zeros(p.shape, np.float32) for p in params]
+        opt = tw.Optimizer(params, sentence, master="f32")
+        opt.bind_gradients(grads)
+        for request in wide.requests():
+            problem.answer(request, exact, exact_grads, 0)
+        for request in opt.requests():
+            problem.answer(request, params, grads, 0)
+        assert worst([p.astype(np.float64) for p in params], exact) < limit * max(1.0, max(float(np.abs(p).max()) for p in exact))
+
+
 # ---- ghost_step
 
 RULES = [

@@ -816,7 +816,7 @@ package final class Optimizer {
   /// What belongs to one step alone.
   private func forget() {
     (phase, pending, resumed) = (-1, Request(), false)
-    (sourceCopies, answered, kept, stepSize) = ([], nil, nil, nil)
+    (sourceCopies, snapshotMemory, answered, kept, stepSize) = ([], [], nil, nil, nil)
     observed["loss"] = nil
   }
 
@@ -869,7 +869,7 @@ package final class Optimizer {
   /// Everything that can refuse a step happens here, before anything is changed.
   private func begin() throws(Failure) {
     activate()
-    try evaluateSchedules()
+    if sourceStage != nil { try evaluateSchedules() }   // for what it reads before the rules are made
     try checkFinite()
     if mayFail { try takeSnapshot() }
   }
@@ -893,7 +893,8 @@ package final class Optimizer {
 
   private func checkFinite() throws(Failure) {
     guard options.nonFinite != .propagate || needsFinite else { return }
-    if let a = answered, !a.isFinite {
+    if let answered {   // the gradients were seen before, and may hold anything by now
+      if answered.isFinite { return }
       if options.nonFinite == .skip { throw Failure(Status.skipped, "non-finite answer") }
       throw Failure(Status.nonfinite, "the answer to \(sourceStage?.name ?? "the request") has elements that are NaN or infinite; nothing was changed")
     }
@@ -997,8 +998,7 @@ package final class Optimizer {
         rates[g * branches.count + b] = (a.lr, decay == .decoupled ? wd : 0)
       }
     }
-    let top = largestRate
-    if let stepSize, stepSize != top {
+    if let stepSize, case let top = largestRate, stepSize != top {
       for k in applies.indices {
         applies[k].lr = top > 0 ? stepSize * (rates[k].lr / top) : stepSize
         if rates[k].decay != 0 { applies[k].keep = 1 - applies[k].lr * rates[k].decay }
@@ -1484,7 +1484,7 @@ package final class Optimizer {
                         index: Int(e[7]), count: Int(e[8]))
     }
     resumed = phase >= 0
-    kept = nil
+    (sourceCopies, snapshotMemory, answered, kept) = ([], [], nil, nil)   // of the state that was there before
     if let k = rows["engine/answer"], k.count >= 2 { kept = HostMatrix(Array(k[2...]), Int(k[0]), Int(k[1])) }
     if let t = rows["engine/tensor_steps"] { for i in 0..<bound.count { records[i].t = Int(t[i]) } }
     for s in stages {

@@ -1,6 +1,6 @@
 /// TrAct: the weight gradient of a layer becomes the move that a gradient step on its pre-activations asks of the weight.
 ///
-///     ΔW = Gᵀ·X·(Xᵀ·X/n + λ·I)⁻¹    for n ≥ in;    Gᵀ-form    (X·Xᵀ/n + λ·I)⁻¹·G = Z,  ΔW = Zᵀ·X    for n < in
+///     ΔW = Gᵀ·X·(Xᵀ·X/n + λ·I)⁻¹,  for n < in as  Zᵀ·X  with  (X·Xᵀ/n + λ·I)·Z = G;   ΔW takes the place of Gᵀ·X, the gradient
 ///
 /// Shapes   X (n, in): the layer's inputs; G (n, out): the gradient of the loss at its pre-activations; W (out, in), or (out, in, kh, kw) seen
 ///          as (out, in·kh·kw), X then the patches of all samples and positions. n is the number of rows given.
