@@ -694,5 +694,5 @@ def test_jax_says_what_is_missing() -> None:
 
     opt = Optimizer({"w": np.ones((2, 3), np.float32)}, "tract(0.1) | sgd(lr=0.1)")
     with pytest.raises(tw.NeedsError, match="activations"):
-        opt.step(lambda params: (0.0, params))
+        opt.step(lambda params: (0.0, {"w": np.ones((2, 3), np.float32)}))
     assert np.all(opt.arrays[0] == 1)
