@@ -159,7 +159,7 @@ def train(sentence: str, state_dtype: str, args: argparse.Namespace) -> Result:
             loss = model.loss(Data(batch.x[request.index :: request.count], batch.y[request.index :: request.count]))
         elif request.kind == "hessian_vector":
             model.curvature(batch, request.probe)
-        elif request.kind == "logit_derivatives":
+        elif request.kind in ("logit_derivatives", "activations"):
             sys.exit(f"{sentence}: this example cannot answer {request.kind}")
         else:
             loss = model.loss(batch)

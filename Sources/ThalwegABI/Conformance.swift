@@ -55,6 +55,7 @@ func conformance() {
   same(type(optimizerStateRead), type(CThalweg.tw_optimizer_state_read))
   same(type(optimizerStep), type(CThalweg.tw_optimizer_step))
   same(type(optimizerStepWith), type(CThalweg.tw_optimizer_step_with))
+  same(type(optimizerWaiting), type(CThalweg.tw_optimizer_waiting))
   same(type(optionsInit), type(CThalweg.tw_options_init))
   same(type(randomNormal), type(CThalweg.tw_random_normal))
   same(type(regularizerCreate), type(CThalweg.tw_regularizer_create))

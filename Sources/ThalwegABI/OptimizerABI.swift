@@ -133,27 +133,48 @@ public func optimizerStepWith(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw
   }
 }
 
+/// Tells the host what is asked for; nothing, between steps.
+private func write(_ r: Request?, of o: Optimizer, to request: UnsafeMutablePointer<tw_request>) {
+  let r = r ?? Request()
+  request.pointee.kind = r.kind.rawValue
+  request.pointee.pass = Int32(truncatingIfNeeded: r.pass)
+  request.pointee.tag = r.tag
+  request.pointee.index = Int64(r.index)
+  request.pointee.count = Int64(r.count)
+  request.pointee.loss = .nan
+  let probe = o.probeTensors()
+  request.pointee.probe = probe.map { UnsafePointer($0) }
+  request.pointee.probe_count = probe == nil ? 0 : o.count
+}
+
+private func usable(_ request: UnsafeMutablePointer<tw_request>?) throws(Failure) -> UnsafeMutablePointer<tw_request> {
+  guard let request else { throw null("request") }
+  let size = request.pointee.struct_size
+  guard size >= MemoryLayout<tw_request>.size, size <= 1 << 16 else {
+    throw Failure(Status.argument, "`request->struct_size` is \(size); set it to sizeof(tw_request)")
+  }
+  return request
+}
+
 @_cdecl("tw_optimizer_next")
 public func optimizerNext(_ p: OpaquePointer?, _ request: UnsafeMutablePointer<tw_request>?) -> tw_status {
   statusCode { () throws(Failure) in
-    guard let request else { throw null("request") }
-    let size = request.pointee.struct_size
-    guard size >= MemoryLayout<tw_request>.size, size <= 1 << 16 else {
-      throw Failure(Status.argument, "`request->struct_size` is \(size); set it to sizeof(tw_request)")
-    }
+    let request = try usable(request)
     return try with(p) { (o) throws(Failure) in
       let (asked, code) = try o.next(loss: request.pointee.loss)
-      let r = asked ?? Request()
-      request.pointee.kind = r.kind.rawValue
-      request.pointee.pass = Int32(r.pass)
-      request.pointee.tag = r.tag
-      request.pointee.index = Int64(r.index)
-      request.pointee.count = Int64(r.count)
-      request.pointee.loss = .nan
-      let probe = o.probeTensors()
-      request.pointee.probe = probe.map { UnsafePointer($0) }
-      request.pointee.probe_count = probe == nil ? 0 : o.count
+      write(asked, of: o, to: request)
       return code
+    }
+  }
+}
+
+@_cdecl("tw_optimizer_waiting")
+public func optimizerWaiting(_ p: OpaquePointer?, _ request: UnsafeMutablePointer<tw_request>?) -> tw_status {
+  statusCode { () throws(Failure) in
+    let request = try usable(request)
+    return try with(p) { (o) throws(Failure) in
+      write(o.waiting, of: o, to: request)
+      return o.waiting == nil ? Status.ok : Status.more
     }
   }
 }
@@ -163,26 +184,22 @@ public func optimizerCancel(_ p: OpaquePointer?) -> tw_status {
   status { () throws(Failure) in try with(p) { (o) throws(Failure) in try o.cancel() } }
 }
 
-/// A matrix in double, (rows, columns).
-private func matrix(_ t: UnsafePointer<tw_tensor>, _ what: String) throws(Failure) -> (values: [Double], rows: Int, columns: Int) {
+private func matrix(_ t: UnsafePointer<tw_tensor>?, _ what: String) throws(Failure) -> HostMatrix? {
+  guard let t else { return nil }
   let v = try View(t.pointee, what)
-  guard v.shape.count == 2 else { throw Failure(Status.shape, "\(what) must have two axes, (samples, classes), got shape \(v.shape)") }
-  return (Dense.read(v), v.shape[0], v.shape[1])
+  guard !v.absent else { throw Failure(Status.argument, "\(what) is marked absent; pass NULL where there is none") }
+  // it is copied, whole: a broadcast view may stand for more than any memory holds
+  guard !v.overlapsItself || v.count <= 1 << 24 else { throw Failure(Status.layout, "\(what): its strides make elements share memory") }
+  guard v.shape.count == 2 else { throw Failure(Status.shape, "\(what) must have two axes, (rows, columns), got shape \(v.shape)") }
+  return HostMatrix(Dense.read(v), v.shape[0], v.shape[1])
 }
 
 @_cdecl("tw_optimizer_answer_matrix")
-public func optimizerAnswerMatrix(_ p: OpaquePointer?, _ values: UnsafePointer<tw_tensor>?, _ logits: UnsafePointer<tw_tensor>?) -> tw_status {
+public func optimizerAnswerMatrix(_ p: OpaquePointer?, _ first: UnsafePointer<tw_tensor>?, _ second: UnsafePointer<tw_tensor>?) -> tw_status {
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
-      guard let values else { throw null("values") }
-      let a = try matrix(values, "values")
-      var z: [Double]?
-      if let logits {
-        let b = try matrix(logits, "logits")
-        guard b.rows == a.rows, b.columns == a.columns else { throw Failure(Status.shape, "logits and values differ in shape") }
-        z = b.values
-      }
-      try o.answer(a.values, z, a.rows, a.columns)
+      guard first != nil || second != nil else { throw null("first") }
+      try o.answer(try matrix(first, "first"), try matrix(second, "second"))
     }
   }
 }

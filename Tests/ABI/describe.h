@@ -152,40 +152,54 @@ CHECK_UNUSED static tw_status small_model_bind(small_model *m, tw_optimizer *opt
   return status == TW_OK ? tw_optimizer_bind_gradients(optimizer, m->gradients, 2) : status;
 }
 
-/* One step: every request is answered, for a loss of |w|^2 / 2.  A method that asks without end is cancelled.
- */
+/* Answers a request, for a loss of |w|^2 / 2. */
+CHECK_UNUSED static tw_status small_model_answer(small_model *m, tw_optimizer *optimizer, tw_request *request) {
+  float values[12], inputs[32];
+  request->loss = 0;
+  for (int i = 0; i < 24; i++) request->loss += 0.5 * m->w[i] * m->w[i];
+  for (int i = 0; i < 4; i++) request->loss += 0.5 * m->b[i] * m->b[i];
+  switch (request->kind) {
+    case TW_REQUEST_HESSIAN_VECTOR:
+      if (request->probe != NULL && request->probe_count == 2) {
+        memcpy(m->gw, request->probe[0].data, sizeof m->gw);
+        memcpy(m->gb, request->probe[1].data, sizeof m->gb);
+      }
+      return TW_OK;
+    case TW_REQUEST_LOGIT_DERIVATIVES: {
+      const int64_t samples_by_classes[2] = {4, 3};
+      tw_tensor matrix = view(values, TW_F32, 2, samples_by_classes, NULL);
+      fill_f32(values, 12, 3 + (uint64_t)request->pass);
+      return tw_optimizer_answer_matrix(optimizer, request->pass < 2 ? &matrix : NULL, &matrix);
+    }
+    case TW_REQUEST_ACTIVATIONS: {
+      if (request->index < 0 || request->index > 1) return TW_ERROR_ARGUMENT;
+      const int64_t *weight = m->parameters[request->index].shape, in[2] = {4, weight[1]}, out[2] = {4, weight[0]};
+      tw_tensor first = view(inputs, TW_F32, 2, in, NULL), second = view(values, TW_F32, 2, out, NULL);
+      fill_f32(inputs, 32, 4);
+      fill_f32(values, 12, 3);
+      return tw_optimizer_answer_matrix(optimizer, &first, &second);
+    }
+    default:
+      memcpy(m->gw, m->w, sizeof m->gw);
+      memcpy(m->gb, m->b, sizeof m->gb);
+      if (request->index % 2 == 1) m->gw[0] += 1; /* tasks differ */
+      return TW_OK;
+  }
+}
+
+/* One step, or the rest of one: every request is answered.  A method that asks without end is cancelled. */
 CHECK_UNUSED static tw_status small_model_step(small_model *m, tw_optimizer *optimizer) {
   tw_request request = {.struct_size = sizeof request};
-  float values[12];
-  const int64_t samples_by_classes[2] = {4, 3};
-  tw_tensor matrix = view(values, TW_F32, 2, samples_by_classes, NULL);
+  tw_status status = tw_optimizer_waiting(optimizer, &request);
+  if (status == TW_OK) status = tw_optimizer_next(optimizer, &request);
   for (int pass = 0; pass < 1000; pass++) {
-    tw_status status = tw_optimizer_next(optimizer, &request);
     if (status != TW_MORE) return status;
-    request.loss = 0;
-    for (int i = 0; i < 24; i++) request.loss += 0.5 * m->w[i] * m->w[i];
-    for (int i = 0; i < 4; i++) request.loss += 0.5 * m->b[i] * m->b[i];
-    switch (request.kind) {
-      case TW_REQUEST_HESSIAN_VECTOR:
-        if (request.probe != NULL && request.probe_count == 2) {
-          memcpy(m->gw, request.probe[0].data, sizeof m->gw);
-          memcpy(m->gb, request.probe[1].data, sizeof m->gb);
-        }
-        break;
-      case TW_REQUEST_LOGIT_DERIVATIVES:
-        fill_f32(values, 12, 3);
-        status = tw_optimizer_answer_matrix(optimizer, &matrix, pass % 2 == 0 ? &matrix : NULL);
-        if (status < 0) {
-          tw_optimizer_cancel(optimizer);
-          return status;
-        }
-        break;
-      default:
-        memcpy(m->gw, m->w, sizeof m->gw);
-        memcpy(m->gb, m->b, sizeof m->gb);
-        if (request.index % 2 == 1) m->gw[0] += 1; /* tasks differ */
-        break;
+    status = small_model_answer(m, optimizer, &request);
+    if (status < 0) {
+      tw_optimizer_cancel(optimizer);
+      return status;
     }
+    status = tw_optimizer_next(optimizer, &request);
   }
   return tw_optimizer_cancel(optimizer);
 }

@@ -56,9 +56,9 @@ static const char *const tokens[] = {"{",
 static source *sources;
 static size_t source_count;
 
-/* One source for each sentence in which a method can stand and run. */
+/* One or two sources for each sentence in which a method can stand and run. */
 static void collect(void) {
-  sources = calloc(tw_method_count() + 8, sizeof *sources);
+  sources = calloc(2 * (tw_method_count() + 8), sizeof *sources);
   for (size_t i = 0; i < tw_method_count() + 3; i++) {
     static const char *const more[] = {"clip_global_norm(1.0) | adamw(lr=0.01) | ema(0.9)",
                                        "adamw(lr=cosine(lr=0.1, total=10))",
@@ -85,6 +85,13 @@ static void collect(void) {
     if (s.saved.data != NULL) {
       s.sentence = strdup(sentence);
       sources[source_count++] = s;
+    }
+    /* and one from the middle of a step, where the method asks twice */
+    tw_request request = {.struct_size = sizeof request};
+    if (s.saved.data != NULL && tw_optimizer_next(optimizer, &request) == TW_MORE &&
+        small_model_answer(&model, optimizer, &request) == TW_OK && tw_optimizer_next(optimizer, &request) == TW_MORE) {
+      source within = {strdup(sentence), save(optimizer)};
+      if (within.saved.data != NULL) sources[source_count++] = within;
     }
     OK(tw_optimizer_destroy(optimizer));
   }

@@ -110,6 +110,8 @@ static void collect(corpus *sentences, corpus *words) {
   corpus_add(sentences,
              "clip_global_norm(1.0) | adamw(lr=warmup_cosine(peak=3e-4, warmup=10, total=100)) | ema(0.999)");
   corpus_add(sentences, "route(matrix=(muon(lr=0.02)), other=(adamw(lr=3e-4)))");
+  corpus_add(sentences, "route(matrix=(tract(0.1) | adamw(lr=3e-4)), other=(sgd(lr=0.1)))");
+  corpus_add(sentences, "adamw(lr=3e-4) | ghost_step(mode=set, safety=0.5)");
   corpus_add(sentences, "sam(0.05) | sgd(lr=0.1, momentum=0.9) | prox(l1(1e-4)) | project(simplex)");
 }
 

@@ -147,6 +147,7 @@ static void all_optimizer_calls(tw_optimizer *handle, const char *what) {
   REFUSED_AS(TW_ERROR_HANDLE, tw_optimizer_step(handle));
   REFUSED_AS(TW_ERROR_HANDLE, tw_optimizer_step_with(handle, &tg, 1));
   REFUSED_AS(TW_ERROR_HANDLE, tw_optimizer_next(handle, &request));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_optimizer_waiting(handle, &request));
   REFUSED_AS(TW_ERROR_HANDLE, tw_optimizer_cancel(handle));
   REFUSED_AS(TW_ERROR_HANDLE, tw_optimizer_answer_matrix(handle, &tw, NULL));
   REFUSED_AS(TW_ERROR_HANDLE, tw_optimizer_observe(handle, "loss", 1));
@@ -332,6 +333,7 @@ static void null_arguments(void) {
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_optimizer_bind_shadow(o, NULL, 2));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_optimizer_step_with(o, NULL, 2));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_optimizer_next(o, NULL));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_optimizer_waiting(o, NULL));
   REFUSED(tw_optimizer_answer_matrix(o, NULL, NULL));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_optimizer_observe(o, NULL, 1));
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_optimizer_command(o, NULL));
@@ -903,6 +905,7 @@ static void request_sizes(void) {
       refused(__LINE__, "next with a short request", status);
     }
     if (sizes[i] == 0) CHECK(status == TW_ERROR_ARGUMENT);
+    REFUSED_AS(TW_ERROR_ARGUMENT, tw_optimizer_waiting(victim.optimizer, &request));
   }
   end_victim();
 }
@@ -1228,6 +1231,72 @@ static void out_of_order(void) {
   OK(tw_optimizer_destroy(o));
 }
 
+/* Matrices that do not answer the request: it goes on waiting, and in the end it is answered.  NaN ends the step. */
+static void bad_answers(void) {
+  static const char *const sentences[2] = {"tract | sgd(lr=0.5, momentum=0.5)", "sgd(lr=0.5, momentum=0.5) | ghost_step"};
+  static const int64_t in[2] = {4, COLUMNS}, out[2] = {4, ROWS}, short_out[2] = {3, ROWS}, huge[2] = {INT64_MAX, INT64_MAX};
+  static const int64_t negative[2] = {-1, ROWS}, tall[2] = {INT64_C(1) << 40, COLUMNS}, still[2] = {0, 0}, wide[2] = {0, INT64_MAX};
+  float w[WEIGHTS], b[BIASES], gw[WEIGHTS], gb[BIASES], x[4 * COLUMNS], z[4 * ROWS];
+  for (int which = 0; which < 2; which++) {
+    fill_f32(w, WEIGHTS, 1);
+    fill_f32(b, BIASES, 2);
+    fill_f32(gw, WEIGHTS, 3);
+    fill_f32(gb, BIASES, 4);
+    fill_f32(x, 4 * COLUMNS, 5);
+    fill_f32(z, 4 * ROWS, 6);
+    tw_tensor parameters[2] = {view(w, TW_F32, 2, matrix_shape, NULL), view(b, TW_F32, 1, bias_shape, NULL)};
+    tw_tensor gradients[2] = {view(gw, TW_F32, 2, matrix_shape, NULL), view(gb, TW_F32, 1, bias_shape, NULL)};
+    tw_optimizer *o = NULL;
+    tw_request request = {.struct_size = sizeof request};
+    MUST(tw_optimizer_create(sentences[which], NULL, &o));
+    OK(tw_optimizer_add_parameters(o, parameters, 2, NULL, NULL));
+    OK(tw_optimizer_bind_gradients(o, gradients, 2));
+    const tw_tensor first = view(x, TW_F32, 2, in, NULL), second = view(z, TW_F32, 2, out, NULL);
+    const tw_tensor good = which == 0 ? first : second;
+    tw_tensor bad;
+    REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_answer_matrix(o, &good, &second));
+    for (int round = 0; round < 3; round++) { /* NaN, no answer, an answer */
+      float before[WEIGHTS];
+      memcpy(before, w, sizeof w);
+      STATUS(TW_MORE, tw_optimizer_next(o, &request));
+      REFUSED_AS(TW_ERROR_SEQUENCE, tw_optimizer_answer_matrix(o, &good, &second));
+      STATUS(TW_MORE, tw_optimizer_next(o, &request));
+      CHECK(request.kind == (which == 0 ? TW_REQUEST_ACTIVATIONS : TW_REQUEST_LOGIT_DERIVATIVES));
+      REFUSED_AS(TW_ERROR_ARGUMENT, tw_optimizer_answer_matrix(o, NULL, NULL));
+#define BAD_MATRIX(status, memory, dtype, ndim, shape, strides) \
+  do { \
+    bad = view(memory, dtype, ndim, shape, strides); \
+    REFUSED_AS(status, tw_optimizer_answer_matrix(o, &bad, &second)); \
+    REFUSED_AS(status, tw_optimizer_answer_matrix(o, &good, &bad)); \
+  } while (0)
+      BAD_MATRIX(TW_ERROR_SHAPE, z, TW_F32, 2, short_out, NULL);
+      BAD_MATRIX(TW_ERROR_SHAPE, z, TW_F32, 1, out, NULL);
+      BAD_MATRIX(TW_ERROR_SHAPE, z, TW_F32, 2, negative, NULL);
+      BAD_MATRIX(TW_ERROR_SHAPE, z, TW_F32, 2, huge, NULL);
+      BAD_MATRIX(TW_ERROR_SHAPE, z, TW_F32, 2, wide, NULL);
+      BAD_MATRIX(TW_ERROR_LAYOUT, z, TW_F32, 2, tall, still);
+      BAD_MATRIX(TW_ERROR_DTYPE, z, 99, 2, out, NULL);
+      BAD_MATRIX(TW_ERROR_ARGUMENT, NULL, TW_F32, 2, out, NULL);
+      bad = second;
+      bad.flags = TW_TENSOR_ABSENT;
+      REFUSED_AS(TW_ERROR_ARGUMENT, tw_optimizer_answer_matrix(o, &good, &bad));
+      REFUSED(tw_optimizer_step(o));
+      if (round == 1) {
+        STATUS(TW_ERROR_NEEDS, tw_optimizer_next(o, &request));
+      } else {
+        const float kept = z[1];
+        if (round == 0) z[1] = NAN;
+        OK(tw_optimizer_answer_matrix(o, &good, &second));
+        STATUS(round == 0 ? TW_ERROR_NONFINITE : TW_OK, tw_optimizer_next(o, &request));
+        z[1] = kept;
+      }
+      CHECK((memcmp(before, w, sizeof w) == 0) == (round < 2));
+      OK(tw_optimizer_waiting(o, &request));
+    }
+    OK(tw_optimizer_destroy(o));
+  }
+}
+
 /* The same in evaluation mode: whatever is refused leaves the training weights to be found again. */
 static void in_evaluation_mode(void) {
   NEED("ema");
@@ -1503,6 +1572,7 @@ int main(void) {
   RUN(huge_sentences);
   RUN(bad_values);
   RUN(out_of_order);
+  RUN(bad_answers);
   RUN(in_evaluation_mode);
   RUN(small_buffers);
   RUN(damaged_checkpoints);

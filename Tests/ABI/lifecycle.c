@@ -602,6 +602,89 @@ static void requests_of_sam(void) {
   OK(tw_optimizer_destroy(optimizer));
 }
 
+/* tract on one layer and its bias, by hand: X = (1, 0, 0), G = (1, 2), lam = 1, so that the move is G' X / 2. */
+static void requests_of_tract(void) {
+  NEED("tract");
+  NEED("sgd");
+  double w[6] = {1, 1, 1, 1, 1, 1}, b[2] = {1, 1}, gw[6] = {9, 9, 9, 9, 9, 9}, gb[2] = {1, 2}, norm[4] = {1, 1, 1, 1};
+  double x[3] = {1, 0, 0}, z[2] = {1, 2};
+  const int64_t layer[2] = {2, 3}, bias = 2, square[2] = {2, 2}, one_three[2] = {1, 3}, one_two[2] = {1, 2};
+  tw_tensor parameters[3] = {vector(b, TW_F64, &bias), view(w, TW_F64, 2, layer, NULL), view(norm, TW_F64, 2, square, NULL)};
+  tw_tensor gradients[3] = {vector(gb, TW_F64, &bias), view(gw, TW_F64, 2, layer, NULL), view(gw, TW_F64, 2, square, NULL)};
+  tw_tensor inputs = view(x, TW_F64, 2, one_three, NULL), outputs = view(z, TW_F64, 2, one_two, NULL);
+  parameters[2].role = TW_ROLE_NORM; /* a matrix, but no layer */
+  tw_optimizer *optimizer = NULL;
+  tw_request request = {.struct_size = sizeof request};
+  MUST(tw_optimizer_create("tract(1.0) | sgd(lr=1.0)", NULL, &optimizer));
+  OK(tw_optimizer_add_parameters(optimizer, parameters, 3, NULL, NULL));
+  OK(tw_optimizer_bind_gradients(optimizer, gradients, 3));
+  OK(tw_optimizer_waiting(optimizer, &request));
+  CHECK(request.kind == TW_REQUEST_NONE);
+  STATUS(TW_MORE, tw_optimizer_next(optimizer, &request));
+  CHECK(request.kind == TW_REQUEST_GRADIENT);
+  STATUS(TW_MORE, tw_optimizer_next(optimizer, &request));
+  CHECK(request.kind == TW_REQUEST_ACTIVATIONS && request.index == 1 && request.count == 1 && request.probe == NULL);
+  OK(tw_optimizer_answer_matrix(optimizer, &inputs, &outputs));
+  OK(tw_optimizer_next(optimizer, &request));
+  const double moved[6] = {0.5, 1, 1, 0, 1, 1};
+  for (int i = 0; i < 6; i++) NEAR(w[i], moved[i], 1e-15);
+  EQUAL(b[0], 0);
+  EQUAL(b[1], -1);
+  EQUAL(norm[0], -8);
+  STATUS(TW_ERROR_NEEDS, tw_optimizer_step(optimizer));
+  OK(tw_optimizer_destroy(optimizer));
+}
+
+/* ghost_step on two logits that are the parameters: u = (-1, 1), spread 2, radius pi / 2.  The step is saved at the request, and gone
+ * on with by another optimizer, which sees the same probe. */
+static void requests_of_ghost_step(void) {
+  NEED("ghost_step");
+  NEED("sgd");
+  for (int alone = 0; alone < 2; alone++) {
+    double w[2] = {0.5, 0.5}, g[2] = {1, -1}, other[2], zeros[2] = {0, 0};
+    const int64_t row[2] = {1, 2};
+    const char *sentence = "sgd(lr=10.0) | ghost_step(fd_eps=0.001)";
+    tw_optimizer *optimizer = with_vector(sentence, NULL, TW_F64, w, g, 2);
+    tw_request request = {.struct_size = sizeof request}, again = {.struct_size = sizeof again};
+    STATUS(TW_MORE, tw_optimizer_next(optimizer, &request));
+    STATUS(TW_MORE, tw_optimizer_next(optimizer, &request));
+    CHECK(request.kind == TW_REQUEST_LOGIT_DERIVATIVES && request.probe_count == 1);
+    if (request.probe_count != 1) return;
+    const double *u = request.probe[0].data;
+    EQUAL(u[0], -1);
+    EQUAL(u[1], 1);
+    NEAR(number(optimizer, "ghost_step.norm"), sqrt(2), 1e-15);
+    tw_tensor a = view((void *)(uintptr_t)u, TW_F64, 2, row, NULL), logits = view(w, TW_F64, 2, row, NULL);
+    if (alone) {
+      OK(tw_optimizer_answer_matrix(optimizer, NULL, &logits));
+      STATUS(TW_MORE, tw_optimizer_next(optimizer, &request));
+      CHECK(request.kind == TW_REQUEST_LOGIT_DERIVATIVES && request.pass == 2);
+      NEAR(w[0], 0.5 - 0.001 / sqrt(2), 1e-15);
+    }
+    memcpy(other, w, sizeof other);
+    checkpoint saved = save(optimizer);
+    tw_optimizer *resumed = with_vector(sentence, NULL, TW_F64, other, zeros, 2);
+    OK(tw_optimizer_load(resumed, saved.data, saved.size));
+    free(saved.data);
+    STATUS(TW_MORE, tw_optimizer_waiting(resumed, &again));
+    CHECK(again.kind == request.kind && again.pass == request.pass && again.tag == request.tag && again.probe_count == 1);
+    if (again.probe_count == 1) EQUAL(((const double *)again.probe[0].data)[0], -1);
+    tw_tensor there = view(other, TW_F64, 2, row, NULL);
+    OK(tw_optimizer_answer_matrix(optimizer, alone ? NULL : &a, alone ? &logits : NULL));
+    OK(tw_optimizer_answer_matrix(resumed, alone ? NULL : &a, alone ? &there : NULL));
+    OK(tw_optimizer_next(optimizer, &request));
+    OK(tw_optimizer_next(resumed, &again));
+    const double radius = 3.14159265358979323846 / 2, tolerance = alone ? 1e-10 : 1e-14;
+    NEAR(w[0], 0.5 - radius, tolerance);
+    NEAR(w[1], 0.5 + radius, tolerance);
+    CHECK(memcmp(w, other, sizeof w) == 0);
+    NEAR(number(optimizer, "ghost_step.r"), 10 / radius, 1e-9);
+    NEAR(number(optimizer, "ghost_step.tau"), radius, tolerance);
+    OK(tw_optimizer_destroy(optimizer));
+    OK(tw_optimizer_destroy(resumed));
+  }
+}
+
 /* ---- stages around the rule --------------------------------------------------------------------------- */
 
 static void clipping(void) {
@@ -1107,6 +1190,8 @@ int main(void) {
   RUN(shadow);
   RUN(requests_for_one_gradient);
   RUN(requests_of_sam);
+  RUN(requests_of_tract);
+  RUN(requests_of_ghost_step);
   RUN(clipping);
   RUN(averages);
   RUN(accumulation);

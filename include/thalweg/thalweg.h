@@ -256,7 +256,9 @@ enum {
   TW_REQUEST_HESSIAN_VECTOR = 4,    /* the Hessian there times `probe` */
   TW_REQUEST_TASK_GRADIENT = 5,     /* the gradient of task `index` of `count` */
   TW_REQUEST_PREVIOUS_GRADIENT = 6, /* the gradient of this minibatch at the previous parameters (they stand there now) */
-  TW_REQUEST_LOGIT_DERIVATIVES = 7  /* derivatives of the logits along `probe`: see tw_optimizer_answer_matrix */
+  TW_REQUEST_LOGIT_DERIVATIVES = 7, /* derivatives of the logits along `probe`: see tw_optimizer_answer_matrix */
+  TW_REQUEST_ACTIVATIONS = 8        /* of the layer whose weight is parameter `index`: inputs, and the gradient at its
+                                       pre-activations: see tw_optimizer_answer_matrix */
 };
 
 /* What a method needs now.  The parameters stand where the answer is wanted.  Equal tags mean: the same minibatch, the
@@ -266,9 +268,10 @@ typedef struct tw_request {
   int32_t kind;
   int32_t pass;              /* 0, 1, ... within one step */
   uint64_t tag;
-  int64_t index, count;      /* of the task, for TASK_GRADIENT */
+  int64_t index, count;      /* of the task and how many, for TASK_GRADIENT; the parameter and how many are asked for, for
+                                ACTIVATIONS */
   double loss;               /* in: the host's answer to a LOSS request */
-  const tw_tensor *probe;    /* `probe_count` tensors shaped like the parameters, for HESSIAN_VECTOR */
+  const tw_tensor *probe;    /* `probe_count` tensors shaped like the parameters, for HESSIAN_VECTOR and LOGIT_DERIVATIVES */
   size_t probe_count;
 } tw_request;
 
@@ -277,11 +280,25 @@ typedef struct tw_request {
  * An error ends the step: parameters and state are those from before it. */
 tw_status tw_optimizer_next(tw_optimizer *optimizer, tw_request *request);
 
+/* Fills *request with the one that waits for its answer (TW_MORE), or with none (TW_OK): what to go on with after loading a state
+ * that was saved inside a step.  Changes nothing. */
+tw_status tw_optimizer_waiting(tw_optimizer *optimizer, tw_request *request);
+
 /* Ends a step between two requests: parameters and state are those from before it. */
 tw_status tw_optimizer_cancel(tw_optimizer *optimizer);
 
-/* Answers a request for a matrix (LOGIT_DERIVATIVES): (samples, classes), f32 or f64; logits may be NULL. */
-tw_status tw_optimizer_answer_matrix(tw_optimizer *optimizer, const tw_tensor *values, const tw_tensor *logits);
+/* Answers a request for matrices, of two axes, f32, f64, f16 or bf16; they are read before the call returns.  The gradients
+ * stay bound meanwhile; what they hold does not matter.
+ *   LOGIT_DERIVATIVES  first (samples, classes): the derivatives of the logits along `probe`, of the layers as they are when
+ *                      they are evaluated (no dropout, fixed batch statistics); second (samples, classes): the logits, or NULL.
+ *                      One column is the logit of a sigmoid.  A host without forward-mode derivatives passes first = NULL and
+ *                      the logits: the same request comes once more, with the parameters a little along the probe, and takes
+ *                      the logits of the same samples there.
+ *   ACTIVATIONS        first (rows, in): the inputs of the layer; second (rows, out): the gradient of the loss at its
+ *                      pre-activations, scaled as the other gradients are.  The weight is (out, in); of (out, in, kh, kw) it
+ *                      is (out, in*kh*kw), and the rows are the patches of all samples and positions.
+ * TW_ERROR_SEQUENCE when no such request waits; TW_ERROR_SHAPE, _ARGUMENT: the request still waits. */
+tw_status tw_optimizer_answer_matrix(tw_optimizer *optimizer, const tw_tensor *first, const tw_tensor *second);
 
 /* Tells the pipeline a number that it watches: "loss" (Polyak steps), "metric" (reduce_on_plateau), "batch_size", ... */
 tw_status tw_optimizer_observe(tw_optimizer *optimizer, const char *what, double value);

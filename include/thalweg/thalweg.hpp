@@ -352,7 +352,8 @@ enum class RequestKind : std::int32_t {
   hessian_vector = TW_REQUEST_HESSIAN_VECTOR,
   task_gradient = TW_REQUEST_TASK_GRADIENT,
   previous_gradient = TW_REQUEST_PREVIOUS_GRADIENT,
-  logit_derivatives = TW_REQUEST_LOGIT_DERIVATIVES
+  logit_derivatives = TW_REQUEST_LOGIT_DERIVATIVES,
+  activations = TW_REQUEST_ACTIVATIONS
 };
 
 /* One request.  The parameters stand where the answer is wanted; gradients go into the bound gradient
@@ -514,17 +515,27 @@ class Optimizer {
     return detail::check(tw_optimizer_next(handle_.get(), request.c_request()));
   }
 
+  /* Fills `request` with the one that waits for its answer; false between steps. */
+  bool waiting(Request& request) {
+    return detail::check(tw_optimizer_waiting(handle_.get(), request.c_request())) == TW_MORE;
+  }
+
   /* Ends a step between two requests: parameters and state are those from before it. */
   void cancel() { detail::check(tw_optimizer_cancel(handle_.get())); }
 
-  /* Answers a request for a matrix (samples, classes). */
-  void answer_matrix(const Tensor& values) {
-    const tw_tensor view = values.c_view();
+  /* Answers a request for matrices: what they are says tw_optimizer_answer_matrix. */
+  void answer_matrix(const Tensor& first) {
+    const tw_tensor view = first.c_view();
     detail::check(tw_optimizer_answer_matrix(handle_.get(), &view, nullptr));
   }
-  void answer_matrix(const Tensor& values, const Tensor& logits) {
-    const tw_tensor view = values.c_view(), logit_view = logits.c_view();
-    detail::check(tw_optimizer_answer_matrix(handle_.get(), &view, &logit_view));
+  void answer_matrix(const Tensor& first, const Tensor& second) {
+    const tw_tensor view = first.c_view(), second_view = second.c_view();
+    detail::check(tw_optimizer_answer_matrix(handle_.get(), &view, &second_view));
+  }
+  /* Answers logit_derivatives without derivatives: the request comes once more, a little along the probe. */
+  void answer_logits(const Tensor& logits) {
+    const tw_tensor view = logits.c_view();
+    detail::check(tw_optimizer_answer_matrix(handle_.get(), nullptr, &view));
   }
 
   /* Tells the pipeline a number that it watches: "loss", "metric", "batch_size". */

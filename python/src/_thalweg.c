@@ -830,7 +830,19 @@ static PyObject *optimizer_step(PyObject *object, PyObject *const *args, Py_ssiz
   return leave(&self->base, status);
 }
 
-/* _next(loss or None): None when the step is done, else (kind, pass, tag, index, count, probe_count). */
+/* After a call that fills the request: (kind, pass, tag, index, count, probe_count) where one waits, else None. */
+static PyObject *leave_request(Optimizer *self, tw_status status) {
+  if (status != TW_MORE) {
+    memset(&self->request, 0, sizeof self->request);
+    return leave(&self->base, status);
+  }
+  self->base.busy = 0;
+  const tw_request *request = &self->request;
+  return Py_BuildValue("(iiKLLn)", (int)request->kind, (int)request->pass, (unsigned long long)request->tag,
+                       (long long)request->index, (long long)request->count, (Py_ssize_t)request->probe_count);
+}
+
+/* _next(loss or None): None when the step is done, else what it asks for. */
 static PyObject *optimizer_next(PyObject *object, PyObject *loss) {
   Optimizer *self = (Optimizer *)object;
   double value = NAN;
@@ -846,14 +858,16 @@ static PyObject *optimizer_next(PyObject *object, PyObject *loss) {
   Py_BEGIN_ALLOW_THREADS
   status = tw_optimizer_next(HANDLE(self), &self->request);
   Py_END_ALLOW_THREADS
-  if (status != TW_MORE) {
-    memset(&self->request, 0, sizeof self->request);
-    return leave(&self->base, status);
-  }
-  self->base.busy = 0;
-  const tw_request *request = &self->request;
-  return Py_BuildValue("(iiKLLn)", (int)request->kind, (int)request->pass, (unsigned long long)request->tag,
-                       (long long)request->index, (long long)request->count, (Py_ssize_t)request->probe_count);
+  return leave_request(self, status);
+}
+
+/* _waiting(): the request that waits for its answer, or None. */
+static PyObject *optimizer_waiting(PyObject *object, PyObject *unused) {
+  Optimizer *self = (Optimizer *)object;
+  (void)unused;
+  if (!enter(&self->base)) return NULL;
+  self->request.struct_size = sizeof self->request;
+  return leave_request(self, tw_optimizer_waiting(HANDLE(self), &self->request));
 }
 
 /* Walks a strided tensor in row-major order; copies to *out, or with out NULL sets everything to zero. */
@@ -932,15 +946,16 @@ static PyObject *optimizer_answer_matrix(PyObject *object, PyObject *const *args
   tw_tensor tensors[2];
   memset(bound, 0, sizeof bound);
   memset(tensors, 0, sizeof tensors);
-  static const char *const what[2] = {"values", "logits"};
-  int given = nargs > 1 && args[1] != Py_None ? 2 : 1, ok = 1;
-  for (int i = 0; ok && i < given; i++) {
+  static const char *const what[2] = {"first", "second"};
+  int ok = 1, given[2] = {0, 0};
+  for (int i = 0; ok && i < 2; i++) {
+    if (i >= nargs || args[i] == Py_None) continue;
     Label label = {what[i], -1, NULL};
-    ok = acquire(self->base.state, &bound[i], &tensors[i], args[i], 0, &label) == 0;
+    ok = given[i] = acquire(self->base.state, &bound[i], &tensors[i], args[i], 0, &label) == 0;
   }
   tw_status status = TW_OK;
-  if (ok) status = tw_optimizer_answer_matrix(HANDLE(self), &tensors[0], given == 2 ? &tensors[1] : NULL);
-  for (int i = given; i-- > 0;) {
+  if (ok) status = tw_optimizer_answer_matrix(HANDLE(self), given[0] ? &tensors[0] : NULL, given[1] ? &tensors[1] : NULL);
+  for (int i = 2; i-- > 0;) {
     if (bound[i].object) bound_release(&bound[i]);
   }
   return ok ? leave(&self->base, status) : leave_error(&self->base);
@@ -1322,6 +1337,7 @@ static PyMethodDef optimizer_methods[] = {
                "gradient and no closure was given, SequenceError before gradients are bound or in evaluation mode,\n"
                "NonfiniteError under nonfinite=\"error\".  After an exception parameters and state are as before.")},
     {"_next", optimizer_next, METH_O, NULL},
+    {"_waiting", optimizer_waiting, METH_NOARGS, NULL},
     {"_probe", optimizer_probe, METH_NOARGS, NULL},
     {"_answer", optimizer_answer, METH_O, NULL},
     {"_answer_matrix", FAST(optimizer_answer_matrix), METH_FASTCALL, NULL},

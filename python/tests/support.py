@@ -54,10 +54,19 @@ class Problem:
         """The Hessian times a vector."""
         return [a * np.asarray(v, np.float64) for a, v in zip(self.a, vector)]
 
+    def layer(self, w: np.ndarray, step: int, rows: int = 6) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs (rows, in) and gradients at the pre-activations (rows, out) of a layer with this weight."""
+        out, inputs = w.shape[0], int(np.prod(w.shape[1:]))
+        rng = np.random.default_rng([out, inputs, step])
+        return rng.standard_normal((rows, inputs)), rng.standard_normal((rows, out)) / rows
+
     def answer(self, request: tw.Request, params: Arrays, grads: Arrays, step: int) -> None:
         """Fills the bound gradients and the loss, whatever is asked for."""
         if request.kind == "logit_derivatives":
             request.answer_matrix(np.stack([np.linspace(-1, 1, 4) * (i + 1) for i in range(3)]))
+            return
+        if request.kind == "activations":
+            request.answer_matrix(*self.layer(params[request.index], step))
             return
         if request.wants_loss or request.kind == "gradient":
             request.loss = self.loss(params, step)

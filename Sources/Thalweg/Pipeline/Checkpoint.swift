@@ -166,7 +166,7 @@ package enum Checkpoint {
     guard let steps = found["engine/step"], steps.end - steps.start == 72 else { throw damaged("it has no counters") }
     let within = body.loadUnaligned(fromByteOffset: steps.start + 16, as: Double.self) >= 0
     let (expected, _, counters, _, rows) = entries(o, within: within)
-    for e in expected where e.name != "engine/sentence" && !e.name.contains("/schedule.") {
+    for e in expected where e.name != "engine/sentence" && e.name != "engine/answer" && !e.name.contains("/schedule.") {
       guard let f = found[e.name] else {
         throw Failure(Status.mismatch, "the checkpoint has no `\(e.name)`" + suggestion(e.name, Array(found.keys).sorted()))
       }
@@ -174,7 +174,7 @@ package enum Checkpoint {
         throw Failure(Status.mismatch, "`\(e.name)` is \(f.dtype) \(f.shape) in the checkpoint, \(e.dtype) \(e.shape) here")
       }
     }
-    let extra = found.keys.filter { k in !expected.contains { $0.name == k } && !k.contains("/schedule.") }.sorted()
+    let extra = found.keys.filter { k in !expected.contains { $0.name == k } && !k.contains("/schedule.") && !(within && k == "engine/answer") }.sorted()
     if let k = extra.first { throw Failure(Status.mismatch, "the checkpoint has `\(k)`, which this optimizer does not") }
     // The live hyper-parameters were part of the run.
     let values = try o.parse(sentence: text)
@@ -183,8 +183,16 @@ package enum Checkpoint {
       guard let f = found[name], f.end - f.start == (name.contains("/schedule.") ? f.end - f.start : old.count * 8) else { continue }
       numbers[name] = (0..<((f.end - f.start) / 8)).map { body.loadUnaligned(fromByteOffset: f.start + $0 * 8, as: Double.self) }
     }
+    if within, let f = found["engine/answer"] {
+      // a matrix: its sides, then its elements
+      let row = (0..<((f.end - f.start) / 8)).map { body.loadUnaligned(fromByteOffset: f.start + $0 * 8, as: Double.self) }
+      guard row.count >= 2, row[0] >= 0, row[1] >= 0, row[0] <= 0x1p31, row[1] <= 0x1p31, row[0] * row[1] == Double(row.count - 2) else {
+        throw damaged("its kept answer makes no sense")
+      }
+      numbers["engine/answer"] = row
+    }
     guard let counts = numbers["engine/step"], counts.allSatisfy({ $0.isFinite && abs($0) < 9e15 }), counts.count == 9, counts[0] >= 0, counts[1] >= 0,
-      counts[2] >= -1, counts[3] >= 0, counts[3] <= 7, counts[4] >= 0, counts[5] >= 0, counts[6] >= 0, counts[5] < 0x1_0000_0000, counts[6] < 0x1_0000_0000,
+      counts[2] >= -1, counts[3] >= 0, counts[3] < Double(Request.Kind.allCases.count), counts[4] >= 0, counts[5] >= 0, counts[6] >= 0, counts[5] < 0x1_0000_0000, counts[6] < 0x1_0000_0000,
       let ts = numbers["engine/tensor_steps"], ts.allSatisfy({ $0.isFinite && $0 >= 0 && $0 < 9e15 })
     else { throw damaged("its counters make no sense") }
     for (s, v) in values { for (k, value) in v { s.replace(0, k, value) } }

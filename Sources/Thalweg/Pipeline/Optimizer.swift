@@ -2,8 +2,11 @@ import CThalweg
 
 /// What the host must supply now.
 package struct Request: Sendable {
-  package enum Kind: Int32, Sendable {
-    case none = 0, gradient, loss, lossAndGradient, hessianVector, taskGradient, previousGradient, logitDerivatives
+  package enum Kind: Int32, Sendable, CaseIterable {
+    case none = 0, gradient, loss, lossAndGradient, hessianVector, taskGradient, previousGradient, logitDerivatives, activations
+
+    /// The answer is matrices, not gradients.
+    package var takesMatrices: Bool { self == .logitDerivatives || self == .activations }
   }
   package var kind = Kind.none
   package var pass = 0
@@ -44,6 +47,8 @@ package final class Optimizer {
   package let stages: [Stage]
   package let branches: [Branch]
   let sourceStage: Stage?
+  /// The pipeline of `route` that the source stands in; nil: none.
+  let sourceBranch: Int?
   private let needsLoss: Bool
   /// Some stage refuses non-finite gradients whatever the policy.
   private let needsFinite: Bool
@@ -86,11 +91,18 @@ package final class Optimizer {
   private var pending = Request()
   private var hasGradients = false
   private var snapshotMemory: [Memory] = []
-  private var answered: (values: [Double], logits: [Double]?, samples: Int, classes: Int)?
+  /// The host's answer to a request for matrices, until it is taken.
+  private(set) var answered: Answer?
+  /// What a source keeps of an answer until the step ends.
+  var kept: HostMatrix?
+  /// The largest step size of this step, where a source sets it.
+  var stepSize: Double?
+  /// A checkpoint was loaded in the middle of a step.
+  private var resumed = false
 
   package init(_ text: String, _ options: Options, _ allocator: Allocator) throws(Failure) {
     let compiled = try Compiler(text)
-    (stages, branches, sourceStage) = (compiled.stages, compiled.branches, compiled.source)
+    (stages, branches, sourceStage, sourceBranch) = (compiled.stages, compiled.branches, compiled.source, compiled.sourceBranch)
     needsLoss = stages.contains { $0.method.needsLoss }
     needsFinite = branches.contains { $0.needsFinite } || (sourceStage?.method.needsFinite ?? false)
     mayFail = branches.contains { $0.mayFail }
@@ -189,7 +201,7 @@ package final class Optimizer {
   static func label(_ kind: String, _ index: Int, _ name: String?) -> String {
     name.map { "\(kind) \(index) (`\($0)`)" } ?? "\(kind) \(index)"
   }
-  private func label(_ kind: String, _ i: Int) -> String { Optimizer.label(kind, i, bound[i].name == String(i) ? nil : bound[i].name) }
+  func label(_ kind: String, _ i: Int) -> String { Optimizer.label(kind, i, bound[i].name == String(i) ? nil : bound[i].name) }
 
   static func checkOverlap(_ views: [(View, String)], _ what: String) throws(Failure) {
     let sorted = views.enumerated().filter { $0.element.0.count > 0 }.map { ($0.element.0.extent, $0.element.0, $0.element.1, $0.offset) }
@@ -425,7 +437,7 @@ package final class Optimizer {
     plan()
   }
 
-  private static func readParameters(_ r: UnsafeMutablePointer<Record>, _ out: UnsafeMutableRawPointer) {
+  static func readParameters(_ r: UnsafeMutablePointer<Record>, _ out: UnsafeMutableRawPointer) {
     r.pointee.x.read(0, r.pointee.count, into: out, size: r.pointee.size, scale: 1)
   }
 
@@ -655,8 +667,18 @@ package final class Optimizer {
       pending = first
       return (first, Status.more)
     }
+    defer { answered = nil }
     do throws(Failure) {
       try ready()
+      if resumed {
+        activate()
+        try evaluateSchedules()
+        resumed = false
+      }
+      if pending.kind.takesMatrices, answered == nil {
+        let who = sourceStage?.name ?? "the pipeline"
+        throw Failure(Status.needs, "\(who) asked for \(pending.kind == .activations ? "activations" : "derivatives of the logits"): answer with answer_matrix; nothing was changed")
+      }
       if pending.kind == .loss || pending.kind == .lossAndGradient {
         let who = stages.first { $0.method.needsLoss }?.name ?? sourceStage?.name ?? "the pipeline"
         guard let loss, !loss.isNaN else { throw Failure(Status.needs, "\(who) needs the loss of this step: set the request's loss (it is NaN)") }
@@ -703,7 +725,7 @@ package final class Optimizer {
       count: ask.count)
   }
 
-  /// The slot of the source that a Hessian-vector request wants multiplied.
+  /// The slot of the source with the vector of the present request.
   package var probeSlot: (stage: Int, slot: Int)? {
     guard pending.kind == .hessianVector || pending.kind == .logitDerivatives, let s = sourceStage, let k = s.source?.probe else { return nil }
     return (s.id, probeIndex(s, k))
@@ -733,15 +755,13 @@ package final class Optimizer {
   private var probeList: [(shape: UnsafeMutablePointer<Int64>, ndim: Int)] = []
   private var probeTensor: UnsafeMutablePointer<tw_tensor>?
 
-  package func answer(_ values: [Double], _ logits: [Double]?, _ samples: Int, _ classes: Int) throws(Failure) {
-    guard phase >= 0, pending.kind == .logitDerivatives else {
-      throw Failure(Status.sequence, "no request for logit derivatives is waiting")
+  package func answer(_ first: HostMatrix?, _ second: HostMatrix?) throws(Failure) {
+    guard phase >= 0, pending.kind.takesMatrices, let stage = sourceStage, let source = stage.source else {
+      throw Failure(Status.sequence, "no request for matrices is waiting")
     }
-    answered = (values, logits, samples, classes)
-  }
-  func takeAnswer() -> (values: [Double], logits: [Double]?, samples: Int, classes: Int)? {
-    defer { answered = nil }
-    return answered
+    let answer = Answer(first, second)
+    try source.check(answer, phase, SourceIO(self, stage))
+    answered = answer
   }
 
   package func cancel() throws(Failure) {
@@ -756,47 +776,55 @@ package final class Optimizer {
       source.cancel(phase, SourceIO(self, stage))
       restoreSource(stage)
     }
-    sourceCopies = []
-    phase = -1
-    pending = Request()
+    forget()
+  }
+  /// What belongs to one step alone.
+  private func forget() {
+    (phase, pending, resumed) = (-1, Request(), false)
+    (sourceCopies, snapshotMemory, answered, kept, stepSize) = ([], [], nil, nil, nil)
     observed["loss"] = nil
-    answered = nil
   }
 
+  /// Where the lasting state and the numbers of some stages lie.
+  private func regions(_ included: (Stage) -> Bool) -> [(base: UnsafeMutableRawPointer, bytes: Int)] {
+    var list: [(base: UnsafeMutableRawPointer, bytes: Int)] = []
+    for s in stages where included(s) && !s.scalars.isEmpty {
+      if s.scope == .global { list.append((UnsafeMutableRawPointer(s.globals), s.scalars.count * 8)) } else {
+        for i in 0..<bound.count where uses(s, bound[i]) { list.append((UnsafeMutableRawPointer(records[i].scalars[s.id]), s.scalars.count * 8)) }
+      }
+    }
+    for row in allStateRows() where row.index >= 0 && !row.slot.temporary && included(row.stage) { list.append(storage(row)) }
+    return list
+  }
+  private func copies(_ included: (Stage) -> Bool) throws(Failure) -> [Memory] {
+    var list: [Memory] = []
+    for r in regions(included) {
+      let m = try Memory(r.bytes, allocator, zeroed: false)
+      m.base.copyMemory(from: r.base, byteCount: r.bytes)
+      list.append(m)
+    }
+    return list
+  }
+  private func putBack(_ copies: [Memory], _ included: (Stage) -> Bool) {
+    for (r, m) in zip(regions(included), copies) { r.base.copyMemory(from: m.base, byteCount: r.bytes) }
+  }
   /// Copies of the source's lasting state, so that a step that is broken off leaves it as it was.
   private func keepSource() throws(Failure) {
     sourceCopies = []
     guard let stage = sourceStage, let source = stage.source, !source.single else { return }
-    var copies: [Memory] = []
-    func keep(_ p: UnsafeRawPointer, _ n: Int) throws(Failure) {
-      let m = try Memory(n, allocator)
-      m.base.copyMemory(from: p, byteCount: n)
-      copies.append(m)
-    }
-    if !stage.scalars.isEmpty { try keep(stage.globals, stage.scalars.count * 8) }
-    for row in allStateRows() where row.stage === stage && row.index >= 0 && !row.slot.temporary {
-      let s = storage(row)
-      try keep(s.base, s.bytes)
-    }
-    sourceCopies = copies
+    sourceCopies = try copies { $0 === stage }
   }
   private func restoreSource(_ stage: Stage) {
     guard !sourceCopies.isEmpty else { return }   // a step resumed from a checkpoint has none
-    var k = 0
-    if !stage.scalars.isEmpty {
-      UnsafeMutableRawPointer(stage.globals).copyMemory(from: sourceCopies[k].base, byteCount: stage.scalars.count * 8)
-      k += 1
-    }
-    for row in allStateRows() where row.stage === stage && row.index >= 0 && !row.slot.temporary {
-      let s = storage(row)
-      s.base.copyMemory(from: sourceCopies[k].base, byteCount: s.bytes)
-      k += 1
-    }
+    putBack(sourceCopies) { $0 === stage }
   }
   private var sourceCopies: [Memory] = []
 
+  /// What the host's gradients are multiplied by.
+  var scale: Double { (options.maximize ? -1 : 1) * options.gradientScale }
+
   private func activate() {
-    let scale = (options.maximize ? -1 : 1) * options.gradientScale
+    let scale = self.scale
     for i in 0..<bound.count {
       records[i].active = records[i].bound && !records[i].absent
       records[i].apply.scale = scale
@@ -806,6 +834,7 @@ package final class Optimizer {
   /// Everything that can refuse a step happens here, before anything is changed.
   private func begin() throws(Failure) {
     activate()
+    if sourceStage != nil { try evaluateSchedules() }   // for what it reads before the rules are made
     try checkFinite()
     if mayFail { try takeSnapshot() }
   }
@@ -830,6 +859,11 @@ package final class Optimizer {
 
   private func checkFinite() throws(Failure) {
     guard options.nonFinite != .propagate || needsFinite else { return }
+    if let answered {   // the gradients were seen before, and may hold anything by now
+      if answered.isFinite { return }
+      if options.nonFinite == .skip { throw Failure(Status.skipped, "non-finite answer") }
+      throw Failure(Status.nonfinite, "the answer to \(sourceStage?.name ?? "the request") has elements that are NaN or infinite; nothing was changed")
+    }
     forEach { p, r in
       var apply = Apply()
       let g = p.gradient(copy: false, &apply)
@@ -845,9 +879,7 @@ package final class Optimizer {
   }
 
   private func endWithoutUpdate() -> Int {
-    phase = -1
-    pending = Request()
-    observed["loss"] = nil
+    forget()
     if options.zeroGradients { clearGradients() }
     return Status.ok
   }
@@ -862,7 +894,8 @@ package final class Optimizer {
     var c = StepContext()
     c.t = s === branch.rule ? ruleStep(branch, r.pointee.t + 1, r.pointee.group) : r.pointee.t + 1
     c.step = step
-    c.lr = r.pointee.apply.lr
+    // A source that sets the step size changes the move and what follows it; rules go on as if it had not.
+    c.lr = stepSize == nil || s.role == .after ? r.pointee.apply.lr : rate(of: i).lr
     c.weightDecay = decayOf[r.pointee.group * branches.count + r.pointee.branch]
     let shape = bound[i].shape
     (c.ndim, c.count, c.rows, c.columns, c.role) = (shape.ndim, shape.count, shape.rows, shape.columns, shape.role)
@@ -893,6 +926,11 @@ package final class Optimizer {
   private var loss = Double.nan
   /// weight_decay by group and branch, for rules that decay themselves.
   private var decayOf: [Double] = []
+  /// Step size and decoupled decay by group and branch, as the hyper-parameters say.
+  private var rates: [(lr: Double, decay: Double)] = []
+  func rate(of tensor: Int) -> (lr: Double, decay: Double) { rates[records[tensor].group * branches.count + records[tensor].branch] }
+  /// The largest step size of the tensors that have a gradient this time.
+  var largestRate: Double { (0..<bound.count).reduce(0) { records[$1].active ? max($0, rate(of: $1).lr) : $0 } }
 
   private func evaluateSchedules() throws(Failure) {
     for s in stages {
@@ -904,6 +942,7 @@ package final class Optimizer {
     try evaluateSchedules()
     loss = observed["loss"] ?? .nan
     decayOf = [Double](repeating: 0, count: groups.count * branches.count)
+    rates = [(lr: Double, decay: Double)](repeating: (1, 0), count: decayOf.count)
     var applies = [Apply](repeating: Apply(), count: decayOf.count)
     for g in groups.indices {
       for (b, branch) in branches.enumerated() {
@@ -918,9 +957,16 @@ package final class Optimizer {
         case .decoupled: a.keep = 1 - a.lr * wd
         case .rule: break
         }
-        a.scale = (options.maximize ? -1 : 1) * options.gradientScale
+        a.scale = scale
         applies[g * branches.count + b] = a
         decayOf[g * branches.count + b] = wd.isNaN ? 0 : wd
+        rates[g * branches.count + b] = (a.lr, decay == .decoupled ? wd : 0)
+      }
+    }
+    if let stepSize, case let top = largestRate, stepSize != top {
+      for k in applies.indices {
+        applies[k].lr = top > 0 ? stepSize * (rates[k].lr / top) : stepSize
+        if rates[k].decay != 0 { applies[k].keep = 1 - applies[k].lr * rates[k].decay }
       }
     }
     var begun = [Bool](repeating: false, count: stages.count)
@@ -979,13 +1025,24 @@ package final class Optimizer {
       records[i].t += 1
     }
     step += 1
-    phase = -1
-    sourceCopies = []
-    pending = Request()
-    observed["loss"] = nil
+    forget()
     return Status.ok
   }
   var sourceOperation: GradientOperation?
+
+  /// Runs the pipeline as far as the move, for what `stage` measures of the update, and puts all other state back.
+  func propose(_ op: GradientOperation, for stage: Stage) throws(Failure) {
+    let before = try copies { $0 !== stage }
+    for b in branches { b.stopsAtMove = true }
+    sourceOperation = op
+    defer {
+      sourceOperation = nil
+      for b in branches { b.stopsAtMove = false }
+      putBack(before) { $0 !== stage }
+    }
+    try prepareRules()
+    try runSegments()
+  }
 
   private func runSegments() throws(Failure) {
     for segment in 0..<longestSegments {
@@ -1323,6 +1380,7 @@ package final class Optimizer {
     rows.append(("engine/step", [Double(step), Double(skipped), Double(phase), Double(pending.kind.rawValue), Double(pending.pass),
                                  Double(pending.tag & 0xffff_ffff), Double(pending.tag >> 32), Double(pending.index), Double(pending.count)]))
     rows.append(("engine/tensor_steps", (0..<bound.count).map { Double(records[$0].t) }))
+    if phase >= 0, let k = kept { rows.append(("engine/answer", [Double(k.rows), Double(k.columns)] + k.values)) }
     for s in stages {
       if !s.scalars.isEmpty {
         if s.scope == .global { rows.append(("\(s.id).\(s.name)/scalars", (0..<s.scalars.count).map { s.globals[$0] })) } else {
@@ -1346,6 +1404,9 @@ package final class Optimizer {
       pending = Request(kind: Request.Kind(rawValue: Int32(e[3])) ?? .none, pass: Int(e[4]), tag: UInt64(e[5]) | UInt64(e[6]) << 32,
                         index: Int(e[7]), count: Int(e[8]))
     }
+    resumed = phase >= 0
+    (sourceCopies, snapshotMemory, answered, kept) = ([], [], nil, nil)   // of the state that was there before
+    if let k = rows["engine/answer"], k.count >= 2 { kept = HostMatrix(Array(k[2...]), Int(k[0]), Int(k[1])) }
     if let t = rows["engine/tensor_steps"] { for i in 0..<bound.count { records[i].t = Int(t[i]) } }
     for s in stages {
       if let v = rows["\(s.id).\(s.name)/scalars"] {

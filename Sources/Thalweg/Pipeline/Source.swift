@@ -10,6 +10,23 @@ package struct Ask: Sendable {
   }
 }
 
+/// A matrix that the host answered with, (rows, columns), row-major, in double.
+package struct HostMatrix: Sendable {
+  package var values: [Double]
+  package var rows: Int
+  package var columns: Int
+  package init(_ values: [Double], _ rows: Int, _ columns: Int) { (self.values, self.rows, self.columns) = (values, rows, columns) }
+  var isFinite: Bool { values.allSatisfy(\.isFinite) }
+}
+
+/// The answer to a request for matrices: which they are depends on the kind of the request.
+package struct Answer: Sendable {
+  package var first: HostMatrix?
+  package var second: HostMatrix?
+  package init(_ first: HostMatrix? = nil, _ second: HostMatrix? = nil) { (self.first, self.second) = (first, second) }
+  var isFinite: Bool { (first?.isFinite ?? true) && (second?.isFinite ?? true) }
+}
+
 /// What a source does next.
 package enum Move: Sendable {
   /// Ask the host; its answer comes with the next `advance`.
@@ -31,8 +48,13 @@ package protocol Source: Sendable {
   var scalars: [Scalar] { get }
   /// One gradient a step is enough (it only accumulates, say): `step` may be used.
   var single: Bool { get }
-  /// The slot whose content a Hessian-vector request wants multiplied.
+  /// It treats every tensor alone, so that it may stand in a pipeline of `route`: then it asks for the tensors of that one, and only keeps
+  /// state of the others.
+  var local: Bool { get }
+  /// The slot with the vector of a request that has one: for a Hessian-vector product, or for derivatives of the logits.
   var probe: Int? { get }
+  /// Refuses matrices that do not fit the request for phase `phase`; the host may then answer again.
+  func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure)
   /// What `observe` may tell it, besides the loss.
   var observes: [String] { get }
   /// What `command` may ask of it, between steps; the pipeline then steps if the move says so.
@@ -51,7 +73,9 @@ extension Source {
   package var slots: [Slot] { [] }
   package var scalars: [Scalar] { [] }
   package var single: Bool { false }
+  package var local: Bool { false }
   package var probe: Int? { nil }
+  package func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure) {}
   package var opensAway: Bool { false }
   package var observes: [String] { [] }
   package var commands: [String] { [] }
@@ -73,9 +97,9 @@ package struct SourceIO {
   private let stage: Stage
   init(_ optimizer: Optimizer, _ stage: Stage, opening: Bool = false) { (self.optimizer, self.stage) = (optimizer, stage) }
 
-  /// The source's hyper-parameters now, schedules evaluated at this step.
+  /// The source's hyper-parameters now, schedules evaluated at this step: those of the default group, or of a tensor's.
   package var hyper: Hyper { stage.hyper[0] }
-  package func evaluateSchedules() throws(Failure) { try stage.evaluate(0, Double(optimizer.step)) }
+  package func hyper(of tensor: Int) -> Hyper { stage.hyper[optimizer.bound[tensor].group] }
   package var step: Int { optimizer.step }
   package var seed: UInt64 { optimizer.options.seed }
   package var stream: UInt32 { UInt32(stage.id) }
@@ -104,6 +128,53 @@ package struct SourceIO {
       Draw(key: Random.key(seed: seed, stream: stream, step: UInt64(step), tensor: UInt32(truncatingIfNeeded: tensor)), signs: signs)
     }
   }
+
+  /// The tensors of the source's own pipeline that have a gradient this time, by position; only those of such shapes.
+  package func tensors(where included: (Shape) -> Bool) -> [Int] {
+    (0..<optimizer.bound.count).filter {
+      let b = optimizer.bound[$0]
+      return optimizer.records[$0].active && b.branch == optimizer.sourceBranch ?? b.branch && included(b.shape)
+    }
+  }
+  package func shape(of tensor: Int) -> Shape { optimizer.bound[tensor].shape }
+  /// The tensor as messages call it.
+  package func label(_ tensor: Int) -> String { optimizer.label("parameter", tensor) }
+  /// Writes a slot of one tensor.
+  package func fill(_ slot: Int, of tensor: Int, _ values: [Double]) {
+    let r = optimizer.records[tensor], base = r.slot(stage.id, slot).base
+    for (i, x) in values.prefix(r.count).enumerated() {
+      if r.isDouble { base.assumingMemoryBound(to: Double.self)[i] = x } else { base.assumingMemoryBound(to: Float.self)[i] = Float(x) }
+    }
+  }
+  /// The parameters of the tensors that have no gradient this time go into a slot: they stay where they are.
+  package func keepAbsent(_ slot: Int) {
+    for i in 0..<optimizer.bound.count where !optimizer.records[i].active {
+      Optimizer.readParameters(optimizer.records + i, (optimizer.records + i).pointee.slot(stage.id, slot).base)
+    }
+  }
+
+  /// The matrices of the answer; they are there when `advance` follows a request for them.
+  package var answer: Answer { optimizer.answered ?? Answer() }
+  /// What gradients of the host are multiplied by: gradients in answers are as the host computed them.
+  package var gradientScale: Double { optimizer.scale }
+  /// A matrix that the source keeps until the step ends; it is saved with the step.
+  package var kept: HostMatrix? { optimizer.kept }
+  package func keep(_ matrix: HostMatrix) { optimizer.kept = matrix }
+
+  /// Runs the pipeline on the gradient that `op` makes, as far as the move and no further: what the source's stage, the last of the updates,
+  /// measures of the update stays in its slots; all other state is put back. Then the update u, which that left in `slot`, becomes
+  /// the move for a step size of 1: θ' = θ + τ·u with decoupled decay and the ratios of the groups' step sizes in u. Returns τ, the largest step size.
+  package func propose(_ op: GradientOperation, _ slot: Int) throws(Failure) -> Double {
+    try optimizer.propose(op, for: stage)
+    let top = optimizer.largestRate
+    optimizer.change(stage: stage, slots: [slot], parameters: false) { tensor in
+      let rate = optimizer.rate(of: tensor)
+      return Proposal(ratio: top > 0 ? rate.lr / top : 1, decay: rate.decay)
+    }
+    return top
+  }
+  /// The step size of the update that ends this step, in place of the largest one: those of all groups change in proportion. Rules see their own.
+  package func setStepSize(_ tau: Double) { optimizer.stepSize = tau }
   /// Makes an operation for `Move.update`: `x` is the gradient; `slots` picks the state seen.
   package func operation(_ op: some ElementOperation, slots: [Int]? = nil) -> GradientOperation {
     // x and g are one block here
@@ -150,6 +221,12 @@ private struct Combination: ElementOperation {
     x = sum
     g = sum
   }
+}
+
+/// The move of an update in the first slot, decoupled decay included.
+private struct Proposal: ElementOperation {
+  let ratio: Double, decay: Double
+  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = -ratio * (s[0] + decay * x) }
 }
 
 /// Standard normal numbers, or their signs, into the first slot.

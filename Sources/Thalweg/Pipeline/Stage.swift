@@ -105,7 +105,11 @@ package final class Branch {
   let applier: Stage?
   let after: [Stage]
   /// Passes between two barriers.
-  private(set) var segments: [[Pass]] = []
+  var segments: [[Pass]] { stopsAtMove ? proposal : planned }
+  private var planned: [[Pass]] = []
+  /// Those before the parameters move.
+  private var proposal: [[Pass]] = []
+  var stopsAtMove = false
   private(set) var needsScratch = false
   let stages: [Stage]
   let perTensor: Bool
@@ -239,18 +243,23 @@ package final class Branch {
     for p in passes {
       switch p.work {
       case .whole, .wholeAfter:
-        if !current.isEmpty { segments.append(current) }
-        segments.append([p])
+        if !current.isEmpty { planned.append(current) }
+        planned.append([p])
         current = []
       default:
         current.append(p)
         if p.barrier {
-          segments.append(current)
+          planned.append(current)
           current = []
         }
       }
     }
-    if !current.isEmpty { segments.append(current) }
+    if !current.isEmpty { planned.append(current) }
+    for segment in planned {
+      let before = segment.prefix { if case .final = $0.work { false } else { true } }
+      if !before.isEmpty { proposal.append(Array(before)) }
+      if before.count < segment.count { break }
+    }
   }
 }
 
@@ -300,7 +309,11 @@ struct Compiler {
   let text: String
   private(set) var stages: [Stage] = []
   private(set) var source: Stage?
+  /// The pipeline of `route` that the source stands in.
+  private(set) var sourceBranch: Int?
   private(set) var branches: [Branch] = []
+  /// The next stage is the first of its pipeline; it stands inside `route`.
+  private var opens = true, routed = false
   /// What views add to the gradients: they stand behind the rule but also act before it.
   private var pulls: [Stage] = []
 
@@ -353,7 +366,9 @@ struct Compiler {
     guard !route.arguments.isEmpty else {
       throw at(route, Failure(Status.method, "route needs pipelines, as route(matrix=(muon), other=(adamw))"))
     }
+    routed = true
     for a in route.arguments {
+      opens = prefix.isEmpty
       guard let name = a.name else {
         throw at(route, Failure(Status.name, "route: every pipeline needs a selector, as matrix=(muon) or \"*.bias\"=(sgd)"))
       }
@@ -418,6 +433,13 @@ struct Compiler {
       let where_ = items.last?.node ?? StageNode(name: "", arguments: [], position: 0)
       throw at(where_, Failure(Status.method, "the pipeline has no update rule; add one, as adamw(lr=1e-3)"))
     }
+    if let k = updates.firstIndex(where: { $0.source != nil }) {
+      let s = updates[k]
+      if k + 1 < updates.count { throw Failure(Status.method, "`\(updates[k + 1].name)` must stand before `\(s.name)`, which measures the whole update") }
+      if let other = applier ?? (rule.method.requests.contains("own-step") ? rule : nil) {
+        throw Failure(Status.method, "`\(s.name)` cannot be combined with `\(other.name)`, which moves the parameters itself")
+      }
+    }
     if applier != nil, rule.method.requests.contains("own-step") {
       throw Failure(Status.method, "`\(applier!.name)` cannot be combined with `\(rule.name)`, which moves the parameters itself")
     }
@@ -442,6 +464,7 @@ struct Compiler {
       case (.transform, .whole(let k)): (role, whole) = (seenRule ? .update : .gradient, k)
       case (.update, .element(let k)): (role, element) = (.update, k)
       case (.update, .whole(let k)): (role, whole) = (.update, k)
+      case (.update, .driven(let make, let k)): (role, element, made) = (.update, k, try make(h))
       case (.average, .element(let k)): (role, element) = (e.method.requests.contains("applier") ? .applier : .after, k)
       case (_, .source(let make)): (role, made) = (.source, try make(h))
       case (_, .adapter(let kind)):
@@ -464,13 +487,19 @@ struct Compiler {
       let s = try Stage(
         id: stages.count, method: e.method, component: component, role: role, aliases: item.aliases + [n.name], hyper: h,
         element: element, whole: whole, source: made, isView: isView)
-      if made != nil {
+      if let made {
         if let first = source {
           throw Failure(Status.method, "two stages that decide how gradients are obtained, `\(first.name)` and `\(n.name)`")
         }
-        if role == .source, !stages.isEmpty { throw Failure(Status.method, "`\(n.name)` must be the first stage") }
+        if role == .source, !opens { throw Failure(Status.method, "`\(n.name)` must be the first stage") }
+        if routed, !made.local {
+          throw Failure(Status.method, "`\(n.name)` reaches all tensors: it cannot stand inside route(...)"
+            + (role == .rule ? "" : ", but may stand \(role == .source ? "before" : "behind") it"))
+        }
+        if routed, role == .source { sourceBranch = branches.count }
         source = s
       }
+      opens = false
       stages.append(s)
       if case .constraint(let k) = e.component, e.method.kind == .mask, let pull = k.pull?(h) {
         let p = try Stage(

@@ -817,6 +817,7 @@ class MARS(Optimizer):
         lr_1d_factor: float | str | Schedule = 1,
         beta1_1d: float | str | Schedule = 0.9,
         beta2_1d: float | str | Schedule = 0.95,
+        exact: bool = False,
         *,
         betas: _Sequence[float] | None = None,
         before: str = "",

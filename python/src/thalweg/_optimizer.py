@@ -36,6 +36,7 @@ REQUESTS = {
     5: "task_gradient",
     6: "previous_gradient",
     7: "logit_derivatives",
+    8: "activations",
 }
 STATE_FORMAT = 1
 
@@ -44,7 +45,8 @@ class Request:
     """What a method needs now.  The parameters stand where the answer is wanted.
 
     kind     "gradient", "loss", "loss_and_gradient", "hessian_vector", "task_gradient" (task `index` of `count`),
-             "previous_gradient" (of this minibatch, at the previous parameters) or "logit_derivatives"
+             "previous_gradient" (of this minibatch, at the previous parameters); and those that `answer_matrix` answers:
+             "logit_derivatives" (along `probe`), "activations" (of the layer whose weight is parameter `index`)
     pass_    0, 1, ... within one step
     tag      equal tags mean: the same minibatch and the same dropout
     loss     write the loss here when it is asked for
@@ -67,11 +69,11 @@ class Request:
     @property
     def wants_gradient(self) -> bool:
         """True when the answer goes into the gradients."""
-        return self.kind not in ("loss", "logit_derivatives")
+        return self.kind not in ("loss", "logit_derivatives", "activations")
 
     @property
     def probe(self) -> list[np.ndarray]:
-        """The vector of a Hessian-vector product: one read-only array for each parameter, shaped like it.
+        """The vector of a Hessian-vector product, or the direction of derivatives: one read-only array for each parameter.
 
         They are copies, made at the first look and valid for ever; look while the request is pending.
         """
@@ -86,12 +88,24 @@ class Request:
         if loss is not None:
             self.loss = float(loss)
 
-    def answer_matrix(self, values: Any, logits: Any = None) -> None:
-        """Answers "logit_derivatives": an array (samples, classes), and the logits where they are known."""
-        self._optimizer._answer_matrix(values, logits)
+    def answer_matrix(self, first: Any = None, second: Any = None) -> None:
+        """Answers a request for matrices, which are read before this returns.
+
+        "logit_derivatives"  first (samples, classes): the derivatives of the logits along `probe`, without dropout and with
+                             fixed batch statistics; second (samples, classes): the logits, where they are known.  One column
+                             is the logit of a sigmoid.  Without forward-mode derivatives give the logits alone,
+                             answer_matrix(second=logits): the request comes once more, with the parameters a little along
+                             the probe, and takes the logits of the same samples there
+        "activations"        first (rows, in): the inputs of the layer; second (rows, out): the gradient of the loss at its
+                             pre-activations.  A kernel (out, in, kh, kw) counts as (out, in*kh*kw), the rows are patches
+
+        SequenceError when no such request waits.  ShapeError and ArgumentError leave the request waiting.
+        """
+        self._optimizer._answer_matrix(first, second)
 
     def __repr__(self) -> str:
         task = f", task {self.index} of {self.count}" if self.kind == "task_gradient" else ""
+        task = f", parameter {self.index}" if self.kind == "activations" else task
         return f"Request({self.kind}, pass {self.pass_}, tag {self.tag}{task})"
 
 
@@ -279,16 +293,18 @@ class Optimizer(_thalweg.Optimizer):
                 request.answer(grads, loss)    # or fill the bound gradients and set request.loss
 
         The step is done when the loop ends.  Leaving the loop early (break, an exception) cancels the step, at the
-        latest when the next one starts: parameters and state are those from before it.
+        latest when the next one starts: parameters and state are those from before it.  Where a state was loaded that had
+        been saved inside a step, the loop goes on with the request that was waiting then.
         """
         if self._pending is not None:
             self._pending = None
             self.cancel()
+        row = self._waiting()
         token = self._pending = object()
         loss: float | None = None
         try:
             while True:
-                row = self._next(loss)
+                row = row or self._next(loss)
                 if row is None:
                     self._pending = None
                     return
@@ -298,7 +314,7 @@ class Optimizer(_thalweg.Optimizer):
                     raise RuntimeError("another step was started inside the loop over this one")
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self._text}: the method asked for the loss, and none was given")
-                loss = None if request.loss is None else float(request.loss)
+                loss, row = None if request.loss is None else float(request.loss), None
         except BaseException:
             if self._pending is token:
                 self._pending = None

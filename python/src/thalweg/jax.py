@@ -85,7 +85,8 @@ class Optimizer:
         """One step.
 
         grads  a pytree like the parameters, of JAX or NumPy arrays; or a closure: closure(params) -> (loss, grads), called
-               as often as the method asks
+               as often as the method asks.  Methods that ask for more than gradients and losses (hessian_vector, matrices)
+               need the requests of `engine`
 
         Returns the closure's first loss, else None.
         """

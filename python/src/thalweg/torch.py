@@ -86,8 +86,8 @@ class Optimizer(torch.optim.Optimizer):
 
         closure  zeroes the gradients, computes the loss, calls backward, and returns the loss; methods that need more
                  than one gradient (sam, lbfgs, ...) call it as often as they like, at other parameters each time.  With
-                 one required argument it is given the thalweg.Request, and for a "hessian_vector" leaves the product
-                 in `.grad`.
+                 one required argument it is given the thalweg.Request, for a "hessian_vector" leaves the product in
+                 `.grad`, and for "activations" and "logit_derivatives" calls request.answer_matrix (and may return None).
 
         Returns the first loss, or None.
         """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from ._per_tensor import PerTensor, ratio
+from .base import Arrays
 
 
 class Adan(PerTensor):
@@ -39,23 +41,35 @@ class Adan(PerTensor):
 
 
 class MARS(PerTensor):
-    """MARS-AdamW (Yuan et al., 2024; arXiv:2411.10438), approximate form: the previous gradient is the last call's.
+    """MARS-AdamW (Yuan et al., 2024; arXiv:2411.10438).
 
     Matrices (and vectors with `optimize_1d`) take the variance-reduced gradient c, scaled to norm 1 when longer; the
-    other tensors take AdamW with their own rates.  The previous gradient is 0 at the first step, as in the authors' code
+    other tensors take AdamW with their own rates.  The approximate form remembers the last gradient; the exact one takes
+    that of the present minibatch at the previous parameters.  Either is 0 at the first step, as in the authors' code
     (which counts only 2-D tensors as matrices; here two or more axes do).
     """
 
     name = "mars"
     buffers = ("m", "v", "previous")
     defaults = {"lr": 3e-3, "beta1": 0.95, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.0, "gamma": 0.025,
-                "optimize_1d": False, "lr_1d_factor": 1.0, "beta1_1d": 0.9, "beta2_1d": 0.95}
+                "optimize_1d": False, "lr_1d_factor": 1.0, "beta1_1d": 0.9, "beta2_1d": 0.95, "exact": False}
     settings = (
         {},
         {"lr": 0.05, "gamma": 0.1, "weight_decay": 0.2, "lr_1d_factor": 0.5, "beta1_1d": 0.8},
         {"lr": 0.05, "beta1": 0.9, "gamma": 0.5, "optimize_1d": True, "eps": 0.01},
         {"lr": 0.05, "gamma": 0.0, "beta2": 0.9, "beta2_1d": 0.9},
+        {"lr": 0.05, "gamma": 0.3, "exact": True},
+        {"lr": 0.05, "beta1": 0.9, "gamma": 0.5, "optimize_1d": True, "weight_decay": 0.1, "exact": True},
     )
+    last: Arrays | None = None
+
+    def step(self, params: Arrays, grads: Arrays, **oracles: Any) -> None:
+        if self.exact:
+            if self.last is not None:
+                for s, g in zip(self.states, oracles["gradient_at"](self.last)):
+                    s.previous = g
+            self.last = [p.copy() for p in params]
+        super().step(params, grads)
 
     def update(self, p: np.ndarray, g: np.ndarray, s: SimpleNamespace) -> None:
         if p.ndim >= 2 or self.optimize_1d:

@@ -34,7 +34,6 @@ struct UPGrad: Source {
   func opening(_ io: SourceIO) -> Ask? { tasks.ask(0) }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-    try io.evaluateSchedules()
     let h = io.hyper, m = tasks.count, given = h.list("pref")
     let pref = given.count == m ? given : [Double](repeating: 1 / Double(m), count: m)
     return try tasks.advance(phase, io) { (G) throws(Failure) in

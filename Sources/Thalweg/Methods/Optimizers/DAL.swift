@@ -45,7 +45,6 @@ struct DAL: ElementRule {
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if phase == 0 {
-        try io.evaluateSchedules()
         let h = io.hyper, k = Double(io.step), power: Double = h.power
         if power == 0 || (h.has("start") && k < h.start) || (h.has("stop") && k > h.stop) {
           io.setScalar(0, h.static_lr)

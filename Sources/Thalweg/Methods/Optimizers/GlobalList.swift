@@ -12,7 +12,7 @@ let globalList: [Registered] = [
   entry(Prodigy.self),
   entry(DAdaptSGD.self),
   entry(DAdaptAdam.self),
-  entry(MARS.self),
+  MARS.registered,
   entry(Adafactor.self),
   SANIA.registered,
   OASIS.registered,

@@ -99,7 +99,6 @@ struct OASIS: ElementRule {
       let h = io.hyper, first = io.scalar(2) == 0, keep = first ? 0 : h.beta2
       switch phase {
       case 0:
-        try io.evaluateSchedules()
         io.change(SaveGradient(), slots: [gradient], parameters: false)
         io.draw(vector, signs: true)
         return .ask(Ask(.hessianVector))

@@ -74,7 +74,6 @@ struct SANIA: ElementRule {
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if phase == 0 {
-        try io.evaluateSchedules()
         io.change(SaveGradient(), slots: [2], parameters: false)
         io.draw(1, signs: true)
         return .ask(Ask(.hessianVector))

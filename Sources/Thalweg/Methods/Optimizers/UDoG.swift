@@ -97,7 +97,6 @@ struct UDoG: ElementRule {
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if phase == 0 {
-        try io.evaluateSchedules()
         io.change(SaveGradient(), slots: [3], parameters: false)
       }
       let sums = io.sum(Norms())

@@ -54,7 +54,6 @@ struct GradientRegularization: Source {
   }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-    try io.evaluateSchedules()
     if phase == 0 {
       let square = io.sum(SquaredNorm())[0]
       if square == 0 { return .update(nil) }

@@ -35,7 +35,6 @@ struct SAM: Source {
       io.change(RestoreParameters(), parameters: true)
       return .update(nil)
     }
-    try io.evaluateSchedules()
     let rho: Double = io.hyper.rho, eps: Double = io.hyper.eps
     if io.hyper.is("norm", "linf") {
       io.change(Perturb(scale: rho, signs: true), parameters: true)

@@ -6,4 +6,6 @@ let transformList: [Registered] = [
     component: .chosen { $0.given("fraction") ? .whole(kernels(FractionClip.self)) : .element(kernels(CoordinateClip.self)) }),
   entry(GradientNoise.self),
   entry(GradientAccumulate.self),
+  entry(TrAct.self),
+  GhostStep.registered,
 ]
