@@ -114,14 +114,6 @@ final class Program {
     return place
   }
 
-  /// The operand as a copy that a kernel may spoil.
-  func spare(_ p: Place) -> Place {
-    guard p.moves else { return p }
-    let place = Place(base: row(Row.parameter), moves: false)
-    copy(p, to: place)
-    return place
-  }
-
   /// Brings changed parameters to the host, and to the shadow.
   func close(_ p: Place) {
     if (!p.moves || r.pointee.master != nil) && !r.pointee.viewed { write(p, layout(Program.x), rounding: r.pointee.rounding) }
@@ -406,16 +398,19 @@ extension Branch.Pass {
     case .direct:
       guard let whole = p.scratch(), let e = b.rule.element else { return }
       var a = r.pointee.apply
-      let g = gradient(p, r, x, source, copy: true, &a)
+      // Behind the rule the gradient is only compared with: a copy only where it must be scaled.
+      let g = gradient(p, r, x, source, copy: compares && a.scale != 1, &a)
       p.copy(g, to: whole)
       p.run(e.map, b.rule.id, a, whole, x)
       run(updates, p, r, whole, g)
+      measureAlso(p, whole, g)
 
     case .update:
       guard let whole = p.scratch() else { return }
       var a = r.pointee.apply
-      let g = gradient(p, r, x, source, copy: true, &a)
+      let g = gradient(p, r, x, source, copy: a.scale != 1, &a)
       run(updates, p, r, whole, g)
+      measureAlso(p, whole, g)
 
     case .final:
       var a = r.pointee.apply
@@ -426,10 +421,13 @@ extension Branch.Pass {
         let u: Program.Place
         if scratchUpdate, let whole = p.scratch() {
           u = whole
-          if !updates.isEmpty { run(updates, p, r, u, gradient(p, r, x, source, copy: true, &a)) }
+          if !updates.isEmpty {
+            let g = gradient(p, r, x, source, copy: a.scale != 1, &a)
+            run(updates, p, r, u, g)
+          }
         } else {
-          let g = gradient(p, r, x, source, copy: true, &a)
-          u = updates.isEmpty ? g : p.update
+          let g = gradient(p, r, x, source, copy: !updates.isEmpty && a.scale != 1, &a)
+          u = updates.isEmpty && !g.moves ? g : p.update
           p.copy(g, to: u)
           if let e = b.rule.element { p.run(e.map, b.rule.id, a, u, x) }
           run(updates, p, r, u, g)
@@ -461,6 +459,12 @@ extension Branch.Pass {
     let g = source.map { p.gradient($0, copy: copies, &apply) } ?? p.gradient(copy: copies, &apply)
     run(chain, p, r, g, x)
     return g
+  }
+
+  /// Something behind the rule looks at the gradient.
+  private var compares: Bool { !updates.isEmpty || measured != nil }
+  private func measureAlso(_ p: Program, _ u: Program.Place, _ g: Program.Place) {
+    if let (s, phase) = measured, let e = s.element { p.measure(e.measure, s.id, phase, Apply(), u, g) }
   }
 
   private func run(_ stages: [Stage], _ p: Program, _ r: UnsafeMutablePointer<Record>, _ v: Program.Place, _ w: Program.Place) {

@@ -582,8 +582,8 @@ package final class Optimizer {
     let kernels = (plainMeasure(op, SIMD16<Float>.self), plainMeasure(op, SIMD8<Double>.self))
     forEach { p, r in
       var apply = r.pointee.apply
-      let x = p.spare(p.hostParameters()), k = r.pointee.isDouble ? kernels.1 : kernels.0
-      p.sum(x, p.gradient(copy: true, &apply), state: self.state(r, stage, order)) { _, _, _, o, out in k(o, out) }
+      let x = p.hostParameters(), k = r.pointee.isDouble ? kernels.1 : kernels.0
+      p.sum(x, p.gradient(copy: apply.scale != 1, &apply), state: self.state(r, stage, order)) { _, _, _, o, out in k(o, out) }
     }
     total(where: { _ in true }, totals)
     return (0..<Sums.count).map { totals[$0] }
@@ -593,17 +593,18 @@ package final class Optimizer {
   func change(stage: Stage, slots order: [Int]? = nil, parameters: Bool, gradients: Bool = false, _ op: (_ tensor: Int) -> some ElementOperation) {
     forEach { p, r in
       let op = op(r - self.records)
-      self.change(p, r, stage, order, parameters, gradients, r.pointee.isDouble ? plainKernel(op, SIMD8<Double>.self) : plainKernel(op, SIMD16<Float>.self))
+      self.change(p, r, stage, order, parameters, gradients, r.pointee.isDouble ? plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: gradients) : plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: gradients))
     }
   }
   func change(_ op: some ElementOperation, stage: Stage, slots order: [Int]? = nil, parameters: Bool, gradients: Bool = false) {
-    let kernels = (plainKernel(op, SIMD16<Float>.self), plainKernel(op, SIMD8<Double>.self))
+    let kernels = (
+      plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: gradients), plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: gradients)
+    )
     forEach { p, r in self.change(p, r, stage, order, parameters, gradients, r.pointee.isDouble ? kernels.1 : kernels.0) }
   }
   private func change(_ p: Program, _ r: UnsafeMutablePointer<Record>, _ stage: Stage, _ order: [Int]?, _ parameters: Bool, _ gradients: Bool, _ kernel: @escaping PlainKernel) {
     var apply = r.pointee.apply
-    // The gradient is always a copy, and so are parameters that stay: a source's kernel may use both as it likes.
-    let host = p.hostParameters(), x = parameters ? host : p.spare(host), g = p.gradient(copy: true, &apply)
+    let x = p.hostParameters(), g = p.gradient(copy: gradients || apply.scale != 1, &apply)
     p.add(x, g, state: state(r, stage, order)) { _, _, o in kernel(o) }
     if parameters { p.closeHost(x) }
     if gradients { p.writeGradient(g) }
@@ -1053,12 +1054,11 @@ package final class Optimizer {
       // sums over all tensors
       var done: [Int] = []
       for branch in branches where segment < branch.segments.count {
-        guard let last = branch.segments[segment].last, case .measure(let s, let p) = last.work, s.reach[p] == .global, !done.contains(s.id) else { continue }
+        guard let (s, p) = branch.segments[segment].last?.measured, s.reach[p] == .global, !done.contains(s.id) else { continue }
         done.append(s.id)
         total(where: { r in
           let passes = self.branches[r.pointee.branch].segments
-          guard segment < passes.count, let l = passes[segment].last, case .measure(let other, _) = l.work else { return false }
-          return other === s
+          return segment < passes.count && passes[segment].last?.measured?.stage === s
         }, totals)
         if s.scope == .tensor {
           for i in 0..<bound.count where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
@@ -1125,20 +1125,14 @@ package final class Optimizer {
 
   /// A pass over a run of blocks of one tensor.
   private func run(_ pass: Branch.Pass, _ branch: Branch, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int, _ program: Program) {
-    var sums = false, last = false
-    switch pass.work {
-    case .measure: sums = true
-    case .final: last = true
-    default: break
-    }
-    run(program, r, first, end, sums: sums) { p, r in
+    run(program, r, first, end, sums: pass.measured != nil) { p, r in
       pass.lay(out: p, branch, r, sourceOperation)
-      if last, options.zeroGradients { p.clearGradient() }
+      if options.zeroGradients, case .final = pass.work { p.clearGradient() }
     }
   }
 
   private func finishTensor(_ pass: Branch.Pass, _ i: Int, _ out: UnsafeMutablePointer<Double>) {
-    guard case .measure(let s, let p) = pass.work, s.reach[p] == .tensor, let e = s.element else { return }
+    guard let (s, p) = pass.measured, s.reach[p] == .tensor, let e = s.element else { return }
     let r = records + i
     total(r, out)
     e.finish(p, Totals(p: out), r.pointee.scalars[s.id], s.hyper[r.pointee.group], context(s, branches[r.pointee.branch], i))

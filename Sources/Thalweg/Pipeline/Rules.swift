@@ -331,17 +331,17 @@ package typealias PlainKernel = @Sendable (Operands) -> Void
 package typealias PlainMeasure = @Sendable (Operands, UnsafeMutablePointer<Double>) -> Void
 
 @inline(never)
-func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type, writesG: Bool = true) -> PlainKernel {
+func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type, writesX: Bool = true, writesG: Bool = true) -> PlainKernel {
   { o in
     let op = op
     var v = Vectors<L>(o)
     while v.next() {
       var a = L.load(v.x), b = L.load(v.g)
       op(&a, &b, v.s)
-      a.store(v.x)
+      if writesX { a.store(v.x) }
       if writesG { b.store(v.g) }
     }
-    v.finish(writesX: true, writesG: writesG)
+    v.finish(writesX: writesX, writesG: writesG)
   }
 }
 

@@ -156,16 +156,25 @@ package final class Branch {
     var scratchUpdate = false
     var updates: [Stage] = []
     var after: [Stage] = []
+    /// The sums that are taken of the update as this pass leaves it, in the same walk.
+    fileprivate var alsoMeasures: (stage: Stage, phase: Int)?
+    /// The sums that this pass takes.
+    var measured: (stage: Stage, phase: Int)? {
+      if case .measure(let s, let phase) = work { (s, phase) } else { alsoMeasures }
+    }
     init(work: Work, chain: [Stage] = [], scratchGradient: Bool = false, scratchUpdate: Bool = false, updates: [Stage] = []) {
       (self.work, self.chain, self.scratchGradient, self.scratchUpdate, self.updates) = (work, chain, scratchGradient, scratchUpdate, updates)
     }
-    /// A whole-list sum: all tensors must be through before the next pass.
-    var barrier: Bool {
+    fileprivate var writesUpdate: Bool {
       switch work {
-      case .measure(let s, let p): s.reach[p] == .global
-      case .whole, .wholeAfter: true
+      case .direct, .update: true
       default: false
       }
+    }
+    /// A whole-list sum: all tensors must be through before the next pass.
+    var barrier: Bool {
+      if let (s, p) = measured { return s.reach[p] == .global }
+      return isWhole
     }
   }
 
@@ -207,7 +216,10 @@ package final class Branch {
         pending = []
         if s.whole != nil { passes.append(Pass(work: .whole(s))) } else {
           for p in 0..<s.phases {
-            passes.append(Pass(work: .measure(s, p), chain: chain, scratchGradient: fromScratch, scratchUpdate: true))
+            // the pass that writes the update takes the first sums too
+            if p == 0, let last = passes.last, last.writesUpdate, last.measured == nil { last.alsoMeasures = (s, p) } else {
+              passes.append(Pass(work: .measure(s, p), chain: chain, scratchGradient: fromScratch, scratchUpdate: true))
+            }
           }
           pending.append(s)
         }
