@@ -54,7 +54,8 @@ def candidates(case: str, quick: bool) -> tuple[Shapes, dict[str, Callable[[], S
         }
         return large, steps, report
     steps = {
-        OURS: partial(peers.ours, "muon", square),
+        OURS: partial(peers.ours, "muon(ns_precision=bf16)", square),
+        "f32 products": partial(peers.ours, "muon", square),
         "torch.optim.Muon": partial(peers.torch, "Muon", square),
         "optax.contrib.muon": partial(peers.optax, "contrib.muon", square, learning_rate=1e-3),
         "pytorch_optimizer Muon": partial(peers.pytorch_optimizer, "muon", square, use_muon=True),
@@ -69,7 +70,7 @@ CASES: dict[str, tuple[str, float | None, str, list[tuple[str, float]]]] = {
     "chain": (f"`{CHAIN}`, 33.5 M", None, "ns an element", [("adamw alone", 1.5 + 8 / 28)]),
     "8-bit": ("AdamW with 8-bit state, 33.5 M", None, "ns an element", [("f32 state", 1.00)]),
     "tiny": ("AdamW, a model of ten tensors (1,360 numbers), `step()` from Python", 1e-6, "us a step", []),
-    "muon": ("Muon, sixteen matrices of 1024 x 1024", 1e-3, "ms a step", [("torch.optim.Muon", 1.00)]),
+    "muon": ("Muon, products in bfloat16 as in torch.optim.Muon, sixteen matrices of 1024 x 1024", 1e-3, "ms a step", [("torch.optim.Muon", 1.00)]),
 }
 
 

@@ -31,6 +31,17 @@ static inline void twi_prefetch(const void *p, int64_t lines) {
   for (int64_t i = 0; i < lines; i++) __builtin_prefetch((const char *)p + 64 * i, 0, 3);
 }
 
+/* Matrix products in bfloat16, where the processor has them. An operand is packed in panels of `width` lines (rows of a, columns of b):
+ * `along` when the inner index runs along the rows of x, else across them; `first` is the first line of the panel, a multiple of `width`.
+ * A packed operand takes `lines` rounded up to `width`, times k rounded up to 2, times 2 bytes. */
+#define TWI_BF16_ROWS 8
+#define TWI_BF16_COLUMNS 48
+bool twi_bf16_available(void);
+void twi_bf16_pack(const float *x, int64_t ld, bool along, int64_t lines, int64_t k, int width, void *out, int64_t first);
+/* Rows first to end (first a multiple of TWI_BF16_ROWS) of c = alpha a b + beta c; only what touches the upper triangle when `upper`. */
+void twi_bf16_multiply(const void *a, const void *b, int64_t first, int64_t end, int64_t n, int64_t k, float alpha, float beta, float *c,
+                       int64_t ldc, bool upper);
+
 /* The size of the CPU affinity mask, at least 1. */
 int32_t twi_cpu_count(void);
 

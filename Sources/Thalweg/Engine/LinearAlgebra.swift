@@ -1,4 +1,5 @@
 import COpenBLAS
+import CThalweg
 import Glibc
 
 /// Dense matrices in row-major order, on OpenBLAS. Small factorisations run in double whatever the tensor's type.
@@ -207,4 +208,60 @@ package enum LinearAlgebra {
     for i in 0..<m { for j in 0..<n { t[j * m + i] = a[i * n + j] } }
     return t
   }
+}
+
+/// Products of float32 matrices whose operands are rounded to bfloat16; sums and results are float32.
+///
+/// Where the processor multiplies bfloat16 the operands are packed into `space`; elsewhere they are rounded where they lie.
+package struct BF16Products {
+  private let space: UnsafeMutableRawPointer
+  private let packs = twi_bf16_available()
+  package init(_ space: UnsafeMutableRawPointer) { self.space = space }
+
+  /// Bytes for products whose operands have at most `lines` lines in all, and `inner` numbers to multiply.
+  package static func space(lines: Int, inner: Int) -> Int { aligned((lines &+ Int(TWI_BF16_ROWS + TWI_BF16_COLUMNS)) &* (inner &+ 1) &* 2) &+ 64 }
+
+  /// c ← alpha·a·b + beta·c; a is (m, k), b is (k, n). May round a and b.
+  package func multiply(_ a: UnsafeMutablePointer<Float>, _ b: UnsafeMutablePointer<Float>, into c: UnsafeMutablePointer<Float>, _ m: Int, _ n: Int, _ k: Int, alpha: Double) throws(Failure) {
+    if packs {
+      run(a, along: true, b, along: false, (k, n), into: c, m, n, k, alpha, 0, upper: false)
+    } else {
+      round(a, m &* k)
+      round(b, k &* n)
+      try LinearAlgebra.multiply(a, b, into: c, m, n, k, alpha: alpha)
+    }
+  }
+
+  /// c ← alpha·a·aᵀ + beta·c (aᵀ·a when `transposed`), both triangles filled; a is (n, k), or (k, n) when transposed. May round a.
+  package func gram(_ a: UnsafeMutablePointer<Float>, transposed: Bool = false, into c: UnsafeMutablePointer<Float>, _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0) throws(Failure) {
+    if packs {
+      let ld = transposed ? n : k
+      run(a, along: !transposed, a, along: !transposed, (ld, ld), into: c, n, n, k, alpha, beta, upper: true)
+      LinearAlgebra.mirror(c, n)
+    } else {
+      round(a, n &* k)
+      try LinearAlgebra.gram(a, transposed: transposed, into: c, n, k, alpha: alpha, beta: beta)
+    }
+  }
+
+  private func run(
+    _ a: UnsafePointer<Float>, along alongA: Bool, _ b: UnsafePointer<Float>, along alongB: Bool, _ ld: (a: Int, b: Int), into c: UnsafeMutablePointer<Float>,
+    _ m: Int, _ n: Int, _ k: Int, _ alpha: Double, _ beta: Double, upper: Bool
+  ) {
+    let rows = Int(TWI_BF16_ROWS), columns = Int(TWI_BF16_COLUMNS), stripe = 128   // rows of a stripe: their packed numbers stay in cache
+    let panelsA = (m + rows - 1) / rows, panelsB = (n + columns - 1) / columns
+    let packedA = space, packedB = space + aligned(panelsA &* rows &* ((k + 1) / 2) &* 4)
+    let parallel = Double(m) * Double(n) * Double(k) >= 0x1p24
+    Threads.run(panelsA + panelsB, parallel: parallel) { p in
+      if p < panelsA { twi_bf16_pack(a, Int64(ld.a), alongA, Int64(m), Int64(k), Int32(rows), packedA, Int64(p * rows)) } else {
+        twi_bf16_pack(b, Int64(ld.b), alongB, Int64(n), Int64(k), Int32(columns), packedB, Int64((p - panelsA) * columns))
+      }
+    }
+    Threads.run((m + stripe - 1) / stripe, parallel: parallel) { p in
+      let first = p * stripe
+      twi_bf16_multiply(packedA, packedB, Int64(first), Int64(min(first + stripe, m)), Int64(n), Int64(k), Float(alpha), Float(beta), c, Int64(n), upper)
+    }
+  }
+
+  private func round(_ p: UnsafeMutablePointer<Float>, _ n: Int) { for i in 0..<n { p[i] = floatFromBF16(bf16FromFloat(p[i])) } }
 }

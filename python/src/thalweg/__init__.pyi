@@ -849,6 +849,7 @@ class Muon(Optimizer):
         eps_mode: _Literal["clamp", "add"] = "clamp",
         adjust_lr: _Literal["original", "match_rms_adamw", "spectral", "none"] = "original",
         momentum_form: _Literal["sum", "ema"] = "sum",
+        ns_precision: _Literal["working", "bf16"] = "working",
         *,
         before: str = "",
         after: str = "",

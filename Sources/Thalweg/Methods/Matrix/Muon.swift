@@ -6,8 +6,8 @@
 ///     θ ← θ·(1 − lr·wd) − lr·s·O,   s = √max(1, out/in) original, 0.2·√max(out, in) match_rms_adamw, √(out/in) spectral, 1 none
 ///
 /// State    B.
-/// Differs  torch.optim.Muon computes O in bfloat16 and refuses tensors of rank above 2; here the working precision is kept, and `out`
-///          and `in` are those of the matrix view (the original takes the last two axes of a kernel). The decay uses the unadjusted lr.
+/// Differs  torch.optim.Muon computes O in bfloat16 (here `ns_precision=bf16`; the default keeps the working precision) and refuses tensors of
+///          rank above 2; `out` and `in` are those of the matrix view (the original takes the last two axes of a kernel). The decay uses the unadjusted lr.
 /// Source   Jordan et al., 2024; Liu et al., 2025, arXiv:2502.16982; analysis: Kovalev, 2025, arXiv:2503.12645.
 struct Muon: WholeRule {
   static let method = Method(
@@ -27,13 +27,14 @@ struct Muon: WholeRule {
       .choice("eps_mode", ["clamp", "add"], "divide by max(norm, eps), or by norm + eps"),
       .choice("adjust_lr", ["original", "match_rms_adamw", "spectral", "none"], "the factor s of the shape"),
       .choice("momentum_form", ["sum", "ema"], "the gradient enters the momentum whole, or times 1 - momentum"),
+      NewtonSchulz.precision,
     ],
     slots: [.moment("momentum_buffer", "the momentum B")], needsFinite: true,
     validate: { (h) throws(Failure) in try NewtonSchulz.check(h, "muon") })
 
   static func decay(_ h: Hyper) -> Decay { .decoupled }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try matrix(shape, "muon") }
-  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { NewtonSchulz.space(shape.rows, shape.columns, size) }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { NewtonSchulz.space(h, shape.rows, shape.columns, size) }
 
   let schulz: NewtonSchulz
   let momentum: Momentum

@@ -1,4 +1,5 @@
-/// The polar factor of a matrix, by an odd polynomial of it: products only, in the working precision.
+/// The polar factor of a matrix, by an odd polynomial of it: products only, in the working precision or (f32 alone) in bfloat16, as the
+/// original has it: the factor is then right to two or three digits.
 ///
 ///     X ← X / (‖X‖ + ε)  or  X / max(‖X‖, ε),  ‖·‖ the Frobenius norm
 ///     A = XXᵀ (or XᵀX, the smaller one),  X ← (aI + bA + cA²)·X,  once for every triple; the last one repeats
@@ -19,10 +20,13 @@ struct NewtonSchulz: Sendable {
 
   /// Three numbers a step.
   let coefficients: [Double]
-  let steps: Int, eps: Double, clamp: Bool, safety: Double
+  let steps: Int, eps: Double, clamp: Bool, safety: Double, narrow: Bool
+
+  static let precision = Parameter.choice("ns_precision", ["working", "bf16"], "precision of the products: the parameters', or bfloat16 (f32 only)", live: false)
 
   init(_ h: Hyper) {
     (coefficients, steps, eps, clamp) = (h.list("ns_coefficients"), h.integer("ns_steps"), h.eps, h.is("eps_mode", "clamp"))
+    narrow = h.is("ns_precision", "bf16")
     safety = h.has("safety") ? h.safety : h.index("safety") != nil && coefficients == NewtonSchulz.polarExpress ? 1.02 : 1
   }
 
@@ -35,7 +39,11 @@ struct NewtonSchulz: Sendable {
   }
 
   /// Bytes of work space for a matrix of elements of `size` bytes.
-  static func space(_ rows: Int, _ columns: Int, _ size: Int) -> Int {
+  static func space(_ h: Hyper, _ rows: Int, _ columns: Int, _ size: Int) -> Int {
+    let own = matrices(rows, columns, size)
+    return h.is("ns_precision", "bf16") && size == 4 ? own + BF16Products.space(lines: rows &+ columns, inner: max(rows, columns)) : own
+  }
+  private static func matrices(_ rows: Int, _ columns: Int, _ size: Int) -> Int {
     let side = min(rows, columns)
     return 2 * aligned(side &* side &* size) + aligned(rows &* columns &* size)
   }
@@ -50,19 +58,38 @@ struct NewtonSchulz: Sendable {
     var (from, to) = steps % 2 == 0 ? (x, other) : (other, x)
     let norm = Flat.norm(x, count) * safety
     Flat.scale(x, by: 1 / (clamp ? max(norm, eps) : norm + eps), into: from, count)
+    let products = Products<T>(narrow, space + NewtonSchulz.matrices(rows, columns, MemoryLayout<T>.stride))
     for k in 0..<steps {
       let c = min(3 * k, coefficients.count - 3)
-      try LinearAlgebra.gram(from, transposed: rows > columns, into: a, side, long)
+      try products.gram(from, transposed: rows > columns, into: a, side, long)
       p.update(from: a, count: side &* side)
-      try LinearAlgebra.gram(a, into: p, side, side, alpha: coefficients[c + 2], beta: coefficients[c + 1])
+      try products.gram(a, into: p, side, side, alpha: coefficients[c + 2], beta: coefficients[c + 1])
       for i in 0..<side { p[i &* (side &+ 1)] += T(coefficients[c]) }
       let alpha = k == steps - 1 ? scale : 1
       if rows <= columns {
-        try LinearAlgebra.multiply(p, from, into: to, rows, columns, rows, alpha: alpha)
+        try products.multiply(p, from, into: to, rows, columns, rows, alpha: alpha)
       } else {
-        try LinearAlgebra.multiply(from, p, into: to, rows, columns, columns, alpha: alpha)
+        try products.multiply(from, p, into: to, rows, columns, columns, alpha: alpha)
       }
       swap(&from, &to)
     }
+  }
+
+  /// Products in the precision that was asked for.
+  private struct Products<T: Real> {
+    let narrow: BF16Products?
+    init(_ narrow: Bool, _ space: UnsafeMutableRawPointer) { self.narrow = narrow && !T.isDouble ? BF16Products(space) : nil }
+
+    func gram(_ a: UnsafeMutablePointer<T>, transposed: Bool = false, into c: UnsafeMutablePointer<T>, _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0) throws(Failure) {
+      if let narrow { try narrow.gram(float(a), transposed: transposed, into: float(c), n, k, alpha: alpha, beta: beta) } else {
+        try LinearAlgebra.gram(a, transposed: transposed, into: c, n, k, alpha: alpha, beta: beta)
+      }
+    }
+    func multiply(_ a: UnsafeMutablePointer<T>, _ b: UnsafeMutablePointer<T>, into c: UnsafeMutablePointer<T>, _ m: Int, _ n: Int, _ k: Int, alpha: Double) throws(Failure) {
+      if let narrow { try narrow.multiply(float(a), float(b), into: float(c), m, n, k, alpha: alpha) } else {
+        try LinearAlgebra.multiply(a, b, into: c, m, n, k, alpha: alpha)
+      }
+    }
+    private func float(_ p: UnsafeMutablePointer<T>) -> UnsafeMutablePointer<Float> { UnsafeMutableRawPointer(p).assumingMemoryBound(to: Float.self) }
   }
 }

@@ -20,13 +20,13 @@ struct Orthogonalize: WholeRule {
       .eps(1e-7, "floor of the norm that divides", .above(0)),
       .choice("eps_mode", ["add", "clamp"], "divide by norm + eps, or by max(norm, eps)"),
       .maybe("safety", .atLeast(1), "the norm counts times this; none is 1.02 for polar_express, else 1"),
-      .choice("method", ["ns", "svd"], "Newton-Schulz, or the exact factor"),
+      .choice("method", ["ns", "svd"], "Newton-Schulz, or the exact factor"), NewtonSchulz.precision,
     ],
     needsFinite: true, validate: { (h) throws(Failure) in try NewtonSchulz.check(h, "orthogonalize") })
 
   static var mayFail: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try matrix(shape, "orthogonalize") }
-  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { NewtonSchulz.space(shape.rows, shape.columns, size) }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { NewtonSchulz.space(h, shape.rows, shape.columns, size) }
 
   let schulz: NewtonSchulz, exact: Bool
   init(_ h: Hyper, _ c: StepContext) { (schulz, exact) = (NewtonSchulz(h), h.is("method", "svd")) }
