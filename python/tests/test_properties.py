@@ -206,3 +206,20 @@ def test_maximize_ascends(method: tw.Method) -> None:
     for k in range(4):
         opt.step([-g for g in problem.gradient(params, k)])
     assert_same_bits(down, params)
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "route(matrix=(sgd(lr=1)), other=(sgd(lr=1)))",
+        "route(matrix=(clip_global_norm(1e9) | sgd(lr=1)), other=(sgd(lr=1)))",
+        "route(matrix=(muon(lr=1, weight_decay=0)), other=(clip_global_norm(10) | lamb(lr=1)))",
+    ],
+)
+def test_a_norm_behind_a_route_is_that_of_all_tensors(route: str) -> None:
+    """The pipelines come to it after different numbers of walks."""
+    params = [np.zeros((4, 5)), np.zeros(7)]
+    with tw.Optimizer(params, route + " | clip_global_norm(0.5)") as opt:
+        opt.step([np.ones((4, 5)), np.full(7, 2.0)])
+    norm = np.sqrt(sum(np.sum(p * p) for p in params))
+    assert norm == pytest.approx(0.5, rel=1e-6)  # the clip divides by the norm plus a little

@@ -267,11 +267,30 @@ package final class Branch {
       }
     }
     if !current.isEmpty { planned.append(current) }
+    propose()
+  }
+
+  private func propose() {
+    proposal = []
     for segment in planned {
       let before = segment.prefix { if case .final = $0.work { false } else { true } }
-      if !before.isEmpty { proposal.append(Array(before)) }
+      if !before.isEmpty || segment.isEmpty { proposal.append(Array(before)) }
       if before.count < segment.count { break }
     }
+  }
+
+  /// Sums over all tensors that pipelines of a route share are complete at one barrier: a pipeline that would come to it earlier waits.
+  static func align(_ branches: [Branch], on shared: [Stage]) {
+    for s in shared {
+      for p in 0..<s.phases where s.reach[p] == .global {
+        let places = branches.map { $0.planned.firstIndex { segment in segment.last?.measured.map { $0.stage === s && $0.phase == p } ?? false } }
+        guard let last = places.compactMap({ $0 }).max() else { continue }
+        for case (let branch, let place?) in zip(branches, places) where place < last {
+          branch.planned.insert(contentsOf: [[Pass]](repeating: [], count: last - place), at: place)
+        }
+      }
+    }
+    for b in branches { b.propose() }
   }
 }
 
@@ -401,6 +420,7 @@ struct Compiler {
       }
       branches.append(try branch(nested, prefix: prefix, suffix: suffix, selectors: [selector]))
     }
+    Branch.align(branches, on: prefix + suffix)
   }
 
   /// A stage outside of route, whose pipelines have the update rules.
