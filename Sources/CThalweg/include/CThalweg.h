@@ -26,8 +26,11 @@ static inline void twi_pause(void) {
 #endif
 }
 
-/* Asks for `lines` cache lines from p on; any address will do. */
-static inline void twi_prefetch(const void *p, int64_t lines) {
+/* Asks for the cache line at p; any address will do. */
+static inline void twi_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+/* Asks for `lines` of them, one a turn: processors drop what comes faster than they can begin to fetch it. */
+static inline void twi_prefetch_lines(const void *p, int64_t lines) {
+#pragma clang loop unroll(disable)
   for (int64_t i = 0; i < lines; i++) __builtin_prefetch((const char *)p + 64 * i, 0, 3);
 }
 

@@ -294,7 +294,7 @@ final class Program {
     var left = share
     while left > 0, stream < streams.count {
       let s = streams[stream], lines = Program.chunk &* s.size / 64, part = min(left, lines - line)
-      twi_prefetch(s.start + (ahead &* s.size &+ line &* 64), Int64(part))
+      twi_prefetch_lines(s.start + (ahead &* s.size &+ line &* 64), Int64(part))
       left -= part
       line += part
       if line == lines { (stream, line) = (stream + 1, 0) }

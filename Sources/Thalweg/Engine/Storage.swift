@@ -418,9 +418,12 @@ struct Codec {
 
   @inline(__always) func decode(_ i: Int) {
     let out = vector(i)
-    twi_prefetch(codes + (i &+ Codec.ahead) &* (format == .bf16 ? 2 : 1), format == .bf16 ? 2 : 1)
+    let next = i &+ Codec.ahead
+    twi_prefetch(codes + next &* (format == .bf16 ? 2 : 1))
     switch format {
-    case .bf16: twi_widen_bf16((codes + i &* 2).assumingMemoryBound(to: UInt16.self), out)
+    case .bf16:
+      twi_prefetch(codes + next &* 2 + 64)
+      twi_widen_bf16((codes + i &* 2).assumingMemoryBound(to: UInt16.self), out)
     case .signed8: twi_decode_signed((codes + i).assumingMemoryBound(to: UInt8.self), scales[i &>> 8], out)
     default: twi_decode_positive((codes + i).assumingMemoryBound(to: UInt8.self), scales[i &>> 8], out)
     }

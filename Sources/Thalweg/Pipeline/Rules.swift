@@ -258,8 +258,10 @@ private func packedKernel<R: ElementRule>(_: R.Type) -> ElementKernels.Kernel {
       for k in 0..<o.codecCount { slots[codecs[k].slot] = codecs[k].base(i) }
       let end = i &+ EightBit.block
       while i < end {
-        twi_prefetch(x + i + Codec.ahead, 4)
-        twi_prefetch(g + i + Codec.ahead, 4)
+        for k in 0..<4 {
+          twi_prefetch(x + (i &+ Codec.ahead &+ k &* L.width))
+          twi_prefetch(g + (i &+ Codec.ahead &+ k &* L.width))
+        }
         for k in 0..<o.codecCount { codecs[k].decode(i) }
         var s = Slots<L>(slots, o.index &+ i)
         s.i = i
