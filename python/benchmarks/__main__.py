@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import common
 
-SUITES = ("headline", "family", "precision")
+SUITES = ("headline", "family", "precision", "maps")
 
 
 def main() -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .common import run_tasks, table
 
@@ -38,32 +39,51 @@ def example() -> Any:
     return module
 
 
-def task(name: str, method: str, state_dtype: str, seed: int, epochs: int) -> dict[str, Any]:
-    """One training; the test loss in nats, the test accuracy and the bytes of state at its end."""
+class Training(NamedTuple):
+    """A network, what measures it, and the gradients of its steps."""
+
+    model: Any
+    test: Any
+    steps: int
+    gradients: Iterator[None]  # every item: the gradient of a new minibatch is in model.grads
+
+
+def training(name: str, seed: int, epochs: int) -> Training:
+    """The start of one training of TASKS; the same minibatches and the same noise for the same seed."""
     import numpy as np
-    import thalweg
 
     digits = example()
-    training, test = digits.load(seed)
+    train, test = digits.load(seed)
     rng = np.random.default_rng(seed + 1)
     noise = 0.0
     if name == "harder":
         scale = (10.0 ** (-3 * np.arange(64) / 63)).astype(np.float32)
-        wrong = rng.random(len(training.y)) < 0.2
-        labels = np.where(wrong, rng.integers(0, 10, len(wrong)), training.y)
-        training, test, noise = digits.Data(training.x * scale, labels), digits.Data(test.x * scale, test.y), 0.3
+        wrong = rng.random(len(train.y)) < 0.2
+        labels = np.where(wrong, rng.integers(0, 10, len(wrong)), train.y)
+        train, test, noise = digits.Data(train.x * scale, labels), digits.Data(test.x * scale, test.y), 0.3
     model = digits.MLP(TASKS[name], rng)
-    batches = digits.minibatches(training, BATCH, rng)
-    steps = epochs * (len(training.y) // BATCH)
+
+    def gradients() -> Iterator[None]:
+        for batch in digits.minibatches(train, BATCH, rng):
+            if noise:
+                jitter = rng.standard_normal(batch.x.shape, np.float32) * np.float32(noise) * scale
+                batch = digits.Data(batch.x + jitter, batch.y)
+            model.loss(batch)
+            yield
+
+    return Training(model, test, epochs * (len(train.y) // BATCH), gradients())
+
+
+def task(name: str, method: str, state_dtype: str, seed: int, epochs: int) -> dict[str, Any]:
+    """One training; the test loss in nats, the test accuracy and the bytes of state at its end."""
+    import thalweg
+
+    model, test, steps, gradients = training(name, seed, epochs)
     rate = f"warmup_cosine(peak={RATES[method]}, warmup={steps // 20}, total={steps})"
     opt = thalweg.Optimizer(model.params, SENTENCES[method].format(rate=rate), state_dtype=state_dtype, seed=seed)
     opt.bind_gradients(model.grads)
     for _ in range(steps):
-        batch = next(batches)
-        if noise:
-            jitter = rng.standard_normal(batch.x.shape, np.float32) * np.float32(noise) * scale
-            batch = digits.Data(batch.x + jitter, batch.y)
-        model.loss(batch)
+        next(gradients)
         opt.step()
     accuracy = model.accuracy(test)
     return {"loss": model.loss(test), "accuracy": accuracy, "state": opt.memory_report().total}
