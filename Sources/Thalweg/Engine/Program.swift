@@ -57,7 +57,7 @@ final class Program {
     memory = try Memory((SlotPointers.capacity + 4) * Program.rowBytes + aligned(Operands.padBytes), allocator)
     sums = .allocate(capacity: Sums.count)
     codecs = .allocate(capacity: SlotPointers.capacity)
-    r = UnsafeMutableRawPointer(sums).assumingMemoryBound(to: Record.self)
+    r = UnsafeMutableRawPointer(sums).assumingMemoryBound(to: Record.self)   // until `begin`
     steps.reserveCapacity(16)
   }
   deinit {
