@@ -11,7 +11,7 @@ final class EngineTests: XCTestCase {
     var x = (0..<n).map { i in Float(pow(10.0, -Double(i % 16))) }
     let slot = UnsafeMutableRawPointer.allocate(byteCount: EightBit.bytes(n), alignment: 64)
     defer { slot.deallocate() }
-    EightBit.encode(slot, n, 0, n, x, signed: false)
+    EightBit.encode(slot, n, 0, n, &x, signed: false)
     var y = [Float](repeating: -1, count: n)
     EightBit.decode(slot, n, 0, n, &y, signed: false)
     for i in 0..<n {
@@ -20,12 +20,12 @@ final class EngineTests: XCTestCase {
       if x[i] > 0x1p-13 { XCTAssertEqual(y[i] / x[i], 1, accuracy: 0.07) }
     }
     x = (0..<n).map { Float(sin(Double($0))) * 3 }
-    EightBit.encode(slot, n, 0, n, x, signed: true)
+    EightBit.encode(slot, n, 0, n, &x, signed: true)
     EightBit.decode(slot, n, 0, n, &y, signed: true)
     for i in 0..<n { XCTAssertEqual(y[i], x[i], accuracy: 0.04 * abs(x[i]) + 0.002) }
     // encoding what was decoded changes nothing: a state that is only read does not drift
     var z = y
-    EightBit.encode(slot, n, 0, n, y, signed: true)
+    EightBit.encode(slot, n, 0, n, &y, signed: true)
     EightBit.decode(slot, n, 0, n, &z, signed: true)
     for i in 0..<n { XCTAssertEqual(z[i], y[i], accuracy: 1e-6 * abs(y[i])) }
   }

@@ -61,15 +61,12 @@ final class MatrixTests: XCTestCase {
     XCTAssertThrowsError(try LinearAlgebra.solvePositive([-1], [1], 1, 1))
   }
 
-  private func schulz(_ text: String) throws -> NewtonSchulz {
-    let node = try Parser.sentence(text)[0]
-    return NewtonSchulz(try Registry.component(node, .update).1)
-  }
-  private func orthogonalize<T: Real>(_ s: NewtonSchulz, _ a: [T], _ m: Int, _ n: Int) throws -> [T] {
+  private func schulz(_ text: String) throws -> Hyper { try Registry.component(try Parser.sentence(text)[0], .update).1 }
+  private func orthogonalize<T: Real>(_ h: Hyper, _ a: [T], _ m: Int, _ n: Int) throws -> [T] {
     var x = a
-    let space = UnsafeMutableRawPointer.allocate(byteCount: NewtonSchulz.space(m, n, MemoryLayout<T>.stride), alignment: 64)
+    let space = UnsafeMutableRawPointer.allocate(byteCount: NewtonSchulz.space(h, m, n, MemoryLayout<T>.stride), alignment: 64)
     defer { space.deallocate() }
-    try x.withUnsafeMutableBufferPointer { try s.apply($0.baseAddress!, m, n, scale: 1, space) }
+    try x.withUnsafeMutableBufferPointer { try NewtonSchulz(h).apply($0.baseAddress!, m, n, scale: 1, space) }
     return x
   }
 
