@@ -83,8 +83,8 @@ func single(_ text: String, _ kind: Method.Kind) throws(Failure) -> (Registered,
 }
 
 package final class RegularizerObject {
-  /// A function of the weights alone, or of the weights and further inputs.
-  private enum Work {
+  /// A function of the weights alone, or of the weights and further inputs. (Indirect: copies of large payloads branch on their padding.)
+  private indirect enum Work {
     case plain(RegularizerKernels)
     case informed(Evaluation)
   }
