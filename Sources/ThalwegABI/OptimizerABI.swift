@@ -271,7 +271,7 @@ public func optimizerSentence(_ p: OpaquePointer?, _ buffer: UnsafeMutablePointe
 
 @_cdecl("tw_optimizer_state_count")
 public func optimizerStateCount(_ p: OpaquePointer?) -> Int {
-  do throws(Failure) { return try with(p) { (o) throws(Failure) in o.describeState().count } } catch {
+  do throws(Failure) { return try with(p) { (o) throws(Failure) in o.stateCount } } catch {
     _ = report(error)
     return 0
   }
@@ -284,9 +284,7 @@ public func optimizerStateAt(_ p: OpaquePointer?, _ index: Int, _ info: UnsafeMu
     let size = info.pointee.struct_size
     guard size >= 2 * MemoryLayout<Int>.size, size <= 1 << 16 else { throw Failure(Status.argument, "`info->struct_size` is \(size); set it to sizeof(tw_state_info)") }
     try with(p) { (o) throws(Failure) in
-      let rows = o.describeState()
-      guard index >= 0, index < rows.count else { throw Failure(Status.argument, "`index` must be below \(rows.count), got \(UInt(bitPattern: index))") }
-      let r = rows[index]
+      let r = try o.describeState(index)
       var value = tw_state_info(
         struct_size: size, stage: Interned.c(r.stage), slot: Interned.c(r.slot), parameter: r.tensor, count: Int64(r.count), bytes: r.bytes, storage: r.storage)
       withUnsafeMutableBytes(of: &value) { b in UnsafeMutableRawPointer(info).copyMemory(from: b.baseAddress ?? UnsafeMutableRawPointer(info), byteCount: min(Int(size), b.count)) }
@@ -298,9 +296,8 @@ public func optimizerStateAt(_ p: OpaquePointer?, _ index: Int, _ info: UnsafeMu
 public func optimizerStateRead(_ p: OpaquePointer?, _ index: Int, _ out: UnsafeMutablePointer<Double>?, _ count: Int) -> tw_status {
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
-      let rows = o.describeState()
-      guard index >= 0, index < rows.count else { throw Failure(Status.argument, "`index` must be below \(rows.count), got \(UInt(bitPattern: index))") }
-      guard count == rows[index].count else { throw Failure(Status.count, "this state has \(rows[index].count) elements, `count` is \(UInt(bitPattern: count))") }
+      let row = try o.describeState(index)
+      guard count == row.count else { throw Failure(Status.count, "this state has \(row.count) elements, `count` is \(UInt(bitPattern: count))") }
       guard count > 0 else { return }
       guard let out else { throw null("out") }
       try o.readState(index, out)

@@ -1327,7 +1327,9 @@ package final class Optimizer {
     var index: Int
     var format: SlotStore.Format
   }
+  /// Made once for the tensors that are bound: callers ask for one row after the other.
   func allStateRows() -> [StateRow] {
+    if listed.tensors == bound.count { return listed.rows }
     var rows: [StateRow] = []
     for i in 0..<bound.count {
       for (k, row) in stateRows(i).enumerated() { rows.append(StateRow(tensor: i, stage: row.stage, slot: row.slot, index: k, format: row.format)) }
@@ -1335,8 +1337,10 @@ package final class Optimizer {
         rows.append(StateRow(tensor: i, stage: first, slot: Slot("master", "the parameters in float32"), index: -1, format: .direct))
       }
     }
+    listed = (bound.count, rows)
     return rows
   }
+  private var listed: (tensors: Int, rows: [StateRow]) = (-1, [])
   func allocated() throws(Failure) { try prepare() }
   func storage(_ row: StateRow) -> (base: UnsafeMutableRawPointer, bytes: Int) {
     let r = records + row.tensor
