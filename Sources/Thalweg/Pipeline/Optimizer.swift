@@ -918,7 +918,7 @@ package final class Optimizer {
       ruleStep(branch, r.pointee.t + 2, r.pointee.group) <= ruleStep(branch, r.pointee.t + 1, r.pointee.group) else { return }
     for (k, slot) in slots(s, bound[i]).enumerated() {
       let store = r.pointee.slots + Int(r.pointee.firstSlot[s.id]) + k
-      let bytes = SlotStore.bytes(store.pointee.format, r.pointee.count, r.pointee.size)
+      let bytes = SlotStore.bytes(store.pointee.format, slot.elements(of: r.pointee.count), r.pointee.size)
       store.pointee.base.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
       Optimizer.start(r, store, slot)
     }
