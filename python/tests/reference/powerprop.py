@@ -11,7 +11,7 @@ from .base import Arrays, TransformReference
 
 class PowerpropPrecond(TransformReference):
     """g <- alpha^2 (|theta| + eps)^(2 (alpha - 1)/alpha) g, the metric that training phi with theta = phi |phi|^(alpha - 1)
-    induces.  That the position paper means this very construction is UNVERIFIED."""
+    induces.  That the position paper (Pascanu et al., 2025; arXiv 2507.12224) means this very construction is UNVERIFIED."""
 
     name = "powerprop_precond"
     defaults = {"alpha": 2.0, "eps": 0.0}
