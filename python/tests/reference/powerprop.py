@@ -15,7 +15,7 @@ class PowerpropPrecond(TransformReference):
 
     name = "powerprop_precond"
     defaults = {"alpha": 2.0, "eps": 0.0}
-    settings = ({}, {"alpha": 1.0}, {"alpha": 1.5}, {"alpha": 3.0, "eps": 0.01}, {"alpha": 2.0, "eps": 0.1})
+    settings = ({}, {"alpha": 1.0}, {"alpha": 1.5}, {"alpha": 1.25, "eps": 0.01}, {"alpha": 2.0, "eps": 0.1})
 
     def transform(self, grads: Arrays, *, params: Arrays, update: Arrays | None = None,
                   normal: Callable[[int], Arrays] | None = None) -> Arrays:
