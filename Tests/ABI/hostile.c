@@ -1033,6 +1033,16 @@ static void broken_sentences(void) {
   SENTENCE(TW_ERROR_TYPE, "sgd(lr=[1, 2])");
   SENTENCE(TW_ERROR_RANGE, "sgd(lr=-1)");
   SENTENCE(TW_ERROR_RANGE, "sgd(lr=0.1, momentum=-0.5)");
+  SENTENCE(TW_ERROR_RANGE, "split_sgd(fraction=1)");
+  SENTENCE(TW_ERROR_RANGE, "split_sgd(sign_lr=0)");
+  SENTENCE(TW_ERROR_RANGE, "visual_prompt(lr=1, pad=-1)");
+  SENTENCE(TW_ERROR_NAME, "visual_prompt");
+  SENTENCE(TW_ERROR_RANGE, "curl_descent(axis=2) | sgd(lr=0.1)");
+  SENTENCE(TW_ERROR_RANGE, "curl_descent(units=[0, -1]) | sgd(lr=0.1)");
+  SENTENCE(TW_ERROR_RANGE, "curl_descent(units=[9e15]) | sgd(lr=0.1)");
+  SENTENCE(TW_ERROR_RANGE, "powerprop_precond(alpha=0.5) | sgd(lr=0.1)");
+  SENTENCE(TW_ERROR_RANGE, "sgd(lr=effective_lr(lr=0, weight_decay=1, inner=1))");
+  SENTENCE(TW_ERROR_NAME, "sgd(lr=effective_lr(lr=1, weight_decay=1))");
   SENTENCE(0, "sgd(lr=1e999)");
   SENTENCE(0, "sgd(lr=-1e999)");
   SENTENCE(0, "sgd(lr=nan)");
@@ -1515,6 +1525,11 @@ static void *no_memory(void *context, size_t size, size_t alignment) {
   return NULL;
 }
 
+static void count_warning(void *context, int32_t level, const char *message) {
+  CHECK(level >= 1 && message != NULL && message[0]);
+  ++*(int32_t *)context;
+}
+
 static void process_settings(void) {
   make_victim("sgd(lr=0.5, momentum=0.5)");
   int32_t threads = tw_get_num_threads();
@@ -1530,6 +1545,15 @@ static void process_settings(void) {
   REFUSED_AS(TW_ERROR_ARGUMENT, tw_set_allocator(NULL, (tw_deallocate)(uintptr_t)no_memory, NULL));
   OK(tw_set_allocator(NULL, NULL, NULL));
   OK(tw_set_executor(NULL, NULL));
+  int32_t warnings = 0;
+  tw_optimizer *ascending = NULL;
+  OK(tw_set_log(count_warning, &warnings));
+  OK(tw_optimizer_create("curl_descent(fraction=0.5) | sgd(lr=0.1)", NULL, &ascending));
+  OK(tw_optimizer_destroy(ascending));
+  CHECK(warnings == 0);
+  OK(tw_optimizer_create("curl_descent(fraction=1) | sgd(lr=0.1)", NULL, &ascending));
+  OK(tw_optimizer_destroy(ascending));
+  CHECK(warnings > 0);
   OK(tw_set_log(NULL, NULL));
   end_victim();
 }

@@ -1306,6 +1306,31 @@ class SphericalLangevin(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class SplitSGD(Optimizer):
+    # SGD with momentum whose largest gradients of each tensor take signed steps of a fixed size.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        momentum: float | str | Schedule = 0.9,
+        dampening: float | str | Schedule = 0.9,
+        sign_lr: float | str | Schedule = 0.001,
+        fraction: float | str | Schedule = 0.1,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class Tiger(Optimizer):
     # Tiger, the tight-fisted optimizer: the sign of an average of the gradient.
     method: _ClassVar[str]
@@ -1337,6 +1362,29 @@ class UDoG(Optimizer):
         params: _Iterable[_Any],
         r_eps_rel: float | str | Schedule = 1e-06,
         eps: float | str | Schedule = 1e-12,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class VisualPrompt(Optimizer):
+    # Steps of a visual prompt: the border of an image moves along its gradient, divided by its norm.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule,
+        eps: float | str | Schedule = 1e-10,
+        pad: int = 30,
         *,
         before: str = "",
         after: str = "",

@@ -276,6 +276,32 @@ NORMS = [9.0, 7.5, 4.0, 4.5, 2.0, 2.5, 30.0, 1.5, 1.25, 1.5, 1.0, 1.125, 0.875, 
          1.75, 2.5, 3.0, 2.0]
 
 
+class EffectiveLR(ScheduleReference):
+    """The line lr * weight_decay = const of late training (Li et al., 2025; arXiv 2509.25049).
+
+    `inner` is the new learning rate (`returns=weight_decay`) or the new weight decay (`returns=lr`), the value its
+    partner; early curves follow lr alone, so that the partner is kept.  No line where the product or `inner` is 0.
+    `horizon` is 1/(lr weight_decay)."""
+
+    name = "effective_lr"
+    required = ("lr", "weight_decay", "inner")
+    defaults = {"phase": "late", "returns": "weight_decay"}
+    settings = ({"lr": 0.01, "weight_decay": 0.1, "inner": Cosine(lr=0.3, total=20)},
+                {"lr": 0.01, "weight_decay": 0.1, "inner": Linear(lr=0.3, end=0.05, total=30), "returns": "lr"},
+                {"lr": 0.01, "weight_decay": 0.1, "inner": Constant(lr=0.02), "phase": "early"},
+                {"lr": 0.01, "weight_decay": 0.1, "inner": Constant(lr=0.02), "phase": "early", "returns": "lr"},
+                {"lr": 0.01, "weight_decay": 0.1, "inner": Constant(lr=0.02), "returns": "horizon"},
+                {"lr": 0.01, "weight_decay": 0.0, "inner": Constant(lr=0.02), "returns": "lr"})
+
+    def value(self, k: int) -> float:
+        gamma, x = self.lr * self.weight_decay, self.inner.value(k)
+        if self.returns == "horizon":
+            return 1 / gamma
+        if self.phase == "early" or gamma == 0 or x == 0:
+            return self.h[self.returns]
+        return gamma / x
+
+
 class RefinedSchedule(ScheduleReference):
     """Refined schedule from the gradient norms of an earlier run (Defazio, Cutkosky, Mehta, Mishchenko, 2023;
     arXiv 2310.07831, its closed form).  The authors' code has both exponents: 2 with l2 norms

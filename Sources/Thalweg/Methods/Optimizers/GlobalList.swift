@@ -24,4 +24,6 @@ let globalList: [Registered] = [
   entry(SphericalLangevin.self),
   UDoG.registered,
   DAL.registered,
+  entry(SplitSGD.self),
+  entry(VisualPrompt.self),
 ]

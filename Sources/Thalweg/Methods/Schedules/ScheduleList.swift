@@ -19,6 +19,7 @@ let scheduleList: [Registered] = [
   entry(NormTest.self),
   entry(InnerProductTest.self),
   entry(BatchLRScaling.self),
+  entry(EffectiveLR.self),
 ]
 
 extension Parameter {

@@ -102,7 +102,7 @@ struct FractionClip: WholeRule {
   func apply<T: Real>(_ t: Whole<T>) {
     let n = t.count
     guard n > 0 else { return }
-    var c = largest(t.v, n, min(Int(fraction * Double(n)), n - 1))
+    var c = FractionClip.largest(t.v, n, min(Int(fraction * Double(n)), n - 1))
     if c == 0, floor {
       var least = Double.infinity
       for i in 0..<n where t.v[i] != 0 { least = min(least, Double(t.v[i]).magnitude) }
@@ -114,7 +114,7 @@ struct FractionClip: WholeRule {
   }
 
   /// The magnitude with k others above it, digit by digit of its bits (those of magnitudes are ordered as they are); NaN is the largest.
-  private func largest<T: Real>(_ v: UnsafeMutablePointer<T>, _ n: Int, _ k: Int) -> Double {
+  static func largest<T: Real>(_ v: UnsafeMutablePointer<T>, _ n: Int, _ k: Int) -> Double {
     var found: UInt64 = 0, mask: UInt64 = 0, k = k
     var counts = [Int](repeating: 0, count: 2048)
     for shift: UInt64 in T.isDouble ? [53, 42, 31, 20, 9, 0] : [53, 42, 31, 20] {

@@ -8,4 +8,6 @@ let transformList: [Registered] = [
   entry(GradientAccumulate.self),
   entry(TrAct.self),
   GhostStep.registered,
+  entry(CurlDescent.self),
+  entry(PowerpropPrecond.self),
 ]
