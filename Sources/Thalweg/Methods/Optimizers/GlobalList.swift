@@ -24,4 +24,10 @@ let globalList: [Registered] = [
   entry(SphericalLangevin.self),
   UDoG.registered,
   DAL.registered,
+  entry(O2NC.self),
+  SVRG.registered,
+  SPIDER.registered,
+  RollingBall.registered,
+  SGAUAP.registered,
+  HARPG.registered,
 ]
