@@ -336,6 +336,20 @@ def test_rolling_ball_maximizes() -> None:
     assert_same_bits([w], [v])
 
 
+def test_rolling_ball_keeps_moves_that_16_bits_cannot_show() -> None:
+    """Each move is below half a unit in the last place of a float16; the master weights collect them."""
+    sentence = "rolling_ball(lr=1e-3)"
+    wide, (w,), _ = made(sentence, [1.0, 2.0, -1.0])
+    narrow = np.array([1.0, 2.0, -1.0], np.float16)
+    opt = tw.Optimizer([narrow], sentence, master="f32")
+    opt.bind_gradients([np.zeros(3)])
+    for _ in range(80):
+        roll(wide, w)
+        roll(opt, narrow, lambda x: surface(x.astype(np.float64)))
+    assert np.min(np.abs(w - [1.0, 2.0, -1.0])) > 5e-3
+    np.testing.assert_allclose(narrow.astype(np.float64), w, atol=2e-3)
+
+
 # ---- sga_uap
 
 

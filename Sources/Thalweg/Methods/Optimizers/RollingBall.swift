@@ -35,8 +35,9 @@ struct RollingBall: ElementRule {
 
   init(_ h: Hyper, _ c: StepContext) { lr = c.lr }
 
-  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(x - s[0]) }
-  @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { s[0] }
+  // The move, not x: master weights are wider than the point that the host saw.
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(s[2] - s[0]) }
+  @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { x + (s[0] - s[2]) }
 
   static let registered = entry(RollingBall.self, source: { (h) throws(Failure) in try Projection(h) })
 
