@@ -685,6 +685,68 @@ static void requests_of_ghost_step(void) {
   }
 }
 
+/* svrg: the full gradient alone, then two gradients of one minibatch, the second at the snapshot. */
+static void requests_of_svrg(void) {
+  NEED("svrg");
+  double w[2] = {3, 4}, g[2] = {3, 4};
+  tw_optimizer *optimizer = with_vector("svrg(lr=0.5, inner=2)", NULL, TW_F64, w, g, 2);
+  tw_request request = {.struct_size = sizeof request};
+  STATUS(TW_MORE, tw_optimizer_next(optimizer, &request));
+  OK(tw_optimizer_next(optimizer, &request));
+  EQUAL(w[0], 1.5);
+  EQUAL(w[1], 2);
+  for (int goes_on = 0; goes_on < 2; goes_on++) {
+    STATUS(TW_MORE, tw_optimizer_next(optimizer, &request));
+    uint64_t tag = request.tag;
+    g[0] = g[1] = 1;
+    STATUS(TW_MORE, tw_optimizer_next(optimizer, &request));
+    CHECK(request.kind == TW_REQUEST_GRADIENT && request.pass == 1 && request.tag == tag);
+    EQUAL(w[0], 3);
+    EQUAL(w[1], 4);
+    if (!goes_on) {
+      OK(tw_optimizer_cancel(optimizer));
+      EQUAL(w[0], 1.5);
+      EQUAL(w[1], 2);
+    }
+  }
+  g[0] = 0.5;
+  g[1] = 0;
+  OK(tw_optimizer_next(optimizer, &request));
+  EQUAL(w[0], 1.5 - 0.5 * (1 - 0.5 + 3));
+  EQUAL(w[1], 2 - 0.5 * (1 - 0 + 4));
+  STATUS(TW_ERROR_NEEDS, tw_optimizer_step(optimizer));
+  OK(tw_optimizer_destroy(optimizer));
+}
+
+/* rolling_ball without a radius on w^2 / 2 at 1: the centre is (0.5, 0).  A loss that is not a number puts the ball back. */
+static void requests_of_rolling_ball(void) {
+  NEED("rolling_ball");
+  double w[1] = {1}, g[1];
+  const char *sentence = "rolling_ball(lr=0.5, radius=0, projection_lr=0.1, n_projection=2)";
+  tw_optimizer *optimizer = with_vector(sentence, NULL, TW_F64, w, g, 1);
+  tw_request request = {.struct_size = sizeof request};
+  STATUS(TW_MORE, tw_optimizer_next(optimizer, &request));
+  for (int pass = 0; pass < 3; pass++) {
+    CHECK(request.kind == TW_REQUEST_LOSS_AND_GRADIENT && request.pass == pass);
+    NEAR(w[0], pass < 2 ? 1 : 0.9, 1e-15);
+    g[0] = w[0];
+    request.loss = pass < 2 ? w[0] * w[0] / 2 : (double)NAN;
+    if (pass < 2) STATUS(TW_MORE, tw_optimizer_next(optimizer, &request));
+  }
+  STATUS(TW_ERROR_NEEDS, tw_optimizer_next(optimizer, &request));
+  EQUAL(w[0], 1);
+  EQUAL(number(optimizer, "steps"), 0);
+  STATUS(TW_MORE, tw_optimizer_next(optimizer, &request));
+  for (int pass = 0; pass < 3; pass++) {
+    g[0] = w[0];
+    request.loss = w[0] * w[0] / 2;
+    tw_status status = tw_optimizer_next(optimizer, &request);
+    CHECK(status == (pass < 2 ? TW_MORE : TW_OK));
+  }
+  NEAR(w[0], 0.9 - 0.1 * (0.4 + 0.405 * 0.9), 1e-15);
+  OK(tw_optimizer_destroy(optimizer));
+}
+
 /* ---- stages around the rule --------------------------------------------------------------------------- */
 
 static void clipping(void) {
@@ -1192,6 +1254,8 @@ int main(void) {
   RUN(requests_of_sam);
   RUN(requests_of_tract);
   RUN(requests_of_ghost_step);
+  RUN(requests_of_svrg);
+  RUN(requests_of_rolling_ball);
   RUN(clipping);
   RUN(averages);
   RUN(accumulation);

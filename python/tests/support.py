@@ -157,9 +157,13 @@ def required(method: tw.Method) -> dict[str, str]:
     return {p.name: sample(p) for p in method.parameters if p.required}
 
 
+# Where the defaults suit small problems only: what keeps a step on some ten thousand elements finite.
+CALM = {"rolling_ball": {"projection_lr": "1e-5"}}
+
+
 def sentence_of(method: tw.Method, **values: Any) -> str:
     """A stage of the method with everything that it requires."""
-    return stage(method.name, {**required(method), **values})
+    return stage(method.name, {**required(method), **CALM.get(method.name, {}), **values})
 
 
 def optimizers() -> list[tw.Method]:

@@ -71,6 +71,8 @@ def reference_run(cls: type, setting: dict[str, Any], problem: Problem, dtype: A
         extra: dict[str, Any] = {}
         if "loss" in cls.needs:
             extra["loss"] = problem.loss(params, k)
+        if "loss_at" in cls.needs:
+            extra["loss_at"] = lambda point, k=k: problem.loss(point, k)
         ref.step(params, at(params), gradient_at=at, hvp=lambda point, v: problem.product(v),
                  normal=lambda step: draws(step, problem.shapes), **extra)
     return params, ref.evaluation_weights(params)
@@ -135,6 +137,8 @@ def test_large_tensors_go_through_the_same_rule(cls: type, setting: dict[str, An
     opt.bind_gradients(grads)
     for k in range(3):
         extra: dict[str, Any] = {"loss": problem.loss(params, k)} if "loss" in cls.needs else {}
+        if "loss_at" in cls.needs:
+            extra["loss_at"] = lambda p, k=k: problem.loss(p, k)
         ref.step(params, problem.gradient(params, k), gradient_at=lambda p, k=k: problem.gradient(p, k), hvp=lambda p, v: problem.product(v),
                  normal=lambda step: draws(step, [shape]), **extra)
         for request in opt.requests():

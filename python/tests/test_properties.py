@@ -17,6 +17,7 @@ WHOLE = {
     "adafactor", "adam_snsm", "muon", "mars", "lamb", "lars", "cautious_adamw", "adam_cm", "adagrad_norm", "beta_ngd", "dog", "dowg", "dadapt_sgd",
     "dadapt_adam", "prodigy", "polyak_sgd", "sania", "oasis", "nigt", "opt_amsgrad", "optimistic_omd", "u_dog", "a_dog", "dal", "spherical_langevin", "sgld",
     "split_sgd", "visual_prompt",
+    "o2nc", "spider", "rolling_ball", "harpg",
 }
 NOISY = {"sgld", "spherical_langevin", "oasis"}  # draws are keyed by the tensor's place in the list
 

@@ -33,11 +33,15 @@ from reference.langevin import SGLD, SphericalLangevin
 from reference.laprop import ADOPT, LaProp
 from reference.nigt import NIGT
 from reference.oasis import OASIS, SANIA
+from reference.o2nc import O2NC
 from reference.optimistic import OptAMSGrad, OptimisticOMD, OptimisticSGD
+from reference.rolling_ball import RollingBall
 from reference.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from reference.sga_uap import SGAUAP
 from reference.sgd import SGD, BetaNGD, PolyakSGD, SplitSGD
 from reference.sign import Lion, Signum, Tiger
 from reference.trust_ratio import LAMB, LARS
+from reference.variance_reduction import HARPG, SPIDER, SVRG
 
 STEPS = 30
 SHAPES = [(), (7,), (5, 3), (2, 3, 2, 2)]
@@ -739,7 +743,8 @@ def test_spherical_langevin_aligns_with_a_constant_field() -> None:
 ALL = [AdaBelief, Yogi, Adafactor, Adadelta, AdaGrad, AdaGradNorm, RMSProp, Adam, AdaMax, AdamW, AMSGrad, CautiousAdamW, NAdam,
        RAdam, AdamCM, AdamSNSM, MARS, Adan, AdEMAMix, DAdaptAdam, DAdaptSGD, Prodigy, DAL, ADoG, DoG, DoWG, UDoG, DiffGrad, Grams,
        SGLD, SphericalLangevin, ADOPT, LaProp, NIGT, OASIS, SANIA, OptAMSGrad, OptimisticOMD, OptimisticSGD, ScheduleFreeAdamW,
-       ScheduleFreeSGD, SGD, BetaNGD, PolyakSGD, SplitSGD, Lion, Signum, Tiger, LAMB, LARS]
+       ScheduleFreeSGD, SGD, BetaNGD, PolyakSGD, SplitSGD, Lion, Signum, Tiger, LAMB, LARS, O2NC, SVRG, SPIDER, HARPG,
+       RollingBall, SGAUAP]
 CASES = [pytest.param(c, s, id=f"{c.name}-{i}") for c in ALL for i, s in enumerate(c.settings)]
 
 
@@ -755,7 +760,7 @@ def test_shapes_and_places_survive(cls: type[OptimizerReference], hyper: dict[st
         grads = problem.gradient(params, k)
         kept = [np.copy(g) for g in grads]
         reference.step(params, grads, loss=problem.loss(params), gradient_at=lambda q: problem.gradient(q, k), hvp=problem.hvp,
-                       normal=problem.normal)
+                       normal=problem.normal, loss_at=problem.loss)
         assert all(np.array_equal(g, q) for g, q in zip(grads, kept))
     assert all(p is q and p.shape == q.shape and np.all(np.isfinite(p)) for p, q in zip(params, places))
 
@@ -770,7 +775,7 @@ def test_zero_gradients_are_harmless(cls: type[OptimizerReference], hyper: dict[
     reference.start(params)
     for _ in range(4):
         reference.step(params, zeros(), loss=0.0, gradient_at=zeros, hvp=lambda p, v: zeros(),
-                       normal=lambda k: [np.ones(s) for s in SHAPES])
+                       normal=lambda k: [np.ones(s) for s in SHAPES], loss_at=lambda point: 0.0)
     assert all(np.all(p == 0) for p in params)
 
 
@@ -792,6 +797,8 @@ CONVERGING: list[tuple[OptimizerReference, int, float]] = [
     (DoG(), 400, 1e-2), (DoWG(), 400, 1e-2), (UDoG(), 300, 1e-2), (ADoG(), 400, 1e-2), (OASIS(), 300, 1e-6),
     (SANIA(), 400, 1e-2), (DAL(static_lr=0.1, max_lr=1.2), 300, 1e-6), (OptAMSGrad(lr=0.02), 300, 1e-2),
     (OptimisticSGD(lr=0.3), 300, 1e-6), (OptimisticOMD(D=10.0), 300, 1e-2), (NIGT(lr=1.0), 400, 1e-2),
+    (O2NC(radius=0.05, eta=0.02), 400, 5e-2), (SVRG(lr=0.5, inner=5), 300, 1e-6), (SPIDER(lr=0.02), 400, 1e-3),
+    (SPIDER(lr=0.5, normalize=False), 300, 1e-6), (HARPG(lr=1.0), 400, 1e-2), (RollingBall(lr=0.5, projection_lr=0.05), 300, 1e-2),
 ]
 
 
@@ -803,5 +810,5 @@ def test_converges_on_a_quadratic(reference: OptimizerReference, steps: int, sha
     reference.start(params)
     for _ in range(steps):
         reference.step(params, problem.exact(params), loss=problem.loss(params), gradient_at=problem.exact, hvp=problem.hvp,
-                       normal=problem.normal)
+                       normal=problem.normal, loss_at=problem.loss)
     assert problem.loss(reference.evaluation_weights(params)) < share * before

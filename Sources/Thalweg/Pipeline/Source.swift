@@ -1,3 +1,5 @@
+import Glibc
+
 /// What a source asks for.
 package struct Ask: Sendable {
   package var kind: Request.Kind
@@ -258,8 +260,25 @@ package struct RestoreParameters: ElementOperation {
   package init() {}
   @inline(__always) package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = s[0] }
 }
+/// Saves the parameters into the first slot and goes to the point in the second.
+package struct StepBack: ElementOperation {
+  package init() {}
+  @inline(__always) package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    s[0] = x
+    x = s[1]
+  }
+}
 /// Σ g².
 package struct SquaredNorm: ElementSum {
   package init() {}
   @inline(__always) package func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, g, times: g) }
+}
+
+extension Random {
+  /// A number in (0, 1) of one step of a stage, the same for all tensors: the normal distribution function at a normal draw, which tests can
+  /// ask for.
+  package static func fraction(seed: UInt64, stream: UInt32, step: Int) -> Double {
+    let draw = normal(key(seed: seed, stream: stream, step: UInt64(step), tensor: 0), 0)
+    return 0.5 * erfc(-draw * 0.5.squareRoot())
+  }
 }

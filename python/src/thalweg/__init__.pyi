@@ -694,6 +694,30 @@ class Grams(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class HARPG(Optimizer):
+    # (N)-HARPG: steps along an estimate that a Hessian-vector product carries from each point to the next.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule,
+        lr_power: float | str | Schedule = 1,
+        eta_power: float | str | Schedule = 1,
+        normalize: bool = True,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class LAMB(Optimizer):
     # LAMB: Adam's step of each tensor, scaled to the norm of its weights.
     method: _ClassVar[str]
@@ -903,6 +927,29 @@ class NIGT(Optimizer):
         eta_power: float | str | Schedule = 0.8,
         eta: float | str | Schedule | None = None,
         normalize: bool = True,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class O2NC(Optimizer):
+    # O2NC: online gradient descent chooses the move, and the gradient is taken at a random point of it.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        radius: float | str | Schedule = 0.01,
+        eta: float | str | Schedule = 0.01,
+        epoch: int = 10,
         *,
         before: str = "",
         after: str = "",
@@ -1133,6 +1180,30 @@ class RMSprop(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class RollingBall(Optimizer):
+    # Rolling Ball Optimizer: a ball on the graph of the loss moves down, and is projected back onto it.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.1,
+        radius: float | str | Schedule = 0.5,
+        projection_lr: float | str | Schedule = 0.01,
+        n_projection: int = 10,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class SANIA(Optimizer):
     # SANIA: Polyak's step along a preconditioned gradient; the loss sets its length.
     method: _ClassVar[str]
@@ -1200,6 +1271,30 @@ class ScheduleFreeSGD(Optimizer):
         r: float | str | Schedule = 0,
         weight_lr_power: float | str | Schedule = 2,
         *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class SGAUAP(Optimizer):
+    # Stochastic gradient aggregation: sign steps of a bounded perturbation along the mean gradient of an inner run.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        eps: float | str | Schedule = 0.0392156862745098,
+        step: float | str | Schedule | None = None,
+        momentum: float | str | Schedule = 0,
+        *,
+        inner_steps: int,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",

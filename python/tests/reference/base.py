@@ -21,7 +21,7 @@ class Reference:
     kind      optimizer | transform | average | schedule | regularizer | constraint | objective | aggregator | perturbation | mask
     defaults  every hyper-parameter with the card's default (required ones are absent)
     settings  the hyper-parameter settings worth testing: one dict a run, merged over `defaults`
-    needs     what `step` takes besides gradients: any of "loss", "gradient_at", "hvp", "previous_gradient"
+    needs     what `step` takes besides gradients: any of "loss", "loss_at", "gradient_at", "hvp", "previous_gradient"
     """
 
     name: ClassVar[str]
@@ -54,8 +54,9 @@ class OptimizerReference(Reference):
     def step(self, params: Arrays, grads: Arrays, *, loss: float | None = None,
              gradient_at: Callable[[Arrays], Arrays] | None = None,
              hvp: Callable[[Arrays, Arrays], Arrays] | None = None,
-             normal: Callable[[int], Arrays] | None = None) -> None:
-        """One step.  `gradient_at(point)` and `hvp(point, vector)` answer on the same minibatch;
+             normal: Callable[[int], Arrays] | None = None,
+             loss_at: Callable[[Arrays], float] | None = None) -> None:
+        """One step.  `loss_at(point)`, `gradient_at(point)` and `hvp(point, vector)` answer on the same minibatch;
         `normal(step)` gives the standard normal draws of that step (0-based), one array a tensor;
         the Rademacher probes of a Hessian-vector method are `np.sign` of them (sign(0) = 1)."""
         raise NotImplementedError

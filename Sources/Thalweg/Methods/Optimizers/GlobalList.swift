@@ -26,4 +26,10 @@ let globalList: [Registered] = [
   DAL.registered,
   entry(SplitSGD.self),
   entry(VisualPrompt.self),
+  entry(O2NC.self),
+  SVRG.registered,
+  SPIDER.registered,
+  RollingBall.registered,
+  SGAUAP.registered,
+  HARPG.registered,
 ]

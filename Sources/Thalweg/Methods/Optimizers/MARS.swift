@@ -87,13 +87,6 @@ struct MARS: ElementRule {
       ]
     }
 
-    struct StepBack: ElementOperation {
-      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-        s[0] = x
-        x = s[1]
-      }
-    }
-
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if phase == 0 {
         io.change(SaveGradient(), slots: [gradient], parameters: false)

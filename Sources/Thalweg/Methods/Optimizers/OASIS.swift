@@ -74,12 +74,6 @@ struct OASIS: ElementRule {
     struct Product: ElementOperation {
       @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = s[0] * g }
     }
-    struct StepBack: ElementOperation {
-      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-        s[0] = x
-        x = s[1]
-      }
-    }
     struct Average: ElementOperation {
       let keep: Double
       @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = keep * s[0] + (1 - keep) * s[1] }

@@ -1,0 +1,95 @@
+"""Gradient estimates that are carried from point to point: SVRG, SPIDER, HARPG."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from ._per_tensor import copies, norm, zeros
+from .base import Arrays, OptimizerReference
+from .o2nc import fraction
+
+
+class SVRG(OptimizerReference):
+    """SVRG (Johnson, Zhang, 2013).  At every `inner`-th step the gradient is taken for that over all data."""
+
+    name = "svrg"
+    needs = ("gradient_at",)
+    required = ("lr", "inner")
+    settings = ({"lr": 0.1, "inner": 5}, {"lr": 0.3, "inner": 2}, {"lr": 0.2, "inner": 1}, {"lr": 0.05, "inner": 100})
+
+    def start(self, params: Arrays) -> None:
+        self.t, self.snapshot, self.mu = 0, copies(params), zeros(params)
+
+    def step(self, params: Arrays, grads: Arrays, *, gradient_at: Callable[[Arrays], Arrays] | None = None,
+             **oracles: Any) -> None:
+        if self.t % self.inner == 0:
+            self.snapshot, self.mu = copies(params), copies(grads)
+        there = grads if self.t % self.inner == 0 else gradient_at(copies(self.snapshot))
+        for p, g, h, m in zip(params, grads, there, self.mu):
+            p -= self.lr * (g - h + m)
+        self.t += 1
+
+
+class SPIDER(OptimizerReference):
+    """SPIDER with normalised steps (Fang, Li, Lin, Zhang, 2018; arXiv:1807.01695).  At every `period`-th step the
+    gradient is taken for that of the large batch."""
+
+    name = "spider"
+    needs = ("gradient_at",)
+    required = ("lr",)
+    defaults = {"period": 10, "normalize": True}
+    settings = ({"lr": 0.1}, {"lr": 0.05, "period": 3}, {"lr": 0.2, "period": 4, "normalize": False}, {"lr": 0.1, "period": 1})
+
+    def start(self, params: Arrays) -> None:
+        self.t, self.v, self.previous = 0, zeros(params), copies(params)
+
+    def step(self, params: Arrays, grads: Arrays, *, gradient_at: Callable[[Arrays], Arrays] | None = None,
+             **oracles: Any) -> None:
+        if self.t % self.period == 0:
+            self.v = copies(grads)
+        else:
+            before = gradient_at(copies(self.previous))
+            self.v = [v + g - b for v, g, b in zip(self.v, grads, before)]
+        self.previous = copies(params)
+        length = norm(self.v) if self.normalize else 1.0
+        for p, v in zip(params, self.v):
+            if length > 0:
+                p -= self.lr * v / length
+        self.t += 1
+
+
+class HARPG(OptimizerReference):
+    """(N)-HARPG (Fatkhullin et al., 2023; arXiv:2302.01734).  The Hessian-vector product is exact here, at a random
+    point between the last two."""
+
+    name = "harpg"
+    needs = ("hvp",)
+    required = ("lr",)
+    defaults = {"lr_power": 1.0, "eta_power": 1.0, "normalize": True}
+    settings = (
+        {"lr": 0.2},
+        {"lr": 0.1, "lr_power": 0.5, "eta_power": 0.6},
+        {"lr": 0.3, "normalize": False},
+        {"lr": 0.05, "lr_power": 0.0, "eta_power": 2.0},
+    )
+
+    def start(self, params: Arrays) -> None:
+        self.t, self.d, self.previous = 0, zeros(params), copies(params)
+
+    def step(self, params: Arrays, grads: Arrays, *, hvp: Callable[[Arrays, Arrays], Arrays] | None = None,
+             normal: Callable[[int], Arrays] | None = None, **oracles: Any) -> None:
+        decay = 2 / (self.t + 2)
+        if self.t == 0:
+            self.d = copies(grads)
+        else:
+            q = fraction(normal(self.t))
+            between = [q * p + (1 - q) * o for p, o in zip(params, self.previous)]
+            turned = hvp(between, [p - o for p, o in zip(params, self.previous)])
+            eta = decay**self.eta_power
+            self.d = [(1 - eta) * (d + h) + eta * g for d, h, g in zip(self.d, turned, grads)]
+        self.previous = copies(params)
+        length = norm(self.d) if self.normalize else 1.0
+        for p, d in zip(params, self.d):
+            if length > 0:
+                p -= self.lr * decay**self.lr_power * d / length
+        self.t += 1
