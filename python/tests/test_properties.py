@@ -225,3 +225,21 @@ def test_a_norm_behind_a_route_is_that_of_all_tensors(route: str) -> None:
         opt.step([np.ones((4, 5)), np.full(7, 2.0)])
     norm = np.sqrt(sum(np.sum(p * p) for p in params))
     assert norm == pytest.approx(0.5, rel=1e-6)  # the clip divides by the norm plus a little
+
+
+def test_a_restarted_rule_clears_its_own_state_alone() -> None:
+    """A factored moment is smaller than its tensor; what lies behind it belongs to others."""
+    rng = np.random.default_rng(5)
+    start = [rng.standard_normal((50, 60)) for _ in range(2)]
+    sentence = "adafactor(lr=0.01) | lookahead(k=2, pullback=reset)"
+    together, alone = [w.copy() for w in start], [w.copy() for w in start]
+    grads = [[rng.standard_normal(w.shape) for w in start] for _ in range(6)]
+    with tw.Optimizer(together, sentence) as opt:
+        for g in grads:
+            opt.step(g)
+    for k, w in enumerate(alone):
+        with tw.Optimizer([w], sentence) as opt:
+            for g in grads:
+                opt.step([g[k]])
+    for a, b in zip(together, alone):
+        np.testing.assert_array_equal(a, b)

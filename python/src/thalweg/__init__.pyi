@@ -1401,6 +1401,29 @@ class SphericalLangevin(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class SPIDER(Optimizer):
+    # SPIDER: normalised steps along an estimate that follows the gradient by differences.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule,
+        period: int = 10,
+        normalize: bool = True,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class SplitSGD(Optimizer):
     # SGD with momentum whose largest gradients of each tensor take signed steps of a fixed size.
     method: _ClassVar[str]
@@ -1412,6 +1435,28 @@ class SplitSGD(Optimizer):
         dampening: float | str | Schedule = 0.9,
         sign_lr: float | str | Schedule = 0.001,
         fraction: float | str | Schedule = 0.1,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class SVRG(Optimizer):
+    # SVRG: minibatch gradients corrected by those at a snapshot whose full gradient is known.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule,
+        inner: int,
         *,
         before: str = "",
         after: str = "",
