@@ -188,3 +188,18 @@ extension Schedule {
   package mutating func observe(samples: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) -> Bool { false }
   package mutating func command(_ name: String, at k: Double) -> Bool { false }
 }
+
+/// A schedule around one other, which watches the run and remembers in its place.
+protocol WrappingSchedule: Schedule {
+  var inner: any Schedule { get set }
+}
+
+extension WrappingSchedule {
+  var memory: [Double] {
+    get { inner.memory }
+    set { inner.memory = newValue }
+  }
+  mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool { try inner.observe(what, value) }
+  mutating func observe(samples: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) -> Bool { try inner.observe(samples: samples, m, n) }
+  mutating func command(_ name: String, at k: Double) -> Bool { inner.command(name, at: k) }
+}

@@ -7,7 +7,7 @@
 /// State    that of the inner schedule.
 /// Differs  where there is no line (γ = 0, x = 0) the value of the known run stays. The laws of the batch size are not in it.
 /// Source   Li et al., 2025, arXiv:2509.25049.
-struct EffectiveLR: Schedule {
+struct EffectiveLR: WrappingSchedule {
   static let method = Method(
     "effective_lr", .schedule, "The weight decay for a new learning rate, or the reverse, on the line lr*weight_decay = const.",
     rule: """
@@ -38,14 +38,4 @@ struct EffectiveLR: Schedule {
     let partner = gamma / inner.value(k)
     return late && gamma > 0 && partner.isFinite ? partner : known
   }
-
-  var memory: [Double] {
-    get { inner.memory }
-    set { inner.memory = newValue }
-  }
-  mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool { try inner.observe(what, value) }
-  mutating func observe(samples: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) -> Bool {
-    try inner.observe(samples: samples, m, n)
-  }
-  mutating func command(_ name: String, at k: Double) -> Bool { inner.command(name, at: k) }
 }

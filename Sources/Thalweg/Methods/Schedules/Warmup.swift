@@ -5,7 +5,7 @@
 /// State    that of the inner schedule.
 /// Differs  nothing from optax.join_schedules of a line and the inner schedule. `offset=1` makes the first step move already.
 /// Source   Goyal et al., 2017, arXiv:1706.02677.
-struct Warmup: Schedule {
+struct Warmup: WrappingSchedule {
   static let method = Method(
     "warmup", .schedule, "Linear warm-up in front of any schedule.",
     rule: """
@@ -30,14 +30,6 @@ struct Warmup: Schedule {
     k < warmup ? start + (inner.value(0) - start) * (k + offset) / warmup : inner.value(k - warmup)
   }
 
-  var memory: [Double] {
-    get { inner.memory }
-    set { inner.memory = newValue }
-  }
-  mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool { try inner.observe(what, value) }
-  mutating func observe(samples: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) -> Bool {
-    try inner.observe(samples: samples, m, n)
-  }
   mutating func command(_ name: String, at k: Double) -> Bool { inner.command(name, at: max(k - warmup, 0)) }
 }
 
