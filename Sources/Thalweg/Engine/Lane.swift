@@ -30,6 +30,8 @@ package protocol Lane: Sendable {
   static func exp(_ x: Self) -> Self
   /// Standard normal numbers of the elements from `index` (even) on.
   static func normal(_ key: UInt64, _ index: Int) -> Self
+  /// Their signs alone: 1, or -1 below 0.
+  static func randomSign(_ key: UInt64, _ index: Int) -> Self
   /// Σ of the elements, in double, in a fixed order; `low` and `high` are its two halves.
   var wide: (low: SIMD8<Double>, high: SIMD8<Double>) { get }
 }

@@ -89,14 +89,18 @@ final class Program {
     return place
   }
 
-  /// The same behind an operation of the source, which works on a copy of its own.
+  /// The same as the source makes it: what it kept, or an operation on a copy of its own.
   func gradient(_ op: GradientOperation, copy: Bool, _ apply: inout Apply) -> Place {
-    let place = Place(base: row(Row.source), moves: false)
-    read(layout(Program.g), place, scale: apply.scale)
-    apply.scale = 1
     nonisolated(unsafe) let r = r, list = r.pointee.slots + Int(r.pointee.firstSlot[op.stage])
-    let run = op.run
-    add(place, place, state: (0..<min(r.pointee.used(op.stage), SlotPointers.capacity)).map { list[$0].base }) { _, _, o in run(r, o, list, o.index) }
+    let place: Place
+    if let run = op.run {
+      place = Place(base: row(Row.source), moves: false)
+      read(layout(Program.g), place, scale: apply.scale)
+      add(place, place, state: op.slots.prefix(SlotPointers.capacity).map { list[$0].base }) { _, _, o in run(r, o, list, o.index) }
+    } else {
+      place = tensor(list[op.slots[0]].base)
+    }
+    apply.scale = 1
     guard copy else { return place }
     let own = Place(base: row(Row.gradient), moves: false)
     self.copy(place, to: own)
@@ -123,7 +127,6 @@ final class Program {
   private func layout(_ offset: Int) -> UnsafePointer<Layout> { (UnsafeRawPointer(r) + offset).assumingMemoryBound(to: Layout.self) }
   /// Brings parameters that were changed as the host sees them to the host.
   func closeHost(_ p: Place) { if !p.moves { write(p, layout(Program.x), rounding: nil) } }
-  func writeGradient(_ p: Place) { write(p, layout(Program.g), rounding: nil) }
 
   /// A row for an update.
   var update: Place { Place(base: row(Row.update), moves: false) }
@@ -387,13 +390,12 @@ extension Branch.Pass {
     case .materialise:
       guard let whole = p.scratch() else { return }
       var a = r.pointee.apply
-      let g = gradient(p, r, x, source, copy: true, &a)
+      p.copy(gradient(p, r, x, source, copy: a.scale != 1, &a), to: whole)
       if b.rule.whole != nil, a.coupled != 0 {
         let op = AddCoupled(weight: a.coupled)
         let kernel = r.pointee.isDouble ? plainKernel(op, SIMD8<Double>.self, writesG: false) : plainKernel(op, SIMD16<Float>.self, writesG: false)
-        p.add(g, x) { _, _, o in kernel(o) }
+        p.add(whole, x) { _, _, o in kernel(o) }
       }
-      p.copy(g, to: whole)
 
     case .direct:
       guard let whole = p.scratch(), let e = b.rule.element else { return }

@@ -9,6 +9,14 @@ package enum Random {
     return z ^ (z >> 31)
   }
 
+  @inline(__always) private static func mix(_ key: UInt64, _ counter: SIMD8<UInt64>) -> SIMD8<UInt64> {
+    typealias U = SIMD8<UInt64>
+    var z = U(repeating: key) &+ counter &* U(repeating: 0x9E37_79B9_7F4A_7C15)
+    z = (z ^ (z &>> U(repeating: 30))) &* U(repeating: 0xBF58_476D_1CE4_E5B9)
+    z = (z ^ (z &>> U(repeating: 27))) &* U(repeating: 0x94D0_49BB_1331_11EB)
+    return z ^ (z &>> U(repeating: 31))
+  }
+
   /// The key of one tensor's draws in one step of one stage.
   package static func key(seed: UInt64, stream: UInt32, step: UInt64, tensor: UInt32) -> UInt64 {
     mix(mix(mix(seed ^ 0x7468_616C_7765_6721, UInt64(stream) &+ 1), step &+ 1), UInt64(tensor) &+ 1)
@@ -34,10 +42,7 @@ package enum Random {
   @inline(never) static func normals(_ key: UInt64, _ pair: SIMD8<UInt64>) -> (even: SIMD8<Double>, odd: SIMD8<Double>) {
     typealias D = SIMD8<Double>
     typealias U = SIMD8<UInt64>
-    var z = U(repeating: key) &+ pair &* U(repeating: 0x9E37_79B9_7F4A_7C15)
-    z = (z ^ (z &>> U(repeating: 30))) &* U(repeating: 0xBF58_476D_1CE4_E5B9)
-    z = (z ^ (z &>> U(repeating: 27))) &* U(repeating: 0x94D0_49BB_1331_11EB)
-    z = z ^ (z &>> U(repeating: 31))
+    let z = mix(key, pair)
 
     // u = 2ᵏ·(1 + f) with 1 + f in [√½, √2): f is exact, and so −ln u keeps its digits near u = 1
     let u = (number(z &>> U(repeating: 32)) + D(repeating: 0.5)) * D(repeating: 0x1p-32)
@@ -87,6 +92,15 @@ package enum Random {
     return (r * unsafeBitCast(x, to: D.self), r * unsafeBitCast(v, to: D.self))
   }
 
+  /// The signs of such pairs, 0 counted as +1, as 1 and -1: r is positive, so that the angle decides.
+  @inline(never) static func signs(_ key: UInt64, _ pair: SIMD8<UInt64>) -> (even: SIMD8<Double>, odd: SIMD8<Double>) {
+    typealias U = SIMD8<UInt64>
+    let low = U(repeating: 0xFFFF_FFFF), a = mix(key, pair) & low
+    let left = ((a &- U(repeating: 1 << 30 + 1)) & low) .< U(repeating: 1 << 31 - 1), below = a .> U(repeating: 1 << 31)
+    let plus = SIMD8<Double>(repeating: 1), minus = SIMD8<Double>(repeating: -1)
+    return (plus.replacing(with: minus, where: left), plus.replacing(with: minus, where: below))
+  }
+
   /// The number of a whole number below 2⁵², exactly, through the mantissa.
   @inline(__always) private static func number(_ x: SIMD8<UInt64>) -> SIMD8<Double> {
     unsafeBitCast(x | SIMD8<UInt64>(repeating: 0x4330_0000_0000_0000), to: SIMD8<Double>.self) - SIMD8<Double>(repeating: 0x1p52)
@@ -96,11 +110,18 @@ package enum Random {
 extension Slots {
   /// Standard normal numbers of this vector's elements. Vectors begin at an even element.
   @inline(__always) package func normal(_ key: UInt64) -> L { L.normal(key, index) }
+  /// 1 where `normal` would be at least 0, -1 where it would be below.
+  @inline(__always) package func sign(_ key: UInt64) -> L { L.randomSign(key, index) }
 }
 
 extension SIMD16<Float> {
-  @inline(__always) package static func normal(_ key: UInt64, _ index: Int) -> Self {
-    let n = Random.normals(key, SIMD8<UInt64>(repeating: UInt64(truncatingIfNeeded: index >> 1)) &+ SIMD8<UInt64>(0, 1, 2, 3, 4, 5, 6, 7))
+  @inline(__always) package static func normal(_ key: UInt64, _ index: Int) -> Self { joined(Random.normals(key, pairs(index))) }
+  @inline(__always) package static func randomSign(_ key: UInt64, _ index: Int) -> Self { joined(Random.signs(key, pairs(index))) }
+
+  @inline(__always) private static func pairs(_ index: Int) -> SIMD8<UInt64> {
+    SIMD8<UInt64>(repeating: UInt64(truncatingIfNeeded: index >> 1)) &+ SIMD8<UInt64>(0, 1, 2, 3, 4, 5, 6, 7)
+  }
+  @inline(__always) private static func joined(_ n: (even: SIMD8<Double>, odd: SIMD8<Double>)) -> Self {
     var v = Self()
     v.evenHalf = narrowed(n.even)
     v.oddHalf = narrowed(n.odd)
@@ -109,11 +130,15 @@ extension SIMD16<Float> {
 }
 
 extension SIMD8<Double> {
-  @inline(__always) package static func normal(_ key: UInt64, _ index: Int) -> Self {
-    let n = Random.normals(key, SIMD8<UInt64>(repeating: UInt64(truncatingIfNeeded: index >> 1)) &+ SIMD8<UInt64>(0, 0, 1, 1, 2, 2, 3, 3))
-    return n.odd.replacing(with: n.even, where: SIMDMask<SIMD8<Int64>>(evenLanes))
+  @inline(__always) package static func normal(_ key: UInt64, _ index: Int) -> Self { chosen(Random.normals(key, pairs(index))) }
+  @inline(__always) package static func randomSign(_ key: UInt64, _ index: Int) -> Self { chosen(Random.signs(key, pairs(index))) }
+
+  @inline(__always) private static func pairs(_ index: Int) -> SIMD8<UInt64> {
+    SIMD8<UInt64>(repeating: UInt64(truncatingIfNeeded: index >> 1)) &+ SIMD8<UInt64>(0, 0, 1, 1, 2, 2, 3, 3)
   }
-  @inline(__always) private static var evenLanes: SIMD8<Int64> { SIMD8<Int64>(-1, 0, -1, 0, -1, 0, -1, 0) }
+  @inline(__always) private static func chosen(_ n: (even: SIMD8<Double>, odd: SIMD8<Double>)) -> Self {
+    n.odd.replacing(with: n.even, where: SIMDMask<SIMD8<Int64>>(SIMD8<Int64>(-1, 0, -1, 0, -1, 0, -1, 0)))
+  }
 }
 
 /// Written out: the generic conversion is a scalar loop, this is one instruction.

@@ -589,25 +589,24 @@ package final class Optimizer {
     return (0..<Sums.count).map { totals[$0] }
   }
 
-  /// Changes parameters, gradients and the source's state element by element.
-  func change(stage: Stage, slots order: [Int]? = nil, parameters: Bool, gradients: Bool = false, _ op: (_ tensor: Int) -> some ElementOperation) {
+  /// Changes parameters (as the host sees them) and the source's state element by element.
+  func change(stage: Stage, slots order: [Int]? = nil, parameters: Bool, _ op: (_ tensor: Int) -> some ElementOperation) {
     forEach { p, r in
       let op = op(r - self.records)
-      self.change(p, r, stage, order, parameters, gradients, r.pointee.isDouble ? plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: gradients) : plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: gradients))
+      self.change(p, r, stage, order, parameters, r.pointee.isDouble ? plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: false) : plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: false))
     }
   }
-  func change(_ op: some ElementOperation, stage: Stage, slots order: [Int]? = nil, parameters: Bool, gradients: Bool = false) {
+  func change(_ op: some ElementOperation, stage: Stage, slots order: [Int]? = nil, parameters: Bool) {
     let kernels = (
-      plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: gradients), plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: gradients)
+      plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: false), plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: false)
     )
-    forEach { p, r in self.change(p, r, stage, order, parameters, gradients, r.pointee.isDouble ? kernels.1 : kernels.0) }
+    forEach { p, r in self.change(p, r, stage, order, parameters, r.pointee.isDouble ? kernels.1 : kernels.0) }
   }
-  private func change(_ p: Program, _ r: UnsafeMutablePointer<Record>, _ stage: Stage, _ order: [Int]?, _ parameters: Bool, _ gradients: Bool, _ kernel: @escaping PlainKernel) {
+  private func change(_ p: Program, _ r: UnsafeMutablePointer<Record>, _ stage: Stage, _ order: [Int]?, _ parameters: Bool, _ kernel: @escaping PlainKernel) {
     var apply = r.pointee.apply
-    let x = p.hostParameters(), g = p.gradient(copy: gradients || apply.scale != 1, &apply)
+    let x = p.hostParameters(), g = p.gradient(copy: apply.scale != 1, &apply)
     p.add(x, g, state: state(r, stage, order)) { _, _, o in kernel(o) }
     if parameters { p.closeHost(x) }
-    if gradients { p.writeGradient(g) }
   }
   private func state(_ r: UnsafeMutablePointer<Record>, _ stage: Stage, _ order: [Int]?) -> [UnsafeMutableRawPointer] {
     let list = r.pointee.slots + Int(r.pointee.firstSlot[stage.id])
@@ -775,7 +774,7 @@ package final class Optimizer {
     if phase >= 0, let stage = sourceStage, let source = stage.source, phase > 0 || source.opensAway {
       activate()
       source.cancel(phase, SourceIO(self, stage))
-      restoreSource(stage)
+      putBack(sourceCopies, scalars(stage))   // a step resumed from a checkpoint has none
     }
     forget()
   }
@@ -786,38 +785,37 @@ package final class Optimizer {
     observed["loss"] = nil
   }
 
-  /// Where the lasting state and the numbers of some stages lie.
-  private func regions(_ included: (Stage) -> Bool) -> [(base: UnsafeMutableRawPointer, bytes: Int)] {
-    var list: [(base: UnsafeMutableRawPointer, bytes: Int)] = []
-    for s in stages where included(s) && !s.scalars.isEmpty {
-      if s.scope == .global { list.append((UnsafeMutableRawPointer(s.globals), s.scalars.count * 8)) } else {
-        for i in 0..<bound.count where uses(s, bound[i]) { list.append((UnsafeMutableRawPointer(records[i].scalars[s.id]), s.scalars.count * 8)) }
-      }
-    }
-    for row in allStateRows() where row.index >= 0 && !row.slot.temporary && included(row.stage) { list.append(storage(row)) }
-    return list
+  private typealias Region = (base: UnsafeMutableRawPointer, bytes: Int)
+
+  /// Where the scalars of a stage lie.
+  private func scalars(_ s: Stage) -> [Region] {
+    let bytes = s.scalars.count * 8
+    if bytes == 0 { return [] }
+    if s.scope == .global { return [(UnsafeMutableRawPointer(s.globals), bytes)] }
+    return (0..<bound.count).filter { uses(s, bound[$0]) }.map { (UnsafeMutableRawPointer(records[$0].scalars[s.id]), bytes) }
   }
-  private func copies(_ included: (Stage) -> Bool) throws(Failure) -> [Memory] {
+  /// Where the lasting state and the scalars of all stages but one lie.
+  private func regions(without source: Stage) -> [Region] {
+    stages.filter { $0 !== source }.flatMap(scalars)
+      + allStateRows().filter { $0.index >= 0 && !$0.slot.temporary && $0.stage !== source }.map { storage($0) }
+  }
+  private func copies(_ regions: [Region]) throws(Failure) -> [Memory] {
     var list: [Memory] = []
-    for r in regions(included) {
+    for r in regions {
       let m = try Memory(r.bytes, allocator, zeroed: false)
       m.base.copyMemory(from: r.base, byteCount: r.bytes)
       list.append(m)
     }
     return list
   }
-  private func putBack(_ copies: [Memory], _ included: (Stage) -> Bool) {
-    for (r, m) in zip(regions(included), copies) { r.base.copyMemory(from: m.base, byteCount: r.bytes) }
+  private func putBack(_ copies: [Memory], _ regions: [Region]) {
+    for (r, m) in zip(regions, copies) { r.base.copyMemory(from: m.base, byteCount: r.bytes) }
   }
-  /// Copies of the source's lasting state, so that a step that is broken off leaves it as it was.
+  /// Copies of the source's scalars, so that a step that is broken off leaves them as they were; its state a source changes last.
   private func keepSource() throws(Failure) {
     sourceCopies = []
     guard let stage = sourceStage, let source = stage.source, !source.single else { return }
-    sourceCopies = try copies { $0 === stage }
-  }
-  private func restoreSource(_ stage: Stage) {
-    guard !sourceCopies.isEmpty else { return }   // a step resumed from a checkpoint has none
-    putBack(sourceCopies) { $0 === stage }
+    sourceCopies = try copies(scalars(stage))
   }
   private var sourceCopies: [Memory] = []
 
@@ -1033,13 +1031,13 @@ package final class Optimizer {
 
   /// Runs the pipeline as far as the move, for what `stage` measures of the update, and puts all other state back.
   func propose(_ op: GradientOperation, for stage: Stage) throws(Failure) {
-    let before = try copies { $0 !== stage }
+    let others = regions(without: stage), before = try copies(others)
     for b in branches { b.stopsAtMove = true }
     sourceOperation = op
     defer {
       sourceOperation = nil
       for b in branches { b.stopsAtMove = false }
-      putBack(before) { $0 !== stage }
+      putBack(before, others)
     }
     try prepareRules()
     try runSegments()

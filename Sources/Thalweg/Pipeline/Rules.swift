@@ -332,19 +332,24 @@ package protocol ElementSum: Sendable {
 package typealias PlainKernel = @Sendable (Operands) -> Void
 package typealias PlainMeasure = @Sendable (Operands, UnsafeMutablePointer<Double>) -> Void
 
+/// A loop for each case, so that an operand which is neither used nor written is not read.
 @inline(never)
 func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type, writesX: Bool = true, writesG: Bool = true) -> PlainKernel {
-  { o in
-    let op = op
-    var v = Vectors<L>(o)
-    while v.next() {
-      var a = L.load(v.x), b = L.load(v.g)
-      op(&a, &b, v.s)
-      if writesX { a.store(v.x) }
-      if writesG { b.store(v.g) }
-    }
-    v.finish(writesX: writesX, writesG: writesG)
+  if writesG { return { o in walk(o, op, L.self, true, true) } }
+  if writesX { return { o in walk(o, op, L.self, true, false) } }
+  return { o in walk(o, op, L.self, false, false) }
+}
+
+@inline(__always)
+private func walk<O: ElementOperation, L: Lane>(_ o: Operands, _ op: O, _: L.Type, _ writesX: Bool, _ writesG: Bool) {
+  var v = Vectors<L>(o)
+  while v.next() {
+    var a = L.load(v.x), b = L.load(v.g)
+    op(&a, &b, v.s)
+    if writesX { a.store(v.x) }
+    if writesG { b.store(v.g) }
   }
+  v.finish(writesX: writesX, writesG: writesG)
 }
 
 @inline(never)

@@ -43,6 +43,7 @@ package enum Move: Sendable {
 ///
 /// A state machine: `advance` is called with the number of requests answered so far in this step (from 0: the first gradient is there).
 /// What must survive until the next call lies in slots and scalars, so that a step can be saved and resumed between any two requests.
+/// Slots that are not temporary change only in the call that ends the step: a step that is broken off before leaves no trace then.
 package protocol Source: Sendable {
   static var method: Method { get }
   init(_ h: Hyper) throws(Failure)
@@ -86,11 +87,14 @@ extension Source {
   package func cancel(_ phase: Int, _ io: SourceIO) {}
 }
 
-/// An element-wise change of the gradient before the pipeline sees it. `g` is the host's gradient; the state is the source's.
+/// The gradient that the pipeline sees in place of the host's.
 package struct GradientOperation: Sendable {
   let stage: Int
-  /// (record, operands with the gradient in x, all slots of the stage, offset)
-  let run: @Sendable (UnsafeMutablePointer<Record>, Operands, UnsafeMutablePointer<SlotStore>, Int) -> Void
+  /// The state it looks at.
+  let slots: [Int]
+  /// Changes a copy of the host's gradient, in x of the operands, with all slots of the stage from an offset on; nil: the gradient is what lies in
+  /// the first slot.
+  let run: (@Sendable (UnsafeMutablePointer<Record>, Operands, UnsafeMutablePointer<SlotStore>, Int) -> Void)?
 }
 
 /// What a source may do with the tensors. Gradients read here are already scaled (loss scale, maximize).
@@ -177,17 +181,14 @@ package struct SourceIO {
   }
   /// The step size of the update that ends this step, in place of the largest one: those of all groups change in proportion. Rules see their own.
   package func setStepSize(_ tau: Double) { optimizer.stepSize = tau }
-  /// Makes an operation for `Move.update`: `x` is the gradient; `slots` picks the state seen.
-  package func operation(_ op: some ElementOperation, slots: [Int]? = nil) -> GradientOperation {
+  /// For `Move.update`: the gradient is what lies in a slot.
+  package func gradient(in slot: Int) -> GradientOperation { GradientOperation(stage: stage.id, slots: [slot], run: nil) }
+  /// The same for an operation on it: `x` is the gradient; `slots` picks the state seen.
+  package func operation(_ op: some ElementOperation, slots: [Int] = [0]) -> GradientOperation {
     // x and g are one block here
     let kernels = (plainKernel(op, SIMD16<Float>.self, writesG: false), plainKernel(op, SIMD8<Double>.self, writesG: false))
-    return GradientOperation(stage: stage.id) { r, operands, list, offset in
-      var o = operands
-      if let slots {
-        for (k, s) in slots.prefix(SlotPointers.capacity).enumerated() { o.slots[k] = list[s].base + offset * r.pointee.size }
-        o.used = min(slots.count, SlotPointers.capacity)
-      }
-      if r.pointee.isDouble { kernels.1(o) } else { kernels.0(o) }
+    return GradientOperation(stage: stage.id, slots: slots) { r, operands, _, _ in
+      if r.pointee.isDouble { kernels.1(operands) } else { kernels.0(operands) }
     }
   }
 
@@ -198,7 +199,7 @@ package struct SourceIO {
       let op = Combination(weights: w, fresh: first == 0)
       return (first, w.count, plainKernel(op, SIMD16<Float>.self), plainKernel(op, SIMD8<Double>.self))
     }
-    return GradientOperation(stage: stage.id) { r, operands, list, offset in
+    return GradientOperation(stage: stage.id, slots: Array(weights.indices)) { r, operands, list, offset in
       for (first, count, f32, f64) in parts {
         var o = operands
         for k in 0..<count { o.slots[k] = list[first + k].base + offset * r.pointee.size }
@@ -236,19 +237,13 @@ private struct Draw: ElementOperation {
   let key: UInt64
   let signs: Bool
   @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-    let z = s.normal(key)
-    s[0] = signs ? L.select(L.less(z, L(0)), L(-1), L(1)) : z
+    s[0] = signs ? s.sign(key) : s.normal(key)
   }
 }
 /// Keeps the gradient of the step in the first slot while the host answers with something else.
 package struct SaveGradient: ElementOperation {
   package init() {}
   @inline(__always) package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = g }
-}
-/// Gives the pipeline the gradient of the first slot.
-package struct RestoreGradient: ElementOperation {
-  package init() {}
-  @inline(__always) package func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { (x, g) = (s[0], s[0]) }
 }
 /// Saves the parameters into the first slot.
 package struct SaveParameters: ElementOperation {

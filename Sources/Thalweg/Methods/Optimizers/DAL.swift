@@ -55,7 +55,7 @@ struct DAL: ElementRule {
       }
       let h = io.hyper, sums = io.sum(Norms(), slots: [0])
       io.setScalar(0, sums[0] > 0 && sums[1] > 0 ? min(2 / pow((sums[0] / sums[1]).squareRoot(), h.power), h.max_lr) : h.max_lr)
-      return .update(io.operation(RestoreGradient(), slots: [0]))
+      return .update(io.gradient(in: 0))
     }
   }
 }

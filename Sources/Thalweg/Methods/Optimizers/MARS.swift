@@ -101,7 +101,7 @@ struct MARS: ElementRule {
       }
       io.change(SaveParameters(), slots: [last], parameters: false)
       io.keepAbsent(last)
-      return .update(io.operation(RestoreGradient(), slots: [gradient]))
+      return .update(io.gradient(in: gradient))
     }
 
     func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), slots: [point], parameters: true) }

@@ -78,6 +78,15 @@ struct OASIS: ElementRule {
       let keep: Double
       @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = keep * s[0] + (1 - keep) * s[1] }
     }
+    /// The same on the way back to the parameters of the step.
+    struct Return: ElementOperation {
+      let keep: Double
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+        s[0] = keep * s[0] + (1 - keep) * s[1]
+        x = s[2]
+        s[3] = x
+      }
+    }
     /// Squared lengths of the move and of the turn of the gradient, in the metric of the new diagonal.
     struct Lengths: ElementSum {
       let keep, alpha: Double
@@ -102,15 +111,15 @@ struct OASIS: ElementRule {
           io.change(StepBack(), slots: [point, previous], parameters: true)
           return .ask(Ask(.previousGradient))
         }
+        io.change(Average(keep: keep), slots: [diagonal, vector], parameters: false)
+        if adaptive { io.change(SaveParameters(), slots: [previous], parameters: false) }
+        io.setScalar(2, 1)
       default:
         let sums = io.sum(Lengths(keep: keep, alpha: h.alpha), slots: [diagonal, vector, gradient, point])
-        io.change(RestoreParameters(), slots: [point], parameters: true)
+        io.change(Return(keep: keep), slots: [diagonal, vector, point, previous], parameters: true)
         adapt(io, moved: sums[0].squareRoot(), turned: sums[1].squareRoot())
       }
-      io.change(Average(keep: keep), slots: [diagonal, vector], parameters: false)
-      if adaptive { io.change(SaveParameters(), slots: [previous], parameters: false) }
-      io.setScalar(2, 1)
-      return .update(io.operation(RestoreGradient(), slots: [gradient]))
+      return .update(io.gradient(in: gradient))
     }
 
     private func adapt(_ io: SourceIO, moved: Double, turned: Double) {

@@ -46,7 +46,7 @@ struct OptimisticOMD: ElementRule {
   }
 
   let eta, next, hiddenScale, scale, top, edge, floor, lr: Double
-  let entropy, box, first: Bool
+  let entropy, ball, box, first: Bool
   /// Keeps maxima of negative numbers above 0, where the running maximum starts.
   private static let lift = 1e4
 
@@ -54,7 +54,7 @@ struct OptimisticOMD: ElementRule {
     let s = c.scalars, diameter: Double = h.D
     (eta, next, hiddenScale, scale, top, lr) = (s[1], s[2], s[3], s[4], s[5], c.lr)
     (entropy, first, edge, floor) = (h.is("geometry", "entropy"), c.t == 1, diameter / 2, c.isDouble ? 1e-300 : 1e-37)
-    box = !entropy && h.is("domain", "box")
+    (ball, box) = (!entropy && h.is("domain", "ball"), !entropy && h.is("domain", "box"))
   }
 
   @inline(__always) func bounded<L: Lane>(_ x: L) -> L { box ? x.clipped(to: edge) : x }
@@ -71,7 +71,7 @@ struct OptimisticOMD: ElementRule {
       if entropy, first { s[0] = positive(x, logarithm(x)) }
       let hidden = bounded(s[0] - eta * g)
       s[0] = hidden
-      sums.add(1, hidden, times: hidden)
+      if ball { sums.add(1, hidden, times: hidden) }
     } else if !entropy {
       let hidden = hiddenScale * s[0], point = hidden - next * g
       s[0] = hidden

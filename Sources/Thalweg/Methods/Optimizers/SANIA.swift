@@ -81,7 +81,7 @@ struct SANIA: ElementRule {
       let keep = io.scalar(1) == 0 ? 0 : io.hyper.beta2
       io.change(Average(keep: keep, take: 1 - keep), slots: [0, 1], parameters: false)
       io.setScalar(1, 1)
-      return .update(io.operation(RestoreGradient(), slots: [2]))
+      return .update(io.gradient(in: 2))
     }
   }
 }

@@ -64,7 +64,7 @@ struct SPIDER: ElementRule {
       }
       io.change(SaveParameters(), slots: [last], parameters: false)
       io.keepAbsent(last)
-      return .update(io.operation(RestoreGradient(), slots: [estimate]))
+      return .update(io.gradient(in: estimate))
     }
 
     func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), slots: [point], parameters: true) }

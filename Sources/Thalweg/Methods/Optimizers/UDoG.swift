@@ -42,6 +42,7 @@ struct UDoG: ElementRule {
 
   struct TwoGradients: Source {
     static var method: Method { UDoG.method }
+    let origin = 0, y = 1, sum = 2, first = 3, point = 4
     init(_ h: Hyper) throws(Failure) {}
     var opensAway: Bool { true }
 
@@ -56,24 +57,42 @@ struct UDoG: ElementRule {
       func largest(_ io: SourceIO, _ square: Double) -> Double { max(io.scalar(4), alpha * alpha * square) }
       func rate(_ io: SourceIO, turns: Double, largest: Double) -> Double { omega / (io.hyper.eps + turns + largest).squareRoot() }
     }
+    /// The parameters are kept, and go to the mean of S and y.
+    struct Open: ElementOperation {
+      let past, present: Double
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+        s[0] = x
+        x = past * s[2] + present * s[1]
+      }
+    }
     /// θ to the mean of S and y − rate·m.
     struct Query: ElementOperation {
       let past, present, rate: Double
-      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = past * s[2] + present * (s[1] - rate * s[3]) }
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = past * s[1] + present * (s[0] - rate * s[2]) }
+    }
+    /// Keeps m; its square, and that of θ₀.
+    struct KeepFirst: ElementSum {
+      let starts: Bool
+      @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+        s[0] = g
+        sums.add(0, g, times: g)
+        if starts { sums.add(2, s[1], times: s[1]) }
+      }
     }
     struct Norms: ElementSum {
+      let starts: Bool
       @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-        let turn = g - s[3]
-        sums.add(0, s[3], times: s[3])
+        let turn = g - s[0]
+        sums.add(0, s[0], times: s[0])
         sums.add(1, turn, times: turn)
-        sums.add(2, s[0], times: s[0])
+        if starts { sums.add(2, s[1], times: s[1]) }
       }
     }
     struct Distances: ElementSum {
       let short, long: Double
       @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
         let start = s[1] - s[0]
-        let a = start - short * s[3], b = start - long * g
+        let a = start - short * s[2], b = start - long * g
         sums.add(0, a, times: a)
         sums.add(1, b, times: b)
       }
@@ -81,34 +100,34 @@ struct UDoG: ElementRule {
     struct Finish: ElementOperation {
       let short, long, omega: Double
       @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-        let y = s[1]
-        s[2] = s[2] + omega * (y - short * s[3])
-        s[1] = y - long * g
+        let y = s[0]
+        s[1] = s[1] + omega * (y - short * s[2])
+        s[0] = y - long * g
       }
     }
+
     func opening(_ io: SourceIO) -> Ask? {
-      io.change(SaveParameters(), slots: [4], parameters: false)
       if io.scalar(0) > 0 {
         let w = Weights(io, distance: io.scalar(1))
-        io.change(Query(past: 1 / w.weight, present: w.omega / w.weight, rate: 0), parameters: true)
+        io.change(Open(past: 1 / w.weight, present: w.omega / w.weight), slots: [point, y, sum], parameters: true)
+      } else {
+        io.change(SaveParameters(), slots: [point], parameters: false)
       }
       return nil
     }
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-      if phase == 0 {
-        io.change(SaveGradient(), slots: [3], parameters: false)
-      }
-      let sums = io.sum(Norms())
-      let r = io.scalar(1) == 0 ? io.hyper.r_eps_rel * (1 + sums[2].squareRoot()) : io.scalar(1)
+      let starts = io.scalar(1) == 0, slots = starts ? [first, origin] : [first]
+      let sums = phase == 0 ? io.sum(KeepFirst(starts: starts), slots: slots) : io.sum(Norms(starts: starts), slots: slots)
+      let r = starts ? io.hyper.r_eps_rel * (1 + sums[2].squareRoot()) : io.scalar(1)
       let w = Weights(io, distance: r), largest = w.largest(io, sums[0]), short = w.rate(io, turns: io.scalar(3), largest: largest)
       if phase == 0 {
-        io.change(Query(past: 1 / w.weight, present: w.omega / w.weight, rate: short), parameters: true)
+        io.change(Query(past: 1 / w.weight, present: w.omega / w.weight, rate: short), slots: [y, sum, first], parameters: true)
         return .ask(Ask(.gradient))
       }
       let turns = io.scalar(3) + w.alpha * w.alpha * sums[1], long = w.rate(io, turns: turns, largest: largest)
-      let distances = io.sum(Distances(short: short, long: long))
-      io.change(Finish(short: short, long: long, omega: w.omega), parameters: false)
+      let distances = io.sum(Distances(short: short, long: long), slots: [origin, y, first])
+      io.change(Finish(short: short, long: long, omega: w.omega), slots: [y, sum, first], parameters: false)
       io.setScalar(0, w.weight)
       io.setScalar(2, w.omega)
       io.setScalar(1, max(r, max(distances[0], distances[1]).squareRoot()))
@@ -117,6 +136,6 @@ struct UDoG: ElementRule {
       return .update(nil)
     }
 
-    func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), slots: [4], parameters: true) }
+    func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), slots: [point], parameters: true) }
   }
 }

@@ -70,11 +70,11 @@ struct GhostStep: ElementRule {
     }
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-      let move = Move.update(io.operation(RestoreGradient(), slots: [gradient]))
+      let move = Move.update(io.gradient(in: gradient))
       if phase == 0 {
         io.change(SaveGradient(), slots: [gradient], parameters: false)
         io.clearAbsent(update)
-        let tau = try io.propose(io.operation(RestoreGradient(), slots: [gradient]), update)
+        let tau = try io.propose(io.gradient(in: gradient), update)
         let norm = io.sum(Norm(), slots: [update])[0].squareRoot()
         guard norm.isFinite else { throw Failure(Status.nonfinite, "ghost_step: the update is not finite; nothing was changed") }
         io.setScalar(3, norm)

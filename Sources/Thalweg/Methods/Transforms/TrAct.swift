@@ -34,7 +34,7 @@ struct TrAct: Source {
       }
     }
     if phase < layers.count { return .ask(Ask(.activations, index: layers[phase], count: layers.count)) }
-    return .update(io.operation(RestoreGradient(), slots: [0]))
+    return .update(io.gradient(in: 0))
   }
 
   func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure) {
