@@ -63,6 +63,32 @@ final class EngineTests: XCTestCase {
     XCTAssertEqual(m.3 / k, 3, accuracy: 0.1)
   }
 
+  func testSignsAreThoseOfTheNormalNumbers() {
+    for i in stride(from: 0, to: 100_000, by: 16) {
+      let (z, s) = (SIMD16<Float>.normal(7, i), SIMD16<Float>.randomSign(7, i))
+      let (y, t) = (SIMD8<Double>.normal(7, i), SIMD8<Double>.randomSign(7, i))
+      for k in 0..<16 { XCTAssertEqual(s[k], z[k] < 0 ? -1 : 1) }
+      for k in 0..<8 { XCTAssertEqual(t[k], y[k] < 0 ? -1 : 1) }
+    }
+  }
+
+  func testPartsMakeUpAllLines() {
+    for (lines, length) in [(0, 5), (1, 1 << 20), (7, 1 << 14), (100, 1 << 12), (1 << 20, 1), (3, 1)] {
+      let parts = Parts(lines, of: length)
+      XCTAssertLessThanOrEqual(parts.count, max(1, lines))
+      let seen = UnsafeMutablePointer<Int32>.allocate(capacity: max(1, lines))
+      defer { seen.deallocate() }
+      seen.initialize(repeating: 0, count: max(1, lines))
+      nonisolated(unsafe) let out = seen
+      let sum = parts.sum { _, range in
+        for i in range { out[i] += 1 }
+        return Double(range.count)
+      }
+      XCTAssertEqual(sum, Double(lines))
+      for i in 0..<lines { XCTAssertEqual(seen[i], 1) }
+    }
+  }
+
   func testExponentialOfALane() {
     var worst = 0.0
     for start in stride(from: -100.0, to: 88.0, by: 0.37) {

@@ -156,6 +156,48 @@ def test_svrg_with_a_snapshot_at_every_step_is_sgd() -> None:
     assert_same_bits(ours, plain)
 
 
+# ---- saga
+
+
+def test_saga_converges_linearly_on_single_samples() -> None:
+    """The mean stays that of the table, whose rows are the gradients at the last visits; the samples are drawn, and observed."""
+    data = LeastSquares()
+    n = len(data.y)
+    opt, (w,), (g,) = made(f"saga(lr=0.02, n={n})", np.zeros(data.x.shape[1]))
+    rng, far, table = np.random.default_rng(0), [], np.zeros((n, 5))
+    for _ in range(6000):
+        i = int(rng.integers(0, n))
+        g[:] = table[i] = data.gradient(w, [i])
+        opt.observe("sample", i)
+        opt.step()
+        far.append(np.linalg.norm(w - data.solution))
+    rounds = np.array(far[::600])
+    assert np.all(rounds[1:] < 0.7 * rounds[:-1] + 1e-14)
+    assert far[-1] < 1e-7 * far[0]
+    np.testing.assert_allclose(opt.state()["saga.mean"][0], table.mean(axis=0), rtol=0, atol=1e-15 * n)
+
+
+@pytest.mark.parametrize("sample", [-1, 3, 0.5, 1e300, np.inf])
+def test_saga_refuses_a_sample_that_is_none(sample: float) -> None:
+    opt, (w,), _ = made("saga(lr=0.1, n=3)", np.ones(2))
+    opt.step([np.ones(2)])
+    before, there = snapshot(opt), w.copy()
+    opt.observe("sample", sample)
+    with pytest.raises(tw.RangeError, match="one of 0 to 2"):
+        opt.step([np.ones(2)])
+    np.testing.assert_array_equal(w, there)
+    assert snapshot(opt) == before
+
+
+def test_an_observed_sample_counts_for_one_step() -> None:
+    opt, _, _ = made("saga(lr=0.1, n=3)", np.ones(2))
+    opt.observe("sample", 2)
+    for k in range(2):
+        opt.step([np.full(2, k + 1.0)])
+    tables = [opt.state()[f"saga.table_{i}"][0].tolist() for i in range(3)]
+    assert tables == [[0, 0], [2, 2], [1, 1]]
+
+
 # ---- spider
 
 

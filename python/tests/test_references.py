@@ -41,7 +41,7 @@ from reference.sga_uap import SGAUAP
 from reference.sgd import SGD, BetaNGD, PolyakSGD, SplitSGD
 from reference.sign import Lion, Signum, Tiger
 from reference.trust_ratio import LAMB, LARS
-from reference.variance_reduction import HARPG, SPIDER, SVRG
+from reference.variance_reduction import HARPG, SAGA, SPIDER, SVRG
 
 STEPS = 30
 SHAPES = [(), (7,), (5, 3), (2, 3, 2, 2)]
@@ -743,7 +743,7 @@ def test_spherical_langevin_aligns_with_a_constant_field() -> None:
 ALL = [AdaBelief, Yogi, Adafactor, Adadelta, AdaGrad, AdaGradNorm, RMSProp, Adam, AdaMax, AdamW, AMSGrad, CautiousAdamW, NAdam,
        RAdam, AdamCM, AdamSNSM, MARS, Adan, AdEMAMix, DAdaptAdam, DAdaptSGD, Prodigy, DAL, ADoG, DoG, DoWG, UDoG, DiffGrad, Grams,
        SGLD, SphericalLangevin, ADOPT, LaProp, NIGT, OASIS, SANIA, OptAMSGrad, OptimisticOMD, OptimisticSGD, ScheduleFreeAdamW,
-       ScheduleFreeSGD, SGD, BetaNGD, PolyakSGD, SplitSGD, Lion, Signum, Tiger, LAMB, LARS, O2NC, SVRG, SPIDER, HARPG,
+       ScheduleFreeSGD, SGD, BetaNGD, PolyakSGD, SplitSGD, Lion, Signum, Tiger, LAMB, LARS, O2NC, SVRG, SAGA, SPIDER, HARPG,
        RollingBall, SGAUAP]
 CASES = [pytest.param(c, s, id=f"{c.name}-{i}") for c in ALL for i, s in enumerate(c.settings)]
 
@@ -797,7 +797,8 @@ CONVERGING: list[tuple[OptimizerReference, int, float]] = [
     (DoG(), 400, 1e-2), (DoWG(), 400, 1e-2), (UDoG(), 300, 1e-2), (ADoG(), 400, 1e-2), (OASIS(), 300, 1e-6),
     (SANIA(), 400, 1e-2), (DAL(static_lr=0.1, max_lr=1.2), 300, 1e-6), (OptAMSGrad(lr=0.02), 300, 1e-2),
     (OptimisticSGD(lr=0.3), 300, 1e-6), (OptimisticOMD(D=10.0), 300, 1e-2), (NIGT(lr=1.0), 400, 1e-2),
-    (O2NC(radius=0.05, eta=0.02), 400, 5e-2), (SVRG(lr=0.5, inner=5), 300, 1e-6), (SPIDER(lr=0.02), 400, 1e-3),
+    (O2NC(radius=0.05, eta=0.02), 400, 5e-2), (SVRG(lr=0.5, inner=5), 300, 1e-6), (SAGA(lr=0.1, n=3), 300, 1e-6),
+    (SPIDER(lr=0.02), 400, 1e-3),
     (SPIDER(lr=0.5, normalize=False), 300, 1e-6), (HARPG(lr=1.0), 400, 1e-2), (RollingBall(lr=0.5, projection_lr=0.05), 300, 1e-2),
 ]
 

@@ -1,4 +1,5 @@
-/// Sums and changes of dense memory, in vectors of the compute type; sums are taken in double.
+/// Sums and changes of dense memory, in vectors of the compute type; sums are taken in double. The loops stand here one by one: with their bodies
+/// as closures the optimiser makes a call of every vector.
 package enum Flat {
   @inline(never)
   package static func change<T: Real>(_ op: some ElementOperation, _ x: UnsafeMutablePointer<T>, _ y: UnsafeMutablePointer<T>, _ n: Int) {
@@ -14,22 +15,51 @@ package enum Flat {
   @inline(never)
   package static func dot<T: Real>(_ x: UnsafePointer<T>, _ y: UnsafePointer<T>, _ n: Int) -> Double {
     var sums = Sums()
-    var i = whole(n, T.self) { sums.add(0, T.Vector.load(x + $0), times: T.Vector.load(y + $0)) }
-    var rest = 0.0
+    var i = 0, rest = 0.0
+    while i &+ T.Vector.width <= n {
+      sums.add(0, T.Vector.load(x + i), times: T.Vector.load(y + i))
+      i &+= T.Vector.width
+    }
     while i < n {
       rest += Double(x[i]) * Double(y[i])
       i &+= 1
     }
     return sums.first + rest
   }
+  /// Adds the squares of x to `columns`; returns their sum.
+  @inline(never)
+  package static func addSquares<T: Real>(_ x: UnsafePointer<T>, _ n: Int, to columns: UnsafeMutablePointer<Double>) -> Double {
+    typealias L = T.Vector
+    var low = SIMD8<Double>(repeating: 0), high = low, rest = 0.0
+    var i = 0
+    while i &+ L.width <= n {
+      let w = L.load(x + i).wide
+      let a = w.low * w.low
+      low += a
+      (SIMD8<Double>.load(UnsafePointer(columns + i)) + a).store(columns + i)
+      if L.width == 16 {
+        let b = w.high * w.high
+        high += b
+        (SIMD8<Double>.load(UnsafePointer(columns + (i &+ 8))) + b).store(columns + (i &+ 8))
+      }
+      i &+= L.width
+    }
+    while i < n {
+      let a = Double(x[i]) * Double(x[i])
+      rest += a
+      columns[i] += a
+      i &+= 1
+    }
+    return (low + high).sum() + rest
+  }
   @inline(never)
   package static func isFinite<T: Real>(_ x: UnsafePointer<T>, _ n: Int) -> Bool {
-    var sum = T.Vector(0)
-    var i = whole(n, T.self) {
-      let v = T.Vector.load(x + $0)
+    var sum = T.Vector(0), i = 0, rest: T = 0
+    while i &+ T.Vector.width <= n {
+      let v = T.Vector.load(x + i)
       sum = sum + (v - v)   // 0, or NaN where v is not finite
+      i &+= T.Vector.width
     }
-    var rest: T = 0
     while i < n {
       rest += x[i] - x[i]
       i &+= 1
@@ -40,7 +70,11 @@ package enum Flat {
   @inline(never)
   package static func scale<T: Real>(_ x: UnsafePointer<T>, by factor: Double, into y: UnsafeMutablePointer<T>, _ n: Int) {
     let f = T.Vector(factor)
-    var i = whole(n, T.self) { (T.Vector.load(x + $0) * f).store(y + $0) }
+    var i = 0
+    while i &+ T.Vector.width <= n {
+      (T.Vector.load(x + i) * f).store(y + i)
+      i &+= T.Vector.width
+    }
     while i < n {
       y[i] = x[i] * T(factor)
       i &+= 1
@@ -50,23 +84,16 @@ package enum Flat {
   @inline(never)
   package static func add<T: Real>(_ x: UnsafePointer<T>, times factor: Double, into y: UnsafeMutablePointer<T>, _ n: Int) {
     let f = T.Vector(factor)
-    var i = whole(n, T.self) { (T.Vector.load(y + $0) + T.Vector.load(x + $0) * f).store(y + $0) }
+    var i = 0
+    while i &+ T.Vector.width <= n {
+      (T.Vector.load(y + i) + T.Vector.load(x + i) * f).store(y + i)
+      i &+= T.Vector.width
+    }
     while i < n {
       y[i] += x[i] * T(factor)
       i &+= 1
     }
   }
-  /// Calls `body` at the start of every whole vector; returns where the rest begins.
-  @inline(__always)
-  private static func whole<T: Real>(_ n: Int, _: T.Type, _ body: (Int) -> Void) -> Int {
-    var i = 0
-    while i &+ T.Vector.width <= n {
-      body(i)
-      i &+= T.Vector.width
-    }
-    return i
-  }
-
   /// The Euclidean norm; numbers whose squares leave the range are scaled first. Not finite when an element is not.
   package static func norm<T: Real>(_ x: UnsafePointer<T>, _ n: Int, stride: Int = 1) -> Double {
     let sum = stride == 1 ? squaredNorm(x, n) : strided(x, n, stride, 1)

@@ -70,6 +70,32 @@ package enum Threads {
   }
 }
 
+/// Lines of a tensor in a few parts that are worked on side by side. The cut does not depend on the number of threads.
+package struct Parts {
+  package static let most = 32
+  package let lines: Int, count: Int
+
+  /// `length`: elements of a line.
+  package init(_ lines: Int, of length: Int) {
+    self.lines = lines
+    count = max(1, min(lines, Parts.most, lines &* length / Walker.parallelFrom))
+  }
+  /// All lines in one part.
+  package init(whole lines: Int) { (self.lines, count) = (lines, 1) }
+
+  package func forEach(_ body: (_ part: Int, _ lines: Swift.Range<Int>) -> Void) {
+    Threads.run(count, parallel: count > 1) { k in body(k, (lines &* k / count)..<(lines &* (k &+ 1) / count)) }
+  }
+  /// The sum of what `body` returns, in the order of the parts.
+  package func sum(_ body: (_ part: Int, _ lines: Swift.Range<Int>) -> Double) -> Double {
+    withUnsafeTemporaryAllocation(of: Double.self, capacity: count) { sums in
+      nonisolated(unsafe) let out = sums
+      forEach { k, lines in out[k] = body(k, lines) }
+      return sums.reduce(0, +)
+    }
+  }
+}
+
 /// Threads that wait for a job, take task numbers from a counter until none is left, and wait again.
 private final class Pool {
   let threads: Int

@@ -782,7 +782,7 @@ package final class Optimizer {
   private func forget() {
     (phase, pending, resumed) = (-1, Request(), false)
     (sourceCopies, snapshotMemory, answered, kept, stepSize) = ([], [], nil, nil, nil)
-    observed["loss"] = nil
+    if !observed.isEmpty { observed.removeAll(keepingCapacity: true) }
   }
 
   private typealias Region = (base: UnsafeMutableRawPointer, bytes: Int)

@@ -1204,6 +1204,28 @@ class RollingBall(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class SAGA(Optimizer):
+    # SAGA: the gradient of a sample, corrected by the one that a table kept of it and by the mean of the table.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule,
+        n: int,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class SANIA(Optimizer):
     # SANIA: Polyak's step along a preconditioned gradient; the loss sets its length.
     method: _ClassVar[str]

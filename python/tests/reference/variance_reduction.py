@@ -1,4 +1,4 @@
-"""Gradient estimates that are carried from point to point: SVRG, SPIDER, HARPG."""
+"""Gradient estimates that are carried from point to point: SVRG, SAGA, SPIDER, HARPG."""
 
 from __future__ import annotations
 
@@ -27,6 +27,25 @@ class SVRG(OptimizerReference):
         there = grads if self.t % self.inner == 0 else gradient_at(copies(self.snapshot))
         for p, g, h, m in zip(params, grads, there, self.mu):
             p -= self.lr * (g - h + m)
+        self.t += 1
+
+
+class SAGA(OptimizerReference):
+    """SAGA (Defazio, Bach, Lacoste-Julien, 2014; arXiv:1407.0202).  The samples come in turn."""
+
+    name = "saga"
+    required = ("lr", "n")
+    settings = ({"lr": 0.1, "n": 4}, {"lr": 0.3, "n": 1}, {"lr": 0.05, "n": 17})
+
+    def start(self, params: Arrays) -> None:
+        self.t, self.table, self.mean = 0, [zeros(params) for _ in range(self.n)], zeros(params)
+
+    def step(self, params: Arrays, grads: Arrays, **oracles: Any) -> None:
+        old = self.table[self.t % self.n]
+        for p, g, a, m in zip(params, grads, old, self.mean):
+            p -= self.lr * (g - a + m)
+        self.table[self.t % self.n] = copies(grads)
+        self.mean = [sum(row[k] for row in self.table) / self.n for k in range(len(params))]
         self.t += 1
 
 

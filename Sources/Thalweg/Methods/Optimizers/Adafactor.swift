@@ -49,144 +49,152 @@ struct Adafactor: WholeRule {
     (eps2, d) = (h.eps2, h.d)
   }
 
-  func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
-    let n = t.count
-    guard n > 0 else { return }
-    let scale = step * max(eps2, (Adafactor.squares(t.w, n) / Double(n)).squareRoot())
-    guard t.shape.ndim >= 2 else {
-      let v = t.slots[0]
-      for i in 0..<n { v[i] += T(k) * (t.v[i] * t.v[i] - v[i]) }
-      let least = T(floor * floor)
-      for i in 0..<n { t.v[i] /= max(v[i], least).squareRoot() }
-      Adafactor.scale(t.v, n, by: scale / max(1, (Adafactor.squares(t.v, n) / Double(n)).squareRoot() / d))
-      return
+  /// Matrices over the last two axes, and how they are cut: many side by side, or one in parts of its rows.
+  private struct Matrices {
+    let rows, columns: Int
+    let all, lines: Parts
+
+    init(_ shape: Shape) {
+      (rows, columns) = (shape.dimensions[shape.ndim - 2], shape.dimensions[shape.ndim - 1])
+      all = Parts(shape.count / max(1, rows &* columns), of: rows &* columns)
+      lines = all.lines == 1 ? Parts(rows, of: columns) : Parts(whole: rows)
     }
-    let columns = t.shape.dimensions[t.shape.ndim - 1], rows = t.shape.dimensions[t.shape.ndim - 2]
-    let size = rows * columns, problems = n / size
-    let factors = (0..<problems).map { b in
-      moments(t.v + b * size, rows, columns, t.slots[0] + b * rows, t.slots[1] + b * columns)
-    }
-    var square = 0.0
-    for b in 0..<problems { square += factors[b].squares(t.v + b * size) }
-    let share = scale / max(1, (square / Double(n)).squareRoot() / d)
-    for b in 0..<problems { factors[b].scale(t.v + b * size, by: share) }
+    /// Room for the work on one matrix: sums of columns for every part of the rows, what Factors holds.
+    var wide: Int { aligned(8 * (lines.count * columns + rows)) }
+    func room(_ size: Int) -> Int { wide + aligned(size * (rows + columns)) }
+  }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
+    guard shape.ndim >= 2, shape.count > 0 else { return 0 }
+    let m = Matrices(shape)
+    return m.all.count * m.room(size)
   }
 
-  /// Moves the sums of rows and columns, and returns the estimate that they make.
-  private func moments<T: Real>(
-    _ g: UnsafePointer<T>, _ rows: Int, _ columns: Int, _ r: UnsafeMutablePointer<T>, _ c: UnsafeMutablePointer<T>
-  ) -> Factors<T> {
-    var sums = [Double](repeating: 0, count: columns)
-    sums.withUnsafeMutableBufferPointer { p in
-      guard let column = p.baseAddress else { return }
-      for i in 0..<rows {
-        let mean = Adafactor.addSquares(g + i * columns, columns, column) / Double(columns)
+  func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
+    let n = t.count, entries = Parts(n, of: 1)
+    guard n > 0 else { return }
+    func rms(_ square: Double) -> Double { (square / Double(n)).squareRoot() }
+    let scale = step * max(eps2, rms(entries.sum { _, i in Flat.squaredNorm(t.w + i.lowerBound, i.count) }))
+    guard t.shape.ndim >= 2 else {
+      let v = t.slots[0], least = T(floor * floor)
+      for i in 0..<n {
+        v[i] += T(k) * (t.v[i] * t.v[i] - v[i])
+        t.v[i] /= max(v[i], least).squareRoot()
+      }
+      return Flat.scale(t.v, by: scale / max(1, rms(Flat.squaredNorm(t.v, n)) / d), into: t.v, n)
+    }
+    let m = Matrices(t.shape)
+    m.all.forEach { part, list in for b in list { moveMoments(t, m, b, part) } }
+    let square = m.all.sum { part, list in
+      list.reduce(0) { sum, b in
+        let u = Factors(t, m, b, part, floor)
+        return sum + m.lines.sum { _, rows in u.squares(rows) }
+      }
+    }
+    let share = scale / max(1, rms(square) / d)
+    m.all.forEach { part, list in
+      for b in list {
+        let u = Factors(t, m, b, part, floor)
+        m.lines.forEach { _, rows in u.scale(rows, by: share) }
+      }
+    }
+  }
+
+  private func moveMoments<T: Real>(_ t: Whole<T>, _ m: Matrices, _ b: Int, _ part: Int) {
+    let g = t.v + b * m.rows * m.columns, r = t.slots[0] + b * m.rows, c = t.slots[1] + b * m.columns
+    let sums = (t.workspace + part * m.room(MemoryLayout<T>.stride)).assumingMemoryBound(to: Double.self)
+    m.lines.forEach { p, rows in
+      let columns = sums + p * m.columns
+      columns.initialize(repeating: 0, count: m.columns)
+      for i in rows {
+        let mean = Flat.addSquares(g + i * m.columns, m.columns, to: columns) / Double(m.columns)
         r[i] = T(Double(r[i]) + k * (mean - Double(r[i])))
       }
     }
-    for j in 0..<columns { c[j] = T(Double(c[j]) + k * (sums[j] / Double(rows) - Double(c[j]))) }
-    var total = 0.0
-    for i in 0..<rows { total += Double(r[i]) }
-    return Factors(r, c, rows, columns, mean: max(total / Double(rows), floor), floor: floor * floor)
+    for j in 0..<m.columns {
+      let sum = (0..<m.lines.count).reduce(0) { $0 + sums[$1 * m.columns + j] }
+      c[j] = T(Double(c[j]) + k * (sum / Double(m.rows) - Double(c[j])))
+    }
   }
 
   /// One over the root of the estimate r·c, as a product of a factor a row and one a column; rows where some entry meets the floor are
   /// computed entry by entry.
   private struct Factors<T: Real> {
-    let rows, columns: Int
-    let row: [T], column: [T]
-    let share: [Double]
-    let c: UnsafeMutablePointer<T>
+    let g, c, row, column: UnsafeMutablePointer<T>
+    let share: UnsafeMutablePointer<Double>
+    let columns: Int
     let floor, least: Double
 
-    init(_ r: UnsafeMutablePointer<T>, _ c: UnsafeMutablePointer<T>, _ rows: Int, _ columns: Int, mean: Double, floor: Double) {
-      (self.rows, self.columns, self.c, self.floor) = (rows, columns, c, floor)
-      share = (0..<rows).map { Double(r[$0]) / mean }
-      row = share.map { T(1 / $0.squareRoot()) }
-      column = (0..<columns).map { T(1 / Double(c[$0]).squareRoot()) }
+    init(_ t: Whole<T>, _ m: Matrices, _ b: Int, _ part: Int, _ eps: Double) {
+      let space = t.workspace + part * m.room(MemoryLayout<T>.stride), r = t.slots[0] + b * m.rows
+      (g, c, columns) = (t.v + b * m.rows * m.columns, t.slots[1] + b * m.columns, m.columns)
+      share = space.assumingMemoryBound(to: Double.self) + m.lines.count * m.columns
+      row = (space + m.wide).assumingMemoryBound(to: T.self)
+      column = row + m.rows
+      let mean = max((0..<m.rows).reduce(0) { $0 + Double(r[$1]) } / Double(m.rows), eps)
+      for i in 0..<m.rows {
+        share[i] = Double(r[i]) / mean
+        row[i] = T(1 / share[i].squareRoot())
+      }
       var least = Double.infinity
-      for j in 0..<columns { least = min(least, Double(c[j])) }
-      self.least = least
+      for j in 0..<columns {
+        let x = Double(c[j])
+        column[j] = T(1 / x.squareRoot())
+        least = min(least, x)
+      }
+      (self.least, floor) = (least, eps * eps)
     }
 
-    /// Calls `body` with every vector of u = g/√V of the whole width, then with the entries that are left.
-    @inline(__always)
-    func forEach(_ g: UnsafeMutablePointer<T>, _ vector: (UnsafeMutablePointer<T>, T.Vector) -> Void, _ entry: (UnsafeMutablePointer<T>, T) -> Void) {
-      typealias L = T.Vector
-      column.withUnsafeBufferPointer { p in
-        guard let column = p.baseAddress else { return }
-        for i in 0..<rows {
-          let line = g + i * columns, share = self.share[i]
-          let product = share * least >= floor && share * least < .infinity
-          let factor = L(Double(row[i])), low = L(floor), scale = L(share)
-          var j = 0
-          while j &+ L.width <= columns {
-            let at = line + j, x = L.load(at)
-            vector(at, product ? x * factor * L.load(column + j) : x / L.max(scale * L.load(c + j), low).squareRoot())
-            j &+= L.width
-          }
-          while j < columns {
-            entry(line + j, product ? line[j] * row[i] * column[j] : line[j] / max(T(share) * c[j], T(floor)).squareRoot())
-            j &+= 1
-          }
+    /// u = g/√V over one row.
+    private struct Row {
+      let g, c, column: UnsafeMutablePointer<T>
+      let row: T, share, floor: Double
+      let product: Bool
+
+      @inline(__always) func vector(_ j: Int) -> T.Vector {
+        typealias L = T.Vector
+        let x = L.load(g + j)
+        return product ? x * L(Double(row)) * L.load(column + j) : x / L.max(L(share) * L.load(c + j), L(floor)).squareRoot()
+      }
+      @inline(__always) func entry(_ j: Int) -> T { product ? g[j] * row * column[j] : g[j] / max(T(share) * c[j], T(floor)).squareRoot() }
+    }
+    @inline(__always) private func u(_ i: Int) -> Row {
+      let low = share[i] * least
+      return Row(g: g + i * columns, c: c, column: column, row: row[i], share: share[i], floor: floor, product: low >= floor && low < .infinity)
+    }
+
+    func squares(_ rows: Swift.Range<Int>) -> Double {
+      var sums = Sums(), rest = 0.0
+      for i in rows {
+        let u = u(i)
+        var j = 0
+        while j &+ T.Vector.width <= columns {
+          let x = u.vector(j)
+          sums.add(0, x, times: x)
+          j &+= T.Vector.width
+        }
+        while j < columns {
+          let x = Double(u.entry(j))
+          rest += x * x
+          j &+= 1
         }
       }
-    }
-
-    func squares(_ g: UnsafeMutablePointer<T>) -> Double {
-      var sums = Sums(), rest = 0.0
-      forEach(g, { _, u in sums.add(0, u, times: u) }, { _, u in rest += Double(u) * Double(u) })
       return sums.first + rest
     }
 
-    func scale(_ g: UnsafeMutablePointer<T>, by share: Double) {
-      let factor = T.Vector(share), one = T(share)
-      forEach(g, { p, u in (u * factor).store(p) }, { p, u in p.pointee = u * one })
-    }
-  }
-
-  private static func squares<T: Real>(_ x: UnsafePointer<T>, _ n: Int) -> Double {
-    var sums = Sums(), rest = 0.0, i = 0
-    while i &+ T.Vector.width <= n {
-      let v = T.Vector.load(x + i)
-      sums.add(0, v, times: v)
-      i &+= T.Vector.width
-    }
-    while i < n {
-      rest += Double(x[i]) * Double(x[i])
-      i &+= 1
-    }
-    return sums.first + rest
-  }
-
-  private static func scale<T: Real>(_ x: UnsafeMutablePointer<T>, _ n: Int, by f: Double) {
-    let factor = T(f)
-    for i in 0..<n { x[i] *= factor }
-  }
-
-  /// Adds the squares of a row to the sums of the columns; returns their sum.
-  private static func addSquares<T: Real>(_ x: UnsafePointer<T>, _ n: Int, _ columns: UnsafeMutablePointer<Double>) -> Double {
-    typealias L = T.Vector
-    var low = SIMD8<Double>(repeating: 0), high = low, rest = 0.0
-    var j = 0
-    while j &+ L.width <= n {
-      let w = L.load(x + j).wide
-      let a = w.low * w.low
-      low += a
-      (SIMD8<Double>.load(UnsafePointer(columns + j)) + a).store(columns + j)
-      if L.width == 16 {
-        let b = w.high * w.high
-        high += b
-        (SIMD8<Double>.load(UnsafePointer(columns + (j &+ 8))) + b).store(columns + (j &+ 8))
+    func scale(_ rows: Swift.Range<Int>, by share: Double) {
+      let factor = T.Vector(share)
+      for i in rows {
+        let u = u(i)
+        var j = 0
+        while j &+ T.Vector.width <= columns {
+          (u.vector(j) * factor).store(u.g + j)
+          j &+= T.Vector.width
+        }
+        while j < columns {
+          u.g[j] = u.entry(j) * T(share)
+          j &+= 1
+        }
       }
-      j &+= L.width
     }
-    while j < n {
-      let a = Double(x[j]) * Double(x[j])
-      rest += a
-      columns[j] += a
-      j &+= 1
-    }
-    return (low + high).sum() + rest
   }
 }

@@ -43,6 +43,14 @@ struct AdamSNSM: WholeRule {
     /// The coordinates multiply the basis from the left: C·B, one a row of the tensor.
     var right = false
 
+    /// Elements of a line of the tensor: of a subset, where it is one run.
+    func length(_ shape: Shape) -> Int {
+      switch subset {
+      case .groups(let k): k
+      default: max(1, shape.columns)
+      }
+    }
+
     init(_ h: Hyper, _ shape: Shape) {
       let n = shape.count
       (subsets, coordinates, tall) = (n, n, shape.rows >= shape.columns)
@@ -85,46 +93,68 @@ struct AdamSNSM: WholeRule {
     key = Random.key(seed: c.seed, stream: c.stream, step: UInt64(c.step), tensor: UInt32(truncatingIfNeeded: c.tensor))
   }
 
+  /// Room for sums of columns, for every part of the rows.
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
+    if case .columns = Plan(h, shape).subset { return 8 * shape.columns * Parts(shape.rows, of: shape.columns).count }
+    return 0
+  }
+
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
     guard t.count > 0 else { return }
-    let plan = Plan(h, t.shape), rows = t.rows, columns = t.columns
-    let factors = moveSquares(t, plan)
-    if plan.rank > 0 { try subspaceMomentum(t, plan) } else {
-      let m = t.slots[1], keep = T(beta1), take = T(1 - beta1)
-      for i in 0..<t.count {
-        m[i] = keep * m[i] + take * t.v[i]
-        t.v[i] = m[i]
-      }
+    let plan = Plan(h, t.shape), length = plan.length(t.shape), lines = Parts(t.count / length, of: length)
+    let factors = moveSquares(t, plan, lines, length)
+    if plan.rank > 0 { try subspaceMomentum(t, plan) }
+    let full = plan.rank == 0, keep = T(beta1), take = T(1 - beta1), m = full ? t.slots[1] : t.v
+    /// One line of the update, times a factor for every entry.
+    @inline(__always) func move(_ line: Int, _ factor: (Int) -> T) {
+      let v = t.v + line * length, m = m + line * length
+      if full {
+        for j in 0..<length {
+          let x = keep * m[j] + take * v[j]
+          m[j] = x
+          v[j] = x * factor(j)
+        }
+      } else { for j in 0..<length { v[j] *= factor(j) } }
     }
-    switch plan.subset {
-    case .entries: for i in 0..<t.count { t.v[i] *= factors[i] }
-    case .rows: for i in 0..<rows { for j in 0..<columns { t.v[i * columns + j] *= factors[i] } }
-    case .columns: for i in 0..<rows { for j in 0..<columns { t.v[i * columns + j] *= factors[j] } }
-    case .groups(let k): for i in 0..<(t.count / k) { for j in 0..<k { t.v[i * k + j] *= factors[i] } }
+    factors.withUnsafeBufferPointer { f in
+      lines.forEach { _, range in
+        switch plan.subset {
+        case .entries: for i in range { move(i) { self.factor(t.slots[0][i * length + $0]) } }
+        case .rows, .groups: for i in range { move(i) { [x = f[i]] _ in x } }
+        case .columns: for i in range { move(i) { f[$0] } }
+        }
+      }
     }
   }
 
-  /// Moves v; returns √c₂/c₁/(√v + ε) of every subset, 0 where that would divide by 0.
-  private func moveSquares<T: Real>(_ t: Whole<T>, _ plan: Plan) -> [T] {
-    var sums = [Double](repeating: 0, count: plan.subsets)
-    func line(_ i: Int, _ n: Int) -> Double {
-      var sum = 0.0
-      for j in (i * n)..<((i + 1) * n) { sum += Double(t.v[j]) * Double(t.v[j]) }
-      return sum
-    }
-    switch plan.subset {
-    case .entries: for i in 0..<t.count { sums[i] = Double(t.v[i]) * Double(t.v[i]) }
-    case .rows: for i in 0..<t.rows { sums[i] = line(i, t.columns) }
-    case .columns: for i in 0..<t.rows { for j in 0..<t.columns { let x = Double(t.v[i * t.columns + j]); sums[j] += x * x } }
-    case .groups(let k): for i in 0..<plan.subsets { sums[i] = line(i, k) }
-    }
+  /// √c₂/c₁/(√v + ε), 0 where that would divide by 0.
+  @inline(__always) private func factor<T: Real>(_ v: T) -> T {
+    let root = Double(v).squareRoot() + eps
+    return root == 0 ? 0 : T(scale / root)
+  }
+
+  /// Moves v by the sums of squares; returns the factor of every subset, if they are not the entries.
+  private func moveSquares<T: Real>(_ t: Whole<T>, _ plan: Plan, _ lines: Parts, _ length: Int) -> [T] {
     let v = t.slots[0]
-    return sums.indices.map { i in
-      let moved = T(beta2 == 1 ? Double(v[i]) + sums[i] : beta2 * Double(v[i]) + (1 - beta2) * sums[i])
-      v[i] = moved
-      let root = Double(moved).squareRoot() + eps
-      return root == 0 ? 0 : T(scale / root)
+    func moved(_ v: T, _ sum: Double) -> T { T(beta2 == 1 ? Double(v) + sum : beta2 * Double(v) + (1 - beta2) * sum) }
+    switch plan.subset {
+    case .entries:
+      lines.forEach { _, range in
+        for i in (range.lowerBound * length)..<(range.upperBound * length) { v[i] = moved(v[i], Double(t.v[i]) * Double(t.v[i])) }
+      }
+      return []
+    case .rows, .groups:
+      lines.forEach { _, range in for i in range { v[i] = moved(v[i], Flat.squaredNorm(t.v + i * length, length)) } }
+    case .columns:
+      let sums = t.workspace.assumingMemoryBound(to: Double.self)
+      lines.forEach { part, range in
+        let columns = sums + part * length
+        columns.initialize(repeating: 0, count: length)
+        for i in range { _ = Flat.addSquares(t.v + i * length, length, to: columns) }
+      }
+      for j in 0..<length { v[j] = moved(v[j], (0..<lines.count).reduce(0) { $0 + sums[$1 * length + j] }) }
     }
+    return (0..<plan.subsets).map { factor(v[$0]) }
   }
 
   /// g ← lift(m) + (g − lift(c)): the coordinates c become m, so that g ← g + lift(m − c).

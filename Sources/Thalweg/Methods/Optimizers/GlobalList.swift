@@ -32,4 +32,5 @@ let globalList: [Registered] = [
   RollingBall.registered,
   SGAUAP.registered,
   HARPG.registered,
+  SAGA.registered,
 ]

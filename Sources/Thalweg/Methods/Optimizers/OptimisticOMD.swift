@@ -79,7 +79,7 @@ struct OptimisticOMD: ElementRule {
     } else if phase == 1 {
       sums.raise(positive(x, logit(g, s) + OptimisticOMD.lift))
     } else {
-      sums.add(0, positive(x, L.exp(logit(g, s) - top)))
+      sums.add(0, positive(x, exponential(logit(g, s) - top)))
     }
   }
 
@@ -101,7 +101,7 @@ struct OptimisticOMD: ElementRule {
 
   @inline(__always) func point<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     if !entropy { return bounded(scale * (s[0] - next * g)) }
-    let p = L.max(scale * L.exp(logit(g, s) - top), floor)
+    let p = L.max(scale * exponential(logit(g, s) - top), floor)
     s[0] = s[0] - top
     return positive(x, p)
   }
@@ -109,6 +109,9 @@ struct OptimisticOMD: ElementRule {
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(x - point(g, x, s)) }
   @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { point(g, x, s) }
 }
+
+/// Not inlined: its registers would be missing in the geometry that has none.
+@inline(never) private func exponential<L: Lane>(_ x: L) -> L { L.exp(x) }
 
 /// Natural logarithms, one by one: for starting values.
 @inline(never) private func logarithm<L: Lane>(_ x: L) -> L {
