@@ -269,3 +269,56 @@ def test_visual_prompt_edges() -> None:
     assert moves("visual_prompt(lr=1)", [np.zeros((3, 0))], [np.zeros((3, 0))])[0].shape == (3, 0)
     with pytest.raises(tw.ShapeError, match="rank 2"):
         tw.Optimizer([np.ones(3)], "visual_prompt(lr=1)")
+
+
+# ---- trajectory_moments
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_trajectory_moments_recover_a_planted_spike(order: int) -> None:
+    """A walk on the sphere that feels the spike, or its square, weakly: one point says little, the average nearly all."""
+    spike = np.zeros(12)
+    spike[3] = 1.0
+    w = np.random.default_rng(0).standard_normal(12)
+    w /= np.linalg.norm(w)
+    opt = tw.Optimizer([w], f"spherical_langevin(dt=0.01) | trajectory_moments(order={order})", seed=1)
+    points = []
+    for _ in range(6000):
+        opt.step([-6.0 * spike if order == 1 else -25.0 * w[3] * spike])
+        points.append(w.copy())
+    with opt.averaged():
+        found = w.copy()
+    np.testing.assert_array_equal(w, points[-1])
+    assert np.isclose(np.linalg.norm(found), 1, rtol=0, atol=1e-14)
+    assert abs(found[3]) > 0.97
+    assert np.mean(np.abs([p[3] for p in points])) < 0.9
+    if order == 2:
+        top = np.linalg.eigh(np.mean([np.outer(p, p) for p in points], axis=0))[1][:, -1]
+        assert abs(top @ found) > 1 - 1e-12 and found @ w > 0
+
+
+def test_trajectory_moments_without_an_estimate() -> None:
+    """A mean of 0 has no direction: the weights stay; and order 2 refuses what its moments would not fit."""
+    w = np.array([1.0, 0.0])
+    opt = tw.Optimizer([w], "sgd(lr=1) | trajectory_moments")
+    opt.step([np.array([2.0, 0.0])])  # to -1: the mean of the points behind the steps is -1 so far
+    opt.step([np.array([-2.0, 0.0])])
+    with opt.averaged():
+        np.testing.assert_array_equal(w, [1.0, 0.0])
+    with pytest.raises(tw.ShapeError, match="2048"):
+        tw.Optimizer([np.ones(2049)], "sgd(lr=1) | trajectory_moments(order=2)")
+    for text in ("trajectory_moments(order=3)", "trajectory_moments(order=0)"):
+        with pytest.raises(tw.RangeError, match="order"):
+            tw.Optimizer([np.ones(2)], f"sgd(lr=1) | {text}")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_trajectory_moments_that_fail_change_nothing(dtype: Any) -> None:
+    """Moments that are not finite have no eigenvector: the first tensor's weights are put back as well."""
+    opt = tw.Optimizer([a := np.ones(3, dtype), b := np.ones(3, dtype)], "sgd(lr=1) | trajectory_moments(order=2)")
+    opt.step([np.ones(3, dtype), np.full(3, np.inf, dtype)])
+    before = [a.copy(), b.copy()]
+    with pytest.raises(tw.NonfiniteError):
+        opt.eval()
+    np.testing.assert_array_equal(a, before[0])
+    np.testing.assert_array_equal(b, before[1])

@@ -1189,8 +1189,11 @@ package final class Optimizer {
     try runWhole(i, Branch.Pass(work: .wholeAfter(s)), space.base)
   }
 
-  private func callWhole(_ s: Stage, _ i: Int, _ v: UnsafeMutableRawPointer, companion: UnsafeMutableRawPointer?, _ space: UnsafeMutableRawPointer) throws(Failure) {
+  private func callWhole(
+    _ s: Stage, _ i: Int, _ v: UnsafeMutableRawPointer, companion: UnsafeMutableRawPointer?, _ space: UnsafeMutableRawPointer, evaluating: Bool = false
+  ) throws(Failure) {
     guard let whole = s.whole else { return }
+    let step = (f32: whole.f32, f64: whole.f64), call = evaluating ? whole.evaluate ?? step : step
     let r = records + i
     let n = r.pointee.count, size = r.pointee.size
     let stores = (0..<r.pointee.used(s.id)).map { r.pointee.slot(s.id, $0) }
@@ -1214,10 +1217,10 @@ package final class Optimizer {
       }
     }
     if r.pointee.isDouble {
-      try whole.f64(h, c, Whole(v: v.assumingMemoryBound(to: Double.self), w: w.assumingMemoryBound(to: Double.self),
+      try call.f64(h, c, Whole(v: v.assumingMemoryBound(to: Double.self), w: w.assumingMemoryBound(to: Double.self),
                                 slots: list.map { $0.assumingMemoryBound(to: Double.self) }, shape: bound[i].shape, workspace: space))
     } else {
-      try whole.f32(h, c, Whole(v: v.assumingMemoryBound(to: Float.self), w: w.assumingMemoryBound(to: Float.self),
+      try call.f32(h, c, Whole(v: v.assumingMemoryBound(to: Float.self), w: w.assumingMemoryBound(to: Float.self),
                                 slots: list.map { $0.assumingMemoryBound(to: Float.self) }, shape: bound[i].shape, workspace: space))
     }
     for (store, p) in zip(stores, list) where store.format != .direct { store.narrow(n, 0, n, p.assumingMemoryBound(to: Float.self)) }
@@ -1302,10 +1305,23 @@ package final class Optimizer {
       }
     }
     forEach { p, r in
-      guard r.pointee.t > 0, let s = self.branches[r.pointee.branch].stages.last(where: { $0.element?.evaluates ?? false }), let e = s.element else { return }
+      guard r.pointee.t > 0, let s = self.branches[r.pointee.branch].evaluator, let e = s.element else { return }
       let x = p.hostParameters()
       p.run(e.evaluate, s.id, Apply(), x, x)
       p.closeHost(x)
+    }
+    do throws(Failure) {
+      for i in 0..<bound.count where records[i].t > 0 && records[i].count > 0 {
+        let r = records + i
+        guard let s = branches[r.pointee.branch].evaluator, s.whole != nil, let v = r.pointee.scratch, let space = workspaces.first else { continue }
+        Optimizer.readParameters(r, v)
+        _ = context0(s, i)
+        try callWhole(s, i, v, companion: v, space.base, evaluating: true)
+        r.pointee.x.write(0, r.pointee.count, from: v, size: r.pointee.size, rounding: nil)
+      }
+    } catch {
+      for (i, m) in copies.enumerated() { restoreParameters(i, m) }
+      throw error
     }
     backup = copies
     evaluating = true

@@ -396,8 +396,12 @@ package protocol WholeRule: Sendable {
   static func mayFail(_ h: Hyper) -> Bool
   /// The first slot receives the parameters as they were before the step.
   static var keepsPoint: Bool { get }
+  /// It gives evaluation weights.
+  static var evaluates: Bool { get }
   init(_ h: Hyper, _ c: StepContext)
   func apply<T: Real>(_ t: Whole<T>) throws(Failure)
+  /// Makes the evaluation weights of the parameters in v.
+  func evaluate<T: Real>(_ t: Whole<T>) throws(Failure)
 }
 
 extension WholeRule {
@@ -408,6 +412,8 @@ extension WholeRule {
   package static var mayFail: Bool { false }
   package static func mayFail(_ h: Hyper) -> Bool { mayFail }
   package static var keepsPoint: Bool { false }
+  package static var evaluates: Bool { false }
+  package func evaluate<T: Real>(_ t: Whole<T>) throws(Failure) {}
 }
 
 package struct WholeKernels: Sendable {
@@ -417,8 +423,11 @@ package struct WholeKernels: Sendable {
   let workspace: @Sendable (Hyper, Shape, Int) -> Int
   let mayFail: @Sendable (Hyper) -> Bool
   let keepsPoint: Bool
-  let f32: @Sendable (Hyper, StepContext, Whole<Float>) throws(Failure) -> Void
-  let f64: @Sendable (Hyper, StepContext, Whole<Double>) throws(Failure) -> Void
+  typealias Call<T: Real> = @Sendable (Hyper, StepContext, Whole<T>) throws(Failure) -> Void
+  let f32: Call<Float>
+  let f64: Call<Double>
+  /// The evaluation weights, where it gives some.
+  let evaluate: (f32: Call<Float>, f64: Call<Double>)?
 }
 
 @inline(never)
@@ -426,8 +435,8 @@ package func kernels<R: WholeRule>(_: R.Type) -> WholeKernels {
   WholeKernels(
     slots: { R.slots($0, $1) }, decay: { R.decay($0) },
     accepts: { (h, s) throws(Failure) in try R.accepts(h, s) }, workspace: { R.workspace($0, $1, $2) }, mayFail: { R.mayFail($0) }, keepsPoint: R.keepsPoint,
-    f32: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
-    f64: { (h, c, w) throws(Failure) in try R(h, c).apply(w) })
+    f32: { (h, c, w) throws(Failure) in try R(h, c).apply(w) }, f64: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
+    evaluate: R.evaluates ? ({ (h, c, w) throws(Failure) in try R(h, c).evaluate(w) }, { (h, c, w) throws(Failure) in try R(h, c).evaluate(w) }) : nil)
 }
 
 extension ElementKernels {
@@ -447,6 +456,7 @@ extension WholeKernels {
     WholeKernels(
       slots: { [slots] _, s in slots(inner, s) }, decay: { [decay] _ in decay(inner) },
       accepts: { [accepts] (_, s) throws(Failure) in try accepts(inner, s) }, workspace: { [workspace] _, s, n in workspace(inner, s, n) }, mayFail: { [mayFail] _ in mayFail(inner) }, keepsPoint: keepsPoint,
-      f32: { [f32] (_, c, w) throws(Failure) in try f32(inner, c, w) }, f64: { [f64] (_, c, w) throws(Failure) in try f64(inner, c, w) })
+      f32: { [f32] (_, c, w) throws(Failure) in try f32(inner, c, w) }, f64: { [f64] (_, c, w) throws(Failure) in try f64(inner, c, w) },
+      evaluate: nil)
   }
 }

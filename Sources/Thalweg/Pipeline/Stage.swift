@@ -115,6 +115,8 @@ package final class Branch {
   let perTensor: Bool
   let mayFail: Bool
   let needsFinite: Bool
+  /// The stage that gives the evaluation weights: the last that has some.
+  let evaluator: Stage?
 
   init(selectors: [Selector], gradient: [Stage], rule: Stage, updates: [Stage], applier: Stage?, after: [Stage]) {
     (self.selectors, self.gradient, self.rule, self.updates, self.applier, self.after) = (selectors, gradient, rule, updates, applier, after)
@@ -122,6 +124,7 @@ package final class Branch {
     perTensor = stages.contains { $0.perTensor }
     mayFail = stages.contains { $0.whole?.mayFail($0.hyper[0]) ?? false }
     needsFinite = stages.contains { $0.method.needsFinite }
+    evaluator = stages.last { $0.element?.evaluates ?? ($0.whole?.evaluate != nil) }
     plan()
   }
 
@@ -498,6 +501,7 @@ struct Compiler {
       case (.update, .whole(let k)): (role, whole) = (.update, k)
       case (.update, .driven(let make, let k)): (role, element, made) = (.update, k, try make(h))
       case (.average, .element(let k)): (role, element) = (e.method.requests.contains("applier") ? .applier : .after, k)
+      case (.average, .whole(let k)): (role, whole) = (.after, k)
       case (_, .source(let make)): (role, made) = (.source, try make(h))
       case (_, .adapter(let kind)):
         (role, element, whole) = try adapt(kind, h)

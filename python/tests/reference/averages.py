@@ -83,6 +83,31 @@ class PolyDecayAverage(AverageReference):
         return self.a
 
 
+class TrajectoryMoments(AverageReference):
+    """The direction that time averages of a walk on the sphere estimate (arXiv:2603.06028): the normalised mean, or the
+    leading eigenvector of the mean of theta theta^T.  Its sign is free; that of the present theta is taken."""
+
+    name = "trajectory_moments"
+    defaults = {"order": 1}
+    settings = ({}, {"order": 2})
+
+    def start(self, params: Arrays) -> None:
+        self.t = 0
+        self.sums = [np.zeros(w.size if self.order == 1 else (w.size, w.size)) for w in params]
+
+    def update(self, params: Arrays) -> None:
+        self.t += 1
+        self.last = [w.copy() for w in params]
+        for s, w in zip(self.sums, params):
+            s += w.ravel() if self.order == 1 else np.outer(w, w)
+
+    def value(self) -> Arrays:
+        axes = [s if self.order == 1 else np.linalg.eigh(s)[1][:, -1] for s in self.sums]
+        if self.order == 2:
+            axes = [a if a @ w.ravel() >= 0 else -a for a, w in zip(axes, self.last)]
+        return [(a / np.linalg.norm(a)).reshape(w.shape) if a.any() else w for a, w in zip(axes, self.last)]
+
+
 class Lookahead(AverageReference):
     """Lookahead (Zhang, Lucas, Hinton, Ba, 2019; arXiv 1907.08610): every k-th call the slow weights move towards the
     fast ones, which then start again from them.  `value` is the slow weights.

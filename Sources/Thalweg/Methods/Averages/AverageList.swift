@@ -2,6 +2,7 @@ let averageList: [Registered] = [
   entry(EMA.self),
   entry(SWA.self),
   entry(PolynomialDecayAverage.self),
+  entry(TrajectoryMoments.self),
   entry(Lookahead.self),
   entry(ScheduleFree.self),
   entry(ScheduleFreeSGD.self),

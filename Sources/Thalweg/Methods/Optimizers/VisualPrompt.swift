@@ -38,7 +38,7 @@ struct VisualPrompt: WholeRule {
     guard length != 0 else { return }   // g = 0
     for line in 0..<(n / width) {
       let row = t.v + line * width, y = line % height
-      Flat.scale(row, by: 1 / length, into: row, width)
+      for x in 0..<width { row[x] = T(Double(row[x]) / length) }
       if y >= pad, y < height - pad, pad < width - pad {
         for x in pad..<(width - pad) { row[x] = 0 }
       }
