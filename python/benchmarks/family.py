@@ -20,6 +20,7 @@ SENTENCES = {  # where the name alone is not what the peers run, or not enough
     "spider": "spider(lr=1e-3)",
     "svrg": "svrg(lr=1e-3, inner=10)",
     "visual_prompt": "visual_prompt(lr=1e-3)",
+    "xgd": "xgd(lr=1e-3, q=[0.5, 0.5])",
 }
 OPTAX_TENSORS = 1024  # compiling an update of 4,096 tensors takes minutes, and the time an element does not depend on it
 MATRIX = {"muon"}
@@ -29,7 +30,7 @@ WALKS = {
     "a_dog": 8, "adafactor": 6, "adagrad_norm": 4, "adam_cm": 12, "adam_snsm": 6, "beta_ngd": 4, "cautious_adamw": 10, "dadapt_adam": 11,
     "dadapt_sgd": 7, "dal": 7, "dog": 6, "dowg": 6, "harpg": 19, "lamb": 10, "lars": 7, "mars": 11, "nigt": 7, "o2nc": 12, "oasis": 26,
     "opt_amsgrad": 26, "optimistic_omd": 8, "polyak_sgd": 4, "prodigy": 13, "rolling_ball": 62, "saga": 9, "sania": 7, "sga_uap": 27, "sgld": 3,
-    "spherical_langevin": 7, "spider": 18, "split_sgd": 6, "svrg": 13, "u_dog": 25, "visual_prompt": 4,
+    "spherical_langevin": 7, "spider": 18, "split_sgd": 6, "svrg": 13, "u_dog": 25, "visual_prompt": 4, "xgd": 8,
 }  # fmt: skip
 GROUPS = {"torch": peers.TORCH, "pytorch_optimizer": peers.PYTORCH_OPTIMIZER, "optax": peers.OPTAX}
 

@@ -73,9 +73,15 @@ def reference_run(cls: type, setting: dict[str, Any], problem: Problem, dtype: A
             extra["loss"] = problem.loss(params, k)
         if "loss_at" in cls.needs:
             extra["loss_at"] = lambda point, k=k: problem.loss(point, k)
+        if "task_gradients" in cls.needs:
+            extra["task_gradients"] = lambda count, k=k: task_gradients(problem, params, k, count, dtype)
         ref.step(params, at(params), gradient_at=at, hvp=lambda point, v: problem.product(v),
                  normal=lambda step: draws(step, problem.shapes), **extra)
     return params, ref.evaluation_weights(params)
+
+
+def task_gradients(problem: Problem, params: list[np.ndarray], k: int, count: int, dtype: Any = np.float64) -> list[list[np.ndarray]]:
+    return [[np.asarray(g).astype(dtype).astype(np.float64) for g in problem.gradient(params, k, task)] for task in range(count)]
 
 
 def library_run(text: str, problem: Problem, dtype: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -139,6 +145,8 @@ def test_large_tensors_go_through_the_same_rule(cls: type, setting: dict[str, An
         extra: dict[str, Any] = {"loss": problem.loss(params, k)} if "loss" in cls.needs else {}
         if "loss_at" in cls.needs:
             extra["loss_at"] = lambda p, k=k: problem.loss(p, k)
+        if "task_gradients" in cls.needs:
+            extra["task_gradients"] = lambda count, k=k: task_gradients(problem, params, k, count)
         ref.step(params, problem.gradient(params, k), gradient_at=lambda p, k=k: problem.gradient(p, k), hvp=lambda p, v: problem.product(v),
                  normal=lambda step: draws(step, [shape]), **extra)
         for request in opt.requests():

@@ -198,6 +198,64 @@ def test_an_observed_sample_counts_for_one_step() -> None:
     assert tables == [[0, 0], [2, 2], [1, 1]]
 
 
+# ---- xgd
+
+
+def mixture(x: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients and weights of the parts of F = -log sum exp(-|x - c|^2/2)."""
+    f = 0.5 * np.sum((x - centres) ** 2, axis=1)
+    w = np.exp(-(f - f.min()))
+    return x - centres, w / w.sum()
+
+
+def test_xgd_with_the_weights_of_the_point_is_gradient_descent() -> None:
+    centres = np.array([[2.0, 0.0, 1.0], [-1.0, 0.5, 0.0], [0.0, -2.0, 0.5]])
+    opt, (w,), (g,) = made("xgd(lr=0.2, q=[1, 1, 1])", [0.3, 0.1, -0.2])
+    plain = w.copy()
+    for _ in range(60):
+        parts, weights = mixture(plain, centres)
+        plain -= 0.2 * weights @ parts
+        at = w.copy()
+        for k, x in enumerate(mixture(w, centres)[1]):
+            opt.observe(f"weight_{k}", x)
+        for request in opt.requests():
+            assert (request.kind, request.count) == ("task_gradient", 3)
+            g[:] = mixture(at, centres)[0][request.index]
+        np.testing.assert_allclose(w, plain, rtol=0, atol=1e-14)
+
+
+def test_xgd_descends_to_its_reference() -> None:
+    """With the weights of a minimiser of F it comes to that minimiser, whatever it starts from."""
+    centres = np.array([[2.0, 0.0], [-1.0, 0.5]])
+    least = np.array([1.9, 0.0])
+    for _ in range(500):
+        least = mixture(least, centres)[1] @ centres
+    q = mixture(least, centres)[1]
+    opt, (w,), (g,) = made(f"xgd(lr=0.5, q={q.tolist()})", [-3.0, 4.0])
+    for _ in range(80):
+        for request in opt.requests():
+            g[:] = w - centres[request.index]
+    np.testing.assert_allclose(w, least, rtol=0, atol=1e-12)
+
+
+def test_xgd_weights_that_are_none() -> None:
+    for q, match in (("[]", "1 to 64"), ("[0, 0]", "sum above 0"), ("[1, -1]", "negative"), ([1.0] * 65, "1 to 64")):
+        with pytest.raises(tw.RangeError, match=match):
+            tw.Optimizer([np.ones(2)], f"xgd(lr=0.1, q={q})")
+    opt, (w,), (g,) = made("xgd(lr=0.1, q=[1, 1])", np.ones(2))
+    g[:] = 1
+    opt.observe("weight_1", 1.0)
+    with pytest.raises(tw.NeedsError, match="weight_0"):
+        opt.step(lambda: 0.0)
+    opt.observe("weight_0", -1.0)
+    opt.observe("weight_1", 1.0)
+    with pytest.raises(tw.RangeError, match="negative"):
+        opt.step(lambda: 0.0)
+    np.testing.assert_array_equal(w, 1)
+    opt.step(lambda: 0.0)  # what was observed counted for one step
+    np.testing.assert_allclose(w, 0.9, rtol=0, atol=1e-15)
+
+
 # ---- spider
 
 

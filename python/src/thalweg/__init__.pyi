@@ -1561,6 +1561,28 @@ class VisualPrompt(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class XGD(Optimizer):
+    # Cross-gradient descent: a sum of the parts' gradients with the weights of another point.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule,
+        q: _Sequence[float],
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class Yogi(Optimizer):
     # Yogi: Adam whose second moment moves towards g^2 by at most (1 - beta2)*g^2.
     method: _ClassVar[str]

@@ -79,6 +79,7 @@ SPELLINGS = {
     "uap": "UAP",
     "vip": "VIP",
     "vr": "VR",
+    "xgd": "XGD",
     "xmat": "XMat",
     "zo": "ZO",
 }

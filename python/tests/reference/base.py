@@ -21,7 +21,7 @@ class Reference:
     kind      optimizer | transform | average | schedule | regularizer | constraint | objective | aggregator | perturbation | mask
     defaults  every hyper-parameter with the card's default (required ones are absent)
     settings  the hyper-parameter settings worth testing: one dict a run, merged over `defaults`
-    needs     what `step` takes besides gradients: any of "loss", "loss_at", "gradient_at", "hvp", "previous_gradient"
+    needs     what `step` takes besides gradients: any of "loss", "loss_at", "gradient_at", "hvp", "previous_gradient", "task_gradients"
     """
 
     name: ClassVar[str]

@@ -1,28 +1,31 @@
 /// What aggregators share: the gradients of all tasks are asked for one after the other and kept, their inner products taken, and a weighted
 /// sum of them handed to the pipeline.
 struct Tasks: Sendable {
-  static let parameter = Parameter.integer("tasks", 2, .within(2, 64), "number of tasks, that is of gradients a step", live: false)
+  static let most = 64
+  static let parameter = Parameter.integer("tasks", 2, .within(2, Double(most)), "number of tasks, that is of gradients a step", live: false)
   static let slot = Slot.temporary("task_0", "the gradient of the first task; one more for every other task")
 
   let count: Int
+  init(count: Int) { self.count = count }
   init(_ h: Hyper) { count = h.integer("tasks") }
   var slots: [Slot] { (0..<count).map { Slot.temporary("task_\($0)", "the gradient of task \($0)") } }
 
   func ask(_ k: Int) -> Ask { Ask(.taskGradient, index: k, count: count) }
 
-  /// Keeps the gradient of task `phase`; asks for the next one, or hands on the sum with the weights that `weights` makes of the Gramian.
+  /// Keeps the gradient of task `phase`; what to ask for next, if anything.
+  func keep(_ phase: Int, _ io: SourceIO) -> Ask? {
+    io.change(SaveGradient(), slots: [phase], parameters: false)
+    return phase + 1 < count ? ask(phase + 1) : nil
+  }
+
+  /// The same, and at the end hands on the sum with the weights that `weights` makes of the Gramian.
   func advance(_ phase: Int, _ io: SourceIO, _ weights: ([[Double]]) throws(Failure) -> [Double]) throws(Failure) -> Move {
-    io.change(Keep(), slots: [phase], parameters: false)
-    if phase + 1 < count { return .ask(ask(phase + 1)) }
+    if let next = keep(phase, io) { return .ask(next) }
     let G = gramian(io)
     guard G.allSatisfy({ $0.allSatisfy(\.isFinite) }) else {
       throw Failure(Status.nonfinite, "the inner products of the task gradients overflow")
     }
     return .update(io.combination(try weights(G)))
-  }
-
-  private struct Keep: ElementOperation {
-    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = g }
   }
 
   /// All inner products: four rows against each other at a time, or two against two.

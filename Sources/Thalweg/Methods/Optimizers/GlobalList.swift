@@ -33,4 +33,5 @@ let globalList: [Registered] = [
   SGAUAP.registered,
   HARPG.registered,
   SAGA.registered,
+  XGD.registered,
 ]
