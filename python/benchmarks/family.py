@@ -40,25 +40,21 @@ def shapes_of(layout: str, quick: bool) -> Shapes:
     return [(side // 4, side // 4)] * count if quick and count < 4096 else [(side, side)] * (count // 16 if quick else count)
 
 
-def task(group: str, method: str, layout: str, quick: bool, repetitions: int) -> dict[str, Any]:
-    shapes = shapes_of(layout, quick)
-    elements = sum(a * b for a, b in shapes)
-    report: dict[str, Any] = {}
-    if group == "thalweg":
-        builders = {"thalweg": partial(peers.ours, SENTENCES.get(method, method), shapes, report)}
-        states = round(state_bytes(SENTENCES.get(method, method), shapes) / (4 * elements))
-        builders["loop"] = partial(plain_loop, "walk", states, shapes)
-        report["states"] = states
-    else:
-        name, options = GROUPS[group][method]
-        if group == "optax":
-            shapes = shapes[:OPTAX_TENSORS]
-            elements = sum(a * b for a, b in shapes)
-        if group == "torch":
-            options = peers.torch_options(name, options)
-        builders = {group: partial(getattr(peers, group), name, shapes, **options)}
+def task(method: str, layout: str, quick: bool, repetitions: int) -> dict[str, Any]:
+    """Seconds an element of every library that has the method, taking turns in one process."""
+    shapes, sentence = shapes_of(layout, quick), SENTENCES.get(method, method)
+    elements = {"optax": sum(a * b for a, b in shapes[:OPTAX_TENSORS])}
+    states = round(state_bytes(sentence, shapes) / (4 * sum(a * b for a, b in shapes)))
+    builders = {"thalweg": partial(peers.ours, sentence, shapes), "loop": partial(plain_loop, "walk", states, shapes)}
+    for group, known in GROUPS.items():
+        if method in known:
+            name, options = known[method]
+            if group == "torch":
+                options = peers.torch_options(name, options)
+            builders[group] = partial(getattr(peers, group), name, shapes[:OPTAX_TENSORS] if group == "optax" else shapes, **options)
     times = measure(builders, repetitions)
-    return report | {"times": {k: t / elements * 1e9 if isinstance(t, float) else t for k, t in times.items()}}
+    whole = sum(a * b for a, b in shapes)
+    return {"states": states, "times": {k: t / elements.get(k, whole) * 1e9 if isinstance(t, float) else t for k, t in times.items()}}
 
 
 def state_bytes(sentence: str, shapes: Shapes) -> int:
@@ -78,46 +74,34 @@ def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
     raw: dict[str, Any] = {}
     for layout in LAYOUTS:
         for count in threads:
-            cells: dict[str, Any] = {method: {} for method in methods}
-            for group in ("thalweg", *GROUPS):
-                known = [m for m in methods if group == "thalweg" or m in GROUPS[group]]
-                print(f"family: {layout}, {threads_text(count)}, {group}: {len(known)} methods", flush=True)
-                common = dict(group=group, layout=layout, quick=quick, repetitions=repetitions)
-                tasks = [common | {"method": m} for m in known]
-                for method, result in zip(known, run_tasks("family", tasks, count, 240)):
-                    cells[method][group] = result
-            raw[f"{layout}, {threads_text(count)}"] = cells
-    return "\n\n".join(section(name, cells) for name, cells in raw.items()), raw
+            print(f"family: {layout}, {threads_text(count)}: {len(methods)} methods", flush=True)
+            tasks = [dict(method=m, layout=layout, quick=quick, repetitions=repetitions) for m in methods]
+            raw[f"{layout}, {threads_text(count)}"] = dict(zip(methods, run_tasks("family", tasks, count, 400)))
+    return "\n\n".join(section(name, results) for name, results in raw.items()), raw
 
 
-def section(name: str, cells: dict[str, Any]) -> str:
+def section(name: str, results: dict[str, Any]) -> str:
     """One table: + marks a method of WALKS, * what torch has fused; what failed stands below."""
     rows, failed = [], []
     one, many, peer = Count(), Count(), Count()
     limit = 1.6 if name.startswith("4,096") else 1.15
-    for method, groups in cells.items():
-        times: dict[str, Any] = {}
-        for group, result in groups.items():
-            times |= result["times"] if "times" in result else {group: result}
-        own, loop = times.get("thalweg"), times.get("loop")
+    for method, result in results.items():
+        times = result.get("times", {"thalweg": result})
+        failed += [f"{group} {method}: {t['error']}" for group, t in times.items() if isinstance(t, dict)]
+        own, loop = times["thalweg"], times.get("loop")
         others = [times[g] for g in GROUPS if isinstance(times.get(g), float)]
-        states = groups["thalweg"].get("states", 0)
+        states = result.get("states", 0)
         need = WALKS[method] / (3 + 2 * states) if method in WALKS else 1.0
         row = [method + ("+" if method in WALKS else ""), str(states), f"{need:.2f}", duration(own, digits=3), duration(loop, digits=3), ratio(own, loop)]
         for group in GROUPS:
             star = "*" if group == "torch" and method in peers.TORCH and peers.TORCH[method][0] in peers.TORCH_FUSED else ""
             row.append(duration(times.get(group)) + star)
-            if isinstance(times.get(group), dict):
-                failed.append(f"{group} {method}: {times[group]['error']}")
         row.append(ratio(min(others), own) if others else "")
         rows.append(row)
-        if isinstance(own, dict):
-            failed.append(f"thalweg {method}: {own['error']}")
-        elif isinstance(own, float):
-            if isinstance(loop, float):
-                (many if method in WALKS else one).add(own <= limit * need * loop)
-            if others:
-                peer.add(own <= min(others))
+        if isinstance(own, float) and isinstance(loop, float):
+            (many if method in WALKS else one).add(own <= limit * need * loop)
+        if isinstance(own, float) and others:
+            peer.add(own <= min(others))
     header = ["method", "states", "needs", "thalweg", "plain loop", "over loop", "torch", "pytorch_optimizer", "optax", "best peer over thalweg"]
     text = f"#### {name}\n\n{table(header, rows)}\n\n{one} methods of one element-wise walk take at most {limit} of the plain loop, {many} of the others "
     text += f"at most {limit} of what they need; {peer} methods with a peer are at least as fast as every peer."
