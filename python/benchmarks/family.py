@@ -40,11 +40,16 @@ def shapes_of(layout: str, quick: bool) -> Shapes:
     return [(side // 4, side // 4)] * count if quick and count < 4096 else [(side, side)] * (count // 16 if quick else count)
 
 
+def count(shapes: Shapes) -> int:
+    """How many numbers tensors of these shapes have."""
+    return sum(a * b for a, b in shapes)
+
+
 def task(method: str, layout: str, quick: bool, repetitions: int) -> dict[str, Any]:
     """Seconds an element of every library that has the method, taking turns in one process."""
     shapes, sentence = shapes_of(layout, quick), SENTENCES.get(method, method)
-    elements = {"optax": sum(a * b for a, b in shapes[:OPTAX_TENSORS])}
-    states = round(state_bytes(sentence, shapes) / (4 * sum(a * b for a, b in shapes)))
+    elements = {group: count(shapes[:OPTAX_TENSORS] if group == "optax" else shapes) for group in ("thalweg", "loop", *GROUPS)}
+    states = round(state_bytes(sentence, shapes) / (4 * elements["thalweg"]))
     builders = {"thalweg": partial(peers.ours, sentence, shapes), "loop": partial(plain_loop, "walk", states, shapes)}
     for group, known in GROUPS.items():
         if method in known:
@@ -53,8 +58,7 @@ def task(method: str, layout: str, quick: bool, repetitions: int) -> dict[str, A
                 options = peers.torch_options(name, options)
             builders[group] = partial(getattr(peers, group), name, shapes[:OPTAX_TENSORS] if group == "optax" else shapes, **options)
     times = measure(builders, repetitions)
-    whole = sum(a * b for a, b in shapes)
-    return {"states": states, "times": {k: t / elements.get(k, whole) * 1e9 if isinstance(t, float) else t for k, t in times.items()}}
+    return {"states": states, "times": {k: t / elements[k] * 1e9 if isinstance(t, float) else t for k, t in times.items()}}
 
 
 def state_bytes(sentence: str, shapes: Shapes) -> int:
@@ -73,10 +77,10 @@ def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
     methods = [m.name for m in thalweg.methods("optimizer") if m.name not in MATRIX]
     raw: dict[str, Any] = {}
     for layout in LAYOUTS:
-        for count in threads:
-            print(f"family: {layout}, {threads_text(count)}: {len(methods)} methods", flush=True)
+        for n in threads:
+            print(f"family: {layout}, {threads_text(n)}: {len(methods)} methods", flush=True)
             tasks = [dict(method=m, layout=layout, quick=quick, repetitions=repetitions) for m in methods]
-            raw[f"{layout}, {threads_text(count)}"] = dict(zip(methods, run_tasks("family", tasks, count, 400)))
+            raw[f"{layout}, {threads_text(n)}"] = dict(zip(methods, run_tasks("family", tasks, n, 400)))
     return "\n\n".join(section(name, results) for name, results in raw.items()), raw
 
 
