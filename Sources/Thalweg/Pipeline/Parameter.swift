@@ -36,6 +36,29 @@ package struct Parameter: Sendable {
   package var presets: [(name: String, values: [Double])] = []
   /// A choice that may also be a whole number.
   package var takesInteger = false
+  /// What a value that is given for one group alone reaches.
+  package enum Reach: Sendable {
+    /// The tensors of that group.
+    case group
+    /// One number serves all tensors: a value for one of several groups is refused when it is given.
+    case all
+    /// The groups have it one by one, but must agree when a step is taken (a schedule changes them one after the other); a step size of 0,
+    /// which leaves its group alone, need not.
+    case equal
+  }
+  package var reach = Reach.group
+  /// The same, but one value serves all groups.
+  package var forAll: Parameter {
+    var p = self
+    p.reach = .all
+    return p
+  }
+  /// The same, but all groups must have the same value when a step is taken.
+  package var equalInAll: Parameter {
+    var p = self
+    p.reach = .equal
+    return p
+  }
 
   package var code: Int32 {
     switch kind {
