@@ -54,6 +54,8 @@ struct Record {
   /// What starts at the parameters has started.
   var started = false
   var active = false
+  /// Whether it took part before the present step began.
+  var tookPart = false
   var bound = false
   var absent = false
   /// There is a gradient that may be read.

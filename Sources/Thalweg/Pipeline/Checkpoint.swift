@@ -432,7 +432,7 @@ extension Optimizer {
   func mayWait(_ r: Request, _ phase: Int, _ lossFirst: Bool) throws(Failure) -> Bool {
     if phase < 0 { return true }
     let own = sourceStage?.source?.kinds ?? []
-    return phase < sourceStage?.source?.most(bound.count) ?? 1 && r.index < max(1, r.count) && r.count <= 1 << 31
+    return phase < sourceStage?.source?.most(bound.count) ?? 1 && r.index < max(1, r.count, bound.count) && r.count <= 1 << 31
       && ([.gradient, .loss, .lossAndGradient] + own).contains(r.kind) && (!lossFirst || (sourceStage?.source?.opens ?? false))
   }
 

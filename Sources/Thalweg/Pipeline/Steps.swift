@@ -21,7 +21,6 @@ extension Optimizer {
   /// Counts a step that the non-finite policy refused.
   private func refuse() -> Int {
     (skipped, calls) = (skipped + 1, calls + 1)
-    observed.removeAll(keepingCapacity: true)
     Log.warn("step \(step) was skipped: a gradient is not finite (\(skipped) skipped so far)")
     return Status.skipped
   }
@@ -37,6 +36,7 @@ extension Optimizer {
       throw Failure(Status.needs, "\(lossNeeder) needs the loss of every step: observe \"loss\" before the step, or answer its requests with next")
     }
     try prepare()
+    keepParts()
     do throws(Failure) {
       noticeAhead()
       try begin()
@@ -45,6 +45,7 @@ extension Optimizer {
       return try update(op)
     } catch {
       undo()
+      observed.removeAll(keepingCapacity: true)   // what was observed was for this step
       if error.status == tw_status(Status.skipped) { return refuse() }
       throw error
     }
@@ -73,6 +74,7 @@ extension Optimizer {
   /// The first request of a step.
   private func open() throws(Failure) -> Request {
     phase = 0
+    keepParts()
     for i in 0..<bound.count where !records[i].started && viewStage(bound[i]) != nil {
       start(i)
       shown.append(i)
@@ -151,6 +153,7 @@ extension Optimizer {
     try ready(gradients: false)
     try between()
     try prepare()
+    keepParts()
     if hasGradients { activate() }
     do throws(Failure) {
       if mayFail { try takeSnapshot() }
@@ -188,6 +191,8 @@ extension Optimizer {
 
   // MARK: taking back
 
+  private func keepParts() { for i in 0..<bound.count { records[i].tookPart = records[i].active } }
+
   /// Takes back what the present step has done: parameters and state are those from before it, whatever is bound by now.
   func undo() {
     var home: Set<Int> = []
@@ -198,6 +203,7 @@ extension Optimizer {
     restoreSnapshot(home: home)
     for i in shown { if let dense = records[i].master { writeParameters(i, dense) } }
     for i in shown + startedNow { records[i].started = false }
+    for i in 0..<bound.count { records[i].active = records[i].tookPart }
     (shown, startedNow) = ([], [])
     if let stage = sourceStage { putBack(sourceCopies, scalars(stage)) }
     sourceCopies = []
@@ -252,7 +258,7 @@ extension Optimizer {
 
   /// A tensor that had a gradient at the first request of a step has one at all of them.
   private func checkPresent() throws(Failure) {
-    guard pending.kind.takesGradients else { return }
+    guard pending.kind != .loss else { return }
     for i in 0..<bound.count where records[i].active && !records[i].present {
       throw Failure(Status.sequence, "\(label("gradient", i)) is absent, but was there at the first request of this step; pass zeros")
     }
