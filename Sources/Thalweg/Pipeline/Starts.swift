@@ -70,11 +70,12 @@ extension Optimizer {
     guard marks != nil else { return }
     for i in 0..<bound.count where records[i].active && records[i].watched {
       let r = records + i
-      if mayFail || !branches[r.pointee.branch].marksInWalk {
-        for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) { mark(r, b) }
-      }
-      r.pointee.marked = true
+      if mayFail || !branches[r.pointee.branch].marksInWalk { markAll(r) } else { r.pointee.marked = true }
     }
+  }
+  func markAll(_ r: UnsafeMutablePointer<Record>) {
+    for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) { mark(r, b) }
+    r.pointee.marked = true
   }
 
   /// Calls `body` with the marks of a block as it is now and as it was, where they differ.

@@ -79,6 +79,7 @@ extension Optimizer {
       start(i)
       shown.append(i)
       try showView(i)
+      markAll(records + i)   // what the host writes from here on it writes over the view
     }
     try evaluateSchedules()
     noticeAhead()
@@ -202,7 +203,7 @@ extension Optimizer {
     }
     restoreSnapshot(home: home)
     for i in shown { if let dense = records[i].master { writeParameters(i, dense) } }
-    for i in shown + startedNow { records[i].started = false }
+    for i in shown + startedNow { (records[i].started, records[i].marked) = (false, false) }
     for i in 0..<bound.count { records[i].active = records[i].tookPart }
     (shown, startedNow) = ([], [])
     if let stage = sourceStage { putBack(sourceCopies, scalars(stage)) }
