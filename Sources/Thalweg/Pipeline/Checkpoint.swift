@@ -6,7 +6,8 @@ import Glibc
 ///     engine/sentence    the pipeline with the hyper-parameters of the default group
 ///     engine/settings    live hyper-parameters of every group, and of groups to come, as they are written in a sentence
 ///     engine/memories    what schedules remember: (group or −1, stage, parameter, count, numbers), one after the other
-///     engine/step        step, skipped, phase, the pending request, calls, mode, gradient_scale, whether the loss was asked for first
+///     engine/step        step, skipped, phase, the pending request, calls, mode, gradient_scale, flags (1: the loss was asked
+///                        for first; 2: which tensors take part is not known)
 ///     engine/names       the tensors, each ended by a zero byte: everything a tensor follows this order and is found by name
 ///     engine/tensors     for each: its step, the number that keys its random draws, flags
 ///     engine/observed    what was observed for the step to come, under the names in engine/observed_names
@@ -58,7 +59,7 @@ package enum Checkpoint {
     try w.add("engine/step", [
       Double(o.step), Double(o.skipped), Double(o.phase), Double(r.kind.rawValue), Double(r.pass), Double(r.tag & 0xffff_ffff),
       Double(r.tag >> 32), Double(r.index), Double(r.count), Double(o.calls), o.evaluating ? 1 : 0, o.options.gradientScale,
-      o.lossFirst ? 1 : 0,
+      Double((o.lossFirst ? 1 : 0) + (within && o.resumed && !o.knowsActive ? 2 : 0)),
     ])
     try w.add("engine/names", text: o.bound.map { $0.name + "\0" }.joined())
     let shown = Set(o.shown)
@@ -128,7 +129,7 @@ package enum Checkpoint {
     }
     (o.step, o.skipped, o.phase, o.calls) = (head.step, head.skipped, head.phase, head.calls)
     (o.pending, o.lossFirst, o.resumed) = (head.pending, head.lossFirst, head.within)
-    (o.knowsActive, o.observed, o.kept, o.answered) = (file.written > 1, head.observed, head.answer, nil)
+    (o.knowsActive, o.observed, o.kept, o.answered) = (head.knowsActive, head.observed, head.answer, nil)
     (o.backup, o.evaluating, o.snapshotMemory, o.sourceCopies) = (backup, head.evaluating, [], before)
     (o.shown, o.startedNow) = ([], [])
     if let x = head.gradientScale { o.options.gradientScale = x }
@@ -151,7 +152,7 @@ package enum Checkpoint {
   /// Counters, the pending request, and what there is for each tensor, in the order of this optimizer.
   private struct Head {
     var step = 0, skipped = 0, phase = -1, calls = 0
-    var pending = Request(), lossFirst = false, evaluating = false
+    var pending = Request(), lossFirst = false, evaluating = false, knowsActive = false
     var gradientScale: Double?
     var observed: [String: Double] = [:]
     var answer: HostMatrix?
@@ -173,8 +174,9 @@ package enum Checkpoint {
         count: Int(c[8]))
       calls = step
       if !old {
-        guard c[9] >= 0, c[10] == 0 || c[10] == 1, c[11] > 0, c[12] == 0 || c[12] == 1 else { throw senseless }
-        (calls, evaluating, gradientScale, lossFirst) = (Int(c[9]), c[10] == 1, c[11], c[12] == 1)
+        guard c[9] >= 0, c[10] == 0 || c[10] == 1, c[11] > 0, (0...3).contains(c[12]) else { throw senseless }
+        (calls, evaluating, gradientScale) = (Int(c[9]), c[10] == 1, c[11])
+        (lossFirst, knowsActive) = (Int(c[12]) & 1 != 0, Int(c[12]) & 2 == 0)
       }
       guard !(within && evaluating), try o.mayWait(pending, phase, lossFirst) else { throw senseless }
       if within, let row = file.numbers("engine/answer") {
