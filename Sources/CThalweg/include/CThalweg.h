@@ -55,8 +55,9 @@ const char *twi_instruction_set(void);
 int twi_errno(void);
 const char *twi_strerror(int code);
 
-/* open() without the variadic mode: for writing (created, truncated) and for reading; -1 with errno on failure. */
-int twi_open_write(const char *path);
+/* open() without the variadic mode: of a file that does not exist yet, for writing; and for reading, never waiting for the other end of a
+ * pipe.  -1 with errno on failure. */
+int twi_open_new(const char *path, int mode);
 int twi_open_read(const char *path);
 
 #endif
