@@ -62,6 +62,26 @@ static bool find(char *path, size_t size) {
   return found;
 }
 
+/* Takes the name out of a library's file: dlopen(NAME) of the host would find the copy by it. */
+static bool unname(int file) {
+  ElfW(Ehdr) head;
+  ElfW(Phdr) part;
+  ElfW(Dyn) entry;
+  if (pread(file, &head, sizeof head, 0) != (ssize_t)sizeof head || memcmp(head.e_ident, ELFMAG, SELFMAG) != 0) return false;
+  for (int i = 0; i < head.e_phnum; i++) {
+    off_t at = (off_t)head.e_phoff + (off_t)i * head.e_phentsize;
+    if (pread(file, &part, sizeof part, at) != (ssize_t)sizeof part) return false;
+    if (part.p_type != PT_DYNAMIC) continue;
+    at = (off_t)part.p_offset;
+    for (; pread(file, &entry, sizeof entry, at) == (ssize_t)sizeof entry && entry.d_tag != DT_NULL; at += (off_t)sizeof entry) {
+      if (entry.d_tag != DT_SONAME) continue;
+      entry.d_tag = DT_DEBUG; /* which means nothing in a library */
+      return pwrite(file, &entry, sizeof entry, at) == (ssize_t)sizeof entry;
+    }
+  }
+  return true;
+}
+
 /* A copy of the file in memory, loaded as a library of its own: the number of threads is one variable of an OpenBLAS, and the host's,
  * which it may have from the same file now or later, is the host's business.  NULL where the system gives no such file. */
 static void *open_copy(void) {
@@ -80,7 +100,7 @@ static void *open_copy(void) {
       if (n <= 0) break;
       left -= n;
     }
-    if (left == 0) {
+    if (left == 0 && unname(to)) {
       /* The loader knows libraries by the name that they were opened with, and the number of the file will be another's: a spelling that
        * nobody else uses. */
       snprintf(path, sizeof path, "/proc/self/fd/./%d", to);

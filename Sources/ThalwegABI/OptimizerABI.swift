@@ -182,10 +182,8 @@ private func matrix(_ t: UnsafePointer<tw_tensor>?, _ what: String) throws(Failu
   guard let t else { return nil }
   let v = try View(t.pointee, what)
   guard !v.absent else { throw Failure(Status.argument, "\(what) is marked absent; pass NULL where there is none") }
-  // it is copied, whole: a broadcast view may stand for more than any memory holds
-  guard !v.overlapsItself || v.count <= 1 << 24 else { throw Failure(Status.layout, "\(what): its strides make elements share memory") }
   guard v.shape.count == 2 else { throw Failure(Status.shape, "\(what) must have two axes, (rows, columns), got shape \(v.shape)") }
-  return HostMatrix(Dense.read(v), v.shape[0], v.shape[1])
+  return try HostMatrix(v)
 }
 
 @_cdecl("tw_optimizer_answer_matrix")

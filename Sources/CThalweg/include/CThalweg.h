@@ -51,6 +51,9 @@ int32_t twi_cpu_count(void);
 /* The instruction set that this file was compiled for. */
 const char *twi_instruction_set(void);
 
+/* Whether malloc gives so many bytes now; they are given back. */
+bool twi_can_allocate(size_t size);
+
 /* errno of the last failed call, and its text. */
 int twi_errno(void);
 const char *twi_strerror(int code);

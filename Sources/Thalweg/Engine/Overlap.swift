@@ -24,8 +24,10 @@ package enum Overlap {
 
   /// Whether two views have a byte in common. Absent and empty ones have none.
   package static func between(_ a: View, _ b: View) -> Answer {
-    var work = most
-    return a.hasMemory && b.hasMemory ? between(a, a.extent, b, b.extent, &work) : .no
+    var axes: [Axis] = [], work = most
+    guard a.hasMemory, b.hasMemory else { return .no }
+    let x = Span(a, &axes), y = Span(b, &axes)
+    return axes.withUnsafeBufferPointer { between(x, $0, y, $0, &work) }
   }
 
   /// Whether two elements of a view are the same bytes.
@@ -64,50 +66,73 @@ package enum Overlap {
     return nil
   }
 
-  fileprivate typealias Extent = (low: UInt, high: UInt)
+  /// More than one place along an axis: their distance, in bytes and upwards, and the number of the last.
+  private struct Axis { var step: Int, last: Int }
 
-  private static func between(_ a: View, _ x: Extent, _ b: View, _ y: Extent, _ work: inout Int) -> Answer {
-    guard x.low < y.high, y.low < x.high else { return .no }
+  /// Where a view lies.
+  private struct Span {
+    /// From the first byte of the lowest element to behind the last of the highest.
+    let low: UInt, high: UInt
+    let size: Int
+    let dense: Bool
+    /// Its axes in the array that goes with it; one of the elements when it is dense.
+    let first: Int, end: Int
+
+    init(_ v: View, _ axes: inout [Axis]) {
+      (low, high) = v.extent
+      (size, dense, first) = (v.dtype.size, v.dense, axes.count)
+      if dense { axes.append(Axis(step: size, last: v.count - 1)) } else {
+        for k in v.shape.indices where v.shape[k] > 1 && v.strides[k] != 0 { axes.append(Axis(step: abs(v.strides[k]) * size, last: v.shape[k] - 1)) }
+      }
+      end = axes.count
+    }
+  }
+  private typealias Axes = UnsafeBufferPointer<Axis>
+
+  private static func between(_ a: Span, _ axesA: Axes, _ b: Span, _ axesB: Axes, _ work: inout Int) -> Answer {
+    guard a.low < b.high, b.low < a.high else { return .no }
     if a.dense, b.dense { return .yes }
     // Positions are counted in the smaller element, which both are aligned to.
-    let unit = min(a.dtype.size, b.dtype.size), wideA = a.dtype.size / unit, wideB = b.dtype.size / unit
+    let unit = min(a.size, b.size), shift = unit.trailingZeroBitCount
     // From a's first byte to b's last: less than the two extents together.
-    let span = Int(bitPattern: y.high &- x.low)
-    guard span % unit == 0 else { return .unknown }
-    return Search.run(a.shape.count + b.shape.count + 1, &work) { s in
-      for (n, stride) in zip(a.shape, a.strides) where n > 1 { s.add(abs(stride) * wideA, n - 1) }
-      for (n, stride) in zip(b.shape, b.strides) where n > 1 { s.add(abs(stride) * wideB, n - 1) }
-      s.add(1, wideA + wideB - 2)
-      return span / unit - 1
+    let reach = Int(bitPattern: b.high &- a.low)
+    guard reach & (unit - 1) == 0 else { return .unknown }
+    return Search.run(a.end - a.first + b.end - b.first + 1, &work) { s in
+      for k in a.first..<a.end { s.add(axesA[k].step >> shift, axesA[k].last) }
+      for k in b.first..<b.end { s.add(axesB[k].step >> shift, axesB[k].last) }
+      s.add(1, (a.size + b.size) >> shift - 2)
+      return reach >> shift - 1
     }
   }
 
   /// Views in the order of their addresses, made once and asked often.
   package struct Index: Sendable {
-    private struct Entry {
-      var extent: Extent
+    private struct Entry: Sendable {
+      let span: Span
       /// The highest end of this entry and those before it.
-      var top: UInt
-      var view: Int
+      var top: UInt = 0
+      let view: Int
     }
     private var entries: [Entry] = []
-    private var views: [View] = []
+    private var axes: [Axis] = []
+    private var count = 0
     package var isEmpty: Bool { entries.isEmpty }
 
     package init(_ views: [View] = []) { append(views) }
 
-    package mutating func append(_ more: [View]) {
-      let first = views.count
-      views += more
-      entries.reserveCapacity(views.count)
-      for (i, v) in more.enumerated() where v.hasMemory { entries.append(Entry(extent: v.extent, top: 0, view: first + i)) }
+    /// The numbers of the views go on behind those that are there.
+    package mutating func append(_ views: [View]) {
+      entries.reserveCapacity(entries.count + views.count)
+      axes.reserveCapacity(axes.count + views.count)
+      for (i, v) in views.enumerated() where v.hasMemory { entries.append(Entry(span: Span(v, &axes), view: count + i)) }
+      count += views.count
       // Tensors are mostly allocated in their order.
-      if zip(entries, entries.dropFirst()).contains(where: { $0.extent.low > $1.extent.low }) {
-        entries.sort { ($0.extent.low, $0.view) < ($1.extent.low, $1.view) }
-      }
+      var sorted = true
+      for k in entries.indices.dropFirst() where entries[k - 1].span.low > entries[k].span.low { sorted = false }
+      if !sorted { entries.sort { ($0.span.low, $0.view) < ($1.span.low, $1.view) } }
       var top: UInt = 0
       for k in entries.indices {
-        top = max(top, entries[k].extent.high)
+        top = max(top, entries[k].span.high)
         entries[k].top = top
       }
     }
@@ -116,48 +141,55 @@ package enum Overlap {
     package var meeting: Meeting? {
       var work = Overlap.mostOfAll
       var open: [Entry] = []
-      for e in entries {
-        open.removeAll { $0.extent.high <= e.extent.low }
-        for o in open {
-          let answer = ask(views[o.view], o.extent, e, &work)
-          if answer != .no { return Meeting(first: min(o.view, e.view), second: max(o.view, e.view), answer: answer) }
+      return axes.withUnsafeBufferPointer { axes in
+        for e in entries {
+          if !open.isEmpty { open.removeAll { $0.span.high <= e.span.low } }
+          for o in open {
+            let answer = Index.ask(o.span, axes, e.span, axes, &work)
+            if answer != .no { return Meeting(first: min(o.view, e.view), second: max(o.view, e.view), answer: answer) }
+          }
+          open.append(e)
         }
-        open.append(e)
+        return nil
       }
-      return nil
     }
 
     /// The number of a view here that shares memory with v. `near`: where the last question ended; the next is mostly beside it.
     fileprivate func first(_ v: View, _ near: inout Int, _ work: inout Int) -> (Int, Answer)? {
-      let extent = v.extent
+      let (low, high) = v.extent
       // The last entry that begins below the end of v.
-      if !begins(near, below: extent.high) || begins(near + 1, below: extent.high) {
+      if !begins(near, below: high) || begins(near + 1, below: high) {
         near += 1
-        if !begins(near, below: extent.high) || begins(near + 1, below: extent.high) {
-          var low = 0, high = entries.count
-          while low < high {
-            let middle = (low + high) / 2
-            if begins(middle, below: extent.high) { low = middle + 1 } else { high = middle }
+        if !begins(near, below: high) || begins(near + 1, below: high) {
+          var least = 0, end = entries.count
+          while least < end {
+            let middle = (least + end) / 2
+            if begins(middle, below: high) { least = middle + 1 } else { end = middle }
           }
-          near = low - 1
+          near = least - 1
         }
       }
-      var k = near
-      while k >= 0, entries[k].top > extent.low {
-        if entries[k].extent.high > extent.low {
-          let answer = ask(v, extent, entries[k], &work)
-          if answer != .no { return (entries[k].view, answer) }
+      guard near >= 0, entries[near].top > low else { return nil }
+      var own: [Axis] = []
+      let span = Span(v, &own)
+      return own.withUnsafeBufferPointer { own in
+        axes.withUnsafeBufferPointer { axes in
+          var k = near
+          while k >= 0, entries[k].top > low {
+            let answer = Index.ask(span, own, entries[k].span, axes, &work)
+            if answer != .no { return (entries[k].view, answer) }
+            k -= 1
+          }
+          return nil
         }
-        k -= 1
       }
-      return nil
     }
-    private func begins(_ k: Int, below end: UInt) -> Bool { k < 0 || (k < entries.count && entries[k].extent.low < end) }
+    private func begins(_ k: Int, below end: UInt) -> Bool { k < 0 || (k < entries.count && entries[k].span.low < end) }
 
-    private func ask(_ v: View, _ extent: Extent, _ e: Entry, _ work: inout Int) -> Answer {
+    private static func ask(_ a: Span, _ x: Axes, _ b: Span, _ y: Axes, _ work: inout Int) -> Answer {
       var own = min(work, Overlap.most)
       let before = own
-      let answer = Overlap.between(v, extent, views[e.view], e.extent, &own)
+      let answer = Overlap.between(a, x, b, y, &own)
       work -= before - own
       return answer
     }
@@ -265,6 +297,9 @@ extension View {
   /// There are bytes to share.
   var hasMemory: Bool { !absent && count > 0 }
 
-  /// Whether elements share memory with each other, or may do so: see `Overlap.within`.
-  package var overlapsItself: Bool { Overlap.within(self) != .no }
+  /// Throws unless every element has memory of its own, as what is written must have.
+  package func refuseOverlapWithin(_ what: String, _ status: Int = Status.layout, _ why: String = "") throws(Failure) {
+    let answer = Overlap.within(self)
+    guard answer == .no else { throw Failure(status, "\(what): its elements \(answer.words)\(why)") }
+  }
 }

@@ -157,7 +157,7 @@ package final class Optimizer {
       let what = Optimizer.label("parameter", index, names?[i])
       guard taken.insert(name).inserted else { throw Failure(Status.name, "\(what): another parameter is called `\(name)`") }
       guard !v.readOnly else { throw Failure(Status.layout, "\(what) is read-only; parameters are changed in place") }
-      guard !v.overlapsItself else { throw Failure(Status.layout, "\(what): its strides make elements share memory") }
+      try v.refuseOverlapWithin(what)
       guard !v.absent else { throw Failure(Status.argument, "\(what) is marked absent; only gradients may be") }
       let shape = Shape(dimensions: v.shape, role: v.role)
       guard let b = branches.firstIndex(where: { $0.selectors.contains { $0.takes(shape, name) } }) else {
@@ -256,7 +256,7 @@ package final class Optimizer {
       }
       guard !v.readOnly else { throw Failure(Status.layout, "\(label("parameter", i)) is read-only; parameters are changed in place") }
       guard !v.absent else { throw Failure(Status.argument, "\(label("parameter", i)) is marked absent; only gradients may be") }
-      guard !v.overlapsItself else { throw Failure(Status.layout, "\(label("parameter", i)): its strides make elements share memory") }
+      try v.refuseOverlapWithin(label("parameter", i))
     }
     let all = Overlap.Index(views)
     try Optimizer.refuse(all.meeting, "parameters") { bound[$0].name }
@@ -277,9 +277,7 @@ package final class Optimizer {
     if writes {
       for (i, v) in views.enumerated() where !v.absent {
         guard !v.readOnly else { throw Failure(Status.layout, "\(label("gradient", i)) is read-only, but zero_gradients or consume_gradients would write it") }
-        guard !v.overlapsItself else {
-          throw Failure(Status.layout, "\(label("gradient", i)): its strides make elements share memory, but zero_gradients or consume_gradients would write it")
-        }
+        try v.refuseOverlapWithin(label("gradient", i), Status.layout, ", but zero_gradients or consume_gradients would write it")
       }
       try Optimizer.refuse(Overlap.first(among: views), "gradients are written by zero_gradients or consume_gradients:") { bound[$0].name }
     }
@@ -303,7 +301,7 @@ package final class Optimizer {
         guard v.dtype.size == 2 else { throw Failure(Status.dtype, "\(label("shadow", i)) must be f16 or bf16, got \(v.dtype.name)") }
         guard !v.readOnly else { throw Failure(Status.layout, "\(label("shadow", i)) is read-only") }
         guard !v.absent else { throw Failure(Status.argument, "\(label("shadow", i)) is marked absent; only gradients may be") }
-        guard !v.overlapsItself else { throw Failure(Status.layout, "\(label("shadow", i)): its strides make elements share memory") }
+        try v.refuseOverlapWithin(label("shadow", i))
       }
       try Optimizer.checkOverlap(zip(views, bound).map { ($0, $1.name) }, "shadows")
       try keepApart(views, "shadow", from: placed, "parameter")
