@@ -8,6 +8,9 @@ let kernels: [SwiftSetting] = [
   .unsafeFlags(["-Xcc", "-fno-math-errno", "-Xcc", "-mprefer-vector-width=512", "-enforce-exclusivity=unchecked"])
 ]
 
+// The pool's threads wait in the library's code, so that no dlclose may unmap it.
+let stays: [LinkerSetting] = [.unsafeFlags(["-Xlinker", "-z", "-Xlinker", "nodelete"])]
+
 let package = Package(
   name: "thalweg",
   products: [
@@ -18,7 +21,7 @@ let package = Package(
     .target(name: "CThalweg", cSettings: [.headerSearchPath("../../include")]),
     .target(name: "COpenBLAS"),
     .target(name: "Thalweg", dependencies: ["CThalweg", "COpenBLAS"], swiftSettings: kernels),
-    .target(name: "ThalwegABI", dependencies: ["Thalweg", "CThalweg"], swiftSettings: kernels),
+    .target(name: "ThalwegABI", dependencies: ["Thalweg", "CThalweg"], swiftSettings: kernels, linkerSettings: stays),
     .testTarget(name: "ThalwegTests", dependencies: ["Thalweg", "ThalwegABI"]),
   ]
 )

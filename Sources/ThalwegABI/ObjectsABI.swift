@@ -34,7 +34,7 @@ private func view(_ t: UnsafePointer<tw_tensor>?, _ name: String, writable: Bool
   guard !v.absent else { throw Failure(Status.argument, "\(name): the tensor is marked absent") }
   if writable {
     guard !v.readOnly else { throw Failure(Status.layout, "\(name) is read-only") }
-    guard !v.overlapsItself else { throw Failure(Status.overlap, "\(name): its strides make elements share memory") }
+    try v.refuseOverlapWithin(name, Status.overlap)
   }
   return v
 }
@@ -198,7 +198,7 @@ public func scheduleObserveSamples(_ p: OpaquePointer?, _ gradients: UnsafePoint
     try schedule(p) { (s) throws(Failure) in
       let v = try view(gradients, "gradients", writable: false)
       guard v.shape.count == 2 else { throw Failure(Status.shape, "gradients must have two axes, (samples, n), got shape \(v.shape)") }
-      try s.observe(samples: Dense.read(v), v.shape[0], v.shape[1])
+      try s.observe(samples: v)
     }
   }
 }

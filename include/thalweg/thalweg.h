@@ -10,13 +10,27 @@
  * Threads    A handle may be used from any thread, by one thread at a time: a second one gets
  *            TW_ERROR_BUSY.  Different handles may be used at the same time.  Functions without a handle may
  *            be called at any time.  Safe after fork(): the child uses the calling thread only until it steps.
+ *            Once loaded the library stays mapped, whatever dlclose says: its threads wait in its code.
  * Errors     Every function that can fail returns a tw_status and never aborts.  tw_last_error() gives the
  *            message of the calling thread's last failure.  A failing call changes nothing: parameters and
  *            state are as before.  NULL, destroyed and foreign handles are TW_ERROR_HANDLE.
+ *            One thing may end the process: malloc without memory for the small records of a call (names,
+ *            messages, the plan of a step; some kilobytes, and some hundred bytes a tensor), or while a
+ *            matrix is factorised.  State, scratch, copies of tensors, files and whatever else has a size
+ *            that the caller names are TW_ERROR_MEMORY then.
  * Numbers    Arithmetic is float32 for f32, f16 and bf16 parameters and float64 for f64 parameters; scalars
  *            and reductions are float64.  Results do not depend on the number of threads.
  * Growth     Structs that start with struct_size may grow at their end: set it to sizeof the struct that you
- *            compiled with.  Enumerators never change their value.  tw_tensor is frozen at 64 bytes.
+ *            compiled with; the library reads and writes that much.  Enumerators never change their value.
+ *            tw_tensor is frozen at 64 bytes.
+ * Overlap    What a step writes shares no byte with anything else that it reads or writes: parameters,
+ *            shadows, and gradients with zero_gradients or consume_gradients.  Gradients that are only read
+ *            may share memory among themselves, and be broadcast, but not with a parameter.  Two tensors:
+ *            TW_ERROR_OVERLAP; elements of one: TW_ERROR_LAYOUT.  Strided views are decided exactly, element
+ *            by element; where that would take too long they are refused, and the message says "may".
+ * BLAS       OpenBLAS is loaded when a matrix method first needs it, as a copy of this library's own: what
+ *            the host sets in its OpenBLAS, and other BLAS libraries of the process, make no difference, and
+ *            the host's stays as it was.
  */
 #ifndef THALWEG_H
 #define THALWEG_H
@@ -138,7 +152,7 @@ enum {
   TW_PARAMETER_REGULARIZER = 6,
   TW_PARAMETER_CONSTRAINT = 7,
   TW_PARAMETER_PIPELINE = 8,
-  TW_PARAMETER_SCHEDULE = 9    /* a schedule; a TW_PARAMETER_NUMBER takes a schedule too */
+  TW_PARAMETER_SCHEDULE = 9    /* a schedule; a TW_PARAMETER_NUMBER that is live takes a schedule too */
 };
 
 typedef struct tw_parameter_info {
@@ -240,14 +254,16 @@ tw_status tw_optimizer_destroy(tw_optimizer *optimizer);
 tw_status tw_optimizer_add_parameters(tw_optimizer *optimizer, const tw_tensor *parameters, size_t count,
                                       const char *const *names, const char *group);
 
-/* Moves the bound parameters to other memory of the same shapes and dtypes (count = all of them); state is kept. */
+/* Moves the bound parameters to other memory of the same shapes and dtypes (count = all of them); state is kept.
+ * TW_ERROR_OVERLAP when that is memory of bound gradients or shadows. */
 tw_status tw_optimizer_rebind_parameters(tw_optimizer *optimizer, const tw_tensor *parameters, size_t count);
 
 /* Binds the gradients, one for each parameter in order; they are read (and with zero_gradients or consume_gradients
- * written) at every step. */
+ * written) at every step.  TW_ERROR_OVERLAP, _LAYOUT: see Overlap, at the top; what was bound stays bound. */
 tw_status tw_optimizer_bind_gradients(tw_optimizer *optimizer, const tw_tensor *gradients, size_t count);
 
-/* Binds 16-bit tensors that receive a rounded copy of the parameters in the same pass; count 0 unbinds. */
+/* Binds 16-bit tensors that receive a rounded copy of the parameters in the same pass; count 0 unbinds.  They share memory with
+ * nothing: TW_ERROR_OVERLAP, _LAYOUT. */
 tw_status tw_optimizer_bind_shadow(tw_optimizer *optimizer, const tw_tensor *shadows, size_t count);
 
 size_t tw_optimizer_parameter_count(tw_optimizer *optimizer);
@@ -376,7 +392,9 @@ tw_status tw_optimizer_save(tw_optimizer *optimizer, void *buffer, size_t capaci
  * TW_ERROR_SEQUENCE within a step and in EVAL mode; TW_ERROR_FORMAT, _VERSION, _MISMATCH leave the optimizer as it was. */
 tw_status tw_optimizer_load(tw_optimizer *optimizer, const void *data, size_t size);
 
-/* The same to and from a file; writing is atomic (written beside it, synced, renamed). */
+/* The same to and from a regular file; anything else (a pipe, a device, a folder) is TW_ERROR_FILE at once.  Writing is atomic: into a
+ * file of a name of its own in the same folder, synced, renamed.  Whoever reads meanwhile finds the old file or the new one, several
+ * writers do not mix, a symbolic link stays and its target is replaced, with the permissions that it had. */
 tw_status tw_optimizer_save_file(tw_optimizer *optimizer, const char *path);
 tw_status tw_optimizer_load_file(tw_optimizer *optimizer, const char *path);
 

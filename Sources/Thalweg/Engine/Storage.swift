@@ -104,18 +104,6 @@ package struct View: @unchecked Sendable {
     let base = Int(bitPattern: data)
     return (UInt(bitPattern: base &+ low &* dtype.size), UInt(bitPattern: base &+ (high &+ 1) &* dtype.size))
   }
-
-  /// Whether two elements share memory (a sufficient test: sorted by stride, every axis must step over the ones inside it).
-  package var overlapsItself: Bool {
-    if count <= 1 { return false }
-    let axes = zip(shape, strides).filter { $0.0 > 1 }.map { ($0.0, abs($0.1)) }.sorted { $0.1 < $1.1 }
-    var reach = 0
-    for (d, s) in axes {
-      if s <= reach { return true }
-      reach = reach &+ (d - 1) &* s
-    }
-    return false
-  }
 }
 
 /// Where the elements of a tensor are: a pointer when dense, else axes to walk. Plain data, so that a step touches no reference count.

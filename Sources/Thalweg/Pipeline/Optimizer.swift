@@ -106,6 +106,9 @@ package final class Optimizer {
   var startedNow: [Int] = [], shown: [Int] = []
   /// What `allStateRows` made.
   var listed: (tensors: Int, rows: [StateRow]) = (-1, [])
+  /// Where the parameters, the shadows and the gradients lie, for questions about shared memory.
+  private var placed = Overlap.Index(), shadowed = Overlap.Index()
+  private var gradients: [View] = []
   /// The host's answer to a request for matrices, until it is taken.
   var answered: Answer?
   /// What a source keeps of an answer until the step ends.
@@ -173,7 +176,7 @@ package final class Optimizer {
       let what = Optimizer.label("parameter", index, names?[i])
       guard taken.insert(name).inserted else { throw Failure(Status.name, "\(what): another parameter is called `\(name)`") }
       guard !v.readOnly else { throw Failure(Status.layout, "\(what) is read-only; parameters are changed in place") }
-      guard !v.overlapsItself else { throw Failure(Status.layout, "\(what): its strides make elements share memory") }
+      try v.refuseOverlapWithin(what)
       guard !v.absent else { throw Failure(Status.argument, "\(what) is marked absent; only gradients may be") }
       let shape = Shape(dimensions: v.shape, role: v.role)
       guard let b = branches.firstIndex(where: { $0.selectors.contains { $0.takes(shape, name) } }) else {
@@ -184,7 +187,12 @@ package final class Optimizer {
       }
       added.append(Bound(view: v, name: name, group: 0, branch: b, shape: shape))
     }
-    try Optimizer.checkOverlap(bound.map { ($0.view, $0.name) } + added.map { ($0.view, $0.name) }, "parameters")
+    var all = placed
+    all.append(views)
+    try Optimizer.refuse(all.meeting, "parameters") { $0 < bound.count ? bound[$0].name : added[$0 - bound.count].name }
+    if let m = Overlap.first(views, against: shadowed) {
+      throw Failure(Status.overlap, "\(Optimizer.label("parameter", bound.count + m.first, added[m.first].name)) and \(label("shadow", m.second)) \(m.answer.words)")
+    }
     let g: Int
     let known = groupName.map { n in n.isEmpty ? 0 : groups.firstIndex(of: n) } ?? 0
     try checkShared(known)
@@ -214,6 +222,7 @@ package final class Optimizer {
       records[bound.count].key = UInt32(truncatingIfNeeded: bound.count)
       bound.append(b)
     }
+    placed = all
     hasGradients = false
   }
 
@@ -224,30 +233,15 @@ package final class Optimizer {
   func label(_ kind: String, _ i: Int) -> String { Optimizer.label(kind, i, bound[i].name == String(i) ? nil : bound[i].name) }
 
   static func checkOverlap(_ views: [(View, String)], _ what: String) throws(Failure) {
-    let sorted = views.enumerated().filter { $0.element.0.count > 0 }.map { ($0.element.0.extent, $0.element.0, $0.element.1, $0.offset) }
-      .sorted { $0.0.low < $1.0.low }
-    for (a, b) in zip(sorted, sorted.dropFirst()) where b.0.low < a.0.high {
-      // Interleaved views (columns of one matrix) may share their extent but no element.
-      if Optimizer.interleaved(a.1, b.1) { continue }
-      throw Failure(Status.overlap, "\(what) \(a.3) (`\(a.2)`) and \(b.3) (`\(b.2)`) share memory")
-    }
+    try refuse(Overlap.first(among: views.map(\.0)), what) { views[$0].1 }
   }
-
-  /// Two strided views with the same strides whose offset difference falls between the elements.
-  private static func interleaved(_ a: View, _ b: View) -> Bool {
-    guard a.dtype == b.dtype, !a.dense || !b.dense else { return false }
-    let bytes = Int(bitPattern: b.data) - Int(bitPattern: a.data)
-    guard bytes % a.dtype.size == 0, a.shape.count == b.shape.count else { return false }
-    var rest = abs(bytes / a.dtype.size)
-    let strides = a.strides.map(abs)
-    guard strides == b.strides.map(abs), zip(a.strides, b.strides).allSatisfy({ $0 == $1 && $0 >= 0 }) else { return false }
-    // decompose the offset along the strides, largest first; disjoint when an axis' offset passes its extent
-    for axis in strides.indices.sorted(by: { strides[$0] > strides[$1] }) where strides[axis] > 0 {
-      let q = rest / strides[axis]
-      if q >= max(a.shape[axis], b.shape[axis]) { return true }
-      rest -= q * strides[axis]
-    }
-    return rest != 0
+  private static func refuse(_ meeting: Overlap.Meeting?, _ what: String, _ name: (Int) -> String) throws(Failure) {
+    guard let m = meeting else { return }
+    throw Failure(Status.overlap, "\(what) \(m.first) (`\(name(m.first))`) and \(m.second) (`\(name(m.second))`) \(m.answer.words)")
+  }
+  private func keepApart(_ views: [View], _ kind: String, from others: Overlap.Index, _ other: String) throws(Failure) {
+    guard let m = Overlap.first(views, against: others) else { return }
+    throw Failure(Status.overlap, "\(label(kind, m.first)) and \(label(other, m.second)) \(m.answer.words)")
   }
 
   private func reserve(_ n: Int) {
@@ -282,33 +276,41 @@ package final class Optimizer {
       }
       guard !v.readOnly else { throw Failure(Status.layout, "\(label("parameter", i)) is read-only; parameters are changed in place") }
       guard !v.absent else { throw Failure(Status.argument, "\(label("parameter", i)) is marked absent; only gradients may be") }
-      guard !v.overlapsItself else { throw Failure(Status.layout, "\(label("parameter", i)): its strides make elements share memory") }
+      try v.refuseOverlapWithin(label("parameter", i))
     }
-    try Optimizer.checkOverlap(zip(views, bound).map { ($0, $1.name) }, "parameters")
+    let all = Overlap.Index(views)
+    try Optimizer.refuse(all.meeting, "parameters") { bound[$0].name }
+    try keepApart(views, "parameter", from: shadowed, "shadow")
+    if hasGradients { try keepApart(gradients, "gradient", from: all, "parameter") }
     for (i, v) in views.enumerated() {
       records[i].x.release()
       records[i].x = Layout(v)
       bound[i].view = v
     }
+    placed = all
   }
 
   package func bindGradients(_ views: [View]) throws(Failure) {
     guard !bound.isEmpty else { throw Failure(Status.sequence, "bind parameters before gradients") }
     try match(views, "gradient")
     let writes = options.zeroGradients || options.consumeGradients
-    for (i, v) in views.enumerated() where !v.absent {
-      if writes, v.readOnly { throw Failure(Status.layout, "\(label("gradient", i)) is read-only, but zero_gradients or consume_gradients would write it") }
-      if v.count > 0 {
-        let a = v.extent, b = bound[i].view.extent
-        if a.low < b.high, b.low < a.high { throw Failure(Status.overlap, "\(label("gradient", i)) shares memory with its parameter") }
+    if writes {
+      for (i, v) in views.enumerated() where !v.absent {
+        guard !v.readOnly else { throw Failure(Status.layout, "\(label("gradient", i)) is read-only, but zero_gradients or consume_gradients would write it") }
+        try v.refuseOverlapWithin(label("gradient", i), Status.layout, ", but zero_gradients or consume_gradients would write it")
       }
+      try Optimizer.refuse(Overlap.first(among: views), "gradients are written by zero_gradients or consume_gradients:") { bound[$0].name }
     }
+    // what changes during the step must not be read as a gradient
+    try keepApart(views, "gradient", from: placed, "parameter")
+    try keepApart(views, "gradient", from: shadowed, "shadow")
     for (i, v) in views.enumerated() {
       records[i].g.release()
       records[i].g = Layout(v)
       records[i].absent = v.absent
       records[i].bound = true
     }
+    gradients = views
     hasGradients = true
   }
 
@@ -319,10 +321,13 @@ package final class Optimizer {
         guard v.dtype.size == 2 else { throw Failure(Status.dtype, "\(label("shadow", i)) must be f16 or bf16, got \(v.dtype.name)") }
         guard !v.readOnly else { throw Failure(Status.layout, "\(label("shadow", i)) is read-only") }
         guard !v.absent else { throw Failure(Status.argument, "\(label("shadow", i)) is marked absent; only gradients may be") }
+        try v.refuseOverlapWithin(label("shadow", i))
       }
-      try Optimizer.checkOverlap(
-        zip(views, bound).map { ($0, $1.name) } + bound.map { ($0.view, $0.name) }, "shadows and parameters")
+      try Optimizer.checkOverlap(zip(views, bound).map { ($0, $1.name) }, "shadows")
+      try keepApart(views, "shadow", from: placed, "parameter")
+      if hasGradients { try keepApart(gradients, "gradient", from: Overlap.Index(views), "shadow") }
     }
+    shadowed = Overlap.Index(views)
     for i in 0..<bound.count {
       records[i].shadow?.release()
       records[i].shadow = views.isEmpty ? nil : Layout(views[i])

@@ -120,6 +120,12 @@ extension Parameter {
     p.live = live
     return p
   }
+  /// A whole number that is off (`none`) unless given.
+  package static func maybeInteger(_ name: String, _ range: Range, _ meaning: String, live: Bool = true) -> Parameter {
+    var p = integer(name, nil, range, meaning, live: live)
+    (p.standard, p.optional) = (Value.none, true)
+    return p
+  }
   package static func flag(_ name: String, _ standard: Bool, _ meaning: String, live: Bool = true) -> Parameter {
     Parameter(name: name, kind: .flag, meaning: meaning, standard: .flag(standard), live: live)
   }
@@ -200,8 +206,8 @@ extension Parameter {
   /// What is expected, in words.
   package var expectation: String {
     switch kind {
-    case .number: "a number \(rangeText), or a schedule" + (optional ? ", or none" : "")
-    case .integer: "a whole number \(rangeText)"
+    case .number: "a number \(rangeText)" + (live ? ", or a schedule" : "") + (optional ? ", or none" : "")
+    case .integer: "a whole number \(rangeText)" + (optional ? ", or none" : "")
     case .flag: "true or false"
     case .choice(let words): "one of " + words.joined(separator: ", ") + (takesInteger ? ", or a whole number" : "")
     case .list: "a list of numbers [a, b, ...]" + presets.map { ", or \($0.name)" }.joined() + (optional ? ", or none" : "")
@@ -232,6 +238,8 @@ extension Parameter {
     case (.number, .number(let x)), (.integer, .number(let x)):
       try check(x, of: method)
       return .number(x)
+    // What shapes the state must be known before the first step, and the same ever after.
+    case (.number, .word) where !live: throw wrong()
     case (.number, .word), (.schedule, .word), (.schedule, .number): return .schedule(try schedule(node, of: method))
     case (.schedules, .list(let items)):
       var list: [StageNode] = []
@@ -349,7 +357,8 @@ package struct Hyper: Sendable {
   }
   package subscript(dynamicMember name: String) -> Double { index(name).map { numbers[$0] } ?? .nan }
   package subscript(dynamicMember name: String) -> Bool { index(name).map { numbers[$0] == 1 } ?? false }
-  package func integer(_ name: String) -> Int { let x: Double = self[dynamicMember: name]; return x.isFinite ? Int(x) : 0 }
+  /// As a whole number; what no Int can hold is the largest that a Double counts to.
+  package func integer(_ name: String) -> Int { let x: Double = self[dynamicMember: name]; return x.isNaN ? 0 : Int(min(max(x, -0x1p53), 0x1p53)) }
   package func has(_ name: String) -> Bool { let x: Double = self[dynamicMember: name]; return !x.isNaN }
   package func `is`(_ name: String, _ word: String) -> Bool {
     guard let i = index(name), case .choice(let words) = parameters[i].kind, case .choice(let k) = values[i] else { return false }

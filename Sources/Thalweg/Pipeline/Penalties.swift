@@ -122,14 +122,14 @@ private struct WholeProximal<R: WholeRegularizer>: WholeRule {
 
 private struct WholeDecoupled<R: WholeRegularizer>: WholeRule {
   static var method: Method { R.method }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { shape.count &* size }
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
   static var mayFail: Bool { R.mayFail }
   let r: R, t: Double
   init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
   func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let point = UnsafeMutablePointer<T>.allocate(capacity: max(1, w.count))
-    defer { point.deallocate() }
+    let point = w.workspace.bindMemory(to: T.self, capacity: w.count)
     point.initialize(from: w.v, count: w.count)
     var at = w
     at.w = point

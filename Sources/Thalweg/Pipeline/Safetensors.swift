@@ -9,7 +9,7 @@ import CThalweg
 /// The hash covers names, types, offsets and data, so that a single damaged bit is found.
 struct Safetensors {
   static let version = 2
-  private static let headerLimit = 1 << 28
+  static let headerLimit = 1 << 28
 
   struct Entry {
     var name: String

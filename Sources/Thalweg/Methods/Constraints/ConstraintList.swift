@@ -13,11 +13,7 @@ func matrix(_ shape: Shape, _ method: String) throws(Failure) {
 
 extension Parameter {
   /// An axis of the tensor, or `none` for the whole of it.
-  static func axis(_ meaning: String) -> Parameter {
-    var p = integer("axis", nil, .within(-64, 63), meaning)
-    (p.standard, p.optional) = (Value.none, true)
-    return p
-  }
+  static func axis(_ meaning: String) -> Parameter { .maybeInteger("axis", .within(-64, 63), meaning) }
 }
 
 /// For `accepts`: the axis, if one is given, exists.

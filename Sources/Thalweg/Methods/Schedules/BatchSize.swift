@@ -23,6 +23,11 @@ private struct Samples {
   let p: UnsafePointer<Double>
   let m: Int, n: Int
 
+  init(_ p: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) {
+    (self.p, self.m, self.n) = (p, m, n)
+    try Memory.ask(8 * (m + 2 * n))   // sums of rows and of columns
+  }
+
   /// Calls `body` with every row.
   func rows(_ body: (UnsafePointer<Double>) -> Void) { for i in 0..<m { body(p + i * n) } }
   func mean() -> [Double] {
@@ -74,7 +79,7 @@ struct NormTest: Schedule {
     new.calls += 1
     if new.size == 0 { new.size = Double(m) }
     if m > 1, new.calls.truncatingRemainder(dividingBy: interval) == 0 {
-      try new.raise("norm_test", to: need(Samples(p: samples, m: m, n: n)), atMost: most)
+      try new.raise("norm_test", to: need(try Samples(samples, m, n)), atMost: most)
     }
     batch = new
     return true
@@ -135,7 +140,7 @@ struct InnerProductTest: Schedule {
     var new = batch
     new.calls += 1
     if new.size == 0 { new.size = Double(m) }
-    if m > 1 { try new.raise("inner_product_test", to: need(Samples(p: samples, m: m, n: n)), atMost: most) }
+    if m > 1 { try new.raise("inner_product_test", to: need(try Samples(samples, m, n)), atMost: most) }
     batch = new
     return true
   }
