@@ -46,7 +46,7 @@ package enum Checkpoint {
   }
 
   /// FNV-1a over 8-byte words, four lanes: fast, and sensitive to every bit.
-  private static func hash(_ p: UnsafeRawPointer, _ n: Int, _ seed: UInt64) -> UInt64 {
+  static func hash(_ p: UnsafeRawPointer, _ n: Int, _ seed: UInt64) -> UInt64 {
     var h: (UInt64, UInt64, UInt64, UInt64) = (seed ^ 0xcbf2_9ce4_8422_2325, seed ^ 0x9e37_79b9_7f4a_7c15, seed ^ 0xc2b2_ae3d_27d4_eb4f, seed ^ 0x1656_67b1_9e37_79f9)
     let prime: UInt64 = 0x100_0000_01b3
     var i = 0
