@@ -208,7 +208,19 @@ public func scheduleSave(
   _ p: OpaquePointer?, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
 ) -> tw_status {
   status { () throws(Failure) in
-    try schedule(p) { (s) throws(Failure) in try give(s.save(), "the memory", buffer, capacity, needed) }
+    try schedule(p) { (s) throws(Failure) in
+      let bytes = s.save()
+      needed?.pointee = bytes.count
+      if capacity == 0 {
+        guard needed != nil else { throw null("needed") }
+        return
+      }
+      guard let buffer else { throw null("buffer") }
+      guard capacity < 0 || capacity >= bytes.count else {
+        throw Failure(Status.space, "the memory of the schedule needs \(bytes.count) bytes, the buffer has \(capacity)")
+      }
+      bytes.withUnsafeBytes { if let q = $0.baseAddress { buffer.copyMemory(from: q, byteCount: $0.count) } }
+    }
   }
 }
 
@@ -228,24 +240,8 @@ public func scheduleSentence(
   _ p: OpaquePointer?, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
 ) -> tw_status {
   status { () throws(Failure) in
-    try schedule(p) { (s) throws(Failure) in try give(Array(s.sentence.utf8) + [0], "the sentence", buffer, capacity, needed) }
+    try schedule(p) { (s) throws(Failure) in try deliver(s.sentence, buffer, capacity, needed) }
   }
-}
-
-/// Bytes for a buffer of the host; a capacity of 0 asks for their number alone.
-private func give(
-  _ bytes: [UInt8], _ what: String, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
-) throws(Failure) {
-  needed?.pointee = bytes.count
-  if capacity == 0 {
-    guard needed != nil else { throw null("needed") }
-    return
-  }
-  guard let buffer else { throw null("buffer") }
-  guard capacity < 0 || capacity >= bytes.count else {
-    throw Failure(Status.space, "\(what) needs \(bytes.count) bytes, the buffer has \(capacity)")
-  }
-  bytes.withUnsafeBytes { if let q = $0.baseAddress { buffer.copyMemory(from: q, byteCount: $0.count) } }
 }
 
 @_cdecl("tw_schedule_command")

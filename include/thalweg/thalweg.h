@@ -465,9 +465,8 @@ tw_status tw_schedule_save(tw_schedule *schedule, void *buffer, size_t capacity,
  * another schedule.  On an error nothing is changed. */
 tw_status tw_schedule_load(tw_schedule *schedule, const void *data, size_t size);
 
-/* The schedule as a sentence that goes on from what it remembers, NUL-terminated: with memory=[...] as its last
- * argument, if it remembers anything.  As the value of a hyper-parameter it continues there.  Buffer, capacity and
- * *needed (the NUL included) as above. */
+/* The schedule as a sentence that goes on from what it remembers: with memory=[...] as its last argument, if that is
+ * not what it was made with.  As the value of a hyper-parameter it continues there. */
 tw_status tw_schedule_sentence(tw_schedule *schedule, char *buffer, size_t capacity, size_t *needed);
 
 /* ---- the process ---------------------------------------------------------------------------------------- */

@@ -93,7 +93,7 @@ package struct Slots<L: Lane> {
 /// Four running sums and a running maximum, in double.
 ///
 /// Products of doubles may leave the range where their root does not. Lanes of doubles therefore take every sum a second time, of its large terms
-/// alone and times 2⁻¹⁰²⁴: what is left out could not be seen beside a sum that overflows. Floats cannot overflow a double.
+/// alone and times 2⁻¹²⁰⁰: what is left out could not be seen beside a sum that overflows. Floats cannot overflow a double.
 package struct Sums {
   /// Written are the sums, the same scaled, and the maximum.
   package static let count = 9, scaled = 4, top = 8
@@ -109,16 +109,18 @@ package struct Sums {
   /// Adds the elements of `x` to sum `k` (0 to 3).
   @inline(__always) package mutating func add<L: Lane>(_ k: Int, _ x: L) {
     let w = x.wide
-    gather(k, w.low, L.width == 16 ? w.high : Sums.large(w.low, beyond: 0x1p900) * SIMD8<Double>(repeating: 0x1p-1024))
+    gather(k, w.low, L.width == 16 ? w.high : Sums.large(w.low, beyond: 0x1p900) * Sums.unit * Sums.unit)
   }
   /// Adds a·b, multiplied in double: no rounding of the product of floats.
   @inline(__always) package mutating func add<L: Lane>(_ k: Int, _ a: L, times b: L) {
     let u = a.wide, v = b.wide
     if L.width == 16 { return gather(k, u.low * v.low, u.high * v.high) }
-    let scale = SIMD8<Double>(repeating: 0x1p-512), zero = SIMD8<Double>(repeating: 0), edge = SIMD8<Double>(repeating: 0x1p400)
+    let zero = SIMD8<Double>(repeating: 0), edge = SIMD8<Double>(repeating: 0x1p400)
     let x = u.low.replacing(with: zero, where: (u.low.magnitude .<= edge) .& (v.low.magnitude .<= edge))
-    gather(k, u.low * v.low, (x * scale) * (v.low * scale))
+    gather(k, u.low * v.low, (x * Sums.unit) * (v.low * Sums.unit))
   }
+  /// 2⁻⁶⁰⁰: the product of two doubles that are this much smaller leaves room for 2¹⁷⁶ of them.
+  @inline(__always) private static var unit: SIMD8<Double> { SIMD8(repeating: 0x1p-600) }
   @inline(__always) private static func large(_ x: SIMD8<Double>, beyond edge: Double) -> SIMD8<Double> {
     x.replacing(with: SIMD8<Double>(repeating: 0), where: x.magnitude .<= SIMD8<Double>(repeating: edge))
   }

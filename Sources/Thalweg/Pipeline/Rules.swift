@@ -94,15 +94,15 @@ package struct Totals {
 }
 
 /// A sum of squares that may be larger than any double. As a scalar it is one number: the sum, or, where that overflows, the negative of the sum
-/// times 2⁻¹⁰²⁴.
+/// times 2⁻¹²⁰⁰.
 package struct Squares: Sendable {
   package private(set) var number: Double
   package init(_ number: Double) { self.number = number }
   package init(_ totals: Totals, _ k: Int) { self.init(sum: totals[k], scaled: totals.p[Sums.scaled + k]) }
   init(sum: Double, scaled: Double) { number = sum == .infinity && scaled.isFinite && scaled > 0 ? -scaled : sum }
-  private var scaled: Double { number < 0 ? -number : number * 0x1p-1024 }
+  private var scaled: Double { number < 0 ? -number : number * 0x1p-600 * 0x1p-600 }
   /// Its root: infinite only where a square was.
-  package var root: Double { number < 0 ? min((-number).squareRoot() * 0x1p512, .greatestFiniteMagnitude) : number.squareRoot() }
+  package var root: Double { number < 0 ? min((-number).squareRoot() * 0x1p600, .greatestFiniteMagnitude) : number.squareRoot() }
   /// Adds factor² times another sum.
   package mutating func add(_ more: Squares, times factor: Double = 1) {
     if number >= 0, more.number >= 0, case let sum = number + factor * factor * more.number, sum.isFinite { return number = sum }
