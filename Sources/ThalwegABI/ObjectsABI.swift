@@ -203,6 +203,47 @@ public func scheduleObserveSamples(_ p: OpaquePointer?, _ gradients: UnsafePoint
   }
 }
 
+@_cdecl("tw_schedule_save")
+public func scheduleSave(
+  _ p: OpaquePointer?, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try schedule(p) { (s) throws(Failure) in
+      let bytes = s.save()
+      needed?.pointee = bytes.count
+      if capacity == 0 {
+        guard needed != nil else { throw null("needed") }
+        return
+      }
+      guard let buffer else { throw null("buffer") }
+      guard capacity < 0 || capacity >= bytes.count else {
+        throw Failure(Status.space, "the memory of the schedule needs \(bytes.count) bytes, the buffer has \(capacity)")
+      }
+      bytes.withUnsafeBytes { if let q = $0.baseAddress { buffer.copyMemory(from: q, byteCount: $0.count) } }
+    }
+  }
+}
+
+@_cdecl("tw_schedule_load")
+public func scheduleLoad(_ p: OpaquePointer?, _ data: UnsafeRawPointer?, _ size: Int) -> tw_status {
+  status { () throws(Failure) in
+    try schedule(p) { (s) throws(Failure) in
+      guard let data else { throw null("data") }
+      guard size >= 0 else { throw Failure(Status.format, "not a usable saved schedule: its size overflows") }
+      try s.load(UnsafeRawBufferPointer(start: data, count: size))
+    }
+  }
+}
+
+@_cdecl("tw_schedule_sentence")
+public func scheduleSentence(
+  _ p: OpaquePointer?, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try schedule(p) { (s) throws(Failure) in try deliver(s.sentence, buffer, capacity, needed) }
+  }
+}
+
 @_cdecl("tw_schedule_command")
 public func scheduleCommand(_ p: OpaquePointer?, _ command: UnsafePointer<CChar>?) -> tw_status {
   status { () throws(Failure) in

@@ -387,6 +387,13 @@ void schedules() {
   const thalweg::Schedule cosine("cosine(lr=0.5, total=100)");
   CHECK(cosine(0) == 0.5 && std::abs(cosine(50) - 0.25) < 1e-15);
   THROWS(TW_ERROR_RANGE, cosine(-1));
+  NEED("reduce_on_plateau");
+  thalweg::Schedule plateau("reduce_on_plateau(lr=1, patience=0)"), twin("reduce_on_plateau(lr=1, patience=0)");
+  for (int i = 0; i < 3; i += 1) plateau.observe("metric", 1);
+  twin.load(plateau.save());
+  const thalweg::Schedule written(plateau.sentence());
+  CHECK(plateau(0) < 0.5 && twin(0) == plateau(0) && written(0) == plateau(0));
+  THROWS(TW_ERROR_FORMAT, twin.load("x", 1));
 }
 
 void introspection() {

@@ -497,6 +497,19 @@ tw_status tw_schedule_observe_samples(tw_schedule *schedule, const tw_tensor *gr
 /* Runs a command, as "begin_decay". */
 tw_status tw_schedule_command(tw_schedule *schedule, const char *command);
 
+/* What the schedule remembers of the run (an observed metric, a batch size, an ended plateau), as bytes: writes them
+ * to the buffer and their number to *needed (may be NULL); a capacity of 0 only asks for the number.
+ * TW_ERROR_SPACE: the buffer is too small. */
+tw_status tw_schedule_save(tw_schedule *schedule, void *buffer, size_t capacity, size_t *needed);
+
+/* Takes it up again, in a schedule of the same sentence.  TW_ERROR_FORMAT: damaged bytes; TW_ERROR_MISMATCH: those of
+ * another schedule.  On an error nothing is changed. */
+tw_status tw_schedule_load(tw_schedule *schedule, const void *data, size_t size);
+
+/* The schedule as a sentence that goes on from what it remembers: with memory=[...] as its last argument, if that is
+ * not what it was made with.  As the value of a hyper-parameter it continues there. */
+tw_status tw_schedule_sentence(tw_schedule *schedule, char *buffer, size_t capacity, size_t *needed);
+
 /* ---- the process ---------------------------------------------------------------------------------------- */
 
 /* The number of threads of a step: at least 1.  The default is the CPU affinity mask's size, or THALWEG_NUM_THREADS. */

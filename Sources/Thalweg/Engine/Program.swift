@@ -444,6 +444,7 @@ extension Branch.Pass {
           run(updates, p, r, u, g)
         }
         (a.scale, a.coupled) = (1, 0)
+        if b.moves { a.lr = 1 }
         if let applier = b.applier, let e = applier.element { p.run(e.fused, applier.id, a, x, u) } else {
           let k = Identity.kernels.fused
           p.add(x, u) { [apply = a, isDouble = r.pointee.isDouble] rule, _, o in isDouble ? k.1(rule, apply, o) : k.0(rule, apply, o) }

@@ -291,8 +291,8 @@ package enum Checkpoint {
         for g in o.groups.indices {
           for k in s.hyper[g].parameters.indices {
             guard let m = file.numbers("\(key(s))/schedule.\(g).\(k)") else { continue }
-            if settings.schedule(s, g, k)?.memory.count == m.count { list.append((s, g, k, m)) }
-            if g == 0, settings.schedule(s, -1, k)?.memory.count == m.count { list.append((s, -1, k, m)) }
+            if settings.schedule(s, g, k)?.takes(m[...]) == m.count { list.append((s, g, k, m)) }
+            if g == 0, settings.schedule(s, -1, k)?.takes(m[...]) == m.count { list.append((s, -1, k, m)) }
           }
         }
       }
@@ -306,7 +306,7 @@ package enum Checkpoint {
       let f = rest.prefix(4).map { Int($0) }
       rest = rest.dropFirst(4)
       guard let group = settings.groups[f[0]], o.stages.indices.contains(f[1]), f[3] >= 0, f[3] <= rest.count,
-        settings.schedule(o.stages[f[1]], group, f[2])?.memory.count == f[3]
+        settings.schedule(o.stages[f[1]], group, f[2])?.takes(rest.prefix(f[3])) == f[3]
       else { throw senseless }
       list.append((o.stages[f[1]], group, f[2], Array(rest.prefix(f[3]))))
       rest = rest.dropFirst(f[3])

@@ -45,32 +45,31 @@ extension HostMatrix {
   }
 }
 
-/// Runs a transform, element-wise or whole, once over dense copies: v is changed, w is its companion.
-private func run<T: Real>(
-  _ pair: (ElementKernels?, WholeKernels?), _ h: Hyper, _ v: Dense<T>, _ w: Dense<T>, _ shape: Shape, t: Double
+/// Runs a transform, element-wise or whole, once over dense memory: v is changed, w is its companion.
+func runOnce<T: Real>(
+  _ pair: (ElementKernels?, WholeKernels?), _ h: Hyper, _ v: UnsafeMutablePointer<T>, _ w: UnsafeMutablePointer<T>, _ shape: Shape, t: Double
 ) throws(Failure) {
-  defer { withExtendedLifetime((v, w)) {} }
   var c = StepContext()
   (c.lr, c.ndim, c.count, c.rows, c.columns) = (t, shape.ndim, shape.count, shape.rows, shape.columns)
   c.isDouble = T.isDouble
+  let vp = UnsafeMutableRawPointer(v), wp = UnsafeMutableRawPointer(w)
   if let e = pair.0 {
     let space = try Memory(aligned(e.size) + Operands.padBytes, .current, zeroed: false)
     defer { withExtendedLifetime(space) {} }
     let p = space.base
     e.prepare(h, c, p)
-    let o = Operands(
-      x: UnsafeMutableRawPointer(v.p), g: UnsafeMutableRawPointer(w.p), slots: SlotPointers(repeating: p), used: 0, count: shape.count, index: 0,
-      pad: p + aligned(e.size))
+    let o = Operands(x: vp, g: wp, slots: SlotPointers(repeating: p), used: 0, count: shape.count, index: 0, pad: p + aligned(e.size))
     if T.isDouble { e.map.1(p, Apply(), o) } else { e.map.0(p, Apply(), o) }
   } else if let whole = pair.1 {
     try whole.accepts(h, shape)
     let space = try Memory(whole.workspace(h, shape, MemoryLayout<T>.stride), .current, zeroed: false)
     defer { withExtendedLifetime(space) {} }
-    let (v, w) = (UnsafeMutableRawPointer(v.p), UnsafeMutableRawPointer(w.p))
     if T.isDouble {
-      try whole.f64(h, c, Whole(v: v.assumingMemoryBound(to: Double.self), w: w.assumingMemoryBound(to: Double.self), slots: [], shape: shape, workspace: space.base))
+      let v = vp.assumingMemoryBound(to: Double.self), w = wp.assumingMemoryBound(to: Double.self)
+      try whole.f64(h, c, Whole(v: v, w: w, slots: [], shape: shape, workspace: space.base))
     } else {
-      try whole.f32(h, c, Whole(v: v.assumingMemoryBound(to: Float.self), w: w.assumingMemoryBound(to: Float.self), slots: [], shape: shape, workspace: space.base))
+      let v = vp.assumingMemoryBound(to: Float.self), w = wp.assumingMemoryBound(to: Float.self)
+      try whole.f32(h, c, Whole(v: v, w: w, slots: [], shape: shape, workspace: space.base))
     }
   }
 }
@@ -83,7 +82,9 @@ private func change(
   guard target.count > 0 else { return }
   func work<T: Real>(_: T.Type) throws(Failure) {
     let x = try Dense<T>(v)
-    try run(pair, h, x, try Dense<T>(companion), Shape(dimensions: v.shape, role: v.role), t: t)
+    let w = try Dense<T>(companion)
+    defer { withExtendedLifetime((x, w)) {} }
+    try runOnce(pair, h, x.p, w.p, Shape(dimensions: v.shape, role: v.role), t: t)
     if bounded, x.hasInfinity { throw Failure(Status.range, "the set is unbounded in this direction: no point of it is a minimiser") }
     x.write(to: target)
   }
@@ -164,10 +165,10 @@ package final class RegularizerObject {
     if g.dtype == .f64 { try add(kernels, w, scale, g, Double.self) } else { try add(kernels, w, scale, g, Float.self) }
   }
   private func add<T: Real>(_ kernels: RegularizerKernels, _ w: View, _ scale: Double, _ g: View, _: T.Type) throws(Failure) {
-    let v = try Dense<T>(zeros: w.count), out = try Dense<T>(g)
-    try run(kernels.penalty(hyper), hyper, v, try Dense<T>(w), Shape(dimensions: w.shape, role: w.role), t: 0)
+    let v = try Dense<T>(zeros: w.count), out = try Dense<T>(g), x = try Dense<T>(w)
+    defer { withExtendedLifetime((v, x)) {} }
+    try runOnce(kernels.penalty(hyper), hyper, v.p, x.p, Shape(dimensions: w.shape, role: w.role), t: 0)
     for i in 0..<w.count { out.p[i] += T(scale) * v.p[i] }
-    withExtendedLifetime(v) {}
     out.write(to: g)
   }
 
@@ -204,14 +205,71 @@ package final class ConstraintObject {
 }
 
 package final class ScheduleObject {
+  private let name: String
+  private let hyper: Hyper
   private var schedule: any Schedule
   private var last = 0.0
 
   package init(_ text: String) throws(Failure) {
     let (e, h) = try single(text, .schedule)
-    guard case .schedule(let make) = e.component else { throw Failure(Status.internal, "not a schedule") }
-    schedule = try make(h)
+    (name, hyper) = (e.method.name, h)
+    let nodes = try Parser.sentence(text)
+    do { schedule = try Registry.schedule(nodes[0]) } catch {
+      throw Failure(Int(error.status), error.message.contains("\n") ? error.message : error.message + Parser.pointer(text, error.position ?? 0))
+    }
   }
+
+  /// The schedule as a sentence that goes on from what it remembers.
+  package var sentence: String {
+    let memory = schedule.memory, text = hyper.sentence(name)
+    guard let fresh = try? Registry.schedule(hyper.node(name, hyper.parameters)), fresh.memory != memory else { return text }
+    return text.dropLast() + ", memory=[" + memory.map { Thalweg.text($0) }.joined(separator: ", ") + "])"
+  }
+
+  /// 8 bytes of a mark, the length of the sentence and the sentence, the step of the last value, the memory, and a hash of all that.
+  private static let mark: UInt64 = 0x31_6465_6863_7377_74   // "twsched1", little endian
+  package func save() -> [UInt8] {
+    var out: [UInt8] = []
+    func put(_ x: UInt64) { for i in 0..<8 { out.append(UInt8(truncatingIfNeeded: x >> (8 * UInt64(i)))) } }
+    let text = Array(hyper.sentence(name).utf8), memory = schedule.memory
+    put(ScheduleObject.mark)
+    put(UInt64(text.count))
+    out += text
+    put(last.bitPattern)
+    put(UInt64(memory.count))
+    for x in memory { put(x.bitPattern) }
+    put(ScheduleObject.hash(out[...]))
+    return out
+  }
+  private static func hash(_ bytes: ArraySlice<UInt8>) -> UInt64 {
+    bytes.withUnsafeBytes { b in b.baseAddress.map { Safetensors.hash($0, b.count) } ?? 0 }
+  }
+
+  package func load(_ data: UnsafeRawBufferPointer) throws(Failure) {
+    func damaged(_ why: String) -> Failure { Failure(Status.format, "not a usable saved schedule: \(why)") }
+    var rest = Array(data)[...]
+    func word() throws(Failure) -> UInt64 {
+      guard rest.count >= 8 else { throw damaged("it is cut off") }
+      defer { rest = rest.dropFirst(8) }
+      return rest.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64($1) }
+    }
+    guard data.count >= 8, try word() == ScheduleObject.mark else { throw damaged("it was not written by a schedule") }
+    let length = try word()
+    guard length <= UInt64(rest.count) else { throw damaged("it is cut off") }
+    let text = String(decoding: rest.prefix(Int(length)), as: UTF8.self)
+    rest = rest.dropFirst(Int(length))
+    let step = Double(bitPattern: try word()), count = try word()
+    guard count < UInt64(rest.count), rest.count == 8 * Int(count) + 8 else { throw damaged("it is cut off, or longer than it says") }
+    var memory: [Double] = []
+    for _ in 0..<count { memory.append(Double(bitPattern: try word())) }
+    guard try word() == ScheduleObject.hash(Array(data)[..<(data.count - 8)]) else { throw damaged("its hash does not fit") }
+    let own = hyper.sentence(name)
+    guard text == own else { throw Failure(Status.mismatch, "what was saved is of `\(text)`, this schedule is `\(own)`") }
+    guard schedule.takes(memory[...]) == memory.count, step >= 0, step < 0x1p53 else { throw damaged("its numbers make no sense") }
+    schedule.memory = memory
+    last = step
+  }
+
   package func value(_ k: Int64) -> Double {
     last = Double(k)
     return schedule.value(last)

@@ -593,36 +593,37 @@ package final class Optimizer {
     for k in 0..<Sums.count { out[k] = 0 }
     for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) {
       let p = partials + b * Sums.count
-      for k in 0..<4 { out[k] += p[k] }
-      out[4] = (p[4] > out[4] || p[4] != p[4]) ? p[4] : out[4]
+      for k in 0..<Sums.top { out[k] += p[k] }
+      if !(p[Sums.top] <= out[Sums.top]), out[Sums.top] == out[Sums.top] { out[Sums.top] = p[Sums.top] }
     }
   }
 
   /// The sums over several tensors. They are added in the order of their size, so that the order of binding does not matter.
   private func total(where included: (UnsafeMutablePointer<Record>) -> Bool, _ out: UnsafeMutablePointer<Double>) {
     for k in 0..<Sums.count { out[k] = 0 }
-    var columns: [[Double]] = [[], [], [], []]
+    var columns = [[Double]](repeating: [], count: Sums.top)
     withUnsafeTemporaryAllocation(of: Double.self, capacity: Sums.count) { row in
       guard let p = row.baseAddress else { return }
       for i in 0..<bound.count {
         let r = records + i
         guard r.pointee.active, included(r) else { continue }
         total(r, p)
-        for k in 0..<4 where p[k] != 0 { columns[k].append(p[k]) }
-        out[4] = (p[4] > out[4] || p[4] != p[4]) ? p[4] : out[4]
+        for k in 0..<Sums.top where p[k] != 0 { columns[k].append(p[k]) }
+        if !(p[Sums.top] <= out[Sums.top]), out[Sums.top] == out[Sums.top] { out[Sums.top] = p[Sums.top] }
       }
     }
-    for k in 0..<4 {
+    for k in 0..<Sums.top {
       if columns[k].count > 1 { columns[k].sort { $0 < $1 || ($1.isNaN && !$0.isNaN) } }
       for x in columns[k] { out[k] += x }
     }
   }
 
   /// Sums over all active tensors, for sources.
-  func sum(_ op: some ElementSum, stage: Stage, slots order: [Int]? = nil) -> [Double] {
-    let kernels = (plainMeasure(op, SIMD16<Float>.self), plainMeasure(op, SIMD8<Double>.self))
+  func sum(_ ops: [some ElementSum], stage: Stage, slots order: [Int]? = nil) -> [Double] {
+    let all = ops.map { (plainMeasure($0, SIMD16<Float>.self), plainMeasure($0, SIMD8<Double>.self)) }
     forEach { p, r in
       var apply = r.pointee.apply
+      let kernels = all[all.count == 1 ? 0 : r.pointee.group]
       let x = p.hostParameters(), k = r.pointee.isDouble ? kernels.1 : kernels.0
       p.sum(x, r.pointee.present ? p.gradient(copy: apply.scale != 1, &apply) : x, state: self.state(r, stage, order)) { _, _, _, o, out in k(o, out) }
     }
@@ -630,7 +631,7 @@ package final class Optimizer {
     return (0..<Sums.count).map { totals[$0] }
   }
 
-  /// Changes parameters (as the host sees them) and the source's state element by element.
+  /// Changes parameters (as the host sees them) and the source's state element by element. Here and above: one operation, or one a group.
   func change(stage: Stage, slots order: [Int]? = nil, parameters: Bool, _ op: (_ tensor: Int) -> some ElementOperation) {
     forEach { p, r in
       let op = op(r - self.records)
@@ -638,11 +639,17 @@ package final class Optimizer {
     }
     noteHome(stage, order)
   }
-  func change(_ op: some ElementOperation, stage: Stage, slots order: [Int]? = nil, parameters: Bool) {
-    let kernels = (
-      plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: false), plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: false)
-    )
-    forEach { p, r in self.change(p, r, stage, order, parameters, r.pointee.isDouble ? kernels.1 : kernels.0) }
+  func change(_ ops: [some ElementOperation], stage: Stage, slots order: [Int]? = nil, parameters: Bool) {
+    let all = ops.map { op in
+      (
+        plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: false),
+        plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: false)
+      )
+    }
+    forEach { p, r in
+      let kernels = all[all.count == 1 ? 0 : r.pointee.group]
+      self.change(p, r, stage, order, parameters, r.pointee.isDouble ? kernels.1 : kernels.0)
+    }
     noteHome(stage, order)
   }
   /// A walk over the home slot has saved the parameters there.
@@ -782,6 +789,23 @@ package final class Optimizer {
   /// The largest step size of the tensors that have a gradient this time.
   var largestRate: Double { (0..<bound.count).reduce(0) { records[$1].active ? max($0, rate(of: $1).lr) : $0 } }
 
+  /// The tensor whose hyper-parameters stand for those of all: of the tensors that have a gradient, the first whose step size is not 0.
+  func leader(_ s: Stage) -> Int? {
+    let among = (0..<bound.count).lazy.filter { self.records[$0].active && self.uses(s, self.bound[$0]) }
+    return among.first { i in
+      let lr: Double = self.branches[self.bound[i].branch].rule.hyper[self.bound[i].group].lr
+      return lr != 0
+    } ?? among.first
+  }
+  /// Numbers of a stage that are one for all tensors.
+  private func share(_ s: Stage, _ count: Int) {
+    let all = (0..<bound.count).filter { uses(s, bound[$0]) }
+    for k in 0..<count {
+      let largest = all.reduce(-Double.infinity) { max($0, records[$1].scalars[s.id][k]) }
+      for i in all where records[i].active { records[i].scalars[s.id][k] = largest }
+    }
+  }
+
   func evaluateSchedules() throws(Failure) {
     for s in stages {
       for g in groups.indices where !s.schedules[g].isEmpty { try s.evaluate(g, Double(step)) }
@@ -820,6 +844,9 @@ package final class Optimizer {
         if rates[k].decay != 0 { applies[k].keep = 1 - applies[k].lr * rates[k].decay }
       }
     }
+    for i in 0..<bound.count where records[i].active {
+      records[i].apply = applies[records[i].group * branches.count + records[i].branch]
+    }
     var begun = [Bool](repeating: false, count: stages.count)
     // Tensors of one group, branch and step count share their rules.
     var leaders: [(group: Int, branch: Int, t: Int, isDouble: Bool, index: Int)] = []
@@ -827,7 +854,6 @@ package final class Optimizer {
       let r = records + i
       guard r.pointee.active else { continue }
       let branch = branches[r.pointee.branch]
-      r.pointee.apply = applies[r.pointee.group * branches.count + r.pointee.branch]
       if options.master == .stochastic, r.pointee.x.dtype.size == 2 {
         r.pointee.rounding = Random.key(seed: options.seed, stream: .max, step: UInt64(step), tensor: r.pointee.key)
       }
@@ -843,10 +869,15 @@ package final class Optimizer {
         guard let e = s.element else { continue }
         let c = context(s, branch, i)
         let h = s.hyper[r.pointee.group]
-        if s.scope == .tensor || !begun[s.id] {
+        if !begun[s.id] {
           begun[s.id] = true
-          e.begin(r.pointee.scalars[s.id], h, c)
+          if s.scope == .global, let l = leader(s) {
+            e.begin(s.globals, s.hyper[records[l].group], context(s, branches[records[l].branch], l))
+          } else if e.shared > 0, s.scope == .tensor {
+            share(s, e.shared)
+          }
         }
+        if s.scope == .tensor { e.begin(r.pointee.scalars[s.id], h, c) }
         e.prepare(h, c, r.pointee.rules[s.id])
       }
     }
@@ -912,8 +943,8 @@ package final class Optimizer {
           }
           continue
         }
-        guard let first = (0..<bound.count).first(where: { records[$0].active && branches[records[$0].branch].stages.contains { $0 === s } }) else { continue }
-        s.element?.finish(p, Totals(p: totals), s.globals, s.hyper[records[first].group], context(s, branch, first))
+        guard let first = leader(s) else { continue }
+        s.element?.finish(p, Totals(p: totals), s.globals, s.hyper[records[first].group], context(s, branches[records[first].branch], first))
         var made: [UnsafeMutableRawPointer] = []
         for i in 0..<bound.count where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
           let rule = records[i].rules[s.id]

@@ -214,13 +214,11 @@ private struct Minimiser<C: ElementConstraint>: ElementRule {
   @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { set.minimise(v) }
 }
 
-package func entry<C: ElementConstraint>(_: C.Type) -> Registered {
-  Registered(
-    method: C.method,
-    component: .constraint(
-      ConstraintKernels(
-        projection: { (kernels(Projection<C>.self).binding($0), nil) }, manifold: nil,
-        minimise: { (kernels(Minimiser<C>.self).binding($0), nil) }, tangent: nil, retract: nil)))
+/// A set of entries; `lists` is its form where a hyper-parameter is a list of numbers.
+package func constraintKernels<C: ElementConstraint>(_: C.Type, withLists lists: ConstraintKernels) -> ConstraintKernels {
+  ConstraintKernels(
+    projection: { $0.hasLists ? lists.projection($0) : (kernels(Projection<C>.self).binding($0), nil) }, manifold: nil,
+    minimise: { $0.hasLists ? lists.minimise($0) : (kernels(Minimiser<C>.self).binding($0), nil) }, tangent: nil, retract: nil)
 }
 
 private enum SetOperation {

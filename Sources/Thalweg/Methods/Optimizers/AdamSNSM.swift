@@ -114,9 +114,9 @@ struct AdamSNSM: WholeRule {
         for j in 0..<length {
           let x = keep * m[j] + take * v[j]
           m[j] = x
-          v[j] = x * factor(j)
+          v[j] = times(x, factor(j))
         }
-      } else { for j in 0..<length { v[j] *= factor(j) } }
+      } else { for j in 0..<length { v[j] = times(v[j], factor(j)) } }
     }
     factors.withUnsafeBufferPointer { f in
       lines.forEach { _, range in
@@ -129,11 +129,10 @@ struct AdamSNSM: WholeRule {
     }
   }
 
-  /// √c₂/c₁/(√v + ε), 0 where that would divide by 0.
-  @inline(__always) private func factor<T: Real>(_ v: T) -> T {
-    let root = Double(v).squareRoot() + eps
-    return root == 0 ? 0 : T(scale / root)
-  }
+  /// √c₂/c₁/(√v + ε), infinite where that divides by 0.
+  @inline(__always) private func factor<T: Real>(_ v: T) -> T { scale == 0 ? 0 * v : T(scale / (Double(v).squareRoot() + eps)) }
+  /// A numerator of 0 over a denominator of 0 is 0.
+  @inline(__always) private func times<T: Real>(_ x: T, _ factor: T) -> T { x == 0 && factor.isInfinite ? 0 : x * factor }
 
   /// Moves v by the sums of squares; returns the factor of every subset, if they are not the entries.
   private func moveSquares<T: Real>(_ t: Whole<T>, _ plan: Plan, _ lines: Parts, _ length: Int) -> [T] {
