@@ -55,7 +55,7 @@ package final class Optimizer {
   private let mayFail: Bool
   private let longestSegments: Int
   package var options: Options
-  package private(set) var groups: [String] = [""]
+  package internal(set) var groups: [String] = [""]
   var bound: [Bound] = []
   private let allocator: Allocator
 

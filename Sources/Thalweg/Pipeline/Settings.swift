@@ -54,6 +54,7 @@ extension Optimizer {
     case "steps": return Double(step)
     case "skipped": return Double(skipped)
     case "gradient_scale": return options.gradientScale
+    case "training": return evaluating ? 0 : 1
     default: break
     }
     let (name, occurrence, rest) = try split(path)

@@ -1,0 +1,70 @@
+/// Changes that belong together: all of them are made, or none when one is refused.
+extension Optimizer {
+  package typealias Setting = (path: String, value: String)
+
+  /// Changes several hyper-parameters of one group, or of all (nil). They are taken in whatever order they fit.
+  ///
+  /// Throws what `setText` throws for the first that is refused.
+  package func setTexts(_ group: Int?, _ settings: [Setting]) throws(Failure) {
+    let before = settings
+    do throws(Failure) { try setEach(group, settings) } catch {
+      restore(before)
+      throw error
+    }
+  }
+
+  /// Binds parameters to a group and gives the group hyper-parameters of its own.
+  ///
+  /// Throws what `addParameters` and `setTexts` throw; the group is then as before, or not there.
+  package func addParameters(_ views: [View], _ names: [String]?, _ group: String?, _ settings: [Setting]) throws(Failure) {
+    let before = settings
+    do throws(Failure) {
+      try setEach(try makeGroup(group), settings)
+      try addParameters(views, names, group)
+    } catch {
+      restore(before)
+      throw error
+    }
+  }
+
+  /// The group of a name, which is made where there is none.
+  private func makeGroup(_ name: String?) throws(Failure) -> Int {
+    guard let name, !name.isEmpty else { return 0 }
+    if let known = groups.firstIndex(of: name) { return known }
+    for s in stages { try s.addGroup() }
+    groups.append(name)
+    return groups.count - 1
+  }
+
+  /// A value that is refused may be right once the others are there.
+  private func setEach(_ group: Int?, _ settings: [Setting]) throws(Failure) {
+    var open = settings
+    while !open.isEmpty {
+      var refused: [Setting] = [], reason: Failure?
+      for s in open {
+        do throws(Failure) { try setText(group, s.path, s.value) } catch {
+          refused.append(s)
+          reason = reason ?? error
+        }
+      }
+      if let reason, refused.count == open.count { throw reason }
+      open = refused
+    }
+  }
+
+  private typealias Settings = (groups: [String], scale: Double, stages: [Stage.Settings])
+  private var settings: Settings { (groups, options.gradientScale, stages.map(\.settings)) }
+  private func restore(_ before: Settings) {
+    (groups, options.gradientScale) = (before.groups, before.scale)
+    for (s, old) in zip(stages, before.stages) { s.settings = old }
+  }
+}
+
+extension Stage {
+  /// All that is changed where hyper-parameters are set and groups are made.
+  typealias Settings = (hyper: [Hyper], schedules: [[Int: any Schedule]])
+  var settings: Settings {
+    get { (hyper, schedules) }
+    set { (hyper, schedules) = newValue }
+  }
+}
