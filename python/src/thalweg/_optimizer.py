@@ -254,7 +254,7 @@ class Optimizer(_thalweg.Optimizer):
             self._options["seed"],
         )
         self._layout: list[tuple[str, int, int]] = []
-        self._paths: list[str] | None = None
+        self._parameters: dict[str, _registry.Parameter] | None = None
         self._pending: object | None = None
         self._closure: tuple[Any, bool] = (None, False)
         try:
@@ -396,10 +396,11 @@ class Optimizer(_thalweg.Optimizer):
         A scheduled value is that of the next step.  Numbers come as float, the rest as Python values or text.
         UnknownNameError when there is none, or when two stages have one and the stage is not named.
         """
-        try:
-            return self._get_number(group, path)
-        except ValueTypeError:
-            return _registry.read_value(self._get_text(group, path))
+        parameter = self._live().get(path)
+        if parameter is None or parameter.type in ("number", "integer"):
+            with contextlib.suppress(ValueTypeError):
+                return self._get_number(group, path)
+        return _registry.read_value(self._get_text(group, path))
 
     def set(self, path: str, value: Any, group: str | None = None) -> None:
         """Changes a hyper-parameter while running: for one group ("" is that of a plain list), or (None) for all groups and
@@ -437,21 +438,24 @@ class Optimizer(_thalweg.Optimizer):
         known = _registry.by_name()
         return [(s, known[n]) for s in _sentence.stages(self.sentence) if (n := s.partition("#")[0]) in known]
 
-    def _live_paths(self) -> list[str]:
-        """The hyper-parameters that may change while running, as paths: those of all stages, of route(...) too."""
-        if self._paths is None:
+    def _live(self) -> dict[str, _registry.Parameter]:
+        """The hyper-parameters that may change while running, by path: those of all stages, of route(...) too."""
+        if self._parameters is None:
             stages = self._stages()
             owners: dict[str, int] = {}
             for _, method in stages:
                 for p in method.parameters:
                     owners[p.name] = owners.get(p.name, 0) + 1
-            self._paths = [
-                p.name if owners[p.name] == 1 else f"{stage}.{p.name}"
+            self._parameters = {
+                p.name if owners[p.name] == 1 else f"{stage}.{p.name}": p
                 for stage, method in stages
                 for p in method.parameters
                 if p.live
-            ]
-        return self._paths
+            }
+        return self._parameters
+
+    def _live_paths(self) -> list[str]:
+        return list(self._live())
 
     def _betas(self) -> list[str]:
         live = self._live_paths()

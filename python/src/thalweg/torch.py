@@ -100,10 +100,9 @@ class Optimizer(torch.optim.Optimizer):
         """What a group of the engine has, as param_groups shows it; and the keys of what a schedule changes."""
         values: dict[str, Any] = {}
         scheduled: set[str] = set()
-        for path in self.engine._live_paths():
+        for path, parameter in self.engine._live().items():
             values[path] = self.engine.get(path, name)
-            text = _registry.read_value(self.engine._get_text(name, path))
-            if isinstance(values[path], float) and isinstance(text, str):
+            if parameter.type == "number" and isinstance(_registry.read_value(self.engine._get_text(name, path)), str):
                 scheduled.add(path)
         if "beta1" in values and "beta2" in values:  # as torch, whose schedulers look for it
             parts = [key for key in ("beta1", "beta2", "beta3") if key in values]
@@ -158,11 +157,11 @@ class Optimizer(torch.optim.Optimizer):
         if not changes:
             return
         self._set(changes)
+        for index, changed in changes.items():
+            self._shown[index].update(changed)
         if any(isinstance(value, str) or (key == "lr" and self._rates) for c in changes.values() for key, value in c.items()):
             self._pull()
             return
-        for index, changed in changes.items():
-            self._shown[index].update(changed)
         self._scheduled = [(index, key) for index, key in self._scheduled if key not in changes.get(index, ())]
         self._seen = self.engine._edits
 
