@@ -113,14 +113,7 @@ public func optimizerParameterCount(_ p: OpaquePointer?) -> Int {
 
 @_cdecl("tw_optimizer_step")
 public func optimizerStep(_ p: OpaquePointer?) -> tw_status {
-  statusCode { () throws(Failure) in try with(p) { (o) throws(Failure) in try step(o) } }
-}
-
-private func step(_ o: Optimizer) throws(Failure) -> Int {
-  do throws(Failure) { return try o.stepOnce() } catch {
-    guard error.status == tw_status(TW_SKIPPED) else { throw error }
-    return o.refuse()
-  }
+  statusCode { () throws(Failure) in try with(p) { (o) throws(Failure) in try o.stepOnce() } }
 }
 
 @_cdecl("tw_optimizer_step_with")
@@ -128,7 +121,7 @@ public func optimizerStepWith(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw
   statusCode { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
       try o.bindGradients(try views(gradients, count, "gradient", expected: o.count))
-      return try step(o)
+      return try o.stepOnce()
     }
   }
 }
@@ -309,15 +302,20 @@ public func optimizerStateRead(_ p: OpaquePointer?, _ index: Int, _ out: UnsafeM
 public func optimizerSave(_ p: OpaquePointer?, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?) -> tw_status {
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
-      let bytes = try Checkpoint.save(o)
-      needed?.pointee = bytes.count
       if capacity == 0 {
-        guard needed != nil else { throw null("needed") }
+        guard let needed else { throw null("needed") }
+        needed.pointee = try Checkpoint.size(o)
         return
       }
       guard let buffer else { throw null("buffer") }
-      guard capacity < 0 || capacity >= bytes.count else { throw Failure(Status.space, "the state needs \(bytes.count) bytes, the buffer has \(capacity)") }
-      bytes.withUnsafeBytes { if let q = $0.baseAddress { buffer.copyMemory(from: q, byteCount: $0.count) } }
+      var at = 0
+      try Checkpoint.save(o, { (size) throws(Failure) in
+        needed?.pointee = size
+        guard capacity < 0 || capacity >= size else { throw Failure(Status.space, "the state needs \(size) bytes, the buffer has \(capacity)") }
+      }) { piece in
+        if let p = piece.baseAddress { (buffer + at).copyMemory(from: p, byteCount: piece.count) }
+        at += piece.count
+      }
     }
   }
 }
@@ -336,7 +334,11 @@ public func optimizerLoad(_ p: OpaquePointer?, _ data: UnsafeRawPointer?, _ size
 @_cdecl("tw_optimizer_save_file")
 public func optimizerSaveFile(_ p: OpaquePointer?, _ path: UnsafePointer<CChar>?) -> tw_status {
   status { () throws(Failure) in
-    try with(p) { (o) throws(Failure) in try Checkpoint.write(try Checkpoint.save(o), to: try string(path, "path")) }
+    try with(p) { (o) throws(Failure) in
+      var bytes: [UInt8] = []
+      try Checkpoint.save(o) { bytes += $0 }
+      try Checkpoint.write(bytes, to: try string(path, "path"))
+    }
   }
 }
 

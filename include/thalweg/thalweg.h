@@ -221,11 +221,22 @@ tw_status tw_options_init(tw_options *options, size_t struct_size);
  * TW_ERROR_SYNTAX, _METHOD, _NAME, _TYPE, _RANGE: the message shows the sentence, a caret and the nearest name. */
 tw_status tw_optimizer_create(const char *sentence, const tw_options *options, tw_optimizer **out);
 
-/* Releases the optimizer and its state.  TW_ERROR_HANDLE for NULL and for a handle that is gone already. */
+/* Releases the optimizer and its state; a step between two requests is cancelled first, so the bound memory must still be there.
+ * TW_ERROR_HANDLE for NULL and for a handle that is gone already. */
 tw_status tw_optimizer_destroy(tw_optimizer *optimizer);
 
-/* Binds `count` parameter tensors behind those already bound.  `names` (one each, unique) and `group` may be NULL.  State
- * is allocated by the first step.  TW_ERROR_DTYPE, _SHAPE, _LAYOUT, _OVERLAP name the tensor that does not fit. */
+/* Binds `count` parameter tensors behind those already bound.  `names` (one each, unique) and `group` may be NULL; NULL and "" are
+ * the default group.  A new group starts with the values and schedules of the sentence, and with what was set for all groups since.
+ * State is allocated by the first step, and what starts at a parameter starts at its weights as they are at its first step: saving,
+ * reading or describing state before fixes nothing.
+ *
+ * Between steps the host may write the parameters (load weights, clip them, reset a layer); the next step goes on from what it
+ * finds.  f32 master copies take over every element that is not their rounded value.  State that the next parameters are made of
+ * (schedule-free iterates, lookahead's slow weights, the starting point of dog and prodigy, the dense tensor behind a mask)
+ * starts anew there, for each changed element and at most 31 neighbours; averages that only watch (ema, swa) go on.
+ *
+ * TW_ERROR_DTYPE, _SHAPE, _LAYOUT, _OVERLAP name the tensor that does not fit; TW_ERROR_ARGUMENT: the groups would differ in
+ * a value that is one for all (`sam` has a rho for each group, `clip_global_norm` one norm for all). */
 tw_status tw_optimizer_add_parameters(tw_optimizer *optimizer, const tw_tensor *parameters, size_t count,
                                       const char *const *names, const char *group);
 
@@ -282,8 +293,10 @@ typedef struct tw_request {
 } tw_request;
 
 /* Reverse communication.  The first call of a step asks (TW_MORE, *request says for what); the host fills the bound gradients
- * and request->loss and calls again, until TW_OK (or TW_SKIPPED) says that the step is done.
- * An error ends the step: parameters and state are those from before it. */
+ * and request->loss and calls again, until TW_OK (or TW_SKIPPED) says that the step is done.  Where a stage needs the loss and
+ * the method's own first request does not bring it, a LOSS request comes first.  A tensor that has a gradient at the first
+ * request has one at every further one: TW_ERROR_SEQUENCE otherwise.
+ * An error ends the step: parameters and state are those from before it, whatever is bound by then. */
 tw_status tw_optimizer_next(tw_optimizer *optimizer, tw_request *request);
 
 /* Fills *request with the one that waits for its answer (TW_MORE), or with none (TW_OK): what to go on with after loading a state
@@ -306,7 +319,8 @@ tw_status tw_optimizer_cancel(tw_optimizer *optimizer);
  * TW_ERROR_SEQUENCE when no such request waits; TW_ERROR_SHAPE, _ARGUMENT: the request still waits. */
 tw_status tw_optimizer_answer_matrix(tw_optimizer *optimizer, const tw_tensor *first, const tw_tensor *second);
 
-/* Tells the pipeline a number that it watches: "loss" (Polyak steps), "metric" (reduce_on_plateau), "batch_size", ... */
+/* Tells the pipeline a number that it watches: "loss" (Polyak steps), "metric" (reduce_on_plateau), "batch_size", ...  What a step
+ * looks at (the loss, a sample, weights) counts for the next step, taken, skipped or refused, and is saved until then. */
 tw_status tw_optimizer_observe(tw_optimizer *optimizer, const char *what, double value);
 
 /* Runs a command of a stage, written "stage.command": "gradient_accumulate.flush", "wsd.begin_decay". */
@@ -319,11 +333,14 @@ enum { TW_MODE_TRAIN = 0, TW_MODE_EVAL = 1 };
 tw_status tw_optimizer_set_mode(tw_optimizer *optimizer, int32_t mode);
 
 /* Reads a hyper-parameter or a measured value.  Paths: "adamw.lr"; "lr" when only one stage has it; "adamw#1.lr" for the second
- * stage of that name; "steps", "skipped", "gradient_scale" for the optimizer; "clip_global_norm.norm" for what a stage measured.
- * `group` NULL reads the default.  A scheduled value is the one of the next step. */
+ * stage of that name; "steps", "skipped", "gradient_scale", "training" (1, or 0 in evaluation mode) for the optimizer;
+ * "clip_global_norm.norm" for what a stage measured.  `group` NULL and "" read the default group.  A scheduled value is the one
+ * of the next step. */
 tw_status tw_optimizer_get_number(tw_optimizer *optimizer, const char *group, const char *path, double *out);
 
-/* Changes a hyper-parameter while running, for one group or (NULL) for all; ranges are checked.  Replaces a schedule. */
+/* Changes a hyper-parameter while running: for one group ("": the default group), or with NULL for all and for those that are added
+ * later; ranges are checked.  Replaces a schedule.  All or nothing: what one group refuses is set for none.  TW_ERROR_ARGUMENT: one value
+ * serves all groups, and another group is there. */
 tw_status tw_optimizer_set_number(tw_optimizer *optimizer, const char *group, const char *path, double value);
 
 /* The same with a value as it is written in a sentence: "cosine(lr=0.1, total=1000)", "true", "mean", "[1, 2]". */
@@ -358,10 +375,16 @@ tw_status tw_optimizer_state_at(tw_optimizer *optimizer, size_t index, tw_state_
 /* Copies the state at `index`, widened to f64, into `out` (count elements). */
 tw_status tw_optimizer_state_read(tw_optimizer *optimizer, size_t index, double *out, size_t count);
 
-/* Writes the whole state (safetensors layout) into `buffer`.  With capacity 0 only *needed is set (TW_OK). */
+/* Writes the whole state (safetensors layout) into `buffer`.  With capacity 0 only *needed is set (TW_OK).
+ *
+ * It holds all that decides the future of the run: state, counters and scalars by the name of their tensor, hyper-parameters, schedules
+ * and their memories of every group, what was observed for the next step, gradient_scale, the mode (and in EVAL mode the training
+ * weights), between two requests also what that step needs.  Not in it: the parameters, and the other options of creation. */
 tw_status tw_optimizer_save(tw_optimizer *optimizer, void *buffer, size_t capacity, size_t *needed);
 
-/* Reads what save wrote.  TW_ERROR_FORMAT, _VERSION, _MISMATCH leave the optimizer as it was. */
+/* Reads what save wrote, of this or an older version; the tensors are found by name, in whatever order they are bound, the groups by name
+ * or else by position.  After a file of EVAL mode the optimizer is in EVAL mode, and TRAIN writes the training weights.
+ * TW_ERROR_SEQUENCE within a step and in EVAL mode; TW_ERROR_FORMAT, _VERSION, _MISMATCH leave the optimizer as it was. */
 tw_status tw_optimizer_load(tw_optimizer *optimizer, const void *data, size_t size);
 
 /* The same to and from a file; writing is atomic (written beside it, synced, renamed). */

@@ -322,9 +322,13 @@ def test_loading_forgets_the_answer() -> None:
     request = next(loop)
     state = opt.state_dict()
     problem.answer(request, params, grads, 0)
+    with pytest.raises(tw.SequenceError, match="within a step"):
+        opt.load_state_dict(state)
+    loop.close()
     opt.load_state_dict(state)
+    opt.bind_gradients(grads)
     with pytest.raises(tw.NeedsError, match="activations"):
-        next(loop)
+        opt._next(None)
 
 
 def test_large_layers_do_not_depend_on_the_threads() -> None:

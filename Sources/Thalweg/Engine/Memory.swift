@@ -18,6 +18,8 @@ package struct Allocator: @unchecked Sendable {
 package final class Memory: @unchecked Sendable {
   package let base: UnsafeMutableRawPointer
   package let size: Int
+  /// The bytes that were asked for.
+  package let count: Int
   private let allocator: Allocator
 
   /// Throws TW_ERROR_MEMORY.
@@ -34,7 +36,7 @@ package final class Memory: @unchecked Sendable {
     guard let p else { throw Failure(Status.memory, "cannot allocate \(bytes) bytes") }
     if zeroed { memset(p, 0, bytes) }
     base = p
-    self.size = bytes
+    (self.size, count) = (bytes, size)
     self.allocator = allocator
   }
 

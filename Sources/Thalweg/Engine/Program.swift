@@ -17,7 +17,7 @@ final class Program {
   }
 
   private struct Step {
-    enum Kind { case kernel, measure, copy, read, write, clear, widen, narrow }
+    enum Kind { case kernel, measure, copy, read, write, clear, widen, narrow, adopt }
     /// All elements of a chunk, its whole 8-bit blocks, or what is left of them.
     enum Part { case all, blocks, rest }
     var kind: Kind
@@ -116,6 +116,13 @@ final class Program {
     let place = Place(base: row(Row.parameter), moves: false)
     read(layout(Program.x), place, scale: 1)
     return place
+  }
+
+  /// Takes what the host has written into its 16-bit parameters since the last step over into the master copy.
+  func adopt(_ master: Place) {
+    append(.adopt, operands(master, master)) { $0.layout = self.layout(Program.x) }
+    chunked = true
+    follow(layout(Program.x))
   }
 
   /// Brings changed parameters to the host, and to the shadow.
@@ -327,6 +334,7 @@ final class Program {
       case .copy: p.copyMemory(from: s.pointee.o.g, byteCount: m &* size)
       case .read: s.pointee.layout?.pointee.read(at, m, into: p, size: size, scale: s.pointee.apply.scale)
       case .write: s.pointee.layout?.pointee.write(at, m, from: p, size: size, rounding: s.pointee.rounding)
+      case .adopt: s.pointee.layout?.pointee.adopt(at, m, p.assumingMemoryBound(to: Float.self))
       case .clear: s.pointee.layout?.pointee.clear(at, m)
       case .widen: s.pointee.store?.pointee.widen(r.pointee.count, at + from, m, p.assumingMemoryBound(to: Float.self))
       case .narrow: s.pointee.store?.pointee.narrow(r.pointee.count, at + from, m, p.assumingMemoryBound(to: Float.self))
@@ -375,6 +383,7 @@ extension Branch.Pass {
   /// Lays the pass out; `source` transforms the host's gradient first.
   func lay(out p: Program, _ b: Branch, _ r: UnsafeMutablePointer<Record>, _ source: GradientOperation?) {
     let x = p.parameters()
+    if opens, r.pointee.master != nil, !r.pointee.viewed { p.adopt(x) }
     switch work {
     case .measure(let s, let phase):
       guard let e = s.element else { return }

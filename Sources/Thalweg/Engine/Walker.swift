@@ -47,11 +47,19 @@ struct Record {
   var size: Int
   var branch: Int
   var group: Int
+  /// Keys the tensor's random draws: its position when it was bound, and the same number wherever a checkpoint is loaded.
+  var key: UInt32 = 0
   /// Steps of this tensor.
   var t = 0
+  /// What starts at the parameters has started.
+  var started = false
   var active = false
+  /// Whether it took part before the present step began.
+  var tookPart = false
   var bound = false
   var absent = false
+  /// There is a gradient that may be read.
+  var present: Bool { bound && !absent }
   var isDouble: Bool
   var firstBlock = 0
   var blocks = 0
@@ -70,6 +78,12 @@ struct Record {
   var master: UnsafeMutableRawPointer?
   /// The host does not see the master rounded, but a view of it.
   var viewed = false
+  /// Where a source keeps the parameters while they are away, if it moves them; `away` says that they lie there now.
+  var home: UnsafeMutableRawPointer?
+  var away = false
+  /// Some state is made of the parameters, and starts anew where the host writes them; `marked`: the marks of the last step hold.
+  var watched = false
+  var marked = false
   var rounding: UInt64?
 
   @inline(__always) func slot(_ stage: Int, _ k: Int) -> SlotStore { slots[Int(firstSlot[stage]) + k] }

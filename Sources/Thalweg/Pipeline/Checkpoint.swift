@@ -1,211 +1,448 @@
 import CThalweg
 import Glibc
 
-/// The whole state of an optimizer in the safetensors layout: a length, a JSON header, and the bytes.
+/// What a checkpoint holds: all that decides the future of a run. Nothing is changed by loading until everything is checked.
 ///
-///     8 bytes      length of the header, little endian
-///     header       {"__metadata__": {"format": "thalweg", "version": "1", "hash": "..."}, "name": {"dtype", "shape", "data_offsets"}, ...}
-///     data         the state as stored, tensor after tensor
+///     engine/sentence    the pipeline with the hyper-parameters of the default group
+///     engine/settings    live hyper-parameters of every group, and of groups to come, as they are written in a sentence
+///     engine/memories    what schedules remember: (group or −1, stage, parameter, count, numbers), one after the other
+///     engine/step        step, skipped, phase, the pending request, calls, mode, gradient_scale, flags (1: the loss was asked
+///                        for first; 2: which tensors take part is not known)
+///     engine/names       the tensors, each ended by a zero byte: everything a tensor follows this order and is found by name
+///     engine/tensors     for each: its step, the number that keys its random draws, flags
+///     engine/observed    what was observed for the step to come, under the names in engine/observed_names
+///     engine/before      within a step: the source's scalars from before it
+///     engine/answer      within a step: a matrix that the source keeps
+///     STAGE/scalars      one set, or one a tensor
+///     NAME/STAGE/SLOT    state as stored; NAME/engine/master, and in evaluation mode NAME/engine/training, the training weights
 ///
-/// The hash covers names, types, offsets and data, so that a single damaged bit is found. Nothing is changed until all is checked.
+/// Version 1 had the default group's hyper-parameters alone, and tensors by position.
 package enum Checkpoint {
-  package static let version = 1
-  private static let headerLimit = 1 << 28
+  private enum Flag { static let started = 1, active = 2, away = 4, shown = 8 }
+  private static func key(_ s: Stage) -> String { "\(s.id).\(s.name)" }
 
-  struct Entry {
-    var name: String
-    var dtype: String
-    var shape: [Int]
-    var start: Int
-    var end: Int
+  // MARK: saving
+
+  private static func rows(_ o: Optimizer, within: Bool, evaluating: Bool) -> [Optimizer.StateRow] {
+    // What is needed from one request to the next alone is part of it only within a step.
+    o.allStateRows().filter { within || !$0.slot.temporary } + (evaluating ? o.trainingRows() : [])
   }
-
-  /// Temporary state is part of it only `within` a step.
-  private static func entries(_ o: Optimizer, within: Bool) -> (list: [Entry], size: Int, counters: [(String, [Double])], sentence: [UInt8], rows: [Optimizer.StateRow]) {
-    var list: [Entry] = []
-    var at = 0
-    func add(_ name: String, _ dtype: String, _ shape: [Int], _ bytes: Int) {
-      list.append(Entry(name: name, dtype: dtype, shape: shape, start: at, end: at + bytes))
-      at += bytes
+  private static func name(_ row: Optimizer.StateRow, _ o: Optimizer) -> String {
+    let b = o.bound[row.tensor].name
+    switch row.kind {
+    case .slot: return "\(b)/\(key(row.stage))/\(row.slot.name)"   // stages are numbered, so that two of one name do not meet
+    case .master, .training: return "\(b)/engine/\(row.slot.name)"
     }
-    let sentence = Array(o.fullSentence.utf8)
-    add("engine/sentence", "U8", [sentence.count], sentence.count)
-    let counters = o.counters()
-    for (name, values) in counters { add(name, "F64", [values.count], values.count * 8) }
-    let rows = o.allStateRows().filter { within || !$0.slot.temporary }
-    for row in rows {
-      let b = o.bound[row.tensor]
-      let bytes = o.stateBytes(row)
-      let dense = row.index < 0 ? "F32" : row.format == .direct ? (b.view.dtype == .f64 ? "F64" : "F32") : row.format == .bf16 ? "BF16" : "U8"
-      let shape = dense == "U8" ? [bytes] : row.slot.count.map { [$0] } ?? b.view.shape
-      // Stages are numbered, so that two of one name do not meet.
-      let stage = row.index < 0 ? "engine" : "\(row.stage.id).\(row.stage.name)"
-      add("\(b.name)/\(stage)/\(row.slot.name)", dense, shape, bytes)
-    }
-    return (list, at, counters, sentence, rows)
   }
-
-  /// FNV-1a over 8-byte words, four lanes: fast, and sensitive to every bit.
-  private static func hash(_ p: UnsafeRawPointer, _ n: Int, _ seed: UInt64) -> UInt64 {
-    var h: (UInt64, UInt64, UInt64, UInt64) = (seed ^ 0xcbf2_9ce4_8422_2325, seed ^ 0x9e37_79b9_7f4a_7c15, seed ^ 0xc2b2_ae3d_27d4_eb4f, seed ^ 0x1656_67b1_9e37_79f9)
-    let prime: UInt64 = 0x100_0000_01b3
-    var i = 0
-    func word(_ k: Int) -> UInt64 { p.loadUnaligned(fromByteOffset: k, as: UInt64.self) }
-    func stir(_ a: UInt64, _ w: UInt64) -> UInt64 { let x = (a ^ w) &* prime; return x ^ (x >> 29) }
-    while i + 32 <= n {
-      h = (stir(h.0, word(i)), stir(h.1, word(i + 8)), stir(h.2, word(i + 16)), stir(h.3, word(i + 24)))
-      i += 32
-    }
-    while i < n {
-      h.0 = stir(h.0, UInt64(p.load(fromByteOffset: i, as: UInt8.self)) | 0x100)
-      i += 1
-    }
-    return Random.mix(h.0, Random.mix(h.1, Random.mix(h.2, h.3 &+ UInt64(n))))
-  }
-
-  private static func escape(_ s: String) -> String {
-    var out = "\""
-    for u in s.unicodeScalars {
-      switch u.value {
-      case 34: out += "\\\""
-      case 92: out += "\\\\"
-      case 0..<32:
-        let hex = Array("0123456789abcdef")
-        out += "\\u00" + String(hex[Int(u.value >> 4)]) + String(hex[Int(u.value & 15)])
-      default: out.unicodeScalars.append(u)
+  private static func form(_ row: Optimizer.StateRow, _ o: Optimizer) -> (dtype: String, shape: [Int]) {
+    let v = o.bound[row.tensor].view
+    switch row.kind {
+    case .training: return (v.dtype.name.uppercased(), v.shape)
+    case .master: return ("F32", v.shape)
+    case .slot:
+      switch row.format {
+      case .direct: return (v.dtype == .f64 ? "F64" : "F32", row.slot.count.map { [$0] } ?? v.shape)
+      case .bf16: return ("BF16", row.slot.count.map { [$0] } ?? v.shape)
+      case .signed8, .positive8: return ("U8", [o.stateBytes(row)])
       }
     }
-    return out + "\""
   }
 
-  private static func table(_ list: [Entry]) -> String {
-    list.map { e in
-      "\(escape(e.name)):{\"dtype\":\"\(e.dtype)\",\"shape\":[\(e.shape.map(String.init).joined(separator: ","))],\"data_offsets\":[\(e.start),\(e.end)]}"
-    }.joined(separator: ",")
-  }
-
-  /// The size of the checkpoint, and a function that writes it.
-  package static func save(_ o: Optimizer) throws(Failure) -> [UInt8] {
+  /// The checkpoint as pieces of memory, good until the optimizer is used again.
+  private static func writer(_ o: Optimizer) throws(Failure) -> Safetensors.Writer {
     try o.allocated()
-    let (list, size, counters, sentence, rows) = entries(o, within: o.phase >= 0)
-    let body = table(list)
-    var data = [UInt8](repeating: 0, count: size)
-    data.withUnsafeMutableBytes { raw in
-      guard let p = raw.baseAddress else { return }
-      var k = 0
-      func put(_ q: UnsafeRawPointer, _ n: Int) {
-        (p + list[k].start).copyMemory(from: q, byteCount: n)
-        k += 1
-      }
-      sentence.withUnsafeBytes { put($0.baseAddress ?? UnsafeRawPointer(p), $0.count) }
-      for (_, values) in counters { values.withUnsafeBytes { put($0.baseAddress ?? UnsafeRawPointer(p), $0.count) } }
-      for row in rows { let s = o.storage(row); put(s.base, s.bytes) }
+    let w = Safetensors.Writer(o.allocator), within = o.phase >= 0
+    try w.add("engine/sentence", text: o.fullSentence)
+    try w.add("engine/settings", text: o.settingsText)
+    try w.add("engine/memories", o.memories)
+    let r = o.pending
+    try w.add("engine/step", [
+      Double(o.step), Double(o.skipped), Double(o.phase), Double(r.kind.rawValue), Double(r.pass), Double(r.tag & 0xffff_ffff),
+      Double(r.tag >> 32), Double(r.index), Double(r.count), Double(o.calls), o.evaluating ? 1 : 0, o.options.gradientScale,
+      Double((o.lossFirst ? 1 : 0) + (within && o.resumed && !o.knowsActive ? 2 : 0)),
+    ])
+    try w.add("engine/names", text: o.bound.map { $0.name + "\0" }.joined())
+    let shown = Set(o.shown)
+    try w.add("engine/tensors", (0..<o.bound.count).flatMap { i -> [Double] in
+      let t = o.records[i]
+      let flags = (t.started ? Flag.started : 0) | (t.active ? Flag.active : 0) | (t.away ? Flag.away : 0) | (shown.contains(i) ? Flag.shown : 0)
+      return [Double(t.t), Double(t.key), Double(flags)]
+    })
+    let observed = o.observed.sorted { $0.key < $1.key }
+    try w.add("engine/observed", observed.map(\.value))
+    try w.add("engine/observed_names", text: observed.map { $0.key + "\0" }.joined())
+    if within {
+      try w.add("engine/before", o.sourceCopies.flatMap { m in (0..<(m.count / 8)).map { m.base.assumingMemoryBound(to: Double.self)[$0] } })
+      if let k = o.kept { try w.add("engine/answer", [Double(k.rows), Double(k.columns)] + k.values) }
     }
-    let h = data.withUnsafeBytes { d in Array(body.utf8).withUnsafeBytes { b in digest(b, d) } }
-    var header = "{\"__metadata__\":{\"format\":\"thalweg\",\"version\":\"\(version)\",\"hash\":\"\(h)\"},\(body)}"
-    while header.utf8.count % 8 != 0 { header += " " }
-    let n = UInt64(header.utf8.count)
-    var out: [UInt8] = []
-    out.reserveCapacity(8 + header.utf8.count + size)
-    for i in 0..<8 { out.append(UInt8(truncatingIfNeeded: n >> (8 * UInt64(i)))) }
-    out += Array(header.utf8)
-    out += data
-    return out
+    for s in o.stages where !s.scalars.isEmpty { try w.add("\(key(s))/scalars", o.scalarValues(s)) }
+    for row in rows(o, within: within, evaluating: o.evaluating) {
+      let f = form(row, o), s = o.storage(row)
+      w.add(name(row, o), f.dtype, f.shape, s.base, s.bytes)
+    }
+    return w
   }
 
-  private static func digest(_ b: UnsafeRawBufferPointer, _ d: UnsafeRawBufferPointer) -> String {
-    let empty = UnsafeRawPointer(StepContext.nothing)
-    return String(hash(d.baseAddress ?? empty, d.count, hash(b.baseAddress ?? empty, b.count, 1)), radix: 16)
+  package static func size(_ o: Optimizer) throws(Failure) -> Int { try writer(o).size }
+
+  /// Hands the checkpoint to `put`, piece by piece; `begin` is told its size first.
+  package static func save(
+    _ o: Optimizer, _ begin: (Int) throws(Failure) -> Void = { _ in }, _ put: (UnsafeRawBufferPointer) throws(Failure) -> Void
+  ) throws(Failure) {
+    let w = try writer(o)
+    try begin(w.size)
+    try w.write(put)
   }
+
+  // MARK: loading
 
   package static func load(_ o: Optimizer, _ data: UnsafeRawBufferPointer) throws(Failure) {
+    guard o.phase < 0 else { throw Failure(Status.sequence, "loading within a step; answer its requests, or cancel it, first") }
     guard !o.evaluating else { throw Failure(Status.sequence, "loading in evaluation mode; call set_mode(train) first") }
-    func damaged(_ why: String) -> Failure { Failure(Status.format, "not a usable thalweg checkpoint: \(why)") }
-    guard data.count >= 8, let base = data.baseAddress else { throw damaged("it has \(data.count) bytes") }
-    let length = base.loadUnaligned(as: UInt64.self)
-    guard length <= UInt64(headerLimit), Int(length) <= data.count - 8 else { throw damaged("the header is cut off") }
-    let n = Int(length)
-    let header = Array(UnsafeRawBufferPointer(start: base + 8, count: n))
-    var json = JSON(header)
-    guard let top = json.object() else { throw damaged("the header is no JSON object") }
-    guard case .object(let meta)? = top.first(where: { $0.0 == "__metadata__" })?.1, case .string("thalweg")? = meta.first(where: { $0.0 == "format" })?.1 else {
-      throw damaged("it was not written by thalweg")
-    }
-    if case .string(let v)? = meta.first(where: { $0.0 == "version" })?.1, let k = Int(v), k > version {
-      throw Failure(Status.version, "the checkpoint has version \(k), this library reads up to \(version)")
-    }
-    var found: [String: Entry] = [:]
-    var order: [Entry] = []
-    for (name, v) in top where name != "__metadata__" {
-      guard case .object(let fields) = v, case .string(let dtype)? = fields.first(where: { $0.0 == "dtype" })?.1,
-        case .numbers(let shape)? = fields.first(where: { $0.0 == "shape" })?.1,
-        case .numbers(let offsets)? = fields.first(where: { $0.0 == "data_offsets" })?.1, offsets.count == 2, offsets[0] >= 0,
-        offsets[1] >= offsets[0], offsets[1] <= data.count - 8 - n
-      else { throw damaged("the entry `\(name)` is broken") }
-      let e = Entry(name: name, dtype: dtype, shape: shape, start: offsets[0], end: offsets[1])
-      found[name] = e
-      order.append(e)
-    }
-    let body = UnsafeRawBufferPointer(start: base + 8 + n, count: data.count - 8 - n)
-    guard case .string(let stored)? = meta.first(where: { $0.0 == "hash" })?.1, stored == Array(table(order).utf8).withUnsafeBytes({ digest($0, body) }) else {
-      throw damaged("its hash does not fit: it was changed or cut")
-    }
-
-    // Everything is intact; does it belong to this optimizer?
+    let file = try Safetensors(data)
     try o.allocated()
-    guard let s = found["engine/sentence"], let text = String(validatingCString: body[s.start..<s.end].map { CChar(bitPattern: $0) } + [0]) else {
-      throw damaged("it has no sentence")
-    }
+    // Everything is intact; does it belong to this optimizer?
+    guard let sentence = file.text("engine/sentence") else { throw Safetensors.damaged("it has no sentence") }
     let saved: [String]
-    do { saved = try Compiler(text).stages.map(\.name) } catch {
+    do { saved = try Compiler(sentence, trusted: true).stages.map(\.name) } catch {
       throw Failure(Status.mismatch, "the checkpoint's sentence is not known here: \(error.message)")
     }
     guard saved == o.stages.map(\.name) else {
-      throw Failure(Status.mismatch, "the checkpoint is of `\(saved.joined(separator: " | "))`, this optimizer is `\(o.stages.map(\.name).joined(separator: " | "))`")
+      throw Failure(Status.mismatch, "the checkpoint is of `\(saved.joined(separator: " | "))`, this optimizer is "
+        + "`\(o.stages.map(\.name).joined(separator: " | "))`")
     }
-    guard let steps = found["engine/step"], steps.end - steps.start == 72 else { throw damaged("it has no counters") }
-    let within = body.loadUnaligned(fromByteOffset: steps.start + 16, as: Double.self) >= 0
-    let (expected, _, counters, _, rows) = entries(o, within: within)
-    for e in expected where e.name != "engine/sentence" && e.name != "engine/answer" && !e.name.contains("/schedule.") {
-      guard let f = found[e.name] else {
-        throw Failure(Status.mismatch, "the checkpoint has no `\(e.name)`" + suggestion(e.name, Array(found.keys).sorted()))
-      }
-      guard f.dtype == e.dtype, f.shape == e.shape, f.end - f.start == e.end - e.start else {
-        throw Failure(Status.mismatch, "`\(e.name)` is \(f.dtype) \(f.shape) in the checkpoint, \(e.dtype) \(e.shape) here")
-      }
+    let head = try Head(file, o)
+    let settings = try Settings(file, o, sentence)
+    let memories = try memories(file, o, settings)
+    let scalars = try scalars(file, o, head)
+    let rows = rows(o, within: head.within, evaluating: head.evaluating)
+    let places = try places(file, o, rows, head, settings)
+    let backup = try head.evaluating ? (0..<o.bound.count).map { (i) throws(Failure) in
+      try Memory(o.bound[i].view.count * o.bound[i].view.dtype.size, o.allocator, zeroed: false)
+    } : []
+    let before = try before(file, o, head)
+
+    // From here on nothing fails.
+    settings.put(o)
+    for (s, group, k, memory) in memories {
+      if group < 0 { s.standardSchedules[k]?.memory = memory } else { s.schedules[group][k]?.memory = memory }
     }
-    let extra = found.keys.filter { k in !expected.contains { $0.name == k } && !k.contains("/schedule.") && !(within && k == "engine/answer") }.sorted()
-    if let k = extra.first { throw Failure(Status.mismatch, "the checkpoint has `\(k)`, which this optimizer does not") }
-    // The live hyper-parameters were part of the run.
-    let values = try o.parse(sentence: text)
-    var numbers: [String: [Double]] = [:]
-    for (name, old) in counters {
-      guard let f = found[name], f.end - f.start == (name.contains("/schedule.") ? f.end - f.start : old.count * 8) else { continue }
-      numbers[name] = (0..<((f.end - f.start) / 8)).map { body.loadUnaligned(fromByteOffset: f.start + $0 * 8, as: Double.self) }
+    (o.step, o.skipped, o.phase, o.calls) = (head.step, head.skipped, head.phase, head.calls)
+    (o.pending, o.lossFirst, o.resumed) = (head.pending, head.lossFirst, head.within)
+    (o.knowsActive, o.observed, o.kept, o.answered) = (head.knowsActive, head.observed, head.answer, nil)
+    (o.backup, o.evaluating, o.snapshotMemory, o.sourceCopies) = (backup, head.evaluating, [], before)
+    (o.shown, o.startedNow) = ([], [])
+    if let x = head.gradientScale { o.options.gradientScale = x }
+    for i in 0..<o.bound.count {
+      let t = head.tensors[i]
+      (o.records[i].t, o.records[i].key, o.records[i].marked) = (t.t, t.key, false)
+      o.records[i].started = t.flags & Flag.started != 0
+      o.records[i].active = t.flags & Flag.active != 0
+      o.records[i].away = t.flags & Flag.away != 0 && o.records[i].home != nil
+      o.records[i].apply.scale = o.scale
+      if t.flags & Flag.shown != 0 { o.shown.append(i) }
     }
-    if within, let f = found["engine/answer"] {
-      // a matrix: its sides, then its elements
-      let row = (0..<((f.end - f.start) / 8)).map { body.loadUnaligned(fromByteOffset: f.start + $0 * 8, as: Double.self) }
-      guard row.count >= 2, row[0] >= 0, row[1] >= 0, row[0] <= 0x1p31, row[1] <= 0x1p31, row[0] * row[1] == Double(row.count - 2) else {
-        throw damaged("its kept answer makes no sense")
-      }
-      numbers["engine/answer"] = row
-    }
-    guard let counts = numbers["engine/step"], counts.allSatisfy({ $0.isFinite && abs($0) < 9e15 }), counts.count == 9, counts[0] >= 0, counts[1] >= 0,
-      counts[2] >= -1, counts[3] >= 0, counts[3] < Double(Request.Kind.allCases.count), counts[4] >= 0, counts[5] >= 0, counts[6] >= 0, counts[5] < 0x1_0000_0000, counts[6] < 0x1_0000_0000,
-      let ts = numbers["engine/tensor_steps"], ts.allSatisfy({ $0.isFinite && $0 >= 0 && $0 < 9e15 })
-    else { throw damaged("its counters make no sense") }
-    for (s, v) in values { for (k, value) in v { s.replace(0, k, value) } }
-    o.restore(numbers)
-    for row in rows {
-      let b = o.bound[row.tensor]
-      let stage = row.index < 0 ? "engine" : "\(row.stage.id).\(row.stage.name)"
-      guard let f = found["\(b.name)/\(stage)/\(row.slot.name)"] else { continue }
+    for (s, values) in scalars { o.putScalars(s, values) }
+    for (row, e) in zip(rows, places) {
       let target = o.storage(row)
-      if target.bytes > 0, let p = body.baseAddress { target.base.copyMemory(from: p + f.start, byteCount: target.bytes) }
+      file.copy(e, to: target.base, target.bytes)
     }
   }
 
+  /// Counters, the pending request, and what there is for each tensor, in the order of this optimizer.
+  private struct Head {
+    var step = 0, skipped = 0, phase = -1, calls = 0
+    var pending = Request(), lossFirst = false, evaluating = false, knowsActive = false
+    var gradientScale: Double?
+    var observed: [String: Double] = [:]
+    var answer: HostMatrix?
+    var tensors: [(t: Int, key: UInt32, flags: Int)] = []
+    /// Position in the file of each tensor of this optimizer.
+    var order: [Int] = []
+    var within: Bool { phase >= 0 }
+
+    init(_ file: Safetensors, _ o: Optimizer) throws(Failure) {
+      let n = o.bound.count, old = file.written == 1
+      guard let c = file.numbers("engine/step"), c.count >= (old ? 9 : 13) else { throw Safetensors.damaged("it has no counters") }
+      let senseless = Safetensors.damaged("its counters make no sense")
+      guard c.allSatisfy({ $0.isFinite && abs($0) < 9e15 }), c.prefix(11).allSatisfy({ $0 == $0.rounded() }), c[0] >= 0, c[1] >= 0, c[2] >= -1,
+        c[3] >= 0, c[3] < Double(Request.Kind.allCases.count), c[4] >= 0, c[5] >= 0, c[5] < 0x1p32, c[6] >= 0, c[6] < 0x1p32, c[7] >= 0, c[8] >= 0
+      else { throw senseless }
+      (step, skipped, phase) = (Int(c[0]), Int(c[1]), Int(c[2]))
+      pending = Request(
+        kind: Request.Kind(rawValue: Int32(c[3])) ?? .none, pass: Int(c[4]), tag: UInt64(c[5]) | UInt64(c[6]) << 32, index: Int(c[7]),
+        count: Int(c[8]))
+      calls = step
+      if !old {
+        guard c[9] >= 0, c[10] == 0 || c[10] == 1, c[11] > 0, (0...3).contains(c[12]) else { throw senseless }
+        (calls, evaluating, gradientScale) = (Int(c[9]), c[10] == 1, c[11])
+        (lossFirst, knowsActive) = (Int(c[12]) & 1 != 0, Int(c[12]) & 2 == 0)
+      }
+      guard !(within && evaluating), try o.mayWait(pending, phase, lossFirst) else { throw senseless }
+      if within, let row = file.numbers("engine/answer") {
+        guard row.count >= 2, row[0] >= 0, row[1] >= 0, row[0] <= 0x1p31, row[1] <= 0x1p31, row[0] * row[1] == Double(row.count - 2) else {
+          throw Safetensors.damaged("its kept answer makes no sense")
+        }
+        answer = HostMatrix(Array(row[2...]), Int(row[0]), Int(row[1]))
+      }
+      if old {
+        guard let t = file.numbers("engine/tensor_steps"), t.count == n, t.allSatisfy({ $0 >= 0 && $0 < 9e15 }) else { throw senseless }
+        order = Array(0..<n)
+        let flags = step > 0 || within ? Flag.started : 0
+        // An older file does not say which tensors are away: those are where a gradient is wanted after the first answer.
+        let away = phase > 0 && pending.kind.takesGradients && pending.kind != .hessianVector ? Flag.away : 0
+        tensors = t.indices.map { (Int(t[$0]), UInt32(truncatingIfNeeded: $0), flags | away) }
+        return
+      }
+      guard let text = file.text("engine/names"), let t = file.numbers("engine/tensors") else { throw Safetensors.damaged("it names no tensors") }
+      let names = text.split(separator: "\0", omittingEmptySubsequences: false).dropLast().map(String.init)
+      guard t.count == names.count * 3, t.allSatisfy({ $0 >= 0 && $0 < 9e15 && $0 == $0.rounded() }) else { throw senseless }
+      var place: [String: Int] = [:]
+      for (k, name) in names.enumerated() { place[name] = k }
+      guard place.count == names.count else { throw senseless }
+      for b in o.bound {
+        guard let k = place[b.name] else {
+          throw Failure(Status.mismatch, "the checkpoint has no parameter `\(b.name)`" + suggestion(b.name, names))
+        }
+        order.append(k)
+        tensors.append((Int(t[3 * k]), UInt32(truncatingIfNeeded: Int(t[3 * k + 1])), Int(t[3 * k + 2])))
+      }
+      guard names.count == n else {
+        let mine = Set(o.bound.map(\.name))
+        throw Failure(Status.mismatch, "the checkpoint has the parameter `\(names.first { !mine.contains($0) } ?? "")`, which this optimizer does not")
+      }
+      guard let values = file.numbers("engine/observed"), let text = file.text("engine/observed_names") else { throw senseless }
+      let what = text.split(separator: "\0", omittingEmptySubsequences: false).dropLast().map(String.init)
+      guard what.count == values.count else { throw senseless }
+      for (name, x) in zip(what, values) { observed[name] = x }
+    }
+  }
+
+  /// Hyper-parameters of every group of this optimizer, checked.
+  private struct Settings {
+    private var list: [(stage: Stage, group: Int, hyper: Hyper)] = []
+    /// For a group of the file (−1: those to come), the one of this optimizer.
+    private(set) var groups: [Int: Int] = [-1: -1]
+
+    init(_ file: Safetensors, _ o: Optimizer, _ sentence: String) throws(Failure) {
+      let base = try o.parse(sentence: sentence)
+      guard file.written > 1 else {
+        // Version 1: what was set for the default group.
+        for (s, values) in base {
+          var h = s.hyper[0]
+          for (k, v) in values { h.put(v, k) }
+          list.append((s, 0, h))
+          list.append((s, -1, h))
+        }
+        for g in o.groups.indices { groups[g] = g }
+        return
+      }
+      var json = JSON(Array((file.text("engine/settings") ?? "").utf8))
+      guard let top = json.object() else { throw Safetensors.damaged("it has no hyper-parameters") }
+      var saved: [(key: Int, name: String, values: [JSON.Field])] = []
+      for entry in top {
+        guard case .object(let fields) = entry.item, let k = Int(entry.key), k >= -1 else { throw Safetensors.damaged("its parameter groups make no sense") }
+        var group = ""
+        if case .string(let g)? = fields.first(where: { $0.key == "name" })?.item { group = g }
+        saved.append((k, group, fields.filter { $0.key != "name" }))
+      }
+      let theirs = saved.filter { $0.key >= 0 }
+      let byName = theirs.allSatisfy { o.groups.contains($0.name) }
+      guard theirs.count == o.groups.count, Set(theirs.map(\.key)) == Set(o.groups.indices) else {
+        func list(_ names: [String]) -> String { names.dropFirst().map { "`\($0)`" }.joined(separator: ", ") }
+        throw Failure(Status.mismatch, "the checkpoint has \(theirs.count - 1) named parameter groups (\(list(theirs.map(\.name)))), "
+          + "this optimizer has \(o.groups.count - 1) (\(list(o.groups)))")
+      }
+      for (k, name, values) in saved {
+        let mine = k < 0 ? -1 : byName ? o.groups.firstIndex(of: name) ?? k : k
+        groups[k] = mine
+        var texts: [String: String] = [:]
+        for field in values { if case .string(let t) = field.item { texts[field.key] = t } }
+        for s in o.stages where !s.aliases.isEmpty {
+          var h = mine < 0 ? s.standard : s.hyper[mine]
+          for (i, p) in h.parameters.enumerated() where p.live {
+            guard let text = texts["\(s.id).\(p.name)"] else { continue }
+            do throws(Failure) { h.put(try p.read(try Parser.value(text, trusted: true), of: s.name), i) } catch {
+              throw Failure(Status.mismatch, "the checkpoint's \(s.name).\(p.name) is not known here: \(error.message)")
+            }
+          }
+          try s.check(h, "what was saved")
+          list.append((s, mine, h))
+        }
+      }
+    }
+
+    func put(_ o: Optimizer) {
+      for (s, group, h) in list {
+        for (k, v) in h.values.enumerated() where h.parameters[k].live { s.put(group < 0 ? nil : group, k, v) }
+      }
+    }
+    /// The schedule that a group will have, fresh.
+    func schedule(_ s: Stage, _ group: Int, _ parameter: Int) -> (any Schedule)? {
+      let h = list.last { $0.stage === s && $0.group == group }?.hyper ?? (group < 0 ? s.standard : s.hyper[group])
+      guard h.values.indices.contains(parameter), case .schedule(let node) = h.values[parameter] else { return nil }
+      return try? Registry.schedule(node)
+    }
+  }
+
+  private static func memories(_ file: Safetensors, _ o: Optimizer, _ settings: Settings) throws(Failure) -> [(Stage, Int, Int, [Double])] {
+    var list: [(Stage, Int, Int, [Double])] = []
+    if file.written == 1 {
+      for s in o.stages {
+        for g in o.groups.indices {
+          for k in s.hyper[g].parameters.indices {
+            guard let m = file.numbers("\(key(s))/schedule.\(g).\(k)") else { continue }
+            if settings.schedule(s, g, k)?.memory.count == m.count { list.append((s, g, k, m)) }
+            if g == 0, settings.schedule(s, -1, k)?.memory.count == m.count { list.append((s, -1, k, m)) }
+          }
+        }
+      }
+      return list
+    }
+    let senseless = Safetensors.damaged("the memory of its schedules makes no sense")
+    guard let all = file.numbers("engine/memories") else { throw senseless }
+    var rest = all[...]
+    while !rest.isEmpty {
+      guard rest.count >= 4, rest.prefix(4).allSatisfy({ $0 == $0.rounded() && abs($0) < 9e15 }) else { throw senseless }
+      let f = rest.prefix(4).map { Int($0) }
+      rest = rest.dropFirst(4)
+      guard let group = settings.groups[f[0]], o.stages.indices.contains(f[1]), f[3] >= 0, f[3] <= rest.count,
+        settings.schedule(o.stages[f[1]], group, f[2])?.memory.count == f[3]
+      else { throw senseless }
+      list.append((o.stages[f[1]], group, f[2], Array(rest.prefix(f[3]))))
+      rest = rest.dropFirst(f[3])
+    }
+    return list
+  }
+
+  /// Scalars of all stages, one set or in the order of this optimizer's tensors.
+  private static func scalars(_ file: Safetensors, _ o: Optimizer, _ head: Head) throws(Failure) -> [(Stage, [Double])] {
+    var list: [(Stage, [Double])] = []
+    for s in o.stages where !s.scalars.isEmpty {
+      let name = "\(key(s))/scalars", n = s.scalars.count, expected = s.scope == .global ? n : n * o.bound.count
+      guard let v = file.numbers(name) else { throw Failure(Status.mismatch, "the checkpoint has no `\(name)`") }
+      guard v.count == expected else { throw Failure(Status.mismatch, "`\(name)` has \(v.count) numbers in the checkpoint, \(expected) here") }
+      list.append((s, s.scope == .global ? v : head.order.flatMap { v[($0 * n)..<(($0 + 1) * n)] }))
+    }
+    return list
+  }
+  /// The source's scalars from before the step, as copies of the regions that it has here.
+  private static func before(_ file: Safetensors, _ o: Optimizer, _ head: Head) throws(Failure) -> [Memory] {
+    guard head.within, let s = o.sourceStage, let v = file.numbers("engine/before"), !v.isEmpty else { return [] }
+    let n = s.scalars.count
+    var values = v
+    if s.scope == .tensor {
+      guard v.count == n * o.bound.count else { throw Safetensors.damaged("its scalars from before the step make no sense") }
+      values = head.order.flatMap { v[($0 * n)..<(($0 + 1) * n)] }
+    }
+    guard values.count == o.scalars(s).reduce(0, { $0 + $1.bytes / 8 }) else {
+      throw Safetensors.damaged("its scalars from before the step make no sense")
+    }
+    var rest = values[...], list: [Memory] = []
+    for r in o.scalars(s) {
+      let m = try Memory(r.bytes, o.allocator, zeroed: false)
+      for (k, x) in rest.prefix(r.bytes / 8).enumerated() { m.base.assumingMemoryBound(to: Double.self)[k] = x }
+      rest = rest.dropFirst(r.bytes / 8)
+      list.append(m)
+    }
+    return list
+  }
+
+  /// Where the file has each row; throws unless it has just these.
+  private static func places(
+    _ file: Safetensors, _ o: Optimizer, _ rows: [Optimizer.StateRow], _ head: Head, _ settings: Settings
+  ) throws(Failure) -> [Safetensors.Entry] {
+    var places: [Safetensors.Entry] = []
+    var known: Set<String> = [
+      "engine/sentence", "engine/settings", "engine/memories", "engine/step", "engine/names", "engine/tensors", "engine/observed",
+      "engine/observed_names",
+    ]
+    if head.within { known.formUnion(["engine/before", "engine/answer"]) }
+    for s in o.stages where !s.scalars.isEmpty { known.insert("\(key(s))/scalars") }
+    if file.written == 1 {
+      known.insert("engine/tensor_steps")
+      for s in o.stages { for g in o.groups.indices { for k in s.hyper[g].parameters.indices { known.insert("\(key(s))/schedule.\(g).\(k)") } } }
+    }
+    var last = 0
+    for row in rows {
+      let name = name(row, o), f = form(row, o), bytes = o.stateBytes(row)
+      guard let e = file.found[name] else {
+        throw Failure(Status.mismatch, "the checkpoint has no `\(name)`" + suggestion(name, file.order.map(\.name)))
+      }
+      guard e.dtype == f.dtype, e.shape == f.shape, e.bytes == bytes else {
+        throw Failure(Status.mismatch, "`\(name)` is \(e.dtype) \(e.shape) in the checkpoint, \(f.dtype) \(f.shape) here")
+      }
+      // Version 1 has counters by position: tensors in another order would get those of others.
+      if file.written == 1 {
+        guard e.start >= last else {
+          throw Failure(Status.mismatch, "the checkpoint, of an older version, has its parameters in another order; bind them in that order")
+        }
+        last = e.start
+      }
+      known.insert(name)
+      places.append(e)
+    }
+    if let k = file.found.keys.filter({ !known.contains($0) }).min() {
+      throw Failure(Status.mismatch, "the checkpoint has `\(k)`, which this optimizer does not")
+    }
+    return places
+  }
+}
+
+extension Optimizer {
+  /// Live hyper-parameters by group, as JSON: {"-1": {"0.lr": "0.1", ...}, "0": {"name": "", "0.lr": ...}, ...}; −1 is what groups to come start from.
+  var settingsText: String {
+    func object(_ name: String?, _ hyper: (Stage) -> Hyper) -> String {
+      var fields: [String] = name.map { ["\"name\":" + JSON.escape($0)] } ?? []
+      for s in stages where !s.aliases.isEmpty {
+        let h = hyper(s)
+        for (p, v) in zip(h.parameters, h.values) where p.live { fields.append("\"\(s.id).\(p.name)\":" + JSON.escape(p.write(v))) }
+      }
+      return "{" + fields.joined(separator: ",") + "}"
+    }
+    let list = ["\"-1\":" + object(nil) { $0.standard }] + groups.indices.map { g in "\"\(g)\":" + object(groups[g]) { $0.hyper[g] } }
+    return "{" + list.joined(separator: ",") + "}"
+  }
+
+  /// What schedules remember: (group or −1, stage, parameter, count, numbers), one after the other.
+  var memories: [Double] {
+    var list: [Double] = []
+    for s in stages {
+      for g in -1..<groups.count {
+        for (k, schedule) in (g < 0 ? s.standardSchedules : s.schedules[g]).sorted(by: { $0.key < $1.key }) where !schedule.memory.isEmpty {
+          list += [Double(g), Double(s.id), Double(k), Double(schedule.memory.count)] + schedule.memory
+        }
+      }
+    }
+    return list
+  }
+
+  func scalarValues(_ s: Stage) -> [Double] {
+    if s.scope == .global { return (0..<s.scalars.count).map { s.globals[$0] } }
+    return (0..<bound.count).flatMap { i in
+      (0..<s.scalars.count).map { uses(s, bound[i]) && i < planned ? records[i].scalars[s.id][$0] : s.scalars[$0].start }
+    }
+  }
+  func putScalars(_ s: Stage, _ values: [Double]) {
+    let n = s.scalars.count
+    if s.scope == .global { for k in 0..<n { s.globals[k] = values[k] } } else {
+      for i in 0..<bound.count where uses(s, bound[i]) { for k in 0..<n { records[i].scalars[s.id][k] = values[i * n + k] } }
+    }
+  }
+
+  /// Whether this pipeline may wait for a request in a phase.
+  func mayWait(_ r: Request, _ phase: Int, _ lossFirst: Bool) throws(Failure) -> Bool {
+    if phase < 0 { return true }
+    let own = sourceStage?.source?.kinds ?? []
+    return phase < sourceStage?.source?.most(bound.count) ?? 1 && r.index < max(1, r.count, bound.count) && r.count <= 1 << 31
+      && ([.gradient, .loss, .lossAndGradient] + own).contains(r.kind) && (!lossFirst || (sourceStage?.source?.opens ?? false))
+  }
+
+  /// A request that a loaded checkpoint was waiting for.
+  package var waiting: Request? { phase >= 0 ? pending : nil }
+}
+
+extension Checkpoint {
   // MARK: files
 
   /// Written beside the target, synced, renamed: the file is the old one or the new one, never half.
@@ -266,88 +503,3 @@ package enum Checkpoint {
   }
 }
 
-/// Just enough JSON for the header: objects of strings, objects, and lists of whole numbers. Everything else is refused.
-private struct JSON {
-  enum Value {
-    case string(String)
-    case numbers([Int])
-    case object([(String, Value)])
-  }
-  private let b: [UInt8]
-  private var i = 0
-  private var depth = 0
-  init(_ bytes: [UInt8]) { b = bytes }
-
-  private mutating func space() { while i < b.count, b[i] == 32 || b[i] == 9 || b[i] == 10 || b[i] == 13 { i += 1 } }
-  private mutating func take(_ c: Character) -> Bool {
-    space()
-    guard i < b.count, b[i] == c.asciiValue else { return false }
-    i += 1
-    return true
-  }
-
-  mutating func object() -> [(String, Value)]? {
-    depth += 1
-    defer { depth -= 1 }
-    guard depth < 4, take("{") else { return nil }
-    var list: [(String, Value)] = []
-    if take("}") { return list }
-    repeat {
-      guard let key = string(), take(":"), let v = value() else { return nil }
-      list.append((key, v))
-    } while take(",")
-    guard take("}") else { return nil }
-    return list
-  }
-
-  private mutating func value() -> Value? {
-    space()
-    guard i < b.count else { return nil }
-    switch b[i] {
-    case UInt8(ascii: "\""): return string().map { .string($0) }
-    case UInt8(ascii: "{"): return object().map { .object($0) }
-    case UInt8(ascii: "["):
-      i += 1
-      var numbers: [Int] = []
-      if take("]") { return .numbers(numbers) }
-      repeat {
-        space()
-        var n = 0, digits = 0
-        while i < b.count, b[i] >= 48, b[i] <= 57, digits < 18 {
-          n = n * 10 + Int(b[i] - 48)
-          i += 1
-          digits += 1
-        }
-        guard digits > 0 else { return nil }
-        numbers.append(n)
-      } while take(",")
-      return take("]") ? .numbers(numbers) : nil
-    default: return nil
-    }
-  }
-
-  private mutating func string() -> String? {
-    guard take("\"") else { return nil }
-    var out: [UInt8] = []
-    while i < b.count, b[i] != UInt8(ascii: "\"") {
-      if b[i] == UInt8(ascii: "\\") {
-        guard i + 1 < b.count else { return nil }
-        switch b[i + 1] {
-        case UInt8(ascii: "\""), UInt8(ascii: "\\"):
-          out.append(b[i + 1])
-          i += 2
-        case UInt8(ascii: "u"):
-          guard i + 5 < b.count, let code = UInt8(String(decoding: b[(i + 2)..<(i + 6)], as: UTF8.self), radix: 16) else { return nil }
-          out.append(code)
-          i += 6
-        default: return nil
-        }
-      } else {
-        out.append(b[i])
-        i += 1
-      }
-    }
-    guard take("\"") else { return nil }
-    return String(decoding: out, as: UTF8.self)
-  }
-}

@@ -267,34 +267,6 @@ extension Method {
 }
 
 extension Optimizer {
-  package struct StateDescription {
-    package let stage: String, slot: String
-    package let tensor: Int, count: Int, bytes: Int
-    package let storage: Int32
-  }
-  package var stateCount: Int { allStateRows().count }
-  /// Throws when there is no such row.
-  package func describeState(_ index: Int) throws(Failure) -> StateDescription {
-    let rows = allStateRows()
-    guard index >= 0, index < rows.count else {
-      throw Failure(Status.argument, "`index` must be below \(rows.count), got \(UInt(bitPattern: index))")
-    }
-    let row = rows[index], b = bound[row.tensor]
-    let storage: Int32 = row.format == .direct ? (b.view.dtype == .f64 ? 0 : 1) : row.format == .bf16 ? 2 : 3
-    return StateDescription(
-      stage: row.index < 0 ? "engine" : row.stage.name, slot: row.slot.name, tensor: row.tensor, count: elements(row), bytes: stateBytes(row), storage: storage)
-  }
-  package func readState(_ index: Int, _ out: UnsafeMutablePointer<Double>) throws(Failure) {
-    try allocated()
-    let row = allStateRows()[index]
-    if row.slot.temporary, phase < 0 {
-      // between steps it holds rubbish, which nobody should compare
-      out.update(repeating: 0, count: elements(row))
-      return
-    }
-    widen(row, out)
-  }
-
   /// The probes of a waiting Hessian-vector request, shaped like the parameters; nil when none is wanted.
   package func probeTensors() -> UnsafeMutablePointer<tw_tensor>? {
     guard let (stage, slot) = probeSlot else { return nil }

@@ -7,6 +7,8 @@ package struct Request: Sendable {
 
     /// The answer is matrices, not gradients.
     package var takesMatrices: Bool { self == .logitDerivatives || self == .activations }
+    /// The answer lies in the bound gradients.
+    package var takesGradients: Bool { self != .none && self != .loss && !takesMatrices }
   }
   package var kind = Kind.none
   package var pass = 0
@@ -49,62 +51,78 @@ package final class Optimizer {
   let sourceStage: Stage?
   /// The pipeline of `route` that the source stands in; nil: none.
   let sourceBranch: Int?
-  private let needsLoss: Bool
+  let needsLoss: Bool
   /// Some stage refuses non-finite gradients whatever the policy.
-  private let needsFinite: Bool
-  private let mayFail: Bool
+  let needsFinite: Bool
+  let mayFail: Bool
   private let longestSegments: Int
   package var options: Options
   package internal(set) var groups: [String] = [""]
   var bound: [Bound] = []
-  private let allocator: Allocator
+  let allocator: Allocator
 
   var records: UnsafeMutablePointer<Record>
   private var capacity = 0
   /// Arrays that records point into; freed with the optimizer.
   private var holdings: [UnsafeMutableRawPointer] = []
-  private var arenas: [Memory] = []
+  private(set) var arenas: [Memory] = []
   private var scratch: [Memory] = []
   /// One a thread, like the work space of whole-tensor stages.
   private var programs: [Program] = []
-  private var workspaces: [Memory] = []
+  private(set) var workspaces: [Memory] = []
   private let threadBusy: UnsafeMutablePointer<Int64>
   private static let mostThreads = 64
 
-  private struct Block { var tensor: Int32; var offset: Int; var count: Int }
-  private struct Task { var first: Int; var end: Int; var small: Bool }
-  private var blocks: UnsafeMutablePointer<Block>
+  struct Block { var tensor: Int32; var offset: Int; var count: Int }
+  struct Task { var first: Int; var end: Int; var small: Bool }
+  private(set) var blocks: UnsafeMutablePointer<Block>
   private var blockCount = 0
-  private var tasks: [Task] = []
+  private(set) var tasks: [Task] = []
+  /// The marks of all blocks, where some tensor is watched.
+  private(set) var marks: Memory?
   private var partials: UnsafeMutablePointer<Double>
-  private var totals: UnsafeMutablePointer<Double>
-  private var planned = 0        // tensors with state and plan
-  private var elements = 0
+  private(set) var totals: UnsafeMutablePointer<Double>
+  private(set) var planned = 0        // tensors with state and plan
+  private(set) var elements = 0
 
-  package private(set) var step = 0
-  package private(set) var skipped = 0
+  package internal(set) var step = 0
+  package internal(set) var skipped = 0
+  /// Calls that were steps, were skipped, or only accumulated: each is another minibatch.
+  var calls = 0
   /// Number of requests answered in the present step; −1 between steps.
-  package private(set) var phase = -1
-  package private(set) var evaluating = false
-  private var backup: [Memory] = []
+  package internal(set) var phase = -1
+  package internal(set) var evaluating = false
+  /// The training weights, in evaluation mode.
+  var backup: [Memory] = []
   var observed: [String: Double] = [:]
-  private var pending = Request()
-  private var hasGradients = false
-  private var snapshotMemory: [Memory] = []
+  var pending = Request()
+  /// The step began with a request for the loss, which the source's own first request does not bring.
+  var lossFirst = false
+  private(set) var hasGradients = false
+  var snapshotMemory: [Memory] = []
+  /// The source's scalars as they were before the step.
+  var sourceCopies: [Memory] = []
+  /// Tensors whose state started in the present step, and those that were shown a view for the first time.
+  var startedNow: [Int] = [], shown: [Int] = []
+  /// What `allStateRows` made.
+  var listed: (tensors: Int, rows: [StateRow]) = (-1, [])
   /// The host's answer to a request for matrices, until it is taken.
-  private(set) var answered: Answer?
+  var answered: Answer?
   /// What a source keeps of an answer until the step ends.
   var kept: HostMatrix?
   /// The largest step size of this step, where a source sets it.
   var stepSize: Double?
-  /// A checkpoint was loaded in the middle of a step.
-  private var resumed = false
+  /// A checkpoint was loaded in the middle of a step; `knowsActive`: it told which tensors take part.
+  var resumed = false, knowsActive = false
+  /// Hyper-parameters that are one for all groups, and those in which groups must agree at a step.
+  let shared: [Place], agreed: [Place]
 
   package init(_ text: String, _ options: Options, _ allocator: Allocator) throws(Failure) {
     let compiled = try Compiler(text)
     (stages, branches, sourceStage, sourceBranch) = (compiled.stages, compiled.branches, compiled.source, compiled.sourceBranch)
     needsLoss = stages.contains { $0.method.needsLoss }
     needsFinite = branches.contains { $0.needsFinite } || (sourceStage?.method.needsFinite ?? false)
+    (shared, agreed) = (Optimizer.places(stages, .all), Optimizer.places(stages, .equal))
     mayFail = branches.contains { $0.mayFail }
     longestSegments = branches.map(\.segments.count).max() ?? 0
     (self.options, self.allocator) = (options, allocator)
@@ -116,6 +134,7 @@ package final class Optimizer {
   }
 
   deinit {
+    if phase >= 0 { undo() }   // the host's parameters must not stay where a request had them
     for i in 0..<bound.count {
       records[i].x.release()
       records[i].g.release()
@@ -166,13 +185,13 @@ package final class Optimizer {
       added.append(Bound(view: v, name: name, group: 0, branch: b, shape: shape))
     }
     try Optimizer.checkOverlap(bound.map { ($0.view, $0.name) } + added.map { ($0.view, $0.name) }, "parameters")
-    var g = 0
-    if let n = groupName, !n.isEmpty {
-      if let k = groups.firstIndex(of: n) { g = k } else {
-        for s in stages { try s.addGroup() }
-        groups.append(n)
-        g = groups.count - 1
-      }
+    let g: Int
+    let known = groupName.map { n in n.isEmpty ? 0 : groups.firstIndex(of: n) } ?? 0
+    try checkShared(known)
+    if let known { g = known } else {
+      for s in stages { s.addGroup() }
+      groups.append(groupName ?? "")
+      g = groups.count - 1
     }
     for i in added.indices { added[i].group = g }
     reserve(bound.count + added.count)
@@ -192,6 +211,7 @@ package final class Optimizer {
       (records + bound.count).initialize(to: Record(
         x: Layout(v), g: Layout(v), shadow: nil, count: v.count, size: v.dtype.computeSize, branch: b.branch, group: b.group,
         isDouble: isDouble, slots: slots, slotCount: 0, firstSlot: first, rules: rules, ownRules: rules, scalars: scalars))
+      records[bound.count].key = UInt32(truncatingIfNeeded: bound.count)
       bound.append(b)
     }
     hasGradients = false
@@ -340,11 +360,11 @@ package final class Optimizer {
     return rows
   }
 
-  private func needsMaster(_ b: Bound) -> Bool { options.master == .f32 && b.view.dtype.size == 2 && viewStage(b) == nil }
-  private func viewStage(_ b: Bound) -> Stage? { branches[b.branch].after.first { $0.isView } }
+  func needsMaster(_ b: Bound) -> Bool { options.master == .f32 && b.view.dtype.size == 2 && viewStage(b) == nil }
+  func viewStage(_ b: Bound) -> Stage? { branches[b.branch].after.first { $0.isView } }
 
   /// Allocates the state of new tensors and plans the walks. Throws before anything is changed.
-  private func prepare() throws(Failure) {
+  func prepare() throws(Failure) {
     guard planned < bound.count || programs.isEmpty else { return }
     var bytes = 0, scratchBytes = 0, ruleBytes = 0
     var estimate = 0.0   // sums of absurd sizes must not overflow
@@ -361,6 +381,11 @@ package final class Optimizer {
       }
       if branches[b.branch].needsScratch { scratchBytes += aligned(b.view.count * size) }
     }
+    let watched = marks != nil || (planned..<bound.count).contains { i in stateRows(i).contains { $0.slot.isIterate } }
+    var allBlocks = 0
+    for i in 0..<bound.count { allBlocks += (records[i].count + Walker.block - 1) / Walker.block }
+    let fingerprints = watched ? try Memory(allBlocks * Marks.lanes * 4, allocator, zeroed: false) : nil
+    if let old = marks, let new = fingerprints { new.base.copyMemory(from: old.base, byteCount: blockCount * Marks.lanes * 4) }
     let arena = try Memory(bytes, allocator)
     let extra = try Memory(scratchBytes, allocator)
     let rules = try Memory(ruleBytes, allocator)
@@ -405,13 +430,16 @@ package final class Optimizer {
       if needsMaster(b) {
         r.pointee.master = at
         at += aligned(b.view.count * 4)
-        Optimizer.readParameters(r, at - aligned(b.view.count * 4))
       }
       if let v = viewStage(b) {
         r.pointee.master = r.pointee.slot(v.id, 0).base
         r.pointee.viewed = true
       }
-      for (k, row) in rows.enumerated() { Optimizer.start(r, stores + k, row.slot) }
+      for (k, row) in rows.enumerated() {
+        Optimizer.start(r, stores + k, row.slot)
+        if row.slot.home { r.pointee.home = stores[k].base }
+        if row.slot.isIterate { r.pointee.watched = true }
+      }
       if branches[b.branch].needsScratch {
         r.pointee.scratch = scratchAt
         scratchAt += aligned(b.view.count * size)
@@ -433,6 +461,7 @@ package final class Optimizer {
     scratch.append(extra)
     programs = benches
     workspaces = spaces
+    marks = fingerprints
     planned = bound.count
     plan()
   }
@@ -441,11 +470,11 @@ package final class Optimizer {
     r.pointee.x.read(0, r.pointee.count, into: out, size: r.pointee.size, scale: 1)
   }
 
+  /// Gives a slot its start, where that is a number.
   private static func start(_ r: UnsafeMutablePointer<Record>, _ s: UnsafeMutablePointer<SlotStore>, _ slot: Slot) {
     let n = slot.elements(of: r.pointee.count)
     switch slot.start {
-    case .zero: break
-    case .parameters: if slot.count == nil { readParameters(r, s.pointee.base) }
+    case .zero, .parameters, .iterate: break
     case .value(let x):
       if s.pointee.format == .direct {
         if r.pointee.isDouble { s.pointee.base.assumingMemoryBound(to: Double.self).update(repeating: x, count: n) } else {
@@ -507,7 +536,7 @@ package final class Optimizer {
 
   /// Calls `body` with a member of the pool that no other thread uses.
   @inline(__always)
-  private func withOwn<T>(_ pool: [T], _ body: (T) -> Void) {
+  func withOwn<T>(_ pool: [T], _ body: (T) -> Void) {
     var k = 0
     while !twi_swap_if(threadBusy + k, 0, 1) {
       k += 1
@@ -537,18 +566,25 @@ package final class Optimizer {
 
   /// Carries a program out over a run of blocks; sums are taken block by block, whatever the run.
   @inline(__always)
-  private func run(_ program: Program, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int, sums: Bool, _ lay: (Program, UnsafeMutablePointer<Record>) -> Void) {
+  private func run(
+    _ program: Program, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int, sums: Bool, notices: Bool = false, marks: Bool = false,
+    _ lay: (Program, UnsafeMutablePointer<Record>) -> Void
+  ) {
     guard first < end else { return }
     program.begin(r, at: blocks[first].offset)
     lay(program, r)
-    if sums {
-      for b in first..<end { program.execute(blocks[b].count, partials + b * Sums.count) }
+    if sums || notices || marks {
+      for b in first..<end {
+        if notices { notice(r, b) }
+        program.execute(blocks[b].count, partials + b * Sums.count)
+        if marks { mark(r, b) }
+      }
     } else {
       program.execute(blocks[end - 1].offset + blocks[end - 1].count - blocks[first].offset, partials)
     }
   }
 
-  private func total(_ r: UnsafeMutablePointer<Record>, _ out: UnsafeMutablePointer<Double>) {
+  func total(_ r: UnsafeMutablePointer<Record>, _ out: UnsafeMutablePointer<Double>) {
     for k in 0..<Sums.count { out[k] = 0 }
     for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) {
       let p = partials + b * Sums.count
@@ -583,7 +619,7 @@ package final class Optimizer {
     forEach { p, r in
       var apply = r.pointee.apply
       let x = p.hostParameters(), k = r.pointee.isDouble ? kernels.1 : kernels.0
-      p.sum(x, p.gradient(copy: apply.scale != 1, &apply), state: self.state(r, stage, order)) { _, _, _, o, out in k(o, out) }
+      p.sum(x, r.pointee.present ? p.gradient(copy: apply.scale != 1, &apply) : x, state: self.state(r, stage, order)) { _, _, _, o, out in k(o, out) }
     }
     total(where: { _ in true }, totals)
     return (0..<Sums.count).map { totals[$0] }
@@ -595,16 +631,26 @@ package final class Optimizer {
       let op = op(r - self.records)
       self.change(p, r, stage, order, parameters, r.pointee.isDouble ? plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: false) : plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: false))
     }
+    noteHome(stage, order)
   }
   func change(_ op: some ElementOperation, stage: Stage, slots order: [Int]? = nil, parameters: Bool) {
     let kernels = (
       plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: false), plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: false)
     )
     forEach { p, r in self.change(p, r, stage, order, parameters, r.pointee.isDouble ? kernels.1 : kernels.0) }
+    noteHome(stage, order)
+  }
+  /// A walk over the home slot has saved the parameters there.
+  private func noteHome(_ stage: Stage, _ order: [Int]?) {
+    for i in 0..<bound.count {
+      guard records[i].active, !records[i].away, let home = records[i].home else { continue }
+      records[i].away = state(records + i, stage, order).contains(home)
+    }
   }
   private func change(_ p: Program, _ r: UnsafeMutablePointer<Record>, _ stage: Stage, _ order: [Int]?, _ parameters: Bool, _ kernel: @escaping PlainKernel) {
     var apply = r.pointee.apply
-    let x = p.hostParameters(), g = p.gradient(copy: apply.scale != 1, &apply)
+    // Where there is no gradient to read, nobody looks at it.
+    let x = p.hostParameters(), g = r.pointee.present ? p.gradient(copy: apply.scale != 1, &apply) : x
     p.add(x, g, state: state(r, stage, order)) { _, _, o in kernel(o) }
     if parameters { p.closeHost(x) }
   }
@@ -613,117 +659,7 @@ package final class Optimizer {
     return (order ?? Array(0..<r.pointee.used(stage.id))).prefix(SlotPointers.capacity).map { list[$0].base }
   }
 
-  // MARK: one step
-
-  /// `opening`: a request is about to ask for the gradients.
-  private func ready(opening: Bool = false) throws(Failure) {
-    guard !bound.isEmpty else { throw Failure(Status.sequence, "no parameters are bound: call add_parameters first") }
-    guard hasGradients || opening else { throw Failure(Status.sequence, "no gradients are bound: call bind_gradients first, or pass them to the step") }
-    guard !evaluating else { throw Failure(Status.sequence, "stepping in evaluation mode; call set_mode(train) first") }
-  }
-
-
-  /// Counts a step that the non-finite policy refused.
-  package func refuse() -> Int {
-    skipped += 1
-    Log.warn("step \(step) was skipped: a gradient is not finite (\(skipped) skipped so far)")
-    return Status.skipped
-  }
-
-  /// One whole step with the bound gradients.
-  package func stepOnce() throws(Failure) -> Int {
-    try ready()
-    if let s = sourceStage, !(s.source?.single ?? false) {
-      throw Failure(Status.needs, "\(s.name) needs more than one gradient a step (\(s.method.requests)); call next and answer its requests")
-    }
-    guard phase < 0 else { throw Failure(Status.sequence, "a step is under way: answer its requests, or cancel it") }
-    if needsLoss, observed["loss"] == nil {
-      let who = stages.first { $0.method.needsLoss }?.name ?? ""
-      throw Failure(Status.needs, "\(who) needs the loss of every step: observe \"loss\" before the step, or answer its requests with next")
-    }
-    try prepare()
-    try begin()
-    if let stage = sourceStage, let source = stage.source {
-      let io = SourceIO(self, stage)
-      guard case .update(let op) = try source.advance(0, io) else { return endWithoutUpdate() }
-      return try update(op)
-    }
-    return try update(nil)
-  }
-
-  /// Reverse communication: returns the request to answer, or nil when the step is done (with its status).
-  package func next(loss: Double?) throws(Failure) -> (Request?, Int) {
-    if phase < 0 {
-      try ready(opening: true)
-      let known = planned
-      try prepare()
-      for i in known..<bound.count { try showView(i) }
-      try evaluateSchedules()
-      activate()
-      try keepSource()
-      phase = 0
-      var first = Request(kind: needsLoss ? .lossAndGradient : .gradient, pass: 0, tag: UInt64(step) &* 2)
-      if let stage = sourceStage, let source = stage.source, let ask = source.opening(SourceIO(self, stage, opening: true)) { first = fill(ask) }
-      pending = first
-      return (first, Status.more)
-    }
-    defer { answered = nil }
-    do throws(Failure) {
-      try ready()
-      if resumed {
-        activate()
-        try evaluateSchedules()
-        resumed = false
-      }
-      if pending.kind.takesMatrices, answered == nil {
-        let who = sourceStage?.name ?? "the pipeline"
-        throw Failure(Status.needs, "\(who) asked for \(pending.kind == .activations ? "activations" : "derivatives of the logits"): answer with answer_matrix; nothing was changed")
-      }
-      if pending.kind == .loss || pending.kind == .lossAndGradient {
-        let who = stages.first { $0.method.needsLoss }?.name ?? sourceStage?.name ?? "the pipeline"
-        guard let loss, !loss.isNaN else { throw Failure(Status.needs, "\(who) needs the loss of this step: set the request's loss (it is NaN)") }
-        guard loss.isFinite else { throw Failure(Status.nonfinite, "\(who) needs a finite loss, got \(text(loss)); nothing was changed") }
-        observed["loss"] = loss
-      }
-      if phase == 0 { try begin(); phase = 0 } else { try checkPresent(); try checkFinite() }
-      guard let stage = sourceStage, let source = stage.source else {
-        return (nil, try update(nil))
-      }
-      let io = SourceIO(self, stage)
-      switch try source.advance(phase, io) {
-      case .ask(let ask):
-        phase += 1
-        pending = fill(ask)
-        return (pending, Status.more)
-      case .update(let op):
-        return (nil, try update(op))
-      case .nothing:
-        return (nil, endWithoutUpdate())
-      }
-    } catch {
-      abandon()
-      if error.status == tw_status(Status.skipped) { return (nil, refuse()) }
-      throw error
-    }
-  }
-
-  /// A command of a source, between steps; it may end in an update of the pipeline.
-  func runCommand(_ stage: Stage, _ source: any Source, _ name: String) throws(Failure) {
-    try ready()
-    guard phase < 0 else { throw Failure(Status.sequence, "a step is under way: answer its requests, or cancel it") }
-    try prepare()
-    activate()
-    switch try source.command(name, SourceIO(self, stage)) {
-    case .update(let op): _ = try update(op)
-    case .ask, .nothing: break
-    }
-  }
-
-  private func fill(_ ask: Ask) -> Request {
-    Request(
-      kind: ask.kind, pass: phase, tag: UInt64(step) &* 2 &+ (ask.freshSample ? UInt64(phase) &* 0x1_0000_0000 &+ 1 : 0), index: ask.index,
-      count: ask.count)
-  }
+  // MARK: probes
 
   /// The slot of the source with the vector of the present request.
   package var probeSlot: (stage: Int, slot: Int)? {
@@ -755,51 +691,23 @@ package final class Optimizer {
   private var probeList: [(shape: UnsafeMutablePointer<Int64>, ndim: Int)] = []
   private var probeTensor: UnsafeMutablePointer<tw_tensor>?
 
-  package func answer(_ first: HostMatrix?, _ second: HostMatrix?) throws(Failure) {
-    guard phase >= 0, pending.kind.takesMatrices, let stage = sourceStage, let source = stage.source else {
-      throw Failure(Status.sequence, "no request for matrices is waiting")
-    }
-    let answer = Answer(first, second)
-    try source.check(answer, phase, SourceIO(self, stage))
-    answered = answer
-  }
+  // MARK: copies of state
 
-  package func cancel() throws(Failure) {
-    guard phase >= 0 else { throw Failure(Status.sequence, "no step is under way") }
-    abandon()
-  }
-
-  /// Undoes a step between its requests.
-  private func abandon() {
-    if phase >= 0, let stage = sourceStage, let source = stage.source, phase > 0 || source.opensAway {
-      activate()
-      source.cancel(phase, SourceIO(self, stage))
-      putBack(sourceCopies, scalars(stage))   // a step resumed from a checkpoint has none
-    }
-    forget()
-  }
-  /// What belongs to one step alone.
-  private func forget() {
-    (phase, pending, resumed) = (-1, Request(), false)
-    (sourceCopies, snapshotMemory, answered, kept, stepSize) = ([], [], nil, nil, nil)
-    if !observed.isEmpty { observed.removeAll(keepingCapacity: true) }
-  }
-
-  private typealias Region = (base: UnsafeMutableRawPointer, bytes: Int)
+  typealias Region = (base: UnsafeMutableRawPointer, bytes: Int)
 
   /// Where the scalars of a stage lie.
-  private func scalars(_ s: Stage) -> [Region] {
+  func scalars(_ s: Stage) -> [Region] {
     let bytes = s.scalars.count * 8
     if bytes == 0 { return [] }
     if s.scope == .global { return [(UnsafeMutableRawPointer(s.globals), bytes)] }
     return (0..<bound.count).filter { uses(s, bound[$0]) }.map { (UnsafeMutableRawPointer(records[$0].scalars[s.id]), bytes) }
   }
   /// Where the lasting state and the scalars of all stages but one lie.
-  private func regions(without source: Stage) -> [Region] {
+  func regions(without source: Stage) -> [Region] {
     stages.filter { $0 !== source }.flatMap(scalars)
-      + allStateRows().filter { $0.index >= 0 && !$0.slot.temporary && $0.stage !== source }.map { storage($0) }
+      + allStateRows().filter { $0.kind != .master && !$0.slot.temporary && $0.stage !== source }.map { storage($0) }
   }
-  private func copies(_ regions: [Region]) throws(Failure) -> [Memory] {
+  func copies(_ regions: [Region]) throws(Failure) -> [Memory] {
     var list: [Memory] = []
     for r in regions {
       let m = try Memory(r.bytes, allocator, zeroed: false)
@@ -808,84 +716,22 @@ package final class Optimizer {
     }
     return list
   }
-  private func putBack(_ copies: [Memory], _ regions: [Region]) {
+  func putBack(_ copies: [Memory], _ regions: [Region]) {
     for (r, m) in zip(regions, copies) { r.base.copyMemory(from: m.base, byteCount: r.bytes) }
   }
-  /// Copies of the source's scalars, so that a step that is broken off leaves them as they were; its state a source changes last.
-  private func keepSource() throws(Failure) {
-    sourceCopies = []
-    guard let stage = sourceStage, let source = stage.source, !source.single else { return }
-    sourceCopies = try copies(scalars(stage))
-  }
-  private var sourceCopies: [Memory] = []
-
-  /// What the host's gradients are multiplied by.
-  var scale: Double { (options.maximize ? -1 : 1) * options.gradientScale }
-
-  private func activate() {
-    let scale = self.scale
-    for i in 0..<bound.count {
-      records[i].active = records[i].bound && !records[i].absent
-      records[i].apply.scale = scale
-    }
-  }
-
-  /// Everything that can refuse a step happens here, before anything is changed.
-  private func begin() throws(Failure) {
-    activate()
-    if sourceStage != nil { try evaluateSchedules() }   // for what it reads before the rules are made
-    try checkFinite()
-    if mayFail { try takeSnapshot() }
-  }
-
   private struct NonFiniteCount: ElementSum {
     @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
       let d = g - g   // 0, or NaN where g is not finite
       sums.add(0, L.select(L.equal(d, d), L(0), L(1)))
     }
   }
-  private static let nonFinite: (ElementKernels.Measure, ElementKernels.Measure) = {
+  static let nonFinite: (ElementKernels.Measure, ElementKernels.Measure) = {
     let (f32, f64) = (plainMeasure(NonFiniteCount(), SIMD16<Float>.self), plainMeasure(NonFiniteCount(), SIMD8<Double>.self))
     return ({ _, _, _, o, out in f32(o, out) }, { _, _, _, o, out in f64(o, out) })
   }()
 
-  /// A tensor that had a gradient at the first request of a step has one at all of them.
-  private func checkPresent() throws(Failure) {
-    for i in 0..<bound.count where records[i].active && (records[i].absent || !records[i].bound) {
-      throw Failure(Status.sequence, "\(label("gradient", i)) is absent, but was there at the first request of this step; pass zeros")
-    }
-  }
-
-  private func checkFinite() throws(Failure) {
-    guard options.nonFinite != .propagate || needsFinite else { return }
-    if let answered {   // the gradients were seen before, and may hold anything by now
-      if answered.isFinite { return }
-      if options.nonFinite == .skip { throw Failure(Status.skipped, "non-finite answer") }
-      throw Failure(Status.nonfinite, "the answer to \(sourceStage?.name ?? "the request") has elements that are NaN or infinite; nothing was changed")
-    }
-    forEach { p, r in
-      var apply = Apply()
-      let g = p.gradient(copy: false, &apply)
-      p.sum(g, g, r.pointee.isDouble ? Optimizer.nonFinite.1 : Optimizer.nonFinite.0)
-    }
-    for i in 0..<bound.count where records[i].active {
-      total(records + i, totals)
-      if totals[0] > 0 {
-        if options.nonFinite == .skip { throw Failure(Status.skipped, "non-finite gradient") }
-        throw Failure(Status.nonfinite, "\(label("gradient", i)) has \(Int(totals[0])) elements that are NaN or infinite; nothing was changed")
-      }
-    }
-  }
-
-  private func endWithoutUpdate() -> Int {
-    forget()
-    if options.zeroGradients { clearGradients() }
-    return Status.ok
-  }
-
-  private func clearGradients() {
-    for i in 0..<bound.count where records[i].active { records[i].g.clear(0, records[i].count) }
-  }
+  /// What the host's gradients are multiplied by.
+  var scale: Double { (options.maximize ? -1 : 1) * options.gradientScale }
 
   /// Rule numbers for this step: evaluates schedules, advances scalars, makes every stage's rule.
   private func context(_ s: Stage, _ branch: Branch, _ i: Int) -> StepContext {
@@ -898,7 +744,7 @@ package final class Optimizer {
     c.weightDecay = decayOf[r.pointee.group * branches.count + r.pointee.branch]
     let shape = bound[i].shape
     (c.ndim, c.count, c.rows, c.columns, c.role) = (shape.ndim, shape.count, shape.rows, shape.columns, shape.role)
-    (c.tensor, c.seed, c.stream) = (i, options.seed, UInt32(s.id))
+    (c.tensor, c.seed, c.stream) = (Int(r.pointee.key), options.seed, UInt32(s.id))
     c.loss = loss
     c.isDouble = r.pointee.isDouble
     c.scalars = r.pointee.scalars[s.id]
@@ -931,7 +777,7 @@ package final class Optimizer {
   /// The largest step size of the tensors that have a gradient this time.
   var largestRate: Double { (0..<bound.count).reduce(0) { records[$1].active ? max($0, rate(of: $1).lr) : $0 } }
 
-  private func evaluateSchedules() throws(Failure) {
+  func evaluateSchedules() throws(Failure) {
     for s in stages {
       for g in groups.indices where !s.schedules[g].isEmpty { try s.evaluate(g, Double(step)) }
     }
@@ -939,6 +785,7 @@ package final class Optimizer {
 
   private func prepareRules() throws(Failure) {
     try evaluateSchedules()
+    try checkAgreed()   // the last thing that can refuse: from here on scalars advance
     loss = observed["loss"] ?? .nan
     decayOf = [Double](repeating: 0, count: groups.count * branches.count)
     rates = [(lr: Double, decay: Double)](repeating: (1, 0), count: decayOf.count)
@@ -977,7 +824,7 @@ package final class Optimizer {
       let branch = branches[r.pointee.branch]
       r.pointee.apply = applies[r.pointee.group * branches.count + r.pointee.branch]
       if options.master == .stochastic, r.pointee.x.dtype.size == 2 {
-        r.pointee.rounding = Random.key(seed: options.seed, stream: .max, step: UInt64(step), tensor: UInt32(truncatingIfNeeded: i))
+        r.pointee.rounding = Random.key(seed: options.seed, stream: .max, step: UInt64(step), tensor: r.pointee.key)
       }
       if !branch.perTensor {
         if let l = leaders.first(where: { $0.group == r.pointee.group && $0.branch == r.pointee.branch && $0.t == r.pointee.t && $0.isDouble == r.pointee.isDouble }) {
@@ -1007,23 +854,18 @@ package final class Optimizer {
   }
 
   /// Moves the parameters. `source` transforms the host's gradient first.
-  private func update(_ op: GradientOperation?) throws(Failure) -> Int {
+  func update(_ op: GradientOperation?) throws(Failure) -> Int {
     if mayFail, snapshotMemory.isEmpty { try takeSnapshot() }
-    do throws(Failure) {
-      sourceOperation = op
-      defer { sourceOperation = nil }
-      try prepareRules()
-      try runSegments()
-    } catch {
-      if mayFail { restoreSnapshot() }
-      throw error
-    }
-    snapshotMemory = []
+    sourceOperation = op
+    defer { sourceOperation = nil }
+    try prepareRules()
+    try runSegments()
     for i in 0..<bound.count where records[i].active {
       restart(i)
       records[i].t += 1
     }
-    step += 1
+    markAfterwards()
+    (step, calls) = (step + 1, calls + 1)
     forget()
     return Status.ok
   }
@@ -1123,9 +965,11 @@ package final class Optimizer {
 
   /// A pass over a run of blocks of one tensor.
   private func run(_ pass: Branch.Pass, _ branch: Branch, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int, _ program: Program) {
-    run(program, r, first, end, sums: pass.measured != nil) { p, r in
+    let clears = options.zeroGradients && r.pointee.present
+    let notices = pass.opens && r.pointee.marked && !noticesAhead(r), marks = pass.closes && r.pointee.watched && !mayFail
+    run(program, r, first, end, sums: pass.measured != nil, notices: notices, marks: marks) { p, r in
       pass.lay(out: p, branch, r, sourceOperation)
-      if options.zeroGradients, case .final = pass.work { p.clearGradient() }
+      if clears, case .final = pass.work { p.clearGradient() }
     }
   }
 
@@ -1182,14 +1026,20 @@ package final class Optimizer {
   }
 
   /// The host takes its first gradient where it will take all others: at the view of a stored tensor.
-  private func showView(_ i: Int) throws(Failure) {
+  func showView(_ i: Int) throws(Failure) {
     guard records[i].count > 0, let s = viewStage(bound[i]) else { return }
     _ = context0(s, i)
     guard let space = workspaces.first else { return }
     try runWhole(i, Branch.Pass(work: .wholeAfter(s)), space.base)
   }
 
-  private func callWhole(
+  /// Makes what the host sees of a stored tensor in v.
+  func callView(_ s: Stage, _ i: Int, _ v: UnsafeMutableRawPointer, _ space: UnsafeMutableRawPointer) throws(Failure) {
+    _ = context0(s, i)
+    try callWhole(s, i, v, companion: v, space)
+  }
+
+  func callWhole(
     _ s: Stage, _ i: Int, _ v: UnsafeMutableRawPointer, companion: UnsafeMutableRawPointer?, _ space: UnsafeMutableRawPointer, evaluating: Bool = false
   ) throws(Failure) {
     guard let whole = s.whole else { return }
@@ -1229,29 +1079,34 @@ package final class Optimizer {
   // MARK: copies
 
   /// Copies of all parameters and state, for steps that may fail half way.
-  private func takeSnapshot() throws(Failure) {
+  func takeSnapshot() throws(Failure) {
     var copies: [Memory] = []
     for a in arenas {
-      let m = try Memory(a.size, allocator)
+      let m = try Memory(a.size, allocator, zeroed: false)
       m.base.copyMemory(from: a.base, byteCount: a.size)
       copies.append(m)
     }
     for s in stages where !s.scalars.isEmpty {
-      let m = try Memory(s.scalars.count * 8, allocator)
+      let m = try Memory(s.scalars.count * 8, allocator, zeroed: false)
       m.base.copyMemory(from: s.globals, byteCount: s.scalars.count * 8)
       copies.append(m)
     }
     for i in 0..<bound.count { copies.append(try copyOfParameters(i)) }
     snapshotMemory = copies
   }
-  private func restoreSnapshot() {
+  /// Puts the copies back. `home`: tensors whose parameters stand where they stood before the step already.
+  func restoreSnapshot(home: Set<Int>) {
+    guard !snapshotMemory.isEmpty else { return }
     var k = 0
     for a in arenas { a.base.copyMemory(from: snapshotMemory[k].base, byteCount: a.size); k += 1 }
     for s in stages where !s.scalars.isEmpty {
       UnsafeMutableRawPointer(s.globals).copyMemory(from: snapshotMemory[k].base, byteCount: s.scalars.count * 8)
       k += 1
     }
-    for i in 0..<bound.count { restoreParameters(i, snapshotMemory[k]); k += 1 }
+    for i in 0..<bound.count {
+      if !home.contains(i) { restoreParameters(i, snapshotMemory[k]) }
+      k += 1
+    }
     snapshotMemory = []
   }
 
@@ -1259,7 +1114,7 @@ package final class Optimizer {
   func copyOfParameters(_ i: Int) throws(Failure) -> Memory {
     let r = records + i
     let size = r.pointee.x.dtype.size
-    let m = try Memory(r.pointee.count * size, allocator)
+    let m = try Memory(r.pointee.count * size, allocator, zeroed: false)
     r.pointee.x.forEachRun(0, r.pointee.count) { offset, stride, first, n in
       if stride == 1 { (m.base + first * size).copyMemory(from: r.pointee.x.data + offset * size, byteCount: n * size) } else {
         for k in 0..<n { (m.base + (first + k) * size).copyMemory(from: r.pointee.x.data + (offset + k * stride) * size, byteCount: size) }
@@ -1327,115 +1182,10 @@ package final class Optimizer {
     evaluating = true
   }
 
-  private func context0(_ s: Stage, _ i: Int) -> StepContext {
+  func context0(_ s: Stage, _ i: Int) -> StepContext {
     if decayOf.count != groups.count * branches.count { decayOf = [Double](repeating: 0, count: groups.count * branches.count) }
     return context(s, branches[records[i].branch], i)
   }
-
-  // MARK: state, seen from outside
-
-  struct StateRow {
-    var tensor: Int
-    var stage: Stage
-    var slot: Slot
-    var index: Int
-    var format: SlotStore.Format
-  }
-  /// Made once for the tensors that are bound: callers ask for one row after the other.
-  func allStateRows() -> [StateRow] {
-    if listed.tensors == bound.count { return listed.rows }
-    var rows: [StateRow] = []
-    for i in 0..<bound.count {
-      for (k, row) in stateRows(i).enumerated() { rows.append(StateRow(tensor: i, stage: row.stage, slot: row.slot, index: k, format: row.format)) }
-      if needsMaster(bound[i]), let first = stages.first {
-        rows.append(StateRow(tensor: i, stage: first, slot: Slot("master", "the parameters in float32"), index: -1, format: .direct))
-      }
-    }
-    listed = (bound.count, rows)
-    return rows
-  }
-  private var listed: (tensors: Int, rows: [StateRow]) = (-1, [])
-  func allocated() throws(Failure) { try prepare() }
-  func storage(_ row: StateRow) -> (base: UnsafeMutableRawPointer, bytes: Int) {
-    let r = records + row.tensor
-    let bytes = row.index < 0 ? r.pointee.count * 4 : SlotStore.bytes(row.format, row.slot.elements(of: r.pointee.count), r.pointee.size)
-    let base = row.index < 0 ? r.pointee.master ?? UnsafeMutableRawPointer(StepContext.nothing) : r.pointee.slots[row.index].base
-    return (base, bytes)
-  }
-  /// How many numbers a row of state holds.
-  func elements(_ row: StateRow) -> Int { row.slot.elements(of: bound[row.tensor].view.count) }
-  func stateBytes(_ row: StateRow) -> Int {
-    row.index < 0 ? bound[row.tensor].view.count * 4 : SlotStore.bytes(row.format, elements(row), bound[row.tensor].view.dtype.computeSize)
-  }
-  func widen(_ row: StateRow, _ out: UnsafeMutablePointer<Double>) {
-    let r = records + row.tensor
-    let n = elements(row)
-    let s = storage(row).base
-    if row.format == .direct {
-      if r.pointee.isDouble { for i in 0..<n { out[i] = s.assumingMemoryBound(to: Double.self)[i] } } else {
-        for i in 0..<n { out[i] = Double(s.assumingMemoryBound(to: Float.self)[i]) }
-      }
-      return
-    }
-    let store = SlotStore(base: s, format: row.format)
-    var block = [Float](repeating: 0, count: EightBit.block)
-    for i in stride(from: 0, to: n, by: EightBit.block) {
-      let c = min(EightBit.block, n - i)
-      store.widen(n, i, c, &block)
-      for k in 0..<c { out[i + k] = Double(block[k]) }
-    }
-  }
-
-  /// Numbers that a checkpoint keeps beside the state, by name: counters, scalars, schedule memories, hyper-parameters.
-  func counters() -> [(String, [Double])] {
-    var rows: [(String, [Double])] = []
-    rows.append(("engine/step", [Double(step), Double(skipped), Double(phase), Double(pending.kind.rawValue), Double(pending.pass),
-                                 Double(pending.tag & 0xffff_ffff), Double(pending.tag >> 32), Double(pending.index), Double(pending.count)]))
-    rows.append(("engine/tensor_steps", (0..<bound.count).map { Double(records[$0].t) }))
-    if phase >= 0, let k = kept { rows.append(("engine/answer", [Double(k.rows), Double(k.columns)] + k.values)) }
-    for s in stages {
-      if !s.scalars.isEmpty {
-        if s.scope == .global { rows.append(("\(s.id).\(s.name)/scalars", (0..<s.scalars.count).map { s.globals[$0] })) } else {
-          rows.append(("\(s.id).\(s.name)/scalars", (0..<bound.count).flatMap { i in
-            (0..<s.scalars.count).map { uses(s, bound[i]) && i < planned ? records[i].scalars[s.id][$0] : s.scalars[$0].start }
-          }))
-        }
-      }
-      for g in groups.indices {
-        for (k, schedule) in s.schedules[g].sorted(by: { $0.key < $1.key }) where !schedule.memory.isEmpty {
-          rows.append(("\(s.id).\(s.name)/schedule.\(g).\(k)", schedule.memory))
-        }
-      }
-    }
-    return rows
-  }
-
-  func restore(_ rows: [String: [Double]]) {
-    if let e = rows["engine/step"], e.count == 9 {
-      (step, skipped, phase) = (Int(e[0]), Int(e[1]), Int(e[2]))
-      pending = Request(kind: Request.Kind(rawValue: Int32(e[3])) ?? .none, pass: Int(e[4]), tag: UInt64(e[5]) | UInt64(e[6]) << 32,
-                        index: Int(e[7]), count: Int(e[8]))
-    }
-    resumed = phase >= 0
-    (sourceCopies, snapshotMemory, answered, kept) = ([], [], nil, nil)   // of the state that was there before
-    if let k = rows["engine/answer"], k.count >= 2 { kept = HostMatrix(Array(k[2...]), Int(k[0]), Int(k[1])) }
-    if let t = rows["engine/tensor_steps"] { for i in 0..<bound.count { records[i].t = Int(t[i]) } }
-    for s in stages {
-      if let v = rows["\(s.id).\(s.name)/scalars"] {
-        if s.scope == .global { for k in 0..<s.scalars.count { s.globals[k] = v[k] } } else {
-          for i in 0..<bound.count where uses(s, bound[i]) { for k in 0..<s.scalars.count { records[i].scalars[s.id][k] = v[i * s.scalars.count + k] } }
-        }
-      }
-      for g in groups.indices {
-        for k in s.schedules[g].keys { if let m = rows["\(s.id).\(s.name)/schedule.\(g).\(k)"] { s.schedules[g][k]?.memory = m } }
-      }
-    }
-    activate()
-  }
-
-  /// A request that a loaded checkpoint was waiting for.
-  package var waiting: Request? { phase >= 0 ? pending : nil }
-
 }
 
 extension Branch.Pass {

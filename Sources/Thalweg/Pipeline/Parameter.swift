@@ -329,6 +329,11 @@ package struct Hyper: Sendable {
     numbers = values.map(Hyper.number)
   }
 
+  mutating func put(_ value: Value, _ parameter: Int) {
+    values[parameter] = value
+    numbers[parameter] = Hyper.number(value)
+  }
+
   static func number(_ v: Value) -> Double {
     switch v {
     case .number(let x): x

@@ -13,7 +13,7 @@ package struct StepContext: @unchecked Sendable {
   package var rows = 1
   package var columns = 1
   package var role = 0
-  /// The position of the tensor in the parameter list; keys random draws.
+  /// The number that keys the random draws of this tensor.
   package var tensor = 0
   package var seed: UInt64 = 0
   /// Random draws of different stages are independent.
@@ -45,7 +45,21 @@ package enum Decay: Sendable {
 
 /// A state buffer, of the shape of the parameter unless it says how many elements it has.
 package struct Slot: Sendable {
-  package enum Start: Sendable { case zero, value(Double), parameters }
+  package enum Start: Sendable {
+    case zero, value(Double)
+    /// The parameters as they are at the tensor's first step.
+    case parameters
+    /// The same, and anew where the host writes the parameters between two steps: what the next parameters are made of.
+    case iterate(Iterate = .same)
+  }
+  /// What an iterate is of the parameters.
+  package enum Iterate: Sendable {
+    case same
+    /// The parameters times a scalar of the stage.
+    case times(Int)
+    /// Their logarithm, 0 where they are not positive.
+    case logarithm
+  }
   /// How it may be stored: moments tolerate 16 and 8 bits; what is exact is kept in the compute type.
   package enum Storage: Sendable { case exact, signed, positive }
   package var name: String
@@ -53,6 +67,8 @@ package struct Slot: Sendable {
   package var storage: Storage
   package var start: Start
   package var temporary = false
+  /// It holds the parameters while they are away from where the host left them; the engine brings them back when a step is broken off.
+  package var home = false
   /// Its elements, where they are not those of the parameter: row sums, bases, factors. Only whole-tensor rules have such buffers; they
   /// are kept exactly and start at a number.
   package var count: Int?
@@ -64,6 +80,12 @@ package struct Slot: Sendable {
   package static func temporary(_ name: String, _ meaning: String, start: Start = .zero) -> Slot {
     var s = Slot(name, meaning, start: start)
     s.temporary = true
+    return s
+  }
+  /// Where a source keeps the parameters before it moves them; its first walk of a step over this slot must be one that saves them.
+  package static func home(_ name: String, _ meaning: String) -> Slot {
+    var s = temporary(name, meaning)
+    s.home = true
     return s
   }
   /// An average that keeps signs.

@@ -104,14 +104,67 @@ extension Optimizer {
     try set(group, place, try p.read(node, of: place.stage.name))
   }
 
+  /// Changes a hyper-parameter of one group, or of all and of those to come (nil). All or none: a refusal changes nothing.
   private func set(_ group: Int?, _ place: Place, _ value: Value) throws(Failure) {
     guard phase < 0 else { throw Failure(Status.sequence, "hyper-parameters cannot change between the requests of a step") }
-    if let group { return try place.stage.set(group, place.parameter, value) }
-    for g in groups.indices { try place.stage.set(g, place.parameter, value) }
+    let stage = place.stage, p = stage.standard.parameters[place.parameter]
+    var group = group
+    if p.reach == .all, let g = group {
+      let others = populated.subtracting([g])
+      if !others.isEmpty {
+        let h = stage.hyper[g]
+        if p.write(h.values[place.parameter]) == p.write(value) { return }
+        throw Failure(Status.argument, "\(stage.name): `\(p.name)` is one value for all parameter groups; set it for all of them at once")
+      }
+      group = nil
+    }
+    if let group {
+      try stage.check(stage.hyper[group], place.parameter, value)
+      return stage.put(group, place.parameter, value)
+    }
+    for h in stage.hyper + [stage.standard] { try stage.check(h, place.parameter, value) }
+    for g in groups.indices { stage.put(g, place.parameter, value) }
+    stage.put(nil, place.parameter, value)
+  }
+
+  /// The groups that hold parameters.
+  private var populated: Set<Int> { Set(bound.map(\.group)) }
+
+  static func places(_ stages: [Stage], _ reach: Parameter.Reach) -> [Place] {
+    stages.flatMap { s in s.standard.parameters.indices.filter { s.standard.parameters[$0].reach == reach }.map { Place(stage: s, parameter: $0) } }
+  }
+
+  /// Refuses another group beside those that hold parameters where a value that is one for all differs. nil: a group that is added.
+  func checkShared(_ group: Int?) throws(Failure) {
+    guard !shared.isEmpty else { return }
+    for place in shared {
+      let p = place.stage.standard.parameters[place.parameter]
+      func value(_ g: Int?) -> String { p.write((g.map { place.stage.hyper[$0] } ?? place.stage.standard).values[place.parameter]) }
+      for g in populated where value(g) != value(group) {
+        throw Failure(Status.argument, "\(place.stage.name): `\(p.name)` is one value for all parameter groups: \(value(g)) and \(value(group)) do not go together")
+      }
+    }
+  }
+
+  /// At a step: hyper-parameters in which the groups that take part must agree. A step size of 0 leaves its group alone.
+  func checkAgreed() throws(Failure) {
+    guard !agreed.isEmpty, groups.count > 1 else { return }
+    for place in agreed {
+      let s = place.stage, name = s.standard.parameters[place.parameter].name
+      var first: Double?
+      for i in bound.indices where records[i].active && branches[bound[i].branch].stages.contains(where: { $0 === s }) {
+        let x = s.hyper[bound[i].group].numbers[place.parameter]
+        if x == 0, name == "lr" { continue }
+        if let first, first != x {
+          throw Failure(Status.range, "\(s.name): `\(name)` must be the same in all parameter groups, got \(text(first)) and \(text(x)); nothing was changed")
+        }
+        first = x
+      }
+    }
   }
 
   package func getText(_ group: Int, _ path: String) throws(Failure) -> String {
-    if path == "steps" || path == "skipped" || path == "gradient_scale" { return text(try getNumber(group, path)) }
+    if ["steps", "skipped", "gradient_scale", "training"].contains(path) { return text(try getNumber(group, path)) }
     let place = try find(path)
     let h = place.stage.hyper[group]
     return h.parameters[place.parameter].write(h.values[place.parameter])
@@ -121,9 +174,10 @@ extension Optimizer {
   package var fullSentence: String {
     let shown = stages.filter { !$0.aliases.isEmpty }
     if branches.count == 1 { return shown.map(\.sentence).joined(separator: " | ") }
-    let shared = shown.filter { s in branches.allSatisfy { $0.stages.contains { $0 === s } } || s.role == .source }
+    let shared = shown.filter { s in branches.allSatisfy { $0.stages.contains { $0 === s } } || (s.role == .source && sourceBranch == nil) }
     func isShared(_ s: Stage) -> Bool { shared.contains { $0 === s } }
-    let inner = branches.map { b -> String in
+    let inner = branches.enumerated().map { place, b -> String in
+      let own = sourceBranch == place ? sourceStage : nil
       let selector: String
       switch b.selectors.first ?? .other {
       case .name(let p): selector = "\"\(p)\""
@@ -133,7 +187,7 @@ extension Optimizer {
       case .scalar: selector = "scalar"
       case .other: selector = "other"
       }
-      return "\(selector)=(" + shown.filter { s in b.stages.contains { $0 === s } && !isShared(s) }.map(\.sentence).joined(separator: " | ") + ")"
+      return "\(selector)=(" + shown.filter { s in s === own || (b.stages.contains { $0 === s } && !isShared(s)) }.map(\.sentence).joined(separator: " | ") + ")"
     }
     let head = shared.filter { $0.role == .source || $0.role == .gradient }.map(\.sentence)
     let tail = shared.filter { $0.role != .source && $0.role != .gradient }.map(\.sentence)
@@ -142,7 +196,7 @@ extension Optimizer {
 
   /// The hyper-parameters of a saved sentence of the same stages, checked but not yet set.
   func parse(sentence: String) throws(Failure) -> [(Stage, [(Int, Value)])] {
-    let other = try Compiler(sentence).stages
+    let other = try Compiler(sentence, trusted: true).stages
     guard other.count == stages.count else { throw Failure(Status.mismatch, "the checkpoint is of another pipeline") }
     var list: [(Stage, [(Int, Value)])] = []
     for (mine, saved) in zip(stages, other) {
@@ -174,9 +228,7 @@ extension Optimizer {
         observed[what] = value
         used = true
       }
-      for g in groups.indices {
-        for k in s.schedules[g].keys { if try s.schedules[g][k]?.observe(what, value) ?? false { used = true } }
-      }
+      if try s.eachSchedule({ (schedule) throws(Failure) in try schedule.observe(what, value) }) { used = true }
     }
     guard used else { throw Failure(Status.name, "no stage of this pipeline watches `\(what)`") }
   }
@@ -192,22 +244,34 @@ extension Optimizer {
       }
     }
     for s in stages {
-      for g in groups.indices {
-        for (k, v) in s.hyper[g].values.enumerated() {
-          guard case .schedule(let node) = v, name == nil || node.name == name else { continue }
-          if s.schedules[g][k]?.command(rest, at: Double(step)) ?? false { ran = true }
-        }
-      }
+      let at = Double(step)
+      if try s.eachSchedule(of: name, { (schedule) throws(Failure) in schedule.command(rest, at: at) }) { ran = true }
     }
     guard ran else { throw Failure(Status.name, "no stage of this pipeline has the command `\(path)`") }
   }
 }
 
 extension Stage {
-  /// Sets a value that was already checked.
-  func replace(_ group: Int, _ parameter: Int, _ value: Value) {
-    hyper[group].values[parameter] = value
-    hyper[group].numbers[parameter] = Hyper.number(value)
-    if case .schedule(let node) = value { schedules[group][parameter] = try? Registry.schedule(node) } else { schedules[group][parameter] = nil }
+  /// Calls `body` with every schedule, of every group and of groups to come; whether one of them answered true. With a name: with those of that name.
+  func eachSchedule(of name: String? = nil, _ body: (inout any Schedule) throws(Failure) -> Bool) throws(Failure) -> Bool {
+    func isNamed(_ h: Hyper, _ k: Int) -> Bool {
+      guard let name else { return true }
+      if case .schedule(let node) = h.values[k] { return node.name == name }
+      return false
+    }
+    var any = false
+    for g in schedules.indices {
+      for (k, old) in schedules[g] where isNamed(hyper[g], k) {
+        var changed = old
+        if try body(&changed) { any = true }
+        schedules[g][k] = changed
+      }
+    }
+    for (k, old) in standardSchedules where isNamed(standard, k) {
+      var changed = old
+      if try body(&changed) { any = true }
+      standardSchedules[k] = changed
+    }
+    return any
   }
 }

@@ -43,7 +43,8 @@ package enum Move: Sendable {
 ///
 /// A state machine: `advance` is called with the number of requests answered so far in this step (from 0: the first gradient is there).
 /// What must survive until the next call lies in slots and scalars, so that a step can be saved and resumed between any two requests.
-/// Slots that are not temporary change only in the call that ends the step: a step that is broken off before leaves no trace then.
+/// Slots that are not temporary change only in the call that ends the step: a step that is broken off before leaves no trace then. Before it moves
+/// the parameters it keeps them in its `home` slot, from where the engine brings them back when the step is broken off.
 package protocol Source: Sendable {
   static var method: Method { get }
   init(_ h: Hyper) throws(Failure)
@@ -63,13 +64,14 @@ package protocol Source: Sendable {
   /// What `command` may ask of it, between steps; the pipeline then steps if the move says so.
   var commands: [String] { get }
   func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move
-  /// What the first request of a step is, if not the gradient at the parameters. It may move the parameters when `opensAway` says so:
-  /// `cancel` is then called in phase 0 too.
+  /// The first request of a step is its own: `opening` says what it is (nil: the gradient), and may move the parameters of tensors that have stepped
+  /// before. Which tensors have a gradient this time is not known then.
+  var opens: Bool { get }
   func opening(_ io: SourceIO) -> Ask?
-  var opensAway: Bool { get }
+  /// What a checkpoint that was written within a step may say: how many requests a step has at the most, and of which kinds.
+  func most(_ tensors: Int) -> Int
+  var kinds: [Request.Kind] { get }
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move
-  /// Undoes what was done since the step began.
-  func cancel(_ phase: Int, _ io: SourceIO)
 }
 
 extension Source {
@@ -79,12 +81,13 @@ extension Source {
   package var local: Bool { false }
   package var probe: Int? { nil }
   package func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure) {}
-  package var opensAway: Bool { false }
   package var observes: [String] { [] }
   package var commands: [String] { [] }
   package func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move { .nothing }
+  package var opens: Bool { false }
   package func opening(_ io: SourceIO) -> Ask? { nil }
-  package func cancel(_ phase: Int, _ io: SourceIO) {}
+  package func most(_ tensors: Int) -> Int { 1 }
+  package var kinds: [Request.Kind] { [] }
 }
 
 /// The gradient that the pipeline sees in place of the host's.
@@ -121,6 +124,15 @@ package struct SourceIO {
   package func change(_ op: some ElementOperation, slots: [Int]? = nil, parameters: Bool) {
     optimizer.change(op, stage: stage, slots: slots, parameters: parameters)
   }
+  /// Keeps the parameters that did not go away yet in the home slot.
+  package func saveHome() {
+    for i in 0..<optimizer.bound.count where optimizer.records[i].active && !optimizer.records[i].away {
+      let r = optimizer.records + i
+      guard let home = r.pointee.home else { continue }
+      Optimizer.readParameters(r, home)
+      r.pointee.away = true
+    }
+  }
   /// Sets a slot to zero in the tensors that have no gradient this time.
   package func clearAbsent(_ slot: Int) {
     for i in 0..<optimizer.bound.count where !optimizer.records[i].active {
@@ -131,7 +143,7 @@ package struct SourceIO {
   /// Fills a slot with the standard normal numbers of this step, or with their signs (0 counts as +1): a Rademacher vector.
   package func draw(_ slot: Int, signs: Bool) {
     optimizer.change(stage: stage, slots: [slot], parameters: false) { tensor in
-      Draw(key: Random.key(seed: seed, stream: stream, step: UInt64(step), tensor: UInt32(truncatingIfNeeded: tensor)), signs: signs)
+      Draw(key: Random.key(seed: seed, stream: stream, step: UInt64(step), tensor: optimizer.records[tensor].key), signs: signs)
     }
   }
 

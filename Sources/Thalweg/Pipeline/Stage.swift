@@ -13,6 +13,9 @@ package final class Stage {
   package let founding: Hyper
   /// Schedules by group and parameter.
   package var schedules: [[Int: any Schedule]]
+  /// What a group that is added starts from: the sentence's own values, and what was set for all groups since.
+  var standard: Hyper
+  var standardSchedules: [Int: any Schedule]
   package let element: ElementKernels?
   package let whole: WholeKernels?
   package let source: (any Source)?
@@ -37,7 +40,9 @@ package final class Stage {
     let phases = element?.phases(hyper) ?? 0
     self.phases = phases
     reach = (0..<phases).map { element?.reach(hyper, $0) ?? .global }
-    schedules = [try Stage.schedules(hyper)]
+    standard = hyper
+    standardSchedules = try Stage.schedules(hyper)
+    schedules = [standardSchedules]
     // Last: an initialiser that throws after this would leak it.
     globals = .allocate(capacity: max(1, scalars.count))
     for (i, s) in scalars.enumerated() { globals[i] = s.start }
@@ -55,9 +60,9 @@ package final class Stage {
     return d
   }
 
-  func addGroup() throws(Failure) {
-    hyper.append(hyper[0])
-    schedules.append(schedules[0])
+  func addGroup() {
+    hyper.append(standard)
+    schedules.append(standardSchedules)
   }
 
   /// Evaluates the scheduled hyper-parameters of a group at step k; a value out of its range is an error.
@@ -69,24 +74,36 @@ package final class Stage {
     }
   }
 
-  package func set(_ group: Int, _ parameter: Int, _ value: Value) throws(Failure) {
-    let p = hyper[group].parameters[parameter]
+  /// Checks that a group with these hyper-parameters may take a value; nothing changes.
+  func check(_ old: Hyper, _ parameter: Int, _ value: Value) throws(Failure) {
+    let p = old.parameters[parameter]
     guard p.live else { throw Failure(Status.sequence, "\(name): `\(p.name)` is fixed when the optimizer is created") }
-    var made: (any Schedule)?
-    if case .schedule(let node) = value { made = try Registry.schedule(node) }
-    var changed = hyper[group]
-    changed.values[parameter] = value
-    changed.numbers[parameter] = Hyper.number(value)
+    if case .schedule(let node) = value { _ = try Registry.schedule(node) }
+    var changed = old
+    changed.put(value, parameter)
+    try check(changed, "`\(p.name)` = \(p.write(value))")
+  }
+  /// Checks that hyper-parameters go together, and with the state that there is.
+  func check(_ changed: Hyper, _ what: String) throws(Failure) {
     try method.validate(changed)
     if let e = element {
       let shape = Shape(dimensions: [2, 2]), has = e.slots(founding, shape).map(\.name), wants = e.slots(changed, shape).map(\.name)
       guard has.starts(with: wants) else {
-        throw Failure(Status.sequence, "\(name): `\(p.name)` = \(p.write(value)) needs state that the optimizer was created without")
+        throw Failure(Status.sequence, "\(name): \(what) needs state that the optimizer was created without")
       }
     }
-    hyper[group].values[parameter] = value
-    hyper[group].numbers[parameter] = Hyper.number(value)
-    schedules[group][parameter] = made
+  }
+  /// Gives a group a value that was checked; nil: gives it to what later groups start from.
+  func put(_ group: Int?, _ parameter: Int, _ value: Value) {
+    var made: (any Schedule)?
+    if case .schedule(let node) = value { made = try? Registry.schedule(node) }
+    if let group {
+      hyper[group].put(value, parameter)
+      schedules[group][parameter] = made
+    } else {
+      standard.put(value, parameter)
+      standardSchedules[parameter] = made
+    }
   }
 
   package var sentence: String {
@@ -111,6 +128,8 @@ package final class Branch {
   private var proposal: [[Pass]] = []
   var stopsAtMove = false
   private(set) var needsScratch = false
+  /// The walk that moves the parameters last can mark them.
+  private(set) var marksInWalk = false
   let stages: [Stage]
   let perTensor: Bool
   let mayFail: Bool
@@ -165,6 +184,8 @@ package final class Branch {
     var measured: (stage: Stage, phase: Int)? {
       if case .measure(let s, let phase) = work { (s, phase) } else { alsoMeasures }
     }
+    /// The first walk of a step over a tensor, and the last, if that moves the parameters: they look for what the host has written since.
+    fileprivate(set) var opens = false, closes = false
     init(work: Work, chain: [Stage] = [], scratchGradient: Bool = false, scratchUpdate: Bool = false, updates: [Stage] = []) {
       (self.work, self.chain, self.scratchGradient, self.scratchUpdate, self.updates) = (work, chain, scratchGradient, scratchUpdate, updates)
     }
@@ -254,6 +275,8 @@ package final class Branch {
         passes.append(p)
       }
     }
+    passes.first?.opens = true
+    if let last = passes.last, !last.isWhole { (last.closes, marksInWalk) = (true, true) }
     var current: [Pass] = []
     for p in passes {
       switch p.work {
@@ -356,9 +379,10 @@ struct Compiler {
     var aliases: [String]
   }
 
-  init(_ text: String) throws(Failure) {
+  /// `trusted`: the sentence was written by `fullSentence`, which may be longer than what is read from a host.
+  init(_ text: String, trusted: Bool = false) throws(Failure) {
     self.text = text
-    let nodes = try Parser.sentence(text)
+    let nodes = try Parser.sentence(text, trusted: trusted)
     try compile(nodes)
   }
 

@@ -23,7 +23,10 @@ struct PCGrad: Source {
   let tasks: Tasks
   init(_ h: Hyper) { tasks = Tasks(h) }
   var slots: [Slot] { tasks.slots }
+  var opens: Bool { true }
   func opening(_ io: SourceIO) -> Ask? { tasks.ask(0) }
+  func most(_ tensors: Int) -> Int { tasks.count }
+  var kinds: [Request.Kind] { [.taskGradient] }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     let orders = (0..<tasks.count).map { PCGrad.order(io.seed, io.stream, io.step, task: $0, of: tasks.count) }

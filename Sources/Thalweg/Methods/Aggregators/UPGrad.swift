@@ -31,7 +31,10 @@ struct UPGrad: Source {
   let tasks: Tasks
   init(_ h: Hyper) { tasks = Tasks(h) }
   var slots: [Slot] { tasks.slots }
+  var opens: Bool { true }
   func opening(_ io: SourceIO) -> Ask? { tasks.ask(0) }
+  func most(_ tensors: Int) -> Int { tasks.count }
+  var kinds: [Request.Kind] { [.taskGradient] }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     let h = io.hyper, m = tasks.count, given = h.list("pref")

@@ -20,7 +20,7 @@ struct Lookahead: ElementRule {
       .number("alpha", 0.5, .between(0, 1, lowOpen: true, highOpen: false), "step of the slow weights"),
       .choice("pullback", ["keep", "reset"], "what becomes of the rule's state at a synchronisation", live: false),
     ],
-    slots: [Slot("slow", "the slow weights", start: .parameters)])
+    slots: [Slot("slow", "the slow weights", start: .iterate())])
 
   static var evaluates: Bool { true }
   static func ruleStep(_ t: Int, _ h: Hyper) -> Int { h.is("pullback", "reset") ? (t - 1) % max(1, h.integer("k")) + 1 : t }

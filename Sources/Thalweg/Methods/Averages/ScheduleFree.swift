@@ -15,7 +15,7 @@ import Glibc
 /// Source   Defazio, Yang, Mehta, Mishchenko, Khaled and Cutkosky, 2024, arXiv:2405.15682.
 struct Interpolation: BitwiseCopyable, Sendable {
   static let slots = [
-    Slot("z", "the fast iterate z", start: .parameters), Slot("x", "the average x", start: .parameters),
+    Slot("z", "the fast iterate z", start: .iterate()), Slot("x", "the average x", start: .iterate()),
   ]
   static let scalars = [Scalar("lr_max"), Scalar("weight_sum"), Scalar("share")]
   static let parameters: [Parameter] = [

@@ -20,7 +20,7 @@ struct NMSparsity: WholeRule {
       fixed(.axis("the grouped axis; none is the last, or axis 1 of (out, in, kh, kw)")),
       fixed(.number("decay", 2e-4, .atLeast(0), "pull of the masked entries to zero (SR-STE)")),
     ],
-    slots: [Slot("dense", "the parameters behind the mask", start: .parameters)],
+    slots: [Slot("dense", "the parameters behind the mask", start: .iterate())],
     validate: { (h) throws(Failure) in
       guard h.integer("n") <= h.integer("m") else {
         throw Failure(Status.range, "nm_sparsity: `n` must not be above `m`, got \(h.integer("n")) and \(h.integer("m"))")

@@ -21,7 +21,7 @@ struct ADoG: ElementRule {
       .lr(1), .number("reps_rel", 1e-6, .above(0), "first distance, relative to 1 + |theta_0|"), .eps(1e-8),
       .number("alpha_const", 0.5, .above(0), "factor of the weights alpha"),
     ],
-    slots: [DoG.origin, Slot("w", "the sequence of long steps", start: .parameters)], requests: "own-step")
+    slots: [DoG.origin, Slot("w", "the sequence of long steps", start: .iterate())], requests: "own-step")
 
   static func phases(_ h: Hyper) -> Int { 1 }
   static func scalars(_ h: Hyper) -> [Scalar] {

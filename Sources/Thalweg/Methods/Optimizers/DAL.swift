@@ -43,6 +43,9 @@ struct DAL: ElementRule {
       }
     }
 
+    func most(_ tensors: Int) -> Int { 2 }
+    var kinds: [Request.Kind] { [.hessianVector] }
+
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if phase == 0 {
         let h = io.hyper, k = Double(io.step), power: Double = h.power

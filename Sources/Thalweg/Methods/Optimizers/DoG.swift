@@ -7,7 +7,7 @@
 /// Differs  nothing from dog-optimizer. Meant to be evaluated at an average of the iterates (`poly_decay_average`). Decay is coupled.
 /// Source   Ivgi, Hinder and Carmon, 2023, arXiv:2302.12022.
 struct DoG: ElementRule {
-  static let origin = Slot("init", "the first parameters", start: .parameters)
+  static let origin = Slot("init", "the first parameters", start: .iterate())
   static let method = Method(
     "dog", .optimizer, "DoG: the farthest distance from the start over the root of the summed squared gradients is the step size.",
     rule: """

@@ -53,11 +53,13 @@ struct HARPG: ElementRule {
     var slots: [Slot] {
       [
         .temporary("probe", "the last move"), .temporary("gradient", "the gradient of the step"),
-        .temporary("point", "the parameters of the step"),
+        .home("point", "the parameters of the step"),
       ]
     }
     var probe: Int? { 0 }
 
+    func most(_ tensors: Int) -> Int { 2 }
+    var kinds: [Request.Kind] { [.hessianVector] }
     /// Between the last two points.
     struct Between: ElementOperation {
       let q: Double
@@ -90,7 +92,5 @@ struct HARPG: ElementRule {
       io.keepAbsent(last)
       return .update(io.gradient(in: estimate))
     }
-
-    func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), slots: [point], parameters: true) }
   }
 }

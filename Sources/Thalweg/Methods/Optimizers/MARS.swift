@@ -83,10 +83,12 @@ struct MARS: ElementRule {
     var slots: [Slot] {
       [
         Slot("last", "the parameters before the last step", start: .parameters), .temporary("gradient", "the gradient of the step"),
-        .temporary("point", "the parameters of the step"),
+        .home("point", "the parameters of the step"),
       ]
     }
 
+    func most(_ tensors: Int) -> Int { 2 }
+    var kinds: [Request.Kind] { [.previousGradient] }
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if phase == 0 {
         io.change(SaveGradient(), slots: [gradient], parameters: false)
@@ -103,7 +105,5 @@ struct MARS: ElementRule {
       io.keepAbsent(last)
       return .update(io.gradient(in: gradient))
     }
-
-    func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), slots: [point], parameters: true) }
   }
 }

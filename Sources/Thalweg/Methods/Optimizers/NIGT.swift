@@ -24,7 +24,7 @@ struct NIGT: ElementRule {
       .maybe("eta", .between(0, 1, lowOpen: true, highOpen: false), "a constant mixing rate after the first step"),
       .flag("normalize", true, "divide by the norm of d", live: false),
     ],
-    slots: [Slot("iterate", "the iterate theta", start: .parameters), .moment("momentum_buffer", "the momentum d")], requests: "own-step")
+    slots: [Slot("iterate", "the iterate theta", start: .iterate()), .moment("momentum_buffer", "the momentum d")], requests: "own-step")
 
   static func phases(_ h: Hyper) -> Int { h.normalize ? 1 : 0 }
   static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("norm", 1)] }

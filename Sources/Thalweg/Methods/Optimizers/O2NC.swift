@@ -22,7 +22,7 @@ struct O2NC: ElementRule {
       .integer("epoch", 10, .atLeast(1), "steps to a candidate", live: false),
     ],
     slots: [
-      Slot("iterate", "the iterate x", start: .parameters), Slot("delta", "the move"), Slot("mean", "the mean of the queries of this epoch"),
+      Slot("iterate", "the iterate x", start: .iterate()), Slot("delta", "the move"), Slot("mean", "the mean of the queries of this epoch"),
       Slot("candidate", "the mean of the latest epoch"),
     ],
     requests: "own-step")

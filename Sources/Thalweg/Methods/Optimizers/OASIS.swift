@@ -67,10 +67,12 @@ struct OASIS: ElementRule {
 
     var slots: [Slot] {
       [Slot.temporary("probe", "the vector z, then z*Hz"), Slot.temporary("gradient", "the gradient of the step")]
-        + (adaptive ? [Slot.temporary("point", "the parameters of the step")] : [])
+        + (adaptive ? [Slot.home("point", "the parameters of the step")] : [])
     }
     var probe: Int? { 0 }
 
+    func most(_ tensors: Int) -> Int { adaptive ? 3 : 2 }
+    var kinds: [Request.Kind] { [.hessianVector, .previousGradient] }
     struct Product: ElementOperation {
       @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = s[0] * g }
     }
@@ -128,10 +130,6 @@ struct OASIS: ElementRule {
       if !eta.isFinite || eta == 0 { eta = old }
       io.setScalar(1, eta / old)
       io.setScalar(0, eta)
-    }
-
-    func cancel(_ phase: Int, _ io: SourceIO) {
-      if phase >= 2 { io.change(RestoreParameters(), slots: [point], parameters: true) }
     }
   }
 }

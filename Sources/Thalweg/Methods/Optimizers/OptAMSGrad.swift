@@ -25,7 +25,7 @@ struct OptAMSGrad: ElementRule, @unchecked Sendable {
       .number("reg", 1e-3, .above(0), "ridge, relative to the trace"),
       .choice("h_base", ["previous", "current"], "the momentum of the half step: before or after this gradient"),
     ],
-    slots: Adam.moments + [AMSGrad.largest, Slot("w", "the iterate", start: .parameters), Slot("gradients", "the last gradients, one buffer each")],
+    slots: Adam.moments + [AMSGrad.largest, Slot("w", "the iterate", start: .iterate()), Slot("gradients", "the last gradients, one buffer each")],
     requests: "own-step")
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {

@@ -27,9 +27,13 @@ struct OptimisticOMD: ElementRule {
       .choice("geometry", ["euclid", "entropy"], "of the mirror map", live: false),
       .choice("domain", ["none", "ball", "box"], "of euclid", live: false),
     ],
-    slots: [Slot("hidden", "the hidden iterate, or its logarithm", start: .parameters), Slot("last", "the last gradient")],
+    slots: [Slot("hidden", "the hidden iterate, or its logarithm", start: .iterate()), Slot("last", "the last gradient")],
     requests: "own-step")
 
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
+    guard h.is("geometry", "entropy") else { return method.slots }
+    return [Slot("hidden", method.slots[0].meaning, start: .iterate(.logarithm)), method.slots[1]]
+  }
   static func scope(_ h: Hyper) -> Scope { h.is("geometry", "entropy") ? .tensor : .global }
   static func phases(_ h: Hyper) -> Int { h.is("geometry", "entropy") ? 3 : h.is("domain", "ball") ? 2 : 1 }
   static func reach(_ h: Hyper, _ phase: Int) -> Scope { h.is("geometry", "entropy") && phase > 0 ? .tensor : .global }
@@ -46,14 +50,14 @@ struct OptimisticOMD: ElementRule {
   }
 
   let eta, next, hiddenScale, scale, top, edge, floor, lr: Double
-  let entropy, ball, box, first: Bool
+  let entropy, ball, box: Bool
   /// Keeps maxima of negative numbers above 0, where the running maximum starts.
   private static let lift = 1e4
 
   init(_ h: Hyper, _ c: StepContext) {
     let s = c.scalars, diameter: Double = h.D
     (eta, next, hiddenScale, scale, top, lr) = (s[1], s[2], s[3], s[4], s[5], c.lr)
-    (entropy, first, edge, floor) = (h.is("geometry", "entropy"), c.t == 1, diameter / 2, c.isDouble ? 1e-300 : 1e-37)
+    (entropy, edge, floor) = (h.is("geometry", "entropy"), diameter / 2, c.isDouble ? 1e-300 : 1e-37)
     (ball, box) = (!entropy && h.is("domain", "ball"), !entropy && h.is("domain", "box"))
   }
 
@@ -68,7 +72,6 @@ struct OptimisticOMD: ElementRule {
       let change = g - s[1]
       sums.add(0, change, times: change)
       s[1] = g
-      if entropy, first { s[0] = positive(x, logarithm(x)) }
       let hidden = bounded(s[0] - eta * g)
       s[0] = hidden
       if ball { sums.add(1, hidden, times: hidden) }
@@ -112,13 +115,3 @@ struct OptimisticOMD: ElementRule {
 
 /// Not inlined: its registers would be missing in the geometry that has none.
 @inline(never) private func exponential<L: Lane>(_ x: L) -> L { L.exp(x) }
-
-/// Natural logarithms, one by one: for starting values.
-@inline(never) private func logarithm<L: Lane>(_ x: L) -> L {
-  withUnsafeTemporaryAllocation(of: L.Element.self, capacity: L.width) { p in
-    let q = p.baseAddress.unsafelyUnwrapped
-    x.store(q)
-    for k in 0..<L.width { q[k] = L.Element(log(Double(q[k]))) }
-    return L.load(q)
-  }
-}

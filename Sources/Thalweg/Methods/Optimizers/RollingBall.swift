@@ -25,7 +25,7 @@ struct RollingBall: ElementRule {
     ],
     slots: [
       Slot.temporary("projection", "the projection x"), Slot.temporary("centre", "the centre c"),
-      Slot.temporary("point", "the parameters of the step"),
+      Slot.home("point", "the parameters of the step"),
     ],
     requests: "loss_and_gradient, own-step", needsLoss: true)
 
@@ -46,6 +46,7 @@ struct RollingBall: ElementRule {
     let projection = 0, centre = 1, point = 2
     init(_ h: Hyper) throws(Failure) {}
 
+    func most(_ tensors: Int) -> Int { .max }   // the number of requests is a hyper-parameter that may change
     struct Begin: ElementOperation {
       let reach: Double
       @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
@@ -78,7 +79,5 @@ struct RollingBall: ElementRule {
       if phase > 0 { io.change(RestoreParameters(), slots: [point], parameters: true) }
       return .update(nil)
     }
-
-    func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), slots: [point], parameters: true) }
   }
 }

@@ -67,6 +67,8 @@ struct SANIA: ElementRule {
     var slots: [Slot] { [Slot.temporary("probe", "the vector z"), Slot.temporary("gradient", "the gradient of the step")] }
     var probe: Int? { 0 }
 
+    func most(_ tensors: Int) -> Int { 2 }
+    var kinds: [Request.Kind] { [.hessianVector] }
     struct Average: ElementOperation {
       let keep, take: Double
       @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = keep * s[0] + take * (s[1] * g) }

@@ -69,8 +69,9 @@ struct SGAUAP: ElementRule {
       point = SGAUAP.slots(h, Shape(dimensions: [1])).count
       sum = point + 1
     }
-    var slots: [Slot] { [.temporary("point", "the perturbation of the step"), .temporary("sum", "the sum of the gradients")] }
+    var slots: [Slot] { [.home("point", "the perturbation of the step"), .temporary("sum", "the sum of the gradients")] }
 
+    func most(_ tensors: Int) -> Int { .max }   // the number of requests is a hyper-parameter that may change
     struct Add: ElementOperation {
       @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = s[0] + g }
     }
@@ -98,7 +99,5 @@ struct SGAUAP: ElementRule {
       if phase > 0 { io.change(RestoreParameters(), slots: [point], parameters: true) }
       return .update(io.operation(Mean(count: Double(steps)), slots: [sum]))
     }
-
-    func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), slots: [point], parameters: true) }
   }
 }

@@ -45,8 +45,10 @@ struct SPIDER: ElementRule {
     static var method: Method { SPIDER.method }
     let estimate = 0, last = 1, gradient = 2, point = 3
     init(_ h: Hyper) throws(Failure) {}
-    var slots: [Slot] { [.temporary("gradient", "the gradient of the step"), .temporary("point", "the parameters of the step")] }
+    var slots: [Slot] { [.temporary("gradient", "the gradient of the step"), .home("point", "the parameters of the step")] }
 
+    func most(_ tensors: Int) -> Int { 2 }
+    var kinds: [Request.Kind] { [.previousGradient] }
     struct Follow: ElementOperation {
       @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = s[0] + (s[1] - g) }
     }
@@ -66,7 +68,5 @@ struct SPIDER: ElementRule {
       io.keepAbsent(last)
       return .update(io.gradient(in: estimate))
     }
-
-    func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), slots: [point], parameters: true) }
   }
 }

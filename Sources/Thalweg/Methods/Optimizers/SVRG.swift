@@ -30,8 +30,9 @@ struct SVRG: ElementRule {
     static var method: Method { SVRG.method }
     let snapshot = 0, mean = 1, gradient = 2, point = 3
     init(_ h: Hyper) throws(Failure) {}
-    var slots: [Slot] { [.temporary("gradient", "the gradient of the step"), .temporary("point", "the parameters of the step")] }
+    var slots: [Slot] { [.temporary("gradient", "the gradient of the step"), .home("point", "the parameters of the step")] }
 
+    func most(_ tensors: Int) -> Int { 2 }
     struct Correct: ElementOperation {
       @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = (s[0] - x) + s[1] }
     }
@@ -50,7 +51,5 @@ struct SVRG: ElementRule {
       io.change(StepBack(), slots: [point, snapshot], parameters: true)
       return .ask(Ask(.gradient))
     }
-
-    func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), slots: [point], parameters: true) }
   }
 }

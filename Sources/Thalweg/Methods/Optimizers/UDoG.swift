@@ -23,8 +23,8 @@ struct UDoG: ElementRule {
       .number("r_eps_rel", 1e-6, .above(0), "first distance, relative to 1 + |theta_0|"), .eps(1e-12, "first value under the roots", .above(0)),
     ],
     slots: [
-      DoG.origin, Slot("y", "the sequence of long steps", start: .parameters), Slot("sum", "the weighted sum S"),
-      Slot.temporary("first_gradient", "the first gradient m of the step"), Slot.temporary("point", "the parameters before the step"),
+      DoG.origin, Slot("y", "the sequence of long steps", start: .iterate()), Slot("sum", "the weighted sum S", start: .iterate(.times(0))),
+      Slot.temporary("first_gradient", "the first gradient m of the step"), Slot.home("point", "the parameters before the step"),
     ],
     requests: "two gradients")
 
@@ -44,8 +44,9 @@ struct UDoG: ElementRule {
     static var method: Method { UDoG.method }
     let origin = 0, y = 1, sum = 2, first = 3, point = 4
     init(_ h: Hyper) throws(Failure) {}
-    var opensAway: Bool { true }
 
+    var opens: Bool { true }
+    func most(_ tensors: Int) -> Int { 2 }
     /// The numbers of the step, from the scalars and the norm of m.
     struct Weights {
       let alpha, omega, weight: Double
@@ -110,8 +111,6 @@ struct UDoG: ElementRule {
       if io.scalar(0) > 0 {
         let w = Weights(io, distance: io.scalar(1))
         io.change(Open(past: 1 / w.weight, present: w.omega / w.weight), slots: [point, y, sum], parameters: true)
-      } else {
-        io.change(SaveParameters(), slots: [point], parameters: false)
       }
       return nil
     }
@@ -122,6 +121,7 @@ struct UDoG: ElementRule {
       let r = starts ? io.hyper.r_eps_rel * (1 + sums[2].squareRoot()) : io.scalar(1)
       let w = Weights(io, distance: r), largest = w.largest(io, sums[0]), short = w.rate(io, turns: io.scalar(3), largest: largest)
       if phase == 0 {
+        io.saveHome()   // of tensors that did not go away before
         io.change(Query(past: 1 / w.weight, present: w.omega / w.weight, rate: short), slots: [y, sum, first], parameters: true)
         return .ask(Ask(.gradient))
       }
@@ -135,7 +135,5 @@ struct UDoG: ElementRule {
       io.setScalar(4, largest)
       return .update(nil)
     }
-
-    func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), slots: [point], parameters: true) }
   }
 }

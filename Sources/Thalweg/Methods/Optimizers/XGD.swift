@@ -47,7 +47,10 @@ struct XGD: ElementRule {
       observes = q.indices.map { "weight_\($0)" }
     }
     var slots: [Slot] { tasks.slots }
+    var opens: Bool { true }
     func opening(_ io: SourceIO) -> Ask? { tasks.ask(0) }
+    func most(_ tensors: Int) -> Int { tasks.count }
+    var kinds: [Request.Kind] { [.taskGradient] }
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       let told = observes.map { io.observed($0) }, known = told.contains { !$0.isNaN }

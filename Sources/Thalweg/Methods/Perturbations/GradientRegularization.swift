@@ -21,7 +21,7 @@ struct GradientRegularization: Source {
       .choice("scheme", ["forward", "backward", "central"], "of the differences", live: false),
       .choice("step", ["absolute", "relative"], "the length is eps, or eps over the norm"),
     ],
-    slots: [Slot.temporary("point", "the parameters while they are away"), Slot.temporary("gradient", "the gradient at the parameters")], requests: "gradient")
+    slots: [Slot.home("point", "the parameters while they are away"), Slot.temporary("gradient", "the gradient at the parameters")], requests: "gradient")
 
   let slots: [Slot]
   let scalars = [Scalar("h")]
@@ -32,6 +32,7 @@ struct GradientRegularization: Source {
     slots = GradientRegularization.method.slots + (central ? [Slot.temporary("low_gradient", "the gradient at the lower point")] : [])
   }
 
+  func most(_ tensors: Int) -> Int { central ? 3 : 2 }
   private struct Leave: ElementOperation {
     let h: Double
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
@@ -71,6 +72,4 @@ struct GradientRegularization: Source {
     io.change(RestoreParameters(), parameters: true)
     return .update(io.operation(Combine(c: backward ? -gamma / h : gamma / h), slots: central ? [1, 2] : [1, 1]))
   }
-
-  func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), parameters: true) }
 }

@@ -17,11 +17,12 @@ struct SAM: Source {
     parameters: [
       .number("rho", 0.05, .atLeast(0), "radius"), .eps(1e-12, "added to the norm"), .choice("norm", ["l2", "linf"], "of the ball"),
     ],
-    slots: [Slot.temporary("point", "the parameters while they are away")], requests: "gradient")
+    slots: [Slot.home("point", "the parameters while they are away")], requests: "gradient")
 
   let slots = SAM.method.slots
   init(_ h: Hyper) {}
 
+  func most(_ tensors: Int) -> Int { 2 }
   private struct Perturb: ElementOperation {
     let scale: Double, signs: Bool
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
@@ -44,6 +45,4 @@ struct SAM: Source {
     }
     return .ask(Ask(.gradient))
   }
-
-  func cancel(_ phase: Int, _ io: SourceIO) { io.change(RestoreParameters(), parameters: true) }
 }

@@ -33,7 +33,7 @@ struct GhostStep: ElementRule {
     ],
     slots: [
       Slot.temporary("update", "the update u"), Slot.temporary("gradient", "the gradient of the step"),
-      Slot.temporary("point", "the parameters while they are away"),
+      Slot.home("point", "the parameters while they are away"),
     ],
     requests: "logit_derivatives", needsFinite: true)
 
@@ -58,6 +58,8 @@ struct GhostStep: ElementRule {
     var slots: [Slot] { GhostStep.method.slots }
     var probe: Int? { update }
 
+    func most(_ tensors: Int) -> Int { 3 }
+    var kinds: [Request.Kind] { [.logitDerivatives] }
     struct Norm: ElementSum {
       @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, s[0], times: s[0]) }
     }
@@ -125,10 +127,6 @@ struct GhostStep: ElementRule {
       guard let k = io.kept, k.rows == z.rows, k.columns == z.columns else {
         throw Failure(Status.shape, "logits of shape [\(z.rows), \(z.columns)], but others for the first request; the samples must be the same")
       }
-    }
-
-    func cancel(_ phase: Int, _ io: SourceIO) {
-      if phase >= 2 { io.change(RestoreParameters(), slots: [point], parameters: true) }
     }
   }
 

@@ -34,9 +34,10 @@ struct GradientAccumulate: Source {
     let keep, weight: Double
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = keep == 0 ? weight * g : s[0] + weight * g }
   }
+  /// The gradient of the window, in place: a flush needs no gradient of the host.
   private struct Take: ElementOperation {
     let factor: Double
-    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = s[0] * factor }
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = s[0] * factor }
   }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
@@ -59,7 +60,8 @@ struct GradientAccumulate: Source {
   private func take(_ io: SourceIO) -> Move {
     let divisor = sum ? 1 : weighted ? io.scalar(1) : io.scalar(0)
     io.setScalar(0, 0)
-    return .update(io.operation(Take(factor: 1 / divisor)))
+    io.change(Take(factor: 1 / divisor), parameters: false)
+    return .update(io.gradient(in: 0))
   }
 
   func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move { io.scalar(0) == 0 ? .nothing : take(io) }

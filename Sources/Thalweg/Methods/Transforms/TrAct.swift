@@ -37,6 +37,9 @@ struct TrAct: Source {
     return .update(io.gradient(in: 0))
   }
 
+  func most(_ tensors: Int) -> Int { tensors + 1 }
+  var kinds: [Request.Kind] { [.activations] }
+
   func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure) {
     let layers = io.tensors(where: TrAct.takes)
     guard phase >= 1, phase <= layers.count else { throw Failure(Status.sequence, "tract asked for no activations") }

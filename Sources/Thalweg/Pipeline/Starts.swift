@@ -1,0 +1,157 @@
+import CThalweg
+import Glibc
+
+/// State that is made of the parameters: how it starts, and how it follows what the host writes between two steps.
+extension Optimizer {
+  // MARK: the start
+
+  /// Reads what starts at the parameters from them as they stand, and fixes it: the tensor takes its first step.
+  func start(_ i: Int) {
+    readStart(i)
+    records[i].started = true
+  }
+  /// The same without fixing it, for looking at.
+  func readStart(_ i: Int) {
+    let r = records + i
+    guard r.pointee.count > 0 else { return }
+    if let m = r.pointee.master, !r.pointee.viewed { Optimizer.readParameters(r, m) }
+    for (k, row) in stateRows(i).enumerated() where row.slot.startsAtParameters {
+      let base = r.pointee.slots[k].base
+      r.pointee.x.read(0, r.pointee.count, into: base, size: r.pointee.size, scale: 1)
+      if case .iterate(.logarithm) = row.slot.start { takeLogarithms(base, 0, r.pointee.count, r.pointee.isDouble) }
+    }
+  }
+
+  private func takeLogarithms(_ base: UnsafeMutableRawPointer, _ first: Int, _ count: Int, _ isDouble: Bool) {
+    func log(_ x: Double) -> Double { x > 0 ? Glibc.log(x) : 0 }
+    for k in first..<(first + count) {
+      if isDouble {
+        let p = base.assumingMemoryBound(to: Double.self) + k
+        p.pointee = log(p.pointee)
+      } else {
+        let p = base.assumingMemoryBound(to: Float.self) + k
+        p.pointee = Float(log(Double(p.pointee)))
+      }
+    }
+  }
+
+  // MARK: what the host has written
+
+  /// Whether written parameters are looked for before the step begins: where a source moves them first, or a view stands between. Elsewhere the
+  /// first walk of the step looks, over memory that it reads anyway.
+  func noticesAhead(_ r: UnsafeMutablePointer<Record>) -> Bool { sourceStage != nil || r.pointee.viewed }
+
+  func noticeAhead() {
+    guard marks != nil else { return }
+    if sourceStage != nil {
+      Threads.run(tasks.count, parallel: elements >= Walker.parallelFrom) { t in
+        let task = tasks[t]
+        func look(_ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int) {
+          if r.pointee.marked, !r.pointee.viewed { for b in first..<end { notice(r, b) } }
+        }
+        if task.small {
+          for i in task.first..<task.end { look(records + i, records[i].firstBlock, records[i].firstBlock + records[i].blocks) }
+        } else { look(records + Int(blocks[task.first].tensor), task.first, task.end) }
+      }
+    }
+    for i in 0..<bound.count where records[i].viewed && records[i].marked { noticeView(i) }
+  }
+
+  private func mark(of block: Int) -> UnsafeMutablePointer<UInt32>? {
+    marks.map { $0.base.assumingMemoryBound(to: UInt32.self) + block * Marks.lanes }
+  }
+
+  /// The mark of a block as the step leaves it.
+  func mark(_ r: UnsafeMutablePointer<Record>, _ b: Int) {
+    if let p = mark(of: b) { Marks.take(r.pointee.x, blocks[b].offset, blocks[b].count, p) }
+  }
+  /// Marks what no walk of the step could mark as it went: its parameters might have been put back, or a whole-tensor stage came last.
+  func markAfterwards() {
+    guard marks != nil else { return }
+    for i in 0..<bound.count where records[i].active && records[i].watched {
+      let r = records + i
+      if mayFail || !branches[r.pointee.branch].marksInWalk { markAll(r) } else { r.pointee.marked = true }
+    }
+  }
+  func markAll(_ r: UnsafeMutablePointer<Record>) {
+    for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) { mark(r, b) }
+    r.pointee.marked = true
+  }
+
+  /// Calls `body` with the marks of a block as it is now and as it was, where they differ.
+  private func whereWritten(_ r: UnsafeMutablePointer<Record>, _ b: Int, _ body: (_ now: UnsafePointer<UInt32>, _ then: UnsafePointer<UInt32>) -> Void) {
+    guard let then = mark(of: b) else { return }
+    withUnsafeTemporaryAllocation(byteCount: Marks.lanes * 4, alignment: 64) { room in
+      guard let now = room.baseAddress?.assumingMemoryBound(to: UInt32.self) else { return }
+      Marks.take(r.pointee.x, blocks[b].offset, blocks[b].count, now)
+      if memcmp(now, then, Marks.lanes * 4) != 0 { body(now, then) }
+    }
+  }
+
+  /// Iterates of a block start anew where the host has written its parameters since the last step.
+  func notice(_ r: UnsafeMutablePointer<Record>, _ b: Int) {
+    whereWritten(r, b) { now, then in
+      let at = blocks[b].offset, n = blocks[b].count, i = Int(blocks[b].tensor), size = r.pointee.size
+      if let m = r.pointee.master { r.pointee.x.adopt(at, n, m.assumingMemoryBound(to: Float.self) + at) }
+      withUnsafeTemporaryAllocation(byteCount: n * size, alignment: 64) { room in
+        guard let x = room.baseAddress else { return }
+        if let m = r.pointee.master { x.copyMemory(from: m + at * size, byteCount: n * size) } else {
+          r.pointee.x.read(at, n, into: x, size: size, scale: 1)
+        }
+        for (k, row) in stateRows(i).enumerated() {
+          guard case .iterate(let kind) = row.slot.start else { continue }
+          let base = r.pointee.slots[k].base
+          let factor: Double
+          if case .times(let s) = kind { factor = r.pointee.scalars[row.stage.id][s] } else { factor = 1 }
+          for e in 0..<n where now[e % Marks.lanes] != then[e % Marks.lanes] {
+            if r.pointee.isDouble {
+              base.assumingMemoryBound(to: Double.self)[at + e] = factor * x.assumingMemoryBound(to: Double.self)[e]
+            } else {
+              base.assumingMemoryBound(to: Float.self)[at + e] = Float(factor) * x.assumingMemoryBound(to: Float.self)[e]
+            }
+            if case .logarithm = kind { takeLogarithms(base, at + e, 1, r.pointee.isDouble) }
+          }
+        }
+      }
+    }
+  }
+
+  /// The stored tensor behind a view takes over the elements that the host has written: those that are not what the view shows.
+  private func noticeView(_ i: Int) {
+    let r = records + i, n = r.pointee.count, size = r.pointee.size
+    var written = false
+    for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) { whereWritten(r, b) { _, _ in written = true } }
+    guard written, let s = viewStage(bound[i]), let dense = r.pointee.master, let v = r.pointee.scratch, let space = workspaces.first else { return }
+    v.copyMemory(from: dense, byteCount: n * size)
+    guard (try? callView(s, i, v, space.base)) != nil else { return }
+    let x = r.pointee.x
+    x.forEachRun(0, n) { offset, stride, first, m in
+      for k in 0..<m {
+        let e = first + k, host = x.data + (offset + k * stride) * x.dtype.size
+        switch x.dtype {
+        case .f64: take(host.load(as: Double.self), v.assumingMemoryBound(to: Double.self)[e], &dense.assumingMemoryBound(to: Double.self)[e])
+        case .f32: take(host.load(as: Float.self), v.assumingMemoryBound(to: Float.self)[e], &dense.assumingMemoryBound(to: Float.self)[e])
+        case .f16:
+          let shown = Float(Float16(v.assumingMemoryBound(to: Float.self)[e]))
+          take(Float(host.load(as: Float16.self)), shown, &dense.assumingMemoryBound(to: Float.self)[e])
+        case .bf16:
+          let shown = floatFromBF16(bf16FromFloat(v.assumingMemoryBound(to: Float.self)[e]))
+          take(floatFromBF16(host.load(as: UInt16.self)), shown, &dense.assumingMemoryBound(to: Float.self)[e])
+        }
+      }
+    }
+    func take<T: Real>(_ host: T, _ shown: T, _ stored: inout T) { if host != shown { stored = host } }
+  }
+}
+
+extension Slot {
+  var isIterate: Bool { if case .iterate = start { true } else { false } }
+  /// Read from the parameters at the first step; what is a multiple of a scalar starts at 0.
+  var startsAtParameters: Bool {
+    if count != nil { return false }
+    switch start {
+    case .parameters, .iterate(.same), .iterate(.logarithm): return true
+    default: return false
+    }
+  }
+}

@@ -1,0 +1,299 @@
+import CThalweg
+
+/// One step: what begins it, the requests of its source, and how it is taken back.
+extension Optimizer {
+  // MARK: what a step needs
+
+  private func ready(gradients: Bool) throws(Failure) {
+    guard !bound.isEmpty else { throw Failure(Status.sequence, "no parameters are bound: call add_parameters first") }
+    guard hasGradients || !gradients else {
+      throw Failure(Status.sequence, "no gradients are bound: call bind_gradients first, or pass them to the step")
+    }
+    guard !evaluating else { throw Failure(Status.sequence, "stepping in evaluation mode; call set_mode(train) first") }
+  }
+  private func between() throws(Failure) {
+    guard phase < 0 else { throw Failure(Status.sequence, "a step is under way: answer its requests, or cancel it") }
+  }
+  private var lossNeeder: String { stages.first { $0.method.needsLoss }?.name ?? sourceStage?.name ?? "the pipeline" }
+
+  // MARK: one call
+
+  /// Counts a step that the non-finite policy refused.
+  private func refuse() -> Int {
+    (skipped, calls) = (skipped + 1, calls + 1)
+    Log.warn("step \(step) was skipped: a gradient is not finite (\(skipped) skipped so far)")
+    return Status.skipped
+  }
+
+  /// One whole step with the bound gradients.
+  package func stepOnce() throws(Failure) -> Int {
+    try ready(gradients: true)
+    if let s = sourceStage, !(s.source?.single ?? false) {
+      throw Failure(Status.needs, "\(s.name) needs more than one gradient a step (\(s.method.requests)); call next and answer its requests")
+    }
+    try between()
+    if needsLoss, observed["loss"] == nil {
+      throw Failure(Status.needs, "\(lossNeeder) needs the loss of every step: observe \"loss\" before the step, or answer its requests with next")
+    }
+    try prepare()
+    keepParts()
+    do throws(Failure) {
+      noticeAhead()
+      try begin()
+      guard let stage = sourceStage, let source = stage.source else { return try update(nil) }
+      guard case .update(let op) = try source.advance(0, SourceIO(self, stage)) else { return endWithoutUpdate() }
+      return try update(op)
+    } catch {
+      undo()
+      observed.removeAll(keepingCapacity: true)   // what was observed was for this step
+      if error.status == tw_status(Status.skipped) { return refuse() }
+      throw error
+    }
+  }
+
+  // MARK: reverse communication
+
+  /// Returns the request to answer, or nil when the step is done (with its status).
+  package func next(loss: Double?) throws(Failure) -> (Request?, Int) {
+    let begins = phase < 0
+    if begins {
+      try ready(gradients: false)
+      try prepare()
+    }
+    defer { answered = nil }
+    do throws(Failure) {
+      return begins ? (try open(), Status.more) : try advance(loss)
+    } catch {
+      undo()
+      forget()
+      if error.status == tw_status(Status.skipped) { return (nil, refuse()) }
+      throw error
+    }
+  }
+
+  /// The first request of a step.
+  private func open() throws(Failure) -> Request {
+    phase = 0
+    keepParts()
+    for i in 0..<bound.count where !records[i].started && viewStage(bound[i]) != nil {
+      start(i)
+      shown.append(i)
+      try showView(i)
+      markAll(records + i)   // what the host writes from here on it writes over the view
+    }
+    try evaluateSchedules()
+    noticeAhead()
+    try keepSource()
+    guard let stage = sourceStage, let source = stage.source, source.opens else {
+      pending = Request(kind: needsLoss ? .lossAndGradient : .gradient, tag: tag(fresh: false))
+      return pending
+    }
+    if needsLoss, observed["loss"] == nil {
+      lossFirst = true
+      pending = Request(kind: .loss, tag: tag(fresh: false))
+    } else {
+      pending = opening(stage, source)
+    }
+    return pending
+  }
+
+  /// A source with a first request of its own. Which tensors have a gradient this time is not known yet; those that never had one stay where
+  /// they are.
+  private func opening(_ stage: Stage, _ source: any Source) -> Request {
+    for i in 0..<bound.count {
+      records[i].active = records[i].t > 0
+      records[i].apply.scale = scale
+    }
+    return source.opening(SourceIO(self, stage)).map(fill) ?? fill(Ask(.gradient))
+  }
+
+  /// Takes an answer, and asks on or ends the step.
+  private func advance(_ loss: Double?) throws(Failure) -> (Request?, Int) {
+    try ready(gradients: pending.kind.takesGradients)
+    if resumed {
+      if !knowsActive { activate() }
+      try evaluateSchedules()
+      if mayFail { try takeSnapshot() }
+      resumed = false
+    }
+    if pending.kind.takesMatrices, answered == nil {
+      let who = sourceStage?.name ?? "the pipeline"
+      let what = pending.kind == .activations ? "activations" : "derivatives of the logits"
+      throw Failure(Status.needs, "\(who) asked for \(what): answer with answer_matrix; nothing was changed")
+    }
+    if pending.kind == .loss || pending.kind == .lossAndGradient {
+      guard let loss, !loss.isNaN else {
+        throw Failure(Status.needs, "\(lossNeeder) needs the loss of this step: set the request's loss (it is NaN)")
+      }
+      guard loss.isFinite else {
+        throw Failure(Status.nonfinite, "\(lossNeeder) needs a finite loss, got \(text(loss)); nothing was changed")
+      }
+      observed["loss"] = loss
+    }
+    if let stage = sourceStage, let source = stage.source, source.opens, lossFirst, pending.kind == .loss, phase == 0 {
+      pending = opening(stage, source)
+      return (pending, Status.more)
+    }
+    if phase == 0 { try begin() } else {
+      try checkPresent()
+      try checkFinite()
+    }
+    guard let stage = sourceStage, let source = stage.source else { return (nil, try update(nil)) }
+    switch try source.advance(phase, SourceIO(self, stage)) {
+    case .ask(let ask):
+      phase += 1
+      pending = fill(ask)
+      return (pending, Status.more)
+    case .update(let op): return (nil, try update(op))
+    case .nothing: return (nil, endWithoutUpdate())
+    }
+  }
+
+  /// A command of a source, between steps; it may end in an update of the pipeline.
+  func runCommand(_ stage: Stage, _ source: any Source, _ name: String) throws(Failure) {
+    try ready(gradients: false)
+    try between()
+    try prepare()
+    keepParts()
+    if hasGradients { activate() }
+    do throws(Failure) {
+      if mayFail { try takeSnapshot() }
+      switch try source.command(name, SourceIO(self, stage)) {
+      case .update(let op): _ = try update(op)
+      case .ask, .nothing: snapshotMemory = []
+      }
+    } catch {
+      undo()
+      throw error
+    }
+  }
+
+  /// Equal tags mean the same minibatch: a number of the call, and of the request where it wants another one.
+  private func tag(fresh: Bool) -> UInt64 { UInt64(calls) &* 2 &+ (fresh ? UInt64(phase) &* 0x1_0000_0000 &+ 1 : 0) }
+  private func fill(_ ask: Ask) -> Request {
+    Request(kind: ask.kind, pass: phase + (lossFirst ? 1 : 0), tag: tag(fresh: ask.freshSample), index: ask.index, count: ask.count)
+  }
+
+  package func answer(_ first: HostMatrix?, _ second: HostMatrix?) throws(Failure) {
+    guard phase >= 0, pending.kind.takesMatrices, let stage = sourceStage, let source = stage.source else {
+      throw Failure(Status.sequence, "no request for matrices is waiting")
+    }
+    if resumed, !knowsActive { activate() }
+    let answer = Answer(first, second)
+    try source.check(answer, phase, SourceIO(self, stage))
+    answered = answer
+  }
+
+  package func cancel() throws(Failure) {
+    guard phase >= 0 else { throw Failure(Status.sequence, "no step is under way") }
+    undo()
+    forget()
+  }
+
+  // MARK: taking back
+
+  private func keepParts() { for i in 0..<bound.count { records[i].tookPart = records[i].active } }
+
+  /// Takes back what the present step has done: parameters and state are those from before it, whatever is bound by now.
+  func undo() {
+    var home: Set<Int> = []
+    for i in 0..<bound.count where records[i].away {
+      comeHome(i)
+      home.insert(i)
+    }
+    restoreSnapshot(home: home)
+    for i in shown { if let dense = records[i].master { writeParameters(i, dense) } }
+    for i in shown + startedNow { (records[i].started, records[i].marked) = (false, false) }
+    for i in 0..<bound.count { records[i].active = records[i].tookPart }
+    (shown, startedNow) = ([], [])
+    if let stage = sourceStage { putBack(sourceCopies, scalars(stage)) }
+    sourceCopies = []
+  }
+  /// What belongs to one step alone.
+  func forget() {
+    (phase, pending, resumed, lossFirst, knowsActive) = (-1, Request(), false, false, false)
+    (sourceCopies, snapshotMemory, answered, kept, stepSize, shown, startedNow) = ([], [], nil, nil, nil, [], [])
+    for i in 0..<bound.count { records[i].away = false }
+    if !observed.isEmpty { observed.removeAll(keepingCapacity: true) }
+  }
+  /// The parameters of a tensor return to where the host left them, bit for bit.
+  private func comeHome(_ i: Int) {
+    if let home = records[i].home { writeParameters(i, home) }
+    records[i].away = false
+  }
+  private func writeParameters(_ i: Int, _ from: UnsafeMutableRawPointer) {
+    records[i].x.write(0, records[i].count, from: from, size: records[i].size, rounding: nil)
+  }
+  /// Copies of the source's scalars, so that a step that is broken off leaves them as they were; its lasting state a source changes in the call
+  /// that ends the step.
+  private func keepSource() throws(Failure) {
+    sourceCopies = []
+    guard let stage = sourceStage, let source = stage.source, !source.single else { return }
+    sourceCopies = try copies(scalars(stage))
+  }
+
+  // MARK: beginning and end
+
+  /// A tensor takes part when it has a gradient; where only losses are asked for, when nobody said that it has none.
+  private func activate() {
+    let wanted = pending.kind.takesGradients || phase < 0
+    for i in 0..<bound.count {
+      records[i].active = wanted ? records[i].present : !records[i].absent
+      records[i].apply.scale = scale
+    }
+  }
+
+  /// Everything that can refuse a step happens here, before anything is changed.
+  private func begin() throws(Failure) {
+    activate()
+    // an opening may have moved tensors that turn out to have no gradient
+    for i in 0..<bound.count where records[i].away && !records[i].active { comeHome(i) }
+    if sourceStage != nil { try evaluateSchedules() }   // for what it reads before the rules are made
+    try checkFinite()
+    for i in 0..<bound.count where records[i].active && !records[i].started {
+      start(i)
+      startedNow.append(i)
+    }
+    if mayFail { try takeSnapshot() }
+  }
+
+  /// A tensor that had a gradient at the first request of a step has one at all of them.
+  private func checkPresent() throws(Failure) {
+    guard pending.kind != .loss else { return }
+    for i in 0..<bound.count where records[i].active && !records[i].present {
+      throw Failure(Status.sequence, "\(label("gradient", i)) is absent, but was there at the first request of this step; pass zeros")
+    }
+  }
+
+  private func checkFinite() throws(Failure) {
+    guard options.nonFinite != .propagate || needsFinite else { return }
+    func refused(_ what: String, _ message: String) -> Failure {
+      options.nonFinite == .skip ? Failure(Status.skipped, what) : Failure(Status.nonfinite, message + "; nothing was changed")
+    }
+    if let answered {   // the gradients were seen before, and may hold anything by now
+      if answered.isFinite { return }
+      throw refused("non-finite answer", "the answer to \(sourceStage?.name ?? "the request") has elements that are NaN or infinite")
+    }
+    guard pending.kind.takesGradients || phase < 0 else { return }
+    forEach { p, r in
+      var apply = Apply()
+      let g = p.gradient(copy: false, &apply)
+      p.sum(g, g, r.pointee.isDouble ? Optimizer.nonFinite.1 : Optimizer.nonFinite.0)
+    }
+    for i in 0..<bound.count where records[i].active {
+      total(records + i, totals)
+      if totals[0] > 0 {
+        throw refused("non-finite gradient", "\(label("gradient", i)) has \(Int(totals[0])) elements that are NaN or infinite")
+      }
+    }
+  }
+
+  private func endWithoutUpdate() -> Int {
+    calls += 1
+    forget()
+    if options.zeroGradients {
+      for i in 0..<bound.count where records[i].active && records[i].present { records[i].g.clear(0, records[i].count) }
+    }
+    return Status.ok
+  }
+}
