@@ -20,7 +20,7 @@ extension Optimizer {
     guard !settings.isEmpty else { return try addParameters(views, names, group) }
     let before = current
     do throws(Failure) {
-      try setEach(try makeGroup(group), settings)
+      try setEach(makeGroup(group), settings)
       try addParameters(views, names, group)
     } catch {
       restore(before)
@@ -29,10 +29,10 @@ extension Optimizer {
   }
 
   /// The group of a name, which is made where there is none.
-  private func makeGroup(_ name: String?) throws(Failure) -> Int {
+  private func makeGroup(_ name: String?) -> Int {
     guard let name, !name.isEmpty else { return 0 }
     if let known = groups.firstIndex(of: name) { return known }
-    for s in stages { try s.addGroup() }
+    for s in stages { s.addGroup() }
     groups.append(name)
     return groups.count - 1
   }
@@ -63,9 +63,48 @@ extension Optimizer {
 
 extension Stage {
   /// All that is changed where hyper-parameters are set and groups are made.
-  typealias Settings = (hyper: [Hyper], schedules: [[Int: any Schedule]])
+  typealias Settings = (hyper: [Hyper], schedules: [[Int: any Schedule]], standard: Hyper, later: [Int: any Schedule], founding: Hyper)
   var settings: Settings {
-    get { (hyper, schedules) }
-    set { (hyper, schedules) = newValue }
+    get { (hyper, schedules, standard, standardSchedules, founding) }
+    set {
+      (hyper, schedules, standard, standardSchedules) = (newValue.hyper, newValue.schedules, newValue.standard, newValue.later)
+      found(newValue.founding)
+    }
+  }
+}
+
+/// State that hyper-parameters ask for after the sentence was read: to be had until the first step, which uses it.
+extension Optimizer {
+  /// No tensor has taken a step.
+  var isNew: Bool { phase < 0 && step == 0 && !bound.indices.contains { records[$0].started || records[$0].t > 0 } }
+
+  /// What decides which state there is.
+  var growth: [Hyper] {
+    get { stages.map(\.founding) }
+    set {
+      for (s, h) in zip(stages, newValue) { s.found(h) }
+      listed = (-1, [])
+    }
+  }
+}
+
+extension Stage {
+  private func slotNames(_ h: Hyper) -> [String] { element?.slots(h, Shape(dimensions: [2, 2])).map(\.name) ?? [] }
+
+  /// The state that there is serves these hyper-parameters.
+  func fits(_ h: Hyper) -> Bool { slotNames(founding).starts(with: slotNames(h)) }
+
+  /// They need further slots, and differ in nothing else that was fixed when the stage was made.
+  func mayGrow(_ h: Hyper) -> Bool {
+    guard let e = element else { return false }
+    return slotNames(h).starts(with: slotNames(founding)) && e.scalars(h).count == scalars.count && e.scope(h) == scope
+      && e.phases(h) == phases
+  }
+
+  func grow(_ h: Hyper) { if !fits(h), mayGrow(h) { found(h) } }
+
+  func found(_ h: Hyper) {
+    if slotNames(h) != slotNames(founding) { grown = true }
+    founding = h
   }
 }
