@@ -254,6 +254,12 @@ tw_status tw_optimizer_destroy(tw_optimizer *optimizer);
 tw_status tw_optimizer_add_parameters(tw_optimizer *optimizer, const tw_tensor *parameters, size_t count,
                                       const char *const *names, const char *group);
 
+/* The same, with hyper-parameters of the group's own: `value_count` paths and values as for tw_optimizer_set_texts.  When a
+ * tensor or a value is refused, nothing is bound and nothing changes. */
+tw_status tw_optimizer_add_group(tw_optimizer *optimizer, const tw_tensor *parameters, size_t count, const char *const *names,
+                                 const char *group, const char *const *paths, const char *const *values,
+                                 size_t value_count);
+
 /* Moves the bound parameters to other memory of the same shapes and dtypes (count = all of them); state is kept.
  * TW_ERROR_OVERLAP when that is memory of bound gradients or shadows. */
 tw_status tw_optimizer_rebind_parameters(tw_optimizer *optimizer, const tw_tensor *parameters, size_t count);
@@ -355,6 +361,11 @@ tw_status tw_optimizer_set_number(tw_optimizer *optimizer, const char *group, co
 
 /* The same with a value as it is written in a sentence: "cosine(lr=0.1, total=1000)", "true", "mean", "[1, 2]". */
 tw_status tw_optimizer_set_text(tw_optimizer *optimizer, const char *group, const char *path, const char *value);
+
+/* Changes several at once: all of them, or none when one is refused.  They are taken in whatever order they fit, so that values
+ * that are right only together may come in any order. */
+tw_status tw_optimizer_set_texts(tw_optimizer *optimizer, const char *group, const char *const *paths,
+                                 const char *const *values, size_t count);
 
 /* The value as it would be written in a sentence. */
 tw_status tw_optimizer_get_text(tw_optimizer *optimizer, const char *group, const char *path, char *buffer, size_t capacity,

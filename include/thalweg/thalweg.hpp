@@ -377,9 +377,10 @@ class Request {
   bool wants_loss() const noexcept {
     return kind() == RequestKind::loss || kind() == RequestKind::loss_and_gradient;
   }
+  /* The answer goes into the bound gradients: a gradient, or the product of a hessian_vector. */
   bool wants_gradient() const noexcept {
-    return kind() == RequestKind::gradient || kind() == RequestKind::loss_and_gradient ||
-           kind() == RequestKind::task_gradient || kind() == RequestKind::previous_gradient;
+    return kind() != RequestKind::none && kind() != RequestKind::loss &&
+           kind() != RequestKind::logit_derivatives && kind() != RequestKind::activations;
   }
 
   /* The vectors to multiply with the Hessian, shaped like the parameters.  Library-owned, valid until the
@@ -425,6 +426,30 @@ struct MemoryReport {
   std::size_t bytes = 0;       /* all together */
 };
 
+/* Which parameters a hyper-parameter is for: "head" is those of that group; nothing at all (and the empty string) is
+ * all groups and those added later; Group::unnamed() is the parameters that were bound without a group. */
+class Group {
+ public:
+  Group() = default;
+  Group(std::string name) : name_(std::move(name)), all_(name_.empty()) {}
+  Group(const char* name) : Group(std::string(name)) {}
+
+  static Group unnamed() {
+    Group group;
+    group.all_ = false;
+    return group;
+  }
+
+  const char* c_name() const noexcept { return all_ ? nullptr : name_.c_str(); }
+
+ private:
+  std::string name_;
+  bool all_ = true;
+};
+
+/* Several hyper-parameters: paths, and values as they are written in a sentence. */
+using Settings = std::vector<std::pair<std::string, std::string>>;
+
 /* An optimizer: a sentence, parameters, gradients, state. */
 class Optimizer {
  public:
@@ -434,9 +459,10 @@ class Optimizer {
     detail::check(tw_optimizer_create(sentence.c_str(), &options.c_options(), handle_.out()));
   }
 
-  /* Binds parameters behind those already bound.  `names` are unique, one each, or none at all. */
+  /* Binds parameters behind those already bound.  `names` are unique, one each, or none at all; `settings` are
+   * hyper-parameters for the group alone.  When one of them is refused, nothing is bound. */
   void add_parameters(const Tensors& parameters, const std::vector<std::string>& names = {},
-                      const std::string& group = {}) {
+                      const std::string& group = {}, const Settings& settings = {}) {
     if (!names.empty() && names.size() != parameters.size()) {
       throw Error(TW_ERROR_COUNT, std::to_string(parameters.size()) + " parameters have " +
                                       std::to_string(names.size()) + " names");
@@ -445,9 +471,14 @@ class Optimizer {
     pointers.reserve(names.size());
     for (const std::string& name : names) pointers.push_back(name.c_str());
     const std::vector<tw_tensor> views = detail::c_views(parameters);
-    detail::check(tw_optimizer_add_parameters(handle_.get(), views.data(), views.size(),
-                                              pointers.empty() ? nullptr : pointers.data(),
-                                              detail::null_if_empty(group)));
+    std::vector<const char*> paths, values;
+    for (const auto& [path, value] : settings) {
+      paths.push_back(path.c_str());
+      values.push_back(value.c_str());
+    }
+    detail::check(tw_optimizer_add_group(handle_.get(), views.data(), views.size(),
+                                         pointers.empty() ? nullptr : pointers.data(),
+                                         detail::null_if_empty(group), paths.data(), values.data(), paths.size()));
   }
 
   /* Moves all bound parameters to other memory of the same shapes; state is kept. */
@@ -495,7 +526,8 @@ class Optimizer {
         if constexpr (std::is_invocable_v<Closure&, Request&>) {
           closure(request);
         } else {
-          if (!request.wants_loss() && request.kind() != RequestKind::gradient) {
+          if (!request.wants_loss() && request.kind() != RequestKind::gradient &&
+              request.kind() != RequestKind::previous_gradient) {
             throw Error(TW_ERROR_NEEDS,
                         "the method asks for more than a loss and a gradient: "
                         "give step a closure that takes a Request&");
@@ -571,19 +603,28 @@ class Optimizer {
 
   /* Changes a hyper-parameter while running, for one group or for all.  Replaces a schedule. */
   template <typename Number, std::enable_if_t<std::is_arithmetic_v<Number>, int> = 0>
-  void set(const std::string& path, Number value, const std::string& group = {}) {
+  void set(const std::string& path, Number value, const Group& group = {}) {
     if constexpr (std::is_same_v<Number, bool>) {
       set(path, std::string(value ? "true" : "false"), group);
     } else {
-      detail::check(tw_optimizer_set_number(handle_.get(), detail::null_if_empty(group), path.c_str(),
-                                            static_cast<double>(value)));
+      detail::check(
+          tw_optimizer_set_number(handle_.get(), group.c_name(), path.c_str(), static_cast<double>(value)));
     }
   }
 
   /* The same with a value as it is written in a sentence: "cosine(lr=0.1, total=1000)", "mean". */
-  void set(const std::string& path, const std::string& value, const std::string& group = {}) {
-    detail::check(
-        tw_optimizer_set_text(handle_.get(), detail::null_if_empty(group), path.c_str(), value.c_str()));
+  void set(const std::string& path, const std::string& value, const Group& group = {}) {
+    detail::check(tw_optimizer_set_text(handle_.get(), group.c_name(), path.c_str(), value.c_str()));
+  }
+
+  /* Several at once, in any order: all of them, or none when one is refused. */
+  void set_texts(const Settings& settings, const Group& group = {}) {
+    std::vector<const char*> paths, values;
+    for (const auto& [path, value] : settings) {
+      paths.push_back(path.c_str());
+      values.push_back(value.c_str());
+    }
+    detail::check(tw_optimizer_set_texts(handle_.get(), group.c_name(), paths.data(), values.data(), paths.size()));
   }
 
   /* The whole pipeline as a sentence, with every hyper-parameter. */

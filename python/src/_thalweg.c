@@ -5,7 +5,9 @@
  *
  * Arrays   come in through the buffer protocol (formats f, d, e; i, l, q for labels), or as a DLPack capsule or a tagged buffer that
  *          thalweg._arrays.adapt makes of what has no such buffer.  What is bound stays referenced: the Py_buffer or the
- *          DLPack tensor is held until other memory is bound or the handle is closed, so it cannot go away.
+ *          DLPack tensor is held until other memory is bound or the handle is closed, so it cannot go away.  Tensors of
+ *          torch may be given other memory, shapes and strides under the same object: before each use they are looked at
+ *          again.  Between steps the gradients of the torch adapter are held by weak references alone (see `loosen`).
  * Threads  Each object has a busy flag, checked and set with the lock held: a second thread gets BusyError.
  * Errors   thalweg._errors.BY_STATUS maps a status to its exception class.
  */
@@ -24,8 +26,10 @@ typedef struct {
   PyObject *by_status;    /* dict: status -> exception class */
   PyObject *error;        /* thalweg.Error */
   PyObject *adapt;        /* thalweg._arrays.adapt */
+  PyObject *look;         /* thalweg._arrays.look */
+  PyObject *ndarray;      /* numpy.ndarray */
   PyObject *step_closure; /* "_step_closure" */
-  PyObject *data_ptr;     /* "data_ptr" */
+  PyObject *exchange;     /* "__dlpack_c_exchange_api__" */
   PyObject *optimizer, *regularizer, *constraint, *objective, *cache, *schedule; /* the types */
 } State;
 
@@ -93,6 +97,17 @@ typedef struct DLVersioned {
   DLTensor tensor;
 } DLVersioned;
 
+/* What a type offers under `__dlpack_c_exchange_api__` (DLPack 1.2): a look at a tensor without a call into Python. */
+typedef struct {
+  struct {
+    uint32_t major, minor;
+  } version;
+  void *previous;
+  void (*functions[3])(void);
+  int (*describe)(void *object, DLTensor *out); /* borrowed, valid until the object changes; may be NULL */
+  void (*more[1])(void);
+} Exchange;
+
 /* Devices whose memory the CPU addresses: kDLCPU, kDLCUDAHost, kDLROCMHost. */
 static int is_host(int32_t device) { return device == 1 || device == 3 || device == 11; }
 
@@ -100,12 +115,17 @@ static int is_host(int32_t device) { return device == 1 || device == 3 || device
 
 enum { INLINE_RANK = 6 };
 
+/* What may become of an array's memory under the same object; as thalweg._arrays.adapt says. */
+enum { STAYS = 0, MAY_MOVE = 1, UNKNOWN = 2 };
+
 /* One array that we hold: who gave it, and what keeps its memory alive. */
 typedef struct {
-  PyObject *object;       /* as the caller passed it; its identity is the cache key */
+  PyObject *object;       /* as the caller passed it; its identity is the cache key.  NULL while it is held loosely */
+  PyObject *weak;         /* a weak reference to it, from the first time that it was held loosely */
   Py_buffer view;         /* held when has_view */
   int has_view;
-  int watched;            /* the object has data_ptr(): its memory may move under the same identity */
+  int moves;              /* STAYS; MAY_MOVE: it is looked at before each use; UNKNOWN: it never counts as bound already */
+  const Exchange *exchange; /* how to look at it, borrowed from its type; NULL: through thalweg._arrays.look */
   DLManaged *managed;     /* at most one of the two */
   DLVersioned *versioned;
   int64_t *dims;          /* shape, then strides: `fixed`, or allocated when the rank is high */
@@ -116,7 +136,8 @@ typedef struct {
   Py_ssize_t count;
   Bound *items;
   tw_tensor *tensors; /* parallel to items */
-  int watched;        /* some item is */
+  int watched;        /* some item may move */
+  int loose;          /* items that may move are held by weak references alone */
 } Binding;
 
 /* What an error message calls an array. */
@@ -153,9 +174,10 @@ static void bound_release(Bound *bound) {
   if (bound->managed && bound->managed->deleter) bound->managed->deleter(bound->managed);
   if (bound->versioned && bound->versioned->deleter) bound->versioned->deleter(bound->versioned);
   if (bound->dims != bound->fixed) PyMem_Free(bound->dims);
-  PyObject *object = bound->object;
+  PyObject *object = bound->object, *weak = bound->weak;
   memset(bound, 0, sizeof *bound);
   Py_XDECREF(object);
+  Py_XDECREF(weak);
 }
 
 static void binding_release(Binding *binding) {
@@ -190,29 +212,28 @@ static void binding_settle(Binding *binding) {
   }
 }
 
-/* Moves all of `extra` behind `binding`. */
-static int binding_append(Binding *binding, Binding *extra) {
-  Binding joined;
-  if (binding_allocate(&joined, binding->count + extra->count) < 0) return -1;
+/* Moves all of `extra` behind `binding`, into `joined`: empty, with room for both, so that nothing can fail any more. */
+static void binding_append(Binding *binding, Binding *extra, Binding *joined) {
   Binding *parts[2] = {binding, extra};
   for (int p = 0; p < 2; p++) {
     if (parts[p]->count == 0) continue;
-    memcpy(joined.items + joined.count, parts[p]->items, (size_t)parts[p]->count * sizeof(Bound));
-    memcpy(joined.tensors + joined.count, parts[p]->tensors, (size_t)parts[p]->count * sizeof(tw_tensor));
-    joined.count += parts[p]->count;
-    joined.watched |= parts[p]->watched;
+    memcpy(joined->items + joined->count, parts[p]->items, (size_t)parts[p]->count * sizeof(Bound));
+    memcpy(joined->tensors + joined->count, parts[p]->tensors, (size_t)parts[p]->count * sizeof(tw_tensor));
+    joined->count += parts[p]->count;
+    joined->watched |= parts[p]->watched;
     PyMem_Free(parts[p]->items);
     PyMem_Free(parts[p]->tensors);
     memset(parts[p], 0, sizeof(Binding));
   }
-  binding_settle(&joined);
-  *binding = joined;
-  return 0;
+  binding_settle(joined);
+  *binding = *joined;
+  memset(joined, 0, sizeof *joined);
 }
 
 static int binding_traverse(Binding *binding, visitproc visit, void *arg) {
   for (Py_ssize_t i = 0; i < binding->count; i++) {
     Py_VISIT(binding->items[i].object);
+    Py_VISIT(binding->items[i].weak);
     if (binding->items[i].has_view) Py_VISIT(binding->items[i].view.obj);
   }
   return 0;
@@ -312,6 +333,13 @@ static int take_view(State *state, Bound *bound, tw_tensor *tensor, int wanted, 
   return set_dims(state, bound, tensor, view->ndim, view->shape, view->strides, (Py_ssize_t)item_size(dtype), label);
 }
 
+/* The element type of DLPack's code and bits, 0 when it is none of ours. */
+static int32_t dtype_of_dlpack(int code, int bits, int integers) {
+  if (code == 0 && integers) return bits == 32 ? TW_I32 : bits == 64 ? TW_I64 : 0;
+  if (code == 4) return bits == 16 ? TW_BF16 : 0;
+  return code != 2 ? 0 : bits == 32 ? TW_F32 : bits == 64 ? TW_F64 : bits == 16 ? TW_F16 : 0;
+}
+
 static int take_capsule(State *state, Bound *bound, tw_tensor *tensor, PyObject *capsule, int wanted, int read_only,
                         const Label *label) {
   const DLTensor *source;
@@ -341,9 +369,7 @@ static int take_capsule(State *state, Bound *bound, tw_tensor *tensor, PyObject 
     return -1;
   }
   int code = source->dtype.code, bits = source->dtype.bits;
-  int32_t dtype = code == 2 && bits == 32 ? TW_F32 : code == 2 && bits == 64 ? TW_F64
-                : code == 2 && bits == 16 ? TW_F16 : code == 4 && bits == 16 ? TW_BF16 : 0;
-  if (code == 0 && (wanted & ACQUIRE_INTEGERS)) dtype = bits == 32 ? TW_I32 : bits == 64 ? TW_I64 : 0;
+  int32_t dtype = dtype_of_dlpack(code, bits, wanted & ACQUIRE_INTEGERS);
   if (dtype == 0 || source->dtype.lanes != 1) {
     fail_array(state, TW_ERROR_DTYPE, label,
                "DLPack type (code %d, %d bits) is not supported; thalweg takes %s", code, bits,
@@ -372,12 +398,25 @@ static int take_capsule(State *state, Bound *bound, tw_tensor *tensor, PyObject 
   return status;
 }
 
+/* What the type of a tensor offers to look at it, NULL when it offers nothing that we know. */
+static const Exchange *exchange_of(State *state, PyObject *object) {
+  PyObject *capsule = PyObject_GetAttr((PyObject *)Py_TYPE(object), state->exchange);
+  const Exchange *exchange = capsule && PyCapsule_IsValid(capsule, "dlpack_exchange_api")
+                                 ? PyCapsule_GetPointer(capsule, "dlpack_exchange_api") : NULL;
+  Py_XDECREF(capsule); /* the type keeps it */
+  PyErr_Clear();
+  return exchange && exchange->version.major == 1 && exchange->describe ? exchange : NULL;
+}
+
 /* Fills `bound` and `tensor` from an array-like object.  On failure `bound` holds what bound_release has to undo. */
 static int acquire(State *state, Bound *bound, tw_tensor *tensor, PyObject *object, int wanted, const Label *label) {
   Py_INCREF(object);
   bound->object = object;
   bound->dims = bound->fixed;
-  if (PyObject_CheckBuffer(object)) {
+  /* A class made of numpy.ndarray may mean something else by its elements (numpy.ma): adapt knows. */
+  int derived = (PyObject *)Py_TYPE(object) == state->ndarray ? 0 : PyObject_IsInstance(object, state->ndarray);
+  if (derived < 0) return -1;
+  if (!derived && PyObject_CheckBuffer(object)) {
     if (PyObject_GetBuffer(object, &bound->view, PyBUF_STRIDES | PyBUF_FORMAT) == 0) {
       bound->has_view = 1;
       return take_view(state, bound, tensor, wanted, 0, 0, label);
@@ -388,16 +427,16 @@ static int acquire(State *state, Bound *bound, tw_tensor *tensor, PyObject *obje
     }
     PyErr_Clear(); /* bfloat16 arrays end here: adapt knows them */
   }
-  /* (source: buffer or capsule | str: why not, is it bfloat16, is it read-only, may its memory move) */
+  /* (source: buffer or capsule | str: why not, is it bfloat16, is it read-only, what may become of its memory) */
   PyObject *adapted = PyObject_CallFunctionObjArgs(state->adapt, object, NULL);
   if (!adapted) return -1;
   PyObject *source;
-  int bf16, read_only, watched, status = -1;
-  if (!PyArg_ParseTuple(adapted, "Oppp", &source, &bf16, &read_only, &watched)) {
+  int bf16, read_only, status = -1;
+  if (!PyArg_ParseTuple(adapted, "Oppi", &source, &bf16, &read_only, &bound->moves)) {
     Py_DECREF(adapted);
     return -1;
   }
-  bound->watched = watched;
+  bound->exchange = bound->moves == MAY_MOVE ? exchange_of(state, object) : NULL;
   if (PyUnicode_Check(source)) {
     fail_array(state, TW_ERROR_DTYPE, label, "%U", source);
   } else if (PyCapsule_CheckExact(source)) {
@@ -449,23 +488,111 @@ static int binding_acquire(State *state, Binding *binding, PyObject *arrays, int
       binding_release(binding);
       return -1;
     }
-    binding->watched |= bound->watched;
+    binding->watched |= bound->moves == MAY_MOVE;
   }
   return 0;
 }
 
-/* 1 when a watched array no longer lies where it was bound, -1 on error. */
+/* 1 when memory of this address, shape and strides (in elements; NULL: dense) is what was bound. */
+static int lies_so(const tw_tensor *tensor, const void *data, int32_t ndim, const int64_t *shape,
+                   const int64_t *strides) {
+  if (data != tensor->data || ndim != tensor->ndim) return 0;
+  int64_t dense = 1;
+  int same = 1;
+  for (int d = ndim - 1; d >= 0; d--) {
+    if (shape[d] != tensor->shape[d]) return 0;
+    if (shape[d] == 0) same = -1; /* nothing lies anywhere: strides do not matter */
+    int64_t bound = tensor->strides ? tensor->strides[d] : dense, now = strides ? strides[d] : dense;
+    if (same == 1 && shape[d] > 1 && bound != now) same = 0;
+    dense *= shape[d];
+  }
+  return same != 0;
+}
+
+/* 1 when a tensor no longer lies as it was bound: at another address, or with another shape, strides or element type. */
+static int has_moved(State *state, const Bound *bound, const tw_tensor *tensor) {
+  if (bound->exchange) {
+    DLTensor now;
+    if (bound->exchange->describe(bound->object, &now) != 0) {
+      PyErr_Clear(); /* it is bound anew, which says what is wrong with it */
+      return 1;
+    }
+    int code = now.dtype.code, bits = now.dtype.bits;
+    int32_t dtype = dtype_of_dlpack(code, bits, 0);
+    const void *data = now.data ? (const char *)now.data + now.byte_offset : NULL;
+    return !is_host(now.device.type) || dtype != tensor->dtype || now.dtype.lanes != 1 ||
+           !lies_so(tensor, data, now.ndim, now.shape, now.strides);
+  }
+  /* (address, element type, shape, strides in elements) */
+  PyObject *looked = PyObject_CallFunctionObjArgs(state->look, bound->object, NULL);
+  if (!looked) return -1;
+  PyObject *address, *shape, *strides;
+  int dtype, moved = -1;
+  if (PyArg_ParseTuple(looked, "OiO!O!", &address, &dtype, &PyTuple_Type, &shape, &PyTuple_Type, &strides)) {
+    void *data = PyLong_AsVoidPtr(address);
+    Py_ssize_t ndim = PyTuple_Size(shape);
+    moved = ndim != tensor->ndim || PyTuple_Size(strides) != ndim || dtype != tensor->dtype;
+    int64_t small[2 * INLINE_RANK], *dims = small;
+    if (!moved && ndim > INLINE_RANK && !(dims = PyMem_Calloc(2 * (size_t)ndim, sizeof *dims))) PyErr_NoMemory();
+    for (Py_ssize_t d = 0; !moved && dims && d < ndim; d++) {
+      dims[d] = PyLong_AsLongLong(PyTuple_GetItem(shape, d));
+      dims[ndim + d] = PyLong_AsLongLong(PyTuple_GetItem(strides, d));
+    }
+    if (PyErr_Occurred()) {
+      moved = -1;
+    } else if (!moved) {
+      moved = !lies_so(tensor, data, (int32_t)ndim, dims, dims + ndim);
+    }
+    if (dims != small) PyMem_Free(dims);
+  }
+  Py_DECREF(looked);
+  return moved;
+}
+
+/* 1 when a tensor no longer lies where it was bound, -1 on error. */
 static int binding_moved(State *state, const Binding *binding) {
   for (Py_ssize_t i = 0; i < binding->count; i++) {
-    if (!binding->items[i].watched) continue;
-    PyObject *address = PyObject_CallMethodObjArgs(binding->items[i].object, state->data_ptr, NULL);
-    if (!address) return -1;
-    void *pointer = PyLong_AsVoidPtr(address);
-    Py_DECREF(address);
-    if (!pointer && PyErr_Occurred()) return -1;
-    if (pointer != binding->tensors[i].data) return 1;
+    if (binding->items[i].moves != MAY_MOVE) continue;
+    int moved = has_moved(state, &binding->items[i], &binding->tensors[i]);
+    if (moved) return moved;
   }
   return 0;
+}
+
+/* Holds the arrays that may move by weak references alone: whoever owns them may free them.  -1 on error. */
+static int binding_loosen(Binding *binding) {
+  for (Py_ssize_t i = 0; i < binding->count; i++) {
+    Bound *bound = &binding->items[i];
+    if (bound->moves != MAY_MOVE || !bound->object) continue;
+    if (!bound->weak && !(bound->weak = PyWeakref_NewRef(bound->object, NULL))) return -1;
+    binding->loose = 1;
+    if (bound->has_view) PyBuffer_Release(&bound->view);
+    bound->has_view = 0;
+    PyObject *object = bound->object;
+    bound->object = NULL;
+    Py_DECREF(object);
+  }
+  return 0;
+}
+
+/* Takes hold of them again; 1 when one of them is gone (its object stays NULL). */
+static int binding_tighten(Binding *binding) {
+  int gone = 0;
+  if (!binding->loose) return 0;
+  binding->loose = 0;
+  for (Py_ssize_t i = 0; i < binding->count; i++) {
+    Bound *bound = &binding->items[i];
+    if (bound->object) continue;
+    PyObject *object = bound->weak ? PyWeakref_GetObject(bound->weak) : Py_None;
+    if (object && object != Py_None) {
+      Py_INCREF(object);
+      bound->object = object;
+    } else {
+      PyErr_Clear();
+      gone = 1;
+    }
+  }
+  return gone;
 }
 
 /* A new list of the objects that were bound. */
@@ -473,6 +600,8 @@ static PyObject *binding_objects(const Binding *binding) {
   PyObject *list = PyList_New(binding->count);
   for (Py_ssize_t i = 0; list && i < binding->count; i++) {
     PyObject *object = binding->items[i].object;
+    if (!object && binding->items[i].weak) object = PyWeakref_GetObject(binding->items[i].weak);
+    if (!object) object = Py_None; /* it is gone */
     Py_INCREF(object);
     PyList_SetItem(list, i, object);
   }
@@ -486,7 +615,7 @@ static int binding_same(const Binding *binding, PyObject *arrays) {
   if (count != binding->count || count == 0) return 0;
   for (Py_ssize_t i = 0; i < count; i++) {
     PyObject *object = is_list ? PyList_GetItem(arrays, i) : PyTuple_GetItem(arrays, i);
-    if (object != binding->items[i].object) return 0;
+    if (object != binding->items[i].object || binding->items[i].moves == UNKNOWN) return 0;
   }
   return 1;
 }
@@ -600,8 +729,10 @@ static const char *text_of(PyObject *object, int *ok) {
 typedef struct {
   Handle base;
   Binding parameters, gradients, shadows;
+  int stale;       /* the gradients are of fewer parameters than there are now */
   PyObject *names; /* list, parallel to parameters: str or None */
   tw_request request;
+  unsigned long long edits; /* calls that may have changed hyper-parameters, other than steps */
 } Optimizer;
 
 #define HANDLE(self) ((tw_optimizer *)(self)->base.handle)
@@ -678,17 +809,42 @@ static PyObject *optimizer_create(PyObject *object, PyTypeObject *class, PyObjec
 
 static int is_sequence(PyObject *object) { return PyList_Check(object) || PyTuple_Check(object); }
 
-/* _add(arrays, names or None, group or None): binds parameters behind those there are. */
+/* A list of str as UTF-8, borrowed; NULL with an exception set when it is none.  PyMem_Free the array. */
+static const char **texts_of(PyObject *list, Py_ssize_t count) {
+  if (!PyList_Check(list) || PyList_Size(list) != count) {
+    PyErr_Format(PyExc_TypeError, "expected a list of %zd str", count);
+    return NULL;
+  }
+  const char **texts = PyMem_Calloc((size_t)count + 1, sizeof *texts);
+  int ok = 1;
+  if (!texts) PyErr_NoMemory();
+  for (Py_ssize_t i = 0; texts && ok && i < count; i++) texts[i] = text_of(PyList_GetItem(list, i), &ok);
+  if (ok) return texts;
+  PyMem_Free(texts);
+  return NULL;
+}
+
+static int enter_working(Optimizer *self);
+
+/* _add(arrays, names or None, group or None, paths, values): binds parameters behind those there are, and gives their
+ * group hyper-parameters of its own. */
 static PyObject *optimizer_add(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
   Optimizer *self = (Optimizer *)object;
-  if (!takes(nargs, 3, 3, "_add")) return NULL;
-  if (!is_sequence(args[0]) || (args[1] != Py_None && !PyList_Check(args[1]))) {
-    return PyErr_Format(PyExc_TypeError, "_add() takes a list of arrays and a list of names");
+  if (!takes(nargs, 5, 5, "_add")) return NULL;
+  if (!is_sequence(args[0]) || (args[1] != Py_None && !PyList_Check(args[1])) || !PyList_Check(args[3])) {
+    return PyErr_Format(PyExc_TypeError, "_add() takes a list of arrays, a list of names, and lists of paths and values");
   }
-  if (!enter(&self->base)) return NULL;
+  Py_ssize_t settings = PyList_Size(args[3]);
+  const char **paths = texts_of(args[3], settings), **values = paths ? texts_of(args[4], settings) : NULL;
+  if (!values || !enter_working(self)) {
+    PyMem_Free(paths);
+    PyMem_Free(values);
+    return NULL;
+  }
   State *state = self->base.state;
-  Binding extra;
+  Binding extra, joined;
   memset(&extra, 0, sizeof extra);
+  memset(&joined, 0, sizeof joined);
   const char **names = NULL;
   int ok = 1;
   tw_status status = TW_OK;
@@ -713,18 +869,25 @@ static PyObject *optimizer_add(PyObject *object, PyObject *const *args, Py_ssize
       if (PyList_Append(all_names, labels ? PyList_GetItem(labels, i) : Py_None) < 0) ok = 0;
     }
   }
+  /* Room for all of them first: once the library has the memory, nothing may fail. */
+  if (ok && binding_allocate(&joined, self->parameters.count + extra.count) < 0) ok = 0;
   if (ok) {
-    status = tw_optimizer_add_parameters(HANDLE(self), extra.tensors, (size_t)extra.count, names, group);
+    status = tw_optimizer_add_group(HANDLE(self), extra.tensors, (size_t)extra.count, names, group, paths, values,
+                                    (size_t)settings);
     if (status >= 0) {
       PyObject *old = self->names;
       self->names = all_names;
       all_names = old;
-      if (binding_append(&self->parameters, &extra) < 0) ok = 0;
+      binding_append(&self->parameters, &extra, &joined);
+      self->stale = self->gradients.count > 0;
     }
   }
   Py_XDECREF(all_names);
   PyMem_Free(names);
+  PyMem_Free(paths);
+  PyMem_Free(values);
   binding_release(&extra);
+  binding_release(&joined);
   return ok ? leave(&self->base, status) : leave_error(&self->base);
 }
 
@@ -763,11 +926,52 @@ static PyObject *as_sequence(Optimizer *self, PyObject *arrays, const char *what
 }
 
 static int bind_gradients(Optimizer *self, PyObject *arrays) {
-  return bind(self, &self->gradients, arrays, 0, &self->parameters, "gradient", tw_optimizer_bind_gradients);
+  int status = bind(self, &self->gradients, arrays, 0, &self->parameters, "gradient", tw_optimizer_bind_gradients);
+  if (status == 0) self->stale = 0;
+  return status;
 }
 
-/* Follows arrays whose memory has moved under the same object (torch: p.data = ...). */
-static int follow(Optimizer *self) {
+/* Binds absent gradients for all parameters, so that the library keeps no pointer. */
+static int bind_absent(Optimizer *self) {
+  PyObject *absent = PyList_New(self->parameters.count);
+  for (Py_ssize_t i = 0; absent && i < self->parameters.count; i++) {
+    Py_INCREF(Py_None);
+    PyList_SetItem(absent, i, Py_None);
+  }
+  int status = absent ? bind_gradients(self, absent) : -1;
+  Py_XDECREF(absent);
+  return status;
+}
+
+/* The same within an error that is under way, where some of the memory is gone. */
+static void let_go_of_gone(Optimizer *self) {
+  PyObject *kind, *value, *trace;
+  PyErr_Fetch(&kind, &value, &trace);
+  if (bind_absent(self) < 0) PyErr_Clear();
+  PyErr_Restore(kind, value, trace);
+}
+
+/* Takes hold of gradients that are held loosely, before anything may look at them; those that are gone become absent. */
+static int settle(Optimizer *self) {
+  if (!binding_tighten(&self->gradients)) return 0;
+  if (self->stale) return bind_absent(self);
+  PyObject *objects = binding_objects(&self->gradients);
+  int status = objects ? bind_gradients(self, objects) : -1;
+  Py_XDECREF(objects);
+  if (status < 0) let_go_of_gone(self);
+  return status;
+}
+
+/* Claims the handle for a call in which the library may look at the gradients. */
+static int enter_working(Optimizer *self) {
+  if (!enter(&self->base)) return 0;
+  if (!self->gradients.loose || settle(self) == 0) return 1;
+  self->base.busy = 0;
+  return 0;
+}
+
+/* Follows parameters whose memory has moved under the same object (torch: p.data = ..., p.t_()). */
+static int follow_parameters(Optimizer *self) {
   if (self->parameters.watched) {
     int moved = binding_moved(self->base.state, &self->parameters);
     if (moved < 0) return -1;
@@ -779,7 +983,12 @@ static int follow(Optimizer *self) {
       if (status < 0) return -1;
     }
   }
-  if (self->gradients.watched) {
+  return 0;
+}
+
+/* The same for gradients. */
+static int follow_gradients(Optimizer *self) {
+  if (self->gradients.watched && !self->stale) {
     int moved = binding_moved(self->base.state, &self->gradients);
     if (moved < 0) return -1;
     if (moved) {
@@ -791,6 +1000,8 @@ static int follow(Optimizer *self) {
   }
   return 0;
 }
+
+static int follow(Optimizer *self) { return follow_parameters(self) < 0 || follow_gradients(self) < 0 ? -1 : 0; }
 
 static int needs_follow(const Optimizer *self) { return self->parameters.watched || self->gradients.watched; }
 
@@ -816,13 +1027,24 @@ static PyObject *optimizer_step(PyObject *object, PyObject *const *args, Py_ssiz
     return PyObject_CallMethodObjArgs(object, self->base.state->step_closure, what, NULL);
   }
   if (!enter(&self->base)) return NULL;
-  if (what != Py_None && !(is_sequence(what) && binding_same(&self->gradients, what))) {
+  int gone = binding_tighten(&self->gradients);
+  if (follow_parameters(self) < 0) { /* first: gradients are measured by them */
+    if (gone) let_go_of_gone(self);
+    return leave_error(&self->base);
+  }
+  if (what != Py_None && (gone || self->stale || !is_sequence(what) || !binding_same(&self->gradients, what))) {
     PyObject *arrays = as_sequence(self, what, "gradient");
     int status = arrays ? bind_gradients(self, arrays) : -1;
     Py_XDECREF(arrays);
-    if (status < 0) return leave_error(&self->base);
+    if (status < 0) {
+      if (gone) let_go_of_gone(self);
+      return leave_error(&self->base);
+    }
+  } else if (gone) {
+    self->gradients.loose = 1;
+    if (settle(self) < 0) return leave_error(&self->base);
   }
-  if (needs_follow(self) && follow(self) < 0) return leave_error(&self->base);
+  if (self->gradients.watched && follow_gradients(self) < 0) return leave_error(&self->base);
   tw_status status;
   Py_BEGIN_ALLOW_THREADS
   status = tw_optimizer_step(HANDLE(self));
@@ -850,7 +1072,7 @@ static PyObject *optimizer_next(PyObject *object, PyObject *loss) {
     value = PyFloat_AsDouble(loss);
     if (value == -1.0 && PyErr_Occurred()) return NULL;
   }
-  if (!enter(&self->base)) return NULL;
+  if (!enter_working(self)) return NULL;
   if (needs_follow(self) && follow(self) < 0) return leave_error(&self->base);
   self->request.struct_size = sizeof self->request;
   self->request.loss = value;
@@ -930,7 +1152,7 @@ static PyObject *optimizer_probe(PyObject *object, PyObject *unused) {
 static PyObject *optimizer_cancel(PyObject *object, PyObject *unused) {
   Optimizer *self = (Optimizer *)object;
   (void)unused;
-  if (!enter(&self->base)) return NULL;
+  if (!enter_working(self)) return NULL;
   memset(&self->request, 0, sizeof self->request);
   tw_status status;
   Py_BEGIN_ALLOW_THREADS
@@ -979,7 +1201,7 @@ static PyObject *optimizer_answer(PyObject *object, PyObject *arrays) {
 
 static PyObject *optimizer_rebind(PyObject *object, PyObject *arrays) {
   Optimizer *self = (Optimizer *)object;
-  if (!enter(&self->base)) return NULL;
+  if (!enter_working(self)) return NULL;
   PyObject *sequence = as_sequence(self, arrays, "parameter");
   int status =
       sequence ? bind(self, &self->parameters, sequence, 1, NULL, "parameter", tw_optimizer_rebind_parameters) : -1;
@@ -989,34 +1211,34 @@ static PyObject *optimizer_rebind(PyObject *object, PyObject *arrays) {
 
 static PyObject *optimizer_bind_shadow(PyObject *object, PyObject *arrays) {
   Optimizer *self = (Optimizer *)object;
-  if (!enter(&self->base)) return NULL;
+  if (!enter_working(self)) return NULL;
   PyObject *sequence = arrays == Py_None ? PyList_New(0) : as_sequence(self, arrays, "shadow");
   int status = sequence ? bind(self, &self->shadows, sequence, 1, NULL, "shadow", tw_optimizer_bind_shadow) : -1;
   Py_XDECREF(sequence);
   return status < 0 ? leave_error(&self->base) : leave(&self->base, TW_OK);
 }
 
-/* Lets go of the gradients: absent ones are bound in their place, so that the library keeps no pointer. */
 static PyObject *optimizer_release_gradients(PyObject *object, PyObject *unused) {
   Optimizer *self = (Optimizer *)object;
   (void)unused;
   if (!enter(&self->base)) return NULL;
   if (self->gradients.count == 0) return leave(&self->base, TW_OK);
-  PyObject *absent = PyList_New(self->gradients.count);
-  for (Py_ssize_t i = 0; absent && i < self->gradients.count; i++) {
-    Py_INCREF(Py_None);
-    PyList_SetItem(absent, i, Py_None);
-  }
-  int status = absent ? bind_gradients(self, absent) : -1;
-  Py_XDECREF(absent);
-  return status < 0 ? leave_error(&self->base) : leave(&self->base, TW_OK);
+  return bind_absent(self) < 0 ? leave_error(&self->base) : leave(&self->base, TW_OK);
+}
+
+/* _loosen(): leaves the gradients that are torch tensors to their owners until they are used again; see binding_loosen. */
+static PyObject *optimizer_loosen(PyObject *object, PyObject *unused) {
+  Optimizer *self = (Optimizer *)object;
+  (void)unused;
+  if (!enter(&self->base)) return NULL;
+  return binding_loosen(&self->gradients) < 0 ? leave_error(&self->base) : leave(&self->base, TW_OK);
 }
 
 static PyObject *optimizer_zero_grad(PyObject *object, PyObject *unused) {
   Optimizer *self = (Optimizer *)object;
   (void)unused;
-  if (!enter(&self->base)) return NULL;
-  if (self->gradients.watched && follow(self) < 0) return leave_error(&self->base);
+  if (!enter_working(self)) return NULL;
+  if (follow_gradients(self) < 0) return leave_error(&self->base);
   for (Py_ssize_t i = 0; i < self->gradients.count; i++) {
     if (self->gradients.tensors[i].flags & TW_TENSOR_READ_ONLY) {
       Label label = {"gradient", i, self->names};
@@ -1044,6 +1266,7 @@ static PyObject *optimizer_observe(PyObject *object, PyObject *const *args, Py_s
   const char *what = text_of(args[0], &ok);
   double value = ok ? PyFloat_AsDouble(args[1]) : 0;
   if (!ok || PyErr_Occurred() || !enter(&self->base)) return NULL;
+  self->edits++;
   return leave(&self->base, tw_optimizer_observe(HANDLE(self), what, value));
 }
 
@@ -1051,7 +1274,8 @@ static PyObject *optimizer_command(PyObject *object, PyObject *command) {
   Optimizer *self = (Optimizer *)object;
   int ok = 1;
   const char *text = text_of(command, &ok);
-  if (!ok || !enter(&self->base)) return NULL;
+  if (!ok || !enter_working(self)) return NULL;
+  self->edits++;
   tw_status status;
   Py_BEGIN_ALLOW_THREADS
   status = tw_optimizer_command(HANDLE(self), text);
@@ -1062,8 +1286,8 @@ static PyObject *optimizer_command(PyObject *object, PyObject *command) {
 static PyObject *optimizer_set_mode(PyObject *object, PyObject *mode) {
   Optimizer *self = (Optimizer *)object;
   long value = PyLong_AsLong(mode);
-  if ((value == -1 && PyErr_Occurred()) || !enter(&self->base)) return NULL;
-  if (self->parameters.watched && follow(self) < 0) return leave_error(&self->base);
+  if ((value == -1 && PyErr_Occurred()) || !enter_working(self)) return NULL;
+  if (follow_parameters(self) < 0) return leave_error(&self->base);
   tw_status status;
   Py_BEGIN_ALLOW_THREADS
   status = tw_optimizer_set_mode(HANDLE(self), (int32_t)value);
@@ -1093,6 +1317,7 @@ static PyObject *optimizer_set_number(PyObject *object, PyObject *const *args, P
   const char *group = text_or_null(args[0], &ok), *path = ok ? text_of(args[1], &ok) : NULL;
   double value = ok ? PyFloat_AsDouble(args[2]) : 0;
   if (!ok || PyErr_Occurred() || !enter(&self->base)) return NULL;
+  self->edits++;
   return leave(&self->base, tw_optimizer_set_number(HANDLE(self), group, path, value));
 }
 
@@ -1104,7 +1329,26 @@ static PyObject *optimizer_set_text(PyObject *object, PyObject *const *args, Py_
   const char *group = text_or_null(args[0], &ok), *path = ok ? text_of(args[1], &ok) : NULL;
   const char *value = ok ? text_of(args[2], &ok) : NULL;
   if (!ok || !enter(&self->base)) return NULL;
+  self->edits++;
   return leave(&self->base, tw_optimizer_set_text(HANDLE(self), group, path, value));
+}
+
+/* _set_texts(group or None, paths, values) */
+static PyObject *optimizer_set_texts(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Optimizer *self = (Optimizer *)object;
+  int ok = 1;
+  if (!takes(nargs, 3, 3, "_set_texts")) return NULL;
+  const char *group = text_or_null(args[0], &ok);
+  Py_ssize_t count = PyList_Check(args[1]) ? PyList_Size(args[1]) : 0;
+  const char **paths = ok ? texts_of(args[1], count) : NULL, **values = paths ? texts_of(args[2], count) : NULL;
+  PyObject *result = NULL;
+  if (values && enter(&self->base)) {
+    self->edits++;
+    result = leave(&self->base, tw_optimizer_set_texts(HANDLE(self), group, paths, values, (size_t)count));
+  }
+  PyMem_Free(paths);
+  PyMem_Free(values);
+  return result;
 }
 
 /* The text behind `path`, or (NULL) the sentence. */
@@ -1227,10 +1471,11 @@ static PyObject *optimizer_load(PyObject *object, PyObject *data) {
   Optimizer *self = (Optimizer *)object;
   Py_buffer view;
   if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) return NULL;
-  if (!enter(&self->base)) {
+  if (!enter_working(self)) {
     PyBuffer_Release(&view);
     return NULL;
   }
+  self->edits++;
   tw_status status;
   Py_BEGIN_ALLOW_THREADS
   status = tw_optimizer_load(HANDLE(self), view.buf, (size_t)view.len);
@@ -1243,10 +1488,11 @@ static PyObject *file_call(Optimizer *self, PyObject *path, tw_status (*call)(tw
   PyObject *encoded = NULL;
   if (!PyUnicode_FSConverter(path, &encoded)) return NULL;
   const char *text = PyBytes_AsString(encoded);
-  if (!text || !enter(&self->base)) {
+  if (!text || !enter_working(self)) {
     Py_DECREF(encoded);
     return NULL;
   }
+  self->edits++;
   tw_status status;
   Py_BEGIN_ALLOW_THREADS
   status = call(HANDLE(self), text);
@@ -1281,7 +1527,7 @@ static PyObject *optimizer_params(PyObject *object, void *unused) {
 static PyObject *optimizer_grads(PyObject *object, void *unused) {
   Optimizer *self = (Optimizer *)object;
   (void)unused;
-  if (self->gradients.count == 0) Py_RETURN_NONE;
+  if (self->gradients.count == 0 || self->stale) Py_RETURN_NONE;
   return binding_objects(&self->gradients);
 }
 
@@ -1295,6 +1541,12 @@ static PyObject *optimizer_names(PyObject *object, void *unused) {
 static PyObject *optimizer_sentence(PyObject *object, void *unused) {
   (void)unused;
   return read_text((Optimizer *)object, NULL, NULL);
+}
+
+/* A number that grows when hyper-parameters may have changed by something else than a step. */
+static PyObject *optimizer_edits(PyObject *object, void *unused) {
+  (void)unused;
+  return PyLong_FromUnsignedLongLong(((Optimizer *)object)->edits);
 }
 
 static PyObject *handle_closed(PyObject *object, void *unused) {
@@ -1357,6 +1609,7 @@ static PyMethodDef optimizer_methods[] = {
     {"bind_shadow", optimizer_bind_shadow, METH_O,
      PyDoc_STR("bind_shadow($self, shadows, /)\n--\n\n"
                "Binds 16-bit arrays that receive a rounded copy of the parameters at every step; None or [] unbinds.")},
+    {"_loosen", optimizer_loosen, METH_NOARGS, NULL},
     {"zero_grad", optimizer_zero_grad, METH_NOARGS,
      PyDoc_STR("zero_grad($self)\n--\n\nSets the bound gradients to zero.  The option zero_gradients does it inside the step.")},
     {"observe", FAST(optimizer_observe), METH_FASTCALL,
@@ -1369,6 +1622,7 @@ static PyMethodDef optimizer_methods[] = {
     {"_set_number", FAST(optimizer_set_number), METH_FASTCALL, NULL},
     {"_get_text", FAST(optimizer_get_text), METH_FASTCALL, NULL},
     {"_set_text", FAST(optimizer_set_text), METH_FASTCALL, NULL},
+    {"_set_texts", FAST(optimizer_set_texts), METH_FASTCALL, NULL},
     {"_state_rows", optimizer_state_rows, METH_NOARGS, NULL},
     {"_state_read", FAST(optimizer_state_read), METH_FASTCALL, NULL},
     {"_save", optimizer_save, METH_NOARGS, NULL},
@@ -1386,6 +1640,7 @@ static PyGetSetDef optimizer_properties[] = {
     {"names", optimizer_names, NULL, PyDoc_STR("The names of the parameters; None for one without."), NULL},
     {"sentence", optimizer_sentence, NULL, PyDoc_STR("The whole pipeline with every hyper-parameter."), NULL},
     {"closed", handle_closed, NULL, PyDoc_STR("True after close()."), NULL},
+    {"_edits", optimizer_edits, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL}};
 
 static PyType_Slot optimizer_slots[] = {{Py_tp_dealloc, optimizer_dealloc},
@@ -2053,8 +2308,10 @@ static int module_exec(PyObject *module) {
   if (!(state->error = import_attribute("thalweg._errors", "Error"))) return -1;
   if (!(state->by_status = import_attribute("thalweg._errors", "BY_STATUS"))) return -1;
   if (!(state->adapt = import_attribute("thalweg._arrays", "adapt"))) return -1;
+  if (!(state->look = import_attribute("thalweg._arrays", "look"))) return -1;
+  if (!(state->ndarray = import_attribute("numpy", "ndarray"))) return -1;
   if (!(state->step_closure = PyUnicode_InternFromString("_step_closure"))) return -1;
-  if (!(state->data_ptr = PyUnicode_InternFromString("data_ptr"))) return -1;
+  if (!(state->exchange = PyUnicode_InternFromString("__dlpack_c_exchange_api__"))) return -1;
   if (add_type(module, &optimizer_spec, &state->optimizer) < 0) return -1;
   if (add_type(module, &regularizer_spec, &state->regularizer) < 0) return -1;
   if (add_type(module, &constraint_spec, &state->constraint) < 0) return -1;
@@ -2068,6 +2325,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
   Py_VISIT(state->by_status);
   Py_VISIT(state->error);
   Py_VISIT(state->adapt);
+  Py_VISIT(state->look);
+  Py_VISIT(state->ndarray);
   Py_VISIT(state->optimizer);
   Py_VISIT(state->regularizer);
   Py_VISIT(state->constraint);
@@ -2082,8 +2341,10 @@ static int module_clear(PyObject *module) {
   Py_CLEAR(state->by_status);
   Py_CLEAR(state->error);
   Py_CLEAR(state->adapt);
+  Py_CLEAR(state->look);
+  Py_CLEAR(state->ndarray);
   Py_CLEAR(state->step_closure);
-  Py_CLEAR(state->data_ptr);
+  Py_CLEAR(state->exchange);
   Py_CLEAR(state->optimizer);
   Py_CLEAR(state->regularizer);
   Py_CLEAR(state->constraint);

@@ -96,10 +96,18 @@ package enum Checkpoint {
   // MARK: loading
 
   package static func load(_ o: Optimizer, _ data: UnsafeRawBufferPointer) throws(Failure) {
+    let before = o.growth
+    do throws(Failure) { try read(o, data) } catch {
+      o.growth = before
+      throw error
+    }
+  }
+
+  private static func read(_ o: Optimizer, _ data: UnsafeRawBufferPointer) throws(Failure) {
     guard o.phase < 0 else { throw Failure(Status.sequence, "loading within a step; answer its requests, or cancel it, first") }
     guard !o.evaluating else { throw Failure(Status.sequence, "loading in evaluation mode; call set_mode(train) first") }
     let file = try Safetensors(data)
-    try o.allocated()
+    for s in o.stages { s.isNew = o.isNew }
     // Everything is intact; does it belong to this optimizer?
     guard let sentence = file.text("engine/sentence") else { throw Safetensors.damaged("it has no sentence") }
     let saved: [String]
@@ -112,6 +120,8 @@ package enum Checkpoint {
     }
     let head = try Head(file, o)
     let settings = try Settings(file, o, sentence)
+    settings.grow()
+    try o.allocated()
     let memories = try memories(file, o, settings)
     let scalars = try scalars(file, o, head)
     let rows = rows(o, within: head.within, evaluating: head.evaluating)
@@ -270,6 +280,9 @@ package enum Checkpoint {
         }
       }
     }
+
+    /// State that was asked for before the first step of the optimizer that was saved.
+    func grow() { for (s, _, h) in list where s.isNew { s.grow(h) } }
 
     func put(_ o: Optimizer) {
       for (s, group, h) in list {

@@ -57,7 +57,7 @@ package final class Optimizer {
   let mayFail: Bool
   private let longestSegments: Int
   package var options: Options
-  package private(set) var groups: [String] = [""]
+  package internal(set) var groups: [String] = [""]
   var bound: [Bound] = []
   let allocator: Allocator
 
@@ -370,6 +370,8 @@ package final class Optimizer {
 
   /// Allocates the state of new tensors and plans the walks. Throws before anything is changed.
   func prepare() throws(Failure) {
+    let again = stages.contains { $0.grown }
+    if again { planned = 0 }
     guard planned < bound.count || programs.isEmpty else { return }
     var bytes = 0, scratchBytes = 0, ruleBytes = 0
     var estimate = 0.0   // sums of absurd sizes must not overflow
@@ -461,6 +463,10 @@ package final class Optimizer {
       let own: UnsafeMutablePointer<UnsafeMutableRawPointer> = hold(max(1, stages.count))
       for s in stages.indices { own[s] = r.pointee.rules[s] }
       r.pointee.ownRules = own
+    }
+    if again {
+      (arenas, scratch) = ([], [])
+      for s in stages { s.grown = false }
     }
     arenas += [arena, rules]
     scratch.append(extra)

@@ -109,6 +109,8 @@ extension Optimizer {
     guard phase < 0 else { throw Failure(Status.sequence, "hyper-parameters cannot change between the requests of a step") }
     let stage = place.stage, p = stage.standard.parameters[place.parameter]
     var group = group
+    stage.isNew = isNew
+    defer { if stage.grown { listed = (-1, []) } }
     if p.reach == .all, let g = group {
       let others = populated.subtracting([g])
       if !others.isEmpty {

@@ -10,7 +10,9 @@ package final class Stage {
   /// Hyper-parameters by group; group 0 is the default.
   package var hyper: [Hyper]
   /// Those of its creation, schedules not yet evaluated: they decide which state it has.
-  package let founding: Hyper
+  package internal(set) var founding: Hyper
+  /// No tensor has stepped with its state yet: `founding` may still ask for more. `grown`: it has, since the state was planned.
+  var isNew = true, grown = false
   /// Schedules by group and parameter.
   package var schedules: [[Int: any Schedule]]
   /// What a group that is added starts from: the sentence's own values, and what was set for all groups since.
@@ -86,11 +88,9 @@ package final class Stage {
   /// Checks that hyper-parameters go together, and with the state that there is.
   func check(_ changed: Hyper, _ what: String) throws(Failure) {
     try method.validate(changed)
-    if let e = element {
-      let shape = Shape(dimensions: [2, 2]), has = e.slots(founding, shape).map(\.name), wants = e.slots(changed, shape).map(\.name)
-      guard has.starts(with: wants) else {
-        throw Failure(Status.sequence, "\(name): \(what) needs state that the optimizer was created without")
-      }
+    guard fits(changed) || (isNew && mayGrow(changed)) else {
+      throw Failure(Status.sequence, "\(name): \(what) needs state that the optimizer was created without: write it in the sentence, "
+        + "or set it before the first step")
     }
   }
   /// Gives a group a value that was checked; nil: gives it to what later groups start from.
@@ -104,6 +104,7 @@ package final class Stage {
       standard.put(value, parameter)
       standardSchedules[parameter] = made
     }
+    if isNew { grow(group.map { hyper[$0] } ?? standard) }
   }
 
   package var sentence: String {

@@ -10,52 +10,75 @@ import numpy as np
 F32, F64, F16, BF16 = 1, 2, 3, 4
 HOST_DEVICES = (1, 3, 11)  # DLPack: CPU, and CPU memory pinned for CUDA or ROCm
 
+# What may become of the memory behind the same object: nothing; it may move, and `look` tells where it lies; who knows.
+STAYS, MAY_MOVE, UNKNOWN = 0, 1, 2
 
-def adapt(value: Any) -> tuple[Any, bool, bool, bool]:
+
+def adapt(value: Any) -> tuple[Any, bool, bool, int]:
     """Makes something with a buffer of `value`, over the same memory.
 
-    Returns (source, is bfloat16, is read-only, may move).  `source` has the buffer protocol, or is a DLPack capsule,
-    or is a str that says why there is none.  bfloat16 comes as its 16-bit integers.  "May move" means that
-    `value.data_ptr()` tells where the memory lies now.
+    Returns (source, is bfloat16, is read-only, what may become of the memory).  `source` has the buffer protocol, or is a
+    DLPack capsule, or is a str that says why there is none.  bfloat16 comes as its 16-bit integers.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _adapt_torch(torch, value)
+    known = STAYS
     if not isinstance(value, np.ndarray):
         read_only = type(value).__module__.partition(".")[0] in ("jax", "jaxlib")
         if hasattr(value, "__dlpack__"):
             try:
                 if value.__dlpack_device__()[0] not in HOST_DEVICES:
-                    return "the array is not in CPU memory", False, False, False
+                    return "the array is not in CPU memory", False, False, STAYS
                 try:
                     capsule = value.__dlpack__(max_version=(1, 1))
                 except TypeError:
                     capsule = value.__dlpack__()
             except (BufferError, ValueError, TypeError, RuntimeError, AttributeError) as problem:
-                return f"cannot be borrowed through DLPack: {problem}", False, False, False
-            return capsule, False, read_only, False
+                return f"cannot be borrowed through DLPack: {problem}", False, False, STAYS
+            return capsule, False, read_only, UNKNOWN
         if not hasattr(value, "__array_interface__"):
-            return f"{_article(value)} is not an array (buffer protocol or DLPack)", False, False, False
-        value = np.asarray(value)
+            return f"{_article(value)} is not an array (buffer protocol or DLPack)", False, False, STAYS
+        value, known = np.asarray(value), UNKNOWN
+    if is_masked(value):
+        return MASKED, False, False, STAYS
     if value.dtype.name == "bfloat16":
-        return value.view(np.uint16), True, False, False
+        return value.view(np.uint16), True, False, known
     try:
-        return memoryview(value), False, False, False
+        return memoryview(value), False, False, known
     except (ValueError, BufferError, TypeError):
-        return _unsupported(value.dtype), False, False, False
+        return _unsupported(value.dtype), False, False, STAYS
 
 
-def _adapt_torch(torch: Any, value: Any) -> tuple[Any, bool, bool, bool]:
+def _adapt_torch(torch: Any, value: Any) -> tuple[Any, bool, bool, int]:
     bf16 = value.dtype is torch.bfloat16
     try:
         plain = value.detach() if value.requires_grad else value
-        return (plain.view(torch.int16) if bf16 else plain).numpy(), bf16, False, True
+        return (plain.view(torch.int16) if bf16 else plain).numpy(), bf16, False, MAY_MOVE
     except (TypeError, RuntimeError) as problem:
         if value.layout is not torch.strided:
-            return f"the tensor is sparse ({value.layout})", False, False, False
+            return f"the tensor is sparse ({value.layout})", False, False, STAYS
         if value.device.type != "cpu":
-            return f"the tensor is on {value.device}, not in CPU memory", False, False, False
-        return f"the tensor cannot be borrowed: {problem}", False, False, False
+            return f"the tensor is on {value.device}, not in CPU memory", False, False, STAYS
+        if value.is_neg():
+            return "the tensor is a view that negates its memory; use t.resolve_neg()", False, False, STAYS
+        return f"the tensor cannot be borrowed: {problem}", False, False, STAYS
+
+
+def look(tensor: Any) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
+    """Where a torch tensor lies now: address, element type (0: none of ours), shape, strides in elements."""
+    torch = sys.modules["torch"]
+    kinds = {torch.float32: F32, torch.float64: F64, torch.float16: F16, torch.bfloat16: BF16}
+    return tensor.data_ptr(), kinds.get(tensor.dtype, 0), tuple(tensor.shape), tensor.stride()
+
+
+MASKED = "a masked array is not taken, since its mask would be lost: pass its .data, or .filled(0) for gradients"
+
+
+def is_masked(value: Any) -> bool:
+    """True for masked arrays, whose elements do not all count."""
+    ma = sys.modules.get("numpy.ma")
+    return ma is not None and isinstance(value, ma.MaskedArray)
 
 
 def _article(value: Any) -> str:

@@ -137,15 +137,18 @@ class MemoryReport(NamedTuple):
 
 
 class ParamGroup(MutableMapping[str, Any]):
-    """One parameter group as a dict: reading asks the optimizer, writing changes the running pipeline.
+    """One parameter group as a dict: reading asks the optimizer, writing changes the running pipeline for this group alone.
 
     Keys are "params" (the arrays), the hyper-parameters that may change while running ("lr", or "adamw.lr" where two
     stages have an lr), and "betas" for (beta1, beta2, ...).  Any path that `Optimizer.get` knows may be asked for.
+    A scheduled value is that of the next step; writing replaces the schedule.
+
+    name  what `get` and `set` of the optimizer call it; "" for the group that was made of a plain list
     """
 
     __slots__ = ("_optimizer", "name", "_start", "_stop")
 
-    def __init__(self, optimizer: Optimizer, name: str | None, start: int, stop: int) -> None:
+    def __init__(self, optimizer: Optimizer, name: str, start: int, stop: int) -> None:
         self._optimizer = optimizer
         self.name = name
         self._start, self._stop = start, stop
@@ -166,8 +169,7 @@ class ParamGroup(MutableMapping[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         if key in ("params", "name"):
             raise TypeError(f"{key!r} of a parameter group cannot be changed")
-        for path, part in self._optimizer._spread({key: value}).items():
-            self._optimizer.set(path, part, self.name)
+        self._optimizer._set_together({key: value}, self.name)
 
     def __delitem__(self, key: str) -> None:
         raise TypeError("a parameter group keeps its keys")
@@ -185,7 +187,7 @@ class ParamGroup(MutableMapping[str, Any]):
 
 
 class _Group(NamedTuple):
-    name: str | None
+    name: str
     arrays: list[Any]
     names: list[str] | None
     overrides: dict[str, Any]
@@ -251,9 +253,8 @@ class Optimizer(_thalweg.Optimizer):
             self._options["gradient_scale"],
             self._options["seed"],
         )
-        self.training = True
-        self._layout: list[tuple[str | None, int, int]] = []
-        self._changes: dict[tuple[str | None, str], Any] = {}
+        self._layout: list[tuple[str, int, int]] = []
+        self._parameters: dict[str, _registry.Parameter] | None = None
         self._pending: object | None = None
         self._closure: tuple[Any, bool] = (None, False)
         try:
@@ -267,15 +268,19 @@ class Optimizer(_thalweg.Optimizer):
 
     def _bind_group(self, group: _Group) -> None:
         start = self._layout[-1][2] if self._layout else 0
-        self._add(group.arrays, group.names, group.name)
+        self._add(group.arrays, group.names, group.name, *self._written(group.overrides))
         self._layout.append((group.name, start, start + len(group.arrays)))
-        for path, value in self._spread(group.overrides).items():
-            self.set(path, value, group.name)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Adds parameters: {"params": [...], "lr": 0.1, "name": "head"}.  Gradients have to be bound anew."""
+        """Adds parameters: {"params": [...], "lr": 0.1, "name": "head"}.  Gradients have to be bound anew.
+
+        The group has the values and schedules of the sentence, and what was set for all groups since, unless it says
+        otherwise.  When a tensor or a value is refused, nothing is bound and nothing changes.
+        """
         used = {name for name, _, _ in self._layout}
         parsed = _read_group(group, _fresh_name(used, len(self._layout)))
+        if parsed.name in used:
+            raise error(ArgumentError, f"there is a parameter group {parsed.name!r} already")
         self._bind_group(parsed)
 
     @property
@@ -329,7 +334,7 @@ class Optimizer(_thalweg.Optimizer):
         first = None
         with contextlib.closing(self.requests()) as requests:
             for request in requests:
-                answer = closure(request) if takes_request else closure()
+                answer = closure(request) if takes_request else _ask(closure, request)
                 loss, grads = self._read_answer(answer)
                 if grads is not None and request.wants_gradient:
                     self._answer(grads)
@@ -362,12 +367,15 @@ class Optimizer(_thalweg.Optimizer):
     def train(self) -> None:
         """Puts the training weights back into the parameters, bit for bit."""
         self._set_mode(0)
-        self.training = True
 
     def eval(self) -> None:
         """Writes the evaluation weights (averages, schedule-free iterates) into the parameters."""
         self._set_mode(1)
-        self.training = False
+
+    @property
+    def training(self) -> bool:
+        """False while the parameters hold the evaluation weights: after eval(), or after loading a state of that mode."""
+        return self._get_number(None, "training") == 1
 
     @contextlib.contextmanager
     def averaged(self) -> Generator[Optimizer, None, None]:
@@ -388,13 +396,15 @@ class Optimizer(_thalweg.Optimizer):
         A scheduled value is that of the next step.  Numbers come as float, the rest as Python values or text.
         UnknownNameError when there is none, or when two stages have one and the stage is not named.
         """
-        try:
-            return self._get_number(group, path)
-        except ValueTypeError:
-            return _registry.read_value(self._get_text(group, path))
+        parameter = self._live().get(path)
+        if parameter is None or parameter.type in ("number", "integer"):
+            with contextlib.suppress(ValueTypeError):
+                return self._get_number(group, path)
+        return _registry.read_value(self._get_text(group, path))
 
     def set(self, path: str, value: Any, group: str | None = None) -> None:
-        """Changes a hyper-parameter while running, for one group or for all.
+        """Changes a hyper-parameter while running: for one group ("" is that of a plain list), or (None) for all groups and
+        those added later.
 
         A str is taken as it would stand in a sentence: opt.set("lr", "cosine(lr=0.1, total=1000)").
         RangeError, ValueTypeError or UnknownNameError when it does not fit; nothing changes then.
@@ -403,7 +413,16 @@ class Optimizer(_thalweg.Optimizer):
             self._set_number(group, path, float(value))
         else:
             self._set_text(group, path, _sentence.write_value(value))
-        self._changes[group, path] = value
+
+    def _set_together(self, values: Mapping[str, Any], group: str | None) -> None:
+        """Changes several hyper-parameters, "betas" among them: all of them, or none when one is refused."""
+        paths, texts = self._written(values)
+        self._set_texts(group, paths, texts)
+
+    def _written(self, values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+        """Paths, and values as a sentence writes them."""
+        spread = self._spread(values)
+        return list(spread), [_sentence.write_value(value) for value in spread.values()]
 
     def _spread(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """`values` with "betas" written out as beta1, beta2, ..."""
@@ -419,19 +438,24 @@ class Optimizer(_thalweg.Optimizer):
         known = _registry.by_name()
         return [(s, known[n]) for s in _sentence.stages(self.sentence) if (n := s.partition("#")[0]) in known]
 
+    def _live(self) -> dict[str, _registry.Parameter]:
+        """The hyper-parameters that may change while running, by path: those of all stages, of route(...) too."""
+        if self._parameters is None:
+            stages = self._stages()
+            owners: dict[str, int] = {}
+            for _, method in stages:
+                for p in method.parameters:
+                    owners[p.name] = owners.get(p.name, 0) + 1
+            self._parameters = {
+                p.name if owners[p.name] == 1 else f"{stage}.{p.name}": p
+                for stage, method in stages
+                for p in method.parameters
+                if p.live
+            }
+        return self._parameters
+
     def _live_paths(self) -> list[str]:
-        """The hyper-parameters that may change while running, as paths."""
-        stages = self._stages()
-        owners: dict[str, int] = {}
-        for _, method in stages:
-            for p in method.parameters:
-                owners[p.name] = owners.get(p.name, 0) + 1
-        return [
-            p.name if owners[p.name] == 1 else f"{stage}.{p.name}"
-            for stage, method in stages
-            for p in method.parameters
-            if p.live
-        ]
+        return list(self._live())
 
     def _betas(self) -> list[str]:
         live = self._live_paths()
@@ -511,7 +535,7 @@ class Optimizer(_thalweg.Optimizer):
             (name, params[start:stop], names[start:stop] if names[start] is not None else None)
             for name, start, stop in self._layout
         ]
-        return _restore, (type(self), groups, self._text, self._options, self._changes, self._save())
+        return _restore, (type(self), groups, self._text, self._options, self._save())
 
     def __enter__(self) -> Optimizer:
         return self
@@ -527,21 +551,18 @@ class Optimizer(_thalweg.Optimizer):
 
 def _restore(
     cls: type[Optimizer],
-    groups: list[tuple[str | None, list[Any], list[str] | None]],
+    groups: list[tuple[str, list[Any], list[str] | None]],
     sentence: str,
     options: dict[str, Any],
-    changes: dict[tuple[str | None, str], Any],
     state: bytes,
 ) -> Optimizer:
-    """Rebuilds a pickled or copied optimizer."""
+    """Rebuilds a pickled or copied optimizer: the state holds all that was set since."""
     optimizer = cls.__new__(cls)
     first, *others = [_Group(name, arrays, names, {}) for name, arrays, names in groups]
     Optimizer.__init__(optimizer, [first], sentence, **options)
     for group in others:
         optimizer._bind_group(group)
     optimizer._load(state)
-    for (group_name, path), value in changes.items():
-        optimizer.set(path, value, group_name)
     return optimizer
 
 
@@ -558,7 +579,7 @@ def _read_groups(params: Iterable[Any], names: Sequence[str] | None) -> list[_Gr
         return items
     if not isinstance(items[0], Mapping):
         arrays, given = _read_pairs(items)
-        return [_Group(None, arrays, _merge_names(given, names, len(arrays)), {})]
+        return [_Group("", arrays, _merge_names(given, names, len(arrays)), {})]
     if names is not None:
         raise error(ArgumentError, "names go with plain params; in groups, write (name, array)")
     if not all(isinstance(item, Mapping) for item in items):
@@ -567,6 +588,8 @@ def _read_groups(params: Iterable[Any], names: Sequence[str] | None) -> list[_Gr
     for index, item in enumerate(items):
         used = {group.name for group in groups} | {other.get("name") for other in items}
         groups.append(_read_group(item, _fresh_name(used, index)))
+        if groups[-1].name in {group.name for group in groups[:-1]}:
+            raise error(ArgumentError, f"two parameter groups are called {groups[-1].name!r}")
     return groups
 
 
@@ -643,6 +666,17 @@ def _size(shape: tuple[int, ...]) -> int:
     for extent in shape:
         size *= extent
     return size
+
+
+def _ask(closure: Callable[[], Any], request: Request) -> Any:
+    """Calls a closure that is not told what is asked for, where a loss and a gradient are an answer."""
+    if request.kind not in ("gradient", "loss", "loss_and_gradient", "previous_gradient"):
+        raise error(
+            NeedsError,
+            f"the method asks for {request.kind}, which a closure without arguments cannot know: give one that takes the "
+            "Request, or answer requests()",
+        )
+    return closure()
 
 
 def _takes_request(closure: Callable[..., Any]) -> bool:

@@ -61,14 +61,35 @@ def join(*parts: str) -> str:
 
 
 def stages(sentence: str) -> list[str]:
-    """The names of the outermost stages of a sentence that the library wrote, in order.
+    """The names of the stages of a sentence that the library wrote, as in the paths of hyper-parameters.
 
-    The second stage of the same name is called "name#1", as in the paths of hyper-parameters.
+    The second stage of the same name is called "name#1".  Those outside of route(...) come first, then those of its
+    pipelines: the order in which the library counts them.
     """
+    outer: list[str] = []
+    inner: list[str] = []
+    for stage in _split(sentence, "|"):
+        name, _, rest = stage.partition("(")
+        if name.strip() != "route":
+            outer.append(name.strip())
+            continue
+        for branch in _split(rest.rstrip().removesuffix(")"), ","):
+            pipeline = _split(branch, "=", 1)[-1].strip()
+            inner += [part.partition("(")[0].strip() for part in _split(pipeline[1:-1], "|")]
     names: list[str] = []
     seen: dict[str, int] = {}
+    for name in filter(None, outer + inner):
+        count = seen.get(name, 0)
+        seen[name] = count + 1
+        names.append(f"{name}#{count}" if count else name)
+    return names
+
+
+def _split(text: str, separator: str, most: int = -1) -> list[str]:
+    """The parts between separators (the first `most` of them) that stand in no parentheses, brackets or quotes."""
+    parts: list[str] = []
     depth, start, quoted = 0, 0, False
-    for i, c in enumerate(sentence + "|"):
+    for i, c in enumerate(text):
         if c == '"':
             quoted = not quoted
         elif quoted:
@@ -77,14 +98,10 @@ def stages(sentence: str) -> list[str]:
             depth += 1
         elif c in ")]":
             depth -= 1
-        elif c == "|" and depth == 0:
-            name = sentence[start:i].partition("(")[0].strip()
+        elif c == separator and depth == 0 and len(parts) != most:
+            parts.append(text[start:i])
             start = i + 1
-            if name:
-                count = seen.get(name, 0)
-                seen[name] = count + 1
-                names.append(f"{name}#{count}" if count else name)
-    return names
+    return [*parts, text[start:]]
 
 
 def _is_enclosed(text: str) -> bool:

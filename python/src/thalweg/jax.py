@@ -24,8 +24,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from . import _optimizer
-from ._errors import LayoutError, ShapeError, error
+from . import _arrays, _optimizer
+from ._errors import DtypeError, LayoutError, ShapeError, error
 
 ALIGNMENT = 64
 
@@ -41,6 +41,8 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray
 
 def aligned_copy(array: Any) -> np.ndarray:
     """A copy of an array (JAX, NumPy, ...) whose memory JAX can borrow."""
+    if _arrays.is_masked(array):
+        raise error(DtypeError, _arrays.MASKED)
     source = np.asarray(array)
     copy = aligned_empty(source.shape, source.dtype)
     copy[...] = source
@@ -65,6 +67,8 @@ class Optimizer:
     params    (attribute) the pytree of JAX arrays that look at the memory
     arrays    the same memory as NumPy arrays, in the order of the leaves
     engine    the thalweg.Optimizer inside, for everything else
+
+    A copy (deepcopy, pickle) has memory of its own, and goes on as the original would.
     """
 
     def __init__(self, params: Any, sentence: str, **options: Any) -> None:
@@ -78,20 +82,26 @@ class Optimizer:
 
     @property
     def params(self) -> Any:
-        """The parameters as JAX arrays; they show every step."""
+        """The parameters as JAX arrays; they show every step, and may be donated: then new ones look at the memory."""
+        for index, looking in enumerate(self._views):
+            if looking.is_deleted():
+                self._views[index] = view(self.arrays[index])
         return jax.tree_util.tree_unflatten(self._tree, self._views)
 
     def step(self, grads: Any) -> Any:
         """One step.
 
-        grads  a pytree like the parameters, of JAX or NumPy arrays; or a closure: closure(params) -> (loss, grads), called
-               as often as the method asks.  Methods that ask for more than gradients and losses (hessian_vector, matrices)
-               need the requests of `engine`
+        grads  a pytree like the parameters, of JAX or NumPy arrays, even if it can be called (a module); or a closure:
+               closure(params) -> (loss, grads), called as often as the method asks.  Methods that ask for more than
+               gradients and losses (hessian_vector, matrices) need the requests of `engine`
 
         Returns the closure's first loss, else None.
         """
         if callable(grads):
-            return self._step_closure(grads)
+            # What JAX does not know is a leaf: a function has the structure of a lone array.
+            leaves, tree = jax.tree_util.tree_flatten(grads)
+            if tree != self._tree or any(leaf is grads for leaf in leaves):
+                return self._step_closure(grads)
         self.engine.step(self._leaves(grads))
         self.engine.release_gradients()
         return None
@@ -111,5 +121,27 @@ class Optimizer:
             raise error(ShapeError, f"the gradients have the structure {tree}, the parameters {self._tree}")
         return jax.block_until_ready(leaves)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        made = ("arrays", "engine", "_tree", "_views")
+        # A pytree of numbers: its structure can be copied where the classes in it can.
+        skeleton = jax.tree_util.tree_unflatten(self._tree, range(len(self.arrays)))
+        rest = {key: value for key, value in self.__dict__.items() if key not in made}
+        return _restore, (type(self), skeleton, self.arrays, *self.engine.__reduce__()[1]), rest
+
     def __repr__(self) -> str:
         return f"<thalweg.jax.Optimizer: {self.engine!r}>"
+
+
+def _restore(
+    cls: type[Optimizer], skeleton: Any, arrays: list[np.ndarray], engine: type[_optimizer.Optimizer],
+    groups: list[tuple[str, list[np.ndarray], list[str] | None]], *rest: Any
+) -> Optimizer:
+    """Rebuilds a pickled or copied optimizer over memory that JAX can borrow."""
+    optimizer = cls.__new__(cls)
+    optimizer._tree = jax.tree_util.tree_structure(skeleton)
+    optimizer.arrays = [aligned_copy(array) for array in arrays]
+    moved = iter(optimizer.arrays)
+    groups = [(name, [next(moved) for _ in members], names) for name, members, names in groups]
+    optimizer.engine = _optimizer._restore(engine, groups, *rest)
+    optimizer._views = [view(array) for array in optimizer.arrays]
+    return optimizer

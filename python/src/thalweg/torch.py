@@ -11,13 +11,20 @@ Parameters and gradients are used where they lie; nothing is copied.  float32, f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable
+import operator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import torch
 
-from . import _optimizer
+from . import _optimizer, _registry
 from ._errors import ArgumentError, CountError, error
+
+# What torch's own code and its schedulers keep in a group beside the hyper-parameters of the optimizer.
+NOT_OURS = frozenset(
+    ("params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_lr", "max_momentum", "base_momentum", "swa_lr")
+    + ("differentiable", "foreach", "fused", "capturable")
+)
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -27,58 +34,189 @@ class Optimizer(torch.optim.Optimizer):
     sentence  the pipeline, as for thalweg.Optimizer
     options   those of thalweg.Optimizer: state_dtype, master, nonfinite, maximize, seed, ...
 
-    `param_groups` holds the hyper-parameters that may change ("lr", ...): torch's schedulers and your own code change
-    them there, and the next step uses them.  A schedule in the sentence stays in force until its value is changed there.
-    `engine` is the thalweg.Optimizer inside, for everything else.
+    `param_groups` shows the hyper-parameters that may change, and the next step uses what it shows ("lr", "betas", or
+    "muon.lr" where two stages have an lr): torch's schedulers and your own code change them there.  A schedule in the
+    sentence shows its present value, and stays in force until that value is changed there.  A group that is added later has
+    the sentence's values and schedules unless it says otherwise.
+
+    Where several rules have a rate (route(matrix=(muon), other=(adamw))), "lr" is that of the first, and changing it changes
+    all of them by the same factor: torch's schedulers look for "lr".
+
+    A hyper-parameter that needs state which the sentence did not ask for (the momentum of sgd, which OneCycleLR and CyclicLR
+    cycle) may be changed until the first step is taken.
+
+    `state` is empty: `engine`, the thalweg.Optimizer inside, has the state, and everything else.
     """
 
     engine: _optimizer.Optimizer
 
     def __init__(self, params: Iterable[Any], sentence: str, **options: Any) -> None:
-        self._ready = False
+        # What param_groups showed last, a dict a group; and what in it changes by itself, as (group, key).
+        self._shown: list[dict[str, Any]] = []
+        self._scheduled: list[tuple[int, str]] = []
+        self._seen = -1
+        # By group: the rates of the rules before they were changed together through "lr", and since.
+        self._scaled: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
         super().__init__(params, {})
-        groups = [self._describe(index, group) for index, group in enumerate(self.param_groups)]
-        if len(groups) == 1 and not (groups[0].keys() - {"params", "name"}):
-            self.engine = _optimizer.Optimizer(groups[0]["params"], sentence, **options)
-        else:
-            self.engine = _optimizer.Optimizer(groups, sentence, **options)
-        self._known: list[dict[str, Any]] = []
-        self._ready = True
+        names: list[str] = []
+        groups = [self._describe(group, set(group), names) for group in self.param_groups]
+        plain = len(groups) == 1 and not (groups[0].keys() - {"params", "name"})
+        engine = _optimizer.Optimizer(groups[0]["params"] if plain else groups, sentence, **options)
+        self._rates = _rates(engine)
+        self.engine = engine
+        # The group "" has what the sentence says: no tensor of a group with values of its own is in it.
+        values, scheduled = self._read("")
+        self.defaults.update((key, value) for key, value in values.items() if key not in scheduled)
+        self._sentence_values = dict(self.defaults)
         self._pull()
-        self.defaults.update(self._known[0])
 
-    def _describe(self, index: int, group: dict[str, Any]) -> dict[str, Any]:
-        """A parameter group of torch as one of thalweg."""
-        described = {k: v for k, v in group.items() if k not in ("params", "param_names", "initial_lr")}
-        names = group.get("param_names")
-        described["params"] = list(zip(names, group["params"])) if names else list(group["params"])
-        described.setdefault("name", f"group{index}")
+    # ---- param_groups and the engine
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameter groups, as for torch.optim; they show what the next step uses."""
+        groups: list[dict[str, Any]] = self.__dict__["param_groups"]
+        if "engine" in self.__dict__ and self.engine._edits != self._seen and not self.engine.closed:
+            self._pull()
+        return groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.__dict__["param_groups"] = groups
+
+    def _describe(self, group: dict[str, Any], given: Iterable[str], names: list[str]) -> dict[str, Any]:
+        """A parameter group of torch as one of thalweg, with the values given; its name goes to `names`."""
+        described = {key: _plain(group[key]) for key in group if key in given and key not in NOT_OURS}
+        called = group.get("param_names")
+        described["params"] = list(zip(called, group["params"])) if called else list(group["params"])
+        name = group.get("name")
+        if not isinstance(name, str) or not name or name in names:  # in torch a name is any note of the caller's
+            name = _optimizer._fresh_name(names, len(names))
+        names.append(name)
+        described["name"] = name
         return described
 
+    def _read(self, name: str) -> tuple[dict[str, Any], set[str]]:
+        """What a group of the engine has, as param_groups shows it; and the keys of what a schedule changes."""
+        values: dict[str, Any] = {}
+        scheduled: set[str] = set()
+        for path, parameter in self.engine._live().items():
+            values[path] = self.engine.get(path, name)
+            if parameter.type == "number" and isinstance(_registry.read_value(self.engine._get_text(name, path)), str):
+                scheduled.add(path)
+        if "beta1" in values and "beta2" in values:  # as torch, whose schedulers look for it
+            parts = [key for key in ("beta1", "beta2", "beta3") if key in values]
+            values["betas"] = tuple(values.pop(key) for key in parts)
+            if scheduled & set(parts):
+                scheduled.add("betas")
+        if self._rates and (values[self._rates[0]] or not any(values[path] for path in self._rates)):
+            values["lr"] = values[self._rates[0]]
+            if scheduled & set(self._rates):
+                scheduled.add("lr")
+        return values, scheduled & values.keys()
+
     def _pull(self) -> None:
-        """Shows the hyper-parameters of the engine in param_groups."""
-        self._known = []
-        for group, mirror in zip(self.param_groups, self.engine.param_groups):
-            values = {key: mirror[key] for key in mirror if key != "params"}
-            if "beta1" in values and "beta2" in values:  # as torch, whose schedulers look for it
-                values["betas"] = mirror["betas"]
-                values = {key: value for key, value in values.items() if key not in ("beta1", "beta2", "beta3")}
-            group.update(values)
-            self._known.append(values)
+        """Shows what the engine has, but for what the caller has changed and no step has used yet."""
+        self._scheduled = []
+        for index, (group, (name, _, _)) in enumerate(zip(self.__dict__["param_groups"], self.engine._layout)):
+            values, scheduled = self._read(name)
+            old = self._shown[index] if index < len(self._shown) else {}
+            for key, value in values.items():
+                current = group.get(key)
+                if key not in group or key not in old or _same(current, old[key]):
+                    values[key] = _show(group, key, value)
+                elif _same(current, value):
+                    values[key] = _plain(current)
+            self._shown[index : index + 1] = [values]
+            self._scheduled += [(index, key) for key in scheduled]
+        self._seen = self.engine._edits
+
+    def _refresh(self) -> None:
+        """Shows the present values of schedules."""
+        if self.engine._edits != self._seen:
+            self._pull()
+            return
+        mirrors = self.engine.param_groups
+        for index, key in self._scheduled:
+            group, shown = self.__dict__["param_groups"][index], self._shown[index]
+            value = mirrors[index][self._rates[0] if key == "lr" and self._rates else key]
+            untouched = _same(group.get(key, shown[key]), shown[key])
+            shown[key] = _show(group, key, value) if untouched else value
 
     def _push(self) -> None:
         """Passes on what was changed in param_groups."""
-        for group, known, mirror in zip(self.param_groups, self._known, self.engine.param_groups):
-            for key, old in known.items():
+        if self.engine._edits != self._seen:
+            self._pull()
+        changes: dict[int, dict[str, Any]] = {}
+        for index, shown in enumerate(self._shown):
+            group = self.__dict__["param_groups"][index]
+            for key, old in shown.items():
                 new = group.get(key, old)
-                if isinstance(new, torch.Tensor):
-                    new = new.item()
-                if new != old:
-                    mirror[key] = new
-                    known[key] = new
+                if new is not old and not _same(new, old):
+                    changes.setdefault(index, {})[key] = _plain(new)
+        if not changes:
+            return
+        self._set(changes)
+        for index, changed in changes.items():
+            self._shown[index].update(changed)
+        if any(isinstance(value, str) or (key == "lr" and self._rates) for c in changes.values() for key, value in c.items()):
+            self._pull()
+            return
+        self._scheduled = [(index, key) for index, key in self._scheduled if key not in changes.get(index, ())]
+        self._seen = self.engine._edits
 
-    def _gradients(self) -> list[torch.Tensor | None]:
-        return [p.grad for group in self.param_groups for p in group["params"]]
+    def _set(self, changes: dict[int, dict[str, Any]]) -> None:
+        """Changes hyper-parameters in the engine: for each group (by index) all of them, or none when one is refused."""
+        changes = {index: self._spread_rate(index, changed) for index, changed in changes.items()}
+        together: dict[str, Any] = {}
+        if len(changes) == len(self.engine._layout) > 1:
+            first, *others = changes.values()
+            together = {k: v for k, v in first.items() if all(k in c and _same(c[k], v) for c in others)}
+        for index, changed in changes.items():
+            name = self.engine._layout[index][0]
+            try:
+                self.engine._set_together(changed, name)
+            except ArgumentError:
+                if not together:
+                    raise
+                # What is one value for all groups, a loop over the groups has given to each of them.
+                self.engine._set_together(together, None)
+                self.engine._set_together(changed, name)
+
+    def _spread_rate(self, index: int, changed: dict[str, Any]) -> dict[str, Any]:
+        """`changed` with the rates of all rules in place of the "lr" that stands for them."""
+        if "lr" not in changed or not self._rates:
+            return changed
+        new, now = changed["lr"], {path: self._shown[index][path] for path in self._rates}
+        # Shares are those before the first scaling: a scheduler that passes 0 must not lose them.
+        base, scaled = self._scaled.get(index, (now, None))
+        if scaled != now:
+            base = now
+        first = base[self._rates[0]]
+        if isinstance(new, str) or not first:
+            rates = dict.fromkeys(self._rates, new)
+        else:
+            rates = {path: rate * (new / first) for path, rate in base.items()}
+        self._scaled[index] = base, rates
+        return {**rates, **{key: value for key, value in changed.items() if key != "lr"}}
+
+    # ---- stepping
+
+    def _parameters(self) -> list[torch.Tensor]:
+        """The tensors of all groups, which have to be those that the engine works on."""
+        tensors = [p for group in self.__dict__["param_groups"] for p in group["params"]]
+        bound = self.engine.params
+        if len(tensors) != len(bound) or any(map(operator.is_not, tensors, bound)):
+            raise error(
+                ArgumentError,
+                'the tensors in param_groups are others than were given: add_param_group adds some; to go on with other ones '
+                'of the same shapes, call engine.rebind_parameters and put them into group["params"]',
+            )
+        return tensors
+
+    def _touch(self) -> None:
+        """Lets autograd know that the parameters have changed."""
+        torch.autograd.graph.increment_version(tuple(p for g in self.__dict__["param_groups"] for p in g["params"]))
 
     @torch.no_grad()
     def step(self, closure: Callable[..., Any] | None = None) -> Any:  # type: ignore[override]
@@ -89,89 +227,240 @@ class Optimizer(torch.optim.Optimizer):
                  one required argument it is given the thalweg.Request, for a "hessian_vector" leaves the product in
                  `.grad`, and for "activations" and "logit_derivatives" calls request.answer_matrix (and may return None).
 
-        Returns the first loss, or None.
+        Returns the first loss, or None.  After an exception, of the closure too, parameters and state are as before.
+        Between steps the gradients are yours alone: what you let go of is freed.
         """
         self._push()
+        parameters = self._parameters()
         first = None
-        if closure is None:
-            self.engine.step(self._gradients())
-        else:
-            takes_request = _optimizer._takes_request(closure)
-            with contextlib.closing(self.engine.requests()) as requests:
-                for request in requests:
-                    with torch.enable_grad():
-                        loss = closure(request) if takes_request else closure()
-                    first = loss if first is None else first
-                    request.answer(
-                        self._gradients() if request.wants_gradient else None,
-                        float(loss) if loss is not None and request.loss is None else None,
-                    )
-        for group in self.param_groups:  # autograd has to know that they changed
-            for p in group["params"]:
-                torch.autograd.graph.increment_version(p)
+        try:
+            if closure is None:
+                self.engine.step([p.grad for p in parameters])
+            else:
+                first = self._step_closure(closure, parameters)
+        finally:
+            if not self.engine.closed:
+                self.engine._loosen()
+        torch.autograd.graph.increment_version(parameters)
+        if self._scheduled or self.engine._edits != self._seen:
+            self._refresh()
+        return first
+
+    def _step_closure(self, closure: Callable[..., Any], parameters: list[torch.Tensor]) -> Any:
+        takes_request = _optimizer._takes_request(closure)
+        first = None
+        with contextlib.closing(self.engine.requests()) as requests:
+            for request in requests:
+                with torch.enable_grad():
+                    loss = closure(request) if takes_request else _optimizer._ask(closure, request)
+                first = loss if first is None else first
+                request.answer(
+                    [p.grad for p in parameters] if request.wants_gradient else None,
+                    float(loss) if loss is not None and request.loss is None else None,
+                )
         return first
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch.  With set_to_none the memory of the gradients can be freed before the next backward pass."""
         super().zero_grad(set_to_none)
-        if set_to_none and self._ready:
-            self.engine.release_gradients()
+        if set_to_none and "engine" in self.__dict__ and not self.engine.closed:
+            # Within a step (a closure calls this) the engine may still look at them.
+            if self.engine._pending is None:
+                self.engine._loosen()
+            else:
+                self.engine.release_gradients()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
-        if self._ready:
-            index = len(self.param_groups) - 1
-            try:
-                self.engine.add_param_group(self._describe(index, self.param_groups[index]))
-            except BaseException:
-                self.param_groups.pop()
-                raise
-            self._push()
-            self._pull()
+        """As in torch: {"params": [...], "lr": 0.1}.  What the group does not say is as in the sentence, schedules included.
+
+        When a tensor or a value is refused, nothing changes.
+        """
+        if "engine" not in self.__dict__:
+            return super().add_param_group(param_group)
+        self._push()
+        before = dict(param_group)
+        count = len(self.param_groups)
+        try:
+            super().add_param_group(param_group)
+            # torch fills in `defaults`; what counts is what the caller gave, here or by changing them.
+            given = {key for key in param_group if key in before or self._is_new_default(key)}
+            described = self._describe(param_group, given, [name for name, _, _ in self.engine._layout])
+            self.engine.add_param_group(self._spread_given(described))
+        except BaseException:
+            del self.__dict__["param_groups"][count:]
+            param_group.clear()
+            param_group.update(before)
+            raise
+        self._pull()
+        return None
+
+    def _is_new_default(self, key: str) -> bool:
+        missing = object()
+        old = self._sentence_values.get(key, missing)
+        return key in self.defaults and old is not missing and not _same(self.defaults[key], old)
+
+    def _spread_given(self, described: dict[str, Any]) -> dict[str, Any]:
+        """A new group's values with the rates of all rules in place of the "lr" that stands for them."""
+        if "lr" not in described or not self._rates:
+            return described
+        new, first = described.pop("lr"), self._sentence_values.get(self._rates[0])
+        if isinstance(new, str) or not first or any(path not in self._sentence_values for path in self._rates):
+            rates = dict.fromkeys(self._rates, new)
+        else:
+            rates = {path: self._sentence_values[path] * (new / first) for path in self._rates}
+        return {**rates, **described}
 
     def observe(self, what: str, value: float) -> None:
         """Tells the pipeline a number that it watches: "loss", "metric"."""
         self.engine.observe(what, float(value))
+        self._refresh()
+
+    # ---- modes
 
     def train(self) -> None:
         """Puts the training weights back into the parameters."""
         self.engine.train()
+        self._touch()
 
     def eval(self) -> None:
         """Writes the evaluation weights (averages, schedule-free iterates) into the parameters."""
         self.engine.eval()
+        self._touch()
 
     @contextlib.contextmanager
     def averaged(self) -> Generator[Optimizer, None, None]:
         """Inside `with opt.averaged():` the parameters hold the evaluation weights."""
         with self.engine.averaged():
+            self._touch()
             yield self
+        self._touch()
+
+    # ---- state
+
+    @contextlib.contextmanager
+    def _without_hooks(self, *kinds: str) -> Iterator[None]:
+        """Inside, torch finds no hooks of these kinds: they are called where all of the state can be seen."""
+        hooks = {kind: getattr(self, kind) for kind in kinds}
+        for kind in kinds:
+            setattr(self, kind, {})
+        try:
+            yield
+        finally:
+            for kind in kinds:
+                setattr(self, kind, hooks[kind])
 
     def state_dict(self) -> dict[str, Any]:
         """torch's param_groups, and the state under "thalweg" (as a uint8 tensor: torch.load(weights_only=True) reads it)."""
+        for hook in tuple(self._optimizer_state_dict_pre_hooks.values()):
+            hook(self)
         self._push()
-        whole = super().state_dict()
+        with self._without_hooks("_optimizer_state_dict_pre_hooks", "_optimizer_state_dict_post_hooks"):
+            whole = super().state_dict()
         inner = self.engine.state_dict()
         inner["state"] = torch.frombuffer(bytearray(inner["state"]), dtype=torch.uint8)
+        # What is different in param_groups when this is loaded, somebody has changed.
+        inner["shown"] = [dict(shown) for shown in self._shown]
+        if self._scaled:
+            inner["scaled"] = {index: list(pair) for index, pair in self._scaled.items()}
         whole["thalweg"] = inner
+        for hook in tuple(self._optimizer_state_dict_post_hooks.values()):
+            whole = hook(self, whole) or whole
         return whole
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what state_dict returned, for the same model; nothing changes when it does not fit."""
-        if "thalweg" not in state_dict:
+        """Takes over what state_dict returned, for the same model, and the values in its param_groups that were changed
+        since.  Nothing changes when it does not fit."""
+        whole = state_dict.copy()
+        for hook in tuple(self._optimizer_load_state_dict_pre_hooks.values()):
+            whole = hook(self, whole) or whole
+        if "thalweg" not in whole:
             raise error(ArgumentError, "not a state_dict of thalweg.torch: it has no 'thalweg'")
-        groups = state_dict["param_groups"]
+        groups = whole["param_groups"]
         if [len(g["params"]) for g in groups] != [len(g["params"]) for g in self.param_groups]:
             raise error(CountError, "the state_dict has other parameter groups")
-        inner = dict(state_dict["thalweg"])
+        inner = dict(whole["thalweg"])
         if isinstance(inner.get("state"), torch.Tensor):
             inner["state"] = inner["state"].numpy().tobytes()
-        self.engine.load_state_dict(inner)
-        super().load_state_dict({"state": {}, "param_groups": groups})
-        self._push()
+        shown = inner.get("shown")
+        changes = None if shown is None else _differences(groups, shown)
+        before = self.engine._save() if changes is None or any(changes) else b""
+        kept = self.__dict__["param_groups"], self.state, self._shown, self._scaled
+        try:
+            with self._without_hooks("_optimizer_load_state_dict_pre_hooks", "_optimizer_load_state_dict_post_hooks"):
+                super().load_state_dict({"state": whole.get("state", {}), "param_groups": groups})
+            self._shown = []
+            self.engine.load_state_dict(inner)
+            self._scaled = {index: tuple(pair) for index, pair in inner.get("scaled", {}).items()}
+            if before:
+                self._set_differences(groups, changes)
+        except BaseException:
+            self.__dict__["param_groups"], self.state, self._shown, self._scaled = kept
+            if before:
+                self.engine._load(before)
+            raise
+        self._pull()
+        for hook in tuple(self._optimizer_load_state_dict_post_hooks.values()):
+            hook(self)
+
+    def _set_differences(self, groups: list[dict[str, Any]], changes: list[dict[str, Any]] | None) -> None:
+        """Changes what somebody has changed in the groups of a state_dict; None: an earlier version saved it without a note
+        of what it showed, and what schedules change is left to them."""
+        reads = [self._read(name) for name, _, _ in self.engine._layout]
+        if changes is None:
+            changes = _differences(groups, [{k: v for k, v in values.items() if k not in by} for values, by in reads])
+        self._shown = [values for values, _ in reads]
+        wanted = {i: {k: v for k, v in c.items() if k in self._shown[i]} for i, c in enumerate(changes)}
+        self._set({index: changed for index, changed in wanted.items() if changed})
+        self._shown = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "engine": self.engine, "_known": self._known, "_ready": True}
+        self._push()
+        own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values")
+        return {**super().__getstate__(), **{key: self.__dict__[key] for key in own}, "_seen": -1}
 
     def __repr__(self) -> str:
         return f"<thalweg.torch.Optimizer: {self.engine!r}>"
+
+
+def _rates(engine: _optimizer.Optimizer) -> list[str]:
+    """The step sizes of the update rules, where "lr" is not the path of one of them."""
+    live = engine._live_paths()
+    if "lr" in live:
+        return []
+    return [path for name, m in engine._stages() if m.kind == "optimizer" and (path := f"{name}.lr") in live]
+
+
+def _differences(groups: list[dict[str, Any]], shown: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is in each group of `groups` otherwise than in `shown`."""
+    return [
+        {key: _plain(group[key]) for key, old in values.items() if key in group and not _same(group[key], old)}
+        for group, values in zip(groups, shown)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """A value of a group as a number, where it is a tensor."""
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        return value.item()
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(item) for item in value)
+    return value
+
+
+def _same(a: Any, b: Any) -> bool:
+    try:
+        return a is b or bool(_plain(a) == _plain(b))
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+@torch.no_grad()
+def _show(group: dict[str, Any], key: str, value: Any) -> Any:
+    """Puts a value into a group, in place where the caller keeps a tensor there.  Returns what can then be read."""
+    current = group.get(key)
+    if isinstance(current, torch.Tensor) and current.numel() == 1 and isinstance(value, (int, float)):
+        if current.item() != value:
+            current.fill_(value)
+        return current.item()
+    group[key] = value
+    return value

@@ -1,0 +1,136 @@
+"""thalweg.jax.Optimizer: what is taken for gradients, buffers that are donated, copies."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
+
+from thalweg.jax import Optimizer  # noqa: E402
+
+
+@dataclasses.dataclass
+class Model:
+    """A module as equinox writes them: a pytree that can be called."""
+
+    w: Any
+    b: Any
+
+    def __call__(self, *x: Any) -> Any:
+        """As a closure it would give gradients of its own."""
+        return 0.0, Model(jnp.zeros(2), jnp.zeros(1))
+
+
+jax.tree_util.register_dataclass(Model, data_fields=["w", "b"], meta_fields=[])
+
+
+def model() -> Model:
+    return Model(jnp.ones(2, jnp.float32), jnp.zeros(1, jnp.float32))
+
+
+def test_a_tree_like_the_parameters_is_gradients() -> None:
+    opt = Optimizer(model(), "sgd(lr=0.5)")
+    opt.step(Model(jnp.ones(2), jnp.ones(1)))
+    assert (opt.params.w == 0.5).all() and (opt.params.b == -0.5).all()
+    with pytest.raises(tw.ShapeError, match="structure"):
+        opt.step({"w": jnp.ones(2)})
+
+
+def test_functions_are_closures() -> None:
+    def loss(m: Model) -> Any:
+        return (m.w**2).sum() + m.b.sum()
+
+    opt = Optimizer(model(), "sgd(lr=0.25)")
+    assert opt.step(jax.value_and_grad(loss)) == 2.0
+    assert opt.step(jax.jit(jax.value_and_grad(loss))) == 2 * 0.25 - 0.25
+    lone = Optimizer(jnp.ones(3), "sgd(lr=0.5)")  # a lone array has the structure that JAX gives a function
+    lone.step(jax.value_and_grad(lambda x: x.sum()))
+    assert (lone.params == 0.5).all()
+    lone.step(jnp.ones(3))
+    assert (lone.params == 0).all()
+
+
+def test_donated_parameters_come_back() -> None:
+    opt = Optimizer({"w": jnp.ones(4)}, "sgd(lr=0.5)")
+    double = jax.jit(lambda p: jax.tree_util.tree_map(lambda x: 2 * x, p), donate_argnums=0)
+    given = opt.params
+    jax.block_until_ready(double(given))
+    if not given["w"].is_deleted():
+        given["w"].delete()  # what donation does where the buffer can be used
+    assert (opt.params["w"] == 1).all()
+    opt.step({"w": jnp.ones(4)})
+    assert (opt.params["w"] == 0.5).all() and (opt.arrays[0] == 0.5).all()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("sentence", ["adamw(lr=0.125)", "sgd(lr=linear(lr=1.0, end=0, total=8), momentum=0.5) | ema(0.5)"])
+def test_copies_go_on_as_the_original(sentence: str, copied: Callable[[Any], Any]) -> None:
+    opt = Optimizer(model(), sentence)
+    grads = Model(jnp.asarray([0.5, -1.0]), jnp.ones(1))
+    opt.step(grads)
+    opt.note = "mine"
+    twin = copied(opt)
+    assert twin.note == "mine" and type(twin.params) is Model
+    assert not np.shares_memory(twin.arrays[0], opt.arrays[0])
+    for _ in range(3):
+        before = np.array(twin.params.w)
+        twin.step(grads)
+        assert (np.asarray(twin.params.w) != before).any()
+        opt.step(grads)
+        for x, y, z in zip(jax.tree_util.tree_leaves(twin.params), jax.tree_util.tree_leaves(opt.params), twin.arrays):
+            np.testing.assert_array_equal(x, y)
+            assert x.unsafe_buffer_pointer() == z.ctypes.data
+    assert twin.engine.names == opt.engine.names and twin.engine.steps == 4
+
+
+def test_a_copy_in_evaluation_mode() -> None:
+    opt = Optimizer({"w": jnp.ones(2)}, "sgd(lr=0.5) | ema(0.5)")
+    for _ in range(3):
+        opt.step({"w": jnp.ones(2)})
+    opt.engine.eval()
+    twin = copy.deepcopy(opt)
+    assert not twin.engine.training and (twin.params["w"] == opt.params["w"]).all()
+    twin.engine.train()
+    opt.engine.train()
+    assert twin.engine.training and (twin.params["w"] == -0.5).all() and (opt.params["w"] == -0.5).all()
+
+
+def test_masked_arrays_are_refused() -> None:
+    masked = np.ma.masked_array(np.ones(3, np.float32), [0, 1, 0])
+    with pytest.raises(tw.DtypeError, match="masked"):
+        Optimizer({"w": masked}, "sgd(lr=0.5)")
+    opt = Optimizer({"w": jnp.ones(3)}, "sgd(lr=0.5)")
+    with pytest.raises(tw.DtypeError, match="masked"):
+        opt.step({"w": masked})
+    assert (opt.params["w"] == 1).all()
+
+
+def test_requests_that_a_closure_cannot_know() -> None:
+    opt = Optimizer({"w": jnp.ones(3)}, "oasis")
+    with pytest.raises(tw.NeedsError, match="hessian_vector"):
+        opt.step(jax.value_and_grad(lambda p: (p["w"] ** 2).sum()))
+    assert (opt.params["w"] == 1).all() and opt.engine.steps == 0
+
+
+def test_an_exception_at_the_second_request() -> None:
+    opt = Optimizer({"w": jnp.ones(3)}, "sam(0.5) | sgd(lr=0.25)")
+    calls = []
+
+    def closure(params: Any) -> tuple[Any, Any]:
+        calls.append(np.array(params["w"]))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return 1.0, {"w": 2 * params["w"]}
+
+    with pytest.raises(KeyboardInterrupt):
+        opt.step(closure)
+    assert (calls[0] != calls[1]).all() and (opt.params["w"] == 1).all() and opt.engine.steps == 0
