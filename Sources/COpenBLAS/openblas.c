@@ -122,8 +122,15 @@ static void load(void) {
     chosen = setenv("OPENBLAS_CORETYPE", "SKYLAKEX", 0) == 0;
   }
 #endif
+  /* Threads that would never work, and whose creation, where it fails, ends the process. */
+  const char *threads = getenv("OPENBLAS_NUM_THREADS");
+  char *before = threads ? strdup(threads) : NULL;
+  setenv("OPENBLAS_NUM_THREADS", "1", 1);
   void *h = open_copy();
   if (!h) h = dlopen(NAME, binding());
+  if (before) setenv("OPENBLAS_NUM_THREADS", before, 1);
+  else unsetenv("OPENBLAS_NUM_THREADS");
+  free(before);
 #if defined(__x86_64__)
   if (chosen) unsetenv("OPENBLAS_CORETYPE");
 #endif
