@@ -47,7 +47,9 @@ final class EngineTests: XCTestCase {
       SlotStore(base: whole, format: format).narrow(n, 0, n, &x, 7)
       x.withUnsafeMutableBufferPointer { b in
         guard let p = b.baseAddress else { return XCTFail("no memory") }
-        for i in stride(from: 0, to: n, by: 512) { SlotStore(base: parts, format: format).narrow(n, i, min(512, n - i), p + i, 7) }
+        for i in stride(from: 0, to: n, by: 512) {
+          SlotStore(base: parts, format: format).narrow(n, i, min(512, n - i), p + i, 7)
+        }
       }
       XCTAssertEqual(memcmp(whole, parts, bytes), 0)
       SlotStore(base: parts, format: format).narrow(n, 0, n, &x, nil)
@@ -55,7 +57,9 @@ final class EngineTests: XCTestCase {
       var y = [Float](repeating: 0, count: n)
       SlotStore(base: parts, format: format).widen(n, 0, n, &y)
       // half the distance of neighbours: at most 2^-8 of the number in bfloat16; in 8 bits 1/32 of it plus c
-      for i in 0..<n { XCTAssertEqual(y[i], x[i], accuracy: format == .bf16 ? 0x1p-8 * abs(x[i]) : 0.04 * abs(x[i]) + 0.002) }
+      for i in 0..<n {
+        XCTAssertEqual(y[i], x[i], accuracy: format == .bf16 ? 0x1p-8 * abs(x[i]) : 0.04 * abs(x[i]) + 0.002)
+      }
     }
   }
 

@@ -1,9 +1,9 @@
 """Which map from a number to a byte stores the moments of AdamW best: the engine's, the dynamic map, or a plain affine one?
 
 Everything is NumPy in float32, so that nothing but the map differs.  A tensor is cut into blocks of 256 numbers; a block keeps its
-largest magnitude in 32 bits, and for each number the byte whose value is nearest to number / largest; in trainings the companded map
-rounds as the engine does, up or down at random so that the mean is right.  As in the engine, tensors of fewer than 4,096 numbers keep
-32 bits.
+largest magnitude in 32 bits, and for each number the byte whose value is nearest to number / largest; in trainings the
+companded map rounds as the engine does, up or down at random so that the mean is right.  As in the engine, tensors of
+fewer than 4,096 numbers keep 32 bits.
 
 companded  the engine's: the byte is the logarithm of |x| + c, read off the bits of the float
 dynamic    the dynamic tree map of Dettmers, Lewis, Shleifer and Zettlemoyer (arXiv:2110.02861): decades, each one halved in
@@ -49,7 +49,7 @@ def mix(key: int | np.ndarray, counter: int | np.ndarray) -> np.ndarray:
 
 
 def noise(seed: int, step: int, tensor: int, slot: int, count: int) -> np.ndarray:
-    """32 random bits for every number of a state buffer: `step` counts from 0, `slot` is the buffer's place among those of its tensor."""
+    """32 random bits for every number of a buffer, at a step counted from 0; `slot`: its place among its tensor's."""
     stream = 0xFFFFFFFE  # that of narrow state
     key = mix(mix(mix(mix(seed ^ 0x7468616C77656721, stream + 1), step + 1), tensor + 1), slot)
     draws = mix(key, np.arange(-(-count // GROUP)))[:, None]
@@ -172,8 +172,8 @@ def through(x: np.ndarray, kind: str, signed: bool, bits: Callable[[int], np.nda
         return x
     encode, decode = CODES[kind]
     rows = blocks(x)
-    coded = encode(rows, signed, bits(rows.size).reshape(rows.shape)) if bits and kind == "companded" else encode(rows, signed)
-    return decode(coded, signed).reshape(-1)[: x.size].reshape(x.shape)
+    noise = (bits(rows.size).reshape(rows.shape),) if bits and kind == "companded" else ()
+    return decode(encode(rows, signed, *noise), signed).reshape(-1)[: x.size].reshape(x.shape)
 
 
 # ---- AdamW
@@ -327,7 +327,10 @@ void dynamic_decode(long n, float *restrict x, const uint8_t *restrict codes, co
 
 
 def cost(repetitions: int) -> dict[str, Any]:
-    """Nanoseconds a number that C takes to encode (to nearest) and to decode 2^16 numbers, which fit into the second cache, on one thread."""
+    """Nanoseconds a number that C takes to encode (to nearest) and to decode 2^16 numbers, on one thread.
+
+    They fit into the second cache.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder) / "maps.c", Path(folder) / "maps.so"
         source.write_text(LOOPS)

@@ -1,11 +1,12 @@
-"""What storing the state in 16 or 8 bits costs in quality: two trainings, several seeds, and gradients that drop; f32, bf16 and q8.
+"""What storing the state in 16 or 8 bits costs in quality, f32 against bf16 against q8: two trainings, several seeds,
+and gradients that drop.
 
 digits   the task of examples/train_digits.py with a wider network
 harder   the same digits made ill-conditioned: pixel j of the standardised image is scaled by 10^(-3 j / 63), so that the second
          moments within one row, and one block of 8-bit state, span six decades; a fifth of the training labels is wrong, the
          pixels are noisy, and the network is deeper
-drop     4,096 normal gradients, 2,000 steps, and then 8,000 steps of a tenth or a hundredth of them: averages with slow rates must
-         fall.  In "beside" one gradient of each block of 8-bit state stays as large as it was
+drop     4,096 normal gradients, 2,000 steps, and then 8,000 steps of a tenth or a hundredth of them: averages with slow
+         rates must fall.  In "beside" one gradient of each block of 8-bit state stays as large as it was
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ def train(name: str, method: str, state_dtype: str, seed: int, epochs: int) -> d
 def drop(name: str, method: str, quick: bool) -> dict[str, Any]:
     """What bf16 and q8 make of gradients that drop, each beside the f32 run on the same gradients.
 
-    `moved` is the mean distance that an element moves after the drop, over that of f32; `off` the root of the mean square of the difference of the
-    two ways, over that of f32's way; `state` the median of the falling buffer over that of f32.
+    `moved` is the mean distance that an element moves after the drop, over that of f32; `off` the root of the mean
+    square of the difference of the two ways, over that of f32's way; `state` the median of the falling buffer over that
+    of f32.
     """
     import numpy as np
     import thalweg
@@ -154,7 +156,8 @@ def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
     seeds, epochs = (2, 4) if quick else (5, 30)
     keys = [(name, method, dtype) for name in TASKS for method in SENTENCES for dtype in STORAGE]
     print(f"precision: {len(keys) * seeds} trainings", flush=True)
-    tasks = [dict(what="train", name=n, method=m, state_dtype=d, seed=s, epochs=epochs) for n, m, d in keys for s in range(seeds)]
+    common = dict(what="train", epochs=epochs)
+    tasks = [dict(name=n, method=m, state_dtype=d, seed=s, **common) for n, m, d in keys for s in range(seeds)]
     falls = [dict(what="drop", name=n, method=m, quick=quick) for n in DROPS for m in DROPPING]
     results = list(run_tasks("precision", tasks + falls, 1))
     fallen = [t | r for t, r in zip(falls, results[len(tasks) :])]
@@ -174,7 +177,8 @@ def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
     for method in DROPPING:
         for dtype in STORAGE[1:]:
             cells = [f.get(dtype, {}) for f in fallen if f["method"] == method]
-            rows.append([method if dtype == "bf16" else "", dtype, *(f"{c[w]:.2f}" if c else "failed" for c in cells for w in ("moved", "off", "state"))])
+            numbers = [f"{c[what]:.2f}" if c else "failed" for c in cells for what in ("moved", "off", "state")]
+            rows.append([method if dtype == "bf16" else "", dtype, *numbers])
     parts.append(f"#### drop: gradients that drop, each number over that of f32\n\n{table(header, rows)}")
     return "\n\n".join(parts), raw + fallen
 

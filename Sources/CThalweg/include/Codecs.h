@@ -66,9 +66,9 @@ TWI_INLINE void twi_decode_positive(const uint8_t *restrict codes, float scale, 
   const float c = TWI_POSITIVE_OFFSET;
   for (int k = 0; k < TWI_GROUP; k++) out[k] = (twi_float(((uint32_t)codes[k] << 19) + twi_bits(c)) - c) * scale;
 }
-/* Both maps round as the noise says: what lies below the cut is the probability of the next code, since the bits of a float
- * are linear in its value within an octave. The largest number of a block times the inverse is at most 1, which has the last
- * code with nothing below the cut. */
+/* Both maps round as the noise says: what lies below the cut is the probability of the next code, since the bits of a
+ * float are linear in its value within an octave. The largest number of a block times the inverse is at most 1, which
+ * has the last code with nothing below the cut. */
 TWI_INLINE void twi_encode_signed(const float *restrict values, float inverse, uint64_t draw, uint8_t *restrict codes) {
   const float c = TWI_SIGNED_OFFSET;
   twi_lanes b, noise, next;
@@ -109,8 +109,8 @@ TWI_INLINE void twi_raise(const float *restrict values, uint32_t *restrict top) 
 TWI_INLINE void twi_widen_bf16(const uint16_t *restrict codes, float *restrict out) {
   for (int k = 0; k < TWI_GROUP; k++) out[k] = twi_float((uint32_t)codes[k] << 16);
 }
-/* Up with the probability of what is cut off. From the largest bfloat16 on it is only cut off: finite numbers stay finite, an infinity stays
- * one, and so does NaN (arithmetic makes quiet ones, whose mark lies in the upper half). */
+/* Up with the probability of what is cut off. From the largest bfloat16 on it is only cut off: finite numbers stay
+ * finite, an infinity stays one, and so does NaN (arithmetic makes quiet ones, whose mark lies in the upper half). */
 TWI_INLINE void twi_narrow_bf16(const float *restrict values, uint64_t draw, uint16_t *restrict codes) {
   twi_lanes b, noise, next;
   twi_noise(draw, &noise, &next);

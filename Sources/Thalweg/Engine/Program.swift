@@ -143,7 +143,10 @@ final class Program {
   func clearGradient() { append(.clear, operands(update, update)) { $0.layout = self.layout(Program.g) } }
 
   /// Runs one of a stage's kernels (for f32, for f64) over v and w, with its state, which it may change or only read.
-  func run(_ k: (ElementKernels.Kernel, ElementKernels.Kernel), _ stage: Int, _ apply: Apply, _ v: Place, _ w: Place, changes: Bool = true) {
+  func run(
+    _ k: (ElementKernels.Kernel, ElementKernels.Kernel), _ stage: Int, _ apply: Apply, _ v: Place, _ w: Place,
+    changes: Bool = true
+  ) {
     withState(stage, v, w, changes: changes) { o, moving in
       append(.kernel, (o, moving)) {
         $0.kernel = self.r.pointee.isDouble ? k.1 : k.0
@@ -168,8 +171,8 @@ final class Program {
         moving |= 4 << UInt32(k)
       } else {
         let values = row(Row.slots + k).assumingMemoryBound(to: Float.self)
-        let key = r.pointee.key(stage, k)
-        (codecs + o.codecCount).initialize(to: Codec(base[k], slot: k, total: r.pointee.count, offset: at, values: values, key: key))
+        (codecs + o.codecCount).initialize(to: Codec(
+          base[k], slot: k, total: r.pointee.count, offset: at, values: values, key: r.pointee.key(stage, k)))
         o.codecCount += 1
       }
     }
@@ -225,7 +228,9 @@ final class Program {
 
   /// Widens the state that is stored in fewer bits, lets `body` add a step over it, and narrows it again.
   @inline(__always)
-  private func withState(_ stage: Int, _ v: Place, _ w: Place, walk: Int = 0, changes: Bool = true, _ body: (Operands, UInt32) -> Void) {
+  private func withState(
+    _ stage: Int, _ v: Place, _ w: Place, walk: Int = 0, changes: Bool = true, _ body: (Operands, UInt32) -> Void
+  ) {
     var (o, moving) = operands(v, w)
     let base = r.pointee.slots + Int(r.pointee.firstSlot[stage])
     o.used = min(r.pointee.used(stage), SlotPointers.capacity)
@@ -243,7 +248,9 @@ final class Program {
     }
     body(o, moving)
     guard changes else { return }
-    for k in 0..<o.used where narrow & (1 << UInt32(k)) != 0 { convert(.narrow, base + k, k, r.pointee.key(stage, k, walk: walk)) }
+    for k in 0..<o.used where narrow & (1 << UInt32(k)) != 0 {
+      convert(.narrow, base + k, k, r.pointee.key(stage, k, walk: walk))
+    }
   }
   private func convert(_ kind: Step.Kind, _ store: UnsafePointer<SlotStore>, _ k: Int, _ key: UInt64?) {
     let place = Place(base: row(Row.slots + k), moves: false)
@@ -332,7 +339,9 @@ final class Program {
       case .write: s.pointee.layout?.pointee.write(at, m, from: p, size: size, rounding: s.pointee.rounding)
       case .clear: s.pointee.layout?.pointee.clear(at, m)
       case .widen: s.pointee.store?.pointee.widen(r.pointee.count, at + from, m, p.assumingMemoryBound(to: Float.self))
-      case .narrow: s.pointee.store?.pointee.narrow(r.pointee.count, at + from, m, p.assumingMemoryBound(to: Float.self), s.pointee.rounding)
+      case .narrow:
+        let values = p.assumingMemoryBound(to: Float.self)
+        s.pointee.store?.pointee.narrow(r.pointee.count, at + from, m, values, s.pointee.rounding)
       }
     }
     advance(&s.pointee.o, s.pointee.moving, n &* size)

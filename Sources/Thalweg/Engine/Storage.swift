@@ -310,18 +310,23 @@ extension Layout {
 
 /// The rounding of state that is stored in fewer bits: up or down with the probability that makes the mean right.
 ///
-/// To nearest, a number that a step changes by less than half the distance to its neighbour never moves: an average whose rate is 0.999
-/// stands still in bfloat16. The noise of an element comes from the seed, the step, the tensor, the buffer and the element alone, and so
-/// do the bits of the state, however a tensor is cut and whoever walks it.
+/// To nearest, a number that a step changes by less than half the distance to its neighbour never moves: an average
+/// whose rate is 0.999 stands still in bfloat16. The noise of an element comes from the seed, the step, the tensor, the
+/// buffer and the element alone, and so do the bits of the state, however a tensor is cut and whoever walks it.
 enum Rounding {
-  /// The random bits for the group of elements that holds `element`; without a key its numbers are rounded to nearest.
+  /// The random bits for the group of elements that holds `element`.
+  @inline(__always) static func draw(_ key: UInt64, _ element: Int) -> UInt64 {
+    Random.mix(key, UInt64(truncatingIfNeeded: element) / UInt64(TWI_GROUP))   // unsigned: a shift
+  }
+  /// The same; without a key numbers are rounded to nearest.
   @inline(__always) static func draw(_ key: UInt64?, _ element: Int) -> UInt64 {
     guard let key else { return UInt64(TWI_NEAREST) }
-    return Random.mix(key, UInt64(truncatingIfNeeded: element / Group.size))
+    return draw(key, element)
   }
 }
 
-/// The elements that are decoded and encoded at a time: four vectors, whose instructions overlap. Groups begin at multiples of their size.
+/// The elements that are decoded and encoded at a time: four vectors, whose instructions overlap. Groups begin at
+/// multiples of their size.
 enum Group {
   static let size = Int(TWI_GROUP)
 
@@ -335,7 +340,9 @@ enum Group {
   }
   /// Memory of a whole group, padded with zeros where only n elements are there.
   @inline(__always)
-  static func whole<T>(_ p: UnsafeMutablePointer<T>, _ n: Int, writes: Bool, _ body: (UnsafeMutablePointer<T>) -> Void) {
+  static func whole<T>(
+    _ p: UnsafeMutablePointer<T>, _ n: Int, writes: Bool, _ body: (UnsafeMutablePointer<T>) -> Void
+  ) {
     guard n < size else { return body(p) }
     let stride = MemoryLayout<T>.stride
     withUnsafeTemporaryAllocation(byteCount: size &* stride, alignment: 64) { room in
@@ -355,11 +362,15 @@ enum SixteenBit {
     for i in 0..<count { out[i] = floatFromBF16(codes[i]) }
   }
   /// Elements start..<start+count, start a multiple of the group.
-  static func encode(_ base: UnsafeMutableRawPointer, _ start: Int, _ count: Int, _ values: UnsafeMutablePointer<Float>, _ key: UInt64?) {
+  static func encode(
+    _ base: UnsafeMutableRawPointer, _ start: Int, _ count: Int, _ values: UnsafeMutablePointer<Float>, _ key: UInt64?
+  ) {
     let codes = base.assumingMemoryBound(to: UInt16.self) + start
     Group.each(count) { i, n in
       let draw = Rounding.draw(key, start &+ i)
-      Group.whole(values + i, n, writes: false) { values in Group.whole(codes + i, n, writes: true) { twi_narrow_bf16(values, draw, $0) } }
+      Group.whole(values + i, n, writes: false) { values in
+        Group.whole(codes + i, n, writes: true) { twi_narrow_bf16(values, draw, $0) }
+      }
     }
   }
 }
@@ -385,12 +396,16 @@ package enum EightBit {
     let codes = base.assumingMemoryBound(to: UInt8.self) + start, scale = scales(base, total) + start / block
     Group.each(count) { i, n in
       Group.whole(codes + i, n, writes: false) { codes in
-        Group.whole(out + i, n, writes: true) { signed ? twi_decode_signed(codes, scale[i / block], $0) : twi_decode_positive(codes, scale[i / block], $0) }
+        let scale = scale[i / block]
+        Group.whole(out + i, n, writes: true) {
+          if signed { twi_decode_signed(codes, scale, $0) } else { twi_decode_positive(codes, scale, $0) }
+        }
       }
     }
   }
   static func encode(
-    _ base: UnsafeMutableRawPointer, _ total: Int, _ start: Int, _ count: Int, _ values: UnsafeMutablePointer<Float>, signed: Bool, _ key: UInt64?
+    _ base: UnsafeMutableRawPointer, _ total: Int, _ start: Int, _ count: Int, _ values: UnsafeMutablePointer<Float>,
+    signed: Bool, _ key: UInt64?
   ) {
     let codes = base.assumingMemoryBound(to: UInt8.self) + start, scale = scales(base, total) + start / block
     // All scales first: the blocks of the second loop do not wait for their own.
@@ -406,7 +421,9 @@ package enum EightBit {
       let inverse = inverse(scale[i / block]), draw = Rounding.draw(key, start &+ i)
       Group.whole(values + i, n, writes: false) { values in
         Group.whole(codes + i, n, writes: true) {
-          if signed { twi_encode_signed(values, inverse, draw, $0) } else { twi_encode_positive(values, inverse, draw, $0) }
+          if signed { twi_encode_signed(values, inverse, draw, $0) } else {
+            twi_encode_positive(values, inverse, draw, $0)
+          }
         }
       }
     }
@@ -429,13 +446,13 @@ struct Codec {
   /// Sixteen largest magnitudes of the block so far.
   private let top: UnsafeMutablePointer<UInt32>
   private var inverse: Float = 0
-  private let key: UInt64?
+  private let key: UInt64
   /// The position within the tensor of the kernel's first element.
   private var first: Int
   static let valueBytes = 2 * EightBit.block * 4
 
   /// `offset`: the first element, a multiple of the block, of the `total` elements of the store.
-  init(_ store: SlotStore, slot: Int, total: Int, offset: Int, values: UnsafeMutablePointer<Float>, key: UInt64?) {
+  init(_ store: SlotStore, slot: Int, total: Int, offset: Int, values: UnsafeMutablePointer<Float>, key: UInt64) {
     (format, self.slot, self.values) = (store.format, slot, values)
     (self.key, first) = (key, offset)
     top = UnsafeMutableRawPointer(values + 2 * EightBit.block).assumingMemoryBound(to: UInt32.self)
@@ -478,7 +495,9 @@ struct Codec {
   }
   @inline(__always) private func store(_ i: Int) {
     let out = (codes + i).assumingMemoryBound(to: UInt8.self), draw = Rounding.draw(key, first &+ i)
-    if format == .signed8 { twi_encode_signed(vector(i), inverse, draw, out) } else { twi_encode_positive(vector(i), inverse, draw, out) }
+    if format == .signed8 { twi_encode_signed(vector(i), inverse, draw, out) } else {
+      twi_encode_positive(vector(i), inverse, draw, out)
+    }
   }
   /// After the block before `end`.
   @inline(__always) mutating func close(_ end: Int) {

@@ -72,7 +72,8 @@ struct Record {
   var stateKey: UInt64 = 0
 
   @inline(__always) func slot(_ stage: Int, _ k: Int) -> SlotStore { slots[Int(firstSlot[stage]) + k] }
-  /// The key of a slot's rounding. State that a stage changes in several walks of a step is rounded anew in each: `walk` tells them apart.
+  /// The key of a slot's rounding. State that a stage changes in several walks of a step is rounded anew in each:
+  /// `walk` tells them apart.
   @inline(__always) func key(_ stage: Int, _ k: Int, walk: Int = 0) -> UInt64 {
     Random.mix(stateKey, UInt64(truncatingIfNeeded: Int(firstSlot[stage]) &+ k | walk &<< 32))
   }

@@ -454,7 +454,9 @@ package final class Optimizer {
         return
       }
       var row = [Float](repeating: Float(x), count: EightBit.block)
-      for i in stride(from: 0, to: n, by: EightBit.block) { s.pointee.narrow(n, i, min(EightBit.block, n - i), &row, nil) }
+      for i in stride(from: 0, to: n, by: EightBit.block) {
+        s.pointee.narrow(n, i, min(EightBit.block, n - i), &row, nil)
+      }
     }
   }
 
@@ -980,7 +982,8 @@ package final class Optimizer {
         r.pointee.rounding = Random.key(seed: options.seed, stream: .max, step: UInt64(step), tensor: UInt32(truncatingIfNeeded: i))
       }
       if options.state != .f32 {
-        r.pointee.stateKey = Random.key(seed: options.seed, stream: .max - 1, step: UInt64(step), tensor: UInt32(truncatingIfNeeded: i))
+        let tensor = UInt32(truncatingIfNeeded: i)
+        r.pointee.stateKey = Random.key(seed: options.seed, stream: .max - 1, step: UInt64(step), tensor: tensor)
       }
       if !branch.perTensor {
         if let l = leaders.first(where: { $0.group == r.pointee.group && $0.branch == r.pointee.branch && $0.t == r.pointee.t && $0.isDouble == r.pointee.isDouble }) {
