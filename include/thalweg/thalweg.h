@@ -202,11 +202,12 @@ typedef struct tw_optimizer tw_optimizer;
  * of threads, and in a run that was resumed.
  *
  *   TW_STATE_BF16  half the memory.  A second moment carries noise of 5 to 8 %; steps are those of f32 in the mean,
- *                  within 1 %.
+ *                  within 2 %.
  *   TW_STATE_Q8    a quarter, 256 numbers sharing one scale.  Second moments carry noise of 15 to 20 %; steps are
- *                  those of f32 in the mean, within 2 %.  Not for averages of signed gradients at rates above 0.99 (a
- *                  momentum of 0.999, the slow average of ademamix): noise drowns what is left of a gradient that
- *                  changes its sign.  Tensors of fewer than 4,096 elements keep f32. */
+ *                  those of f32 in the mean, within 3 % (adadelta, whose step is a quotient of two averages: 10 %).
+ *                  Not for averages of signed gradients at rates above 0.99 (a momentum of 0.999, the slow average of
+ *                  ademamix): noise drowns what is left of a gradient that changes its sign.  Tensors of fewer than
+ *                  4,096 elements keep f32. */
 enum { TW_STATE_F32 = 1, TW_STATE_BF16 = 2, TW_STATE_Q8 = 3 };
 enum { TW_MASTER_NONE = 0, TW_MASTER_F32 = 1, TW_MASTER_STOCHASTIC = 2 };
 enum { TW_NONFINITE_PROPAGATE = 0, TW_NONFINITE_SKIP = 1, TW_NONFINITE_ERROR = 2 };
