@@ -283,7 +283,7 @@ inline std::vector<tw_tensor> c_views(const Tensors& tensors) {
 
 /* ---- options ------------------------------------------------------------------------------------------ */
 
-/* How element-wise state is stored; f64 parameters always keep f64. */
+/* How element-wise state is stored, see TW_STATE_*; f64 parameters always keep f64. */
 enum class Storage : std::int32_t { f64 = 0, f32 = TW_STATE_F32, bf16 = TW_STATE_BF16, q8 = TW_STATE_Q8 };
 
 /* How 16-bit parameters keep what their type cannot hold. */

@@ -494,7 +494,9 @@ package final class Optimizer {
         return
       }
       var row = [Float](repeating: Float(x), count: EightBit.block)
-      for i in stride(from: 0, to: n, by: EightBit.block) { s.pointee.narrow(n, i, min(EightBit.block, n - i), &row) }
+      for i in stride(from: 0, to: n, by: EightBit.block) {
+        s.pointee.narrow(n, i, min(EightBit.block, n - i), &row, nil)
+      }
     }
   }
 
@@ -863,6 +865,10 @@ package final class Optimizer {
       if options.master == .stochastic, r.pointee.x.dtype.size == 2 {
         r.pointee.rounding = Random.key(seed: options.seed, stream: .max, step: UInt64(step), tensor: r.pointee.key)
       }
+      if options.state != .f32 {
+        let tensor = UInt32(truncatingIfNeeded: i)
+        r.pointee.stateKey = Random.key(seed: options.seed, stream: .max - 1, step: UInt64(step), tensor: tensor)
+      }
       if !branch.perTensor {
         if let l = leaders.first(where: { $0.group == r.pointee.group && $0.branch == r.pointee.branch && $0.t == r.pointee.t && $0.isDouble == r.pointee.isDouble }) {
           r.pointee.rules = records[l.index].ownRules
@@ -1115,7 +1121,10 @@ package final class Optimizer {
       try call.f32(h, c, Whole(v: v.assumingMemoryBound(to: Float.self), w: w.assumingMemoryBound(to: Float.self),
                                 slots: list.map { $0.assumingMemoryBound(to: Float.self) }, shape: bound[i].shape, workspace: space))
     }
-    for (store, p) in zip(stores, list) where store.format != .direct { store.narrow(n, 0, n, p.assumingMemoryBound(to: Float.self)) }
+    if evaluating { return }
+    for (k, store) in stores.enumerated() where store.format != .direct {
+      store.narrow(n, 0, n, list[k].assumingMemoryBound(to: Float.self), r.pointee.key(s.id, k))
+    }
   }
 
   // MARK: copies
@@ -1204,7 +1213,7 @@ package final class Optimizer {
     forEach { p, r in
       guard r.pointee.t > 0, let s = self.branches[r.pointee.branch].evaluator, let e = s.element else { return }
       let x = p.hostParameters()
-      p.run(e.evaluate, s.id, Apply(), x, x)
+      p.run(e.evaluate, s.id, Apply(), x, x, changes: false)
       p.closeHost(x)
     }
     do throws(Failure) {

@@ -319,14 +319,14 @@ private func packedKernel<R: ElementRule>(_: R.Type) -> ElementKernels.Kernel {
         for k in 0..<o.codecCount { codecs[k].decode(i) }
         var s = Slots<L>(slots, o.index &+ i)
         s.i = i
-        while s.i < i &+ Codec.group {
+        while s.i < i &+ Group.size {
           let old = L.load(x + s.i)
           rule.step(a.gradient(L.load(g + s.i), old), old, s, a).store(x + s.i)
           s.i &+= L.width
           s.index &+= L.width
         }
         for k in 0..<o.codecCount { codecs[k].encode(i) }
-        i &+= Codec.group
+        i &+= Group.size
       }
       for k in 0..<o.codecCount { codecs[k].close(end) }
     }
