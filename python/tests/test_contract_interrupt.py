@@ -210,7 +210,7 @@ def test_a_number_that_is_none(name: str, bad: float, policy: str) -> None:
 
 # A stage behind the update that refuses what is not finite.
 BEHIND = ["prox(group_lasso(0.01))", "project(simplex)", "prox(nuclear_norm(0.01))"]
-BEFORE = ["sam(0.1) | sgd(lr=0.1)", "fd_grad_reg(0.1) | adamw(lr=0.1)", "svrg(lr=0.1, inner=3)", "harpg(lr=0.1)", "u_dog", "oasis",
+BEFORE = ["sam(0.1) | sgd(lr=0.1)", "fd_grad_reg(0.1) | adamw(lr=0.1)", "svrg(lr=0.1, inner=2)", "harpg(lr=0.1)", "u_dog", "oasis",
           "mars(lr=0.1, exact=true)", "spider(lr=0.1)", "sga_uap(inner_steps=2)", "pcgrad(tasks=2) | sgd(lr=0.1)", "rolling_ball(n_projection=2)",
           "tract(0.1) | sgd(lr=0.1)"]
 
