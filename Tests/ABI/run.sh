@@ -161,7 +161,7 @@ program() {
 }
 
 fuzz=("${FUZZ_SECONDS:-5}" "${FUZZ_SEED:-1}")
-for name in lifecycle introspection hostile allocator executor fork threads cpp_wrapper; do
+for name in lifecycle interrupt introspection hostile allocator executor fork threads cpp_wrapper; do
   if wants "$name"; then program "$name"; fi
 done
 for name in fuzz_grammar fuzz_checkpoint; do
