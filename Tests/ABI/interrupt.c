@@ -1,4 +1,4 @@
-/* Steps that are broken off through the C interface, and groups as C names them: what the host's memory holds afterwards.
+/* Steps that are broken off through the C interface, and groups as C names them.
  */
 #include "check.h"
 
@@ -125,8 +125,8 @@ static void destroyed_inside_a_step(void) {
           leave(&h, habit);
           OK(tw_optimizer_destroy(h.optimizer));
           if (memcmp(home, h.w, sizeof home) != 0) {
-            check_fail(__FILE__, __LINE__, "%s: destroyed at request %d behind %d steps, habit %d: w[0] is %.17g, not %.17g", asking[s], at,
-                       before, habit, h.w[0], home[0]);
+            check_fail(__FILE__, __LINE__, "%s: request %d behind %d steps, habit %d: w[0] is %.17g, not %.17g",
+                       asking[s], at, before, habit, h.w[0], home[0]);
           }
         }
       }
@@ -173,7 +173,7 @@ static void loaded_inside_a_step(void) {
   unlink(path);
 }
 
-/* A state from inside a step, loaded elsewhere and cancelled before any gradient is bound: the point that the step began at. */
+/* A state from inside a step, loaded elsewhere and cancelled before a gradient is bound: where the step began. */
 static void cancelled_before_binding(void) {
   for (int s = 0; s < ASKING; s++) {
     for (int at = 2; at <= 3; at++) {
@@ -200,7 +200,8 @@ static void cancelled_before_binding(void) {
         OK(tw_optimizer_load(other, saved.data, saved.size));
         OK(tw_optimizer_cancel(other));
         if (memcmp(home, away, sizeof home) != 0) {
-          check_fail(__FILE__, __LINE__, "%s: cancelled at request %d: w[0] is %.17g, not %.17g", asking[s], at, away[0], home[0]);
+          check_fail(__FILE__, __LINE__, "%s: cancelled at request %d: w[0] is %.17g, not %.17g", asking[s], at,
+                     away[0], home[0]);
         }
         STATUS(TW_ERROR_SEQUENCE, tw_optimizer_cancel(other));
         OK(tw_optimizer_destroy(other));

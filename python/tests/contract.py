@@ -1,4 +1,4 @@
-"""What the contract tests share: every kind of sentence, and a host whose tensors go by name, whatever order they are bound in."""
+"""What the contract tests share: every kind of sentence, and a host whose tensors go by name, in any order."""
 
 from __future__ import annotations
 
@@ -70,8 +70,15 @@ COMPOSED = {
 }
 
 # Rules whose first steps are so short with the defaults that a mistake would not show.
-LARGER = {"dog": {"reps_rel": "0.1"}, "a_dog": {"reps_rel": "0.1"}, "u_dog": {"r_eps_rel": "0.1"}, "dowg": {"r_eps": "0.01"},
-          "prodigy": {"d0": "0.01"}, "dadapt_sgd": {"d0": "0.01"}, "dadapt_adam": {"d0": "0.01"}}
+LARGER = {
+    "dog": {"reps_rel": "0.1"},
+    "a_dog": {"reps_rel": "0.1"},
+    "u_dog": {"r_eps_rel": "0.1"},
+    "dowg": {"r_eps": "0.01"},
+    "prodigy": {"d0": "0.01"},
+    "dadapt_sgd": {"d0": "0.01"},
+    "dadapt_adam": {"d0": "0.01"},
+}
 
 CASES: dict[str, str] = {m.name: sentence_of(m, **LARGER.get(m.name, {})) for m in optimizers()} | COMPOSED
 
@@ -116,7 +123,7 @@ def narrow(dtype: str) -> Any:
 
 
 class Host:
-    """An optimizer and its host.  Tensor i is called "t<i>", wherever it is bound; what is told of it depends on its name alone.
+    """An optimizer and its host.  Tensor i is called "t<i>", wherever it is bound; what is told of it goes by its name.
 
     name     of a case, or a sentence
     order    the order in which the tensors are bound
@@ -124,9 +131,17 @@ class Host:
     start    weights by tensor, in place of the problem's
     """
 
-    def __init__(self, name: str, shapes: Sequence[tuple[int, ...]] | None = None, *, dtype: str = "f64", order: Sequence[int] | None = None,
-                 groups: Sequence[tuple[str, Sequence[int], Mapping[str, Any]]] | None = None, start: Arrays | None = None,
-                 **options: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        shapes: Sequence[tuple[int, ...]] | None = None,
+        *,
+        dtype: str = "f64",
+        order: Sequence[int] | None = None,
+        groups: Sequence[tuple[str, Sequence[int], Mapping[str, Any]]] | None = None,
+        start: Arrays | None = None,
+        **options: Any,
+    ) -> None:
         self.sentence = CASES.get(name, name)
         self.watched = next((w for key, w in WATCHED.items() if key in self.sentence), ())
         self.problem = Problem(shapes or shapes_of(name), seed=7)
@@ -197,13 +212,17 @@ class Host:
     def tell(self, k: int) -> None:
         """What the method has to be told before step k."""
         for n, what in enumerate(self.watched):
-            self.opt.observe(what, {"sample": k % 2, "metric": [3, 2, 2, 2, 1, 1, 1, 1][k % 8]}.get(what, 0.5 + 0.25 * n + 0.1 * k))
+            self.opt.observe(
+                what, {"sample": k % 2, "metric": [3, 2, 2, 2, 1, 1, 1, 1][k % 8]}.get(what, 0.5 + 0.25 * n + 0.1 * k)
+            )
 
     def values(self, request: tw.Request, k: int) -> Arrays:
         """The answer to a request that goes into the gradients, by tensor."""
         at = [np.zeros(s) if w is None else w for w, s in zip(self.weights, self.problem.shapes)]
         if request.kind == "hessian_vector":
-            return self.problem.product(np.zeros(s) if v is None else v for v, s in zip(self.by_tensor(request.probe), self.problem.shapes))
+            return self.problem.product(
+                np.zeros(s) if v is None else v for v, s in zip(self.by_tensor(request.probe), self.problem.shapes)
+            )
         return self.problem.gradient(at, k, request.index if request.kind == "task_gradient" else 0)
 
     def loss(self, k: int) -> float:
@@ -215,7 +234,9 @@ class Host:
         """Answers any request in the bound gradients."""
         if request.kind == "logit_derivatives":
             along = self.by_tensor(request.probe)
-            size = sum(float(np.sum(a * np.asarray(v, np.float64))) for a, v in zip(self.problem.a, along) if v is not None)
+            size = sum(
+                float(np.sum(a * np.asarray(v, np.float64))) for a, v in zip(self.problem.a, along) if v is not None
+            )
             request.answer_matrix(np.outer([1.0, 2.0, 3.0], np.linspace(-1, 1, 4)) * (20 * size))
             return
         if request.kind == "activations":

@@ -1,4 +1,4 @@
-"""Random histories of groups: made, grown, set, scaled, refused, copied, saved and loaded, beside a model of a few lines."""
+"""Random histories of groups: made, grown, set, scaled, refused, copied, saved and loaded, beside a small model."""
 
 from __future__ import annotations
 
@@ -66,7 +66,12 @@ ROUTED = ("route(matrix=(sgd(lr={})), other=(signum(lr=0.3, momentum=0)))", "sgd
 class Groups(RuleBasedStateMachine):
     """One weight a group, whose gradient is 1: how far it moves is its rate."""
 
-    @initialize(model=MODELS, plain=st.booleans(), form=st.sampled_from([PLAIN, ROUTED]), own=st.lists(st.none() | MODELS, min_size=1, max_size=2))
+    @initialize(
+        model=MODELS,
+        plain=st.booleans(),
+        form=st.sampled_from([PLAIN, ROUTED]),
+        own=st.lists(st.none() | MODELS, min_size=1, max_size=2),
+    )
     def made(self, model: Constant, plain: bool, form: tuple[str, str], own: list[Constant | None]) -> None:
         sentence, self.path = form
         self.sentence = sentence.format(model.text())
@@ -119,7 +124,10 @@ class Groups(RuleBasedStateMachine):
         self.base = model
         self.models = [copy.deepcopy(model) for _ in self.models]
 
-    @rule(which=st.integers(0, 3), bad=st.sampled_from([-1.0, float("nan"), float("-inf"), "linear(lr=-1, end=0, total=8)", "no_such(1)"]))
+    @rule(
+        which=st.integers(0, 3),
+        bad=st.sampled_from([-1.0, float("nan"), float("-inf"), "linear(lr=-1, end=0, total=8)", "no_such(1)"]),
+    )
     def refuse(self, which: int, bad: Any) -> None:
         which %= len(self.models)
         with pytest.raises(tw.Error):
@@ -129,7 +137,9 @@ class Groups(RuleBasedStateMachine):
         with pytest.raises(tw.Error):
             self.opt.add_param_group({"params": [("late", np.zeros((1, 1)))], "name": "late", self.path: bad})
         with pytest.raises(tw.Error):
-            self.opt.add_param_group({"params": [("late", np.zeros((1, 1)))], "name": "late", self.path: 0.5, "no_such_path": 1.0})
+            self.opt.add_param_group(
+                {"params": [("late", np.zeros((1, 1)))], "name": "late", self.path: 0.5, "no_such_path": 1.0}
+            )
         with pytest.raises(tw.Error):
             self.opt.load_state_dict({"format": 1, "state": self.opt.state_dict()["state"][:-1]})
         assert len(self.opt.params) == len(self.models)
@@ -157,7 +167,7 @@ class Groups(RuleBasedStateMachine):
 
     @rule()
     def resumed(self) -> None:
-        """What follows is done by an optimizer that was made anew, by the program that made the first: its groups, and no value set later."""
+        """What follows is done by an optimizer that the same program made anew: its groups, and no value set later."""
         fresh = self.first(self.plain, self.own)
         for i in range(len(self.own), len(self.models)):
             fresh.add_param_group(self.group(i, None))
@@ -178,7 +188,9 @@ class Groups(RuleBasedStateMachine):
                 assert self.path in group and group.get(self.path) == group[self.path]
 
 
-Groups.TestCase.settings = settings(max_examples=80, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck))
+Groups.TestCase.settings = settings(
+    max_examples=80, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck)
+)
 TestHistories = Groups.TestCase
 
 
@@ -274,6 +286,7 @@ def test_a_group_that_is_refused_is_not_there(wrong: str) -> None:
 
 def test_a_checkpoint_that_is_refused_changes_no_group() -> None:
     """Neither one of other tensors nor a damaged one."""
+
     def make(second: str) -> tw.Optimizer:
         groups = [{"params": [("a", np.zeros(1))]}, {"params": [(second, np.zeros(1))], "lr": 0.3}]
         opt = tw.SGD(groups, lr=0.1, momentum=0.5)

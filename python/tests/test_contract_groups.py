@@ -1,4 +1,4 @@
-"""Parameter groups, over the registry: what is set for a group reaches that group alone, and a later group is like the others."""
+"""Parameter groups, over the registry: what is set for one reaches it alone, and a later one is like the others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ def others(name: str, path: str) -> list[float]:
     tries += [0.3, 0.05, 0.6, (p.min + p.max) / 2, 2.0]
     if p.type == "integer":
         tries = [math.floor(x) for x in tries if math.isfinite(x)] + [2, 3, 1]
-    inside = [x for x in tries if math.isfinite(x) and p.min <= x <= p.max and not (p.min_open and x == p.min) and not (p.max_open and x == p.max)]
+    inside = [
+        x
+        for x in tries
+        if math.isfinite(x)
+        and p.min <= x <= p.max
+        and not (p.min_open and x == p.min)
+        and not (p.max_open and x == p.max)
+    ]
     return [float(x) for x in inside if x != now]
 
 
@@ -49,9 +56,9 @@ def sentence_with(name: str, path: str, value: float) -> str:
 
 @pytest.mark.parametrize("name, path", LIVE)
 def test_set_before_the_first_step(name: str, path: str) -> None:
-    """A live hyper-parameter that is set before the first step is that of the sentence, whether for all or for the one group there is.
+    """A live hyper-parameter that is set before the first step is that of the sentence.
 
-    For a group it may be refused, where one value serves all tensors.
+    It is set for all, and for the only group; for a group it may be refused, where one value serves all tensors.
     """
     value = another(name, path)
     want = Host(sentence_with(name, path, value), shapes_of(name), seed=2)
@@ -175,6 +182,7 @@ def test_a_group_that_is_added_is_like_one_that_paused(name: str) -> None:
 def test_what_was_set_for_all_holds_for_later_groups(name: str) -> None:
     """A number, and a schedule with a memory."""
     for value in (0.02, "reduce_on_plateau(lr=0.08, patience=0, factor=0.5)"):
+
         def change(opt: tw.Optimizer) -> None:
             opt.set("lr", value)
             if isinstance(value, str):
@@ -232,7 +240,7 @@ ROUTED = "route(matrix=(sgd(lr=0.1)), other=(signum(lr=0.2, momentum=0)))"
 
 
 def test_hyper_parameters_of_a_route() -> None:
-    """Both pipelines show their own, and what is written is what the next step uses; a bare `lr` means both and is refused, or sets both."""
+    """Both pipelines show their own, and what is written is what the next step uses; a bare `lr` could be either."""
     matrix, vector, other = np.zeros((2, 2)), np.zeros(2), np.zeros((2, 2))
     opt = tw.Optimizer([{"params": [matrix, vector]}, {"params": [other]}], ROUTED)
     grads = [np.full((2, 2), 2.0), np.full(2, 2.0), np.full((2, 2), 2.0)]
@@ -260,9 +268,11 @@ def test_hyper_parameters_of_a_route() -> None:
     np.testing.assert_allclose(moved(), [0.02, 0.4, 0.02], rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", [n for n in cases() if not any(word in CASES[n] for word in ("plateau", "warmup_cosine", "one_cycle"))])
+@pytest.mark.parametrize(
+    "name", [n for n in cases() if not any(word in CASES[n] for word in ("plateau", "warmup_cosine", "one_cycle"))]
+)
 def test_every_key_that_is_shown_can_be_read_and_written(name: str) -> None:
-    """A group is a mapping: what it lists it gives, and a number that it gives may be given back, which changes nothing.
+    """A group is a mapping: what it lists it gives, and a number that it gives may be given back without effect.
 
     Schedules are left out: writing the value of now would stop them.
     """

@@ -1,4 +1,4 @@
-"""A step that is broken off leaves no trace: for every method that asks more than once, at every request, in every way, whatever the host did."""
+"""A step that is broken off leaves no trace: every method that asks more than once, every request, every way."""
 
 from __future__ import annotations
 
@@ -95,7 +95,11 @@ def by_closure(host: Host, at: int, habit: str, k: int) -> None:
 
 
 WAYS: dict[str, Callable[[Host, int, str, int], None]] = {
-    "exception": by_exception, "break": by_break, "throw": by_throw, "cancel": by_cancel, "closure": by_closure,
+    "exception": by_exception,
+    "break": by_break,
+    "throw": by_throw,
+    "cancel": by_cancel,
+    "closure": by_closure,
 }
 
 
@@ -159,8 +163,7 @@ def later_gradients(name: str) -> Iterator[int]:
 @pytest.mark.parametrize("way", ["answered", "unbound", "released"])
 @pytest.mark.parametrize("name", many())
 def test_a_gradient_that_is_absent_later(name: str, way: str) -> None:
-    """Stochastic depth, experts: at the first request the tensor had a gradient.  Either the step is refused and nothing has happened, or
-    the method does without."""
+    """Stochastic depth, experts: at the first request the tensor had a gradient.  Refused, and nothing happened."""
     host = made(name)
     view = host.view()
     for at in list(later_gradients(name))[:3]:
@@ -210,15 +213,26 @@ def test_a_number_that_is_none(name: str, bad: float, policy: str) -> None:
 
 # A stage behind the update that refuses what is not finite.
 BEHIND = ["prox(group_lasso(0.01))", "project(simplex)", "prox(nuclear_norm(0.01))"]
-BEFORE = ["sam(0.1) | sgd(lr=0.1)", "fd_grad_reg(0.1) | adamw(lr=0.1)", "svrg(lr=0.1, inner=2)", "harpg(lr=0.1)", "u_dog", "oasis",
-          "mars(lr=0.1, exact=true)", "spider(lr=0.1)", "sga_uap(inner_steps=2)", "pcgrad(tasks=2) | sgd(lr=0.1)", "rolling_ball(n_projection=2)",
-          "tract(0.1) | sgd(lr=0.1)"]
+BEFORE = [
+    "sam(0.1) | sgd(lr=0.1)",
+    "fd_grad_reg(0.1) | adamw(lr=0.1)",
+    "svrg(lr=0.1, inner=2)",
+    "harpg(lr=0.1)",
+    "u_dog",
+    "oasis",
+    "mars(lr=0.1, exact=true)",
+    "spider(lr=0.1)",
+    "sga_uap(inner_steps=2)",
+    "pcgrad(tasks=2) | sgd(lr=0.1)",
+    "rolling_ball(n_projection=2)",
+    "tract(0.1) | sgd(lr=0.1)",
+]
 
 
 @pytest.mark.parametrize("behind", BEHIND)
 @pytest.mark.parametrize("before", BEFORE)
 def test_a_stage_behind_that_fails(before: str, behind: str) -> None:
-    """With a NaN at any request, which the policy lets through; the parameters are those from before, and not another step's."""
+    """With a NaN at any request, which the policy lets through; the parameters are those from before the step."""
     shapes = [(5, 3), (4, 6)]
     try:
         host = Host(f"{before} | {behind}", shapes)
@@ -287,7 +301,7 @@ def test_loading_inside_a_step(name: str) -> None:
 
 
 def test_numbers_by_hand() -> None:
-    """sam(0.5) at x = 1 goes to 1.5 and comes back; fd_grad_reg with g = 2x, eps = 0.01 to 1.02; both with gradients released on the way."""
+    """sam(0.5) at x = 1 goes to 1.5 and comes back; fd_grad_reg with g = 2x, eps = 0.01 to 1.02."""
     for sentence, away in (("sam(0.5) | sgd(lr=0.1)", 1.5), ("fd_grad_reg(eps=0.01) | sgd(lr=0.1)", 1.02)):
         w, seen = np.ones(1), []
         opt = tw.Optimizer([w], sentence)
@@ -306,4 +320,6 @@ def test_numbers_by_hand() -> None:
 
 
 def test_every_shape_of_case_is_tried() -> None:
-    assert {len(shapes_of(name)) for name in many()} == {4} and len(many()) > 20 and all(name in CASES for name in many())
+    assert (
+        {len(shapes_of(name)) for name in many()} == {4} and len(many()) > 20 and all(name in CASES for name in many())
+    )

@@ -1,4 +1,4 @@
-"""State starts from the weights of a tensor's first step: looking at an optimizer, saving or copying it before fixes nothing."""
+"""State starts from the weights of a tensor's first step: to look at an optimizer, save or copy it fixes nothing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,28 @@ import thalweg as tw
 from contract import CASES, Host, cases, copies, looks, same
 
 # What keeps copies of weights: 16-bit parameters with a float32 copy, of every rule that keeps its own points too.
-MASTERED = ["sgd", "adamw", "sam", "schedule_free", "schedule_free_adamw", "lookahead", "ema", "dog", "prodigy", "u_dog", "nigt",
-            "o2nc", "a_dog", "opt_amsgrad", "optimistic_omd", "nm_sparsity"]
+MASTERED = [
+    "sgd",
+    "adamw",
+    "sam",
+    "schedule_free",
+    "schedule_free_adamw",
+    "lookahead",
+    "ema",
+    "dog",
+    "prodigy",
+    "u_dog",
+    "nigt",
+    "o2nc",
+    "a_dog",
+    "opt_amsgrad",
+    "optimistic_omd",
+    "nm_sparsity",
+]
 
-KINDS = [(name, "f64", None) for name in cases()] + [(name, dtype, "f32") for dtype in ("f16", "bf16") for name in MASTERED]
+KINDS = [(name, "f64", None) for name in cases()] + [
+    (name, dtype, "f32") for dtype in ("f16", "bf16") for name in MASTERED
+]
 LOOKS = ["state_dict", "state", "save", "deepcopy", "pickle", "memory_report", "values"]
 
 
@@ -106,7 +124,7 @@ def test_a_checkpoint_made_before_the_first_step(kind: tuple[str, str, str | Non
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: "-".join(map(str, k)))
 def test_a_tensor_whose_first_step_is_late(kind: tuple[str, str, str | None], tmp_path: Path) -> None:
-    """While it has no gradient the host may overwrite it, whatever was looked at: it starts like one that always had those weights."""
+    """While it has no gradient the host may overwrite it: it starts like one that always had those weights."""
     name, dtype, master = kind
     want = made(kind)
     late = other_weights(want)[1]
@@ -124,7 +142,17 @@ def test_a_tensor_whose_first_step_is_late(kind: tuple[str, str, str | None], tm
         same(host, want)
 
 
-AVERAGES = ["ema", "swa", "schedule_free", "schedule_free_adamw", "poly_decay_average", "trajectory_moments", "a_dog", "u_dog", "o2nc"]
+AVERAGES = [
+    "ema",
+    "swa",
+    "schedule_free",
+    "schedule_free_adamw",
+    "poly_decay_average",
+    "trajectory_moments",
+    "a_dog",
+    "u_dog",
+    "o2nc",
+]
 
 
 @pytest.mark.parametrize("name", AVERAGES)
@@ -148,14 +176,17 @@ def test_evaluation_weights_before_the_first_step(name: str) -> None:
 
 
 def test_pretrained_weights_that_come_after_a_look() -> None:
-    """sgd with a float32 copy: 10 - 0.1; schedule_free's first step is one of sgd; lookahead(k=2) of three steps of 0.1 from 10."""
+    """sgd with a float32 copy: 10 - 0.1; schedule_free's first step is one of sgd; lookahead(k=2) for three steps."""
     w = np.zeros(1, np.float16)
     opt = tw.SGD([w], lr=0.1, master="f32")
     opt.state_dict()
     w[:] = 10
     opt.step([np.ones(1, np.float16)])
     assert w[0] == np.float16(9.9)
-    for sentence, steps, want in [("sgd(lr=0.1) | schedule_free", 1, 9.9), ("sgd(lr=0.1) | lookahead(k=2, alpha=0.5)", 3, 9.8)]:
+    for sentence, steps, want in [
+        ("sgd(lr=0.1) | schedule_free", 1, 9.9),
+        ("sgd(lr=0.1) | lookahead(k=2, alpha=0.5)", 3, 9.8),
+    ]:
         v = np.zeros(1)
         opt = tw.Optimizer([v], sentence)
         opt.state()
@@ -176,7 +207,10 @@ def test_the_distance_of_dog_is_from_the_first_step() -> None:
     np.testing.assert_allclose(w, 10 - 0.01 * 11, rtol=1e-9)  # eps is 1e-8 beside g^2 = 1
 
 
-@pytest.mark.parametrize("name", ["nm_sparsity", "nm_sparsity_decay", "schedule_free", "lookahead", "dog", "sam_dog", "u_dog", "nigt", "o2nc"])
+@pytest.mark.parametrize(
+    "name",
+    ["nm_sparsity", "nm_sparsity_decay", "schedule_free", "lookahead", "dog", "sam_dog", "u_dog", "nigt", "o2nc"],
+)
 def test_a_failed_first_step_moves_nothing(name: str) -> None:
     """Nor does it fix anything: the view of a mask is shown by a request, and taken back."""
     want = straight((name, "f64", None))

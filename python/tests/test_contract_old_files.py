@@ -15,7 +15,8 @@ from data.old_checkpoints import LAST, RUNS, SAVED, Run
 FOLDER = Path(__file__).parent / "data"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())
 
-# Other processors contract multiplications and additions otherwise, and a later version may order a sum otherwise: some rounding errors a step.
+# Other processors contract products and sums otherwise, and a later version may order a sum otherwise: some rounding
+# errors a step.
 # The 16-bit weights are those of a float32 copy, rounded: at most one unit of the last place apart.
 LIMIT = {np.dtype(np.float64): 1e-13, np.dtype(np.float32): 2e-6, np.dtype(np.float16): 2.0**-10}
 
@@ -75,7 +76,7 @@ def test_what_was_loaded_is_saved_anew(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [n for n in RUNS if n not in ("groups", "noise")])
 def test_in_another_order(name: str) -> None:
-    """The counters in an old file stand in the order of its tensors: they are given to the right ones, or the order is refused.
+    """The counters in an old file stand in the order of its tensors: the right ones get them, or the order is refused.
 
     A file without state of single tensors, as that of noise, names none: nothing in it tells the order.
     """

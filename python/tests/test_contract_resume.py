@@ -1,4 +1,4 @@
-"""A resumed run goes on as the straight one, bit by bit: by the tensors' names, in any order, for every rule and storage."""
+"""A resumed run goes on as the straight one, bit by bit: by the tensors' names, in any order, for every rule."""
 
 from __future__ import annotations
 
@@ -19,8 +19,32 @@ NARROW = {
     "bf16-state": {"dtype": "f32", "state_dtype": "bf16"},
 }
 # One rule of each build is enough where the storage alone differs.
-SOME = ["sgd", "adamw", "nadam", "adam_cm", "adafactor", "adam_snsm", "muon", "lamb", "sgld", "oasis", "o2nc", "prodigy", "sam", "svrg",
-        "mars_exact", "ema", "lookahead", "schedule_free", "nm_sparsity", "route", "gradient_noise", "harpg", "u_dog", "pcgrad"]
+SOME = [
+    "sgd",
+    "adamw",
+    "nadam",
+    "adam_cm",
+    "adafactor",
+    "adam_snsm",
+    "muon",
+    "lamb",
+    "sgld",
+    "oasis",
+    "o2nc",
+    "prodigy",
+    "sam",
+    "svrg",
+    "mars_exact",
+    "ema",
+    "lookahead",
+    "schedule_free",
+    "nm_sparsity",
+    "route",
+    "gradient_noise",
+    "harpg",
+    "u_dog",
+    "pcgrad",
+]
 RUNS = [(name, "f64") for name in cases()] + [(name, kind) for kind in NARROW if kind != "f64" for name in SOME]
 # These move by distances from the start, which the noise of rounding counts into.
 RUNS = [(n, k) for n, k in RUNS if not (k == "bf16-stochastic" and n in ("prodigy", "u_dog"))]
@@ -48,7 +72,7 @@ def resumed(opt: tw.Optimizer, host: Host, folder: Path | None = None) -> Host:
 
 @pytest.mark.parametrize("name, kind", RUNS)
 def test_in_another_order(name: str, kind: str, tmp_path: Path) -> None:
-    """Saved at four places of a run in which tensors pause, loaded where the same tensors are bound the other way round."""
+    """Saved at four places of a run in which tensors pause, loaded where they are bound the other way round."""
     options = NARROW[kind]
     straight = made(name, **options)
     others: list[Host] = []
@@ -84,7 +108,7 @@ def test_copies_take_the_same_steps(name: str) -> None:
 @pytest.mark.parametrize("pause", [False, True], ids=["", "pause"])
 @pytest.mark.parametrize("name", many())
 def test_inside_a_step(name: str, pause: bool, turned: bool, tmp_path: Path) -> None:
-    """Saved while a request waits, for every request of a step, and finished by another optimizer; tensors may be absent in that step."""
+    """Saved while a request waits, at every request, and finished by another optimizer; a tensor may be absent."""
     straight = made(name, nonfinite="error")
     for k in range(3):
         straight.step(k, ABSENT.get(k, ()) if pause else ())
@@ -131,9 +155,9 @@ def test_inside_a_step(name: str, pause: bool, turned: bool, tmp_path: Path) -> 
 def test_observed_weights_of_parts() -> None:
     """xgd(lr=1, q=[1, 1]) on f_0 = x, f_1 = 2x with the weights (1, 0): the observed numbers serve the resumed step.
 
-    The step is -lr times the sum of q_i w_i' g_i with the weights of the rule; here it is compared with the straight run, and it must not
-    be that of equal weights.
+    The straight run says how far the step goes, and it must not be that of equal weights.
     """
+
     def make() -> tuple[tw.Optimizer, np.ndarray, np.ndarray]:
         w, g = np.ones(1), np.zeros(1)
         opt = tw.Optimizer([("w", w)], "xgd(lr=1, q=[1, 1])")
@@ -168,14 +192,18 @@ def test_observed_weights_of_parts() -> None:
     assert ends[0] == ends[1] == ends[2] != ends[3]
 
 
-@pytest.mark.parametrize("sentence, what, value", [
-    ("saga(lr=0.1, n=4)", "sample", 3),
-    ("gradient_accumulate(every=2, mode=weighted) | sgd(lr=0.1)", "samples", 5),
-    ("polyak_sgd", "loss", 3.0),
-    ("sgd(lr=reduce_on_plateau(lr=0.1, patience=0, factor=0.5))", "metric", 7.0),
-])
+@pytest.mark.parametrize(
+    "sentence, what, value",
+    [
+        ("saga(lr=0.1, n=4)", "sample", 3),
+        ("gradient_accumulate(every=2, mode=weighted) | sgd(lr=0.1)", "samples", 5),
+        ("polyak_sgd", "loss", 3.0),
+        ("sgd(lr=reduce_on_plateau(lr=0.1, patience=0, factor=0.5))", "metric", 7.0),
+    ],
+)
 def test_observed_and_not_yet_used(sentence: str, what: str, value: float, tmp_path: Path) -> None:
     """Told before the checkpoint, used behind it."""
+
     def make() -> Host:
         return Host(sentence, [(3,), (2, 2)], seed=1)
 
@@ -221,14 +249,27 @@ def test_gradient_scale(name: str) -> None:
         same(twin, straight)
 
 
-EVALUATED = ["ema", "ema_zero", "swa", "poly_decay_average", "schedule_free", "schedule_free_adam", "schedule_free_adamw",
-             "schedule_free_sgd", "a_dog", "u_dog", "o2nc", "sam_ema", "sam_schedule_free"]
+EVALUATED = [
+    "ema",
+    "ema_zero",
+    "swa",
+    "poly_decay_average",
+    "schedule_free",
+    "schedule_free_adam",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
+    "a_dog",
+    "u_dog",
+    "o2nc",
+    "sam_ema",
+    "sam_schedule_free",
+]
 
 
 @pytest.mark.parametrize("how", ["state_dict", "file", "deepcopy", "pickle"])
 @pytest.mark.parametrize("name", EVALUATED)
 def test_saved_in_evaluation_mode(name: str, how: str, tmp_path: Path) -> None:
-    """The checkpoint holds the training weights and the mode: train() puts them back, and the run goes on as the straight one."""
+    """The checkpoint holds the training weights and the mode: train() puts them back, and the run goes on."""
     straight = made(name)
     for k in range(4):
         straight.step(k)
@@ -254,7 +295,7 @@ def test_saved_in_evaluation_mode(name: str, how: str, tmp_path: Path) -> None:
 
 
 def test_the_average_and_the_weights_by_hand() -> None:
-    """sgd(lr=0.5) on x^2/2 from 8: 4, 2, 1, 0.5; the average with 0.9 of 4, 2, 1, 0.5 started at the first: 4, 3.8, 3.52, 3.218."""
+    """sgd(lr=0.5) on x^2/2 from 8: 4, 2, 1, 0.5; their average with 0.9, from the first: 4, 3.8, 3.52, 3.218."""
     w = np.full(1, 8.0)
     opt = tw.Optimizer([("w", w)], "sgd(lr=0.5) | ema(0.9)")
     for _ in range(4):
@@ -273,6 +314,12 @@ def test_the_average_and_the_weights_by_hand() -> None:
 
 
 def test_every_case_that_asks_more_than_once_is_cut() -> None:
-    declared = {m.name for m in tw.methods() if m.requests and m.kind in ("optimizer", "perturbation", "aggregator", "transform", "update")}
-    covered = " ".join(CASES[name] for name in many()) + " saga polyak_sgd sania"  # these three ask once, and want a number beside it
+    declared = {
+        m.name
+        for m in tw.methods()
+        if m.requests and m.kind in ("optimizer", "perturbation", "aggregator", "transform", "update")
+    }
+    covered = (
+        " ".join(CASES[name] for name in many()) + " saga polyak_sgd sania"
+    )  # these three ask once, and want a number beside it
     assert [name for name in declared if name not in covered] == []

@@ -1,4 +1,4 @@
-"""Checkpoints of runs with groups: hyper-parameters, schedules and their memories, set at any time, come back for every group."""
+"""Checkpoints of runs with groups: values, schedules and their memories, set at any time, come back for every group."""
 
 from __future__ import annotations
 
@@ -55,15 +55,21 @@ def change(host: Host, k: int, key: str | None, together: bool) -> None:
     """What the host sets while running, for single groups where they may differ."""
     if key is None:
         return
-    for at, group, value in ((1, "rest", 0.75), (2, "matrix", "linear(lr={}, end=0.01, total=9)"), (4, "rest", "cosine(lr={}, total=9, end=0.01)")):
+    for at, group, value in (
+        (1, "rest", 0.75),
+        (2, "matrix", "linear(lr={}, end=0.01, total=9)"),
+        (4, "rest", "cosine(lr={}, total=9, end=0.01)"),
+    ):
         if at == k:
             now = host.opt.get(key, group)
-            host.opt.set(key, now * value if isinstance(value, float) else value.format(now), None if together else group)
+            host.opt.set(
+                key, now * value if isinstance(value, float) else value.format(now), None if together else group
+            )
 
 
 @pytest.mark.parametrize("name", cases())
 def test_values_that_were_set_while_running(name: str, tmp_path: Path) -> None:
-    """Numbers and schedules of single groups, saved later and loaded into an optimizer of the same sentence: every later step is the same."""
+    """Numbers and schedules of single groups, saved and loaded into an optimizer of the same sentence."""
     straight = Host(name, groups=grouped(name), seed=5)
     key = rate_of(straight.opt)
     together = key is not None and alike(name, key)
@@ -83,7 +89,9 @@ def test_values_that_were_set_while_running(name: str, tmp_path: Path) -> None:
             others += [straight.adopted(opt) for opt in copies(straight.opt).values()]
             for twin in others:
                 if key is not None:
-                    assert [twin.opt.get(key, g) for g in ("rest", "matrix")] == [straight.opt.get(key, g) for g in ("rest", "matrix")]
+                    assert [twin.opt.get(key, g) for g in ("rest", "matrix")] == [
+                        straight.opt.get(key, g) for g in ("rest", "matrix")
+                    ]
         for host in [straight, *others]:
             host.step(k, ABSENT.get(k, ()))
         for host in others:
@@ -138,6 +146,7 @@ def test_what_was_set_for_all_is_the_sentence_of_later_groups() -> None:
 
 def test_groups_that_were_added_on_the_way() -> None:
     """Their schedules stand where they stood; the program that resumes makes the same groups first."""
+
     def make() -> tw.Optimizer:
         opt = tw.SGD([("a", np.zeros(2))], lr="linear(lr=1, end=0, total=10)")
         return opt
@@ -202,7 +211,10 @@ def test_a_decay_that_has_begun() -> None:
     opt.command("wsd.begin_decay")
     moves = [rates(opt) for _ in range(2)]
     assert all(a == b for a, b in moves) and moves[1][0] < 1
-    twins = [tw.Optimizer([{"params": [("a", np.zeros(2))]}, {"params": [("b", np.zeros(2))]}], sentence), *copies(opt).values()]
+    twins = [
+        tw.Optimizer([{"params": [("a", np.zeros(2))]}, {"params": [("b", np.zeros(2))]}], sentence),
+        *copies(opt).values(),
+    ]
     twins[0].load_state_dict(opt.state_dict())
     for _ in range(3):
         want = rates(opt)
@@ -212,8 +224,10 @@ def test_a_decay_that_has_begun() -> None:
 
 def test_a_value_of_a_route_comes_back_for_its_group() -> None:
     def make() -> tw.Optimizer:
-        return tw.Optimizer([{"params": [("a", np.zeros((2, 2)))]}, {"params": [("b", np.zeros((2, 2))), ("c", np.zeros(2))]}],
-                            "route(matrix=(sgd(lr=0.1)), other=(signum(lr=0.2, momentum=0)))")
+        return tw.Optimizer(
+            [{"params": [("a", np.zeros((2, 2)))]}, {"params": [("b", np.zeros((2, 2))), ("c", np.zeros(2))]}],
+            "route(matrix=(sgd(lr=0.1)), other=(signum(lr=0.2, momentum=0)))",
+        )
 
     opt = make()
     opt.set("sgd.lr", 0.5, "group1")

@@ -1,4 +1,4 @@
-"""Every schedule, wherever it stands: a resumed optimizer, a copy of it, and a copy of the schedule alone go on where the original is."""
+"""Every schedule, wherever it stands: a resumed optimizer, its copies and copies of the schedule go on where it is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCHEDULES = {
     "inner_product_test": "inner_product_test(max_batch=64)",
     "inverse_sqrt": "inverse_sqrt(lr=0.5, warmup_steps=3)",
     "inverse_time": "inverse_time(lr=0.5, k_decay=0.5)",
-    "join": "join(schedules=[warmup(warmup_steps=2, inner=0.5), reduce_on_plateau(lr=1, patience=0, factor=0.5)], boundaries=[3])",
+    "join": "join([warmup(warmup_steps=2, inner=0.5), reduce_on_plateau(lr=1, patience=0)], boundaries=[3])",
     "linear": "linear(lr=0.5, total=8, end=0.1)",
     "norm_test": "norm_test(max_batch=64, interval=1)",
     "one_cycle": "one_cycle(lr=0.5, total=12)",
@@ -123,6 +123,7 @@ def test_in_an_optimizer(name: str, where: str) -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_copy_of_a_schedule(name: str, how: str) -> None:
     """It remembers what the original was told, and what is told to one afterwards is not told to the other."""
+
     def copied(s: tw.Schedule) -> tw.Schedule:
         return {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x))}[how](s)
 

@@ -1,4 +1,4 @@
-"""What a request says of the minibatch, and what it asks for beside it: tags, losses, observed numbers, accumulation."""
+"""What a request says of the minibatch, and what it asks for beside it: tags, losses, observed numbers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def test_tags_tell_steps_apart(name: str) -> None:
         seen |= set(found)
 
 
-@pytest.mark.parametrize("rest", ["sgd(lr=0.1)", "adamw(lr=0.1) | ema(0.9)", "polyak_sgd", "route(matrix=(muon(lr=0.1)), other=(adamw(lr=0.1)))"])
+@pytest.mark.parametrize(
+    "rest",
+    ["sgd(lr=0.1)", "adamw(lr=0.1) | ema(0.9)", "polyak_sgd", "route(matrix=(muon(lr=0.1)), other=(adamw(lr=0.1)))"],
+)
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_tags_of_an_accumulation_window(every: int, rest: str) -> None:
     """Each call is another minibatch, whether it ends in a step or not; after a resume and in a copy too."""
@@ -67,7 +70,7 @@ def test_a_skipped_step_was_a_minibatch() -> None:
 
 
 def test_a_flush_ends_the_window() -> None:
-    """Two of four calls, then the step with their mean; the next window counts from one.  It needs no gradients, after a resume neither."""
+    """Two of four calls, then the step with their mean; a new window begins.  A flush needs no gradients."""
     for resumed in (False, True):
         w = np.zeros(2)
         opt = tw.Optimizer([("w", w)], "gradient_accumulate(every=4) | sgd(lr=1)")
@@ -100,10 +103,9 @@ NEEDING = ["polyak_sgd", "sania"]
 @pytest.mark.parametrize("rule", NEEDING)
 @pytest.mark.parametrize("opening", OPENED)
 def test_the_loss_is_asked_for(opening: str, rule: str) -> None:
-    """Of a stage that needs it, behind a source that opens with gradients of tasks; both tasks are half of |x|^2/2 here.
+    """Of a stage that needs it, behind a source that opens with gradients of tasks; each task is half of |x|^2/2 here.
 
-    polyak_sgd: x <- x - min(max_lr, f/|g|^2) g with f = |x|^2/2 and g = x: one half, whatever the aggregation of equal gradients makes of it
-    up to a factor, which the twin with the same gradient in one piece has too.
+    Gradients that do not conflict are summed by pcgrad: the step is that of the whole gradient in one piece.
     """
     w, v = np.array([3.0, 4.0]), np.array([3.0, 4.0])
     opt = tw.Optimizer([w], f"{opening} | {rule}")
@@ -209,7 +211,9 @@ def test_the_number_of_samples_serves_one_call() -> None:
 
 def test_a_metric_is_an_event() -> None:
     """It is counted once, however many steps follow, and how many groups there are."""
-    opt = tw.SGD([{"params": [np.zeros(1)]}, {"params": [np.zeros(1)]}], lr="reduce_on_plateau(lr=1, patience=0, factor=0.5)")
+    opt = tw.SGD(
+        [{"params": [np.zeros(1)]}, {"params": [np.zeros(1)]}], lr="reduce_on_plateau(lr=1, patience=0, factor=0.5)"
+    )
     for metric, want in ((2.0, 1.0), (None, 1.0), (2.0, 0.5), (None, 0.5), (1.0, 0.5), (3.0, 0.25)):
         if metric is not None:
             opt.observe("metric", metric)
@@ -221,9 +225,11 @@ def test_a_metric_is_an_event() -> None:
 # ---- closures
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n.split("_")[0] in ("dal", "oasis", "harpg", "sania") and n != "sania"])
+@pytest.mark.parametrize(
+    "name", [n for n in CASES if n.split("_")[0] in ("dal", "oasis", "harpg", "sania") and n != "sania"]
+)
 def test_a_closure_that_cannot_know_what_is_asked(name: str) -> None:
-    """One without an argument gives a gradient; a product with the curvature is then refused, and nothing has happened."""
+    """One without an argument gives a gradient, which is no product with the curvature: refused, nothing happened."""
     host = Host(name)
     for k in range(2):
         host.step(k)

@@ -1,4 +1,4 @@
-"""What a host writes into its weights between steps is what the next step starts from: master copies and stored iterates follow it."""
+"""The next step starts from what a host wrote into its weights: master copies and stored iterates follow it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ from support import sentence_of
 FORMATS = ["f16", "bf16"]
 
 # Rules whose steps are bounded to a set, go by the size of the weights, or hide some of them.
-BOUND_TO_A_SET = {"project", "manifold", "spherical_langevin", "sga_uap", "sga_uap_3", "optimistic_omd", "powerprop", "nm_sparsity",
-                  "nm_sparsity_decay"}
+BOUND_TO_A_SET = {
+    "project",
+    "manifold",
+    "spherical_langevin",
+    "sga_uap",
+    "sga_uap_3",
+    "optimistic_omd",
+    "powerprop",
+    "nm_sparsity",
+    "nm_sparsity_decay",
+}
 
 
 def drift(host: Host, k: int) -> list[np.ndarray]:
@@ -39,7 +48,7 @@ class Blind(Host):
 @pytest.mark.parametrize("rebind", [False, True], ids=["written", "rebound"])
 @pytest.mark.parametrize("name", [n for n in cases() if n not in BOUND_TO_A_SET])
 def test_the_next_step_starts_from_what_was_written(name: str, rebind: bool) -> None:
-    """Far from the old place: no step is longer than the longest before by more than what decays and ratios to the weights add."""
+    """Far from the old place: no step is longer than those before by more than decays and ratios to the weights add."""
     method = next((m for m in tw.methods("optimizer") if m.name == name), None)
     host = Blind(sentence_of(method) if method else CASES[name], shapes_of(name), seed=8)
     longest = 0.0
@@ -60,9 +69,31 @@ def test_the_next_step_starts_from_what_was_written(name: str, rebind: bool) -> 
             assert np.max(np.abs(w - there)) < 4 * (k - 2) * (longest + 1), f"step {k}"
 
 
-STORING = ["schedule_free", "schedule_free_adam", "schedule_free_sgd", "schedule_free_adamw", "lookahead", "lookahead_reset", "a_dog", "u_dog",
-           "nigt", "o2nc", "dog", "dowg", "prodigy", "dadapt_sgd", "opt_amsgrad", "ema", "swa", "poly_decay_average", "harpg", "svrg", "spider",
-           "mars_exact", "oasis"]
+STORING = [
+    "schedule_free",
+    "schedule_free_adam",
+    "schedule_free_sgd",
+    "schedule_free_adamw",
+    "lookahead",
+    "lookahead_reset",
+    "a_dog",
+    "u_dog",
+    "nigt",
+    "o2nc",
+    "dog",
+    "dowg",
+    "prodigy",
+    "dadapt_sgd",
+    "opt_amsgrad",
+    "ema",
+    "swa",
+    "poly_decay_average",
+    "harpg",
+    "svrg",
+    "spider",
+    "mars_exact",
+    "oasis",
+]
 
 
 @pytest.mark.parametrize("name", STORING)
@@ -100,12 +131,20 @@ def test_one_tensor_is_written(name: str) -> None:
         host.step(k)
         assert np.max(np.abs(host.weights[1] - written)) < 16
         for i, (a, b) in enumerate(zip(host.weights, want.weights)):
-            if i != 1 and name in ("schedule_free", "schedule_free_adam", "schedule_free_sgd", "lookahead", "lookahead_reset", "ema", "swa"):
+            if i != 1 and name in (
+                "schedule_free",
+                "schedule_free_adam",
+                "schedule_free_sgd",
+                "lookahead",
+                "lookahead_reset",
+                "ema",
+                "swa",
+            ):
                 assert a.tobytes() == b.tobytes()
 
 
 def test_iterates_by_hand() -> None:
-    """lookahead(k=2, alpha=0.5) from 0: -0.1, then (-0.2 + 0)/2 = -0.1; written 10: 9.9, then 10 - 0.1, then 9.8, as a fresh one."""
+    """lookahead(k=2, alpha=0.5) from 0: -0.1, then (-0.2 + 0)/2; written 10: 9.9, then (9.8 + 10)/2, as a fresh one."""
     w = np.zeros(1)
     opt = tw.Optimizer([w], "sgd(lr=0.1) | lookahead(k=2, alpha=0.5)")
     for want in (-0.1, -0.1):
@@ -145,7 +184,7 @@ def test_weights_that_are_loaded_after_a_step(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize("size", [5, 600])
 def test_elements_that_were_not_written_keep_their_bits(dtype: str, size: int) -> None:
-    """Steps too short for 16 bits add up; one element is written half-way, the others go on adding up.  All numbers are exact in float32."""
+    """Steps too short for 16 bits add up; one element is written, the others go on.  Float32 is exact here."""
     kind, lr = narrow(dtype), 2.0**-14
     w, g = np.ones(size, kind), np.ones(size, kind)
     opt = tw.SGD([w], lr=lr, master="f32")
@@ -178,8 +217,27 @@ def test_clipping_of_weights(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lion", "adafactor", "muon", "lamb", "nadam", "rmsprop", "radam", "adan", "signum", "adagrad",
-                                  "clip", "decoupled", "prox", "ema"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sgd",
+        "adamw",
+        "lion",
+        "adafactor",
+        "muon",
+        "lamb",
+        "nadam",
+        "rmsprop",
+        "radam",
+        "adan",
+        "signum",
+        "adagrad",
+        "clip",
+        "decoupled",
+        "prox",
+        "ema",
+    ],
+)
 def test_a_master_copy_is_a_float32_run(name: str, dtype: str) -> None:
     """Whatever the rule: the weights are those of a float32 run into which the same was written, rounded.
 
@@ -205,7 +263,10 @@ def test_a_master_copy_is_a_float32_run(name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
-@pytest.mark.parametrize("name", ["schedule_free", "schedule_free_adamw", "lookahead", "dog", "prodigy", "u_dog", "nigt", "o2nc", "sam", "ema"])
+@pytest.mark.parametrize(
+    "name",
+    ["schedule_free", "schedule_free_adamw", "lookahead", "dog", "prodigy", "u_dog", "nigt", "o2nc", "sam", "ema"],
+)
 def test_master_copies_of_what_stores_iterates(name: str, dtype: str) -> None:
     """They go on from what was written."""
     method = next((m for m in tw.methods("optimizer") if m.name == name), None)
@@ -219,7 +280,17 @@ def test_master_copies_of_what_stores_iterates(name: str, dtype: str) -> None:
             assert np.max(np.abs(w.astype(np.float64) - 64)) < 4, f"step {k}"
 
 
-AVERAGED = ["ema", "swa", "poly_decay_average", "schedule_free", "schedule_free_adam", "schedule_free_adamw", "a_dog", "u_dog", "o2nc"]
+AVERAGED = [
+    "ema",
+    "swa",
+    "poly_decay_average",
+    "schedule_free",
+    "schedule_free_adam",
+    "schedule_free_adamw",
+    "a_dog",
+    "u_dog",
+    "o2nc",
+]
 
 
 @pytest.mark.parametrize("dtype, master", [("f64", None), ("f32", None), ("f16", "f32"), ("bf16", "f32")])
@@ -237,7 +308,22 @@ def test_evaluation_is_no_writing(name: str, dtype: str, master: str | None) -> 
 
 @pytest.mark.parametrize("weights_first", [True, False])
 @pytest.mark.parametrize("dtype, master", [("f64", None), ("f16", "f32"), ("bf16", "f32")])
-@pytest.mark.parametrize("name", ["sgd", "adamw", "sam", "prodigy", "ema", "lookahead", "schedule_free", "schedule_free_adamw", "u_dog", "nigt", "o2nc"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sgd",
+        "adamw",
+        "sam",
+        "prodigy",
+        "ema",
+        "lookahead",
+        "schedule_free",
+        "schedule_free_adamw",
+        "u_dog",
+        "nigt",
+        "o2nc",
+    ],
+)
 def test_resuming_is_no_writing(name: str, dtype: str, master: str | None, weights_first: bool) -> None:
     """Weights and state come from files in either order; a master keeps the bits that the 16-bit weights lack."""
     want = Host(name, dtype=dtype, master=master, seed=8)

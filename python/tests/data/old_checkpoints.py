@@ -2,8 +2,8 @@
 
     python python/tests/data/old_checkpoints.py FOLDER
 
-writes <name>.safetensors for each run and expected.json, with the library of that day; the tests only read them.  What is told, when and to
-which optimizer stands here once, for both.
+writes <name>.safetensors for each run and expected.json, with the library of that day; the tests only read them.  What
+is told, when and to which optimizer stands here once, for both.
 """
 
 from __future__ import annotations
@@ -29,10 +29,14 @@ class Run:
     absent: dict[int, str] = {}
     dtype: Any = np.float64
     options: dict[str, Any] = {}
-    inside: int | None = None  # the request of step SAVED that waits in the checkpoint; None: the checkpoint is from between two steps
+    inside: int | None = (
+        None  # the request of step SAVED that waits in the checkpoint; None: the checkpoint is from between two steps
+    )
 
     def __init__(self, names: tuple[str, ...] = ("w", "b")) -> None:
-        self.arrays = {n: (0.25 * np.arange(1, np.prod(SHAPES[n]) + 1)).reshape(SHAPES[n]).astype(self.dtype) for n in names}
+        self.arrays = {
+            n: (0.25 * np.arange(1, np.prod(SHAPES[n]) + 1)).reshape(SHAPES[n]).astype(self.dtype) for n in names
+        }
         self.opt = tw.Optimizer(self.groups(), self.sentence, **self.options)
 
     def groups(self) -> list[Any]:
@@ -58,7 +62,9 @@ class Run:
 
 
 class AdamW(Run):
-    sentence = "clip_global_norm(1.0) | adamw(lr=warmup_cosine(peak=0.1, warmup=3, total=20), weight_decay=0.1) | ema(0.9)"
+    sentence = (
+        "clip_global_norm(1.0) | adamw(lr=warmup_cosine(peak=0.1, warmup=3, total=20), weight_decay=0.1) | ema(0.9)"
+    )
     absent = {1: "b", 2: "b"}
     dtype = np.float32
 
@@ -123,8 +129,16 @@ class ScheduleFree(Run):
 
 
 RUNS: dict[str, type[Run]] = {
-    "adamw": AdamW, "groups": Groups, "set": Set, "nadam": Nadam, "lookahead": Lookahead, "plateau": Plateau, "sam": Sam, "master": Master,
-    "noise": Noise, "schedule_free": ScheduleFree,
+    "adamw": AdamW,
+    "groups": Groups,
+    "set": Set,
+    "nadam": Nadam,
+    "lookahead": Lookahead,
+    "plateau": Plateau,
+    "sam": Sam,
+    "master": Master,
+    "noise": Noise,
+    "schedule_free": ScheduleFree,
 }
 
 
@@ -153,7 +167,7 @@ def write(folder: Path) -> None:
             rows.append({n: x.ravel().tolist() for n, x in run.arrays.items()})
         expected[name] = {"start": start, "rows": rows}
     text = json.dumps(expected, separators=(",", ":"))
-    (folder / "expected.json").write_text(text.replace('},{', '},\n{').replace('},"', '},\n"') + "\n")
+    (folder / "expected.json").write_text(text.replace("},{", "},\n{").replace('},"', '},\n"') + "\n")
 
 
 if __name__ == "__main__":
