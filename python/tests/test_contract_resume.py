@@ -17,7 +17,9 @@ NARROW = {
     "bf16-master": {"dtype": "bf16", "master": "f32"},
     "bf16-stochastic": {"dtype": "bf16", "master": "stochastic"},
     "bf16-state": {"dtype": "f32", "state_dtype": "bf16"},
+    "q8-state": {"dtype": "f32", "state_dtype": "q8"},
 }
+LARGE = (70, 64)  # 8-bit state begins at 4,096 elements
 # One rule of each build is enough where the storage alone differs.
 SOME = [
     "sgd",
@@ -56,8 +58,9 @@ CUTS = (0, 2, 4, 7)
 
 
 def made(name: str, turned: bool = False, **options: Any) -> Host:
-    order = list(range(len(shapes_of(name))))
-    return Host(name, order=order[::-1] if turned else order, seed=5, **options)
+    shapes = shapes_of(name) + [LARGE] * (options.get("state_dtype") == "q8")
+    order = list(range(len(shapes)))
+    return Host(name, shapes, order=order[::-1] if turned else order, seed=5, **options)
 
 
 def resumed(opt: tw.Optimizer, host: Host, folder: Path | None = None) -> Host:
@@ -113,10 +116,11 @@ def test_inside_a_step(name: str, pause: bool, turned: bool, tmp_path: Path) -> 
     for k in range(3):
         straight.step(k, ABSENT.get(k, ()) if pause else ())
     absent = [1] if pause else []
-    home = straight.view()
+    home, saved = straight.view(), straight.opt.state_dict()["state"]
     straight.bind(absent)
     straight.tell(3)
     others: list[tuple[int, Host]] = []
+    cancelled: list[Host] = []
     count = 0
     for request in straight.opt.requests():
         for first in (False, True):  # gradients are bound before and after the state is loaded
@@ -138,11 +142,16 @@ def test_inside_a_step(name: str, pause: bool, turned: bool, tmp_path: Path) -> 
             broken.opt.cancel()
             now = broken.view()
             assert [key for key in home if now[key] != home[key]] == []
+            assert broken.watched or broken.opt.state_dict()["state"] == saved
+            broken.step(3, absent)
+            cancelled.append(broken)
         straight.answer(request, 3)
         count += 1
     for at, twin in others:
         assert twin.finish(3) == count - at
         same(twin, straight)
+    for broken in cancelled:
+        same(broken, straight)
     straight.step(4)
     for _, twin in others:
         twin.step(4)
