@@ -189,7 +189,7 @@ class Groups(RuleBasedStateMachine):
 
 
 Groups.TestCase.settings = settings(
-    max_examples=80, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestHistories = Groups.TestCase
 
