@@ -129,6 +129,7 @@ class Host:
     order    the order in which the tensors are bound
     groups   [(group's name, [tensors], {overrides})] in place of one plain list
     start    weights by tensor, in place of the problem's
+    bound    gradients are bound at once
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Host:
         order: Sequence[int] | None = None,
         groups: Sequence[tuple[str, Sequence[int], Mapping[str, Any]]] | None = None,
         start: Arrays | None = None,
+        bound: bool = True,
         **options: Any,
     ) -> None:
         self.sentence = CASES.get(name, name)
@@ -153,7 +155,7 @@ class Host:
         weights = self.problem.start(self.type) if start is None else [np.array(w, self.type) for w in start]
         params = [weights[i] for i in self.order]
         self.opt = tw.Optimizer(self._bound(params, groups), self.sentence, **options)
-        self._meet()
+        self._meet(bound)
 
     def _bound(self, params: Arrays, groups: Any) -> list[Any]:
         pairs = [(f"t{i}", p) for i, p in zip(self.order, params)]
@@ -165,12 +167,13 @@ class Host:
             at += len(members)
         return found
 
-    def _meet(self) -> None:
+    def _meet(self, bound: bool = True) -> None:
         """Finds the arrays of the optimizer, and binds gradients."""
         self.absent: set[int] = set()
         self.params = list(self.opt.params)
         self.grads = [np.zeros(p.shape, p.dtype) for p in self.params]
-        self.opt.bind_gradients(self.grads)
+        if bound:
+            self.opt.bind_gradients(self.grads)
 
     def adopted(self, opt: tw.Optimizer) -> Host:
         """The same host for a copy of the optimizer."""
@@ -256,11 +259,13 @@ class Host:
             self.tell(k)
         return self.finish(k)
 
-    def finish(self, k: int) -> int:
-        """What is left of a step."""
+    def finish(self, k: int, arrays: bool = False, absent: Iterable[int] = ()) -> int:
+        """What is left of a step; answered with arrays that were never bound, where they are wanted."""
         count = 0
         for request in self.opt.requests():
             self.answer(request, k)
+            if arrays and request.wants_gradient:
+                request.answer([None if i in absent else g for i, g in zip(self.order, self.grads)], request.loss)
             count += 1
         return count
 

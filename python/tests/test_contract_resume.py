@@ -84,6 +84,7 @@ def test_in_another_order(name: str, kind: str, tmp_path: Path) -> None:
             for turned in (False, True):
                 twin = made(name, turned, start=straight.weights, **options)
                 others.append(resumed(straight.opt, twin, tmp_path if turned else None))
+                assert turned or twin.opt.state_dict()["state"] == straight.opt.state_dict()["state"]
         for host in [straight, *others]:
             host.step(k, ABSENT.get(k, ()))
         for host in others:
@@ -119,24 +120,24 @@ def test_inside_a_step(name: str, pause: bool, turned: bool, tmp_path: Path) -> 
     home, saved = straight.view(), straight.opt.state_dict()["state"]
     straight.bind(absent)
     straight.tell(3)
-    others: list[tuple[int, Host]] = []
+    others: list[tuple[int, Host, bool]] = []
     cancelled: list[Host] = []
     count = 0
     for request in straight.opt.requests():
-        for first in (False, True):  # gradients are bound before and after the state is loaded
-            twin = made(name, turned, nonfinite="error", start=straight.weights)
-            if first:
+        for bound in ("before", "behind", "never"):  # gradients, beside the load
+            twin = made(name, turned, nonfinite="error", start=straight.weights, bound=False)
+            if bound == "before":
                 twin.bind(absent)
-            else:
-                twin.opt.release_gradients()
             try:
-                resumed(straight.opt, twin, tmp_path if first else None)
+                resumed(straight.opt, twin, tmp_path if bound == "before" else None)
             except tw.MismatchError:
                 assert turned and request.kind == "activations"  # its layers are asked for in the order of binding
                 continue
-            if not first:
+            assert turned or twin.opt.state_dict()["state"] == straight.opt.state_dict()["state"]
+            if bound == "behind":
                 twin.bind(absent)
-            others.append((count, twin))
+            twin.absent = set(absent)
+            others.append((count, twin, bound == "never"))
         if request.pass_ > 0:
             broken = resumed(straight.opt, made(name, start=straight.weights, nonfinite="error"))
             broken.opt.cancel()
@@ -147,13 +148,13 @@ def test_inside_a_step(name: str, pause: bool, turned: bool, tmp_path: Path) -> 
             cancelled.append(broken)
         straight.answer(request, 3)
         count += 1
-    for at, twin in others:
-        assert twin.finish(3) == count - at
+    for at, twin, arrays in others:
+        assert twin.finish(3, arrays, absent) == count - at
         same(twin, straight)
     for broken in cancelled:
         same(broken, straight)
     straight.step(4)
-    for _, twin in others:
+    for _, twin, _ in others:
         twin.step(4)
         same(twin, straight)
 
