@@ -866,8 +866,7 @@ package final class Optimizer {
         r.pointee.rounding = Random.key(seed: options.seed, stream: .max, step: UInt64(step), tensor: r.pointee.key)
       }
       if options.state != .f32 {
-        let tensor = UInt32(truncatingIfNeeded: i)
-        r.pointee.stateKey = Random.key(seed: options.seed, stream: .max - 1, step: UInt64(step), tensor: tensor)
+        r.pointee.stateKey = Random.key(seed: options.seed, stream: .max - 1, step: UInt64(step), tensor: r.pointee.key)
       }
       if !branch.perTensor {
         if let l = leaders.first(where: { $0.group == r.pointee.group && $0.branch == r.pointee.branch && $0.t == r.pointee.t && $0.isDouble == r.pointee.isDouble }) {
