@@ -251,18 +251,19 @@ tw_status tw_optimizer_create(const char *sentence, const tw_options *options, t
  * TW_ERROR_HANDLE for NULL and for a handle that is gone already. */
 tw_status tw_optimizer_destroy(tw_optimizer *optimizer);
 
-/* Binds `count` parameter tensors behind those already bound.  `names` (one each, unique) and `group` may be NULL; NULL and "" are
- * the default group.  A new group starts with the values and schedules of the sentence, and with what was set for all groups since.
- * State is allocated by the first step, and what starts at a parameter starts at its weights as they are at its first step: saving,
- * reading or describing state before fixes nothing.
+/* Binds `count` parameter tensors behind those already bound.  `names` (one each, unique) and `group` may be NULL; NULL
+ * and "" are the default group.  A new group starts with the values and schedules of the sentence, and with what was set
+ * for all groups since.  State is allocated by the first step, and what starts at a parameter starts at its weights as they
+ * are at its first step: saving, reading or describing state before fixes nothing.
  *
- * Between steps the host may write the parameters (load weights, clip them, reset a layer); the next step goes on from what it
- * finds.  f32 master copies take over every element that is not their rounded value.  State that the next parameters are made of
- * (schedule-free iterates, lookahead's slow weights, the starting point of dog and prodigy, the dense tensor behind a mask)
- * starts anew there, for each changed element and at most 31 neighbours; averages that only watch (ema, swa) go on.
+ * Between steps the host may write the parameters (load weights, clip them, reset a layer); the next step goes on from
+ * what it finds.  f32 master copies take over every element that is not their rounded value.  State that the next
+ * parameters are made of (schedule-free iterates, lookahead's slow weights, the starting point of dog and prodigy, the
+ * dense tensor behind a mask) starts anew there, for each changed element and at most 31 others of its block of 4,096;
+ * averages that only watch (ema, swa) go on.
  *
- * TW_ERROR_DTYPE, _SHAPE, _LAYOUT, _OVERLAP name the tensor that does not fit; TW_ERROR_ARGUMENT: the groups would differ in
- * a value that is one for all (`sam` has a rho for each group, `clip_global_norm` one norm for all). */
+ * TW_ERROR_DTYPE, _SHAPE, _LAYOUT, _OVERLAP name the tensor that does not fit; TW_ERROR_ARGUMENT: the groups would differ
+ * in a value that is one for all (`sam` has a rho for each group, `clip_global_norm` one norm for all). */
 tw_status tw_optimizer_add_parameters(tw_optimizer *optimizer, const tw_tensor *parameters, size_t count,
                                       const char *const *names, const char *group);
 
@@ -366,9 +367,9 @@ tw_status tw_optimizer_set_mode(tw_optimizer *optimizer, int32_t mode);
  * of the next step. */
 tw_status tw_optimizer_get_number(tw_optimizer *optimizer, const char *group, const char *path, double *out);
 
-/* Changes a hyper-parameter while running: for one group ("": the default group), or with NULL for all and for those that are added
- * later; ranges are checked.  Replaces a schedule.  All or nothing: what one group refuses is set for none.  TW_ERROR_ARGUMENT: one value
- * serves all groups, and another group is there. */
+/* Changes a hyper-parameter while running: for one group ("": the default group), or with NULL for all and for those that
+ * are added later; ranges are checked.  Replaces a schedule.  All or nothing: what one group refuses is set for none.
+ * TW_ERROR_ARGUMENT: one value serves all groups, and another group is there. */
 tw_status tw_optimizer_set_number(tw_optimizer *optimizer, const char *group, const char *path, double value);
 
 /* The same with a value as it is written in a sentence: "cosine(lr=0.1, total=1000)", "true", "mean", "[1, 2]". */
@@ -405,14 +406,16 @@ tw_status tw_optimizer_state_read(tw_optimizer *optimizer, size_t index, double 
 
 /* Writes the whole state (safetensors layout) into `buffer`.  With capacity 0 only *needed is set (TW_OK).
  *
- * It holds all that decides the future of the run: state, counters and scalars by the name of their tensor, hyper-parameters, schedules
- * and their memories of every group, what was observed for the next step, gradient_scale, the mode (and in EVAL mode the training
- * weights), between two requests also what that step needs.  Not in it: the parameters, and the other options of creation. */
+ * It holds all that decides the future of the run: state, counters and scalars by the name of their tensor,
+ * hyper-parameters, schedules and their memories of every group, what was observed for the next step, gradient_scale, the
+ * mode (and in EVAL mode the training weights), between two requests also what that step needs.  Not in it: the
+ * parameters, and the other options of creation. */
 tw_status tw_optimizer_save(tw_optimizer *optimizer, void *buffer, size_t capacity, size_t *needed);
 
-/* Reads what save wrote, of this or an older version; the tensors are found by name, in whatever order they are bound, the groups by name
- * or else by position.  After a file of EVAL mode the optimizer is in EVAL mode, and TRAIN writes the training weights.
- * TW_ERROR_SEQUENCE within a step and in EVAL mode; TW_ERROR_FORMAT, _VERSION, _MISMATCH leave the optimizer as it was. */
+/* Reads what save wrote, of this or an older version; the tensors are found by name, in whatever order they are bound,
+ * the groups by name or else by position.  After a file of EVAL mode the optimizer is in EVAL mode, and TRAIN writes the
+ * training weights.  TW_ERROR_SEQUENCE within a step and in EVAL mode; TW_ERROR_FORMAT, _VERSION, _MISMATCH leave the
+ * optimizer as it was. */
 tw_status tw_optimizer_load(tw_optimizer *optimizer, const void *data, size_t size);
 
 /* The same to and from a regular file; anything else (a pipe, a device, a folder) is TW_ERROR_FILE at once.  Writing is atomic: into a
