@@ -138,11 +138,6 @@ package struct Sums {
     top = SIMD8<Double>.max(top, w.low)
     if L.width == 16 { top = SIMD8<Double>.max(top, w.high) }
   }
-  /// Adds written sums to others.
-  static func add(_ more: UnsafePointer<Double>, to out: UnsafeMutablePointer<Double>) {
-    for k in 0..<top { out[k] += more[k] }
-    if !(more[top] <= out[top]), out[top] == out[top] { out[top] = more[top] }
-  }
   /// Sum 0 of floats or doubles: a scaled sum is too small to be seen beside its own.
   @inline(__always) package var first: Double { (low.0 + high.0).sum() }
   /// Writes the sums and the maximum of lanes of this type.

@@ -45,7 +45,7 @@ final class Program {
   }
 
   private let memory: Memory
-  private let sums: UnsafeMutablePointer<Double>
+  private let sums: UnsafeMutablePointer<Sums>
   private let codecs: UnsafeMutablePointer<Codec>
   private var steps: ContiguousArray<Step> = []
   private var streams: ContiguousArray<Stream> = []
@@ -53,10 +53,13 @@ final class Program {
   private var at = 0
   /// Something is copied, widened or done in several steps.
   private var chunked = false
+  /// It takes sums.
+  private var measures = false
 
   init(_ allocator: Allocator) throws(Failure) {
     memory = try Memory((SlotPointers.capacity + 4) * Program.rowBytes + aligned(Operands.padBytes), allocator)
-    sums = .allocate(capacity: Sums.count)
+    sums = .allocate(capacity: 1)
+    sums.initialize(to: Sums())
     codecs = .allocate(capacity: SlotPointers.capacity)
     r = UnsafeMutableRawPointer(sums).assumingMemoryBound(to: Record.self)   // until `begin`
     steps.reserveCapacity(16)
@@ -78,7 +81,7 @@ final class Program {
   func begin(_ r: UnsafeMutablePointer<Record>, at offset: Int) {
     steps.removeAll(keepingCapacity: true)
     streams.removeAll(keepingCapacity: true)
-    (self.r, at, chunked) = (r, offset, false)
+    (self.r, at, chunked, measures) = (r, offset, false, false)
   }
 
   /// The element-wise gradient in the compute type: the host's own memory where it may be read directly, else a copy, times what `apply` asks for.
@@ -272,6 +275,7 @@ final class Program {
     var s = Step(kind: kind, o: o.0, moving: o.1, rule: UnsafeRawPointer(pad))
     change(&s)
     if !steps.isEmpty { chunked = true }
+    if kind == .measure { measures = true }
     steps.append(s)
   }
 
@@ -291,6 +295,7 @@ final class Program {
     let length = chunked ? Program.chunk : max(count, 1)
     // Between the steps of a chunk the next one is fetched, a share at a time: memory works while the steps compute.
     let share = (streams.reduce(0) { $0 + $1.size } &* Program.chunk / 64 + steps.count - 1) / max(1, steps.count)
+    if measures { sums.pointee = Sums() }
     steps.withUnsafeMutableBufferPointer { steps in
       guard let first = steps.baseAddress else { return }
       var done = 0
@@ -299,11 +304,14 @@ final class Program {
         var stream = 0, line = 0
         for i in 0..<steps.count {
           if done + n < count { fetch(done + n, share, &stream, &line) }
-          carryOut(first + i, n, done == 0, out)
+          carryOut(first + i, n)
         }
         at += n
         done += n
       }
+    }
+    if measures {
+      if r.pointee.isDouble { sums.pointee.write(out, SIMD8<Double>.self) } else { sums.pointee.write(out, SIMD16<Float>.self) }
     }
     for k in streams.indices { streams[k].start += count &* streams[k].size }
   }
@@ -323,7 +331,7 @@ final class Program {
 
   /// One step, for the n elements from `at` on.
   @inline(__always)
-  private func carryOut(_ s: UnsafeMutablePointer<Step>, _ n: Int, _ first: Bool, _ out: UnsafeMutablePointer<Double>) {
+  private func carryOut(_ s: UnsafeMutablePointer<Step>, _ n: Int) {
     let size = r.pointee.size, whole = n & ~(EightBit.block - 1)
     let from = s.pointee.part == .rest ? whole : 0, m = s.pointee.part == .blocks ? whole : n - from
     let p = s.pointee.o.x
@@ -337,10 +345,7 @@ final class Program {
       case .measure:
         s.pointee.o.count = m
         s.pointee.o.index = at
-        if first { s.pointee.measure(s.pointee.rule, s.pointee.apply, s.pointee.phase, s.pointee.o, out) } else {
-          s.pointee.measure(s.pointee.rule, s.pointee.apply, s.pointee.phase, s.pointee.o, sums)
-          Sums.add(sums, to: out)
-        }
+        s.pointee.measure(s.pointee.rule, s.pointee.apply, s.pointee.phase, s.pointee.o, sums)
       case .copy: p.copyMemory(from: s.pointee.o.g, byteCount: m &* size)
       case .read: s.pointee.layout?.pointee.read(at, m, into: p, size: size, scale: s.pointee.apply.scale)
       case .write: s.pointee.layout?.pointee.write(at, m, from: p, size: size, rounding: s.pointee.rounding)

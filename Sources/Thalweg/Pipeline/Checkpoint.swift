@@ -206,19 +206,19 @@ package enum Checkpoint {
       guard let text = file.text("engine/names"), let t = file.numbers("engine/tensors") else { throw Safetensors.damaged("it names no tensors") }
       let names = text.split(separator: "\0", omittingEmptySubsequences: false).dropLast().map(String.init)
       guard t.count == names.count * 3, t.allSatisfy({ $0 >= 0 && $0 < 9e15 && $0 == $0.rounded() }) else { throw senseless }
-      var place: [String: Int] = [:]
-      for (k, name) in names.enumerated() { place[name] = k }
+      var place: [Exact: Int] = [:]
+      for (k, name) in names.enumerated() { place[Exact(name)] = k }
       guard place.count == names.count else { throw senseless }
       for b in o.bound {
-        guard let k = place[b.name] else {
+        guard let k = place[Exact(b.name)] else {
           throw Failure(Status.mismatch, "the checkpoint has no parameter `\(b.name)`" + suggestion(b.name, names))
         }
         order.append(k)
         tensors.append((Int(t[3 * k]), UInt32(truncatingIfNeeded: Int(t[3 * k + 1])), Int(t[3 * k + 2])))
       }
       guard names.count == n else {
-        let mine = Set(o.bound.map(\.name))
-        throw Failure(Status.mismatch, "the checkpoint has the parameter `\(names.first { !mine.contains($0) } ?? "")`, which this optimizer does not")
+        let mine = Set(o.bound.map { Exact($0.name) })
+        throw Failure(Status.mismatch, "the checkpoint has the parameter `\(names.first { !mine.contains(Exact($0)) } ?? "")`, which this optimizer does not")
       }
       guard let values = file.numbers("engine/observed"), let text = file.text("engine/observed_names") else { throw senseless }
       let what = text.split(separator: "\0", omittingEmptySubsequences: false).dropLast().map(String.init)
@@ -256,14 +256,14 @@ package enum Checkpoint {
         saved.append((k, group, fields.filter { $0.key != "name" }))
       }
       let theirs = saved.filter { $0.key >= 0 }
-      let byName = theirs.allSatisfy { o.groups.contains($0.name) }
+      let byName = theirs.allSatisfy { t in o.groups.contains { Exact($0) == Exact(t.name) } }
       guard theirs.count == o.groups.count, Set(theirs.map(\.key)) == Set(o.groups.indices) else {
         func list(_ names: [String]) -> String { names.dropFirst().map { "`\($0)`" }.joined(separator: ", ") }
         throw Failure(Status.mismatch, "the checkpoint has \(theirs.count - 1) named parameter groups (\(list(theirs.map(\.name)))), "
           + "this optimizer has \(o.groups.count - 1) (\(list(o.groups)))")
       }
       for (k, name, values) in saved {
-        let mine = k < 0 ? -1 : byName ? o.groups.firstIndex(of: name) ?? k : k
+        let mine = k < 0 ? -1 : byName ? o.groups.firstIndex { Exact($0) == Exact(name) } ?? k : k
         groups[k] = mine
         var texts: [String: String] = [:]
         for field in values { if case .string(let t) = field.item { texts[field.key] = t } }
@@ -365,20 +365,20 @@ package enum Checkpoint {
     _ file: Safetensors, _ o: Optimizer, _ rows: [Optimizer.StateRow], _ head: Head, _ settings: Settings
   ) throws(Failure) -> [Safetensors.Entry] {
     var places: [Safetensors.Entry] = []
-    var known: Set<String> = [
+    var known = Set([
       "engine/sentence", "engine/settings", "engine/memories", "engine/step", "engine/names", "engine/tensors", "engine/observed",
       "engine/observed_names",
-    ]
-    if head.within { known.formUnion(["engine/before", "engine/answer"]) }
-    for s in o.stages where !s.scalars.isEmpty { known.insert("\(key(s))/scalars") }
+    ].map(Exact.init))
+    if head.within { known.formUnion(["engine/before", "engine/answer"].map(Exact.init)) }
+    for s in o.stages where !s.scalars.isEmpty { known.insert(Exact("\(key(s))/scalars")) }
     if file.written == 1 {
-      known.insert("engine/tensor_steps")
-      for s in o.stages { for g in o.groups.indices { for k in s.hyper[g].parameters.indices { known.insert("\(key(s))/schedule.\(g).\(k)") } } }
+      known.insert(Exact("engine/tensor_steps"))
+      for s in o.stages { for g in o.groups.indices { for k in s.hyper[g].parameters.indices { known.insert(Exact("\(key(s))/schedule.\(g).\(k)")) } } }
     }
     var last = 0
     for row in rows {
       let name = name(row, o), f = form(row, o), bytes = o.stateBytes(row)
-      guard let e = file.found[name] else {
+      guard let e = file.found[Exact(name)] else {
         throw Failure(Status.mismatch, "the checkpoint has no `\(name)`" + suggestion(name, file.order.map(\.name)))
       }
       guard e.dtype == f.dtype, e.shape == f.shape, e.bytes == bytes else {
@@ -391,10 +391,10 @@ package enum Checkpoint {
         }
         last = e.start
       }
-      known.insert(name)
+      known.insert(Exact(name))
       places.append(e)
     }
-    if let k = file.found.keys.filter({ !known.contains($0) }).min() {
+    if let k = file.order.first(where: { !known.contains(Exact($0.name)) })?.name {
       throw Failure(Status.mismatch, "the checkpoint has `\(k)`, which this optimizer does not")
     }
     return places

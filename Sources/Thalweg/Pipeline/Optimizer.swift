@@ -35,6 +35,14 @@ package struct Options: Sendable {
   package init() {}
 }
 
+/// A name compared byte by byte: two spellings of one accent are two names.
+struct Exact: Hashable {
+  let text: String
+  init(_ text: String) { self.text = text }
+  static func == (a: Exact, b: Exact) -> Bool { a.text.utf8.elementsEqual(b.text.utf8) }
+  func hash(into h: inout Hasher) { for b in text.utf8 { h.combine(b) } }
+}
+
 /// One tensor as it was bound, for messages, introspection and checkpoints.
 struct Bound {
   var view: View
@@ -125,6 +133,9 @@ package final class Optimizer {
     (stages, branches, sourceStage, sourceBranch) = (compiled.stages, compiled.branches, compiled.source, compiled.sourceBranch)
     needsLoss = stages.contains { $0.method.needsLoss }
     needsFinite = branches.contains { $0.needsFinite } || (sourceStage?.method.needsFinite ?? false)
+    if options.master == .stochastic, let s = stages.first(where: { $0.method.refusesStochastic != nil }) {
+      throw Failure(Status.argument, "\(s.name) does not go with master=stochastic: \(s.method.refusesStochastic ?? "")")
+    }
     (shared, agreed) = (Optimizer.places(stages, .all), Optimizer.places(stages, .equal))
     mayFail = branches.contains { $0.mayFail }
     longestSegments = branches.map(\.segments.count).max() ?? 0
@@ -159,7 +170,7 @@ package final class Optimizer {
 
   package func group(_ name: String?) throws(Failure) -> Int {
     guard let name, !name.isEmpty else { return 0 }
-    guard let k = groups.firstIndex(of: name) else {
+    guard let k = groups.firstIndex(where: { Exact($0) == Exact(name) }) else {
       throw Failure(Status.name, "no parameter group `\(name)`" + suggestion(name, Array(groups.dropFirst())))
     }
     return k
@@ -169,12 +180,12 @@ package final class Optimizer {
     guard phase < 0 else { throw Failure(Status.sequence, "parameters cannot be added between the requests of a step") }
     guard !evaluating else { throw Failure(Status.sequence, "parameters cannot be added in evaluation mode") }
     var added: [Bound] = []
-    var taken = Set(bound.map(\.name))
+    var taken = Set(bound.map { Exact($0.name) })
     for (i, v) in views.enumerated() {
       let index = bound.count + i
       let name = names?[i] ?? String(index)
       let what = Optimizer.label("parameter", index, names?[i])
-      guard taken.insert(name).inserted else { throw Failure(Status.name, "\(what): another parameter is called `\(name)`") }
+      guard taken.insert(Exact(name)).inserted else { throw Failure(Status.name, "\(what): another parameter is called `\(name)`") }
       guard !v.readOnly else { throw Failure(Status.layout, "\(what) is read-only; parameters are changed in place") }
       try v.refuseOverlapWithin(what)
       guard !v.absent else { throw Failure(Status.argument, "\(what) is marked absent; only gradients may be") }
@@ -194,7 +205,7 @@ package final class Optimizer {
       throw Failure(Status.overlap, "\(Optimizer.label("parameter", bound.count + m.first, added[m.first].name)) and \(label("shadow", m.second)) \(m.answer.words)")
     }
     let g: Int
-    let known = groupName.map { n in n.isEmpty ? 0 : groups.firstIndex(of: n) } ?? 0
+    let known = groupName.map { n in n.isEmpty ? 0 : groups.firstIndex { Exact($0) == Exact(n) } } ?? 0
     try checkShared(known)
     if let known { g = known } else {
       for s in stages { s.addGroup() }

@@ -75,7 +75,7 @@ private struct ValueSum<R: ElementRegularizer>: ElementSum {
 @inline(never)
 private func total<R: ElementRegularizer, T: Real>(_ r: R, _ w: Whole<T>) -> Double {
   let kernel = plainMeasure(ValueSum(r: r), T.Vector.self)
-  var out = [Double](repeating: 0, count: Sums.count), sum = 0.0
+  var out = [Double](repeating: 0, count: Sums.count), sum = 0.0, block = Sums()
   var i = 0
   let pad = UnsafeMutableRawPointer.allocate(byteCount: Operands.padBytes, alignment: 64)
   defer { pad.deallocate() }
@@ -83,8 +83,10 @@ private func total<R: ElementRegularizer, T: Real>(_ r: R, _ w: Whole<T>) -> Dou
   while i < w.count {
     let n = min(Walker.block, w.count - i)
     let q = p + i * MemoryLayout<T>.stride
-    kernel(Operands(x: q, g: q, slots: SlotPointers(repeating: q), used: 0, count: n, index: i, pad: pad), &out)
+    kernel(Operands(x: q, g: q, slots: SlotPointers(repeating: q), used: 0, count: n, index: i, pad: pad), &block)
+    block.write(&out, T.Vector.self)
     sum += out[0]
+    block = Sums()
     i += n
   }
   return sum

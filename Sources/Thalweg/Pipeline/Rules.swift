@@ -226,7 +226,8 @@ package struct Apply: BitwiseCopyable, Sendable {
 /// An element rule with its types erased: what the engine runs. (A class: a struct of closures would copy them all at every use.)
 package final class ElementKernels: Sendable {
   package typealias Kernel = @Sendable (UnsafeRawPointer, Apply, Operands) -> Void
-  package typealias Measure = @Sendable (UnsafeRawPointer, Apply, Int, Operands, UnsafeMutablePointer<Double>) -> Void
+  /// Goes on with the sums that it is given: a block gives the same bits whether it comes whole or in chunks.
+  package typealias Measure = @Sendable (UnsafeRawPointer, Apply, Int, Operands, UnsafeMutablePointer<Sums>) -> Void
   typealias Prepare = @Sendable (Hyper, StepContext, UnsafeMutableRawPointer) -> Void
   typealias Begin = @Sendable (UnsafeMutablePointer<Double>, Hyper, StepContext) -> Void
   typealias Finish = @Sendable (Int, Totals, UnsafeMutablePointer<Double>, Hyper, StepContext) -> Void
@@ -349,16 +350,16 @@ private func mapKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> Element
 
 @inline(never)
 private func measureKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKernels.Measure {
-  { p, a, phase, o, out in
+  { p, a, phase, o, total in
     let rule = p.loadUnaligned(as: R.self)
-    var sums = Sums()
+    var sums = total.pointee
     var v = Vectors<L>(o)
     while v.next() {
       let w = L.load(v.g)
       rule.measure(phase, a.gradient(L.load(v.x), w), w, v.s, &sums)
     }
     v.finish(writesX: false)
-    sums.write(out, L.self)
+    total.pointee = sums
   }
 }
 
@@ -384,7 +385,7 @@ package protocol ElementSum: Sendable {
 }
 
 package typealias PlainKernel = @Sendable (Operands) -> Void
-package typealias PlainMeasure = @Sendable (Operands, UnsafeMutablePointer<Double>) -> Void
+package typealias PlainMeasure = @Sendable (Operands, UnsafeMutablePointer<Sums>) -> Void
 
 /// A loop for each case, so that an operand which is neither used nor written is not read.
 @inline(never)
@@ -408,13 +409,13 @@ private func walk<O: ElementOperation, L: Lane>(_ o: Operands, _ op: O, _: L.Typ
 
 @inline(never)
 func plainMeasure<O: ElementSum, L: Lane>(_ op: O, _: L.Type) -> PlainMeasure {
-  { o, out in
+  { o, total in
     let op = op
-    var sums = Sums()
+    var sums = total.pointee
     var v = Vectors<L>(o)
     while v.next() { op(L.load(v.x), L.load(v.g), v.s, &sums) }
     v.finish(writesX: false)
-    sums.write(out, L.self)
+    total.pointee = sums
   }
 }
 

@@ -90,7 +90,7 @@ struct Safetensors {
   // MARK: reading
 
   let written: Int
-  let found: [String: Entry]
+  let found: [Exact: Entry]
   let order: [Entry]
   private let body: UnsafeRawBufferPointer
 
@@ -112,16 +112,16 @@ struct Safetensors {
     guard version <= Safetensors.version else {
       throw Failure(Status.version, "the checkpoint has version \(version), this library reads up to \(Safetensors.version)")
     }
-    var found: [String: Entry] = [:], order: [Entry] = []
+    var found: [Exact: Entry] = [:], order: [Entry] = []
     for field in top where field.key != "__metadata__" {
       let name = field.key
       guard case .object(let fields) = field.item, case .string(let dtype)? = fields.first(where: { $0.key == "dtype" })?.item,
         case .numbers(let shape)? = fields.first(where: { $0.key == "shape" })?.item,
         case .numbers(let offsets)? = fields.first(where: { $0.key == "data_offsets" })?.item, offsets.count == 2, offsets[0] >= 0,
-        offsets[1] >= offsets[0], offsets[1] <= data.count - 8 - n, found[name] == nil
+        offsets[1] >= offsets[0], offsets[1] <= data.count - 8 - n, found[Exact(name)] == nil
       else { throw Safetensors.damaged("the entry `\(name)` is broken") }
       let e = Entry(name: name, dtype: dtype, shape: shape, start: offsets[0], end: offsets[1])
-      found[name] = e
+      found[Exact(name)] = e
       order.append(e)
     }
     body = UnsafeRawBufferPointer(start: base + 8 + n, count: data.count - 8 - n)
@@ -134,11 +134,11 @@ struct Safetensors {
   }
 
   func text(_ name: String) -> String? {
-    guard let e = found[name], e.dtype == "U8" else { return nil }
+    guard let e = found[Exact(name)], e.dtype == "U8" else { return nil }
     return String(validating: body[e.start..<e.end], as: UTF8.self)
   }
   func numbers(_ name: String) -> [Double]? {
-    guard let e = found[name], e.dtype == "F64", e.bytes % 8 == 0, let p = body.baseAddress else { return nil }
+    guard let e = found[Exact(name)], e.dtype == "F64", e.bytes % 8 == 0, let p = body.baseAddress else { return nil }
     return (0..<(e.bytes / 8)).map { p.loadUnaligned(fromByteOffset: e.start + $0 * 8, as: Double.self) }
   }
   func copy(_ e: Entry, to target: UnsafeMutableRawPointer, _ bytes: Int) {

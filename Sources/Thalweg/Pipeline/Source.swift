@@ -160,6 +160,7 @@ package struct SourceIO {
   }
   /// Fills a slot with the standard normal numbers of this step, or with their signs (0 counts as +1): a Rademacher vector.
   package func draw(_ slot: Int, signs: Bool) {
+    clearAbsent(slot)   // the numbers of an earlier step would count in a product of all tensors
     optimizer.change(stage: stage, slots: [slot], parameters: false) { tensor in
       Draw(key: Random.key(seed: seed, stream: stream, step: UInt64(step), tensor: optimizer.records[tensor].key), signs: signs)
     }

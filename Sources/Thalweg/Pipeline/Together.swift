@@ -31,7 +31,7 @@ extension Optimizer {
   /// The group of a name, which is made where there is none.
   private func makeGroup(_ name: String?) -> Int {
     guard let name, !name.isEmpty else { return 0 }
-    if let known = groups.firstIndex(of: name) { return known }
+    if let known = groups.firstIndex(where: { Exact($0) == Exact(name) }) { return known }
     for s in stages { s.addGroup() }
     groups.append(name)
     return groups.count - 1

@@ -21,7 +21,7 @@ struct ADoG: ElementRule {
       .lr(1).equalInAll, .number("reps_rel", 1e-6, .above(0), "first distance, relative to 1 + |theta_0|").forAll, .eps(1e-8).forAll,
       .number("alpha_const", 0.5, .above(0), "factor of the weights alpha").forAll,
     ],
-    slots: [DoG.origin, Slot("w", "the sequence of long steps", start: .iterate())], requests: "own-step")
+    slots: [DoG.origin, Slot("w", "the sequence of long steps", start: .iterate())], requests: "own-step", refusesStochastic: DoG.roundingIsDistance)
 
   static func phases(_ h: Hyper) -> Int { 1 }
   static func scalars(_ h: Hyper) -> [Scalar] {

@@ -28,7 +28,7 @@ struct UDoG: ElementRule {
       DoG.origin, Slot("y", "the sequence of long steps", start: .iterate()), Slot("sum", "the weighted sum S", start: .iterate(.times(0))),
       Slot.temporary("first_gradient", "the first gradient m of the step"), Slot.home("point", "the parameters before the step"),
     ],
-    requests: "gradient")
+    requests: "gradient", refusesStochastic: DoG.roundingIsDistance)
   private static let domain: Parameter = {
     var p = Parameter.object("domain", .constraint, "a set that the sequences stay in, as l2_ball(1)")
     (p.standard, p.optional) = (Value.none, true)
