@@ -211,7 +211,8 @@ extension Parameter {
   package var expectation: String {
     switch kind {
     case .number:
-      "a number \(rangeText), or a schedule" + (takesList ? ", or a list of numbers, one for each entry" : "") + (optional ? ", or none" : "")
+      "a number \(rangeText), or a schedule" + (takesList ? ", or a list of numbers, one for each entry" : "")
+        + (optional ? ", or none" : "")
     case .integer: "a whole number \(rangeText)"
     case .flag: "true or false"
     case .choice(let words): "one of " + words.joined(separator: ", ") + (takesInteger ? ", or a whole number" : "")
@@ -403,7 +404,8 @@ package struct Hyper: Sendable {
 extension Hyper {
   /// The method with all its values, as a sentence writes it.
   package func sentence(_ name: String) -> String {
-    parameters.isEmpty ? name : name + "(" + zip(parameters, values).map { "\($0.name)=\($0.write($1))" }.joined(separator: ", ") + ")"
+    let arguments = zip(parameters, values).map { "\($0.name)=\($0.write($1))" }
+    return arguments.isEmpty ? name : name + "(" + arguments.joined(separator: ", ") + ")"
   }
   /// A stage `name` that takes over the values of the named parameters: what a sentence name hands on to its parts.
   package func node(_ name: String, _ parameters: [Parameter]) -> StageNode {
