@@ -1,7 +1,7 @@
-"""Right values off the plain path: options, absent gradients, NaN, eps = 0, step sizes of 0, norms beyond doubles, start values, groups.
+"""Right values off the plain path: options, absent gradients, NaN, eps = 0, step sizes of 0, norms beyond doubles, groups.
 
-The values are those of the rules in float64 by hand or by a few lines of NumPy.  One step rounds some twenty operations to 1.1e-16,
-hence 1e-12 unless a test says otherwise.
+The values are those of the rules in float64 by hand or by a few lines of NumPy.  One step rounds some twenty operations
+to 1.1e-16, hence 1e-12 unless a test says otherwise.
 """
 
 from __future__ import annotations
@@ -113,13 +113,18 @@ def test_a_nan_shows_in_every_optimizer(name: str, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("sentence", [
-    "adam(lr=0.1) | cautious", "adam(lr=0.1) | cautious(scale=count)", "adam(lr=0.1) | cautious(scale=none)", "cautious_adamw(lr=0.1)",
+    "adam(lr=0.1) | cautious", "adam(lr=0.1) | cautious(scale=count)", "adam(lr=0.1) | cautious(scale=none)",
+    "cautious_adamw(lr=0.1)",
     "sgd(lr=0.1) | cautious", "clip_value(0.5) | sgd(lr=0.1)", "coordinate_clip(threshold=0.5) | sgd(lr=0.1)",
-    "coordinate_clip(fraction=0.5) | sgd(lr=0.1)", "clip_global_norm(0.5) | sgd(lr=0.1)", "clip_global_norm(0.5, norm_type=inf) | sgd(lr=0.1)",
-    "clip_global_norm(0.5, per_tensor=true) | sgd(lr=0.1)", "powerprop_precond | sgd(lr=0.1)", "curl_descent | sgd(lr=0.1)",
-    "sgd(lr=0.1) | prox(l1(0.1))", "sgd(lr=0.1) | prox(elastic_net(0.1))", "sgd(lr=0.1) | project(box)", "penalty(l1(0.1)) | sgd(lr=0.1)",
+    "coordinate_clip(fraction=0.5) | sgd(lr=0.1)", "clip_global_norm(0.5) | sgd(lr=0.1)",
+    "clip_global_norm(0.5, norm_type=inf) | sgd(lr=0.1)",
+    "clip_global_norm(0.5, per_tensor=true) | sgd(lr=0.1)", "powerprop_precond | sgd(lr=0.1)",
+    "curl_descent | sgd(lr=0.1)",
+    "sgd(lr=0.1) | prox(l1(0.1))", "sgd(lr=0.1) | prox(elastic_net(0.1))", "sgd(lr=0.1) | project(box)",
+    "penalty(l1(0.1)) | sgd(lr=0.1)",
     "sgd(lr=0.1) | project(box(lo=[-1, -1, -1], hi=1))", "split_sgd(fraction=0.5)", "split_sgd(fraction=0.9)",
-    "optimistic_omd(domain=box)", "optimistic_omd(domain=ball)", "amsgrad", "adamw(amsgrad=true)", "rmsprop(centered=true)",
+    "optimistic_omd(domain=box)", "optimistic_omd(domain=ball)", "amsgrad", "adamw(amsgrad=true)",
+    "rmsprop(centered=true)",
     "lars(skip_1d=false)", "gradient_accumulate(1) | sgd", "adam | lookahead(2)", "signum | schedule_free",
 ])
 def test_a_nan_shows_behind_masks_and_clips(sentence: str) -> None:
@@ -160,8 +165,9 @@ def test_a_clip_sees_the_infinity_of_a_quotient() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("sentence", ["adam(lr=0.1, beta2=0, eps=0)", "adamw(lr=0.1, beta2=0, eps=0, weight_decay=0)", "adam_snsm(lr=0.1, beta2=0, eps=0)",
-                                      "adam_snsm(lr=0.1, beta2=0, eps=0, subset=off)", "nadam(lr=0.1, beta2=0, eps=0)"])
+@pytest.mark.parametrize("sentence", [
+    "adam(lr=0.1, beta2=0, eps=0)", "adamw(lr=0.1, beta2=0, eps=0, weight_decay=0)", "adam_snsm(lr=0.1, beta2=0, eps=0)",
+    "adam_snsm(lr=0.1, beta2=0, eps=0, subset=off)", "nadam(lr=0.1, beta2=0, eps=0)"])
 def test_a_quotient_by_zero_is_infinite_and_zero_by_zero_is_zero(sentence: str, dtype: Any) -> None:
     w = [np.array([[1, 1]], dtype)]
     steps(sentence, w, [np.array([[1, 0]], dtype)], [np.zeros((1, 2), dtype)])
@@ -178,7 +184,9 @@ def test_adadelta_from_nothing_stays() -> None:
     assert np.array_equal(w[0], before)
 
 
-@pytest.mark.parametrize("name", ["a_dog", "nigt", "opt_amsgrad", "lars", "optimistic_omd", "dadapt_sgd", "dadapt_adam", "rolling_ball"])
+@pytest.mark.parametrize("name", [
+    "a_dog", "nigt", "opt_amsgrad", "lars", "optimistic_omd", "dadapt_sgd", "dadapt_adam", "rolling_ball",
+])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_move_of_a_rule_over_a_step_size_of_zero(name: str, dtype: Any) -> None:
     """Behind an update transform the rule's direction is its move over lr, which is 0 there."""
@@ -200,7 +208,8 @@ def test_split_sgd_signs_whatever_the_step_size() -> None:
     steps("split_sgd(lr=0, sign_lr=0.1, fraction=0.5)", w, [one(3, 1)])
     np.testing.assert_array_equal(w[0], [-0.1, 0])
     w = [one(0, 0)]
-    steps("split_sgd(lr=linear(1, end=0, total=1), sign_lr=0.25, fraction=0.5, momentum=0, dampening=0)", w, [one(3, 1)], [one(3, 1)])
+    rule = "split_sgd(lr=linear(1, end=0, total=1), sign_lr=0.25, fraction=0.5, momentum=0, dampening=0)"
+    steps(rule, w, [one(3, 1)], [one(3, 1)])
     np.testing.assert_array_equal(w[0], [-0.5, -1])
 
 
@@ -209,7 +218,7 @@ def test_split_sgd_signs_whatever_the_step_size() -> None:
     if p.name in ("lr", "static_lr", "max_lr", "scaling", "sign_lr", "dt", "projection_lr", "step", "lr_1d_factor")
 ])
 def test_a_schedule_of_a_step_size_may_end_at_zero(name: str, parameter: str) -> None:
-    """The step at 0 is taken; where it is the step size of the whole rule, parameters stay (but for what was under way)."""
+    """The step at 0 is taken; where it is the step size of the whole rule, parameters stay."""
     method = tw.method(name)
     problem = Problem(shapes_for(method), seed=4)
     params = problem.start()
@@ -234,7 +243,9 @@ def test_rolling_ball_asks_for_nothing_more_at_a_step_size_of_zero() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("start, size", [([1.0], 1e20), ([-1.0], -1e20), ([3.0], 1e30), ([1.0, 0.0, 0.0], 1e25), ([0.6, 0.8], 1e18)])
+@pytest.mark.parametrize("start, size", [
+    ([1.0], 1e20), ([-1.0], -1e20), ([3.0], 1e30), ([1.0, 0.0, 0.0], 1e25), ([0.6, 0.8], 1e18),
+])
 def test_spherical_langevin_stays_on_the_sphere(start: list[float], size: float, dtype: Any) -> None:
     """However long the gradient is along the point; on the sphere of one element there is nowhere to go."""
     w = [np.array(start, dtype)]
@@ -253,7 +264,8 @@ LENGTH = np.hypot(5.0, 0.1)
 
 @pytest.mark.parametrize("sentence, length", [
     ("clip_global_norm(1.0) | sgd(lr=1)", 1), ("clip_global_norm(0.25, eps=1e290) | sgd(lr=1)", 0.25),
-    ("beta_ngd(lr=0.5)", 0.5), ("spider(lr=0.5)", 0.5), ("harpg(lr=0.5)", 0.5), ("nigt(lr=0.5)", 0.5), ("adagrad_norm(lr=0.5)", 0.5),
+    ("beta_ngd(lr=0.5)", 0.5), ("spider(lr=0.5)", 0.5), ("harpg(lr=0.5)", 0.5), ("nigt(lr=0.5)", 0.5),
+    ("adagrad_norm(lr=0.5)", 0.5),
 ])
 def test_a_norm_beyond_the_squares_of_doubles(sentence: str, length: float) -> None:
     w = [np.zeros(3), np.zeros(1)]
@@ -293,7 +305,8 @@ def test_sums_and_norms_that_are_no_doubles_are_the_largest() -> None:
 
 def test_sums_of_squares_that_are_kept_may_leave_the_range() -> None:
     """dog and adagrad_norm over several steps: the same as with gradients that are smaller by a power of two."""
-    for sentence in ("dog(reps_rel=0.1, eps={})", "adagrad_norm(lr=0.1, b0={})", "a_dog(reps_rel=0.1, eps=0)", "dowg(r_eps=0.1)"):
+    rules = ("dog(reps_rel=0.1, eps={})", "adagrad_norm(lr=0.1, b0={})", "a_dog(reps_rel=0.1, eps=0)", "dowg(r_eps=0.1)")
+    for sentence in rules:
         ends = []
         for scale in (1.0, 2.0**900):
             start = {"dog": 1e-30 * scale**0.5, "adagrad_norm": 1e-10}.get(sentence.split("(")[0], 0)
@@ -335,9 +348,12 @@ def set_first(sentence: str, name: str, value: float, gradients: int = 3) -> np.
 
 
 @pytest.mark.parametrize("rule, name, value", [
-    ("adagrad(lr=0.1)", "initial_accumulator_value", 4.0), ("yogi(lr=0.1)", "initial_accumulator", 0.3), ("adagrad_norm(lr=0.1)", "b0", 3.0),
-    ("dowg", "r_eps", 0.2), ("prodigy", "d0", 0.05), ("dadapt_sgd", "d0", 0.05), ("dadapt_adam", "d0", 0.05), ("dog", "eps", 2.0),
-    ("dog(layerwise=true)", "eps", 2.0), ("oasis", "lr0", 0.05), ("oasis(adaptive=false)", "lr0", 0.05), ("a_dog", "alpha_const", 3.0),
+    ("adagrad(lr=0.1)", "initial_accumulator_value", 4.0), ("yogi(lr=0.1)", "initial_accumulator", 0.3),
+    ("adagrad_norm(lr=0.1)", "b0", 3.0),
+    ("dowg", "r_eps", 0.2), ("prodigy", "d0", 0.05), ("dadapt_sgd", "d0", 0.05), ("dadapt_adam", "d0", 0.05),
+    ("dog", "eps", 2.0),
+    ("dog(layerwise=true)", "eps", 2.0), ("oasis", "lr0", 0.05), ("oasis(adaptive=false)", "lr0", 0.05),
+    ("a_dog", "alpha_const", 3.0),
     ("dog", "reps_rel", 0.1), ("u_dog", "r_eps_rel", 0.1),
 ])
 @pytest.mark.parametrize("state", ["f32", "bf16"])
@@ -365,8 +381,9 @@ def test_adagrad_from_a_value_that_was_set() -> None:
     np.testing.assert_allclose(w[0], [0.98770628], atol=5e-9)
 
 
-@pytest.mark.parametrize("rule, name", [("adagrad(lr=0.1)", "initial_accumulator_value"), ("yogi(lr=0.1)", "initial_accumulator"),
-                                        ("dog(layerwise=true)", "eps")])
+@pytest.mark.parametrize("rule, name", [
+    ("adagrad(lr=0.1)", "initial_accumulator_value"), ("yogi(lr=0.1)", "initial_accumulator"), ("dog(layerwise=true)", "eps"),
+])
 def test_every_group_has_its_own_start_value(rule: str, name: str) -> None:
     a, b, alone = one(1, 2), one(1, 2), one(1, 2)
     opt = tw.Optimizer([{"params": [a]}, {"params": [b], name: 5.0}], rule)
@@ -399,7 +416,9 @@ def visited(sentence: str, groups: list[dict[str, Any]], answer: Any) -> list[li
 
 def test_sam_has_a_radius_for_every_group() -> None:
     g = [one(3.0), one(4.0), one(12.0)]
-    groups = [{"params": [one(1)], "rho": 1.0}, {"params": [one(1)], "rho": 0.5}, {"params": [one(1)], "rho": 0.5, "norm": "linf"}]
+    groups = [
+        {"params": [one(1)], "rho": 1.0}, {"params": [one(1)], "rho": 0.5}, {"params": [one(1)], "rho": 0.5, "norm": "linf"},
+    ]
     at = visited("sam(rho=0.1) | sgd(lr=0)", groups, lambda r: g)[1]
     np.testing.assert_allclose(np.concatenate(at), [1 + 3 / 13, 1 + 0.5 * 4 / 13, 1.5], rtol=1e-12)
 
@@ -463,7 +482,9 @@ def loaded(s: tw.Schedule) -> tw.Schedule:
 COPIES["state_dict"] = loaded
 
 
-def shown(sentence: str, *, size: float | None = None, samples: int = 0, commands: tuple[str, ...] = (), at: int = 0) -> tw.Schedule:
+def shown(
+    sentence: str, *, size: float | None = None, samples: int = 0, commands: tuple[str, ...] = (), at: int = 0
+) -> tw.Schedule:
     s = tw.schedule(sentence)
     s(at)
     if size is not None:
@@ -477,7 +498,9 @@ def shown(sentence: str, *, size: float | None = None, samples: int = 0, command
 
 @pytest.mark.parametrize("how", sorted(COPIES))
 @pytest.mark.parametrize("make", [
-    cut, lambda: shown("norm_test(max_batch=4096, eta=0.2)", samples=2), lambda: shown("inner_product_test(max_batch=999)", samples=2),
+    cut,
+    lambda: shown("norm_test(max_batch=4096, eta=0.2)", samples=2),
+    lambda: shown("inner_product_test(max_batch=999)", samples=2),
     lambda: shown("batch_lr_scaling(lr=1)", size=4.0),
     lambda: shown("wsd(lr=1, warmup_steps=0, stable_steps=9, decay_steps=4)", at=2, commands=("begin_decay",)),
     lambda: shown("norm_test(max_batch=4096, eta=0.2, parts=3)", samples=2),
@@ -539,21 +562,24 @@ def test_what_was_saved_of_a_schedule_is_checked() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_l2_ball_around_a_centre(dtype: Any) -> None:
     rng = np.random.default_rng(0)
-    c, w, g = rng.standard_normal((3, 4)), rng.standard_normal((3, 4)).astype(dtype), rng.standard_normal((3, 4)).astype(dtype)
+    c, w, g = rng.standard_normal((3, 3, 4))
+    w, g = w.astype(dtype), g.astype(dtype)
     rows = "[" + ", ".join("[" + ", ".join(repr(float(x)) for x in row) + "]" for row in c) + "]"
     tolerance = {"rtol": 1e-12 if dtype == np.float64 else 1e-5}
     for axis in (None, 0, 1):
         ball = tw.constraint(f"l2_ball(0.5, center={rows}, axis={'none' if axis is None else axis})")
         n = np.sqrt(np.sum((w - c) ** 2, axis=axis, keepdims=True))
         np.testing.assert_allclose(ball.project(w.copy()), np.where(n > 0.5, c + (w - c) * (0.5 / n), w), **tolerance)
-        np.testing.assert_allclose(ball.lmo(g), c - 0.5 * g / np.sqrt(np.sum(g * g, axis=axis, keepdims=True)), **tolerance)
+        length = np.sqrt(np.sum(g * g, axis=axis, keepdims=True))
+        np.testing.assert_allclose(ball.lmo(g), c - 0.5 * g / length, **tolerance)
     inside = (c + 0.01).astype(dtype)
     assert np.array_equal(tw.constraint(f"l2_ball(0.5, center={rows})").project(inside.copy()), inside)
-    np.testing.assert_allclose(tw.constraint("l2_ball(0, center=[2])").project(w.copy()), np.full((3, 4), 2), **tolerance)
+    np.testing.assert_allclose(tw.constraint("l2_ball(0, center=[2])").project(w.copy()), 2, **tolerance)
     with pytest.raises(tw.ShapeError, match="center"):
         tw.constraint("l2_ball(1, center=[1, 2])").project(np.ones(3))
     for origin in ("zero", "none", "[0]", "[]"):
-        np.testing.assert_allclose(tw.constraint(f"l2_ball(1, center={origin})").project(one(3, 4)), [0.6, 0.8], rtol=1e-15)
+        ball = tw.constraint(f"l2_ball(1, center={origin})")
+        np.testing.assert_allclose(ball.project(one(3, 4)), [0.6, 0.8], rtol=1e-15)
 
 
 def test_a_box_with_bounds_by_entry() -> None:
@@ -577,12 +603,13 @@ def test_a_box_with_bounds_by_entry() -> None:
 
 def test_nm_sparsity_may_leave_a_tail_dense() -> None:
     w = np.array([[1.0, 2, 3, 4, 0.5, 0.25], [4.0, 3, 2, 1, 0.5, -0.25]])
-    np.testing.assert_array_equal(tw.constraint("nm_sparsity(1, 4, tail=dense)").project(w.copy()), [[0, 0, 0, 4, 0.5, 0.25], [4, 0, 0, 0, 0.5, -0.25]])
+    right = [[0, 0, 0, 4, 0.5, 0.25], [4, 0, 0, 0, 0.5, -0.25]]
+    np.testing.assert_array_equal(tw.constraint("nm_sparsity(1, 4, tail=dense)").project(w.copy()), right)
     with pytest.raises(tw.ShapeError, match="tail=dense"):
         tw.constraint("nm_sparsity(1, 4)").project(w)
     params = [w.copy()]
     steps("sgd(lr=1) | nm_sparsity(1, 4, tail=dense, decay=0)", params, [np.zeros_like(w)])
-    np.testing.assert_array_equal(params[0], [[0, 0, 0, 4, 0.5, 0.25], [4, 0, 0, 0, 0.5, -0.25]])
+    np.testing.assert_array_equal(params[0], right)
 
 
 def test_saga_with_a_prox_and_a_full_table() -> None:

@@ -92,8 +92,9 @@ package struct Slots<L: Lane> {
 
 /// Four running sums and a running maximum, in double.
 ///
-/// Products of doubles may leave the range where their root does not. Lanes of doubles therefore take every sum a second time, of its large terms
-/// alone and times 2⁻¹²⁰⁰: what is left out could not be seen beside a sum that overflows. Floats cannot overflow a double.
+/// Products of doubles may leave the range where their root does not. Lanes of doubles therefore take every sum a
+/// second time, of its large terms alone and times 2⁻¹²⁰⁰: what is left out could not be seen beside a sum that
+/// overflows. Floats cannot overflow a double.
 package struct Sums {
   /// Written are the sums, the same scaled, and the maximum.
   package static let count = 9, scaled = 4, top = 8

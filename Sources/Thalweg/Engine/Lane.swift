@@ -75,10 +75,11 @@ extension Lane {
   @inline(__always) package func clipped(to c: Double) -> Self { Self.max(Self.min(self, Self(c)), Self(-c)) }
   /// numerator / self, and 0 for 0/0 (the rule of the adaptive methods); x/0 is infinite, as in torch.
   @inline(__always) package func divide(_ numerator: Self) -> Self {
-    let zero = Self(0)
-    return Self.select(Self.equal(self, zero), Self.select(Self.equal(numerator, zero), zero, numerator / self), numerator / self)
+    let zero = Self(0), quotient = numerator / self
+    return Self.select(Self.equal(self, zero), Self.select(Self.equal(numerator, zero), zero, quotient), quotient)
   }
-  /// The direction of a move that a rule makes itself, for stages that look at it: the move over the step size, none where that is 0.
+  /// The direction of a move that a rule makes itself, for stages that look at it: the move over the step size, none
+  /// where that is 0.
   @inline(__always) package func direction(_ lr: Double) -> Self {
     let rate = Self(lr), zero = Self(0)
     return Self.select(Self.equal(rate, zero), zero, self / rate)

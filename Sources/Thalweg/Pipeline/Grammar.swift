@@ -217,11 +217,14 @@ extension StageNode {
   package func memory() throws(Failure) -> [Double]? {
     guard let argument = arguments.last(where: { $0.name == "memory" }) else { return nil }
     guard case .list(let items) = argument.value else {
-      throw Failure(Status.type, "\(name): `memory` must be a list of numbers, got \(argument.value.text)", at: argument.position)
+      throw Failure(
+        Status.type, "\(name): `memory` must be a list of numbers, got \(argument.value.text)", at: argument.position)
     }
     var numbers: [Double] = []
     for item in items {
-      guard case .number(let x) = item else { throw Failure(Status.type, "\(name): `memory` must be a list of numbers", at: argument.position) }
+      guard case .number(let x) = item else {
+        throw Failure(Status.type, "\(name): `memory` must be a list of numbers", at: argument.position)
+      }
       numbers.append(x)
     }
     return numbers

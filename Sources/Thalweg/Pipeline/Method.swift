@@ -182,7 +182,8 @@ package protocol Schedule: Sendable {
   init(_ h: Hyper) throws(Failure)
   /// The value at step k, counted from 0.
   func value(_ k: Double) -> Double
-  /// What it remembers, as numbers. In a sentence any schedule may be written with them, as name(..., memory=[...]), and goes on from there.
+  /// What it remembers, as numbers. In a sentence any schedule may be written with them, as name(..., memory=[...]),
+  /// and goes on from there.
   var memory: [Double] { get set }
   /// How many of these numbers are its memory; the first of them are its own, if any is. nil: they make no sense.
   func takes(_ numbers: ArraySlice<Double>) -> Int?

@@ -47,7 +47,8 @@ extension HostMatrix {
 
 /// Runs a transform, element-wise or whole, once over dense memory: v is changed, w is its companion.
 func runOnce<T: Real>(
-  _ pair: (ElementKernels?, WholeKernels?), _ h: Hyper, _ v: UnsafeMutablePointer<T>, _ w: UnsafeMutablePointer<T>, _ shape: Shape, t: Double
+  _ pair: (ElementKernels?, WholeKernels?), _ h: Hyper, _ v: UnsafeMutablePointer<T>, _ w: UnsafeMutablePointer<T>,
+  _ shape: Shape, t: Double
 ) throws(Failure) {
   var c = StepContext()
   (c.lr, c.ndim, c.count, c.rows, c.columns) = (t, shape.ndim, shape.count, shape.rows, shape.columns)
@@ -215,18 +216,22 @@ package final class ScheduleObject {
     (name, hyper) = (e.method.name, h)
     let nodes = try Parser.sentence(text)
     do { schedule = try Registry.schedule(nodes[0]) } catch {
-      throw Failure(Int(error.status), error.message.contains("\n") ? error.message : error.message + Parser.pointer(text, error.position ?? 0))
+      throw Failure(
+        Int(error.status), error.message.contains("\n") ? error.message : error.message + Parser.pointer(text, error.position ?? 0))
     }
   }
 
   /// The schedule as a sentence that goes on from what it remembers.
   package var sentence: String {
     let memory = schedule.memory, text = hyper.sentence(name)
-    guard let fresh = try? Registry.schedule(hyper.node(name, hyper.parameters)), fresh.memory != memory else { return text }
+    guard let fresh = try? Registry.schedule(hyper.node(name, hyper.parameters)), fresh.memory != memory else {
+      return text
+    }
     return text.dropLast() + ", memory=[" + memory.map { Thalweg.text($0) }.joined(separator: ", ") + "])"
   }
 
-  /// 8 bytes of a mark, the length of the sentence and the sentence, the step of the last value, the memory, and a hash of all that.
+  /// 8 bytes of a mark, the length of the sentence and the sentence, the step of the last value, the memory, and a hash
+  /// of all that.
   private static let mark: UInt64 = 0x31_6465_6863_7377_74   // "twsched1", little endian
   package func save() -> [UInt8] {
     var out: [UInt8] = []
@@ -259,13 +264,21 @@ package final class ScheduleObject {
     let text = String(decoding: rest.prefix(Int(length)), as: UTF8.self)
     rest = rest.dropFirst(Int(length))
     let step = Double(bitPattern: try word()), count = try word()
-    guard count < UInt64(rest.count), rest.count == 8 * Int(count) + 8 else { throw damaged("it is cut off, or longer than it says") }
+    guard count < UInt64(rest.count), rest.count == 8 * Int(count) + 8 else {
+      throw damaged("it is cut off, or longer than it says")
+    }
     var memory: [Double] = []
     for _ in 0..<count { memory.append(Double(bitPattern: try word())) }
-    guard try word() == ScheduleObject.hash(Array(data)[..<(data.count - 8)]) else { throw damaged("its hash does not fit") }
+    guard try word() == ScheduleObject.hash(Array(data)[..<(data.count - 8)]) else {
+      throw damaged("its hash does not fit")
+    }
     let own = hyper.sentence(name)
-    guard text == own else { throw Failure(Status.mismatch, "what was saved is of `\(text)`, this schedule is `\(own)`") }
-    guard schedule.takes(memory[...]) == memory.count, step >= 0, step < 0x1p53 else { throw damaged("its numbers make no sense") }
+    guard text == own else {
+      throw Failure(Status.mismatch, "what was saved is of `\(text)`, this schedule is `\(own)`")
+    }
+    guard schedule.takes(memory[...]) == memory.count, step >= 0, step < 0x1p53 else {
+      throw damaged("its numbers make no sense")
+    }
     schedule.memory = memory
     last = step
   }

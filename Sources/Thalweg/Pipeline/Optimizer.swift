@@ -650,7 +650,8 @@ package final class Optimizer {
     return (0..<Sums.count).map { totals[$0] }
   }
 
-  /// Changes parameters (as the host sees them) and the source's state element by element. Here and above: one operation, or one a group.
+  /// Changes parameters (as the host sees them) and the source's state element by element. Here and above: one
+  /// operation, or one a group.
   func change(stage: Stage, slots order: [Int]? = nil, parameters: Bool, _ op: (_ tensor: Int) -> some ElementOperation) {
     forEach { p, r in
       let op = op(r - self.records)
@@ -808,7 +809,8 @@ package final class Optimizer {
   /// The largest step size of the tensors that have a gradient this time.
   var largestRate: Double { (0..<bound.count).reduce(0) { records[$1].active ? max($0, rate(of: $1).lr) : $0 } }
 
-  /// The tensor whose hyper-parameters stand for those of all: of the tensors that have a gradient, the first whose step size is not 0.
+  /// The tensor whose hyper-parameters stand for those of all: of the tensors that have a gradient, the first whose
+  /// step size is not 0.
   func leader(_ s: Stage) -> Int? {
     let among = (0..<bound.count).lazy.filter { self.records[$0].active && self.uses(s, self.bound[$0]) }
     return among.first { i in
@@ -966,7 +968,8 @@ package final class Optimizer {
           continue
         }
         guard let first = leader(s) else { continue }
-        s.element?.finish(p, Totals(p: totals), s.globals, s.hyper[records[first].group], context(s, branches[records[first].branch], first))
+        let c = context(s, branches[records[first].branch], first)
+        s.element?.finish(p, Totals(p: totals), s.globals, s.hyper[records[first].group], c)
         var made: [UnsafeMutableRawPointer] = []
         for i in 0..<bound.count where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
           let rule = records[i].rules[s.id]

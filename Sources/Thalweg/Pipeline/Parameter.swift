@@ -418,7 +418,8 @@ package struct Hyper: Sendable {
 extension Hyper {
   /// The method with all its values, as a sentence writes it.
   package func sentence(_ name: String) -> String {
-    parameters.isEmpty ? name : name + "(" + zip(parameters, values).map { "\($0.name)=\($0.write($1))" }.joined(separator: ", ") + ")"
+    let arguments = zip(parameters, values).map { "\($0.name)=\($0.write($1))" }
+    return arguments.isEmpty ? name : name + "(" + arguments.joined(separator: ", ") + ")"
   }
   /// A stage `name` that takes over the values of the named parameters: what a sentence name hands on to its parts.
   package func node(_ name: String, _ parameters: [Parameter]) -> StageNode {

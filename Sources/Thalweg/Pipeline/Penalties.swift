@@ -217,10 +217,13 @@ private struct Minimiser<C: ElementConstraint>: ElementRule {
 }
 
 /// A set of entries; `lists` is its form where a hyper-parameter is a list of numbers.
-package func constraintKernels<C: ElementConstraint>(_: C.Type, withLists lists: ConstraintKernels) -> ConstraintKernels {
+package func constraintKernels<C: ElementConstraint>(
+  _: C.Type, withLists lists: ConstraintKernels
+) -> ConstraintKernels {
   ConstraintKernels(
     projection: { $0.hasLists ? lists.projection($0) : (kernels(Projection<C>.self).binding($0), nil) }, manifold: nil,
-    minimise: { $0.hasLists ? lists.minimise($0) : (kernels(Minimiser<C>.self).binding($0), nil) }, tangent: nil, retract: nil)
+    minimise: { $0.hasLists ? lists.minimise($0) : (kernels(Minimiser<C>.self).binding($0), nil) }, tangent: nil,
+    retract: nil)
 }
 
 private enum SetOperation {

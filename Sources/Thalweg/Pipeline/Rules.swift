@@ -115,8 +115,8 @@ package struct Totals {
   package var maximum: Double { p[Sums.top] }
 }
 
-/// A sum of squares that may be larger than any double. As a scalar it is one number: the sum, or, where that overflows, the negative of the sum
-/// times 2⁻¹²⁰⁰.
+/// A sum of squares that may be larger than any double. As a scalar it is one number: the sum, or, where that
+/// overflows, the negative of the sum times 2⁻¹²⁰⁰.
 package struct Squares: Sendable {
   package private(set) var number: Double
   package init(_ number: Double) { self.number = number }
@@ -124,15 +124,20 @@ package struct Squares: Sendable {
   init(sum: Double, scaled: Double) { number = sum == .infinity && scaled.isFinite && scaled > 0 ? -scaled : sum }
   private var scaled: Double { number < 0 ? -number : number * 0x1p-600 * 0x1p-600 }
   /// Its root: infinite only where a square was.
-  package var root: Double { number < 0 ? min((-number).squareRoot() * 0x1p600, .greatestFiniteMagnitude) : number.squareRoot() }
+  package var root: Double {
+    number < 0 ? min((-number).squareRoot() * 0x1p600, .greatestFiniteMagnitude) : number.squareRoot()
+  }
   /// Adds factor² times another sum.
   package mutating func add(_ more: Squares, times factor: Double = 1) {
-    if number >= 0, more.number >= 0, case let sum = number + factor * factor * more.number, sum.isFinite { return number = sum }
+    let sum = number + factor * factor * more.number
+    if number >= 0, more.number >= 0, sum.isFinite { return number = sum }
     if number.isNaN || more.number.isNaN { return number = .nan }
     if number == .infinity || more.number == .infinity { return number = .infinity }
     number = -(scaled + factor * (factor * more.scaled))
   }
-  package static func < (a: Squares, b: Squares) -> Bool { a.number < 0 || b.number < 0 ? a.scaled < b.scaled : a.number < b.number }
+  package static func < (a: Squares, b: Squares) -> Bool {
+    a.number < 0 || b.number < 0 ? a.scaled < b.scaled : a.number < b.number
+  }
 }
 
 /// A tensor as a rule may ask about it before it runs.
@@ -159,8 +164,8 @@ package protocol ElementRule: BitwiseCopyable, Sendable {
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot]
   static func scalars(_ h: Hyper) -> [Scalar]
   static func scope(_ h: Hyper) -> Scope
-  /// Of a rule with scalars a tensor, the first so many are one number for all tensors. They never fall: at the start of a step every tensor takes
-  /// the largest, so that one that was absent misses nothing.
+  /// Of a rule with scalars a tensor, the first so many are one number for all tensors. They never fall: at the start
+  /// of a step every tensor takes the largest, so that one that was absent misses nothing.
   static var shared: Int { get }
   static func phases(_ h: Hyper) -> Int
   /// Over what the sums of a phase reach, where that is not the scope: a stage with scalars a tensor may also take sums over all tensors,
@@ -258,7 +263,8 @@ package final class ElementKernels: Sendable {
 
   init(
     size: Int, prepare: @escaping Prepare, slots: @escaping @Sendable (Hyper, Shape) -> [Slot], scalars: @escaping @Sendable (Hyper) -> [Scalar],
-    scope: @escaping @Sendable (Hyper) -> Scope, shared: Int, phases: @escaping @Sendable (Hyper) -> Int, reach: @escaping @Sendable (Hyper, Int) -> Scope,
+    scope: @escaping @Sendable (Hyper) -> Scope, shared: Int, phases: @escaping @Sendable (Hyper) -> Int,
+    reach: @escaping @Sendable (Hyper, Int) -> Scope,
     decay: @escaping @Sendable (Hyper) -> Decay, perTensor: Bool, begin: @escaping Begin, finish: @escaping Finish, fused: (Kernel, Kernel), packed: @escaping Kernel, map: (Kernel, Kernel), measure: (Measure, Measure),
     idle: @escaping @Sendable (UnsafeRawPointer) -> Bool, evaluates: Bool, ruleStep: @escaping @Sendable (Int, Hyper) -> Int, evaluate: (Kernel, Kernel)
   ) {
@@ -276,7 +282,8 @@ package func kernels<R: ElementRule>(_: R.Type) -> ElementKernels {
   ElementKernels(
     size: MemoryLayout<R>.stride,
     prepare: { h, c, p in p.storeBytes(of: R(h, c), as: R.self) },
-    slots: { R.slots($0, $1) }, scalars: { R.scalars($0) }, scope: { R.scope($0) }, shared: R.shared, phases: { R.phases($0) },
+    slots: { R.slots($0, $1) }, scalars: { R.scalars($0) }, scope: { R.scope($0) }, shared: R.shared,
+    phases: { R.phases($0) },
     reach: { R.reach($0, $1) }, decay: { R.decay($0) }, perTensor: R.perTensor,
     begin: { R.begin($0, $1, $2) }, finish: { R.finish($0, $1, $2, $3, $4) },
     fused: (fusedKernel(R.self, SIMD16<Float>.self), fusedKernel(R.self, SIMD8<Double>.self)),
@@ -499,7 +506,8 @@ extension ElementKernels {
   func binding(_ inner: Hyper) -> ElementKernels {
     ElementKernels(
       size: size, prepare: { [prepare] _, c, p in prepare(inner, c, p) }, slots: { [slots] _, s in slots(inner, s) },
-      scalars: { [scalars] _ in scalars(inner) }, scope: { [scope] _ in scope(inner) }, shared: shared, phases: { [phases] _ in phases(inner) },
+      scalars: { [scalars] _ in scalars(inner) }, scope: { [scope] _ in scope(inner) }, shared: shared,
+      phases: { [phases] _ in phases(inner) },
       reach: { [reach] _, p in reach(inner, p) }, decay: { [decay] _ in decay(inner) }, perTensor: perTensor, begin: { [begin] s, _, c in begin(s, inner, c) },
       finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, packed: packed, map: map, measure: measure, idle: idle, evaluates: evaluates,
       ruleStep: { [ruleStep] t, _ in ruleStep(t, inner) }, evaluate: evaluate)

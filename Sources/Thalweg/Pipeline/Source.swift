@@ -115,7 +115,8 @@ package struct SourceIO {
   private let stage: Stage
   init(_ optimizer: Optimizer, _ stage: Stage, opening: Bool = false) { (self.optimizer, self.stage) = (optimizer, stage) }
 
-  /// The source's hyper-parameters now, schedules evaluated at this step: those that stand for all tensors, or of a tensor.
+  /// The source's hyper-parameters now, schedules evaluated at this step: those that stand for all tensors, or of a
+  /// tensor.
   package var hyper: Hyper { stage.hyper[optimizer.leader(stage).map { optimizer.bound[$0].group } ?? 0] }
   package func hyper(of tensor: Int) -> Hyper { stage.hyper[optimizer.bound[tensor].group] }
   package var step: Int { optimizer.step }
@@ -172,7 +173,9 @@ package struct SourceIO {
     let kernels: ConstraintKernels
     package init(_ node: StageNode) throws(Failure) {
       let (e, h) = try Registry.component(node, .constraint)
-      guard case .constraint(let k) = e.component else { throw Failure(Status.internal, "\(node.name) is no constraint") }
+      guard case .constraint(let k) = e.component else {
+        throw Failure(Status.internal, "\(node.name) is no constraint")
+      }
       (hyper, kernels) = (h, k)
     }
   }
@@ -242,7 +245,9 @@ package struct SourceIO {
   /// For `Move.update`: the gradient is what lies in a slot.
   package func gradient(in slot: Int) -> GradientOperation { GradientOperation(stage: stage.id, slots: [slot], run: nil) }
   /// The same for an operation on it: `x` is the gradient; `slots` picks the state seen.
-  package func operation(_ op: some ElementOperation, slots: [Int] = [0]) -> GradientOperation { operation(slots: slots) { _ in op } }
+  package func operation(_ op: some ElementOperation, slots: [Int] = [0]) -> GradientOperation {
+    operation(slots: slots) { _ in op }
+  }
   /// The same with the hyper-parameters of each tensor's group.
   package func operation(slots: [Int] = [0], _ op: (Hyper) -> some ElementOperation) -> GradientOperation {
     // x and g are one block here

@@ -187,8 +187,9 @@ def _axes(i: _registry.Input) -> list[str]:
 class Schedule(_thalweg.Schedule):
     """A function of the step, from one stage: schedule("cosine(lr=0.1, total=1000)")(k).
 
-    It may stand for a hyper-parameter: SGD(params, lr=schedule(...)).  The optimizer then has a schedule of its own, which
-    goes on from what this one remembers at that moment (an observed metric, a batch size, an ended plateau); so do copies.
+    It may stand for a hyper-parameter: SGD(params, lr=schedule(...)).  The optimizer then has a schedule of its own,
+    which goes on from what this one remembers at that moment (an observed metric, a batch size, an ended plateau); so
+    do copies.
     """
 
     def __init__(self, sentence: str) -> None:

@@ -11,8 +11,8 @@ class NMSparsity(Reference):
     """N:M sparsity with the refined straight-through gradient SR-STE (Zhou et al., 2021; arXiv 2102.04010).
 
     Of every m consecutive entries along the axis (the last one; axis 1 of a rank-4 kernel) the n largest magnitudes
-    stay, the lower index in a tie; what is left of a line is an error, or stays dense.  The gradient at the masked point passes to all entries, plus
-    decay (1 - mask) w."""
+    stay, the lower index in a tie; what is left of a line is an error, or stays dense.  The gradient at the masked
+    point passes to all entries, plus decay (1 - mask) w."""
 
     name = "nm_sparsity"
     kind = "mask"

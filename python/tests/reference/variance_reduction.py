@@ -69,8 +69,8 @@ class SPIDER(OptimizerReference):
     needs = ("gradient_at",)
     required = ("lr",)
     defaults = {"period": 10, "normalize": True, "boost": False}
-    settings = ({"lr": 0.1}, {"lr": 0.05, "period": 3}, {"lr": 0.2, "period": 4, "normalize": False}, {"lr": 0.1, "period": 1},
-                {"lr": 0.2, "period": 4, "boost": True})
+    settings = ({"lr": 0.1}, {"lr": 0.05, "period": 3}, {"lr": 0.2, "period": 4, "normalize": False},
+                {"lr": 0.1, "period": 1}, {"lr": 0.2, "period": 4, "boost": True})
 
     def start(self, params: Arrays) -> None:
         self.t, self.v, self.previous = 0, zeros(params), copies(params)

@@ -17,8 +17,8 @@ struct PCGrad: Source {
       g = sum of the r, or their mean
       """,
     source: "Yu, Kumar, Gupta, Levine, Hausman, Finn, 2020, arXiv:2001.06782",
-    parameters: [Tasks.parameter, .choice("reduction", ["sum", "mean"], "sum or mean over the tasks").forAll], slots: [Tasks.slot],
-    requests: "task_gradient", needsFinite: true)
+    parameters: [Tasks.parameter, .choice("reduction", ["sum", "mean"], "sum or mean over the tasks").forAll],
+    slots: [Tasks.slot], requests: "task_gradient", needsFinite: true)
 
   let tasks: Tasks
   init(_ h: Hyper) { tasks = Tasks(h) }

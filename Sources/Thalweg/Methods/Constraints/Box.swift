@@ -19,7 +19,9 @@ struct Box: ElementConstraint {
       }
       for i in 0..<max(lo.count, hi.count) {
         let a = lo[lo.count == 1 ? 0 : i], b = hi[hi.count == 1 ? 0 : i]
-        guard a <= b else { throw Failure(Status.range, "box: `lo` must not be above `hi`, got \(text(a)) and \(text(b))") }
+        guard a <= b else {
+          throw Failure(Status.range, "box: `lo` must not be above `hi`, got \(text(a)) and \(text(b))")
+        }
       }
     })
 
@@ -42,7 +44,8 @@ struct Box: ElementConstraint {
     return L.select(L.less(zero, g), L(lo), L.select(L.less(g, zero), L(hi), flat))
   }
 
-  static let registered = Registered(method: method, component: .constraint(constraintKernels(Box.self, withLists: constraintKernels(ByEntry.self))))
+  static let registered = Registered(
+    method: method, component: .constraint(constraintKernels(Box.self, withLists: constraintKernels(ByEntry.self))))
 
   /// The form with lists.
   struct ByEntry: WholeConstraint {

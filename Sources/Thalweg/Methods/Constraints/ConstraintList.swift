@@ -14,7 +14,8 @@ func matrix(_ shape: Shape, _ method: String) throws(Failure) {
 /// For `accepts`: a list has one number for each entry of the tensor; a list of one number stands for all.
 func fits(_ list: [Double], _ name: String, _ shape: Shape, _ method: String) throws(Failure) {
   guard list.count <= 1 || list.count == shape.count else {
-    throw Failure(Status.shape, "\(method): `\(name)` has \(list.count) numbers, a tensor of shape \(shape.dimensions) has \(shape.count)")
+    throw Failure(
+      Status.shape, "\(method): `\(name)` has \(list.count) numbers, a tensor of shape \(shape.dimensions) has \(shape.count)")
   }
 }
 

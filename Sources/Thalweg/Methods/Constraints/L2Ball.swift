@@ -8,14 +8,19 @@
 struct L2Ball: WholeConstraint {
   static let method = Method(
     "l2_ball", .constraint, "The Euclidean ball |w - center| <= radius; the whole tensor, or every line along an axis.",
-    rule: "project = c + (w - c)*min(1, radius/|w - c|);  argmin <g, u> = c - radius*g/|g|, c when g = 0", source: "textbook",
+    rule: "project = c + (w - c)*min(1, radius/|w - c|);  argmin <g, u> = c - radius*g/|g|, c when g = 0",
+    source: "textbook",
     parameters: [
       .number("radius", 1, .atLeast(0), "the radius"),
-      .list("center", nil, "the centre c, one number for each entry, or one for all; none and zero are the origin", optional: true, presets: [("zero", [])]),
+      .list(
+        "center", nil, "the centre c, one number for each entry, or one for all; none and zero are the origin", optional: true,
+        presets: [("zero", [])]),
       .axis("the axis of the lines, or none for the whole tensor"),
     ],
     validate: { (h) throws(Failure) in
-      guard h.list("center").allSatisfy(\.isFinite) else { throw Failure(Status.range, "l2_ball: `center` must be finite") }
+      guard h.list("center").allSatisfy(\.isFinite) else {
+        throw Failure(Status.range, "l2_ball: `center` must be finite")
+      }
     })
   static var mayFail: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {

@@ -4,7 +4,8 @@
 ///     dense gradient = g (taken at the masked point, passed to all entries) + decay·(1 − mask)·w
 ///
 /// State    the dense tensor, from which the host's own holds w·mask.
-/// Errors   TW_ERROR_SHAPE where the length of the axis is no multiple of m, unless the tail of the lines is to stay dense.
+/// Errors   TW_ERROR_SHAPE where the length of the axis is no multiple of m, unless the tail of the lines is to stay
+///          dense.
 /// Differs  of equal magnitudes the lower index stays (the authors' sort keeps a high one). The gradient of the first step is taken where
 ///          the host started, which `next` has masked before it asks.
 /// Source   Zhou et al., 2021, arXiv:2102.04010.
@@ -19,7 +20,7 @@ struct NMSparsity: WholeRule {
     parameters: [
       .integer("n", 2, .atLeast(1), "entries of a group that stay", live: false), .integer("m", 4, .atLeast(1), "size of a group", live: false),
       fixed(.axis("the grouped axis; none is the last, or axis 1 of (out, in, kh, kw)")),
-      .choice("tail", ["error", "dense"], "what is left of a line that is no multiple of m: refused, or never masked", live: false),
+      .choice("tail", ["error", "dense"], "the rest of a line that is no multiple of m: refused, or unmasked", live: false),
       fixed(.number("decay", 2e-4, .atLeast(0), "pull of the masked entries to zero (SR-STE)")),
     ],
     slots: [Slot("dense", "the parameters behind the mask", start: .iterate())],
@@ -39,7 +40,10 @@ struct NMSparsity: WholeRule {
     guard shape.ndim > 0 else { throw Failure(Status.shape, "nm_sparsity needs a tensor of rank 1 or more") }
     try axisExists(h, shape, "nm_sparsity")
     let length = lines(h, shape).length
-    guard length % m == 0 || h.is("tail", "dense") else { throw Failure(Status.shape, "nm_sparsity: the length \(length) of the axis is not a multiple of \(m); tail=dense leaves the rest of a line unmasked") }
+    guard length % m == 0 || h.is("tail", "dense") else {
+      let what = "nm_sparsity: the length \(length) of the axis is not a multiple of \(m)"
+      throw Failure(Status.shape, what + "; tail=dense leaves the rest of a line unmasked")
+    }
   }
   private static func lines(_ h: Hyper, _ shape: Shape) -> Slices {
     .along(h.has("axis") ? h.integer("axis") : shape.ndim == 4 ? 1 : -1, shape)

@@ -18,7 +18,8 @@ struct ADoG: ElementRule {
       """,
     source: "Kreisler, Ivgi, Hinder, Carmon, 2024, arXiv:2404.00666",
     parameters: [
-      .lr(1).equalInAll, .number("reps_rel", 1e-6, .above(0), "first distance, relative to 1 + |theta_0|").forAll, .eps(1e-8).forAll,
+      .lr(1).equalInAll, .number("reps_rel", 1e-6, .above(0), "first distance, relative to 1 + |theta_0|").forAll,
+      .eps(1e-8).forAll,
       .number("alpha_const", 0.5, .above(0), "factor of the weights alpha").forAll,
     ],
     slots: [DoG.origin, Slot("w", "the sequence of long steps", start: .iterate())], requests: "own-step", refusesStochastic: DoG.roundingIsDistance)

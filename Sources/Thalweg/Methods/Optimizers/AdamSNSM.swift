@@ -130,9 +130,13 @@ struct AdamSNSM: WholeRule {
   }
 
   /// √c₂/c₁/(√v + ε), infinite where that divides by 0.
-  @inline(__always) private func factor<T: Real>(_ v: T) -> T { scale == 0 ? 0 * v : T(scale / (Double(v).squareRoot() + eps)) }
+  @inline(__always) private func factor<T: Real>(_ v: T) -> T {
+    scale == 0 ? 0 * v : T(scale / (Double(v).squareRoot() + eps))
+  }
   /// A numerator of 0 over a denominator of 0 is 0.
-  @inline(__always) private func times<T: Real>(_ x: T, _ factor: T) -> T { x == 0 && factor.isInfinite ? 0 : x * factor }
+  @inline(__always) private func times<T: Real>(_ x: T, _ factor: T) -> T {
+    x == 0 && factor.isInfinite ? 0 : x * factor
+  }
 
   /// Moves v by the sums of squares; returns the factor of every subset, if they are not the entries.
   private func moveSquares<T: Real>(_ t: Whole<T>, _ plan: Plan, _ lines: Parts, _ length: Int) -> [T] {

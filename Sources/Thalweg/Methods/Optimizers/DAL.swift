@@ -15,8 +15,10 @@ struct DAL: ElementRule {
     source: "Rosca, Wu, Qin, Dherin, 2023, arXiv:2302.01952",
     parameters: [
       .number("static_lr", nil, .atLeast(0), "the step size when power is 0 or outside start and stop").forAll,
-      .number("power", 1, .atLeast(0), "power of the curvature").forAll, .number("max_lr", 5, .atLeast(0), "largest step size").forAll,
-      .maybe("start", .any, "first step that adapts").forAll, .maybe("stop", .atLeast(0), "last step that adapts").forAll,
+      .number("power", 1, .atLeast(0), "power of the curvature").forAll,
+      .number("max_lr", 5, .atLeast(0), "largest step size").forAll,
+      .maybe("start", .any, "first step that adapts").forAll,
+      .maybe("stop", .atLeast(0), "last step that adapts").forAll,
     ],
     requests: "hessian_vector")
 

@@ -17,7 +17,8 @@ struct DAdaptSGD: ElementRule {
       """,
     source: "Defazio, Mishchenko, 2023, arXiv:2301.07733",
     parameters: [
-      .lr(1).equalInAll, .rate("momentum", 0, "share of the parameters that is kept"), .weightDecay(0, "coupled weight decay"),
+      .lr(1).equalInAll, .rate("momentum", 0, "share of the parameters that is kept"),
+      .weightDecay(0, "coupled weight decay"),
       .number("d0", 1e-6, .above(0), "first estimate of the distance").forAll,
       .number("growth_rate", .infinity, .atLeast(1), "largest growth of d in a step").forAll,
     ],

@@ -16,12 +16,15 @@ struct DoG: ElementRule {
       """,
     source: "Ivgi, Hinder, Carmon, 2023, arXiv:2302.12022",
     parameters: [
-      .lr(1), .number("reps_rel", 1e-6, .above(0), "first distance, relative to 1 + |theta_0|").forAll(unless: "layerwise"),
-      .number("eps", 1e-8, .above(0), "first value of G").forAll(unless: "layerwise"), .flag("layerwise", false, "every tensor has a step size of its own", live: false),
+      .lr(1),
+      .number("reps_rel", 1e-6, .above(0), "first distance, relative to 1 + |theta_0|").forAll(unless: "layerwise"),
+      .number("eps", 1e-8, .above(0), "first value of G").forAll(unless: "layerwise"),
+      .flag("layerwise", false, "every tensor has a step size of its own", live: false),
       .weightDecay(0, "coupled weight decay"),
     ],
     slots: [origin], refusesStochastic: roundingIsDistance)
-  static let roundingIsDistance = "the noise of the rounding would count as distance from the start and lengthen every step"
+  static let roundingIsDistance =
+    "the noise of the rounding would count as distance from the start and lengthen every step"
 
   static func decay(_ h: Hyper) -> Decay { .coupled }
   static func scope(_ h: Hyper) -> Scope { h.layerwise ? .tensor : .global }
@@ -70,8 +73,8 @@ struct DoWG: ElementRule {
       theta <- theta - r^2/(sqrt(v) + eps) * g
       """,
     source: "Khaled, Mishchenko, Jin, 2023, arXiv:2305.16284",
-    parameters: [.number("r_eps", 1e-4, .above(0), "first distance").forAll, .eps(0, "added to the root of v")], slots: [DoG.origin],
-    refusesStochastic: DoG.roundingIsDistance)
+    parameters: [.number("r_eps", 1e-4, .above(0), "first distance").forAll, .eps(0, "added to the root of v")],
+    slots: [DoG.origin], refusesStochastic: DoG.roundingIsDistance)
 
   static func phases(_ h: Hyper) -> Int { 1 }
   static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("distance_squared"), Scalar("squares")] }

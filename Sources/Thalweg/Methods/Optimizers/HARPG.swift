@@ -77,7 +77,9 @@ struct HARPG: ElementRule {
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if phase > 0 {
-        io.change(slots: [estimate, gradient], parameters: false) { Carry(eta: pow(2 / (Double(io.step) + 2), $0.eta_power)) }
+        io.change(slots: [estimate, gradient], parameters: false) {
+          Carry(eta: pow(2 / (Double(io.step) + 2), $0.eta_power))
+        }
         io.change(RestoreParameters(), slots: [point], parameters: true)
       } else if io.step == 0 {
         io.change(SaveGradient(), slots: [estimate], parameters: false)

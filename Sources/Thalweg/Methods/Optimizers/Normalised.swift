@@ -79,7 +79,8 @@ struct PolyakSGD: ElementRule {
       """,
     source: "Loizou, Vaswani, Laradji, Lacoste-Julien, 2020, arXiv:2002.10542",
     parameters: [
-      .number("max_lr", 1, .atLeast(0), "largest step").forAll, .number("scaling", 1, .atLeast(0), "factor of the step"),
+      .number("max_lr", 1, .atLeast(0), "largest step").forAll,
+      .number("scaling", 1, .atLeast(0), "factor of the step"),
       .number("f_min", 0, .any, "lower bound of the loss").forAll, .eps(0).forAll,
       .flag("positive", false, "a loss below f_min does not ascend").forAll,
     ],

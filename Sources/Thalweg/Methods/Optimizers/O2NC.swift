@@ -18,7 +18,8 @@ struct O2NC: ElementRule {
       """,
     source: "Cutkosky, Mehta, Orabona, 2023, arXiv:2302.03775",
     parameters: [
-      .number("radius", 1e-2, .atLeast(0), "longest move").forAll, .number("eta", 1e-2, .atLeast(0), "step of the learner"),
+      .number("radius", 1e-2, .atLeast(0), "longest move").forAll,
+      .number("eta", 1e-2, .atLeast(0), "step of the learner"),
       .integer("epoch", 10, .atLeast(1), "steps to a candidate", live: false),
     ],
     slots: [

@@ -19,7 +19,8 @@ struct OASIS: ElementRule {
       """,
     source: "Jahani et al., 2021, arXiv:2109.05198",
     parameters: [
-      .number("lr0", 1e-3, .above(0), "first step size, or the step size where it is not adaptive").forAll, .rate("beta2", 0.99, "rate of the diagonal"),
+      .number("lr0", 1e-3, .above(0), "first step size, or the step size where it is not adaptive").forAll,
+      .rate("beta2", 0.99, "rate of the diagonal"),
       .number("alpha", 1e-3, .above(0), "floor of the diagonal"), .flag("adaptive", true, "the step size sets itself", live: false),
       .rate("beta1", 0, "rate of the momentum").fixed,
     ],
@@ -34,7 +35,9 @@ struct OASIS: ElementRule {
   }
   static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("eta"), Scalar("growth", .infinity), Scalar("steps")] }
 
-  static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) { if s[0] == 0 || !h.adaptive { s[0] = h.lr0 } }
+  static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
+    if s[0] == 0 || !h.adaptive { s[0] = h.lr0 }
+  }
 
   let beta1, alpha, eta: Double
   let plain: Bool

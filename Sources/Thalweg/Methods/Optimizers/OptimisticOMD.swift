@@ -24,7 +24,8 @@ struct OptimisticOMD: ElementRule {
     source: "Chen, Zhang, Tu, Zhao, Zhang, 2023, arXiv:2302.04552",
     parameters: [
       .number("D", 1, .above(0), "diameter").forAll, .number("G", 0, .atLeast(0), "bound of the gradients").forAll,
-      .number("delta", 1, .above(0), "offset of the step size").forAll, .maybe("mu", .above(0), "strong convexity: steps of 2/(mu*t)"),
+      .number("delta", 1, .above(0), "offset of the step size").forAll,
+      .maybe("mu", .above(0), "strong convexity: steps of 2/(mu*t)"),
       .maybe("lr", .atLeast(0), "a fixed step instead"),
       .choice("geometry", ["euclid", "entropy"], "of the mirror map", live: false),
       .choice("domain", ["none", "ball", "box"], "of euclid", live: false),

@@ -9,8 +9,8 @@ import Glibc
 ///     θ ← θ − lr·d·b · (m/(√v + d'·ε) + wd·θ)
 ///
 /// State    m, v, s, θ₀; d, the largest d̂, a, k (steps with ‖s‖₁ > 0). Sums run over all tensors.
-/// Differs  nothing from the authors' prodigyopt; its slicing of s and θ₀ is not carried. The numbers of the estimate are one for
-///          all groups; a group with lr = 0 stays where it is and adds nothing to a.
+/// Differs  nothing from the authors' prodigyopt; its slicing of s and θ₀ is not carried. The numbers of the estimate
+///          are one for all groups; a group with lr = 0 stays where it is and adds nothing to a.
 /// Source   Mishchenko and Defazio, 2023, arXiv:2306.06101.
 struct Prodigy: ElementRule {
   static let method = Method(
@@ -24,13 +24,15 @@ struct Prodigy: ElementRule {
       """,
     source: "Mishchenko, Defazio, 2023, arXiv:2306.06101",
     parameters: [
-      .lr(1).equalInAll, .rate("beta1", 0.9, "rate of the first moment").forAll, .rate("beta2", 0.999, "rate of the second moment").forAll,
+      .lr(1).equalInAll, .rate("beta1", 0.9, "rate of the first moment").forAll,
+      .rate("beta2", 0.999, "rate of the second moment").forAll,
       .maybe("beta3", .rate, "rate of the statistics of d; none: the root of beta2").forAll,
       .number("eps", 1e-8, .above(0), "added to the denominator, times d"), .weightDecay(),
       .flag("decouple", true, "weight decay is decoupled", live: false),
       .flag("use_bias_correction", false, "Adam's bias correction of the step").forAll,
       .flag("safeguard_warmup", false, "the statistics of d leave out lr").forAll,
-      .number("d0", 1e-6, .above(0), "first estimate of the distance").forAll, .number("d_coef", 1, .above(0), "factor of the estimate").forAll,
+      .number("d0", 1e-6, .above(0), "first estimate of the distance").forAll,
+      .number("d_coef", 1, .above(0), "factor of the estimate").forAll,
       .number("growth_rate", .infinity, .atLeast(1), "largest growth of d in a step").forAll,
     ],
     slots: Adam.moments + [Slot("s", "weighted sum of gradients"), DoG.origin])

@@ -6,9 +6,9 @@
 ///
 /// State    x, c, θ and h while it asks; nothing between steps.
 /// Differs  nothing from the authors' code; the defaults of the paper are UNVERIFIED. The rule moves the parameters itself, so that transforms
-///          before it change nothing. lr, radius and n_projection are one for all groups; a group with lr = 0 stays where it is and is no part of
-///          n², and where all have it nothing more is asked. With maximize the loss counts negative, as the gradient does. A large
-///          gradient needs a small projection_lr.
+///          before it change nothing. lr, radius and n_projection are one for all groups; a group with lr = 0 stays
+///          where it is and is no part of n², and where all have it nothing more is asked. With maximize the loss
+///          counts negative, as the gradient does. A large gradient needs a small projection_lr.
 /// Source   Belgoumri et al., 2025, arXiv:2505.19527.
 struct RollingBall: ElementRule {
   static let method = Method(
@@ -77,7 +77,9 @@ struct RollingBall: ElementRule {
         if lr == 0 { return .update(nil) }
       } else {
         let above = f - io.scalar(0)
-        io.change(slots: [projection, centre], parameters: true) { Project(rate: $0.lr == 0 ? 0 : $0.projection_lr, above: above) }
+        io.change(slots: [projection, centre], parameters: true) {
+          Project(rate: $0.lr == 0 ? 0 : $0.projection_lr, above: above)
+        }
       }
       if phase < h.integer("n_projection") { return .ask(Ask(.lossAndGradient)) }
       if phase > 0 { io.change(RestoreParameters(), slots: [point], parameters: true) }

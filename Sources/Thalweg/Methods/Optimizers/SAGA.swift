@@ -2,8 +2,8 @@
 ///
 ///     d = g − table_i + mean;   θ ← θ − lr·d;   mean ← mean + (g − table_i)/n;   table_i ← g
 ///
-/// State    the table, one gradient a sample, and its mean; both start at 0. With `init=full` the first step asks for the gradients of all samples
-///          and fills the table, so that d = mean then.
+/// State    the table, one gradient a sample, and its mean; both start at 0. With `init=full` the first step asks for
+///          the gradients of all samples and fills the table, so that d = mean then.
 /// Differs  the sample i of a step (from 0) is what was observed as `sample` before it; where nothing was, samples come in turn, i = t mod n. Every
 ///          10·n steps the mean is taken of the table anew, so that its rounding does not grow. A tensor without a gradient keeps its table.
 ///          A prox follows as a stage: saga(...) | prox(...) takes prox(θ, lr) after the step.
@@ -19,9 +19,11 @@ struct SAGA: ElementRule {
     source: "Defazio, Bach, Lacoste-Julien, 2014, arXiv:1407.0202",
     parameters: [
       .lr(nil), .integer("n", nil, .within(1, 4096), "number of samples", live: false),
-      .choice("init", ["zero", "full"], "the table at first: zeros, or the gradients of all samples at the start", live: false),
+      .choice("init", ["zero", "full"], "the table at first: zeros, or the gradients of all samples there", live: false),
     ],
-    slots: [Slot("mean", "the mean of the table"), Slot("table_0", "the gradient of the first sample; one more for every other sample")],
+    slots: [
+      Slot("mean", "the mean of the table"), Slot("table_0", "the gradient of the first sample; one more for every other sample"),
+    ],
     requests: "task_gradient")
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }

@@ -18,7 +18,8 @@ struct SGAUAP: ElementRule {
       """,
     source: "Liu et al., 2023, arXiv:2308.06015",
     parameters: [
-      .number("eps", 10.0 / 255, .above(0), "largest entry of the perturbation"), .maybe("step", .atLeast(0), "step size; none is eps/10"),
+      .number("eps", 10.0 / 255, .above(0), "largest entry of the perturbation"),
+      .maybe("step", .atLeast(0), "step size; none is eps/10"),
       .rate("momentum", 0, "share of the velocity that is kept, 0 without one").fixed,
       .integer("inner_steps", nil, .atLeast(1), "small batches of an outer step").forAll,
     ],

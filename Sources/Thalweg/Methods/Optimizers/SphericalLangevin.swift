@@ -4,8 +4,9 @@
 ///
 /// State    the move q of the present step.
 /// Differs  a tangent Euler step and a normalisation, whose pull stands for the drift −(n − 1)/2·θ. The first step scales θ to length 1
-///          before it moves; its gradient should be taken at unit vectors. The estimate is a time average (`trajectory_moments`). The part of
-///          q along θ is taken out twice, so that a long q leaves no part of it. The sphere of one element has no tangent.
+///          before it moves; its gradient should be taken at unit vectors. The estimate is a time average
+///          (`trajectory_moments`). The part of q along θ is taken out twice, so that a long q leaves no part of it.
+///          The sphere of one element has no tangent.
 /// Source   arXiv:2603.06028.
 struct SphericalLangevin: ElementRule {
   static let method = Method(
@@ -15,7 +16,9 @@ struct SphericalLangevin: ElementRule {
       theta <- (theta + q) / |theta + q|
       """,
     source: "arXiv:2603.06028",
-    parameters: [.number("dt", 1e-3, .atLeast(0), "time step"), .number("strength", 1, .atLeast(0), "weight of the gradient")],
+    parameters: [
+      .number("dt", 1e-3, .atLeast(0), "time step"), .number("strength", 1, .atLeast(0), "weight of the gradient"),
+    ],
     slots: [.temporary("move", "the move before it is projected")])
 
   static func scope(_ h: Hyper) -> Scope { .tensor }
@@ -62,7 +65,9 @@ struct SphericalLangevin: ElementRule {
     }
   }
 
-  @inline(__always) func point<L: Lane>(_ x: L, _ s: Slots<L>) -> L { shrink == 0 ? keep * x : shrink * (keep * x + s[0]) }
+  @inline(__always) func point<L: Lane>(_ x: L, _ s: Slots<L>) -> L {
+    shrink == 0 ? keep * x : shrink * (keep * x + s[0])
+  }
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { x - point(x, s) }
   @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { point(x, s) }
 }

@@ -4,8 +4,9 @@
 ///     b ← μ·b + (1 − τ)·g everywhere;   hot: θ ← θ − sign_lr·sign(g),   others: θ ← θ − lr·b
 ///
 /// State    b, from 0: the first step is dampened too.
-/// Differs  selection, buffers and defaults are UNVERIFIED in the paper, whose case study this is. The signed step does not depend on lr, so that
-///          nothing that scales a step size can follow (`schedule_free`, `ghost_step`). A NaN is not hot: it shows through b.
+/// Differs  selection, buffers and defaults are UNVERIFIED in the paper, whose case study this is. The signed step does
+///          not depend on lr, so that nothing that scales a step size can follow (`schedule_free`, `ghost_step`). A NaN
+///          is not hot: it shows through b.
 /// Source   Rosenfeld and Risteski, 2023, arXiv:2311.04163.
 struct SplitSGD: WholeRule {
   static let method = Method(
@@ -18,7 +19,8 @@ struct SplitSGD: WholeRule {
     parameters: [
       .lr(1e-2), .rate("momentum", 0.9, "share of the buffer that is kept"),
       .number("dampening", 0.9, .within(0, 1), "the gradient enters the buffer times 1 - dampening"),
-      .number("sign_lr", 1e-3, .atLeast(0), "step of the largest gradients"), .rate("fraction", 0.1, "their share of each tensor"),
+      .number("sign_lr", 1e-3, .atLeast(0), "step of the largest gradients"),
+      .rate("fraction", 0.1, "their share of each tensor"),
     ],
     slots: [.moment("momentum_buffer", "the momentum b")], requests: "own-step")
 

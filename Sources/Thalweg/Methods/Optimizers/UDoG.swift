@@ -6,8 +6,9 @@
 ///     S ← S + ω·x;   W ← W + ω;   r ← max(r, ‖x − θ₀‖, ‖y − θ₀‖), from r_eps_rel·(1 + ‖θ₀‖);   x and y in the domain
 ///
 /// State    θ₀, y, S, m, the parameters before the step; W, r, R, Q, M. Norms run over all tensors.
-/// Differs  the terms of the two step sizes are UNVERIFIED in the paper and taken as above, M with the m of this step. With a `domain`, x and y are
-///          projected onto it, each tensor by itself; it does not follow that θ lies there where the set is not convex.
+/// Differs  the terms of the two step sizes are UNVERIFIED in the paper and taken as above, M with the m of this step.
+///          With a `domain`, x and y are projected onto it, each tensor by itself; it does not follow that θ lies there
+///          where the set is not convex.
 /// Errors   as the set: a tensor that it does not take, or that is not finite.
 /// Source   Kreisler, Ivgi, Hinder and Carmon, 2024, arXiv:2404.00666.
 struct UDoG: ElementRule {
@@ -17,7 +18,8 @@ struct UDoG: ElementRule {
       R <- R + r;  alpha = R/r;  omega = alpha*r
       m = gradient at (S + omega*y)/(W + omega);  M <- max(M, alpha^2*|m|^2);  x = y - omega/sqrt(eps + Q + M)*m
       g = gradient at theta = (S + omega*x)/(W + omega);  Q <- Q + alpha^2*|g - m|^2;  y <- y - omega/sqrt(eps + Q + M)*g
-      S <- S + omega*x;  W <- W + omega;  r <- max(r, |x - theta_0|, |y - theta_0|);  x and y projected onto the domain, if one is given
+      S <- S + omega*x;  W <- W + omega;  r <- max(r, |x - theta_0|, |y - theta_0|)
+      x and y are projected onto the domain, if one is given
       """,
     source: "Kreisler, Ivgi, Hinder, Carmon, 2024, arXiv:2404.00666",
     parameters: [
@@ -56,7 +58,9 @@ struct UDoG: ElementRule {
     static var method: Method { UDoG.method }
     let origin = 0, y = 1, sum = 2, first = 3, point = 4, x = 5, next = 6
     let domain: SourceIO.Projection?
-    init(_ h: Hyper) throws(Failure) { domain = try h.stage("domain").map { (s) throws(Failure) in try SourceIO.Projection(s) } }
+    init(_ h: Hyper) throws(Failure) {
+      domain = try h.stage("domain").map { (s) throws(Failure) in try SourceIO.Projection(s) }
+    }
 
     var opens: Bool { true }
     func most(_ tensors: Int) -> Int { 2 }
@@ -106,11 +110,15 @@ struct UDoG: ElementRule {
     /// A point of the step that is to be projected: y − rate·gradient, and the query it leads to.
     struct Candidate: ElementOperation {
       let rate: Double, ofFirst: Bool
-      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = s[1] - rate * (ofFirst ? s[2] : g) }
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+        s[0] = s[1] - rate * (ofFirst ? s[2] : g)
+      }
     }
     struct ProjectedQuery: ElementOperation {
       let past, present: Double
-      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = past * s[0] + present * s[1] }
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+        x = past * s[0] + present * s[1]
+      }
     }
     struct ProjectedDistances: ElementSum {
       @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
@@ -166,15 +174,18 @@ struct UDoG: ElementRule {
       let sums = phase == 0 ? io.sum(KeepFirst(starts: starts), slots: slots) : io.sum(Norms(starts: starts), slots: slots)
       let r = starts ? io.hyper.r_eps_rel * (1 + sums.root(2)) : io.scalar(1)
       var turns = Squares(io.scalar(3))
-      let w = Weights(io, distance: r), largest = w.largest(io, sums.squares(0)), short = w.rate(io, turns: turns, largest: largest)
+      let w = Weights(io, distance: r), largest = w.largest(io, sums.squares(0))
+      let short = w.rate(io, turns: turns, largest: largest)
       if phase == 0 {
         io.saveHome()   // of tensors that did not go away before
         if let domain {
           io.change(Candidate(rate: short, ofFirst: true), slots: [self.x, y, first], parameters: false)
           try io.project(self.x, domain)
-          io.change(ProjectedQuery(past: 1 / w.weight, present: w.omega / w.weight), slots: [sum, self.x], parameters: true)
+          let query = ProjectedQuery(past: 1 / w.weight, present: w.omega / w.weight)
+          io.change(query, slots: [sum, self.x], parameters: true)
         } else {
-          io.change(Query(past: 1 / w.weight, present: w.omega / w.weight, rate: short), slots: [y, sum, first], parameters: true)
+          let query = Query(past: 1 / w.weight, present: w.omega / w.weight, rate: short)
+          io.change(query, slots: [y, sum, first], parameters: true)
         }
         return .ask(Ask(.gradient))
       }

@@ -17,7 +17,8 @@ struct GradientRegularization: Source {
       """,
     source: "Karakida, Takase, Hayase, Osawa, 2022, arXiv:2210.02720",
     parameters: [
-      .number("gamma", 0.01, .any, "weight of the penalty"), .eps(0.01, "length of the finite difference", .above(0)).forAll,
+      .number("gamma", 0.01, .any, "weight of the penalty"),
+      .eps(0.01, "length of the finite difference", .above(0)).forAll,
       .choice("scheme", ["forward", "backward", "central"], "of the differences", live: false),
       .choice("step", ["absolute", "relative"], "the length is eps, or eps over the norm").forAll,
     ],
@@ -70,6 +71,6 @@ struct GradientRegularization: Source {
       return .ask(Ask(.gradient))
     }
     io.change(RestoreParameters(), parameters: true)
-    return .update(io.operation(slots: central ? [1, 2] : [1, 1]) { Combine(c: backward ? -$0.gamma / h : $0.gamma / h) })
+    return .update(io.operation(slots: central ? [1, 2] : [1, 1]) { Combine(c: $0.gamma / (backward ? -h : h)) })
   }
 }

@@ -4,8 +4,8 @@
 ///     the rule sees the gradient at θ + e, on the same minibatch
 ///
 /// State    the parameters while they are away; nothing between steps.
-/// Differs  nothing from davda54/sam; without a gradient there is no perturbation. Every group has its own ρ, ε and ball; ‖g‖ is over
-///          all of them.
+/// Differs  nothing from davda54/sam; without a gradient there is no perturbation. Every group has its own ρ, ε and
+///          ball; ‖g‖ is over all of them.
 /// Source   Foret, Kleiner, Mobahi and Neyshabur, 2020, arXiv:2010.01412.
 struct SAM: Source {
   static let method = Method(

@@ -38,8 +38,8 @@ private struct Samples {
   }
 }
 
-/// The mean of per-sample gradients that come in parts, and their squared distances from it: summed, and by coordinate where `each` asks for
-/// them. Parts are joined as Chan, Golub and LeVeque (1979) do, so that nothing cancels.
+/// The mean of per-sample gradients that come in parts, and their squared distances from it: summed, and by coordinate
+/// where `each` asks for them. Parts are joined as Chan, Golub and LeVeque (1979) do, so that nothing cancels.
 private struct Moments {
   var parts = 0.0, count = 0.0, spread = 0.0
   var mean: [Double] = []
@@ -47,7 +47,10 @@ private struct Moments {
 
   mutating func join(_ s: Samples, each: Bool) {
     let m = Double(s.m), other = s.mean(), weight = count * m / (count + m)
-    if mean.isEmpty { (mean, spreads) = ([Double](repeating: 0, count: s.n), [Double](repeating: 0, count: each ? s.n : 0)) }
+    if parts == 0 {
+      mean = [Double](repeating: 0, count: s.n)
+      spreads = [Double](repeating: 0, count: each ? s.n : 0)
+    }
     func add(_ x: Double, _ j: Int) {
       spread += x
       if each { spreads[j] += x }
@@ -64,7 +67,9 @@ private struct Moments {
   var memory: [Double] {
     get { [parts, count, spread, Double(mean.count)] + mean + spreads }
     set {
-      guard newValue.count >= 4, newValue[3] >= 0, newValue[3] <= Double(newValue.count - 4) else { return self = Moments() }
+      guard newValue.count >= 4, newValue[3] >= 0, newValue[3] <= Double(newValue.count - 4) else {
+        return self = Moments()
+      }
       let n = Int(newValue[3])
       (parts, count, spread) = (newValue[0], newValue[1], newValue[2])
       (mean, spreads) = (Array(newValue[4..<(4 + n)]), Array(newValue[(4 + n)...]))
@@ -80,8 +85,8 @@ private struct Moments {
 ///
 /// With `parts` a batch may come in that many calls, down to one sample each: O(n) numbers are kept of it.
 ///
-/// State    B, the number of batches that were shown; the mean and the variance of an unfinished batch. It watches `batch_size` and per-sample
-///          gradients; the value is B.
+/// State    B, the number of batches that were shown; the mean and the variance of an unfinished batch. It watches
+///          `batch_size` and per-sample gradients; the value is B.
 /// Differs  nothing from timlautk/AdAdaGrad. Until a batch size is observed, B is the number of samples of the first batch. One sample
 ///          tests nothing; a zero mean needs max_batch.
 /// Errors   TW_ERROR_SHAPE when a part has gradients of another length than those before it.
@@ -98,19 +103,23 @@ struct NormTest: Schedule {
     parameters: [
       .integer("max_batch", nil, .atLeast(1), "largest batch size"),
       .number("eta", 0.5, .between(0, 1, lowOpen: true, highOpen: true), "tolerance"),
-      .integer("interval", 1, .atLeast(1), "test at every such batch"), .flag("coordinate", false, "test every coordinate (for AdaGrad)"),
+      .integer("interval", 1, .atLeast(1), "test at every such batch"),
+      .flag("coordinate", false, "test every coordinate (for AdaGrad)"),
       .integer("parts", 1, .atLeast(1), "calls with per-sample gradients that make one batch", live: false),
     ])
   private let eta, most, interval, parts: Double
   private let coordinate: Bool
   private var batch = BatchSize()
   private var moments = Moments()
-  init(_ h: Hyper) { (eta, most, interval, coordinate, parts) = (h.eta, h.max_batch, h.interval, h.coordinate, h.parts) }
+  init(_ h: Hyper) {
+    (eta, most, interval, coordinate, parts) = (h.eta, h.max_batch, h.interval, h.coordinate, h.parts)
+  }
 
   func value(_ k: Double) -> Double { max(1, batch.size) }
   var memory: [Double] {
     get { batch.memory + (parts > 1 ? moments.memory : []) }
     set {
+      guard takes(newValue[...]) == newValue.count else { return }   // a whole file may hold nonsense
       batch.memory = Array(newValue.prefix(2))
       moments.memory = Array(newValue.dropFirst(2))
     }
@@ -127,7 +136,8 @@ struct NormTest: Schedule {
 
   mutating func observe(samples: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) -> Bool {
     guard moments.parts == 0 || moments.mean.count == n else {
-      throw Failure(Status.shape, "norm_test: gradients of \(n) elements, but \(moments.mean.count) in the parts before; nothing was changed")
+      throw Failure(
+        Status.shape, "norm_test: gradients of \(n) elements, but \(moments.mean.count) in the parts before; nothing was changed")
     }
     guard m > 0 else { return true }
     var joined = moments, new = batch
