@@ -3,6 +3,7 @@
  * Most of them are made by the Swift runtime, which ends the process where malloc gives nothing.  They come from here then, so that the
  * call under way goes on to the next thing that may fail, a tensor's worth of state or scratch, and ends with TW_ERROR_MEMORY.  The library
  * is linked with --wrap for the functions below (Package.swift): its own calls of malloc come here, nobody else's. */
+#include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -14,6 +15,7 @@ void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
 void *__real_realloc(void *p, size_t size);
 void __real_free(void *p);
+int __real_posix_memalign(void **p, size_t alignment, size_t size);
 size_t __real_malloc_usable_size(void *p);
 /* operator new(size_t) and delete(void *, size_t) of C++, which the runtime is partly written in; and the new that returns NULL. */
 void __real__ZdlPvm(void *p, size_t size);
@@ -76,6 +78,16 @@ void *__wrap_calloc(size_t count, size_t size) {
   if (__builtin_expect(p != NULL, 1) || __builtin_mul_overflow(count, size, &bytes)) return p;
   p = take(bytes);
   return p ? memset(p, 0, bytes) : NULL;
+}
+
+/* The runtime's own alignment is HEAD; larger ones are tensors, which may fail. */
+int __wrap_posix_memalign(void **p, size_t alignment, size_t size) {
+  int error = __real_posix_memalign(p, alignment, size);
+  if (__builtin_expect(error != ENOMEM, 1) || alignment > HEAD) return error;
+  void *small = take(size);
+  if (!small) return error;
+  *p = small;
+  return 0;
 }
 
 void __wrap_free(void *p) {
