@@ -9,7 +9,7 @@ let kernels: [SwiftSetting] = [
 ]
 
 // The pool's threads wait in the library's code, so that no dlclose may unmap it. Small allocations have a reserve: CThalweg/reserve.c.
-let wrapped = ["malloc", "calloc", "realloc", "free", "malloc_usable_size", "_Znwm", "_ZdlPvm"]
+let wrapped = ["malloc", "calloc", "realloc", "free", "posix_memalign", "malloc_usable_size", "_Znwm", "_ZdlPvm"]
 let linking: [LinkerSetting] = [
   .unsafeFlags((["-z", "nodelete"] + wrapped.map { "--wrap=\($0)" }).flatMap { ["-Xlinker", $0] })
 ]

@@ -3,6 +3,7 @@
  * Most of them are made by the Swift runtime, which ends the process where malloc gives nothing.  They come from here then, so that the
  * call under way goes on to the next thing that may fail, a tensor's worth of state or scratch, and ends with TW_ERROR_MEMORY.  The library
  * is linked with --wrap for the functions below (Package.swift): its own calls of malloc come here, nobody else's. */
+#include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -14,15 +15,16 @@ void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
 void *__real_realloc(void *p, size_t size);
 void __real_free(void *p);
+int __real_posix_memalign(void **p, size_t alignment, size_t size);
 size_t __real_malloc_usable_size(void *p);
 /* operator new(size_t) and delete(void *, size_t) of C++, which the runtime is partly written in; and the new that returns NULL. */
 void __real__ZdlPvm(void *p, size_t size);
 void *_ZnwmRKSt9nothrow_t(size_t size, const void *nothrow);
 extern const char _ZSt7nothrow;
 
-enum { HEAD = 16, SMALLEST = 64, CLASSES = 12, SIZE = 1 << 20 };
+enum { HEAD = 64, SMALLEST = 128, CLASSES = 11, SIZE = 1 << 20, LARGEST_ALIGNED = 4096 };
 
-/* A block is SMALLEST << k bytes; it begins with k, and its memory HEAD bytes later. */
+/* A block is SMALLEST << k bytes; k stands right before its memory, which begins HEAD bytes in. */
 static _Alignas(64) unsigned char reserve[SIZE];
 static size_t used;
 static void *freed[CLASSES]; /* chained through their memory */
@@ -36,7 +38,7 @@ static void leave(void) { __atomic_clear(&lock, __ATOMIC_RELEASE); }
 __attribute__((constructor)) static void prepare(void) { pthread_atfork(enter, leave, leave); }
 
 static inline bool is_reserved(const void *p) { return (uintptr_t)p - (uintptr_t)reserve < SIZE; }
-static size_t class_of(const void *p) { return *(const size_t *)((const unsigned char *)p - HEAD); }
+static size_t class_of(const void *p) { return ((const size_t *)p)[-1]; }
 static size_t room_of(const void *p) { return ((size_t)SMALLEST << class_of(p)) - HEAD; }
 
 static __attribute__((noinline)) void *take(size_t size) {
@@ -50,7 +52,7 @@ static __attribute__((noinline)) void *take(size_t size) {
     memcpy(&freed[k], p, sizeof freed[k]);
   } else if (used + ((size_t)SMALLEST << k) <= SIZE) {
     p = reserve + used + HEAD;
-    *(size_t *)(p - HEAD) = k;
+    ((size_t *)p)[-1] = k;
     used += (size_t)SMALLEST << k;
   }
   leave();
@@ -76,6 +78,16 @@ void *__wrap_calloc(size_t count, size_t size) {
   if (__builtin_expect(p != NULL, 1) || __builtin_mul_overflow(count, size, &bytes)) return p;
   p = take(bytes);
   return p ? memset(p, 0, bytes) : NULL;
+}
+
+/* The runtime's; what is larger is tensors, which may fail. */
+int __wrap_posix_memalign(void **p, size_t alignment, size_t size) {
+  int error = __real_posix_memalign(p, alignment, size);
+  if (__builtin_expect(error != ENOMEM, 1) || alignment > HEAD || size > LARGEST_ALIGNED) return error;
+  void *small = take(size);
+  if (!small) return error;
+  *p = small;
+  return 0;
 }
 
 void __wrap_free(void *p) {

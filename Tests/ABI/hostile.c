@@ -1339,7 +1339,7 @@ static void bad_answers(void) {
       BAD_MATRIX(TW_ERROR_SHAPE, z, TW_F32, 2, negative, NULL);
       BAD_MATRIX(TW_ERROR_SHAPE, z, TW_F32, 2, huge, NULL);
       BAD_MATRIX(TW_ERROR_SHAPE, z, TW_F32, 2, wide, NULL);
-      BAD_MATRIX(TW_ERROR_LAYOUT, z, TW_F32, 2, tall, still);
+      BAD_MATRIX(TW_ERROR_MEMORY, z, TW_F32, 2, tall, still);
       BAD_MATRIX(TW_ERROR_DTYPE, z, 99, 2, out, NULL);
       BAD_MATRIX(TW_ERROR_ARGUMENT, NULL, TW_F32, 2, out, NULL);
       bad = second;

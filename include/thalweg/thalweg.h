@@ -14,10 +14,10 @@
  * Errors     Every function that can fail returns a tw_status and never aborts.  tw_last_error() gives the
  *            message of the calling thread's last failure.  A failing call changes nothing: parameters and
  *            state are as before.  NULL, destroyed and foreign handles are TW_ERROR_HANDLE.
- *            One thing may end the process: malloc without memory for the small records of a call (names,
- *            messages, the plan of a step; some kilobytes, and some hundred bytes a tensor), or while a
- *            matrix is factorised.  State, scratch, copies of tensors, files and whatever else has a size
- *            that the caller names are TW_ERROR_MEMORY then.
+ *            State, scratch, copies of tensors, files and whatever else has a size that the caller names fail
+ *            with TW_ERROR_MEMORY.  Small records of a call (names, messages, the plan of a step) come from a
+ *            reserve of one megabyte when malloc gives nothing; where that is used up too, or OpenBLAS gets
+ *            no memory for its work, the process ends.
  * Numbers    Arithmetic is float32 for f32, f16 and bf16 parameters and float64 for f64 parameters; scalars
  *            and reductions are float64.  Results do not depend on the number of threads.
  * Growth     Structs that start with struct_size may grow at their end: set it to sizeof the struct that you
