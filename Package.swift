@@ -8,6 +8,12 @@ let kernels: [SwiftSetting] = [
   .unsafeFlags(["-Xcc", "-fno-math-errno", "-Xcc", "-mprefer-vector-width=512", "-enforce-exclusivity=unchecked"])
 ]
 
+// The pool's threads wait in the library's code, so that no dlclose may unmap it. Small allocations have a reserve: CThalweg/reserve.c.
+let wrapped = ["malloc", "calloc", "realloc", "free", "malloc_usable_size", "_Znwm", "_ZdlPvm"]
+let linking: [LinkerSetting] = [
+  .unsafeFlags((["-z", "nodelete"] + wrapped.map { "--wrap=\($0)" }).flatMap { ["-Xlinker", $0] })
+]
+
 let package = Package(
   name: "thalweg",
   products: [
@@ -18,7 +24,7 @@ let package = Package(
     .target(name: "CThalweg", cSettings: [.headerSearchPath("../../include")]),
     .target(name: "COpenBLAS"),
     .target(name: "Thalweg", dependencies: ["CThalweg", "COpenBLAS"], swiftSettings: kernels),
-    .target(name: "ThalwegABI", dependencies: ["Thalweg", "CThalweg"], swiftSettings: kernels),
+    .target(name: "ThalwegABI", dependencies: ["Thalweg", "CThalweg"], swiftSettings: kernels, linkerSettings: linking),
     .testTarget(name: "ThalwegTests", dependencies: ["Thalweg", "ThalwegABI"]),
   ]
 )

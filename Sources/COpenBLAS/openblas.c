@@ -3,9 +3,17 @@
 
 #include <cblas.h>
 #include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <link.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define EACH(X)                                                                                                            \
   X(cblas_sgemm) X(cblas_dgemm) X(cblas_ssyrk) X(cblas_dsyrk) X(openblas_set_num_threads)
@@ -20,6 +28,90 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool loaded;
 static char description[256] = "not loaded";
 
+#define NAME "libopenblas.so.0"
+
+/* Looks for `name` itself before the rest of the process: a host may have another OpenBLAS in the global scope, with 64-bit integers or
+ * of another build, and LAPACK's calls of BLAS must not end there.  The address sanitizer ends a process that loads anything so. */
+static int binding(void) { return RTLD_NOW | RTLD_LOCAL | (dlsym(RTLD_DEFAULT, "__asan_init") ? 0 : RTLD_DEEPBIND); }
+
+/* The file that dlopen(NAME) would load; false where its place is not among the folders that the loader tells. */
+static bool find(char *path, size_t size) {
+  void *h = dlopen(NAME, RTLD_NOLOAD | RTLD_NOW | RTLD_LOCAL);
+  struct link_map *map = NULL;
+  if (h) {
+    bool found = dlinfo(h, RTLD_DI_LINKMAP, &map) == 0 && map && map->l_name[0] == '/' && strlen(map->l_name) < size;
+    if (found) strcpy(path, map->l_name);
+    dlclose(h);
+    return found;
+  }
+  /* Asking for the folders takes a handle: that of the object that this code is part of. */
+  Dl_info self;
+  if (!dladdr((void *)find, &self) || !(h = dlopen(self.dli_fname, RTLD_NOLOAD | RTLD_NOW))) h = dlopen(NULL, RTLD_NOW);
+  if (!h) return false;
+  bool found = false;
+  Dl_serinfo bytes, *folders = NULL;
+  if (dlinfo(h, RTLD_DI_SERINFOSIZE, &bytes) == 0 && (folders = malloc(bytes.dls_size)) != NULL &&
+      dlinfo(h, RTLD_DI_SERINFOSIZE, folders) == 0 && dlinfo(h, RTLD_DI_SERINFO, folders) == 0) {
+    for (unsigned i = 0; i < folders->dls_cnt && !found; i++) {
+      int n = snprintf(path, size, "%s/%s", folders->dls_serpath[i].dls_name, NAME);
+      found = n > 0 && (size_t)n < size && access(path, R_OK) == 0;
+    }
+  }
+  free(folders);
+  dlclose(h);
+  return found;
+}
+
+/* Takes the name out of a library's file: dlopen(NAME) of the host would find the copy by it. */
+static bool unname(int file) {
+  ElfW(Ehdr) head;
+  ElfW(Phdr) part;
+  ElfW(Dyn) entry;
+  if (pread(file, &head, sizeof head, 0) != (ssize_t)sizeof head || memcmp(head.e_ident, ELFMAG, SELFMAG) != 0) return false;
+  for (int i = 0; i < head.e_phnum; i++) {
+    off_t at = (off_t)head.e_phoff + (off_t)i * head.e_phentsize;
+    if (pread(file, &part, sizeof part, at) != (ssize_t)sizeof part) return false;
+    if (part.p_type != PT_DYNAMIC) continue;
+    at = (off_t)part.p_offset;
+    for (; pread(file, &entry, sizeof entry, at) == (ssize_t)sizeof entry && entry.d_tag != DT_NULL; at += (off_t)sizeof entry) {
+      if (entry.d_tag != DT_SONAME) continue;
+      entry.d_tag = DT_DEBUG; /* which means nothing in a library */
+      return pwrite(file, &entry, sizeof entry, at) == (ssize_t)sizeof entry;
+    }
+  }
+  return true;
+}
+
+/* A copy of the file in memory, loaded as a library of its own: the number of threads is one variable of an OpenBLAS, and the host's,
+ * which it may have from the same file now or later, is the host's business.  NULL where the system gives no such file. */
+static void *open_copy(void) {
+  char path[4096];
+  if (!find(path, sizeof path)) return NULL;
+  int from = open(path, O_RDONLY | O_CLOEXEC);
+  if (from < 0) return NULL;
+  void *h = NULL;
+  struct stat info;
+  int to = memfd_create(NAME, MFD_CLOEXEC);
+  if (to >= 0 && fstat(from, &info) == 0 && S_ISREG(info.st_mode)) {
+    off_t left = info.st_size;
+    while (left > 0) {
+      ssize_t n = sendfile(to, from, NULL, (size_t)left);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) break;
+      left -= n;
+    }
+    if (left == 0 && unname(to)) {
+      /* The loader knows libraries by the name that they were opened with, and the number of the file will be another's: a spelling that
+       * nobody else uses. */
+      snprintf(path, sizeof path, "/proc/self/fd/./%d", to);
+      h = dlopen(path, binding());
+    }
+  }
+  if (to >= 0) close(to);
+  close(from);
+  return h;
+}
+
 static void load(void) {
 #if defined(__x86_64__)
   /* OpenBLAS reads this once, while it is loaded. What the user has set stays. */
@@ -30,12 +122,20 @@ static void load(void) {
     chosen = setenv("OPENBLAS_CORETYPE", "SKYLAKEX", 0) == 0;
   }
 #endif
-  void *h = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
+  /* Threads that would never work, and whose creation, where it fails, ends the process. */
+  const char *threads = getenv("OPENBLAS_NUM_THREADS");
+  char *before = threads ? strdup(threads) : NULL;
+  setenv("OPENBLAS_NUM_THREADS", "1", 1);
+  void *h = open_copy();
+  if (!h) h = dlopen(NAME, binding());
+  if (before) setenv("OPENBLAS_NUM_THREADS", before, 1);
+  else unsetenv("OPENBLAS_NUM_THREADS");
+  free(before);
 #if defined(__x86_64__)
   if (chosen) unsetenv("OPENBLAS_CORETYPE");
 #endif
   if (!h) {
-    snprintf(description, sizeof description, "OpenBLAS was not found (libopenblas.so.0; Debian's package libopenblas0)");
+    snprintf(description, sizeof description, "OpenBLAS was not found (" NAME "; Debian's package libopenblas0)");
     return;
   }
   bool ok = true;
@@ -44,7 +144,7 @@ static void load(void) {
 #define LAPACK(name) ok = (p_##name = (fortran)dlsym(h, #name "_")) && ok;
   LAPACK(sgesdd) LAPACK(dgesdd) LAPACK(dgeqrf) LAPACK(dorgqr) LAPACK(dgesv) LAPACK(dpotrf) LAPACK(dpotrs) LAPACK(dsyevd)
   if (!ok) {
-    snprintf(description, sizeof description, "libopenblas.so.0 lacks CBLAS or LAPACK functions");
+    snprintf(description, sizeof description, NAME " lacks CBLAS or LAPACK functions");
     return;
   }
   char *(*config)(void) = (char *(*)(void))dlsym(h, "openblas_get_config");

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 
 static _Thread_local char last_error[4096] = "no error";
@@ -40,5 +41,12 @@ const char *twi_instruction_set(void) {
 
 int twi_errno(void) { return errno; }
 const char *twi_strerror(int code) { return strerror(code); }
-int twi_open_write(const char *path) { return open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644); }
-int twi_open_read(const char *path) { return open(path, O_RDONLY | O_CLOEXEC); }
+int twi_open_new(const char *path, int mode) { return open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode); }
+int twi_open_read(const char *path) { return open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); }
+
+bool twi_can_allocate(size_t size) {
+  void *volatile p = malloc(size); /* volatile: a pair of malloc and free would be taken for one that succeeds */
+  bool ok = p != NULL;
+  free(p);
+  return ok;
+}

@@ -146,7 +146,7 @@ func views(_ p: UnsafePointer<tw_tensor>?, _ count: Int, _ kind: String, expecte
   if count == 0 { return [] }
   guard let p else { throw null("\(kind)s") }
   var list: [View] = []
-  list.reserveCapacity(count)
+  list.reserveCapacity(min(count, 1 << 16))   // a count may be nonsense
   for i in 0..<count { list.append(try View(p[i], "\(kind) \(i)")) }
   return list
 }

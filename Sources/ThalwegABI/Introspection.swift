@@ -1,14 +1,19 @@
 import CThalweg
 import Thalweg
 
-/// Copies a struct to the caller, as much of it as the caller's struct_size says.
-private func fill<T>(_ out: UnsafeMutablePointer<T>?, _ name: String, _ value: T) throws(Failure) {
-  guard let out else { throw null(name) }
-  let raw = UnsafeMutableRawPointer(out)
-  let size = raw.load(as: Int.self)
-  guard size >= 2 * MemoryLayout<Int>.size, size <= 1 << 16 else {
-    throw Failure(Status.argument, "`\(name)->struct_size` is \(UInt(bitPattern: size)); set it to sizeof the struct")
+/// The caller's struct_size, which stands first in every struct that may grow; it is checked. `least`: bytes that every caller has.
+func structSize<T>(_ out: UnsafeMutablePointer<T>, _ name: String, atLeast least: Int = 2 * MemoryLayout<Int>.size) throws(Failure) -> Int {
+  let size = UnsafeRawPointer(out).load(as: Int.self)
+  guard size >= least, size <= 1 << 16 else {
+    throw Failure(Status.argument, "`\(name)->struct_size` is \(UInt(bitPattern: size)); set it to sizeof(\(T.self))")
   }
+  return size
+}
+
+/// Copies a struct to the caller, as much of it as the caller's struct_size says; what the caller has beyond it stays.
+func fill<T>(_ out: UnsafeMutablePointer<T>?, _ name: String, _ value: T) throws(Failure) {
+  guard let out else { throw null(name) }
+  let raw = UnsafeMutableRawPointer(out), size = try structSize(out, name)
   withUnsafeBytes(of: value) { bytes in
     guard let p = bytes.baseAddress else { return }
     raw.copyMemory(from: p, byteCount: min(size, bytes.count))

@@ -34,7 +34,7 @@ private func view(_ t: UnsafePointer<tw_tensor>?, _ name: String, writable: Bool
   guard !v.absent else { throw Failure(Status.argument, "\(name): the tensor is marked absent") }
   if writable {
     guard !v.readOnly else { throw Failure(Status.layout, "\(name) is read-only") }
-    guard !v.overlapsItself else { throw Failure(Status.overlap, "\(name): its strides make elements share memory") }
+    try v.refuseOverlapWithin(name, Status.overlap)
   }
   return v
 }
@@ -198,8 +198,49 @@ public func scheduleObserveSamples(_ p: OpaquePointer?, _ gradients: UnsafePoint
     try schedule(p) { (s) throws(Failure) in
       let v = try view(gradients, "gradients", writable: false)
       guard v.shape.count == 2 else { throw Failure(Status.shape, "gradients must have two axes, (samples, n), got shape \(v.shape)") }
-      try s.observe(samples: Dense.read(v), v.shape[0], v.shape[1])
+      try s.observe(samples: v)
     }
+  }
+}
+
+@_cdecl("tw_schedule_save")
+public func scheduleSave(
+  _ p: OpaquePointer?, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try schedule(p) { (s) throws(Failure) in
+      let bytes = s.save()
+      needed?.pointee = bytes.count
+      if capacity == 0 {
+        guard needed != nil else { throw null("needed") }
+        return
+      }
+      guard let buffer else { throw null("buffer") }
+      guard capacity < 0 || capacity >= bytes.count else {
+        throw Failure(Status.space, "the memory of the schedule needs \(bytes.count) bytes, the buffer has \(capacity)")
+      }
+      bytes.withUnsafeBytes { if let q = $0.baseAddress { buffer.copyMemory(from: q, byteCount: $0.count) } }
+    }
+  }
+}
+
+@_cdecl("tw_schedule_load")
+public func scheduleLoad(_ p: OpaquePointer?, _ data: UnsafeRawPointer?, _ size: Int) -> tw_status {
+  status { () throws(Failure) in
+    try schedule(p) { (s) throws(Failure) in
+      guard let data else { throw null("data") }
+      guard size >= 0 else { throw Failure(Status.format, "not a usable saved schedule: its size overflows") }
+      try s.load(UnsafeRawBufferPointer(start: data, count: size))
+    }
+  }
+}
+
+@_cdecl("tw_schedule_sentence")
+public func scheduleSentence(
+  _ p: OpaquePointer?, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try schedule(p) { (s) throws(Failure) in try deliver(s.sentence, buffer, capacity, needed) }
   }
 }
 

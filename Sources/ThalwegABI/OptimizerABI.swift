@@ -126,26 +126,20 @@ public func optimizerStepWith(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw
   }
 }
 
+/// Bytes of the first tw_request that was published: every caller has these fields. Later ones stand behind them.
+private let firstRequest = (MemoryLayout<tw_request>.offset(of: \.probe_count) ?? 0) + MemoryLayout<Int>.size
+
 /// Tells the host what is asked for; nothing, between steps.
-private func write(_ r: Request?, of o: Optimizer, to request: UnsafeMutablePointer<tw_request>) {
-  let r = r ?? Request()
-  request.pointee.kind = r.kind.rawValue
-  request.pointee.pass = Int32(truncatingIfNeeded: r.pass)
-  request.pointee.tag = r.tag
-  request.pointee.index = Int64(r.index)
-  request.pointee.count = Int64(r.count)
-  request.pointee.loss = .nan
-  let probe = o.probeTensors()
-  request.pointee.probe = probe.map { UnsafePointer($0) }
-  request.pointee.probe_count = probe == nil ? 0 : o.count
+private func write(_ r: Request?, of o: Optimizer, to request: UnsafeMutablePointer<tw_request>) throws(Failure) {
+  let r = r ?? Request(), probe = o.probeTensors()
+  try fill(request, "request", tw_request(
+    struct_size: 0, kind: r.kind.rawValue, pass: Int32(truncatingIfNeeded: r.pass), tag: r.tag, index: Int64(r.index), count: Int64(r.count), loss: .nan,
+    probe: probe.map { UnsafePointer($0) }, probe_count: probe == nil ? 0 : o.count))
 }
 
 private func usable(_ request: UnsafeMutablePointer<tw_request>?) throws(Failure) -> UnsafeMutablePointer<tw_request> {
   guard let request else { throw null("request") }
-  let size = request.pointee.struct_size
-  guard size >= MemoryLayout<tw_request>.size, size <= 1 << 16 else {
-    throw Failure(Status.argument, "`request->struct_size` is \(size); set it to sizeof(tw_request)")
-  }
+  _ = try structSize(request, "request", atLeast: firstRequest)
   return request
 }
 
@@ -155,7 +149,7 @@ public func optimizerNext(_ p: OpaquePointer?, _ request: UnsafeMutablePointer<t
     let request = try usable(request)
     return try with(p) { (o) throws(Failure) in
       let (asked, code) = try o.next(loss: request.pointee.loss)
-      write(asked, of: o, to: request)
+      try write(asked, of: o, to: request)
       return code
     }
   }
@@ -166,7 +160,7 @@ public func optimizerWaiting(_ p: OpaquePointer?, _ request: UnsafeMutablePointe
   statusCode { () throws(Failure) in
     let request = try usable(request)
     return try with(p) { (o) throws(Failure) in
-      write(o.waiting, of: o, to: request)
+      try write(o.waiting, of: o, to: request)
       return o.waiting == nil ? Status.ok : Status.more
     }
   }
@@ -181,10 +175,8 @@ private func matrix(_ t: UnsafePointer<tw_tensor>?, _ what: String) throws(Failu
   guard let t else { return nil }
   let v = try View(t.pointee, what)
   guard !v.absent else { throw Failure(Status.argument, "\(what) is marked absent; pass NULL where there is none") }
-  // it is copied, whole: a broadcast view may stand for more than any memory holds
-  guard !v.overlapsItself || v.count <= 1 << 24 else { throw Failure(Status.layout, "\(what): its strides make elements share memory") }
   guard v.shape.count == 2 else { throw Failure(Status.shape, "\(what) must have two axes, (rows, columns), got shape \(v.shape)") }
-  return HostMatrix(Dense.read(v), v.shape[0], v.shape[1])
+  return try HostMatrix(v)
 }
 
 @_cdecl("tw_optimizer_answer_matrix")
@@ -273,14 +265,10 @@ public func optimizerStateCount(_ p: OpaquePointer?) -> Int {
 @_cdecl("tw_optimizer_state_at")
 public func optimizerStateAt(_ p: OpaquePointer?, _ index: Int, _ info: UnsafeMutablePointer<tw_state_info>?) -> tw_status {
   status { () throws(Failure) in
-    guard let info else { throw null("info") }
-    let size = info.pointee.struct_size
-    guard size >= 2 * MemoryLayout<Int>.size, size <= 1 << 16 else { throw Failure(Status.argument, "`info->struct_size` is \(size); set it to sizeof(tw_state_info)") }
     try with(p) { (o) throws(Failure) in
       let r = try o.describeState(index)
-      var value = tw_state_info(
-        struct_size: size, stage: Interned.c(r.stage), slot: Interned.c(r.slot), parameter: r.tensor, count: Int64(r.count), bytes: r.bytes, storage: r.storage)
-      withUnsafeMutableBytes(of: &value) { b in UnsafeMutableRawPointer(info).copyMemory(from: b.baseAddress ?? UnsafeMutableRawPointer(info), byteCount: min(Int(size), b.count)) }
+      try fill(info, "info", tw_state_info(
+        struct_size: 0, stage: Interned.c(r.stage), slot: Interned.c(r.slot), parameter: r.tensor, count: Int64(r.count), bytes: r.bytes, storage: r.storage))
     }
   }
 }
@@ -335,9 +323,8 @@ public func optimizerLoad(_ p: OpaquePointer?, _ data: UnsafeRawPointer?, _ size
 public func optimizerSaveFile(_ p: OpaquePointer?, _ path: UnsafePointer<CChar>?) -> tw_status {
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
-      var bytes: [UInt8] = []
-      try Checkpoint.save(o) { bytes += $0 }
-      try Checkpoint.write(bytes, to: try string(path, "path"))
+      let path = try string(path, "path")
+      try Files.write(to: path) { (put) throws(Failure) in try Checkpoint.save(o, { _ in }, put) }
     }
   }
 }
@@ -346,12 +333,9 @@ public func optimizerSaveFile(_ p: OpaquePointer?, _ path: UnsafePointer<CChar>?
 public func optimizerLoadFile(_ p: OpaquePointer?, _ path: UnsafePointer<CChar>?) -> tw_status {
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
-      let bytes = try Checkpoint.read(try string(path, "path"))
-      var failure: Failure?
-      bytes.withUnsafeBytes { raw in
-        do throws(Failure) { try Checkpoint.load(o, raw) } catch { failure = error }
-      }
-      if let failure { throw failure }
+      let file = try Files.read(try string(path, "path"), .current, begins: Checkpoint.begins)
+      defer { withExtendedLifetime(file) {} }
+      try Checkpoint.load(o, file.bytes)
     }
   }
 }

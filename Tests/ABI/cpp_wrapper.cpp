@@ -242,6 +242,33 @@ void closures() {
   CHECK(calls == 2 && std::abs(u[0] - 2.67) < 1e-10 && std::abs(u[1] - 3.56) < 1e-10);
 }
 
+// An optimizer that ends between two requests leaves the weights where the step began; so does one that is moved over.
+void ends_inside_a_step() {
+  NEED("sam");
+  std::vector<double> w{3, 4}, g{3, 4};
+  const auto away = [&] {
+    thalweg::Optimizer sam("sam(0.5) | sgd(lr=0.1)");
+    sam.add_parameters({Tensor(w)});
+    sam.bind_gradients({Tensor(g)});
+    thalweg::Request request;
+    CHECK(sam.next(request) == TW_MORE);
+    CHECK(sam.next(request) == TW_MORE);
+    CHECK(std::abs(w[0] - 3.3) < 1e-10 && std::abs(w[1] - 4.4) < 1e-10);
+    return sam;
+  };
+  away();
+  CHECK(w[0] == 3 && w[1] == 4);
+  try {
+    const thalweg::Optimizer sam = away();
+    throw std::runtime_error("no data");
+  } catch (const std::runtime_error&) {
+  }
+  CHECK(w[0] == 3 && w[1] == 4);
+  thalweg::Optimizer sam = away();
+  sam = thalweg::Optimizer("sgd(lr=1)");
+  CHECK(w[0] == 3 && w[1] == 4);
+}
+
 void modes_and_commands() {
   NEED("ema");
   std::vector<float> w{0}, g{-1};
@@ -387,6 +414,13 @@ void schedules() {
   const thalweg::Schedule cosine("cosine(lr=0.5, total=100)");
   CHECK(cosine(0) == 0.5 && std::abs(cosine(50) - 0.25) < 1e-15);
   THROWS(TW_ERROR_RANGE, cosine(-1));
+  NEED("reduce_on_plateau");
+  thalweg::Schedule plateau("reduce_on_plateau(lr=1, patience=0)"), twin("reduce_on_plateau(lr=1, patience=0)");
+  for (int i = 0; i < 3; i += 1) plateau.observe("metric", 1);
+  twin.load(plateau.save());
+  const thalweg::Schedule written(plateau.sentence());
+  CHECK(plateau(0) < 0.5 && twin(0) == plateau(0) && written(0) == plateau(0));
+  THROWS(TW_ERROR_FORMAT, twin.load("x", 1));
 }
 
 void introspection() {
@@ -451,6 +485,7 @@ int main() {
   RUN(options);
   RUN(hyper_parameters);
   RUN(closures);
+  RUN(ends_inside_a_step);
   RUN(modes_and_commands);
   RUN(state_and_checkpoints);
   RUN(absent_gradients);

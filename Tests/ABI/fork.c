@@ -126,9 +126,76 @@ static void fork_while_others_work(void) {
   free_run(&whole);
 }
 
+/* ---- children of several threads ------------------------------------------------------------------------ */
+
+enum { AT_ONCE = 8 };
+static pthread_barrier_t together;
+
+/* A run of its own, begun at the same moment as the others. */
+static void *step_together(void *expected) {
+  run fresh = new_run(1, 521, 509);
+  pthread_barrier_wait(&together);
+  long bad = run_whole(&fresh, "adamw(lr=0.01)", 5) != TW_OK || memcmp(expected, fresh.w, run_bytes(&fresh)) != 0;
+  free_run(&fresh);
+  return (void *)bad;
+}
+
+typedef struct {
+  int count;
+  void *expected;
+} crowd;
+
+static void step_in_several_threads(void *argument) {
+  crowd *c = argument;
+  pthread_t threads[AT_ONCE];
+  CHECK(pthread_barrier_init(&together, NULL, (unsigned)c->count) == 0);
+  for (int i = 0; i < c->count; i++) CHECK(pthread_create(&threads[i], NULL, step_together, c->expected) == 0);
+  for (int i = 0; i < c->count; i++) {
+    void *bad = NULL;
+    pthread_join(threads[i], &bad);
+    CHECK(bad == NULL);
+  }
+}
+
+/* The first steps of a child, by many threads at once: one of them gets the new pool, and no two the same. */
+static void children_step_in_several_threads(void) {
+  NEED("adamw");
+  run whole = new_run(1, 521, 509);
+  OK(tw_set_num_threads(3));
+  OK(run_whole(&whole, "adamw(lr=0.01)", 5));
+  for (int round = 0; round < 40 && check_failures == 0; round++) {
+    crowd c = {2 + round % (AT_ONCE - 1), whole.w};
+    note("child %d of %d threads", round, c.count);
+    in_child(step_in_several_threads, &c);
+  }
+  free_run(&whole);
+}
+
+/* The same while the pool of the parent is at work. */
+static void children_of_a_busy_parent(void) {
+  NEED("adamw");
+  run whole = new_run(1, 521, 509);
+  OK(tw_set_num_threads(3));
+  OK(run_whole(&whole, "adamw(lr=0.01)", 5));
+  pthread_t thread;
+  __atomic_store_n(&stop, 0, __ATOMIC_RELAXED);
+  CHECK(pthread_create(&thread, NULL, busy, NULL) == 0);
+  for (int round = 0; round < 40 && check_failures == 0; round++) {
+    crowd c = {1 + round % AT_ONCE, whole.w};
+    note("child %d of %d threads", round, c.count);
+    usleep((useconds_t)(137 * round));
+    in_child(step_in_several_threads, &c);
+  }
+  __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+  pthread_join(thread, NULL);
+  free_run(&whole);
+}
+
 int main(void) {
   RUN(fork_before_anything);
   RUN(parent_and_child_step);
   RUN(fork_while_others_work);
+  RUN(children_step_in_several_threads);
+  RUN(children_of_a_busy_parent);
   FINISH();
 }

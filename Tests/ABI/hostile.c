@@ -205,6 +205,10 @@ static void all_other_calls(void *handle, const char *what) {
   REFUSED_AS(TW_ERROR_HANDLE, tw_schedule_observe(schedule, "loss", 1));
   REFUSED_AS(TW_ERROR_HANDLE, tw_schedule_observe_samples(schedule, &samples));
   REFUSED_AS(TW_ERROR_HANDLE, tw_schedule_command(schedule, "begin_decay"));
+  size_t length = 0;
+  REFUSED_AS(TW_ERROR_HANDLE, tw_schedule_save(schedule, NULL, 0, &length));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_schedule_load(schedule, "x", 1));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_schedule_sentence(schedule, NULL, 0, &length));
   REFUSED_AS(TW_ERROR_HANDLE, tw_schedule_destroy(schedule));
   if (check_failures > before) check_fail(__FILE__, __LINE__, "... with %s", what);
 }
@@ -376,6 +380,56 @@ static void null_arguments(void) {
   end_victim();
 }
 
+
+/* Every prefix and every changed byte of a saved schedule is refused, and so are the bytes of another one. */
+static void saved_schedules(void) {
+  tw_schedule *schedule = NULL, *twin = NULL;
+  MUST(tw_schedule_create("reduce_on_plateau(lr=1, patience=0)", &schedule));
+  for (int i = 0; i < 3; i += 1) OK(tw_schedule_observe(schedule, "metric", 1));
+  double value = 0, other = 0;
+  OK(tw_schedule_value(schedule, 5, &value));
+  size_t needed = 0, text = 0;
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_schedule_save(schedule, NULL, 0, NULL));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_schedule_sentence(schedule, NULL, 0, NULL));
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_schedule_load(schedule, NULL, 8));
+  OK(tw_schedule_save(schedule, NULL, 0, &needed));
+  OK(tw_schedule_sentence(schedule, NULL, 0, &text));
+  unsigned char *bytes = calloc(1, needed + 1);
+  char *sentence = calloc(1, text);
+  CHECK(bytes != NULL && sentence != NULL);
+  if (bytes == NULL || sentence == NULL) return;
+  REFUSED_AS(TW_ERROR_ARGUMENT, tw_schedule_save(schedule, NULL, needed, &needed));
+  REFUSED_AS(TW_ERROR_SPACE, tw_schedule_save(schedule, bytes, needed - 1, &needed));
+  REFUSED_AS(TW_ERROR_SPACE, tw_schedule_sentence(schedule, sentence, text - 1, NULL));
+  OK(tw_schedule_save(schedule, bytes, needed, &needed));
+  OK(tw_schedule_sentence(schedule, sentence, text, &text));
+  MUST(tw_schedule_create("reduce_on_plateau(lr=1, patience=0)", &twin));
+  for (size_t n = 0; n < needed; n += 1) {
+    REFUSED_AS(TW_ERROR_FORMAT, tw_schedule_load(twin, bytes, n));
+    bytes[n] ^= 1;
+    REFUSED_AS(TW_ERROR_FORMAT, tw_schedule_load(twin, bytes, needed));
+    bytes[n] ^= 1;
+  }
+  REFUSED_AS(TW_ERROR_FORMAT, tw_schedule_load(twin, bytes, needed + 1));
+  REFUSED_AS(TW_ERROR_FORMAT, tw_schedule_load(twin, bytes, SIZE_MAX));
+  OK(tw_schedule_value(twin, 5, &other));
+  CHECK(other == 1 && value < 0.5);
+  OK(tw_schedule_load(twin, bytes, needed));
+  OK(tw_schedule_value(twin, 5, &other));
+  CHECK(other == value);
+  OK(tw_schedule_destroy(twin));
+  MUST(tw_schedule_create("reduce_on_plateau(lr=2, patience=0)", &twin));
+  REFUSED_AS(TW_ERROR_MISMATCH, tw_schedule_load(twin, bytes, needed));
+  OK(tw_schedule_destroy(twin));
+  MUST(tw_schedule_create(sentence, &twin));
+  OK(tw_schedule_value(twin, 5, &other));
+  CHECK(other == value);
+  OK(tw_schedule_destroy(twin));
+  OK(tw_schedule_destroy(schedule));
+  free(bytes);
+  free(sentence);
+}
+
 static void null_arguments_of_the_others(void) {
   float w[4] = {1, 2, 3, 4}, g[4] = {5, 6, 7, 8};
   tw_tensor tw = vector(w, TW_F32, &four), tg = vector(g, TW_F32, &four);
@@ -416,6 +470,7 @@ static void null_arguments_of_the_others(void) {
     REFUSED(tw_schedule_observe(schedule, "nonsense", 1));
     OK(tw_schedule_destroy(schedule));
   }
+  if (have("reduce_on_plateau")) saved_schedules();
   CHECK(value == 7 && w[0] == 1 && g[0] == 5);
 }
 

@@ -104,6 +104,7 @@ own_run_path() { # no folder but the library's own is looked into
 }
 no_executable_stack() { ! readelf -lW "$1" | grep GNU_STACK | grep -q 'RWE'; }
 no_text_relocations() { ! readelf -d "$1" | grep -q TEXTREL; }
+stays_mapped() { readelf -dW "$1" | grep -q 'FLAGS_1.*NODELETE'; } # its threads wait in its code
 
 links() { # LIBRARY
   {
@@ -132,7 +133,33 @@ if wants symbols; then
     check "symbols.$name.run_path" own_run_path "$file"
     check "symbols.$name.stack" no_executable_stack "$file"
     check "symbols.$name.relocations" no_text_relocations "$file"
+    check "symbols.$name.stays" stays_mapped "$file"
     check "symbols.$name.links" links "$file"
+  done
+fi
+
+# ---- the headers of earlier releases -------------------------------------------------------------------
+
+# headers/VERSION holds the header as it was released: what a compiled host has of it must stay.
+older=("$here"/headers/*)
+same_enumerators() { # FOLDER: every enumerator has the value that it had
+  {
+    printf '#include <thalweg/thalweg.h>\n'
+    "$CC" -E -P "-I$1" "$1/thalweg/thalweg.h" | grep -oE '\bTW_[A-Z0-9_]+ = -?[0-9]+' |
+      sed -E 's/(.*) = (.*)/_Static_assert(\1 == \2, "\1");/'
+  } > "$work/enumerators.c"
+  [ "$(wc -l < "$work/enumerators.c")" -gt 50 ] &&
+    "$CC" -std=c11 "${strict[@]}" "-I$include" -fsyntax-only "$work/enumerators.c"
+}
+still_exported() { # FOLDER: every function is there
+  header=$1/thalweg/thalweg.h include=$1 declared > "$work/old"
+  nm -D --defined-only --extern-only "$library/libthalweg.so.1" | awk '{ print $NF }' | sed 's/@.*//' | sort -u > "$work/exported"
+  [ -s "$work/old" ] && [ -z "$(comm -23 "$work/old" "$work/exported" | tee /dev/stderr)" ]
+}
+if wants symbols; then
+  for folder in "${older[@]}"; do
+    check "older.$(basename "$folder").enumerators" same_enumerators "$folder"
+    check "older.$(basename "$folder").exported" still_exported "$folder"
   done
 fi
 
@@ -140,6 +167,11 @@ fi
 
 build() { # NAME
   case $1 in
+    unload) "${c99[@]}" -O1 -g "$here/$1.c" -o "$work/$1" -ldl ;;
+    old_host)
+      "$CC" -std=c99 "${strict[@]}" "-I$old" ${flags[@]+"${flags[@]}"} -O1 -g "$here/$1.c" -o "$work/$1" \
+        "$library/libthalweg.so.1" -lm
+      ;;
     cpp_wrapper) "${cxx17[@]}" -O1 -g "$here/$1.cpp" -o "$work/$1" "$library/libthalweg.so.1" ;;
     *) "${c99[@]}" -O1 -g "$here/$1.c" -o "$work/$1" "$library/libthalweg.so.1" -lm -lpthread ;;
   esac
@@ -160,8 +192,16 @@ program() {
   if [ $status -ne 0 ] && ! grep -q '^FAIL ' "$work/output"; then say "FAIL $name (status $status)"; fi
 }
 
+for old in "${older[@]}"; do
+  if wants old_host; then program old_host; fi
+done
+if wants unload; then program unload "$library/libthalweg.so.1"; fi
+if wants blas; then
+  check blas.another "$CC" -shared -fPIC -w "$here/another_blas.c" -o "$work/libanother_blas.so"
+  program blas "$work/libanother_blas.so"
+fi
 fuzz=("${FUZZ_SECONDS:-5}" "${FUZZ_SEED:-1}")
-for name in lifecycle introspection hostile allocator executor fork threads cpp_wrapper; do
+for name in lifecycle interrupt introspection hostile allocator executor exhausted overlap files fork threads cpp_wrapper; do
   if wants "$name"; then program "$name"; fi
 done
 for name in fuzz_grammar fuzz_checkpoint; do

@@ -10,13 +10,27 @@
  * Threads    A handle may be used from any thread, by one thread at a time: a second one gets
  *            TW_ERROR_BUSY.  Different handles may be used at the same time.  Functions without a handle may
  *            be called at any time.  Safe after fork(): the child uses the calling thread only until it steps.
+ *            Once loaded the library stays mapped, whatever dlclose says: its threads wait in its code.
  * Errors     Every function that can fail returns a tw_status and never aborts.  tw_last_error() gives the
  *            message of the calling thread's last failure.  A failing call changes nothing: parameters and
  *            state are as before.  NULL, destroyed and foreign handles are TW_ERROR_HANDLE.
+ *            One thing may end the process: malloc without memory for the small records of a call (names,
+ *            messages, the plan of a step; some kilobytes, and some hundred bytes a tensor), or while a
+ *            matrix is factorised.  State, scratch, copies of tensors, files and whatever else has a size
+ *            that the caller names are TW_ERROR_MEMORY then.
  * Numbers    Arithmetic is float32 for f32, f16 and bf16 parameters and float64 for f64 parameters; scalars
  *            and reductions are float64.  Results do not depend on the number of threads.
  * Growth     Structs that start with struct_size may grow at their end: set it to sizeof the struct that you
- *            compiled with.  Enumerators never change their value.  tw_tensor is frozen at 64 bytes.
+ *            compiled with; the library reads and writes that much.  Enumerators never change their value.
+ *            tw_tensor is frozen at 64 bytes.
+ * Overlap    What a step writes shares no byte with anything else that it reads or writes: parameters,
+ *            shadows, and gradients with zero_gradients or consume_gradients.  Gradients that are only read
+ *            may share memory among themselves, and be broadcast, but not with a parameter.  Two tensors:
+ *            TW_ERROR_OVERLAP; elements of one: TW_ERROR_LAYOUT.  Strided views are decided exactly, element
+ *            by element; where that would take too long they are refused, and the message says "may".
+ * BLAS       OpenBLAS is loaded when a matrix method first needs it, as a copy of this library's own: what
+ *            the host sets in its OpenBLAS, and other BLAS libraries of the process, make no difference, and
+ *            the host's stays as it was.
  */
 #ifndef THALWEG_H
 #define THALWEG_H
@@ -138,7 +152,7 @@ enum {
   TW_PARAMETER_REGULARIZER = 6,
   TW_PARAMETER_CONSTRAINT = 7,
   TW_PARAMETER_PIPELINE = 8,
-  TW_PARAMETER_SCHEDULE = 9    /* a schedule; a TW_PARAMETER_NUMBER takes a schedule too */
+  TW_PARAMETER_SCHEDULE = 9    /* a schedule; a TW_PARAMETER_NUMBER that is live takes a schedule too */
 };
 
 typedef struct tw_parameter_info {
@@ -196,6 +210,18 @@ tw_status tw_method_input(const char *name, size_t index, tw_input_info *info);
 
 typedef struct tw_optimizer tw_optimizer;
 
+/* How element-wise moments of f32, f16 and bf16 parameters are stored.  TW_STATE_BF16 and TW_STATE_Q8 round up or down
+ * at random so that the mean is right: an average at rate 0.9999 follows its gradients as in f32, where rounding to
+ * nearest would leave it standing.  The noise belongs to seed, step, tensor and element: the same bits on any number
+ * of threads, and in a run that was resumed.
+ *
+ *   TW_STATE_BF16  half the memory.  A second moment carries noise of 5 to 8 %; steps are those of f32 in the mean,
+ *                  within 2 %.
+ *   TW_STATE_Q8    a quarter, 256 numbers sharing one scale.  Second moments carry noise of 15 to 20 %; steps are
+ *                  those of f32 in the mean, within 3 % (adadelta, whose step is a quotient of two averages: 10 %).
+ *                  Not for averages of signed gradients at rates above 0.99 (a momentum of 0.999, the slow average of
+ *                  ademamix): noise drowns what is left of a gradient that changes its sign.  Tensors of fewer than
+ *                  4,096 elements keep f32. */
 enum { TW_STATE_F32 = 1, TW_STATE_BF16 = 2, TW_STATE_Q8 = 3 };
 enum { TW_MASTER_NONE = 0, TW_MASTER_F32 = 1, TW_MASTER_STOCHASTIC = 2 };
 enum { TW_NONFINITE_PROPAGATE = 0, TW_NONFINITE_SKIP = 1, TW_NONFINITE_ERROR = 2 };
@@ -225,18 +251,19 @@ tw_status tw_optimizer_create(const char *sentence, const tw_options *options, t
  * TW_ERROR_HANDLE for NULL and for a handle that is gone already. */
 tw_status tw_optimizer_destroy(tw_optimizer *optimizer);
 
-/* Binds `count` parameter tensors behind those already bound.  `names` (one each, unique) and `group` may be NULL; NULL and "" are
- * the default group.  A new group starts with the values and schedules of the sentence, and with what was set for all groups since.
- * State is allocated by the first step, and what starts at a parameter starts at its weights as they are at its first step: saving,
- * reading or describing state before fixes nothing.
+/* Binds `count` parameter tensors behind those already bound.  `names` (one each, unique) and `group` may be NULL; NULL
+ * and "" are the default group.  A new group starts with the values and schedules of the sentence, and with what was set
+ * for all groups since.  State is allocated by the first step, and what starts at a parameter starts at its weights as they
+ * are at its first step: saving, reading or describing state before fixes nothing.
  *
- * Between steps the host may write the parameters (load weights, clip them, reset a layer); the next step goes on from what it
- * finds.  f32 master copies take over every element that is not their rounded value.  State that the next parameters are made of
- * (schedule-free iterates, lookahead's slow weights, the starting point of dog and prodigy, the dense tensor behind a mask)
- * starts anew there, for each changed element and at most 31 neighbours; averages that only watch (ema, swa) go on.
+ * Between steps the host may write the parameters (load weights, clip them, reset a layer); the next step goes on from
+ * what it finds.  f32 master copies take over every element that is not their rounded value.  State that the next
+ * parameters are made of (schedule-free iterates, lookahead's slow weights, the starting point of dog and prodigy, the
+ * dense tensor behind a mask) starts anew there, for each changed element and at most 31 others of its block of 4,096;
+ * averages that only watch (ema, swa) go on.
  *
- * TW_ERROR_DTYPE, _SHAPE, _LAYOUT, _OVERLAP name the tensor that does not fit; TW_ERROR_ARGUMENT: the groups would differ in
- * a value that is one for all (`sam` has a rho for each group, `clip_global_norm` one norm for all). */
+ * TW_ERROR_DTYPE, _SHAPE, _LAYOUT, _OVERLAP name the tensor that does not fit; TW_ERROR_ARGUMENT: the groups would differ
+ * in a value that is one for all (`sam` has a rho for each group, `clip_global_norm` one norm for all). */
 tw_status tw_optimizer_add_parameters(tw_optimizer *optimizer, const tw_tensor *parameters, size_t count,
                                       const char *const *names, const char *group);
 
@@ -246,14 +273,16 @@ tw_status tw_optimizer_add_group(tw_optimizer *optimizer, const tw_tensor *param
                                  const char *group, const char *const *paths, const char *const *values,
                                  size_t value_count);
 
-/* Moves the bound parameters to other memory of the same shapes and dtypes (count = all of them); state is kept. */
+/* Moves the bound parameters to other memory of the same shapes and dtypes (count = all of them); state is kept.
+ * TW_ERROR_OVERLAP when that is memory of bound gradients or shadows. */
 tw_status tw_optimizer_rebind_parameters(tw_optimizer *optimizer, const tw_tensor *parameters, size_t count);
 
 /* Binds the gradients, one for each parameter in order; they are read (and with zero_gradients or consume_gradients
- * written) at every step. */
+ * written) at every step.  TW_ERROR_OVERLAP, _LAYOUT: see Overlap, at the top; what was bound stays bound. */
 tw_status tw_optimizer_bind_gradients(tw_optimizer *optimizer, const tw_tensor *gradients, size_t count);
 
-/* Binds 16-bit tensors that receive a rounded copy of the parameters in the same pass; count 0 unbinds. */
+/* Binds 16-bit tensors that receive a rounded copy of the parameters in the same pass; count 0 unbinds.  They share memory with
+ * nothing: TW_ERROR_OVERLAP, _LAYOUT. */
 tw_status tw_optimizer_bind_shadow(tw_optimizer *optimizer, const tw_tensor *shadows, size_t count);
 
 size_t tw_optimizer_parameter_count(tw_optimizer *optimizer);
@@ -338,9 +367,9 @@ tw_status tw_optimizer_set_mode(tw_optimizer *optimizer, int32_t mode);
  * of the next step. */
 tw_status tw_optimizer_get_number(tw_optimizer *optimizer, const char *group, const char *path, double *out);
 
-/* Changes a hyper-parameter while running: for one group ("": the default group), or with NULL for all and for those that are added
- * later; ranges are checked.  Replaces a schedule.  All or nothing: what one group refuses is set for none.  TW_ERROR_ARGUMENT: one value
- * serves all groups, and another group is there. */
+/* Changes a hyper-parameter while running: for one group ("": the default group), or with NULL for all and for those that
+ * are added later; ranges are checked.  Replaces a schedule.  All or nothing: what one group refuses is set for none.
+ * TW_ERROR_ARGUMENT: one value serves all groups, and another group is there. */
 tw_status tw_optimizer_set_number(tw_optimizer *optimizer, const char *group, const char *path, double value);
 
 /* The same with a value as it is written in a sentence: "cosine(lr=0.1, total=1000)", "true", "mean", "[1, 2]". */
@@ -377,17 +406,21 @@ tw_status tw_optimizer_state_read(tw_optimizer *optimizer, size_t index, double 
 
 /* Writes the whole state (safetensors layout) into `buffer`.  With capacity 0 only *needed is set (TW_OK).
  *
- * It holds all that decides the future of the run: state, counters and scalars by the name of their tensor, hyper-parameters, schedules
- * and their memories of every group, what was observed for the next step, gradient_scale, the mode (and in EVAL mode the training
- * weights), between two requests also what that step needs.  Not in it: the parameters, and the other options of creation. */
+ * It holds all that decides the future of the run: state, counters and scalars by the name of their tensor,
+ * hyper-parameters, schedules and their memories of every group, what was observed for the next step, gradient_scale, the
+ * mode (and in EVAL mode the training weights), between two requests also what that step needs.  Not in it: the
+ * parameters, and the other options of creation. */
 tw_status tw_optimizer_save(tw_optimizer *optimizer, void *buffer, size_t capacity, size_t *needed);
 
-/* Reads what save wrote, of this or an older version; the tensors are found by name, in whatever order they are bound, the groups by name
- * or else by position.  After a file of EVAL mode the optimizer is in EVAL mode, and TRAIN writes the training weights.
- * TW_ERROR_SEQUENCE within a step and in EVAL mode; TW_ERROR_FORMAT, _VERSION, _MISMATCH leave the optimizer as it was. */
+/* Reads what save wrote, of this or an older version; the tensors are found by name, in whatever order they are bound,
+ * the groups by name or else by position.  After a file of EVAL mode the optimizer is in EVAL mode, and TRAIN writes the
+ * training weights.  TW_ERROR_SEQUENCE within a step and in EVAL mode; TW_ERROR_FORMAT, _VERSION, _MISMATCH leave the
+ * optimizer as it was. */
 tw_status tw_optimizer_load(tw_optimizer *optimizer, const void *data, size_t size);
 
-/* The same to and from a file; writing is atomic (written beside it, synced, renamed). */
+/* The same to and from a regular file; anything else (a pipe, a device, a folder) is TW_ERROR_FILE at once.  Writing is atomic: into a
+ * file of a name of its own in the same folder, synced, renamed.  Whoever reads meanwhile finds the old file or the new one, several
+ * writers do not mix, a symbolic link stays and its target is replaced, with the permissions that it had. */
 tw_status tw_optimizer_save_file(tw_optimizer *optimizer, const char *path);
 tw_status tw_optimizer_load_file(tw_optimizer *optimizer, const char *path);
 
@@ -489,6 +522,19 @@ tw_status tw_schedule_observe_samples(tw_schedule *schedule, const tw_tensor *gr
 
 /* Runs a command, as "begin_decay". */
 tw_status tw_schedule_command(tw_schedule *schedule, const char *command);
+
+/* What the schedule remembers of the run (an observed metric, a batch size, an ended plateau), as bytes: writes them
+ * to the buffer and their number to *needed (may be NULL); a capacity of 0 only asks for the number.
+ * TW_ERROR_SPACE: the buffer is too small. */
+tw_status tw_schedule_save(tw_schedule *schedule, void *buffer, size_t capacity, size_t *needed);
+
+/* Takes it up again, in a schedule of the same sentence.  TW_ERROR_FORMAT: damaged bytes; TW_ERROR_MISMATCH: those of
+ * another schedule.  On an error nothing is changed. */
+tw_status tw_schedule_load(tw_schedule *schedule, const void *data, size_t size);
+
+/* The schedule as a sentence that goes on from what it remembers: with memory=[...] as its last argument, if that is
+ * not what it was made with.  As the value of a hyper-parameter it continues there. */
+tw_status tw_schedule_sentence(tw_schedule *schedule, char *buffer, size_t capacity, size_t *needed);
 
 /* ---- the process ---------------------------------------------------------------------------------------- */
 

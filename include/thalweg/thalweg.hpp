@@ -283,7 +283,7 @@ inline std::vector<tw_tensor> c_views(const Tensors& tensors) {
 
 /* ---- options ------------------------------------------------------------------------------------------ */
 
-/* How element-wise state is stored; f64 parameters always keep f64. */
+/* How element-wise state is stored, see TW_STATE_*; f64 parameters always keep f64. */
 enum class Storage : std::int32_t { f64 = 0, f32 = TW_STATE_F32, bf16 = TW_STATE_BF16, q8 = TW_STATE_Q8 };
 
 /* How 16-bit parameters keep what their type cannot hold. */
@@ -874,6 +874,25 @@ class Schedule {
   /* Runs a command: "begin_decay". */
   void command(const std::string& command) {
     detail::check(tw_schedule_command(handle_.get(), command.c_str()));
+  }
+
+  /* What it remembers of the run, as bytes; load takes it up in a schedule of the same sentence. */
+  std::vector<std::uint8_t> save() const {
+    std::size_t needed = 0;
+    detail::check(tw_schedule_save(handle_.get(), nullptr, 0, &needed));
+    std::vector<std::uint8_t> bytes(needed);
+    detail::check(tw_schedule_save(handle_.get(), bytes.data(), bytes.size(), &needed));
+    bytes.resize(needed);
+    return bytes;
+  }
+  void load(const void* data, std::size_t size) { detail::check(tw_schedule_load(handle_.get(), data, size)); }
+  void load(const std::vector<std::uint8_t>& bytes) { load(bytes.data(), bytes.size()); }
+
+  /* The schedule as a sentence that goes on from what it remembers. */
+  std::string sentence() const {
+    return detail::read_text([&](char* buffer, std::size_t capacity, std::size_t* needed) {
+      return tw_schedule_sentence(handle_.get(), buffer, capacity, needed);
+    });
   }
 
   tw_schedule* c_handle() const noexcept { return handle_.get(); }

@@ -1,7 +1,8 @@
 """Which map from a number to a byte stores the moments of AdamW best: the engine's, the dynamic map, or a plain affine one?
 
 Everything is NumPy in float32, so that nothing but the map differs.  A tensor is cut into blocks of 256 numbers; a block keeps its
-largest magnitude in 32 bits, and for each number the byte whose value is nearest to number / largest.  As in the engine, tensors of
+largest magnitude in 32 bits, and for each number the byte whose value is nearest to number / largest; in trainings the
+companded map rounds as the engine does, up or down at random so that the mean is right.  As in the engine, tensors of
 fewer than 4,096 numbers keep 32 bits.
 
 companded  the engine's: the byte is the logarithm of |x| + c, read off the bits of the float
@@ -15,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -28,10 +30,32 @@ from .common import measure, run_tasks, table
 from .precision import RATES, TASKS, training
 
 BLOCK = 256
+GROUP = 64  # numbers that share one random draw
 SMALLEST = 4096  # smaller tensors keep 32 bits
 OFFSET = {True: np.float32(1) / np.float32(240), False: np.float32(2.0**-15)}  # c of the companded map, by "signed"
 BETA1, BETA2, EPS, DECAY = 0.9, 0.999, 1e-8, 0.01
 HEADER = Path(__file__).resolve().parents[2] / "Sources" / "CThalweg" / "include"
+
+# ---- the noise of the engine's rounding
+
+
+def mix(key: int | np.ndarray, counter: int | np.ndarray) -> np.ndarray:
+    """The engine's mixer: the finaliser of SplitMix64 of key + counter * 2^64 / golden ratio."""
+    with np.errstate(over="ignore"):
+        z = np.asarray(key, np.uint64) + np.asarray(counter, np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def noise(seed: int, step: int, tensor: int, slot: int, count: int) -> np.ndarray:
+    """32 random bits for every number of a buffer, at a step counted from 0; `slot`: its place among its tensor's."""
+    stream = 0xFFFFFFFE  # that of narrow state
+    key = mix(mix(mix(mix(seed ^ 0x7468616C77656721, stream + 1), step + 1), tensor + 1), slot)
+    draws = mix(key, np.arange(-(-count // GROUP)))[:, None]
+    base, stride = draws & np.uint64(0xFFFFFFFF), draws >> np.uint64(32)
+    return (base + np.arange(GROUP, dtype=np.uint64) * stride).astype(np.uint32).reshape(-1)[:count]
+
 
 # ---- the maps: blocks (rows, 256) to codes and scales, and back
 
@@ -55,13 +79,15 @@ def largest(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return scales, np.where(usable, np.float32(1) / np.where(usable, scales, np.float32(1)), np.float32(0))
 
 
-def companded_encode(rows: np.ndarray, signed: bool) -> Coded:
+def companded_encode(rows: np.ndarray, signed: bool, bits: np.ndarray | None = None) -> Coded:
+    """The code above or below with the probability that random `bits` give it; without them the nearest."""
     c = OFFSET[signed]
     scales, inverse = largest(rows)
     steps = (np.abs(rows) * inverse + c).view(np.uint32) - c.view(np.uint32)
-    codes = (steps + np.uint32(1 << 18)) >> np.uint32(19)
+    below = np.uint32(1 << 18) if bits is None else bits >> np.uint32(13)
+    codes = (steps + below) >> np.uint32(19)
     if signed:
-        codes = codes & 127 | np.where(np.signbit(rows), 128, 0)
+        codes = codes | np.where(np.signbit(rows), 128, 0)
     else:
         codes = np.maximum(codes, rows > 0)
     return Coded(codes.astype(np.uint8), scales)
@@ -137,12 +163,17 @@ CODES: dict[str, tuple[Callable[..., Coded], Callable[..., np.ndarray]]] = {
 MAPS = ("f32", *CODES)
 
 
-def through(x: np.ndarray, kind: str, signed: bool) -> np.ndarray:
-    """What is left of `x` after it was stored with the map `kind`; "f32" and small tensors stay as they are."""
+def through(x: np.ndarray, kind: str, signed: bool, bits: Callable[[int], np.ndarray] | None = None) -> np.ndarray:
+    """What is left of `x` after it was stored with the map `kind`; "f32" and small tensors stay as they are.
+
+    `bits` of a count are the random bits that the companded map rounds with.
+    """
     if kind == "f32" or x.size < SMALLEST:
         return x
     encode, decode = CODES[kind]
-    return decode(encode(blocks(x), signed), signed).reshape(-1)[: x.size].reshape(x.shape)
+    rows = blocks(x)
+    noise = (bits(rows.size).reshape(rows.shape),) if bits and kind == "companded" else ()
+    return decode(encode(rows, signed, *noise), signed).reshape(-1)[: x.size].reshape(x.shape)
 
 
 # ---- AdamW
@@ -163,7 +194,8 @@ class AdamW:
             v = np.float32(BETA2) * self.v[i] + np.float32(1 - BETA2) * (g * g)
             p *= np.float32(1 - lr * DECAY)
             p -= np.float32(lr) * update(m, v, self.steps)
-            self.m[i], self.v[i] = through(m, self.kind, True), through(v, self.kind, False)
+            bits = [functools.partial(noise, 0, self.steps - 1, i, slot) for slot in (0, 1)]
+            self.m[i], self.v[i] = through(m, self.kind, True, bits[0]), through(v, self.kind, False, bits[1])
 
 
 def update(m: np.ndarray, v: np.ndarray, steps: int) -> np.ndarray:
@@ -266,7 +298,7 @@ static float largest(const float *x) {
   void companded_encode_##sign(long n, const float *x, uint8_t *codes, float *scales, const float *table) { \\
     for (long i = 0; i < n; i += 256) { \\
       const float s = scales[i / 256] = largest(x + i), inverse = 1 / s; \\
-      for (int k = 0; k < 256; k += 64) twi_encode_##sign(x + i + k, inverse, codes + i + k); \\
+      for (int k = 0; k < 256; k += 64) twi_encode_##sign(x + i + k, inverse, TWI_NEAREST, codes + i + k); \\
     } \\
   } \\
   void companded_decode_##sign(long n, float *x, const uint8_t *codes, const float *scales, const float *table) { \\
@@ -295,12 +327,17 @@ void dynamic_decode(long n, float *restrict x, const uint8_t *restrict codes, co
 
 
 def cost(repetitions: int) -> dict[str, Any]:
-    """Nanoseconds a number that C takes to encode and to decode 2^16 numbers, which fit into the second cache, on one thread."""
+    """Nanoseconds a number that C takes to encode (to nearest) and to decode 2^16 numbers, on one thread.
+
+    They fit into the second cache.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder) / "maps.c", Path(folder) / "maps.so"
         source.write_text(LOOPS)
-        flags = ["-O3", "-march=native", f"-I{HEADER}", "-shared", "-fPIC"]
-        subprocess.run(["gcc", *flags, str(source), "-o", str(library)], check=True, capture_output=True)
+        # the engine's compiler where it is there: gcc makes poor code of vectors that are wider than the processor's
+        flags = ["-O3", "-march=native", "-mprefer-vector-width=512", f"-I{HEADER}", "-shared", "-fPIC"]
+        compiler = shutil.which("clang") or "gcc"
+        subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=True, capture_output=True)
         loops = ctypes.CDLL(str(library))
     numbers = np.random.default_rng(0).standard_normal(1 << 16, np.float32)
     times, keep = {}, []

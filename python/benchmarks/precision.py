@@ -1,9 +1,12 @@
-"""What storing the state in 16 or 8 bits costs in quality: two trainings, several seeds, f32 against bf16 against q8.
+"""What storing the state in 16 or 8 bits costs in quality, f32 against bf16 against q8: two trainings, several seeds,
+and gradients that drop.
 
 digits   the task of examples/train_digits.py with a wider network
 harder   the same digits made ill-conditioned: pixel j of the standardised image is scaled by 10^(-3 j / 63), so that the second
          moments within one row, and one block of 8-bit state, span six decades; a fifth of the training labels is wrong, the
          pixels are noisy, and the network is deeper
+drop     4,096 normal gradients, 2,000 steps, and then 8,000 steps of a tenth or a hundredth of them: averages with slow
+         rates must fall.  In "beside" one gradient of each block of 8-bit state stays as large as it was
 """
 
 from __future__ import annotations
@@ -28,6 +31,21 @@ RATES = {"sgd": 0.05, "adamw": 2e-3, "lion": 3e-4, "ademamix": 1e-3, "adan": 3e-
 STORAGE = ("f32", "bf16", "q8")
 TASKS = {"digits": (64, 256, 256, 10), "harder": (64, 256, 256, 256, 10)}
 BATCH = 64
+
+# sentence, and the buffer that falls
+DROPPING = {
+    "adamw, beta2 0.999": ("adamw(lr=1e-3)", "exp_avg_sq"),
+    "adamw, beta2 0.9999": ("adamw(lr=1e-3, beta2=0.9999)", "exp_avg_sq"),
+    "adamax, beta2 0.999": ("adamax(lr=1e-3)", "exp_inf"),
+    "rmsprop, alpha 0.999": ("rmsprop(lr=1e-3, alpha=0.999)", "square_avg"),
+    "adadelta, rho 0.999": ("adadelta(lr=1, rho=0.999)", "square_avg"),
+    "adagrad": ("adagrad(lr=1e-3)", "sum"),
+    "sgd, momentum 0.99": ("sgd(lr=1e-3, momentum=0.99)", "momentum_buffer"),
+    "sgd, momentum 0.999": ("sgd(lr=1e-3, momentum=0.999)", "momentum_buffer"),
+    "ademamix, beta3 0.9999": ("ademamix(lr=1e-3, beta3=0.9999)", "exp_avg_slow"),
+}
+DROPS = {"tenfold": 0.1, "hundredfold": 0.01, "tenfold, beside": 0.1}
+BLOCK = 256
 
 
 def example() -> Any:
@@ -74,7 +92,12 @@ def training(name: str, seed: int, epochs: int) -> Training:
     return Training(model, test, epochs * (len(train.y) // BATCH), gradients())
 
 
-def task(name: str, method: str, state_dtype: str, seed: int, epochs: int) -> dict[str, Any]:
+def task(what: str, **arguments: Any) -> dict[str, Any]:
+    """One measurement: "train" or "drop"."""
+    return {"train": train, "drop": drop}[what](**arguments)
+
+
+def train(name: str, method: str, state_dtype: str, seed: int, epochs: int) -> dict[str, Any]:
     """One training; the test loss in nats, the test accuracy and the bytes of state at its end."""
     import thalweg
 
@@ -89,13 +112,55 @@ def task(name: str, method: str, state_dtype: str, seed: int, epochs: int) -> di
     return {"loss": model.loss(test), "accuracy": accuracy, "state": opt.memory_report().total}
 
 
+def drop(name: str, method: str, quick: bool) -> dict[str, Any]:
+    """What bf16 and q8 make of gradients that drop, each beside the f32 run on the same gradients.
+
+    `moved` is the mean distance that an element moves after the drop, over that of f32; `off` the root of the mean
+    square of the difference of the two ways, over that of f32's way; `state` the median of the falling buffer over that
+    of f32.
+    """
+    import numpy as np
+    import thalweg
+
+    sentence, buffer = DROPPING[method]
+    small = np.arange(4096) % BLOCK > 0 if "beside" in name else np.full(4096, True)
+
+    def way(state_dtype: str) -> tuple[Any, float]:
+        rng, w = np.random.default_rng(0), np.zeros(4096, np.float32)
+        g = np.zeros_like(w)
+        opt = thalweg.Optimizer([w], sentence, state_dtype=state_dtype)
+        opt.bind_gradients([g])
+        for scale, steps in ((1.0, 2000), (DROPS[name], 8000)):
+            start = w.copy()
+            for _ in range(steps // 20 if quick else steps):
+                g[:] = rng.standard_normal(w.size, np.float32)
+                g[small] *= np.float32(scale)
+                opt.step()
+        state = next(v[0] for k, v in opt.state().items() if k.endswith("." + buffer))
+        return (w - start)[small].astype(np.float64), float(np.median(np.abs(state[small])))
+
+    right, exact = way("f32")
+    result = {}
+    for state_dtype in STORAGE[1:]:
+        ours, state = way(state_dtype)
+        result[state_dtype] = {
+            "moved": float(np.abs(ours).mean() / np.abs(right).mean()),
+            "off": float(np.sqrt(np.mean((ours - right) ** 2) / np.mean(right**2))),
+            "state": state / exact,
+        }
+    return result
+
+
 def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
     """(Markdown, raw results).  The results do not depend on the number of threads."""
     seeds, epochs = (2, 4) if quick else (5, 30)
     keys = [(name, method, dtype) for name in TASKS for method in SENTENCES for dtype in STORAGE]
     print(f"precision: {len(keys) * seeds} trainings", flush=True)
-    tasks = [dict(name=n, method=m, state_dtype=d, seed=s, epochs=epochs) for n, m, d in keys for s in range(seeds)]
-    results = list(run_tasks("precision", tasks, 1))
+    common = dict(what="train", epochs=epochs)
+    tasks = [dict(name=n, method=m, state_dtype=d, seed=s, **common) for n, m, d in keys for s in range(seeds)]
+    falls = [dict(what="drop", name=n, method=m, quick=quick) for n in DROPS for m in DROPPING]
+    results = list(run_tasks("precision", tasks + falls, 1))
+    fallen = [t | r for t, r in zip(falls, results[len(tasks) :])]
     raw = [t | r for t, r in zip(tasks, results)]
     parts = []
     for name, layers in TASKS.items():
@@ -107,7 +172,15 @@ def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
         header = ["method", "state", "test loss (nats)", "test accuracy (%)", "bytes of state"]
         title = f"#### {name}: {'-'.join(map(str, layers))}, {epochs} epochs, mean and standard deviation of {seeds} seeds"
         parts.append(f"{title}\n\n{table(header, rows)}")
-    return "\n\n".join(parts), raw
+    header = ["method", "state", *(f"{n}: {what}" for n in DROPS for what in ("moved", "off", "state"))]
+    rows = []
+    for method in DROPPING:
+        for dtype in STORAGE[1:]:
+            cells = [f.get(dtype, {}) for f in fallen if f["method"] == method]
+            numbers = [f"{c[what]:.2f}" if c else "failed" for c in cells for what in ("moved", "off", "state")]
+            rows.append([method if dtype == "bf16" else "", dtype, *numbers])
+    parts.append(f"#### drop: gradients that drop, each number over that of f32\n\n{table(header, rows)}")
+    return "\n\n".join(parts), raw + fallen
 
 
 def summary(runs: list[dict[str, Any]]) -> list[str]:

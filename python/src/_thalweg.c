@@ -2004,6 +2004,65 @@ static PyObject *schedule_command(PyObject *object, PyObject *command) {
   return leave(self, tw_schedule_command(self->handle, text));
 }
 
+/* _save() */
+static PyObject *schedule_save(PyObject *object, PyObject *unused) {
+  Handle *self = (Handle *)object;
+  (void)unused;
+  if (!enter(self)) return NULL;
+  size_t needed = 0;
+  tw_status status = tw_schedule_save(self->handle, NULL, 0, &needed);
+  if (status < 0) return leave(self, status);
+  PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)needed);
+  if (!bytes) return leave_error(self);
+  status = tw_schedule_save(self->handle, PyBytes_AsString(bytes), needed, &needed);
+  if (status < 0) {
+    Py_DECREF(bytes);
+    return leave(self, status);
+  }
+  self->busy = 0;
+  return bytes;
+}
+
+/* _load(bytes) */
+static PyObject *schedule_load(PyObject *object, PyObject *data) {
+  Handle *self = (Handle *)object;
+  Py_buffer view;
+  if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) return NULL;
+  if (!enter(self)) {
+    PyBuffer_Release(&view);
+    return NULL;
+  }
+  tw_status status = tw_schedule_load(self->handle, view.buf, (size_t)view.len);
+  PyBuffer_Release(&view);
+  return leave(self, status);
+}
+
+/* _sentence() */
+static PyObject *schedule_sentence(PyObject *object, PyObject *unused) {
+  Handle *self = (Handle *)object;
+  (void)unused;
+  if (!enter(self)) return NULL;
+  size_t needed = 0, capacity = 256;
+  for (;;) {
+    char *buffer = PyMem_Malloc(capacity);
+    if (!buffer) {
+      PyErr_NoMemory();
+      return leave_error(self);
+    }
+    tw_status status = tw_schedule_sentence(self->handle, buffer, capacity, &needed);
+    if (status == TW_ERROR_SPACE && needed + 1 > capacity) {
+      PyMem_Free(buffer);
+      capacity = needed + 1;
+      continue;
+    }
+    PyObject *text = status < 0 ? NULL : PyUnicode_DecodeUTF8(buffer, (Py_ssize_t)strlen(buffer), "replace");
+    PyMem_Free(buffer);
+    if (status < 0) return leave(self, status);
+    self->busy = 0;
+    return text;
+  }
+}
+
 #define CREATE(KIND) {"_create", FAST(KIND##_create), METH_METHOD | METH_FASTCALL | METH_KEYWORDS, NULL}
 #define CLOSE(KIND) \
   {"close", KIND##_close, METH_NOARGS, PyDoc_STR("close($self)\n--\n\nReleases the handle.  Later calls raise HandleError.")}
@@ -2038,6 +2097,9 @@ static PyMethodDef schedule_methods[] = {
     CREATE(schedule),
     CLOSE(schedule),
     {"_value", schedule_value, METH_O, NULL},
+    {"_save", schedule_save, METH_NOARGS, NULL},
+    {"_load", schedule_load, METH_O, NULL},
+    {"_sentence", schedule_sentence, METH_NOARGS, NULL},
     {"observe", FAST(schedule_observe), METH_FASTCALL,
      PyDoc_STR("observe($self, what, value, /)\n--\n\nTells the schedule a number that it watches: \"metric\", \"loss\".")},
     {"observe_samples", schedule_observe_samples, METH_O,

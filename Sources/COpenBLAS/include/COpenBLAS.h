@@ -3,6 +3,9 @@
  * It is not linked: a program that never runs a matrix method then never starts OpenBLAS's threads, an installation without it
  * keeps everything else, and the kernel set can be chosen before the library looks at the processor (releases that do not know
  * a processor fall back to AVX2 kernels at half the speed).
+ *
+ * It is a copy for this library alone: neither another OpenBLAS of the process nor what the host sets in its own reaches it, and the
+ * host's keeps its number of threads.
  */
 #ifndef COPENBLAS_H
 #define COPENBLAS_H

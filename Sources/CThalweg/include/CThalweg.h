@@ -51,12 +51,16 @@ int32_t twi_cpu_count(void);
 /* The instruction set that this file was compiled for. */
 const char *twi_instruction_set(void);
 
+/* Whether malloc gives so many bytes now; they are given back. */
+bool twi_can_allocate(size_t size);
+
 /* errno of the last failed call, and its text. */
 int twi_errno(void);
 const char *twi_strerror(int code);
 
-/* open() without the variadic mode: for writing (created, truncated) and for reading; -1 with errno on failure. */
-int twi_open_write(const char *path);
+/* open() without the variadic mode: of a file that does not exist yet, for writing; and for reading, never waiting for the other end of a
+ * pipe.  -1 with errno on failure. */
+int twi_open_new(const char *path, int mode);
 int twi_open_read(const char *path);
 
 #endif

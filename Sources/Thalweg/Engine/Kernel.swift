@@ -91,8 +91,13 @@ package struct Slots<L: Lane> {
 }
 
 /// Four running sums and a running maximum, in double.
+///
+/// Products of doubles may leave the range where their root does not. Lanes of doubles therefore take every sum a second time, of its large terms
+/// alone and times 2⁻¹²⁰⁰: what is left out could not be seen beside a sum that overflows. Floats cannot overflow a double.
 package struct Sums {
-  package static let count = 5
+  /// Written are the sums, the same scaled, and the maximum.
+  package static let count = 9, scaled = 4, top = 8
+  /// Floats: the second half of the lanes; doubles: the scaled sums.
   var low: (SIMD8<Double>, SIMD8<Double>, SIMD8<Double>, SIMD8<Double>)
   var high: (SIMD8<Double>, SIMD8<Double>, SIMD8<Double>, SIMD8<Double>)
   var top: SIMD8<Double>
@@ -104,21 +109,27 @@ package struct Sums {
   /// Adds the elements of `x` to sum `k` (0 to 3).
   @inline(__always) package mutating func add<L: Lane>(_ k: Int, _ x: L) {
     let w = x.wide
-    switch k {
-    case 0: low.0 += w.low; if L.width == 16 { high.0 += w.high }
-    case 1: low.1 += w.low; if L.width == 16 { high.1 += w.high }
-    case 2: low.2 += w.low; if L.width == 16 { high.2 += w.high }
-    default: low.3 += w.low; if L.width == 16 { high.3 += w.high }
-    }
+    gather(k, w.low, L.width == 16 ? w.high : Sums.large(w.low, beyond: 0x1p900) * Sums.unit * Sums.unit)
   }
-  /// Adds a·b, multiplied in double: no overflow, no rounding of the product.
+  /// Adds a·b, multiplied in double: no rounding of the product of floats.
   @inline(__always) package mutating func add<L: Lane>(_ k: Int, _ a: L, times b: L) {
     let u = a.wide, v = b.wide
+    if L.width == 16 { return gather(k, u.low * v.low, u.high * v.high) }
+    let zero = SIMD8<Double>(repeating: 0), edge = SIMD8<Double>(repeating: 0x1p400)
+    let x = u.low.replacing(with: zero, where: (u.low.magnitude .<= edge) .& (v.low.magnitude .<= edge))
+    gather(k, u.low * v.low, (x * Sums.unit) * (v.low * Sums.unit))
+  }
+  /// 2⁻⁶⁰⁰: the product of two doubles that are this much smaller leaves room for 2¹⁷⁶ of them.
+  @inline(__always) private static var unit: SIMD8<Double> { SIMD8(repeating: 0x1p-600) }
+  @inline(__always) private static func large(_ x: SIMD8<Double>, beyond edge: Double) -> SIMD8<Double> {
+    x.replacing(with: SIMD8<Double>(repeating: 0), where: x.magnitude .<= SIMD8<Double>(repeating: edge))
+  }
+  @inline(__always) private mutating func gather(_ k: Int, _ a: SIMD8<Double>, _ b: SIMD8<Double>) {
     switch k {
-    case 0: low.0 += u.low * v.low; if L.width == 16 { high.0 += u.high * v.high }
-    case 1: low.1 += u.low * v.low; if L.width == 16 { high.1 += u.high * v.high }
-    case 2: low.2 += u.low * v.low; if L.width == 16 { high.2 += u.high * v.high }
-    default: low.3 += u.low * v.low; if L.width == 16 { high.3 += u.high * v.high }
+    case 0: (low.0, high.0) = (low.0 + a, high.0 + b)
+    case 1: (low.1, high.1) = (low.1 + a, high.1 + b)
+    case 2: (low.2, high.2) = (low.2 + a, high.2 + b)
+    default: (low.3, high.3) = (low.3 + a, high.3 + b)
     }
   }
   /// Raises the maximum; a NaN stays.
@@ -129,20 +140,21 @@ package struct Sums {
   }
   /// Adds written sums to others.
   static func add(_ more: UnsafePointer<Double>, to out: UnsafeMutablePointer<Double>) {
-    for k in 0..<4 { out[k] += more[k] }
-    if !(more[4] <= out[4]), out[4] == out[4] { out[4] = more[4] }
+    for k in 0..<top { out[k] += more[k] }
+    if !(more[top] <= out[top]), out[top] == out[top] { out[top] = more[top] }
   }
-  /// Sum 0.
+  /// Sum 0 of floats or doubles: a scaled sum is too small to be seen beside its own.
   @inline(__always) package var first: Double { (low.0 + high.0).sum() }
-  /// Writes the four sums and the maximum.
-  @inline(__always) func write(_ out: UnsafeMutablePointer<Double>) {
-    out[0] = (low.0 + high.0).sum()
-    out[1] = (low.1 + high.1).sum()
-    out[2] = (low.2 + high.2).sum()
-    out[3] = (low.3 + high.3).sum()
+  /// Writes the sums and the maximum of lanes of this type.
+  @inline(__always) func write<L: Lane>(_ out: UnsafeMutablePointer<Double>, _: L.Type) {
+    let floats = L.width == 16
+    (out[0], out[4]) = floats ? ((low.0 + high.0).sum(), 0) : (low.0.sum(), high.0.sum())
+    (out[1], out[5]) = floats ? ((low.1 + high.1).sum(), 0) : (low.1.sum(), high.1.sum())
+    (out[2], out[6]) = floats ? ((low.2 + high.2).sum(), 0) : (low.2.sum(), high.2.sum())
+    (out[3], out[7]) = floats ? ((low.3 + high.3).sum(), 0) : (low.3.sum(), high.3.sum())
     var m = top[0]
     for i in 1..<8 { m = (top[i] > m || top[i] != top[i]) ? top[i] : m }
-    out[4] = m
+    out[Sums.top] = m
   }
 }
 

@@ -73,10 +73,15 @@ extension Lane {
   @inline(__always) package static func min(_ a: Self, _ b: Double) -> Self { min(a, Self(b)) }
   /// x clipped to [−c, c]; NaN stays.
   @inline(__always) package func clipped(to c: Double) -> Self { Self.max(Self.min(self, Self(c)), Self(-c)) }
-  /// numerator / self, and 0 where self is 0 (the 0/0 rule of the adaptive methods).
+  /// numerator / self, and 0 for 0/0 (the rule of the adaptive methods); x/0 is infinite, as in torch.
   @inline(__always) package func divide(_ numerator: Self) -> Self {
     let zero = Self(0)
-    return Self.select(Self.equal(self, zero), zero, numerator / self)
+    return Self.select(Self.equal(self, zero), Self.select(Self.equal(numerator, zero), zero, numerator / self), numerator / self)
+  }
+  /// The direction of a move that a rule makes itself, for stages that look at it: the move over the step size, none where that is 0.
+  @inline(__always) package func direction(_ lr: Double) -> Self {
+    let rate = Self(lr), zero = Self(0)
+    return Self.select(Self.equal(rate, zero), zero, self / rate)
   }
   /// Soft threshold: sign(x)·max(|x| − k, 0).
   @inline(__always) package func shrunk(by k: Double) -> Self {

@@ -116,6 +116,7 @@ package enum LinearAlgebra {
       try LinearAlgebra.fits(m, n, 8 &* r, 5 &* r &* (r &+ 8), m &* n)
       // LAPACK may never return from numbers that are not finite.
       guard Flat.isFinite(a, m &* n) else { throw Failure(Status.nonfinite, "a matrix to decompose has elements that are NaN or infinite") }
+      try Memory.ask(8 * (m * n + r * (m + n + 5)))
       (self.m, self.n) = (m, n)
       // Row-major a is column-major aᵀ: LAPACK's U is our V, its Vᵀ our Uᵀ.
       var copy = (0..<(m * n)).map { Double(a[$0]) }
@@ -126,6 +127,7 @@ package enum LinearAlgebra {
       var size = [0.0]
       var info = twb_dgesdd(Int32(n), Int32(m), &copy, Int32(n), &s, &v, Int32(n), &ut, Int32(r), &size, -1, &iwork)
       let lwork = info == 0 && size[0] <= Double(Int32.max) ? Int(size[0]) : 0
+      try Memory.ask(8 * lwork)
       var work = [Double](repeating: 0, count: max(1, lwork))
       info = twb_dgesdd(Int32(n), Int32(m), &copy, Int32(n), &s, &v, Int32(n), &ut, Int32(r), &work, Int32(work.count), &iwork)
       guard info == 0 else { throw Failure(Status.numeric, "the singular value decomposition did not converge (info \(info))") }
@@ -144,6 +146,7 @@ package enum LinearAlgebra {
     /// out[i, j] = Σ_k U[i, k]·f(s_k)·Vᵀ[k, j].
     package func compose<T: Real>(_ out: UnsafeMutablePointer<T>, _ f: (Double) -> Double) throws(Failure) {
       let r = self.r
+      try Memory.ask(8 * m * (r + n))
       var scaled = u
       for k in 0..<r {
         let x = f(s[k])
@@ -162,6 +165,7 @@ package enum LinearAlgebra {
     try fits(m &* n, 64 &* n)
     guard m > 0, n > 0 else { return a }
     guard m >= n, a.count == m &* n else { throw Failure(Status.shape, "\(n) columns of length \(m) cannot be orthonormal") }
+    try Memory.ask(8 * (2 * m * n + 65 * n))
     var c = [Double](repeating: 0, count: m * n)
     for i in 0..<m { for j in 0..<n { c[j * m + i] = a[i * n + j] } }
     var tau = [Double](repeating: 0, count: n)
@@ -181,6 +185,7 @@ package enum LinearAlgebra {
     try require()
     try fits(n &* n, n &* k)
     guard n > 0, k > 0 else { return b }
+    try Memory.ask(8 * n * (n + 2 * k))
     var l = a
     let info = twb_dpotrf(Int32(n), &l, Int32(n))
     guard info == 0 else { throw Failure(Status.numeric, "the matrix is not positive definite (info \(info))") }
@@ -194,6 +199,7 @@ package enum LinearAlgebra {
     try require()
     try fits(n &* n, n &* k)
     guard n > 0, k > 0 else { return b }
+    try Memory.ask(8 * n * (n + 2 * k + 1))
     var lu = transposed(a, n, n)
     var pivot = [Int32](repeating: 0, count: n)
     var x = transposed(b, n, k)

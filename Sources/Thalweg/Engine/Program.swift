@@ -33,6 +33,7 @@ final class Program {
     var phase = 0
     var layout: UnsafePointer<Layout>?
     var store: UnsafePointer<SlotStore>?
+    /// The key of stochastic rounding, of parameters or of narrow state.
     var rounding: UInt64?
   }
 
@@ -148,9 +149,12 @@ final class Program {
   }
   func clearGradient() { append(.clear, operands(update, update)) { $0.layout = self.layout(Program.g) } }
 
-  /// Runs one of a stage's kernels (for f32, for f64) over v and w, with its state.
-  func run(_ k: (ElementKernels.Kernel, ElementKernels.Kernel), _ stage: Int, _ apply: Apply, _ v: Place, _ w: Place) {
-    withState(stage, v, w) { o, moving in
+  /// Runs one of a stage's kernels (for f32, for f64) over v and w, with its state, which it may change or only read.
+  func run(
+    _ k: (ElementKernels.Kernel, ElementKernels.Kernel), _ stage: Int, _ apply: Apply, _ v: Place, _ w: Place,
+    changes: Bool = true
+  ) {
+    withState(stage, v, w, changes: changes) { o, moving in
       append(.kernel, (o, moving)) {
         $0.kernel = self.r.pointee.isDouble ? k.1 : k.0
         $0.rule = UnsafeRawPointer(self.r.pointee.rules[stage])
@@ -174,7 +178,8 @@ final class Program {
         moving |= 4 << UInt32(k)
       } else {
         let values = row(Row.slots + k).assumingMemoryBound(to: Float.self)
-        (codecs + o.codecCount).initialize(to: Codec(base[k], slot: k, total: r.pointee.count, offset: at, values: values))
+        (codecs + o.codecCount).initialize(to: Codec(
+          base[k], slot: k, total: r.pointee.count, offset: at, values: values, key: r.pointee.key(stage, k)))
         o.codecCount += 1
       }
     }
@@ -185,7 +190,7 @@ final class Program {
     if alone { chunked = false }
   }
   func measure(_ k: (ElementKernels.Measure, ElementKernels.Measure), _ stage: Int, _ phase: Int, _ apply: Apply, _ v: Place, _ w: Place) {
-    withState(stage, v, w) { o, moving in
+    withState(stage, v, w, walk: phase + 1) { o, moving in
       append(.measure, (o, moving)) {
         $0.measure = self.r.pointee.isDouble ? k.1 : k.0
         $0.rule = UnsafeRawPointer(self.r.pointee.rules[stage])
@@ -230,7 +235,9 @@ final class Program {
 
   /// Widens the state that is stored in fewer bits, lets `body` add a step over it, and narrows it again.
   @inline(__always)
-  private func withState(_ stage: Int, _ v: Place, _ w: Place, _ body: (Operands, UInt32) -> Void) {
+  private func withState(
+    _ stage: Int, _ v: Place, _ w: Place, walk: Int = 0, changes: Bool = true, _ body: (Operands, UInt32) -> Void
+  ) {
     var (o, moving) = operands(v, w)
     let base = r.pointee.slots + Int(r.pointee.firstSlot[stage])
     o.used = min(r.pointee.used(stage), SlotPointers.capacity)
@@ -243,15 +250,18 @@ final class Program {
       } else {
         o.slots[k] = row(Row.slots + k)
         narrow |= 1 << UInt32(k)
-        convert(.widen, base + k, k)
+        convert(.widen, base + k, k, nil)
       }
     }
     body(o, moving)
-    for k in 0..<o.used where narrow & (1 << UInt32(k)) != 0 { convert(.narrow, base + k, k) }
+    guard changes else { return }
+    for k in 0..<o.used where narrow & (1 << UInt32(k)) != 0 {
+      convert(.narrow, base + k, k, r.pointee.key(stage, k, walk: walk))
+    }
   }
-  private func convert(_ kind: Step.Kind, _ store: UnsafePointer<SlotStore>, _ k: Int) {
+  private func convert(_ kind: Step.Kind, _ store: UnsafePointer<SlotStore>, _ k: Int, _ key: UInt64?) {
     let place = Place(base: row(Row.slots + k), moves: false)
-    append(kind, operands(place, place)) { $0.store = store }
+    append(kind, operands(place, place)) { ($0.store, $0.rounding) = (store, key) }
     chunked = true
     let size = store.pointee.format == .bf16 ? 2 : 1
     follow(store.pointee.base + at &* size, size)
@@ -337,7 +347,9 @@ final class Program {
       case .adopt: s.pointee.layout?.pointee.adopt(at, m, p.assumingMemoryBound(to: Float.self))
       case .clear: s.pointee.layout?.pointee.clear(at, m)
       case .widen: s.pointee.store?.pointee.widen(r.pointee.count, at + from, m, p.assumingMemoryBound(to: Float.self))
-      case .narrow: s.pointee.store?.pointee.narrow(r.pointee.count, at + from, m, p.assumingMemoryBound(to: Float.self))
+      case .narrow:
+        let values = p.assumingMemoryBound(to: Float.self)
+        s.pointee.store?.pointee.narrow(r.pointee.count, at + from, m, values, s.pointee.rounding)
       }
     }
     advance(&s.pointee.o, s.pointee.moving, n &* size)
@@ -444,6 +456,7 @@ extension Branch.Pass {
           run(updates, p, r, u, g)
         }
         (a.scale, a.coupled) = (1, 0)
+        if b.moves { a.lr = 1 }
         if let applier = b.applier, let e = applier.element { p.run(e.fused, applier.id, a, x, u) } else {
           let k = Identity.kernels.fused
           p.add(x, u) { [apply = a, isDouble = r.pointee.isDouble] rule, _, o in isDouble ? k.1(rule, apply, o) : k.0(rule, apply, o) }

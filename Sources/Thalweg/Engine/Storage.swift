@@ -104,18 +104,6 @@ package struct View: @unchecked Sendable {
     let base = Int(bitPattern: data)
     return (UInt(bitPattern: base &+ low &* dtype.size), UInt(bitPattern: base &+ (high &+ 1) &* dtype.size))
   }
-
-  /// Whether two elements share memory (a sufficient test: sorted by stride, every axis must step over the ones inside it).
-  package var overlapsItself: Bool {
-    if count <= 1 { return false }
-    let axes = zip(shape, strides).filter { $0.0 > 1 }.map { ($0.0, abs($0.1)) }.sorted { $0.1 < $1.1 }
-    var reach = 0
-    for (d, s) in axes {
-      if s <= reach { return true }
-      reach = reach &+ (d - 1) &* s
-    }
-    return false
-  }
 }
 
 /// Where the elements of a tensor are: a pointer when dense, else axes to walk. Plain data, so that a step touches no reference count.
@@ -306,7 +294,74 @@ extension Layout {
   return (Float(noise >> 8) * 0x1p-24 < p ? above : below).bitPattern
 }
 
-// MARK: 8-bit states
+// MARK: narrow states
+
+/// The rounding of state that is stored in fewer bits: up or down with the probability that makes the mean right.
+///
+/// To nearest, a number that a step changes by less than half the distance to its neighbour never moves: an average
+/// whose rate is 0.999 stands still in bfloat16. The noise of an element comes from the seed, the step, the tensor, the
+/// buffer and the element alone, and so do the bits of the state, however a tensor is cut and whoever walks it.
+enum Rounding {
+  /// The random bits for the group of elements that holds `element`.
+  @inline(__always) static func draw(_ key: UInt64, _ element: Int) -> UInt64 {
+    Random.mix(key, UInt64(truncatingIfNeeded: element) / UInt64(TWI_GROUP))   // unsigned: a shift
+  }
+  /// The same; without a key numbers are rounded to nearest.
+  @inline(__always) static func draw(_ key: UInt64?, _ element: Int) -> UInt64 {
+    guard let key else { return UInt64(TWI_NEAREST) }
+    return draw(key, element)
+  }
+}
+
+/// The elements that are decoded and encoded at a time: four vectors, whose instructions overlap. Groups begin at
+/// multiples of their size.
+enum Group {
+  static let size = Int(TWI_GROUP)
+
+  @inline(__always)
+  static func each(_ count: Int, _ body: (_ start: Int, _ n: Int) -> Void) {
+    var i = 0
+    while i < count {
+      body(i, min(size, count &- i))
+      i &+= size
+    }
+  }
+  /// Memory of a whole group, padded with zeros where only n elements are there.
+  @inline(__always)
+  static func whole<T>(
+    _ p: UnsafeMutablePointer<T>, _ n: Int, writes: Bool, _ body: (UnsafeMutablePointer<T>) -> Void
+  ) {
+    guard n < size else { return body(p) }
+    let stride = MemoryLayout<T>.stride
+    withUnsafeTemporaryAllocation(byteCount: size &* stride, alignment: 64) { room in
+      guard let q = room.baseAddress else { return }
+      q.initializeMemory(as: UInt8.self, repeating: 0, count: size &* stride)
+      q.copyMemory(from: p, byteCount: n &* stride)
+      body(q.assumingMemoryBound(to: T.self))
+      if writes { UnsafeMutableRawPointer(p).copyMemory(from: q, byteCount: n &* stride) }
+    }
+  }
+}
+
+/// Storage in bfloat16.
+enum SixteenBit {
+  static func decode(_ base: UnsafeMutableRawPointer, _ start: Int, _ count: Int, _ out: UnsafeMutablePointer<Float>) {
+    let codes = base.assumingMemoryBound(to: UInt16.self) + start
+    for i in 0..<count { out[i] = floatFromBF16(codes[i]) }
+  }
+  /// Elements start..<start+count, start a multiple of the group.
+  static func encode(
+    _ base: UnsafeMutableRawPointer, _ start: Int, _ count: Int, _ values: UnsafeMutablePointer<Float>, _ key: UInt64?
+  ) {
+    let codes = base.assumingMemoryBound(to: UInt16.self) + start
+    Group.each(count) { i, n in
+      let draw = Rounding.draw(key, start &+ i)
+      Group.whole(values + i, n, writes: false) { values in
+        Group.whole(codes + i, n, writes: true) { twi_narrow_bf16(values, draw, $0) }
+      }
+    }
+  }
+}
 
 /// Block-wise 8-bit storage of moments: 256 numbers share the largest magnitude of the block as their scale, and each keeps one byte.
 ///
@@ -327,13 +382,19 @@ package enum EightBit {
   /// Elements start..<start+count (start a multiple of the block) of a slot of `total` elements, widened.
   static func decode(_ base: UnsafeMutableRawPointer, _ total: Int, _ start: Int, _ count: Int, _ out: UnsafeMutablePointer<Float>, signed: Bool) {
     let codes = base.assumingMemoryBound(to: UInt8.self) + start, scale = scales(base, total) + start / block
-    groups(count) { i, n in
-      inGroup(codes + i, n, writes: false) { codes in
-        inGroup(out + i, n, writes: true) { signed ? twi_decode_signed(codes, scale[i / block], $0) : twi_decode_positive(codes, scale[i / block], $0) }
+    Group.each(count) { i, n in
+      Group.whole(codes + i, n, writes: false) { codes in
+        let scale = scale[i / block]
+        Group.whole(out + i, n, writes: true) {
+          if signed { twi_decode_signed(codes, scale, $0) } else { twi_decode_positive(codes, scale, $0) }
+        }
       }
     }
   }
-  static func encode(_ base: UnsafeMutableRawPointer, _ total: Int, _ start: Int, _ count: Int, _ values: UnsafeMutablePointer<Float>, signed: Bool) {
+  static func encode(
+    _ base: UnsafeMutableRawPointer, _ total: Int, _ start: Int, _ count: Int, _ values: UnsafeMutablePointer<Float>,
+    signed: Bool, _ key: UInt64?
+  ) {
     let codes = base.assumingMemoryBound(to: UInt8.self) + start, scale = scales(base, total) + start / block
     // All scales first: the blocks of the second loop do not wait for their own.
     var i = 0
@@ -344,38 +405,20 @@ package enum EightBit {
       scale[i / block] = Float(bitPattern: top)
       i &+= block
     }
-    groups(count) { i, n in
-      let inverse = inverse(scale[i / block])
-      inGroup(values + i, n, writes: false) { values in
-        inGroup(codes + i, n, writes: true) { signed ? twi_encode_signed(values, inverse, $0) : twi_encode_positive(values, inverse, $0) }
+    Group.each(count) { i, n in
+      let inverse = inverse(scale[i / block]), draw = Rounding.draw(key, start &+ i)
+      Group.whole(values + i, n, writes: false) { values in
+        Group.whole(codes + i, n, writes: true) {
+          if signed { twi_encode_signed(values, inverse, draw, $0) } else {
+            twi_encode_positive(values, inverse, draw, $0)
+          }
+        }
       }
     }
   }
 
   /// 1/scale, or 0 where that is out of range: the codes of a block that is not finite, or all zero, do not matter.
   @inline(__always) static func inverse(_ s: Float) -> Float { s > 0x1p-120 && s < .infinity ? 1 / s : 0 }
-
-  @inline(__always)
-  private static func groups(_ count: Int, _ body: (_ start: Int, _ n: Int) -> Void) {
-    var i = 0
-    while i < count {
-      body(i, min(Codec.group, count &- i))
-      i &+= Codec.group
-    }
-  }
-  /// Memory of a whole group, padded with zeros where only n elements are there.
-  @inline(__always)
-  private static func inGroup<T>(_ p: UnsafeMutablePointer<T>, _ n: Int, writes: Bool, _ body: (UnsafeMutablePointer<T>) -> Void) {
-    guard n < Codec.group else { return body(p) }
-    let size = MemoryLayout<T>.stride
-    withUnsafeTemporaryAllocation(byteCount: Codec.group &* size, alignment: 64) { room in
-      guard let q = room.baseAddress else { return }
-      q.initializeMemory(as: UInt8.self, repeating: 0, count: Codec.group &* size)
-      q.copyMemory(from: p, byteCount: n &* size)
-      body(q.assumingMemoryBound(to: T.self))
-      if writes { UnsafeMutableRawPointer(p).copyMemory(from: q, byteCount: n &* size) }
-    }
-  }
 }
 
 /// A narrow state buffer under a packed kernel, which decodes and encodes it vector by vector between the rule's own instructions.
@@ -391,11 +434,15 @@ struct Codec {
   /// Sixteen largest magnitudes of the block so far.
   private let top: UnsafeMutablePointer<UInt32>
   private var inverse: Float = 0
+  private let key: UInt64
+  /// The position within the tensor of the kernel's first element.
+  private var first: Int
   static let valueBytes = 2 * EightBit.block * 4
 
   /// `offset`: the first element, a multiple of the block, of the `total` elements of the store.
-  init(_ store: SlotStore, slot: Int, total: Int, offset: Int, values: UnsafeMutablePointer<Float>) {
+  init(_ store: SlotStore, slot: Int, total: Int, offset: Int, values: UnsafeMutablePointer<Float>, key: UInt64) {
     (format, self.slot, self.values) = (store.format, slot, values)
+    (self.key, first) = (key, offset)
     top = UnsafeMutableRawPointer(values + 2 * EightBit.block).assumingMemoryBound(to: UInt32.self)
     top.initialize(repeating: 0, count: 16)
     codes = store.base + offset &* (store.format == .bf16 ? 2 : 1)
@@ -404,10 +451,8 @@ struct Codec {
   mutating func advance(_ n: Int) {
     codes += n &* (format == .bf16 ? 2 : 1)
     scales += n / EightBit.block
+    first &+= n
   }
-
-  /// Elements that are decoded and encoded at a time: four vectors, whose instructions overlap.
-  static let group = Int(TWI_GROUP)
 
   /// Where the values of the block at `i` lie, as if element 0 were there too.
   @inline(__always) func base(_ i: Int) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(values + (i & EightBit.block) - i) }
@@ -429,14 +474,18 @@ struct Codec {
     }
   }
   @inline(__always) func encode(_ i: Int) {
-    if format == .bf16 { twi_narrow_bf16(vector(i), (codes + i &* 2).assumingMemoryBound(to: UInt16.self)) } else {
+    if format == .bf16 {
+      twi_narrow_bf16(vector(i), Rounding.draw(key, first &+ i), (codes + i &* 2).assumingMemoryBound(to: UInt16.self))
+    } else {
       twi_raise(vector(i), top)
       if i >= EightBit.block { store(i &- EightBit.block) }
     }
   }
   @inline(__always) private func store(_ i: Int) {
-    let out = (codes + i).assumingMemoryBound(to: UInt8.self)
-    if format == .signed8 { twi_encode_signed(vector(i), inverse, out) } else { twi_encode_positive(vector(i), inverse, out) }
+    let out = (codes + i).assumingMemoryBound(to: UInt8.self), draw = Rounding.draw(key, first &+ i)
+    if format == .signed8 { twi_encode_signed(vector(i), inverse, draw, out) } else {
+      twi_encode_positive(vector(i), inverse, draw, out)
+    }
   }
   /// After the block before `end`.
   @inline(__always) mutating func close(_ end: Int) {
@@ -456,7 +505,7 @@ struct Codec {
     var i = end &- EightBit.block
     while i < end {
       store(i)
-      i &+= Codec.group
+      i &+= Group.size
     }
   }
 }

@@ -3,17 +3,23 @@ import Glibc
 
 /// Runs `count` independent tasks on a few threads. Results never depend on which thread runs what.
 ///
-/// The pool is made of pthreads, started by the first step that is large enough, and survives fork(): the child notices that
-/// it is another process and starts its own.
+/// The pool is made of pthreads, started by the first step that is large enough. A child of fork() starts its own: the threads do not come
+/// along, so the child drops the pool before fork() returns there, while it has one thread.
 package enum Threads {
   nonisolated(unsafe) private static var chosen: Int32 = 0
   nonisolated(unsafe) private static var executor: tw_executor?
   nonisolated(unsafe) private static var executorContext: UnsafeMutableRawPointer?
-  nonisolated(unsafe) private static var pool: Pool?
-  nonisolated(unsafe) private static var owner: pid_t = 0
+  /// Unmanaged, because the child of a fork() must not release what another thread may have been at.
+  nonisolated(unsafe) private static var pool: Unmanaged<Pool>?
+  nonisolated(unsafe) private static var flag: UnsafeMutablePointer<Int64>?
   nonisolated(unsafe) private static let busy: UnsafeMutablePointer<Int64> = {
     let p = UnsafeMutablePointer<Int64>.allocate(capacity: 1)
     p.pointee = 0
+    flag = p   // what the child looks at must be there already: another thread of the parent may have been at this very line
+    pthread_atfork(nil, nil) {
+      Threads.pool = nil
+      if let flag = Threads.flag { twi_store(flag, 0) }   // whoever held it did not come along
+    }
     return p
   }()
   package static let most = 1024
@@ -47,26 +53,28 @@ package enum Threads {
           return
         }
         // One step at a time uses the pool; another that runs meanwhile stays on its own thread.
-        guard twi_swap_if(busy, 0, 1) || forked() else {
+        guard twi_swap_if(busy, 0, 1) else {
           for i in 0..<count { escaping(i) }
           return
         }
-        let process = getpid()
-        if owner != process { (pool, owner) = (nil, process) }   // after fork() the old threads are gone, and so is the pool
-        if (pool?.threads ?? 0) < threads - 1 {
-          pool?.stop()
-          pool = Pool(threads - 1)
-        }
-        if let pool { pool.run(count, threads - 1, call, p) } else { for i in 0..<count { escaping(i) } }
+        if let helpers = helpers(threads - 1) { helpers.run(count, threads - 1, call, p) } else { for i in 0..<count { escaping(i) } }
         twi_store(busy, 0)
       }
     }
   }
 
-  private static func forked() -> Bool {
-    guard owner != 0, owner != getpid() else { return false }
-    twi_store(busy, 1)   // whoever held it did not come along
-    return true
+  /// The pool, with at least n threads; nil where none can be started. Only for the one who made `busy` 1.
+  private static func helpers(_ n: Int) -> Pool? {
+    if let pool {
+      let p = pool.takeUnretainedValue()
+      if p.threads >= n { return p }
+      self.pool = nil
+      p.stop()
+      pool.release()
+    }
+    guard let p = Pool(n) else { return nil }
+    pool = Unmanaged.passRetained(p)
+    return p
   }
 }
 

@@ -10,21 +10,18 @@ struct SlotStore {
   func widen(_ total: Int, _ start: Int, _ n: Int, _ out: UnsafeMutablePointer<Float>) {
     switch format {
     case .direct: break
-    case .bf16:
-      let q = base.assumingMemoryBound(to: UInt16.self) + start
-      for i in 0..<n { out[i] = floatFromBF16(q[i]) }
+    case .bf16: SixteenBit.decode(base, start, n, out)
     case .signed8: EightBit.decode(base, total, start, n, out, signed: true)
     case .positive8: EightBit.decode(base, total, start, n, out, signed: false)
     }
   }
-  func narrow(_ total: Int, _ start: Int, _ n: Int, _ values: UnsafeMutablePointer<Float>) {
+  /// The way back; without a key to nearest.
+  func narrow(_ total: Int, _ start: Int, _ n: Int, _ values: UnsafeMutablePointer<Float>, _ key: UInt64?) {
     switch format {
     case .direct: break
-    case .bf16:
-      let q = base.assumingMemoryBound(to: UInt16.self) + start
-      for i in 0..<n { q[i] = bf16FromFloat(values[i]) }
-    case .signed8: EightBit.encode(base, total, start, n, values, signed: true)
-    case .positive8: EightBit.encode(base, total, start, n, values, signed: false)
+    case .bf16: SixteenBit.encode(base, start, n, values, key)
+    case .signed8: EightBit.encode(base, total, start, n, values, signed: true, key)
+    case .positive8: EightBit.encode(base, total, start, n, values, signed: false, key)
     }
   }
 
@@ -85,8 +82,15 @@ struct Record {
   var watched = false
   var marked = false
   var rounding: UInt64?
+  /// The key of this step's rounding of narrow state.
+  var stateKey: UInt64 = 0
 
   @inline(__always) func slot(_ stage: Int, _ k: Int) -> SlotStore { slots[Int(firstSlot[stage]) + k] }
+  /// The key of a slot's rounding. State that a stage changes in several walks of a step is rounded anew in each:
+  /// `walk` tells them apart.
+  @inline(__always) func key(_ stage: Int, _ k: Int, walk: Int = 0) -> UInt64 {
+    Random.mix(stateKey, UInt64(truncatingIfNeeded: Int(firstSlot[stage]) &+ k | walk &<< 32))
+  }
   @inline(__always) func used(_ stage: Int) -> Int { Int(firstSlot[stage + 1] - firstSlot[stage]) }
 }
 

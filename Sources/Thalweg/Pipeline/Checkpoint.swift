@@ -1,5 +1,4 @@
 import CThalweg
-import Glibc
 
 /// What a checkpoint holds: all that decides the future of a run. Nothing is changed by loading until everything is checked.
 ///
@@ -87,7 +86,7 @@ package enum Checkpoint {
 
   /// Hands the checkpoint to `put`, piece by piece; `begin` is told its size first.
   package static func save(
-    _ o: Optimizer, _ begin: (Int) throws(Failure) -> Void = { _ in }, _ put: (UnsafeRawBufferPointer) throws(Failure) -> Void
+    _ o: Optimizer, _ begin: (Int) throws(Failure) -> Void, _ put: (UnsafeRawBufferPointer) throws(Failure) -> Void
   ) throws(Failure) {
     let w = try writer(o)
     try begin(w.size)
@@ -305,8 +304,8 @@ package enum Checkpoint {
         for g in o.groups.indices {
           for k in s.hyper[g].parameters.indices {
             guard let m = file.numbers("\(key(s))/schedule.\(g).\(k)") else { continue }
-            if settings.schedule(s, g, k)?.memory.count == m.count { list.append((s, g, k, m)) }
-            if g == 0, settings.schedule(s, -1, k)?.memory.count == m.count { list.append((s, -1, k, m)) }
+            if settings.schedule(s, g, k)?.takes(m[...]) == m.count { list.append((s, g, k, m)) }
+            if g == 0, settings.schedule(s, -1, k)?.takes(m[...]) == m.count { list.append((s, -1, k, m)) }
           }
         }
       }
@@ -320,7 +319,7 @@ package enum Checkpoint {
       let f = rest.prefix(4).map { Int($0) }
       rest = rest.dropFirst(4)
       guard let group = settings.groups[f[0]], o.stages.indices.contains(f[1]), f[3] >= 0, f[3] <= rest.count,
-        settings.schedule(o.stages[f[1]], group, f[2])?.memory.count == f[3]
+        settings.schedule(o.stages[f[1]], group, f[2])?.takes(rest.prefix(f[3])) == f[3]
       else { throw senseless }
       list.append((o.stages[f[1]], group, f[2], Array(rest.prefix(f[3]))))
       rest = rest.dropFirst(f[3])
@@ -456,63 +455,10 @@ extension Optimizer {
 }
 
 extension Checkpoint {
-  // MARK: files
-
-  /// Written beside the target, synced, renamed: the file is the old one or the new one, never half.
-  package static func write(_ bytes: [UInt8], to path: String) throws(Failure) {
-    func problem(_ what: String) -> Failure { Failure(Status.file, "cannot \(what) `\(path)`: \(String(cString: twi_strerror(twi_errno())))") }
-    var existing = stat()
-    if stat(path, &existing) == 0, existing.st_mode & S_IFMT != S_IFREG { throw Failure(Status.file, "cannot write `\(path)`: it is not a regular file") }
-    let temporary = path + ".tmp\(getpid())"
-    let fd = twi_open_write(temporary)
-    guard fd >= 0 else { throw problem("write") }
-    var at = 0
-    let ok = bytes.withUnsafeBytes { raw -> Bool in
-      guard let p = raw.baseAddress else { return true }
-      while at < raw.count {
-        let n = Glibc.write(fd, p + at, min(raw.count - at, 1 << 30))
-        if n < 0, twi_errno() == EINTR { continue }
-        if n <= 0 { return false }
-        at += n
-      }
-      return true
-    }
-    guard ok, fsync(fd) == 0 else {
-      let f = problem("write")
-      close(fd)
-      unlink(temporary)
-      throw f
-    }
-    guard close(fd) == 0, rename(temporary, path) == 0 else {
-      let f = problem("write")
-      unlink(temporary)
-      throw f
-    }
-  }
-
-  package static func read(_ path: String) throws(Failure) -> [UInt8] {
-    func problem() -> Failure { Failure(Status.file, "cannot read `\(path)`: \(String(cString: twi_strerror(twi_errno())))") }
-    let fd = twi_open_read(path)
-    guard fd >= 0 else { throw problem() }
-    defer { close(fd) }
-    var info = stat()
-    guard fstat(fd, &info) == 0 else { throw problem() }
-    guard info.st_mode & S_IFMT == S_IFREG else { throw Failure(Status.file, "cannot read `\(path)`: not a regular file") }
-    let size = Int(info.st_size)
-    var bytes = [UInt8](repeating: 0, count: size)
-    var at = 0
-    let ok = bytes.withUnsafeMutableBytes { raw -> Bool in
-      guard let p = raw.baseAddress else { return true }
-      while at < raw.count {
-        let n = Glibc.read(fd, p + at, min(raw.count - at, 1 << 30))
-        if n < 0, twi_errno() == EINTR { continue }
-        if n <= 0 { return false }
-        at += n
-      }
-      return true
-    }
-    guard ok else { throw problem() }
-    return bytes
+  /// Whether bytes that begin so may be a checkpoint: looked at before room for all of them is asked for. Throws TW_ERROR_FORMAT.
+  package static func begins(_ first: UnsafeRawBufferPointer, of size: Int) throws(Failure) {
+    guard first.count >= 8, let length = first.baseAddress?.loadUnaligned(as: UInt64.self), length >= 2,
+      length <= UInt64(Safetensors.headerLimit), Int(length) <= size - 8
+    else { throw Failure(Status.format, "not a usable thalweg checkpoint: its \(size) bytes do not begin with a header") }
   }
 }
-

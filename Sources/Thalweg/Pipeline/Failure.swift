@@ -58,6 +58,7 @@ package func suggestion(_ name: String, _ candidates: [String]) -> String {
 
 /// A number as a sentence writes it: shortest decimal form, without a trailing ".0".
 package func text(_ value: Double) -> String {
+  if value == 0, value.sign == .minus { return "-0" }
   if value == value.rounded(), abs(value) < 1e15 { return String(Int64(value)) }
   return value == .infinity ? "inf" : value == -.infinity ? "-inf" : String(value)
 }

@@ -29,7 +29,8 @@ package struct Parser {
   private let bytes: [UInt8]
   private var i = 0
   private var depth = 0
-  private static let deepest = 64
+  /// Deeper than any pipeline needs, and shallow enough for the small stacks of threads.
+  private static let deepest = 24
   private static let longest = 65536
 
   private init(_ text: String) { bytes = Array(text.utf8) }
@@ -206,6 +207,25 @@ extension ValueNode {
 }
 
 extension StageNode {
+  /// A schedule without what it remembers.
+  package var withoutMemory: StageNode {
+    var node = self
+    node.arguments.removeAll { $0.name == "memory" }
+    return node
+  }
+  /// What a schedule is written to remember.
+  package func memory() throws(Failure) -> [Double]? {
+    guard let argument = arguments.last(where: { $0.name == "memory" }) else { return nil }
+    guard case .list(let items) = argument.value else {
+      throw Failure(Status.type, "\(name): `memory` must be a list of numbers, got \(argument.value.text)", at: argument.position)
+    }
+    var numbers: [Double] = []
+    for item in items {
+      guard case .number(let x) = item else { throw Failure(Status.type, "\(name): `memory` must be a list of numbers", at: argument.position) }
+      numbers.append(x)
+    }
+    return numbers
+  }
   package var text: String {
     guard !arguments.isEmpty else { return name }
     let list = arguments.map { a -> String in

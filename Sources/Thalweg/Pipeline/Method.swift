@@ -21,17 +21,20 @@ package struct Method: Sendable {
   package var needsLoss: Bool
   /// It refuses non-finite gradients whatever the policy: a reduction or factorisation would spread them.
   package var needsFinite: Bool
+  /// Why 16-bit parameters with stochastic rounding are refused, where they are: the end of a sentence.
+  package var refusesStochastic: String?
   /// Checks what a single range cannot say: combinations of hyper-parameters. Runs at creation and whenever one is set.
   package var validate: @Sendable (Hyper) throws(Failure) -> Void
 
   package init(
     _ name: String, _ kind: Kind, _ summary: String, rule: String, source: String, parameters: [Parameter] = [], slots: [Slot] = [],
     inputs: [Input] = [], requests: String = "", needsLoss: Bool = false, needsFinite: Bool = false,
-    validate: @escaping @Sendable (Hyper) throws(Failure) -> Void = { _ in }
+    refusesStochastic: String? = nil, validate: @escaping @Sendable (Hyper) throws(Failure) -> Void = { _ in }
   ) {
     (self.name, self.kind, self.summary, self.rule, self.source) = (name, kind, summary, rule, source)
     (self.parameters, self.slots, self.inputs, self.requests) = (parameters, slots, inputs, requests)
     (self.needsLoss, self.needsFinite, self.validate) = (needsLoss, needsFinite, validate)
+    self.refusesStochastic = refusesStochastic
   }
 
   /// Reads the arguments of a stage: positional ones in the order of the parameters, then by name; the rest take their defaults.
@@ -133,7 +136,7 @@ package enum Registry {
       throw Failure(Status.method, "`\(node.name)` is \(e.method.kind.withArticle); \(kind.withArticle) is wanted here"
         + suggestion(node.name, names(kind)))
     }
-    let h = try e.method.read(node)
+    let h = try e.method.read(kind == .schedule ? node.withoutMemory : node)
     // Only the stages of a pipeline evaluate schedules at every step; parts of them keep their numbers.
     for (p, v) in zip(h.parameters, h.values) where p.kind == .number {
       if case .schedule(let s) = v { throw Failure(Status.type, "\(node.name): `\(p.name)` must be a plain number here, got \(s.text)") }
@@ -144,7 +147,14 @@ package enum Registry {
   package static func schedule(_ node: StageNode) throws(Failure) -> any Schedule {
     let (e, h) = try component(node, .schedule)
     guard case .schedule(let make) = e.component else { throw Failure(Status.internal, "\(node.name) is not a schedule") }
-    return try make(h)
+    var schedule = try make(h)
+    if let memory = try node.memory() {
+      guard schedule.takes(memory[...]) == memory.count else {
+        throw Failure(Status.range, "\(node.name): `memory` does not fit, got \(memory.count) numbers")
+      }
+      schedule.memory = memory
+    }
+    return schedule
   }
 }
 
@@ -172,8 +182,10 @@ package protocol Schedule: Sendable {
   init(_ h: Hyper) throws(Failure)
   /// The value at step k, counted from 0.
   func value(_ k: Double) -> Double
-  /// What it remembers, as numbers.
+  /// What it remembers, as numbers. In a sentence any schedule may be written with them, as name(..., memory=[...]), and goes on from there.
   var memory: [Double] { get set }
+  /// How many of these numbers are its memory; the first of them are its own, if any is. nil: they make no sense.
+  func takes(_ numbers: ArraySlice<Double>) -> Int?
   /// Takes what it watches; false when it does not watch `what`.
   mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool
   /// Per-sample gradients, (samples, n) row-major; false when it does not watch them.
@@ -184,6 +196,10 @@ package protocol Schedule: Sendable {
 
 extension Schedule {
   package var memory: [Double] { get { [] } set {} }
+  package func takes(_ numbers: ArraySlice<Double>) -> Int? {
+    let own = numbers.prefix(memory.count)
+    return own.count == memory.count && !own.contains(where: \.isNaN) ? own.count : nil
+  }
   package mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool { false }
   package mutating func observe(samples: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) -> Bool { false }
   package mutating func command(_ name: String, at k: Double) -> Bool { false }
@@ -199,6 +215,7 @@ extension WrappingSchedule {
     get { inner.memory }
     set { inner.memory = newValue }
   }
+  func takes(_ numbers: ArraySlice<Double>) -> Int? { inner.takes(numbers) }
   mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool { try inner.observe(what, value) }
   mutating func observe(samples: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) -> Bool { try inner.observe(samples: samples, m, n) }
   mutating func command(_ name: String, at k: Double) -> Bool { inner.command(name, at: k) }

@@ -142,9 +142,7 @@ struct Evaluation {
         throw Failure(Status.shape, "\(method.name): the gradient of `\(input.name)` must have the shape \(shape), got \(target.shape)")
       }
       guard !target.readOnly else { throw Failure(Status.layout, "\(method.name): the gradient of `\(input.name)` is read-only") }
-      guard !target.overlapsItself else {
-        throw Failure(Status.overlap, "\(method.name): the gradient of `\(input.name)`: its strides make elements share memory")
-      }
+      try target.refuseOverlapWithin("\(method.name): the gradient of `\(input.name)`", Status.overlap)
       list.append((input, target))
     }
     try Optimizer.checkOverlap(list.map { ($0.1, $0.0.name) }, "gradients")

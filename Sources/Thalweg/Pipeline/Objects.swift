@@ -1,76 +1,94 @@
 import CThalweg
 
-/// Dense copies of host tensors, for what works on whole tensors.
-package enum Dense {
-  /// The elements in double.
-  package static func read(_ v: View) -> [Double] {
-    let l = Layout(v)
-    defer { l.release() }
-    var out = [Double](repeating: 0, count: v.count)
-    out.withUnsafeMutableBufferPointer { if let p = $0.baseAddress { l.read(0, v.count, p, scale: 1) } }
-    return out
+/// Numbers in dense memory of their own, for what works on whole tensors: copies of host tensors, mostly. Their size is the caller's choice (a
+/// broadcast view of one number may stand for any), so that they fail with TW_ERROR_MEMORY.
+package struct Dense<T: Real> {
+  private let memory: Memory
+  package let count: Int
+  /// Valid while this value lives; zeros at first.
+  package let p: UnsafeMutablePointer<T>
+
+  package init(zeros count: Int) throws(Failure) {
+    memory = try Memory(count * MemoryLayout<T>.stride, .current)
+    (p, self.count) = (memory.base.bindMemory(to: T.self, capacity: count), count)
   }
-  static func read<T: Real>(_ v: View, _: T.Type) -> [T] {
+  package init(_ v: View) throws(Failure) {
+    memory = try Memory(v.count * MemoryLayout<T>.stride, .current, zeroed: false)
+    (p, count) = (memory.base.bindMemory(to: T.self, capacity: v.count), v.count)
     let l = Layout(v)
     defer { l.release() }
-    var out = [T](repeating: 0, count: max(1, v.count))
-    out.withUnsafeMutableBufferPointer { if let p = $0.baseAddress { l.read(0, v.count, p, scale: 1) } }
-    return out
+    l.read(0, count, p, scale: 1)
   }
-  static func write<T: Real>(_ values: [T], _ v: View) {
+  func write(to v: View) {
     let l = Layout(v)
     defer { l.release() }
-    values.withUnsafeBufferPointer { if let p = $0.baseAddress { l.write(0, v.count, p, rounding: nil) } }
+    l.write(0, v.count, p, rounding: nil)
+    withExtendedLifetime(memory) {}
+  }
+  var hasInfinity: Bool {
+    defer { withExtendedLifetime(memory) {} }
+    return (0..<count).contains { p[$0].isInfinite }
   }
 }
 
-/// Runs a transform, element-wise or whole, once over dense copies: v is changed, w is its companion.
-private func run<T: Real>(
-  _ pair: (ElementKernels?, WholeKernels?), _ h: Hyper, _ v: inout [T], _ w: inout [T], _ shape: Shape, t: Double, _: T.Type
+extension HostMatrix {
+  /// A copy of a tensor of two axes.
+  package init(_ v: View) throws(Failure) {
+    try Memory.ask(v.count * MemoryLayout<Double>.stride)
+    let l = Layout(v)
+    defer { l.release() }
+    let values = [Double](unsafeUninitializedCapacity: v.count) { (buffer, count) in
+      if let p = buffer.baseAddress { l.read(0, v.count, p, scale: 1) }
+      count = v.count
+    }
+    self.init(values, v.shape[0], v.shape[1])
+  }
+}
+
+/// Runs a transform, element-wise or whole, once over dense memory: v is changed, w is its companion.
+func runOnce<T: Real>(
+  _ pair: (ElementKernels?, WholeKernels?), _ h: Hyper, _ v: UnsafeMutablePointer<T>, _ w: UnsafeMutablePointer<T>, _ shape: Shape, t: Double
 ) throws(Failure) {
   var c = StepContext()
   (c.lr, c.ndim, c.count, c.rows, c.columns) = (t, shape.ndim, shape.count, shape.rows, shape.columns)
   c.isDouble = T.isDouble
-  var failure: Failure?
-  v.withUnsafeMutableBufferPointer { vb in
-    w.withUnsafeMutableBufferPointer { wb in
-      guard let vp = vb.baseAddress, let wp = wb.baseAddress else { return }
-      if let e = pair.0 {
-        let p = UnsafeMutableRawPointer.allocate(byteCount: aligned(e.size) + Operands.padBytes, alignment: 64)
-        defer { p.deallocate() }
-        e.prepare(h, c, p)
-        let o = Operands(x: UnsafeMutableRawPointer(vp), g: UnsafeMutableRawPointer(wp), slots: SlotPointers(repeating: p), used: 0, count: shape.count, index: 0, pad: p + aligned(e.size))
-        if T.isDouble { e.map.1(p, Apply(), o) } else { e.map.0(p, Apply(), o) }
-      } else if let whole = pair.1 {
-        do throws(Failure) {
-          try whole.accepts(h, shape)
-          let space = UnsafeMutableRawPointer.allocate(byteCount: max(64, whole.workspace(h, shape, MemoryLayout<T>.stride)), alignment: 64)
-          defer { space.deallocate() }
-          if T.isDouble {
-            try whole.f64(h, c, Whole(v: UnsafeMutableRawPointer(vp).assumingMemoryBound(to: Double.self), w: UnsafeMutableRawPointer(wp).assumingMemoryBound(to: Double.self), slots: [], shape: shape, workspace: space))
-          } else {
-            try whole.f32(h, c, Whole(v: UnsafeMutableRawPointer(vp).assumingMemoryBound(to: Float.self), w: UnsafeMutableRawPointer(wp).assumingMemoryBound(to: Float.self), slots: [], shape: shape, workspace: space))
-          }
-        } catch { failure = error }
-      }
+  let vp = UnsafeMutableRawPointer(v), wp = UnsafeMutableRawPointer(w)
+  if let e = pair.0 {
+    let space = try Memory(aligned(e.size) + Operands.padBytes, .current, zeroed: false)
+    defer { withExtendedLifetime(space) {} }
+    let p = space.base
+    e.prepare(h, c, p)
+    let o = Operands(x: vp, g: wp, slots: SlotPointers(repeating: p), used: 0, count: shape.count, index: 0, pad: p + aligned(e.size))
+    if T.isDouble { e.map.1(p, Apply(), o) } else { e.map.0(p, Apply(), o) }
+  } else if let whole = pair.1 {
+    try whole.accepts(h, shape)
+    let space = try Memory(whole.workspace(h, shape, MemoryLayout<T>.stride), .current, zeroed: false)
+    defer { withExtendedLifetime(space) {} }
+    if T.isDouble {
+      let v = vp.assumingMemoryBound(to: Double.self), w = wp.assumingMemoryBound(to: Double.self)
+      try whole.f64(h, c, Whole(v: v, w: w, slots: [], shape: shape, workspace: space.base))
+    } else {
+      let v = vp.assumingMemoryBound(to: Float.self), w = wp.assumingMemoryBound(to: Float.self)
+      try whole.f32(h, c, Whole(v: v, w: w, slots: [], shape: shape, workspace: space.base))
     }
   }
-  if let failure { throw failure }
 }
 
-/// Changes `target` in place by a transform whose companion is `companion` (or the target itself).
-private func change(_ pair: (ElementKernels?, WholeKernels?), _ h: Hyper, _ target: View, _ companion: View, t: Double) throws(Failure) {
+/// target ← a transform of `v` whose companion is `companion` (or v itself); `bounded`: infinities are refused.
+private func change(
+  _ pair: (ElementKernels?, WholeKernels?), _ h: Hyper, _ target: View, from v: View, _ companion: View, t: Double = 0,
+  bounded: Bool = false
+) throws(Failure) {
   guard target.count > 0 else { return }
-  let shape = Shape(dimensions: target.shape, role: target.role)
-  if target.dtype == .f64 {
-    var v = Dense.read(target, Double.self), w = Dense.read(companion, Double.self)
-    try run(pair, h, &v, &w, shape, t: t, Double.self)
-    Dense.write(v, target)
-  } else {
-    var v = Dense.read(target, Float.self), w = Dense.read(companion, Float.self)
-    try run(pair, h, &v, &w, shape, t: t, Float.self)
-    Dense.write(v, target)
+  func work<T: Real>(_: T.Type) throws(Failure) {
+    let x = try Dense<T>(v)
+    let w = try Dense<T>(companion)
+    defer { withExtendedLifetime((x, w)) {} }
+    try runOnce(pair, h, x.p, w.p, Shape(dimensions: v.shape, role: v.role), t: t)
+    if bounded, x.hasInfinity { throw Failure(Status.range, "the set is unbounded in this direction: no point of it is a minimiser") }
+    x.write(to: target)
   }
+  if target.dtype == .f64 { try work(Double.self) } else { try work(Float.self) }
 }
 
 /// Reads a sentence that must be one stage.
@@ -130,23 +148,15 @@ package final class RegularizerObject {
   private func value(_ kernels: RegularizerKernels, _ w: View) throws(Failure) -> Double {
     guard w.count > 0 else { return 0 }
     let shape = Shape(dimensions: w.shape, role: w.role)
-    var result = 0.0, failure: Failure?
     try kernels.penalty(hyper).1?.accepts(hyper, shape)
     if w.dtype == .f64 {
-      var v = Dense.read(w, Double.self)
-      v.withUnsafeMutableBufferPointer { b in
-        guard let p = b.baseAddress else { return }
-        do throws(Failure) { result = try kernels.value64(hyper, Whole(v: p, w: p, slots: [], shape: shape, workspace: UnsafeMutableRawPointer(p))) } catch { failure = error }
-      }
-    } else {
-      var v = Dense.read(w, Float.self)
-      v.withUnsafeMutableBufferPointer { b in
-        guard let p = b.baseAddress else { return }
-        do throws(Failure) { result = try kernels.value32(hyper, Whole(v: p, w: p, slots: [], shape: shape, workspace: UnsafeMutableRawPointer(p))) } catch { failure = error }
-      }
+      let x = try Dense<Double>(w)
+      defer { withExtendedLifetime(x) {} }
+      return try kernels.value64(hyper, Whole(v: x.p, w: x.p, slots: [], shape: shape, workspace: UnsafeMutableRawPointer(x.p)))
     }
-    if let failure { throw failure }
-    return result
+    let x = try Dense<Float>(w)
+    defer { withExtendedLifetime(x) {} }
+    return try kernels.value32(hyper, Whole(v: x.p, w: x.p, slots: [], shape: shape, workspace: UnsafeMutableRawPointer(x.p)))
   }
 
   /// g += scale · gradient(w).
@@ -155,17 +165,17 @@ package final class RegularizerObject {
     if g.dtype == .f64 { try add(kernels, w, scale, g, Double.self) } else { try add(kernels, w, scale, g, Float.self) }
   }
   private func add<T: Real>(_ kernels: RegularizerKernels, _ w: View, _ scale: Double, _ g: View, _: T.Type) throws(Failure) {
-    var v = [T](repeating: 0, count: w.count), companion = Dense.read(w, T.self)
-    try run(kernels.penalty(hyper), hyper, &v, &companion, Shape(dimensions: w.shape, role: w.role), t: 0, T.self)
-    var out = Dense.read(g, T.self)
-    for i in 0..<w.count { out[i] += T(scale) * v[i] }
-    Dense.write(out, g)
+    let v = try Dense<T>(zeros: w.count), out = try Dense<T>(g), x = try Dense<T>(w)
+    defer { withExtendedLifetime((v, x)) {} }
+    try runOnce(kernels.penalty(hyper), hyper, v.p, x.p, Shape(dimensions: w.shape, role: w.role), t: 0)
+    for i in 0..<w.count { out.p[i] += T(scale) * v.p[i] }
+    out.write(to: g)
   }
 
   package func prox(_ w: View, _ t: Double) throws(Failure) {
     guard case .plain(let kernels) = work, kernels.hasProx else { throw Failure(Status.unsupported, "this regularizer has no prox") }
     guard t > 0 else { return }
-    try change(kernels.proximal(hyper), hyper, w, w, t: t)
+    try change(kernels.proximal(hyper), hyper, w, from: w, w, t: t)
   }
 }
 
@@ -179,56 +189,87 @@ package final class ConstraintObject {
     (hyper, kernels) = (h, k)
   }
 
-  package func project(_ w: View) throws(Failure) { try change(kernels.projection(hyper), hyper, w, w, t: 0) }
+  package func project(_ w: View) throws(Failure) { try change(kernels.projection(hyper), hyper, w, from: w, w) }
 
-  package func minimise(_ g: View, _ s: View) throws(Failure) {
-    guard g.count > 0 else { return }
-    let shape = Shape(dimensions: g.shape, role: g.role)
-    if s.dtype == .f64 {
-      var v = Dense.read(g, Double.self), w = v
-      try run(kernels.minimise(hyper), hyper, &v, &w, shape, t: 0, Double.self)
-      guard !v.contains(where: \.isInfinite) else { throw ConstraintObject.unbounded }
-      Dense.write(v, s)
-    } else {
-      var v = Dense.read(g, Float.self), w = v
-      try run(kernels.minimise(hyper), hyper, &v, &w, shape, t: 0, Float.self)
-      guard !v.contains(where: \.isInfinite) else { throw ConstraintObject.unbounded }
-      Dense.write(v, s)
-    }
-  }
-
-  private static let unbounded = Failure(Status.range, "the set is unbounded in this direction: no point of it is a minimiser")
+  package func minimise(_ g: View, _ s: View) throws(Failure) { try change(kernels.minimise(hyper), hyper, s, from: g, g, bounded: true) }
 
   package func tangent(_ w: View, _ g: View) throws(Failure) {
     guard let k = kernels.tangent else { throw Failure(Status.unsupported, "this set is not a manifold") }
-    try change((nil, k(hyper)), hyper, g, w, t: 0)
+    try change((nil, k(hyper)), hyper, g, from: g, w)
   }
 
   package func retract(_ w: View, _ u: View) throws(Failure) {
     guard let k = kernels.retract else { throw Failure(Status.unsupported, "this set is not a manifold") }
-    guard w.count > 0 else { return }
-    let shape = Shape(dimensions: w.shape, role: w.role)
-    if w.dtype == .f64 {
-      var v = Dense.read(u, Double.self), x = Dense.read(w, Double.self)
-      try run((nil, k(hyper)), hyper, &v, &x, shape, t: 0, Double.self)
-      Dense.write(v, w)
-    } else {
-      var v = Dense.read(u, Float.self), x = Dense.read(w, Float.self)
-      try run((nil, k(hyper)), hyper, &v, &x, shape, t: 0, Float.self)
-      Dense.write(v, w)
-    }
+    try change((nil, k(hyper)), hyper, w, from: u, w)
   }
 }
 
 package final class ScheduleObject {
+  private let name: String
+  private let hyper: Hyper
   private var schedule: any Schedule
   private var last = 0.0
 
   package init(_ text: String) throws(Failure) {
     let (e, h) = try single(text, .schedule)
-    guard case .schedule(let make) = e.component else { throw Failure(Status.internal, "not a schedule") }
-    schedule = try make(h)
+    (name, hyper) = (e.method.name, h)
+    let nodes = try Parser.sentence(text)
+    do { schedule = try Registry.schedule(nodes[0]) } catch {
+      throw Failure(Int(error.status), error.message.contains("\n") ? error.message : error.message + Parser.pointer(text, error.position ?? 0))
+    }
   }
+
+  /// The schedule as a sentence that goes on from what it remembers.
+  package var sentence: String {
+    let memory = schedule.memory, text = hyper.sentence(name)
+    guard let fresh = try? Registry.schedule(hyper.node(name, hyper.parameters)), fresh.memory != memory else { return text }
+    return text.dropLast() + ", memory=[" + memory.map { Thalweg.text($0) }.joined(separator: ", ") + "])"
+  }
+
+  /// 8 bytes of a mark, the length of the sentence and the sentence, the step of the last value, the memory, and a hash of all that.
+  private static let mark: UInt64 = 0x31_6465_6863_7377_74   // "twsched1", little endian
+  package func save() -> [UInt8] {
+    var out: [UInt8] = []
+    func put(_ x: UInt64) { for i in 0..<8 { out.append(UInt8(truncatingIfNeeded: x >> (8 * UInt64(i)))) } }
+    let text = Array(hyper.sentence(name).utf8), memory = schedule.memory
+    put(ScheduleObject.mark)
+    put(UInt64(text.count))
+    out += text
+    put(last.bitPattern)
+    put(UInt64(memory.count))
+    for x in memory { put(x.bitPattern) }
+    put(ScheduleObject.hash(out[...]))
+    return out
+  }
+  private static func hash(_ bytes: ArraySlice<UInt8>) -> UInt64 {
+    bytes.withUnsafeBytes { b in b.baseAddress.map { Safetensors.hash($0, b.count) } ?? 0 }
+  }
+
+  package func load(_ data: UnsafeRawBufferPointer) throws(Failure) {
+    func damaged(_ why: String) -> Failure { Failure(Status.format, "not a usable saved schedule: \(why)") }
+    var rest = Array(data)[...]
+    func word() throws(Failure) -> UInt64 {
+      guard rest.count >= 8 else { throw damaged("it is cut off") }
+      defer { rest = rest.dropFirst(8) }
+      return rest.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64($1) }
+    }
+    guard data.count >= 8, try word() == ScheduleObject.mark else { throw damaged("it was not written by a schedule") }
+    let length = try word()
+    guard length <= UInt64(rest.count) else { throw damaged("it is cut off") }
+    let text = String(decoding: rest.prefix(Int(length)), as: UTF8.self)
+    rest = rest.dropFirst(Int(length))
+    let step = Double(bitPattern: try word()), count = try word()
+    guard count < UInt64(rest.count), rest.count == 8 * Int(count) + 8 else { throw damaged("it is cut off, or longer than it says") }
+    var memory: [Double] = []
+    for _ in 0..<count { memory.append(Double(bitPattern: try word())) }
+    guard try word() == ScheduleObject.hash(Array(data)[..<(data.count - 8)]) else { throw damaged("its hash does not fit") }
+    let own = hyper.sentence(name)
+    guard text == own else { throw Failure(Status.mismatch, "what was saved is of `\(text)`, this schedule is `\(own)`") }
+    guard schedule.takes(memory[...]) == memory.count, step >= 0, step < 0x1p53 else { throw damaged("its numbers make no sense") }
+    schedule.memory = memory
+    last = step
+  }
+
   package func value(_ k: Int64) -> Double {
     last = Double(k)
     return schedule.value(last)
@@ -236,14 +277,12 @@ package final class ScheduleObject {
   package func observe(_ what: String, _ x: Double) throws(Failure) {
     guard try schedule.observe(what, x) else { throw Failure(Status.name, "this schedule does not watch `\(what)`") }
   }
-  package func observe(samples: [Double], _ m: Int, _ n: Int) throws(Failure) {
+  /// Per-sample gradients, (samples, n).
+  package func observe(samples v: View) throws(Failure) {
     var s = schedule
-    var watched = false, failure: Failure?
-    samples.withUnsafeBufferPointer { b in
-      do throws(Failure) { watched = try b.baseAddress.map { (p) throws(Failure) in try s.observe(samples: p, m, n) } ?? false } catch { failure = error }
-    }
-    if let failure { throw failure }
-    guard watched else { throw Failure(Status.name, "this schedule does not watch per-sample gradients") }
+    let samples = try Dense<Double>(v)
+    defer { withExtendedLifetime(samples) {} }
+    guard try s.observe(samples: samples.p, v.shape[0], v.shape[1]) else { throw Failure(Status.name, "this schedule does not watch per-sample gradients") }
     schedule = s
   }
   package func command(_ name: String) throws(Failure) {

@@ -106,6 +106,9 @@ package final class Optimizer {
   var startedNow: [Int] = [], shown: [Int] = []
   /// What `allStateRows` made.
   var listed: (tensors: Int, rows: [StateRow]) = (-1, [])
+  /// Where the parameters, the shadows and the gradients lie, for questions about shared memory.
+  private var placed = Overlap.Index(), shadowed = Overlap.Index()
+  private var gradients: [View] = []
   /// The host's answer to a request for matrices, until it is taken.
   var answered: Answer?
   /// What a source keeps of an answer until the step ends.
@@ -173,7 +176,7 @@ package final class Optimizer {
       let what = Optimizer.label("parameter", index, names?[i])
       guard taken.insert(name).inserted else { throw Failure(Status.name, "\(what): another parameter is called `\(name)`") }
       guard !v.readOnly else { throw Failure(Status.layout, "\(what) is read-only; parameters are changed in place") }
-      guard !v.overlapsItself else { throw Failure(Status.layout, "\(what): its strides make elements share memory") }
+      try v.refuseOverlapWithin(what)
       guard !v.absent else { throw Failure(Status.argument, "\(what) is marked absent; only gradients may be") }
       let shape = Shape(dimensions: v.shape, role: v.role)
       guard let b = branches.firstIndex(where: { $0.selectors.contains { $0.takes(shape, name) } }) else {
@@ -184,7 +187,12 @@ package final class Optimizer {
       }
       added.append(Bound(view: v, name: name, group: 0, branch: b, shape: shape))
     }
-    try Optimizer.checkOverlap(bound.map { ($0.view, $0.name) } + added.map { ($0.view, $0.name) }, "parameters")
+    var all = placed
+    all.append(views)
+    try Optimizer.refuse(all.meeting, "parameters") { $0 < bound.count ? bound[$0].name : added[$0 - bound.count].name }
+    if let m = Overlap.first(views, against: shadowed) {
+      throw Failure(Status.overlap, "\(Optimizer.label("parameter", bound.count + m.first, added[m.first].name)) and \(label("shadow", m.second)) \(m.answer.words)")
+    }
     let g: Int
     let known = groupName.map { n in n.isEmpty ? 0 : groups.firstIndex(of: n) } ?? 0
     try checkShared(known)
@@ -214,6 +222,7 @@ package final class Optimizer {
       records[bound.count].key = UInt32(truncatingIfNeeded: bound.count)
       bound.append(b)
     }
+    placed = all
     hasGradients = false
   }
 
@@ -224,30 +233,15 @@ package final class Optimizer {
   func label(_ kind: String, _ i: Int) -> String { Optimizer.label(kind, i, bound[i].name == String(i) ? nil : bound[i].name) }
 
   static func checkOverlap(_ views: [(View, String)], _ what: String) throws(Failure) {
-    let sorted = views.enumerated().filter { $0.element.0.count > 0 }.map { ($0.element.0.extent, $0.element.0, $0.element.1, $0.offset) }
-      .sorted { $0.0.low < $1.0.low }
-    for (a, b) in zip(sorted, sorted.dropFirst()) where b.0.low < a.0.high {
-      // Interleaved views (columns of one matrix) may share their extent but no element.
-      if Optimizer.interleaved(a.1, b.1) { continue }
-      throw Failure(Status.overlap, "\(what) \(a.3) (`\(a.2)`) and \(b.3) (`\(b.2)`) share memory")
-    }
+    try refuse(Overlap.first(among: views.map(\.0)), what) { views[$0].1 }
   }
-
-  /// Two strided views with the same strides whose offset difference falls between the elements.
-  private static func interleaved(_ a: View, _ b: View) -> Bool {
-    guard a.dtype == b.dtype, !a.dense || !b.dense else { return false }
-    let bytes = Int(bitPattern: b.data) - Int(bitPattern: a.data)
-    guard bytes % a.dtype.size == 0, a.shape.count == b.shape.count else { return false }
-    var rest = abs(bytes / a.dtype.size)
-    let strides = a.strides.map(abs)
-    guard strides == b.strides.map(abs), zip(a.strides, b.strides).allSatisfy({ $0 == $1 && $0 >= 0 }) else { return false }
-    // decompose the offset along the strides, largest first; disjoint when an axis' offset passes its extent
-    for axis in strides.indices.sorted(by: { strides[$0] > strides[$1] }) where strides[axis] > 0 {
-      let q = rest / strides[axis]
-      if q >= max(a.shape[axis], b.shape[axis]) { return true }
-      rest -= q * strides[axis]
-    }
-    return rest != 0
+  private static func refuse(_ meeting: Overlap.Meeting?, _ what: String, _ name: (Int) -> String) throws(Failure) {
+    guard let m = meeting else { return }
+    throw Failure(Status.overlap, "\(what) \(m.first) (`\(name(m.first))`) and \(m.second) (`\(name(m.second))`) \(m.answer.words)")
+  }
+  private func keepApart(_ views: [View], _ kind: String, from others: Overlap.Index, _ other: String) throws(Failure) {
+    guard let m = Overlap.first(views, against: others) else { return }
+    throw Failure(Status.overlap, "\(label(kind, m.first)) and \(label(other, m.second)) \(m.answer.words)")
   }
 
   private func reserve(_ n: Int) {
@@ -282,33 +276,41 @@ package final class Optimizer {
       }
       guard !v.readOnly else { throw Failure(Status.layout, "\(label("parameter", i)) is read-only; parameters are changed in place") }
       guard !v.absent else { throw Failure(Status.argument, "\(label("parameter", i)) is marked absent; only gradients may be") }
-      guard !v.overlapsItself else { throw Failure(Status.layout, "\(label("parameter", i)): its strides make elements share memory") }
+      try v.refuseOverlapWithin(label("parameter", i))
     }
-    try Optimizer.checkOverlap(zip(views, bound).map { ($0, $1.name) }, "parameters")
+    let all = Overlap.Index(views)
+    try Optimizer.refuse(all.meeting, "parameters") { bound[$0].name }
+    try keepApart(views, "parameter", from: shadowed, "shadow")
+    if hasGradients { try keepApart(gradients, "gradient", from: all, "parameter") }
     for (i, v) in views.enumerated() {
       records[i].x.release()
       records[i].x = Layout(v)
       bound[i].view = v
     }
+    placed = all
   }
 
   package func bindGradients(_ views: [View]) throws(Failure) {
     guard !bound.isEmpty else { throw Failure(Status.sequence, "bind parameters before gradients") }
     try match(views, "gradient")
     let writes = options.zeroGradients || options.consumeGradients
-    for (i, v) in views.enumerated() where !v.absent {
-      if writes, v.readOnly { throw Failure(Status.layout, "\(label("gradient", i)) is read-only, but zero_gradients or consume_gradients would write it") }
-      if v.count > 0 {
-        let a = v.extent, b = bound[i].view.extent
-        if a.low < b.high, b.low < a.high { throw Failure(Status.overlap, "\(label("gradient", i)) shares memory with its parameter") }
+    if writes {
+      for (i, v) in views.enumerated() where !v.absent {
+        guard !v.readOnly else { throw Failure(Status.layout, "\(label("gradient", i)) is read-only, but zero_gradients or consume_gradients would write it") }
+        try v.refuseOverlapWithin(label("gradient", i), Status.layout, ", but zero_gradients or consume_gradients would write it")
       }
+      try Optimizer.refuse(Overlap.first(among: views), "gradients are written by zero_gradients or consume_gradients:") { bound[$0].name }
     }
+    // what changes during the step must not be read as a gradient
+    try keepApart(views, "gradient", from: placed, "parameter")
+    try keepApart(views, "gradient", from: shadowed, "shadow")
     for (i, v) in views.enumerated() {
       records[i].g.release()
       records[i].g = Layout(v)
       records[i].absent = v.absent
       records[i].bound = true
     }
+    gradients = views
     hasGradients = true
   }
 
@@ -319,10 +321,13 @@ package final class Optimizer {
         guard v.dtype.size == 2 else { throw Failure(Status.dtype, "\(label("shadow", i)) must be f16 or bf16, got \(v.dtype.name)") }
         guard !v.readOnly else { throw Failure(Status.layout, "\(label("shadow", i)) is read-only") }
         guard !v.absent else { throw Failure(Status.argument, "\(label("shadow", i)) is marked absent; only gradients may be") }
+        try v.refuseOverlapWithin(label("shadow", i))
       }
-      try Optimizer.checkOverlap(
-        zip(views, bound).map { ($0, $1.name) } + bound.map { ($0.view, $0.name) }, "shadows and parameters")
+      try Optimizer.checkOverlap(zip(views, bound).map { ($0, $1.name) }, "shadows")
+      try keepApart(views, "shadow", from: placed, "parameter")
+      if hasGradients { try keepApart(gradients, "gradient", from: Overlap.Index(views), "shadow") }
     }
+    shadowed = Overlap.Index(views)
     for i in 0..<bound.count {
       records[i].shadow?.release()
       records[i].shadow = views.isEmpty ? nil : Layout(views[i])
@@ -489,7 +494,9 @@ package final class Optimizer {
         return
       }
       var row = [Float](repeating: Float(x), count: EightBit.block)
-      for i in stride(from: 0, to: n, by: EightBit.block) { s.pointee.narrow(n, i, min(EightBit.block, n - i), &row) }
+      for i in stride(from: 0, to: n, by: EightBit.block) {
+        s.pointee.narrow(n, i, min(EightBit.block, n - i), &row, nil)
+      }
     }
   }
 
@@ -594,36 +601,37 @@ package final class Optimizer {
     for k in 0..<Sums.count { out[k] = 0 }
     for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) {
       let p = partials + b * Sums.count
-      for k in 0..<4 { out[k] += p[k] }
-      out[4] = (p[4] > out[4] || p[4] != p[4]) ? p[4] : out[4]
+      for k in 0..<Sums.top { out[k] += p[k] }
+      if !(p[Sums.top] <= out[Sums.top]), out[Sums.top] == out[Sums.top] { out[Sums.top] = p[Sums.top] }
     }
   }
 
   /// The sums over several tensors. They are added in the order of their size, so that the order of binding does not matter.
   private func total(where included: (UnsafeMutablePointer<Record>) -> Bool, _ out: UnsafeMutablePointer<Double>) {
     for k in 0..<Sums.count { out[k] = 0 }
-    var columns: [[Double]] = [[], [], [], []]
+    var columns = [[Double]](repeating: [], count: Sums.top)
     withUnsafeTemporaryAllocation(of: Double.self, capacity: Sums.count) { row in
       guard let p = row.baseAddress else { return }
       for i in 0..<bound.count {
         let r = records + i
         guard r.pointee.active, included(r) else { continue }
         total(r, p)
-        for k in 0..<4 where p[k] != 0 { columns[k].append(p[k]) }
-        out[4] = (p[4] > out[4] || p[4] != p[4]) ? p[4] : out[4]
+        for k in 0..<Sums.top where p[k] != 0 { columns[k].append(p[k]) }
+        if !(p[Sums.top] <= out[Sums.top]), out[Sums.top] == out[Sums.top] { out[Sums.top] = p[Sums.top] }
       }
     }
-    for k in 0..<4 {
+    for k in 0..<Sums.top {
       if columns[k].count > 1 { columns[k].sort { $0 < $1 || ($1.isNaN && !$0.isNaN) } }
       for x in columns[k] { out[k] += x }
     }
   }
 
   /// Sums over all active tensors, for sources.
-  func sum(_ op: some ElementSum, stage: Stage, slots order: [Int]? = nil) -> [Double] {
-    let kernels = (plainMeasure(op, SIMD16<Float>.self), plainMeasure(op, SIMD8<Double>.self))
+  func sum(_ ops: [some ElementSum], stage: Stage, slots order: [Int]? = nil) -> [Double] {
+    let all = ops.map { (plainMeasure($0, SIMD16<Float>.self), plainMeasure($0, SIMD8<Double>.self)) }
     forEach { p, r in
       var apply = r.pointee.apply
+      let kernels = all[all.count == 1 ? 0 : r.pointee.group]
       let x = p.hostParameters(), k = r.pointee.isDouble ? kernels.1 : kernels.0
       p.sum(x, r.pointee.present ? p.gradient(copy: apply.scale != 1, &apply) : x, state: self.state(r, stage, order)) { _, _, _, o, out in k(o, out) }
     }
@@ -631,7 +639,7 @@ package final class Optimizer {
     return (0..<Sums.count).map { totals[$0] }
   }
 
-  /// Changes parameters (as the host sees them) and the source's state element by element.
+  /// Changes parameters (as the host sees them) and the source's state element by element. Here and above: one operation, or one a group.
   func change(stage: Stage, slots order: [Int]? = nil, parameters: Bool, _ op: (_ tensor: Int) -> some ElementOperation) {
     forEach { p, r in
       let op = op(r - self.records)
@@ -639,11 +647,17 @@ package final class Optimizer {
     }
     noteHome(stage, order)
   }
-  func change(_ op: some ElementOperation, stage: Stage, slots order: [Int]? = nil, parameters: Bool) {
-    let kernels = (
-      plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: false), plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: false)
-    )
-    forEach { p, r in self.change(p, r, stage, order, parameters, r.pointee.isDouble ? kernels.1 : kernels.0) }
+  func change(_ ops: [some ElementOperation], stage: Stage, slots order: [Int]? = nil, parameters: Bool) {
+    let all = ops.map { op in
+      (
+        plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: false),
+        plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: false)
+      )
+    }
+    forEach { p, r in
+      let kernels = all[all.count == 1 ? 0 : r.pointee.group]
+      self.change(p, r, stage, order, parameters, r.pointee.isDouble ? kernels.1 : kernels.0)
+    }
     noteHome(stage, order)
   }
   /// A walk over the home slot has saved the parameters there.
@@ -783,6 +797,23 @@ package final class Optimizer {
   /// The largest step size of the tensors that have a gradient this time.
   var largestRate: Double { (0..<bound.count).reduce(0) { records[$1].active ? max($0, rate(of: $1).lr) : $0 } }
 
+  /// The tensor whose hyper-parameters stand for those of all: of the tensors that have a gradient, the first whose step size is not 0.
+  func leader(_ s: Stage) -> Int? {
+    let among = (0..<bound.count).lazy.filter { self.records[$0].active && self.uses(s, self.bound[$0]) }
+    return among.first { i in
+      let lr: Double = self.branches[self.bound[i].branch].rule.hyper[self.bound[i].group].lr
+      return lr != 0
+    } ?? among.first
+  }
+  /// Numbers of a stage that are one for all tensors.
+  private func share(_ s: Stage, _ count: Int) {
+    let all = (0..<bound.count).filter { uses(s, bound[$0]) }
+    for k in 0..<count {
+      let largest = all.reduce(-Double.infinity) { max($0, records[$1].scalars[s.id][k]) }
+      for i in all where records[i].active { records[i].scalars[s.id][k] = largest }
+    }
+  }
+
   func evaluateSchedules() throws(Failure) {
     for s in stages {
       for g in groups.indices where !s.schedules[g].isEmpty { try s.evaluate(g, Double(step)) }
@@ -821,6 +852,9 @@ package final class Optimizer {
         if rates[k].decay != 0 { applies[k].keep = 1 - applies[k].lr * rates[k].decay }
       }
     }
+    for i in 0..<bound.count where records[i].active {
+      records[i].apply = applies[records[i].group * branches.count + records[i].branch]
+    }
     var begun = [Bool](repeating: false, count: stages.count)
     // Tensors of one group, branch and step count share their rules.
     var leaders: [(group: Int, branch: Int, t: Int, isDouble: Bool, index: Int)] = []
@@ -828,9 +862,11 @@ package final class Optimizer {
       let r = records + i
       guard r.pointee.active else { continue }
       let branch = branches[r.pointee.branch]
-      r.pointee.apply = applies[r.pointee.group * branches.count + r.pointee.branch]
       if options.master == .stochastic, r.pointee.x.dtype.size == 2 {
         r.pointee.rounding = Random.key(seed: options.seed, stream: .max, step: UInt64(step), tensor: r.pointee.key)
+      }
+      if options.state != .f32 {
+        r.pointee.stateKey = Random.key(seed: options.seed, stream: .max - 1, step: UInt64(step), tensor: r.pointee.key)
       }
       if !branch.perTensor {
         if let l = leaders.first(where: { $0.group == r.pointee.group && $0.branch == r.pointee.branch && $0.t == r.pointee.t && $0.isDouble == r.pointee.isDouble }) {
@@ -844,10 +880,15 @@ package final class Optimizer {
         guard let e = s.element else { continue }
         let c = context(s, branch, i)
         let h = s.hyper[r.pointee.group]
-        if s.scope == .tensor || !begun[s.id] {
+        if !begun[s.id] {
           begun[s.id] = true
-          e.begin(r.pointee.scalars[s.id], h, c)
+          if s.scope == .global, let l = leader(s) {
+            e.begin(s.globals, s.hyper[records[l].group], context(s, branches[records[l].branch], l))
+          } else if e.shared > 0, s.scope == .tensor {
+            share(s, e.shared)
+          }
         }
+        if s.scope == .tensor { e.begin(r.pointee.scalars[s.id], h, c) }
         e.prepare(h, c, r.pointee.rules[s.id])
       }
     }
@@ -913,8 +954,8 @@ package final class Optimizer {
           }
           continue
         }
-        guard let first = (0..<bound.count).first(where: { records[$0].active && branches[records[$0].branch].stages.contains { $0 === s } }) else { continue }
-        s.element?.finish(p, Totals(p: totals), s.globals, s.hyper[records[first].group], context(s, branch, first))
+        guard let first = leader(s) else { continue }
+        s.element?.finish(p, Totals(p: totals), s.globals, s.hyper[records[first].group], context(s, branches[records[first].branch], first))
         var made: [UnsafeMutableRawPointer] = []
         for i in 0..<bound.count where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
           let rule = records[i].rules[s.id]
@@ -1079,7 +1120,10 @@ package final class Optimizer {
       try call.f32(h, c, Whole(v: v.assumingMemoryBound(to: Float.self), w: w.assumingMemoryBound(to: Float.self),
                                 slots: list.map { $0.assumingMemoryBound(to: Float.self) }, shape: bound[i].shape, workspace: space))
     }
-    for (store, p) in zip(stores, list) where store.format != .direct { store.narrow(n, 0, n, p.assumingMemoryBound(to: Float.self)) }
+    if evaluating { return }
+    for (k, store) in stores.enumerated() where store.format != .direct {
+      store.narrow(n, 0, n, list[k].assumingMemoryBound(to: Float.self), r.pointee.key(s.id, k))
+    }
   }
 
   // MARK: copies
@@ -1168,7 +1212,7 @@ package final class Optimizer {
     forEach { p, r in
       guard r.pointee.t > 0, let s = self.branches[r.pointee.branch].evaluator, let e = s.element else { return }
       let x = p.hostParameters()
-      p.run(e.evaluate, s.id, Apply(), x, x)
+      p.run(e.evaluate, s.id, Apply(), x, x, changes: false)
       p.closeHost(x)
     }
     do throws(Failure) {

@@ -34,6 +34,8 @@ package struct Parameter: Sendable {
   }
   /// Lists that have a name.
   package var presets: [(name: String, values: [Double])] = []
+  /// A number that may also be a list of numbers, one for each entry.
+  package var takesList = false
   /// A choice that may also be a whole number.
   package var takesInteger = false
   /// What a value that is given for one group alone reaches.
@@ -47,10 +49,18 @@ package struct Parameter: Sendable {
     case equal
   }
   package var reach = Reach.group
+  /// A flag with which every group has a value of its own after all; `Hyper.reach` knows.
+  package var unless: String?
   /// The same, but one value serves all groups.
   package var forAll: Parameter {
     var p = self
     p.reach = .all
+    return p
+  }
+  /// The same, unless a flag of the method is set.
+  package func forAll(unless flag: String) -> Parameter {
+    var p = forAll
+    p.unless = flag
     return p
   }
   /// The same, but all groups must have the same value when a step is taken.
@@ -118,6 +128,12 @@ extension Parameter {
     var p = Parameter(name: name, kind: .integer, meaning: meaning, standard: standard.map { .number(Double($0)) })
     p.limit(range)
     p.live = live
+    return p
+  }
+  /// A whole number that is off (`none`) unless given.
+  package static func maybeInteger(_ name: String, _ range: Range, _ meaning: String, live: Bool = true) -> Parameter {
+    var p = integer(name, nil, range, meaning, live: live)
+    (p.standard, p.optional) = (Value.none, true)
     return p
   }
   package static func flag(_ name: String, _ standard: Bool, _ meaning: String, live: Bool = true) -> Parameter {
@@ -200,8 +216,10 @@ extension Parameter {
   /// What is expected, in words.
   package var expectation: String {
     switch kind {
-    case .number: "a number \(rangeText), or a schedule" + (optional ? ", or none" : "")
-    case .integer: "a whole number \(rangeText)"
+    case .number:
+      "a number \(rangeText)" + (live ? ", or a schedule" : "") + (takesList ? ", or a list of numbers, one for each entry" : "")
+        + (optional ? ", or none" : "")
+    case .integer: "a whole number \(rangeText)" + (optional ? ", or none" : "")
     case .flag: "true or false"
     case .choice(let words): "one of " + words.joined(separator: ", ") + (takesInteger ? ", or a whole number" : "")
     case .list: "a list of numbers [a, b, ...]" + presets.map { ", or \($0.name)" }.joined() + (optional ? ", or none" : "")
@@ -232,6 +250,8 @@ extension Parameter {
     case (.number, .number(let x)), (.integer, .number(let x)):
       try check(x, of: method)
       return .number(x)
+    // What shapes the state must be known before the first step, and the same ever after.
+    case (.number, .word) where !live: throw wrong()
     case (.number, .word), (.schedule, .word), (.schedule, .number): return .schedule(try schedule(node, of: method))
     case (.schedules, .list(let items)):
       var list: [StageNode] = []
@@ -249,7 +269,7 @@ extension Parameter {
     case (.choice(let words), .number(let x)):
       guard let k = words.firstIndex(of: text(x)) else { throw wrong() }
       return .choice(k)
-    case (.list, .list(let items)):
+    case (.list, .list(let items)), (.number, .list(let items)) where kind == .list || takesList:
       var numbers: [Double] = []
       for item in items {
         switch item {
@@ -259,6 +279,7 @@ extension Parameter {
         default: throw wrong()
         }
       }
+      if kind == .number { for x in numbers { try check(x, of: method) } }
       return .list(numbers)
     case (.list, .word(let w)) where w.arguments.isEmpty:
       guard let preset = presets.first(where: { $0.name == w.name }) else { throw wrong() }
@@ -349,7 +370,8 @@ package struct Hyper: Sendable {
   }
   package subscript(dynamicMember name: String) -> Double { index(name).map { numbers[$0] } ?? .nan }
   package subscript(dynamicMember name: String) -> Bool { index(name).map { numbers[$0] == 1 } ?? false }
-  package func integer(_ name: String) -> Int { let x: Double = self[dynamicMember: name]; return x.isFinite ? Int(x) : 0 }
+  /// As a whole number; what no Int can hold is the largest that a Double counts to.
+  package func integer(_ name: String) -> Int { let x: Double = self[dynamicMember: name]; return x.isNaN ? 0 : Int(min(max(x, -0x1p53), 0x1p53)) }
   package func has(_ name: String) -> Bool { let x: Double = self[dynamicMember: name]; return !x.isNaN }
   package func `is`(_ name: String, _ word: String) -> Bool {
     guard let i = index(name), case .choice(let words) = parameters[i].kind, case .choice(let k) = values[i] else { return false }
@@ -359,6 +381,8 @@ package struct Hyper: Sendable {
     if let i = index(name), case .list(let xs) = values[i] { return xs }
     return []
   }
+  /// Some value is a list.
+  package var hasLists: Bool { values.contains { if case .list = $0 { true } else { false } } }
   package func stage(_ name: String) -> StageNode? {
     if let i = index(name), case .stage(let s) = values[i] { return s }
     return nil
@@ -374,6 +398,11 @@ package struct Hyper: Sendable {
     for n in nodes { made.append(try Registry.schedule(n)) }
     return made
   }
+  /// What a value of parameter `k` for one group reaches, with the flags as they are.
+  package func reach(_ k: Int) -> Parameter.Reach {
+    if let flag = parameters[k].unless, self[dynamicMember: flag] { return .group }
+    return parameters[k].reach
+  }
   /// It is not `none` (it may be a schedule).
   package func given(_ name: String) -> Bool {
     guard let i = index(name) else { return false }
@@ -387,6 +416,10 @@ package struct Hyper: Sendable {
 }
 
 extension Hyper {
+  /// The method with all its values, as a sentence writes it.
+  package func sentence(_ name: String) -> String {
+    parameters.isEmpty ? name : name + "(" + zip(parameters, values).map { "\($0.name)=\($0.write($1))" }.joined(separator: ", ") + ")"
+  }
   /// A stage `name` that takes over the values of the named parameters: what a sentence name hands on to its parts.
   package func node(_ name: String, _ parameters: [Parameter]) -> StageNode {
     var arguments: [ArgumentNode] = []

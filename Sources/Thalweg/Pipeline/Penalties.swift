@@ -122,14 +122,14 @@ private struct WholeProximal<R: WholeRegularizer>: WholeRule {
 
 private struct WholeDecoupled<R: WholeRegularizer>: WholeRule {
   static var method: Method { R.method }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { shape.count &* size }
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
   static var mayFail: Bool { R.mayFail }
   let r: R, t: Double
   init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
   func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let point = UnsafeMutablePointer<T>.allocate(capacity: max(1, w.count))
-    defer { point.deallocate() }
+    let point = w.workspace.bindMemory(to: T.self, capacity: w.count)
     point.initialize(from: w.v, count: w.count)
     var at = w
     at.w = point
@@ -214,13 +214,11 @@ private struct Minimiser<C: ElementConstraint>: ElementRule {
   @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { set.minimise(v) }
 }
 
-package func entry<C: ElementConstraint>(_: C.Type) -> Registered {
-  Registered(
-    method: C.method,
-    component: .constraint(
-      ConstraintKernels(
-        projection: { (kernels(Projection<C>.self).binding($0), nil) }, manifold: nil,
-        minimise: { (kernels(Minimiser<C>.self).binding($0), nil) }, tangent: nil, retract: nil)))
+/// A set of entries; `lists` is its form where a hyper-parameter is a list of numbers.
+package func constraintKernels<C: ElementConstraint>(_: C.Type, withLists lists: ConstraintKernels) -> ConstraintKernels {
+  ConstraintKernels(
+    projection: { $0.hasLists ? lists.projection($0) : (kernels(Projection<C>.self).binding($0), nil) }, manifold: nil,
+    minimise: { $0.hasLists ? lists.minimise($0) : (kernels(Minimiser<C>.self).binding($0), nil) }, tangent: nil, retract: nil)
 }
 
 private enum SetOperation {

@@ -106,7 +106,33 @@ package struct Totals {
   let p: UnsafePointer<Double>
   /// Sum k, 0 to 3.
   package subscript(k: Int) -> Double { p[k] }
-  package var maximum: Double { p[4] }
+  /// The root of sum k, a sum of squares: right where the squares overflow too. Of finite elements it is finite.
+  package func root(_ k: Int) -> Double { Squares(self, k).root }
+  /// Sum k, and the largest double where finite elements have a larger sum.
+  package func finite(_ k: Int) -> Double {
+    p[k].isInfinite && p[Sums.scaled + k].isFinite ? (p[k] < 0 ? -1 : 1) * Double.greatestFiniteMagnitude : p[k]
+  }
+  package var maximum: Double { p[Sums.top] }
+}
+
+/// A sum of squares that may be larger than any double. As a scalar it is one number: the sum, or, where that overflows, the negative of the sum
+/// times 2⁻¹²⁰⁰.
+package struct Squares: Sendable {
+  package private(set) var number: Double
+  package init(_ number: Double) { self.number = number }
+  package init(_ totals: Totals, _ k: Int) { self.init(sum: totals[k], scaled: totals.p[Sums.scaled + k]) }
+  init(sum: Double, scaled: Double) { number = sum == .infinity && scaled.isFinite && scaled > 0 ? -scaled : sum }
+  private var scaled: Double { number < 0 ? -number : number * 0x1p-600 * 0x1p-600 }
+  /// Its root: infinite only where a square was.
+  package var root: Double { number < 0 ? min((-number).squareRoot() * 0x1p600, .greatestFiniteMagnitude) : number.squareRoot() }
+  /// Adds factor² times another sum.
+  package mutating func add(_ more: Squares, times factor: Double = 1) {
+    if number >= 0, more.number >= 0, case let sum = number + factor * factor * more.number, sum.isFinite { return number = sum }
+    if number.isNaN || more.number.isNaN { return number = .nan }
+    if number == .infinity || more.number == .infinity { return number = .infinity }
+    number = -(scaled + factor * (factor * more.scaled))
+  }
+  package static func < (a: Squares, b: Squares) -> Bool { a.number < 0 || b.number < 0 ? a.scaled < b.scaled : a.number < b.number }
 }
 
 /// A tensor as a rule may ask about it before it runs.
@@ -133,6 +159,9 @@ package protocol ElementRule: BitwiseCopyable, Sendable {
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot]
   static func scalars(_ h: Hyper) -> [Scalar]
   static func scope(_ h: Hyper) -> Scope
+  /// Of a rule with scalars a tensor, the first so many are one number for all tensors. They never fall: at the start of a step every tensor takes
+  /// the largest, so that one that was absent misses nothing.
+  static var shared: Int { get }
   static func phases(_ h: Hyper) -> Int
   /// Over what the sums of a phase reach, where that is not the scope: a stage with scalars a tensor may also take sums over all tensors,
   /// which every tensor then receives.
@@ -161,6 +190,7 @@ extension ElementRule {
   package static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { method.slots }
   package static func scalars(_ h: Hyper) -> [Scalar] { [] }
   package static func scope(_ h: Hyper) -> Scope { .global }
+  package static var shared: Int { 0 }
   package static func phases(_ h: Hyper) -> Int { 0 }
   package static func reach(_ h: Hyper, _ phase: Int) -> Scope { scope(h) }
   package static func decay(_ h: Hyper) -> Decay { .none }
@@ -205,6 +235,7 @@ package final class ElementKernels: Sendable {
   let slots: @Sendable (Hyper, Shape) -> [Slot]
   let scalars: @Sendable (Hyper) -> [Scalar]
   let scope: @Sendable (Hyper) -> Scope
+  let shared: Int
   let phases: @Sendable (Hyper) -> Int
   let reach: @Sendable (Hyper, Int) -> Scope
   let decay: @Sendable (Hyper) -> Decay
@@ -226,11 +257,12 @@ package final class ElementKernels: Sendable {
 
   init(
     size: Int, prepare: @escaping Prepare, slots: @escaping @Sendable (Hyper, Shape) -> [Slot], scalars: @escaping @Sendable (Hyper) -> [Scalar],
-    scope: @escaping @Sendable (Hyper) -> Scope, phases: @escaping @Sendable (Hyper) -> Int, reach: @escaping @Sendable (Hyper, Int) -> Scope,
+    scope: @escaping @Sendable (Hyper) -> Scope, shared: Int, phases: @escaping @Sendable (Hyper) -> Int, reach: @escaping @Sendable (Hyper, Int) -> Scope,
     decay: @escaping @Sendable (Hyper) -> Decay, perTensor: Bool, begin: @escaping Begin, finish: @escaping Finish, fused: (Kernel, Kernel), packed: @escaping Kernel, map: (Kernel, Kernel), measure: (Measure, Measure),
     idle: @escaping @Sendable (UnsafeRawPointer) -> Bool, evaluates: Bool, ruleStep: @escaping @Sendable (Int, Hyper) -> Int, evaluate: (Kernel, Kernel)
   ) {
     (self.size, self.prepare, self.slots, self.scalars, self.scope, self.phases) = (size, prepare, slots, scalars, scope, phases)
+    self.shared = shared
     (self.reach, self.decay, self.perTensor, self.begin, self.finish) = (reach, decay, perTensor, begin, finish)
     (self.fused, self.packed, self.map, self.measure, self.idle, self.evaluates, self.ruleStep, self.evaluate) = (fused, packed, map, measure, idle, evaluates, ruleStep, evaluate)
   }
@@ -243,7 +275,7 @@ package func kernels<R: ElementRule>(_: R.Type) -> ElementKernels {
   ElementKernels(
     size: MemoryLayout<R>.stride,
     prepare: { h, c, p in p.storeBytes(of: R(h, c), as: R.self) },
-    slots: { R.slots($0, $1) }, scalars: { R.scalars($0) }, scope: { R.scope($0) }, phases: { R.phases($0) },
+    slots: { R.slots($0, $1) }, scalars: { R.scalars($0) }, scope: { R.scope($0) }, shared: R.shared, phases: { R.phases($0) },
     reach: { R.reach($0, $1) }, decay: { R.decay($0) }, perTensor: R.perTensor,
     begin: { R.begin($0, $1, $2) }, finish: { R.finish($0, $1, $2, $3, $4) },
     fused: (fusedKernel(R.self, SIMD16<Float>.self), fusedKernel(R.self, SIMD8<Double>.self)),
@@ -287,14 +319,14 @@ private func packedKernel<R: ElementRule>(_: R.Type) -> ElementKernels.Kernel {
         for k in 0..<o.codecCount { codecs[k].decode(i) }
         var s = Slots<L>(slots, o.index &+ i)
         s.i = i
-        while s.i < i &+ Codec.group {
+        while s.i < i &+ Group.size {
           let old = L.load(x + s.i)
           rule.step(a.gradient(L.load(g + s.i), old), old, s, a).store(x + s.i)
           s.i &+= L.width
           s.index &+= L.width
         }
         for k in 0..<o.codecCount { codecs[k].encode(i) }
-        i &+= Codec.group
+        i &+= Group.size
       }
       for k in 0..<o.codecCount { codecs[k].close(end) }
     }
@@ -326,7 +358,7 @@ private func measureKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> Ele
       rule.measure(phase, a.gradient(L.load(v.x), w), w, v.s, &sums)
     }
     v.finish(writesX: false)
-    sums.write(out)
+    sums.write(out, L.self)
   }
 }
 
@@ -382,7 +414,7 @@ func plainMeasure<O: ElementSum, L: Lane>(_ op: O, _: L.Type) -> PlainMeasure {
     var v = Vectors<L>(o)
     while v.next() { op(L.load(v.x), L.load(v.g), v.s, &sums) }
     v.finish(writesX: false)
-    sums.write(out)
+    sums.write(out, L.self)
   }
 }
 
@@ -466,7 +498,7 @@ extension ElementKernels {
   func binding(_ inner: Hyper) -> ElementKernels {
     ElementKernels(
       size: size, prepare: { [prepare] _, c, p in prepare(inner, c, p) }, slots: { [slots] _, s in slots(inner, s) },
-      scalars: { [scalars] _ in scalars(inner) }, scope: { [scope] _ in scope(inner) }, phases: { [phases] _ in phases(inner) },
+      scalars: { [scalars] _ in scalars(inner) }, scope: { [scope] _ in scope(inner) }, shared: shared, phases: { [phases] _ in phases(inner) },
       reach: { [reach] _, p in reach(inner, p) }, decay: { [decay] _ in decay(inner) }, perTensor: perTensor, begin: { [begin] s, _, c in begin(s, inner, c) },
       finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, packed: packed, map: map, measure: measure, idle: idle, evaluates: evaluates,
       ruleStep: { [ruleStep] t, _ in ruleStep(t, inner) }, evaluate: evaluate)

@@ -9,7 +9,7 @@ import CThalweg
 /// The hash covers names, types, offsets and data, so that a single damaged bit is found.
 struct Safetensors {
   static let version = 2
-  private static let headerLimit = 1 << 28
+  static let headerLimit = 1 << 28
 
   struct Entry {
     var name: String
@@ -147,13 +147,20 @@ struct Safetensors {
 
   // MARK: the hash
 
+  /// Of a piece of memory on its own.
+  static func hash(_ p: UnsafeRawPointer, _ n: Int) -> UInt64 {
+    var d = Digest(seed: 2)
+    d.add(p, n)
+    return d.finish()
+  }
+
   /// FNV-1a over 8-byte words, four lanes: fast, and sensitive to every bit. Pieces of any length give the hash of the whole.
   private struct Digest {
     private var h: (UInt64, UInt64, UInt64, UInt64)
     private var carry: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
     private var held = 0, total = 0
 
-    private init(seed: UInt64) {
+    init(seed: UInt64) {
       h = (seed ^ 0xcbf2_9ce4_8422_2325, seed ^ 0x9e37_79b9_7f4a_7c15, seed ^ 0xc2b2_ae3d_27d4_eb4f, seed ^ 0x1656_67b1_9e37_79f9)
     }
     /// Begins with the table of entries.

@@ -100,14 +100,23 @@ package struct GradientOperation: Sendable {
   let run: (@Sendable (UnsafeMutablePointer<Record>, Operands, UnsafeMutablePointer<SlotStore>, Int) -> Void)?
 }
 
+/// The results of a walk of a source.
+package struct SourceTotals: Sendable {
+  let values: [Double]
+  package subscript(k: Int) -> Double { values[k] }
+  /// As of `Totals`.
+  package func squares(_ k: Int) -> Squares { Squares(sum: values[k], scaled: values[Sums.scaled + k]) }
+  package func root(_ k: Int) -> Double { squares(k).root }
+}
+
 /// What a source may do with the tensors. Gradients read here are already scaled (loss scale, maximize).
 package struct SourceIO {
   private let optimizer: Optimizer
   private let stage: Stage
   init(_ optimizer: Optimizer, _ stage: Stage, opening: Bool = false) { (self.optimizer, self.stage) = (optimizer, stage) }
 
-  /// The source's hyper-parameters now, schedules evaluated at this step: those of the default group, or of a tensor's.
-  package var hyper: Hyper { stage.hyper[0] }
+  /// The source's hyper-parameters now, schedules evaluated at this step: those that stand for all tensors, or of a tensor.
+  package var hyper: Hyper { stage.hyper[optimizer.leader(stage).map { optimizer.bound[$0].group } ?? 0] }
   package func hyper(of tensor: Int) -> Hyper { stage.hyper[optimizer.bound[tensor].group] }
   package var step: Int { optimizer.step }
   package var seed: UInt64 { optimizer.options.seed }
@@ -119,10 +128,19 @@ package struct SourceIO {
   package func setScalar(_ k: Int, _ x: Double) { stage.globals[k] = x }
 
   /// Sums over all elements of all tensors that have a gradient. `slots` picks and orders the state seen.
-  package func sum(_ op: some ElementSum, slots: [Int]? = nil) -> [Double] { optimizer.sum(op, stage: stage, slots: slots) }
+  package func sum(_ op: some ElementSum, slots: [Int]? = nil) -> SourceTotals {
+    SourceTotals(values: optimizer.sum([op], stage: stage, slots: slots))
+  }
+  /// The same with the hyper-parameters of each tensor's group.
+  package func sum(slots: [Int]? = nil, _ op: (Hyper) -> some ElementSum) -> SourceTotals {
+    SourceTotals(values: optimizer.sum(stage.hyper.map(op), stage: stage, slots: slots))
+  }
   /// Changes parameters (as the host sees them) and the source's state.
   package func change(_ op: some ElementOperation, slots: [Int]? = nil, parameters: Bool) {
-    optimizer.change(op, stage: stage, slots: slots, parameters: parameters)
+    optimizer.change([op], stage: stage, slots: slots, parameters: parameters)
+  }
+  package func change(slots: [Int]? = nil, parameters: Bool, _ op: (Hyper) -> some ElementOperation) {
+    optimizer.change(stage.hyper.map(op), stage: stage, slots: slots, parameters: parameters)
   }
   /// Keeps the parameters that did not go away yet in the home slot.
   package func saveHome() {
@@ -144,6 +162,33 @@ package struct SourceIO {
   package func draw(_ slot: Int, signs: Bool) {
     optimizer.change(stage: stage, slots: [slot], parameters: false) { tensor in
       Draw(key: Random.key(seed: seed, stream: stream, step: UInt64(step), tensor: optimizer.records[tensor].key), signs: signs)
+    }
+  }
+
+  /// A set that sources project onto, each tensor by itself.
+  package struct Projection: Sendable {
+    let hyper: Hyper
+    let kernels: ConstraintKernels
+    package init(_ node: StageNode) throws(Failure) {
+      let (e, h) = try Registry.component(node, .constraint)
+      guard case .constraint(let k) = e.component else { throw Failure(Status.internal, "\(node.name) is no constraint") }
+      (hyper, kernels) = (h, k)
+    }
+  }
+  /// What lies in a slot becomes the nearest point of the set, in every tensor that has a gradient.
+  package func project(_ slot: Int, _ set: Projection) throws(Failure) {
+    let pair = set.kernels.projection(set.hyper)
+    for i in 0..<optimizer.bound.count where optimizer.records[i].active && optimizer.records[i].count > 0 {
+      let r = optimizer.records[i], p = r.slot(stage.id, slot).base, shape = optimizer.bound[i].shape
+      do throws(Failure) {
+        if r.isDouble {
+          let v = p.assumingMemoryBound(to: Double.self)
+          try runOnce(pair, set.hyper, v, v, shape, t: 0)
+        } else {
+          let v = p.assumingMemoryBound(to: Float.self)
+          try runOnce(pair, set.hyper, v, v, shape, t: 0)
+        }
+      } catch { throw Failure(Int(error.status), "\(label(i)): \(error.message)") }
     }
   }
 
@@ -196,10 +241,15 @@ package struct SourceIO {
   /// For `Move.update`: the gradient is what lies in a slot.
   package func gradient(in slot: Int) -> GradientOperation { GradientOperation(stage: stage.id, slots: [slot], run: nil) }
   /// The same for an operation on it: `x` is the gradient; `slots` picks the state seen.
-  package func operation(_ op: some ElementOperation, slots: [Int] = [0]) -> GradientOperation {
+  package func operation(_ op: some ElementOperation, slots: [Int] = [0]) -> GradientOperation { operation(slots: slots) { _ in op } }
+  /// The same with the hyper-parameters of each tensor's group.
+  package func operation(slots: [Int] = [0], _ op: (Hyper) -> some ElementOperation) -> GradientOperation {
     // x and g are one block here
-    let kernels = (plainKernel(op, SIMD16<Float>.self, writesG: false), plainKernel(op, SIMD8<Double>.self, writesG: false))
+    let all = stage.hyper.map(op).map {
+      (plainKernel($0, SIMD16<Float>.self, writesG: false), plainKernel($0, SIMD8<Double>.self, writesG: false))
+    }
     return GradientOperation(stage: stage.id, slots: slots) { r, operands, _, _ in
+      let kernels = all[r.pointee.group]
       if r.pointee.isDouble { kernels.1(operands) } else { kernels.0(operands) }
     }
   }
@@ -275,10 +325,13 @@ package struct StepBack: ElementOperation {
     x = s[1]
   }
 }
-/// Σ g².
+/// Σ g²; 0 where the tensor does not count.
 package struct SquaredNorm: ElementSum {
-  package init() {}
-  @inline(__always) package func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, g, times: g) }
+  let counts: Bool
+  package init(of counts: Bool = true) { self.counts = counts }
+  @inline(__always) package func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+    if counts { sums.add(0, g, times: g) }
+  }
 }
 
 extension Random {

@@ -187,7 +187,8 @@ def _axes(i: _registry.Input) -> list[str]:
 class Schedule(_thalweg.Schedule):
     """A function of the step, from one stage: schedule("cosine(lr=0.1, total=1000)")(k).
 
-    It may stand for a hyper-parameter: SGD(params, lr=schedule(...)).
+    It may stand for a hyper-parameter: SGD(params, lr=schedule(...)).  The optimizer then has a schedule of its own, which
+    goes on from what this one remembers at that moment (an observed metric, a batch size, an ended plateau); so do copies.
     """
 
     def __init__(self, sentence: str) -> None:
@@ -198,11 +199,22 @@ class Schedule(_thalweg.Schedule):
         """The value at a step, counted from 0.  RangeError for a negative one."""
         return self._value(step)
 
+    def state_dict(self) -> dict[str, bytes]:
+        """What it remembers of the run, as {"state": bytes}."""
+        return {"state": self._save()}
+
+    def load_state_dict(self, state_dict: dict[str, bytes]) -> None:
+        """Goes on from there.  MismatchError for the state of another schedule; an error changes nothing."""
+        self._load(state_dict["state"])
+
     def __repr__(self) -> str:
         return f"schedule({self.sentence!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.sentence,)
+        return type(self), (self.sentence,), self._save()
+
+    def __setstate__(self, state: bytes) -> None:
+        self._load(state)
 
 
 def regularizer(sentence: str) -> Regularizer:

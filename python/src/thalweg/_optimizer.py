@@ -201,7 +201,10 @@ class Optimizer(_thalweg.Optimizer):
                        everything else with the buffer protocol or DLPack, of float32, float64, float16 or bfloat16,
                        strided as they like; never copied
     sentence           the pipeline; `python -m thalweg methods` lists what there is
-    state_dtype        how element-wise moments are stored: "f32", "bf16" or "q8" (float64 parameters keep float64)
+    state_dtype        how element-wise moments are stored: "f32"; "bf16", half the memory, which trains like "f32"; or
+                       "q8", 8 bits in tensors of 4,096 elements and more (smaller ones keep float32), good for averages
+                       of squares, and at rates up to 0.99 for signed ones.  Both round up or down at random, keyed by
+                       `seed`, so that slow averages follow their gradients.  float64 parameters keep float64
     master             for 16-bit parameters: None, "f32" (a float32 copy) or "stochastic" (stochastic rounding)
     nonfinite          what a NaN or Inf in a gradient does: "propagate", "skip" (the step; see `skipped`) or "error"
     maximize           ascend

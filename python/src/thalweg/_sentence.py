@@ -6,6 +6,7 @@ import math
 import numbers
 from typing import Any
 
+from . import _thalweg
 from ._errors import ArgumentError, ValueTypeError, error
 from ._registry import Method, Parameter
 
@@ -15,7 +16,7 @@ def write_value(value: Any, parameter: Parameter | None = None) -> str:
 
     Numbers, flags, None and lists become literals.  A str is taken as it stands: a choice, a schedule
     ("cosine(lr=0.1, total=1000)"), a regularizer, or (in parentheses, which are added) a pipeline.  Objects with a
-    `sentence` are written as that.
+    `sentence` are written as that, schedules with what they remember.
     """
     if value is None:
         return "none"
@@ -26,7 +27,7 @@ def write_value(value: Any, parameter: Parameter | None = None) -> str:
         return text
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(write_value(item) for item in value) + "]"
-    sentence = getattr(value, "sentence", None)
+    sentence = value._sentence() if isinstance(value, _thalweg.Schedule) else getattr(value, "sentence", None)
     if isinstance(sentence, str):
         return write_value(sentence, parameter)
     if type(value).__name__ in ("bool", "bool_"):

@@ -32,7 +32,7 @@ class NormTest(BatchRule):
 
     name = "norm_test"
     required = ("max_batch",)
-    defaults = {"eta": 0.5, "interval": 1, "coordinate": False}
+    defaults = {"eta": 0.5, "interval": 1, "coordinate": False, "parts": 1}
     settings = ({"max_batch": 4096}, {"max_batch": 100_000, "eta": 0.1}, {"max_batch": 20, "eta": 0.1},
                 {"max_batch": 100_000, "coordinate": True}, {"max_batch": 4096, "interval": 3})
 

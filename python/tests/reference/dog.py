@@ -8,6 +8,7 @@ import numpy as np
 
 from ._per_tensor import copies, distance, dot, norm, ratio, zeros
 from .base import Arrays, OptimizerReference
+from .constraints import Box, L2Ball
 
 
 class DoG(OptimizerReference):
@@ -59,7 +60,7 @@ class DoWG(OptimizerReference):
 
 
 class UDoG(OptimizerReference):
-    """U-DoG (Kreisler, Ivgi, Hinder, Carmon, 2024; arXiv:2404.00666), unconstrained.
+    """U-DoG (Kreisler, Ivgi, Hinder, Carmon, 2024; arXiv:2404.00666); `domain` is a constraint, of each tensor.
 
     Two gradients a step at points of its own choice (`grads` is not used); the parameters are left at the average
     x-bar.  Verified: sequence, weights, averaging.  UNVERIFIED: G_x and G_y, chosen as in the code, where the maximum M
@@ -68,13 +69,22 @@ class UDoG(OptimizerReference):
 
     name = "u_dog"
     needs = ("gradient_at",)
-    defaults = {"r_eps_rel": 1e-6, "eps": 1e-12}
-    settings = ({}, {"r_eps_rel": 1e-2}, {"r_eps_rel": 1e-2, "eps": 1.0})
+    defaults = {"r_eps_rel": 1e-6, "eps": 1e-12, "domain": None}
+    settings = (
+        {},
+        {"r_eps_rel": 1e-2},
+        {"r_eps_rel": 1e-2, "eps": 1.0},
+        {"r_eps_rel": 1e-2, "domain": L2Ball(radius=0.7)},
+        {"r_eps_rel": 1e-2, "domain": Box(lo=-0.2, hi=0.3)},
+    )
 
     def start(self, params: Arrays) -> None:
         self.origin, self.y, self.s = copies(params), copies(params), zeros(params)
         self.weight, self.r_sum, self.q, self.m_max = 0.0, 0.0, 0.0, 0.0
         self.r = self.r_eps_rel * (1 + norm(params))
+
+    def projected(self, xs: Arrays) -> Arrays:
+        return xs if self.domain is None else [self.domain.project(x) for x in xs]
 
     def mean(self, omega: float, point: Arrays) -> Arrays:
         """The weighted average with `point` added at weight omega."""
@@ -89,13 +99,13 @@ class UDoG(OptimizerReference):
         m = gradient_at(self.mean(omega, self.y))
         self.m_max = max(self.m_max, alpha**2 * dot(m, m))
         step = alpha * self.r / np.sqrt(self.eps + self.q + self.m_max)
-        x = [y - step * mi for y, mi in zip(self.y, m)]
+        x = self.projected([y - step * mi for y, mi in zip(self.y, m)])
 
         average = self.mean(omega, x)
         g = gradient_at(average)
         self.q += alpha**2 * distance(g, m) ** 2
         step = alpha * self.r / np.sqrt(self.eps + self.q + self.m_max)
-        self.y = [y - step * gi for y, gi in zip(self.y, g)]
+        self.y = self.projected([y - step * gi for y, gi in zip(self.y, g)])
 
         self.s = [s + omega * xi for s, xi in zip(self.s, x)]
         self.weight += omega
@@ -112,7 +122,12 @@ class ADoG(OptimizerReference):
 
     name = "a_dog"
     defaults = {"lr": 1.0, "reps_rel": 1e-6, "eps": 1e-8, "alpha_const": 0.5}
-    settings = ({}, {"reps_rel": 1e-2}, {"reps_rel": 1e-2, "lr": 0.5, "eps": 0.5, "alpha_const": 1.0})
+    settings = (
+        {},
+        {"reps_rel": 1e-2},
+        {"reps_rel": 1e-2, "lr": 0.5, "eps": 0.5, "alpha_const": 1.0},
+        {"reps_rel": 1e-2, "alpha_const": 2.0},
+    )
 
     def start(self, params: Arrays) -> None:
         self.origin, self.w = copies(params), copies(params)

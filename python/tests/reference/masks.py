@@ -11,23 +11,26 @@ class NMSparsity(Reference):
     """N:M sparsity with the refined straight-through gradient SR-STE (Zhou et al., 2021; arXiv 2102.04010).
 
     Of every m consecutive entries along the axis (the last one; axis 1 of a rank-4 kernel) the n largest magnitudes
-    stay, the lower index in a tie.  The gradient at the masked point passes to all entries, plus
+    stay, the lower index in a tie; what is left of a line is an error, or stays dense.  The gradient at the masked point passes to all entries, plus
     decay (1 - mask) w."""
 
     name = "nm_sparsity"
     kind = "mask"
-    defaults = {"n": 2, "m": 4, "axis": None, "decay": 2e-4}
+    defaults = {"n": 2, "m": 4, "axis": None, "decay": 2e-4, "tail": "error"}
     settings = ({}, {"n": 1, "m": 2, "decay": 0.05}, {"n": 1, "axis": 0}, {"n": 3, "m": 4, "decay": 0.0},
-                {"n": 4, "m": 4})
+                {"n": 4, "m": 4}, {"n": 1, "m": 3, "tail": "dense"})
 
     def mask(self, w: np.ndarray) -> np.ndarray:
         axis = self.axis if self.axis is not None else (1 if w.ndim == 4 else w.ndim - 1)
-        if w.ndim == 0 or w.shape[axis] % self.m:
+        if w.ndim == 0 or (w.shape[axis] % self.m and self.tail == "error"):
             raise ValueError(f"nm_sparsity: the length of axis {axis} is not a multiple of {self.m}")
         x = np.moveaxis(np.abs(w), axis, -1)
-        groups = x.reshape(*x.shape[:-1], -1, self.m)
+        whole = x.shape[-1] // self.m * self.m
+        groups = x[..., :whole].reshape(*x.shape[:-1], -1, self.m)
         rank = np.argsort(np.argsort(-groups, axis=-1, kind="stable"), axis=-1, kind="stable")
-        return np.moveaxis((rank < self.n).astype(np.float64).reshape(x.shape), -1, axis)
+        kept = np.ones(x.shape)
+        kept[..., :whole] = (rank < self.n).reshape(*x.shape[:-1], whole)
+        return np.moveaxis(kept, -1, axis)
 
     def forward(self, w: np.ndarray) -> np.ndarray:
         return w * self.mask(w)

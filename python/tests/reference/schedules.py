@@ -313,9 +313,10 @@ class RefinedSchedule(ScheduleReference):
 
     name = "refined_schedule"
     required = ("norms",)
-    defaults = {"lr": 1.0, "frac": 0.1, "power": 2.0, "normalize": True}
+    defaults = {"lr": 1.0, "frac": 0.1, "power": 2.0, "normalize": True, "total": None}
     settings = ({"norms": NORMS}, {"norms": NORMS, "lr": 0.3, "frac": 0.25},
-                {"norms": NORMS, "frac": 0.0, "power": 1.0}, {"norms": NORMS, "normalize": False}, {"norms": [2.0]})
+                {"norms": NORMS, "frac": 0.0, "power": 1.0}, {"norms": NORMS, "normalize": False}, {"norms": [2.0]},
+                {"norms": NORMS, "total": 31})
 
     def table(self) -> np.ndarray:
         G = np.asarray(self.norms, dtype=np.float64)
@@ -330,7 +331,7 @@ class RefinedSchedule(ScheduleReference):
         return eta / eta.max() if T > 1 else np.ones(T)
 
     def value(self, k: int) -> float:
-        eta = self.table()
+        eta = self.table() if self.total is None else resample(self.table(), self.total)
         return self.lr * float(eta[min(k, len(eta) - 1)])
 
 

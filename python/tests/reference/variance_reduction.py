@@ -15,7 +15,9 @@ class SVRG(OptimizerReference):
     name = "svrg"
     needs = ("gradient_at",)
     required = ("lr", "inner")
-    settings = ({"lr": 0.1, "inner": 5}, {"lr": 0.3, "inner": 2}, {"lr": 0.2, "inner": 1}, {"lr": 0.05, "inner": 100})
+    defaults = {"weight_decay": 0.0}
+    settings = ({"lr": 0.1, "inner": 5}, {"lr": 0.3, "inner": 2}, {"lr": 0.2, "inner": 1}, {"lr": 0.05, "inner": 100},
+                {"lr": 0.1, "inner": 4, "weight_decay": 0.2})
 
     def start(self, params: Arrays) -> None:
         self.t, self.snapshot, self.mu = 0, copies(params), zeros(params)
@@ -26,21 +28,31 @@ class SVRG(OptimizerReference):
             self.snapshot, self.mu = copies(params), copies(grads)
         there = grads if self.t % self.inner == 0 else gradient_at(copies(self.snapshot))
         for p, g, h, m in zip(params, grads, there, self.mu):
-            p -= self.lr * (g - h + m)
+            p -= self.lr * (g - h + m + self.weight_decay * p)
         self.t += 1
 
 
 class SAGA(OptimizerReference):
-    """SAGA (Defazio, Bach, Lacoste-Julien, 2014; arXiv:1407.0202).  The samples come in turn."""
+    """SAGA (Defazio, Bach, Lacoste-Julien, 2014; arXiv:1407.0202).  The samples come in turn.  `init` full: the table
+    begins with the gradients of all samples, and the first step is one along their mean."""
 
     name = "saga"
+    needs = ("task_gradients",)
     required = ("lr", "n")
-    settings = ({"lr": 0.1, "n": 4}, {"lr": 0.3, "n": 1}, {"lr": 0.05, "n": 17})
+    defaults = {"init": "zero"}
+    settings = ({"lr": 0.1, "n": 4}, {"lr": 0.3, "n": 1}, {"lr": 0.05, "n": 17}, {"lr": 0.1, "n": 3, "init": "full"},
+                {"lr": 0.05, "n": 20, "init": "full"})
 
     def start(self, params: Arrays) -> None:
         self.t, self.table, self.mean = 0, [zeros(params) for _ in range(self.n)], zeros(params)
 
-    def step(self, params: Arrays, grads: Arrays, **oracles: Any) -> None:
+    def step(self, params: Arrays, grads: Arrays, *, task_gradients: Callable[[int], list[Arrays]] | None = None,
+             **oracles: Any) -> None:
+        if self.t == 0 and self.init == "full":
+            # without a host that answers for samples, all are the one at hand
+            self.table = [copies(g) for g in (task_gradients(self.n) if task_gradients else [grads] * self.n)]
+            self.mean = [sum(row[k] for row in self.table) / self.n for k in range(len(params))]
+            grads = self.table[0]
         old = self.table[self.t % self.n]
         for p, g, a, m in zip(params, grads, old, self.mean):
             p -= self.lr * (g - a + m)
@@ -56,8 +68,9 @@ class SPIDER(OptimizerReference):
     name = "spider"
     needs = ("gradient_at",)
     required = ("lr",)
-    defaults = {"period": 10, "normalize": True}
-    settings = ({"lr": 0.1}, {"lr": 0.05, "period": 3}, {"lr": 0.2, "period": 4, "normalize": False}, {"lr": 0.1, "period": 1})
+    defaults = {"period": 10, "normalize": True, "boost": False}
+    settings = ({"lr": 0.1}, {"lr": 0.05, "period": 3}, {"lr": 0.2, "period": 4, "normalize": False}, {"lr": 0.1, "period": 1},
+                {"lr": 0.2, "period": 4, "boost": True})
 
     def start(self, params: Arrays) -> None:
         self.t, self.v, self.previous = 0, zeros(params), copies(params)
@@ -70,7 +83,7 @@ class SPIDER(OptimizerReference):
             before = gradient_at(copies(self.previous))
             self.v = [v + g - b for v, g, b in zip(self.v, grads, before)]
         self.previous = copies(params)
-        length = norm(self.v) if self.normalize else 1.0
+        length = norm(self.v) if self.normalize and not self.boost else 1.0
         for p, v in zip(params, self.v):
             if length > 0:
                 p -= self.lr * v / length

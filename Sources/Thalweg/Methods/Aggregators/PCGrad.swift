@@ -17,7 +17,7 @@ struct PCGrad: Source {
       g = sum of the r, or their mean
       """,
     source: "Yu, Kumar, Gupta, Levine, Hausman, Finn, 2020, arXiv:2001.06782",
-    parameters: [Tasks.parameter, .choice("reduction", ["sum", "mean"], "sum or mean over the tasks")], slots: [Tasks.slot],
+    parameters: [Tasks.parameter, .choice("reduction", ["sum", "mean"], "sum or mean over the tasks").forAll], slots: [Tasks.slot],
     requests: "task_gradient", needsFinite: true)
 
   let tasks: Tasks

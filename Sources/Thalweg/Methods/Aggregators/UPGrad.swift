@@ -16,8 +16,8 @@ struct UPGrad: Source {
     source: "Quinton, Rey, 2024, arXiv:2406.16232",
     parameters: [
       Tasks.parameter, .list("pref", nil, "preference of each task, 1/tasks each when none", optional: true),
-      .number("norm_eps", 1e-4, .atLeast(0), "below this trace all gradients count as zero"),
-      .number("reg_eps", 1e-4, .atLeast(0), "added to the diagonal of the normalised Gramian"),
+      .number("norm_eps", 1e-4, .atLeast(0), "below this trace all gradients count as zero").forAll,
+      .number("reg_eps", 1e-4, .atLeast(0), "added to the diagonal of the normalised Gramian").forAll,
     ],
     slots: [Tasks.slot], requests: "task_gradient", needsFinite: true,
     validate: { (h) throws(Failure) in

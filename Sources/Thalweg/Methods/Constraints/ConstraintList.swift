@@ -1,5 +1,5 @@
 let constraintList: [Registered] = [
-  entry(Box.self),
+  Box.registered,
   entry(Simplex.self),
   entry(L2Ball.self),
   entry(Stiefel.self),
@@ -11,13 +11,22 @@ func matrix(_ shape: Shape, _ method: String) throws(Failure) {
   try LinearAlgebra.require()
 }
 
+/// For `accepts`: a list has one number for each entry of the tensor; a list of one number stands for all.
+func fits(_ list: [Double], _ name: String, _ shape: Shape, _ method: String) throws(Failure) {
+  guard list.count <= 1 || list.count == shape.count else {
+    throw Failure(Status.shape, "\(method): `\(name)` has \(list.count) numbers, a tensor of shape \(shape.dimensions) has \(shape.count)")
+  }
+}
+
 extension Parameter {
-  /// An axis of the tensor, or `none` for the whole of it.
-  static func axis(_ meaning: String) -> Parameter {
-    var p = integer("axis", nil, .within(-64, 63), meaning)
-    (p.standard, p.optional) = (Value.none, true)
+  /// The same, or a list of numbers.
+  func orList() -> Parameter {
+    var p = self
+    p.takesList = true
     return p
   }
+  /// An axis of the tensor, or `none` for the whole of it.
+  static func axis(_ meaning: String) -> Parameter { .maybeInteger("axis", .within(-64, 63), meaning) }
 }
 
 /// For `accepts`: the axis, if one is given, exists.

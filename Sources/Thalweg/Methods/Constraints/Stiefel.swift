@@ -62,6 +62,7 @@ struct Stiefel: WholeConstraint {
   /// Y = X + (I − A/2)⁻¹·A·X with A = L·Rᵀ, L = [PU, X], R = [X, −PU]: a system of size n, or of size 2p where that is smaller.
   private func cayley(_ x: [Double], _ u: [Double], _ n: Int, _ p: Int) throws(Failure) -> [Double] {
     let pu = try combine(u, 1, x, try product(x, u, p, p, n, transposed: true), -0.5, n, p, p)
+    try Memory.ask(32 * n * p)
     var l = [Double](repeating: 0, count: n * 2 * p), r = l
     for i in 0..<n {
       for j in 0..<p {
@@ -88,6 +89,7 @@ struct Stiefel: WholeConstraint {
   }
   /// a·b, or aᵀ·b, of shape (m, n) with k the inner size.
   private func product(_ a: [Double], _ b: [Double], _ m: Int, _ n: Int, _ k: Int, transposed: Bool = false) throws(Failure) -> [Double] {
+    try Memory.ask(8 * m * n)
     var c = [Double](repeating: 0, count: m * n)
     try LinearAlgebra.multiply(a, transposed: transposed, b, into: &c, m, n, k)
     return c
@@ -111,6 +113,7 @@ struct Stiefel: WholeConstraint {
     }
     func read<T: Real>(_ x: UnsafeMutablePointer<T>) throws(Failure) -> [Double] {
       guard Flat.isFinite(x, n &* p) else { throw Failure(Status.nonfinite, "stiefel: elements are NaN or infinite") }
+      try Memory.ask(16 * n * p)
       let a = (0..<(n &* p)).map { Double(x[$0]) }
       return wide ? LinearAlgebra.transposed(a, rows, columns) : a
     }

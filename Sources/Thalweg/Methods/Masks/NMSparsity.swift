@@ -4,6 +4,7 @@
 ///     dense gradient = g (taken at the masked point, passed to all entries) + decay·(1 − mask)·w
 ///
 /// State    the dense tensor, from which the host's own holds w·mask.
+/// Errors   TW_ERROR_SHAPE where the length of the axis is no multiple of m, unless the tail of the lines is to stay dense.
 /// Differs  of equal magnitudes the lower index stays (the authors' sort keeps a high one). The gradient of the first step is taken where
 ///          the host started, which `next` has masked before it asks.
 /// Source   Zhou et al., 2021, arXiv:2102.04010.
@@ -18,6 +19,7 @@ struct NMSparsity: WholeRule {
     parameters: [
       .integer("n", 2, .atLeast(1), "entries of a group that stay", live: false), .integer("m", 4, .atLeast(1), "size of a group", live: false),
       fixed(.axis("the grouped axis; none is the last, or axis 1 of (out, in, kh, kw)")),
+      .choice("tail", ["error", "dense"], "what is left of a line that is no multiple of m: refused, or never masked", live: false),
       fixed(.number("decay", 2e-4, .atLeast(0), "pull of the masked entries to zero (SR-STE)")),
     ],
     slots: [Slot("dense", "the parameters behind the mask", start: .iterate())],
@@ -37,7 +39,7 @@ struct NMSparsity: WholeRule {
     guard shape.ndim > 0 else { throw Failure(Status.shape, "nm_sparsity needs a tensor of rank 1 or more") }
     try axisExists(h, shape, "nm_sparsity")
     let length = lines(h, shape).length
-    guard length % m == 0 else { throw Failure(Status.shape, "nm_sparsity: the length \(length) of the axis is not a multiple of \(m)") }
+    guard length % m == 0 || h.is("tail", "dense") else { throw Failure(Status.shape, "nm_sparsity: the length \(length) of the axis is not a multiple of \(m); tail=dense leaves the rest of a line unmasked") }
   }
   private static func lines(_ h: Hyper, _ shape: Shape) -> Slices {
     .along(h.has("axis") ? h.integer("axis") : shape.ndim == 4 ? 1 : -1, shape)
@@ -52,7 +54,9 @@ struct NMSparsity: WholeRule {
     if shape.count == 0 { return }
     withUnsafeTemporaryAllocation(of: T.self, capacity: m) { magnitudes in
       for s in 0..<lines.count {
-        for g in stride(from: 0, to: lines.length, by: m) {
+        let whole = lines.length / m &* m
+        for g in whole..<lines.length { body(lines.start(s) &+ g &* step, true) }
+        for g in stride(from: 0, to: whole, by: m) {
           let first = lines.start(s) &+ g &* step
           for i in 0..<m { magnitudes[i] = abs(w[first &+ i &* step]) }
           for i in 0..<m {

@@ -4,7 +4,7 @@
 ///     θ ← θ − lr·u
 ///
 /// State    v, d.
-/// Differs  nothing from torch.optim.Adadelta and optax.adadelta; both roots are taken at once. Decay is coupled.
+/// Differs  nothing from torch.optim.Adadelta and optax.adadelta. Decay is coupled.
 /// Source   Zeiler, 2012, arXiv:1212.5701.
 struct AdaDelta: ElementRule {
   static let method = Method(
@@ -30,7 +30,7 @@ struct AdaDelta: ElementRule {
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let v = rho * s[0] + (1 - rho) * (g * g)
     let d = s[1]
-    let u = (v + eps).divide(d + eps).squareRoot() * g
+    let u = (v + eps).squareRoot().divide((d + eps).squareRoot() * g)   // 0/0 is 0 only so
     s[0] = v
     s[1] = rho * d + (1 - rho) * (u * u)
     return u

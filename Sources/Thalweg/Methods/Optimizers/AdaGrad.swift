@@ -18,21 +18,21 @@ struct AdaGrad: ElementRule {
       .lr(1e-2), .number("lr_decay", 0, .atLeast(0), "the step size is divided by 1 + (t - 1)*lr_decay"),
       .weightDecay(0, "coupled weight decay"), .number("initial_accumulator_value", 0, .atLeast(0), "start of the sum"), .eps(1e-10),
     ],
-    slots: slots(0))
+    slots: [.square("sum", "sum of squares s")])
 
-  static func slots(_ start: Double) -> [Slot] { [Slot("sum", "sum of squares s", .positive, start: .value(start))] }
-  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { slots(h.initial_accumulator_value) }
   static func decay(_ h: Hyper) -> Decay { .coupled }
 
-  let eps, factor: Double
+  let eps, factor, start: Double
+  let first: Bool
 
   init(_ h: Hyper, _ c: StepContext) {
+    (first, start) = (c.t == 1, h.initial_accumulator_value)
     let rate: Double = h.lr_decay
     (eps, factor) = (h.eps, 1 / (1 + (c.time - 1) * rate))
   }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
-    let sum = s[0] + g * g
+    let sum = (first ? L(start) : s[0]) + g * g
     s[0] = sum
     return (sum.squareRoot() + eps).divide(g * factor)
   }

@@ -4,7 +4,7 @@
 ///     θ ← θ − lr/c₁ · m/u,   c₁ = 1 − β₁ᵗ
 ///
 /// State    m, u.
-/// Differs  nothing from torch.optim.Adamax and optax.adamax; the paper has no ε. With ε = 0 and u = 0 the step is 0. Decay is coupled.
+/// Differs  nothing from torch.optim.Adamax and optax.adamax; the paper has no ε. With ε = 0 and u = 0 the step of m = 0 is 0. Decay is coupled.
 /// Source   Kingma and Ba, 2014, arXiv:1412.6980.
 struct AdaMax: ElementRule {
   static let method = Method(

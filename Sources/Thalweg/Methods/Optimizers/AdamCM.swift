@@ -60,7 +60,7 @@ struct AdamCM: ElementRule {
   }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    if phase == 0 { s[0] = totals[0].squareRoot() }
+    if phase == 0 { s[0] = totals.root(0) }
     guard phase == phases(h) - 1 else { return }
     // Σ g²/‖g‖ over every tensor is the sum of the norms
     let key = phase == 0 ? s[0] : totals[0], keys = s + 4, capacity = Double(h.integer("capacity"))

@@ -21,7 +21,7 @@ struct AdamSNSM: WholeRule {
     parameters: [
       .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .number("beta2", 0.999, .within(0, 1), "rate of the second moment; 1: a sum"),
       .eps(1e-6), .choiceOrInteger("subset", ["rowcol", "off"], "rowcol, the length k of groups, -k for sqrt(n)/k, or off", live: false),
-      .maybe("rank", .atLeast(1), "directions of the momentum; none: all").fixed,
+      .maybeInteger("rank", .atLeast(1), "directions of the momentum; none: all", live: false),
       .choice("proj", ["svd", "topk", "uniform"], "how the directions are chosen", live: false),
       .integer("gap", 200, .atLeast(1), "steps between choices"), .flag("keep_momentum", false, "keep the buffer when they change"),
       .weightDecay(0, "decoupled weight decay, after the step"), .flag("correct_bias", true, "bias corrections"),
@@ -93,10 +93,12 @@ struct AdamSNSM: WholeRule {
     key = Random.key(seed: c.seed, stream: c.stream, step: UInt64(c.step), tensor: UInt32(truncatingIfNeeded: c.tensor))
   }
 
-  /// Room for sums of columns, for every part of the rows.
+  /// Room for sums of columns, for every part of the rows; later for coordinates.
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
-    if case .columns = Plan(h, shape).subset { return 8 * shape.columns * Parts(shape.rows, of: shape.columns).count }
-    return 0
+    let plan = Plan(h, shape)
+    var sums = 0
+    if case .columns = plan.subset { sums = 8 * shape.columns * Parts(shape.rows, of: shape.columns).count }
+    return max(sums, plan.rank > 0 ? plan.coordinates * size : 0)
   }
 
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
@@ -112,9 +114,9 @@ struct AdamSNSM: WholeRule {
         for j in 0..<length {
           let x = keep * m[j] + take * v[j]
           m[j] = x
-          v[j] = x * factor(j)
+          v[j] = times(x, factor(j))
         }
-      } else { for j in 0..<length { v[j] *= factor(j) } }
+      } else { for j in 0..<length { v[j] = times(v[j], factor(j)) } }
     }
     factors.withUnsafeBufferPointer { f in
       lines.forEach { _, range in
@@ -127,11 +129,10 @@ struct AdamSNSM: WholeRule {
     }
   }
 
-  /// √c₂/c₁/(√v + ε), 0 where that would divide by 0.
-  @inline(__always) private func factor<T: Real>(_ v: T) -> T {
-    let root = Double(v).squareRoot() + eps
-    return root == 0 ? 0 : T(scale / root)
-  }
+  /// √c₂/c₁/(√v + ε), infinite where that divides by 0.
+  @inline(__always) private func factor<T: Real>(_ v: T) -> T { scale == 0 ? 0 * v : T(scale / (Double(v).squareRoot() + eps)) }
+  /// A numerator of 0 over a denominator of 0 is 0.
+  @inline(__always) private func times<T: Real>(_ x: T, _ factor: T) -> T { x == 0 && factor.isInfinite ? 0 : x * factor }
 
   /// Moves v by the sums of squares; returns the factor of every subset, if they are not the entries.
   private func moveSquares<T: Real>(_ t: Whole<T>, _ plan: Plan, _ lines: Parts, _ length: Int) -> [T] {
@@ -164,15 +165,15 @@ struct AdamSNSM: WholeRule {
       try choose(t, plan, basis)
       if !h.keep_momentum { for i in 0..<plan.coordinates { m[i] = 0 } }
     }
-    var c = [T](repeating: 0, count: plan.coordinates)
+    let c = t.workspace.bindMemory(to: T.self, capacity: plan.coordinates)
     let svd = h.is("proj", "svd")
     if svd {
-      if plan.right { try LinearAlgebra.multiply(t.v, transposed: false, basis, transposed: true, into: &c, rows, r, columns) } else {
-        try LinearAlgebra.multiply(basis, t.v, into: &c, r, columns, rows)
+      if plan.right { try LinearAlgebra.multiply(t.v, transposed: false, basis, transposed: true, into: c, rows, r, columns) } else {
+        try LinearAlgebra.multiply(basis, t.v, into: c, r, columns, rows)
       }
     } else { lines(t, plan) { c[$0] = t.v[$1] } }
     let keep = T(beta1), take = T(1 - beta1)
-    for i in c.indices {
+    for i in 0..<plan.coordinates {
       m[i] = keep * m[i] + take * c[i]
       c[i] = m[i] - c[i]
     }

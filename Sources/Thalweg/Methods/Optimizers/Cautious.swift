@@ -1,6 +1,7 @@
 /// Cautious updates: only the entries of an update that agree in sign with the gradient stay.
 ///
 ///     mask = [u·g > 0];   u ← u · mask · scale,   `mean`: 1/max(kept/n, 10⁻³),  `count`: n/(kept + 1),  `none`: 1
+///     NaN where u or g is NaN
 ///
 /// The count is over each tensor. u is the direction before the step size; decoupled decay is outside.
 ///
@@ -33,7 +34,10 @@ struct Cautious: ElementRule {
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ u: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
     sums.add(0, L.select(Cautious.agree(u, g), L(1), L(0)))
   }
-  @inline(__always) func direction<L: Lane>(_ u: L, _ g: L, _ s: Slots<L>) -> L { L.select(Cautious.agree(u, g), u * factor, L(0)) }
+  @inline(__always) func direction<L: Lane>(_ u: L, _ g: L, _ s: Slots<L>) -> L {
+    let product = u.sign * g
+    return L.select(Cautious.agree(u, g), u * factor, L.select(L.equal(product, product), L(0), product))
+  }
 
   @inline(__always) static func agree<L: Lane>(_ u: L, _ g: L) -> L.Mask { L.less(L(0), u.sign * g) }
 }

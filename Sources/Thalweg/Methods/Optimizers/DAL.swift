@@ -14,9 +14,9 @@ struct DAL: ElementRule {
     rule: "lr = min(2/(|H*g|/|g|)^power, max_lr);  theta <- theta - lr*g",
     source: "Rosca, Wu, Qin, Dherin, 2023, arXiv:2302.01952",
     parameters: [
-      .number("static_lr", nil, .above(0), "the step size when power is 0 or outside start and stop"),
-      .number("power", 1, .atLeast(0), "power of the curvature"), .number("max_lr", 5, .above(0), "largest step size"),
-      .maybe("start", .any, "first step that adapts"), .maybe("stop", .atLeast(0), "last step that adapts"),
+      .number("static_lr", nil, .atLeast(0), "the step size when power is 0 or outside start and stop").forAll,
+      .number("power", 1, .atLeast(0), "power of the curvature").forAll, .number("max_lr", 5, .atLeast(0), "largest step size").forAll,
+      .maybe("start", .any, "first step that adapts").forAll, .maybe("stop", .atLeast(0), "last step that adapts").forAll,
     ],
     requests: "hessian_vector")
 
@@ -57,7 +57,8 @@ struct DAL: ElementRule {
         return .ask(Ask(.hessianVector))
       }
       let h = io.hyper, sums = io.sum(Norms(), slots: [0])
-      io.setScalar(0, sums[0] > 0 && sums[1] > 0 ? min(2 / pow((sums[0] / sums[1]).squareRoot(), h.power), h.max_lr) : h.max_lr)
+      let flat = sums[0] == 0 || sums[1] == 0
+      io.setScalar(0, flat ? h.max_lr : smaller(2 / pow(sums.root(0) / sums.root(1), h.power), h.max_lr))
       return .update(io.gradient(in: 0))
     }
   }

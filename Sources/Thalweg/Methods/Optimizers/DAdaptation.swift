@@ -17,18 +17,21 @@ struct DAdaptSGD: ElementRule {
       """,
     source: "Defazio, Mishchenko, 2023, arXiv:2301.07733",
     parameters: [
-      .lr(1), .rate("momentum", 0, "share of the parameters that is kept"), .weightDecay(0, "coupled weight decay"),
-      .number("d0", 1e-6, .above(0), "first estimate of the distance"),
-      .number("growth_rate", .infinity, .atLeast(1), "largest growth of d in a step"),
+      .lr(1).equalInAll, .rate("momentum", 0, "share of the parameters that is kept"), .weightDecay(0, "coupled weight decay"),
+      .number("d0", 1e-6, .above(0), "first estimate of the distance").forAll,
+      .number("growth_rate", .infinity, .atLeast(1), "largest growth of d in a step").forAll,
     ],
     slots: [DoG.origin, Slot("s", "weighted sum of gradients, times the norm of the first gradient")], requests: "own-step")
 
   static func decay(_ h: Hyper) -> Decay { .coupled }
   static func phases(_ h: Hyper) -> Int { 1 }
   static func scalars(_ h: Hyper) -> [Scalar] {
-    [Scalar("d", h.d0), Scalar("d_numerator"), Scalar("g0_norm"), Scalar("d_of_step", h.d0), Scalar("moved")]
+    [Scalar("d"), Scalar("d_numerator"), Scalar("g0_norm"), Scalar("d_of_step"), Scalar("moved")]
   }
-  static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) { (s[3], s[4]) = (s[0], 0) }
+  static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
+    if s[0] == 0 { s[0] = h.d0 }
+    (s[3], s[4]) = (s[0], 0)
+  }
 
   let weight, inverse, momentum, lr: Double
   let first, moves: Bool
@@ -42,15 +45,15 @@ struct DAdaptSGD: ElementRule {
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
     let old = s[1], sum = old + weight * g
     s[1] = sum
-    sums.add(0, g, times: old)
+    if lr != 0 { sums.add(0, g, times: old) }
     sums.add(1, sum, times: sum)
     if first { sums.add(2, g, times: g) }
   }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    if s[2] == 0 { s[2] = totals[2].squareRoot() }
+    if s[2] == 0 { s[2] = totals.root(2) }
     if s[2] == 0 { return }
-    let d = s[0], norm = totals[1].squareRoot() / s[2]
+    let d = s[0], norm = totals.root(1) / s[2]
     s[1] += d * c.lr / s[2] * (totals[0] / s[2])
     if norm == 0 { return }
     s[0] = max(d, min(2 * s[1] / norm, d * h.growth_rate))
@@ -59,7 +62,7 @@ struct DAdaptSGD: ElementRule {
 
   @inline(__always) func point<L: Lane>(_ x: L, _ s: Slots<L>) -> L { moves ? momentum * x + (1 - momentum) * (s[0] - inverse * s[1]) : x }
 
-  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(x - point(x, s)) }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { (x - point(x, s)).direction(lr) }
   @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { point(x, s) }
 }
 
@@ -83,20 +86,22 @@ struct DAdaptAdam: ElementRule {
       """,
     source: "Defazio, Mishchenko, 2023, arXiv:2301.07733",
     parameters: [
-      .lr(1), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-8),
+      .lr(1).equalInAll, .rate("beta1", 0.9, "rate of the first moment").forAll,
+      .rate("beta2", 0.999, "rate of the second moment").forAll, .eps(1e-8),
       .weightDecay(), .flag("decouple", false, "weight decay is decoupled", live: false),
-      .flag("use_bias_correction", false, "Adam's bias correction of the step"),
-      .number("d0", 1e-6, .above(0), "first estimate of the distance"),
-      .number("growth_rate", .infinity, .atLeast(1), "largest growth of d in a step"),
+      .flag("use_bias_correction", false, "Adam's bias correction of the step").forAll,
+      .number("d0", 1e-6, .above(0), "first estimate of the distance").forAll,
+      .number("growth_rate", .infinity, .atLeast(1), "largest growth of d in a step").forAll,
     ],
     slots: Adam.moments + [Slot("s", "weighted average of gradients")], requests: "own-step")
 
   static func decay(_ h: Hyper) -> Decay { h.decouple ? .rule : .coupled }
   static func phases(_ h: Hyper) -> Int { 1 }
   static func scalars(_ h: Hyper) -> [Scalar] {
-    [Scalar("d", h.d0), Scalar("d_numerator"), Scalar("k"), Scalar("d_of_step", h.d0), Scalar("moved")]
+    [Scalar("d"), Scalar("d_numerator"), Scalar("k"), Scalar("d_of_step"), Scalar("moved")]
   }
   static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
+    if s[0] == 0 { s[0] = h.d0 }
     s[2] += s[4]
     (s[3], s[4]) = (s[0], 0)
   }
@@ -118,7 +123,7 @@ struct DAdaptAdam: ElementRule {
     s[0] = beta1 * s[0] + (1 - beta1) * lg
     s[1] = beta2 * s[1] + (1 - beta2) * (g * g)
     s[2] = sum
-    sums.add(0, g, times: old)
+    if lr != 0 { sums.add(0, g, times: old) }
     sums.add(1, sum.magnitude)
   }
 
@@ -132,6 +137,6 @@ struct DAdaptAdam: ElementRule {
 
   @inline(__always) func point<L: Lane>(_ x: L, _ s: Slots<L>) -> L { moves ? keep * x - (s[1].squareRoot() + eps).divide(s[0]) : x }
 
-  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(x - point(x, s)) }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { (x - point(x, s)).direction(lr) }
   @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { point(x, s) }
 }

@@ -16,23 +16,24 @@ struct DoG: ElementRule {
       """,
     source: "Ivgi, Hinder, Carmon, 2023, arXiv:2302.12022",
     parameters: [
-      .lr(1), .number("reps_rel", 1e-6, .above(0), "first distance, relative to 1 + |theta_0|"),
-      .number("eps", 1e-8, .above(0), "first value of G"), .flag("layerwise", false, "every tensor has a step size of its own", live: false),
+      .lr(1), .number("reps_rel", 1e-6, .above(0), "first distance, relative to 1 + |theta_0|").forAll(unless: "layerwise"),
+      .number("eps", 1e-8, .above(0), "first value of G").forAll(unless: "layerwise"), .flag("layerwise", false, "every tensor has a step size of its own", live: false),
       .weightDecay(0, "coupled weight decay"),
     ],
-    slots: [origin])
+    slots: [origin], refusesStochastic: roundingIsDistance)
+  static let roundingIsDistance = "the noise of the rounding would count as distance from the start and lengthen every step"
 
   static func decay(_ h: Hyper) -> Decay { .coupled }
   static func scope(_ h: Hyper) -> Scope { h.layerwise ? .tensor : .global }
   static func phases(_ h: Hyper) -> Int { 1 }
-  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("distance"), Scalar("squares", h.eps)] }
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("distance"), Scalar("squares")] }
 
   let first: Bool
   let factor: Double
 
   init(_ h: Hyper, _ c: StepContext) {
     first = c.scalars[0] == 0
-    factor = c.scalars[0] / c.scalars[1].squareRoot()
+    factor = c.scalars[0] / Squares(c.scalars[1]).root
   }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
@@ -43,9 +44,11 @@ struct DoG: ElementRule {
   }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    if s[0] == 0 { s[0] = h.reps_rel * (1 + totals[2].squareRoot()) }
-    s[0] = max(s[0], totals[0].squareRoot())
-    s[1] += totals[1]
+    if s[0] == 0 { (s[0], s[1]) = (h.reps_rel * (1 + totals.root(2)), h.eps) }
+    s[0] = larger(s[0], totals.root(0))
+    var squares = Squares(s[1])
+    squares.add(Squares(totals, 1))
+    s[1] = squares.number
   }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { factor * g }
@@ -67,15 +70,16 @@ struct DoWG: ElementRule {
       theta <- theta - r^2/(sqrt(v) + eps) * g
       """,
     source: "Khaled, Mishchenko, Jin, 2023, arXiv:2305.16284",
-    parameters: [.number("r_eps", 1e-4, .above(0), "first distance"), .eps(0, "added to the root of v")], slots: [DoG.origin])
+    parameters: [.number("r_eps", 1e-4, .above(0), "first distance").forAll, .eps(0, "added to the root of v")], slots: [DoG.origin],
+    refusesStochastic: DoG.roundingIsDistance)
 
   static func phases(_ h: Hyper) -> Int { 1 }
-  static func scalars(_ h: Hyper) -> [Scalar] { let r: Double = h.r_eps; return [Scalar("distance_squared", r * r), Scalar("squares")] }
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("distance_squared"), Scalar("squares")] }
 
   let factor: Double
 
   init(_ h: Hyper, _ c: StepContext) {
-    let root = c.scalars[1].squareRoot() + h.eps
+    let root = Squares(c.scalars[1]).root + h.eps
     factor = root == 0 ? 0 : c.scalars[0] / root
   }
 
@@ -86,8 +90,11 @@ struct DoWG: ElementRule {
   }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    s[0] = max(s[0], totals[0])
-    s[1] += s[0] * totals[1]
+    let first: Double = h.r_eps
+    s[0] = larger(s[0] == 0 ? first * first : s[0], totals[0])
+    var squares = Squares(s[1])
+    squares.add(Squares(totals, 1), times: s[0].squareRoot())
+    s[1] = squares.number
   }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { factor * g }

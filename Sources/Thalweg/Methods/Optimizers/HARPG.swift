@@ -39,7 +39,7 @@ struct HARPG: ElementRule {
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ d: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, d, times: d) }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    s[0] = totals[0].squareRoot()
+    s[0] = totals.root(0)
   }
 
   @inline(__always) func direction<L: Lane>(_ d: L, _ x: L, _ s: Slots<L>) -> L { factor * (d / divisor) }
@@ -77,7 +77,7 @@ struct HARPG: ElementRule {
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if phase > 0 {
-        io.change(Carry(eta: pow(2 / (Double(io.step) + 2), io.hyper.eta_power)), slots: [estimate, gradient], parameters: false)
+        io.change(slots: [estimate, gradient], parameters: false) { Carry(eta: pow(2 / (Double(io.step) + 2), $0.eta_power)) }
         io.change(RestoreParameters(), slots: [point], parameters: true)
       } else if io.step == 0 {
         io.change(SaveGradient(), slots: [estimate], parameters: false)

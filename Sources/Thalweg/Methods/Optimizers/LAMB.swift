@@ -43,8 +43,8 @@ struct LAMB: ElementRule {
   }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    let a = min(totals[0].squareRoot(), h.max_trust), b = totals[1].squareRoot()
-    s[0] = a > 0 && b > 0 ? a / b : 1
+    let a = smaller(totals.root(0), h.max_trust), b = totals.root(1)
+    s[0] = a == 0 || b == 0 ? 1 : a / b
   }
 
   @inline(__always) func update<L: Lane>(_ x: L, _ s: Slots<L>) -> L { ((s[1] * r2).squareRoot() + eps).divide(s[0] * r1) + decay * x }

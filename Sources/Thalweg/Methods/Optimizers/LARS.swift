@@ -46,9 +46,9 @@ struct LARS: ElementRule {
   }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    let a = totals[0].squareRoot()
-    let b = totals[1].squareRoot() + (h.is("denominator", "update") ? 0 : c.weightDecay * a)
-    s[0] = a > 0 && b > 0 ? h.trust_coefficient * a / (b + h.eps) : 1
+    let a = totals.root(0)
+    let b = totals.root(1) + (h.is("denominator", "update") ? 0 : c.weightDecay * a)
+    s[0] = a == 0 || b == 0 ? 1 : h.trust_coefficient * a / (b + h.eps)
   }
 
   @inline(__always) func move<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
@@ -58,6 +58,6 @@ struct LARS: ElementRule {
     return nesterov ? d + momentum * b : b
   }
 
-  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(move(g, x, s)) }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { move(g, x, s).direction(lr) }
   @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { x - move(g, x, s) }
 }

@@ -24,7 +24,7 @@ struct MARS: ElementRule {
       .lr(3e-3), .rate("beta1", 0.95, "rate of the first moment"), .rate("beta2", 0.99, "rate of the second moment"), .eps(1e-8),
       .weightDecay(0, "decoupled weight decay"), .number("gamma", 0.025, .atLeast(0), "scale of the correction"),
       .flag("optimize_1d", false, "vectors and scalars are corrected too"),
-      .number("lr_1d_factor", 1, .above(0), "factor of lr for vectors and scalars"),
+      .number("lr_1d_factor", 1, .atLeast(0), "factor of lr for vectors and scalars"),
       .rate("beta1_1d", 0.9, "beta1 of vectors and scalars"), .rate("beta2_1d", 0.95, "beta2 of vectors and scalars"),
       .flag("exact", false, "g_prev is asked for, not remembered", live: false),
     ],
@@ -60,7 +60,7 @@ struct MARS: ElementRule {
   }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    s[0] = totals[0].squareRoot()
+    s[0] = totals.root(0)
   }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {

@@ -3,7 +3,7 @@ import Glibc
 /// N-IGT: normalised steps along a momentum that is carried to the new point by extrapolation.
 ///
 ///     d ← (1 − ηₜ)·d + ηₜ·g;   θ' = θ − γₜ·d/‖d‖;   next query = θ' + (1 − ηₜ₊₁)/ηₜ₊₁ · (θ' − θ)
-///     γₜ = lr·(2/(t + 2))^lr_power,  ηₜ = (2/(t + 2))^eta_power, t from 0;   ‖·‖ over all tensors
+///     γₜ = lr·(2/(t + 2))^lr_power,  ηₜ = (2/(t + 2))^eta_power, t from 0, the steps of all;   ‖·‖ over all tensors
 ///
 /// State    θ, d. The parameters hold the query point, where the gradient is taken; evaluation mode writes θ.
 /// Differs  `eta` replaces the schedule after the first step, which always uses 1. No move when d = 0. Exponents as in the policy-gradient
@@ -34,7 +34,7 @@ struct NIGT: ElementRule {
   let measured: Bool
 
   init(_ h: Hyper, _ c: StepContext) {
-    let t = c.time - 1, next = NIGT.mixing(h, t + 1), norm = c.scalars[0]
+    let t = Double(c.step), next = NIGT.mixing(h, t + 1), norm = c.scalars[0]
     (eta, ahead, lr, measured) = (NIGT.mixing(h, t), (1 - next) / next, c.lr, h.normalize)
     length = norm == 0 ? 0 : c.lr * pow(2 / (t + 2), h.lr_power) / norm
   }
@@ -47,7 +47,7 @@ struct NIGT: ElementRule {
   }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    s[0] = totals[0].squareRoot()
+    s[0] = totals.root(0)
   }
 
   @inline(__always) func mix<L: Lane>(_ g: L, _ s: Slots<L>) -> L {
@@ -63,7 +63,7 @@ struct NIGT: ElementRule {
     return iterate - ahead * move
   }
 
-  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(x - query(g, s)) }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { (x - query(g, s)).direction(lr) }
   @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { query(g, s) }
   @inline(__always) func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[0] }
 }

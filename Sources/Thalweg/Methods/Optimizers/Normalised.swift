@@ -24,7 +24,7 @@ struct BetaNGD: ElementRule {
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, g, times: g) }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    s[0] = totals[0].squareRoot()
+    s[0] = totals.root(0)
   }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { factor * g }
@@ -42,18 +42,23 @@ struct AdaGradNorm: ElementRule {
     "adagrad_norm", .optimizer, "AdaGrad-Norm: one sum of squared gradient norms sets the step of all coordinates.",
     rule: "b^2 <- b^2 + |g|^2 over all tensors, from b0^2;  theta <- theta - lr * g / b",
     source: "Streeter, McMahan, 2010; Ward, Wu, Bottou, 2019, arXiv:1806.01811",
-    parameters: [.lr(1), .number("b0", 1e-2, .above(0), "first value of b")])
+    parameters: [.lr(1), .number("b0", 1e-2, .above(0), "first value of b").forAll])
 
   static func phases(_ h: Hyper) -> Int { 1 }
-  static func scalars(_ h: Hyper) -> [Scalar] { let b0: Double = h.b0; return [Scalar("b_squared", b0 * b0)] }
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("b_squared")] }
 
   let factor: Double
 
-  init(_ h: Hyper, _ c: StepContext) { factor = 1 / c.scalars[0].squareRoot() }
+  init(_ h: Hyper, _ c: StepContext) { factor = 1 / Squares(c.scalars[0]).root }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, g, times: g) }
 
-  static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) { s[0] += totals[0] }
+  static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
+    let b0: Double = h.b0
+    var square = Squares(s[0] == 0 ? b0 * b0 : s[0])
+    square.add(Squares(totals, 0))
+    s[0] = square.number
+  }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { factor * g }
 }
@@ -74,8 +79,9 @@ struct PolyakSGD: ElementRule {
       """,
     source: "Loizou, Vaswani, Laradji, Lacoste-Julien, 2020, arXiv:2002.10542",
     parameters: [
-      .number("max_lr", 1, .above(0), "largest step"), .number("scaling", 1, .above(0), "factor of the step"),
-      .number("f_min", 0, .any, "lower bound of the loss"), .eps(0), .flag("positive", false, "a loss below f_min does not ascend"),
+      .number("max_lr", 1, .atLeast(0), "largest step").forAll, .number("scaling", 1, .atLeast(0), "factor of the step"),
+      .number("f_min", 0, .any, "lower bound of the loss").forAll, .eps(0).forAll,
+      .flag("positive", false, "a loss below f_min does not ascend").forAll,
     ],
     requests: "loss", needsLoss: true)
 
@@ -84,14 +90,14 @@ struct PolyakSGD: ElementRule {
 
   let factor: Double
 
-  init(_ h: Hyper, _ c: StepContext) { factor = c.scalars[0] }
+  init(_ h: Hyper, _ c: StepContext) { factor = h.scaling * c.scalars[0] }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, g, times: g) }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
     let floor: Double = h.f_min, denominator = totals[0] + h.eps
     let gap = h.positive && c.loss < floor ? 0 : c.loss - floor
-    s[0] = denominator == 0 ? 0 : h.scaling * min(gap / denominator, h.max_lr)
+    s[0] = denominator == 0 ? 0 : smaller(gap / denominator, h.max_lr)
   }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { factor * g }

@@ -18,7 +18,7 @@ struct O2NC: ElementRule {
       """,
     source: "Cutkosky, Mehta, Orabona, 2023, arXiv:2302.03775",
     parameters: [
-      .number("radius", 1e-2, .above(0), "longest move"), .number("eta", 1e-2, .above(0), "step of the learner"),
+      .number("radius", 1e-2, .atLeast(0), "longest move").forAll, .number("eta", 1e-2, .atLeast(0), "step of the learner"),
       .integer("epoch", 10, .atLeast(1), "steps to a candidate", live: false),
     ],
     slots: [
@@ -49,7 +49,7 @@ struct O2NC: ElementRule {
   }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    s[0] = totals[0].squareRoot()
+    s[0] = totals.root(0)
   }
 
   @inline(__always) func query<L: Lane>(_ x: L, _ s: Slots<L>) -> L {

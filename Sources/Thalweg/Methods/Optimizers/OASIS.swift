@@ -19,7 +19,7 @@ struct OASIS: ElementRule {
       """,
     source: "Jahani et al., 2021, arXiv:2109.05198",
     parameters: [
-      .number("lr0", 1e-3, .above(0), "first step size"), .rate("beta2", 0.99, "rate of the diagonal"),
+      .number("lr0", 1e-3, .above(0), "first step size, or the step size where it is not adaptive").forAll, .rate("beta2", 0.99, "rate of the diagonal"),
       .number("alpha", 1e-3, .above(0), "floor of the diagonal"), .flag("adaptive", true, "the step size sets itself", live: false),
       .rate("beta1", 0, "rate of the momentum").fixed,
     ],
@@ -32,7 +32,9 @@ struct OASIS: ElementRule {
     let all = method.slots, beta1: Double = h.beta1
     return [all[0]] + (h.adaptive ? [all[1]] : []) + (beta1 == 0 ? [] : [all[2]])
   }
-  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("eta", h.lr0), Scalar("growth", .infinity), Scalar("steps")] }
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("eta"), Scalar("growth", .infinity), Scalar("steps")] }
+
+  static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) { if s[0] == 0 || !h.adaptive { s[0] = h.lr0 } }
 
   let beta1, alpha, eta: Double
   let plain: Bool
@@ -101,7 +103,8 @@ struct OASIS: ElementRule {
     }
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-      let h = io.hyper, first = io.scalar(2) == 0, keep = first ? 0 : h.beta2
+      let first = io.scalar(2) == 0
+      func keep(_ h: Hyper) -> Double { first ? 0 : h.beta2 }
       switch phase {
       case 0:
         io.change(SaveGradient(), slots: [gradient], parameters: false)
@@ -113,21 +116,21 @@ struct OASIS: ElementRule {
           io.change(StepBack(), slots: [point, previous], parameters: true)
           return .ask(Ask(.previousGradient))
         }
-        io.change(Average(keep: keep), slots: [diagonal, vector], parameters: false)
+        io.change(slots: [diagonal, vector], parameters: false) { Average(keep: keep($0)) }
         if adaptive { io.change(SaveParameters(), slots: [previous], parameters: false) }
         io.setScalar(2, 1)
       default:
-        let sums = io.sum(Lengths(keep: keep, alpha: h.alpha), slots: [diagonal, vector, gradient, point])
-        io.change(Return(keep: keep), slots: [diagonal, vector, point, previous], parameters: true)
-        adapt(io, moved: sums[0].squareRoot(), turned: sums[1].squareRoot())
+        let sums = io.sum(slots: [diagonal, vector, gradient, point]) { Lengths(keep: keep($0), alpha: $0.alpha) }
+        io.change(slots: [diagonal, vector, point, previous], parameters: true) { Return(keep: keep($0)) }
+        adapt(io, moved: sums.root(0), turned: sums.root(1))
       }
       return .update(io.gradient(in: gradient))
     }
 
     private func adapt(_ io: SourceIO, moved: Double, turned: Double) {
       let old = io.scalar(0)
-      var eta = min((1 + io.scalar(1)).squareRoot() * old, turned > 0 ? 0.5 * moved / turned : .infinity)
-      if !eta.isFinite || eta == 0 { eta = old }
+      var eta = smaller((1 + io.scalar(1)).squareRoot() * old, turned == 0 ? .infinity : 0.5 * moved / turned)
+      if eta.isInfinite || eta == 0 { eta = old }
       io.setScalar(1, eta / old)
       io.setScalar(0, eta)
     }

@@ -22,7 +22,7 @@ struct OptAMSGrad: ElementRule, @unchecked Sendable {
     parameters: [
       .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-8),
       .integer("history", 5, .within(1, Double(most)), "differences of gradients that the guess is made from", live: false),
-      .number("reg", 1e-3, .above(0), "ridge, relative to the trace"),
+      .number("reg", 1e-3, .above(0), "ridge, relative to the trace").forAll,
       .choice("h_base", ["previous", "current"], "the momentum of the half step: before or after this gradient"),
     ],
     slots: Adam.moments + [AMSGrad.largest, Slot("w", "the iterate", start: .iterate()), Slot("gradients", "the last gradients, one buffer each")],
@@ -124,6 +124,6 @@ struct OptAMSGrad: ElementRule, @unchecked Sendable {
     return w - lr * root.divide(beta1 * (current ? m : old) + (1 - beta1) * guess)
   }
 
-  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(x - query(g, s)) }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { (x - query(g, s)).direction(lr) }
   @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { query(g, s) }
 }

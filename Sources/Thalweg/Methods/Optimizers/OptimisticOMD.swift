@@ -7,6 +7,8 @@ import Glibc
 ///     Move (euclid): x̂ − η·g, projected on the domain (a ball of radius D/2 for all tensors together; a box [−D/2, D/2])
 ///     Move (entropy): x̂·exp(−η·g), normalised; every tensor is one point of a simplex
 ///
+/// t counts the steps of all tensors, and V is one for all; every group has its own `lr` or `mu`.
+///
 /// State    x̂ (entropy: its logarithm), g_last; V.
 /// Differs  entropies need positive starts: a coordinate at 0 stays there. The variants for exp-concave losses and for dynamic regret are not
 ///          carried.
@@ -21,8 +23,8 @@ struct OptimisticOMD: ElementRule {
       """,
     source: "Chen, Zhang, Tu, Zhao, Zhang, 2023, arXiv:2302.04552",
     parameters: [
-      .number("D", 1, .above(0), "diameter"), .number("G", 0, .atLeast(0), "bound of the gradients"),
-      .number("delta", 1, .above(0), "offset of the step size"), .maybe("mu", .above(0), "strong convexity: steps of 2/(mu*t)"),
+      .number("D", 1, .above(0), "diameter").forAll, .number("G", 0, .atLeast(0), "bound of the gradients").forAll,
+      .number("delta", 1, .above(0), "offset of the step size").forAll, .maybe("mu", .above(0), "strong convexity: steps of 2/(mu*t)"),
       .maybe("lr", .atLeast(0), "a fixed step instead"),
       .choice("geometry", ["euclid", "entropy"], "of the mirror map", live: false),
       .choice("domain", ["none", "ball", "box"], "of euclid", live: false),
@@ -35,12 +37,15 @@ struct OptimisticOMD: ElementRule {
     return [Slot("hidden", method.slots[0].meaning, start: .iterate(.logarithm)), method.slots[1]]
   }
   static func scope(_ h: Hyper) -> Scope { h.is("geometry", "entropy") ? .tensor : .global }
+  static var shared: Int { 1 }
   static func phases(_ h: Hyper) -> Int { h.is("geometry", "entropy") ? 3 : h.is("domain", "ball") ? 2 : 1 }
   static func reach(_ h: Hyper, _ phase: Int) -> Scope { h.is("geometry", "entropy") && phase > 0 ? .tensor : .global }
   static func scalars(_ h: Hyper) -> [Scalar] {
     [Scalar("variation"), Scalar("eta"), Scalar("next_eta"), Scalar("hidden_scale", 1), Scalar("scale", 1), Scalar("top")]
   }
-  static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) { s[1] = eta(h, s[0], c.time) }
+  static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
+    s[1] = eta(h, s[0], Double(c.step) + 1)
+  }
 
   static func eta(_ h: Hyper, _ variation: Double, _ t: Double) -> Double {
     if h.has("lr") { return h.lr }
@@ -65,7 +70,10 @@ struct OptimisticOMD: ElementRule {
 
   /// The logarithm of the point that is played, before it is normalised.
   @inline(__always) func logit<L: Lane>(_ g: L, _ s: Slots<L>) -> L { s[0] - next * g }
-  @inline(__always) func positive<L: Lane>(_ x: L, _ value: L) -> L { L.select(L.less(L(0), x), value, L(0)) }
+  /// 0 where x is; a NaN stays.
+  @inline(__always) func positive<L: Lane>(_ x: L, _ value: L) -> L {
+    L.select(L.less(L(0), x), value, L.select(L.equal(x, x), L(0), x))
+  }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
     if phase == 0 {
@@ -87,17 +95,17 @@ struct OptimisticOMD: ElementRule {
   }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    func inside(_ square: Double) -> Double {
-      let n = square.squareRoot(), radius = h.D / 2
-      return n > radius ? radius / n : 1
+    func inside(_ norm: Double) -> Double {
+      let radius = h.D / 2
+      return norm <= radius ? 1 : radius / norm
     }
     let entropy = h.is("geometry", "entropy"), ball = h.is("domain", "ball")
     switch phase {
     case 0:
       s[0] += totals[0]
-      s[2] = eta(h, s[0], c.time + 1)
-      s[3] = !entropy && ball ? inside(totals[1]) : 1
-    case 1: if entropy { s[5] = totals.maximum - lift } else { s[4] = inside(totals[0]) }
+      s[2] = eta(h, s[0], Double(c.step) + 2)
+      s[3] = !entropy && ball ? inside(totals.root(1)) : 1
+    case 1: if entropy { s[5] = totals.maximum - lift } else { s[4] = inside(totals.root(0)) }
     default: s[4] = totals[0] > 0 ? 1 / totals[0] : 0
     }
   }
@@ -109,7 +117,7 @@ struct OptimisticOMD: ElementRule {
     return positive(x, p)
   }
 
-  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(x - point(g, x, s)) }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { (x - point(g, x, s)).direction(lr) }
   @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { point(g, x, s) }
 }
 

@@ -9,7 +9,8 @@ import Glibc
 ///     θ ← θ − lr·d·b · (m/(√v + d'·ε) + wd·θ)
 ///
 /// State    m, v, s, θ₀; d, the largest d̂, a, k (steps with ‖s‖₁ > 0). Sums run over all tensors.
-/// Differs  nothing from the authors' prodigyopt; its slicing of s and θ₀ is not carried. a takes the lr of the first group.
+/// Differs  nothing from the authors' prodigyopt; its slicing of s and θ₀ is not carried. The numbers of the estimate are one for
+///          all groups; a group with lr = 0 stays where it is and adds nothing to a.
 /// Source   Mishchenko and Defazio, 2023, arXiv:2306.06101.
 struct Prodigy: ElementRule {
   static let method = Method(
@@ -23,22 +24,24 @@ struct Prodigy: ElementRule {
       """,
     source: "Mishchenko, Defazio, 2023, arXiv:2306.06101",
     parameters: [
-      .lr(1), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
-      .maybe("beta3", .rate, "rate of the statistics of d; none: the root of beta2"),
+      .lr(1).equalInAll, .rate("beta1", 0.9, "rate of the first moment").forAll, .rate("beta2", 0.999, "rate of the second moment").forAll,
+      .maybe("beta3", .rate, "rate of the statistics of d; none: the root of beta2").forAll,
       .number("eps", 1e-8, .above(0), "added to the denominator, times d"), .weightDecay(),
       .flag("decouple", true, "weight decay is decoupled", live: false),
-      .flag("use_bias_correction", false, "Adam's bias correction of the step"), .flag("safeguard_warmup", false, "the statistics of d leave out lr"),
-      .number("d0", 1e-6, .above(0), "first estimate of the distance"), .number("d_coef", 1, .above(0), "factor of the estimate"),
-      .number("growth_rate", .infinity, .atLeast(1), "largest growth of d in a step"),
+      .flag("use_bias_correction", false, "Adam's bias correction of the step").forAll,
+      .flag("safeguard_warmup", false, "the statistics of d leave out lr").forAll,
+      .number("d0", 1e-6, .above(0), "first estimate of the distance").forAll, .number("d_coef", 1, .above(0), "factor of the estimate").forAll,
+      .number("growth_rate", .infinity, .atLeast(1), "largest growth of d in a step").forAll,
     ],
     slots: Adam.moments + [Slot("s", "weighted sum of gradients"), DoG.origin])
 
   static func decay(_ h: Hyper) -> Decay { h.decouple ? .rule : .coupled }
   static func phases(_ h: Hyper) -> Int { 1 }
   static func scalars(_ h: Hyper) -> [Scalar] {
-    [Scalar("d", h.d0), Scalar("d_max", h.d0), Scalar("d_numerator"), Scalar("k"), Scalar("d_of_step", h.d0), Scalar("moved")]
+    [Scalar("d"), Scalar("d_max"), Scalar("d_numerator"), Scalar("k"), Scalar("d_of_step"), Scalar("moved")]
   }
   static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
+    if s[0] == 0 { (s[0], s[1]) = (h.d0, h.d0) }
     s[3] += s[5]
     (s[4], s[5]) = (s[0], 0)
   }
@@ -49,6 +52,7 @@ struct Prodigy: ElementRule {
   static func beta3(_ h: Hyper) -> Double { let beta2: Double = h.beta2; return h.has("beta3") ? h.beta3 : beta2.squareRoot() }
 
   let beta1, beta2, beta3, eps, decay, d, weight, factor: Double
+  let moves: Bool
 
   init(_ h: Hyper, _ c: StepContext) {
     let s = c.scalars, d0: Double = h.d0, b = Prodigy.correction(h, s[3])
@@ -57,6 +61,7 @@ struct Prodigy: ElementRule {
     decay = h.decouple ? c.weightDecay : 0
     weight = d / d0 * (h.safeguard_warmup ? d : d * c.lr * b)
     factor = s[5] * d * b
+    moves = c.lr != 0
   }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
@@ -65,7 +70,7 @@ struct Prodigy: ElementRule {
     s[1] = beta2 * s[1] + (1 - beta2) * (dg * dg)
     let sum = beta3 * s[2] + weight * g
     s[2] = sum
-    sums.add(0, g, times: s[3] - x)
+    if moves { sums.add(0, g, times: s[3] - x) }
     sums.add(1, sum.magnitude)
   }
 

@@ -6,8 +6,9 @@
 ///
 /// State    x, c, θ and h while it asks; nothing between steps.
 /// Differs  nothing from the authors' code; the defaults of the paper are UNVERIFIED. The rule moves the parameters itself, so that transforms
-///          before it change nothing. One value of each hyper-parameter for all groups. With maximize the loss counts negative, as the
-///          gradient does. A large gradient needs a small projection_lr.
+///          before it change nothing. lr, radius and n_projection are one for all groups; a group with lr = 0 stays where it is and is no part of
+///          n², and where all have it nothing more is asked. With maximize the loss counts negative, as the gradient does. A large
+///          gradient needs a small projection_lr.
 /// Source   Belgoumri et al., 2025, arXiv:2505.19527.
 struct RollingBall: ElementRule {
   static let method = Method(
@@ -19,9 +20,9 @@ struct RollingBall: ElementRule {
       """,
     source: "Belgoumri et al., 2025, arXiv:2505.19527",
     parameters: [
-      .lr(0.1, .above(0)), .number("radius", 0.5, .atLeast(0), "radius of the ball"),
-      .number("projection_lr", 1e-2, .above(0), "step size of the projection"),
-      .integer("n_projection", 10, .atLeast(0), "steps of the projection"),
+      .lr(0.1).equalInAll, .number("radius", 0.5, .atLeast(0), "radius of the ball").forAll,
+      .number("projection_lr", 1e-2, .atLeast(0), "step size of the projection"),
+      .integer("n_projection", 10, .atLeast(0), "steps of the projection").forAll,
     ],
     slots: [
       Slot.temporary("projection", "the projection x"), Slot.temporary("centre", "the centre c"),
@@ -36,7 +37,7 @@ struct RollingBall: ElementRule {
   init(_ h: Hyper, _ c: StepContext) { lr = c.lr }
 
   // The move, not x: master weights are wider than the point that the host saw.
-  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { L(lr).divide(s[2] - s[0]) }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { (s[2] - s[0]).direction(lr) }
   @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { x + (s[0] - s[2]) }
 
   static let registered = entry(RollingBall.self, source: { (h) throws(Failure) in try Projection(h) })
@@ -57,6 +58,7 @@ struct RollingBall: ElementRule {
     }
     /// The host's parameters may be narrower than the projection.
     struct Project: ElementOperation {
+      /// 0 in groups that stay.
       let rate, above: Double
       @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
         let at = s[0]
@@ -67,13 +69,15 @@ struct RollingBall: ElementRule {
     }
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-      let h = io.hyper, f = io.gradientScale < 0 ? -io.loss : io.loss
+      let h = io.hyper, f = io.gradientScale < 0 ? -io.loss : io.loss, lr: Double = h.lr
       if phase == 0 {
-        let lr: Double = h.lr, square = io.sum(SquaredNorm())[0], lift = h.radius / (1 + square).squareRoot()
+        let square = io.sum { SquaredNorm(of: $0.lr != 0) }[0], lift = h.radius / (1 + square).squareRoot()
         io.change(Begin(reach: lift + lr), slots: [projection, centre, point], parameters: false)
         io.setScalar(0, f + lift - lr * square)
+        if lr == 0 { return .update(nil) }
       } else {
-        io.change(Project(rate: h.projection_lr, above: f - io.scalar(0)), slots: [projection, centre], parameters: true)
+        let above = f - io.scalar(0)
+        io.change(slots: [projection, centre], parameters: true) { Project(rate: $0.lr == 0 ? 0 : $0.projection_lr, above: above) }
       }
       if phase < h.integer("n_projection") { return .ask(Ask(.lossAndGradient)) }
       if phase > 0 { io.change(RestoreParameters(), slots: [point], parameters: true) }

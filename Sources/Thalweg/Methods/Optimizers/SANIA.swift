@@ -20,7 +20,7 @@ struct SANIA: ElementRule {
     parameters: [
       .choice("precond", ["none", "adagrad_sqr", "adam_sqr", "adagrad", "adam", "hutchinson"], "the diagonal B", standard: 1, live: false),
       .rate("beta2", 0.999, "rate of adam's and hutchinson's averages"), .number("eps", 0.1, .above(0), "floor of the diagonal"),
-      .number("f_star", 0, .any, "lower bound of the loss"), .lr(1, .above(0)),
+      .number("f_star", 0, .any, "lower bound of the loss").forAll, .lr(1),
     ],
     slots: [Slot("diagonal", "the statistics s of the diagonal")], requests: "loss, hessian_vector", needsLoss: true)
 
@@ -53,7 +53,7 @@ struct SANIA: ElementRule {
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
     let n = totals[0], gap = 2 * max(c.loss - h.f_star, 0)
-    s[0] = n > 0 && gap < n ? 1 - (1 - gap / n).squareRoot() : 1
+    s[0] = n.isNaN ? n : n > 0 && gap < n ? 1 - (1 - gap / n).squareRoot() : 1
   }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { lambda * scaled(g, s) }
@@ -80,8 +80,11 @@ struct SANIA: ElementRule {
         io.draw(1, signs: true)
         return .ask(Ask(.hessianVector))
       }
-      let keep = io.scalar(1) == 0 ? 0 : io.hyper.beta2
-      io.change(Average(keep: keep, take: 1 - keep), slots: [0, 1], parameters: false)
+      let first = io.scalar(1) == 0
+      io.change(slots: [0, 1], parameters: false) { h in
+        let keep = first ? 0 : h.beta2
+        return Average(keep: keep, take: 1 - keep)
+      }
       io.setScalar(1, 1)
       return .update(io.gradient(in: 2))
     }

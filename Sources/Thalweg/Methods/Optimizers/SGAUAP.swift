@@ -18,9 +18,9 @@ struct SGAUAP: ElementRule {
       """,
     source: "Liu et al., 2023, arXiv:2308.06015",
     parameters: [
-      .number("eps", 10.0 / 255, .above(0), "largest entry of the perturbation"), .maybe("step", .above(0), "step size; none is eps/10"),
+      .number("eps", 10.0 / 255, .above(0), "largest entry of the perturbation"), .maybe("step", .atLeast(0), "step size; none is eps/10"),
       .rate("momentum", 0, "share of the velocity that is kept, 0 without one").fixed,
-      .integer("inner_steps", nil, .atLeast(1), "small batches of an outer step"),
+      .integer("inner_steps", nil, .atLeast(1), "small batches of an outer step").forAll,
     ],
     slots: [.moment("velocity", "the velocity v")], requests: "gradient, own-step")
 
@@ -93,7 +93,7 @@ struct SGAUAP: ElementRule {
         io.change(Add(), slots: [sum], parameters: false)
       }
       if phase < steps - 1 {
-        io.change(SignStep(length: SGAUAP.length(h), eps: h.eps), parameters: true)
+        io.change(parameters: true) { SignStep(length: SGAUAP.length($0), eps: $0.eps) }
         return .ask(Ask(.gradient, freshSample: true))
       }
       if phase > 0 { io.change(RestoreParameters(), slots: [point], parameters: true) }

@@ -2,7 +2,7 @@
 ///
 ///     t mod period = 0 (t from 0):     v ← the gradient of a large batch
 ///     otherwise, on one small batch:   v ← v + g(θₜ) − g(θₜ₋₁)
-///     θ ← θ − lr·v/‖v‖, or lr·v;   ‖·‖ over all tensors
+///     θ ← θ − lr·v/‖v‖, or lr·v without `normalize` or with `boost` (SpiderBoost);   ‖·‖ over all tensors
 ///
 /// State    v, θₜ₋₁; while it asks, the gradient and the parameters of the step.
 /// Differs  no move when v = 0. A tensor without a gradient keeps its v until the next large batch, and stays where it is while the others
@@ -14,27 +14,29 @@ struct SPIDER: ElementRule {
     rule: """
       t mod period = 0 (t from 0): v <- the gradient of a large batch
       otherwise, both on one small batch: v <- v + g(theta_t) - g(theta_{t-1})
-      theta <- theta - lr*v/|v|, or lr*v without normalize
+      theta <- theta - lr*v/|v|, or lr*v without normalize or with boost
       """,
     source: "Fang, Li, Lin, Zhang, 2018, arXiv:1807.01695",
     parameters: [
-      .lr(nil), .integer("period", 10, .atLeast(1), "steps from one large batch to the next"),
+      .lr(nil), .integer("period", 10, .atLeast(1), "steps from one large batch to the next").forAll,
       .flag("normalize", true, "divide by the norm of v", live: false),
+      .flag("boost", false, "the whole step lr*v (SpiderBoost), whatever normalize says", live: false),
     ],
     slots: [Slot("estimate", "the estimate v of the gradient"), Slot("last", "the parameters before the last step", start: .parameters)],
     requests: "previous_gradient")
 
-  static func phases(_ h: Hyper) -> Int { h.normalize ? 1 : 0 }
+  private static func divides(_ h: Hyper) -> Bool { h.normalize && !h.boost }
+  static func phases(_ h: Hyper) -> Int { divides(h) ? 1 : 0 }
   static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("norm")] }
 
   let divisor: Double
 
-  init(_ h: Hyper, _ c: StepContext) { divisor = h.normalize && c.scalars[0] != 0 ? c.scalars[0] : 1 }
+  init(_ h: Hyper, _ c: StepContext) { divisor = SPIDER.divides(h) && c.scalars[0] != 0 ? c.scalars[0] : 1 }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ v: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, v, times: v) }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    s[0] = totals[0].squareRoot()
+    s[0] = totals.root(0)
   }
 
   @inline(__always) func direction<L: Lane>(_ v: L, _ x: L, _ s: Slots<L>) -> L { v / divisor }

@@ -1,7 +1,7 @@
 /// SVRG: the gradient of a minibatch, corrected by that of the same minibatch at a snapshot whose full gradient is known.
 ///
 ///     t mod inner = 0 (t from 0):   θ̃ ← θ;   μ ← the gradient over all data;   θ ← θ − lr·μ
-///     otherwise, on one minibatch:  θ ← θ − lr·(g(θ) − g(θ̃) + μ)
+///     otherwise, on one minibatch:  θ ← θ − lr·(g(θ) − g(θ̃) + μ);   with decay, that of ½·wd·‖θ‖² is added exactly: + wd·θ
 ///
 /// State    θ̃, μ; while it asks, the gradient and the parameters of the step.
 /// Differs  the first step of a round asks for the full gradient alone: at the snapshot the two minibatch gradients cancel. The next
@@ -16,9 +16,11 @@ struct SVRG: ElementRule {
       otherwise, both on one minibatch: theta <- theta - lr*(g(theta) - g(snapshot) + mu)
       """,
     source: "Johnson, Zhang, 2013",
-    parameters: [.lr(nil), .integer("inner", nil, .atLeast(1), "steps from one snapshot to the next")],
+    parameters: [.lr(nil), .integer("inner", nil, .atLeast(1), "steps from one snapshot to the next").forAll, .weightDecay(0, "coupled weight decay")],
     slots: [Slot("snapshot", "the parameters at the snapshot", start: .parameters), Slot("full_gradient", "the gradient mu over all data there")],
     requests: "gradient")
+
+  static func decay(_ h: Hyper) -> Decay { .coupled }
 
   init(_ h: Hyper, _ c: StepContext) {}
 

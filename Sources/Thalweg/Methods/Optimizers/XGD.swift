@@ -18,7 +18,7 @@ struct XGD: ElementRule {
       c = sum_s q_s * gradient of part s;  theta <- theta - lr*c
       """,
     source: "Achab, 2023, arXiv:2309.15298",
-    parameters: [.lr(nil, .above(0)), .list("q", nil, "weights of the reference point, one for each part")], slots: [Tasks.slot],
+    parameters: [.lr(nil), .list("q", nil, "weights of the reference point, one for each part")], slots: [Tasks.slot],
     requests: "task_gradient",
     validate: { (h) throws(Failure) in
       let q = h.list("q")

@@ -17,25 +17,23 @@ struct Yogi: ElementRule {
       .lr(1e-2), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-3),
       .number("initial_accumulator", 1e-6, .atLeast(0), "start of both moments"), .weightDecay(0, "decoupled weight decay"),
     ],
-    slots: slots(0))
+    slots: Adam.moments)
 
-  static func slots(_ start: Double) -> [Slot] {
-    [Slot("exp_avg", "first moment m", .signed, start: .value(start)), Slot("exp_avg_sq", "second moment v", .positive, start: .value(start))]
-  }
-  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { slots(h.initial_accumulator) }
   static func decay(_ h: Hyper) -> Decay { .decoupled }
 
-  let beta1, beta2, eps, r1, r2: Double
+  let beta1, beta2, eps, r1, r2, start: Double
+  let first: Bool
 
   init(_ h: Hyper, _ c: StepContext) {
+    (first, start) = (c.t == 1, h.initial_accumulator)
     (beta1, beta2, eps) = (h.beta1, h.beta2, h.eps)
     (r1, r2) = (1 / (1 - power(beta1, c.t)), 1 / (1 - power(beta2, c.t)))
   }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
-    let m = beta1 * s[0] + (1 - beta1) * g
-    let square = g * g
-    let v = s[1] - (1 - beta2) * ((s[1] - square).sign * square)
+    let m = beta1 * (first ? L(start) : s[0]) + (1 - beta1) * g
+    let square = g * g, old = first ? L(start) : s[1]
+    let v = old - (1 - beta2) * ((old - square).sign * square)
     s[0] = m
     s[1] = v
     return ((v * r2).squareRoot() + eps).divide(m * r1)

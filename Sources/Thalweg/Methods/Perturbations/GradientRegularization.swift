@@ -17,9 +17,9 @@ struct GradientRegularization: Source {
       """,
     source: "Karakida, Takase, Hayase, Osawa, 2022, arXiv:2210.02720",
     parameters: [
-      .number("gamma", 0.01, .any, "weight of the penalty"), .eps(0.01, "length of the finite difference", .above(0)),
+      .number("gamma", 0.01, .any, "weight of the penalty"), .eps(0.01, "length of the finite difference", .above(0)).forAll,
       .choice("scheme", ["forward", "backward", "central"], "of the differences", live: false),
-      .choice("step", ["absolute", "relative"], "the length is eps, or eps over the norm"),
+      .choice("step", ["absolute", "relative"], "the length is eps, or eps over the norm").forAll,
     ],
     slots: [Slot.home("point", "the parameters while they are away"), Slot.temporary("gradient", "the gradient at the parameters")], requests: "gradient")
 
@@ -56,20 +56,20 @@ struct GradientRegularization: Source {
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     if phase == 0 {
-      let square = io.sum(SquaredNorm())[0]
-      if square == 0 { return .update(nil) }
+      let norm = io.sum(SquaredNorm()).root(0)
+      if norm == 0 { return .update(nil) }
       let eps: Double = io.hyper.eps
-      let h = io.hyper.is("step", "relative") ? eps / (square.squareRoot() + 1e-12) : eps
+      let h = io.hyper.is("step", "relative") ? eps / (norm + 1e-12) : eps
       io.setScalar(0, h)
       io.change(Leave(h: central ? -h / 2 : backward ? -h : h), parameters: true)
       return .ask(Ask(.gradient))
     }
-    let h = io.scalar(0), gamma: Double = io.hyper.gamma
+    let h = io.scalar(0)
     if central, phase == 1 {
       io.change(Cross(h: h / 2), parameters: true)
       return .ask(Ask(.gradient))
     }
     io.change(RestoreParameters(), parameters: true)
-    return .update(io.operation(Combine(c: backward ? -gamma / h : gamma / h), slots: central ? [1, 2] : [1, 1]))
+    return .update(io.operation(slots: central ? [1, 2] : [1, 1]) { Combine(c: backward ? -$0.gamma / h : $0.gamma / h) })
   }
 }

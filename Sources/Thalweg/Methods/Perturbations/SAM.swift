@@ -4,7 +4,8 @@
 ///     the rule sees the gradient at θ + e, on the same minibatch
 ///
 /// State    the parameters while they are away; nothing between steps.
-/// Differs  nothing from davda54/sam; without a gradient there is no perturbation. One ρ for all groups.
+/// Differs  nothing from davda54/sam; without a gradient there is no perturbation. Every group has its own ρ, ε and ball; ‖g‖ is over
+///          all of them.
 /// Source   Foret, Kleiner, Mobahi and Neyshabur, 2020, arXiv:2010.01412.
 struct SAM: Source {
   static let method = Method(
@@ -36,12 +37,10 @@ struct SAM: Source {
       io.change(RestoreParameters(), parameters: true)
       return .update(nil)
     }
-    let rho: Double = io.hyper.rho, eps: Double = io.hyper.eps
-    if io.hyper.is("norm", "linf") {
-      io.change(Perturb(scale: rho, signs: true), parameters: true)
-    } else {
-      let norm = io.sum(SquaredNorm())[0].squareRoot()
-      io.change(Perturb(scale: norm == 0 ? 0 : rho / (norm + eps), signs: false), parameters: true)
+    let norm = io.sum(SquaredNorm()).root(0)
+    io.change(parameters: true) { h in
+      let signs = h.is("norm", "linf")
+      return Perturb(scale: signs ? h.rho : norm == 0 ? 0 : h.rho / (norm + h.eps), signs: signs)
     }
     return .ask(Ask(.gradient))
   }

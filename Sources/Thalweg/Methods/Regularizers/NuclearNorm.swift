@@ -27,6 +27,7 @@ struct NuclearNorm: WholeRegularizer {
   func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure) {
     let svd = try LinearAlgebra.SVD(w.w, w.rows, w.columns)
     let floor = (svd.s.first ?? 0) * (T.isDouble ? rtol : max(rtol, 1e-6))
+    try Memory.ask(w.count * MemoryLayout<T>.stride)
     var g = [T](repeating: 0, count: w.count)
     try svd.compose(&g) { $0 > floor ? 1 : 0 }
     Flat.add(g, times: scale * weight, into: w.v, w.count)

@@ -23,6 +23,11 @@ private struct Samples {
   let p: UnsafePointer<Double>
   let m: Int, n: Int
 
+  init(_ p: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) {
+    (self.p, self.m, self.n) = (p, m, n)
+    try Memory.ask(8 * (m + 2 * n))   // sums of rows and of columns
+  }
+
   /// Calls `body` with every row.
   func rows(_ body: (UnsafePointer<Double>) -> Void) { for i in 0..<m { body(p + i * n) } }
   func mean() -> [Double] {
@@ -33,15 +38,53 @@ private struct Samples {
   }
 }
 
+/// The mean of per-sample gradients that come in parts, and their squared distances from it: summed, and by coordinate where `each` asks for
+/// them. Parts are joined as Chan, Golub and LeVeque (1979) do, so that nothing cancels.
+private struct Moments {
+  var parts = 0.0, count = 0.0, spread = 0.0
+  var mean: [Double] = []
+  var spreads: [Double] = []
+
+  mutating func join(_ s: Samples, each: Bool) {
+    let m = Double(s.m), other = s.mean(), weight = count * m / (count + m)
+    if mean.isEmpty { (mean, spreads) = ([Double](repeating: 0, count: s.n), [Double](repeating: 0, count: each ? s.n : 0)) }
+    func add(_ x: Double, _ j: Int) {
+      spread += x
+      if each { spreads[j] += x }
+    }
+    s.rows { g in for j in 0..<s.n { add((g[j] - other[j]) * (g[j] - other[j]), j) } }
+    for j in 0..<s.n {
+      let d = other[j] - mean[j]
+      add(d * d * weight, j)
+      mean[j] += d * m / (count + m)
+    }
+    (parts, count) = (parts + 1, count + m)
+  }
+  /// As numbers, and back.
+  var memory: [Double] {
+    get { [parts, count, spread, Double(mean.count)] + mean + spreads }
+    set {
+      guard newValue.count >= 4, newValue[3] >= 0, newValue[3] <= Double(newValue.count - 4) else { return self = Moments() }
+      let n = Int(newValue[3])
+      (parts, count, spread) = (newValue[0], newValue[1], newValue[2])
+      (mean, spreads) = (Array(newValue[4..<(4 + n)]), Array(newValue[(4 + n)...]))
+    }
+  }
+}
+
 /// The norm test: the variance of the mean gradient must not exceed η² times its squared norm.
 ///
 ///     ḡ the mean of m per-sample gradients, V their variance (divisor m − 1), summed over the coordinates
 ///     need = V/(η²·‖ḡ‖²);   coordinate: max_i V_i/(η²·ḡ_i²)
 ///     need > B:  B ← min(⌈need⌉, max_batch)
 ///
-/// State    B, the number of samples that were shown. It watches `batch_size` and per-sample gradients; the value is B.
+/// With `parts` a batch may come in that many calls, down to one sample each: O(n) numbers are kept of it.
+///
+/// State    B, the number of batches that were shown; the mean and the variance of an unfinished batch. It watches `batch_size` and per-sample
+///          gradients; the value is B.
 /// Differs  nothing from timlautk/AdAdaGrad. Until a batch size is observed, B is the number of samples of the first batch. One sample
 ///          tests nothing; a zero mean needs max_batch.
+/// Errors   TW_ERROR_SHAPE when a part has gradients of another length than those before it.
 /// Source   Byrd, Chin, Nocedal and Wu, 2012; Lau, Liu and Kolar, 2024, arXiv:2402.11215 (AdAdaGrad).
 struct NormTest: Schedule {
   static let method = Method(
@@ -55,46 +98,64 @@ struct NormTest: Schedule {
     parameters: [
       .integer("max_batch", nil, .atLeast(1), "largest batch size"),
       .number("eta", 0.5, .between(0, 1, lowOpen: true, highOpen: true), "tolerance"),
-      .integer("interval", 1, .atLeast(1), "test at every such call"), .flag("coordinate", false, "test every coordinate (for AdaGrad)"),
+      .integer("interval", 1, .atLeast(1), "test at every such batch"), .flag("coordinate", false, "test every coordinate (for AdaGrad)"),
+      .integer("parts", 1, .atLeast(1), "calls with per-sample gradients that make one batch", live: false),
     ])
-  private let eta, most, interval: Double
+  private let eta, most, interval, parts: Double
   private let coordinate: Bool
   private var batch = BatchSize()
-  init(_ h: Hyper) { (eta, most, interval, coordinate) = (h.eta, h.max_batch, h.interval, h.coordinate) }
+  private var moments = Moments()
+  init(_ h: Hyper) { (eta, most, interval, coordinate, parts) = (h.eta, h.max_batch, h.interval, h.coordinate, h.parts) }
 
   func value(_ k: Double) -> Double { max(1, batch.size) }
   var memory: [Double] {
-    get { batch.memory }
-    set { batch.memory = newValue }
+    get { batch.memory + (parts > 1 ? moments.memory : []) }
+    set {
+      batch.memory = Array(newValue.prefix(2))
+      moments.memory = Array(newValue.dropFirst(2))
+    }
+  }
+  func takes(_ numbers: ArraySlice<Double>) -> Int? {
+    let own = numbers.prefix(parts > 1 ? 6 : 2)
+    guard own.count == (parts > 1 ? 6 : 2), own.allSatisfy({ $0 >= 0 && $0.isFinite }) else { return nil }
+    if parts == 1 { return 2 }
+    guard let length = own.last, length <= 0x1p40, length == length.rounded() else { return nil }
+    let all = 6 + Int(length) * (coordinate ? 2 : 1)
+    return numbers.count >= all && numbers.prefix(all).allSatisfy(\.isFinite) ? all : nil
   }
   mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool { try batch.observe("norm_test", what, value) }
 
   mutating func observe(samples: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) -> Bool {
-    var new = batch
-    new.calls += 1
-    if new.size == 0 { new.size = Double(m) }
-    if m > 1, new.calls.truncatingRemainder(dividingBy: interval) == 0 {
-      try new.raise("norm_test", to: need(Samples(p: samples, m: m, n: n)), atMost: most)
+    guard moments.parts == 0 || moments.mean.count == n else {
+      throw Failure(Status.shape, "norm_test: gradients of \(n) elements, but \(moments.mean.count) in the parts before; nothing was changed")
     }
-    batch = new
+    guard m > 0 else { return true }
+    var joined = moments, new = batch
+    joined.join(try Samples(samples, m, n), each: coordinate)
+    guard joined.spread.isFinite || joined.parts >= parts else {
+      throw Failure(Status.nonfinite, "norm_test: a per-sample gradient is NaN or infinite; nothing was changed")
+    }
+    if joined.parts >= parts {
+      new.calls += 1
+      if new.size == 0 { new.size = joined.count }
+      if joined.count > 1, new.calls.truncatingRemainder(dividingBy: interval) == 0 {
+        try new.raise("norm_test", to: need(joined), atMost: most)
+      }
+      joined = Moments()
+    }
+    (batch, moments) = (new, joined)
     return true
   }
 
-  private func need(_ s: Samples) -> Double {
-    let mean = s.mean()
-    var variance = [Double](repeating: 0, count: s.n)
-    s.rows { g in for j in 0..<s.n { variance[j] += (g[j] - mean[j]) * (g[j] - mean[j]) } }
-    for j in 0..<s.n { variance[j] /= Double(s.m - 1) }
-    var square = 0.0, sum = 0.0, worst = 0.0
-    for j in 0..<s.n {
-      square += mean[j] * mean[j]
-      sum += variance[j]
-      if !(variance[j] <= 0) {
-        let x = variance[j] / (eta * eta * (mean[j] * mean[j]))
-        worst = x > worst || x.isNaN ? x : worst
-      }
+  private func need(_ s: Moments) -> Double {
+    var square = 0.0, worst = 0.0
+    for j in s.mean.indices {
+      square += s.mean[j] * s.mean[j]
+      guard coordinate, !(s.spreads[j] <= 0) else { continue }
+      let x = s.spreads[j] / (s.count - 1) / (eta * eta * (s.mean[j] * s.mean[j]))
+      worst = x > worst || x.isNaN ? x : worst
     }
-    return square == 0 ? .infinity : coordinate ? worst : sum / (eta * eta * square)
+    return square == 0 ? .infinity : coordinate ? worst : s.spread / (s.count - 1) / (eta * eta * square)
   }
 }
 
@@ -135,7 +196,7 @@ struct InnerProductTest: Schedule {
     var new = batch
     new.calls += 1
     if new.size == 0 { new.size = Double(m) }
-    if m > 1 { try new.raise("inner_product_test", to: need(Samples(p: samples, m: m, n: n)), atMost: most) }
+    if m > 1 { try new.raise("inner_product_test", to: need(try Samples(samples, m, n)), atMost: most) }
     batch = new
     return true
   }

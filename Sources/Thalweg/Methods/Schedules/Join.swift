@@ -42,11 +42,19 @@ struct Join: Schedule {
     set {
       var rest = newValue[...]
       for i in parts.indices {
-        let n = parts[i].memory.count
+        let n = parts[i].takes(rest) ?? 0
         parts[i].memory = Array(rest.prefix(n))
         rest = rest.dropFirst(n)
       }
     }
+  }
+  func takes(_ numbers: ArraySlice<Double>) -> Int? {
+    var rest = numbers
+    for p in parts {
+      guard let n = p.takes(rest) else { return nil }
+      rest = rest.dropFirst(n)
+    }
+    return numbers.count - rest.count
   }
   mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool {
     var taken = false

@@ -4,7 +4,8 @@ import Glibc
 ///
 ///     Ĝ = the norms behind a running median of width 2⌊⌊frac·T⌋/2⌋ + 1
 ///     w_t = Ĝ_t^(−power);   η_t = w_t·Σ_{s > t} w_s;   normalize: η ← η / max η
-///     value at step k = lr·η_{k+1}; after the last norm it stays at η_T = 0
+///     total T' given: η' at t' = 1 … T' is η at t = t'·T/T', linear between its entries, the first before the first
+///     value at step k = lr·η_{k+1}; after the last entry it stays at that
 ///
 /// State    none.
 /// Differs  as the authors' code (adaptive_scheduling) up to the norming: they divide by Σ w. At its ends the median sees the first value to the
@@ -17,12 +18,14 @@ struct RefinedSchedule: Schedule {
     rule: """
       G = the norms behind a running median of width 2*floor(floor(frac*T)/2) + 1
       w_t = G_t^(-power);  eta_t = w_t * sum of the later w;  normalize: eta <- eta / max(eta)
-      value at step k = lr * eta_(k+1), and eta_T = 0 after the last norm
+      total: eta is resampled for a run of so many steps, linearly in t/T
+      value at step k = lr * eta_(k+1), and the last entry (eta_T = 0) after it
       """,
     source: "Defazio, Cutkosky, Mehta, Mishchenko, 2023, arXiv:2310.07831",
     parameters: [
       .list("norms", nil, "gradient norms of a run, one a step"), .lr(1), .number("frac", 0.1, .rate, "width of the median, as a share of the run"),
-      .number("power", 2, .above(0), "2 for SGD (l2 norms), 1 for Adam (l1 norms)"), .flag("normalize", true, "the largest value is lr"),
+      .number("power", 2, .above(0), "2 for SGD (l2 norms), 1 for Adam (l1 norms)"),
+      .flag("normalize", true, "the largest value of the run with the norms is lr"), length,
     ],
     validate: { (h) throws(Failure) in
       let norms = h.list("norms")
@@ -30,6 +33,11 @@ struct RefinedSchedule: Schedule {
         throw Failure(Status.range, "refined_schedule: `norms` needs at least one number, and none that is negative or infinite")
       }
     })
+  private static let length: Parameter = {
+    var p = Parameter.steps("total", "length of the new run, where it is not that of the norms", from: 1)
+    (p.standard, p.optional, p.maximum) = (Value.none, true, 0x1p24)
+    return p
+  }()
   private let lr: Double
   private let table: [Double]
 
@@ -48,12 +56,21 @@ struct RefinedSchedule: Schedule {
       tail += w
     }
     if h.normalize, let top = eta.max() { eta = T > 1 ? eta.map { $0 / top } : [1] }
-    table = eta
+    table = h.has("total") ? resampled(eta, h.integer("total")) : eta
   }
 
   func value(_ k: Double) -> Double {
     guard let last = table.last else { return lr }
     return lr * (k < Double(table.count) ? table[max(0, Int(k))] : last)
+  }
+}
+
+/// A table of T entries for a run of another length.
+private func resampled(_ eta: [Double], _ total: Int) -> [Double] {
+  (1...max(1, total)).map { k in
+    let t = Double(k) * Double(eta.count) / Double(total) - 1, i = min(max(0, Int(t)), eta.count - 1)   // from 0
+    let next = min(i + 1, eta.count - 1)
+    return t <= 0 ? eta[0] : eta[i] + (t - Double(i)) * (eta[next] - eta[i])
   }
 }
 

@@ -20,7 +20,7 @@ struct ClipValue: ElementRule {
 ///
 /// State    `norm`, the last n (before clipping).
 /// Differs  optax has ε = 0, as here by default; torch's clip_grad_norm_ has ε = 1e-6 and multiplies by min(1, ·), which differs only within ε
-///          below max_norm. Sums are double, so squares do not overflow. A NaN or infinite n multiplies.
+///          below max_norm. n is finite where g is, squares that leave the range of doubles included. A NaN or infinite n multiplies.
 /// Source   Pascanu, Mikolov and Bengio, 2012, arXiv:1211.5063.
 struct ClipGlobalNorm: ElementRule {
   static let method = Method(
@@ -31,8 +31,9 @@ struct ClipGlobalNorm: ElementRule {
       """,
     source: "Pascanu, Mikolov, Bengio, 2012, arXiv:1211.5063",
     parameters: [
-      .number("max_norm", 1, .above(0), "largest norm"), .number("norm_type", 2, .atLeast(1), "2, 1 or inf").orInfinite(),
-      .flag("per_tensor", false, "every tensor alone", live: false), .eps(0, "added to the norm"),
+      .number("max_norm", 1, .above(0), "largest norm").forAll(unless: "per_tensor"),
+      .number("norm_type", 2, .atLeast(1), "2, 1 or inf").orInfinite().forAll(unless: "per_tensor"),
+      .flag("per_tensor", false, "every tensor alone", live: false), .eps(0, "added to the norm").forAll(unless: "per_tensor"),
     ],
     validate: { (h) throws(Failure) in
       let p: Double = h.norm_type
@@ -46,7 +47,7 @@ struct ClipGlobalNorm: ElementRule {
   static func phases(_ h: Hyper) -> Int { 1 }
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
     let p: Double = h.norm_type
-    s[0] = p == 2 ? totals[0].squareRoot() : p == 1 ? totals[0] : totals.maximum
+    s[0] = p == 2 ? totals.root(0) : p == 1 ? totals.finite(0) : totals.maximum
   }
 
   let factor, p: Double

@@ -25,11 +25,11 @@ struct GhostStep: ElementRule {
       """,
     source: "Sao, 2026, arXiv:2603.13552",
     parameters: [
-      .choice("mode", ["cap", "set"], "only shorten the step, or put it at the radius"),
-      .number("safety", 1, .between(0, 1, lowOpen: true, highOpen: false), "share of the radius to use"),
-      .flag("exact_binary", true, "the exact radius where there are two logits and they are given"),
-      .number("quantile", 0, .rate, "0: the smallest radius of the samples; else this quantile"),
-      .number("fd_eps", 1e-4, .above(0), "length of the finite difference, where the host gives logits alone"),
+      .choice("mode", ["cap", "set"], "only shorten the step, or put it at the radius").forAll,
+      .number("safety", 1, .between(0, 1, lowOpen: true, highOpen: false), "share of the radius to use").forAll,
+      .flag("exact_binary", true, "the exact radius where there are two logits and they are given").forAll,
+      .number("quantile", 0, .rate, "0: the smallest radius of the samples; else this quantile").forAll,
+      .number("fd_eps", 1e-4, .above(0), "length of the finite difference, where the host gives logits alone").forAll,
     ],
     slots: [
       Slot.temporary("update", "the update u"), Slot.temporary("gradient", "the gradient of the step"),
@@ -77,7 +77,7 @@ struct GhostStep: ElementRule {
         io.change(SaveGradient(), slots: [gradient], parameters: false)
         io.clearAbsent(update)
         let tau = try io.propose(io.gradient(in: gradient), update)
-        let norm = io.sum(Norm(), slots: [update])[0].squareRoot()
+        let norm = io.sum(Norm(), slots: [update]).root(0)
         guard norm.isFinite else { throw Failure(Status.nonfinite, "ghost_step: the update is not finite; nothing was changed") }
         io.setScalar(3, norm)
         io.setScalar(4, tau)

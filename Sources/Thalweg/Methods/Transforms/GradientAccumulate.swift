@@ -15,7 +15,7 @@ struct GradientAccumulate: Source {
       """,
     source: "folklore",
     parameters: [
-      .integer("every", 4, .atLeast(1), "calls for one step"), .choice("mode", ["mean", "sum", "weighted"], "of the gradients", live: false),
+      .integer("every", 4, .atLeast(1), "calls for one step").forAll, .choice("mode", ["mean", "sum", "weighted"], "of the gradients", live: false),
     ])
 
   let slots = [Slot("acc", "the accumulated gradient")]

@@ -59,14 +59,17 @@ struct TrAct: Source {
   /// scale·ΔW, (out, in).
   static func move(_ x: HostMatrix, _ g: HostMatrix, _ lam: Double, _ scale: Double) throws(Failure) -> [Double] {
     let n = x.rows, inputs = x.columns, out = g.columns, side = min(n, inputs)
+    try Memory.ask(8 * out * inputs)
     var move = [Double](repeating: 0, count: out * inputs)
     guard n > 0 else { return move }
     guard side <= 1 << 15 else { throw Failure(Status.shape, "tract: a system of \(side) equations is too large") }
     let primal = inputs <= n
+    try Memory.ask(8 * side * side)
     var system = [Double](repeating: 0, count: side * side)
     try LinearAlgebra.gram(x.values, transposed: primal, into: &system, side, primal ? n : inputs, alpha: 1 / Double(n))
     for i in 0..<side { system[i * (side + 1)] += lam }
     if primal {
+      try Memory.ask(8 * inputs * out)
       var right = [Double](repeating: 0, count: inputs * out)
       try LinearAlgebra.multiply(x.values, transposed: true, g.values, into: &right, inputs, out, n, alpha: scale)
       return LinearAlgebra.transposed(try LinearAlgebra.solvePositive(system, right, inputs, out), inputs, out)

@@ -1,0 +1,111 @@
+/* A reserve for the small allocations of this library.
+ *
+ * Most of them are made by the Swift runtime, which ends the process where malloc gives nothing.  They come from here then, so that the
+ * call under way goes on to the next thing that may fail, a tensor's worth of state or scratch, and ends with TW_ERROR_MEMORY.  The library
+ * is linked with --wrap for the functions below (Package.swift): its own calls of malloc come here, nobody else's. */
+#include <malloc.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_realloc(void *p, size_t size);
+void __real_free(void *p);
+size_t __real_malloc_usable_size(void *p);
+/* operator new(size_t) and delete(void *, size_t) of C++, which the runtime is partly written in; and the new that returns NULL. */
+void __real__ZdlPvm(void *p, size_t size);
+void *_ZnwmRKSt9nothrow_t(size_t size, const void *nothrow);
+extern const char _ZSt7nothrow;
+
+enum { HEAD = 16, SMALLEST = 64, CLASSES = 12, SIZE = 1 << 20 };
+
+/* A block is SMALLEST << k bytes; it begins with k, and its memory HEAD bytes later. */
+static _Alignas(64) unsigned char reserve[SIZE];
+static size_t used;
+static void *freed[CLASSES]; /* chained through their memory */
+static char lock;
+
+static void enter(void) {
+  while (__atomic_test_and_set(&lock, __ATOMIC_ACQUIRE)) {}
+}
+static void leave(void) { __atomic_clear(&lock, __ATOMIC_RELEASE); }
+/* A fork() while another thread is inside must not leave it locked in the child. */
+__attribute__((constructor)) static void prepare(void) { pthread_atfork(enter, leave, leave); }
+
+static inline bool is_reserved(const void *p) { return (uintptr_t)p - (uintptr_t)reserve < SIZE; }
+static size_t class_of(const void *p) { return *(const size_t *)((const unsigned char *)p - HEAD); }
+static size_t room_of(const void *p) { return ((size_t)SMALLEST << class_of(p)) - HEAD; }
+
+static __attribute__((noinline)) void *take(size_t size) {
+  size_t k = 0;
+  while (k < CLASSES && ((size_t)SMALLEST << k) - HEAD < size) k++;
+  if (k == CLASSES) return NULL;
+  unsigned char *p = NULL;
+  enter();
+  if (freed[k]) {
+    p = freed[k];
+    memcpy(&freed[k], p, sizeof freed[k]);
+  } else if (used + ((size_t)SMALLEST << k) <= SIZE) {
+    p = reserve + used + HEAD;
+    *(size_t *)(p - HEAD) = k;
+    used += (size_t)SMALLEST << k;
+  }
+  leave();
+  return p;
+}
+
+static __attribute__((noinline)) void give(void *p) {
+  size_t k = class_of(p);
+  enter();
+  memcpy(p, &freed[k], sizeof freed[k]);
+  freed[k] = p;
+  leave();
+}
+
+void *__wrap_malloc(size_t size) {
+  void *p = __real_malloc(size);
+  return __builtin_expect(p != NULL, 1) ? p : take(size);
+}
+
+void *__wrap_calloc(size_t count, size_t size) {
+  void *p = __real_calloc(count, size);
+  size_t bytes;
+  if (__builtin_expect(p != NULL, 1) || __builtin_mul_overflow(count, size, &bytes)) return p;
+  p = take(bytes);
+  return p ? memset(p, 0, bytes) : NULL;
+}
+
+void __wrap_free(void *p) {
+  if (__builtin_expect(is_reserved(p), 0)) give(p);
+  else __real_free(p);
+}
+
+size_t __wrap_malloc_usable_size(void *p) { return is_reserved(p) ? room_of(p) : __real_malloc_usable_size(p); }
+
+void *__wrap__Znwm(size_t size) {
+  void *p = _ZnwmRKSt9nothrow_t(size, &_ZSt7nothrow);
+  if (__builtin_expect(!p, 0) && !(p = take(size))) abort();
+  return p;
+}
+
+void __wrap__ZdlPvm(void *p, size_t size) {
+  if (__builtin_expect(is_reserved(p), 0)) give(p);
+  else __real__ZdlPvm(p, size);
+}
+
+void *__wrap_realloc(void *p, size_t size) {
+  if (!is_reserved(p)) {
+    void *q = __real_realloc(p, size);
+    if (q || size == 0) return q;
+  }
+  void *q = is_reserved(p) ? __wrap_malloc(size) : take(size);
+  if (q && p) {
+    size_t old = __wrap_malloc_usable_size(p);
+    memcpy(q, p, old < size ? old : size);
+    __wrap_free(p);
+  }
+  return q;
+}

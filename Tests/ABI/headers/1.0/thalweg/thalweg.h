@@ -1,0 +1,491 @@
+/* thalweg.h: the public C interface of libthalweg.
+ *
+ * An optimizer is a sentence ("clip_global_norm(1.0) | adamw(lr=3e-4) | ema(0.999)"); the library runs it in
+ * place on buffers that the host owns.  Everything below holds for every function, unless it says otherwise:
+ *
+ * Ownership  A handle is created by *_create and released by *_destroy.  Strings and structs that the library
+ *            returns belong to it and never change.  Arrays and strings passed in are borrowed for the call;
+ *            the memory behind bound parameters and gradients is borrowed until it is bound anew or the
+ *            handle is destroyed.
+ * Threads    A handle may be used from any thread, by one thread at a time: a second one gets
+ *            TW_ERROR_BUSY.  Different handles may be used at the same time.  Functions without a handle may
+ *            be called at any time.  Safe after fork(): the child uses the calling thread only until it steps.
+ * Errors     Every function that can fail returns a tw_status and never aborts.  tw_last_error() gives the
+ *            message of the calling thread's last failure.  A failing call changes nothing: parameters and
+ *            state are as before.  NULL, destroyed and foreign handles are TW_ERROR_HANDLE.
+ * Numbers    Arithmetic is float32 for f32, f16 and bf16 parameters and float64 for f64 parameters; scalars
+ *            and reductions are float64.  Results do not depend on the number of threads.
+ * Growth     Structs that start with struct_size may grow at their end: set it to sizeof the struct that you
+ *            compiled with.  Enumerators never change their value.  tw_tensor is frozen at 64 bytes.
+ */
+#ifndef THALWEG_H
+#define THALWEG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TW_ABI_VERSION 1
+
+/* The interface version of the library that is running.  Compatible when equal to TW_ABI_VERSION. */
+uint32_t tw_abi_version(void);
+
+/* The release, as "major.minor.patch".  Library-owned, constant. */
+const char *tw_version(void);
+
+/* How this binary was built: instruction set and linear algebra, in words.  Library-owned, constant. */
+const char *tw_build_info(void);
+
+/* ---- status ------------------------------------------------------------------------------------------- */
+
+typedef int32_t tw_status;
+
+enum {
+  TW_OK = 0,
+  TW_MORE = 1,               /* tw_optimizer_next: a request is waiting for its answer */
+  TW_SKIPPED = 2,            /* the step was refused by its non-finite policy; counted, nothing changed */
+  TW_ERROR_INTERNAL = -1,    /* a defect in the library */
+  TW_ERROR_MEMORY = -2,      /* an allocation failed */
+  TW_ERROR_ARGUMENT = -3,    /* a NULL or otherwise unusable argument */
+  TW_ERROR_HANDLE = -4,      /* NULL, destroyed, or another kind of handle */
+  TW_ERROR_BUSY = -5,        /* the handle is in use by another thread */
+  TW_ERROR_COUNT = -6,       /* a wrong number of tensors */
+  TW_ERROR_SYNTAX = -10,     /* the sentence cannot be read, or has more than 65,536 bytes */
+  TW_ERROR_METHOD = -11,     /* no such method, or not allowed in this position */
+  TW_ERROR_NAME = -12,       /* no such hyper-parameter, group, slot or command */
+  TW_ERROR_TYPE = -13,       /* a hyper-parameter of the wrong type */
+  TW_ERROR_RANGE = -14,      /* a hyper-parameter out of its range, or a bad combination */
+  TW_ERROR_DTYPE = -20,      /* an element type that is unknown or does not fit */
+  TW_ERROR_SHAPE = -21,      /* a shape that does not fit, is negative, or overflows */
+  TW_ERROR_LAYOUT = -22,     /* misaligned, read-only or self-overlapping memory */
+  TW_ERROR_OVERLAP = -23,    /* two tensors share memory */
+  TW_ERROR_SEQUENCE = -30,   /* a call out of order: stepping before binding, in evaluation mode, ... */
+  TW_ERROR_NEEDS = -31,      /* the method needs something that was not given (a loss, a metric, ...) */
+  TW_ERROR_NONFINITE = -40,  /* a NaN or Inf where the policy or the method refuses one */
+  TW_ERROR_NUMERIC = -41,    /* a factorisation failed */
+  TW_ERROR_FORMAT = -50,     /* a checkpoint that is damaged, truncated or foreign */
+  TW_ERROR_VERSION = -51,    /* a checkpoint of a newer version */
+  TW_ERROR_MISMATCH = -52,   /* a checkpoint of another sentence, or of other tensors */
+  TW_ERROR_FILE = -53,       /* the file cannot be read or written */
+  TW_ERROR_SPACE = -54,      /* the caller's buffer is too small; *needed says how much */
+  TW_ERROR_UNSUPPORTED = -60 /* not available in this build or for this method */
+};
+
+/* The name of a status ("TW_ERROR_SHAPE").  Library-owned, constant; "unknown" for other numbers. */
+const char *tw_status_name(tw_status status);
+
+/* The calling thread's last error message; valid until that thread's next failure.  Never NULL. */
+const char *tw_last_error(void);
+
+/* ---- tensors ------------------------------------------------------------------------------------------ */
+
+enum { TW_F32 = 1, TW_F64 = 2, TW_F16 = 3, TW_BF16 = 4 };
+enum { TW_I32 = 5, TW_I64 = 6 }; /* only for inputs that hold whole numbers: tw_input_info.integer */
+
+enum {
+  TW_TENSOR_READ_ONLY = 1, /* the library must not write it (gradients may be; parameters may not) */
+  TW_TENSOR_ABSENT = 2     /* no gradient this time, an optional input left out: the tensor is skipped whole */
+};
+
+enum { /* what a tensor is, where a method needs more than its shape; 0 when the host does not say */
+  TW_ROLE_UNKNOWN = 0,
+  TW_ROLE_WEIGHT = 1,
+  TW_ROLE_BIAS = 2,
+  TW_ROLE_NORM = 3,
+  TW_ROLE_EMBEDDING = 4,
+  TW_ROLE_HEAD = 5
+};
+
+/* A view of memory that somebody else owns.  Strides count elements and may be negative; NULL means dense row-major.
+ * ndim 0 is a scalar; a zero in the shape is an empty tensor (data may then be NULL). */
+typedef struct tw_tensor {
+  void *data;
+  int32_t dtype;
+  int32_t ndim;
+  const int64_t *shape;
+  const int64_t *strides;
+  uint32_t flags;
+  uint32_t role;
+  uint64_t reserved[3]; /* zero */
+} tw_tensor;
+
+/* ---- the methods: introspection ------------------------------------------------------------------------ */
+
+typedef struct tw_method_info {
+  size_t struct_size;
+  const char *name;
+  const char *kind;       /* "optimizer", "transform", "update", "perturbation", "aggregator", "schedule", "average",
+                             "regularizer", "constraint", "objective", "mask", "routing", "diagnostic" */
+  const char *summary;    /* one sentence */
+  const char *rule;       /* the update rule, several lines */
+  const char *source;     /* authors, year, arXiv number */
+  const char *sentence;   /* what the name stands for when it is made of other methods, else "" */
+  const char *requests;   /* what it asks for besides one gradient a step, comma separated, else "" */
+  size_t parameter_count;
+  size_t state_count;
+  size_t input_count;     /* named tensors that it takes where it is called on its own: see tw_method_input */
+} tw_method_info;
+
+enum {
+  TW_PARAMETER_NUMBER = 1,
+  TW_PARAMETER_INTEGER = 2,
+  TW_PARAMETER_FLAG = 3,
+  TW_PARAMETER_CHOICE = 4,
+  TW_PARAMETER_LIST = 5,       /* of numbers; for `join`, of schedules */
+  TW_PARAMETER_REGULARIZER = 6,
+  TW_PARAMETER_CONSTRAINT = 7,
+  TW_PARAMETER_PIPELINE = 8,
+  TW_PARAMETER_SCHEDULE = 9    /* a schedule; a TW_PARAMETER_NUMBER takes a schedule too */
+};
+
+typedef struct tw_parameter_info {
+  size_t struct_size;
+  const char *name;
+  const char *meaning;
+  int32_t type;
+  int32_t required;            /* 1 when there is no default */
+  int32_t optional;            /* 1 when `none` is a value */
+  int32_t min_open;            /* 1 when min itself is excluded */
+  int32_t max_open;
+  int32_t live;                /* 1 when it may change while running */
+  const char *default_text;    /* as it would be written in a sentence; "" when required */
+  const char *choices;         /* "a|b|c" for TW_PARAMETER_CHOICE, else "" */
+  double min, max;             /* infinities where unbounded */
+} tw_parameter_info;
+
+typedef struct tw_state_slot_info {
+  size_t struct_size;
+  const char *name;
+  const char *meaning;
+} tw_state_slot_info;
+
+/* A tensor that an objective takes or gives, or that a regularizer needs besides the weights. */
+typedef struct tw_input_info {
+  size_t struct_size;
+  const char *name;
+  const char *meaning;
+  const char *shape;           /* "(B, m)": a name is one size wherever it occurs, a leading ... any axes; none may be empty */
+  int32_t optional;            /* 1 when it may be left out */
+  int32_t integer;             /* 1 when it holds whole numbers: TW_I32, TW_I64, or any other dtype with whole values */
+  int32_t differentiable;      /* 1 when the pull-back gives its gradient; otherwise it is held constant */
+  int32_t result;              /* 1 when it is no input: only the pull-back writes it */
+} tw_input_info;
+
+/* How many methods there are; they are sorted by name. */
+size_t tw_method_count(void);
+
+/* Fills *info for the method at `index`.  TW_ERROR_ARGUMENT when out of range, or info or its struct_size is unusable. */
+tw_status tw_method_at(size_t index, tw_method_info *info);
+
+/* The same by name.  TW_ERROR_METHOD, with the nearest name in the message, when there is none. */
+tw_status tw_method_find(const char *name, tw_method_info *info);
+
+/* The hyper-parameter at `index` of the method `name`, in the order in which positional arguments are taken. */
+tw_status tw_method_parameter(const char *name, size_t index, tw_parameter_info *info);
+
+/* The state slot at `index` of the method `name`. */
+tw_status tw_method_state(const char *name, size_t index, tw_state_slot_info *info);
+
+/* The input at `index` of the method `name`, in the order in which arrays of tensors hold them. */
+tw_status tw_method_input(const char *name, size_t index, tw_input_info *info);
+
+/* ---- optimizers ---------------------------------------------------------------------------------------- */
+
+typedef struct tw_optimizer tw_optimizer;
+
+enum { TW_STATE_F32 = 1, TW_STATE_BF16 = 2, TW_STATE_Q8 = 3 };
+enum { TW_MASTER_NONE = 0, TW_MASTER_F32 = 1, TW_MASTER_STOCHASTIC = 2 };
+enum { TW_NONFINITE_PROPAGATE = 0, TW_NONFINITE_SKIP = 1, TW_NONFINITE_ERROR = 2 };
+
+/* What belongs to the optimizer as a whole and to no method. */
+typedef struct tw_options {
+  size_t struct_size;
+  int32_t state_dtype;       /* how element-wise moments are stored: TW_STATE_*; f64 parameters always keep f64 */
+  int32_t master;            /* for 16-bit parameters: TW_MASTER_* */
+  int32_t nonfinite;         /* what a NaN or Inf in a gradient does: TW_NONFINITE_* */
+  int32_t maximize;          /* 1: ascend */
+  int32_t zero_gradients;    /* 1: gradients are set to zero in the same pass */
+  int32_t consume_gradients; /* 1: gradients may be used as scratch, and hold rubbish afterwards */
+  double gradient_scale;     /* gradients are multiplied by it: 1 / loss scale */
+  uint64_t seed;             /* of every random draw */
+} tw_options;
+
+/* Fills *options with the defaults (f32 state, no master copies, propagate, scale 1, seed 0) and its struct_size, which is
+ * sizeof(tw_options) as the caller compiled it. */
+tw_status tw_options_init(tw_options *options, size_t struct_size);
+
+/* Reads the sentence and creates an optimizer without parameters.  `options` may be NULL.
+ * TW_ERROR_SYNTAX, _METHOD, _NAME, _TYPE, _RANGE: the message shows the sentence, a caret and the nearest name. */
+tw_status tw_optimizer_create(const char *sentence, const tw_options *options, tw_optimizer **out);
+
+/* Releases the optimizer and its state.  TW_ERROR_HANDLE for NULL and for a handle that is gone already. */
+tw_status tw_optimizer_destroy(tw_optimizer *optimizer);
+
+/* Binds `count` parameter tensors behind those already bound.  `names` (one each, unique) and `group` may be NULL.  State
+ * is allocated by the first step.  TW_ERROR_DTYPE, _SHAPE, _LAYOUT, _OVERLAP name the tensor that does not fit. */
+tw_status tw_optimizer_add_parameters(tw_optimizer *optimizer, const tw_tensor *parameters, size_t count,
+                                      const char *const *names, const char *group);
+
+/* Moves the bound parameters to other memory of the same shapes and dtypes (count = all of them); state is kept. */
+tw_status tw_optimizer_rebind_parameters(tw_optimizer *optimizer, const tw_tensor *parameters, size_t count);
+
+/* Binds the gradients, one for each parameter in order; they are read (and with zero_gradients or consume_gradients
+ * written) at every step. */
+tw_status tw_optimizer_bind_gradients(tw_optimizer *optimizer, const tw_tensor *gradients, size_t count);
+
+/* Binds 16-bit tensors that receive a rounded copy of the parameters in the same pass; count 0 unbinds. */
+tw_status tw_optimizer_bind_shadow(tw_optimizer *optimizer, const tw_tensor *shadows, size_t count);
+
+size_t tw_optimizer_parameter_count(tw_optimizer *optimizer);
+
+/* One whole step with the bound gradients.  For pipelines that need one gradient a step; others: TW_ERROR_NEEDS.
+ * TW_SKIPPED when the non-finite policy refused the step. */
+tw_status tw_optimizer_step(tw_optimizer *optimizer);
+
+/* bind_gradients and step in one call. */
+tw_status tw_optimizer_step_with(tw_optimizer *optimizer, const tw_tensor *gradients, size_t count);
+
+enum {
+  TW_REQUEST_NONE = 0,
+  TW_REQUEST_GRADIENT = 1,          /* the gradient at the parameters as they stand now */
+  TW_REQUEST_LOSS = 2,              /* the loss there, into `loss` */
+  TW_REQUEST_LOSS_AND_GRADIENT = 3,
+  TW_REQUEST_HESSIAN_VECTOR = 4,    /* the Hessian there times `probe` */
+  TW_REQUEST_TASK_GRADIENT = 5,     /* the gradient of task `index` of `count` */
+  TW_REQUEST_PREVIOUS_GRADIENT = 6, /* the gradient of this minibatch at the previous parameters (they stand there now) */
+  TW_REQUEST_LOGIT_DERIVATIVES = 7, /* derivatives of the logits along `probe`: see tw_optimizer_answer_matrix */
+  TW_REQUEST_ACTIVATIONS = 8        /* of the layer whose weight is parameter `index`: inputs, and the gradient at its
+                                       pre-activations: see tw_optimizer_answer_matrix */
+};
+
+/* What a method needs now.  The parameters stand where the answer is wanted.  Equal tags mean: the same minibatch, the
+ * same dropout.  `probe` is library-owned and valid until the next call; the answer goes into the bound gradients. */
+typedef struct tw_request {
+  size_t struct_size;
+  int32_t kind;
+  int32_t pass;              /* 0, 1, ... within one step */
+  uint64_t tag;
+  int64_t index, count;      /* of the task and how many, for TASK_GRADIENT; the parameter and how many are asked for, for
+                                ACTIVATIONS */
+  double loss;               /* in: the host's answer to a LOSS request */
+  const tw_tensor *probe;    /* `probe_count` tensors shaped like the parameters, for HESSIAN_VECTOR and LOGIT_DERIVATIVES */
+  size_t probe_count;
+} tw_request;
+
+/* Reverse communication.  The first call of a step asks (TW_MORE, *request says for what); the host fills the bound gradients
+ * and request->loss and calls again, until TW_OK (or TW_SKIPPED) says that the step is done.
+ * An error ends the step: parameters and state are those from before it. */
+tw_status tw_optimizer_next(tw_optimizer *optimizer, tw_request *request);
+
+/* Fills *request with the one that waits for its answer (TW_MORE), or with none (TW_OK): what to go on with after loading a state
+ * that was saved inside a step.  Changes nothing. */
+tw_status tw_optimizer_waiting(tw_optimizer *optimizer, tw_request *request);
+
+/* Ends a step between two requests: parameters and state are those from before it. */
+tw_status tw_optimizer_cancel(tw_optimizer *optimizer);
+
+/* Answers a request for matrices, of two axes, f32, f64, f16 or bf16; they are read before the call returns.  The gradients
+ * stay bound meanwhile; what they hold does not matter.
+ *   LOGIT_DERIVATIVES  first (samples, classes): the derivatives of the logits along `probe`, of the layers as they are when
+ *                      they are evaluated (no dropout, fixed batch statistics); second (samples, classes): the logits, or NULL.
+ *                      One column is the logit of a sigmoid.  A host without forward-mode derivatives passes first = NULL and
+ *                      the logits: the same request comes once more, with the parameters a little along the probe, and takes
+ *                      the logits of the same samples there.
+ *   ACTIVATIONS        first (rows, in): the inputs of the layer; second (rows, out): the gradient of the loss at its
+ *                      pre-activations, scaled as the other gradients are.  The weight is (out, in); of (out, in, kh, kw) it
+ *                      is (out, in*kh*kw), and the rows are the patches of all samples and positions.
+ * TW_ERROR_SEQUENCE when no such request waits; TW_ERROR_SHAPE, _ARGUMENT: the request still waits. */
+tw_status tw_optimizer_answer_matrix(tw_optimizer *optimizer, const tw_tensor *first, const tw_tensor *second);
+
+/* Tells the pipeline a number that it watches: "loss" (Polyak steps), "metric" (reduce_on_plateau), "batch_size", ... */
+tw_status tw_optimizer_observe(tw_optimizer *optimizer, const char *what, double value);
+
+/* Runs a command of a stage, written "stage.command": "gradient_accumulate.flush", "wsd.begin_decay". */
+tw_status tw_optimizer_command(tw_optimizer *optimizer, const char *command);
+
+enum { TW_MODE_TRAIN = 0, TW_MODE_EVAL = 1 };
+
+/* EVAL writes the evaluation weights (averages, schedule-free iterates; the parameters themselves where there are none) into the
+ * parameters; TRAIN puts the training weights back, bit for bit.  Stepping in EVAL mode is TW_ERROR_SEQUENCE. */
+tw_status tw_optimizer_set_mode(tw_optimizer *optimizer, int32_t mode);
+
+/* Reads a hyper-parameter or a measured value.  Paths: "adamw.lr"; "lr" when only one stage has it; "adamw#1.lr" for the second
+ * stage of that name; "steps", "skipped", "gradient_scale" for the optimizer; "clip_global_norm.norm" for what a stage measured.
+ * `group` NULL reads the default.  A scheduled value is the one of the next step. */
+tw_status tw_optimizer_get_number(tw_optimizer *optimizer, const char *group, const char *path, double *out);
+
+/* Changes a hyper-parameter while running, for one group or (NULL) for all; ranges are checked.  Replaces a schedule. */
+tw_status tw_optimizer_set_number(tw_optimizer *optimizer, const char *group, const char *path, double value);
+
+/* The same with a value as it is written in a sentence: "cosine(lr=0.1, total=1000)", "true", "mean", "[1, 2]". */
+tw_status tw_optimizer_set_text(tw_optimizer *optimizer, const char *group, const char *path, const char *value);
+
+/* The value as it would be written in a sentence. */
+tw_status tw_optimizer_get_text(tw_optimizer *optimizer, const char *group, const char *path, char *buffer, size_t capacity,
+                                size_t *needed);
+
+/* The whole pipeline as a sentence, with every hyper-parameter. */
+tw_status tw_optimizer_sentence(tw_optimizer *optimizer, char *buffer, size_t capacity, size_t *needed);
+
+typedef struct tw_state_info {
+  size_t struct_size;
+  const char *stage;      /* "adamw" */
+  const char *slot;       /* "exp_avg" */
+  size_t parameter;       /* index of the tensor it belongs to; SIZE_MAX for the whole group */
+  int64_t count;          /* elements */
+  size_t bytes;           /* as stored */
+  int32_t storage;        /* TW_STATE_*, or 0 for f64 */
+} tw_state_info;
+
+/* The state, one row a slot and tensor; known before it is allocated. */
+size_t tw_optimizer_state_count(tw_optimizer *optimizer);
+tw_status tw_optimizer_state_at(tw_optimizer *optimizer, size_t index, tw_state_info *info);
+
+/* Copies the state at `index`, widened to f64, into `out` (count elements). */
+tw_status tw_optimizer_state_read(tw_optimizer *optimizer, size_t index, double *out, size_t count);
+
+/* Writes the whole state (safetensors layout) into `buffer`.  With capacity 0 only *needed is set (TW_OK). */
+tw_status tw_optimizer_save(tw_optimizer *optimizer, void *buffer, size_t capacity, size_t *needed);
+
+/* Reads what save wrote.  TW_ERROR_FORMAT, _VERSION, _MISMATCH leave the optimizer as it was. */
+tw_status tw_optimizer_load(tw_optimizer *optimizer, const void *data, size_t size);
+
+/* The same to and from a file; writing is atomic (written beside it, synced, renamed). */
+tw_status tw_optimizer_save_file(tw_optimizer *optimizer, const char *path);
+tw_status tw_optimizer_load_file(tw_optimizer *optimizer, const char *path);
+
+/* ---- regularizers --------------------------------------------------------------------------------------- */
+
+typedef struct tw_regularizer tw_regularizer;
+
+/* From one stage, as "group_lasso(1e-3, axis=row)". */
+tw_status tw_regularizer_create(const char *sentence, tw_regularizer **out);
+tw_status tw_regularizer_destroy(tw_regularizer *regularizer);
+
+/* The penalty at w, its weight included.  TW_ERROR_NEEDS where it takes further inputs. */
+tw_status tw_regularizer_value(tw_regularizer *regularizer, const tw_tensor *w, double *out);
+
+/* g += scale * gradient at w (w and g of one shape). */
+tw_status tw_regularizer_gradient(tw_regularizer *regularizer, const tw_tensor *w, double scale, const tw_tensor *g);
+
+/* The same two for a regularizer that needs more than the weights: `inputs` are the tensors of tw_method_input in order, the weights
+ * first, `count` of them; g has the shape of the weights.  One that declares no inputs takes the weights alone (count 1).
+ * TW_ERROR_NEEDS names an input that is missing, TW_ERROR_SHAPE an axis that does not fit. */
+tw_status tw_regularizer_value_with(tw_regularizer *regularizer, const tw_tensor *inputs, size_t count, double *out);
+tw_status tw_regularizer_gradient_with(tw_regularizer *regularizer, const tw_tensor *inputs, size_t count, double scale,
+                                       const tw_tensor *g);
+
+/* w <- argmin_u 1/2 |u - w|^2 + t * penalty(u), in place; t >= 0.  TW_ERROR_UNSUPPORTED where there is no prox. */
+tw_status tw_regularizer_prox(tw_regularizer *regularizer, const tw_tensor *w, double t);
+
+/* ---- constraints ---------------------------------------------------------------------------------------- */
+
+typedef struct tw_constraint tw_constraint;
+
+tw_status tw_constraint_create(const char *sentence, tw_constraint **out);
+tw_status tw_constraint_destroy(tw_constraint *constraint);
+
+/* w <- the nearest point of the set, in place. */
+tw_status tw_constraint_project(tw_constraint *constraint, const tw_tensor *w);
+
+/* g <- the Riemannian gradient of the Euclidean gradient g at w (manifolds). */
+tw_status tw_constraint_tangent(tw_constraint *constraint, const tw_tensor *w, const tw_tensor *g);
+
+/* w <- the point of the manifold that the tangent step u leads to. */
+tw_status tw_constraint_retract(tw_constraint *constraint, const tw_tensor *w, const tw_tensor *u);
+
+/* s <- a point of the set that minimises <g, s> (linear minimisation oracle); s and g of one shape. */
+tw_status tw_constraint_lmo(tw_constraint *constraint, const tw_tensor *g, const tw_tensor *s);
+
+/* ---- objectives ----------------------------------------------------------------------------------------- */
+
+/* A scalar function of named tensors, in two calls: the forward pass gives the value, the pull-back the gradients.
+ * Arithmetic is float64 when an input is f64, else float32; the inputs may differ in dtype, and so may the
+ * gradients. */
+typedef struct tw_objective tw_objective;
+
+/* What a forward pass keeps for its pull-backs.  It holds copies: the inputs may change or go as soon as the forward
+ * pass returns.  A cache serves any number of pull-backs of the objective that filled it; the next forward pass
+ * fills it anew. */
+typedef struct tw_cache tw_cache;
+
+/* From one stage, as "checkered_regression". */
+tw_status tw_objective_create(const char *sentence, tw_objective **out);
+tw_status tw_objective_destroy(tw_objective *objective);
+
+/* An empty cache, for any objective. */
+tw_status tw_cache_create(tw_cache **out);
+tw_status tw_cache_destroy(tw_cache *cache);
+
+/* value <- the objective at `inputs`: the tensors of tw_method_input in order, `count` of them.  An optional one, or
+ * a result, is marked TW_TENSOR_ABSENT (nothing else of it is read), or stands behind the last and is not counted.
+ * Inputs are read only and may share memory.  `cache` NULL: the value alone.  A value that is infinite or NaN is
+ * returned as such.  TW_ERROR_NEEDS names an input that is missing, TW_ERROR_SHAPE an axis that is empty or does not
+ * fit, TW_ERROR_DTYPE whole numbers in place of real ones, TW_ERROR_RANGE a label that is none.  After an error the
+ * cache is as before.  Both handles are in use meanwhile. */
+tw_status tw_objective_forward(tw_objective *objective, const tw_tensor *inputs, size_t count, tw_cache *cache, double *value);
+
+/* gradients[i] += upstream * derivative of the value by input i, at the inputs of the forward pass that filled the
+ * cache; a result receives what it stands for, times upstream.  The array is in the order of tw_method_input; what
+ * is marked TW_TENSOR_ABSENT, or not counted at the end, is not wanted and not computed.  The gradients must not
+ * share memory with each other.  Both handles are in use meanwhile.  TW_ERROR_SEQUENCE: the cache is empty;
+ * TW_ERROR_MISMATCH: another objective filled it; TW_ERROR_ARGUMENT: an input that is held constant; TW_ERROR_NEEDS:
+ * a gradient or a result whose optional inputs were left out; TW_ERROR_NONFINITE: the value is infinite or NaN. */
+tw_status tw_objective_pullback(tw_objective *objective, tw_cache *cache, double upstream, const tw_tensor *gradients,
+                                size_t count);
+
+/* ---- schedules ------------------------------------------------------------------------------------------ */
+
+typedef struct tw_schedule tw_schedule;
+
+tw_status tw_schedule_create(const char *sentence, tw_schedule **out);
+tw_status tw_schedule_destroy(tw_schedule *schedule);
+
+/* The value at a step, counted from 0.  TW_ERROR_RANGE for a negative step and from 2^53 on. */
+tw_status tw_schedule_value(tw_schedule *schedule, int64_t step, double *out);
+
+/* Tells a schedule that watches the run what it watches: "metric", "loss", "batch_size". */
+tw_status tw_schedule_observe(tw_schedule *schedule, const char *what, double value);
+
+/* Shows per-sample gradients (samples, n) to a batch-size rule (norm_test, inner_product_test). */
+tw_status tw_schedule_observe_samples(tw_schedule *schedule, const tw_tensor *gradients);
+
+/* Runs a command, as "begin_decay". */
+tw_status tw_schedule_command(tw_schedule *schedule, const char *command);
+
+/* ---- the process ---------------------------------------------------------------------------------------- */
+
+/* The number of threads of a step: at least 1.  The default is the CPU affinity mask's size, or THALWEG_NUM_THREADS. */
+tw_status tw_set_num_threads(int32_t count);
+int32_t tw_get_num_threads(void);
+
+typedef void (*tw_task)(void *task_context, size_t index);
+typedef void (*tw_executor)(void *context, tw_task task, void *task_context, size_t count);
+
+/* Runs steps on the host's threads: `executor` must call task(task_context, i) for every i < count, in any order and on any threads,
+ * and return when all are done.  NULL restores the library's own pool. */
+tw_status tw_set_executor(tw_executor executor, void *context);
+
+typedef void *(*tw_allocate)(void *context, size_t size, size_t alignment);
+typedef void (*tw_deallocate)(void *context, void *memory, size_t size);
+
+/* Where state and scratch memory comes from, for optimizers created afterwards.  NULL, NULL restores malloc. */
+tw_status tw_set_allocator(tw_allocate allocate, tw_deallocate deallocate, void *context);
+
+typedef void (*tw_log)(void *context, int32_t level, const char *message);
+
+/* Receives warnings (level 1) and notes (level 2); silent when NULL, which is the default. */
+tw_status tw_set_log(tw_log log, void *context);
+
+/* The normal draws of (seed, stream, step, tensor), elements offset..offset+count: what the random methods use. */
+tw_status tw_random_normal(uint64_t seed, uint32_t stream, uint64_t step, uint32_t tensor, uint64_t offset, double *out,
+                           size_t count);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* THALWEG_H */
