@@ -672,8 +672,11 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def _ask(closure: Callable[[], Any], request: Request) -> Any:
-    """Calls a closure that is not told what is asked for, where a loss and a gradient are an answer."""
-    if request.kind not in ("gradient", "loss", "loss_and_gradient", "previous_gradient"):
+    """Calls a closure that is not told what is asked for, where a loss and a gradient are an answer.
+
+    The gradients of tasks are asked for in order, which a closure may keep count of.
+    """
+    if request.kind in ("hessian_vector", "logit_derivatives", "activations"):
         raise error(
             NeedsError,
             f"the method asks for {request.kind}, which a closure without arguments cannot know: give one that takes the "
