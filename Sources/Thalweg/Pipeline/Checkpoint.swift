@@ -17,7 +17,7 @@ import CThalweg
 ///
 /// Version 1 had the default group's hyper-parameters alone, and tensors by position.
 package enum Checkpoint {
-  private enum Flag { static let started = 1, active = 2, away = 4, shown = 8 }
+  private enum Flag { static let started = 1, active = 2, away = 4, shown = 8, tookPart = 16, startedNow = 32 }
   private static func key(_ s: Stage) -> String { "\(s.id).\(s.name)" }
 
   // MARK: saving
@@ -61,10 +61,13 @@ package enum Checkpoint {
       Double((o.lossFirst ? 1 : 0) + (within && o.resumed && !o.knowsActive ? 2 : 0)),
     ])
     try w.add("engine/names", text: o.bound.map { $0.name + "\0" }.joined())
-    let shown = Set(o.shown)
+    let shown = Set(o.shown), startedNow = Set(o.startedNow)
     try w.add("engine/tensors", (0..<o.bound.count).flatMap { i -> [Double] in
       let t = o.records[i]
-      let flags = (t.started ? Flag.started : 0) | (t.active ? Flag.active : 0) | (t.away ? Flag.away : 0) | (shown.contains(i) ? Flag.shown : 0)
+      var flags = (t.started ? Flag.started : 0) | (t.active ? Flag.active : 0) | (t.away ? Flag.away : 0)
+      if within {
+        flags |= (shown.contains(i) ? Flag.shown : 0) | (t.tookPart ? Flag.tookPart : 0) | (startedNow.contains(i) ? Flag.startedNow : 0)
+      }
       return [Double(t.t), Double(t.key), Double(flags)]
     })
     let observed = o.observed.sorted { $0.key < $1.key }
@@ -147,9 +150,11 @@ package enum Checkpoint {
       (o.records[i].t, o.records[i].key, o.records[i].marked) = (t.t, t.key, false)
       o.records[i].started = t.flags & Flag.started != 0
       o.records[i].active = t.flags & Flag.active != 0
+      o.records[i].tookPart = t.flags & Flag.tookPart != 0
       o.records[i].away = t.flags & Flag.away != 0 && o.records[i].home != nil
       o.records[i].apply.scale = o.scale
       if t.flags & Flag.shown != 0 { o.shown.append(i) }
+      if t.flags & Flag.startedNow != 0 { o.startedNow.append(i) }
     }
     for (s, values) in scalars { o.putScalars(s, values) }
     for (row, e) in zip(rows, places) {

@@ -112,6 +112,8 @@ package final class Optimizer {
   var sourceCopies: [Memory] = []
   /// Tensors whose state started in the present step, and those that were shown a view for the first time.
   var startedNow: [Int] = [], shown: [Int] = []
+  /// Parameters that the host had written over a view, as they were before the step.
+  var written: [(tensor: Int, bits: Memory)] = []
   /// What `allStateRows` made.
   var listed: (tensors: Int, rows: [StateRow]) = (-1, [])
   /// Where the parameters, the shadows and the gradients lie, for questions about shared memory.
@@ -493,7 +495,7 @@ package final class Optimizer {
   }
 
   /// Gives a slot its start, where that is a number.
-  private static func start(_ r: UnsafeMutablePointer<Record>, _ s: UnsafeMutablePointer<SlotStore>, _ slot: Slot) {
+  static func start(_ r: UnsafeMutablePointer<Record>, _ s: UnsafeMutablePointer<SlotStore>, _ slot: Slot) {
     let n = slot.elements(of: r.pointee.count)
     switch slot.start {
     case .zero, .parameters, .iterate: break
@@ -818,6 +820,14 @@ package final class Optimizer {
       return lr != 0
     } ?? among.first
   }
+  /// What numbers that all tensors share are made with: the step of the tensor that has taken most, whatever the order of binding.
+  private func commonContext(_ s: Stage, _ leader: Int) -> StepContext {
+    var c = context(s, branches[records[leader].branch], leader)
+    for i in 0..<bound.count where records[i].active && records[i].t > records[leader].t && uses(s, bound[i]) {
+      c.t = max(c.t, context(s, branches[records[i].branch], i).t)
+    }
+    return c
+  }
   /// Numbers of a stage that are one for all tensors.
   private func share(_ s: Stage, _ count: Int) {
     let all = (0..<bound.count).filter { uses(s, bound[$0]) }
@@ -896,7 +906,7 @@ package final class Optimizer {
         if !begun[s.id] {
           begun[s.id] = true
           if s.scope == .global, let l = leader(s) {
-            e.begin(s.globals, s.hyper[records[l].group], context(s, branches[records[l].branch], l))
+            e.begin(s.globals, s.hyper[records[l].group], commonContext(s, l))
           } else if e.shared > 0, s.scope == .tensor {
             share(s, e.shared)
           }
@@ -968,8 +978,7 @@ package final class Optimizer {
           continue
         }
         guard let first = leader(s) else { continue }
-        let c = context(s, branches[records[first].branch], first)
-        s.element?.finish(p, Totals(p: totals), s.globals, s.hyper[records[first].group], c)
+        s.element?.finish(p, Totals(p: totals), s.globals, s.hyper[records[first].group], commonContext(s, first))
         var made: [UnsafeMutableRawPointer] = []
         for i in 0..<bound.count where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
           let rule = records[i].rules[s.id]

@@ -111,7 +111,7 @@ extension Optimizer {
     var group = group
     stage.isNew = isNew
     defer { if stage.grown { listed = (-1, []) } }
-    if p.reach == .all, let g = group {
+    if stage.reach(place.parameter) == .all, let g = group {
       let others = populated.subtracting([g])
       if !others.isEmpty {
         let h = stage.hyper[g]
@@ -133,7 +133,7 @@ extension Optimizer {
   private var populated: Set<Int> { Set(bound.map(\.group)) }
 
   static func places(_ stages: [Stage], _ reach: Parameter.Reach) -> [Place] {
-    stages.flatMap { s in s.standard.parameters.indices.filter { s.standard.parameters[$0].reach == reach }.map { Place(stage: s, parameter: $0) } }
+    stages.flatMap { s in s.standard.parameters.indices.filter { s.reach($0) == reach }.map { Place(stage: s, parameter: $0) } }
   }
 
   /// Refuses another group beside those that hold parameters where a value that is one for all differs. nil: a group that is added.

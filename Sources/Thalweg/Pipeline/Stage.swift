@@ -62,6 +62,9 @@ package final class Stage {
     return d
   }
 
+  /// A stage that looks at every tensor alone reads the values of its group, whatever its method says.
+  func reach(_ parameter: Int) -> Parameter.Reach { element != nil && scope == .tensor ? .group : standard.parameters[parameter].reach }
+
   func addGroup() {
     hyper.append(standard)
     schedules.append(standardSchedules)

@@ -22,6 +22,16 @@ extension Optimizer {
     }
   }
 
+  /// All state of a tensor as it was before its first step.
+  func startAfresh(_ i: Int) {
+    for (k, row) in stateRows(i).enumerated() {
+      let store = records[i].slots + k
+      let bytes = SlotStore.bytes(store.pointee.format, row.slot.elements(of: records[i].count), records[i].size)
+      store.pointee.base.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
+      Optimizer.start(records + i, store, row.slot)
+    }
+  }
+
   private func takeLogarithms(_ base: UnsafeMutableRawPointer, _ first: Int, _ count: Int, _ isDouble: Bool) {
     func log(_ x: Double) -> Double { x > 0 ? Glibc.log(x) : 0 }
     for k in first..<(first + count) {
@@ -41,7 +51,7 @@ extension Optimizer {
   /// first walk of the step looks, over memory that it reads anyway.
   func noticesAhead(_ r: UnsafeMutablePointer<Record>) -> Bool { sourceStage != nil || r.pointee.viewed }
 
-  func noticeAhead() {
+  func noticeAhead() throws(Failure) {
     guard marks != nil else { return }
     if sourceStage != nil {
       Threads.run(tasks.count, parallel: elements >= Walker.parallelFrom) { t in
@@ -54,7 +64,7 @@ extension Optimizer {
         } else { look(records + Int(blocks[task.first].tensor), task.first, task.end) }
       }
     }
-    for i in 0..<bound.count where records[i].viewed && records[i].marked { noticeView(i) }
+    for i in 0..<bound.count where records[i].viewed && records[i].marked { try noticeView(i) }
   }
 
   private func mark(of block: Int) -> UnsafeMutablePointer<UInt32>? {
@@ -117,13 +127,14 @@ extension Optimizer {
   }
 
   /// The stored tensor behind a view takes over the elements that the host has written: those that are not what the view shows.
-  private func noticeView(_ i: Int) {
+  private func noticeView(_ i: Int) throws(Failure) {
     let r = records + i, n = r.pointee.count, size = r.pointee.size
     var written = false
     for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) { whereWritten(r, b) { _, _ in written = true } }
     guard written, let s = viewStage(bound[i]), let dense = r.pointee.master, let v = r.pointee.scratch, let space = workspaces.first else { return }
+    self.written.append((i, try copyOfParameters(i)))
     v.copyMemory(from: dense, byteCount: n * size)
-    guard (try? callView(s, i, v, space.base)) != nil else { return }
+    try callView(s, i, v, space.base)
     let x = r.pointee.x
     x.forEachRun(0, n) { offset, stride, first, m in
       for k in 0..<m {
@@ -141,6 +152,7 @@ extension Optimizer {
       }
     }
     func take<T: Real>(_ host: T, _ shown: T, _ stored: inout T) { if host != shown { stored = host } }
+    try showView(i)
   }
 }
 

@@ -38,7 +38,7 @@ extension Optimizer {
     try prepare()
     keepParts()
     do throws(Failure) {
-      noticeAhead()
+      try noticeAhead()
       try begin()
       guard let stage = sourceStage, let source = stage.source else { return try update(nil) }
       guard case .update(let op) = try source.advance(0, SourceIO(self, stage)) else { return endWithoutUpdate() }
@@ -82,7 +82,7 @@ extension Optimizer {
       markAll(records + i)   // what the host writes from here on it writes over the view
     }
     try evaluateSchedules()
-    noticeAhead()
+    try noticeAhead()
     try keepSource()
     guard let stage = sourceStage, let source = stage.source, source.opens else {
       pending = Request(kind: needsLoss ? .lossAndGradient : .gradient, tag: tag(fresh: false))
@@ -203,16 +203,21 @@ extension Optimizer {
     }
     restoreSnapshot(home: home)
     for i in shown { if let dense = records[i].master { writeParameters(i, dense) } }
-    for i in shown + startedNow { (records[i].started, records[i].marked) = (false, false) }
+    for (i, m) in written { restoreParameters(i, m) }
+    for i in shown + startedNow {
+      (records[i].started, records[i].marked) = (false, false)
+      startAfresh(i)   // a source may have begun to fill a table
+    }
     for i in 0..<bound.count { records[i].active = records[i].tookPart }
-    (shown, startedNow) = ([], [])
+    (shown, startedNow, written) = ([], [], [])
     if let stage = sourceStage { putBack(sourceCopies, scalars(stage)) }
     sourceCopies = []
   }
   /// What belongs to one step alone.
   func forget() {
     (phase, pending, resumed, lossFirst, knowsActive) = (-1, Request(), false, false, false)
-    (sourceCopies, snapshotMemory, answered, kept, stepSize, shown, startedNow) = ([], [], nil, nil, nil, [], [])
+    (sourceCopies, snapshotMemory, answered, kept, stepSize) = ([], [], nil, nil, nil)
+    (shown, startedNow, written) = ([], [], [])
     for i in 0..<bound.count { records[i].away = false }
     if !observed.isEmpty { observed.removeAll(keepingCapacity: true) }
   }

@@ -52,6 +52,9 @@ struct SAGA: ElementRule {
 
     /// The first step of `init=full` asks for the gradient of every sample.
     private func fills(_ io: SourceIO) -> Bool { full && io.scalar(0) == 0 }
+    var opens: Bool { full }
+    func most(_ tensors: Int) -> Int { full ? n : 1 }
+    var kinds: [Request.Kind] { full ? [.taskGradient] : [] }
     func opening(_ io: SourceIO) -> Ask? { fills(io) ? Ask(.taskGradient, index: 0, count: n) : nil }
 
     struct Correct: ElementOperation {
@@ -62,9 +65,6 @@ struct SAGA: ElementRule {
         s[0] = mean + share * change
         s[2] = g
       }
-    }
-    struct Clear: ElementOperation {
-      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = L(0) }
     }
     /// Adds up to fifteen gradients of the table to the mean, from 0 where they are the first.
     struct Gather: ElementOperation {
@@ -95,12 +95,6 @@ struct SAGA: ElementRule {
       io.change(Correct(share: 1 / Double(n)), slots: [mean, direction, table + Int(i)], parameters: false)
       if (io.step + 1) % (10 * n) == 0 { takeMean(io) }
       return .update(io.gradient(in: direction))
-    }
-
-    /// An unfinished table starts again, at zeros.
-    func cancel(_ phase: Int, _ io: SourceIO) {
-      guard fills(io) else { return }
-      for k in 0..<n { io.change(Clear(), slots: [table + k], parameters: false) }
     }
 
     private func takeMean(_ io: SourceIO) {
