@@ -221,6 +221,9 @@ package enum Checkpoint {
         order.append(k)
         tensors.append((Int(t[3 * k]), UInt32(truncatingIfNeeded: Int(t[3 * k + 1])), Int(t[3 * k + 2])))
       }
+      guard pending.kind != .activations || !within || order == Array(0..<n) else {
+        throw Failure(Status.mismatch, "the checkpoint waits for the activations of one layer after the other; bind the parameters in its order")
+      }
       guard names.count == n else {
         let mine = Set(o.bound.map { Exact($0.name) })
         throw Failure(Status.mismatch, "the checkpoint has the parameter `\(names.first { !mine.contains(Exact($0)) } ?? "")`, which this optimizer does not")

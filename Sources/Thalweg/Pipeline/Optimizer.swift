@@ -1220,8 +1220,9 @@ package final class Optimizer {
     try prepare()
     var copies: [Memory] = []
     for i in 0..<bound.count { copies.append(try copyOfParameters(i)) }
+    let parts = (0..<bound.count).map { records[$0].active }
     for i in 0..<bound.count { records[i].active = true }
-    defer { for i in 0..<bound.count { records[i].active = false } }
+    defer { for (i, active) in parts.enumerated() { records[i].active = active } }
     for i in 0..<bound.count {
       let r = records + i
       let branch = branches[r.pointee.branch]
