@@ -205,10 +205,14 @@ package enum Checkpoint {
     }
   }
 
-  /// Whether bytes that begin so may be a checkpoint: looked at before room for all of them is asked for. Throws TW_ERROR_FORMAT.
+  /// Whether bytes that begin so may be a checkpoint: looked at before room for all of them is asked for.
+  /// Throws TW_ERROR_FORMAT.
   package static func begins(_ first: UnsafeRawBufferPointer, of size: Int) throws(Failure) {
-    guard first.count >= 8, let length = first.baseAddress?.loadUnaligned(as: UInt64.self), length >= 2, length <= UInt64(headerLimit), Int(length) <= size - 8
-    else { throw Failure(Status.format, "not a usable thalweg checkpoint: its \(size) bytes do not begin with a header") }
+    guard first.count >= 8, let length = first.baseAddress?.loadUnaligned(as: UInt64.self), length >= 2,
+      length <= UInt64(headerLimit), Int(length) <= size - 8
+    else {
+      throw Failure(Status.format, "not a usable thalweg checkpoint: its \(size) bytes do not begin with a header")
+    }
   }
 }
 
