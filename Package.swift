@@ -8,7 +8,8 @@ let kernels: [SwiftSetting] = [
   .unsafeFlags(["-Xcc", "-fno-math-errno", "-Xcc", "-mprefer-vector-width=512", "-enforce-exclusivity=unchecked"])
 ]
 
-// The pool's threads wait in the library's code, so that no dlclose may unmap it. Small allocations have a reserve: CThalweg/reserve.c.
+// The pool's threads wait in the library's code, so that no dlclose may unmap it. Small allocations have a reserve:
+// CThalweg/reserve.c.
 let wrapped = ["malloc", "calloc", "realloc", "free", "posix_memalign", "malloc_usable_size", "_Znwm", "_ZdlPvm"]
 let linking: [LinkerSetting] = [
   .unsafeFlags((["-z", "nodelete"] + wrapped.map { "--wrap=\($0)" }).flatMap { ["-Xlinker", $0] })

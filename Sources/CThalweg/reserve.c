@@ -1,8 +1,9 @@
 /* A reserve for the small allocations of this library.
  *
- * Most of them are made by the Swift runtime, which ends the process where malloc gives nothing.  They come from here then, so that the
- * call under way goes on to the next thing that may fail, a tensor's worth of state or scratch, and ends with TW_ERROR_MEMORY.  The library
- * is linked with --wrap for the functions below (Package.swift): its own calls of malloc come here, nobody else's. */
+ * Most of them are made by the Swift runtime, which ends the process where malloc gives nothing.  They come from here
+ * then, so that the call under way goes on to the next thing that may fail, a tensor's worth of state or scratch, and
+ * ends with TW_ERROR_MEMORY.  The library is linked with --wrap for the functions below (Package.swift): its own calls
+ * of malloc come here, nobody else's. */
 #include <errno.h>
 #include <malloc.h>
 #include <pthread.h>

@@ -1,8 +1,11 @@
 import CThalweg
 import Thalweg
 
-/// The caller's struct_size, which stands first in every struct that may grow; it is checked. `least`: bytes that every caller has.
-func structSize<T>(_ out: UnsafeMutablePointer<T>, _ name: String, atLeast least: Int = 2 * MemoryLayout<Int>.size) throws(Failure) -> Int {
+/// The caller's struct_size, which stands first in every struct that may grow; it is checked. `least`: bytes that every
+/// caller has.
+func structSize<T>(
+  _ out: UnsafeMutablePointer<T>, _ name: String, atLeast least: Int = 2 * MemoryLayout<Int>.size
+) throws(Failure) -> Int {
   let size = UnsafeRawPointer(out).load(as: Int.self)
   guard size >= least, size <= 1 << 16 else {
     throw Failure(Status.argument, "`\(name)->struct_size` is \(UInt(bitPattern: size)); set it to sizeof(\(T.self))")

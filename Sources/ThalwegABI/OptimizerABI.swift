@@ -133,8 +133,8 @@ private let firstRequest = (MemoryLayout<tw_request>.offset(of: \.probe_count) ?
 private func write(_ r: Request?, of o: Optimizer, to request: UnsafeMutablePointer<tw_request>) throws(Failure) {
   let r = r ?? Request(), probe = o.probeTensors()
   try fill(request, "request", tw_request(
-    struct_size: 0, kind: r.kind.rawValue, pass: Int32(truncatingIfNeeded: r.pass), tag: r.tag, index: Int64(r.index), count: Int64(r.count), loss: .nan,
-    probe: probe.map { UnsafePointer($0) }, probe_count: probe == nil ? 0 : o.count))
+    struct_size: 0, kind: r.kind.rawValue, pass: Int32(truncatingIfNeeded: r.pass), tag: r.tag, index: Int64(r.index),
+    count: Int64(r.count), loss: .nan, probe: probe.map { UnsafePointer($0) }, probe_count: probe == nil ? 0 : o.count))
 }
 
 private func usable(_ request: UnsafeMutablePointer<tw_request>?) throws(Failure) -> UnsafeMutablePointer<tw_request> {
@@ -268,7 +268,8 @@ public func optimizerStateAt(_ p: OpaquePointer?, _ index: Int, _ info: UnsafeMu
     try with(p) { (o) throws(Failure) in
       let r = try o.describeState(index)
       try fill(info, "info", tw_state_info(
-        struct_size: 0, stage: Interned.c(r.stage), slot: Interned.c(r.slot), parameter: r.tensor, count: Int64(r.count), bytes: r.bytes, storage: r.storage))
+        struct_size: 0, stage: Interned.c(r.stage), slot: Interned.c(r.slot), parameter: r.tensor, count: Int64(r.count),
+        bytes: r.bytes, storage: r.storage))
     }
   }
 }

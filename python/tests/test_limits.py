@@ -43,7 +43,10 @@ def test_samples_without_rows_and_without_columns() -> None:
         assert schedule(0) >= 1
 
 
-@pytest.mark.parametrize("rank", ["1e19", "1e300", "2.5", "0", "-1", "inf", "nan", "constant(2)", "linear(1, end=2, total=10)"])
+RANKS = ["1e19", "1e300", "2.5", "0", "-1", "inf", "nan", "constant(2)", "linear(1, end=2, total=10)"]
+
+
+@pytest.mark.parametrize("rank", RANKS)
 def test_rank_is_a_whole_number(rank: str) -> None:
     with pytest.raises(tw.Error, match="rank"):
         tw.Optimizer([np.ones((4, 3), np.float32)], f"adam_snsm(rank={rank})")

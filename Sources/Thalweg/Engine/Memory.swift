@@ -40,7 +40,8 @@ package final class Memory: @unchecked Sendable {
     self.allocator = allocator
   }
 
-  /// Throws TW_ERROR_MEMORY where so many bytes cannot be had now. For arrays of the standard library, which end the process in that case.
+  /// Throws TW_ERROR_MEMORY where so many bytes cannot be had now. For arrays of the standard library, which end the
+  /// process in that case.
   package static func ask(_ bytes: Int) throws(Failure) {
     guard twi_can_allocate(bytes) else { throw Failure(Status.memory, "cannot allocate \(bytes) bytes") }
   }

@@ -1,8 +1,9 @@
 /// Whether tensors share memory, decided for their elements and not for the ranges that these lie in.
 ///
-/// Two views share a byte when a bounded equation c₀·x₀ + c₁·x₁ + ... = t, 0 ≤ xₖ ≤ uₖ, has a solution in whole numbers: the c are the strides
-/// of both, those of the second counted from its other end. Such an equation can be dear (it contains the subset sums), but layouts of
-/// real programs are nested, and for these a few divisions answer it. A search that takes longer than a fixed amount of work is given up.
+/// Two views share a byte when a bounded equation c₀·x₀ + c₁·x₁ + ... = t, 0 ≤ xₖ ≤ uₖ, has a solution in whole
+/// numbers: the c are the strides of both, those of the second counted from its other end. Such an equation can be dear
+/// (it contains the subset sums), but layouts of real programs are nested, and for these a few divisions answer it. A
+/// search that takes longer than a fixed amount of work is given up.
 package enum Overlap {
   package enum Answer: Sendable {
     case no, yes
@@ -10,7 +11,9 @@ package enum Overlap {
     case unknown
 
     /// "share memory", or how sure that is.
-    package var words: String { self == .unknown ? "may share memory (their strides are too intricate to tell)" : "share memory" }
+    package var words: String {
+      self == .unknown ? "may share memory (their strides are too intricate to tell)" : "share memory"
+    }
   }
 
   /// Two views that share memory, by their numbers; the first is the one that stands first in its list.
@@ -33,9 +36,11 @@ package enum Overlap {
   /// Whether two elements of a view are the same bytes.
   package static func within(_ v: View) -> Answer {
     guard v.hasMemory, !v.dense else { return .no }
-    let axes = zip(v.shape, v.strides).filter { $0.0 > 1 }.map { (last: $0.0 - 1, step: abs($0.1)) }.sorted { $0.step > $1.step }
+    let axes = zip(v.shape, v.strides).filter { $0.0 > 1 }.map { (last: $0.0 - 1, step: abs($0.1)) }
+      .sorted { $0.step > $1.step }
     guard axes.allSatisfy({ $0.step != 0 }) else { return .yes }
-    // Two places that coincide differ first in some axis k, by 1 to `last`; the axes inside must make up for that, in either direction.
+    // Two places that coincide differ first in some axis k, by 1 to `last`; the axes inside must make up for that, in
+    // either direction.
     var work = most, inside = 0, answer = Answer.no
     for k in axes.indices.reversed() {
       let (last, step) = axes[k]
@@ -82,7 +87,9 @@ package enum Overlap {
       (low, high) = v.extent
       (size, dense, first) = (v.dtype.size, v.dense, axes.count)
       if dense { axes.append(Axis(step: size, last: v.count - 1)) } else {
-        for k in v.shape.indices where v.shape[k] > 1 && v.strides[k] != 0 { axes.append(Axis(step: abs(v.strides[k]) * size, last: v.shape[k] - 1)) }
+        for k in v.shape.indices where v.shape[k] > 1 && v.strides[k] != 0 {
+          axes.append(Axis(step: abs(v.strides[k]) * size, last: v.shape[k] - 1))
+        }
       }
       end = axes.count
     }
@@ -124,7 +131,9 @@ package enum Overlap {
     package mutating func append(_ views: [View]) {
       entries.reserveCapacity(entries.count + views.count)
       axes.reserveCapacity(axes.count + views.count)
-      for (i, v) in views.enumerated() where v.hasMemory { entries.append(Entry(span: Span(v, &axes), view: count + i)) }
+      for (i, v) in views.enumerated() where v.hasMemory {
+        entries.append(Entry(span: Span(v, &axes), view: count + i))
+      }
       count += views.count
       // Tensors are mostly allocated in their order.
       var sorted = true
@@ -146,7 +155,9 @@ package enum Overlap {
           if !open.isEmpty { open.removeAll { $0.span.high <= e.span.low } }
           for o in open {
             let answer = Index.ask(o.span, axes, e.span, axes, &work)
-            if answer != .no { return Meeting(first: min(o.view, e.view), second: max(o.view, e.view), answer: answer) }
+            guard answer == .no else {
+              return Meeting(first: min(o.view, e.view), second: max(o.view, e.view), answer: answer)
+            }
           }
           open.append(e)
         }
@@ -154,7 +165,8 @@ package enum Overlap {
       }
     }
 
-    /// The number of a view here that shares memory with v. `near`: where the last question ended; the next is mostly beside it.
+    /// The number of a view here that shares memory with v. `near`: where the last question ended; the next is mostly
+    /// beside it.
     fileprivate func first(_ v: View, _ near: inout Int, _ work: inout Int) -> (Int, Answer)? {
       let (low, high) = v.extent
       // The last entry that begins below the end of v.

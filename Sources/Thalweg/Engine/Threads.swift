@@ -3,8 +3,8 @@ import Glibc
 
 /// Runs `count` independent tasks on a few threads. Results never depend on which thread runs what.
 ///
-/// The pool is made of pthreads, started by the first step that is large enough. A child of fork() starts its own: the threads do not come
-/// along, so the child drops the pool before fork() returns there, while it has one thread.
+/// The pool is made of pthreads, started by the first step that is large enough. A child of fork() starts its own: the
+/// threads do not come along, so the child drops the pool before fork() returns there, while it has one thread.
 package enum Threads {
   nonisolated(unsafe) private static var chosen: Int32 = 0
   nonisolated(unsafe) private static var executor: tw_executor?
@@ -15,7 +15,8 @@ package enum Threads {
   nonisolated(unsafe) private static let busy: UnsafeMutablePointer<Int64> = {
     let p = UnsafeMutablePointer<Int64>.allocate(capacity: 1)
     p.pointee = 0
-    flag = p   // what the child looks at must be there already: another thread of the parent may have been at this very line
+    // What the child looks at must be there already: another thread of the parent may be at this very line.
+    flag = p
     pthread_atfork(nil, nil) {
       Threads.pool = nil
       if let flag = Threads.flag { twi_store(flag, 0) }   // whoever held it did not come along
@@ -57,7 +58,11 @@ package enum Threads {
           for i in 0..<count { escaping(i) }
           return
         }
-        if let helpers = helpers(threads - 1) { helpers.run(count, threads - 1, call, p) } else { for i in 0..<count { escaping(i) } }
+        if let helpers = helpers(threads - 1) {
+          helpers.run(count, threads - 1, call, p)
+        } else {
+          for i in 0..<count { escaping(i) }
+        }
         twi_store(busy, 0)
       }
     }

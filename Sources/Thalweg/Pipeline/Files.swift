@@ -14,10 +14,12 @@ package enum Files {
 
   /// Reads a regular file; anything else is refused at once, a pipe without a writer too.
   ///
-  /// `begins` sees the first bytes and the size before room for all of them is asked for: a sparse file may claim any size.
-  /// Errors: TW_ERROR_FILE; TW_ERROR_MEMORY when the file is larger than the memory that can be had; those of `begins`.
+  /// `begins` sees the first bytes and the size before room for all of them is asked for: a sparse file may claim any
+  /// size. Errors: TW_ERROR_FILE; TW_ERROR_MEMORY when the file is larger than the memory that can be had; those of
+  /// `begins`.
   package static func read(
-    _ path: String, _ allocator: Allocator, begins: (UnsafeRawBufferPointer, Int) throws(Failure) -> Void = { (_, _) throws(Failure) in }
+    _ path: String, _ allocator: Allocator,
+    begins: (UnsafeRawBufferPointer, Int) throws(Failure) -> Void = { (_, _) throws(Failure) in }
   ) throws(Failure) -> Content {
     func problem(_ why: String = reason()) -> Failure { Failure(Status.file, "cannot read `\(path)`: \(why)") }
     let fd = twi_open_read(path)
@@ -46,15 +48,18 @@ package enum Files {
     return Content(memory, size)
   }
 
-  /// Writes a file anew: `body` hands its bytes to `put`, piece after piece. Whoever opens the path sees the old file or the new one, never a
-  /// part: the bytes go into a file of another name in the same folder, which is synced and then takes the name over. That name is of this call
-  /// alone, so that two writers of one path do not meet. A symbolic link stays, and what it leads to is replaced; a file that is replaced hands
-  /// on its permissions. After an error everything is as before.
+  /// Writes a file anew: `body` hands its bytes to `put`, piece after piece. Whoever opens the path sees the old file
+  /// or the new one, never a part: the bytes go into a file of another name in the same folder, which is synced and
+  /// then takes the name over. That name is of this call alone, so that two writers of one path do not meet. A symbolic
+  /// link stays, and what it leads to is replaced; a file that is replaced hands on its permissions. After an error
+  /// everything is as before.
   package static func write(
     to path: String, _ body: (_ put: (UnsafeRawBufferPointer) throws(Failure) -> Void) throws(Failure) -> Void
   ) throws(Failure) {
     func problem(_ why: String = reason()) -> Failure { Failure(Status.file, "cannot write `\(path)`: \(why)") }
-    guard let target = destination(of: path) else { throw problem("the symbolic link there leads to a name that is not valid UTF-8") }
+    guard let target = destination(of: path) else {
+      throw problem("the symbolic link there leads to a name that is not valid UTF-8")
+    }
     var existing = stat()
     let replaces = stat(target, &existing) == 0
     guard replaces || twi_errno() == ENOENT else { throw problem() }
@@ -111,7 +116,8 @@ package enum Files {
   private static func destination(of path: String) -> String? {
     var target = path
     for _ in 0..<40 {
-      let (count, text) = withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(PATH_MAX)) { (buffer) -> (Int, String?) in
+      let (count, text) = withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(PATH_MAX)) {
+        (buffer) -> (Int, String?) in
         guard let p = buffer.baseAddress else { return (0, nil) }
         let n = readlink(target, p, buffer.count - 1)
         p[max(0, n)] = 0

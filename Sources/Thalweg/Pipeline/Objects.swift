@@ -1,7 +1,7 @@
 import CThalweg
 
-/// Numbers in dense memory of their own, for what works on whole tensors: copies of host tensors, mostly. Their size is the caller's choice (a
-/// broadcast view of one number may stand for any), so that they fail with TW_ERROR_MEMORY.
+/// Numbers in dense memory of their own, for what works on whole tensors: copies of host tensors, mostly. Their size is
+/// the caller's choice (a broadcast view of one number may stand for any), so that they fail with TW_ERROR_MEMORY.
 package struct Dense<T: Real> {
   private let memory: Memory
   package let count: Int
@@ -65,13 +65,10 @@ func runOnce<T: Real>(
     try whole.accepts(h, shape)
     let space = try Memory(whole.workspace(h, shape, MemoryLayout<T>.stride), .current, zeroed: false)
     defer { withExtendedLifetime(space) {} }
-    if T.isDouble {
-      let v = vp.assumingMemoryBound(to: Double.self), w = wp.assumingMemoryBound(to: Double.self)
-      try whole.f64(h, c, Whole(v: v, w: w, slots: [], shape: shape, workspace: space.base))
-    } else {
-      let v = vp.assumingMemoryBound(to: Float.self), w = wp.assumingMemoryBound(to: Float.self)
-      try whole.f32(h, c, Whole(v: v, w: w, slots: [], shape: shape, workspace: space.base))
+    func tensor<U: Real>(_: U.Type) -> Whole<U> {
+      Whole(v: vp.assumingMemoryBound(to: U.self), w: wp.assumingMemoryBound(to: U.self), slots: [], shape: shape, workspace: space.base)
     }
+    if T.isDouble { try whole.f64(h, c, tensor(Double.self)) } else { try whole.f32(h, c, tensor(Float.self)) }
   }
 }
 
@@ -86,7 +83,9 @@ private func change(
     let w = try Dense<T>(companion)
     defer { withExtendedLifetime((x, w)) {} }
     try runOnce(pair, h, x.p, w.p, Shape(dimensions: v.shape, role: v.role), t: t)
-    if bounded, x.hasInfinity { throw Failure(Status.range, "the set is unbounded in this direction: no point of it is a minimiser") }
+    if bounded, x.hasInfinity {
+      throw Failure(Status.range, "the set is unbounded in this direction: no point of it is a minimiser")
+    }
     x.write(to: target)
   }
   if target.dtype == .f64 { try work(Double.self) } else { try work(Float.self) }
@@ -150,14 +149,17 @@ package final class RegularizerObject {
     guard w.count > 0 else { return 0 }
     let shape = Shape(dimensions: w.shape, role: w.role)
     try kernels.penalty(hyper).1?.accepts(hyper, shape)
+    func tensor<T: Real>(_ x: Dense<T>) -> Whole<T> {
+      Whole(v: x.p, w: x.p, slots: [], shape: shape, workspace: UnsafeMutableRawPointer(x.p))
+    }
     if w.dtype == .f64 {
       let x = try Dense<Double>(w)
       defer { withExtendedLifetime(x) {} }
-      return try kernels.value64(hyper, Whole(v: x.p, w: x.p, slots: [], shape: shape, workspace: UnsafeMutableRawPointer(x.p)))
+      return try kernels.value64(hyper, tensor(x))
     }
     let x = try Dense<Float>(w)
     defer { withExtendedLifetime(x) {} }
-    return try kernels.value32(hyper, Whole(v: x.p, w: x.p, slots: [], shape: shape, workspace: UnsafeMutableRawPointer(x.p)))
+    return try kernels.value32(hyper, tensor(x))
   }
 
   /// g += scale · gradient(w).
@@ -192,7 +194,9 @@ package final class ConstraintObject {
 
   package func project(_ w: View) throws(Failure) { try change(kernels.projection(hyper), hyper, w, from: w, w) }
 
-  package func minimise(_ g: View, _ s: View) throws(Failure) { try change(kernels.minimise(hyper), hyper, s, from: g, g, bounded: true) }
+  package func minimise(_ g: View, _ s: View) throws(Failure) {
+    try change(kernels.minimise(hyper), hyper, s, from: g, g, bounded: true)
+  }
 
   package func tangent(_ w: View, _ g: View) throws(Failure) {
     guard let k = kernels.tangent else { throw Failure(Status.unsupported, "this set is not a manifold") }
@@ -295,7 +299,9 @@ package final class ScheduleObject {
     var s = schedule
     let samples = try Dense<Double>(v)
     defer { withExtendedLifetime(samples) {} }
-    guard try s.observe(samples: samples.p, v.shape[0], v.shape[1]) else { throw Failure(Status.name, "this schedule does not watch per-sample gradients") }
+    guard try s.observe(samples: samples.p, v.shape[0], v.shape[1]) else {
+      throw Failure(Status.name, "this schedule does not watch per-sample gradients")
+    }
     schedule = s
   }
   package func command(_ name: String) throws(Failure) {

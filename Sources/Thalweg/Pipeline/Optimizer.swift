@@ -204,7 +204,8 @@ package final class Optimizer {
     all.append(views)
     try Optimizer.refuse(all.meeting, "parameters") { $0 < bound.count ? bound[$0].name : added[$0 - bound.count].name }
     if let m = Overlap.first(views, against: shadowed) {
-      throw Failure(Status.overlap, "\(Optimizer.label("parameter", bound.count + m.first, added[m.first].name)) and \(label("shadow", m.second)) \(m.answer.words)")
+      let what = Optimizer.label("parameter", bound.count + m.first, added[m.first].name)
+      throw Failure(Status.overlap, "\(what) and \(label("shadow", m.second)) \(m.answer.words)")
     }
     let g: Int
     let known = groupName.map { n in n.isEmpty ? 0 : groups.firstIndex { Exact($0) == Exact(n) } } ?? 0
@@ -250,7 +251,8 @@ package final class Optimizer {
   }
   private static func refuse(_ meeting: Overlap.Meeting?, _ what: String, _ name: (Int) -> String) throws(Failure) {
     guard let m = meeting else { return }
-    throw Failure(Status.overlap, "\(what) \(m.first) (`\(name(m.first))`) and \(m.second) (`\(name(m.second))`) \(m.answer.words)")
+    let (a, b) = (name(m.first), name(m.second))
+    throw Failure(Status.overlap, "\(what) \(m.first) (`\(a)`) and \(m.second) (`\(b)`) \(m.answer.words)")
   }
   private func keepApart(_ views: [View], _ kind: String, from others: Overlap.Index, _ other: String) throws(Failure) {
     guard let m = Overlap.first(views, against: others) else { return }
@@ -309,10 +311,12 @@ package final class Optimizer {
     let writes = options.zeroGradients || options.consumeGradients
     if writes {
       for (i, v) in views.enumerated() where !v.absent {
-        guard !v.readOnly else { throw Failure(Status.layout, "\(label("gradient", i)) is read-only, but zero_gradients or consume_gradients would write it") }
-        try v.refuseOverlapWithin(label("gradient", i), Status.layout, ", but zero_gradients or consume_gradients would write it")
+        let what = label("gradient", i), but = ", but zero_gradients or consume_gradients would write it"
+        guard !v.readOnly else { throw Failure(Status.layout, "\(what) is read-only" + but) }
+        try v.refuseOverlapWithin(what, Status.layout, but)
       }
-      try Optimizer.refuse(Overlap.first(among: views), "gradients are written by zero_gradients or consume_gradients:") { bound[$0].name }
+      let what = "gradients are written by zero_gradients or consume_gradients:"
+      try Optimizer.refuse(Overlap.first(among: views), what) { bound[$0].name }
     }
     // what changes during the step must not be read as a gradient
     try keepApart(views, "gradient", from: placed, "parameter")

@@ -371,7 +371,10 @@ package struct Hyper: Sendable {
   package subscript(dynamicMember name: String) -> Double { index(name).map { numbers[$0] } ?? .nan }
   package subscript(dynamicMember name: String) -> Bool { index(name).map { numbers[$0] == 1 } ?? false }
   /// As a whole number; what no Int can hold is the largest that a Double counts to.
-  package func integer(_ name: String) -> Int { let x: Double = self[dynamicMember: name]; return x.isNaN ? 0 : Int(min(max(x, -0x1p53), 0x1p53)) }
+  package func integer(_ name: String) -> Int {
+    let x: Double = self[dynamicMember: name]
+    return x.isNaN ? 0 : Int(min(max(x, -0x1p53), 0x1p53))
+  }
   package func has(_ name: String) -> Bool { let x: Double = self[dynamicMember: name]; return !x.isNaN }
   package func `is`(_ name: String, _ word: String) -> Bool {
     guard let i = index(name), case .choice(let words) = parameters[i].kind, case .choice(let k) = values[i] else { return false }

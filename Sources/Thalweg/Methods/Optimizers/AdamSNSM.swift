@@ -172,7 +172,10 @@ struct AdamSNSM: WholeRule {
     let c = t.workspace.bindMemory(to: T.self, capacity: plan.coordinates)
     let svd = h.is("proj", "svd")
     if svd {
-      if plan.right { try LinearAlgebra.multiply(t.v, transposed: false, basis, transposed: true, into: c, rows, r, columns) } else {
+      if plan.right {
+        try LinearAlgebra.multiply(
+          t.v, transposed: false, basis, transposed: true, into: c, rows, r, columns)
+      } else {
         try LinearAlgebra.multiply(basis, t.v, into: c, r, columns, rows)
       }
     } else { lines(t, plan) { c[$0] = t.v[$1] } }
