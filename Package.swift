@@ -12,6 +12,7 @@ let kernels: [SwiftSetting] = [
 // CThalweg/reserve.c.
 let wrapped = ["malloc", "calloc", "realloc", "free", "posix_memalign", "malloc_usable_size", "_Znwm", "_ZdlPvm"]
 let linking: [LinkerSetting] = [
+  .linkedLibrary("stdc++", .when(platforms: [.linux])),
   .unsafeFlags((["-z", "nodelete"] + wrapped.map { "--wrap=\($0)" }).flatMap { ["-Xlinker", $0] })
 ]
 

@@ -160,6 +160,7 @@ public func optimizerWaiting(_ p: OpaquePointer?, _ request: UnsafeMutablePointe
   statusCode { () throws(Failure) in
     let request = try usable(request)
     return try with(p) { (o) throws(Failure) in
+      o.takePlace()
       try write(o.waiting, of: o, to: request)
       return o.waiting == nil ? Status.ok : Status.more
     }

@@ -328,8 +328,9 @@ typedef struct tw_request {
  * An error ends the step: parameters and state are those from before it, whatever is bound by then. */
 tw_status tw_optimizer_next(tw_optimizer *optimizer, tw_request *request);
 
-/* Fills *request with the one that waits for its answer (TW_MORE), or with none (TW_OK): what to go on with after loading a state
- * that was saved inside a step.  Changes nothing. */
+/* Fills *request with the one that waits for its answer (TW_MORE), or with none (TW_OK): what to go on with after loading
+ * a state that was saved inside a step.  The parameters then go where that request wants them, at the first call of this,
+ * of bind_gradients or of next; nothing else changes. */
 tw_status tw_optimizer_waiting(tw_optimizer *optimizer, tw_request *request);
 
 /* Ends a step between two requests: parameters and state are those from before it. */

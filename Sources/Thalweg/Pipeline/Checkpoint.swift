@@ -13,7 +13,8 @@ import CThalweg
 ///     engine/before      within a step: the source's scalars from before it
 ///     engine/answer      within a step: a matrix that the source keeps
 ///     STAGE/scalars      one set, or one a tensor
-///     NAME/STAGE/SLOT    state as stored; NAME/engine/master, and in evaluation mode NAME/engine/training, the training weights
+///     NAME/STAGE/SLOT    state as stored; NAME/engine/master; in evaluation mode NAME/engine/training, the training weights; within a step
+///                        NAME/engine/place, the parameters where the request that waits has them
 ///
 /// Version 1 had the default group's hyper-parameters alone, and tensors by position.
 package enum Checkpoint {
@@ -30,13 +31,13 @@ package enum Checkpoint {
     let b = o.bound[row.tensor].name
     switch row.kind {
     case .slot: return "\(b)/\(key(row.stage))/\(row.slot.name)"   // stages are numbered, so that two of one name do not meet
-    case .master, .training: return "\(b)/engine/\(row.slot.name)"
+    case .master, .training, .place: return "\(b)/engine/\(row.slot.name)"
     }
   }
   private static func form(_ row: Optimizer.StateRow, _ o: Optimizer) -> (dtype: String, shape: [Int]) {
     let v = o.bound[row.tensor].view
     switch row.kind {
-    case .training: return (v.dtype.name.uppercased(), v.shape)
+    case .training, .place: return (v.dtype.name.uppercased(), v.shape)
     case .master: return ("F32", v.shape)
     case .slot:
       switch row.format {
@@ -81,6 +82,13 @@ package enum Checkpoint {
     for row in rows(o, within: within, evaluating: o.evaluating) {
       let f = form(row, o), s = o.storage(row)
       w.add(name(row, o), f.dtype, f.shape, s.base, s.bytes)
+    }
+    for i in 0..<o.bound.count where within && (o.records[i].away || shown.contains(i)) {
+      guard let row = o.placeRow(i) else { continue }
+      let f = form(row, o), known = o.places.first { $0.tensor == i }?.bits
+      let bits: Memory
+      if let known { bits = known } else { bits = try o.copyOfParameters(i) }
+      w.add(name(row, o), f.dtype, f.shape, bits, o.stateBytes(row))
     }
     return w
   }
@@ -128,7 +136,12 @@ package enum Checkpoint {
     let memories = try memories(file, o, settings)
     let scalars = try scalars(file, o, head)
     let rows = rows(o, within: head.within, evaluating: head.evaluating)
-    let places = try places(file, o, rows, head, settings)
+    let away = (0..<o.bound.count).filter { file.written > 1 && head.within && head.tensors[$0].flags & (Flag.away | Flag.shown) != 0 }
+      .compactMap(o.placeRow)
+    let places = try places(file, o, rows + away, head, settings)
+    let stands = try away.map { (row) throws(Failure) in
+      (tensor: row.tensor, bits: try Memory(o.stateBytes(row), o.allocator, zeroed: false))
+    }
     let backup = try head.evaluating ? (0..<o.bound.count).map { (i) throws(Failure) in
       try Memory(o.bound[i].view.count * o.bound[i].view.dtype.size, o.allocator, zeroed: false)
     } : []
@@ -143,7 +156,7 @@ package enum Checkpoint {
     (o.pending, o.lossFirst, o.resumed) = (head.pending, head.lossFirst, head.within)
     (o.knowsActive, o.observed, o.kept, o.answered) = (head.knowsActive, head.observed, head.answer, nil)
     (o.backup, o.evaluating, o.snapshotMemory, o.sourceCopies) = (backup, head.evaluating, [], before)
-    (o.shown, o.startedNow) = ([], [])
+    (o.shown, o.startedNow, o.written, o.places) = ([], [], [], stands)
     if let x = head.gradientScale { o.options.gradientScale = x }
     for i in 0..<o.bound.count {
       let t = head.tensors[i]
@@ -157,7 +170,7 @@ package enum Checkpoint {
       if t.flags & Flag.startedNow != 0 { o.startedNow.append(i) }
     }
     for (s, values) in scalars { o.putScalars(s, values) }
-    for (row, e) in zip(rows, places) {
+    for (row, e) in zip(rows + away, places) {
       let target = o.storage(row)
       file.copy(e, to: target.base, target.bytes)
     }

@@ -112,6 +112,8 @@ package final class Optimizer {
   var sourceCopies: [Memory] = []
   /// Tensors whose state started in the present step, and those that were shown a view for the first time.
   var startedNow: [Int] = [], shown: [Int] = []
+  /// Where a request that was loaded wants the parameters, until a call looks at it.
+  var places: [(tensor: Int, bits: Memory)] = []
   /// Parameters that the host had written over a view, as they were before the step.
   var written: [(tensor: Int, bits: Memory)] = []
   /// What `allStateRows` made.
@@ -329,6 +331,7 @@ package final class Optimizer {
     }
     gradients = views
     hasGradients = true
+    takePlace()
   }
 
   package func bindShadow(_ views: [View]) throws(Failure) {

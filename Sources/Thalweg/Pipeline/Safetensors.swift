@@ -38,6 +38,10 @@ struct Safetensors {
       pieces.append(base)
       at += bytes
     }
+    func add(_ name: String, _ dtype: String, _ shape: [Int], _ memory: Memory, _ bytes: Int) {
+      owned.append(memory)
+      add(name, dtype, shape, memory.base, bytes)
+    }
     private func add(_ name: String, _ dtype: String, _ count: Int, _ raw: UnsafeRawBufferPointer) throws(Failure) {
       let m = try Memory(raw.count, allocator, zeroed: false)
       if let p = raw.baseAddress { m.base.copyMemory(from: p, byteCount: raw.count) }

@@ -216,7 +216,17 @@ extension Optimizer {
     return list
   }
 
+  /// All that watch it take it, or none when one of them refuses it.
   package func observe(_ what: String, _ value: Double) throws(Failure) {
+    let before = (observed, stages.map { ($0.schedules, $0.standardSchedules) })
+    do throws(Failure) { try tell(what, value) } catch {
+      observed = before.0
+      for (s, old) in zip(stages, before.1) { (s.schedules, s.standardSchedules) = old }
+      throw error
+    }
+  }
+
+  private func tell(_ what: String, _ value: Double) throws(Failure) {
     var used = false
     if what == "loss" {
       guard value.isFinite else {

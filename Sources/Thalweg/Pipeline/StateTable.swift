@@ -3,7 +3,7 @@ import CThalweg
 /// The state as it is seen from outside: one row a buffer, known before it is allocated.
 extension Optimizer {
   struct StateRow {
-    enum Kind: Equatable { case slot(Int), master, training }
+    enum Kind: Equatable { case slot(Int), master, training, place }
     var tensor: Int
     var stage: Stage
     var slot: Slot
@@ -34,6 +34,11 @@ extension Optimizer {
     }
   }
 
+  /// The parameters of a tensor where the waiting request has them.
+  func placeRow(_ i: Int) -> StateRow? {
+    stages.first.map { StateRow(tensor: i, stage: $0, slot: Slot("place", "where a request has the parameters"), kind: .place, format: .direct) }
+  }
+
   /// Allocates the state for somebody who looks at it. What has not started yet shows the parameters as they stand now; nothing is fixed by that.
   func allocated() throws(Failure) {
     try prepare()
@@ -48,6 +53,7 @@ extension Optimizer {
     case .slot(let k): base = r.pointee.slots[k].base
     case .master: base = r.pointee.master ?? nothing
     case .training: base = row.tensor < backup.count ? backup[row.tensor].base : nothing
+    case .place: base = places.first { $0.tensor == row.tensor }?.bits.base ?? nothing
     }
     return (base, stateBytes(row))
   }
@@ -58,7 +64,7 @@ extension Optimizer {
     switch row.kind {
     case .slot: return SlotStore.bytes(row.format, elements(row), v.dtype.computeSize)
     case .master: return v.count * 4
-    case .training: return v.count * v.dtype.size
+    case .training, .place: return v.count * v.dtype.size
     }
   }
 

@@ -27,6 +27,14 @@ extension Optimizer {
 
   /// One whole step with the bound gradients.
   package func stepOnce() throws(Failure) -> Int {
+    do throws(Failure) { return try wholeStep() } catch {
+      if phase < 0 { observed.removeAll(keepingCapacity: true) }   // what was observed was for this step
+      if error.status == tw_status(Status.skipped) { return refuse() }
+      throw error
+    }
+  }
+
+  private func wholeStep() throws(Failure) -> Int {
     try ready(gradients: true)
     if let s = sourceStage, !(s.source?.single ?? false) {
       throw Failure(Status.needs, "\(s.name) needs more than one gradient a step (\(s.method.requests)); call next and answer its requests")
@@ -45,8 +53,6 @@ extension Optimizer {
       return try update(op)
     } catch {
       undo()
-      observed.removeAll(keepingCapacity: true)   // what was observed was for this step
-      if error.status == tw_status(Status.skipped) { return refuse() }
       throw error
     }
   }
@@ -107,8 +113,15 @@ extension Optimizer {
     return source.opening(SourceIO(self, stage)).map(fill) ?? fill(Ask(.gradient))
   }
 
+  /// After a state from within a step was loaded: the parameters go where the request that waits wants them. Loading itself does not touch them.
+  package func takePlace() {
+    for (i, m) in places { restoreParameters(i, m) }
+    places = []
+  }
+
   /// Takes an answer, and asks on or ends the step.
   private func advance(_ loss: Double?) throws(Failure) -> (Request?, Int) {
+    takePlace()
     try ready(gradients: pending.kind.takesGradients)
     if resumed {
       if !knowsActive { activate() }
@@ -217,7 +230,7 @@ extension Optimizer {
   func forget() {
     (phase, pending, resumed, lossFirst, knowsActive) = (-1, Request(), false, false, false)
     (sourceCopies, snapshotMemory, answered, kept, stepSize) = ([], [], nil, nil, nil)
-    (shown, startedNow, written) = ([], [], [])
+    (shown, startedNow, written, places) = ([], [], [], [])
     for i in 0..<bound.count { records[i].away = false }
     if !observed.isEmpty { observed.removeAll(keepingCapacity: true) }
   }
