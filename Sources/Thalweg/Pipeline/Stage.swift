@@ -62,8 +62,7 @@ package final class Stage {
     return d
   }
 
-  /// A stage that looks at every tensor alone reads the values of its group, whatever its method says.
-  func reach(_ parameter: Int) -> Parameter.Reach { element != nil && scope == .tensor ? .group : standard.parameters[parameter].reach }
+  func reach(_ parameter: Int) -> Parameter.Reach { founding.reach(parameter) }
 
   func addGroup() {
     hyper.append(standard)
