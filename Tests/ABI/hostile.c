@@ -1089,7 +1089,7 @@ static void broken_sentences(void) {
   SENTENCE(TW_ERROR_RANGE, "sgd(lr=-1)");
   SENTENCE(TW_ERROR_RANGE, "sgd(lr=0.1, momentum=-0.5)");
   SENTENCE(TW_ERROR_RANGE, "split_sgd(fraction=1)");
-  SENTENCE(TW_ERROR_RANGE, "split_sgd(sign_lr=0)");
+  SENTENCE(TW_ERROR_RANGE, "split_sgd(sign_lr=-1)");
   SENTENCE(TW_ERROR_RANGE, "visual_prompt(lr=1, pad=-1)");
   SENTENCE(TW_ERROR_NAME, "visual_prompt");
   SENTENCE(TW_ERROR_RANGE, "curl_descent(axis=2) | sgd(lr=0.1)");
