@@ -27,14 +27,6 @@ extension Optimizer {
 
   /// One whole step with the bound gradients.
   package func stepOnce() throws(Failure) -> Int {
-    do throws(Failure) { return try wholeStep() } catch {
-      if phase < 0 { observed.removeAll(keepingCapacity: true) }   // what was observed was for this step
-      if error.status == tw_status(Status.skipped) { return refuse() }
-      throw error
-    }
-  }
-
-  private func wholeStep() throws(Failure) -> Int {
     try ready(gradients: true)
     if let s = sourceStage, !(s.source?.single ?? false) {
       throw Failure(Status.needs, "\(s.name) needs more than one gradient a step (\(s.method.requests)); call next and answer its requests")
@@ -53,6 +45,8 @@ extension Optimizer {
       return try update(op)
     } catch {
       undo()
+      observed.removeAll(keepingCapacity: true)   // what was observed was for this step
+      if error.status == tw_status(Status.skipped) { return refuse() }
       throw error
     }
   }
