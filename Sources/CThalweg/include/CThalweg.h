@@ -63,4 +63,10 @@ const char *twi_strerror(int code);
 int twi_open_new(const char *path, int mode);
 int twi_open_read(const char *path);
 
+/* Marks of a block (Engine/Marks.swift): h goes on over `rows` rows of TWI_MARK_LANES elements. */
+enum { TWI_MARK_LANES = 128 };
+void twi_mark_16(const uint16_t *x, int64_t rows, uint32_t *h);
+void twi_mark_32(const uint32_t *x, int64_t rows, uint32_t *h);
+void twi_mark_64(const uint64_t *x, int64_t rows, uint32_t *h);
+
 #endif

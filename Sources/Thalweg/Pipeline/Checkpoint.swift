@@ -13,6 +13,7 @@ import CThalweg
 ///     engine/before      within a step: the source's scalars from before it
 ///     engine/answer      within a step: a matrix that the source keeps
 ///     STAGE/scalars      one set, or one a tensor
+///     NAME/engine/marks  what the last step left in the parameters, where it matters whether the host has written since
 ///     NAME/STAGE/SLOT    state as stored; NAME/engine/master; in evaluation mode NAME/engine/training, the training weights; within a step
 ///                        NAME/engine/place, the parameters where the request that waits has them
 ///
@@ -82,6 +83,9 @@ package enum Checkpoint {
     for row in rows(o, within: within, evaluating: o.evaluating) {
       let f = form(row, o), s = o.storage(row)
       w.add(name(row, o), f.dtype, f.shape, s.base, s.bytes)
+    }
+    for i in 0..<o.bound.count where o.records[i].marked {
+      if let m = o.marks(of: i) { w.add("\(o.bound[i].name)/engine/marks", "U8", [m.bytes], m.base, m.bytes) }
     }
     for i in 0..<o.bound.count where within && (o.records[i].away || shown.contains(i)) {
       guard let row = o.placeRow(i) else { continue }
@@ -166,6 +170,10 @@ package enum Checkpoint {
       o.records[i].tookPart = t.flags & Flag.tookPart != 0
       o.records[i].away = t.flags & Flag.away != 0 && o.records[i].home != nil
       o.records[i].apply.scale = o.scale
+      if let m = o.marks(of: i), let e = file.found[Exact("\(o.bound[i].name)/engine/marks")], e.bytes == m.bytes {
+        file.copy(e, to: m.base, m.bytes)
+        o.records[i].marked = true
+      }
       if t.flags & Flag.shown != 0 { o.shown.append(i) }
       if t.flags & Flag.startedNow != 0 { o.startedNow.append(i) }
     }
@@ -277,6 +285,13 @@ package enum Checkpoint {
         saved.append((k, group, fields.filter { $0.key != "name" }))
       }
       let theirs = saved.filter { $0.key >= 0 }
+      // A group of the file that was bound without a name, or is empty, need not be so here.
+      let mine = o.populatedGroups, named = theirs.filter { $0.key > 0 }
+      if theirs.count != o.groups.count, let there = [theirs, named].first(where: { $0.count == mine.count }) {
+        for (t, g) in zip(there.sorted { $0.key < $1.key }, mine) { groups[t.key] = g }
+        for t in saved where t.key < 0 || groups[t.key] != nil { try read(t.values, groups[t.key] ?? -1, o) }
+        return
+      }
       let byName = theirs.allSatisfy { t in o.groups.contains { Exact($0) == Exact(t.name) } }
       guard theirs.count == o.groups.count, Set(theirs.map(\.key)) == Set(o.groups.indices) else {
         func list(_ names: [String]) -> String { names.dropFirst().map { "`\($0)`" }.joined(separator: ", ") }
@@ -286,19 +301,24 @@ package enum Checkpoint {
       for (k, name, values) in saved {
         let mine = k < 0 ? -1 : byName ? o.groups.firstIndex { Exact($0) == Exact(name) } ?? k : k
         groups[k] = mine
-        var texts: [String: String] = [:]
-        for field in values { if case .string(let t) = field.item { texts[field.key] = t } }
-        for s in o.stages where !s.aliases.isEmpty {
-          var h = mine < 0 ? s.standard : s.hyper[mine]
-          for (i, p) in h.parameters.enumerated() where p.live {
-            guard let text = texts["\(s.id).\(p.name)"] else { continue }
-            do throws(Failure) { h.put(try p.read(try Parser.value(text, trusted: true), of: s.name), i) } catch {
-              throw Failure(Status.mismatch, "the checkpoint's \(s.name).\(p.name) is not known here: \(error.message)")
-            }
+        try read(values, mine, o)
+      }
+    }
+
+    /// Takes the values of one group of the file for a group of this optimizer (−1: those to come).
+    private mutating func read(_ values: [JSON.Field], _ mine: Int, _ o: Optimizer) throws(Failure) {
+      var texts: [String: String] = [:]
+      for field in values { if case .string(let t) = field.item { texts[field.key] = t } }
+      for s in o.stages where !s.aliases.isEmpty {
+        var h = mine < 0 ? s.standard : s.hyper[mine]
+        for (i, p) in h.parameters.enumerated() where p.live {
+          guard let text = texts["\(s.id).\(p.name)"] else { continue }
+          do throws(Failure) { h.put(try p.read(try Parser.value(text, trusted: true), of: s.name), i) } catch {
+            throw Failure(Status.mismatch, "the checkpoint's \(s.name).\(p.name) is not known here: \(error.message)")
           }
-          try s.check(h, "what was saved")
-          list.append((s, mine, h))
         }
+        try s.check(h, "what was saved")
+        list.append((s, mine, h))
       }
     }
 
@@ -339,6 +359,10 @@ package enum Checkpoint {
       guard rest.count >= 4, rest.prefix(4).allSatisfy({ $0 == $0.rounded() && abs($0) < 9e15 }) else { throw senseless }
       let f = rest.prefix(4).map { Int($0) }
       rest = rest.dropFirst(4)
+      if f[3] >= 0, f[3] <= rest.count, f[0] >= 0, settings.groups[f[0]] == nil {   // of a group that is empty
+        rest = rest.dropFirst(f[3])
+        continue
+      }
       guard let group = settings.groups[f[0]], o.stages.indices.contains(f[1]), f[3] >= 0, f[3] <= rest.count,
         settings.schedule(o.stages[f[1]], group, f[2])?.takes(rest.prefix(f[3])) == f[3]
       else { throw senseless }
@@ -396,6 +420,7 @@ package enum Checkpoint {
       known.insert(Exact("engine/tensor_steps"))
       for s in o.stages { for g in o.groups.indices { for k in s.hyper[g].parameters.indices { known.insert(Exact("\(key(s))/schedule.\(g).\(k)")) } } }
     }
+    for b in o.bound { known.insert(Exact("\(b.name)/engine/marks")) }
     var last = 0
     for row in rows {
       let name = name(row, o), f = form(row, o), bytes = o.stateBytes(row)

@@ -912,7 +912,7 @@ package final class Optimizer {
         let h = s.hyper[r.pointee.group]
         if !begun[s.id] {
           begun[s.id] = true
-          if s.scope == .global, let l = leader(s) {
+          if s.scope == .global, !s.scalars.isEmpty, let l = leader(s) {   // who has none begins nothing
             e.begin(s.globals, s.hyper[records[l].group], commonContext(s, l))
           } else if e.shared > 0, s.scope == .tensor {
             share(s, e.shared)
@@ -1225,6 +1225,8 @@ package final class Optimizer {
       return
     }
     try prepare()
+    try noticeAhead(always: true)
+    written = []
     var copies: [Memory] = []
     for i in 0..<bound.count { copies.append(try copyOfParameters(i)) }
     let parts = (0..<bound.count).map { records[$0].active }

@@ -131,6 +131,7 @@ extension Optimizer {
 
   /// The groups that hold parameters.
   private var populated: Set<Int> { Set(bound.map(\.group)) }
+  var populatedGroups: [Int] { populated.sorted() }
 
   static func places(_ stages: [Stage], _ reach: Parameter.Reach) -> [Place] {
     stages.flatMap { s in s.standard.parameters.indices.filter { s.reach($0) == reach }.map { Place(stage: s, parameter: $0) } }

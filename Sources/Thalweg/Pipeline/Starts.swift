@@ -51,9 +51,10 @@ extension Optimizer {
   /// first walk of the step looks, over memory that it reads anyway.
   func noticesAhead(_ r: UnsafeMutablePointer<Record>) -> Bool { sourceStage != nil || r.pointee.viewed }
 
-  func noticeAhead() throws(Failure) {
+  /// `always`: for evaluation weights, which no walk of a step comes before.
+  func noticeAhead(always: Bool = false) throws(Failure) {
     guard marks != nil else { return }
-    if sourceStage != nil {
+    if sourceStage != nil || always {
       Threads.run(tasks.count, parallel: elements >= Walker.parallelFrom) { t in
         let task = tasks[t]
         func look(_ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int) {
@@ -65,6 +66,13 @@ extension Optimizer {
       }
     }
     for i in 0..<bound.count where records[i].viewed && records[i].marked { try noticeView(i) }
+  }
+
+  /// The marks of a tensor.
+  func marks(of i: Int) -> (base: UnsafeMutableRawPointer, bytes: Int)? {
+    let r = records[i]
+    guard r.watched, i < planned, let first = mark(of: r.firstBlock) else { return nil }
+    return (UnsafeMutableRawPointer(first), r.blocks * Marks.lanes * 4)
   }
 
   private func mark(of block: Int) -> UnsafeMutablePointer<UInt32>? {

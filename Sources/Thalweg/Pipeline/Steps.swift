@@ -222,10 +222,14 @@ extension Optimizer {
   }
   /// What belongs to one step alone.
   func forget() {
-    (phase, pending, resumed, lossFirst, knowsActive) = (-1, Request(), false, false, false)
-    (sourceCopies, snapshotMemory, answered, kept, stepSize) = ([], [], nil, nil, nil)
-    (shown, startedNow, written, places) = ([], [], [], [])
-    for i in 0..<bound.count { records[i].away = false }
+    if phase >= 0 || sourceStage != nil {
+      (phase, pending, resumed, lossFirst, knowsActive) = (-1, Request(), false, false, false)
+      (sourceCopies, answered, kept, stepSize, shown, places) = ([], nil, nil, nil, [], [])
+      for i in 0..<bound.count { records[i].away = false }
+    }
+    if !startedNow.isEmpty { startedNow = [] }
+    if !snapshotMemory.isEmpty { snapshotMemory = [] }
+    if !written.isEmpty { written = [] }
     if !observed.isEmpty { observed.removeAll(keepingCapacity: true) }
   }
   /// The parameters of a tensor return to where the host left them, bit for bit.
