@@ -19,7 +19,7 @@ import CThalweg
 ///
 /// Version 1 had the default group's hyper-parameters alone, and tensors by position.
 package enum Checkpoint {
-  private enum Flag { static let started = 1, active = 2, away = 4, shown = 8, tookPart = 16, startedNow = 32 }
+  private enum Flag { static let started = 1, active = 2, away = 4, shown = 8, tookPart = 16, startedNow = 32, written = 64 }
   private static func key(_ s: Stage) -> String { "\(s.id).\(s.name)" }
 
   // MARK: saving
@@ -32,13 +32,14 @@ package enum Checkpoint {
     let b = o.bound[row.tensor].name
     switch row.kind {
     case .slot: return "\(b)/\(key(row.stage))/\(row.slot.name)"   // stages are numbered, so that two of one name do not meet
-    case .master, .training, .place: return "\(b)/engine/\(row.slot.name)"
+    case .master, .training, .place, .written, .dense: return "\(b)/engine/\(row.slot.name)"
     }
   }
   private static func form(_ row: Optimizer.StateRow, _ o: Optimizer) -> (dtype: String, shape: [Int]) {
     let v = o.bound[row.tensor].view
     switch row.kind {
-    case .training, .place: return (v.dtype.name.uppercased(), v.shape)
+    case .training, .place, .written: return (v.dtype.name.uppercased(), v.shape)
+    case .dense: return (v.dtype == .f64 ? "F64" : "F32", v.shape)
     case .master: return ("F32", v.shape)
     case .slot:
       switch row.format {
@@ -63,12 +64,13 @@ package enum Checkpoint {
       Double((o.lossFirst ? 1 : 0) + (within && o.resumed && !o.knowsActive ? 2 : 0)),
     ])
     try w.add("engine/names", text: o.bound.map { $0.name + "\0" }.joined())
-    let shown = Set(o.shown), startedNow = Set(o.startedNow)
+    let shown = Set(o.shown), startedNow = Set(o.startedNow), written = Set(o.written.map(\.tensor))
     try w.add("engine/tensors", (0..<o.bound.count).flatMap { i -> [Double] in
       let t = o.records[i]
       var flags = (t.started ? Flag.started : 0) | (t.active ? Flag.active : 0) | (t.away ? Flag.away : 0)
       if within {
         flags |= (shown.contains(i) ? Flag.shown : 0) | (t.tookPart ? Flag.tookPart : 0) | (startedNow.contains(i) ? Flag.startedNow : 0)
+          | (written.contains(i) ? Flag.written : 0)
       }
       return [Double(t.t), Double(t.key), Double(flags)]
     })
@@ -87,12 +89,18 @@ package enum Checkpoint {
     for i in 0..<o.bound.count where o.records[i].marked {
       if let m = o.marks(of: i) { w.add("\(o.bound[i].name)/engine/marks", "U8", [m.bytes], m.base, m.bytes) }
     }
-    for i in 0..<o.bound.count where within && (o.records[i].away || shown.contains(i)) {
+    for i in 0..<o.bound.count where within && (o.records[i].away || shown.contains(i) || written.contains(i)) {
       guard let row = o.placeRow(i) else { continue }
       let f = form(row, o), known = o.places.first { $0.tensor == i }?.bits
       let bits: Memory
       if let known { bits = known } else { bits = try o.copyOfParameters(i) }
       w.add(name(row, o), f.dtype, f.shape, bits, o.stateBytes(row))
+    }
+    for i in written.sorted() where within {
+      for row in o.writtenRows(i) {
+        let f = form(row, o), s = o.storage(row)
+        w.add(name(row, o), f.dtype, f.shape, s.base, s.bytes)
+      }
     }
     return w
   }
@@ -140,9 +148,15 @@ package enum Checkpoint {
     let memories = try memories(file, o, settings)
     let scalars = try scalars(file, o, head)
     let rows = rows(o, within: head.within, evaluating: head.evaluating)
-    let away = (0..<o.bound.count).filter { file.written > 1 && head.within && head.tensors[$0].flags & (Flag.away | Flag.shown) != 0 }
+    let away = (0..<o.bound.count).filter { file.written > 1 && head.within && head.tensors[$0].flags & (Flag.away | Flag.shown | Flag.written) != 0 }
       .compactMap(o.placeRow)
-    let places = try places(file, o, rows + away, head, settings)
+    let written = (0..<o.bound.count).filter { head.within && head.tensors[$0].flags & Flag.written != 0 }
+    let over = try written.map { (i) throws(Failure) in
+      (tensor: i, bits: try Memory(o.stateBytes(o.writtenRows(i)[0]), o.allocator, zeroed: false),
+       dense: try Memory(o.stateBytes(o.writtenRows(i)[1]), o.allocator, zeroed: false))
+    }
+    let all = rows + away + written.flatMap(o.writtenRows)
+    let places = try places(file, o, all, head, settings)
     let stands = try away.map { (row) throws(Failure) in
       (tensor: row.tensor, bits: try Memory(o.stateBytes(row), o.allocator, zeroed: false))
     }
@@ -160,7 +174,7 @@ package enum Checkpoint {
     (o.pending, o.lossFirst, o.resumed) = (head.pending, head.lossFirst, head.within)
     (o.knowsActive, o.observed, o.kept, o.answered) = (head.knowsActive, head.observed, head.answer, nil)
     (o.backup, o.evaluating, o.snapshotMemory, o.sourceCopies) = (backup, head.evaluating, [], before)
-    (o.shown, o.startedNow, o.written, o.places) = ([], [], [], stands)
+    (o.shown, o.startedNow, o.written, o.places) = ([], [], over, stands)
     if let x = head.gradientScale { o.options.gradientScale = x }
     for i in 0..<o.bound.count {
       let t = head.tensors[i]
@@ -178,7 +192,7 @@ package enum Checkpoint {
       if t.flags & Flag.startedNow != 0 { o.startedNow.append(i) }
     }
     for (s, values) in scalars { o.putScalars(s, values) }
-    for (row, e) in zip(rows + away, places) {
+    for (row, e) in zip(all, places) {
       let target = o.storage(row)
       file.copy(e, to: target.base, target.bytes)
     }

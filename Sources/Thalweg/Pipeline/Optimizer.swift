@@ -114,8 +114,8 @@ package final class Optimizer {
   var startedNow: [Int] = [], shown: [Int] = []
   /// Where a request that was loaded wants the parameters, until a call looks at it.
   var places: [(tensor: Int, bits: Memory)] = []
-  /// Parameters that the host had written over a view, as they were before the step.
-  var written: [(tensor: Int, bits: Memory)] = []
+  /// Parameters that the host had written over a view, and the stored tensor behind it, as they were before the step.
+  var written: [(tensor: Int, bits: Memory, dense: Memory)] = []
   /// What `allStateRows` made.
   var listed: (tensors: Int, rows: [StateRow]) = (-1, [])
   /// Where the parameters, the shadows and the gradients lie, for questions about shared memory.

@@ -140,7 +140,8 @@ extension Optimizer {
     var written = false
     for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) { whereWritten(r, b) { _, _ in written = true } }
     guard written, let s = viewStage(bound[i]), let dense = r.pointee.master, let v = r.pointee.scratch, let space = workspaces.first else { return }
-    self.written.append((i, try copyOfParameters(i)))
+    let before = try copies([(dense, n * size)])
+    self.written.append((i, try copyOfParameters(i), before[0]))
     v.copyMemory(from: dense, byteCount: n * size)
     try callView(s, i, v, space.base)
     let x = r.pointee.x

@@ -3,7 +3,7 @@ import CThalweg
 /// The state as it is seen from outside: one row a buffer, known before it is allocated.
 extension Optimizer {
   struct StateRow {
-    enum Kind: Equatable { case slot(Int), master, training, place }
+    enum Kind: Equatable { case slot(Int), master, training, place, written, dense }
     var tensor: Int
     var stage: Stage
     var slot: Slot
@@ -39,6 +39,15 @@ extension Optimizer {
     stages.first.map { StateRow(tensor: i, stage: $0, slot: Slot("place", "where a request has the parameters"), kind: .place, format: .direct) }
   }
 
+  /// What the host had written over the view of a tensor before the step, and the stored tensor as it was then.
+  func writtenRows(_ i: Int) -> [StateRow] {
+    guard let first = stages.first else { return [] }
+    return [
+      StateRow(tensor: i, stage: first, slot: Slot("written", "the parameters before the step"), kind: .written, format: .direct),
+      StateRow(tensor: i, stage: first, slot: Slot("dense", "the stored tensor before the step"), kind: .dense, format: .direct),
+    ]
+  }
+
   /// Allocates the state for somebody who looks at it. What has not started yet shows the parameters as they stand now; nothing is fixed by that.
   func allocated() throws(Failure) {
     try prepare()
@@ -54,6 +63,8 @@ extension Optimizer {
     case .master: base = r.pointee.master ?? nothing
     case .training: base = row.tensor < backup.count ? backup[row.tensor].base : nothing
     case .place: base = places.first { $0.tensor == row.tensor }?.bits.base ?? nothing
+    case .written: base = written.first { $0.tensor == row.tensor }?.bits.base ?? nothing
+    case .dense: base = written.first { $0.tensor == row.tensor }?.dense.base ?? nothing
     }
     return (base, stateBytes(row))
   }
@@ -64,7 +75,8 @@ extension Optimizer {
     switch row.kind {
     case .slot: return SlotStore.bytes(row.format, elements(row), v.dtype.computeSize)
     case .master: return v.count * 4
-    case .training, .place: return v.count * v.dtype.size
+    case .training, .place, .written: return v.count * v.dtype.size
+    case .dense: return v.count * v.dtype.computeSize
     }
   }
 

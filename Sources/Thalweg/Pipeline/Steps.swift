@@ -210,7 +210,10 @@ extension Optimizer {
     }
     restoreSnapshot(home: home)
     for i in shown { if let dense = records[i].master { writeParameters(i, dense) } }
-    for (i, m) in written { restoreParameters(i, m) }
+    for (i, bits, dense) in written {
+      restoreParameters(i, bits)
+      records[i].master?.copyMemory(from: dense.base, byteCount: dense.count)
+    }
     for i in shown + startedNow {
       (records[i].started, records[i].marked) = (false, false)
       startAfresh(i)   // a source may have begun to fill a table

@@ -372,7 +372,10 @@ class Optimizer(_thalweg.Optimizer):
         self._set_mode(0)
 
     def eval(self) -> None:
-        """Writes the evaluation weights (averages, schedule-free iterates) into the parameters."""
+        """Writes the evaluation weights (averages, schedule-free iterates) into the parameters.
+
+        What you write into the parameters until `train()` is lost then: it puts the training weights back.
+        """
         self._set_mode(1)
 
     @property

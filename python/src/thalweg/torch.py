@@ -159,7 +159,8 @@ class Optimizer(torch.optim.Optimizer):
         self._set(changes)
         for index, changed in changes.items():
             self._shown[index].update(changed)
-        if any(isinstance(value, str) or (key == "lr" and self._rates) for c in changes.values() for key, value in c.items()):
+        linked = {"lr", *self._rates} if self._rates else set()
+        if any(isinstance(value, str) or key in linked for c in changes.values() for key, value in c.items()):
             self._pull()
             return
         self._scheduled = [(index, key) for index, key in self._scheduled if key not in changes.get(index, ())]
