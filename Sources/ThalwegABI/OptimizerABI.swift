@@ -67,19 +67,7 @@ public func optimizerDestroy(_ p: OpaquePointer?) -> tw_status { status { () thr
 public func optimizerAddParameters(
   _ p: OpaquePointer?, _ parameters: UnsafePointer<tw_tensor>?, _ count: Int, _ names: UnsafePointer<UnsafePointer<CChar>?>?, _ group: UnsafePointer<CChar>?
 ) -> tw_status {
-  status { () throws(Failure) in
-    try with(p) { (o) throws(Failure) in
-      let list = try views(parameters, count, "parameter")
-      guard !list.isEmpty else { throw Failure(Status.count, "count is 0; bind at least one parameter") }
-      var texts: [String]?
-      if let names {
-        var t: [String] = []
-        for i in 0..<count { t.append(try string(names[i], "names[\(i)]")) }
-        texts = t
-      }
-      try o.addParameters(list, texts, group == nil ? nil : try string(group, "group"))
-    }
-  }
+  optimizerAddGroup(p, parameters, count, names, group, nil, nil, 0)
 }
 
 @_cdecl("tw_optimizer_rebind_parameters")
