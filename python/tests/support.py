@@ -160,6 +160,9 @@ def required(method: tw.Method) -> dict[str, str]:
 # Where the defaults suit small problems only: what keeps a step on some ten thousand elements finite.
 CALM = {"rolling_ball": {"projection_lr": "1e-5"}}
 
+# Methods that never look at a gradient.
+LOSSES_ALONE = {"spsa"}
+
 
 def sentence_of(method: tw.Method, **values: Any) -> str:
     """A stage of the method with everything that it requires."""

@@ -40,6 +40,7 @@ from reference.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from reference.sga_uap import SGAUAP
 from reference.sgd import SGD, BetaNGD, PolyakSGD, SplitSGD
 from reference.sign import Lion, Signum, Tiger
+from reference.spsa import SPSA
 from reference.trust_ratio import LAMB, LARS
 from reference.variance_reduction import HARPG, SAGA, SPIDER, SVRG
 
@@ -744,7 +745,7 @@ ALL = [AdaBelief, Yogi, Adafactor, Adadelta, AdaGrad, AdaGradNorm, RMSProp, Adam
        RAdam, AdamCM, AdamSNSM, MARS, Adan, AdEMAMix, DAdaptAdam, DAdaptSGD, Prodigy, DAL, ADoG, DoG, DoWG, UDoG, DiffGrad, Grams,
        SGLD, SphericalLangevin, ADOPT, LaProp, NIGT, OASIS, SANIA, OptAMSGrad, OptimisticOMD, OptimisticSGD, ScheduleFreeAdamW,
        ScheduleFreeSGD, SGD, BetaNGD, PolyakSGD, SplitSGD, Lion, Signum, Tiger, LAMB, LARS, O2NC, SVRG, SAGA, SPIDER, HARPG,
-       RollingBall, SGAUAP]
+       RollingBall, SGAUAP, SPSA]
 CASES = [pytest.param(c, s, id=f"{c.name}-{i}") for c in ALL for i, s in enumerate(c.settings)]
 
 

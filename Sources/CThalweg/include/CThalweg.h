@@ -63,10 +63,13 @@ const char *twi_strerror(int code);
 int twi_open_new(const char *path, int mode);
 int twi_open_read(const char *path);
 
-/* Marks of a block (Engine/Marks.swift): h goes on over `rows` rows of TWI_MARK_LANES elements. */
-enum { TWI_MARK_LANES = 128 };
-void twi_mark_16(const uint16_t *x, int64_t rows, uint32_t *h);
-void twi_mark_32(const uint32_t *x, int64_t rows, uint32_t *h);
-void twi_mark_64(const uint64_t *x, int64_t rows, uint32_t *h);
+/* Marks of a chunk (Engine/Marks.swift): TWI_MARK_LANES numbers of at most 512 elements. */
+enum { TWI_MARK_LANES = 16 };
+void twi_mark_16(const uint16_t *x, int64_t n, uint32_t *out);
+void twi_mark_32(const uint32_t *x, int64_t n, uint32_t *out);
+void twi_mark_64(const uint64_t *x, int64_t n, uint32_t *out);
+/* Whether 16-bit numbers are what the floats round to. */
+bool twi_rounds_to_bf16(const float *x, const uint16_t *codes, int64_t n);
+bool twi_rounds_to_f16(const float *x, const uint16_t *codes, int64_t n);
 
 #endif

@@ -1,4 +1,5 @@
 import CThalweg
+import Glibc
 
 /// What is done to a run of elements of one tensor: laid out once, then carried out chunk after chunk.
 ///
@@ -17,7 +18,7 @@ final class Program {
   }
 
   private struct Step {
-    enum Kind { case kernel, measure, copy, read, write, clear, widen, narrow, adopt }
+    enum Kind { case kernel, measure, copy, read, write, clear, widen, narrow, adopt, notice, mark }
     /// All elements of a chunk, its whole 8-bit blocks, or what is left of them.
     enum Part { case all, blocks, rest }
     var kind: Kind
@@ -56,7 +57,12 @@ final class Program {
   /// It takes sums.
   private var measures = false
 
-  init(_ allocator: Allocator) throws(Failure) {
+  /// Told of chunks whose parameters are not as the last step left them: where they begin, how many they are, their mark now and then.
+  typealias Written = (UnsafeMutablePointer<Record>, _ start: Int, _ count: Int, UnsafePointer<UInt32>, UnsafePointer<UInt32>) -> Void
+  private let written: Written
+
+  init(_ allocator: Allocator, written: @escaping Written) throws(Failure) {
+    self.written = written
     memory = try Memory((SlotPointers.capacity + 4) * Program.rowBytes + aligned(Operands.padBytes), allocator)
     sums = .allocate(capacity: 1)
     sums.initialize(to: Sums())
@@ -125,6 +131,16 @@ final class Program {
   /// Takes what the host has written into its 16-bit parameters since the last step over into the master copy.
   func adopt(_ master: Place) {
     append(.adopt, operands(master, master)) { $0.layout = self.layout(Program.x) }
+    chunked = true
+    follow(layout(Program.x))
+  }
+
+  /// Compares the parameters with what the last step left, and marks what this one leaves.
+  func notice() { watch(.notice) }
+  func mark() { watch(.mark) }
+  private func watch(_ kind: Step.Kind) {
+    let none = Place(base: pad, moves: false)
+    append(kind, operands(none, none)) { $0.layout = self.layout(Program.x) }
     chunked = true
     follow(layout(Program.x))
   }
@@ -350,6 +366,12 @@ final class Program {
       case .read: s.pointee.layout?.pointee.read(at, m, into: p, size: size, scale: s.pointee.apply.scale)
       case .write: s.pointee.layout?.pointee.write(at, m, from: p, size: size, rounding: s.pointee.rounding)
       case .adopt: s.pointee.layout?.pointee.adopt(at, m, p.assumingMemoryBound(to: Float.self))
+      case .notice:
+        guard let then = r.pointee.mark(at) else { break }
+        let now = pad.assumingMemoryBound(to: UInt32.self)
+        s.pointee.layout.map { Marks.take($0.pointee, at, m, now) }
+        if memcmp(now, then, Marks.lanes &* 4) != 0 { written(r, at, m, now, then) }
+      case .mark: if let mark = r.pointee.mark(at) { s.pointee.layout.map { Marks.take($0.pointee, at, m, mark) } }
       case .clear: s.pointee.layout?.pointee.clear(at, m)
       case .widen: s.pointee.store?.pointee.widen(r.pointee.count, at + from, m, p.assumingMemoryBound(to: Float.self))
       case .narrow:

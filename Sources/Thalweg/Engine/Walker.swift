@@ -79,12 +79,17 @@ struct Record {
   var home: UnsafeMutableRawPointer?
   var away = false
   /// Some state is made of the parameters, and starts anew where the host writes them; `marked`: the marks of the last step hold.
-  var watched = false
+  var watched: Bool { marks != nil }
+  var marks: UnsafeMutablePointer<UInt32>?
   var marked = false
   var rounding: UInt64?
   /// The key of this step's rounding of narrow state.
   var stateKey: UInt64 = 0
 
+  /// The mark of the chunk that begins at an element.
+  @inline(__always) func mark(_ start: Int) -> UnsafeMutablePointer<UInt32>? {
+    marks.map { $0 + start / Program.chunk &* Marks.lanes }
+  }
   @inline(__always) func slot(_ stage: Int, _ k: Int) -> SlotStore { slots[Int(firstSlot[stage]) + k] }
   /// The key of a slot's rounding. State that a stage changes in several walks of a step is rounded anew in each:
   /// `walk` tells them apart.

@@ -13,7 +13,7 @@ import CThalweg
 ///     engine/before      within a step: the source's scalars from before it
 ///     engine/answer      within a step: a matrix that the source keeps
 ///     STAGE/scalars      one set, or one a tensor
-///     NAME/engine/marks  what the last step left in the parameters, where it matters whether the host has written since
+///     NAME/engine/fingerprints  what the last step left in the parameters, where it matters whether the host has written since
 ///     NAME/STAGE/SLOT    state as stored; NAME/engine/master; in evaluation mode NAME/engine/training, the training weights; within a step
 ///                        NAME/engine/place, the parameters where the request that waits has them
 ///
@@ -87,7 +87,7 @@ package enum Checkpoint {
       w.add(name(row, o), f.dtype, f.shape, s.base, s.bytes)
     }
     for i in 0..<o.bound.count where o.records[i].marked {
-      if let m = o.marks(of: i) { w.add("\(o.bound[i].name)/engine/marks", "U8", [m.bytes], m.base, m.bytes) }
+      if let m = o.marks(of: i) { w.add("\(o.bound[i].name)/engine/fingerprints", "U8", [m.bytes], m.base, m.bytes) }
     }
     for i in 0..<o.bound.count where within && (o.records[i].away || shown.contains(i) || written.contains(i)) {
       guard let row = o.placeRow(i) else { continue }
@@ -184,7 +184,7 @@ package enum Checkpoint {
       o.records[i].tookPart = t.flags & Flag.tookPart != 0
       o.records[i].away = t.flags & Flag.away != 0 && o.records[i].home != nil
       o.records[i].apply.scale = o.scale
-      if let m = o.marks(of: i), let e = file.found[Exact("\(o.bound[i].name)/engine/marks")], e.bytes == m.bytes {
+      if let m = o.marks(of: i), let e = file.found[Exact("\(o.bound[i].name)/engine/fingerprints")], e.bytes == m.bytes {
         file.copy(e, to: m.base, m.bytes)
         o.records[i].marked = true
       }
@@ -434,7 +434,8 @@ package enum Checkpoint {
       known.insert(Exact("engine/tensor_steps"))
       for s in o.stages { for g in o.groups.indices { for k in s.hyper[g].parameters.indices { known.insert(Exact("\(key(s))/schedule.\(g).\(k)")) } } }
     }
-    for b in o.bound { known.insert(Exact("\(b.name)/engine/marks")) }
+    // "marks": as an unreleased version wrote them
+    for b in o.bound { known.formUnion(["fingerprints", "marks"].map { Exact("\(b.name)/engine/\($0)") }) }
     var last = 0
     for row in rows {
       let name = name(row, o), f = form(row, o), bytes = o.stateBytes(row)

@@ -86,8 +86,8 @@ package final class Optimizer {
   private(set) var blocks: UnsafeMutablePointer<Block>
   private var blockCount = 0
   private(set) var tasks: [Task] = []
-  /// The marks of all blocks, where some tensor is watched.
-  private(set) var marks: Memory?
+  /// The marks of the tensors that are watched.
+  private(set) var marks: [Memory] = []
   private var partials: UnsafeMutablePointer<Double>
   private(set) var totals: UnsafeMutablePointer<Double>
   private(set) var planned = 0        // tensors with state and plan
@@ -393,7 +393,7 @@ package final class Optimizer {
     let again = stages.contains { $0.grown }
     if again { planned = 0 }
     guard planned < bound.count || programs.isEmpty else { return }
-    var bytes = 0, scratchBytes = 0, ruleBytes = 0
+    var bytes = 0, scratchBytes = 0, ruleBytes = 0, markBytes = 0
     var estimate = 0.0   // sums of absurd sizes must not overflow
     for i in planned..<bound.count {
       let b = bound[i]
@@ -402,23 +402,20 @@ package final class Optimizer {
       guard estimate < 1e17 else { throw Failure(Status.memory, "the state of these tensors does not fit into any memory") }
       for row in stateRows(i) { bytes += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size)) }
       if needsMaster(b) { bytes += aligned(b.view.count * 4) }
+      if stateRows(i).contains(where: { $0.slot.isIterate }) { markBytes += Marks.count(b.view.count) * 4 }
       for s in stages where uses(s, b) {
         ruleBytes += aligned(s.element?.size ?? 0)
         if s.scope == .tensor { ruleBytes += aligned(s.scalars.count * 8) }
       }
       if branches[b.branch].needsScratch { scratchBytes += aligned(b.view.count * size) }
     }
-    let watched = marks != nil || (planned..<bound.count).contains { i in stateRows(i).contains { $0.slot.isIterate } }
-    var allBlocks = 0
-    for i in 0..<bound.count { allBlocks += (records[i].count + Walker.block - 1) / Walker.block }
-    let fingerprints = watched ? try Memory(allBlocks * Marks.lanes * 4, allocator, zeroed: false) : nil
-    if let old = marks, let new = fingerprints { new.base.copyMemory(from: old.base, byteCount: blockCount * Marks.lanes * 4) }
     let arena = try Memory(bytes, allocator)
     let extra = try Memory(scratchBytes, allocator)
     let rules = try Memory(ruleBytes, allocator)
+    let fingerprints = try Memory(markBytes, allocator, zeroed: false)
     let threads = min(Optimizer.mostThreads, max(Threads.count, 1) + 1)
     var benches = programs
-    while benches.count < threads { benches.append(try Program(allocator)) }
+    while benches.count < threads { benches.append(try Program(allocator, written: { [unowned self] in startAnew($0, $1, $2, $3, $4) })) }
 
     var workBytes = workspaces.first?.size ?? 0, wholes = 0
     for i in 0..<bound.count {
@@ -436,6 +433,7 @@ package final class Optimizer {
     while spaces.count < min(threads, wholes) { spaces.append(try Memory(workBytes, allocator, zeroed: false)) }
 
     var at = arena.base, scratchAt = extra.base, ruleAt = rules.base
+    var markAt = fingerprints.base.assumingMemoryBound(to: UInt32.self)
     for i in planned..<bound.count {
       let b = bound[i]
       let r = records + i
@@ -465,7 +463,11 @@ package final class Optimizer {
       for (k, row) in rows.enumerated() {
         Optimizer.start(r, stores + k, row.slot)
         if row.slot.home { r.pointee.home = stores[k].base }
-        if row.slot.isIterate { r.pointee.watched = true }
+      }
+      r.pointee.marked = false
+      if rows.contains(where: { $0.slot.isIterate }) {
+        r.pointee.marks = markAt
+        markAt += Marks.count(r.pointee.count)
       }
       if branches[b.branch].needsScratch {
         r.pointee.scratch = scratchAt
@@ -485,14 +487,14 @@ package final class Optimizer {
       r.pointee.ownRules = own
     }
     if again {
-      (arenas, scratch) = ([], [])
+      (arenas, scratch, marks) = ([], [], [])
       for s in stages { s.grown = false }
     }
     arenas += [arena, rules]
     scratch.append(extra)
     programs = benches
     workspaces = spaces
-    marks = fingerprints
+    if markBytes > 0 { marks.append(fingerprints) }
     planned = bound.count
     plan()
   }
@@ -600,18 +602,14 @@ package final class Optimizer {
   /// Carries a program out over a run of blocks; sums are taken block by block, whatever the run.
   @inline(__always)
   private func run(
-    _ program: Program, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int, sums: Bool, notices: Bool = false, marks: Bool = false,
+    _ program: Program, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int, sums: Bool,
     _ lay: (Program, UnsafeMutablePointer<Record>) -> Void
   ) {
     guard first < end else { return }
     program.begin(r, at: blocks[first].offset)
     lay(program, r)
-    if sums || notices || marks {
-      for b in first..<end {
-        if notices { notice(r, b) }
-        program.execute(blocks[b].count, partials + b * Sums.count)
-        if marks { mark(r, b) }
-      }
+    if sums {
+      for b in first..<end { program.execute(blocks[b].count, partials + b * Sums.count) }
     } else {
       program.execute(blocks[end - 1].offset + blocks[end - 1].count - blocks[first].offset, partials)
     }
@@ -1043,10 +1041,11 @@ package final class Optimizer {
   /// A pass over a run of blocks of one tensor.
   private func run(_ pass: Branch.Pass, _ branch: Branch, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int, _ program: Program) {
     let clears = options.zeroGradients && r.pointee.present
-    let notices = pass.opens && r.pointee.marked && !noticesAhead(r), marks = pass.closes && r.pointee.watched && !mayFail
-    run(program, r, first, end, sums: pass.measured != nil, notices: notices, marks: marks) { p, r in
+    run(program, r, first, end, sums: pass.measured != nil) { p, r in
+      if pass.opens, r.pointee.marked, !noticesAhead(r) { p.notice() }
       pass.lay(out: p, branch, r, sourceOperation)
       if clears, case .final = pass.work { p.clearGradient() }
+      if pass.closes, r.pointee.watched, !mayFail { p.mark() }
     }
   }
 

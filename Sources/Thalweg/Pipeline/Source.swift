@@ -64,6 +64,8 @@ package protocol Source: Sendable {
   /// What `command` may ask of it, between steps; the pipeline then steps if the move says so.
   var commands: [String] { get }
   func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move
+  /// Some request brings gradients. Where none does, all tensors take part that are not marked absent, from the opening on.
+  var takesGradients: Bool { get }
   /// The first request of a step is its own: `opening` says what it is (nil: the gradient), and may move the parameters of tensors that have stepped
   /// before. Which tensors have a gradient this time is not known then.
   var opens: Bool { get }
@@ -84,6 +86,7 @@ extension Source {
   package var observes: [String] { [] }
   package var commands: [String] { [] }
   package func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move { .nothing }
+  package var takesGradients: Bool { true }
   package var opens: Bool { false }
   package func opening(_ io: SourceIO) -> Ask? { nil }
   package func most(_ tensors: Int) -> Int { 1 }
@@ -224,6 +227,8 @@ package struct SourceIO {
   package var answer: Answer { optimizer.answered ?? Answer() }
   /// What gradients of the host are multiplied by: gradients in answers are as the host computed them.
   package var gradientScale: Double { optimizer.scale }
+  /// The loss is to rise.
+  package var maximizes: Bool { optimizer.options.maximize }
   /// A matrix that the source keeps until the step ends; it is saved with the step.
   package var kept: HostMatrix? { optimizer.kept }
   package func keep(_ matrix: HostMatrix) { optimizer.kept = matrix }

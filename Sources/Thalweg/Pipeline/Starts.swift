@@ -53,16 +53,19 @@ extension Optimizer {
 
   /// `always`: for evaluation weights, which no walk of a step comes before.
   func noticeAhead(always: Bool = false) throws(Failure) {
-    guard marks != nil else { return }
+    guard !marks.isEmpty else { return }
     if sourceStage != nil || always {
       Threads.run(tasks.count, parallel: elements >= Walker.parallelFrom) { t in
         let task = tasks[t]
-        func look(_ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int) {
-          if r.pointee.marked, !r.pointee.viewed { for b in first..<end { notice(r, b) } }
+        func look(_ r: UnsafeMutablePointer<Record>, _ start: Int, _ end: Int) {
+          if r.pointee.marked, !r.pointee.viewed { whereWritten(r, start, end) { startAnew(r, $0, $1, $2, $3) } }
         }
         if task.small {
-          for i in task.first..<task.end { look(records + i, records[i].firstBlock, records[i].firstBlock + records[i].blocks) }
-        } else { look(records + Int(blocks[task.first].tensor), task.first, task.end) }
+          for i in task.first..<task.end { look(records + i, 0, records[i].count) }
+        } else {
+          let last = blocks[task.end - 1]
+          look(records + Int(last.tensor), blocks[task.first].offset, last.offset + last.count)
+        }
       }
     }
     for i in 0..<bound.count where records[i].viewed && records[i].marked { try noticeView(i) }
@@ -70,65 +73,66 @@ extension Optimizer {
 
   /// The marks of a tensor.
   func marks(of i: Int) -> (base: UnsafeMutableRawPointer, bytes: Int)? {
-    let r = records[i]
-    guard r.watched, i < planned, let first = mark(of: r.firstBlock) else { return nil }
-    return (UnsafeMutableRawPointer(first), r.blocks * Marks.lanes * 4)
+    records[i].marks.map { (UnsafeMutableRawPointer($0), Marks.count(records[i].count) * 4) }
   }
 
-  private func mark(of block: Int) -> UnsafeMutablePointer<UInt32>? {
-    marks.map { $0.base.assumingMemoryBound(to: UInt32.self) + block * Marks.lanes }
-  }
-
-  /// The mark of a block as the step leaves it.
-  func mark(_ r: UnsafeMutablePointer<Record>, _ b: Int) {
-    if let p = mark(of: b) { Marks.take(r.pointee.x, blocks[b].offset, blocks[b].count, p) }
-  }
   /// Marks what no walk of the step could mark as it went: its parameters might have been put back, or a whole-tensor stage came last.
   func markAfterwards() {
-    guard marks != nil else { return }
+    guard !marks.isEmpty else { return }
     for i in 0..<bound.count where records[i].active && records[i].watched {
       let r = records + i
       if mayFail || !branches[r.pointee.branch].marksInWalk { markAll(r) } else { r.pointee.marked = true }
     }
   }
   func markAll(_ r: UnsafeMutablePointer<Record>) {
-    for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) { mark(r, b) }
+    var at = 0
+    while at < r.pointee.count, let mark = r.pointee.mark(at) {
+      Marks.take(r.pointee.x, at, min(Program.chunk, r.pointee.count - at), mark)
+      at += Program.chunk
+    }
     r.pointee.marked = true
   }
 
-  /// Calls `body` with the marks of a block as it is now and as it was, where they differ.
-  private func whereWritten(_ r: UnsafeMutablePointer<Record>, _ b: Int, _ body: (_ now: UnsafePointer<UInt32>, _ then: UnsafePointer<UInt32>) -> Void) {
-    guard let then = mark(of: b) else { return }
+  /// Calls `body` for the chunks from `start` to `end` whose mark is not as it was.
+  private func whereWritten(
+    _ r: UnsafeMutablePointer<Record>, _ start: Int, _ end: Int,
+    _ body: (_ start: Int, _ count: Int, _ now: UnsafePointer<UInt32>, _ then: UnsafePointer<UInt32>) -> Void
+  ) {
     withUnsafeTemporaryAllocation(byteCount: Marks.lanes * 4, alignment: 64) { room in
       guard let now = room.baseAddress?.assumingMemoryBound(to: UInt32.self) else { return }
-      Marks.take(r.pointee.x, blocks[b].offset, blocks[b].count, now)
-      if memcmp(now, then, Marks.lanes * 4) != 0 { body(now, then) }
+      var at = start
+      while at < end, let then = r.pointee.mark(at) {
+        let n = min(Program.chunk, end - at)
+        Marks.take(r.pointee.x, at, n, now)
+        if memcmp(now, then, Marks.lanes * 4) != 0 { body(at, n, now, then) }
+        at += n
+      }
     }
   }
 
-  /// Iterates of a block start anew where the host has written its parameters since the last step.
-  func notice(_ r: UnsafeMutablePointer<Record>, _ b: Int) {
-    whereWritten(r, b) { now, then in
-      let at = blocks[b].offset, n = blocks[b].count, i = Int(blocks[b].tensor), size = r.pointee.size
-      if let m = r.pointee.master { r.pointee.x.adopt(at, n, m.assumingMemoryBound(to: Float.self) + at) }
-      withUnsafeTemporaryAllocation(byteCount: n * size, alignment: 64) { room in
-        guard let x = room.baseAddress else { return }
-        if let m = r.pointee.master { x.copyMemory(from: m + at * size, byteCount: n * size) } else {
-          r.pointee.x.read(at, n, into: x, size: size, scale: 1)
-        }
-        for (k, row) in stateRows(i).enumerated() {
-          guard case .iterate(let kind) = row.slot.start else { continue }
-          let base = r.pointee.slots[k].base
-          let factor: Double
-          if case .times(let s) = kind { factor = r.pointee.scalars[row.stage.id][s] } else { factor = 1 }
-          for e in 0..<n where now[e % Marks.lanes] != then[e % Marks.lanes] {
-            if r.pointee.isDouble {
-              base.assumingMemoryBound(to: Double.self)[at + e] = factor * x.assumingMemoryBound(to: Double.self)[e]
-            } else {
-              base.assumingMemoryBound(to: Float.self)[at + e] = Float(factor) * x.assumingMemoryBound(to: Float.self)[e]
-            }
-            if case .logarithm = kind { takeLogarithms(base, at + e, 1, r.pointee.isDouble) }
+  /// Iterates of a chunk start anew where the host has written its parameters since the last step.
+  func startAnew(
+    _ r: UnsafeMutablePointer<Record>, _ at: Int, _ n: Int, _ now: UnsafePointer<UInt32>, _ then: UnsafePointer<UInt32>
+  ) {
+    let i = r - records, size = r.pointee.size
+    if let m = r.pointee.master { r.pointee.x.adopt(at, n, m.assumingMemoryBound(to: Float.self) + at) }
+    withUnsafeTemporaryAllocation(byteCount: n * size, alignment: 64) { room in
+      guard let x = room.baseAddress else { return }
+      if let m = r.pointee.master { x.copyMemory(from: m + at * size, byteCount: n * size) } else {
+        r.pointee.x.read(at, n, into: x, size: size, scale: 1)
+      }
+      for (k, row) in stateRows(i).enumerated() {
+        guard case .iterate(let kind) = row.slot.start else { continue }
+        let base = r.pointee.slots[k].base
+        let factor: Double
+        if case .times(let s) = kind { factor = r.pointee.scalars[row.stage.id][s] } else { factor = 1 }
+        for e in 0..<n where now[e % Marks.lanes] != then[e % Marks.lanes] {
+          if r.pointee.isDouble {
+            base.assumingMemoryBound(to: Double.self)[at + e] = factor * x.assumingMemoryBound(to: Double.self)[e]
+          } else {
+            base.assumingMemoryBound(to: Float.self)[at + e] = Float(factor) * x.assumingMemoryBound(to: Float.self)[e]
           }
+          if case .logarithm = kind { takeLogarithms(base, at + e, 1, r.pointee.isDouble) }
         }
       }
     }
@@ -138,7 +142,7 @@ extension Optimizer {
   private func noticeView(_ i: Int) throws(Failure) {
     let r = records + i, n = r.pointee.count, size = r.pointee.size
     var written = false
-    for b in r.pointee.firstBlock..<(r.pointee.firstBlock + r.pointee.blocks) { whereWritten(r, b) { _, _ in written = true } }
+    whereWritten(r, 0, n) { _, _, _, _ in written = true }
     guard written, let s = viewStage(bound[i]), let dense = r.pointee.master, let v = r.pointee.scratch, let space = workspaces.first else { return }
     let before = try copies([(dense, n * size)])
     self.written.append((i, try copyOfParameters(i), before[0]))

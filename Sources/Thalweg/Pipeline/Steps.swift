@@ -97,13 +97,14 @@ extension Optimizer {
     return pending
   }
 
-  /// A source with a first request of its own. Which tensors have a gradient this time is not known yet; those that never had one stay where
-  /// they are.
+  /// A source with a first request of its own. Which tensors have a gradient this time is not known yet, where there are to be any; those that
+  /// never had one stay where they are.
   private func opening(_ stage: Stage, _ source: any Source) -> Request {
     for i in 0..<bound.count {
-      records[i].active = records[i].t > 0
+      records[i].active = source.takesGradients ? records[i].t > 0 : !records[i].absent
       records[i].apply.scale = scale
     }
+    if !source.takesGradients { startActive() }
     return source.opening(SourceIO(self, stage)).map(fill) ?? fill(Ask(.gradient))
   }
 
@@ -264,16 +265,20 @@ extension Optimizer {
 
   /// Everything that can refuse a step happens here, before anything is changed.
   private func begin() throws(Failure) {
-    activate()
+    if sourceStage?.source?.takesGradients ?? true { activate() }   // else the opening has decided
     // an opening may have moved tensors that turn out to have no gradient
     for i in 0..<bound.count where records[i].away && !records[i].active { comeHome(i) }
     if sourceStage != nil { try evaluateSchedules() }   // for what it reads before the rules are made
     try checkFinite()
+    startActive()
+    if mayFail { try takeSnapshot() }
+  }
+
+  private func startActive() {
     for i in 0..<bound.count where records[i].active && !records[i].started {
       start(i)
       startedNow.append(i)
     }
-    if mayFail { try takeSnapshot() }
   }
 
   /// A tensor that had a gradient at the first request of a step has one at all of them.

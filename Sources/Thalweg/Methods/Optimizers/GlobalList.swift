@@ -34,4 +34,5 @@ let globalList: [Registered] = [
   HARPG.registered,
   SAGA.registered,
   XGD.registered,
+  SPSA.registered,
 ]
