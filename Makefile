@@ -17,7 +17,7 @@ all: library
 library: $(LIB)/.stamp-$(if $(THALWEG_MARCH),$(THALWEG_MARCH),all)
 
 define build_variant # $(1): march, $(2): destination folder
-	swift build -c release --product thalweg --scratch-path $(SCRATCH)$(if $(1),/$(1)) -Xswiftc -static-stdlib \
+	swift build -c release --product thalweg -debug-info-format none --scratch-path $(SCRATCH)$(if $(1),/$(1)) -Xswiftc -static-stdlib \
 	  $(if $(1),-Xcc -march=$(1)) -Xlinker -soname=libthalweg.so.1 -Xlinker -s \
 	  -Xlinker --version-script=$(CURDIR)/Sources/packaging/libthalweg.map -Xlinker --no-undefined
 	mkdir -p $(2)
