@@ -233,7 +233,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def of_adapter(method: Method) -> Method:
-    """For methods of a class with the optimizer in `engine`: errors write opt.engine.x for an x that only that one has."""
+    """For methods of a class with the optimizer in `engine`: errors say opt.engine.x for an x that only that has."""
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:

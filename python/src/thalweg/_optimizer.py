@@ -417,8 +417,8 @@ class Optimizer(_thalweg.Optimizer):
                all groups have
 
         A scheduled value is that of the next step.  Numbers come as float, the rest as Python values or text.
-        UnknownNameError when there is none, or when two stages have one and the stage is not named.  ArgumentError, with
-        the values, when no group is named and theirs differ.
+        UnknownNameError when there is none, or when two stages have one and the stage is not named.  ArgumentError,
+        with the values, when no group is named and theirs differ.
         """
         names = [name for name, _, _ in self._layout]
         if group is not None or names in ([], [""]):
