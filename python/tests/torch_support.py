@@ -1,7 +1,7 @@
 """What the tests of thalweg.torch share: parameters, steps with a given gradient, pairs of our optimizer and torch's.
 
-Right values are torch.optim's own where it has the method, and arithmetic in plain numbers elsewhere.  Steps of sgd are a
-product and a difference in float32 (or float64), the same here and there, so they are compared bit by bit.
+Right values are torch.optim's own where it has the method, and arithmetic in plain numbers elsewhere.  Steps of sgd are
+a product and a difference in float32 (or float64), the same here and there, so they are compared bit by bit.
 """
 
 from __future__ import annotations
