@@ -9,7 +9,7 @@
  *          torch may be given other memory, shapes and strides under the same object: before each use they are looked at
  *          again.  Between steps the gradients of the torch adapter are held by weak references alone (see `loosen`).
  * Threads  Each object has a busy flag, checked and set with the lock held: a second thread gets BusyError.
- * Errors   thalweg._errors.BY_STATUS maps a status to its exception class.
+ * Errors   thalweg._errors.BY_STATUS maps a status to what makes its exception out of the library's message.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -23,7 +23,7 @@
 /* ---- module state ---------------------------------------------------------------------------------------------- */
 
 typedef struct {
-  PyObject *by_status;    /* dict: status -> exception class */
+  PyObject *by_status;    /* dict: status -> what makes the exception of a message */
   PyObject *error;        /* thalweg.Error */
   PyObject *adapt;        /* thalweg._arrays.adapt */
   PyObject *look;         /* thalweg._arrays.look */

@@ -6,9 +6,14 @@ too, so that `except ValueError` catches a hyper-parameter out of its range.
 
 from __future__ import annotations
 
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 
 class Error(RuntimeError):
-    """What the library refuses or fails to do.  The message is the library's.
+    """What the library refuses or fails to do.  The message is the library's, with calls as they are spelt in Python.
 
     Before an exception is raised, parameters and state are put back as they were before the call.
     """
@@ -168,7 +173,85 @@ class UnsupportedError(Error, NotImplementedError):
 
 ERRORS = [value for value in list(globals().values()) if isinstance(value, type) and issubclass(value, Error)]
 __all__ = [value.__name__ for value in ERRORS]
-BY_STATUS = {value.status: value for value in ERRORS if value is not Error}
+
+# The library names calls as they are spelt in C.  In order: what stands first is more than what follows.
+SPELLINGS = [
+    (r"call bind_gradients first, or pass them to the step",
+     "call opt.step(grads), or opt.bind_gradients(grads) first"),
+    (r"call next and answer its requests", "call opt.step(closure), or answer every request in opt.requests()"),
+    (r"\bobserve \"loss\" before the step, or answer its requests with next",
+     'call opt.observe("loss", loss) before the step, or opt.step(closure) with a closure that returns the loss'),
+    (r"\bobserve \"(\w+)\" before the step", r'call opt.observe("\1", value) before the step'),
+    (r"answer its requests, or cancel it\b", "answer the requests in opt.requests(), or call opt.cancel()"),
+    (r"answer with answer_matrix\b(?!\()", "answer with request.answer_matrix(first, second)"),
+    (r"\bset_mode\(train\)", "opt.train()"),
+    (r"\bset_mode\(eval\w*\)", "opt.eval()"),
+    (r"\bpass NULL\b", "pass None"),
+    (r"\bis NULL\b", "is a null pointer"),
+    (r"\bTW_(F32|F64|F16|BF16)\b", lambda found: found[1].lower()),
+]
+# Single calls, where no phrase above had them.
+CALLS = {
+    "add_parameters": 'opt.add_param_group({"params": [...]})',
+    "add_group": 'opt.add_param_group({"params": [...]})',
+    "rebind_parameters": "opt.rebind_parameters(params)",
+    "bind_gradients": "opt.bind_gradients(grads)",
+    "bind_shadow": "opt.bind_shadow(shadows)",
+    "step_with": "opt.step(grads)",
+    "answer_matrix": "request.answer_matrix(first, second)",
+    "set_mode": "opt.train() or opt.eval()",
+    "get_number": "opt.get(path)",
+    "get_text": "opt.get(path)",
+    "set_number": "opt.set(path, value)",
+    "set_text": "opt.set(path, value)",
+    "set_texts": "opt.set(path, value)",
+    "save_file": "opt.save(path)",
+    "load_file": "opt.load(path)",
+}
+SPELLINGS.append(
+    # Not what is quoted (it may be a name of the caller's), and not what is in Python's spelling already.
+    (r"(?<![\w.`'\"])(?:tw_optimizer_)?(" + "|".join(CALLS) + r")\b(?![\w(])", lambda found: CALLS[found[1]])
+)
+SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in SPELLINGS]
+
+
+def in_python(message: str) -> str:
+    """A message of the library with the calls that it names as they are spelt in Python."""
+    for pattern, replacement in SPELLINGS:
+        message = pattern.sub(replacement, message)
+    return message
+
+
+def _maker(cls: type[Error]) -> Callable[[str], Error]:
+    return lambda message: cls(in_python(message))
+
+
+# What makes the exception of a status out of the library's message; the extension asks here.
+BY_STATUS = {value.status: _maker(value) for value in ERRORS if value is not Error}
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def of_adapter(method: Method) -> Method:
+    """For methods of a class with the optimizer in `engine`: errors say opt.engine.x for an x that only that has."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Error as problem:
+            if problem.args and isinstance(problem.args[0], str):
+                problem.args = (_through_engine(problem.args[0], type(self)), *problem.args[1:])
+            raise
+
+    return call  # type: ignore[return-value]
+
+
+def _through_engine(message: str, adapter: type) -> str:
+    def spelt(found: re.Match[str]) -> str:
+        return found[0] if found[1] == "engine" or hasattr(adapter, found[1]) else f"opt.engine.{found[1]}"
+
+    return re.sub(r"\bopt\.(\w+)", spelt, message)
 
 
 def error(cls: type[Error], message: str) -> Error:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import inspect
 import os
+import re
+import reprlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +19,10 @@ from ._errors import (
     CountError,
     Error,
     FormatError,
+    MethodError,
     NeedsError,
     RangeError,
+    SentenceError,
     UnknownNameError,
     ValueTypeError,
     VersionError,
@@ -38,6 +43,8 @@ REQUESTS = {
     7: "logit_derivatives",
     8: "activations",
 }
+# What a loss and a gradient are no answer to.
+BEYOND_GRADIENTS = ("hessian_vector", "logit_derivatives", "activations")
 STATE_FORMAT = 1
 
 
@@ -271,14 +278,17 @@ class Optimizer(_thalweg.Optimizer):
 
     def _bind_group(self, group: _Group) -> None:
         start = self._layout[-1][2] if self._layout else 0
-        self._add(group.arrays, group.names, group.name, *self._written(group.overrides))
+        with self._explaining(group.overrides, f"parameter group {group.name!r}"):
+            self._add(group.arrays, group.names, group.name, *self._written(group.overrides))
         self._layout.append((group.name, start, start + len(group.arrays)))
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Adds parameters: {"params": [...], "lr": 0.1, "name": "head"}.  Gradients have to be bound anew.
 
         The group has the values and schedules of the sentence, and what was set for all groups since, unless it says
-        otherwise.  When a tensor or a value is refused, nothing is bound and nothing changes.
+        otherwise.  When a tensor or a value is refused, nothing is bound and nothing changes: UnknownNameError for a
+        key that is no hyper-parameter, ValueTypeError, RangeError, MethodError or SentenceError for a value that does
+        not fit.
         """
         used = {name for name, _, _ in self._layout}
         parsed = _read_group(group, _fresh_name(used, len(self._layout)))
@@ -321,7 +331,8 @@ class Optimizer(_thalweg.Optimizer):
                 if self._pending is not token:
                     raise RuntimeError("another step was started inside the loop over this one")
                 if request.wants_loss and request.loss is None:
-                    raise error(NeedsError, f"{self._text}: the method asked for the loss, and none was given")
+                    raise error(NeedsError, f"{self._text}: the method asked for the loss, and none was given: "
+                                "call request.answer(grads, loss), or set request.loss")
                 loss, row = None if request.loss is None else float(request.loss), None
         except BaseException:
             if self._pending is token:
@@ -345,7 +356,10 @@ class Optimizer(_thalweg.Optimizer):
                     if first is None:
                         first = loss
                     if request.loss is None:
-                        request.loss = float(loss)
+                        request.loss = _number_of(loss)
+                if request.wants_loss and request.loss is None:
+                    raise error(NeedsError, f"{self._text}: the method asked for the loss: the closure must return "
+                                "(loss, grads), or the loss alone where it fills the bound gradients")
         return first
 
     def _read_answer(self, answer: Any) -> tuple[Any, Any]:
@@ -399,9 +413,24 @@ class Optimizer(_thalweg.Optimizer):
     def get(self, path: str, group: str | None = None) -> Any:
         """A hyper-parameter or a measured value: "lr", "adamw.lr", "adamw#1.lr", "clip_global_norm.norm".
 
+        group  its name ("" is that of a plain list; where there is none, what the sentence says); None: the value that
+               all groups have
+
         A scheduled value is that of the next step.  Numbers come as float, the rest as Python values or text.
-        UnknownNameError when there is none, or when two stages have one and the stage is not named.
+        UnknownNameError when there is none, or when two stages have one and the stage is not named.  ArgumentError,
+        with the values, when no group is named and theirs differ.
         """
+        names = [name for name, _, _ in self._layout]
+        if group is not None or names in ([], [""]):
+            return self._value(path, group)
+        values = {name: self._value(path, name) for name in names}
+        first = values[names[0]]
+        if not all(_equal(value, first) for value in values.values()):
+            raise error(ArgumentError, f"the parameter groups have different values of {path!r} ({_listed(values)}): "
+                        f"name one, as in opt.get({path!r}, {names[-1]!r})")
+        return first
+
+    def _value(self, path: str, group: str | None) -> Any:
         parameter = self._live().get(path)
         if parameter is None or parameter.type in ("number", "integer"):
             with contextlib.suppress(ValueTypeError):
@@ -415,20 +444,69 @@ class Optimizer(_thalweg.Optimizer):
         A str is taken as it would stand in a sentence: opt.set("lr", "cosine(lr=0.1, total=1000)").
         RangeError, ValueTypeError or UnknownNameError when it does not fit; nothing changes then.
         """
-        if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-            self._set_number(group, path, float(value))
-        else:
-            self._set_text(group, path, _sentence.write_value(value))
+        with self._explaining({path: value}):
+            if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+                self._set_number(group, path, float(value))
+            else:
+                self._set_text(group, path, self._written_value(path, value))
 
     def _set_together(self, values: Mapping[str, Any], group: str | None) -> None:
         """Changes several hyper-parameters, "betas" among them: all of them, or none when one is refused."""
-        paths, texts = self._written(values)
-        self._set_texts(group, paths, texts)
+        with self._explaining(values):
+            self._set_texts(group, *self._written(values))
 
     def _written(self, values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         """Paths, and values as a sentence writes them."""
+        for key in values:
+            if not isinstance(key, str):
+                raise error(ValueTypeError, f"the name of a hyper-parameter is a str, not {reprlib.repr(key)}")
         spread = self._spread(values)
-        return list(spread), [_sentence.write_value(value) for value in spread.values()]
+        return list(spread), [self._written_value(path, value) for path, value in spread.items()]
+
+    def _written_value(self, path: str, value: Any) -> str:
+        try:
+            return _sentence.write_value(value)
+        except ValueTypeError:
+            raise error(ValueTypeError, f"{path!r} is {self._expected(path)}, got {reprlib.repr(value)}") from None
+
+    def _expected(self, path: str) -> str:
+        """What a hyper-parameter may be, in words."""
+        stage, _, name = path.rpartition(".")
+        if path == "betas":
+            return "a tuple of 2 or 3 numbers"
+        parameter = self._live().get(path)
+        for own, method in self._stages() if parameter is None else ():
+            if stage in ("", own):
+                parameter = parameter or method.parameter(name)
+        return "a number" if parameter is None else _registry.expected(parameter)
+
+    @contextlib.contextmanager
+    def _explaining(self, values: Mapping[str, Any], where: str = "") -> Iterator[None]:
+        """Errors say which key of `values` is refused, what there is, and what was expected."""
+        try:
+            yield
+        except (UnknownNameError, ValueTypeError, RangeError, MethodError, SentenceError) as problem:
+            text = self._explain(problem, values, bool(where)) if values else str(problem)
+            if text == str(problem) and not (where and values):
+                raise
+            raise error(type(problem), f"{where}: {text}" if where else text) from None
+
+    def _explain(self, problem: Error, values: Mapping[str, Any], in_group: bool) -> str:
+        text = str(problem)
+        if isinstance(problem, UnknownNameError):
+            unknown = re.match(r"no hyper-parameter `([^`]*)`", text)
+            if unknown is None or not any(key in (unknown[1], "betas") for key in values):
+                return text
+            known = self._live_paths() + (["betas"] if in_group and self._betas() else [])
+            near = [] if "did you mean" in text else difflib.get_close_matches(unknown[1], known, 1)
+            return f"{text}{f' (did you mean `{near[0]}`?)' if near else ''}; there are: {', '.join(known)}"
+        if isinstance(problem, (MethodError, SentenceError)):
+            # A str that does not read as a value.  The library, which is given text only, cannot tell which key has it.
+            for key, value in values.items():
+                for part in value if isinstance(value, (list, tuple)) else (value,):
+                    if isinstance(part, str) and (f"`{part.strip()}`" in text or f"\n  {part.strip()}" in text):
+                        return f"{key!r} is {self._expected(key)}, got {reprlib.repr(value)}: {text}"
+        return text
 
     def _spread(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """`values` with "betas" written out as beta1, beta2, ..."""
@@ -674,16 +752,38 @@ def _size(shape: tuple[int, ...]) -> int:
     return size
 
 
+def _number_of(loss: Any) -> float:
+    """The loss that a closure returned."""
+    try:
+        return float(loss)
+    except (TypeError, ValueError, RuntimeError):
+        shown = reprlib.repr(loss)
+        raise error(ValueTypeError, f"the loss that the closure returns is one number, not {shown}") from None
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return bool(a == b) or (a != a and b != b)
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    """"0.1 in 'a', 'b'; 0.2 in 'c'": values by group, a few of them."""
+    by_value: dict[str, list[str]] = {}
+    for name, value in values.items():
+        by_value.setdefault(repr(value), []).append(repr(name))
+    parts = [f"{value} in {', '.join(names[:4])}{', ...' if names[4:] else ''}" for value, names in by_value.items()]
+    return "; ".join(parts[:4]) + ("; ..." if parts[4:] else "")
+
+
 def _ask(closure: Callable[[], Any], request: Request) -> Any:
     """Calls a closure that is not told what is asked for, where a loss and a gradient are an answer.
 
     The gradients of tasks are asked for in order, which a closure may keep count of.
     """
-    if request.kind in ("hessian_vector", "logit_derivatives", "activations"):
+    if request.kind in BEYOND_GRADIENTS:
         raise error(
             NeedsError,
             f"the method asks for {request.kind}, which a closure without arguments cannot know: give one that takes the "
-            "Request, or answer requests()",
+            "Request, or answer every request in opt.requests()",
         )
     return closure()
 

@@ -217,6 +217,16 @@ def literal(p: Parameter) -> Any:
     return read_value(p.default)
 
 
+def expected(p: Parameter) -> str:
+    """What a hyper-parameter may be, in words."""
+    kind = {
+        "number": "a number", "integer": "a whole number", "flag": "True or False", "list": "a list of numbers",
+        "choice": f"one of {', '.join(p.choices)}",
+    }.get(p.type, f"a {p.type}")
+    within = f" in {p.range}" if p.range else ""
+    return f"{kind}{within}{', or a schedule' if p.type == 'number' else ''}{', or None' if p.optional else ''}"
+
+
 def read_value(text: str) -> Any:
     """A value as it is written in a sentence, as a Python value where there is one."""
     text = text.strip()

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from . import _arrays, _optimizer
-from ._errors import DtypeError, LayoutError, ShapeError, error
+from ._errors import DtypeError, LayoutError, NeedsError, ShapeError, error, of_adapter
 
 ALIGNMENT = 64
 
@@ -88,12 +88,14 @@ class Optimizer:
                 self._views[index] = view(self.arrays[index])
         return jax.tree_util.tree_unflatten(self._tree, self._views)
 
+    @of_adapter
     def step(self, grads: Any) -> Any:
         """One step.
 
         grads  a pytree like the parameters, of JAX or NumPy arrays, even if it can be called (a module); or a closure:
-               closure(params) -> (loss, grads), called as often as the method asks.  Methods that ask for more than
-               gradients and losses (hessian_vector, matrices) need the requests of `engine`
+               closure(params) -> (loss, grads), called as often as the method asks; the loss may be None for methods
+               that do not ask for it.  Methods that ask for more than gradients and losses (hessian_vector, matrices)
+               need the requests of `engine`
 
         Returns the closure's first loss, else None.
         """
@@ -107,9 +109,15 @@ class Optimizer:
         return None
 
     def _step_closure(self, closure: Callable[[Any], Any]) -> Any:
-        def answer() -> tuple[Any, list[Any]]:
-            loss, grads = closure(self.params)
-            return float(loss), self._leaves(grads)
+        def answer(request: _optimizer.Request) -> tuple[Any, list[Any]]:
+            if request.kind in _optimizer.BEYOND_GRADIENTS:
+                raise error(NeedsError, f"the method asks for {request.kind}, which closure(params) cannot know: answer "
+                            "every request in opt.engine.requests()")
+            returned = closure(self.params)
+            if not isinstance(returned, (tuple, list)) or len(returned) != 2:
+                raise TypeError(f"closure(params) returns (loss, grads), not {type(returned).__name__}")
+            loss, grads = returned
+            return None if loss is None else _optimizer._number_of(loss), self._leaves(grads)
 
         loss = self.engine.step(answer)
         self.engine.release_gradients()

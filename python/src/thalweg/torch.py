@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
-from . import _optimizer, _registry
-from ._errors import ArgumentError, CountError, error
+from . import _optimizer, _registry, _sentence
+from ._errors import ArgumentError, CountError, NeedsError, error, of_adapter
 
-# What torch's own code and its schedulers keep in a group beside the hyper-parameters of the optimizer.
+# What torch's own code and its schedulers keep in a group beside the hyper-parameters of the optimizer.  A group may be
+# given with these (a copy of another group has them); of other keys that are no hyper-parameters it may not.
 NOT_OURS = frozenset(
     ("params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_lr", "max_momentum", "base_momentum", "swa_lr")
     + ("differentiable", "foreach", "fused", "capturable")
@@ -39,8 +40,11 @@ class Optimizer(torch.optim.Optimizer):
     sentence shows its present value, and stays in force until that value is changed there.  A group that is added later has
     the sentence's values and schedules unless it says otherwise.
 
-    Where several rules have a rate (route(matrix=(muon), other=(adamw))), "lr" is that of the first, and changing it changes
-    all of them by the same factor: torch's schedulers look for "lr".
+    Where several rules have a rate (route(matrix=(muon), other=(adamw))), "lr" is that of the first, and changing it,
+    or giving it in a group, changes all of them by the same factor: torch's schedulers look for "lr".
+
+    A group that is given with a key that is no hyper-parameter of the sentence is refused (UnknownNameError), and so is
+    a value that does not fit.  What is put into a group later is the caller's, as in torch.
 
     A hyper-parameter that needs state which the sentence did not ask for (the momentum of sgd, which OneCycleLR and CyclicLR
     cycle) may be changed until the first step is taken.
@@ -59,15 +63,14 @@ class Optimizer(torch.optim.Optimizer):
         self._scaled: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
         super().__init__(params, {})
         names: list[str] = []
-        groups = [self._describe(group, set(group), names) for group in self.param_groups]
+        with contextlib.closing(_bare(sentence)) as bare:
+            self._rates = _rates(bare)
+            values, scheduled = self._read(bare, "")
+        self._sentence_values = {key: value for key, value in values.items() if key not in scheduled}
+        groups = [self._spread_given(self._describe(group, set(group), names)) for group in self.param_groups]
         plain = len(groups) == 1 and not (groups[0].keys() - {"params", "name"})
-        engine = _optimizer.Optimizer(groups[0]["params"] if plain else groups, sentence, **options)
-        self._rates = _rates(engine)
-        self.engine = engine
-        # The group "" has what the sentence says: no tensor of a group with values of its own is in it.
-        values, scheduled = self._read("")
-        self.defaults.update((key, value) for key, value in values.items() if key not in scheduled)
-        self._sentence_values = dict(self.defaults)
+        self.engine = _optimizer.Optimizer(groups[0]["params"] if plain else groups, sentence, **options)
+        self.defaults.update(self._sentence_values)
         self._pull()
 
     # ---- param_groups and the engine
@@ -96,13 +99,13 @@ class Optimizer(torch.optim.Optimizer):
         described["name"] = name
         return described
 
-    def _read(self, name: str) -> tuple[dict[str, Any], set[str]]:
+    def _read(self, engine: _optimizer.Optimizer, name: str) -> tuple[dict[str, Any], set[str]]:
         """What a group of the engine has, as param_groups shows it; and the keys of what a schedule changes."""
         values: dict[str, Any] = {}
         scheduled: set[str] = set()
-        for path, parameter in self.engine._live().items():
-            values[path] = self.engine.get(path, name)
-            if parameter.type == "number" and isinstance(_registry.read_value(self.engine._get_text(name, path)), str):
+        for path, parameter in engine._live().items():
+            values[path] = engine.get(path, name)
+            if parameter.type == "number" and isinstance(_registry.read_value(engine._get_text(name, path)), str):
                 scheduled.add(path)
         if "beta1" in values and "beta2" in values:  # as torch, whose schedulers look for it
             parts = [key for key in ("beta1", "beta2", "beta3") if key in values]
@@ -119,7 +122,7 @@ class Optimizer(torch.optim.Optimizer):
         """Shows what the engine has, but for what the caller has changed and no step has used yet."""
         self._scheduled = []
         for index, (group, (name, _, _)) in enumerate(zip(self.__dict__["param_groups"], self.engine._layout)):
-            values, scheduled = self._read(name)
+            values, scheduled = self._read(self.engine, name)
             old = self._shown[index] if index < len(self._shown) else {}
             for key, value in values.items():
                 current = group.get(key)
@@ -220,13 +223,15 @@ class Optimizer(torch.optim.Optimizer):
         torch.autograd.graph.increment_version(tuple(p for g in self.__dict__["param_groups"] for p in g["params"]))
 
     @torch.no_grad()
+    @of_adapter
     def step(self, closure: Callable[..., Any] | None = None) -> Any:  # type: ignore[override]
         """One step with the gradients in `.grad` (None: that tensor is left alone).
 
         closure  zeroes the gradients, computes the loss, calls backward, and returns the loss; methods that need more
-                 than one gradient (sam, lbfgs, ...) call it as often as they like, at other parameters each time.  With
-                 one required argument it is given the thalweg.Request, for a "hessian_vector" leaves the product in
-                 `.grad`, and for "activations" and "logit_derivatives" calls request.answer_matrix (and may return None).
+                 than one gradient (sam, ...) call it as often as they like, at other parameters each time.  It may
+                 return None where the method does not ask for the loss; NeedsError where it does.  With one required
+                 argument it is given the thalweg.Request, for a "hessian_vector" leaves the product in `.grad`, and for
+                 "activations" and "logit_derivatives" calls request.answer_matrix.
 
         Returns the first loss, or None.  After an exception, of the closure too, parameters and state are as before.
         Between steps the gradients are yours alone: what you let go of is freed.
@@ -255,10 +260,13 @@ class Optimizer(torch.optim.Optimizer):
                 with torch.enable_grad():
                     loss = closure(request) if takes_request else _optimizer._ask(closure, request)
                 first = loss if first is None else first
-                request.answer(
-                    [p.grad for p in parameters] if request.wants_gradient else None,
-                    float(loss) if loss is not None and request.loss is None else None,
-                )
+                if loss is not None and request.loss is None:
+                    request.loss = _optimizer._number_of(loss)
+                if request.wants_loss and request.loss is None:
+                    raise error(NeedsError, f"{self.engine._text}: the method asked for the loss: the closure must "
+                                "return it, and returned None")
+                if request.wants_gradient:
+                    request.answer([p.grad for p in parameters])
         return first
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -271,10 +279,12 @@ class Optimizer(torch.optim.Optimizer):
             else:
                 self.engine.release_gradients()
 
+    @of_adapter
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch: {"params": [...], "lr": 0.1}.  What the group does not say is as in the sentence, schedules included.
 
-        When a tensor or a value is refused, nothing changes.
+        UnknownNameError for a key that is no hyper-parameter.  When a key, a tensor or a value is refused, nothing
+        changes.
         """
         if "engine" not in self.__dict__:
             return super().add_param_group(param_group)
@@ -311,6 +321,7 @@ class Optimizer(torch.optim.Optimizer):
             rates = {path: self._sentence_values[path] * (new / first) for path in self._rates}
         return {**rates, **described}
 
+    @of_adapter
     def observe(self, what: str, value: float) -> None:
         """Tells the pipeline a number that it watches: "loss", "metric"."""
         self.engine.observe(what, float(value))
@@ -318,11 +329,13 @@ class Optimizer(torch.optim.Optimizer):
 
     # ---- modes
 
+    @of_adapter
     def train(self) -> None:
         """Puts the training weights back into the parameters."""
         self.engine.train()
         self._touch()
 
+    @of_adapter
     def eval(self) -> None:
         """Writes the evaluation weights (averages, schedule-free iterates) into the parameters."""
         self.engine.eval()
@@ -350,6 +363,7 @@ class Optimizer(torch.optim.Optimizer):
             for kind in kinds:
                 setattr(self, kind, hooks[kind])
 
+    @of_adapter
     def state_dict(self) -> dict[str, Any]:
         """torch's param_groups, and the state under "thalweg" (as a uint8 tensor: torch.load(weights_only=True) reads it)."""
         for hook in tuple(self._optimizer_state_dict_pre_hooks.values()):
@@ -368,6 +382,7 @@ class Optimizer(torch.optim.Optimizer):
             whole = hook(self, whole) or whole
         return whole
 
+    @of_adapter
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what state_dict returned, for the same model, and the values in its param_groups that were changed
         since.  Nothing changes when it does not fit."""
@@ -406,7 +421,7 @@ class Optimizer(torch.optim.Optimizer):
     def _set_differences(self, groups: list[dict[str, Any]], changes: list[dict[str, Any]] | None) -> None:
         """Changes what somebody has changed in the groups of a state_dict; None: an earlier version saved it without a note
         of what it showed, and what schedules change is left to them."""
-        reads = [self._read(name) for name, _, _ in self.engine._layout]
+        reads = [self._read(self.engine, name) for name, _, _ in self.engine._layout]
         if changes is None:
             changes = _differences(groups, [{k: v for k, v in values.items() if k not in by} for values, by in reads])
         self._shown = [values for values, _ in reads]
@@ -421,6 +436,14 @@ class Optimizer(torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         return f"<thalweg.torch.Optimizer: {self.engine!r}>"
+
+
+def _bare(sentence: str) -> _optimizer.Optimizer:
+    """The sentence without parameters, which knows what hyper-parameters there are."""
+    engine = _optimizer.Optimizer.__new__(_optimizer.Optimizer)
+    engine._create(_sentence.check_text(sentence), 1, 0, 0, 0, 0, 0, 1.0, 0)
+    engine._layout, engine._parameters = [], None
+    return engine
 
 
 def _rates(engine: _optimizer.Optimizer) -> list[str]:

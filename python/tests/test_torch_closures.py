@@ -1,0 +1,150 @@
+"""Closures and interruptions, GradScaler, gradient clipping and named parameters with thalweg.torch.Optimizer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable
+
+import pytest
+
+import thalweg as tw
+
+torch = pytest.importorskip("torch")
+
+from torch_support import assert_equal, parameter, step  # noqa: E402
+
+from thalweg.torch import Optimizer  # noqa: E402
+
+
+# ---- closures and interruptions
+
+
+def closure_of(opt: Any, p: torch.Tensor, clear: Callable[[], None], at: int | None = None,
+               problem: BaseException | None = None) -> Callable[[], torch.Tensor]:
+    calls = [0]
+
+    def closure() -> torch.Tensor:
+        clear()
+        calls[0] += 1
+        loss = (p**2).sum()
+        if problem is not None and calls[0] == at:
+            raise problem
+        loss.backward()
+        return loss
+
+    return closure
+
+
+ASKING = ["sam(0.5) | sgd(lr=0.125)", "fd_grad_reg | sgd(lr=0.125)", "mars(exact=true)", "sgd(lr=0.125)"]
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt(), RuntimeError("no data")], ids=["interrupt", "error"])
+@pytest.mark.parametrize("kind", ["opt", "model", "zeros"])
+@pytest.mark.parametrize("sentence", ASKING)
+def test_interrupted_at_every_request(sentence: str, kind: str, problem: BaseException) -> None:
+    """However the closure clears its gradients: weights and state are as before, and the next step is that of a twin."""
+    def make() -> tuple[Optimizer, torch.nn.Parameter, Callable[[], None]]:
+        p = parameter(1.0, -2.0, 3.0)
+        opt = Optimizer([p], sentence)
+        clear = {"opt": opt.zero_grad, "model": lambda: setattr(p, "grad", None),
+                 "zeros": lambda: opt.zero_grad(set_to_none=False)}[kind]
+        for _ in range(2):
+            opt.step(closure_of(opt, p, clear))
+        return opt, p, clear
+
+    for at in (1, 2):
+        opt, p, clear = make()
+        twin, q, clear_twin = make()
+        before, state = p.detach().clone(), opt.engine.state_dict()["state"]
+        try:
+            opt.step(closure_of(opt, p, clear, at, problem))
+        except type(problem):
+            assert torch.equal(p.detach(), before) and opt.engine.state_dict()["state"] == state
+            opt.step(closure_of(opt, p, clear))
+        twin.step(closure_of(twin, q, clear_twin))
+        assert_equal([p], [q])
+
+
+def test_a_gradient_that_is_missing_at_the_second_request() -> None:
+    p, q = parameter(1.0), parameter(1.0)
+    opt = Optimizer([p, q], "sam(0.5) | sgd(lr=0.1)")
+    calls = [0]
+
+    def closure() -> torch.Tensor:
+        opt.zero_grad()
+        calls[0] += 1
+        loss = (p**2).sum() + ((q**2).sum() if calls[0] == 1 else 0.0)
+        loss.backward()
+        return loss
+
+    with pytest.raises(tw.SequenceError, match="absent"):
+        opt.step(closure)
+    assert (p.item(), q.item()) == (1.0, 1.0)
+
+
+def test_closures_that_are_not_told_what_is_asked_for() -> None:
+    p = parameter(1.0, 2.0)
+    opt = Optimizer([p], "oasis")
+    before = p.detach().clone()
+    with pytest.raises(tw.NeedsError, match="hessian_vector"):
+        opt.step(closure_of(opt, p, opt.zero_grad))
+    assert torch.equal(p.detach(), before) and opt.engine.steps == 0
+
+
+def test_closures_return_their_loss_and_autograd_notices() -> None:
+    p = parameter(3.0)
+    opt = Optimizer([p], "sgd(lr=0.5)")
+    version = p._version
+    loss = opt.step(closure_of(opt, p, opt.zero_grad))
+    assert loss.item() == 9.0 and p._version > version
+    version = p._version
+    with opt.averaged():
+        pass
+    assert p._version > version
+
+
+# ---- mixed precision, averages
+
+
+def test_grad_scaler() -> None:
+    """unscale_ and step of a GradScaler: a step with an infinite gradient is left out."""
+    model = torch.nn.Linear(2, 1)
+    opt = Optimizer(model.parameters(), "sgd(lr=0.5)")
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    reference = [p.detach().clone() for p in model.parameters()]
+    x = torch.tensor([[1.0, 2.0]])
+    scaler.scale(model(x).sum()).backward()
+    scaler.unscale_(opt)
+    gradients = [p.grad.clone() for p in model.parameters()]
+    scaler.step(opt)
+    scaler.update()
+    for p, old, g in zip(model.parameters(), reference, gradients):
+        torch.testing.assert_close(p.detach(), old - 0.5 * g)
+    assert gradients[1].item() == 1.0
+    opt.zero_grad()
+    before = [p.detach().clone() for p in model.parameters()]
+    scaler.scale(model(x * math.inf).sum()).backward()
+    scaler.step(opt)
+    scaler.update()
+    assert_equal(list(model.parameters()), before)
+    assert scaler.get_scale() == 4.0 and opt.engine.steps == 1
+
+
+def test_gradient_clipping_of_torch() -> None:
+    model = torch.nn.Linear(4, 1)
+    opt = Optimizer(model.parameters(), "sgd(lr=1.0)")
+    before = [p.detach().clone() for p in model.parameters()]
+    (100 * model(torch.ones(1, 4)).sum()).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    opt.step()
+    moved = sum(float(((p.detach() - old) ** 2).sum()) for p, old in zip(model.parameters(), before))
+    assert moved == pytest.approx(1.0, rel=1e-5)
+
+
+def test_named_parameters() -> None:
+    model = torch.nn.Linear(2, 2)
+    opt = Optimizer(model.named_parameters(), 'route("*bias"=(sgd(lr=0.0)), other=(sgd(lr=0.5)))')
+    assert opt.engine.names == ["weight", "bias"] and opt.param_groups[0]["param_names"] == ["weight", "bias"]
+    bias = model.bias.detach().clone()
+    step(opt)
+    assert torch.equal(model.bias.detach(), bias)

@@ -1,0 +1,206 @@
+"""Parameter groups of thalweg.torch.Optimizer, as people who come from torch.optim take them for granted."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import pytest
+
+import thalweg as tw
+
+torch = pytest.importorskip("torch")
+schedulers = torch.optim.lr_scheduler
+
+from torch_support import assert_equal, parameter, step  # noqa: E402
+
+from thalweg.torch import Optimizer  # noqa: E402
+
+
+def test_the_first_group_is_one_of_several() -> None:
+    """A value for the group of a plain list stays there when another group has come."""
+    p, q = parameter(0.0), parameter(0.0)
+    opt = Optimizer([p], "sgd(lr=0.1)")
+    opt.add_param_group({"params": [q], "lr": 0.75})
+    opt.param_groups[0]["lr"] = 0.25
+    step(opt)
+    assert (p.item(), q.item()) == (-0.25, -0.75)
+    assert [g["lr"] for g in opt.param_groups] == [0.25, 0.75]
+    assert [g["lr"] for g in opt.engine.param_groups] == [0.25, 0.75]
+
+
+def test_groups_under_schedulers_are_as_in_torch() -> None:
+    def build(make: Callable[[Any], Any]) -> tuple[Any, list[Any]]:
+        p, q = parameter(1.0), parameter(1.0)
+        opt = make([p])
+        opt.add_param_group({"params": [q], "lr": 0.5})
+        scheduler = schedulers.LambdaLR(opt, [lambda k: 0.5**k, lambda k: 1.0])
+        for _ in range(4):
+            step(opt)
+            scheduler.step()
+        return opt, [p, q]
+
+    ours, theirs = build(lambda p: Optimizer(p, "sgd(lr=0.25)")), build(lambda p: torch.optim.SGD(p, lr=0.25))
+    assert_equal(ours[1], theirs[1])
+    assert [g["lr"] for g in ours[0].param_groups] == [g["lr"] for g in theirs[0].param_groups]
+
+
+def test_a_later_group_starts_from_the_sentence() -> None:
+    """Not from what the first group was given: torch takes `defaults`, which are those of the constructor."""
+    for make in (lambda p: Optimizer(p, "sgd(lr=0.1, weight_decay=0.5)"),
+                 lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.5)):
+        opt = make([{"params": [parameter(1.0)], "lr": 0.5}])
+        opt.param_groups[0]["weight_decay"] = 0.0
+        opt.add_param_group({"params": [parameter(1.0)]})
+        assert [(g["lr"], g["weight_decay"]) for g in opt.param_groups] == [(0.5, 0.0), (0.1, 0.5)]
+        assert opt.defaults["lr"] == 0.1
+        opt.defaults["lr"] = 0.25
+        opt.add_param_group({"params": [parameter(1.0)]})
+        assert opt.param_groups[2]["lr"] == 0.25
+
+
+def test_a_later_group_has_the_schedule() -> None:
+    p, q = parameter(0.0), parameter(0.0)
+    opt = Optimizer([p], "sgd(lr=linear(lr=1.0, end=0, total=8))")
+    for k in range(4):
+        assert opt.param_groups[0]["lr"] == 1 - k / 8
+        step(opt)
+    opt.add_param_group({"params": [q]})
+    assert [g["lr"] for g in opt.param_groups] == [0.5, 0.5]
+    step(opt)
+    step(opt)
+    assert q.item() == -(0.5 + 0.375) and [g["lr"] for g in opt.param_groups] == [0.25, 0.25]
+    assert "lr" not in opt.defaults  # torch would hand a number to groups that come later
+
+
+def test_what_is_shown_is_what_the_next_step_uses() -> None:
+    p = parameter(0.0)
+    opt = Optimizer([p], "sgd(lr=linear(lr=1.0, end=0, total=4))")
+    group = opt.param_groups[0]
+    step(opt)
+    assert group["lr"] == 0.75
+    group["lr"] *= 0.5  # half of the present rate, for good
+    before = p.item()
+    step(opt)
+    step(opt)
+    assert p.item() - before == -2 * 0.375 and group["lr"] == 0.375
+    opt.engine.set("lr", "linear(lr=1.0, end=0, total=8)")
+    assert opt.param_groups[0]["lr"] == 1 - 3 / 8
+    group["lr"] = "constant(lr=0.125)"
+    step(opt)
+    assert opt.param_groups[0]["lr"] == 0.125
+
+
+def test_observed_metrics_are_shown() -> None:
+    opt = Optimizer([parameter(0.0)], "sgd(lr=reduce_on_plateau(lr=1.0, patience=0, factor=0.5))")
+    group = opt.param_groups[0]
+    for _ in range(3):
+        opt.observe("metric", 1.0)
+    assert group["lr"] == opt.engine.get("lr") < 1.0
+
+
+def test_routed_rules_have_keys_that_work() -> None:
+    w, b = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    opt = Optimizer([w, b], "route(matrix=(sgd(lr=0.5)), other=(adamw(lr=0.25)))")
+    group = opt.param_groups[0]
+    assert group["sgd.lr"] == 0.5 and group["adamw.lr"] == 0.25
+    group["adamw.lr"] = 0.0
+    step(opt)
+    assert (w == 0.5).all() and (b == 1).all()
+    group["sgd.lr"] = 0.0
+    group["adamw.lr"] = 0.125
+    step(opt)
+    assert (w == 0.5).all() and (b != 1).all()
+    # Two rules of one name are told apart as in the paths of the engine.
+    twice = Optimizer([w, b], "clip_value(9) | route(matrix=(sgd(lr=0.5)), other=(sgd(lr=0.25))) | ema(0.5)")
+    assert twice.param_groups[0]["sgd.lr"] == 0.5 and twice.param_groups[0]["sgd#1.lr"] == 0.25
+
+
+def test_schedulers_scale_all_rates_of_a_routed_sentence() -> None:
+    w, b = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    opt = Optimizer([w, b], "route(matrix=(sgd(lr=0.5)), other=(adamw(lr=0.25)))")
+    scheduler = schedulers.LambdaLR(opt, lambda k: [0.0, 0.5, 1.0][k])  # from 0, as warmups do
+    rates = []
+    for _ in range(3):
+        step(opt)
+        rates.append((opt.engine.get("sgd.lr"), opt.engine.get("adamw.lr"), opt.param_groups[0]["lr"]))
+        if len(rates) < 3:
+            scheduler.step()
+    assert rates == [(0.0, 0.0, 0.0), (0.25, 0.125, 0.25), (0.5, 0.25, 0.5)]
+    opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 1.0})
+    assert [opt.param_groups[1][key] for key in ("lr", "sgd.lr", "adamw.lr")] == [1.0, 1.0, 0.5]
+
+
+def test_a_refused_group_changes_nothing() -> None:
+    p, q = parameter(0.0), parameter(0.0)
+    opt = Optimizer([p], "sgd(lr=0.5)")
+    for bad in ({"params": [q], "lr": -1.0}, {"params": [q], "learning_rate": 0.1},
+                {"params": [q], "lr": 0.25, "weight_decay": -1.0}):
+        given = dict(bad)
+        with pytest.raises((tw.RangeError, tw.UnknownNameError)):
+            opt.add_param_group(bad)
+        assert bad == given and len(opt.param_groups) == len(opt.engine.param_groups) == 1
+        assert len(opt.engine.params) == 1
+    step(opt)
+    opt.add_param_group({"params": [q], "lr": 0.25})
+    step(opt)
+    assert (p.item(), q.item()) == (-1.0, -0.25)
+
+
+def test_a_refused_value_is_refused_until_it_is_mended() -> None:
+    p, q = parameter(0.0), parameter(0.0)
+    opt = Optimizer([{"params": [p]}, {"params": [q]}], "sgd(lr=0.5)")
+    opt.param_groups[1]["lr"] = -1.0
+    for _ in range(2):
+        with pytest.raises(tw.RangeError):
+            step(opt)
+    assert p.item() == q.item() == 0 and opt.engine.steps == 0
+    opt.param_groups[1]["lr"] = 0.25
+    step(opt)
+    assert (p.item(), q.item()) == (-0.5, -0.25)
+
+
+def test_values_that_are_right_together() -> None:
+    """nesterov needs momentum: the order of the keys does not matter, and a refusal leaves both."""
+    p = parameter(0.0)
+    opt = Optimizer([p], "sgd(lr=1.0, momentum=0.5)")
+    group = opt.engine.param_groups[0]
+    group["momentum"] = 0.0
+    with pytest.raises(tw.Error):
+        opt.engine._set_together({"lr": 0.5, "nesterov": True}, "")
+    assert group["lr"] == 1.0 and not group["nesterov"]
+    opt.engine._set_together({"nesterov": True, "momentum": 0.25}, "")
+    assert group["nesterov"] and group["momentum"] == 0.25
+    adam = Optimizer([p], "adamw(lr=1.0, beta1=0.5, beta2=0.75)").engine
+    with pytest.raises(tw.RangeError):
+        adam.param_groups[0]["betas"] = (0.25, 2.0)
+    assert adam.param_groups[0]["betas"] == (0.5, 0.75)
+
+
+def test_a_copied_group_is_taken() -> None:
+    """{**opt.param_groups[0], "params": [...]}, as code that moves tensors between groups writes it."""
+    opt = Optimizer([parameter(0.0)], "sam(rho=0.5) | sgd(lr=0.5)")
+    schedulers.ConstantLR(opt, 1.0)
+    opt.add_param_group({**opt.param_groups[0], "params": [parameter(0.0)]})
+    assert [g["lr"] for g in opt.param_groups] == [0.5, 0.5]
+
+
+def test_names_of_groups_are_notes() -> None:
+    opt = Optimizer([{"params": [parameter(0.0)], "name": "a", "lr": 0.5}, {"params": [parameter(0.0)], "name": "a", "lr": 0.25}],
+                    "sgd(lr=1.0)")
+    assert [g["name"] for g in opt.param_groups] == ["a", "a"] and [g["lr"] for g in opt.param_groups] == [0.5, 0.25]
+    step(opt)
+    assert [g["params"][0].item() for g in opt.param_groups] == [-0.5, -0.25]
+
+
+def test_tensor_rates() -> None:
+    """A tensor as lr is kept, filled in place by schedulers, and read at every step."""
+    for make in (lambda p: Optimizer(p, "sgd(lr=1.0)"), lambda p: torch.optim.SGD(p, lr=1.0)):
+        p, rate = parameter(0.0), torch.tensor(0.5)
+        opt = make([{"params": [p], "lr": rate}])
+        scheduler = schedulers.ExponentialLR(opt, 0.5)
+        step(opt)
+        assert p.item() == -0.5
+        scheduler.step()
+        assert opt.param_groups[0]["lr"] is rate and rate.item() == 0.25
+        step(opt)
+        assert p.item() == -0.75
