@@ -1,63 +1,42 @@
 /* Fingerprints of chunks of parameters: Engine/Marks.swift. */
 #include "CThalweg.h"
 
-/* Four rows of lanes side by side, whose instructions overlap. */
-enum { LANES = TWI_MARK_LANES, WIDE = 4 * LANES };
+/* Rows of sixteen lanes of eight bytes. */
+enum { ROW = TWI_MARK_LANES * 8 };
+typedef uint32_t words __attribute__((vector_size(ROW)));
+typedef uint64_t longs __attribute__((vector_size(ROW)));
 
-/* 7 and 32 have no common divisor: each of the 32 elements of a lane adds at another place of the number, so that equal
- * changes of many elements (a sign, a constant) do not cancel. */
-static inline uint32_t turned(uint32_t h, int by) { return (h << by) | (h >> (32 - by)); }
-static inline uint32_t stir(uint32_t h, uint32_t w) { return turned(h, 7) + w; }
-
-/* A wide row has 8 elements of 512, and 8 turns by 7 are one by 24. */
-static inline void join(const uint32_t *h, uint32_t *restrict out) {
-  for (int l = 0; l < LANES; l++) {
-    uint32_t sum = h[l];
-    for (int k = 1; k < 4; k++) sum = turned(sum, 24) + h[l + k * LANES];
-    out[l] = sum;
+/* The sum of products of the two words of each lane, a key of the row added to either: no two rows count alike, so that neither
+ * elements that change places nor signs that turn cancel but by chance, one in four thousand million. */
+TWI_INLINE void add(longs *sum, const void *row, uint64_t key) {
+  words w;
+  memcpy(&w, row, ROW);
+  w += (words)((longs){0} + key);
+  const longs pair = (longs)w;
+  *sum += (pair & 0xffffffff) * (pair >> 32);
+}
+void twi_mark(const void *x, int64_t n, uint32_t *out) {
+  const uint8_t *at = x;
+  longs sum = {0};
+  uint64_t key = 0x243f6a8885a308d3;
+  for (int64_t rows = n / ROW; rows > 0; rows--, at += ROW, key += 0x9e3779b97f4a7c15) add(&sum, at, key);
+  if (n % ROW > 0) {
+    uint8_t rest[ROW] = {0};
+    memcpy(rest, at, (size_t)(n % ROW));
+    add(&sum, rest, key);
   }
+  sum *= 0x9e3779b97f4a7c15;
+  for (int k = 0; k < TWI_MARK_LANES; k++) out[k] = (uint32_t)(sum[k] >> 32);
 }
 
-void twi_mark_16(const uint16_t *x, int64_t n, uint32_t *restrict out) {
-  uint32_t h[WIDE] = {0};
-  for (; n >= WIDE; n -= WIDE, x += WIDE) {
-    for (int l = 0; l < WIDE; l++) h[l] = stir(h[l], x[l]);
-  }
-  for (int l = 0; l < n; l++) h[l] = stir(h[l], x[l]);
-  join(h, out);
-}
-
-void twi_mark_32(const uint32_t *x, int64_t n, uint32_t *restrict out) {
-  uint32_t h[WIDE] = {0};
-  for (; n >= WIDE; n -= WIDE, x += WIDE) {
-    for (int l = 0; l < WIDE; l++) h[l] = stir(h[l], x[l]);
-  }
-  for (int l = 0; l < n; l++) h[l] = stir(h[l], x[l]);
-  join(h, out);
-}
-
-/* Both halves count; a number of 32 bits counts as itself. */
-static inline uint32_t halves(uint64_t x) { return (uint32_t)x ^ ((uint32_t)(x >> 32) * 0x85ebca6bu); }
-
-void twi_mark_64(const uint64_t *x, int64_t n, uint32_t *restrict out) {
-  uint32_t h[WIDE] = {0};
-  for (; n >= WIDE; n -= WIDE, x += WIDE) {
-    for (int l = 0; l < WIDE; l++) h[l] = stir(h[l], halves(x[l]));
-  }
-  for (int l = 0; l < n; l++) h[l] = stir(h[l], halves(x[l]));
-  join(h, out);
-}
-
-/* Whether bfloat16 is what the floats round to, to nearest and even. */
+/* Whether 16-bit numbers are what the floats round to. For bfloat16 "no" may also mean that a number lies half way, or is none. */
 bool twi_rounds_to_bf16(const float *x, const uint16_t *codes, int64_t n) {
-  uint32_t differ = 0;
+  uint32_t most = 0;
   for (int64_t i = 0; i < n; i++) {
-    uint32_t b;
-    memcpy(&b, x + i, 4);
-    const uint32_t near = (b + 0x7fff + (b >> 16 & 1)) >> 16, quiet = b >> 16 | 0x40;
-    differ |= ((b & 0x7fffffff) > 0x7f800000 ? quiet : near) ^ codes[i];
+    const uint32_t off = twi_bits(x[i]) + 0x7fff - ((uint32_t)codes[i] << 16);
+    most = off > most ? off : most;
   }
-  return differ == 0;
+  return most < 0xffff;
 }
 bool twi_rounds_to_f16(const float *x, const uint16_t *codes, int64_t n) {
   uint32_t differ = 0;

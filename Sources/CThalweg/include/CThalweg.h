@@ -63,12 +63,10 @@ const char *twi_strerror(int code);
 int twi_open_new(const char *path, int mode);
 int twi_open_read(const char *path);
 
-/* Marks of a chunk (Engine/Marks.swift): TWI_MARK_LANES numbers of at most 512 elements. */
+/* The mark of n bytes (Engine/Marks.swift): number k of eight bytes in every 128, those from 8k on. */
 enum { TWI_MARK_LANES = 16 };
-void twi_mark_16(const uint16_t *x, int64_t n, uint32_t *out);
-void twi_mark_32(const uint32_t *x, int64_t n, uint32_t *out);
-void twi_mark_64(const uint64_t *x, int64_t n, uint32_t *out);
-/* Whether 16-bit numbers are what the floats round to. */
+void twi_mark(const void *x, int64_t n, uint32_t *out);
+/* Whether 16-bit numbers are surely what the floats round to. */
 bool twi_rounds_to_bf16(const float *x, const uint16_t *codes, int64_t n);
 bool twi_rounds_to_f16(const float *x, const uint16_t *codes, int64_t n);
 

@@ -2,40 +2,37 @@ import CThalweg
 
 /// A fingerprint of a chunk of parameters as a step left them, which tells at the next step where the host has written since.
 ///
-/// A mark of a chunk of 512 elements is 16 numbers: number k is a hash of the elements k, k + 16, k + 32, ... of the chunk, so that a single
-/// element that was written is known within its 31 neighbours of that stride. A few instructions a vector, over memory that the step has at
-/// hand anyway.
+/// A mark of a chunk of 512 elements is 16 numbers: number k is a hash of the elements in the eight bytes at 8k, 8(k + 16), 8(k + 32), ... of the
+/// chunk, so that a single element that was written is known within its 31 neighbours. A few instructions a vector, over memory that the
+/// step has at hand anyway.
 enum Marks {
   static let lanes = Int(TWI_MARK_LANES)
 
   /// Numbers for the marks of a tensor.
   static func count(_ elements: Int) -> Int { (elements / Program.chunk + (elements % Program.chunk > 0 ? 1 : 0)) * lanes }
+  /// The number that an element of a chunk counts in.
+  static func lane(_ element: Int, size: Int) -> Int { element * size / 8 % lanes }
 
   /// The mark of the chunk that begins at `start` into `out`, `lanes` numbers.
   static func take(_ x: Layout, _ start: Int, _ count: Int, _ out: UnsafeMutablePointer<UInt32>) {
-    let n = Int64(count)
-    if x.dense {
-      let p = x.data + start &* x.dtype.size
-      switch x.dtype.size {
-      case 2: twi_mark_16(p.assumingMemoryBound(to: UInt16.self), n, out)
-      case 4: twi_mark_32(p.assumingMemoryBound(to: UInt32.self), n, out)
-      default: twi_mark_64(p.assumingMemoryBound(to: UInt64.self), n, out)
-      }
-      return
-    }
-    withUnsafeTemporaryAllocation(of: UInt64.self, capacity: count) { room in
+    let size = x.dtype.size
+    if x.dense { return twi_mark(x.data + start &* size, Int64(count &* size), out) }
+    withUnsafeTemporaryAllocation(byteCount: count &* size, alignment: 64) { room in
       guard let row = room.baseAddress else { return }
-      x.forEachRun(start, count) { offset, stride, first, m in
-        for i in 0..<m {
-          let at = x.data + (offset &+ i &* stride) &* x.dtype.size
-          switch x.dtype.size {
-          case 4: row[first &+ i] = UInt64(at.load(as: UInt32.self))
-          case 2: row[first &+ i] = UInt64(at.load(as: UInt16.self))
-          default: row[first &+ i] = at.load(as: UInt64.self)
-          }
-        }
-      }
-      twi_mark_64(row, n, out)
+      x.gather(start, count, row)
+      twi_mark(row, Int64(count &* size), out)
+    }
+  }
+}
+
+extension Layout {
+  /// The bits of elements start..<start+count, densely.
+  func gather(_ start: Int, _ count: Int, _ out: UnsafeMutableRawPointer) {
+    let size = dtype.size
+    forEachRun(start, count) { offset, stride, first, n in
+      let from = data + offset &* size, to = out + first &* size
+      if stride == 1 { return to.copyMemory(from: from, byteCount: n &* size) }
+      for k in 0..<n { (to + k &* size).copyMemory(from: from + k &* stride &* size, byteCount: size) }
     }
   }
 }

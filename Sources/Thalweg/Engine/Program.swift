@@ -7,8 +7,9 @@ import Glibc
 /// and what is copied or widened stays in the first-level cache. A program of a single kernel over memory that is there already needs
 /// no chunks. One program serves one thread.
 final class Program {
-  /// Elements of a chunk: whole blocks of 8-bit state.
-  static let chunk = 512
+  /// Elements of a chunk: whole blocks of 8-bit state. Where nothing goes through scratch memory a chunk is longer, since only its streams need to
+  /// stay in a cache.
+  static let chunk = 512, longChunk = 2048
   private static let rowBytes = chunk * 8 + 64   // not a power of two: rows must not compete for the same cache sets
 
   /// Where an operand is: in a tensor, where it advances with the elements, or in a row of scratch memory, where it stays.
@@ -54,6 +55,8 @@ final class Program {
   private var at = 0
   /// Something is copied, widened or done in several steps.
   private var chunked = false
+  /// Something lies in scratch memory.
+  private var scratches = false
   /// It takes sums.
   private var measures = false
 
@@ -87,7 +90,7 @@ final class Program {
   func begin(_ r: UnsafeMutablePointer<Record>, at offset: Int) {
     steps.removeAll(keepingCapacity: true)
     streams.removeAll(keepingCapacity: true)
-    (self.r, at, chunked, measures) = (r, offset, false, false)
+    (self.r, at, chunked, scratches, measures) = (r, offset, false, false, false)
   }
 
   /// The element-wise gradient in the compute type: the host's own memory where it may be read directly, else a copy, times what `apply` asks for.
@@ -197,6 +200,7 @@ final class Program {
         moving |= 4 << UInt32(k)
       } else {
         let values = row(Row.slots + k).assumingMemoryBound(to: Float.self)
+        scratches = true
         (codecs + o.codecCount).initialize(to: Codec(
           base[k], slot: k, total: r.pointee.count, offset: at, values: values, key: r.pointee.key(stage, k)))
         o.codecCount += 1
@@ -242,6 +246,7 @@ final class Program {
   private func operands(_ v: Place, _ w: Place, _ state: [UnsafeMutableRawPointer] = []) -> (Operands, UInt32) {
     var o = Operands(x: v.base, g: w.base, slots: SlotPointers(repeating: pad), used: min(state.count, SlotPointers.capacity), count: 0, index: at, pad: pad)
     var moving: UInt32 = (v.moves ? 1 : 0) | (w.moves ? 2 : 0)
+    if !(v.moves && w.moves), v.base != pad { scratches = true }
     if v.moves { follow(v.base, r.pointee.size) }
     if w.moves { follow(w.base, r.pointee.size) }
     for k in 0..<o.used {
@@ -308,9 +313,10 @@ final class Program {
 
   /// Carries the program out for the next `count` elements; `out` receives the sums that it takes.
   func execute(_ count: Int, _ out: UnsafeMutablePointer<Double>) {
-    let length = chunked ? Program.chunk : max(count, 1)
+    let length = !chunked ? max(count, 1) : scratches ? Program.chunk : Program.longChunk
     // Between the steps of a chunk the next one is fetched, a share at a time: memory works while the steps compute.
-    let share = (streams.reduce(0) { $0 + $1.size } &* Program.chunk / 64 + steps.count - 1) / max(1, steps.count)
+    let ahead = min(length, Program.longChunk)
+    let share = (streams.reduce(0) { $0 + $1.size } &* ahead / 64 + steps.count - 1) / max(1, steps.count)
     if measures { sums.pointee = Sums() }
     steps.withUnsafeMutableBufferPointer { steps in
       guard let first = steps.baseAddress else { return }
@@ -319,7 +325,7 @@ final class Program {
         let n = min(length, count - done)
         var stream = 0, line = 0
         for i in 0..<steps.count {
-          if done + n < count { fetch(done + n, share, &stream, &line) }
+          if done + n < count { fetch(done + n, ahead, share, &stream, &line) }
           carryOut(first + i, n)
         }
         at += n
@@ -332,12 +338,12 @@ final class Program {
     for k in streams.indices { streams[k].start += count &* streams[k].size }
   }
 
-  /// Asks for the next `share` lines of the chunk that begins `ahead` elements after the start of the streams.
+  /// Asks for the next `share` lines of the chunk of `length` that begins `ahead` elements after the start of the streams.
   @inline(__always)
-  private func fetch(_ ahead: Int, _ share: Int, _ stream: inout Int, _ line: inout Int) {
+  private func fetch(_ ahead: Int, _ length: Int, _ share: Int, _ stream: inout Int, _ line: inout Int) {
     var left = share
     while left > 0, stream < streams.count {
-      let s = streams[stream], lines = Program.chunk &* s.size / 64, part = min(left, lines - line)
+      let s = streams[stream], lines = length &* s.size / 64, part = min(left, lines - line)
       twi_prefetch_lines(s.start + (ahead &* s.size &+ line &* 64), Int64(part))
       left -= part
       line += part
@@ -367,11 +373,12 @@ final class Program {
       case .write: s.pointee.layout?.pointee.write(at, m, from: p, size: size, rounding: s.pointee.rounding)
       case .adopt: s.pointee.layout?.pointee.adopt(at, m, p.assumingMemoryBound(to: Float.self))
       case .notice:
-        guard let then = r.pointee.mark(at) else { break }
         let now = pad.assumingMemoryBound(to: UInt32.self)
-        s.pointee.layout.map { Marks.take($0.pointee, at, m, now) }
-        if memcmp(now, then, Marks.lanes &* 4) != 0 { written(r, at, m, now, then) }
-      case .mark: if let mark = r.pointee.mark(at) { s.pointee.layout.map { Marks.take($0.pointee, at, m, mark) } }
+        eachMark(s, m) { layout, start, count, then in
+          Marks.take(layout, start, count, now)
+          if memcmp(now, then, Marks.lanes &* 4) != 0 { written(r, start, count, now, then) }
+        }
+      case .mark: eachMark(s, m) { Marks.take($0, $1, $2, $3) }
       case .clear: s.pointee.layout?.pointee.clear(at, m)
       case .widen: s.pointee.store?.pointee.widen(r.pointee.count, at + from, m, p.assumingMemoryBound(to: Float.self))
       case .narrow:
@@ -380,6 +387,20 @@ final class Program {
       }
     }
     advance(&s.pointee.o, s.pointee.moving, n &* size)
+  }
+
+  /// Calls `body` for each chunk that has a mark of the n elements from `at` on.
+  @inline(__always)
+  private func eachMark(
+    _ s: UnsafeMutablePointer<Step>, _ n: Int, _ body: (Layout, _ start: Int, _ count: Int, UnsafeMutablePointer<UInt32>) -> Void
+  ) {
+    guard let layout = s.pointee.layout else { return }
+    var done = 0
+    while done < n, let mark = r.pointee.mark(at &+ done) {
+      let count = min(Program.chunk, n &- done)
+      body(layout.pointee, at &+ done, count, mark)
+      done &+= count
+    }
   }
 
   /// Moves the pointers of the operands whose bits are set; x, g and the slots follow each other in memory.

@@ -1194,11 +1194,7 @@ package final class Optimizer {
     let r = records + i
     let size = r.pointee.x.dtype.size
     let m = try Memory(r.pointee.count * size, allocator, zeroed: false)
-    r.pointee.x.forEachRun(0, r.pointee.count) { offset, stride, first, n in
-      if stride == 1 { (m.base + first * size).copyMemory(from: r.pointee.x.data + offset * size, byteCount: n * size) } else {
-        for k in 0..<n { (m.base + (first + k) * size).copyMemory(from: r.pointee.x.data + (offset + k * stride) * size, byteCount: size) }
-      }
-    }
+    r.pointee.x.gather(0, r.pointee.count, m.base)
     return m
   }
   func restoreParameters(_ i: Int, _ m: Memory) {

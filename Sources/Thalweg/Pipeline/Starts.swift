@@ -114,7 +114,7 @@ extension Optimizer {
   func startAnew(
     _ r: UnsafeMutablePointer<Record>, _ at: Int, _ n: Int, _ now: UnsafePointer<UInt32>, _ then: UnsafePointer<UInt32>
   ) {
-    let i = r - records, size = r.pointee.size
+    let i = r - records, size = r.pointee.size, bytes = r.pointee.x.dtype.size
     if let m = r.pointee.master { r.pointee.x.adopt(at, n, m.assumingMemoryBound(to: Float.self) + at) }
     withUnsafeTemporaryAllocation(byteCount: n * size, alignment: 64) { room in
       guard let x = room.baseAddress else { return }
@@ -126,7 +126,7 @@ extension Optimizer {
         let base = r.pointee.slots[k].base
         let factor: Double
         if case .times(let s) = kind { factor = r.pointee.scalars[row.stage.id][s] } else { factor = 1 }
-        for e in 0..<n where now[e % Marks.lanes] != then[e % Marks.lanes] {
+        for e in 0..<n where now[Marks.lane(e, size: bytes)] != then[Marks.lane(e, size: bytes)] {
           if r.pointee.isDouble {
             base.assumingMemoryBound(to: Double.self)[at + e] = factor * x.assumingMemoryBound(to: Double.self)[e]
           } else {

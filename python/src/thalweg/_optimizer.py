@@ -413,15 +413,15 @@ class Optimizer(_thalweg.Optimizer):
     def get(self, path: str, group: str | None = None) -> Any:
         """A hyper-parameter or a measured value: "lr", "adamw.lr", "adamw#1.lr", "clip_global_norm.norm".
 
-        group  its name ("" is that of a plain list; where there is none, what the sentence says); None: the value that
-               all groups have
+        group  its name ("" is that of a plain list; where there is none, what the sentence says); None: that of a plain
+               list where there is one, else the value that all groups have
 
         A scheduled value is that of the next step.  Numbers come as float, the rest as Python values or text.
         UnknownNameError when there is none, or when two stages have one and the stage is not named.  ArgumentError,
         with the values, when no group is named and theirs differ.
         """
         names = [name for name, _, _ in self._layout]
-        if group is not None or names in ([], [""]):
+        if group is not None or not names or "" in names:
             return self._value(path, group)
         values = {name: self._value(path, name) for name in names}
         first = values[names[0]]
