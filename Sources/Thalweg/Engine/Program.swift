@@ -8,7 +8,7 @@ import Glibc
 /// no chunks. One program serves one thread.
 final class Program {
   /// Elements of a chunk: whole blocks of 8-bit state. Where nothing goes through scratch memory a chunk is longer, since only its streams need to
-  /// stay in a cache.
+  /// stay in a cache, and nothing is asked for ahead: the processor sees what comes.
   static let chunk = 512, longChunk = 2048
   private static let rowBytes = chunk * 8 + 64   // not a power of two: rows must not compete for the same cache sets
 
@@ -315,8 +315,7 @@ final class Program {
   func execute(_ count: Int, _ out: UnsafeMutablePointer<Double>) {
     let length = !chunked ? max(count, 1) : scratches ? Program.chunk : Program.longChunk
     // Between the steps of a chunk the next one is fetched, a share at a time: memory works while the steps compute.
-    let ahead = min(length, Program.longChunk)
-    let share = (streams.reduce(0) { $0 + $1.size } &* ahead / 64 + steps.count - 1) / max(1, steps.count)
+    let share = (streams.reduce(0) { $0 + $1.size } &* Program.chunk / 64 + steps.count - 1) / max(1, steps.count)
     if measures { sums.pointee = Sums() }
     steps.withUnsafeMutableBufferPointer { steps in
       guard let first = steps.baseAddress else { return }
@@ -325,7 +324,7 @@ final class Program {
         let n = min(length, count - done)
         var stream = 0, line = 0
         for i in 0..<steps.count {
-          if done + n < count { fetch(done + n, ahead, share, &stream, &line) }
+          if scratches, done + n < count { fetch(done + n, share, &stream, &line) }
           carryOut(first + i, n)
         }
         at += n
@@ -338,12 +337,12 @@ final class Program {
     for k in streams.indices { streams[k].start += count &* streams[k].size }
   }
 
-  /// Asks for the next `share` lines of the chunk of `length` that begins `ahead` elements after the start of the streams.
+  /// Asks for the next `share` lines of the chunk that begins `ahead` elements after the start of the streams.
   @inline(__always)
-  private func fetch(_ ahead: Int, _ length: Int, _ share: Int, _ stream: inout Int, _ line: inout Int) {
+  private func fetch(_ ahead: Int, _ share: Int, _ stream: inout Int, _ line: inout Int) {
     var left = share
     while left > 0, stream < streams.count {
-      let s = streams[stream], lines = length &* s.size / 64, part = min(left, lines - line)
+      let s = streams[stream], lines = Program.chunk &* s.size / 64, part = min(left, lines - line)
       twi_prefetch_lines(s.start + (ahead &* s.size &+ line &* 64), Int64(part))
       left -= part
       line += part
