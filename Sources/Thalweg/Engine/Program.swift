@@ -104,20 +104,23 @@ final class Program {
 
   /// The same as the source makes it: what it kept, or an operation on a copy of its own.
   func gradient(_ op: GradientOperation, copy: Bool, _ apply: inout Apply) -> Place {
-    nonisolated(unsafe) let r = r, list = r.pointee.slots + Int(r.pointee.firstSlot[op.stage])
-    let place: Place
-    if let run = op.run {
-      place = Place(base: row(Row.source), moves: false)
-      read(layout(Program.g), place, scale: apply.scale)
-      add(place, place, state: op.slots.prefix(SlotPointers.capacity).map { list[$0].base }) { _, _, o in run(r, o, list, o.index) }
-    } else {
-      place = tensor(list[op.slots[0]].base)
+    let own = Place(base: row(Row.source), moves: false)
+    var place: Place?
+    for op in op.under + [op] {
+      nonisolated(unsafe) let r = r, list = r.pointee.slots + Int(r.pointee.firstSlot[op.stage])
+      guard let run = op.run else {
+        place = tensor(list[op.slots[0]].base)
+        continue
+      }
+      if let place { self.copy(place, to: own) } else { read(layout(Program.g), own, scale: apply.scale) }
+      add(own, own, state: op.slots.prefix(SlotPointers.capacity).map { list[$0].base }) { _, _, o in run(r, o, list, o.index) }
+      place = own
     }
     apply.scale = 1
-    guard copy else { return place }
-    let own = Place(base: row(Row.gradient), moves: false)
-    self.copy(place, to: own)
-    return own
+    guard let made = place, copy else { return place ?? own }
+    let copied = Place(base: row(Row.gradient), moves: false)
+    self.copy(made, to: copied)
+    return copied
   }
 
   /// The parameters that the update moves: the master copy, the host's own memory where it is dense in the compute type, else a copy.

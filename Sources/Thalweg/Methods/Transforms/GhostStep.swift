@@ -57,6 +57,7 @@ struct GhostStep: ElementRule {
     init(_ h: Hyper) throws(Failure) {}
     var slots: [Slot] { GhostStep.method.slots }
     var probe: Int? { update }
+    var global: Bool { true }
 
     func most(_ tensors: Int) -> Int { 3 }
     var kinds: [Request.Kind] { [.logitDerivatives] }
