@@ -93,6 +93,13 @@ package final class Optimizer {
   private(set) var marks: [Memory] = []
   private var partials: UnsafeMutablePointer<Double>
   private(set) var totals: UnsafeMutablePointer<Double>
+  // Lists that steps fill again and again, so that a step allocates nothing.
+  private var columns = [[Double]](repeating: [], count: Sums.top)
+  private var applies: [Apply] = []
+  private var begun: [Bool] = []
+  private var leaders: [(group: Int, branch: Int, t: Int, isDouble: Bool, index: Int)] = []
+  private var totalled: [Int] = []
+  private var remade: [UnsafeMutableRawPointer] = []
   private(set) var planned = 0        // tensors with state and plan
   private(set) var elements = 0
 
@@ -642,9 +649,9 @@ package final class Optimizer {
   /// The sums over several tensors. They are added in the order of their size, so that the order of binding does not matter.
   private func total(where included: (UnsafeMutablePointer<Record>) -> Bool, _ out: UnsafeMutablePointer<Double>) {
     for k in 0..<Sums.count { out[k] = 0 }
-    var columns = [[Double]](repeating: [], count: Sums.top)
     withUnsafeTemporaryAllocation(of: Double.self, capacity: Sums.count) { row in
       guard let p = row.baseAddress else { return }
+      for k in columns.indices { columns[k].removeAll(keepingCapacity: true) }
       for i in 0..<bound.count {
         let r = records + i
         guard takesPart(i), included(r) else { continue }
@@ -653,9 +660,28 @@ package final class Optimizer {
         if !(p[Sums.top] <= out[Sums.top]), out[Sums.top] == out[Sums.top] { out[Sums.top] = p[Sums.top] }
       }
     }
-    for k in 0..<Sums.top {
-      if columns[k].count > 1 { columns[k].sort { $0 < $1 || ($1.isNaN && !$0.isNaN) } }
+    for k in columns.indices {
+      columns[k].withUnsafeMutableBufferPointer { Optimizer.order($0) }
       for x in columns[k] { out[k] += x }
+    }
+  }
+  /// Ascending, NaN last: a heap sort, since the library's own allocates.
+  private static func order(_ list: UnsafeMutableBufferPointer<Double>) {
+    func isAfter(_ a: Double, _ b: Double) -> Bool { a > b || (a.isNaN && !b.isNaN) }
+    func sink(_ start: Int, _ end: Int) {
+      var i = start
+      while 2 &* i &+ 1 < end {
+        var child = 2 &* i &+ 1
+        if child &+ 1 < end, isAfter(list[child &+ 1], list[child]) { child &+= 1 }
+        guard isAfter(list[child], list[i]) else { return }
+        list.swapAt(i, child)
+        i = child
+      }
+    }
+    for i in stride(from: list.count / 2 - 1, through: 0, by: -1) { sink(i, list.count) }
+    for end in stride(from: list.count - 1, to: 0, by: -1) {
+      list.swapAt(0, end)
+      sink(0, end)
     }
   }
 
@@ -872,9 +898,11 @@ package final class Optimizer {
     try evaluateSchedules()
     try checkAgreed()   // the last thing that can refuse: from here on scalars advance
     loss = observed["loss"] ?? .nan
-    decayOf = [Double](repeating: 0, count: groups.count * branches.count)
-    rates = [(lr: Double, decay: Double)](repeating: (1, 0), count: decayOf.count)
-    var applies = [Apply](repeating: Apply(), count: decayOf.count)
+    if applies.count != groups.count * branches.count {
+      decayOf = [Double](repeating: 0, count: groups.count * branches.count)
+      rates = [(lr: Double, decay: Double)](repeating: (1, 0), count: decayOf.count)
+      applies = [Apply](repeating: Apply(), count: decayOf.count)
+    }
     for g in groups.indices {
       for (b, branch) in branches.enumerated() {
         let h = branch.rule.hyper[g]
@@ -903,9 +931,9 @@ package final class Optimizer {
     for i in 0..<bound.count where records[i].active {
       records[i].apply = applies[records[i].group * branches.count + records[i].branch]
     }
-    var begun = [Bool](repeating: false, count: stages.count)
-    // Tensors of one group, branch and step count share their rules.
-    var leaders: [(group: Int, branch: Int, t: Int, isDouble: Bool, index: Int)] = []
+    begun.removeAll(keepingCapacity: true)
+    for _ in stages { begun.append(false) }
+    leaders.removeAll(keepingCapacity: true)   // tensors of one group, branch and step count share their rules
     for i in 0..<bound.count {
       let r = records + i
       guard r.pointee.active else { continue }
@@ -987,10 +1015,10 @@ package final class Optimizer {
       }
       runElements(segment)
       // sums over all tensors
-      var done: [Int] = []
+      totalled.removeAll(keepingCapacity: true)
       for branch in branches where segment < branch.segments.count {
-        guard let (s, p) = branch.segments[segment].last?.measured, s.reach[p] == .global, !done.contains(s.id) else { continue }
-        done.append(s.id)
+        guard let (s, p) = branch.segments[segment].last?.measured, s.reach[p] == .global, !totalled.contains(s.id) else { continue }
+        totalled.append(s.id)
         total(where: { r in
           let passes = self.branches[r.pointee.branch].segments
           return segment < passes.count && passes[segment].last?.measured?.stage === s
@@ -1004,11 +1032,11 @@ package final class Optimizer {
         }
         guard let first = leader(s) else { continue }
         s.element?.finish(p, Totals(p: totals), s.globals, s.hyper[records[first].group], commonContext(s, first))
-        var made: [UnsafeMutableRawPointer] = []
+        remade.removeAll(keepingCapacity: true)
         for i in 0..<bound.count where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
           let rule = records[i].rules[s.id]
-          if made.last == rule || (made.count < 64 && made.contains(rule)) { continue }
-          made.append(rule)
+          if remade.last == rule || (remade.count < 64 && remade.contains(rule)) { continue }
+          remade.append(rule)
           remake(s, i)
         }
       }
@@ -1017,21 +1045,15 @@ package final class Optimizer {
 
   private func runElements(_ segment: Int) {
     let parallel = elements >= Walker.parallelFrom
-    let longest = branches.map { segment < $0.segments.count ? $0.segments[segment].count : 0 }.max() ?? 0
+    let longest = branches.reduce(0) { max($0, segment < $1.segments.count ? $1.segments[segment].count : 0) }
     guard longest > 0 else { return }
     for position in 0..<longest {
-      Threads.run(tasks.count, parallel: parallel) { t in
-        let task = tasks[t]
-        if task.small {
-          if position == 0 { withOwn(programs) { runSmall(task.first, task.end, segment, $0) } }
-          return
+      var walk = ElementWalk(optimizer: Unmanaged.passUnretained(self), segment: segment, position: position)
+      withUnsafeMutablePointer(to: &walk) { p in
+        Threads.run(tasks.count, parallel: parallel, p) { context, t in
+          let walk = context.unsafelyUnwrapped.assumingMemoryBound(to: ElementWalk.self).pointee
+          walk.optimizer._withUnsafeGuaranteedRef { $0.run(walk, Int(t)) }
         }
-        let r = records + Int(blocks[task.first].tensor)
-        let branch = branches[r.pointee.branch]
-        guard r.pointee.active, segment < branch.segments.count, position < branch.segments[segment].count else { return }
-        let pass = branch.segments[segment][position]
-        guard !pass.isWhole else { return }
-        withOwn(programs) { run(pass, branch, r, task.first, task.end, $0) }
       }
       for i in 0..<bound.count where records[i].blocks > Walker.taskBlocks {
         let branch = branches[records[i].branch]
@@ -1039,6 +1061,25 @@ package final class Optimizer {
         finishTensor(branch.segments[segment][position], i, totals)
       }
     }
+  }
+
+  private struct ElementWalk {
+    var optimizer: Unmanaged<Optimizer>
+    var segment: Int, position: Int
+  }
+  /// One task of a walk.
+  private func run(_ walk: ElementWalk, _ t: Int) {
+    let task = tasks[t], segment = walk.segment
+    if task.small {
+      if walk.position == 0 { withOwn(programs) { runSmall(task.first, task.end, segment, $0) } }
+      return
+    }
+    let r = records + Int(blocks[task.first].tensor)
+    let branch = branches[r.pointee.branch]
+    guard r.pointee.active, segment < branch.segments.count, walk.position < branch.segments[segment].count else { return }
+    let pass = branch.segments[segment][walk.position]
+    guard !pass.isWhole else { return }
+    withOwn(programs) { run(pass, branch, r, task.first, task.end, $0) }
   }
 
   /// All passes of a segment over tensors that one task holds whole: their data stays in cache between the passes.

@@ -140,13 +140,10 @@ extension Optimizer {
       if case .ask(let first) = try converse() { pending = first }
       return (pending, Status.more)
     }
-    scope = waitingScope
-    defer { scope = nil }
     if phase == 0 { try begin() } else {
       try checkPresent()
       try checkFinite()
     }
-    scope = nil
     switch try proceed() {
     case .ask(let next):
       pending = next
@@ -303,7 +300,7 @@ extension Optimizer {
     guard pending.kind != .loss else { return }
     // Where matrices are asked for nobody reads the gradients; a host that resumes there need not have bound any.
     let matrices = pending.kind.takesMatrices
-    for i in 0..<bound.count where takesPart(i) && (matrices ? records[i].absent : !records[i].present) {
+    for i in 0..<bound.count where records[i].active && (matrices ? records[i].absent : !records[i].present) {
       throw Failure(Status.sequence, "\(label("gradient", i)) is absent, but was there at the first request of this step; pass zeros")
     }
   }
@@ -323,7 +320,7 @@ extension Optimizer {
       let g = p.gradient(copy: false, &apply)
       p.sum(g, g, r.pointee.isDouble ? Optimizer.nonFinite.1 : Optimizer.nonFinite.0)
     }
-    for i in 0..<bound.count where takesPart(i) {
+    for i in 0..<bound.count where records[i].active {
       total(records + i, totals)
       if totals[0] > 0 {
         throw refused("non-finite gradient", "\(label("gradient", i)) has \(Int(totals[0])) elements that are NaN or infinite")
