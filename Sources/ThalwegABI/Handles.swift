@@ -47,14 +47,13 @@ enum Handles {
   }
 
   private static func index(_ p: OpaquePointer?, _ kind: Kind) throws(Failure) -> Int {
-    let name = "\(kind)"
-    guard let p else { throw Failure(Status.handle, "the \(name) handle is NULL") }
+    guard let p else { throw Failure(Status.handle, "the \(kind) handle is NULL") }
     let bits = UInt(bitPattern: p)
     let i = Int((bits >> 4) & ((1 << indexBits) - 1))
     guard bits & 15 == tag, i < places.count, places[i].generation == bits >> (indexBits + 4), places[i].object != nil else {
-      throw Failure(Status.handle, "this is not a live \(name) handle: destroyed already, or never created")
+      throw Failure(Status.handle, "this is not a live \(kind) handle: destroyed already, or never created")
     }
-    guard places[i].kind == kind else { throw Failure(Status.handle, "a handle of kind \(places[i].kind) where one of kind \(name) is wanted") }
+    guard places[i].kind == kind else { throw Failure(Status.handle, "a handle of kind \(places[i].kind) where one of kind \(kind) is wanted") }
     return i
   }
 

@@ -251,10 +251,9 @@ def test_tract_refuses_what_does_not_fit() -> None:
     assert snapshot(opt) == before
     with pytest.raises(tw.NeedsError, match="activations"):
         opt.step()
-    for sentence in ("sgd(lr=0.1) | tract", "clip_value(1.0) | tract | sgd(lr=0.1)", "sam | tract | sgd(lr=0.1)",
-                     "clip_value(1.0) | route(matrix=(tract | sgd(lr=0.1)), other=(sgd(lr=0.1)))",
-                     "route(matrix=(sam | sgd(lr=0.1)), other=(sgd(lr=0.1)))", "route(matrix=(oasis), other=(sgd(lr=0.1)))"):
-        with pytest.raises(tw.MethodError, match="must|two|inside"):
+    for sentence in ("sgd(lr=0.1) | tract", "clip_value(1.0) | tract | sgd(lr=0.1)",
+                     "clip_value(1.0) | route(matrix=(tract | sgd(lr=0.1)), other=(sgd(lr=0.1)))"):
+        with pytest.raises(tw.MethodError, match="must"):
             tw.Optimizer([np.ones((2, 2))], sentence)
 
 
@@ -528,9 +527,9 @@ def test_ghost_step_refuses_what_does_not_fit() -> None:
         next(loop)
     assert opt.steps == 1 and opt.get("ghost_step.r") == 0  # logits that do not change: no limit
     for sentence in ("ghost_step | sgd(lr=0.1)", "sgd(lr=0.1) | ghost_step | cautious", "lars(lr=0.1) | ghost_step",
-                     "route(matrix=(sgd(lr=0.1) | ghost_step), other=(sgd(lr=0.1)))", "sam | sgd(lr=0.1) | ghost_step",
+                     "route(matrix=(sgd(lr=0.1) | ghost_step), other=(sgd(lr=0.1)))",
                      "adam(lr=0.1) | ghost_step | schedule_free", "nigt(lr=0.1) | ghost_step"):
-        with pytest.raises(tw.MethodError, match="must|two|inside|combined"):
+        with pytest.raises(tw.MethodError, match="must|inside|combined"):
             tw.Optimizer([np.ones((2, 2))], sentence)
     for wrong in ("safety=0", "safety=1.5", "quantile=1", "quantile=-0.1", "fd_eps=0"):
         with pytest.raises(tw.RangeError):

@@ -16,6 +16,7 @@ FORMATS = ["f16", "bf16"]
 # Rules whose steps are bounded to a set, go by the size of the weights, or hide some of them.
 BOUND_TO_A_SET = {
     "project",
+    "sam_project",
     "manifold",
     "spherical_langevin",
     "sga_uap",

@@ -6,6 +6,8 @@ package struct Operands {
   package var x: UnsafeMutableRawPointer
   package var g: UnsafeMutableRawPointer
   package var slots: SlotPointers
+  /// Memory that what follows this kernel will walk through: asked for line by line on the way.
+  var ahead: UnsafeMutableRawPointer
   package var used: Int
   package var count: Int
   package var index: Int
@@ -15,7 +17,7 @@ package struct Operands {
   var codecCount = 0
   package static let padBytes = 64 * (SlotPointers.capacity + 2)
   package init(x: UnsafeMutableRawPointer, g: UnsafeMutableRawPointer, slots: SlotPointers, used: Int, count: Int, index: Int, pad: UnsafeMutableRawPointer) {
-    (self.x, self.g, self.slots, self.used, self.count, self.index, self.pad) = (x, g, slots, used, count, index, pad)
+    (self.x, self.g, self.slots, self.ahead, self.used, self.count, self.index, self.pad) = (x, g, slots, x, used, count, index, pad)
   }
 }
 

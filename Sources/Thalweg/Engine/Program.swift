@@ -27,6 +27,8 @@ final class Program {
     var o: Operands
     /// Bit k: pointer k of the operands (x, g, the slots) advances.
     var moving: UInt32
+    /// Its `ahead` is state of a later step, not what it walks through itself.
+    var looksAhead = false
     // not optional: an optional closure would be wrapped anew at every call
     var kernel: ElementKernels.Kernel = { _, _, _ in }
     var measure: ElementKernels.Measure = { _, _, _, _, _ in }
@@ -71,7 +73,8 @@ final class Program {
     sums.initialize(to: Sums())
     codecs = .allocate(capacity: SlotPointers.capacity)
     r = UnsafeMutableRawPointer(sums).assumingMemoryBound(to: Record.self)   // until `begin`
-    steps.reserveCapacity(16)
+    steps.reserveCapacity(64)
+    streams.reserveCapacity(64)
   }
   deinit {
     sums.deallocate()
@@ -104,20 +107,23 @@ final class Program {
 
   /// The same as the source makes it: what it kept, or an operation on a copy of its own.
   func gradient(_ op: GradientOperation, copy: Bool, _ apply: inout Apply) -> Place {
-    nonisolated(unsafe) let r = r, list = r.pointee.slots + Int(r.pointee.firstSlot[op.stage])
-    let place: Place
-    if let run = op.run {
-      place = Place(base: row(Row.source), moves: false)
-      read(layout(Program.g), place, scale: apply.scale)
-      add(place, place, state: op.slots.prefix(SlotPointers.capacity).map { list[$0].base }) { _, _, o in run(r, o, list, o.index) }
-    } else {
-      place = tensor(list[op.slots[0]].base)
+    let own = Place(base: row(Row.source), moves: false)
+    var place: Place?
+    for op in op.under + [op] {
+      nonisolated(unsafe) let r = r, list = r.pointee.slots + Int(r.pointee.firstSlot[op.stage])
+      guard let run = op.run else {
+        place = tensor(list[op.slots[0]].base)
+        continue
+      }
+      if let place { self.copy(place, to: own) } else { read(layout(Program.g), own, scale: apply.scale) }
+      add(own, own, state: op.slots.prefix(SlotPointers.capacity).map { list[$0].base }) { _, _, o in run(r, o, list, o.index) }
+      place = own
     }
     apply.scale = 1
-    guard copy else { return place }
-    let own = Place(base: row(Row.gradient), moves: false)
-    self.copy(place, to: own)
-    return own
+    guard let made = place, copy else { return place ?? own }
+    let copied = Place(base: row(Row.gradient), moves: false)
+    self.copy(made, to: copied)
+    return copied
   }
 
   /// The parameters that the update moves: the master copy, the host's own memory where it is dense in the compute type, else a copy.
@@ -158,7 +164,8 @@ final class Program {
   /// Brings parameters that were changed as the host sees them to the host.
   func closeHost(_ p: Place) { if !p.moves { write(p, layout(Program.x), rounding: nil) } }
 
-  /// A row for an update.
+  /// A row for a gradient, and one for an update.
+  var gradientRow: Place { Place(base: row(Row.gradient), moves: false) }
   var update: Place { Place(base: row(Row.update), moves: false) }
   /// The scratch tensor, or nothing where the branch has none.
   func scratch() -> Place? { r.pointee.scratch.map(tensor) }
@@ -212,6 +219,13 @@ final class Program {
     }
     if alone { chunked = false }
   }
+  /// Moves parameters along an update that is there.
+  func move(_ x: Place, _ u: Place, _ apply: Apply) {
+    append(.kernel, operands(x, u)) {
+      $0.kernel = self.r.pointee.isDouble ? Identity.kernels.fused.1 : Identity.kernels.fused.0
+      $0.apply = apply
+    }
+  }
   func measure(_ k: (ElementKernels.Measure, ElementKernels.Measure), _ stage: Int, _ phase: Int, _ apply: Apply, _ v: Place, _ w: Place) {
     withState(stage, v, w, walk: phase + 1) { o, moving in
       append(.measure, (o, moving)) {
@@ -245,7 +259,7 @@ final class Program {
 
   private func operands(_ v: Place, _ w: Place, _ state: [UnsafeMutableRawPointer] = []) -> (Operands, UInt32) {
     var o = Operands(x: v.base, g: w.base, slots: SlotPointers(repeating: pad), used: min(state.count, SlotPointers.capacity), count: 0, index: at, pad: pad)
-    var moving: UInt32 = (v.moves ? 1 : 0) | (w.moves ? 2 : 0)
+    var moving: UInt32 = (v.moves ? 1 | Program.aheadBit : 0) | (w.moves ? 2 : 0)
     if !(v.moves && w.moves), v.base != pad { scratches = true }
     if v.moves { follow(v.base, r.pointee.size) }
     if w.moves { follow(w.base, r.pointee.size) }
@@ -295,10 +309,23 @@ final class Program {
   private func append(_ kind: Step.Kind, _ o: (Operands, UInt32), _ change: (inout Step) -> Void = { _ in }) {
     var s = Step(kind: kind, o: o.0, moving: o.1, rule: UnsafeRawPointer(pad))
     change(&s)
+    lookAhead(s)
     if !steps.isEmpty { chunked = true }
     if kind == .measure { measures = true }
     steps.append(s)
   }
+
+  /// The state of a later step is asked for while an earlier kernel computes, which has streams of its own.
+  private func lookAhead(_ later: Step) {
+    guard let first = steps.first, first.kind == .kernel, first.part == .all, !first.looksAhead else { return }
+    for k in 0..<later.o.used where later.moving & (4 << UInt32(k)) != 0 {
+      steps[0].o.ahead = later.o.slots[k]
+      steps[0].moving |= Program.aheadBit
+      steps[0].looksAhead = true
+      return
+    }
+  }
+  private static let aheadBit: UInt32 = 4 << UInt32(SlotPointers.capacity)   // `ahead` follows the slots in memory
 
   private func follow(_ start: UnsafeMutableRawPointer, _ size: Int) {
     for s in streams where s.start == start { return }
@@ -450,7 +477,7 @@ extension Branch.Pass {
       a.scale = r.pointee.apply.scale
       let update = scratchUpdate ? p.scratch() : nil
       // the operand is the gradient, its companion the parameter; or the update, and the gradient
-      let g = gradient(p, r, x, source, copy: update != nil && a.scale != 1, &a)
+      let g = gradient(p, r, x, source, whole: update != nil, &a)
       p.measure(e.measure, s.id, phase, a, update ?? g, update == nil ? x : g)
 
     case .save(let s): p.copy(x, to: p.state(s.id, 0))
@@ -458,7 +485,7 @@ extension Branch.Pass {
     case .materialise:
       guard let whole = p.scratch() else { return }
       var a = r.pointee.apply
-      p.copy(gradient(p, r, x, source, copy: a.scale != 1, &a), to: whole)
+      p.copy(gradient(p, r, x, source, whole: true, &a), to: whole)
       if b.rule.whole != nil, a.coupled != 0 {
         let op = AddCoupled(weight: a.coupled)
         let kernel = r.pointee.isDouble ? plainKernel(op, SIMD8<Double>.self, writesG: false) : plainKernel(op, SIMD16<Float>.self, writesG: false)
@@ -469,7 +496,7 @@ extension Branch.Pass {
       guard let whole = p.scratch(), let e = b.rule.element else { return }
       var a = r.pointee.apply
       // Behind the rule the gradient is only compared with: a copy only where it must be scaled.
-      let g = gradient(p, r, x, source, copy: compares && a.scale != 1, &a)
+      let g = gradient(p, r, x, source, whole: compares, &a)
       p.copy(g, to: whole)
       p.run(e.map, b.rule.id, a, whole, x)
       run(updates, p, r, whole, g)
@@ -478,25 +505,25 @@ extension Branch.Pass {
     case .update:
       guard let whole = p.scratch() else { return }
       var a = r.pointee.apply
-      let g = gradient(p, r, x, source, copy: a.scale != 1, &a)
+      let g = gradient(p, r, x, source, whole: true, &a)
       run(updates, p, r, whole, g)
       measureAlso(p, whole, g)
 
     case .final:
       var a = r.pointee.apply
       if !scratchUpdate, updates.isEmpty, b.applier == nil, let e = b.rule.element {
-        let g = gradient(p, r, x, source, copy: false, &a)
+        let g = gradient(p, r, x, source, whole: false, &a)
         p.fuse(e, b.rule.id, a, x, g)
       } else {
         let u: Program.Place
         if scratchUpdate, let whole = p.scratch() {
           u = whole
           if !updates.isEmpty {
-            let g = gradient(p, r, x, source, copy: a.scale != 1, &a)
+            let g = gradient(p, r, x, source, whole: true, &a)
             run(updates, p, r, u, g)
           }
         } else {
-          let g = gradient(p, r, x, source, copy: !updates.isEmpty && a.scale != 1, &a)
+          let g = gradient(p, r, x, source, whole: !updates.isEmpty, &a)
           u = updates.isEmpty && !g.moves ? g : p.update
           p.copy(g, to: u)
           if let e = b.rule.element { p.run(e.map, b.rule.id, a, u, x) }
@@ -505,8 +532,7 @@ extension Branch.Pass {
         (a.scale, a.coupled) = (1, 0)
         if b.moves { a.lr = 1 }
         if let applier = b.applier, let e = applier.element { p.run(e.fused, applier.id, a, x, u) } else {
-          let k = Identity.kernels.fused
-          p.add(x, u) { [apply = a, isDouble = r.pointee.isDouble] rule, _, o in isDouble ? k.1(rule, apply, o) : k.0(rule, apply, o) }
+          p.move(x, u, a)
         }
       }
       run(after, p, r, x, x)
@@ -520,15 +546,34 @@ extension Branch.Pass {
     }
   }
 
-  /// The gradient behind the chain of element-wise transforms; `apply.scale` is what is left to multiply by.
-  private func gradient(_ p: Program, _ r: UnsafeMutablePointer<Record>, _ x: Program.Place, _ source: GradientOperation?, copy: Bool, _ apply: inout Apply) -> Program.Place {
-    if scratchGradient, let whole = p.scratch() {
+  /// The gradient behind the chain of element-wise transforms; `apply.scale` is what is left to multiply by, which is nothing where the caller wants
+  /// it `whole`. Stages at the front that only multiply are numbers, and cost nothing.
+  private func gradient(
+    _ p: Program, _ r: UnsafeMutablePointer<Record>, _ x: Program.Place, _ source: GradientOperation?, whole: Bool, _ apply: inout Apply
+  ) -> Program.Place {
+    if scratchGradient, let scratch = p.scratch() {
       apply.scale = 1
-      return whole
+      if chain.isEmpty { return scratch }
+      let g = p.gradientRow
+      p.copy(scratch, to: g)
+      run(chain, p, r, g, x)
+      return g
     }
-    let copies = copy || !chain.isEmpty
-    let g = source.map { p.gradient($0, copy: copies, &apply) } ?? p.gradient(copy: copies, &apply)
-    run(chain, p, r, g, x)
+    var rest = chain[...], factor = 1.0
+    while let s = rest.first, let more = s.element?.multiplies(r.pointee.rules[s.id]) {
+      factor *= more
+      rest = rest.dropFirst()
+    }
+    guard let source else {
+      apply.scale *= factor
+      let g = p.gradient(copy: (whole && apply.scale != 1) || !rest.isEmpty, &apply)
+      run(rest, p, r, g, x)
+      return g
+    }
+    // what a source hands on is scaled already, and may not be written
+    let copies = (whole && factor != 1) || !rest.isEmpty
+    let g = p.gradient(source, copy: copies, &apply)
+    if copies { run(chain, p, r, g, x) } else { apply.scale = factor }
     return g
   }
 
@@ -538,8 +583,8 @@ extension Branch.Pass {
     if let (s, phase) = measured, let e = s.element { p.measure(e.measure, s.id, phase, Apply(), u, g) }
   }
 
-  private func run(_ stages: [Stage], _ p: Program, _ r: UnsafeMutablePointer<Record>, _ v: Program.Place, _ w: Program.Place) {
-    for s in stages { if let e = s.element, !e.idle(r.pointee.rules[s.id]) { p.run(e.map, s.id, Apply(), v, w) } }
+  private func run(_ stages: some Sequence<Stage>, _ p: Program, _ r: UnsafeMutablePointer<Record>, _ v: Program.Place, _ w: Program.Place) {
+    for s in stages { if let e = s.element, e.multiplies(r.pointee.rules[s.id]) != 1 { p.run(e.map, s.id, Apply(), v, w) } }
   }
 }
 

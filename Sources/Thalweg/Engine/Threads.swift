@@ -38,34 +38,41 @@ package enum Threads {
 
   /// Calls `body(i)` for every i below `count`; on the calling thread alone when `parallel` is false.
   package static func run(_ count: Int, parallel: Bool, _ body: (Int) -> Void) {
-    let threads = min(self.count, count)
-    guard parallel, threads > 1 || executor != nil else {
+    guard shares(count, parallel) else {
       for i in 0..<count { body(i) }
       return
     }
     withoutActuallyEscaping(body) { escaping in
       var task = escaping
       withUnsafeMutablePointer(to: &task) { p in
-        let call: tw_task = { context, i in
+        run(count, p) { context, i in
           context.unsafelyUnwrapped.assumingMemoryBound(to: ((Int) -> Void).self).pointee(Int(i))
         }
-        if let executor {
-          executor(executorContext, call, p, count)
-          return
-        }
-        // One step at a time uses the pool; another that runs meanwhile stays on its own thread.
-        guard twi_swap_if(busy, 0, 1) else {
-          for i in 0..<count { escaping(i) }
-          return
-        }
-        if let helpers = helpers(threads - 1) {
-          helpers.run(count, threads - 1, call, p)
-        } else {
-          for i in 0..<count { escaping(i) }
-        }
-        twi_store(busy, 0)
       }
     }
+  }
+
+  /// The same with a context in place of a closure, which would be allocated: `task(context, i)`.
+  static func run(_ count: Int, parallel: Bool, _ context: UnsafeMutableRawPointer, _ task: tw_task) {
+    if shares(count, parallel) { return run(count, context, task) }
+    for i in 0..<count { task(context, i) }
+  }
+
+  private static func shares(_ count: Int, _ parallel: Bool) -> Bool {
+    parallel && (min(self.count, count) > 1 || executor != nil)
+  }
+  private static func run(_ count: Int, _ context: UnsafeMutableRawPointer, _ task: tw_task) {
+    if let executor { return executor(executorContext, task, context, count) }
+    // One step at a time uses the pool; another that runs meanwhile stays on its own thread.
+    guard twi_swap_if(busy, 0, 1) else {
+      for i in 0..<count { task(context, i) }
+      return
+    }
+    let threads = min(self.count, count)
+    if let helpers = helpers(threads - 1) { helpers.run(count, threads - 1, task, context) } else {
+      for i in 0..<count { task(context, i) }
+    }
+    twi_store(busy, 0)
   }
 
   /// The pool, with at least n threads; nil where none can be started. Only for the one who made `busy` 1.

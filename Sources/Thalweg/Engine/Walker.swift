@@ -75,9 +75,9 @@ struct Record {
   var master: UnsafeMutableRawPointer?
   /// The host does not see the master rounded, but a view of it.
   var viewed = false
-  /// Where a source keeps the parameters while they are away, if it moves them; `away` says that they lie there now.
-  var home: UnsafeMutableRawPointer?
-  var away = false
+  /// Where each source keeps the parameters while they are away, if it moves them; bit k of `away`: those of source k lie there now.
+  var homes: UnsafeMutablePointer<UnsafeMutableRawPointer?>
+  var away: UInt32 = 0
   /// Some state is made of the parameters, and starts anew where the host writes them; `marked`: the marks of the last step hold.
   var watched: Bool { marks != nil }
   var marks: UnsafeMutablePointer<UInt32>?

@@ -26,7 +26,7 @@ let pipelineList: [Registered] = [
         route(matrix=(muon), embedding=(sgd), "*.bias"=(sgd), other=(adamw)): the first selector that fits a tensor takes it
         selectors: matrix, vector, scalar (by rank), bias, norm, embedding, head (by role), "a pattern" of names, other
         """,
-      source: ""),
+      source: "", slots: [Slot.temporary("gradient", "the gradient of the step, while sources of its pipelines ask")]),
     component: .route),
 ]
 

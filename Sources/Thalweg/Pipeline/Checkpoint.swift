@@ -10,7 +10,8 @@ import CThalweg
 ///     engine/names       the tensors, each ended by a zero byte: everything a tensor follows this order and is found by name
 ///     engine/tensors     for each: its step, the number that keys its random draws, flags
 ///     engine/observed    what was observed for the step to come, under the names in engine/observed_names
-///     engine/before      within a step: the source's scalars from before it
+///     engine/frames      within a step of several sources: who asks whom (part, answers, rounds, minibatch in two halves, kind, index, count)
+///     engine/before      within a step: the scalars of the sources from before it; NAME/STAGE/SLOT/before the same of lasting state
 ///     engine/answer      within a step: a matrix that the source keeps
 ///     STAGE/scalars      one set, or one a tensor
 ///     NAME/engine/fingerprints  what the last step left in the parameters, where it matters whether the host has written since
@@ -19,19 +20,20 @@ import CThalweg
 ///
 /// Version 1 had the default group's hyper-parameters alone, and tensors by position.
 package enum Checkpoint {
-  private enum Flag { static let started = 1, active = 2, away = 4, shown = 8, tookPart = 16, startedNow = 32, written = 64 }
+  private enum Flag { static let started = 1, active = 2, away = 4, shown = 8, tookPart = 16, startedNow = 32, written = 64, sources = 8 }
   private static func key(_ s: Stage) -> String { "\(s.id).\(s.name)" }
 
   // MARK: saving
 
   private static func rows(_ o: Optimizer, within: Bool, evaluating: Bool) -> [Optimizer.StateRow] {
     // What is needed from one request to the next alone is part of it only within a step.
-    o.allStateRows().filter { within || !$0.slot.temporary } + (evaluating ? o.trainingRows() : [])
+    o.allStateRows().filter { within || !$0.slot.temporary } + (evaluating ? o.trainingRows() : []) + (within ? o.beforeRows() : [])
   }
   private static func name(_ row: Optimizer.StateRow, _ o: Optimizer) -> String {
     let b = o.bound[row.tensor].name
     switch row.kind {
     case .slot: return "\(b)/\(key(row.stage))/\(row.slot.name)"   // stages are numbered, so that two of one name do not meet
+    case .before: return "\(b)/\(key(row.stage))/\(row.slot.name)/before"
     case .master, .training, .place, .written, .dense: return "\(b)/engine/\(row.slot.name)"
     }
   }
@@ -41,7 +43,7 @@ package enum Checkpoint {
     case .training, .place, .written: return (v.dtype.name.uppercased(), v.shape)
     case .dense: return (v.dtype == .f64 ? "F64" : "F32", v.shape)
     case .master: return ("F32", v.shape)
-    case .slot:
+    case .slot, .before:
       switch row.format {
       case .direct: return (v.dtype == .f64 ? "F64" : "F32", row.slot.count.map { [$0] } ?? v.shape)
       case .bf16: return ("BF16", row.slot.count.map { [$0] } ?? v.shape)
@@ -67,17 +69,18 @@ package enum Checkpoint {
     let shown = Set(o.shown), startedNow = Set(o.startedNow), written = Set(o.written.map(\.tensor))
     try w.add("engine/tensors", (0..<o.bound.count).flatMap { i -> [Double] in
       let t = o.records[i]
-      var flags = (t.started ? Flag.started : 0) | (t.active ? Flag.active : 0) | (t.away ? Flag.away : 0)
+      var flags = (t.started ? Flag.started : 0) | (t.active ? Flag.active : 0) | (t.away != 0 ? Flag.away : 0)
       if within {
         flags |= (shown.contains(i) ? Flag.shown : 0) | (t.tookPart ? Flag.tookPart : 0) | (startedNow.contains(i) ? Flag.startedNow : 0)
           | (written.contains(i) ? Flag.written : 0)
       }
-      return [Double(t.t), Double(t.key), Double(flags)]
+      return [Double(t.t), Double(t.key), Double(flags | Int(t.away) << Flag.sources)]
     })
     let observed = o.observed.sorted { $0.key < $1.key }
     try w.add("engine/observed", observed.map(\.value))
     try w.add("engine/observed_names", text: observed.map { $0.key + "\0" }.joined())
     if within {
+      if o.composed { try w.add("engine/frames", o.stack.flatMap(numbers)) }
       try w.add("engine/before", o.sourceCopies.flatMap { m in (0..<(m.count / 8)).map { m.base.assumingMemoryBound(to: Double.self)[$0] } })
       if let k = o.kept { try w.add("engine/answer", [Double(k.rows), Double(k.columns)] + k.values) }
     }
@@ -89,7 +92,7 @@ package enum Checkpoint {
     for i in 0..<o.bound.count where o.records[i].marked {
       if let m = o.marks(of: i) { w.add("\(o.bound[i].name)/engine/fingerprints", "U8", [m.bytes], m.base, m.bytes) }
     }
-    for i in 0..<o.bound.count where within && (o.records[i].away || shown.contains(i) || written.contains(i)) {
+    for i in 0..<o.bound.count where within && (o.records[i].away != 0 || shown.contains(i) || written.contains(i)) {
       guard let row = o.placeRow(i) else { continue }
       let f = form(row, o), known = o.places.first { $0.tensor == i }?.bits
       let bits: Memory
@@ -164,6 +167,7 @@ package enum Checkpoint {
       try Memory(o.bound[i].view.count * o.bound[i].view.dtype.size, o.allocator, zeroed: false)
     } : []
     let before = try before(file, o, head)
+    let lasting = try (head.within ? o.beforeRows() : []).map { (row) throws(Failure) in try Memory(o.stateBytes(row), o.allocator, zeroed: false) }
 
     // From here on nothing fails.
     settings.put(o)
@@ -174,6 +178,7 @@ package enum Checkpoint {
     (o.pending, o.lossFirst, o.resumed) = (head.pending, head.lossFirst, head.within)
     (o.knowsActive, o.observed, o.kept, o.answered) = (head.knowsActive, head.observed, head.answer, nil)
     (o.backup, o.evaluating, o.snapshotMemory, o.sourceCopies) = (backup, head.evaluating, [], before)
+    (o.stack, o.stateCopies) = (head.stack, lasting)
     (o.shown, o.startedNow, o.written, o.places) = ([], [], over, stands)
     if let x = head.gradientScale { o.options.gradientScale = x }
     for i in 0..<o.bound.count {
@@ -182,7 +187,9 @@ package enum Checkpoint {
       o.records[i].started = t.flags & Flag.started != 0
       o.records[i].active = t.flags & Flag.active != 0
       o.records[i].tookPart = t.flags & Flag.tookPart != 0
-      o.records[i].away = t.flags & Flag.away != 0 && o.records[i].home != nil
+      // which source has moved it; older files had one
+      let away = t.flags >> Flag.sources == 0 && t.flags & Flag.away != 0 ? 1 : UInt32(truncatingIfNeeded: t.flags >> Flag.sources)
+      o.records[i].away = o.sources.indices.reduce(0) { $0 | (o.records[i].homes[$1] != nil ? away & (1 << UInt32($1)) : 0) }
       o.records[i].apply.scale = o.scale
       if let m = o.marks(of: i), let e = file.found[Exact("\(o.bound[i].name)/engine/fingerprints")], e.bytes == m.bytes {
         file.copy(e, to: m.base, m.bytes)
@@ -205,6 +212,7 @@ package enum Checkpoint {
     var gradientScale: Double?
     var observed: [String: Double] = [:]
     var answer: HostMatrix?
+    var stack: [Frame] = []
     var tensors: [(t: Int, key: UInt32, flags: Int)] = []
     /// Position in the file of each tensor of this optimizer.
     var order: [Int] = []
@@ -227,7 +235,8 @@ package enum Checkpoint {
         (calls, evaluating, gradientScale) = (Int(c[9]), c[10] == 1, c[11])
         (lossFirst, knowsActive) = (Int(c[12]) & 1 != 0, Int(c[12]) & 2 == 0)
       }
-      guard !(within && evaluating), try o.mayWait(pending, phase, lossFirst) else { throw senseless }
+      if within { stack = try Checkpoint.frames(file, o, phase, lossFirst && pending.kind == .loss && phase == 0) }
+      guard !(within && evaluating), o.mayWait(pending, stack, lossFirst) else { throw senseless }
       if within, let row = file.numbers("engine/answer") {
         guard row.count >= 2, row[0] >= 0, row[1] >= 0, row[0] <= 0x1p31, row[1] <= 0x1p31, row[0] * row[1] == Double(row.count - 2) else {
           throw Safetensors.damaged("its kept answer makes no sense")
@@ -399,23 +408,62 @@ package enum Checkpoint {
   }
   /// The source's scalars from before the step, as copies of the regions that it has here.
   private static func before(_ file: Safetensors, _ o: Optimizer, _ head: Head) throws(Failure) -> [Memory] {
-    guard head.within, let s = o.sourceStage, let v = file.numbers("engine/before"), !v.isEmpty else { return [] }
-    let n = s.scalars.count
-    var values = v
-    if s.scope == .tensor {
-      guard v.count == n * o.bound.count else { throw Safetensors.damaged("its scalars from before the step make no sense") }
-      values = head.order.flatMap { v[($0 * n)..<(($0 + 1) * n)] }
+    guard head.within, var rest = file.numbers("engine/before")?[...], !rest.isEmpty else { return [] }
+    let senseless = Safetensors.damaged("its scalars from before the step make no sense")
+    var list: [Memory] = []
+    for s in o.sources {
+      let n = s.scalars.count, regions = o.scalars(s)
+      // as many sets as there are tensors that the source uses, in the order of the file
+      let places = head.order.indices.filter { s.scope == .tensor && o.uses(s, o.bound[$0]) }
+      let ranks = places.map { i in places.reduce(0) { $0 + (head.order[$1] < head.order[i] ? 1 : 0) } }
+      let count = regions.reduce(0) { $0 + $1.bytes / 8 }
+      guard rest.count >= count, s.scope == .global || regions.count == ranks.count || n == 0 else { throw senseless }
+      let own = Array(rest.prefix(count))
+      rest = rest.dropFirst(count)
+      for (k, r) in regions.enumerated() {
+        let m = try Memory(r.bytes, o.allocator, zeroed: false), first = s.scope == .tensor ? ranks[k] * n : 0
+        for j in 0..<(r.bytes / 8) { m.base.assumingMemoryBound(to: Double.self)[j] = own[first + j] }
+        list.append(m)
+      }
     }
-    guard values.count == o.scalars(s).reduce(0, { $0 + $1.bytes / 8 }) else {
-      throw Safetensors.damaged("its scalars from before the step make no sense")
+    guard rest.isEmpty else { throw senseless }
+    return list
+  }
+
+  private static func numbers(_ f: Frame) -> [Double] {
+    let part: Double
+    switch f.part {
+    case .source(let k): part = Double(k)
+    case .route: part = -1
     }
-    var rest = values[...], list: [Memory] = []
-    for r in o.scalars(s) {
-      let m = try Memory(r.bytes, o.allocator, zeroed: false)
-      for (k, x) in rest.prefix(r.bytes / 8).enumerated() { m.base.assumingMemoryBound(to: Double.self)[k] = x }
-      rest = rest.dropFirst(r.bytes / 8)
-      list.append(m)
+    return [
+      part, Double(f.phase), Double(f.round), Double(f.sample & 0xffff_ffff), Double(f.sample >> 32), Double(f.asked.kind.rawValue),
+      Double(f.asked.index), Double(f.asked.count),
+    ]
+  }
+  /// The sources at work in a checkpoint from within a step; `unasked`: none is yet.
+  private static func frames(_ file: Safetensors, _ o: Optimizer, _ phase: Int, _ unasked: Bool) throws(Failure) -> [Frame] {
+    if unasked || o.sources.isEmpty { return [] }
+    guard o.composed else {
+      var f = Frame(part: .source(0))
+      f.phase = phase
+      return [f]
     }
+    let senseless = Safetensors.damaged("its requests make no sense")
+    guard let all = file.numbers("engine/frames"), !all.isEmpty, all.count % 8 == 0, all.count <= 8 * (o.sources.count + 1),
+      all.allSatisfy({ $0 == $0.rounded() && $0 >= -1 && $0 < 9e15 })
+    else { throw senseless }
+    var list: [Frame] = []
+    for row in stride(from: 0, to: all.count, by: 8).map({ Array(all[$0..<($0 + 8)]) }) {
+      guard row[0] < Double(o.sources.count), row[0] >= 0 || o.routeStage != nil, row.dropFirst().allSatisfy({ $0 >= 0 }), row[3] < 0x1p32,
+        row[4] < 0x1p32, let kind = Request.Kind(rawValue: Int32(min(row[5], 1e6))), kind.isGradient
+      else { throw senseless }
+      var f = Frame(part: row[0] < 0 ? .route : .source(Int(row[0])))
+      (f.phase, f.round, f.sample) = (Int(row[1]), Int(row[2]), UInt64(row[3]) | UInt64(row[4]) << 32)
+      f.asked = Ask(kind, index: Int(row[6]), count: Int(row[7]))
+      list.append(f)
+    }
+    guard o.mayStack(list.map(\.part), list.map(\.phase)) else { throw senseless }
     return list
   }
 
@@ -428,7 +476,7 @@ package enum Checkpoint {
       "engine/sentence", "engine/settings", "engine/memories", "engine/step", "engine/names", "engine/tensors", "engine/observed",
       "engine/observed_names",
     ].map(Exact.init))
-    if head.within { known.formUnion(["engine/before", "engine/answer"].map(Exact.init)) }
+    if head.within { known.formUnion(["engine/frames", "engine/before", "engine/answer"].map(Exact.init)) }
     for s in o.stages where !s.scalars.isEmpty { known.insert(Exact("\(key(s))/scalars")) }
     if file.written == 1 {
       known.insert(Exact("engine/tensor_steps"))
@@ -503,12 +551,18 @@ extension Optimizer {
     }
   }
 
-  /// Whether this pipeline may wait for a request in a phase.
-  func mayWait(_ r: Request, _ phase: Int, _ lossFirst: Bool) throws(Failure) -> Bool {
-    if phase < 0 { return true }
-    let own = sourceStage?.source?.kinds ?? []
-    return phase < sourceStage?.source?.most(bound.count) ?? 1 && r.index < max(1, r.count, bound.count) && r.count <= 1 << 31
-      && ([.gradient, .loss, .lossAndGradient] + own).contains(r.kind) && (!lossFirst || (sourceStage?.source?.opens ?? false))
+  /// A checkpoint within a step says who asks whom.
+  var composed: Bool { sources.count > 1 || routeStage != nil }
+
+  /// Whether this pipeline may wait for a request, with these sources at work.
+  func mayWait(_ r: Request, _ stack: [Frame], _ lossFirst: Bool) -> Bool {
+    let own = sources.flatMap { $0.source?.kinds ?? [] }
+    for f in stack {
+      guard case .source(let k) = f.part else { continue }
+      if f.phase >= sources[k].source?.most(bound.count) ?? 1 { return false }
+    }
+    return r.index < max(1, r.count, bound.count) && r.count <= 1 << 31
+      && (r.kind == .none || ([.gradient, .loss, .lossAndGradient] + own).contains(r.kind)) && (!lossFirst || opens)
   }
 
   /// A request that a loaded checkpoint was waiting for.

@@ -8,6 +8,8 @@ package struct Request: Sendable {
     /// The answer is matrices, not gradients.
     package var takesMatrices: Bool { self == .logitDerivatives || self == .activations }
     /// The answer lies in the bound gradients.
+    /// It asks for a gradient of the loss, which the sources before may make.
+    var isGradient: Bool { self == .gradient || self == .lossAndGradient || self == .taskGradient || self == .previousGradient }
     package var takesGradients: Bool { self != .none && self != .loss && !takesMatrices }
   }
   package var kind = Kind.none
@@ -56,9 +58,10 @@ struct Bound {
 package final class Optimizer {
   package let stages: [Stage]
   package let branches: [Branch]
-  let sourceStage: Stage?
-  /// The pipeline of `route` that the source stands in; nil: none.
-  let sourceBranch: Int?
+  /// The stages that decide how gradients are obtained, in the order of the sentence.
+  let sources: [Stage]
+  /// Keeps gradients between the sources of several pipelines of a route.
+  let routeStage: Stage?
   let needsLoss: Bool
   /// Some stage refuses non-finite gradients whatever the policy.
   let needsFinite: Bool
@@ -90,6 +93,13 @@ package final class Optimizer {
   private(set) var marks: [Memory] = []
   private var partials: UnsafeMutablePointer<Double>
   private(set) var totals: UnsafeMutablePointer<Double>
+  // Lists that steps fill again and again, so that a step allocates nothing.
+  private var columns = [[Double]](repeating: [], count: Sums.top)
+  private var applies: [Apply] = []
+  private var begun: [Bool] = []
+  private var leaders: [(group: Int, branch: Int, t: Int, isDouble: Bool, index: Int)] = []
+  private var totalled: [Int] = []
+  private var remade: [UnsafeMutableRawPointer] = []
   private(set) var planned = 0        // tensors with state and plan
   private(set) var elements = 0
 
@@ -108,8 +118,12 @@ package final class Optimizer {
   var lossFirst = false
   private(set) var hasGradients = false
   var snapshotMemory: [Memory] = []
-  /// The source's scalars as they were before the step.
-  var sourceCopies: [Memory] = []
+  /// The scalars of the sources as they were before the step, and the lasting state of those that do not decide.
+  var sourceCopies: [Memory] = [], stateCopies: [Memory] = []
+  /// The sources at work: the last one asked is on top.
+  var stack: [Frame] = []
+  /// While a source of a pipeline of a route is at work, that pipeline; and the gradient that a source before it handed on.
+  var scope: Int?, incoming: GradientOperation?
   /// Tensors whose state started in the present step, and those that were shown a view for the first time.
   var startedNow: [Int] = [], shown: [Int] = []
   /// Where a request that was loaded wants the parameters, until a call looks at it.
@@ -134,9 +148,9 @@ package final class Optimizer {
 
   package init(_ text: String, _ options: Options, _ allocator: Allocator) throws(Failure) {
     let compiled = try Compiler(text)
-    (stages, branches, sourceStage, sourceBranch) = (compiled.stages, compiled.branches, compiled.source, compiled.sourceBranch)
+    (stages, branches, sources, routeStage) = (compiled.stages, compiled.branches, compiled.sources, compiled.routeStage)
     needsLoss = stages.contains { $0.method.needsLoss }
-    needsFinite = branches.contains { $0.needsFinite } || (sourceStage?.method.needsFinite ?? false)
+    needsFinite = branches.contains { $0.needsFinite } || sources.contains { $0.method.needsFinite }
     if options.master == .stochastic, let s = stages.first(where: { $0.method.refusesStochastic != nil }) {
       throw Failure(Status.argument, "\(s.name) does not go with master=stochastic: \(s.method.refusesStochastic ?? "")")
     }
@@ -232,9 +246,11 @@ package final class Optimizer {
         rules[s.id] = UnsafeMutableRawPointer(StepContext.nothing)
         scalars[s.id] = s.globals
       }
+      let homes: UnsafeMutablePointer<UnsafeMutableRawPointer?> = hold(max(1, sources.count))
+      homes.initialize(repeating: nil, count: max(1, sources.count))
       (records + bound.count).initialize(to: Record(
         x: Layout(v), g: Layout(v), shadow: nil, count: v.count, size: v.dtype.computeSize, branch: b.branch, group: b.group,
-        isDouble: isDouble, slots: slots, slotCount: 0, firstSlot: first, rules: rules, ownRules: rules, scalars: scalars))
+        isDouble: isDouble, slots: slots, slotCount: 0, firstSlot: first, rules: rules, ownRules: rules, scalars: scalars, homes: homes))
       records[bound.count].key = UInt32(truncatingIfNeeded: bound.count)
       bound.append(b)
     }
@@ -366,13 +382,14 @@ package final class Optimizer {
   }
 
   func slots(_ s: Stage, _ b: Bound) -> [Slot] {
+    if s === routeStage { return s.method.slots }
     if s.source != nil, s.element == nil || s.role == .source { return s.source?.slots ?? [] }
     var list = s.element?.slots(s.founding, b.shape) ?? s.whole?.slots(s.founding, b.shape) ?? []
     if let extra = s.source?.slots { list += extra }
     return list
   }
 
-  func uses(_ s: Stage, _ b: Bound) -> Bool { s.role == .source || branches[b.branch].stages.contains { $0 === s } }
+  func uses(_ s: Stage, _ b: Bound) -> Bool { s.role == .source ? s.branch == nil || s.branch == b.branch : branches[b.branch].stages.contains { $0 === s } }
 
   /// The state of a tensor: stage, slot and storage in order; known before it is allocated.
   func stateRows(_ i: Int) -> [(stage: Stage, slot: Slot, format: SlotStore.Format)] {
@@ -462,7 +479,7 @@ package final class Optimizer {
       }
       for (k, row) in rows.enumerated() {
         Optimizer.start(r, stores + k, row.slot)
-        if row.slot.home { r.pointee.home = stores[k].base }
+        if row.slot.home, let source = sources.firstIndex(where: { $0 === row.stage }) { r.pointee.homes[source] = stores[k].base }
       }
       r.pointee.marked = false
       if rows.contains(where: { $0.slot.isIterate }) {
@@ -585,15 +602,20 @@ package final class Optimizer {
   }
 
   /// Lays a program out over every active tensor and carries it out; partial sums, if any, lie in `partials` by block.
+  /// Whether a tensor takes part in the step, and belongs to the source that is at work.
+  func takesPart(_ i: Int) -> Bool { records[i].active && (scope == nil || scope == records[i].branch) }
+  /// Whether it belongs there, but takes no part.
+  func isAbsent(_ i: Int, _ s: Stage) -> Bool { !records[i].active && uses(s, bound[i]) }
+
   func forEach(_ lay: (Program, UnsafeMutablePointer<Record>) -> Void) {
     Threads.run(tasks.count, parallel: elements >= Walker.parallelFrom) { t in
       let task = tasks[t]
       withOwn(programs) { program in
         if task.small {
-          for i in task.first..<task.end where records[i].active { run(program, records + i, records[i].firstBlock, records[i].firstBlock + records[i].blocks, sums: true, lay) }
+          for i in task.first..<task.end where takesPart(i) { run(program, records + i, records[i].firstBlock, records[i].firstBlock + records[i].blocks, sums: true, lay) }
         } else {
           let r = records + Int(blocks[task.first].tensor)
-          if r.pointee.active { run(program, r, task.first, task.end, sums: true, lay) }
+          if takesPart(r - records) { run(program, r, task.first, task.end, sums: true, lay) }
         }
       }
     }
@@ -627,20 +649,39 @@ package final class Optimizer {
   /// The sums over several tensors. They are added in the order of their size, so that the order of binding does not matter.
   private func total(where included: (UnsafeMutablePointer<Record>) -> Bool, _ out: UnsafeMutablePointer<Double>) {
     for k in 0..<Sums.count { out[k] = 0 }
-    var columns = [[Double]](repeating: [], count: Sums.top)
     withUnsafeTemporaryAllocation(of: Double.self, capacity: Sums.count) { row in
       guard let p = row.baseAddress else { return }
+      for k in columns.indices { columns[k].removeAll(keepingCapacity: true) }
       for i in 0..<bound.count {
         let r = records + i
-        guard r.pointee.active, included(r) else { continue }
+        guard takesPart(i), included(r) else { continue }
         total(r, p)
         for k in 0..<Sums.top where p[k] != 0 { columns[k].append(p[k]) }
         if !(p[Sums.top] <= out[Sums.top]), out[Sums.top] == out[Sums.top] { out[Sums.top] = p[Sums.top] }
       }
     }
-    for k in 0..<Sums.top {
-      if columns[k].count > 1 { columns[k].sort { $0 < $1 || ($1.isNaN && !$0.isNaN) } }
+    for k in columns.indices {
+      columns[k].withUnsafeMutableBufferPointer { Optimizer.order($0) }
       for x in columns[k] { out[k] += x }
+    }
+  }
+  /// Ascending, NaN last: a heap sort, since the library's own allocates.
+  private static func order(_ list: UnsafeMutableBufferPointer<Double>) {
+    func isAfter(_ a: Double, _ b: Double) -> Bool { a > b || (a.isNaN && !b.isNaN) }
+    func sink(_ start: Int, _ end: Int) {
+      var i = start
+      while 2 &* i &+ 1 < end {
+        var child = 2 &* i &+ 1
+        if child &+ 1 < end, isAfter(list[child &+ 1], list[child]) { child &+= 1 }
+        guard isAfter(list[child], list[i]) else { return }
+        list.swapAt(i, child)
+        i = child
+      }
+    }
+    for i in stride(from: list.count / 2 - 1, through: 0, by: -1) { sink(i, list.count) }
+    for end in stride(from: list.count - 1, to: 0, by: -1) {
+      list.swapAt(0, end)
+      sink(0, end)
     }
   }
 
@@ -651,7 +692,7 @@ package final class Optimizer {
       var apply = r.pointee.apply
       let kernels = all[all.count == 1 ? 0 : r.pointee.group]
       let x = p.hostParameters(), k = r.pointee.isDouble ? kernels.1 : kernels.0
-      p.sum(x, r.pointee.present ? p.gradient(copy: apply.scale != 1, &apply) : x, state: self.state(r, stage, order)) { _, _, _, o, out in k(o, out) }
+      p.sum(x, self.gradient(p, r, &apply) ?? x, state: self.state(r, stage, order)) { _, _, _, o, out in k(o, out) }
     }
     total(where: { _ in true }, totals)
     return (0..<Sums.count).map { totals[$0] }
@@ -681,15 +722,20 @@ package final class Optimizer {
   }
   /// A walk over the home slot has saved the parameters there.
   private func noteHome(_ stage: Stage, _ order: [Int]?) {
-    for i in 0..<bound.count {
-      guard records[i].active, !records[i].away, let home = records[i].home else { continue }
-      records[i].away = state(records + i, stage, order).contains(home)
+    guard let k = sources.firstIndex(where: { $0 === stage }) else { return }
+    for i in 0..<bound.count where takesPart(i) && records[i].away & (1 << UInt32(k)) == 0 {
+      if let home = records[i].homes[k], state(records + i, stage, order).contains(home) { records[i].away |= 1 << UInt32(k) }
     }
+  }
+  /// The gradient that a source sees; nil where there is none to read.
+  private func gradient(_ p: Program, _ r: UnsafeMutablePointer<Record>, _ apply: inout Apply) -> Program.Place? {
+    if let incoming { return p.gradient(incoming, copy: apply.scale != 1, &apply) }
+    return r.pointee.present ? p.gradient(copy: apply.scale != 1, &apply) : nil
   }
   private func change(_ p: Program, _ r: UnsafeMutablePointer<Record>, _ stage: Stage, _ order: [Int]?, _ parameters: Bool, _ kernel: @escaping PlainKernel) {
     var apply = r.pointee.apply
     // Where there is no gradient to read, nobody looks at it.
-    let x = p.hostParameters(), g = r.pointee.present ? p.gradient(copy: apply.scale != 1, &apply) : x
+    let x = p.hostParameters(), g = gradient(p, r, &apply) ?? x
     p.add(x, g, state: state(r, stage, order)) { _, _, o in kernel(o) }
     if parameters { p.closeHost(x) }
   }
@@ -702,7 +748,7 @@ package final class Optimizer {
 
   /// The slot of the source with the vector of the present request.
   package var probeSlot: (stage: Int, slot: Int)? {
-    guard pending.kind == .hessianVector || pending.kind == .logitDerivatives, let s = sourceStage, let k = s.source?.probe else { return nil }
+    guard pending.kind == .hessianVector || pending.kind == .logitDerivatives, let s = stack.last.flatMap(stage), let k = s.source?.probe else { return nil }
     return (s.id, probeIndex(s, k))
   }
   func probeIndex(_ s: Stage, _ k: Int) -> Int { s.role == .source ? k : (s.element.map { $0.slots(s.founding, Shape(dimensions: [1])).count } ?? 0) + k }
@@ -819,7 +865,7 @@ package final class Optimizer {
   /// The tensor whose hyper-parameters stand for those of all: of the tensors that have a gradient, the first whose
   /// step size is not 0.
   func leader(_ s: Stage) -> Int? {
-    let among = (0..<bound.count).lazy.filter { self.records[$0].active && self.uses(s, self.bound[$0]) }
+    let among = (0..<bound.count).lazy.filter { self.takesPart($0) && self.uses(s, self.bound[$0]) }
     return among.first { i in
       let lr: Double = self.branches[self.bound[i].branch].rule.hyper[self.bound[i].group].lr
       return lr != 0
@@ -852,9 +898,11 @@ package final class Optimizer {
     try evaluateSchedules()
     try checkAgreed()   // the last thing that can refuse: from here on scalars advance
     loss = observed["loss"] ?? .nan
-    decayOf = [Double](repeating: 0, count: groups.count * branches.count)
-    rates = [(lr: Double, decay: Double)](repeating: (1, 0), count: decayOf.count)
-    var applies = [Apply](repeating: Apply(), count: decayOf.count)
+    if applies.count != groups.count * branches.count {
+      decayOf = [Double](repeating: 0, count: groups.count * branches.count)
+      rates = [(lr: Double, decay: Double)](repeating: (1, 0), count: decayOf.count)
+      applies = [Apply](repeating: Apply(), count: decayOf.count)
+    }
     for g in groups.indices {
       for (b, branch) in branches.enumerated() {
         let h = branch.rule.hyper[g]
@@ -883,9 +931,9 @@ package final class Optimizer {
     for i in 0..<bound.count where records[i].active {
       records[i].apply = applies[records[i].group * branches.count + records[i].branch]
     }
-    var begun = [Bool](repeating: false, count: stages.count)
-    // Tensors of one group, branch and step count share their rules.
-    var leaders: [(group: Int, branch: Int, t: Int, isDouble: Bool, index: Int)] = []
+    begun.removeAll(keepingCapacity: true)
+    for _ in stages { begun.append(false) }
+    leaders.removeAll(keepingCapacity: true)   // tensors of one group, branch and step count share their rules
     for i in 0..<bound.count {
       let r = records + i
       guard r.pointee.active else { continue }
@@ -967,10 +1015,10 @@ package final class Optimizer {
       }
       runElements(segment)
       // sums over all tensors
-      var done: [Int] = []
+      totalled.removeAll(keepingCapacity: true)
       for branch in branches where segment < branch.segments.count {
-        guard let (s, p) = branch.segments[segment].last?.measured, s.reach[p] == .global, !done.contains(s.id) else { continue }
-        done.append(s.id)
+        guard let (s, p) = branch.segments[segment].last?.measured, s.reach[p] == .global, !totalled.contains(s.id) else { continue }
+        totalled.append(s.id)
         total(where: { r in
           let passes = self.branches[r.pointee.branch].segments
           return segment < passes.count && passes[segment].last?.measured?.stage === s
@@ -984,11 +1032,11 @@ package final class Optimizer {
         }
         guard let first = leader(s) else { continue }
         s.element?.finish(p, Totals(p: totals), s.globals, s.hyper[records[first].group], commonContext(s, first))
-        var made: [UnsafeMutableRawPointer] = []
+        remade.removeAll(keepingCapacity: true)
         for i in 0..<bound.count where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
           let rule = records[i].rules[s.id]
-          if made.last == rule || (made.count < 64 && made.contains(rule)) { continue }
-          made.append(rule)
+          if remade.last == rule || (remade.count < 64 && remade.contains(rule)) { continue }
+          remade.append(rule)
           remake(s, i)
         }
       }
@@ -997,21 +1045,15 @@ package final class Optimizer {
 
   private func runElements(_ segment: Int) {
     let parallel = elements >= Walker.parallelFrom
-    let longest = branches.map { segment < $0.segments.count ? $0.segments[segment].count : 0 }.max() ?? 0
+    let longest = branches.reduce(0) { max($0, segment < $1.segments.count ? $1.segments[segment].count : 0) }
     guard longest > 0 else { return }
     for position in 0..<longest {
-      Threads.run(tasks.count, parallel: parallel) { t in
-        let task = tasks[t]
-        if task.small {
-          if position == 0 { withOwn(programs) { runSmall(task.first, task.end, segment, $0) } }
-          return
+      var walk = ElementWalk(optimizer: Unmanaged.passUnretained(self), segment: segment, position: position)
+      withUnsafeMutablePointer(to: &walk) { p in
+        Threads.run(tasks.count, parallel: parallel, p) { context, t in
+          let walk = context.unsafelyUnwrapped.assumingMemoryBound(to: ElementWalk.self).pointee
+          walk.optimizer._withUnsafeGuaranteedRef { $0.run(walk, Int(t)) }
         }
-        let r = records + Int(blocks[task.first].tensor)
-        let branch = branches[r.pointee.branch]
-        guard r.pointee.active, segment < branch.segments.count, position < branch.segments[segment].count else { return }
-        let pass = branch.segments[segment][position]
-        guard !pass.isWhole else { return }
-        withOwn(programs) { run(pass, branch, r, task.first, task.end, $0) }
       }
       for i in 0..<bound.count where records[i].blocks > Walker.taskBlocks {
         let branch = branches[records[i].branch]
@@ -1019,6 +1061,25 @@ package final class Optimizer {
         finishTensor(branch.segments[segment][position], i, totals)
       }
     }
+  }
+
+  private struct ElementWalk {
+    var optimizer: Unmanaged<Optimizer>
+    var segment: Int, position: Int
+  }
+  /// One task of a walk.
+  private func run(_ walk: ElementWalk, _ t: Int) {
+    let task = tasks[t], segment = walk.segment
+    if task.small {
+      if walk.position == 0 { withOwn(programs) { runSmall(task.first, task.end, segment, $0) } }
+      return
+    }
+    let r = records + Int(blocks[task.first].tensor)
+    let branch = branches[r.pointee.branch]
+    guard r.pointee.active, segment < branch.segments.count, walk.position < branch.segments[segment].count else { return }
+    let pass = branch.segments[segment][walk.position]
+    guard !pass.isWhole else { return }
+    withOwn(programs) { run(pass, branch, r, task.first, task.end, $0) }
   }
 
   /// All passes of a segment over tensors that one task holds whole: their data stays in cache between the passes.
@@ -1170,8 +1231,19 @@ package final class Optimizer {
       m.base.copyMemory(from: s.globals, byteCount: s.scalars.count * 8)
       copies.append(m)
     }
-    for i in 0..<bound.count { copies.append(try copyOfParameters(i)) }
+    for i in 0..<bound.count { copies.append(try copyAtHome(i)) }
     snapshotMemory = copies
+  }
+  /// The bits of a tensor where the host left it.
+  private func copyAtHome(_ i: Int) throws(Failure) -> Memory {
+    let here = try copyOfParameters(i), away = records[i].away
+    guard away != 0 else { return here }
+    comeHome(i)
+    defer {
+      restoreParameters(i, here)
+      records[i].away = away
+    }
+    return try copyOfParameters(i)
   }
   /// Puts the copies back. `home`: tensors whose parameters stand where they stood before the step already.
   func restoreSnapshot(home: Set<Int>) {

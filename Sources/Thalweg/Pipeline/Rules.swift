@@ -186,8 +186,9 @@ package protocol ElementRule: BitwiseCopyable, Sendable {
   static var evaluates: Bool { get }
   /// For stages behind the rule: the step that the rule counts at step t of a tensor. Where it falls back, the rule starts afresh.
   static func ruleStep(_ t: Int, _ h: Hyper) -> Int
-  /// With the numbers that it has now `direction` returns `v` and touches no state: the engine then leaves it out.
-  var idle: Bool { get }
+  /// With the numbers that it has now `direction` is `v` times this number and touches no state; nil: it is more. The engine then multiplies as it
+  /// reads, or leaves the stage out where the number is 1.
+  var multiplies: Double? { get }
   func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L
 }
 
@@ -209,7 +210,7 @@ extension ElementRule {
   package static var perTensor: Bool { false }
   package static var evaluates: Bool { false }
   package static func ruleStep(_ t: Int, _ h: Hyper) -> Int { t }
-  package var idle: Bool { false }
+  package var multiplies: Double? { nil }
   @inline(__always) package func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { x }
 }
 
@@ -256,7 +257,7 @@ package final class ElementKernels: Sendable {
   let map: (Kernel, Kernel)
   let measure: (Measure, Measure)
   /// Of the rule that was prepared at this address.
-  let idle: @Sendable (UnsafeRawPointer) -> Bool
+  let multiplies: @Sendable (UnsafeRawPointer) -> Double?
   let evaluates: Bool
   let ruleStep: @Sendable (Int, Hyper) -> Int
   let evaluate: (Kernel, Kernel)
@@ -266,12 +267,13 @@ package final class ElementKernels: Sendable {
     scope: @escaping @Sendable (Hyper) -> Scope, shared: Int, phases: @escaping @Sendable (Hyper) -> Int,
     reach: @escaping @Sendable (Hyper, Int) -> Scope,
     decay: @escaping @Sendable (Hyper) -> Decay, perTensor: Bool, begin: @escaping Begin, finish: @escaping Finish, fused: (Kernel, Kernel), packed: @escaping Kernel, map: (Kernel, Kernel), measure: (Measure, Measure),
-    idle: @escaping @Sendable (UnsafeRawPointer) -> Bool, evaluates: Bool, ruleStep: @escaping @Sendable (Int, Hyper) -> Int, evaluate: (Kernel, Kernel)
+    multiplies: @escaping @Sendable (UnsafeRawPointer) -> Double?, evaluates: Bool, ruleStep: @escaping @Sendable (Int, Hyper) -> Int, evaluate: (Kernel, Kernel)
   ) {
     (self.size, self.prepare, self.slots, self.scalars, self.scope, self.phases) = (size, prepare, slots, scalars, scope, phases)
     self.shared = shared
     (self.reach, self.decay, self.perTensor, self.begin, self.finish) = (reach, decay, perTensor, begin, finish)
-    (self.fused, self.packed, self.map, self.measure, self.idle, self.evaluates, self.ruleStep, self.evaluate) = (fused, packed, map, measure, idle, evaluates, ruleStep, evaluate)
+    (self.fused, self.packed, self.map, self.measure) = (fused, packed, map, measure)
+    (self.multiplies, self.evaluates, self.ruleStep, self.evaluate) = (multiplies, evaluates, ruleStep, evaluate)
   }
 }
 
@@ -290,7 +292,7 @@ package func kernels<R: ElementRule>(_: R.Type) -> ElementKernels {
     packed: packedKernel(R.self),
     map: (mapKernel(R.self, SIMD16<Float>.self), mapKernel(R.self, SIMD8<Double>.self)),
     measure: (measureKernel(R.self, SIMD16<Float>.self), measureKernel(R.self, SIMD8<Double>.self)),
-    idle: { $0.loadUnaligned(as: R.self).idle }, evaluates: R.evaluates, ruleStep: { R.ruleStep($0, $1) },
+    multiplies: { $0.loadUnaligned(as: R.self).multiplies }, evaluates: R.evaluates, ruleStep: { R.ruleStep($0, $1) },
     evaluate: (evaluateKernel(R.self, SIMD16<Float>.self), evaluateKernel(R.self, SIMD8<Double>.self)))
 }
 
@@ -298,8 +300,10 @@ package func kernels<R: ElementRule>(_: R.Type) -> ElementKernels {
 private func fusedKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKernels.Kernel {
   { p, a, o in
     let rule = p.loadUnaligned(as: R.self)
-    var v = Vectors<L>(o)
+    var v = Vectors<L>(o), ahead = o.ahead
     while v.next() {
+      twi_prefetch(ahead)
+      ahead += MemoryLayout<L>.size
       let old = L.load(v.x)
       rule.step(a.gradient(L.load(v.g), old), old, v.s, a).store(v.x)
     }
@@ -509,7 +513,8 @@ extension ElementKernels {
       scalars: { [scalars] _ in scalars(inner) }, scope: { [scope] _ in scope(inner) }, shared: shared,
       phases: { [phases] _ in phases(inner) },
       reach: { [reach] _, p in reach(inner, p) }, decay: { [decay] _ in decay(inner) }, perTensor: perTensor, begin: { [begin] s, _, c in begin(s, inner, c) },
-      finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, packed: packed, map: map, measure: measure, idle: idle, evaluates: evaluates,
+      finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, packed: packed, map: map, measure: measure,
+      multiplies: multiplies, evaluates: evaluates,
       ruleStep: { [ruleStep] t, _ in ruleStep(t, inner) }, evaluate: evaluate)
   }
 }

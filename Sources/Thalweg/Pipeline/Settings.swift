@@ -177,10 +177,9 @@ extension Optimizer {
   package var fullSentence: String {
     let shown = stages.filter { !$0.aliases.isEmpty }
     if branches.count == 1 { return shown.map(\.sentence).joined(separator: " | ") }
-    let shared = shown.filter { s in branches.allSatisfy { $0.stages.contains { $0 === s } } || (s.role == .source && sourceBranch == nil) }
+    let shared = shown.filter { s in branches.allSatisfy { $0.stages.contains { $0 === s } } || (s.role == .source && s.branch == nil) }
     func isShared(_ s: Stage) -> Bool { shared.contains { $0 === s } }
     let inner = branches.enumerated().map { place, b -> String in
-      let own = sourceBranch == place ? sourceStage : nil
       let selector: String
       switch b.selectors.first ?? .other {
       case .name(let p): selector = "\"\(p)\""
@@ -190,7 +189,7 @@ extension Optimizer {
       case .scalar: selector = "scalar"
       case .other: selector = "other"
       }
-      return "\(selector)=(" + shown.filter { s in s === own || (b.stages.contains { $0 === s } && !isShared(s)) }.map(\.sentence).joined(separator: " | ") + ")"
+      return "\(selector)=(" + shown.filter { s in (s.role == .source && s.branch == place) || (b.stages.contains { $0 === s } && !isShared(s)) }.map(\.sentence).joined(separator: " | ") + ")"
     }
     let head = shared.filter { $0.role == .source || $0.role == .gradient }.map(\.sentence)
     let tail = shared.filter { $0.role != .source && $0.role != .gradient }.map(\.sentence)

@@ -52,9 +52,8 @@ package protocol Source: Sendable {
   var scalars: [Scalar] { get }
   /// One gradient a step is enough (it only accumulates, say): `step` may be used.
   var single: Bool { get }
-  /// It treats every tensor alone, so that it may stand in a pipeline of `route`: then it asks for the tensors of that one, and only keeps
-  /// state of the others.
-  var local: Bool { get }
+  /// It reaches the whole update, or sets the step size of all: it cannot stand in a pipeline of `route`.
+  var global: Bool { get }
   /// The slot with the vector of a request that has one: for a Hessian-vector product, or for derivatives of the logits.
   var probe: Int? { get }
   /// Refuses matrices that do not fit the request for phase `phase`; the host may then answer again.
@@ -80,7 +79,7 @@ extension Source {
   package var slots: [Slot] { [] }
   package var scalars: [Scalar] { [] }
   package var single: Bool { false }
-  package var local: Bool { false }
+  package var global: Bool { false }
   package var probe: Int? { nil }
   package func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure) {}
   package var observes: [String] { [] }
@@ -101,6 +100,16 @@ package struct GradientOperation: Sendable {
   /// Changes a copy of the host's gradient, in x of the operands, with all slots of the stage from an offset on; nil: the gradient is what lies in
   /// the first slot.
   let run: (@Sendable (UnsafeMutablePointer<Record>, Operands, UnsafeMutablePointer<SlotStore>, Int) -> Void)?
+  /// What the sources before have made of the host's gradient, in order.
+  var under: [GradientOperation] = []
+
+  /// The same on what another operation makes.
+  func over(_ first: GradientOperation?) -> GradientOperation {
+    guard run != nil, let first else { return self }
+    var op = self
+    op.under = first.under + [first]
+    return op
+  }
 }
 
 /// The results of a walk of a source.
@@ -148,16 +157,17 @@ package struct SourceIO {
   }
   /// Keeps the parameters that did not go away yet in the home slot.
   package func saveHome() {
-    for i in 0..<optimizer.bound.count where optimizer.records[i].active && !optimizer.records[i].away {
+    guard let k = optimizer.sources.firstIndex(where: { $0 === stage }) else { return }
+    for i in 0..<optimizer.bound.count where optimizer.takesPart(i) && optimizer.records[i].away & (1 << UInt32(k)) == 0 {
       let r = optimizer.records + i
-      guard let home = r.pointee.home else { continue }
+      guard let home = r.pointee.homes[k] else { continue }
       Optimizer.readParameters(r, home)
-      r.pointee.away = true
+      r.pointee.away |= 1 << UInt32(k)
     }
   }
   /// Sets a slot to zero in the tensors that have no gradient this time.
   package func clearAbsent(_ slot: Int) {
-    for i in 0..<optimizer.bound.count where !optimizer.records[i].active {
+    for i in 0..<optimizer.bound.count where optimizer.isAbsent(i, stage) {
       let r = optimizer.records + i
       r.pointee.slot(stage.id, slot).base.initializeMemory(as: UInt8.self, repeating: 0, count: r.pointee.count * r.pointee.size)
     }
@@ -185,7 +195,7 @@ package struct SourceIO {
   /// What lies in a slot becomes the nearest point of the set, in every tensor that has a gradient.
   package func project(_ slot: Int, _ set: Projection) throws(Failure) {
     let pair = set.kernels.projection(set.hyper)
-    for i in 0..<optimizer.bound.count where optimizer.records[i].active && optimizer.records[i].count > 0 {
+    for i in 0..<optimizer.bound.count where optimizer.takesPart(i) && optimizer.records[i].count > 0 {
       let r = optimizer.records[i], p = r.slot(stage.id, slot).base, shape = optimizer.bound[i].shape
       do throws(Failure) {
         if r.isDouble {
@@ -199,12 +209,9 @@ package struct SourceIO {
     }
   }
 
-  /// The tensors of the source's own pipeline that have a gradient this time, by position; only those of such shapes.
+  /// The source's tensors that have a gradient this time, by position; only those of such shapes.
   package func tensors(where included: (Shape) -> Bool) -> [Int] {
-    (0..<optimizer.bound.count).filter {
-      let b = optimizer.bound[$0]
-      return optimizer.records[$0].active && b.branch == optimizer.sourceBranch ?? b.branch && included(b.shape)
-    }
+    (0..<optimizer.bound.count).filter { optimizer.takesPart($0) && included(optimizer.bound[$0].shape) }
   }
   package func shape(of tensor: Int) -> Shape { optimizer.bound[tensor].shape }
   /// The tensor as messages call it.
@@ -218,7 +225,7 @@ package struct SourceIO {
   }
   /// The parameters of the tensors that have no gradient this time go into a slot: they stay where they are.
   package func keepAbsent(_ slot: Int) {
-    for i in 0..<optimizer.bound.count where !optimizer.records[i].active {
+    for i in 0..<optimizer.bound.count where optimizer.isAbsent(i, stage) {
       Optimizer.readParameters(optimizer.records + i, (optimizer.records + i).pointee.slot(stage.id, slot).base)
     }
   }

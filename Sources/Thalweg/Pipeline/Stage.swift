@@ -30,6 +30,8 @@ package final class Stage {
   package let globals: UnsafeMutablePointer<Double>
   /// It stores the parameters that the update moves, and shows the host something else.
   package let isView: Bool
+  /// The pipeline of `route` that a source stands in.
+  var branch: Int?
 
   init(
     id: Int, method: Method, component: Component, role: Role, aliases: [String], hyper: Hyper, element: ElementKernels?,
@@ -371,11 +373,12 @@ package enum Selector: Sendable {
 struct Compiler {
   let text: String
   private(set) var stages: [Stage] = []
-  private(set) var source: Stage?
-  /// The pipeline of `route` that the source stands in.
-  private(set) var sourceBranch: Int?
+  /// The stages that decide how gradients are obtained.
+  private(set) var sources: [Stage] = []
+  /// Keeps the gradients of a route, where some pipeline in it has a source.
+  private(set) var routeStage: Stage?
   private(set) var branches: [Branch] = []
-  /// The next stage is the first of its pipeline; it stands inside `route`.
+  /// Before the next stage there are only sources; it stands inside `route`.
   private var opens = true, routed = false
   /// What views add to the gradients: they stand behind the rule but also act before it.
   private var pulls: [Stage] = []
@@ -432,7 +435,7 @@ struct Compiler {
     }
     routed = true
     for a in route.arguments {
-      opens = prefix.isEmpty
+      opens = prefix.allSatisfy { $0.role == .source }
       guard let name = a.name else {
         throw at(route, Failure(Status.name, "route: every pipeline needs a selector, as matrix=(muon) or \"*.bias\"=(sgd)"))
       }
@@ -454,6 +457,12 @@ struct Compiler {
       branches.append(try branch(nested, prefix: prefix, suffix: suffix, selectors: [selector]))
     }
     Branch.align(branches, on: prefix + suffix)
+    guard sources.contains(where: { $0.branch != nil }), let e = Registry.entry(route.name) else { return }
+    let s = try Stage(
+      id: stages.count, method: e.method, component: e.component, role: .source, aliases: [], hyper: try e.method.read(StageNode(name: route.name, arguments: [], position: route.position)),
+      element: nil, whole: nil, source: nil)
+    stages.append(s)
+    routeStage = s
   }
 
   /// A stage outside of route, whose pipelines have the update rules.
@@ -465,7 +474,7 @@ struct Compiler {
   }
 
   private mutating func branch(_ items: [Item], prefix: [Stage], suffix: [Stage], selectors: [Selector]) throws(Failure) -> Branch {
-    var gradient = prefix, updates: [Stage] = [], after: [Stage] = []
+    var gradient = prefix.filter { $0.role != .source }, updates: [Stage] = [], after: [Stage] = []
     var rule: Stage?, applier: Stage?
     for item in items {
       guard let s = try stage(item, seenRule: rule != nil) else { continue }
@@ -554,18 +563,19 @@ struct Compiler {
         id: stages.count, method: e.method, component: component, role: role, aliases: item.aliases + [n.name], hyper: h,
         element: element, whole: whole, source: made, isView: isView)
       if let made {
-        if let first = source {
-          throw Failure(Status.method, "two stages that decide how gradients are obtained, `\(first.name)` and `\(n.name)`")
+        if role == .source, !opens {
+          throw Failure(Status.method, "`\(n.name)` must stand before the stages that change gradients")
         }
-        if role == .source, !opens { throw Failure(Status.method, "`\(n.name)` must be the first stage") }
-        if routed, !made.local {
-          throw Failure(Status.method, "`\(n.name)` reaches all tensors: it cannot stand inside route(...)"
-            + (role == .rule ? "" : ", but may stand \(role == .source ? "before" : "behind") it"))
+        if sources.count >= 16 { throw Failure(Status.method, "more than 16 stages that decide how gradients are obtained") }
+        if routed {
+          if made.global {
+            throw Failure(Status.method, "`\(n.name)` reaches all tensors: it cannot stand inside route(...), but may stand behind it")
+          }
+          s.branch = branches.count
         }
-        if routed, role == .source { sourceBranch = branches.count }
-        source = s
+        sources.append(s)
       }
-      opens = false
+      if role != .source { opens = false }
       stages.append(s)
       if case .constraint(let k) = e.component, e.method.kind == .mask, let pull = k.pull?(h) {
         let p = try Stage(

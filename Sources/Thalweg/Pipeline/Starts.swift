@@ -49,12 +49,12 @@ extension Optimizer {
 
   /// Whether written parameters are looked for before the step begins: where a source moves them first, or a view stands between. Elsewhere the
   /// first walk of the step looks, over memory that it reads anyway.
-  func noticesAhead(_ r: UnsafeMutablePointer<Record>) -> Bool { sourceStage != nil || r.pointee.viewed }
+  func noticesAhead(_ r: UnsafeMutablePointer<Record>) -> Bool { !sources.isEmpty || r.pointee.viewed }
 
   /// `always`: for evaluation weights, which no walk of a step comes before.
   func noticeAhead(always: Bool = false) throws(Failure) {
     guard !marks.isEmpty else { return }
-    if sourceStage != nil || always {
+    if !sources.isEmpty || always {
       Threads.run(tasks.count, parallel: elements >= Walker.parallelFrom) { t in
         let task = tasks[t]
         func look(_ r: UnsafeMutablePointer<Record>, _ start: Int, _ end: Int) {

@@ -3,7 +3,7 @@ import CThalweg
 /// The state as it is seen from outside: one row a buffer, known before it is allocated.
 extension Optimizer {
   struct StateRow {
-    enum Kind: Equatable { case slot(Int), master, training, place, written, dense }
+    enum Kind: Equatable { case slot(Int), master, training, place, written, dense, before(Int) }
     var tensor: Int
     var stage: Stage
     var slot: Slot
@@ -48,6 +48,13 @@ extension Optimizer {
     ]
   }
 
+  /// The lasting state of sources that others ask, as it was before the step.
+  func beforeRows() -> [StateRow] {
+    lastingRows.enumerated().map { k, row in
+      StateRow(tensor: row.tensor, stage: row.stage, slot: row.slot, kind: .before(k), format: row.format)
+    }
+  }
+
   /// Allocates the state for somebody who looks at it. What has not started yet shows the parameters as they stand now; nothing is fixed by that.
   func allocated() throws(Failure) {
     try prepare()
@@ -64,6 +71,7 @@ extension Optimizer {
     case .training: base = row.tensor < backup.count ? backup[row.tensor].base : nothing
     case .place: base = places.first { $0.tensor == row.tensor }?.bits.base ?? nothing
     case .written: base = written.first { $0.tensor == row.tensor }?.bits.base ?? nothing
+    case .before(let k): base = k < stateCopies.count ? stateCopies[k].base : nothing
     case .dense: base = written.first { $0.tensor == row.tensor }?.dense.base ?? nothing
     }
     return (base, stateBytes(row))
@@ -73,7 +81,7 @@ extension Optimizer {
   func stateBytes(_ row: StateRow) -> Int {
     let v = bound[row.tensor].view
     switch row.kind {
-    case .slot: return SlotStore.bytes(row.format, elements(row), v.dtype.computeSize)
+    case .slot, .before: return SlotStore.bytes(row.format, elements(row), v.dtype.computeSize)
     case .master: return v.count * 4
     case .training, .place, .written: return v.count * v.dtype.size
     case .dense: return v.count * v.dtype.computeSize

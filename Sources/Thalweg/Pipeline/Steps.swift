@@ -14,7 +14,9 @@ extension Optimizer {
   private func between() throws(Failure) {
     guard phase < 0 else { throw Failure(Status.sequence, "a step is under way: answer its requests, or cancel it") }
   }
-  private var lossNeeder: String { stages.first { $0.method.needsLoss }?.name ?? sourceStage?.name ?? "the pipeline" }
+  private var lossNeeder: String { stages.first { $0.method.needsLoss }?.name ?? asker }
+  /// Who asked for what the host answers now, as messages call it.
+  private var asker: String { stack.last.flatMap(stage)?.name ?? "the pipeline" }
 
   // MARK: one call
 
@@ -28,7 +30,7 @@ extension Optimizer {
   /// One whole step with the bound gradients.
   package func stepOnce() throws(Failure) -> Int {
     try ready(gradients: true)
-    if let s = sourceStage, !(s.source?.single ?? false) {
+    if let s = sources.first(where: { !($0.source?.single ?? false) }) ?? sources.dropFirst().first {
       throw Failure(Status.needs, "\(s.name) needs more than one gradient a step (\(s.method.requests)); call next and answer its requests")
     }
     try between()
@@ -40,7 +42,7 @@ extension Optimizer {
     do throws(Failure) {
       try noticeAhead()
       try begin()
-      guard let stage = sourceStage, let source = stage.source else { return try update(nil) }
+      guard let stage = sources.first, let source = stage.source else { return try update(nil) }
       guard case .update(let op) = try source.advance(0, SourceIO(self, stage)) else { return endWithoutUpdate() }
       return try update(op)
     } catch {
@@ -83,29 +85,25 @@ extension Optimizer {
     }
     try evaluateSchedules()
     try noticeAhead()
-    try keepSource()
-    guard let stage = sourceStage, let source = stage.source, source.opens else {
-      pending = Request(kind: needsLoss ? .lossAndGradient : .gradient, tag: tag(fresh: false))
-      return pending
-    }
-    if needsLoss, observed["loss"] == nil {
+    try keepSources()
+    if mayFail, opens { try takeSnapshot() }   // before a source moves the parameters
+    if needsLoss, observed["loss"] == nil, opens {
       lossFirst = true
-      pending = Request(kind: .loss, tag: tag(fresh: false))
-    } else {
-      pending = opening(stage, source)
-    }
+      pending = Request(kind: .loss, tag: tag(0))
+    } else if case .ask(let first) = try converse() { pending = first }
     return pending
   }
+  /// Some source has a first request of its own.
+  var opens: Bool { sources.contains { $0.source?.opens ?? false } }
 
-  /// A source with a first request of its own. Which tensors have a gradient this time is not known yet, where there are to be any; those that
-  /// never had one stay where they are.
-  private func opening(_ stage: Stage, _ source: any Source) -> Request {
+  /// The tensors that a source with a first request of its own may move. Which have a gradient this time is not known yet, where there are to be
+  /// any; those that never had one stay where they are.
+  func takePart(_ source: any Source) {
     for i in 0..<bound.count {
       records[i].active = source.takesGradients ? records[i].t > 0 : !records[i].absent
       records[i].apply.scale = scale
     }
     if !source.takesGradients { startActive() }
-    return source.opening(SourceIO(self, stage)).map(fill) ?? fill(Ask(.gradient))
   }
 
   /// After a state from within a step was loaded: the parameters go where the request that waits wants them. Loading itself does not touch them.
@@ -125,7 +123,7 @@ extension Optimizer {
       resumed = false
     }
     if pending.kind.takesMatrices, answered == nil {
-      let who = sourceStage?.name ?? "the pipeline"
+      let who = asker
       let what = pending.kind == .activations ? "activations" : "derivatives of the logits"
       throw Failure(Status.needs, "\(who) asked for \(what): answer with answer_matrix; nothing was changed")
     }
@@ -138,19 +136,17 @@ extension Optimizer {
       }
       observed["loss"] = loss
     }
-    if let stage = sourceStage, let source = stage.source, source.opens, lossFirst, pending.kind == .loss, phase == 0 {
-      pending = opening(stage, source)
+    if lossFirst, stack.isEmpty {
+      if case .ask(let first) = try converse() { pending = first }
       return (pending, Status.more)
     }
     if phase == 0 { try begin() } else {
       try checkPresent()
       try checkFinite()
     }
-    guard let stage = sourceStage, let source = stage.source else { return (nil, try update(nil)) }
-    switch try source.advance(phase, SourceIO(self, stage)) {
-    case .ask(let ask):
-      phase += 1
-      pending = fill(ask)
+    switch try proceed() {
+    case .ask(let next):
+      pending = next
       return (pending, Status.more)
     case .update(let op): return (nil, try update(op))
     case .nothing: return (nil, endWithoutUpdate())
@@ -168,7 +164,7 @@ extension Optimizer {
       if mayFail { try takeSnapshot() }
       switch try source.command(name, SourceIO(self, stage)) {
       case .update(let op): _ = try update(op)
-      case .ask, .nothing: snapshotMemory = []
+      case .ask, .nothing: snapshotMemory = []   // a source before others has nothing open between steps
       }
     } catch {
       undo()
@@ -176,19 +172,23 @@ extension Optimizer {
     }
   }
 
-  /// Equal tags mean the same minibatch: a number of the call, and of the request where it wants another one.
-  private func tag(fresh: Bool) -> UInt64 { UInt64(calls) &* 2 &+ (fresh ? UInt64(phase) &* 0x1_0000_0000 &+ 1 : 0) }
-  private func fill(_ ask: Ask) -> Request {
-    Request(kind: ask.kind, pass: phase + (lossFirst ? 1 : 0), tag: tag(fresh: ask.freshSample), index: ask.index, count: ask.count)
+  /// Equal tags mean the same minibatch: a number of the call, and of the minibatch where it is another one.
+  private func tag(_ sample: UInt64) -> UInt64 { UInt64(calls) &* 2 &+ sample }
+  func fill(_ ask: Ask, _ sample: UInt64) -> Request {
+    let first = phase == 0 && needsLoss && !opens && ask.kind == .gradient
+    return Request(
+      kind: first ? .lossAndGradient : ask.kind, pass: phase + (lossFirst ? 1 : 0), tag: tag(sample), index: ask.index, count: ask.count)
   }
 
   package func answer(_ first: HostMatrix?, _ second: HostMatrix?) throws(Failure) {
-    guard phase >= 0, pending.kind.takesMatrices, let stage = sourceStage, let source = stage.source else {
+    guard phase >= 0, pending.kind.takesMatrices, let top = stack.last, let stage = stage(top), let source = stage.source else {
       throw Failure(Status.sequence, "no request for matrices is waiting")
     }
     if resumed, !knowsActive { activate() }
     let answer = Answer(first, second)
-    try source.check(answer, phase, SourceIO(self, stage))
+    scope = waitingScope
+    defer { scope = nil }
+    try source.check(answer, top.phase, SourceIO(self, stage))
     answered = answer
   }
 
@@ -205,7 +205,7 @@ extension Optimizer {
   /// Takes back what the present step has done: parameters and state are those from before it, whatever is bound by now.
   func undo() {
     var home: Set<Int> = []
-    for i in 0..<bound.count where records[i].away {
+    for i in 0..<bound.count where records[i].away != 0 {
       comeHome(i)
       home.insert(i)
     }
@@ -221,15 +221,16 @@ extension Optimizer {
     }
     for i in 0..<bound.count { records[i].active = records[i].tookPart }
     (shown, startedNow, written) = ([], [], [])
-    if let stage = sourceStage { putBack(sourceCopies, scalars(stage)) }
-    sourceCopies = []
+    putBack(sourceCopies, sources.flatMap(scalars))
+    putBack(stateCopies, lastingRows.map(storage))
+    (sourceCopies, stateCopies) = ([], [])
   }
   /// What belongs to one step alone.
   func forget() {
-    if phase >= 0 || sourceStage != nil {
+    if phase >= 0 || !sources.isEmpty {
       (phase, pending, resumed, lossFirst, knowsActive) = (-1, Request(), false, false, false)
-      (sourceCopies, answered, kept, stepSize, shown, places) = ([], nil, nil, nil, [], [])
-      for i in 0..<bound.count { records[i].away = false }
+      (sourceCopies, stateCopies, stack, answered, kept, stepSize, shown, places) = ([], [], [], nil, nil, nil, [], [])
+      for i in 0..<bound.count { records[i].away = 0 }
     }
     if !startedNow.isEmpty { startedNow = [] }
     if !snapshotMemory.isEmpty { snapshotMemory = [] }
@@ -237,19 +238,32 @@ extension Optimizer {
     if !observed.isEmpty { observed.removeAll(keepingCapacity: true) }
   }
   /// The parameters of a tensor return to where the host left them, bit for bit.
-  private func comeHome(_ i: Int) {
-    if let home = records[i].home { writeParameters(i, home) }
-    records[i].away = false
+  func comeHome(_ i: Int) {
+    // the source that decides went first, and so it knows where the host left them
+    if let k = sources.indices.last(where: { records[i].away & (1 << UInt32($0)) != 0 }), let home = records[i].homes[k] {
+      writeParameters(i, home)
+    }
+    records[i].away = 0
   }
   private func writeParameters(_ i: Int, _ from: UnsafeMutableRawPointer) {
     records[i].x.write(0, records[i].count, from: from, size: records[i].size, rounding: nil)
   }
-  /// Copies of the source's scalars, so that a step that is broken off leaves them as they were; its lasting state a source changes in the call
-  /// that ends the step.
-  private func keepSource() throws(Failure) {
-    sourceCopies = []
-    guard let stage = sourceStage, let source = stage.source, !source.single else { return }
-    sourceCopies = try copies(scalars(stage))
+  /// Copies of what sources change within a step, so that one that is broken off leaves it as it was: the scalars of all, and the lasting state of
+  /// those that do not decide. The one that does changes its own in the call that ends the step.
+  private func keepSources() throws(Failure) {
+    (sourceCopies, stateCopies) = ([], [])
+    if sources.count == 1, routeStage == nil, sources[0].source?.single ?? false { return }
+    sourceCopies = try copies(sources.flatMap(scalars))
+    stateCopies = try copies(lastingRows.map(storage))
+  }
+  /// The lasting state of sources that others ask.
+  var lastingRows: [StateRow] {
+    let decides = routeStage == nil || sources.last?.role == .update ? sources.last : nil
+    let others = sources.filter { $0 !== decides }
+    if others.isEmpty { return [] }
+    return allStateRows().filter { row in
+      row.kind != .master && !row.slot.temporary && others.contains { $0 === row.stage }
+    }
   }
 
   // MARK: beginning and end
@@ -265,10 +279,10 @@ extension Optimizer {
 
   /// Everything that can refuse a step happens here, before anything is changed.
   private func begin() throws(Failure) {
-    if sourceStage?.source?.takesGradients ?? true { activate() }   // else the opening has decided
+    if sources.last?.source?.takesGradients ?? true { activate() }   // else the opening has decided
     // an opening may have moved tensors that turn out to have no gradient
-    for i in 0..<bound.count where records[i].away && !records[i].active { comeHome(i) }
-    if sourceStage != nil { try evaluateSchedules() }   // for what it reads before the rules are made
+    for i in 0..<bound.count where records[i].away != 0 && !records[i].active { comeHome(i) }
+    if !sources.isEmpty { try evaluateSchedules() }   // for what it reads before the rules are made
     try checkFinite()
     startActive()
     if mayFail { try takeSnapshot() }
@@ -298,7 +312,7 @@ extension Optimizer {
     }
     if let answered {   // the gradients were seen before, and may hold anything by now
       if answered.isFinite { return }
-      throw refused("non-finite answer", "the answer to \(sourceStage?.name ?? "the request") has elements that are NaN or infinite")
+      throw refused("non-finite answer", "the answer to \(asker) has elements that are NaN or infinite")
     }
     guard pending.kind.takesGradients || phase < 0 else { return }
     forEach { p, r in

@@ -62,6 +62,7 @@ struct ClipGlobalNorm: ElementRule {
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums) {
     if p == 2 { sums.add(0, v, times: v) } else if p == 1 { sums.add(0, v.magnitude) } else { sums.raise(v.magnitude) }
   }
+  var multiplies: Double? { factor }
   @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { factor == 1 ? v : v * factor }
 }
 

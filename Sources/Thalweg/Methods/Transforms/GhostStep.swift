@@ -47,6 +47,7 @@ struct GhostStep: ElementRule {
 
   /// Keeps the update for the source, which is the only one to look at it.
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums) { s[0] = v }
+  var multiplies: Double? { 1 }
   @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v }
 
   static let registered = entry(GhostStep.self, source: { (h) throws(Failure) in try Controller(h) })
@@ -57,6 +58,7 @@ struct GhostStep: ElementRule {
     init(_ h: Hyper) throws(Failure) {}
     var slots: [Slot] { GhostStep.method.slots }
     var probe: Int? { update }
+    var global: Bool { true }
 
     func most(_ tensors: Int) -> Int { 3 }
     var kinds: [Request.Kind] { [.logitDerivatives] }

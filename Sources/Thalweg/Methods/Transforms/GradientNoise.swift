@@ -27,6 +27,6 @@ struct GradientNoise: ElementRule {
     key = Random.key(seed: c.seed, stream: c.stream, step: UInt64(max(0, c.t - 1)), tensor: UInt32(truncatingIfNeeded: c.tensor))
   }
 
-  var idle: Bool { sigma == 0 }
+  var multiplies: Double? { sigma == 0 ? 1 : nil }
   @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v + sigma * s.normal(key) }
 }

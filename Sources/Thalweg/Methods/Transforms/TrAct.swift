@@ -20,7 +20,6 @@ struct TrAct: Source {
     slots: [Slot.temporary("gradient", "the gradient of the step, with those that are replaced")], requests: "activations", needsFinite: true)
 
   let slots = TrAct.method.slots
-  let local = true
   init(_ h: Hyper) {}
 
   private static func takes(_ s: Shape) -> Bool { s.ndim >= 2 && s.count > 0 && s.role != 2 && s.role != 3 && s.role != 4 }

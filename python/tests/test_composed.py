@@ -1,0 +1,298 @@
+"""Several sources in one sentence, beside plain float64 loops: each asks the one before it.
+
+A gradient is a function of a point, a minibatch and a task.  The leftmost source is nearest to the host: `sam(f)` is the gradient
+function that sees `f` twice.  Tolerances as in test_fidelity.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from reference import adam, aggregators, diagnostics, muon, oasis, sgd, transforms
+from support import Arrays, Problem
+from test_answers import Softmax
+
+SHAPES = [(), (7,), (5, 3), (2, 3, 2, 2)]
+MATRICES, OTHERS = [2, 3], [0, 1]
+STEPS = 12
+
+Gradient = Callable[[Arrays, Any, int], Arrays]  # of a point, on a minibatch, of a task
+
+
+def norm(tensors: Arrays) -> float:
+    return float(np.sqrt(sum(np.sum(np.square(t)) for t in tensors)))
+
+
+def sam(below: Gradient, rho: float, of: list[int] | None = None) -> Gradient:
+    """`of`: only these tensors are moved and count; the gradient of the others is that at the point itself."""
+
+    def gradient(at: Arrays, batch: Any, task: int = 0) -> Arrays:
+        g = below(at, batch, task)
+        mine = range(len(g)) if of is None else of
+        size = norm([g[i] for i in mine])
+        point = [x + rho / (size + 1e-12) * d if i in mine else x for i, (x, d) in enumerate(zip(at, g))]
+        away = below(point, batch, task)
+        return [away[i] if i in mine else g[i] for i in range(len(g))]
+
+    return gradient
+
+
+def accumulate(below: Gradient, every: int) -> Gradient:
+    def gradient(at: Arrays, batch: Any, task: int = 0) -> Arrays:
+        all_ = [below(at, (batch, j), task) for j in range(every)]
+        return [sum(gs) / every for gs in zip(*all_)]
+
+    return gradient
+
+
+def pcgrad(below: Gradient, tasks: int) -> Gradient:
+    def gradient(at: Arrays, batch: Any, task: int = 0) -> Arrays:
+        rows = [below(at, batch, k) for k in range(tasks)]
+        a = aggregators.PCGrad().weights(np.array([np.concatenate([np.ravel(x) for x in g]) for g in rows]))
+        return [sum(w * g for w, g in zip(a, gs)) for gs in zip(*rows)]
+
+    return gradient
+
+
+class Batches:
+    """Minibatches by the order in which they are first asked for, on both sides."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.seen = problem, {}
+
+    def __call__(self, at: Arrays, batch: Any, task: int = 0) -> Arrays:
+        return self.problem.gradient(at, self.seen.setdefault(batch, len(self.seen)), task)
+
+
+def library(sentence: str, problem: Problem, steps: int, dtype: Any = np.float64, **options: Any) -> tuple[Arrays, list[list[str]]]:
+    params = problem.start(dtype)
+    grads = [np.zeros_like(p) for p in params]
+    opt = tw.Optimizer(params, sentence, **options)
+    opt.bind_gradients(grads)
+    batches, asked = Batches(problem), []
+    for _ in range(steps):
+        asked.append([])
+        for request in opt.requests():
+            asked[-1].append(request.kind)
+            if request.kind == "hessian_vector":
+                values = problem.product(request.probe)
+            else:
+                values = batches(params, request.tag, request.index if request.kind == "task_gradient" else 0)
+            for g, v in zip(grads, values):
+                g[...] = v
+    return params, asked
+
+
+def check(mine: Arrays, want: Arrays, dtype: Any) -> None:
+    limit = 1e-12 if dtype is np.float64 else 5e-4
+    for a, b in zip(mine, want, strict=True):
+        assert np.max(np.abs(np.asarray(a, np.float64) - b), initial=0) < limit * max(1.0, np.max(np.abs(b), initial=0))
+
+
+def train(problem: Problem, rule: Any, gradient: Callable[[Batches], Gradient], steps: int = STEPS, **more: Any) -> Arrays:
+    params, host = problem.start(), Batches(problem)
+    rule.start(params)
+    full = gradient(host)
+    for k in range(steps):
+        rule.step(params, full(params, k, 0), gradient_at=lambda at, k=k: full(at, k, 0), **more)
+    return params
+
+
+def clipped(gradient: Gradient, limit: float) -> Gradient:
+    def of(at: Arrays, batch: Any, task: int = 0) -> Arrays:
+        g = gradient(at, batch, task)
+        size = norm(g)
+        return [d * min(1.0, limit / size) if size > 0 else d for d in g]
+
+    return of
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_accumulation_before_sam(dtype: Any) -> None:
+    """Both gradients of sam are means over the same four minibatches."""
+    problem = Problem(SHAPES, seed=3)
+    mine, asked = library("gradient_accumulate(4) | sam(0.05) | clip_global_norm(1) | adamw(lr=0.05)", problem, STEPS, dtype)
+    want = train(problem, adam.AdamW(lr=0.05), lambda f: clipped(sam(accumulate(f, 4), 0.05), 1.0))
+    check(mine, want, dtype)
+    assert all(kinds == ["gradient"] * 8 for kinds in asked)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_sam_before_accumulation(dtype: Any) -> None:
+    """Every call of the window has its own perturbation; the step comes with the last."""
+    problem = Problem(SHAPES, seed=3)
+    mine, asked = library("sam(0.05) | gradient_accumulate(3) | sgd(lr=0.1)", problem, 3 * STEPS, dtype)
+    f, params = Batches(problem), problem.start()
+    for k in range(STEPS):
+        total = [sam(f, 0.05)(params, 3 * k + j, 0) for j in range(3)]
+        for p, *gs in zip(params, *total):
+            p -= 0.1 * sum(gs) / 3
+    check(mine, params, dtype)
+    assert all(len(kinds) == 2 for kinds in asked)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_pcgrad_before_sam(dtype: Any) -> None:
+    problem = Problem(SHAPES, seed=4)
+    mine, asked = library("pcgrad(tasks=2) | sam(0.05) | sgd(lr=0.05)", problem, STEPS, dtype)
+    check(mine, train(problem, sgd.SGD(lr=0.05), lambda f: sam(pcgrad(f, 2), 0.05)), dtype)
+    assert all(kinds == ["task_gradient"] * 4 for kinds in asked)
+
+
+def test_sam_before_pcgrad() -> None:
+    """The perturbation of each task is its own."""
+    problem = Problem(SHAPES, seed=4)
+    mine, _ = library("sam(0.05) | pcgrad(tasks=2) | sgd(lr=0.05)", problem, STEPS)
+    check(mine, train(problem, sgd.SGD(lr=0.05), lambda f: pcgrad(sam(f, 0.05), 2)), np.float64)
+
+
+def test_sam_within_sam() -> None:
+    problem = Problem(SHAPES, seed=5)
+    mine, asked = library("sam(0.05) | sam(0.1) | sgd(lr=0.1, momentum=0.9)", problem, STEPS)
+    check(mine, train(problem, sgd.SGD(lr=0.1, momentum=0.9), lambda f: sam(sam(f, 0.05), 0.1)), np.float64)
+    assert all(len(kinds) == 4 for kinds in asked)
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_sam_before_a_rule_that_asks(adaptive: bool) -> None:
+    """Both gradients of oasis are those of sam, the earlier point's too; Hessian products are the host's, at the parameters."""
+    problem, text = Problem(SHAPES, seed=6), f"lr0=0.05, alpha=0.3, adaptive={str(adaptive).lower()}"
+    mine, asked = library(f"sam(0.05) | oasis({text})", problem, STEPS, seed=2)
+    rule = oasis.OASIS(lr0=0.05, alpha=0.3, adaptive=adaptive)
+    want = train(problem, rule, lambda f: sam(f, 0.05), hvp=lambda at, v: problem.product(v),
+                 normal=lambda k: [tw.random_normal(2, 1, k, i, int(np.prod(s, dtype=int))).reshape(s) for i, s in enumerate(SHAPES)])
+    check(mine, want, np.float64)
+    assert asked[1] == ["gradient", "gradient", "hessian_vector"] + ["previous_gradient"] * (2 if adaptive else 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_sam_in_a_route(dtype: Any) -> None:
+    """Matrices are perturbed, by their own norm; the rest steps along its gradient where nothing is."""
+    problem = Problem(SHAPES, seed=7)
+    mine, _ = library("route(matrix=(sam(0.1) | muon(lr=0.05)), other=(adamw(lr=0.05)))", problem, STEPS, dtype)
+    f, params = Batches(problem), problem.start()
+    matrices, others = muon.Muon(lr=0.05), adam.AdamW(lr=0.05)
+    matrices.start([params[i] for i in MATRICES])
+    others.start([params[i] for i in OTHERS])
+    for k in range(STEPS):
+        g = sam(f, 0.1, of=MATRICES)(params, k, 0)
+        matrices.step([params[i] for i in MATRICES], [g[i] for i in MATRICES])
+        others.step([params[i] for i in OTHERS], [g[i] for i in OTHERS])
+    check(mine, params, dtype)
+
+
+def test_sources_of_several_pipelines_of_a_route() -> None:
+    """One after the other; each moves its own tensors alone, and both begin with one gradient."""
+    problem = Problem(SHAPES, seed=8)
+    mine, asked = library("route(matrix=(sam(0.1) | sgd(lr=0.1)), other=(sam(0.3) | adamw(lr=0.05)))", problem, STEPS)
+    f, params, rule = Batches(problem), problem.start(), adam.AdamW(lr=0.05)
+    rule.start([params[i] for i in OTHERS])
+    for k in range(STEPS):
+        a, b = sam(f, 0.1, of=MATRICES)(params, k, 0), sam(f, 0.3, of=OTHERS)(params, k, 0)
+        for i in MATRICES:
+            params[i] -= 0.1 * a[i]
+        rule.step([params[i] for i in OTHERS], [b[i] for i in OTHERS])
+    check(mine, params, np.float64)
+    assert all(len(kinds) == 3 for kinds in asked)
+
+
+def test_a_source_before_a_route_with_sources() -> None:
+    problem = Problem(SHAPES, seed=9)
+    mine, _ = library("sam(0.05) | route(matrix=(sam(0.1) | sgd(lr=0.1)), other=(sgd(lr=0.05)))", problem, STEPS)
+    f, params = Batches(problem), problem.start()
+    for k in range(STEPS):
+        g = sam(sam(f, 0.05), 0.1, of=MATRICES)(params, k, 0)
+        for i, p in enumerate(params):
+            p -= (0.1 if i in MATRICES else 0.05) * g[i]
+    check(mine, params, np.float64)
+
+
+def test_a_rule_that_asks_in_a_route() -> None:
+    """spider in one pipeline and svrg in another: what each keeps and asks for is its own tensors' affair."""
+    problem = Problem(SHAPES, seed=10, noise=0.0)
+    mine, _ = library("route(matrix=(svrg(lr=0.1, inner=3)), other=(sgd(lr=0.1)))", problem, STEPS)
+    f, params = Batches(problem), problem.start()
+    for k in range(STEPS):  # without noise the estimate of svrg is the gradient itself
+        for p, g in zip(params, f(params, k)):
+            p -= 0.1 * g
+    check(mine, params, np.float64)
+
+
+def test_tract_in_two_pipelines() -> None:
+    shapes = [(5, 3), (4, 6), (7,)]
+    problem = Problem(shapes, seed=11)
+    params, mine = problem.start(), problem.start()
+    grads = [np.zeros_like(p) for p in mine]
+    opt = tw.Optimizer([("a", mine[0]), ("b", mine[1]), ("c", mine[2])],
+                       'route("a"=(tract(0.1) | sgd(lr=0.02)), "b"=(tract(0.5) | sgd(lr=0.03, momentum=0.9)), other=(sgd(lr=0.1)))')
+    opt.bind_gradients(grads)
+    buffer = np.zeros(shapes[1])
+    for k in range(STEPS):
+        g = problem.gradient(params, k)
+        for i, lam in ((0, 0.1), (1, 0.5)):
+            g[i] = transforms.TrAct(lam=lam).transform([g[i]], layers=[problem.layer(params[i], k)])[0]
+        buffer = 0.9 * buffer + g[1]
+        for p, d, lr in zip(params, [g[0], buffer, g[2]], [0.02, 0.03, 0.1]):
+            p -= lr * d
+        kinds = []
+        for request in opt.requests():
+            kinds.append((request.kind, request.index))
+            problem.answer(request, mine, grads, k)
+        assert kinds == [("gradient", 0), ("activations", 0), ("activations", 1)]
+    check(mine, params, np.float64)
+
+
+def test_sam_before_ghost_step() -> None:
+    problem, rule, capped = Softmax(), adam.AdamW(lr=0.8), 0
+    params, mine = problem.start(), problem.start()
+    grads = [np.zeros_like(p) for p in mine]
+    opt = tw.Optimizer(mine, "sam(0.2) | adamw(lr=0.8) | ghost_step(safety=0.5)")
+    opt.bind_gradients(grads)
+    rule.start(params)
+    for k in range(STEPS):
+        old = [p.copy() for p in params]
+        rule.step(params, sam(lambda at, batch, task: problem.gradient(at, batch), 0.2)(params, k, 0))
+        move = [p - o for p, o in zip(params, old)]
+        a = (problem.x[k] @ move[0].T + move[1]) / 0.8
+        tau, _ = diagnostics.ghost_step(a, 0.8, problem.logits(old, k), safety=0.5)
+        capped += tau < 0.8
+        for p, o, m in zip(params, old, move):
+            p[...] = o + tau / 0.8 * m
+        kinds = []
+        for request in opt.requests():
+            kinds.append(request.kind)
+            problem.answer(request, mine, grads, k)
+        assert kinds == ["gradient", "gradient", "logit_derivatives"]
+    check(mine, params, np.float64)
+    assert capped > 0
+
+
+@pytest.mark.parametrize("sentence, match", [
+    ("clip_global_norm(1) | sam(0.05) | sgd(lr=0.1)", "must stand before"),
+    ("sgd(lr=0.1) | sam(0.05)", "before the update rule"),
+    ("route(matrix=(sgd(lr=0.1) | ghost_step), other=(sgd(lr=0.1)))", "cannot stand inside route"),
+    ("clip_value(1) | route(matrix=(sam | sgd(lr=0.1)), other=(sgd(lr=0.1)))", "must stand before"),
+    (" | ".join(["sam(0.05)"] * 17 + ["sgd(lr=0.1)"]), "more than 16"),
+])
+def test_what_is_refused(sentence: str, match: str) -> None:
+    with pytest.raises(tw.MethodError, match=match):
+        tw.Optimizer([np.ones((3, 2)), np.ones(4)], sentence)
+
+
+def test_a_partial_window_is_never_left_open() -> None:
+    """A flush between steps has nothing to take: an accumulation before other sources is complete with every step."""
+    problem = Problem(SHAPES, seed=12)
+    params = problem.start()
+    grads = [np.zeros_like(p) for p in params]
+    opt = tw.Optimizer(params, "gradient_accumulate(2) | sam(0.05) | sgd(lr=0.1)")
+    opt.bind_gradients(grads)
+    for request in opt.requests():
+        problem.answer(request, params, grads, 0)
+    before = [p.tobytes() for p in params]
+    opt.command("gradient_accumulate.flush")
+    assert [p.tobytes() for p in params] == before and opt.steps == 1
