@@ -10,7 +10,7 @@ THALWEG_MARCH ?=
 ARCH := $(shell uname -m)
 SOURCES := $(shell find Sources include Package.swift -name '*.swift' -o -name '*.h' -o -name '*.c' -o -name '*.map' 2>/dev/null)
 
-.PHONY: all library demo test bench install clean setup
+.PHONY: all library demo test bench install clean setup format
 
 all: library
 
@@ -92,6 +92,10 @@ bench: setup $(VENV)/.package $(VENV)/.peers
 
 install: library
 	Sources/packaging/install.sh $(PREFIX) $(LIB)
+
+# Swift sources as the toolchain's formatter lays them out (.swift-format).
+format:
+	swift format format -i -r --configuration .swift-format Sources Tests/ThalwegTests Package.swift
 
 clean:
 	rm -rf $(BUILD) .build .venv python/build python/src/*.egg-info python/src/thalweg/lib

@@ -13,7 +13,7 @@ let kernels: [SwiftSetting] = [
 let wrapped = ["malloc", "calloc", "realloc", "free", "posix_memalign", "malloc_usable_size", "_Znwm", "_ZdlPvm"]
 let linking: [LinkerSetting] = [
   .linkedLibrary("stdc++", .when(platforms: [.linux])),
-  .unsafeFlags((["-z", "nodelete"] + wrapped.map { "--wrap=\($0)" }).flatMap { ["-Xlinker", $0] })
+  .unsafeFlags((["-z", "nodelete"] + wrapped.map { "--wrap=\($0)" }).flatMap { ["-Xlinker", $0] }),
 ]
 
 let package = Package(
@@ -26,7 +26,8 @@ let package = Package(
     .target(name: "CThalweg", cSettings: [.headerSearchPath("../../include")]),
     .target(name: "COpenBLAS"),
     .target(name: "Thalweg", dependencies: ["CThalweg", "COpenBLAS"], swiftSettings: kernels),
-    .target(name: "ThalwegABI", dependencies: ["Thalweg", "CThalweg"], swiftSettings: kernels, linkerSettings: linking),
+    .target(
+      name: "ThalwegABI", dependencies: ["Thalweg", "CThalweg"], swiftSettings: kernels, linkerSettings: linking),
     .testTarget(name: "ThalwegTests", dependencies: ["Thalweg", "ThalwegABI"]),
   ]
 )

@@ -1,6 +1,7 @@
 import CThalweg
 
-/// The header and the implementation agree, or this file does not compile: every exported function has the type of its declaration.
+/// The header and the implementation agree, or this file does not compile: every exported function has the type of its
+/// declaration.
 private func same<T>(_ implementation: T.Type, _ declaration: T.Type) {}
 private func type<T>(_ f: T) -> T.Type { T.self }
 

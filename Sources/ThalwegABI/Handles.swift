@@ -2,8 +2,8 @@ import CThalweg
 import Glibc
 import Thalweg
 
-/// Every handle that a host holds is a number in disguise: a place in this table and a generation. A NULL, a destroyed, a foreign or an invented
-/// pointer is therefore recognised without touching the memory that it points to.
+/// Every handle that a host holds is a number in disguise: a place in this table and a generation. A NULL, a destroyed,
+/// a foreign or an invented pointer is therefore recognised without touching the memory that it points to.
 enum Handles {
   enum Kind: UInt8 { case optimizer = 1, regularizer, constraint, schedule, objective, cache }
 
@@ -26,14 +26,16 @@ enum Handles {
   static func lock() { pthread_mutex_lock(mutex) }
   static func unlock() { pthread_mutex_unlock(mutex) }
 
-  private static let tag: UInt = 0xB       // no aligned pointer ends so
+  private static let tag: UInt = 0xB  // no aligned pointer ends so
   private static let indexBits: UInt = 24
 
   static func make(_ object: AnyObject, _ kind: Kind) throws(Failure) -> OpaquePointer {
     lock()
     defer { unlock() }
     let index: Int
-    if let k = free.popLast() { index = k } else {
+    if let k = free.popLast() {
+      index = k
+    } else {
       guard places.count < 1 << Int(indexBits) else { throw Failure(Status.memory, "too many handles") }
       index = places.count
       places.append(Place())
@@ -50,15 +52,20 @@ enum Handles {
     guard let p else { throw Failure(Status.handle, "the \(kind) handle is NULL") }
     let bits = UInt(bitPattern: p)
     let i = Int((bits >> 4) & ((1 << indexBits) - 1))
-    guard bits & 15 == tag, i < places.count, places[i].generation == bits >> (indexBits + 4), places[i].object != nil else {
+    guard bits & 15 == tag, i < places.count, places[i].generation == bits >> (indexBits + 4), places[i].object != nil
+    else {
       throw Failure(Status.handle, "this is not a live \(kind) handle: destroyed already, or never created")
     }
-    guard places[i].kind == kind else { throw Failure(Status.handle, "a handle of kind \(places[i].kind) where one of kind \(kind) is wanted") }
+    guard places[i].kind == kind else {
+      throw Failure(Status.handle, "a handle of kind \(places[i].kind) where one of kind \(kind) is wanted")
+    }
     return i
   }
 
   /// Calls `body` with the object, which no other thread can use meanwhile.
-  static func with<T: AnyObject, R>(_ p: OpaquePointer?, _ kind: Kind, _: T.Type, _ body: (T) throws(Failure) -> R) throws(Failure) -> R {
+  static func with<T: AnyObject, R>(_ p: OpaquePointer?, _ kind: Kind, _: T.Type, _ body: (T) throws(Failure) -> R)
+    throws(Failure) -> R
+  {
     lock()
     let i: Int
     do throws(Failure) {
@@ -136,22 +143,27 @@ func string(_ p: UnsafePointer<CChar>?, _ name: String) throws(Failure) -> Strin
 
 /// The tensors of an array, checked one by one.
 /// `expected` is the number of parameters where one tensor each is wanted.
-func views(_ p: UnsafePointer<tw_tensor>?, _ count: Int, _ kind: String, expected: Int? = nil) throws(Failure) -> [View] {
+func views(_ p: UnsafePointer<tw_tensor>?, _ count: Int, _ kind: String, expected: Int? = nil) throws(Failure) -> [View]
+{
   if let expected, count != expected, !(kind == "shadow" && count == 0), expected > 0 || kind != "gradient" {
     throw Failure(Status.count, "expected \(expected) \(kind)s, one for each parameter, got \(UInt(bitPattern: count))")
   }
   if kind == "gradient", expected == 0 { throw Failure(Status.sequence, "bind parameters before gradients") }
-  guard count >= 0, count <= 1 << 28 else { throw Failure(Status.count, "count must be 0 to 2^28, got \(UInt(bitPattern: count))") }
+  guard count >= 0, count <= 1 << 28 else {
+    throw Failure(Status.count, "count must be 0 to 2^28, got \(UInt(bitPattern: count))")
+  }
   if count == 0 { return [] }
   guard let p else { throw null("\(kind)s") }
   var list: [View] = []
-  list.reserveCapacity(min(count, 1 << 16))   // a count may be nonsense
+  list.reserveCapacity(min(count, 1 << 16))  // a count may be nonsense
   for i in 0..<count { list.append(try View(p[i], "\(kind) \(i)")) }
   return list
 }
 
 /// Copies a text into the caller's buffer, with a final zero.
-func deliver(_ text: String, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?) throws(Failure) {
+func deliver(
+  _ text: String, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
+) throws(Failure) {
   let bytes = Array(text.utf8)
   needed?.pointee = bytes.count + 1
   if capacity == 0 {
@@ -159,7 +171,9 @@ func deliver(_ text: String, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity:
     return
   }
   guard let buffer else { throw null("buffer") }
-  guard capacity < 0 || capacity > bytes.count else { throw Failure(Status.space, "the text needs \(bytes.count + 1) bytes, the buffer has \(capacity)") }
+  guard capacity < 0 || capacity > bytes.count else {
+    throw Failure(Status.space, "the text needs \(bytes.count + 1) bytes, the buffer has \(capacity)")
+  }
   for (i, b) in bytes.enumerated() { buffer[i] = CChar(bitPattern: b) }
   buffer[bytes.count] = 0
 }

@@ -27,14 +27,18 @@ func fill<T>(_ out: UnsafeMutablePointer<T>?, _ name: String, _ value: T) throws
 private func describe(_ r: Registered) -> tw_method_info {
   let m = r.method
   return tw_method_info(
-    struct_size: 0, name: Interned.c(m.name), kind: Interned.c(m.kind.rawValue), summary: Interned.c(m.summary), rule: Interned.c(m.rule),
-    source: Interned.c(m.source), sentence: Interned.c(r.sentence), requests: Interned.c(m.publicRequests), parameter_count: m.parameters.count,
+    struct_size: 0, name: Interned.c(m.name), kind: Interned.c(m.kind.rawValue), summary: Interned.c(m.summary),
+    rule: Interned.c(m.rule),
+    source: Interned.c(m.source), sentence: Interned.c(r.sentence), requests: Interned.c(m.publicRequests),
+    parameter_count: m.parameters.count,
     state_count: m.slots.count, input_count: m.inputs.count)
 }
 
 private func method(_ name: UnsafePointer<CChar>?) throws(Failure) -> Registered {
   let n = try string(name, "name")
-  guard let r = Registry.entry(n) else { throw Failure(Status.method, "no method `\(n.prefix(64))`" + suggestion(n, Registry.names())) }
+  guard let r = Registry.entry(n) else {
+    throw Failure(Status.method, "no method `\(n.prefix(64))`" + suggestion(n, Registry.names()))
+  }
   return r
 }
 
@@ -44,7 +48,9 @@ public func methodCount() -> Int { Registry.all.count }
 @_cdecl("tw_method_at")
 public func methodAt(_ index: Int, _ info: UnsafeMutablePointer<tw_method_info>?) -> tw_status {
   status { () throws(Failure) in
-    guard index >= 0, index < Registry.all.count else { throw Failure(Status.argument, "`index` must be below \(Registry.all.count), got \(UInt(bitPattern: index))") }
+    guard index >= 0, index < Registry.all.count else {
+      throw Failure(Status.argument, "`index` must be below \(Registry.all.count), got \(UInt(bitPattern: index))")
+    }
     try fill(info, "info", describe(Registry.all[index]))
   }
 }
@@ -55,37 +61,60 @@ public func methodFind(_ name: UnsafePointer<CChar>?, _ info: UnsafeMutablePoint
 }
 
 @_cdecl("tw_method_parameter")
-public func methodParameter(_ name: UnsafePointer<CChar>?, _ index: Int, _ info: UnsafeMutablePointer<tw_parameter_info>?) -> tw_status {
+public func methodParameter(
+  _ name: UnsafePointer<CChar>?, _ index: Int, _ info: UnsafeMutablePointer<tw_parameter_info>?
+) -> tw_status {
   status { () throws(Failure) in
     let m = try method(name).method
-    guard index >= 0, index < m.parameters.count else { throw Failure(Status.argument, "`index` must be below \(m.parameters.count), got \(UInt(bitPattern: index))") }
+    guard index >= 0, index < m.parameters.count else {
+      throw Failure(Status.argument, "`index` must be below \(m.parameters.count), got \(UInt(bitPattern: index))")
+    }
     let p = m.parameters[index]
     var choices = ""
     if case .choice(let words) = p.kind { choices = words.joined(separator: "|") }
-    try fill(info, "info", tw_parameter_info(
-      struct_size: 0, name: Interned.c(p.name), meaning: Interned.c(p.meaning), type: p.code, required: p.standard == nil ? 1 : 0,
-      optional: p.optional ? 1 : 0, min_open: p.minimumOpen ? 1 : 0, max_open: p.maximumOpen ? 1 : 0, live: p.live ? 1 : 0,
-      default_text: Interned.c(p.standard.map { p.write($0) } ?? ""), choices: Interned.c(choices), min: p.minimum, max: p.maximum))
+    try fill(
+      info, "info",
+      tw_parameter_info(
+        struct_size: 0, name: Interned.c(p.name), meaning: Interned.c(p.meaning), type: p.code,
+        required: p.standard == nil ? 1 : 0,
+        optional: p.optional ? 1 : 0, min_open: p.minimumOpen ? 1 : 0, max_open: p.maximumOpen ? 1 : 0,
+        live: p.live ? 1 : 0,
+        default_text: Interned.c(p.standard.map { p.write($0) } ?? ""), choices: Interned.c(choices), min: p.minimum,
+        max: p.maximum))
   }
 }
 
 @_cdecl("tw_method_state")
-public func methodState(_ name: UnsafePointer<CChar>?, _ index: Int, _ info: UnsafeMutablePointer<tw_state_slot_info>?) -> tw_status {
+public func methodState(_ name: UnsafePointer<CChar>?, _ index: Int, _ info: UnsafeMutablePointer<tw_state_slot_info>?)
+  -> tw_status
+{
   status { () throws(Failure) in
     let m = try method(name).method
-    guard index >= 0, index < m.slots.count else { throw Failure(Status.argument, "`index` must be below \(m.slots.count), got \(UInt(bitPattern: index))") }
-    try fill(info, "info", tw_state_slot_info(struct_size: 0, name: Interned.c(m.slots[index].name), meaning: Interned.c(m.slots[index].meaning)))
+    guard index >= 0, index < m.slots.count else {
+      throw Failure(Status.argument, "`index` must be below \(m.slots.count), got \(UInt(bitPattern: index))")
+    }
+    try fill(
+      info, "info",
+      tw_state_slot_info(
+        struct_size: 0, name: Interned.c(m.slots[index].name), meaning: Interned.c(m.slots[index].meaning)))
   }
 }
 
 @_cdecl("tw_method_input")
-public func methodInput(_ name: UnsafePointer<CChar>?, _ index: Int, _ info: UnsafeMutablePointer<tw_input_info>?) -> tw_status {
+public func methodInput(_ name: UnsafePointer<CChar>?, _ index: Int, _ info: UnsafeMutablePointer<tw_input_info>?)
+  -> tw_status
+{
   status { () throws(Failure) in
     let m = try method(name).method
-    guard index >= 0, index < m.inputs.count else { throw Failure(Status.argument, "`index` must be below \(m.inputs.count), got \(UInt(bitPattern: index))") }
+    guard index >= 0, index < m.inputs.count else {
+      throw Failure(Status.argument, "`index` must be below \(m.inputs.count), got \(UInt(bitPattern: index))")
+    }
     let i = m.inputs[index]
-    try fill(info, "info", tw_input_info(
-      struct_size: 0, name: Interned.c(i.name), meaning: Interned.c(i.meaning), shape: Interned.c(i.shape), optional: i.optional ? 1 : 0,
-      integer: i.integer ? 1 : 0, differentiable: i.differentiable ? 1 : 0, result: i.result ? 1 : 0))
+    try fill(
+      info, "info",
+      tw_input_info(
+        struct_size: 0, name: Interned.c(i.name), meaning: Interned.c(i.meaning), shape: Interned.c(i.shape),
+        optional: i.optional ? 1 : 0,
+        integer: i.integer ? 1 : 0, differentiable: i.differentiable ? 1 : 0, result: i.result ? 1 : 0))
   }
 }

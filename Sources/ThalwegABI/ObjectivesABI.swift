@@ -11,14 +11,18 @@ public func cacheCreate(_ out: UnsafeMutablePointer<OpaquePointer?>?) -> tw_stat
 }
 
 @_cdecl("tw_cache_destroy")
-public func cacheDestroy(_ p: OpaquePointer?) -> tw_status { status { () throws(Failure) in try Handles.destroy(p, .cache) } }
+public func cacheDestroy(_ p: OpaquePointer?) -> tw_status {
+  status { () throws(Failure) in try Handles.destroy(p, .cache) }
+}
 
 private func cache<R>(_ p: OpaquePointer?, _ body: (CacheObject) throws(Failure) -> R) throws(Failure) -> R {
   try Handles.with(p, .cache, CacheObject.self, body)
 }
 
 @_cdecl("tw_objective_create")
-public func objectiveCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<OpaquePointer?>?) -> tw_status {
+public func objectiveCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<OpaquePointer?>?)
+  -> tw_status
+{
   status { () throws(Failure) in
     guard let out else { throw null("out") }
     out.pointee = nil
@@ -27,7 +31,9 @@ public func objectiveCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMuta
 }
 
 @_cdecl("tw_objective_destroy")
-public func objectiveDestroy(_ p: OpaquePointer?) -> tw_status { status { () throws(Failure) in try Handles.destroy(p, .objective) } }
+public func objectiveDestroy(_ p: OpaquePointer?) -> tw_status {
+  status { () throws(Failure) in try Handles.destroy(p, .objective) }
+}
 
 private func objective<R>(_ p: OpaquePointer?, _ body: (ObjectiveObject) throws(Failure) -> R) throws(Failure) -> R {
   try Handles.with(p, .objective, ObjectiveObject.self, body)
@@ -35,7 +41,8 @@ private func objective<R>(_ p: OpaquePointer?, _ body: (ObjectiveObject) throws(
 
 @_cdecl("tw_objective_forward")
 public func objectiveForward(
-  _ p: OpaquePointer?, _ inputs: UnsafePointer<tw_tensor>?, _ count: Int, _ kept: OpaquePointer?, _ value: UnsafeMutablePointer<Double>?
+  _ p: OpaquePointer?, _ inputs: UnsafePointer<tw_tensor>?, _ count: Int, _ kept: OpaquePointer?,
+  _ value: UnsafeMutablePointer<Double>?
 ) -> tw_status {
   status { () throws(Failure) in
     try objective(p) { (o) throws(Failure) in
@@ -57,7 +64,9 @@ public func objectivePullback(
   status { () throws(Failure) in
     try objective(p) { (o) throws(Failure) in
       try cache(kept) { (c) throws(Failure) in
-        guard count >= 0, count <= 1 << 16 else { throw Failure(Status.count, "count must be 0 to 2^16, got \(UInt(bitPattern: count))") }
+        guard count >= 0, count <= 1 << 16 else {
+          throw Failure(Status.count, "count must be 0 to 2^16, got \(UInt(bitPattern: count))")
+        }
         guard count == 0 || gradients != nil else { throw null("gradients") }
         var targets: [View?] = []
         for i in 0..<count {

@@ -2,7 +2,9 @@ import CThalweg
 import Thalweg
 
 @_cdecl("tw_regularizer_create")
-public func regularizerCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<OpaquePointer?>?) -> tw_status {
+public func regularizerCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<OpaquePointer?>?)
+  -> tw_status
+{
   status { () throws(Failure) in
     guard let out else { throw null("out") }
     out.pointee = nil
@@ -11,15 +13,20 @@ public func regularizerCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMu
 }
 
 @_cdecl("tw_regularizer_destroy")
-public func regularizerDestroy(_ p: OpaquePointer?) -> tw_status { status { () throws(Failure) in try Handles.destroy(p, .regularizer) } }
+public func regularizerDestroy(_ p: OpaquePointer?) -> tw_status {
+  status { () throws(Failure) in try Handles.destroy(p, .regularizer) }
+}
 
-private func regularizer<R>(_ p: OpaquePointer?, _ body: (RegularizerObject) throws(Failure) -> R) throws(Failure) -> R {
+private func regularizer<R>(_ p: OpaquePointer?, _ body: (RegularizerObject) throws(Failure) -> R) throws(Failure) -> R
+{
   try Handles.with(p, .regularizer, RegularizerObject.self, body)
 }
 
 /// The tensors of an argument list, in the order in which a method declares its inputs; nil for those marked absent.
 func operands(_ p: UnsafePointer<tw_tensor>?, _ count: Int, _ inputs: [Input]) throws(Failure) -> [Operand?] {
-  guard count >= 0, count <= 1 << 16 else { throw Failure(Status.count, "count must be 0 to 2^16, got \(UInt(bitPattern: count))") }
+  guard count >= 0, count <= 1 << 16 else {
+    throw Failure(Status.count, "count must be 0 to 2^16, got \(UInt(bitPattern: count))")
+  }
   if count == 0 { return [] }
   guard let p else { throw null("inputs") }
   var list: [Operand?] = []
@@ -43,7 +50,9 @@ private func same(_ a: View, _ b: View, _ names: String) throws(Failure) {
 }
 
 @_cdecl("tw_regularizer_value")
-public func regularizerValue(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ out: UnsafeMutablePointer<Double>?) -> tw_status {
+public func regularizerValue(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ out: UnsafeMutablePointer<Double>?)
+  -> tw_status
+{
   status { () throws(Failure) in
     try regularizer(p) { (r) throws(Failure) in
       let v = try view(w, "w", writable: false)
@@ -54,7 +63,9 @@ public func regularizerValue(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?
 }
 
 @_cdecl("tw_regularizer_gradient")
-public func regularizerGradient(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ scale: Double, _ g: UnsafePointer<tw_tensor>?) -> tw_status {
+public func regularizerGradient(
+  _ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ scale: Double, _ g: UnsafePointer<tw_tensor>?
+) -> tw_status {
   status { () throws(Failure) in
     try regularizer(p) { (r) throws(Failure) in
       let v = try view(w, "w", writable: false), target = try view(g, "g", writable: true)
@@ -79,7 +90,8 @@ public func regularizerValueWith(
 
 @_cdecl("tw_regularizer_gradient_with")
 public func regularizerGradientWith(
-  _ p: OpaquePointer?, _ inputs: UnsafePointer<tw_tensor>?, _ count: Int, _ scale: Double, _ g: UnsafePointer<tw_tensor>?
+  _ p: OpaquePointer?, _ inputs: UnsafePointer<tw_tensor>?, _ count: Int, _ scale: Double,
+  _ g: UnsafePointer<tw_tensor>?
 ) -> tw_status {
   status { () throws(Failure) in
     try regularizer(p) { (r) throws(Failure) in
@@ -102,7 +114,9 @@ public func regularizerProx(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?,
 }
 
 @_cdecl("tw_constraint_create")
-public func constraintCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<OpaquePointer?>?) -> tw_status {
+public func constraintCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<OpaquePointer?>?)
+  -> tw_status
+{
   status { () throws(Failure) in
     guard let out else { throw null("out") }
     out.pointee = nil
@@ -111,7 +125,9 @@ public func constraintCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMut
 }
 
 @_cdecl("tw_constraint_destroy")
-public func constraintDestroy(_ p: OpaquePointer?) -> tw_status { status { () throws(Failure) in try Handles.destroy(p, .constraint) } }
+public func constraintDestroy(_ p: OpaquePointer?) -> tw_status {
+  status { () throws(Failure) in try Handles.destroy(p, .constraint) }
+}
 
 private func constraint<R>(_ p: OpaquePointer?, _ body: (ConstraintObject) throws(Failure) -> R) throws(Failure) -> R {
   try Handles.with(p, .constraint, ConstraintObject.self, body)
@@ -125,7 +141,9 @@ public func constraintProject(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>
 }
 
 @_cdecl("tw_constraint_tangent")
-public func constraintTangent(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ g: UnsafePointer<tw_tensor>?) -> tw_status {
+public func constraintTangent(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ g: UnsafePointer<tw_tensor>?)
+  -> tw_status
+{
   status { () throws(Failure) in
     try constraint(p) { (c) throws(Failure) in
       let point = try view(w, "w", writable: false), target = try view(g, "g", writable: true)
@@ -136,7 +154,9 @@ public func constraintTangent(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>
 }
 
 @_cdecl("tw_constraint_retract")
-public func constraintRetract(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ u: UnsafePointer<tw_tensor>?) -> tw_status {
+public func constraintRetract(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ u: UnsafePointer<tw_tensor>?)
+  -> tw_status
+{
   status { () throws(Failure) in
     try constraint(p) { (c) throws(Failure) in
       let point = try view(w, "w", writable: true), move = try view(u, "u", writable: false)
@@ -147,7 +167,9 @@ public func constraintRetract(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>
 }
 
 @_cdecl("tw_constraint_lmo")
-public func constraintLMO(_ p: OpaquePointer?, _ g: UnsafePointer<tw_tensor>?, _ s: UnsafePointer<tw_tensor>?) -> tw_status {
+public func constraintLMO(_ p: OpaquePointer?, _ g: UnsafePointer<tw_tensor>?, _ s: UnsafePointer<tw_tensor>?)
+  -> tw_status
+{
   status { () throws(Failure) in
     try constraint(p) { (c) throws(Failure) in
       let gradient = try view(g, "g", writable: false), target = try view(s, "s", writable: true)
@@ -158,7 +180,8 @@ public func constraintLMO(_ p: OpaquePointer?, _ g: UnsafePointer<tw_tensor>?, _
 }
 
 @_cdecl("tw_schedule_create")
-public func scheduleCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<OpaquePointer?>?) -> tw_status {
+public func scheduleCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<OpaquePointer?>?) -> tw_status
+{
   status { () throws(Failure) in
     guard let out else { throw null("out") }
     out.pointee = nil
@@ -167,7 +190,9 @@ public func scheduleCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMutab
 }
 
 @_cdecl("tw_schedule_destroy")
-public func scheduleDestroy(_ p: OpaquePointer?) -> tw_status { status { () throws(Failure) in try Handles.destroy(p, .schedule) } }
+public func scheduleDestroy(_ p: OpaquePointer?) -> tw_status {
+  status { () throws(Failure) in try Handles.destroy(p, .schedule) }
+}
 
 private func schedule<R>(_ p: OpaquePointer?, _ body: (ScheduleObject) throws(Failure) -> R) throws(Failure) -> R {
   try Handles.with(p, .schedule, ScheduleObject.self, body)
@@ -197,7 +222,9 @@ public func scheduleObserveSamples(_ p: OpaquePointer?, _ gradients: UnsafePoint
   status { () throws(Failure) in
     try schedule(p) { (s) throws(Failure) in
       let v = try view(gradients, "gradients", writable: false)
-      guard v.shape.count == 2 else { throw Failure(Status.shape, "gradients must have two axes, (samples, n), got shape \(v.shape)") }
+      guard v.shape.count == 2 else {
+        throw Failure(Status.shape, "gradients must have two axes, (samples, n), got shape \(v.shape)")
+      }
       try s.observe(samples: v)
     }
   }

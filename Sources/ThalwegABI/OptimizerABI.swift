@@ -14,10 +14,18 @@ private func read(_ p: UnsafePointer<tw_options>?) throws(Failure) -> Options {
   }
   var c = tw_options()
   defaults(&c)
-  withUnsafeMutableBytes(of: &c) { bytes in bytes.baseAddress?.copyMemory(from: UnsafeRawPointer(p), byteCount: min(Int(size), bytes.count)) }
-  guard let state = Options.StateFormat(rawValue: c.state_dtype) else { throw Failure(Status.range, "`state_dtype` must be TW_STATE_F32, _BF16 or _Q8, got \(c.state_dtype)") }
-  guard let master = Options.Master(rawValue: c.master) else { throw Failure(Status.range, "`master` must be a TW_MASTER_ value, got \(c.master)") }
-  guard let policy = Options.NonFinite(rawValue: c.nonfinite) else { throw Failure(Status.range, "`nonfinite` must be a TW_NONFINITE_ value, got \(c.nonfinite)") }
+  withUnsafeMutableBytes(of: &c) { bytes in
+    bytes.baseAddress?.copyMemory(from: UnsafeRawPointer(p), byteCount: min(Int(size), bytes.count))
+  }
+  guard let state = Options.StateFormat(rawValue: c.state_dtype) else {
+    throw Failure(Status.range, "`state_dtype` must be TW_STATE_F32, _BF16 or _Q8, got \(c.state_dtype)")
+  }
+  guard let master = Options.Master(rawValue: c.master) else {
+    throw Failure(Status.range, "`master` must be a TW_MASTER_ value, got \(c.master)")
+  }
+  guard let policy = Options.NonFinite(rawValue: c.nonfinite) else {
+    throw Failure(Status.range, "`nonfinite` must be a TW_NONFINITE_ value, got \(c.nonfinite)")
+  }
   func flag(_ x: Int32, _ name: String) throws(Failure) -> Bool {
     guard x == 0 || x == 1 else { throw Failure(Status.range, "`\(name)` must be 0 or 1, got \(x)") }
     return x == 1
@@ -26,7 +34,9 @@ private func read(_ p: UnsafePointer<tw_options>?) throws(Failure) -> Options {
   o.maximize = try flag(c.maximize, "maximize")
   o.zeroGradients = try flag(c.zero_gradients, "zero_gradients")
   o.consumeGradients = try flag(c.consume_gradients, "consume_gradients")
-  guard c.gradient_scale.isFinite, c.gradient_scale > 0 else { throw Failure(Status.range, "`gradient_scale` must be above 0, got \(c.gradient_scale)") }
+  guard c.gradient_scale.isFinite, c.gradient_scale > 0 else {
+    throw Failure(Status.range, "`gradient_scale` must be above 0, got \(c.gradient_scale)")
+  }
   o.gradientScale = c.gradient_scale
   o.seed = c.seed
   return o
@@ -34,7 +44,8 @@ private func read(_ p: UnsafePointer<tw_options>?) throws(Failure) -> Options {
 
 private func defaults(_ o: UnsafeMutablePointer<tw_options>) {
   o.pointee = tw_options(
-    struct_size: MemoryLayout<tw_options>.size, state_dtype: Int32(TW_STATE_F32), master: Int32(TW_MASTER_NONE), nonfinite: Int32(TW_NONFINITE_PROPAGATE),
+    struct_size: MemoryLayout<tw_options>.size, state_dtype: Int32(TW_STATE_F32), master: Int32(TW_MASTER_NONE),
+    nonfinite: Int32(TW_NONFINITE_PROPAGATE),
     maximize: 0, zero_gradients: 0, consume_gradients: 0, gradient_scale: 1, seed: 0)
 }
 
@@ -42,16 +53,22 @@ private func defaults(_ o: UnsafeMutablePointer<tw_options>) {
 public func optionsInit(_ options: UnsafeMutablePointer<tw_options>?, _ size: Int) -> tw_status {
   status { () throws(Failure) in
     guard let options else { throw null("options") }
-    guard size >= MemoryLayout<Int>.size, size <= 1 << 16 else { throw Failure(Status.argument, "`struct_size` must be sizeof(tw_options), got \(UInt(bitPattern: size))") }
+    guard size >= MemoryLayout<Int>.size, size <= 1 << 16 else {
+      throw Failure(Status.argument, "`struct_size` must be sizeof(tw_options), got \(UInt(bitPattern: size))")
+    }
     var o = tw_options()
     defaults(&o)
     o.struct_size = size
-    withUnsafeBytes(of: o) { b in if let p = b.baseAddress { UnsafeMutableRawPointer(options).copyMemory(from: p, byteCount: min(size, b.count)) } }
+    withUnsafeBytes(of: o) { b in
+      if let p = b.baseAddress { UnsafeMutableRawPointer(options).copyMemory(from: p, byteCount: min(size, b.count)) }
+    }
   }
 }
 
 @_cdecl("tw_optimizer_create")
-public func optimizerCreate(_ sentence: UnsafePointer<CChar>?, _ options: UnsafePointer<tw_options>?, _ out: UnsafeMutablePointer<OpaquePointer?>?) -> tw_status {
+public func optimizerCreate(
+  _ sentence: UnsafePointer<CChar>?, _ options: UnsafePointer<tw_options>?, _ out: UnsafeMutablePointer<OpaquePointer?>?
+) -> tw_status {
   status { () throws(Failure) in
     guard let out else { throw null("out") }
     out.pointee = nil
@@ -61,26 +78,36 @@ public func optimizerCreate(_ sentence: UnsafePointer<CChar>?, _ options: Unsafe
 }
 
 @_cdecl("tw_optimizer_destroy")
-public func optimizerDestroy(_ p: OpaquePointer?) -> tw_status { status { () throws(Failure) in try Handles.destroy(p, .optimizer) } }
+public func optimizerDestroy(_ p: OpaquePointer?) -> tw_status {
+  status { () throws(Failure) in try Handles.destroy(p, .optimizer) }
+}
 
 @_cdecl("tw_optimizer_add_parameters")
 public func optimizerAddParameters(
-  _ p: OpaquePointer?, _ parameters: UnsafePointer<tw_tensor>?, _ count: Int, _ names: UnsafePointer<UnsafePointer<CChar>?>?, _ group: UnsafePointer<CChar>?
+  _ p: OpaquePointer?, _ parameters: UnsafePointer<tw_tensor>?, _ count: Int,
+  _ names: UnsafePointer<UnsafePointer<CChar>?>?, _ group: UnsafePointer<CChar>?
 ) -> tw_status {
   optimizerAddGroup(p, parameters, count, names, group, nil, nil, 0)
 }
 
 @_cdecl("tw_optimizer_rebind_parameters")
-public func optimizerRebindParameters(_ p: OpaquePointer?, _ parameters: UnsafePointer<tw_tensor>?, _ count: Int) -> tw_status {
+public func optimizerRebindParameters(_ p: OpaquePointer?, _ parameters: UnsafePointer<tw_tensor>?, _ count: Int)
+  -> tw_status
+{
   status { () throws(Failure) in
-    try with(p) { (o) throws(Failure) in try o.rebindParameters(try views(parameters, count, "parameter", expected: o.count)) }
+    try with(p) { (o) throws(Failure) in
+      try o.rebindParameters(try views(parameters, count, "parameter", expected: o.count))
+    }
   }
 }
 
 @_cdecl("tw_optimizer_bind_gradients")
-public func optimizerBindGradients(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw_tensor>?, _ count: Int) -> tw_status {
+public func optimizerBindGradients(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw_tensor>?, _ count: Int)
+  -> tw_status
+{
   status { () throws(Failure) in
-    try with(p) { (o) throws(Failure) in try o.bindGradients(try views(gradients, count, "gradient", expected: o.count)) }
+    try with(p) { (o) throws(Failure) in try o.bindGradients(try views(gradients, count, "gradient", expected: o.count))
+    }
   }
 }
 
@@ -120,9 +147,12 @@ private let firstRequest = (MemoryLayout<tw_request>.offset(of: \.probe_count) ?
 /// Tells the host what is asked for; nothing, between steps.
 private func write(_ r: Request?, of o: Optimizer, to request: UnsafeMutablePointer<tw_request>) throws(Failure) {
   let r = r ?? Request(), probe = o.probeTensors()
-  try fill(request, "request", tw_request(
-    struct_size: 0, kind: r.kind.rawValue, pass: Int32(truncatingIfNeeded: r.pass), tag: r.tag, index: Int64(r.index),
-    count: Int64(r.count), loss: .nan, probe: probe.map { UnsafePointer($0) }, probe_count: probe == nil ? 0 : o.count))
+  try fill(
+    request, "request",
+    tw_request(
+      struct_size: 0, kind: r.kind.rawValue, pass: Int32(truncatingIfNeeded: r.pass), tag: r.tag, index: Int64(r.index),
+      count: Int64(r.count), loss: .nan, probe: probe.map { UnsafePointer($0) }, probe_count: probe == nil ? 0 : o.count
+    ))
 }
 
 private func usable(_ request: UnsafeMutablePointer<tw_request>?) throws(Failure) -> UnsafeMutablePointer<tw_request> {
@@ -164,12 +194,16 @@ private func matrix(_ t: UnsafePointer<tw_tensor>?, _ what: String) throws(Failu
   guard let t else { return nil }
   let v = try View(t.pointee, what)
   guard !v.absent else { throw Failure(Status.argument, "\(what) is marked absent; pass NULL where there is none") }
-  guard v.shape.count == 2 else { throw Failure(Status.shape, "\(what) must have two axes, (rows, columns), got shape \(v.shape)") }
+  guard v.shape.count == 2 else {
+    throw Failure(Status.shape, "\(what) must have two axes, (rows, columns), got shape \(v.shape)")
+  }
   return try HostMatrix(v)
 }
 
 @_cdecl("tw_optimizer_answer_matrix")
-public func optimizerAnswerMatrix(_ p: OpaquePointer?, _ first: UnsafePointer<tw_tensor>?, _ second: UnsafePointer<tw_tensor>?) -> tw_status {
+public func optimizerAnswerMatrix(
+  _ p: OpaquePointer?, _ first: UnsafePointer<tw_tensor>?, _ second: UnsafePointer<tw_tensor>?
+) -> tw_status {
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
       guard first != nil || second != nil else { throw null("first") }
@@ -195,7 +229,9 @@ public func optimizerCommand(_ p: OpaquePointer?, _ command: UnsafePointer<CChar
 @_cdecl("tw_optimizer_set_mode")
 public func optimizerSetMode(_ p: OpaquePointer?, _ mode: Int32) -> tw_status {
   status { () throws(Failure) in
-    guard mode == Int32(TW_MODE_TRAIN) || mode == Int32(TW_MODE_EVAL) else { throw Failure(Status.range, "`mode` must be TW_MODE_TRAIN or TW_MODE_EVAL, got \(mode)") }
+    guard mode == Int32(TW_MODE_TRAIN) || mode == Int32(TW_MODE_EVAL) else {
+      throw Failure(Status.range, "`mode` must be TW_MODE_TRAIN or TW_MODE_EVAL, got \(mode)")
+    }
     try with(p) { (o) throws(Failure) in try o.setMode(evaluate: mode == Int32(TW_MODE_EVAL)) }
   }
 }
@@ -205,30 +241,42 @@ private func group(_ o: Optimizer, _ name: UnsafePointer<CChar>?) throws(Failure
 }
 
 @_cdecl("tw_optimizer_get_number")
-public func optimizerGetNumber(_ p: OpaquePointer?, _ groupName: UnsafePointer<CChar>?, _ path: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<Double>?) -> tw_status {
+public func optimizerGetNumber(
+  _ p: OpaquePointer?, _ groupName: UnsafePointer<CChar>?, _ path: UnsafePointer<CChar>?,
+  _ out: UnsafeMutablePointer<Double>?
+) -> tw_status {
   status { () throws(Failure) in
     guard let out else { throw null("out") }
-    try with(p) { (o) throws(Failure) in out.pointee = try o.getNumber(try group(o, groupName) ?? 0, try string(path, "path")) }
+    try with(p) { (o) throws(Failure) in
+      out.pointee = try o.getNumber(try group(o, groupName) ?? 0, try string(path, "path"))
+    }
   }
 }
 
 @_cdecl("tw_optimizer_set_number")
-public func optimizerSetNumber(_ p: OpaquePointer?, _ groupName: UnsafePointer<CChar>?, _ path: UnsafePointer<CChar>?, _ value: Double) -> tw_status {
+public func optimizerSetNumber(
+  _ p: OpaquePointer?, _ groupName: UnsafePointer<CChar>?, _ path: UnsafePointer<CChar>?, _ value: Double
+) -> tw_status {
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in try o.setNumber(try group(o, groupName), try string(path, "path"), value) }
   }
 }
 
 @_cdecl("tw_optimizer_set_text")
-public func optimizerSetText(_ p: OpaquePointer?, _ groupName: UnsafePointer<CChar>?, _ path: UnsafePointer<CChar>?, _ value: UnsafePointer<CChar>?) -> tw_status {
+public func optimizerSetText(
+  _ p: OpaquePointer?, _ groupName: UnsafePointer<CChar>?, _ path: UnsafePointer<CChar>?, _ value: UnsafePointer<CChar>?
+) -> tw_status {
   status { () throws(Failure) in
-    try with(p) { (o) throws(Failure) in try o.setText(try group(o, groupName), try string(path, "path"), try string(value, "value")) }
+    try with(p) { (o) throws(Failure) in
+      try o.setText(try group(o, groupName), try string(path, "path"), try string(value, "value"))
+    }
   }
 }
 
 @_cdecl("tw_optimizer_get_text")
 public func optimizerGetText(
-  _ p: OpaquePointer?, _ groupName: UnsafePointer<CChar>?, _ path: UnsafePointer<CChar>?, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int,
+  _ p: OpaquePointer?, _ groupName: UnsafePointer<CChar>?, _ path: UnsafePointer<CChar>?,
+  _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int,
   _ needed: UnsafeMutablePointer<Int>?
 ) -> tw_status {
   status { () throws(Failure) in
@@ -239,8 +287,12 @@ public func optimizerGetText(
 }
 
 @_cdecl("tw_optimizer_sentence")
-public func optimizerSentence(_ p: OpaquePointer?, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?) -> tw_status {
-  status { () throws(Failure) in try with(p) { (o) throws(Failure) in try deliver(o.fullSentence, buffer, capacity, needed) } }
+public func optimizerSentence(
+  _ p: OpaquePointer?, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in try deliver(o.fullSentence, buffer, capacity, needed) }
+  }
 }
 
 @_cdecl("tw_optimizer_state_count")
@@ -252,23 +304,32 @@ public func optimizerStateCount(_ p: OpaquePointer?) -> Int {
 }
 
 @_cdecl("tw_optimizer_state_at")
-public func optimizerStateAt(_ p: OpaquePointer?, _ index: Int, _ info: UnsafeMutablePointer<tw_state_info>?) -> tw_status {
+public func optimizerStateAt(_ p: OpaquePointer?, _ index: Int, _ info: UnsafeMutablePointer<tw_state_info>?)
+  -> tw_status
+{
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
       let r = try o.describeState(index)
-      try fill(info, "info", tw_state_info(
-        struct_size: 0, stage: Interned.c(r.stage), slot: Interned.c(r.slot), parameter: r.tensor, count: Int64(r.count),
-        bytes: r.bytes, storage: r.storage))
+      try fill(
+        info, "info",
+        tw_state_info(
+          struct_size: 0, stage: Interned.c(r.stage), slot: Interned.c(r.slot), parameter: r.tensor,
+          count: Int64(r.count),
+          bytes: r.bytes, storage: r.storage))
     }
   }
 }
 
 @_cdecl("tw_optimizer_state_read")
-public func optimizerStateRead(_ p: OpaquePointer?, _ index: Int, _ out: UnsafeMutablePointer<Double>?, _ count: Int) -> tw_status {
+public func optimizerStateRead(_ p: OpaquePointer?, _ index: Int, _ out: UnsafeMutablePointer<Double>?, _ count: Int)
+  -> tw_status
+{
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
       let row = try o.describeState(index)
-      guard count == row.count else { throw Failure(Status.count, "this state has \(row.count) elements, `count` is \(UInt(bitPattern: count))") }
+      guard count == row.count else {
+        throw Failure(Status.count, "this state has \(row.count) elements, `count` is \(UInt(bitPattern: count))")
+      }
       guard count > 0 else { return }
       guard let out else { throw null("out") }
       try o.readState(index, out)
@@ -277,7 +338,9 @@ public func optimizerStateRead(_ p: OpaquePointer?, _ index: Int, _ out: UnsafeM
 }
 
 @_cdecl("tw_optimizer_save")
-public func optimizerSave(_ p: OpaquePointer?, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?) -> tw_status {
+public func optimizerSave(
+  _ p: OpaquePointer?, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
+) -> tw_status {
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
       if capacity == 0 {
@@ -287,10 +350,15 @@ public func optimizerSave(_ p: OpaquePointer?, _ buffer: UnsafeMutableRawPointer
       }
       guard let buffer else { throw null("buffer") }
       var at = 0
-      try Checkpoint.save(o, { (size) throws(Failure) in
-        needed?.pointee = size
-        guard capacity < 0 || capacity >= size else { throw Failure(Status.space, "the state needs \(size) bytes, the buffer has \(capacity)") }
-      }) { piece in
+      try Checkpoint.save(
+        o,
+        { (size) throws(Failure) in
+          needed?.pointee = size
+          guard capacity < 0 || capacity >= size else {
+            throw Failure(Status.space, "the state needs \(size) bytes, the buffer has \(capacity)")
+          }
+        }
+      ) { piece in
         if let p = piece.baseAddress { (buffer + at).copyMemory(from: p, byteCount: piece.count) }
         at += piece.count
       }

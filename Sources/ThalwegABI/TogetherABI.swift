@@ -5,7 +5,9 @@ import Thalweg
 private func settings(
   _ paths: UnsafePointer<UnsafePointer<CChar>?>?, _ values: UnsafePointer<UnsafePointer<CChar>?>?, _ count: Int
 ) throws(Failure) -> [Optimizer.Setting] {
-  guard count >= 0, count <= 1 << 16 else { throw Failure(Status.count, "the number of values must be 0 to 2^16, got \(UInt(bitPattern: count))") }
+  guard count >= 0, count <= 1 << 16 else {
+    throw Failure(Status.count, "the number of values must be 0 to 2^16, got \(UInt(bitPattern: count))")
+  }
   var list: [Optimizer.Setting] = []
   guard count > 0 else { return list }
   guard let paths else { throw null("paths") }
@@ -28,8 +30,10 @@ public func optimizerSetTexts(
 
 @_cdecl("tw_optimizer_add_group")
 public func optimizerAddGroup(
-  _ p: OpaquePointer?, _ parameters: UnsafePointer<tw_tensor>?, _ count: Int, _ names: UnsafePointer<UnsafePointer<CChar>?>?,
-  _ group: UnsafePointer<CChar>?, _ paths: UnsafePointer<UnsafePointer<CChar>?>?, _ values: UnsafePointer<UnsafePointer<CChar>?>?,
+  _ p: OpaquePointer?, _ parameters: UnsafePointer<tw_tensor>?, _ count: Int,
+  _ names: UnsafePointer<UnsafePointer<CChar>?>?,
+  _ group: UnsafePointer<CChar>?, _ paths: UnsafePointer<UnsafePointer<CChar>?>?,
+  _ values: UnsafePointer<UnsafePointer<CChar>?>?,
   _ valueCount: Int
 ) -> tw_status {
   status { () throws(Failure) in
@@ -42,7 +46,8 @@ public func optimizerAddGroup(
         for i in 0..<count { t.append(try string(names[i], "names[\(i)]")) }
         texts = t
       }
-      try o.addParameters(list, texts, group == nil ? nil : try string(group, "group"), try settings(paths, values, valueCount))
+      try o.addParameters(
+        list, texts, group == nil ? nil : try string(group, "group"), try settings(paths, values, valueCount))
     }
   }
 }

@@ -6,7 +6,9 @@ final class AggregatorTests: XCTestCase {
   private func jacobian(_ m: Int, _ n: Int, _ key: UInt64) -> [[Double]] {
     (0..<m).map { i in (0..<n).map { Random.normal(key, i * n + $0) + (i % 2 == 0 ? 0.3 : -0.3) } }
   }
-  private func gramian(_ J: [[Double]]) -> [[Double]] { J.map { a in J.map { b in zip(a, b).reduce(0) { $0 + $1.0 * $1.1 } } } }
+  private func gramian(_ J: [[Double]]) -> [[Double]] {
+    J.map { a in J.map { b in zip(a, b).reduce(0) { $0 + $1.0 * $1.1 } } }
+  }
   private func combine(_ J: [[Double]], _ a: [Double]) -> [Double] {
     J[0].indices.map { c in J.indices.reduce(0) { $0 + a[$1] * J[$1][c] } }
   }
@@ -18,13 +20,18 @@ final class AggregatorTests: XCTestCase {
     let d = combine(J, PCGrad.weights(G, [[0, 1], [1, 0]], mean: false))
     for g in J { XCTAssertGreaterThan(dot(d, g), 0) }
     // each is projected off the other
-    let expected = J[0].indices.map { J[0][$0] - G[0][1] / G[1][1] * J[1][$0] + J[1][$0] - G[0][1] / G[0][0] * J[0][$0] }
+    let expected = J[0].indices.map {
+      J[0][$0] - G[0][1] / G[1][1] * J[1][$0] + J[1][$0] - G[0][1] / G[0][0] * J[0][$0]
+    }
     for (a, b) in zip(d, expected) { XCTAssertEqual(a, b, accuracy: 1e-14) }
-    XCTAssertEqual(PCGrad.weights(G, [[0, 1], [1, 0]], mean: true).map { 2 * $0 }, PCGrad.weights(G, [[0, 1], [1, 0]], mean: false))
+    XCTAssertEqual(
+      PCGrad.weights(G, [[0, 1], [1, 0]], mean: true).map { 2 * $0 },
+      PCGrad.weights(G, [[0, 1], [1, 0]], mean: false))
   }
 
   func testSurgeryIgnoresZeroGradientsAndAgreement() {
-    XCTAssertEqual(PCGrad.weights([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 0]], [[1, 2, 0], [0, 1, 2], [2, 1, 0]], mean: false), [1, 1, 1])
+    XCTAssertEqual(
+      PCGrad.weights([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 0]], [[1, 2, 0], [0, 1, 2], [2, 1, 0]], mean: false), [1, 1, 1])
   }
 
   func testOrdersAreReproduciblePermutations() {
@@ -40,7 +47,7 @@ final class AggregatorTests: XCTestCase {
   func testEveryDualIsOptimal() throws {
     for m in [1, 2, 3, 8, 20, 64] {
       for key: UInt64 in [0, 1, 2, 3] {
-        var G = gramian(jacobian(m, max(3, m / 2), key))   // fewer dimensions than tasks: singular without the diagonal
+        var G = gramian(jacobian(m, max(3, m / 2), key))  // fewer dimensions than tasks: singular without the diagonal
         let trace = (0..<m).reduce(0) { $0 + G[$1][$1] }
         for i in 0..<m {
           for j in 0..<m { G[i][j] /= trace }

@@ -4,7 +4,8 @@ import XCTest
 
 final class ConstraintTests: XCTestCase {
   let sets = [
-    "box(-0.3, 0.8)", "box(0, inf)", "simplex", "simplex(2.5, axis=0)", "simplex(0.5, axis=-1)", "l2_ball(0.7)", "l2_ball(0.3, axis=1)",
+    "box(-0.3, 0.8)", "box(0, inf)", "simplex", "simplex(2.5, axis=0)", "simplex(0.5, axis=-1)", "l2_ball(0.7)",
+    "l2_ball(0.3, axis=1)",
     "l2_ball(0)",
   ]
   let shape = [4, 3, 5]
@@ -26,7 +27,8 @@ final class ConstraintTests: XCTestCase {
 
   func testPointsInsideKeepTheirBits() throws {
     let inside: [(String, [Double])] = [
-      ("box(-1, 1)", [-0.0, 1, -1, 0.3]), ("simplex", [0.25, 0.5, 0.25, -0.0]), ("l2_ball(5)", [3, -4, -0.0, 0]), ("stiefel", [0, 1, -1, -0.0]),
+      ("box(-1, 1)", [-0.0, 1, -1, 0.3]), ("simplex", [0.25, 0.5, 0.25, -0.0]), ("l2_ball(5)", [3, -4, -0.0, 0]),
+      ("stiefel", [0, 1, -1, -0.0]),
     ]
     for (text, values) in inside {
       let w = Tensor(values, [2, 2])
@@ -41,11 +43,14 @@ final class ConstraintTests: XCTestCase {
       let inside = try c.project(s)
       for (a, b) in zip(inside.values, s.values) { XCTAssertEqual(a, b, accuracy: 1e-13, text) }
       for k in 0..<20 {
-        XCTAssertLessThanOrEqual(g.dot(s), g.dot(try c.project(Tensor(random: UInt64(k), shape, scale: 3))) + 1e-12, text)
+        XCTAssertLessThanOrEqual(
+          g.dot(s), g.dot(try c.project(Tensor(random: UInt64(k), shape, scale: 3))) + 1e-12, text)
       }
     }
-    XCTAssertThrowsError(try ConstraintObject("box(0, inf)").minimise(Tensor([-1], [1])), "an unbounded direction has no minimiser")
-    XCTAssertEqual(try ConstraintObject("simplex").minimise(Tensor([2, 1, 1], [3])).values, [0, 1, 0], "the lowest index of a tie")
+    XCTAssertThrowsError(
+      try ConstraintObject("box(0, inf)").minimise(Tensor([-1], [1])), "an unbounded direction has no minimiser")
+    XCTAssertEqual(
+      try ConstraintObject("simplex").minimise(Tensor([2, 1, 1], [3])).values, [0, 1, 0], "the lowest index of a tie")
   }
 
   func testSimplexAgreesWithTheSortedFormula() throws {
@@ -59,7 +64,10 @@ final class ConstraintTests: XCTestCase {
       return w.map { max($0 - theta, 0) }
     }
     // the last is slow for pivoting: every pass removes only a few
-    let cases = [Tensor(random: 4, [1000]).values, [Double](repeating: 1, count: 100), (0..<3000).map { pow(0.999, Double($0)) * 1000 }]
+    let cases = [
+      Tensor(random: 4, [1000]).values, [Double](repeating: 1, count: 100),
+      (0..<3000).map { pow(0.999, Double($0)) * 1000 },
+    ]
     for w in cases {
       for r in [1e-3, 1, 50] {
         let p = try ConstraintObject("simplex(\(r))").project(Tensor(w, [w.count]))
@@ -93,13 +101,14 @@ final class ConstraintTests: XCTestCase {
     XCTAssertLessThan(defect(try ConstraintObject("stiefel").project(Tensor([1, 2, 2, 4, 3, 6], [3, 2]))), 1e-14)
   }
 
-  /// Steepest descent on the Stiefel manifold finds the space of the smallest eigenvectors (Brockett's cost with equal weights).
+  /// Steepest descent on the Stiefel manifold finds the space of the smallest eigenvectors (Brockett's cost with equal
+  /// weights).
   func testStiefelFindsEigenvectors() throws {
     let n = 6
     let c = try ConstraintObject("stiefel")
     var x = try c.project(Tensor(random: 2, [n, 2]))
     for _ in 0..<600 {
-      let g = Tensor((0..<(2 * n)).map { Double($0 / 2 + 1) * x.values[$0] }, [n, 2])   // A = diag(1...n)
+      let g = Tensor((0..<(2 * n)).map { Double($0 / 2 + 1) * x.values[$0] }, [n, 2])  // A = diag(1...n)
       let u = try c.tangent(x, g)
       x = try c.retract(x, Tensor(u.values.map { -0.2 * $0 }, [n, 2]))
     }
@@ -120,7 +129,9 @@ final class ConstraintTests: XCTestCase {
 
   func testEveryGroupKeepsItsLargest() throws {
     let c = try ConstraintObject("nm_sparsity(2, 4)")
-    XCTAssertEqual(try c.project(Tensor([1, -3, 2, 0.5, 1, 1, 1, 1], [2, 4])).values, [0, -3, 2, 0, 1, 1, 0, 0], "ties keep the lower index")
+    XCTAssertEqual(
+      try c.project(Tensor([1, -3, 2, 0.5, 1, 1, 1, 1], [2, 4])).values, [0, -3, 2, 0, 1, 1, 0, 0],
+      "ties keep the lower index")
     let w = Tensor(random: 6, [8, 12]), p = try c.project(w)
     for g in 0..<24 { XCTAssertEqual(p.values[(g * 4)..<(g * 4 + 4)].filter { $0 != 0 }.count, 2) }
     XCTAssertEqual(try c.project(p).bits, p.bits)

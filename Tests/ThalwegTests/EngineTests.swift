@@ -65,20 +65,20 @@ final class EngineTests: XCTestCase {
 
   func testBFloat16RoundsToNearestEven() {
     XCTAssertEqual(bf16FromFloat(1), 0x3f80)
-    XCTAssertEqual(bf16FromFloat(Float(bitPattern: 0x3f80_8000)), 0x3f80)   // a tie goes to the even neighbour
+    XCTAssertEqual(bf16FromFloat(Float(bitPattern: 0x3f80_8000)), 0x3f80)  // a tie goes to the even neighbour
     XCTAssertEqual(bf16FromFloat(Float(bitPattern: 0x3f81_8000)), 0x3f82)
     XCTAssertTrue(floatFromBF16(bf16FromFloat(.nan)).isNaN)
     XCTAssertEqual(floatFromBF16(bf16FromFloat(.infinity)), .infinity)
   }
 
   func testStochasticRoundingIsUnbiased() {
-    let x: Float = 1 + 0x1p-9   // a quarter between two neighbours
+    let x: Float = 1 + 0x1p-9  // a quarter between two neighbours
     var sum = 0.0
     for i in 0..<20_000 {
       let noise = UInt32(truncatingIfNeeded: Random.mix(3, UInt64(i)) >> 32)
       sum += Double(floatFromBF16(bf16Stochastic(x, noise)))
     }
-    XCTAssertEqual(sum / 20_000, Double(x), accuracy: 2e-4)   // 4 standard errors of 3.4e-3/sqrt(20000)
+    XCTAssertEqual(sum / 20_000, Double(x), accuracy: 2e-4)  // 4 standard errors of 3.4e-3/sqrt(20000)
     XCTAssertEqual(floatFromBF16(bf16Stochastic(1, 0xffff_ffff)), 1)
   }
 
@@ -161,7 +161,9 @@ final class EngineTests: XCTestCase {
         strides.withUnsafeMutableBufferPointer { t in
           var tensor = tw_tensor()
           tensor.data = UnsafeMutableRawPointer(b.baseAddress)
-          (tensor.dtype, tensor.ndim, tensor.shape, tensor.strides) = (1, 3, UnsafePointer(s.baseAddress), UnsafePointer(t.baseAddress))
+          (tensor.dtype, tensor.ndim, tensor.shape, tensor.strides) = (
+            1, 3, UnsafePointer(s.baseAddress), UnsafePointer(t.baseAddress)
+          )
           guard let v = try? View(tensor, "t") else { return XCTFail("a good view was refused") }
           let l = Layout(v)
           defer { l.release() }
@@ -175,7 +177,9 @@ final class EngineTests: XCTestCase {
               i += n
             }
             var k = 0
-            for a in 0..<3 { for c in 0..<4 { for d in 0..<5 { XCTAssertEqual(out[k], Float(a * 40 + c * 5 + d * 2)); k += 1 } } }
+            for a in 0..<3 {
+              for c in 0..<4 { for d in 0..<5 { XCTAssertEqual(out[k], Float(a * 40 + c * 5 + d * 2)); k += 1 } }
+            }
           }
         }
       }

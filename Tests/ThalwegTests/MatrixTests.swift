@@ -19,10 +19,13 @@ final class MatrixTests: XCTestCase {
       for ta in [false, true] {
         for tb in [false, true] {
           var c = [Double](repeating: 1, count: m * n)
-          try LinearAlgebra.multiply(ta ? at : a, transposed: ta, tb ? bt : b, transposed: tb, into: &c, m, n, k, alpha: 2, beta: -1)
+          try LinearAlgebra.multiply(
+            ta ? at : a, transposed: ta, tb ? bt : b, transposed: tb, into: &c, m, n, k, alpha: 2, beta: -1)
           assertEqual(c, expected.map { 2 * $0 - 1 }, 1e-12)
           var f = [Float](repeating: 0, count: m * n)
-          try LinearAlgebra.multiply((ta ? at : a).map(Float.init), transposed: ta, (tb ? bt : b).map(Float.init), transposed: tb, into: &f, m, n, k)
+          try LinearAlgebra.multiply(
+            (ta ? at : a).map(Float.init), transposed: ta, (tb ? bt : b).map(Float.init), transposed: tb, into: &f, m,
+            n, k)
           assertEqual(f.map(Double.init), expected, 1e-4)
         }
       }
@@ -43,7 +46,9 @@ final class MatrixTests: XCTestCase {
       assertEqual(back, a, 1e-12)
       XCTAssertEqual(svd.s, svd.s.sorted(by: >))
       let r = svd.r
-      assertEqual(naive(LinearAlgebra.transposed(svd.u, m, r), svd.u, r, r, m), (0..<(r * r)).map { $0 / r == $0 % r ? 1 : 0 }, 1e-13)
+      assertEqual(
+        naive(LinearAlgebra.transposed(svd.u, m, r), svd.u, r, r, m), (0..<(r * r)).map { $0 / r == $0 % r ? 1 : 0 },
+        1e-13)
       if m >= n {
         let q = try LinearAlgebra.orthonormal(a, m, n)
         let upper = naive(LinearAlgebra.transposed(q, m, n), a, n, n, m)
@@ -61,10 +66,13 @@ final class MatrixTests: XCTestCase {
     XCTAssertThrowsError(try LinearAlgebra.solvePositive([-1], [1], 1, 1))
   }
 
-  private func schulz(_ text: String) throws -> Hyper { try Registry.component(try Parser.sentence(text)[0], .update).1 }
+  private func schulz(_ text: String) throws -> Hyper {
+    try Registry.component(try Parser.sentence(text)[0], .update).1
+  }
   private func orthogonalize<T: Real>(_ h: Hyper, _ a: [T], _ m: Int, _ n: Int) throws -> [T] {
     var x = a
-    let space = UnsafeMutableRawPointer.allocate(byteCount: NewtonSchulz.space(h, m, n, MemoryLayout<T>.stride), alignment: 64)
+    let space = UnsafeMutableRawPointer.allocate(
+      byteCount: NewtonSchulz.space(h, m, n, MemoryLayout<T>.stride), alignment: 64)
     defer { space.deallocate() }
     try x.withUnsafeMutableBufferPointer { try NewtonSchulz(h).apply($0.baseAddress!, m, n, scale: 1, space) }
     return x

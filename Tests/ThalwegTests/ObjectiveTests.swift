@@ -3,17 +3,21 @@ import XCTest
 
 @testable import Thalweg
 
-/// Σ over samples of weight·Σ_c (a − b)²/samples, for any leading axes: every kind of input, and a gradient for two of them.
+/// Σ over samples of weight·Σ_c (a − b)²/samples, for any leading axes: every kind of input, and a gradient for two of
+/// them.
 private struct Squares: Objective {
   static let method = Method(
     "squares", .objective, "A weighted mean square.", rule: "sum", source: "none",
     inputs: [
-      .variable("a", "..., C", "one side"), .variable("b", "..., C", "the other", optional: true), .integer("weight", "...", "of a sample", optional: true),
-      .constant("pair", "2, C", "scales", optional: true), .result("total", "...", "the weighted square of every sample"),
+      .variable("a", "..., C", "one side"), .variable("b", "..., C", "the other", optional: true),
+      .integer("weight", "...", "of a sample", optional: true),
+      .constant("pair", "2, C", "scales", optional: true),
+      .result("total", "...", "the weighted square of every sample"),
     ])
   init(_ h: Hyper) {}
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let a = try x["a"], b = x.optional("b"), weight = x.optionalIntegers("weight"), c = x.sizes["C"], samples = x.sizes.samples
+    let a = try x["a"], b = x.optional("b"), weight = x.optionalIntegers("weight"), c = x.sizes["C"],
+      samples = x.sizes.samples
     let da = try cache?.keep("a", samples * c, T.self), db = try cache?.keep("b", samples * c, T.self)
     let total = try cache?.keep("total", samples, T.self)
     return Rows.sum(samples, work: c) { i in
@@ -61,11 +65,14 @@ final class ObjectiveTests: XCTestCase {
     XCTAssertEqual(s.shape(pair), [2, 3])
     try s.match(y, [4, 5])
     try s.match(pair, [2, 3])
-    for (input, shape) in [(y, [5, 4]), (y, [4, 5, 3]), (y, []), (pair, [3, 3]), (pair, [2, 4]), (pair, [2]), (a, [4, 5, 2]), (a, [3]), (a, []), (pair, [2, 0])] {
+    for (input, shape) in [
+      (y, [5, 4]), (y, [4, 5, 3]), (y, []), (pair, [3, 3]), (pair, [2, 4]), (pair, [2]), (a, [4, 5, 2]), (a, [3]),
+      (a, []), (pair, [2, 0]),
+    ] {
       var copy = s
       XCTAssertEqual(status { try copy.match(input, shape) }, Int32(TW_ERROR_SHAPE), "\(input.name) \(shape)")
     }
-    var none = Sizes()   // no leading axis is a leading axis too
+    var none = Sizes()  // no leading axis is a leading axis too
     try none.match(a, [3])
     try none.match(y, [])
     XCTAssertEqual(none.samples, 1)
@@ -81,13 +88,17 @@ final class ObjectiveTests: XCTestCase {
     let c = try XCTUnwrap(cache)
     var g = Tensor([Double](repeating: 1, count: 24), [2, 3, 4]), t = Tensor([Double](repeating: 0, count: 6), [2, 3])
     try g.withView { gv in try t.withView { tv in try e.pullback(c, -2, [nil, gv, nil, nil, tv]) } }
-    for i in 0..<24 { XCTAssertEqual(g.values[i], 1 + 4 * w.values[i / 4] * (a.values[i] - b.values[i]) / 6, accuracy: 1e-13) }
+    for i in 0..<24 {
+      XCTAssertEqual(g.values[i], 1 + 4 * w.values[i / 4] * (a.values[i] - b.values[i]) / 6, accuracy: 1e-13)
+    }
     XCTAssertEqual(t.values.reduce(0, +), -2 * 6 * want, accuracy: 1e-12)
     // what was left out has no gradient, and what is constant never has
     let alone = try XCTUnwrap(try with([a]) { try e.forward($0, keeps: true) }.cache)
     XCTAssertEqual(status { try g.withView { try e.pullback(alone, 1, [nil, $0]) } }, Int32(TW_ERROR_NEEDS))
     XCTAssertEqual(status { try t.withView { try e.pullback(c, 1, [nil, nil, $0]) } }, Int32(TW_ERROR_ARGUMENT))
-    XCTAssertEqual(status { _ = try with([a, b, w, Tensor([1, 2], [2, 1])]) { try e.forward($0, keeps: false) } }, Int32(TW_ERROR_SHAPE))
+    XCTAssertEqual(
+      status { _ = try with([a, b, w, Tensor([1, 2], [2, 1])]) { try e.forward($0, keeps: false) } },
+      Int32(TW_ERROR_SHAPE))
     XCTAssertEqual(status { _ = try with([nil, b]) { try e.forward($0, keeps: false) } }, Int32(TW_ERROR_NEEDS))
     XCTAssertEqual(try with([a]) { try e.forward($0, keeps: false) }.value, a.dot(a) / 6, accuracy: 1e-13)
   }

@@ -3,22 +3,30 @@ import XCTest
 
 @testable import Thalweg
 
-/// The plans of many sentences as text, beside a file: whoever changes the planner sees what changes with it, and changes the file on purpose
-/// (`THALWEG_WRITE_PLANS=1 swift test --filter PlanTests`).
+/// The plans of many sentences as text, beside a file: whoever changes the planner sees what changes with it, and
+/// changes the file on purpose (`THALWEG_WRITE_PLANS=1 swift test --filter PlanTests`).
 final class PlanTests: XCTestCase {
-  private static let file = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("Plans.txt")
+  private static let file = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent(
+    "Plans.txt")
 
   static let sentences = [
-    "sgd(lr=0.1)", "sgd(lr=0.1, momentum=0.9)", "adamw(lr=0.1)", "adam(lr=0.1, weight_decay=0.1)", "amsgrad(lr=0.1)", "lion(lr=0.1)",
-    "lamb(lr=0.1)", "lars(lr=0.1)", "dog", "dog(layerwise=true)", "dowg", "a_dog", "u_dog", "prodigy", "dadapt_sgd", "dadapt_adam",
-    "adafactor", "adam_snsm(lr=0.1)", "muon(lr=0.1)", "adam_cm(lr=0.1)", "nigt(lr=0.1)", "polyak_sgd", "sania", "sania(precond=hutchinson)",
+    "sgd(lr=0.1)", "sgd(lr=0.1, momentum=0.9)", "adamw(lr=0.1)", "adam(lr=0.1, weight_decay=0.1)", "amsgrad(lr=0.1)",
+    "lion(lr=0.1)",
+    "lamb(lr=0.1)", "lars(lr=0.1)", "dog", "dog(layerwise=true)", "dowg", "a_dog", "u_dog", "prodigy", "dadapt_sgd",
+    "dadapt_adam",
+    "adafactor", "adam_snsm(lr=0.1)", "muon(lr=0.1)", "adam_cm(lr=0.1)", "nigt(lr=0.1)", "polyak_sgd", "sania",
+    "sania(precond=hutchinson)",
     "oasis", "oasis(adaptive=false)", "mars(lr=0.1)", "mars(lr=0.1, exact=true)", "svrg(lr=0.1, inner=3)", "spsa",
-    "sga_uap(inner_steps=2)", "split_sgd(lr=0.1)", "visual_prompt(lr=0.1)", "schedule_free_adamw(lr=0.1)", "sgd(lr=0.1) | schedule_free",
-    "adamw(lr=0.1) | ema(0.9)", "sgd(lr=0.1) | swa(start=1, freq=2)", "adamw(lr=0.1) | lookahead", "sgd(lr=0.1) | trajectory_moments",
+    "sga_uap(inner_steps=2)", "split_sgd(lr=0.1)", "visual_prompt(lr=0.1)", "schedule_free_adamw(lr=0.1)",
+    "sgd(lr=0.1) | schedule_free",
+    "adamw(lr=0.1) | ema(0.9)", "sgd(lr=0.1) | swa(start=1, freq=2)", "adamw(lr=0.1) | lookahead",
+    "sgd(lr=0.1) | trajectory_moments",
     "clip_global_norm(1) | adamw(lr=0.1)", "clip_global_norm(1, per_tensor=true) | clip_value(1) | sgd(lr=0.1)",
-    "coordinate_clip(fraction=0.1) | clip_value(1) | clip_global_norm(1) | adamw(lr=0.1)", "gradient_noise | sgd(lr=0.1)",
+    "coordinate_clip(fraction=0.1) | clip_value(1) | clip_global_norm(1) | adamw(lr=0.1)",
+    "gradient_noise | sgd(lr=0.1)",
     "penalty(l2(0.1)) | sgd(lr=0.1)", "penalty(norm_loss(0.1)) | adamw(lr=0.1)", "adam(lr=0.1) | cautious",
-    "sgd(lr=0.1, momentum=0.9) | orthogonalize", "sgd(lr=0.1) | cautious | clip_global_norm(1)", "adamw(lr=0.1) | prox(l1(0.1))",
+    "sgd(lr=0.1, momentum=0.9) | orthogonalize", "sgd(lr=0.1) | cautious | clip_global_norm(1)",
+    "adamw(lr=0.1) | prox(l1(0.1))",
     "adamw(lr=0.1) | prox(group_lasso(0.1))", "sgd(lr=0.1) | decoupled(l2(0.1)) | project(l2_ball(1))",
     "sgd(lr=0.1) | manifold(stiefel) | ema(0.9)", "sgd(lr=0.1, momentum=0.9) | nm_sparsity(n=2, m=4)",
     "clip_global_norm(1) | penalty(l1(0.1)) | adamw(lr=0.1) | cautious | prox(l1(0.1)) | ema(0.9)",
@@ -49,7 +57,9 @@ final class PlanTests: XCTestCase {
     if p.scratchUpdate { words.append("update from scratch") }
     if !p.updates.isEmpty { words.append("updates [\(names(p.updates))]") }
     if !p.after.isEmpty { words.append("then [\(names(p.after))]") }
-    if let m = p.measured, case let also = "measures \(m.stage.name) \(m.phase)", !words[0].hasPrefix("measure ") { words.append(also) }
+    if let m = p.measured, case let also = "measures \(m.stage.name) \(m.phase)", !words[0].hasPrefix("measure ") {
+      words.append(also)
+    }
     if p.opens { words.append("opens") }
     if p.closes { words.append("closes") }
     return words.joined(separator: ", ")
@@ -73,9 +83,13 @@ final class PlanTests: XCTestCase {
 
   func testPlans() throws {
     let all = try PlanTests.sentences.map { try text($0) }.joined(separator: "\n\n") + "\n"
-    if ProcessInfo.processInfo.environment["THALWEG_WRITE_PLANS"] != nil { try all.write(to: PlanTests.file, atomically: true, encoding: .utf8) }
+    if ProcessInfo.processInfo.environment["THALWEG_WRITE_PLANS"] != nil {
+      try all.write(to: PlanTests.file, atomically: true, encoding: .utf8)
+    }
     let kept = try String(contentsOf: PlanTests.file, encoding: .utf8)
-    for (a, b) in zip(all.components(separatedBy: "\n\n"), kept.components(separatedBy: "\n\n")) { XCTAssertEqual(a, b) }
+    for (a, b) in zip(all.components(separatedBy: "\n\n"), kept.components(separatedBy: "\n\n")) {
+      XCTAssertEqual(a, b)
+    }
     XCTAssertEqual(all, kept)
   }
 }

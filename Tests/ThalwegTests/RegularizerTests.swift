@@ -5,7 +5,8 @@ import XCTest
 /// What every penalty must satisfy, whatever its formula.
 final class RegularizerTests: XCTestCase {
   let all = [
-    "l1(0.3)", "l2(0.3)", "elastic_net(0.3, 0.7)", "group_lasso(0.3)", "group_lasso(0.3, axis=col, scale_by_size=false)",
+    "l1(0.3)", "l2(0.3)", "elastic_net(0.3, 0.7)", "group_lasso(0.3)",
+    "group_lasso(0.3, axis=col, scale_by_size=false)",
     "group_lasso(0.3, axis=all)", "norm_loss(0.3)", "norm_loss(0.3, eps=0)", "nuclear_norm(0.3)",
   ]
   let shapes = [[5, 3], [3, 7], [4, 2, 3]]
@@ -22,7 +23,7 @@ final class RegularizerTests: XCTestCase {
   }
 
   func testProxMinimises() throws {
-    for text in all where text != "norm_loss(0.3)" {   // whose prox takes eps as 0
+    for text in all where text != "norm_loss(0.3)" {  // whose prox takes eps as 0
       let r = try RegularizerObject(text)
       for (k, shape) in shapes.enumerated() {
         let w = Tensor(random: UInt64(k) + 5, shape), t = 0.7
@@ -66,9 +67,12 @@ final class RegularizerTests: XCTestCase {
     XCTAssertEqual(Array(shrunk.values[2...]), [0, 0])
     XCTAssertEqual(shrunk.values[0], 3 * 0.8, accuracy: 1e-15)
     // norms of tiny and huge groups neither vanish nor overflow
-    let extreme = try RegularizerObject("group_lasso(1, scale_by_size=false)").value(Tensor([3e-200, 4e-200, 3e200, 4e200], [2, 2]))
+    let extreme = try RegularizerObject("group_lasso(1, scale_by_size=false)").value(
+      Tensor([3e-200, 4e-200, 3e200, 4e200], [2, 2]))
     XCTAssertEqual(extreme, 5e200, accuracy: 1e186)
-    XCTAssertEqual(try RegularizerObject("group_lasso(1, scale_by_size=false)").value(Tensor([3e-200, 4e-200], [1, 2])), 5e-200, accuracy: 1e-214)
+    XCTAssertEqual(
+      try RegularizerObject("group_lasso(1, scale_by_size=false)").value(Tensor([3e-200, 4e-200], [1, 2])), 5e-200,
+      accuracy: 1e-214)
     // a rank-2 matrix with one small singular value becomes one of rank 1
     let low = try RegularizerObject("nuclear_norm(1)").prox(Tensor([3, 0, 0, 0.5], [2, 2]), 1)
     XCTAssertEqual(low.values[0], 2, accuracy: 1e-14)

@@ -17,8 +17,11 @@ struct Tensor: Equatable {
     let sides = shape.map(Int64.init)
     return try values.withUnsafeMutableBufferPointer { v in
       try sides.withUnsafeBufferPointer { s in
-        try body(View(tw_tensor(data: v.baseAddress, dtype: DType.f64.rawValue, ndim: Int32(s.count), shape: s.baseAddress, strides: nil,
-                                flags: 0, role: 0, reserved: (0, 0, 0)), "tensor"))
+        try body(
+          View(
+            tw_tensor(
+              data: v.baseAddress, dtype: DType.f64.rawValue, ndim: Int32(s.count), shape: s.baseAddress, strides: nil,
+              flags: 0, role: 0, reserved: (0, 0, 0)), "tensor"))
       }
     }
   }

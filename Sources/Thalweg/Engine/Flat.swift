@@ -1,13 +1,18 @@
-/// Sums and changes of dense memory, in vectors of the compute type; sums are taken in double. The loops stand here one by one: with their bodies
-/// as closures the optimiser makes a call of every vector.
+/// Sums and changes of dense memory, in vectors of the compute type; sums are taken in double. The loops stand here one
+/// by one: with their bodies as closures the optimiser makes a call of every vector.
 package enum Flat {
   @inline(never)
-  package static func change<T: Real>(_ op: some ElementOperation, _ x: UnsafeMutablePointer<T>, _ y: UnsafeMutablePointer<T>, _ n: Int) {
+  package static func change<T: Real>(
+    _ op: some ElementOperation, _ x: UnsafeMutablePointer<T>, _ y: UnsafeMutablePointer<T>, _ n: Int
+  ) {
     let kernel = plainKernel(op, T.Vector.self)
     withUnsafeTemporaryAllocation(byteCount: Operands.padBytes, alignment: 64) { pad in
       guard let pad = pad.baseAddress else { return }
-      kernel(Operands(x: UnsafeMutableRawPointer(x), g: UnsafeMutableRawPointer(y), slots: SlotPointers(repeating: pad), used: 0, count: n,
-                      index: 0, pad: pad))
+      kernel(
+        Operands(
+          x: UnsafeMutableRawPointer(x), g: UnsafeMutableRawPointer(y), slots: SlotPointers(repeating: pad), used: 0,
+          count: n,
+          index: 0, pad: pad))
     }
   }
   package static func squaredNorm<T: Real>(_ x: UnsafePointer<T>, _ n: Int) -> Double { dot(x, x, n) }
@@ -28,7 +33,9 @@ package enum Flat {
   }
   /// Adds the squares of x to `columns`; returns their sum.
   @inline(never)
-  package static func addSquares<T: Real>(_ x: UnsafePointer<T>, _ n: Int, to columns: UnsafeMutablePointer<Double>) -> Double {
+  package static func addSquares<T: Real>(_ x: UnsafePointer<T>, _ n: Int, to columns: UnsafeMutablePointer<Double>)
+    -> Double
+  {
     typealias L = T.Vector
     var low = SIMD8<Double>(repeating: 0), high = low, rest = 0.0
     var i = 0
@@ -57,7 +64,7 @@ package enum Flat {
     var sum = T.Vector(0), i = 0, rest: T = 0
     while i &+ T.Vector.width <= n {
       let v = T.Vector.load(x + i)
-      sum = sum + (v - v)   // 0, or NaN where v is not finite
+      sum = sum + (v - v)  // 0, or NaN where v is not finite
       i &+= T.Vector.width
     }
     while i < n {
@@ -68,7 +75,9 @@ package enum Flat {
   }
   /// y ← factor·x.
   @inline(never)
-  package static func scale<T: Real>(_ x: UnsafePointer<T>, by factor: Double, into y: UnsafeMutablePointer<T>, _ n: Int) {
+  package static func scale<T: Real>(
+    _ x: UnsafePointer<T>, by factor: Double, into y: UnsafeMutablePointer<T>, _ n: Int
+  ) {
     let f = T.Vector(factor)
     var i = 0
     while i &+ T.Vector.width <= n {
@@ -82,7 +91,9 @@ package enum Flat {
   }
   /// y ← y + factor·x.
   @inline(never)
-  package static func add<T: Real>(_ x: UnsafePointer<T>, times factor: Double, into y: UnsafeMutablePointer<T>, _ n: Int) {
+  package static func add<T: Real>(
+    _ x: UnsafePointer<T>, times factor: Double, into y: UnsafeMutablePointer<T>, _ n: Int
+  ) {
     let f = T.Vector(factor)
     var i = 0
     while i &+ T.Vector.width <= n {
@@ -116,7 +127,8 @@ package enum Flat {
   }
 }
 
-/// A tensor cut into runs of elements that belong together: slice (o, i) has the elements o·length·inner + k·inner + i, k < length.
+/// A tensor cut into runs of elements that belong together: slice (o, i) has the elements o·length·inner + k·inner + i,
+/// k < length.
 package struct Slices: Sendable {
   package var outer: Int, length: Int, inner: Int
   package var count: Int { outer &* inner }
@@ -155,7 +167,9 @@ package struct Slices: Sendable {
         out[s] = sum > 1e-280 && sum < 1e280 ? sum.squareRoot() : Flat.norm(x + start(s), length, stride: inner)
       }
     }
-    guard out.allSatisfy(\.isFinite) else { throw Failure(Status.nonfinite, "elements that are NaN or infinite have no norm; nothing was changed") }
+    guard out.allSatisfy(\.isFinite) else {
+      throw Failure(Status.nonfinite, "elements that are NaN or infinite have no norm; nothing was changed")
+    }
     return out
   }
 
@@ -163,7 +177,9 @@ package struct Slices: Sendable {
   package func scale<T: Real>(_ x: UnsafeMutablePointer<T>, by factors: [Double]) {
     if inner == 1 {
       for o in 0..<outer where factors[o] != 1 {
-        if factors[o] == 0 { (x + o &* length).update(repeating: 0, count: length) } else {
+        if factors[o] == 0 {
+          (x + o &* length).update(repeating: 0, count: length)
+        } else {
           Flat.scale(UnsafePointer(x) + o &* length, by: factors[o], into: x + o &* length, length)
         }
       }

@@ -1,7 +1,7 @@
 /// Where a kernel works: one run of elements of one tensor, all operands dense and in the compute type.
 ///
-/// `slots` are the state buffers of the stage, `used` of them. `index` is the position of the first element within its tensor. `pad` is
-/// room for one vector of each operand, `padBytes` long.
+/// `slots` are the state buffers of the stage, `used` of them. `index` is the position of the first element within its
+/// tensor. `pad` is room for one vector of each operand, `padBytes` long.
 package struct Operands {
   package var x: UnsafeMutableRawPointer
   package var g: UnsafeMutableRawPointer
@@ -16,18 +16,27 @@ package struct Operands {
   var codecs: UnsafeMutablePointer<Codec>?
   var codecCount = 0
   package static let padBytes = 64 * (SlotPointers.capacity + 2)
-  package init(x: UnsafeMutableRawPointer, g: UnsafeMutableRawPointer, slots: SlotPointers, used: Int, count: Int, index: Int, pad: UnsafeMutableRawPointer) {
-    (self.x, self.g, self.slots, self.ahead, self.used, self.count, self.index, self.pad) = (x, g, slots, x, used, count, index, pad)
+  package init(
+    x: UnsafeMutableRawPointer, g: UnsafeMutableRawPointer, slots: SlotPointers, used: Int, count: Int, index: Int,
+    pad: UnsafeMutableRawPointer
+  ) {
+    (self.x, self.g, self.slots, self.ahead, self.used, self.count, self.index, self.pad) = (
+      x, g, slots, x, used, count, index, pad
+    )
   }
 }
 
 /// Up to sixteen state buffers. A struct of fields, not an array: a constant subscript costs nothing.
 package struct SlotPointers {
   package static let capacity = 16
-  private var a: UnsafeMutableRawPointer, b: UnsafeMutableRawPointer, c: UnsafeMutableRawPointer, d: UnsafeMutableRawPointer
-  private var e: UnsafeMutableRawPointer, f: UnsafeMutableRawPointer, h: UnsafeMutableRawPointer, i: UnsafeMutableRawPointer
-  private var j: UnsafeMutableRawPointer, k: UnsafeMutableRawPointer, l: UnsafeMutableRawPointer, m: UnsafeMutableRawPointer
-  private var n: UnsafeMutableRawPointer, o: UnsafeMutableRawPointer, q: UnsafeMutableRawPointer, r: UnsafeMutableRawPointer
+  private var a: UnsafeMutableRawPointer, b: UnsafeMutableRawPointer, c: UnsafeMutableRawPointer,
+    d: UnsafeMutableRawPointer
+  private var e: UnsafeMutableRawPointer, f: UnsafeMutableRawPointer, h: UnsafeMutableRawPointer,
+    i: UnsafeMutableRawPointer
+  private var j: UnsafeMutableRawPointer, k: UnsafeMutableRawPointer, l: UnsafeMutableRawPointer,
+    m: UnsafeMutableRawPointer
+  private var n: UnsafeMutableRawPointer, o: UnsafeMutableRawPointer, q: UnsafeMutableRawPointer,
+    r: UnsafeMutableRawPointer
 
   package init(repeating p: UnsafeMutableRawPointer) {
     (a, b, c, d, e, f, h, i) = (p, p, p, p, p, p, p, p)
@@ -156,14 +165,15 @@ package struct Sums {
   }
 }
 
-/// Walks a run in whole vectors and one padded tail, so that the same instructions touch every element, whatever the cut:
+/// Walks a run in whole vectors and one padded tail, so that the same instructions touch every element, whatever the
+/// cut:
 ///
 ///     var v = Vectors<L>(o)
 ///     while v.next() { ... L.load(v.x), L.load(v.g), v.s ... }
 ///     v.finish(writesX: true)
 ///
-/// The tail is copied to a padded vector, computed, and copied back where the kernel writes (a gradient may lie in read-only memory). An
-/// iterator and not a closure: the closure of a large rule would be called for every vector.
+/// The tail is copied to a padded vector, computed, and copied back where the kernel writes (a gradient may lie in
+/// read-only memory). An iterator and not a closure: the closure of a large rule would be called for every vector.
 struct Vectors<L: Lane> {
   private(set) var x: UnsafeMutablePointer<L.Element>
   private(set) var g: UnsafeMutablePointer<L.Element>
@@ -229,7 +239,9 @@ struct Vectors<L: Lane> {
   for k in 0..<o.used { (o.pad + row &* (k &+ 2)).copyMemory(from: o.slots[k] + offset, byteCount: bytes) }
 }
 
-@inline(never) private func copyOut(_ o: Operands, _ offset: Int, _ bytes: Int, _ row: Int, _ writesX: Bool, _ writesG: Bool) {
+@inline(never) private func copyOut(
+  _ o: Operands, _ offset: Int, _ bytes: Int, _ row: Int, _ writesX: Bool, _ writesG: Bool
+) {
   if writesX { (o.x + offset).copyMemory(from: o.pad, byteCount: bytes) }
   if writesG { (o.g + offset).copyMemory(from: o.pad + row, byteCount: bytes) }
   for k in 0..<o.used { (o.slots[k] + offset).copyMemory(from: o.pad + row &* (k &+ 2), byteCount: bytes) }

@@ -1,8 +1,8 @@
 /// A vector of numbers that a rule computes with: sixteen floats or eight doubles, one cache line.
 ///
-/// Rules are written once over `Lane` and read like the paper; the driver owns loads, stores and tails. All operations act on every
-/// element alone, so a result does not depend on where a tensor was cut. Scalars are doubles and are rounded once, to the lane's
-/// type, as they meet it.
+/// Rules are written once over `Lane` and read like the paper; the driver owns loads, stores and tails. All operations
+/// act on every element alone, so a result does not depend on where a tensor was cut. Scalars are doubles and are
+/// rounded once, to the lane's type, as they meet it.
 package protocol Lane: Sendable {
   associatedtype Element: Real where Element.Vector == Self
   associatedtype Mask: Sendable
@@ -88,8 +88,9 @@ extension Lane {
   @inline(__always) package func shrunk(by k: Double) -> Self {
     let zero = Self(0), threshold = Self(k)
     let m = magnitude
-    return Self.select(Self.less(threshold, m), Self.select(Self.less(self, zero), self + threshold, self - threshold),
-                       Self.select(Self.equal(self, self), zero, self))
+    return Self.select(
+      Self.less(threshold, m), Self.select(Self.less(self, zero), self + threshold, self - threshold),
+      Self.select(Self.equal(self, self), zero, self))
   }
 }
 
@@ -115,9 +116,12 @@ extension SIMD16<Float>: Lane {
   }
   @inline(__always) package static func less(_ a: Self, _ b: Self) -> Mask { a .< b }
   @inline(__always) package static func equal(_ a: Self, _ b: Self) -> Mask { a .== b }
-  @inline(__always) package static func select(_ mask: Mask, _ a: Self, _ b: Self) -> Self { b.replacing(with: a, where: mask) }
+  @inline(__always) package static func select(_ mask: Mask, _ a: Self, _ b: Self) -> Self {
+    b.replacing(with: a, where: mask)
+  }
   @inline(__always) package static func exp(_ x: Self) -> Self {
-    // x = n·ln 2 + r, |r| ≤ ½ ln 2; eʳ by a polynomial of degree 6; 2ⁿ through the exponent, in two halves so that neither overflows.
+    // x = n·ln 2 + r, |r| ≤ ½ ln 2; eʳ by a polynomial of degree 6; 2ⁿ through the exponent, in two halves so that
+    // neither overflows.
     let low = Self(repeating: -104), high = Self(repeating: 89)
     var y = x.replacing(with: low, where: x .< low)
     y = y.replacing(with: high, where: y .> high)
@@ -146,7 +150,8 @@ extension SIMD16<Float>: Lane {
 
 /// Written out: the generic conversion is a scalar loop, this is one instruction.
 @inline(__always) private func widened(_ v: SIMD8<Float>) -> SIMD8<Double> {
-  SIMD8<Double>(Double(v[0]), Double(v[1]), Double(v[2]), Double(v[3]), Double(v[4]), Double(v[5]), Double(v[6]), Double(v[7]))
+  SIMD8<Double>(
+    Double(v[0]), Double(v[1]), Double(v[2]), Double(v[3]), Double(v[4]), Double(v[5]), Double(v[6]), Double(v[7]))
 }
 
 extension SIMD8<Double>: Lane {
@@ -162,7 +167,8 @@ extension SIMD8<Double>: Lane {
     UnsafeMutableRawPointer(p).storeBytes(of: self, as: Self.self)
   }
   @inline(__always) package var magnitude: Self {
-    unsafeBitCast(unsafeBitCast(self, to: SIMD8<UInt64>.self) & SIMD8<UInt64>(repeating: 0x7fff_ffff_ffff_ffff), to: Self.self)
+    unsafeBitCast(
+      unsafeBitCast(self, to: SIMD8<UInt64>.self) & SIMD8<UInt64>(repeating: 0x7fff_ffff_ffff_ffff), to: Self.self)
   }
   @inline(__always) package var sign: Self {
     let bits = unsafeBitCast(self, to: SIMD8<UInt64>.self)
@@ -171,9 +177,12 @@ extension SIMD8<Double>: Lane {
   }
   @inline(__always) package static func less(_ a: Self, _ b: Self) -> Mask { a .< b }
   @inline(__always) package static func equal(_ a: Self, _ b: Self) -> Mask { a .== b }
-  @inline(__always) package static func select(_ mask: Mask, _ a: Self, _ b: Self) -> Self { b.replacing(with: a, where: mask) }
+  @inline(__always) package static func select(_ mask: Mask, _ a: Self, _ b: Self) -> Self {
+    b.replacing(with: a, where: mask)
+  }
   @inline(__always) package static func exp(_ x: Self) -> Self {
-    // x = n·ln 2 + r, |r| ≤ ½ ln 2; eʳ = 1 + r + r·c/(2 − c), c = r − r²·P(r²) as in fdlibm; 2ⁿ through the exponent, in two halves.
+    // x = n·ln 2 + r, |r| ≤ ½ ln 2; eʳ = 1 + r + r·c/(2 − c), c = r − r²·P(r²) as in fdlibm; 2ⁿ through the exponent,
+    // in two halves.
     let lowest = Self(repeating: -746), highest = Self(repeating: 710)
     var y = x.replacing(with: lowest, where: x .< lowest)
     y = y.replacing(with: highest, where: y .> highest)
@@ -193,7 +202,8 @@ extension SIMD8<Double>: Lane {
     let k = unsafeBitCast(shifted, to: SIMD8<Int64>.self) &- SIMD8<Int64>(repeating: 0x4338_0000_0000_0000)
     // the halves of an even split of k; k + 2048 is positive, so that a logical shift halves it
     let positive = unsafeBitCast(k &+ SIMD8<Int64>(repeating: 2048), to: SIMD8<UInt64>.self)
-    let half = unsafeBitCast(positive &>> SIMD8<UInt64>(repeating: 1), to: SIMD8<Int64>.self) &- SIMD8<Int64>(repeating: 1024)
+    let half =
+      unsafeBitCast(positive &>> SIMD8<UInt64>(repeating: 1), to: SIMD8<Int64>.self) &- SIMD8<Int64>(repeating: 1024)
     let bias = SIMD8<Int64>(repeating: 1023), shift = SIMD8<Int64>(repeating: 52)
     let a = unsafeBitCast((half &+ bias) &<< shift, to: Self.self)
     let b = unsafeBitCast(((k &- half) &+ bias) &<< shift, to: Self.self)

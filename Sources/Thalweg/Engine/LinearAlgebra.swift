@@ -8,19 +8,25 @@ package enum LinearAlgebra {
   package static func require() throws(Failure) {
     guard twb_available() else { throw Failure(Status.unsupported, String(cString: twb_description())) }
   }
-  /// Rows of a panel. Large products are cut into panels by size alone and the panels run side by side, each on one thread of OpenBLAS: the
-  /// same bits for any number of threads, which OpenBLAS's own threads do not promise.
+  /// Rows of a panel. Large products are cut into panels by size alone and the panels run side by side, each on one
+  /// thread of OpenBLAS: the same bits for any number of threads, which OpenBLAS's own threads do not promise.
   private static let panel = 256
-  private static func large(_ m: Int, _ n: Int, _ k: Int) -> Bool { m > panel && Double(m) * Double(n) * Double(k) >= 0x1p24 }
+  private static func large(_ m: Int, _ n: Int, _ k: Int) -> Bool {
+    m > panel && Double(m) * Double(n) * Double(k) >= 0x1p24
+  }
 
   /// OpenBLAS counts in 32 bits: sides, and (in LAPACK) elements and work space too.
   private static func fits(_ sizes: Int...) throws(Failure) {
-    guard sizes.allSatisfy({ $0 <= Int(Int32.max) }) else { throw Failure(Status.shape, "the matrix is too large for the installed LAPACK") }
+    guard sizes.allSatisfy({ $0 <= Int(Int32.max) }) else {
+      throw Failure(Status.shape, "the matrix is too large for the installed LAPACK")
+    }
   }
 
-  /// c ← alpha·op(a)·op(b) + beta·c, with c of shape (m, n) and k the inner size; leading dimensions are those of dense operands.
+  /// c ← alpha·op(a)·op(b) + beta·c, with c of shape (m, n) and k the inner size; leading dimensions are those of dense
+  /// operands.
   package static func multiply<T: Real>(
-    _ a: UnsafePointer<T>, transposed ta: Bool = false, _ b: UnsafePointer<T>, transposed tb: Bool = false, into c: UnsafeMutablePointer<T>,
+    _ a: UnsafePointer<T>, transposed ta: Bool = false, _ b: UnsafePointer<T>, transposed tb: Bool = false,
+    into c: UnsafeMutablePointer<T>,
     _ m: Int, _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0
   ) throws(Failure) {
     try require()
@@ -33,16 +39,20 @@ package enum LinearAlgebra {
       let count = Int32(min(rows, m - i))
       let panel = a + (ta ? i : i * k), out = c + i * n
       if T.isDouble {
-        twb_dgemm(ta, tb, count, Int32(n), Int32(k), alpha, rebind(panel), lda, rebind(b), ldb, beta, rebind(out), Int32(n))
+        twb_dgemm(
+          ta, tb, count, Int32(n), Int32(k), alpha, rebind(panel), lda, rebind(b), ldb, beta, rebind(out), Int32(n))
       } else {
-        twb_sgemm(ta, tb, count, Int32(n), Int32(k), Float(alpha), rebind(panel), lda, rebind(b), ldb, Float(beta), rebind(out), Int32(n))
+        twb_sgemm(
+          ta, tb, count, Int32(n), Int32(k), Float(alpha), rebind(panel), lda, rebind(b), ldb, Float(beta), rebind(out),
+          Int32(n))
       }
     }
   }
 
   /// c ← alpha·a·aᵀ + beta·c (aᵀ·a when `transposed`), both triangles filled; a is (n, k), or (k, n) when transposed.
   package static func gram<T: Real>(
-    _ a: UnsafePointer<T>, transposed: Bool = false, into c: UnsafeMutablePointer<T>, _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0
+    _ a: UnsafePointer<T>, transposed: Bool = false, into c: UnsafeMutablePointer<T>, _ n: Int, _ k: Int,
+    alpha: Double = 1, beta: Double = 0
   ) throws(Failure) {
     try require()
     try fits(n, k)
@@ -58,13 +68,17 @@ package enum LinearAlgebra {
       if T.isDouble {
         twb_dsyrk(transposed, Int32(end - i), Int32(k), alpha, rebind(own), lda, beta, rebind(diagonal), Int32(n))
         if end < n {
-          twb_dgemm(transposed, !transposed, Int32(end - i), Int32(n - end), Int32(k), alpha, rebind(own), lda, rebind(rest), lda, beta, rebind(right), Int32(n))
+          twb_dgemm(
+            transposed, !transposed, Int32(end - i), Int32(n - end), Int32(k), alpha, rebind(own), lda, rebind(rest),
+            lda, beta, rebind(right), Int32(n))
         }
       } else {
-        twb_ssyrk(transposed, Int32(end - i), Int32(k), Float(alpha), rebind(own), lda, Float(beta), rebind(diagonal), Int32(n))
+        twb_ssyrk(
+          transposed, Int32(end - i), Int32(k), Float(alpha), rebind(own), lda, Float(beta), rebind(diagonal), Int32(n))
         if end < n {
           twb_sgemm(
-            transposed, !transposed, Int32(end - i), Int32(n - end), Int32(k), Float(alpha), rebind(own), lda, rebind(rest), lda, Float(beta), rebind(right),
+            transposed, !transposed, Int32(end - i), Int32(n - end), Int32(k), Float(alpha), rebind(own), lda,
+            rebind(rest), lda, Float(beta), rebind(right),
             Int32(n))
         }
       }
@@ -103,8 +117,9 @@ package enum LinearAlgebra {
     UnsafeMutableRawPointer(p).assumingMemoryBound(to: U.self)
   }
 
-  /// A thin singular value decomposition a = U·diag(s)·Vᵀ of an (m, n) matrix: U (m, r), s (r), Vᵀ (r, n), r = min(m, n), s descending. Signs
-  /// follow the house rule: in every column of U the entry of largest magnitude is positive (lowest index on a tie).
+  /// A thin singular value decomposition a = U·diag(s)·Vᵀ of an (m, n) matrix: U (m, r), s (r), Vᵀ (r, n), r = min(m,
+  /// n), s descending. Signs follow the house rule: in every column of U the entry of largest magnitude is positive
+  /// (lowest index on a tie).
   package struct SVD {
     package var u: [Double], s: [Double], vt: [Double]
     package var m: Int, n: Int
@@ -115,7 +130,9 @@ package enum LinearAlgebra {
       let r = min(m, n)
       try LinearAlgebra.fits(m, n, 8 &* r, 5 &* r &* (r &+ 8), m &* n)
       // LAPACK may never return from numbers that are not finite.
-      guard Flat.isFinite(a, m &* n) else { throw Failure(Status.nonfinite, "a matrix to decompose has elements that are NaN or infinite") }
+      guard Flat.isFinite(a, m &* n) else {
+        throw Failure(Status.nonfinite, "a matrix to decompose has elements that are NaN or infinite")
+      }
       try Memory.ask(8 * (m * n + r * (m + n + 5)))
       (self.m, self.n) = (m, n)
       // Row-major a is column-major aᵀ: LAPACK's U is our V, its Vᵀ our Uᵀ.
@@ -129,8 +146,11 @@ package enum LinearAlgebra {
       let lwork = info == 0 && size[0] <= Double(Int32.max) ? Int(size[0]) : 0
       try Memory.ask(8 * lwork)
       var work = [Double](repeating: 0, count: max(1, lwork))
-      info = twb_dgesdd(Int32(n), Int32(m), &copy, Int32(n), &s, &v, Int32(n), &ut, Int32(r), &work, Int32(work.count), &iwork)
-      guard info == 0 else { throw Failure(Status.numeric, "the singular value decomposition did not converge (info \(info))") }
+      info = twb_dgesdd(
+        Int32(n), Int32(m), &copy, Int32(n), &s, &v, Int32(n), &ut, Int32(r), &work, Int32(work.count), &iwork)
+      guard info == 0 else {
+        throw Failure(Status.numeric, "the singular value decomposition did not converge (info \(info))")
+      }
       // v: column-major (n, r), so row-major (r, n): our Vᵀ. ut: column-major (r, m), so row-major (m, r): our U.
       (u, vt) = (ut, v)
       for k in 0..<r {
@@ -164,7 +184,9 @@ package enum LinearAlgebra {
     try require()
     try fits(m &* n, 64 &* n)
     guard m > 0, n > 0 else { return a }
-    guard m >= n, a.count == m &* n else { throw Failure(Status.shape, "\(n) columns of length \(m) cannot be orthonormal") }
+    guard m >= n, a.count == m &* n else {
+      throw Failure(Status.shape, "\(n) columns of length \(m) cannot be orthonormal")
+    }
     try Memory.ask(8 * (2 * m * n + 65 * n))
     var c = [Double](repeating: 0, count: m * n)
     for i in 0..<m { for j in 0..<n { c[j * m + i] = a[i * n + j] } }
@@ -190,7 +212,9 @@ package enum LinearAlgebra {
     let info = twb_dpotrf(Int32(n), &l, Int32(n))
     guard info == 0 else { throw Failure(Status.numeric, "the matrix is not positive definite (info \(info))") }
     var x = transposed(b, n, k)
-    guard twb_dpotrs(Int32(n), Int32(k), l, Int32(n), &x, Int32(n)) == 0 else { throw Failure(Status.numeric, "the triangular solve failed") }
+    guard twb_dpotrs(Int32(n), Int32(k), l, Int32(n), &x, Int32(n)) == 0 else {
+      throw Failure(Status.numeric, "the triangular solve failed")
+    }
     return transposed(x, k, n)
   }
 
@@ -218,17 +242,23 @@ package enum LinearAlgebra {
 
 /// Products of float32 matrices whose operands are rounded to bfloat16; sums and results are float32.
 ///
-/// Where the processor multiplies bfloat16 the operands are packed into `space`; elsewhere they are rounded where they lie.
+/// Where the processor multiplies bfloat16 the operands are packed into `space`; elsewhere they are rounded where they
+/// lie.
 package struct BF16Products {
   private let space: UnsafeMutableRawPointer
   private let packs = twi_bf16_available()
   package init(_ space: UnsafeMutableRawPointer) { self.space = space }
 
   /// Bytes for products whose operands have at most `lines` lines in all, and `inner` numbers to multiply.
-  package static func space(lines: Int, inner: Int) -> Int { aligned((lines &+ Int(TWI_BF16_ROWS + TWI_BF16_COLUMNS)) &* (inner &+ 1) &* 2) &+ 64 }
+  package static func space(lines: Int, inner: Int) -> Int {
+    aligned((lines &+ Int(TWI_BF16_ROWS + TWI_BF16_COLUMNS)) &* (inner &+ 1) &* 2) &+ 64
+  }
 
   /// c ← alpha·a·b + beta·c; a is (m, k), b is (k, n). May round a and b.
-  package func multiply(_ a: UnsafeMutablePointer<Float>, _ b: UnsafeMutablePointer<Float>, into c: UnsafeMutablePointer<Float>, _ m: Int, _ n: Int, _ k: Int, alpha: Double) throws(Failure) {
+  package func multiply(
+    _ a: UnsafeMutablePointer<Float>, _ b: UnsafeMutablePointer<Float>, into c: UnsafeMutablePointer<Float>, _ m: Int,
+    _ n: Int, _ k: Int, alpha: Double
+  ) throws(Failure) {
     if packs {
       run(a, along: true, b, along: false, (k, n), into: c, m, n, k, alpha, 0, upper: false)
     } else {
@@ -238,8 +268,12 @@ package struct BF16Products {
     }
   }
 
-  /// c ← alpha·a·aᵀ + beta·c (aᵀ·a when `transposed`), both triangles filled; a is (n, k), or (k, n) when transposed. May round a.
-  package func gram(_ a: UnsafeMutablePointer<Float>, transposed: Bool = false, into c: UnsafeMutablePointer<Float>, _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0) throws(Failure) {
+  /// c ← alpha·a·aᵀ + beta·c (aᵀ·a when `transposed`), both triangles filled; a is (n, k), or (k, n) when transposed.
+  /// May round a.
+  package func gram(
+    _ a: UnsafeMutablePointer<Float>, transposed: Bool = false, into c: UnsafeMutablePointer<Float>, _ n: Int, _ k: Int,
+    alpha: Double = 1, beta: Double = 0
+  ) throws(Failure) {
     if packs {
       let ld = transposed ? n : k
       run(a, along: !transposed, a, along: !transposed, (ld, ld), into: c, n, n, k, alpha, beta, upper: true)
@@ -251,23 +285,32 @@ package struct BF16Products {
   }
 
   private func run(
-    _ a: UnsafePointer<Float>, along alongA: Bool, _ b: UnsafePointer<Float>, along alongB: Bool, _ ld: (a: Int, b: Int), into c: UnsafeMutablePointer<Float>,
+    _ a: UnsafePointer<Float>, along alongA: Bool, _ b: UnsafePointer<Float>, along alongB: Bool,
+    _ ld: (a: Int, b: Int), into c: UnsafeMutablePointer<Float>,
     _ m: Int, _ n: Int, _ k: Int, _ alpha: Double, _ beta: Double, upper: Bool
   ) {
-    let rows = Int(TWI_BF16_ROWS), columns = Int(TWI_BF16_COLUMNS), stripe = 128   // rows of a stripe: their packed numbers stay in cache
+    // rows of a stripe: their packed numbers stay in cache
+    let rows = Int(TWI_BF16_ROWS), columns = Int(TWI_BF16_COLUMNS), stripe = 128
     let panelsA = (m + rows - 1) / rows, panelsB = (n + columns - 1) / columns
     let packedA = space, packedB = space + aligned(panelsA &* rows &* ((k + 1) / 2) &* 4)
     let parallel = Double(m) * Double(n) * Double(k) >= 0x1p24
     Threads.run(panelsA + panelsB, parallel: parallel) { p in
-      if p < panelsA { twi_bf16_pack(a, Int64(ld.a), alongA, Int64(m), Int64(k), Int32(rows), packedA, Int64(p * rows)) } else {
-        twi_bf16_pack(b, Int64(ld.b), alongB, Int64(n), Int64(k), Int32(columns), packedB, Int64((p - panelsA) * columns))
+      if p < panelsA {
+        twi_bf16_pack(a, Int64(ld.a), alongA, Int64(m), Int64(k), Int32(rows), packedA, Int64(p * rows))
+      } else {
+        twi_bf16_pack(
+          b, Int64(ld.b), alongB, Int64(n), Int64(k), Int32(columns), packedB, Int64((p - panelsA) * columns))
       }
     }
     Threads.run((m + stripe - 1) / stripe, parallel: parallel) { p in
       let first = p * stripe
-      twi_bf16_multiply(packedA, packedB, Int64(first), Int64(min(first + stripe, m)), Int64(n), Int64(k), Float(alpha), Float(beta), c, Int64(n), upper)
+      twi_bf16_multiply(
+        packedA, packedB, Int64(first), Int64(min(first + stripe, m)), Int64(n), Int64(k), Float(alpha), Float(beta), c,
+        Int64(n), upper)
     }
   }
 
-  private func round(_ p: UnsafeMutablePointer<Float>, _ n: Int) { for i in 0..<n { p[i] = floatFromBF16(bf16FromFloat(p[i])) } }
+  private func round(_ p: UnsafeMutablePointer<Float>, _ n: Int) {
+    for i in 0..<n { p[i] = floatFromBF16(bf16FromFloat(p[i])) }
+  }
 }

@@ -47,7 +47,11 @@ package final class Memory: @unchecked Sendable {
   }
 
   deinit {
-    if let hook = allocator.deallocate { hook(allocator.context, base, size) } else if allocator.allocate == nil { free(base) }
+    if let hook = allocator.deallocate {
+      hook(allocator.context, base, size)
+    } else if allocator.allocate == nil {
+      free(base)
+    }
   }
 }
 

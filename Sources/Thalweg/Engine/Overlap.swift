@@ -86,7 +86,9 @@ package enum Overlap {
     init(_ v: View, _ axes: inout [Axis]) {
       (low, high) = v.extent
       (size, dense, first) = (v.dtype.size, v.dense, axes.count)
-      if dense { axes.append(Axis(step: size, last: v.count - 1)) } else {
+      if dense {
+        axes.append(Axis(step: size, last: v.count - 1))
+      } else {
         for k in v.shape.indices where v.shape[k] > 1 && v.strides[k] != 0 {
           axes.append(Axis(step: abs(v.strides[k]) * size, last: v.shape[k] - 1))
         }
@@ -261,7 +263,9 @@ package enum Overlap {
           terms[k].period = UInt(divisor / g)
           terms[k].inverse = Search.inverse(UInt(step / g) % terms[k].period, terms[k].period)
           divisor = g
-        } else { divisor = step }
+        } else {
+          divisor = step
+        }
         reach += step * terms[k].last
         (terms[k].divisor, terms[k].reach, terms[k].full) = (divisor, reach, full)
       }

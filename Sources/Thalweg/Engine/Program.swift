@@ -3,16 +3,17 @@ import Glibc
 
 /// What is done to a run of elements of one tensor: laid out once, then carried out chunk after chunk.
 ///
-/// A chunk is short: every stream of memory advances with the others, so that the processor fetches them all at once and computes meanwhile,
-/// and what is copied or widened stays in the first-level cache. A program of a single kernel over memory that is there already needs
-/// no chunks. One program serves one thread.
+/// A chunk is short: every stream of memory advances with the others, so that the processor fetches them all at once
+/// and computes meanwhile, and what is copied or widened stays in the first-level cache. A program of a single kernel
+/// over memory that is there already needs no chunks. One program serves one thread.
 final class Program {
-  /// Elements of a chunk: whole blocks of 8-bit state. Where nothing goes through scratch memory a chunk is longer, since only its streams need to
-  /// stay in a cache, and nothing is asked for ahead: the processor sees what comes.
+  /// Elements of a chunk: whole blocks of 8-bit state. Where nothing goes through scratch memory a chunk is longer,
+  /// since only its streams need to stay in a cache, and nothing is asked for ahead: the processor sees what comes.
   static let chunk = 512, longChunk = 2048
-  private static let rowBytes = chunk * 8 + 64   // not a power of two: rows must not compete for the same cache sets
+  private static let rowBytes = chunk * 8 + 64  // not a power of two: rows must not compete for the same cache sets
 
-  /// Where an operand is: in a tensor, where it advances with the elements, or in a row of scratch memory, where it stays.
+  /// Where an operand is: in a tensor, where it advances with the elements, or in a row of scratch memory, where it
+  /// stays.
   struct Place {
     var base: UnsafeMutableRawPointer
     var moves: Bool
@@ -62,8 +63,11 @@ final class Program {
   /// It takes sums.
   private var measures = false
 
-  /// Told of chunks whose parameters are not as the last step left them: where they begin, how many they are, their mark now and then.
-  typealias Written = (UnsafeMutablePointer<Record>, _ start: Int, _ count: Int, UnsafePointer<UInt32>, UnsafePointer<UInt32>) -> Void
+  /// Told of chunks whose parameters are not as the last step left them: where they begin, how many they are, their
+  /// mark now and then.
+  typealias Written = (
+    UnsafeMutablePointer<Record>, _ start: Int, _ count: Int, UnsafePointer<UInt32>, UnsafePointer<UInt32>
+  ) -> Void
   private let written: Written
 
   init(_ allocator: Allocator, written: @escaping Written) throws(Failure) {
@@ -72,7 +76,7 @@ final class Program {
     sums = .allocate(capacity: 1)
     sums.initialize(to: Sums())
     codecs = .allocate(capacity: SlotPointers.capacity)
-    r = UnsafeMutableRawPointer(sums).assumingMemoryBound(to: Record.self)   // until `begin`
+    r = UnsafeMutableRawPointer(sums).assumingMemoryBound(to: Record.self)  // until `begin`
     steps.reserveCapacity(64)
     streams.reserveCapacity(64)
   }
@@ -85,7 +89,9 @@ final class Program {
   private func row(_ k: Int) -> UnsafeMutableRawPointer { memory.base + k &* Program.rowBytes }
   private var pad: UnsafeMutableRawPointer { row(SlotPointers.capacity + 4) }
   private var native: DType { r.pointee.isDouble ? .f64 : .f32 }
-  private func tensor(_ base: UnsafeMutableRawPointer) -> Place { Place(base: base + at &* r.pointee.size, moves: true) }
+  private func tensor(_ base: UnsafeMutableRawPointer) -> Place {
+    Place(base: base + at &* r.pointee.size, moves: true)
+  }
 
   // MARK: laying out
 
@@ -96,7 +102,8 @@ final class Program {
     (self.r, at, chunked, scratches, measures) = (r, offset, false, false, false)
   }
 
-  /// The element-wise gradient in the compute type: the host's own memory where it may be read directly, else a copy, times what `apply` asks for.
+  /// The element-wise gradient in the compute type: the host's own memory where it may be read directly, else a copy,
+  /// times what `apply` asks for.
   func gradient(copy: Bool, _ apply: inout Apply) -> Place {
     if !copy, r.pointee.g.dense, r.pointee.g.dtype == native { return tensor(r.pointee.g.data) }
     let place = Place(base: row(Row.gradient), moves: false)
@@ -116,7 +123,9 @@ final class Program {
         continue
       }
       if let place { self.copy(place, to: own) } else { read(layout(Program.g), own, scale: apply.scale) }
-      add(own, own, state: op.slots.prefix(SlotPointers.capacity).map { list[$0].base }) { _, _, o in run(r, o, list, o.index) }
+      add(own, own, state: op.slots.prefix(SlotPointers.capacity).map { list[$0].base }) { _, _, o in
+        run(r, o, list, o.index)
+      }
       place = own
     }
     apply.scale = 1
@@ -126,7 +135,8 @@ final class Program {
     return copied
   }
 
-  /// The parameters that the update moves: the master copy, the host's own memory where it is dense in the compute type, else a copy.
+  /// The parameters that the update moves: the master copy, the host's own memory where it is dense in the compute
+  /// type, else a copy.
   func parameters() -> Place { r.pointee.master.map(tensor) ?? hostParameters() }
 
   /// The parameters as the host sees them: where gradients are taken.
@@ -156,11 +166,18 @@ final class Program {
 
   /// Brings changed parameters to the host, and to the shadow.
   func close(_ p: Place) {
-    if (!p.moves || r.pointee.master != nil) && !r.pointee.viewed { write(p, layout(Program.x), rounding: r.pointee.rounding) }
+    if (!p.moves || r.pointee.master != nil) && !r.pointee.viewed {
+      write(p, layout(Program.x), rounding: r.pointee.rounding)
+    }
     if r.pointee.shadow != nil { write(p, layout(Program.shadow), rounding: nil) }
   }
-  private static let (x, g, shadow) = (MemoryLayout<Record>.offset(of: \.x) ?? 0, MemoryLayout<Record>.offset(of: \.g) ?? 0, MemoryLayout<Record>.offset(of: \.shadow) ?? 0)
-  private func layout(_ offset: Int) -> UnsafePointer<Layout> { (UnsafeRawPointer(r) + offset).assumingMemoryBound(to: Layout.self) }
+  private static let (x, g, shadow) = (
+    MemoryLayout<Record>.offset(of: \.x) ?? 0, MemoryLayout<Record>.offset(of: \.g) ?? 0,
+    MemoryLayout<Record>.offset(of: \.shadow) ?? 0
+  )
+  private func layout(_ offset: Int) -> UnsafePointer<Layout> {
+    (UnsafeRawPointer(r) + offset).assumingMemoryBound(to: Layout.self)
+  }
   /// Brings parameters that were changed as the host sees them to the host.
   func closeHost(_ p: Place) { if !p.moves { write(p, layout(Program.x), rounding: nil) } }
 
@@ -191,10 +208,14 @@ final class Program {
       }
     }
   }
-  /// Runs the whole update of a rule. Narrow state is decoded and encoded inside the kernel, as far as whole blocks reach.
+  /// Runs the whole update of a rule. Narrow state is decoded and encoded inside the kernel, as far as whole blocks
+  /// reach.
   func fuse(_ e: ElementKernels, _ stage: Int, _ apply: Apply, _ x: Place, _ g: Place) {
-    let base = r.pointee.slots + Int(r.pointee.firstSlot[stage]), used = min(r.pointee.used(stage), SlotPointers.capacity)
-    guard !r.pointee.isDouble, (0..<used).contains(where: { base[$0].format != .direct }) else { return run(e.fused, stage, apply, x, g) }
+    let base = r.pointee.slots + Int(r.pointee.firstSlot[stage]),
+      used = min(r.pointee.used(stage), SlotPointers.capacity)
+    guard !r.pointee.isDouble, (0..<used).contains(where: { base[$0].format != .direct }) else {
+      return run(e.fused, stage, apply, x, g)
+    }
     let first = steps.count, alone = steps.isEmpty
     run(e.fused, stage, apply, x, g)
     for i in first..<steps.count { steps[i].part = .rest }
@@ -208,8 +229,9 @@ final class Program {
       } else {
         let values = row(Row.slots + k).assumingMemoryBound(to: Float.self)
         scratches = true
-        (codecs + o.codecCount).initialize(to: Codec(
-          base[k], slot: k, total: r.pointee.count, offset: at, values: values, key: r.pointee.key(stage, k)))
+        (codecs + o.codecCount).initialize(
+          to: Codec(
+            base[k], slot: k, total: r.pointee.count, offset: at, values: values, key: r.pointee.key(stage, k)))
         o.codecCount += 1
       }
     }
@@ -226,7 +248,10 @@ final class Program {
       $0.apply = apply
     }
   }
-  func measure(_ k: (ElementKernels.Measure, ElementKernels.Measure), _ stage: Int, _ phase: Int, _ apply: Apply, _ v: Place, _ w: Place) {
+  func measure(
+    _ k: (ElementKernels.Measure, ElementKernels.Measure), _ stage: Int, _ phase: Int, _ apply: Apply, _ v: Place,
+    _ w: Place
+  ) {
     withState(stage, v, w, walk: phase + 1) { o, moving in
       append(.measure, (o, moving)) {
         $0.measure = self.r.pointee.isDouble ? k.1 : k.0
@@ -258,7 +283,9 @@ final class Program {
   }
 
   private func operands(_ v: Place, _ w: Place, _ state: [UnsafeMutableRawPointer] = []) -> (Operands, UInt32) {
-    var o = Operands(x: v.base, g: w.base, slots: SlotPointers(repeating: pad), used: min(state.count, SlotPointers.capacity), count: 0, index: at, pad: pad)
+    var o = Operands(
+      x: v.base, g: w.base, slots: SlotPointers(repeating: pad), used: min(state.count, SlotPointers.capacity),
+      count: 0, index: at, pad: pad)
     var moving: UInt32 = (v.moves ? 1 | Program.aheadBit : 0) | (w.moves ? 2 : 0)
     if !(v.moves && w.moves), v.base != pad { scratches = true }
     if v.moves { follow(v.base, r.pointee.size) }
@@ -325,7 +352,7 @@ final class Program {
       return
     }
   }
-  private static let aheadBit: UInt32 = 4 << UInt32(SlotPointers.capacity)   // `ahead` follows the slots in memory
+  private static let aheadBit: UInt32 = 4 << UInt32(SlotPointers.capacity)  // `ahead` follows the slots in memory
 
   private func follow(_ start: UnsafeMutableRawPointer, _ size: Int) {
     for s in streams where s.start == start { return }
@@ -359,7 +386,11 @@ final class Program {
       }
     }
     if measures {
-      if r.pointee.isDouble { sums.pointee.write(out, SIMD8<Double>.self) } else { sums.pointee.write(out, SIMD16<Float>.self) }
+      if r.pointee.isDouble {
+        sums.pointee.write(out, SIMD8<Double>.self)
+      } else {
+        sums.pointee.write(out, SIMD16<Float>.self)
+      }
     }
     for k in streams.indices { streams[k].start += count &* streams[k].size }
   }
@@ -388,7 +419,9 @@ final class Program {
       case .kernel:
         s.pointee.o.count = m
         s.pointee.o.index = at + from
-        s.pointee.kernel(s.pointee.rule, s.pointee.apply, from == 0 ? s.pointee.o : shifted(s.pointee.o, s.pointee.moving, from &* size))
+        s.pointee.kernel(
+          s.pointee.rule, s.pointee.apply,
+          from == 0 ? s.pointee.o : shifted(s.pointee.o, s.pointee.moving, from &* size))
         if s.pointee.part == .blocks { for k in 0..<s.pointee.o.codecCount { codecs[k].advance(m) } }
       case .measure:
         s.pointee.o.count = m
@@ -418,7 +451,8 @@ final class Program {
   /// Calls `body` for each chunk that has a mark of the n elements from `at` on.
   @inline(__always)
   private func eachMark(
-    _ s: UnsafeMutablePointer<Step>, _ n: Int, _ body: (Layout, _ start: Int, _ count: Int, UnsafeMutablePointer<UInt32>) -> Void
+    _ s: UnsafeMutablePointer<Step>, _ n: Int,
+    _ body: (Layout, _ start: Int, _ count: Int, UnsafeMutablePointer<UInt32>) -> Void
   ) {
     guard let layout = s.pointee.layout else { return }
     var done = 0
@@ -441,7 +475,8 @@ final class Program {
       }
     }
   }
-  /// The operands of the rest of a chunk: x and g lie behind its whole blocks wherever they are; widened state begins at its row.
+  /// The operands of the rest of a chunk: x and g lie behind its whole blocks wherever they are; widened state begins
+  /// at its row.
   private func shifted(_ o: Operands, _ moving: UInt32, _ bytes: Int) -> Operands {
     var o = o
     advance(&o, moving | 3, bytes)
@@ -453,13 +488,17 @@ extension Layout {
   /// `read` and `write` with memory of a compute type whose elements have `size` bytes.
   @inline(__always)
   func read(_ start: Int, _ count: Int, into p: UnsafeMutableRawPointer, size: Int, scale: Double) {
-    if size == 8 { read(start, count, p.assumingMemoryBound(to: Double.self), scale: scale) } else {
+    if size == 8 {
+      read(start, count, p.assumingMemoryBound(to: Double.self), scale: scale)
+    } else {
       read(start, count, p.assumingMemoryBound(to: Float.self), scale: Float(scale))
     }
   }
   @inline(__always)
   func write(_ start: Int, _ count: Int, from p: UnsafeMutableRawPointer, size: Int, rounding: UInt64?) {
-    if size == 8 { write(start, count, UnsafePointer(p.assumingMemoryBound(to: Double.self)), rounding: rounding) } else {
+    if size == 8 {
+      write(start, count, UnsafePointer(p.assumingMemoryBound(to: Double.self)), rounding: rounding)
+    } else {
       write(start, count, UnsafePointer(p.assumingMemoryBound(to: Float.self)), rounding: rounding)
     }
   }
@@ -488,7 +527,9 @@ extension Branch.Pass {
       p.copy(gradient(p, r, x, source, whole: true, &a), to: whole)
       if b.rule.whole != nil, a.coupled != 0 {
         let op = AddCoupled(weight: a.coupled)
-        let kernel = r.pointee.isDouble ? plainKernel(op, SIMD8<Double>.self, writesG: false) : plainKernel(op, SIMD16<Float>.self, writesG: false)
+        let kernel =
+          r.pointee.isDouble
+          ? plainKernel(op, SIMD8<Double>.self, writesG: false) : plainKernel(op, SIMD16<Float>.self, writesG: false)
         p.add(whole, x) { _, _, o in kernel(o) }
       }
 
@@ -531,7 +572,9 @@ extension Branch.Pass {
         }
         (a.scale, a.coupled) = (1, 0)
         if b.moves { a.lr = 1 }
-        if let applier = b.applier, let e = applier.element { p.run(e.fused, applier.id, a, x, u) } else {
+        if let applier = b.applier, let e = applier.element {
+          p.run(e.fused, applier.id, a, x, u)
+        } else {
           p.move(x, u, a)
         }
       }
@@ -546,10 +589,11 @@ extension Branch.Pass {
     }
   }
 
-  /// The gradient behind the chain of element-wise transforms; `apply.scale` is what is left to multiply by, which is nothing where the caller wants
-  /// it `whole`. Stages at the front that only multiply are numbers, and cost nothing.
+  /// The gradient behind the chain of element-wise transforms; `apply.scale` is what is left to multiply by, which is
+  /// nothing where the caller wants it `whole`. Stages at the front that only multiply are numbers, and cost nothing.
   private func gradient(
-    _ p: Program, _ r: UnsafeMutablePointer<Record>, _ x: Program.Place, _ source: GradientOperation?, whole: Bool, _ apply: inout Apply
+    _ p: Program, _ r: UnsafeMutablePointer<Record>, _ x: Program.Place, _ source: GradientOperation?, whole: Bool,
+    _ apply: inout Apply
   ) -> Program.Place {
     if scratchGradient, let scratch = p.scratch() {
       apply.scale = 1
@@ -583,8 +627,13 @@ extension Branch.Pass {
     if let (s, phase) = measured, let e = s.element { p.measure(e.measure, s.id, phase, Apply(), u, g) }
   }
 
-  private func run(_ stages: some Sequence<Stage>, _ p: Program, _ r: UnsafeMutablePointer<Record>, _ v: Program.Place, _ w: Program.Place) {
-    for s in stages { if let e = s.element, e.multiplies(r.pointee.rules[s.id]) != 1 { p.run(e.map, s.id, Apply(), v, w) } }
+  private func run(
+    _ stages: some Sequence<Stage>, _ p: Program, _ r: UnsafeMutablePointer<Record>, _ v: Program.Place,
+    _ w: Program.Place
+  ) {
+    for s in stages {
+      if let e = s.element, e.multiplies(r.pointee.rules[s.id]) != 1 { p.run(e.map, s.id, Apply(), v, w) }
+    }
   }
 }
 

@@ -1,5 +1,5 @@
-/// Counter-based random numbers: the same (seed, stream, step, tensor, element) gives the same number on every machine, in any order and
-/// on any number of threads. Nothing is kept between draws.
+/// Counter-based random numbers: the same (seed, stream, step, tensor, element) gives the same number on every machine,
+/// in any order and on any number of threads. Nothing is kept between draws.
 package enum Random {
   /// A 64-bit mixer (the finaliser of SplitMix64; Steele, Lea, Flood, 2014), keyed.
   @inline(__always) package static func mix(_ key: UInt64, _ counter: UInt64) -> UInt64 {
@@ -33,13 +33,16 @@ package enum Random {
     return index & 1 == 0 ? pair.even[0] : pair.odd[0]
   }
 
-  /// The two halves of eight pairs: r·cos φ and r·sin φ with r = √(−2 ln u), φ = 2π·a; the upper 32 bits of the draw give u, the lower a.
+  /// The two halves of eight pairs: r·cos φ and r·sin φ with r = √(−2 ln u), φ = 2π·a; the upper 32 bits of the draw
+  /// give u, the lower a.
   ///
-  /// Logarithm, cosine and sine are fdlibm's polynomials, good to about one unit in the last place. No operation looks across the vector and
-  /// none depends on the instruction set, so a number is the same wherever it stands and on every machine.
+  /// Logarithm, cosine and sine are fdlibm's polynomials, good to about one unit in the last place. No operation looks
+  /// across the vector and none depends on the instruction set, so a number is the same wherever it stands and on every
+  /// machine.
   ///
   /// Not inlined: with the lanes' counters in sight the optimiser takes the vectors apart into scalars.
-  @inline(never) static func normals(_ key: UInt64, _ pair: SIMD8<UInt64>) -> (even: SIMD8<Double>, odd: SIMD8<Double>) {
+  @inline(never) static func normals(_ key: UInt64, _ pair: SIMD8<UInt64>) -> (even: SIMD8<Double>, odd: SIMD8<Double>)
+  {
     typealias D = SIMD8<Double>
     typealias U = SIMD8<UInt64>
     let z = mix(key, pair)
@@ -86,7 +89,8 @@ package enum Random {
     // quarter turns: q odd exchanges the two; the cosine is negative for q = 1, 2, the sine for q = 2, 3
     let odd = (turned & U(repeating: 1 << 30)) .!= U(repeating: 0)
     let one = U(repeating: 1 << 31)
-    let signOfCosine = ((turned &+ U(repeating: 1 << 30)) & one) &<< U(repeating: 32), signOfSine = (turned & one) &<< U(repeating: 32)
+    let signOfCosine = ((turned &+ U(repeating: 1 << 30)) & one) &<< U(repeating: 32),
+      signOfSine = (turned & one) &<< U(repeating: 32)
     let x = unsafeBitCast(cosine.replacing(with: sine, where: odd), to: U.self) ^ signOfCosine
     let v = unsafeBitCast(sine.replacing(with: cosine, where: odd), to: U.self) ^ signOfSine
     return (r * unsafeBitCast(x, to: D.self), r * unsafeBitCast(v, to: D.self))
@@ -103,7 +107,8 @@ package enum Random {
 
   /// The number of a whole number below 2⁵², exactly, through the mantissa.
   @inline(__always) private static func number(_ x: SIMD8<UInt64>) -> SIMD8<Double> {
-    unsafeBitCast(x | SIMD8<UInt64>(repeating: 0x4330_0000_0000_0000), to: SIMD8<Double>.self) - SIMD8<Double>(repeating: 0x1p52)
+    unsafeBitCast(x | SIMD8<UInt64>(repeating: 0x4330_0000_0000_0000), to: SIMD8<Double>.self)
+      - SIMD8<Double>(repeating: 0x1p52)
   }
 }
 
@@ -115,8 +120,12 @@ extension Slots {
 }
 
 extension SIMD16<Float> {
-  @inline(__always) package static func normal(_ key: UInt64, _ index: Int) -> Self { joined(Random.normals(key, pairs(index))) }
-  @inline(__always) package static func randomSign(_ key: UInt64, _ index: Int) -> Self { joined(Random.signs(key, pairs(index))) }
+  @inline(__always) package static func normal(_ key: UInt64, _ index: Int) -> Self {
+    joined(Random.normals(key, pairs(index)))
+  }
+  @inline(__always) package static func randomSign(_ key: UInt64, _ index: Int) -> Self {
+    joined(Random.signs(key, pairs(index)))
+  }
 
   @inline(__always) private static func pairs(_ index: Int) -> SIMD8<UInt64> {
     SIMD8<UInt64>(repeating: UInt64(truncatingIfNeeded: index >> 1)) &+ SIMD8<UInt64>(0, 1, 2, 3, 4, 5, 6, 7)
@@ -130,8 +139,12 @@ extension SIMD16<Float> {
 }
 
 extension SIMD8<Double> {
-  @inline(__always) package static func normal(_ key: UInt64, _ index: Int) -> Self { chosen(Random.normals(key, pairs(index))) }
-  @inline(__always) package static func randomSign(_ key: UInt64, _ index: Int) -> Self { chosen(Random.signs(key, pairs(index))) }
+  @inline(__always) package static func normal(_ key: UInt64, _ index: Int) -> Self {
+    chosen(Random.normals(key, pairs(index)))
+  }
+  @inline(__always) package static func randomSign(_ key: UInt64, _ index: Int) -> Self {
+    chosen(Random.signs(key, pairs(index)))
+  }
 
   @inline(__always) private static func pairs(_ index: Int) -> SIMD8<UInt64> {
     SIMD8<UInt64>(repeating: UInt64(truncatingIfNeeded: index >> 1)) &+ SIMD8<UInt64>(0, 0, 1, 1, 2, 2, 3, 3)

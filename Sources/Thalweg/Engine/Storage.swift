@@ -50,10 +50,14 @@ package struct View: @unchecked Sendable {
     if !shape.contains(0) {
       for d in shape {
         let (product, overflow) = count.multipliedReportingOverflow(by: d)
-        guard !overflow, product <= 1 << 48 else { throw Failure(Status.shape, "\(what): the number of elements overflows") }
+        guard !overflow, product <= 1 << 48 else {
+          throw Failure(Status.shape, "\(what): the number of elements overflows")
+        }
         count = product
       }
-    } else { count = 0 }
+    } else {
+      count = 0
+    }
     if let p = t.strides, n > 0 {
       strides = (0..<n).map { Int(p[$0]) }
       var low = 0, high = 0
@@ -71,7 +75,9 @@ package struct View: @unchecked Sendable {
     }
     let absent = t.flags & UInt32(TW_TENSOR_ABSENT) != 0
     let placeholder = UnsafeMutableRawPointer(StepContext.nothing)
-    if t.data == nil, count > 0, !absent { throw Failure(Status.argument, "\(what): data is NULL but the tensor has \(count) elements") }
+    if t.data == nil, count > 0, !absent {
+      throw Failure(Status.argument, "\(what): data is NULL but the tensor has \(count) elements")
+    }
     let data = t.data ?? placeholder
     if UInt(bitPattern: data) % UInt(dtype.size) != 0, count > 0 {
       throw Failure(Status.layout, "\(what): data is not aligned to \(dtype.size) bytes, as \(dtype.name) needs")
@@ -106,7 +112,8 @@ package struct View: @unchecked Sendable {
   }
 }
 
-/// Where the elements of a tensor are: a pointer when dense, else axes to walk. Plain data, so that a step touches no reference count.
+/// Where the elements of a tensor are: a pointer when dense, else axes to walk. Plain data, so that a step touches no
+/// reference count.
 struct Layout: @unchecked Sendable {
   var data: UnsafeMutableRawPointer
   var dtype: DType
@@ -121,7 +128,11 @@ struct Layout: @unchecked Sendable {
     // Neighbouring axes that continue each other are one.
     var merged: [(count: Int, stride: Int)] = []
     for (n, s) in zip(v.shape, v.strides) where n != 1 {
-      if let last = merged.last, last.stride == s &* n { merged[merged.count - 1] = (last.count &* n, s) } else { merged.append((n, s)) }
+      if let last = merged.last, last.stride == s &* n {
+        merged[merged.count - 1] = (last.count &* n, s)
+      } else {
+        merged.append((n, s))
+      }
     }
     ndim = merged.count
     let p = UnsafeMutablePointer<(count: Int, stride: Int)>.allocate(capacity: max(1, ndim))
@@ -184,10 +195,18 @@ extension Layout {
       switch dtype {
       case .f32:
         let p = data.assumingMemoryBound(to: Float.self) + start
-        if scale == 1 { for i in 0..<count { out[i] = T(p[i]) } } else { for i in 0..<count { out[i] = scale * T(p[i]) } }
+        if scale == 1 {
+          for i in 0..<count { out[i] = T(p[i]) }
+        } else {
+          for i in 0..<count { out[i] = scale * T(p[i]) }
+        }
       case .f64:
         let p = data.assumingMemoryBound(to: Double.self) + start
-        if scale == 1 { for i in 0..<count { out[i] = T(p[i]) } } else { for i in 0..<count { out[i] = scale * T(p[i]) } }
+        if scale == 1 {
+          for i in 0..<count { out[i] = T(p[i]) }
+        } else {
+          for i in 0..<count { out[i] = scale * T(p[i]) }
+        }
       case .f16:
         let p = data.assumingMemoryBound(to: Float16.self) + start
         for i in 0..<count { out[i] = scale * T(Float(p[i])) }
@@ -215,7 +234,8 @@ extension Layout {
     }
   }
 
-  /// element(start + i) = in[i], rounded to nearest; `rounding` nil, or the key of stochastic rounding for 16-bit elements.
+  /// element(start + i) = in[i], rounded to nearest; `rounding` nil, or the key of stochastic rounding for 16-bit
+  /// elements.
   @inline(never)
   func write<T: Real>(_ start: Int, _ count: Int, _ values: UnsafePointer<T>, rounding: UInt64?) {
     if let key = rounding, dtype == .bf16 || dtype == .f16 {
@@ -223,7 +243,9 @@ extension Layout {
         let p = data.assumingMemoryBound(to: UInt16.self) + offset
         for i in 0..<n {
           let noise = UInt32(truncatingIfNeeded: Random.mix(key, UInt64(truncatingIfNeeded: start + first + i)) >> 32)
-          p[i * stride] = dtype == .bf16 ? bf16Stochastic(Float(values[first + i]), noise) : f16Stochastic(Float(values[first + i]), noise)
+          p[i * stride] =
+            dtype == .bf16
+            ? bf16Stochastic(Float(values[first + i]), noise) : f16Stochastic(Float(values[first + i]), noise)
         }
       }
       return
@@ -304,7 +326,7 @@ extension Layout {
 enum Rounding {
   /// The random bits for the group of elements that holds `element`.
   @inline(__always) static func draw(_ key: UInt64, _ element: Int) -> UInt64 {
-    Random.mix(key, UInt64(truncatingIfNeeded: element) / UInt64(TWI_GROUP))   // unsigned: a shift
+    Random.mix(key, UInt64(truncatingIfNeeded: element) / UInt64(TWI_GROUP))  // unsigned: a shift
   }
   /// The same; without a key numbers are rounded to nearest.
   @inline(__always) static func draw(_ key: UInt64?, _ element: Int) -> UInt64 {
@@ -333,7 +355,7 @@ enum Group {
   ) {
     guard n < size else { return body(p) }
     let bytes = n &* MemoryLayout<T>.stride
-    var room = SIMD64<UInt32>.zero   // whose size the compiler knows: nothing is allocated
+    var room = SIMD64<UInt32>.zero  // whose size the compiler knows: nothing is allocated
     withUnsafeMutableBytes(of: &room) { room in
       guard let q = room.baseAddress else { return }
       q.copyMemory(from: p, byteCount: bytes)
@@ -363,12 +385,14 @@ enum SixteenBit {
   }
 }
 
-/// Block-wise 8-bit storage of moments: 256 numbers share the largest magnitude of the block as their scale, and each keeps one byte.
+/// Block-wise 8-bit storage of moments: 256 numbers share the largest magnitude of the block as their scale, and each
+/// keeps one byte.
 ///
-/// The byte is the logarithm of |x|/scale + c, read off the bits of the float: near zero the map is linear with step about c/16, above c
-/// it keeps a constant relative precision. A plain affine map loses small second moments, whose square roots divide; this one
-/// keeps everything above about 2⁻¹⁹ of the block's largest, and never rounds a positive number to zero.
-/// Encoding and decoding are integer operations that vectorise, where the usual dynamic map needs a table search.
+/// The byte is the logarithm of |x|/scale + c, read off the bits of the float: near zero the map is linear with step
+/// about c/16, above c it keeps a constant relative precision. A plain affine map loses small second moments, whose
+/// square roots divide; this one keeps everything above about 2⁻¹⁹ of the block's largest, and never rounds a positive
+/// number to zero. Encoding and decoding are integer operations that vectorise, where the usual dynamic map needs a
+/// table search.
 package enum EightBit {
   package static let block = 256
   /// Tensors smaller than this keep 32 bits: they weigh nothing and often matter most.
@@ -380,7 +404,10 @@ package enum EightBit {
   }
 
   /// Elements start..<start+count (start a multiple of the block) of a slot of `total` elements, widened.
-  static func decode(_ base: UnsafeMutableRawPointer, _ total: Int, _ start: Int, _ count: Int, _ out: UnsafeMutablePointer<Float>, signed: Bool) {
+  static func decode(
+    _ base: UnsafeMutableRawPointer, _ total: Int, _ start: Int, _ count: Int, _ out: UnsafeMutablePointer<Float>,
+    signed: Bool
+  ) {
     let codes = base.assumingMemoryBound(to: UInt8.self) + start, scale = scales(base, total) + start / block
     Group.each(count) { i, n in
       Group.whole(codes + i, n, writes: false) { codes in
@@ -409,7 +436,9 @@ package enum EightBit {
       let inverse = inverse(scale[i / block]), draw = Rounding.draw(key, start &+ i)
       Group.whole(values + i, n, writes: false) { values in
         Group.whole(codes + i, n, writes: true) {
-          if signed { twi_encode_signed(values, inverse, draw, $0) } else {
+          if signed {
+            twi_encode_signed(values, inverse, draw, $0)
+          } else {
             twi_encode_positive(values, inverse, draw, $0)
           }
         }
@@ -421,9 +450,11 @@ package enum EightBit {
   @inline(__always) static func inverse(_ s: Float) -> Float { s > 0x1p-120 && s < .infinity ? 1 / s : 0 }
 }
 
-/// A narrow state buffer under a packed kernel, which decodes and encodes it vector by vector between the rule's own instructions.
+/// A narrow state buffer under a packed kernel, which decodes and encodes it vector by vector between the rule's own
+/// instructions.
 ///
-/// The codes of an 8-bit block follow one block behind: only then its scale is known. `values` holds the two blocks in flight.
+/// The codes of an 8-bit block follow one block behind: only then its scale is known. `values` holds the two blocks in
+/// flight.
 struct Codec {
   let format: SlotStore.Format
   let slot: Int
@@ -455,10 +486,15 @@ struct Codec {
   }
 
   /// Where the values of the block at `i` lie, as if element 0 were there too.
-  @inline(__always) func base(_ i: Int) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(values + (i & EightBit.block) - i) }
-  @inline(__always) private func vector(_ i: Int) -> UnsafeMutablePointer<Float> { values + (i & (2 &* EightBit.block &- 1)) }
+  @inline(__always) func base(_ i: Int) -> UnsafeMutableRawPointer {
+    UnsafeMutableRawPointer(values + (i & EightBit.block) - i)
+  }
+  @inline(__always) private func vector(_ i: Int) -> UnsafeMutablePointer<Float> {
+    values + (i & (2 &* EightBit.block &- 1))
+  }
 
-  /// How many elements ahead memory is asked for: between the blocks the arithmetic is too long for the processor to see that far.
+  /// How many elements ahead memory is asked for: between the blocks the arithmetic is too long for the processor to
+  /// see that far.
   static let ahead = 512
 
   @inline(__always) func decode(_ i: Int) {
@@ -483,7 +519,9 @@ struct Codec {
   }
   @inline(__always) private func store(_ i: Int) {
     let out = (codes + i).assumingMemoryBound(to: UInt8.self), draw = Rounding.draw(key, first &+ i)
-    if format == .signed8 { twi_encode_signed(vector(i), inverse, draw, out) } else {
+    if format == .signed8 {
+      twi_encode_signed(vector(i), inverse, draw, out)
+    } else {
       twi_encode_positive(vector(i), inverse, draw, out)
     }
   }

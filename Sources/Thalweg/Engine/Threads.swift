@@ -19,7 +19,7 @@ package enum Threads {
     flag = p
     pthread_atfork(nil, nil) {
       Threads.pool = nil
-      if let flag = Threads.flag { twi_store(flag, 0) }   // whoever held it did not come along
+      if let flag = Threads.flag { twi_store(flag, 0) }  // whoever held it did not come along
     }
     return p
   }()
@@ -34,7 +34,9 @@ package enum Threads {
     return Int(chosen)
   }
   package static func setCount(_ n: Int) { chosen = Int32(n) }
-  package static func setExecutor(_ e: tw_executor?, _ context: UnsafeMutableRawPointer?) { (executor, executorContext) = (e, context) }
+  package static func setExecutor(_ e: tw_executor?, _ context: UnsafeMutableRawPointer?) {
+    (executor, executorContext) = (e, context)
+  }
 
   /// Calls `body(i)` for every i below `count`; on the calling thread alone when `parallel` is false.
   package static func run(_ count: Int, parallel: Bool, _ body: (Int) -> Void) {
@@ -69,7 +71,9 @@ package enum Threads {
       return
     }
     let threads = min(self.count, count)
-    if let helpers = helpers(threads - 1) { helpers.run(count, threads - 1, task, context) } else {
+    if let helpers = helpers(threads - 1) {
+      helpers.run(count, threads - 1, task, context)
+    } else {
       for i in 0..<count { task(context, i) }
     }
     twi_store(busy, 0)
@@ -127,10 +131,10 @@ private final class Pool {
     var task: tw_task?
     var context: UnsafeMutableRawPointer?
     var count = 0
-    var job: Int64 = 0        // number of the job; changes under the mutex
-    var next: Int64 = 0       // next task to take
-    var working: Int64 = 0    // helpers still inside the job
-    var wanted = 0            // helpers that may join it
+    var job: Int64 = 0  // number of the job; changes under the mutex
+    var next: Int64 = 0  // next task to take
+    var working: Int64 = 0  // helpers still inside the job
+    var wanted = 0  // helpers that may join it
     var joined = 0
     var quit = false
     var alive: Int64 = 0

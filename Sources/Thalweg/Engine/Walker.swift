@@ -44,7 +44,8 @@ struct Record {
   var size: Int
   var branch: Int
   var group: Int
-  /// Keys the tensor's random draws: its position when it was bound, and the same number wherever a checkpoint is loaded.
+  /// Keys the tensor's random draws: its position when it was bound, and the same number wherever a checkpoint is
+  /// loaded.
   var key: UInt32 = 0
   /// Steps of this tensor.
   var t = 0
@@ -75,10 +76,12 @@ struct Record {
   var master: UnsafeMutableRawPointer?
   /// The host does not see the master rounded, but a view of it.
   var viewed = false
-  /// Where each source keeps the parameters while they are away, if it moves them; bit k of `away`: those of source k lie there now.
+  /// Where each source keeps the parameters while they are away, if it moves them; bit k of `away`: those of source k
+  /// lie there now.
   var homes: UnsafeMutablePointer<UnsafeMutableRawPointer?>
   var away: UInt32 = 0
-  /// Some state is made of the parameters, and starts anew where the host writes them; `marked`: the marks of the last step hold.
+  /// Some state is made of the parameters, and starts anew where the host writes them; `marked`: the marks of the last
+  /// step hold.
   var watched: Bool { marks != nil }
   var marks: UnsafeMutablePointer<UInt32>?
   var marked = false

@@ -9,7 +9,8 @@ let pipelineList: [Registered] = [
     rule: "theta <- argmin_u 1/2*|u - theta|^2 + lr*regularizer(u)", .object("of", .regularizer, "the regularizer")),
   holder(
     "decoupled", .update, .decoupledPenalty, "Takes a gradient step on a regularizer after the rule's step.",
-    rule: "after the step: theta <- theta - lr * gradient of the regularizer at theta", .object("of", .regularizer, "the regularizer")),
+    rule: "after the step: theta <- theta - lr * gradient of the regularizer at theta",
+    .object("of", .regularizer, "the regularizer")),
   holder(
     "project", .update, .project, "Puts the parameters back into a set after the step.",
     rule: "theta <- the nearest point of the set", .object("onto", .constraint, "the set")),
@@ -23,7 +24,8 @@ let pipelineList: [Registered] = [
     method: Method(
       "route", .routing, "Sends tensors to pipelines by shape, role or name.",
       rule: """
-        route(matrix=(muon), embedding=(sgd), "*.bias"=(sgd), other=(adamw)): the first selector that fits a tensor takes it
+        route(matrix=(muon), embedding=(sgd), "*.bias"=(sgd), other=(adamw)): the first selector that fits a tensor \
+        takes it
         selectors: matrix, vector, scalar (by rank), bias, norm, embedding, head (by role), "a pattern" of names, other
         """,
       source: "", slots: [Slot.temporary("gradient", "the gradient of the step, while sources of its pipelines ask")]),
@@ -33,5 +35,6 @@ let pipelineList: [Registered] = [
 private func holder(
   _ name: String, _ kind: Method.Kind, _ adapter: Adapter, _ summary: String, rule: String, _ parameter: Parameter
 ) -> Registered {
-  Registered(method: Method(name, kind, summary, rule: rule, source: "", parameters: [parameter]), component: .adapter(adapter))
+  Registered(
+    method: Method(name, kind, summary, rule: rule, source: "", parameters: [parameter]), component: .adapter(adapter))
 }

@@ -1,8 +1,9 @@
 /// Several sources in one step: a stack of frames, each of which asks the one before it in the sentence.
 ///
-/// Data flows left to right. The leftmost source is nearest to the host; the last one, or the one that a rule brings along, decides. When a frame
-/// asks for a gradient, that is a conversation of the frame before it, at the parameters as they stand and on the same minibatch;
-/// everything else goes to the host. A frame whose gradient is not complete yet (an accumulation) is asked again, on the next minibatch.
+/// Data flows left to right. The leftmost source is nearest to the host; the last one, or the one that a rule brings
+/// along, decides. When a frame asks for a gradient, that is a conversation of the frame before it, at the parameters
+/// as they stand and on the same minibatch; everything else goes to the host. A frame whose gradient is not complete
+/// yet (an accumulation) is asked again, on the next minibatch.
 struct Frame {
   enum Part: Equatable { case source(Int), route }
   /// A source, by its number, or the pipelines of a route side by side.
@@ -44,7 +45,9 @@ extension Optimizer {
     for (k, s) in sources.enumerated() where s.branch == nil && s.role == .update { list.append(.source(k)) }
     return list
   }
-  private func chain(of branch: Int) -> [Frame.Part] { sources.indices.filter { sources[$0].branch == branch }.map { .source($0) } }
+  private func chain(of branch: Int) -> [Frame.Part] {
+    sources.indices.filter { sources[$0].branch == branch }.map { .source($0) }
+  }
   /// The pipelines of the route that have sources, in order.
   private var routed: [Int] { branches.indices.filter { b in sources.contains { $0.branch == b } } }
 
@@ -69,7 +72,9 @@ extension Optimizer {
     for k in parts.indices.dropFirst() {
       switch parts[k - 1] {
       case .route:
-        let own = phases[k - 1] > 0 && phases[k - 1] <= routed.count ? self.chain(of: routed[phases[k - 1] - 1]).last : before(.route).part
+        let own =
+          phases[k - 1] > 0 && phases[k - 1] <= routed.count
+          ? self.chain(of: routed[phases[k - 1] - 1]).last : before(.route).part
         if parts[k] != own { return false }
       case .source: if before(parts[k - 1]).part != parts[k] { return false }
       }
@@ -90,7 +95,7 @@ extension Optimizer {
   func proceed() throws(Failure) -> Outcome {
     phase += 1
     guard let top = stack.indices.last else { return .update(nil) }
-    stack[top].incoming = nil   // the answer is the host's
+    stack[top].incoming = nil  // the answer is the host's
     return try advance()
   }
 
@@ -109,7 +114,9 @@ extension Optimizer {
         return source.opening(SourceIO(self, sources[k]))
       }
       if let ask { return try pass(ask) }
-    } else if try atHome() { return try advance() }
+    } else if try atHome() {
+      return try advance()
+    }
     return try pass(Ask(.gradient))
   }
 
@@ -194,20 +201,26 @@ extension Optimizer {
   }
   private func kept(_ route: Stage) -> GradientOperation { GradientOperation(stage: route.id, slots: [0], run: nil) }
 
-  /// Whether the frame on top, the first of a pipeline in a route, begins with the gradient that the route has already: nothing has moved since,
-  /// and the same is asked for.
+  /// Whether the frame on top, the first of a pipeline in a route, begins with the gradient that the route has already:
+  /// nothing has moved since, and the same is asked for.
   private func atHome() throws(Failure) -> Bool {
     guard let top = stack.indices.last, before(stack[top].part).crosses,
-      let r = stack.lastIndex(where: { $0.part == .route }), let s = routeStage else { return false }
+      let r = stack.lastIndex(where: { $0.part == .route }), let s = routeStage
+    else { return false }
     let route = stack[r]
-    guard stack[(r + 1)...].allSatisfy({ f in
-      f.phase == 0 && f.round == 0 && f.sample == route.sample && f.asked.kind == route.asked.kind && f.asked.index == route.asked.index
-    }), !bound.indices.contains(where: { includes(stack[top], $0) && records[$0].away != 0 && isAway($0, since: r) }) else { return false }
+    guard
+      stack[(r + 1)...].allSatisfy({ f in
+        f.phase == 0 && f.round == 0 && f.sample == route.sample && f.asked.kind == route.asked.kind
+          && f.asked.index == route.asked.index
+      }), !bound.indices.contains(where: { includes(stack[top], $0) && records[$0].away != 0 && isAway($0, since: r) })
+    else { return false }
     stack[top].incoming = kept(s)
     return true
   }
   /// Whether a frame above `r` has moved the tensor.
   private func isAway(_ i: Int, since r: Int) -> Bool {
-    stack[(r + 1)...].contains { if case .source(let k) = $0.part { records[i].away & (1 << UInt32(k)) != 0 } else { false } }
+    stack[(r + 1)...].contains {
+      if case .source(let k) = $0.part { records[i].away & (1 << UInt32(k)) != 0 } else { false }
+    }
   }
 }

@@ -14,7 +14,8 @@ package struct Failure: Error, Sendable {
 
 package enum Status {
   package static let ok = Int(TW_OK), more = Int(TW_MORE), skipped = Int(TW_SKIPPED)
-  package static let `internal` = Int(TW_ERROR_INTERNAL), memory = Int(TW_ERROR_MEMORY), argument = Int(TW_ERROR_ARGUMENT)
+  package static let `internal` = Int(TW_ERROR_INTERNAL), memory = Int(TW_ERROR_MEMORY),
+    argument = Int(TW_ERROR_ARGUMENT)
   package static let handle = Int(TW_ERROR_HANDLE), busy = Int(TW_ERROR_BUSY), count = Int(TW_ERROR_COUNT)
   package static let syntax = Int(TW_ERROR_SYNTAX), method = Int(TW_ERROR_METHOD), name = Int(TW_ERROR_NAME)
   package static let type = Int(TW_ERROR_TYPE), range = Int(TW_ERROR_RANGE)
@@ -26,7 +27,8 @@ package enum Status {
   package static let file = Int(TW_ERROR_FILE), space = Int(TW_ERROR_SPACE), unsupported = Int(TW_ERROR_UNSUPPORTED)
 }
 
-/// The name among `candidates` that is nearest to `name` (edit distance at most a third of its length), for "did you mean".
+/// The name among `candidates` that is nearest to `name` (edit distance at most a third of its length), for "did you
+/// mean".
 package func nearest(_ name: String, _ candidates: [String]) -> String? {
   let a = Array(name.utf8.prefix(64))
   var best: (distance: Int, name: String)?

@@ -91,7 +91,9 @@ package enum Files {
         try send(buffer.base, held)
         held = 0
       }
-      if bytes.count > buffer.size { try send(p, bytes.count) } else {
+      if bytes.count > buffer.size {
+        try send(p, bytes.count)
+      } else {
         (buffer.base + held).copyMemory(from: p, byteCount: bytes.count)
         held += bytes.count
       }

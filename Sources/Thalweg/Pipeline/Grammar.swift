@@ -18,7 +18,7 @@ package struct ArgumentNode: Sendable {
 
 package indirect enum ValueNode: Sendable {
   case number(Double)
-  case word(StageNode)          // a bare name or a stage: a flag, a choice, a schedule, a regularizer, ...
+  case word(StageNode)  // a bare name or a stage: a flag, a choice, a schedule, a regularizer, ...
   case string(String)
   case sentence([StageNode])
   case list([ValueNode])
@@ -65,8 +65,11 @@ package struct Parser {
   }
 
   private func failure(_ what: String) -> Failure {
-    let found = i < bytes.count ? "found `\(String(decoding: bytes[i..<min(i + 12, bytes.count)], as: UTF8.self))`" : "found the end"
-    return Failure(Status.syntax, "\(what) at position \(i), \(found)" + Parser.pointer(String(decoding: bytes, as: UTF8.self), i))
+    let found =
+      i < bytes.count
+      ? "found `\(String(decoding: bytes[i..<min(i + 12, bytes.count)], as: UTF8.self))`" : "found the end"
+    return Failure(
+      Status.syntax, "\(what) at position \(i), \(found)" + Parser.pointer(String(decoding: bytes, as: UTF8.self), i))
   }
 
   private mutating func space() {
@@ -172,7 +175,9 @@ package struct Parser {
   private mutating func number() throws(Failure) -> Double {
     let start = i
     var digits: [UInt8] = []
-    if i < bytes.count, bytes[i] == UInt8(ascii: "-") || bytes[i] == UInt8(ascii: "+") { digits.append(bytes[i]); i += 1 }
+    if i < bytes.count, bytes[i] == UInt8(ascii: "-") || bytes[i] == UInt8(ascii: "+") {
+      digits.append(bytes[i]); i += 1
+    }
     if i + 2 < bytes.count, bytes[i..<(i + 3)].elementsEqual("inf".utf8) {
       i += 3
       return digits.first == UInt8(ascii: "-") ? -.infinity : .infinity
@@ -180,7 +185,7 @@ package struct Parser {
     while i < bytes.count {
       let c = bytes[i]
       let exponentSign = (c == UInt8(ascii: "-") || c == UInt8(ascii: "+")) && (digits.last == 101 || digits.last == 69)
-      if c == 95, let last = digits.last, Parser.digit(last) { i += 1; continue }   // 100_000
+      if c == 95, let last = digits.last, Parser.digit(last) { i += 1; continue }  // 100_000
       guard Parser.digit(c) || c == 46 || c == 101 || c == 69 || exponentSign else { break }
       digits.append(c)
       i += 1
@@ -233,7 +238,9 @@ extension StageNode {
     guard !arguments.isEmpty else { return name }
     let list = arguments.map { a -> String in
       guard let n = a.name else { return a.value.text }
-      let plain = n.utf8.allSatisfy { ($0 >= 97 && $0 <= 122) || ($0 >= 65 && $0 <= 90) || $0 == 95 || ($0 >= 48 && $0 <= 57) }
+      let plain = n.utf8.allSatisfy {
+        ($0 >= 97 && $0 <= 122) || ($0 >= 65 && $0 <= 90) || $0 == 95 || ($0 >= 48 && $0 <= 57)
+      }
       return (plain ? n : "\"\(n)\"") + "=" + a.value.text
     }
     return name + "(" + list.joined(separator: ", ") + ")"

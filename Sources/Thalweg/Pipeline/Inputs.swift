@@ -1,11 +1,12 @@
 import CThalweg
 
-/// A named tensor that an objective takes or gives back, or that a regularizer needs besides the weights. A method declares its list; the
-/// checks, introspection and Python's arguments come from it.
+/// A named tensor that an objective takes or gives back, or that a regularizer needs besides the weights. A method
+/// declares its list; the checks, introspection and Python's arguments come from it.
 package struct Input: Sendable {
   package var name: String
   package var meaning: String
-  /// One entry an axis: a name stands for one size wherever it occurs, a number for itself, a leading "..." for any axes, the same everywhere.
+  /// One entry an axis: a name stands for one size wherever it occurs, a number for itself, a leading "..." for any
+  /// axes, the same everywhere.
   package var axes: [String]
   package var optional = false
   /// Holds whole numbers: labels, indices.
@@ -61,29 +62,38 @@ package struct Sizes: Sendable {
   /// The product of the axes that "..." stands for; 1 when there are none.
   package var samples: Int { leading?.axes.reduce(1, &*) ?? 1 }
 
-  /// Takes the shape of an input; throws when it does not fit its declaration or the inputs before it. No axis may be empty.
+  /// Takes the shape of an input; throws when it does not fit its declaration or the inputs before it. No axis may be
+  /// empty.
   package mutating func match(_ input: Input, _ shape: [Int]) throws(Failure) {
     let own = input.takesAnyAxes ? Array(input.axes.dropFirst()) : input.axes
     let extra = shape.count - own.count
     guard input.takesAnyAxes ? extra >= 0 : extra == 0 else {
       throw Failure(Status.shape, "`\(input.name)` must have the shape \(input.shape), got \(shape)")
     }
-    guard !shape.contains(0) else { throw Failure(Status.shape, "`\(input.name)` is empty: its shape \(input.shape) is \(shape)") }
+    guard !shape.contains(0) else {
+      throw Failure(Status.shape, "`\(input.name)` is empty: its shape \(input.shape) is \(shape)")
+    }
     if input.takesAnyAxes {
       let axes = Array(shape[..<extra])
       if let known = leading, known.axes != axes {
-        throw Failure(Status.shape, "`\(input.name)` and `\(known.from)` differ in their leading axes: \(axes) and \(known.axes)")
+        throw Failure(
+          Status.shape, "`\(input.name)` and `\(known.from)` differ in their leading axes: \(axes) and \(known.axes)")
       }
       leading = (axes, input.name)
     }
     for (axis, size) in zip(own, shape[extra...]) {
       if let number = Int(axis) {
-        guard size == number else { throw Failure(Status.shape, "`\(input.name)` must have the shape \(input.shape), got \(shape)") }
+        guard size == number else {
+          throw Failure(Status.shape, "`\(input.name)` must have the shape \(input.shape), got \(shape)")
+        }
       } else if let known = named[axis] {
         guard known.size == size else {
-          throw Failure(Status.shape, "axis \(axis) has \(size) elements in `\(input.name)` and \(known.size) in `\(known.from)`")
+          throw Failure(
+            Status.shape, "axis \(axis) has \(size) elements in `\(input.name)` and \(known.size) in `\(known.from)`")
         }
-      } else { named[axis] = (size, input.name) }
+      } else {
+        named[axis] = (size, input.name)
+      }
     }
   }
 
@@ -94,7 +104,11 @@ package struct Sizes: Sendable {
       if axis == "..." {
         guard let leading else { return nil }
         out += leading.axes
-      } else if let size = Int(axis) ?? named[axis]?.size { out.append(size) } else { return nil }
+      } else if let size = Int(axis) ?? named[axis]?.size {
+        out.append(size)
+      } else {
+        return nil
+      }
     }
     return out
   }
@@ -173,11 +187,13 @@ package struct Inputs<T: Real> {
     let l = Layout(o.view)
     defer { l.release() }
     switch o.integers {
-    case .i32: l.forEachRun(0, n) { offset, stride, first, run in
+    case .i32:
+      l.forEachRun(0, n) { offset, stride, first, run in
         let q = l.data.assumingMemoryBound(to: Int32.self) + offset
         for i in 0..<run { p[first + i] = Int(q[i * stride]) }
       }
-    case .i64: l.forEachRun(0, n) { offset, stride, first, run in
+    case .i64:
+      l.forEachRun(0, n) { offset, stride, first, run in
         let q = l.data.assumingMemoryBound(to: Int64.self) + offset
         for i in 0..<run { p[first + i] = Int(q[i * stride]) }
       }

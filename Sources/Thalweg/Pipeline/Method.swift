@@ -1,7 +1,9 @@
-/// A method describes itself once; the parser, introspection, Python's classes and the documentation all come from here.
+/// A method describes itself once; the parser, introspection, Python's classes and the documentation all come from
+/// here.
 package struct Method: Sendable {
   package enum Kind: String, Sendable, CaseIterable {
-    case optimizer, transform, update, perturbation, aggregator, schedule, average, regularizer, constraint, objective, mask, routing, diagnostic
+    case optimizer, transform, update, perturbation, aggregator, schedule, average, regularizer, constraint, objective,
+      mask, routing, diagnostic
 
     /// "an objective".
     package var withArticle: String { ("aeiou".contains(rawValue.prefix(1)) ? "an " : "a ") + rawValue }
@@ -27,7 +29,8 @@ package struct Method: Sendable {
   package var validate: @Sendable (Hyper) throws(Failure) -> Void
 
   package init(
-    _ name: String, _ kind: Kind, _ summary: String, rule: String, source: String, parameters: [Parameter] = [], slots: [Slot] = [],
+    _ name: String, _ kind: Kind, _ summary: String, rule: String, source: String, parameters: [Parameter] = [],
+    slots: [Slot] = [],
     inputs: [Input] = [], requests: String = "", needsLoss: Bool = false, needsFinite: Bool = false,
     refusesStochastic: String? = nil, validate: @escaping @Sendable (Hyper) throws(Failure) -> Void = { _ in }
   ) {
@@ -37,7 +40,8 @@ package struct Method: Sendable {
     self.refusesStochastic = refusesStochastic
   }
 
-  /// Reads the arguments of a stage: positional ones in the order of the parameters, then by name; the rest take their defaults.
+  /// Reads the arguments of a stage: positional ones in the order of the parameters, then by name; the rest take their
+  /// defaults.
   package func read(_ node: StageNode) throws(Failure) -> Hyper {
     var values: [Value?] = parameters.map { _ in nil }
     var positional = 0
@@ -48,15 +52,19 @@ package struct Method: Sendable {
       let index: Int
       if let n = a.name {
         guard let k = parameters.firstIndex(where: { $0.name == n }) else {
-          throw Failure(Status.name, "\(name) has no hyper-parameter `\(n)`" + suggestion(n, parameters.map(\.name)) + "; it has: "
-            + (parameters.isEmpty ? "none" : parameters.map(\.name).joined(separator: ", ")), at: a.position)
+          throw Failure(
+            Status.name,
+            "\(name) has no hyper-parameter `\(n)`" + suggestion(n, parameters.map(\.name)) + "; it has: "
+              + (parameters.isEmpty ? "none" : parameters.map(\.name).joined(separator: ", ")), at: a.position)
         }
         index = k
       } else {
         index = positional
         positional += 1
       }
-      guard values[index] == nil else { throw Failure(Status.name, "\(name): `\(parameters[index].name)` is given twice") }
+      guard values[index] == nil else {
+        throw Failure(Status.name, "\(name): `\(parameters[index].name)` is given twice")
+      }
       do throws(Failure) { values[index] = try parameters[index].read(a.value, of: name) } catch {
         throw Failure(Int(error.status), error.message, at: error.position ?? a.position)
       }
@@ -110,7 +118,8 @@ package struct Registered: Sendable {
 package enum Registry {
   package static let all: [Registered] = {
     let lists = [
-      optimizerList, elementList, globalList, matrixList, transformList, perturbationList, aggregatorList, scheduleList, averageList,
+      optimizerList, elementList, globalList, matrixList, transformList, perturbationList, aggregatorList, scheduleList,
+      averageList,
       regularizerList, constraintList, objectiveList, maskList, pipelineList, diagnosticList,
     ]
     return lists.flatMap { $0 }.sorted { $0.method.name < $1.method.name }
@@ -133,20 +142,26 @@ package enum Registry {
       throw Failure(Status.method, "no \(kind.rawValue) `\(node.name)`" + suggestion(node.name, names(kind)))
     }
     guard e.method.kind == kind || (kind == .constraint && e.method.kind == .mask) else {
-      throw Failure(Status.method, "`\(node.name)` is \(e.method.kind.withArticle); \(kind.withArticle) is wanted here"
-        + suggestion(node.name, names(kind)))
+      throw Failure(
+        Status.method,
+        "`\(node.name)` is \(e.method.kind.withArticle); \(kind.withArticle) is wanted here"
+          + suggestion(node.name, names(kind)))
     }
     let h = try e.method.read(kind == .schedule ? node.withoutMemory : node)
     // Only the stages of a pipeline evaluate schedules at every step; parts of them keep their numbers.
     for (p, v) in zip(h.parameters, h.values) where p.kind == .number {
-      if case .schedule(let s) = v { throw Failure(Status.type, "\(node.name): `\(p.name)` must be a plain number here, got \(s.text)") }
+      if case .schedule(let s) = v {
+        throw Failure(Status.type, "\(node.name): `\(p.name)` must be a plain number here, got \(s.text)")
+      }
     }
     return (e, h)
   }
 
   package static func schedule(_ node: StageNode) throws(Failure) -> any Schedule {
     let (e, h) = try component(node, .schedule)
-    guard case .schedule(let make) = e.component else { throw Failure(Status.internal, "\(node.name) is not a schedule") }
+    guard case .schedule(let make) = e.component else {
+      throw Failure(Status.internal, "\(node.name) is not a schedule")
+    }
     var schedule = try make(h)
     if let memory = try node.memory() {
       guard schedule.takes(memory[...]) == memory.count else {
@@ -159,8 +174,12 @@ package enum Registry {
 }
 
 /// Registers a rule: its method and its kernels.
-package func entry<R: ElementRule>(_: R.Type) -> Registered { Registered(method: R.method, component: .element(kernels(R.self))) }
-package func entry<R: WholeRule>(_: R.Type) -> Registered { Registered(method: R.method, component: .whole(kernels(R.self))) }
+package func entry<R: ElementRule>(_: R.Type) -> Registered {
+  Registered(method: R.method, component: .element(kernels(R.self)))
+}
+package func entry<R: WholeRule>(_: R.Type) -> Registered {
+  Registered(method: R.method, component: .whole(kernels(R.self)))
+}
 package func entry<S: Schedule>(_: S.Type) -> Registered {
   Registered(method: S.method, component: .schedule { (h) throws(Failure) in try S(h) })
 }
@@ -168,7 +187,9 @@ package func entry<S: Source>(_: S.Type) -> Registered {
   Registered(method: S.method, component: .source { (h) throws(Failure) in try S(h) })
 }
 /// Registers a rule with the source that belongs to it; nil: these hyper-parameters need none.
-package func entry<R: ElementRule>(_: R.Type, source: @escaping @Sendable (Hyper) throws(Failure) -> (any Source)?) -> Registered {
+package func entry<R: ElementRule>(_: R.Type, source: @escaping @Sendable (Hyper) throws(Failure) -> (any Source)?)
+  -> Registered
+{
   Registered(method: R.method, component: .driven(source, kernels(R.self)))
 }
 /// Registers a name that stands for a sentence.
@@ -176,7 +197,8 @@ package func alias(_ method: Method, _ expand: @escaping @Sendable (Hyper) -> [S
   Registered(method: method, component: .sentence(expand))
 }
 
-/// A value that changes with the step. Most are pure; those that watch the run keep what they saw in `memory`, which is saved.
+/// A value that changes with the step. Most are pure; those that watch the run keep what they saw in `memory`, which is
+/// saved.
 package protocol Schedule: Sendable {
   static var method: Method { get }
   init(_ h: Hyper) throws(Failure)
@@ -196,7 +218,10 @@ package protocol Schedule: Sendable {
 }
 
 extension Schedule {
-  package var memory: [Double] { get { [] } set {} }
+  package var memory: [Double] {
+    get { [] }
+    set {}
+  }
   package func takes(_ numbers: ArraySlice<Double>) -> Int? {
     let own = numbers.prefix(memory.count)
     return own.count == memory.count && !own.contains(where: \.isNaN) ? own.count : nil
@@ -218,6 +243,8 @@ extension WrappingSchedule {
   }
   func takes(_ numbers: ArraySlice<Double>) -> Int? { inner.takes(numbers) }
   mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool { try inner.observe(what, value) }
-  mutating func observe(samples: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) -> Bool { try inner.observe(samples: samples, m, n) }
+  mutating func observe(samples: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) -> Bool {
+    try inner.observe(samples: samples, m, n)
+  }
   mutating func command(_ name: String, at k: Double) -> Bool { inner.command(name, at: k) }
 }

@@ -59,14 +59,17 @@ func runOnce<T: Real>(
     defer { withExtendedLifetime(space) {} }
     let p = space.base
     e.prepare(h, c, p)
-    let o = Operands(x: vp, g: wp, slots: SlotPointers(repeating: p), used: 0, count: shape.count, index: 0, pad: p + aligned(e.size))
+    let o = Operands(
+      x: vp, g: wp, slots: SlotPointers(repeating: p), used: 0, count: shape.count, index: 0, pad: p + aligned(e.size))
     if T.isDouble { e.map.1(p, Apply(), o) } else { e.map.0(p, Apply(), o) }
   } else if let whole = pair.1 {
     try whole.accepts(h, shape)
     let space = try Memory(whole.workspace(h, shape, MemoryLayout<T>.stride), .current, zeroed: false)
     defer { withExtendedLifetime(space) {} }
     func tensor<U: Real>(_: U.Type) -> Whole<U> {
-      Whole(v: vp.assumingMemoryBound(to: U.self), w: wp.assumingMemoryBound(to: U.self), slots: [], shape: shape, workspace: space.base)
+      Whole(
+        v: vp.assumingMemoryBound(to: U.self), w: wp.assumingMemoryBound(to: U.self), slots: [], shape: shape,
+        workspace: space.base)
     }
     if T.isDouble { try whole.f64(h, c, tensor(Double.self)) } else { try whole.f32(h, c, tensor(Float.self)) }
   }
@@ -94,14 +97,21 @@ private func change(
 /// Reads a sentence that must be one stage.
 func single(_ text: String, _ kind: Method.Kind) throws(Failure) -> (Registered, Hyper) {
   let nodes = try Parser.sentence(text)
-  guard nodes.count == 1 else { throw Failure(Status.syntax, "one \(kind.rawValue) is expected, got \(nodes.count) stages" + Parser.pointer(text, nodes[1].position)) }
+  guard nodes.count == 1 else {
+    throw Failure(
+      Status.syntax,
+      "one \(kind.rawValue) is expected, got \(nodes.count) stages" + Parser.pointer(text, nodes[1].position))
+  }
   do { return try Registry.component(nodes[0], kind) } catch {
-    throw Failure(Int(error.status), error.message.contains("\n") ? error.message : error.message + Parser.pointer(text, nodes[0].position))
+    throw Failure(
+      Int(error.status),
+      error.message.contains("\n") ? error.message : error.message + Parser.pointer(text, nodes[0].position))
   }
 }
 
 package final class RegularizerObject {
-  /// A function of the weights alone, or of the weights and further inputs. (Indirect: copies of large payloads branch on their padding.)
+  /// A function of the weights alone, or of the weights and further inputs. (Indirect: copies of large payloads branch
+  /// on their padding.)
   private indirect enum Work {
     case plain(RegularizerKernels)
     case informed(Evaluation)
@@ -122,8 +132,12 @@ package final class RegularizerObject {
 
   /// The weights, first of the inputs.
   private func weights(_ tensors: [Operand?]) throws(Failure) -> View {
-    guard tensors.count == 1 else { throw Failure(Status.count, "this regularizer takes the weights alone, got \(tensors.count) tensors") }
-    guard let w = tensors[0], w.integers == nil else { throw Failure(Status.argument, "the weights must be real numbers, and not absent") }
+    guard tensors.count == 1 else {
+      throw Failure(Status.count, "this regularizer takes the weights alone, got \(tensors.count) tensors")
+    }
+    guard let w = tensors[0], w.integers == nil else {
+      throw Failure(Status.argument, "the weights must be real numbers, and not absent")
+    }
     return w.view
   }
   package func value(_ tensors: [Operand?]) throws(Failure) -> Double {
@@ -137,7 +151,9 @@ package final class RegularizerObject {
     switch work {
     case .plain(let kernels):
       let w = try weights(tensors)
-      guard w.shape == g.shape else { throw Failure(Status.shape, "w and g differ in shape: \(w.shape) and \(g.shape)") }
+      guard w.shape == g.shape else {
+        throw Failure(Status.shape, "w and g differ in shape: \(w.shape) and \(g.shape)")
+      }
       try addGradient(kernels, w, scale, g)
     case .informed(let e):
       guard let cache = try e.forward(tensors, keeps: true).cache else { return }
@@ -167,7 +183,9 @@ package final class RegularizerObject {
     guard w.count > 0 else { return }
     if g.dtype == .f64 { try add(kernels, w, scale, g, Double.self) } else { try add(kernels, w, scale, g, Float.self) }
   }
-  private func add<T: Real>(_ kernels: RegularizerKernels, _ w: View, _ scale: Double, _ g: View, _: T.Type) throws(Failure) {
+  private func add<T: Real>(_ kernels: RegularizerKernels, _ w: View, _ scale: Double, _ g: View, _: T.Type)
+    throws(Failure)
+  {
     let v = try Dense<T>(zeros: w.count), out = try Dense<T>(g), x = try Dense<T>(w)
     defer { withExtendedLifetime((v, x)) {} }
     try runOnce(kernels.penalty(hyper), hyper, v.p, x.p, Shape(dimensions: w.shape, role: w.role), t: 0)
@@ -176,7 +194,9 @@ package final class RegularizerObject {
   }
 
   package func prox(_ w: View, _ t: Double) throws(Failure) {
-    guard case .plain(let kernels) = work, kernels.hasProx else { throw Failure(Status.unsupported, "this regularizer has no prox") }
+    guard case .plain(let kernels) = work, kernels.hasProx else {
+      throw Failure(Status.unsupported, "this regularizer has no prox")
+    }
     guard t > 0 else { return }
     try change(kernels.proximal(hyper), hyper, w, from: w, w, t: t)
   }
@@ -221,7 +241,8 @@ package final class ScheduleObject {
     let nodes = try Parser.sentence(text)
     do { schedule = try Registry.schedule(nodes[0]) } catch {
       throw Failure(
-        Int(error.status), error.message.contains("\n") ? error.message : error.message + Parser.pointer(text, error.position ?? 0))
+        Int(error.status),
+        error.message.contains("\n") ? error.message : error.message + Parser.pointer(text, error.position ?? 0))
     }
   }
 
@@ -236,7 +257,7 @@ package final class ScheduleObject {
 
   /// 8 bytes of a mark, the length of the sentence and the sentence, the step of the last value, the memory, and a hash
   /// of all that.
-  private static let mark: UInt64 = 0x31_6465_6863_7377_74   // "twsched1", little endian
+  private static let mark: UInt64 = 0x31_6465_6863_7377_74  // "twsched1", little endian
   package func save() -> [UInt8] {
     var out: [UInt8] = []
     func put(_ x: UInt64) { for i in 0..<8 { out.append(UInt8(truncatingIfNeeded: x >> (8 * UInt64(i)))) } }
@@ -312,7 +333,9 @@ package final class ScheduleObject {
 extension Registered {
   /// What a name stands for when it is made of others, with the default hyper-parameters.
   package var sentence: String {
-    guard case .sentence(let expand) = component, let h = try? method.read(StageNode(name: method.name, arguments: [], position: 0)) else { return "" }
+    guard case .sentence(let expand) = component,
+      let h = try? method.read(StageNode(name: method.name, arguments: [], position: 0))
+    else { return "" }
     return expand(h).map(\.text).joined(separator: " | ")
   }
 }
@@ -320,7 +343,8 @@ extension Registered {
 extension Method {
   /// The requests without the engine's own marks.
   package var publicRequests: String {
-    requests.split(separator: ",").map { $0.drop { $0 == " " } }.filter { $0 != "own-step" && $0 != "applier" }.joined(separator: ", ")
+    requests.split(separator: ",").map { $0.drop { $0 == " " } }.filter { $0 != "own-step" && $0 != "applier" }.joined(
+      separator: ", ")
   }
 }
 

@@ -3,13 +3,16 @@ import CThalweg
 /// What the host must supply now.
 package struct Request: Sendable {
   package enum Kind: Int32, Sendable, CaseIterable {
-    case none = 0, gradient, loss, lossAndGradient, hessianVector, taskGradient, previousGradient, logitDerivatives, activations
+    case none = 0, gradient, loss, lossAndGradient, hessianVector, taskGradient, previousGradient, logitDerivatives,
+      activations
 
     /// The answer is matrices, not gradients.
     package var takesMatrices: Bool { self == .logitDerivatives || self == .activations }
     /// The answer lies in the bound gradients.
     /// It asks for a gradient of the loss, which the sources before may make.
-    var isGradient: Bool { self == .gradient || self == .lossAndGradient || self == .taskGradient || self == .previousGradient }
+    var isGradient: Bool {
+      self == .gradient || self == .lossAndGradient || self == .taskGradient || self == .previousGradient
+    }
     package var takesGradients: Bool { self != .none && self != .loss && !takesMatrices }
   }
   package var kind = Kind.none
@@ -100,7 +103,7 @@ package final class Optimizer {
   private var leaders: [(group: Int, branch: Int, t: Int, isDouble: Bool, index: Int)] = []
   private var totalled: [Int] = []
   private var remade: [UnsafeMutableRawPointer] = []
-  private(set) var planned = 0        // tensors with state and plan
+  private(set) var planned = 0  // tensors with state and plan
   private(set) var elements = 0
 
   package internal(set) var step = 0
@@ -122,7 +125,8 @@ package final class Optimizer {
   var sourceCopies: [Memory] = [], stateCopies: [Memory] = []
   /// The sources at work: the last one asked is on top.
   var stack: [Frame] = []
-  /// While a source of a pipeline of a route is at work, that pipeline; and the gradient that a source before it handed on.
+  /// While a source of a pipeline of a route is at work, that pipeline; and the gradient that a source before it handed
+  /// on.
   var scope: Int?, incoming: GradientOperation?
   /// Tensors whose state started in the present step, and those that were shown a view for the first time.
   var startedNow: [Int] = [], shown: [Int] = []
@@ -148,11 +152,14 @@ package final class Optimizer {
 
   package init(_ text: String, _ options: Options, _ allocator: Allocator) throws(Failure) {
     let compiled = try Compiler(text)
-    (stages, branches, sources, routeStage) = (compiled.stages, compiled.branches, compiled.sources, compiled.routeStage)
+    (stages, branches, sources, routeStage) = (
+      compiled.stages, compiled.branches, compiled.sources, compiled.routeStage
+    )
     needsLoss = stages.contains { $0.method.needsLoss }
     needsFinite = branches.contains { $0.needsFinite } || sources.contains { $0.method.needsFinite }
     if options.master == .stochastic, let s = stages.first(where: { $0.method.refusesStochastic != nil }) {
-      throw Failure(Status.argument, "\(s.name) does not go with master=stochastic: \(s.method.refusesStochastic ?? "")")
+      throw Failure(
+        Status.argument, "\(s.name) does not go with master=stochastic: \(s.method.refusesStochastic ?? "")")
     }
     (shared, agreed) = (Optimizer.places(stages, .all), Optimizer.places(stages, .equal))
     mayFail = branches.contains { $0.mayFail }
@@ -166,7 +173,7 @@ package final class Optimizer {
   }
 
   deinit {
-    if phase >= 0 { undo() }   // the host's parameters must not stay where a request had them
+    if phase >= 0 { undo() }  // the host's parameters must not stay where a request had them
     for i in 0..<bound.count {
       records[i].x.release()
       records[i].g.release()
@@ -203,7 +210,9 @@ package final class Optimizer {
       let index = bound.count + i
       let name = names?[i] ?? String(index)
       let what = Optimizer.label("parameter", index, names?[i])
-      guard taken.insert(Exact(name)).inserted else { throw Failure(Status.name, "\(what): another parameter is called `\(name)`") }
+      guard taken.insert(Exact(name)).inserted else {
+        throw Failure(Status.name, "\(what): another parameter is called `\(name)`")
+      }
       guard !v.readOnly else { throw Failure(Status.layout, "\(what) is read-only; parameters are changed in place") }
       try v.refuseOverlapWithin(what)
       guard !v.absent else { throw Failure(Status.argument, "\(what) is marked absent; only gradients may be") }
@@ -212,7 +221,9 @@ package final class Optimizer {
         throw Failure(Status.method, "\(what) of shape \(v.shape) fits no pipeline of route(...); add other=(...)")
       }
       for s in branches[b].stages {
-        do { try s.whole?.accepts(s.hyper[0], shape) } catch { throw Failure(Int(error.status), "\(what): \(error.message)") }
+        do { try s.whole?.accepts(s.hyper[0], shape) } catch {
+          throw Failure(Int(error.status), "\(what): \(error.message)")
+        }
       }
       added.append(Bound(view: v, name: name, group: 0, branch: b, shape: shape))
     }
@@ -226,7 +237,9 @@ package final class Optimizer {
     let g: Int
     let known = groupName.map { n in n.isEmpty ? 0 : groups.firstIndex { Exact($0) == Exact(n) } } ?? 0
     try checkShared(known)
-    if let known { g = known } else {
+    if let known {
+      g = known
+    } else {
       for s in stages { s.addGroup() }
       groups.append(groupName ?? "")
       g = groups.count - 1
@@ -248,9 +261,12 @@ package final class Optimizer {
       }
       let homes: UnsafeMutablePointer<UnsafeMutableRawPointer?> = hold(max(1, sources.count))
       homes.initialize(repeating: nil, count: max(1, sources.count))
-      (records + bound.count).initialize(to: Record(
-        x: Layout(v), g: Layout(v), shadow: nil, count: v.count, size: v.dtype.computeSize, branch: b.branch, group: b.group,
-        isDouble: isDouble, slots: slots, slotCount: 0, firstSlot: first, rules: rules, ownRules: rules, scalars: scalars, homes: homes))
+      (records + bound.count).initialize(
+        to: Record(
+          x: Layout(v), g: Layout(v), shadow: nil, count: v.count, size: v.dtype.computeSize, branch: b.branch,
+          group: b.group,
+          isDouble: isDouble, slots: slots, slotCount: 0, firstSlot: first, rules: rules, ownRules: rules,
+          scalars: scalars, homes: homes))
       records[bound.count].key = UInt32(truncatingIfNeeded: bound.count)
       bound.append(b)
     }
@@ -262,7 +278,9 @@ package final class Optimizer {
   static func label(_ kind: String, _ index: Int, _ name: String?) -> String {
     name.map { "\(kind) \(index) (`\($0)`)" } ?? "\(kind) \(index)"
   }
-  func label(_ kind: String, _ i: Int) -> String { Optimizer.label(kind, i, bound[i].name == String(i) ? nil : bound[i].name) }
+  func label(_ kind: String, _ i: Int) -> String {
+    Optimizer.label(kind, i, bound[i].name == String(i) ? nil : bound[i].name)
+  }
 
   static func checkOverlap(_ views: [(View, String)], _ what: String) throws(Failure) {
     try refuse(Overlap.first(among: views.map(\.0)), what) { views[$0].1 }
@@ -301,14 +319,21 @@ package final class Optimizer {
   }
 
   package func rebindParameters(_ views: [View]) throws(Failure) {
-    guard phase < 0, !evaluating else { throw Failure(Status.sequence, "parameters cannot be moved within a step or in evaluation mode") }
+    guard phase < 0, !evaluating else {
+      throw Failure(Status.sequence, "parameters cannot be moved within a step or in evaluation mode")
+    }
     try match(views, "parameter")
     for (i, v) in views.enumerated() {
       guard v.dtype == bound[i].view.dtype else {
-        throw Failure(Status.dtype, "\(label("parameter", i)) was bound as \(bound[i].view.dtype.name), got \(v.dtype.name)")
+        throw Failure(
+          Status.dtype, "\(label("parameter", i)) was bound as \(bound[i].view.dtype.name), got \(v.dtype.name)")
       }
-      guard !v.readOnly else { throw Failure(Status.layout, "\(label("parameter", i)) is read-only; parameters are changed in place") }
-      guard !v.absent else { throw Failure(Status.argument, "\(label("parameter", i)) is marked absent; only gradients may be") }
+      guard !v.readOnly else {
+        throw Failure(Status.layout, "\(label("parameter", i)) is read-only; parameters are changed in place")
+      }
+      guard !v.absent else {
+        throw Failure(Status.argument, "\(label("parameter", i)) is marked absent; only gradients may be")
+      }
       try v.refuseOverlapWithin(label("parameter", i))
     }
     let all = Overlap.Index(views)
@@ -354,9 +379,13 @@ package final class Optimizer {
     if !views.isEmpty {
       try match(views, "shadow")
       for (i, v) in views.enumerated() {
-        guard v.dtype.size == 2 else { throw Failure(Status.dtype, "\(label("shadow", i)) must be f16 or bf16, got \(v.dtype.name)") }
+        guard v.dtype.size == 2 else {
+          throw Failure(Status.dtype, "\(label("shadow", i)) must be f16 or bf16, got \(v.dtype.name)")
+        }
         guard !v.readOnly else { throw Failure(Status.layout, "\(label("shadow", i)) is read-only") }
-        guard !v.absent else { throw Failure(Status.argument, "\(label("shadow", i)) is marked absent; only gradients may be") }
+        guard !v.absent else {
+          throw Failure(Status.argument, "\(label("shadow", i)) is marked absent; only gradients may be")
+        }
         try v.refuseOverlapWithin(label("shadow", i))
       }
       try Optimizer.checkOverlap(zip(views, bound).map { ($0, $1.name) }, "shadows")
@@ -389,7 +418,9 @@ package final class Optimizer {
     return list
   }
 
-  func uses(_ s: Stage, _ b: Bound) -> Bool { s.role == .source ? s.branch == nil || s.branch == b.branch : branches[b.branch].stages.contains { $0 === s } }
+  func uses(_ s: Stage, _ b: Bound) -> Bool {
+    s.role == .source ? s.branch == nil || s.branch == b.branch : branches[b.branch].stages.contains { $0 === s }
+  }
 
   /// The state of a tensor: stage, slot and storage in order; known before it is allocated.
   func stateRows(_ i: Int) -> [(stage: Stage, slot: Slot, format: SlotStore.Format)] {
@@ -411,13 +442,17 @@ package final class Optimizer {
     if again { planned = 0 }
     guard planned < bound.count || programs.isEmpty else { return }
     var bytes = 0, scratchBytes = 0, ruleBytes = 0, markBytes = 0
-    var estimate = 0.0   // sums of absurd sizes must not overflow
+    var estimate = 0.0  // sums of absurd sizes must not overflow
     for i in planned..<bound.count {
       let b = bound[i]
       let size = b.view.dtype.computeSize
       estimate += Double(b.view.count) * Double(stateRows(i).count + 3) * 16
-      guard estimate < 1e17 else { throw Failure(Status.memory, "the state of these tensors does not fit into any memory") }
-      for row in stateRows(i) { bytes += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size)) }
+      guard estimate < 1e17 else {
+        throw Failure(Status.memory, "the state of these tensors does not fit into any memory")
+      }
+      for row in stateRows(i) {
+        bytes += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size))
+      }
       if needsMaster(b) { bytes += aligned(b.view.count * 4) }
       if stateRows(i).contains(where: { $0.slot.isIterate }) { markBytes += Marks.count(b.view.count) * 4 }
       for s in stages where uses(s, b) {
@@ -432,16 +467,20 @@ package final class Optimizer {
     let fingerprints = try Memory(markBytes, allocator, zeroed: false)
     let threads = min(Optimizer.mostThreads, max(Threads.count, 1) + 1)
     var benches = programs
-    while benches.count < threads { benches.append(try Program(allocator, written: { [unowned self] in startAnew($0, $1, $2, $3, $4) })) }
+    while benches.count < threads {
+      benches.append(try Program(allocator, written: { [unowned self] in startAnew($0, $1, $2, $3, $4) }))
+    }
 
     var workBytes = workspaces.first?.size ?? 0, wholes = 0
     for i in 0..<bound.count {
       for st in branches[bound[i].branch].stages {
         guard let w = st.whole else { continue }
-        // the rule's own, then its narrow state widened, then the parameters where they are not dense in the compute type
+        // the rule's own, then its narrow state widened, then the parameters where they are not dense in the compute
+        // type
         let b = bound[i], size = b.view.dtype.computeSize
         let narrow = slots(st, b).filter { format($0, b) != .direct }.count
-        workBytes = max(workBytes, aligned(w.workspace(st.hyper[0], b.shape, size)) + (narrow + 1) * aligned(b.view.count * size))
+        workBytes = max(
+          workBytes, aligned(w.workspace(st.hyper[0], b.shape, size)) + (narrow + 1) * aligned(b.view.count * size))
         wholes += 1
       }
     }
@@ -479,7 +518,9 @@ package final class Optimizer {
       }
       for (k, row) in rows.enumerated() {
         Optimizer.start(r, stores + k, row.slot)
-        if row.slot.home, let source = sources.firstIndex(where: { $0 === row.stage }) { r.pointee.homes[source] = stores[k].base }
+        if row.slot.home, let source = sources.firstIndex(where: { $0 === row.stage }) {
+          r.pointee.homes[source] = stores[k].base
+        }
       }
       r.pointee.marked = false
       if rows.contains(where: { $0.slot.isIterate }) {
@@ -527,7 +568,9 @@ package final class Optimizer {
     case .zero, .parameters, .iterate: break
     case .value(let x):
       if s.pointee.format == .direct {
-        if r.pointee.isDouble { s.pointee.base.assumingMemoryBound(to: Double.self).update(repeating: x, count: n) } else {
+        if r.pointee.isDouble {
+          s.pointee.base.assumingMemoryBound(to: Double.self).update(repeating: x, count: n)
+        } else {
           s.pointee.base.assumingMemoryBound(to: Float.self).update(repeating: Float(x), count: n)
         }
         return
@@ -539,7 +582,8 @@ package final class Optimizer {
     }
   }
 
-  /// Cuts the tensors into blocks, and the blocks into tasks: by size alone, so that results do not depend on the threads.
+  /// Cuts the tensors into blocks, and the blocks into tasks: by size alone, so that results do not depend on the
+  /// threads.
   private func plan() {
     var list: [Block] = []
     tasks = []
@@ -612,7 +656,9 @@ package final class Optimizer {
       let task = tasks[t]
       withOwn(programs) { program in
         if task.small {
-          for i in task.first..<task.end where takesPart(i) { run(program, records + i, records[i].firstBlock, records[i].firstBlock + records[i].blocks, sums: true, lay) }
+          for i in task.first..<task.end where takesPart(i) {
+            run(program, records + i, records[i].firstBlock, records[i].firstBlock + records[i].blocks, sums: true, lay)
+          }
         } else {
           let r = records + Int(blocks[task.first].tensor)
           if takesPart(r - records) { run(program, r, task.first, task.end, sums: true, lay) }
@@ -646,7 +692,8 @@ package final class Optimizer {
     }
   }
 
-  /// The sums over several tensors. They are added in the order of their size, so that the order of binding does not matter.
+  /// The sums over several tensors. They are added in the order of their size, so that the order of binding does not
+  /// matter.
   private func total(where included: (UnsafeMutablePointer<Record>) -> Bool, _ out: UnsafeMutablePointer<Double>) {
     for k in 0..<Sums.count { out[k] = 0 }
     withUnsafeTemporaryAllocation(of: Double.self, capacity: Sums.count) { row in
@@ -700,10 +747,15 @@ package final class Optimizer {
 
   /// Changes parameters (as the host sees them) and the source's state element by element. Here and above: one
   /// operation, or one a group.
-  func change(stage: Stage, slots order: [Int]? = nil, parameters: Bool, _ op: (_ tensor: Int) -> some ElementOperation) {
+  func change(stage: Stage, slots order: [Int]? = nil, parameters: Bool, _ op: (_ tensor: Int) -> some ElementOperation)
+  {
     forEach { p, r in
       let op = op(r - self.records)
-      self.change(p, r, stage, order, parameters, r.pointee.isDouble ? plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: false) : plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: false))
+      self.change(
+        p, r, stage, order, parameters,
+        r.pointee.isDouble
+          ? plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: false)
+          : plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: false))
     }
     noteHome(stage, order)
   }
@@ -724,7 +776,9 @@ package final class Optimizer {
   private func noteHome(_ stage: Stage, _ order: [Int]?) {
     guard let k = sources.firstIndex(where: { $0 === stage }) else { return }
     for i in 0..<bound.count where takesPart(i) && records[i].away & (1 << UInt32(k)) == 0 {
-      if let home = records[i].homes[k], state(records + i, stage, order).contains(home) { records[i].away |= 1 << UInt32(k) }
+      if let home = records[i].homes[k], state(records + i, stage, order).contains(home) {
+        records[i].away |= 1 << UInt32(k)
+      }
     }
   }
   /// The gradient that a source sees; nil where there is none to read.
@@ -732,7 +786,10 @@ package final class Optimizer {
     if let incoming { return p.gradient(incoming, copy: apply.scale != 1, &apply) }
     return r.pointee.present ? p.gradient(copy: apply.scale != 1, &apply) : nil
   }
-  private func change(_ p: Program, _ r: UnsafeMutablePointer<Record>, _ stage: Stage, _ order: [Int]?, _ parameters: Bool, _ kernel: @escaping PlainKernel) {
+  private func change(
+    _ p: Program, _ r: UnsafeMutablePointer<Record>, _ stage: Stage, _ order: [Int]?, _ parameters: Bool,
+    _ kernel: @escaping PlainKernel
+  ) {
     var apply = r.pointee.apply
     // Where there is no gradient to read, nobody looks at it.
     let x = p.hostParameters(), g = gradient(p, r, &apply) ?? x
@@ -748,10 +805,14 @@ package final class Optimizer {
 
   /// The slot of the source with the vector of the present request.
   package var probeSlot: (stage: Int, slot: Int)? {
-    guard pending.kind == .hessianVector || pending.kind == .logitDerivatives, let s = stack.last.flatMap(stage), let k = s.source?.probe else { return nil }
+    guard pending.kind == .hessianVector || pending.kind == .logitDerivatives, let s = stack.last.flatMap(stage),
+      let k = s.source?.probe
+    else { return nil }
     return (s.id, probeIndex(s, k))
   }
-  func probeIndex(_ s: Stage, _ k: Int) -> Int { s.role == .source ? k : (s.element.map { $0.slots(s.founding, Shape(dimensions: [1])).count } ?? 0) + k }
+  func probeIndex(_ s: Stage, _ k: Int) -> Int {
+    s.role == .source ? k : (s.element.map { $0.slots(s.founding, Shape(dimensions: [1])).count } ?? 0) + k
+  }
 
   /// Descriptions of a source's slot as tensors; valid until the next call.
   func probes(_ stage: Int, _ slot: Int) -> UnsafeMutablePointer<tw_tensor> {
@@ -767,9 +828,12 @@ package final class Optimizer {
     }
     let out = probeTensor ?? .allocate(capacity: 1)
     for i in 0..<bound.count {
-      (out + i).initialize(to: tw_tensor(
-        data: records[i].slot(stage, slot).base, dtype: records[i].isDouble ? DType.f64.rawValue : DType.f32.rawValue, ndim: Int32(probeList[i].ndim),
-        shape: UnsafePointer(probeList[i].shape), strides: nil, flags: UInt32(TW_TENSOR_READ_ONLY), role: 0, reserved: (0, 0, 0)))
+      (out + i).initialize(
+        to: tw_tensor(
+          data: records[i].slot(stage, slot).base, dtype: records[i].isDouble ? DType.f64.rawValue : DType.f32.rawValue,
+          ndim: Int32(probeList[i].ndim),
+          shape: UnsafePointer(probeList[i].shape), strides: nil, flags: UInt32(TW_TENSOR_READ_ONLY), role: 0,
+          reserved: (0, 0, 0)))
     }
     return out
   }
@@ -785,7 +849,9 @@ package final class Optimizer {
     let bytes = s.scalars.count * 8
     if bytes == 0 { return [] }
     if s.scope == .global { return [(UnsafeMutableRawPointer(s.globals), bytes)] }
-    return (0..<bound.count).filter { uses(s, bound[$0]) }.map { (UnsafeMutableRawPointer(records[$0].scalars[s.id]), bytes) }
+    return (0..<bound.count).filter { uses(s, bound[$0]) }.map {
+      (UnsafeMutableRawPointer(records[$0].scalars[s.id]), bytes)
+    }
   }
   /// Where the lasting state and the scalars of all stages but one lie.
   func regions(without source: Stage) -> [Region] {
@@ -806,12 +872,14 @@ package final class Optimizer {
   }
   private struct NonFiniteCount: ElementSum {
     @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-      let d = g - g   // 0, or NaN where g is not finite
+      let d = g - g  // 0, or NaN where g is not finite
       sums.add(0, L.select(L.equal(d, d), L(0), L(1)))
     }
   }
   static let nonFinite: (ElementKernels.Measure, ElementKernels.Measure) = {
-    let (f32, f64) = (plainMeasure(NonFiniteCount(), SIMD16<Float>.self), plainMeasure(NonFiniteCount(), SIMD8<Double>.self))
+    let (f32, f64) = (
+      plainMeasure(NonFiniteCount(), SIMD16<Float>.self), plainMeasure(NonFiniteCount(), SIMD8<Double>.self)
+    )
     return ({ _, _, _, o, out in f32(o, out) }, { _, _, _, o, out in f64(o, out) })
   }()
 
@@ -844,7 +912,8 @@ package final class Optimizer {
     let r = records + i
     let branch = branches[r.pointee.branch], s = branch.rule
     guard !branch.after.isEmpty,
-      ruleStep(branch, r.pointee.t + 2, r.pointee.group) <= ruleStep(branch, r.pointee.t + 1, r.pointee.group) else { return }
+      ruleStep(branch, r.pointee.t + 2, r.pointee.group) <= ruleStep(branch, r.pointee.t + 1, r.pointee.group)
+    else { return }
     for (k, slot) in slots(s, bound[i]).enumerated() {
       let store = r.pointee.slots + Int(r.pointee.firstSlot[s.id]) + k
       let bytes = SlotStore.bytes(store.pointee.format, slot.elements(of: r.pointee.count), r.pointee.size)
@@ -858,7 +927,9 @@ package final class Optimizer {
   private var decayOf: [Double] = []
   /// Step size and decoupled decay by group and branch, as the hyper-parameters say.
   private var rates: [(lr: Double, decay: Double)] = []
-  func rate(of tensor: Int) -> (lr: Double, decay: Double) { rates[records[tensor].group * branches.count + records[tensor].branch] }
+  func rate(of tensor: Int) -> (lr: Double, decay: Double) {
+    rates[records[tensor].group * branches.count + records[tensor].branch]
+  }
   /// The largest step size of the tensors that have a gradient this time.
   var largestRate: Double { (0..<bound.count).reduce(0) { records[$1].active ? max($0, rate(of: $1).lr) : $0 } }
 
@@ -871,7 +942,8 @@ package final class Optimizer {
       return lr != 0
     } ?? among.first
   }
-  /// What numbers that all tensors share are made with: the step of the tensor that has taken most, whatever the order of binding.
+  /// What numbers that all tensors share are made with: the step of the tensor that has taken most, whatever the order
+  /// of binding.
   private func commonContext(_ s: Stage, _ leader: Int) -> StepContext {
     var c = context(s, branches[records[leader].branch], leader)
     for i in 0..<bound.count where records[i].active && records[i].t > records[leader].t && uses(s, bound[i]) {
@@ -896,7 +968,7 @@ package final class Optimizer {
 
   private func prepareRules() throws(Failure) {
     try evaluateSchedules()
-    try checkAgreed()   // the last thing that can refuse: from here on scalars advance
+    try checkAgreed()  // the last thing that can refuse: from here on scalars advance
     loss = observed["loss"] ?? .nan
     if applies.count != groups.count * branches.count {
       decayOf = [Double](repeating: 0, count: groups.count * branches.count)
@@ -933,7 +1005,7 @@ package final class Optimizer {
     }
     begun.removeAll(keepingCapacity: true)
     for _ in stages { begun.append(false) }
-    leaders.removeAll(keepingCapacity: true)   // tensors of one group, branch and step count share their rules
+    leaders.removeAll(keepingCapacity: true)  // tensors of one group, branch and step count share their rules
     for i in 0..<bound.count {
       let r = records + i
       guard r.pointee.active else { continue }
@@ -945,7 +1017,10 @@ package final class Optimizer {
         r.pointee.stateKey = Random.key(seed: options.seed, stream: .max - 1, step: UInt64(step), tensor: r.pointee.key)
       }
       if !branch.perTensor {
-        if let l = leaders.first(where: { $0.group == r.pointee.group && $0.branch == r.pointee.branch && $0.t == r.pointee.t && $0.isDouble == r.pointee.isDouble }) {
+        if let l = leaders.first(where: {
+          $0.group == r.pointee.group && $0.branch == r.pointee.branch && $0.t == r.pointee.t
+            && $0.isDouble == r.pointee.isDouble
+        }) {
           r.pointee.rules = records[l.index].ownRules
           continue
         }
@@ -958,7 +1033,7 @@ package final class Optimizer {
         let h = s.hyper[r.pointee.group]
         if !begun[s.id] {
           begun[s.id] = true
-          if s.scope == .global, !s.scalars.isEmpty, let l = leader(s) {   // who has none begins nothing
+          if s.scope == .global, !s.scalars.isEmpty, let l = leader(s) {  // who has none begins nothing
             e.begin(s.globals, s.hyper[records[l].group], commonContext(s, l))
           } else if e.shared > 0, s.scope == .tensor {
             share(s, e.shared)
@@ -1017,15 +1092,20 @@ package final class Optimizer {
       // sums over all tensors
       totalled.removeAll(keepingCapacity: true)
       for branch in branches where segment < branch.segments.count {
-        guard let (s, p) = branch.segments[segment].last?.measured, s.reach[p] == .global, !totalled.contains(s.id) else { continue }
+        guard let (s, p) = branch.segments[segment].last?.measured, s.reach[p] == .global, !totalled.contains(s.id)
+        else { continue }
         totalled.append(s.id)
-        total(where: { r in
-          let passes = self.branches[r.pointee.branch].segments
-          return segment < passes.count && passes[segment].last?.measured?.stage === s
-        }, totals)
+        total(
+          where: { r in
+            let passes = self.branches[r.pointee.branch].segments
+            return segment < passes.count && passes[segment].last?.measured?.stage === s
+          }, totals)
         if s.scope == .tensor {
-          for i in 0..<bound.count where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
-            s.element?.finish(p, Totals(p: totals), records[i].scalars[s.id], s.hyper[records[i].group], context(s, branches[records[i].branch], i))
+          for i in 0..<bound.count
+          where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
+            s.element?.finish(
+              p, Totals(p: totals), records[i].scalars[s.id], s.hyper[records[i].group],
+              context(s, branches[records[i].branch], i))
             remake(s, i)
           }
           continue
@@ -1033,7 +1113,8 @@ package final class Optimizer {
         guard let first = leader(s) else { continue }
         s.element?.finish(p, Totals(p: totals), s.globals, s.hyper[records[first].group], commonContext(s, first))
         remade.removeAll(keepingCapacity: true)
-        for i in 0..<bound.count where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
+        for i in 0..<bound.count
+        where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
           let rule = records[i].rules[s.id]
           if remade.last == rule || (remade.count < 64 && remade.contains(rule)) { continue }
           remade.append(rule)
@@ -1057,7 +1138,9 @@ package final class Optimizer {
       }
       for i in 0..<bound.count where records[i].blocks > Walker.taskBlocks {
         let branch = branches[records[i].branch]
-        guard records[i].active, segment < branch.segments.count, position < branch.segments[segment].count else { continue }
+        guard records[i].active, segment < branch.segments.count, position < branch.segments[segment].count else {
+          continue
+        }
         finishTensor(branch.segments[segment][position], i, totals)
       }
     }
@@ -1076,7 +1159,9 @@ package final class Optimizer {
     }
     let r = records + Int(blocks[task.first].tensor)
     let branch = branches[r.pointee.branch]
-    guard r.pointee.active, segment < branch.segments.count, walk.position < branch.segments[segment].count else { return }
+    guard r.pointee.active, segment < branch.segments.count, walk.position < branch.segments[segment].count else {
+      return
+    }
     let pass = branch.segments[segment][walk.position]
     guard !pass.isWhole else { return }
     withOwn(programs) { run(pass, branch, r, task.first, task.end, $0) }
@@ -1100,7 +1185,10 @@ package final class Optimizer {
   }
 
   /// A pass over a run of blocks of one tensor.
-  private func run(_ pass: Branch.Pass, _ branch: Branch, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int, _ program: Program) {
+  private func run(
+    _ pass: Branch.Pass, _ branch: Branch, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int,
+    _ program: Program
+  ) {
     let clears = options.zeroGradients && r.pointee.present
     run(program, r, first, end, sums: pass.measured != nil) { p, r in
       if pass.opens, r.pointee.marked, !noticesAhead(r) { p.notice() }
@@ -1114,7 +1202,8 @@ package final class Optimizer {
     guard let (s, p) = pass.measured, s.reach[p] == .tensor, let e = s.element else { return }
     let r = records + i
     total(r, out)
-    e.finish(p, Totals(p: out), r.pointee.scalars[s.id], s.hyper[r.pointee.group], context(s, branches[r.pointee.branch], i))
+    e.finish(
+      p, Totals(p: out), r.pointee.scalars[s.id], s.hyper[r.pointee.group], context(s, branches[r.pointee.branch], i))
     remake(s, i)
   }
 
@@ -1140,7 +1229,9 @@ package final class Optimizer {
         do throws(Failure) { try runWhole(work[k].0, work[k].1, space.base) } catch { failures[k] = error }
       }
     }
-    for k in 0..<work.count { if let f = failures[k] { throw Failure(Int(f.status), "\(label("parameter", work[k].0)): \(f.message)") } }
+    for k in 0..<work.count {
+      if let f = failures[k] { throw Failure(Int(f.status), "\(label("parameter", work[k].0)): \(f.message)") }
+    }
   }
 
   private func runWhole(_ i: Int, _ pass: Branch.Pass, _ space: UnsafeMutableRawPointer) throws(Failure) {
@@ -1151,12 +1242,15 @@ package final class Optimizer {
       try callWhole(s, i, v, companion: nil, space)
     case .wholeAfter(let s):
       guard let v = r.pointee.scratch else { return }
-      // in the scratch tensor, then back: the host's memory may be strided or narrow, and a failure must not leave it half done
+      // in the scratch tensor, then back: the host's memory may be strided or narrow, and a failure must not leave it
+      // half done
       let n = r.pointee.count, bytes = n * r.pointee.size
       if let m = r.pointee.master { v.copyMemory(from: m, byteCount: bytes) } else { Optimizer.readParameters(r, v) }
       try callWhole(s, i, v, companion: v, space)
       if let m = r.pointee.master, !s.isView { m.copyMemory(from: v, byteCount: bytes) }
-      if !r.pointee.viewed || s.isView { r.pointee.x.write(0, n, from: v, size: r.pointee.size, rounding: r.pointee.rounding) }
+      if !r.pointee.viewed || s.isView {
+        r.pointee.x.write(0, n, from: v, size: r.pointee.size, rounding: r.pointee.rounding)
+      }
       if let shadow = r.pointee.shadow { shadow.write(0, n, from: v, size: r.pointee.size, rounding: nil) }
     default: break
     }
@@ -1177,7 +1271,8 @@ package final class Optimizer {
   }
 
   func callWhole(
-    _ s: Stage, _ i: Int, _ v: UnsafeMutableRawPointer, companion: UnsafeMutableRawPointer?, _ space: UnsafeMutableRawPointer, evaluating: Bool = false
+    _ s: Stage, _ i: Int, _ v: UnsafeMutableRawPointer, companion: UnsafeMutableRawPointer?,
+    _ space: UnsafeMutableRawPointer, evaluating: Bool = false
   ) throws(Failure) {
     guard let whole = s.whole else { return }
     let step = (f32: whole.f32, f64: whole.f64), call = evaluating ? whole.evaluate ?? step : step
@@ -1190,7 +1285,9 @@ package final class Optimizer {
     // State kept in fewer bits is widened for the call and narrowed after it.
     var list: [UnsafeMutableRawPointer] = []
     for store in stores {
-      if store.format == .direct { list.append(store.base) } else {
+      if store.format == .direct {
+        list.append(store.base)
+      } else {
         store.widen(n, 0, n, free.assumingMemoryBound(to: Float.self))
         list.append(free)
         free += aligned(n * size)
@@ -1198,17 +1295,25 @@ package final class Optimizer {
     }
     var w = companion ?? r.pointee.master ?? v
     if companion == nil, r.pointee.master == nil {
-      if r.pointee.x.dense, r.pointee.x.dtype == (r.pointee.isDouble ? .f64 : .f32) { w = r.pointee.x.data } else {
+      if r.pointee.x.dense, r.pointee.x.dtype == (r.pointee.isDouble ? .f64 : .f32) {
+        w = r.pointee.x.data
+      } else {
         Optimizer.readParameters(r, free)
         w = free
       }
     }
     if r.pointee.isDouble {
-      try call.f64(h, c, Whole(v: v.assumingMemoryBound(to: Double.self), w: w.assumingMemoryBound(to: Double.self),
-                                slots: list.map { $0.assumingMemoryBound(to: Double.self) }, shape: bound[i].shape, workspace: space))
+      try call.f64(
+        h, c,
+        Whole(
+          v: v.assumingMemoryBound(to: Double.self), w: w.assumingMemoryBound(to: Double.self),
+          slots: list.map { $0.assumingMemoryBound(to: Double.self) }, shape: bound[i].shape, workspace: space))
     } else {
-      try call.f32(h, c, Whole(v: v.assumingMemoryBound(to: Float.self), w: w.assumingMemoryBound(to: Float.self),
-                                slots: list.map { $0.assumingMemoryBound(to: Float.self) }, shape: bound[i].shape, workspace: space))
+      try call.f32(
+        h, c,
+        Whole(
+          v: v.assumingMemoryBound(to: Float.self), w: w.assumingMemoryBound(to: Float.self),
+          slots: list.map { $0.assumingMemoryBound(to: Float.self) }, shape: bound[i].shape, workspace: space))
     }
     if evaluating { return }
     for (k, store) in stores.enumerated() where store.format != .direct {
@@ -1273,8 +1378,13 @@ package final class Optimizer {
     let r = records + i
     let size = r.pointee.x.dtype.size
     r.pointee.x.forEachRun(0, r.pointee.count) { offset, stride, first, n in
-      if stride == 1 { (r.pointee.x.data + offset * size).copyMemory(from: m.base + first * size, byteCount: n * size) } else {
-        for k in 0..<n { (r.pointee.x.data + (offset + k * stride) * size).copyMemory(from: m.base + (first + k) * size, byteCount: size) }
+      if stride == 1 {
+        (r.pointee.x.data + offset * size).copyMemory(from: m.base + first * size, byteCount: n * size)
+      } else {
+        for k in 0..<n {
+          (r.pointee.x.data + (offset + k * stride) * size).copyMemory(
+            from: m.base + (first + k) * size, byteCount: size)
+        }
       }
     }
   }
@@ -1318,7 +1428,9 @@ package final class Optimizer {
     do throws(Failure) {
       for i in 0..<bound.count where records[i].t > 0 && records[i].count > 0 {
         let r = records + i
-        guard let s = branches[r.pointee.branch].evaluator, s.whole != nil, let v = r.pointee.scratch, let space = workspaces.first else { continue }
+        guard let s = branches[r.pointee.branch].evaluator, s.whole != nil, let v = r.pointee.scratch,
+          let space = workspaces.first
+        else { continue }
         Optimizer.readParameters(r, v)
         _ = context0(s, i)
         try callWhole(s, i, v, companion: v, space.base, evaluating: true)
@@ -1333,7 +1445,9 @@ package final class Optimizer {
   }
 
   func context0(_ s: Stage, _ i: Int) -> StepContext {
-    if decayOf.count != groups.count * branches.count { decayOf = [Double](repeating: 0, count: groups.count * branches.count) }
+    if decayOf.count != groups.count * branches.count {
+      decayOf = [Double](repeating: 0, count: groups.count * branches.count)
+    }
     return context(s, branches[records[i].branch], i)
   }
 }

@@ -44,8 +44,8 @@ package struct Parameter: Sendable {
     case group
     /// One number serves all tensors: a value for one of several groups is refused when it is given.
     case all
-    /// The groups have it one by one, but must agree when a step is taken (a schedule changes them one after the other); a step size of 0,
-    /// which leaves its group alone, need not.
+    /// The groups have it one by one, but must agree when a step is taken (a schedule changes them one after the
+    /// other); a step size of 0, which leaves its group alone, need not.
     case equal
   }
   package var reach = Reach.group
@@ -112,7 +112,9 @@ package enum Range: Sendable {
 
 extension Parameter {
   /// A number; `standard` nil makes it required.
-  package static func number(_ name: String, _ standard: Double?, _ range: Range, _ meaning: String, optional: Bool = false) -> Parameter {
+  package static func number(
+    _ name: String, _ standard: Double?, _ range: Range, _ meaning: String, optional: Bool = false
+  ) -> Parameter {
     var p = Parameter(name: name, kind: .number, meaning: meaning, standard: standard.map { .number($0) })
     p.limit(range)
     p.optional = optional
@@ -124,7 +126,9 @@ extension Parameter {
     p.standard = Value.none
     return p
   }
-  package static func integer(_ name: String, _ standard: Int?, _ range: Range, _ meaning: String, live: Bool = true) -> Parameter {
+  package static func integer(_ name: String, _ standard: Int?, _ range: Range, _ meaning: String, live: Bool = true)
+    -> Parameter
+  {
     var p = Parameter(name: name, kind: .integer, meaning: meaning, standard: standard.map { .number(Double($0)) })
     p.limit(range)
     p.live = live
@@ -140,17 +144,22 @@ extension Parameter {
     Parameter(name: name, kind: .flag, meaning: meaning, standard: .flag(standard), live: live)
   }
   /// One of several words, or a whole number.
-  package static func choiceOrInteger(_ name: String, _ words: [String], _ meaning: String, standard: Int = 0, live: Bool = true) -> Parameter {
+  package static func choiceOrInteger(
+    _ name: String, _ words: [String], _ meaning: String, standard: Int = 0, live: Bool = true
+  ) -> Parameter {
     var p = choice(name, words, meaning, standard: standard, live: live)
     p.takesInteger = true
     return p
   }
   /// One of several words; the first is the default unless `standard` names another.
-  package static func choice(_ name: String, _ words: [String], _ meaning: String, standard: Int = 0, live: Bool = true) -> Parameter {
+  package static func choice(_ name: String, _ words: [String], _ meaning: String, standard: Int = 0, live: Bool = true)
+    -> Parameter
+  {
     Parameter(name: name, kind: .choice(words), meaning: meaning, standard: .choice(standard), live: live)
   }
   package static func list(
-    _ name: String, _ standard: [Double]?, _ meaning: String, optional: Bool = false, presets: [(name: String, values: [Double])] = []
+    _ name: String, _ standard: [Double]?, _ meaning: String, optional: Bool = false,
+    presets: [(name: String, values: [Double])] = []
   ) -> Parameter {
     var p = Parameter(name: name, kind: .list, meaning: meaning, standard: standard.map { .list($0) })
     p.presets = presets
@@ -170,12 +179,18 @@ extension Parameter {
     return p
   }
 
-  package static func lr(_ standard: Double?, _ range: Range = .atLeast(0)) -> Parameter { .number("lr", standard, range, "step size") }
+  package static func lr(_ standard: Double?, _ range: Range = .atLeast(0)) -> Parameter {
+    .number("lr", standard, range, "step size")
+  }
   package static func weightDecay(_ standard: Double = 0, _ meaning: String = "weight decay") -> Parameter {
     .number("weight_decay", standard, .atLeast(0), meaning)
   }
-  package static func rate(_ name: String, _ standard: Double, _ meaning: String) -> Parameter { .number(name, standard, .rate, meaning) }
-  package static func eps(_ standard: Double, _ meaning: String = "added to the denominator", _ range: Range = .atLeast(0)) -> Parameter {
+  package static func rate(_ name: String, _ standard: Double, _ meaning: String) -> Parameter {
+    .number(name, standard, .rate, meaning)
+  }
+  package static func eps(
+    _ standard: Double, _ meaning: String = "added to the denominator", _ range: Range = .atLeast(0)
+  ) -> Parameter {
     .number("eps", standard, range, meaning)
   }
 
@@ -187,7 +202,8 @@ extension Parameter {
     case .atMost(let b): maximum = b
     case .rate: (minimum, maximum, maximumOpen) = (0, 1, true)
     case .within(let a, let b): (minimum, maximum) = (a, b)
-    case .between(let a, let b, let lowOpen, let highOpen): (minimum, maximum, minimumOpen, maximumOpen) = (a, b, lowOpen, highOpen)
+    case .between(let a, let b, let lowOpen, let highOpen):
+      (minimum, maximum, minimumOpen, maximumOpen) = (a, b, lowOpen, highOpen)
     }
   }
 
@@ -206,7 +222,9 @@ extension Parameter {
     let low = minimumOpen ? x > minimum : x >= minimum
     let high = maximumOpen ? x < maximum : x <= maximum
     guard !x.isNaN, low, high, x.isFinite || infinite else {
-      throw Failure(Status.range, "\(method): `\(name)` must be \(x.isInfinite && !infinite ? "finite, " : "")\(rangeText), got \(text(x))")
+      throw Failure(
+        Status.range,
+        "\(method): `\(name)` must be \(x.isInfinite && !infinite ? "finite, " : "")\(rangeText), got \(text(x))")
     }
     if kind == .integer, x != x.rounded() || abs(x) > 9e15 {
       throw Failure(Status.type, "\(method): `\(name)` must be a whole number, got \(text(x))")
@@ -217,12 +235,14 @@ extension Parameter {
   package var expectation: String {
     switch kind {
     case .number:
-      "a number \(rangeText)" + (live ? ", or a schedule" : "") + (takesList ? ", or a list of numbers, one for each entry" : "")
+      "a number \(rangeText)" + (live ? ", or a schedule" : "")
+        + (takesList ? ", or a list of numbers, one for each entry" : "")
         + (optional ? ", or none" : "")
     case .integer: "a whole number \(rangeText)" + (optional ? ", or none" : "")
     case .flag: "true or false"
     case .choice(let words): "one of " + words.joined(separator: ", ") + (takesInteger ? ", or a whole number" : "")
-    case .list: "a list of numbers [a, b, ...]" + presets.map { ", or \($0.name)" }.joined() + (optional ? ", or none" : "")
+    case .list:
+      "a list of numbers [a, b, ...]" + presets.map { ", or \($0.name)" }.joined() + (optional ? ", or none" : "")
     case .regularizer: "a regularizer, as l1(1e-4)"
     case .constraint: "a constraint, as l2_ball(1)"
     case .pipeline: "a pipeline in parentheses, as (adamw(lr=1e-3))"
@@ -269,12 +289,13 @@ extension Parameter {
     case (.choice(let words), .number(let x)):
       guard let k = words.firstIndex(of: text(x)) else { throw wrong() }
       return .choice(k)
-    case (.list, .list(let items)), (.number, .list(let items)) where kind == .list || takesList:
+    case (.list, .list(let items)),
+      (.number, .list(let items)) where kind == .list || takesList:
       var numbers: [Double] = []
       for item in items {
         switch item {
         case .number(let x): numbers.append(x)
-        case .list(let inner):   // rows of numbers are read one after the other
+        case .list(let inner):  // rows of numbers are read one after the other
           for i in inner { if case .number(let x) = i { numbers.append(x) } else { throw wrong() } }
         default: throw wrong()
         }
@@ -305,7 +326,9 @@ extension Parameter {
     case .word(let w):
       if w.arguments.isEmpty, w.name == "true" || w.name == "false" { break }
       guard let m = Registry.find(w.name) else {
-        throw Failure(Status.method, "\(method): `\(name)`: no schedule `\(w.name)`" + suggestion(w.name, Registry.names(.schedule)))
+        throw Failure(
+          Status.method, "\(method): `\(name)`: no schedule `\(w.name)`" + suggestion(w.name, Registry.names(.schedule))
+        )
       }
       guard m.kind == .schedule else { break }
       _ = try Registry.component(w, .schedule)
@@ -327,7 +350,8 @@ extension Parameter {
     case (_, .flag(let b)): b ? "true" : "false"
     case (.choice(let words), .choice(let k)): words[k]
     case (_, .choice(let k)): String(k)
-    case (_, .list(let xs)): presets.first { $0.values == xs }?.name ?? "[" + xs.map { text($0) }.joined(separator: ", ") + "]"
+    case (_, .list(let xs)):
+      presets.first { $0.values == xs }?.name ?? "[" + xs.map { text($0) }.joined(separator: ", ") + "]"
     case (_, .schedule(let s)), (_, .stage(let s)): s.text
     case (_, .schedules(let list)): "[" + list.map(\.text).joined(separator: ", ") + "]"
     case (_, .pipeline(let s)): "(" + s.map(\.text).joined(separator: " | ") + ")"
@@ -377,7 +401,9 @@ package struct Hyper: Sendable {
   }
   package func has(_ name: String) -> Bool { let x: Double = self[dynamicMember: name]; return !x.isNaN }
   package func `is`(_ name: String, _ word: String) -> Bool {
-    guard let i = index(name), case .choice(let words) = parameters[i].kind, case .choice(let k) = values[i] else { return false }
+    guard let i = index(name), case .choice(let words) = parameters[i].kind, case .choice(let k) = values[i] else {
+      return false
+    }
     return words[k] == word
   }
   package func list(_ name: String) -> [Double] {

@@ -69,7 +69,9 @@ private struct Decoupled<R: ElementRegularizer>: ElementRule {
 
 private struct ValueSum<R: ElementRegularizer>: ElementSum {
   let r: R
-  @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, r.value(x)) }
+  @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+    sums.add(0, r.value(x))
+  }
 }
 
 @inline(never)
@@ -97,7 +99,8 @@ package func entry<R: ElementRegularizer>(_: R.Type) -> Registered {
     method: R.method,
     component: .regularizer(
       RegularizerKernels(
-        hasProx: true, penalty: { (kernels(Coupled<R>.self).binding($0), nil) }, proximal: { (kernels(Proximal<R>.self).binding($0), nil) },
+        hasProx: true, penalty: { (kernels(Coupled<R>.self).binding($0), nil) },
+        proximal: { (kernels(Proximal<R>.self).binding($0), nil) },
         decoupled: { (kernels(Decoupled<R>.self).binding($0), nil) },
         value32: { (h, w) throws(Failure) in total(R(h), w) }, value64: { (h, w) throws(Failure) in total(R(h), w) })))
 }
@@ -145,8 +148,10 @@ package func entry<R: WholeRegularizer>(_: R.Type) -> Registered {
     component: .regularizer(
       RegularizerKernels(
         hasProx: R.hasProx, penalty: { (nil, kernels(WholeCoupled<R>.self).binding($0)) },
-        proximal: { (nil, kernels(WholeProximal<R>.self).binding($0)) }, decoupled: { (nil, kernels(WholeDecoupled<R>.self).binding($0)) },
-        value32: { (h, w) throws(Failure) in try R(h).value(w) }, value64: { (h, w) throws(Failure) in try R(h).value(w) })))
+        proximal: { (nil, kernels(WholeProximal<R>.self).binding($0)) },
+        decoupled: { (nil, kernels(WholeDecoupled<R>.self).binding($0)) },
+        value32: { (h, w) throws(Failure) in try R(h).value(w) },
+        value64: { (h, w) throws(Failure) in try R(h).value(w) })))
 }
 
 // MARK: constraints
@@ -184,8 +189,12 @@ extension WholeConstraint {
   package func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     throw Failure(Status.unsupported, "\(Self.method.name) has no linear minimisation oracle")
   }
-  package func tangent<T: Real>(_ w: Whole<T>) throws(Failure) { throw Failure(Status.unsupported, "\(Self.method.name) is not a manifold") }
-  package func retract<T: Real>(_ w: Whole<T>) throws(Failure) { throw Failure(Status.unsupported, "\(Self.method.name) is not a manifold") }
+  package func tangent<T: Real>(_ w: Whole<T>) throws(Failure) {
+    throw Failure(Status.unsupported, "\(Self.method.name) is not a manifold")
+  }
+  package func retract<T: Real>(_ w: Whole<T>) throws(Failure) {
+    throw Failure(Status.unsupported, "\(Self.method.name) is not a manifold")
+  }
 }
 
 package struct ConstraintKernels: Sendable {
@@ -257,12 +266,17 @@ private struct SetRule<C: WholeConstraint, Operation: Sendable>: WholeRule {
   }
 }
 
-
-package func entry<C: WholeConstraint>(_: C.Type) -> Registered { Registered(method: C.method, component: .constraint(constraintKernels(C.self))) }
+package func entry<C: WholeConstraint>(_: C.Type) -> Registered {
+  Registered(method: C.method, component: .constraint(constraintKernels(C.self)))
+}
 
 package func constraintKernels<C: WholeConstraint>(_: C.Type) -> ConstraintKernels {
-  let project: @Sendable (Hyper) -> (ElementKernels?, WholeKernels?) = { (nil, kernels(SetRule<C, SetOperation.Project>.self).binding($0)) }
-  let minimise: @Sendable (Hyper) -> (ElementKernels?, WholeKernels?) = { (nil, kernels(SetRule<C, SetOperation.Minimise>.self).binding($0)) }
+  let project: @Sendable (Hyper) -> (ElementKernels?, WholeKernels?) = {
+    (nil, kernels(SetRule<C, SetOperation.Project>.self).binding($0))
+  }
+  let minimise: @Sendable (Hyper) -> (ElementKernels?, WholeKernels?) = {
+    (nil, kernels(SetRule<C, SetOperation.Minimise>.self).binding($0))
+  }
   guard C.isManifold else {
     return ConstraintKernels(projection: project, manifold: nil, minimise: minimise, tangent: nil, retract: nil)
   }

@@ -67,12 +67,14 @@ package struct Slot: Sendable {
   package var storage: Storage
   package var start: Start
   package var temporary = false
-  /// It holds the parameters while they are away from where the host left them; the engine brings them back when a step is broken off.
+  /// It holds the parameters while they are away from where the host left them; the engine brings them back when a step
+  /// is broken off.
   package var home = false
-  /// Its elements, where they are not those of the parameter: row sums, bases, factors. Only whole-tensor rules have such buffers; they
-  /// are kept exactly and start at a number.
+  /// Its elements, where they are not those of the parameter: row sums, bases, factors. Only whole-tensor rules have
+  /// such buffers; they are kept exactly and start at a number.
   package var count: Int?
-  package init(_ name: String, _ meaning: String, _ storage: Storage = .exact, start: Start = .zero, count: Int? = nil) {
+  package init(_ name: String, _ meaning: String, _ storage: Storage = .exact, start: Start = .zero, count: Int? = nil)
+  {
     (self.name, self.meaning, self.storage, self.start, self.count) = (name, meaning, storage, start, count)
   }
   package func elements(of parameter: Int) -> Int { count ?? parameter }
@@ -82,7 +84,8 @@ package struct Slot: Sendable {
     s.temporary = true
     return s
   }
-  /// Where a source keeps the parameters before it moves them; its first walk of a step over this slot must be one that saves them.
+  /// Where a source keeps the parameters before it moves them; its first walk of a step over this slot must be one that
+  /// saves them.
   package static func home(_ name: String, _ meaning: String) -> Slot {
     var s = temporary(name, meaning)
     s.home = true
@@ -152,13 +155,14 @@ package struct Shape: Sendable {
 
 /// A stage that acts on every element by itself.
 ///
-/// Used as an update rule, `direction` maps the gradient `v` and the parameter `w` to the step that is multiplied by the learning rate
-/// and subtracted. Used as a transform of gradients, `v` is the gradient and `w` the parameter; of updates, `v` is the update and `w`
-/// the gradient; of parameters (averages, proxes), `v` is the parameter.
+/// Used as an update rule, `direction` maps the gradient `v` and the parameter `w` to the step that is multiplied by
+/// the learning rate and subtracted. Used as a transform of gradients, `v` is the gradient and `w` the parameter; of
+/// updates, `v` is the update and `w` the gradient; of parameters (averages, proxes), `v` is the parameter.
 ///
-/// A stage that needs norms or other sums declares `phases`: before `direction`, each phase walks all elements through `measure` (which
-/// may change the state), then `finish` turns the totals into scalars, and the stage is made anew with them. In `measure` an element
-/// whose operands are all zero must add nothing: the last vector of a tensor is padded so.
+/// A stage that needs norms or other sums declares `phases`: before `direction`, each phase walks all elements through
+/// `measure` (which may change the state), then `finish` turns the totals into scalars, and the stage is made anew with
+/// them. In `measure` an element whose operands are all zero must add nothing: the last vector of a tensor is padded
+/// so.
 package protocol ElementRule: BitwiseCopyable, Sendable {
   static var method: Method { get }
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot]
@@ -168,8 +172,8 @@ package protocol ElementRule: BitwiseCopyable, Sendable {
   /// of a step every tensor takes the largest, so that one that was absent misses nothing.
   static var shared: Int { get }
   static func phases(_ h: Hyper) -> Int
-  /// Over what the sums of a phase reach, where that is not the scope: a stage with scalars a tensor may also take sums over all tensors,
-  /// which every tensor then receives.
+  /// Over what the sums of a phase reach, where that is not the scope: a stage with scalars a tensor may also take sums
+  /// over all tensors, which every tensor then receives.
   static func reach(_ h: Hyper, _ phase: Int) -> Scope
   static func decay(_ h: Hyper) -> Decay
   /// The rule's numbers differ from tensor to tensor (by shape, or by random draws), so that it is made anew for each.
@@ -184,10 +188,11 @@ package protocol ElementRule: BitwiseCopyable, Sendable {
   func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L
   /// What `evaluation weights` are, where they are not the parameters.
   static var evaluates: Bool { get }
-  /// For stages behind the rule: the step that the rule counts at step t of a tensor. Where it falls back, the rule starts afresh.
+  /// For stages behind the rule: the step that the rule counts at step t of a tensor. Where it falls back, the rule
+  /// starts afresh.
   static func ruleStep(_ t: Int, _ h: Hyper) -> Int
-  /// With the numbers that it has now `direction` is `v` times this number and touches no state; nil: it is more. The engine then multiplies as it
-  /// reads, or leaves the stage out where the number is 1.
+  /// With the numbers that it has now `direction` is `v` times this number and touches no state; nil: it is more. The
+  /// engine then multiplies as it reads, or leaves the stage out where the number is 1.
   var multiplies: Double? { get }
   func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L
 }
@@ -201,7 +206,9 @@ extension ElementRule {
   package static func reach(_ h: Hyper, _ phase: Int) -> Scope { scope(h) }
   package static func decay(_ h: Hyper) -> Decay { .none }
   package static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {}
-  package static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {}
+  package static func finish(
+    _ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext
+  ) {}
   @inline(__always) package func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums) {}
   @inline(__always) package func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L {
     let d = direction(g, x, s)
@@ -229,7 +236,8 @@ package struct Apply: BitwiseCopyable, Sendable {
   }
 }
 
-/// An element rule with its types erased: what the engine runs. (A class: a struct of closures would copy them all at every use.)
+/// An element rule with its types erased: what the engine runs. (A class: a struct of closures would copy them all at
+/// every use.)
 package final class ElementKernels: Sendable {
   package typealias Kernel = @Sendable (UnsafeRawPointer, Apply, Operands) -> Void
   /// Goes on with the sums that it is given: a block gives the same bits whether it comes whole or in chunks.
@@ -263,13 +271,18 @@ package final class ElementKernels: Sendable {
   let evaluate: (Kernel, Kernel)
 
   init(
-    size: Int, prepare: @escaping Prepare, slots: @escaping @Sendable (Hyper, Shape) -> [Slot], scalars: @escaping @Sendable (Hyper) -> [Scalar],
+    size: Int, prepare: @escaping Prepare, slots: @escaping @Sendable (Hyper, Shape) -> [Slot],
+    scalars: @escaping @Sendable (Hyper) -> [Scalar],
     scope: @escaping @Sendable (Hyper) -> Scope, shared: Int, phases: @escaping @Sendable (Hyper) -> Int,
     reach: @escaping @Sendable (Hyper, Int) -> Scope,
-    decay: @escaping @Sendable (Hyper) -> Decay, perTensor: Bool, begin: @escaping Begin, finish: @escaping Finish, fused: (Kernel, Kernel), packed: @escaping Kernel, map: (Kernel, Kernel), measure: (Measure, Measure),
-    multiplies: @escaping @Sendable (UnsafeRawPointer) -> Double?, evaluates: Bool, ruleStep: @escaping @Sendable (Int, Hyper) -> Int, evaluate: (Kernel, Kernel)
+    decay: @escaping @Sendable (Hyper) -> Decay, perTensor: Bool, begin: @escaping Begin, finish: @escaping Finish,
+    fused: (Kernel, Kernel), packed: @escaping Kernel, map: (Kernel, Kernel), measure: (Measure, Measure),
+    multiplies: @escaping @Sendable (UnsafeRawPointer) -> Double?, evaluates: Bool,
+    ruleStep: @escaping @Sendable (Int, Hyper) -> Int, evaluate: (Kernel, Kernel)
   ) {
-    (self.size, self.prepare, self.slots, self.scalars, self.scope, self.phases) = (size, prepare, slots, scalars, scope, phases)
+    (self.size, self.prepare, self.slots, self.scalars, self.scope, self.phases) = (
+      size, prepare, slots, scalars, scope, phases
+    )
     self.shared = shared
     (self.reach, self.decay, self.perTensor, self.begin, self.finish) = (reach, decay, perTensor, begin, finish)
     (self.fused, self.packed, self.map, self.measure) = (fused, packed, map, measure)
@@ -277,8 +290,8 @@ package final class ElementKernels: Sendable {
   }
 }
 
-/// Erases a rule. The closures are made in small functions that are not inlined: a generic class, or an inlined maker, would be
-/// silently slower by orders of magnitude.
+/// Erases a rule. The closures are made in small functions that are not inlined: a generic class, or an inlined maker,
+/// would be silently slower by orders of magnitude.
 @inline(never)
 package func kernels<R: ElementRule>(_: R.Type) -> ElementKernels {
   ElementKernels(
@@ -400,7 +413,9 @@ package typealias PlainMeasure = @Sendable (Operands, UnsafeMutablePointer<Sums>
 
 /// A loop for each case, so that an operand which is neither used nor written is not read.
 @inline(never)
-func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type, writesX: Bool = true, writesG: Bool = true) -> PlainKernel {
+func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type, writesX: Bool = true, writesG: Bool = true)
+  -> PlainKernel
+{
   if writesG { return { o in walk(o, op, L.self, true, true) } }
   if writesX { return { o in walk(o, op, L.self, true, false) } }
   return { o in walk(o, op, L.self, false, false) }
@@ -454,7 +469,8 @@ package protocol WholeRule: Sendable {
   static func decay(_ h: Hyper) -> Decay
   /// Throws when tensors of this shape are refused, before anything is bound.
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
-  /// Bytes of scratch memory for a tensor whose elements have `size` bytes. Allocated before the first step, so that none can fail for it.
+  /// Bytes of scratch memory for a tensor whose elements have `size` bytes. Allocated before the first step, so that
+  /// none can fail for it.
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int
   /// A factorisation may fail: the engine then keeps copies, so that a failed step changes nothing.
   static var mayFail: Bool { get }
@@ -500,9 +516,15 @@ package struct WholeKernels: Sendable {
 package func kernels<R: WholeRule>(_: R.Type) -> WholeKernels {
   WholeKernels(
     slots: { R.slots($0, $1) }, decay: { R.decay($0) },
-    accepts: { (h, s) throws(Failure) in try R.accepts(h, s) }, workspace: { R.workspace($0, $1, $2) }, mayFail: { R.mayFail($0) }, keepsPoint: R.keepsPoint,
-    f32: { (h, c, w) throws(Failure) in try R(h, c).apply(w) }, f64: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
-    evaluate: R.evaluates ? ({ (h, c, w) throws(Failure) in try R(h, c).evaluate(w) }, { (h, c, w) throws(Failure) in try R(h, c).evaluate(w) }) : nil)
+    accepts: { (h, s) throws(Failure) in try R.accepts(h, s) }, workspace: { R.workspace($0, $1, $2) },
+    mayFail: { R.mayFail($0) }, keepsPoint: R.keepsPoint,
+    f32: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
+    f64: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
+    evaluate: R.evaluates
+      ? (
+        { (h, c, w) throws(Failure) in try R(h, c).evaluate(w) },
+        { (h, c, w) throws(Failure) in try R(h, c).evaluate(w) }
+      ) : nil)
 }
 
 extension ElementKernels {
@@ -512,8 +534,10 @@ extension ElementKernels {
       size: size, prepare: { [prepare] _, c, p in prepare(inner, c, p) }, slots: { [slots] _, s in slots(inner, s) },
       scalars: { [scalars] _ in scalars(inner) }, scope: { [scope] _ in scope(inner) }, shared: shared,
       phases: { [phases] _ in phases(inner) },
-      reach: { [reach] _, p in reach(inner, p) }, decay: { [decay] _ in decay(inner) }, perTensor: perTensor, begin: { [begin] s, _, c in begin(s, inner, c) },
-      finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, packed: packed, map: map, measure: measure,
+      reach: { [reach] _, p in reach(inner, p) }, decay: { [decay] _ in decay(inner) }, perTensor: perTensor,
+      begin: { [begin] s, _, c in begin(s, inner, c) },
+      finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, packed: packed, map: map,
+      measure: measure,
       multiplies: multiplies, evaluates: evaluates,
       ruleStep: { [ruleStep] t, _ in ruleStep(t, inner) }, evaluate: evaluate)
   }
@@ -523,8 +547,11 @@ extension WholeKernels {
   func binding(_ inner: Hyper) -> WholeKernels {
     WholeKernels(
       slots: { [slots] _, s in slots(inner, s) }, decay: { [decay] _ in decay(inner) },
-      accepts: { [accepts] (_, s) throws(Failure) in try accepts(inner, s) }, workspace: { [workspace] _, s, n in workspace(inner, s, n) }, mayFail: { [mayFail] _ in mayFail(inner) }, keepsPoint: keepsPoint,
-      f32: { [f32] (_, c, w) throws(Failure) in try f32(inner, c, w) }, f64: { [f64] (_, c, w) throws(Failure) in try f64(inner, c, w) },
+      accepts: { [accepts] (_, s) throws(Failure) in try accepts(inner, s) },
+      workspace: { [workspace] _, s, n in workspace(inner, s, n) }, mayFail: { [mayFail] _ in mayFail(inner) },
+      keepsPoint: keepsPoint,
+      f32: { [f32] (_, c, w) throws(Failure) in try f32(inner, c, w) },
+      f64: { [f64] (_, c, w) throws(Failure) in try f64(inner, c, w) },
       evaluate: nil)
   }
 }

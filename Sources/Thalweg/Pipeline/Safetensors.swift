@@ -3,7 +3,8 @@ import CThalweg
 /// The frame of a checkpoint, the safetensors layout: a length, a JSON header, and the bytes.
 ///
 ///     8 bytes      length of the header, little endian
-///     header       {"__metadata__": {"format": "thalweg", "version": "2", "hash": "..."}, "name": {"dtype", "shape", "data_offsets"}, ...}
+///     header       {"__metadata__": {"format": "thalweg", "version": "2", "hash": "..."}, "name": {"dtype", "shape",
+///     "data_offsets"}, ...}
 ///     data         entry after entry
 ///
 /// The hash covers names, types, offsets and data, so that a single damaged bit is found.
@@ -50,20 +51,26 @@ struct Safetensors {
     }
     func add(_ name: String, _ numbers: [Double]) throws(Failure) {
       var failure: Failure?
-      numbers.withUnsafeBytes { raw in do throws(Failure) { try add(name, "F64", numbers.count, raw) } catch { failure = error } }
+      numbers.withUnsafeBytes { raw in
+        do throws(Failure) { try add(name, "F64", numbers.count, raw) } catch { failure = error }
+      }
       if let failure { throw failure }
     }
     func add(_ name: String, text: String) throws(Failure) {
       var failure: Failure?
       let bytes = Array(text.utf8)
-      bytes.withUnsafeBytes { raw in do throws(Failure) { try add(name, "U8", bytes.count, raw) } catch { failure = error } }
+      bytes.withUnsafeBytes { raw in
+        do throws(Failure) { try add(name, "U8", bytes.count, raw) } catch { failure = error }
+      }
       if let failure { throw failure }
     }
 
     private func header(_ hash: UInt64) -> [UInt8] {
       let hex = String(hash, radix: 16)
       let padded = String(repeating: "0", count: 16 - hex.utf8.count) + hex
-      var text = Array("{\"__metadata__\":{\"format\":\"thalweg\",\"version\":\"\(Safetensors.version)\",\"hash\":\"\(padded)\"},\(table)}".utf8)
+      var text = Array(
+        "{\"__metadata__\":{\"format\":\"thalweg\",\"version\":\"\(Safetensors.version)\",\"hash\":\"\(padded)\"},\(table)}"
+          .utf8)
       while text.count % 8 != 0 { text.append(32) }
       return (0..<8).map { UInt8(truncatingIfNeeded: text.count >> (8 * $0)) } + text
     }
@@ -85,7 +92,8 @@ struct Safetensors {
     var out = ""
     for (i, e) in list.enumerated() {
       if i > 0 { out += "," }
-      out += "\(JSON.escape(e.name)):{\"dtype\":\"\(e.dtype)\",\"shape\":[\(e.shape.map(String.init).joined(separator: ","))],"
+      out +=
+        "\(JSON.escape(e.name)):{\"dtype\":\"\(e.dtype)\",\"shape\":[\(e.shape.map(String.init).joined(separator: ","))],"
       out += "\"data_offsets\":[\(e.start),\(e.end)]}"
     }
     return out
@@ -104,7 +112,9 @@ struct Safetensors {
   init(_ data: UnsafeRawBufferPointer) throws(Failure) {
     guard data.count >= 8, let base = data.baseAddress else { throw Safetensors.damaged("it has \(data.count) bytes") }
     let length = base.loadUnaligned(as: UInt64.self)
-    guard length <= UInt64(Safetensors.headerLimit), Int(length) <= data.count - 8 else { throw Safetensors.damaged("the header is cut off") }
+    guard length <= UInt64(Safetensors.headerLimit), Int(length) <= data.count - 8 else {
+      throw Safetensors.damaged("the header is cut off")
+    }
     let n = Int(length)
     var json = JSON(Array(UnsafeRawBufferPointer(start: base + 8, count: n)))
     guard let top = json.object() else { throw Safetensors.damaged("the header is no JSON object") }
@@ -114,14 +124,17 @@ struct Safetensors {
     var version = 1
     if case .string(let v)? = meta.first(where: { $0.key == "version" })?.item, let k = Int(v) { version = k }
     guard version <= Safetensors.version else {
-      throw Failure(Status.version, "the checkpoint has version \(version), this library reads up to \(Safetensors.version)")
+      throw Failure(
+        Status.version, "the checkpoint has version \(version), this library reads up to \(Safetensors.version)")
     }
     var found: [Exact: Entry] = [:], order: [Entry] = []
     for field in top where field.key != "__metadata__" {
       let name = field.key
-      guard case .object(let fields) = field.item, case .string(let dtype)? = fields.first(where: { $0.key == "dtype" })?.item,
+      guard case .object(let fields) = field.item,
+        case .string(let dtype)? = fields.first(where: { $0.key == "dtype" })?.item,
         case .numbers(let shape)? = fields.first(where: { $0.key == "shape" })?.item,
-        case .numbers(let offsets)? = fields.first(where: { $0.key == "data_offsets" })?.item, offsets.count == 2, offsets[0] >= 0,
+        case .numbers(let offsets)? = fields.first(where: { $0.key == "data_offsets" })?.item, offsets.count == 2,
+        offsets[0] >= 0,
         offsets[1] >= offsets[0], offsets[1] <= data.count - 8 - n, found[Exact(name)] == nil
       else { throw Safetensors.damaged("the entry `\(name)` is broken") }
       let e = Entry(name: name, dtype: dtype, shape: shape, start: offsets[0], end: offsets[1])
@@ -131,7 +144,9 @@ struct Safetensors {
     body = UnsafeRawBufferPointer(start: base + 8 + n, count: data.count - 8 - n)
     var hasher = Digest(Safetensors.table(order))
     if let p = body.baseAddress { hasher.add(p, body.count) }
-    guard case .string(let stored)? = meta.first(where: { $0.key == "hash" })?.item, UInt64(stored, radix: 16) == hasher.finish() else {
+    guard case .string(let stored)? = meta.first(where: { $0.key == "hash" })?.item,
+      UInt64(stored, radix: 16) == hasher.finish()
+    else {
       throw Safetensors.damaged("its hash does not fit: it was changed or cut")
     }
     (written, self.found, self.order) = (version, found, order)
@@ -158,14 +173,18 @@ struct Safetensors {
     return d.finish()
   }
 
-  /// FNV-1a over 8-byte words, four lanes: fast, and sensitive to every bit. Pieces of any length give the hash of the whole.
+  /// FNV-1a over 8-byte words, four lanes: fast, and sensitive to every bit. Pieces of any length give the hash of the
+  /// whole.
   private struct Digest {
     private var h: (UInt64, UInt64, UInt64, UInt64)
     private var carry: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
     private var held = 0, total = 0
 
     init(seed: UInt64) {
-      h = (seed ^ 0xcbf2_9ce4_8422_2325, seed ^ 0x9e37_79b9_7f4a_7c15, seed ^ 0xc2b2_ae3d_27d4_eb4f, seed ^ 0x1656_67b1_9e37_79f9)
+      h = (
+        seed ^ 0xcbf2_9ce4_8422_2325, seed ^ 0x9e37_79b9_7f4a_7c15, seed ^ 0xc2b2_ae3d_27d4_eb4f,
+        seed ^ 0x1656_67b1_9e37_79f9
+      )
     }
     /// Begins with the table of entries.
     init(_ table: String) {
@@ -207,7 +226,8 @@ struct Safetensors {
   }
 }
 
-/// Just enough JSON for the header: objects of strings, objects, and lists of whole numbers. Everything else is refused.
+/// Just enough JSON for the header: objects of strings, objects, and lists of whole numbers. Everything else is
+/// refused.
 struct JSON {
   struct Field {
     let key: String
@@ -298,7 +318,8 @@ struct JSON {
           out.append(b[i + 1])
           i += 2
         case UInt8(ascii: "u"):
-          guard i + 5 < b.count, let code = UInt8(String(decoding: b[(i + 2)..<(i + 6)], as: UTF8.self), radix: 16) else { return nil }
+          guard i + 5 < b.count, let code = UInt8(String(decoding: b[(i + 2)..<(i + 6)], as: UTF8.self), radix: 16)
+          else { return nil }
           out.append(code)
           i += 6
         default: return nil

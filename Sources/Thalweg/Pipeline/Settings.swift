@@ -10,7 +10,9 @@ extension Optimizer {
     guard let dot = path.lastIndex(of: ".") else { return (nil, 0, path) }
     var name = String(path[..<dot]), occurrence = 0
     if let hash = name.firstIndex(of: "#") {
-      guard let k = Int(name[name.index(after: hash)...]), k >= 0 else { throw Failure(Status.name, "`\(path)`: a number must follow `#`") }
+      guard let k = Int(name[name.index(after: hash)...]), k >= 0 else {
+        throw Failure(Status.name, "`\(path)`: a number must follow `#`")
+      }
       occurrence = k
       name = String(name[..<hash])
     }
@@ -21,12 +23,15 @@ extension Optimizer {
     guard let name else { return stages }
     let own = stages.filter { $0.name == name && !$0.aliases.isEmpty }
     if !own.isEmpty {
-      guard occurrence < own.count else { throw Failure(Status.name, "`\(path)`: the pipeline has \(own.count) stages `\(name)`") }
+      guard occurrence < own.count else {
+        throw Failure(Status.name, "`\(path)`: the pipeline has \(own.count) stages `\(name)`")
+      }
       return [own[occurrence]]
     }
     let aliased = stages.filter { $0.aliases.contains(name) }
     guard !aliased.isEmpty else {
-      throw Failure(Status.name, "`\(path)`: the pipeline has no stage `\(name)`" + suggestion(name, stages.flatMap(\.aliases)))
+      throw Failure(
+        Status.name, "`\(path)`: the pipeline has no stage `\(name)`" + suggestion(name, stages.flatMap(\.aliases)))
     }
     return aliased
   }
@@ -35,12 +40,15 @@ extension Optimizer {
     let (name, occurrence, rest) = try split(path)
     let among = try candidates(name, occurrence, path)
     var found: [Place] = []
-    for s in among where !s.aliases.isEmpty { if let k = s.hyper[0].index(rest) { found.append(Place(stage: s, parameter: k)) } }
+    for s in among where !s.aliases.isEmpty {
+      if let k = s.hyper[0].index(rest) { found.append(Place(stage: s, parameter: k)) }
+    }
     if found.count > 1, name == nil {
       // The update rule's own come first when a bare name is meant.
       let rules = found.filter { $0.stage.role == .rule }
       if rules.count == 1 { return rules[0] }
-      throw Failure(Status.name, "`\(path)` could be " + found.map { "\($0.stage.name).\(rest)" }.joined(separator: " or "))
+      throw Failure(
+        Status.name, "`\(path)` could be " + found.map { "\($0.stage.name).\(rest)" }.joined(separator: " or "))
     }
     guard let place = found.first else {
       let names = among.flatMap { $0.hyper[0].parameters.map(\.name) }
@@ -70,7 +78,11 @@ extension Optimizer {
     if let schedule = place.stage.schedules[group][place.parameter] { return schedule.value(Double(step)) }
     let x = place.stage.hyper[group].numbers[place.parameter]
     guard !x.isNaN else {
-      throw Failure(Status.type, "`\(path)` is not a number: \(place.stage.hyper[group].parameters[place.parameter].write(place.stage.hyper[group].values[place.parameter]))")
+      throw Failure(
+        Status.type,
+        "`\(path)` is not a number: "
+          + "\(place.stage.hyper[group].parameters[place.parameter].write(place.stage.hyper[group].values[place.parameter]))"
+      )
     }
     return x
   }
@@ -89,7 +101,9 @@ extension Optimizer {
       try p.check(x, of: place.stage.name)
       value = .number(x)
     case .flag:
-      guard x == 0 || x == 1 else { throw Failure(Status.type, "\(place.stage.name): `\(p.name)` must be \(p.expectation), got \(text(x))") }
+      guard x == 0 || x == 1 else {
+        throw Failure(Status.type, "\(place.stage.name): `\(p.name)` must be \(p.expectation), got \(text(x))")
+      }
       value = .flag(x == 1)
     default: value = try p.read(.number(x), of: place.stage.name)
     }
@@ -104,9 +118,12 @@ extension Optimizer {
     try set(group, place, try p.read(node, of: place.stage.name))
   }
 
-  /// Changes a hyper-parameter of one group, or of all and of those to come (nil). All or none: a refusal changes nothing.
+  /// Changes a hyper-parameter of one group, or of all and of those to come (nil). All or none: a refusal changes
+  /// nothing.
   private func set(_ group: Int?, _ place: Place, _ value: Value) throws(Failure) {
-    guard phase < 0 else { throw Failure(Status.sequence, "hyper-parameters cannot change between the requests of a step") }
+    guard phase < 0 else {
+      throw Failure(Status.sequence, "hyper-parameters cannot change between the requests of a step")
+    }
     let stage = place.stage, p = stage.standard.parameters[place.parameter]
     var group = group
     stage.isNew = isNew
@@ -116,7 +133,9 @@ extension Optimizer {
       if !others.isEmpty {
         let h = stage.hyper[g]
         if p.write(h.values[place.parameter]) == p.write(value) { return }
-        throw Failure(Status.argument, "\(stage.name): `\(p.name)` is one value for all parameter groups; set it for all of them at once")
+        throw Failure(
+          Status.argument,
+          "\(stage.name): `\(p.name)` is one value for all parameter groups; set it for all of them at once")
       }
       group = nil
     }
@@ -134,22 +153,32 @@ extension Optimizer {
   var populatedGroups: [Int] { populated.sorted() }
 
   static func places(_ stages: [Stage], _ reach: Parameter.Reach) -> [Place] {
-    stages.flatMap { s in s.standard.parameters.indices.filter { s.reach($0) == reach }.map { Place(stage: s, parameter: $0) } }
+    stages.flatMap { s in
+      s.standard.parameters.indices.filter { s.reach($0) == reach }.map { Place(stage: s, parameter: $0) }
+    }
   }
 
-  /// Refuses another group beside those that hold parameters where a value that is one for all differs. nil: a group that is added.
+  /// Refuses another group beside those that hold parameters where a value that is one for all differs. nil: a group
+  /// that is added.
   func checkShared(_ group: Int?) throws(Failure) {
     guard !shared.isEmpty else { return }
     for place in shared {
       let p = place.stage.standard.parameters[place.parameter]
-      func value(_ g: Int?) -> String { p.write((g.map { place.stage.hyper[$0] } ?? place.stage.standard).values[place.parameter]) }
+      func value(_ g: Int?) -> String {
+        p.write((g.map { place.stage.hyper[$0] } ?? place.stage.standard).values[place.parameter])
+      }
       for g in populated where value(g) != value(group) {
-        throw Failure(Status.argument, "\(place.stage.name): `\(p.name)` is one value for all parameter groups: \(value(g)) and \(value(group)) do not go together")
+        throw Failure(
+          Status.argument,
+          "\(place.stage.name): `\(p.name)` is one value for all parameter groups: \(value(g)) and \(value(group)) "
+            + "do not go together"
+        )
       }
     }
   }
 
-  /// At a step: hyper-parameters in which the groups that take part must agree. A step size of 0 leaves its group alone.
+  /// At a step: hyper-parameters in which the groups that take part must agree. A step size of 0 leaves its group
+  /// alone.
   func checkAgreed() throws(Failure) {
     guard !agreed.isEmpty, groups.count > 1 else { return }
     for place in agreed {
@@ -159,7 +188,11 @@ extension Optimizer {
         let x = s.hyper[bound[i].group].numbers[place.parameter]
         if x == 0, name == "lr" { continue }
         if let first, first != x {
-          throw Failure(Status.range, "\(s.name): `\(name)` must be the same in all parameter groups, got \(text(first)) and \(text(x)); nothing was changed")
+          throw Failure(
+            Status.range,
+            "\(s.name): `\(name)` must be the same in all parameter groups, got \(text(first)) and \(text(x)); "
+              + "nothing was changed"
+          )
         }
         first = x
       }
@@ -177,19 +210,25 @@ extension Optimizer {
   package var fullSentence: String {
     let shown = stages.filter { !$0.aliases.isEmpty }
     if branches.count == 1 { return shown.map(\.sentence).joined(separator: " | ") }
-    let shared = shown.filter { s in branches.allSatisfy { $0.stages.contains { $0 === s } } || (s.role == .source && s.branch == nil) }
+    let shared = shown.filter { s in
+      branches.allSatisfy { $0.stages.contains { $0 === s } } || (s.role == .source && s.branch == nil)
+    }
     func isShared(_ s: Stage) -> Bool { shared.contains { $0 === s } }
     let inner = branches.enumerated().map { place, b -> String in
       let selector: String
       switch b.selectors.first ?? .other {
       case .name(let p): selector = "\"\(p)\""
-      case .role(let r): selector = Selector.words.first { if case .role(r) = $0.1 { true } else { false } }?.0 ?? "other"
+      case .role(let r):
+        selector = Selector.words.first { if case .role(r) = $0.1 { true } else { false } }?.0 ?? "other"
       case .matrix: selector = "matrix"
       case .vector: selector = "vector"
       case .scalar: selector = "scalar"
       case .other: selector = "other"
       }
-      return "\(selector)=(" + shown.filter { s in (s.role == .source && s.branch == place) || (b.stages.contains { $0 === s } && !isShared(s)) }.map(\.sentence).joined(separator: " | ") + ")"
+      return "\(selector)=("
+        + shown.filter { s in
+          (s.role == .source && s.branch == place) || (b.stages.contains { $0 === s } && !isShared(s))
+        }.map(\.sentence).joined(separator: " | ") + ")"
     }
     let head = shared.filter { $0.role == .source || $0.role == .gradient }.map(\.sentence)
     let tail = shared.filter { $0.role != .source && $0.role != .gradient }.map(\.sentence)
@@ -204,10 +243,15 @@ extension Optimizer {
     for (mine, saved) in zip(stages, other) {
       var values: [(Int, Value)] = []
       for (k, p) in mine.hyper[0].parameters.enumerated() {
-        guard k < saved.hyper[0].values.count else { throw Failure(Status.mismatch, "the checkpoint's \(mine.name) has other hyper-parameters") }
+        guard k < saved.hyper[0].values.count else {
+          throw Failure(Status.mismatch, "the checkpoint's \(mine.name) has other hyper-parameters")
+        }
         let value = saved.hyper[0].values[k]
         if !p.live, p.write(value) != p.write(mine.hyper[0].values[k]) {
-          throw Failure(Status.mismatch, "\(mine.name): `\(p.name)` is \(p.write(value)) in the checkpoint, \(p.write(mine.hyper[0].values[k])) here")
+          throw Failure(
+            Status.mismatch,
+            "\(mine.name): `\(p.name)` is \(p.write(value)) in the checkpoint, \(p.write(mine.hyper[0].values[k])) here"
+          )
         }
         values.append((k, value))
       }
@@ -230,7 +274,10 @@ extension Optimizer {
     var used = false
     if what == "loss" {
       guard value.isFinite else {
-        throw Failure(Status.nonfinite, "the observed loss is \(text(value))" + (stages.first { $0.method.needsLoss }.map { "; \($0.name) needs a finite one" } ?? ""))
+        throw Failure(
+          Status.nonfinite,
+          "the observed loss is \(text(value))"
+            + (stages.first { $0.method.needsLoss }.map { "; \($0.name) needs a finite one" } ?? ""))
       }
       observed["loss"] = value
       used = true
@@ -264,8 +311,11 @@ extension Optimizer {
 }
 
 extension Stage {
-  /// Calls `body` with every schedule, of every group and of groups to come; whether one of them answered true. With a name: with those of that name.
-  func eachSchedule(of name: String? = nil, _ body: (inout any Schedule) throws(Failure) -> Bool) throws(Failure) -> Bool {
+  /// Calls `body` with every schedule, of every group and of groups to come; whether one of them answered true. With a
+  /// name: with those of that name.
+  func eachSchedule(of name: String? = nil, _ body: (inout any Schedule) throws(Failure) -> Bool) throws(Failure)
+    -> Bool
+  {
     func isNamed(_ h: Hyper, _ k: Int) -> Bool {
       guard let name else { return true }
       if case .schedule(let node) = h.values[k] { return node.name == name }

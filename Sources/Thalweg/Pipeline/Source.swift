@@ -17,7 +17,9 @@ package struct HostMatrix: Sendable {
   package var values: [Double]
   package var rows: Int
   package var columns: Int
-  package init(_ values: [Double], _ rows: Int, _ columns: Int) { (self.values, self.rows, self.columns) = (values, rows, columns) }
+  package init(_ values: [Double], _ rows: Int, _ columns: Int) {
+    (self.values, self.rows, self.columns) = (values, rows, columns)
+  }
   var isFinite: Bool { values.allSatisfy(\.isFinite) }
 }
 
@@ -35,16 +37,18 @@ package enum Move: Sendable {
   case ask(Ask)
   /// Let the pipeline step, with the host's gradient as it stands now, changed by an operation (nil: not changed).
   case update(GradientOperation?)
-  /// The step is over without an update of the pipeline (an accumulated gradient, a method that moved the parameters itself).
+  /// The step is over without an update of the pipeline (an accumulated gradient, a method that moved the parameters
+  /// itself).
   case nothing
 }
 
 /// Decides how gradients are obtained: perturbs parameters, asks for more than one gradient, combines them.
 ///
-/// A state machine: `advance` is called with the number of requests answered so far in this step (from 0: the first gradient is there).
-/// What must survive until the next call lies in slots and scalars, so that a step can be saved and resumed between any two requests.
-/// Slots that are not temporary change only in the call that ends the step: a step that is broken off before leaves no trace then. Before it moves
-/// the parameters it keeps them in its `home` slot, from where the engine brings them back when the step is broken off.
+/// A state machine: `advance` is called with the number of requests answered so far in this step (from 0: the first
+/// gradient is there). What must survive until the next call lies in slots and scalars, so that a step can be saved and
+/// resumed between any two requests. Slots that are not temporary change only in the call that ends the step: a step
+/// that is broken off before leaves no trace then. Before it moves the parameters it keeps them in its `home` slot,
+/// from where the engine brings them back when the step is broken off.
 package protocol Source: Sendable {
   static var method: Method { get }
   init(_ h: Hyper) throws(Failure)
@@ -54,7 +58,8 @@ package protocol Source: Sendable {
   var single: Bool { get }
   /// It reaches the whole update, or sets the step size of all: it cannot stand in a pipeline of `route`.
   var global: Bool { get }
-  /// The slot with the vector of a request that has one: for a Hessian-vector product, or for derivatives of the logits.
+  /// The slot with the vector of a request that has one: for a Hessian-vector product, or for derivatives of the
+  /// logits.
   var probe: Int? { get }
   /// Refuses matrices that do not fit the request for phase `phase`; the host may then answer again.
   func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure)
@@ -63,13 +68,15 @@ package protocol Source: Sendable {
   /// What `command` may ask of it, between steps; the pipeline then steps if the move says so.
   var commands: [String] { get }
   func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move
-  /// Some request brings gradients. Where none does, all tensors take part that are not marked absent, from the opening on.
+  /// Some request brings gradients. Where none does, all tensors take part that are not marked absent, from the opening
+  /// on.
   var takesGradients: Bool { get }
-  /// The first request of a step is its own: `opening` says what it is (nil: the gradient), and may move the parameters of tensors that have stepped
-  /// before. Which tensors have a gradient this time is not known then.
+  /// The first request of a step is its own: `opening` says what it is (nil: the gradient), and may move the parameters
+  /// of tensors that have stepped before. Which tensors have a gradient this time is not known then.
   var opens: Bool { get }
   func opening(_ io: SourceIO) -> Ask?
-  /// What a checkpoint that was written within a step may say: how many requests a step has at the most, and of which kinds.
+  /// What a checkpoint that was written within a step may say: how many requests a step has at the most, and of which
+  /// kinds.
   func most(_ tensors: Int) -> Int
   var kinds: [Request.Kind] { get }
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move
@@ -97,8 +104,8 @@ package struct GradientOperation: Sendable {
   let stage: Int
   /// The state it looks at.
   let slots: [Int]
-  /// Changes a copy of the host's gradient, in x of the operands, with all slots of the stage from an offset on; nil: the gradient is what lies in
-  /// the first slot.
+  /// Changes a copy of the host's gradient, in x of the operands, with all slots of the stage from an offset on; nil:
+  /// the gradient is what lies in the first slot.
   let run: (@Sendable (UnsafeMutablePointer<Record>, Operands, UnsafeMutablePointer<SlotStore>, Int) -> Void)?
   /// What the sources before have made of the host's gradient, in order.
   var under: [GradientOperation] = []
@@ -125,7 +132,9 @@ package struct SourceTotals: Sendable {
 package struct SourceIO {
   private let optimizer: Optimizer
   private let stage: Stage
-  init(_ optimizer: Optimizer, _ stage: Stage, opening: Bool = false) { (self.optimizer, self.stage) = (optimizer, stage) }
+  init(_ optimizer: Optimizer, _ stage: Stage, opening: Bool = false) {
+    (self.optimizer, self.stage) = (optimizer, stage)
+  }
 
   /// The source's hyper-parameters now, schedules evaluated at this step: those that stand for all tensors, or of a
   /// tensor.
@@ -158,7 +167,8 @@ package struct SourceIO {
   /// Keeps the parameters that did not go away yet in the home slot.
   package func saveHome() {
     guard let k = optimizer.sources.firstIndex(where: { $0 === stage }) else { return }
-    for i in 0..<optimizer.bound.count where optimizer.takesPart(i) && optimizer.records[i].away & (1 << UInt32(k)) == 0 {
+    for i in 0..<optimizer.bound.count where optimizer.takesPart(i) && optimizer.records[i].away & (1 << UInt32(k)) == 0
+    {
       let r = optimizer.records + i
       guard let home = r.pointee.homes[k] else { continue }
       Optimizer.readParameters(r, home)
@@ -169,14 +179,18 @@ package struct SourceIO {
   package func clearAbsent(_ slot: Int) {
     for i in 0..<optimizer.bound.count where optimizer.isAbsent(i, stage) {
       let r = optimizer.records + i
-      r.pointee.slot(stage.id, slot).base.initializeMemory(as: UInt8.self, repeating: 0, count: r.pointee.count * r.pointee.size)
+      r.pointee.slot(stage.id, slot).base.initializeMemory(
+        as: UInt8.self, repeating: 0, count: r.pointee.count * r.pointee.size)
     }
   }
-  /// Fills a slot with the standard normal numbers of this step, or with their signs (0 counts as +1): a Rademacher vector.
+  /// Fills a slot with the standard normal numbers of this step, or with their signs (0 counts as +1): a Rademacher
+  /// vector.
   package func draw(_ slot: Int, signs: Bool) {
-    clearAbsent(slot)   // the numbers of an earlier step would count in a product of all tensors
+    clearAbsent(slot)  // the numbers of an earlier step would count in a product of all tensors
     optimizer.change(stage: stage, slots: [slot], parameters: false) { tensor in
-      Draw(key: Random.key(seed: seed, stream: stream, step: UInt64(step), tensor: optimizer.records[tensor].key), signs: signs)
+      Draw(
+        key: Random.key(seed: seed, stream: stream, step: UInt64(step), tensor: optimizer.records[tensor].key),
+        signs: signs)
     }
   }
 
@@ -220,7 +234,11 @@ package struct SourceIO {
   package func fill(_ slot: Int, of tensor: Int, _ values: [Double]) {
     let r = optimizer.records[tensor], base = r.slot(stage.id, slot).base
     for (i, x) in values.prefix(r.count).enumerated() {
-      if r.isDouble { base.assumingMemoryBound(to: Double.self)[i] = x } else { base.assumingMemoryBound(to: Float.self)[i] = Float(x) }
+      if r.isDouble {
+        base.assumingMemoryBound(to: Double.self)[i] = x
+      } else {
+        base.assumingMemoryBound(to: Float.self)[i] = Float(x)
+      }
     }
   }
   /// The parameters of the tensors that have no gradient this time go into a slot: they stay where they are.
@@ -240,9 +258,10 @@ package struct SourceIO {
   package var kept: HostMatrix? { optimizer.kept }
   package func keep(_ matrix: HostMatrix) { optimizer.kept = matrix }
 
-  /// Runs the pipeline on the gradient that `op` makes, as far as the move and no further: what the source's stage, the last of the updates,
-  /// measures of the update stays in its slots; all other state is put back. Then the update u, which that left in `slot`, becomes
-  /// the move for a step size of 1: θ' = θ + τ·u with decoupled decay and the ratios of the groups' step sizes in u. Returns τ, the largest step size.
+  /// Runs the pipeline on the gradient that `op` makes, as far as the move and no further: what the source's stage, the
+  /// last of the updates, measures of the update stays in its slots; all other state is put back. Then the update u,
+  /// which that left in `slot`, becomes the move for a step size of 1: θ' = θ + τ·u with decoupled decay and the ratios
+  /// of the groups' step sizes in u. Returns τ, the largest step size.
   package func propose(_ op: GradientOperation, _ slot: Int) throws(Failure) -> Double {
     try optimizer.propose(op, for: stage)
     let top = optimizer.largestRate
@@ -252,10 +271,13 @@ package struct SourceIO {
     }
     return top
   }
-  /// The step size of the update that ends this step, in place of the largest one: those of all groups change in proportion. Rules see their own.
+  /// The step size of the update that ends this step, in place of the largest one: those of all groups change in
+  /// proportion. Rules see their own.
   package func setStepSize(_ tau: Double) { optimizer.stepSize = tau }
   /// For `Move.update`: the gradient is what lies in a slot.
-  package func gradient(in slot: Int) -> GradientOperation { GradientOperation(stage: stage.id, slots: [slot], run: nil) }
+  package func gradient(in slot: Int) -> GradientOperation {
+    GradientOperation(stage: stage.id, slots: [slot], run: nil)
+  }
   /// The same for an operation on it: `x` is the gradient; `slots` picks the state seen.
   package func operation(_ op: some ElementOperation, slots: [Int] = [0]) -> GradientOperation {
     operation(slots: slots) { _ in op }
@@ -309,7 +331,9 @@ private struct Combination: ElementOperation {
 /// The move of an update in the first slot, decoupled decay included.
 private struct Proposal: ElementOperation {
   let ratio: Double, decay: Double
-  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = -ratio * (s[0] + decay * x) }
+  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    s[0] = -ratio * (s[0] + decay * x)
+  }
 }
 
 /// Standard normal numbers, or their signs, into the first slot.
@@ -353,8 +377,8 @@ package struct SquaredNorm: ElementSum {
 }
 
 extension Random {
-  /// A number in (0, 1) of one step of a stage, the same for all tensors: the normal distribution function at a normal draw, which tests can
-  /// ask for.
+  /// A number in (0, 1) of one step of a stage, the same for all tensors: the normal distribution function at a normal
+  /// draw, which tests can ask for.
   package static func fraction(seed: UInt64, stream: UInt32, step: Int) -> Double {
     let draw = normal(key(seed: seed, stream: stream, step: UInt64(step), tensor: 0), 0)
     return 0.5 * erfc(-draw * 0.5.squareRoot())

@@ -11,7 +11,8 @@ package final class Stage {
   package var hyper: [Hyper]
   /// Those of its creation, schedules not yet evaluated: they decide which state it has.
   package internal(set) var founding: Hyper
-  /// No tensor has stepped with its state yet: `founding` may still ask for more. `grown`: it has, since the state was planned.
+  /// No tensor has stepped with its state yet: `founding` may still ask for more. `grown`: it has, since the state was
+  /// planned.
   var isNew = true, grown = false
   /// Schedules by group and parameter.
   package var schedules: [[Int: any Schedule]]
@@ -34,11 +35,14 @@ package final class Stage {
   var branch: Int?
 
   init(
-    id: Int, method: Method, component: Component, role: Role, aliases: [String], hyper: Hyper, element: ElementKernels?,
+    id: Int, method: Method, component: Component, role: Role, aliases: [String], hyper: Hyper,
+    element: ElementKernels?,
     whole: WholeKernels?, source: (any Source)?, isView: Bool = false
   ) throws(Failure) {
     (self.id, self.method, self.component, self.role, self.aliases) = (id, method, component, role, aliases)
-    (self.hyper, founding, self.element, self.whole, self.source, self.isView) = ([hyper], hyper, element, whole, source, isView)
+    (self.hyper, founding, self.element, self.whole, self.source, self.isView) = (
+      [hyper], hyper, element, whole, source, isView
+    )
     scalars = element?.scalars(hyper) ?? source?.scalars ?? []
     scope = element?.scope(hyper) ?? .global
     let phases = element?.phases(hyper) ?? 0
@@ -93,8 +97,10 @@ package final class Stage {
   func check(_ changed: Hyper, _ what: String) throws(Failure) {
     try method.validate(changed)
     guard fits(changed) || (isNew && mayGrow(changed)) else {
-      throw Failure(Status.sequence, "\(name): \(what) needs state that the optimizer was created without: write it in the sentence, "
-        + "or set it before the first step")
+      throw Failure(
+        Status.sequence,
+        "\(name): \(what) needs state that the optimizer was created without: write it in the sentence, "
+          + "or set it before the first step")
     }
   }
   /// Gives a group a value that was checked; nil: gives it to what later groups start from.
@@ -145,7 +151,9 @@ package final class Branch {
   let evaluator: Stage?
 
   init(selectors: [Selector], gradient: [Stage], rule: Stage, updates: [Stage], applier: Stage?, after: [Stage]) {
-    (self.selectors, self.gradient, self.rule, self.updates, self.applier, self.after) = (selectors, gradient, rule, updates, applier, after)
+    (self.selectors, self.gradient, self.rule, self.updates, self.applier, self.after) = (
+      selectors, gradient, rule, updates, applier, after
+    )
     stages = gradient + [rule] + updates + (applier.map { [$0] } ?? []) + after
     perTensor = stages.contains { $0.perTensor }
     mayFail = stages.contains { $0.whole?.mayFail($0.hyper[0]) ?? false }
@@ -192,10 +200,15 @@ package final class Branch {
     var measured: (stage: Stage, phase: Int)? {
       if case .measure(let s, let phase) = work { (s, phase) } else { alsoMeasures }
     }
-    /// The first walk of a step over a tensor, and the last, if that moves the parameters: they look for what the host has written since.
+    /// The first walk of a step over a tensor, and the last, if that moves the parameters: they look for what the host
+    /// has written since.
     fileprivate(set) var opens = false, closes = false
-    init(work: Work, chain: [Stage] = [], scratchGradient: Bool = false, scratchUpdate: Bool = false, updates: [Stage] = []) {
-      (self.work, self.chain, self.scratchGradient, self.scratchUpdate, self.updates) = (work, chain, scratchGradient, scratchUpdate, updates)
+    init(
+      work: Work, chain: [Stage] = [], scratchGradient: Bool = false, scratchUpdate: Bool = false, updates: [Stage] = []
+    ) {
+      (self.work, self.chain, self.scratchGradient, self.scratchUpdate, self.updates) = (
+        work, chain, scratchGradient, scratchUpdate, updates
+      )
     }
     fileprivate var writesUpdate: Bool {
       switch work {
@@ -246,10 +259,14 @@ package final class Branch {
           passes.append(Pass(work: .update, chain: chain, scratchGradient: fromScratch, updates: pending))
         }
         pending = []
-        if s.whole != nil { passes.append(Pass(work: .whole(s))) } else {
+        if s.whole != nil {
+          passes.append(Pass(work: .whole(s)))
+        } else {
           for p in 0..<s.phases {
             // the pass that writes the update takes the first sums too
-            if p == 0, let last = passes.last, last.writesUpdate, last.measured == nil { last.alsoMeasures = (s, p) } else {
+            if p == 0, let last = passes.last, last.writesUpdate, last.measured == nil {
+              last.alsoMeasures = (s, p)
+            } else {
               passes.append(Pass(work: .measure(s, p), chain: chain, scratchGradient: fromScratch, scratchUpdate: true))
             }
           }
@@ -259,9 +276,11 @@ package final class Branch {
         pending.append(s)
       }
     }
-    // A materialised gradient and a materialised update never need the scratch tensor at once, but for update transforms that compare
-    // them: those read the host's gradient again.
-    let final = Pass(work: .final, chain: chain, scratchGradient: fromScratch && !fromUpdate, scratchUpdate: fromUpdate, updates: pending)
+    // A materialised gradient and a materialised update never need the scratch tensor at once, but for update
+    // transforms that compare them: those read the host's gradient again.
+    let final = Pass(
+      work: .final, chain: chain, scratchGradient: fromScratch && !fromUpdate, scratchUpdate: fromUpdate,
+      updates: pending)
     var rest = after[...]
     while let s = rest.first, s.whole == nil, s.phases == 0 {
       final.after.append(s)
@@ -313,11 +332,14 @@ package final class Branch {
     }
   }
 
-  /// Sums over all tensors that pipelines of a route share are complete at one barrier: a pipeline that would come to it earlier waits.
+  /// Sums over all tensors that pipelines of a route share are complete at one barrier: a pipeline that would come to
+  /// it earlier waits.
   static func align(_ branches: [Branch], on shared: [Stage]) {
     for s in shared {
       for p in 0..<s.phases where s.reach[p] == .global {
-        let places = branches.map { $0.planned.firstIndex { segment in segment.last?.measured.map { $0.stage === s && $0.phase == p } ?? false } }
+        let places = branches.map {
+          $0.planned.firstIndex { segment in segment.last?.measured.map { $0.stage === s && $0.phase == p } ?? false }
+        }
         guard let last = places.compactMap({ $0 }).max() else { continue }
         for case (let branch, let place?) in zip(branches, places) where place < last {
           branch.planned.insert(contentsOf: [[Pass]](repeating: [], count: last - place), at: place)
@@ -333,7 +355,8 @@ package enum Selector: Sendable {
   case matrix, vector, scalar, role(Int), name(String), other
 
   static let words: [(String, Selector)] = [
-    ("matrix", .matrix), ("vector", .vector), ("scalar", .scalar), ("bias", .role(2)), ("norm", .role(3)), ("embedding", .role(4)),
+    ("matrix", .matrix), ("vector", .vector), ("scalar", .scalar), ("bias", .role(2)), ("norm", .role(3)),
+    ("embedding", .role(4)),
     ("head", .role(5)), ("other", .other),
   ]
 
@@ -362,7 +385,9 @@ package enum Selector: Sendable {
       } else if let (sp, st) = star {
         star = (sp, st + 1)
         (p, t) = (sp + 1, st + 1)
-      } else { return false }
+      } else {
+        return false
+      }
     }
     while p < pattern.endIndex, pattern[p] == UInt8(ascii: "*") { p += 1 }
     return p == pattern.endIndex
@@ -401,7 +426,9 @@ struct Compiler {
   }
 
   /// Replaces the names that stand for sentences.
-  private func expand(_ nodes: [StageNode], _ aliases: [String], _ position: Int?, _ depth: Int = 0) throws(Failure) -> [Item] {
+  private func expand(_ nodes: [StageNode], _ aliases: [String], _ position: Int?, _ depth: Int = 0) throws(Failure)
+    -> [Item]
+  {
     var items: [Item] = []
     for var n in nodes {
       if let position { n.position = position }
@@ -437,18 +464,26 @@ struct Compiler {
     for a in route.arguments {
       opens = prefix.allSatisfy { $0.role == .source }
       guard let name = a.name else {
-        throw at(route, Failure(Status.name, "route: every pipeline needs a selector, as matrix=(muon) or \"*.bias\"=(sgd)"))
+        throw at(
+          route, Failure(Status.name, "route: every pipeline needs a selector, as matrix=(muon) or \"*.bias\"=(sgd)"))
       }
       let selector = Selector.words.first { $0.0 == name }?.1 ?? .name(name)
-      if case .name(let p) = selector, p.utf8.allSatisfy({ $0 == 95 || ($0 >= 97 && $0 <= 122) }), nearest(p, Selector.words.map(\.0)) != nil {
-        throw at(route, Failure(Status.name, "route: no selector `\(p)`" + suggestion(p, Selector.words.map(\.0))
-          + "; tensors are also selected by name, with a pattern in quotes"))
+      if case .name(let p) = selector, p.utf8.allSatisfy({ $0 == 95 || ($0 >= 97 && $0 <= 122) }),
+        nearest(p, Selector.words.map(\.0)) != nil
+      {
+        throw at(
+          route,
+          Failure(
+            Status.name,
+            "route: no selector `\(p)`" + suggestion(p, Selector.words.map(\.0))
+              + "; tensors are also selected by name, with a pattern in quotes"))
       }
       let inner: [StageNode]
       switch a.value {
       case .sentence(let s): inner = s
       case .word(let w): inner = [w]
-      default: throw at(route, Failure(Status.type, "route: `\(name)` must be a pipeline in parentheses, got \(a.value.text)"))
+      default:
+        throw at(route, Failure(Status.type, "route: `\(name)` must be a pipeline in parentheses, got \(a.value.text)"))
       }
       let nested = try expand(inner, [], nil)
       if let bad = nested.first(where: { $0.node.name == "route" }) {
@@ -459,7 +494,8 @@ struct Compiler {
     Branch.align(branches, on: prefix + suffix)
     guard sources.contains(where: { $0.branch != nil }), let e = Registry.entry(route.name) else { return }
     let s = try Stage(
-      id: stages.count, method: e.method, component: e.component, role: .source, aliases: [], hyper: try e.method.read(StageNode(name: route.name, arguments: [], position: route.position)),
+      id: stages.count, method: e.method, component: e.component, role: .source, aliases: [],
+      hyper: try e.method.read(StageNode(name: route.name, arguments: [], position: route.position)),
       element: nil, whole: nil, source: nil)
     stages.append(s)
     routeStage = s
@@ -468,12 +504,16 @@ struct Compiler {
   /// A stage outside of route, whose pipelines have the update rules.
   private func beside(_ item: Item, _ s: Stage) throws(Failure) -> Stage {
     guard s.role != .rule else {
-      throw at(item.node, Failure(Status.method, "the update rule `\(s.name)` beside route: every pipeline inside route has its own"))
+      throw at(
+        item.node,
+        Failure(Status.method, "the update rule `\(s.name)` beside route: every pipeline inside route has its own"))
     }
     return s
   }
 
-  private mutating func branch(_ items: [Item], prefix: [Stage], suffix: [Stage], selectors: [Selector]) throws(Failure) -> Branch {
+  private mutating func branch(_ items: [Item], prefix: [Stage], suffix: [Stage], selectors: [Selector]) throws(Failure)
+    -> Branch
+  {
     var gradient = prefix.filter { $0.role != .source }, updates: [Stage] = [], after: [Stage] = []
     var rule: Stage?, applier: Stage?
     for item in items {
@@ -484,12 +524,15 @@ struct Compiler {
         gradient.append(s)
       case .rule:
         if let first = rule {
-          throw at(item.node, Failure(Status.method, "two update rules, `\(first.name)` and `\(s.name)`: a pipeline has one"))
+          throw at(
+            item.node, Failure(Status.method, "two update rules, `\(first.name)` and `\(s.name)`: a pipeline has one"))
         }
         rule = s
       case .update: updates.append(s)
       case .applier:
-        if let first = applier { throw at(item.node, Failure(Status.method, "`\(first.name)` and `\(s.name)` cannot be combined")) }
+        if let first = applier {
+          throw at(item.node, Failure(Status.method, "`\(first.name)` and `\(s.name)` cannot be combined"))
+        }
         applier = s
       case .after: after.append(s)
       }
@@ -509,15 +552,21 @@ struct Compiler {
     }
     if let k = updates.firstIndex(where: { $0.source != nil }) {
       let s = updates[k]
-      if k + 1 < updates.count { throw Failure(Status.method, "`\(updates[k + 1].name)` must stand before `\(s.name)`, which measures the whole update") }
+      if k + 1 < updates.count {
+        throw Failure(
+          Status.method, "`\(updates[k + 1].name)` must stand before `\(s.name)`, which measures the whole update")
+      }
       if let other = applier ?? (rule.method.requests.contains("own-step") ? rule : nil) {
-        throw Failure(Status.method, "`\(s.name)` cannot be combined with `\(other.name)`, which moves the parameters itself")
+        throw Failure(
+          Status.method, "`\(s.name)` cannot be combined with `\(other.name)`, which moves the parameters itself")
       }
     }
     if applier != nil, rule.method.requests.contains("own-step") {
-      throw Failure(Status.method, "`\(applier!.name)` cannot be combined with `\(rule.name)`, which moves the parameters itself")
+      throw Failure(
+        Status.method, "`\(applier!.name)` cannot be combined with `\(rule.name)`, which moves the parameters itself")
     }
-    return Branch(selectors: selectors, gradient: gradient, rule: rule, updates: updates, applier: applier, after: after)
+    return Branch(
+      selectors: selectors, gradient: gradient, rule: rule, updates: updates, applier: applier, after: after)
   }
 
   private mutating func stage(_ item: Item, seenRule: Bool) throws(Failure) -> Stage? {
@@ -547,11 +596,13 @@ struct Compiler {
       case (.mask, .constraint(let k)):
         (role, whole, isView) = (.after, k.view(h), true)
       default:
-        throw Failure(Status.method, "`\(n.name)` is \(e.method.kind.withArticle); it cannot be a stage of a pipeline"
-          + (e.method.kind == .regularizer ? ": write penalty(\(n.text)) or prox(\(n.text))" : "")
-          + (e.method.kind == .objective ? ": it is called on its own" : "")
-          + (e.method.kind == .constraint ? ": write project(\(n.text))" : "")
-          + (e.method.kind == .schedule ? ": write it as the value of a hyper-parameter, as lr=\(n.text)" : ""))
+        throw Failure(
+          Status.method,
+          "`\(n.name)` is \(e.method.kind.withArticle); it cannot be a stage of a pipeline"
+            + (e.method.kind == .regularizer ? ": write penalty(\(n.text)) or prox(\(n.text))" : "")
+            + (e.method.kind == .objective ? ": it is called on its own" : "")
+            + (e.method.kind == .constraint ? ": write project(\(n.text))" : "")
+            + (e.method.kind == .schedule ? ": write it as the value of a hyper-parameter, as lr=\(n.text)" : ""))
       }
       if e.method.kind == .update || e.method.kind == .average || role == .after || role == .applier, !seenRule {
         throw Failure(Status.method, "`\(n.name)` must stand after the update rule")
@@ -560,16 +611,21 @@ struct Compiler {
         throw Failure(Status.method, "`\(n.name)` must stand before the update rule")
       }
       let s = try Stage(
-        id: stages.count, method: e.method, component: component, role: role, aliases: item.aliases + [n.name], hyper: h,
+        id: stages.count, method: e.method, component: component, role: role, aliases: item.aliases + [n.name],
+        hyper: h,
         element: element, whole: whole, source: made, isView: isView)
       if let made {
         if role == .source, !opens {
           throw Failure(Status.method, "`\(n.name)` must stand before the stages that change gradients")
         }
-        if sources.count >= 16 { throw Failure(Status.method, "more than 16 stages that decide how gradients are obtained") }
+        if sources.count >= 16 {
+          throw Failure(Status.method, "more than 16 stages that decide how gradients are obtained")
+        }
         if routed {
           if made.global {
-            throw Failure(Status.method, "`\(n.name)` reaches all tensors: it cannot stand inside route(...), but may stand behind it")
+            throw Failure(
+              Status.method,
+              "`\(n.name)` reaches all tensors: it cannot stand inside route(...), but may stand behind it")
           }
           s.branch = branches.count
         }
@@ -579,7 +635,8 @@ struct Compiler {
       stages.append(s)
       if case .constraint(let k) = e.component, e.method.kind == .mask, let pull = k.pull?(h) {
         let p = try Stage(
-          id: stages.count, method: e.method, component: e.component, role: .gradient, aliases: [], hyper: h, element: nil, whole: pull,
+          id: stages.count, method: e.method, component: e.component, role: .gradient, aliases: [], hyper: h,
+          element: nil, whole: pull,
           source: nil)
         stages.append(p)
         pulls.append(p)
@@ -589,22 +646,34 @@ struct Compiler {
   }
 
   private func adapt(_ kind: Adapter, _ h: Hyper) throws(Failure) -> (Stage.Role, ElementKernels?, WholeKernels?) {
-    guard case .stage(let inner) = h.values[0] else { throw Failure(Status.internal, "an adapter without its argument") }
+    guard case .stage(let inner) = h.values[0] else {
+      throw Failure(Status.internal, "an adapter without its argument")
+    }
     switch kind {
     case .penalty, .prox, .decoupledPenalty:
       let (e, ih) = try Registry.component(inner, .regularizer)
       if case .objective = e.component {
-        throw Failure(Status.needs, "\(inner.name) needs \(e.method.inputs.dropFirst().map { "`\($0.name)`" }.joined(separator: ", ")), which a pipeline cannot give it: add its gradient on its own")
+        throw Failure(
+          Status.needs,
+          "\(inner.name) needs \(e.method.inputs.dropFirst().map { "`\($0.name)`" }.joined(separator: ", ")), which "
+            + "a pipeline cannot give it: add its gradient on its own"
+        )
       }
-      guard case .regularizer(let r) = e.component else { throw Failure(Status.internal, "\(inner.name) is no regularizer") }
+      guard case .regularizer(let r) = e.component else {
+        throw Failure(Status.internal, "\(inner.name) is no regularizer")
+      }
       if kind == .prox, !r.hasProx { throw Failure(Status.unsupported, "\(inner.name) has no prox") }
       let (element, whole) = kind == .penalty ? r.penalty(ih) : kind == .prox ? r.proximal(ih) : r.decoupled(ih)
       return (kind == .penalty ? .gradient : .after, element, whole)
     case .project, .manifold:
       let (e, ih) = try Registry.component(inner, .constraint)
-      guard case .constraint(let c) = e.component else { throw Failure(Status.internal, "\(inner.name) is no constraint") }
+      guard case .constraint(let c) = e.component else {
+        throw Failure(Status.internal, "\(inner.name) is no constraint")
+      }
       if kind == .manifold {
-        guard let m = c.manifold else { throw Failure(Status.unsupported, "\(inner.name) is not a manifold with a retraction") }
+        guard let m = c.manifold else {
+          throw Failure(Status.unsupported, "\(inner.name) is not a manifold with a retraction")
+        }
         return (.after, nil, m(ih))
       }
       let (element, whole) = c.projection(ih)

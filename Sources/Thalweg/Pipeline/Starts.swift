@@ -47,8 +47,8 @@ extension Optimizer {
 
   // MARK: what the host has written
 
-  /// Whether written parameters are looked for before the step begins: where a source moves them first, or a view stands between. Elsewhere the
-  /// first walk of the step looks, over memory that it reads anyway.
+  /// Whether written parameters are looked for before the step begins: where a source moves them first, or a view
+  /// stands between. Elsewhere the first walk of the step looks, over memory that it reads anyway.
   func noticesAhead(_ r: UnsafeMutablePointer<Record>) -> Bool { !sources.isEmpty || r.pointee.viewed }
 
   /// `always`: for evaluation weights, which no walk of a step comes before.
@@ -76,7 +76,8 @@ extension Optimizer {
     records[i].marks.map { (UnsafeMutableRawPointer($0), Marks.count(records[i].count) * 4) }
   }
 
-  /// Marks what no walk of the step could mark as it went: its parameters might have been put back, or a whole-tensor stage came last.
+  /// Marks what no walk of the step could mark as it went: its parameters might have been put back, or a whole-tensor
+  /// stage came last.
   func markAfterwards() {
     guard !marks.isEmpty else { return }
     for i in 0..<bound.count where records[i].active && records[i].watched {
@@ -118,7 +119,9 @@ extension Optimizer {
     if let m = r.pointee.master { r.pointee.x.adopt(at, n, m.assumingMemoryBound(to: Float.self) + at) }
     withUnsafeTemporaryAllocation(byteCount: n * size, alignment: 64) { room in
       guard let x = room.baseAddress else { return }
-      if let m = r.pointee.master { x.copyMemory(from: m + at * size, byteCount: n * size) } else {
+      if let m = r.pointee.master {
+        x.copyMemory(from: m + at * size, byteCount: n * size)
+      } else {
         r.pointee.x.read(at, n, into: x, size: size, scale: 1)
       }
       for (k, row) in stateRows(i).enumerated() {
@@ -138,12 +141,15 @@ extension Optimizer {
     }
   }
 
-  /// The stored tensor behind a view takes over the elements that the host has written: those that are not what the view shows.
+  /// The stored tensor behind a view takes over the elements that the host has written: those that are not what the
+  /// view shows.
   private func noticeView(_ i: Int) throws(Failure) {
     let r = records + i, n = r.pointee.count, size = r.pointee.size
     var written = false
     whereWritten(r, 0, n) { _, _, _, _ in written = true }
-    guard written, let s = viewStage(bound[i]), let dense = r.pointee.master, let v = r.pointee.scratch, let space = workspaces.first else { return }
+    guard written, let s = viewStage(bound[i]), let dense = r.pointee.master, let v = r.pointee.scratch,
+      let space = workspaces.first
+    else { return }
     let before = try copies([(dense, n * size)])
     self.written.append((i, try copyOfParameters(i), before[0]))
     v.copyMemory(from: dense, byteCount: n * size)
@@ -153,8 +159,14 @@ extension Optimizer {
       for k in 0..<m {
         let e = first + k, host = x.data + (offset + k * stride) * x.dtype.size
         switch x.dtype {
-        case .f64: take(host.load(as: Double.self), v.assumingMemoryBound(to: Double.self)[e], &dense.assumingMemoryBound(to: Double.self)[e])
-        case .f32: take(host.load(as: Float.self), v.assumingMemoryBound(to: Float.self)[e], &dense.assumingMemoryBound(to: Float.self)[e])
+        case .f64:
+          take(
+            host.load(as: Double.self), v.assumingMemoryBound(to: Double.self)[e],
+            &dense.assumingMemoryBound(to: Double.self)[e])
+        case .f32:
+          take(
+            host.load(as: Float.self), v.assumingMemoryBound(to: Float.self)[e],
+            &dense.assumingMemoryBound(to: Float.self)[e])
         case .f16:
           let shown = Float(Float16(v.assumingMemoryBound(to: Float.self)[e]))
           take(Float(host.load(as: Float16.self)), shown, &dense.assumingMemoryBound(to: Float.self)[e])

@@ -20,7 +20,9 @@ extension Optimizer {
         rows.append(StateRow(tensor: i, stage: row.stage, slot: row.slot, kind: .slot(k), format: row.format))
       }
       if needsMaster(bound[i]), let first = stages.first {
-        rows.append(StateRow(tensor: i, stage: first, slot: Slot("master", "the parameters in float32"), kind: .master, format: .direct))
+        rows.append(
+          StateRow(
+            tensor: i, stage: first, slot: Slot("master", "the parameters in float32"), kind: .master, format: .direct))
       }
     }
     listed = (bound.count, rows)
@@ -30,21 +32,29 @@ extension Optimizer {
   func trainingRows() -> [StateRow] {
     guard let first = stages.first else { return [] }
     return (0..<bound.count).map {
-      StateRow(tensor: $0, stage: first, slot: Slot("training", "the training weights"), kind: .training, format: .direct)
+      StateRow(
+        tensor: $0, stage: first, slot: Slot("training", "the training weights"), kind: .training, format: .direct)
     }
   }
 
   /// The parameters of a tensor where the waiting request has them.
   func placeRow(_ i: Int) -> StateRow? {
-    stages.first.map { StateRow(tensor: i, stage: $0, slot: Slot("place", "where a request has the parameters"), kind: .place, format: .direct) }
+    stages.first.map {
+      StateRow(
+        tensor: i, stage: $0, slot: Slot("place", "where a request has the parameters"), kind: .place, format: .direct)
+    }
   }
 
   /// What the host had written over the view of a tensor before the step, and the stored tensor as it was then.
   func writtenRows(_ i: Int) -> [StateRow] {
     guard let first = stages.first else { return [] }
     return [
-      StateRow(tensor: i, stage: first, slot: Slot("written", "the parameters before the step"), kind: .written, format: .direct),
-      StateRow(tensor: i, stage: first, slot: Slot("dense", "the stored tensor before the step"), kind: .dense, format: .direct),
+      StateRow(
+        tensor: i, stage: first, slot: Slot("written", "the parameters before the step"), kind: .written,
+        format: .direct),
+      StateRow(
+        tensor: i, stage: first, slot: Slot("dense", "the stored tensor before the step"), kind: .dense, format: .direct
+      ),
     ]
   }
 
@@ -55,7 +65,8 @@ extension Optimizer {
     }
   }
 
-  /// Allocates the state for somebody who looks at it. What has not started yet shows the parameters as they stand now; nothing is fixed by that.
+  /// Allocates the state for somebody who looks at it. What has not started yet shows the parameters as they stand now;
+  /// nothing is fixed by that.
   func allocated() throws(Failure) {
     try prepare()
     for i in 0..<bound.count where !records[i].started { readStart(i) }
@@ -91,7 +102,9 @@ extension Optimizer {
   func widen(_ row: StateRow, _ out: UnsafeMutablePointer<Double>) {
     let n = elements(row), s = storage(row).base
     if row.format == .direct {
-      if records[row.tensor].isDouble { for i in 0..<n { out[i] = s.assumingMemoryBound(to: Double.self)[i] } } else {
+      if records[row.tensor].isDouble {
+        for i in 0..<n { out[i] = s.assumingMemoryBound(to: Double.self)[i] }
+      } else {
         for i in 0..<n { out[i] = Double(s.assumingMemoryBound(to: Float.self)[i]) }
       }
       return
@@ -120,7 +133,8 @@ extension Optimizer {
     let row = rows[index], b = bound[row.tensor]
     let storage: Int32 = row.format == .direct ? (b.view.dtype == .f64 ? 0 : 1) : row.format == .bf16 ? 2 : 3
     return StateDescription(
-      stage: row.kind == .master ? "engine" : row.stage.name, slot: row.slot.name, tensor: row.tensor, count: elements(row),
+      stage: row.kind == .master ? "engine" : row.stage.name, slot: row.slot.name, tensor: row.tensor,
+      count: elements(row),
       bytes: stateBytes(row), storage: storage)
   }
   package func readState(_ index: Int, _ out: UnsafeMutablePointer<Double>) throws(Failure) {

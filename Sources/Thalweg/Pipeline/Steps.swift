@@ -31,11 +31,16 @@ extension Optimizer {
   package func stepOnce() throws(Failure) -> Int {
     try ready(gradients: true)
     if let s = sources.first(where: { !($0.source?.single ?? false) }) ?? sources.dropFirst().first {
-      throw Failure(Status.needs, "\(s.name) needs more than one gradient a step (\(s.method.requests)); call next and answer its requests")
+      throw Failure(
+        Status.needs,
+        "\(s.name) needs more than one gradient a step (\(s.method.requests)); call next and answer its requests")
     }
     try between()
     if needsLoss, observed["loss"] == nil {
-      throw Failure(Status.needs, "\(lossNeeder) needs the loss of every step: observe \"loss\" before the step, or answer its requests with next")
+      throw Failure(
+        Status.needs,
+        "\(lossNeeder) needs the loss of every step: observe \"loss\" before the step, or answer its requests with next"
+      )
     }
     try prepare()
     keepParts()
@@ -47,7 +52,7 @@ extension Optimizer {
       return try update(op)
     } catch {
       undo()
-      observed.removeAll(keepingCapacity: true)   // what was observed was for this step
+      observed.removeAll(keepingCapacity: true)  // what was observed was for this step
       if error.status == tw_status(Status.skipped) { return refuse() }
       throw error
     }
@@ -81,23 +86,25 @@ extension Optimizer {
       start(i)
       shown.append(i)
       try showView(i)
-      markAll(records + i)   // what the host writes from here on it writes over the view
+      markAll(records + i)  // what the host writes from here on it writes over the view
     }
     try evaluateSchedules()
     try noticeAhead()
     try keepSources()
-    if mayFail, opens { try takeSnapshot() }   // before a source moves the parameters
+    if mayFail, opens { try takeSnapshot() }  // before a source moves the parameters
     if needsLoss, observed["loss"] == nil, opens {
       lossFirst = true
       pending = Request(kind: .loss, tag: tag(0))
-    } else if case .ask(let first) = try converse() { pending = first }
+    } else if case .ask(let first) = try converse() {
+      pending = first
+    }
     return pending
   }
   /// Some source has a first request of its own.
   var opens: Bool { sources.contains { $0.source?.opens ?? false } }
 
-  /// The tensors that a source with a first request of its own may move. Which have a gradient this time is not known yet, where there are to be
-  /// any; those that never had one stay where they are.
+  /// The tensors that a source with a first request of its own may move. Which have a gradient this time is not known
+  /// yet, where there are to be any; those that never had one stay where they are.
   func takePart(_ source: any Source) {
     for i in 0..<bound.count {
       records[i].active = source.takesGradients ? records[i].t > 0 : !records[i].absent
@@ -106,7 +113,8 @@ extension Optimizer {
     if !source.takesGradients { startActive() }
   }
 
-  /// After a state from within a step was loaded: the parameters go where the request that waits wants them. Loading itself does not touch them.
+  /// After a state from within a step was loaded: the parameters go where the request that waits wants them. Loading
+  /// itself does not touch them.
   package func takePlace() {
     for (i, m) in places { restoreParameters(i, m) }
     places = []
@@ -140,7 +148,9 @@ extension Optimizer {
       if case .ask(let first) = try converse() { pending = first }
       return (pending, Status.more)
     }
-    if phase == 0 { try begin() } else {
+    if phase == 0 {
+      try begin()
+    } else {
       try checkPresent()
       try checkFinite()
     }
@@ -164,7 +174,7 @@ extension Optimizer {
       if mayFail { try takeSnapshot() }
       switch try source.command(name, SourceIO(self, stage)) {
       case .update(let op): _ = try update(op)
-      case .ask, .nothing: snapshotMemory = []   // a source before others has nothing open between steps
+      case .ask, .nothing: snapshotMemory = []  // a source before others has nothing open between steps
       }
     } catch {
       undo()
@@ -177,11 +187,14 @@ extension Optimizer {
   func fill(_ ask: Ask, _ sample: UInt64) -> Request {
     let first = phase == 0 && needsLoss && !opens && ask.kind == .gradient
     return Request(
-      kind: first ? .lossAndGradient : ask.kind, pass: phase + (lossFirst ? 1 : 0), tag: tag(sample), index: ask.index, count: ask.count)
+      kind: first ? .lossAndGradient : ask.kind, pass: phase + (lossFirst ? 1 : 0), tag: tag(sample), index: ask.index,
+      count: ask.count)
   }
 
   package func answer(_ first: HostMatrix?, _ second: HostMatrix?) throws(Failure) {
-    guard phase >= 0, pending.kind.takesMatrices, let top = stack.last, let stage = stage(top), let source = stage.source else {
+    guard phase >= 0, pending.kind.takesMatrices, let top = stack.last, let stage = stage(top),
+      let source = stage.source
+    else {
       throw Failure(Status.sequence, "no request for matrices is waiting")
     }
     if resumed, !knowsActive { activate() }
@@ -202,7 +215,8 @@ extension Optimizer {
 
   private func keepParts() { for i in 0..<bound.count { records[i].tookPart = records[i].active } }
 
-  /// Takes back what the present step has done: parameters and state are those from before it, whatever is bound by now.
+  /// Takes back what the present step has done: parameters and state are those from before it, whatever is bound by
+  /// now.
   func undo() {
     var home: Set<Int> = []
     for i in 0..<bound.count where records[i].away != 0 {
@@ -217,7 +231,7 @@ extension Optimizer {
     }
     for i in shown + startedNow {
       (records[i].started, records[i].marked) = (false, false)
-      startAfresh(i)   // a source may have begun to fill a table
+      startAfresh(i)  // a source may have begun to fill a table
     }
     for i in 0..<bound.count { records[i].active = records[i].tookPart }
     (shown, startedNow, written) = ([], [], [])
@@ -240,7 +254,8 @@ extension Optimizer {
   /// The parameters of a tensor return to where the host left them, bit for bit.
   func comeHome(_ i: Int) {
     // the source that decides went first, and so it knows where the host left them
-    if let k = sources.indices.last(where: { records[i].away & (1 << UInt32($0)) != 0 }), let home = records[i].homes[k] {
+    if let k = sources.indices.last(where: { records[i].away & (1 << UInt32($0)) != 0 }), let home = records[i].homes[k]
+    {
       writeParameters(i, home)
     }
     records[i].away = 0
@@ -248,8 +263,9 @@ extension Optimizer {
   private func writeParameters(_ i: Int, _ from: UnsafeMutableRawPointer) {
     records[i].x.write(0, records[i].count, from: from, size: records[i].size, rounding: nil)
   }
-  /// Copies of what sources change within a step, so that one that is broken off leaves it as it was: the scalars of all, and the lasting state of
-  /// those that do not decide. The one that does changes its own in the call that ends the step.
+  /// Copies of what sources change within a step, so that one that is broken off leaves it as it was: the scalars of
+  /// all, and the lasting state of those that do not decide. The one that does changes its own in the call that ends
+  /// the step.
   private func keepSources() throws(Failure) {
     (sourceCopies, stateCopies) = ([], [])
     if sources.count == 1, routeStage == nil, sources[0].source?.single ?? false { return }
@@ -279,10 +295,10 @@ extension Optimizer {
 
   /// Everything that can refuse a step happens here, before anything is changed.
   private func begin() throws(Failure) {
-    if sources.last?.source?.takesGradients ?? true { activate() }   // else the opening has decided
+    if sources.last?.source?.takesGradients ?? true { activate() }  // else the opening has decided
     // an opening may have moved tensors that turn out to have no gradient
     for i in 0..<bound.count where records[i].away != 0 && !records[i].active { comeHome(i) }
-    if !sources.isEmpty { try evaluateSchedules() }   // for what it reads before the rules are made
+    if !sources.isEmpty { try evaluateSchedules() }  // for what it reads before the rules are made
     try checkFinite()
     startActive()
     if mayFail { try takeSnapshot() }
@@ -301,16 +317,19 @@ extension Optimizer {
     // Where matrices are asked for nobody reads the gradients; a host that resumes there need not have bound any.
     let matrices = pending.kind.takesMatrices
     for i in 0..<bound.count where records[i].active && (matrices ? records[i].absent : !records[i].present) {
-      throw Failure(Status.sequence, "\(label("gradient", i)) is absent, but was there at the first request of this step; pass zeros")
+      throw Failure(
+        Status.sequence,
+        "\(label("gradient", i)) is absent, but was there at the first request of this step; pass zeros")
     }
   }
 
   private func checkFinite() throws(Failure) {
     guard options.nonFinite != .propagate || needsFinite else { return }
     func refused(_ what: String, _ message: String) -> Failure {
-      options.nonFinite == .skip ? Failure(Status.skipped, what) : Failure(Status.nonfinite, message + "; nothing was changed")
+      options.nonFinite == .skip
+        ? Failure(Status.skipped, what) : Failure(Status.nonfinite, message + "; nothing was changed")
     }
-    if let answered {   // the gradients were seen before, and may hold anything by now
+    if let answered {  // the gradients were seen before, and may hold anything by now
       if answered.isFinite { return }
       throw refused("non-finite answer", "the answer to \(asker) has elements that are NaN or infinite")
     }
@@ -323,7 +342,8 @@ extension Optimizer {
     for i in 0..<bound.count where records[i].active {
       total(records + i, totals)
       if totals[0] > 0 {
-        throw refused("non-finite gradient", "\(label("gradient", i)) has \(Int(totals[0])) elements that are NaN or infinite")
+        throw refused(
+          "non-finite gradient", "\(label("gradient", i)) has \(Int(totals[0])) elements that are NaN or infinite")
       }
     }
   }

@@ -16,7 +16,9 @@ extension Optimizer {
   /// Binds parameters to a group and gives the group hyper-parameters of its own.
   ///
   /// Throws what `addParameters` and `setTexts` throw; the group is then as before, or not there.
-  package func addParameters(_ views: [View], _ names: [String]?, _ group: String?, _ settings: [Setting]) throws(Failure) {
+  package func addParameters(_ views: [View], _ names: [String]?, _ group: String?, _ settings: [Setting])
+    throws(Failure)
+  {
     guard !settings.isEmpty else { return try addParameters(views, names, group) }
     let before = current
     do throws(Failure) {
@@ -63,11 +65,15 @@ extension Optimizer {
 
 extension Stage {
   /// All that is changed where hyper-parameters are set and groups are made.
-  typealias Settings = (hyper: [Hyper], schedules: [[Int: any Schedule]], standard: Hyper, later: [Int: any Schedule], founding: Hyper)
+  typealias Settings = (
+    hyper: [Hyper], schedules: [[Int: any Schedule]], standard: Hyper, later: [Int: any Schedule], founding: Hyper
+  )
   var settings: Settings {
     get { (hyper, schedules, standard, standardSchedules, founding) }
     set {
-      (hyper, schedules, standard, standardSchedules) = (newValue.hyper, newValue.schedules, newValue.standard, newValue.later)
+      (hyper, schedules, standard, standardSchedules) = (
+        newValue.hyper, newValue.schedules, newValue.standard, newValue.later
+      )
       found(newValue.founding)
     }
   }

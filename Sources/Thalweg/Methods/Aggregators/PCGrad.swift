@@ -6,12 +6,13 @@ import Glibc
 ///     g = Σ r, or their mean
 ///
 /// State    the gradient of every task.
-/// Differs  works on inner products alone (the same numbers). A zero gradient conflicts with none. The order in which task i meets the
-///          others is the ascending order of normal numbers drawn for (seed, step, i).
+/// Differs  works on inner products alone (the same numbers). A zero gradient conflicts with none. The order in which
+///          task i meets the others is the ascending order of normal numbers drawn for (seed, step, i).
 /// Source   Yu et al., 2020, arXiv:2001.06782.
 struct PCGrad: Source {
   static let method = Method(
-    "pcgrad", .aggregator, "Gradient surgery: parts of a task's gradient that conflict with other tasks are projected away.",
+    "pcgrad", .aggregator,
+    "Gradient surgery: parts of a task's gradient that conflict with other tasks are projected away.",
     rule: """
       for each task i: r = g_i; for j != i in random order: if <r, g_j> < 0, r <- r - <r, g_j>/<g_j, g_j>*g_j
       g = sum of the r, or their mean
@@ -45,7 +46,7 @@ struct PCGrad: Source {
     let m = G.count
     var total = [Double](repeating: 0, count: m)
     for i in 0..<m {
-      var c = [Double](repeating: 0, count: m)   // r = Σ c_k·g_k
+      var c = [Double](repeating: 0, count: m)  // r = Σ c_k·g_k
       c[i] = 1
       for j in orders[i] where j != i && G[j][j] > 0 {
         let conflict = zip(G[j], c).reduce(0) { $0 + $1.0 * $1.1 }

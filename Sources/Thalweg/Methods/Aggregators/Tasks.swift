@@ -1,8 +1,9 @@
-/// What aggregators share: the gradients of all tasks are asked for one after the other and kept, their inner products taken, and a weighted
-/// sum of them handed to the pipeline.
+/// What aggregators share: the gradients of all tasks are asked for one after the other and kept, their inner products
+/// taken, and a weighted sum of them handed to the pipeline.
 struct Tasks: Sendable {
   static let most = 64
-  static let parameter = Parameter.integer("tasks", 2, .within(2, Double(most)), "number of tasks, that is of gradients a step", live: false)
+  static let parameter = Parameter.integer(
+    "tasks", 2, .within(2, Double(most)), "number of tasks, that is of gradients a step", live: false)
   static let slot = Slot.temporary("task_0", "the gradient of the first task; one more for every other task")
 
   let count: Int
@@ -19,7 +20,9 @@ struct Tasks: Sendable {
   }
 
   /// The same, and at the end hands on the sum with the weights that `weights` makes of the Gramian.
-  func advance(_ phase: Int, _ io: SourceIO, _ weights: ([[Double]]) throws(Failure) -> [Double]) throws(Failure) -> Move {
+  func advance(_ phase: Int, _ io: SourceIO, _ weights: ([[Double]]) throws(Failure) -> [Double]) throws(Failure)
+    -> Move
+  {
     if let next = keep(phase, io) { return .ask(next) }
     let G = gramian(io)
     guard G.allSatisfy({ $0.allSatisfy(\.isFinite) }) else {

@@ -1,14 +1,17 @@
-/// UPGrad, Jacobian descent: the mean of the task gradients, each first projected onto the directions that conflict with no task.
+/// UPGrad, Jacobian descent: the mean of the task gradients, each first projected onto the directions that conflict
+/// with no task.
 ///
 ///     G = JJᵀ / trace (0 below norm_eps), + reg_eps·I
 ///     v_i = argmin vᵀGv subject to v ≥ pref_i·e_i,   g = Jᵀ·Σ v_i
 ///
 /// State    the gradient of every task.
-/// Differs  nothing from torchjd.UPGrad; every v_i is the exact solution, by the active-set method of Lawson and Hanson on G.
+/// Differs  nothing from torchjd.UPGrad; every v_i is the exact solution, by the active-set method of Lawson and Hanson
+///          on G.
 /// Source   Quinton and Rey, 2024, arXiv:2406.16232.
 struct UPGrad: Source {
   static let method = Method(
-    "upgrad", .aggregator, "Jacobian descent: the mean of the task gradients, each projected onto the directions that conflict with none.",
+    "upgrad", .aggregator,
+    "Jacobian descent: the mean of the task gradients, each projected onto the directions that conflict with none.",
     rule: """
       G = J J'/trace (0 when the trace is below norm_eps) + reg_eps*I
       v_i = argmin v'Gv subject to v >= pref_i*e_i;  g = J' sum_i v_i
@@ -25,7 +28,9 @@ struct UPGrad: Source {
       guard pref.isEmpty || pref.count == m else {
         throw Failure(Status.range, "upgrad: `pref` must have one number for each of the \(m) tasks, got \(pref.count)")
       }
-      guard pref.allSatisfy({ $0 >= 0 && $0.isFinite }) else { throw Failure(Status.range, "upgrad: `pref` must not be negative") }
+      guard pref.allSatisfy({ $0 >= 0 && $0.isFinite }) else {
+        throw Failure(Status.range, "upgrad: `pref` must not be negative")
+      }
     })
 
   let tasks: Tasks
@@ -44,7 +49,9 @@ struct UPGrad: Source {
     }
   }
 
-  static func weights(_ gramian: [[Double]], _ pref: [Double], normEps: Double, regEps: Double) throws(Failure) -> [Double] {
+  static func weights(_ gramian: [[Double]], _ pref: [Double], normEps: Double, regEps: Double) throws(Failure)
+    -> [Double]
+  {
     let m = gramian.count
     let trace = (0..<m).reduce(0) { $0 + gramian[$1][$1] }
     let unit = trace < normEps || trace == 0 ? 0 : 1 / trace
@@ -58,7 +65,8 @@ struct UPGrad: Source {
     return total
   }
 
-  /// argmin vᵀGv subject to v ≥ p·e_i. With v = p·e_i + s, s ≥ 0: the gradient Gv is 0 where s > 0 and not negative where s = 0.
+  /// argmin vᵀGv subject to v ≥ p·e_i. With v = p·e_i + s, s ≥ 0: the gradient Gv is 0 where s > 0 and not negative
+  /// where s = 0.
   static func solve(_ G: [[Double]], _ i: Int, _ p: Double) throws(Failure) -> [Double] {
     let m = G.count
     var s = [Double](repeating: 0, count: m)

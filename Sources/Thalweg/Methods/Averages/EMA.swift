@@ -5,8 +5,8 @@
 ///     evaluation weights: a, or a/(1 − d_0·d_1···) with debias
 ///
 /// State    a; with first=zero and debias the product of the rates.
-/// Differs  the debiasing of optax.ema divides by 1 − dⁿ, which is the same without warm-up. Written a ← a + (1 − d)(θ − a), so that a
-///          constant sequence is reproduced exactly. `debias` means nothing with first=copy.
+/// Differs  the debiasing of optax.ema divides by 1 − dⁿ, which is the same without warm-up. Written a ← a + (1 − d)(θ
+///          − a), so that a constant sequence is reproduced exactly. `debias` means nothing with first=copy.
 /// Source   Polyak and Juditsky, 1992; debiasing: Kingma and Ba, 2014, arXiv:1412.6980.
 struct EMA: ElementRule {
   static let method = Method(
@@ -19,7 +19,8 @@ struct EMA: ElementRule {
       """,
     source: "Polyak, Juditsky, 1992; Kingma, Ba, 2014, arXiv:1412.6980",
     parameters: [
-      .rate("decay", 0.999, "share of the average that is kept"), .choice("first", ["copy", "zero"], "what the first update does", live: false),
+      .rate("decay", 0.999, "share of the average that is kept"),
+      .choice("first", ["copy", "zero"], "what the first update does", live: false),
       .flag("debias", false, "divide by the weight that the zero start does not have", live: false),
       .flag("warmup", false, "shorter memory at first"),
     ],
@@ -31,7 +32,9 @@ struct EMA: ElementRule {
   }
   static func scalars(_ h: Hyper) -> [Scalar] { h.debias && h.is("first", "zero") ? [Scalar("start_weight", 1)] : [] }
   static func scope(_ h: Hyper) -> Scope { .tensor }
-  static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) { if !scalars(h).isEmpty { s[0] *= rate(h, c.t) } }
+  static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
+    if !scalars(h).isEmpty { s[0] *= rate(h, c.t) }
+  }
   static var evaluates: Bool { true }
 
   let take, unbias: Double

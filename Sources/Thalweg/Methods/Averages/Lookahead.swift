@@ -23,7 +23,9 @@ struct Lookahead: ElementRule {
     slots: [Slot("slow", "the slow weights", start: .iterate())])
 
   static var evaluates: Bool { true }
-  static func ruleStep(_ t: Int, _ h: Hyper) -> Int { h.is("pullback", "reset") ? (t - 1) % max(1, h.integer("k")) + 1 : t }
+  static func ruleStep(_ t: Int, _ h: Hyper) -> Int {
+    h.is("pullback", "reset") ? (t - 1) % max(1, h.integer("k")) + 1 : t
+  }
   let alpha: Double
   let now: Bool
 

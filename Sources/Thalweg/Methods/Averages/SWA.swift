@@ -15,7 +15,8 @@ struct SWA: ElementRule {
       """,
     source: "Polyak, Juditsky, 1992; Izmailov, Podoprikhin, Garipov, Vetrov, Wilson, 2018, arXiv:1803.05407",
     parameters: [
-      .integer("start", 0, .atLeast(0), "first call that counts", live: false), .integer("freq", 1, .atLeast(1), "calls per average", live: false),
+      .integer("start", 0, .atLeast(0), "first call that counts", live: false),
+      .integer("freq", 1, .atLeast(1), "calls per average", live: false),
     ],
     slots: [Slot("average", "the average a")])
 

@@ -1,17 +1,18 @@
 import Glibc
 
-/// Schedule-free learning: in place of a decaying rate, an average; gradients are taken between it and the fast iterate.
+/// Schedule-free learning: in place of a decaying rate, an average; gradients are taken between it and the fast
+/// iterate.
 ///
 ///     γ = lr·t/warmup_steps while t < warmup_steps, else lr;   lr_max ← max(lr_max, γ)
 ///     w = tʳ·lr_maxᵖ,  W ← W + w,  c = w/W                                 (p = weight_lr_power)
 ///     z ← z − γ(u + wd·y);   x ← (1 − c)·x + c·z;   y ← (1 − β)·z + β·x
 ///
-/// The parameters hold y while training; the evaluation weights are x. As `rule | schedule_free`, u is the direction of the rule and
-/// wd its decoupled decay (a coupled one is in u already).
+/// The parameters hold y while training; the evaluation weights are x. As `rule | schedule_free`, u is the direction of
+/// the rule and wd its decoupled decay (a coupled one is in u already).
 ///
 /// State    z and x, which start at the parameters; lr_max, W and c, for each tensor.
-/// Differs  schedulefree keeps y and z and recovers x = (y − (1 − β)z)/β. x is kept here: it then does not feel the rounding of 16-bit
-///          parameters, and β = 0 works. β may be scheduled.
+/// Differs  schedulefree keeps y and z and recovers x = (y − (1 − β)z)/β. x is kept here: it then does not feel the
+///          rounding of 16-bit parameters, and β = 0 works. β may be scheduled.
 /// Source   Defazio, Yang, Mehta, Mishchenko, Khaled and Cutkosky, 2024, arXiv:2405.15682.
 struct Interpolation: BitwiseCopyable, Sendable {
   static let slots = [
@@ -19,7 +20,8 @@ struct Interpolation: BitwiseCopyable, Sendable {
   ]
   static let scalars = [Scalar("lr_max"), Scalar("weight_sum"), Scalar("share")]
   static let parameters: [Parameter] = [
-    .integer("warmup_steps", 0, .atLeast(0), "length of the linear warm-up"), .number("r", 0, .atLeast(0), "power of the step in the weights"),
+    .integer("warmup_steps", 0, .atLeast(0), "length of the linear warm-up"),
+    .number("r", 0, .atLeast(0), "power of the step in the weights"),
     .number("weight_lr_power", 2, .atLeast(0), "power of the largest step size in the weights"),
   ]
   static let rule = """
@@ -43,7 +45,9 @@ struct Interpolation: BitwiseCopyable, Sendable {
   }
 
   let beta, lr, share: Double
-  init(_ h: Hyper, _ c: StepContext, beta: Double) { (self.beta, lr, share) = (beta, Interpolation.stepSize(h, c), c.scalars[2]) }
+  init(_ h: Hyper, _ c: StepContext, beta: Double) {
+    (self.beta, lr, share) = (beta, Interpolation.stepSize(h, c), c.scalars[2])
+  }
 
   /// The new y from the direction at the old one; z and x lie in the slots `k` and `k + 1`.
   @inline(__always) func step<L: Lane>(_ d: L, _ s: Slots<L>, _ k: Int) -> L {
@@ -60,8 +64,10 @@ struct Interpolation: BitwiseCopyable, Sendable {
 struct ScheduleFree: ElementRule {
   static let method = Method(
     "schedule_free", .average, "Schedule-free learning behind any rule: an average in place of a decaying rate.",
-    rule: "u = the rule's direction at y (the parameters), with its decay\n" + Interpolation.rule, source: Interpolation.source,
-    parameters: [.number("beta", 0.9, .rate, "interpolation between z and x")] + Interpolation.parameters, slots: Interpolation.slots,
+    rule: "u = the rule's direction at y (the parameters), with its decay\n" + Interpolation.rule,
+    source: Interpolation.source,
+    parameters: [.number("beta", 0.9, .rate, "interpolation between z and x")] + Interpolation.parameters,
+    slots: Interpolation.slots,
     requests: "applier")
 
   static func scalars(_ h: Hyper) -> [Scalar] { Interpolation.scalars }
@@ -73,7 +79,9 @@ struct ScheduleFree: ElementRule {
   init(_ h: Hyper, _ c: StepContext) { (point, decay) = (Interpolation(h, c, beta: h.beta), c.weightDecay) }
 
   @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v }
-  @inline(__always) func step<L: Lane>(_ u: L, _ y: L, _ s: Slots<L>, _ a: Apply) -> L { point.step(a.keep == 1 ? u : u + decay * y, s, 0) }
+  @inline(__always) func step<L: Lane>(_ u: L, _ y: L, _ s: Slots<L>, _ a: Apply) -> L {
+    point.step(a.keep == 1 ? u : u + decay * y, s, 0)
+  }
   @inline(__always) func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[1] }
 }
 
@@ -83,7 +91,8 @@ struct ScheduleFreeSGD: ElementRule {
     "schedule_free_sgd", .optimizer, "SGD with an average in place of a decaying rate.",
     rule: "u = g;  beta = momentum\n" + Interpolation.rule, source: Interpolation.source,
     parameters: [
-      .lr(1), .number("momentum", 0.9, .rate, "interpolation beta between z and x"), .weightDecay(0, "decay at y, in the step of z"),
+      .lr(1), .number("momentum", 0.9, .rate, "interpolation beta between z and x"),
+      .weightDecay(0, "decay at y, in the step of z"),
     ] + Interpolation.parameters,
     slots: Interpolation.slots, requests: "own-step")
 
@@ -105,10 +114,12 @@ struct ScheduleFreeSGD: ElementRule {
 struct ScheduleFreeAdamW: ElementRule {
   static let method = Method(
     "schedule_free_adamw", .optimizer, "AdamW with an average in place of momentum and a decaying rate.",
-    rule: "v <- beta2*v + (1 - beta2)*g^2;  u = g / (sqrt(v/(1 - beta2^t)) + eps);  beta = beta1\n" + Interpolation.rule,
+    rule: "v <- beta2*v + (1 - beta2)*g^2;  u = g / (sqrt(v/(1 - beta2^t)) + eps);  beta = beta1\n"
+      + Interpolation.rule,
     source: Interpolation.source,
     parameters: [
-      .lr(2.5e-3), .rate("beta1", 0.9, "interpolation beta between z and x"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-8),
+      .lr(2.5e-3), .rate("beta1", 0.9, "interpolation beta between z and x"),
+      .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-8),
       .weightDecay(0, "decay at y, in the step of z"),
     ] + Interpolation.parameters,
     slots: Interpolation.slots + [.square("exp_avg_sq", "second moment v")], requests: "own-step")
@@ -130,6 +141,8 @@ struct ScheduleFreeAdamW: ElementRule {
     s[2] = v
     return ((v * r2).squareRoot() + eps).divide(g) + decay * y
   }
-  @inline(__always) func step<L: Lane>(_ g: L, _ y: L, _ s: Slots<L>, _ a: Apply) -> L { point.step(direction(g, y, s), s, 0) }
+  @inline(__always) func step<L: Lane>(_ g: L, _ y: L, _ s: Slots<L>, _ a: Apply) -> L {
+    point.step(direction(g, y, s), s, 0)
+  }
   @inline(__always) func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[1] }
 }

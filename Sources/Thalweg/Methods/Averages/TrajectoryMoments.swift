@@ -6,12 +6,14 @@
 /// Every tensor is one vector, of length 1 as the rules of this family keep it (`spherical_langevin`).
 ///
 /// State    order 1: m; order 2: M, n × n numbers for a tensor of n.
-/// Differs  while m or M is 0 there is no estimate: the weights are θ. The sign of the eigenvector is free; the side of the present θ is taken.
+/// Differs  while m or M is 0 there is no estimate: the weights are θ. The sign of the eigenvector is free; the side of
+///          the present θ is taken.
 /// Errors   order 2 for a tensor of more than 2,048 elements.
 /// Source   arXiv:2603.06028.
 struct TrajectoryMoments: WholeRule {
   static let method = Method(
-    "trajectory_moments", .average, "Time averages of a walk on the sphere; the direction that they estimate is the evaluation weights.",
+    "trajectory_moments", .average,
+    "Time averages of a walk on the sphere; the direction that they estimate is the evaluation weights.",
     rule: """
       order 1: m <- m + (theta - m)/t;  evaluation weights: m/|m|
       order 2: M <- M + (theta theta' - M)/t;  evaluation weights: the leading eigenvector of M, on the side of theta
@@ -32,7 +34,9 @@ struct TrajectoryMoments: WholeRule {
   }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
     guard !isSecond(h) || shape.count <= largest else {
-      throw Failure(Status.shape, "trajectory_moments: order 2 takes tensors of at most \(largest) elements, got \(shape.dimensions)")
+      throw Failure(
+        Status.shape,
+        "trajectory_moments: order 2 takes tensors of at most \(largest) elements, got \(shape.dimensions)")
     }
   }
   static var evaluates: Bool { true }
@@ -60,7 +64,7 @@ struct TrajectoryMoments: WholeRule {
       return
     }
     guard Flat.norm(s, n * n) > 0 else { return }
-    let axis = try LinearAlgebra.SVD(s, n, n).vt.prefix(n)   // of a positive semidefinite matrix: its eigenvectors
+    let axis = try LinearAlgebra.SVD(s, n, n).vt.prefix(n)  // of a positive semidefinite matrix: its eigenvectors
     let side = zip(axis, 0..<n).reduce(0) { $0 + $1.0 * Double(t.v[$1.1]) }
     for (i, x) in axis.enumerated() { t.v[i] = T(side < 0 ? -x : x) }
   }

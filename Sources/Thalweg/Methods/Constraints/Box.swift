@@ -3,11 +3,13 @@
 ///     project = min(max(w, lo), hi)     argmin⟨g, u⟩: lo where g > 0, hi where g < 0, the point nearest 0 where g = 0
 ///
 /// Errors   TW_ERROR_SHAPE where a list does not have as many numbers as the tensor.
-/// Differs  nothing. A bound may be infinite; the minimiser is then infinite too in that direction. NaN stays, in its own entry.
+/// Differs  nothing. A bound may be infinite; the minimiser is then infinite too in that direction. NaN stays, in its
+///          own entry.
 struct Box: ElementConstraint {
   static let method = Method(
     "box", .constraint, "The box lo <= w <= hi.",
-    rule: "project = min(max(w, lo), hi);  argmin <g, u>: lo where g > 0, hi where g < 0, 0 clipped where g = 0", source: "textbook",
+    rule: "project = min(max(w, lo), hi);  argmin <g, u>: lo where g > 0, hi where g < 0, 0 clipped where g = 0",
+    source: "textbook",
     parameters: [
       .number("lo", -1, .any, "lower bound, -inf for none; or one for each entry").orInfinite().orList(),
       .number("hi", 1, .any, "upper bound, inf for none; or one for each entry").orInfinite().orList(),
@@ -40,7 +42,7 @@ struct Box: ElementConstraint {
   @inline(__always) func project<L: Lane>(_ w: L) -> L { L.min(L.max(w, lo), hi) }
   @inline(__always) func minimise<L: Lane>(_ g: L) -> L {
     let zero = L(0)
-    let flat = L.select(L.equal(g, zero), L(min(max(0, lo), hi)), g)   // NaN stays
+    let flat = L.select(L.equal(g, zero), L(min(max(0, lo), hi)), g)  // NaN stays
     return L.select(L.less(zero, g), L(lo), L.select(L.less(g, zero), L(hi), flat))
   }
 

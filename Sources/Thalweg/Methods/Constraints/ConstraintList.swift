@@ -7,7 +7,9 @@ let constraintList: [Registered] = [
 
 /// For `accepts`: methods of matrices take tensors of rank 2 or more, and need OpenBLAS.
 func matrix(_ shape: Shape, _ method: String) throws(Failure) {
-  guard shape.ndim >= 2 else { throw Failure(Status.shape, "\(method) needs a tensor of rank 2 or more, got rank \(shape.ndim)") }
+  guard shape.ndim >= 2 else {
+    throw Failure(Status.shape, "\(method) needs a tensor of rank 2 or more, got rank \(shape.ndim)")
+  }
   try LinearAlgebra.require()
 }
 
@@ -15,7 +17,8 @@ func matrix(_ shape: Shape, _ method: String) throws(Failure) {
 func fits(_ list: [Double], _ name: String, _ shape: Shape, _ method: String) throws(Failure) {
   guard list.count <= 1 || list.count == shape.count else {
     throw Failure(
-      Status.shape, "\(method): `\(name)` has \(list.count) numbers, a tensor of shape \(shape.dimensions) has \(shape.count)")
+      Status.shape,
+      "\(method): `\(name)` has \(list.count) numbers, a tensor of shape \(shape.dimensions) has \(shape.count)")
   }
 }
 

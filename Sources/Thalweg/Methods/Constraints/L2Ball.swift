@@ -4,7 +4,8 @@
 ///
 /// c is the origin, one number for all entries, or one for each: the rows of nested lists are read one after the other.
 /// Errors   TW_ERROR_SHAPE where c does not have as many numbers as the tensor.
-/// Differs  Keras' MaxNorm divides by ε + norm even inside the ball; here a point inside (to the last rounding) stays bit for bit.
+/// Differs  Keras' MaxNorm divides by ε + norm even inside the ball; here a point inside (to the last rounding) stays
+///          bit for bit.
 struct L2Ball: WholeConstraint {
   static let method = Method(
     "l2_ball", .constraint, "The Euclidean ball |w - center| <= radius; the whole tensor, or every line along an axis.",
@@ -13,7 +14,8 @@ struct L2Ball: WholeConstraint {
     parameters: [
       .number("radius", 1, .atLeast(0), "the radius"),
       .list(
-        "center", nil, "the centre c, one number for each entry, or one for all; none and zero are the origin", optional: true,
+        "center", nil, "the centre c, one number for each entry, or one for all; none and zero are the origin",
+        optional: true,
         presets: [("zero", [])]),
       .axis("the axis of the lines, or none for the whole tensor"),
     ],

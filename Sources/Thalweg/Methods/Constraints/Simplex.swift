@@ -1,17 +1,23 @@
 /// The simplex: w ≥ 0 with sum r; the whole tensor, or every line along an axis.
 ///
-///     project = max(w − θ, 0) with θ such that the sum is r     argmin⟨g, u⟩ = r·e_i, i the lowest index of the least g
+///     project = max(w − θ, 0) with θ such that the sum is r     argmin⟨g, u⟩ = r·e_i, i the lowest index of the least
+///     g
 ///
-/// Differs  θ comes from Michelot's pivoting, relative to the largest entry, and from a sort where that is slow; both give the θ of the
-///          sorted formula. A point is inside, and stays bit for bit, when its sum is right to 1e-15 times its length (and the
+/// Differs  θ comes from Michelot's pivoting, relative to the largest entry, and from a sort where that is slow; both
+///          give the θ of the sorted formula. A point is inside, and stays bit for bit, when its sum is right to 1e-15
+///          times its length (and the
 ///          rounding of float32).
 /// Source   Held, Wolfe and Crowder, 1974; Duchi et al., 2008; Michelot, 1986.
 struct Simplex: WholeConstraint {
   static let method = Method(
     "simplex", .constraint, "The simplex: w >= 0 with sum `radius`; the whole tensor, or every line along an axis.",
-    rule: "project = max(w - theta, 0), theta such that the sum is radius;  argmin <g, u> = radius at the least g, lowest index",
+    rule:
+      "project = max(w - theta, 0), theta such that the sum is radius;  argmin <g, u> = radius at the least g, "
+      + "lowest index",
     source: "Held, Wolfe, Crowder, 1974; Duchi, Shalev-Shwartz, Singer, Chandra, 2008; Michelot, 1986",
-    parameters: [.number("radius", 1, .above(0), "the sum"), .axis("the axis of the lines, or none for the whole tensor")])
+    parameters: [
+      .number("radius", 1, .above(0), "the sum"), .axis("the axis of the lines, or none for the whole tensor"),
+    ])
   static var mayFail: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try axisExists(h, shape, "simplex") }
 

@@ -7,8 +7,8 @@
 ///              cayley (I − A/2)·Y = (I + A/2)·X,  A = PUXᵀ − XUᵀP,  P = I − XXᵀ/2
 ///     project: the polar factor
 ///
-/// Differs  geoopt's Cayley step takes A = UXᵀ − XUᵀ, which doubles the part of U along X: not followed. All in double. A matrix that is
-///          orthonormal to rounding is not changed by `project`.
+/// Differs  geoopt's Cayley step takes A = UXᵀ − XUᵀ, which doubles the part of U along X: not followed. All in double.
+///          A matrix that is orthonormal to rounding is not changed by `project`.
 /// Source   Edelman, Arias and Smith, 1998, arXiv:physics/9806030; Wen and Yin, 2013.
 struct Stiefel: WholeConstraint {
   static let method = Method(
@@ -16,7 +16,8 @@ struct Stiefel: WholeConstraint {
     rule: """
       X the matrix view or its transpose, n x p, n >= p
       tangent: G - X sym(X'G) (euclidean), G - X G'X (canonical);  project: polar factor
-      retract: Q of X + U (qr), polar factor of X + U, or (I - A/2)Y = (I + A/2)X, A = PUX' - XU'P, P = I - XX'/2 (cayley)
+      retract: Q of X + U (qr), polar factor of X + U, or (I - A/2)Y = (I + A/2)X, A = PUX' - XU'P, P = I - XX'/2 \
+      (cayley)
       """,
     source: "Edelman, Arias, Smith, 1998, arXiv:physics/9806030; Wen, Yin, 2013",
     parameters: [
@@ -45,8 +46,8 @@ struct Stiefel: WholeConstraint {
   func tangent<T: Real>(_ w: Whole<T>) throws(Failure) {
     let size = Size(w), p = size.p
     let x = try size.read(w.w), g = try size.read(w.v)
-    let a = try product(x, g, p, p, size.n, transposed: true)   // XᵀG
-    var s = LinearAlgebra.transposed(a, p, p)                   // GᵀX
+    let a = try product(x, g, p, p, size.n, transposed: true)  // XᵀG
+    var s = LinearAlgebra.transposed(a, p, p)  // GᵀX
     if !canonical { for i in s.indices { s[i] = (s[i] + a[i]) / 2 } }
     size.write(try combine(g, 1, x, s, -1, size.n, p, p), w.v)
   }
@@ -59,7 +60,8 @@ struct Stiefel: WholeConstraint {
     size.write(retraction == 0 ? try LinearAlgebra.orthonormal(moved, n, p) : try polar(moved, size), w.v)
   }
 
-  /// Y = X + (I − A/2)⁻¹·A·X with A = L·Rᵀ, L = [PU, X], R = [X, −PU]: a system of size n, or of size 2p where that is smaller.
+  /// Y = X + (I − A/2)⁻¹·A·X with A = L·Rᵀ, L = [PU, X], R = [X, −PU]: a system of size n, or of size 2p where that is
+  /// smaller.
   private func cayley(_ x: [Double], _ u: [Double], _ n: Int, _ p: Int) throws(Failure) -> [Double] {
     let pu = try combine(u, 1, x, try product(x, u, p, p, n, transposed: true), -0.5, n, p, p)
     try Memory.ask(32 * n * p)
@@ -88,7 +90,9 @@ struct Stiefel: WholeConstraint {
     return out
   }
   /// a·b, or aᵀ·b, of shape (m, n) with k the inner size.
-  private func product(_ a: [Double], _ b: [Double], _ m: Int, _ n: Int, _ k: Int, transposed: Bool = false) throws(Failure) -> [Double] {
+  private func product(_ a: [Double], _ b: [Double], _ m: Int, _ n: Int, _ k: Int, transposed: Bool = false)
+    throws(Failure) -> [Double]
+  {
     try Memory.ask(8 * m * n)
     var c = [Double](repeating: 0, count: m * n)
     try LinearAlgebra.multiply(a, transposed: transposed, b, into: &c, m, n, k)

@@ -1,3 +1,3 @@
 let maskList: [Registered] = [
-  Registered(method: NMSparsity.method, component: .constraint(NMSparsity.kernels)),
+  Registered(method: NMSparsity.method, component: .constraint(NMSparsity.kernels))
 ]

@@ -6,27 +6,32 @@
 /// State    the dense tensor, from which the host's own holds w·mask.
 /// Errors   TW_ERROR_SHAPE where the length of the axis is no multiple of m, unless the tail of the lines is to stay
 ///          dense.
-/// Differs  of equal magnitudes the lower index stays (the authors' sort keeps a high one). The gradient of the first step is taken where
-///          the host started, which `next` has masked before it asks.
+/// Differs  of equal magnitudes the lower index stays (the authors' sort keeps a high one). The gradient of the first
+///          step is taken where the host started, which `next` has masked before it asks.
 /// Source   Zhou et al., 2021, arXiv:2102.04010.
 struct NMSparsity: WholeRule {
   static let method = Method(
-    "nm_sparsity", .mask, "N:M sparsity: of every m consecutive weights the n largest stay, and the rest keep learning behind the mask.",
+    "nm_sparsity", .mask,
+    "N:M sparsity: of every m consecutive weights the n largest stay, and the rest keep learning behind the mask.",
     rule: """
-      the dense w is stored and updated; the host sees w*mask(w): of every m entries along the axis the n largest magnitudes
+      the dense w is stored and updated; the host sees w*mask(w): of every m entries along the axis the n largest \
+      magnitudes
       dense gradient = g + decay*(1 - mask)*w
       """,
     source: "Zhou, Ma, Zhu, Liu, Zhang, Yuan, Sun, Li, 2021, arXiv:2102.04010",
     parameters: [
-      .integer("n", 2, .atLeast(1), "entries of a group that stay", live: false), .integer("m", 4, .atLeast(1), "size of a group", live: false),
+      .integer("n", 2, .atLeast(1), "entries of a group that stay", live: false),
+      .integer("m", 4, .atLeast(1), "size of a group", live: false),
       fixed(.axis("the grouped axis; none is the last, or axis 1 of (out, in, kh, kw)")),
-      .choice("tail", ["error", "dense"], "the rest of a line that is no multiple of m: refused, or unmasked", live: false),
+      .choice(
+        "tail", ["error", "dense"], "the rest of a line that is no multiple of m: refused, or unmasked", live: false),
       fixed(.number("decay", 2e-4, .atLeast(0), "pull of the masked entries to zero (SR-STE)")),
     ],
     slots: [Slot("dense", "the parameters behind the mask", start: .iterate())],
     validate: { (h) throws(Failure) in
       guard h.integer("n") <= h.integer("m") else {
-        throw Failure(Status.range, "nm_sparsity: `n` must not be above `m`, got \(h.integer("n")) and \(h.integer("m"))")
+        throw Failure(
+          Status.range, "nm_sparsity: `n` must not be above `m`, got \(h.integer("n")) and \(h.integer("m"))")
       }
     })
   /// The stages that a mask becomes share their hyper-parameters, so these do not change while running.
@@ -53,7 +58,9 @@ struct NMSparsity: WholeRule {
   init(_ h: Hyper, _ c: StepContext) { (self.h, n, m) = (h, h.integer("n"), h.integer("m")) }
 
   /// Calls `body` for every element with whether it stays.
-  @inline(__always) func forEach<T: Real>(_ w: UnsafeMutablePointer<T>, _ shape: Shape, _ body: (_ index: Int, _ stays: Bool) -> Void) {
+  @inline(__always) func forEach<T: Real>(
+    _ w: UnsafeMutablePointer<T>, _ shape: Shape, _ body: (_ index: Int, _ stays: Bool) -> Void
+  ) {
     let lines = NMSparsity.lines(h, shape), step = lines.inner
     if shape.count == 0 { return }
     withUnsafeTemporaryAllocation(of: T.self, capacity: m) { magnitudes in
@@ -65,7 +72,9 @@ struct NMSparsity: WholeRule {
           for i in 0..<m { magnitudes[i] = abs(w[first &+ i &* step]) }
           for i in 0..<m {
             var larger = 0
-            for j in 0..<m where magnitudes[j] > magnitudes[i] || (magnitudes[j] == magnitudes[i] && j < i) { larger &+= 1 }
+            for j in 0..<m where magnitudes[j] > magnitudes[i] || (magnitudes[j] == magnitudes[i] && j < i) {
+              larger &+= 1
+            }
             body(first &+ i &* step, larger < n)
           }
         }
@@ -101,7 +110,8 @@ struct NMSparsity: WholeRule {
   }
 
   static let kernels = ConstraintKernels(
-    projection: { (nil, Thalweg.kernels(Project.self).binding($0)) }, manifold: nil, minimise: { _ in (nil, nil) }, tangent: nil,
+    projection: { (nil, Thalweg.kernels(Project.self).binding($0)) }, manifold: nil, minimise: { _ in (nil, nil) },
+    tangent: nil,
     retract: nil, view: { _ in Thalweg.kernels(NMSparsity.self) },
     pull: { h in
       let decay: Double = h.decay

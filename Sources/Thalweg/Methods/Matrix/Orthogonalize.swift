@@ -2,7 +2,8 @@
 ///
 ///     U ← NewtonSchulz(U as (rows, rest)),  or exactly U·Vᵀ of its decomposition
 ///
-/// Differs  a zero singular value stays zero. More steps than triples repeat the last one; fewer take the first (optax takes the last).
+/// Differs  a zero singular value stays zero. More steps than triples repeat the last one; fewer take the first (optax
+///          takes the last).
 /// Source   Björck and Bowie, 1971; Jordan et al., 2024; Polar Express: Amsel et al., 2025, arXiv:2505.16932.
 struct Orthogonalize: WholeRule {
   static let method = Method(
@@ -15,7 +16,8 @@ struct Orthogonalize: WholeRule {
     parameters: [
       .integer("ns_steps", 5, .within(1, 99), "Newton-Schulz iterations"),
       .list(
-        "ns_coefficients", NewtonSchulz.quintic, "a, b, c of the polynomial, three numbers for each iteration, or the name of such a list",
+        "ns_coefficients", NewtonSchulz.quintic,
+        "a, b, c of the polynomial, three numbers for each iteration, or the name of such a list",
         presets: NewtonSchulz.presets),
       .eps(1e-7, "floor of the norm that divides", .above(0)),
       .choice("eps_mode", ["add", "clamp"], "divide by norm + eps, or by max(norm, eps)"),
@@ -26,7 +28,9 @@ struct Orthogonalize: WholeRule {
 
   static var mayFail: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try matrix(shape, "orthogonalize") }
-  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { NewtonSchulz.space(h, shape.rows, shape.columns, size) }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
+    NewtonSchulz.space(h, shape.rows, shape.columns, size)
+  }
 
   let schulz: NewtonSchulz, exact: Bool
   init(_ h: Hyper, _ c: StepContext) { (schulz, exact) = (NewtonSchulz(h), h.is("method", "svd")) }

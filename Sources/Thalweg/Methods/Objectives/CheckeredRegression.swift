@@ -1,17 +1,21 @@
 import Glibc
 
-/// Checkered regression: m hyperplanes cut the space into cells, whose labels alternate like the squares of a checkerboard.
+/// Checkered regression: m hyperplanes cut the space into cells, whose labels alternate like the squares of a
+/// checkerboard.
 ///
-///     P(y|z) = ½(1 + y·Π_j tanh(z_j/2)): the number of negative factors, each positive with probability σ(z_j), is even (y = 1) or odd (y = −1)
+///     P(y|z) = ½(1 + y·Π_j tanh(z_j/2)): the number of negative factors, each positive with probability σ(z_j), is
+///     even (y = 1) or odd (y = −1)
 ///     loss = −(1/B)·Σ log P(y|z)     ∂loss/∂z_j = −(1/B)·σ(z_j)·σ(−z_j)/P · y·Π_{k≠j} tanh(z_k/2)
 ///
-/// z is (B, m), y is (B,). P comes from a recursion over the logarithms of both parities, so that nothing under- or overflows for large |z|;
-/// the product over k ≠ j is P_rest,same − P_rest,other, without its cancellation. m = 1 is the logistic loss.
+/// z is (B, m), y is (B,). P comes from a recursion over the logarithms of both parities, so that nothing under- or
+/// overflows for large |z|; the product over k ≠ j is P_rest,same − P_rest,other, without its cancellation. m = 1 is
+/// the logistic loss.
 /// Errors   TW_ERROR_RANGE: a label that is not −1 or 1; TW_ERROR_SHAPE: m = 0 or B = 0.
 /// Source   Achab, 2023, arXiv:2309.15298.
 struct CheckeredRegression: Objective {
   static let method = Method(
-    "checkered_regression", .objective, "Checkered regression: the loss of a label that alternates between the cells of m hyperplanes.",
+    "checkered_regression", .objective,
+    "Checkered regression: the loss of a label that alternates between the cells of m hyperplanes.",
     rule: """
       P(y|z) = (1 + y*prod_j tanh(z_j/2))/2;  loss = -mean log P(y|z)
       gradient for z_j: -1/B*sigma(z_j)*sigma(-z_j)/P*y*prod_{k != j} tanh(z_k/2)
@@ -22,7 +26,9 @@ struct CheckeredRegression: Objective {
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let z = try x["z"], y = try x.integers("y"), rows = x.sizes["B"], m = x.sizes["m"]
-    for b in 0..<rows where y[b] != 1 && y[b] != -1 { throw Failure(Status.range, "`y` must be -1 or 1, got \(y[b]) at element \(b)") }
+    for b in 0..<rows where y[b] != 1 && y[b] != -1 {
+      throw Failure(Status.range, "`y` must be -1 or 1, got \(y[b]) at element \(b)")
+    }
     let logs = try cache?.keep("log P", rows, Double.self)
     try cache?.keep("scores", rows * m, of: z)
     try cache?.keep("labels", rows, of: y)
@@ -34,12 +40,13 @@ struct CheckeredRegression: Objective {
   }
 
   func pullback<T: Real>(_ cache: Cache, _ name: String, _ g: UnsafeMutablePointer<T>) throws(Failure) {
-    let z = try cache.kept("scores", T.self), y = try cache.kept("labels", Int.self), logP = try cache.kept("log P", Double.self)
+    let z = try cache.kept("scores", T.self), y = try cache.kept("labels", Int.self),
+      logP = try cache.kept("log P", Double.self)
     let rows = cache.sizes["B"], m = cache.sizes["m"]
     _ = Rows.sum(rows, work: 32 * m) { b in
       let row = z + b * m, out = g + b * m
       var left = 1.0, right = Double(y[b]) / Double(rows)
-      for j in 0..<m {   // from the left, the product of those before j; from the right, of those behind
+      for j in 0..<m {  // from the left, the product of those before j; from the right, of those behind
         out[j] = T(left)
         left *= tanh(Double(row[j]) / 2)
       }

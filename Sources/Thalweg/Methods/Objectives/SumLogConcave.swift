@@ -4,13 +4,15 @@ import Glibc
 ///
 ///     F = −log Σ_s exp(−f_s)     w_s = exp(F − f_s)     ∂F/∂f = w     ∇F = Σ_s w_s·∇f_s
 ///
-/// f is (S,); with the gradients of the parts, grads (S, n), the pull-back gives ∇F as `x` (n,). The smallest f_s is taken out of the sum.
+/// f is (S,); with the gradients of the parts, grads (S, n), the pull-back gives ∇F as `x` (n,). The smallest f_s is
+/// taken out of the sum.
 /// Errors   a value that is infinite (every f_s = ∞) or NaN has no weights: it is returned, and its pull-back refused.
 /// Differs  −scipy.special.logsumexp(−f) is the value. A part of weight 0 adds nothing to ∇F, whatever its gradient.
 /// Source   Achab, 2023, arXiv:2309.15298.
 struct SumLogConcave: Objective {
   static let method = Method(
-    "sum_log_concave", .objective, "The negative logarithm of a sum of log-concave functions, from the values of its convex parts.",
+    "sum_log_concave", .objective,
+    "The negative logarithm of a sum of log-concave functions, from the values of its convex parts.",
     rule: """
       F = -log sum_s exp(-f_s);  w_s = exp(F - f_s)
       gradient for f: w;  gradient at the point (x): sum_s w_s*grads_s

@@ -6,8 +6,9 @@ import Glibc
 ///     t > 1:  n = clip(g/max(√v, ε), ±(t − 1)^q);   m ← β₁·m + (1 − β₁)·n;   θ ← θ − lr·m;   v ← β₂·v + (1 − β₂)·g²
 ///
 /// State    m, v.
-/// Differs  the clip counts from the first move, as the paper and the authors' code do; `clip_exponent` none is off. There are no bias
-///          corrections. The first call does not decay θ, but coupled decay enters its g. Behind an update transform, which takes the
+/// Differs  the clip counts from the first move, as the paper and the authors' code do; `clip_exponent` none is off.
+///          There are no bias corrections. The first call does not decay θ, but coupled decay enters its g. Behind an
+///          update transform, which takes the
 ///          rule's direction alone, decoupled decay does act at the first call.
 /// Source   Taniguchi et al., 2024, arXiv:2411.02853.
 struct ADOPT: ElementRule {
@@ -22,7 +23,10 @@ struct ADOPT: ElementRule {
     parameters: [
       .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.9999, "rate of the second moment"),
       .eps(1e-6, "least denominator"),
-      .number("clip_exponent", 0.25, .atLeast(0), "normalised gradients are clipped to (t - 1)^clip_exponent", optional: true),
+      .number(
+        "clip_exponent", 0.25, .atLeast(0),
+        "normalised gradients are clipped to (t - "
+          + "1)^clip_exponent", optional: true),
       .weightDecay(), .flag("decoupled", true, "decay is decoupled", live: false),
     ],
     slots: Adam.moments)

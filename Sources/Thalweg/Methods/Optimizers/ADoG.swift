@@ -5,7 +5,8 @@
 ///     θ ← (1 − 1/α)·y + w/α
 ///
 /// State    θ₀, w; r, R (both from reps_rel·(1 + ‖θ₀‖)), G. The parameters hold the query point.
-/// Differs  nothing from the authors' AcceleDoG with its default options. ‖w − θ₀‖² is taken in the same walk as ‖g‖², from products.
+/// Differs  nothing from the authors' AcceleDoG with its default options. ‖w − θ₀‖² is taken in the same walk as ‖g‖²,
+///          from products.
 /// Source   Kreisler, Ivgi, Hinder and Carmon, 2024, arXiv:2404.00666.
 struct ADoG: ElementRule {
   static let method = Method(
@@ -22,11 +23,15 @@ struct ADoG: ElementRule {
       .eps(1e-8).forAll,
       .number("alpha_const", 0.5, .above(0), "factor of the weights alpha").forAll,
     ],
-    slots: [DoG.origin, Slot("w", "the sequence of long steps", start: .iterate())], requests: "own-step", refusesStochastic: DoG.roundingIsDistance)
+    slots: [DoG.origin, Slot("w", "the sequence of long steps", start: .iterate())], requests: "own-step",
+    refusesStochastic: DoG.roundingIsDistance)
 
   static func phases(_ h: Hyper) -> Int { 1 }
   static func scalars(_ h: Hyper) -> [Scalar] {
-    [Scalar("distance"), Scalar("distances"), Scalar("squares"), Scalar("eta"), Scalar("alpha", 1), Scalar("next_alpha", 1)]
+    [
+      Scalar("distance"), Scalar("distances"), Scalar("squares"), Scalar("eta"), Scalar("alpha", 1),
+      Scalar("next_alpha", 1),
+    ]
   }
   static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
     s[4] = s[0] == 0 ? max(1, h.alpha_const) : s[5]

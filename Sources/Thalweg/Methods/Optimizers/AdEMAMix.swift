@@ -5,10 +5,12 @@ import Glibc
 ///     m₁ ← β₁·m₁ + (1 − β₁)·g;   m₂ ← β₃·m₂ + (1 − β₃)·g;   v ← β₂·v + (1 − β₂)·g²
 ///     θ ← θ·(1 − lr·wd) − lr · (m₁/c₁ + α·m₂)/(√(v/c₂) + ε)
 ///
-/// α warms up linearly over `t_alpha` steps; β₃ over `t_beta3` steps from β₁, linearly in its half-life. A length of 0 is off.
+/// α warms up linearly over `t_alpha` steps; β₃ over `t_beta3` steps from β₁, linearly in its half-life. A length of 0
+/// is off.
 ///
 /// State    m₂, v; m₁ when β₁ ≠ 0.
-/// Differs  the authors' code adds 1e-8 inside the logarithms of the half-lives. m₂ has no bias correction; β₁ = 0 has half-life 0.
+/// Differs  the authors' code adds 1e-8 inside the logarithms of the half-lives. m₂ has no bias correction; β₁ = 0 has
+///          half-life 0.
 /// Source   Pagliardini, Ablin and Grangier, 2024, arXiv:2409.03137.
 struct AdEMAMix: ElementRule {
   static let slow: [Slot] = [.moment("exp_avg_slow", "slow average m2"), .square("exp_avg_sq", "second moment v")]
@@ -23,8 +25,10 @@ struct AdEMAMix: ElementRule {
     source: "Pagliardini, Ablin, Grangier, 2024, arXiv:2409.03137",
     parameters: [
       .lr(1e-3), .rate("beta1", 0.9, "rate of the fast average"), .rate("beta2", 0.999, "rate of the second moment"),
-      .rate("beta3", 0.9999, "final rate of the slow average"), .number("alpha", 5, .atLeast(0), "final weight of the slow average"),
-      .integer("t_alpha", 0, .atLeast(0), "steps over which alpha warms up"), .integer("t_beta3", 0, .atLeast(0), "steps over which beta3 warms up"),
+      .rate("beta3", 0.9999, "final rate of the slow average"),
+      .number("alpha", 5, .atLeast(0), "final weight of the slow average"),
+      .integer("t_alpha", 0, .atLeast(0), "steps over which alpha warms up"),
+      .integer("t_beta3", 0, .atLeast(0), "steps over which beta3 warms up"),
       .eps(1e-8), .weightDecay(0, "decoupled weight decay"),
     ],
     slots: slow + fast)

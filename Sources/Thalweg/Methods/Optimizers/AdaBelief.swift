@@ -4,19 +4,21 @@
 ///     θ ← θ − lr · (m/c₁)/(√(s/c₂) + ε)
 ///
 /// State    m, s.
-/// Differs  nothing from optax.adabelief; the authors' package rectifies by default. Under a constant gradient s falls to
-///          ε_root/(1 − β₂), and steps grow.
+/// Differs  nothing from optax.adabelief; the authors' package rectifies by default. Under a constant gradient s falls
+///          to ε_root/(1 − β₂), and steps grow.
 /// Source   Zhuang et al., 2020, arXiv:2010.07468.
 struct AdaBelief: ElementRule {
   static let method = Method(
-    "adabelief", .optimizer, "AdaBelief: Adam whose second moment is that of the gradient's deviation from its average.",
+    "adabelief", .optimizer,
+    "AdaBelief: Adam whose second moment is that of the gradient's deviation from its average.",
     rule: """
       m <- beta1*m + (1 - beta1)*g;  s <- beta2*s + (1 - beta2)*(g - m)^2 + eps_root
       theta <- theta - lr * (m/c1)/(sqrt(s/c2) + eps)
       """,
     source: "Zhuang et al., 2020, arXiv:2010.07468",
     parameters: [
-      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-16),
+      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
+      .eps(1e-16),
       .number("eps_root", 1e-16, .atLeast(0), "added to s at every step"), .weightDecay(),
       .flag("decoupled", true, "decay is decoupled", live: false),
     ],

@@ -8,7 +8,8 @@
 /// Source   Zeiler, 2012, arXiv:1212.5701.
 struct AdaDelta: ElementRule {
   static let method = Method(
-    "adadelta", .optimizer, "Adadelta: steps scaled by the ratio of the root mean squares of past steps and of gradients.",
+    "adadelta", .optimizer,
+    "Adadelta: steps scaled by the ratio of the root mean squares of past steps and of gradients.",
     rule: """
       v <- rho*v + (1 - rho)*g^2
       u = sqrt(d + eps)/sqrt(v + eps) * g
@@ -17,7 +18,8 @@ struct AdaDelta: ElementRule {
       """,
     source: "Zeiler, 2012, arXiv:1212.5701",
     parameters: [
-      .lr(1), .rate("rho", 0.9, "rate of both averages"), .eps(1e-6, "added inside both roots"), .weightDecay(0, "coupled weight decay"),
+      .lr(1), .rate("rho", 0.9, "rate of both averages"), .eps(1e-6, "added inside both roots"),
+      .weightDecay(0, "coupled weight decay"),
     ],
     slots: [.square("square_avg", "average square of gradients v"), .square("acc_delta", "average square of steps d")])
 
@@ -30,7 +32,7 @@ struct AdaDelta: ElementRule {
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let v = rho * s[0] + (1 - rho) * (g * g)
     let d = s[1]
-    let u = (v + eps).squareRoot().divide((d + eps).squareRoot() * g)   // 0/0 is 0 only so
+    let u = (v + eps).squareRoot().divide((d + eps).squareRoot() * g)  // 0/0 is 0 only so
     s[0] = v
     s[1] = rho * d + (1 - rho) * (u * u)
     return u

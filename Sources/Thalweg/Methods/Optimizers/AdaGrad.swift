@@ -3,8 +3,8 @@
 ///     s ← s + g²;   θ ← θ − lrₜ · g/(√s + ε),   lrₜ = lr/(1 + (t − 1)·lr_decay)
 ///
 /// State    s.
-/// Differs  nothing from torch.optim.Adagrad; optax starts s at 0.1 and puts ε inside the root. With s = 0 and ε = 0 the step is 0. Decay is
-///          coupled.
+/// Differs  nothing from torch.optim.Adagrad; optax starts s at 0.1 and puts ε inside the root. With s = 0 and ε = 0
+///          the step is 0. Decay is coupled.
 /// Source   Duchi, Hazan and Singer, 2011.
 struct AdaGrad: ElementRule {
   static let method = Method(
@@ -16,7 +16,8 @@ struct AdaGrad: ElementRule {
     source: "Duchi, Hazan, Singer, 2011",
     parameters: [
       .lr(1e-2), .number("lr_decay", 0, .atLeast(0), "the step size is divided by 1 + (t - 1)*lr_decay"),
-      .weightDecay(0, "coupled weight decay"), .number("initial_accumulator_value", 0, .atLeast(0), "start of the sum"), .eps(1e-10),
+      .weightDecay(0, "coupled weight decay"), .number("initial_accumulator_value", 0, .atLeast(0), "start of the sum"),
+      .eps(1e-10),
     ],
     slots: [.square("sum", "sum of squares s")])
 

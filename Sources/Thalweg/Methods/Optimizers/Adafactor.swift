@@ -7,7 +7,8 @@ import Glibc
 ///     u = g/√max(V, eps1²);   θ ← θ − a/max(1, RMS(u)/d)·u
 ///
 /// State    r and c over the last two axes (leading axes are problems of their own); v for tensors of rank 0 and 1.
-/// Differs  nothing from torch.optim.Adafactor: no first moment. `eps1=none` is the machine epsilon of the type that is computed with.
+/// Differs  nothing from torch.optim.Adafactor: no first moment. `eps1=none` is the machine epsilon of the type that is
+///          computed with.
 /// Source   Shazeer and Stern, 2018, arXiv:1804.04235.
 struct Adafactor: WholeRule {
   static let method = Method(
@@ -21,7 +22,8 @@ struct Adafactor: WholeRule {
     parameters: [
       .lr(1e-2), .number("beta2_decay", -0.8, .atMost(0), "the second moment takes t^beta2_decay of the new square"),
       .maybe("eps1", .above(0), "floor of the root of the estimate; none: the machine epsilon"),
-      .number("eps2", 1e-3, .atLeast(0), "floor of the RMS of the parameters"), .number("d", 1, .atLeast(1), "largest RMS of the update"),
+      .number("eps2", 1e-3, .atLeast(0), "floor of the RMS of the parameters"),
+      .number("d", 1, .atLeast(1), "largest RMS of the update"),
       .weightDecay(0, "decoupled weight decay"),
     ],
     slots: [
@@ -116,8 +118,8 @@ struct Adafactor: WholeRule {
     }
   }
 
-  /// One over the root of the estimate r·c, as a product of a factor a row and one a column; rows where some entry meets the floor are
-  /// computed entry by entry.
+  /// One over the root of the estimate r·c, as a product of a factor a row and one a column; rows where some entry
+  /// meets the floor are computed entry by entry.
   private struct Factors<T: Real> {
     let g, c, row, column: UnsafeMutablePointer<T>
     let share: UnsafeMutablePointer<Double>
@@ -153,13 +155,18 @@ struct Adafactor: WholeRule {
       @inline(__always) func vector(_ j: Int) -> T.Vector {
         typealias L = T.Vector
         let x = L.load(g + j)
-        return product ? x * L(Double(row)) * L.load(column + j) : x / L.max(L(share) * L.load(c + j), L(floor)).squareRoot()
+        return product
+          ? x * L(Double(row)) * L.load(column + j) : x / L.max(L(share) * L.load(c + j), L(floor)).squareRoot()
       }
-      @inline(__always) func entry(_ j: Int) -> T { product ? g[j] * row * column[j] : g[j] / max(T(share) * c[j], T(floor)).squareRoot() }
+      @inline(__always) func entry(_ j: Int) -> T {
+        product ? g[j] * row * column[j] : g[j] / max(T(share) * c[j], T(floor)).squareRoot()
+      }
     }
     @inline(__always) private func u(_ i: Int) -> Row {
       let low = share[i] * least
-      return Row(g: g + i * columns, c: c, column: column, row: row[i], share: share[i], floor: floor, product: low >= floor && low < .infinity)
+      return Row(
+        g: g + i * columns, c: c, column: column, row: row[i], share: share[i], floor: floor,
+        product: low >= floor && low < .infinity)
     }
 
     func squares(_ rows: Swift.Range<Int>) -> Double {

@@ -4,12 +4,14 @@
 ///     θ ← θ − lr · (m/c₁) / (√(v/c₂) + ε),   c₁ = 1 − β₁ᵗ, c₂ = 1 − β₂ᵗ
 ///
 /// State    m, v.
-/// Differs  ε is added to the corrected root, as in the paper's Algorithm 1 (and torch). `eps_in_sqrt` puts it inside: √(v/c₂ + ε), the
-///          placement of the generalized-smooth analysis (arXiv:2404.01436), which also goes without bias correction. Decay is coupled.
+/// Differs  ε is added to the corrected root, as in the paper's Algorithm 1 (and torch). `eps_in_sqrt` puts it inside:
+///          √(v/c₂ + ε), the placement of the generalized-smooth analysis (arXiv:2404.01436), which also goes without
+///          bias correction. Decay is coupled.
 /// Source   Kingma and Ba, 2014, arXiv:1412.6980.
 struct Adam: ElementRule {
   static let parameters: [Parameter] = [
-    .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-8),
+    .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
+    .eps(1e-8),
     .weightDecay(0, "coupled weight decay"), .flag("bias_correction", true, "divide the moments by 1 - beta^t"),
     .flag("eps_in_sqrt", false, "eps inside the root"),
   ]

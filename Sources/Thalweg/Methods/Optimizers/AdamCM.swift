@@ -1,18 +1,22 @@
-/// Adam with critical momenta: the step is taken along the momentum and the mean of the momenta of the largest gradients so far.
+/// Adam with critical momenta: the step is taken along the momentum and the mean of the momenta of the largest
+/// gradients so far.
 ///
 ///     m ← β₁·m + (1 − β₁)·g;   a = m + mean(buffer);   v ← β₂·v + (1 − β₂)·a²
 ///     θ ← θ·(1 − lr·wd) − lr·(a/c₁)/(√(v/c₂) + ε)
-///     m enters the buffer with the key Σ‖g‖ (the sum of the tensors' norms) while there is room, else in the place of the smallest key if its
+///     m enters the buffer with the key Σ‖g‖ (the sum of the tensors' norms) while there is room, else in the place of
+///     the smallest key if its
 ///     own is larger; all keys ← decay·keys
 ///
-/// State    m, v, the sum of the buffer, up to `capacity` momenta; their keys. `layerwise`: buffer and key of every tensor alone.
-/// Differs  as the authors' class: the first call only puts the raw gradient into the buffer (whether the paper does is UNVERIFIED), and c₁
-///          divides the buffer's part too.
+/// State    m, v, the sum of the buffer, up to `capacity` momenta; their keys. `layerwise`: buffer and key of every
+///          tensor alone.
+/// Differs  as the authors' class: the first call only puts the raw gradient into the buffer (whether the paper does is
+///          UNVERIFIED), and c₁ divides the buffer's part too.
 /// Source   Malviya et al., 2023, arXiv:2307.09638.
 struct AdamCM: ElementRule {
   private static let most = 13
   static let method = Method(
-    "adam_cm", .optimizer, "Adam with critical momenta: the momenta of the largest gradients so far take part in the step.",
+    "adam_cm", .optimizer,
+    "Adam with critical momenta: the momenta of the largest gradients so far take part in the step.",
     rule: """
       m <- beta1*m + (1 - beta1)*g;  a = m + mean(buffer);  v <- beta2*v + (1 - beta2)*a^2
       theta <- theta*(1 - lr*weight_decay) - lr * (a/c1)/(sqrt(v/c2) + eps)
@@ -21,12 +25,16 @@ struct AdamCM: ElementRule {
       """,
     source: "Malviya et al., 2023, arXiv:2307.09638",
     parameters: [
-      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-8),
-      .weightDecay(0, "decoupled weight decay"), .integer("capacity", 5, .within(1, Double(most)), "momenta in the buffer", live: false),
+      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
+      .eps(1e-8),
+      .weightDecay(0, "decoupled weight decay"),
+      .integer("capacity", 5, .within(1, Double(most)), "momenta in the buffer", live: false),
       .number("decay", 0.7, .between(0, 1, lowOpen: true, highOpen: true), "of the keys, each step"),
       .flag("layerwise", false, "every tensor has a buffer and keys of its own", live: false),
     ],
-    slots: Adam.moments + [Slot("buffer_sum", "sum of the buffer"), Slot("buffer", "critical momenta, one buffer each")])
+    slots: Adam.moments + [
+      Slot("buffer_sum", "sum of the buffer"), Slot("buffer", "critical momenta, one buffer each"),
+    ])
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
     method.slots.dropLast() + (0..<h.integer("capacity")).map { Slot("buffer_\($0)", "a critical momentum") }
@@ -35,9 +43,11 @@ struct AdamCM: ElementRule {
   static func scope(_ h: Hyper) -> Scope { .tensor }
   static func phases(_ h: Hyper) -> Int { h.layerwise ? 1 : 2 }
   static func reach(_ h: Hyper, _ phase: Int) -> Scope { phase == 0 ? .tensor : .global }
-  /// Norm of the tensor's gradient, filled places, filled places before this step, the place of this step (or -1), the keys.
+  /// Norm of the tensor's gradient, filled places, filled places before this step, the place of this step (or -1), the
+  /// keys.
   static func scalars(_ h: Hyper) -> [Scalar] {
-    [Scalar("norm"), Scalar("filled"), Scalar("used"), Scalar("place", -1)] + (0..<h.integer("capacity")).map { Scalar("key_\($0)") }
+    [Scalar("norm"), Scalar("filled"), Scalar("used"), Scalar("place", -1)]
+      + (0..<h.integer("capacity")).map { Scalar("key_\($0)") }
   }
 
   let beta1, beta2, eps, r1, r2, mean, inverse: Double

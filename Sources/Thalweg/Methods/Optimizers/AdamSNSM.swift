@@ -1,17 +1,22 @@
-/// Adam with subset norms and subspace momentum: one second moment a subset of a matrix, and momentum in few directions.
+/// Adam with subset norms and subspace momentum: one second moment a subset of a matrix, and momentum in few
+/// directions.
 ///
 ///     s = Σ g² over each subset;   v ← β₂·v + (1 − β₂)·s  (v + s when β₂ = 1)
 ///     without rank: m ← β₁·m + (1 − β₁)·g, num = m
-///     with rank: c = down(g);  m ← β₁·m + (1 − β₁)·c;  num = lift(m) + (g − lift(c)); the basis is renewed at t = 1 and every `gap` steps
+///     with rank: c = down(g);  m ← β₁·m + (1 − β₁)·c;  num = lift(m) + (g − lift(c)); the basis is renewed at t = 1
+///     and every `gap` steps
 ///     θ ← (θ − lr·(√c₂/c₁)·num/(√v + ε))·(1 − lr·wd)
 ///
-/// State    v: one number a subset; m: the coordinates; the basis (svd: orthonormal rows; topk, uniform: indices of lines).
-/// Differs  a renewed basis starts with m = 0 before the step (the authors' code applies the old buffer once more); `keep_momentum` keeps it.
-///          Only tensors of rank 2 have subsets and bases; others, and ranks of the smaller side or more, take full momentum.
+/// State    v: one number a subset; m: the coordinates; the basis (svd: orthonormal rows; topk, uniform: indices of
+///          lines).
+/// Differs  a renewed basis starts with m = 0 before the step (the authors' code applies the old buffer once more);
+///          `keep_momentum` keeps it. Only tensors of rank 2 have subsets and bases; others, and ranks of the smaller
+///          side or more, take full momentum.
 /// Source   Nguyen and Nguyen, 2024, arXiv:2411.07120.
 struct AdamSNSM: WholeRule {
   static let method = Method(
-    "adam_snsm", .optimizer, "Adam with subset norms and subspace momentum: one second moment a subset, momentum in few directions.",
+    "adam_snsm", .optimizer,
+    "Adam with subset norms and subspace momentum: one second moment a subset, momentum in few directions.",
     rule: """
       v <- beta2*v + (1 - beta2)*sum of g^2 over each subset (rows or columns, groups, or single entries)
       m <- beta1*m + (1 - beta1)*g, or with rank in a basis of the gradient:  num = lift(m) + (g - lift(down(g)))
@@ -19,11 +24,15 @@ struct AdamSNSM: WholeRule {
       """,
     source: "Nguyen, Nguyen, 2024, arXiv:2411.07120",
     parameters: [
-      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .number("beta2", 0.999, .within(0, 1), "rate of the second moment; 1: a sum"),
-      .eps(1e-6), .choiceOrInteger("subset", ["rowcol", "off"], "rowcol, the length k of groups, -k for sqrt(n)/k, or off", live: false),
+      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"),
+      .number("beta2", 0.999, .within(0, 1), "rate of the second moment; 1: a sum"),
+      .eps(1e-6),
+      .choiceOrInteger(
+        "subset", ["rowcol", "off"], "rowcol, the length k of groups, -k for sqrt(n)/k, or off", live: false),
       .maybeInteger("rank", .atLeast(1), "directions of the momentum; none: all", live: false),
       .choice("proj", ["svd", "topk", "uniform"], "how the directions are chosen", live: false),
-      .integer("gap", 200, .atLeast(1), "steps between choices"), .flag("keep_momentum", false, "keep the buffer when they change"),
+      .integer("gap", 200, .atLeast(1), "steps between choices"),
+      .flag("keep_momentum", false, "keep the buffer when they change"),
       .weightDecay(0, "decoupled weight decay, after the step"), .flag("correct_bias", true, "bias corrections"),
     ],
     slots: [
@@ -55,7 +64,9 @@ struct AdamSNSM: WholeRule {
       let n = shape.count
       (subsets, coordinates, tall) = (n, n, shape.rows >= shape.columns)
       guard shape.ndim == 2, n > 0 else { return }
-      if h.is("subset", "rowcol") { (subset, subsets) = tall ? (.rows, shape.rows) : (.columns, shape.columns) } else if !h.is("subset", "off") {
+      if h.is("subset", "rowcol") {
+        (subset, subsets) = tall ? (.rows, shape.rows) : (.columns, shape.columns)
+      } else if !h.is("subset", "off") {
         let k = h.integer("subset")
         var length = min(max(k >= 0 ? k : Int(Double(n).squareRoot() / -Double(k)), 1), n)
         while n % length != 0 { length -= 1 }
@@ -116,7 +127,9 @@ struct AdamSNSM: WholeRule {
           m[j] = x
           v[j] = times(x, factor(j))
         }
-      } else { for j in 0..<length { v[j] = times(v[j], factor(j)) } }
+      } else {
+        for j in 0..<length { v[j] = times(v[j], factor(j)) }
+      }
     }
     factors.withUnsafeBufferPointer { f in
       lines.forEach { _, range in
@@ -145,7 +158,9 @@ struct AdamSNSM: WholeRule {
     switch plan.subset {
     case .entries:
       lines.forEach { _, range in
-        for i in (range.lowerBound * length)..<(range.upperBound * length) { v[i] = moved(v[i], Double(t.v[i]) * Double(t.v[i])) }
+        for i in (range.lowerBound * length)..<(range.upperBound * length) {
+          v[i] = moved(v[i], Double(t.v[i]) * Double(t.v[i]))
+        }
       }
       return []
     case .rows, .groups:
@@ -178,17 +193,23 @@ struct AdamSNSM: WholeRule {
       } else {
         try LinearAlgebra.multiply(basis, t.v, into: c, r, columns, rows)
       }
-    } else { lines(t, plan) { c[$0] = t.v[$1] } }
+    } else {
+      lines(t, plan) { c[$0] = t.v[$1] }
+    }
     let keep = T(beta1), take = T(1 - beta1)
     for i in 0..<plan.coordinates {
       m[i] = keep * m[i] + take * c[i]
       c[i] = m[i] - c[i]
     }
     if svd {
-      if plan.right { try LinearAlgebra.multiply(c, basis, into: t.v, rows, columns, r, beta: 1) } else {
+      if plan.right {
+        try LinearAlgebra.multiply(c, basis, into: t.v, rows, columns, r, beta: 1)
+      } else {
         try LinearAlgebra.multiply(basis, transposed: true, c, into: t.v, rows, columns, r, beta: 1)
       }
-    } else { lines(t, plan) { t.v[$1] += c[$0] } }
+    } else {
+      lines(t, plan) { t.v[$1] += c[$0] }
+    }
   }
 
   /// Every entry of the chosen lines: its position among the coordinates, and in the tensor.
@@ -196,7 +217,9 @@ struct AdamSNSM: WholeRule {
     for k in 0..<plan.rank {
       let index = Double(t.slots[2][k]), count = plan.tall ? t.rows : t.columns
       let line = index >= 0 && index < Double(count) ? Int(index) : 0
-      if plan.tall { for j in 0..<t.columns { body(k * t.columns + j, line * t.columns + j) } } else {
+      if plan.tall {
+        for j in 0..<t.columns { body(k * t.columns + j, line * t.columns + j) }
+      } else {
         for i in 0..<t.rows { body(i * plan.rank + k, i * t.columns + line) }
       }
     }
@@ -208,9 +231,15 @@ struct AdamSNSM: WholeRule {
       let count = plan.tall ? rows : columns
       var score = [Double](repeating: 0, count: count)
       if h.is("proj", "topk") {
-        for i in 0..<rows { for j in 0..<columns { let x = Double(t.v[i * columns + j]); score[plan.tall ? i : j] += x * x } }
-      } else { for i in 0..<count { score[i] = Random.normal(key, i) } }
-      let chosen = score.indices.sorted { score[$0] > score[$1] || (score[$0] == score[$1] && $0 < $1) }.prefix(plan.rank).sorted()
+        for i in 0..<rows {
+          for j in 0..<columns { let x = Double(t.v[i * columns + j]); score[plan.tall ? i : j] += x * x }
+        }
+      } else {
+        for i in 0..<count { score[i] = Random.normal(key, i) }
+      }
+      let chosen = score.indices.sorted { score[$0] > score[$1] || (score[$0] == score[$1] && $0 < $1) }.prefix(
+        plan.rank
+      ).sorted()
       for (k, line) in chosen.enumerated() { basis[k] = T(line) }
       return
     }

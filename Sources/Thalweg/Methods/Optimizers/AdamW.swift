@@ -1,6 +1,7 @@
 /// AdamW: Adam with decoupled weight decay.
 ///
-///     θ ← θ·(1 − lr·wd), then Adam's step; with `amsgrad` the largest v so far divides (taken before the bias correction).
+///     θ ← θ·(1 − lr·wd), then Adam's step; with `amsgrad` the largest v so far divides (taken before the bias
+///     correction).
 ///
 /// State    m, v; v_max with amsgrad.
 /// Differs  nothing from torch.optim.AdamW. A step from g = 0, v = 0 with ε = 0 is 0.
@@ -16,8 +17,10 @@ struct AdamW: ElementRule {
       """,
     source: "Loshchilov, Hutter, 2017, arXiv:1711.05101",
     parameters: [
-      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-8),
-      .weightDecay(1e-2, "decoupled weight decay"), .flag("amsgrad", false, "divide by the largest second moment so far", live: false),
+      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
+      .eps(1e-8),
+      .weightDecay(1e-2, "decoupled weight decay"),
+      .flag("amsgrad", false, "divide by the largest second moment so far", live: false),
     ],
     slots: Adam.moments)
 
@@ -50,7 +53,8 @@ struct AdamW: ElementRule {
 ///     v_max ← max(v_max, v);  θ ← θ − lr · (m/c₁) / (√(v_max/c₂) + ε)
 ///
 /// State    m, v, v_max.
-/// Differs  nothing from torch.optim.Adam(amsgrad=True); optax takes the maximum after the bias correction. A NaN in v stays.
+/// Differs  nothing from torch.optim.Adam(amsgrad=True); optax takes the maximum after the bias correction. A NaN in v
+///          stays.
 /// Source   Reddi, Kale and Kumar, 2018.
 struct AMSGrad: ElementRule {
   static let largest = Slot.square("max_exp_avg_sq", "largest second moment so far")

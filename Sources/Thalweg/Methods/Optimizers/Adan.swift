@@ -5,8 +5,9 @@
 ///     prox: θ ← (θ − lr·u)/(1 + lr·wd);   else θ ← θ·(1 − lr·wd) − lr·u
 ///
 /// State    m, d, n, the previous gradient.
-/// Differs  nothing from the authors' code; β's are the rates of the averages. optax.adan weighs δ by 1 − β₂: another method. The proximal
-///          form is computed as θ − lr·(u + wd·θ)/(1 + lr·wd), so that its decay is part of the direction.
+/// Differs  nothing from the authors' code; β's are the rates of the averages. optax.adan weighs δ by 1 − β₂: another
+///          method. The proximal form is computed as θ − lr·(u + wd·θ)/(1 + lr·wd), so that its decay is part of the
+///          direction.
 /// Source   Xie et al., 2022, arXiv:2208.06677.
 struct Adan: ElementRule {
   static let method = Method(
@@ -18,12 +19,16 @@ struct Adan: ElementRule {
       """,
     source: "Xie et al., 2022, arXiv:2208.06677",
     parameters: [
-      .lr(1e-3), .rate("beta1", 0.98, "rate of the average gradient"), .rate("beta2", 0.92, "rate of the average difference"),
+      .lr(1e-3), .rate("beta1", 0.98, "rate of the average gradient"),
+      .rate("beta2", 0.92, "rate of the average difference"),
       .rate("beta3", 0.99, "rate of the second moment"), .eps(1e-8), .weightDecay(0, "decay, as `prox` says"),
-      .flag("prox", true, "divide by 1 + lr*weight_decay after the step; false: multiply by 1 - lr*weight_decay before it", live: false),
+      .flag(
+        "prox", true, "divide by 1 + lr*weight_decay after the step; false: multiply by 1 - lr*weight_decay before it",
+        live: false),
     ],
     slots: [
-      .moment("exp_avg", "average gradient m"), .moment("exp_avg_diff", "average difference d"), .square("exp_avg_sq", "second moment n"),
+      .moment("exp_avg", "average gradient m"), .moment("exp_avg_diff", "average difference d"),
+      .square("exp_avg_sq", "second moment n"),
       Slot("previous_grad", "previous gradient"),
     ])
 

@@ -6,7 +6,8 @@
 /// The count is over each tensor. u is the direction before the step size; decoupled decay is outside.
 ///
 /// State    none.
-/// Differs  `mean` is the authors' present code, `count` the paper's form. Signs are compared, so that no product underflows.
+/// Differs  `mean` is the authors' present code, `count` the paper's form. Signs are compared, so that no product
+///          underflows.
 /// Source   Liang et al., 2024, arXiv:2411.16085.
 struct Cautious: ElementRule {
   static let scale = Parameter.choice(
@@ -45,7 +46,8 @@ struct Cautious: ElementRule {
 /// C-AdamW: AdamW whose update is cautious. A name for `adamw(...) | cautious(scale=...)`.
 let cautiousAdamW = alias(
   Method(
-    "cautious_adamw", .optimizer, "C-AdamW: AdamW whose update keeps only the entries that agree in sign with the gradient.",
+    "cautious_adamw", .optimizer,
+    "C-AdamW: AdamW whose update keeps only the entries that agree in sign with the gradient.",
     rule: "adamw(...) | cautious(scale=...)", source: "Liang, Chen, Liu, Liu, 2024, arXiv:2411.16085",
     parameters: AdamW.method.parameters + [Cautious.scale], slots: AdamW.method.slots)
 ) { h in [h.node("adamw", AdamW.method.parameters), h.node("cautious", [Cautious.scale])] }

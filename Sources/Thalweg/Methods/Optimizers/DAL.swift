@@ -1,16 +1,18 @@
 import Glibc
 
-/// DAL: gradient descent whose step size keeps the drift of the discretisation small, from the Hessian along the gradient.
+/// DAL: gradient descent whose step size keeps the drift of the discretisation small, from the Hessian along the
+/// gradient.
 ///
 ///     lr = min(2/(‖H·g‖/‖g‖)^power, max_lr);   θ ← θ − lr·g;   norms over all tensors
 ///
 /// State    the gradient of the step, which is also the probe.
-/// Differs  `static_lr` is the rate when power = 0, before step `start` (from 0) and after `stop`. H·g is asked for; a host may answer with a
-///          difference of gradients.
+/// Differs  `static_lr` is the rate when power = 0, before step `start` (from 0) and after `stop`. H·g is asked for; a
+///          host may answer with a difference of gradients.
 /// Source   Rosca, Wu, Qin and Dherin, 2023, arXiv:2302.01952.
 struct DAL: ElementRule {
   static let method = Method(
-    "dal", .optimizer, "DAL: gradient descent at a step size from the Hessian along the gradient, which keeps discretisation drift small.",
+    "dal", .optimizer,
+    "DAL: gradient descent at a step size from the Hessian along the gradient, which keeps discretisation drift small.",
     rule: "lr = min(2/(|H*g|/|g|)^power, max_lr);  theta <- theta - lr*g",
     source: "Rosca, Wu, Qin, Dherin, 2023, arXiv:2302.01952",
     parameters: [

@@ -4,12 +4,14 @@
 ///     d ← max(d, min(2a/‖s‖, d·growth_rate));   θ ← μ·θ + (1 − μ)·(θ₀ − s)
 ///
 /// State    θ₀, s·‖g₀‖; d, a, ‖g₀‖. Norms and products run over all tensors.
-/// Differs  decay is coupled in every gradient, the first included (the authors' class leaves the first without it by a missing in-place
-///          mark). While all gradients have been 0 nothing starts. s is kept times ‖g₀‖, so that the first step needs no walk of its own.
+/// Differs  decay is coupled in every gradient, the first included (the authors' class leaves the first without it by a
+///          missing in-place mark). While all gradients have been 0 nothing starts. s is kept times ‖g₀‖, so that the
+///          first step needs no walk of its own.
 /// Source   Defazio and Mishchenko, 2023, arXiv:2301.07733.
 struct DAdaptSGD: ElementRule {
   static let method = Method(
-    "dadapt_sgd", .optimizer, "D-Adaptation of SGD: the distance to the solution is estimated from below and sets the step.",
+    "dadapt_sgd", .optimizer,
+    "D-Adaptation of SGD: the distance to the solution is estimated from below and sets the step.",
     rule: """
       l = d*lr/|g_0|;  a <- a + l*<g, s>;  s <- s + l*g
       d <- max(d, min(2*a/|s|, d*growth_rate))
@@ -22,7 +24,8 @@ struct DAdaptSGD: ElementRule {
       .number("d0", 1e-6, .above(0), "first estimate of the distance").forAll,
       .number("growth_rate", .infinity, .atLeast(1), "largest growth of d in a step").forAll,
     ],
-    slots: [DoG.origin, Slot("s", "weighted sum of gradients, times the norm of the first gradient")], requests: "own-step")
+    slots: [DoG.origin, Slot("s", "weighted sum of gradients, times the norm of the first gradient")],
+    requests: "own-step")
 
   static func decay(_ h: Hyper) -> Decay { .coupled }
   static func phases(_ h: Hyper) -> Int { 1 }
@@ -61,7 +64,9 @@ struct DAdaptSGD: ElementRule {
     s[4] = 1
   }
 
-  @inline(__always) func point<L: Lane>(_ x: L, _ s: Slots<L>) -> L { moves ? momentum * x + (1 - momentum) * (s[0] - inverse * s[1]) : x }
+  @inline(__always) func point<L: Lane>(_ x: L, _ s: Slots<L>) -> L {
+    moves ? momentum * x + (1 - momentum) * (s[0] - inverse * s[1]) : x
+  }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { (x - point(x, s)).direction(lr) }
   @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { point(x, s) }
@@ -74,11 +79,13 @@ struct DAdaptSGD: ElementRule {
 ///     d ← max(d, min(a/((1 − √β₂)·‖s‖₁), d·growth_rate));   θ ← θ − m/(√v + ε)
 ///
 /// State    m, v, s; d, a, k (steps with ‖s‖₁ > 0). Sums run over all tensors.
-/// Differs  nothing from the authors' dadaptation; its scale per layer is not carried. Decay is coupled, or θ·(1 − λ·wd) with `decouple`.
+/// Differs  nothing from the authors' dadaptation; its scale per layer is not carried. Decay is coupled, or θ·(1 −
+///          λ·wd) with `decouple`.
 /// Source   Defazio and Mishchenko, 2023, arXiv:2301.07733.
 struct DAdaptAdam: ElementRule {
   static let method = Method(
-    "dadapt_adam", .optimizer, "D-Adaptation of Adam: the distance to the solution is estimated from below and sets the step.",
+    "dadapt_adam", .optimizer,
+    "D-Adaptation of Adam: the distance to the solution is estimated from below and sets the step.",
     rule: """
       l = d*lr*b, b as in prodigy;  acc = l*<g, s/(sqrt(v) + eps)> with the old v and s
       m <- beta1*m + (1 - beta1)*l*g;  v <- beta2*v + (1 - beta2)*g^2
@@ -136,7 +143,9 @@ struct DAdaptAdam: ElementRule {
     s[4] = 1
   }
 
-  @inline(__always) func point<L: Lane>(_ x: L, _ s: Slots<L>) -> L { moves ? keep * x - (s[1].squareRoot() + eps).divide(s[0]) : x }
+  @inline(__always) func point<L: Lane>(_ x: L, _ s: Slots<L>) -> L {
+    moves ? keep * x - (s[1].squareRoot() + eps).divide(s[0]) : x
+  }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { (x - point(x, s)).direction(lr) }
   @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { point(x, s) }

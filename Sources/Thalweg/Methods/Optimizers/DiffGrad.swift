@@ -3,8 +3,9 @@
 ///     m, v as Adam;   ξ = 1/(1 + exp(−|g_prev − g|));   θ ← θ − lr · ξ · (m/c₁)/(√(v/c₂) + ε);   g_prev ← g
 ///
 /// State    m, v, the previous gradient (0 at the start).
-/// Differs  the friction ξ acts on the step, not on the stored m; the previous gradient is a copy, as in the authors' second version (the
-///          first stored a reference, whose difference is 0). `eps_mode` as in `grams`. Decay is coupled, and part of the stored gradient.
+/// Differs  the friction ξ acts on the step, not on the stored m; the previous gradient is a copy, as in the authors'
+///          second version (the first stored a reference, whose difference is 0). `eps_mode` as in `grams`. Decay is
+///          coupled, and part of the stored gradient.
 /// Source   Dubey et al., 2019, arXiv:1909.11015.
 struct DiffGrad: ElementRule {
   static let method = Method(
@@ -16,7 +17,8 @@ struct DiffGrad: ElementRule {
       """,
     source: "Dubey et al., 2019, arXiv:1909.11015",
     parameters: [
-      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-8),
+      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
+      .eps(1e-8),
       .weightDecay(0, "coupled weight decay"),
       .choice("eps_mode", ["paper", "released"], "eps on the corrected root, or on the plain one"),
     ],

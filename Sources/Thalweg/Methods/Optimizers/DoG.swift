@@ -4,12 +4,14 @@
 ///     θ ← θ − lr · r/√G · g;   norms over all tensors, or (layerwise: L-DoG) over each
 ///
 /// State    θ₀; r, G.
-/// Differs  nothing from dog-optimizer. Meant to be evaluated at an average of the iterates (`poly_decay_average`). Decay is coupled.
+/// Differs  nothing from dog-optimizer. Meant to be evaluated at an average of the iterates (`poly_decay_average`).
+///          Decay is coupled.
 /// Source   Ivgi, Hinder and Carmon, 2023, arXiv:2302.12022.
 struct DoG: ElementRule {
   static let origin = Slot("init", "the first parameters", start: .iterate())
   static let method = Method(
-    "dog", .optimizer, "DoG: the farthest distance from the start over the root of the summed squared gradients is the step size.",
+    "dog", .optimizer,
+    "DoG: the farthest distance from the start over the root of the summed squared gradients is the step size.",
     rule: """
       r <- max(r, |theta - theta_0|), from reps_rel*(1 + |theta_0|);  G <- G + |g|^2, from eps
       theta <- theta - lr * r/sqrt(G) * g;  norms over all tensors, or over each with layerwise

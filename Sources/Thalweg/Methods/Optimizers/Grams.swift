@@ -3,8 +3,8 @@
 ///     m, v as Adam;   θ ← θ·(1 − lr·wd) − lr · sign(g) · |m/c₁| / (√(v/c₂) + ε)
 ///
 /// State    m, v.
-/// Differs  `eps_mode` `paper` adds ε to the corrected root; `released`, the authors' code, divides √c₂/c₁·|m| by √v + ε. An entry whose
-///          gradient is 0 does not move.
+/// Differs  `eps_mode` `paper` adds ε to the corrected root; `released`, the authors' code, divides √c₂/c₁·|m| by √v +
+///          ε. An entry whose gradient is 0 does not move.
 /// Source   Cao, Li and Song, 2024, arXiv:2412.17107.
 struct Grams: ElementRule {
   static let method = Method(
@@ -16,7 +16,8 @@ struct Grams: ElementRule {
       """,
     source: "Cao, Li, Song, 2024, arXiv:2412.17107",
     parameters: [
-      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-6),
+      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
+      .eps(1e-6),
       .weightDecay(0, "decoupled weight decay"),
       .choice("eps_mode", ["paper", "released"], "eps on the corrected root, or on the plain one"),
     ],
@@ -38,7 +39,8 @@ struct Grams: ElementRule {
   }
 }
 
-/// Adam's ratio with ε on the corrected root, r₁·m/(√(r₂·v) + ε) with rᵢ = 1/cᵢ, or on the plain one: r₁ = √c₂/c₁, r₂ = 1.
+/// Adam's ratio with ε on the corrected root, r₁·m/(√(r₂·v) + ε) with rᵢ = 1/cᵢ, or on the plain one: r₁ = √c₂/c₁, r₂ =
+/// 1.
 struct AdamRatio: BitwiseCopyable, Sendable {
   let r1, r2, eps: Double
 

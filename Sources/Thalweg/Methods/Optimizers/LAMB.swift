@@ -4,8 +4,8 @@
 ///     θ ← θ − lr · φ·u,   φ = min(‖θ‖, max_trust)/‖u‖, or 1 where either is 0; norms of each tensor
 ///
 /// State    m, v.
-/// Differs  the decay stands inside the trust ratio, as in the paper. Peers clamp ‖θ‖ at 10 or clip the gradient first: here `max_trust`
-///          clamps and is off, and `clip_global_norm` is a stage of its own.
+/// Differs  the decay stands inside the trust ratio, as in the paper. Peers clamp ‖θ‖ at 10 or clip the gradient first:
+///          here `max_trust` clamps and is off, and `clip_global_norm` is a stage of its own.
 /// Source   You et al., 2019, arXiv:1904.00962.
 struct LAMB: ElementRule {
   static let method = Method(
@@ -16,8 +16,10 @@ struct LAMB: ElementRule {
       """,
     source: "You et al., 2019, arXiv:1904.00962",
     parameters: [
-      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-6),
-      .weightDecay(0, "weight decay, inside the trust ratio"), .flag("bias_correction", true, "divide the moments by 1 - beta^t"),
+      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
+      .eps(1e-6),
+      .weightDecay(0, "weight decay, inside the trust ratio"),
+      .flag("bias_correction", true, "divide the moments by 1 - beta^t"),
       .number("max_trust", .infinity, .above(0), "the largest norm of weights that counts"),
     ],
     slots: Adam.moments)
@@ -47,7 +49,9 @@ struct LAMB: ElementRule {
     s[0] = a == 0 || b == 0 ? 1 : a / b
   }
 
-  @inline(__always) func update<L: Lane>(_ x: L, _ s: Slots<L>) -> L { ((s[1] * r2).squareRoot() + eps).divide(s[0] * r1) + decay * x }
+  @inline(__always) func update<L: Lane>(_ x: L, _ s: Slots<L>) -> L {
+    ((s[1] * r2).squareRoot() + eps).divide(s[0] * r1) + decay * x
+  }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { trust * update(x, s) }
 }

@@ -4,7 +4,8 @@
 ///     b ← μ·b + lr·λ·u;   θ ← θ − b,   with nesterov θ − (lr·λ·u + μ·b)
 ///
 /// State    b; lr and λ are inside it.
-/// Differs  `denominator=update` takes ‖g + wd·θ‖, as optax does. With `skip_1d`, vectors and scalars take plain momentum without decay.
+/// Differs  `denominator=update` takes ‖g + wd·θ‖, as optax does. With `skip_1d`, vectors and scalars take plain
+///          momentum without decay.
 /// Source   You, Gitman and Ginsburg, 2017, arXiv:1708.03888.
 struct LARS: ElementRule {
   static let method = Method(
@@ -16,9 +17,13 @@ struct LARS: ElementRule {
       """,
     source: "You, Gitman, Ginsburg, 2017, arXiv:1708.03888",
     parameters: [
-      .lr(1), .rate("momentum", 0.9, "share of the buffer that is kept"), .flag("nesterov", false, "look ahead along the buffer"),
-      .weightDecay(0, "coupled weight decay"), .number("trust_coefficient", 1e-3, .above(0), "the step, as a share of the norm of the weights"),
-      .eps(0), .choice("denominator", ["paper", "update"], "paper: |g| + weight_decay*|theta|; update: |g + weight_decay*theta|"),
+      .lr(1), .rate("momentum", 0.9, "share of the buffer that is kept"),
+      .flag("nesterov", false, "look ahead along the buffer"),
+      .weightDecay(0, "coupled weight decay"),
+      .number("trust_coefficient", 1e-3, .above(0), "the step, as a share of the norm of the weights"),
+      .eps(0),
+      .choice(
+        "denominator", ["paper", "update"], "paper: |g| + weight_decay*|theta|; update: |g + weight_decay*theta|"),
       .flag("skip_1d", true, "tensors of rank 0 and 1 take plain momentum without decay"),
     ],
     slots: [.moment("momentum_buffer", "the momentum b")], requests: "own-step")

@@ -15,7 +15,8 @@ struct LaProp: ElementRule {
       """,
     source: "Ziyin, Wang, Ueda, 2020, arXiv:2002.04839",
     parameters: [
-      .lr(4e-4), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-15),
+      .lr(4e-4), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
+      .eps(1e-15),
       .weightDecay(0, "decoupled weight decay"),
     ],
     slots: Adam.moments)

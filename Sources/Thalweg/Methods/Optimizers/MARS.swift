@@ -4,9 +4,11 @@
 ///         approximate: g_prev is the gradient of the last step;   exact: that of this minibatch at the last parameters
 ///     m ← β₁·m + (1 − β₁)·c;   v ← β₂·v + (1 − β₂)·c²;   θ ← θ·(1 − lr·wd) − lr·(m/c₁)/(√(v/c₂) + ε)
 ///
-/// State    m, v, g_prev; exact: the last parameters, and while it asks g_prev, the gradient and the parameters of the step.
-/// Differs  the zero of the first step is that of the authors' code, in both forms. Tensors of rank 0 and 1 take AdamW with rates of their own,
-///          unless `optimize_1d`; every tensor of rank 2 or more counts as a matrix. Exact: g_prev is the host's, without the transforms
+/// State    m, v, g_prev; exact: the last parameters, and while it asks g_prev, the gradient and the parameters of the
+///          step.
+/// Differs  the zero of the first step is that of the authors' code, in both forms. Tensors of rank 0 and 1 take AdamW
+///          with rates of their own, unless `optimize_1d`; every tensor of rank 2 or more counts as a matrix. Exact:
+///          g_prev is the host's, without the transforms
 ///          that stand before the rule; a tensor without a gradient stays where it is while the others step back.
 /// Source   Yuan et al., 2024, arXiv:2411.10438.
 struct MARS: ElementRule {
@@ -21,7 +23,8 @@ struct MARS: ElementRule {
       """,
     source: "Yuan et al., 2024, arXiv:2411.10438",
     parameters: [
-      .lr(3e-3), .rate("beta1", 0.95, "rate of the first moment"), .rate("beta2", 0.99, "rate of the second moment"), .eps(1e-8),
+      .lr(3e-3), .rate("beta1", 0.95, "rate of the first moment"), .rate("beta2", 0.99, "rate of the second moment"),
+      .eps(1e-8),
       .weightDecay(0, "decoupled weight decay"), .number("gamma", 0.025, .atLeast(0), "scale of the correction"),
       .flag("optimize_1d", false, "vectors and scalars are corrected too"),
       .number("lr_1d_factor", 1, .atLeast(0), "factor of lr for vectors and scalars"),
@@ -82,7 +85,8 @@ struct MARS: ElementRule {
     init(_ h: Hyper) throws(Failure) {}
     var slots: [Slot] {
       [
-        Slot("last", "the parameters before the last step", start: .parameters), .temporary("gradient", "the gradient of the step"),
+        Slot("last", "the parameters before the last step", start: .parameters),
+        .temporary("gradient", "the gradient of the step"),
         .home("point", "the parameters of the step"),
       ]
     }

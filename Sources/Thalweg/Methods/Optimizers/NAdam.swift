@@ -18,7 +18,8 @@ struct NAdam: ElementRule {
       """,
     source: "Dozat, 2016",
     parameters: [
-      .lr(2e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-8),
+      .lr(2e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
+      .eps(1e-8),
       .number("momentum_decay", 4e-3, .atLeast(0), "speed psi at which the momentum approaches beta1"), .weightDecay(),
       .flag("decoupled", false, "decay is decoupled", live: false),
     ],

@@ -6,8 +6,8 @@ import Glibc
 ///     γₜ = lr·(2/(t + 2))^lr_power,  ηₜ = (2/(t + 2))^eta_power, t from 0, the steps of all;   ‖·‖ over all tensors
 ///
 /// State    θ, d. The parameters hold the query point, where the gradient is taken; evaluation mode writes θ.
-/// Differs  `eta` replaces the schedule after the first step, which always uses 1. No move when d = 0. Exponents as in the policy-gradient
-///          paper; ascent is `maximize`.
+/// Differs  `eta` replaces the schedule after the first step, which always uses 1. No move when d = 0. Exponents as in
+///          the policy-gradient paper; ascent is `maximize`.
 /// Source   Cutkosky and Mehta, 2020, arXiv:2002.03305; Fatkhullin et al., 2023, arXiv:2302.01734.
 struct NIGT: ElementRule {
   static let method = Method(
@@ -24,7 +24,8 @@ struct NIGT: ElementRule {
       .maybe("eta", .between(0, 1, lowOpen: true, highOpen: false), "a constant mixing rate after the first step"),
       .flag("normalize", true, "divide by the norm of d", live: false),
     ],
-    slots: [Slot("iterate", "the iterate theta", start: .iterate()), .moment("momentum_buffer", "the momentum d")], requests: "own-step")
+    slots: [Slot("iterate", "the iterate theta", start: .iterate()), .moment("momentum_buffer", "the momentum d")],
+    requests: "own-step")
 
   static func phases(_ h: Hyper) -> Int { h.normalize ? 1 : 0 }
   static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("norm", 1)] }
@@ -39,7 +40,9 @@ struct NIGT: ElementRule {
     length = norm == 0 ? 0 : c.lr * pow(2 / (t + 2), h.lr_power) / norm
   }
 
-  static func mixing(_ h: Hyper, _ t: Double) -> Double { t == 0 ? 1 : h.has("eta") ? h.eta : pow(2 / (t + 2), h.eta_power) }
+  static func mixing(_ h: Hyper, _ t: Double) -> Double {
+    t == 0 ? 1 : h.has("eta") ? h.eta : pow(2 / (t + 2), h.eta_power)
+  }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
     let d = mix(g, s)

@@ -3,14 +3,17 @@
 ///     Δ ← Π(Δ − η·g), the nearest point with ‖Δ‖ ≤ radius;   next query = x + s·Δ, s uniform in (0, 1);   x ← x + Δ
 ///     candidate = the mean of the queries of an epoch;   the first query is θ₀, with Δ = 0;   ‖·‖ over all tensors
 ///
-/// State    x, Δ, the mean of this epoch, the candidate. The parameters hold the query; evaluation mode writes the candidate.
-/// Differs  the candidate is that of the latest whole epoch (in the first epoch its mean so far); a host that wants a uniformly chosen one keeps
-///          them. s is the normal distribution function at one normal draw, the same for all tensors. Epochs count a tensor's own steps.
+/// State    x, Δ, the mean of this epoch, the candidate. The parameters hold the query; evaluation mode writes the
+///          candidate.
+/// Differs  the candidate is that of the latest whole epoch (in the first epoch its mean so far); a host that wants a
+///          uniformly chosen one keeps them. s is the normal distribution function at one normal draw, the same for all
+///          tensors. Epochs count a tensor's own steps.
 ///          The optimistic learner for smooth functions is not carried.
 /// Source   Cutkosky, Mehta and Orabona, 2023, arXiv:2302.03775.
 struct O2NC: ElementRule {
   static let method = Method(
-    "o2nc", .optimizer, "O2NC: online gradient descent chooses the move, and the gradient is taken at a random point of it.",
+    "o2nc", .optimizer,
+    "O2NC: online gradient descent chooses the move, and the gradient is taken at a random point of it.",
     rule: """
       delta <- delta - eta*g, scaled to |delta| <= radius
       next query = x + s*delta, s uniform in (0, 1);  x <- x + delta
@@ -23,7 +26,8 @@ struct O2NC: ElementRule {
       .integer("epoch", 10, .atLeast(1), "steps to a candidate", live: false),
     ],
     slots: [
-      Slot("iterate", "the iterate x", start: .iterate()), Slot("delta", "the move"), Slot("mean", "the mean of the queries of this epoch"),
+      Slot("iterate", "the iterate x", start: .iterate()), Slot("delta", "the move"),
+      Slot("mean", "the mean of the queries of this epoch"),
       Slot("candidate", "the mean of the latest epoch"),
     ],
     requests: "own-step")

@@ -6,26 +6,30 @@
 ///     m ← β₁·m + (1 − β₁)·g;   θ ← θ − η·m/D̂
 ///
 /// State    D, m (β₁ > 0), θ' (adaptive), the probe, the gradient and the point of the step; η, ϑ.
-/// Differs  D starts at the first probe; m starts at 0 and is not corrected (UNVERIFIED), the rule of η takes the raw gradients. Where both
-///          terms of η are infinite, or it would be 0, η stays.
+/// Differs  D starts at the first probe; m starts at 0 and is not corrected (UNVERIFIED), the rule of η takes the raw
+///          gradients. Where both terms of η are infinite, or it would be 0, η stays.
 /// Source   Jahani et al., 2021, arXiv:2109.05198.
 struct OASIS: ElementRule {
   static let method = Method(
-    "oasis", .optimizer, "OASIS: a diagonal of the Hessian scales the gradient; the curvature along the path sets the step size.",
+    "oasis", .optimizer,
+    "OASIS: a diagonal of the Hessian scales the gradient; the curvature along the path sets the step size.",
     rule: """
       D <- beta2*D + (1 - beta2)*z*Hz, from the first z*Hz;  D^ = max(|D|, alpha)
-      adaptive: eta <- min(sqrt(1 + growth)*eta, 0.5*|theta - theta'|_D^ / |g - g'|_(1/D^)), g' at theta', the point before
+      adaptive: eta <- min(sqrt(1 + growth)*eta, 0.5*|theta - theta'|_D^ / |g - g'|_(1/D^)), g' at theta', the point \
+      before
       m <- beta1*m + (1 - beta1)*g;  theta <- theta - eta*m/D^
       """,
     source: "Jahani et al., 2021, arXiv:2109.05198",
     parameters: [
       .number("lr0", 1e-3, .above(0), "first step size, or the step size where it is not adaptive").forAll,
       .rate("beta2", 0.99, "rate of the diagonal"),
-      .number("alpha", 1e-3, .above(0), "floor of the diagonal"), .flag("adaptive", true, "the step size sets itself", live: false),
+      .number("alpha", 1e-3, .above(0), "floor of the diagonal"),
+      .flag("adaptive", true, "the step size sets itself", live: false),
       .rate("beta1", 0, "rate of the momentum").fixed,
     ],
     slots: [
-      Slot("diagonal", "the diagonal D"), Slot("previous", "the parameters before the last step"), .moment("exp_avg", "the momentum m"),
+      Slot("diagonal", "the diagonal D"), Slot("previous", "the parameters before the last step"),
+      .moment("exp_avg", "the momentum m"),
     ],
     requests: "hessian_vector, previous_gradient")
 
@@ -83,7 +87,9 @@ struct OASIS: ElementRule {
     }
     struct Average: ElementOperation {
       let keep: Double
-      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = keep * s[0] + (1 - keep) * s[1] }
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+        s[0] = keep * s[0] + (1 - keep) * s[1]
+      }
     }
     /// The same on the way back to the parameters of the step.
     struct Return: ElementOperation {

@@ -4,15 +4,18 @@
 ///     uᵢ = gᵢ₊₁ − gᵢ of the stored gradients;   (UᵀU + reg·tr(UᵀU)·I)·z = 1;   c = z/Σz;   ĝ = Σ cᵢ·gᵢ
 ///     θ ← w − lr·(β₁·m_base + (1 − β₁)·ĝ)/(√v_max + ε)
 ///
-/// State    m, v, v_max, w, the last history + 1 gradients; UᵀU (over all tensors). The parameters hold the query point.
-/// Differs  UNVERIFIED and decided here: the base of the half step (`h_base`), that c weighs the oldest gradients, that the ridge is relative to
-///          the trace. With fewer than two gradients, or all alike, ĝ = g. A step takes `history` new products, not history².
+/// State    m, v, v_max, w, the last history + 1 gradients; UᵀU (over all tensors). The parameters hold the query
+///          point.
+/// Differs  UNVERIFIED and decided here: the base of the half step (`h_base`), that c weighs the oldest gradients, that
+///          the ridge is relative to the trace. With fewer than two gradients, or all alike, ĝ = g. A step takes
+///          `history` new products, not history².
 /// Source   Wang, Li, Karimi and Li, 2019, arXiv:1903.01435.
 struct OptAMSGrad: ElementRule, @unchecked Sendable {
   private static let most = 11
   private static let base = 4
   static let method = Method(
-    "opt_amsgrad", .optimizer, "OPT-AMSGrad: AMSGrad with a half step along the next gradient, extrapolated from the last ones.",
+    "opt_amsgrad", .optimizer,
+    "OPT-AMSGrad: AMSGrad with a half step along the next gradient, extrapolated from the last ones.",
     rule: """
       m, v, v_max as amsgrad, uncorrected;  w <- w - lr*m/(sqrt(v_max) + eps)
       u_i = g_{i+1} - g_i;  (U'U + reg*tr(U'U)*I)*z = 1;  c = z/sum(z);  g^ = sum c_i*g_i
@@ -20,12 +23,17 @@ struct OptAMSGrad: ElementRule, @unchecked Sendable {
       """,
     source: "Wang, Li, Karimi, Li, 2019, arXiv:1903.01435",
     parameters: [
-      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-8),
-      .integer("history", 5, .within(1, Double(most)), "differences of gradients that the guess is made from", live: false),
+      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
+      .eps(1e-8),
+      .integer(
+        "history", 5, .within(1, Double(most)), "differences of gradients that the guess is made from", live: false),
       .number("reg", 1e-3, .above(0), "ridge, relative to the trace").forAll,
       .choice("h_base", ["previous", "current"], "the momentum of the half step: before or after this gradient"),
     ],
-    slots: Adam.moments + [AMSGrad.largest, Slot("w", "the iterate", start: .iterate()), Slot("gradients", "the last gradients, one buffer each")],
+    slots: Adam.moments + [
+      AMSGrad.largest, Slot("w", "the iterate", start: .iterate()),
+      Slot("gradients", "the last gradients, one buffer each"),
+    ],
     requests: "own-step")
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
@@ -35,7 +43,8 @@ struct OptAMSGrad: ElementRule, @unchecked Sendable {
   /// The weights c by age, the new products, and UᵀU by age.
   static func scalars(_ h: Hyper) -> [Scalar] {
     let r = h.integer("history")
-    return (0..<r).map { Scalar("weight_\($0)") } + (0..<r).map { Scalar("product_\($0)") } + (0..<(r * r)).map { Scalar("gram_\($0)") }
+    return (0..<r).map { Scalar("weight_\($0)") } + (0..<r).map { Scalar("product_\($0)") }
+      + (0..<(r * r)).map { Scalar("gram_\($0)") }
   }
 
   let beta1, beta2, eps, lr: Double
@@ -72,7 +81,9 @@ struct OptAMSGrad: ElementRule, @unchecked Sendable {
     let r = h.integer("history"), new = s + r, gram = s + 2 * r
     for k in 0..<min(4, r - 4 * phase) { new[4 * phase + k] = totals[k] }
     guard phase == phases(h) - 1 else { return }
-    for i in stride(from: r - 1, to: 0, by: -1) { for j in stride(from: r - 1, to: 0, by: -1) { gram[i * r + j] = gram[(i - 1) * r + j - 1] } }
+    for i in stride(from: r - 1, to: 0, by: -1) {
+      for j in stride(from: r - 1, to: 0, by: -1) { gram[i * r + j] = gram[(i - 1) * r + j - 1] }
+    }
     for i in 0..<r { (gram[i], gram[i * r]) = (new[i], new[i]) }
     let n = min(c.t - 1, r)
     let z = extrapolation((0..<n).map { i in (0..<n).map { gram[i * r + $0] } }, h.reg)

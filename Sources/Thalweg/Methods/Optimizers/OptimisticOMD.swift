@@ -4,14 +4,15 @@ import Glibc
 ///
 ///     x̂ ← Move(x̂, ηₜ·g);   V ← V + ‖g − g_last‖²;   θ ← Move(x̂, ηₜ₊₁·g)
 ///     η = lr if given, else 2/(μ·t) if mu is given, else D/√(δ + 4G² + V) with the V before the step
-///     Move (euclid): x̂ − η·g, projected on the domain (a ball of radius D/2 for all tensors together; a box [−D/2, D/2])
+///     Move (euclid): x̂ − η·g, projected on the domain (a ball of radius D/2 for all tensors together; a box [−D/2,
+///     D/2])
 ///     Move (entropy): x̂·exp(−η·g), normalised; every tensor is one point of a simplex
 ///
 /// t counts the steps of all tensors, and V is one for all; every group has its own `lr` or `mu`.
 ///
 /// State    x̂ (entropy: its logarithm), g_last; V.
-/// Differs  entropies need positive starts: a coordinate at 0 stays there. The variants for exp-concave losses and for dynamic regret are not
-///          carried.
+/// Differs  entropies need positive starts: a coordinate at 0 stays there. The variants for exp-concave losses and for
+///          dynamic regret are not carried.
 /// Source   Chen, Zhang, Tu, Zhao and Zhang, 2023, arXiv:2302.04552.
 struct OptimisticOMD: ElementRule {
   static let method = Method(
@@ -30,7 +31,9 @@ struct OptimisticOMD: ElementRule {
       .choice("geometry", ["euclid", "entropy"], "of the mirror map", live: false),
       .choice("domain", ["none", "ball", "box"], "of euclid", live: false),
     ],
-    slots: [Slot("hidden", "the hidden iterate, or its logarithm", start: .iterate()), Slot("last", "the last gradient")],
+    slots: [
+      Slot("hidden", "the hidden iterate, or its logarithm", start: .iterate()), Slot("last", "the last gradient"),
+    ],
     requests: "own-step")
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
@@ -42,7 +45,10 @@ struct OptimisticOMD: ElementRule {
   static func phases(_ h: Hyper) -> Int { h.is("geometry", "entropy") ? 3 : h.is("domain", "ball") ? 2 : 1 }
   static func reach(_ h: Hyper, _ phase: Int) -> Scope { h.is("geometry", "entropy") && phase > 0 ? .tensor : .global }
   static func scalars(_ h: Hyper) -> [Scalar] {
-    [Scalar("variation"), Scalar("eta"), Scalar("next_eta"), Scalar("hidden_scale", 1), Scalar("scale", 1), Scalar("top")]
+    [
+      Scalar("variation"), Scalar("eta"), Scalar("next_eta"), Scalar("hidden_scale", 1), Scalar("scale", 1),
+      Scalar("top"),
+    ]
   }
   static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
     s[1] = eta(h, s[0], Double(c.step) + 1)

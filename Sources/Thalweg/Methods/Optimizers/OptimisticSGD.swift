@@ -11,7 +11,8 @@ struct OptimisticSGD: ElementRule {
     rule: "theta <- theta - lr*((alpha + beta)*g - beta*g_prev);  g_prev <- g",
     source: "Popov, 1980; Daskalakis, Ilyas, Syrgkanis, Zeng, 2017, arXiv:1711.00141",
     parameters: [
-      .lr(1e-2), .number("alpha", 1, .atLeast(0), "weight of the gradient"), .number("beta", 1, .atLeast(0), "weight of its change"),
+      .lr(1e-2), .number("alpha", 1, .atLeast(0), "weight of the gradient"),
+      .number("beta", 1, .atLeast(0), "weight of its change"),
     ],
     slots: [Slot("previous_grad", "previous gradient")])
 

@@ -14,7 +14,8 @@ import Glibc
 /// Source   Mishchenko and Defazio, 2023, arXiv:2306.06101.
 struct Prodigy: ElementRule {
   static let method = Method(
-    "prodigy", .optimizer, "Prodigy: Adam whose step size is an estimate of the distance to the solution, made while training.",
+    "prodigy", .optimizer,
+    "Prodigy: Adam whose step size is an estimate of the distance to the solution, made while training.",
     rule: """
       b = sqrt(1 - beta2^k)/(1 - beta1^k) with bias correction, else 1
       a <- beta3*a + d^2/d0*lr*b*<g, theta_0 - theta>;  s <- beta3*s + d^2/d0*lr*b*g  (safeguard_warmup: without lr*b)
@@ -51,7 +52,9 @@ struct Prodigy: ElementRule {
   static func correction(_ h: Hyper, _ k: Double) -> Double {
     h.use_bias_correction ? (1 - pow(h.beta2, k + 1)).squareRoot() / (1 - pow(h.beta1, k + 1)) : 1
   }
-  static func beta3(_ h: Hyper) -> Double { let beta2: Double = h.beta2; return h.has("beta3") ? h.beta3 : beta2.squareRoot() }
+  static func beta3(_ h: Hyper) -> Double {
+    let beta2: Double = h.beta2; return h.has("beta3") ? h.beta3 : beta2.squareRoot()
+  }
 
   let beta1, beta2, beta3, eps, decay, d, weight, factor: Double
   let moves: Bool

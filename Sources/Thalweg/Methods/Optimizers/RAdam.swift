@@ -18,7 +18,8 @@ struct RAdam: ElementRule {
       """,
     source: "Liu et al., 2019, arXiv:1908.03265",
     parameters: [
-      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-8),
+      .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
+      .eps(1e-8),
       .weightDecay(), .flag("decoupled", false, "decay is decoupled", live: false),
     ],
     slots: Adam.moments)

@@ -4,8 +4,9 @@
 ///     q = √w + ε, or √(w + ε);   b ← μ·b + g/q;   θ ← θ − lr·b
 ///
 /// State    v; ḡ when centred; b with momentum.
-/// Differs  nothing from torch.optim.RMSprop, but that the centred variance is clamped at 0, which rounding can pass. `eps_in_sqrt` is
-///          optax's placement and the one taken for the generalized-smooth analysis (arXiv:2404.01436). Decay is coupled.
+/// Differs  nothing from torch.optim.RMSprop, but that the centred variance is clamped at 0, which rounding can pass.
+///          `eps_in_sqrt` is optax's placement and the one taken for the generalized-smooth analysis
+///          (arXiv:2404.01436). Decay is coupled.
 /// Source   Hinton, 2012; centred: Graves, 2013, arXiv:1308.0850.
 struct RMSProp: ElementRule {
   static let square = Slot.square("square_avg", "average square v")
@@ -21,8 +22,10 @@ struct RMSProp: ElementRule {
       """,
     source: "Hinton, 2012; Graves, 2013, arXiv:1308.0850",
     parameters: [
-      .lr(1e-2), .rate("alpha", 0.99, "rate of the averages"), .eps(1e-8), .flag("eps_in_sqrt", false, "eps inside the root"),
-      .rate("momentum", 0, "share of the buffer that is kept"), .flag("centered", false, "subtract the squared mean", live: false),
+      .lr(1e-2), .rate("alpha", 0.99, "rate of the averages"), .eps(1e-8),
+      .flag("eps_in_sqrt", false, "eps inside the root"),
+      .rate("momentum", 0, "share of the buffer that is kept"),
+      .flag("centered", false, "subtract the squared mean", live: false),
       .weightDecay(0, "coupled weight decay"),
     ],
     slots: [square, mean, buffer])

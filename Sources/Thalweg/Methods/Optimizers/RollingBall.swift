@@ -1,18 +1,22 @@
-/// Rolling Ball Optimizer: a ball on the graph of the loss moves down the tangent, and is projected back onto the graph.
+/// Rolling Ball Optimizer: a ball on the graph of the loss moves down the tangent, and is projected back onto the
+/// graph.
 ///
 ///     n² = ‖g‖², q = √(1 + n²) over all tensors;   centre:  c = θ − (ρ/q + lr)·g,   height  h = f + ρ/q − lr·n²
-///     x = θ, then n_projection times, with the loss f and gradient g at x:   x ← x − projection_lr·((x − c) + (f − h)·g)
+///     x = θ, then n_projection times, with the loss f and gradient g at x:   x ← x − projection_lr·((x − c) + (f −
+///     h)·g)
 ///     θ ← x
 ///
 /// State    x, c, θ and h while it asks; nothing between steps.
-/// Differs  nothing from the authors' code; the defaults of the paper are UNVERIFIED. The rule moves the parameters itself, so that transforms
-///          before it change nothing. lr, radius and n_projection are one for all groups; a group with lr = 0 stays
+/// Differs  nothing from the authors' code; the defaults of the paper are UNVERIFIED. The rule moves the parameters
+///          itself, so that transforms before it change nothing. lr, radius and n_projection are one for all groups; a
+///          group with lr = 0 stays
 ///          where it is and is no part of n², and where all have it nothing more is asked. With maximize the loss
 ///          counts negative, as the gradient does. A large gradient needs a small projection_lr.
 /// Source   Belgoumri et al., 2025, arXiv:2505.19527.
 struct RollingBall: ElementRule {
   static let method = Method(
-    "rolling_ball", .optimizer, "Rolling Ball Optimizer: a ball on the graph of the loss moves down, and is projected back onto it.",
+    "rolling_ball", .optimizer,
+    "Rolling Ball Optimizer: a ball on the graph of the loss moves down, and is projected back onto it.",
     rule: """
       q = sqrt(1 + |g|^2);  c = theta - (radius/q + lr)*g;  h = f + radius/q - lr*|g|^2
       x = theta, then n_projection times, f and g at x: x <- x - projection_lr*((x - c) + (f - h)*g)
@@ -47,7 +51,7 @@ struct RollingBall: ElementRule {
     let projection = 0, centre = 1, point = 2
     init(_ h: Hyper) throws(Failure) {}
 
-    func most(_ tensors: Int) -> Int { .max }   // the number of requests is a hyper-parameter that may change
+    func most(_ tensors: Int) -> Int { .max }  // the number of requests is a hyper-parameter that may change
     struct Begin: ElementOperation {
       let reach: Double
       @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {

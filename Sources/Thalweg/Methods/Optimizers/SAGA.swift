@@ -4,14 +4,16 @@
 ///
 /// State    the table, one gradient a sample, and its mean; both start at 0. With `init=full` the first step asks for
 ///          the gradients of all samples and fills the table, so that d = mean then.
-/// Differs  the sample i of a step (from 0) is what was observed as `sample` before it; where nothing was, samples come in turn, i = t mod n. Every
-///          10·n steps the mean is taken of the table anew, so that its rounding does not grow. A tensor without a gradient keeps its table.
+/// Differs  the sample i of a step (from 0) is what was observed as `sample` before it; where nothing was, samples come
+///          in turn, i = t mod n. Every 10·n steps the mean is taken of the table anew, so that its rounding does not
+///          grow. A tensor without a gradient keeps its table.
 ///          A prox follows as a stage: saga(...) | prox(...) takes prox(θ, lr) after the step.
 /// Errors   a sample that is not one of 0, …, n − 1.
 /// Source   Defazio, Bach and Lacoste-Julien, 2014, arXiv:1407.0202.
 struct SAGA: ElementRule {
   static let method = Method(
-    "saga", .optimizer, "SAGA: the gradient of a sample, corrected by the one that a table kept of it and by the mean of the table.",
+    "saga", .optimizer,
+    "SAGA: the gradient of a sample, corrected by the one that a table kept of it and by the mean of the table.",
     rule: """
       i = the sample observed before the step, else t mod n
       d = g - table_i + mean;  theta <- theta - lr*d;  mean <- mean + (g - table_i)/n;  table_i <- g
@@ -19,10 +21,12 @@ struct SAGA: ElementRule {
     source: "Defazio, Bach, Lacoste-Julien, 2014, arXiv:1407.0202",
     parameters: [
       .lr(nil), .integer("n", nil, .within(1, 4096), "number of samples", live: false),
-      .choice("init", ["zero", "full"], "the table at first: zeros, or the gradients of all samples there", live: false),
+      .choice(
+        "init", ["zero", "full"], "the table at first: zeros, or the gradients of all samples there", live: false),
     ],
     slots: [
-      Slot("mean", "the mean of the table"), Slot("table_0", "the gradient of the first sample; one more for every other sample"),
+      Slot("mean", "the mean of the table"),
+      Slot("table_0", "the gradient of the first sample; one more for every other sample"),
     ],
     requests: "task_gradient")
 
@@ -90,7 +94,8 @@ struct SAGA: ElementRule {
       }
       let told = io.observed("sample"), i = told.isNaN ? Double(io.step % n) : told
       guard i >= 0, i < Double(n), i == i.rounded() else {
-        throw Failure(Status.range, "saga: the sample observed is \(text(i)), expected one of 0 to \(n - 1); nothing was changed")
+        throw Failure(
+          Status.range, "saga: the sample observed is \(text(i)), expected one of 0 to \(n - 1); nothing was changed")
       }
       io.change(Correct(share: 1 / Double(n)), slots: [mean, direction, table + Int(i)], parameters: false)
       if (io.step + 1) % (10 * n) == 0 { takeMean(io) }

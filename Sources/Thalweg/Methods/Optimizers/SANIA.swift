@@ -5,7 +5,8 @@
 ///     λ = 1 − √(1 − 2·(f − f*)/N) where 2·(f − f*) < N, else 1;   θ ← θ − lr·λ·d
 ///
 /// State    s (not for none), and for hutchinson the probe z and the gradient; the loss f of every step is needed.
-/// Differs  ε floors the diagonal by a maximum, as in the authors' torch classes. The cubic and conjugate variants are not carried.
+/// Differs  ε floors the diagonal by a maximum, as in the authors' torch classes. The cubic and conjugate variants are
+///          not carried.
 /// Source   Abdukhakimov et al., 2023, arXiv:2312.17369.
 struct SANIA: ElementRule {
   static let method = Method(
@@ -18,8 +19,11 @@ struct SANIA: ElementRule {
       """,
     source: "Abdukhakimov et al., 2023, arXiv:2312.17369",
     parameters: [
-      .choice("precond", ["none", "adagrad_sqr", "adam_sqr", "adagrad", "adam", "hutchinson"], "the diagonal B", standard: 1, live: false),
-      .rate("beta2", 0.999, "rate of adam's and hutchinson's averages"), .number("eps", 0.1, .above(0), "floor of the diagonal"),
+      .choice(
+        "precond", ["none", "adagrad_sqr", "adam_sqr", "adagrad", "adam", "hutchinson"], "the diagonal B", standard: 1,
+        live: false),
+      .rate("beta2", 0.999, "rate of adam's and hutchinson's averages"),
+      .number("eps", 0.1, .above(0), "floor of the diagonal"),
       .number("f_star", 0, .any, "lower bound of the loss").forAll, .lr(1),
     ],
     slots: [Slot("diagonal", "the statistics s of the diagonal")], requests: "loss, hessian_vector", needsLoss: true)
@@ -58,20 +62,25 @@ struct SANIA: ElementRule {
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { lambda * scaled(g, s) }
 
-  static let registered = entry(SANIA.self, source: { (h) throws(Failure) in h.is("precond", "hutchinson") ? try Probe(h) : nil })
+  static let registered = entry(
+    SANIA.self, source: { (h) throws(Failure) in h.is("precond", "hutchinson") ? try Probe(h) : nil })
 
   /// Asks for the Hessian times a vector of random signs, and averages the diagonal.
   struct Probe: Source {
     static var method: Method { SANIA.method }
     init(_ h: Hyper) throws(Failure) {}
-    var slots: [Slot] { [Slot.temporary("probe", "the vector z"), Slot.temporary("gradient", "the gradient of the step")] }
+    var slots: [Slot] {
+      [Slot.temporary("probe", "the vector z"), Slot.temporary("gradient", "the gradient of the step")]
+    }
     var probe: Int? { 0 }
 
     func most(_ tensors: Int) -> Int { 2 }
     var kinds: [Request.Kind] { [.hessianVector] }
     struct Average: ElementOperation {
       let keep, take: Double
-      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = keep * s[0] + take * (s[1] * g) }
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+        s[0] = keep * s[0] + take * (s[1] * g)
+      }
     }
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {

@@ -1,16 +1,19 @@
-/// SGA: a perturbation within ±eps, moved by the sign of the mean gradient of an inner run of sign steps on small batches.
+/// SGA: a perturbation within ±eps, moved by the sign of the mean gradient of an inner run of sign steps on small
+/// batches.
 ///
 ///     δ' = δ;   inner_steps times, each on a small batch:  gⱼ at δ',   δ' ← clip(δ' − step·sign(gⱼ), ±eps)
 ///     ḡ = mean of the gⱼ;   v = ḡ, or with momentum  v ← momentum·v + ḡ/‖ḡ‖₁ (over all tensors)
 ///     δ ← clip(δ − step·sign(v), ±eps)
 ///
 /// State    v with momentum; while it asks, δ and the sum of the gradients.
-/// Differs  descends, as everything here does: a perturbation that raises the loss takes `maximize`. The last inner step is not taken, since
-///          no gradient follows. ḡ is not divided when it is 0. Clipping to the range of the data is the host's.
+/// Differs  descends, as everything here does: a perturbation that raises the loss takes `maximize`. The last inner
+///          step is not taken, since no gradient follows. ḡ is not divided when it is 0. Clipping to the range of the
+///          data is the host's.
 /// Source   Liu et al., 2023, arXiv:2308.06015.
 struct SGAUAP: ElementRule {
   static let method = Method(
-    "sga_uap", .optimizer, "Stochastic gradient aggregation: sign steps of a bounded perturbation along the mean gradient of an inner run.",
+    "sga_uap", .optimizer,
+    "Stochastic gradient aggregation: sign steps of a bounded perturbation along the mean gradient of an inner run.",
     rule: """
       delta' = delta;  inner_steps times: g_j at delta' on a small batch, delta' <- clip(delta' - step*sign(g_j), +-eps)
       v = mean of g_j, with momentum v <- momentum*v + mean/|mean|_1
@@ -45,9 +48,13 @@ struct SGAUAP: ElementRule {
     return h.has("step") ? h.step : eps / 10
   }
 
-  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, g.magnitude) }
+  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
+    sums.add(0, g.magnitude)
+  }
 
-  static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) { s[0] = totals[0] }
+  static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
+    s[0] = totals[0]
+  }
 
   @inline(__always) func moved<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     var v = g
@@ -70,15 +77,19 @@ struct SGAUAP: ElementRule {
       point = SGAUAP.slots(h, Shape(dimensions: [1])).count
       sum = point + 1
     }
-    var slots: [Slot] { [.home("point", "the perturbation of the step"), .temporary("sum", "the sum of the gradients")] }
+    var slots: [Slot] {
+      [.home("point", "the perturbation of the step"), .temporary("sum", "the sum of the gradients")]
+    }
 
-    func most(_ tensors: Int) -> Int { .max }   // the number of requests is a hyper-parameter that may change
+    func most(_ tensors: Int) -> Int { .max }  // the number of requests is a hyper-parameter that may change
     struct Add: ElementOperation {
       @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = s[0] + g }
     }
     struct SignStep: ElementOperation {
       let length, eps: Double
-      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = (x - length * g.sign).clipped(to: eps) }
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+        x = (x - length * g.sign).clipped(to: eps)
+      }
     }
     struct Mean: ElementOperation {
       let count: Double

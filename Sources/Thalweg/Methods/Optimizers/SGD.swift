@@ -5,7 +5,8 @@
 ///     θ ← θ − lr·d
 ///
 /// State    b, when momentum ≠ 0.
-/// Differs  nothing from torch.optim.SGD: the first buffer is the gradient itself, without dampening. A changed lr does not rescale b.
+/// Differs  nothing from torch.optim.SGD: the first buffer is the gradient itself, without dampening. A changed lr does
+///          not rescale b.
 /// Source   Robbins and Monro, 1951; Polyak, 1964; Sutskever et al., 2013.
 struct SGD: ElementRule {
   static let method = Method(
@@ -28,7 +29,11 @@ struct SGD: ElementRule {
     validate: { (h) throws(Failure) in
       let momentum: Double = h.momentum, dampening: Double = h.dampening
       if h.nesterov, momentum <= 0 || dampening != 0 {
-        throw Failure(Status.range, "sgd: `nesterov` needs momentum above 0 and dampening 0, got momentum \(text(momentum)) and dampening \(text(dampening))")
+        throw Failure(
+          Status.range,
+          "sgd: `nesterov` needs momentum above 0 and dampening 0, got momentum \(text(momentum)) and dampening "
+            + "\(text(dampening))"
+        )
       }
     })
 

@@ -1,4 +1,5 @@
-/// Stochastic gradient Langevin dynamics: gradient descent with normal noise at the temperature of the sampled distribution.
+/// Stochastic gradient Langevin dynamics: gradient descent with normal noise at the temperature of the sampled
+/// distribution.
 ///
 ///     θ ← θ − lr·g + √(2·lr·T)·ξ,   ξ standard normal
 ///

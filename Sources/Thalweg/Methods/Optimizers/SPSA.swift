@@ -6,11 +6,13 @@ import Glibc
 ///     g = (y₊ − y₋)/(2·c_k)·δ;   θ ← θ − a_k·g,   a_k = a/(k + 1 + A)^α;   then into the box
 ///     clip_perturbed:  θ± = θ ± c_k·δ clipped to the box,  g = (y₊ − y₋)/(θ₊ − θ₋), 0 where they meet
 ///
-/// State    the parameters while they are away, δ; the first loss; nothing between steps. k is the optimizer's count of steps.
+/// State    the parameters while they are away, δ; the first loss; nothing between steps. k is the optimizer's count of
+///          steps.
 /// Units    a is a step size, c a length in units of the parameters, A a number of steps.
 /// Errors   a loss that is not finite refuses the step and changes nothing.
-/// Differs  A is 0 unless given, since the number of steps is not known here: Spall takes a tenth of them. Every group has its own numbers; a
-///          group's quotient takes its own c_k. Stages before it see g, so that it may be clipped; `maximize` turns the sign.
+/// Differs  A is 0 unless given, since the number of steps is not known here: Spall takes a tenth of them. Every group
+///          has its own numbers; a group's quotient takes its own c_k. Stages before it see g, so that it may be
+///          clipped; `maximize` turns the sign.
 /// Source   Spall, 1992, IEEE Transactions on Automatic Control 37(3).
 struct SPSA: ElementRule {
   static let method = Method(

@@ -1,11 +1,13 @@
-/// SVRG: the gradient of a minibatch, corrected by that of the same minibatch at a snapshot whose full gradient is known.
+/// SVRG: the gradient of a minibatch, corrected by that of the same minibatch at a snapshot whose full gradient is
+/// known.
 ///
 ///     t mod inner = 0 (t from 0):   θ̃ ← θ;   μ ← the gradient over all data;   θ ← θ − lr·μ
 ///     otherwise, on one minibatch:  θ ← θ − lr·(g(θ) − g(θ̃) + μ);   weight decay adds wd·θ, exactly
 ///
 /// State    θ̃, μ; while it asks, the gradient and the parameters of the step.
-/// Differs  the first step of a round asks for the full gradient alone: at the snapshot the two minibatch gradients cancel. The next
-///          snapshot is the last iterate. A tensor that has no gradient when the others take a snapshot keeps the one it has. g(θ) and
+/// Differs  the first step of a round asks for the full gradient alone: at the snapshot the two minibatch gradients
+///          cancel. The next snapshot is the last iterate. A tensor that has no gradient when the others take a
+///          snapshot keeps the one it has. g(θ) and
 ///          g(θ̃) are the host's; transforms before the rule see the corrected gradient.
 /// Source   Johnson and Zhang, 2013.
 struct SVRG: ElementRule {
@@ -20,7 +22,10 @@ struct SVRG: ElementRule {
       .lr(nil), .integer("inner", nil, .atLeast(1), "steps from one snapshot to the next").forAll,
       .weightDecay(0, "coupled weight decay"),
     ],
-    slots: [Slot("snapshot", "the parameters at the snapshot", start: .parameters), Slot("full_gradient", "the gradient mu over all data there")],
+    slots: [
+      Slot("snapshot", "the parameters at the snapshot", start: .parameters),
+      Slot("full_gradient", "the gradient mu over all data there"),
+    ],
     requests: "gradient")
 
   static func decay(_ h: Hyper) -> Decay { .coupled }
@@ -35,11 +40,15 @@ struct SVRG: ElementRule {
     static var method: Method { SVRG.method }
     let snapshot = 0, mean = 1, gradient = 2, point = 3
     init(_ h: Hyper) throws(Failure) {}
-    var slots: [Slot] { [.temporary("gradient", "the gradient of the step"), .home("point", "the parameters of the step")] }
+    var slots: [Slot] {
+      [.temporary("gradient", "the gradient of the step"), .home("point", "the parameters of the step")]
+    }
 
     func most(_ tensors: Int) -> Int { 2 }
     struct Correct: ElementOperation {
-      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = (s[0] - x) + s[1] }
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+        x = (s[0] - x) + s[1]
+      }
     }
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {

@@ -15,7 +15,8 @@ struct Signum: ElementRule {
       """,
     source: "Bernstein, Wang, Azizzadenesheli, Anandkumar, 2018, arXiv:1802.04434",
     parameters: [
-      .lr(1e-3), .rate("momentum", 0.9, "share of the momentum that is kept; 0 is signSGD"), .weightDecay(0, "decoupled weight decay"),
+      .lr(1e-3), .rate("momentum", 0.9, "share of the momentum that is kept; 0 is signSGD"),
+      .weightDecay(0, "decoupled weight decay"),
     ],
     slots: moments)
 
@@ -55,7 +56,10 @@ struct Tiger: ElementRule {
       m <- beta*m + (1 - beta)*g
       theta <- theta*(1 - lr*weight_decay) - lr*sign(m)
       """,
-    source: "Su, 2023", parameters: [.lr(1e-3), .rate("beta", 0.965, "rate of the momentum"), .weightDecay(0.01, "decoupled weight decay")],
+    source: "Su, 2023",
+    parameters: [
+      .lr(1e-3), .rate("beta", 0.965, "rate of the momentum"), .weightDecay(0.01, "decoupled weight decay"),
+    ],
     slots: Signum.moments)
 
   static func decay(_ h: Hyper) -> Decay { .decoupled }

@@ -3,8 +3,9 @@
 ///     q = −dt·strength·g + √dt·ξ;   q ← q − ⟨θ, q⟩·θ;   θ ← (θ + q)/‖θ + q‖, or θ where that is 0
 ///
 /// State    the move q of the present step.
-/// Differs  a tangent Euler step and a normalisation, whose pull stands for the drift −(n − 1)/2·θ. The first step scales θ to length 1
-///          before it moves; its gradient should be taken at unit vectors. The estimate is a time average
+/// Differs  a tangent Euler step and a normalisation, whose pull stands for the drift −(n − 1)/2·θ. The first step
+///          scales θ to length 1 before it moves; its gradient should be taken at unit vectors. The estimate is a time
+///          average
 ///          (`trajectory_moments`). The part of q along θ is taken out twice, so that a long q leaves no part of it.
 ///          The sphere of one element has no tangent.
 /// Source   arXiv:2603.06028.
@@ -23,7 +24,9 @@ struct SphericalLangevin: ElementRule {
 
   static func scope(_ h: Hyper) -> Scope { .tensor }
   static func phases(_ h: Hyper) -> Int { 3 }
-  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("square"), Scalar("product"), Scalar("keep", 1), Scalar("shrink", 1)] }
+  static func scalars(_ h: Hyper) -> [Scalar] {
+    [Scalar("square"), Scalar("product"), Scalar("keep", 1), Scalar("shrink", 1)]
+  }
   static var perTensor: Bool { true }
 
   let pull, noise, along, keep, shrink: Double

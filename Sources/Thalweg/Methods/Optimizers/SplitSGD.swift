@@ -10,7 +10,8 @@
 /// Source   Rosenfeld and Risteski, 2023, arXiv:2311.04163.
 struct SplitSGD: WholeRule {
   static let method = Method(
-    "split_sgd", .optimizer, "SGD with momentum whose largest gradients of each tensor take signed steps of a fixed size.",
+    "split_sgd", .optimizer,
+    "SGD with momentum whose largest gradients of each tensor take signed steps of a fixed size.",
     rule: """
       b <- momentum*b + (1 - dampening)*g
       the floor(fraction*n) largest |g| of a tensor: theta <- theta - sign_lr*sign(g);  others: theta <- theta - lr*b

@@ -17,7 +17,8 @@ struct UDoG: ElementRule {
     rule: """
       R <- R + r;  alpha = R/r;  omega = alpha*r
       m = gradient at (S + omega*y)/(W + omega);  M <- max(M, alpha^2*|m|^2);  x = y - omega/sqrt(eps + Q + M)*m
-      g = gradient at theta = (S + omega*x)/(W + omega);  Q <- Q + alpha^2*|g - m|^2;  y <- y - omega/sqrt(eps + Q + M)*g
+      g = gradient at theta = (S + omega*x)/(W + omega);  Q <- Q + alpha^2*|g - m|^2;  y <- y - omega/sqrt(eps + Q + \
+      M)*g
       S <- S + omega*x;  W <- W + omega;  r <- max(r, |x - theta_0|, |y - theta_0|)
       x and y are projected onto the domain, if one is given
       """,
@@ -27,8 +28,10 @@ struct UDoG: ElementRule {
       .eps(1e-12, "first value under the roots", .above(0)).forAll, domain,
     ],
     slots: [
-      DoG.origin, Slot("y", "the sequence of long steps", start: .iterate()), Slot("sum", "the weighted sum S", start: .iterate(.times(0))),
-      Slot.temporary("first_gradient", "the first gradient m of the step"), Slot.home("point", "the parameters before the step"),
+      DoG.origin, Slot("y", "the sequence of long steps", start: .iterate()),
+      Slot("sum", "the weighted sum S", start: .iterate(.times(0))),
+      Slot.temporary("first_gradient", "the first gradient m of the step"),
+      Slot.home("point", "the parameters before the step"),
     ],
     requests: "gradient", refusesStochastic: DoG.roundingIsDistance)
   private static let domain: Parameter = {
@@ -42,7 +45,9 @@ struct UDoG: ElementRule {
   ]
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { method.slots + (h.stage("domain") == nil ? [] : projected) }
 
-  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("weight"), Scalar("distance"), Scalar("distances"), Scalar("turns"), Scalar("largest")] }
+  static func scalars(_ h: Hyper) -> [Scalar] {
+    [Scalar("weight"), Scalar("distance"), Scalar("distances"), Scalar("turns"), Scalar("largest")]
+  }
 
   let inverse: Double
 
@@ -96,7 +101,9 @@ struct UDoG: ElementRule {
     /// θ to the mean of S and y − rate·m.
     struct Query: ElementOperation {
       let past, present, rate: Double
-      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = past * s[1] + present * (s[0] - rate * s[2]) }
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+        x = past * s[1] + present * (s[0] - rate * s[2])
+      }
     }
     /// Keeps m; its square, and that of θ₀.
     struct KeepFirst: ElementSum {
@@ -171,13 +178,14 @@ struct UDoG: ElementRule {
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       let starts = io.scalar(1) == 0, slots = starts ? [first, origin] : [first]
-      let sums = phase == 0 ? io.sum(KeepFirst(starts: starts), slots: slots) : io.sum(Norms(starts: starts), slots: slots)
+      let sums =
+        phase == 0 ? io.sum(KeepFirst(starts: starts), slots: slots) : io.sum(Norms(starts: starts), slots: slots)
       let r = starts ? io.hyper.r_eps_rel * (1 + sums.root(2)) : io.scalar(1)
       var turns = Squares(io.scalar(3))
       let w = Weights(io, distance: r), largest = w.largest(io, sums.squares(0))
       let short = w.rate(io, turns: turns, largest: largest)
       if phase == 0 {
-        io.saveHome()   // of tensors that did not go away before
+        io.saveHome()  // of tensors that did not go away before
         if let domain {
           io.change(Candidate(rate: short, ofFirst: true), slots: [self.x, y, first], parameters: false)
           try io.project(self.x, domain)

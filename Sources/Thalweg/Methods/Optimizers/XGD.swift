@@ -2,12 +2,12 @@
 ///
 ///     c = Σ_s q_s·∇f_s(θ);   θ ← θ − lr·c
 ///
-/// For F = −log Σ exp(−f_s) and q the weights exp(−f_s)/Σ at θ, c is ∇F; with those of a minimiser it is the vector of the paper's convexity
-/// inequality.
+/// For F = −log Σ exp(−f_s) and q the weights exp(−f_s)/Σ at θ, c is ∇F; with those of a minimiser it is the vector of
+/// the paper's convexity inequality.
 ///
 /// State    the gradient of every part, within a step.
-/// Differs  q is scaled to sum 1. How q follows from an unknown minimiser is UNVERIFIED: the weights of one step are those observed before it as
-///          `weight_0`, `weight_1`, …, all of them; where none was, q.
+/// Differs  q is scaled to sum 1. How q follows from an unknown minimiser is UNVERIFIED: the weights of one step are
+///          those observed before it as `weight_0`, `weight_1`, …, all of them; where none was, q.
 /// Errors   weights that are negative or not finite, or whose sum is not above 0; some observed and others not.
 /// Source   Achab, 2023, arXiv:2309.15298.
 struct XGD: ElementRule {
@@ -54,7 +54,9 @@ struct XGD: ElementRule {
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       let told = observes.map { io.observed($0) }, known = told.contains { !$0.isNaN }
-      if known, let k = told.firstIndex(where: \.isNaN) { throw Failure(Status.needs, "xgd: other weights were observed, but not \(observes[k]); nothing was changed") }
+      if known, let k = told.firstIndex(where: \.isNaN) {
+        throw Failure(Status.needs, "xgd: other weights were observed, but not \(observes[k]); nothing was changed")
+      }
       let weights = try XGD.normalised(known ? told : q, known ? "the weights observed" : "`q`")
       if let next = tasks.keep(phase, io) { return .ask(next) }
       return .update(io.combination(weights))
@@ -64,9 +66,11 @@ struct XGD: ElementRule {
   private static func normalised(_ q: [Double], _ what: String) throws(Failure) -> [Double] {
     let top = q.max() ?? 0
     guard q.allSatisfy({ $0 >= 0 }), top > 0, top.isFinite else {
-      throw Failure(Status.range, "xgd: \(what) must not be negative and have a sum above 0, got [\(q.map { text($0) }.joined(separator: ", "))]")
+      throw Failure(
+        Status.range,
+        "xgd: \(what) must not be negative and have a sum above 0, got [\(q.map { text($0) }.joined(separator: ", "))]")
     }
-    let scaled = q.map { $0 / top }, sum = scaled.reduce(0, +)   // no sum of finite numbers overflows then
+    let scaled = q.map { $0 / top }, sum = scaled.reduce(0, +)  // no sum of finite numbers overflows then
     return scaled.map { $0 / sum }
   }
 }

@@ -3,7 +3,8 @@
 ///     m as Adam;   v ← v − (1 − β₂)·sign(v − g²)·g²;   θ ← θ − lr · (m/c₁)/(√(v/c₂) + ε)
 ///
 /// State    m, v, both starting at `initial_accumulator`.
-/// Differs  nothing from optax.yogi, whose m starts there too. v stays non-negative: it falls only where it is above g². Decay is decoupled.
+/// Differs  nothing from optax.yogi, whose m starts there too. v stays non-negative: it falls only where it is above
+///          g². Decay is decoupled.
 /// Source   Zaheer, Reddi, Sachan, Kale and Kumar, 2018.
 struct Yogi: ElementRule {
   static let method = Method(
@@ -14,8 +15,10 @@ struct Yogi: ElementRule {
       """,
     source: "Zaheer, Reddi, Sachan, Kale, Kumar, 2018",
     parameters: [
-      .lr(1e-2), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-3),
-      .number("initial_accumulator", 1e-6, .atLeast(0), "start of both moments"), .weightDecay(0, "decoupled weight decay"),
+      .lr(1e-2), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
+      .eps(1e-3),
+      .number("initial_accumulator", 1e-6, .atLeast(0), "start of both moments"),
+      .weightDecay(0, "decoupled weight decay"),
     ],
     slots: Adam.moments)
 

@@ -1,14 +1,17 @@
 /// Finite-difference gradient regularization: the gradient of L + γ/2·‖∇L‖², g + γ·H·g, from one or two more gradients.
 ///
 ///     h = eps, or eps/(‖g‖ + 1e-12) (relative)
-///     forward:  g + γ/h·(g(θ + h·g) − g);   backward:  g + γ/h·(g − g(θ − h·g));   central:  g + γ/h·(g(θ + h/2·g) − g(θ − h/2·g))
+///     forward:  g + γ/h·(g(θ + h·g) − g);   backward:  g + γ/h·(g − g(θ − h·g));   central:  g + γ/h·(g(θ + h/2·g) −
+///     g(θ − h/2·g))
 ///
 /// State    the parameters and gradients while it asks; nothing between steps.
-/// Differs  nothing from the paper; JonasGeiping/fullbatchtraining has a relative step on strength·g. g = 0 asks for nothing more.
+/// Differs  nothing from the paper; JonasGeiping/fullbatchtraining has a relative step on strength·g. g = 0 asks for
+///          nothing more.
 /// Source   Karakida, Takase, Hayase and Osawa, 2022, arXiv:2210.02720.
 struct GradientRegularization: Source {
   static let method = Method(
-    "fd_grad_reg", .perturbation, "The gradient of the loss with a penalty on its squared gradient norm, by finite differences.",
+    "fd_grad_reg", .perturbation,
+    "The gradient of the loss with a penalty on its squared gradient norm, by finite differences.",
     rule: """
       h = eps, or eps/(|g| + 1e-12) with step=relative
       forward:  g <- g + gamma/h * (g(theta + h*g) - g)
@@ -22,7 +25,10 @@ struct GradientRegularization: Source {
       .choice("scheme", ["forward", "backward", "central"], "of the differences", live: false),
       .choice("step", ["absolute", "relative"], "the length is eps, or eps over the norm").forAll,
     ],
-    slots: [Slot.home("point", "the parameters while they are away"), Slot.temporary("gradient", "the gradient at the parameters")], requests: "gradient")
+    slots: [
+      Slot.home("point", "the parameters while they are away"),
+      Slot.temporary("gradient", "the gradient at the parameters"),
+    ], requests: "gradient")
 
   let slots: [Slot]
   let scalars = [Scalar("h")]
@@ -30,7 +36,9 @@ struct GradientRegularization: Source {
 
   init(_ h: Hyper) {
     (backward, central) = (h.is("scheme", "backward"), h.is("scheme", "central"))
-    slots = GradientRegularization.method.slots + (central ? [Slot.temporary("low_gradient", "the gradient at the lower point")] : [])
+    slots =
+      GradientRegularization.method.slots
+      + (central ? [Slot.temporary("low_gradient", "the gradient at the lower point")] : [])
   }
 
   func most(_ tensors: Int) -> Int { central ? 3 : 2 }
@@ -49,10 +57,13 @@ struct GradientRegularization: Source {
       x = s[0] + h * s[1]
     }
   }
-  /// g + c·(high − low); the gradient is that of the last point, in the first slot the first gradient, in the second the low one.
+  /// g + c·(high − low); the gradient is that of the last point, in the first slot the first gradient, in the second
+  /// the low one.
   private struct Combine: ElementOperation {
     let c: Double
-    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = s[0] + c * (x - s[1]) }
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      x = s[0] + c * (x - s[1])
+    }
   }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {

@@ -16,7 +16,8 @@ struct SAM: Source {
       """,
     source: "Foret, Kleiner, Mobahi, Neyshabur, 2020, arXiv:2010.01412",
     parameters: [
-      .number("rho", 0.05, .atLeast(0), "radius"), .eps(1e-12, "added to the norm"), .choice("norm", ["l2", "linf"], "of the ball"),
+      .number("rho", 0.05, .atLeast(0), "radius"), .eps(1e-12, "added to the norm"),
+      .choice("norm", ["l2", "linf"], "of the ball"),
     ],
     slots: [Slot.home("point", "the parameters while they are away")], requests: "gradient")
 

@@ -3,7 +3,8 @@
 ///     c = λ·√size (or λ)     value = c·Σ‖w_g‖     gradient_g = c·w_g/‖w_g‖, 0 for a zero group
 ///     prox_g = w_g·max(1 − tc/‖w_g‖, 0), exactly 0 when ‖w_g‖ ≤ tc
 ///
-/// Differs  jaxopt has one group and no factor √size. A vector is one group, whatever the axis. Norms of tiny groups do not underflow.
+/// Differs  jaxopt has one group and no factor √size. A vector is one group, whatever the axis. Norms of tiny groups do
+///          not underflow.
 /// Source   Yuan and Lin, 2006.
 struct GroupLasso: WholeRegularizer {
   static let method = Method(
@@ -21,7 +22,9 @@ struct GroupLasso: WholeRegularizer {
   static var mayFail: Bool { true }
 
   let weight: Double, scaled: Bool, columns: Bool, all: Bool
-  init(_ h: Hyper) { (weight, scaled, columns, all) = (h.weight, h.scale_by_size, h.is("axis", "col"), h.is("axis", "all")) }
+  init(_ h: Hyper) {
+    (weight, scaled, columns, all) = (h.weight, h.scale_by_size, h.is("axis", "col"), h.is("axis", "all"))
+  }
 
   private func groups(_ shape: Shape) -> Slices {
     all || shape.ndim < 2 ? .whole(shape) : columns ? .columns(shape) : .rows(shape)

@@ -3,8 +3,8 @@
 ///     n_r = √(‖w_r‖² + ε)     value = λ·Σ(1 − n_r)²     gradient_r = 2λ·(1 − 1/n_r)·w_r
 ///     prox_r = w_r·(‖w_r‖ + k)/(1 + k)/‖w_r‖,  k = 2tλ;  a zero row stays
 ///
-/// Differs  a sum over the rows, not a mean; a vector is one row. ε inside the root, and the default weight, are from memory of the
-///          paper; the prox takes ε as 0.
+/// Differs  a sum over the rows, not a mean; a vector is one row. ε inside the root, and the default weight, are from
+///          memory of the paper; the prox takes ε as 0.
 /// Source   Georgiou, Schmitt, Bäck, Chen and Lew, 2021, arXiv:2103.06583.
 struct NormLoss: WholeRegularizer {
   static let method = Method(
@@ -14,7 +14,9 @@ struct NormLoss: WholeRegularizer {
       gradient_r = 2*weight*(1 - 1/n_r)*w_r;  prox_r = w_r*((|w_r| + k)/(1 + k))/|w_r|, k = 2*t*weight
       """,
     source: "Georgiou, Schmitt, Baeck, Chen, Lew, 2021, arXiv:2103.06583",
-    parameters: [.number("weight", 0.01, .atLeast(0), "coefficient"), .eps(1e-8, "added inside the root of the row norm")])
+    parameters: [
+      .number("weight", 0.01, .atLeast(0), "coefficient"), .eps(1e-8, "added inside the root of the row norm"),
+    ])
   static var mayFail: Bool { true }
 
   let weight, eps: Double

@@ -2,8 +2,8 @@
 ///
 ///     value = λ·Σσᵢ     gradient = λ·U Vᵀ over the σᵢ above rtol·σ₁     prox = U·diag(max(σ − tλ, 0))·Vᵀ
 ///
-/// Differs  torch.matrix_norm('nuc') has the same gradient at full rank. Decompositions run in double; in float32 `rtol` counts as at
-///          least 1e-6, for the rounding of the matrix itself is above smaller ones.
+/// Differs  torch.matrix_norm('nuc') has the same gradient at full rank. Decompositions run in double; in float32
+///          `rtol` counts as at least 1e-6, for the rounding of the matrix itself is above smaller ones.
 /// Source   Fazel, 2002; prox: Cai, Candès and Shen, 2008, arXiv:0810.3286.
 struct NuclearNorm: WholeRegularizer {
   static let method = Method(
@@ -15,7 +15,8 @@ struct NuclearNorm: WholeRegularizer {
     source: "Fazel, 2002; Cai, Candes, Shen, 2008, arXiv:0810.3286",
     parameters: [
       .number("weight", 1e-4, .atLeast(0), "coefficient"),
-      .number("rtol", 1e-12, .atLeast(0), "singular values up to rtol times the largest count as zero in the subgradient"),
+      .number(
+        "rtol", 1e-12, .atLeast(0), "singular values up to rtol times the largest count as zero in the subgradient"),
     ])
   static var mayFail: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try matrix(shape, "nuclear_norm") }
@@ -23,7 +24,9 @@ struct NuclearNorm: WholeRegularizer {
   let weight, rtol: Double
   init(_ h: Hyper) { (weight, rtol) = (h.weight, h.rtol) }
 
-  func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double { weight * (try LinearAlgebra.SVD(w.v, w.rows, w.columns)).s.reduce(0, +) }
+  func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double {
+    weight * (try LinearAlgebra.SVD(w.v, w.rows, w.columns)).s.reduce(0, +)
+  }
   func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure) {
     let svd = try LinearAlgebra.SVD(w.w, w.rows, w.columns)
     let floor = (svd.s.first ?? 0) * (T.isDouble ? rtol : max(rtol, 1e-6))

@@ -1,11 +1,14 @@
-/// Keeps errors that travel back through a recurrent net from vanishing or exploding: each step back should preserve their norm.
+/// Keeps errors that travel back through a recurrent net from vanishing or exploding: each step back should preserve
+/// their norm.
 ///
 ///     u = (Wᵀδ) ⊙ slope, for every time t and sample b     r = ‖u‖/‖δ‖     value = α/B·Σ_t Σ_b (r − 1)²
 ///     gradient = α/B·Σ_t Σ_b 2(r − 1)/(‖δ‖·‖u‖)·δ (u ⊙ slope)ᵀ, with δ and slope held constant
 ///
-/// w is W (H, H), which acts as x_{t+1} = W·act(x_t) + …; delta is ∂E/∂x_{t+1} and slope is act′(x_t), both (T, B, H). Terms with δ = 0 are
-/// left out; those with u = 0 count 1 and have no gradient. It has no prox, and inside a pipeline its inputs would be missing.
-/// Differs  the sum is over time and the mean over samples, as the card decides; the authors' old code divides by the number of terms.
+/// w is W (H, H), which acts as x_{t+1} = W·act(x_t) + …; delta is ∂E/∂x_{t+1} and slope is act′(x_t), both (T, B, H).
+/// Terms with δ = 0 are left out; those with u = 0 count 1 and have no gradient. It has no prox, and inside a pipeline
+/// its inputs would be missing.
+/// Differs  the sum is over time and the mean over samples, as the card decides; the authors' old code divides by the
+///          number of terms.
 /// Source   Pascanu, Mikolov and Bengio, 2012, arXiv:1211.5063.
 struct RNNVanishing: Objective {
   static let method = Method(
@@ -46,7 +49,9 @@ struct RNNVanishing: Objective {
       for k in 0..<h { row[k] = T(factor * (Double(row[k]) * Double(s[k]))) }
       return Flat.norm(d + i * h, h) == 0 ? 0 : weight * (r - 1) * (r - 1)
     }
-    if let cache { try LinearAlgebra.multiply(d, transposed: true, u, into: cache.keep("w", h * h, T.self), h, h, rows) }
+    if let cache {
+      try LinearAlgebra.multiply(d, transposed: true, u, into: cache.keep("w", h * h, T.self), h, h, rows)
+    }
     return value
   }
 }

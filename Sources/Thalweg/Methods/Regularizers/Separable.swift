@@ -2,8 +2,8 @@
 ///
 ///     value = λ·Σ|w|     gradient = λ·sign(w), sign(0) = 0     prox = S(w, tλ),  S(x, k) = sign(x)·max(|x| − k, 0)
 ///
-/// Differs  nothing from its peers. Only the prox gives exact zeros: along the subgradient the iterate swings around zero in a band of
-///          about lr·λ, and a larger weight can raise Σ|w|.
+/// Differs  nothing from its peers. Only the prox gives exact zeros: along the subgradient the iterate swings around
+///          zero in a band of about lr·λ, and a larger weight can raise Σ|w|.
 /// Source   Tibshirani, 1996.
 struct L1: ElementRegularizer {
   static let method = Method(
@@ -44,7 +44,8 @@ struct L2: ElementRegularizer {
 
 /// The elastic net: L1 and L2 together.
 ///
-///     value = λ·(r·Σ|w| + (1 − r)/2·Σw²)     gradient = λ·(r·sign(w) + (1 − r)·w)     prox = S(w, tλr) / (1 + tλ(1 − r))
+///     value = λ·(r·Σ|w| + (1 − r)/2·Σw²)     gradient = λ·(r·sign(w) + (1 − r)·w)     prox = S(w, tλr) / (1 + tλ(1 −
+///     r))
 ///
 /// Differs  nothing from scikit-learn's alpha and l1_ratio.
 /// Source   Zou and Hastie, 2005.
@@ -57,7 +58,10 @@ struct ElasticNet: ElementRegularizer {
       prox = sign(w)*max(|w| - t*weight*l1_ratio, 0)/(1 + t*weight*(1 - l1_ratio))
       """,
     source: "Zou, Hastie, 2005",
-    parameters: [.number("weight", 1e-4, .atLeast(0), "coefficient"), .number("l1_ratio", 0.5, .within(0, 1), "share of the L1 part")])
+    parameters: [
+      .number("weight", 1e-4, .atLeast(0), "coefficient"),
+      .number("l1_ratio", 0.5, .within(0, 1), "share of the L1 part"),
+    ])
 
   let sparse, ridge: Double
   init(_ h: Hyper) {

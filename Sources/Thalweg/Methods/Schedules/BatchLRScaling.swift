@@ -14,7 +14,8 @@ struct BatchLRScaling: Schedule {
       """,
     source: "Granziol, Zohren, Roberts, 2020, arXiv:2006.09092",
     parameters: [
-      .choice("rule", ["linear", "sqrt", "none"], "linear for SGD, sqrt for Adam"), .number("max_lr", .infinity, .above(0), "cap"),
+      .choice("rule", ["linear", "sqrt", "none"], "linear for SGD, sqrt for Adam"),
+      .number("max_lr", .infinity, .above(0), "cap"),
       .lr(1),
     ])
   private let lr, most: Double
@@ -31,7 +32,9 @@ struct BatchLRScaling: Schedule {
 
   mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool {
     guard what == "batch_size" else { return false }
-    guard value > 0, value.isFinite else { throw Failure(Status.range, "batch_lr_scaling: a batch size must be positive, got \(text(value))") }
+    guard value > 0, value.isFinite else {
+      throw Failure(Status.range, "batch_lr_scaling: a batch size must be positive, got \(text(value))")
+    }
     memory = [memory.first.flatMap { $0 > 0 ? $0 : nil } ?? value, value]
     return true
   }

@@ -1,4 +1,5 @@
-/// What the tests that size a batch have in common: the present batch size B, which never decreases, and what they do with a need.
+/// What the tests that size a batch have in common: the present batch size B, which never decreases, and what they do
+/// with a need.
 private struct BatchSize {
   var size = 0.0
   var calls = 0.0
@@ -8,12 +9,16 @@ private struct BatchSize {
   }
   mutating func observe(_ method: String, _ what: String, _ value: Double) throws(Failure) -> Bool {
     guard what == "batch_size" else { return false }
-    guard value >= 1, value.isFinite else { throw Failure(Status.range, "\(method): a batch size must be at least 1, got \(text(value))") }
+    guard value >= 1, value.isFinite else {
+      throw Failure(Status.range, "\(method): a batch size must be at least 1, got \(text(value))")
+    }
     size = value
     return true
   }
   mutating func raise(_ method: String, to need: Double, atMost most: Double) throws(Failure) {
-    guard !need.isNaN else { throw Failure(Status.nonfinite, "\(method): a per-sample gradient is NaN or infinite; nothing was changed") }
+    guard !need.isNaN else {
+      throw Failure(Status.nonfinite, "\(method): a per-sample gradient is NaN or infinite; nothing was changed")
+    }
     if need > size { size = max(size, min(need.rounded(.up), most)) }
   }
 }
@@ -25,7 +30,7 @@ private struct Samples {
 
   init(_ p: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) {
     (self.p, self.m, self.n) = (p, m, n)
-    try Memory.ask(8 * (m + 2 * n))   // sums of rows and of columns
+    try Memory.ask(8 * (m + 2 * n))  // sums of rows and of columns
   }
 
   /// Calls `body` with every row.
@@ -87,8 +92,8 @@ private struct Moments {
 ///
 /// State    B, the number of batches that were shown; the mean and the variance of an unfinished batch. It watches
 ///          `batch_size` and per-sample gradients; the value is B.
-/// Differs  nothing from timlautk/AdAdaGrad. Until a batch size is observed, B is the number of samples of the first batch. One sample
-///          tests nothing; a zero mean needs max_batch.
+/// Differs  nothing from timlautk/AdAdaGrad. Until a batch size is observed, B is the number of samples of the first
+///          batch. One sample tests nothing; a zero mean needs max_batch.
 /// Errors   TW_ERROR_SHAPE when a part has gradients of another length than those before it.
 /// Source   Byrd, Chin, Nocedal and Wu, 2012; Lau, Liu and Kolar, 2024, arXiv:2402.11215 (AdAdaGrad).
 struct NormTest: Schedule {
@@ -119,7 +124,7 @@ struct NormTest: Schedule {
   var memory: [Double] {
     get { batch.memory + (parts > 1 ? moments.memory : []) }
     set {
-      guard takes(newValue[...]) == newValue.count else { return }   // a whole file may hold nonsense
+      guard takes(newValue[...]) == newValue.count else { return }  // a whole file may hold nonsense
       batch.memory = Array(newValue.prefix(2))
       moments.memory = Array(newValue.dropFirst(2))
     }
@@ -132,12 +137,15 @@ struct NormTest: Schedule {
     let all = 6 + Int(length) * (coordinate ? 2 : 1)
     return numbers.count >= all && numbers.prefix(all).allSatisfy(\.isFinite) ? all : nil
   }
-  mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool { try batch.observe("norm_test", what, value) }
+  mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool {
+    try batch.observe("norm_test", what, value)
+  }
 
   mutating func observe(samples: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) -> Bool {
     guard moments.parts == 0 || moments.mean.count == n else {
       throw Failure(
-        Status.shape, "norm_test: gradients of \(n) elements, but \(moments.mean.count) in the parts before; nothing was changed")
+        Status.shape,
+        "norm_test: gradients of \(n) elements, but \(moments.mean.count) in the parts before; nothing was changed")
     }
     guard m > 0 else { return true }
     var joined = moments, new = batch
@@ -176,11 +184,13 @@ struct NormTest: Schedule {
 ///     need > B:  B ← min(⌈need⌉, max_batch)
 ///
 /// State    as norm_test.
-/// Differs  over the whole parameter list, as the paper; timlautk/AdAdaGrad tests tensor by tensor and adds the variances.
+/// Differs  over the whole parameter list, as the paper; timlautk/AdAdaGrad tests tensor by tensor and adds the
+///          variances.
 /// Source   Bollapragada, Byrd and Nocedal, 2018, arXiv:1710.11258.
 struct InnerProductTest: Schedule {
   static let method = Method(
-    "inner_product_test", .schedule, "Raises the batch size when the gradients' inner products with their mean vary too much.",
+    "inner_product_test", .schedule,
+    "Raises the batch size when the gradients' inner products with their mean vary too much.",
     rule: """
       p_i = <g_i, mean>;  need = var(p)/(theta^2*|mean|^4)
       nu: q_i = g_i - p_i*mean/|mean|^2;  need <- max(need, sum(var(q))/(nu^2*|mean|^2))
@@ -200,7 +210,9 @@ struct InnerProductTest: Schedule {
     get { batch.memory }
     set { batch.memory = newValue }
   }
-  mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool { try batch.observe("inner_product_test", what, value) }
+  mutating func observe(_ what: String, _ value: Double) throws(Failure) -> Bool {
+    try batch.observe("inner_product_test", what, value)
+  }
 
   mutating func observe(samples: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) -> Bool {
     var new = batch

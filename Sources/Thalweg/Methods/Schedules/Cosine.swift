@@ -23,7 +23,8 @@ struct Cosine: Schedule {
 
 /// Cosine annealing in periods that grow by a factor.
 ///
-///     periods t0, t0·t_mult, t0·t_mult², ...; at step j of a period of length T:  value = end + (lr − end)·(1 + cos(πj/T))/2
+///     periods t0, t0·t_mult, t0·t_mult², ...; at step j of a period of length T:  value = end + (lr − end)·(1 +
+///     cos(πj/T))/2
 ///
 /// State    none.
 /// Differs  nothing from torch's CosineAnnealingWarmRestarts at whole steps.
@@ -37,7 +38,8 @@ struct CosineRestarts: Schedule {
       """,
     source: "Loshchilov, Hutter, 2016, arXiv:1608.03983",
     parameters: [
-      .lr(nil), .steps("t0", "length of the first period", from: 1), .end, .steps("t_mult", "factor between periods", 1, from: 1),
+      .lr(nil), .steps("t0", "length of the first period", from: 1), .end,
+      .steps("t_mult", "factor between periods", 1, from: 1),
     ])
   let lr, end, first, factor: Double
   init(_ h: Hyper) { (lr, end, first, factor) = (h.lr, h.end, h.t0, h.t_mult) }

@@ -17,7 +17,9 @@ struct Exponential: Schedule {
     ],
     validate: { (h) throws(Failure) in
       let gamma: Double = h.gamma, end: Double = h.end
-      if gamma > 1, end > 0 { throw Failure(Status.range, "exponential: `end` is a floor for decay; with gamma above 1 it must be 0") }
+      if gamma > 1, end > 0 {
+        throw Failure(Status.range, "exponential: `end` is a floor for decay; with gamma above 1 it must be 0")
+      }
     })
   let lr, gamma, every, end: Double
   let staircase: Bool

@@ -10,15 +10,20 @@ struct Join: Schedule {
     "join", .schedule, "Schedules one after another, each counting its own steps from 0.",
     rule: "schedules[i] from boundaries[i - 1] on, at step k - boundaries[i - 1]", source: "folklore",
     parameters: [
-      .object("schedules", .schedules, "the parts"), .list("boundaries", nil, "the first steps of all parts but the first, increasing"),
+      .object("schedules", .schedules, "the parts"),
+      .list("boundaries", nil, "the first steps of all parts but the first, increasing"),
     ],
     validate: { (h) throws(Failure) in
       let starts = h.list("boundaries")
-      guard let i = h.index("schedules"), case .schedules(let parts) = h.values[i], parts.count == starts.count + 1 else {
+      guard let i = h.index("schedules"), case .schedules(let parts) = h.values[i], parts.count == starts.count + 1
+      else {
         throw Failure(Status.range, "join: `boundaries` needs one entry fewer than `schedules`")
       }
-      guard zip(starts, starts.dropFirst()).allSatisfy({ $0 <= $1 }), starts.allSatisfy({ $0 >= 0 && $0.isFinite }) else {
-        throw Failure(Status.range, "join: `boundaries` must be increasing and not negative, got [\(starts.map(text).joined(separator: ", "))]")
+      guard zip(starts, starts.dropFirst()).allSatisfy({ $0 <= $1 }), starts.allSatisfy({ $0 >= 0 && $0.isFinite })
+      else {
+        throw Failure(
+          Status.range,
+          "join: `boundaries` must be increasing and not negative, got [\(starts.map(text).joined(separator: ", "))]")
       }
     })
   private var parts: [any Schedule]

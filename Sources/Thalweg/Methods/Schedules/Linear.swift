@@ -46,7 +46,8 @@ struct Linear: Schedule {
 /// Source   folklore (deep-learning frameworks).
 struct Polynomial: Schedule {
   static let method = Method(
-    "polynomial", .schedule, "A power of a falling line.", rule: "value = (lr - end)*(1 - min(k/total, 1))^power + end", source: "folklore",
+    "polynomial", .schedule, "A power of a falling line.", rule: "value = (lr - end)*(1 - min(k/total, 1))^power + end",
+    source: "folklore",
     parameters: [.lr(nil), .steps("total", "length"), .end, .number("power", 1, .above(0), "exponent")])
   let lr, end, total, power: Double
   init(_ h: Hyper) { (lr, end, total, power) = (h.lr, h.end, h.total, h.power) }

@@ -8,7 +8,8 @@ import Glibc
 ///     within [a, b]:  x + (y − x)·s((k − a)/(b − a)),  s(f) = f or (1 − cos πf)/2
 ///
 /// State    none.
-/// Differs  nothing from torch's OneCycleLR (phase ends are real numbers); the cycle of the momentum is left to a second schedule.
+/// Differs  nothing from torch's OneCycleLR (phase ends are real numbers); the cycle of the momentum is left to a
+///          second schedule.
 /// Source   Smith and Topin, 2017, arXiv:1708.07120; Smith, 2018, arXiv:1803.09820.
 struct OneCycle: Schedule {
   static let method = Method(
@@ -24,7 +25,8 @@ struct OneCycle: Schedule {
       .lr(nil), .steps("total", "length"),
       .number("pct_start", 0.3, .between(0, 1, lowOpen: true, highOpen: true), "share of the rising phase"),
       .number("div_factor", 25, .above(0), "peak over the first value"),
-      .number("final_div_factor", 1e4, .above(0), "first value over the last"), .choice("anneal", ["cos", "linear"], "interpolation"),
+      .number("final_div_factor", 1e4, .above(0), "first value over the last"),
+      .choice("anneal", ["cos", "linear"], "interpolation"),
       .flag("three_phase", false, "fall to the first value before the tail"),
     ])
   private let phases: [(end: Double, from: Double, to: Double)]
@@ -36,8 +38,10 @@ struct OneCycle: Schedule {
     let first = lr / h.div_factor, p = start * total
     low = first / h.final_div_factor
     linear = h.is("anneal", "linear")
-    phases = h.three_phase
-      ? [(p - 1, first, lr), (2 * p - 2, lr, first), (total - 1, first, low)] : [(p - 1, first, lr), (total - 1, lr, low)]
+    phases =
+      h.three_phase
+      ? [(p - 1, first, lr), (2 * p - 2, lr, first), (total - 1, first, low)]
+      : [(p - 1, first, lr), (total - 1, lr, low)]
   }
 
   func value(_ k: Double) -> Double {

@@ -21,8 +21,10 @@ struct ReduceOnPlateau: Schedule {
     parameters: [
       .lr(nil), .choice("mode", ["min", "max"], "what is better"),
       .number("factor", 0.1, .between(0, 1, lowOpen: true, highOpen: true), "multiplier on a plateau"),
-      .steps("patience", "bad observations that are tolerated", 10), .number("threshold", 1e-4, .atLeast(0), "improvement that counts"),
-      .choice("threshold_mode", ["rel", "abs"], "of the threshold"), .steps("cooldown", "observations ignored after a cut", 0),
+      .steps("patience", "bad observations that are tolerated", 10),
+      .number("threshold", 1e-4, .atLeast(0), "improvement that counts"),
+      .choice("threshold_mode", ["rel", "abs"], "of the threshold"),
+      .steps("cooldown", "observations ignored after a cut", 0),
       .number("min_lr", 0, .atLeast(0), "floor"), .eps(1e-8, "smallest cut that is made"),
     ])
   private let factor, patience, threshold, cooldown, floor, eps, sign: Double

@@ -8,10 +8,12 @@ import Glibc
 ///     value at step k = lr·η_{k+1}; after the last entry it stays at that
 ///
 /// State    none.
-/// Differs  as the authors' code (adaptive_scheduling) up to the norming: they divide by Σ w. At its ends the median sees the first value to the
-///          left, and the reflection without the last value to the right. Norms are at least 1e-12 of their median. T = 1 gives 1.
+/// Differs  as the authors' code (adaptive_scheduling) up to the norming: they divide by Σ w. At its ends the median
+///          sees the first value to the left, and the reflection without the last value to the right. Norms are at
+///          least 1e-12 of their median. T = 1 gives 1.
 ///          `lr` multiplies (the method's lr_max).
-/// Source   Defazio, Cutkosky, Mehta and Mishchenko, 2023, arXiv:2310.07831: power 2 with l2 norms for SGD, 1 with l1 norms for Adam.
+/// Source   Defazio, Cutkosky, Mehta and Mishchenko, 2023, arXiv:2310.07831: power 2 with l2 norms for SGD, 1 with l1
+///          norms for Adam.
 struct RefinedSchedule: Schedule {
   static let method = Method(
     "refined_schedule", .schedule, "A schedule refined from the gradient norms of an earlier run.",
@@ -23,14 +25,16 @@ struct RefinedSchedule: Schedule {
       """,
     source: "Defazio, Cutkosky, Mehta, Mishchenko, 2023, arXiv:2310.07831",
     parameters: [
-      .list("norms", nil, "gradient norms of a run, one a step"), .lr(1), .number("frac", 0.1, .rate, "width of the median, as a share of the run"),
+      .list("norms", nil, "gradient norms of a run, one a step"), .lr(1),
+      .number("frac", 0.1, .rate, "width of the median, as a share of the run"),
       .number("power", 2, .above(0), "2 for SGD (l2 norms), 1 for Adam (l1 norms)"),
       .flag("normalize", true, "the largest value of the run with the norms is lr"), length,
     ],
     validate: { (h) throws(Failure) in
       let norms = h.list("norms")
       guard !norms.isEmpty, norms.allSatisfy({ $0 >= 0 && $0.isFinite }) else {
-        throw Failure(Status.range, "refined_schedule: `norms` needs at least one number, and none that is negative or infinite")
+        throw Failure(
+          Status.range, "refined_schedule: `norms` needs at least one number, and none that is negative or infinite")
       }
     })
   private static let length: Parameter = {
@@ -68,7 +72,7 @@ struct RefinedSchedule: Schedule {
 /// A table of T entries for a run of another length.
 private func resampled(_ eta: [Double], _ total: Int) -> [Double] {
   (1...max(1, total)).map { k in
-    let t = Double(k) * Double(eta.count) / Double(total) - 1, i = min(max(0, Int(t)), eta.count - 1)   // from 0
+    let t = Double(k) * Double(eta.count) / Double(total) - 1, i = min(max(0, Int(t)), eta.count - 1)  // from 0
     let next = min(i + 1, eta.count - 1)
     return t <= 0 ? eta[0] : eta[i] + (t - Double(i)) * (eta[next] - eta[i])
   }

@@ -3,7 +3,8 @@
 ///     k < W:  start + (inner(0) − start)·(k + offset)/W;   else  inner(k − W),   W = warmup_steps
 ///
 /// State    that of the inner schedule.
-/// Differs  nothing from optax.join_schedules of a line and the inner schedule. `offset=1` makes the first step move already.
+/// Differs  nothing from optax.join_schedules of a line and the inner schedule. `offset=1` makes the first step move
+///          already.
 /// Source   Goyal et al., 2017, arXiv:1706.02677.
 struct Warmup: WrappingSchedule {
   static let method = Method(
@@ -14,15 +15,19 @@ struct Warmup: WrappingSchedule {
       """,
     source: "Goyal et al., 2017, arXiv:1706.02677",
     parameters: [
-      .steps("warmup_steps", "length W of the warm-up"), .object("inner", .schedule, "the schedule that follows, or a constant"),
-      .number("start", 0, .any, "value at step 0"), .integer("offset", 0, .within(0, 1), "1: the ramp counts from 1", live: false),
+      .steps("warmup_steps", "length W of the warm-up"),
+      .object("inner", .schedule, "the schedule that follows, or a constant"),
+      .number("start", 0, .any, "value at step 0"),
+      .integer("offset", 0, .within(0, 1), "1: the ramp counts from 1", live: false),
     ])
   let warmup, start, offset: Double
   var inner: any Schedule
 
   init(_ h: Hyper) throws(Failure) {
     (warmup, start, offset) = (h.warmup_steps, h.start, h.offset)
-    guard let first = try h.schedules("inner").first else { throw Failure(Status.internal, "warmup: no inner schedule") }
+    guard let first = try h.schedules("inner").first else {
+      throw Failure(Status.internal, "warmup: no inner schedule")
+    }
     inner = first
   }
 

@@ -21,7 +21,8 @@ struct WarmupStableDecay: Schedule {
     source: "Hu et al., 2024, arXiv:2404.06395",
     parameters: [
       .lr(nil), .steps("warmup_steps", "length W of the warm-up"), .steps("stable_steps", "length S of the plateau"),
-      .steps("decay_steps", "length D of the decay"), .end, .choice("shape", ["linear", "sqrt", "cosine"], "of the decay"),
+      .steps("decay_steps", "length D of the decay"), .end,
+      .choice("shape", ["linear", "sqrt", "cosine"], "of the decay"),
     ])
   let lr, end, warmup, stable, decay: Double
   let linear, root: Bool

@@ -19,8 +19,9 @@ struct ClipValue: ElementRule {
 ///     n = ‖g‖₂, ‖g‖₁ or ‖g‖_∞;   n > max_norm:  g ← g·max_norm/(n + ε), else unchanged bit for bit
 ///
 /// State    `norm`, the last n (before clipping).
-/// Differs  optax has ε = 0, as here by default; torch's clip_grad_norm_ has ε = 1e-6 and multiplies by min(1, ·), which differs only within ε
-///          below max_norm. n is finite where g is, squares that leave the range of doubles included. A NaN or infinite
+/// Differs  optax has ε = 0, as here by default; torch's clip_grad_norm_ has ε = 1e-6 and multiplies by min(1, ·),
+///          which differs only within ε below max_norm. n is finite where g is, squares that leave the range of doubles
+///          included. A NaN or infinite
 ///          n multiplies.
 /// Source   Pascanu, Mikolov and Bengio, 2012, arXiv:1211.5063.
 struct ClipGlobalNorm: ElementRule {
@@ -72,11 +73,13 @@ struct ClipGlobalNorm: ElementRule {
 ///     fraction f:  k = min(⌊f·n⌋, n − 1),  c = the (k + 1)-th largest |x|
 ///
 /// State    none.
-/// Differs  the share is that of each tensor (the paper leaves it open). `nonzero_floor` keeps c at the smallest nonzero |x| where c would be 0.
+/// Differs  the share is that of each tensor (the paper leaves it open). `nonzero_floor` keeps c at the smallest
+///          nonzero |x| where c would be 0.
 /// Source   Pan and Li, 2023, arXiv:2306.00204.
 struct CoordinateClip: ElementRule {
   static let method = Method(
-    "coordinate_clip", .transform, "Clips the entries at a threshold, or such that a share of each tensor's entries is cut.",
+    "coordinate_clip", .transform,
+    "Clips the entries at a threshold, or such that a share of each tensor's entries is cut.",
     rule: """
       threshold: x <- clip(x, -c, c)
       fraction f: k = min(floor(f*n), n - 1), c = the (k + 1)-th largest |x|
@@ -117,7 +120,8 @@ struct FractionClip: WholeRule {
     for i in 0..<n { t.v[i] = t.v[i] > bound ? bound : t.v[i] < -bound ? -bound : t.v[i] }
   }
 
-  /// The magnitude with k others above it, digit by digit of its bits (those of magnitudes are ordered as they are); NaN is the largest.
+  /// The magnitude with k others above it, digit by digit of its bits (those of magnitudes are ordered as they are);
+  /// NaN is the largest.
   static func largest<T: Real>(_ v: UnsafeMutablePointer<T>, _ n: Int, _ k: Int) -> Double {
     var found: UInt64 = 0, mask: UInt64 = 0, k = k
     var counts = [Int](repeating: 0, count: 2048)

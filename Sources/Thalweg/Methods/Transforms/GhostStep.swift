@@ -7,17 +7,20 @@ import Glibc
 ///     ρ_B = the smallest ρ, or a quantile;    cap: τ' = min(τ, safety·ρ_B);    set: τ' = safety·ρ_B
 ///
 /// Shapes   a and z (samples, classes).
-/// State    nothing between steps; the update, the gradient and the parameters while it asks. Numbers: r = τ/ρ_B of the step as it was
-///          proposed, radius = ρ_B, tau = τ' as it was taken, norm = ‖u‖.
+/// State    nothing between steps; the update, the gradient and the parameters while it asks. Numbers: r = τ/ρ_B of the
+///          step as it was proposed, radius = ρ_B, tau = τ' as it was taken, norm = ‖u‖.
 /// Errors   TW_ERROR_NONFINITE when a, z or the update is not finite: the step is refused, and nothing has changed.
-/// Differs  u is the whole move for a step size of 1: direction, coupled and decoupled decay. With several step sizes τ is the largest and u holds
-///          their ratios. What follows the move (averages, projections) follows the shorter one; a prox takes its step size. The
-///          state of the rule goes on as if the step had not been capped. A quantile is the sorted radius at ⌊q·(n − 1)⌋. u = 0 asks for
+/// Differs  u is the whole move for a step size of 1: direction, coupled and decoupled decay. With several step sizes τ
+///          is the largest and u holds their ratios. What follows the move (averages, projections) follows the shorter
+///          one; a prox takes its step size. The
+///          state of the rule goes on as if the step had not been capped. A quantile is the sorted radius at ⌊q·(n −
+///          1)⌋. u = 0 asks for
 ///          nothing. Logits alone: a is (z(θ + fd_eps·u/‖u‖) − z(θ))·‖u‖/fd_eps, for parameters of 32 and 64 bits.
 /// Source   Sao, 2026, arXiv:2603.13552.
 struct GhostStep: ElementRule {
   static let method = Method(
-    "ghost_step", .update, "Keeps the move within the radius that the logits' complex zeros allow (softmax cross-entropy).",
+    "ghost_step", .update,
+    "Keeps the move within the radius that the logits' complex zeros allow (softmax cross-entropy).",
     rule: """
       theta <- theta + tau'*u, u the whole update for a step size of 1;  a = derivatives of the logits along u
       rho = pi/(max_k a_k - min_k a_k) for each sample;  two logits, exact: sqrt((z_0 - z_1)^2 + pi^2)/|a_0 - a_1|
@@ -38,7 +41,9 @@ struct GhostStep: ElementRule {
     requests: "logit_derivatives", needsFinite: true)
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
-  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("r"), Scalar("radius", .infinity), Scalar("tau"), Scalar("norm"), Scalar("proposed")] }
+  static func scalars(_ h: Hyper) -> [Scalar] {
+    [Scalar("r"), Scalar("radius", .infinity), Scalar("tau"), Scalar("norm"), Scalar("proposed")]
+  }
   static func phases(_ h: Hyper) -> Int { 1 }
   static func reach(_ h: Hyper, _ phase: Int) -> Scope { .tensor }
   static var perTensor: Bool { true }
@@ -63,7 +68,9 @@ struct GhostStep: ElementRule {
     func most(_ tensors: Int) -> Int { 3 }
     var kinds: [Request.Kind] { [.logitDerivatives] }
     struct Norm: ElementSum {
-      @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, s[0], times: s[0]) }
+      @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+        sums.add(0, s[0], times: s[0])
+      }
     }
     struct Displace: ElementOperation {
       let length: Double
@@ -80,7 +87,9 @@ struct GhostStep: ElementRule {
         io.clearAbsent(update)
         let tau = try io.propose(io.gradient(in: gradient), update)
         let norm = io.sum(Norm(), slots: [update]).root(0)
-        guard norm.isFinite else { throw Failure(Status.nonfinite, "ghost_step: the update is not finite; nothing was changed") }
+        guard norm.isFinite else {
+          throw Failure(Status.nonfinite, "ghost_step: the update is not finite; nothing was changed")
+        }
         io.setScalar(3, norm)
         io.setScalar(4, tau)
         if norm == 0 {
@@ -120,14 +129,18 @@ struct GhostStep: ElementRule {
 
     func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure) {
       if let a = answer.first, let z = answer.second, a.rows != z.rows || a.columns != z.columns {
-        throw Failure(Status.shape, "derivatives of shape [\(a.rows), \(a.columns)], but logits of shape [\(z.rows), \(z.columns)]")
+        throw Failure(
+          Status.shape, "derivatives of shape [\(a.rows), \(a.columns)], but logits of shape [\(z.rows), \(z.columns)]")
       }
       guard phase == 2 else { return }
       guard answer.first == nil, let z = answer.second else {
-        throw Failure(Status.argument, "only the logits at the parameters as they stand are wanted now, as the second matrix")
+        throw Failure(
+          Status.argument, "only the logits at the parameters as they stand are wanted now, as the second matrix")
       }
       guard let k = io.kept, k.rows == z.rows, k.columns == z.columns else {
-        throw Failure(Status.shape, "logits of shape [\(z.rows), \(z.columns)], but others for the first request; the samples must be the same")
+        throw Failure(
+          Status.shape,
+          "logits of shape [\(z.rows), \(z.columns)], but others for the first request; the samples must be the same")
       }
     }
   }
@@ -146,7 +159,9 @@ struct GhostStep: ElementRule {
       if let z = logits?.values, a.columns <= 2 { reach = hypot(a.columns == 1 ? z[i] : z[2 * i] - z[2 * i + 1], .pi) }
       radii.append(spread == 0 ? .infinity : reach / spread)
     }
-    guard radii.allSatisfy({ !$0.isNaN }) else { throw Failure(Status.nonfinite, "ghost_step: a radius is not a number; nothing was changed") }
+    guard radii.allSatisfy({ !$0.isNaN }) else {
+      throw Failure(Status.nonfinite, "ghost_step: a radius is not a number; nothing was changed")
+    }
     guard quantile > 0 else { return radii.min() ?? .infinity }
     radii.sort()
     return radii[min(Int(quantile * Double(radii.count - 1)), radii.count - 1)]

@@ -1,14 +1,17 @@
 /// Accumulates gradients over several calls; the pipeline steps at the last of them.
 ///
-///     acc ← acc + g   (weighted: acc + samples·g);   at the `every`-th call  g = acc/calls, acc (sum), or acc/Σ samples
+///     acc ← acc + g   (weighted: acc + samples·g);   at the `every`-th call  g = acc/calls, acc (sum), or acc/Σ
+///     samples
 ///
 /// State    acc; the calls and the samples of the window.
-/// Differs  nothing from optax.MultiSteps. The command `flush` steps with what a window has so far; an empty window does nothing. weighted
-///          needs observe("samples", n) before a call. A tensor without a gradient at the last call is not moved in that window.
+/// Differs  nothing from optax.MultiSteps. The command `flush` steps with what a window has so far; an empty window
+///          does nothing. weighted needs observe("samples", n) before a call. A tensor without a gradient at the last
+///          call is not moved in that window.
 /// Source   folklore.
 struct GradientAccumulate: Source {
   static let method = Method(
-    "gradient_accumulate", .transform, "Accumulates gradients over several calls; the pipeline steps at the last of them, or at a flush.",
+    "gradient_accumulate", .transform,
+    "Accumulates gradients over several calls; the pipeline steps at the last of them, or at a flush.",
     rule: """
       acc <- acc + g  (weighted: acc + samples*g)
       at the every-th call: g = acc/calls (mean), acc (sum), acc/(sum of samples) (weighted)
@@ -33,7 +36,9 @@ struct GradientAccumulate: Source {
 
   private struct Add: ElementOperation {
     let keep, weight: Double
-    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = keep == 0 ? weight * g : s[0] + weight * g }
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      s[0] = keep == 0 ? weight * g : s[0] + weight * g
+    }
   }
   /// The gradient of the window, in place: a flush needs no gradient of the host.
   private struct Take: ElementOperation {
@@ -46,7 +51,9 @@ struct GradientAccumulate: Source {
     if weighted {
       weight = io.observed("samples")
       guard weight > 0, weight.isFinite else {
-        throw Failure(Status.needs, "gradient_accumulate: mode=weighted needs the number of samples: observe \"samples\" before the step")
+        throw Failure(
+          Status.needs,
+          "gradient_accumulate: mode=weighted needs the number of samples: observe \"samples\" before the step")
       }
     }
     let calls = io.scalar(0)

@@ -15,7 +15,9 @@ struct GradientNoise: ElementRule {
       g <- g + sigma*xi,  xi ~ N(0, 1)
       """,
     source: "Neelakantan, Vilnis, Le, Sutskever, Kaiser, Kurach, Martens, 2015, arXiv:1511.06807",
-    parameters: [.number("eta", 0.3, .atLeast(0), "variance at first"), .number("gamma", 0.55, .atLeast(0), "power of its decay")])
+    parameters: [
+      .number("eta", 0.3, .atLeast(0), "variance at first"), .number("gamma", 0.55, .atLeast(0), "power of its decay"),
+    ])
 
   static var perTensor: Bool { true }
   let sigma: Double
@@ -24,7 +26,8 @@ struct GradientNoise: ElementRule {
   init(_ h: Hyper, _ c: StepContext) {
     let eta: Double = h.eta, gamma: Double = h.gamma
     sigma = (eta / pow(c.time, gamma)).squareRoot()
-    key = Random.key(seed: c.seed, stream: c.stream, step: UInt64(max(0, c.t - 1)), tensor: UInt32(truncatingIfNeeded: c.tensor))
+    key = Random.key(
+      seed: c.seed, stream: c.stream, step: UInt64(max(0, c.t - 1)), tensor: UInt32(truncatingIfNeeded: c.tensor))
   }
 
   var multiplies: Double? { sigma == 0 ? 1 : nil }

@@ -5,8 +5,9 @@ import Glibc
 ///     g ← α²·(|θ| + ε)^(2(α − 1)/α)·g,   the gradient as it comes when φ is trained and θ = φ·|φ|^(α − 1)
 ///
 /// State    none.
-/// Differs  equal, to first order in the step size, to gradient descent on φ. The paper argues for such optimizers; that this one is its own is
-///          UNVERIFIED. θ = 0 stays where ε = 0. Behind the rule it scales the update, by the parameters too.
+/// Differs  equal, to first order in the step size, to gradient descent on φ. The paper argues for such optimizers;
+///          that this one is its own is UNVERIFIED. θ = 0 stays where ε = 0. Behind the rule it scales the update, by
+///          the parameters too.
 /// Source   Pascanu et al., 2025, arXiv:2507.12224.
 struct PowerpropPrecond: WholeRule {
   static let method = Method(
@@ -14,7 +15,8 @@ struct PowerpropPrecond: WholeRule {
     rule: "g <- alpha^2 * (|theta| + eps)^(2*(alpha - 1)/alpha) * g",
     source: "Pascanu et al., 2025, arXiv:2507.12224",
     parameters: [
-      .number("alpha", 2, .atLeast(1), "power of the reparametrisation; 1 changes nothing"), .eps(0, "added to |theta|"),
+      .number("alpha", 2, .atLeast(1), "power of the reparametrisation; 1 changes nothing"),
+      .eps(0, "added to |theta|"),
     ])
 
   let alpha, power, eps: Double

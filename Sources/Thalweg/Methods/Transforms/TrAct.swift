@@ -1,32 +1,42 @@
-/// TrAct: the weight gradient of a layer becomes the move that a gradient step on its pre-activations asks of the weight.
+/// TrAct: the weight gradient of a layer becomes the move that a gradient step on its pre-activations asks of the
+/// weight.
 ///
-///     ΔW = Gᵀ·X·(Xᵀ·X/n + λ·I)⁻¹,  for n < in as  Zᵀ·X  with  (X·Xᵀ/n + λ·I)·Z = G;   ΔW takes the place of Gᵀ·X, the gradient
+///     ΔW = Gᵀ·X·(Xᵀ·X/n + λ·I)⁻¹,  for n < in as  Zᵀ·X  with  (X·Xᵀ/n + λ·I)·Z = G;   ΔW takes the place of Gᵀ·X, the
+///     gradient
 ///
-/// Shapes   X (n, in): the layer's inputs; G (n, out): the gradient of the loss at its pre-activations; W (out, in), or (out, in, kh, kw) seen
-///          as (out, in·kh·kw), X then the patches of all samples and positions. n is the number of rows given.
+/// Shapes   X (n, in): the layer's inputs; G (n, out): the gradient of the loss at its pre-activations; W (out, in), or
+///          (out, in, kh, kw) seen as (out, in·kh·kw), X then the patches of all samples and positions. n is the number
+///          of rows given.
 /// State    nothing between steps; the gradient of the step while it asks.
 /// Errors   TW_ERROR_SHAPE when X or G does not fit W; TW_ERROR_NONFINITE when they are not finite.
-/// Differs  nothing from the paper. Asked for is every tensor of rank 2 or more that is not marked as bias, norm or embedding: `route` says
-///          which layers. X = 0, or no rows, gives 0. Everything else keeps its gradient.
+/// Differs  nothing from the paper. Asked for is every tensor of rank 2 or more that is not marked as bias, norm or
+///          embedding: `route` says which layers. X = 0, or no rows, gives 0. Everything else keeps its gradient.
 /// Source   Petersen, Borgelt and Ermon, 2024, arXiv:2410.23970.
 struct TrAct: Source {
   static let method = Method(
-    "tract", .transform, "TrAct: the weight gradient becomes the least-squares move for a gradient step on the pre-activations.",
+    "tract", .transform,
+    "TrAct: the weight gradient becomes the least-squares move for a gradient step on the pre-activations.",
     rule: """
-      W's gradient <- G' X (X' X / n + lam*I)^-1,  X (n, in): inputs of the layer, G (n, out): gradient at its pre-activations
+      W's gradient <- G' X (X' X / n + lam*I)^-1,  X (n, in): inputs of the layer, G (n, out): gradient at its \
+      pre-activations
       tensors of rank below 2, biases, norms and embeddings keep their gradient
       """,
     source: "Petersen, Borgelt, Ermon, 2024, arXiv:2410.23970", parameters: [.number("lam", 0.1, .above(0), "ridge")],
-    slots: [Slot.temporary("gradient", "the gradient of the step, with those that are replaced")], requests: "activations", needsFinite: true)
+    slots: [Slot.temporary("gradient", "the gradient of the step, with those that are replaced")],
+    requests: "activations", needsFinite: true)
 
   let slots = TrAct.method.slots
   init(_ h: Hyper) {}
 
-  private static func takes(_ s: Shape) -> Bool { s.ndim >= 2 && s.count > 0 && s.role != 2 && s.role != 3 && s.role != 4 }
+  private static func takes(_ s: Shape) -> Bool {
+    s.ndim >= 2 && s.count > 0 && s.role != 2 && s.role != 3 && s.role != 4
+  }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     let layers = io.tensors(where: TrAct.takes)
-    if phase == 0 { io.change(SaveGradient(), slots: [0], parameters: false) } else if phase <= layers.count {
+    if phase == 0 {
+      io.change(SaveGradient(), slots: [0], parameters: false)
+    } else if phase <= layers.count {
       let layer = layers[phase - 1]
       if let x = io.answer.first, let g = io.answer.second {
         io.fill(0, of: layer, try TrAct.move(x, g, io.hyper(of: layer).lam, io.gradientScale))
@@ -44,15 +54,25 @@ struct TrAct: Source {
     guard phase >= 1, phase <= layers.count else { throw Failure(Status.sequence, "tract asked for no activations") }
     let s = io.shape(of: layers[phase - 1]), who = io.label(layers[phase - 1])
     guard let x = answer.first, let g = answer.second else {
-      throw Failure(Status.argument, "tract needs the inputs of the layer of \(who) and the gradient at its pre-activations; one is missing")
+      throw Failure(
+        Status.argument,
+        "tract needs the inputs of the layer of \(who) and the gradient at its pre-activations; one is missing")
     }
     guard x.columns == s.columns else {
-      throw Failure(Status.shape, "\(who): the inputs have \(x.columns) columns, the weight of shape \(s.dimensions) needs \(s.columns)")
+      throw Failure(
+        Status.shape,
+        "\(who): the inputs have \(x.columns) columns, the weight of shape \(s.dimensions) needs \(s.columns)")
     }
     guard g.columns == s.rows else {
-      throw Failure(Status.shape, "\(who): the gradient at the pre-activations has \(g.columns) columns, the weight of shape \(s.dimensions) needs \(s.rows)")
+      throw Failure(
+        Status.shape,
+        "\(who): the gradient at the pre-activations has \(g.columns) columns, the weight of shape \(s.dimensions) "
+          + "needs \(s.rows)"
+      )
     }
-    guard x.rows == g.rows else { throw Failure(Status.shape, "\(who): \(x.rows) rows of inputs, but \(g.rows) rows of gradients") }
+    guard x.rows == g.rows else {
+      throw Failure(Status.shape, "\(who): \(x.rows) rows of inputs, but \(g.rows) rows of gradients")
+    }
   }
 
   /// scale·ΔW, (out, in).

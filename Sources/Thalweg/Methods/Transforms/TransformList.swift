@@ -3,7 +3,9 @@ let transformList: [Registered] = [
   entry(ClipGlobalNorm.self),
   Registered(
     method: CoordinateClip.method,
-    component: .chosen { $0.given("fraction") ? .whole(kernels(FractionClip.self)) : .element(kernels(CoordinateClip.self)) }),
+    component: .chosen {
+      $0.given("fraction") ? .whole(kernels(FractionClip.self)) : .element(kernels(CoordinateClip.self))
+    }),
   entry(GradientNoise.self),
   entry(GradientAccumulate.self),
   entry(TrAct.self),
