@@ -1473,6 +1473,34 @@ class SplitSGD(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class SPSA(Optimizer):
+    # Descent along a difference quotient of two losses at random signs; asks for no gradient.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        a: float | str | Schedule = 0.1,
+        c: float | str | Schedule = 0.1,
+        A: float | str | Schedule = 0,
+        alpha: float | str | Schedule = 0.602,
+        gamma: float | str | Schedule = 0.101,
+        low: float | str | Schedule | None = None,
+        high: float | str | Schedule | None = None,
+        clip_perturbed: bool = False,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class SVRG(Optimizer):
     # SVRG: minibatch gradients corrected by those at a snapshot whose full gradient is known.
     method: _ClassVar[str]
