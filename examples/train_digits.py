@@ -146,15 +146,18 @@ def train(sentence: str, state_dtype: str, args: argparse.Namespace) -> Result:
     opt = tw.Optimizer(model.params, sentence, names=model.names, state_dtype=state_dtype, seed=args.seed)
     opt.bind_gradients(model.grads)
 
-    batch, tag, inside = next(batches), None, 0.0
+    seen: dict[int, Data] = {}  # the minibatches of the step
+    inside = 0.0
 
     def closure(request: Any) -> float | None:
         """Answers what the method asks for; equal tags mean the same minibatch."""
-        nonlocal batch, tag, inside
+        nonlocal inside
         start = time.perf_counter()
-        if request.tag != tag:
-            batch, tag = next(batches), request.tag
-        loss = None
+        if request.pass_ == 0:
+            seen.clear()
+        if request.tag not in seen:
+            seen[request.tag] = next(batches)
+        batch, loss = seen[request.tag], None
         if request.kind == "task_gradient":  # the tasks are shares of the minibatch
             loss = model.loss(Data(batch.x[request.index :: request.count], batch.y[request.index :: request.count]))
         elif request.kind == "hessian_vector":

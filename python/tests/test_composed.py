@@ -296,3 +296,45 @@ def test_a_partial_window_is_never_left_open() -> None:
     before = [p.tobytes() for p in params]
     opt.command("gradient_accumulate.flush")
     assert [p.tobytes() for p in params] == before and opt.steps == 1
+
+
+# ---- losses
+
+
+@pytest.mark.parametrize("mode, want", [("mean", 2.5), ("sum", 10.0), ("weighted", (4 + 2 * 3 + 3 * 2 + 4 * 1) / 10)])
+@pytest.mark.parametrize("before", ["", "sam(0) | "])
+def test_the_loss_of_a_window_is_made_as_its_gradient_is(mode: str, want: float, before: str) -> None:
+    """polyak_sgd steps by (f - 0)/|g|^2 along g: with unit gradients, or four of them for a sum, that tells f."""
+    w, losses = np.zeros(1), iter([4.0, 3.0, 2.0, 1.0])
+    opt = tw.Optimizer([w], f"gradient_accumulate(4, mode={mode}) | {before}polyak_sgd(max_lr=1000)")
+    opt.bind_gradients([np.ones(1)])
+    seen: dict[int, float] = {}
+    while opt.steps < 1:
+        for request in opt.requests():
+            if request.tag not in seen:
+                if mode == "weighted":
+                    opt.observe("samples", float(len(seen) + 1))
+                seen[request.tag] = next(losses)
+                assert request.kind == "loss_and_gradient"
+            request.loss = seen[request.tag] if request.wants_loss else None
+    np.testing.assert_allclose(w, -want / (4 if mode == "sum" else 1), rtol=1e-12)
+
+
+def test_a_flush_takes_the_loss_of_what_there_is() -> None:
+    w = np.zeros(1)
+    opt = tw.Optimizer([w], "gradient_accumulate(4) | polyak_sgd(max_lr=1000)")
+    for loss in (5.0, 2.0):
+        opt.observe("loss", loss)
+        opt.step([np.ones(1)])
+    opt.command("gradient_accumulate.flush")
+    np.testing.assert_allclose(w, -3.5, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sentence, match", [
+    ("gradient_accumulate(4) | spsa", "asks for no gradient"),
+    ("sam(0.05) | spsa", "`sam` before it would have nothing to do"),
+    ("route(matrix=(spsa), other=(sgd(lr=0.1)))", "cannot stand inside route"),
+])
+def test_what_has_nothing_to_do_is_refused(sentence: str, match: str) -> None:
+    with pytest.raises(tw.MethodError, match=match):
+        tw.Optimizer([np.ones((3, 2)), np.ones(4)], sentence)

@@ -134,3 +134,10 @@ def test_an_exception_at_the_second_request() -> None:
     with pytest.raises(KeyboardInterrupt):
         opt.step(closure)
     assert (calls[0] != calls[1]).all() and (opt.params["w"] == 1).all() and opt.engine.steps == 0
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_losses_alone(alone: bool) -> None:
+    opt = Optimizer({"w": jnp.zeros(4)}, "spsa(a=0.01)")
+    opt.step(lambda params: params["w"].sum() if alone else (params["w"].sum(), None))
+    assert bool((opt.params["w"] != 0).all())

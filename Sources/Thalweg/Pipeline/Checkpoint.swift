@@ -473,6 +473,10 @@ package enum Checkpoint {
     for s in o.stages where !s.scalars.isEmpty {
       let name = "\(key(s))/scalars", n = s.scalars.count, expected = s.scope == .global ? n : n * o.bound.count
       guard let v = file.numbers(name) else { throw Failure(Status.mismatch, "the checkpoint has no `\(name)`") }
+      if s.scope == .global, v.count < n {   // written when the stage had fewer
+        list.append((s, v + s.scalars.dropFirst(v.count).map(\.start)))
+        continue
+      }
       guard v.count == expected else {
         throw Failure(Status.mismatch, "`\(name)` has \(v.count) numbers in the checkpoint, \(expected) here")
       }

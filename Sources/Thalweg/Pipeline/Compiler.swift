@@ -228,10 +228,14 @@ struct Compiler {
         if routed {
           if made.global {
             throw Failure(
-              Status.method,
-              "`\(n.name)` reaches all tensors: it cannot stand inside route(...), but may stand behind it")
+              Status.method, "`\(n.name)` reaches all tensors: it cannot stand inside route(...)"
+                + (role == .update ? ", but may stand behind it" : ""))
           }
           s.branch = branches.count
+        }
+        if let first = sources.first, !made.takesGradients {
+          throw Failure(
+            Status.method, "`\(n.name)` asks for no gradient: `\(first.name)` before it would have nothing to do")
         }
         sources.append(s)
       }

@@ -30,10 +30,12 @@ package enum Status {
 /// The name among `candidates` that is nearest to `name` (edit distance at most a third of its length), for "did you
 /// mean".
 package func nearest(_ name: String, _ candidates: [String]) -> String? {
-  let a = Array(name.utf8.prefix(64))
+  // a class name in Python is one slip, whatever its capitals
+  func folded(_ s: String) -> [UInt8] { s.utf8.prefix(64).map { $0 >= 65 && $0 <= 90 ? $0 | 32 : $0 } }
+  let a = folded(name)
   var best: (distance: Int, name: String)?
   for candidate in candidates {
-    let b = Array(candidate.utf8.prefix(64))
+    let b = folded(candidate)
     if abs(a.count - b.count) > 4 { continue }
     // Damerau's distance: two neighbours exchanged are one slip.
     var before = [Int](repeating: 0, count: b.count + 1), row = Array(0...b.count)

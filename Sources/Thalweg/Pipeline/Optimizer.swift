@@ -79,6 +79,8 @@ package final class Optimizer {
   var pending = Request()
   /// The step began with a request for the loss, which the source's own first request does not bring.
   var lossFirst = false
+  /// The last answer brought a loss.
+  var lossIsNew = false
   var hasGradients = false
   var snapshotMemory: [Memory] = []
   /// The scalars of the sources as they were before the step, and the lasting state of those that do not decide.

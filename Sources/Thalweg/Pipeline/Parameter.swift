@@ -277,8 +277,9 @@ extension Parameter {
       var list: [StageNode] = []
       for item in items { list.append(try schedule(item, of: method)) }
       return .schedules(list)
-    case (.flag, .word(let w)) where w.arguments.isEmpty && (w.name == "true" || w.name == "false"):
-      return .flag(w.name == "true")
+    // as Python writes them, too
+    case (.flag, .word(let w)) where w.arguments.isEmpty && ["true", "false", "True", "False"].contains(w.name):
+      return .flag(w.name.lowercased() == "true")
     case (.choice(let words), .word(let w)) where w.arguments.isEmpty:
       guard let k = words.firstIndex(of: w.name) else { throw wrong() }
       return .choice(k)

@@ -144,6 +144,10 @@ package struct SourceIO {
   package var seed: UInt64 { optimizer.options.seed }
   package var stream: UInt32 { UInt32(stage.id) }
   package var loss: Double { optimizer.observed["loss"] ?? .nan }
+  /// It came with the answer that the source sees now.
+  package var lossIsNew: Bool { optimizer.lossIsNew }
+  /// The loss that stages behind see.
+  package func setLoss(_ loss: Double) { optimizer.observed["loss"] = loss }
   /// What was observed under this name since the last step; NaN when nothing was.
   package func observed(_ what: String) -> Double { optimizer.observed[what] ?? .nan }
   package func scalar(_ k: Int) -> Double { stage.globals[k] }

@@ -33,7 +33,7 @@ extension Optimizer {
     if let s = sources.first(where: { !($0.source?.single ?? false) }) ?? sources.dropFirst().first {
       throw Failure(
         Status.needs,
-        "\(s.name) needs more than one gradient a step (\(s.method.requests)); call next and answer its requests")
+        "\(s.name) asks for more than the gradient that is there (\(s.method.asks)); call next and answer its requests")
     }
     try between()
     if needsLoss, observed["loss"] == nil {
@@ -48,6 +48,7 @@ extension Optimizer {
       try noticeAhead()
       try begin()
       guard let stage = sources.first, let source = stage.source else { return try update(nil) }
+      lossIsNew = observed["loss"] != nil
       guard case .update(let op) = try source.advance(0, SourceIO(self, stage)) else { return endWithoutUpdate() }
       return try update(op)
     } catch {
@@ -135,7 +136,8 @@ extension Optimizer {
       let what = pending.kind == .activations ? "activations" : "derivatives of the logits"
       throw Failure(Status.needs, "\(who) asked for \(what): answer with answer_matrix; nothing was changed")
     }
-    if pending.kind == .loss || pending.kind == .lossAndGradient {
+    lossIsNew = pending.kind == .loss || pending.kind == .lossAndGradient
+    if lossIsNew {
       guard let loss, !loss.isNaN else {
         throw Failure(Status.needs, "\(lossNeeder) needs the loss of this step: set the request's loss (it is NaN)")
       }
@@ -185,7 +187,8 @@ extension Optimizer {
   /// Equal tags mean the same minibatch: a number of the call, and of the minibatch where it is another one.
   private func tag(_ sample: UInt64) -> UInt64 { UInt64(calls) &* 2 &+ sample }
   func fill(_ ask: Ask, _ sample: UInt64) -> Request {
-    let first = phase == 0 && needsLoss && !opens && ask.kind == .gradient
+    // of every minibatch whose gradient at the parameters is the first that a source sees
+    let first = needsLoss && !opens && ask.kind == .gradient && stack.allSatisfy { $0.phase == 0 }
     return Request(
       kind: first ? .lossAndGradient : ask.kind, pass: phase + (lossFirst ? 1 : 0), tag: tag(sample), index: ask.index,
       count: ask.count)

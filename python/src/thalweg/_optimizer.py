@@ -55,11 +55,12 @@ class Request:
              "previous_gradient" (of this minibatch, at the previous parameters); and those that `answer_matrix` answers:
              "logit_derivatives" (along `probe`), "activations" (of the layer whose weight is parameter `index`)
     pass_    0, 1, ... within one step
-    tag      equal tags mean: the same minibatch and the same dropout
+    tag      equal tags mean: the same minibatch and the same dropout.  Tags of one step may come back after others (a SAM
+             behind an accumulation of two: A B A B), never in a later step: keep a dict by tag, emptied at pass 0
     loss     write the loss here when it is asked for
     """
 
-    __slots__ = ("kind", "pass_", "tag", "index", "count", "loss", "_optimizer", "_probe")
+    __slots__ = ("kind", "pass_", "tag", "index", "count", "loss", "_optimizer", "_probe", "_answered")
 
     def __init__(self, optimizer: Optimizer, row: tuple[int, int, int, int, int, int]) -> None:
         kind, self.pass_, self.tag, self.index, self.count, _ = row
@@ -67,6 +68,7 @@ class Request:
         self.loss: float | None = None
         self._optimizer = optimizer
         self._probe: list[np.ndarray] | None = None
+        self._answered = False
 
     @property
     def wants_loss(self) -> bool:
@@ -92,6 +94,7 @@ class Request:
         """Binds the arrays that hold the answer (they may be others at every request) and sets the loss."""
         if grads is not None:
             self._optimizer._answer(grads)
+            self._answered = True
         if loss is not None:
             self.loss = float(loss)
 
@@ -309,6 +312,16 @@ class Optimizer(_thalweg.Optimizer):
             for request in opt.requests():
                 loss = compute(...)            # the parameters stand where the answer is wanted
                 request.answer(grads, loss)    # or fill the bound gradients and set request.loss
+
+        How many requests come depends on the sentence and may depend on the answers: two for SAM, eight for
+        "gradient_accumulate(4) | sam(0.05) | adamw".  Minibatches are told apart by their tags:
+
+            for request in opt.requests():
+                if request.pass_ == 0:
+                    batches = {}
+                if request.tag not in batches:
+                    batches[request.tag] = next(data)
+                request.answer(*gradients_and_loss(batches[request.tag]))
 
         The step is done when the loop ends.  Leaving the loop early (break, an exception) cancels the step, at the
         latest when the next one starts: parameters and state are those from before it.  Where a state was loaded that had

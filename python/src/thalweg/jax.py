@@ -94,7 +94,7 @@ class Optimizer:
 
         grads  a pytree like the parameters, of JAX or NumPy arrays, even if it can be called (a module); or a closure:
                closure(params) -> (loss, grads), called as often as the method asks; the loss may be None for methods
-               that do not ask for it.  Methods that ask for more than gradients and losses (hessian_vector, matrices)
+               that do not ask for it, and the loss alone is an answer where nothing else is wanted (spsa).  Methods that ask for more than gradients and losses (hessian_vector, matrices)
                need the requests of `engine`
 
         Returns the closure's first loss, else None.
@@ -109,14 +109,18 @@ class Optimizer:
         return None
 
     def _step_closure(self, closure: Callable[[Any], Any]) -> Any:
-        def answer(request: _optimizer.Request) -> tuple[Any, list[Any]]:
+        def answer(request: _optimizer.Request) -> tuple[Any, list[Any] | None]:
             if request.kind in _optimizer.BEYOND_GRADIENTS:
                 raise error(NeedsError, f"the method asks for {request.kind}, which closure(params) cannot know: answer "
                             "every request in opt.engine.requests()")
             returned = closure(self.params)
+            if request.kind == "loss" and not isinstance(returned, (tuple, list)):
+                return _optimizer._number_of(returned), None
             if not isinstance(returned, (tuple, list)) or len(returned) != 2:
                 raise TypeError(f"closure(params) returns (loss, grads), not {type(returned).__name__}")
             loss, grads = returned
+            if request.kind == "loss":
+                return _optimizer._number_of(loss), None
             return None if loss is None else _optimizer._number_of(loss), self._leaves(grads)
 
         loss = self.engine.step(answer)

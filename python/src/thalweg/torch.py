@@ -269,6 +269,33 @@ class Optimizer(torch.optim.Optimizer):
                     request.answer([p.grad for p in parameters])
         return first
 
+    def requests(self) -> Generator[_optimizer.Request, None, None]:
+        """One step as a loop over what the method asks for, as of thalweg.Optimizer.requests.
+
+            for request in opt.requests():
+                opt.zero_grad()
+                loss = criterion(model(x), y)    # equal request.tag: the same minibatch
+                loss.backward()
+                request.loss = loss.item()       # where request.wants_loss
+
+        What lies in `.grad` when the loop goes on is the answer, unless request.answer gave another.
+        """
+        self._push()
+        parameters = self._parameters()
+        try:
+            with contextlib.closing(self.engine.requests()) as requests:
+                for request in requests:
+                    yield request
+                    if request.wants_gradient and not request._answered:
+                        request.answer([p.grad for p in parameters])
+            self._opt_called = True  # what schedulers look for, which watch `step`
+        finally:
+            if not self.engine.closed:
+                self.engine._loosen()
+        torch.autograd.graph.increment_version(parameters)
+        if self._scheduled or self.engine._edits != self._seen:
+            self._refresh()
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch.  With set_to_none the memory of the gradients can be freed before the next backward pass."""
         super().zero_grad(set_to_none)
@@ -324,7 +351,7 @@ class Optimizer(torch.optim.Optimizer):
     @of_adapter
     def observe(self, what: str, value: float) -> None:
         """Tells the pipeline a number that it watches: "loss", "metric"."""
-        self.engine.observe(what, float(value))
+        self.engine.observe(what, float(value.detach() if isinstance(value, torch.Tensor) else value))
         self._refresh()
 
     # ---- modes

@@ -3,7 +3,8 @@
 ///     acc ← acc + g   (weighted: acc + samples·g);   at the `every`-th call  g = acc/calls, acc (sum), or acc/Σ
 ///     samples
 ///
-/// State    acc; the calls and the samples of the window.
+/// State    acc; the calls, samples and losses of the window. Where a stage behind needs the loss it gets that of the
+///          window, made of the losses of its calls as the gradient is.
 /// Differs  nothing from optax.MultiSteps. The command `flush` steps with what a window has so far; an empty window
 ///          does nothing. weighted needs observe("samples", n) before a call. A tensor without a gradient at the last
 ///          call is not moved in that window.
@@ -23,7 +24,7 @@ struct GradientAccumulate: Source {
     ])
 
   let slots = [Slot("acc", "the accumulated gradient")]
-  let scalars = [Scalar("calls"), Scalar("samples")]
+  let scalars = [Scalar("calls"), Scalar("samples"), Scalar("loss"), Scalar("losses")]
   let single = true
   let commands = ["flush"]
   let observes: [String]
@@ -61,12 +62,15 @@ struct GradientAccumulate: Source {
     io.change(Add(keep: calls == 0 ? 0 : 1, weight: weight), parameters: false)
     io.setScalar(0, calls + 1)
     io.setScalar(1, (calls == 0 ? 0 : io.scalar(1)) + weight)
+    io.setScalar(2, (calls == 0 ? 0 : io.scalar(2)) + (io.lossIsNew ? weight * io.loss : 0))
+    io.setScalar(3, (calls == 0 ? 0 : io.scalar(3)) + (io.lossIsNew ? 1 : 0))
     return calls + 1 < io.hyper.every ? .nothing : take(io)
   }
 
   /// The gradient of the window, which then is over.
   private func take(_ io: SourceIO) -> Move {
     let divisor = sum ? 1 : weighted ? io.scalar(1) : io.scalar(0)
+    if io.scalar(3) == io.scalar(0) { io.setLoss(io.scalar(2) / divisor) }
     io.setScalar(0, 0)
     io.change(Take(factor: 1 / divisor), parameters: false)
     return .update(io.gradient(in: 0))
