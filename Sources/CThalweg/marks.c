@@ -1,32 +1,50 @@
-/* Fingerprints of chunks of parameters: Engine/Marks.swift. */
+/* Fingerprints of groups of parameters: Engine/Marks.swift. */
 #include "CThalweg.h"
 
-/* Rows of sixteen lanes of eight bytes. */
-enum { ROW = TWI_MARK_LANES * 8 };
-typedef uint32_t words __attribute__((vector_size(ROW)));
-typedef uint64_t longs __attribute__((vector_size(ROW)));
+enum { PIECE = 64 };
+typedef uint32_t words __attribute__((vector_size(PIECE)));
+typedef uint64_t longs __attribute__((vector_size(PIECE)));
 
-/* The sum of products of the two words of each lane, a key of the row added to either: no two rows count alike, so that neither
- * elements that change places nor signs that turn cancel but by chance, one in four thousand million. */
-TWI_INLINE void add(longs *sum, const void *row, uint64_t key) {
+/* A key for each word of a group of at most four pieces: 256 bits of pi, and on by steps of the golden ratio. */
+static inline words keys(int piece) {
+  const longs first = {0x243f6a8885a308d3, 0x13198a2e03707344, 0xa4093822299f31d0, 0x082efa98ec4e6c89,
+                       0x452821e638d01377, 0xbe5466cf34e90c6c, 0xc0ac29b7c97c50dd, 0x3f84d5b5b5470917};
+  return (words)(first + (uint64_t)piece * 0x9e3779b97f4a7c15);
+}
+
+/* The sum of products of the two words of every eight bytes, a key added to each: no two places count alike, so that
+ * neither elements that change places nor signs that turn cancel but by chance, one in four thousand million. */
+TWI_INLINE void add(longs *sum, const void *at, int piece) {
   words w;
-  memcpy(&w, row, ROW);
-  w += (words)((longs){0} + key);
+  memcpy(&w, at, PIECE);
+  w += keys(piece);
   const longs pair = (longs)w;
   *sum += (pair & 0xffffffff) * (pair >> 32);
 }
-void twi_mark(const void *x, int64_t n, uint32_t *out) {
-  const uint8_t *at = x;
+TWI_INLINE uint32_t finish(const longs *sum) {
+  uint64_t all = 0;
+  for (int k = 0; k < 8; k++) all += (*sum)[k];
+  return (uint32_t)(all * 0x9e3779b97f4a7c15 >> 32);
+}
+TWI_INLINE uint32_t group(const uint8_t *at, int pieces) {
   longs sum = {0};
-  uint64_t key = 0x243f6a8885a308d3;
-  for (int64_t rows = n / ROW; rows > 0; rows--, at += ROW, key += 0x9e3779b97f4a7c15) add(&sum, at, key);
-  if (n % ROW > 0) {
-    uint8_t rest[ROW] = {0};
-    memcpy(rest, at, (size_t)(n % ROW));
-    add(&sum, rest, key);
+  for (int k = 0; k < pieces; k++) add(&sum, at + k * PIECE, k);
+  return finish(&sum);
+}
+static uint32_t rest(const uint8_t *at, int64_t n) {
+  uint8_t padded[4 * PIECE] = {0};
+  memcpy(padded, at, (size_t)n);
+  return group(padded, 4);
+}
+
+void twi_mark(const void *x, int64_t n, int64_t bytes, uint32_t *out) {
+  const uint8_t *at = x;
+  switch (bytes) {
+  case PIECE: for (; n >= bytes; n -= bytes, at += bytes) *out++ = group(at, 1); break;
+  case 2 * PIECE: for (; n >= bytes; n -= bytes, at += bytes) *out++ = group(at, 2); break;
+  default: for (; n >= bytes; n -= bytes, at += bytes) *out++ = group(at, 4);
   }
-  sum *= 0x9e3779b97f4a7c15;
-  for (int k = 0; k < TWI_MARK_LANES; k++) out[k] = (uint32_t)(sum[k] >> 32);
+  if (n > 0) *out = rest(at, n);
 }
 
 /* Whether 16-bit numbers are what the floats round to. For bfloat16 "no" may also mean that a number lies half way, or is none. */

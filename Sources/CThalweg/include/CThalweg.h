@@ -63,9 +63,8 @@ const char *twi_strerror(int code);
 int twi_open_new(const char *path, int mode);
 int twi_open_read(const char *path);
 
-/* The mark of n bytes (Engine/Marks.swift): number k of eight bytes in every 128, those from 8k on. */
-enum { TWI_MARK_LANES = 16 };
-void twi_mark(const void *x, int64_t n, uint32_t *out);
+/* A number for every group of n bytes (Engine/Marks.swift), of 64, 128 or 256. */
+void twi_mark(const void *x, int64_t n, int64_t group, uint32_t *out);
 /* Whether 16-bit numbers are surely what the floats round to. */
 bool twi_rounds_to_bf16(const float *x, const uint16_t *codes, int64_t n);
 bool twi_rounds_to_f16(const float *x, const uint16_t *codes, int64_t n);

@@ -1,30 +1,38 @@
 import CThalweg
+import Glibc
 
-/// A fingerprint of a chunk of parameters as a step left them, which tells at the next step where the host has written
-/// since.
-///
-/// A mark of a chunk of 512 elements is 16 numbers: number k is a hash of the elements in the eight bytes at 8k, 8(k +
-/// 16), 8(k + 32), ... of the chunk, so that a single element that was written is known within its 31 neighbours. A few
-/// instructions a vector, over memory that the step has at hand anyway.
+/// What tells at the next step where the host has written parameters since the last: of small tensors their bits as the
+/// step left them, of larger ones a hash of every group of 32 elements, so that an element that was written is known
+/// within its group. A few instructions a vector, over memory that the step has at hand anyway.
 enum Marks {
-  static let lanes = Int(TWI_MARK_LANES)
+  static let group = 32
+  /// Tensors of at most so many elements are kept whole: one chunk.
+  static let whole = Program.chunk
 
-  /// Numbers for the marks of a tensor.
-  static func count(_ elements: Int) -> Int {
-    (elements / Program.chunk + (elements % Program.chunk > 0 ? 1 : 0)) * lanes
+  /// Bytes of the marks of n elements of a tensor of `total`, a chunk or what is left of one.
+  static func bytes(_ n: Int, of total: Int, _ size: Int) -> Int {
+    total <= whole ? n * size : (n + group - 1) / group * 4
   }
-  /// The number that an element of a chunk counts in.
-  static func lane(_ element: Int, size: Int) -> Int { element * size / 8 % lanes }
+  /// Where those of a chunk begin.
+  static func offset(_ start: Int) -> Int { start / group * 4 }
 
-  /// The mark of the chunk that begins at `start` into `out`, `lanes` numbers.
-  static func take(_ x: Layout, _ start: Int, _ count: Int, _ out: UnsafeMutablePointer<UInt32>) {
+  /// The marks of the chunk that begins at `start`.
+  static func take(_ x: Layout, _ start: Int, _ count: Int, of total: Int, _ out: UnsafeMutableRawPointer) {
     let size = x.dtype.size
-    if x.dense { return twi_mark(x.data + start &* size, Int64(count &* size), out) }
+    if total <= whole { return x.gather(start, count, out) }
+    let out = out.assumingMemoryBound(to: UInt32.self), bytes = Int64(count &* size), group = Int64(Marks.group &* size)
+    if x.dense { return twi_mark(x.data + start &* size, bytes, group, out) }
     withUnsafeTemporaryAllocation(byteCount: count &* size, alignment: 64) { room in
       guard let row = room.baseAddress else { return }
       x.gather(start, count, row)
-      twi_mark(row, Int64(count &* size), out)
+      twi_mark(row, bytes, group, out)
     }
+  }
+
+  /// Whether the mark of an element of a chunk differs.
+  static func differs(_ e: Int, of total: Int, _ size: Int, _ a: UnsafeRawPointer, _ b: UnsafeRawPointer) -> Bool {
+    if total <= whole { return memcmp(a + e * size, b + e * size, size) != 0 }
+    return memcmp(a + e / group * 4, b + e / group * 4, 4) != 0
   }
 }
 

@@ -66,7 +66,7 @@ final class Program {
   /// Told of chunks whose parameters are not as the last step left them: where they begin, how many they are, their
   /// mark now and then.
   typealias Written = (
-    UnsafeMutablePointer<Record>, _ start: Int, _ count: Int, UnsafePointer<UInt32>, UnsafePointer<UInt32>
+    UnsafeMutablePointer<Record>, _ start: Int, _ count: Int, _ now: UnsafeRawPointer, _ then: UnsafeRawPointer
   ) -> Void
   private let written: Written
 
@@ -432,12 +432,12 @@ final class Program {
       case .write: s.pointee.layout?.pointee.write(at, m, from: p, size: size, rounding: s.pointee.rounding)
       case .adopt: s.pointee.layout?.pointee.adopt(at, m, p.assumingMemoryBound(to: Float.self))
       case .notice:
-        let now = pad.assumingMemoryBound(to: UInt32.self)
-        eachMark(s, m) { layout, start, count, then in
-          Marks.take(layout, start, count, now)
-          if memcmp(now, then, Marks.lanes &* 4) != 0 { written(r, start, count, now, then) }
+        let now = row(Row.update)  // the first step of a chunk: nothing lies in the rows yet
+        eachMark(m) { start, count, then in
+          r.pointee.takeMark(start, count, now)
+          if memcmp(now, then, r.pointee.markBytes(count)) != 0 { written(r, start, count, now, then) }
         }
-      case .mark: eachMark(s, m) { Marks.take($0, $1, $2, $3) }
+      case .mark: eachMark(m) { r.pointee.takeMark($0, $1, $2) }
       case .clear: s.pointee.layout?.pointee.clear(at, m)
       case .widen: s.pointee.store?.pointee.widen(r.pointee.count, at + from, m, p.assumingMemoryBound(to: Float.self))
       case .narrow:
@@ -450,15 +450,11 @@ final class Program {
 
   /// Calls `body` for each chunk that has a mark of the n elements from `at` on.
   @inline(__always)
-  private func eachMark(
-    _ s: UnsafeMutablePointer<Step>, _ n: Int,
-    _ body: (Layout, _ start: Int, _ count: Int, UnsafeMutablePointer<UInt32>) -> Void
-  ) {
-    guard let layout = s.pointee.layout else { return }
+  private func eachMark(_ n: Int, _ body: (_ start: Int, _ count: Int, UnsafeMutableRawPointer) -> Void) {
     var done = 0
     while done < n, let mark = r.pointee.mark(at &+ done) {
       let count = min(Program.chunk, n &- done)
-      body(layout.pointee, at &+ done, count, mark)
+      body(at &+ done, count, mark)
       done &+= count
     }
   }

@@ -83,16 +83,20 @@ struct Record {
   /// Some state is made of the parameters, and starts anew where the host writes them; `marked`: the marks of the last
   /// step hold.
   var watched: Bool { marks != nil }
-  var marks: UnsafeMutablePointer<UInt32>?
+  var marks: UnsafeMutableRawPointer?
   var marked = false
   var rounding: UInt64?
   /// The key of this step's rounding of narrow state.
   var stateKey: UInt64 = 0
 
   /// The mark of the chunk that begins at an element.
-  @inline(__always) func mark(_ start: Int) -> UnsafeMutablePointer<UInt32>? {
-    marks.map { $0 + start / Program.chunk &* Marks.lanes }
+  @inline(__always) func mark(_ start: Int) -> UnsafeMutableRawPointer? {
+    marks.map { $0 + Marks.offset(start) }
   }
+  /// Bytes of the marks of n elements, a chunk or what is left of one.
+  func markBytes(_ n: Int) -> Int { Marks.bytes(n, of: count, x.dtype.size) }
+  /// Marks the chunk that begins at an element.
+  func takeMark(_ start: Int, _ n: Int, _ out: UnsafeMutableRawPointer) { Marks.take(x, start, n, of: count, out) }
   @inline(__always) func slot(_ stage: Int, _ k: Int) -> SlotStore { slots[Int(firstSlot[stage]) + k] }
   /// The key of a slot's rounding. State that a stage changes in several walks of a step is rounded anew in each:
   /// `walk` tells them apart.

@@ -473,7 +473,7 @@ package enum Checkpoint {
     for s in o.stages where !s.scalars.isEmpty {
       let name = "\(key(s))/scalars", n = s.scalars.count, expected = s.scope == .global ? n : n * o.bound.count
       guard let v = file.numbers(name) else { throw Failure(Status.mismatch, "the checkpoint has no `\(name)`") }
-      if s.scope == .global, v.count < n {   // written when the stage had fewer
+      if s.scope == .global, v.count < n {  // written when the stage had fewer
         list.append((s, v + s.scalars.dropFirst(v.count).map(\.start)))
         continue
       }
@@ -526,7 +526,7 @@ package enum Checkpoint {
   {
     if unasked || o.sources.isEmpty { return [] }
     guard o.composed else {
-      var f = Frame(part: .source(0))
+      var f = Frame(part: .source(0), alone: true)
       f.phase = phase
       return [f]
     }

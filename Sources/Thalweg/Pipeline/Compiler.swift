@@ -228,7 +228,8 @@ struct Compiler {
         if routed {
           if made.global {
             throw Failure(
-              Status.method, "`\(n.name)` reaches all tensors: it cannot stand inside route(...)"
+              Status.method,
+              "`\(n.name)` reaches all tensors: it cannot stand inside route(...)"
                 + (role == .update ? ", but may stand behind it" : ""))
           }
           s.branch = branches.count

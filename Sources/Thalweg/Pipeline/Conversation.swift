@@ -17,13 +17,21 @@ struct Frame {
   var sample: UInt64 = 0
   /// The gradient that the frame before it handed on; nil: the host's.
   var incoming: GradientOperation?
+  /// No other source is at work.
+  var alone = false
 
   /// The minibatch of its present round.
-  var minibatch: UInt64 { round == 0 ? sample : Frame.another(sample, round | 1 << 30) }
-  /// The number of a minibatch that is asked for beside another one. Below 2³² nothing is added: there the step counts.
-  static func another(_ sample: UInt64, _ k: Int) -> UInt64 {
-    guard sample != 0 else { return UInt64(UInt32(truncatingIfNeeded: k)) << 32 | 1 }
-    return Random.mix(sample, UInt64(truncatingIfNeeded: k)) & 0xffff_ffff_0000_0000 | 1
+  var minibatch: UInt64 { round == 0 ? sample : Frame.another(sample, of: self, round) }
+  /// The number of another minibatch that a frame asks for, in a round or (fresh) at a request of its own; nested ones
+  /// are told apart by who asks. The low half stays below 2: there the step counts. That of a lone source is plain.
+  static func another(_ sample: UInt64, of f: Frame, _ k: Int, fresh: Bool = false) -> UInt64 {
+    if fresh, sample == 0, f.alone { return UInt64(UInt32(truncatingIfNeeded: k)) << 32 | 1 }
+    let who: UInt64
+    switch f.part {
+    case .source(let number): who = UInt64(number) &* 2 &+ (fresh ? 1 : 2)
+    case .route: who = 0
+    }
+    return Random.mix(Random.mix(sample, who), UInt64(truncatingIfNeeded: k)) & 0x7fff_ffff_0000_0000 | 1
   }
 }
 
@@ -100,7 +108,7 @@ extension Optimizer {
   }
 
   private func push(_ part: Frame.Part, _ asked: Ask, _ sample: UInt64) throws(Failure) -> Outcome {
-    stack.append(Frame(part: part, asked: asked, sample: sample))
+    stack.append(Frame(part: part, asked: asked, sample: sample, alone: !composed))
     return try start()
   }
 
@@ -125,7 +133,7 @@ extension Optimizer {
     guard let f = stack.last else { throw Failure(Status.internal, "no frame") }
     var ask = ask
     if ask.kind == .gradient { (ask.kind, ask.index, ask.count) = (f.asked.kind, f.asked.index, f.asked.count) }
-    let sample = ask.freshSample ? Frame.another(f.minibatch, f.phase) : f.minibatch
+    let sample = ask.freshSample ? Frame.another(f.minibatch, of: f, f.phase, fresh: true) : f.minibatch
     if ask.kind.isGradient, let below = before(f.part).part { return try push(below, ask, sample) }
     return .ask(fill(ask, sample))
   }
@@ -167,7 +175,10 @@ extension Optimizer {
   }
   private func settle(_ f: Frame) {
     guard case .source(let k) = f.part else { return }
-    for i in 0..<bound.count where includes(f, i) { records[i].away &= ~(1 << UInt32(k)) }
+    for i in 0..<bound.count where includes(f, i) && records[i].away & (1 << UInt32(k)) != 0 {
+      if sources[k].source?.endsAway ?? false, let home = records[i].homes[k] { writeParameters(i, home) }
+      records[i].away &= ~(1 << UInt32(k))
+    }
   }
 
   /// Calls `body` for the tensors and with the gradient of a frame.

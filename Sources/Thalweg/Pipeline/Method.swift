@@ -19,11 +19,6 @@ package struct Method: Sendable {
   package var inputs: [Input]
   /// What it asks the host for besides one gradient a step, comma separated.
   package var requests: String
-  /// The same, for messages: without what the engine alone reads.
-  var asks: String {
-    let words = requests.split(separator: ",").map { $0.drop { $0 == " " } }.filter { $0 != "own-step" && $0 != "applier" }
-    return words.isEmpty ? "gradients" : words.joined(separator: ", ")
-  }
   /// It needs the loss of the step (`observe("loss", ...)`, or the answer to a request).
   package var needsLoss: Bool
   /// It refuses non-finite gradients whatever the policy: a reduction or factorisation would spread them.

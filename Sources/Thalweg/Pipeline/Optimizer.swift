@@ -114,6 +114,8 @@ package final class Optimizer {
 
   var probeList: [(shape: UnsafeMutablePointer<Int64>, ndim: Int)] = []
   var probeTensor: UnsafeMutablePointer<tw_tensor>?
+  /// What tensors of other pipelines show in place of a vector.
+  var probeZeros: Memory?
   var loss = Double.nan
   /// weight_decay by group and branch, for rules that decay themselves.
   var decayOf: [Double] = []

@@ -55,7 +55,9 @@ extension Optimizer {
         bytes += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size))
       }
       if needsMaster(b) { bytes += aligned(b.view.count * 4) }
-      if stateRows(i).contains(where: { $0.slot.isIterate }) { markBytes += Marks.count(b.view.count) * 4 }
+      if stateRows(i).contains(where: { $0.slot.isIterate }) {
+        markBytes += aligned(Marks.bytes(b.view.count, of: b.view.count, b.view.dtype.size))
+      }
       for s in stages where uses(s, b) {
         ruleBytes += aligned(s.element?.size ?? 0)
         if s.scope == .tensor { ruleBytes += aligned(s.scalars.count * 8) }
@@ -65,6 +67,11 @@ extension Optimizer {
     let arena = try Memory(bytes, allocator)
     let extra = try Memory(scratchBytes, allocator)
     let rules = try Memory(ruleBytes, allocator)
+    var zeros = probeZeros
+    if routeStage != nil, sources.contains(where: { $0.source?.probe != nil }) {
+      let most = bound.reduce(0) { max($0, $1.view.count * $1.view.dtype.computeSize) }
+      if zeros?.size ?? -1 < most { zeros = try Memory(most, allocator) }
+    }
     let fingerprints = try Memory(markBytes, allocator, zeroed: false)
     let threads = min(Optimizer.mostThreads, max(Threads.count, 1) + 1)
     var benches = programs
@@ -90,7 +97,7 @@ extension Optimizer {
     while spaces.count < min(threads, wholes) { spaces.append(try Memory(workBytes, allocator, zeroed: false)) }
 
     var at = arena.base, scratchAt = extra.base, ruleAt = rules.base
-    var markAt = fingerprints.base.assumingMemoryBound(to: UInt32.self)
+    var markAt = fingerprints.base
     for i in planned..<bound.count {
       let b = bound[i]
       let r = records + i
@@ -126,7 +133,7 @@ extension Optimizer {
       r.pointee.marked = false
       if rows.contains(where: { $0.slot.isIterate }) {
         r.pointee.marks = markAt
-        markAt += Marks.count(r.pointee.count)
+        markAt += aligned(r.pointee.markBytes(r.pointee.count))
       }
       if branches[b.branch].needsScratch {
         r.pointee.scratch = scratchAt
@@ -152,6 +159,7 @@ extension Optimizer {
     arenas += [arena, rules]
     scratch.append(extra)
     programs = benches
+    probeZeros = zeros
     workspaces = spaces
     if markBytes > 0 { marks.append(fingerprints) }
     planned = bound.count

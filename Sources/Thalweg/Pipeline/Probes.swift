@@ -13,8 +13,9 @@ extension Optimizer {
     s.role == .source ? k : (s.element.map { $0.slots(s.founding, Shape(dimensions: [1])).count } ?? 0) + k
   }
 
-  /// Descriptions of a source's slot as tensors; valid until the next call.
+  /// Descriptions of a source's slot as tensors, zeros where a tensor is of another pipeline; valid until the next call.
   func probes(_ stage: Int, _ slot: Int) -> UnsafeMutablePointer<tw_tensor> {
+    let s = stages[stage]
     if probeList.count != bound.count {
       for p in probeList { p.shape.deallocate() }
       probeList = bound.map { b in
@@ -29,7 +30,8 @@ extension Optimizer {
     for i in 0..<bound.count {
       (out + i).initialize(
         to: tw_tensor(
-          data: records[i].slot(stage, slot).base, dtype: records[i].isDouble ? DType.f64.rawValue : DType.f32.rawValue,
+          data: uses(s, bound[i]) ? records[i].slot(stage, slot).base : probeZeros?.base,
+          dtype: records[i].isDouble ? DType.f64.rawValue : DType.f32.rawValue,
           ndim: Int32(probeList[i].ndim),
           shape: UnsafePointer(probeList[i].shape), strides: nil, flags: UInt32(TW_TENSOR_READ_ONLY), role: 0,
           reserved: (0, 0, 0)))

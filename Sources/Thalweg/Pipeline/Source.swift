@@ -71,6 +71,9 @@ package protocol Source: Sendable {
   /// Some request brings gradients. Where none does, all tensors take part that are not marked absent, from the opening
   /// on.
   var takesGradients: Bool { get }
+  /// Its update does not look at where the parameters stand, and it leaves them where the last request had them: the
+  /// engine brings them home where another source goes on.
+  var endsAway: Bool { get }
   /// The first request of a step is its own: `opening` says what it is (nil: the gradient), and may move the parameters
   /// of tensors that have stepped before. Which tensors have a gradient this time is not known then.
   var opens: Bool { get }
@@ -93,6 +96,7 @@ extension Source {
   package var commands: [String] { [] }
   package func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move { .nothing }
   package var takesGradients: Bool { true }
+  package var endsAway: Bool { false }
   package var opens: Bool { false }
   package func opening(_ io: SourceIO) -> Ask? { nil }
   package func most(_ tensors: Int) -> Int { 1 }

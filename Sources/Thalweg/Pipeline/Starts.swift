@@ -73,7 +73,7 @@ extension Optimizer {
 
   /// The marks of a tensor.
   func marks(of i: Int) -> (base: UnsafeMutableRawPointer, bytes: Int)? {
-    records[i].marks.map { (UnsafeMutableRawPointer($0), Marks.count(records[i].count) * 4) }
+    records[i].marks.map { ($0, records[i].markBytes(records[i].count)) }
   }
 
   /// Marks what no walk of the step could mark as it went: its parameters might have been put back, or a whole-tensor
@@ -88,7 +88,7 @@ extension Optimizer {
   func markAll(_ r: UnsafeMutablePointer<Record>) {
     var at = 0
     while at < r.pointee.count, let mark = r.pointee.mark(at) {
-      Marks.take(r.pointee.x, at, min(Program.chunk, r.pointee.count - at), mark)
+      r.pointee.takeMark(at, min(Program.chunk, r.pointee.count - at), mark)
       at += Program.chunk
     }
     r.pointee.marked = true
@@ -97,15 +97,15 @@ extension Optimizer {
   /// Calls `body` for the chunks from `start` to `end` whose mark is not as it was.
   private func whereWritten(
     _ r: UnsafeMutablePointer<Record>, _ start: Int, _ end: Int,
-    _ body: (_ start: Int, _ count: Int, _ now: UnsafePointer<UInt32>, _ then: UnsafePointer<UInt32>) -> Void
+    _ body: (_ start: Int, _ count: Int, _ now: UnsafeRawPointer, _ then: UnsafeRawPointer) -> Void
   ) {
-    withUnsafeTemporaryAllocation(byteCount: Marks.lanes * 4, alignment: 64) { room in
-      guard let now = room.baseAddress?.assumingMemoryBound(to: UInt32.self) else { return }
+    withUnsafeTemporaryAllocation(byteCount: Marks.whole * 8, alignment: 64) { room in
+      guard let now = room.baseAddress else { return }
       var at = start
       while at < end, let then = r.pointee.mark(at) {
         let n = min(Program.chunk, end - at)
-        Marks.take(r.pointee.x, at, n, now)
-        if memcmp(now, then, Marks.lanes * 4) != 0 { body(at, n, now, then) }
+        r.pointee.takeMark(at, n, now)
+        if memcmp(now, then, r.pointee.markBytes(n)) != 0 { body(at, n, now, then) }
         at += n
       }
     }
@@ -113,7 +113,7 @@ extension Optimizer {
 
   /// Iterates of a chunk start anew where the host has written its parameters since the last step.
   func startAnew(
-    _ r: UnsafeMutablePointer<Record>, _ at: Int, _ n: Int, _ now: UnsafePointer<UInt32>, _ then: UnsafePointer<UInt32>
+    _ r: UnsafeMutablePointer<Record>, _ at: Int, _ n: Int, _ now: UnsafeRawPointer, _ then: UnsafeRawPointer
   ) {
     let i = r - records, size = r.pointee.size, bytes = r.pointee.x.dtype.size
     if let m = r.pointee.master { r.pointee.x.adopt(at, n, m.assumingMemoryBound(to: Float.self) + at) }
@@ -129,7 +129,7 @@ extension Optimizer {
         let base = r.pointee.slots[k].base
         let factor: Double
         if case .times(let s) = kind { factor = r.pointee.scalars[row.stage.id][s] } else { factor = 1 }
-        for e in 0..<n where now[Marks.lane(e, size: bytes)] != then[Marks.lane(e, size: bytes)] {
+        for e in 0..<n where Marks.differs(e, of: r.pointee.count, bytes, now, then) {
           if r.pointee.isDouble {
             base.assumingMemoryBound(to: Double.self)[at + e] = factor * x.assumingMemoryBound(to: Double.self)[e]
           } else {

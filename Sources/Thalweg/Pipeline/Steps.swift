@@ -31,9 +31,11 @@ extension Optimizer {
   package func stepOnce() throws(Failure) -> Int {
     try ready(gradients: true)
     if let s = sources.first(where: { !($0.source?.single ?? false) }) ?? sources.dropFirst().first {
+      let asks = s.method.publicRequests
       throw Failure(
         Status.needs,
-        "\(s.name) asks for more than the gradient that is there (\(s.method.asks)); call next and answer its requests")
+        "\(s.name) asks for more than the gradient that is there (\(asks.isEmpty ? "gradients" : asks)); call next and answer its requests"
+      )
     }
     try between()
     if needsLoss, observed["loss"] == nil {
@@ -263,7 +265,7 @@ extension Optimizer {
     }
     records[i].away = 0
   }
-  private func writeParameters(_ i: Int, _ from: UnsafeMutableRawPointer) {
+  func writeParameters(_ i: Int, _ from: UnsafeMutableRawPointer) {
     records[i].x.write(0, records[i].count, from: from, size: records[i].size, rounding: nil)
   }
   /// Copies of what sources change within a step, so that one that is broken off leaves it as it was: the scalars of

@@ -69,7 +69,7 @@ struct SPSA: ElementRule {
     }
     var opens: Bool { true }
     var takesGradients: Bool { false }
-    var global: Bool { true }   // a loss is of all tensors
+    var global: Bool { true }  // a loss is of all tensors
     func most(_ tensors: Int) -> Int { 2 }
 
     /// θ ± c·δ.

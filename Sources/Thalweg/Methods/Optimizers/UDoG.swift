@@ -68,6 +68,7 @@ struct UDoG: ElementRule {
     }
 
     var opens: Bool { true }
+    var endsAway: Bool { true }
     func most(_ tensors: Int) -> Int { 2 }
     /// The numbers of the step, from the scalars and the norm of m.
     struct Weights {
