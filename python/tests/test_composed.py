@@ -338,3 +338,74 @@ def test_a_flush_takes_the_loss_of_what_there_is() -> None:
 def test_what_has_nothing_to_do_is_refused(sentence: str, match: str) -> None:
     with pytest.raises(tw.MethodError, match=match):
         tw.Optimizer([np.ones((3, 2)), np.ones(4)], sentence)
+
+
+# ---- what nests
+
+
+@pytest.mark.parametrize("sentence, minibatches, requests", [
+    ("gradient_accumulate(2) | gradient_accumulate(2) | sam | sgd(lr=0.1)", 4, 8),
+    ("gradient_accumulate(4) | sam | gradient_accumulate(2) | sam | sgd(lr=0.1)", 8, 32),
+    ("gradient_accumulate(2) | route(matrix=(gradient_accumulate(2) | sam | sgd(lr=0.1)), other=(sgd(lr=0.1)))", 4, 8),
+    ("gradient_accumulate(2) | gradient_accumulate(2) | gradient_accumulate(2) | sam | sgd(lr=0.1)", 8, 16),
+    ("gradient_accumulate(2) | sga_uap(inner_steps=3)", 6, 6),
+])
+def test_minibatches_of_nested_sources_are_told_apart(sentence: str, minibatches: int, requests: int) -> None:
+    w = np.ones((3, 3))
+    opt = tw.Optimizer([w], sentence)
+    opt.bind_gradients([w.copy()])
+    steps = [[request.tag for request in opt.requests()] for _ in range(3)]
+    assert all(len(tags) == requests and len(set(tags)) == minibatches for tags in steps)
+    assert len({tag for tags in steps for tag in tags}) == 3 * minibatches
+    assert all(0 <= tag < 2**63 for tags in steps for tag in tags)
+
+
+def test_accumulation_within_accumulation() -> None:
+    problem = Problem(SHAPES, seed=13)
+    mine, _ = library("gradient_accumulate(2) | sam(0.1) | gradient_accumulate(3) | sam(0.05) | sgd(lr=0.1)", problem, 4)
+    want = train(problem, sgd.SGD(lr=0.1), lambda f: sam(accumulate(sam(accumulate(f, 2), 0.1), 3), 0.05), 4)
+    check(mine, want, np.float64)
+
+
+@pytest.mark.parametrize("sentence", ["route(matrix=(sgd(lr=0.1)), other=(oasis))", "route(matrix=(oasis), other=(adamw))",
+                                      "route(matrix=(harpg(lr=0.1)), other=(sgd(lr=0.1)))",
+                                      "route(matrix=(oasis), other=(oasis))"])
+def test_the_vector_of_a_request_is_zero_for_other_tensors(sentence: str) -> None:
+    shapes = [(), (7,), (8, 4)]
+    params = [np.ones(s) for s in shapes]
+    opt = tw.Optimizer(params, sentence)
+    opt.bind_gradients([np.ones(s) for s in shapes])
+    asked = 0
+    for _ in range(2):
+        for request in opt.requests():
+            request.loss = 1.0
+            if request.kind != "hessian_vector":
+                continue
+            asked += 1
+            nonzero = [bool(np.all(v != 0)) for v in request.probe]
+            assert [v.shape for v in request.probe] == shapes
+            assert nonzero in ([True, True, False], [False, False, True])
+            assert all(np.all(v == 0) or np.all(v != 0) for v in request.probe)
+    assert asked > 0
+
+
+@pytest.mark.parametrize("sentence", ["u_dog | ghost_step", "sam | u_dog | ghost_step", "sam | oasis | ghost_step"])
+def test_derivatives_are_asked_for_at_the_parameters(sentence: str) -> None:
+    """Also behind a rule that ends its requests elsewhere; and there is nothing to bring back then."""
+    w = np.random.default_rng(0).standard_normal((3, 3))
+    opt = tw.Optimizer([w], sentence)
+    opt.bind_gradients([np.ones((3, 3))])
+    for _ in range(3):
+        before, seen = w.copy(), False
+        requests = opt.requests()
+        for request in requests:
+            if request.kind == "logit_derivatives":
+                np.testing.assert_array_equal(w, before)
+                seen = True
+                break
+        requests.close()
+        assert seen
+        np.testing.assert_array_equal(w, before)
+        for request in opt.requests():
+            if request.kind == "logit_derivatives":
+                request.answer_matrix(np.ones((2, 3)) * [[0.0, 1.0, 2.0]])

@@ -356,3 +356,20 @@ def test_a_failed_step_writes_nothing_over(dtype: str) -> None:
     for request in opt.requests():
         request.answer([np.ones(2, kind)])
     assert np.all(w == 8 - 0.125)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("strided", [False, True])
+def test_what_starts_anew_with_an_element(dtype: type, strided: bool) -> None:
+    """In a tensor of up to 512 elements itself, in a larger one its group of 32."""
+    for n, at, anew in ((5, 0, [0]), (512, 300, [300]), (513, 100, range(96, 128)), (6000, 5999, range(5984, 6000))):
+        memory = np.zeros(2 * n, dtype)
+        w = memory[::2] if strided else memory[:n]
+        opt, g = tw.Optimizer([w], "sgd(lr=0.125) | lookahead(k=100)"), np.ones(n, dtype)
+        for _ in range(3):
+            opt.step([g])
+        w[at] = 5
+        opt.step([g])
+        slow = opt.state()["lookahead.slow"][0]
+        assert np.nonzero(slow)[0].tolist() == list(anew)
+        assert slow[at] == 5
