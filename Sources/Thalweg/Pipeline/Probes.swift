@@ -13,7 +13,8 @@ extension Optimizer {
     s.role == .source ? k : (s.element.map { $0.slots(s.founding, Shape(dimensions: [1])).count } ?? 0) + k
   }
 
-  /// Descriptions of a source's slot as tensors, zeros where a tensor is of another pipeline; valid until the next call.
+  /// Descriptions of a source's slot as tensors, zeros where a tensor is of another pipeline; valid until the next
+  /// call.
   func probes(_ stage: Int, _ slot: Int) -> UnsafeMutablePointer<tw_tensor> {
     let s = stages[stage]
     if probeList.count != bound.count {

@@ -68,9 +68,8 @@ struct Safetensors {
     private func header(_ hash: UInt64) -> [UInt8] {
       let hex = String(hash, radix: 16)
       let padded = String(repeating: "0", count: 16 - hex.utf8.count) + hex
-      var text = Array(
-        "{\"__metadata__\":{\"format\":\"thalweg\",\"version\":\"\(Safetensors.version)\",\"hash\":\"\(padded)\"},\(table)}"
-          .utf8)
+      let own = #"{"__metadata__":{"format":"thalweg","version":"\#(Safetensors.version)","hash":"\#(padded)"},"#
+      var text = Array((own + table + "}").utf8)
       while text.count % 8 != 0 { text.append(32) }
       return (0..<8).map { UInt8(truncatingIfNeeded: text.count >> (8 * $0)) } + text
     }
@@ -93,7 +92,8 @@ struct Safetensors {
     for (i, e) in list.enumerated() {
       if i > 0 { out += "," }
       out +=
-        "\(JSON.escape(e.name)):{\"dtype\":\"\(e.dtype)\",\"shape\":[\(e.shape.map(String.init).joined(separator: ","))],"
+        "\(JSON.escape(e.name)):{\"dtype\":\"\(e.dtype)\","
+        + "\"shape\":[\(e.shape.map(String.init).joined(separator: ","))],"
       out += "\"data_offsets\":[\(e.start),\(e.end)]}"
     }
     return out

@@ -78,11 +78,8 @@ extension Optimizer {
     if let schedule = place.stage.schedules[group][place.parameter] { return schedule.value(Double(step)) }
     let x = place.stage.hyper[group].numbers[place.parameter]
     guard !x.isNaN else {
-      throw Failure(
-        Status.type,
-        "`\(path)` is not a number: "
-          + "\(place.stage.hyper[group].parameters[place.parameter].write(place.stage.hyper[group].values[place.parameter]))"
-      )
+      let h = place.stage.hyper[group], value = h.parameters[place.parameter].write(h.values[place.parameter])
+      throw Failure(Status.type, "`\(path)` is not a number: \(value)")
     }
     return x
   }

@@ -34,7 +34,8 @@ extension Optimizer {
       let asks = s.method.publicRequests
       throw Failure(
         Status.needs,
-        "\(s.name) asks for more than the gradient that is there (\(asks.isEmpty ? "gradients" : asks)); call next and answer its requests"
+        "\(s.name) asks for more than the gradient that is there (\(asks.isEmpty ? "gradients" : asks)); "
+          + "call next and answer its requests"
       )
     }
     try between()

@@ -1,0 +1,59 @@
+import Foundation
+import XCTest
+
+@testable import Thalweg
+
+/// What a layer may name, by reading the sources. Exceptions stand in the lists, so that each new one is written down.
+final class LayerTests: XCTestCase {
+  private static let sources = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+    .appendingPathComponent("../../Sources").standardized
+
+  /// Lines of code below a folder, without comments, as (file, number, text).
+  private func lines(_ folder: String, comments: Bool = false) throws -> [(String, Int, String)] {
+    let root = LayerTests.sources.appendingPathComponent(folder)
+    let files =
+      FileManager.default.enumerator(at: root, includingPropertiesForKeys: nil)?.compactMap { $0 as? URL } ?? []
+    return try files.filter { $0.pathExtension == "swift" }.flatMap { file in
+      try String(contentsOf: file, encoding: .utf8).components(separatedBy: "\n").enumerated().compactMap { k, line in
+        let code = comments ? line : line.components(separatedBy: "//")[0]
+        return code.isEmpty ? nil : (file.lastPathComponent, k + 1, code)
+      }
+    }
+  }
+  private func words(_ line: String) -> Set<String> {
+    Set(line.split { !($0.isLetter || $0.isNumber || $0 == "_") }.map(String.init))
+  }
+
+  func testMethodsDoNotNameTheRunner() throws {
+    let runner: Set = [
+      "Optimizer", "Record", "Threads", "Program", "Checkpoint", "Branch", "SlotStore", "Layout", "Frame",
+    ]
+    let found = try lines("Thalweg/Methods")
+    XCTAssertGreaterThan(found.count, 3000)
+    for (file, number, line) in found where !line.contains("\"") {
+      XCTAssertTrue(words(line).isDisjoint(with: runner), "\(file):\(number): \(line)")
+    }
+  }
+
+  func testTheEngineDoesNotNamePipelines() throws {
+    let above: Set = ["Optimizer", "Stage", "Branch", "Method", "Hyper", "Checkpoint", "Registry", "Frame", "Compiler"]
+    for (file, number, line) in try lines("Thalweg/Engine") {
+      XCTAssertTrue(words(line).isDisjoint(with: above), "\(file):\(number): \(line)")
+    }
+  }
+
+  /// Engine and pipeline work on what methods say of themselves.
+  func testNoMethodIsCalledByItsName() throws {
+    let exceptions: Set = ["route", "constant"]  // parts of the grammar: a number may stand for a schedule
+    let names = Registry.names().filter { !exceptions.contains($0) }.map { "\"\($0)\"" }
+    for (file, number, line) in try lines("Thalweg/Engine") + lines("Thalweg/Pipeline") {
+      for name in names { XCTAssertFalse(line.contains(name), "\(file):\(number): \(line)") }
+    }
+  }
+
+  func testWidth() throws {
+    for (file, number, line) in try lines("", comments: true) {
+      XCTAssertLessThanOrEqual(line.count, 120, "\(file):\(number)")
+    }
+  }
+}
