@@ -308,7 +308,10 @@ enum {
 };
 
 /* What a method needs now.  The parameters stand where the answer is wanted.  Equal tags mean: the same minibatch, the
- * same dropout.  `probe` is library-owned and valid until the next call; the answer goes into the bound gradients. */
+ * same dropout; tags of one step may come back after others (A B A B: both gradients of sam over two minibatches), those of
+ * other steps never do.  How many requests a step makes depends on the sentence and may depend on the answers; `pass` counts
+ * them.  `probe` is library-owned and valid until the next call, zero for tensors of other pipelines of a route; the answer
+ * goes into the bound gradients. */
 typedef struct tw_request {
   size_t struct_size;
   int32_t kind;

@@ -367,7 +367,7 @@ class Request {
   /* 0, 1, ... within one step. */
   int pass() const noexcept { return request_.pass; }
 
-  /* Equal tags mean: the same minibatch and the same dropout. */
+  /* Equal tags mean: the same minibatch and the same dropout; within a step they may come back after others. */
   std::uint64_t tag() const noexcept { return request_.tag; }
 
   /* Task `index` of `count`, for task_gradient. */
