@@ -22,9 +22,10 @@ def test_counts_are_those_of_the_registry() -> None:
 
 
 def test_the_python_example_runs() -> None:
-    code = re.search(r"```python\n(.*?)```", README.read_text(), re.S)
-    assert code
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    assert len(blocks) == 2
     scope: dict[str, object] = {}
-    exec(code[1], scope)  # noqa: S102
+    for code in blocks:
+        exec(code, scope)  # noqa: S102
     w = scope["w"]
     assert isinstance(w, np.ndarray) and np.all(w < 0)
