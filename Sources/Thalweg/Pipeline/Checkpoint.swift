@@ -526,7 +526,7 @@ package enum Checkpoint {
   {
     if unasked || o.sources.isEmpty { return [] }
     guard o.composed else {
-      var f = Frame(part: .source(0), alone: true)
+      var f = Frame(part: .source(0))
       f.phase = phase
       return [f]
     }

@@ -17,22 +17,6 @@ struct Frame {
   var sample: UInt64 = 0
   /// The gradient that the frame before it handed on; nil: the host's.
   var incoming: GradientOperation?
-  /// No other source is at work.
-  var alone = false
-
-  /// The minibatch of its present round.
-  var minibatch: UInt64 { round == 0 ? sample : Frame.another(sample, of: self, round) }
-  /// The number of another minibatch that a frame asks for, in a round or (fresh) at a request of its own; nested ones
-  /// are told apart by who asks. The low half stays below 2: there the step counts. That of a lone source is plain.
-  static func another(_ sample: UInt64, of f: Frame, _ k: Int, fresh: Bool = false) -> UInt64 {
-    if fresh, sample == 0, f.alone { return UInt64(UInt32(truncatingIfNeeded: k)) << 32 | 1 }
-    let who: UInt64
-    switch f.part {
-    case .source(let number): who = UInt64(number) &* 2 &+ (fresh ? 1 : 2)
-    case .route: who = 0
-    }
-    return Random.mix(Random.mix(sample, who), UInt64(truncatingIfNeeded: k)) & 0x7fff_ffff_0000_0000 | 1
-  }
 }
 
 /// What a conversation comes to.
@@ -108,7 +92,7 @@ extension Optimizer {
   }
 
   private func push(_ part: Frame.Part, _ asked: Ask, _ sample: UInt64) throws(Failure) -> Outcome {
-    stack.append(Frame(part: part, asked: asked, sample: sample, alone: !composed))
+    stack.append(Frame(part: part, asked: asked, sample: sample))
     return try start()
   }
 
@@ -133,9 +117,22 @@ extension Optimizer {
     guard let f = stack.last else { throw Failure(Status.internal, "no frame") }
     var ask = ask
     if ask.kind == .gradient { (ask.kind, ask.index, ask.count) = (f.asked.kind, f.asked.index, f.asked.count) }
-    let sample = ask.freshSample ? Frame.another(f.minibatch, of: f, f.phase, fresh: true) : f.minibatch
+    let round = f.round == 0 ? f.sample : another(f.sample, of: f, f.round)
+    let sample = ask.freshSample ? another(round, of: f, f.phase, fresh: true) : round
     if ask.kind.isGradient, let below = before(f.part).part { return try push(below, ask, sample) }
     return .ask(fill(ask, sample))
+  }
+
+  /// The number of another minibatch that a frame asks for, in a round or (fresh) at a request of its own; nested ones
+  /// are told apart by who asks. The low half stays below 2: there the step counts. That of a lone source is plain.
+  private func another(_ sample: UInt64, of f: Frame, _ k: Int, fresh: Bool = false) -> UInt64 {
+    if fresh, sample == 0, !composed { return UInt64(UInt32(truncatingIfNeeded: k)) << 32 | 1 }
+    let who: UInt64
+    switch f.part {
+    case .source(let number): who = UInt64(number) &* 2 &+ (fresh ? 1 : 2)
+    case .route: who = 0
+    }
+    return Random.mix(Random.mix(sample, who), UInt64(truncatingIfNeeded: k)) & 0x7fff_ffff_0000_0000 | 1
   }
 
   /// Lets the frame on top see its answer.

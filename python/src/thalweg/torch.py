@@ -236,21 +236,25 @@ class Optimizer(torch.optim.Optimizer):
         Returns the first loss, or None.  After an exception, of the closure too, parameters and state are as before.
         Between steps the gradients are yours alone: what you let go of is freed.
         """
+        with self._stepping() as parameters:
+            if closure is not None:
+                return self._step_closure(closure, parameters)
+            self.engine.step([p.grad for p in parameters])
+        return None
+
+    @contextlib.contextmanager
+    def _stepping(self) -> Generator[list[torch.Tensor], None, None]:
+        """What stands around every step: torch's values go to the engine before it, and back behind it."""
         self._push()
         parameters = self._parameters()
-        first = None
         try:
-            if closure is None:
-                self.engine.step([p.grad for p in parameters])
-            else:
-                first = self._step_closure(closure, parameters)
+            yield parameters
         finally:
             if not self.engine.closed:
                 self.engine._loosen()
         torch.autograd.graph.increment_version(parameters)
         if self._scheduled or self.engine._edits != self._seen:
             self._refresh()
-        return first
 
     def _step_closure(self, closure: Callable[..., Any], parameters: list[torch.Tensor]) -> Any:
         takes_request = _optimizer._takes_request(closure)
@@ -280,21 +284,12 @@ class Optimizer(torch.optim.Optimizer):
 
         What lies in `.grad` when the loop goes on is the answer, unless request.answer gave another.
         """
-        self._push()
-        parameters = self._parameters()
-        try:
-            with contextlib.closing(self.engine.requests()) as requests:
-                for request in requests:
-                    yield request
-                    if request.wants_gradient and not request._answered:
-                        request.answer([p.grad for p in parameters])
+        with self._stepping() as parameters, contextlib.closing(self.engine.requests()) as requests:
+            for request in requests:
+                yield request
+                if request.wants_gradient and not request._answered:
+                    request.answer([p.grad for p in parameters])
             self._opt_called = True  # what schedulers look for, which watch `step`
-        finally:
-            if not self.engine.closed:
-                self.engine._loosen()
-        torch.autograd.graph.increment_version(parameters)
-        if self._scheduled or self.engine._edits != self._seen:
-            self._refresh()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch.  With set_to_none the memory of the gradients can be freed before the next backward pass."""
