@@ -14,32 +14,43 @@ SOURCES := $(shell find Sources include Package.swift -name '*.swift' -o -name '
 
 all: library
 
-library: $(LIB)/.stamp-$(if $(THALWEG_MARCH),$(THALWEG_MARCH),all)
+STAMP := $(LIB)/.stamp-$(if $(THALWEG_MARCH),$(THALWEG_MARCH),all)
+library:
+	$(MAKE) -j$(JOBS) $(STAMP)
 
-define build_variant # $(1): march, $(2): destination folder
-	swift build -c release --product thalweg -debug-info-format none --scratch-path $(SCRATCH)$(if $(1),/$(1)) -Xswiftc -static-stdlib \
-	  $(if $(1),-Xcc -march=$(1)) -Xlinker -soname=libthalweg.so.1 -Xlinker -s \
-	  -Xlinker --version-script=$(CURDIR)/Sources/packaging/libthalweg.map -Xlinker --no-undefined
-	mkdir -p $(2)
-	install -m 755 $(SCRATCH)$(if $(1),/$(1))/release/libthalweg.so $(2)/libthalweg.so.1
+# How many compilations run side by side: each of them keeps one core busy most of the time.
+JOBS ?= $(shell nproc)
 
-endef
+SWIFT_BUILD = swift build -c release --product thalweg -debug-info-format none -Xswiftc -static-stdlib \
+  -Xlinker -soname=libthalweg.so.1 -Xlinker -s -Xlinker --version-script=$(CURDIR)/Sources/packaging/libthalweg.map \
+  -Xlinker --no-undefined
 
-$(LIB)/.stamp-all: $(SOURCES)
-	rm -rf $(LIB)
+# One instruction set: the name of the folder says which.
+$(SCRATCH)/%/.built: $(SOURCES)
+	$(SWIFT_BUILD) --scratch-path $(SCRATCH)/$* $(if $(filter any,$*),,-Xcc -march=$*)
+	touch $@
+
+# $(1): instruction set, $(2): where its library goes
+install_variant = install -D -m 755 $(SCRATCH)/$(1)/release/libthalweg.so $(2)/libthalweg.so.1
+
 ifeq ($(ARCH),x86_64)
-	$(call build_variant,x86-64,$(LIB))
-	$(call build_variant,x86-64-v3,$(LIB)/glibc-hwcaps/x86-64-v3)
-	$(call build_variant,x86-64-v4,$(LIB)/glibc-hwcaps/x86-64-v4)
+BASE := x86-64
+LEVELS := x86-64-v3 x86-64-v4
 else
-	$(call build_variant,,$(LIB))
+BASE := any
+LEVELS :=
 endif
+
+$(LIB)/.stamp-all: $(foreach v,$(BASE) $(LEVELS),$(SCRATCH)/$(v)/.built)
+	rm -rf $(LIB)
+	$(call install_variant,$(BASE),$(LIB))
+	$(foreach v,$(LEVELS),$(call install_variant,$(v),$(LIB)/glibc-hwcaps/$(v)) &&) true
 	ln -sf libthalweg.so.1 $(LIB)/libthalweg.so
 	touch $@
 
-$(LIB)/.stamp-$(THALWEG_MARCH): $(SOURCES)
+$(LIB)/.stamp-$(THALWEG_MARCH): $(SCRATCH)/$(THALWEG_MARCH)/.built
 	rm -rf $(LIB)
-	$(call build_variant,$(THALWEG_MARCH),$(LIB))
+	$(call install_variant,$(THALWEG_MARCH),$(LIB))
 	ln -sf libthalweg.so.1 $(LIB)/libthalweg.so
 	touch $@
 
@@ -74,20 +85,35 @@ endif
 	touch $@
 
 # The package, as `pip install ./python` builds it, from the library of this tree.
-$(VENV)/.package: library $(VENV)/.requirements $(shell find python/src python/setup.py python/pyproject.toml -type f -not -path '*/lib/*' -not -name '*.so' -not -path '*__pycache__*')
+$(VENV)/.package: $(STAMP) $(VENV)/.requirements $(shell find python/src python/setup.py python/pyproject.toml -type f -not -path '*/lib/*' -not -name '*.so' -not -path '*__pycache__*')
 	THALWEG_LIBRARY_DIR=$(CURDIR)/$(LIB) $(PIP) --force-reinstall --no-deps ./python
 	touch $@
 
-demo: setup $(VENV)/.package
+demo: setup
+	$(MAKE) -j$(JOBS) $(VENV)/.package
 	$(PY) examples/train_digits.py --demo
 
-test: setup $(VENV)/.package $(VENV)/.peers
-	swift test -c release -Xswiftc -enable-testing --scratch-path $(SCRATCH)/test
+# What the tests need besides the library; nothing here depends on it.
+.PHONY: test-programs
+test-programs: $(SCRATCH)/test/.built-tests $(SCRATCH)/asan/.built-sanitized
+$(SCRATCH)/test/.built-tests: $(SOURCES) $(shell find Tests/ThalwegTests -type f)
+	swift build --build-tests --scratch-path $(SCRATCH)/test
+	touch $@
+$(SCRATCH)/asan/.built-sanitized: $(SOURCES)
+	Tests/ABI/sanitize.sh $(SCRATCH)/asan build
+	touch $@
+
+test: setup $(VENV)/.requirements
+	$(MAKE) -j$(JOBS) $(STAMP) test-programs $(VENV)/.peers
+	$(MAKE) $(VENV)/.package
+	swift test --skip-build --scratch-path $(SCRATCH)/test
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} Tests/ABI/run.sh $(LIB) include
 	Tests/ABI/sanitize.sh $(SCRATCH)/asan $${FUZZ_SECONDS:-10}
-	cd python && ../$(PY) -m pytest tests
+	cd python && ../$(PY) -m pytest tests -n $(JOBS) --dist worksteal
 
-bench: setup $(VENV)/.package $(VENV)/.peers
+bench: setup
+	$(MAKE) -j$(JOBS) $(STAMP) $(VENV)/.peers
+	$(MAKE) $(VENV)/.package
 	cd python && ../$(PY) -m benchmarks --suite all --markdown benchmarks/README.md
 
 install: library

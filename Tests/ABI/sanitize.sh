@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the library and some C tests under the address sanitizer and runs them: fuzzers, hostile arguments, life cycles, threads.
 #
-# usage: sanitize.sh SCRATCH_FOLDER [SECONDS]     SECONDS for each fuzzer, default 5
+# usage: sanitize.sh SCRATCH_FOLDER [SECONDS|build]     SECONDS for each fuzzer, default 5; `build` only compiles
 #
 # Skips, and says so, where the Swift toolchain's clang has no sanitizer runtime.
 set -euo pipefail
@@ -19,6 +19,7 @@ if ! "$tools/clang" -fsanitize=address "$work/probe.c" -o "$work/probe" 2> /dev/
 fi
 cd "$root"
 swift build -c release --product thalweg --sanitize=address --scratch-path "$scratch"
+if [ "$seconds" = build ]; then exit 0; fi
 cp "$scratch/release/libthalweg.so" "$work/libthalweg.so"
 passed=0 failed=0
 for test in fuzz_grammar fuzz_checkpoint hostile lifecycle threads executor; do
