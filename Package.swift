@@ -16,6 +16,12 @@ let linking: [LinkerSetting] = [
   .unsafeFlags((["-z", "nodelete"] + wrapped.map { "--wrap=\($0)" }).flatMap { ["-Xlinker", $0] }),
 ]
 
+// Layers as modules: a method cannot name what runs it. The core's functions are compiled into the modules above it (its
+// generic loops are worth nothing else), so that a changed method is compiled alone.
+let inner: [SwiftSetting] = kernels + [.unsafeFlags(["-cross-module-optimization"], .when(configuration: .release))]
+let methods: [SwiftSetting] =
+  kernels + [.unsafeFlags(["-no-whole-module-optimization"], .when(configuration: .release))]
+
 let package = Package(
   name: "thalweg",
   products: [
@@ -25,9 +31,12 @@ let package = Package(
   targets: [
     .target(name: "CThalweg", cSettings: [.headerSearchPath("../../include")]),
     .target(name: "COpenBLAS"),
-    .target(name: "Thalweg", dependencies: ["CThalweg", "COpenBLAS"], swiftSettings: kernels),
+    .target(name: "ThalwegCore", dependencies: ["CThalweg", "COpenBLAS"], swiftSettings: inner),
+    .target(name: "ThalwegMethods", dependencies: ["ThalwegCore"], swiftSettings: methods),
+    .target(name: "Thalweg", dependencies: ["ThalwegCore", "ThalwegMethods"], swiftSettings: kernels),
     .target(
-      name: "ThalwegABI", dependencies: ["Thalweg", "CThalweg"], swiftSettings: kernels, linkerSettings: linking),
-    .testTarget(name: "ThalwegTests", dependencies: ["Thalweg", "ThalwegABI"]),
+      name: "ThalwegABI", dependencies: ["Thalweg", "ThalwegCore", "CThalweg"], swiftSettings: kernels,
+      linkerSettings: linking),
+    .testTarget(name: "ThalwegTests", dependencies: ["Thalweg", "ThalwegCore", "ThalwegMethods", "ThalwegABI"]),
   ]
 )

@@ -1,4 +1,5 @@
 import CThalweg
+import ThalwegCore
 
 /// The header and the implementation agree, or this file does not compile: every exported function has the type of its
 /// declaration.

@@ -1,6 +1,7 @@
 import CThalweg
 import Glibc
 import Thalweg
+import ThalwegCore
 
 /// Every handle that a host holds is a number in disguise: a place in this table and a generation. A NULL, a destroyed,
 /// a foreign or an invented pointer is therefore recognised without touching the memory that it points to.

@@ -1,5 +1,6 @@
 import CThalweg
 import Thalweg
+import ThalwegCore
 
 /// The caller's struct_size, which stands first in every struct that may grow; it is checked. `least`: bytes that every
 /// caller has.

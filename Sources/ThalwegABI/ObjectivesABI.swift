@@ -1,5 +1,6 @@
 import CThalweg
 import Thalweg
+import ThalwegCore
 
 @_cdecl("tw_cache_create")
 public func cacheCreate(_ out: UnsafeMutablePointer<OpaquePointer?>?) -> tw_status {

@@ -1,5 +1,6 @@
 import CThalweg
 import Thalweg
+import ThalwegCore
 
 @_cdecl("tw_regularizer_create")
 public func regularizerCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<OpaquePointer?>?)

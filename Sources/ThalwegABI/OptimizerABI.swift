@@ -1,5 +1,6 @@
 import CThalweg
 import Thalweg
+import ThalwegCore
 
 private func with<R>(_ p: OpaquePointer?, _ body: (Optimizer) throws(Failure) -> R) throws(Failure) -> R {
   try Handles.with(p, .optimizer, Optimizer.self, body)

@@ -1,5 +1,6 @@
 import CThalweg
 import Thalweg
+import ThalwegCore
 
 /// The release; the one place that says so.
 let release = "0.1.0"

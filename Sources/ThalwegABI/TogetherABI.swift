@@ -1,5 +1,6 @@
 import CThalweg
 import Thalweg
+import ThalwegCore
 
 /// Pairs of a path and a value, from two arrays of `count` strings.
 private func settings(

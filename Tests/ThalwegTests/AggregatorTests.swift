@@ -1,6 +1,8 @@
 import XCTest
 
 @testable import Thalweg
+@testable import ThalwegCore
+@testable import ThalwegMethods
 
 final class AggregatorTests: XCTestCase {
   private func jacobian(_ m: Int, _ n: Int, _ key: UInt64) -> [[Double]] {

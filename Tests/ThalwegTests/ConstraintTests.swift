@@ -1,6 +1,8 @@
 import XCTest
 
 @testable import Thalweg
+@testable import ThalwegCore
+@testable import ThalwegMethods
 
 final class ConstraintTests: XCTestCase {
   let sets = [

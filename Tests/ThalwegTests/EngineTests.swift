@@ -3,6 +3,8 @@ import Foundation
 import XCTest
 
 @testable import Thalweg
+@testable import ThalwegCore
+@testable import ThalwegMethods
 
 /// The engine on small buffers: storage, reductions, random numbers, lanes.
 final class EngineTests: XCTestCase {

@@ -2,6 +2,8 @@ import CThalweg
 import XCTest
 
 @testable import Thalweg
+@testable import ThalwegCore
+@testable import ThalwegMethods
 
 /// What sentences mean, and what a reader of a wrong one is told.
 final class GrammarTests: XCTestCase {

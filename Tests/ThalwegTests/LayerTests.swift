@@ -2,6 +2,8 @@ import Foundation
 import XCTest
 
 @testable import Thalweg
+@testable import ThalwegCore
+@testable import ThalwegMethods
 
 /// What a layer may name, by reading the sources. Exceptions stand in the lists, so that each new one is written down.
 final class LayerTests: XCTestCase {
@@ -28,7 +30,7 @@ final class LayerTests: XCTestCase {
     let runner: Set = [
       "Optimizer", "Record", "Threads", "Program", "Checkpoint", "Branch", "SlotStore", "Layout", "Frame",
     ]
-    let found = try lines("Thalweg/Methods")
+    let found = try lines("ThalwegMethods")
     XCTAssertGreaterThan(found.count, 3000)
     for (file, number, line) in found where !line.contains("\"") {
       XCTAssertTrue(words(line).isDisjoint(with: runner), "\(file):\(number): \(line)")
@@ -37,7 +39,7 @@ final class LayerTests: XCTestCase {
 
   func testTheEngineDoesNotNamePipelines() throws {
     let above: Set = ["Optimizer", "Stage", "Branch", "Method", "Hyper", "Checkpoint", "Registry", "Frame", "Compiler"]
-    for (file, number, line) in try lines("Thalweg/Engine") {
+    for (file, number, line) in try lines("ThalwegCore/Engine") {
       XCTAssertTrue(words(line).isDisjoint(with: above), "\(file):\(number): \(line)")
     }
   }
@@ -46,7 +48,7 @@ final class LayerTests: XCTestCase {
   func testNoMethodIsCalledByItsName() throws {
     let exceptions: Set = ["route", "constant"]  // parts of the grammar: a number may stand for a schedule
     let names = Registry.names().filter { !exceptions.contains($0) }.map { "\"\($0)\"" }
-    for (file, number, line) in try lines("Thalweg/Engine") + lines("Thalweg/Pipeline") {
+    for (file, number, line) in try lines("ThalwegCore/Engine") + lines("Thalweg") {
       for name in names { XCTAssertFalse(line.contains(name), "\(file):\(number): \(line)") }
     }
   }

@@ -1,6 +1,8 @@
 import XCTest
 
 @testable import Thalweg
+@testable import ThalwegCore
+@testable import ThalwegMethods
 
 final class MatrixTests: XCTestCase {
   private func random(_ key: UInt64, _ n: Int) -> [Double] { (0..<n).map { Random.normal(key, $0) } }

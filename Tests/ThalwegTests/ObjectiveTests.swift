@@ -2,6 +2,8 @@ import CThalweg
 import XCTest
 
 @testable import Thalweg
+@testable import ThalwegCore
+@testable import ThalwegMethods
 
 /// Σ over samples of weight·Σ_c (a − b)²/samples, for any leading axes: every kind of input, and a gradient for two of
 /// them.

@@ -2,6 +2,8 @@ import Foundation
 import XCTest
 
 @testable import Thalweg
+@testable import ThalwegCore
+@testable import ThalwegMethods
 
 /// The plans of many sentences as text, beside a file: whoever changes the planner sees what changes with it, and
 /// changes the file on purpose (`THALWEG_WRITE_PLANS=1 swift test --filter PlanTests`).

@@ -1,6 +1,8 @@
 import XCTest
 
 @testable import Thalweg
+@testable import ThalwegCore
+@testable import ThalwegMethods
 
 /// What every penalty must satisfy, whatever its formula.
 final class RegularizerTests: XCTestCase {

@@ -1,6 +1,8 @@
 import CThalweg
 
 @testable import Thalweg
+@testable import ThalwegCore
+@testable import ThalwegMethods
 
 /// A dense float64 tensor that regularizers and constraints may be tried on.
 struct Tensor: Equatable {

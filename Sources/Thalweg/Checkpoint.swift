@@ -1,0 +1,687 @@
+import CThalweg
+import ThalwegCore
+
+/// What a checkpoint holds: all that decides the future of a run. Nothing is changed by loading until everything is
+/// checked.
+///
+///     engine/sentence    the pipeline with the hyper-parameters of the default group
+///     engine/settings    live hyper-parameters of every group, and of groups to come, as they are written in a
+///     sentence
+///     engine/memories    what schedules remember: (group or −1, stage, parameter, count, numbers), one after the other
+///     engine/step        step, skipped, phase, the pending request, calls, mode, gradient_scale, flags (1: the loss
+///     was asked
+///                        for first; 2: which tensors take part is not known)
+///     engine/names       the tensors, each ended by a zero byte: everything a tensor follows this order and is found
+///     by name
+///     engine/tensors     for each: its step, the number that keys its random draws, flags
+///     engine/observed    what was observed for the step to come, under the names in engine/observed_names
+///     engine/frames      within a step of several sources: who asks whom (part, answers, rounds, minibatch in two
+///     halves, kind, index, count)
+///     engine/before      within a step: the scalars of the sources from before it; NAME/STAGE/SLOT/before the same of
+///     lasting state
+///     engine/answer      within a step: a matrix that the source keeps
+///     STAGE/scalars      one set, or one a tensor
+///     NAME/engine/fingerprints  what the last step left in the parameters, where it matters whether the host has
+///     written since
+///     NAME/STAGE/SLOT    state as stored; NAME/engine/master; in evaluation mode NAME/engine/training, the training
+///     weights; within a step
+///                        NAME/engine/place, the parameters where the request that waits has them
+///
+/// Version 1 had the default group's hyper-parameters alone, and tensors by position.
+package enum Checkpoint {
+  private enum Flag {
+    static let started = 1, active = 2, away = 4, shown = 8, tookPart = 16, startedNow = 32, written = 64, sources = 8
+  }
+  private static func key(_ s: Stage) -> String { "\(s.id).\(s.name)" }
+
+  // MARK: saving
+
+  private static func rows(_ o: Optimizer, within: Bool, evaluating: Bool) -> [Optimizer.StateRow] {
+    // What is needed from one request to the next alone is part of it only within a step.
+    o.allStateRows().filter { within || !$0.slot.temporary } + (evaluating ? o.trainingRows() : [])
+      + (within ? o.beforeRows() : [])
+  }
+  private static func name(_ row: Optimizer.StateRow, _ o: Optimizer) -> String {
+    let b = o.bound[row.tensor].name
+    switch row.kind {
+    // stages are numbered, so that two of one name do not meet
+    case .slot: return "\(b)/\(key(row.stage))/\(row.slot.name)"
+    case .before: return "\(b)/\(key(row.stage))/\(row.slot.name)/before"
+    case .master, .training, .place, .written, .dense: return "\(b)/engine/\(row.slot.name)"
+    }
+  }
+  private static func form(_ row: Optimizer.StateRow, _ o: Optimizer) -> (dtype: String, shape: [Int]) {
+    let v = o.bound[row.tensor].view
+    switch row.kind {
+    case .training, .place, .written: return (v.dtype.name.uppercased(), v.shape)
+    case .dense: return (v.dtype == .f64 ? "F64" : "F32", v.shape)
+    case .master: return ("F32", v.shape)
+    case .slot, .before:
+      switch row.format {
+      case .direct: return (v.dtype == .f64 ? "F64" : "F32", row.slot.count.map { [$0] } ?? v.shape)
+      case .bf16: return ("BF16", row.slot.count.map { [$0] } ?? v.shape)
+      case .signed8, .positive8: return ("U8", [o.stateBytes(row)])
+      }
+    }
+  }
+
+  /// The checkpoint as pieces of memory, good until the optimizer is used again.
+  private static func writer(_ o: Optimizer) throws(Failure) -> Safetensors.Writer {
+    try o.allocated()
+    let w = Safetensors.Writer(o.allocator), within = o.phase >= 0
+    try w.add("engine/sentence", text: o.fullSentence)
+    try w.add("engine/settings", text: o.settingsText)
+    try w.add("engine/memories", o.memories)
+    let r = o.pending
+    try w.add(
+      "engine/step",
+      [
+        Double(o.step), Double(o.skipped), Double(o.phase), Double(r.kind.rawValue), Double(r.pass),
+        Double(r.tag & 0xffff_ffff),
+        Double(r.tag >> 32), Double(r.index), Double(r.count), Double(o.calls), o.evaluating ? 1 : 0,
+        o.options.gradientScale,
+        Double((o.lossFirst ? 1 : 0) + (within && o.resumed && !o.knowsActive ? 2 : 0)),
+      ])
+    try w.add("engine/names", text: o.bound.map { $0.name + "\0" }.joined())
+    let shown = Set(o.shown), startedNow = Set(o.startedNow), written = Set(o.written.map(\.tensor))
+    try w.add(
+      "engine/tensors",
+      (0..<o.bound.count).flatMap { i -> [Double] in
+        let t = o.records[i]
+        var flags = (t.started ? Flag.started : 0) | (t.active ? Flag.active : 0) | (t.away != 0 ? Flag.away : 0)
+        if within {
+          flags |=
+            (shown.contains(i) ? Flag.shown : 0) | (t.tookPart ? Flag.tookPart : 0)
+            | (startedNow.contains(i) ? Flag.startedNow : 0)
+            | (written.contains(i) ? Flag.written : 0)
+        }
+        return [Double(t.t), Double(t.key), Double(flags | Int(t.away) << Flag.sources)]
+      })
+    let observed = o.observed.sorted { $0.key < $1.key }
+    try w.add("engine/observed", observed.map(\.value))
+    try w.add("engine/observed_names", text: observed.map { $0.key + "\0" }.joined())
+    if within {
+      if o.composed { try w.add("engine/frames", o.stack.flatMap(numbers)) }
+      try w.add(
+        "engine/before",
+        o.sourceCopies.flatMap { m in (0..<(m.count / 8)).map { m.base.assumingMemoryBound(to: Double.self)[$0] } })
+      if let k = o.kept { try w.add("engine/answer", [Double(k.rows), Double(k.columns)] + k.values) }
+    }
+    for s in o.stages where !s.scalars.isEmpty { try w.add("\(key(s))/scalars", o.scalarValues(s)) }
+    for row in rows(o, within: within, evaluating: o.evaluating) {
+      let f = form(row, o), s = o.storage(row)
+      w.add(name(row, o), f.dtype, f.shape, s.base, s.bytes)
+    }
+    for i in 0..<o.bound.count where o.records[i].marked {
+      if let m = o.marks(of: i) { w.add("\(o.bound[i].name)/engine/fingerprints", "U8", [m.bytes], m.base, m.bytes) }
+    }
+    for i in 0..<o.bound.count where within && (o.records[i].away != 0 || shown.contains(i) || written.contains(i)) {
+      guard let row = o.placeRow(i) else { continue }
+      let f = form(row, o), known = o.places.first { $0.tensor == i }?.bits
+      let bits: Memory
+      if let known { bits = known } else { bits = try o.copyOfParameters(i) }
+      w.add(name(row, o), f.dtype, f.shape, bits, o.stateBytes(row))
+    }
+    for i in written.sorted() where within {
+      for row in o.writtenRows(i) {
+        let f = form(row, o), s = o.storage(row)
+        w.add(name(row, o), f.dtype, f.shape, s.base, s.bytes)
+      }
+    }
+    return w
+  }
+
+  package static func size(_ o: Optimizer) throws(Failure) -> Int { try writer(o).size }
+
+  /// Hands the checkpoint to `put`, piece by piece; `begin` is told its size first.
+  package static func save(
+    _ o: Optimizer, _ begin: (Int) throws(Failure) -> Void, _ put: (UnsafeRawBufferPointer) throws(Failure) -> Void
+  ) throws(Failure) {
+    let w = try writer(o)
+    try begin(w.size)
+    try w.write(put)
+  }
+
+  // MARK: loading
+
+  package static func load(_ o: Optimizer, _ data: UnsafeRawBufferPointer) throws(Failure) {
+    let before = o.growth
+    do throws(Failure) { try read(o, data) } catch {
+      o.growth = before
+      throw error
+    }
+  }
+
+  private static func read(_ o: Optimizer, _ data: UnsafeRawBufferPointer) throws(Failure) {
+    guard o.phase < 0 else {
+      throw Failure(Status.sequence, "loading within a step; answer its requests, or cancel it, first")
+    }
+    guard !o.evaluating else {
+      throw Failure(Status.sequence, "loading in evaluation mode; call set_mode(train) first")
+    }
+    let file = try Safetensors(data)
+    for s in o.stages { s.isNew = o.isNew }
+    // Everything is intact; does it belong to this optimizer?
+    guard let sentence = file.text("engine/sentence") else { throw Safetensors.damaged("it has no sentence") }
+    let saved: [String]
+    do { saved = try Compiler(sentence, trusted: true).stages.map(\.name) } catch {
+      throw Failure(Status.mismatch, "the checkpoint's sentence is not known here: \(error.message)")
+    }
+    guard saved == o.stages.map(\.name) else {
+      throw Failure(
+        Status.mismatch,
+        "the checkpoint is of `\(saved.joined(separator: " | "))`, this optimizer is "
+          + "`\(o.stages.map(\.name).joined(separator: " | "))`")
+    }
+    let head = try Head(file, o)
+    let settings = try Settings(file, o, sentence)
+    settings.grow()
+    try o.allocated()
+    let memories = try memories(file, o, settings)
+    let scalars = try scalars(file, o, head)
+    let rows = rows(o, within: head.within, evaluating: head.evaluating)
+    let away = (0..<o.bound.count).filter {
+      file.written > 1 && head.within && head.tensors[$0].flags & (Flag.away | Flag.shown | Flag.written) != 0
+    }
+    .compactMap(o.placeRow)
+    let written = (0..<o.bound.count).filter { head.within && head.tensors[$0].flags & Flag.written != 0 }
+    let over = try written.map { (i) throws(Failure) in
+      (
+        tensor: i, bits: try Memory(o.stateBytes(o.writtenRows(i)[0]), o.allocator, zeroed: false),
+        dense: try Memory(o.stateBytes(o.writtenRows(i)[1]), o.allocator, zeroed: false)
+      )
+    }
+    let all = rows + away + written.flatMap(o.writtenRows)
+    let places = try places(file, o, all, head, settings)
+    let stands = try away.map { (row) throws(Failure) in
+      (tensor: row.tensor, bits: try Memory(o.stateBytes(row), o.allocator, zeroed: false))
+    }
+    let backup =
+      try head.evaluating
+      ? (0..<o.bound.count).map { (i) throws(Failure) in
+        try Memory(o.bound[i].view.count * o.bound[i].view.dtype.size, o.allocator, zeroed: false)
+      } : []
+    let before = try before(file, o, head)
+    let lasting = try (head.within ? o.beforeRows() : []).map { (row) throws(Failure) in
+      try Memory(o.stateBytes(row), o.allocator, zeroed: false)
+    }
+
+    // From here on nothing fails.
+    settings.put(o)
+    for (s, group, k, memory) in memories {
+      if group < 0 { s.standardSchedules[k]?.memory = memory } else { s.schedules[group][k]?.memory = memory }
+    }
+    (o.step, o.skipped, o.phase, o.calls) = (head.step, head.skipped, head.phase, head.calls)
+    (o.pending, o.lossFirst, o.resumed) = (head.pending, head.lossFirst, head.within)
+    (o.knowsActive, o.observed, o.kept, o.answered) = (head.knowsActive, head.observed, head.answer, nil)
+    (o.backup, o.evaluating, o.snapshotMemory, o.sourceCopies) = (backup, head.evaluating, [], before)
+    (o.stack, o.stateCopies) = (head.stack, lasting)
+    (o.shown, o.startedNow, o.written, o.places) = ([], [], over, stands)
+    if let x = head.gradientScale { o.options.gradientScale = x }
+    for i in 0..<o.bound.count {
+      let t = head.tensors[i]
+      (o.records[i].t, o.records[i].key, o.records[i].marked) = (t.t, t.key, false)
+      o.records[i].started = t.flags & Flag.started != 0
+      o.records[i].active = t.flags & Flag.active != 0
+      o.records[i].tookPart = t.flags & Flag.tookPart != 0
+      // which source has moved it; older files had one
+      let away =
+        t.flags >> Flag.sources == 0 && t.flags & Flag.away != 0
+        ? 1 : UInt32(truncatingIfNeeded: t.flags >> Flag.sources)
+      o.records[i].away = o.sources.indices.reduce(0) {
+        $0 | (o.records[i].homes[$1] != nil ? away & (1 << UInt32($1)) : 0)
+      }
+      o.records[i].apply.scale = o.scale
+      if let m = o.marks(of: i), let e = file.found[Exact("\(o.bound[i].name)/engine/fingerprints")], e.bytes == m.bytes
+      {
+        file.copy(e, to: m.base, m.bytes)
+        o.records[i].marked = true
+      }
+      if t.flags & Flag.shown != 0 { o.shown.append(i) }
+      if t.flags & Flag.startedNow != 0 { o.startedNow.append(i) }
+    }
+    for (s, values) in scalars { o.putScalars(s, values) }
+    for (row, e) in zip(all, places) {
+      let target = o.storage(row)
+      file.copy(e, to: target.base, target.bytes)
+    }
+  }
+
+  /// Counters, the pending request, and what there is for each tensor, in the order of this optimizer.
+  private struct Head {
+    var step = 0, skipped = 0, phase = -1, calls = 0
+    var pending = Request(), lossFirst = false, evaluating = false, knowsActive = false
+    var gradientScale: Double?
+    var observed: [String: Double] = [:]
+    var answer: HostMatrix?
+    var stack: [Frame] = []
+    var tensors: [(t: Int, key: UInt32, flags: Int)] = []
+    /// Position in the file of each tensor of this optimizer.
+    var order: [Int] = []
+    var within: Bool { phase >= 0 }
+
+    init(_ file: Safetensors, _ o: Optimizer) throws(Failure) {
+      let n = o.bound.count, old = file.written == 1
+      guard let c = file.numbers("engine/step"), c.count >= (old ? 9 : 13) else {
+        throw Safetensors.damaged("it has no counters")
+      }
+      let senseless = Safetensors.damaged("its counters make no sense")
+      guard c.allSatisfy({ $0.isFinite && abs($0) < 9e15 }), c.prefix(11).allSatisfy({ $0 == $0.rounded() }), c[0] >= 0,
+        c[1] >= 0, c[2] >= -1,
+        c[3] >= 0, c[3] < Double(Request.Kind.allCases.count), c[4] >= 0, c[5] >= 0, c[5] < 0x1p32, c[6] >= 0,
+        c[6] < 0x1p32, c[7] >= 0, c[8] >= 0
+      else { throw senseless }
+      (step, skipped, phase) = (Int(c[0]), Int(c[1]), Int(c[2]))
+      pending = Request(
+        kind: Request.Kind(rawValue: Int32(c[3])) ?? .none, pass: Int(c[4]), tag: UInt64(c[5]) | UInt64(c[6]) << 32,
+        index: Int(c[7]),
+        count: Int(c[8]))
+      calls = step
+      if !old {
+        guard c[9] >= 0, c[10] == 0 || c[10] == 1, c[11] > 0, (0...3).contains(c[12]) else { throw senseless }
+        (calls, evaluating, gradientScale) = (Int(c[9]), c[10] == 1, c[11])
+        (lossFirst, knowsActive) = (Int(c[12]) & 1 != 0, Int(c[12]) & 2 == 0)
+      }
+      if within { stack = try Checkpoint.frames(file, o, phase, lossFirst && pending.kind == .loss && phase == 0) }
+      guard !(within && evaluating), o.mayWait(pending, stack, lossFirst) else { throw senseless }
+      if within, let row = file.numbers("engine/answer") {
+        guard row.count >= 2, row[0] >= 0, row[1] >= 0, row[0] <= 0x1p31, row[1] <= 0x1p31,
+          row[0] * row[1] == Double(row.count - 2)
+        else {
+          throw Safetensors.damaged("its kept answer makes no sense")
+        }
+        answer = HostMatrix(Array(row[2...]), Int(row[0]), Int(row[1]))
+      }
+      if old {
+        guard let t = file.numbers("engine/tensor_steps"), t.count == n, t.allSatisfy({ $0 >= 0 && $0 < 9e15 }) else {
+          throw senseless
+        }
+        order = Array(0..<n)
+        let flags = step > 0 || within ? Flag.started : 0
+        // An older file does not say which tensors are away: those are where a gradient is wanted after the first
+        // answer.
+        let away = phase > 0 && pending.kind.takesGradients && pending.kind != .hessianVector ? Flag.away : 0
+        tensors = t.indices.map { (Int(t[$0]), UInt32(truncatingIfNeeded: $0), flags | away) }
+        return
+      }
+      guard let text = file.text("engine/names"), let t = file.numbers("engine/tensors") else {
+        throw Safetensors.damaged("it names no tensors")
+      }
+      let names = text.split(separator: "\0", omittingEmptySubsequences: false).dropLast().map(String.init)
+      guard t.count == names.count * 3, t.allSatisfy({ $0 >= 0 && $0 < 9e15 && $0 == $0.rounded() }) else {
+        throw senseless
+      }
+      var place: [Exact: Int] = [:]
+      for (k, name) in names.enumerated() { place[Exact(name)] = k }
+      guard place.count == names.count else { throw senseless }
+      for b in o.bound {
+        guard let k = place[Exact(b.name)] else {
+          throw Failure(Status.mismatch, "the checkpoint has no parameter `\(b.name)`" + suggestion(b.name, names))
+        }
+        order.append(k)
+        tensors.append((Int(t[3 * k]), UInt32(truncatingIfNeeded: Int(t[3 * k + 1])), Int(t[3 * k + 2])))
+      }
+      guard pending.kind != .activations || !within || order == Array(0..<n) else {
+        throw Failure(
+          Status.mismatch,
+          "the checkpoint waits for the activations of one layer after the other; bind the parameters in its order")
+      }
+      guard names.count == n else {
+        let mine = Set(o.bound.map { Exact($0.name) })
+        throw Failure(
+          Status.mismatch,
+          "the checkpoint has the parameter `\(names.first { !mine.contains(Exact($0)) } ?? "")`, which this "
+            + "optimizer does not"
+        )
+      }
+      guard let values = file.numbers("engine/observed"), let text = file.text("engine/observed_names") else {
+        throw senseless
+      }
+      let what = text.split(separator: "\0", omittingEmptySubsequences: false).dropLast().map(String.init)
+      guard what.count == values.count else { throw senseless }
+      for (name, x) in zip(what, values) { observed[name] = x }
+    }
+  }
+
+  /// Hyper-parameters of every group of this optimizer, checked.
+  private struct Settings {
+    private var list: [(stage: Stage, group: Int, hyper: Hyper)] = []
+    /// For a group of the file (−1: those to come), the one of this optimizer.
+    private(set) var groups: [Int: Int] = [-1: -1]
+
+    init(_ file: Safetensors, _ o: Optimizer, _ sentence: String) throws(Failure) {
+      let base = try o.parse(sentence: sentence)
+      guard file.written > 1 else {
+        // Version 1: what was set for the default group.
+        for (s, values) in base {
+          var h = s.hyper[0]
+          for (k, v) in values { h.put(v, k) }
+          list.append((s, 0, h))
+          list.append((s, -1, h))
+        }
+        for g in o.groups.indices { groups[g] = g }
+        return
+      }
+      var json = JSON(Array((file.text("engine/settings") ?? "").utf8))
+      guard let top = json.object() else { throw Safetensors.damaged("it has no hyper-parameters") }
+      var saved: [(key: Int, name: String, values: [JSON.Field])] = []
+      for entry in top {
+        guard case .object(let fields) = entry.item, let k = Int(entry.key), k >= -1 else {
+          throw Safetensors.damaged("its parameter groups make no sense")
+        }
+        var group = ""
+        if case .string(let g)? = fields.first(where: { $0.key == "name" })?.item { group = g }
+        saved.append((k, group, fields.filter { $0.key != "name" }))
+      }
+      let theirs = saved.filter { $0.key >= 0 }
+      // A group of the file that was bound without a name, or is empty, need not be so here.
+      let mine = o.populatedGroups, named = theirs.filter { $0.key > 0 }
+      if theirs.count != o.groups.count, let there = [theirs, named].first(where: { $0.count == mine.count }) {
+        for (t, g) in zip(there.sorted { $0.key < $1.key }, mine) { groups[t.key] = g }
+        for t in saved where t.key < 0 || groups[t.key] != nil { try read(t.values, groups[t.key] ?? -1, o) }
+        return
+      }
+      let byName = theirs.allSatisfy { t in o.groups.contains { Exact($0) == Exact(t.name) } }
+      guard theirs.count == o.groups.count, Set(theirs.map(\.key)) == Set(o.groups.indices) else {
+        func list(_ names: [String]) -> String { names.dropFirst().map { "`\($0)`" }.joined(separator: ", ") }
+        throw Failure(
+          Status.mismatch,
+          "the checkpoint has \(theirs.count - 1) named parameter groups (\(list(theirs.map(\.name)))), "
+            + "this optimizer has \(o.groups.count - 1) (\(list(o.groups)))")
+      }
+      for (k, name, values) in saved {
+        let mine = k < 0 ? -1 : byName ? o.groups.firstIndex { Exact($0) == Exact(name) } ?? k : k
+        groups[k] = mine
+        try read(values, mine, o)
+      }
+    }
+
+    /// Takes the values of one group of the file for a group of this optimizer (−1: those to come).
+    private mutating func read(_ values: [JSON.Field], _ mine: Int, _ o: Optimizer) throws(Failure) {
+      var texts: [String: String] = [:]
+      for field in values { if case .string(let t) = field.item { texts[field.key] = t } }
+      for s in o.stages where !s.aliases.isEmpty {
+        var h = mine < 0 ? s.standard : s.hyper[mine]
+        for (i, p) in h.parameters.enumerated() where p.live {
+          guard let text = texts["\(s.id).\(p.name)"] else { continue }
+          do throws(Failure) { h.put(try p.read(try Parser.value(text, trusted: true), of: s.name), i) } catch {
+            throw Failure(Status.mismatch, "the checkpoint's \(s.name).\(p.name) is not known here: \(error.message)")
+          }
+        }
+        try s.check(h, "what was saved")
+        list.append((s, mine, h))
+      }
+    }
+
+    /// State that was asked for before the first step of the optimizer that was saved.
+    func grow() { for (s, _, h) in list where s.isNew { s.grow(h) } }
+
+    func put(_ o: Optimizer) {
+      for (s, group, h) in list {
+        for (k, v) in h.values.enumerated() where h.parameters[k].live { s.put(group < 0 ? nil : group, k, v) }
+      }
+    }
+    /// The schedule that a group will have, fresh.
+    func schedule(_ s: Stage, _ group: Int, _ parameter: Int) -> (any Schedule)? {
+      let h = list.last { $0.stage === s && $0.group == group }?.hyper ?? (group < 0 ? s.standard : s.hyper[group])
+      guard h.values.indices.contains(parameter), case .schedule(let node) = h.values[parameter] else { return nil }
+      return try? Registry.schedule(node)
+    }
+  }
+
+  private static func memories(_ file: Safetensors, _ o: Optimizer, _ settings: Settings) throws(Failure) -> [(
+    Stage, Int, Int, [Double]
+  )] {
+    var list: [(Stage, Int, Int, [Double])] = []
+    if file.written == 1 {
+      for s in o.stages {
+        for g in o.groups.indices {
+          for k in s.hyper[g].parameters.indices {
+            guard let m = file.numbers("\(key(s))/schedule.\(g).\(k)") else { continue }
+            if settings.schedule(s, g, k)?.takes(m[...]) == m.count { list.append((s, g, k, m)) }
+            if g == 0, settings.schedule(s, -1, k)?.takes(m[...]) == m.count { list.append((s, -1, k, m)) }
+          }
+        }
+      }
+      return list
+    }
+    let senseless = Safetensors.damaged("the memory of its schedules makes no sense")
+    guard let all = file.numbers("engine/memories") else { throw senseless }
+    var rest = all[...]
+    while !rest.isEmpty {
+      guard rest.count >= 4, rest.prefix(4).allSatisfy({ $0 == $0.rounded() && abs($0) < 9e15 }) else {
+        throw senseless
+      }
+      let f = rest.prefix(4).map { Int($0) }
+      rest = rest.dropFirst(4)
+      if f[3] >= 0, f[3] <= rest.count, f[0] >= 0, settings.groups[f[0]] == nil {  // of a group that is empty
+        rest = rest.dropFirst(f[3])
+        continue
+      }
+      guard let group = settings.groups[f[0]], o.stages.indices.contains(f[1]), f[3] >= 0, f[3] <= rest.count,
+        settings.schedule(o.stages[f[1]], group, f[2])?.takes(rest.prefix(f[3])) == f[3]
+      else { throw senseless }
+      list.append((o.stages[f[1]], group, f[2], Array(rest.prefix(f[3]))))
+      rest = rest.dropFirst(f[3])
+    }
+    return list
+  }
+
+  /// Scalars of all stages, one set or in the order of this optimizer's tensors.
+  private static func scalars(_ file: Safetensors, _ o: Optimizer, _ head: Head) throws(Failure) -> [(Stage, [Double])]
+  {
+    var list: [(Stage, [Double])] = []
+    for s in o.stages where !s.scalars.isEmpty {
+      let name = "\(key(s))/scalars", n = s.scalars.count, expected = s.scope == .global ? n : n * o.bound.count
+      guard let v = file.numbers(name) else { throw Failure(Status.mismatch, "the checkpoint has no `\(name)`") }
+      if s.scope == .global, v.count < n {  // written when the stage had fewer
+        list.append((s, v + s.scalars.dropFirst(v.count).map(\.start)))
+        continue
+      }
+      guard v.count == expected else {
+        throw Failure(Status.mismatch, "`\(name)` has \(v.count) numbers in the checkpoint, \(expected) here")
+      }
+      list.append((s, s.scope == .global ? v : head.order.flatMap { v[($0 * n)..<(($0 + 1) * n)] }))
+    }
+    return list
+  }
+  /// The source's scalars from before the step, as copies of the regions that it has here.
+  private static func before(_ file: Safetensors, _ o: Optimizer, _ head: Head) throws(Failure) -> [Memory] {
+    guard head.within, var rest = file.numbers("engine/before")?[...], !rest.isEmpty else { return [] }
+    let senseless = Safetensors.damaged("its scalars from before the step make no sense")
+    var list: [Memory] = []
+    for s in o.sources {
+      let n = s.scalars.count, regions = o.scalars(s)
+      // as many sets as there are tensors that the source uses, in the order of the file
+      let places = head.order.indices.filter { s.scope == .tensor && o.uses(s, o.bound[$0]) }
+      let ranks = places.map { i in places.reduce(0) { $0 + (head.order[$1] < head.order[i] ? 1 : 0) } }
+      let count = regions.reduce(0) { $0 + $1.bytes / 8 }
+      guard rest.count >= count, s.scope == .global || regions.count == ranks.count || n == 0 else { throw senseless }
+      let own = Array(rest.prefix(count))
+      rest = rest.dropFirst(count)
+      for (k, r) in regions.enumerated() {
+        let m = try Memory(r.bytes, o.allocator, zeroed: false), first = s.scope == .tensor ? ranks[k] * n : 0
+        for j in 0..<(r.bytes / 8) { m.base.assumingMemoryBound(to: Double.self)[j] = own[first + j] }
+        list.append(m)
+      }
+    }
+    guard rest.isEmpty else { throw senseless }
+    return list
+  }
+
+  private static func numbers(_ f: Frame) -> [Double] {
+    let part: Double
+    switch f.part {
+    case .source(let k): part = Double(k)
+    case .route: part = -1
+    }
+    return [
+      part, Double(f.phase), Double(f.round), Double(f.sample & 0xffff_ffff), Double(f.sample >> 32),
+      Double(f.asked.kind.rawValue),
+      Double(f.asked.index), Double(f.asked.count),
+    ]
+  }
+  /// The sources at work in a checkpoint from within a step; `unasked`: none is yet.
+  private static func frames(_ file: Safetensors, _ o: Optimizer, _ phase: Int, _ unasked: Bool) throws(Failure)
+    -> [Frame]
+  {
+    if unasked || o.sources.isEmpty { return [] }
+    guard o.composed else {
+      var f = Frame(part: .source(0))
+      f.phase = phase
+      return [f]
+    }
+    let senseless = Safetensors.damaged("its requests make no sense")
+    guard let all = file.numbers("engine/frames"), !all.isEmpty, all.count % 8 == 0,
+      all.count <= 8 * (o.sources.count + 1),
+      all.allSatisfy({ $0 == $0.rounded() && $0 >= -1 && $0 < 9e15 })
+    else { throw senseless }
+    var list: [Frame] = []
+    for row in stride(from: 0, to: all.count, by: 8).map({ Array(all[$0..<($0 + 8)]) }) {
+      guard row[0] < Double(o.sources.count), row[0] >= 0 || o.routeStage != nil,
+        row.dropFirst().allSatisfy({ $0 >= 0 }), row[3] < 0x1p32,
+        row[4] < 0x1p32, let kind = Request.Kind(rawValue: Int32(min(row[5], 1e6))), kind.isGradient
+      else { throw senseless }
+      var f = Frame(part: row[0] < 0 ? .route : .source(Int(row[0])))
+      (f.phase, f.round, f.sample) = (Int(row[1]), Int(row[2]), UInt64(row[3]) | UInt64(row[4]) << 32)
+      f.asked = Ask(kind, index: Int(row[6]), count: Int(row[7]))
+      list.append(f)
+    }
+    guard o.mayStack(list.map(\.part), list.map(\.phase)) else { throw senseless }
+    return list
+  }
+
+  /// Where the file has each row; throws unless it has just these.
+  private static func places(
+    _ file: Safetensors, _ o: Optimizer, _ rows: [Optimizer.StateRow], _ head: Head, _ settings: Settings
+  ) throws(Failure) -> [Safetensors.Entry] {
+    var places: [Safetensors.Entry] = []
+    var known = Set(
+      [
+        "engine/sentence", "engine/settings", "engine/memories", "engine/step", "engine/names", "engine/tensors",
+        "engine/observed",
+        "engine/observed_names",
+      ].map(Exact.init))
+    if head.within { known.formUnion(["engine/frames", "engine/before", "engine/answer"].map(Exact.init)) }
+    for s in o.stages where !s.scalars.isEmpty { known.insert(Exact("\(key(s))/scalars")) }
+    if file.written == 1 {
+      known.insert(Exact("engine/tensor_steps"))
+      for s in o.stages {
+        for g in o.groups.indices {
+          for k in s.hyper[g].parameters.indices { known.insert(Exact("\(key(s))/schedule.\(g).\(k)")) }
+        }
+      }
+    }
+    // "marks": as an unreleased version wrote them
+    for b in o.bound { known.formUnion(["fingerprints", "marks"].map { Exact("\(b.name)/engine/\($0)") }) }
+    var last = 0
+    for row in rows {
+      let name = name(row, o), f = form(row, o), bytes = o.stateBytes(row)
+      guard let e = file.found[Exact(name)] else {
+        throw Failure(Status.mismatch, "the checkpoint has no `\(name)`" + suggestion(name, file.order.map(\.name)))
+      }
+      guard e.dtype == f.dtype, e.shape == f.shape, e.bytes == bytes else {
+        throw Failure(
+          Status.mismatch, "`\(name)` is \(e.dtype) \(e.shape) in the checkpoint, \(f.dtype) \(f.shape) here")
+      }
+      // Version 1 has counters by position: tensors in another order would get those of others.
+      if file.written == 1 {
+        guard e.start >= last else {
+          throw Failure(
+            Status.mismatch,
+            "the checkpoint, of an older version, has its parameters in another order; bind them in that order")
+        }
+        last = e.start
+      }
+      known.insert(Exact(name))
+      places.append(e)
+    }
+    if let k = file.order.first(where: { !known.contains(Exact($0.name)) })?.name {
+      throw Failure(Status.mismatch, "the checkpoint has `\(k)`, which this optimizer does not")
+    }
+    return places
+  }
+}
+
+extension Optimizer {
+  /// Live hyper-parameters by group, as JSON: {"-1": {"0.lr": "0.1", ...}, "0": {"name": "", "0.lr": ...}, ...}; −1 is
+  /// what groups to come start from.
+  var settingsText: String {
+    func object(_ name: String?, _ hyper: (Stage) -> Hyper) -> String {
+      var fields: [String] = name.map { ["\"name\":" + JSON.escape($0)] } ?? []
+      for s in stages where !s.aliases.isEmpty {
+        let h = hyper(s)
+        for (p, v) in zip(h.parameters, h.values) where p.live {
+          fields.append("\"\(s.id).\(p.name)\":" + JSON.escape(p.write(v)))
+        }
+      }
+      return "{" + fields.joined(separator: ",") + "}"
+    }
+    let list =
+      ["\"-1\":" + object(nil) { $0.standard }]
+      + groups.indices.map { g in "\"\(g)\":" + object(groups[g]) { $0.hyper[g] } }
+    return "{" + list.joined(separator: ",") + "}"
+  }
+
+  /// What schedules remember: (group or −1, stage, parameter, count, numbers), one after the other.
+  var memories: [Double] {
+    var list: [Double] = []
+    for s in stages {
+      for g in -1..<groups.count {
+        for (k, schedule) in (g < 0 ? s.standardSchedules : s.schedules[g]).sorted(by: { $0.key < $1.key })
+        where !schedule.memory.isEmpty {
+          list += [Double(g), Double(s.id), Double(k), Double(schedule.memory.count)] + schedule.memory
+        }
+      }
+    }
+    return list
+  }
+
+  func scalarValues(_ s: Stage) -> [Double] {
+    if s.scope == .global { return (0..<s.scalars.count).map { s.globals[$0] } }
+    return (0..<bound.count).flatMap { i in
+      (0..<s.scalars.count).map {
+        uses(s, bound[i]) && i < planned ? records[i].scalars[s.id][$0] : s.scalars[$0].start
+      }
+    }
+  }
+  func putScalars(_ s: Stage, _ values: [Double]) {
+    let n = s.scalars.count
+    if s.scope == .global {
+      for k in 0..<n { s.globals[k] = values[k] }
+    } else {
+      for i in 0..<bound.count where uses(s, bound[i]) {
+        for k in 0..<n { records[i].scalars[s.id][k] = values[i * n + k] }
+      }
+    }
+  }
+
+  /// A checkpoint within a step says who asks whom.
+  var composed: Bool { sources.count > 1 || routeStage != nil }
+
+  /// Whether this pipeline may wait for a request, with these sources at work.
+  func mayWait(_ r: Request, _ stack: [Frame], _ lossFirst: Bool) -> Bool {
+    let own = sources.flatMap { $0.source?.kinds ?? [] }
+    for f in stack {
+      guard case .source(let k) = f.part else { continue }
+      if f.phase >= sources[k].source?.most(bound.count) ?? 1 { return false }
+    }
+    return r.index < max(1, r.count, bound.count) && r.count <= 1 << 31
+      && (r.kind == .none || ([.gradient, .loss, .lossAndGradient] + own).contains(r.kind)) && (!lossFirst || opens)
+  }
+
+  /// A request that a loaded checkpoint was waiting for.
+  package var waiting: Request? { phase >= 0 ? pending : nil }
+}
+
+extension Checkpoint {
+  /// Whether bytes that begin so may be a checkpoint: looked at before room for all of them is asked for. Throws
+  /// TW_ERROR_FORMAT.
+  package static func begins(_ first: UnsafeRawBufferPointer, of size: Int) throws(Failure) {
+    guard first.count >= 8, let length = first.baseAddress?.loadUnaligned(as: UInt64.self), length >= 2,
+      length <= UInt64(Safetensors.headerLimit), Int(length) <= size - 8
+    else {
+      throw Failure(Status.format, "not a usable thalweg checkpoint: its \(size) bytes do not begin with a header")
+    }
+  }
+}

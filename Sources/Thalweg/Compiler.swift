@@ -1,0 +1,294 @@
+import ThalwegCore
+
+/// Reads a sentence into branches of stages.
+struct Compiler {
+  let text: String
+  private(set) var stages: [Stage] = []
+  /// The stages that decide how gradients are obtained.
+  private(set) var sources: [Stage] = []
+  /// Keeps the gradients of a route, where some pipeline in it has a source.
+  private(set) var routeStage: Stage?
+  private(set) var branches: [Branch] = []
+  /// Before the next stage there are only sources; it stands inside `route`.
+  private var opens = true, routed = false
+  /// What views add to the gradients: they stand behind the rule but also act before it.
+  private var pulls: [Stage] = []
+
+  private struct Item {
+    var node: StageNode
+    var aliases: [String]
+  }
+
+  /// `trusted`: the sentence was written by `fullSentence`, which may be longer than what is read from a host.
+  init(_ text: String, trusted: Bool = false) throws(Failure) {
+    self.text = text
+    let nodes = try Parser.sentence(text, trusted: trusted)
+    try compile(nodes)
+  }
+
+  /// Adds the sentence and a caret to an error of a stage.
+  private func at(_ node: StageNode, _ f: Failure) -> Failure {
+    f.message.contains("\n") ? f : Failure(Int(f.status), f.message + Parser.pointer(text, f.position ?? node.position))
+  }
+
+  /// Replaces the names that stand for sentences.
+  private func expand(_ nodes: [StageNode], _ aliases: [String], _ position: Int?, _ depth: Int = 0) throws(Failure)
+    -> [Item]
+  {
+    var items: [Item] = []
+    for var n in nodes {
+      if let position { n.position = position }
+      guard let e = Registry.entry(n.name) else {
+        throw at(n, Failure(Status.method, "no method `\(n.name)`" + suggestion(n.name, Registry.names())))
+      }
+      if case .sentence(let make) = e.component, depth < 8 {
+        let h: Hyper
+        do { h = try e.method.read(n) } catch { throw at(n, error) }
+        items += try expand(make(h), aliases + [n.name], n.position, depth + 1)
+      } else {
+        items.append(Item(node: n, aliases: aliases))
+      }
+    }
+    return items
+  }
+
+  private mutating func compile(_ nodes: [StageNode]) throws(Failure) {
+    let items = try expand(nodes, [], nil)
+    guard let k = items.firstIndex(where: { $0.node.name == "route" }) else {
+      branches = [try branch(items, prefix: [], suffix: [], selectors: [.other])]
+      return
+    }
+    let route = items[k].node
+    var prefix: [Stage] = []
+    for item in items[..<k] { if let s = try stage(item, seenRule: false) { prefix.append(try beside(item, s)) } }
+    var suffix: [Stage] = []
+    for item in items[(k + 1)...] { if let s = try stage(item, seenRule: true) { suffix.append(try beside(item, s)) } }
+    guard !route.arguments.isEmpty else {
+      throw at(route, Failure(Status.method, "route needs pipelines, as route(matrix=(muon), other=(adamw))"))
+    }
+    routed = true
+    for a in route.arguments {
+      opens = prefix.allSatisfy { $0.role == .source }
+      guard let name = a.name else {
+        throw at(
+          route, Failure(Status.name, "route: every pipeline needs a selector, as matrix=(muon) or \"*.bias\"=(sgd)"))
+      }
+      let selector = Selector.words.first { $0.0 == name }?.1 ?? .name(name)
+      if case .name(let p) = selector, p.utf8.allSatisfy({ $0 == 95 || ($0 >= 97 && $0 <= 122) }),
+        nearest(p, Selector.words.map(\.0)) != nil
+      {
+        throw at(
+          route,
+          Failure(
+            Status.name,
+            "route: no selector `\(p)`" + suggestion(p, Selector.words.map(\.0))
+              + "; tensors are also selected by name, with a pattern in quotes"))
+      }
+      let inner: [StageNode]
+      switch a.value {
+      case .sentence(let s): inner = s
+      case .word(let w): inner = [w]
+      default:
+        throw at(route, Failure(Status.type, "route: `\(name)` must be a pipeline in parentheses, got \(a.value.text)"))
+      }
+      let nested = try expand(inner, [], nil)
+      if let bad = nested.first(where: { $0.node.name == "route" }) {
+        throw at(bad.node, Failure(Status.method, "route cannot stand inside route"))
+      }
+      branches.append(try branch(nested, prefix: prefix, suffix: suffix, selectors: [selector]))
+    }
+    Branch.align(branches, on: prefix + suffix)
+    guard sources.contains(where: { $0.branch != nil }), let e = Registry.entry(route.name) else { return }
+    let s = try Stage(
+      id: stages.count, method: e.method, component: e.component, role: .source, aliases: [],
+      hyper: try e.method.read(StageNode(name: route.name, arguments: [], position: route.position)),
+      element: nil, whole: nil, source: nil)
+    stages.append(s)
+    routeStage = s
+  }
+
+  /// A stage outside of route, whose pipelines have the update rules.
+  private func beside(_ item: Item, _ s: Stage) throws(Failure) -> Stage {
+    guard s.role != .rule else {
+      throw at(
+        item.node,
+        Failure(Status.method, "the update rule `\(s.name)` beside route: every pipeline inside route has its own"))
+    }
+    return s
+  }
+
+  private mutating func branch(_ items: [Item], prefix: [Stage], suffix: [Stage], selectors: [Selector]) throws(Failure)
+    -> Branch
+  {
+    var gradient = prefix.filter { $0.role != .source }, updates: [Stage] = [], after: [Stage] = []
+    var rule: Stage?, applier: Stage?
+    for item in items {
+      guard let s = try stage(item, seenRule: rule != nil) else { continue }
+      switch s.role {
+      case .source: break
+      case .gradient:
+        gradient.append(s)
+      case .rule:
+        if let first = rule {
+          throw at(
+            item.node, Failure(Status.method, "two update rules, `\(first.name)` and `\(s.name)`: a pipeline has one"))
+        }
+        rule = s
+      case .update: updates.append(s)
+      case .applier:
+        if let first = applier {
+          throw at(item.node, Failure(Status.method, "`\(first.name)` and `\(s.name)` cannot be combined"))
+        }
+        applier = s
+      case .after: after.append(s)
+      }
+    }
+    for s in suffix {
+      switch s.role {
+      case .update: updates.append(s)
+      case .applier: applier = s
+      default: after.append(s)
+      }
+    }
+    gradient += pulls
+    pulls = []
+    guard let rule else {
+      let where_ = items.last?.node ?? StageNode(name: "", arguments: [], position: 0)
+      throw at(where_, Failure(Status.method, "the pipeline has no update rule; add one, as adamw(lr=1e-3)"))
+    }
+    if let k = updates.firstIndex(where: { $0.source != nil }) {
+      let s = updates[k]
+      if k + 1 < updates.count {
+        throw Failure(
+          Status.method, "`\(updates[k + 1].name)` must stand before `\(s.name)`, which measures the whole update")
+      }
+      if let other = applier ?? (rule.method.requests.contains("own-step") ? rule : nil) {
+        throw Failure(
+          Status.method, "`\(s.name)` cannot be combined with `\(other.name)`, which moves the parameters itself")
+      }
+    }
+    if applier != nil, rule.method.requests.contains("own-step") {
+      throw Failure(
+        Status.method, "`\(applier!.name)` cannot be combined with `\(rule.name)`, which moves the parameters itself")
+    }
+    return Branch(
+      selectors: selectors, gradient: gradient, rule: rule, updates: updates, applier: applier, after: after)
+  }
+
+  private mutating func stage(_ item: Item, seenRule: Bool) throws(Failure) -> Stage? {
+    let n = item.node
+    guard let e = Registry.entry(n.name) else { throw at(n, Failure(Status.method, "no method `\(n.name)`")) }
+    do throws(Failure) {
+      let h = try e.method.read(n)
+      let role: Stage.Role
+      var element: ElementKernels?, whole: WholeKernels?, made: (any Source)?, isView = false
+      var component = e.component
+      if case .chosen(let choose) = component { component = choose(h) }
+      switch (e.method.kind, component) {
+      case (.optimizer, .element(let k)): (role, element) = (.rule, k)
+      case (.optimizer, .whole(let k)): (role, whole) = (.rule, k)
+      case (.optimizer, .driven(let make, let k)):
+        (role, element, made) = (.rule, k, try make(h))
+      case (.transform, .element(let k)): (role, element) = (seenRule ? .update : .gradient, k)
+      case (.transform, .whole(let k)): (role, whole) = (seenRule ? .update : .gradient, k)
+      case (.update, .element(let k)): (role, element) = (.update, k)
+      case (.update, .whole(let k)): (role, whole) = (.update, k)
+      case (.update, .driven(let make, let k)): (role, element, made) = (.update, k, try make(h))
+      case (.average, .element(let k)): (role, element) = (e.method.requests.contains("applier") ? .applier : .after, k)
+      case (.average, .whole(let k)): (role, whole) = (.after, k)
+      case (_, .source(let make)): (role, made) = (.source, try make(h))
+      case (_, .adapter(let kind)):
+        (role, element, whole) = try adapt(kind, h)
+      case (.mask, .constraint(let k)):
+        (role, whole, isView) = (.after, k.view(h), true)
+      default:
+        throw Failure(
+          Status.method,
+          "`\(n.name)` is \(e.method.kind.withArticle); it cannot be a stage of a pipeline"
+            + (e.method.kind == .regularizer ? ": write penalty(\(n.text)) or prox(\(n.text))" : "")
+            + (e.method.kind == .objective ? ": it is called on its own" : "")
+            + (e.method.kind == .constraint ? ": write project(\(n.text))" : "")
+            + (e.method.kind == .schedule ? ": write it as the value of a hyper-parameter, as lr=\(n.text)" : ""))
+      }
+      if e.method.kind == .update || e.method.kind == .average || role == .after || role == .applier, !seenRule {
+        throw Failure(Status.method, "`\(n.name)` must stand after the update rule")
+      }
+      if role == .gradient || role == .source, seenRule {
+        throw Failure(Status.method, "`\(n.name)` must stand before the update rule")
+      }
+      let s = try Stage(
+        id: stages.count, method: e.method, component: component, role: role, aliases: item.aliases + [n.name],
+        hyper: h,
+        element: element, whole: whole, source: made, isView: isView)
+      if let made {
+        if role == .source, !opens {
+          throw Failure(Status.method, "`\(n.name)` must stand before the stages that change gradients")
+        }
+        if sources.count >= 16 {
+          throw Failure(Status.method, "more than 16 stages that decide how gradients are obtained")
+        }
+        if routed {
+          if made.global {
+            throw Failure(
+              Status.method,
+              "`\(n.name)` reaches all tensors: it cannot stand inside route(...)"
+                + (role == .update ? ", but may stand behind it" : ""))
+          }
+          s.branch = branches.count
+        }
+        if let first = sources.first, !made.takesGradients {
+          throw Failure(
+            Status.method, "`\(n.name)` asks for no gradient: `\(first.name)` before it would have nothing to do")
+        }
+        sources.append(s)
+      }
+      if role != .source { opens = false }
+      stages.append(s)
+      if case .constraint(let k) = e.component, e.method.kind == .mask, let pull = k.pull?(h) {
+        let p = try Stage(
+          id: stages.count, method: e.method, component: e.component, role: .gradient, aliases: [], hyper: h,
+          element: nil, whole: pull,
+          source: nil)
+        stages.append(p)
+        pulls.append(p)
+      }
+      return s
+    } catch { throw at(n, error) }
+  }
+
+  private func adapt(_ kind: Adapter, _ h: Hyper) throws(Failure) -> (Stage.Role, ElementKernels?, WholeKernels?) {
+    guard case .stage(let inner) = h.values[0] else {
+      throw Failure(Status.internal, "an adapter without its argument")
+    }
+    switch kind {
+    case .penalty, .prox, .decoupledPenalty:
+      let (e, ih) = try Registry.component(inner, .regularizer)
+      if case .objective = e.component {
+        throw Failure(
+          Status.needs,
+          "\(inner.name) needs \(e.method.inputs.dropFirst().map { "`\($0.name)`" }.joined(separator: ", ")), which "
+            + "a pipeline cannot give it: add its gradient on its own"
+        )
+      }
+      guard case .regularizer(let r) = e.component else {
+        throw Failure(Status.internal, "\(inner.name) is no regularizer")
+      }
+      if kind == .prox, !r.hasProx { throw Failure(Status.unsupported, "\(inner.name) has no prox") }
+      let (element, whole) = kind == .penalty ? r.penalty(ih) : kind == .prox ? r.proximal(ih) : r.decoupled(ih)
+      return (kind == .penalty ? .gradient : .after, element, whole)
+    case .project, .manifold:
+      let (e, ih) = try Registry.component(inner, .constraint)
+      guard case .constraint(let c) = e.component else {
+        throw Failure(Status.internal, "\(inner.name) is no constraint")
+      }
+      if kind == .manifold {
+        guard let m = c.manifold else {
+          throw Failure(Status.unsupported, "\(inner.name) is not a manifold with a retraction")
+        }
+        return (.after, nil, m(ih))
+      }
+      let (element, whole) = c.projection(ih)
+      return (.after, element, whole)
+    }
+  }
+}

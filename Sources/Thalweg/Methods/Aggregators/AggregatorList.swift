@@ -1,4 +1,0 @@
-let aggregatorList: [Registered] = [
-  entry(PCGrad.self),
-  entry(UPGrad.self),
-]

@@ -1,3 +1,0 @@
-let maskList: [Registered] = [
-  Registered(method: NMSparsity.method, component: .constraint(NMSparsity.kernels))
-]

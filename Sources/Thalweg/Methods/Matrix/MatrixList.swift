@@ -1,4 +1,0 @@
-let matrixList: [Registered] = [
-  entry(Muon.self),
-  entry(Orthogonalize.self),
-]

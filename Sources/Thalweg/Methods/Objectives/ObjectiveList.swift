@@ -1,4 +1,0 @@
-let objectiveList: [Registered] = [
-  entry(CheckeredRegression.self),
-  entry(SumLogConcave.self),
-]

@@ -1,4 +1,0 @@
-let perturbationList: [Registered] = [
-  entry(SAM.self),
-  entry(GradientRegularization.self),
-]

@@ -1,0 +1,328 @@
+import CThalweg
+import ThalwegCore
+
+/// Numbers in dense memory of their own, for what works on whole tensors: copies of host tensors, mostly. Their size is
+/// the caller's choice (a broadcast view of one number may stand for any), so that they fail with TW_ERROR_MEMORY.
+package struct Dense<T: Real> {
+  private let memory: Memory
+  package let count: Int
+  /// Valid while this value lives; zeros at first.
+  package let p: UnsafeMutablePointer<T>
+
+  package init(zeros count: Int) throws(Failure) {
+    memory = try Memory(count * MemoryLayout<T>.stride, .current)
+    (p, self.count) = (memory.base.bindMemory(to: T.self, capacity: count), count)
+  }
+  package init(_ v: View) throws(Failure) {
+    memory = try Memory(v.count * MemoryLayout<T>.stride, .current, zeroed: false)
+    (p, count) = (memory.base.bindMemory(to: T.self, capacity: v.count), v.count)
+    let l = Layout(v)
+    defer { l.release() }
+    l.read(0, count, p, scale: 1)
+  }
+  func write(to v: View) {
+    let l = Layout(v)
+    defer { l.release() }
+    l.write(0, v.count, p, rounding: nil)
+    withExtendedLifetime(memory) {}
+  }
+  var hasInfinity: Bool {
+    defer { withExtendedLifetime(memory) {} }
+    return (0..<count).contains { p[$0].isInfinite }
+  }
+}
+
+extension HostMatrix {
+  /// A copy of a tensor of two axes.
+  package init(_ v: View) throws(Failure) {
+    try Memory.ask(v.count * MemoryLayout<Double>.stride)
+    let l = Layout(v)
+    defer { l.release() }
+    let values = [Double](unsafeUninitializedCapacity: v.count) { (buffer, count) in
+      if let p = buffer.baseAddress { l.read(0, v.count, p, scale: 1) }
+      count = v.count
+    }
+    self.init(values, v.shape[0], v.shape[1])
+  }
+}
+
+/// target ← a transform of `v` whose companion is `companion` (or v itself); `bounded`: infinities are refused.
+private func change(
+  _ pair: (ElementKernels?, WholeKernels?), _ h: Hyper, _ target: View, from v: View, _ companion: View, t: Double = 0,
+  bounded: Bool = false
+) throws(Failure) {
+  guard target.count > 0 else { return }
+  func work<T: Real>(_: T.Type) throws(Failure) {
+    let x = try Dense<T>(v)
+    let w = try Dense<T>(companion)
+    defer { withExtendedLifetime((x, w)) {} }
+    try runOnce(pair, h, x.p, w.p, Shape(dimensions: v.shape, role: v.role), t: t)
+    if bounded, x.hasInfinity {
+      throw Failure(Status.range, "the set is unbounded in this direction: no point of it is a minimiser")
+    }
+    x.write(to: target)
+  }
+  if target.dtype == .f64 { try work(Double.self) } else { try work(Float.self) }
+}
+
+/// Reads a sentence that must be one stage.
+func single(_ text: String, _ kind: Method.Kind) throws(Failure) -> (Registered, Hyper) {
+  let nodes = try Parser.sentence(text)
+  guard nodes.count == 1 else {
+    throw Failure(
+      Status.syntax,
+      "one \(kind.rawValue) is expected, got \(nodes.count) stages" + Parser.pointer(text, nodes[1].position))
+  }
+  do { return try Registry.component(nodes[0], kind) } catch {
+    throw Failure(
+      Int(error.status),
+      error.message.contains("\n") ? error.message : error.message + Parser.pointer(text, nodes[0].position))
+  }
+}
+
+package final class RegularizerObject {
+  /// A function of the weights alone, or of the weights and further inputs. (Indirect: copies of large payloads branch
+  /// on their padding.)
+  private indirect enum Work {
+    case plain(RegularizerKernels)
+    case informed(Evaluation)
+  }
+  private let hyper: Hyper
+  private let work: Work
+  package let inputs: [Input]
+
+  package init(_ text: String) throws(Failure) {
+    let (e, h) = try single(text, .regularizer)
+    (hyper, inputs) = (h, e.method.inputs)
+    switch e.component {
+    case .regularizer(let k): work = .plain(k)
+    case .objective(let k): work = .informed(Evaluation(method: e.method, hyper: h, kernels: k))
+    default: throw Failure(Status.internal, "not a regularizer")
+    }
+  }
+
+  /// The weights, first of the inputs.
+  private func weights(_ tensors: [Operand?]) throws(Failure) -> View {
+    guard tensors.count == 1 else {
+      throw Failure(Status.count, "this regularizer takes the weights alone, got \(tensors.count) tensors")
+    }
+    guard let w = tensors[0], w.integers == nil else {
+      throw Failure(Status.argument, "the weights must be real numbers, and not absent")
+    }
+    return w.view
+  }
+  package func value(_ tensors: [Operand?]) throws(Failure) -> Double {
+    switch work {
+    case .plain(let kernels): try value(kernels, weights(tensors))
+    case .informed(let e): try e.forward(tensors, keeps: false).value
+    }
+  }
+  /// g += scale · gradient with respect to the weights.
+  package func addGradient(_ tensors: [Operand?], _ scale: Double, _ g: View) throws(Failure) {
+    switch work {
+    case .plain(let kernels):
+      let w = try weights(tensors)
+      guard w.shape == g.shape else {
+        throw Failure(Status.shape, "w and g differ in shape: \(w.shape) and \(g.shape)")
+      }
+      try addGradient(kernels, w, scale, g)
+    case .informed(let e):
+      guard let cache = try e.forward(tensors, keeps: true).cache else { return }
+      try e.pullback(cache, scale, [g])
+    }
+  }
+
+  private func value(_ kernels: RegularizerKernels, _ w: View) throws(Failure) -> Double {
+    guard w.count > 0 else { return 0 }
+    let shape = Shape(dimensions: w.shape, role: w.role)
+    try kernels.penalty(hyper).1?.accepts(hyper, shape)
+    func tensor<T: Real>(_ x: Dense<T>) -> Whole<T> {
+      Whole(v: x.p, w: x.p, slots: [], shape: shape, workspace: UnsafeMutableRawPointer(x.p))
+    }
+    if w.dtype == .f64 {
+      let x = try Dense<Double>(w)
+      defer { withExtendedLifetime(x) {} }
+      return try kernels.value64(hyper, tensor(x))
+    }
+    let x = try Dense<Float>(w)
+    defer { withExtendedLifetime(x) {} }
+    return try kernels.value32(hyper, tensor(x))
+  }
+
+  /// g += scale · gradient(w).
+  private func addGradient(_ kernels: RegularizerKernels, _ w: View, _ scale: Double, _ g: View) throws(Failure) {
+    guard w.count > 0 else { return }
+    if g.dtype == .f64 { try add(kernels, w, scale, g, Double.self) } else { try add(kernels, w, scale, g, Float.self) }
+  }
+  private func add<T: Real>(_ kernels: RegularizerKernels, _ w: View, _ scale: Double, _ g: View, _: T.Type)
+    throws(Failure)
+  {
+    let v = try Dense<T>(zeros: w.count), out = try Dense<T>(g), x = try Dense<T>(w)
+    defer { withExtendedLifetime((v, x)) {} }
+    try runOnce(kernels.penalty(hyper), hyper, v.p, x.p, Shape(dimensions: w.shape, role: w.role), t: 0)
+    for i in 0..<w.count { out.p[i] += T(scale) * v.p[i] }
+    out.write(to: g)
+  }
+
+  package func prox(_ w: View, _ t: Double) throws(Failure) {
+    guard case .plain(let kernels) = work, kernels.hasProx else {
+      throw Failure(Status.unsupported, "this regularizer has no prox")
+    }
+    guard t > 0 else { return }
+    try change(kernels.proximal(hyper), hyper, w, from: w, w, t: t)
+  }
+}
+
+package final class ConstraintObject {
+  private let hyper: Hyper
+  private let kernels: ConstraintKernels
+
+  package init(_ text: String) throws(Failure) {
+    let (e, h) = try single(text, .constraint)
+    guard case .constraint(let k) = e.component else { throw Failure(Status.internal, "not a constraint") }
+    (hyper, kernels) = (h, k)
+  }
+
+  package func project(_ w: View) throws(Failure) { try change(kernels.projection(hyper), hyper, w, from: w, w) }
+
+  package func minimise(_ g: View, _ s: View) throws(Failure) {
+    try change(kernels.minimise(hyper), hyper, s, from: g, g, bounded: true)
+  }
+
+  package func tangent(_ w: View, _ g: View) throws(Failure) {
+    guard let k = kernels.tangent else { throw Failure(Status.unsupported, "this set is not a manifold") }
+    try change((nil, k(hyper)), hyper, g, from: g, w)
+  }
+
+  package func retract(_ w: View, _ u: View) throws(Failure) {
+    guard let k = kernels.retract else { throw Failure(Status.unsupported, "this set is not a manifold") }
+    try change((nil, k(hyper)), hyper, w, from: u, w)
+  }
+}
+
+package final class ScheduleObject {
+  private let name: String
+  private let hyper: Hyper
+  private var schedule: any Schedule
+  private var last = 0.0
+
+  package init(_ text: String) throws(Failure) {
+    let (e, h) = try single(text, .schedule)
+    (name, hyper) = (e.method.name, h)
+    let nodes = try Parser.sentence(text)
+    do { schedule = try Registry.schedule(nodes[0]) } catch {
+      throw Failure(
+        Int(error.status),
+        error.message.contains("\n") ? error.message : error.message + Parser.pointer(text, error.position ?? 0))
+    }
+  }
+
+  /// The schedule as a sentence that goes on from what it remembers.
+  package var sentence: String {
+    let memory = schedule.memory, text = hyper.sentence(name)
+    guard let fresh = try? Registry.schedule(hyper.node(name, hyper.parameters)), fresh.memory != memory else {
+      return text
+    }
+    return text.dropLast() + ", memory=[" + memory.map { ThalwegCore.text($0) }.joined(separator: ", ") + "])"
+  }
+
+  /// 8 bytes of a mark, the length of the sentence and the sentence, the step of the last value, the memory, and a hash
+  /// of all that.
+  private static let mark: UInt64 = 0x31_6465_6863_7377_74  // "twsched1", little endian
+  package func save() -> [UInt8] {
+    var out: [UInt8] = []
+    func put(_ x: UInt64) { for i in 0..<8 { out.append(UInt8(truncatingIfNeeded: x >> (8 * UInt64(i)))) } }
+    let text = Array(hyper.sentence(name).utf8), memory = schedule.memory
+    put(ScheduleObject.mark)
+    put(UInt64(text.count))
+    out += text
+    put(last.bitPattern)
+    put(UInt64(memory.count))
+    for x in memory { put(x.bitPattern) }
+    put(ScheduleObject.hash(out[...]))
+    return out
+  }
+  private static func hash(_ bytes: ArraySlice<UInt8>) -> UInt64 {
+    bytes.withUnsafeBytes { b in b.baseAddress.map { Safetensors.hash($0, b.count) } ?? 0 }
+  }
+
+  package func load(_ data: UnsafeRawBufferPointer) throws(Failure) {
+    func damaged(_ why: String) -> Failure { Failure(Status.format, "not a usable saved schedule: \(why)") }
+    var rest = Array(data)[...]
+    func word() throws(Failure) -> UInt64 {
+      guard rest.count >= 8 else { throw damaged("it is cut off") }
+      defer { rest = rest.dropFirst(8) }
+      return rest.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64($1) }
+    }
+    guard data.count >= 8, try word() == ScheduleObject.mark else { throw damaged("it was not written by a schedule") }
+    let length = try word()
+    guard length <= UInt64(rest.count) else { throw damaged("it is cut off") }
+    let text = String(decoding: rest.prefix(Int(length)), as: UTF8.self)
+    rest = rest.dropFirst(Int(length))
+    let step = Double(bitPattern: try word()), count = try word()
+    guard count < UInt64(rest.count), rest.count == 8 * Int(count) + 8 else {
+      throw damaged("it is cut off, or longer than it says")
+    }
+    var memory: [Double] = []
+    for _ in 0..<count { memory.append(Double(bitPattern: try word())) }
+    guard try word() == ScheduleObject.hash(Array(data)[..<(data.count - 8)]) else {
+      throw damaged("its hash does not fit")
+    }
+    let own = hyper.sentence(name)
+    guard text == own else {
+      throw Failure(Status.mismatch, "what was saved is of `\(text)`, this schedule is `\(own)`")
+    }
+    guard schedule.takes(memory[...]) == memory.count, step >= 0, step < 0x1p53 else {
+      throw damaged("its numbers make no sense")
+    }
+    schedule.memory = memory
+    last = step
+  }
+
+  package func value(_ k: Int64) -> Double {
+    last = Double(k)
+    return schedule.value(last)
+  }
+  package func observe(_ what: String, _ x: Double) throws(Failure) {
+    guard try schedule.observe(what, x) else { throw Failure(Status.name, "this schedule does not watch `\(what)`") }
+  }
+  /// Per-sample gradients, (samples, n).
+  package func observe(samples v: View) throws(Failure) {
+    var s = schedule
+    let samples = try Dense<Double>(v)
+    defer { withExtendedLifetime(samples) {} }
+    guard try s.observe(samples: samples.p, v.shape[0], v.shape[1]) else {
+      throw Failure(Status.name, "this schedule does not watch per-sample gradients")
+    }
+    schedule = s
+  }
+  package func command(_ name: String) throws(Failure) {
+    guard schedule.command(name, at: last) else { throw Failure(Status.name, "this schedule has no command `\(name)`") }
+  }
+}
+
+extension Registered {
+  /// What a name stands for when it is made of others, with the default hyper-parameters.
+  package var sentence: String {
+    guard case .sentence(let expand) = component,
+      let h = try? method.read(StageNode(name: method.name, arguments: [], position: 0))
+    else { return "" }
+    return expand(h).map(\.text).joined(separator: " | ")
+  }
+}
+
+extension Method {
+  /// The requests without the engine's own marks.
+  package var publicRequests: String {
+    requests.split(separator: ",").map { $0.drop { $0 == " " } }.filter { $0 != "own-step" && $0 != "applier" }.joined(
+      separator: ", ")
+  }
+}
+
+extension Optimizer {
+  /// The probes of a waiting Hessian-vector request, shaped like the parameters; nil when none is wanted.
+  package func probeTensors() -> UnsafeMutablePointer<tw_tensor>? {
+    guard let (stage, slot) = probeSlot else { return nil }
+    return probes(stage, slot)
+  }
+}

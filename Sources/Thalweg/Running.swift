@@ -1,0 +1,283 @@
+import CThalweg
+import ThalwegCore
+
+/// The update: segment after segment of the plan, over all tensors.
+extension Optimizer {
+  /// Moves the parameters. `source` transforms the host's gradient first.
+  func update(_ op: GradientOperation?) throws(Failure) -> Int {
+    if mayFail, snapshotMemory.isEmpty { try takeSnapshot() }
+    sourceOperation = op
+    defer { sourceOperation = nil }
+    try prepareRules()
+    try runSegments()
+    for i in 0..<bound.count where records[i].active {
+      restart(i)
+      records[i].t += 1
+    }
+    markAfterwards()
+    (step, calls) = (step + 1, calls + 1)
+    forget()
+    return Status.ok
+  }
+
+  /// Runs the pipeline as far as the move, for what `stage` measures of the update, and puts all other state back.
+  func propose(_ op: GradientOperation, for stage: Stage) throws(Failure) {
+    let others = regions(without: stage), before = try copies(others)
+    for b in branches { b.stopsAtMove = true }
+    sourceOperation = op
+    defer {
+      sourceOperation = nil
+      for b in branches { b.stopsAtMove = false }
+      putBack(before, others)
+    }
+    try prepareRules()
+    try runSegments()
+  }
+
+  func runSegments() throws(Failure) {
+    for segment in 0..<longestSegments {
+      if branches.contains(where: { segment < $0.segments.count && $0.segments[segment].first?.isWhole ?? false }) {
+        try runWhole(segment)
+      }
+      runElements(segment)
+      // sums over all tensors
+      totalled.removeAll(keepingCapacity: true)
+      for branch in branches where segment < branch.segments.count {
+        guard let (s, p) = branch.segments[segment].last?.measured, s.reach[p] == .global, !totalled.contains(s.id)
+        else { continue }
+        totalled.append(s.id)
+        total(
+          where: { r in
+            let passes = self.branches[r.pointee.branch].segments
+            return segment < passes.count && passes[segment].last?.measured?.stage === s
+          }, totals)
+        if s.scope == .tensor {
+          for i in 0..<bound.count
+          where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
+            s.element?.finish(
+              p, Totals(totals), records[i].scalars[s.id], s.hyper[records[i].group],
+              context(s, branches[records[i].branch], i))
+            remake(s, i)
+          }
+          continue
+        }
+        guard let first = leader(s) else { continue }
+        s.element?.finish(p, Totals(totals), s.globals, s.hyper[records[first].group], commonContext(s, first))
+        remade.removeAll(keepingCapacity: true)
+        for i in 0..<bound.count
+        where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
+          let rule = records[i].rules[s.id]
+          if remade.last == rule || (remade.count < 64 && remade.contains(rule)) { continue }
+          remade.append(rule)
+          remake(s, i)
+        }
+      }
+    }
+  }
+
+  func runElements(_ segment: Int) {
+    let parallel = elements >= Walker.parallelFrom
+    let longest = branches.reduce(0) { max($0, segment < $1.segments.count ? $1.segments[segment].count : 0) }
+    guard longest > 0 else { return }
+    for position in 0..<longest {
+      var walk = ElementWalk(optimizer: Unmanaged.passUnretained(self), segment: segment, position: position)
+      withUnsafeMutablePointer(to: &walk) { p in
+        Threads.run(tasks.count, parallel: parallel, p) { context, t in
+          let walk = context.unsafelyUnwrapped.assumingMemoryBound(to: ElementWalk.self).pointee
+          walk.optimizer._withUnsafeGuaranteedRef { $0.run(walk, Int(t)) }
+        }
+      }
+      for i in 0..<bound.count where records[i].blocks > Walker.taskBlocks {
+        let branch = branches[records[i].branch]
+        guard records[i].active, segment < branch.segments.count, position < branch.segments[segment].count else {
+          continue
+        }
+        finishTensor(branch.segments[segment][position], i, totals)
+      }
+    }
+  }
+
+  struct ElementWalk {
+    var optimizer: Unmanaged<Optimizer>
+    var segment: Int, position: Int
+  }
+  /// One task of a walk.
+  func run(_ walk: ElementWalk, _ t: Int) {
+    let task = tasks[t], segment = walk.segment
+    if task.small {
+      if walk.position == 0 { withOwn(programs) { runSmall(task.first, task.end, segment, $0) } }
+      return
+    }
+    let r = records + Int(blocks[task.first].tensor)
+    let branch = branches[r.pointee.branch]
+    guard r.pointee.active, segment < branch.segments.count, walk.position < branch.segments[segment].count else {
+      return
+    }
+    let pass = branch.segments[segment][walk.position]
+    guard !pass.isWhole else { return }
+    withOwn(programs) { run(pass, branch, r, task.first, task.end, $0) }
+  }
+
+  /// All passes of a segment over tensors that one task holds whole: their data stays in cache between the passes.
+  func runSmall(_ first: Int, _ end: Int, _ segment: Int, _ program: Program) {
+    withUnsafeTemporaryAllocation(of: Double.self, capacity: Sums.count) { sums in
+      guard let out = sums.baseAddress else { return }
+      for i in first..<end {
+        let r = records + i
+        guard r.pointee.active else { continue }
+        let branch = branches[r.pointee.branch]
+        guard segment < branch.segments.count else { continue }
+        for pass in branch.segments[segment] where !pass.isWhole {
+          run(pass, branch, r, r.pointee.firstBlock, r.pointee.firstBlock + r.pointee.blocks, program)
+          finishTensor(pass, i, out)
+        }
+      }
+    }
+  }
+
+  /// A pass over a run of blocks of one tensor.
+  func run(
+    _ pass: Branch.Pass, _ branch: Branch, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int,
+    _ program: Program
+  ) {
+    let clears = options.zeroGradients && r.pointee.present
+    run(program, r, first, end, sums: pass.measured != nil) { p, r in
+      if pass.opens, r.pointee.marked, !noticesAhead(r) { p.notice() }
+      pass.lay(out: p, branch, r, sourceOperation)
+      if clears, case .final = pass.work { p.clearGradient() }
+      if pass.closes, r.pointee.watched, !mayFail { p.mark() }
+    }
+  }
+
+  func finishTensor(_ pass: Branch.Pass, _ i: Int, _ out: UnsafeMutablePointer<Double>) {
+    guard let (s, p) = pass.measured, s.reach[p] == .tensor, let e = s.element else { return }
+    let r = records + i
+    total(r, out)
+    e.finish(
+      p, Totals(out), r.pointee.scalars[s.id], s.hyper[r.pointee.group], context(s, branches[r.pointee.branch], i))
+    remake(s, i)
+  }
+
+  /// Whole-tensor stages: many tensors side by side, each on one thread.
+  func runWhole(_ segment: Int) throws(Failure) {
+    var work: [(Int, Branch.Pass)] = []
+    for i in 0..<bound.count where records[i].active && records[i].count > 0 {
+      let branch = branches[records[i].branch]
+      if segment < branch.segments.count, let p = branch.segments[segment].first, p.isWhole { work.append((i, p)) }
+    }
+    guard !work.isEmpty else { return }
+    // The largest first, so that the last thread is not left with it.
+    work.sort { records[$0.0].count > records[$1.0].count }
+    let failures = UnsafeMutablePointer<Failure?>.allocate(capacity: work.count)
+    failures.initialize(repeating: nil, count: work.count)
+    defer {
+      failures.deinitialize(count: work.count)
+      failures.deallocate()
+    }
+    let many = work.count > 1
+    Threads.run(work.count, parallel: many && elements >= Walker.parallelFrom) { k in
+      withOwn(workspaces) { space in
+        do throws(Failure) { try runWhole(work[k].0, work[k].1, space.base) } catch { failures[k] = error }
+      }
+    }
+    for k in 0..<work.count {
+      if let f = failures[k] { throw Failure(Int(f.status), "\(label("parameter", work[k].0)): \(f.message)") }
+    }
+  }
+
+  func runWhole(_ i: Int, _ pass: Branch.Pass, _ space: UnsafeMutableRawPointer) throws(Failure) {
+    let r = records + i
+    switch pass.work {
+    case .whole(let s):
+      guard let v = r.pointee.scratch else { return }
+      try callWhole(s, i, v, companion: nil, space)
+    case .wholeAfter(let s):
+      guard let v = r.pointee.scratch else { return }
+      // in the scratch tensor, then back: the host's memory may be strided or narrow, and a failure must not leave it
+      // half done
+      let n = r.pointee.count, bytes = n * r.pointee.size
+      if let m = r.pointee.master { v.copyMemory(from: m, byteCount: bytes) } else { Optimizer.readParameters(r, v) }
+      try callWhole(s, i, v, companion: v, space)
+      if let m = r.pointee.master, !s.isView { m.copyMemory(from: v, byteCount: bytes) }
+      if !r.pointee.viewed || s.isView {
+        r.pointee.x.write(0, n, from: v, size: r.pointee.size, rounding: r.pointee.rounding)
+      }
+      if let shadow = r.pointee.shadow { shadow.write(0, n, from: v, size: r.pointee.size, rounding: nil) }
+    default: break
+    }
+  }
+
+  /// The host takes its first gradient where it will take all others: at the view of a stored tensor.
+  func showView(_ i: Int) throws(Failure) {
+    guard records[i].count > 0, let s = viewStage(bound[i]) else { return }
+    _ = context0(s, i)
+    guard let space = workspaces.first else { return }
+    try runWhole(i, Branch.Pass(work: .wholeAfter(s)), space.base)
+  }
+
+  /// Makes what the host sees of a stored tensor in v.
+  func callView(_ s: Stage, _ i: Int, _ v: UnsafeMutableRawPointer, _ space: UnsafeMutableRawPointer) throws(Failure) {
+    _ = context0(s, i)
+    try callWhole(s, i, v, companion: v, space)
+  }
+
+  func callWhole(
+    _ s: Stage, _ i: Int, _ v: UnsafeMutableRawPointer, companion: UnsafeMutableRawPointer?,
+    _ space: UnsafeMutableRawPointer, evaluating: Bool = false
+  ) throws(Failure) {
+    guard let whole = s.whole else { return }
+    let step = (f32: whole.f32, f64: whole.f64), call = evaluating ? whole.evaluate ?? step : step
+    let r = records + i
+    let n = r.pointee.count, size = r.pointee.size
+    let stores = (0..<r.pointee.used(s.id)).map { r.pointee.slot(s.id, $0) }
+    let c = context(s, branches[r.pointee.branch], i)
+    let h = s.hyper[r.pointee.group]
+    var free = space + aligned(whole.workspace(s.hyper[0], bound[i].shape, size))
+    // State kept in fewer bits is widened for the call and narrowed after it.
+    var list: [UnsafeMutableRawPointer] = []
+    for store in stores {
+      if store.format == .direct {
+        list.append(store.base)
+      } else {
+        store.widen(n, 0, n, free.assumingMemoryBound(to: Float.self))
+        list.append(free)
+        free += aligned(n * size)
+      }
+    }
+    var w = companion ?? r.pointee.master ?? v
+    if companion == nil, r.pointee.master == nil {
+      if r.pointee.x.dense, r.pointee.x.dtype == (r.pointee.isDouble ? .f64 : .f32) {
+        w = r.pointee.x.data
+      } else {
+        Optimizer.readParameters(r, free)
+        w = free
+      }
+    }
+    if r.pointee.isDouble {
+      try call.f64(
+        h, c,
+        Whole(
+          v: v.assumingMemoryBound(to: Double.self), w: w.assumingMemoryBound(to: Double.self),
+          slots: list.map { $0.assumingMemoryBound(to: Double.self) }, shape: bound[i].shape, workspace: space))
+    } else {
+      try call.f32(
+        h, c,
+        Whole(
+          v: v.assumingMemoryBound(to: Float.self), w: w.assumingMemoryBound(to: Float.self),
+          slots: list.map { $0.assumingMemoryBound(to: Float.self) }, shape: bound[i].shape, workspace: space))
+    }
+    if evaluating { return }
+    for (k, store) in stores.enumerated() where store.format != .direct {
+      store.narrow(n, 0, n, list[k].assumingMemoryBound(to: Float.self), r.pointee.key(s.id, k))
+    }
+  }
+}
+
+extension Branch.Pass {
+  var isWhole: Bool {
+    switch work {
+    case .whole, .wholeAfter: true
+    default: false
+    }
+  }
+}

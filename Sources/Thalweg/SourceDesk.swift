@@ -1,0 +1,95 @@
+import CThalweg
+import ThalwegCore
+
+/// The runner as one source sees it.
+struct SourceDesk: SourceHost {
+  let optimizer: Optimizer
+  let stage: Stage
+  init(_ optimizer: Optimizer, _ stage: Stage) { (self.optimizer, self.stage) = (optimizer, stage) }
+
+  var stageID: Int { stage.id }
+  var groups: [Hyper] { stage.hyper }
+  var hyper: Hyper { stage.hyper[optimizer.leader(stage).map { optimizer.bound[$0].group } ?? 0] }
+  func group(of tensor: Int) -> Int { optimizer.bound[tensor].group }
+  var step: Int { optimizer.step }
+  var seed: UInt64 { optimizer.options.seed }
+  var gradientScale: Double { optimizer.scale }
+  var maximizes: Bool { optimizer.options.maximize }
+  func observed(_ what: String) -> Double { optimizer.observed[what] ?? .nan }
+  var lossIsNew: Bool { optimizer.lossIsNew }
+  func setLoss(_ loss: Double) { optimizer.observed["loss"] = loss }
+  var scalars: UnsafeMutablePointer<Double> { stage.globals }
+
+  func sum(_ kernels: [WalkMeasure], slots: [Int]?) -> [Double] { optimizer.sum(kernels, stage: stage, slots: slots) }
+  func change(_ kernels: [WalkKernel], slots: [Int]?, parameters: Bool) {
+    optimizer.change(kernels, stage: stage, slots: slots, parameters: parameters)
+  }
+  func change(slots: [Int]?, parameters: Bool, _ kernel: (_ tensor: Int) -> WalkKernel) {
+    optimizer.change(stage: stage, slots: slots, parameters: parameters, kernel)
+  }
+
+  func saveHome() {
+    guard let k = optimizer.sources.firstIndex(where: { $0 === stage }) else { return }
+    for i in 0..<optimizer.bound.count where optimizer.takesPart(i) && optimizer.records[i].away & (1 << UInt32(k)) == 0
+    {
+      let r = optimizer.records + i
+      guard let home = r.pointee.homes[k] else { continue }
+      Optimizer.readParameters(r, home)
+      r.pointee.away |= 1 << UInt32(k)
+    }
+  }
+  func clearAbsent(_ slot: Int) {
+    for i in 0..<optimizer.bound.count where optimizer.isAbsent(i, stage) {
+      let r = optimizer.records + i
+      r.pointee.slot(stage.id, slot).base.initializeMemory(
+        as: UInt8.self, repeating: 0, count: r.pointee.count * r.pointee.size)
+    }
+  }
+  func keepAbsent(_ slot: Int) {
+    for i in 0..<optimizer.bound.count where optimizer.isAbsent(i, stage) {
+      Optimizer.readParameters(optimizer.records + i, (optimizer.records + i).pointee.slot(stage.id, slot).base)
+    }
+  }
+  func project(_ slot: Int, _ set: HeldSet) throws(Failure) {
+    for i in 0..<optimizer.bound.count where optimizer.takesPart(i) && optimizer.records[i].count > 0 {
+      let r = optimizer.records[i], p = r.slot(stage.id, slot).base, shape = optimizer.bound[i].shape
+      do throws(Failure) {
+        if r.isDouble {
+          try set.project(p.assumingMemoryBound(to: Double.self), shape)
+        } else {
+          try set.project(p.assumingMemoryBound(to: Float.self), shape)
+        }
+      } catch { throw Failure(Int(error.status), "\(label(i)): \(error.message)") }
+    }
+  }
+  func fill(_ slot: Int, of tensor: Int, _ values: [Double]) {
+    let r = optimizer.records[tensor], base = r.slot(stage.id, slot).base
+    for (i, x) in values.prefix(r.count).enumerated() {
+      if r.isDouble {
+        base.assumingMemoryBound(to: Double.self)[i] = x
+      } else {
+        base.assumingMemoryBound(to: Float.self)[i] = Float(x)
+      }
+    }
+  }
+
+  func tensors(where included: (Shape) -> Bool) -> [Int] {
+    (0..<optimizer.bound.count).filter { optimizer.takesPart($0) && included(optimizer.bound[$0].shape) }
+  }
+  func shape(of tensor: Int) -> Shape { optimizer.bound[tensor].shape }
+  func label(_ tensor: Int) -> String { optimizer.label("parameter", tensor) }
+  func key(of tensor: Int) -> UInt32 { optimizer.records[tensor].key }
+
+  var answer: Answer { optimizer.answered ?? Answer() }
+  var kept: HostMatrix? { optimizer.kept }
+  func keep(_ matrix: HostMatrix) { optimizer.kept = matrix }
+  func propose(_ op: GradientOperation) throws(Failure) -> Double {
+    try optimizer.propose(op, for: stage)
+    return optimizer.largestRate
+  }
+  func rate(of tensor: Int) -> (lr: Double, decay: Double) {
+    let rate = optimizer.rate(of: tensor)
+    return (rate.lr, rate.decay)
+  }
+  func setStepSize(_ tau: Double) { optimizer.stepSize = tau }
+}

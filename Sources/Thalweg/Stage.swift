@@ -1,0 +1,127 @@
+import ThalwegCore
+
+/// One stage of a pipeline, with its hyper-parameters for every group.
+package final class Stage {
+  package enum Role: Sendable { case source, gradient, rule, update, applier, after }
+  package let id: Int
+  package let method: Method
+  package let component: Component
+  package let role: Role
+  /// The names under which a sentence called it: its own, and those of the sentence names that it came from.
+  package let aliases: [String]
+  /// Hyper-parameters by group; group 0 is the default.
+  package var hyper: [Hyper]
+  /// Those of its creation, schedules not yet evaluated: they decide which state it has.
+  package internal(set) var founding: Hyper
+  /// No tensor has stepped with its state yet: `founding` may still ask for more. `grown`: it has, since the state was
+  /// planned.
+  var isNew = true, grown = false
+  /// Schedules by group and parameter.
+  package var schedules: [[Int: any Schedule]]
+  /// What a group that is added starts from: the sentence's own values, and what was set for all groups since.
+  var standard: Hyper
+  var standardSchedules: [Int: any Schedule]
+  package let element: ElementKernels?
+  package let whole: WholeKernels?
+  package let source: (any Source)?
+  package let scalars: [Scalar]
+  package let scope: Scope
+  package let phases: Int
+  /// Over what the sums of each phase reach.
+  let reach: [Scope]
+  /// The scalars of global scope (tensors have their own otherwise).
+  package let globals: UnsafeMutablePointer<Double>
+  /// It stores the parameters that the update moves, and shows the host something else.
+  package let isView: Bool
+  /// The pipeline of `route` that a source stands in.
+  var branch: Int?
+
+  init(
+    id: Int, method: Method, component: Component, role: Role, aliases: [String], hyper: Hyper,
+    element: ElementKernels?,
+    whole: WholeKernels?, source: (any Source)?, isView: Bool = false
+  ) throws(Failure) {
+    (self.id, self.method, self.component, self.role, self.aliases) = (id, method, component, role, aliases)
+    (self.hyper, founding, self.element, self.whole, self.source, self.isView) = (
+      [hyper], hyper, element, whole, source, isView
+    )
+    scalars = element?.scalars(hyper) ?? source?.scalars ?? []
+    scope = element?.scope(hyper) ?? .global
+    let phases = element?.phases(hyper) ?? 0
+    self.phases = phases
+    reach = (0..<phases).map { element?.reach(hyper, $0) ?? .global }
+    standard = hyper
+    standardSchedules = try Stage.schedules(hyper)
+    schedules = [standardSchedules]
+    // Last: an initialiser that throws after this would leak it.
+    globals = .allocate(capacity: max(1, scalars.count))
+    for (i, s) in scalars.enumerated() { globals[i] = s.start }
+  }
+  deinit { globals.deallocate() }
+
+  package var name: String { method.name }
+  var perTensor: Bool { (element?.perTensor ?? false) || (scope == .tensor && (phases > 0 || !scalars.isEmpty)) }
+
+  private static func schedules(_ h: Hyper) throws(Failure) -> [Int: any Schedule] {
+    var d: [Int: any Schedule] = [:]
+    for (i, v) in h.values.enumerated() {
+      if case .schedule(let node) = v { d[i] = try Registry.schedule(node) }
+    }
+    return d
+  }
+
+  func reach(_ parameter: Int) -> Parameter.Reach { founding.reach(parameter) }
+
+  func addGroup() {
+    hyper.append(standard)
+    schedules.append(standardSchedules)
+  }
+
+  /// Evaluates the scheduled hyper-parameters of a group at step k; a value out of its range is an error.
+  func evaluate(_ group: Int, _ k: Double) throws(Failure) {
+    for (i, s) in schedules[group] {
+      let x = s.value(k)
+      try hyper[group].parameters[i].check(x, of: name)
+      hyper[group].numbers[i] = x
+    }
+  }
+
+  /// Checks that a group with these hyper-parameters may take a value; nothing changes.
+  func check(_ old: Hyper, _ parameter: Int, _ value: Value) throws(Failure) {
+    let p = old.parameters[parameter]
+    guard p.live else { throw Failure(Status.sequence, "\(name): `\(p.name)` is fixed when the optimizer is created") }
+    if case .schedule(let node) = value { _ = try Registry.schedule(node) }
+    var changed = old
+    changed.put(value, parameter)
+    try check(changed, "`\(p.name)` = \(p.write(value))")
+  }
+  /// Checks that hyper-parameters go together, and with the state that there is.
+  func check(_ changed: Hyper, _ what: String) throws(Failure) {
+    try method.validate(changed)
+    guard fits(changed) || (isNew && mayGrow(changed)) else {
+      throw Failure(
+        Status.sequence,
+        "\(name): \(what) needs state that the optimizer was created without: write it in the sentence, "
+          + "or set it before the first step")
+    }
+  }
+  /// Gives a group a value that was checked; nil: gives it to what later groups start from.
+  func put(_ group: Int?, _ parameter: Int, _ value: Value) {
+    var made: (any Schedule)?
+    if case .schedule(let node) = value { made = try? Registry.schedule(node) }
+    if let group {
+      hyper[group].put(value, parameter)
+      schedules[group][parameter] = made
+    } else {
+      standard.put(value, parameter)
+      standardSchedules[parameter] = made
+    }
+    if isNew { grow(group.map { hyper[$0] } ?? standard) }
+  }
+
+  package var sentence: String {
+    let h = hyper[0]
+    guard !h.parameters.isEmpty else { return name }
+    return name + "(" + zip(h.parameters, h.values).map { "\($0.name)=\($0.write($1))" }.joined(separator: ", ") + ")"
+  }
+}

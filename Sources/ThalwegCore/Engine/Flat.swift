@@ -1,0 +1,264 @@
+/// Sums and changes of dense memory, in vectors of the compute type; sums are taken in double. The loops stand here one
+/// by one: with their bodies as closures the optimiser makes a call of every vector.
+public enum Flat {
+  @inlinable @inline(never)
+  public static func change<T: Real>(
+    _ op: some ElementOperation, _ x: UnsafeMutablePointer<T>, _ y: UnsafeMutablePointer<T>, _ n: Int
+  ) {
+    let kernel = plainKernel(op, T.Vector.self)
+    withUnsafeTemporaryAllocation(byteCount: Operands.padBytes, alignment: 64) { pad in
+      guard let pad = pad.baseAddress else { return }
+      kernel(
+        Operands(
+          x: UnsafeMutableRawPointer(x), g: UnsafeMutableRawPointer(y), slots: SlotPointers(repeating: pad), used: 0,
+          count: n,
+          index: 0, pad: pad))
+    }
+  }
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func squaredNorm<T: Real>(_ x: UnsafePointer<T>, _ n: Int) -> Double { dot(x, x, n) }
+
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func dot<T: Real>(_ x: UnsafePointer<T>, _ y: UnsafePointer<T>, _ n: Int) -> Double {
+    var sums = Sums()
+    var i = 0, rest = 0.0
+    while i &+ T.Vector.width <= n {
+      sums.add(0, T.Vector.load(x + i), times: T.Vector.load(y + i))
+      i &+= T.Vector.width
+    }
+    while i < n {
+      rest += Double(x[i]) * Double(y[i])
+      i &+= 1
+    }
+    return sums.first + rest
+  }
+  /// Adds the squares of x to `columns`; returns their sum.
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func addSquares<T: Real>(_ x: UnsafePointer<T>, _ n: Int, to columns: UnsafeMutablePointer<Double>)
+    -> Double
+  {
+    typealias L = T.Vector
+    var low = SIMD8<Double>(repeating: 0), high = low, rest = 0.0
+    var i = 0
+    while i &+ L.width <= n {
+      let w = L.load(x + i).wide
+      let a = w.low * w.low
+      low += a
+      (SIMD8<Double>.load(UnsafePointer(columns + i)) + a).store(columns + i)
+      if L.width == 16 {
+        let b = w.high * w.high
+        high += b
+        (SIMD8<Double>.load(UnsafePointer(columns + (i &+ 8))) + b).store(columns + (i &+ 8))
+      }
+      i &+= L.width
+    }
+    while i < n {
+      let a = Double(x[i]) * Double(x[i])
+      rest += a
+      columns[i] += a
+      i &+= 1
+    }
+    return (low + high).sum() + rest
+  }
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func isFinite<T: Real>(_ x: UnsafePointer<T>, _ n: Int) -> Bool {
+    var sum = T.Vector(0), i = 0, rest: T = 0
+    while i &+ T.Vector.width <= n {
+      let v = T.Vector.load(x + i)
+      sum = sum + (v - v)  // 0, or NaN where v is not finite
+      i &+= T.Vector.width
+    }
+    while i < n {
+      rest += x[i] - x[i]
+      i &+= 1
+    }
+    return sum.wide.low.sum() + sum.wide.high.sum() + Double(rest) == 0
+  }
+  /// y ← factor·x.
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func scale<T: Real>(
+    _ x: UnsafePointer<T>, by factor: Double, into y: UnsafeMutablePointer<T>, _ n: Int
+  ) {
+    let f = T.Vector(factor)
+    var i = 0
+    while i &+ T.Vector.width <= n {
+      (T.Vector.load(x + i) * f).store(y + i)
+      i &+= T.Vector.width
+    }
+    while i < n {
+      y[i] = x[i] * T(factor)
+      i &+= 1
+    }
+  }
+  /// y ← y + factor·x.
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func add<T: Real>(
+    _ x: UnsafePointer<T>, times factor: Double, into y: UnsafeMutablePointer<T>, _ n: Int
+  ) {
+    let f = T.Vector(factor)
+    var i = 0
+    while i &+ T.Vector.width <= n {
+      (T.Vector.load(y + i) + T.Vector.load(x + i) * f).store(y + i)
+      i &+= T.Vector.width
+    }
+    while i < n {
+      y[i] += x[i] * T(factor)
+      i &+= 1
+    }
+  }
+  /// The Euclidean norm; numbers whose squares leave the range are scaled first. Not finite when an element is not.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func norm<T: Real>(_ x: UnsafePointer<T>, _ n: Int, stride: Int = 1) -> Double {
+    let sum = stride == 1 ? squaredNorm(x, n) : strided(x, n, stride, 1)
+    if sum > 1e-280, sum < 1e280 { return sum.squareRoot() }
+    var top = 0.0
+    for i in 0..<n {
+      let a = abs(Double(x[i &* stride]))
+      if !a.isFinite { return a }
+      top = max(top, a)
+    }
+    return top == 0 ? 0 : top * strided(x, n, stride, top).squareRoot()
+  }
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  private static func strided<T: Real>(_ x: UnsafePointer<T>, _ n: Int, _ stride: Int, _ unit: Double) -> Double {
+    var sum = 0.0
+    for i in 0..<n {
+      let a = Double(x[i &* stride]) / unit
+      sum += a * a
+    }
+    return sum
+  }
+
+  /// The magnitude with k others above it, digit by digit of its bits (those of magnitudes are ordered as they are);
+  /// NaN is the largest.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func largest<T: Real>(_ v: UnsafePointer<T>, _ n: Int, _ k: Int) -> Double {
+    var found: UInt64 = 0, mask: UInt64 = 0, k = k
+    var counts = [Int](repeating: 0, count: 2048)
+    for shift: UInt64 in T.isDouble ? [53, 42, 31, 20, 9, 0] : [53, 42, 31, 20] {
+      for b in 0..<2048 { counts[b] = 0 }
+      for i in 0..<n {
+        let bits = Double(v[i]).magnitude.bitPattern
+        if bits & mask == found { counts[Int(truncatingIfNeeded: bits &>> shift) & 2047] += 1 }
+      }
+      let width: UInt64 = shift == 0 ? 511 : 2047
+      if shift == 0 {
+        for b in 512..<2048 { counts[b & 511] += counts[b] }
+      }
+      var digit = Int(width)
+      while digit > 0, k >= counts[digit] {
+        k -= counts[digit]
+        digit -= 1
+      }
+      found |= UInt64(digit) << shift
+      mask |= width << shift
+    }
+    return Double(bitPattern: found)
+  }
+}
+
+/// A tensor cut into runs of elements that belong together: slice (o, i) has the elements o·length·inner + k·inner + i,
+/// k < length.
+public struct Slices: Sendable {
+  public var outer: Int, length: Int, inner: Int
+  public var count: Int { outer &* inner }
+
+  public static func whole(_ shape: Shape) -> Slices { Slices(outer: 1, length: shape.count, inner: 1) }
+  /// The rows of the matrix view; a vector is one row.
+  public static func rows(_ shape: Shape) -> Slices { Slices(outer: shape.rows, length: shape.columns, inner: 1) }
+  public static func columns(_ shape: Shape) -> Slices { Slices(outer: 1, length: shape.rows, inner: shape.columns) }
+  /// Every line along one axis, counted from the end when negative.
+  public static func along(_ axis: Int, _ shape: Shape) -> Slices {
+    let k = axis < 0 ? axis + shape.ndim : axis
+    guard k >= 0, k < shape.ndim else { return whole(shape) }
+    let d = shape.dimensions
+    return Slices(outer: d[..<k].reduce(1, &*), length: d[k], inner: d[(k + 1)...].reduce(1, &*))
+  }
+
+  /// Where slice s begins; its elements are `inner` apart.
+  @inlinable @inline(__always) public func start(_ s: Int) -> Int { s / inner &* length &* inner &+ s % inner }
+
+  /// The Euclidean norm of every slice; throws when one is not finite.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public func norms<T: Real>(_ x: UnsafePointer<T>) throws(Failure) -> [Double] {
+    var out = [Double](repeating: 0, count: count)
+    if inner == 1 {
+      for o in 0..<outer { out[o] = Flat.norm(x + o &* length, length) }
+    } else {
+      for o in 0..<outer {
+        out.withUnsafeMutableBufferPointer { row in
+          for k in 0..<length {
+            let line = x + (o &* length &+ k) &* inner
+            for i in 0..<inner { row[o &* inner &+ i] += Double(line[i]) * Double(line[i]) }
+          }
+        }
+      }
+      for s in 0..<count {
+        let sum = out[s]
+        out[s] = sum > 1e-280 && sum < 1e280 ? sum.squareRoot() : Flat.norm(x + start(s), length, stride: inner)
+      }
+    }
+    guard out.allSatisfy(\.isFinite) else {
+      throw Failure(Status.nonfinite, "elements that are NaN or infinite have no norm; nothing was changed")
+    }
+    return out
+  }
+
+  /// x ← factor·x, slice by slice. A factor of 1 leaves the bits alone, a factor of 0 writes zeros.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public func scale<T: Real>(_ x: UnsafeMutablePointer<T>, by factors: [Double]) {
+    if inner == 1 {
+      for o in 0..<outer where factors[o] != 1 {
+        if factors[o] == 0 {
+          (x + o &* length).update(repeating: 0, count: length)
+        } else {
+          Flat.scale(UnsafePointer(x) + o &* length, by: factors[o], into: x + o &* length, length)
+        }
+      }
+      return
+    }
+    let narrow = factors.map { T($0) }
+    for o in 0..<outer {
+      for k in 0..<length {
+        let line = x + (o &* length &+ k) &* inner
+        for i in 0..<inner {
+          let f = narrow[o &* inner &+ i]
+          line[i] = f == 0 ? 0 : line[i] * f
+        }
+      }
+    }
+  }
+
+  /// y ← y + factor·x, slice by slice.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public func add<T: Real>(_ x: UnsafePointer<T>, times factors: [Double], into y: UnsafeMutablePointer<T>) {
+    if inner == 1 {
+      for o in 0..<outer { Flat.add(x + o &* length, times: factors[o], into: y + o &* length, length) }
+      return
+    }
+    let narrow = factors.map { T($0) }
+    for o in 0..<outer {
+      for k in 0..<length {
+        let at = (o &* length &+ k) &* inner
+        for i in 0..<inner { y[at &+ i] += narrow[o &* inner &+ i] * x[at &+ i] }
+      }
+    }
+  }
+}

@@ -1,0 +1,217 @@
+/// A vector of numbers that a rule computes with: sixteen floats or eight doubles, one cache line.
+///
+/// Rules are written once over `Lane` and read like the paper; the driver owns loads, stores and tails. All operations
+/// act on every element alone, so a result does not depend on where a tensor was cut. Scalars are doubles and are
+/// rounded once, to the lane's type, as they meet it.
+public protocol Lane: Sendable {
+  associatedtype Element: Real where Element.Vector == Self
+  associatedtype Mask: Sendable
+
+  static var width: Int { get }
+  init(_ value: Double)
+  static func load(_ p: UnsafePointer<Element>) -> Self
+  func store(_ p: UnsafeMutablePointer<Element>)
+
+  static func + (a: Self, b: Self) -> Self
+  static func - (a: Self, b: Self) -> Self
+  static func * (a: Self, b: Self) -> Self
+  static func / (a: Self, b: Self) -> Self
+  static prefix func - (a: Self) -> Self
+  func squareRoot() -> Self
+  /// |x|, by clearing the sign bit.
+  var magnitude: Self { get }
+  /// 1, 0 or −1; NaN stays NaN.
+  var sign: Self { get }
+  static func less(_ a: Self, _ b: Self) -> Mask
+  static func equal(_ a: Self, _ b: Self) -> Mask
+  /// `a` where the mask holds, else `b`.
+  static func select(_ mask: Mask, _ a: Self, _ b: Self) -> Self
+  /// eˣ to about one unit in the last place over the whole range.
+  static func exp(_ x: Self) -> Self
+  /// Standard normal numbers of the elements from `index` (even) on.
+  static func normal(_ key: UInt64, _ index: Int) -> Self
+  /// Their signs alone: 1, or -1 below 0.
+  static func randomSign(_ key: UInt64, _ index: Int) -> Self
+  /// Σ of the elements, in double, in a fixed order; `low` and `high` are its two halves.
+  var wide: (low: SIMD8<Double>, high: SIMD8<Double>) { get }
+}
+
+/// A compute type: Float or Double.
+public protocol Real: BinaryFloatingPoint, SIMDScalar, Codable, Sendable {
+  associatedtype Vector: Lane where Vector.Element == Self
+  static var isDouble: Bool { get }
+}
+
+extension Float: Real {
+  public typealias Vector = SIMD16<Float>
+  public static var isDouble: Bool { false }
+}
+extension Double: Real {
+  public typealias Vector = SIMD8<Double>
+  public static var isDouble: Bool { true }
+}
+
+extension Lane {
+  @inlinable @inline(__always) public static func + (a: Double, b: Self) -> Self { Self(a) + b }
+  @inlinable @inline(__always) public static func + (a: Self, b: Double) -> Self { a + Self(b) }
+  @inlinable @inline(__always) public static func - (a: Double, b: Self) -> Self { Self(a) - b }
+  @inlinable @inline(__always) public static func - (a: Self, b: Double) -> Self { a - Self(b) }
+  @inlinable @inline(__always) public static func * (a: Double, b: Self) -> Self { Self(a) * b }
+  @inlinable @inline(__always) public static func * (a: Self, b: Double) -> Self { a * Self(b) }
+  @inlinable @inline(__always) public static func / (a: Double, b: Self) -> Self { Self(a) / b }
+  @inlinable @inline(__always) public static func / (a: Self, b: Double) -> Self { a / Self(b) }
+
+  /// The larger; a NaN in either argument stays.
+  @inlinable @inline(__always) public static func max(_ a: Self, _ b: Self) -> Self {
+    select(less(a, b), b, select(equal(b, b), a, b))
+  }
+  /// The smaller; a NaN in either argument stays.
+  @inlinable @inline(__always) public static func min(_ a: Self, _ b: Self) -> Self {
+    select(less(b, a), b, select(equal(b, b), a, b))
+  }
+  @inlinable @inline(__always) public static func max(_ a: Self, _ b: Double) -> Self { max(a, Self(b)) }
+  @inlinable @inline(__always) public static func min(_ a: Self, _ b: Double) -> Self { min(a, Self(b)) }
+  /// x clipped to [−c, c]; NaN stays.
+  @inlinable @inline(__always) public func clipped(to c: Double) -> Self { Self.max(Self.min(self, Self(c)), Self(-c)) }
+  /// numerator / self, and 0 for 0/0 (the rule of the adaptive methods); x/0 is infinite, as in torch.
+  @inlinable @inline(__always) public func divide(_ numerator: Self) -> Self {
+    let zero = Self(0), quotient = numerator / self
+    return Self.select(Self.equal(self, zero), Self.select(Self.equal(numerator, zero), zero, quotient), quotient)
+  }
+  /// The direction of a move that a rule makes itself, for stages that look at it: the move over the step size, none
+  /// where that is 0.
+  @inlinable @inline(__always) public func direction(_ lr: Double) -> Self {
+    let rate = Self(lr), zero = Self(0)
+    return Self.select(Self.equal(rate, zero), zero, self / rate)
+  }
+  /// Soft threshold: sign(x)·max(|x| − k, 0).
+  @inlinable @inline(__always) public func shrunk(by k: Double) -> Self {
+    let zero = Self(0), threshold = Self(k)
+    let m = magnitude
+    return Self.select(
+      Self.less(threshold, m), Self.select(Self.less(self, zero), self + threshold, self - threshold),
+      Self.select(Self.equal(self, self), zero, self))
+  }
+}
+
+extension SIMD16<Float>: Lane {
+  public typealias Element = Float
+  public typealias Mask = SIMDMask<SIMD16<Int32>>
+  @inlinable @inline(__always) public static var width: Int { 16 }
+  @inlinable @inline(__always) public init(_ value: Double) { self.init(repeating: Float(value)) }
+  @inlinable @inline(__always) public static func load(_ p: UnsafePointer<Float>) -> Self {
+    UnsafeRawPointer(p).loadUnaligned(as: Self.self)
+  }
+  @inlinable @inline(__always) public func store(_ p: UnsafeMutablePointer<Float>) {
+    UnsafeMutableRawPointer(p).storeBytes(of: self, as: Self.self)
+  }
+  @inlinable @inline(__always) public var magnitude: Self {
+    unsafeBitCast(unsafeBitCast(self, to: SIMD16<UInt32>.self) & SIMD16<UInt32>(repeating: 0x7fff_ffff), to: Self.self)
+  }
+  @inlinable @inline(__always) public var sign: Self {
+    // the sign bit of x on a one, and x itself where it is zero or NaN
+    let bits = unsafeBitCast(self, to: SIMD16<UInt32>.self)
+    let one = (bits & SIMD16<UInt32>(repeating: 0x8000_0000)) | SIMD16<UInt32>(repeating: (1 as Float).bitPattern)
+    return unsafeBitCast(one, to: Self.self).replacing(with: self, where: .!((self .< 0) .| (self .> 0)))
+  }
+  @inlinable @inline(__always) public static func less(_ a: Self, _ b: Self) -> Mask { a .< b }
+  @inlinable @inline(__always) public static func equal(_ a: Self, _ b: Self) -> Mask { a .== b }
+  @inlinable @inline(__always) public static func select(_ mask: Mask, _ a: Self, _ b: Self) -> Self {
+    b.replacing(with: a, where: mask)
+  }
+  /// Not inlined: a call costs less than the registers that its constants take from a rule.
+  @inline(never) public static func exp(_ x: Self) -> Self {
+    // x = n·ln 2 + r, |r| ≤ ½ ln 2; eʳ by a polynomial of degree 6; 2ⁿ through the exponent, in two halves so that
+    // neither overflows.
+    let low = Self(repeating: -104), high = Self(repeating: 89)
+    var y = x.replacing(with: low, where: x .< low)
+    y = y.replacing(with: high, where: y .> high)
+    let magic = Self(repeating: 12_582_912)
+    let shifted = y * Self(repeating: 1.442_695_04) + magic
+    let n = shifted - magic
+    let r = (y - n * Self(repeating: 0.693_359_375)) - n * Self(repeating: -2.121_944_4e-4)
+    var p = Self(repeating: 1.388_889e-3)
+    p = p * r + Self(repeating: 8.333_334e-3)
+    p = p * r + Self(repeating: 4.166_667e-2)
+    p = p * r + Self(repeating: 1.666_666_7e-1)
+    p = p * r + Self(repeating: 0.5)
+    p = (p * r) * r + r
+    p = p + Self(repeating: 1)
+    let k = unsafeBitCast(shifted, to: SIMD16<Int32>.self) &- SIMD16<Int32>(repeating: 0x4B40_0000)
+    let half = k &>> SIMD16<Int32>(repeating: 1)
+    let bias = SIMD16<Int32>(repeating: 127), shift = SIMD16<Int32>(repeating: 23)
+    let a = unsafeBitCast((half &+ bias) &<< shift, to: Self.self)
+    let b = unsafeBitCast(((k &- half) &+ bias) &<< shift, to: Self.self)
+    return ((p * a) * b).replacing(with: x, where: .!(x .== x))
+  }
+  @inlinable @inline(__always) public var wide: (low: SIMD8<Double>, high: SIMD8<Double>) {
+    (widened(lowHalf), widened(highHalf))
+  }
+}
+
+/// Written out: the generic conversion is a scalar loop, this is one instruction.
+@inlinable @inline(__always) func widened(_ v: SIMD8<Float>) -> SIMD8<Double> {
+  SIMD8<Double>(
+    Double(v[0]), Double(v[1]), Double(v[2]), Double(v[3]), Double(v[4]), Double(v[5]), Double(v[6]), Double(v[7]))
+}
+
+extension SIMD8<Double>: Lane {
+  public typealias Element = Double
+  public typealias Scalar = Double
+  public typealias Mask = SIMDMask<SIMD8<Int64>>
+  @inlinable @inline(__always) public static var width: Int { 8 }
+  @inlinable @inline(__always) public init(_ value: Double) { self.init(repeating: value) }
+  @inlinable @inline(__always) public static func load(_ p: UnsafePointer<Double>) -> Self {
+    UnsafeRawPointer(p).loadUnaligned(as: Self.self)
+  }
+  @inlinable @inline(__always) public func store(_ p: UnsafeMutablePointer<Double>) {
+    UnsafeMutableRawPointer(p).storeBytes(of: self, as: Self.self)
+  }
+  @inlinable @inline(__always) public var magnitude: Self {
+    unsafeBitCast(
+      unsafeBitCast(self, to: SIMD8<UInt64>.self) & SIMD8<UInt64>(repeating: 0x7fff_ffff_ffff_ffff), to: Self.self)
+  }
+  @inlinable @inline(__always) public var sign: Self {
+    let bits = unsafeBitCast(self, to: SIMD8<UInt64>.self)
+    let one = (bits & SIMD8<UInt64>(repeating: 1 << 63)) | SIMD8<UInt64>(repeating: (1 as Double).bitPattern)
+    return unsafeBitCast(one, to: Self.self).replacing(with: self, where: .!((self .< 0) .| (self .> 0)))
+  }
+  @inlinable @inline(__always) public static func less(_ a: Self, _ b: Self) -> Mask { a .< b }
+  @inlinable @inline(__always) public static func equal(_ a: Self, _ b: Self) -> Mask { a .== b }
+  @inlinable @inline(__always) public static func select(_ mask: Mask, _ a: Self, _ b: Self) -> Self {
+    b.replacing(with: a, where: mask)
+  }
+  /// Not inlined: a call costs less than the registers that its constants take from a rule.
+  @inline(never) public static func exp(_ x: Self) -> Self {
+    // x = n·ln 2 + r, |r| ≤ ½ ln 2; eʳ = 1 + r + r·c/(2 − c), c = r − r²·P(r²) as in fdlibm; 2ⁿ through the exponent,
+    // in two halves.
+    let lowest = Self(repeating: -746), highest = Self(repeating: 710)
+    var y = x.replacing(with: lowest, where: x .< lowest)
+    y = y.replacing(with: highest, where: y .> highest)
+    let magic = Self(repeating: 6_755_399_441_055_744)
+    let shifted = y * Self(repeating: 1.44269504088896338700) + magic
+    let n = shifted - magic
+    let high = y - n * Self(repeating: 6.93147180369123816490e-01)
+    let low = n * Self(repeating: 1.90821492927058770002e-10)
+    let r = high - low, t = r * r
+    var p = Self(repeating: 4.13813679705723846039e-08)
+    p = p * t + Self(repeating: -1.65339022054652515390e-06)
+    p = p * t + Self(repeating: 6.61375632143793436117e-05)
+    p = p * t + Self(repeating: -2.77777777770155933842e-03)
+    p = p * t + Self(repeating: 1.66666666666666019037e-01)
+    let c = r - t * p
+    let e = Self(repeating: 1) - ((low - (r * c) / (Self(repeating: 2) - c)) - high)
+    let k = unsafeBitCast(shifted, to: SIMD8<Int64>.self) &- SIMD8<Int64>(repeating: 0x4338_0000_0000_0000)
+    // the halves of an even split of k; k + 2048 is positive, so that a logical shift halves it
+    let positive = unsafeBitCast(k &+ SIMD8<Int64>(repeating: 2048), to: SIMD8<UInt64>.self)
+    let half =
+      unsafeBitCast(positive &>> SIMD8<UInt64>(repeating: 1), to: SIMD8<Int64>.self) &- SIMD8<Int64>(repeating: 1024)
+    let bias = SIMD8<Int64>(repeating: 1023), shift = SIMD8<Int64>(repeating: 52)
+    let a = unsafeBitCast((half &+ bias) &<< shift, to: Self.self)
+    let b = unsafeBitCast(((k &- half) &+ bias) &<< shift, to: Self.self)
+    return ((e * a) * b).replacing(with: x, where: .!(x .== x))
+  }
+  @inlinable @inline(__always) public var wide: (low: SIMD8<Double>, high: SIMD8<Double>) {
+    (self, SIMD8<Double>(repeating: 0))
+  }
+}

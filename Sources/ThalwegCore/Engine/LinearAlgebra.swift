@@ -1,0 +1,326 @@
+import COpenBLAS
+import CThalweg
+import Glibc
+
+/// Dense matrices in row-major order, on OpenBLAS. Small factorisations run in double whatever the tensor's type.
+public enum LinearAlgebra {
+  /// Throws TW_ERROR_UNSUPPORTED when OpenBLAS is missing.
+  public static func require() throws(Failure) {
+    guard twb_available() else { throw Failure(Status.unsupported, String(cString: twb_description())) }
+  }
+  /// Rows of a panel. Large products are cut into panels by size alone and the panels run side by side, each on one
+  /// thread of OpenBLAS: the same bits for any number of threads, which OpenBLAS's own threads do not promise.
+  private static let panel = 256
+  private static func large(_ m: Int, _ n: Int, _ k: Int) -> Bool {
+    m > panel && Double(m) * Double(n) * Double(k) >= 0x1p24
+  }
+
+  /// OpenBLAS counts in 32 bits: sides, and (in LAPACK) elements and work space too.
+  private static func fits(_ sizes: Int...) throws(Failure) {
+    guard sizes.allSatisfy({ $0 <= Int(Int32.max) }) else {
+      throw Failure(Status.shape, "the matrix is too large for the installed LAPACK")
+    }
+  }
+
+  /// c ← alpha·op(a)·op(b) + beta·c, with c of shape (m, n) and k the inner size; leading dimensions are those of dense
+  /// operands.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func multiply<T: Real>(
+    _ a: UnsafePointer<T>, transposed ta: Bool = false, _ b: UnsafePointer<T>, transposed tb: Bool = false,
+    into c: UnsafeMutablePointer<T>,
+    _ m: Int, _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0
+  ) throws(Failure) {
+    try require()
+    try fits(m, n, k)
+    guard m > 0, n > 0 else { return }
+    let rows = large(m, n, k) ? panel : m
+    let (lda, ldb) = (Int32(max(1, ta ? m : k)), Int32(max(1, tb ? k : n)))
+    Threads.run((m + rows - 1) / rows, parallel: rows < m) { p in
+      let i = p * rows
+      let count = Int32(min(rows, m - i))
+      let panel = a + (ta ? i : i * k), out = c + i * n
+      if T.isDouble {
+        twb_dgemm(
+          ta, tb, count, Int32(n), Int32(k), alpha, rebind(panel), lda, rebind(b), ldb, beta, rebind(out), Int32(n))
+      } else {
+        twb_sgemm(
+          ta, tb, count, Int32(n), Int32(k), Float(alpha), rebind(panel), lda, rebind(b), ldb, Float(beta), rebind(out),
+          Int32(n))
+      }
+    }
+  }
+
+  /// c ← alpha·a·aᵀ + beta·c (aᵀ·a when `transposed`), both triangles filled; a is (n, k), or (k, n) when transposed.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func gram<T: Real>(
+    _ a: UnsafePointer<T>, transposed: Bool = false, into c: UnsafeMutablePointer<T>, _ n: Int, _ k: Int,
+    alpha: Double = 1, beta: Double = 0
+  ) throws(Failure) {
+    try require()
+    try fits(n, k)
+    guard n > 0 else { return }
+    let lda = Int32(max(1, transposed ? n : k))
+    let rows = large(n, n, k) ? panel : n
+    // the block on the diagonal by the symmetric kernel, what is right of it by the general one
+    Threads.run((n + rows - 1) / rows, parallel: rows < n) { p in
+      let i = p * rows
+      let end = min(i + rows, n)
+      let own = a + (transposed ? i : i * k), rest = a + (transposed ? end : end * k)
+      let diagonal = c + (i * n + i), right = c + (i * n + end)
+      if T.isDouble {
+        twb_dsyrk(transposed, Int32(end - i), Int32(k), alpha, rebind(own), lda, beta, rebind(diagonal), Int32(n))
+        if end < n {
+          twb_dgemm(
+            transposed, !transposed, Int32(end - i), Int32(n - end), Int32(k), alpha, rebind(own), lda, rebind(rest),
+            lda, beta, rebind(right), Int32(n))
+        }
+      } else {
+        twb_ssyrk(
+          transposed, Int32(end - i), Int32(k), Float(alpha), rebind(own), lda, Float(beta), rebind(diagonal), Int32(n))
+        if end < n {
+          twb_sgemm(
+            transposed, !transposed, Int32(end - i), Int32(n - end), Int32(k), Float(alpha), rebind(own), lda,
+            rebind(rest), lda, Float(beta), rebind(right),
+            Int32(n))
+        }
+      }
+    }
+    mirror(c, n)
+  }
+
+  /// Copies the upper triangle into the lower, in tiles that stay in cache.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func mirror<T: Real>(_ c: UnsafeMutablePointer<T>, _ n: Int) {
+    let tile = 16
+    var i0 = 0
+    while i0 < n {
+      var j0 = i0
+      while j0 < n {
+        let iEnd = min(i0 &+ tile, n), jEnd = min(j0 &+ tile, n)
+        var j = j0
+        while j < jEnd {
+          let row = c + j &* n, end = min(iEnd, j)
+          var i = i0
+          while i < end {
+            row[i] = c[i &* n &+ j]
+            i &+= 1
+          }
+          j &+= 1
+        }
+        j0 &+= tile
+      }
+      i0 &+= tile
+    }
+  }
+
+  @inlinable @inline(__always) static func rebind<T, U>(_ p: UnsafePointer<T>) -> UnsafePointer<U> {
+    UnsafeRawPointer(p).assumingMemoryBound(to: U.self)
+  }
+  @inlinable @inline(__always) static func rebind<T, U>(_ p: UnsafeMutablePointer<T>) -> UnsafeMutablePointer<U> {
+    UnsafeMutableRawPointer(p).assumingMemoryBound(to: U.self)
+  }
+
+  /// A thin singular value decomposition a = U·diag(s)·Vᵀ of an (m, n) matrix: U (m, r), s (r), Vᵀ (r, n), r = min(m,
+  /// n), s descending. Signs follow the house rule: in every column of U the entry of largest magnitude is positive
+  /// (lowest index on a tie).
+  public struct SVD {
+    public var u: [Double], s: [Double], vt: [Double]
+    public var m: Int, n: Int
+    public var r: Int { s.count }
+
+    @_specialize(where T == Float)
+    @_specialize(where T == Double)
+    public init<T: Real>(_ a: UnsafePointer<T>, _ m: Int, _ n: Int) throws(Failure) {
+      try LinearAlgebra.require()
+      let r = min(m, n)
+      try LinearAlgebra.fits(m, n, 8 &* r, 5 &* r &* (r &+ 8), m &* n)
+      // LAPACK may never return from numbers that are not finite.
+      guard Flat.isFinite(a, m &* n) else {
+        throw Failure(Status.nonfinite, "a matrix to decompose has elements that are NaN or infinite")
+      }
+      try Memory.ask(8 * (m * n + r * (m + n + 5)))
+      (self.m, self.n) = (m, n)
+      // Row-major a is column-major aᵀ: LAPACK's U is our V, its Vᵀ our Uᵀ.
+      var copy = (0..<(m * n)).map { Double(a[$0]) }
+      s = [Double](repeating: 0, count: r)
+      guard r > 0 else { (u, vt) = ([], []); return }
+      var v = [Double](repeating: 0, count: n * r), ut = [Double](repeating: 0, count: r * m)
+      var iwork = [Int32](repeating: 0, count: 8 * r)
+      var size = [0.0]
+      var info = twb_dgesdd(Int32(n), Int32(m), &copy, Int32(n), &s, &v, Int32(n), &ut, Int32(r), &size, -1, &iwork)
+      let lwork = info == 0 && size[0] <= Double(Int32.max) ? Int(size[0]) : 0
+      try Memory.ask(8 * lwork)
+      var work = [Double](repeating: 0, count: max(1, lwork))
+      info = twb_dgesdd(
+        Int32(n), Int32(m), &copy, Int32(n), &s, &v, Int32(n), &ut, Int32(r), &work, Int32(work.count), &iwork)
+      guard info == 0 else {
+        throw Failure(Status.numeric, "the singular value decomposition did not converge (info \(info))")
+      }
+      // v: column-major (n, r), so row-major (r, n): our Vᵀ. ut: column-major (r, m), so row-major (m, r): our U.
+      (u, vt) = (ut, v)
+      for k in 0..<r {
+        var top = 0
+        for i in 0..<m where abs(u[i * r + k]) > abs(u[top * r + k]) { top = i }
+        if u[top * r + k] < 0 {
+          for i in 0..<m { u[i * r + k] = -u[i * r + k] }
+          for j in 0..<n { vt[k * n + j] = -vt[k * n + j] }
+        }
+      }
+    }
+
+    /// out[i, j] = Σ_k U[i, k]·f(s_k)·Vᵀ[k, j].
+    @_specialize(where T == Float)
+    @_specialize(where T == Double)
+    public func compose<T: Real>(_ out: UnsafeMutablePointer<T>, _ f: (Double) -> Double) throws(Failure) {
+      let r = self.r
+      try Memory.ask(8 * m * (r + n))
+      var scaled = u
+      for k in 0..<r {
+        let x = f(s[k])
+        for i in 0..<m { scaled[i * r + k] *= x }
+      }
+      var product = [Double](repeating: 0, count: m * n)
+      let (m, n) = (self.m, self.n)
+      try LinearAlgebra.multiply(scaled, vt, into: &product, m, n, r)
+      for i in 0..<(m * n) { out[i] = T(product[i]) }
+    }
+  }
+
+  /// The thin Q of a = QR for an (m, n) row-major matrix, m ≥ n, with the diagonal of R positive.
+  public static func orthonormal(_ a: [Double], _ m: Int, _ n: Int) throws(Failure) -> [Double] {
+    try require()
+    try fits(m &* n, 64 &* n)
+    guard m > 0, n > 0 else { return a }
+    guard m >= n, a.count == m &* n else {
+      throw Failure(Status.shape, "\(n) columns of length \(m) cannot be orthonormal")
+    }
+    try Memory.ask(8 * (2 * m * n + 65 * n))
+    var c = [Double](repeating: 0, count: m * n)
+    for i in 0..<m { for j in 0..<n { c[j * m + i] = a[i * n + j] } }
+    var tau = [Double](repeating: 0, count: n)
+    var work = [Double](repeating: 0, count: 64 * max(n, 1))
+    var info = twb_dgeqrf(Int32(m), Int32(n), &c, Int32(m), &tau, &work, Int32(work.count))
+    guard info == 0 else { throw Failure(Status.numeric, "the QR factorisation failed (info \(info))") }
+    let signs = (0..<n).map { c[$0 * m + $0] < 0 ? -1.0 : 1.0 }
+    info = twb_dorgqr(Int32(m), Int32(n), Int32(n), &c, Int32(m), tau, &work, Int32(work.count))
+    guard info == 0 else { throw Failure(Status.numeric, "the QR factorisation failed (info \(info))") }
+    var q = [Double](repeating: 0, count: m * n)
+    for i in 0..<m { for j in 0..<n { q[i * n + j] = c[j * m + i] * signs[j] } }
+    return q
+  }
+
+  /// Solves a·x = b for symmetric positive definite a (n, n); b is (n, k) row-major.
+  public static func solvePositive(_ a: [Double], _ b: [Double], _ n: Int, _ k: Int) throws(Failure) -> [Double] {
+    try require()
+    try fits(n &* n, n &* k)
+    guard n > 0, k > 0 else { return b }
+    try Memory.ask(8 * n * (n + 2 * k))
+    var l = a
+    let info = twb_dpotrf(Int32(n), &l, Int32(n))
+    guard info == 0 else { throw Failure(Status.numeric, "the matrix is not positive definite (info \(info))") }
+    var x = transposed(b, n, k)
+    guard twb_dpotrs(Int32(n), Int32(k), l, Int32(n), &x, Int32(n)) == 0 else {
+      throw Failure(Status.numeric, "the triangular solve failed")
+    }
+    return transposed(x, k, n)
+  }
+
+  /// Solves a·x = b for square a (n, n); b is (n, k) row-major.
+  public static func solve(_ a: [Double], _ b: [Double], _ n: Int, _ k: Int) throws(Failure) -> [Double] {
+    try require()
+    try fits(n &* n, n &* k)
+    guard n > 0, k > 0 else { return b }
+    try Memory.ask(8 * n * (n + 2 * k + 1))
+    var lu = transposed(a, n, n)
+    var pivot = [Int32](repeating: 0, count: n)
+    var x = transposed(b, n, k)
+    let info = twb_dgesv(Int32(n), Int32(k), &lu, Int32(n), &pivot, &x, Int32(n))
+    guard info == 0 else { throw Failure(Status.numeric, "the linear system is singular (info \(info))") }
+    return transposed(x, k, n)
+  }
+
+  /// The transpose of an (m, n) row-major matrix.
+  public static func transposed(_ a: [Double], _ m: Int, _ n: Int) -> [Double] {
+    var t = [Double](repeating: 0, count: m * n)
+    for i in 0..<m { for j in 0..<n { t[j * m + i] = a[i * n + j] } }
+    return t
+  }
+}
+
+/// Products of float32 matrices whose operands are rounded to bfloat16; sums and results are float32.
+///
+/// Where the processor multiplies bfloat16 the operands are packed into `space`; elsewhere they are rounded where they
+/// lie.
+public struct BF16Products {
+  private let space: UnsafeMutableRawPointer
+  private let packs = twi_bf16_available()
+  public init(_ space: UnsafeMutableRawPointer) { self.space = space }
+
+  /// Bytes for products whose operands have at most `lines` lines in all, and `inner` numbers to multiply.
+  public static func space(lines: Int, inner: Int) -> Int {
+    aligned((lines &+ Int(TWI_BF16_ROWS + TWI_BF16_COLUMNS)) &* (inner &+ 1) &* 2) &+ 64
+  }
+
+  /// c ← alpha·a·b + beta·c; a is (m, k), b is (k, n). May round a and b.
+  public func multiply(
+    _ a: UnsafeMutablePointer<Float>, _ b: UnsafeMutablePointer<Float>, into c: UnsafeMutablePointer<Float>, _ m: Int,
+    _ n: Int, _ k: Int, alpha: Double
+  ) throws(Failure) {
+    if packs {
+      run(a, along: true, b, along: false, (k, n), into: c, m, n, k, alpha, 0, upper: false)
+    } else {
+      round(a, m &* k)
+      round(b, k &* n)
+      try LinearAlgebra.multiply(a, b, into: c, m, n, k, alpha: alpha)
+    }
+  }
+
+  /// c ← alpha·a·aᵀ + beta·c (aᵀ·a when `transposed`), both triangles filled; a is (n, k), or (k, n) when transposed.
+  /// May round a.
+  public func gram(
+    _ a: UnsafeMutablePointer<Float>, transposed: Bool = false, into c: UnsafeMutablePointer<Float>, _ n: Int, _ k: Int,
+    alpha: Double = 1, beta: Double = 0
+  ) throws(Failure) {
+    if packs {
+      let ld = transposed ? n : k
+      run(a, along: !transposed, a, along: !transposed, (ld, ld), into: c, n, n, k, alpha, beta, upper: true)
+      LinearAlgebra.mirror(c, n)
+    } else {
+      round(a, n &* k)
+      try LinearAlgebra.gram(a, transposed: transposed, into: c, n, k, alpha: alpha, beta: beta)
+    }
+  }
+
+  private func run(
+    _ a: UnsafePointer<Float>, along alongA: Bool, _ b: UnsafePointer<Float>, along alongB: Bool,
+    _ ld: (a: Int, b: Int), into c: UnsafeMutablePointer<Float>,
+    _ m: Int, _ n: Int, _ k: Int, _ alpha: Double, _ beta: Double, upper: Bool
+  ) {
+    // rows of a stripe: their packed numbers stay in cache
+    let rows = Int(TWI_BF16_ROWS), columns = Int(TWI_BF16_COLUMNS), stripe = 128
+    let panelsA = (m + rows - 1) / rows, panelsB = (n + columns - 1) / columns
+    let packedA = space, packedB = space + aligned(panelsA &* rows &* ((k + 1) / 2) &* 4)
+    let parallel = Double(m) * Double(n) * Double(k) >= 0x1p24
+    Threads.run(panelsA + panelsB, parallel: parallel) { p in
+      if p < panelsA {
+        twi_bf16_pack(a, Int64(ld.a), alongA, Int64(m), Int64(k), Int32(rows), packedA, Int64(p * rows))
+      } else {
+        twi_bf16_pack(
+          b, Int64(ld.b), alongB, Int64(n), Int64(k), Int32(columns), packedB, Int64((p - panelsA) * columns))
+      }
+    }
+    Threads.run((m + stripe - 1) / stripe, parallel: parallel) { p in
+      let first = p * stripe
+      twi_bf16_multiply(
+        packedA, packedB, Int64(first), Int64(min(first + stripe, m)), Int64(n), Int64(k), Float(alpha), Float(beta), c,
+        Int64(n), upper)
+    }
+  }
+
+  private func round(_ p: UnsafeMutablePointer<Float>, _ n: Int) {
+    for i in 0..<n { p[i] = floatFromBF16(bf16FromFloat(p[i])) }
+  }
+}

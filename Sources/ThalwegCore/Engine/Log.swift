@@ -1,0 +1,9 @@
+import CThalweg
+
+/// Warnings to the host; silent unless it asked.
+public enum Log {
+  nonisolated(unsafe) private static var hook: tw_log?
+  nonisolated(unsafe) private static var context: UnsafeMutableRawPointer?
+  public static func set(_ h: tw_log?, _ c: UnsafeMutableRawPointer?) { (hook, context) = (h, c) }
+  public static func warn(_ message: String) { if let hook { message.withCString { hook(context, 1, $0) } } }
+}

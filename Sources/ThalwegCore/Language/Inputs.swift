@@ -1,0 +1,216 @@
+import CThalweg
+
+/// A named tensor that an objective takes or gives back, or that a regularizer needs besides the weights. A method
+/// declares its list; the checks, introspection and Python's arguments come from it.
+public struct Input: Sendable {
+  public var name: String
+  public var meaning: String
+  /// One entry an axis: a name stands for one size wherever it occurs, a number for itself, a leading "..." for any
+  /// axes, the same everywhere.
+  public var axes: [String]
+  public var optional = false
+  /// Holds whole numbers: labels, indices.
+  public var integer = false
+  /// The pull-back gives its gradient.
+  public var differentiable = false
+  /// No input at all: the pull-back alone writes it, when the inputs given fix all its axes.
+  public var result = false
+
+  private init(_ name: String, _ axes: String, _ meaning: String) {
+    (self.name, self.meaning) = (name, meaning)
+    self.axes = axes.split(separator: ",").map { String($0.drop { $0 == " " }) }
+  }
+  /// Real numbers with a gradient.
+  public static func variable(_ name: String, _ axes: String, _ meaning: String, optional: Bool = false) -> Input {
+    var i = Input(name, axes, meaning)
+    (i.differentiable, i.optional) = (true, optional)
+    return i
+  }
+  /// Real numbers that are held constant.
+  public static func constant(_ name: String, _ axes: String, _ meaning: String, optional: Bool = false) -> Input {
+    var i = Input(name, axes, meaning)
+    i.optional = optional
+    return i
+  }
+  /// Whole numbers.
+  public static func integer(_ name: String, _ axes: String, _ meaning: String, optional: Bool = false) -> Input {
+    var i = Input(name, axes, meaning)
+    (i.integer, i.optional) = (true, optional)
+    return i
+  }
+  /// What the pull-back gives besides the gradients of the inputs.
+  public static func result(_ name: String, _ axes: String, _ meaning: String) -> Input {
+    var i = Input(name, axes, meaning)
+    (i.result, i.optional) = (true, true)
+    return i
+  }
+
+  /// "(B, m)".
+  public var shape: String { "(" + axes.joined(separator: ", ") + (axes.count == 1 ? ",)" : ")") }
+  public var takesAnyAxes: Bool { axes.first == "..." }
+}
+
+/// The sizes of the axes that the inputs of a call have in common.
+public struct Sizes: Sendable {
+  private var named: [String: (size: Int, from: String)] = [:]
+  private var leading: (axes: [Int], from: String)?
+
+  public init() {}
+
+  /// The size of an axis; 0 when no input has it.
+  public subscript(_ axis: String) -> Int { named[axis]?.size ?? 0 }
+  /// The product of the axes that "..." stands for; 1 when there are none.
+  public var samples: Int { leading?.axes.reduce(1, &*) ?? 1 }
+
+  /// Takes the shape of an input; throws when it does not fit its declaration or the inputs before it. No axis may be
+  /// empty.
+  public mutating func match(_ input: Input, _ shape: [Int]) throws(Failure) {
+    let own = input.takesAnyAxes ? Array(input.axes.dropFirst()) : input.axes
+    let extra = shape.count - own.count
+    guard input.takesAnyAxes ? extra >= 0 : extra == 0 else {
+      throw Failure(Status.shape, "`\(input.name)` must have the shape \(input.shape), got \(shape)")
+    }
+    guard !shape.contains(0) else {
+      throw Failure(Status.shape, "`\(input.name)` is empty: its shape \(input.shape) is \(shape)")
+    }
+    if input.takesAnyAxes {
+      let axes = Array(shape[..<extra])
+      if let known = leading, known.axes != axes {
+        throw Failure(
+          Status.shape, "`\(input.name)` and `\(known.from)` differ in their leading axes: \(axes) and \(known.axes)")
+      }
+      leading = (axes, input.name)
+    }
+    for (axis, size) in zip(own, shape[extra...]) {
+      if let number = Int(axis) {
+        guard size == number else {
+          throw Failure(Status.shape, "`\(input.name)` must have the shape \(input.shape), got \(shape)")
+        }
+      } else if let known = named[axis] {
+        guard known.size == size else {
+          throw Failure(
+            Status.shape, "axis \(axis) has \(size) elements in `\(input.name)` and \(known.size) in `\(known.from)`")
+        }
+      } else {
+        named[axis] = (size, input.name)
+      }
+    }
+  }
+
+  /// The shape of a declaration, nil while an axis of it is unknown.
+  public func shape(_ input: Input) -> [Int]? {
+    var out: [Int] = []
+    for axis in input.axes {
+      if axis == "..." {
+        guard let leading else { return nil }
+        out += leading.axes
+      } else if let size = Int(axis) ?? named[axis]?.size {
+        out.append(size)
+      } else {
+        return nil
+      }
+    }
+    return out
+  }
+}
+
+/// One tensor that a host passes as an input: real numbers in the dtypes of parameters, or whole numbers.
+public struct Operand: Sendable {
+  public enum Integers: Sendable { case i32, i64 }
+  /// Where the elements are. For whole numbers its dtype is one of the same size, and nothing reads through it.
+  public let view: View
+  public let integers: Integers?
+
+  /// nil when the tensor is marked absent; nothing else of it is looked at then.
+  public init?(_ t: tw_tensor, _ name: String) throws(Failure) {
+    if t.flags & UInt32(TW_TENSOR_ABSENT) != 0 { return nil }
+    var t = t
+    switch t.dtype {
+    case Int32(TW_I32): (t.dtype, integers) = (DType.f32.rawValue, .i32)
+    case Int32(TW_I64): (t.dtype, integers) = (DType.f64.rawValue, .i64)
+    default: integers = nil
+    }
+    view = try View(t, name)
+  }
+  public init(_ view: View) { (self.view, integers) = (view, nil) }
+}
+
+/// The inputs of one call, dense: real ones in the compute type, whole ones as Int.
+public struct Inputs<T: Real> {
+  public let sizes: Sizes
+  private var reals: [String: UnsafePointer<T>] = [:]
+  private var integers: [String: UnsafePointer<Int>] = [:]
+  private var owned: [Memory] = []
+
+  /// The memory is the host's where it is dense and of the compute type already; it must stay as it is meanwhile.
+  public init(_ list: [(Input, Operand)], _ sizes: Sizes) throws(Failure) {
+    self.sizes = sizes
+    for (input, operand) in list {
+      if input.integer { try readIntegers(input, operand) } else { try readReals(input, operand.view) }
+    }
+  }
+
+  /// A required input, row-major.
+  public subscript(_ name: String) -> UnsafePointer<T> {
+    get throws(Failure) {
+      guard let p = reals[name] else { throw Failure(Status.internal, "there is no input `\(name)`") }
+      return p
+    }
+  }
+  /// An input that may be left out.
+  public func optional(_ name: String) -> UnsafePointer<T>? { reals[name] }
+  /// A required input of whole numbers, row-major.
+  public func integers(_ name: String) throws(Failure) -> UnsafePointer<Int> {
+    guard let p = integers[name] else { throw Failure(Status.internal, "there is no input `\(name)`") }
+    return p
+  }
+  public func optionalIntegers(_ name: String) -> UnsafePointer<Int>? { integers[name] }
+
+  private mutating func readReals(_ input: Input, _ v: View) throws(Failure) {
+    if v.dense, v.dtype == (T.isDouble ? .f64 : .f32) {
+      reals[input.name] = UnsafePointer(v.data.assumingMemoryBound(to: T.self))
+      return
+    }
+    let memory = try Memory(v.count * MemoryLayout<T>.stride, .current, zeroed: false)
+    let p = memory.base.bindMemory(to: T.self, capacity: v.count)
+    let l = Layout(v)
+    defer { l.release() }
+    l.read(0, v.count, p, scale: 1)
+    owned.append(memory)
+    reals[input.name] = UnsafePointer(p)
+  }
+
+  private mutating func readIntegers(_ input: Input, _ o: Operand) throws(Failure) {
+    let n = o.view.count
+    let memory = try Memory(n * MemoryLayout<Int>.stride, .current, zeroed: false)
+    let p = memory.base.bindMemory(to: Int.self, capacity: n)
+    let l = Layout(o.view)
+    defer { l.release() }
+    switch o.integers {
+    case .i32:
+      l.forEachRun(0, n) { offset, stride, first, run in
+        let q = l.data.assumingMemoryBound(to: Int32.self) + offset
+        for i in 0..<run { p[first + i] = Int(q[i * stride]) }
+      }
+    case .i64:
+      l.forEachRun(0, n) { offset, stride, first, run in
+        let q = l.data.assumingMemoryBound(to: Int64.self) + offset
+        for i in 0..<run { p[first + i] = Int(q[i * stride]) }
+      }
+    case nil:
+      // in place: a double and an Int have the same size
+      let x = memory.base.bindMemory(to: Double.self, capacity: n)
+      l.read(0, n, x, scale: 1)
+      for i in 0..<n where x[i] != x[i].rounded() || !(abs(x[i]) <= 0x1p53) {
+        throw Failure(Status.range, "`\(input.name)` must hold whole numbers, got \(text(x[i])) at element \(i)")
+      }
+      for i in 0..<n {
+        let whole = Int((memory.base + i * 8).load(as: Double.self))
+        (memory.base + i * 8).storeBytes(of: whole, as: Int.self)
+      }
+      _ = memory.base.bindMemory(to: Int.self, capacity: n)
+    }
+    owned.append(memory)
+    integers[input.name] = UnsafePointer(p)
+  }
+}

@@ -1,0 +1,45 @@
+/// An element-wise change that a source makes: parameters, gradients and its own state.
+public protocol ElementOperation: Sendable {
+  func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>)
+}
+/// Sums that a source takes over all elements.
+public protocol ElementSum: Sendable {
+  func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums)
+}
+
+public typealias PlainKernel = @Sendable (Operands) -> Void
+public typealias PlainMeasure = @Sendable (Operands, UnsafeMutablePointer<Sums>) -> Void
+
+/// A loop for each case, so that an operand which is neither used nor written is not read.
+@inlinable @inline(never)
+public func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type, writesX: Bool = true, writesG: Bool = true)
+  -> PlainKernel
+{
+  if writesG { return { o in walk(o, op, L.self, true, true) } }
+  if writesX { return { o in walk(o, op, L.self, true, false) } }
+  return { o in walk(o, op, L.self, false, false) }
+}
+
+@inlinable @inline(__always)
+func walk<O: ElementOperation, L: Lane>(_ o: Operands, _ op: O, _: L.Type, _ writesX: Bool, _ writesG: Bool) {
+  var v = Vectors<L>(o)
+  while v.next() {
+    var a = L.load(v.x), b = L.load(v.g)
+    op(&a, &b, v.s)
+    if writesX { a.store(v.x) }
+    if writesG { b.store(v.g) }
+  }
+  v.finish(writesX: writesX, writesG: writesG)
+}
+
+@inlinable @inline(never)
+public func plainMeasure<O: ElementSum, L: Lane>(_ op: O, _: L.Type) -> PlainMeasure {
+  { o, total in
+    let op = op
+    var sums = total.pointee
+    var v = Vectors<L>(o)
+    while v.next() { op(L.load(v.x), L.load(v.g), v.s, &sums) }
+    v.finish(writesX: false)
+    total.pointee = sums
+  }
+}

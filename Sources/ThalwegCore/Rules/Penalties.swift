@@ -1,0 +1,314 @@
+/// A regularizer whose value, gradient and prox act on every element by itself.
+public protocol ElementRegularizer: Listed, BitwiseCopyable, Sendable {
+  static var method: Method { get }
+  init(_ h: Hyper)
+  /// The terms of the penalty.
+  func value<L: Lane>(_ w: L) -> L
+  func gradient<L: Lane>(_ w: L) -> L
+  /// argmin_u ½(u − w)² + t·value(u).
+  func prox<L: Lane>(_ w: L, _ t: Double) -> L
+}
+
+extension ElementRegularizer {
+  @inlinable public static var registered: Registered { entry(Self.self) }
+}
+
+/// A regularizer of a whole tensor: groups, singular values, neighbours.
+public protocol WholeRegularizer: Listed, Sendable {
+  static var method: Method { get }
+  static var hasProx: Bool { get }
+  static var mayFail: Bool { get }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
+  init(_ h: Hyper)
+  func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double
+  /// w.v ← w.v + scale · gradient at w.w.
+  func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure)
+  /// w.v ← prox(w.v, t).
+  func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure)
+}
+
+extension WholeRegularizer {
+  @inlinable public static var registered: Registered { entry(Self.self) }
+  @inlinable public static var hasProx: Bool { true }
+  @inlinable public static var mayFail: Bool { false }
+  public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
+}
+
+/// A regularizer with its types erased, in its three uses: coupled gradient, prox after the step, decoupled step.
+public struct RegularizerKernels: Sendable {
+  public typealias Stages = @Sendable (Hyper) -> (ElementKernels?, WholeKernels?)
+  public let hasProx: Bool
+  public let penalty: Stages
+  public let proximal: Stages
+  public let decoupled: Stages
+  public let value32: @Sendable (Hyper, Whole<Float>) throws(Failure) -> Double
+  public let value64: @Sendable (Hyper, Whole<Double>) throws(Failure) -> Double
+  @usableFromInline init(
+    hasProx: Bool, penalty: @escaping Stages, proximal: @escaping Stages, decoupled: @escaping Stages,
+    value32: @escaping @Sendable (Hyper, Whole<Float>) throws(Failure) -> Double,
+    value64: @escaping @Sendable (Hyper, Whole<Double>) throws(Failure) -> Double
+  ) {
+    (self.hasProx, self.penalty, self.proximal, self.decoupled) = (hasProx, penalty, proximal, decoupled)
+    (self.value32, self.value64) = (value32, value64)
+  }
+}
+
+/// g + gradient(w): the coupled use.
+public struct Coupled<R: ElementRegularizer>: ElementRule {
+  @inlinable public static var method: Method { R.method }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+  public let r: R
+  @inlinable public init(_ h: Hyper, _ c: StepContext) { r = R(h) }
+  @inlinable @inline(__always) public func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v + r.gradient(w) }
+}
+
+/// prox(w, lr).
+public struct Proximal<R: ElementRegularizer>: ElementRule {
+  @inlinable public static var method: Method { R.method }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+  public let r: R, t: Double
+  @inlinable public init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
+  @inlinable @inline(__always) public func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { r.prox(v, t) }
+}
+
+/// w − lr·gradient(w).
+public struct Decoupled<R: ElementRegularizer>: ElementRule {
+  @inlinable public static var method: Method { R.method }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+  public let r: R, t: Double
+  @inlinable public init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
+  @inlinable @inline(__always) public func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L {
+    v - t * r.gradient(v)
+  }
+}
+
+public struct ValueSum<R: ElementRegularizer>: ElementSum {
+  public let r: R
+  @inlinable public init(r: R) { self.r = r }
+  @inlinable @inline(__always) public func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+    sums.add(0, r.value(x))
+  }
+}
+
+@inlinable @inline(never)
+func total<R: ElementRegularizer, T: Real>(_ r: R, _ w: Whole<T>) -> Double {
+  let kernel = plainMeasure(ValueSum(r: r), T.Vector.self)
+  var out = [Double](repeating: 0, count: Sums.count), sum = 0.0, block = Sums()
+  var i = 0
+  let pad = UnsafeMutableRawPointer.allocate(byteCount: Operands.padBytes, alignment: 64)
+  defer { pad.deallocate() }
+  let p = UnsafeMutableRawPointer(w.v)
+  while i < w.count {
+    let n = min(Walker.block, w.count - i)
+    let q = p + i * MemoryLayout<T>.stride
+    kernel(Operands(x: q, g: q, slots: SlotPointers(repeating: q), used: 0, count: n, index: i, pad: pad), &block)
+    block.write(&out, T.Vector.self)
+    sum += out[0]
+    block = Sums()
+    i += n
+  }
+  return sum
+}
+
+@inlinable public func entry<R: ElementRegularizer>(_: R.Type) -> Registered {
+  Registered(
+    method: R.method,
+    component: .regularizer(
+      RegularizerKernels(
+        hasProx: true, penalty: { (kernels(Coupled<R>.self).binding($0), nil) },
+        proximal: { (kernels(Proximal<R>.self).binding($0), nil) },
+        decoupled: { (kernels(Decoupled<R>.self).binding($0), nil) },
+        value32: { (h, w) throws(Failure) in total(R(h), w) }, value64: { (h, w) throws(Failure) in total(R(h), w) })))
+}
+
+public struct WholeCoupled<R: WholeRegularizer>: WholeRule {
+  @inlinable public static var method: Method { R.method }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+  @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
+  @inlinable public static var mayFail: Bool { R.mayFail }
+  public let r: R
+  @inlinable public init(_ h: Hyper, _ c: StepContext) { r = R(h) }
+  @inlinable public func apply<T: Real>(_ t: Whole<T>) throws(Failure) { try r.addGradient(t, 1) }
+}
+
+public struct WholeProximal<R: WholeRegularizer>: WholeRule {
+  @inlinable public static var method: Method { R.method }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+  @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
+  @inlinable public static var mayFail: Bool { R.mayFail }
+  public let r: R, t: Double
+  @inlinable public init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
+  @inlinable public func apply<T: Real>(_ w: Whole<T>) throws(Failure) { try r.prox(w, t) }
+}
+
+public struct WholeDecoupled<R: WholeRegularizer>: WholeRule {
+  @inlinable public static var method: Method { R.method }
+  @inlinable public static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { shape.count &* size }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+  @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
+  @inlinable public static var mayFail: Bool { R.mayFail }
+  public let r: R, t: Double
+  @inlinable public init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
+  @inlinable public func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
+    let point = w.workspace.bindMemory(to: T.self, capacity: w.count)
+    point.initialize(from: w.v, count: w.count)
+    var at = w
+    at.w = point
+    try r.addGradient(at, -t)
+  }
+}
+
+@inlinable public func entry<R: WholeRegularizer>(_: R.Type) -> Registered {
+  Registered(
+    method: R.method,
+    component: .regularizer(
+      RegularizerKernels(
+        hasProx: R.hasProx, penalty: { (nil, kernels(WholeCoupled<R>.self).binding($0)) },
+        proximal: { (nil, kernels(WholeProximal<R>.self).binding($0)) },
+        decoupled: { (nil, kernels(WholeDecoupled<R>.self).binding($0)) },
+        value32: { (h, w) throws(Failure) in try R(h).value(w) },
+        value64: { (h, w) throws(Failure) in try R(h).value(w) })))
+}
+
+// MARK: constraints
+
+/// A set whose projection acts on every element by itself.
+public protocol ElementConstraint: BitwiseCopyable, Sendable {
+  static var method: Method { get }
+  init(_ h: Hyper)
+  func project<L: Lane>(_ w: L) -> L
+  /// The entry of a minimiser of ⟨g, s⟩ over the set.
+  func minimise<L: Lane>(_ g: L) -> L
+}
+
+/// A set of whole tensors. `project` is required; manifolds have the rest too.
+public protocol WholeConstraint: Listed, Sendable {
+  static var method: Method { get }
+  static var isManifold: Bool { get }
+  static var mayFail: Bool { get }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
+  init(_ h: Hyper)
+  /// w.v ← the nearest point of the set.
+  func project<T: Real>(_ w: Whole<T>) throws(Failure)
+  /// w.v ← a minimiser of ⟨w.v, s⟩ over the set.
+  func minimise<T: Real>(_ w: Whole<T>) throws(Failure)
+  /// w.v (a Euclidean gradient, or a step) ← its tangent part at w.w.
+  func tangent<T: Real>(_ w: Whole<T>) throws(Failure)
+  /// w.v (a tangent step) ← the point it leads to from w.w.
+  func retract<T: Real>(_ w: Whole<T>) throws(Failure)
+}
+
+extension WholeConstraint {
+  @inlinable public static var registered: Registered { entry(Self.self) }
+  @inlinable public static var isManifold: Bool { false }
+  @inlinable public static var mayFail: Bool { false }
+  public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
+  public func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
+    throw Failure(Status.unsupported, "\(Self.method.name) has no linear minimisation oracle")
+  }
+  public func tangent<T: Real>(_ w: Whole<T>) throws(Failure) {
+    throw Failure(Status.unsupported, "\(Self.method.name) is not a manifold")
+  }
+  public func retract<T: Real>(_ w: Whole<T>) throws(Failure) {
+    throw Failure(Status.unsupported, "\(Self.method.name) is not a manifold")
+  }
+}
+
+public struct ConstraintKernels: Sendable {
+  public let projection: @Sendable (Hyper) -> (ElementKernels?, WholeKernels?)
+  /// After a step: the tangent part of the move, retracted from the point before it.
+  public let manifold: (@Sendable (Hyper) -> WholeKernels)?
+  public let minimise: @Sendable (Hyper) -> (ElementKernels?, WholeKernels?)
+  public let tangent: (@Sendable (Hyper) -> WholeKernels)?
+  public let retract: (@Sendable (Hyper) -> WholeKernels)?
+  /// For masks: what the host sees of the stored tensor, and what is added to its gradient.
+  public var view: @Sendable (Hyper) -> WholeKernels? = { _ in nil }
+  public var pull: (@Sendable (Hyper) -> WholeKernels?)?
+  public init(
+    projection: @escaping @Sendable (Hyper) -> (ElementKernels?, WholeKernels?),
+    manifold: (@Sendable (Hyper) -> WholeKernels)?,
+    minimise: @escaping @Sendable (Hyper) -> (ElementKernels?, WholeKernels?),
+    tangent: (@Sendable (Hyper) -> WholeKernels)?, retract: (@Sendable (Hyper) -> WholeKernels)?,
+    view: @escaping @Sendable (Hyper) -> WholeKernels? = { _ in nil }, pull: (@Sendable (Hyper) -> WholeKernels?)? = nil
+  ) {
+    (self.projection, self.manifold, self.minimise) = (projection, manifold, minimise)
+    (self.tangent, self.retract, self.view, self.pull) = (tangent, retract, view, pull)
+  }
+}
+
+public struct Projection<C: ElementConstraint>: ElementRule {
+  @inlinable public static var method: Method { C.method }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+  public let set: C
+  @inlinable public init(_ h: Hyper, _ c: StepContext) { set = C(h) }
+  @inlinable @inline(__always) public func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { set.project(v) }
+}
+
+public struct Minimiser<C: ElementConstraint>: ElementRule {
+  @inlinable public static var method: Method { C.method }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+  public let set: C
+  @inlinable public init(_ h: Hyper, _ c: StepContext) { set = C(h) }
+  @inlinable @inline(__always) public func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { set.minimise(v) }
+}
+
+/// A set of entries; `lists` is its form where a hyper-parameter is a list of numbers.
+@inlinable public func constraintKernels<C: ElementConstraint>(
+  _: C.Type, withLists lists: ConstraintKernels
+) -> ConstraintKernels {
+  ConstraintKernels(
+    projection: { $0.hasLists ? lists.projection($0) : (kernels(Projection<C>.self).binding($0), nil) }, manifold: nil,
+    minimise: { $0.hasLists ? lists.minimise($0) : (kernels(Minimiser<C>.self).binding($0), nil) }, tangent: nil,
+    retract: nil)
+}
+
+public enum SetOperation {
+  public struct Project: Sendable {}
+  public struct Minimise: Sendable {}
+  public struct Tangent: Sendable {}
+  public struct Retract: Sendable {}
+  public struct Move: Sendable {}
+}
+
+public struct SetRule<C: WholeConstraint, Operation: Sendable>: WholeRule {
+  @inlinable public static var method: Method { C.method }
+  public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
+    keepsPoint ? [Slot.temporary("point", "the parameters before the step")] : []
+  }
+  @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try C.accepts(h, shape) }
+  @inlinable public static var mayFail: Bool { C.mayFail }
+  @inlinable public static var keepsPoint: Bool { Operation.self == SetOperation.Move.self }
+  public let set: C
+  @inlinable public init(_ h: Hyper, _ c: StepContext) { set = C(h) }
+  @inlinable public func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
+    if Operation.self == SetOperation.Project.self { return try set.project(t) }
+    if Operation.self == SetOperation.Minimise.self { return try set.minimise(t) }
+    if Operation.self == SetOperation.Tangent.self { return try set.tangent(t) }
+    if Operation.self == SetOperation.Retract.self { return try set.retract(t) }
+    var move = t
+    move.w = t.slots[0]
+    for i in 0..<t.count { move.v[i] -= move.w[i] }
+    try set.tangent(move)
+    try set.retract(move)
+  }
+}
+
+@inlinable public func entry<C: WholeConstraint>(_: C.Type) -> Registered {
+  Registered(method: C.method, component: .constraint(constraintKernels(C.self)))
+}
+
+@inlinable public func constraintKernels<C: WholeConstraint>(_: C.Type) -> ConstraintKernels {
+  let project: @Sendable (Hyper) -> (ElementKernels?, WholeKernels?) = {
+    (nil, kernels(SetRule<C, SetOperation.Project>.self).binding($0))
+  }
+  let minimise: @Sendable (Hyper) -> (ElementKernels?, WholeKernels?) = {
+    (nil, kernels(SetRule<C, SetOperation.Minimise>.self).binding($0))
+  }
+  guard C.isManifold else {
+    return ConstraintKernels(projection: project, manifold: nil, minimise: minimise, tangent: nil, retract: nil)
+  }
+  let move: @Sendable (Hyper) -> WholeKernels = { kernels(SetRule<C, SetOperation.Move>.self).binding($0) }
+  let tangent: @Sendable (Hyper) -> WholeKernels = { kernels(SetRule<C, SetOperation.Tangent>.self).binding($0) }
+  let retract: @Sendable (Hyper) -> WholeKernels = { kernels(SetRule<C, SetOperation.Retract>.self).binding($0) }
+  return ConstraintKernels(projection: project, manifold: move, minimise: minimise, tangent: tangent, retract: retract)
+}

@@ -1,0 +1,140 @@
+import Glibc
+
+/// What a source asks for.
+public struct Ask: Sendable {
+  public var kind: Request.Kind
+  public var index = 0
+  public var count = 0
+  /// Another minibatch than the first request of this step.
+  public var freshSample = false
+  public init(_ kind: Request.Kind, index: Int = 0, count: Int = 0, freshSample: Bool = false) {
+    (self.kind, self.index, self.count, self.freshSample) = (kind, index, count, freshSample)
+  }
+}
+
+/// A matrix that the host answered with, (rows, columns), row-major, in double.
+public struct HostMatrix: Sendable {
+  public var values: [Double]
+  public var rows: Int
+  public var columns: Int
+  public init(_ values: [Double], _ rows: Int, _ columns: Int) {
+    (self.values, self.rows, self.columns) = (values, rows, columns)
+  }
+  public var isFinite: Bool { values.allSatisfy(\.isFinite) }
+}
+
+/// The answer to a request for matrices: which they are depends on the kind of the request.
+public struct Answer: Sendable {
+  public var first: HostMatrix?
+  public var second: HostMatrix?
+  public init(_ first: HostMatrix? = nil, _ second: HostMatrix? = nil) { (self.first, self.second) = (first, second) }
+  public var isFinite: Bool { (first?.isFinite ?? true) && (second?.isFinite ?? true) }
+}
+
+/// What a source does next.
+public enum Move: Sendable {
+  /// Ask the host; its answer comes with the next `advance`.
+  case ask(Ask)
+  /// Let the pipeline step, with the host's gradient as it stands now, changed by an operation (nil: not changed).
+  case update(GradientOperation?)
+  /// The step is over without an update of the pipeline (an accumulated gradient, a method that moved the parameters
+  /// itself).
+  case nothing
+}
+
+/// Decides how gradients are obtained: perturbs parameters, asks for more than one gradient, combines them.
+///
+/// A state machine: `advance` is called with the number of requests answered so far in this step (from 0: the first
+/// gradient is there). What must survive until the next call lies in slots and scalars, so that a step can be saved and
+/// resumed between any two requests. Slots that are not temporary change only in the call that ends the step: a step
+/// that is broken off before leaves no trace then. Before it moves the parameters it keeps them in its `home` slot,
+/// from where the engine brings them back when the step is broken off.
+public protocol Source: Listed, Sendable {
+  static var method: Method { get }
+  init(_ h: Hyper) throws(Failure)
+  var slots: [Slot] { get }
+  var scalars: [Scalar] { get }
+  /// One gradient a step is enough (it only accumulates, say): `step` may be used.
+  var single: Bool { get }
+  /// It reaches the whole update, or sets the step size of all: it cannot stand in a pipeline of `route`.
+  var global: Bool { get }
+  /// The slot with the vector of a request that has one: for a Hessian-vector product, or for derivatives of the
+  /// logits.
+  var probe: Int? { get }
+  /// Refuses matrices that do not fit the request for phase `phase`; the host may then answer again.
+  func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure)
+  /// What `observe` may tell it, besides the loss.
+  var observes: [String] { get }
+  /// What `command` may ask of it, between steps; the pipeline then steps if the move says so.
+  var commands: [String] { get }
+  func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move
+  /// Some request brings gradients. Where none does, all tensors take part that are not marked absent, from the opening
+  /// on.
+  var takesGradients: Bool { get }
+  /// Its update does not look at where the parameters stand, and it leaves them where the last request had them: the
+  /// engine brings them home where another source goes on.
+  var endsAway: Bool { get }
+  /// The first request of a step is its own: `opening` says what it is (nil: the gradient), and may move the parameters
+  /// of tensors that have stepped before. Which tensors have a gradient this time is not known then.
+  var opens: Bool { get }
+  func opening(_ io: SourceIO) -> Ask?
+  /// What a checkpoint that was written within a step may say: how many requests a step has at the most, and of which
+  /// kinds.
+  func most(_ tensors: Int) -> Int
+  var kinds: [Request.Kind] { get }
+  func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move
+}
+
+extension Source {
+  @inlinable public static var registered: Registered { entry(Self.self) }
+  public var slots: [Slot] { [] }
+  public var scalars: [Scalar] { [] }
+  public var single: Bool { false }
+  public var global: Bool { false }
+  public var probe: Int? { nil }
+  public func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure) {}
+  public var observes: [String] { [] }
+  public var commands: [String] { [] }
+  public func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move { .nothing }
+  public var takesGradients: Bool { true }
+  public var endsAway: Bool { false }
+  public var opens: Bool { false }
+  public func opening(_ io: SourceIO) -> Ask? { nil }
+  public func most(_ tensors: Int) -> Int { 1 }
+  public var kinds: [Request.Kind] { [] }
+}
+
+/// The gradient that the pipeline sees in place of the host's.
+public struct GradientOperation: Sendable {
+  public let stage: Int
+  /// The state it looks at.
+  public let slots: [Int]
+  /// Changes a copy of the host's gradient, in x of the operands, with all slots of the stage from an offset on; nil:
+  /// the gradient is what lies in the first slot.
+  public let run: (@Sendable (UnsafeMutablePointer<Record>, Operands, UnsafeMutablePointer<SlotStore>, Int) -> Void)?
+  /// What the sources before have made of the host's gradient, in order.
+  public var under: [GradientOperation] = []
+
+  public init(
+    stage: Int, slots: [Int],
+    run: (@Sendable (UnsafeMutablePointer<Record>, Operands, UnsafeMutablePointer<SlotStore>, Int) -> Void)?
+  ) { (self.stage, self.slots, self.run) = (stage, slots, run) }
+
+  /// The same on what another operation makes.
+  public func over(_ first: GradientOperation?) -> GradientOperation {
+    guard run != nil, let first else { return self }
+    var op = self
+    op.under = first.under + [first]
+    return op
+  }
+}
+
+/// The results of a walk of a source.
+public struct SourceTotals: Sendable {
+  public let values: [Double]
+  @usableFromInline init(values: [Double]) { self.values = values }
+  public subscript(k: Int) -> Double { values[k] }
+  /// As of `Totals`.
+  public func squares(_ k: Int) -> Squares { Squares(sum: values[k], scaled: values[Sums.scaled + k]) }
+  public func root(_ k: Int) -> Double { squares(k).root }
+}

@@ -1,0 +1,228 @@
+/// A kernel of a walk: for f32, for f64.
+public typealias WalkKernel = (f32: PlainKernel, f64: PlainKernel)
+public typealias WalkMeasure = (f32: PlainMeasure, f64: PlainMeasure)
+
+/// A set that sources project onto, each tensor by itself.
+public struct HeldSet: Sendable {
+  public let hyper: Hyper
+  public let kernels: ConstraintKernels
+  public init(_ node: StageNode) throws(Failure) {
+    let (e, h) = try Registry.component(node, .constraint)
+    guard case .constraint(let k) = e.component else {
+      throw Failure(Status.internal, "\(node.name) is no constraint")
+    }
+    (hyper, kernels) = (h, k)
+  }
+  public func project<T: Real>(_ v: UnsafeMutablePointer<T>, _ shape: Shape) throws(Failure) {
+    try runOnce(kernels.projection(hyper), hyper, v, v, shape, t: 0)
+  }
+}
+
+/// The runner as one source sees it: the walks over its tensors, its numbers, and what the host has told. Methods use
+/// it through `SourceIO`.
+public protocol SourceHost {
+  /// The source's stage, its hyper-parameters for each group, and the leading group's.
+  var stageID: Int { get }
+  var groups: [Hyper] { get }
+  var hyper: Hyper { get }
+  func group(of tensor: Int) -> Int
+  var step: Int { get }
+  var seed: UInt64 { get }
+  var gradientScale: Double { get }
+  var maximizes: Bool { get }
+  func observed(_ what: String) -> Double
+  var lossIsNew: Bool { get }
+  func setLoss(_ loss: Double)
+  var scalars: UnsafeMutablePointer<Double> { get }
+
+  /// One kernel, or one a group.
+  func sum(_ kernels: [WalkMeasure], slots: [Int]?) -> [Double]
+  func change(_ kernels: [WalkKernel], slots: [Int]?, parameters: Bool)
+  /// One kernel a tensor.
+  func change(slots: [Int]?, parameters: Bool, _ kernel: (_ tensor: Int) -> WalkKernel)
+  func saveHome()
+  func clearAbsent(_ slot: Int)
+  func keepAbsent(_ slot: Int)
+  func project(_ slot: Int, _ set: HeldSet) throws(Failure)
+  func fill(_ slot: Int, of tensor: Int, _ values: [Double])
+  func tensors(where included: (Shape) -> Bool) -> [Int]
+  func shape(of tensor: Int) -> Shape
+  func label(_ tensor: Int) -> String
+  /// The key of a tensor's random draws.
+  func key(of tensor: Int) -> UInt32
+
+  var answer: Answer { get }
+  var kept: HostMatrix? { get }
+  func keep(_ matrix: HostMatrix)
+  /// Runs the pipeline as far as the move, and says the step size and decay of each tensor.
+  func propose(_ op: GradientOperation) throws(Failure) -> Double
+  func rate(of tensor: Int) -> (lr: Double, decay: Double)
+  func setStepSize(_ tau: Double)
+}
+
+/// What a source may do with the tensors. Gradients read here are already scaled (loss scale, maximize).
+public struct SourceIO {
+  @usableFromInline let host: any SourceHost
+  public init(_ host: any SourceHost) { self.host = host }
+
+  /// The source's hyper-parameters now, schedules evaluated at this step: those that stand for all tensors, or of a
+  /// tensor.
+  public var hyper: Hyper { host.hyper }
+  public func hyper(of tensor: Int) -> Hyper { host.groups[host.group(of: tensor)] }
+  public var step: Int { host.step }
+  public var seed: UInt64 { host.seed }
+  public var stream: UInt32 { UInt32(host.stageID) }
+  public var loss: Double { observed("loss") }
+  /// It came with the answer that the source sees now.
+  public var lossIsNew: Bool { host.lossIsNew }
+  /// The loss that stages behind see.
+  public func setLoss(_ loss: Double) { host.setLoss(loss) }
+  /// What was observed under this name since the last step; NaN when nothing was.
+  public func observed(_ what: String) -> Double { host.observed(what) }
+  public func scalar(_ k: Int) -> Double { host.scalars[k] }
+  public func setScalar(_ k: Int, _ x: Double) { host.scalars[k] = x }
+
+  /// Sums over all elements of all tensors that have a gradient. `slots` picks and orders the state seen.
+  @inlinable public func sum(_ op: some ElementSum, slots: [Int]? = nil) -> SourceTotals {
+    SourceTotals(values: host.sum([walk(op)], slots: slots))
+  }
+  /// The same with the hyper-parameters of each tensor's group.
+  @inlinable public func sum(slots: [Int]? = nil, _ op: (Hyper) -> some ElementSum) -> SourceTotals {
+    SourceTotals(values: host.sum(host.groups.map { walk(op($0)) }, slots: slots))
+  }
+  /// Changes parameters (as the host sees them) and the source's state.
+  @inlinable public func change(_ op: some ElementOperation, slots: [Int]? = nil, parameters: Bool) {
+    host.change([walk(op, parameters)], slots: slots, parameters: parameters)
+  }
+  @inlinable public func change(slots: [Int]? = nil, parameters: Bool, _ op: (Hyper) -> some ElementOperation) {
+    host.change(host.groups.map { walk(op($0), parameters) }, slots: slots, parameters: parameters)
+  }
+  @inlinable func walk(_ op: some ElementSum) -> WalkMeasure {
+    (plainMeasure(op, SIMD16<Float>.self), plainMeasure(op, SIMD8<Double>.self))
+  }
+  @inlinable func walk(_ op: some ElementOperation, _ parameters: Bool) -> WalkKernel {
+    (
+      plainKernel(op, SIMD16<Float>.self, writesX: parameters, writesG: false),
+      plainKernel(op, SIMD8<Double>.self, writesX: parameters, writesG: false)
+    )
+  }
+  /// Keeps the parameters that did not go away yet in the home slot.
+  public func saveHome() { host.saveHome() }
+  /// Sets a slot to zero in the tensors that have no gradient this time.
+  public func clearAbsent(_ slot: Int) { host.clearAbsent(slot) }
+  /// The parameters of the tensors that have no gradient this time go into a slot: they stay where they are.
+  public func keepAbsent(_ slot: Int) { host.keepAbsent(slot) }
+  /// Fills a slot with the standard normal numbers of this step, or with their signs (0 counts as +1): a Rademacher
+  /// vector.
+  @inlinable public func draw(_ slot: Int, signs: Bool) {
+    clearAbsent(slot)  // the numbers of an earlier step would count in a product of all tensors
+    host.change(slots: [slot], parameters: false) { tensor in
+      let key = Random.key(seed: seed, stream: stream, step: UInt64(step), tensor: host.key(of: tensor))
+      return walk(Draw(key: key, signs: signs), false)
+    }
+  }
+  /// What lies in a slot becomes the nearest point of the set, in every tensor that has a gradient.
+  public func project(_ slot: Int, _ set: HeldSet) throws(Failure) { try host.project(slot, set) }
+
+  /// The source's tensors that have a gradient this time, by position; only those of such shapes.
+  public func tensors(where included: (Shape) -> Bool) -> [Int] { host.tensors(where: included) }
+  public func shape(of tensor: Int) -> Shape { host.shape(of: tensor) }
+  /// The tensor as messages call it.
+  public func label(_ tensor: Int) -> String { host.label(tensor) }
+  /// Writes a slot of one tensor.
+  public func fill(_ slot: Int, of tensor: Int, _ values: [Double]) { host.fill(slot, of: tensor, values) }
+
+  /// The matrices of the answer; they are there when `advance` follows a request for them.
+  public var answer: Answer { host.answer }
+  /// What gradients of the host are multiplied by: gradients in answers are as the host computed them.
+  public var gradientScale: Double { host.gradientScale }
+  /// The loss is to rise.
+  public var maximizes: Bool { host.maximizes }
+  /// A matrix that the source keeps until the step ends; it is saved with the step.
+  public var kept: HostMatrix? { host.kept }
+  public func keep(_ matrix: HostMatrix) { host.keep(matrix) }
+
+  /// Runs the pipeline on the gradient that `op` makes, as far as the move and no further: what the source's stage, the
+  /// last of the updates, measures of the update stays in its slots; all other state is put back. Then the update u,
+  /// which that left in `slot`, becomes the move for a step size of 1: θ' = θ + τ·u with decoupled decay and the ratios
+  /// of the groups' step sizes in u. Returns τ, the largest step size.
+  @inlinable public func propose(_ op: GradientOperation, _ slot: Int) throws(Failure) -> Double {
+    let top = try host.propose(op)
+    host.change(slots: [slot], parameters: false) { tensor in
+      let rate = host.rate(of: tensor)
+      return walk(Proposal(ratio: top > 0 ? rate.lr / top : 1, decay: rate.decay), false)
+    }
+    return top
+  }
+  /// The step size of the update that ends this step, in place of the largest one: those of all groups change in
+  /// proportion. Rules see their own.
+  public func setStepSize(_ tau: Double) { host.setStepSize(tau) }
+  /// For `Move.update`: the gradient is what lies in a slot.
+  public func gradient(in slot: Int) -> GradientOperation {
+    GradientOperation(stage: host.stageID, slots: [slot], run: nil)
+  }
+  /// The same for an operation on it: `x` is the gradient; `slots` picks the state seen.
+  @inlinable public func operation(_ op: some ElementOperation, slots: [Int] = [0]) -> GradientOperation {
+    operation(slots: slots) { _ in op }
+  }
+  /// The same with the hyper-parameters of each tensor's group.
+  @inlinable public func operation(slots: [Int] = [0], _ op: (Hyper) -> some ElementOperation) -> GradientOperation {
+    let all = host.groups.map { walk(op($0), true) }  // x and g are one block here
+    return GradientOperation(stage: host.stageID, slots: slots) { r, operands, _, _ in
+      let kernels = all[r.pointee.group]
+      if r.pointee.isDouble { kernels.f64(operands) } else { kernels.f32(operands) }
+    }
+  }
+
+  /// The gradient becomes the sum of weights[k] times slot k; any number of slots, eight at a time.
+  @inlinable public func combination(_ weights: [Double]) -> GradientOperation {
+    let parts = stride(from: 0, to: weights.count, by: 8).map { first in
+      let w = Array(weights[first..<min(first + 8, weights.count)])
+      let op = Combination(weights: w, fresh: first == 0)
+      return (first, w.count, plainKernel(op, SIMD16<Float>.self), plainKernel(op, SIMD8<Double>.self))
+    }
+    return GradientOperation(stage: host.stageID, slots: Array(weights.indices)) { r, operands, list, offset in
+      for (first, count, f32, f64) in parts {
+        var o = operands
+        for k in 0..<count { o.slots[k] = list[first + k].base + offset * r.pointee.size }
+        o.used = count
+        if r.pointee.isDouble { f64(o) } else { f32(o) }
+      }
+    }
+  }
+}
+
+/// x + the weighted sum of up to eight slots; the sum alone when `fresh`.
+public struct Combination: ElementOperation {
+  public let weights: SIMD8<Double>, count: Int, fresh: Bool
+  public init(weights: [Double], fresh: Bool) {
+    var w = SIMD8<Double>(repeating: 0)
+    for (k, x) in weights.enumerated() { w[k] = x }
+    (self.weights, count, self.fresh) = (w, weights.count, fresh)
+  }
+  @inlinable @inline(__always) public func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    var sum = fresh ? L(0) : x
+    for k in 0..<count { sum = sum + weights[k] * s[k] }
+    x = sum
+    g = sum
+  }
+}
+
+/// The move of an update in the first slot, decoupled decay included.
+public struct Proposal: ElementOperation {
+  public let ratio: Double, decay: Double
+  @usableFromInline init(ratio: Double, decay: Double) { (self.ratio, self.decay) = (ratio, decay) }
+  @inlinable @inline(__always) public func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    s[0] = -ratio * (s[0] + decay * x)
+  }
+}
+
+/// Standard normal numbers, or their signs, into the first slot.
+public struct Draw: ElementOperation {
+  public let key: UInt64
+  public let signs: Bool
+  @usableFromInline init(key: UInt64, signs: Bool) { (self.key, self.signs) = (key, signs) }
+  @inlinable @inline(__always) public func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    s[0] = signs ? s.sign(key) : s.normal(key)
+  }
+}

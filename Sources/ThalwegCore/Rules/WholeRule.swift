@@ -1,0 +1,107 @@
+/// A whole tensor, dense, in the compute type, as a matrix method sees it.
+public struct Whole<T: Real> {
+  /// What is transformed in place: gradient, update or parameter.
+  public var v: UnsafeMutablePointer<T>
+  /// Its companion: the parameter of a gradient, the previous parameter of a parameter.
+  public var w: UnsafeMutablePointer<T>
+  public var slots: [UnsafeMutablePointer<T>]
+  public var shape: Shape
+  /// As many bytes as the rule's `workspace` asked for, 64-byte aligned; nobody else uses it meanwhile.
+  public var workspace: UnsafeMutableRawPointer
+  public init(
+    v: UnsafeMutablePointer<T>, w: UnsafeMutablePointer<T>, slots: [UnsafeMutablePointer<T>], shape: Shape,
+    workspace: UnsafeMutableRawPointer
+  ) { (self.v, self.w, self.slots, self.shape, self.workspace) = (v, w, slots, shape, workspace) }
+  public var count: Int { shape.count }
+  public var rows: Int { shape.rows }
+  public var columns: Int { shape.columns }
+}
+
+/// A stage that acts on a whole tensor: matrix methods, projections, proxes with norms.
+public protocol WholeRule: Listed, Sendable {
+  static var method: Method { get }
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot]
+  static func decay(_ h: Hyper) -> Decay
+  /// Throws when tensors of this shape are refused, before anything is bound.
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
+  /// Bytes of scratch memory for a tensor whose elements have `size` bytes. Allocated before the first step, so that
+  /// none can fail for it.
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int
+  /// A factorisation may fail: the engine then keeps copies, so that a failed step changes nothing.
+  static var mayFail: Bool { get }
+  /// The same, where it depends on the hyper-parameters.
+  static func mayFail(_ h: Hyper) -> Bool
+  /// The first slot receives the parameters as they were before the step.
+  static var keepsPoint: Bool { get }
+  /// It gives evaluation weights.
+  static var evaluates: Bool { get }
+  init(_ h: Hyper, _ c: StepContext)
+  func apply<T: Real>(_ t: Whole<T>) throws(Failure)
+  /// Makes the evaluation weights of the parameters in v.
+  func evaluate<T: Real>(_ t: Whole<T>) throws(Failure)
+}
+
+extension WholeRule {
+  @inlinable public static var registered: Registered { entry(Self.self) }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { method.slots }
+  @inlinable public static func decay(_ h: Hyper) -> Decay { .none }
+  public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
+  @inlinable public static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { 0 }
+  @inlinable public static var mayFail: Bool { false }
+  @inlinable public static func mayFail(_ h: Hyper) -> Bool { mayFail }
+  @inlinable public static var keepsPoint: Bool { false }
+  @inlinable public static var evaluates: Bool { false }
+  public func evaluate<T: Real>(_ t: Whole<T>) throws(Failure) {}
+}
+
+public struct WholeKernels: Sendable {
+  public let slots: @Sendable (Hyper, Shape) -> [Slot]
+  public let decay: @Sendable (Hyper) -> Decay
+  public let accepts: @Sendable (Hyper, Shape) throws(Failure) -> Void
+  public let workspace: @Sendable (Hyper, Shape, Int) -> Int
+  public let mayFail: @Sendable (Hyper) -> Bool
+  public let keepsPoint: Bool
+  public typealias Call<T: Real> = @Sendable (Hyper, StepContext, Whole<T>) throws(Failure) -> Void
+  public let f32: Call<Float>
+  public let f64: Call<Double>
+  /// The evaluation weights, where it gives some.
+  public let evaluate: (f32: Call<Float>, f64: Call<Double>)?
+  @usableFromInline init(
+    slots: @escaping @Sendable (Hyper, Shape) -> [Slot], decay: @escaping @Sendable (Hyper) -> Decay,
+    accepts: @escaping @Sendable (Hyper, Shape) throws(Failure) -> Void,
+    workspace: @escaping @Sendable (Hyper, Shape, Int) -> Int, mayFail: @escaping @Sendable (Hyper) -> Bool,
+    keepsPoint: Bool, f32: @escaping Call<Float>, f64: @escaping Call<Double>,
+    evaluate: (f32: Call<Float>, f64: Call<Double>)?
+  ) {
+    (self.slots, self.decay, self.accepts, self.workspace) = (slots, decay, accepts, workspace)
+    (self.mayFail, self.keepsPoint, self.f32, self.f64, self.evaluate) = (mayFail, keepsPoint, f32, f64, evaluate)
+  }
+}
+
+@inlinable @inline(never)
+public func kernels<R: WholeRule>(_: R.Type) -> WholeKernels {
+  WholeKernels(
+    slots: { R.slots($0, $1) }, decay: { R.decay($0) },
+    accepts: { (h, s) throws(Failure) in try R.accepts(h, s) }, workspace: { R.workspace($0, $1, $2) },
+    mayFail: { R.mayFail($0) }, keepsPoint: R.keepsPoint,
+    f32: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
+    f64: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
+    evaluate: R.evaluates
+      ? (
+        { (h, c, w) throws(Failure) in try R(h, c).evaluate(w) },
+        { (h, c, w) throws(Failure) in try R(h, c).evaluate(w) }
+      ) : nil)
+}
+
+extension WholeKernels {
+  public func binding(_ inner: Hyper) -> WholeKernels {
+    WholeKernels(
+      slots: { [slots] _, s in slots(inner, s) }, decay: { [decay] _ in decay(inner) },
+      accepts: { [accepts] (_, s) throws(Failure) in try accepts(inner, s) },
+      workspace: { [workspace] _, s, n in workspace(inner, s, n) }, mayFail: { [mayFail] _ in mayFail(inner) },
+      keepsPoint: keepsPoint,
+      f32: { [f32] (_, c, w) throws(Failure) in try f32(inner, c, w) },
+      f64: { [f64] (_, c, w) throws(Failure) in try f64(inner, c, w) },
+      evaluate: nil)
+  }
+}

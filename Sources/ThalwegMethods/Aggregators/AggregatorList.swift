@@ -1,0 +1,6 @@
+import ThalwegCore
+
+let aggregatorList: [any Listed.Type] = [
+  PCGrad.self,
+  UPGrad.self,
+]

@@ -1,0 +1,44 @@
+import ThalwegCore
+
+let constraintList: [any Listed.Type] = [
+  Box.self,
+  Simplex.self,
+  L2Ball.self,
+  Stiefel.self,
+]
+
+/// For `accepts`: methods of matrices take tensors of rank 2 or more, and need OpenBLAS.
+func matrix(_ shape: Shape, _ method: String) throws(Failure) {
+  guard shape.ndim >= 2 else {
+    throw Failure(Status.shape, "\(method) needs a tensor of rank 2 or more, got rank \(shape.ndim)")
+  }
+  try LinearAlgebra.require()
+}
+
+/// For `accepts`: a list has one number for each entry of the tensor; a list of one number stands for all.
+func fits(_ list: [Double], _ name: String, _ shape: Shape, _ method: String) throws(Failure) {
+  guard list.count <= 1 || list.count == shape.count else {
+    throw Failure(
+      Status.shape,
+      "\(method): `\(name)` has \(list.count) numbers, a tensor of shape \(shape.dimensions) has \(shape.count)")
+  }
+}
+
+extension Parameter {
+  /// The same, or a list of numbers.
+  func orList() -> Parameter {
+    var p = self
+    p.takesList = true
+    return p
+  }
+  /// An axis of the tensor, or `none` for the whole of it.
+  static func axis(_ meaning: String) -> Parameter { .maybeInteger("axis", .within(-64, 63), meaning) }
+}
+
+/// For `accepts`: the axis, if one is given, exists.
+func axisExists(_ h: Hyper, _ shape: Shape, _ method: String) throws(Failure) {
+  let axis = h.integer("axis")
+  guard !h.has("axis") || (axis >= -shape.ndim && axis < shape.ndim) else {
+    throw Failure(Status.shape, "\(method): a tensor of rank \(shape.ndim) has no axis \(axis)")
+  }
+}

@@ -1,0 +1,88 @@
+import ThalwegCore
+
+/// The simplex: w ≥ 0 with sum r; the whole tensor, or every line along an axis.
+///
+///     project = max(w − θ, 0) with θ such that the sum is r     argmin⟨g, u⟩ = r·e_i, i the lowest index of the least
+///     g
+///
+/// Differs  θ comes from Michelot's pivoting, relative to the largest entry, and from a sort where that is slow; both
+///          give the θ of the sorted formula. A point is inside, and stays bit for bit, when its sum is right to 1e-15
+///          times its length (and the
+///          rounding of float32).
+/// Source   Held, Wolfe and Crowder, 1974; Duchi et al., 2008; Michelot, 1986.
+struct Simplex: WholeConstraint {
+  static let method = Method(
+    "simplex", .constraint, "The simplex: w >= 0 with sum `radius`; the whole tensor, or every line along an axis.",
+    rule:
+      "project = max(w - theta, 0), theta such that the sum is radius;  argmin <g, u> = radius at the least g, "
+      + "lowest index",
+    source: "Held, Wolfe, Crowder, 1974; Duchi, Shalev-Shwartz, Singer, Chandra, 2008; Michelot, 1986",
+    parameters: [
+      .number("radius", 1, .above(0), "the sum"), .axis("the axis of the lines, or none for the whole tensor"),
+    ])
+  static var mayFail: Bool { true }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try axisExists(h, shape, "simplex") }
+
+  let radius: Double, axis: Int?
+  init(_ h: Hyper) { (radius, axis) = (h.radius, h.has("axis") ? h.integer("axis") : nil) }
+
+  private func lines(_ shape: Shape) -> Slices { axis.map { .along($0, shape) } ?? .whole(shape) }
+  private func check<T: Real>(_ w: Whole<T>) throws(Failure) {
+    guard Flat.isFinite(w.v, w.count) else { throw Failure(Status.nonfinite, "simplex: elements are NaN or infinite") }
+  }
+
+  func project<T: Real>(_ w: Whole<T>) throws(Failure) {
+    try check(w)
+    let lines = lines(w.shape)
+    if lines.length == 0 { return }
+    let tolerance = radius * (1e-15 * Double(lines.length) + (T.isDouble ? 0 : Double(T.ulpOfOne)))
+    var active: [Double] = []
+    for s in 0..<lines.count {
+      let p = w.v + lines.start(s), step = lines.inner
+      var sum = 0.0, top = -Double.infinity, inside = true
+      for k in 0..<lines.length {
+        let x = Double(p[k &* step])
+        sum += x
+        top = max(top, x)
+        inside = inside && x >= 0
+      }
+      if inside, abs(sum - radius) <= tolerance { continue }
+      // θ lies in [top − r, top): no entry below that can stay, and differences to the top are exact where it matters.
+      active.removeAll(keepingCapacity: true)
+      for k in 0..<lines.length where Double(p[k &* step]) - top > -radius { active.append(Double(p[k &* step]) - top) }
+      let theta = threshold(&active)
+      for k in 0..<lines.length { p[k &* step] = T(max(Double(p[k &* step]) - top - theta, 0)) }
+    }
+  }
+
+  /// θ for numbers of which the largest is 0: the mean excess over r of those that stay.
+  private func threshold(_ active: inout [Double]) -> Double {
+    for _ in 0..<32 {
+      let theta = (active.reduce(0, +) - radius) / Double(active.count)
+      let before = active.count
+      active.removeAll { $0 <= theta }
+      if active.count == before || active.isEmpty { return theta }
+    }
+    active.sort(by: >)
+    var sum = 0.0, theta = -radius
+    for (k, x) in active.enumerated() {
+      sum += x
+      let t = (sum - radius) / Double(k + 1)
+      if x <= t { break }
+      theta = t
+    }
+    return theta
+  }
+
+  func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
+    try check(w)
+    let lines = lines(w.shape)
+    if lines.length == 0 { return }
+    for s in 0..<lines.count {
+      let p = w.v + lines.start(s), step = lines.inner
+      var least = 0
+      for k in 0..<lines.length where p[k &* step] < p[least &* step] { least = k }
+      for k in 0..<lines.length { p[k &* step] = k == least ? T(radius) : 0 }
+    }
+  }
+}

@@ -1,0 +1,5 @@
+import ThalwegCore
+
+let maskList: [any Listed.Type] = [
+  NMSparsity.self
+]

@@ -1,0 +1,123 @@
+import ThalwegCore
+
+/// N:M sparsity: of every m consecutive weights the n largest stay, and the rest keep learning behind the mask.
+///
+///     the dense w is stored and updated; the host sees w·mask(w), the mask made anew each step
+///     dense gradient = g (taken at the masked point, passed to all entries) + decay·(1 − mask)·w
+///
+/// State    the dense tensor, from which the host's own holds w·mask.
+/// Errors   TW_ERROR_SHAPE where the length of the axis is no multiple of m, unless the tail of the lines is to stay
+///          dense.
+/// Differs  of equal magnitudes the lower index stays (the authors' sort keeps a high one). The gradient of the first
+///          step is taken where the host started, which `next` has masked before it asks.
+/// Source   Zhou et al., 2021, arXiv:2102.04010.
+struct NMSparsity: WholeRule {
+  static let method = Method(
+    "nm_sparsity", .mask,
+    "N:M sparsity: of every m consecutive weights the n largest stay, and the rest keep learning behind the mask.",
+    rule: """
+      the dense w is stored and updated; the host sees w*mask(w): of every m entries along the axis the n largest \
+      magnitudes
+      dense gradient = g + decay*(1 - mask)*w
+      """,
+    source: "Zhou, Ma, Zhu, Liu, Zhang, Yuan, Sun, Li, 2021, arXiv:2102.04010",
+    parameters: [
+      .integer("n", 2, .atLeast(1), "entries of a group that stay", live: false),
+      .integer("m", 4, .atLeast(1), "size of a group", live: false),
+      fixed(.axis("the grouped axis; none is the last, or axis 1 of (out, in, kh, kw)")),
+      .choice(
+        "tail", ["error", "dense"], "the rest of a line that is no multiple of m: refused, or unmasked", live: false),
+      fixed(.number("decay", 2e-4, .atLeast(0), "pull of the masked entries to zero (SR-STE)")),
+    ],
+    slots: [Slot("dense", "the parameters behind the mask", start: .iterate())],
+    validate: { (h) throws(Failure) in
+      guard h.integer("n") <= h.integer("m") else {
+        throw Failure(
+          Status.range, "nm_sparsity: `n` must not be above `m`, got \(h.integer("n")) and \(h.integer("m"))")
+      }
+    })
+  /// The stages that a mask becomes share their hyper-parameters, so these do not change while running.
+  private static func fixed(_ p: Parameter) -> Parameter {
+    var p = p
+    p.live = false
+    return p
+  }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
+    let m = h.integer("m")
+    guard shape.ndim > 0 else { throw Failure(Status.shape, "nm_sparsity needs a tensor of rank 1 or more") }
+    try axisExists(h, shape, "nm_sparsity")
+    let length = lines(h, shape).length
+    guard length % m == 0 || h.is("tail", "dense") else {
+      let what = "nm_sparsity: the length \(length) of the axis is not a multiple of \(m)"
+      throw Failure(Status.shape, what + "; tail=dense leaves the rest of a line unmasked")
+    }
+  }
+  private static func lines(_ h: Hyper, _ shape: Shape) -> Slices {
+    .along(h.has("axis") ? h.integer("axis") : shape.ndim == 4 ? 1 : -1, shape)
+  }
+
+  let h: Hyper, n: Int, m: Int
+  init(_ h: Hyper, _ c: StepContext) { (self.h, n, m) = (h, h.integer("n"), h.integer("m")) }
+
+  /// Calls `body` for every element with whether it stays.
+  @inline(__always) func forEach<T: Real>(
+    _ w: UnsafeMutablePointer<T>, _ shape: Shape, _ body: (_ index: Int, _ stays: Bool) -> Void
+  ) {
+    let lines = NMSparsity.lines(h, shape), step = lines.inner
+    if shape.count == 0 { return }
+    withUnsafeTemporaryAllocation(of: T.self, capacity: m) { magnitudes in
+      for s in 0..<lines.count {
+        let whole = lines.length / m &* m
+        for g in whole..<lines.length { body(lines.start(s) &+ g &* step, true) }
+        for g in stride(from: 0, to: whole, by: m) {
+          let first = lines.start(s) &+ g &* step
+          for i in 0..<m { magnitudes[i] = abs(w[first &+ i &* step]) }
+          for i in 0..<m {
+            var larger = 0
+            for j in 0..<m where magnitudes[j] > magnitudes[i] || (magnitudes[j] == magnitudes[i] && j < i) {
+              larger &+= 1
+            }
+            body(first &+ i &* step, larger < n)
+          }
+        }
+      }
+    }
+  }
+
+  /// v ← v·mask(v).
+  func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
+    if n == m { return }
+    forEach(t.v, t.shape) { i, stays in if !stays { t.v[i] = 0 } }
+  }
+
+  /// v ← v + decay·(1 − mask(w))·w, for a gradient v.
+  private struct Pull: WholeRule {
+    static let method = NMSparsity.method
+    static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+    let mask: NMSparsity, decay: Double
+    init(_ h: Hyper, _ c: StepContext) { (mask, decay) = (NMSparsity(h, c), h.decay) }
+    func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
+      let decay = T(decay)
+      mask.forEach(t.w, t.shape) { i, stays in if !stays { t.v[i] += decay * t.w[i] } }
+    }
+  }
+  /// The mask as a set of its own, without a stored tensor: `project(nm_sparsity)`.
+  private struct Project: WholeRule {
+    static let method = NMSparsity.method
+    static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+    static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try NMSparsity.accepts(h, shape) }
+    let mask: NMSparsity
+    init(_ h: Hyper, _ c: StepContext) { mask = NMSparsity(h, c) }
+    func apply<T: Real>(_ t: Whole<T>) throws(Failure) { try mask.apply(t) }
+  }
+
+  static let registered = Registered(method: method, component: .constraint(sets))
+  private static let sets = ConstraintKernels(
+    projection: { (nil, ThalwegCore.kernels(Project.self).binding($0)) }, manifold: nil, minimise: { _ in (nil, nil) },
+    tangent: nil,
+    retract: nil, view: { _ in ThalwegCore.kernels(NMSparsity.self) },
+    pull: { h in
+      let decay: Double = h.decay
+      return decay == 0 ? nil : ThalwegCore.kernels(Pull.self)
+    })
+}

@@ -1,0 +1,6 @@
+import ThalwegCore
+
+let matrixList: [any Listed.Type] = [
+  Muon.self,
+  Orthogonalize.self,
+]

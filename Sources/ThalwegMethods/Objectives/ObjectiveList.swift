@@ -1,0 +1,6 @@
+import ThalwegCore
+
+let objectiveList: [any Listed.Type] = [
+  CheckeredRegression.self,
+  SumLogConcave.self,
+]

@@ -1,0 +1,6 @@
+import ThalwegCore
+
+let perturbationList: [any Listed.Type] = [
+  SAM.self,
+  GradientRegularization.self,
+]
