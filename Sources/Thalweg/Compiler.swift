@@ -184,16 +184,14 @@ struct Compiler {
       var element: ElementKernels?, whole: WholeKernels?, made: (any Source)?, isView = false
       var component = e.component
       if case .chosen(let choose) = component { component = choose(h) }
+      if case .driven(let make, let rule) = component { (made, component) = (try make(h), rule) }
       switch (e.method.kind, component) {
       case (.optimizer, .element(let k)): (role, element) = (.rule, k)
       case (.optimizer, .whole(let k)): (role, whole) = (.rule, k)
-      case (.optimizer, .driven(let make, let k)):
-        (role, element, made) = (.rule, k, try make(h))
       case (.transform, .element(let k)): (role, element) = (seenRule ? .update : .gradient, k)
       case (.transform, .whole(let k)): (role, whole) = (seenRule ? .update : .gradient, k)
       case (.update, .element(let k)): (role, element) = (.update, k)
       case (.update, .whole(let k)): (role, whole) = (.update, k)
-      case (.update, .driven(let make, let k)): (role, element, made) = (.update, k, try make(h))
       case (.average, .element(let k)): (role, element) = (e.method.requests.contains("applier") ? .applier : .after, k)
       case (.average, .whole(let k)): (role, whole) = (.after, k)
       case (_, .source(let make)): (role, made) = (.source, try make(h))

@@ -14,7 +14,7 @@ extension Optimizer {
 
   func slots(_ s: Stage, _ b: Bound) -> [Slot] {
     if s === routeStage { return s.method.slots }
-    if s.source != nil, s.element == nil || s.role == .source { return s.source?.slots ?? [] }
+    if s.role == .source { return s.source?.slots ?? [] }
     var list = s.element?.slots(s.founding, b.shape) ?? s.whole?.slots(s.founding, b.shape) ?? []
     if let extra = s.source?.slots { list += extra }
     return list

@@ -11,7 +11,9 @@ extension Optimizer {
     return (s.id, probeIndex(s, k))
   }
   func probeIndex(_ s: Stage, _ k: Int) -> Int {
-    s.role == .source ? k : (s.element.map { $0.slots(s.founding, Shape(dimensions: [1])).count } ?? 0) + k
+    if s.role == .source { return k }
+    let shape = Shape(dimensions: [1])
+    return (s.element?.slots(s.founding, shape) ?? s.whole?.slots(s.founding, shape) ?? []).count + k
   }
 
   /// Descriptions of a source's slot as tensors, zeros where a tensor is of another pipeline; valid until the next

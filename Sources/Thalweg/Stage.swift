@@ -45,8 +45,8 @@ package final class Stage {
     (self.hyper, founding, self.element, self.whole, self.source, self.isView) = (
       [hyper], hyper, element, whole, source, isView
     )
-    scalars = element?.scalars(hyper) ?? source?.scalars ?? []
-    scope = element?.scope(hyper) ?? .global
+    scalars = element?.scalars(hyper) ?? whole?.scalars(hyper) ?? source?.scalars ?? []
+    scope = element?.scope(hyper) ?? (whole == nil || source != nil ? .global : .tensor)
     let phases = element?.phases(hyper) ?? 0
     self.phases = phases
     reach = (0..<phases).map { element?.reach(hyper, $0) ?? .global }

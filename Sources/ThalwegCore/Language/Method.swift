@@ -92,8 +92,8 @@ public enum Component: Sendable {
   indirect case chosen(@Sendable (Hyper) -> Component)
   /// Decides how gradients are obtained.
   case source(@Sendable (Hyper) throws(Failure) -> any Source)
-  /// A source and the rule that belongs to it.
-  case driven(@Sendable (Hyper) throws(Failure) -> (any Source)?, ElementKernels)
+  /// A source and the rule that belongs to it, element-wise or whole.
+  indirect case driven(@Sendable (Hyper) throws(Failure) -> (any Source)?, Component)
   case schedule(@Sendable (Hyper) throws(Failure) -> any Schedule)
   case regularizer(RegularizerKernels)
   case constraint(ConstraintKernels)
@@ -193,13 +193,19 @@ public func entries(_ list: [any Listed.Type]) -> [Registered] { list.map { $0.r
 @inlinable public func entry<S: Source>(_: S.Type) -> Registered {
   Registered(method: S.method, component: .source { (h) throws(Failure) in try S(h) })
 }
-/// Registers a rule with the source that belongs to it; nil: these hyper-parameters need none.
-@inlinable public func entry<R: ElementRule>(
-  _: R.Type, source: @escaping @Sendable (Hyper) throws(Failure) -> (any Source)?
-)
+/// Registers a rule with the source that belongs to it; nil: these hyper-parameters need none. The source's slots stand
+/// behind the rule's, which must have as many for every shape.
+@inlinable
+public func entry<R: ElementRule>(_: R.Type, source: @escaping @Sendable (Hyper) throws(Failure) -> (any Source)?)
   -> Registered
 {
-  Registered(method: R.method, component: .driven(source, kernels(R.self)))
+  Registered(method: R.method, component: .driven(source, .element(kernels(R.self))))
+}
+@inlinable
+public func entry<R: WholeRule>(_: R.Type, source: @escaping @Sendable (Hyper) throws(Failure) -> (any Source)?)
+  -> Registered
+{
+  Registered(method: R.method, component: .driven(source, .whole(kernels(R.self))))
 }
 /// Registers a name that stands for a sentence.
 @inlinable public func alias(_ method: Method, _ expand: @escaping @Sendable (Hyper) -> [StageNode]) -> Registered {

@@ -21,6 +21,9 @@ public struct Whole<T: Real> {
 public protocol WholeRule: Listed, Sendable {
   static var method: Method { get }
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot]
+  /// Numbers that it keeps for each tensor, in double (`c.scalars`); of a rule with a source: for all tensors together,
+  /// and the source alone writes them.
+  static func scalars(_ h: Hyper) -> [Scalar]
   static func decay(_ h: Hyper) -> Decay
   /// Throws when tensors of this shape are refused, before anything is bound.
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
@@ -44,6 +47,7 @@ public protocol WholeRule: Listed, Sendable {
 extension WholeRule {
   @inlinable public static var registered: Registered { entry(Self.self) }
   @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { method.slots }
+  @inlinable public static func scalars(_ h: Hyper) -> [Scalar] { [] }
   @inlinable public static func decay(_ h: Hyper) -> Decay { .none }
   public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
   @inlinable public static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { 0 }
@@ -56,6 +60,7 @@ extension WholeRule {
 
 public struct WholeKernels: Sendable {
   public let slots: @Sendable (Hyper, Shape) -> [Slot]
+  public let scalars: @Sendable (Hyper) -> [Scalar]
   public let decay: @Sendable (Hyper) -> Decay
   public let accepts: @Sendable (Hyper, Shape) throws(Failure) -> Void
   public let workspace: @Sendable (Hyper, Shape, Int) -> Int
@@ -67,13 +72,15 @@ public struct WholeKernels: Sendable {
   /// The evaluation weights, where it gives some.
   public let evaluate: (f32: Call<Float>, f64: Call<Double>)?
   @usableFromInline init(
-    slots: @escaping @Sendable (Hyper, Shape) -> [Slot], decay: @escaping @Sendable (Hyper) -> Decay,
+    slots: @escaping @Sendable (Hyper, Shape) -> [Slot], scalars: @escaping @Sendable (Hyper) -> [Scalar],
+    decay: @escaping @Sendable (Hyper) -> Decay,
     accepts: @escaping @Sendable (Hyper, Shape) throws(Failure) -> Void,
     workspace: @escaping @Sendable (Hyper, Shape, Int) -> Int, mayFail: @escaping @Sendable (Hyper) -> Bool,
     keepsPoint: Bool, f32: @escaping Call<Float>, f64: @escaping Call<Double>,
     evaluate: (f32: Call<Float>, f64: Call<Double>)?
   ) {
-    (self.slots, self.decay, self.accepts, self.workspace) = (slots, decay, accepts, workspace)
+    (self.slots, self.scalars, self.decay) = (slots, scalars, decay)
+    (self.accepts, self.workspace) = (accepts, workspace)
     (self.mayFail, self.keepsPoint, self.f32, self.f64, self.evaluate) = (mayFail, keepsPoint, f32, f64, evaluate)
   }
 }
@@ -81,7 +88,7 @@ public struct WholeKernels: Sendable {
 @inlinable @inline(never)
 public func kernels<R: WholeRule>(_: R.Type) -> WholeKernels {
   WholeKernels(
-    slots: { R.slots($0, $1) }, decay: { R.decay($0) },
+    slots: { R.slots($0, $1) }, scalars: { R.scalars($0) }, decay: { R.decay($0) },
     accepts: { (h, s) throws(Failure) in try R.accepts(h, s) }, workspace: { R.workspace($0, $1, $2) },
     mayFail: { R.mayFail($0) }, keepsPoint: R.keepsPoint,
     f32: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
@@ -96,7 +103,8 @@ public func kernels<R: WholeRule>(_: R.Type) -> WholeKernels {
 extension WholeKernels {
   public func binding(_ inner: Hyper) -> WholeKernels {
     WholeKernels(
-      slots: { [slots] _, s in slots(inner, s) }, decay: { [decay] _ in decay(inner) },
+      slots: { [slots] _, s in slots(inner, s) }, scalars: { [scalars] _ in scalars(inner) },
+      decay: { [decay] _ in decay(inner) },
       accepts: { [accepts] (_, s) throws(Failure) in try accepts(inner, s) },
       workspace: { [workspace] _, s, n in workspace(inner, s, n) }, mayFail: { [mayFail] _ in mayFail(inner) },
       keepsPoint: keepsPoint,
