@@ -6,6 +6,12 @@ struct Evaluation {
   let method: Method
   let hyper: Hyper
   let kernels: ObjectiveKernels
+  let memory: ObjectiveMemory
+
+  init(_ method: Method, _ hyper: Hyper, _ kernels: ObjectiveKernels) {
+    (self.method, self.hyper, self.kernels) = (method, hyper, kernels)
+    memory = ObjectiveMemory(kernels.state(hyper))
+  }
 
   /// The value, and with `keeps` what its pull-backs need. `tensors` stand in the order of the declaration; missing
   /// ones at the end count as nil.
@@ -35,9 +41,10 @@ struct Evaluation {
     let isDouble = list.contains { !$0.0.integer && $0.1.view.dtype == .f64 }
     let cache = keeps ? Cache(sizes, isDouble: isDouble, given: Set(list.map(\.0.name))) : nil
     do throws(Failure) {
-      let value =
+      let value = try memory.pass(sizes) { () throws(Failure) in
         isDouble
-        ? try evaluate(kernels.forward64, list, sizes, cache) : try evaluate(kernels.forward32, list, sizes, cache)
+          ? try evaluate(kernels.forward64, list, sizes, cache) : try evaluate(kernels.forward32, list, sizes, cache)
+      }
       cache?.value = value
       return (value, cache)
     } catch { throw Failure(Int(error.status), "\(method.name): \(error.message)") }
@@ -46,7 +53,7 @@ struct Evaluation {
     _ forward: (Hyper, Inputs<T>, Cache?) throws(Failure) -> Double, _ list: [(Input, Operand)], _ sizes: Sizes,
     _ cache: Cache?
   ) throws(Failure) -> Double {
-    let x = try Inputs<T>(list, sizes)
+    let x = try Inputs<T>(list, sizes, memory)
     defer { withExtendedLifetime(x) {} }  // it owns what the pointers that it hands out point to
     return try forward(hyper, x, cache)
   }
@@ -87,7 +94,7 @@ struct Evaluation {
       list.append((input, target))
     }
     try Optimizer.checkOverlap(list.map { ($0.1, $0.0.name) }, "gradients")
-    guard cache.value.isFinite else {
+    guard cache.value.isFinite || list.allSatisfy({ $0.0.result }) && method.kind != .objective else {
       throw Failure(
         Status.nonfinite,
         "\(method.name): its value is \(text(cache.value)), which has no gradient; nothing was changed")
@@ -144,10 +151,11 @@ package final class ObjectiveObject {
   /// Says which object filled a cache.
   fileprivate final class Token {}
 
+  /// A sentence of one objective, weighting or diagnostic.
   package init(_ text: String) throws(Failure) {
-    let (e, h) = try single(text, .objective)
+    let (e, h) = try single(text, .objective, or: [.weighting, .diagnostic])
     guard case .objective(let k) = e.component else { throw Failure(Status.internal, "not an objective") }
-    evaluation = Evaluation(method: e.method, hyper: h, kernels: k)
+    evaluation = Evaluation(e.method, h, k)
   }
   package var inputs: [Input] { evaluation.method.inputs }
 
@@ -166,6 +174,24 @@ package final class ObjectiveObject {
     }
     guard kept.owner === token else { throw Failure(Status.mismatch, "the cache was filled by another objective") }
     try evaluation.pullback(cache, upstream, targets)
+  }
+}
+
+extension ObjectiveObject {
+  private var sentence: String { evaluation.hyper.sentence(evaluation.method.name) }
+  /// What it keeps between passes.
+  package func save() -> [UInt8] {
+    let memory = evaluation.memory
+    return SavedNumbers(
+      mark: SavedNumbers.objective, text: sentence, first: Double(memory.passes), numbers: memory.numbers
+    ).bytes
+  }
+  package func load(_ data: UnsafeRawBufferPointer) throws(Failure) {
+    let what = evaluation.method.kind.rawValue
+    let saved = try SavedNumbers(data, mark: SavedNumbers.objective, of: what, sentence)
+    guard saved.first >= 0, saved.first < 0x1p53, saved.first == saved.first.rounded(),
+      evaluation.memory.take(saved.numbers, passes: Int(saved.first))
+    else { throw SavedNumbers.damaged(what, "its numbers make no sense") }
   }
 }
 

@@ -66,14 +66,15 @@ private func change(
 }
 
 /// Reads a sentence that must be one stage.
-func single(_ text: String, _ kind: Method.Kind) throws(Failure) -> (Registered, Hyper) {
+func single(_ text: String, _ kind: Method.Kind, or others: [Method.Kind] = []) throws(Failure) -> (Registered, Hyper) {
   let nodes = try Parser.sentence(text)
   guard nodes.count == 1 else {
     throw Failure(
       Status.syntax,
       "one \(kind.rawValue) is expected, got \(nodes.count) stages" + Parser.pointer(text, nodes[1].position))
   }
-  do { return try Registry.component(nodes[0], kind) } catch {
+  let named = Registry.find(nodes[0].name)?.kind
+  do { return try Registry.component(nodes[0], named.map(others.contains) ?? false ? named ?? kind : kind) } catch {
     throw Failure(
       Int(error.status),
       error.message.contains("\n") ? error.message : error.message + Parser.pointer(text, nodes[0].position))
@@ -96,7 +97,7 @@ package final class RegularizerObject {
     (hyper, inputs) = (h, e.method.inputs)
     switch e.component {
     case .regularizer(let k): work = .plain(k)
-    case .objective(let k): work = .informed(Evaluation(method: e.method, hyper: h, kernels: k))
+    case .objective(let k): work = .informed(Evaluation(e.method, h, k))
     default: throw Failure(Status.internal, "not a regularizer")
     }
   }
@@ -226,57 +227,16 @@ package final class ScheduleObject {
     return text.dropLast() + ", memory=[" + memory.map { ThalwegCore.text($0) }.joined(separator: ", ") + "])"
   }
 
-  /// 8 bytes of a mark, the length of the sentence and the sentence, the step of the last value, the memory, and a hash
-  /// of all that.
-  private static let mark: UInt64 = 0x31_6465_6863_7377_74  // "twsched1", little endian
   package func save() -> [UInt8] {
-    var out: [UInt8] = []
-    func put(_ x: UInt64) { for i in 0..<8 { out.append(UInt8(truncatingIfNeeded: x >> (8 * UInt64(i)))) } }
-    let text = Array(hyper.sentence(name).utf8), memory = schedule.memory
-    put(ScheduleObject.mark)
-    put(UInt64(text.count))
-    out += text
-    put(last.bitPattern)
-    put(UInt64(memory.count))
-    for x in memory { put(x.bitPattern) }
-    put(ScheduleObject.hash(out[...]))
-    return out
+    SavedNumbers(mark: SavedNumbers.schedule, text: hyper.sentence(name), first: last, numbers: schedule.memory).bytes
   }
-  private static func hash(_ bytes: ArraySlice<UInt8>) -> UInt64 {
-    bytes.withUnsafeBytes { b in b.baseAddress.map { Safetensors.hash($0, b.count) } ?? 0 }
-  }
-
   package func load(_ data: UnsafeRawBufferPointer) throws(Failure) {
-    func damaged(_ why: String) -> Failure { Failure(Status.format, "not a usable saved schedule: \(why)") }
-    var rest = Array(data)[...]
-    func word() throws(Failure) -> UInt64 {
-      guard rest.count >= 8 else { throw damaged("it is cut off") }
-      defer { rest = rest.dropFirst(8) }
-      return rest.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64($1) }
+    let saved = try SavedNumbers(data, mark: SavedNumbers.schedule, of: "schedule", hyper.sentence(name))
+    guard schedule.takes(saved.numbers[...]) == saved.numbers.count, saved.first >= 0, saved.first < 0x1p53 else {
+      throw SavedNumbers.damaged("schedule", "its numbers make no sense")
     }
-    guard data.count >= 8, try word() == ScheduleObject.mark else { throw damaged("it was not written by a schedule") }
-    let length = try word()
-    guard length <= UInt64(rest.count) else { throw damaged("it is cut off") }
-    let text = String(decoding: rest.prefix(Int(length)), as: UTF8.self)
-    rest = rest.dropFirst(Int(length))
-    let step = Double(bitPattern: try word()), count = try word()
-    guard count < UInt64(rest.count), rest.count == 8 * Int(count) + 8 else {
-      throw damaged("it is cut off, or longer than it says")
-    }
-    var memory: [Double] = []
-    for _ in 0..<count { memory.append(Double(bitPattern: try word())) }
-    guard try word() == ScheduleObject.hash(Array(data)[..<(data.count - 8)]) else {
-      throw damaged("its hash does not fit")
-    }
-    let own = hyper.sentence(name)
-    guard text == own else {
-      throw Failure(Status.mismatch, "what was saved is of `\(text)`, this schedule is `\(own)`")
-    }
-    guard schedule.takes(memory[...]) == memory.count, step >= 0, step < 0x1p53 else {
-      throw damaged("its numbers make no sense")
-    }
-    schedule.memory = memory
-    last = step
+    schedule.memory = saved.numbers
+    last = saved.first
   }
 
   package func value(_ k: Int64) -> Double {

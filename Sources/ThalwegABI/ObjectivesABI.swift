@@ -82,3 +82,25 @@ public func objectivePullback(
     }
   }
 }
+
+@_cdecl("tw_objective_save")
+public func objectiveSave(
+  _ p: OpaquePointer?, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try objective(p) { (o) throws(Failure) in
+      try deliver(o.save(), "the memory of the objective", buffer, capacity, needed)
+    }
+  }
+}
+
+@_cdecl("tw_objective_load")
+public func objectiveLoad(_ p: OpaquePointer?, _ data: UnsafeRawPointer?, _ size: Int) -> tw_status {
+  status { () throws(Failure) in
+    try objective(p) { (o) throws(Failure) in
+      guard let data else { throw null("data") }
+      guard size >= 0 else { throw Failure(Status.format, "not a usable saved objective: its size overflows") }
+      try o.load(UnsafeRawBufferPointer(start: data, count: size))
+    }
+  }
+}

@@ -231,23 +231,30 @@ public func scheduleObserveSamples(_ p: OpaquePointer?, _ gradients: UnsafePoint
   }
 }
 
+/// Bytes for a caller's buffer; a capacity of 0 only asks how many they are.
+func deliver(
+  _ bytes: [UInt8], _ what: String, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int,
+  _ needed: UnsafeMutablePointer<Int>?
+) throws(Failure) {
+  needed?.pointee = bytes.count
+  if capacity == 0 {
+    guard needed != nil else { throw null("needed") }
+    return
+  }
+  guard let buffer else { throw null("buffer") }
+  guard capacity < 0 || capacity >= bytes.count else {
+    throw Failure(Status.space, "\(what) needs \(bytes.count) bytes, the buffer has \(capacity)")
+  }
+  bytes.withUnsafeBytes { if let q = $0.baseAddress { buffer.copyMemory(from: q, byteCount: $0.count) } }
+}
+
 @_cdecl("tw_schedule_save")
 public func scheduleSave(
   _ p: OpaquePointer?, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
 ) -> tw_status {
   status { () throws(Failure) in
     try schedule(p) { (s) throws(Failure) in
-      let bytes = s.save()
-      needed?.pointee = bytes.count
-      if capacity == 0 {
-        guard needed != nil else { throw null("needed") }
-        return
-      }
-      guard let buffer else { throw null("buffer") }
-      guard capacity < 0 || capacity >= bytes.count else {
-        throw Failure(Status.space, "the memory of the schedule needs \(bytes.count) bytes, the buffer has \(capacity)")
-      }
-      bytes.withUnsafeBytes { if let q = $0.baseAddress { buffer.copyMemory(from: q, byteCount: $0.count) } }
+      try deliver(s.save(), "the memory of the schedule", buffer, capacity, needed)
     }
   }
 }

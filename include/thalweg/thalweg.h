@@ -132,7 +132,8 @@ typedef struct tw_method_info {
   size_t struct_size;
   const char *name;
   const char *kind;       /* "optimizer", "transform", "update", "perturbation", "aggregator", "schedule", "average",
-                             "regularizer", "constraint", "objective", "mask", "routing", "diagnostic" */
+                             "regularizer", "constraint", "objective", "mask", "routing", "weighting",
+                             "diagnostic" */
   const char *summary;    /* one sentence */
   const char *rule;       /* the update rule, several lines */
   const char *source;     /* authors, year, arXiv number */
@@ -483,7 +484,9 @@ typedef struct tw_objective tw_objective;
  * fills it anew. */
 typedef struct tw_cache tw_cache;
 
-/* From one stage, as "checkered_regression". */
+/* From one stage, as "checkered_regression".  A weighting (losses in, weights out) and a diagnostic (tensors in, numbers
+ * out) are called the same way: what they give besides the value are their results, which the pull-back writes.
+ * Some remember what earlier forward passes saw (dwa: the losses before); each forward pass that succeeds counts. */
 tw_status tw_objective_create(const char *sentence, tw_objective **out);
 tw_status tw_objective_destroy(tw_objective *objective);
 
@@ -507,6 +510,14 @@ tw_status tw_objective_forward(tw_objective *objective, const tw_tensor *inputs,
  * a gradient or a result whose optional inputs were left out; TW_ERROR_NONFINITE: the value is infinite or NaN. */
 tw_status tw_objective_pullback(tw_objective *objective, tw_cache *cache, double upstream, const tw_tensor *gradients,
                                 size_t count);
+
+/* What the objective remembers of its forward passes, as bytes: writes them to the buffer and their number to *needed
+ * (may be NULL); a capacity of 0 only asks for the number.  TW_ERROR_SPACE: the buffer is too small. */
+tw_status tw_objective_save(tw_objective *objective, void *buffer, size_t capacity, size_t *needed);
+
+/* Takes it up again, in an objective of the same sentence.  TW_ERROR_FORMAT: damaged bytes; TW_ERROR_MISMATCH: those
+ * of another objective.  On an error nothing is changed. */
+tw_status tw_objective_load(tw_objective *objective, const void *data, size_t size);
 
 /* ---- schedules ------------------------------------------------------------------------------------------ */
 

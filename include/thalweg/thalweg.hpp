@@ -832,6 +832,19 @@ class Objective {
         tw_objective_pullback(handle_.get(), cache.c_handle(), upstream, views.data(), views.size()));
   }
 
+  /* What it remembers of its forward passes, as bytes; load takes it up in an objective of the same sentence. */
+  std::vector<std::uint8_t> save() const {
+    std::size_t needed = 0;
+    detail::check(tw_objective_save(handle_.get(), nullptr, 0, &needed));
+    std::vector<std::uint8_t> bytes(needed);
+    detail::check(tw_objective_save(handle_.get(), bytes.data(), bytes.size(), &needed));
+    bytes.resize(needed);
+    return bytes;
+  }
+  void load(const std::vector<std::uint8_t>& bytes) {
+    detail::check(tw_objective_load(handle_.get(), bytes.data(), bytes.size()));
+  }
+
   tw_objective* c_handle() const noexcept { return handle_.get(); }
 
  private:

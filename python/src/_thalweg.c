@@ -2004,17 +2004,19 @@ static PyObject *schedule_command(PyObject *object, PyObject *command) {
   return leave(self, tw_schedule_command(self->handle, text));
 }
 
-/* _save() */
-static PyObject *schedule_save(PyObject *object, PyObject *unused) {
+typedef tw_status Saves(void *handle, void *buffer, size_t capacity, size_t *needed);
+typedef tw_status Loads(void *handle, const void *data, size_t size);
+
+/* What a small object remembers, as bytes. */
+static PyObject *save_with(PyObject *object, Saves *save) {
   Handle *self = (Handle *)object;
-  (void)unused;
   if (!enter(self)) return NULL;
   size_t needed = 0;
-  tw_status status = tw_schedule_save(self->handle, NULL, 0, &needed);
+  tw_status status = save(self->handle, NULL, 0, &needed);
   if (status < 0) return leave(self, status);
   PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)needed);
   if (!bytes) return leave_error(self);
-  status = tw_schedule_save(self->handle, PyBytes_AsString(bytes), needed, &needed);
+  status = save(self->handle, PyBytes_AsString(bytes), needed, &needed);
   if (status < 0) {
     Py_DECREF(bytes);
     return leave(self, status);
@@ -2023,8 +2025,7 @@ static PyObject *schedule_save(PyObject *object, PyObject *unused) {
   return bytes;
 }
 
-/* _load(bytes) */
-static PyObject *schedule_load(PyObject *object, PyObject *data) {
+static PyObject *load_with(PyObject *object, PyObject *data, Loads *load) {
   Handle *self = (Handle *)object;
   Py_buffer view;
   if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) return NULL;
@@ -2032,10 +2033,35 @@ static PyObject *schedule_load(PyObject *object, PyObject *data) {
     PyBuffer_Release(&view);
     return NULL;
   }
-  tw_status status = tw_schedule_load(self->handle, view.buf, (size_t)view.len);
+  tw_status status = load(self->handle, view.buf, (size_t)view.len);
   PyBuffer_Release(&view);
   return leave(self, status);
 }
+
+static tw_status save_schedule(void *handle, void *buffer, size_t capacity, size_t *needed) {
+  return tw_schedule_save(handle, buffer, capacity, needed);
+}
+static tw_status load_schedule(void *handle, const void *data, size_t size) {
+  return tw_schedule_load(handle, data, size);
+}
+static tw_status save_objective(void *handle, void *buffer, size_t capacity, size_t *needed) {
+  return tw_objective_save(handle, buffer, capacity, needed);
+}
+static tw_status load_objective(void *handle, const void *data, size_t size) {
+  return tw_objective_load(handle, data, size);
+}
+
+/* _save(), _load(bytes) */
+static PyObject *schedule_save(PyObject *self, PyObject *unused) {
+  (void)unused;
+  return save_with(self, save_schedule);
+}
+static PyObject *schedule_load(PyObject *self, PyObject *data) { return load_with(self, data, load_schedule); }
+static PyObject *objective_save(PyObject *self, PyObject *unused) {
+  (void)unused;
+  return save_with(self, save_objective);
+}
+static PyObject *objective_load(PyObject *self, PyObject *data) { return load_with(self, data, load_objective); }
 
 /* _sentence() */
 static PyObject *schedule_sentence(PyObject *object, PyObject *unused) {
@@ -2089,6 +2115,8 @@ static PyMethodDef objective_methods[] = {CREATE(objective),
                                           CLOSE(objective),
                                           {"_forward", FAST(objective_forward), METH_FASTCALL, NULL},
                                           {"_pullback", FAST(objective_pullback), METH_FASTCALL, NULL},
+                                          {"_save", objective_save, METH_NOARGS, NULL},
+                                          {"_load", objective_load, METH_O, NULL},
                                           {NULL, NULL, 0, NULL}};
 
 static PyMethodDef cache_methods[] = {CREATE(cache), CLOSE(cache), {NULL, NULL, 0, NULL}};

@@ -107,11 +107,11 @@ public struct Parts {
   /// All lines in one part.
   public init(whole lines: Int) { (self.lines, count) = (lines, 1) }
 
-  public func forEach(_ body: (_ part: Int, _ lines: Swift.Range<Int>) -> Void) {
+  @inlinable public func forEach(_ body: (_ part: Int, _ lines: Swift.Range<Int>) -> Void) {
     Threads.run(count, parallel: count > 1) { k in body(k, (lines &* k / count)..<(lines &* (k &+ 1) / count)) }
   }
   /// The sum of what `body` returns, in the order of the parts.
-  public func sum(_ body: (_ part: Int, _ lines: Swift.Range<Int>) -> Double) -> Double {
+  @inlinable public func sum(_ body: (_ part: Int, _ lines: Swift.Range<Int>) -> Double) -> Double {
     withUnsafeTemporaryAllocation(of: Double.self, capacity: count) { sums in
       nonisolated(unsafe) let out = sums
       forEach { k, lines in out[k] = body(k, lines) }

@@ -57,6 +57,7 @@ public struct Sizes: Sendable {
 
   public init() {}
 
+  func known(_ axis: String) -> Int? { named[axis]?.size }
   /// The size of an axis; 0 when no input has it.
   public subscript(_ axis: String) -> Int { named[axis]?.size ?? 0 }
   /// The product of the axes that "..." stands for; 1 when there are none.
@@ -138,13 +139,15 @@ public struct Operand: Sendable {
 /// The inputs of one call, dense: real ones in the compute type, whole ones as Int.
 public struct Inputs<T: Real> {
   public let sizes: Sizes
+  /// What the objective keeps between passes.
+  public let memory: ObjectiveMemory
   private var reals: [String: UnsafePointer<T>] = [:]
   private var integers: [String: UnsafePointer<Int>] = [:]
   private var owned: [Memory] = []
 
   /// The memory is the host's where it is dense and of the compute type already; it must stay as it is meanwhile.
-  public init(_ list: [(Input, Operand)], _ sizes: Sizes) throws(Failure) {
-    self.sizes = sizes
+  public init(_ list: [(Input, Operand)], _ sizes: Sizes, _ memory: ObjectiveMemory) throws(Failure) {
+    (self.sizes, self.memory) = (sizes, memory)
     for (input, operand) in list {
       if input.integer { try readIntegers(input, operand) } else { try readReals(input, operand.view) }
     }

@@ -3,7 +3,7 @@
 public struct Method: Sendable {
   public enum Kind: String, Sendable, CaseIterable {
     case optimizer, transform, update, perturbation, aggregator, schedule, average, regularizer, constraint, objective,
-      mask, routing, diagnostic
+      mask, routing, weighting, diagnostic
 
     /// "an objective".
     public var withArticle: String { ("aeiou".contains(rawValue.prefix(1)) ? "an " : "a ") + rawValue }

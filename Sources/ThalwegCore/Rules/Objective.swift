@@ -3,6 +3,8 @@
 /// constant.
 public protocol Objective: Listed, Sendable {
   static var method: Method { get }
+  /// What it keeps from one forward pass to the next, as numbers in double; most keep nothing.
+  static func state(_ h: Hyper) -> [Recollection]
   init(_ h: Hyper)
   /// The value; `cache` is nil when no gradient will be asked for.
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double
@@ -11,7 +13,90 @@ public protocol Objective: Listed, Sendable {
   func pullback<T: Real>(_ cache: Cache, _ name: String, _ g: UnsafeMutablePointer<T>) throws(Failure)
 }
 
+/// Numbers that an objective keeps: one for each element of `axes`, which its inputs have ("" is one number).
+public struct Recollection: Sendable {
+  public var name: String
+  public var axes: [String]
+  public var start: Double
+  public init(_ name: String, _ axes: String = "", start: Double = 0) {
+    (self.name, self.start) = (name, start)
+    self.axes = axes.split(separator: ",").map { String($0.drop { $0 == " " }) }
+  }
+  /// How many numbers they are; nil while an axis is unknown.
+  func count(_ sizes: Sizes) -> Int? {
+    var n = 1
+    for axis in axes {
+      guard let size = Int(axis) ?? sizes.known(axis) else { return nil }
+      n = n.multipliedReportingOverflow(by: size).overflow ? Int.max : n * size
+    }
+    return n
+  }
+}
+
+/// What an objective keeps, at work: `x.memory["history"]`. A pass that fails leaves it as it was.
+public final class ObjectiveMemory {
+  public let parts: [Recollection]
+  public private(set) var values: [[Double]] = []
+  /// Passes that are over.
+  public private(set) var passes = 0
+  private var pointers: [UnsafeMutableBufferPointer<Double>] = []
+
+  public init(_ parts: [Recollection]) { self.parts = parts }
+
+  /// The numbers under a name, as the present pass may change them.
+  public subscript(_ name: String) -> UnsafeMutablePointer<Double> {
+    get throws(Failure) {
+      guard let k = parts.firstIndex(where: { $0.name == name }), k < pointers.count, let p = pointers[k].baseAddress
+      else { throw Failure(Status.internal, "nothing is kept under `\(name)`") }
+      return p
+    }
+  }
+
+  /// Runs a pass on copies, which count when it succeeds.
+  public func pass<R>(_ sizes: Sizes, _ body: () throws(Failure) -> R) throws(Failure) -> R {
+    for (k, part) in parts.enumerated() {
+      guard let n = part.count(sizes), n < 1 << 40 else {
+        throw Failure(Status.internal, "the size of `\(part.name)` is not known")
+      }
+      if k < values.count, values[k].count != n {
+        throw Failure(
+          Status.shape, "it began with \(values[k].count) numbers of \(part.axes.joined(separator: ", ")), got \(n)")
+      }
+      try Memory.ask(2 * n * MemoryLayout<Double>.stride)
+      let copy = UnsafeMutableBufferPointer<Double>.allocate(capacity: max(1, n))
+      copy.initialize(repeating: part.start)
+      if k < values.count { for i in 0..<n { copy[i] = values[k][i] } }
+      pointers.append(copy)
+    }
+    defer {
+      for p in pointers { p.deallocate() }
+      pointers = []
+    }
+    let result = try body()
+    values = zip(parts, pointers).map { part, p in Array(p.prefix(part.count(sizes) ?? 0)) }
+    passes += 1
+    return result
+  }
+
+  /// All of it as numbers: of each part how many, and they.
+  public var numbers: [Double] { values.flatMap { [Double($0.count)] + $0 } }
+  /// The way back; false: they make no sense.
+  public func take(_ numbers: [Double], passes: Int) -> Bool {
+    var rest = numbers[...], read: [[Double]] = []
+    while let n = rest.popFirst() {
+      guard n >= 0, n == n.rounded(), n <= Double(rest.count) else { return false }
+      read.append(Array(rest.prefix(Int(n))))
+      rest = rest.dropFirst(Int(n))
+    }
+    guard read.count == parts.count || (read.isEmpty && passes == 0) else { return false }
+    for (part, v) in zip(parts, read) where part.axes.isEmpty && v.count != 1 { return false }
+    (values, self.passes) = (read, passes)
+    return true
+  }
+}
+
 extension Objective {
+  @inlinable public static func state(_ h: Hyper) -> [Recollection] { [] }
   @inlinable public static var registered: Registered { entry(Self.self) }
   public func pullback<T: Real>(_ cache: Cache, _ name: String, _ g: UnsafeMutablePointer<T>) throws(Failure) {
     g.update(from: try cache.kept(name, T.self), count: cache.count(name))
@@ -54,7 +139,7 @@ public final class Cache {
 /// order, so that the bits do not depend on the number of threads.
 public enum Rows {
   /// Σ body(row); a row costs about `work` operations. `body` may write what belongs to its row.
-  public static func sum(_ rows: Int, work: Int, _ body: (Int) -> Double) -> Double {
+  @inlinable public static func sum(_ rows: Int, work: Int, _ body: (Int) -> Double) -> Double {
     let block = max(1, 8192 / max(1, work))
     let blocks = rows / block + (rows % block == 0 ? 0 : 1)
     var sums = [Double](repeating: 0, count: blocks)
@@ -71,16 +156,19 @@ public enum Rows {
 
 /// An objective with its types erased.
 public struct ObjectiveKernels: Sendable {
+  public let state: @Sendable (Hyper) -> [Recollection]
   public let forward32: @Sendable (Hyper, Inputs<Float>, Cache?) throws(Failure) -> Double
   public let forward64: @Sendable (Hyper, Inputs<Double>, Cache?) throws(Failure) -> Double
   public let pullback32: @Sendable (Hyper, Cache, String, UnsafeMutablePointer<Float>) throws(Failure) -> Void
   public let pullback64: @Sendable (Hyper, Cache, String, UnsafeMutablePointer<Double>) throws(Failure) -> Void
   @usableFromInline init(
+    state: @escaping @Sendable (Hyper) -> [Recollection],
     forward32: @escaping @Sendable (Hyper, Inputs<Float>, Cache?) throws(Failure) -> Double,
     forward64: @escaping @Sendable (Hyper, Inputs<Double>, Cache?) throws(Failure) -> Double,
     pullback32: @escaping @Sendable (Hyper, Cache, String, UnsafeMutablePointer<Float>) throws(Failure) -> Void,
     pullback64: @escaping @Sendable (Hyper, Cache, String, UnsafeMutablePointer<Double>) throws(Failure) -> Void
   ) {
+    self.state = state
     (self.forward32, self.forward64) = (forward32, forward64)
     (self.pullback32, self.pullback64) = (pullback32, pullback64)
   }
@@ -92,6 +180,7 @@ public struct ObjectiveKernels: Sendable {
     method: O.method,
     component: .objective(
       ObjectiveKernels(
+        state: { O.state($0) },
         forward32: { (h, x, c) throws(Failure) in try O(h).forward(x, c) },
         forward64: { (h, x, c) throws(Failure) in try O(h).forward(x, c) },
         pullback32: { (h, c, n, g) throws(Failure) in try O(h).pullback(c, n, g) },

@@ -21,14 +21,18 @@ from ._errors import Error
 from ._objects import (
     Cache,
     Constraint,
+    Diagnostic,
     Objective,
     Regularizer,
     Schedule,
+    Weighting,
     constraint,
+    diagnostic,
     objective,
     random_normal,
     regularizer,
     schedule,
+    weighting,
 )
 from ._optimizer import MemoryReport, Optimizer, ParamGroup, Request, StateRow
 from ._registry import Input, Method, Parameter, Slot, kinds, method, methods
@@ -44,6 +48,7 @@ globals().update(_classes)
 __all__ = [
     "Cache",
     "Constraint",
+    "Diagnostic",
     "Error",
     "Input",
     "MemoryReport",
@@ -57,8 +62,10 @@ __all__ = [
     "Schedule",
     "Slot",
     "StateRow",
+    "Weighting",
     "build_info",
     "constraint",
+    "diagnostic",
     "get_num_threads",
     "kinds",
     "method",
@@ -69,6 +76,7 @@ __all__ = [
     "schedule",
     "set_num_threads",
     "version",
+    "weighting",
     *_classes,
     *(cls.__name__ for cls in _errors.ERRORS if cls is not Error),
 ]

@@ -156,9 +156,7 @@ class Objective(_thalweg.Objective):
             if i.differentiable and inputs.get(i.name) is not None:
                 out[i.name] = _empty_like(inputs[i.name], i.name)
             elif i.result and all(axis in sizes for axis in _axes(i)):
-                like = next(inputs[j.name] for j in self.inputs if inputs.get(j.name) is not None and set(_axes(i)) & set(_axes(j)))
-                shape = sum((sizes[axis] for axis in _axes(i)), ())
-                out[i.name] = like.new_zeros(shape) if hasattr(like, "new_zeros") else np.zeros(shape, np.asarray(like).dtype)
+                out[i.name] = _zeros_like_inputs(self.inputs, inputs, sum((sizes[axis] for axis in _axes(i)), ()))
         return value, self.pullback(cache, 1.0, **out)
 
     def _sizes(self, inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -173,11 +171,58 @@ class Objective(_thalweg.Objective):
                 sizes.update((axis, (n,)) for axis, n in zip(own, shape[extra:]))
         return sizes
 
+    def state_dict(self) -> dict[str, bytes]:
+        """What it remembers of its forward passes, as {"state": bytes}."""
+        return {"state": self._save()}
+
+    def load_state_dict(self, state_dict: dict[str, bytes]) -> None:
+        """Goes on from there.  MismatchError for the state of another one; an error changes nothing."""
+        self._load(state_dict["state"])
+
     def __repr__(self) -> str:
-        return f"objective({self.sentence!r})"
+        return f"{type(self).__name__.lower()}({self.sentence!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.sentence,)
+        return type(self), (self.sentence,), self._save()
+
+    def __setstate__(self, state: bytes) -> None:
+        self._load(state)
+
+
+class Diagnostic(Objective):
+    """Numbers about arrays, from one stage: diagnostic("effective_rank")(x=x).
+
+    Called, it gives its number; or, where it has named results (`inputs` lists them), a dict of them by name, those
+    without axes as floats.  Some remember earlier calls: every call counts, and state_dict() has what they keep.
+    """
+
+    def __call__(self, **inputs: Any) -> Any:
+        """The number, or the results by name.  NeedsError names an input that is missing."""
+        if not any(i.result for i in self.inputs):
+            return super().__call__(**inputs)
+        names = {i.name for i in self.inputs if i.result}
+        found = {k: v for k, v in self.value_and_grad(**inputs)[1].items() if k in names}
+        return {k: float(v) if not v.shape else v for k, v in found.items()}
+
+
+class Weighting(Objective):
+    """Weights of tasks or samples, from their losses: weighting("dwa")(losses=losses).
+
+    Called, it gives the weights, an array like the losses; every call is one step of what it remembers (see
+    state_dict).
+    """
+
+    def __call__(self, **inputs: Any) -> Any:
+        """The weights, in an array of the kind of the losses.  NeedsError names an input that is missing."""
+        return self.value_and_grad(**inputs)[1]["weights"]
+
+
+def _zeros_like_inputs(declared: tuple[_registry.Input, ...], given: dict[str, Any], shape: tuple[int, ...]) -> Any:
+    """A zero array of that shape, of the kind and dtype of the real inputs; float64 where there is none."""
+    like = next((given[i.name] for i in declared if not i.integer and given.get(i.name) is not None), None)
+    if like is None:
+        return np.zeros(shape)
+    return like.new_zeros(shape) if hasattr(like, "new_zeros") else np.zeros(shape, np.asarray(like).dtype)
 
 
 def _axes(i: _registry.Input) -> list[str]:
@@ -231,6 +276,16 @@ def constraint(sentence: str) -> Constraint:
 def objective(sentence: str) -> Objective:
     """The objective that the sentence names: objective("checkered_regression")(z=z, y=y)."""
     return Objective(sentence)
+
+
+def weighting(sentence: str) -> Weighting:
+    """The weighting that the sentence names: weighting("dwa(temperature=2)")(losses=losses)."""
+    return Weighting(sentence)
+
+
+def diagnostic(sentence: str) -> Diagnostic:
+    """The diagnostic that the sentence names: diagnostic("effective_rank")(x=x)."""
+    return Diagnostic(sentence)
 
 
 def schedule(sentence: str) -> Schedule:

@@ -19,7 +19,8 @@ from typing import Any as _Any, ClassVar as _ClassVar, Literal as _Literal
 '''
 
 EXPORTS = {
-    "_objects": "Cache Constraint Objective Regularizer Schedule constraint objective random_normal regularizer schedule",
+    "_objects": "Cache Constraint Diagnostic Objective Regularizer Schedule Weighting constraint diagnostic objective "
+    "random_normal regularizer schedule weighting",
     "_optimizer": "MemoryReport Optimizer ParamGroup Request StateRow",
     "_registry": "Input Method Parameter Slot kinds method methods",
     "_thalweg": "get_num_threads set_num_threads",

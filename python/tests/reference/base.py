@@ -151,3 +151,34 @@ def every(cls: type = Reference) -> list[type]:
         if "name" in c.__dict__:
             found[c.name] = c
     return [found[k] for k in sorted(found)]
+
+
+class WeightingReference(Reference):
+    """Losses in, weights out; what it remembers begins with `start`."""
+
+    kind = "weighting"
+
+    def start(self) -> None: ...
+
+    def step(self, **inputs: np.ndarray) -> np.ndarray:
+        """The weights after one more pass."""
+        raise NotImplementedError
+
+    def sequences(self, rng: np.random.Generator) -> Sequence[Sequence[dict[str, np.ndarray]]]:
+        """Runs: lists of the inputs of one pass after the other."""
+        raise NotImplementedError
+
+
+class DiagnosticReference(Reference):
+    """Numbers about arrays, without a memory; `dtype` is that of the library's arithmetic."""
+
+    kind = "diagnostic"
+    dtype: Any = np.float64
+    limit: ClassVar[float] = 1.0  # times the test's own tolerance, where the arithmetic of a method loses more
+
+    def examples(self, rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
+        raise NotImplementedError
+
+    def results(self, **inputs: np.ndarray) -> dict[str, Any]:
+        """The named results; {"value": x} where there is only the value."""
+        raise NotImplementedError

@@ -1,0 +1,5 @@
+import ThalwegCore
+
+let diagnosticList: [any Listed.Type] = [
+  EffectiveRank.self
+]

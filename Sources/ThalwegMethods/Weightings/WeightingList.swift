@@ -1,0 +1,5 @@
+import ThalwegCore
+
+let weightingList: [any Listed.Type] = [
+  DWA.self
+]
