@@ -188,7 +188,7 @@ extension Optimizer {
     defer { (scope, incoming) = (nil, nil) }
     return try body()
   }
-  private func includes(_ f: Frame, _ i: Int) -> Bool { branch(f.part).map { $0 == bound[i].branch } ?? true }
+  func includes(_ f: Frame, _ i: Int) -> Bool { branch(f.part).map { $0 == bound[i].branch } ?? true }
   /// The tensors that the frame on top speaks for.
   var waitingScope: Int? { stack.last.flatMap { branch($0.part) } }
 

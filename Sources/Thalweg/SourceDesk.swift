@@ -62,6 +62,16 @@ struct SourceDesk: SourceHost {
       } catch { throw Failure(Int(error.status), "\(label(i)): \(error.message)") }
     }
   }
+  func combine(_ samples: Samples, _ weights: [[Double]], into slot: Int) {
+    for (k, i) in samples.tensors.enumerated() {
+      let r = optimizer.records[i], p = r.slot(stage.id, slot).base
+      if r.isDouble {
+        samples.combine(k, weights[k], into: p.assumingMemoryBound(to: Double.self))
+      } else {
+        samples.combine(k, weights[k], into: p.assumingMemoryBound(to: Float.self))
+      }
+    }
+  }
   func fill(_ slot: Int, of tensor: Int, _ values: [Double]) {
     let r = optimizer.records[tensor], base = r.slot(stage.id, slot).base
     for (i, x) in values.prefix(r.count).enumerated() {

@@ -137,6 +137,11 @@ extension Optimizer {
       if mayFail { try takeSnapshot() }
       resumed = false
     }
+    if pending.kind == .sampleGradients, answered == nil {
+      throw Failure(
+        Status.needs, "\(asker) asked for the gradients of the samples: answer with answer_samples; nothing was changed"
+      )
+    }
     if pending.kind.takesMatrices, answered == nil {
       let who = asker
       let what = pending.kind == .activations ? "activations" : "derivatives of the logits"
@@ -211,6 +216,46 @@ extension Optimizer {
     scope = waitingScope
     defer { scope = nil }
     try source.check(answer, top.phase, SourceIO(SourceDesk(self, stage)))
+    answered = answer
+  }
+
+  /// Takes the gradients of the samples: one tensor for each bound parameter, nil where it has none.
+  package func answer(samples list: [View?]) throws(Failure) {
+    guard phase >= 0, pending.kind == .sampleGradients, let top = stack.last, let stage = stage(top),
+      let source = stage.source
+    else { throw Failure(Status.sequence, "no request for the gradients of samples is waiting") }
+    guard list.count == bound.count else {
+      throw Failure(Status.count, "there are \(bound.count) parameters, got the samples of \(list.count)")
+    }
+    takePlace()
+    if resumed, !knowsActive { activate() }
+    if phase == 0 { startActive() }
+    var count: Int?, tensors: [Int] = [], layouts: [Layout] = [], sizes: [Int] = []
+    defer { for l in layouts { l.release() } }
+    for (i, view) in list.enumerated() where records[i].active && includes(top, i) {
+      let name = "samples of " + label("parameter", i)
+      guard let view else {
+        throw Failure(Status.sequence, "\(name) are missing: mark the gradient absent before the step, or pass zeros")
+      }
+      guard view.shape.count == bound[i].view.shape.count + 1, Array(view.shape.dropFirst()) == bound[i].view.shape
+      else {
+        throw Failure(
+          Status.shape, "\(name) must have the shape (samples, ...) of \(bound[i].view.shape), got \(view.shape)")
+      }
+      guard count == nil || count == view.shape[0] else {
+        throw Failure(Status.shape, "\(name) are \(view.shape[0]), those of other parameters \(count ?? 0)")
+      }
+      count = view.shape[0]
+      tensors.append(i)
+      layouts.append(Layout(view))
+      sizes.append(bound[i].view.count)
+    }
+    let samples = Samples(count ?? 0, tensors, layouts, sizes, scale: scale)
+    scope = waitingScope
+    defer { scope = nil }
+    try source.take(samples, top.phase, SourceIO(SourceDesk(self, stage)))
+    var answer = Answer()
+    if options.nonFinite != .propagate { answer.hadNonFinite = !samples.isFinite }
     answered = answer
   }
 
@@ -324,7 +369,7 @@ extension Optimizer {
   private func checkPresent() throws(Failure) {
     guard pending.kind != .loss else { return }
     // Where matrices are asked for nobody reads the gradients; a host that resumes there need not have bound any.
-    let matrices = pending.kind.takesMatrices
+    let matrices = pending.kind.isGiven
     for i in 0..<bound.count where records[i].active && (matrices ? records[i].absent : !records[i].present) {
       throw Failure(
         Status.sequence,

@@ -213,6 +213,29 @@ public func optimizerAnswerMatrix(
   }
 }
 
+@_cdecl("tw_optimizer_answer_samples")
+public func optimizerAnswerSamples(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw_tensor>?, _ count: Int)
+  -> tw_status
+{
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in
+      guard count >= 0, count <= 1 << 32 else {
+        throw Failure(Status.count, "count must be 0 to 2^32, got \(UInt(bitPattern: count))")
+      }
+      guard count == 0 || gradients != nil else { throw null("gradients") }
+      var list: [View?] = []
+      for i in 0..<count {
+        guard let t = gradients?[i], t.flags & UInt32(TW_TENSOR_ABSENT) == 0 else {
+          list.append(nil)
+          continue
+        }
+        list.append(try View(t, "samples \(i)"))
+      }
+      try o.answer(samples: list)
+    }
+  }
+}
+
 @_cdecl("tw_optimizer_observe")
 public func optimizerObserve(_ p: OpaquePointer?, _ what: UnsafePointer<CChar>?, _ value: Double) -> tw_status {
   status { () throws(Failure) in

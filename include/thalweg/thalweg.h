@@ -304,8 +304,10 @@ enum {
   TW_REQUEST_TASK_GRADIENT = 5,     /* the gradient of task `index` of `count` */
   TW_REQUEST_PREVIOUS_GRADIENT = 6, /* the gradient of this minibatch at the previous parameters (they stand there now) */
   TW_REQUEST_LOGIT_DERIVATIVES = 7, /* derivatives of the logits along `probe`: see tw_optimizer_answer_matrix */
-  TW_REQUEST_ACTIVATIONS = 8        /* of the layer whose weight is parameter `index`: inputs, and the gradient at its
+  TW_REQUEST_ACTIVATIONS = 8,       /* of the layer whose weight is parameter `index`: inputs, and the gradient at its
                                        pre-activations: see tw_optimizer_answer_matrix */
+  TW_REQUEST_SAMPLE_GRADIENTS = 9   /* the gradients of every sample of part `index` of `count` of the minibatch: see
+                                       tw_optimizer_answer_samples */
 };
 
 /* What a method needs now.  The parameters stand where the answer is wanted.  Equal tags mean: the same minibatch, the
@@ -352,6 +354,13 @@ tw_status tw_optimizer_cancel(tw_optimizer *optimizer);
  *                      is (out, in*kh*kw), and the rows are the patches of all samples and positions.
  * TW_ERROR_SEQUENCE when no such request waits; TW_ERROR_SHAPE, _ARGUMENT: the request still waits. */
 tw_status tw_optimizer_answer_matrix(tw_optimizer *optimizer, const tw_tensor *first, const tw_tensor *second);
+
+/* Answers a request for the gradients of samples: one tensor for each parameter, in the order of binding, with the shape
+ * (samples, shape of the parameter...), read before the call returns; TW_TENSOR_ABSENT for parameters that are marked absent.
+ * There may be no samples (a first axis of 0).  They are scaled as the other gradients are.  Gradients need not be bound.
+ * TW_ERROR_SEQUENCE when no such request waits, or for missing samples of a parameter that takes part; TW_ERROR_SHAPE,
+ * _ARGUMENT: the request still waits. */
+tw_status tw_optimizer_answer_samples(tw_optimizer *optimizer, const tw_tensor *gradients, size_t count);
 
 /* Tells the pipeline a number that it watches: "loss" (Polyak steps), "metric" (reduce_on_plateau), "batch_size", ...  What a step
  * looks at (the loss, a sample, weights) counts for the next step, taken, skipped or refused, and is saved until then. */

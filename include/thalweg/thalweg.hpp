@@ -353,7 +353,8 @@ enum class RequestKind : std::int32_t {
   task_gradient = TW_REQUEST_TASK_GRADIENT,
   previous_gradient = TW_REQUEST_PREVIOUS_GRADIENT,
   logit_derivatives = TW_REQUEST_LOGIT_DERIVATIVES,
-  activations = TW_REQUEST_ACTIVATIONS
+  activations = TW_REQUEST_ACTIVATIONS,
+  sample_gradients = TW_REQUEST_SAMPLE_GRADIENTS
 };
 
 /* One request.  The parameters stand where the answer is wanted; gradients go into the bound gradient
@@ -380,7 +381,8 @@ class Request {
   /* The answer goes into the bound gradients: a gradient, or the product of a hessian_vector. */
   bool wants_gradient() const noexcept {
     return kind() != RequestKind::none && kind() != RequestKind::loss &&
-           kind() != RequestKind::logit_derivatives && kind() != RequestKind::activations;
+           kind() != RequestKind::logit_derivatives && kind() != RequestKind::activations &&
+           kind() != RequestKind::sample_gradients;
   }
 
   /* The vectors to multiply with the Hessian, shaped like the parameters.  Library-owned, valid until the
@@ -555,6 +557,11 @@ class Optimizer {
   /* Ends a step between two requests: parameters and state are those from before it. */
   void cancel() { detail::check(tw_optimizer_cancel(handle_.get())); }
 
+  /* Answers a request for the gradients of samples: (samples, shape...) for each parameter. */
+  void answer_samples(const Tensors& gradients) {
+    const std::vector<tw_tensor> views = detail::c_views(gradients);
+    detail::check(tw_optimizer_answer_samples(handle_.get(), views.data(), views.size()));
+  }
   /* Answers a request for matrices: what they are says tw_optimizer_answer_matrix. */
   void answer_matrix(const Tensor& first) {
     const tw_tensor view = first.c_view();

@@ -1183,6 +1183,54 @@ static PyObject *optimizer_answer_matrix(PyObject *object, PyObject *const *args
   return ok ? leave(&self->base, status) : leave_error(&self->base);
 }
 
+/* Tensors by name: arrays, with None for those that are left out. */
+typedef struct {
+  Binding arrays;
+  PyObject *names; /* a tuple of str, borrowed: what messages call them */
+} Inputs;
+
+/* Acquires `arrays`, a tuple as long as `names`. */
+static int inputs_acquire(State *state, Inputs *inputs, PyObject *names, PyObject *arrays, int wanted) {
+  inputs->names = names;
+  memset(&inputs->arrays, 0, sizeof inputs->arrays);
+  if (!PyTuple_Check(names) || !PyTuple_Check(arrays) || PyTuple_Size(names) != PyTuple_Size(arrays)) {
+    PyErr_SetString(PyExc_TypeError, "expected a tuple of names and one of as many arrays");
+    return -1;
+  }
+  Py_ssize_t count = PyTuple_Size(arrays);
+  if (binding_allocate(&inputs->arrays, count) < 0) return -1;
+  for (Py_ssize_t i = 0; i < count; i++) {
+    PyObject *object = PyTuple_GetItem(arrays, i);
+    Bound *bound = &inputs->arrays.items[i];
+    tw_tensor *tensor = &inputs->arrays.tensors[i];
+    int ok = 1;
+    inputs->arrays.count = i + 1;
+    bound->dims = bound->fixed;
+    Label label = {text_of(PyTuple_GetItem(names, i), &ok), -1, NULL};
+    if (ok && object == Py_None) {
+      tensor->flags = TW_TENSOR_ABSENT;
+    } else if (!ok || acquire(state, bound, tensor, object, wanted, &label) < 0) {
+      binding_release(&inputs->arrays);
+      return -1;
+    }
+  }
+  return 0;
+}
+
+/* _answer_samples(names, arrays): (samples, shape...) for each parameter, None where it is absent. */
+static PyObject *optimizer_answer_samples(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Optimizer *self = (Optimizer *)object;
+  Inputs inputs;
+  if (!takes(nargs, 2, 2, "_answer_samples") || !enter(&self->base)) return NULL;
+  if (inputs_acquire(self->base.state, &inputs, args[0], args[1], 0) < 0) return leave_error(&self->base);
+  tw_status status;
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_optimizer_answer_samples(HANDLE(self), inputs.arrays.tensors, (size_t)inputs.arrays.count);
+  Py_END_ALLOW_THREADS
+  binding_release(&inputs.arrays);
+  return leave(&self->base, status);
+}
+
 static PyObject *optimizer_bind_gradients(PyObject *object, PyObject *arrays) {
   Optimizer *self = (Optimizer *)object;
   if (!enter(&self->base)) return NULL;
@@ -1593,6 +1641,7 @@ static PyMethodDef optimizer_methods[] = {
     {"_probe", optimizer_probe, METH_NOARGS, NULL},
     {"_answer", optimizer_answer, METH_O, NULL},
     {"_answer_matrix", FAST(optimizer_answer_matrix), METH_FASTCALL, NULL},
+    {"_answer_samples", FAST(optimizer_answer_samples), METH_FASTCALL, NULL},
     {"cancel", optimizer_cancel, METH_NOARGS,
      PyDoc_STR("cancel($self)\n--\n\nEnds a step between two requests: parameters and state are those from before it.")},
     {"bind_gradients", optimizer_bind_gradients, METH_O,
@@ -1786,40 +1835,6 @@ static PyObject *regularizer_value(PyObject *self, PyObject *w) {
 }
 
 /* ---- named inputs */
-
-/* Tensors by name: arrays, with None for those that are left out. */
-typedef struct {
-  Binding arrays;
-  PyObject *names; /* a tuple of str, borrowed: what messages call them */
-} Inputs;
-
-/* Acquires `arrays`, a tuple as long as `names`. */
-static int inputs_acquire(State *state, Inputs *inputs, PyObject *names, PyObject *arrays, int wanted) {
-  inputs->names = names;
-  memset(&inputs->arrays, 0, sizeof inputs->arrays);
-  if (!PyTuple_Check(names) || !PyTuple_Check(arrays) || PyTuple_Size(names) != PyTuple_Size(arrays)) {
-    PyErr_SetString(PyExc_TypeError, "expected a tuple of names and one of as many arrays");
-    return -1;
-  }
-  Py_ssize_t count = PyTuple_Size(arrays);
-  if (binding_allocate(&inputs->arrays, count) < 0) return -1;
-  for (Py_ssize_t i = 0; i < count; i++) {
-    PyObject *object = PyTuple_GetItem(arrays, i);
-    Bound *bound = &inputs->arrays.items[i];
-    tw_tensor *tensor = &inputs->arrays.tensors[i];
-    int ok = 1;
-    inputs->arrays.count = i + 1;
-    bound->dims = bound->fixed;
-    Label label = {text_of(PyTuple_GetItem(names, i), &ok), -1, NULL};
-    if (ok && object == Py_None) {
-      tensor->flags = TW_TENSOR_ABSENT;
-    } else if (!ok || acquire(state, bound, tensor, object, wanted, &label) < 0) {
-      binding_release(&inputs->arrays);
-      return -1;
-    }
-  }
-  return 0;
-}
 
 /* Claims a second object for a call that has the first; 0 with an exception set when it is not one of `type`, or not free. */
 static int enter_second(Handle *first, PyObject *second, PyObject *type) {

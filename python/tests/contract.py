@@ -52,6 +52,9 @@ COMPOSED = {
     "routed_sam": "route(matrix=(sam(0.1) | muon(lr=0.1)), other=(adamw(lr=0.1)))",
     "routed_sources": "sam(0.05) | route(matrix=(sam(0.1) | oasis(lr0=0.05)), other=(svrg(lr=0.1, inner=2)))",
     "routed_accumulate": "route(matrix=(gradient_accumulate(2) | sam(0.1) | sgd(lr=0.1)), other=(u_dog(r_eps_rel=0.1)))",
+    "dp_sgd": "dp_sgd(noise_multiplier=0.3, expected_batch_size=8, micro_batches=2) | adamw(lr=0.1)",
+    "dp_adaptive_clip": "dp_adaptive_clip(noise_multiplier=0.3, expected_batch_size=4) | sgd(lr=0.1, momentum=0.9)",
+    "dp_accumulate": "dp_sgd(noise_multiplier=0.3, expected_batch_size=4) | gradient_accumulate(2) | sgd(lr=0.1)",
     "tract": "tract(0.1) | adamw(lr=0.1)",
     "ghost_step": "adamw(lr=0.1) | ghost_step",
     "mars_exact": "mars(lr=0.1, exact=true)",
@@ -111,6 +114,18 @@ def shapes_of(name: str) -> list[tuple[int, ...]]:
 
 def cases(names: Iterable[str] | None = None) -> list[Any]:
     return list(CASES if names is None else names)
+
+
+@cache
+def given(name: str) -> bool:
+    """Whether the first answer of a step is not read from the gradients."""
+    host = Host(name)
+    host.bind()
+    host.tell(0)
+    loop = host.opt.requests()
+    kind = next(loop).kind
+    loop.close()
+    return kind in ("loss", "sample_gradients")
 
 
 @cache
@@ -254,6 +269,11 @@ class Host:
             return
         if request.kind == "activations":
             request.answer_matrix(*self.problem.layer(self.params[request.index], k))
+            return
+        if request.kind == "sample_gradients":
+            at = [np.zeros(s) if w is None else w for w, s in zip(self.weights, self.problem.shapes)]
+            samples = self.problem.samples(at, k, request.index)
+            request.answer_samples([None if i in self.absent else samples[i] for i in self.order])
             return
         if request.wants_loss:
             request.loss = self.loss(k)

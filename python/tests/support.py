@@ -60,8 +60,16 @@ class Problem:
         rng = np.random.default_rng([out, inputs, step])
         return rng.standard_normal((rows, inputs)), rng.standard_normal((rows, out)) / rows
 
+    def samples(self, at: Iterable[np.ndarray], step: int, part: int = 0, count: int = 4) -> Arrays:
+        """Gradients of samples, (count, shape) for each parameter: some larger, some smaller than their mean."""
+        factors = np.linspace(0.2, 2.0, count) + 0.3 * part
+        return [factors.reshape((count,) + (1,) * g.ndim) * g for g in self.gradient(at, step)]
+
     def answer(self, request: tw.Request, params: Arrays, grads: Arrays, step: int) -> None:
         """Fills the bound gradients and the loss, whatever is asked for."""
+        if request.kind == "sample_gradients":
+            request.answer_samples(self.samples(params, step, request.index))
+            return
         if request.kind == "logit_derivatives":
             request.answer_matrix(np.stack([np.linspace(-1, 1, 4) * (i + 1) for i in range(3)]))
             return

@@ -2,16 +2,18 @@
 public struct Request: Sendable {
   public enum Kind: Int32, Sendable, CaseIterable {
     case none = 0, gradient, loss, lossAndGradient, hessianVector, taskGradient, previousGradient, logitDerivatives,
-      activations
+      activations, sampleGradients
 
     /// The answer is matrices, not gradients.
     public var takesMatrices: Bool { self == .logitDerivatives || self == .activations }
-    /// The answer lies in the bound gradients.
+    /// The answer is read when it is given, and does not lie in the bound gradients.
+    public var isGiven: Bool { takesMatrices || self == .sampleGradients }
     /// It asks for a gradient of the loss, which the sources before may make.
     public var isGradient: Bool {
       self == .gradient || self == .lossAndGradient || self == .taskGradient || self == .previousGradient
     }
-    public var takesGradients: Bool { self != .none && self != .loss && !takesMatrices }
+    /// The answer lies in the bound gradients.
+    public var takesGradients: Bool { self != .none && self != .loss && !isGiven }
   }
   public var kind = Kind.none
   public var pass = 0

@@ -27,8 +27,10 @@ public struct HostMatrix: Sendable {
 public struct Answer: Sendable {
   public var first: HostMatrix?
   public var second: HostMatrix?
+  /// Samples that were read had elements that are NaN or infinite.
+  public var hadNonFinite = false
   public init(_ first: HostMatrix? = nil, _ second: HostMatrix? = nil) { (self.first, self.second) = (first, second) }
-  public var isFinite: Bool { (first?.isFinite ?? true) && (second?.isFinite ?? true) }
+  public var isFinite: Bool { !hadNonFinite && (first?.isFinite ?? true) && (second?.isFinite ?? true) }
 }
 
 /// What a source does next.
@@ -61,6 +63,9 @@ public protocol Source: Listed, Sendable {
   /// The slot with the vector of a request that has one: for a Hessian-vector product, or for derivatives of the
   /// logits.
   var probe: Int? { get }
+  /// Takes the gradients of the samples, which are the host's and there during this call alone. What it makes of them
+  /// lies in temporary slots and in scalars, written anew whenever the same request is answered again.
+  func take(_ samples: Samples, _ phase: Int, _ io: SourceIO) throws(Failure)
   /// Refuses matrices that do not fit the request for phase `phase`; the host may then answer again.
   func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure)
   /// What `observe` may tell it, besides the loss.
@@ -93,6 +98,7 @@ extension Source {
   public var global: Bool { false }
   public var probe: Int? { nil }
   public func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure) {}
+  public func take(_ samples: Samples, _ phase: Int, _ io: SourceIO) throws(Failure) {}
   public var observes: [String] { [] }
   public var commands: [String] { [] }
   public func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move { .nothing }

@@ -44,6 +44,8 @@ public protocol SourceHost {
   func clearAbsent(_ slot: Int)
   func keepAbsent(_ slot: Int)
   func project(_ slot: Int, _ set: HeldSet) throws(Failure)
+  /// Tensor by tensor, the weighted sum of its samples goes into a slot.
+  func combine(_ samples: Samples, _ weights: [[Double]], into slot: Int)
   func fill(_ slot: Int, of tensor: Int, _ values: [Double])
   func tensors(where included: (Shape) -> Bool) -> [Int]
   func shape(of tensor: Int) -> Shape
@@ -112,14 +114,19 @@ public struct SourceIO {
   public func clearAbsent(_ slot: Int) { host.clearAbsent(slot) }
   /// The parameters of the tensors that have no gradient this time go into a slot: they stay where they are.
   public func keepAbsent(_ slot: Int) { host.keepAbsent(slot) }
-  /// Fills a slot with the standard normal numbers of this step, or with their signs (0 counts as +1): a Rademacher
-  /// vector.
-  @inlinable public func draw(_ slot: Int, signs: Bool) {
+  /// Fills a slot with the standard normal numbers of this step (or of another number that tells draws apart), or with
+  /// their signs (0 counts as +1): a Rademacher vector.
+  @inlinable public func draw(_ slot: Int, signs: Bool, number: Int? = nil) {
     clearAbsent(slot)  // the numbers of an earlier step would count in a product of all tensors
+    let number = UInt64(truncatingIfNeeded: number ?? step)
     host.change(slots: [slot], parameters: false) { tensor in
-      let key = Random.key(seed: seed, stream: stream, step: UInt64(step), tensor: host.key(of: tensor))
+      let key = Random.key(seed: seed, stream: stream, step: number, tensor: host.key(of: tensor))
       return walk(Draw(key: key, signs: signs), false)
     }
+  }
+  /// In every tensor that takes part, slot ← Σ_b weights[tensor][b]·(gradient of sample b).
+  public func combine(_ samples: Samples, _ weights: [[Double]], into slot: Int) {
+    host.combine(samples, weights, into: slot)
   }
   /// What lies in a slot becomes the nearest point of the set, in every tensor that has a gradient.
   public func project(_ slot: Int, _ set: HeldSet) throws(Failure) { try host.project(slot, set) }

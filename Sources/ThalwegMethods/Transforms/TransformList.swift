@@ -1,6 +1,8 @@
 import ThalwegCore
 
 let transformList: [any Listed.Type] = [
+  DPSGD.self,
+  DPAdaptiveClip.self,
   ClipValue.self,
   ClipGlobalNorm.self,
   CoordinateClip.self,

@@ -184,6 +184,7 @@ SPELLINGS = [
     (r"\bobserve \"(\w+)\" before the step", r'call opt.observe("\1", value) before the step'),
     (r"answer its requests, or cancel it\b", "answer the requests in opt.requests(), or call opt.cancel()"),
     (r"answer with answer_matrix\b(?!\()", "answer with request.answer_matrix(first, second)"),
+    (r"answer with answer_samples\b(?!\()", "answer with request.answer_samples(gradients)"),
     (r"\bset_mode\(train\)", "opt.train()"),
     (r"\bset_mode\(eval\w*\)", "opt.eval()"),
     (r"\bpass NULL\b", "pass None"),

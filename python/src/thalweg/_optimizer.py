@@ -42,9 +42,10 @@ REQUESTS = {
     6: "previous_gradient",
     7: "logit_derivatives",
     8: "activations",
+    9: "sample_gradients",
 }
 # What a loss and a gradient are no answer to.
-BEYOND_GRADIENTS = ("hessian_vector", "logit_derivatives", "activations")
+BEYOND_GRADIENTS = ("hessian_vector", "logit_derivatives", "activations", "sample_gradients")
 STATE_FORMAT = 1
 
 
@@ -53,7 +54,8 @@ class Request:
 
     kind     "gradient", "loss", "loss_and_gradient", "hessian_vector", "task_gradient" (task `index` of `count`),
              "previous_gradient" (of this minibatch, at the previous parameters); and those that `answer_matrix` answers:
-             "logit_derivatives" (along `probe`), "activations" (of the layer whose weight is parameter `index`)
+             "logit_derivatives" (along `probe`), "activations" (of the layer whose weight is parameter `index`); and the
+             one that `answer_samples` answers: "sample_gradients" (of part `index` of `count` of the minibatch)
     pass_    0, 1, ... within one step
     tag      equal tags mean: the same minibatch and the same dropout.  Tags of one step may come back after others (a SAM
              behind an accumulation of two: A B A B), never in a later step: keep a dict by tag, emptied at pass 0
@@ -78,7 +80,7 @@ class Request:
     @property
     def wants_gradient(self) -> bool:
         """True when the answer goes into the gradients."""
-        return self.kind not in ("loss", "logit_derivatives", "activations")
+        return self.kind not in ("loss", "logit_derivatives", "activations", "sample_gradients")
 
     @property
     def probe(self) -> list[np.ndarray]:
@@ -112,6 +114,15 @@ class Request:
         SequenceError when no such request waits.  ShapeError and ArgumentError leave the request waiting.
         """
         self._optimizer._answer_matrix(first, second)
+
+    def answer_samples(self, gradients: Sequence[Any]) -> None:
+        """Answers "sample_gradients": one array for each parameter, (samples, shape of the parameter...), None for one that
+        is marked absent.  They are read before this returns, and scaled as other gradients are; there may be no samples.
+
+        SequenceError when no such request waits.  ShapeError and ArgumentError leave the request waiting.
+        """
+        names = tuple(f"samples[{i}]" for i in range(len(gradients)))
+        self._optimizer._answer_samples(names, tuple(gradients))
 
     def __repr__(self) -> str:
         task = f", task {self.index} of {self.count}" if self.kind == "task_gradient" else ""
