@@ -69,9 +69,11 @@ class SAF(ObjectiveReference):
 
 
 class _Logits(ObjectiveReference):
+    first = "z"
+
     def examples(self, rng: np.random.Generator) -> list[Inputs]:
-        out = [{"z": 2 * rng.standard_normal(s)} for s in ((1, 3), (300, 4), (6, 1))]
-        return [*out, {"z": np.zeros((2, 3))}, {"z": np.array([[900.0, 0, 0], [0, 1.0, 2.0]])}]
+        out = [2 * rng.standard_normal(s) for s in ((1, 3), (300, 4), (6, 1))]
+        return [{self.first: z} for z in (*out, np.zeros((2, 3)), np.array([[900.0, 0, 0], [0, 1.0, 2.0]]))]
 
 
 class EntropyMinimization(_Logits):
@@ -117,38 +119,40 @@ class TCMLoss(_Logits):
 class ConfidencePenalty(_Logits):
     name = "confidence_penalty"
     kind = "regularizer"
+    first = "w"
     defaults = {"beta": 0.1, "threshold": None}
     settings = ({}, {"beta": 1.0, "threshold": 0.6})
 
-    def _entropy(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        lp = log_softmax(z)
+    def _entropy(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        lp = log_softmax(w)
         h = -np.sum(np.exp(lp) * lp, axis=-1, keepdims=True)
         return h, -np.exp(lp) * (lp + h)
 
-    def value(self, z: np.ndarray) -> float:
-        h, _ = self._entropy(z)
+    def value(self, w: np.ndarray) -> float:
+        h, _ = self._entropy(w)
         return float(self.beta * np.mean(-h if self.threshold is None else np.maximum(0, self.threshold - h)))
 
-    def gradients(self, z: np.ndarray) -> Inputs:
-        h, d = self._entropy(z)
+    def gradients(self, w: np.ndarray) -> Inputs:
+        h, d = self._entropy(w)
         active = np.ones_like(h) if self.threshold is None else (h < self.threshold)
-        return {"z": -self.beta * active * d / h.size}
+        return {"w": -self.beta * active * d / h.size}
 
 
 class ZLoss(_Logits):
     name = "z_loss"
     kind = "regularizer"
+    first = "w"
     defaults = {"weight": 1e-4}
     settings = ({}, {"weight": 0.5})
 
-    def _log(self, z: np.ndarray) -> np.ndarray:
-        return z - log_softmax(z)
+    def _log(self, w: np.ndarray) -> np.ndarray:
+        return w - log_softmax(w)
 
-    def value(self, z: np.ndarray) -> float:
-        return float(self.weight * np.mean(self._log(z)[..., 0] ** 2))
+    def value(self, w: np.ndarray) -> float:
+        return float(self.weight * np.mean(self._log(w)[..., 0] ** 2))
 
-    def gradients(self, z: np.ndarray) -> Inputs:
-        return {"z": self.weight * 2 * self._log(z) * np.exp(log_softmax(z)) / z[..., 0].size}
+    def gradients(self, w: np.ndarray) -> Inputs:
+        return {"w": self.weight * 2 * self._log(w) * np.exp(log_softmax(w)) / w[..., 0].size}
 
 
 class Dice(ObjectiveReference):

@@ -36,7 +36,8 @@ private struct Imbalance {
   }
 
   func evaluate<T: Real>(
-    _ entropy: CrossEntropy, _ z: UnsafePointer<T>, _ y: UnsafePointer<Int>, _ rows: Int, into g: UnsafeMutablePointer<T>?
+    _ entropy: CrossEntropy, _ z: UnsafePointer<T>, _ y: UnsafePointer<Int>, _ rows: Int,
+    into g: UnsafeMutablePointer<T>?
   ) throws(Failure) -> Double {
     let classes = scale.count
     return try entropy.labels(y, rows, classes, into: g) { i, out in
@@ -93,7 +94,8 @@ struct VectorScaling: Objective {
     rule: "z' = (counts/max counts)^gamma*z + tau*log(counts/sum counts);  value = cross-entropy of z'",
     source: "Kini et al., 2021, arXiv:2103.01550",
     parameters: [
-      .number("gamma", 0.3, .atLeast(0), "strength of the scaling"), .number("tau", 1, .atLeast(0), "strength of the shift"),
+      .number("gamma", 0.3, .atLeast(0), "strength of the scaling"),
+      .number("tau", 1, .atLeast(0), "strength of the shift"),
       CrossEntropy.weights, Reduction.parameter,
     ],
     inputs: logitInputs, validate: CrossEntropy.validate)

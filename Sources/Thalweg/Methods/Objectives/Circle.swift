@@ -143,7 +143,8 @@ struct MultiSimilarity: Objective {
       """,
     source: "Wang et al., 2019, arXiv:1904.06627",
     parameters: [
-      .number("alpha", 2, .above(0), "sharpness for positives"), .number("beta", 50, .above(0), "sharpness for negatives"),
+      .number("alpha", 2, .above(0), "sharpness for positives"),
+      .number("beta", 50, .above(0), "sharpness for negatives"),
       .number("base", 0.5, .above(0), "similarity between too far and too near"),
     ],
     inputs: [.variable("x", "n, d", "embeddings"), .integer("y", "n", "labels")])

@@ -106,7 +106,9 @@ struct SAF: Objective {
         let size = rows * stride
         let next = try cache.keep("buffer_next", size, T.self)
         next.update(from: buffer, count: size)
-        for i in 0..<rows { (next + i * stride + epoch % slots * classes).update(from: z + i * classes, count: classes) }
+        for i in 0..<rows {
+          (next + i * stride + epoch % slots * classes).update(from: z + i * classes, count: classes)
+        }
       }
     case (nil, _?, nil): throw Failure(Status.needs, "`buffer` needs the running `epoch`")
     default: throw Failure(Status.needs, "either `past` or `buffer` must be given")

@@ -120,28 +120,28 @@ struct TCMLoss: Objective {
 
 /// Penalises predictions that are too sure.
 ///
-///     value = −β·mean H(p), or with a threshold β·mean max(0, threshold − H(p))     ∂H/∂z = −p·(log p + H)
+///     value = −β·mean H(p), or with a threshold β·mean max(0, threshold − H(p))     ∂H/∂w = −p·(log p + H)
 ///
-/// z is (..., C). Inside a pipeline its logits would be missing.
+/// w, the logits, is (..., C). Inside a pipeline its logits would be missing.
 /// Differs  label smoothing is the divergence from the uniform distribution in the other direction.
 /// Source   Pereyra et al., 2017, arXiv:1701.06548.
 struct ConfidencePenalty: Objective {
   static let method = Method(
     "confidence_penalty", .regularizer, "Penalises predictions that are too sure: their negative entropy.",
-    rule: "value = -beta*mean H(softmax(z)), or beta*mean max(0, threshold - H);  dH/dz = -p*(log p + H)",
+    rule: "value = -beta*mean H(softmax(w)), or beta*mean max(0, threshold - H);  dH/dw = -p*(log p + H)",
     source: "Pereyra et al., 2017, arXiv:1701.06548",
     parameters: [
       .number("beta", 0.1, .atLeast(0), "coefficient"),
       .maybe("threshold", .atLeast(0), "entropy that is enough; none: any entropy is rewarded"),
-    ], inputs: [.variable("z", "..., C", "logits")])
+    ], inputs: [.variable("w", "..., C", "logits")])
   let beta: Double, threshold: Double?
   init(_ h: Hyper) { (beta, threshold) = (h.beta, h.has("threshold") ? h.threshold : nil) }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let rows = x.sizes.samples, classes = x.sizes["C"], space = Workspace()
     defer { space.close() }
-    let all = try Predictions(x["z"], rows, classes, 1, space), weight = beta / Double(rows)
-    if let g = try cache?.keep("z", rows * classes, T.self) {
+    let all = try Predictions(x["w"], rows, classes, 1, space), weight = beta / Double(rows)
+    if let g = try cache?.keep("w", rows * classes, T.self) {
       all.pull(g, 1, [Double](repeating: 0, count: classes)) { i in
         -(threshold.map { all.entropy[i] < $0 } ?? true ? weight : 0)
       }
@@ -154,22 +154,22 @@ struct ConfidencePenalty: Objective {
 
 /// Keeps the normaliser of a softmax near 1.
 ///
-///     L = log Σ_c exp z_c     value = λ·mean L²     ∂z = λ·2L·softmax(z)/n
+///     L = log Σ_c exp w_c     value = λ·mean L²     ∂w = λ·2L·softmax(w)/n
 ///
-/// z is (..., C). Inside a pipeline its logits would be missing.
+/// w, the logits, is (..., C). Inside a pipeline its logits would be missing.
 /// Source   Chowdhery et al., 2022, arXiv:2204.02311.
 struct ZLoss: Objective {
   static let method = Method(
     "z_loss", .regularizer, "Keeps the normaliser of a softmax near 1.",
-    rule: "L = log sum_c exp z_c;  value = weight*mean L^2;  gradient for z: weight*2*L*softmax(z)/n",
+    rule: "L = log sum_c exp w_c;  value = weight*mean L^2;  gradient for w: weight*2*L*softmax(w)/n",
     source: "Chowdhery et al., 2022, arXiv:2204.02311",
-    parameters: [.number("weight", 1e-4, .atLeast(0), "coefficient")], inputs: [.variable("z", "..., C", "logits")])
+    parameters: [.number("weight", 1e-4, .atLeast(0), "coefficient")], inputs: [.variable("w", "..., C", "logits")])
   let weight: Double
   init(_ h: Hyper) { weight = h.weight }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let z = try x["z"], rows = x.sizes.samples, classes = x.sizes["C"], scale = weight / Double(rows)
-    let g = try cache?.keep("z", rows * classes, T.self)
+    let z = try x["w"], rows = x.sizes.samples, classes = x.sizes["C"], scale = weight / Double(rows)
+    let g = try cache?.keep("w", rows * classes, T.self)
     return Rows.sum(rows, work: 16 * classes) { i in
       let log = Softmax.logSum(z + i * classes, classes)
       if let g {

@@ -16,7 +16,7 @@ struct AnchorSlope {
 
 /// A loss of the similarities between the rows of one matrix that sees them through two log-sum-exps an anchor, over
 /// its positives and over its negatives.
-protocol PairLoss: Sendable {
+protocol PairLoss {
   /// The exponent of a similarity s of anchor i to a positive or negative, and its derivative.
   func exponent(_ s: Double, positive: Bool, of i: Int) -> (value: Double, slope: Double)
   /// The loss of all anchors; `slopes` holds their log-sum-exps already and takes the derivatives.

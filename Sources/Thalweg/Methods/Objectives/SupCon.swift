@@ -142,7 +142,9 @@ private struct Equivariance {
     return n / chunks
   }
   /// D of a chunk (c, c): the difference of the Gram matrices, with a diagonal of zeros.
-  private func difference<T: Real>(_ u: UnsafePointer<T>, _ n: Int, _ d: Int, _ chunk: Int, _ out: UnsafeMutablePointer<T>)
+  private func difference<T: Real>(
+    _ u: UnsafePointer<T>, _ n: Int, _ d: Int, _ chunk: Int, _ out: UnsafeMutablePointer<T>
+  )
     throws(Failure)
   {
     let c = n / chunks, first = u + chunk * c * d

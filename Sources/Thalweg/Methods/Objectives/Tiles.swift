@@ -21,7 +21,8 @@ struct Tiles<T: Real> {
       let rows = min(height, n - i)
       for j in stride(from: 0, to: m, by: width) {
         let columns = min(width, m - j)
-        try LinearAlgebra.multiply(x + i * d, y + j * d, transposed: true, into: tile, rows, columns, d)
+        try LinearAlgebra.multiply(
+          x + i * d, transposed: false, y + j * d, transposed: true, into: tile, rows, columns, d)
         _ = Rows.sum(rows, work: 16 * columns) { r in
           body(i + r, j, tile + r * columns, columns)
           return 0
