@@ -95,9 +95,9 @@ struct CADBottleneck: Objective {
       var kept = 0, value = 0.0
       for i in 0..<n where anchors[i].positives > 0 { kept += 1 }
       for i in 0..<n where anchors[i].positives > 0 {
-        let a = slopes[i], all = logAdd(a.positive, a.negative), factor = weight / Double(kept)
-        value += factor * (a.positive - all)
-        slopes[i].byPositive = factor * exp(a.negative - all)
+        let odds = slopes[i].negative - slopes[i].positive, factor = weight / Double(kept)
+        value -= factor * softplus(odds)
+        slopes[i].byPositive = factor * sigmoid(odds)
         slopes[i].byNegative = -slopes[i].byPositive
       }
       return value

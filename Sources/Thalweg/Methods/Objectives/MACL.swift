@@ -80,8 +80,8 @@ private struct ModelAware: Sendable {
   }
   /// −V·log P, and V·(1 − P).
   func row(_ positive: Double, _ negative: Double) -> (value: Double, slope: Double) {
-    let all = logAdd(positive, negative), rest = exp(negative - all)
-    return reweight ? ((all - positive) / rest, 1) : (all - positive, rest)
+    let loss = softplus(negative - positive), rest = sigmoid(negative - positive)
+    return reweight ? (loss / rest, 1) : (loss, rest)
   }
 }
 

@@ -16,15 +16,14 @@ struct SoftmaxPairs: PairLoss {
     guard kept > 0 else { return 0 }
     let weight = factor / Double(kept)
     for i in 0..<n where anchors[i].positives > 0 {
-      let a = slopes[i], all = logAdd(a.positive, a.negative), count = Double(anchors[i].positives)
-      let share = exp(a.positive - all)  // of the positives
-      slopes[i].byNegative = weight * exp(a.negative - all)
+      let a = slopes[i], odds = a.negative - a.positive, count = Double(anchors[i].positives)
+      slopes[i].byNegative = weight * sigmoid(odds)
       if inside {
-        value += all - a.positive + log(count)
-        slopes[i].byPositive = -weight * exp(a.negative - all)
+        value += softplus(odds) + log(count)
+        slopes[i].byPositive = -weight * sigmoid(odds)
       } else {
-        value += all - anchors[i].similarity / (count * temperature)
-        slopes[i].byPositive = weight * share
+        value += logAdd(a.positive, a.negative) - anchors[i].similarity / (count * temperature)
+        slopes[i].byPositive = weight * sigmoid(-odds)
         slopes[i].bySimilarity = -weight / (count * temperature)
       }
     }
