@@ -533,3 +533,13 @@ def test_gradient_steps_lower_it(text: str, names: str) -> None:
             x[name] -= 0.05 * g[name]
         last, g = loss.value_and_grad(**x)
     assert last < first and all(np.isfinite(v).all() for v in g.values())
+
+
+def test_mpad_chooses_among_equal_pairs() -> None:
+    """Of 0, 1, 2, 3 on a line three pairs are 1 apart: two of the six count, with the smallest projections."""
+    x = np.arange(4.0)[:, None]
+    value, g = value_and_grad("mpad_direction(40)", w=np.ones(1), x=x)
+    assert value == 1 and g["w"][0] == 1
+    # equal rows are 0 apart and have no slope
+    value, g = value_and_grad("mpad_direction(50)", w=np.ones(2), x=np.array([[0.0, 0.0], [1.0, -1.0], [5.0, 5.0]]))
+    assert value == 0 and not g["w"].any()

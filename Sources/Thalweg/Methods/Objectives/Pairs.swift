@@ -103,9 +103,10 @@ struct TripletBatchHard: Objective {
     found.update(repeating: Hardest(), count: n)
     try DistanceTiles(p, n, p, n, d).forEachRow { i, j, r in
       if i == j { return }
+      // what is not a number is found, and stays
       if y[i] == y[j] {
-        if r > found[i].far { (found[i].far, found[i].positive) = (r, j) }
-      } else if r < found[i].near {
+        if r > found[i].far || r.isNaN { (found[i].far, found[i].positive) = (r, j) }
+      } else if r < found[i].near || r.isNaN {
         (found[i].near, found[i].negative) = (r, j)
       }
     }

@@ -12,7 +12,8 @@ struct PositiveDefinite {
     try Memory.ask(8 * a.count * 2)
     var identity = [Double](repeating: 0, count: a.count), factor = a
     for i in 0..<n { identity[i * n + i] = 1 }
-    guard a.allSatisfy(\.isFinite), n <= 1 << 15, twb_dpotrf(Int32(n), &factor, Int32(n)) == 0 else {
+    guard n <= 1 << 15 else { throw Failure(Status.shape, "`\(name)` is too large for the installed LAPACK") }
+    guard a.allSatisfy(\.isFinite), twb_dpotrf(Int32(n), &factor, Int32(n)) == 0 else {
       throw Failure(Status.numeric, "`\(name)` is not positive definite")
     }
     logDeterminant = (0..<n).reduce(0) { $0 + 2 * log(factor[$1 * n + $1]) }
