@@ -318,3 +318,28 @@ class DiffusionNFT(_Both):
         if v_ref is not None:
             value, g = value + self.kl_weight * np.mean((v - v_ref) ** 2), g + self.kl_weight * 2 * (v - v_ref) / v.size
         return value, {"v": g}
+
+
+class BuresWassersteinDeepLinear(BuresWasserstein):
+    name = "bures_wasserstein_deep_linear"
+
+    def examples(self, rng: np.random.Generator) -> list[Inputs]:
+        out = []
+        for sides in ((3, 3), (4, 3, 2), (3, 2, 4, 3), (2, 3, 2, 3, 2)):
+            factors = {f"w{k + 1}": rng.standard_normal((sides[k + 1], sides[k])) for k in range(len(sides) - 1)}
+            out.append({**factors, "b": spd(rng, sides[-1])})
+        return out
+
+    def smooth(self, b, **w: np.ndarray) -> bool:
+        return min(v.shape[0] for v in w.values()) >= len(b) or self.tau > 0  # the root of a lower rank has a kink
+
+    def both(self, b, **w: np.ndarray):
+        factors = [w[f"w{k + 1}"] for k in range(len(w))]
+        chain = lambda items, n: np.linalg.multi_dot([np.eye(n), *items[::-1], np.eye(items[0].shape[1] if items else n)])  # noqa: E731
+        whole = chain(factors, len(b))
+        value, g = super().both(whole @ whole.T, b)
+        d, out = 2 * g["a"] @ whole, {}
+        for k in range(len(factors)):
+            behind, before = chain(factors[k + 1:], len(b)), chain(factors[:k], factors[k].shape[1])
+            out[f"w{k + 1}"] = behind.T @ d @ before.T
+        return value, out

@@ -148,3 +148,101 @@ class MPADDirection(_Both):
         if found is not None:
             value, g = value - self.alpha * np.sum((found @ w) ** 2), g - 2 * self.alpha * (found @ w) @ found
         return value, {"w": g}
+
+
+class GeneralizedSumPooling(_Both):
+    """The threshold by Newton's method from the middle, damped; the vector-Jacobian product through dense Jacobians."""
+
+    name = "generalized_sum_pooling"
+    defaults = {"transport_ratio": 0.5, "gamma": 20.0}
+    settings = ({}, {"transport_ratio": 0.3, "gamma": 2.0})
+
+    def examples(self, rng: np.random.Generator) -> list[Inputs]:
+        out = []
+        for n, k, m in ((1, 1, 2), (3, 4, 5), (20, 2, 9)):
+            c = {"c": rng.random((n, k, m))}
+            out += [c, {**c, "dw": rng.standard_normal((n, m)), "da": rng.standard_normal((n, k))}]
+        return [*out, {"c": np.full((1, 2, 4), 0.3), "dw": rng.standard_normal((1, 4))}]
+
+    def _sample(self, c, dw, da):
+        k, m = c.shape
+        mu, g, z = self.transport_ratio, self.gamma, -self.gamma * c
+        top = np.max(z, axis=0)
+        kappa = top + np.log(np.sum(np.exp(z - top), axis=0))
+        low, high = -np.max(kappa) - 50, -np.min(kappa) + 50
+        for _ in range(200):
+            tau = (low + high) / 2
+            low, high = (tau, high) if np.mean(sigma(tau + kappa)) < mu else (low, tau)
+        s, a = sigma(tau + kappa), np.exp(z - kappa)
+        w, share = s / mu, a @ s / (m * mu)
+        spread = s * sigma(-tau - kappa)
+        ds_dkappa = np.diag(spread) - np.outer(spread, spread) / np.sum(spread)
+        grad = np.zeros_like(c)
+        for i in range(k):
+            for j in range(m):  # by c_ij: kappa_j moves by -g a_ij, column j of a by -g a_ij (e_i - a_j)
+                ds = ds_dkappa[:, j] * (-g * a[i, j])
+                column = -g * a[i, j] * ((np.arange(k) == i) - a[:, j])
+                grad[i, j] = dw @ ds / mu + da @ (a @ ds + column * s[j]) / (m * mu)
+        return dw @ w + da @ share, grad, w, share
+
+    def both(self, c, dw=None, da=None):
+        n, k, m = c.shape
+        dw, da = np.zeros((n, m)) if dw is None else dw, np.zeros((n, k)) if da is None else da
+        parts = [self._sample(*v) for v in zip(c, dw, da)]
+        value, g, w, a = (np.array(v) for v in zip(*parts))
+        return np.sum(value), {"c": g, "w": w, "a": a}
+
+
+class AttributionPriorTV(_Both):
+    name = "attribution_prior_tv"
+    kind = "regularizer"
+
+    def examples(self, rng: np.random.Generator) -> list[Inputs]:
+        return [{"w": rng.standard_normal(s)} for s in ((1, 1, 1), (2, 3, 5), (40, 4, 1))]
+
+    def both(self, w):
+        g, value = np.zeros_like(w), 0.0
+        for axis in (1, 2):
+            d = np.diff(w, axis=axis)
+            value += np.sum(np.abs(d)) / len(w)
+            edge = np.zeros_like(np.take(w, [0], axis=axis))
+            s = np.sign(d) / len(w)
+            g += np.concatenate([edge, s], axis=axis) - np.concatenate([s, edge], axis=axis)
+        return value, {"w": g}
+
+
+class AttributionPriorGraph(_Both):
+    name = "attribution_prior_graph"
+    kind = "regularizer"
+
+    def examples(self, rng: np.random.Generator) -> list[Inputs]:
+        out = []
+        for n, p in ((1, 1), (4, 5), (30, 8)):
+            e = rng.random((p, p)) * (rng.random((p, p)) < 0.5)
+            out.append({"w": rng.standard_normal((n, p)), "edges": e + e.T})
+        return out
+
+    def both(self, w, edges):
+        m, laplacian = np.mean(np.abs(w), axis=0), np.diag(np.sum(edges, axis=1)) - edges
+        return m @ laplacian @ m, {"w": np.sign(w) * 2 * (laplacian @ m) / len(w)}
+
+
+class AttributionPriorGini(_Both):
+    name = "attribution_prior_gini"
+    kind = "regularizer"
+
+    def examples(self, rng: np.random.Generator) -> list[Inputs]:
+        equal = np.array([[1.0, -2.0, 2.0, 2.0, 0.5]])
+        return [*({"w": rng.standard_normal(s)} for s in ((1, 1), (4, 5), (30, 8))), {"w": np.zeros((2, 3))}, {"w": equal}]
+
+    def smooth(self, w: np.ndarray) -> bool:
+        m = np.mean(np.abs(w), axis=0)
+        return len(np.unique(m)) == len(m)
+
+    def both(self, w):
+        m, p = np.mean(np.abs(w), axis=0), w.shape[1]
+        if np.sum(m) == 0:
+            return 0.0, {"w": 0 * w}
+        apart = m[:, None] - m
+        value = -np.sum(np.abs(apart)) / (p * np.sum(m))
+        return value, {"w": np.sign(w) / len(w) * (-2 * np.sum(np.sign(apart), axis=1) / (p * np.sum(m)) - value / np.sum(m))}

@@ -30,14 +30,6 @@ private struct Rate {
   }
 }
 
-private func widened<T: Real>(_ x: UnsafePointer<T>, _ count: Int, _ space: Workspace) throws(Failure)
-  -> UnsafeMutablePointer<Double>
-{
-  let out = try space.room(count, Double.self)
-  for k in 0..<count { out[k] = Double(x[k]) }
-  return out
-}
-
 private let distortion = Parameter.eps(0.5, "distortion", .above(0))
 
 /// The coding rate of rows.

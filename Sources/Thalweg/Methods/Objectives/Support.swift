@@ -84,3 +84,12 @@ func sigmoid(_ u: Double) -> Double {
 }
 /// −1, 0 or 1; NaN stays.
 func sign(_ u: Double) -> Double { u > 0 ? 1 : u < 0 ? -1 : u }
+
+/// A copy in double.
+func widened<T: Real>(_ x: UnsafePointer<T>, _ count: Int, _ space: Workspace) throws(Failure)
+  -> UnsafeMutablePointer<Double>
+{
+  let out = try space.room(count, Double.self)
+  for k in 0..<count { out[k] = Double(x[k]) }
+  return out
+}
