@@ -29,8 +29,8 @@ private struct Counted {
 ///     p = σ(z), a = σ(L·(p − ½))     TP = Σ y·a, FP = Σ (1 − y)·a, FN = Σ y·(1 − a), TN = Σ (1 − y)(1 − a)
 ///     value = 1 − metric(TP, FP, FN, TN)     ∂z = −∂metric/∂a·L·a(1 − a)·p(1 − p)
 ///
-/// z and y are (...), y is 0 or 1; without `from_logits` z holds p. A ratio 0/0 counts as 0 and has no gradient: metrics
-/// of both classes want batches with both.
+/// z and y are (...), y is 0 or 1; without `from_logits` z holds p. A ratio 0/0 counts as 0 and has no gradient:
+/// metrics of both classes want batches with both.
 /// Errors   TW_ERROR_RANGE: a label other than 0 and 1.
 /// Differs  the authors' later release adds 10⁻⁵ to denominators and takes g_mean without its root, which is
 ///          g_mean_squared here. jaccard, mcc and specificity are the same construction, not in the paper.

@@ -97,7 +97,8 @@ struct AttributionPriorGini: Objective {
     let phi = try x["w"], n = x.sizes["n"], p = x.sizes["p"], m = magnitudes(phi, n, p)
     let g = try cache?.keep("w", n * p, T.self), total = m.reduce(0, +)
     guard total != 0 else { return 0 }
-    // Σ_ij |m_i − m_j| = 2·Σ_k (2k + 1 − p)·m_(k); equal ones share their places, so that their slopes are 0 to each other
+    // Σ_ij |m_i − m_j| = 2·Σ_k (2k + 1 − p)·m_(k); equal ones share their places, so that their slopes are 0 to each
+    // other
     let order = (0..<p).sorted { (m[$0], $0) < (m[$1], $1) }
     var slopes = [Double](repeating: 0, count: p), sum = 0.0, first = 0
     for k in 0..<p {

@@ -79,11 +79,12 @@ struct DomainBCE: Objective {
 
 /// Focal loss: cross-entropy that counts what is already classified well for less.
 ///
-///     softmax  l = log p_y, value = −α_y·(1 − p_y)^γ·l, ∂z_j = α_y·[γ·p_y·(1 − p_y)^(γ−1)·l − (1 − p_y)^γ]·([j = y] − p_j)
+///     softmax  l = log p_y, value = −α_y·(1 − p_y)^γ·l, ∂z_j = α_y·[γ·p_y·(1 − p_y)^(γ−1)·l − (1 − p_y)^γ]·([j = y] −
+///       p_j)
 ///     sigmoid  the same of p_t = σ(±z) with α_t = α·t + (1 − α)·(1 − t), for every element
 ///
-/// z is (..., C), with the labels y (softmax) or the targets t, 0 or 1 (sigmoid). The mean divides by the number of rows
-/// or elements. α is a number, or a list with one for every class (softmax). 1 − p is taken without cancellation.
+/// z is (..., C), with the labels y (softmax) or the targets t, 0 or 1 (sigmoid). The mean divides by the number of
+/// rows or elements. α is a number, or a list with one for every class (softmax). 1 − p is taken without cancellation.
 /// Errors   TW_ERROR_RANGE: a label outside [0, C); TW_ERROR_SHAPE: a list α of another length.
 /// Differs  torchvision's sigmoid_focal_loss is the sigmoid mode with α = 0.25; softmax variants that divide by the sum
 ///          of the weights α_y are others.

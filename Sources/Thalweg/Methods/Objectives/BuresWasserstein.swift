@@ -57,8 +57,9 @@ private struct Bures {
 ///     M = B^½·(A + τI)·B^½     value = tr(A + τI) + tr B − 2·tr M^½ (+ ‖m_A − m_B‖²)
 ///     ∂A = I − T, T = B^½·M^{−½}·B^½ (pseudo-inverse)
 ///
-/// a and b are (d, d); their symmetric parts count. Eigenvalues up to rtol times the largest count as 0: across a change
-/// of rank the true derivative is unbounded, which τ > 0 avoids. For factors, A = W·Wᵀ, the gradient of W is 2·(∂A)·W.
+/// a and b are (d, d); their symmetric parts count. Eigenvalues up to rtol times the largest count as 0: across a
+/// change of rank the true derivative is unbounded, which τ > 0 avoids. For factors, A = W·Wᵀ, the gradient of W is
+/// 2·(∂A)·W.
 /// Errors   TW_ERROR_NEEDS: only one of the means; TW_ERROR_NONFINITE: entries that are not finite.
 /// Differs  POT returns the root.
 /// Source   Brechet et al., 2023, arXiv:2303.03027.

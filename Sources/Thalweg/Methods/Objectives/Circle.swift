@@ -8,8 +8,8 @@ import Glibc
 ///
 /// x is (n, d), y is (n,). mode anchor: the mean over anchors with a positive and a negative; batch: one term for all
 /// pairs.
-/// Differs  differentiating a_p and a_n as well doubles the slopes and is another loss. The first author's snippet is the
-///          batch mode.
+/// Differs  differentiating a_p and a_n as well doubles the slopes and is another loss. The first author's snippet is
+///          the batch mode.
 /// Source   Sun et al., 2020, arXiv:2002.10857.
 struct Circle: Objective {
   static let method = Method(

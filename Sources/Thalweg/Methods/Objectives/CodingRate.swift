@@ -67,8 +67,8 @@ struct CodingRate: Objective {
 ///     R = ½·log det(I + d/(n·ε²)·XᵀX)     Rc = Σ_j t_j/(2n)·log det A_j, A_j = I + d/(t_j·ε²)·Xᵀ·diag(w_j)·X, t = Σ w
 ///     value = −(R − Rc) + γ/2·‖Π‖²
 ///
-/// x is (n, d), usually of normalised rows, pi is (n, k) with the memberships w_j in its columns. A group of no weight is
-/// left out. The systems are (d, d).
+/// x is (n, d), usually of normalised rows, pi is (n, k) with the memberships w_j in its columns. A group of no weight
+/// is left out. The systems are (d, d).
 /// Errors   TW_ERROR_NUMERIC: negative memberships that leave a matrix indefinite.
 /// Differs  the authors write ε where ε² stands here. The doubly stochastic memberships of the clustering form are not
 ///          made here.

@@ -123,7 +123,8 @@ struct SoftmaxCrossEntropy: Objective {
     "softmax_cross_entropy", .objective,
     "Softmax cross-entropy with label smoothing, temperature and class weights.",
     rule: """
-      q_c = (1 - eps)*w_y*[c = y] + eps/C*w_c, or w_c*((1 - eps)*t_c + eps/C);  value = -mean sum_c q_c*log softmax(z/T)_c
+      q_c = (1 - eps)*w_y*[c = y] + eps/C*w_c, or w_c*((1 - eps)*t_c + eps/C)
+      value = -mean sum_c q_c*log softmax(z/T)_c
       gradient for z: ((sum_c q_c)*softmax(z/T) - q)/T, over the sum of the weights w_y (the number of rows for t)
       """,
     source: "Szegedy et al., 2015, arXiv:1512.00567", parameters: CrossEntropy.parameters,

@@ -4,7 +4,8 @@ import Glibc
 ///
 ///     k(a, b) = Σ_s exp(−‖a − b‖²/(2s²))     value = mean k(X, X) + mean k(Y, Y) − 2·mean k(X, Y)
 ///
-/// x is (n, d), y is (m, d). unbiased leaves the diagonals out and divides by n(n − 1) and m(m − 1); it may be negative.
+/// x is (n, d), y is (m, d). unbiased leaves the diagonals out and divides by n(n − 1) and m(m − 1); it may be
+/// negative.
 /// Errors   TW_ERROR_SHAPE: unbiased with a single row; TW_ERROR_RANGE: a bandwidth that is not above 0.
 /// Source   Gretton et al., 2012.
 struct MMD: Objective {
@@ -133,8 +134,8 @@ private struct Slices1D {
 ///
 ///     value = (mean over θ of W_p^p(X·θ, Y·θ))^{1/p}, or without the root
 ///
-/// x is (n, d), y is (m, d), projections is (L, d) with rows of length 1. Samples of different sizes are compared through
-/// their quantile functions. A distance of 0 has no gradient.
+/// x is (n, d), y is (m, d), projections is (L, d) with rows of length 1. Samples of different sizes are compared
+/// through their quantile functions. A distance of 0 has no gradient.
 /// Source   Bonneel et al., 2015.
 struct SlicedWasserstein: Objective {
   static let method = Method(
@@ -161,9 +162,9 @@ struct SlicedWasserstein: Objective {
 ///     g(x) = [x, W·x + b]     value = SW_p(g(X), g(Y))     ∂x = a[:, :d] + a[:, d:]·W, a the gradient of SW at g(X)
 ///     J = SW_p(g(X), g(Y)) − λ·(mean ‖g(x)‖ + mean ‖g(y)‖)
 ///
-/// x is (n, d), y is (k, d), w is (m, d), b is (m,), projections is (L, d + m) with rows of length 1. The pull-back gives
-/// ∂J/∂w and ∂J/∂b as w_ascent and b_ascent: the host takes its inner steps along them, with fresh projections, before
-/// it asks for the gradients of x and y.
+/// x is (n, d), y is (k, d), w is (m, d), b is (m,), projections is (L, d + m) with rows of length 1. The pull-back
+/// gives ∂J/∂w and ∂J/∂b as w_ascent and b_ascent: the host takes its inner steps along them, with fresh projections,
+/// before it asks for the gradients of x and y.
 /// Errors   TW_ERROR_SHAPE: projections that do not have d + m columns.
 /// Differs  the authors' code sums over samples inside the root; here it is the mean, as in `sliced_wasserstein`.
 /// Source   Chen et al., 2022, arXiv:2006.08812.

@@ -53,8 +53,8 @@ struct DistillationKL: Objective {
 /// z is (B, C). Its past comes in one of two ways. `past` (B, C) are the logits of an averaged model on the same rows
 /// (λ = 0.8 is usual then). Or `buffer` (B, delay + 1, C) holds what the host remembers of the same samples, `epoch` is
 /// the running one: slot (epoch − delay) mod (delay + 1) is the past, and the pull-back gives `buffer_next`, where slot
-/// epoch mod (delay + 1) is z. The loss is 0 outside start_epoch < epoch < end_epoch; the buffer turns all the time. Rows
-/// with `seen` = 0 have no past and add nothing.
+/// epoch mod (delay + 1) is z. The loss is 0 outside start_epoch < epoch < end_epoch; the buffer turns all the time.
+/// Rows with `seen` = 0 have no past and add nothing.
 /// Errors   TW_ERROR_NEEDS: not one of past and buffer, or a buffer without its epoch; TW_ERROR_SHAPE: a buffer without
 ///          delay + 1 slots; TW_ERROR_RANGE: an epoch below 0, `seen` other than 0 and 1.
 /// Source   Du et al., 2022, arXiv:2205.14083.

@@ -4,8 +4,8 @@ import Glibc
 ///
 ///     value = λ·mean over pairs of classes of mean_{i in I, j in J} ‖w_i − w_j‖²
 ///
-/// w, the embeddings, is (n, d), y is (n,). With P pairs, ∂w_i = 2λ·Σ_J (w_i − mean_J)/(|I|·P). It costs O(n·d) by the means of the
-/// classes. A single class costs nothing. Inside a pipeline its inputs would be missing.
+/// w, the embeddings, is (n, d), y is (n,). With P pairs, ∂w_i = 2λ·Σ_J (w_i − mean_J)/(|I|·P). It costs O(n·d) by the
+/// means of the classes. A single class costs nothing. Inside a pipeline its inputs would be missing.
 /// Differs  the average over pairs of classes is the card's; the weight that the paper uses is not known.
 /// Source   Chen and Deng, 2019, arXiv:1901.07169.
 struct EnergyConfusion: Objective {
@@ -64,8 +64,8 @@ struct EnergyConfusion: Objective {
 ///     base of i: all j ≠ i, with classes those of its class     P = softmax over the base of u_i·u_j/τ
 ///     flipped  value = −mean_i log Σ_{other domain} P     otherwise  mean_i log Σ_{same domain} P
 ///
-/// w, the embeddings, is (n, d), domain is (n,), y is (n,) for the conditional form. Anchors with no such row are left out of the mean.
-/// Inside a pipeline its inputs would be missing.
+/// w, the embeddings, is (n, d), domain is (n,), y is (n,) for the conditional form. Anchors with no such row are left
+/// out of the mean. Inside a pipeline its inputs would be missing.
 /// Differs  the authors' code also drops anchors without a partner of their class in the unconditional form.
 /// Source   Ruan, Dubois and Maddison, 2022, arXiv:2201.00057.
 struct CADBottleneck: Objective {

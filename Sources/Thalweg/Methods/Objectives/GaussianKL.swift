@@ -219,9 +219,9 @@ struct VAEELBO: Objective {
 ///     value = −mean over rows of Σ_i x_i·log softmax(f)_i + β·KL     ∂f = ((Σ x)·softmax(f) − x)/n
 ///     β = min(anneal_cap, step/total_anneal_steps)
 ///
-/// f and x are (n, I); mu and logvar are (n, d), without them there is no divergence. Without `step` β is at its cap. Its
-/// gradients by mu and logvar are those of β·KL; dz from the decoder is the host's to add. So is the dropout on x/‖x‖,
-/// the input of the encoder. An empty row costs nothing.
+/// f and x are (n, I); mu and logvar are (n, d), without them there is no divergence. Without `step` β is at its cap.
+/// Its gradients by mu and logvar are those of β·KL; dz from the decoder is the host's to add. So is the dropout on
+/// x/‖x‖, the input of the encoder. An empty row costs nothing.
 /// Errors   TW_ERROR_NEEDS: only one of mu and logvar; TW_ERROR_RANGE: a step below 0.
 /// Source   Liang et al., 2018, arXiv:1802.05814.
 struct MultVAE: Objective {

@@ -10,7 +10,8 @@ import Glibc
 /// gives the pooling weights w (n, m), of mean 1, and the attributes a (n, k) (take them with a factor of 1). Given dw
 /// and da, the derivatives of the host's loss by both, the value is Σ dw·w + Σ da·a, and the gradient of c is the
 /// vector-Jacobian product; without them they count as 0.
-/// Differs  the authors' layers iterate to the fixed point that is in closed form here; their ports disagree about μ and γ.
+/// Differs  the authors' layers iterate to the fixed point that is in closed form here; their ports disagree about μ
+///          and γ.
 /// Source   Gurbuz et al., 2023, arXiv:2308.09228.
 struct GeneralizedSumPooling: Objective {
   static let method = Method(

@@ -20,7 +20,8 @@ private let maskDiagonal = Parameter.flag("mask_diagonal", true, "no row is its 
 
 /// I-Con: one divergence for representation learning, between neighbours that are wanted and those that are learned.
 ///
-///     p̃ = (1 − α_p)·p + α_p/N, q̃ = (1 − α_q)·q + α_q/N, q = softmax of logits     value = mean_i Σ_j p̃_ij·log(p̃_ij/q̃_ij)
+///     p̃ = (1 − α_p)·p + α_p/N, q̃ = (1 − α_q)·q + α_q/N, q = softmax of logits
+///     value = mean_i Σ_j p̃_ij·log(p̃_ij/q̃_ij)
 ///
 /// p and z are (n, m), the rows of p sum to 1; N counts the allowed entries of a row. mask_diagonal leaves j = i out.
 /// Differs  the authors' library has the cross-entropy, with the same gradient.

@@ -124,10 +124,10 @@ struct MACLFromSimilarities: Objective {
 ///     dτ_i = log s_i + ρ − Σ_j W_ij·S_ij/τ_i, the mean of both views, clipped     u ← (1 − β)·u + β·dτ
 ///     τ ← clip(τ − lr·u, τ_min, τ_max)
 ///
-/// x and y are (n, d), two views. s, tau and u are what the host remembers of these samples; without s it is their first
-/// visit, without tau they start at tau_init, without u at 0. The pull-back gives s_next, tau_next and u_next, to be
-/// stored for the samples (take them with a factor of 1). `index` tells samples that stand in the batch twice: they are
-/// no negatives of each other, and the host stores the later row.
+/// x and y are (n, d), two views. s, tau and u are what the host remembers of these samples; without s it is their
+/// first visit, without tau they start at tau_init, without u at 0. The pull-back gives s_next, tau_next and u_next,
+/// to be stored for the samples (take them with a factor of 1). `index` tells samples that stand in the batch twice:
+/// they are no negatives of each other, and the host stores the later row.
 /// Errors   TW_ERROR_RANGE: a tau that is not above 0, tau_min above tau_max.
 /// Source   Qiu et al., 2023, arXiv:2305.11965.
 struct IsoGCLR: Objective {

@@ -22,8 +22,8 @@ private struct MaskSums {
 ///
 ///     I = Σ p·t, U = Σ p + Σ t (squared: Σ p² + Σ t²)     value = mean over classes of 1 − (2I + s)/(U + s)
 ///
-/// p and t are (..., C); the sums are over all leading axes. A class that is absent and not predicted, with s = 0, costs
-/// nothing.
+/// p and t are (..., C); the sums are over all leading axes. A class that is absent and not predicted, with s = 0,
+/// costs nothing.
 /// Differs  MONAI averages over samples and leaves the background out on demand; other ports add ε to the denominator
 ///          alone.
 /// Source   Milletari et al., 2016, arXiv:1606.04797.

@@ -320,7 +320,8 @@ struct ProxyAnchor: Objective {
   static let method = Method(
     "proxy_anchor", .objective, "Every class has a proxy that its samples should be near, and all others far from.",
     rule: """
-      S = cosines to the proxies;  value = mean over classes with samples of log(1 + sum_{y = c} exp(-alpha*(S - margin)))
+      S = cosines to the proxies
+      value = mean over classes with samples of log(1 + sum_{y = c} exp(-alpha*(S - margin)))
       + mean over all classes of log(1 + sum_{y != c} exp(alpha*(S + margin)))
       """,
     source: "Kim et al., 2020, arXiv:2003.13911",

@@ -47,8 +47,8 @@ struct UFMProximity: Objective {
   }
 }
 
-/// Frechet cumulative covariance: how much a representation depends on responses of which only distances are known. It is
-/// to be maximised.
+/// Frechet cumulative covariance: how much a representation depends on responses of which only distances are known. It
+/// is to be maximised.
 ///
 ///     v_ab = (1/n)·Σ_i (u_i − mean u)·[D_ai < D_ab]     FCCov = (1/n²)·Σ_ab ‖v_ab‖²
 ///     value = FCCov − ridge·‖Cov(u) − I‖²
@@ -169,8 +169,8 @@ struct EdgeGuidedMSE: Objective {
 ///     p = x/n, v = p(1 − p)/(n − 1)     value = mean [w²·v + (1 − w)²·((p − m)² − v)]
 ///     ∂m = −2(1 − w)²·(p − m)/N     ∂w = [2w·v − 2(1 − w)·((p − m)² − v)]/N
 ///
-/// x, n, m and w are (N,): successes, trials, centres and weights of what was seen. The N items with at least two trials
-/// count; the others have no such estimate.
+/// x, n, m and w are (N,): successes, trials, centres and weights of what was seen. The N items with at least two
+/// trials count; the others have no such estimate.
 /// Errors   TW_ERROR_RANGE: a trial count below 1, successes outside [0, n], or no item with two trials.
 /// Source   Compound Estimation for Binomials, 2025, arXiv:2512.25042.
 struct BinomialURE: Objective {
@@ -215,9 +215,9 @@ struct BinomialURE: Objective {
 ///     z = Σ_i c_i/binom(n, i + 2)·yᵀA^{i+1}y     f = 1 − z, or ½·(1 − √clip(z, 0, 1)) for classes
 ///     value = (1 − w)·f + w·mean s, w = C/(C + 1)
 ///
-/// scores is (D,), x is (n, D), standardised, y is (n,), standardised or −1 and 1. It costs O(order²·n·D). Beyond the clip
-/// the derivative is ±10⁻², so that scores find their way back; √z has 10⁻⁸ added in its derivative. Features with s
-/// above ½ are selected.
+/// scores is (D,), x is (n, D), standardised, y is (n,), standardised or −1 and 1. It costs O(order²·n·D). Beyond the
+/// clip the derivative is ±10⁻², so that scores find their way back; √z has 10⁻⁸ added in its derivative. Features
+/// with s above ½ are selected.
 /// Differs  orders above 4 have no coefficients on the card.
 /// Source   Sheth and Fusi, 2020, arXiv:1908.10382.
 struct FeatureGradients: Objective {
@@ -306,9 +306,9 @@ struct FeatureGradients: Objective {
 ///
 ///     value = mean of the smallest b % of |⟨x_i − x_j, w⟩|, i < j, less α·Σ_l ⟨w_l, w⟩²
 ///
-/// w is (d,), x is (N, d), found is (k, d): the directions before it. At least one pair counts. The projections are sorted
-/// once, the bound of the pairs that count is found by bisection, and only those pairs are looked at. Where several lie at
-/// the bound, those of the smallest projections count.
+/// w is (d,), x is (N, d), found is (k, d): the directions before it. At least one pair counts. The projections are
+/// sorted once, the bound of the pairs that count is found by bisection, and only those pairs are looked at. Where
+/// several lie at the bound, those of the smallest projections count.
 /// Errors   TW_ERROR_SHAPE: a single row, which makes no pair.
 /// Differs  b and α are the card's; the paper's are not verified.
 /// Source   Fu and Zhao, 2025, arXiv:2504.16335.
