@@ -79,8 +79,8 @@ struct DomainBCE: Objective {
 
 /// Focal loss: cross-entropy that counts what is already classified well for less.
 ///
-///     softmax  l = log p_y, value = −α_y·(1 − p_y)^γ·l, ∂z_j = α_y·[γ·p_y·(1 − p_y)^(γ−1)·l − (1 − p_y)^γ]·([j = y] −
-///       p_j)
+///     softmax  l = log p_y, value = −α_y·(1 − p_y)^γ·l
+///              ∂z_j = α_y·[γ·p_y·(1 − p_y)^(γ−1)·l − (1 − p_y)^γ]·([j = y] − p_j)
 ///     sigmoid  the same of p_t = σ(±z) with α_t = α·t + (1 − α)·(1 − t), for every element
 ///
 /// z is (..., C), with the labels y (softmax) or the targets t, 0 or 1 (sigmoid). The mean divides by the number of

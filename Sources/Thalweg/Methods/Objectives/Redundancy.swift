@@ -147,8 +147,8 @@ struct VICReg: Objective {
 ///     u, v = normalised rows of x and y     B = uᵀu/n     C = β·c + (1 − β)·B
 ///     value = 1 − mean u·v + ρ·mean uᵀ·C·u     ∂u = −v/n + 2ρ·u·C/n (+ 2ρ·(1 − β)·u·B/n with grad_through_batch)
 ///
-/// x and y are (n, d); c is the average that the host keeps, none: zeros. The pull-back gives the next one as c_next
-/// (take it with a factor of 1); a call that only evaluates leaves it alone.
+/// x and y are (n, d); c, symmetric, is the average that the host keeps, none: zeros. The pull-back gives the next one
+/// as c_next (take it with a factor of 1); a call that only evaluates leaves it alone.
 /// Differs  lightly's TiCoLoss holds B constant (grad_through_batch off); others leave out the constant 1.
 /// Source   Zhu et al., 2022, arXiv:2206.10698.
 struct TiCo: Objective {

@@ -133,8 +133,10 @@ struct FCCov: Objective {
 struct EdgeGuidedMSE: Objective {
   static let method = Method(
     "edge_guided_mse", .objective, "Squared error with its weight on the edges of an image.",
-    rule:
-      "value = mean (edge_factor*m^2 + other_factor*(1 - m)^2)*(p - t)^2 on even steps before until, else mean (p - t)^2",
+    rule: """
+      value = mean (edge_factor*m^2 + other_factor*(1 - m)^2)*(p - t)^2 on even steps before until
+      value = mean (p - t)^2 on all others
+      """,
     source: "Chen et al., 2024, arXiv:2402.13252",
     parameters: [
       .number("edge_factor", 1.5, .atLeast(0), "weight on edges"),
