@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any, Callable
 
 import numpy as np
@@ -543,3 +545,19 @@ def test_mpad_chooses_among_equal_pairs() -> None:
     # equal rows are 0 apart and have no slope
     value, g = value_and_grad("mpad_direction(50)", w=np.ones(2), x=np.array([[0.0, 0.0], [1.0, -1.0], [5.0, 5.0]]))
     assert value == 0 and not g["w"].any()
+
+
+def test_no_matrix_of_similarities_is_held() -> None:
+    """3000 rows in float32: the matrix would have 36 MB, a tile has 2, and the rows themselves 24 kB."""
+    code = """
+import resource, numpy as np, thalweg as tw
+x, y = np.random.default_rng(0).standard_normal((2, 1500, 2)).astype(np.float32)
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+for text, inputs in (("nt_xent", dict(x=x, y=y)), ("uniformity", dict(x=np.concatenate([x, y])))):
+    loss = tw.objective(text)
+    loss.value_and_grad(**{k: v[:4] for k, v in inputs.items()})
+    before = peak()
+    loss.value_and_grad(**inputs)
+    assert peak() - before < 16, (text, peak() - before)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
