@@ -11,7 +11,7 @@ import pytest
 
 import thalweg as tw
 from reference import base
-from reference.objectives import CheckeredRegression, RNNVanishing, SumLogConcave
+from reference.objectives import CheckeredRegression
 from support import stage
 
 REFERENCES = base.every(base.ObjectiveReference)
@@ -88,10 +88,10 @@ def test_finite_differences(cls: type, setting: dict[str, Any]) -> None:
     for example in cls(**setting).examples(rng):
         if any(v.dtype.kind == "f" and (not np.all(np.isfinite(v)) or np.abs(v).max() > 500) for v in example.values()):
             continue  # the step is lost in the rounding of the argument
+        if not cls(**setting).smooth(**example):
+            continue
         value, gradients = evaluate(cls, setting, example)
         for name in gradients.keys() & example.keys():
-            if cls is RNNVanishing and not np.all(example["slope"]):
-                continue  # |u| is not differentiable at 0
             d, h = rng.standard_normal(example[name].shape), 1e-6
             up = evaluate(cls, setting, {**example, name: example[name] + h * d})[0]
             down = evaluate(cls, setting, {**example, name: example[name] - h * d})[0]

@@ -132,6 +132,10 @@ class ObjectiveReference(Reference):
         """Of the differentiable inputs, and the results, by name."""
         raise NotImplementedError
 
+    def smooth(self, **inputs: np.ndarray) -> bool:
+        """False where the value's central differences are not the gradients: at a kink, or with parts held constant."""
+        return True
+
 
 class AggregatorReference(Reference):
     kind = "aggregator"

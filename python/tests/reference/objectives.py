@@ -99,6 +99,9 @@ class RNNVanishing(ObjectiveReference):
         broken["slope"][1, 1] = 0
         return [*cases, broken]
 
+    def smooth(self, w: np.ndarray, delta: np.ndarray, slope: np.ndarray) -> bool:
+        return bool(np.all(slope))  # |u| is not differentiable at 0
+
     def _terms(self, w: np.ndarray, delta: np.ndarray, slope: np.ndarray):
         for d, s in zip(delta.reshape(-1, len(w)), slope.reshape(-1, len(w))):
             c = np.sqrt(np.sum(d * d))

@@ -1,0 +1,204 @@
+import Glibc
+import ThalwegCore
+
+/// KL(p̃ ‖ q̃) of rows that are mixed with the uniform distribution, for the losses of I-Con.
+private struct NeighbourKL: Sendable {
+  static let parameters: [Parameter] = [
+    .rate("alpha_q", 0, "share of the uniform distribution in q"),
+    .rate("alpha_p", 0, "share of the uniform distribution in p"),
+  ]
+  let q: Double, p: Double
+  init(_ h: Hyper) { (q, p) = (h.alpha_q, h.alpha_p) }
+
+  /// One entry, of `count` allowed ones in its row: its value, and the derivative by q.
+  func entry(_ p0: Double, _ q0: Double, _ count: Double) -> (value: Double, slope: Double) {
+    let pt = (1 - p) * p0 + p / count, qt = (1 - q) * q0 + q / count
+    return pt == 0 ? (0, 0) : (pt * (log(pt) - log(qt)), -(1 - q) * pt / qt)
+  }
+}
+
+private let maskDiagonal = Parameter.flag("mask_diagonal", true, "no row is its own neighbour")
+
+/// I-Con: one divergence for representation learning, between neighbours that are wanted and those that are learned.
+///
+///     p̃ = (1 − α_p)·p + α_p/N, q̃ = (1 − α_q)·q + α_q/N, q = softmax of logits
+///     value = mean_i Σ_j p̃_ij·log(p̃_ij/q̃_ij)
+///
+/// p and z are (n, m), the rows of p sum to 1; N counts the allowed entries of a row. mask_diagonal leaves j = i out.
+/// Differs  the authors' library has the cross-entropy, with the same gradient.
+/// Source   Alshammari et al., 2025, arXiv:2504.16929.
+struct IConKL: Objective {
+  static let method = Method(
+    "icon_kl", .objective, "The divergence between wanted and learned neighbours, from logits.",
+    rule: """
+      pt = (1 - alpha_p)*p + alpha_p/N, qt = (1 - alpha_q)*softmax(z) + alpha_q/N
+      value = mean_i sum_j pt*log(pt/qt)
+      """,
+    source: "Alshammari et al., 2025, arXiv:2504.16929", parameters: NeighbourKL.parameters + [maskDiagonal],
+    inputs: [.variable("z", "n, m", "logits of the neighbours"), .constant("p", "n, m", "neighbours wanted")])
+  private let kl: NeighbourKL
+  let masks: Bool
+  init(_ h: Hyper) { (kl, masks) = (NeighbourKL(h), h.mask_diagonal) }
+
+  func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
+    let z = try x["z"], p = try x["p"], n = x.sizes["n"], m = x.sizes["m"], weight = 1 / Double(n)
+    let g = try cache?.keep("z", n * m, T.self)
+    return Rows.sum(n, work: 32 * m) { i in
+      let row = i * m, masked = masks && i < m ? i : -1, count = Double(masked < 0 ? m : m - 1)
+      var sum = LogSum(), value = 0.0, mean = 0.0
+      for j in 0..<m where j != masked { sum.add(Double(z[row + j])) }
+      for j in 0..<m where j != masked {
+        let q = exp(Double(z[row + j]) - sum.value), e = kl.entry(Double(p[row + j]), q, count)
+        value += e.value
+        mean += q * e.slope
+      }
+      if let g {
+        for j in 0..<m where j != masked {
+          let q = exp(Double(z[row + j]) - sum.value), e = kl.entry(Double(p[row + j]), q, count)
+          g[row + j] = T(weight * q * (e.slope - mean))
+        }
+      }
+      return weight * value
+    }
+  }
+}
+
+/// I-Con with neighbours learned from distances between embeddings.
+///
+///     gaussian  q ∝ exp(−‖x_i − x_j‖²/(2σ²))     cosine  q ∝ exp(cos/σ)     student  q ∝ 1/(1 + ‖x_i − x_j‖²)
+///
+/// x is (n, d), p is (n, n). The rule is that of `icon_kl`.
+/// Errors   TW_ERROR_SHAPE: a single row with mask_diagonal, which has no neighbour.
+/// Source   Alshammari et al., 2025, arXiv:2504.16929.
+struct IConEmbedding: Objective {
+  static let method = Method(
+    "icon_embedding", .objective, "The divergence between wanted neighbours and those by distances of embeddings.",
+    rule: """
+      q = softmax_j of -|x_i - x_j|^2/(2 sigma^2) (gaussian), cos/sigma (cosine), -log(1 + |x_i - x_j|^2) (student)
+      value = mean_i sum_j pt*log(pt/qt), both mixed with the uniform distribution
+      """,
+    source: "Alshammari et al., 2025, arXiv:2504.16929",
+    parameters: NeighbourKL.parameters + [
+      .choice("kind", ["gaussian", "cosine", "student"], "how distances become neighbours"),
+      .number("sigma", 1, .above(0), "bandwidth, or temperature"), maskDiagonal,
+    ],
+    inputs: [.variable("x", "n, d", "embeddings"), .constant("p", "n, n", "neighbours wanted")])
+  private let kl: NeighbourKL
+  let cosine: Bool, student: Bool, sigma: Double, masks: Bool
+  init(_ h: Hyper) {
+    (kl, sigma, masks) = (NeighbourKL(h), h.sigma, h.mask_diagonal)
+    (cosine, student) = (h.is("kind", "cosine"), h.is("kind", "student"))
+  }
+
+  /// The logit of a squared distance, and its derivative. The cosine of unit rows is 1 − r/2.
+  private func logit(_ r: Double) -> (value: Double, slope: Double) {
+    if cosine { return ((1 - r / 2) / sigma, -0.5 / sigma) }
+    return student ? (-log1p(r), -1 / (1 + r)) : (-r / (2 * sigma * sigma), -0.5 / (sigma * sigma))
+  }
+
+  func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
+    let n = x.sizes["n"], d = x.sizes["d"], p = try x["p"], space = Workspace()
+    defer { space.close() }
+    guard n > 1 || !masks else { throw Failure(Status.shape, "one row has no neighbour; at least 2 are needed") }
+    let all = try Embedding([x["x"]], n, d, normalize: cosine, cache, space)
+    let sums = try space.room(n, LogSum.self), values = try space.room(n, Double.self)
+    let logs = try space.room(cache, "logs", n, Double.self), means = try space.room(cache, "means", n, Double.self)
+    sums.update(repeating: LogSum(), count: n)
+    let tiles = DistanceTiles(all.u, n, all.u, n, d), count = Double(masks ? n - 1 : n)
+    try tiles.forEachRow { i, j, r in if i != j || !masks { sums[i].add(logit(r).value) } }
+    for i in 0..<n { logs[i] = sums[i].value }
+    try tiles.forEachRow { i, j, r in
+      if i == j && masks { return }
+      let q = exp(logit(r).value - logs[i]), e = kl.entry(Double(p[i * n + j]), q, count)
+      values[i] += e.value
+      means[i] += q * e.slope
+    }
+    try cache?.keep("p", n * n, of: p)
+    return Rows.sum(n, work: 1) { values[$0] } / Double(n)
+  }
+
+  func pullback<T: Real>(_ cache: Cache, _ name: String, _ g: UnsafeMutablePointer<T>) throws(Failure) {
+    let n = cache.sizes["n"], all = try Embedding<T>(cache, cache.sizes["d"]), p = try cache.kept("p", T.self)
+    let logs = try cache.kept("logs", Double.self), means = try cache.kept("means", Double.self)
+    let count = Double(masks ? n - 1 : n)
+    g.update(repeating: 0, count: n * all.d)
+    try DistanceTiles(all.u, n, all.u, n, all.d).pull(into: g) { i, j, r in
+      if i == j { return 0 }
+      let (value, slope) = logit(r)
+      let mine = exp(value - logs[i]), other = exp(value - logs[j])
+      let a = mine * (kl.entry(Double(p[i * n + j]), mine, count).slope - means[i])
+      let b = other * (kl.entry(Double(p[j * n + i]), other, count).slope - means[j])
+      return (a + b) * slope / Double(n)
+    }
+    all.pull(g, rows: 0, n, normalize: cosine)
+  }
+}
+
+/// I-Con with neighbours that share clusters.
+///
+///     f = softmax of the cluster logits     q(j|i) = Σ_c f_ic·f_jc/Σ_k f_kc
+///
+/// z is (n, C), p is (n, n); the diagonal is kept. The rule is that of `icon_kl`.
+/// Source   Alshammari et al., 2025, arXiv:2504.16929.
+struct IConCluster: Objective {
+  static let method = Method(
+    "icon_cluster", .objective, "The divergence between wanted neighbours and those that share clusters.",
+    rule: """
+      f = softmax(z), q_ij = sum_c f_ic*f_jc/sum_k f_kc
+      value = mean_i sum_j pt*log(pt/qt), both mixed with the uniform distribution
+      """,
+    source: "Alshammari et al., 2025, arXiv:2504.16929", parameters: NeighbourKL.parameters,
+    inputs: [.variable("z", "n, C", "logits of the clusters"), .constant("p", "n, n", "neighbours wanted")])
+  private let kl: NeighbourKL
+  init(_ h: Hyper) { kl = NeighbourKL(h) }
+
+  func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
+    let z = try x["z"], p = try x["p"], n = x.sizes["n"], clusters = x.sizes["C"], space = Workspace()
+    defer { space.close() }
+    let f = try space.room(cache, "f", n * clusters, T.self),
+      shares = try space.room(cache, "shares", n * clusters, T.self)
+    let mass = try space.room(cache, "mass", clusters, Double.self), values = try space.room(n, Double.self)
+    for i in 0..<n {
+      let log = Softmax.logSum(z + i * clusters, clusters)
+      for c in 0..<clusters {
+        f[i * clusters + c] = T(exp(Double(z[i * clusters + c]) - log))
+        mass[c] += Double(f[i * clusters + c])
+      }
+    }
+    // a cluster that no row has any share of adds nothing
+    for k in 0..<(n * clusters) where mass[k % clusters] > 0 { shares[k] = T(Double(f[k]) / mass[k % clusters]) }
+    try Tiles(x: f, n: n, y: shares, m: n, d: clusters).forEachRow { i, j, q, count in
+      for k in 0..<count { values[i] += kl.entry(Double(p[i * n + j + k]), Double(q[k]), Double(n)).value }
+    }
+    try cache?.keep("p", n * n, of: p)
+    return Rows.sum(n, work: 1) { values[$0] } / Double(n)
+  }
+
+  func pullback<T: Real>(_ cache: Cache, _ name: String, _ g: UnsafeMutablePointer<T>) throws(Failure) {
+    let n = cache.sizes["n"], clusters = cache.sizes["C"], p = try cache.kept("p", T.self), space = Workspace()
+    defer { space.close() }
+    let f = try cache.kept("f", T.self), shares = try cache.kept("shares", T.self)
+    let mass = try cache.kept("mass", Double.self), weight = 1 / Double(n)
+    // q is symmetric, its derivatives are not; G·(f/mass) also gives those by the masses
+    try Tiles(x: f, n: n, y: shares, m: n, d: clusters).pull(into: g) { i, j, q, count in
+      for k in 0..<count { q[k] = T(weight * kl.entry(Double(p[i * n + j + k]), Double(q[k]), Double(n)).slope) }
+    }
+    let byMass = try space.room(clusters, Double.self), back = try space.room(n * clusters, T.self)
+    for k in 0..<(n * clusters) where mass[k % clusters] > 0 {
+      byMass[k % clusters] -= Double(f[k]) * Double(g[k]) / mass[k % clusters]
+    }
+    try Tiles(x: f, n: n, y: shares, m: n, d: clusters).pull(into: back) { i, j, q, count in
+      for k in 0..<count { q[k] = T(weight * kl.entry(Double(p[(j + k) * n + i]), Double(q[k]), Double(n)).slope) }
+    }
+    _ = Rows.sum(n, work: 8 * clusters) { i in
+      let row = i * clusters
+      var mean = 0.0
+      for c in 0..<clusters {
+        g[row + c] += back[row + c] + T(byMass[c])
+        mean += Double(f[row + c]) * Double(g[row + c])
+      }
+      for c in 0..<clusters { g[row + c] = T(Double(f[row + c]) * (Double(g[row + c]) - mean)) }
+      return 0
+    }
+  }
+}
