@@ -1,9 +1,36 @@
-let constraintList: [Registered] = [
-  Box.registered,
-  entry(Simplex.self),
-  entry(L2Ball.self),
-  entry(Stiefel.self),
-]
+let constraintList: [Registered] =
+  boundList + [
+    Box.registered,
+    entry(Simplex.self),
+    entry(L2Ball.self),
+    entry(Stiefel.self),
+    entry(L1Ball.self),
+    entry(CappedSimplex.self),
+    entry(MaxNorm.self),
+    entry(L0Ball.self),
+    entry(SpectralBall.self),
+    entry(NuclearBall.self),
+    entry(LowRank.self),
+    entry(Monotone.self),
+    entry(Halfspace.self),
+    entry(Hyperplane.self),
+    entry(Affine.self),
+    entry(SecondOrderCone.self),
+    entry(PSDCone.self),
+    entry(DoublyStochastic.self),
+    entry(Sphere.self),
+    entry(Oblique.self),
+    entry(Grassmann.self),
+    entry(PoincareBall.self),
+    entry(Lorentz.self),
+    entry(SPD.self),
+    entry(GraphIdentity.self),
+    entry(GraphSum.self),
+    entry(GraphMax.self),
+    entry(GraphReLU.self),
+    entry(GraphSumReLU.self),
+    entry(GraphDot.self),
+  ]
 
 /// For `accepts`: methods of matrices take tensors of rank 2 or more, and need OpenBLAS.
 func matrix(_ shape: Shape, _ method: String) throws(Failure) {
