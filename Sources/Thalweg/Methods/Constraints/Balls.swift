@@ -48,8 +48,7 @@ struct L1Ball: WholeConstraint {
     try finite(w.v, w.count, "l1_ball")
     lines.each(w.v, w.shape) { x in
       if x.reduce(0, { $0 + abs($1) }) <= radius * (1 + slack(x.count, T.self)) { return false }
-      let cut = radius == 0 ? Double.infinity : simplexThreshold(x.map { abs($0) }, radius)
-      for i in x.indices { x[i] = shrunk(x[i], by: cut) }
+      for (i, y) in simplexProjection(x.map { abs($0) }, radius).enumerated() { x[i] = x[i] < 0 ? -y : y }
       return true
     }
   }
@@ -117,6 +116,11 @@ struct CappedSimplex: WholeConstraint {
         if free > 0 { theta = min(theta + excess(theta) / Double(free), bends[high]) }
       }
       for i in x.indices { x[i] = min(max(x[i] - theta, 0), cap) }
+      // once more at the size of the result: theta is only as exact as the largest numbers
+      let off = x.reduce(-total, +), free = x.filter { $0 > 0 && $0 < cap }.count
+      if free > 0 {
+        for i in x.indices where x[i] > 0 && x[i] < cap { x[i] = min(max(x[i] - off / Double(free), 0), cap) }
+      }
       return true
     }
   }

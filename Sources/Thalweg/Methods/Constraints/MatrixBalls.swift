@@ -51,8 +51,12 @@ struct NuclearBall: WholeConstraint {
   func project<T: Real>(_ w: Whole<T>) throws(Failure) {
     let svd = try LinearAlgebra.SVD(w.v, w.rows, w.columns)
     if svd.s.reduce(0, +) <= radius * (1 + rounding(w)) { return }
-    let cut = radius == 0 ? Double.infinity : simplexThreshold(svd.s, radius)
-    try svd.compose(w.v) { max($0 - cut, 0) }
+    let kept = simplexProjection(svd.s, radius)
+    var k = -1
+    try svd.compose(w.v) { _ in
+      k += 1
+      return kept[k]
+    }
   }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     let svd = try LinearAlgebra.SVD(w.v, w.rows, w.columns), n = w.columns

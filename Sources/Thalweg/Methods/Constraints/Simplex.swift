@@ -86,10 +86,21 @@ private func threshold(_ active: inout [Double], _ radius: Double) -> Double {
   return theta
 }
 
-/// θ with Σ max(x − θ, 0) = r for r > 0 and any finite numbers; 0 for none.
-func simplexThreshold(_ x: [Double], _ radius: Double) -> Double {
-  guard let top = x.max() else { return 0 }
+/// θ with Σ max(x − θ, 0) = r for r > 0 and any finite numbers, relative to their largest.
+private func relativeThreshold(_ x: [Double], _ radius: Double) -> (top: Double, theta: Double) {
+  guard let top = x.max() else { return (0, 0) }
   // differences to the largest are exact where it matters
   var active = x.compactMap { $0 - top > -radius ? $0 - top : nil }
-  return active.isEmpty ? top : top + threshold(&active, radius)
+  return (top, active.isEmpty ? 0 : threshold(&active, radius))
+}
+/// The same, absolute; 0 for no numbers.
+func simplexThreshold(_ x: [Double], _ radius: Double) -> Double {
+  let (top, theta) = relativeThreshold(x, radius)
+  return top + theta
+}
+/// max(x − θ, 0) with the sum r; zeros for r = 0.
+func simplexProjection(_ x: [Double], _ radius: Double) -> [Double] {
+  if radius == 0 { return x.map { _ in 0 } }
+  let (top, theta) = relativeThreshold(x, radius)
+  return x.map { max($0 - top - theta, 0) }
 }

@@ -127,10 +127,10 @@ struct LeastVolume: WholeRegularizer {
 struct LaplacianSmoothness: Objective {
   static let method = Method(
     "laplacian_smoothness", .regularizer, "Similar samples should have similar outputs.",
-    rule: "value = sum_(i<j) (lam_i + lam_j)/2*similarity_ij*|f_i - f_j|^2 = tr(f'Lf);  gradient = 2*L*f",
+    rule: "value = sum_(i<j) (lam_i + lam_j)/2*similarity_ij*|w_i - w_j|^2 = tr(w'Lw);  gradient = 2*L*w",
     source: "Cervino, Chamon, Haeffele, Vidal, Ribeiro, 2023, arXiv:2210.00301",
     inputs: [
-      .variable("f", "n, c", "outputs of the samples"),
+      .variable("w", "n, c", "outputs f of the samples"),
       .constant("similarity", "n, n", "similarity of the samples, at least 0"),
       .constant("lam", "n", "weights of the samples", optional: true),
     ])
@@ -138,9 +138,9 @@ struct LaplacianSmoothness: Objective {
   init(_ h: Hyper) {}
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let f = try x["f"], w = try x["similarity"], lam = x.optional("lam"), n = x.sizes["n"], c = x.sizes["c"]
+    let f = try x["w"], w = try x["similarity"], lam = x.optional("lam"), n = x.sizes["n"], c = x.sizes["c"]
     try notNegative(w, n * n, "similarity")
-    let g = try cache?.keep("f", n * c, T.self)
+    let g = try cache?.keep("w", n * c, T.self)
     return Rows.sum(n, work: n * c) { i in
       // every pair is met twice, once from either side
       var sum = 0.0

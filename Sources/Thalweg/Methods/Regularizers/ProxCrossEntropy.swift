@@ -94,6 +94,11 @@ struct ProxCrossEntropy: WholeRegularizer {
         // 1 − k·sᵀD⁻¹s = Σ s/(1 + ks), for Σ s = 1
         let rest = s.reduce(0) { $0 + $1 / (1 + k * $1) }
         let d = x.indices.map { (g[$0] + k * s[$0] * sg / rest) / (1 + k * s[$0]) }
+        // so near the root, rounding decides what is lower, and one step more is exact
+        if zip(x, d).allSatisfy({ abs($1) <= 1e-6 * max(1, abs($0)) }) {
+          x = zip(x, d).map { $0 - $1 }
+          break
+        }
         var size = 1.0
         let now = cost(x)
         while size > 1e-6, cost(zip(x, d).map { $0 - size * $1 }) > now { size /= 2 }
