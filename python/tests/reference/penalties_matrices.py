@@ -68,7 +68,8 @@ class GOR(RegularizerReference):
     name = "gor"
     defaults = {"weight": 1e-4, "num_groups": 32, "mode": "inter", "min_group_size": 4}
     settings = ({}, {"weight": 0.3, "num_groups": 1}, {"weight": 0.3, "num_groups": 1, "mode": "intra"},
-                {"weight": 0.3, "min_group_size": 1}, {"weight": 0.3, "num_groups": 4, "min_group_size": 1}, {"weight": 0.3, "mode": "intra", "min_group_size": 1})
+                {"weight": 0.3, "min_group_size": 1}, {"weight": 0.3, "num_groups": 4, "min_group_size": 1},
+                {"weight": 0.3, "mode": "intra", "min_group_size": 1})
     shapes = "matrix"
     has_prox = False
 

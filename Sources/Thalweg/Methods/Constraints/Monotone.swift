@@ -128,7 +128,7 @@ struct Affine: WholeConstraint {
     guard a == b &* shape.count else {
       throw Failure(
         Status.shape,
-        "affine: `A` has \(a) numbers; \(b) equations for a tensor of shape \(shape.dimensions) have \(b &* shape.count)"
+        "affine: `A` has \(a) numbers; \(b) equations of shape \(shape.dimensions) have \(b &* shape.count)"
       )
     }
   }

@@ -6,8 +6,8 @@ import Glibc
 ///
 /// a is `anchor`, p is `precision` (a Fisher diagonal, say), all ones where it is not given; both have the shape of w.
 /// Errors   TW_ERROR_RANGE where a precision is negative or NaN.
-/// Differs  the host keeps the anchor and passes it in every call; a prox and a place in a pipeline would need an anchor
-///          that the penalty keeps.
+/// Differs  the host keeps the anchor and passes it in every call; a prox and a place in a pipeline would need an
+///          anchor that the penalty keeps.
 /// Source   Li, Grandvalet and Davoine, 2018, arXiv:1802.01483; Kumar, Marklund and Van Roy, 2023, arXiv:2308.11958.
 struct L2Init: Objective {
   static let method = Method(

@@ -11,7 +11,8 @@ struct HuberPenalty: ElementRegularizer {
   static let method = Method(
     "huber_penalty", .regularizer, "The Huber penalty: quadratic near zero, linear far from it.",
     rule: """
-      value = weight*sum (w^2/2 where |w| <= delta, else delta*(|w| - delta/2));  gradient = weight*clip(w, -delta, delta)
+      value = weight*sum (w^2/2 where |w| <= delta, else delta*(|w| - delta/2))
+      gradient = weight*clip(w, -delta, delta)
       prox = w/(1 + k) where |w| <= delta*(1 + k), else w - k*delta*sign(w), k = t*weight
       """,
     source: "Huber, 1964",

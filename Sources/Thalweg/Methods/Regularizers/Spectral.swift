@@ -87,8 +87,8 @@ struct SpectralPenalty: WholeRegularizer {
 ///     vectors:  value = λ(‖b‖²)ᵏ, gradient = 2λk(‖b‖²)^(k−1)·b, with b − 1 for b where the role is `norm`
 ///
 /// Differs  default k and weight are not verified, nor that scales are pulled to one. A port detaches its whole power
-///          iteration, so that no gradient is left: not followed. The exact singular value is the default, for a penalty
-///          keeps no vectors from step to step.
+///          iteration, so that no gradient is left: not followed. The exact singular value is the default, for a
+///          penalty keeps no vectors from step to step.
 /// Source   Lewandowski et al., 2024, arXiv:2406.06811.
 struct SpectralReg: WholeRegularizer {
   static let method = Method(
