@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -423,3 +425,28 @@ def test_spectral_penalties() -> None:
     b = np.array([0.5, 2.0])
     np.testing.assert_allclose(tw.regularizer("spectral_reg(1, k=1)").gradient(b), 2 * b)
     assert tw.regularizer("spectral_reg(1, include_bias=false)").value(b) == 0
+
+
+DOUBLE = 2  # TW_F64
+
+
+class Tensor(ctypes.Structure):
+    """tw_tensor of the C interface: Python's has no roles."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("dtype", ctypes.c_int32), ("ndim", ctypes.c_int32), ("shape", ctypes.POINTER(ctypes.c_int64)),
+                ("strides", ctypes.c_void_p), ("flags", ctypes.c_uint32), ("role", ctypes.c_uint32), ("reserved", ctypes.c_uint64 * 3)]
+
+
+def test_spectral_reg_pulls_scales_to_one() -> None:
+    c = ctypes.CDLL(str(Path(tw.__file__).parent / "lib" / "libthalweg.so.1"))
+    b, g = np.array([0.5, 2.0, 1.0]), np.zeros(3)
+    shape, made, value = (ctypes.c_int64 * 1)(3), ctypes.c_void_p(), ctypes.c_double()
+    view = lambda x, role: Tensor(x.ctypes.data, DOUBLE, 1, shape, None, 0, role)  # noqa: E731
+    assert c.tw_regularizer_create(b"spectral_reg(1)", ctypes.byref(made)) == 0
+    for role, rest in ((2, 0.0), (3, 1.0)):  # a bias, a scale
+        g[:] = 0
+        assert c.tw_regularizer_value(made, ctypes.byref(view(b, role)), ctypes.byref(value)) == 0
+        assert value.value == pytest.approx(np.sum((b - rest) ** 2) ** 2)
+        assert c.tw_regularizer_gradient(made, ctypes.byref(view(b, role)), ctypes.c_double(1), ctypes.byref(view(g, role))) == 0
+        np.testing.assert_allclose(g, 4 * np.sum((b - rest) ** 2) * (b - rest))
+    assert c.tw_regularizer_destroy(made) == 0
