@@ -17,6 +17,7 @@ from support import stage, write
 
 MODULES = {m.__name__ for m in (penalties_fields, penalties_groups, penalties_matrices, penalties_terms)}
 PENALTIES = [c for c in base.every(base.RegularizerReference) if c.__module__ in MODULES]
+INFORMED = [c for c in base.every(base.ObjectiveReference) if c.__module__ == penalties_informed.__name__]
 CASES = [pytest.param(c, s, id=f"{c.name}-{i}") for c in PENALTIES for i, s in enumerate(c.settings)]
 CONVEX = {
     "huber_penalty", "log_cosh", "l21", "sparse_group_lasso", "l1_inf", "slope", "tv_1d", "fused_lasso", "spectral_penalty", "sobolev", "neg_entropy",
@@ -42,7 +43,7 @@ def cost(penalty: tw.Regularizer, u: np.ndarray, w: np.ndarray, t: float) -> flo
 # ---- all of them
 
 
-@pytest.mark.parametrize("cls", PENALTIES + [c for c in base.every(base.ObjectiveReference) if c.__module__ == penalties_informed.__name__], ids=lambda c: c.name)
+@pytest.mark.parametrize("cls", PENALTIES + INFORMED, ids=lambda c: c.name)
 def test_names_and_defaults_are_the_references(cls: type) -> None:
     method = next(m for m in tw.methods() if m.name == cls.name)
     assert method.kind == cls.kind
