@@ -173,7 +173,7 @@ public struct WholeDecoupled<R: WholeRegularizer>: WholeRule {
 // MARK: constraints
 
 /// A set whose projection acts on every element by itself.
-public protocol ElementConstraint: BitwiseCopyable, Sendable {
+public protocol ElementConstraint: Listed, BitwiseCopyable, Sendable {
   static var method: Method { get }
   init(_ h: Hyper)
   func project<L: Lane>(_ w: L) -> L
@@ -215,6 +215,7 @@ extension WholeConstraint {
 }
 
 public struct ConstraintKernels: Sendable {
+  public typealias Stages = @Sendable (Hyper) -> (ElementKernels?, WholeKernels?)
   public let projection: @Sendable (Hyper) -> (ElementKernels?, WholeKernels?)
   /// After a step: the tangent part of the move, retracted from the point before it.
   public let manifold: (@Sendable (Hyper) -> WholeKernels)?
@@ -252,14 +253,25 @@ public struct Minimiser<C: ElementConstraint>: ElementRule {
   @inlinable @inline(__always) public func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { set.minimise(v) }
 }
 
+extension ElementConstraint {
+  @inlinable public static var registered: Registered {
+    Registered(method: method, component: .constraint(constraintKernels(Self.self)))
+  }
+}
+
 /// A set of entries; `lists` is its form where a hyper-parameter is a list of numbers.
-@inlinable public func constraintKernels<C: ElementConstraint>(
-  _: C.Type, withLists lists: ConstraintKernels
-) -> ConstraintKernels {
-  ConstraintKernels(
-    projection: { $0.hasLists ? lists.projection($0) : (kernels(Projection<C>.self).binding($0), nil) }, manifold: nil,
-    minimise: { $0.hasLists ? lists.minimise($0) : (kernels(Minimiser<C>.self).binding($0), nil) }, tangent: nil,
-    retract: nil)
+@inlinable
+public func constraintKernels<C: ElementConstraint>(_: C.Type, withLists lists: ConstraintKernels? = nil)
+  -> ConstraintKernels
+{
+  let project: ConstraintKernels.Stages = { (kernels(Projection<C>.self).binding($0), nil) }
+  let minimise: ConstraintKernels.Stages = { (kernels(Minimiser<C>.self).binding($0), nil) }
+  guard let lists else {
+    return ConstraintKernels(projection: project, manifold: nil, minimise: minimise, tangent: nil, retract: nil)
+  }
+  return ConstraintKernels(
+    projection: { $0.hasLists ? lists.projection($0) : project($0) }, manifold: nil,
+    minimise: { $0.hasLists ? lists.minimise($0) : minimise($0) }, tangent: nil, retract: nil)
 }
 
 public enum SetOperation {

@@ -7,7 +7,7 @@ import ThalwegCore
 /// Errors   TW_ERROR_SHAPE where a list does not have as many numbers as the tensor.
 /// Differs  nothing. A bound may be infinite; the minimiser is then infinite too in that direction. NaN stays, in its
 ///          own entry.
-struct Box: ElementConstraint, Listed {
+struct Box: ElementConstraint {
   static let method = Method(
     "box", .constraint, "The box lo <= w <= hi.",
     rule: "project = min(max(w, lo), hi);  argmin <g, u>: lo where g > 0, hi where g < 0, 0 clipped where g = 0",

@@ -85,4 +85,7 @@ let objectiveList: [any Listed.Type] = [
   VSLoss.self,
   VectorScaling.self,
   ZLoss.self,
+  ODEErrorReg.self,
+  ODEStiffnessReg.self,
+  PathNorm.self,
 ]

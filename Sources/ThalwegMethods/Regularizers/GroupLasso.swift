@@ -17,32 +17,29 @@ struct GroupLasso: WholeRegularizer {
       """,
     source: "Yuan, Lin, 2006",
     parameters: [
-      .number("weight", 1e-4, .atLeast(0), "coefficient"),
-      .choice("axis", ["row", "col", "all"], "the groups: rows or columns of the matrix view, or the whole tensor"),
+      .weight(), Groups.parameter,
       .flag("scale_by_size", true, "every group counts times the root of its size"),
     ])
   static var mayFail: Bool { true }
 
-  let weight: Double, scaled: Bool, columns: Bool, all: Bool
-  init(_ h: Hyper) {
-    (weight, scaled, columns, all) = (h.weight, h.scale_by_size, h.is("axis", "col"), h.is("axis", "all"))
+  let weight: Double, scaled: Bool, choice: Groups
+  init(_ h: Hyper) { self.init(weight: h.weight, scaled: h.scale_by_size, Groups(h)) }
+  init(weight: Double, scaled: Bool, _ choice: Groups) {
+    (self.weight, self.scaled, self.choice) = (weight, scaled, choice)
   }
 
-  private func groups(_ shape: Shape) -> Slices {
-    all || shape.ndim < 2 ? .whole(shape) : columns ? .columns(shape) : .rows(shape)
-  }
   private func coefficient(_ g: Slices) -> Double { scaled ? weight * Double(g.length).squareRoot() : weight }
 
   func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double {
-    let g = groups(w.shape)
+    let g = choice.slices(w.shape)
     return coefficient(g) * (try g.norms(w.v)).reduce(0, +)
   }
   func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure) {
-    let g = groups(w.shape), c = scale * coefficient(g)
+    let g = choice.slices(w.shape), c = scale * coefficient(g)
     g.add(w.w, times: try g.norms(w.w).map { $0 > 0 ? c / $0 : 0 }, into: w.v)
   }
   func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
-    let g = groups(w.shape), k = t * coefficient(g)
+    let g = choice.slices(w.shape), k = t * coefficient(g)
     if k == 0 { return }
     g.scale(w.v, by: try g.norms(w.v).map { $0 > k ? 1 - k / $0 : 0 })
   }

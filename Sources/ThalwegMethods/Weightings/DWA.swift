@@ -26,7 +26,7 @@ struct DWA: Objective {
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let losses = try x["losses"], m = x.sizes["m"], older = try x.memory["older"]
-    try finite(losses, m, "losses")
+    try refuseNonFinite(losses, m, "losses")
     let w = (0..<m).map { i in
       x.memory.passes == 0 ? 0 : (older[i] == 0 ? 1 : Double(losses[i]) / older[i]) / temperature
     }
@@ -45,7 +45,7 @@ struct DWA: Objective {
 }
 
 /// Refuses NaN and infinities in an input.
-private func finite<T: Real>(_ x: UnsafePointer<T>, _ n: Int, _ name: String) throws(Failure) {
+private func refuseNonFinite<T: Real>(_ x: UnsafePointer<T>, _ n: Int, _ name: String) throws(Failure) {
   for i in 0..<n where !x[i].isFinite {
     throw Failure(Status.range, "`\(name)` must be finite, got \(text(Double(x[i]))) at element \(i)")
   }

@@ -37,6 +37,10 @@ class Reference:
             raise TypeError(f"{self.name}: unknown hyper-parameters {sorted(unknown)}")
         self.h = {**self.defaults, **hyper}
 
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """The library refuses tensors of other shapes with a ShapeError."""
+        return self.shapes != "matrix" or len(shape) >= 2
+
     def __getattr__(self, key: str) -> Any:
         # h["beta1"] reads as self.beta1, so that a rule looks like its paper.
         h = self.__dict__.get("h", {})
@@ -98,6 +102,12 @@ class AverageReference(Reference):
 
 class RegularizerReference(Reference):
     kind = "regularizer"
+    has_gradient: ClassVar[bool] = True
+    has_prox: ClassVar[bool] = True
+
+    def domain(self, w: np.ndarray) -> np.ndarray:
+        """Numbers where it is finite and has one gradient, made of any."""
+        return w
 
     def value(self, w: np.ndarray) -> float:
         raise NotImplementedError
@@ -111,6 +121,8 @@ class RegularizerReference(Reference):
 
 class ConstraintReference(Reference):
     kind = "constraint"
+    bounded: ClassVar[bool] = True  # `lmo` gives a point for every gradient
+    limit: ClassVar[float] = 1.0  # how many times less exact than the plain formulas its iteration is
 
     def project(self, w: np.ndarray) -> np.ndarray:
         raise NotImplementedError

@@ -1,0 +1,202 @@
+import ThalwegCore
+
+/// The lines that `axis` names, or the whole tensor as one.
+struct Lines: Sendable {
+  let axis: Int?
+  init(_ h: Hyper) { axis = h.has("axis") ? h.integer("axis") : nil }
+  func slices(_ shape: Shape) -> Slices { axis.map { .along($0, shape) } ?? .whole(shape) }
+
+  /// body(line): its entries in double, in and out.
+  func each<T: Real>(_ x: UnsafeMutablePointer<T>, _ shape: Shape, _ body: (inout [Double]) -> Bool) {
+    let lines = slices(shape)
+    if lines.length == 0 { return }
+    var line = [Double](repeating: 0, count: lines.length)
+    for s in 0..<lines.count {
+      let p = x + lines.start(s)
+      for k in line.indices { line[k] = Double(p[k &* lines.inner]) }
+      // false: the line stays bit for bit
+      if body(&line) { for k in line.indices { p[k &* lines.inner] = T(line[k]) } }
+    }
+  }
+}
+
+/// A sum within rounding of its bound counts as right: a relative 1e-15 an entry, and the rounding of float32.
+func slack<T: Real>(_ count: Int, _: T.Type) -> Double { 1e-15 * Double(count) + (T.isDouble ? 0 : Double(T.ulpOfOne)) }
+
+/// The L1 ball Σ|w| ≤ r; the whole tensor, or every line along an axis.
+///
+///     project = sign(w)·P(|w|) outside, P the projection on the simplex of sum r
+///     argmin⟨g, u⟩ = −r·sign(g_i)·e_i, i the first largest |g|
+///
+/// Source   Duchi, Shalev-Shwartz, Singer and Chandra, 2008.
+struct L1Ball: WholeConstraint {
+  static let method = Method(
+    "l1_ball", .constraint, "The L1 ball sum|w| <= radius; the whole tensor, or every line along an axis.",
+    rule: """
+      project = sign(w)*max(|w| - theta, 0) outside, theta such that the sum of magnitudes is radius
+      argmin <g, u> = -radius*sign(g_i) at the first largest |g_i|
+      """,
+    source: "Duchi, Shalev-Shwartz, Singer, Chandra, 2008",
+    parameters: [
+      .number("radius", 1, .atLeast(0), "the radius"), .axis("the axis of the lines, or none for the whole tensor"),
+    ])
+  static var mayFail: Bool { true }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try axisExists(h, shape, "l1_ball") }
+
+  let radius: Double, lines: Lines
+  init(_ h: Hyper) { (radius, lines) = (h.radius, Lines(h)) }
+
+  func project<T: Real>(_ w: Whole<T>) throws(Failure) {
+    try finite(w.v, w.count, "l1_ball")
+    lines.each(w.v, w.shape) { x in
+      if x.reduce(0, { $0 + abs($1) }) <= radius * (1 + slack(x.count, T.self)) { return false }
+      for (i, y) in simplexProjection(x.map { abs($0) }, radius).enumerated() { x[i] = x[i] < 0 ? -y : y }
+      return true
+    }
+  }
+  func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
+    try finite(w.v, w.count, "l1_ball")
+    lines.each(w.v, w.shape) { g in
+      let top = g.indices.reduce(0) { abs(g[$1]) > abs(g[$0]) ? $1 : $0 }
+      let value = g[top] == 0 ? 0 : -radius * signOf(g[top])
+      for i in g.indices { g[i] = i == top ? value : 0 }
+      return true
+    }
+  }
+}
+
+/// The capped simplex: 0 ≤ w ≤ cap with a given sum; the whole tensor, or every line along an axis.
+///
+///     project = clip(w − θ, 0, cap), θ such that the sum is `total`
+///     argmin⟨g, u⟩: cap at the least g until the total is spent, the lower index first on ties
+///
+/// θ lies between two of the numbers w_i − cap and w_i, where the sum bends; there it is solved for.
+/// Errors   TW_ERROR_SHAPE where a line is too short: total > length·cap.
+/// Source   Wang and Lu, 2015, arXiv:1503.01002.
+struct CappedSimplex: WholeConstraint {
+  static let method = Method(
+    "capped_simplex", .constraint,
+    "The capped simplex 0 <= w <= cap with sum `total`; the whole tensor, or every line along an axis.",
+    rule: """
+      project = min(max(w - theta, 0), cap), theta such that the sum is total
+      argmin <g, u>: cap at the least g until the total is spent, the lower index first
+      """,
+    source: "Wang, Lu, 2015, arXiv:1503.01002",
+    parameters: [
+      .number("total", 1, .atLeast(0), "the sum"), .number("cap", 1, .above(0), "largest entry"),
+      .axis("the axis of the lines, or none for the whole tensor"),
+    ])
+  static var mayFail: Bool { true }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
+    try axisExists(h, shape, "capped_simplex")
+    let n = Lines(h).slices(shape).length, total: Double = h.total, cap: Double = h.cap
+    guard n == 0 || total <= Double(n) * cap else {
+      throw Failure(
+        Status.shape, "capped_simplex: \(n) entries of at most \(text(cap)) cannot have the sum \(text(total))")
+    }
+  }
+
+  let total, cap: Double, lines: Lines
+  init(_ h: Hyper) { (total, cap, lines) = (h.total, h.cap, Lines(h)) }
+
+  func project<T: Real>(_ w: Whole<T>) throws(Failure) {
+    try finite(w.v, w.count, "capped_simplex")
+    lines.each(w.v, w.shape) { x in
+      let sum = x.reduce(0, +)
+      if x.allSatisfy({ $0 >= 0 && $0 <= cap }), abs(sum - total) <= total * slack(x.count, T.self) { return false }
+      let bends = (x + x.map { $0 - cap }).sorted()
+      func excess(_ theta: Double) -> Double { x.reduce(-total) { $0 + min(max($1 - theta, 0), cap) } }
+      // the last bend with too large a sum: between it and the next the sum is linear
+      var low = 0, high = bends.count
+      while high - low > 1 {
+        let middle = (low + high) / 2
+        if excess(bends[middle]) >= 0 { low = middle } else { high = middle }
+      }
+      var theta = bends[low]
+      if high < bends.count {
+        let free = x.filter { $0 > theta && $0 - cap <= theta }.count
+        if free > 0 { theta = min(theta + excess(theta) / Double(free), bends[high]) }
+      }
+      for i in x.indices { x[i] = min(max(x[i] - theta, 0), cap) }
+      // once more at the size of the result: theta is only as exact as the largest numbers
+      let off = x.reduce(-total, +), free = x.filter { $0 > 0 && $0 < cap }.count
+      if free > 0 {
+        for i in x.indices where x[i] > 0 && x[i] < cap { x[i] = min(max(x[i] - off / Double(free), 0), cap) }
+      }
+      return true
+    }
+  }
+  func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
+    try finite(w.v, w.count, "capped_simplex")
+    lines.each(w.v, w.shape) { g in
+      var rest = total
+      for i in g.indices.sorted(by: { g[$0] != g[$1] ? g[$0] < g[$1] : $0 < $1 }) {
+        g[i] = min(cap, rest)
+        rest -= g[i]
+      }
+      return true
+    }
+  }
+}
+
+/// Rows of the matrix view with norm at most max_norm; a vector is one row.
+///
+///     project: rows that are longer are scaled to max_norm     argmin⟨g, u⟩ = −max_norm·g_r/‖g_r‖, 0 when g_r = 0
+///
+/// Differs  Keras' MaxNorm works along the first axis of (inputs, outputs) kernels, which are our rows, and divides by
+///          ε + norm even inside; here rows inside stay bit for bit.
+/// Source   Srebro, Rennie and Jaakkola, 2004; Hinton et al., 2012, arXiv:1207.0580.
+struct MaxNorm: WholeConstraint {
+  static let method = Method(
+    "max_norm", .constraint, "Rows of the matrix view with norm at most max_norm; a vector is one row.",
+    rule: "project: w_r*min(1, max_norm/|w_r|);  argmin <g, u> = -max_norm*g_r/|g_r|, 0 when g_r = 0",
+    source: "Hinton et al., 2012, arXiv:1207.0580",
+    parameters: [.number("max_norm", 3, .above(0), "largest norm of a row")])
+  static var mayFail: Bool { true }
+
+  let bound: Double
+  init(_ h: Hyper) { bound = h.max_norm }
+
+  func project<T: Real>(_ w: Whole<T>) throws(Failure) {
+    let rows = Slices.rows(w.shape), reach = bound * (1 + 4 * Double(T.ulpOfOne))
+    rows.scale(w.v, by: try rows.norms(w.v).map { $0 > reach ? bound / $0 : 1 })
+  }
+  func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
+    let rows = Slices.rows(w.shape)
+    rows.scale(w.v, by: try rows.norms(w.v).map { $0 > 0 ? -bound / $0 : 1 })
+  }
+}
+
+/// Tensors with at most k entries that are not zero. Not convex.
+///
+///     project: the k largest magnitudes stay, the lower index first on ties
+///
+/// Errors   TW_ERROR_SHAPE where k is larger than the tensor. Unbounded: no linear minimisation.
+/// Source   Blumensath and Davies, 2008.
+struct L0Ball: WholeConstraint {
+  static let method = Method(
+    "l0_ball", .constraint, "Tensors with at most k entries that are not zero.",
+    rule: "project: the k largest magnitudes stay, the lower index first on ties",
+    source: "Blumensath, Davies, 2008",
+    parameters: [.integer("k", nil, .atLeast(0), "entries that are kept")])
+  static var mayFail: Bool { true }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
+    guard h.integer("k") <= shape.count else {
+      throw Failure(
+        Status.shape, "l0_ball: `k` is \(h.integer("k")), a tensor of shape \(shape.dimensions) has \(shape.count)")
+    }
+  }
+
+  let k: Int
+  init(_ h: Hyper) { k = h.integer("k") }
+
+  func project<T: Real>(_ w: Whole<T>) throws(Failure) {
+    try finite(w.v, w.count, "l0_ball")
+    try Memory.ask(16 &* w.count)
+    let x = w.v
+    let order = (0..<w.count).sorted {
+      x[$0].magnitude != x[$1].magnitude ? x[$0].magnitude > x[$1].magnitude : $0 < $1
+    }
+    for i in order.dropFirst(k) { x[i] = 0 }
+  }
+}

@@ -1,0 +1,105 @@
+import Glibc
+import ThalwegCore
+
+/// Tensors of one norm.
+///
+///     tangent: u − x·⟨x, u⟩/r²     project: r·w/‖w‖, the first basis vector for w = 0
+///     retract: exp      cos(‖u‖/r)·x + r·sin(‖u‖/r)·u/‖u‖, brought back to the norm r;  u = 0 leaves x bit for bit
+///              project  r·(x + u)/‖x + u‖
+///     argmin⟨g, y⟩ = −r·g/‖g‖
+///
+/// Differs  nothing from geoopt's SphereExact with r = 1.
+/// Source   textbook; Absil, Mahony and Sepulchre, 2008.
+struct Sphere: WholeConstraint {
+  static let method = Method(
+    "sphere", .constraint, "Tensors of one norm.",
+    rule: """
+      tangent: u - x*<x, u>/r^2;  project: r*w/|w|;  argmin <g, y> = -r*g/|g|
+      retract: cos(|u|/r)*x + r*sin(|u|/r)*u/|u| (exp), or r*(x + u)/|x + u| (project)
+      """,
+    source: "Absil, Mahony, Sepulchre, 2008",
+    parameters: [
+      .number("radius", 1, .above(0), "the norm r of the whole tensor"),
+      .choice("retraction", ["exp", "project"], "how a tangent step becomes a point"),
+    ])
+  static var isManifold: Bool { true }
+  static var mayFail: Bool { true }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
+
+  let round: Round
+  init(_ h: Hyper) { round = Round(radius: h.radius, exponential: h.is("retraction", "exp"), method: "sphere") }
+
+  func project<T: Real>(_ w: Whole<T>) throws(Failure) { try round.project(w.v, .whole(w.shape)) }
+  func minimise<T: Real>(_ w: Whole<T>) throws(Failure) { try round.minimise(w.v, .whole(w.shape)) }
+  func tangent<T: Real>(_ w: Whole<T>) throws(Failure) { try round.tangent(w, .whole(w.shape)) }
+  func retract<T: Real>(_ w: Whole<T>) throws(Failure) { try round.retract(w, .whole(w.shape)) }
+}
+
+/// Matrices whose rows have norm one; a vector is one row.
+///
+///     tangent, project, retract and the minimiser are those of `sphere` with r = 1, row by row
+///
+/// Differs  pymanopt's Oblique has columns of norm one. As a constraint it is the hard form of `norm_loss`.
+/// Source   textbook; Absil and Gallivan, 2006.
+struct Oblique: WholeConstraint {
+  static let method = Method(
+    "oblique", .constraint, "Matrices whose rows have norm one; a vector is one row.",
+    rule: """
+      tangent: u_r - x_r*<x_r, u_r>;  project: w_r/|w_r|;  argmin <g, y> = -g_r/|g_r|
+      retract: cos|u_r|*x_r + sin|u_r|*u_r/|u_r| (exp), or (x_r + u_r)/|x_r + u_r| (project)
+      """,
+    source: "Absil, Gallivan, 2006",
+    parameters: [.choice("retraction", ["exp", "project"], "how a tangent step becomes a point")])
+  static var isManifold: Bool { true }
+  static var mayFail: Bool { true }
+
+  let round: Round
+  init(_ h: Hyper) { round = Round(radius: 1, exponential: h.is("retraction", "exp"), method: "oblique") }
+
+  func project<T: Real>(_ w: Whole<T>) throws(Failure) { try round.project(w.v, .rows(w.shape)) }
+  func minimise<T: Real>(_ w: Whole<T>) throws(Failure) { try round.minimise(w.v, .rows(w.shape)) }
+  func tangent<T: Real>(_ w: Whole<T>) throws(Failure) { try round.tangent(w, .rows(w.shape)) }
+  func retract<T: Real>(_ w: Whole<T>) throws(Failure) { try round.retract(w, .rows(w.shape)) }
+}
+
+/// Spheres of one radius, one for each slice of neighbouring elements.
+struct Round: Sendable {
+  let radius: Double, exponential: Bool, method: String
+
+  func project<T: Real>(_ x: UnsafeMutablePointer<T>, _ s: Slices) throws(Failure) {
+    let norms = try s.norms(x), near = 4 * Double(T.ulpOfOne) * radius
+    s.scale(x, by: norms.map { abs($0 - radius) <= near || $0 == 0 ? 1 : radius / $0 })
+    for k in 0..<s.count where norms[k] == 0 && s.length > 0 { x[s.start(k)] = T(radius) }
+  }
+  func minimise<T: Real>(_ g: UnsafeMutablePointer<T>, _ s: Slices) throws(Failure) {
+    let norms = try s.norms(g)
+    s.scale(g, by: norms.map { $0 == 0 ? 1 : -radius / $0 })
+    for k in 0..<s.count where norms[k] == 0 && s.length > 0 { g[s.start(k)] = T(radius) }
+  }
+  func tangent<T: Real>(_ w: Whole<T>, _ s: Slices) throws(Failure) {
+    try finite(w.v, w.count, method)
+    try finite(w.w, w.count, method)
+    for k in 0..<s.count {
+      let u = w.v + s.start(k), x = w.w + s.start(k)
+      let along = Flat.dot(x, u, s.length) / (radius * radius)
+      for i in 0..<s.length { u[i] = T(Double(u[i]) - along * Double(x[i])) }
+    }
+  }
+  func retract<T: Real>(_ w: Whole<T>, _ s: Slices) throws(Failure) {
+    try finite(w.w, w.count, method)
+    let steps = try s.norms(w.v)
+    for k in 0..<s.count {
+      let u = w.v + s.start(k), x = w.w + s.start(k), angle = steps[k] / radius
+      if angle == 0 {
+        u.update(from: x, count: s.length)
+        continue
+      }
+      let (a, b) = exponential ? (cos(angle), sin(angle) / angle) : (1, 1)
+      var y = (0..<s.length).map { a * Double(x[$0]) + b * Double(u[$0]) }
+      let norm = y.reduce(0) { $0 + $1 * $1 }.squareRoot()
+      // a step that ends in the centre: the projection of 0
+      if norm == 0 { y[0] = 1 }
+      for i in y.indices { u[i] = T(y[i] * (radius / (norm == 0 ? 1 : norm))) }
+    }
+  }
+}

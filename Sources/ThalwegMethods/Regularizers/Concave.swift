@@ -1,0 +1,188 @@
+import Glibc
+import ThalwegCore
+
+/// The counting penalty: the number of entries that are not zero.
+///
+///     value = λ·#{w ≠ 0}     no gradient     prox keeps w where w² > 2tλ, else 0
+///
+/// Errors   TW_ERROR_UNSUPPORTED where a gradient is asked for.
+/// Differs  pyproximal cuts at τσ, not at √(2τσ): another parameter for the same family.
+/// Source   Blumensath and Davies, 2008.
+struct L0: TermRegularizer {
+  static let method = Method(
+    "l0", .regularizer, "The number of entries that are not zero; its prox is the hard threshold.",
+    rule: "value = weight*nnz(w);  no gradient;  prox keeps w where w^2 > 2*t*weight, else 0",
+    source: "Blumensath, Davies, 2008", parameters: [.weight()])
+  static var mayFail: Bool { true }
+
+  let weight: Double
+  init(_ h: Hyper) { weight = h.weight }
+
+  func value(_ x: Double) -> Double { x.isNaN ? x : x == 0 ? 0 : weight }
+  func gradient(_ x: Double) -> Double { 0 }
+  func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure) {
+    throw Failure(Status.unsupported, "l0 has no gradient; use its prox")
+  }
+  func prox(_ x: Double, _ t: Double) -> Double { t * weight > 0 && x * x <= 2 * t * weight ? 0 : x }
+}
+
+/// The minimax concave penalty: the L1 penalty whose slope fades, so that large entries are not shrunk.
+///
+///     x = |w|: value = λx − x²/(2γ) up to γλ, then γλ²/2     gradient = sign(w)·max(λ − x/γ, 0)
+///     prox, t < γ: S(w, tλ)/(1 − t/γ) up to γλ, then w;   t ≥ γ: w where x > √(tγ)·λ, else 0
+///
+/// Differs  skglm's prox is the same below t = γ, and not defined above.
+/// Source   Zhang, 2010, arXiv:1002.4734.
+struct MCP: TermRegularizer {
+  static let method = Method(
+    "mcp", .regularizer, "The minimax concave penalty: an L1 penalty that does not shrink large entries.",
+    rule: """
+      x = |w|: value = weight*x - x^2/(2*gamma) up to gamma*weight, then gamma*weight^2/2
+      gradient = sign(w)*max(weight - x/gamma, 0)
+      prox, t < gamma: S(w, t*weight)/(1 - t/gamma) up to gamma*weight, then w; else w where x > sqrt(t*gamma)*weight
+      """,
+    source: "Zhang, 2010, arXiv:1002.4734",
+    parameters: [.weight(1e-4, .above(0)), .number("gamma", 3, .above(1), "how far the concave part reaches")])
+
+  let weight, gamma: Double
+  init(_ h: Hyper) { (weight, gamma) = (h.weight, h.gamma) }
+
+  func value(_ w: Double) -> Double {
+    let x = abs(w)
+    return x > gamma * weight ? gamma * weight * weight / 2 : weight * x - x * x / (2 * gamma)
+  }
+  func gradient(_ w: Double) -> Double { w.isNaN ? w : signOf(w) * max(weight - abs(w) / gamma, 0) }
+  func prox(_ w: Double, _ t: Double) -> Double {
+    let x = abs(w)
+    if t >= gamma { return x <= (t * gamma).squareRoot() * weight ? 0 : w }
+    return x > gamma * weight ? w : shrunk(w, by: t * weight) / (1 - t / gamma)
+  }
+}
+
+/// The smoothly clipped absolute deviation: linear, then bent, then constant.
+///
+///     x = |w|: value = λx  |  (2aλx − x² − λ²)/(2(a − 1))  |  λ²(a + 1)/2   on x ≤ λ, λ < x ≤ aλ, x > aλ
+///     gradient = sign(w)·(λ  |  (aλ − x)/(a − 1)  |  0)
+///     prox, t < a − 1: S(w, tλ)  |  ((a − 1)x − taλ)/(a − 1 − t)  |  x   on x ≤ (1 + t)λ, x ≤ aλ, beyond
+///     prox, t ≥ a − 1: the better of min(max(x − tλ, 0), λ) and max(x, aλ), the smaller on a tie
+///
+/// Differs  skglm and pyproximal have the same prox below t = a − 1, and none above.
+/// Source   Fan and Li, 2001.
+struct SCAD: TermRegularizer {
+  static let method = Method(
+    "scad", .regularizer, "The smoothly clipped absolute deviation: an L1 penalty that does not shrink large entries.",
+    rule: """
+      x = |w|: value = weight*x | (2*a*weight*x - x^2 - weight^2)/(2*(a - 1)) | weight^2*(a + 1)/2
+      gradient = sign(w)*(weight | (a*weight - x)/(a - 1) | 0), on x <= weight, x <= a*weight, beyond
+      prox, t < a - 1: S(w, t*weight) | ((a - 1)*x - t*a*weight)/(a - 1 - t) | x, on x <= (1 + t)*weight, x <= a*weight
+      prox, t >= a - 1: the better of min(max(x - t*weight, 0), weight) and max(x, a*weight)
+      """,
+    source: "Fan, Li, 2001",
+    parameters: [.weight(1e-4, .above(0)), .number("a", 3.7, .above(2), "how far the concave part reaches")])
+
+  let weight, a: Double
+  init(_ h: Hyper) { (weight, a) = (h.weight, h.a) }
+
+  func value(_ w: Double) -> Double {
+    let x = abs(w)
+    if x <= weight { return weight * x }
+    return x > a * weight
+      ? weight * weight * (a + 1) / 2 : (2 * a * weight * x - x * x - weight * weight) / (2 * (a - 1))
+  }
+  func gradient(_ w: Double) -> Double {
+    let x = abs(w)
+    return w.isNaN ? w : signOf(w) * (x <= weight ? weight : max(a * weight - x, 0) / (a - 1))
+  }
+  func prox(_ w: Double, _ t: Double) -> Double {
+    let x = abs(w)
+    guard x.isFinite else { return w }
+    if t < a - 1 {
+      if x <= (1 + t) * weight { return shrunk(w, by: t * weight) }
+      return x > a * weight ? w : signOf(w) * ((a - 1) * x - t * a * weight) / (a - 1 - t)
+    }
+    func cost(_ u: Double) -> Double { (u - x) * (u - x) / 2 + t * value(u) }
+    let near = min(max(x - t * weight, 0), weight), far = max(x, a * weight)
+    return signOf(w) * (cost(near) <= cost(far) ? near : far)
+  }
+}
+
+/// |w|^p with 0 < p ≤ 1, one p for all entries or one for each column of the matrix view.
+///
+///     value = λ·Σ|w|^p     gradient = λp|w|^(p−1)·sign(w), 0 at 0
+///     prox: k = tλ, β = (2k(1 − p))^(1/(2−p)), τ = β + kp·β^(p−1);  0 for |w| ≤ τ, else the root of
+///           u − |w| + kp·u^(p−1) in [β, |w|]
+///
+/// The root is found by Newton's method from |w|, where every step stays above it. p = 1 is the soft threshold.
+/// Errors   TW_ERROR_SHAPE where p does not have one number for each column.
+/// Differs  nothing; `floor` is the smallest |w| that the gradient counts with, for it has no bound near 0.
+/// Source   Marjanovic and Solo, 2012.
+struct Lp: WholeRegularizer {
+  static let method = Method(
+    "lp", .regularizer, "|w|^p with 0 < p <= 1, sparser than the lasso.",
+    rule: """
+      value = weight*sum |w|^p;  gradient = weight*p*|w|^(p-1)*sign(w), 0 at 0
+      prox: k = t*weight, beta = (2*k*(1-p))^(1/(2-p)), tau = beta + k*p*beta^(p-1)
+      prox = 0 where |w| <= tau, else the root of u - |w| + k*p*u^(p-1) = 0 in [beta, |w|]
+      """,
+    source: "Marjanovic, Solo, 2012",
+    parameters: [
+      .weight(),
+      .number("p", 0.5, .between(0, 1, lowOpen: true, highOpen: false), "exponent; or one for each column").orList(),
+      .number("floor", 0, .atLeast(0), "smallest |w| that the gradient counts with"),
+    ],
+    validate: { (h) throws(Failure) in
+      if h.hasLists, h.list("p").isEmpty { throw Failure(Status.range, "lp: `p` is an empty list") }
+    })
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
+    let given = h.list("p").count
+    guard given <= 1 || given == shape.columns else {
+      throw Failure(
+        Status.shape,
+        "lp: `p` has \(given) numbers, the matrix view of shape \(shape.dimensions) has \(shape.columns) columns")
+    }
+  }
+
+  let weight, floor: Double, p: [Double]
+  init(_ h: Hyper) {
+    (weight, floor) = (h.weight, h.floor)
+    p = h.list("p").isEmpty ? [h.p] : h.list("p")
+  }
+
+  private func exponent(_ i: Int) -> Double { p[p.count == 1 ? 0 : i % p.count] }
+
+  func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double {
+    let x = w.v
+    return weight * Rows.sum(w.count, work: 16) { pow(abs(Double(x[$0])), exponent($0)) }
+  }
+  func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure) {
+    let x = w.w, g = w.v
+    _ = Rows.sum(w.count, work: 16) { i in
+      let p = exponent(i), a = Double(x[i])
+      if a != 0 { g[i] += T(scale * weight * p * pow(max(abs(a), floor), p - 1) * signOf(a)) }
+      return 0
+    }
+  }
+  func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
+    let x = w.v, k = t * weight
+    if k == 0 { return }
+    _ = Rows.sum(w.count, work: 64) { i in
+      x[i] = T(Lp.root(Double(x[i]), k, exponent(i)))
+      return 0
+    }
+  }
+
+  private static func root(_ x: Double, _ k: Double, _ p: Double) -> Double {
+    let m = abs(x)
+    guard p < 1, m.isFinite else { return shrunk(x, by: k) }
+    let beta = pow(2 * k * (1 - p), 1 / (2 - p))
+    if m <= beta + k * p * pow(beta, p - 1) { return 0 }
+    var u = m
+    for _ in 0..<100 {
+      let slope = k * p * pow(u, p - 1)
+      let next = max(beta, u - (u - m + slope) / (1 + slope * (p - 1) / u))
+      if abs(next - u) <= 2e-16 * u { break }
+      u = next
+    }
+    return x < 0 ? -u : u
+  }
+}

@@ -1,0 +1,280 @@
+import ThalwegCore
+
+/// Total variation of the flattened tensor: the sum of the jumps from entry to entry.
+///
+///     d_i = w_{i+1} − w_i     value = λ·Σ√(d_i² + ε²)     gradient: the adjoint difference of λd/√(d² + ε²), of
+///     λ·sign(d) with ε = 0
+///     prox, exact in O(n), takes ε as 0
+///
+/// The prox follows the derivative of the cost of the first k entries as a function of the k-th: it is piecewise linear
+/// and increasing. Cut at −k and k, k = tλ, it is the message to the next entry; the points where it is cut bound the
+/// entry on the way back.
+/// Differs  nothing from copt.prox_tv1d.
+/// Source   Rudin, Osher and Fatemi, 1992; prox: Johnson, 2013.
+struct TV1D: WholeRegularizer {
+  static let method = Method(
+    "tv_1d", .regularizer, "Total variation of the flattened tensor: its prox makes it piecewise constant.",
+    rule: """
+      d_i = w_(i+1) - w_i;  value = weight*sum sqrt(d_i^2 + eps^2);  gradient: adjoint difference of weight*d/sqrt(..)
+      prox: exact, eps counts as 0
+      """,
+    source: "Rudin, Osher, Fatemi, 1992; Johnson, 2013",
+    parameters: [.weight(), .eps(0, "smoothing inside the root, of value and gradient")])
+  static var mayFail: Bool { true }
+
+  let weight, eps: Double
+  init(_ h: Hyper) { self.init(weight: h.weight, eps: h.eps) }
+  init(weight: Double, eps: Double) { (self.weight, self.eps) = (weight, eps) }
+
+  func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double {
+    let x = try doubles(w.v, w.count, "tv_1d")
+    return weight * zip(x.dropFirst(), x).reduce(0) { $0 + smoothed($1.0 - $1.1, eps) }
+  }
+  func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure) {
+    let x = try doubles(w.w, w.count, "tv_1d")
+    for i in 0..<max(0, w.count - 1) {
+      let g = T(scale * weight * slope(x[i + 1] - x[i], eps))
+      w.v[i + 1] += g
+      w.v[i] -= g
+    }
+  }
+  func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
+    let y = try doubles(w.v, w.count, "tv_1d"), k = t * weight, n = w.count
+    if k == 0 || n < 2 { return }
+    try Memory.ask(96 * n)
+    var knots = [Knot](repeating: Knot(), count: 2 * n), first = n, end = n
+    var low = [Double](repeating: 0, count: n), high = low
+    for i in 0..<(n - 1) {
+      // left of all knots the message is −k, right of them k; the first entry has none
+      let edge = i == 0 ? 0 : k
+      var left = Knot(slope: 1, offset: -y[i] - edge), right = Knot(slope: 1, offset: -y[i] + edge)
+      while first < end, left.slope * knots[first].at + left.offset <= -k {
+        left.slope += knots[first].slope
+        left.offset += knots[first].offset
+        first += 1
+      }
+      low[i] = (-k - left.offset) / left.slope
+      first -= 1
+      knots[first] = Knot(at: low[i], slope: left.slope, offset: left.offset + k)
+      while end - 1 > first, right.slope * knots[end - 1].at + right.offset >= k {
+        right.slope -= knots[end - 1].slope
+        right.offset -= knots[end - 1].offset
+        end -= 1
+      }
+      high[i] = (k - right.offset) / right.slope
+      knots[end] = Knot(at: high[i], slope: -right.slope, offset: k - right.offset)
+      end += 1
+    }
+    var line = Knot(slope: 1, offset: -y[n - 1] - k)
+    while first < end, line.slope * knots[first].at + line.offset <= 0 {
+      line.slope += knots[first].slope
+      line.offset += knots[first].offset
+      first += 1
+    }
+    var u = -line.offset / line.slope
+    w.v[n - 1] = T(u)
+    for i in (0..<(n - 1)).reversed() {
+      u = min(max(u, low[i]), high[i])
+      w.v[i] = T(u)
+    }
+  }
+}
+
+/// The fused lasso: sparse, and piecewise constant along the flattened tensor.
+///
+///     value = λ₁·Σ|w| + λ₂·Σ|w_{i+1} − w_i|     prox = S(prox of the total variation, tλ₁), exact in this order
+///
+/// Source   Tibshirani, Saunders, Rosset, Zhu and Knight, 2005; prox: Friedman et al., 2007.
+struct FusedLasso: WholeRegularizer {
+  static let method = Method(
+    "fused_lasso", .regularizer, "The fused lasso: sparse, and piecewise constant along the flattened tensor.",
+    rule: """
+      value = l1_weight*sum|w| + tv_weight*sum sqrt((w_(i+1) - w_i)^2 + eps^2)
+      prox = S(prox of the total variation, t*l1_weight)
+      """,
+    source: "Tibshirani, Saunders, Rosset, Zhu, Knight, 2005",
+    parameters: [
+      .number("l1_weight", 1e-4, .atLeast(0), "coefficient of the L1 part"),
+      .number("tv_weight", 1e-4, .atLeast(0), "coefficient of the total variation"),
+      .eps(0, "smoothing inside the root of the total variation, of value and gradient"),
+    ])
+  static var mayFail: Bool { true }
+
+  let sparse: Double, variation: TV1D
+  init(_ h: Hyper) { (sparse, variation) = (h.l1_weight, TV1D(weight: h.tv_weight, eps: h.eps)) }
+
+  func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double {
+    let x = w.v
+    return sparse * Rows.sum(w.count, work: 1) { abs(Double(x[$0])) } + (try variation.value(w))
+  }
+  func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure) {
+    try variation.addGradient(w, scale)
+    for i in 0..<w.count { w.v[i] += T(scale * sparse * signOf(Double(w.w[i]))) }
+  }
+  func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
+    try finite(w.v, w.count, "fused_lasso")
+    try variation.prox(w, t)
+    if t * sparse > 0 { for i in 0..<w.count { w.v[i] = T(shrunk(Double(w.v[i]), by: t * sparse)) } }
+  }
+}
+
+/// Total variation along every axis of a tensor.
+///
+///     D: the forward differences along every axis, zero on its last slice
+///     isotropic     value = λ·Σ_cells √(Σ_axes d² + ε²)      anisotropic  value = λ·Σ_axes Σ √(d² + ε²)
+///     prox (ε as 0): u = w − Dᵀp;  p ← P(q + D(w − Dᵀq)/(4·ndim)), P on balls of radius tλ, q with FISTA's momentum,
+///                    until the largest change of p is at most tol·tλ
+///
+/// Differs  copt.TotalVariation2D is the anisotropic form. p starts from zero in every call; with ε, the isotropic sum
+///          counts every cell and the anisotropic one every difference.
+/// Source   Rudin, Osher and Fatemi, 1992; Beck and Teboulle, 2009.
+struct TVND: WholeRegularizer {
+  static let method = Method(
+    "tv_nd", .regularizer, "Total variation along every axis of a tensor: flat regions with sharp edges.",
+    rule: """
+      D: forward differences along every axis, zero on the last slice
+      isotropic: value = weight*sum_cells sqrt(sum_axes d^2 + eps^2);  else weight*sum_axes sum sqrt(d^2 + eps^2)
+      prox: u = w - D'p, p <- P(q + D(w - D'q)/(4*ndim)) on balls of radius t*weight, FISTA momentum
+      """,
+    source: "Rudin, Osher, Fatemi, 1992; Beck, Teboulle, 2009",
+    parameters: [
+      .weight(), .eps(0, "smoothing inside the root, of value and gradient"),
+      .flag("isotropic", true, "one root a cell, not one a difference"),
+      .integer("max_iter", 200, .within(1, 1e9), "most iterations of the prox"),
+      .number("tol", 1e-6, .atLeast(0), "change that stops the prox, relative to t*weight"),
+    ])
+  static var mayFail: Bool { true }
+
+  let weight, eps, tol: Double, isotropic: Bool, iterations: Int
+  init(_ h: Hyper) {
+    (weight, eps, tol, isotropic, iterations) = (h.weight, h.eps, h.tol, h.isotropic, h.integer("max_iter"))
+  }
+
+  func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double {
+    let grid = Grid(w.shape), x = try doubles(w.v, w.count, "tv_nd")
+    if grid.axes == 0 || x.isEmpty { return 0 }
+    let d = try grid.differences(x)
+    if isotropic { return weight * x.indices.reduce(0) { $0 + grid.length(d, $1, eps) } }
+    var sum = 0.0
+    for a in 0..<grid.axes { for i in x.indices where !grid.isLast(i, a) { sum += smoothed(d[a][i], eps) } }
+    return weight * sum
+  }
+  func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure) {
+    let grid = Grid(w.shape), x = try doubles(w.w, w.count, "tv_nd")
+    if grid.axes == 0 || x.isEmpty { return }
+    var d = try grid.differences(x)
+    for i in x.indices {
+      let root = isotropic ? grid.length(d, i, eps) : 0
+      for a in 0..<grid.axes { d[a][i] = isotropic ? (root > 0 ? d[a][i] / root : 0) : slope(d[a][i], eps) }
+    }
+    var g = [Double](repeating: 0, count: w.count)
+    grid.addAdjoint(d, 1, to: &g)
+    for i in g.indices { w.v[i] += T(scale * weight * g[i]) }
+  }
+  func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
+    let grid = Grid(w.shape), y = try doubles(w.v, w.count, "tv_nd"), k = t * weight
+    if k == 0 || grid.axes == 0 || y.isEmpty { return }
+    var p = try grid.differences(y).map { $0.map { _ in 0.0 } }
+    var q = p, momentum = 1.0
+    for _ in 0..<iterations {
+      var u = y
+      grid.addAdjoint(q, -1, to: &u)
+      let d = try grid.differences(u), next = (1 + (1 + 4 * momentum * momentum).squareRoot()) / 2
+      var change = 0.0
+      for a in 0..<grid.axes { for i in y.indices { q[a][i] += d[a][i] / Double(4 * grid.axes) } }
+      for i in y.indices {
+        let length = isotropic ? grid.length(q, i, 0) : 0
+        for a in 0..<grid.axes {
+          let clipped = q[a][i] / max(1, (isotropic ? length : abs(q[a][i])) / k)
+          let moved = clipped - p[a][i]
+          change = max(change, abs(moved))
+          p[a][i] = clipped
+          q[a][i] = clipped + (momentum - 1) / next * moved
+        }
+      }
+      momentum = next
+      if change <= tol * k { break }
+    }
+    var u = y
+    grid.addAdjoint(p, -1, to: &u)
+    for i in u.indices { w.v[i] = T(u[i]) }
+  }
+}
+
+/// Right of `at` a piecewise linear function gains slope·u + offset.
+private struct Knot {
+  var at = 0.0, slope = 0.0, offset = 0.0
+}
+
+/// √(d² + ε²) and its derivative; |d| and its sign with ε = 0.
+private func smoothed(_ d: Double, _ eps: Double) -> Double { eps == 0 ? abs(d) : (d * d + eps * eps).squareRoot() }
+private func slope(_ d: Double, _ eps: Double) -> Double { eps == 0 ? signOf(d) : d / smoothed(d, eps) }
+
+/// The neighbours of a dense tensor: entry i and entry i + step[a] along axis a.
+struct Grid {
+  let sizes: [Int], steps: [Int]
+  var axes: Int { sizes.count }
+  init(_ shape: Shape) {
+    sizes = shape.dimensions
+    var steps = [Int](repeating: 1, count: sizes.count)
+    for a in sizes.indices.dropLast().reversed() { steps[a] = steps[a + 1] &* sizes[a + 1] }
+    self.steps = steps
+  }
+  func isLast(_ i: Int, _ a: Int) -> Bool { i / steps[a] % sizes[a] == sizes[a] - 1 }
+
+  /// The forward differences along every axis; 0 on its last slice.
+  func differences(_ x: [Double]) throws(Failure) -> [[Double]] {
+    try Memory.ask(8 &* axes &* x.count)
+    return sizes.indices.map { a in x.indices.map { isLast($0, a) ? 0 : x[$0 + steps[a]] - x[$0] } }
+  }
+  /// out ← out + factor·Dᵀp.
+  func addAdjoint(_ p: [[Double]], _ factor: Double, to out: inout [Double]) {
+    for a in sizes.indices {
+      for i in out.indices where !isLast(i, a) {
+        out[i] -= factor * p[a][i]
+        out[i + steps[a]] += factor * p[a][i]
+      }
+    }
+  }
+  /// √(Σ_axes d² + ε²) of one cell.
+  func length(_ d: [[Double]], _ i: Int, _ eps: Double) -> Double {
+    sizes.indices.reduce(eps * eps) { $0 + d[$1][i] * d[$1][i] }.squareRoot()
+  }
+}
+
+/// The truncated quadratic: smooth inside regions, with a fixed price for an edge.
+///
+///     value = Σ min(αd², ν) over the neighbours d along every axis     gradient: the adjoint difference of 2αd where
+///     αd² < ν, else of 0
+///
+/// It has no prox of whole tensors.
+/// Source   Blake and Zisserman, 1987.
+struct TruncatedQuadratic: WholeRegularizer {
+  static let method = Method(
+    "truncated_quadratic", .regularizer, "Smooth inside regions, with a fixed price for an edge between neighbours.",
+    rule: """
+      value = sum min(alpha*d^2, nu), d the differences of neighbours along every axis
+      gradient: adjoint difference of 2*alpha*d where alpha*d^2 < nu, else of 0
+      """,
+    source: "Blake, Zisserman, 1987",
+    parameters: [
+      .number("alpha", 1, .above(0), "smoothness"), .number("nu", 0.1, .above(0), "price of one unit of edge"),
+    ])
+  static var hasProx: Bool { false }
+  static var mayFail: Bool { true }
+
+  let alpha, nu: Double
+  init(_ h: Hyper) { (alpha, nu) = (h.alpha, h.nu) }
+
+  func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double {
+    let grid = Grid(w.shape), x = try doubles(w.v, w.count, "truncated_quadratic")
+    return try grid.differences(x).reduce(0) { $0 + $1.reduce(0) { $0 + min(alpha * $1 * $1, nu) } }
+  }
+  func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure) {
+    let grid = Grid(w.shape), x = try doubles(w.w, w.count, "truncated_quadratic")
+    let d = try grid.differences(x).map { $0.map { alpha * $0 * $0 < nu ? 2 * alpha * $0 : 0 } }
+    var g = [Double](repeating: 0, count: w.count)
+    grid.addAdjoint(d, 1, to: &g)
+    for i in g.indices { w.v[i] += T(scale * g[i]) }
+  }
+}

@@ -1,0 +1,362 @@
+"""The sets beyond the first ones: laws that hold for all of them, the checks of their cards, and public peers."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from reference import base, manifolds, sets, sets_matrices
+from support import stage, write
+
+MODULES = {m.__name__ for m in (manifolds, sets, sets_matrices)}
+SETS = [c for c in base.every(base.ConstraintReference) if c.__module__ in MODULES]
+CASES = [pytest.param(c, s, id=f"{c.name}-{i}") for c in SETS for i, s in enumerate(c.settings)]
+MANIFOLDS = [c for c in CASES if hasattr(c.values[0], "retract")]
+CURVED = {"l0_ball", "low_rank", "graph_max", "graph_relu", "graph_sum_relu", "graph_dot", "sphere", "oblique", "grassmann", "poincare_ball", "lorentz", "spd"}
+NEAREST = {"lorentz"}  # `project` there gives a point, not the nearest
+SHAPES = [(7,), (3,), (4, 3), (3, 5), (3, 3), (2, 3, 2)]
+
+
+def make(cls: type, setting: dict[str, Any]) -> tw.Constraint:
+    return tw.constraint(stage(cls.name, setting))
+
+
+def shapes(cls: type, setting: dict[str, Any]) -> list[tuple[int, ...]]:
+    ref, axis = cls(**setting), setting.get("axis")
+    return [s for s in SHAPES if ref.takes(s) and (axis is None or -len(s) <= axis < len(s)) and (cls is not sets.CappedSimplex or min(s) >= 2)]
+
+
+def inner(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sum(a * b))
+
+
+# ---- all of them
+
+
+@pytest.mark.parametrize("cls", SETS, ids=lambda c: c.name)
+def test_names_and_defaults_are_the_references(cls: type) -> None:
+    method = next(m for m in tw.methods("constraint") if m.name == cls.name)
+    required = set(getattr(cls, "required", ()))
+    assert {p.name for p in method.parameters} == required | set(cls.defaults)
+    assert {p.name for p in method.parameters if p.required} == required
+    for p in method.parameters:
+        if not p.required:
+            want = cls.defaults[p.name]
+            same = float(p.default) == want if p.type in ("number", "integer") and want is not None else p.default == write(want)
+            assert same, p.name
+
+
+@pytest.mark.parametrize("cls, setting", CASES)
+def test_projections_are_nearest(cls: type, setting: dict[str, Any]) -> None:
+    """Convex sets: <w - P, z - P> <= 0 for feasible z, and no expansion; others: no feasible z is nearer."""
+    if setting.get("projection") == "sinkhorn" or setting.get("iters") == 50 or cls.name in NEAREST:
+        pytest.skip("not the nearest point")
+    rng, mine = np.random.default_rng(1), make(cls, setting)
+    for shape in shapes(cls, setting):
+        feasible = [mine.project(s * rng.standard_normal(shape)) for s in (0.05, 0.5, 1.0, 3.0) for _ in range(12 if cls.limit == 1 else 3)]
+        for scale in (0.1, 1.0, 5.0):
+            w = scale * rng.standard_normal(shape)
+            p = mine.project(w.copy())
+            for z in feasible:
+                if cls.name in CURVED:
+                    assert np.sum((w - p) ** 2) <= np.sum((w - z) ** 2) + 1e-9
+                else:
+                    assert inner(w - p, z - p) <= 1e-8
+            if cls.name not in CURVED:
+                v = w + rng.standard_normal(shape)
+                assert np.linalg.norm(mine.project(v.copy()) - p) <= np.linalg.norm(v - w) + 1e-9
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("cls, setting", CASES)
+def test_linear_minimisation(cls: type, setting: dict[str, Any], dtype: Any) -> None:
+    rng, mine, ref = np.random.default_rng(2), make(cls, setting), cls(**setting)
+    limit = 1e-11 if dtype is np.float64 else 1e-5
+    for shape in shapes(cls, setting):
+        g = rng.standard_normal(shape).astype(dtype)
+        if cls is sets.DoublyStochastic:
+            continue  # test_assignments
+        if not cls.bounded:
+            with pytest.raises((tw.UnsupportedError, tw.RangeError), match="oracle|unbounded"):
+                mine.lmo(g)
+            continue
+        s = mine.lmo(g)
+        np.testing.assert_allclose(s, ref.lmo(g.astype(np.float64)), rtol=limit, atol=limit)
+        np.testing.assert_allclose(mine.project(s.copy()), s, rtol=limit, atol=limit)
+        for _ in range(30):
+            z = mine.project((3 * rng.standard_normal(shape)).astype(dtype))
+            assert inner(g, s) <= inner(g, z) + 10 * limit
+        zero = mine.lmo(np.zeros(shape, dtype))
+        np.testing.assert_allclose(mine.project(zero.copy()), zero, rtol=limit, atol=limit)
+
+
+@pytest.mark.parametrize("cls, setting", CASES)
+def test_points_inside_keep_their_bits_and_bad_numbers_change_nothing(cls: type, setting: dict[str, Any]) -> None:
+    if setting.get("projection") == "sinkhorn" or setting.get("iters") == 50:
+        pytest.skip("its result is no fixed point")
+    rng, mine = np.random.default_rng(3), make(cls, setting)
+    entries = cls in (sets.NonNegative, sets.WeightClip, sets.LinfBall)
+    exact = not cls.name.startswith("graph") and cls.name not in ("affine", "doubly_stochastic", "lorentz")
+    for shape in shapes(cls, setting):
+        w = rng.standard_normal(shape)
+        p = mine.project(w.copy())
+        again = mine.project(p.copy())
+        assert again.tobytes() == p.tobytes() if exact else np.allclose(again, p, rtol=0, atol=1e-13)
+        for bad in (np.nan, np.inf):
+            w = rng.standard_normal(shape)
+            w.flat[1] = bad
+            before = w.copy()
+            if entries:
+                assert np.isnan(mine.project(w).flat[1]) == np.isnan(bad)
+            else:
+                with pytest.raises(tw.NonfiniteError):
+                    mine.project(w)
+                np.testing.assert_array_equal(w, before)
+    empty = np.zeros((0, 3)) if cls.shapes == "matrix" else np.zeros(0)
+    if cls(**setting).takes((7,)) and not getattr(cls, "required", ()):
+        assert mine.project(empty).shape == empty.shape
+
+
+# ---- manifolds
+
+
+@pytest.mark.parametrize("cls, setting", MANIFOLDS)
+def test_retractions(cls: type, setting: dict[str, Any]) -> None:
+    """They end on the set, move by u to first order, and leave the point alone for u = 0."""
+    rng, mine, ref = np.random.default_rng(4), make(cls, setting), cls(**setting)
+    for shape in shapes(cls, setting):
+        x = mine.project((0.15 if cls is manifolds.PoincareBall else 0.4) * rng.standard_normal(shape))
+        u = ref.proj(x, (0.05 if cls is manifolds.SPD else 0.5) * rng.standard_normal(shape))  # the smallest eigenvalue is 0.1
+        y = mine.retract(x.copy(), u)
+        whole = make(cls, {**setting, "eps": 1e-10}) if cls is manifolds.SPD else mine
+        np.testing.assert_allclose(whole.project(y.copy()), y, atol=1e-12)
+        h = 1e-6
+        away = (mine.retract(x.copy(), h * u) - mine.retract(x.copy(), -h * u)) / (2 * h)
+        if cls is manifolds.Grassmann:
+            np.testing.assert_allclose(away, u, atol=1e-8)
+        else:
+            np.testing.assert_allclose(away, u, atol=1e-8 * max(1, np.abs(u).max()))
+        if cls.name not in ("grassmann", "spd", "lorentz") and setting.get("retraction") != "project":
+            assert mine.retract(x.copy(), 0 * u).tobytes() == x.tobytes()
+        np.testing.assert_allclose(mine.retract(x.copy(), 0 * u), x, atol=1e-14)
+
+
+def metric(cls: type, ref: Any, x: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+    if cls is manifolds.PoincareBall:
+        return float(np.sum((2 / (1 - ref.c * ref._dot(x, x))) ** 2 * a * b))
+    if cls is manifolds.Lorentz:
+        return float(np.sum(ref.dot(a, b)))
+    if cls is manifolds.SPD:
+        return float(np.trace(np.linalg.solve(x, a) @ np.linalg.solve(x, b)))
+    return inner(a, b)
+
+
+@pytest.mark.parametrize("cls, setting", MANIFOLDS)
+def test_the_tangent_gradient_is_the_gradient_in_the_metric(cls: type, setting: dict[str, Any]) -> None:
+    rng, mine, ref = np.random.default_rng(5), make(cls, setting), cls(**setting)
+    for shape in shapes(cls, setting):
+        if cls is manifolds.SPD and len(shape) > 2:
+            continue
+        x, e = mine.project(0.4 * rng.standard_normal(shape)), rng.standard_normal(shape)
+        g = mine.tangent(x, e.copy())
+        v = ref.proj(x, rng.standard_normal(shape))
+        assert metric(cls, ref, x, g, v) == pytest.approx(inner(e, v), rel=1e-9, abs=1e-10)
+        if cls is not manifolds.Grassmann and cls is not manifolds.PoincareBall:
+            np.testing.assert_allclose(ref.proj(x, g), g, atol=1e-11)
+
+
+def test_the_smallest_eigenvector_on_the_sphere() -> None:
+    rng = np.random.default_rng(6)
+    a = rng.standard_normal((8, 8))
+    a = a + a.T
+    for retraction in ("exp", "project"):
+        x = rng.standard_normal(8)
+        x /= np.linalg.norm(x)
+        with tw.Optimizer([x], f"sgd(lr=0.05) | manifold(sphere(retraction={retraction}))") as opt:
+            for _ in range(2000):
+                opt.step([2 * a @ x])
+        assert x @ a @ x == pytest.approx(np.linalg.eigvalsh(a)[0], rel=1e-10)
+        assert np.linalg.norm(x) == pytest.approx(1, abs=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_steps_stay_in_the_ball_of_poincare(dtype: Any) -> None:
+    rng = np.random.default_rng(7)
+    x = (0.1 * rng.standard_normal((20, 3))).astype(dtype)
+    with tw.Optimizer([x], "sgd(lr=1) | manifold(poincare_ball)") as opt:
+        for _ in range(30):
+            opt.step([(-50 * x / np.linalg.norm(x, axis=1, keepdims=True)).astype(dtype)])
+    edge = 1 - (1e-5 if dtype is np.float64 else 4e-3)
+    assert np.all(np.linalg.norm(x, axis=1) <= edge * (1 + 1e-6)) and np.all(np.linalg.norm(x, axis=1) > 0.95)
+
+
+def test_exponential_maps_are_geodesics() -> None:
+    """exp moves by the length of the step: the distance of the ball, the hyperboloid, and the positive definite cone."""
+    rng = np.random.default_rng(8)
+    for c in (0.5, 2.0):
+        ball, x = manifolds.PoincareBall(c=c), 0.2 * rng.standard_normal((6, 3))
+        u = 0.1 * rng.standard_normal((6, 3))
+        y = tw.constraint(f"poincare_ball(c={c})").retract(x.copy(), u)
+        d = 2 / np.sqrt(c) * np.arctanh(np.sqrt(c) * np.linalg.norm(ball.add(-x, y), axis=1))
+        np.testing.assert_allclose(d, 2 / (1 - c * np.sum(x * x, 1)) * np.linalg.norm(u, axis=1), rtol=1e-10)
+        sheet = manifolds.Lorentz(c=c)
+        p = sheet.project(rng.standard_normal((6, 4)))
+        v = sheet.proj(p, rng.standard_normal((6, 4)))
+        q = tw.constraint(f"lorentz(c={c})").retract(p.copy(), v)
+        far = np.arccosh(-c * sheet.dot(p, q)) / np.sqrt(c)
+        np.testing.assert_allclose(far, np.sqrt(sheet.dot(v, v)), rtol=1e-7)
+    linalg = pytest.importorskip("scipy.linalg")
+    x = tw.constraint("spd(eps=0.2)").project(rng.standard_normal((5, 5)))
+    u = manifolds.sym(rng.standard_normal((5, 5)))
+    y = tw.constraint("spd").retract(x.copy(), u)
+    np.testing.assert_allclose(y, x @ linalg.expm(np.linalg.solve(x, u)), rtol=1e-8, atol=1e-10)
+    assert y.tobytes() == y.T.copy().tobytes()
+    with pytest.raises(tw.NumericError, match="positive definite"):
+        tw.constraint("spd").retract(-np.eye(3), np.zeros((3, 3)))
+
+
+def test_grassmann_ignores_the_basis() -> None:
+    rng = np.random.default_rng(9)
+    x, g = np.linalg.qr(rng.standard_normal((7, 3)))[0], rng.standard_normal((7, 3))
+    r = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    for retraction in ("polar", "qr", "exp"):
+        mine = tw.constraint(f"grassmann({retraction})")
+        y = mine.retract(x.copy(), mine.tangent(x, g.copy()))
+        z = mine.retract(x @ r, mine.tangent(x @ r, g @ r))
+        np.testing.assert_allclose(y @ y.T, z @ z.T, atol=1e-13)
+
+
+def test_zero_projects_to_the_first_basis_vector() -> None:
+    assert tw.constraint("sphere(radius=2)").project(np.zeros((2, 3))).ravel().tolist() == [2, 0, 0, 0, 0, 0]
+    w = np.array([[0.0, 0.0], [3.0, 4.0]])
+    np.testing.assert_allclose(tw.constraint("oblique").project(w), [[1, 0], [0.6, 0.8]], rtol=1e-15)
+
+
+def test_geoopt_has_the_same_manifolds() -> None:
+    geoopt, torch = pytest.importorskip("geoopt"), pytest.importorskip("torch")
+    rng = np.random.default_rng(10)
+    pairs = [(geoopt.manifolds.SphereExact(), "sphere"), (geoopt.PoincareBallExact(c=1.0), "poincare_ball(eps=1e-5)"), (geoopt.Lorentz(k=1.0), "lorentz")]
+    for theirs, text in pairs:
+        mine = tw.constraint(text)
+        x, e = mine.project(0.4 * rng.standard_normal(5)), rng.standard_normal(5)
+        g = mine.tangent(x, e.copy())
+        np.testing.assert_allclose(g, theirs.egrad2rgrad(torch.from_numpy(x), torch.from_numpy(e)).numpy(), rtol=1e-9, atol=1e-12)
+        y = theirs.expmap(torch.from_numpy(x), torch.from_numpy(0.2 * g)).numpy()
+        np.testing.assert_allclose(mine.retract(x.copy(), 0.2 * g), y, rtol=1e-9, atol=1e-12)
+
+
+# ---- single sets
+
+
+def test_optax_projects_the_same() -> None:
+    projections = pytest.importorskip("optax").projections
+    w = (2 * np.random.default_rng(11).standard_normal(9)).astype(np.float32)
+    pairs = [("non_negative", projections.projection_non_negative(w)), ("l1_ball(1.5)", projections.projection_l1_ball(w, 1.5)),
+             ("linf_ball(0.7)", projections.projection_linf_ball(w, 0.7)), ("weight_clip(0.3)", projections.projection_box(w, -0.3, 0.3))]
+    for text, want in pairs:
+        np.testing.assert_allclose(tw.constraint(text).project(w.copy()), np.asarray(want), rtol=2e-6, atol=2e-7)  # in float32
+
+
+def test_isotonic_regression_is_sklearns() -> None:
+    isotonic = pytest.importorskip("sklearn.isotonic")
+    rng, mine = np.random.default_rng(12), tw.constraint("monotone")
+    for n in (1, 2, 50, 3000):
+        x = rng.standard_normal(n) + 0.001 * np.arange(n)
+        np.testing.assert_allclose(mine.project(x.copy()), isotonic.isotonic_regression(x), rtol=1e-9, atol=1e-12)
+    rising = np.sort(rng.standard_normal(20))
+    assert mine.project(rising.copy()).tobytes() == rising.tobytes()
+
+
+def test_the_capped_simplex_at_its_ends() -> None:
+    w = np.array([3.0, -1.0, 0.5, 0.5])
+    assert tw.constraint("capped_simplex(0)").project(w.copy()).tolist() == [0] * 4
+    assert tw.constraint("capped_simplex(2, cap=0.5)").project(w.copy()).tolist() == [0.5] * 4
+    # a large cap is the simplex
+    np.testing.assert_allclose(tw.constraint("capped_simplex(1, cap=9)").project(w.copy()), tw.constraint("simplex").project(w.copy()), atol=1e-15)
+    with pytest.raises(tw.ShapeError, match="4 entries of at most 0.2"):
+        tw.constraint("capped_simplex(1, cap=0.2)").project(w)
+    for k in (1e6, 1e10):  # the result is as exact as its own size, not as that of the numbers
+        u = tw.constraint("capped_simplex(1, cap=0.6)").project(w + k)
+        assert u.sum() == pytest.approx(1, abs=1e-14)
+
+
+def test_assignments() -> None:
+    optimize = pytest.importorskip("scipy.optimize")
+    rng, mine = np.random.default_rng(13), tw.constraint("doubly_stochastic")
+    for n in (1, 2, 3, 5, 6, 40):
+        for integers in (False, True):
+            g = rng.integers(-3, 3, (n, n)).astype(np.float64) if integers else rng.standard_normal((n, n))
+            p = mine.lmo(g)
+            assert np.all((p == 0) | (p == 1)) and np.all(p.sum(0) == 1) and np.all(p.sum(1) == 1)
+            rows, columns = optimize.linear_sum_assignment(g)
+            assert inner(g, p) == pytest.approx(g[rows, columns].sum(), abs=1e-12)
+            if n <= 6:
+                assert inner(g, p) == pytest.approx(sets_matrices.least_cost(g), abs=1e-12)
+    with pytest.raises(tw.ShapeError, match="square"):
+        mine.project(np.ones((2, 3)))
+
+
+def test_sinkhorn_scales_rows_and_columns() -> None:
+    m = np.random.default_rng(14).standard_normal((5, 5))
+    p = tw.constraint("doubly_stochastic(iters=500, temperature=0.5, projection=sinkhorn)").project(m.copy())
+    np.testing.assert_allclose(p.sum(0), 1, rtol=1e-14)
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-9)
+    rest = np.log(p) - m / 0.5  # a_i + b_j
+    np.testing.assert_allclose(rest - rest[:1] - rest[:, :1] + rest[0, 0], 0, atol=1e-11)
+
+
+def test_affine_sets() -> None:
+    rng = np.random.default_rng(15)
+    A, b, w = rng.standard_normal((3, 8)), rng.standard_normal(3), rng.standard_normal(8)
+    u = tw.constraint(stage("affine", {"A": A.tolist(), "b": b.tolist()})).project(w.copy())
+    np.testing.assert_allclose(A @ u, b, atol=1e-12)
+    np.testing.assert_allclose((u - w) - A.T @ np.linalg.lstsq(A.T, u - w, rcond=None)[0], 0, atol=1e-12)
+    both = tw.constraint(stage("affine", {"A": [[1.0, 1.0], [1.0, 1.0]], "b": [0.0, 2.0]}))  # they contradict each other
+    np.testing.assert_allclose(both.project(np.array([0.0, 0.0])), [0.5, 0.5], atol=1e-14)
+    with pytest.raises(tw.RangeError, match="5 numbers"):
+        tw.constraint("affine(A=[1, 2, 3, 4, 5], b=[1, 2])")
+    with pytest.raises(tw.ShapeError, match="`A`"):
+        both.project(np.ones(3))
+    with pytest.raises(tw.ShapeError, match="`a`"):
+        tw.constraint("halfspace(a=[1, 2], b=0)").project(np.ones(3))
+
+
+def test_graphs_hold_their_operation() -> None:
+    rng = np.random.default_rng(16)
+    for scale, n in itertools.product((0.1, 1.0, 20.0), (3, 5, 9)):
+        x = scale * rng.standard_normal((200, n))
+        holds = {
+            "graph_sum": lambda y: y[:, :-1].sum(1), "graph_max": lambda y: y[:, :-1].max(1), "graph_sum_relu": lambda y: np.maximum(y[:, :-1].sum(1), 0),
+            "graph_dot(root_steps=80)": lambda y: np.sum(y[:, : n // 2] * y[:, n // 2 : -1], axis=1),
+        }
+        for text, f in holds.items():
+            y = tw.constraint(text).project(x.copy())
+            np.testing.assert_allclose(y[:, -1], f(y), atol=1e-12 * max(1, scale**2))
+    y = tw.constraint("graph_relu").project(rng.standard_normal((200, 2)))
+    np.testing.assert_allclose(y[:, 1], np.maximum(y[:, 0], 0))
+    assert tw.constraint("graph_relu").project(np.array([[-1.0, 1.0], [-0.1, 1.0]])).tolist() == [[-1.0, 0.0], [0.45, 0.45]]
+
+
+def test_the_product_graph_is_not_beaten_by_a_search() -> None:
+    optimize = pytest.importorskip("scipy.optimize")
+    rng = np.random.default_rng(17)
+    for _ in range(4):
+        x = rng.standard_normal(5)
+        y = tw.constraint("graph_dot").project(x.copy())
+        cost = lambda v: np.sum((v - x[:4]) ** 2) + (v[:2] @ v[2:] - x[4]) ** 2  # noqa: E731
+        best = min(optimize.minimize(cost, 2 * rng.standard_normal(4), method="Nelder-Mead").fun for _ in range(15))
+        assert np.sum((y - x) ** 2) <= best + 1e-6
+    # a = b with a large product: the multiplier ends at its bound
+    assert np.all(np.isfinite(tw.constraint("graph_dot").project(np.array([0.0, 0.0, 5.0]))))
+
+
+def test_ranks_and_counts_that_do_not_fit() -> None:
+    with pytest.raises(tw.ShapeError, match="`k` is 4"):
+        tw.constraint("l0_ball(4)").project(np.ones(3))
+    with pytest.raises(tw.ShapeError, match="`rank` is 3"):
+        tw.constraint("low_rank(3)").project(np.ones((2, 5)))
+    assert tw.constraint("l0_ball(2)").project(np.array([1.0, -1.0, 1.0])).tolist() == [1, -1, 0]  # the lower index on ties
