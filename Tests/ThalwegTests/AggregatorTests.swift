@@ -36,11 +36,13 @@ final class AggregatorTests: XCTestCase {
 
   func testOrdersAreReproduciblePermutations() {
     for task in 0..<5 {
-      let order = PCGrad.order(7, 0, 3, task: task, of: 9)
+      let order = TaskContext(seed: 7, stream: 0, step: 3).order(task, of: 9)
       XCTAssertEqual(order.sorted(), Array(0..<9))
-      XCTAssertEqual(order, PCGrad.order(7, 0, 3, task: task, of: 9))
+      XCTAssertEqual(order, TaskContext(seed: 7, stream: 0, step: 3).order(task, of: 9))
     }
-    XCTAssertNotEqual(PCGrad.order(7, 0, 3, task: 0, of: 9), PCGrad.order(7, 0, 4, task: 0, of: 9))
+    XCTAssertNotEqual(
+      TaskContext(seed: 7, stream: 0, step: 3).order(0, of: 9), TaskContext(seed: 7, stream: 0, step: 4).order(0, of: 9)
+    )
   }
 
   /// v ≥ u, Gv ≥ 0, and where v > u, Gv = 0.

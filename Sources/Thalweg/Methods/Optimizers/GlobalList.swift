@@ -4,6 +4,7 @@ let globalList: [Registered] = [
   entry(LAMB.self),
   entry(LARS.self),
   entry(BetaNGD.self),
+  entry(ClippedSGD.self),
   entry(AdaGradNorm.self),
   entry(PolyakSGD.self),
   entry(DoG.self),

@@ -20,6 +20,9 @@ let scheduleList: [Registered] = [
   entry(InnerProductTest.self),
   entry(BatchLRScaling.self),
   entry(EffectiveLR.self),
+  entry(DANNLambda.self),
+  entry(DANNLR.self),
+  entry(RhoSchedule.self),
 ]
 
 extension Parameter {

@@ -6,6 +6,12 @@ let transformList: [Registered] = [
     component: .chosen {
       $0.given("fraction") ? .whole(kernels(FractionClip.self)) : .element(kernels(CoordinateClip.self))
     }),
+  ClipNorm.registered,
+  entry(ClipBlockRMS.self),
+  entry(AGC.self),
+  entry(GradientCentralization.self),
+  entry(GradReversal.self),
+  entry(OnlineMedianGradient.self),
   entry(GradientNoise.self),
   entry(GradientAccumulate.self),
   entry(TrAct.self),
