@@ -11,6 +11,7 @@ let aggregatorList: [Registered] = [
   entry(GradVac.self),
   entry(ConFIG.self),
   entry(SAMGS.self),
+  entry(GCond.self),
   entry(GradDrop.self),
   entry(RandomLossWeighting.self),
   entry(Bloop.self),

@@ -23,6 +23,7 @@ struct FairGrad: GramianRule {
 
   func weights(_ G: Gramian, _ c: inout TaskContext) throws(Failure) -> [Double] {
     let s = G.largest
+    c.memory[0] = 0
     guard s > 0, alpha > 0 else { return G.map { _ in s > 0 ? 1 : 0 } }
     // w = s^(−α/(1+α))·v turns G into G/s
     let (v, bounded) = balanced(G.scaled(by: 1 / s), 1 / alpha)

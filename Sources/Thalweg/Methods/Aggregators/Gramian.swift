@@ -77,14 +77,10 @@ func nearestPoint(_ G: Gramian) throws(Failure) -> [Double] {
     guard slopes[next] < length - 1e-13 * length - noise else { return w }
     corral.append(next)
     while true {
-      // of the points (p, √lift): regular where they are affinely independent
-      let lift = corral.reduce(0) { max($0, unit[$1][$1]) }
-      guard let u = unit.map({ $0.map { $0 + lift } }).cholesky(corral, corral.map { _ in 1 }) else {
+      guard let z = nearestAffine(unit, corral) else {
         // it depends on those that are there: it can bring the hull no nearer
-        corral.removeAll { $0 == next }
         return w
       }
-      let sum = u.reduce(0, +), z = u.map { $0 / sum }
       if z.allSatisfy({ $0 > 0 }) {
         for (k, i) in corral.enumerated() { w[i] = z[k] }
         break
@@ -101,6 +97,19 @@ func nearestPoint(_ G: Gramian) throws(Failure) -> [Double] {
     }
   }
   throw Failure(Status.numeric, "the nearest point of the gradients' hull was not found")
+}
+
+/// The weights, adding up to 1, of the point nearest to 0 in the affine hull of some points; nil when they are dependent.
+/// From the shortest of them, so that no digits of short ones are lost beside long ones.
+private func nearestAffine(_ G: Gramian, _ points: [Int]) -> [Double]? {
+  guard let base = points.min(by: { G[$0][$0] < G[$1][$1] }) else { return nil }
+  let rest = points.filter { $0 != base }
+  let differences = G.indices.map { i in G.indices.map { j in (G[i][j] - G[i][base]) - (G[j][base] - G[base][base]) } }
+  guard let y = differences.cholesky(rest, rest.map { G[base][base] - G[$0][base] }) else { return nil }
+  var weight = [Double](repeating: 0, count: G.count)
+  weight[base] = 1
+  for (i, x) in zip(rest, y) { (weight[i], weight[base]) = (x, weight[base] - x) }
+  return points.map { weight[$0] }
 }
 
 /// The minimum over a > 0 of ½·aᵀAa − Σ ψ(a_i), with ψ′(a) = a^(−p), by Newton's method with shortened steps. Where
