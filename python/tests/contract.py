@@ -62,6 +62,8 @@ COMPOSED = {
     "avg_sam_fsam": "avg_sam(0.1) | fsam(0.3, keep_ratio=0.5, refresh_every=2) | sgd(lr=0.1)",
     "routed_friendly": "route(matrix=(friendly_sam(0.1) | muon(lr=0.1)), other=(looksam(0.1, k=2) | adamw(lr=0.1)))",
     "sam_gs": "sam_gs(tasks=2) | sgd(lr=0.1)",
+    "gcond": "gcond(tasks=2, dominance_window=1) | sgd(lr=0.1)",
+    "pareto_da": "pareto_da(tasks=2) | sgd(lr=0.1)",
     "bloop": "bloop(ema=0.5) | sgd(lr=0.1)",
     "graddrop": "graddrop(tasks=3) | sgd(lr=0.1)",
     "gradvac": "gradvac(tasks=3) | sgd(lr=0.1)",

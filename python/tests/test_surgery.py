@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from reference import aggregators, surgery
+from reference import aggregators, gcond, surgery  # noqa: F401
 from reference.base import AggregatorReference, every
 from support import stage
 
@@ -48,7 +48,7 @@ class Host:
             for g in self.grads:
                 g[...] = jacobian[request.index, at : at + g.size].reshape(g.shape)
                 at += g.size
-        assert asked == [("task_gradient", k, len(jacobian)) for k in range(len(jacobian))]
+        assert asked == [("task_gradient", k, len(jacobian)) for k in range(len(jacobian))], asked
         return -np.concatenate([np.ravel(p) for p in self.params])
 
 
@@ -64,6 +64,10 @@ CASES = [
     ("random_loss_weighting", 2, {}), ("random_loss_weighting", 9, {}),
     ("sam_gs", 2, {}), ("sam_gs", 3, {"max_norm": 0.0, "match_sum": False}), ("sam_gs", 9, {"trigger": "any", "gamma": 0.99}),
     ("sam_gs", 3, {"gamma": 0.0, "beta1": 0.5, "beta2": 0.3, "eps": 0.1}), ("sam_gs", 2, {"gamma": 1.0, "max_norm": 100.0}),
+    ("gcond", 2, {}), ("gcond", 3, {"mode": "steps"}), ("gcond", 3, {"reference": "resolved", "momentum": 0.0}),
+    ("gcond", 5, {"lambdas": [1.0, 2.0, 0.5, 1.0, 3.0], "norm_cap": 5.0, "dominance_window": 1}),
+    ("gcond", 9, {"mode": "steps", "reference": "resolved", "main": -0.05, "critical": -0.2, "dominance_window": 0}),
+    ("gcond", 4, {"main": -0.02, "critical": -0.1, "remap_power": 1.0, "max_iters": 3}),
     ("bloop", 2, {}), ("bloop", 2, {"ema": 0.5, "init": "zeros", "lam": 2.0}), ("bloop", 2, {"ema": 1.0, "ratio_upper_bound": 0.05}),
     ("prograd", 2, {}), ("prograd", 2, {"mode": "remove_conflict", "lam": 1.0}),
     ("odice", 3, {}), ("odice", 3, {"eta": 0.3, "tiny": 1e3}),
@@ -89,7 +93,8 @@ def test_combination(name: str, tasks: int, setting: dict[str, Any], dtype: Any,
 
 def test_every_aggregator_has_a_reference() -> None:
     have = {c.name for c in every(AggregatorReference)} | {c.name for c in every(surgery.Aggregation)}
-    assert {m.name for m in tw.methods("aggregator")} - {"median_gd"} <= have
+    # a name for two others, and a program whose optimum need not be unique
+    assert {m.name for m in tw.methods("aggregator")} - {"median_gd", "pareto_da"} <= have
 
 
 @pytest.mark.parametrize("norm, other", [("l1", "coordinate_median"), ("l2", "geometric_median")])
@@ -258,6 +263,72 @@ def test_bloop_and_odice_are_orthogonal(rng: np.random.Generator) -> None:
     assert abs(Host("prograd(lam=1)")(J) @ J[1]) < 1e-12
 
 
+def test_gcond_resolves_conflicts(rng: np.random.Generator) -> None:
+    a, b = np.zeros(SIZE), np.zeros(SIZE)
+    a[0], b[0], b[1] = 2.0, -1.0, 0.2  # a critical conflict: the stronger task stays whole
+    d = Host("gcond(strength=1, mode=steps, momentum=0)")(np.vstack([a, b]))
+    np.testing.assert_allclose(d, a, rtol=1e-6)
+    d = Host("gcond(strength=1, momentum=0)")(np.vstack([a, b]))
+    assert d[0] == pytest.approx(2, rel=1e-6) and d[1] == pytest.approx(0.2, rel=1e-6)  # b without its part along a
+    agreeing = np.abs(rng.standard_normal((3, SIZE)))
+    np.testing.assert_allclose(Host("gcond(tasks=3)")(agreeing), agreeing.sum(axis=0), **EXACT)
+    weak = np.vstack([a, -0.1 * a + 3 * np.eye(SIZE)[1]])  # each is projected off the other
+    x, y = weak
+    want = x - x @ y / (y @ y) * y + y - x @ y / (x @ x) * x
+    np.testing.assert_allclose(Host("gcond(mode=steps, eps=1e-30)")(weak), want, **EXACT)
+    mine = Host("gcond(mode=steps, strength=0, stability=0)")  # all scores are equal: the first wins, and must yield
+    winners = [int(mine(np.vstack([a, b]))[0] > 0 and mine.opt.get("gcond.winner")) for _ in range(8)]
+    assert [w for w in winners[:5]] == [0, 0, 0, 1, 0]
+
+
+def test_gcond_after_accumulation(rng: np.random.Generator) -> None:
+    """gradient_accumulate in front gives every task's gradient as a mean over minibatches."""
+    params = [np.zeros(SIZE)]
+    opt = tw.Optimizer(params, "gradient_accumulate(3) | gcond(tasks=2) | sgd(lr=1.0)")
+    ref, rows = gcond.GCond(), {}
+    for _ in range(3):
+        params[0][...], seen = 0, {0: [], 1: []}
+        for request in opt.requests():
+            g = rows.setdefault((request.index, request.tag), rng.standard_normal(SIZE))
+            seen[request.index].append(g)
+            request.answer([g])
+        assert [len(v) for v in seen.values()] == [3, 3]
+        np.testing.assert_allclose(-params[0], ref.combine(np.array([np.mean(seen[k], axis=0) for k in (0, 1)])), **EXACT)
+
+
+@pytest.mark.parametrize("move", ["auto", "balance", "descent"])
+def test_pareto_da_solves_its_program(move: str, rng: np.random.Generator) -> None:
+    """The value, since the optimum need not be unique; against scipy's solver."""
+    optimize = pytest.importorskip("scipy.optimize")
+    solved = 0
+    for case in range(60):
+        m = 2 + case % 5
+        J = rng.standard_normal((m + 1, SIZE)) + rng.uniform(-0.3, 0.3)
+        if case % 3 == 0:
+            J[-1] *= 1e-5  # auto: descent
+        if case % 7 == 0:
+            J[1] = -J[0]
+        C, a = J[:m] @ J[:m].T, J[:m] @ J[-1]
+        if move == "balance" or (move == "auto" and np.linalg.norm(J[-1]) > 1e-3):
+            kept = [j for j in range(m) if a[j] <= 0 or a[j] == a.max()] if a.max() > 0 else list(range(m))
+            rows, goal = C[kept], a
+            bounds = np.array([0.0 if a[j] == a.max() or a.max() <= 0 else a[j] for j in kept])
+        else:
+            rows, goal, bounds = np.vstack([C, a]), C.sum(axis=0), np.append(np.zeros(m), min(0.0, a.max()))
+        program = optimize.linprog(-goal, A_ub=-rows, b_ub=-bounds, A_eq=np.ones((1, m)), b_eq=[1.0])
+        alpha = np.linalg.lstsq(J[:m].T, Host(f"pareto_da(tasks={m}, move={move})")(J), rcond=None)[0] / m
+        if program.status != 0:
+            np.testing.assert_allclose(alpha, 1 / m, rtol=1e-10)
+            continue
+        solved += 1
+        if case % 7:  # else the weights cannot be read off
+            assert (alpha >= -1e-10).all() and alpha.sum() == pytest.approx(1, rel=1e-10)
+        size = np.abs(C).max()
+        assert (rows @ alpha - bounds >= -1e-8 * size).all()
+        assert goal @ alpha == pytest.approx(-program.fun, rel=1e-7, abs=1e-9 * np.abs(goal).max())
+    assert solved > 20
+
+
 def test_sam_gs_is_bounded(rng: np.random.Generator) -> None:
     mine = Host("sam_gs(tasks=3)")
     for _ in range(3):
@@ -328,6 +399,7 @@ def test_cagrad_and_nash_equal_torchjd_where_it_runs(rng: np.random.Generator) -
 
 
 @pytest.mark.parametrize("sentence, what", [
+    ("gcond(critical=0.1)", "critical"), ("gcond(lambdas=[1])", "lambdas"),
     ("krum(tasks=4, n_byzantine=2)", "n_byzantine"), ("krum(tasks=3, n_selected=4)", "n_selected"),
     ("trimmed_mean(tasks=4, trim=2)", "trim"), ("aligned_mtl(tasks=3, pref=[1, 2])", "pref"),
     ("config(pref=[1, -1])", "pref"), ("geometric_median(weights=[0, 0])", "weights"), ("graddrop(leak=[2, 0])", "leak"),
@@ -347,3 +419,54 @@ def test_a_gradient_that_is_not_finite_is_refused(name: str) -> None:
         for request in opt.requests():
             opt.grads[0][:] = np.nan if request.index == request.count - 1 else 1.0
     assert (p[0] == 1).all() and opt.steps == 0
+
+
+# ---- weights of losses
+
+
+def test_losses_equal_torchjd(rng: np.random.Generator) -> None:
+    torch, scalarization = pytest.importorskip("torch"), pytest.importorskip("torchjd.scalarization")
+    L, s = rng.uniform(0.5, 2, 4), rng.standard_normal(4)
+    for name, peer, theirs in (("uncertainty_weighting", scalarization.UW(4), "log_var"), ("imtl_l", scalarization.IMTLL(4), "log_scale")):
+        peer = peer.double()
+        with torch.no_grad():
+            getattr(peer, theirs)[...] = torch.from_numpy(s)
+        x = torch.from_numpy(L.copy()).requires_grad_()
+        value = peer(x)
+        value.backward()
+        mine, gradients = tw.objective(name).value_and_grad(losses=L, s=s)
+        assert mine == pytest.approx(float(value.detach()), rel=1e-12)
+        np.testing.assert_allclose(gradients["losses"], x.grad.numpy(), rtol=1e-12)
+        np.testing.assert_allclose(gradients["s"], getattr(peer, theirs).grad.numpy(), rtol=1e-12, atol=1e-14)
+    x = torch.from_numpy(L.copy()).requires_grad_()
+    value = scalarization.STCH(mu=0.3)(x)
+    value.backward()
+    mine, gradients = tw.objective("stch(mu=0.3)").value_and_grad(losses=L)
+    assert mine == pytest.approx(float(value.detach()), rel=1e-12)
+    np.testing.assert_allclose(gradients["losses"], x.grad.numpy(), rtol=1e-12)
+    peer, epochs = scalarization.DWA(), rng.uniform(0.5, 2, (3, 4))
+    for k, losses in enumerate(epochs):
+        value = float(peer(torch.from_numpy(losses)))
+        peer.step()
+        more = {"previous": epochs[k - 1], "older": epochs[k - 2]} if k > 1 else {}
+        assert tw.objective("dwa").value_and_grad(losses=losses, **more)[0] == pytest.approx(value, rel=1e-12)
+
+
+def test_laws_of_loss_weights(rng: np.random.Generator) -> None:
+    L = np.array([0.5, 1.2, 1.9, 0.8])
+    at = tw.objective("uncertainty_weighting").value_and_grad(losses=L, s=np.log(L))[1]
+    np.testing.assert_allclose(at["s"], 0, atol=1e-15)  # the best variances
+    s = rng.standard_normal(4)
+    twice = 2 * tw.objective("uncertainty_weighting").value_and_grad(losses=L, s=-s)[0]
+    assert tw.objective("imtl_l").value_and_grad(losses=L, s=s)[0] == pytest.approx(twice, rel=1e-14)
+    near = tw.objective("stch(mu=1e-3)").value_and_grad(losses=L, weights=np.ones(4))
+    assert near[0] == pytest.approx(L.max(), rel=1e-3) and near[1]["losses"].argmax() == L.argmax()
+    dro, q = tw.objective("group_dro(eta=1.0)"), None
+    for _ in range(200):  # it concentrates on the worst group
+        q = dro.value_and_grad(losses=L, **({} if q is None else {"q": q}))[1]["losses"]
+        assert q.sum() == pytest.approx(1, rel=1e-14)
+    assert q[L.argmax()] > 0.99
+    with pytest.raises(tw.RangeError, match="q"):
+        dro.value_and_grad(losses=L, q=-np.ones(4))
+    w = tw.objective("dwa").value_and_grad(losses=L, previous=rng.uniform(0.5, 1, 4), older=np.ones(4))[1]["losses"]
+    assert w.sum() == pytest.approx(4, rel=1e-14)

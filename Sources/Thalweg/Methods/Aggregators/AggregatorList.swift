@@ -17,6 +17,7 @@ let aggregatorList: [Registered] = [
   entry(Bloop.self),
   entry(ProGrad.self),
   entry(ODICE.self),
+  entry(ParetoDA.self),
   entry(Krum.self),
   entry(GeometricMedian.self),
   entry(CoordinateMedian.self),
