@@ -71,6 +71,7 @@ COMPOSED = {
     "coordinate_median": "coordinate_median(tasks=3) | sgd(lr=0.1)",
     "median_gd": "median_gd(tasks=3, norm=l2) | sgd(lr=0.1)",
     "gradvac_sam_gs": "sam(0.05) | gradvac(tasks=2) | bloop | sgd(lr=0.1)",
+    "flooding": "flooding(1) | sgd(lr=0.1)",
     "online_median": "online_median_gradient(0.5) | sgd(lr=0.1)",
     "accumulate_sam": "gradient_accumulate(2) | sam(0.05) | clip_global_norm(1) | adamw(lr=0.1)",
     "sam_accumulate": "sam(0.05) | gradient_accumulate(2) | sgd(lr=0.1, momentum=0.9)",

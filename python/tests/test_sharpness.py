@@ -496,9 +496,59 @@ def test_adaptation_schedules() -> None:
     np.testing.assert_allclose(w, at + tw.schedule("dann_lambda(total=4)")(1), rtol=1e-14)
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_flooding_turns_below_its_level(asked: bool) -> None:
+    """The loss comes with the answer to a request, or is observed."""
+    ref, w = shaping.Flooding(b=0.3), np.array([1.2])
+    mine = w.copy()
+    opt = tw.Optimizer([mine], "flooding(0.3) | sgd(lr=0.1)")
+    for _ in range(30):
+        loss = float(w @ w) / 2
+        if asked:
+            for request in opt.requests():
+                assert request.wants_loss
+                request.loss = loss
+                request.answer([mine.copy()], loss)
+        else:
+            opt.observe("loss", loss)
+            opt.step([mine.copy()])
+        w -= 0.1 * ref.transform([w], loss=loss)[0]
+        np.testing.assert_allclose(mine, w, rtol=1e-13)
+    assert abs(float(w @ w) / 2 - 0.3) < 0.1  # it stays around the level
+    at = np.array([np.sqrt(0.6)])
+    opt = tw.Optimizer([at], "flooding(0.5) | sgd(lr=0.1)")
+    opt.observe("loss", 0.5)
+    opt.step([np.ones(1)])
+    assert at[0] == np.sqrt(0.6)  # no move at the level
+
+
+def test_privacy() -> None:
+    """One step without sampling has a closed form, and the noise for a target spends it."""
+    eps = tw.schedule("rdp_accountant(sigma=4, rate=1, delta=1e-5, orders=[8])")
+    assert eps(3) == pytest.approx(3 * 8 / 32 - (math.log(1e-5) + math.log(8)) / 7 + math.log(7 / 8), rel=1e-14)
+    for epsilon, rate, steps in [(1.0, 0.01, 1000), (8.0, 0.1, 300), (0.5, 1.0, 3)]:
+        sigma = tw.schedule(f"dp_noise_for_epsilon(epsilon={epsilon}, rate={rate}, delta=1e-5)")(steps)
+        spent = tw.schedule(f"rdp_accountant(sigma={sigma!r}, rate={rate}, delta=1e-5)")(steps)
+        assert epsilon - 0.01 <= spent <= epsilon
+    assert tw.schedule("dp_noise_for_epsilon(epsilon=1e-9, rate=1, delta=1e-5)")(10) == math.inf
+    rising = tw.schedule("rdp_accountant(sigma=1, rate=0.02, delta=1e-5)")
+    assert 0 == rising(0) < rising(1) < rising(10) < rising(100)
+
+
+def test_privacy_equals_opacus() -> None:
+    accountants = pytest.importorskip("opacus.accountants")
+    for sigma, rate, steps in [(1.1, 0.01, 1000), (0.8, 0.2, 50), (5.0, 1.0, 10)]:
+        peer = accountants.RDPAccountant()
+        for _ in range(steps):
+            peer.step(noise_multiplier=sigma, sample_rate=rate)
+        mine = tw.schedule(f"rdp_accountant(sigma={sigma}, rate={rate}, delta=1e-5)")(steps)
+        assert mine == pytest.approx(peer.get_epsilon(1e-5), rel=1e-10)
+
+
 @pytest.mark.parametrize("sentence, what", [
     ("rho_schedule", "lr"), ("rho_schedule(mode=step, bounds=[1], values=[1])", "values"), ("rho_schedule(lr=0.1, lr_min=1)", "lr_max"),
     ("rho_schedule(mode=step, bounds=[1], values=[1, -1])", "values"), ("dann_lambda(total=-1)", "total"),
+    ("rdp_accountant(sigma=1, rate=0.1, delta=0)", "delta"), ("rdp_accountant(sigma=1, rate=0.1, delta=0.1, orders=[1])", "orders"),
 ])  # fmt: skip
 def test_schedules_refuse(sentence: str, what: str) -> None:
     with pytest.raises(tw.Error, match=what):

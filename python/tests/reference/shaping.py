@@ -91,6 +91,18 @@ class GradReversal(TransformReference):
         return [-self.lam * g for g in grads]
 
 
+class Flooding(TransformReference):
+    """Flooded loss (Ishida et al., 2020; arXiv 2002.08709); `loss` is that of the minibatch."""
+
+    name = "flooding"
+    defaults = {"b": 0.0}
+    settings = ()  # it needs the loss: test_sharpness.py
+
+    def transform(self, grads: Arrays, *, params: Arrays | None = None, update: Arrays | None = None,
+                  normal: Callable[[int], Arrays] | None = None, loss: float = 0.0) -> Arrays:
+        return [np.sign(loss - self.b) * g for g in grads]
+
+
 class OnlineMedianGradient(TransformReference):
     """The median over iterations by stochastic proximal points (Schaipp et al., 2024; arXiv 2402.12828)."""
 

@@ -12,11 +12,11 @@ import Glibc
 ///       steps:  cos < critical: g_L ← 0;   cos < main: g_L ← g_L − ⟨g_L, g_W⟩/(‖g_W‖² + ε)·g_W;   else both, without W
 ///     g = Σ g_k;   m ← β·m + (1 − β)·g;   the rule sees m/(1 − βᵗ)
 ///
-/// State    m, the previous gradient of every task; n, the last winner, how often it won in a row, t. While it asks, the
-///          gradients.
+/// State    m, the previous gradient of every task; n, the last winner, how often it won in a row, t. While it asks,
+///          the gradients.
 /// Differs  works on inner products (the same numbers). Gradients are accumulated by gradient_accumulate in front. The
-///          authors' buffers are projected in place before they are kept, which is reference=resolved; whether the paper
-///          kept raw gradients is UNVERIFIED. cos_tol is 0 there: rounding after a projection then counts as a conflict.
+///          authors' buffers are projected in place before they are kept, which is reference=resolved; whether the
+///          paper kept raw gradients is UNVERIFIED. cos_tol is 0 there, and rounding after a projection a conflict.
 ///          Their output by signs is not there. The rule behind should have no momentum of its own.
 /// Source   Alves Limarenko and Studenikina, 2025, arXiv:2509.07252.
 struct GCond: Source {

@@ -60,8 +60,8 @@ extension Gramian {
 func dot(_ a: [Double], _ b: [Double]) -> Double { zip(a, b).reduce(0) { $0 + $1.0 * $1.1 } }
 
 /// The point of the hull of points p_i that is nearest to 0, from the inner products of the p_i: the weights on the
-/// simplex. Wolfe's method (1976): points join a corral, whose nearest affine point is found exactly, and leave it where
-/// a weight would become negative.
+/// simplex. Wolfe's method (1976): points join a corral, whose nearest affine point is found exactly, and leave it
+/// where a weight would become negative.
 func nearestPoint(_ G: Gramian) throws(Failure) -> [Double] {
   let m = G.count, top = G.largest
   var w = [Double](repeating: 0, count: m)
@@ -99,8 +99,8 @@ func nearestPoint(_ G: Gramian) throws(Failure) -> [Double] {
   throw Failure(Status.numeric, "the nearest point of the gradients' hull was not found")
 }
 
-/// The weights, adding up to 1, of the point nearest to 0 in the affine hull of some points; nil when they are dependent.
-/// From the shortest of them, so that no digits of short ones are lost beside long ones.
+/// The weights, adding up to 1, of the point nearest to 0 in the affine hull of some points; nil when they are
+/// dependent. From the shortest of them, so that no digits of short ones are lost beside long ones.
 private func nearestAffine(_ G: Gramian, _ points: [Int]) -> [Double]? {
   guard let base = points.min(by: { G[$0][$0] < G[$1][$1] }) else { return nil }
   let rest = points.filter { $0 != base }

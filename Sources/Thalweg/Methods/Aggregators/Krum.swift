@@ -1,10 +1,12 @@
 /// Krum and multi-Krum: the gradients that lie closest to their neighbours; up to f of them may be anything.
 ///
-///     score_i = the sum of the tasks − f − 2 smallest ‖g_i − g_j‖², j ≠ i;   g = the mean of the n_selected lowest scores
+///     score_i = the sum of the tasks − f − 2 smallest ‖g_i − g_j‖², j ≠ i;   g = the mean of the n_selected lowest
+///       scores
 ///
 /// State    the gradient of every worker.
 /// Differs  nothing from the paper; torchjd.Krum adds distances that are not squared (squared=false). Of equal scores
-///          the earlier worker's counts. Distances come from inner products: below some 1e-8 of the gradients they are 0.
+///          the earlier worker's counts. Distances come from inner products: below some 1e-8 of the gradients they are
+///          0.
 /// Source   Blanchard, El Mhamdi, Guerraoui and Stainer, 2017, NeurIPS.
 struct Krum: GramianRule {
   static let method = Method(

@@ -1,8 +1,8 @@
 /// Pareto domain adaptation: the weights of training losses that lower a loss on held-out target data, or all of them.
 ///
 ///     g_1 … g_m the gradients of the training losses, v that of the held-out measure (task m);  C = JJᵀ,  a = J·v
-///     balance (measure > eps):   max Σ α_j·a_j on the simplex with  (Cα)_j ≥ r_j;   where some a_j > 0:  r_j = 0 at the
-///       largest a, none where a_j > 0, a_j elsewhere;   else r = 0
+///     balance (measure > eps):   max Σ α_j·a_j on the simplex with  (Cα)_j ≥ r_j;   where some a_j > 0:  r_j = 0 at
+///       the largest a, none where a_j > 0, a_j elsewhere;   else r = 0
 ///     descent (measure ≤ eps):   max Σ (Cα)_j on the simplex with  Cα ≥ 0,  Σ α_j·a_j ≥ min(0, max a)
 ///     g = tasks·Σ α_j·g_j;   an impossible program: α = 1/tasks
 ///

@@ -38,8 +38,8 @@ struct ProGrad: GramianRule {
 ///
 ///     f, b, l = the gradients of tasks 0, 1 and 2;   c = ⟨f, b⟩/max(⟨f, f⟩, tiny);   g = f + eta·(b − c·f) + l
 ///
-/// Task 0 is the loss lambda·mean f*(r + γ·V̄(s′) − V(s)), task 1 lambda·mean f*(r + γ·V(s′) − V̄(s)) without its weight
-/// eta, task 2 (1 − lambda)·mean V(s); V̄ is an average of V and held constant.
+/// Task 0 is the loss lambda·mean f*(r + γ·V̄(s′) − V(s)), task 1 lambda·mean f*(r + γ·V(s′) − V̄(s)) without its
+/// weight eta, task 2 (1 − lambda)·mean V(s); V̄ is an average of V and held constant.
 ///
 /// State    the three gradients.
 /// Differs  nothing from the authors' code. lambda and f* are the host's losses.

@@ -1,7 +1,7 @@
 import Glibc
 
-/// What makes one loss of those of several tasks or groups: the gradients for the losses are the weights with which their
-/// own gradients add up. All of it is in double.
+/// What makes one loss of those of several tasks or groups: the gradients for the losses are the weights with which
+/// their own gradients add up. All of it is in double.
 private func numbers<T: Real>(_ x: Inputs<T>, _ name: String) throws(Failure) -> [Double] {
   let p = try x[name]
   return (0..<x.sizes["m"]).map { Double(p[$0]) }

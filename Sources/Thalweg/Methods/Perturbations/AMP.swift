@@ -1,4 +1,5 @@
-/// Adversarial model perturbation: steps of gradient ascent that stay in a ball; the rule sees the gradient at their end.
+/// Adversarial model perturbation: steps of gradient ascent that stay in a ball; the rule sees the gradient at their
+/// end.
 ///
 ///     d = 0;   inner_iter times:  d ← d + inner_lr·g at θ + d;   ‖d‖ > ε:  d ← d·ε/‖d‖
 ///

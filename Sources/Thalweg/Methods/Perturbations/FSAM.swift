@@ -5,9 +5,9 @@
 ///
 /// State    the mask and the count of steps; while it asks, the parameters.
 /// Differs  groups with maskable=false (biases, embeddings, batch norms in the paper) are perturbed whole and not
-///          counted in n. Entries that tie with the last one kept are kept too, so all are where most g² are 0. The mask
-///          comes from the gradient of its own step; the authors' code has no perturbation there. Estimates from single
-///          samples' gradients are not there.
+///          counted in n. Entries that tie with the last one kept are kept too, so all are where most g² are 0. The
+///          mask comes from the gradient of its own step; the authors' code has no perturbation there. Estimates from
+///          single samples' gradients are not there.
 /// Source   Zhong, Ding, Shen, Mi, Liu, Du and Tao, 2022, arXiv:2210.05497.
 struct FSAM: Source {
   static let method = Method(

@@ -1,6 +1,7 @@
 /// IGNITE: a surrogate of an objective keeps the gradient of its mean prediction small, by a Lagrange multiplier.
 ///
-///     g, p = the gradients of tasks 0 (the loss) and 1 (the mean prediction h);   e = r·p/‖p‖;   p′ = that of h at θ + e
+///     g, p = the gradients of tasks 0 (the loss) and 1 (the mean prediction h);   e = r·p/‖p‖;
+///     p′ = the gradient of h at θ + e
 ///     g ← g + λ·ρ/r·(p′ − p);   λ ← λ + η·(ρ·‖p‖ − ε), at least 0 with `clamp`
 ///
 /// State    λ; while it asks, the parameters and both gradients.

@@ -4,8 +4,8 @@
 ///     g ← h + (gradient of task 1 at θ + e), on the same minibatch
 ///
 /// State    the parameters and h while it asks; nothing between steps.
-/// Differs  the split is the host's: a class with fewer than some 20 samples is rare, and both losses are divided by the
-///          whole batch. The authors' code also doubles the loss of the rare ones. Without rare samples (t = 0) the
+/// Differs  the split is the host's: a class with fewer than some 20 samples is rare, and both losses are divided by
+///          the whole batch. The authors' code also doubles the loss of the rare ones. Without rare samples (t = 0) the
 ///          second pass is left out.
 /// Source   Zhou, Qu, Xu and Shen, 2023, arXiv:2308.07815.
 struct ImbSAM: Source {

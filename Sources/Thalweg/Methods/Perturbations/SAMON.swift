@@ -1,6 +1,7 @@
 /// SAM-ON: only normalisation layers are perturbed; the step is taken with the second gradient of all tensors.
 ///
-///     t = 1 (sam), or |θ| + η (asam_elementwise; 1 without `normalize`);   N = ‖t·g‖ over the tensors that are perturbed
+///     t = 1 (sam), or |θ| + η (asam_elementwise; 1 without `normalize`);   N = ‖t·g‖ over the tensors that are
+///       perturbed
 ///     e = ρ·t²·g/(N + ε) there, 0 elsewhere;   linf: e = ρ·t·sign(g)
 ///
 /// State    the parameters while they are away; nothing between steps.

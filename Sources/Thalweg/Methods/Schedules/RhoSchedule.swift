@@ -6,8 +6,8 @@
 ///     e = 1 + ⌊k/epoch⌋;   never below 0
 ///
 /// State    that of the schedule of step sizes.
-/// Differs  nothing from juntang-zhuang/GSAM (proportional) and val-iisc/Saddle-LongTail (linear and step), whose bounds
-///          and values are the defaults. Step sizes outside of [lr_min, lr_max] extrapolate.
+/// Differs  nothing from juntang-zhuang/GSAM (proportional) and val-iisc/Saddle-LongTail (linear and step), whose
+///          bounds and values are the defaults. Step sizes outside of [lr_min, lr_max] extrapolate.
 /// Source   Zhuang et al., 2022, arXiv:2203.08065; Rangwani, Aithal, Mishra and Babu, 2022, arXiv:2212.13827.
 struct RhoSchedule: WrappingSchedule {
   static let method = Method(

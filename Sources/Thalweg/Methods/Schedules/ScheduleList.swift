@@ -23,6 +23,8 @@ let scheduleList: [Registered] = [
   entry(DANNLambda.self),
   entry(DANNLR.self),
   entry(RhoSchedule.self),
+  entry(RDPAccountant.self),
+  entry(DPNoise.self),
 ]
 
 extension Parameter {

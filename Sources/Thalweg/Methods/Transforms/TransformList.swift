@@ -12,6 +12,7 @@ let transformList: [Registered] = [
   entry(GradientCentralization.self),
   entry(GradReversal.self),
   entry(OnlineMedianGradient.self),
+  entry(Flooding.self),
   entry(GradientNoise.self),
   entry(GradientAccumulate.self),
   entry(TrAct.self),
