@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from reference import perturbations, sharpness, shaping
+from reference import perturbations, privacy, sharpness, shaping
 from support import Arrays, Problem, stage
 
 SHAPES = [(7,), (5, 3), (2, 3, 2, 2)]
@@ -520,6 +520,14 @@ def test_flooding_turns_below_its_level(asked: bool) -> None:
     opt.observe("loss", 0.5)
     opt.step([np.ones(1)])
     assert at[0] == np.sqrt(0.6)  # no move at the level
+
+
+@pytest.mark.parametrize("setting", privacy.RDPAccountant.examples)
+def test_privacy_is_the_definition(setting: dict[str, Any]) -> None:
+    """The series end at terms of e^-30 = 1e-13, and cancel some digits of fractional orders."""
+    ref, mine = privacy.RDPAccountant(**setting), tw.schedule(stage("rdp_accountant", setting))
+    for k in (0, 1, 7, 100, 100_000):
+        np.testing.assert_allclose(mine(k), ref.value(k), rtol=1e-10, atol=1e-11 * k)
 
 
 def test_privacy() -> None:

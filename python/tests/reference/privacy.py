@@ -29,13 +29,16 @@ class RDPAccountant(ScheduleReference):
     name = "rdp_accountant"
     required = ("sigma", "rate", "delta")
     defaults = {"orders": None}
-    settings = (
+    settings = ()  # sums of series beside quadrature: test_sharpness.py has the limit
+    examples = (
         {"sigma": 1.1, "rate": 0.01, "delta": 1e-5},
         {"sigma": 0.7, "rate": 0.2, "delta": 1e-6, "orders": [1.5, 2.0, 3.3, 8.0]},
         {"sigma": 4.0, "rate": 1.0, "delta": 1e-5},
         {"sigma": 2.0, "rate": 0.001, "delta": 1e-3, "orders": [1.25, 40.5, 256.0]},
         {"sigma": 1.0, "rate": 0.0, "delta": 1e-5},
         {"sigma": 0.0, "rate": 0.5, "delta": 1e-5},
+        {"sigma": 0.5, "rate": 0.01, "delta": 1e-5, "orders": [1.1, 1.9]},
+        {"sigma": 30.0, "rate": 0.6, "delta": 1e-5, "orders": [2.5, 20.1, 300.0]},
     )
 
     def value(self, k: int) -> float:
