@@ -38,11 +38,13 @@ final class AggregatorTests: XCTestCase {
 
   func testOrdersAreReproduciblePermutations() {
     for task in 0..<5 {
-      let order = PCGrad.order(7, 0, 3, task: task, of: 9)
+      let order = TaskContext(seed: 7, stream: 0, step: 3).order(task, of: 9)
       XCTAssertEqual(order.sorted(), Array(0..<9))
-      XCTAssertEqual(order, PCGrad.order(7, 0, 3, task: task, of: 9))
+      XCTAssertEqual(order, TaskContext(seed: 7, stream: 0, step: 3).order(task, of: 9))
     }
-    XCTAssertNotEqual(PCGrad.order(7, 0, 3, task: 0, of: 9), PCGrad.order(7, 0, 4, task: 0, of: 9))
+    XCTAssertNotEqual(
+      TaskContext(seed: 7, stream: 0, step: 3).order(0, of: 9), TaskContext(seed: 7, stream: 0, step: 4).order(0, of: 9)
+    )
   }
 
   /// v ≥ u, Gv ≥ 0, and where v > u, Gv = 0.
@@ -82,5 +84,27 @@ final class AggregatorTests: XCTestCase {
     let d = combine(opposite, try UPGrad.weights(gramian(opposite), [0.5, 0.5], normEps: 0, regEps: 0))
     XCTAssertEqual(d[0], 0, accuracy: 1e-12)
     XCTAssertEqual(try UPGrad.weights([[0, 0], [0, 0]], [0.3, 0.7], normEps: 1e-4, regEps: 1e-4), [0.3, 0.7])
+  }
+
+  func testTheProgramOnTheSimplex() throws {
+    XCTAssertEqual(onSimplex(maximising: [1, 3, 2], [], []), [0, 1, 0])
+    let x = try XCTUnwrap(onSimplex(maximising: [1, 3, 2], [[0, -1, 0], [1, 0, 0]], [-0.25, 0.5]))
+    for (a, b) in zip(x, [0.5, 0.25, 0.25]) { XCTAssertEqual(a, b, accuracy: 1e-14) }
+    XCTAssertNil(onSimplex(maximising: [1, 1], [[1, 0], [0, 1]], [0.75, 0.75]))
+    XCTAssertNil(onSimplex(maximising: [1, 1], [[-1, -1]], [0]))
+  }
+
+  /// The nearest point is not longer along any point of the hull.
+  func testTheNearestPointOfAHull() throws {
+    for m in [1, 2, 3, 8, 20, 64] {
+      for key: UInt64 in [0, 1, 2, 3] {
+        let G = gramian(jacobian(m, max(3, m / 2), key)), w = try nearestPoint(G)
+        XCTAssertEqual(w.reduce(0, +), 1, accuracy: 1e-12)
+        XCTAssertTrue(w.allSatisfy { $0 >= 0 })
+        let length = dot(w, G.times(w))
+        for k in 0..<m { XCTAssertGreaterThanOrEqual(dot(G[k], w), length - 1e-12 * G.largest) }
+      }
+    }
+    XCTAssertEqual(try nearestPoint([[0, 0], [0, 0]]).reduce(0, +), 1)
   }
 }

@@ -11,7 +11,7 @@ import thalweg as tw
 from contract import CASES, Host, cases, same
 
 # Where a step wants more than one minibatch: the curvature at a point between, and the steps of an inner run.
-SEVERAL = {"dp_sgd", "harpg", "sga_uap", "sga_uap_3", "accumulate_sam", "routed_accumulate"}
+SEVERAL = {"dp_sgd", "harpg", "sga_uap", "sga_uap_3", "accumulate_sam", "accumulate_friendly", "routed_accumulate"}
 
 
 def tags(host: Host, k: int) -> list[int]:

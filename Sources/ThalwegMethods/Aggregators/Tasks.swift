@@ -21,51 +21,60 @@ struct Tasks: Sendable {
     return phase + 1 < count ? ask(phase + 1) : nil
   }
 
-  /// The same, and at the end hands on the sum with the weights that `weights` makes of the Gramian.
-  func advance(_ phase: Int, _ io: SourceIO, _ weights: ([[Double]]) throws(Failure) -> [Double]) throws(Failure)
-    -> Move
-  {
-    if let next = keep(phase, io) { return .ask(next) }
-    let G = gramian(io)
-    guard G.allSatisfy({ $0.allSatisfy(\.isFinite) }) else {
-      throw Failure(Status.nonfinite, "the inner products of the task gradients overflow")
-    }
-    return .update(io.combination(try weights(G)))
-  }
-
-  /// All inner products: four rows against each other at a time, or two against two.
-  private func gramian(_ io: SourceIO) -> [[Double]] {
-    var G = [[Double]](repeating: [Double](repeating: 0, count: count), count: count)
-    func put(_ i: Int, _ j: Int, _ x: Double) { (G[i][j], G[j][i]) = (x, x) }
-    for i in stride(from: 0, to: count, by: 2) {
-      let last = i + 1 == count
-      let own = io.sum(Products(a: 0, b: 0, c: last ? 0 : 1, d: last ? 0 : 1), slots: last ? [i] : [i, i + 1])
-      put(i, i, own[0])
-      if last { continue }
-      put(i, i + 1, own[1])
-      put(i + 1, i + 1, own[3])
-      for j in stride(from: i + 2, to: count, by: 2) {
-        let end = j + 1 == count
-        let s = io.sum(Products(a: 0, b: 2, c: 1, d: end ? 2 : 3), slots: [i, i + 1, j] + (end ? [] : [j + 1]))
-        put(i, j, s[0])
-        put(i + 1, j, s[2])
-        if end { continue }
-        put(i, j + 1, s[1])
-        put(i + 1, j + 1, s[3])
-      }
-    }
+  /// All inner products.
+  func gramian(_ io: SourceIO) throws(Failure) -> Gramian {
+    let slots = Array(0..<count)
+    let pairs = slots.flatMap { i in (i..<count).map { (i, $0) } }
+    var G = Gramian(repeating: [Double](repeating: 0, count: count), count: count)
+    for ((i, j), x) in zip(pairs, try products(pairs, io)) { (G[i][j], G[j][i]) = (x, x) }
     return G
   }
 
-  /// Sums a·b, a·d, c·b and c·d of four slots.
+  /// The inner products of pairs of slots, four in a walk.
+  func products(_ pairs: [(Int, Int)], _ io: SourceIO) throws(Failure) -> [Double] {
+    var values: [Double] = []
+    for first in stride(from: 0, to: pairs.count, by: 4) {
+      let four = pairs[first..<min(first + 4, pairs.count)]
+      let sums = io.sum(Products(count: four.count), slots: four.flatMap { [$0.0, $0.1] })
+      values += four.indices.map { sums[$0 - first] }
+    }
+    guard values.allSatisfy(\.isFinite) else {
+      throw Failure(Status.nonfinite, "the inner products of the task gradients overflow")
+    }
+    return values
+  }
+
+  /// Sums the products of the first two slots, of the next two, and so on.
   private struct Products: ElementSum {
-    let a: Int, b: Int, c: Int, d: Int
+    let count: Int
     @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-      let (p, q, u, v) = (s[a], s[b], s[c], s[d])
-      sums.add(0, p, times: q)
-      sums.add(1, p, times: v)
-      sums.add(2, u, times: q)
-      sums.add(3, u, times: v)
+      sums.add(0, s[0], times: s[1])
+      if count > 1 { sums.add(1, s[2], times: s[3]) }
+      if count > 2 { sums.add(2, s[4], times: s[5]) }
+      if count > 3 { sums.add(3, s[6], times: s[7]) }
+    }
+  }
+}
+
+extension Tasks {
+  static let preference = Parameter.list("pref", nil, "preference of each task, 1/tasks each when none", optional: true)
+
+  /// The preferences of a method, or 1/tasks each.
+  func preferences(_ h: Hyper) -> [Double] {
+    let given = h.list("pref")
+    return given.count == count ? given : [Double](repeating: 1 / Double(count), count: count)
+  }
+  /// Refuses a list that has not one number for each task, or one that is negative.
+  static func check(_ method: String, _ name: String = "pref") -> @Sendable (Hyper) throws(Failure) -> Void {
+    { (h) throws(Failure) in
+      let list = h.list(name), m = h.integer("tasks")
+      guard list.isEmpty || list.count == m else {
+        throw Failure(
+          Status.range, "\(method): `\(name)` must have one number for each of the \(m) tasks, got \(list.count)")
+      }
+      guard list.allSatisfy({ $0 >= 0 && $0.isFinite }) else {
+        throw Failure(Status.range, "\(method): `\(name)` must not be negative")
+      }
     }
   }
 }

@@ -88,4 +88,10 @@ let objectiveList: [any Listed.Type] = [
   ODEErrorReg.self,
   ODEStiffnessReg.self,
   PathNorm.self,
+  UncertaintyWeighting.self,
+  IMTLL.self,
+  STCH.self,
+  VREx.self,
+  GroupDRO.self,
+  DWA.self,
 ]

@@ -37,4 +37,5 @@ let globalList: [any Listed.Type] = [
   SAGA.self,
   XGD.self,
   SPSA.self,
+  ClippedSGD.self,
 ]

@@ -22,6 +22,11 @@ let scheduleList: [any Listed.Type] = [
   InnerProductTest.self,
   BatchLRScaling.self,
   EffectiveLR.self,
+  DANNLambda.self,
+  DANNLR.self,
+  RhoSchedule.self,
+  RDPAccountant.self,
+  DPNoise.self,
 ]
 
 extension Parameter {

@@ -12,4 +12,10 @@ let transformList: [any Listed.Type] = [
   GhostStep.self,
   CurlDescent.self,
   PowerpropPrecond.self,
+  ClipNorm.self,
+  ClipBlockRMS.self,
+  AGC.self,
+  GradientCentralization.self,
+  GradReversal.self,
+  OnlineMedianGradient.self,
 ]

@@ -1,0 +1,35 @@
+import ThalwegCore
+
+/// ConFIG: the direction with the same cosine to every task gradient, as long as the sum of its projections.
+///
+///     u_i = g_i/‖g_i‖;   d = U⁺·pref;   u = d/‖d‖;   g = (Σ ⟨g_i, u⟩)·u
+///
+/// State    the gradient of every task.
+/// Differs  nothing from torchjd.ConFIG; U⁺ = Uᵀ(UUᵀ)⁺, whose singular values below m·2⁻⁵² of the largest are 0. pref
+///          is 1 each by default; zero gradients count for nothing.
+/// Source   Liu, Chu and Thuerey, 2024, arXiv:2408.11104.
+struct ConFIG: GramianRule {
+  static let method = Method(
+    "config", .aggregator, "The direction with the same cosine to every task gradient.",
+    rule: "u_i = g_i/|g_i|;  d = pinv(U) pref;  u = d/|d|;  g = (sum_i <g_i, u>) * u",
+    source: "Liu, Chu, Thuerey, 2024, arXiv:2408.11104",
+    parameters: [
+      Tasks.parameter,
+      .list("pref", nil, "cosines of the direction up to a common factor, 1 each when none", optional: true),
+    ],
+    slots: [Tasks.slot], requests: "task_gradient", needsFinite: true, validate: Tasks.check("config"))
+
+  let pref: [Double]
+  init(_ h: Hyper, _ tasks: Tasks) {
+    let given = h.list("pref")
+    pref = given.count == tasks.count ? given : [Double](repeating: 1, count: tasks.count)
+  }
+
+  func weights(_ G: Gramian, _ c: inout TaskContext) throws(Failure) -> [Double] {
+    let norms = G.norms, f = norms.map { $0 > 0 ? 1 / $0 : 0 }, K = G.scaled(rows: f)
+    let x = try K.applying({ 1 / $0 }, to: zip(pref, f).map { $1 > 0 ? $0 : 0 }), length = K.length(x)
+    guard length > 0 else { return x.map { _ in 0 } }
+    let sum = dot(norms, K.times(x)) / length
+    return zip(x, f).map { $0 * $1 * sum / length }
+  }
+}

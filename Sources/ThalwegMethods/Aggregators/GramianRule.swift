@@ -1,0 +1,66 @@
+import ThalwegCore
+
+/// A rule that makes the weights of the task gradients of their inner products alone.
+///
+/// Its method has `Tasks.slot`, the request `task_gradient` and `needsFinite`; the engine sees it as a source.
+protocol GramianRule: Listed, Sendable {
+  static var method: Method { get }
+  /// The number of tasks, where it is not the parameter `tasks`.
+  static func tasks(_ h: Hyper) -> Int
+  /// Numbers that it keeps between steps, in `memory` of the context.
+  static func scalars(_ tasks: Int) -> [Scalar]
+  /// Made anew for every step.
+  init(_ h: Hyper, _ tasks: Tasks)
+  /// G is symmetric, finite and has a row for every task. The gradient becomes the sum of the task gradients with these
+  /// weights.
+  func weights(_ G: Gramian, _ c: inout TaskContext) throws(Failure) -> [Double]
+}
+
+extension GramianRule {
+  static var registered: Registered {
+    Registered(method: method, component: .source { Aggregator<Self>($0) })
+  }
+  static func tasks(_ h: Hyper) -> Int { h.integer("tasks") }
+  static func scalars(_ tasks: Int) -> [Scalar] { [] }
+}
+
+/// What a rule may know of the step besides the inner products.
+struct TaskContext {
+  let seed: UInt64, stream: UInt32, step: Int
+  var memory: [Double] = []
+
+  /// The order in which a task meets the others: the ascending order of normal numbers drawn for (seed, step, task).
+  func order(_ task: Int, of count: Int) -> [Int] {
+    let key = Random.key(seed: seed, stream: stream, step: UInt64(max(0, step)), tensor: UInt32(task))
+    let draws = (0..<count).map { Random.normal(key, $0) }
+    return (0..<count).sorted { draws[$0] < draws[$1] || (draws[$0] == draws[$1] && $0 < $1) }
+  }
+}
+
+/// The source that such a rule stands for.
+struct Aggregator<Rule: GramianRule>: Source {
+  static var method: Method { Rule.method }
+  let tasks: Tasks
+  let scalars: [Scalar]
+
+  init(_ h: Hyper) {
+    tasks = Tasks(count: Rule.tasks(h))
+    scalars = Rule.scalars(tasks.count)
+  }
+  var slots: [Slot] { tasks.slots }
+  var opens: Bool { true }
+  func opening(_ io: SourceIO) -> Ask? { tasks.ask(0) }
+  func most(_ tensors: Int) -> Int { tasks.count }
+  var kinds: [Request.Kind] { [.taskGradient] }
+
+  func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
+    if let next = tasks.keep(phase, io) { return .ask(next) }
+    var c = TaskContext(seed: io.seed, stream: io.stream, step: io.step, memory: scalars.indices.map { io.scalar($0) })
+    let weights = try Rule(io.hyper, tasks).weights(try tasks.gramian(io), &c)
+    guard weights.allSatisfy(\.isFinite) else {
+      throw Failure(Status.numeric, "\(Rule.method.name): the weights of the tasks are not finite; nothing was changed")
+    }
+    for k in scalars.indices { io.setScalar(k, c.memory[k]) }
+    return .update(io.combination(weights))
+  }
+}

@@ -1,0 +1,116 @@
+import ThalwegCore
+
+/// FSAM: only the parameters with the largest squared gradients, an estimate of the Fisher information, are perturbed.
+///
+///     at every `refresh_every`-th step (from the first):  mask = the ⌊keep_ratio·n⌋ largest g² of all n entries
+///     e = ρ·g·mask/(‖g‖ + ε), ‖·‖ of the whole gradient;   the rule sees the gradient at θ + e
+///
+/// State    the mask and the count of steps; while it asks, the parameters.
+/// Differs  groups with maskable=false (biases, embeddings, batch norms in the paper) are perturbed whole and not
+///          counted in n. Entries that tie with the last one kept are kept too, so all are where most g² are 0. The
+///          mask comes from the gradient of its own step; the authors' code has no perturbation there. Estimates from
+///          single samples' gradients are not there.
+/// Source   Zhong, Ding, Shen, Mi, Liu, Du and Tao, 2022, arXiv:2210.05497.
+struct FSAM: Source {
+  static let method = Method(
+    "fsam", .perturbation, "SAM that perturbs the parameters with the largest squared gradients.",
+    rule: """
+      every refresh_every steps, from the first: mask = the floor(keep_ratio*n) largest g^2 of all maskable entries
+      e = rho/(|g| + eps) * g*mask, the norm of the whole gradient;  g <- gradient at theta + e
+      """,
+    source: "Zhong, Ding, Shen, Mi, Liu, Du, Tao, 2022, arXiv:2210.05497",
+    parameters: [
+      .number("rho", 0.05, .atLeast(0), "radius"),
+      .number("keep_ratio", 0.1, .between(0, 1, lowOpen: true, highOpen: false), "share that is perturbed").forAll,
+      .integer("refresh_every", 100, .atLeast(1), "steps from one mask to the next").forAll,
+      .flag("maskable", true, "the group's entries compete; else all of them are perturbed"),
+      .eps(1e-7, "added to the norm"),
+    ],
+    slots: [
+      Slot("mask", "1 where the parameter is perturbed"), homeSlot,
+      Slot.temporary("fresh_mask", "the mask of this step"),
+    ],
+    requests: "gradient")
+
+  let slots = FSAM.method.slots
+  let scalars = [Scalar("steps")]
+  private let mask = 0, point = 1, fresh = 2
+  init(_ h: Hyper) {}
+  func most(_ tensors: Int) -> Int { 2 }
+
+  private struct Count: ElementSum {
+    let counts: Bool, from: SIMD4<Double>
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+      guard counts else { return }
+      let a = g.magnitude
+      for k in 0..<4 { sums.add(k, L.select(L.less(a, L(from[k])), L(0), L(1))) }
+      sums.raise(a)
+    }
+  }
+  private struct Choose: ElementOperation {
+    let from: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      s[0] = L.select(L.less(g.magnitude, L(from)), L(0), L(1))
+    }
+  }
+  private struct Copy: ElementOperation {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = s[1] }
+  }
+  private struct AscendMasked: ElementOperation {
+    let scale: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      s[0] = x
+      x = x + scale * (g * s[1])
+    }
+  }
+
+  /// The largest magnitude that at least `k` entries reach, found digit by digit of its bits; 0 where fewer than `k`
+  /// entries are not 0.
+  private func threshold(_ k: Int, _ io: SourceIO) -> Double {
+    func count(_ bits: [UInt64]) -> SourceTotals {
+      var from = SIMD4<Double>(repeating: .infinity)
+      for (i, b) in bits.enumerated() { from[i] = Double(bitPattern: b) }
+      return io.sum { Count(counts: $0.maskable, from: from) }
+    }
+    // smaller ones count as 0: of floats they are, and the padding of a vector is 0 too
+    let least = Double(Float.leastNonzeroMagnitude).bitPattern
+    if count([least])[0] < Double(k) { return 0 }
+    var low = least, high = Double.infinity.bitPattern  // reached by k, not reached
+    while high - low > 1 {
+      let step = max(1, (high - low) / 5)
+      let tries = (1...4).map { low + UInt64($0) * step }.filter { $0 < high }
+      let counts = count(tries)
+      for (i, b) in tries.enumerated() {
+        if counts[i] >= Double(k) {
+          low = b
+        } else {
+          high = b
+          break
+        }
+      }
+    }
+    return Double(bitPattern: low)
+  }
+
+  func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
+    let h = io.hyper, t = io.scalar(0)
+    if phase > 0 {
+      io.change(Copy(), slots: [mask, fresh], parameters: false)
+      io.setScalar(0, t + 1)
+      io.change(RestoreParameters(), slots: [point], parameters: true)
+      return .update(nil)
+    }
+    if t.truncatingRemainder(dividingBy: h.refresh_every) == 0 {
+      let all = io.tensors { _ in true }.filter { io.hyper(of: $0).maskable }
+        .reduce(0.0) { $0 + Double(io.shape(of: $1).count) }
+      let k = Int((h.keep_ratio * all).rounded(.down))
+      let from = k == 0 ? .infinity : threshold(k, io)
+      io.change(slots: [fresh], parameters: false) { Choose(from: $0.maskable ? from : 0) }
+    } else {
+      io.change(Copy(), slots: [fresh, mask], parameters: false)
+    }
+    let norm = io.sum(SquaredNorm()).root(0)
+    io.change(slots: [point, fresh], parameters: true) { AscendMasked(scale: perLength($0.rho, norm, $0.eps)) }
+    return .ask(Ask(.gradient))
+  }
+}
