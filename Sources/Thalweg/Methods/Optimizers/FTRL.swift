@@ -8,7 +8,7 @@ import Glibc
 /// State    z, n.
 /// Differs  pytorch-optimizer takes √n in the denominator whatever lr_power. The parameters are a function of the state:
 ///          a coordinate that never had a gradient is 0 from the first step on, and what a host writes into them only
-///          enters through σ·θ.
+///          enters through σ·θ. A step with lr = 0 leaves all as it is.
 /// Source   McMahan et al., 2013.
 struct FTRL: WholeRule {
   static let method = Method(
@@ -19,7 +19,7 @@ struct FTRL: WholeRule {
       """,
     source: "McMahan et al., 2013",
     parameters: [
-      .lr(1e-3, .above(0)), .number("lr_power", -0.5, .atMost(0), "power of the sum of squares, negated"),
+      .lr(1e-3), .number("lr_power", -0.5, .atMost(0), "power of the sum of squares, negated"),
       .number("beta", 0, .atLeast(0), "added to the root of the sum"),
       .number("lambda1", 0, .atLeast(0), "l1 penalty of the leader"),
       .number("lambda2", 0, .atLeast(0), "l2 penalty of the leader"),
@@ -40,6 +40,7 @@ struct FTRL: WholeRule {
   private func root(_ n: Double) -> Double { p == 0.5 ? n.squareRoot() : pow(n, p) }
 
   func apply<T: Real>(_ t: Whole<T>) {
+    guard lr > 0 else { return t.v.update(repeating: 0, count: t.count) }
     for i in 0..<t.count {
       let g = Double(t.v[i]), x = Double(t.w[i]), n = first ? start : Double(t.slots[1][i]), sum = n + g * g
       let z = Double(t.slots[0][i]) + g + 2 * shrinkage * x - (root(sum) - root(n)) / lr * x

@@ -20,6 +20,11 @@ let scheduleList: [Registered] = [
   entry(InnerProductTest.self),
   entry(BatchLRScaling.self),
   entry(EffectiveLR.self),
+  entry(PowerCooldown.self),
+  entry(REX.self),
+  entry(MomentumWarmup.self),
+  entry(BatchLadder.self),
+  entry(Greedy.self),
 ]
 
 extension Parameter {

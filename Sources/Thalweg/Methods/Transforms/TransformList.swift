@@ -12,4 +12,9 @@ let transformList: [Registered] = [
   GhostStep.registered,
   entry(CurlDescent.self),
   entry(PowerpropPrecond.self),
+  Grokfast.registered,
+  entry(ClipUpdateRMS.self),
+  entry(UpdateFloor.self),
+  entry(SpectralClip.self),
+  entry(SpectralHardcap.self),
 ]
