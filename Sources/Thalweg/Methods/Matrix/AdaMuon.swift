@@ -49,9 +49,6 @@ struct AdaMuon: WholeRule {
     (rms, eps, signs) = (h.rms, h.eps, h.sign)
   }
 
-  private struct Signs: ElementOperation {
-    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = x.sign }
-  }
   /// x: O, then W; g: v.
   struct Second: ElementOperation {
     let beta2, r2, eps: Double
@@ -63,7 +60,7 @@ struct AdaMuon: WholeRule {
 
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
     Flat.change(momentum, t.v, t.slots[0], t.count)
-    if signs { Flat.change(Signs(), t.v, t.v, t.count) }
+    if signs { for i in 0..<t.count { t.v[i] = t.v[i] > 0 ? 1 : t.v[i] < 0 ? -1 : 0 } }
     try schulz.apply(t.v, t.rows, t.columns, scale: 1, t.workspace)
     Flat.change(second, t.v, t.slots[1], t.count)
     let size = Flat.norm(t.v, t.count) + eps

@@ -19,7 +19,8 @@ struct Dion2: WholeRule {
       """,
     source: "Microsoft, 2025, arXiv:2512.16928",
     parameters: [
-      .lr(0.01), .number("fraction", 0.25, .between(0, 1, lowOpen: true, highOpen: false), "share of the slices that move"),
+      .lr(0.01),
+      .number("fraction", 0.25, .between(0, 1, lowOpen: true, highOpen: false), "share of the slices that move"),
       .rate("ef_decay", 0.95, "factor of the momentum in those slices"), .weightDecay(0.01, "decoupled weight decay"),
       .choice("adjust_lr", ["spectral", "match_rms_adamw", "none"], "the factor s of the shape"),
     ] + NewtonSchulz.parameters("polar_express") + [

@@ -177,7 +177,8 @@ struct NewtonSchulz: Sendable {
     let side = min(rows, columns), count = rows &* columns
     switch scaling {
     case .frobenius, .spectral:
-      let norm = safety
+      let norm =
+        safety
         * (scaling == .frobenius ? Flat.norm(x, count) : try LinearAlgebra.SVD(x, rows, columns).s.first ?? 0)
       Flat.scale(x, by: 1 / (clamp ? max(norm, eps) : norm + eps), into: out, count)
     case .aol, .schatten:

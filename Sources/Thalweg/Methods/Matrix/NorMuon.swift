@@ -34,7 +34,9 @@ struct NorMuon: WholeRule {
       .moment("momentum_buffer", "the momentum M"), Slot("second_momentum", "second moment v of the lines"),
     ], needsFinite: true, validate: { (h) throws(Failure) in try NewtonSchulz.check(h, "normuon") })
 
-  private static func byColumn(_ h: Hyper, _ shape: Shape) -> Bool { h.is("axis", "long") && shape.rows < shape.columns }
+  private static func byColumn(_ h: Hyper, _ shape: Shape) -> Bool {
+    h.is("axis", "long") && shape.rows < shape.columns
+  }
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
     var second = method.slots[1]
     second.count = byColumn(h, shape) ? shape.columns : shape.rows

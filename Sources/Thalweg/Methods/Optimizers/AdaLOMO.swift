@@ -22,7 +22,8 @@ struct AdaLOMO: WholeRule {
     parameters: [
       .lr(1e-3), .weightDecay(0, "decoupled weight decay, with the tensor's step size"),
       .number("threshold", 1, .above(0), "largest RMS of the update"),
-      .number("decay_rate", -0.8, .between(-.infinity, 0, lowOpen: true, highOpen: true), "power of the step in 1 - beta"),
+      .number(
+        "decay_rate", -0.8, .between(-.infinity, 0, lowOpen: true, highOpen: true), "power of the step in 1 - beta"),
       .number("eps1", 1e-30, .above(0), "added to the squares"),
       .number("eps2", 1e-3, .above(0), "floor of the RMS of the weights"),
     ],

@@ -15,7 +15,8 @@ import Glibc
 /// Source   Cognitive Computations, 2024 (grokadamw); Lee, Kang, Kim and Lee, 2024, arXiv:2405.20233.
 struct GrokAdamW: ElementRule {
   static let method = Method(
-    "grokadamw", .optimizer, "AdamW on the gradient plus its slow part, with a momentum that falls from layer to layer.",
+    "grokadamw", .optimizer,
+    "AdamW on the gradient plus its slow part, with a momentum that falls from layer to layer.",
     rule: """
       clip: g <- g*min(1, clip/(|g| + 1e-6)), per tensor
       e <- a*e + (1 - a)*g, a = alpha*exp(-signal_decay*signal);  q = g + lamb*e;  preserve: q <- q*|g|/max(|q|, eps)

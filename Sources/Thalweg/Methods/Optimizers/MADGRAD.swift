@@ -21,7 +21,9 @@ struct MADGRAD: WholeRule {
       .eps(1e-6, "added to the denominator, and to lr"), .weightDecay(),
       .flag("decoupled", false, "decay is decoupled", live: false),
     ],
-    slots: [Slot("grad_sum", "weighted sum of gradients s"), Slot("grad_sum_sq", "weighted sum of squares v"), DoG.origin],
+    slots: [
+      Slot("grad_sum", "weighted sum of gradients s"), Slot("grad_sum_sq", "weighted sum of squares v"), DoG.origin,
+    ],
     requests: "own-step")
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {

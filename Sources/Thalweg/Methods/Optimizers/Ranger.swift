@@ -18,7 +18,8 @@ struct Ranger: WholeRule {
       else: theta <- theta - lr/c1*m (warm=sgd), or nothing
       every k-th step: slow <- slow + alpha*(theta - slow), theta <- slow
       """,
-    source: "Wright, 2019; Liu et al., 2019, arXiv:1908.03265; Yong et al., 2020, arXiv:2004.01461; Zhang et al., 2019, "
+    source:
+      "Wright, 2019; Liu et al., 2019, arXiv:1908.03265; Yong et al., 2020, arXiv:2004.01461; Zhang et al., 2019, "
       + "arXiv:1907.08610",
     parameters: [
       .lr(1e-3), .rate("beta1", 0.95, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),

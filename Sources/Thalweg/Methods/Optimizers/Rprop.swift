@@ -16,7 +16,8 @@ struct Rprop: ElementRule {
       """,
     source: "Riedmiller, Braun, 1993; Igel, Huesken, 2000",
     parameters: [
-      .lr(1e-2), .number("eta_minus", 0.5, .between(0, 1, lowOpen: true, highOpen: true), "factor after a change of sign"),
+      .lr(1e-2),
+      .number("eta_minus", 0.5, .between(0, 1, lowOpen: true, highOpen: true), "factor after a change of sign"),
       .number("eta_plus", 1.2, .above(1), "factor while the sign stays"),
       .number("step_min", 1e-6, .atLeast(0), "shortest step"), .number("step_max", 50, .atLeast(0), "longest step"),
     ],

@@ -22,7 +22,8 @@ struct SM3: WholeRule {
       .rate("beta", 0, "rate of the second moment; 0: sums"), .eps(1e-30, "added under the root"),
     ],
     slots: [
-      Slot("accumulator", "the numbers of the slices along each axis"), .moment("momentum_buffer", "average m of the update"),
+      Slot("accumulator", "the numbers of the slices along each axis"),
+      .moment("momentum_buffer", "average m of the update"),
     ])
 
   private static func axes(_ shape: Shape) -> [Int] { shape.ndim == 0 ? [1] : shape.dimensions }
