@@ -38,6 +38,8 @@ COMPOSED = {
     "sam_schedule_free": "sam(0.05) | sgd(lr=0.1) | schedule_free",
     "sam_ema": "sam(0.05) | sgd(lr=0.1) | ema(0.9)",
     "sam_lookahead": "sam(0.05) | sgd(lr=0.1) | lookahead(k=2)",
+    "ema_nesterov": "ema_nesterov(ema=0.5) | sgd(lr=0.1, momentum=0.9)",
+    "sam_ema_nesterov": "sam(0.05) | ema_nesterov(0.6, ema=0.5) | sgd(lr=0.1, momentum=0.9)",
     "fd_grad_reg": "fd_grad_reg(0.1) | sgd(lr=0.1, momentum=0.9)",
     "fd_grad_reg_central": "fd_grad_reg(0.1, scheme=central) | sgd(lr=0.1)",
     "pcgrad": "pcgrad(tasks=3) | adamw(lr=0.1)",

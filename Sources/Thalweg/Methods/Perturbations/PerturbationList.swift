@@ -1,4 +1,5 @@
 let perturbationList: [Registered] = [
   entry(SAM.self),
   entry(GradientRegularization.self),
+  entry(EMANesterov.self),
 ]
