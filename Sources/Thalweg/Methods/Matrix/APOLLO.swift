@@ -1,7 +1,7 @@
 /// APOLLO: gradient descent whose rows or columns are scaled as Adam scales them in a random subspace.
 ///
-///     P with r rows, standard normal over √r, drawn anew every update_proj_gap steps;   R = the projection of the longer
-///     side's lines: G·Pᵀ (rows ≥ columns) or P·G;   N = m/(√v + ε), Adam's direction of R
+///     P with r rows, standard normal over √r, drawn anew every update_proj_gap steps
+///     R = G·Pᵀ (rows ≥ columns) or P·G;   N = m/(√v + ε), Adam's direction of R
 ///     s = ‖N‖/(‖R‖ + 10⁻⁸) for every row (rows ≥ columns) or column (channel), or of the whole (tensor);   u = g·s
 ///     limiter:  l = max(‖u‖/(‖u‖ of the step before + 10⁻⁸), growth)/growth,  u ← u/l;   u ← √scale·u
 ///     θ ← θ − lr·√c₂/c₁·u;   then θ ← θ·(1 − lr·wd)

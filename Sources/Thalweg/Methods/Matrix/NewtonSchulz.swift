@@ -2,8 +2,8 @@
 /// bfloat16, as the original has it: the factor is then right to two or three digits.
 ///
 ///     X ← X / (‖X‖ + ε)  or  X / max(‖X‖, ε),  ‖·‖ the Frobenius norm
-///     A = XXᵀ (or XᵀX, the smaller one),  X ← (aI + bA + cA²)·X,  once for every triple; after the last one it repeats,
-///     or the set begins again
+///     A = XXᵀ (or XᵀX, the smaller one),  X ← (aI + bA + cA²)·X,  once for every triple;
+///     after the last triple it repeats, or the set begins again
 ///
 /// `sets` has the lists that have a name, with what they were made for. `simple` is the one triple of Jordan et al.,
 /// `quintic` (or `dion`) the five triples of Cesista et al.
@@ -194,8 +194,8 @@ struct NewtonSchulz: Sendable {
     }
   }
 
-  /// The Gram form: the polynomials act on R = XXᵀ and are collected in Q, with which X is multiplied before a reset and
-  /// at the end. `from` is scaled; the result lies in `out`.
+  /// The Gram form: the polynomials act on R = XXᵀ and are collected in Q, with which X is multiplied before a reset
+  /// and at the end. `from` is scaled; the result lies in `out`.
   private func multiplyOut<T: Real>(
     _ from: UnsafeMutablePointer<T>, _ rows: Int, _ columns: Int, _ room: [UnsafeMutablePointer<T>],
     into out: UnsafeMutablePointer<T>, _ products: Products<T>

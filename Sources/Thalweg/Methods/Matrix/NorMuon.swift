@@ -2,7 +2,8 @@
 ///
 ///     M ← μ·M + (1 − μ)·g;   U = (1 − μ)·g + μ·M (nesterov), or M;   O = NewtonSchulz(U as (out, rest))
 ///     v ← β₂·v + (1 − β₂)·mean(O²) of every row;   W = O/(√v + ε), or O/√max(v, ε)
-///     preserve_norm:  W ← W·‖O‖/(‖W‖ + ε), s the factor of the shape;   match_rms:  W ← W·0.2·√(out·in)/(‖W‖ + ε), s = 1
+///     preserve_norm:  W ← W·‖O‖/(‖W‖ + ε), s the factor of the shape
+///     match_rms:      W ← W·0.2·√(out·in)/(‖W‖ + ε), s = 1
 ///     θ ← θ·(1 − lr·wd) − lr·s·W
 ///
 /// State    M; v, one number a row (axis=long: a column of a wide matrix).

@@ -2,9 +2,9 @@
 ///
 ///     U ← NewtonSchulz(U as (rows, rest)),  or exactly U·Vᵀ of its decomposition
 ///
-/// Differs  a zero singular value stays zero. After the last triple it repeats, or (simple, cubic, quintic, aol) the set
-///          begins again; fewer steps than triples take the first (optax takes the last). form=gram is the same in exact
-///          arithmetic, and cheaper where a matrix is much longer than wide.
+/// Differs  a zero singular value stays zero. After the last triple it repeats, or (simple, cubic, quintic, aol) the
+///          set begins again; fewer steps than triples take the first (optax takes the last). form=gram is the same in
+///          exact arithmetic, and cheaper where a matrix is much longer than wide.
 /// Source   Björck and Bowie, 1971; Jordan et al., 2024; Polar Express: Amsel et al., 2025, arXiv:2505.16932.
 struct Orthogonalize: WholeRule {
   static let method = Method(

@@ -7,8 +7,8 @@ import Glibc
 ///     θ ← θ·(1 − lr·wd) − lr·ν^α·O
 ///
 /// State    M.
-/// Differs  singular values below the largest times max(out, in)·ulp count as 0 in the exact form. α = 0 is Muon without
-///          a factor of the shape. The ns estimate of ν is off by the error of O.
+/// Differs  singular values below the largest times max(out, in)·ulp count as 0 in the exact form. α = 0 is Muon
+///          without a factor of the shape. The ns estimate of ν is off by the error of O.
 /// Source   Lau, Long and Su, 2025, arXiv:2505.21799.
 struct PolarGrad: WholeRule {
   static let method = Method(

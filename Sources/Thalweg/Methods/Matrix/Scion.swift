@@ -11,7 +11,8 @@
 ///
 /// Shapes   (out, in) is the matrix view (out, rest); a vector is one row.
 /// State    b, unless momentum is 1.
-/// Differs  `momentum` is the weight of the new gradient, as in the authors' code, which runs Newton-Schulz in bfloat16.
+/// Differs  `momentum` is the weight of the new gradient, as in the authors' code, which runs Newton-Schulz in
+///          bfloat16.
 /// Source   Pethick et al., 2025, arXiv:2502.07529.
 struct Scion: WholeRule {
   private static let small = 1e-8

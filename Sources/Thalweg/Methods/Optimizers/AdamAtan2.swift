@@ -4,8 +4,8 @@
 ///     regenerate:  θ ← θ + lr·regenerate·(θ₀ − θ) − lr·u
 ///
 /// State    m, v; θ₀ with `regenerate`.
-/// Differs  nothing from adam-atan2-pytorch. atan2(0, 0) is 0; where v has underflowed the direction is ±a·π/2; infinite
-///          m and v give a·π/4. θ₀ is taken anew where the host writes the parameters.
+/// Differs  nothing from adam-atan2-pytorch. atan2(0, 0) is 0; where v has underflowed the direction is ±a·π/2;
+///          infinite m and v give a·π/4. θ₀ is taken anew where the host writes the parameters.
 /// Source   Everett et al., 2024, arXiv:2407.05872.
 struct AdamAtan2: ElementRule {
   static let method = Method(
@@ -62,7 +62,7 @@ extension Lane {
     // the smaller over the larger, in [0, 1]
     let small = min(h, x), large = max(h, x)
     let ratio = select(equal(small, large), select(equal(large, zero), zero, one), small / large)
-    // beyond tan(π/8)·…: atan r = π/4 + atan((r − 1)/(r + 1)); then the rational function of Cephes
+    // beyond 0.66: atan r = π/4 + atan((r − 1)/(r + 1)); then the rational function of Cephes
     let high = less(Self(0.66), ratio)
     let r = select(high, (ratio - one) / (ratio + one), ratio)
     let z = r * r

@@ -2,7 +2,8 @@
 ///
 /// In a tensor of rank 2 or more the rows of the matrix view are looked at first, then the whole as one row:
 ///
-///     cosᵢ = |⟨gᵢ, θᵢ⟩|/(max(‖gᵢ‖, ε)·max(‖θᵢ‖, ε));   all cosᵢ < δ/√(row length):  h = θᵢ/(‖θᵢ‖ + ε), uᵢ ← uᵢ − h·⟨h, uᵢ⟩
+///     cosᵢ = |⟨gᵢ, θᵢ⟩|/(max(‖gᵢ‖, ε)·max(‖θᵢ‖, ε))
+///     all cosᵢ < δ/√(row length):  h = θᵢ/(‖θᵢ‖ + ε),  uᵢ ← uᵢ − h·⟨h, uᵢ⟩
 struct RadialProjection: Sendable {
   static let parameters: [Parameter] = [
     .number("delta", 0.1, .above(0), "largest cosine that is projected, times the root of the row length"),

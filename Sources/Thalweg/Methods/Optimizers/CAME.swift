@@ -4,7 +4,8 @@
 ///     u ← u/max(1, rms(u)/clip_threshold);   m ← β₁·m + (1 − β₁)·u
 ///     r', c' ← means of (u − m)² + ε₂, rate β₃;   θ ← θ·(1 − lr·wd) − lr·m/√(r'/mean(r'))/√c'
 ///
-/// State    m; r, c, r' and c' over the last two axes, or v for tensors of rank 0 and 1, where u = g/√v and the step is m.
+/// State    m; r, c, r' and c' over the last two axes, or v for tensors of rank 0 and 1, where u = g/√v and the step
+///          is m.
 /// Differs  nothing from came_pytorch. No bias correction.
 /// Source   Luo et al., 2023, arXiv:2307.02047.
 struct CAME: WholeRule {

@@ -4,8 +4,8 @@
 ///     θ ← θ − lr · (m/c₁) / (√max(v/c₂ − Φ, floor) + ε)
 ///
 /// State    m, v.
-/// Differs  nothing from the authors' code, which has no ε and may lower the floor from step to step. Clipping and noise
-///          are made before; with Poisson sampling batch_size is the expected one. Decay is coupled.
+/// Differs  nothing from the authors' code, which has no ε and may lower the floor from step to step. Clipping and
+///          noise are made before; with Poisson sampling batch_size is the expected one. Decay is coupled.
 /// Source   Tang, Shpilevskiy and Lécuyer, 2023, arXiv:2312.14334.
 struct DPAdamBC: ElementRule {
   static let method = Method(

@@ -6,9 +6,9 @@ import Glibc
 ///     θ = 0 where |z| ≤ λ₁, else (sign(z)·λ₁ − z)/((nᵖ + β)/lr + λ₂)
 ///
 /// State    z, n.
-/// Differs  pytorch-optimizer takes √n in the denominator whatever lr_power. The parameters are a function of the state:
-///          a coordinate that never had a gradient is 0 from the first step on, and what a host writes into them only
-///          enters through σ·θ. A step with lr = 0 leaves all as it is.
+/// Differs  pytorch-optimizer takes √n in the denominator whatever lr_power. The parameters are a function of the
+///          state: a coordinate that never had a gradient is 0 from the first step on, and what a host writes into
+///          them only enters through σ·θ. A step with lr = 0 leaves all as it is.
 /// Source   McMahan et al., 2013.
 struct FTRL: WholeRule {
   static let method = Method(

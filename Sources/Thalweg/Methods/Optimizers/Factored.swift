@@ -1,4 +1,4 @@
-/// A positive tensor as the means of its rows and columns over the last two axes; leading axes are problems of their own.
+/// A positive tensor as the means of its rows and columns over the last two axes; leading axes stand for many matrices.
 struct FactoredMoment {
   let matrices, rows, columns: Int
 

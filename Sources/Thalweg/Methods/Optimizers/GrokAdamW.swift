@@ -9,9 +9,9 @@ import Glibc
 ///     θ ← θ·(1 − lr·wd) − lr·√c₂/c₁·m/(√v + ε)
 ///
 /// State    m, v, e.
-/// Differs  nothing from grokadamw 0.1.2 (`norm=clip`; its later form is `preserve`). The bias correction is that of the
-///          plain β₁ for every tensor. `signal`, max(0, eval − train)/max(eval, train) of two losses, is set by the host;
-///          tensors are counted over all groups, in the order of binding.
+/// Differs  nothing from grokadamw 0.1.2 (`norm=clip`; its later form is `preserve`). The bias correction is that of
+///          the plain β₁ for every tensor. `signal`, max(0, eval − train)/max(eval, train) of two losses, is set by
+///          the host; tensors are counted over all groups, in the order of binding.
 /// Source   Cognitive Computations, 2024 (grokadamw); Lee, Kang, Kim and Lee, 2024, arXiv:2405.20233.
 struct GrokAdamW: ElementRule {
   static let method = Method(

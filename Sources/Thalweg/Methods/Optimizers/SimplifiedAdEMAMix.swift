@@ -7,8 +7,8 @@ import Glibc
 ///     beta1
 ///
 /// State    m, v.
-/// Differs  nothing from optax, which has no warm-up. m is a sum, without bias correction: directions grow to α + 1/(1 −
-///          β), and lr is about 1 − β times Adam's.
+/// Differs  nothing from optax, which has no warm-up. m is a sum, without bias correction: directions grow to
+///          α + 1/(1 − β), and lr is about 1 − β times Adam's.
 /// Source   Morwani, Vyas, Zhang and Kakade, 2025, arXiv:2502.02431.
 struct SimplifiedAdEMAMix: ElementRule {
   static let method = Method(

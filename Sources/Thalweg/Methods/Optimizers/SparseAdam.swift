@@ -6,8 +6,8 @@
 /// Rows lie along the first axis; every element of a vector is a row.
 ///
 /// State    m, v.
-/// Differs  nothing from torch.optim.SparseAdam, but that gradients are dense: a row that was touched with a gradient of
-///          zeros alone is not seen. ε is added to the uncorrected root.
+/// Differs  nothing from torch.optim.SparseAdam, but that gradients are dense: a row that was touched with a gradient
+///          of zeros alone is not seen. ε is added to the uncorrected root.
 /// Source   Kingma and Ba, 2014, arXiv:1412.6980; PyTorch.
 struct SparseAdam: WholeRule {
   static let method = Method(

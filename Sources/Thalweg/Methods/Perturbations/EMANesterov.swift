@@ -5,8 +5,8 @@
 ///
 /// State    b, and θ of the step before; the parameters while they are ahead.
 /// Differs  nothing from the speed runs, but that `stepsize` does not follow the rule's rate by itself: it may be a
-///          schedule of its own. b is kept outside the active steps too. Behind another method that asks for gradients the
-///          point ahead gives the gradient alone.
+///          schedule of its own. b is kept outside the active steps too. Behind another method that asks for gradients
+///          the point ahead gives the gradient alone.
 /// Source   arXiv:2605.25395; modded-nanogpt, 2025 (track 3).
 struct EMANesterov: Source {
   static let method = Method(

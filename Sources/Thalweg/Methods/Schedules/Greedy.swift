@@ -4,8 +4,8 @@
 ///     a cooldown, else a warm-up, is counted down, with good = bad = 0; otherwise:
 ///     better (as reduce_on_plateau): best ← x, good + 1, bad ← 0;   else bad + 1, good ← 0
 ///     good > patience:  lr ← min(lr/factor, max_lr);  a warm-up begins, good ← 0, resets ← reset_start
-///     bad > patience:   lr ← max(lr·factor, min_lr);  at min_lr: resets − 1, and at 0 all begins anew;  a cooldown begins,
-///                       bad ← 0
+///     bad > patience:   lr ← max(lr·factor, min_lr);  a cooldown begins, bad ← 0;
+///                       at min_lr: resets − 1, and at 0 all begins anew
 ///
 /// Changes of at most ε are not made.
 ///
@@ -17,10 +17,11 @@ struct Greedy: Schedule {
   static let method = Method(
     "greedy", .schedule, "The rate rises while an observed metric improves, and falls where it does not.",
     rule: """
-      x: the metric, or the mean of the last `window` of them (smooth);  a cooldown or warmup counts down, good = bad = 0
+      x: the metric, or the mean of the last `window` of them (smooth)
+      a cooldown or a warmup counts down, with good = bad = 0; else
       better: best <- x, good + 1, bad <- 0; else bad + 1, good <- 0
       good > patience: lr <- min(lr/factor, max_lr), warmup begins, good <- 0, resets <- reset_start
-      bad > patience: lr <- max(lr*factor, min_lr); at min_lr resets - 1, at 0 all begins anew; cooldown begins, bad <- 0
+      bad > patience: lr <- max(lr*factor, min_lr), cooldown begins, bad <- 0; at min_lr resets - 1, at 0 all anew
       """,
     source: "arXiv:2512.14527",
     parameters: [

@@ -5,8 +5,8 @@
 /// u is the direction before the step size; decoupled decay is outside.
 ///
 /// State    `share`, what the last update was multiplied by.
-/// Differs  nothing from optax.clip_by_block_rms. StableAdamW's clip, by the gradient over its second moment, is a rule of
-///          its own: a stage does not see what a rule divides by.
+/// Differs  nothing from optax.clip_by_block_rms. StableAdamW's clip, by the gradient over its second moment, is a
+///          rule of its own: a stage does not see what a rule divides by.
 /// Source   Shazeer and Stern, 2018, arXiv:1804.04235.
 struct ClipUpdateRMS: ElementRule {
   static let method = Method(

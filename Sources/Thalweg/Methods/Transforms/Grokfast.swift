@@ -1,7 +1,7 @@
 /// Grokfast: adds the slow part of the gradient to it.
 ///
 ///     ema:  s ← g at first, then α·s + (1 − α)·g;   g ← g + λ·s
-///     ma:   over the last `window` gradients, this one included:  g ← g + λ·(their mean, or sum), once there are so many
+///     ma:   g ← g + λ·(mean, or sum, of the last `window` gradients, this one included), once there are so many
 ///           (warmup=false: from the first on)
 ///
 /// State    ema: s.  ma: the window, as many tensors as it is long.

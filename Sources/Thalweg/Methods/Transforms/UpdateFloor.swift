@@ -5,8 +5,8 @@
 /// u is the direction before the step size, θ the parameters before the step.
 ///
 /// State    none.
-/// Differs  nothing from the speed runs that it comes from; rows of tensors of rank 0 and 1 are the tensor. An update of
-///          zeros stays.
+/// Differs  nothing from the speed runs that it comes from; rows of tensors of rank 0 and 1 are the tensor. An update
+///          of zeros stays.
 /// Source   modded-nanogpt, 2025 (track 3).
 struct UpdateFloor: WholeRule {
   static let method = Method(
