@@ -209,6 +209,17 @@ def test_grokfast_of_a_constant_gradient() -> None:
             np.testing.assert_allclose(w, -3.0 * k, rtol=1e-15)
 
 
+@pytest.mark.parametrize("rule", ["lamb(lr=0.1)", "adamw(lr=0.1) | cautious", "adam(lr=0.1) | clip_global_norm(0.1)", "clip_global_norm(1) | lars"])
+def test_grokfast_averages_once_a_step(rule: str) -> None:
+    """However often the rules behind it walk over the gradient."""
+    start, grads = stream()
+    slow, filtered = grads[0], []
+    for g in grads:
+        slow = [0.5 * s + 0.5 * x for s, x in zip(slow, g)]
+        filtered.append([x + 2 * s for x, s in zip(g, slow)])
+    assert np.max(worst(ours(f"grokfast(alpha=0.5) | {rule}", start, grads), ours(rule, start, filtered))) < 1e-13
+
+
 # ---- laws
 
 

@@ -28,17 +28,19 @@ struct Grokfast: ElementRule {
     slots: [.moment("slow", "the slow gradient s"), Slot("window", "the last gradients")])
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [method.slots[0]] }
+  static func phases(_ h: Hyper) -> Int { 1 }
+  static func reach(_ h: Hyper, _ phase: Int) -> Scope { .tensor }
 
   let alpha, lamb: Double
   let first: Bool
 
   init(_ h: Hyper, _ c: StepContext) { (alpha, lamb, first) = (h.alpha, h.has("lamb") ? h.lamb : 2, c.t == 1) }
 
-  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
-    let slow = first ? g : alpha * s[0] + (1 - alpha) * g
-    s[0] = slow
-    return lamb == 0 ? g : g + lamb * slow
+  /// The average moves here, once a step: `direction` runs for every walk that reads the gradient.
+  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
+    s[0] = first ? g : alpha * s[0] + (1 - alpha) * g
   }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { lamb == 0 ? g : g + lamb * s[0] }
 
   static let registered = Registered(
     method: method,
