@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from reference import matrix_demand, muon
+from reference import matrix_demand, muon, norm_descent
 from support import MATRIX_SHAPES, Problem
 from test_fidelity import library_run, reference_run, sentence, worst
 
@@ -484,3 +484,41 @@ def test_scion_stays_in_its_ball() -> None:
         for k in range(50):
             opt.step([np.random.default_rng(k).standard_normal((4, 6))])
             assert np.max(np.abs(w)) <= 2 / 6 + 1e-12
+
+
+# ---- norms
+
+
+@pytest.mark.parametrize("setting", norm_descent.NormDirectionOfMatrices.settings, ids=lambda s: s["norm"])
+def test_norm_direction_of_matrices(setting: dict[str, Any]) -> None:
+    problem = Problem(MATRIX_SHAPES, seed=3)
+    want, _ = reference_run(norm_descent.NormDirectionOfMatrices, setting, problem, np.float64)
+    got, _ = library_run(sentence(norm_descent.NormDirection, setting), problem, np.float64)
+    assert np.max(worst(got, want)) < 1e-12
+
+
+VALUES: dict[str, Callable[[np.ndarray], float]] = {
+    "l2": lambda W: float(np.linalg.norm(W)), "linf": lambda W: float(np.abs(W).max()), "rms": lambda W: float(np.sqrt(np.mean(W**2))),
+    "spectral": lambda W: float(np.linalg.norm(W, 2)), "rms_to_rms": lambda W: math.sqrt(W.shape[1] / W.shape[0]) * float(np.linalg.norm(W, 2)),
+    "nuclear": lambda W: float(np.linalg.norm(W, "nuc")), "l1_to_l2": lambda W: float(np.linalg.norm(W, axis=0).max()),
+    "l1_to_rms": lambda W: float(np.linalg.norm(W, axis=0).max()) / math.sqrt(W.shape[0]), "l2_to_linf": lambda W: float(np.linalg.norm(W, axis=1).max()),
+    "rms_to_linf": lambda W: math.sqrt(W.shape[1]) * float(np.linalg.norm(W, axis=1).max()), "sign_scaled": lambda W: W.shape[1] * float(np.abs(W).max()),
+}
+
+
+@pytest.mark.parametrize("norm", VALUES)
+def test_directions_lie_on_the_unit_ball_and_none_goes_farther(norm: str) -> None:
+    rng = np.random.default_rng(2)
+    g = rng.standard_normal((4, 6))
+    T = -ours(f"norm_direction(lr=1, norm={norm})", [np.zeros((4, 6))], [[g]])[0]
+    assert VALUES[norm](T) == pytest.approx(1, rel=1e-12)
+    for _ in range(200):
+        other = rng.standard_normal((4, 6)) + 3 * rng.uniform() * T
+        assert np.sum(g * other) / VALUES[norm](other) <= np.sum(g * T) + 1e-9
+
+
+def test_norm_descent_moves_all_tensors_equally_far() -> None:
+    start, grads = stream([(4, 6), (7, 3), (5,)])
+    after = ours("norm_descent(lr=0.01)", start, grads[:1])
+    lengths = [VALUES["rms_to_rms" if w.ndim > 1 else "rms"](w - a) for w, a in zip(start, after)]
+    np.testing.assert_allclose(lengths, lengths[0], rtol=1e-12)

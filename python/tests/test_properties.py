@@ -18,7 +18,7 @@ WHOLE = {
     "dadapt_adam", "prodigy", "polyak_sgd", "sania", "oasis", "nigt", "opt_amsgrad", "optimistic_omd", "u_dog", "a_dog", "dal", "spherical_langevin", "sgld",
     "split_sgd", "visual_prompt",
     "o2nc", "spider", "rolling_ball", "harpg", "spsa", "adalomo", "adam_mini", "apollo", "came", "fromage", "grokadamw", "lomo", "momo", "novograd",
-    "schedule_free_plus", "scion", "stable_adamw", "adamuon", "dion2", "normuon", "polargrad",
+    "schedule_free_plus", "scion", "stable_adamw", "adamuon", "dion2", "norm_descent", "norm_direction", "normuon", "polargrad",
 }
 NOISY = {"sgld", "spherical_langevin", "oasis", "spsa", "apollo"}  # draws are keyed by the tensor's place in the list
 ORDERED = NOISY | {"grokadamw"}  # whose rate falls from tensor to tensor

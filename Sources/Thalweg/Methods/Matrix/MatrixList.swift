@@ -7,4 +7,8 @@ let matrixList: [Registered] = [
   entry(PolarGrad.self),
   entry(Scion.self),
   entry(APOLLO.self),
+  entry(NormDirection.self),
+  normDescent,
+  entry(DualSum.self),
+  entry(GradientEMA.self),
 ]
