@@ -78,7 +78,7 @@ COMPOSED = {
     "spectral_clip": "sgd(lr=0.1, momentum=0.9) | spectral_clip(method=ns)",
     "spectral_hardcap": "sgd(lr=0.1, momentum=0.9) | spectral_hardcap(0.5)",
     "norm_descent_ema": "norm_descent(lr=0.001, momentum=0.5)",
-    "gradient_ema": "gradient_ema(0.5) | lamb(lr=0.1)",
+    "gradient_ema": "gradient_ema(0.5) | lamb(lr=0.01)",
     "grokfast": "grokfast | sgd(lr=0.1)",
     "grokfast_window": "grokfast(form=ma, window=3) | sgd(lr=0.1)",
     "clip_update_rms": "adamw(lr=0.1) | clip_update_rms(0.5)",
