@@ -8,6 +8,8 @@ package struct StepContext: @unchecked Sendable {
   package var step = 0
   package var lr = 0.0
   package var weightDecay = 0.0
+  /// What the parameters are multiplied by in this step's decoupled decay; 1 where the rule has none, or does it itself.
+  package var keep = 1.0
   package var ndim = 0
   package var count = 0
   package var rows = 1

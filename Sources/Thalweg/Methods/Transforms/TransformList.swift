@@ -15,6 +15,11 @@ let transformList: [Registered] = [
   Grokfast.registered,
   entry(ClipUpdateRMS.self),
   entry(UpdateFloor.self),
+  entry(RelativeUpdate.self),
+  entry(RadialBrake.self),
+  entry(CautiousDecay.self),
+  entry(CorrectedDecay.self),
+  entry(Hyperball.self),
   entry(SpectralClip.self),
   entry(SpectralHardcap.self),
 ]
