@@ -26,6 +26,7 @@ BOUND_TO_A_SET = {
     "nm_sparsity",
     "nm_sparsity_decay",
     "ftrl",
+    "hyperball",
 }
 
 
