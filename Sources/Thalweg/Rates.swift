@@ -14,6 +14,7 @@ extension Optimizer {
     c.step = step
     // A source that sets the step size changes the move and what follows it; rules go on as if it had not.
     c.lr = stepSize == nil || s.role == .after ? r.pointee.apply.lr : rate(of: i).lr
+    c.keep = r.pointee.apply.keep
     c.weightDecay = decayOf[r.pointee.group * branches.count + r.pointee.branch]
     let shape = bound[i].shape
     (c.ndim, c.count, c.rows, c.columns, c.role) = (shape.ndim, shape.count, shape.rows, shape.columns, shape.role)

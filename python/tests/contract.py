@@ -38,6 +38,8 @@ COMPOSED = {
     "sam_schedule_free": "sam(0.05) | sgd(lr=0.1) | schedule_free",
     "sam_ema": "sam(0.05) | sgd(lr=0.1) | ema(0.9)",
     "sam_lookahead": "sam(0.05) | sgd(lr=0.1) | lookahead(k=2)",
+    "ema_nesterov": "ema_nesterov(ema=0.5) | sgd(lr=0.1, momentum=0.9)",
+    "sam_ema_nesterov": "sam(0.05) | ema_nesterov(0.6, ema=0.5) | sgd(lr=0.1, momentum=0.9)",
     "fd_grad_reg": "fd_grad_reg(0.1) | sgd(lr=0.1, momentum=0.9)",
     "fd_grad_reg_central": "fd_grad_reg(0.1, scheme=central) | sgd(lr=0.1)",
     "pcgrad": "pcgrad(tasks=3) | adamw(lr=0.1)",
@@ -105,6 +107,26 @@ COMPOSED = {
     "project": "sgd(lr=0.1) | project(l2_ball(1))",
     "manifold": "sgd(lr=0.1, momentum=0.9) | manifold(stiefel)",
     "orthogonalize": "sgd(lr=0.1, momentum=0.9) | orthogonalize",
+    "orthogonalize_gram": "sgd(lr=0.1, momentum=0.9) | orthogonalize(form=gram, ns_coefficients=aol)",
+    "spectral_clip": "sgd(lr=0.1, momentum=0.9) | spectral_clip(method=ns)",
+    "spectral_hardcap": "sgd(lr=0.1, momentum=0.9) | spectral_hardcap(0.5)",
+    "norm_descent_ema": "norm_descent(lr=0.001, momentum=0.5)",
+    "gradient_ema": "gradient_ema(0.5) | lamb(lr=0.01)",
+    "grokfast": "grokfast | sgd(lr=0.1)",
+    "grokfast_window": "grokfast(form=ma, window=3) | sgd(lr=0.1)",
+    "clip_update_rms": "adamw(lr=0.1) | clip_update_rms(0.5)",
+    "update_floor": "sgd(lr=0.01) | update_floor(0.1, by=row)",
+    "cautious_decay": "adamw(lr=0.1, weight_decay=0.3) | cautious_decay",
+    "corrected_decay": "adamw(lr=0.1, weight_decay=0.3) | corrected_decay",
+    "relative_update": "adamw(lr=0.01) | relative_update",
+    "radial_brake": "adamw(lr=0.1) | radial_brake",
+    "hyperball": "adamw(lr=0.01) | hyperball",
+    "adam_atan2_regenerate": "adam_atan2(lr=0.1, regenerate=0.5)",
+    "madgrad_plain": "madgrad(lr=0.1, momentum=0)",
+    "sm3_momentum": "sm3(momentum=0.9)",
+    "momo_adam": "momo(lr=0.1, precondition=adam, adapt_lower_bound=true)",
+    "greedy": "sgd(lr=greedy(lr=0.1, patience=0, factor=0.5, smooth=true, window=3), momentum=0.9)",
+    "batch_ladder": "sgd(lr=batch_ladder([2, 4], [1, 4, 9], lr=0.1))",
     "route": "route(matrix=(muon(lr=0.1)), other=(clip_global_norm(1.0) | adamw(lr=0.1)))",
     "amsgrad_flag": "adamw(lr=0.1, amsgrad=true)",
     "reduce_on_plateau": "sgd(lr=reduce_on_plateau(lr=0.1, patience=0, factor=0.5), momentum=0.9)",
@@ -125,11 +147,11 @@ LARGER = {
 
 CASES: dict[str, str] = {m.name: sentence_of(m, **LARGER.get(m.name, {})) for m in optimizers()} | COMPOSED
 
-_MATRIX_STAGES = ("orthogonalize", "manifold(stiefel)")
+_MATRIX_STAGES = ("orthogonalize", "manifold(stiefel)", "spectral_")
 _SPARSE_SHAPES = [(8,), (3, 8), (2, 3, 8)]
 
 # What a method has to be told before each step, besides what it asks for.
-WATCHED = {"xgd": ("weight_0", "weight_1"), "saga": ("sample",), "reduce_on_plateau": ("metric",)}
+WATCHED = {"xgd": ("weight_0", "weight_1"), "saga": ("sample",), "reduce_on_plateau": ("metric",), "greedy": ("metric",)}
 
 
 @cache

@@ -13,7 +13,7 @@ from support import sentence_of
 
 FORMATS = ["f16", "bf16"]
 
-# Rules whose steps are bounded to a set, go by the size of the weights, or hide some of them.
+# Rules whose steps are bounded to a set, go by the size of the weights, or hide some of them; ftrl's weights are a function of its sums.
 BOUND_TO_A_SET = {
     "project",
     "sam_project",
@@ -25,6 +25,8 @@ BOUND_TO_A_SET = {
     "powerprop",
     "nm_sparsity",
     "nm_sparsity_decay",
+    "ftrl",
+    "hyperball",
 }
 
 

@@ -159,15 +159,16 @@ def test_large_tensors_go_through_the_same_rule(cls: type, setting: dict[str, An
 
 @pytest.mark.parametrize("cls, setting", cases(base.ScheduleReference))
 def test_schedule(cls: type, setting: dict[str, Any]) -> None:
-    if cls.name == "reduce_on_plateau":
-        pytest.skip("it watches a metric: test_reduce_on_plateau")
+    if cls.name in ("reduce_on_plateau", "greedy"):
+        pytest.skip("it watches a metric: test_schedules_that_watch_a_metric")
     ref, mine = cls(**setting), tw.schedule(stage(cls.name, setting))
     for k in [*range(0, 60), 99, 100, 101, 499, 1000]:
         np.testing.assert_allclose(mine(k), ref.value(k), rtol=1e-13, atol=1e-15)
 
 
-def test_reduce_on_plateau() -> None:
-    cls = next(c for c in base.every(base.ScheduleReference) if c.name == "reduce_on_plateau")
+@pytest.mark.parametrize("name", ["reduce_on_plateau", "greedy"])
+def test_schedules_that_watch_a_metric(name: str) -> None:
+    cls = next(c for c in base.every(base.ScheduleReference) if c.name == name)
     for setting in cls.settings:
         rng = np.random.default_rng(1)
         ref, mine = cls(**setting), tw.schedule(stage(cls.name, setting))
@@ -259,7 +260,8 @@ def test_constraint(cls: type, setting: dict[str, Any], dtype: Any) -> None:
 def test_transform(cls: type, setting: dict[str, Any]) -> None:
     if cls.name in ("tract", "gradient_accumulate", "cautious"):
         pytest.skip("has its own test")
-    problem = Problem(SHAPES, seed=6)
+    shapes = MATRIX_SHAPES if cls.shapes == "matrix" else SHAPES
+    problem = Problem(shapes, seed=6)
     ref = cls(**setting)
     params = problem.start()
     mine = problem.start()
@@ -267,7 +269,7 @@ def test_transform(cls: type, setting: dict[str, Any]) -> None:
     opt = tw.Optimizer(mine, f"{stage(cls.name, setting)} | sgd(lr=0.1)", seed=SEED)
     opt.bind_gradients(grads)
     for k in range(STEPS):
-        g = ref.transform(problem.gradient(params, k), params=params, normal=lambda step: draws(step, SHAPES))
+        g = ref.transform(problem.gradient(params, k), params=params, normal=lambda step: draws(step, shapes))
         for p, d in zip(params, g):
             p -= 0.1 * d
         for a, b in zip(grads, problem.gradient(mine, k)):

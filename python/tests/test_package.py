@@ -85,7 +85,7 @@ def test_registry() -> None:
     assert [x.name for x in tw.methods()] == sorted(x.name for x in tw.methods())
     assert all(x.kind == "schedule" for x in tw.methods("schedule"))
     with pytest.raises(tw.MethodError, match="adamw"):
-        tw.method("adamv")
+        tw.method("adamww")
 
 
 def test_positional_hyperparameters(w: np.ndarray) -> None:

@@ -28,8 +28,8 @@ struct Muon: WholeRule {
     parameters: [
       .lr(1e-3), .rate("momentum", 0.95, "rate of the momentum"),
       .flag("nesterov", true, "look ahead along the momentum"),
-      .weightDecay(0.1, "decoupled weight decay"), .integer("ns_steps", 5, .within(1, 99), "Newton-Schulz iterations"),
-      .list("ns_coefficients", NewtonSchulz.quintic, "a, b, c of the polynomial, or three numbers for each iteration"),
+      .weightDecay(0.1, "decoupled weight decay"),
+    ] + NewtonSchulz.parameters() + [
       .eps(1e-7, "floor of the norm that divides", .above(0)),
       .choice("eps_mode", ["clamp", "add"], "divide by max(norm, eps), or by norm + eps"),
       .choice("adjust_lr", ["original", "match_rms_adamw", "spectral", "none"], "the factor s of the shape"),

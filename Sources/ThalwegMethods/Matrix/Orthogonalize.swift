@@ -4,8 +4,9 @@ import ThalwegCore
 ///
 ///     U ← NewtonSchulz(U as (rows, rest)),  or exactly U·Vᵀ of its decomposition
 ///
-/// Differs  a zero singular value stays zero. More steps than triples repeat the last one; fewer take the first (optax
-///          takes the last).
+/// Differs  a zero singular value stays zero. After the last triple it repeats, or (simple, cubic, quintic, aol) the
+///          set begins again; fewer steps than triples take the first (optax takes the last). form=gram is the same in
+///          exact arithmetic, and cheaper where a matrix is much longer than wide.
 /// Source   Björck and Bowie, 1971; Jordan et al., 2024; Polar Express: Amsel et al., 2025, arXiv:2505.16932.
 struct Orthogonalize: WholeRule {
   static let method = Method(
@@ -15,16 +16,16 @@ struct Orthogonalize: WholeRule {
       ns_steps times: A = X X';  X <- a*X + (b*A + c*A*A) X
       """,
     source: "Bjoerck, Bowie, 1971; Jordan et al., 2024; Amsel, Persson, Musco, Gower, 2025, arXiv:2505.16932",
-    parameters: [
-      .integer("ns_steps", 5, .within(1, 99), "Newton-Schulz iterations"),
-      .list(
-        "ns_coefficients", NewtonSchulz.quintic,
-        "a, b, c of the polynomial, three numbers for each iteration, or the name of such a list",
-        presets: NewtonSchulz.presets),
+    parameters: NewtonSchulz.parameters() + [
       .eps(1e-7, "floor of the norm that divides", .above(0)),
       .choice("eps_mode", ["add", "clamp"], "divide by norm + eps, or by max(norm, eps)"),
       .maybe("safety", .atLeast(1), "the norm counts times this; none is 1.02 for polar_express, else 1"),
       .choice("method", ["ns", "svd"], "Newton-Schulz, or the exact factor"), NewtonSchulz.precision,
+      .choice(
+        "scaling", ["set", "frobenius", "spectral", "aol", "schatten"],
+        "what the matrix is divided by: as the set has it, a norm, or bounds of the rows of its Gram matrix"),
+      .choice("form", ["standard", "gram"], "iterate the matrix, or its smaller Gram matrix", live: false),
+      .list("resets", [2], "iterations (from 0) before which the Gram form multiplies out"),
     ],
     needsFinite: true, validate: { (h) throws(Failure) in try NewtonSchulz.check(h, "orthogonalize") })
 

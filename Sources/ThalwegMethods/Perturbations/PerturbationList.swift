@@ -18,4 +18,5 @@ let perturbationList: [any Listed.Type] = [
   ImbSAM.self,
   AMP.self,
   IGNITE.self,
+  EMANesterov.self,
 ]

@@ -27,6 +27,11 @@ let scheduleList: [any Listed.Type] = [
   RhoSchedule.self,
   RDPAccountant.self,
   DPNoise.self,
+  PowerCooldown.self,
+  REX.self,
+  MomentumWarmup.self,
+  BatchLadder.self,
+  Greedy.self,
 ]
 
 extension Parameter {
