@@ -21,6 +21,8 @@ let linking: [LinkerSetting] = [
 let inner: [SwiftSetting] = kernels + [.unsafeFlags(["-cross-module-optimization"], .when(configuration: .release))]
 let methods: [SwiftSetting] =
   kernels + [.unsafeFlags(["-no-whole-module-optimization"], .when(configuration: .release))]
+// These share generic helpers among their files, so that each is compiled as one.
+let families = ["ThalwegMatrix", "ThalwegSets", "ThalwegObjectives"]
 
 let package = Package(
   name: "thalweg",
@@ -33,10 +35,14 @@ let package = Package(
     .target(name: "COpenBLAS"),
     .target(name: "ThalwegCore", dependencies: ["CThalweg", "COpenBLAS"], swiftSettings: inner),
     .target(name: "ThalwegMethods", dependencies: ["ThalwegCore"], swiftSettings: methods),
-    .target(name: "Thalweg", dependencies: ["ThalwegCore", "ThalwegMethods"], swiftSettings: kernels),
+    .target(
+      name: "Thalweg", dependencies: ["ThalwegCore", "ThalwegMethods"] + families.map { .target(name: $0) },
+      swiftSettings: kernels),
     .target(
       name: "ThalwegABI", dependencies: ["Thalweg", "ThalwegCore", "CThalweg"], swiftSettings: kernels,
       linkerSettings: linking),
-    .testTarget(name: "ThalwegTests", dependencies: ["Thalweg", "ThalwegCore", "ThalwegMethods", "ThalwegABI"]),
-  ]
+    .testTarget(
+      name: "ThalwegTests",
+      dependencies: ["Thalweg", "ThalwegCore", "ThalwegMethods", "ThalwegABI"] + families.map { .target(name: $0) }),
+  ] + families.map { .target(name: $0, dependencies: ["ThalwegCore", "COpenBLAS"], swiftSettings: kernels) }
 )

@@ -9,13 +9,9 @@ let optimizerList: [any Listed.Type] = [
   AMSGrad.self,
 ]
 
-/// The registry: every method of every family. The lists live in <Kind>/…List.swift, one line a method.
-@_silgen_name("twi_registered_methods")
-package func registeredMethods() -> [Registered] {
-  let lists = [
-    optimizerList, elementList, globalList, matrixList, transformList, perturbationList, aggregatorList, scheduleList,
-    averageList,
-    regularizerList, constraintList, objectiveList, maskList, weightingList, diagnosticList,
-  ]
-  return lists.flatMap(entries) + pipelineList
+/// The methods of this module.
+package var optimizerMethods: [Registered] {
+  [
+    optimizerList, elementList, globalList, transformList, perturbationList, aggregatorList, scheduleList, averageList,
+  ].flatMap(entries) + pipelineList
 }

@@ -2,7 +2,10 @@ import XCTest
 
 @testable import Thalweg
 @testable import ThalwegCore
+@testable import ThalwegMatrix
 @testable import ThalwegMethods
+@testable import ThalwegObjectives
+@testable import ThalwegSets
 
 final class AggregatorTests: XCTestCase {
   private func jacobian(_ m: Int, _ n: Int, _ key: UInt64) -> [[Double]] {

@@ -2,7 +2,10 @@ import XCTest
 
 @testable import Thalweg
 @testable import ThalwegCore
+@testable import ThalwegMatrix
 @testable import ThalwegMethods
+@testable import ThalwegObjectives
+@testable import ThalwegSets
 
 final class ConstraintTests: XCTestCase {
   let sets = [

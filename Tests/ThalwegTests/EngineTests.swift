@@ -4,7 +4,10 @@ import XCTest
 
 @testable import Thalweg
 @testable import ThalwegCore
+@testable import ThalwegMatrix
 @testable import ThalwegMethods
+@testable import ThalwegObjectives
+@testable import ThalwegSets
 
 /// The engine on small buffers: storage, reductions, random numbers, lanes.
 final class EngineTests: XCTestCase {

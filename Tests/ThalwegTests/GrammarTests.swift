@@ -3,7 +3,10 @@ import XCTest
 
 @testable import Thalweg
 @testable import ThalwegCore
+@testable import ThalwegMatrix
 @testable import ThalwegMethods
+@testable import ThalwegObjectives
+@testable import ThalwegSets
 
 /// What sentences mean, and what a reader of a wrong one is told.
 final class GrammarTests: XCTestCase {

@@ -3,7 +3,10 @@ import XCTest
 
 @testable import Thalweg
 @testable import ThalwegCore
+@testable import ThalwegMatrix
 @testable import ThalwegMethods
+@testable import ThalwegObjectives
+@testable import ThalwegSets
 
 /// What a layer may name, by reading the sources. Exceptions stand in the lists, so that each new one is written down.
 final class LayerTests: XCTestCase {

@@ -2,7 +2,10 @@ import XCTest
 
 @testable import Thalweg
 @testable import ThalwegCore
+@testable import ThalwegMatrix
 @testable import ThalwegMethods
+@testable import ThalwegObjectives
+@testable import ThalwegSets
 
 final class MatrixTests: XCTestCase {
   private func random(_ key: UInt64, _ n: Int) -> [Double] { (0..<n).map { Random.normal(key, $0) } }

@@ -3,7 +3,10 @@ import XCTest
 
 @testable import Thalweg
 @testable import ThalwegCore
+@testable import ThalwegMatrix
 @testable import ThalwegMethods
+@testable import ThalwegObjectives
+@testable import ThalwegSets
 
 /// Σ over samples of weight·Σ_c (a − b)²/samples, for any leading axes: every kind of input, and a gradient for two of
 /// them.

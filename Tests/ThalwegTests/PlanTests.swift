@@ -3,7 +3,10 @@ import XCTest
 
 @testable import Thalweg
 @testable import ThalwegCore
+@testable import ThalwegMatrix
 @testable import ThalwegMethods
+@testable import ThalwegObjectives
+@testable import ThalwegSets
 
 /// The plans of many sentences as text, beside a file: whoever changes the planner sees what changes with it, and
 /// changes the file on purpose (`THALWEG_WRITE_PLANS=1 swift test --filter PlanTests`).

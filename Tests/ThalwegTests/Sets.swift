@@ -2,7 +2,10 @@ import CThalweg
 
 @testable import Thalweg
 @testable import ThalwegCore
+@testable import ThalwegMatrix
 @testable import ThalwegMethods
+@testable import ThalwegObjectives
+@testable import ThalwegSets
 
 /// A dense float64 tensor that regularizers and constraints may be tried on.
 struct Tensor: Equatable {

@@ -51,8 +51,6 @@ let globalList: [any Listed.Type] = [
   MADGRAD.self,
   SM3.self,
   SparseAdam.self,
-  AdaLOMO.self,
-  CAME.self,
   Ranger.self,
   AdamMini.self,
 ]

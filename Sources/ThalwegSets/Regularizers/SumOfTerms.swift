@@ -44,8 +44,7 @@ extension Parameter {
   }
 }
 
-/// Sign and soft threshold of one number; NaN stays.
-func signOf(_ x: Double) -> Double { x > 0 ? 1 : x < 0 ? -1 : x }
+/// Soft threshold of one number; NaN stays.
 func shrunk(_ x: Double, by k: Double) -> Double { x > k ? x - k : x < -k ? x + k : x.isNaN ? x : 0 }
 
 /// Methods that sort, sum or factorise do not take numbers that are NaN or infinite.

@@ -153,4 +153,3 @@ struct GroupDRO: Objective {
     return value
   }
 }
-

@@ -1,43 +1,7 @@
-import ThalwegCore
-
-let constraintList: [any Listed.Type] = [
-  NonNegative.self,
-  WeightClip.self,
-  LinfBall.self,
-  Box.self,
-  Simplex.self,
-  L2Ball.self,
-  Stiefel.self,
-  L1Ball.self,
-  CappedSimplex.self,
-  MaxNorm.self,
-  L0Ball.self,
-  SpectralBall.self,
-  NuclearBall.self,
-  LowRank.self,
-  Monotone.self,
-  Halfspace.self,
-  Hyperplane.self,
-  Affine.self,
-  SecondOrderCone.self,
-  PSDCone.self,
-  DoublyStochastic.self,
-  Sphere.self,
-  Oblique.self,
-  Grassmann.self,
-  PoincareBall.self,
-  Lorentz.self,
-  SPD.self,
-  GraphIdentity.self,
-  GraphSum.self,
-  GraphMax.self,
-  GraphReLU.self,
-  GraphSumReLU.self,
-  GraphDot.self,
-]
+/// What methods of several families check, and hyper-parameters that they share.
 
 /// For `accepts`: methods of matrices take tensors of rank 2 or more, and need OpenBLAS.
-func matrix(_ shape: Shape, _ method: String) throws(Failure) {
+public func matrix(_ shape: Shape, _ method: String) throws(Failure) {
   guard shape.ndim >= 2 else {
     throw Failure(Status.shape, "\(method) needs a tensor of rank 2 or more, got rank \(shape.ndim)")
   }
@@ -45,7 +9,7 @@ func matrix(_ shape: Shape, _ method: String) throws(Failure) {
 }
 
 /// For `accepts`: a list has one number for each entry of the tensor; a list of one number stands for all.
-func fits(_ list: [Double], _ name: String, _ shape: Shape, _ method: String) throws(Failure) {
+public func fits(_ list: [Double], _ name: String, _ shape: Shape, _ method: String) throws(Failure) {
   guard list.count <= 1 || list.count == shape.count else {
     throw Failure(
       Status.shape,
@@ -55,19 +19,22 @@ func fits(_ list: [Double], _ name: String, _ shape: Shape, _ method: String) th
 
 extension Parameter {
   /// The same, or a list of numbers.
-  func orList() -> Parameter {
+  public func orList() -> Parameter {
     var p = self
     p.takesList = true
     return p
   }
   /// An axis of the tensor, or `none` for the whole of it.
-  static func axis(_ meaning: String) -> Parameter { .maybeInteger("axis", .within(-64, 63), meaning) }
+  public static func axis(_ meaning: String) -> Parameter { .maybeInteger("axis", .within(-64, 63), meaning) }
 }
 
 /// For `accepts`: the axis, if one is given, exists.
-func axisExists(_ h: Hyper, _ shape: Shape, _ method: String) throws(Failure) {
+public func axisExists(_ h: Hyper, _ shape: Shape, _ method: String) throws(Failure) {
   let axis = h.integer("axis")
   guard !h.has("axis") || (axis >= -shape.ndim && axis < shape.ndim) else {
     throw Failure(Status.shape, "\(method): a tensor of rank \(shape.ndim) has no axis \(axis)")
   }
 }
+
+/// The sign of one number, 0 of 0; NaN stays.
+public func signOf(_ x: Double) -> Double { x > 0 ? 1 : x < 0 ? -1 : x }

@@ -13,4 +13,6 @@ let matrixList: [any Listed.Type] = [
   NormDescent.self,
   DualSum.self,
   GradientEMA.self,
+  AdaLOMO.self,
+  CAME.self,
 ]

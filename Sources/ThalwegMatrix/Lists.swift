@@ -1,0 +1,4 @@
+import ThalwegCore
+
+/// The methods of this module: rules of whole matrices.
+package var matrixMethods: [Registered] { entries(matrixList) }
