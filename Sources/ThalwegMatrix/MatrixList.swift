@@ -15,4 +15,6 @@ let matrixList: [any Listed.Type] = [
   GradientEMA.self,
   AdaLOMO.self,
   CAME.self,
+  SpectralClip.self,
+  SpectralHardcap.self,
 ]

@@ -8,7 +8,8 @@ public struct StepContext: @unchecked Sendable {
   public var step = 0
   public var lr = 0.0
   public var weightDecay = 0.0
-  /// What the parameters are multiplied by in this step's decoupled decay; 1 where the rule has none, or does it itself.
+  /// What the parameters are multiplied by in this step's decoupled decay; 1 where the rule has none, or does it
+  /// itself.
   public var keep = 1.0
   public var ndim = 0
   public var count = 0

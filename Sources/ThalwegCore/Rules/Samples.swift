@@ -1,5 +1,5 @@
-/// The gradients of every sample of a minibatch, as the host answered: of each tensor that takes part (samples, ...shape).
-/// They count as the host's gradients do: loss scale and `maximize` are applied.
+/// The gradients of every sample of a minibatch, as the host answered: of each tensor that takes part
+/// (samples, ...shape). They count as the host's gradients do: loss scale and `maximize` are applied.
 public struct Samples {
   /// How many samples there are; none is an answer too.
   public let count: Int
@@ -41,7 +41,7 @@ public struct Samples {
   /// No element is NaN or infinite (nor a norm beyond all doubles).
   public var isFinite: Bool { squares().allSatisfy { $0.allSatisfy(\.isFinite) } }
 
-  /// out ← Σ_b weight(b)·g_b of the k-th tensor that takes part; a sample of weight 0 counts nothing, whatever it holds.
+  /// out ← Σ_b weight(b)·g_b of the k-th tensor that takes part; a sample of weight 0 counts nothing, whatever it is.
   public func combine<T: Real>(_ k: Int, _ weights: [Double], into out: UnsafeMutablePointer<T>) {
     let n = sizes[k], blocks = max(1, (n + Samples.block - 1) / Samples.block)
     nonisolated(unsafe) let out = out, layout = layouts[k]

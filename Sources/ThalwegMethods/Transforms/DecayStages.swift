@@ -4,8 +4,8 @@ import ThalwegCore
 ///
 ///     mask = [u·θ ≥ 0]  (zero=keep: u·θ > 0);   θ ← θ − lr·wd·mask⊙θ − lr·u
 ///
-/// u is the direction before the step size, θ the parameters before the step. Stands behind a rule with decoupled decay,
-/// and before stages that rescale what they see.
+/// u is the direction before the step size, θ the parameters before the step. Stands behind a rule with decoupled
+/// decay, and before stages that rescale what they see.
 ///
 /// State    none.
 /// Differs  signs are compared, so that no product underflows; −0 counts as 0. A coupled decay, which is in u, stays.

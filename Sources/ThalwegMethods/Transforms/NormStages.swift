@@ -105,9 +105,9 @@ struct RadialBrake: WholeRule {
 ///     u ← u + wd·θ;   θ ← θ − lr·R·u/max(‖u‖, ε);   θ ← θ·R/max(‖θ‖, ε),   R = ‖θ₀‖, or `radius`
 ///
 /// State    R of each tensor.
-/// Differs  nothing from heavyball. lr is a relative step. Tensors of lower rank than min_rank take the plain step, with
-///          its decay. A tensor of zeros stays. R is that of the first step, whatever a host writes later. With lr = 0
-///          nothing moves.
+/// Differs  nothing from heavyball. lr is a relative step. Tensors of lower rank than min_rank take the plain step,
+///          with its decay. A tensor of zeros stays. R is that of the first step, whatever a host writes later. With lr =
+///          0 nothing moves.
 /// Source   Wen et al., 2025.
 struct Hyperball: WholeRule {
   static let method = Method(

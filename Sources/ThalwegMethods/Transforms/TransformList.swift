@@ -26,6 +26,4 @@ let transformList: [any Listed.Type] = [
   CautiousDecay.self,
   CorrectedDecay.self,
   Hyperball.self,
-  SpectralClip.self,
-  SpectralHardcap.self,
 ]
