@@ -31,14 +31,18 @@ from ._errors import ValueTypeError as ValueTypeError
 from ._errors import VersionError as VersionError
 from ._objects import Cache as Cache
 from ._objects import Constraint as Constraint
+from ._objects import Diagnostic as Diagnostic
 from ._objects import Objective as Objective
 from ._objects import Regularizer as Regularizer
 from ._objects import Schedule as Schedule
+from ._objects import Weighting as Weighting
 from ._objects import constraint as constraint
+from ._objects import diagnostic as diagnostic
 from ._objects import objective as objective
 from ._objects import random_normal as random_normal
 from ._objects import regularizer as regularizer
 from ._objects import schedule as schedule
+from ._objects import weighting as weighting
 from ._optimizer import MemoryReport as MemoryReport
 from ._optimizer import Optimizer as Optimizer
 from ._optimizer import ParamGroup as ParamGroup
@@ -82,6 +86,33 @@ class ADoG(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class Acprop(Optimizer):
+    # The gradient over the centred second moment of the steps before.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-16,
+        eps_root: float | str | Schedule = 1e-16,
+        weight_decay: float | str | Schedule = 0,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class AdaBelief(Optimizer):
     # AdaBelief: Adam whose second moment is that of the gradient's deviation from its average.
     method: _ClassVar[str]
@@ -95,6 +126,37 @@ class AdaBelief(Optimizer):
         eps_root: float | str | Schedule = 1e-16,
         weight_decay: float | str | Schedule = 0,
         decoupled: bool = True,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class AdaBound(Optimizer):
+    # Adam whose step sizes are clipped to bounds that close on a rate of SGD.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        final_lr: float | str | Schedule = 0.1,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        gamma: float | str | Schedule = 0.001,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        decoupled: bool = False,
+        amsgrad: bool = False,
+        root_eps: float | str | Schedule = 0,
         *,
         betas: _Sequence[float] | None = None,
         before: str = "",
@@ -207,6 +269,32 @@ class AdagradNorm(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class Adalomo(Optimizer):
+    # Adafactor without momentum, with a step relative to the size of the weights.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        weight_decay: float | str | Schedule = 0,
+        threshold: float | str | Schedule = 1,
+        decay_rate: float | str | Schedule = -0.8,
+        eps1: float | str | Schedule = 1e-30,
+        eps2: float | str | Schedule = 0.001,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class Adam(Optimizer):
     # Adam: averages of the gradient and of its square set the step of every coordinate.
     method: _ClassVar[str]
@@ -220,6 +308,34 @@ class Adam(Optimizer):
         weight_decay: float | str | Schedule = 0,
         bias_correction: bool = True,
         eps_in_sqrt: bool = False,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class AdamAtan2(Optimizer):
+    # Adam with an arctangent in place of the division, so that the scale drops out.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.0001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.99,
+        a: float | str | Schedule = 1.27,
+        b: float | str | Schedule = 1,
+        weight_decay: float | str | Schedule = 0,
+        regenerate: float | str | Schedule = 0,
         *,
         betas: _Sequence[float] | None = None,
         before: str = "",
@@ -249,6 +365,34 @@ class AdamCM(Optimizer):
         capacity: int = 5,
         decay: float | str | Schedule = 0.7,
         layerwise: bool = False,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class AdamMini(Optimizer):
+    # Adam with one second moment for a block of elements.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        blocks: _Literal["auto", "row", "head", "tensor", "adam"] = "auto",
+        heads: int = 1,
         *,
         betas: _Sequence[float] | None = None,
         before: str = "",
@@ -309,6 +453,68 @@ class Adamax(Optimizer):
         weight_decay: float | str | Schedule = 0,
         *,
         betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Adamp(Optimizer):
+    # Adam without the part of the step along weights whose scale does not matter.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        delta: float | str | Schedule = 0.1,
+        wd_ratio: float | str | Schedule = 0.1,
+        nesterov: bool = False,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Adamuon(Optimizer):
+    # Muon with Adam's second moment on the orthogonalised direction.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.02,
+        momentum: float | str | Schedule = 0.95,
+        beta2: float | str | Schedule = 0.95,
+        nesterov: bool = True,
+        sign: bool = True,
+        weight_decay: float | str | Schedule = 0.01,
+        eps: float | str | Schedule = 1e-08,
+        bias_correction: bool = False,
+        rms: float | str | Schedule = 0.2,
+        ns_steps: int = 5,
+        ns_coefficients: _Sequence[float] = "simple",
+        ns_eps: float | str | Schedule = 1e-07,
+        ns_precision: _Literal["working", "bf16"] = "working",
+        *,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
@@ -435,6 +641,30 @@ class ADOPT(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class Aggmo(Optimizer):
+    # The mean of several momenta, from fast to slow.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        betas: _Sequence[float] = ...,
+        weight_decay: float | str | Schedule = 0,
+        decoupled: bool = False,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class AMSGrad(Optimizer):
     # AMSGrad: Adam whose second moment never decreases.
     method: _ClassVar[str]
@@ -450,6 +680,64 @@ class AMSGrad(Optimizer):
         eps_in_sqrt: bool = False,
         *,
         betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Apollo(Optimizer):
+    # Gradient descent, scaled line by line as Adam scales a random projection of the gradient.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        rank: int,
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-06,
+        weight_decay: float | str | Schedule = 0,
+        correct_bias: bool = True,
+        update_proj_gap: int = 200,
+        scale: float | str | Schedule = 1,
+        scale_type: _Literal["channel", "tensor"] = "channel",
+        scale_front: bool = False,
+        norm_growth: float | str | Schedule | None = 1.01,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class ASGD(Optimizer):
+    # Averaged SGD: decreasing steps, and the mean of the iterates.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        lambd: float | str | Schedule = 0.0001,
+        alpha: float | str | Schedule = 0.75,
+        t0: float | str | Schedule = 1000000,
+        weight_decay: float | str | Schedule = 0,
+        *,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
@@ -485,6 +773,35 @@ class BetaNGD(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class CAME(Optimizer):
+    # Adafactor with a momentum that is divided by how far it strays from the updates.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.0002,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        beta3: float | str | Schedule = 0.9999,
+        eps1: float | str | Schedule = 1e-30,
+        eps2: float | str | Schedule = 1e-16,
+        clip_threshold: float | str | Schedule = 1,
+        weight_decay: float | str | Schedule = 0,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class CautiousAdamW(Optimizer):
     # C-AdamW: AdamW whose update keeps only the entries that agree in sign with the gradient.
     method: _ClassVar[str]
@@ -500,6 +817,28 @@ class CautiousAdamW(Optimizer):
         scale: _Literal["mean", "count", "none"] = "mean",
         *,
         betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class ClippedSGD(Optimizer):
+    # Gradient descent with clipped norms.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.1,
+        clip: float | str | Schedule = 1,
+        *,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
@@ -620,6 +959,35 @@ class DiffGrad(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class Dion2(Optimizer):
+    # Muon on the strongest rows or columns of the momentum, with error feedback.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        fraction: float | str | Schedule = 0.25,
+        ef_decay: float | str | Schedule = 0.95,
+        weight_decay: float | str | Schedule = 0.01,
+        adjust_lr: _Literal["spectral", "match_rms_adamw", "none"] = "spectral",
+        ns_steps: int = 5,
+        ns_coefficients: _Sequence[float] = "polar_express",
+        ns_eps: float | str | Schedule = 1e-08,
+        ns_precision: _Literal["working", "bf16"] = "working",
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class DoG(Optimizer):
     # DoG: the farthest distance from the start over the root of the summed squared gradients is the step size.
     method: _ClassVar[str]
@@ -667,6 +1035,85 @@ class DoWG(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class DpAdamBc(Optimizer):
+    # Adam on private gradients, with the variance of their noise taken out of v.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        floor: float | str | Schedule = 1e-08,
+        eps: float | str | Schedule = 0,
+        weight_decay: float | str | Schedule = 0,
+        *,
+        noise_multiplier: float | str | Schedule,
+        clip: float | str | Schedule,
+        batch_size: float | str | Schedule,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Fromage(Optimizer):
+    # Every tensor moves by a share of its own norm, and is then shortened by as much.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        p_bound: float | str | Schedule | None = None,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Ftrl(Optimizer):
+    # The parameters are the regularised best answer to all gradients so far.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        lr_power: float | str | Schedule = -0.5,
+        beta: float | str | Schedule = 0,
+        lambda1: float | str | Schedule = 0,
+        lambda2: float | str | Schedule = 0,
+        initial_accumulator_value: float | str | Schedule = 0,
+        shrinkage: float | str | Schedule = 0,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class Grams(Optimizer):
     # Grams: Adam's magnitude with the sign of the current gradient.
     method: _ClassVar[str]
@@ -679,6 +1126,39 @@ class Grams(Optimizer):
         eps: float | str | Schedule = 1e-06,
         weight_decay: float | str | Schedule = 0,
         eps_mode: _Literal["paper", "released"] = "paper",
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Grokadamw(Optimizer):
+    # AdamW on the gradient plus its slow part, with a momentum that falls from layer to layer.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0.01,
+        alpha: float | str | Schedule = 0.98,
+        lamb: float | str | Schedule = 2,
+        gamma: float | str | Schedule = 0.1,
+        signal_decay: float | str | Schedule = 0.1,
+        norm: _Literal["clip", "preserve", "none"] = "clip",
+        clip: float | str | Schedule = 1,
+        signal: float | str | Schedule = 0,
         *,
         betas: _Sequence[float] | None = None,
         before: str = "",
@@ -825,6 +1305,54 @@ class Lion(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class Lomo(Optimizer):
+    # The rule of LOMO: gradient descent with clipped gradients, and no state.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        clip_norm: float | str | Schedule | None = None,
+        clip_value: float | str | Schedule | None = None,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Madgrad(Optimizer):
+    # Dual averaging with momentum, scaled by the cube root of the summed squares.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        momentum: float | str | Schedule = 0.9,
+        eps: float | str | Schedule = 1e-06,
+        weight_decay: float | str | Schedule = 0,
+        decoupled: bool = False,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class MARS(Optimizer):
     # MARS: AdamW on a gradient whose variance is reduced by the change since the last one.
     method: _ClassVar[str]
@@ -857,6 +1385,34 @@ class MARS(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class Momo(Optimizer):
+    # Momentum with the step size of a model of the loss that has a known floor.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1,
+        beta: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        lower_bound: float | str | Schedule = 0,
+        weight_decay: float | str | Schedule = 0,
+        adapt_lower_bound: bool = False,
+        precondition: _Literal["none", "adam"] = None,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class Muon(Optimizer):
     # Muon: momentum, orthogonalised by Newton-Schulz iterations.
     method: _ClassVar[str]
@@ -868,7 +1424,7 @@ class Muon(Optimizer):
         nesterov: bool = True,
         weight_decay: float | str | Schedule = 0.1,
         ns_steps: int = 5,
-        ns_coefficients: _Sequence[float] = ...,
+        ns_coefficients: _Sequence[float] = "simple",
         eps: float | str | Schedule = 1e-07,
         eps_mode: _Literal["clamp", "add"] = "clamp",
         adjust_lr: _Literal["original", "match_rms_adamw", "spectral", "none"] = "original",
@@ -928,6 +1484,127 @@ class NIGT(Optimizer):
         eta: float | str | Schedule | None = None,
         normalize: bool = True,
         *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class NormDescent(Optimizer):
+    # Steepest descent under a norm for every tensor, with one step size for all.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.1,
+        norm: _Literal["auto", "l2", "linf", "rms", "spectral", "rms_to_rms", "nuclear", "l1_to_l2", "l1_to_rms", "l2_to_linf", "rms_to_linf", "sign_scaled"] = "auto",
+        weight_decay: float | str | Schedule = 0,
+        ortho: _Literal["svd", "newton_schulz"] = "svd",
+        ns_steps: int = 5,
+        ns_coefficients: _Sequence[float] = "simple",
+        eps: float | str | Schedule = 1e-07,
+        scale: _Literal["dual", "per_tensor", "unit"] = "dual",
+        momentum: float | str | Schedule = 0,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class NormDirection(Optimizer):
+    # Steepest descent under a norm for every tensor.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.1,
+        norm: _Literal["auto", "l2", "linf", "rms", "spectral", "rms_to_rms", "nuclear", "l1_to_l2", "l1_to_rms", "l2_to_linf", "rms_to_linf", "sign_scaled"] = "auto",
+        weight_decay: float | str | Schedule = 0,
+        ortho: _Literal["svd", "newton_schulz"] = "svd",
+        ns_steps: int = 5,
+        ns_coefficients: _Sequence[float] = "simple",
+        eps: float | str | Schedule = 1e-07,
+        scale: _Literal["unit", "per_tensor"] = "unit",
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Normuon(Optimizer):
+    # Muon whose orthogonalised direction is divided by a second moment of every row.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.02,
+        momentum: float | str | Schedule = 0.95,
+        beta2: float | str | Schedule = 0.95,
+        nesterov: bool = True,
+        weight_decay: float | str | Schedule = 0,
+        ns_steps: int = 5,
+        ns_coefficients: _Sequence[float] = "simple",
+        ns_eps: float | str | Schedule = 1e-07,
+        eps: float | str | Schedule = 1e-10,
+        eps_at: _Literal["root", "floor"] = "root",
+        axis: _Literal["row", "long"] = "row",
+        rescale: _Literal["preserve_norm", "match_rms"] = "preserve_norm",
+        adjust_lr: _Literal["original", "match_rms_adamw", "spectral", "max", "none"] = "original",
+        ns_precision: _Literal["working", "bf16"] = "working",
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Novograd(Optimizer):
+    # One second moment a tensor, and momentum of the normalised gradient.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.95,
+        beta2: float | str | Schedule = 0.98,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        decoupled: bool = False,
+        grad_averaging: bool = False,
+        amsgrad: bool = False,
+        init: _Literal["first", "zero"] = "first",
+        *,
+        betas: _Sequence[float] | None = None,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
@@ -1068,6 +1745,36 @@ class OptimisticSGD(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class Polargrad(Optimizer):
+    # The polar factor of the momentum times a power of its nuclear norm.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.0003,
+        momentum: float | str | Schedule = 0.95,
+        nesterov: bool = False,
+        weight_decay: float | str | Schedule = 0.01,
+        form: _Literal["ns", "exact"] = "ns",
+        alpha: float | str | Schedule = 1,
+        ns_steps: int = 5,
+        ns_coefficients: _Sequence[float] = "quintic",
+        ns_eps: float | str | Schedule = 1e-15,
+        ns_precision: _Literal["working", "bf16"] = "working",
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class PolyakSGD(Optimizer):
     # The capped stochastic Polyak step: the loss above its lower bound sets the step.
     method: _ClassVar[str]
@@ -1126,6 +1833,35 @@ class Prodigy(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class Qhadam(Optimizer):
+    # Adam with the current gradient and its square mixed in beside the moments.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        nu1: float | str | Schedule = 1,
+        nu2: float | str | Schedule = 1,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        decoupled: bool = False,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class RAdam(Optimizer):
     # RAdam: Adam rectified for the variance of its early second moment.
     method: _ClassVar[str]
@@ -1138,6 +1874,38 @@ class RAdam(Optimizer):
         eps: float | str | Schedule = 1e-08,
         weight_decay: float | str | Schedule = 0,
         decoupled: bool = False,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Ranger(Optimizer):
+    # RAdam on centred gradients, followed by slow weights.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.95,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-05,
+        weight_decay: float | str | Schedule = 0,
+        alpha: float | str | Schedule = 0.5,
+        k: int = 6,
+        threshold: float | str | Schedule = 5,
+        centralize: bool = True,
+        conv_only: bool = False,
+        warm: _Literal["sgd", "none"] = "sgd",
         *,
         betas: _Sequence[float] | None = None,
         before: str = "",
@@ -1190,6 +1958,31 @@ class RollingBall(Optimizer):
         radius: float | str | Schedule = 0.5,
         projection_lr: float | str | Schedule = 0.01,
         n_projection: int = 10,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Rprop(Optimizer):
+    # Every element has a step of its own, longer while the gradient keeps its sign.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        eta_minus: float | str | Schedule = 0.5,
+        eta_plus: float | str | Schedule = 1.2,
+        step_min: float | str | Schedule = 1e-06,
+        step_max: float | str | Schedule = 50,
         *,
         before: str = "",
         after: str = "",
@@ -1281,6 +2074,69 @@ class ScheduleFreeAdamW(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class ScheduleFreePlus(Optimizer):
+    # Schedule-Free AdamC with a Polyak step size.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.95,
+        sf_beta: float | str | Schedule = 0.9,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        r: float | str | Schedule = 0,
+        weight_lr_power: float | str | Schedule = 2,
+        polyak_beta: float | str | Schedule = 0,
+        c_warmup: int = 0,
+        sf_anneal_steps: int = 0,
+        sf_beta_max: float | str | Schedule = 0.965,
+        keep_corrected: bool = False,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class ScheduleFreeRAdam(Optimizer):
+    # RAdam with an average in place of momentum, warm-up and a decaying rate.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.0025,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        r: float | str | Schedule = 0,
+        weight_lr_power: float | str | Schedule = 2,
+        silent_sgd_phase: bool = True,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class ScheduleFreeSGD(Optimizer):
     # SGD with an average in place of a decaying rate.
     method: _ClassVar[str]
@@ -1293,6 +2149,35 @@ class ScheduleFreeSGD(Optimizer):
         warmup_steps: int = 0,
         r: float | str | Schedule = 0,
         weight_lr_power: float | str | Schedule = 2,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Scion(Optimizer):
+    # Steps to the farthest point of a norm ball, a norm for every tensor.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        momentum: float | str | Schedule = 0.1,
+        scale: float | str | Schedule = 1,
+        norm: _Literal["auto", "bias_rms", "spectral", "spectral_unnormalized", "spectral_max", "spectral_conv", "col", "col_normalized", "embed_row", "row", "row_unnormalized", "sign", "sign_unnormalized"] = "auto",
+        unconstrained: bool = False,
+        ns_steps: int = 5,
+        ns_coefficients: _Sequence[float] = "simple",
+        eps: float | str | Schedule = 1e-07,
+        ns_precision: _Literal["working", "bf16"] = "working",
         *,
         before: str = "",
         after: str = "",
@@ -1357,6 +2242,34 @@ class SGD(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class Sgdp(Optimizer):
+    # Momentum SGD without the part of the step along weights whose scale does not matter.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        momentum: float | str | Schedule = 0,
+        dampening: float | str | Schedule = 0,
+        nesterov: bool = False,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        delta: float | str | Schedule = 0.1,
+        wd_ratio: float | str | Schedule = 0.1,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class SGLD(Optimizer):
     # Stochastic gradient Langevin dynamics: gradient descent with normal noise.
     method: _ClassVar[str]
@@ -1389,6 +2302,84 @@ class Signum(Optimizer):
         momentum: float | str | Schedule = 0.9,
         weight_decay: float | str | Schedule = 0,
         *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class SimplifiedAdEMAMix(Optimizer):
+    # Adam with a momentum that sums, and the current gradient beside it.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.0001,
+        beta1: float | str | Schedule = 0.99,
+        beta2: float | str | Schedule = 0.95,
+        alpha: float | str | Schedule = 0,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        beta1_warmup: int = 0,
+        min_beta1: float | str | Schedule = 0.9,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Sm3(Optimizer):
+    # One number for every slice along an axis in place of a second moment for every element.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.1,
+        momentum: float | str | Schedule = 0,
+        beta: float | str | Schedule = 0,
+        eps: float | str | Schedule = 1e-30,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class SparseAdam(Optimizer):
+    # Adam on the rows that have a gradient; the others keep their moments and do not move.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        *,
+        betas: _Sequence[float] | None = None,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
@@ -1488,6 +2479,34 @@ class SPSA(Optimizer):
         high: float | str | Schedule | None = None,
         clip_perturbed: bool = False,
         *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class StableAdamW(Optimizer):
+    # AdamW whose step is clipped by the RMS of the gradient over its second moment.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.99,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0.01,
+        threshold: float | str | Schedule = 1,
+        form: _Literal["optimi", "timm"] = "optimi",
+        *,
+        betas: _Sequence[float] | None = None,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
