@@ -10,7 +10,7 @@ THALWEG_MARCH ?=
 ARCH := $(shell uname -m)
 SOURCES := $(shell find Sources include Package.swift -name '*.swift' -o -name '*.h' -o -name '*.c' -o -name '*.map' 2>/dev/null)
 
-.PHONY: all library demo test bench install clean setup format
+.PHONY: all library demo test check bench install clean setup format
 
 all: library
 
@@ -89,8 +89,9 @@ $(VENV)/.package: $(STAMP) $(VENV)/.requirements $(shell find python/src python/
 	THALWEG_LIBRARY_DIR=$(CURDIR)/$(LIB) $(PIP) --force-reinstall --no-deps ./python
 	touch $@
 
+# For this machine alone, which takes a third of the time.
 demo: setup
-	$(MAKE) -j$(JOBS) $(VENV)/.package
+	$(MAKE) -j$(JOBS) THALWEG_MARCH=$(or $(THALWEG_MARCH),native) $(VENV)/.package
 	$(PY) examples/train_digits.py --demo
 
 # What the tests need besides the library; nothing here depends on it.
@@ -110,6 +111,11 @@ test: setup $(VENV)/.requirements
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} Tests/ABI/run.sh $(LIB) include
 	Tests/ABI/sanitize.sh $(SCRATCH)/asan $${FUZZ_SECONDS:-10}
 	cd python && ../$(PY) -m pytest tests -n $(JOBS) --dist worksteal
+
+# All that concerns one method, with a library for this machine: make check METHOD=adamw
+check: setup
+	$(MAKE) -j$(JOBS) THALWEG_MARCH=native $(VENV)/.package
+	cd python && ../$(PY) -m pytest tests -q -n $(JOBS) -k "$(METHOD)"
 
 bench: setup
 	$(MAKE) -j$(JOBS) $(STAMP) $(VENV)/.peers

@@ -507,7 +507,7 @@ def test_command_line() -> None:
     assert "adamw" not in command("methods", "--kind", "schedule").stdout
     assert "kinds" in command("methods", "--kind", "nothing").stderr
     assert "Rule" in command("show", "adamw").stdout
-    wrong = command("show", "adamv")
+    wrong = command("show", "adamww")
     assert wrong.returncode == 1 and "adamw" in wrong.stderr
     timed = command("bench", "sgd(lr=0.1)", "--size", "10000", "--threads", "1")
     assert "ns an element" in timed.stdout, timed.stderr

@@ -93,5 +93,4 @@ let objectiveList: [any Listed.Type] = [
   STCH.self,
   VREx.self,
   GroupDRO.self,
-  DWA.self,
 ]
