@@ -17,7 +17,7 @@ package func registeredMethods() -> [Registered] {
   let lists = [
     optimizerList, elementList, globalList, matrixList, transformList, perturbationList, aggregatorList, scheduleList,
     averageList,
-    regularizerList, constraintList, objectiveList, maskList, diagnosticList,
+    regularizerList, constraintList, objectiveList, maskList, diagnosticList, solverList,
   ]
   return lists.flatMap(entries) + pipelineList
 }

@@ -31,7 +31,8 @@ from ._objects import (
     schedule,
 )
 from ._optimizer import MemoryReport, Optimizer, ParamGroup, Request, StateRow
-from ._registry import Input, Method, Parameter, Slot, kinds, method, methods
+from ._registry import Input, Method, Parameter, RequestKind, Slot, kinds, method, methods
+from ._solvers import Solver, SolverRequest, SolverResult, SolverRun, solver
 from ._thalweg import get_num_threads, set_num_threads
 
 version: str = _thalweg.version()
@@ -54,8 +55,13 @@ __all__ = [
     "Parameter",
     "Regularizer",
     "Request",
+    "RequestKind",
     "Schedule",
     "Slot",
+    "Solver",
+    "SolverRequest",
+    "SolverResult",
+    "SolverRun",
     "StateRow",
     "build_info",
     "constraint",
@@ -68,6 +74,7 @@ __all__ = [
     "regularizer",
     "schedule",
     "set_num_threads",
+    "solver",
     "version",
     *_classes,
     *(cls.__name__ for cls in _errors.ERRORS if cls is not Error),

@@ -21,7 +21,8 @@ from typing import Any as _Any, ClassVar as _ClassVar, Literal as _Literal
 EXPORTS = {
     "_objects": "Cache Constraint Objective Regularizer Schedule constraint objective random_normal regularizer schedule",
     "_optimizer": "MemoryReport Optimizer ParamGroup Request StateRow",
-    "_registry": "Input Method Parameter Slot kinds method methods",
+    "_registry": "Input Method Parameter RequestKind Slot kinds method methods",
+    "_solvers": "Solver SolverRequest SolverResult SolverRun solver",
     "_thalweg": "get_num_threads set_num_threads",
 }
 

@@ -1,0 +1,5 @@
+import ThalwegCore
+
+let solverList: [any Listed.Type] = [
+  CG.self
+]
