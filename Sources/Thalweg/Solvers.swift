@@ -309,6 +309,11 @@ private final class Fields {
         throw Failure(Status.internal, "`\(place.name)` does not fit `\(field.name)` of the request `\(ask.name)`")
       }
       list.append((field.name, e.memory.base + place.offset * size, real, shape, readOnly))
+      // what the host fills is nothing else that it sees
+      let others = places.indices.filter { $0 != rest.startIndex - 1 && !readOnly }
+      guard others.allSatisfy({ !place.meets(places[$0]) }) else {
+        throw Failure(Status.internal, "`\(field.name)` of the request `\(ask.name)` shares its memory with another")
+      }
     }
     guard rest.isEmpty else { throw Failure(Status.internal, "too many vectors for the request `\(ask.name)`") }
     self.init(list)
@@ -352,7 +357,8 @@ extension SolverObject {
     case .broken: throw Failure(Status.sequence, "\(method.name): an error ended this run; there is nothing to save")
     }
     try out.add(SolverObject.stateKey, state)
-    try out.add(SolverObject.numbersKey, Array(UnsafeBufferPointer(start: run.store.numbers, count: method.numbers.count)))
+    try out.add(
+      SolverObject.numbersKey, Array(UnsafeBufferPointer(start: run.store.numbers, count: method.numbers.count)))
     try out.add(SolverObject.placesKey, places.flatMap { [Double($0.offset), Double($0.count)] })
     try out.add(SolverObject.placeNamesKey, text: places.map(\.name).joined(separator: " "))
     for e in run.store.entries {

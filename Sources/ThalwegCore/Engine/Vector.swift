@@ -26,7 +26,8 @@ public struct Vector<T: Real>: @unchecked Sendable {
 
   /// Row k of a tensor of two or more axes; k is kept within them.
   public func row(_ k: Int) -> Vector {
-    let axes = Array(shape.dropFirst()), length = axes.reduce(1, &*), at = min(max(k, 0), max(0, (shape.first ?? 1) - 1))
+    let axes = Array(shape.dropFirst()), length = axes.reduce(1, &*),
+      at = min(max(k, 0), max(0, (shape.first ?? 1) - 1))
     return Vector(name, offset &+ at &* length, p + at &* length, axes)
   }
   public var rows: Int { shape.first ?? 1 }

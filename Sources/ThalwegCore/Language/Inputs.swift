@@ -91,19 +91,19 @@ public struct Sizes: Sendable {
       }
       leading = (axes, input.name)
     }
-    let named = input.takesAnyAxes ? shape[..<at] + shape[(at + extra)...] : shape[...]
-    for (axis, size) in zip(own, named) {
+    let rest = input.takesAnyAxes ? shape[..<at] + shape[(at + extra)...] : shape[...]
+    for (axis, size) in zip(own, rest) {
       if let number = Int(axis) {
         guard size == number else {
           throw Failure(Status.shape, "`\(input.name)` must have the shape \(input.shape), got \(shape)")
         }
-      } else if let known = self.named[axis] {
+      } else if let known = named[axis] {
         guard known.size == size else {
           throw Failure(
             Status.shape, "axis \(axis) has \(size) elements in `\(input.name)` and \(known.size) in `\(known.from)`")
         }
       } else {
-        self.named[axis] = (size, input.name)
+        named[axis] = (size, input.name)
       }
     }
   }

@@ -42,6 +42,9 @@ public struct Place: Sendable, Equatable {
   public init(_ name: String, _ offset: Int, _ count: Int) {
     (self.name, self.offset, self.count) = (name, offset, count)
   }
+  public func meets(_ other: Place) -> Bool {
+    name == other.name && offset < other.offset &+ other.count && other.offset < offset &+ count
+  }
 }
 
 /// A request: its kind, and the vectors that stand for the entries with axes, in the order of the declaration. A number

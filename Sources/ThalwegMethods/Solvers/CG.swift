@@ -16,7 +16,7 @@ struct CG: Driver {
       a = r.r / p.Ap;  x <- x + a p;  r' = r - a Ap;  p <- r' + (r'.r' / r.r) p
       """,
     source: "Hestenes, Stiefel, 1952",
-    parameters: KrylovStop.parameters + [
+    parameters: KrylovStop.parameters(rtol: 1e-5) + [
       .flag("truncate", false, "stop at negative curvature"),
       .integer("recompute_every", 0, .atLeast(0), "products between residuals computed anew; 0: never"),
     ],

@@ -9,11 +9,13 @@ extension RequestKind {
 
 /// What the solvers of A·x = b share: their inputs and results, their tolerance and their limit.
 struct KrylovStop {
-  static let parameters: [Parameter] = [
-    .number("rtol", 1e-5, .atLeast(0), "residual that ends it, relative to the norm of b"),
-    .number("atol", 0, .atLeast(0), "residual that ends it"),
-    .maybeInteger("max_iter", .atLeast(0), "most iterations; none: ten times the number of unknowns"),
-  ]
+  static func parameters(rtol: Double, factor: String = "ten") -> [Parameter] {
+    [
+      .number("rtol", rtol, .atLeast(0), "residual that ends it, relative to the norm of b"),
+      .number("atol", 0, .atLeast(0), "residual that ends it"),
+      .maybeInteger("max_iter", .atLeast(0), "most iterations; none: \(factor) times the number of unknowns"),
+    ]
+  }
   static let inputs: [Input] = [
     .constant("b", "...", "the right side"), .constant("x0", "...", "where it starts; 0 when left out", optional: true),
   ]
@@ -24,7 +26,7 @@ struct KrylovStop {
   /// Residual, direction and product; the tolerance, and the square of the residual.
   static let kept: [Input] = [
     .kept("r", "...", "residual"), .kept("p", "...", "direction"), .kept("q", "...", "product"),
-    .kept("tolerance", "", "residual that ends it"), .kept("rz", "", "square of the residual"),
+    .kept("tolerance", "", "residual that ends it"), .kept("rz", "", "the residual times itself, preconditioned"),
   ]
 
   let rtol: Double, atol: Double, limit: Int?
@@ -36,7 +38,7 @@ struct KrylovStop {
     io.tolerance = max(rtol * size, atol)
     guard size != 0 else { return false }
     if let x0 = io.optional("x0") { try io["x"].copy(x0) }
-    try io["r"].copy(b)
+    if let r = io.optional("r") { r.copy(b) }
     return true
   }
   /// Whether it is at its end, by the residual or by the limit.

@@ -65,6 +65,8 @@ class SolverRequest(Mapping[str, Any]):
                     raise error(ArgumentError, f"{self.name!r}: {name!r} is missing in the answer")
                 self[name] = values[name]
             return
+        if not self.wanted:
+            return
         if len(self.wanted) == 1:
             values = (values,)
         if not isinstance(values, (tuple, list)) or len(values) != len(self.wanted):
@@ -133,7 +135,7 @@ class SolverRun(_thalweg.Solver):
     def _ask(self, goes_on: bool) -> SolverRequest | None:
         method = self.solver.method
         name, tag, self.outcome, rows = self._next(method.name, goes_on)
-        if not rows:
+        if not name:
             return None
         fields = {row[0]: self._array(row) for row in rows}
         given = next(len(a.given) for a in method.asks if a.name == name)
