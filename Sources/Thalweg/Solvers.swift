@@ -56,7 +56,8 @@ package final class SolverObject {
     var sizes = Sizes()
     try named { () throws(Failure) in for (input, operand) in list { try sizes.match(input, operand.view.shape) } }
     let numbers = list.filter(\.0.axes.isEmpty), tensors = list.filter { !$0.0.axes.isEmpty }
-    let isDouble = tensors.contains { !$0.0.integer && $0.1.view.dtype == .f64 }
+    let reals = tensors.filter { !$0.0.integer }
+    let isDouble = reals.isEmpty || reals.contains { $0.1.view.dtype == .f64 }
     let store = try room(isDouble, sizes, tensors.map { ($0.0, $0.1.view.shape) })
     for input in method.inputs where input.axes.isEmpty && !input.result { store.number(input.name)?.pointee = .nan }
     for (input, operand) in numbers {
@@ -174,7 +175,12 @@ package final class SolverObject {
     guard let k = method.asks.firstIndex(where: { $0.name == q.kind }) else {
       throw Failure(Status.internal, "`\(q.kind)` is not declared as a request")
     }
-    let ask = method.asks[k]
+    let ask = method.asks[k], results = method.inputs.filter(\.result).map(\.name)
+    // an answer that is refused leaves the results as they were
+    let wanted = q.places.suffix(ask.wanted.filter { !$0.axes.isEmpty }.count).map(\.name)
+    if let name = wanted.first(where: { results.contains($0) }) {
+      throw Failure(Status.internal, "the request `\(q.kind)` would write the result `\(name)`")
+    }
     let numbers = ask.wanted.filter { $0.axes.isEmpty }
     for n in numbers { store.number(n.name)?.pointee = .nan }
     return Waiting(kind: k, places: q.places, then: then, fields: try Fields(store, ask, q.places))
@@ -419,7 +425,7 @@ extension SolverObject {
 
   /// The memory of a saved run, whose shapes must be those that its inputs give.
   private func stored(_ file: Safetensors) throws(Failure) -> DriverStore {
-    var sizes = Sizes(), inputs: [(Input, [Int])] = [], isDouble = false
+    var sizes = Sizes(), inputs: [(Input, [Int])] = []
     for input in method.inputs where !input.result && !input.axes.isEmpty {
       guard let e = file.found[Exact("tensor/" + input.name)] else {
         guard input.optional else { throw Safetensors.damaged("`\(input.name)` is missing") }
@@ -429,8 +435,9 @@ extension SolverObject {
         throw Safetensors.damaged(error.message)
       }
       inputs.append((input, e.shape))
-      isDouble = isDouble || e.dtype == "F64"
     }
+    let reals = inputs.filter { !$0.0.integer }
+    let isDouble = reals.isEmpty || reals.contains { file.found[Exact("tensor/" + $0.0.name)]?.dtype == "F64" }
     let store = try room(isDouble, sizes, inputs)
     for e in store.entries {
       let dtype = e.kind == .wholeInput ? "I64" : isDouble ? "F64" : "F32"

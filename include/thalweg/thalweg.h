@@ -536,8 +536,8 @@ tw_status tw_objective_pullback(tw_objective *objective, tw_cache *cache, double
  *     multiply(a, request.given[0].data, request.wanted[0].data);
  *   tw_solver_tensor(solver, "x", &x);                                // request.outcome says how it ended
  *
- * Arithmetic is float64 when an input is f64, else float32; numbers (tensors without axes) are float64 always.  The tensors
- * of a solver are its own, dense, and stay where they are until the next run; numbers are tensors of ndim 0. */
+ * Arithmetic is float64 when an input is f64 or none is a tensor, else float32; numbers (tensors without axes) are float64
+ * always.  The tensors of a solver are its own, dense, and stay where they are until the next run; numbers are tensors of ndim 0. */
 typedef struct tw_solver tw_solver;
 
 enum { /* how a run ended */

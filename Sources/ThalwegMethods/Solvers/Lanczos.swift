@@ -10,7 +10,7 @@ import ThalwegCore
 /// the Ritz vectors of the `largest` largest, then of the `smallest` smallest. After an early end (an invariant subspace)
 /// the entries from `rank` on are 0. The sign of a vector is that of its entry of largest magnitude: positive.
 /// Errors   TW_ERROR_RANGE: a start of zeros.
-/// Ends     converged: after `steps` products, or where β ≤ tol·max(1, |α|).
+/// Ends     converged: after `steps` products, or where β ≤ tol·max(1, |α|); in float32 tol is 1e-6 at least.
 /// Differs  the two cards' defaults for `steps` are one: max(4·(largest + smallest), ⌊2·ln n⌋), at most n.
 /// Source   Lanczos, 1950; full reorthogonalisation: Paige, 1972.
 struct Lanczos: Driver {
@@ -108,7 +108,9 @@ enum LanczosStep {
     }
     let b = w.norm
     beta[k] = T(b)
-    guard k + 1 < basis.rows, b > tolerance * max(1, abs(a)) else { return false }
+    // what rounding leaves of nothing is nothing
+    let least = max(tolerance, T.isDouble ? 0 : 0x1p-20)
+    guard k + 1 < basis.rows, b > least * max(1, abs(a)) else { return false }
     basis.row(k + 1).set(1 / b, w)
     return true
   }

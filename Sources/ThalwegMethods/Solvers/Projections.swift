@@ -64,7 +64,8 @@ struct POCS: Driver {
     let x = try io["x"], y = try io["y"]
     if phase == .start { Cyclic.begin(io, x, try io["x0"], try io["last"]) }
     if phase == .projection {
-      if h.relaxation == 1 { x.copy(y) } else { x.set(1 - h.relaxation, x, h.relaxation, y) }
+      y.add(x, times: -1)
+      x.add(y, times: h.relaxation)
       if let end = Cyclic.finish(io, x, try io["last"], h) { return .done(end) }
     }
     return .ask("project", [x], [y], then: .projection)
@@ -117,17 +118,18 @@ struct DouglasRachford: Driver {
     parameters: TwoSets.parameters + [
       .number("relaxation", 0.5, .between(0, 1, lowOpen: true, highOpen: false), "averaging")
     ], inputs: TwoSets.inputs, asks: [.project],
-    kept: [.kept("y", "...", "projection on the second set"), .kept("r", "...", "reflection")])
+    kept: TwoSets.kept + [.kept("r", "...", "reflection")])
 
   let h: Hyper
   init(_ h: Hyper) { self.h = h }
   enum Phase: Int { case start, first, second }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
-    let x = try io["z"], a = try io["x"], b = try io["y"], r = try io["r"]
+    let x = try io["z"], a = try io["a"], b = try io["b"], r = try io["r"]
     switch phase {
     case .start: x.copy(try io["x0"])
     case .first:
+      try io["x"].copy(a)
       r.set(2, a, -1, x)
       io.set = 1
       return .ask("project", [r], [b], then: .second)
@@ -137,7 +139,8 @@ struct DouglasRachford: Driver {
       if io.residual <= h.tol { return .done(.converged) }
       if io.iterations >= h.max_iter { return .done(.maxIter) }
       r.set(2, b, -1, r)
-      x.set(1 - h.relaxation, x, h.relaxation, r)
+      r.add(x, times: -1)
+      x.add(r, times: h.relaxation)
     }
     io.set = 0
     return .ask("project", [x], [a], then: .first)
@@ -157,49 +160,45 @@ struct DifferenceMap: Driver {
     rule: "f_A = P_A(x) - (P_A(x) - x)/beta;  f_B = P_B(x) + (P_B(x) - x)/beta;  x += beta (P_A(f_B) - P_B(f_A))",
     source: "Elser, 2003",
     parameters: TwoSets.parameters + [.number("beta", 1, .any, "parameter; not 0")], inputs: TwoSets.inputs,
-    asks: [.project], kept: [.kept("y", "...", "projection"), .kept("u", "...", "P_B(f_A)"), .kept("v", "...", "f_B")],
+    asks: [.project], kept: TwoSets.kept + [.kept("y", "...", "projection"), .kept("f", "...", "f_A or f_B")],
     validate: { (h) throws(Failure) in
       guard h.beta != 0 else { throw Failure(Status.range, "difference_map: `beta` must not be 0") }
     })
 
   let h: Hyper
   init(_ h: Hyper) { self.h = h }
-  enum Phase: Int { case start, first, second, onSecond, onFirst }
+  enum Phase: Int { case start, first, onSecond, second, onFirst }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
-    let x = try io["z"], answer = try io["x"], y = try io["y"], u = try io["u"], v = try io["v"]
+    let x = try io["z"], a = try io["a"], b = try io["b"], y = try io["y"], f = try io["f"]
     let beta = h.beta as Double
+    /// Asks for the projection of p on set k.
+    func ask(_ k: Int, _ p: Vector<T>, _ out: Vector<T>, _ then: Phase) -> Verdict<Phase> {
+      io.set = Double(k)
+      return .ask("project", [p], [out], then: then)
+    }
     switch phase {
     case .start: x.copy(try io["x0"])
     case .first:
-      answer.set(1 - 1 / beta, y, 1 / beta, x)  // f_A, until the answer comes
-      io.set = 1
-      return .ask("project", [x], [y], then: .second)
+      f.set(1, y, -1, x)
+      f.set(1, y, -1 / beta, f)
+      return ask(1, f, b, .onSecond)
+    case .onSecond: return ask(1, x, y, .second)
     case .second:
-      v.set(1 + 1 / beta, y, -1 / beta, x)
-      if beta == 1 {
-        u.copy(y)  // P_B(f_A), for f_A is x
-        io.set = 0
-        return .ask("project", [v], [answer], then: .onFirst)
-      }
-      return .ask("project", [answer], [u], then: .onSecond)
-    case .onSecond:
-      io.set = 0
-      return .ask("project", [v], [answer], then: .onFirst)
+      if beta == 1 { b.copy(y) }  // f_A is x
+      f.set(1, y, -1, x)
+      f.set(1, y, 1 / beta, f)
+      return ask(0, f, a, .onFirst)
     case .onFirst:
+      try io["x"].copy(a)
       io.iterations += 1
-      io.residual = answer.distance(u)
+      io.residual = a.distance(b)
       if io.residual <= h.tol { return .done(.converged) }
       if io.iterations >= h.max_iter { return .done(.maxIter) }
-      x.add(answer, times: beta)
-      x.add(u, times: -beta)
+      x.add(a, times: beta)
+      x.add(b, times: -beta)
     }
-    if beta == 1 {
-      io.set = 1
-      return .ask("project", [x], [y], then: .second)
-    }
-    io.set = 0
-    return .ask("project", [x], [y], then: .first)
+    return beta == 1 ? ask(1, x, y, .second) : ask(0, x, y, .first)
   }
 }
 
@@ -212,5 +211,8 @@ private enum TwoSets {
     .constant("x0", "...", "where it starts"), .result("x", "...", "the point of the first set"),
     .result("z", "...", "where the iteration stands"), .result("iterations", "", "iterations"),
     .result("residual", "", "gap between the two projections"),
+  ]
+  static let kept: [Input] = [
+    .kept("a", "...", "projection on the first set"), .kept("b", "...", "projection on the second set"),
   ]
 }

@@ -198,7 +198,7 @@ class Solver:
     """A method that runs on its own, from one stage: solver("cg(rtol=1e-8)").run(b=b, product=lambda v: A @ v).
 
     `inputs` lists the arrays that it takes and finds, `asks` the kinds of request that it makes.  float64 where an input
-    is, else float32.
+    is, or where no input is an array; else float32.
     """
 
     def __init__(self, sentence: str) -> None:

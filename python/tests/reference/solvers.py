@@ -261,7 +261,8 @@ class StrongWolfe(SolverReference):
         return done(a1, f1, np.nan, "max_iter")
 
     def zoom(self, ask, high, done, failed, f0, d0, lo, flo, dlo, hi, fhi):
-        rec, frec = 0.0, f0
+        f0, d0, lo, flo, dlo, hi, fhi = (np.float64(v) for v in (f0, d0, lo, flo, dlo, hi, fhi))
+        rec, frec = np.float64(0), f0
         for i in range(self.zoom_iter + 1):
             left, right, w, a = min(lo, hi), max(lo, hi), abs(hi - lo), np.nan
             if i > 0:
