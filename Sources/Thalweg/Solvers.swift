@@ -161,7 +161,7 @@ package final class SolverObject {
           continue
         case .done(let outcome): run.state = .done(outcome)
         case .question(let q, let then):
-          if q.fresh || run.tag == 0 { run.tag += 1 }
+          if q.fresh || run.tag == 0 { run.tag &+= 1 }
           run.state = .waiting(try waiting(run.store, q, then))
         }
         break

@@ -99,7 +99,7 @@ struct LassoCD: Driver {
     Lasso.columns(try io["design"], columns)
     if let w0 = io.optional("w0") { w.copy(w0) }
     r.copy(try io["targets"])
-    let lasso = Lasso(columns, h.l1_ratio)
+    let lasso = try Lasso(columns, h.l1_ratio)
     for j in 0..<w.count { r.add(columns.row(j), times: -Double(w.p[j])) }
     let found = lasso.solve(w, r, h.alpha, h.tol, h.integer("max_iter"))
     (io.iterations, io.residual) = (Double(found.sweeps), found.change)
@@ -140,7 +140,7 @@ struct LassoPath: Driver {
     let columns = try io["columns"], w = try io["w"], r = try io["r"], penalties = try io["penalties"]
     Lasso.columns(try io["design"], columns)
     r.copy(try io["targets"])
-    let lasso = Lasso(columns, h.l1_ratio), count = penalties.count
+    let lasso = try Lasso(columns, h.l1_ratio), count = penalties.count
     var top = 0.0, failed = false
     for j in 0..<columns.rows { top = max(top, abs(columns.row(j).dot(r)) / Double(r.count) / h.l1_ratio) }
     for k in 0..<count {
@@ -159,7 +159,8 @@ struct LassoPath: Driver {
 /// Coordinate descent on one design matrix, by columns.
 private struct Lasso<T: Real> {
   let x: Vector<T>, l1: Double, q: [Double]
-  init(_ columns: Vector<T>, _ l1Ratio: Double) {
+  init(_ columns: Vector<T>, _ l1Ratio: Double) throws(Failure) {
+    try Memory.ask(8 * columns.rows)
     (x, l1) = (columns, l1Ratio)
     q = (0..<columns.rows).map { columns.row($0).dot(columns.row($0)) / Double(max(1, columns.count / columns.rows)) }
   }
