@@ -6,7 +6,7 @@ import ThalwegCore
 ///
 ///     w = A·v_i;  α_i = v_i·w;  twice w ← w − Vᵀ·V·w;  β_i = |w|;  v_{i+1} = w/β_i
 ///
-/// `values` are the Ritz values, ascending, with `weights`, the squared first components of T's eigenvectors; `vectors` are
+/// `eigenvalues` are the Ritz values, ascending, with `weights`, the squared first components of T's eigenvectors; `vectors` are
 /// the Ritz vectors of the `largest` largest, then of the `smallest` smallest. After an early end (an invariant subspace)
 /// the entries from `rank` on are 0. The sign of a vector is that of its entry of largest magnitude: positive.
 /// Errors   TW_ERROR_RANGE: a start of zeros.
@@ -18,7 +18,7 @@ struct Lanczos: Driver {
     "lanczos", "Lanczos tridiagonalisation with full reorthogonalisation: outermost eigenpairs.",
     rule: """
       w = A v_i;  alpha_i = v_i.w;  twice w <- w - V'V w;  beta_i = |w|;  v_{i+1} = w/beta_i
-      values: eigenvalues of T;  weights: squared first components of its eigenvectors
+      eigenvalues: those of T;  weights: squared first components of its eigenvectors
       """,
     source: "Lanczos, 1950; Paige, 1972",
     parameters: [
@@ -28,7 +28,7 @@ struct Lanczos: Driver {
       .number("tol", 1e-12, .atLeast(0), "length that ends it, relative to max(1, |alpha|)"),
     ],
     inputs: [
-      .constant("start", "...", "start vector"), .result("values", "steps", "Ritz values, ascending"),
+      .constant("start", "...", "start vector"), .result("eigenvalues", "steps", "Ritz values, ascending"),
       .result("weights", "steps", "their weights in the start vector"),
       .result("vectors", "pairs, ...", "Ritz vectors of the largest values, then of the smallest"),
       .result("alpha", "steps", "diagonal of T"),
@@ -68,7 +68,7 @@ struct Lanczos: Driver {
     let alpha = try io["alpha"], beta = try io["beta"], basis = try io["basis"], vectors = try io["vectors"]
     let t = try Tridiagonal(alpha.p, beta.p, rank)
     for k in 0..<rank {
-      try io["values"].p[k] = T(t.values[k])
+      try io["eigenvalues"].p[k] = T(t.values[k])
       try io["weights"].p[k] = T(t.first(k) * t.first(k))
     }
     let top = min(h.integer("largest"), vectors.rows)

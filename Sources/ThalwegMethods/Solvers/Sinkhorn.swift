@@ -7,9 +7,9 @@ import ThalwegCore
 ///
 /// Row marginals are exact after an update of f. The error is |Pᵀ·1 − b|₂. f0 (and g0, where max_iter is 0) start it. A
 /// weight of 0, or a cost of infinity, gives entries of 0. Logarithms and sums are taken in double.
-/// Errors   TW_ERROR_RANGE: a weight that is negative or not finite, or sums of a and b that differ.
-/// Ends     converged: error ≤ tol, looked at every check_every iterations and at the last; infeasible: the forbidden
-///          pairs leave a weight without a partner; max_iter.
+/// Errors   TW_ERROR_RANGE: a weight that is negative or not finite, sums of a and b that differ, or a cost that is NaN or −∞.
+/// Ends     converged: error ≤ tol, looked at every check_every iterations and at the last; infeasible: a weight all of
+///          whose pairs are forbidden (no iteration then); max_iter, also where some pairs too many are forbidden.
 /// Source   Cuturi, 2013, arXiv:1306.0895; the logarithmic form: Schmitzer, 2019, arXiv:1610.06519.
 struct Sinkhorn: Driver {
   static let method = Method.solver(
@@ -47,6 +47,7 @@ struct Sinkhorn: Driver {
     let a = try io["a"], b = try io["b"], f = try io["f"], g = try io["g"], p = try io["plan"]
     let problem = Scaling(try io["cost"], epsilon, io.sizes["n"], io.sizes["m"])
     try Weights.check(a, "a", b, "b")
+    guard try problem.feasible(a, b) else { return .done(.infeasible) }
     if let f0 = io.optional("f0") { f.copy(f0) }
     if let g0 = io.optional("g0") { g.copy(g0) }
     var end = Ending.maxIter, k = 0
@@ -55,9 +56,10 @@ struct Sinkhorn: Driver {
       problem.columns(f, b, into: g)
       problem.rows(g, a, into: f)
       guard k % every == 0 || k == limit else { continue }
-      let error = problem.error(f, g, b)
-      if !error.isFinite { end = .infeasible } else if error <= tolerance { end = .converged }
-      if end != .maxIter { break }
+      if problem.error(f, g, b) <= tolerance {
+        end = .converged
+        break
+      }
     }
     io.iterations = Double(k)
     io.residual = problem.error(f, g, b)
@@ -99,6 +101,20 @@ private struct Scaling<T: Real> {
   let c: UnsafePointer<T>, epsilon: Double, n: Int, m: Int
   init(_ cost: Vector<T>, _ epsilon: Double, _ n: Int, _ m: Int) {
     (c, self.epsilon, self.n, self.m) = (UnsafePointer(cost.p), epsilon, n, m)
+  }
+
+  /// Whether every positive weight has a pair that is not forbidden.
+  func feasible(_ a: Vector<T>, _ b: Vector<T>) throws(Failure) -> Bool {
+    for i in 0..<n * m where !(c[i] > -.infinity) {
+      throw Failure(Status.range, "`cost` must hold numbers above -inf, got \(c[i]) at element \(i)")
+    }
+    for i in 0..<n where a.p[i] > 0 && !(0..<m).contains(where: { b.p[$0] > 0 && c[i * m + $0] < .infinity }) {
+      return false
+    }
+    for j in 0..<m where b.p[j] > 0 && !(0..<n).contains(where: { a.p[$0] > 0 && c[$0 * m + j] < .infinity }) {
+      return false
+    }
+    return true
   }
 
   /// ε·(log w − LSE), where a weight of 0 has the potential −∞.

@@ -125,7 +125,7 @@ struct PowerIteration: Driver {
       .integer("seed", 0, .atLeast(0), "of the start vectors"),
     ],
     inputs: Draws.inputs + [
-      .result("values", "probes", "eigenvalues, in the order in which they were found"),
+      .result("eigenvalues", "probes", "eigenvalues, in the order in which they were found"),
       .result("vectors", "probes, ...", "eigenvectors"), .result("iterations", "", "products"),
     ], asks: [.product],
     kept: [
@@ -140,7 +140,7 @@ struct PowerIteration: Driver {
   enum Phase: Int { case start, product }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
-    let v = try io["v"], w = try io["w"], values = try io["values"], found = try io["vectors"]
+    let v = try io["v"], w = try io["w"], values = try io["eigenvalues"], found = try io["vectors"]
     if phase == .product {
       let k = try io.count("pair", found.rows - 1)
       clear(w, found, k)

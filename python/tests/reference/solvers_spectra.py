@@ -82,7 +82,7 @@ class PowerIteration(Probe):
             unfinished |= not settled
             found.append(v)
             values.append(value)
-        return {"values": values, "vectors": np.stack(found), "iterations": products,
+        return {"eigenvalues": values, "vectors": np.stack(found), "iterations": products,
                 "outcome": "max_iter" if unfinished else "converged"}
 
 
@@ -133,7 +133,7 @@ class Lanczos(SolverReference):
             if 0 <= k < rank:
                 v = np.tensordot(vectors[:, k], basis, 1)
                 out[i] = v * np.sign(v.flat[np.argmax(np.abs(v))])
-        return {"values": pad(values), "weights": pad(vectors[0] ** 2), "vectors": out, "alpha": pad(alpha),
+        return {"eigenvalues": pad(values), "weights": pad(vectors[0] ** 2), "vectors": out, "alpha": pad(alpha),
                 "rank": rank, "outcome": "converged"}
 
 
