@@ -22,7 +22,7 @@ let inner: [SwiftSetting] = kernels + [.unsafeFlags(["-cross-module-optimization
 let methods: [SwiftSetting] =
   kernels + [.unsafeFlags(["-no-whole-module-optimization"], .when(configuration: .release))]
 // These share generic helpers among their files, so that each is compiled as one.
-let families = ["ThalwegMatrix", "ThalwegSets", "ThalwegObjectives"]
+let families = ["ThalwegMatrix", "ThalwegSets", "ThalwegObjectives", "ThalwegSolvers"]
 
 let package = Package(
   name: "thalweg",

@@ -6,7 +6,7 @@ import ThalwegCore
 /// Every handle that a host holds is a number in disguise: a place in this table and a generation. A NULL, a destroyed,
 /// a foreign or an invented pointer is therefore recognised without touching the memory that it points to.
 enum Handles {
-  enum Kind: UInt8 { case optimizer = 1, regularizer, constraint, schedule, objective, cache }
+  enum Kind: UInt8 { case optimizer = 1, regularizer, constraint, schedule, objective, cache, solver }
 
   private struct Place {
     var object: AnyObject?

@@ -32,7 +32,7 @@ private func describe(_ r: Registered) -> tw_method_info {
     rule: Interned.c(m.rule),
     source: Interned.c(m.source), sentence: Interned.c(r.sentence), requests: Interned.c(m.publicRequests),
     parameter_count: m.parameters.count,
-    state_count: m.slots.count, input_count: m.inputs.count)
+    state_count: m.slots.count, input_count: m.inputs.count, request_count: m.asks.count)
 }
 
 private func method(_ name: UnsafePointer<CChar>?) throws(Failure) -> Registered {
@@ -110,12 +110,48 @@ public func methodInput(_ name: UnsafePointer<CChar>?, _ index: Int, _ info: Uns
     guard index >= 0, index < m.inputs.count else {
       throw Failure(Status.argument, "`index` must be below \(m.inputs.count), got \(UInt(bitPattern: index))")
     }
-    let i = m.inputs[index]
+    try fill(info, "info", describe(m.inputs[index]))
+  }
+}
+
+private func describe(_ i: Input) -> tw_input_info {
+  tw_input_info(
+    struct_size: 0, name: Interned.c(i.name), meaning: Interned.c(i.meaning), shape: Interned.c(i.shape),
+    optional: i.optional ? 1 : 0,
+    integer: i.integer ? 1 : 0, differentiable: i.differentiable ? 1 : 0, result: i.result ? 1 : 0)
+}
+
+private func ask(_ name: UnsafePointer<CChar>?, _ index: Int) throws(Failure) -> RequestKind {
+  let m = try method(name).method
+  guard index >= 0, index < m.asks.count else {
+    throw Failure(Status.argument, "`index` must be below \(m.asks.count), got \(UInt(bitPattern: index))")
+  }
+  return m.asks[index]
+}
+
+@_cdecl("tw_method_request")
+public func methodRequest(
+  _ name: UnsafePointer<CChar>?, _ index: Int, _ info: UnsafeMutablePointer<tw_request_info>?
+) -> tw_status {
+  status { () throws(Failure) in
+    let a = try ask(name, index)
     try fill(
       info, "info",
-      tw_input_info(
-        struct_size: 0, name: Interned.c(i.name), meaning: Interned.c(i.meaning), shape: Interned.c(i.shape),
-        optional: i.optional ? 1 : 0,
-        integer: i.integer ? 1 : 0, differentiable: i.differentiable ? 1 : 0, result: i.result ? 1 : 0))
+      tw_request_info(
+        struct_size: 0, name: Interned.c(a.name), meaning: Interned.c(a.meaning), given_count: a.given.count,
+        wanted_count: a.wanted.count, takes_nonfinite: a.takesNonfinite ? 1 : 0))
+  }
+}
+
+@_cdecl("tw_method_request_tensor")
+public func methodRequestTensor(
+  _ name: UnsafePointer<CChar>?, _ index: Int, _ tensor: Int, _ info: UnsafeMutablePointer<tw_input_info>?
+) -> tw_status {
+  status { () throws(Failure) in
+    let a = try ask(name, index), all = a.given + a.wanted
+    guard tensor >= 0, tensor < all.count else {
+      throw Failure(Status.argument, "`tensor` must be below \(all.count), got \(UInt(bitPattern: tensor))")
+    }
+    try fill(info, "info", describe(all[tensor]))
   }
 }

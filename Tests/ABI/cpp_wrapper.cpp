@@ -409,6 +409,46 @@ void objectives() {
   THROWS(TW_ERROR_NEEDS, vanishing.value(Tensor(w, {2, 2})));
 }
 
+void solvers() {
+  NEED("cg");
+  const std::vector<double> diagonal{1, 2, 4};
+  std::vector<double> b{1, 1, 1};
+  const auto multiply = [&](const thalweg::SolverRequest& request) {
+    const double* x = request.given(0).data<const double>();
+    double* y = request.wanted(0).data<double>();
+    for (std::size_t i = 0; i < request.given(0).size(); i += 1) y[i] = diagonal[i] * x[i];
+  };
+  thalweg::Solver solver("cg(rtol=1e-12)");
+  THROWS(TW_ERROR_SEQUENCE, solver.next());
+  solver.begin({Tensor(b)});
+  CHECK(solver.next() && solver.request().name() == "product" && solver.request().wanted_count() == 1);
+  THROWS(TW_ERROR_LAYOUT, solver.request().given(0).data<double>());
+  THROWS(TW_ERROR_DTYPE, solver.request().given(0).data<const float>());
+  THROWS(TW_ERROR_COUNT, solver.request().given(1));
+  thalweg::Solver copy = solver.copy(), loaded("cg(rtol=1e-12)");
+  loaded.load(solver.save());
+  for (thalweg::Solver* each : {&solver, &copy, &loaded}) {
+    CHECK(each->outcome() == thalweg::Outcome::running);
+    do multiply(each->request());
+    while (each->next());
+    CHECK(each->outcome() == thalweg::Outcome::converged && each->request().outcome_name() == "converged");
+    const double* x = each->tensor("x").data<const double>();
+    for (std::size_t i = 0; i < 3; i += 1) CHECK(std::abs(x[i] - 1 / diagonal[i]) < 1e-12);
+    CHECK(each->number("residual") < 1e-11 && each->tensor("x").shape() == thalweg::Shape{3});
+  }
+  THROWS(TW_ERROR_NAME, solver.number("nothing"));
+  THROWS(TW_ERROR_METHOD, thalweg::Solver("sgd"));
+
+  double phi0 = 0, dphi0 = -1;
+  thalweg::Solver search("armijo(alpha0=8)");
+  search.begin({Tensor(&phi0, {}), Tensor(&dphi0, {})});
+  while (search.next()) {
+    const double a = search.request().number(0);
+    search.request().answer(0, a * a - a);
+  }
+  CHECK(search.outcome() == thalweg::Outcome::converged && search.number("alpha") == 0.5);
+}
+
 void schedules() {
   NEED("cosine");
   const thalweg::Schedule cosine("cosine(lr=0.5, total=100)");
@@ -432,6 +472,10 @@ void introspection() {
       CHECK(!parameter.name.empty() && parameter.required == parameter.default_text.empty());
     }
   }
+  NEED("pcg");
+  const thalweg::MethodInfo pcg = thalweg::method("pcg");
+  CHECK(pcg.asks.size() == 2 && pcg.asks[1].name == "precondition" && pcg.asks[1].given[0].shape == "(...,)");
+  CHECK(pcg.asks[0].wanted.size() == 1 && !pcg.asks[0].takes_nonfinite);
   NEED("adamw");
   const thalweg::MethodInfo adamw = thalweg::method("adamw");
   CHECK(adamw.kind == "optimizer" && adamw.parameters.front().name == "lr");
@@ -492,6 +536,7 @@ int main() {
   RUN(regularizers);
   RUN(constraints);
   RUN(objectives);
+  RUN(solvers);
   RUN(schedules);
   RUN(introspection);
   RUN(process);

@@ -104,12 +104,13 @@ CHECK_UNUSED static int describe_sentence(const char *stage, char *text, size_t 
   return 0;
 }
 
-/* Which handle a stage alone makes besides an optimizer: 'r', 'c', 'o', 's', or 0. */
+/* Which handle a stage alone makes besides an optimizer: 'r', 'c', 'o', 's', 'v' (a solver), or 0. */
 CHECK_UNUSED static int describe_object(const char *stage) {
   tw_regularizer *regularizer = NULL;
   tw_constraint *constraint = NULL;
   tw_objective *objective = NULL;
   tw_schedule *schedule = NULL;
+  tw_solver *solver = NULL;
   if (tw_regularizer_create(stage, &regularizer) == TW_OK)
     return tw_regularizer_destroy(regularizer) == TW_OK ? 'r' : 0;
   if (tw_constraint_create(stage, &constraint) == TW_OK)
@@ -117,6 +118,7 @@ CHECK_UNUSED static int describe_object(const char *stage) {
   if (tw_objective_create(stage, &objective) == TW_OK)
     return tw_objective_destroy(objective) == TW_OK ? 'o' : 0;
   if (tw_schedule_create(stage, &schedule) == TW_OK) return tw_schedule_destroy(schedule) == TW_OK ? 's' : 0;
+  if (tw_solver_create(stage, &solver) == TW_OK) return tw_solver_destroy(solver) == TW_OK ? 'v' : 0;
   return 0;
 }
 

@@ -34,7 +34,28 @@ AT(tw_method_info, requests, 56);
 AT(tw_method_info, parameter_count, 64);
 AT(tw_method_info, state_count, 72);
 AT(tw_method_info, input_count, 80);
-ASSERT(sizeof(tw_method_info) == 88);
+AT(tw_method_info, request_count, 88);
+ASSERT(sizeof(tw_method_info) == 96);
+
+AT(tw_request_info, struct_size, 0);
+AT(tw_request_info, name, 8);
+AT(tw_request_info, meaning, 16);
+AT(tw_request_info, given_count, 24);
+AT(tw_request_info, wanted_count, 32);
+AT(tw_request_info, takes_nonfinite, 40);
+ASSERT(sizeof(tw_request_info) == 48);
+
+AT(tw_solver_request, struct_size, 0);
+AT(tw_solver_request, kind, 8);
+AT(tw_solver_request, outcome, 12);
+AT(tw_solver_request, name, 16);
+AT(tw_solver_request, outcome_name, 24);
+AT(tw_solver_request, tag, 32);
+AT(tw_solver_request, given, 40);
+AT(tw_solver_request, given_count, 48);
+AT(tw_solver_request, wanted, 56);
+AT(tw_solver_request, wanted_count, 64);
+ASSERT(sizeof(tw_solver_request) == 72);
 
 AT(tw_input_info, struct_size, 0);
 AT(tw_input_info, name, 8);

@@ -200,6 +200,19 @@ static void all_other_calls(void *handle, const char *what) {
   REFUSED_AS(TW_ERROR_HANDLE, tw_objective_pullback(live, cache, 1, &tg, 1));
   OK(tw_objective_destroy(live));
   CHECK(value == 0 && g[0] == 1);
+  tw_solver *solver = handle, *copied = NULL;
+  tw_solver_request request = {.struct_size = sizeof request};
+  tw_tensor tensor;
+  size_t bytes = 0;
+  REFUSED_AS(TW_ERROR_HANDLE, tw_solver_begin(solver, &tw, 1));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_solver_next(solver, &request));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_solver_waiting(solver, &request));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_solver_tensor(solver, "x", &tensor));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_solver_number(solver, "residual", &value));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_solver_save(solver, NULL, 0, &bytes));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_solver_load(solver, "x", 1));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_solver_copy(solver, &copied));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_solver_destroy(solver));
   tw_schedule *schedule = handle;
   REFUSED_AS(TW_ERROR_HANDLE, tw_schedule_value(schedule, 0, &value));
   REFUSED_AS(TW_ERROR_HANDLE, tw_schedule_observe(schedule, "loss", 1));
@@ -275,6 +288,10 @@ static void destroyed_handles(void) {
   MUST(tw_cache_create(&cache));
   OK(tw_cache_destroy(cache));
   all_other_calls(cache, "a destroyed cache");
+  tw_solver *solver = NULL;
+  MUST(tw_solver_create("cg", &solver));
+  OK(tw_solver_destroy(solver));
+  all_other_calls(solver, "a destroyed solver");
   end_victim();
 }
 
@@ -1031,6 +1048,9 @@ static void refuse_sentence(int line, const char *sentence, tw_status expected) 
   SURVIVES(tw_regularizer_create(sentence, &regularizer));
   SURVIVES(tw_objective_create(sentence, &objective));
   if (objective != NULL) OK(tw_objective_destroy(objective));
+  tw_solver *solver = NULL;
+  SURVIVES(tw_solver_create(sentence, &solver));
+  if (solver != NULL) OK(tw_solver_destroy(solver));
   SURVIVES(tw_constraint_create(sentence, &constraint));
   SURVIVES(tw_schedule_create(sentence, &schedule));
   if (regularizer != NULL) OK(tw_regularizer_destroy(regularizer));

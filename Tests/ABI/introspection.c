@@ -37,7 +37,7 @@ static void methods(void) {
     previous = method.name;
     SAY(is_one_of(method.kind,
                   "optimizer|transform|update|perturbation|aggregator|schedule|average|regularizer|"
-                  "constraint|objective|mask|routing|diagnostic"),
+                  "constraint|objective|mask|routing|diagnostic|solver"),
         "the kind");
     SAY(method.summary != NULL && method.summary[0], "no summary");
     SAY(method.source != NULL && (method.source[0] || describe_unsourced(method.name)), "no source");
@@ -114,8 +114,35 @@ static void inputs(void) {
         SAY(strcmp(input.name, other.name) != 0, "two inputs of one name");
       }
     }
-    SAY((differentiable > 0) == (method.input_count > 0), "nothing to differentiate");
+    if (strcmp(method.kind, "solver") == 0) {
+      SAY(differentiable == 0 && method.input_count > 0, "what a solver takes and finds");
+    } else {
+      SAY((differentiable > 0) == (method.input_count > 0), "nothing to differentiate");
+    }
     if (strcmp(method.kind, "objective") == 0) SAY(method.input_count > 0, "an objective without inputs");
+  }
+}
+
+static void requests(void) {
+  EACH_METHOD(method) {
+    tw_request_info none = {.struct_size = sizeof none};
+    tw_input_info tensor = {.struct_size = sizeof tensor};
+    STATUS(TW_ERROR_ARGUMENT, tw_method_request(method.name, method.request_count, &none));
+    if (strcmp(method.kind, "solver") != 0) SAY(method.request_count == 0, "only solvers list their requests");
+    for (size_t i = 0; i < method.request_count; i++) {
+      tw_request_info r = {.struct_size = sizeof r};
+      MUST(tw_method_request(method.name, i, &r));
+      note("%s.%s", method.name, r.name);
+      SAY(is_name(r.name) && r.meaning != NULL && r.meaning[0], "a request");
+      SAY(strstr(method.requests, r.name) != NULL, "requests and list differ");
+      size_t count = r.given_count + r.wanted_count;
+      SAY(count > 0 && (r.takes_nonfinite | 1) == 1, "an empty request");
+      for (size_t k = 0; k < count; k++) {
+        MUST(tw_method_request_tensor(method.name, i, k, &tensor));
+        SAY(is_name(tensor.name) && tensor.meaning[0] && tensor.shape[0] == '(', tensor.name);
+      }
+      STATUS(TW_ERROR_ARGUMENT, tw_method_request_tensor(method.name, i, count, &tensor));
+    }
   }
 }
 
@@ -131,6 +158,7 @@ static void sentences(void) {
     if (strcmp(method.kind, "regularizer") == 0) SAY(object == 'r', "makes no regularizer");
     if (strcmp(method.kind, "constraint") == 0) SAY(object == 'c', "makes no constraint");
     if (strcmp(method.kind, "objective") == 0) SAY(object == 'o', "makes no objective");
+    if (strcmp(method.kind, "solver") == 0) SAY(object == 'v', "makes no solver");
     if (strcmp(method.kind, "schedule") == 0) SAY(object == 's', "makes no schedule");
     if (!describe_sentence(stage, sentence, sizeof sentence)) {
       if (object == 0) check_fail(__FILE__, __LINE__, "\"%s\" fits nowhere: %s", stage, tw_last_error());
@@ -257,6 +285,7 @@ int main(void) {
   RUN(methods);
   RUN(hyper_parameters);
   RUN(inputs);
+  RUN(requests);
   RUN(sentences);
   RUN(bounds);
   RUN(steps);

@@ -6,6 +6,7 @@ import XCTest
 @testable import ThalwegMethods
 @testable import ThalwegObjectives
 @testable import ThalwegSets
+@testable import ThalwegSolvers
 
 final class AggregatorTests: XCTestCase {
   private func jacobian(_ m: Int, _ n: Int, _ key: UInt64) -> [[Double]] {

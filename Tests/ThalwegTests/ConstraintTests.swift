@@ -6,6 +6,7 @@ import XCTest
 @testable import ThalwegMethods
 @testable import ThalwegObjectives
 @testable import ThalwegSets
+@testable import ThalwegSolvers
 
 final class ConstraintTests: XCTestCase {
   let sets = [

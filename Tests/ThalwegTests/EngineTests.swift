@@ -8,6 +8,7 @@ import XCTest
 @testable import ThalwegMethods
 @testable import ThalwegObjectives
 @testable import ThalwegSets
+@testable import ThalwegSolvers
 
 /// The engine on small buffers: storage, reductions, random numbers, lanes.
 final class EngineTests: XCTestCase {

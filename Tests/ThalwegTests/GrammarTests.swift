@@ -7,6 +7,7 @@ import XCTest
 @testable import ThalwegMethods
 @testable import ThalwegObjectives
 @testable import ThalwegSets
+@testable import ThalwegSolvers
 
 /// What sentences mean, and what a reader of a wrong one is told.
 final class GrammarTests: XCTestCase {

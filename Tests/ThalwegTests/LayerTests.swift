@@ -7,6 +7,7 @@ import XCTest
 @testable import ThalwegMethods
 @testable import ThalwegObjectives
 @testable import ThalwegSets
+@testable import ThalwegSolvers
 
 /// What a layer may name, by reading the sources. Exceptions stand in the lists, so that each new one is written down.
 final class LayerTests: XCTestCase {

@@ -6,6 +6,7 @@ import XCTest
 @testable import ThalwegMethods
 @testable import ThalwegObjectives
 @testable import ThalwegSets
+@testable import ThalwegSolvers
 
 final class MatrixTests: XCTestCase {
   private func random(_ key: UInt64, _ n: Int) -> [Double] { (0..<n).map { Random.normal(key, $0) } }

@@ -7,6 +7,7 @@ import XCTest
 @testable import ThalwegMethods
 @testable import ThalwegObjectives
 @testable import ThalwegSets
+@testable import ThalwegSolvers
 
 /// Σ over samples of weight·Σ_c (a − b)²/samples, for any leading axes: every kind of input, and a gradient for two of
 /// them.

@@ -7,6 +7,7 @@ import XCTest
 @testable import ThalwegMethods
 @testable import ThalwegObjectives
 @testable import ThalwegSets
+@testable import ThalwegSolvers
 
 /// The plans of many sentences as text, beside a file: whoever changes the planner sees what changes with it, and
 /// changes the file on purpose (`THALWEG_WRITE_PLANS=1 swift test --filter PlanTests`).

@@ -6,6 +6,7 @@ import XCTest
 @testable import ThalwegMethods
 @testable import ThalwegObjectives
 @testable import ThalwegSets
+@testable import ThalwegSolvers
 
 /// What every penalty must satisfy, whatever its formula.
 final class RegularizerTests: XCTestCase {

@@ -6,6 +6,7 @@ import CThalweg
 @testable import ThalwegMethods
 @testable import ThalwegObjectives
 @testable import ThalwegSets
+@testable import ThalwegSolvers
 
 /// A dense float64 tensor that regularizers and constraints may be tried on.
 struct Tensor: Equatable {

@@ -133,7 +133,7 @@ typedef struct tw_method_info {
   const char *name;
   const char *kind;       /* "optimizer", "transform", "update", "perturbation", "aggregator", "schedule", "average",
                              "regularizer", "constraint", "objective", "mask", "routing", "weighting",
-                             "diagnostic" */
+                             "diagnostic", "solver" */
   const char *summary;    /* one sentence */
   const char *rule;       /* the update rule, several lines */
   const char *source;     /* authors, year, arXiv number */
@@ -142,6 +142,7 @@ typedef struct tw_method_info {
   size_t parameter_count;
   size_t state_count;
   size_t input_count;     /* named tensors that it takes where it is called on its own: see tw_method_input */
+  size_t request_count;   /* kinds of request that a solver makes: see tw_method_request */
 } tw_method_info;
 
 enum {
@@ -177,7 +178,7 @@ typedef struct tw_state_slot_info {
   const char *meaning;
 } tw_state_slot_info;
 
-/* A tensor that an objective takes or gives, or that a regularizer needs besides the weights. */
+/* A tensor that an objective or a solver takes or gives, or that a regularizer needs besides the weights. */
 typedef struct tw_input_info {
   size_t struct_size;
   const char *name;
@@ -186,8 +187,18 @@ typedef struct tw_input_info {
   int32_t optional;            /* 1 when it may be left out */
   int32_t integer;             /* 1 when it holds whole numbers: TW_I32, TW_I64, or any other dtype with whole values */
   int32_t differentiable;      /* 1 when the pull-back gives its gradient; otherwise it is held constant */
-  int32_t result;              /* 1 when it is no input: only the pull-back writes it */
+  int32_t result;              /* 1 when it is no input: only the pull-back writes it; what a solver finds ("()": a number) */
 } tw_input_info;
+
+/* A kind of request that a solver makes. */
+typedef struct tw_request_info {
+  size_t struct_size;
+  const char *name;            /* "product" */
+  const char *meaning;
+  size_t given_count;          /* tensors that it shows: tw_method_request_tensor 0 ... given_count - 1 */
+  size_t wanted_count;         /* tensors that the host fills: those behind */
+  int32_t takes_nonfinite;     /* 1 when an answer that is infinite or NaN is one like any other; else it ends the run */
+} tw_request_info;
 
 /* How many methods there are; they are sorted by name. */
 size_t tw_method_count(void);
@@ -206,6 +217,12 @@ tw_status tw_method_state(const char *name, size_t index, tw_state_slot_info *in
 
 /* The input at `index` of the method `name`, in the order in which arrays of tensors hold them. */
 tw_status tw_method_input(const char *name, size_t index, tw_input_info *info);
+
+/* The kind of request at `index` of the solver `name`. */
+tw_status tw_method_request(const char *name, size_t index, tw_request_info *info);
+
+/* The tensor at `tensor` of that kind of request: the given ones, then the wanted ones.  "()" is a number, in f64. */
+tw_status tw_method_request_tensor(const char *name, size_t index, size_t tensor, tw_input_info *info);
 
 /* ---- optimizers ---------------------------------------------------------------------------------------- */
 
@@ -527,6 +544,82 @@ tw_status tw_objective_save(tw_objective *objective, void *buffer, size_t capaci
 /* Takes it up again, in an objective of the same sentence.  TW_ERROR_FORMAT: damaged bytes; TW_ERROR_MISMATCH: those
  * of another objective.  On an error nothing is changed. */
 tw_status tw_objective_load(tw_objective *objective, const void *data, size_t size);
+
+/* ---- solvers -------------------------------------------------------------------------------------------- */
+
+/* A method that runs on its own, from named tensors to named results, and may ask the host on its way: a linear solver, a
+ * line search, a spectrum, a bilevel method.
+ *
+ *   tw_solver_create("cg(rtol=1e-8)", &solver);
+ *   tw_solver_begin(solver, &b, 1);
+ *   while ((status = tw_solver_next(solver, &request)) == TW_MORE)    // request.name is "product"
+ *     multiply(a, request.given[0].data, request.wanted[0].data);
+ *   tw_solver_tensor(solver, "x", &x);                                // request.outcome says how it ended
+ *
+ * Arithmetic is float64 when an input is f64 or none is a tensor, else float32; numbers (tensors without axes) are float64
+ * always.  The tensors of a solver are its own, dense, and stay where they are until the next run; numbers are tensors of ndim 0. */
+typedef struct tw_solver tw_solver;
+
+enum { /* how a run ended */
+  TW_SOLVER_RUNNING = 0,
+  TW_SOLVER_CONVERGED = 1,
+  TW_SOLVER_MAX_ITER = 2,
+  TW_SOLVER_NEGATIVE_CURVATURE = 3,
+  TW_SOLVER_INFEASIBLE = 4,
+  TW_SOLVER_LINE_SEARCH_FAILED = 5,
+  TW_SOLVER_NONFINITE = 6,   /* an answer was infinite or NaN: the results are those from before it */
+  TW_SOLVER_DIVERGED = 7
+};
+
+/* What a solver needs now.  Equal tags mean: the same minibatch, the same dropout; another tag means another sample. */
+typedef struct tw_solver_request {
+  size_t struct_size;
+  int32_t kind;              /* index of tw_method_request; -1 when the run has ended */
+  int32_t outcome;           /* TW_SOLVER_* */
+  const char *name;          /* "product"; "" when the run has ended */
+  const char *outcome_name;  /* "converged"; "" while it runs */
+  uint64_t tag;
+  const tw_tensor *given;    /* read-only, in the order of tw_method_request_tensor; valid until the next call of begin, */
+  size_t given_count;        /* next or load */
+  const tw_tensor *wanted;   /* what the host fills, in place; it holds rubbish before */
+  size_t wanted_count;
+} tw_solver_request;
+
+/* From one stage, as "cg(rtol=1e-8)". */
+tw_status tw_solver_create(const char *sentence, tw_solver **out);
+tw_status tw_solver_destroy(tw_solver *solver);
+
+/* A second solver that stands where this one stands, and goes on by itself. */
+tw_status tw_solver_copy(tw_solver *solver, tw_solver **out);
+
+/* Starts a run (and drops the one before) from the tensors of tw_method_input, in order, `count` of them; they are copied.
+ * An optional one, or a result, is marked TW_TENSOR_ABSENT, or stands behind the last and is not counted.  Errors are those
+ * of tw_objective_forward, and leave the run before as it was. */
+tw_status tw_solver_begin(tw_solver *solver, const tw_tensor *inputs, size_t count);
+
+/* Takes the answer to the request before, if there was one, and goes on: TW_MORE with the next request, or TW_OK when the
+ * run has ended (then again and again).  A number that is not filled is NaN.  TW_ERROR_SEQUENCE: no run has begun.  Other
+ * errors end the run: begin another. */
+tw_status tw_solver_next(tw_solver *solver, tw_solver_request *request);
+
+/* Fills *request with the one that waits for its answer (TW_MORE), or with none (TW_OK): what to go on with after load. */
+tw_status tw_solver_waiting(tw_solver *solver, tw_solver_request *request);
+
+/* A tensor of the solver by name: of the request that waits, else a result as it stands now, or what is kept
+ * (tw_method_state), or the copy of an input.  Read-only, unless a request wants it.  The tensor's shape is valid until the
+ * next call with this solver, its data until the next begin or load.  TW_ERROR_NAME, TW_ERROR_SEQUENCE. */
+tw_status tw_solver_tensor(tw_solver *solver, const char *name, tw_tensor *tensor);
+
+/* The same for a number. */
+tw_status tw_solver_number(tw_solver *solver, const char *name, double *out);
+
+/* Writes the run (safetensors layout) into `buffer`, inputs and all: it can be taken up at the request that waits, in a
+ * solver of the same sentence, with the same bits.  With capacity 0 only *needed is set. */
+tw_status tw_solver_save(tw_solver *solver, void *buffer, size_t capacity, size_t *needed);
+
+/* Takes up what save wrote; tw_solver_waiting then tells the request.  TW_ERROR_FORMAT, _VERSION, _MISMATCH leave the run as
+ * it was. */
+tw_status tw_solver_load(tw_solver *solver, const void *data, size_t size);
 
 /* ---- schedules ------------------------------------------------------------------------------------------ */
 

@@ -6,7 +6,7 @@
  *   optimizer.bind_gradients({thalweg::Tensor(g)});
  *   for (...) { compute_gradient(w, g); optimizer.step(); }
  *
- * Ownership  Optimizer, Regularizer, Constraint, Objective, Cache and Schedule own one handle each, release it
+ * Ownership  Optimizer, Regularizer, Constraint, Objective, Cache, Solver and Schedule own one handle each, release it
  * when they die, can be moved but not copied.  A Tensor is a view: the memory behind it belongs to somebody else and must
  *            outlive its use, for bound parameters and gradients until they are bound anew or the optimizer
  * dies. Threads    One object may be used by one thread at a time (a second one gets an Error with
@@ -865,6 +865,154 @@ class Objective {
   detail::Handle<tw_objective, tw_objective_destroy> handle_;
 };
 
+/* How a run of a solver ended. */
+enum class Outcome : std::int32_t {
+  running = TW_SOLVER_RUNNING,
+  converged = TW_SOLVER_CONVERGED,
+  max_iter = TW_SOLVER_MAX_ITER,
+  negative_curvature = TW_SOLVER_NEGATIVE_CURVATURE,
+  infeasible = TW_SOLVER_INFEASIBLE,
+  line_search_failed = TW_SOLVER_LINE_SEARCH_FAILED,
+  nonfinite = TW_SOLVER_NONFINITE,
+  diverged = TW_SOLVER_DIVERGED
+};
+
+/* A tensor of a solver: dense memory that belongs to it. */
+class SolverTensor {
+ public:
+  explicit SolverTensor(const tw_tensor& view) : view_(view), shape_(view.shape, view.shape + view.ndim) {}
+
+  DType dtype() const noexcept { return static_cast<DType>(view_.dtype); }
+  const Shape& shape() const noexcept { return shape_; }
+  std::size_t size() const noexcept {
+    std::size_t product = 1;
+    for (const std::int64_t extent : shape_) product *= static_cast<std::size_t>(extent);
+    return product;
+  }
+  bool read_only() const noexcept { return (view_.flags & TW_TENSOR_READ_ONLY) != 0; }
+
+  /* Its elements; T must be the type that they are stored in (float or double). */
+  template <typename T>
+  T* data() const {
+    if (view_.dtype != detail::DTypeOf<std::remove_const_t<T>>::value) {
+      throw Error(TW_ERROR_DTYPE, "a tensor of a solver is read as another type than it has");
+    }
+    if (!std::is_const<T>::value && read_only()) throw Error(TW_ERROR_LAYOUT, "a tensor of a solver is read-only");
+    return static_cast<T*>(view_.data);
+  }
+  const tw_tensor& c_view() const noexcept { return view_; }
+
+ private:
+  tw_tensor view_;
+  Shape shape_;
+};
+
+/* What a run needs now: see tw_solver_request.  Valid until the next call of begin, next or load. */
+class SolverRequest {
+ public:
+  explicit SolverRequest(const tw_solver_request& request) : request_(request) {}
+
+  std::string_view name() const noexcept { return request_.name; }
+  int kind() const noexcept { return request_.kind; }
+  std::uint64_t tag() const noexcept { return request_.tag; }
+  Outcome outcome() const noexcept { return static_cast<Outcome>(request_.outcome); }
+  std::string_view outcome_name() const noexcept { return request_.outcome_name; }
+  std::size_t given_count() const noexcept { return request_.given_count; }
+  std::size_t wanted_count() const noexcept { return request_.wanted_count; }
+  SolverTensor given(std::size_t index) const { return at(request_.given, request_.given_count, index); }
+  SolverTensor wanted(std::size_t index) const { return at(request_.wanted, request_.wanted_count, index); }
+
+  /* A number that is given; a number that is wanted. */
+  double number(std::size_t index) const { return *given(index).data<const double>(); }
+  void answer(std::size_t index, double value) const { *wanted(index).data<double>() = value; }
+
+ private:
+  static SolverTensor at(const tw_tensor* tensors, std::size_t count, std::size_t index) {
+    if (index >= count) throw Error(TW_ERROR_COUNT, "the request has fewer tensors");
+    return SolverTensor(tensors[index]);
+  }
+  tw_solver_request request_;
+};
+
+/* A method that runs on its own and may ask on its way: "cg(rtol=1e-8)".
+ *
+ *   Solver solver("cg");
+ *   solver.begin({Tensor(b)});
+ *   while (solver.next()) multiply(a, solver.request().given(0), solver.request().wanted(0));
+ *   use(solver.tensor("x"), solver.request().outcome());
+ */
+class Solver {
+ public:
+  explicit Solver(const std::string& sentence) {
+    detail::require_compatible_library();
+    detail::check(tw_solver_create(sentence.c_str(), handle_.out()));
+  }
+
+  /* Starts a run; the inputs are copied.  Tensor::absent() stands for one that is left out. */
+  void begin(const Tensors& inputs) {
+    const std::vector<tw_tensor> views = detail::c_views(inputs);
+    detail::check(tw_solver_begin(handle_.get(), views.data(), views.size()));
+  }
+
+  /* Goes on: true with the next request, false when the run has ended. */
+  bool next() { return read(tw_solver_next); }
+
+  /* The request that waits, after load: false when none does. */
+  bool waiting() { return read(tw_solver_waiting); }
+
+  SolverRequest request() const { return SolverRequest(request_); }
+  Outcome outcome() const noexcept { return static_cast<Outcome>(request_.outcome); }
+
+  /* A result, a part of the request, or of what is kept. */
+  SolverTensor tensor(const std::string& name) const {
+    tw_tensor view{};
+    detail::check(tw_solver_tensor(handle_.get(), name.c_str(), &view));
+    return SolverTensor(view);
+  }
+  double number(const std::string& name) const {
+    double value = 0;
+    detail::check(tw_solver_number(handle_.get(), name.c_str(), &value));
+    return value;
+  }
+
+  /* A second solver that stands where this one stands. */
+  Solver copy() const {
+    Solver other;
+    detail::check(tw_solver_copy(handle_.get(), other.handle_.out()));
+    other.waiting();
+    return other;
+  }
+
+  /* The run as bytes; load takes it up in a solver of the same sentence. */
+  std::vector<std::uint8_t> save() const {
+    std::size_t needed = 0;
+    detail::check(tw_solver_save(handle_.get(), nullptr, 0, &needed));
+    std::vector<std::uint8_t> bytes(needed);
+    detail::check(tw_solver_save(handle_.get(), bytes.data(), bytes.size(), &needed));
+    return bytes;
+  }
+  void load(const void* data, std::size_t size) {
+    detail::check(tw_solver_load(handle_.get(), data, size));
+    waiting();
+  }
+  void load(const std::vector<std::uint8_t>& bytes) { load(bytes.data(), bytes.size()); }
+
+  tw_solver* c_handle() const noexcept { return handle_.get(); }
+
+ private:
+  Solver() = default;
+  bool read(tw_status (*call)(tw_solver*, tw_solver_request*)) {
+    tw_solver_request request{};
+    request.struct_size = sizeof request;
+    const tw_status status = detail::check(call(handle_.get(), &request));
+    request_ = request;
+    return status == TW_MORE;
+  }
+
+  detail::Handle<tw_solver, tw_solver_destroy> handle_;
+  tw_solver_request request_{};
+};
+
 /* A schedule on its own: schedule(step) is its value. */
 class Schedule {
  public:
@@ -958,19 +1106,33 @@ struct InputInfo {
   bool optional, integer, differentiable, result;
 };
 
+/* A kind of request that a solver makes; see tw_request_info. */
+struct RequestInfo {
+  std::string_view name, meaning;
+  bool takes_nonfinite;
+  std::vector<InputInfo> given, wanted;
+};
+
 /* A method.  The texts are library-owned and constant, and live as long as the process. */
 struct MethodInfo {
   std::string_view name, kind, summary, rule, source, sentence, requests;
   std::vector<ParameterInfo> parameters; /* in the order in which positional arguments are taken */
   std::vector<SlotInfo> state;
   std::vector<InputInfo> inputs; /* in the order in which lists of tensors hold them */
+  std::vector<RequestInfo> asks; /* of a solver */
 };
 
 namespace detail {
 
+inline InputInfo describe(const tw_input_info& input) {
+  return InputInfo{input.name,          input.meaning,      input.shape,
+                   input.optional != 0, input.integer != 0, input.differentiable != 0,
+                   input.result != 0};
+}
+
 inline MethodInfo describe(const tw_method_info& info) {
   MethodInfo method{info.name,     info.kind,     info.summary, info.rule, info.source,
-                    info.sentence, info.requests, {},           {},        {}};
+                    info.sentence, info.requests, {},           {},        {},        {}};
   method.parameters.reserve(info.parameter_count);
   for (std::size_t index = 0; index < info.parameter_count; index += 1) {
     tw_parameter_info p{};
@@ -992,8 +1154,21 @@ inline MethodInfo describe(const tw_method_info& info) {
     tw_input_info input{};
     input.struct_size = sizeof input;
     check(tw_method_input(info.name, index, &input));
-    method.inputs.push_back(InputInfo{input.name, input.meaning, input.shape, input.optional != 0,
-                                      input.integer != 0, input.differentiable != 0, input.result != 0});
+    method.inputs.push_back(describe(input));
+  }
+  method.asks.reserve(info.request_count);
+  for (std::size_t index = 0; index < info.request_count; index += 1) {
+    tw_request_info r{};
+    r.struct_size = sizeof r;
+    check(tw_method_request(info.name, index, &r));
+    RequestInfo ask{r.name, r.meaning, r.takes_nonfinite != 0, {}, {}};
+    for (std::size_t k = 0; k < r.given_count + r.wanted_count; k += 1) {
+      tw_input_info input{};
+      input.struct_size = sizeof input;
+      check(tw_method_request_tensor(info.name, index, k, &input));
+      (k < r.given_count ? ask.given : ask.wanted).push_back(describe(input));
+    }
+    method.asks.push_back(std::move(ask));
   }
   return method;
 }

@@ -30,7 +30,7 @@ typedef struct {
   PyObject *ndarray;      /* numpy.ndarray */
   PyObject *step_closure; /* "_step_closure" */
   PyObject *exchange;     /* "__dlpack_c_exchange_api__" */
-  PyObject *optimizer, *regularizer, *constraint, *objective, *cache, *schedule; /* the types */
+  PyObject *optimizer, *regularizer, *constraint, *objective, *cache, *schedule, *solver; /* the types */
 } State;
 
 static void raise_object(State *state, tw_status status, PyObject *message) {
@@ -1753,6 +1753,7 @@ SMALL_HANDLE(constraint)
 SMALL_HANDLE(objective)
 SMALL_LIFE(cache)
 SMALL_HANDLE(schedule)
+SMALL_HANDLE(solver)
 
 static PyGetSetDef small_properties[] = {
     {"closed", handle_closed, NULL, PyDoc_STR("True after close()."), NULL}, {NULL, NULL, NULL, NULL, NULL}};
@@ -2104,6 +2105,132 @@ static PyObject *schedule_sentence(PyObject *object, PyObject *unused) {
   }
 }
 
+/* ---- solvers */
+
+/* (name, address, element type, shape, read-only): Python makes an array of it that keeps the handle alive. */
+static PyObject *memory_row(const char *name, const tw_tensor *tensor) {
+  PyObject *shape = PyTuple_New(tensor->ndim);
+  for (int32_t d = 0; shape && d < tensor->ndim; d++) {
+    PyObject *extent = PyLong_FromLongLong(tensor->shape[d]);
+    if (extent) {
+      PyTuple_SetItem(shape, d, extent);
+    } else {
+      Py_CLEAR(shape);
+    }
+  }
+  if (!shape) return NULL;
+  return Py_BuildValue("(sKiNN)", name, (unsigned long long)(uintptr_t)tensor->data, (int)tensor->dtype, shape,
+                       PyBool_FromLong(tensor->flags & TW_TENSOR_READ_ONLY));
+}
+
+/* (kind, tag, outcome, fields): the given fields, then the wanted ones; without fields when the run has ended. */
+static PyObject *solver_row(State *state, const tw_solver_request *request, tw_status status, const char *method) {
+  PyObject *fields = PyList_New(0);
+  for (size_t i = 0; fields && status == TW_MORE && i < request->given_count + request->wanted_count; i++) {
+    tw_input_info info;
+    memset(&info, 0, sizeof info);
+    info.struct_size = sizeof info;
+    PyObject *row = NULL;
+    tw_status found = tw_method_request_tensor(method, (size_t)request->kind, i, &info);
+    if (found < 0) {
+      fail_library(state, found);
+    } else {
+      row = memory_row(info.name, i < request->given_count ? &request->given[i]
+                                                           : &request->wanted[i - request->given_count]);
+    }
+    if (!row || PyList_Append(fields, row) < 0) Py_CLEAR(fields);
+    Py_XDECREF(row);
+  }
+  if (!fields) return NULL;
+  return Py_BuildValue("(sKsN)", request->name, (unsigned long long)request->tag, request->outcome_name, fields);
+}
+
+/* _begin(names, arrays) */
+static PyObject *solver_begin(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Handle *self = (Handle *)object;
+  Inputs inputs;
+  if (!takes(nargs, 2, 2, "_begin") || !enter(self)) return NULL;
+  if (inputs_acquire(self->state, &inputs, args[0], args[1], ACQUIRE_INTEGERS) < 0) return leave_error(self);
+  tw_status status;
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_solver_begin(self->handle, inputs.arrays.tensors, (size_t)inputs.arrays.count);
+  Py_END_ALLOW_THREADS
+  binding_release(&inputs.arrays);
+  return leave(self, status);
+}
+
+/* _next(method, goes_on): the next request, or the one that waits. */
+static PyObject *solver_next(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Handle *self = (Handle *)object;
+  int ok = 1;
+  if (!takes(nargs, 2, 2, "_next")) return NULL;
+  const char *method = text_of(args[0], &ok);
+  int on = ok ? PyObject_IsTrue(args[1]) : -1;
+  if (on < 0 || !enter(self)) return NULL;
+  tw_solver_request request;
+  memset(&request, 0, sizeof request);
+  request.struct_size = sizeof request;
+  tw_status status;
+  Py_BEGIN_ALLOW_THREADS
+  status = on ? tw_solver_next(self->handle, &request) : tw_solver_waiting(self->handle, &request);
+  Py_END_ALLOW_THREADS
+  if (status < 0) return leave(self, status);
+  PyObject *row = solver_row(self->state, &request, status, method);
+  self->busy = 0;
+  return row;
+}
+
+/* _tensor(name) */
+static PyObject *solver_tensor(PyObject *object, PyObject *name) {
+  Handle *self = (Handle *)object;
+  int ok = 1;
+  const char *text = text_of(name, &ok);
+  if (!ok || !enter(self)) return NULL;
+  tw_tensor tensor;
+  memset(&tensor, 0, sizeof tensor);
+  tw_status status = tw_solver_tensor(self->handle, text, &tensor);
+  if (status < 0) return leave(self, status);
+  PyObject *row = memory_row(text, &tensor);
+  self->busy = 0;
+  return row;
+}
+
+/* _save() */
+static PyObject *solver_save(PyObject *object, PyObject *unused) {
+  Handle *self = (Handle *)object;
+  (void)unused;
+  if (!enter(self)) return NULL;
+  size_t needed = 0;
+  tw_status status = tw_solver_save(self->handle, NULL, 0, &needed);
+  if (status < 0) return leave(self, status);
+  PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)needed);
+  if (!bytes) return leave_error(self);
+  char *buffer = PyBytes_AsString(bytes);
+  Py_BEGIN_ALLOW_THREADS
+  status = tw_solver_save(self->handle, buffer, needed, &needed);
+  Py_END_ALLOW_THREADS
+  if (status < 0) {
+    Py_DECREF(bytes);
+    return leave(self, status);
+  }
+  self->busy = 0;
+  return bytes;
+}
+
+/* _load(bytes) */
+static PyObject *solver_load(PyObject *object, PyObject *data) {
+  Handle *self = (Handle *)object;
+  Py_buffer view;
+  if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) return NULL;
+  if (!enter(self)) {
+    PyBuffer_Release(&view);
+    return NULL;
+  }
+  tw_status status = tw_solver_load(self->handle, view.buf, (size_t)view.len);
+  PyBuffer_Release(&view);
+  return leave(self, status);
+}
+
 #define CREATE(KIND) {"_create", FAST(KIND##_create), METH_METHOD | METH_FASTCALL | METH_KEYWORDS, NULL}
 #define CLOSE(KIND) \
   {"close", KIND##_close, METH_NOARGS, PyDoc_STR("close($self)\n--\n\nReleases the handle.  Later calls raise HandleError.")}
@@ -2152,6 +2279,15 @@ static PyMethodDef schedule_methods[] = {
      PyDoc_STR("command($self, command, /)\n--\n\nRuns a command of the schedule: \"begin_decay\".")},
     {NULL, NULL, 0, NULL}};
 
+static PyMethodDef solver_methods[] = {CREATE(solver),
+                                       CLOSE(solver),
+                                       {"_begin", FAST(solver_begin), METH_FASTCALL, NULL},
+                                       {"_next", FAST(solver_next), METH_FASTCALL, NULL},
+                                       {"_tensor", solver_tensor, METH_O, NULL},
+                                       {"_save", solver_save, METH_NOARGS, NULL},
+                                       {"_load", solver_load, METH_O, NULL},
+                                       {NULL, NULL, 0, NULL}};
+
 #define SMALL_TYPE(KIND, NAME)                                                   \
   static PyType_Slot KIND##_slots[] = {{Py_tp_dealloc, KIND##_dealloc},          \
                                        {Py_tp_traverse, handle_traverse},        \
@@ -2167,6 +2303,7 @@ SMALL_TYPE(constraint, "Constraint");
 SMALL_TYPE(objective, "Objective");
 SMALL_TYPE(cache, "Cache");
 SMALL_TYPE(schedule, "Schedule");
+SMALL_TYPE(solver, "Solver");
 
 /* ---- functions of the module ------------------------------------------------------------------------------------ */
 
@@ -2191,14 +2328,43 @@ static PyObject *parameter_row(State *state, const char *method, size_t index) {
                        PyBool_FromLong(info.live), info.default_text, info.choices, info.min, info.max);
 }
 
+static PyObject *tensor_row(const tw_input_info *info) {
+  return Py_BuildValue("(sssNNNN)", info->name, info->meaning, info->shape, PyBool_FromLong(info->optional),
+                       PyBool_FromLong(info->integer), PyBool_FromLong(info->differentiable),
+                       PyBool_FromLong(info->result));
+}
+
 static PyObject *input_row(State *state, const char *method, size_t index) {
   tw_input_info info;
   memset(&info, 0, sizeof info);
   info.struct_size = sizeof info;
   tw_status status = tw_method_input(method, index, &info);
+  return status < 0 ? fail_library(state, status) : tensor_row(&info);
+}
+
+/* (name, meaning, takes_nonfinite, given, wanted) */
+static PyObject *request_row(State *state, const char *method, size_t index) {
+  tw_request_info info;
+  memset(&info, 0, sizeof info);
+  info.struct_size = sizeof info;
+  tw_status status = tw_method_request(method, index, &info);
   if (status < 0) return fail_library(state, status);
-  return Py_BuildValue("(sssNNNN)", info.name, info.meaning, info.shape, PyBool_FromLong(info.optional),
-                       PyBool_FromLong(info.integer), PyBool_FromLong(info.differentiable), PyBool_FromLong(info.result));
+  PyObject *given = PyList_New(0), *wanted = PyList_New(0);
+  for (size_t i = 0; given && wanted && i < info.given_count + info.wanted_count; i++) {
+    tw_input_info tensor;
+    memset(&tensor, 0, sizeof tensor);
+    tensor.struct_size = sizeof tensor;
+    status = tw_method_request_tensor(method, index, i, &tensor);
+    PyObject *row = status < 0 ? fail_library(state, status) : tensor_row(&tensor);
+    if (!row || PyList_Append(i < info.given_count ? given : wanted, row) < 0) Py_CLEAR(given);
+    Py_XDECREF(row);
+  }
+  if (!given || !wanted) {
+    Py_XDECREF(given);
+    Py_XDECREF(wanted);
+    return NULL;
+  }
+  return Py_BuildValue("(ssNNN)", info.name, info.meaning, PyBool_FromLong(info.takes_nonfinite), given, wanted);
 }
 
 static PyObject *slot_row(State *state, const char *method, size_t index) {
@@ -2229,14 +2395,16 @@ static PyObject *method_row(State *state, const tw_method_info *info) {
   PyObject *parameters = rows(state, info->name, info->parameter_count, parameter_row);
   PyObject *slots = parameters ? rows(state, info->name, info->state_count, slot_row) : NULL;
   PyObject *inputs = slots ? rows(state, info->name, info->input_count, input_row) : NULL;
+  PyObject *asks = inputs ? rows(state, info->name, info->request_count, request_row) : NULL;
   PyObject *row = NULL;
-  if (inputs) {
-    row = Py_BuildValue("(sssssssOOO)", info->name, info->kind, info->summary, info->rule, info->source, info->sentence,
-                        info->requests, parameters, slots, inputs);
+  if (asks) {
+    row = Py_BuildValue("(sssssssOOOO)", info->name, info->kind, info->summary, info->rule, info->source, info->sentence,
+                        info->requests, parameters, slots, inputs, asks);
   }
   Py_XDECREF(parameters);
   Py_XDECREF(slots);
   Py_XDECREF(inputs);
+  Py_XDECREF(asks);
   return row;
 }
 
@@ -2360,7 +2528,8 @@ static int module_exec(PyObject *module) {
   if (add_type(module, &constraint_spec, &state->constraint) < 0) return -1;
   if (add_type(module, &objective_spec, &state->objective) < 0) return -1;
   if (add_type(module, &cache_spec, &state->cache) < 0) return -1;
-  return add_type(module, &schedule_spec, &state->schedule);
+  if (add_type(module, &schedule_spec, &state->schedule) < 0) return -1;
+  return add_type(module, &solver_spec, &state->solver);
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
@@ -2376,6 +2545,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
   Py_VISIT(state->objective);
   Py_VISIT(state->cache);
   Py_VISIT(state->schedule);
+  Py_VISIT(state->solver);
   return 0;
 }
 
@@ -2394,6 +2564,7 @@ static int module_clear(PyObject *module) {
   Py_CLEAR(state->objective);
   Py_CLEAR(state->cache);
   Py_CLEAR(state->schedule);
+  Py_CLEAR(state->solver);
   return 0;
 }
 

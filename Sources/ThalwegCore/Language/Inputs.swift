@@ -5,8 +5,8 @@ import CThalweg
 public struct Input: Sendable {
   public var name: String
   public var meaning: String
-  /// One entry an axis: a name stands for one size wherever it occurs, a number for itself, a leading "..." for any
-  /// axes, the same everywhere.
+  /// One entry an axis: a name stands for one size wherever it occurs, a number for itself, "..." for any axes, the
+  /// same everywhere.
   public var axes: [String]
   public var optional = false
   /// Holds whole numbers: labels, indices.
@@ -38,16 +38,24 @@ public struct Input: Sendable {
     (i.integer, i.optional) = (true, optional)
     return i
   }
-  /// What the pull-back gives besides the gradients of the inputs.
+  /// What an objective's pull-back gives besides the gradients of the inputs; what a solver finds. Of a solver, a result
+  /// without axes is a number, in double.
   public static func result(_ name: String, _ axes: String, _ meaning: String) -> Input {
     var i = Input(name, axes, meaning)
     (i.result, i.optional) = (true, true)
     return i
   }
 
+  /// What a solver keeps from one request to the next, or what a request gives or wants; without axes it is a number.
+  public static func kept(_ name: String, _ axes: String, _ meaning: String) -> Input { Input(name, axes, meaning) }
+  public static func given(_ name: String, _ axes: String, _ meaning: String) -> Input { Input(name, axes, meaning) }
+  public static func wanted(_ name: String, _ axes: String, _ meaning: String) -> Input { Input(name, axes, meaning) }
+
   /// "(B, m)".
   public var shape: String { "(" + axes.joined(separator: ", ") + (axes.count == 1 ? ",)" : ")") }
-  public var takesAnyAxes: Bool { axes.first == "..." }
+  /// The position of "...".
+  public var anyAxes: Int? { axes.firstIndex(of: "...") }
+  public var takesAnyAxes: Bool { anyAxes != nil }
 }
 
 /// The sizes of the axes that the inputs of a call have in common.
@@ -60,13 +68,15 @@ public struct Sizes: Sendable {
   func known(_ axis: String) -> Int? { named[axis]?.size }
   /// The size of an axis; 0 when no input has it.
   public subscript(_ axis: String) -> Int { named[axis]?.size ?? 0 }
+  /// Names the size of an axis that no input has.
+  public mutating func set(_ axis: String, _ size: Int) { named[axis] = (size, "the method") }
   /// The product of the axes that "..." stands for; 1 when there are none.
   public var samples: Int { leading?.axes.reduce(1, &*) ?? 1 }
 
   /// Takes the shape of an input; throws when it does not fit its declaration or the inputs before it. No axis may be
   /// empty.
   public mutating func match(_ input: Input, _ shape: [Int]) throws(Failure) {
-    let own = input.takesAnyAxes ? Array(input.axes.dropFirst()) : input.axes
+    let own = input.axes.filter { $0 != "..." }, at = input.anyAxes ?? 0
     let extra = shape.count - own.count
     guard input.takesAnyAxes ? extra >= 0 : extra == 0 else {
       throw Failure(Status.shape, "`\(input.name)` must have the shape \(input.shape), got \(shape)")
@@ -75,14 +85,15 @@ public struct Sizes: Sendable {
       throw Failure(Status.shape, "`\(input.name)` is empty: its shape \(input.shape) is \(shape)")
     }
     if input.takesAnyAxes {
-      let axes = Array(shape[..<extra])
+      let axes = Array(shape[at..<(at + extra)])
       if let known = leading, known.axes != axes {
         throw Failure(
           Status.shape, "`\(input.name)` and `\(known.from)` differ in their leading axes: \(axes) and \(known.axes)")
       }
       leading = (axes, input.name)
     }
-    for (axis, size) in zip(own, shape[extra...]) {
+    let rest = input.takesAnyAxes ? shape[..<at] + shape[(at + extra)...] : shape[...]
+    for (axis, size) in zip(own, rest) {
       if let number = Int(axis) {
         guard size == number else {
           throw Failure(Status.shape, "`\(input.name)` must have the shape \(input.shape), got \(shape)")

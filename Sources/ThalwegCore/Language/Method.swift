@@ -3,7 +3,7 @@
 public struct Method: Sendable {
   public enum Kind: String, Sendable, CaseIterable {
     case optimizer, transform, update, perturbation, aggregator, schedule, average, regularizer, constraint, objective,
-      mask, routing, weighting, diagnostic
+      mask, routing, weighting, diagnostic, solver
 
     /// "an objective".
     public var withArticle: String { ("aeiou".contains(rawValue.prefix(1)) ? "an " : "a ") + rawValue }
@@ -17,6 +17,9 @@ public struct Method: Sendable {
   public var slots: [Slot]
   /// The tensors that it takes by name, where it is called on its own.
   public var inputs: [Input]
+  /// The requests that a solver makes, and what it keeps between them besides its results.
+  public var asks: [RequestKind] = []
+  public var kept: [Input] = []
   /// What it asks the host for besides one gradient a step, comma separated.
   public var requests: String
   /// It needs the loss of the step (`observe("loss", ...)`, or the answer to a request).
@@ -99,6 +102,8 @@ public enum Component: Sendable {
   case constraint(ConstraintKernels)
   /// A value and gradients of named tensors; a regularizer too, when it needs more than the weights.
   case objective(ObjectiveKernels)
+  /// Runs on its own, from named tensors to named results, and may ask.
+  case solver(@Sendable (Hyper) throws(Failure) -> DriverKernels)
   /// A name for a pipeline of other methods.
   case sentence(@Sendable (Hyper) -> [StageNode])
   /// Takes a regularizer or a constraint: `penalty`, `prox`, `project`, `manifold`.

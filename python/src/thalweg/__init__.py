@@ -35,7 +35,8 @@ from ._objects import (
     weighting,
 )
 from ._optimizer import MemoryReport, Optimizer, ParamGroup, Request, StateRow
-from ._registry import Input, Method, Parameter, Slot, kinds, method, methods
+from ._registry import Input, Method, Parameter, RequestKind, Slot, kinds, method, methods
+from ._solvers import Solver, SolverRequest, SolverResult, SolverRun, solver
 from ._thalweg import get_num_threads, set_num_threads
 
 version: str = _thalweg.version()
@@ -59,8 +60,13 @@ __all__ = [
     "Parameter",
     "Regularizer",
     "Request",
+    "RequestKind",
     "Schedule",
     "Slot",
+    "Solver",
+    "SolverRequest",
+    "SolverResult",
+    "SolverRun",
     "StateRow",
     "Weighting",
     "build_info",
@@ -75,6 +81,7 @@ __all__ = [
     "regularizer",
     "schedule",
     "set_num_threads",
+    "solver",
     "version",
     "weighting",
     *_classes,

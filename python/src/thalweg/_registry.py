@@ -67,13 +67,13 @@ class Slot:
 
 @dataclass(frozen=True)
 class Input:
-    """A tensor that an objective takes or gives, or that a regularizer needs besides the weights.
+    """A tensor that an objective or a solver takes or gives, or that a regularizer needs besides the weights.
 
     shape           "(B, m)": a name is one size wherever it occurs, a leading ... any axes; none may be empty
     optional        it may be left out
     integer         it holds whole numbers: int32, int64, or floats with whole values
     differentiable  there is a gradient with respect to it; otherwise it is held constant
-    result          it is no input: it comes back beside the gradients
+    result          it is no input: it comes back beside the gradients; what a solver finds ("()": a number)
     """
 
     name: str
@@ -86,6 +86,21 @@ class Input:
 
 
 @dataclass(frozen=True)
+class RequestKind:
+    """A kind of request that a solver makes.
+
+    given, wanted     what it shows, and what the host fills; "()" is a number
+    takes_nonfinite   an answer that is infinite or NaN is one like any other; else it ends the run
+    """
+
+    name: str
+    meaning: str
+    takes_nonfinite: bool
+    given: tuple[Input, ...]
+    wanted: tuple[Input, ...]
+
+
+@dataclass(frozen=True)
 class Method:
     """One method of the library.
 
@@ -95,6 +110,7 @@ class Method:
     sentence   what the name stands for when it is made of other methods, else ""
     requests   what it asks for besides one gradient a step
     inputs     the tensors that it takes by name where it is called on its own
+    asks       the kinds of request that a solver makes
     """
 
     name: str
@@ -107,6 +123,7 @@ class Method:
     parameters: tuple[Parameter, ...]
     state: tuple[Slot, ...]
     inputs: tuple[Input, ...] = ()
+    asks: tuple[RequestKind, ...] = ()
 
     def parameter(self, name: str) -> Parameter | None:
         """The hyper-parameter of that name, or None."""
@@ -125,7 +142,7 @@ def _parameter(row: tuple) -> Parameter:
 
 
 def _method(row: tuple) -> Method:
-    name, kind, summary, rule, source, sentence, requests, parameters, slots, inputs = row
+    name, kind, summary, rule, source, sentence, requests, parameters, slots, inputs, asks = row
     return Method(
         name,
         kind,
@@ -137,6 +154,7 @@ def _method(row: tuple) -> Method:
         tuple(_parameter(p) for p in parameters),
         tuple(Slot(*s) for s in slots),
         tuple(Input(*i) for i in inputs),
+        tuple(RequestKind(*a[:3], *(tuple(Input(*i) for i in tensors) for tensors in a[3:])) for a in asks),
     )
 
 
@@ -189,7 +207,9 @@ def describe(m: Method) -> str:
         parts.append("Inputs\n" + _table([(i.name, _input_facts(i)) for i in m.inputs]))
     if m.state:
         parts.append("State\n" + _table([(s.name, s.meaning) for s in m.state]))
-    if m.requests:
+    if m.asks:
+        parts.append("Asks for\n" + _table([(a.name, _ask_facts(a)) for a in m.asks]))
+    elif m.requests:
         parts.append("Asks for\n" + _indent(", ".join(m.requests)))
     if m.source:
         parts.append("Source\n" + _indent(m.source))
@@ -201,6 +221,11 @@ def _input_facts(i: Input) -> str:
     if i.result:
         facts.remove("optional")
     return f"{i.shape}: {i.meaning}" + (f" ({', '.join(facts)})" if facts else "")
+
+
+def _ask_facts(a: RequestKind) -> str:
+    names = [", ".join(f"{i.name} {i.shape}" for i in side) for side in (a.given, a.wanted)]
+    return f"{a.meaning}: {names[0]} -> {names[1]}"
 
 
 def _indent(text: str) -> str:

@@ -22,7 +22,8 @@ EXPORTS = {
     "_objects": "Cache Constraint Diagnostic Objective Regularizer Schedule Weighting constraint diagnostic objective "
     "random_normal regularizer schedule weighting",
     "_optimizer": "MemoryReport Optimizer ParamGroup Request StateRow",
-    "_registry": "Input Method Parameter Slot kinds method methods",
+    "_registry": "Input Method Parameter RequestKind Slot kinds method methods",
+    "_solvers": "Solver SolverRequest SolverResult SolverRun solver",
     "_thalweg": "get_num_threads set_num_threads",
 }
 

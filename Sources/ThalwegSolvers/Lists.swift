@@ -1,0 +1,4 @@
+import ThalwegCore
+
+/// The methods of this module: what runs on its own and may ask.
+package var solverMethods: [Registered] { entries(solverList) }

@@ -1,0 +1,187 @@
+import Glibc
+import ThalwegCore
+
+/// Entropic optimal transport by Sinkhorn's scaling, in logarithms.
+///
+///     g_j = ε·(log b_j − LSE_i((f_i − C_ij)/ε));  f_i = ε·(log a_i − LSE_j((g_j − C_ij)/ε));  P_ij = e^((f_i+g_j−C_ij)/ε)
+///
+/// Row marginals are exact after an update of f. The error is |Pᵀ·1 − b|₂. f0 (and g0, where max_iter is 0) start it. A
+/// weight of 0, or a cost of infinity, gives entries of 0. Logarithms and sums are taken in double.
+/// Errors   TW_ERROR_RANGE: a weight that is negative or not finite, sums of a and b that differ, or a cost that is NaN or −∞.
+/// Ends     converged: error ≤ tol, looked at every check_every iterations and at the last; infeasible: a weight all of
+///          whose pairs are forbidden (no iteration then); max_iter, also where some pairs too many are forbidden.
+/// Source   Cuturi, 2013, arXiv:1306.0895; the logarithmic form: Schmitzer, 2019, arXiv:1610.06519.
+struct Sinkhorn: Driver {
+  static let method = Method.solver(
+    "sinkhorn", "Entropic optimal transport by Sinkhorn's scaling in the logarithmic domain.",
+    rule: """
+      g_j = epsilon (log b_j - LSE_i((f_i - C_ij)/epsilon));  f_i = epsilon (log a_i - LSE_j((g_j - C_ij)/epsilon))
+      P_ij = exp((f_i + g_j - C_ij)/epsilon)
+      """,
+    source: "Cuturi, 2013, arXiv:1306.0895; Schmitzer, 2019, arXiv:1610.06519",
+    parameters: [
+      .number("epsilon", 0.1, .above(0), "entropic regularisation"),
+      .integer("max_iter", 1000, .atLeast(0), "most iterations"),
+      .number("tol", 1e-9, .atLeast(0), "error of the column marginal that ends it"),
+      .integer("check_every", 10, .atLeast(1), "iterations between looks at the error"),
+    ],
+    inputs: [
+      .constant("cost", "n, m", "costs"), .constant("a", "n", "weights of the rows"),
+      .constant("b", "m", "weights of the columns"),
+      .constant("f0", "n", "row potentials that start it; 0 when left out", optional: true),
+      .constant("g0", "m", "column potentials that start it; 0 when left out", optional: true),
+      .result("plan", "n, m", "the coupling"), .result("f", "n", "row potentials"),
+      .result("g", "m", "column potentials"), .result("iterations", "", "iterations"),
+      .result("residual", "", "error of the column marginal"), .result("value", "", "cost of the plan"),
+      .result("dual", "", "f.a + g.b"),
+    ])
+
+  let epsilon: Double, limit: Int, tolerance: Double, every: Int
+  init(_ h: Hyper) {
+    (epsilon, limit, tolerance, every) = (h.epsilon, h.integer("max_iter"), h.tol, h.integer("check_every"))
+  }
+
+  enum Phase: Int { case start }
+
+  func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
+    let a = try io["a"], b = try io["b"], f = try io["f"], g = try io["g"], p = try io["plan"]
+    let problem = Scaling(try io["cost"], epsilon, io.sizes["n"], io.sizes["m"])
+    try Weights.check(a, "a", b, "b")
+    guard try problem.feasible(a, b) else { return .done(.infeasible) }
+    if let f0 = io.optional("f0") { f.copy(f0) }
+    if let g0 = io.optional("g0") { g.copy(g0) }
+    var end = Ending.maxIter, k = 0
+    while k < limit {
+      k += 1
+      problem.columns(f, b, into: g)
+      problem.rows(g, a, into: f)
+      guard k % every == 0 || k == limit else { continue }
+      if problem.error(f, g, b) <= tolerance {
+        end = .converged
+        break
+      }
+    }
+    io.iterations = Double(k)
+    io.residual = problem.error(f, g, b)
+    io.value = problem.plan(f, g, into: p)
+    io.dual = Weights.product(f, a) + Weights.product(g, b)
+    return .done(end)
+  }
+}
+
+/// Weights of rows and columns that are to be coupled.
+enum Weights {
+  static func check<T: Real>(_ a: Vector<T>, _ first: String, _ b: Vector<T>, _ second: String) throws(Failure) {
+    var sums = [0.0, 0.0]
+    for (k, (v, name)) in [(a, first), (b, second)].enumerated() {
+      for i in 0..<v.count {
+        let x = Double(v.p[i])
+        guard x >= 0, x.isFinite else {
+          throw Failure(Status.range, "`\(name)` must hold weights of at least 0, got \(text(x)) at element \(i)")
+        }
+        sums[k] += x
+      }
+    }
+    guard sums[0] > 0, abs(sums[0] - sums[1]) <= (T.isDouble ? 1e-9 : 1e-4) * sums[0] else {
+      throw Failure(
+        Status.range,
+        "`\(first)` and `\(second)` must have the same positive sum, got \(text(sums[0])) and \(text(sums[1]))")
+    }
+  }
+  /// Σ x·w, where a weight of 0 counts for nothing.
+  static func product<T: Real>(_ x: Vector<T>, _ w: Vector<T>) -> Double {
+    var sum = 0.0
+    for i in 0..<w.count where w.p[i] > 0 { sum += Double(x.p[i]) * Double(w.p[i]) }
+    return sum
+  }
+}
+
+/// The two halves of Sinkhorn's iteration over one cost matrix.
+private struct Scaling<T: Real> {
+  let c: UnsafePointer<T>, epsilon: Double, n: Int, m: Int
+  init(_ cost: Vector<T>, _ epsilon: Double, _ n: Int, _ m: Int) {
+    (c, self.epsilon, self.n, self.m) = (UnsafePointer(cost.p), epsilon, n, m)
+  }
+
+  /// Whether every positive weight has a pair that is not forbidden.
+  func feasible(_ a: Vector<T>, _ b: Vector<T>) throws(Failure) -> Bool {
+    for i in 0..<n * m where !(c[i] > -.infinity) {
+      throw Failure(Status.range, "`cost` must hold numbers above -inf, got \(c[i]) at element \(i)")
+    }
+    for i in 0..<n where a.p[i] > 0 && !(0..<m).contains(where: { b.p[$0] > 0 && c[i * m + $0] < .infinity }) {
+      return false
+    }
+    for j in 0..<m where b.p[j] > 0 && !(0..<n).contains(where: { a.p[$0] > 0 && c[$0 * m + j] < .infinity }) {
+      return false
+    }
+    return true
+  }
+
+  /// ε·(log w − LSE), where a weight of 0 has the potential −∞.
+  private func potential(_ w: T, _ top: Double, _ sum: Double) -> T {
+    w > 0 ? T(epsilon * (log(Double(w)) - (top == -.infinity ? top : top + log(sum)))) : -.infinity
+  }
+
+  func rows(_ g: Vector<T>, _ a: Vector<T>, into f: Vector<T>) {
+    let scale = 1 / epsilon
+    _ = Rows.sum(n, work: 16 * m) { i in
+      let row = c + i * m
+      var top = -Double.infinity, sum = 0.0
+      for j in 0..<m { top = max(top, (Double(g.p[j]) - Double(row[j])) * scale) }
+      if top > -.infinity { for j in 0..<m { sum += exp((Double(g.p[j]) - Double(row[j])) * scale - top) } }
+      f.p[i] = potential(a.p[i], top, sum)
+      return 0
+    }
+  }
+
+  func columns(_ f: Vector<T>, _ b: Vector<T>, into g: Vector<T>) {
+    _ = each(f) { j, top, sum in
+      g.p[j] = potential(b.p[j], top, sum)
+      return 0
+    }
+  }
+
+  /// Σ body(column, maximum of (f_i − C_ij)/ε over i, sum of the exponentials of what is left); columns go eight at a
+  /// time.
+  private func each(_ f: Vector<T>, _ body: (Int, Double, Double) -> Double) -> Double {
+    let scale = 1 / epsilon, width = 8, blocks = (m + width - 1) / width
+    return Rows.sum(blocks, work: 16 * width * n) { block in
+      let first = block * width, count = min(width, m - first)
+      var tops = SIMD8<Double>(repeating: -.infinity), sums = SIMD8<Double>(repeating: 0)
+      for i in 0..<n {
+        let row = c + (i * m + first)
+        for j in 0..<count { tops[j] = max(tops[j], (Double(f.p[i]) - Double(row[j])) * scale) }
+      }
+      for i in 0..<n {
+        let row = c + (i * m + first)
+        for j in 0..<count where tops[j] > -.infinity {
+          sums[j] += exp((Double(f.p[i]) - Double(row[j])) * scale - tops[j])
+        }
+      }
+      return (0..<count).reduce(0) { $0 + body(first + $1, tops[$1], sums[$1]) }
+    }
+  }
+
+  /// The distance of the column marginal from b.
+  func error(_ f: Vector<T>, _ g: Vector<T>, _ b: Vector<T>) -> Double {
+    each(f) { j, top, sum in
+      let none = top == -.infinity || g.p[j] == -.infinity
+      let d = (none ? 0 : exp(Double(g.p[j]) / epsilon + top) * sum) - Double(b.p[j])
+      return d * d
+    }.squareRoot()
+  }
+
+  /// P; returns what it costs.
+  func plan(_ f: Vector<T>, _ g: Vector<T>, into p: Vector<T>) -> Double {
+    Rows.sum(n, work: 16 * m) { i in
+      var cost = 0.0
+      for j in 0..<m {
+        let none = f.p[i] == -.infinity || g.p[j] == -.infinity, price = Double(c[i * m + j])
+        let x = none ? 0 : exp((Double(f.p[i]) + Double(g.p[j]) - price) / epsilon)
+        p.p[i * m + j] = T(x)
+        if x > 0 { cost += x * price }
+      }
+      return cost
+    }
+  }
+}
