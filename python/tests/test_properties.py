@@ -18,6 +18,7 @@ WHOLE = {
     "dadapt_adam", "prodigy", "polyak_sgd", "sania", "oasis", "nigt", "opt_amsgrad", "optimistic_omd", "u_dog", "a_dog", "dal", "spherical_langevin", "sgld",
     "split_sgd", "visual_prompt",
     "o2nc", "spider", "rolling_ball", "harpg", "spsa",
+    "shampoo", "soap", "kl_shampoo", "kl_soap", "adahessian", "sophia", "trion", "dion",
 }
 NOISY = {"sgld", "spherical_langevin", "oasis", "spsa"}  # draws are keyed by the tensor's place in the list
 

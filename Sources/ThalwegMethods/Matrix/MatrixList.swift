@@ -7,4 +7,10 @@ let matrixList: [any Listed.Type] = [
   SOAP.self,
   KLShampoo.self,
   KLSOAP.self,
+  GaLore.self,
+  OnlineSubspaceDescent.self,
+  COAP.self,
+  DCTAdamW.self,
+  Trion.self,
+  Dion.self,
 ]
