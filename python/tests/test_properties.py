@@ -19,6 +19,7 @@ WHOLE = {
     "split_sgd", "visual_prompt",
     "o2nc", "spider", "rolling_ball", "harpg", "spsa", "adalomo", "adam_mini", "apollo", "came", "fromage", "grokadamw", "lomo", "momo", "novograd",
     "schedule_free_plus", "scion", "stable_adamw", "adamuon", "dion2", "norm_descent", "norm_direction", "normuon", "polargrad",
+    "shampoo", "soap", "kl_shampoo", "kl_soap", "adahessian", "sophia", "trion", "dion",
 }
 NOISY = {"sgld", "spherical_langevin", "oasis", "spsa", "apollo"}  # draws are keyed by the tensor's place in the list
 ORDERED = NOISY | {"grokadamw"}  # whose rate falls from tensor to tensor

@@ -189,6 +189,88 @@ public enum LinearAlgebra {
     }
   }
 
+  /// The eigenvalues of a symmetric (n, n) matrix, descending, and its eigenvectors, the columns of a row-major matrix.
+  /// Signs follow the house rule: in every vector the entry of largest magnitude is positive (lowest index on a tie).
+  /// The upper triangle is read.
+  public struct Eigen {
+    public private(set) var values: [Double], vectors: [Double]
+    public let n: Int
+
+    @_specialize(where T == Float)
+    @_specialize(where T == Double)
+    public init<T: Real>(_ a: UnsafePointer<T>, _ n: Int) throws(Failure) {
+      try LinearAlgebra.require()
+      try LinearAlgebra.fits(n &* n, 2 &* n &* n &+ 6 &* n &+ 1)
+      guard Flat.isFinite(a, n &* n) else {
+        throw Failure(Status.nonfinite, "a matrix to decompose has elements that are NaN or infinite")
+      }
+      try Memory.ask(8 * (4 * n * n + 16 * n + 16))
+      self.n = n
+      values = [Double](repeating: 0, count: n)
+      vectors = (0..<(n * n)).map { Double(a[$0]) }
+      guard n > 0 else { return }
+      // LAPACK's matrix is our transpose: its lower triangle is our upper one.
+      LinearAlgebra.mirror(&vectors, n)
+      var work = [Double](repeating: 0, count: 2 * n * n + 6 * n + 1)
+      var iwork = [Int32](repeating: 0, count: 5 * n + 3)
+      let info = twb_dsyevd(
+        Int32(n), &vectors, Int32(n), &values, &work, Int32(work.count), &iwork, Int32(iwork.count))
+      guard info == 0 else {
+        throw Failure(Status.numeric, "the eigenvalue decomposition did not converge (info \(info))")
+      }
+      // Rows are the vectors now, eigenvalues ascending.
+      values.reverse()
+      arrange(vectors) { n - 1 - $0 }
+    }
+
+    /// Column k becomes row `row(k)` of `rows`, with the sign of the house.
+    private mutating func arrange(_ rows: [Double], columns: Swift.Range<Int>? = nil, _ row: (Int) -> Int) {
+      for k in columns ?? 0..<n {
+        let v = row(k) * n
+        var top = 0
+        for i in 0..<n where abs(rows[v + i]) > abs(rows[v + top]) { top = i }
+        let sign = rows[v + top] < 0 ? -1.0 : 1.0
+        for i in 0..<n { vectors[i * n + k] = sign * rows[v + i] }
+      }
+    }
+
+    /// Eigenvalues of at most `floor` times the largest count as zero, and the basis of their space becomes one that
+    /// rounding does not choose: that in which diag(1, ..., n) is diagonal, descending. Of the zero matrix it is the
+    /// identity with its columns reversed.
+    public func canonical(below floor: Double) throws(Failure) -> Eigen {
+      let kept = values.firstIndex { $0 <= floor * max(values[0], 0) } ?? n
+      let z = n - kept
+      guard z > 0 else { return self }
+      try Memory.ask(8 * n * (n + 3 * z))
+      var null = [Double](repeating: 0, count: n * z), weighted = null
+      for i in 0..<n {
+        for k in 0..<z {
+          null[i * z + k] = vectors[i * n + kept + k]
+          weighted[i * z + k] = Double(i + 1) * null[i * z + k]
+        }
+      }
+      var small = [Double](repeating: 0, count: z * z), turned = [Double](repeating: 0, count: z * n)
+      try LinearAlgebra.multiply(null, transposed: true, weighted, into: &small, z, z, n)
+      let inner = try Eigen(small, z)
+      try LinearAlgebra.multiply(inner.vectors, transposed: true, null, transposed: true, into: &turned, z, n, z)
+      var out = self
+      out.arrange(turned, columns: kept..<n) { $0 - kept }
+      return out
+    }
+
+    /// out = V·diag(f(λ))·Vᵀ.
+    @_specialize(where T == Float)
+    @_specialize(where T == Double)
+    public func compose<T: Real>(_ out: UnsafeMutablePointer<T>, _ f: (Double) -> Double) throws(Failure) {
+      try Memory.ask(16 * n * n)
+      var scaled = vectors, product = vectors
+      let factors = values.map(f)
+      for i in 0..<n { for k in 0..<n { scaled[i * n + k] *= factors[k] } }
+      try LinearAlgebra.multiply(scaled, transposed: false, vectors, transposed: true, into: &product, n, n, n)
+      for i in 0..<(n * n) { out[i] = T(product[i]) }
+    }
+  }
+
   /// The thin Q of a = QR for an (m, n) row-major matrix, m ≥ n, with the diagonal of R positive.
   public static func orthonormal(_ a: [Double], _ m: Int, _ n: Int) throws(Failure) -> [Double] {
     try require()

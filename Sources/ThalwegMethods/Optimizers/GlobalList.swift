@@ -19,6 +19,8 @@ let globalList: [any Listed.Type] = [
   SANIA.self,
   OASIS.self,
   AdamSNSM.self,
+  AdaHessian.self,
+  Sophia.self,
   NIGT.self,
   OptAMSGrad.self,
   AdamCM.self,
