@@ -105,8 +105,12 @@ struct NewtonSchulz: Sendable {
     (coefficients, steps) = (Coefficients(h.list("ns_coefficients")), h.integer("ns_steps"))
     (self.eps, self.clamp, narrow) = (eps, clamp, h.is("ns_precision", "bf16"))
     safety = h.has("safety") ? h.safety : coefficients.safety
-    // the choice has the word for the set's own before the others
-    scaling = Scaling(rawValue: h.integer("scaling") - 1) ?? coefficients.scaling
+    // the choice has the word for the set's own before the others; other methods have a scaling of another kind
+    var own = 0
+    if let p = h.parameters.first(where: { $0.name == "scaling" }), case .choice(let words) = p.kind, words[0] == "set" {
+      own = h.integer("scaling")
+    }
+    scaling = Scaling(rawValue: own - 1) ?? coefficients.scaling
     (gram, resets) = (h.is("form", "gram"), h.list("resets"))
   }
 
