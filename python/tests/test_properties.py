@@ -18,9 +18,10 @@ WHOLE = {
     "dadapt_adam", "prodigy", "polyak_sgd", "sania", "oasis", "nigt", "opt_amsgrad", "optimistic_omd", "u_dog", "a_dog", "dal", "spherical_langevin", "sgld",
     "split_sgd", "visual_prompt",
     "o2nc", "spider", "rolling_ball", "harpg", "spsa",
-    "shampoo", "soap", "kl_shampoo", "kl_soap", "adahessian", "sophia", "trion", "dion",
+    "shampoo", "soap", "kl_shampoo", "kl_soap", "adahessian", "sophia", "trion", "dion", "psgd_kron",
+    "psgd_lra", "psgd_xmat", "psgd_dense", "mfac", "scaled_gd", "robust_subgm",
 }
-NOISY = {"sgld", "spherical_langevin", "oasis", "spsa"}  # draws are keyed by the tensor's place in the list
+NOISY = {"sgld", "spherical_langevin", "oasis", "spsa", "coap", "dion", "sophia", "psgd_kron", "psgd_lra", "psgd_xmat", "psgd_dense"}  # draws are keyed by the tensor's place in the list
 
 
 @pytest.mark.parametrize("method", METHODS)
