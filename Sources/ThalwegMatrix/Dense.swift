@@ -34,3 +34,7 @@ struct Dense {
   }
   func minus(_ other: Dense) -> Dense { Dense(zip(values, other.values).map { $0 - $1 }, rows, columns) }
 }
+
+extension Dense {
+  var isFinite: Bool { values.allSatisfy(\.isFinite) }
+}

@@ -27,4 +27,8 @@ let matrixList: [any Listed.Type] = [
   DCTAdamW.self,
   Trion.self,
   Dion.self,
+  PSGDKron.self,
+  PSGDLRA.self,
+  PSGDXMat.self,
+  PSGDDense.self,
 ]

@@ -107,7 +107,8 @@ struct NewtonSchulz: Sendable {
     safety = h.has("safety") ? h.safety : coefficients.safety
     // the choice has the word for the set's own before the others; other methods have a scaling of another kind
     var own = 0
-    if let p = h.parameters.first(where: { $0.name == "scaling" }), case .choice(let words) = p.kind, words[0] == "set" {
+    if let p = h.parameters.first(where: { $0.name == "scaling" }), case .choice(let words) = p.kind, words[0] == "set"
+    {
       own = h.integer("scaling")
     }
     scaling = Scaling(rawValue: own - 1) ?? coefficients.scaling

@@ -23,6 +23,7 @@ WHOLE = {
 }
 NOISY = {"sgld", "spherical_langevin", "oasis", "spsa", "apollo"}  # draws are keyed by the tensor's place in the list
 ORDERED = NOISY | {"grokadamw"}  # whose rate falls from tensor to tensor
+    "psgd_kron", "psgd_lra", "psgd_xmat", "psgd_dense", "mfac", "scaled_gd", "robust_subgm", "coap", "psgd_kron", "psgd_lra", "psgd_xmat", "psgd_dense",
 
 
 @pytest.mark.parametrize("method", METHODS)

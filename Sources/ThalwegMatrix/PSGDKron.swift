@@ -1,0 +1,278 @@
+import Glibc
+import ThalwegCore
+
+/// PSGD with one triangular factor an axis, fitted so that the preconditioned gradient becomes white.
+///
+///     m ← b₁·m + (1 − b₁)·g, m̂ = m/(1 − b₁ᵗ);   a fit when 1/update_prob steps have passed since the last one
+///     X = m̂ (or g) + √(2⁻²³)·mean|X|·V, V normal numbers;   A = X times Q_k on every axis;   B = V times Q_k⁻ᵀ
+///     Q_k ← Q_k − precond_lr/ℓ·triu(T₁ − T₂)·Q_k,  T₁, T₂ the Gram matrices of A and B unfolded along k,
+///         ℓ a lower bound of ‖T₁ + T₂‖;  a diagonal factor takes their diagonals, ℓ the largest entry
+///     u = m̂ times Q_kᵀ·Q_k on every axis, its RMS at most clip_rms;   θ ← θ − lr·(u + wd·θ),  wd for matrices alone
+///
+/// State    m, the factors; how many steps passed since the last fit.
+/// Differs  the noise stays out of the step (the package kron_torch adds it in place). A gradient of 0 is not fitted.
+///          The factors are balanced before a fit with probability `balance_prob`. smart_one_diag: the longest axis is
+///          diagonal where no other is as long (UNVERIFIED). No update_prob: min(max(e^(−(n − 500)/1000), 0.03), 1)
+///          after n steps. Newton's fit (to Hessian-vector products) is not carried.
+/// Source   Li, 2015, arXiv:1512.04202; Pooladzandi and Li, 2024, arXiv:2402.04553.
+struct PSGDKron: WholeRule {
+  static let method = Method(
+    "psgd_kron", .optimizer,
+    "PSGD with one triangular factor an axis, fitted so that the preconditioned gradient becomes white.",
+    rule: """
+      m <- b1*m + (1 - b1)*g, m^ = m/(1 - b1^t);  a fit every 1/update_prob steps
+      X = m^ + noise*V;  A = X times Q_k on every axis, B = V times Q_k^-T;  T1, T2 their Gram matrices along k
+      Q_k <- Q_k - precond_lr/norm(T1 + T2) * triu(T1 - T2) Q_k (diagonal factors: the diagonals)
+      u = m^ times Q_k'Q_k on every axis, RMS at most clip_rms;  theta <- theta - lr*(u + weight_decay*theta)
+      """,
+    source: "Li, 2015, arXiv:1512.04202; Pooladzandi, Li, 2024, arXiv:2402.04553",
+    parameters: [
+      .lr(3e-4), .rate("b1", 0.9, "rate of the momentum"), .weightDecay(0, "weight decay of matrices, in the update"),
+      .number("precond_lr", 0.1, .between(0, 1, lowOpen: true, highOpen: false), "step size of the fit"),
+      Parameter.number(
+        "precond_init_scale", 1, .above(0), "first scale of the product of factors; none: from the first gradient",
+        optional: true
+      ).fixed,
+      .integer("max_size_triangular", 8192, .atLeast(0), "longer axes have a diagonal factor", live: false),
+      .integer("min_ndim_triangular", 2, .atLeast(0), "tensors of lower rank have diagonal factors", live: false),
+      .choice(
+        "memory_save_mode", ["none", "one_diag", "smart_one_diag", "all_diag"], "which factors are diagonal besides",
+        live: false),
+      .flag("merge_dims", true, "tensors of rank above 2 count as matrices", live: false),
+      .flag("momentum_into_precond_update", true, "the fit is to the momentum, not to the gradient"),
+      .number("clip_rms", 1.1, .above(0), "largest RMS of the update"),
+      .maybe("update_prob", .between(0, 1, lowOpen: true, highOpen: false), "fits a step; none: falls from 1 to 0.03"),
+      .number("balance_prob", 0.01, .within(0, 1), "balancings a fit"),
+    ],
+    slots: [.moment("exp_avg", "the momentum m"), Slot("factors", "the factors Q_k, one after the other")],
+    needsFinite: true)
+
+  /// The axes as they are preconditioned.
+  private struct Plan {
+    struct Axis { let lines: Slices, diagonal: Bool, at: Int, count: Int }
+    let axes: [Axis]
+    let factors: Int, longest: Int
+
+    init(_ h: Hyper, _ shape: Shape) {
+      var d = shape.dimensions.isEmpty ? [1] : shape.dimensions
+      if d.count > 2, h.merge_dims {
+        let front = d.dropLast().reduce(1, &*), back = d.dropFirst().reduce(1, &*)
+        d = d[d.count - 1] - front <= back - d[0] ? [front, d[d.count - 1]] : [d[0], back]
+      }
+      let top = d.max() ?? 1, last = d.lastIndex(of: top)
+      let alone = d.filter { $0 == top }.count == 1
+      var list: [Axis] = [], at = 0, longest = 0
+      for k in d.indices {
+        let saved =
+          h.is("memory_save_mode", "all_diag") || (h.is("memory_save_mode", "one_diag") && k == last)
+          || (h.is("memory_save_mode", "smart_one_diag") && k == last && alone && d.count > 1)
+        let diagonal =
+          saved || d[k] <= 1 || d[k] > h.integer("max_size_triangular") || d.count < h.integer("min_ndim_triangular")
+        let count = diagonal ? d[k] : d[k] &* d[k]
+        list.append(Axis(lines: .along(k, Shape(dimensions: d)), diagonal: diagonal, at: at, count: count))
+        at = at &+ count
+        if !diagonal { longest = max(longest, d[k]) }
+      }
+      (axes, factors, self.longest) = (list, at, longest)
+    }
+  }
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
+    var list = method.slots
+    list[1].count = Plan(h, shape).factors
+    return list
+  }
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("since_fit")] }
+  static func decay(_ h: Hyper) -> Decay { .rule }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
+    try LinearAlgebra.require()
+    guard Plan(h, shape).longest <= Kronecker.most else {
+      throw Failure(Status.shape, "psgd_kron: an axis is too long for a triangular factor; lower `max_size_triangular`")
+    }
+  }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
+    let side = Plan(h, shape).longest
+    return 3 * aligned(shape.count &* size) &+ 3 * aligned(side &* side &* size)
+  }
+
+  let h: Hyper
+  let c: StepContext
+  init(_ h: Hyper, _ c: StepContext) { (self.h, self.c) = (h, c) }
+
+  /// x: V; g: X with noise.
+  private struct Noise: ElementOperation {
+    let key: UInt64, scale: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      x = s.normal(key)
+      g = g + scale * x
+    }
+  }
+
+  func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
+    let n = w.count, size = MemoryLayout<T>.stride, room = aligned(n &* size), plan = Plan(h, w.shape)
+    func buffer(_ k: Int) -> UnsafeMutablePointer<T> { (w.workspace + k &* room).assumingMemoryBound(to: T.self) }
+    let (X, V, other) = (buffer(0), buffer(1), buffer(2))
+    let (m, Q) = (w.slots[0], w.slots[1])
+    if c.t == 1 { begin(w, plan) }
+
+    let whole = h.momentum_into_precond_update as Bool
+    if !whole { X.update(from: w.v, count: n) }
+    let b1: Double = h.b1, keep = T(b1), take = T(1 - b1), correct = T(1 / (1 - power(b1, c.t)))
+    for i in 0..<n {
+      m[i] = keep * m[i] + take * w.v[i]
+      w.v[i] = correct * m[i]
+    }
+    if whole { X.update(from: w.v, count: n) }
+
+    let n0 = Double(c.t - 1)
+    let probability = h.has("update_prob") ? h.update_prob : min(max(exp(-0.001 * (n0 - 500)), 0.03), 1)
+    c.scalars[0] += 1
+    if c.scalars[0] >= 1 / probability {
+      c.scalars[0] = 0
+      var sum = 0.0
+      for i in 0..<n { sum += Double(abs(X[i])) }
+      if sum > 0 {
+        if plan.axes.count > 1, coin() < h.balance_prob { balance(Q, plan) }
+        let key = Random.key(
+          seed: c.seed, stream: c.stream, step: UInt64(c.step), tensor: UInt32(truncatingIfNeeded: c.tensor))
+        Flat.change(Noise(key: key, scale: 0x1p-23.squareRoot() * sum / Double(n)), V, X, n)
+        try fit(Q, plan, X, V, other, w.workspace + 3 * room)
+      }
+    }
+
+    var (u, free) = (w.v, other)
+    for a in plan.axes {
+      try multiply(Q, a, u, into: free)
+      swap(&u, &free)
+      try multiply(Q, a, transposed: true, u, into: free)
+      swap(&u, &free)
+    }
+    let rms = Flat.norm(u, n) / Double(n).squareRoot()
+    Flat.scale(u, by: min(1, h.clip_rms / (rms + 1e-12)), into: w.v, n)
+    if c.ndim >= 2, c.weightDecay != 0 { Flat.add(w.w, times: c.weightDecay, into: w.v, n) }
+  }
+
+  /// A number of this step for all tensors, apart from the noise.
+  private func coin() -> Double { Random.fraction(seed: c.seed, stream: c.stream, step: c.step &+ 1 << 40) }
+
+  private func begin<T: Real>(_ w: Whole<T>, _ plan: Plan) {
+    var scale: Double = h.precond_init_scale
+    if !h.has("precond_init_scale") {
+      var fourth = 0.0
+      for i in 0..<w.count { fourth += pow(Double(w.v[i]), 4) }
+      scale = fourth > 0 && fourth.isFinite ? pow(fourth / Double(w.count), -0.125) : 1
+    }
+    let entry = T(pow(scale, 1 / Double(plan.axes.count)))
+    for a in plan.axes {
+      let q = w.slots[1] + a.at, d = a.lines.length
+      for i in 0..<a.count { q[i] = a.diagonal || i % (d + 1) == 0 ? entry : 0 }
+    }
+  }
+
+  /// Every factor gets the same largest entry.
+  private func balance<T: Real>(_ Q: UnsafeMutablePointer<T>, _ plan: Plan) {
+    let tops = plan.axes.map { a in (0..<a.count).reduce(0.0) { max($0, abs(Double(Q[a.at + $1]))) } }
+    let mean = exp(tops.reduce(0) { $0 + log($1) } / Double(tops.count))
+    guard mean > 0, mean.isFinite else { return }
+    for (a, top) in zip(plan.axes, tops) { Flat.scale(Q + a.at, by: mean / top, into: Q + a.at, a.count) }
+  }
+
+  private func multiply<T: Real>(
+    _ Q: UnsafeMutablePointer<T>, _ a: Plan.Axis, transposed: Bool = false, _ x: UnsafeMutablePointer<T>,
+    into y: UnsafeMutablePointer<T>
+  ) throws(Failure) {
+    guard a.diagonal else { return try a.lines.multiply(Q + a.at, transposed: transposed, x, into: y) }
+    let (d, inner) = (a.lines.length, a.lines.inner)
+    for o in 0..<a.lines.outer {
+      for j in 0..<d {
+        let at = (o &* d &+ j) &* inner, q = Q[a.at + j]
+        for i in 0..<inner { y[at + i] = q * x[at + i] }
+      }
+    }
+  }
+
+  /// x ← Q⁻ᵀ·x along the axis: substitution from the first row on.
+  private func solve<T: Real>(_ Q: UnsafeMutablePointer<T>, _ a: Plan.Axis, _ x: UnsafeMutablePointer<T>) {
+    let q = Q + a.at, (d, inner) = (a.lines.length, a.lines.inner)
+    for o in 0..<a.lines.outer {
+      let block = x + o &* d &* inner
+      for j in 0..<d {
+        let pivot = a.diagonal ? q[j] : q[j &* d &+ j], line = block + j &* inner
+        for i in 0..<inner { line[i] /= pivot }
+        if a.diagonal { continue }
+        if inner == 1 {
+          Flat.add(q + (j &* d &+ j &+ 1), times: -Double(line[0]), into: line + 1, d - j - 1)
+        } else {
+          for k in (j + 1)..<max(d, j + 1) {
+            Flat.add(line, times: -Double(q[j &* d &+ k]), into: block + k &* inner, inner)
+          }
+        }
+      }
+    }
+  }
+
+  private func fit<T: Real>(
+    _ Q: UnsafeMutablePointer<T>, _ plan: Plan, _ X: UnsafeMutablePointer<T>, _ V: UnsafeMutablePointer<T>,
+    _ other: UnsafeMutablePointer<T>, _ space: UnsafeMutableRawPointer
+  ) throws(Failure) {
+    var (A, free) = (X, other)
+    for a in plan.axes {
+      try multiply(Q, a, A, into: free)
+      swap(&A, &free)
+      solve(Q, a, V)
+    }
+    let room = aligned(plan.longest &* plan.longest &* MemoryLayout<T>.stride), rate: Double = h.precond_lr
+    func buffer(_ k: Int) -> UnsafeMutablePointer<T> { (space + k &* room).assumingMemoryBound(to: T.self) }
+    let tiny = Double(T.leastNormalMagnitude)
+    for a in plan.axes {
+      let (d, inner, q) = (a.lines.length, a.lines.inner, Q + a.at)
+      if a.diagonal {
+        var first = [Double](repeating: 0, count: d), second = first
+        for o in 0..<a.lines.outer {
+          for j in 0..<d {
+            let at = (o &* d &+ j) &* inner
+            first[j] += Flat.squaredNorm(A + at, inner)
+            second[j] += Flat.squaredNorm(V + at, inner)
+          }
+        }
+        let top = zip(first, second).reduce(0) { max($0, $1.0 + $1.1) }
+        for j in 0..<d { q[j] -= T(rate / max(top, tiny) * (first[j] - second[j])) * q[j] }
+        continue
+      }
+      let (first, second, product) = (buffer(0), buffer(1), buffer(2))
+      try a.lines.gram(A, into: first)
+      try a.lines.gram(V, into: second)
+      for i in 0..<(d &* d) { (first[i], second[i]) = (first[i] - second[i], first[i] + second[i]) }
+      let norm = lowerBound(second, d)
+      for i in 0..<d { for j in 0..<i { first[i &* d &+ j] = 0 } }
+      try LinearAlgebra.multiply(first, q, into: product, d, d, d)
+      Flat.add(product, times: -rate / max(norm, tiny), into: q, d &* d)
+    }
+  }
+
+  /// A lower bound of the spectral norm of a symmetric matrix: one step of the power method from its largest column.
+  private func lowerBound<T: Real>(_ S: UnsafeMutablePointer<T>, _ d: Int) -> Double {
+    var top = 0.0, best = 0, largest = -1.0
+    for i in 0..<(d &* d) { top = max(top, abs(Double(S[i]))) }
+    guard top > 0 else { return 0 }
+    for i in 0..<d {
+      var sum = 0.0
+      for j in 0..<d {
+        let x = Double(S[i &* d &+ j]) / top
+        sum += x * x
+      }
+      if sum > largest { (largest, best) = (sum, i) }
+    }
+    var x = (0..<d).map { Double(S[best &* d &+ $0]) / top }
+    for _ in 0..<2 {
+      let norm = x.reduce(0) { $0 + $1 * $1 }.squareRoot()
+      guard norm > 0 else { return 0 }
+      let unit = x
+      for i in 0..<d {
+        var sum = 0.0
+        for j in 0..<d { sum += Double(S[i &* d &+ j]) * unit[j] }
+        x[i] = sum / top / norm
+      }
+    }
+    return top * x.reduce(0) { $0 + $1 * $1 }.squareRoot()
+  }
+}

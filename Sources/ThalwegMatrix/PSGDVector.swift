@@ -1,0 +1,448 @@
+import Glibc
+import ThalwegCore
+
+/// PSGD with a preconditioner of low rank plus diagonal on the whole tensor as one vector.
+///
+///     Q = (I + U·Vᵀ)·diag(d),  P = Qᵀ·Q;   fitted to pairs v, h: h = H·v (newton), or h = g + 2⁻¹³·mean|g|·v (whiten)
+///     a = Q·h, b = Q⁻ᵀ·v:  U or V, by the sign of the first entry of v, and d move along the relative gradient of
+///         hᵀ·P·h + vᵀ·P⁻¹·v
+///     m ← μ·m + (1 − μ)·g;   u = P·m, its norm at most grad_clip_max_norm;   θ ← θ − lr·u
+///
+/// State    U, V, d, m (μ > 0); within a step v, h and the gradient (newton).
+/// Differs  every tensor has a preconditioner of its own (the authors' code flattens the model: the same for one
+///          tensor). U and V are balanced before a fit with probability `balance_prob`. Before the first fit of an
+///          unset scale P is the identity. The normalizers are `first` and `second` (1st and 2nd in the original). A fit whose numbers are not finite is left out.
+/// Source   Pooladzandi and Li, 2024, arXiv:2402.04553.
+struct PSGDLRA: WholeRule {
+  static let method = Method(
+    "psgd_lra", .optimizer, "PSGD with a preconditioner of low rank plus diagonal on the tensor as one vector.",
+    rule: """
+      Q = (I + U V') diag(d), P = Q'Q;  fitted to v and h = Hv (newton) or h = g + noise*v (whiten)
+      one of U and V, and d, move along the relative gradient of h'P h + v'P^-1 v, by precond_lr over a bound of it
+      m <- momentum*m + (1 - momentum)*g;  theta <- theta - lr*min(1, grad_clip_max_norm/|P m|)*P m
+      """,
+    source: "Pooladzandi, Li, 2024, arXiv:2402.04553",
+    parameters: psgdParameters + [
+      .integer("rank", 10, .atLeast(0), "columns of U and V", live: false),
+      .number("balance_prob", 0.01, .within(0, 1), "balancings a fit"),
+    ],
+    slots: psgdSlots + [
+      Slot("left", "U, one row an element"), Slot("right", "V, one row an element"), Slot("diagonal", "the diagonal d"),
+    ], requests: "hessian_vector", needsFinite: true)
+
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
+    var list = PSGDPair.slots(h, method)
+    let n = list.count, r = min(h.integer("rank"), shape.count)
+    (list[n - 3].count, list[n - 2].count, list[n - 1].count) = (r &* shape.count, r &* shape.count, shape.count)
+    return list
+  }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try LinearAlgebra.require() }
+  static var mayFail: Bool { true }
+  static let registered = entry(
+    PSGDLRA.self, source: { (h) throws(Failure) in PSGDProbe.of(h, PSGDPair.slots(h, method).count) })
+
+  let pair: PSGDPair
+  init(_ h: Hyper, _ c: StepContext) { pair = PSGDPair(h, c) }
+
+  func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
+    let k = pair.averages ? 1 : 0, n = w.count, r = min(pair.h.integer("rank"), n)
+    try Memory.ask(8 * n * (4 * r + 16))
+    var (U, V) = (Dense(w.slots[k], n, r), Dense(w.slots[k + 1], n, r))
+    var d = Dense(w.slots[k + 2], n).values
+    if pair.c.t == 1 {
+      let scale = 1 / (Double(n) * Double(r + 10)).squareRoot()
+      for j in 0..<r {
+        let (left, right) = (pair.key(apart: 3, column: j), pair.key(apart: 4, column: j))
+        for i in 0..<n {
+          U.values[i * r + j] = scale * Random.normal(left, i)
+          V.values[i * r + j] = scale * Random.normal(right, i)
+        }
+      }
+      d = [Double](repeating: pair.firstScale, count: n)
+    }
+    if let (v, h) = pair.sample(w, slot: k + 3) {
+      var (u1, v1, d1) = (U, V, d)
+      if d1[0] == 0 { d1 = [Double](repeating: pair.scale(v, h), count: n) }
+      if try fit(&u1, &v1, &d1, v, h), d1.allSatisfy(\.isFinite), u1.isFinite, v1.isFinite { (U, V, d) = (u1, v1, d1) }
+    }
+    try pair.move(w) { (x) throws(Failure) in
+      if d[0] == 0 { return x }
+      let y = zip(d, x).map { $0 * $1 }
+      let once = add(y, try U.times(V.times(Dense(y), leftTransposed: true)))
+      return zip(d, add(once, try V.times(U.times(Dense(once), leftTransposed: true)))).map { $0 * $1 }
+    }
+    write(U, w.slots[k])
+    write(V, w.slots[k + 1])
+    write(Dense(d), w.slots[k + 2])
+  }
+  private func write<T: Real>(_ x: Dense, _ p: UnsafeMutablePointer<T>) {
+    for i in x.values.indices { p[i] = T(x.values[i]) }
+  }
+  private func add(_ a: [Double], _ b: Dense) -> [Double] { zip(a, b.values).map { $0 + $1 } }
+
+  /// False where Vᵀ·U + I is singular.
+  private func fit(_ U: inout Dense, _ V: inout Dense, _ d: inout [Double], _ v: [Double], _ h: [Double])
+    throws(Failure) -> Bool
+  {
+    let n = v.count, r = U.columns
+    let rate = pair.rate, second = pair.second, tiny = 0x1p-1022
+    if r > 0, pair.coin(2) < pair.h.balance_prob {
+      let rho = (norm(U.values) / norm(V.values)).squareRoot()
+      if rho > 0, rho.isFinite {
+        U.values = U.values.map { $0 / rho }
+        V.values = V.values.map { $0 * rho }
+      }
+    }
+    let scaled = zip(d, h).map { $0 * $1 }
+    let a = add(scaled, try U.times(V.times(Dense(scaled), leftTransposed: true)))
+    let Ph = zip(d, add(a, try V.times(U.times(Dense(a), leftTransposed: true)))).map { $0 * $1 }
+    let inverse = zip(v, d).map { $0 / $1 }
+    var b = inverse, iP = zip(inverse, d).map { $0 / $1 }
+    if r > 0 {
+      var W = try V.times(U, leftTransposed: true)
+      for i in 0..<r { W.values[i * r + i] += 1 }
+      guard let y = solve(W.transposed, try U.times(Dense(inverse), leftTransposed: true)) else { return false }
+      b = zip(inverse, try V.times(y).values).map { $0 - $1 }
+      guard let z = solve(W, try V.times(Dense(b), leftTransposed: true)) else { return false }
+      iP = zip(zip(b, try U.times(z).values).map { $0 - $1 }, d).map { $0 / $1 }
+      let (u, left) = (U, v[0] >= 0)
+      // both from the old U and V
+      let (p, q) = left ? (V, W) : (U, W)
+      let pa = try Dense(a).times(p, leftTransposed: true), pb = try Dense(b).times(p, leftTransposed: true)
+      if left {
+        let ra = try pa.times(q), rb = try pb.times(q)
+        let step = bound(a, b, try p.times(pa.transposed), try p.times(pb.transposed), ra.values, rb.values, tiny)
+        for i in 0..<n {
+          for j in 0..<r { U.values[i * r + j] -= step * (a[i] * ra.values[j] - b[i] * rb.values[j]) }
+        }
+      } else {
+        let wa = add(a, try V.times(pa.transposed)), wb = add(b, try V.times(pb.transposed))
+        let step =
+          second
+          ? bound(a, b, try u.times(pa.transposed), try u.times(pb.transposed), [], [], tiny)
+          : bound(wa, wb, Dense(wa), Dense(wb), pa.values, pb.values, tiny)
+        for i in 0..<n {
+          for j in 0..<r { V.values[i * r + j] -= step * (wa[i] * pa.values[j] - wb[i] * pb.values[j]) }
+        }
+      }
+    }
+    var slope = [Double](repeating: 0, count: n), top = 0.0, least = Double.infinity
+    for i in 0..<n {
+      slope[i] = Ph[i] * h[i] - v[i] * iP[i]
+      top = max(top, abs(slope[i]))
+      let left = (Ph[i] * Ph[i] + v[i] * v[i] + tiny).squareRoot()
+      let right = (h[i] * h[i] + iP[i] * iP[i] + tiny).squareRoot()
+      least = min(least, 1 / left / right)
+    }
+    let step = rate * (second ? least : 1 / max(top, tiny))
+    for i in 0..<n { d[i] -= step * d[i] * slope[i] }
+    return true
+
+    /// The step size of a factor: over a bound of the curvature, or over the Frobenius norm of x·xrᵀ − y·yrᵀ.
+    func bound(
+      _ x: [Double], _ y: [Double], _ px: Dense, _ py: Dense, _ xr: [Double], _ yr: [Double], _ tiny: Double
+    ) -> Double {
+      if second { return rate / (norm(x) * norm(px.values) + norm(y) * norm(py.values) + tiny) }
+      let (xx, yy, xy) = (dot(x, x), dot(y, y), dot(x, y))
+      let square = xx * dot(xr, xr) + yy * dot(yr, yr) - 2 * xy * dot(xr, yr)
+      return rate / (max(square, 0).squareRoot() + tiny)
+    }
+  }
+  private func solve(_ a: Dense, _ b: Dense) -> Dense? {
+    do throws(Failure) {
+      return Dense(try LinearAlgebra.solve(a.values, b.values, a.rows, b.columns), a.rows, b.columns)
+    } catch { return nil }
+  }
+}
+
+/// PSGD with a diagonal and an anti-diagonal on the whole tensor as one vector.
+///
+///     Q = diag(a) + antidiag(b),  P = Qᵀ·Q;  f reverses a vector;  v and h as in psgd_lra
+///     q = a·h + b·f(h);   w = (f(a)·v − f(b)·f(v))/(a·f(a) − b·f(b))
+///     A = q² − w²;   B = q·f(q) − w·f(w), its middle entry 0
+///     a ← a − μ·(A·a + B·f(b));   b ← b − μ·(A·b + B·f(a)),   μ = precond_lr/max(q² + w²), or over the largest of |A|, |B|
+///     θ ← θ − lr·((a² + f(b²))·m + (a·b + f(a·b))·f(m)), clipped as in psgd_lra
+///
+/// State    a, b, m (momentum > 0); within a step v, h and the gradient (newton).
+/// Differs  as psgd_lra.
+/// Source   Pooladzandi and Li, 2024, arXiv:2402.04553.
+struct PSGDXMat: WholeRule {
+  static let method = Method(
+    "psgd_xmat", .optimizer, "PSGD with a diagonal and an anti-diagonal on the tensor as one vector.",
+    rule: """
+      Q = diag(a) + antidiag(b), P = Q'Q;  q = Q h, w = Q^-T v, v and h as in psgd_lra;  f reverses
+      A = q^2 - w^2, B = q*f(q) - w*f(w);  a <- a - mu*(A*a + B*f(b));  b <- b - mu*(A*b + B*f(a))
+      m <- momentum*m + (1 - momentum)*g;  theta <- theta - lr*min(1, grad_clip_max_norm/|P m|)*P m
+      """,
+    source: "Pooladzandi, Li, 2024, arXiv:2402.04553", parameters: psgdParameters,
+    slots: psgdSlots + [Slot("diagonal", "the diagonal a"), Slot("antidiagonal", "the anti-diagonal b")],
+    requests: "hessian_vector", needsFinite: true)
+
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { PSGDPair.slots(h, method) }
+  static var mayFail: Bool { true }
+  static let registered = entry(
+    PSGDXMat.self, source: { (h) throws(Failure) in PSGDProbe.of(h, PSGDPair.slots(h, method).count) })
+
+  let pair: PSGDPair
+  init(_ h: Hyper, _ c: StepContext) { pair = PSGDPair(h, c) }
+
+  func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
+    let k = pair.averages ? 1 : 0, n = t.count
+    try Memory.ask(8 * n * 16)
+    var (a, b) = (Dense(t.slots[k], n).values, Dense(t.slots[k + 1], n).values)
+    if pair.c.t == 1 { a = [Double](repeating: pair.firstScale, count: n) }
+    if let (v, h) = pair.sample(t, slot: k + 2) {
+      if a[0] == 0 { a = [Double](repeating: pair.scale(v, h), count: n) }
+      var (A, B) = (a, a), top = 0.0, largest = 0.0
+      func q(_ i: Int) -> Double { a[i] * h[i] + b[i] * h[n - 1 - i] }
+      func w(_ i: Int) -> Double {
+        let j = n - 1 - i
+        return (a[j] * v[i] - b[j] * v[j]) / (a[i] * a[j] - b[i] * b[j])
+      }
+      for i in 0..<n {
+        let j = n - 1 - i, (qi, wi) = (q(i), w(i))
+        A[i] = qi * qi - wi * wi
+        B[i] = i == j ? 0 : qi * q(j) - wi * w(j)
+        top = max(top, qi * qi + wi * wi)
+        largest = max(largest, abs(A[i]), abs(B[i]))
+      }
+      let mu = pair.rate / max(pair.second ? top : largest, 0x1p-1022)
+      let (a0, b0) = (a, b)
+      for i in 0..<n {
+        let j = n - 1 - i
+        a[i] -= mu * (A[i] * a0[i] + B[i] * b0[j])
+        b[i] -= mu * (A[i] * b0[i] + B[i] * a0[j])
+      }
+      if !(a.allSatisfy(\.isFinite) && b.allSatisfy(\.isFinite)) { (a, b) = (a0, b0) }
+    }
+    try pair.move(t) { (x) throws(Failure) in
+      if a[0] == 0 { return x }
+      return (0..<n).map { i in
+        let j = n - 1 - i
+        return (a[i] * a[i] + b[j] * b[j]) * x[i] + (i == j ? 0 : (a[i] * b[i] + a[j] * b[j]) * x[j])
+      }
+    }
+    for i in 0..<n { (t.slots[k][i], t.slots[k + 1][i]) = (T(a[i]), T(b[i])) }
+  }
+}
+
+/// PSGD with a dense triangular preconditioner of the whole tensor as one vector; for tensors of a few thousand
+/// elements.
+///
+///     Q upper triangular,  P = Qᵀ·Q;  a = Q·h, b = Q⁻ᵀ·v, v and h as in psgd_lra
+///     Q ← Q − μ·triu(a·aᵀ − b·bᵀ)·Q,   μ = precond_lr/(aᵀ·a + bᵀ·b), or over a lower bound of the norm of the triangle
+///     θ ← θ − lr·P·m, clipped as in psgd_lra
+///
+/// State    Q, m (momentum > 0); within a step v, h and the gradient (newton).
+/// Differs  as psgd_lra. Tensors of more than 4096 elements are refused.
+/// Source   Li, 2015, arXiv:1512.04202; Pooladzandi and Li, 2024, arXiv:2402.04553.
+struct PSGDDense: WholeRule {
+  static let most = 4096
+  static let method = Method(
+    "psgd_dense", .optimizer, "PSGD with a dense triangular preconditioner of the tensor as one vector.",
+    rule: """
+      Q upper triangular, P = Q'Q;  a = Q h, b = Q^-T v, v and h as in psgd_lra
+      Q <- Q - mu*triu(a a' - b b') Q, mu = precond_lr over a bound of the norm
+      m <- momentum*m + (1 - momentum)*g;  theta <- theta - lr*min(1, grad_clip_max_norm/|P m|)*P m
+      """,
+    source: "Li, 2015, arXiv:1512.04202; Pooladzandi, Li, 2024, arXiv:2402.04553", parameters: psgdParameters,
+    slots: psgdSlots + [Slot("factor", "the triangular Q")], requests: "hessian_vector", needsFinite: true)
+
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
+    var list = PSGDPair.slots(h, method)
+    list[list.count - 1].count = shape.count &* shape.count
+    return list
+  }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
+    try LinearAlgebra.require()
+    guard shape.count <= most else {
+      throw Failure(
+        Status.shape,
+        "psgd_dense takes tensors of at most \(most) elements, got \(shape.count); use `route`, or psgd_lra")
+    }
+  }
+  static var mayFail: Bool { true }
+  static let registered = entry(
+    PSGDDense.self, source: { (h) throws(Failure) in PSGDProbe.of(h, PSGDPair.slots(h, method).count) })
+
+  let pair: PSGDPair
+  init(_ h: Hyper, _ c: StepContext) { pair = PSGDPair(h, c) }
+
+  func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
+    let k = pair.averages ? 1 : 0, n = t.count
+    try Memory.ask(8 * n * (2 * n + 8))
+    var Q = Dense(t.slots[k], n, n)
+    func reset(_ scale: Double) { for i in 0..<n { Q.values[i * (n + 1)] = scale } }
+    if pair.c.t == 1 { reset(pair.firstScale) }
+    if let (v, h) = pair.sample(t, slot: k + 1) {
+      if Q.values[0] == 0 { reset(pair.scale(v, h)) }
+      let a = try Q.times(Dense(h)).values
+      var b = v
+      for j in 0..<n {
+        b[j] /= Q.values[j * (n + 1)]
+        for i in (j + 1)..<max(n, j + 1) { b[i] -= Q.values[j * n + i] * b[j] }
+      }
+      // triu(a·aᵀ − b·bᵀ)·Q row by row: sums over the rows below
+      let mu = pair.rate / max(pair.second ? dot(a, a) + dot(b, b) : bound(a, b), 0x1p-1022)
+      var (first, other) = ([Double](repeating: 0, count: n), [Double](repeating: 0, count: n)), new = Q
+      for i in (0..<n).reversed() {
+        for j in i..<n {
+          first[j] += a[i] * Q.values[i * n + j]
+          other[j] += b[i] * Q.values[i * n + j]
+          new.values[i * n + j] -= mu * (a[i] * first[j] - b[i] * other[j])
+        }
+      }
+      if new.isFinite { Q = new }
+    }
+    try pair.move(t) { (x) throws(Failure) in
+      Q.values[0] == 0 ? x : try Q.times(Q.times(Dense(x)), leftTransposed: true).values
+    }
+    for i in Q.values.indices { t.slots[k][i] = T(Q.values[i]) }
+  }
+
+  /// A lower bound of the spectral norm of triu(a·aᵀ − b·bᵀ): one step of the power method from its largest row or
+  /// column.
+  private func bound(_ a: [Double], _ b: [Double]) -> Double {
+    let n = a.count
+    func entry(_ i: Int, _ j: Int) -> Double { j < i ? 0 : a[i] * a[j] - b[i] * b[j] }
+    var rows = [Double](repeating: 0, count: n), columns = rows, top = 0.0
+    for i in 0..<n { for j in i..<n { top = max(top, abs(entry(i, j))) } }
+    guard top > 0 else { return 0 }
+    for i in 0..<n {
+      for j in i..<n {
+        let x = entry(i, j) / top
+        rows[i] += x * x
+        columns[j] += x * x
+      }
+    }
+    func largest(_ x: [Double]) -> Int { x.indices.reduce(0) { x[$1] > x[$0] ? $1 : $0 } }
+    let i = largest(rows), j = largest(columns), byColumn = columns[j] > rows[i]
+    // A·x, or Aᵀ·x
+    func times(_ x: [Double], _ transposed: Bool) -> [Double] {
+      var y = [Double](repeating: 0, count: n)
+      for i in 0..<n {
+        for j in i..<n {
+          if transposed { y[j] += entry(i, j) / top * x[i] } else { y[i] += entry(i, j) / top * x[j] }
+        }
+      }
+      return y
+    }
+    let x = times((0..<n).map { byColumn ? entry($0, j) / top : entry(i, $0) / top }, byColumn)
+    let length = norm(x)
+    return length > 0 ? top * norm(times(x.map { $0 / length }, !byColumn)) : 0
+  }
+}
+
+private let psgdParameters: [Parameter] = [
+  .lr(0.01, .within(0, 1)),
+  .maybe(
+    "precond_lr", .between(0, 1, lowOpen: true, highOpen: false),
+    "step size of the fit; none: 0.1 for the second normalizer, 0.01 for the first"),
+  Parameter.rate("momentum", 0, "rate of the average of the gradient").fixed,
+  .choice(
+    "normalizer", ["second", "first"], "the fit's step size is over a bound of its curvature, or of its gradient"),
+  .number("update_probability", 1, .within(0, 1), "fits a step").forAll,
+  .maybe("grad_clip_max_norm", .above(0), "largest norm of the preconditioned gradient"),
+  Parameter.maybe("preconditioner_init_scale", .above(0), "first scale of Q; none: from the first pair").fixed,
+  .choice("fit", ["newton", "whiten"], "to Hessian-vector products, or to gradients", live: false),
+]
+private let psgdSlots = [Slot.moment("exp_avg", "average m of the gradient")]
+
+private func dot(_ a: [Double], _ b: [Double]) -> Double { zip(a, b).reduce(0) { $0 + $1.0 * $1.1 } }
+private func norm(_ a: [Double]) -> Double { dot(a, a).squareRoot() }
+
+/// What the three share: the pairs v, h that a preconditioner is fitted to, and the step.
+struct PSGDPair {
+  let h: Hyper
+  let c: StepContext
+  init(_ h: Hyper, _ c: StepContext) { (self.h, self.c) = (h, c) }
+
+  static func slots(_ h: Hyper, _ method: Method) -> [Slot] {
+    let momentum: Double = h.momentum
+    return momentum > 0 ? method.slots : Array(method.slots.dropFirst())
+  }
+  var averages: Bool { (h.momentum as Double) > 0 }
+  var second: Bool { h.is("normalizer", "second") }
+  var rate: Double { h.has("precond_lr") ? h.precond_lr : second ? 0.1 : 0.01 }
+  var firstScale: Double { h.has("preconditioner_init_scale") ? h.preconditioner_init_scale : 0 }
+
+  /// A number of this step, the same for all tensors.
+  func coin(_ apart: Int) -> Double { PSGDPair.coin(apart, c.seed, c.stream, c.step) }
+  static func coin(_ apart: Int, _ seed: UInt64, _ stream: UInt32, _ step: Int) -> Double {
+    Random.fraction(seed: seed, stream: stream, step: step &+ apart << 40)
+  }
+  /// Keys of normal numbers of this tensor apart from those of its steps.
+  func key(apart: Int, column: Int = 0) -> UInt64 {
+    Random.key(
+      seed: c.seed, stream: c.stream, step: UInt64(apart) << 40 &+ UInt64(column),
+      tensor: UInt32(truncatingIfNeeded: c.tensor))
+  }
+
+  /// v and h, where this step has a fit and neither is 0. `slot`: where those of the source begin.
+  fileprivate func sample<T: Real>(_ w: Whole<T>, slot: Int) -> ([Double], [Double])? {
+    guard coin(1) < h.update_probability, w.count > 0 else { return nil }
+    var v: [Double], out: [Double]
+    if h.is("fit", "newton") {
+      guard w.slots.count > slot + 1 else { return nil }
+      (v, out) = (Dense(w.slots[slot], w.count).values, Dense(w.slots[slot + 1], w.count).values)
+    } else {
+      let key = Random.key(
+        seed: c.seed, stream: c.stream, step: UInt64(c.step), tensor: UInt32(truncatingIfNeeded: c.tensor))
+      v = (0..<w.count).map { Random.normal(key, $0) }
+      out = (0..<w.count).map { Double(w.v[$0]) }
+      let noise = 0x1p-13 * out.reduce(0) { $0 + abs($1) } / Double(w.count)
+      for i in out.indices { out[i] += noise * v[i] }
+    }
+    return v.contains { $0 != 0 } && out.contains { $0 != 0 } ? (v, out) : nil
+  }
+  /// The first scale of Q from the first pair: (mean v²)^(1/4)·(mean h⁴)^(−1/8).
+  fileprivate func scale(_ v: [Double], _ h: [Double]) -> Double {
+    let n = Double(v.count), fourth = h.reduce(0) { $0 + $1 * $1 * $1 * $1 } / n
+    let s = (self.h.is("fit", "newton") ? pow(dot(v, v) / n, 0.25) : 1) * pow(fourth, -0.125)
+    return s > 0 && s.isFinite ? s : 1
+  }
+
+  /// v ← P·(the gradient or its average), clipped.
+  fileprivate func move<T: Real>(_ w: Whole<T>, _ apply: ([Double]) throws(Failure) -> [Double]) throws(Failure) {
+    if averages {
+      let mu: Double = h.momentum, m = w.slots[0]
+      for i in 0..<w.count {
+        m[i] = T(mu) * m[i] + T(1 - mu) * w.v[i]
+        w.v[i] = m[i]
+      }
+    }
+    let u = try apply((0..<w.count).map { Double(w.v[$0]) }), length = norm(u)
+    let factor = h.has("grad_clip_max_norm") && length > 0 ? min(1, h.grad_clip_max_norm / length) : 1
+    for i in u.indices { w.v[i] = T(factor * u[i]) }
+  }
+}
+
+/// Asks for Hessian-vector products with normal numbers in the steps that have a fit.
+struct PSGDProbe: Source {
+  static var method: Method { PSGDLRA.method }
+  let first: Int
+  init(_ h: Hyper) throws(Failure) { first = PSGDPair.slots(h, PSGDLRA.method).count }
+  private init(first: Int) { self.first = first }
+  static func of(_ h: Hyper, _ slots: Int) -> PSGDProbe? { h.is("fit", "newton") ? PSGDProbe(first: slots) : nil }
+
+  var slots: [Slot] {
+    [
+      Slot.temporary("probe", "the vector v"), Slot.temporary("product", "the Hessian times it"),
+      Slot.temporary("gradient", "the gradient of the step"),
+    ]
+  }
+  var probe: Int? { 0 }
+  func most(_ tensors: Int) -> Int { 2 }
+  var kinds: [Request.Kind] { [.hessianVector] }
+
+  func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
+    if phase == 0 {
+      guard PSGDPair.coin(1, io.seed, io.stream, io.step) < io.hyper.update_probability else { return .update(nil) }
+      io.change(SaveGradient(), slots: [first + 2], parameters: false)
+      io.draw(first, signs: false)
+      return .ask(Ask(.hessianVector))
+    }
+    io.change(SaveGradient(), slots: [first + 1], parameters: false)
+    return .update(io.gradient(in: first + 2))
+  }
+}
