@@ -10,7 +10,8 @@ import ThalwegCore
 ///     m, v from a as in Adam;   u = m/(√v + ε·√(1 − β₂ᵗ));   θ ← θ − lr·√(1 − β₂ᵗ)/(1 − β₁ᵗ)·u·Q_rᵀ
 ///
 /// State    the indices, m and v of the chosen columns, e.
-/// Differs  one basis a side length; ties go to the lower index, indices ascend. Tensors that are no matrices, and those
+/// Differs  one basis a side length; ties go to the lower index, indices ascend. Tensors that are no matrices, and
+/// those
 ///          with a side of `max_shape` or more, take plain AdamW.
 /// Source   Modoranu et al., 2025, arXiv:2505.17967.
 struct DCTAdamW: WholeRule {

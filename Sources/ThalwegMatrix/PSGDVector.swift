@@ -11,7 +11,8 @@ import ThalwegCore
 /// State    U, V, d, m (μ > 0); within a step v, h and the gradient (newton).
 /// Differs  every tensor has a preconditioner of its own (the authors' code flattens the model: the same for one
 ///          tensor). U and V are balanced before a fit with probability `balance_prob`. Before the first fit of an
-///          unset scale P is the identity. The normalizers are `first` and `second` (1st and 2nd in the original). A fit whose numbers are not finite is left out.
+///          unset scale P is the identity. The normalizers are `first` and `second` (1st and 2nd in the original). A
+///          fit whose numbers are not finite is left out.
 /// Source   Pooladzandi and Li, 2024, arXiv:2402.04553.
 struct PSGDLRA: WholeRule {
   static let method = Method(
@@ -160,7 +161,8 @@ struct PSGDLRA: WholeRule {
 ///     Q = diag(a) + antidiag(b),  P = Qᵀ·Q;  f reverses a vector;  v and h as in psgd_lra
 ///     q = a·h + b·f(h);   w = (f(a)·v − f(b)·f(v))/(a·f(a) − b·f(b))
 ///     A = q² − w²;   B = q·f(q) − w·f(w), its middle entry 0
-///     a ← a − μ·(A·a + B·f(b));   b ← b − μ·(A·b + B·f(a)),   μ = precond_lr/max(q² + w²), or over the largest of |A|, |B|
+///     a ← a − μ·(A·a + B·f(b));   b ← b − μ·(A·b + B·f(a)),   μ = precond_lr/max(q² + w²), or over the
+///     largest of |A|, |B|
 ///     θ ← θ − lr·((a² + f(b²))·m + (a·b + f(a·b))·f(m)), clipped as in psgd_lra
 ///
 /// State    a, b, m (momentum > 0); within a step v, h and the gradient (newton).

@@ -163,7 +163,8 @@ struct OnlineSubspaceDescent: WholeRule {
 ///
 /// State    P, m and v of the subspace.
 /// Differs  kernels and all tensors that are no matrices take plain Adam (the Tucker form is not carried). A gradient
-///          of 0 leaves P alone; at first it takes unit vectors. `rank_ratio` is 4 where neither it nor `rank` is given.
+///          of 0 leaves P alone; at first it takes unit vectors. `rank_ratio` is 4 where neither it nor `rank` is
+///          given.
 /// Source   Xiao et al., 2024, arXiv:2412.00071.
 struct COAP: WholeRule {
   static let method = Method(

@@ -19,11 +19,12 @@ WHOLE = {
     "split_sgd", "visual_prompt",
     "o2nc", "spider", "rolling_ball", "harpg", "spsa", "adalomo", "adam_mini", "apollo", "came", "fromage", "grokadamw", "lomo", "momo", "novograd",
     "schedule_free_plus", "scion", "stable_adamw", "adamuon", "dion2", "norm_descent", "norm_direction", "normuon", "polargrad",
-    "shampoo", "soap", "kl_shampoo", "kl_soap", "adahessian", "sophia", "trion", "dion",
+    "shampoo", "soap", "kl_shampoo", "kl_soap", "adahessian", "sophia", "trion", "dion", "psgd_kron",
+    "psgd_lra", "psgd_xmat", "psgd_dense", "mfac", "scaled_gd", "robust_subgm",
 }
-NOISY = {"sgld", "spherical_langevin", "oasis", "spsa", "apollo"}  # draws are keyed by the tensor's place in the list
+# draws are keyed by the tensor's place in the list
+NOISY = {"sgld", "spherical_langevin", "oasis", "spsa", "apollo", "coap", "dion", "sophia", "psgd_kron", "psgd_lra", "psgd_xmat", "psgd_dense"}
 ORDERED = NOISY | {"grokadamw"}  # whose rate falls from tensor to tensor
-    "psgd_kron", "psgd_lra", "psgd_xmat", "psgd_dense", "mfac", "scaled_gd", "robust_subgm", "coap", "psgd_kron", "psgd_lra", "psgd_xmat", "psgd_dense",
 
 
 @pytest.mark.parametrize("method", METHODS)

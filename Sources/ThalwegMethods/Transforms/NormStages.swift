@@ -106,8 +106,8 @@ struct RadialBrake: WholeRule {
 ///
 /// State    R of each tensor.
 /// Differs  nothing from heavyball. lr is a relative step. Tensors of lower rank than min_rank take the plain step,
-///          with its decay. A tensor of zeros stays. R is that of the first step, whatever a host writes later. With lr =
-///          0 nothing moves.
+///          with its decay. A tensor of zeros stays. R is that of the first step, whatever a host writes later. With
+///          lr = 0 nothing moves.
 /// Source   Wen et al., 2025.
 struct Hyperball: WholeRule {
   static let method = Method(
