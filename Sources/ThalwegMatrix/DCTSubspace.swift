@@ -11,8 +11,7 @@ import ThalwegCore
 ///
 /// State    the indices, m and v of the chosen columns, e.
 /// Differs  one basis a side length; ties go to the lower index, indices ascend. Tensors that are no matrices, and
-/// those
-///          with a side of `max_shape` or more, take plain AdamW.
+///          those with a side of `max_shape` or more, take plain AdamW.
 /// Source   Modoranu et al., 2025, arXiv:2505.17967.
 struct DCTAdamW: WholeRule {
   static let method = Method(

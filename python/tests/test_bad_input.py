@@ -46,7 +46,7 @@ SENTENCES = [
     ("adamw)", tw.SentenceError, ""),
     ("adamw(lr=)", tw.SentenceError, ""),
     ("adamw | | ema(0.9)", tw.SentenceError, ""),
-    ("adamv(lr=0.1)", tw.MethodError, "adamw"),
+    ("adamww(lr=0.1)", tw.MethodError, "adamw"),
     ("ema(0.9)", tw.Error, ""),
     ("sgd(lr=0.1) | sgd(lr=0.1)", tw.Error, ""),
     ("cosine(lr=0.1, total=10)", tw.Error, "cosine"),

@@ -51,10 +51,16 @@ from ._optimizer import StateRow as StateRow
 from ._registry import Input as Input
 from ._registry import Method as Method
 from ._registry import Parameter as Parameter
+from ._registry import RequestKind as RequestKind
 from ._registry import Slot as Slot
 from ._registry import kinds as kinds
 from ._registry import method as method
 from ._registry import methods as methods
+from ._solvers import Solver as Solver
+from ._solvers import SolverRequest as SolverRequest
+from ._solvers import SolverResult as SolverResult
+from ._solvers import SolverRun as SolverRun
+from ._solvers import solver as solver
 from ._thalweg import get_num_threads as get_num_threads
 from ._thalweg import set_num_threads as set_num_threads
 
@@ -256,6 +262,35 @@ class AdagradNorm(Optimizer):
         lr: float | str | Schedule = 1,
         b0: float | str | Schedule = 0.01,
         *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class AdaHessian(Optimizer):
+    # AdaHessian: Adam whose second moment is that of the diagonal of the Hessian, averaged over kernels.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.15,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 0.0001,
+        weight_decay: float | str | Schedule = 0,
+        hessian_power: float | str | Schedule = 1,
+        block: int = 1,
+        update_each: int = 1,
+        *,
+        betas: _Sequence[float] | None = None,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
@@ -852,6 +887,41 @@ class ClippedSGD(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class COAP(Optimizer):
+    # COAP: Adam in a subspace that follows the gradient and its correlation with the momentum.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-06,
+        weight_decay: float | str | Schedule = 0,
+        correct_bias: bool = True,
+        rank: int | None = None,
+        rank_ratio: float | str | Schedule = 4,
+        update_interval: int = 32,
+        reproject_factor: int = 5,
+        restore_state: bool = False,
+        scale: float | str | Schedule = 1,
+        proj_lr: float | str | Schedule = 0.1,
+        proj_clip: float | str | Schedule = 1,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class DAdaptAdam(Optimizer):
     # D-Adaptation of Adam: the distance to the solution is estimated from below and sets the step.
     method: _ClassVar[str]
@@ -932,6 +1002,39 @@ class Dal(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class DCTAdamW(Optimizer):
+    # AdamW in the columns of the discrete cosine transform that the gradient uses most.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        update_proj_gap: int = 1,
+        rotate_subspace: bool = True,
+        error_feedback: bool = False,
+        ell: _Literal["1", "2"] = 1,
+        basis: _Literal["dct2", "dct3"] = "dct2",
+        max_shape: int = 32000,
+        *,
+        rank: int,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class DiffGrad(Optimizer):
     # diffGrad: Adam's step held back where the gradient changes little.
     method: _ClassVar[str]
@@ -946,6 +1049,32 @@ class DiffGrad(Optimizer):
         eps_mode: _Literal["paper", "released"] = "paper",
         *,
         betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Dion(Optimizer):
+    # Dion: orthonormal updates of low rank, from a power iteration on the momentum.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        mu: float | str | Schedule = 0.95,
+        rank_fraction: float | str | Schedule = 1,
+        weight_decay: float | str | Schedule = 0.01,
+        eps: float | str | Schedule = 1e-08,
+        power_iters: int = 1,
+        *,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
@@ -1114,6 +1243,37 @@ class Ftrl(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class GaLore(Optimizer):
+    # GaLore: Adam in the leading singular directions of the gradient.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-06,
+        weight_decay: float | str | Schedule = 0,
+        correct_bias: bool = True,
+        update_proj_gap: int = 200,
+        scale: float | str | Schedule = 0.25,
+        proj_type: _Literal["std", "reverse_std", "left", "right"] = "std",
+        *,
+        rank: int,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class Grams(Optimizer):
     # Grams: Adam's magnitude with the sign of the current gradient.
     method: _ClassVar[str]
@@ -1185,6 +1345,70 @@ class HARPG(Optimizer):
         eta_power: float | str | Schedule = 1,
         normalize: bool = True,
         *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class KlShampoo(Optimizer):
+    # KL-Shampoo: Shampoo whose matrices are each estimated with the other axes whitened.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.0001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.98,
+        shampoo_beta: float | str | Schedule = -1,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0.01,
+        precondition_frequency: int = 10,
+        normalize_grads: bool = False,
+        init_factor: float | str | Schedule = 0.1,
+        max_root: float | str | Schedule | None = 4000,
+        block_size: int | None = None,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class KlSOAP(Optimizer):
+    # KL-SOAP: Adam in the eigenbasis of KL-Shampoo's matrices.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.0001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.98,
+        shampoo_beta: float | str | Schedule = -1,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0.01,
+        precondition_frequency: int = 10,
+        normalize_grads: bool = False,
+        init_factor: float | str | Schedule = 0.1,
+        max_root: float | str | Schedule | None = 4000,
+        block_size: int | None = None,
+        *,
+        betas: _Sequence[float] | None = None,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
@@ -1667,6 +1891,42 @@ class OASIS(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class OnlineSubspaceDescent(Optimizer):
+    # Adam in a subspace that learns by online principal component analysis.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-06,
+        weight_decay: float | str | Schedule = 0,
+        correct_bias: bool = True,
+        update_proj_gap: float | str | Schedule = 200,
+        scale: float | str | Schedule = 1,
+        proj_opt: _Literal["adamw", "sgd"] = "adamw",
+        proj_beta1: float | str | Schedule = 0.9,
+        proj_beta2: float | str | Schedule = 0.999,
+        proj_eps: float | str | Schedule = 1e-08,
+        proj_weight_decay: float | str | Schedule = 0.01,
+        ortho_penalty: float | str | Schedule = 0,
+        *,
+        rank: int,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class OptAMSGrad(Optimizer):
     # OPT-AMSGrad: AMSGrad with a half step along the next gradient, extrapolated from the last ones.
     method: _ClassVar[str]
@@ -1820,6 +2080,125 @@ class Prodigy(Optimizer):
         growth_rate: float | str | Schedule = ...,
         *,
         betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class PSGDDense(Optimizer):
+    # PSGD with a dense triangular preconditioner of the tensor as one vector.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        precond_lr: float | str | Schedule | None = None,
+        momentum: float | str | Schedule = 0,
+        normalizer: _Literal["second", "first"] = "second",
+        update_probability: float | str | Schedule = 1,
+        grad_clip_max_norm: float | str | Schedule | None = None,
+        preconditioner_init_scale: float | str | Schedule | None = None,
+        fit: _Literal["newton", "whiten"] = "newton",
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class PSGDKron(Optimizer):
+    # PSGD with one triangular factor an axis, fitted so that the preconditioned gradient becomes white.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.0003,
+        b1: float | str | Schedule = 0.9,
+        weight_decay: float | str | Schedule = 0,
+        precond_lr: float | str | Schedule = 0.1,
+        precond_init_scale: float | str | Schedule | None = 1,
+        max_size_triangular: int = 8192,
+        min_ndim_triangular: int = 2,
+        memory_save_mode: _Literal["none", "one_diag", "smart_one_diag", "all_diag"] = None,
+        merge_dims: bool = True,
+        momentum_into_precond_update: bool = True,
+        clip_rms: float | str | Schedule = 1.1,
+        update_prob: float | str | Schedule | None = None,
+        balance_prob: float | str | Schedule = 0.01,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class PSGDLRA(Optimizer):
+    # PSGD with a preconditioner of low rank plus diagonal on the tensor as one vector.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        precond_lr: float | str | Schedule | None = None,
+        momentum: float | str | Schedule = 0,
+        normalizer: _Literal["second", "first"] = "second",
+        update_probability: float | str | Schedule = 1,
+        grad_clip_max_norm: float | str | Schedule | None = None,
+        preconditioner_init_scale: float | str | Schedule | None = None,
+        fit: _Literal["newton", "whiten"] = "newton",
+        rank: int = 10,
+        balance_prob: float | str | Schedule = 0.01,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class PSGDXMat(Optimizer):
+    # PSGD with a diagonal and an anti-diagonal on the tensor as one vector.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        precond_lr: float | str | Schedule | None = None,
+        momentum: float | str | Schedule = 0,
+        normalizer: _Literal["second", "first"] = "second",
+        update_probability: float | str | Schedule = 1,
+        grad_clip_max_norm: float | str | Schedule | None = None,
+        preconditioner_init_scale: float | str | Schedule | None = None,
+        fit: _Literal["newton", "whiten"] = "newton",
+        *,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
@@ -2292,6 +2671,45 @@ class SGLD(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class Shampoo(Optimizer):
+    # Shampoo: a full matrix of second moments for every axis; the gradient is multiplied by its inverse root.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.1,
+        momentum: float | str | Schedule = 0,
+        nesterov: bool = False,
+        beta1: float | str | Schedule = 0,
+        beta2: float | str | Schedule = 1,
+        eps: float | str | Schedule = 0.0001,
+        eps_at: _Literal["init", "root"] = "init",
+        exponent: float | str | Schedule | None = None,
+        precondition_frequency: int = 1,
+        start_preconditioning_step: int = 1,
+        max_preconditioner_dim: int = 8192,
+        grafting: _Literal["none", "sgd", "adagrad", "adam"] = None,
+        graft_beta2: float | str | Schedule = 0.999,
+        graft_eps: float | str | Schedule = 1e-08,
+        bias_correction: bool = False,
+        weight_decay: float | str | Schedule = 0,
+        decoupled_decay: bool = True,
+        block_size: int | None = None,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class Signum(Optimizer):
     # signSGD and Signum: the sign of the momentum; without momentum, of the gradient.
     method: _ClassVar[str]
@@ -2355,6 +2773,74 @@ class Sm3(Optimizer):
         beta: float | str | Schedule = 0,
         eps: float | str | Schedule = 1e-30,
         *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class SOAP(Optimizer):
+    # SOAP: Adam in the eigenbasis of Shampoo's matrices.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.003,
+        beta1: float | str | Schedule = 0.95,
+        beta2: float | str | Schedule = 0.95,
+        shampoo_beta: float | str | Schedule = -1,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0.01,
+        precondition_frequency: int = 10,
+        max_precond_dim: int = 10000,
+        precondition_1d: bool = False,
+        normalize_grads: bool = False,
+        correct_bias: bool = True,
+        block_size: int | None = None,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Sophia(Optimizer):
+    # Sophia: the momentum over a diagonal of the Hessian, clipped entry by entry.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.0001,
+        beta1: float | str | Schedule = 0.965,
+        beta2: float | str | Schedule = 0.99,
+        gamma: float | str | Schedule = 0.01,
+        eps: float | str | Schedule = 1e-12,
+        weight_decay: float | str | Schedule = 0.1,
+        interval: int = 10,
+        clip: float | str | Schedule = 1,
+        denominator: _Literal["max", "add"] = "max",
+        order: _Literal["before", "after"] = "before",
+        bias_correction: bool = False,
+        estimator: _Literal["hutchinson", "gnb"] = "hutchinson",
+        probe: _Literal["gaussian", "rademacher"] = "gaussian",
+        batch_size: float | str | Schedule = 1,
+        *,
+        betas: _Sequence[float] | None = None,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
@@ -2553,6 +3039,37 @@ class Tiger(Optimizer):
         beta: float | str | Schedule = 0.965,
         weight_decay: float | str | Schedule = 0.01,
         *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Trion(Optimizer):
+    # Trion: Muon on the momentum's largest columns in the discrete cosine transform.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.02,
+        momentum: float | str | Schedule = 0.95,
+        weight_decay: float | str | Schedule = 0,
+        scaling: _Literal["original", "match_rms_adamw", "spectral", "none"] = "original",
+        ns_steps: int = 5,
+        ns_coefficients: _Sequence[float] = ...,
+        eps: float | str | Schedule = 1e-07,
+        eps_mode: _Literal["clamp", "add"] = "clamp",
+        basis: _Literal["dct2", "dct3"] = "dct2",
+        ns_precision: _Literal["working", "bf16"] = "working",
+        *,
+        rank: int,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
