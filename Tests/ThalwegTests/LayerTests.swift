@@ -34,7 +34,8 @@ final class LayerTests: XCTestCase {
     let runner: Set = [
       "Optimizer", "Record", "Threads", "Program", "Checkpoint", "Branch", "SlotStore", "Layout", "Frame",
     ]
-    let found = try lines("ThalwegMethods")
+    let families = ["ThalwegMethods", "ThalwegMatrix", "ThalwegSets", "ThalwegObjectives", "ThalwegSolvers"]
+    let found = try families.flatMap { try lines($0) }
     XCTAssertGreaterThan(found.count, 3000)
     for (file, number, line) in found where !line.contains("\"") {
       XCTAssertTrue(words(line).isDisjoint(with: runner), "\(file):\(number): \(line)")

@@ -43,7 +43,7 @@ private struct Squares: Objective {
 final class ObjectiveTests: XCTestCase {
   private var squares: Evaluation {
     guard case .objective(let k) = entry(Squares.self).component else { fatalError("no objective") }
-    return Evaluation(method: Squares.method, hyper: Hyper([], []), kernels: k)
+    return Evaluation(Squares.method, Hyper([], []), k)
   }
   private func status(_ body: () throws -> Void) -> tw_status {
     do { try body() } catch { return (error as? Failure)?.status ?? 1 }
