@@ -485,3 +485,59 @@ def test_segments_are_exact_for_a_long_signal() -> None:
     np.testing.assert_allclose(r.u[:50], steps[:50].mean(), atol=1e-12)
     smooth = tw.solver("mumford_shah_1d(alpha=20, nu=1)").run(y=steps + np.linspace(0, 1, 120))
     assert smooth.jumps == 2
+
+
+# ---- the third batch
+
+
+def test_newton_for_transport_beats_sinkhorn() -> None:
+    points = np.sort(rng().uniform(size=(2, 30)), 1)
+    cost, w = (points[0][:, None] - points[1]) ** 2, np.full(30, 1 / 30)
+    newton = tw.solver("sinkhorn_newton_sparse(eta=200, n_sinkhorn=20, n_newton=30, keep=0.3, tol=1e-10)").run(cost=cost, a=w, b=w)
+    plain = tw.solver("sinkhorn(epsilon=0.005, max_iter=50, tol=0)").run(cost=cost, a=w, b=w)
+    assert newton.converged and 1e3 * newton.residual < plain.residual
+    full = tw.solver("sinkhorn(epsilon=0.005, max_iter=100000, tol=1e-13)").run(cost=cost, a=w, b=w)
+    np.testing.assert_allclose(newton.plan, full.plan, atol=1e-10)
+
+
+def test_cubic_steps_satisfy_their_conditions() -> None:
+    r = rng()
+    for k in range(40):
+        q, _ = np.linalg.qr(r.standard_normal((7, 7)))
+        w = r.standard_normal(7) * 3
+        h, g, M = q @ np.diag(w) @ q.T, r.standard_normal(7), 10 ** r.uniform(-2, 2)
+        h = (h + h.T) / 2
+        if k % 4 == 0:  # the hard case: nothing along the lowest eigenvector
+            lowest = q[:, np.argmin(w)]
+            g = 1e-3 * (g - (g @ lowest) * lowest)
+        step = tw.solver(f"cubic_subproblem(cubic={M:.17g})").run(g=g, hessian=h).step
+        n = np.linalg.norm(step)
+        scale = 1 + np.linalg.norm(h) * n
+        assert np.linalg.norm(g + h @ step + M / 2 * n * step) <= 1e-7 * scale
+        assert np.linalg.eigvalsh(h + M / 2 * n * np.eye(7)).min() >= -1e-7 * scale
+
+
+def test_coordinate_methods_minimise() -> None:
+    a, b = spd(rng(), 8), rng(1).standard_normal(8)
+    x = np.linalg.solve(a, b)
+    for seed, gamma in ((0, 0), (5, 1)):
+        r = tw.solver(f"rcd(max_iter=6000, seed={seed}, gamma={gamma})").run(
+            x0=np.zeros(8), lipschitz=np.diag(a).copy(), coordinate_gradient=lambda v, i: a[int(i)] @ v - b[int(i)])
+        np.testing.assert_allclose(r.x, x, atol=1e-8)
+    linear = pytest.importorskip("sklearn.linear_model")
+    data, y = rng().standard_normal((40, 8)), rng(1).standard_normal(40)
+    coef = linear.Lasso(alpha=0.05, fit_intercept=False, tol=1e-14, max_iter=100000).fit(data, y).coef_
+    gradient = lambda w: data.T @ (data @ w - y) / 40  # noqa: E731
+    r = tw.solver("acoder(lipschitz=2, max_iter=3000, regularizer=l1(0.05))").run(
+        x0=np.zeros(8), gradient=gradient, block_gradient=lambda w, first, length: gradient(w))
+    value = lambda w: np.sum((y - data @ w) ** 2) / 80 + 0.05 * np.abs(w).sum()  # noqa: E731
+    assert value(r.x) == pytest.approx(value(coef), abs=1e-6)
+
+
+def test_gpm_recovers_a_dictionary() -> None:
+    r = rng()
+    d, _ = np.linalg.qr(r.standard_normal((6, 6)))
+    codes = r.standard_normal((6, 4000)) * (r.uniform(size=(6, 4000)) < 0.2)
+    start, _ = np.linalg.qr(r.standard_normal((6, 6)))
+    found = tw.solver("gpm(p=4, max_iter=500)").run(data=d @ codes, a0=start).a @ d
+    np.testing.assert_allclose(np.sort(np.abs(found), 1)[:, -1], 1.0, atol=1e-2)

@@ -46,4 +46,9 @@ let solverList: [any Listed.Type] = [
   Potts1D.self,
   MumfordShah1D.self,
   SelfLabel.self,
+  SinkhornNewtonSparse.self,
+  CubicSubproblem.self,
+  RCD.self,
+  ACODER.self,
+  GPM.self,
 ]
