@@ -228,13 +228,18 @@ package final class SolverObject {
   }
 
   private var shown: Fields?
-  /// A tensor by name: of the request that waits, else a result, an input or what is kept. What is not wanted by a
-  /// request is read-only.
+  /// A tensor by name: what the waiting request wants, else a result, an input or what is kept, else what the request
+  /// shows. What is not wanted is read-only.
   package func tensor(_ name: String) throws(Failure) -> tw_tensor {
     guard let run else { throw Failure(Status.sequence, "\(method.name): begin a run first") }
-    if case .waiting(let w) = run.state, let i = w.fields.names.firstIndex(of: name) { return w.fields.tensors[i] }
+    var asked: Int?
+    if case .waiting(let w) = run.state {
+      asked = w.fields.names.firstIndex(of: name)
+      if let i = asked, i >= method.asks[w.kind].given.count { return w.fields.tensors[i] }
+    }
     let fields = Fields(all: run.store)
     guard let i = fields.names.firstIndex(of: name) else {
+      if case .waiting(let w) = run.state, let asked { return w.fields.tensors[asked] }
       throw Failure(Status.name, "\(method.name) has no tensor `\(name)`" + suggestion(name, fields.names))
     }
     shown = fields

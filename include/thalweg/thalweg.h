@@ -605,8 +605,8 @@ tw_status tw_solver_next(tw_solver *solver, tw_solver_request *request);
 /* Fills *request with the one that waits for its answer (TW_MORE), or with none (TW_OK): what to go on with after load. */
 tw_status tw_solver_waiting(tw_solver *solver, tw_solver_request *request);
 
-/* A tensor of the solver by name: of the request that waits, else a result as it stands now, or what is kept
- * (tw_method_state), or the copy of an input.  Read-only, unless a request wants it.  The tensor's shape is valid until the
+/* A tensor of the solver by name: what the waiting request wants; else a result as it stands now, what is kept
+ * (tw_method_state), or the copy of an input; else what the request shows.  Read-only, unless a request wants it.  The tensor's shape is valid until the
  * next call with this solver, its data until the next begin or load.  TW_ERROR_NAME, TW_ERROR_SEQUENCE. */
 tw_status tw_solver_tensor(tw_solver *solver, const char *name, tw_tensor *tensor);
 

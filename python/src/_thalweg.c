@@ -1709,7 +1709,7 @@ static int small_clear(PyObject *object) {
   return 0;
 }
 
-#define SMALL_LIFE(KIND)                                                                                          \
+#define SMALL_END(KIND)                                                                                           \
   static void KIND##_let_go(Handle *self) {                                                                       \
     if (self->handle) tw_##KIND##_destroy(self->handle);                                                          \
     self->handle = NULL;                                                                                          \
@@ -1719,7 +1719,9 @@ static int small_clear(PyObject *object) {
     KIND##_let_go((Handle *)object);                                                                              \
     Py_CLEAR(((Handle *)object)->module);                                                                         \
     handle_free(object);                                                                                          \
-  }                                                                                                               \
+  }
+
+#define SMALL_CLOSE(KIND)                                                                                        \
   static PyObject *KIND##_close(PyObject *object, PyObject *unused) {                                             \
     Handle *self = (Handle *)object;                                                                              \
     (void)unused;                                                                                                 \
@@ -1730,9 +1732,10 @@ static int small_clear(PyObject *object) {
     Py_RETURN_NONE;                                                                                               \
   }
 
+#define SMALL_LIFE(KIND) SMALL_END(KIND) SMALL_CLOSE(KIND)
+
 /* A handle that is made from a sentence. */
-#define SMALL_HANDLE(KIND)                                                                                        \
-  SMALL_LIFE(KIND)                                                                                                \
+#define SMALL_MADE(KIND)                                                                                          \
   static PyObject *KIND##_create(PyObject *object, PyTypeObject *class, PyObject *const *args, Py_ssize_t nargs,  \
                                  PyObject *kwnames) {                                                             \
     Handle *self = (Handle *)object;                                                                              \
@@ -1748,12 +1751,15 @@ static int small_clear(PyObject *object) {
     Py_RETURN_NONE;                                                                                               \
   }
 
+#define SMALL_HANDLE(KIND) SMALL_LIFE(KIND) SMALL_MADE(KIND)
+
 SMALL_HANDLE(regularizer)
 SMALL_HANDLE(constraint)
 SMALL_HANDLE(objective)
 SMALL_LIFE(cache)
 SMALL_HANDLE(schedule)
-SMALL_HANDLE(solver)
+SMALL_END(solver)
+SMALL_MADE(solver)
 
 static PyGetSetDef small_properties[] = {
     {"closed", handle_closed, NULL, PyDoc_STR("True after close()."), NULL}, {NULL, NULL, NULL, NULL, NULL}};
@@ -2107,8 +2113,8 @@ static PyObject *schedule_sentence(PyObject *object, PyObject *unused) {
 
 /* ---- solvers */
 
-/* (name, address, element type, shape, read-only): Python makes an array of it that keeps the handle alive. */
-static PyObject *memory_row(const char *name, const tw_tensor *tensor) {
+/* (address, element type, shape, read-only): Python makes an array of it that keeps the handle alive. */
+static PyObject *memory_row(const tw_tensor *tensor) {
   PyObject *shape = PyTuple_New(tensor->ndim);
   for (int32_t d = 0; shape && d < tensor->ndim; d++) {
     PyObject *extent = PyLong_FromLongLong(tensor->shape[d]);
@@ -2119,30 +2125,21 @@ static PyObject *memory_row(const char *name, const tw_tensor *tensor) {
     }
   }
   if (!shape) return NULL;
-  return Py_BuildValue("(sKiNN)", name, (unsigned long long)(uintptr_t)tensor->data, (int)tensor->dtype, shape,
+  return Py_BuildValue("(KiNN)", (unsigned long long)(uintptr_t)tensor->data, (int)tensor->dtype, shape,
                        PyBool_FromLong(tensor->flags & TW_TENSOR_READ_ONLY));
 }
 
-/* (kind, tag, outcome, fields): the given fields, then the wanted ones; without fields when the run has ended. */
-static PyObject *solver_row(State *state, const tw_solver_request *request, tw_status status, const char *method) {
-  PyObject *fields = PyList_New(0);
-  for (size_t i = 0; fields && status == TW_MORE && i < request->given_count + request->wanted_count; i++) {
-    tw_input_info info;
-    memset(&info, 0, sizeof info);
-    info.struct_size = sizeof info;
-    PyObject *row = NULL;
-    tw_status found = tw_method_request_tensor(method, (size_t)request->kind, i, &info);
-    if (found < 0) {
-      fail_library(state, found);
-    } else {
-      row = memory_row(info.name, i < request->given_count ? &request->given[i]
-                                                           : &request->wanted[i - request->given_count]);
-    }
-    if (!row || PyList_Append(fields, row) < 0) Py_CLEAR(fields);
+/* (kind, tag, outcome, tensors): the given tensors, then the wanted ones; kind -1 when the run has ended. */
+static PyObject *solver_row(const tw_solver_request *request) {
+  PyObject *tensors = PyList_New(0);
+  for (size_t i = 0; tensors && i < request->given_count + request->wanted_count; i++) {
+    PyObject *row = memory_row(i < request->given_count ? &request->given[i]
+                                                         : &request->wanted[i - request->given_count]);
+    if (!row || PyList_Append(tensors, row) < 0) Py_CLEAR(tensors);
     Py_XDECREF(row);
   }
-  if (!fields) return NULL;
-  return Py_BuildValue("(sKsN)", request->name, (unsigned long long)request->tag, request->outcome_name, fields);
+  if (!tensors) return NULL;
+  return Py_BuildValue("(iKsN)", (int)request->kind, (unsigned long long)request->tag, request->outcome_name, tensors);
 }
 
 /* _begin(names, arrays) */
@@ -2159,13 +2156,10 @@ static PyObject *solver_begin(PyObject *object, PyObject *const *args, Py_ssize_
   return leave(self, status);
 }
 
-/* _next(method, goes_on): the next request, or the one that waits. */
-static PyObject *solver_next(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+/* _next(goes_on): the next request, or the one that waits. */
+static PyObject *solver_next(PyObject *object, PyObject *goes_on) {
   Handle *self = (Handle *)object;
-  int ok = 1;
-  if (!takes(nargs, 2, 2, "_next")) return NULL;
-  const char *method = text_of(args[0], &ok);
-  int on = ok ? PyObject_IsTrue(args[1]) : -1;
+  int on = PyObject_IsTrue(goes_on);
   if (on < 0 || !enter(self)) return NULL;
   tw_solver_request request;
   memset(&request, 0, sizeof request);
@@ -2175,7 +2169,7 @@ static PyObject *solver_next(PyObject *object, PyObject *const *args, Py_ssize_t
   status = on ? tw_solver_next(self->handle, &request) : tw_solver_waiting(self->handle, &request);
   Py_END_ALLOW_THREADS
   if (status < 0) return leave(self, status);
-  PyObject *row = solver_row(self->state, &request, status, method);
+  PyObject *row = solver_row(&request);
   self->busy = 0;
   return row;
 }
@@ -2190,7 +2184,7 @@ static PyObject *solver_tensor(PyObject *object, PyObject *name) {
   memset(&tensor, 0, sizeof tensor);
   tw_status status = tw_solver_tensor(self->handle, text, &tensor);
   if (status < 0) return leave(self, status);
-  PyObject *row = memory_row(text, &tensor);
+  PyObject *row = memory_row(&tensor);
   self->busy = 0;
   return row;
 }
@@ -2279,10 +2273,10 @@ static PyMethodDef schedule_methods[] = {
      PyDoc_STR("command($self, command, /)\n--\n\nRuns a command of the schedule: \"begin_decay\".")},
     {NULL, NULL, 0, NULL}};
 
+/* Without close(): arrays over the memory of a run keep its handle alive. */
 static PyMethodDef solver_methods[] = {CREATE(solver),
-                                       CLOSE(solver),
                                        {"_begin", FAST(solver_begin), METH_FASTCALL, NULL},
-                                       {"_next", FAST(solver_next), METH_FASTCALL, NULL},
+                                       {"_next", solver_next, METH_O, NULL},
                                        {"_tensor", solver_tensor, METH_O, NULL},
                                        {"_save", solver_save, METH_NOARGS, NULL},
                                        {"_load", solver_load, METH_O, NULL},

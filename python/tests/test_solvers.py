@@ -281,3 +281,58 @@ def test_saved_runs_that_were_changed_are_refused() -> None:
     for k in range(0, len(data), 11):
         with pytest.raises(tw.FormatError):
             tw.solver("cg").resume(data[:k])
+
+
+def test_lists_of_arrays_are_one_vector() -> None:
+    rng = np.random.default_rng(0)
+    shapes = [(2, 3), (), (4,)]
+    b = [np.asarray(rng.standard_normal(s)) for s in shapes]
+    a = spd(rng, 11)
+
+    def product(parts: list[np.ndarray]) -> list[np.ndarray]:
+        assert [p.shape for p in parts] == shapes
+        flat = a @ np.concatenate([p.ravel() for p in parts])
+        return [flat[:6].reshape(2, 3), flat[6], flat[7:]]
+
+    s = tw.solver("cg(rtol=1e-12)")
+    result = s.run(b=b, product=product)
+    flat = s.run(b=np.concatenate([p.ravel() for p in b]), product=lambda v: a @ v)
+    assert [x.shape for x in result.x] == shapes
+    np.testing.assert_array_equal(np.concatenate([x.ravel() for x in result.x]), flat.x)
+    assert s.run(result, b=b, product=product).iterations == 0
+
+    run = s.requests(b=b)
+    next(run)["product"] = product(b)
+    for again in (pickle.loads(pickle.dumps(run)), s.resume(run.save(), like=b)):
+        for request in again:
+            request["product"] = product(request["vector"])
+        assert [x.tobytes() for x in again.result.x] == [x.tobytes() for x in result.x]
+
+    top = tw.solver("power_iteration(probes=2, tol=1e-9, max_iter=2000)").run(like=b, product=product)
+    assert [v.shape for v in top.vectors] == [(2, *s) for s in shapes]
+    np.testing.assert_allclose(top.eigenvalues, np.sort(np.linalg.eigvalsh(a))[::-1][:2], atol=1e-4)
+    for call, message in ((lambda: s.run(b=b, x0=b[:2], product=product), "shapes"), (lambda: s.run(b=b, product=lambda v: v[:2]), "list of 3"),
+                          (lambda: tw.solver("soba").requests(x0=b, y0=b), "one array")):
+        with pytest.raises((tw.ShapeError, tw.ArgumentError), match=message):
+            call()
+
+
+def test_a_model_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model, x, y = torch.nn.Linear(4, 3).double(), torch.randn(20, 4).double(), torch.randn(20, 3).double()
+    params = list(model.parameters())
+    loss = torch.nn.functional.mse_loss(model(x), y)
+    grads = torch.autograd.grad(loss, params, create_graph=True)
+
+    def product(parts: list[np.ndarray]) -> list[Any]:
+        return torch.autograd.grad(grads, params, [torch.tensor(p) for p in parts], retain_graph=True)
+
+    top = tw.solver("power_iteration(tol=1e-10, max_iter=500)").run(like=params, product=product)
+    step = tw.solver("cg(rtol=1e-12)").run(b=list(grads), product=product)
+    with torch.no_grad():
+        for p, d in zip(params, step.x):
+            p -= torch.tensor(d)
+    final = torch.autograd.grad(torch.nn.functional.mse_loss(model(x), y), params)
+    assert all(g.abs().max() < 1e-12 for g in final)  # one Newton step solves least squares
+    assert top.eigenvalues[0] > 0

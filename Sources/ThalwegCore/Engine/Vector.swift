@@ -32,6 +32,8 @@ public struct Vector<T: Real>: @unchecked Sendable {
   }
   public var rows: Int { shape.first ?? 1 }
 
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
   public func dot(_ y: Vector) -> Double {
     let n = min(count, y.count), blocks = Vector.blocks(n)
     if blocks <= 1 { return Flat.dot(UnsafePointer(p), UnsafePointer(y.p), n) }
@@ -50,17 +52,27 @@ public struct Vector<T: Real>: @unchecked Sendable {
   }
   public var isFinite: Bool { Flat.isFinite(UnsafePointer(p), count) }
 
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
   public func fill(_ value: Double) { p.update(repeating: T(value), count: count) }
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
   public func copy(_ x: Vector) { p.update(from: x.p, count: min(count, x.count)) }
   /// self ← self + a·x.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
   public func add(_ x: Vector, times a: Double = 1) {
     Vector.each(min(count, x.count)) { at, n in Flat.add(UnsafePointer(x.p + at), times: a, into: p + at, n) }
   }
   /// self ← a·x; x may be self.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
   public func set(_ a: Double, _ x: Vector) {
     Vector.each(min(count, x.count)) { at, n in Flat.scale(UnsafePointer(x.p + at), by: a, into: p + at, n) }
   }
   /// self ← a·x + b·y; either may be self.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
   public func set(_ a: Double, _ x: Vector, _ b: Double, _ y: Vector) {
     Vector.each(min(count, x.count, y.count)) { at, n in
       Flat.combine(a, UnsafePointer(x.p + at), b, UnsafePointer(y.p + at), into: p + at, n)
@@ -71,6 +83,8 @@ public struct Vector<T: Real>: @unchecked Sendable {
     for i in 0..<min(count, x.count) { p[i] = body(x.p[i]) }
   }
   /// The distance to y.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
   public func distance(_ y: Vector) -> Double {
     var sum = 0.0
     for i in 0..<min(count, y.count) {
@@ -80,6 +94,8 @@ public struct Vector<T: Real>: @unchecked Sendable {
     return sum.squareRoot()
   }
   /// Standard normal draws of a key, or their signs.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
   public func draw(_ key: UInt64, signs: Bool = false) {
     for i in 0..<count {
       let x = Random.normal(key, i)

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from . import _registry, _sentence, _thalweg
-from ._errors import ArgumentError, NeedsError, UnknownNameError, error
+from . import _arrays, _registry, _sentence, _thalweg
+from ._errors import ArgumentError, NeedsError, ShapeError, UnknownNameError, error
 
 TYPES = {1: "<f4", 2: "<f8", 6: "<i8"}
+Shapes = tuple[tuple[int, ...], ...]
 
 
 class _Memory:
@@ -23,32 +24,78 @@ class _Memory:
         }
 
 
+def _before(i: _registry.Input) -> int | None:
+    """How many axes stand before "..."; None where that does not end the shape."""
+    axes = [axis.strip() for axis in i.shape.strip("()").split(",") if axis.strip()]
+    return len(axes) - 1 if axes and axes[-1] == "..." else None
+
+
+def _split(array: np.ndarray, i: _registry.Input, shapes: Shapes | None) -> Any:
+    """The parts of a vector that stands for several arrays, as views."""
+    k = _before(i)
+    if shapes is None or k is None:
+        return array
+    parts, at = [], 0
+    for shape in shapes:
+        n = int(np.prod(shape, dtype=np.int64))
+        parts.append(array[..., at : at + n].reshape(array.shape[:k] + shape))
+        at += n
+    return parts
+
+
+def _joined(name: str, value: Any, i: _registry.Input) -> tuple[Any, Shapes | None]:
+    """One array of several, and their shapes; a number becomes an array without axes."""
+    if isinstance(value, (int, float)):
+        return np.float64(value), None
+    if not isinstance(value, (list, tuple)) or not value or not all(_arrays.is_array(part) for part in value):
+        return value, None
+    k = _before(i)
+    if k is None:
+        raise error(ShapeError, f"{name!r} is one array {i.shape}, not several")
+    parts = [np.asarray(part.detach() if hasattr(part, "detach") else part) for part in value]
+    dtype = np.float64 if any(part.dtype == np.float64 for part in parts) else np.float32
+    flat = [part.reshape(part.shape[:k] + (-1,)).astype(dtype, copy=False) for part in parts]
+    return np.concatenate(flat, -1), tuple(part.shape[k:] for part in parts)
+
+
 class SolverRequest(Mapping[str, Any]):
     """What a run needs now: arrays by name, those that are given and those that are wanted.
 
     name      the kind: "product", "gradient", ...
     given     names of what is shown (read-only arrays, and numbers)
     wanted    names of what is to be filled, in place: request["product"][...] = A @ request["vector"];
-              numbers are assigned: request["loss"] = 0.5
+              or by assignment: request["product"] = A @ request["vector"], request["loss"] = 0.5
     tag       equal tags mean: the same minibatch, the same dropout
+
+    The arrays are those of the run: what they hold changes when the run goes on.  Where the inputs were lists of
+    arrays, so are they.
     """
 
-    def __init__(self, name: str, tag: int, fields: dict[str, np.ndarray], given: int) -> None:
+    def __init__(self, name: str, tag: int, fields: dict[str, Any], given: int) -> None:
         self.name, self.tag = name, tag
         self.given, self.wanted = tuple(fields)[:given], tuple(fields)[given:]
         self._fields = fields
 
     def __getitem__(self, name: str) -> Any:
         array = self._fields[name]
-        return float(array) if array.ndim == 0 and name in self.given else array
+        return float(array) if isinstance(array, np.ndarray) and array.ndim == 0 and name in self.given else array
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self.wanted:
             raise error(UnknownNameError, f"{self.name!r} wants {', '.join(self.wanted)}, not {name!r}")
         array = self._fields[name]
-        value = np.asarray(value)
+        if not isinstance(array, list):
+            return self._fill(name, array, value)
+        if not isinstance(value, (list, tuple)) or len(value) != len(array):
+            raise error(ArgumentError, f"{name!r} is a list of {len(array)} arrays")
+        for part, given in zip(array, value):
+            self._fill(name, part, given)
+
+    @staticmethod
+    def _fill(name: str, array: np.ndarray, value: Any) -> None:
+        value = np.asarray(value.detach() if hasattr(value, "detach") else value)
         if value.shape != array.shape:
-            raise ValueError(f"{name!r} has the shape {array.shape}, got {value.shape}")
+            raise error(ShapeError, f"{name!r} has the shape {array.shape}, got {value.shape}")
         array[...] = value
 
     def __iter__(self) -> Iterator[str]:
@@ -59,13 +106,13 @@ class SolverRequest(Mapping[str, Any]):
 
     def answer(self, values: Any) -> None:
         """Fills what is wanted: from one value, from several in order, or by name."""
+        if not self.wanted:
+            return
         if isinstance(values, Mapping):
             for name in self.wanted:
                 if name not in values:
                     raise error(ArgumentError, f"{self.name!r}: {name!r} is missing in the answer")
                 self[name] = values[name]
-            return
-        if not self.wanted:
             return
         if len(self.wanted) == 1:
             values = (values,)
@@ -106,8 +153,10 @@ class SolverResult(Mapping[str, Any]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        parts = [f"{k}={v if isinstance(v, float) else f'array{v.shape}'}" for k, v in self._values.items()]
-        return f"<{self.outcome}: {', '.join(parts)}>"
+        def short(value: Any) -> str:
+            return repr(value) if isinstance(value, float) else f"array{value.shape}" if hasattr(value, "shape") else "list"
+
+        return f"<{self.outcome}: {', '.join(f'{k}={short(v)}' for k, v in self._values.items())}>"
 
 
 class SolverRun(_thalweg.Solver):
@@ -116,11 +165,12 @@ class SolverRun(_thalweg.Solver):
     It can be saved, copied and pickled at every request; it goes on from there with the same bits.
     """
 
-    def __init__(self, solver: Solver) -> None:
+    def __init__(self, solver: Solver, shapes: Shapes | None = None) -> None:
         self.solver = solver
-        self._create(solver.sentence)
-        self._waits = False
         self.outcome = ""
+        self._shapes = shapes
+        self._waits = False
+        self._create(solver.sentence)
 
     def __iter__(self) -> SolverRun:
         return self
@@ -133,16 +183,16 @@ class SolverRun(_thalweg.Solver):
         return request
 
     def _ask(self, goes_on: bool) -> SolverRequest | None:
-        method = self.solver.method
-        name, tag, self.outcome, rows = self._next(method.name, goes_on)
-        if not name:
+        kind, tag, self.outcome, rows = self._next(goes_on)
+        if kind < 0:
             return None
-        fields = {row[0]: self._array(row) for row in rows}
-        given = next(len(a.given) for a in method.asks if a.name == name)
-        return SolverRequest(name, tag, fields, given)
+        asked = self.solver.asks[kind]
+        tensors = asked.given + asked.wanted
+        fields = {i.name: _split(self._array(row), i, self._shapes) for i, row in zip(tensors, rows)}
+        return SolverRequest(asked.name, tag, fields, len(asked.given))
 
     def _array(self, row: tuple[Any, ...]) -> np.ndarray:
-        return np.asarray(_Memory(self, *row[1:]))
+        return np.asarray(_Memory(self, *row))
 
     def tensor(self, name: str) -> Any:
         """A result or a part of the state as it stands now: a number, or a copy of the array."""
@@ -152,46 +202,39 @@ class SolverRun(_thalweg.Solver):
     @property
     def result(self) -> SolverResult:
         """The results as they stand now; `outcome` is "" while the run goes on."""
-        found = self._names()
-        names = [i.name for i in self.solver.inputs if i.result and i.name in found]
-        return SolverResult(self.outcome, {name: self.tensor(name) for name in names})
-
-    def _names(self) -> set[str]:
-        """The results that there are: some need an input that may be left out."""
-        there = set()
+        values = {}
         for i in self.solver.inputs:
             if i.result:
                 try:
-                    self._tensor(i.name)
-                    there.add(i.name)
-                except UnknownNameError:
-                    pass
-        return there
+                    value = self.tensor(i.name)
+                except UnknownNameError:  # it comes from an input that was left out
+                    continue
+                values[i.name] = value if isinstance(value, float) else _split(value, i, self._shapes)
+        return SolverResult(self.outcome, values)
 
     def save(self) -> bytes:
         """The run as bytes, inputs and all, to go on with by Solver.resume."""
         return self._save()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _resume, (self.solver, self._save())
+        return _resume, (self.solver, self._save(), self._shapes)
 
     def __copy__(self) -> SolverRun:
-        return _resume(self.solver, self._save())
+        return _resume(self.solver, self._save(), self._shapes)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SolverRun:
-        return _resume(self.solver, self._save())
+        return self.__copy__()
 
 
-def _plain(value: Any) -> Any:
-    """Numbers become arrays without axes."""
-    return np.float64(value) if isinstance(value, (int, float)) else value
-
-
-def _resume(solver: Solver, data: Any) -> SolverRun:
-    run = SolverRun(solver)
+def _resume(solver: Solver, data: Any, shapes: Shapes | None) -> SolverRun:
+    run = SolverRun(solver, shapes)
     run._load(data)
     run._waits = run._ask(False) is not None
     return run
+
+
+class _Check(_thalweg.Solver):
+    """Made and dropped, so that a wrong sentence is refused at once."""
 
 
 class Solver:
@@ -199,11 +242,14 @@ class Solver:
 
     `inputs` lists the arrays that it takes and finds, `asks` the kinds of request that it makes.  float64 where an input
     is, or where no input is an array; else float32.
+
+    An input of the shape (...,) may be a list of arrays, as the parameters of a model are: they are one vector then, and
+    what the functions are given, what they return and what is found are such lists too.
     """
 
     def __init__(self, sentence: str) -> None:
         self.sentence = _sentence.check_text(sentence)
-        _thalweg.Solver._create(_Check(), sentence)
+        _Check()._create(sentence)
         self.method = _registry.by_name()[_sentence.stages(sentence)[0]]
         self.inputs, self.asks = self.method.inputs, self.method.asks
 
@@ -217,18 +263,24 @@ class Solver:
 
         `start` is the result of an earlier run: what is called x there begins as the input x0, if that is not given.
         """
-        names = tuple(i.name for i in self.inputs)
-        given = dict(inputs)
-        for name in given:
-            if name not in names:
+        declared = {i.name: i for i in self.inputs}
+        for name in inputs:
+            if name not in declared:
                 raise error(
-                    UnknownNameError, f"{self!r} has no input {name!r}; it has: {', '.join(names)}"
+                    UnknownNameError, f"{self!r} has no input {name!r}; it has: {', '.join(declared)}"
                     + (f"; it asks for: {', '.join(a.name for a in self.asks)}" if self.asks else ""))
-        for name in names:
+        for name in declared:
             if start is not None and name.endswith("0") and name[:-1] in start:
-                given.setdefault(name, start[name[:-1]])
-        run = SolverRun(self)
-        run._begin(names, tuple(_plain(given.get(name)) for name in names))
+                inputs.setdefault(name, start[name[:-1]])
+        arrays, shapes = [], None
+        for name, i in declared.items():
+            array, own = _joined(name, inputs.get(name), i)
+            if own is not None and shapes is not None and own != shapes:
+                raise error(ShapeError, f"the arrays of {name!r} have the shapes {own}, not {shapes}")
+            shapes = own if shapes is None else shapes
+            arrays.append(array)
+        run = SolverRun(self, shapes)
+        run._begin(tuple(declared), tuple(arrays))
         return run
 
     def run(self, start: Mapping[str, Any] | None = None, /, **arguments: Any) -> SolverResult:
@@ -238,11 +290,10 @@ class Solver:
         dict.  NeedsError names what is missing.
         """
         functions = {a.name: arguments.pop(a.name) for a in self.asks if a.name in arguments}
-        run = self.requests(start, **arguments)
-        return self.answer(run, **functions)
+        return self.answer(self.requests(start, **arguments), **functions)
 
     def answer(self, run: SolverRun, /, **functions: Callable[..., Any]) -> SolverResult:
-        """Carries a run to its end; a function for each kind of request."""
+        """Carries a run to its end, with a function for each kind of request."""
         for request in run:
             function = functions.get(request.name)
             if function is None:
@@ -252,19 +303,18 @@ class Solver:
             request.answer(function(*(request[name] for name in request.given)))
         return run.result
 
-    def resume(self, data: Any) -> SolverRun:
-        """A run that was saved; its first request is the one that waited.  MismatchError for another solver's."""
-        return _resume(self, data)
+    def resume(self, data: Any, like: list[Any] | None = None) -> SolverRun:
+        """A run that was saved; its first request is the one that waited.  MismatchError for another solver's.
+
+        `like`: arrays of the shapes of the lists that it began with, if it did.
+        """
+        return _resume(self, data, None if like is None else tuple(tuple(part.shape) for part in like))
 
     def __repr__(self) -> str:
         return f"solver({self.sentence!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.sentence,)
-
-
-class _Check(_thalweg.Solver):
-    """Made and dropped, so that a wrong sentence is refused at once."""
 
 
 def solver(sentence: str) -> Solver:
