@@ -17,4 +17,6 @@ let matrixList: [any Listed.Type] = [
   PSGDLRA.self,
   PSGDXMat.self,
   PSGDDense.self,
+  MFAC.self,
+  ScaledGD.self,
 ]

@@ -21,6 +21,7 @@ let globalList: [any Listed.Type] = [
   AdamSNSM.self,
   AdaHessian.self,
   Sophia.self,
+  RobustSubGM.self,
   NIGT.self,
   OptAMSGrad.self,
   AdamCM.self,
