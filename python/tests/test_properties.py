@@ -19,7 +19,7 @@ WHOLE = {
     "split_sgd", "visual_prompt",
     "o2nc", "spider", "rolling_ball", "harpg", "spsa",
     "shampoo", "soap", "kl_shampoo", "kl_soap", "adahessian", "sophia", "trion", "dion", "psgd_kron",
-    "psgd_lra", "psgd_xmat", "psgd_dense", "mfac", "scaled_gd", "robust_subgm",
+    "psgd_lra", "psgd_xmat", "psgd_dense", "mfac", "scaled_gd", "robust_subgm", "norm_trust_region",
 }
 NOISY = {"sgld", "spherical_langevin", "oasis", "spsa", "coap", "dion", "sophia", "psgd_kron", "psgd_lra", "psgd_xmat", "psgd_dense"}  # draws are keyed by the tensor's place in the list
 

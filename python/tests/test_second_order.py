@@ -280,6 +280,23 @@ def test_scaled_gd_does_not_feel_the_condition() -> None:
     assert np.linalg.norm(p @ p.T - M) < 1e-13 * np.linalg.norm(M)
 
 
+@pytest.mark.parametrize("norm, measure", [
+    ("l2", np.linalg.norm), ("rms", lambda d: np.sqrt(np.mean(d**2))), ("linf", lambda d: np.max(np.abs(d))),
+    ("spectral", lambda d: np.linalg.norm(d, 2)), ("rms_to_rms", lambda d: np.linalg.norm(d, 2) * np.sqrt(d.shape[1] / d.shape[0])),
+    ("nuclear", lambda d: np.linalg.norm(d, "nuc")), ("l1_to_l2", lambda d: np.max(np.linalg.norm(d, axis=0))),
+    ("l2_to_linf", lambda d: np.max(np.linalg.norm(d, axis=1)))])
+def test_every_trust_region_step_has_its_length(norm: str, measure: Callable[[np.ndarray], float]) -> None:
+    start, gradients = draws((6, 4), 3)
+    before = library(f"norm_trust_region(radius=0.25, norm={norm}, decay=0.1)", start, gradients[:2])
+    after = library(f"norm_trust_region(radius=0.25, norm={norm}, decay=0.1)", start, gradients)
+    assert measure(after - 0.9 * before) == pytest.approx(0.25, rel=1e-12)
+
+
+def test_the_trust_region_of_vectors_is_a_ball() -> None:
+    start, gradients = draws((5,), 1)
+    np.testing.assert_allclose(library("norm_trust_region(radius=0.5)", start, gradients), start - 0.5 * gradients[0] / np.linalg.norm(gradients[0]))
+
+
 def test_errors_name_what_was_wrong() -> None:
     with pytest.raises(tw.ShapeError, match="psgd_dense takes tensors of at most"):
         tw.Optimizer([np.zeros((100, 100))], "psgd_dense")
@@ -306,5 +323,5 @@ def test_blocks_are_tensors_of_their_own() -> None:
 
 def test_every_reference_here_is_registered() -> None:
     names = {m.name for m in tw.methods()}
-    mine = {c.name for c in every() if c.__module__.split(".")[-1] in ("kronecker", "hessian_diagonal", "subspace_adam", "psgd", "low_rank_recovery")}
-    assert mine <= names and len(mine) == 20
+    mine = {c.name for c in every() if c.__module__.split(".")[-1] in ("kronecker", "hessian_diagonal", "subspace_adam", "psgd", "low_rank_recovery", "norm_trust_region")}
+    assert mine <= names and len(mine) == 21

@@ -18,5 +18,6 @@ let matrixList: [any Listed.Type] = [
   PSGDXMat.self,
   PSGDDense.self,
   MFAC.self,
+  NormTrustRegion.self,
   ScaledGD.self,
 ]
