@@ -280,6 +280,42 @@ def test_scaled_gd_does_not_feel_the_condition() -> None:
     assert np.linalg.norm(p @ p.T - M) < 1e-13 * np.linalg.norm(M)
 
 
+def answered(sentence: str, x: list[float], gradient: Any, hessian: Any, loss: Any, steps: int) -> np.ndarray:
+    p, g = np.array(x), np.zeros(len(x))
+    opt = tw.Optimizer([p], sentence)
+    opt.bind_gradients([g])
+    for _ in range(steps):
+        for request in opt.requests():
+            if request.kind == "loss":
+                request.loss = loss(p)
+            else:
+                g[...] = hessian(p) @ request.probe[0] if request.kind == "hessian_vector" else gradient(p)
+    return p
+
+
+def test_saddle_free_newton_is_newton_where_the_hessian_is_positive() -> None:
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((4, 4))
+    H, b = A @ A.T + np.eye(4), rng.standard_normal(4)
+    p = answered("saddle_free_newton(order=4, dampings=[1e-13])", [0.0] * 4, lambda x: H @ x - b, lambda x: H, lambda x: x @ H @ x / 2 - b @ x, 1)
+    np.testing.assert_allclose(p, np.linalg.solve(H, b), rtol=1e-10)
+
+
+def test_saddle_free_newton_leaves_a_saddle() -> None:
+    """x^2 - y^2 + y^4 from beside its saddle at 0: to its minimum of -1/4."""
+    def loss(x: np.ndarray) -> float:
+        return float(x[0] ** 2 - x[1] ** 2 + x[1] ** 4)
+
+    p = answered("saddle_free_newton", [0.5, 1e-3], lambda x: np.array([2 * x[0], -2 * x[1] + 4 * x[1] ** 3]),
+                 lambda x: np.diag([2, 12 * x[1] ** 2 - 2]), loss, 30)
+    assert loss(p) == pytest.approx(-0.25, abs=1e-9)
+
+
+def test_saddle_free_newton_refuses_a_loss_that_is_not_finite() -> None:
+    with pytest.raises(tw.NonfiniteError, match="nothing was changed"):
+        answered("saddle_free_newton", [0.5, 1.0], lambda x: x, lambda x: np.eye(2), lambda x: float("inf"), 1)
+
+
 @pytest.mark.parametrize("norm, measure", [
     ("l2", np.linalg.norm), ("rms", lambda d: np.sqrt(np.mean(d**2))), ("linf", lambda d: np.max(np.abs(d))),
     ("spectral", lambda d: np.linalg.norm(d, 2)), ("rms_to_rms", lambda d: np.linalg.norm(d, 2) * np.sqrt(d.shape[1] / d.shape[0])),
@@ -323,5 +359,6 @@ def test_blocks_are_tensors_of_their_own() -> None:
 
 def test_every_reference_here_is_registered() -> None:
     names = {m.name for m in tw.methods()}
-    mine = {c.name for c in every() if c.__module__.split(".")[-1] in ("kronecker", "hessian_diagonal", "subspace_adam", "psgd", "low_rank_recovery", "norm_trust_region")}
-    assert mine <= names and len(mine) == 21
+    mine = {c.name for c in every() if c.__module__.split(".")[-1] in ("kronecker", "hessian_diagonal", "subspace_adam", "psgd", "low_rank_recovery", "norm_trust_region",
+                                                                              "saddle_free_newton")}
+    assert mine <= names and len(mine) == 22

@@ -22,6 +22,7 @@ let globalList: [any Listed.Type] = [
   AdaHessian.self,
   Sophia.self,
   RobustSubGM.self,
+  SaddleFreeNewton.self,
   NIGT.self,
   OptAMSGrad.self,
   AdamCM.self,
