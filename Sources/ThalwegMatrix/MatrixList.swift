@@ -31,4 +31,7 @@ let matrixList: [any Listed.Type] = [
   PSGDLRA.self,
   PSGDXMat.self,
   PSGDDense.self,
+  MFAC.self,
+  NormTrustRegion.self,
+  ScaledGD.self,
 ]

@@ -3,7 +3,9 @@
 /// For `accepts`: methods of matrices take tensors of rank 2 or more, and need OpenBLAS.
 public func matrix(_ shape: Shape, _ method: String) throws(Failure) {
   guard shape.ndim >= 2 else {
-    throw Failure(Status.shape, "\(method) needs a tensor of rank 2 or more, got rank \(shape.ndim)")
+    throw Failure(
+      Status.shape,
+      "\(method) needs a tensor of rank 2 or more, got rank \(shape.ndim); `route` sends others to another method")
   }
   try LinearAlgebra.require()
 }

@@ -21,6 +21,8 @@ let globalList: [any Listed.Type] = [
   AdamSNSM.self,
   AdaHessian.self,
   Sophia.self,
+  RobustSubGM.self,
+  SaddleFreeNewton.self,
   NIGT.self,
   OptAMSGrad.self,
   AdamCM.self,

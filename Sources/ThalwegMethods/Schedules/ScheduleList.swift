@@ -14,6 +14,7 @@ let scheduleList: [any Listed.Type] = [
   OneCycle.self,
   RefinedSchedule.self,
   Warmup.self,
+  MupScaling.self,
   WarmupLinear.self,
   WarmupCosine.self,
   Join.self,

@@ -1,0 +1,205 @@
+import Glibc
+import ThalwegCore
+
+/// Saddle-free Newton in a Krylov subspace: curvature counts by its magnitude, so that negative curvature is left
+/// downhill instead of climbed.
+///
+///     Lanczos from the gradient, fully orthogonalised: V (m × n), T = Y·diag(w)·Yᵀ;   c = Yᵀ·V·g
+///     for every damping μ: d = −Vᵀ·Y·(c/(|w| + μ)), the loss at θ + lr·d, on the same minibatch
+///     θ ← θ + lr·d of the lowest loss (the first on a tie)
+///
+/// State    within a step the vectors V, the parameters, and the products; nothing between steps.
+/// Errors   a loss that is not finite refuses the step and changes nothing.
+/// Differs  where g = 0 nothing moves (the start at random numbers, which would leave an exact saddle, is not carried,
+///          nor the exact form with the dense Hessian). The Krylov details follow later work (UNVERIFIED).
+/// Source   Pascanu, Dauphin, Ganguli, Bengio, 2014, arXiv:1405.4604; Dauphin et al., 2014, arXiv:1406.2572.
+struct SaddleFreeNewton: ElementRule {
+  static let method = Method(
+    "saddle_free_newton", .optimizer,
+    "Saddle-free Newton in a Krylov subspace: the curvature of every direction counts by its magnitude.",
+    rule: """
+      order Lanczos steps from g: V, T = Y diag(w) Y';  c = Y'V g
+      for every damping mu: d = -V'Y (c/(|w| + mu)), the loss at theta + lr*d
+      theta <- theta + lr*d of the lowest loss
+      """,
+    source: "Pascanu, Dauphin, Ganguli, Bengio, 2014, arXiv:1405.4604; Dauphin et al., 2014, arXiv:1406.2572",
+    parameters: [
+      .lr(1), .integer("order", 20, .within(1, 500), "Lanczos steps, at most the number of parameters", live: false),
+      .list(
+        "dampings", [1, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6], "what is added to the magnitudes, tried in this order"),
+    ],
+    requests: "hessian_vector, loss", needsFinite: true,
+    validate: { (h) throws(Failure) in
+      let list = h.list("dampings")
+      guard (1...64).contains(list.count), list.allSatisfy({ $0 > 0 && $0.isFinite }) else {
+        throw Failure(
+          Status.range,
+          "saddle_free_newton: `dampings` must be 1 to 64 numbers above 0, got "
+            + "[\(list.prefix(8).map { text($0) }.joined(separator: ", "))]")
+      }
+    })
+
+  /// Vectors of the basis, the diagonal and the subdiagonal of T, ‖g‖, losses.
+  static func scalars(_ h: Hyper) -> [Scalar] {
+    let order = h.integer("order")
+    return [Scalar("vectors")] + (0..<order).map { Scalar("alpha_\($0)") } + (0..<order).map { Scalar("beta_\($0)") }
+      + [Scalar("norm")] + h.list("dampings").indices.map { Scalar("loss_\($0)") }
+  }
+
+  init(_ h: Hyper, _ c: StepContext) {}
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { g }
+
+  static let registered = entry(SaddleFreeNewton.self, source: { (h) throws(Failure) in Krylov(h) })
+
+  struct Krylov: Source {
+    static var method: Method { SaddleFreeNewton.method }
+    let order: Int, dampings: [Double]
+    init(_ h: Hyper) { (order, dampings) = (h.integer("order"), h.list("dampings")) }
+
+    private var vector: Int { order }
+    private var point: Int { order + 1 }
+    var slots: [Slot] {
+      (0..<order).map { Slot.temporary("basis_\($0)", "vector \($0) of the basis V") } + [
+        .temporary("probe", "the vector of a product, then the move"), .home("point", "the parameters of the step"),
+      ]
+    }
+    var probe: Int? { vector }
+    var global: Bool { true }  // a loss is of all tensors
+    func most(_ tensors: Int) -> Int { order + 1 + dampings.count }
+    var kinds: [Request.Kind] { [.hessianVector, .loss] }
+
+    /// s[0] ← factor·s[0] + the weighted sum of the slots behind it, seven at a time.
+    private struct Add: ElementOperation {
+      private let factor: Double, w: SIMD8<Double>, count: Int
+      init(_ factor: Double, _ weights: ArraySlice<Double>) {
+        (self.factor, count) = (factor, weights.count)
+        var w = SIMD8<Double>(repeating: 0)
+        for (k, x) in weights.enumerated() { w[k] = x }
+        self.w = w
+      }
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+        var sum = factor == 0 ? L(0) : factor * s[0]
+        for k in 0..<count { sum = sum + w[k] * s[k + 1] }
+        s[0] = sum
+      }
+    }
+    /// Inner products of s[0] with up to four slots behind it.
+    private struct Products: ElementSum {
+      let count: Int
+      @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+        sums.add(0, s[0], times: s[1])
+        if count > 1 { sums.add(1, s[0], times: s[2]) }
+        if count > 2 { sums.add(2, s[0], times: s[3]) }
+        if count > 3 { sums.add(3, s[0], times: s[4]) }
+      }
+    }
+    private struct Length: ElementSum {
+      @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+        sums.add(0, s[0], times: s[0])
+      }
+    }
+    /// To θ + lr·d from the parameters of the step.
+    private struct Trial: ElementOperation {
+      let lr: Double
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = s[1] + lr * s[0] }
+    }
+
+    /// The slot ← factor·itself + Σ weights[k]·V[k].
+    private func add(_ io: SourceIO, _ slot: Int, _ factor: Double, _ weights: [Double]) {
+      for first in stride(from: 0, to: max(1, weights.count), by: 7) {
+        let part = first..<min(first + 7, weights.count)
+        io.change(Add(first == 0 ? factor : 1, weights[part]), slots: [slot] + part, parameters: false)
+      }
+    }
+    private func products(_ io: SourceIO, _ slot: Int, _ count: Int) -> [Double] {
+      stride(from: 0, to: count, by: 4).flatMap { first in
+        let part = first..<min(first + 4, count)
+        let sums = io.sum(Products(count: part.count), slots: [slot] + part)
+        return part.map { sums[$0 - first] }
+      }
+    }
+    private func ask(_ io: SourceIO, _ k: Int) -> Move {
+      io.clearAbsent(vector)
+      io.change(Add(0, [1]), slots: [vector, k], parameters: false)
+      return .ask(Ask(.hessianVector))
+    }
+
+    func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
+      if phase == 0 {
+        io.setScalar(0, 0)
+        io.change(SaveGradient(), slots: [0], parameters: false)
+        let norm = io.sum(Length(), slots: [0]).root(0)
+        guard norm > 0, norm.isFinite else { return .update(nil) }
+        io.change(Add(1 / norm, []), slots: [0], parameters: false)
+        // c = Yᵀ·V·g is this number times the first row of Y
+        io.setScalar(1 + 2 * order, norm)
+        return ask(io, 0)
+      }
+      let known = Int(io.scalar(0))
+      return known == 0 ? try lanczos(phase - 1, io) : try trial(phase - known - 1, known, io)
+    }
+
+    /// The product with vector k came.
+    private func lanczos(_ k: Int, _ io: SourceIO) throws(Failure) -> Move {
+      let n = io.tensors { _ in true }.reduce(0) { $0 + io.shape(of: $1).count }
+      let limit = min(order, n)
+      io.change(SaveGradient(), slots: [vector], parameters: false)
+      let alpha = io.sum(Products(count: 1), slots: [vector, k])[0]
+      guard alpha.isFinite else {
+        throw Failure(Status.nonfinite, "a Hessian-vector product has elements that are NaN or infinite")
+      }
+      io.setScalar(1 + k, alpha)
+      if k + 1 < limit {
+        for _ in 0..<2 { add(io, vector, 1, products(io, vector, k + 1).map { -$0 }) }
+        let beta = io.sum(Length(), slots: [vector]).root(0)
+        if beta > 1e-12 * max(1, abs(alpha)) {
+          io.setScalar(1 + order + k, beta)
+          io.change(Add(0, [1 / beta]), slots: [k + 1, vector], parameters: false)
+          return ask(io, k + 1)
+        }
+      }
+      io.setScalar(0, Double(k + 1))
+      io.saveHome()
+      io.change(SaveParameters(), slots: [point], parameters: false)
+      return try go(0, k + 1, io)
+    }
+
+    /// Coordinates of the move in the basis.
+    private func move(_ damping: Double, _ m: Int, _ io: SourceIO) throws(Failure) -> [Double] {
+      var T = [Double](repeating: 0, count: m * m)
+      for i in 0..<m {
+        T[i * m + i] = io.scalar(1 + i)
+        if i + 1 < m {
+          T[i * m + i + 1] = io.scalar(1 + order + i)
+          T[(i + 1) * m + i] = T[i * m + i + 1]
+        }
+      }
+      let eigen = try LinearAlgebra.Eigen(T, m), norm = io.scalar(1 + 2 * order)
+      return (0..<m).map { i in
+        (0..<m).reduce(0) {
+          $0 - eigen.vectors[i * m + $1] * eigen.vectors[$1] * norm / (abs(eigen.values[$1]) + damping)
+        }
+      }
+    }
+
+    private func go(_ index: Int, _ m: Int, _ io: SourceIO) throws(Failure) -> Move {
+      add(io, vector, 0, try move(dampings[index], m, io))
+      io.change(slots: [vector, point], parameters: true) { Trial(lr: $0.lr) }
+      return .ask(Ask(.loss))
+    }
+
+    /// The loss of damping `index` came.
+    private func trial(_ index: Int, _ m: Int, _ io: SourceIO) throws(Failure) -> Move {
+      guard dampings.indices.contains(index) else {
+        throw Failure(Status.internal, "saddle_free_newton: phase \(index)")
+      }
+      let losses = 2 + 2 * order
+      io.setScalar(losses + index, io.maximizes ? -io.loss : io.loss)
+      if index + 1 < dampings.count { return try go(index + 1, m, io) }
+      io.change(RestoreParameters(), slots: [point], parameters: true)
+      let best = dampings.indices.reduce(0) { io.scalar(losses + $1) < io.scalar(losses + $0) ? $1 : $0 }
+      let weights = try move(dampings[best], m, io)
+      return .update(io.combination(weights.map { -$0 }))
+    }
+  }
+}
