@@ -8,8 +8,9 @@ import ThalwegCore
 ///     v ← μ·v + (1 − μ)·u;   θ ← θ − lr·v
 ///
 /// State    the gradients, one a row; their inner products; v; which place is next.
-/// Differs  u by the Woodbury formula, with a Cholesky factorisation of m·damp·I + G·Gᵀ (the original eliminates without
-///          pivoting: the same numbers). Every tensor has a matrix of its own, the original's is that of the model (the
+/// Differs  u by the Woodbury formula, with a Cholesky factorisation of m·damp·I + G·Gᵀ (the original eliminates
+///          without pivoting: the same numbers). Every tensor has a matrix of its own, the original's is that of the
+///              model (the
 ///          same for one tensor). 32 gradients, the original's 1024 are for accelerators.
 /// Source   Frantar, Kurtic, Alistarh, 2021, arXiv:2107.03356.
 struct MFAC: WholeRule {

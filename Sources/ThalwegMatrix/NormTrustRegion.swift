@@ -28,7 +28,7 @@ struct NormTrustRegion: WholeRule {
         "the norm of a step", live: false),
       .choice("ortho", ["svd", "newton_schulz"], "how U V' is computed"),
       .integer("ns_steps", 5, .within(1, 99), "Newton-Schulz iterations"),
-      .list("ns_coefficients", NewtonSchulz.quintic, "a, b, c of the polynomial, or three numbers for each iteration"),
+      .list("ns_coefficients", NewtonSchulz.simple, "a, b, c of the polynomial, or three numbers for each iteration"),
       .eps(1e-7, "floor of the norm that divides in Newton-Schulz iterations", .above(0)),
     ],
     slots: [.moment("momentum_buffer", "the momentum m")], needsFinite: true,

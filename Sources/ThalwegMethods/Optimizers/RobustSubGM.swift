@@ -7,8 +7,8 @@ import ThalwegCore
 ///     ‖·‖ over all tensors
 ///
 /// State    none.
-/// Differs  Polyak's step, and one proportional to the loss, are `polyak_sgd`'s matter. No move where D = 0. The spectral
-///          start is the host's.
+/// Differs  Polyak's step, and one proportional to the loss, are `polyak_sgd`'s matter. No move where D = 0. The
+///          spectral start is the host's.
 /// Source   Ma and Fattahi, 2022, arXiv:2202.08788.
 struct RobustSubGM: ElementRule {
   static let method = Method(

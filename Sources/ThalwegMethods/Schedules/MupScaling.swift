@@ -6,8 +6,9 @@ import ThalwegCore
 ///     inner(k)·m^e,   m = width/base width,  e by the optimizer, the role of the tensor and what the value is
 ///
 /// State    that of the inner schedule.
-/// Differs  `forward` and `init_std` are for the host, which reads them from the schedule. The exponents of second-order
-///          methods follow from the change of one step (UNVERIFIED against the paper's table). Biases of the output
+/// Differs  `forward` and `init_std` are for the host, which reads them from the schedule. The exponents of
+///          second-order methods follow from the change of one step (UNVERIFIED against the paper's table). Biases of
+///              the output
 ///          layer need no scaling.
 /// Source   Yang and Littwin, 2023, arXiv:2308.01814; Ishikawa and Karakida, 2023, arXiv:2312.12226.
 struct MupScaling: WrappingSchedule {
