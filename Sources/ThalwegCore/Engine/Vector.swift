@@ -1,7 +1,7 @@
 /// Numbers in dense memory that a solver keeps: sums are taken in double, changes are rounded once an element.
 ///
-/// Long vectors are cut into blocks by their length alone; blocks run side by side and their sums are added in order, so
-/// that the bits do not depend on the number of threads.
+/// Long vectors are cut into blocks by their length alone; blocks run side by side and their sums are added in order,
+/// so that the bits do not depend on the number of threads.
 public struct Vector<T: Real>: @unchecked Sendable {
   /// The name under which it is kept, and where in it this part begins.
   public let name: String

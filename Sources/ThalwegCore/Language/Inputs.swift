@@ -38,8 +38,8 @@ public struct Input: Sendable {
     (i.integer, i.optional) = (true, optional)
     return i
   }
-  /// What an objective's pull-back gives besides the gradients of the inputs; what a solver finds. Of a solver, a result
-  /// without axes is a number, in double.
+  /// What an objective's pull-back gives besides the gradients of the inputs; what a solver finds. Of a solver, a
+  /// result without axes is a number, in double.
   public static func result(_ name: String, _ axes: String, _ meaning: String) -> Input {
     var i = Input(name, axes, meaning)
     (i.result, i.optional) = (true, true)

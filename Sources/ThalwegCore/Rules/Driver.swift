@@ -77,8 +77,8 @@ public enum Verdict<Phase: Sendable>: Sendable {
 }
 
 /// A method that runs on its own, from named tensors to named results: a state machine whose phases end where it asks
-/// the host for something, or is done. All that it remembers lies in the vectors and numbers that it declares, so that a
-/// run can be saved and resumed at every request.
+/// the host for something, or is done. All that it remembers lies in the vectors and numbers that it declares, so that
+/// a run can be saved and resumed at every request.
 public protocol Driver: Listed, Sendable {
   /// The phases; the run begins with the one of raw value 0.
   associatedtype Phase: RawRepresentable, Sendable where Phase.RawValue == Int

@@ -5,8 +5,9 @@ import ThalwegCore
 ///     minimise g·h + ½·hᵀ·H·h + M/6·|h|³
 ///     H = V·diag w·Vᵀ, c = Vᵀ·g;  r ≥ max(0, −2·w_min/M) with r = |(w + M·r/2)⁻¹·c|;  h = −V·c/(w + M·r/2)
 ///
-/// Hard case (w_min < 0, c has no part in the lowest eigenspace, |h| < r at the bound): τ·v_min is added, τ = √(r² − |h|²), with the
-/// entry of v_min that is largest in magnitude positive. H is taken symmetric: its upper triangle counts with its lower.
+/// Hard case (w_min < 0, c has no part in the lowest eigenspace, |h| < r at the bound): τ·v_min is added, τ = √(r² −
+/// |h|²), with the entry of v_min that is largest in magnitude positive. H is taken symmetric: its upper triangle
+/// counts with its lower.
 /// Errors   TW_ERROR_NONFINITE: g or H.
 /// Ends     converged.
 /// Differs  eigenvalues come from a singular value decomposition of H + |H|·I: exact to a rounding of the norm of H.

@@ -6,9 +6,10 @@ import ThalwegCore
 ///
 ///     w = A·v_i;  α_i = v_i·w;  twice w ← w − Vᵀ·V·w;  β_i = |w|;  v_{i+1} = w/β_i
 ///
-/// `eigenvalues` are the Ritz values, ascending, with `weights`, the squared first components of T's eigenvectors; `vectors` are
-/// the Ritz vectors of the `largest` largest, then of the `smallest` smallest. After an early end (an invariant subspace)
-/// the entries from `rank` on are 0. The sign of a vector is that of its entry of largest magnitude: positive.
+/// `eigenvalues` are the Ritz values, ascending, with `weights`, the squared first components of T's eigenvectors;
+/// `vectors` are the Ritz vectors of the `largest` largest, then of the `smallest` smallest. After an early end (an
+/// invariant subspace) the entries from `rank` on are 0. The sign of a vector is that of its entry of largest
+/// magnitude: positive.
 /// Errors   TW_ERROR_RANGE: a start of zeros.
 /// Ends     converged: after `steps` products, or where β ≤ tol·max(1, |α|); in float32 tol is 1e-6 at least.
 /// Differs  the two cards' defaults for `steps` are one: max(4·(largest + smallest), ⌊2·ln n⌋), at most n.
@@ -103,7 +104,7 @@ enum LanczosStep {
     let a = basis.row(k).dot(w)
     alpha[k] = T(a)
     for _ in 0..<2 {
-      // classical Gram-Schmidt: all coefficients first would need a buffer; one after the other is as good when done twice
+      // one coefficient after the other: done twice it is as good as all at once, and needs no buffer
       for i in 0...k { w.add(basis.row(i), times: -basis.row(i).dot(w)) }
     }
     let b = w.norm

@@ -5,8 +5,9 @@ import ThalwegCore
 ///     A = Jᵀ·J, g = Jᵀ·r;  d = −(A + μ·diag S)⁻¹·g;  gain = (|r|² − |r⁺|²)/(d·(μ·S·d − g))
 ///     gain > 0: x + d is taken, μ ← μ·max(⅓, 1 − (2·gain − 1)³), ν = 2; else μ ← μ·ν, ν ← 2·ν
 ///
-/// `marquardt`: S is the running maximum of diag A (1 where that is 0), μ = tau at first; `identity`: S = 1, μ = tau·max diag A.
-/// r0 are the residuals at x0: their number is that of the residuals. A trial whose residuals are not finite is refused.
+/// `marquardt`: S is the running maximum of diag A (1 where that is 0), μ = tau at first; `identity`: S = 1, μ =
+/// tau·max diag A. r0 are the residuals at x0: their number is that of the residuals. A trial whose residuals are not
+/// finite is refused.
 /// Ends     converged: max|g| ≤ gtol, or |d| ≤ xtol·(|x| + xtol); max_iter; nonfinite: a Jacobian that is not finite.
 /// Errors   TW_ERROR_NUMERIC: the damped matrix is not positive definite, even at a μ of 1e300.
 /// Source   Levenberg, 1944; Marquardt, 1963; the update of μ: Nielsen, 1999.

@@ -13,8 +13,8 @@ extension RequestKind {
 
 /// Backtracking until the value has fallen enough.
 ///
-///     a = alpha0; while φ(a) > φ(0) + c1·a·φ'(0): a ← shrink·a, or the minimiser of the parabola through φ(0), φ'(0) and
-///     φ(a), kept in [0.1·a, 0.5·a]
+///     a = alpha0; while φ(a) > φ(0) + c1·a·φ'(0): a ← shrink·a, or the minimiser of the parabola through
+///     φ(0), φ'(0) and φ(a), kept in [0.1·a, 0.5·a]
 ///
 /// A value that is infinite or NaN counts as too large, and is not interpolated. `alpha` is 0 where the search fails.
 /// Ends     converged; line_search_failed: φ'(0) ≥ 0 (no request then), or after max_iter trials.
@@ -73,10 +73,11 @@ struct Armijo: Driver {
 ///
 ///     φ(a) ≤ φ(0) + c1·a·φ'(0)     |φ'(a)| ≤ c2·|φ'(0)|
 ///
-/// The first trial is 1, or min(1, 2.02·(φ(0) − phi_previous)/φ'(0)) where the value before is known; trials double up to
-/// `max_alpha`. A value that is NaN counts as too large.
+/// The first trial is 1, or min(1, 2.02·(φ(0) − phi_previous)/φ'(0)) where the value before is known; trials double up
+/// to `max_alpha`. A value that is NaN counts as too large.
 /// Ends     converged; max_iter: the bracketing came to no end, and the last trial has fallen enough, its slope being
-///          unknown; line_search_failed: φ'(0) ≥ 0, zoom_iter + 1 trials in the bracket, or a trial of 0 (`alpha` is 0 then).
+///          unknown; line_search_failed: φ'(0) ≥ 0, zoom_iter + 1 trials in the bracket, or a trial of 0 (`alpha` is 0
+///          then).
 /// Differs  scipy's scalar_search_wolfe2 measures the distance from the ends of the bracket with its sign.
 /// Source   Nocedal, Wright, 2006, algorithms 3.5 and 3.6.
 struct StrongWolfe: Driver {
@@ -208,7 +209,8 @@ struct StrongWolfe: Driver {
     return .ask("value", then: .zoomed)
   }
 
-  /// The minimiser of the cubic with value f and slope s at a, and the values g at b and h at c; NaN where there is none.
+  /// The minimiser of the cubic with value f and slope s at a, and the values g at b and h at c; NaN where there is
+  /// none.
   private func cubic(_ a: Double, _ f: Double, _ s: Double, _ b: Double, _ g: Double, _ c: Double, _ h: Double)
     -> Double
   {

@@ -6,9 +6,9 @@ import ThalwegCore
 ///     P = a·bᵀ;  t = 1, 2, ...:  η = √(δ/t)/bound, δ = max|log a| + max|log b|;  P ← P·e^(−η·∇f(P)), scaled to the row
 ///     marginals where t is even, to those of the columns where it is odd;  the mean of all P is the answer
 ///
-/// With `round` the mean is made an exact coupling: rows are scaled by min(a/row, 1), columns likewise, and what is missing
-/// is added as a product. The scaling is one factor with the exponential, whose largest exponent is taken out. Entries of 0
-/// stay 0; δ looks at positive weights alone.
+/// With `round` the mean is made an exact coupling: rows are scaled by min(a/row, 1), columns likewise, and what is
+/// missing is added as a product. The scaling is one factor with the exponential, whose largest exponent is taken out.
+/// Entries of 0 stay 0; δ looks at positive weights alone.
 /// Ends     max_iter.
 /// Source   Ballu, Berthet, 2022, arXiv:2211.10420; the rounding: Altschuler, Weed, Rigollet, 2017, arXiv:1705.09634.
 struct MirrorSinkhorn: Driver {

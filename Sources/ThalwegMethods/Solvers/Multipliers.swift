@@ -99,8 +99,9 @@ struct PrimalDual: Driver {
 
 /// The method of multipliers: a quadratic penalty beside the multipliers.
 ///
-///     w_i = max(λ_i + ρ_i·c_i, 0) for inequalities, λ_i + ρ_i·c_i for equalities; `inner_steps` times the host descends with w
-///     then λ_i = clip(w_i, ±max_multiplier), and where |v_i| > shrink·(|v_i| before): ρ_i ← min(growth·ρ_i, max_penalty)
+///     w_i = max(λ_i + ρ_i·c_i, 0) for inequalities, λ_i + ρ_i·c_i for equalities
+///     `inner_steps` times the host descends with w; then λ_i = clip(w_i, ±max_multiplier)
+///     where |v_i| > shrink·(|v_i| before): ρ_i ← min(growth·ρ_i, max_penalty)
 ///     v_i = max(c_i, −λ_i/ρ_i) for inequalities, c_i for equalities, with λ before its update
 ///
 /// ρ never grows at the first update. Each constraint has its ρ.
@@ -187,8 +188,8 @@ struct AugmentedLagrangian: Driver {
 ///
 ///     the host minimises f + Σ λ_i·c_i;  λ ← max(0, λ + lr·c), for equalities without the maximum
 ///
-/// `feasible` counts from 1 the last step whose point kept all constraints to `tol` (0: none did): hosts that want the last
-/// feasible point keep it then, in place of the last one.
+/// `feasible` counts from 1 the last step whose point kept all constraints to `tol` (0: none did): hosts that want the
+/// last feasible point keep it then, in place of the last one.
 /// Ends     max_iter.
 /// Source   Elenter, Chamon, Ribeiro, 2024, arXiv:2403.11844.
 struct DualAscent: Driver {

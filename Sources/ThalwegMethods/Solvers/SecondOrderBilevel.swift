@@ -77,12 +77,13 @@ struct SLBAMM: Driver {
 
 /// Normalised momentum on the outer variable, with an initial refinement of the inner one and periodic updates of it.
 ///
-///     `warm` times y ← y − lr_y·g_y;  then, at every `period`-th step but the first, `inner` times the same, kept within
+///     `warm` times y ← y − lr_y·g_y;  then, at every `period`-th step but the first, `inner` times the same, within
 ///     `radius` of where the period began
-///     e = F_x − d/dx⟨g_y, z⟩;  m = e at first, then beta·m + (1−beta)·e;  z ← z − lr_z·(H·z − F_y);  x ← x − lr_x·m/(|m|+eps)
+///     e = F_x − d/dx⟨g_y, z⟩;  m = e at first, then beta·m + (1−beta)·e
+///     z ← z − lr_z·(H·z − F_y);  x ← x − lr_x·m/(|m|+eps)
 ///
-/// Differs  the estimate takes z before its update, as the paper does; the ball has one radius, and no inner iterates are
-///          averaged (neither is told).
+/// Differs  the estimate takes z before its update, as the paper does; the ball has one radius, and no inner iterates
+///          are averaged (neither is told).
 /// Source   Hao, Gong, Liu, 2024, arXiv:2401.09587.
 struct BOREP: Driver {
   static let method = Method.solver(
@@ -161,8 +162,8 @@ struct BOREP: Driver {
 ///     y' = y − xi·(momentum·buffer + g_y(x, y) + weight_decay·y);  (d_x, d_y) = ∇F(x, y');  R = r/|d_y|
 ///     hypergradient = d_x − xi·(g_x(x, y + R·d_y) − g_x(x, y − R·d_y))/(2·R)
 ///
-/// order 1: F_x(x, y) alone. d_y = 0: d_x. All requests are of one sample a function: the host takes training data for g and
-/// validation data for F.
+/// order 1: F_x(x, y) alone. d_y = 0: d_x. All requests are of one sample a function: the host takes training data for
+/// g and validation data for F.
 /// Source   H. Liu, Simonyan, Yang, 2018, arXiv:1806.09055; Zela et al., 2020, arXiv:1909.09656.
 struct DARTSUnrolled: Driver {
   static let method = Method.solver(

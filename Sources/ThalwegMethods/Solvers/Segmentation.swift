@@ -1,7 +1,7 @@
 import ThalwegCore
 
-/// The piecewise constant signal nearest to a given one, with a price for every jump: exactly, by dynamic programming over
-/// the ends of segments.
+/// The piecewise constant signal nearest to a given one, with a price for every jump: exactly, by dynamic programming
+/// over the ends of segments.
 ///
 ///     minimise Σ (u − y)² + nu·#jumps
 ///

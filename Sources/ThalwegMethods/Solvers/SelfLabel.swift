@@ -5,8 +5,8 @@ import ThalwegCore
 ///
 ///     S = P^lam;  r_k = target_k/Σ_i S_ik·c_i;  c_i = (1/N)/Σ_k S_ik·r_k, from c = 1/N;  label_i = argmax_k r_k·S_ik
 ///
-/// In logarithms, which do not underflow. The error Σ|c/c' − 1| is looked at in the first pass and in every tenth behind it.
-/// A sample of zeros is left out of all sums, and has the label 0.
+/// In logarithms, which do not underflow. The error Σ|c/c' − 1| is looked at in the first pass and in every tenth
+/// behind it. A sample of zeros is left out of all sums, and has the label 0.
 /// Errors   TW_ERROR_RANGE: a negative probability, or a share that is not positive.
 /// Ends     converged: error ≤ tol; max_iter.
 /// Source   Asano, Rupprecht, Vedaldi, 2019, arXiv:1911.05371.

@@ -109,8 +109,8 @@ struct HutchinsonDiagonal: Driver {
 ///
 ///     v ⊥ found vectors, |v| = 1;  w = A·v, made orthogonal to them too;  λ = v·w;  v ← w/|w|
 ///
-/// Values have their signs and come in order of magnitude. A vector in the null space has the value 0. Two values of one
-/// magnitude and opposite signs do not converge: `lanczos` finds those.
+/// Values have their signs and come in order of magnitude. A vector in the null space has the value 0. Two values of
+/// one magnitude and opposite signs do not converge: `lanczos` finds those.
 /// Ends     converged: |λ − λ before| ≤ tol·(|λ| + 1e-6) for every pair; max_iter: at least one took max_iter products.
 /// Source   von Mises, Pollaczek-Geiringer, 1929; for Hessians: Yao, Gholami, Keutzer, Mahoney, 2020, arXiv:1912.07145.
 struct PowerIteration: Driver {
@@ -184,8 +184,8 @@ struct PowerIteration: Driver {
 ///     probe k: Lanczos gives nodes λ and weights w with Σ w = 1
 ///     density(x) = mean over k of Σ w·N(x; λ, s²),  s² = sigma2·max(1, λ_max − λ_min)²;  tr f(A) = n·mean of Σ w·f(λ)
 ///
-/// The density is given at `points`, when there are some; `trace` is that of A. A probe inside an invariant subspace has
-/// fewer nodes: the rest have the weight 0.
+/// The density is given at `points`, when there are some; `trace` is that of A. A probe inside an invariant subspace
+/// has fewer nodes: the rest have the weight 0.
 /// Source   Lin, Saad, Yang, 2016, arXiv:1308.5467; Ghorbani, Krishnan, Xiao, 2019, arXiv:1901.10159.
 struct SLQDensity: Driver {
   static let method = Method.solver(
