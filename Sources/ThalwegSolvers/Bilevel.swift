@@ -155,11 +155,11 @@ struct IFTHypergradient: Driver {
 ///
 /// From the second step on, with D = |x − x_prev|: where F ≤ F_prev + C·ε_k + ε_{k−1}·(C+M)·D − M·L·D², L ← shrink·L;
 /// else where F − F_prev ≥ 0.2·|F_prev| the step is taken back, L ← 2·L and ε_k ← max(ε_k/2, tol_min); else L ←
-/// inflate·L. Ends     converged: |p| ≤ gtol; max_iter; negative_curvature: the lower Hessian is not positive definite
-/// along a direction.
+/// inflate·L.
+/// Ends     converged: |p| ≤ gtol; max_iter; negative_curvature: the lower Hessian is not positive definite along a
+///          direction.
 /// Differs  inflate is ours (1 is the paper's). One step of p/L an iteration, where the authors' release takes two in
-/// two of
-///          three branches, and scales the tolerance by the size of a logarithmic penalty.
+///          two of three branches, and scales the tolerance by the size of a logarithmic penalty.
 /// Source   Pedregosa, 2016, arXiv:1602.02355.
 struct HOAG: Driver {
   static let method = Method.solver(

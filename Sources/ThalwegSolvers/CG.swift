@@ -5,8 +5,8 @@ import ThalwegCore
 ///     r = b − A·x, p = r;  a = r·r/p·Ap;  x ← x + a·p;  r ← r − a·Ap;  p ← r + (r·r/r₀·r₀)·p
 ///
 /// b and x have any shape. The residual is that of the recurrence; it is computed anew every `recompute_every`
-/// products. Ends     converged: |r| ≤ max(rtol·|b|, atol), before any product too; negative_curvature: p·Ap < 0 with
-/// `truncate`
+/// products.
+/// Ends     converged: |r| ≤ max(rtol·|b|, atol), before any product too; negative_curvature: p·Ap < 0 with `truncate`
 ///          (x is then b itself, if it was the first product and there was no x0), and p·Ap = 0 always; max_iter.
 /// Source   Hestenes, Stiefel, 1952.
 struct CG: Driver {

@@ -70,11 +70,12 @@ struct RCD: Driver {
 ///
 ///     r = 0.4·(1 + A·gamma)/L;  a = (r + √(r² + 4·r·A))/2;  A' = A + a;  x = (A·y + a·v)/A'
 ///     blocks j from the last to the first, at w = (x_1 … x_j, y'_{j+1} … y'_m):  p_j = ∇_j f(w)
-///     q_j = p_j + (a_prev/a)·(∇_j f(x_prev) − p_prev,j);  z_j += a·q_j;  v_j = prox_{A'·g_j}(x0_j − z_j);  y'_j =
-///         (A·y_j + a·v_j)/A'
+///     q_j = p_j + (a_prev/a)·(∇_j f(x_prev) − p_prev,j);  z_j += a·q_j
+///     v_j = prox_{A'·g_j}(x0_j − z_j);  y'_j = (A·y_j + a·v_j)/A'
 ///
 /// Blocks are runs of `block` entries. g is `regularizer`, separable, or none; its strong convexity is gamma. y is the
-/// answer. Ends     max_iter.
+/// answer.
+/// Ends     max_iter.
 /// Differs  the variance-reduced form is not here.
 /// Source   Lin, Song, Diakonikolas, 2023, arXiv:2303.16279.
 struct ACODER: Driver {
@@ -82,8 +83,8 @@ struct ACODER: Driver {
     "acoder", "Accelerated cyclic dual averaging with extrapolation.",
     rule: """
       r = 0.4 (1 + A gamma)/L;  a = (r + sqrt(r^2 + 4 r A))/2;  A' = A + a;  x = (A y + a v)/A'
-      q_j = p_j + (a_prev/a)(grad_j f(x_prev) - p_prev_j);  z_j += a q_j;  v_j = prox(x0_j - z_j, A')
-      y'_j = (A y_j + a v_j)/A'
+      q_j = p_j + (a_prev/a)(grad_j f(x_prev) - p_prev_j);  z_j += a q_j
+      v_j = prox(x0_j - z_j, A');  y'_j = (A y_j + a v_j)/A'
       """,
     source: "Lin, Song, Diakonikolas, 2023, arXiv:2303.16279",
     parameters: [

@@ -6,7 +6,8 @@ import ThalwegCore
 ///     S = A·Y;  G = (|S|^(p−1)·sign S)·Yᵀ;  A ← U·Vᵀ of the singular value decomposition of G
 ///
 /// |A·Y|_p^p never falls. D = Aᵀ recovers an orthogonal dictionary up to signs and order; another is whitened by the
-/// host first. Ends     converged: |A − A before| ≤ tol; max_iter.
+/// host first.
+/// Ends     converged: |A − A before| ≤ tol; max_iter.
 /// Source   Shen, Xue, Zhang, Letaief, Lau, 2020, arXiv:2002.10043.
 struct GPM: Driver {
   static let method = Method.solver(

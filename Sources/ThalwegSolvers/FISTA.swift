@@ -19,8 +19,8 @@ extension RequestKind {
 ///     t' = (1+√(1+4t²))/2;  y = z + (t−1)/t'·(z−x);  x = z
 ///
 /// `accelerate=false` is ISTA: y = z. With `restart=gradient` t starts again at 1 where ⟨y−z, z−x⟩ > 0. mu > 0: the
-/// momentum is (1−√(mu/L))/(1+√(mu/L)). The prox is that of `regularizer`, or is asked for with `ask_prox`, or there
-/// is none. L never falls.
+/// momentum is (1−√(mu/L))/(1+√(mu/L)). The prox is that of `regularizer`, or is asked for with `ask_prox`, or there is
+/// none. L never falls.
 /// Ends     converged: |z−x| ≤ tol·max(1, |x|); max_iter; line_search_failed: L has left the range of numbers.
 /// Differs  the test of the model allows for the rounding of its two values (32 units in the last place): without that
 ///          L doubles for ever at the minimum.

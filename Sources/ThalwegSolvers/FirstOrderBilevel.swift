@@ -79,13 +79,12 @@ struct F2SA: Driver {
 /// A single-loop, Hessian-free bilevel method through the Moreau envelope of the lower function.
 ///
 ///     c_k = c0·(k+1)^p;  θ ← θ − η·(g_y(x, θ) + (θ − y)/γ)
-///     x ← x − α·(F_x(x, y)/c_k + g_x(x, y) − g_x(x, θ));  y ← y − β·(F_y(x, y)/c_k + g_y(x, y) − (y − θ)/γ) at the
-///     new x
+///     x ← x − α·(F_x(x, y)/c_k + g_x(x, y) − g_x(x, θ))
+///     y ← y − β·(F_y(x, y)/c_k + g_y(x, y) − (y − θ)/γ), at the new x
 ///
 /// θ begins at y0. The samples of a step are one.
 /// Differs  the order θ, x, y is the paper's (a library takes y first, at the old x). Projections and non-smooth parts
-/// are not
-///          here.
+///          are not here.
 /// Source   R. Liu, Z. Liu, Yao, Zeng, Zhang, 2024, arXiv:2405.09927.
 struct MEHA: Driver {
   static let method = Method.solver(
@@ -153,8 +152,8 @@ struct MEHA: Driver {
 
 /// A single-loop bilevel method: inner variable, linear system and outer variable move together.
 ///
-///     y ← y − lr_inner·g_y;  v ← v − lr_inner·(H·v + F_y);  x ← x − lr_outer·(F_x + d/dx⟨g_y, v⟩), all at the old
-///     point
+///     y ← y − lr_inner·g_y;  v ← v − lr_inner·(H·v + F_y);  x ← x − lr_outer·(F_x + d/dx⟨g_y, v⟩)
+///     all at the old point
 ///
 /// v tends to −H⁻¹·F_y; v0 starts it, else it is 0.
 /// Source   Dagréou, Ablin, Vaiter, Moreau, 2022, arXiv:2201.13409.

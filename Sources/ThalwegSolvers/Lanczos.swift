@@ -104,8 +104,7 @@ enum LanczosStep {
     let a = basis.row(k).dot(w)
     alpha[k] = T(a)
     for _ in 0..<2 {
-      // classical Gram-Schmidt: all coefficients first would need a buffer; one after the other is as good when done
-      // twice
+      // one coefficient after the other: done twice it is as good as all at once, and needs no buffer
       for i in 0...k { w.add(basis.row(i), times: -basis.row(i).dot(w)) }
     }
     let b = w.norm

@@ -7,8 +7,8 @@ import ThalwegCore
 ///
 /// `marquardt`: S is the running maximum of diag A (1 where that is 0), μ = tau at first; `identity`: S = 1, μ =
 /// tau·max diag A. r0 are the residuals at x0: their number is that of the residuals. A trial whose residuals are not
-/// finite is refused. Ends     converged: max|g| ≤ gtol, or |d| ≤ xtol·(|x| + xtol); max_iter; nonfinite: a Jacobian
-/// that is not finite.
+/// finite is refused.
+/// Ends     converged: max|g| ≤ gtol, or |d| ≤ xtol·(|x| + xtol); max_iter; nonfinite: a Jacobian that is not finite.
 /// Errors   TW_ERROR_NUMERIC: the damped matrix is not positive definite, even at a μ of 1e300.
 /// Source   Levenberg, 1944; Marquardt, 1963; the update of μ: Nielsen, 1999.
 struct LevenbergMarquardt: Driver {

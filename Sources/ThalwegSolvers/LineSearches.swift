@@ -13,8 +13,8 @@ extension RequestKind {
 
 /// Backtracking until the value has fallen enough.
 ///
-///     a = alpha0; while φ(a) > φ(0) + c1·a·φ'(0): a ← shrink·a, or the minimiser of the parabola through φ(0), φ'(0)
-///     and φ(a), kept in [0.1·a, 0.5·a]
+///     a = alpha0; while φ(a) > φ(0) + c1·a·φ'(0): a ← shrink·a, or the minimiser of the parabola through
+///     φ(0), φ'(0) and φ(a), kept in [0.1·a, 0.5·a]
 ///
 /// A value that is infinite or NaN counts as too large, and is not interpolated. `alpha` is 0 where the search fails.
 /// Ends     converged; line_search_failed: φ'(0) ≥ 0 (no request then), or after max_iter trials.

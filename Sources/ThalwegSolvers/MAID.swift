@@ -3,8 +3,7 @@ import ThalwegCore
 
 /// Adaptively inexact descent for bilevel problems, with a backtracking that certifies decrease.
 ///
-///     y: |y − y*(x)| ≤ ε;  q: |H·q − F_y| ≤ δ;  z = F_x − d/dx⟨dg/dy, q⟩;  B: bound of the norm of the mixed
-///         derivative
+///     y: |y − y*(x)| ≤ ε;  q: |H·q − F_y| ≤ δ;  z = F_x − d/dx⟨dg/dy, q⟩;  B ≥ |d²g/dydx|
 ///     ω = c·ε + (B/μ)·δ + (l_g·l_b/μ)·ε²,  c = l_g·B/μ + l_inv·|F_y|·B + l_b·|F_y|/μ
 ///     while ω > (1−η)·|z|: ε ← ν·ε, δ ← ν·δ, and again at the same x
 ///     x⁺ = x − a·z is taken when F⁺ + |F_y⁺|·ε⁺ + l_g·ε⁺²/2 − (F − |F_y|·ε − l_g·ε²/2) + λ·a·|z|² ≤ 0,  ε⁺ = ν̄·ε

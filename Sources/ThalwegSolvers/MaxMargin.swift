@@ -3,9 +3,8 @@ import ThalwegCore
 /// The nearest weights that keep a margin on every row: a step of training to convergence on separable data, for a
 /// sequence of tasks one after the other.
 ///
-///     w = argmin |w − w0|² with y_i·⟨x_i, w⟩ ≥ margin; Hildreth: d = max((margin − y_i·⟨x_i, w⟩)/|x_i|², −λ_i), λ_i
-///         += d,
-///     w += d·y_i·x_i, rows in turn
+///     w = argmin |w − w0|² with y_i·⟨x_i, w⟩ ≥ margin; Hildreth, rows in turn:
+///     d = max((margin − y_i·⟨x_i, w⟩)/|x_i|², −λ_i);  λ_i += d;  w += d·y_i·x_i
 ///
 /// A row of zeros is left out.
 /// Errors   TW_ERROR_RANGE: a label that is not −1 or 1.

@@ -99,10 +99,10 @@ struct PrimalDual: Driver {
 
 /// The method of multipliers: a quadratic penalty beside the multipliers.
 ///
-///     w_i = max(λ_i + ρ_i·c_i, 0) for inequalities, λ_i + ρ_i·c_i for equalities; `inner_steps` times the host
-///     descends with w then λ_i = clip(w_i, ±max_multiplier), and where |v_i| > shrink·(|v_i| before): ρ_i ←
-///     min(growth·ρ_i, max_penalty) v_i = max(c_i, −λ_i/ρ_i) for inequalities, c_i for equalities, with λ before its
-///     update
+///     w_i = max(λ_i + ρ_i·c_i, 0) for inequalities, λ_i + ρ_i·c_i for equalities
+///     `inner_steps` times the host descends with w; then λ_i = clip(w_i, ±max_multiplier)
+///     where |v_i| > shrink·(|v_i| before): ρ_i ← min(growth·ρ_i, max_penalty)
+///     v_i = max(c_i, −λ_i/ρ_i) for inequalities, c_i for equalities, with λ before its update
 ///
 /// ρ never grows at the first update. Each constraint has its ρ.
 /// Ends     converged: every |v_i| ≤ tol and no λ moved by more than tol; max_iter.

@@ -11,8 +11,7 @@ extension RequestKind {
 ///
 ///     for every set i: y = P_i(x + p_i);  p_i ← x + p_i − y;  x ← y
 ///
-/// Ends     converged: a sweep that moved x by at most tol·max(1, |x|); infeasible or max_iter cannot be told apart:
-/// max_iter.
+/// Ends     converged: a sweep that moved x by at most tol·max(1, |x|); max_iter, also where the sets do not meet.
 /// Source   Boyle, Dykstra, 1986.
 struct Dykstra: Driver {
   static let method = Method.solver(

@@ -77,11 +77,10 @@ struct SLBAMM: Driver {
 
 /// Normalised momentum on the outer variable, with an initial refinement of the inner one and periodic updates of it.
 ///
-///     `warm` times y ← y − lr_y·g_y;  then, at every `period`-th step but the first, `inner` times the same, kept
-///         within
+///     `warm` times y ← y − lr_y·g_y;  then, at every `period`-th step but the first, `inner` times the same, within
 ///     `radius` of where the period began
-///     e = F_x − d/dx⟨g_y, z⟩;  m = e at first, then beta·m + (1−beta)·e;  z ← z − lr_z·(H·z − F_y);  x ← x −
-///         lr_x·m/(|m|+eps)
+///     e = F_x − d/dx⟨g_y, z⟩;  m = e at first, then beta·m + (1−beta)·e
+///     z ← z − lr_z·(H·z − F_y);  x ← x − lr_x·m/(|m|+eps)
 ///
 /// Differs  the estimate takes z before its update, as the paper does; the ball has one radius, and no inner iterates
 ///          are averaged (neither is told).

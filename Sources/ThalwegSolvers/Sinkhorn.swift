@@ -3,14 +3,14 @@ import ThalwegCore
 
 /// Entropic optimal transport by Sinkhorn's scaling, in logarithms.
 ///
-///     g_j = ε·(log b_j − LSE_i((f_i − C_ij)/ε));  f_i = ε·(log a_i − LSE_j((g_j − C_ij)/ε));  P_ij =
-///     e^((f_i+g_j−C_ij)/ε)
+///     g_j = ε·(log b_j − LSE_i((f_i − C_ij)/ε));  f_i = ε·(log a_i − LSE_j((g_j − C_ij)/ε))
+///     P_ij = e^((f_i+g_j−C_ij)/ε)
 ///
 /// Row marginals are exact after an update of f. The error is |Pᵀ·1 − b|₂. f0 (and g0, where max_iter is 0) start it. A
 /// weight of 0, or a cost of infinity, gives entries of 0. Logarithms and sums are taken in double.
-/// Errors   TW_ERROR_RANGE: a weight that is negative or not finite, sums of a and b that differ, or a cost that is
-/// NaN or −∞. Ends     converged: error ≤ tol, looked at every check_every iterations and at the last; infeasible: a
-/// weight all of
+/// Errors   TW_ERROR_RANGE: a weight that is negative or not finite, sums of a and b that differ, or a cost that is NaN
+///          or −∞.
+/// Ends     converged: error ≤ tol, looked at every check_every iterations and at the last; infeasible: a weight all of
 ///          whose pairs are forbidden (no iteration then); max_iter, also where some pairs too many are forbidden.
 /// Source   Cuturi, 2013, arXiv:1306.0895; the logarithmic form: Schmitzer, 2019, arXiv:1610.06519.
 struct Sinkhorn: Driver {

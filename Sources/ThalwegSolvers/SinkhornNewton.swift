@@ -5,9 +5,9 @@ import ThalwegCore
 /// cut down to the largest entries of the plan.
 ///
 ///     P_ij = e^(η·(x_i + y_j − C_ij) − 1);  stage 1: x += (log a − log P·1)/η, y += (log b − log Pᵀ·1)/η
-///     stage 2: M = η·[[diag P·1, S], [Sᵀ, diag Pᵀ·1]], S the ⌈keep·n·m⌉ largest entries of P;  M·d = (a − P·1, b −
-///         Pᵀ·1) by
-///     conjugate gradients with its diagonal;  t from 1 down by `shrink` until φ(z + t·d) ≥ φ(z) + ls_c·t·d·gradient
+///     stage 2: M = η·[[diag P·1, S], [Sᵀ, diag Pᵀ·1]], S the ⌈keep·n·m⌉ largest entries of P
+///     M·d = (a − P·1, b − Pᵀ·1) by conjugate gradients with its diagonal;  t from 1 down by `shrink` until
+///     φ(z + t·d) ≥ φ(z) + ls_c·t·d·gradient
 ///     φ = −ΣP/η + x·a + y·b
 ///
 /// Errors   TW_ERROR_RANGE: a weight that is not positive and finite, sums of a and b that differ, a cost that is not

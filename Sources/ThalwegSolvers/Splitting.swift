@@ -81,8 +81,8 @@ struct ADMM: Driver {
 ///
 ///     y = P(x − lr·F(x));  x ← P(x − lr·F(y));  output: the mean of all y
 ///
-/// P: `simplex` multiplies by e^(−lr·F) and scales to the sum `radius`; `orthant` multiplies alone; `l2` subtracts,
-/// and asks for a projection with `ask_project`. Zeros stay zero in the first two.
+/// P: `simplex` multiplies by e^(−lr·F) and scales to the sum `radius`; `orthant` multiplies alone; `l2` subtracts, and
+/// asks for a projection with `ask_project`. Zeros stay zero in the first two.
 /// Ends     max_iter.
 /// Errors   TW_ERROR_RANGE: a start with negative entries, or of zeros, on the simplex and the orthant.
 /// Differs  the p-norm geometry is not here.

@@ -259,3 +259,37 @@ class MirrorSinkhorn(SolverReference):
                 p = p * np.where(s > 0, b / np.where(s > 0, s, 1), 0)
             mean = (t * mean + p) / (t + 1)
         return {"plan": rounded(mean, a, b) if self.round else mean, "last": p, "iterations": self.max_iter, "outcome": "max_iter"}
+
+
+class SelfLabel(SolverReference):
+    name = "self_label"
+    defaults = {"lam": 25.0, "tol": 0.1, "max_iter": 1000}
+    settings = ({"lam": 5.0}, {"lam": 2.0, "tol": 1e-6}, {"max_iter": 1})
+    limit32 = 5e-3
+
+    def cases(self, rng):
+        p = rng.uniform(0.05, 1, (30, 4)) * [3.0, 1, 1, 1]
+        p /= p.sum(1, keepdims=True)
+        gap = p.copy()
+        gap[7] = 0
+        return [Case({"probabilities": p}, dict), Case({"probabilities": p, "target": np.array([0.4, 0.3, 0.2, 0.1])}, dict),
+                Case({"probabilities": gap}, dict)]
+
+    def solve(self, inputs, ask):
+        p = inputs["probabilities"]
+        n, k = p.shape
+        target = inputs.get("target", np.full(k, 1 / k))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            s = p**self.lam
+            c, passes = np.full(n, 1 / n), 0
+            while True:
+                r = target / (s.T @ c if np.all(np.isfinite(c)) else s[np.isfinite(c)].T @ c[np.isfinite(c)])
+                new = (1 / n) / (s @ r)
+                if passes % 10 == 0:
+                    error = np.nansum(np.abs(c[np.isfinite(new)] / new[np.isfinite(new)] - 1))
+                passes, c = passes + 1, new
+                if ((passes - 1) % 10 == 0 and error <= self.tol) or passes >= self.max_iter:
+                    break
+            log_c = np.where(np.isfinite(c), np.log(np.where(np.isfinite(c), c, 1)), -np.inf)
+            return {"labels": np.argmax(s * r, 1), "log_r": np.log(r), "log_c": log_c, "iterations": passes,
+                    "outcome": "converged" if error <= self.tol else "max_iter"}
