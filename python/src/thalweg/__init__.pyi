@@ -1609,6 +1609,31 @@ class MARS(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class MFAC(Optimizer):
+    # M-FAC: the gradient over the empirical Fisher matrix of the last gradients.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        ngrads: int = 32,
+        damp: float | str | Schedule = 1e-05,
+        momentum: float | str | Schedule = 0.9,
+        weight_decay: float | str | Schedule = 0,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class Momo(Optimizer):
     # Momentum with the step size of a model of the loss that has a known floor.
     method: _ClassVar[str]
@@ -1764,6 +1789,34 @@ class NormDirection(Optimizer):
         ns_coefficients: _Sequence[float] = "simple",
         eps: float | str | Schedule = 1e-07,
         scale: _Literal["unit", "per_tensor"] = "unit",
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class NormTrustRegion(Optimizer):
+    # Steps of one length in a norm, along the momentum.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        radius: float | str | Schedule = 0.01,
+        alpha: float | str | Schedule = 0.1,
+        decay: float | str | Schedule = 0,
+        norm: _Literal["auto", "l2", "rms", "linf", "spectral", "rms_to_rms", "nuclear", "l1_to_l2", "l2_to_linf"] = "auto",
+        ortho: _Literal["svd", "newton_schulz"] = "svd",
+        ns_steps: int = 5,
+        ns_coefficients: _Sequence[float] = ...,
+        eps: float | str | Schedule = 1e-07,
         *,
         before: str = "",
         after: str = "",
@@ -2327,6 +2380,30 @@ class RMSprop(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class RobustSubgm(Optimizer):
+    # The subgradient method for robust recovery: steps whose length falls geometrically.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.1,
+        rule: _Literal["geometric", "constant"] = "geometric",
+        rho: float | str | Schedule = 0.95,
+        normalize: bool = True,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class RollingBall(Optimizer):
     # Rolling Ball Optimizer: a ball on the graph of the loss moves down, and is projected back onto it.
     method: _ClassVar[str]
@@ -2376,6 +2453,29 @@ class Rprop(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class SaddleFreeNewton(Optimizer):
+    # Saddle-free Newton in a Krylov subspace: the curvature of every direction counts by its magnitude.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1,
+        order: int = 20,
+        dampings: _Sequence[float] = ...,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class SAGA(Optimizer):
     # SAGA: the gradient of a sample, corrected by the one that a table kept of it and by the mean of the table.
     method: _ClassVar[str]
@@ -2410,6 +2510,28 @@ class SANIA(Optimizer):
         eps: float | str | Schedule = 0.1,
         f_star: float | str | Schedule = 0,
         lr: float | str | Schedule = 1,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class ScaledGd(Optimizer):
+    # Scaled gradient descent for a factor Z of a low-rank matrix Z Z'.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.5,
+        lam: float | str | Schedule = 0,
         *,
         before: str = "",
         after: str = "",
