@@ -42,6 +42,7 @@ static const struct {
   const char *method, *stage;
   int unsourced;
 } describe_special[] = {
+    {"batch_ladder", "batch_ladder(boundaries=[2, 4], batches=[1, 2, 3])", 0},
     {"constant", NULL, 1},
     {"coordinate_clip", "coordinate_clip(threshold=1)", 0},
     {"decoupled", NULL, 1},
@@ -50,6 +51,7 @@ static const struct {
     {"penalty", NULL, 1},
     {"project", NULL, 1},
     {"prox", NULL, 1},
+    {"rho_schedule", "rho_schedule(lr=0.1)", 0},
     {"route", "route(other=(sgd(lr=0.1)))", 1},
 };
 

@@ -77,6 +77,10 @@ static void collect(void) {
     if (tw_optimizer_create(sentence, NULL, &optimizer) != TW_OK) continue;
     small_model_fill(&model);
     tw_status status = small_model_bind(&model, optimizer);
+    if (status < 0) { /* a set or a rule of other shapes */
+      OK(tw_optimizer_destroy(optimizer));
+      continue;
+    }
     for (int k = 0; status >= 0 && k < 3; k++) {
       small_model_observe(optimizer);
       status = small_model_step(&model, optimizer);

@@ -37,7 +37,7 @@ static void methods(void) {
     previous = method.name;
     SAY(is_one_of(method.kind,
                   "optimizer|transform|update|perturbation|aggregator|schedule|average|regularizer|"
-                  "constraint|objective|mask|routing|diagnostic|solver"),
+                  "constraint|objective|mask|routing|weighting|diagnostic|solver"),
         "the kind");
     SAY(method.summary != NULL && method.summary[0], "no summary");
     SAY(method.source != NULL && (method.source[0] || describe_unsourced(method.name)), "no source");
@@ -116,6 +116,8 @@ static void inputs(void) {
     }
     if (strcmp(method.kind, "solver") == 0) {
       SAY(differentiable == 0 && method.input_count > 0, "what a solver takes and finds");
+    } else if (strcmp(method.kind, "diagnostic") == 0 || strcmp(method.kind, "weighting") == 0) {
+      SAY(method.input_count > 0, "nothing to look at");
     } else {
       SAY((differentiable > 0) == (method.input_count > 0), "nothing to differentiate");
     }
@@ -158,6 +160,8 @@ static void sentences(void) {
     if (strcmp(method.kind, "regularizer") == 0) SAY(object == 'r', "makes no regularizer");
     if (strcmp(method.kind, "constraint") == 0) SAY(object == 'c', "makes no constraint");
     if (strcmp(method.kind, "objective") == 0) SAY(object == 'o', "makes no objective");
+    if (strcmp(method.kind, "weighting") == 0) SAY(object == 'o', "makes no weighting");
+    if (strcmp(method.kind, "diagnostic") == 0) SAY(object == 'o', "makes no diagnostic");
     if (strcmp(method.kind, "solver") == 0) SAY(object == 'v', "makes no solver");
     if (strcmp(method.kind, "schedule") == 0) SAY(object == 's', "makes no schedule");
     if (!describe_sentence(stage, sentence, sizeof sentence)) {

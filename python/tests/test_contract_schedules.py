@@ -13,6 +13,17 @@ import pytest
 import thalweg as tw
 
 SCHEDULES = {
+    "batch_ladder": "batch_ladder(boundaries=[3, 6], batches=[8, 16, 24])",
+    "dann_lambda": "dann_lambda(total=10)",
+    "dann_lr": "dann_lr(total=10)",
+    "dp_noise_for_epsilon": "dp_noise_for_epsilon(epsilon=1, rate=0.01, delta=1e-5)",
+    "greedy": "greedy(lr=0.5, min_lr=0.01, patience=1)",
+    "momentum_warmup": "momentum_warmup(total=30, warmup=5, cooldown=5)",
+    "mup_scaling": "mup_scaling(inner=0.5)",
+    "power_cooldown": "power_cooldown(total=10, start=3)",
+    "rdp_accountant": "rdp_accountant(sigma=1.1, rate=0.01, delta=1e-5)",
+    "rex": "rex(total=10)",
+    "rho_schedule": "rho_schedule(lr=0.3)",
     "batch_lr_scaling": "batch_lr_scaling(lr=0.5, rule=linear)",
     "constant": "constant(lr=0.5)",
     "cosine": "cosine(lr=0.5, total=10, end=0.1)",

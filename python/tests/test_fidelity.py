@@ -133,7 +133,7 @@ def test_optimizer_float32(cls: type, setting: dict[str, Any]) -> None:
 @pytest.mark.parametrize("cls, setting", cases(base.OptimizerReference))
 def test_large_tensors_go_through_the_same_rule(cls: type, setting: dict[str, Any]) -> None:
     """Several blocks and a tail: 3 steps, the first and the last elements and everything between."""
-    shape = (97, 131) if cls.shapes == "matrix" else (min(12_707, cls.largest),)
+    shape = (97, 131) if cls.shapes == "matrix" else (min(12_707, cls.most_elements),)
     problem = Problem([shape], seed=5, steps=4)
     ref = cls(**setting)
     params, mine = on_the_set(cls.name, problem.start()), on_the_set(cls.name, problem.start())

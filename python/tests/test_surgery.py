@@ -444,12 +444,13 @@ def test_losses_equal_torchjd(rng: np.random.Generator) -> None:
     mine, gradients = tw.objective("stch(mu=0.3)").value_and_grad(losses=L)
     assert mine == pytest.approx(float(value.detach()), rel=1e-12)
     np.testing.assert_allclose(gradients["losses"], x.grad.numpy(), rtol=1e-12)
-    peer, epochs = scalarization.DWA(), rng.uniform(0.5, 2, (3, 4))
-    for k, losses in enumerate(epochs):
+    peer, epochs = scalarization.DWA(), rng.uniform(0.5, 2, (4, 4))
+    mine_dwa, weights = tw.weighting("dwa"), np.ones(4)
+    for losses in epochs:  # the weights after an epoch are those of the next
         value = float(peer(torch.from_numpy(losses)))
         peer.step()
-        more = {"previous": epochs[k - 1], "older": epochs[k - 2]} if k > 1 else {}
-        assert tw.objective("dwa").value_and_grad(losses=losses, **more)[0] == pytest.approx(value, rel=1e-12)
+        assert weights @ losses == pytest.approx(value, rel=1e-12)
+        weights = mine_dwa(losses=losses)
 
 
 def test_laws_of_loss_weights(rng: np.random.Generator) -> None:
@@ -468,5 +469,3 @@ def test_laws_of_loss_weights(rng: np.random.Generator) -> None:
     assert q[L.argmax()] > 0.99
     with pytest.raises(tw.RangeError, match="q"):
         dro.value_and_grad(losses=L, q=-np.ones(4))
-    w = tw.objective("dwa").value_and_grad(losses=L, previous=rng.uniform(0.5, 1, 4), older=np.ones(4))[1]["losses"]
-    assert w.sum() == pytest.approx(4, rel=1e-14)

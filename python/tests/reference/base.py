@@ -30,7 +30,7 @@ class Reference:
     settings: ClassVar[Sequence[dict[str, Any]]] = ({},)
     needs: ClassVar[tuple[str, ...]] = ()
     shapes: ClassVar[str] = "any"  # or "matrix" when rank 0/1 tensors are refused
-    largest: ClassVar[int] = 1 << 40  # elements of a tensor that it takes
+    most_elements: ClassVar[int] = 1 << 40  # elements of a tensor that it takes
 
     def __init__(self, **hyper: Any) -> None:
         unknown = set(hyper) - set(self.defaults) - set(getattr(self, "required", ()))

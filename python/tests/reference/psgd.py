@@ -142,7 +142,7 @@ class PSGD(PerTensor):
         {"lr": 0.1, "update_probability": 0.4, "precond_lr": 0.5, "preconditioner_init_scale": 0.5},
     )
     needs = ("hvp",)
-    largest = 1500
+    most_elements = 1500
 
     def step(self, params: Arrays, grads: Arrays, *, hvp: Callable[[Arrays, Arrays], Arrays] | None = None,
              normal: Callable[[int], Arrays] | None = None, **oracles: Any) -> None:
