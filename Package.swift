@@ -19,9 +19,7 @@ let linking: [LinkerSetting] = [
 // Layers as modules: a method cannot name what runs it. The core's functions are compiled into the modules above it (its
 // generic loops are worth nothing else), so that a changed method is compiled alone.
 let inner: [SwiftSetting] = kernels + [.unsafeFlags(["-cross-module-optimization"], .when(configuration: .release))]
-let methods: [SwiftSetting] =
-  kernels + [.unsafeFlags(["-no-whole-module-optimization"], .when(configuration: .release))]
-// These share generic helpers among their files, so that each is compiled as one.
+// Each is compiled as a whole: files share generic helpers, which would not be specialised from one to the other.
 let families = ["ThalwegMatrix", "ThalwegSets", "ThalwegObjectives", "ThalwegSolvers"]
 
 let package = Package(
@@ -34,7 +32,7 @@ let package = Package(
     .target(name: "CThalweg", cSettings: [.headerSearchPath("../../include")]),
     .target(name: "COpenBLAS"),
     .target(name: "ThalwegCore", dependencies: ["CThalweg", "COpenBLAS"], swiftSettings: inner),
-    .target(name: "ThalwegMethods", dependencies: ["ThalwegCore"], swiftSettings: methods),
+    .target(name: "ThalwegMethods", dependencies: ["ThalwegCore"], swiftSettings: kernels),
     .target(
       name: "Thalweg", dependencies: ["ThalwegCore", "ThalwegMethods"] + families.map { .target(name: $0) },
       swiftSettings: kernels),
