@@ -35,10 +35,10 @@ install_variant = install -D -m 755 $(SCRATCH)/$(1)/release/libthalweg.so $(2)/l
 
 ifeq ($(ARCH),x86_64)
 BASE := x86-64
-LEVELS ?= x86-64-v3 x86-64-v4
+LEVELS := x86-64-v3 x86-64-v4
 else
 BASE := any
-LEVELS ?=
+LEVELS :=
 endif
 
 $(LIB)/.stamp-all: $(foreach v,$(BASE) $(LEVELS),$(SCRATCH)/$(v)/.built)
@@ -104,11 +104,9 @@ $(SCRATCH)/asan/.built-sanitized: $(SOURCES)
 	Tests/ABI/sanitize.sh $(SCRATCH)/asan build
 	touch $@
 
-# The tests run on one variant; the baseline and this one are enough for them.
-TESTED ?= $(if $(filter x86_64,$(ARCH)),x86-64-v3)
 test: setup $(VENV)/.requirements
-	$(MAKE) -j$(JOBS) LEVELS=$(TESTED) $(STAMP) test-programs $(VENV)/.peers
-	$(MAKE) LEVELS=$(TESTED) $(VENV)/.package
+	$(MAKE) -j$(JOBS) $(STAMP) test-programs $(VENV)/.peers
+	$(MAKE) $(VENV)/.package
 	swift test --skip-build --scratch-path $(SCRATCH)/test
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} Tests/ABI/run.sh $(LIB) include
 	Tests/ABI/sanitize.sh $(SCRATCH)/asan $${FUZZ_SECONDS:-10}
