@@ -1,9 +1,10 @@
 // swift-tools-version:6.1
 import PackageDescription
 
-// The instruction set comes from the command line (`-Xcc -march=...`, see the Makefile), so that one tree builds every variant.
-// `-fno-math-errno` is what lets square roots vectorise. Exclusivity is checked by the compiler; the run-time checks would cost a small step
-// a tenth of its time. The compiler would rather not use the widest vectors of x86-64-v4, which cost the 8-bit codecs a third.
+// The instruction set comes from the command line (`-Xcc -march=...`, see the Makefile), so that one tree builds every
+// variant. `-fno-math-errno` is what lets square roots vectorise. Exclusivity is checked by the compiler; the run-time
+// checks would cost a small step a tenth of its time. The compiler would rather not use the widest vectors of x86-64-v4,
+// which cost the 8-bit codecs a third.
 let kernels: [SwiftSetting] = [
   .unsafeFlags(["-Xcc", "-fno-math-errno", "-Xcc", "-mprefer-vector-width=512", "-enforce-exclusivity=unchecked"])
 ]
@@ -16,8 +17,8 @@ let linking: [LinkerSetting] = [
   .unsafeFlags((["-z", "nodelete"] + wrapped.map { "--wrap=\($0)" }).flatMap { ["-Xlinker", $0] }),
 ]
 
-// Layers as modules: a method cannot name what runs it. The core's functions are compiled into the modules above it (its
-// generic loops are worth nothing else), so that a changed method is compiled alone.
+// Layers as modules: a method cannot name what runs it. The core's generic loops are compiled into the modules above
+// it; a changed method compiles its module alone.
 let inner: [SwiftSetting] = kernels + [.unsafeFlags(["-cross-module-optimization"], .when(configuration: .release))]
 // Each is compiled as a whole: files share generic helpers, which would not be specialised from one to the other.
 let families = ["ThalwegMatrix", "ThalwegSets", "ThalwegObjectives", "ThalwegSolvers"]

@@ -74,7 +74,7 @@ func single(_ text: String, _ kind: Method.Kind, or others: [Method.Kind] = []) 
       "one \(kind.rawValue) is expected, got \(nodes.count) stages" + Parser.pointer(text, nodes[1].position))
   }
   let named = Registry.find(nodes[0].name)?.kind
-  do { return try Registry.component(nodes[0], named.map(others.contains) ?? false ? named ?? kind : kind) } catch {
+  do { return try Registry.component(nodes[0], named.flatMap { others.contains($0) ? $0 : nil } ?? kind) } catch {
     throw Failure(
       Int(error.status),
       error.message.contains("\n") ? error.message : error.message + Parser.pointer(text, nodes[0].position))

@@ -250,7 +250,7 @@ extension Optimizer {
       layouts.append(Layout(view))
       sizes.append(bound[i].view.count)
     }
-    let samples = Samples(count ?? 0, tensors, layouts, sizes, scale: scale)
+    let samples = try Samples(count ?? 0, tensors, layouts, sizes, scale: scale)
     scope = waitingScope
     defer { scope = nil }
     try source.take(samples, top.phase, SourceIO(SourceDesk(self, stage)))

@@ -231,21 +231,43 @@ public func scheduleObserveSamples(_ p: OpaquePointer?, _ gradients: UnsafePoint
   }
 }
 
-/// Bytes for a caller's buffer; a capacity of 0 only asks how many they are.
+/// What a handle saves, piece by piece into a caller's buffer; a capacity of 0 only asks for the size. `save` first says
+/// how much it is.
+func deliver(
+  _ what: String, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?,
+  size: () throws(Failure) -> Int,
+  save: ((Int) throws(Failure) -> Void, (UnsafeRawBufferPointer) -> Void) throws(Failure) -> Void
+) throws(Failure) {
+  if capacity == 0 {
+    guard let needed else { throw null("needed") }
+    needed.pointee = try size()
+    return
+  }
+  guard let buffer else { throw null("buffer") }
+  var at = 0
+  try save(
+    { (size) throws(Failure) in
+      needed?.pointee = size
+      guard capacity < 0 || capacity >= size else {
+        throw Failure(Status.space, "\(what) needs \(size) bytes, the buffer has \(capacity)")
+      }
+    },
+    { piece in
+      if let p = piece.baseAddress { (buffer + at).copyMemory(from: p, byteCount: piece.count) }
+      at += piece.count
+    })
+}
+/// The same of bytes that are there.
 func deliver(
   _ bytes: [UInt8], _ what: String, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int,
   _ needed: UnsafeMutablePointer<Int>?
 ) throws(Failure) {
-  needed?.pointee = bytes.count
-  if capacity == 0 {
-    guard needed != nil else { throw null("needed") }
-    return
-  }
-  guard let buffer else { throw null("buffer") }
-  guard capacity < 0 || capacity >= bytes.count else {
-    throw Failure(Status.space, "\(what) needs \(bytes.count) bytes, the buffer has \(capacity)")
-  }
-  bytes.withUnsafeBytes { if let q = $0.baseAddress { buffer.copyMemory(from: q, byteCount: $0.count) } }
+  try deliver(
+    what, buffer, capacity, needed, size: { bytes.count },
+    save: { (room, write) throws(Failure) in
+      try room(bytes.count)
+      bytes.withUnsafeBytes(write)
+    })
 }
 
 @_cdecl("tw_schedule_save")

@@ -367,25 +367,9 @@ public func optimizerSave(
 ) -> tw_status {
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
-      if capacity == 0 {
-        guard let needed else { throw null("needed") }
-        needed.pointee = try Checkpoint.size(o)
-        return
-      }
-      guard let buffer else { throw null("buffer") }
-      var at = 0
-      try Checkpoint.save(
-        o,
-        { (size) throws(Failure) in
-          needed?.pointee = size
-          guard capacity < 0 || capacity >= size else {
-            throw Failure(Status.space, "the state needs \(size) bytes, the buffer has \(capacity)")
-          }
-        }
-      ) { piece in
-        if let p = piece.baseAddress { (buffer + at).copyMemory(from: p, byteCount: piece.count) }
-        at += piece.count
-      }
+      try deliver(
+        "the state", buffer, capacity, needed, size: { () throws(Failure) in try Checkpoint.size(o) },
+        save: { (room, write) throws(Failure) in try Checkpoint.save(o, room, write) })
     }
   }
 }

@@ -109,24 +109,9 @@ public func solverSave(
 ) -> tw_status {
   status { () throws(Failure) in
     try solver(p) { (s) throws(Failure) in
-      if capacity == 0 {
-        guard let needed else { throw null("needed") }
-        needed.pointee = try s.saveSize()
-        return
-      }
-      guard let buffer else { throw null("buffer") }
-      var at = 0
-      try s.save(
-        { (size) throws(Failure) in
-          needed?.pointee = size
-          guard capacity < 0 || capacity >= size else {
-            throw Failure(Status.space, "the run needs \(size) bytes, the buffer has \(capacity)")
-          }
-        }
-      ) { piece in
-        if let p = piece.baseAddress { (buffer + at).copyMemory(from: p, byteCount: piece.count) }
-        at += piece.count
-      }
+      try deliver(
+        "the run", buffer, capacity, needed, size: { () throws(Failure) in try s.saveSize() },
+        save: { (room, write) throws(Failure) in try s.save(room, write) })
     }
   }
 }

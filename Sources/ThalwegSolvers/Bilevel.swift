@@ -121,10 +121,7 @@ struct IFTHypergradient: Driver {
       return try direction(io, mixed, first: true)
     case .curvature:
       w.add(v, times: h.damping)
-      let curvature = v.dot(w)
-      guard curvature > 0 else { return .done(.negativeCurvature) }
-      q.add(v, times: io.rz / curvature)
-      r.add(w, times: -io.rz / curvature)
+      guard ConjugateGradients.step(io, q, r, v, w) else { return .done(.negativeCurvature) }
       io.iterations += 1
       return try direction(io, mixed, first: false)
     case .mixed:
@@ -141,8 +138,7 @@ struct IFTHypergradient: Driver {
     io.residual = size == 0 ? 0 : squared.squareRoot() / size
     let limit = h.has("max_iter") ? h.max_iter : Double(r.count)
     if io.residual <= h.rtol || io.iterations >= limit { return try mixed() }
-    if first { v.copy(r) } else { v.set(1, r, squared / io.rz, v) }
-    io.rz = squared
+    ConjugateGradients.turn(io, r, v, squared, first: first)
     return .ask("lower_hvp", [try io["x"], try io["y"], v], [try io["w"]], then: .curvature)
   }
 }
@@ -245,10 +241,7 @@ struct HOAG: Driver {
       r.set(1, fy, -1, w)
       return try direction(io, first: true)
     case .curvature:
-      let curvature = v.dot(w)
-      guard curvature > 0 else { return .done(.negativeCurvature) }
-      q.add(v, times: io.rz / curvature)
-      r.add(w, times: -io.rz / curvature)
+      guard ConjugateGradients.step(io, q, r, v, w) else { return .done(.negativeCurvature) }
       io.products += 1
       return try direction(io, first: false)
     case .mixed:
@@ -288,8 +281,7 @@ struct HOAG: Driver {
     if squared.squareRoot() <= io.tolerance * size || io.products >= 10 * Double(r.count) {
       return .ask("lower_mixed", point + [try io["q"]], [try io["mixed"]], then: .mixed)
     }
-    if first { v.copy(r) } else { v.set(1, r, squared / io.rz, v) }
-    io.rz = squared
+    ConjugateGradients.turn(io, r, v, squared, first: first)
     return .ask("lower_hvp", point + [v], [try io["w"]], then: .curvature)
   }
 }

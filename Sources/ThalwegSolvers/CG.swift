@@ -65,8 +65,24 @@ struct CG: Driver {
     let squared = r.dot(r)
     io.residual = r.norm
     if let end = stop.check(io) { return .done(end) }
+    ConjugateGradients.turn(io, r, p, squared, first: first)
+    return .ask("product", [p], [q], then: .curvature)
+  }
+}
+
+/// The recurrence that methods with such a system inside share; the number `rz` is the last r·r, or r·z.
+enum ConjugateGradients {
+  /// One step along p, where q is the product with it; false, and no step, where the curvature is not positive.
+  static func step<T: Real>(_ io: DriverIO<T>, _ x: Vector<T>, _ r: Vector<T>, _ p: Vector<T>, _ q: Vector<T>) -> Bool {
+    let curvature = p.dot(q)
+    guard curvature > 0 else { return false }
+    x.add(p, times: io.rz / curvature)
+    r.add(q, times: -io.rz / curvature)
+    return true
+  }
+  /// The next direction, p ← r + (squared/rz)·p.
+  static func turn<T: Real>(_ io: DriverIO<T>, _ r: Vector<T>, _ p: Vector<T>, _ squared: Double, first: Bool) {
     if first { p.copy(r) } else { p.set(1, r, squared / io.rz, p) }
     io.rz = squared
-    return .ask("product", [p], [q], then: .curvature)
   }
 }

@@ -96,10 +96,7 @@ struct MAID: Driver {
       r.set(1, fy, -1, w)
       return try direction(io, first: true)
     case .curvature:
-      let curvature = v.dot(w)
-      guard curvature > 0 else { return .done(.negativeCurvature) }
-      q.add(v, times: io.rz / curvature)
-      r.add(w, times: -io.rz / curvature)
+      guard ConjugateGradients.step(io, q, r, v, w) else { return .done(.negativeCurvature) }
       io.products += 1
       return try direction(io, first: false)
     case .mixed:
@@ -153,8 +150,7 @@ struct MAID: Driver {
     if squared.squareRoot() <= io.delta || io.products >= 10 * Double(r.count) {
       return .ask("lower_mixed", point + [try io["q"]], [try io["z"]], then: .mixed)
     }
-    if first { v.copy(r) } else { v.set(1, r, squared / io.rz, v) }
-    io.rz = squared
+    ConjugateGradients.turn(io, r, v, squared, first: first)
     return .ask("lower_hvp", point + [v], [try io["w"]], then: .curvature)
   }
 }

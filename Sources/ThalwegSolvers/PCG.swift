@@ -46,10 +46,7 @@ struct PCG: Driver {
       io.rz = product
       return .ask("product", [p], [q], then: .curvature)
     case .curvature:
-      let curvature = p.dot(q)
-      guard curvature > 0 else { return .done(.negativeCurvature) }
-      x.add(p, times: io.rz / curvature)
-      r.add(q, times: -io.rz / curvature)
+      guard ConjugateGradients.step(io, x, r, p, q) else { return .done(.negativeCurvature) }
       io.iterations += 1
       return precondition(io, r, z)
     }

@@ -2038,7 +2038,10 @@ static PyObject *save_with(PyObject *object, Saves *save) {
   if (status < 0) return leave(self, status);
   PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)needed);
   if (!bytes) return leave_error(self);
-  status = save(self->handle, PyBytes_AsString(bytes), needed, &needed);
+  char *buffer = PyBytes_AsString(bytes);
+  Py_BEGIN_ALLOW_THREADS
+  status = save(self->handle, buffer, needed, &needed);
+  Py_END_ALLOW_THREADS
   if (status < 0) {
     Py_DECREF(bytes);
     return leave(self, status);
@@ -2189,41 +2192,17 @@ static PyObject *solver_tensor(PyObject *object, PyObject *name) {
   return row;
 }
 
-/* _save() */
-static PyObject *solver_save(PyObject *object, PyObject *unused) {
-  Handle *self = (Handle *)object;
+static tw_status save_solver(void *handle, void *buffer, size_t capacity, size_t *needed) {
+  return tw_solver_save(handle, buffer, capacity, needed);
+}
+static tw_status load_solver(void *handle, const void *data, size_t size) {
+  return tw_solver_load(handle, data, size);
+}
+static PyObject *solver_save(PyObject *self, PyObject *unused) {
   (void)unused;
-  if (!enter(self)) return NULL;
-  size_t needed = 0;
-  tw_status status = tw_solver_save(self->handle, NULL, 0, &needed);
-  if (status < 0) return leave(self, status);
-  PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)needed);
-  if (!bytes) return leave_error(self);
-  char *buffer = PyBytes_AsString(bytes);
-  Py_BEGIN_ALLOW_THREADS
-  status = tw_solver_save(self->handle, buffer, needed, &needed);
-  Py_END_ALLOW_THREADS
-  if (status < 0) {
-    Py_DECREF(bytes);
-    return leave(self, status);
-  }
-  self->busy = 0;
-  return bytes;
+  return save_with(self, save_solver);
 }
-
-/* _load(bytes) */
-static PyObject *solver_load(PyObject *object, PyObject *data) {
-  Handle *self = (Handle *)object;
-  Py_buffer view;
-  if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) return NULL;
-  if (!enter(self)) {
-    PyBuffer_Release(&view);
-    return NULL;
-  }
-  tw_status status = tw_solver_load(self->handle, view.buf, (size_t)view.len);
-  PyBuffer_Release(&view);
-  return leave(self, status);
-}
+static PyObject *solver_load(PyObject *self, PyObject *data) { return load_with(self, data, load_solver); }
 
 #define CREATE(KIND) {"_create", FAST(KIND##_create), METH_METHOD | METH_FASTCALL | METH_KEYWORDS, NULL}
 #define CLOSE(KIND) \

@@ -202,6 +202,19 @@ def shapes_for(method: tw.Method) -> list[tuple[int, ...]]:
     return MATRIX_SHAPES if is_matrix_method(method) else SHAPES
 
 
+# ---- named inputs
+
+
+def cast(inputs: dict[str, Any], dtype: Any) -> dict[str, Any]:
+    """The same inputs, real ones in another dtype."""
+    return {k: v if np.asarray(v).dtype.kind == "i" else np.asarray(v).astype(dtype) for k, v in inputs.items()}
+
+
+def widened(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The same values in float64."""
+    return cast(inputs, np.float64)
+
+
 # ---- comparing
 
 

@@ -12,20 +12,12 @@ import pytest
 import thalweg as tw
 from reference import base
 from reference.objectives import CheckeredRegression
-from support import stage
+from support import cast, stage, widened
 
 REFERENCES = base.every(base.ObjectiveReference)
 CASES = [pytest.param(c, s, id=f"{c.name}-{i}") for c in REFERENCES for i, s in enumerate(c.settings)]
 # float64: some hundred roundings of 1.1e-16.  float32: a row of z is 6e-8 off to begin with, and the largest |z| is 800.
 LIMIT = {np.float64: 1e-12, np.float32: 2e-5, np.float16: 2e-2}
-
-
-def cast(inputs: dict[str, np.ndarray], dtype: Any) -> dict[str, np.ndarray]:
-    return {k: v if v.dtype.kind == "i" else v.astype(dtype) for k, v in inputs.items()}
-
-
-def widened(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {k: v if v.dtype.kind == "i" else v.astype(np.float64) for k, v in inputs.items()}
 
 
 def evaluate(cls: type, setting: dict[str, Any], inputs: dict[str, Any]) -> tuple[float, dict[str, np.ndarray]]:

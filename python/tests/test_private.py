@@ -161,6 +161,21 @@ def test_bad_answers_leave_the_request_waiting() -> None:
     assert opt.steps == 1
 
 
+def test_more_samples_than_memory() -> None:
+    """A broadcast view stands for any number of samples; tensors without elements too."""
+    for shape in ((7,), (0,)):
+        w = np.ones(shape)
+        opt = tw.Optimizer([w], "dp_sgd(noise_multiplier=0, expected_batch_size=1) | sgd(lr=1)")
+        loop = opt.requests()
+        request = next(loop)
+        for count in (2**44, 2**57):
+            many = np.lib.stride_tricks.as_strided(np.zeros(8), (count, *shape), (0, 8))
+            with pytest.raises(tw.Error, match="cannot allocate|large|overflow"):
+                request.answer_samples([many])
+        request.answer_samples([np.ones((2, *shape))])
+        assert next(loop, None) is None and opt.steps == 1
+
+
 def test_refused_sentences() -> None:
     with pytest.raises(tw.RangeError, match="mode=per_layer"):
         optimizer("dp_sgd(noise_multiplier=1, expected_batch_size=2, clip=[1, 2, 3])")

@@ -11,20 +11,12 @@ import pytest
 import reference  # noqa: F401  (imports every module)
 import thalweg as tw
 from reference import base
-from support import stage
+from support import cast, stage, widened
 
 WEIGHTINGS = [pytest.param(c, s, id=f"{c.name}-{i}") for c in base.every(base.WeightingReference) for i, s in enumerate(c.settings)]
 DIAGNOSTICS = [pytest.param(c, s, id=f"{c.name}-{i}") for c in base.every(base.DiagnosticReference) for i, s in enumerate(c.settings)]
 # float64: some hundred roundings of 1.1e-16, times exponentials and divisions of numbers of order one; float32 likewise.
 LIMIT = {np.float64: 1e-12, np.float32: 2e-5}
-
-
-def cast(inputs: dict[str, Any], dtype: Any) -> dict[str, Any]:
-    return {k: v if np.asarray(v).dtype.kind == "i" else np.asarray(v).astype(dtype) for k, v in inputs.items()}
-
-
-def widened(inputs: dict[str, Any]) -> dict[str, Any]:
-    return {k: v if v.dtype.kind == "i" else v.astype(np.float64) for k, v in inputs.items()}
 
 
 def test_every_one_has_a_reference() -> None:

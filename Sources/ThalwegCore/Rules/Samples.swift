@@ -1,6 +1,6 @@
 /// The gradients of every sample of a minibatch, as the host answered: of each tensor that takes part
 /// (samples, ...shape). They count as the host's gradients do: loss scale and `maximize` are applied.
-public struct Samples {
+public final class Samples {
   /// How many samples there are; none is an answer too.
   public let count: Int
   /// The tensors that take part, by position.
@@ -9,41 +9,46 @@ public struct Samples {
   let sizes: [Int]
   let scale: Double
 
-  public init(_ count: Int, _ tensors: [Int], _ layouts: [Layout], _ sizes: [Int], scale: Double) {
+  /// Throws TW_ERROR_MEMORY where the numbers that are kept a sample do not fit (a broadcast view may stand for any
+  /// number of samples).
+  public init(_ count: Int, _ tensors: [Int], _ layouts: [Layout], _ sizes: [Int], scale: Double) throws(Failure) {
     (self.count, self.tensors, self.layouts, self.sizes, self.scale) = (count, tensors, layouts, sizes, scale)
+    // parts of the squares, squares, weights, and what sorts them
+    let numbers = sizes.reduce(8) { $0 + Samples.blocks($1) + 4 }
+    let (bytes, overflow) = count.multipliedReportingOverflow(by: 8 * numbers)
+    try Memory.ask(overflow ? Int.max : bytes)
   }
 
   private static let block = 4096
+  private static func blocks(_ n: Int) -> Int { max(1, n / block + (n % block == 0 ? 0 : 1)) }
 
   /// The squares of the norms, [tensor][sample], in double. The same bits for any number of threads.
-  public func squares() -> [[Double]] {
-    layouts.indices.map { k in
-      let n = sizes[k], blocks = max(1, (n + Samples.block - 1) / Samples.block)
-      var parts = [Double](repeating: 0, count: count * blocks)
-      parts.withUnsafeMutableBufferPointer { out in
-        nonisolated(unsafe) let out = out, layout = layouts[k]
-        Threads.run(count * blocks, parallel: count * n >= Walker.parallelFrom) { task in
-          let first = task % blocks * Samples.block, m = min(Samples.block, n - first)
-          out[task] = Samples.read(layout, task / blocks * n + first, m) { p in Flat.squaredNorm(p, m) }
-        }
+  public private(set) lazy var squares: [[Double]] = layouts.indices.map { k in
+    let n = sizes[k], blocks = Samples.blocks(n)
+    var parts = [Double](repeating: 0, count: count * blocks)
+    parts.withUnsafeMutableBufferPointer { out in
+      nonisolated(unsafe) let out = out, layout = layouts[k]
+      Threads.run(count * blocks, parallel: count * n >= Walker.parallelFrom) { task in
+        let first = task % blocks * Samples.block, m = min(Samples.block, n - first)
+        out[task] = Samples.read(layout, task / blocks * n + first, m) { p in Flat.squaredNorm(p, m) }
       }
-      return (0..<count).map { b in
-        parts[(b * blocks)..<((b + 1) * blocks)].reduce(0, +) * scale * scale
-      }
+    }
+    return (0..<count).map { b in
+      parts[(b * blocks)..<((b + 1) * blocks)].reduce(0, +) * scale * scale
     }
   }
 
   /// The squares of the norms over all tensors, by sample. They are added in the order of their size, so that the order
   /// of binding does not matter.
-  public func totals(_ squares: [[Double]]) -> [Double] {
+  public var totals: [Double] {
     (0..<count).map { b in squares.map { $0[b] }.sorted { $0 < $1 || $1.isNaN && !$0.isNaN }.reduce(0, +) }
   }
   /// No element is NaN or infinite (nor a norm beyond all doubles).
-  public var isFinite: Bool { squares().allSatisfy { $0.allSatisfy(\.isFinite) } }
+  public var isFinite: Bool { squares.allSatisfy { $0.allSatisfy(\.isFinite) } }
 
   /// out ← Σ_b weight(b)·g_b of the k-th tensor that takes part; a sample of weight 0 counts nothing, whatever it is.
   public func combine<T: Real>(_ k: Int, _ weights: [Double], into out: UnsafeMutablePointer<T>) {
-    let n = sizes[k], blocks = max(1, (n + Samples.block - 1) / Samples.block)
+    let n = sizes[k], blocks = Samples.blocks(n)
     nonisolated(unsafe) let out = out, layout = layouts[k]
     Threads.run(blocks, parallel: count * n >= Walker.parallelFrom) { task in
       let first = task * Samples.block, m = min(Samples.block, n - first)

@@ -61,8 +61,7 @@ struct DPSGD: Source {
       throw Failure(
         Status.count, "dp_sgd: `clip` has \(clips.count) numbers, there are more tensors: one for each is expected")
     }
-    let squares = samples.squares()
-    PrivateSum.take(samples, squares, io, layers: mode == .perLayer) { [mode, clips] norm, tensor in
+    PrivateSum.take(samples, io, layers: mode == .perLayer) { [mode, clips] norm, tensor in
       let clip = layer ? clips[tensor] : clips[0]
       return mode == .auto ? clip / (norm + gamma) : min(1, clip / (norm + eps))
     }
@@ -134,7 +133,7 @@ struct DPAdaptiveClip: Source {
 
   func take(_ samples: Samples, _ phase: Int, _ io: SourceIO) throws(Failure) {
     let bound = io.scalar(clip), eps: Double = io.hyper.eps
-    PrivateSum.take(samples, samples.squares(), io, layers: false) { norm, _ in min(1, bound / (norm + eps)) }
+    PrivateSum.take(samples, io, layers: false) { norm, _ in min(1, bound / (norm + eps)) }
   }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
@@ -169,10 +168,11 @@ private enum PrivateSum {
 
   /// The part's clipped sum; `factor` is that of a norm, over all tensors or (layers) of one.
   static func take(
-    _ samples: Samples, _ squares: [[Double]], _ io: SourceIO, layers: Bool, _ factor: (Double, _ tensor: Int) -> Double
+    _ samples: Samples, _ io: SourceIO, layers: Bool, _ factor: (Double, _ tensor: Int) -> Double
   ) {
+    let squares = samples.squares
     var weights = squares.map { _ in [Double](repeating: 0, count: samples.count) }, free = 0, lost = 0
-    for (b, all) in samples.totals(squares).enumerated() {
+    for (b, all) in samples.totals.enumerated() {
       guard all.isFinite else {
         lost += 1
         continue

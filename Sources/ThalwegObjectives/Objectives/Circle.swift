@@ -12,7 +12,7 @@ import ThalwegCore
 /// Differs  differentiating a_p and a_n as well doubles the slopes and is another loss. The first author's snippet is
 ///          the batch mode.
 /// Source   Sun et al., 2020, arXiv:2002.10857.
-struct Circle: Objective {
+struct Circle: LabelledPairs {
   static let method = Method(
     "circle", .objective, "Pulls similarities within and between classes to their optima, each with its own weight.",
     rule: """
@@ -27,27 +27,11 @@ struct Circle: Objective {
     ],
     inputs: [.variable("x", "n, d", "embeddings"), .integer("y", "n", "labels")])
 
-  fileprivate let pairs: CirclePairs
+  let pairs: CirclePairs
   init(_ h: Hyper) { pairs = CirclePairs(margin: h.margin, gamma: h.gamma, batch: h.is("mode", "batch")) }
-
-  func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let n = x.sizes["n"], d = x.sizes["d"], y = try x.integers("y"), space = Workspace()
-    defer { space.close() }
-    let all = try Embedding([x["x"]], n, d, normalize: true, cache, space)
-    try cache?.keep("labels", n, of: y)
-    return try pairs.value(all.u, n, d, space.room(cache, "slopes", n, AnchorSlope.self), sameLabel(y))
-  }
-
-  func pullback<T: Real>(_ cache: Cache, _ name: String, _ g: UnsafeMutablePointer<T>) throws(Failure) {
-    let n = cache.sizes["n"], all = try Embedding<T>(cache, cache.sizes["d"])
-    try pairs.pull(
-      g, all.u, n, all.d, rows: 0, n, cache.kept("slopes", AnchorSlope.self),
-      sameLabel(cache.kept("labels", Int.self)))
-    all.pull(g, rows: 0, n, normalize: true)
-  }
 }
 
-private struct CirclePairs: PairLoss {
+struct CirclePairs: PairLoss {
   let margin: Double, gamma: Double
   var batch = false
 
@@ -136,7 +120,7 @@ struct CircleFromSimilarities: Objective {
 ///
 /// x is (n, d), y is (n,); cosines; no pairs are mined. The mean is over all rows.
 /// Source   Wang et al., 2019, arXiv:1904.06627.
-struct MultiSimilarity: Objective {
+struct MultiSimilarity: LabelledPairs {
   static let method = Method(
     "multi_similarity", .objective, "Soft counts of positives that are too far and negatives that are too near.",
     rule: """
@@ -150,7 +134,7 @@ struct MultiSimilarity: Objective {
     ],
     inputs: [.variable("x", "n, d", "embeddings"), .integer("y", "n", "labels")])
 
-  private struct Pairs: PairLoss {
+  struct Pairs: PairLoss {
     let alpha: Double, beta: Double, base: Double
 
     func exponent(_ s: Double, positive: Bool, of i: Int) -> (value: Double, slope: Double) {
@@ -172,22 +156,6 @@ struct MultiSimilarity: Objective {
       return value / Double(n)
     }
   }
-  private let pairs: Pairs
+  let pairs: Pairs
   init(_ h: Hyper) { pairs = Pairs(alpha: h.alpha, beta: h.beta, base: h.base) }
-
-  func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let n = x.sizes["n"], d = x.sizes["d"], y = try x.integers("y"), space = Workspace()
-    defer { space.close() }
-    let all = try Embedding([x["x"]], n, d, normalize: true, cache, space)
-    try cache?.keep("labels", n, of: y)
-    return try pairs.value(all.u, n, d, space.room(cache, "slopes", n, AnchorSlope.self), sameLabel(y))
-  }
-
-  func pullback<T: Real>(_ cache: Cache, _ name: String, _ g: UnsafeMutablePointer<T>) throws(Failure) {
-    let n = cache.sizes["n"], all = try Embedding<T>(cache, cache.sizes["d"])
-    try pairs.pull(
-      g, all.u, n, all.d, rows: 0, n, cache.kept("slopes", AnchorSlope.self),
-      sameLabel(cache.kept("labels", Int.self)))
-    all.pull(g, rows: 0, n, normalize: true)
-  }
 }

@@ -82,6 +82,36 @@ extension PairLoss {
   }
 }
 
+/// A pair loss of one batch `x` (n, d) with the classes `y` (n,): rows of one class are positives, others negatives.
+protocol LabelledPairs: Objective {
+  associatedtype Pairs: PairLoss
+  var pairs: Pairs { get }
+  /// Whether negative entries are cut off first, and whether rows are compared on the unit sphere.
+  var relu: Bool { get }
+  var normalize: Bool { get }
+}
+
+extension LabelledPairs {
+  var relu: Bool { false }
+  var normalize: Bool { true }
+
+  func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
+    let n = x.sizes["n"], d = x.sizes["d"], y = try x.integers("y"), space = Workspace()
+    defer { space.close() }
+    let all = try Embedding([x["x"]], n, d, normalize: normalize, relu: relu, cache, space)
+    try cache?.keep("labels", n, of: y)
+    return try pairs.value(all.u, n, d, space.room(cache, "slopes", n, AnchorSlope.self), sameLabel(y))
+  }
+
+  func pullback<T: Real>(_ cache: Cache, _ name: String, _ g: UnsafeMutablePointer<T>) throws(Failure) {
+    let n = cache.sizes["n"], all = try Embedding<T>(cache, cache.sizes["d"])
+    try pairs.pull(
+      g, all.u, n, all.d, rows: 0, n, cache.kept("slopes", AnchorSlope.self),
+      sameLabel(cache.kept("labels", Int.self)))
+    all.pull(g, rows: 0, n, normalize: normalize, relu: relu)
+  }
+}
+
 /// The rows that a loss of pairs compares, one view of the batch below the other, on the unit sphere on demand.
 struct Embedding<T: Real> {
   let u: UnsafePointer<T>, norms: UnsafePointer<Double>, rows: Int, d: Int

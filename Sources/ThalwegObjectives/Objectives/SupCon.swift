@@ -41,7 +41,7 @@ struct SoftmaxPairs: PairLoss {
 /// given. Without any positive pair the value is 0.
 /// Differs  the authors' code has τ = 0.07 and multiplies by τ/base.
 /// Source   Khosla et al., 2020, arXiv:2004.11362; Kini et al., 2023, arXiv:2306.07960 (ReLU).
-struct SupCon: Objective {
+struct SupCon: LabelledPairs {
   static let method = Method(
     "supcon", .objective, "The supervised contrastive loss, also with a ReLU on the embeddings.",
     rule: """
@@ -64,22 +64,6 @@ struct SupCon: Objective {
     pairs = SoftmaxPairs(
       temperature: temperature, inside: h.is("variant", "in"),
       factor: h.has("base_temperature") ? temperature / h.base_temperature : 1)
-  }
-
-  func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let n = x.sizes["n"], d = x.sizes["d"], y = try x.integers("y"), space = Workspace()
-    defer { space.close() }
-    let all = try Embedding([x["x"]], n, d, normalize: normalize, relu: relu, cache, space)
-    try cache?.keep("labels", n, of: y)
-    return try pairs.value(all.u, n, d, space.room(cache, "slopes", n, AnchorSlope.self), sameLabel(y))
-  }
-
-  func pullback<T: Real>(_ cache: Cache, _ name: String, _ g: UnsafeMutablePointer<T>) throws(Failure) {
-    let n = cache.sizes["n"], all = try Embedding<T>(cache, cache.sizes["d"])
-    try pairs.pull(
-      g, all.u, n, all.d, rows: 0, n, cache.kept("slopes", AnchorSlope.self),
-      sameLabel(cache.kept("labels", Int.self)))
-    all.pull(g, rows: 0, n, normalize: normalize, relu: relu)
   }
 }
 

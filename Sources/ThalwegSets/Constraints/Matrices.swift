@@ -1,4 +1,3 @@
-import COpenBLAS
 import ThalwegCore
 
 /// A dense row-major matrix in double: what sets and penalties of matrices compute with.
@@ -50,26 +49,10 @@ struct Eigen {
   let values: [Double], vectors: Matrix64
 
   init(_ s: Matrix64) throws(Failure) {
-    try LinearAlgebra.require()
-    let n = s.n, work = 1 + 6 * n + 2 * n * n
-    guard work <= Int(Int32.max) else {
-      throw Failure(Status.shape, "the matrix is too large for the installed LAPACK")
-    }
-    // LAPACK may never return from numbers that are not finite.
-    guard s.a.allSatisfy(\.isFinite) else {
-      throw Failure(Status.nonfinite, "a matrix to decompose has elements that are NaN or infinite")
-    }
-    try Memory.ask(8 * (work + n * n + n))
-    var a = s.a, w = [Double](repeating: 0, count: n)
-    var space = [Double](repeating: 0, count: work), whole = [Int32](repeating: 0, count: 3 + 5 * n)
-    let info =
-      n == 0
-      ? 0 : twb_dsyevd(Int32(n), &a, Int32(n), &w, &space, Int32(work), &whole, Int32(whole.count))
-    guard info == 0 else {
-      throw Failure(Status.numeric, "the eigenvalue decomposition did not converge (info \(info))")
-    }
-    // columns of LAPACK are our rows
-    (values, vectors) = (w, Matrix64(a, n, n))
+    let n = s.n, e = try LinearAlgebra.Eigen(s.a, n)
+    var rows = try Matrix64(zeros: n, n)
+    for k in 0..<n { for j in 0..<n { rows[k, j] = e.vectors[j * n + n - 1 - k] } }
+    (values, vectors) = (e.values.reversed(), rows)
   }
 
   /// Σ f(λ)·v vᵀ, symmetric to the last bit.
