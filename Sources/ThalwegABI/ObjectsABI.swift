@@ -231,8 +231,8 @@ public func scheduleObserveSamples(_ p: OpaquePointer?, _ gradients: UnsafePoint
   }
 }
 
-/// What a handle saves, piece by piece into a caller's buffer; a capacity of 0 only asks for the size. `save` first says
-/// how much it is.
+/// What a handle saves, piece by piece into a caller's buffer; a capacity of 0 only asks for the size. `save` first
+/// says how much it is.
 func deliver(
   _ what: String, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?,
   size: () throws(Failure) -> Int,

@@ -55,7 +55,7 @@ struct MFAC: WholeRule {
 
   func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
     let n = w.count, m = h.integer("ngrads"), (G, dots, v) = (w.slots[0], w.slots[1], w.slots[2])
-    let next = min(max(Int(c.scalars[0]), 0), m - 1)
+    let next = c.counter(0, most: m - 1)
     c.scalars[0] = Double((next + 1) % m)
     let row = G + next &* n
     row.update(from: w.v, count: n)

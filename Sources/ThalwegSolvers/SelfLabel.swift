@@ -42,6 +42,7 @@ struct SelfLabel: Driver {
     let shares = (0..<k).map { j in log(target.map { Double($0.p[j]) } ?? 1 / Double(k)) }
     func sharp(_ i: Int, _ j: Int) -> Double { lam * log(Double(p.p[i * k + j])) }
     c.fill(-log(Double(n)))
+    var step = try io.count("iterations")
     repeat {
       for j in 0..<k { r.p[j] = T(shares[j] - logSum(n) { sharp($0, j) + Double(c.p[$0]) }) }
       var error = 0.0
@@ -55,9 +56,10 @@ struct SelfLabel: Driver {
         if !change.isNaN { error += change }
         c.p[i] = T(new)
       }
-      if Int(io.iterations) % 10 == 0 { io.residual = error }
-      io.iterations += 1
-    } while io.iterations < h.max_iter && !(Int(io.iterations - 1) % 10 == 0 && io.residual <= h.tol)
+      if step % 10 == 0 { io.residual = error }
+      step += 1
+      io.iterations = Double(step)
+    } while io.iterations < h.max_iter && !(step % 10 == 1 && io.residual <= h.tol)
     let labels = try io["labels"]
     for i in 0..<n {
       var best = 0, top = -Double.infinity

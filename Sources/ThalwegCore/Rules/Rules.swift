@@ -30,7 +30,12 @@ public struct StepContext: @unchecked Sendable {
 
   public init() {}
   public var time: Double { Double(t) }
+  /// Scalar k as a counter up to `most`.
+  public func counter(_ k: Int, most: Int = 1 << 52) -> Int { counted(scalars[k], most: most) }
 }
+
+/// A scalar that counts, as a whole number; what was loaded may hold anything: what is no number up to `most` is 0.
+public func counted(_ x: Double, most: Int) -> Int { x >= 0 && x <= Double(most) ? Int(x) : 0 }
 
 /// Over what a stage's sums and scalars reach.
 public enum Scope: Sendable { case tensor, global }

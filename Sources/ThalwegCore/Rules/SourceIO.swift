@@ -82,6 +82,8 @@ public struct SourceIO {
   /// What was observed under this name since the last step; NaN when nothing was.
   public func observed(_ what: String) -> Double { host.observed(what) }
   public func scalar(_ k: Int) -> Double { host.scalars[k] }
+  /// Scalar k as a counter up to `most`.
+  public func counter(_ k: Int, most: Int = 1 << 52) -> Int { counted(host.scalars[k], most: most) }
   public func setScalar(_ k: Int, _ x: Double) { host.scalars[k] = x }
 
   /// Sums over all elements of all tensors that have a gradient. `slots` picks and orders the state seen.

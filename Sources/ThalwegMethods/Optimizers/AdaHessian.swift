@@ -91,7 +91,7 @@ struct AdaHessian: WholeRule {
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if phase == 0 {
-        let steps = Int(io.scalar(0))
+        let steps = io.counter(0)
         if steps % max(1, io.hyper.integer("update_each")) != 0 {
           io.setScalar(0, io.scalar(0) + 1)
           return .update(nil)

@@ -135,7 +135,7 @@ struct SaddleFreeNewton: ElementRule {
         io.setScalar(1 + 2 * order, norm)
         return ask(io, 0)
       }
-      let known = Int(io.scalar(0))
+      let known = io.counter(0, most: min(order, phase - 1))
       return known == 0 ? try lanczos(phase - 1, io) : try trial(phase - known - 1, known, io)
     }
 
@@ -143,6 +143,7 @@ struct SaddleFreeNewton: ElementRule {
     private func lanczos(_ k: Int, _ io: SourceIO) throws(Failure) -> Move {
       let n = io.tensors { _ in true }.reduce(0) { $0 + io.shape(of: $1).count }
       let limit = min(order, n)
+      guard k < limit else { throw Failure(Status.internal, "saddle_free_newton: vector \(k)") }
       io.change(SaveGradient(), slots: [vector], parameters: false)
       let alpha = io.sum(Products(count: 1), slots: [vector, k])[0]
       guard alpha.isFinite else {

@@ -104,7 +104,7 @@ struct Sophia: ElementRule {
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       let h = io.hyper
       if phase == 0 {
-        if Int(io.scalar(0)) % max(1, h.integer("interval")) != 0 { return done(io, fresh: false, nil) }
+        if io.counter(0) % max(1, h.integer("interval")) != 0 { return done(io, fresh: false, nil) }
         io.change(SaveGradient(), slots: [gradient], parameters: false)
         if !hutchinson { return .ask(Ask(.taskGradient, index: 1, count: 2)) }
         io.draw(vector, signs: h.is("probe", "rademacher"))

@@ -164,7 +164,7 @@ private enum PrivateSum {
     Ask(.sampleGradients, index: part, count: parts, freshSample: part > 0)
   }
   static func counts(_ io: SourceIO) -> (Double, Double) { (io.scalar(0), io.scalar(1)) }
-  static func releases(_ io: SourceIO) -> UInt64 { UInt64(io.scalar(6)) }
+  static func releases(_ io: SourceIO) -> UInt64 { UInt64(io.counter(6)) }
 
   /// The part's clipped sum; `factor` is that of a norm, over all tensors or (layers) of one.
   static func take(
@@ -210,7 +210,7 @@ private enum PrivateSum {
     }
   }
   static func release(_ io: SourceIO, noise: Double, over size: Double) -> Move {
-    let number = Int(io.scalar(6))
+    let number = io.counter(6)
     if noise != 0 { io.draw(1, signs: false, number: number) }
     io.setScalar(6, Double(number + 1))
     return .update(io.operation(Release(noise: noise, share: 1 / size), slots: [0, 1]))
