@@ -255,37 +255,30 @@ struct Compiler {
   }
 
   private func adapt(_ kind: Adapter, _ h: Hyper) throws(Failure) -> (Stage.Role, ElementKernels?, WholeKernels?) {
-    guard case .stage(let inner) = h.values[0] else {
-      throw Failure(Status.internal, "an adapter without its argument")
-    }
+    guard let inner = h.held[0] else { throw Failure(Status.internal, "an adapter without its argument") }
+    let (name, ih) = (inner.method.name, inner.hyper)
     switch kind {
     case .penalty, .prox, .decoupledPenalty:
-      let (e, ih) = try Registry.component(inner, .regularizer)
-      if case .objective = e.component {
+      if case .objective = inner.component {
+        let needs = inner.method.inputs.dropFirst().map { "`\($0.name)`" }.joined(separator: ", ")
         throw Failure(
-          Status.needs,
-          "\(inner.name) needs \(e.method.inputs.dropFirst().map { "`\($0.name)`" }.joined(separator: ", ")), which "
-            + "a pipeline cannot give it: add its gradient on its own"
-        )
+          Status.needs, "\(name) needs \(needs), which a pipeline cannot give it: add its gradient on its own")
       }
-      guard case .regularizer(let r) = e.component else {
-        throw Failure(Status.internal, "\(inner.name) is no regularizer")
+      guard case .regularizer(let r) = inner.component else {
+        throw Failure(Status.internal, "\(name) is no regularizer")
       }
-      if kind == .prox, !r.hasProx { throw Failure(Status.unsupported, "\(inner.name) has no prox") }
+      if kind == .prox, !r.hasProx { throw Failure(Status.unsupported, "\(name) has no prox") }
       let (element, whole) = kind == .penalty ? r.penalty(ih) : kind == .prox ? r.proximal(ih) : r.decoupled(ih)
       return (kind == .penalty ? .gradient : .after, element, whole)
     case .project, .manifold:
-      let (e, ih) = try Registry.component(inner, .constraint)
-      guard case .constraint(let c) = e.component else {
-        throw Failure(Status.internal, "\(inner.name) is no constraint")
-      }
+      let set = try HeldSet(inner)
       if kind == .manifold {
-        guard let m = c.manifold else {
-          throw Failure(Status.unsupported, "\(inner.name) is not a manifold with a retraction")
+        guard let m = set.kernels.manifold else {
+          throw Failure(Status.unsupported, "\(name) is not a manifold with a retraction")
         }
-        return (.after, nil, m(ih))
+        return (.after, nil, m.move(ih))
       }
-      let (element, whole) = c.projection(ih)
+      let (element, whole) = set.kernels.projection(ih)
       return (.after, element, whole)
     }
   }

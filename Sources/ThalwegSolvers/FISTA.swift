@@ -116,26 +116,3 @@ struct FISTA: Driver {
     }
   }
 }
-
-/// The prox of a regularizer that a solver was given.
-struct HeldProx: Sendable {
-  private let kernels: RegularizerKernels, hyper: Hyper
-
-  static func parameter(_ name: String, _ meaning: String) -> Parameter {
-    var p = Parameter.object(name, .regularizer, meaning)
-    (p.optional, p.standard) = (true, Value.none)
-    return p
-  }
-  /// nil where there is none.
-  init?(_ h: Hyper, _ name: String) throws(Failure) {
-    guard let node = h.stage(name) else { return nil }
-    let (entry, inner) = try Registry.component(node, .regularizer)
-    guard case .regularizer(let k) = entry.component, k.hasProx else {
-      throw Failure(Status.unsupported, "`\(name)`: \(node.name) has no prox")
-    }
-    (kernels, hyper) = (k, inner)
-  }
-  func apply<T: Real>(_ v: Vector<T>, _ step: Double) throws(Failure) {
-    try runOnce(kernels.proximal(hyper), hyper, v.p, v.p, Shape(dimensions: v.shape), t: step)
-  }
-}

@@ -180,6 +180,8 @@ public struct Slices: Sendable {
   public static func whole(_ shape: Shape) -> Slices { Slices(outer: 1, length: shape.count, inner: 1) }
   /// The rows of the matrix view; a vector is one row.
   public static func rows(_ shape: Shape) -> Slices { Slices(outer: shape.rows, length: shape.columns, inner: 1) }
+  /// Every element by itself.
+  public static func elements(_ shape: Shape) -> Slices { Slices(outer: shape.count, length: 1, inner: 1) }
   public static func columns(_ shape: Shape) -> Slices { Slices(outer: 1, length: shape.rows, inner: shape.columns) }
   /// Every line along one axis, counted from the end when negative.
   public static func along(_ axis: Int, _ shape: Shape) -> Slices {

@@ -85,8 +85,9 @@ extension Lane {
     return Self.select(Self.equal(rate, zero), zero, self / rate)
   }
   /// Soft threshold: sign(x)·max(|x| − k, 0).
-  @inlinable @inline(__always) public func shrunk(by k: Double) -> Self {
-    let zero = Self(0), threshold = Self(k)
+  @inlinable @inline(__always) public func shrunk(by k: Double) -> Self { shrunk(by: Self(k)) }
+  @inlinable @inline(__always) public func shrunk(by threshold: Self) -> Self {
+    let zero = Self(0)
     let m = magnitude
     return Self.select(
       Self.less(threshold, m), Self.select(Self.less(self, zero), self + threshold, self - threshold),

@@ -79,10 +79,25 @@ public struct Method: Sendable {
       }
       all.append(value)
     }
-    let h = Hyper(parameters, all)
+    var h = Hyper(parameters, all)
+    for (k, value) in all.enumerated() {
+      guard case .stage(let node) = value else { continue }
+      let kind = parameters[k].kind == .regularizer ? Kind.regularizer : .constraint
+      do throws(Failure) {
+        let (e, inner) = try Registry.component(node, kind)
+        h.held[k] = Held(method: e.method, component: e.component, hyper: inner)
+      } catch { throw Failure(Int(error.status), error.message, at: error.position ?? node.position) }
+    }
     try validate(h)
     return h
   }
+}
+
+/// A method that another one holds as the value of a hyper-parameter.
+public struct Held: Sendable {
+  public let method: Method
+  public let component: Component
+  public let hyper: Hyper
 }
 
 /// What a method is to the engine.

@@ -171,6 +171,13 @@ extension Parameter {
   public static func object(_ name: String, _ kind: Kind, _ meaning: String) -> Parameter {
     Parameter(name: name, kind: kind, meaning: meaning, standard: nil, live: false)
   }
+  /// A set or a regularizer; `standard` is the name of the default, nil for none.
+  public static func object(_ name: String, _ kind: Kind, standard: String?, _ meaning: String) -> Parameter {
+    var p = object(name, kind, meaning)
+    p.standard = standard.map { .stage(StageNode(name: $0, arguments: [], position: 0)) } ?? Value.none
+    p.optional = standard == nil
+    return p
+  }
 
   /// The same, but it cannot change while running.
   public var fixed: Parameter {
@@ -243,8 +250,8 @@ extension Parameter {
     case .choice(let words): "one of " + words.joined(separator: ", ") + (takesInteger ? ", or a whole number" : "")
     case .list:
       "a list of numbers [a, b, ...]" + presets.map { ", or \($0.name)" }.joined() + (optional ? ", or none" : "")
-    case .regularizer: "a regularizer, as l1(1e-4)"
-    case .constraint: "a constraint, as l2_ball(1)"
+    case .regularizer: "a regularizer, as l1(1e-4)" + (optional ? ", or none" : "")
+    case .constraint: "a constraint, as l2_ball(1)" + (optional ? ", or none" : "")
     case .pipeline: "a pipeline in parentheses, as (adamw(lr=1e-3))"
     case .schedule: "a schedule, as cosine(lr=0.1, total=1000), or a number"
     case .schedules: "a list of schedules, as [linear(0, end=0.1, total=100), cosine(lr=0.1, total=1000)]"
@@ -309,12 +316,7 @@ extension Parameter {
     case (.list, .string(let s)):
       guard let preset = presets.first(where: { $0.name == s }) else { throw wrong() }
       return .list(preset.values)
-    case (.regularizer, .word(let w)):
-      _ = try Registry.component(w, .regularizer)
-      return .stage(w)
-    case (.constraint, .word(let w)):
-      _ = try Registry.component(w, .constraint)
-      return .stage(w)
+    case (.regularizer, .word(let w)), (.constraint, .word(let w)): return .stage(w)
     case (.pipeline, .sentence(let s)): return .pipeline(s)
     case (.pipeline, .word(let w)): return .pipeline([w])
     default: throw wrong()
@@ -368,6 +370,8 @@ public struct Hyper: Sendable {
   public let parameters: [Parameter]
   public var values: [Value]
   public var numbers: [Double]
+  /// The methods that it holds, by the number of the parameter.
+  public internal(set) var held: [Int: Held] = [:]
 
   public init(_ parameters: [Parameter], _ values: [Value]) {
     self.parameters = parameters
@@ -413,10 +417,8 @@ public struct Hyper: Sendable {
   }
   /// Some value is a list.
   public var hasLists: Bool { values.contains { if case .list = $0 { true } else { false } } }
-  public func stage(_ name: String) -> StageNode? {
-    if let i = index(name), case .stage(let s) = values[i] { return s }
-    return nil
-  }
+  /// The regularizer or the set that a parameter names.
+  public func held(_ name: String) -> Held? { index(name).flatMap { held[$0] } }
   /// The schedule that a schedule contains (`warmup`), or those of a list (`join`).
   public func schedules(_ name: String) throws(Failure) -> [any Schedule] {
     var nodes: [StageNode] = []

@@ -7,6 +7,8 @@ public protocol ElementRegularizer: Listed, BitwiseCopyable, Sendable {
   func gradient<L: Lane>(_ w: L) -> L
   /// argmin_u ½(u − w)² + t·value(u).
   func prox<L: Lane>(_ w: L, _ t: Double) -> L
+  /// The same with a step for each element.
+  func prox<L: Lane>(_ w: L, steps t: L) -> L
 }
 
 extension ElementRegularizer {
@@ -25,9 +27,17 @@ public protocol WholeRegularizer: Listed, Sendable {
   func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure)
   /// w.v ← prox(w.v, t).
   func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure)
+  /// Its terms are those of single elements: it has a prox with a step for each.
+  static var isSeparable: Bool { get }
+  /// w.v ← prox(w.v, w.w), element by element.
+  func prox<T: Real>(stepped w: Whole<T>) throws(Failure)
 }
 
 extension WholeRegularizer {
+  @inlinable public static var isSeparable: Bool { false }
+  public func prox<T: Real>(stepped w: Whole<T>) throws(Failure) {
+    throw Failure(Status.unsupported, "\(Self.method.name) has no prox with a step for each element")
+  }
   @inlinable public static var registered: Registered { entry(Self.self) }
   @inlinable public static var hasProx: Bool { true }
   @inlinable public static var mayFail: Bool { false }
@@ -40,15 +50,19 @@ public struct RegularizerKernels: Sendable {
   public let hasProx: Bool
   public let penalty: Stages
   public let proximal: Stages
+  /// The prox with a step for each element, which is its companion; nil where elements depend on one another.
+  public let stepped: Stages?
   public let decoupled: Stages
   public let value32: @Sendable (Hyper, Whole<Float>) throws(Failure) -> Double
   public let value64: @Sendable (Hyper, Whole<Double>) throws(Failure) -> Double
   @usableFromInline init(
-    hasProx: Bool, penalty: @escaping Stages, proximal: @escaping Stages, decoupled: @escaping Stages,
+    hasProx: Bool, penalty: @escaping Stages, proximal: @escaping Stages, stepped: Stages?,
+    decoupled: @escaping Stages,
     value32: @escaping @Sendable (Hyper, Whole<Float>) throws(Failure) -> Double,
     value64: @escaping @Sendable (Hyper, Whole<Double>) throws(Failure) -> Double
   ) {
-    (self.hasProx, self.penalty, self.proximal, self.decoupled) = (hasProx, penalty, proximal, decoupled)
+    (self.hasProx, self.penalty, self.proximal) = (hasProx, penalty, proximal)
+    (self.stepped, self.decoupled) = (stepped, decoupled)
     (self.value32, self.value64) = (value32, value64)
   }
 }
@@ -69,6 +83,17 @@ public struct Proximal<R: ElementRegularizer>: ElementRule {
   public let r: R, t: Double
   @inlinable public init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
   @inlinable @inline(__always) public func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { r.prox(v, t) }
+}
+
+/// prox(w, steps).
+public struct SteppedProximal<R: ElementRegularizer>: ElementRule {
+  @inlinable public static var method: Method { R.method }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+  public let r: R
+  @inlinable public init(_ h: Hyper, _ c: StepContext) { r = R(h) }
+  @inlinable @inline(__always) public func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L {
+    r.prox(v, steps: w)
+  }
 }
 
 /// w − lr·gradient(w).
@@ -117,6 +142,7 @@ func total<R: ElementRegularizer, T: Real>(_ r: R, _ w: Whole<T>) -> Double {
       RegularizerKernels(
         hasProx: true, penalty: { (kernels(Coupled<R>.self).binding($0), nil) },
         proximal: { (kernels(Proximal<R>.self).binding($0), nil) },
+        stepped: { (kernels(SteppedProximal<R>.self).binding($0), nil) },
         decoupled: { (kernels(Decoupled<R>.self).binding($0), nil) },
         value32: { (h, w) throws(Failure) in total(R(h), w) }, value64: { (h, w) throws(Failure) in total(R(h), w) })))
 }
@@ -141,6 +167,16 @@ public struct WholeProximal<R: WholeRegularizer>: WholeRule {
   @inlinable public func apply<T: Real>(_ w: Whole<T>) throws(Failure) { try r.prox(w, t) }
 }
 
+public struct WholeStepped<R: WholeRegularizer>: WholeRule {
+  @inlinable public static var method: Method { R.method }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+  @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
+  @inlinable public static var mayFail: Bool { R.mayFail }
+  public let r: R
+  @inlinable public init(_ h: Hyper, _ c: StepContext) { r = R(h) }
+  @inlinable public func apply<T: Real>(_ w: Whole<T>) throws(Failure) { try r.prox(stepped: w) }
+}
+
 public struct WholeDecoupled<R: WholeRegularizer>: WholeRule {
   @inlinable public static var method: Method { R.method }
   @inlinable public static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { shape.count &* size }
@@ -159,12 +195,14 @@ public struct WholeDecoupled<R: WholeRegularizer>: WholeRule {
 }
 
 @inlinable public func entry<R: WholeRegularizer>(_: R.Type) -> Registered {
-  Registered(
+  let stepped: RegularizerKernels.Stages = { (nil, kernels(WholeStepped<R>.self).binding($0)) }
+  return Registered(
     method: R.method,
     component: .regularizer(
       RegularizerKernels(
         hasProx: R.hasProx, penalty: { (nil, kernels(WholeCoupled<R>.self).binding($0)) },
         proximal: { (nil, kernels(WholeProximal<R>.self).binding($0)) },
+        stepped: R.isSeparable ? stepped : nil,
         decoupled: { (nil, kernels(WholeDecoupled<R>.self).binding($0)) },
         value32: { (h, w) throws(Failure) in try R(h).value(w) },
         value64: { (h, w) throws(Failure) in try R(h).value(w) })))
@@ -181,10 +219,9 @@ public protocol ElementConstraint: Listed, BitwiseCopyable, Sendable {
   func minimise<L: Lane>(_ g: L) -> L
 }
 
-/// A set of whole tensors. `project` is required; manifolds have the rest too.
+/// A set of whole tensors.
 public protocol WholeConstraint: Listed, Sendable {
   static var method: Method { get }
-  static var isManifold: Bool { get }
   static var mayFail: Bool { get }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
   init(_ h: Hyper)
@@ -192,48 +229,32 @@ public protocol WholeConstraint: Listed, Sendable {
   func project<T: Real>(_ w: Whole<T>) throws(Failure)
   /// w.v ← a minimiser of ⟨w.v, s⟩ over the set.
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure)
-  /// w.v (a Euclidean gradient, or a step) ← its tangent part at w.w.
-  func tangent<T: Real>(_ w: Whole<T>) throws(Failure)
-  /// w.v (a tangent step) ← the point it leads to from w.w.
-  func retract<T: Real>(_ w: Whole<T>) throws(Failure)
 }
 
 extension WholeConstraint {
   @inlinable public static var registered: Registered { entry(Self.self) }
-  @inlinable public static var isManifold: Bool { false }
   @inlinable public static var mayFail: Bool { false }
   public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
   public func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     throw Failure(Status.unsupported, "\(Self.method.name) has no linear minimisation oracle")
   }
-  public func tangent<T: Real>(_ w: Whole<T>) throws(Failure) {
-    throw Failure(Status.unsupported, "\(Self.method.name) is not a manifold")
-  }
-  public func retract<T: Real>(_ w: Whole<T>) throws(Failure) {
-    throw Failure(Status.unsupported, "\(Self.method.name) is not a manifold")
-  }
 }
 
+/// A set with its types erased.
 public struct ConstraintKernels: Sendable {
   public typealias Stages = @Sendable (Hyper) -> (ElementKernels?, WholeKernels?)
-  public let projection: @Sendable (Hyper) -> (ElementKernels?, WholeKernels?)
-  /// After a step: the tangent part of the move, retracted from the point before it.
-  public let manifold: (@Sendable (Hyper) -> WholeKernels)?
-  public let minimise: @Sendable (Hyper) -> (ElementKernels?, WholeKernels?)
-  public let tangent: (@Sendable (Hyper) -> WholeKernels)?
-  public let retract: (@Sendable (Hyper) -> WholeKernels)?
+  public let projection: Stages
+  public let minimise: Stages
+  public let manifold: ManifoldKernels?
   /// For masks: what the host sees of the stored tensor, and what is added to its gradient.
   public var view: @Sendable (Hyper) -> WholeKernels? = { _ in nil }
   public var pull: (@Sendable (Hyper) -> WholeKernels?)?
   public init(
-    projection: @escaping @Sendable (Hyper) -> (ElementKernels?, WholeKernels?),
-    manifold: (@Sendable (Hyper) -> WholeKernels)?,
-    minimise: @escaping @Sendable (Hyper) -> (ElementKernels?, WholeKernels?),
-    tangent: (@Sendable (Hyper) -> WholeKernels)?, retract: (@Sendable (Hyper) -> WholeKernels)?,
+    projection: @escaping Stages, minimise: @escaping Stages, manifold: ManifoldKernels? = nil,
     view: @escaping @Sendable (Hyper) -> WholeKernels? = { _ in nil }, pull: (@Sendable (Hyper) -> WholeKernels?)? = nil
   ) {
-    (self.projection, self.manifold, self.minimise) = (projection, manifold, minimise)
-    (self.tangent, self.retract, self.view, self.pull) = (tangent, retract, view, pull)
+    (self.projection, self.minimise, self.manifold) = (projection, minimise, manifold)
+    (self.view, self.pull) = (view, pull)
   }
 }
 
@@ -266,42 +287,26 @@ public func constraintKernels<C: ElementConstraint>(_: C.Type, withLists lists: 
 {
   let project: ConstraintKernels.Stages = { (kernels(Projection<C>.self).binding($0), nil) }
   let minimise: ConstraintKernels.Stages = { (kernels(Minimiser<C>.self).binding($0), nil) }
-  guard let lists else {
-    return ConstraintKernels(projection: project, manifold: nil, minimise: minimise, tangent: nil, retract: nil)
-  }
+  guard let lists else { return ConstraintKernels(projection: project, minimise: minimise) }
   return ConstraintKernels(
-    projection: { $0.hasLists ? lists.projection($0) : project($0) }, manifold: nil,
-    minimise: { $0.hasLists ? lists.minimise($0) : minimise($0) }, tangent: nil, retract: nil)
+    projection: { $0.hasLists ? lists.projection($0) : project($0) },
+    minimise: { $0.hasLists ? lists.minimise($0) : minimise($0) })
 }
 
 public enum SetOperation {
   public struct Project: Sendable {}
   public struct Minimise: Sendable {}
-  public struct Tangent: Sendable {}
-  public struct Retract: Sendable {}
-  public struct Move: Sendable {}
 }
 
 public struct SetRule<C: WholeConstraint, Operation: Sendable>: WholeRule {
   @inlinable public static var method: Method { C.method }
-  public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
-    keepsPoint ? [Slot.temporary("point", "the parameters before the step")] : []
-  }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try C.accepts(h, shape) }
   @inlinable public static var mayFail: Bool { C.mayFail }
-  @inlinable public static var keepsPoint: Bool { Operation.self == SetOperation.Move.self }
   public let set: C
   @inlinable public init(_ h: Hyper, _ c: StepContext) { set = C(h) }
   @inlinable public func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
-    if Operation.self == SetOperation.Project.self { return try set.project(t) }
-    if Operation.self == SetOperation.Minimise.self { return try set.minimise(t) }
-    if Operation.self == SetOperation.Tangent.self { return try set.tangent(t) }
-    if Operation.self == SetOperation.Retract.self { return try set.retract(t) }
-    var move = t
-    move.w = t.slots[0]
-    for i in 0..<t.count { move.v[i] -= move.w[i] }
-    try set.tangent(move)
-    try set.retract(move)
+    if Operation.self == SetOperation.Project.self { try set.project(t) } else { try set.minimise(t) }
   }
 }
 
@@ -309,18 +314,10 @@ public struct SetRule<C: WholeConstraint, Operation: Sendable>: WholeRule {
   Registered(method: C.method, component: .constraint(constraintKernels(C.self)))
 }
 
-@inlinable public func constraintKernels<C: WholeConstraint>(_: C.Type) -> ConstraintKernels {
-  let project: @Sendable (Hyper) -> (ElementKernels?, WholeKernels?) = {
-    (nil, kernels(SetRule<C, SetOperation.Project>.self).binding($0))
-  }
-  let minimise: @Sendable (Hyper) -> (ElementKernels?, WholeKernels?) = {
-    (nil, kernels(SetRule<C, SetOperation.Minimise>.self).binding($0))
-  }
-  guard C.isManifold else {
-    return ConstraintKernels(projection: project, manifold: nil, minimise: minimise, tangent: nil, retract: nil)
-  }
-  let move: @Sendable (Hyper) -> WholeKernels = { kernels(SetRule<C, SetOperation.Move>.self).binding($0) }
-  let tangent: @Sendable (Hyper) -> WholeKernels = { kernels(SetRule<C, SetOperation.Tangent>.self).binding($0) }
-  let retract: @Sendable (Hyper) -> WholeKernels = { kernels(SetRule<C, SetOperation.Retract>.self).binding($0) }
-  return ConstraintKernels(projection: project, manifold: move, minimise: minimise, tangent: tangent, retract: retract)
+@inlinable public func constraintKernels<C: WholeConstraint>(_: C.Type, _ manifold: ManifoldKernels? = nil)
+  -> ConstraintKernels
+{
+  ConstraintKernels(
+    projection: { (nil, kernels(SetRule<C, SetOperation.Project>.self).binding($0)) },
+    minimise: { (nil, kernels(SetRule<C, SetOperation.Minimise>.self).binding($0)) }, manifold: manifold)
 }

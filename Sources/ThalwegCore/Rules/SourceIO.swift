@@ -2,22 +2,6 @@
 public typealias WalkKernel = (f32: PlainKernel, f64: PlainKernel)
 public typealias WalkMeasure = (f32: PlainMeasure, f64: PlainMeasure)
 
-/// A set that sources project onto, each tensor by itself.
-public struct HeldSet: Sendable {
-  public let hyper: Hyper
-  public let kernels: ConstraintKernels
-  public init(_ node: StageNode) throws(Failure) {
-    let (e, h) = try Registry.component(node, .constraint)
-    guard case .constraint(let k) = e.component else {
-      throw Failure(Status.internal, "\(node.name) is no constraint")
-    }
-    (hyper, kernels) = (h, k)
-  }
-  public func project<T: Real>(_ v: UnsafeMutablePointer<T>, _ shape: Shape) throws(Failure) {
-    try runOnce(kernels.projection(hyper), hyper, v, v, shape, t: 0)
-  }
-}
-
 /// The runner as one source sees it: the walks over its tensors, its numbers, and what the host has told. Methods use
 /// it through `SourceIO`.
 public protocol SourceHost {

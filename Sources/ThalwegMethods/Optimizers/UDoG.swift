@@ -45,7 +45,7 @@ struct UDoG: ElementRule {
   private static let projected = [
     Slot.temporary("x", "the point x of the step"), Slot.temporary("next", "the next y"),
   ]
-  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { method.slots + (h.stage("domain") == nil ? [] : projected) }
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { method.slots + (h.held("domain") == nil ? [] : projected) }
 
   static func scalars(_ h: Hyper) -> [Scalar] {
     [Scalar("weight"), Scalar("distance"), Scalar("distances"), Scalar("turns"), Scalar("largest")]
@@ -66,7 +66,7 @@ struct UDoG: ElementRule {
     let origin = 0, y = 1, sum = 2, first = 3, point = 4, x = 5, next = 6
     let domain: HeldSet?
     init(_ h: Hyper) throws(Failure) {
-      domain = try h.stage("domain").map { (s) throws(Failure) in try HeldSet(s) }
+      domain = try h.held("domain").map { (s) throws(Failure) in try HeldSet(s) }
     }
 
     var opens: Bool { true }

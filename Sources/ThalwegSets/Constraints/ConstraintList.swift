@@ -1,6 +1,7 @@
 import ThalwegCore
 
 let constraintList: [any Listed.Type] = [
+  Euclidean.self,
   NonNegative.self,
   WeightClip.self,
   LinfBall.self,

@@ -12,7 +12,7 @@ import ThalwegCore
 /// A matrix that is orthonormal to rounding is not changed by `project`. All in double.
 /// Differs  pymanopt may give another basis of the same subspace: compare X·Xᵀ.
 /// Source   Edelman, Arias and Smith, 1998, arXiv:physics/9806030.
-struct Grassmann: WholeConstraint {
+struct Grassmann: Manifold {
   static let method = Method(
     "grassmann", .constraint, "Subspaces, as orthonormal columns, or rows when there are fewer of them.",
     rule: """
@@ -21,7 +21,6 @@ struct Grassmann: WholeConstraint {
       """,
     source: "Edelman, Arias, Smith, 1998, arXiv:physics/9806030",
     parameters: [.choice("retraction", ["polar", "qr", "exp"], "how a tangent step becomes a point")])
-  static var isManifold: Bool { true }
   static var mayFail: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try matrix(shape, "grassmann") }
 
@@ -51,6 +50,7 @@ struct Grassmann: WholeConstraint {
     let x = try tall(w.w, w), g = try tall(w.v, w)
     put(g - (try x.times(x.times(g, transposed: true))), w)
   }
+  func squares<T: Real>(_ w: Whole<T>) throws(Failure) { try squaredLengths(w, .whole(w.shape)) }
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) {
     let x = try tall(w.w, w), u = try tall(w.v, w), moved = x + u
     switch retraction {

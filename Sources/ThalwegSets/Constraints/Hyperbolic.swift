@@ -7,12 +7,13 @@ import ThalwegCore
 ///     retract: exp      x ⊕ tanh(√c·λ‖u‖/2)·u/(√c·‖u‖)
 ///              project  x + u
 ///     project: points with ‖x‖ > (1 − ε)/√c are pulled to that norm; so is the result of a retraction
+///     transport: gyr[y, −x]u·λ(x)/λ(y)     inner: λ²⟨u, v⟩
 ///     x ⊕ y = ((1 + 2c⟨x,y⟩ + c‖y‖²)x + (1 − c‖x‖²)y)/(1 + 2c⟨x,y⟩ + c²‖x‖²‖y‖²)
 ///
 /// A step u = 0 leaves x bit for bit. In float32 ε counts as at least 4e-3.
 /// Differs  geoopt's PoincareBall has retraction=project, its PoincareBallExact has exp.
 /// Source   Nickel and Kiela, 2017, arXiv:1705.08039; Bécigneul and Ganea, 2019, arXiv:1810.00760.
-struct PoincareBall: WholeConstraint {
+struct PoincareBall: Manifold {
   static let method = Method(
     "poincare_ball", .constraint, "Points of hyperbolic space in the ball of Poincare, one a line of the last axis.",
     rule: """
@@ -25,7 +26,6 @@ struct PoincareBall: WholeConstraint {
       .number("eps", 1e-5, .between(0, 1, lowOpen: true, highOpen: true), "margin at the boundary"),
       .choice("retraction", ["exp", "project"], "how a tangent step becomes a point"),
     ])
-  static var isManifold: Bool { true }
   static var mayFail: Bool { true }
 
   let c, eps: Double, exponential: Bool
@@ -71,6 +71,31 @@ struct PoincareBall: WholeConstraint {
       for i in y.indices { u[i] = T(factor * y[i]) }
     }
   }
+  static func factors(_ h: Hyper, _ shape: Shape) -> Slices { .along(-1, shape) }
+  func orthogonal<T: Real>(_ w: Whole<T>) throws(Failure) {}
+  func squares<T: Real>(_ w: Whole<T>) throws(Failure) {
+    let points = Slices.along(-1, w.shape), sizes = try points.norms(w.w), lengths = try points.norms(w.v)
+    for s in 0..<points.count {
+      let x = sizes[s] * pull(sizes[s], T.self), length = 2 / (1 - c * x * x) * lengths[s]
+      w.slots[0][s] = T(length * length)
+    }
+  }
+  /// The gyration gyr[y, −x], times λ(x)/λ(y).
+  func transport<T: Real>(_ w: Whole<T>) throws(Failure) {
+    let points = Slices.along(-1, w.shape), sizes = try points.norms(w.w), ends = try points.norms(w.slots[0])
+    for s in 0..<points.count {
+      let first = points.start(s), u = w.v + first
+      let (from, to) = (pull(sizes[s], T.self), pull(ends[s], T.self))
+      let a = (0..<points.length).map { to * Double(w.slots[0][first + $0]) }
+      let b = (0..<points.length).map { -from * Double(w.w[first + $0]) }
+      let v = (0..<points.length).map { Double(u[$0]) }
+      let (aa, bb, ab) = (dot(a, a), dot(b, b), dot(a, b)), (av, bv) = (dot(a, v), dot(b, v))
+      let below = 1 + 2 * c * ab + c * c * aa * bb
+      let p = 2 * c * (bv * (1 + 2 * c * ab) - c * av * bb) / below, q = -2 * c * (c * bv * aa + av) / below
+      let factor = (1 - c * aa) / (1 - c * bb)
+      for i in v.indices { u[i] = T(factor * (v[i] + p * a[i] + q * b[i])) }
+    }
+  }
   private func dot(_ a: [Double], _ b: [Double]) -> Double { zip(a, b).reduce(0) { $0 + $1.0 * $1.1 } }
   private func add(_ x: [Double], _ y: [Double]) -> [Double] {
     let xy = dot(x, y), xx = dot(x, x), yy = dot(y, y)
@@ -84,10 +109,11 @@ struct PoincareBall: WholeConstraint {
 ///     ⟨u, v⟩ = −u₀v₀ + Σ uᵢvᵢ;  points have ⟨x, x⟩ = −1/c and x₀ > 0
 ///     tangent: flip the sign of g₀, then u + c⟨x, u⟩·x     project: x₀ anew from the rest
 ///     retract: cosh(n)·x + sinh(n)/n·u, n = √(c⟨u, u⟩), then x₀ anew;  u = 0 leaves x bit for bit
+///     transport: u + c⟨y, u⟩/(1 − c⟨x, y⟩)·(x + y)
 ///
 /// Differs  geoopt's Lorentz has k = 1/c.
 /// Source   Nickel and Kiela, 2018, arXiv:1806.03417.
-struct Lorentz: WholeConstraint {
+struct Lorentz: Manifold {
   static let method = Method(
     "lorentz", .constraint, "Points of hyperbolic space on the hyperboloid, one a line of the last axis.",
     rule: """
@@ -96,7 +122,6 @@ struct Lorentz: WholeConstraint {
       """,
     source: "Nickel, Kiela, 2018, arXiv:1806.03417",
     parameters: [.number("c", 1, .above(0), "minus the curvature")])
-  static var isManifold: Bool { true }
   static var mayFail: Bool { true }
 
   let c: Double
@@ -119,16 +144,43 @@ struct Lorentz: WholeConstraint {
     }
   }
   func tangent<T: Real>(_ w: Whole<T>) throws(Failure) {
+    let points = points(w.shape)
+    if points.length > 0 { for s in 0..<points.count { w.v[points.start(s)] = -w.v[points.start(s)] } }
+    try orthogonal(w)
+  }
+  func orthogonal<T: Real>(_ w: Whole<T>) throws(Failure) {
+    try forEach(w) { u, x, _ in
+      let along = c * product(x, u)
+      for i in u.indices { u[i] += along * x[i] }
+    }
+  }
+  func transport<T: Real>(_ w: Whole<T>) throws(Failure) {
+    try forEach(w) { u, x, s in
+      let y = x.indices.map { Double(w.slots[0][s + $0]) }, factor = c * product(y, u) / (1 - c * product(x, y))
+      for i in u.indices { u[i] += factor * (x[i] + y[i]) }
+    }
+  }
+  static func factors(_ h: Hyper, _ shape: Shape) -> Slices { .along(-1, shape) }
+  func squares<T: Real>(_ w: Whole<T>) throws(Failure) {
+    var k = 0
+    try forEach(w) { u, _, _ in
+      w.slots[0][k] = T(max(0, product(u, u)))
+      k += 1
+    }
+  }
+  /// Changes the vector at every point; its first element is the number `s` of the tensor.
+  private func forEach<T: Real>(_ w: Whole<T>, _ body: (_ u: inout [Double], _ x: [Double], _ s: Int) -> Void)
+    throws(Failure)
+  {
     try finite(w.v, w.count, "lorentz")
     try finite(w.w, w.count, "lorentz")
     let points = points(w.shape)
     if points.length == 0 { return }
     for s in 0..<points.count {
-      let g = w.v + points.start(s), x = (0..<points.length).map { Double(w.w[points.start(s) + $0]) }
-      var u = x.indices.map { Double(g[$0]) }
-      u[0] = -u[0]
-      let along = c * product(x, u)
-      for i in u.indices { g[i] = T(u[i] + along * x[i]) }
+      let first = points.start(s), x = (0..<points.length).map { Double(w.w[first + $0]) }
+      var u = (0..<points.length).map { Double(w.v[first + $0]) }
+      body(&u, x, first)
+      for i in u.indices { w.v[first + i] = T(u[i]) }
     }
   }
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) {

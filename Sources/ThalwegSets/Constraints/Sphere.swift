@@ -6,11 +6,12 @@ import ThalwegCore
 ///     tangent: u − x·⟨x, u⟩/r²     project: r·w/‖w‖, the first basis vector for w = 0
 ///     retract: exp      cos(‖u‖/r)·x + r·sin(‖u‖/r)·u/‖u‖, brought back to the norm r;  u = 0 leaves x bit for bit
 ///              project  r·(x + u)/‖x + u‖
+///     transport: u − ⟨y, u⟩/(r² + ⟨x, y⟩)·(x + y), the tangent part at y for y = −x
 ///     argmin⟨g, y⟩ = −r·g/‖g‖
 ///
 /// Differs  nothing from geoopt's SphereExact with r = 1.
 /// Source   textbook; Absil, Mahony and Sepulchre, 2008.
-struct Sphere: WholeConstraint {
+struct Sphere: Manifold {
   static let method = Method(
     "sphere", .constraint, "Tensors of one norm.",
     rule: """
@@ -22,7 +23,6 @@ struct Sphere: WholeConstraint {
       .number("radius", 1, .above(0), "the norm r of the whole tensor"),
       .choice("retraction", ["exp", "project"], "how a tangent step becomes a point"),
     ])
-  static var isManifold: Bool { true }
   static var mayFail: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
 
@@ -33,15 +33,18 @@ struct Sphere: WholeConstraint {
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) { try round.minimise(w.v, .whole(w.shape)) }
   func tangent<T: Real>(_ w: Whole<T>) throws(Failure) { try round.tangent(w, .whole(w.shape)) }
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) { try round.retract(w, .whole(w.shape)) }
+  func transport<T: Real>(_ w: Whole<T>) throws(Failure) { try round.transport(w, .whole(w.shape)) }
+  func squares<T: Real>(_ w: Whole<T>) throws(Failure) { try squaredLengths(w, .whole(w.shape)) }
 }
 
 /// Matrices whose rows have norm one; a vector is one row.
 ///
 ///     tangent, project, retract and the minimiser are those of `sphere` with r = 1, row by row
+///     transport: the tangent part at the new point
 ///
 /// Differs  pymanopt's Oblique has columns of norm one. As a constraint it is the hard form of `norm_loss`.
 /// Source   textbook; Absil and Gallivan, 2006.
-struct Oblique: WholeConstraint {
+struct Oblique: Manifold {
   static let method = Method(
     "oblique", .constraint, "Matrices whose rows have norm one; a vector is one row.",
     rule: """
@@ -50,7 +53,6 @@ struct Oblique: WholeConstraint {
       """,
     source: "Absil, Gallivan, 2006",
     parameters: [.choice("retraction", ["exp", "project"], "how a tangent step becomes a point")])
-  static var isManifold: Bool { true }
   static var mayFail: Bool { true }
 
   let round: Round
@@ -60,6 +62,8 @@ struct Oblique: WholeConstraint {
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) { try round.minimise(w.v, .rows(w.shape)) }
   func tangent<T: Real>(_ w: Whole<T>) throws(Failure) { try round.tangent(w, .rows(w.shape)) }
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) { try round.retract(w, .rows(w.shape)) }
+  func squares<T: Real>(_ w: Whole<T>) throws(Failure) { try squaredLengths(w, .rows(w.shape)) }
+  static func factors(_ h: Hyper, _ shape: Shape) -> Slices { .rows(shape) }
 }
 
 /// Spheres of one radius, one for each slice of neighbouring elements.
@@ -83,6 +87,17 @@ struct Round: Sendable {
       let u = w.v + s.start(k), x = w.w + s.start(k)
       let along = Flat.dot(x, u, s.length) / (radius * radius)
       for i in 0..<s.length { u[i] = T(Double(u[i]) - along * Double(x[i])) }
+    }
+  }
+  func transport<T: Real>(_ w: Whole<T>, _ s: Slices) throws(Failure) {
+    for k in 0..<s.count {
+      let u = w.v + s.start(k), x = w.w + s.start(k), y = w.slots[0] + s.start(k), square = radius * radius
+      let below = square + Flat.dot(x, y, s.length), along = Flat.dot(y, u, s.length)
+      if below > 4 * Double(T.ulpOfOne) * square {
+        for i in 0..<s.length { u[i] = T(Double(u[i]) - along / below * (Double(x[i]) + Double(y[i]))) }
+      } else {
+        for i in 0..<s.length { u[i] = T(Double(u[i]) - along / square * Double(y[i])) }
+      }
     }
   }
   func retract<T: Real>(_ w: Whole<T>, _ s: Slices) throws(Failure) {

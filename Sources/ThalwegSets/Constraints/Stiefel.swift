@@ -12,7 +12,7 @@ import ThalwegCore
 /// Differs  geoopt's Cayley step takes A = UXᵀ − XUᵀ, which doubles the part of U along X: not followed. All in double.
 ///          A matrix that is orthonormal to rounding is not changed by `project`.
 /// Source   Edelman, Arias and Smith, 1998, arXiv:physics/9806030; Wen and Yin, 2013.
-struct Stiefel: WholeConstraint {
+struct Stiefel: Manifold {
   static let method = Method(
     "stiefel", .constraint, "Matrices with orthonormal columns, or rows when there are fewer of them.",
     rule: """
@@ -26,7 +26,6 @@ struct Stiefel: WholeConstraint {
       .choice("metric", ["euclidean", "canonical"], "how a gradient becomes a tangent"),
       .choice("retraction", ["qr", "polar", "cayley"], "how a tangent step becomes a point"),
     ])
-  static var isManifold: Bool { true }
   static var mayFail: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try matrix(shape, "stiefel") }
 
@@ -45,13 +44,24 @@ struct Stiefel: WholeConstraint {
     size.write(try polar(x, size), w.v)
   }
 
-  func tangent<T: Real>(_ w: Whole<T>) throws(Failure) {
+  func tangent<T: Real>(_ w: Whole<T>) throws(Failure) { try tangent(w, canonical) }
+  func orthogonal<T: Real>(_ w: Whole<T>) throws(Failure) { try tangent(w, false) }
+  private func tangent<T: Real>(_ w: Whole<T>, _ canonical: Bool) throws(Failure) {
     let size = Size(w), p = size.p
     let x = try size.read(w.w), g = try size.read(w.v)
     let a = try product(x, g, p, p, size.n, transposed: true)  // XᵀG
     var s = LinearAlgebra.transposed(a, p, p)  // GᵀX
     if !canonical { for i in s.indices { s[i] = (s[i] + a[i]) / 2 } }
     size.write(try combine(g, 1, x, s, -1, size.n, p, p), w.v)
+  }
+  /// tr UᵀU, or tr Uᵀ(I − XXᵀ/2)U in the canonical metric.
+  func squares<T: Real>(_ w: Whole<T>) throws(Failure) {
+    try squaredLengths(w, .whole(w.shape))
+    guard canonical else { return }
+    let size = Size(w),
+      along = try product(
+        size.read(w.w), size.read(w.v), size.p, size.p, size.n, transposed: true)
+    w.slots[0][0] -= T(along.reduce(0) { $0 + $1 * $1 } / 2)
   }
 
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) {

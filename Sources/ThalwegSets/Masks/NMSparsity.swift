@@ -113,9 +113,8 @@ struct NMSparsity: WholeRule {
 
   static let registered = Registered(method: method, component: .constraint(sets))
   private static let sets = ConstraintKernels(
-    projection: { (nil, ThalwegCore.kernels(Project.self).binding($0)) }, manifold: nil, minimise: { _ in (nil, nil) },
-    tangent: nil,
-    retract: nil, view: { _ in ThalwegCore.kernels(NMSparsity.self) },
+    projection: { (nil, ThalwegCore.kernels(Project.self).binding($0)) }, minimise: { _ in (nil, nil) },
+    view: { _ in ThalwegCore.kernels(NMSparsity.self) },
     pull: { h in
       let decay: Double = h.decay
       return decay == 0 ? nil : ThalwegCore.kernels(Pull.self)

@@ -170,6 +170,15 @@ struct Lp: WholeRegularizer {
       return 0
     }
   }
+  static var isSeparable: Bool { true }
+  func prox<T: Real>(stepped w: Whole<T>) throws(Failure) {
+    let x = w.v, steps = w.w
+    _ = Rows.sum(w.count, work: 64) { i in
+      let k = weight * Double(steps[i])
+      if k > 0 { x[i] = T(Lp.root(Double(x[i]), k, exponent(i))) }
+      return 0
+    }
+  }
 
   private static func root(_ x: Double, _ k: Double, _ p: Double) -> Double {
     let m = abs(x)

@@ -32,4 +32,8 @@ struct HuberPenalty: ElementRegularizer {
     let k = t * weight
     return L.select(L.less(L(delta * (1 + k)), w.magnitude), w - (k * delta) * w.sign, w / (1 + k))
   }
+  @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L {
+    let k = weight * t
+    return L.select(L.less(delta * (1 + k), w.magnitude), w - delta * k * w.sign, w / (1 + k))
+  }
 }

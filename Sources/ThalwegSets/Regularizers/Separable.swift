@@ -22,6 +22,7 @@ struct L1: ElementRegularizer {
   @inline(__always) func value<L: Lane>(_ w: L) -> L { weight * w.magnitude }
   @inline(__always) func gradient<L: Lane>(_ w: L) -> L { weight * w.sign }
   @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { t * weight == 0 ? w : w.shrunk(by: t * weight) }
+  @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L { w.shrunk(by: weight * t) }
 }
 
 /// The squared L2 penalty, ridge.
@@ -42,6 +43,7 @@ struct L2: ElementRegularizer {
   @inline(__always) func value<L: Lane>(_ w: L) -> L { (weight / 2) * (w * w) }
   @inline(__always) func gradient<L: Lane>(_ w: L) -> L { weight * w }
   @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { w * (1 / (1 + t * weight)) }
+  @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L { w / (1 + weight * t) }
 }
 
 /// The elastic net: L1 and L2 together.
@@ -77,4 +79,5 @@ struct ElasticNet: ElementRegularizer {
     let shrunk = t * sparse == 0 ? w : w.shrunk(by: t * sparse)
     return shrunk * (1 / (1 + t * ridge))
   }
+  @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L { w.shrunk(by: sparse * t) / (1 + ridge * t) }
 }

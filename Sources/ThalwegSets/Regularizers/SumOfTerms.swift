@@ -22,10 +22,15 @@ extension TermRegularizer {
     }
   }
   func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
+    if t > 0 { each(w) { x, _ in prox(x, t) } }
+  }
+  static var isSeparable: Bool { hasProx }
+  func prox<T: Real>(stepped w: Whole<T>) throws(Failure) { each(w) { x, t in t > 0 ? prox(x, t) : x } }
+
+  private func each<T: Real>(_ w: Whole<T>, _ body: (_ x: Double, _ companion: Double) -> Double) {
     let x = w.v
-    if t == 0 { return }
     _ = Rows.sum(w.count, work: 16) { i in
-      x[i] = T(prox(Double(x[i]), t))
+      x[i] = T(body(Double(x[i]), Double(w.w[i])))
       return 0
     }
   }

@@ -1,0 +1,9 @@
+import ThalwegCore
+
+let setOptimizerList: [any Listed.Type] = [
+  RiemannianSGD.self,
+  RiemannianAdam.self,
+  RiemannianAdagrad.self,
+  ProxSGD.self,
+  ProxAdam.self,
+]
