@@ -323,8 +323,9 @@ enum {
   TW_REQUEST_LOGIT_DERIVATIVES = 7, /* derivatives of the logits along `probe`: see tw_optimizer_answer_matrix */
   TW_REQUEST_ACTIVATIONS = 8,       /* of the layer whose weight is parameter `index`: inputs, and the gradient at its
                                        pre-activations: see tw_optimizer_answer_matrix */
-  TW_REQUEST_SAMPLE_GRADIENTS = 9   /* the gradients of every sample of part `index` of `count` of the minibatch: see
+  TW_REQUEST_SAMPLE_GRADIENTS = 9,  /* the gradients of every sample of part `index` of `count` of the minibatch: see
                                        tw_optimizer_answer_samples */
+  TW_REQUEST_PARTICIPANT = 10       /* the parameters of participant `index` of `count`, into the bound gradients */
 };
 
 /* What a method needs now.  The parameters stand where the answer is wanted.  Equal tags mean: the same minibatch, the
@@ -337,8 +338,8 @@ typedef struct tw_request {
   int32_t kind;
   int32_t pass;              /* 0, 1, ... within one step */
   uint64_t tag;
-  int64_t index, count;      /* of the task and how many, for TASK_GRADIENT; the parameter and how many are asked for, for
-                                ACTIVATIONS */
+  int64_t index, count;      /* of the task and how many, for TASK_GRADIENT (PARTICIPANT, SAMPLE_GRADIENTS: the same of those);
+                                the parameter and how many are asked for, for ACTIVATIONS */
   double loss;               /* in: the host's answer to a LOSS request */
   const tw_tensor *probe;    /* `probe_count` tensors shaped like the parameters, for HESSIAN_VECTOR and LOGIT_DERIVATIVES */
   size_t probe_count;

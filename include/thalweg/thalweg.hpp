@@ -354,7 +354,8 @@ enum class RequestKind : std::int32_t {
   previous_gradient = TW_REQUEST_PREVIOUS_GRADIENT,
   logit_derivatives = TW_REQUEST_LOGIT_DERIVATIVES,
   activations = TW_REQUEST_ACTIVATIONS,
-  sample_gradients = TW_REQUEST_SAMPLE_GRADIENTS
+  sample_gradients = TW_REQUEST_SAMPLE_GRADIENTS,
+  participant = TW_REQUEST_PARTICIPANT
 };
 
 /* One request.  The parameters stand where the answer is wanted; gradients go into the bound gradient
@@ -378,7 +379,7 @@ class Request {
   bool wants_loss() const noexcept {
     return kind() == RequestKind::loss || kind() == RequestKind::loss_and_gradient;
   }
-  /* The answer goes into the bound gradients: a gradient, or the product of a hessian_vector. */
+  /* The answer goes into the bound gradients: a gradient, the product of a hessian_vector, a participant's parameters. */
   bool wants_gradient() const noexcept {
     return kind() != RequestKind::none && kind() != RequestKind::loss &&
            kind() != RequestKind::logit_derivatives && kind() != RequestKind::activations &&

@@ -87,6 +87,8 @@ COMPOSED = {
     "dp_sgd": "dp_sgd(noise_multiplier=0.3, expected_batch_size=8, micro_batches=2) | adamw(lr=0.1)",
     "dp_adaptive_clip": "dp_adaptive_clip(noise_multiplier=0.3, expected_batch_size=4) | sgd(lr=0.1, momentum=0.9)",
     "dp_accumulate": "dp_sgd(noise_multiplier=0.3, expected_batch_size=4) | gradient_accumulate(2) | sgd(lr=0.1)",
+    "fedavg": "fedavg(participants=3, weights=[1, 3, 0]) | sgd(lr=0.5, momentum=0.9)",
+    "fedavg_fedopt": "fedavg(participants=2) | fedopt(kind=yogi)",
     "tract": "tract(0.1) | adamw(lr=0.1)",
     "ghost_step": "adamw(lr=0.1) | ghost_step",
     "mars_exact": "mars(lr=0.1, exact=true)",
@@ -303,7 +305,7 @@ class Host:
             return self.problem.product(
                 np.zeros(s) if v is None else v for v, s in zip(self.by_tensor(request.probe), self.problem.shapes)
             )
-        return self.problem.gradient(at, k, request.index if request.kind == "task_gradient" else 0)
+        return self.problem.gradient(at, k, request.index if request.kind in ("task_gradient", "participant") else 0)
 
     def loss(self, k: int) -> float:
         """Of the tensors that take part: those that are absent are zero here."""

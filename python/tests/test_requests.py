@@ -8,7 +8,7 @@ import pytest
 import thalweg as tw
 from support import Problem, sentence_of, shapes_for, snapshot, take_step
 
-REQUESTS = set("gradient loss loss_and_gradient hessian_vector task_gradient previous_gradient logit_derivatives activations sample_gradients".split())
+REQUESTS = set("gradient loss loss_and_gradient hessian_vector task_gradient previous_gradient logit_derivatives activations sample_gradients participant".split())
 
 
 @pytest.fixture

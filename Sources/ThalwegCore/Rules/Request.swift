@@ -2,7 +2,7 @@
 public struct Request: Sendable {
   public enum Kind: Int32, Sendable, CaseIterable {
     case none = 0, gradient, loss, lossAndGradient, hessianVector, taskGradient, previousGradient, logitDerivatives,
-      activations, sampleGradients
+      activations, sampleGradients, participant
 
     /// The answer is matrices, not gradients.
     public var takesMatrices: Bool { self == .logitDerivatives || self == .activations }

@@ -16,6 +16,7 @@ let aggregatorList: [any Listed.Type] = [
   GCond.self,
   GradDrop.self,
   RandomLossWeighting.self,
+  FedAvg.self,
   Bloop.self,
   ProGrad.self,
   ODICE.self,

@@ -33,5 +33,7 @@ let elementList: [any Listed.Type] = [
   QHAdam.self,
   AggMo.self,
   ASGD.self,
+  FedOpt.self,
+  DiLoCoOuter.self,
   ScheduleFreeRAdam.self,
 ]

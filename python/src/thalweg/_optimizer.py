@@ -43,9 +43,10 @@ REQUESTS = {
     7: "logit_derivatives",
     8: "activations",
     9: "sample_gradients",
+    10: "participant",
 }
 # What a loss and a gradient are no answer to.
-BEYOND_GRADIENTS = ("hessian_vector", "logit_derivatives", "activations", "sample_gradients")
+BEYOND_GRADIENTS = ("hessian_vector", "logit_derivatives", "activations", "sample_gradients", "participant")
 STATE_FORMAT = 1
 
 
@@ -55,7 +56,8 @@ class Request:
     kind     "gradient", "loss", "loss_and_gradient", "hessian_vector", "task_gradient" (task `index` of `count`),
              "previous_gradient" (of this minibatch, at the previous parameters); and those that `answer_matrix` answers:
              "logit_derivatives" (along `probe`), "activations" (of the layer whose weight is parameter `index`); and the
-             one that `answer_samples` answers: "sample_gradients" (of part `index` of `count` of the minibatch)
+             one that `answer_samples` answers: "sample_gradients" (of part `index` of `count` of the minibatch); and
+             "participant" (the parameters of participant `index` of `count`, in place of gradients)
     pass_    0, 1, ... within one step
     tag      equal tags mean: the same minibatch and the same dropout.  Tags of one step may come back after others (a SAM
              behind an accumulation of two: A B A B), never in a later step: keep a dict by tag, emptied at pass 0
