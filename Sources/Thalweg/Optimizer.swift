@@ -29,7 +29,13 @@ package final class Optimizer {
   let needsLoss: Bool
   /// Some stage refuses non-finite gradients whatever the policy.
   let needsFinite: Bool
-  let mayFail: Bool
+  private let stageMayFail: Bool
+  /// A step may end in an error after something was changed: copies are kept.
+  var mayFail: Bool { stageMayFail || ranks != nil }
+  var ranks: Ranks?
+  /// What went wrong when sums of ranks were added; the numbers that they were added in; the elements of each tensor on
+  /// all ranks.
+  var rankFailure: Failure?, reduced: [Double] = [], counts: [Int] = []
   let longestSegments: Int
   package var options: Options
   package internal(set) var groups: [String] = [""]
@@ -136,7 +142,7 @@ package final class Optimizer {
         Status.argument, "\(s.name) does not go with master=stochastic: \(s.method.refusesStochastic ?? "")")
     }
     (shared, agreed) = (Optimizer.places(stages, .all), Optimizer.places(stages, .equal))
-    mayFail = branches.contains { $0.mayFail }
+    stageMayFail = branches.contains { $0.mayFail }
     longestSegments = branches.map(\.segments.count).max() ?? 0
     (self.options, self.allocator) = (options, allocator)
     // Last: an initialiser that throws after an allocation would leak it.

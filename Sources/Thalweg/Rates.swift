@@ -18,6 +18,7 @@ extension Optimizer {
     c.weightDecay = decayOf[r.pointee.group * branches.count + r.pointee.branch]
     let shape = bound[i].shape
     (c.ndim, c.count, c.rows, c.columns, c.role) = (shape.ndim, shape.count, shape.rows, shape.columns, shape.role)
+    if i < counts.count { c.count = counts[i] }
     (c.tensor, c.seed, c.stream) = (Int(r.pointee.key), options.seed, UInt32(s.id))
     c.loss = loss
     c.isDouble = r.pointee.isDouble

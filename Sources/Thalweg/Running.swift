@@ -10,6 +10,7 @@ extension Optimizer {
     defer { sourceOperation = nil }
     try prepareRules()
     try runSegments()
+    try checkRanks()
     for i in 0..<bound.count where records[i].active {
       restart(i)
       records[i].t += 1
@@ -51,6 +52,7 @@ extension Optimizer {
             let passes = self.branches[r.pointee.branch].segments
             return segment < passes.count && passes[segment].last?.measured?.stage === s
           }, totals)
+        addRanks(totals, 1)
         if s.scope == .tensor {
           for i in 0..<bound.count
           where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {
@@ -87,6 +89,10 @@ extension Optimizer {
           walk.optimizer._withUnsafeGuaranteedRef { $0.run(walk, Int(t)) }
         }
       }
+      if sharesElements {
+        finishTensors(segment, position)
+        continue
+      }
       for i in 0..<bound.count where records[i].blocks > Walker.taskBlocks {
         let branch = branches[records[i].branch]
         guard records[i].active, segment < branch.segments.count, position < branch.segments[segment].count else {
@@ -105,17 +111,25 @@ extension Optimizer {
   func run(_ walk: ElementWalk, _ t: Int) {
     let task = tasks[t], segment = walk.segment
     if task.small {
-      if walk.position == 0 { withOwn(programs) { runSmall(task.first, task.end, segment, $0) } }
+      if sharesElements {
+        withOwn(programs) { program in
+          for i in task.first..<task.end { run(walk, i, records[i].firstBlock, records[i].firstBlock + records[i].blocks, program) }
+        }
+      } else if walk.position == 0 {
+        withOwn(programs) { runSmall(task.first, task.end, segment, $0) }
+      }
       return
     }
-    let r = records + Int(blocks[task.first].tensor)
-    let branch = branches[r.pointee.branch]
-    guard r.pointee.active, segment < branch.segments.count, walk.position < branch.segments[segment].count else {
-      return
-    }
-    let pass = branch.segments[segment][walk.position]
-    guard !pass.isWhole else { return }
-    withOwn(programs) { run(pass, branch, r, task.first, task.end, $0) }
+    withOwn(programs) { run(walk, Int(blocks[task.first].tensor), task.first, task.end, $0) }
+  }
+  /// A run of blocks of tensor i.
+  private func run(_ walk: ElementWalk, _ i: Int, _ first: Int, _ end: Int, _ program: Program) {
+    let r = records + i, branch = branches[records[i].branch]
+    guard r.pointee.active, walk.segment < branch.segments.count,
+      walk.position < branch.segments[walk.segment].count
+    else { return }
+    let pass = branch.segments[walk.segment][walk.position]
+    if !pass.isWhole { run(pass, branch, r, first, end, program) }
   }
 
   /// All passes of a segment over tensors that one task holds whole: their data stays in cache between the passes.
@@ -152,7 +166,7 @@ extension Optimizer {
   func finishTensor(_ pass: Branch.Pass, _ i: Int, _ out: UnsafeMutablePointer<Double>) {
     guard let (s, p) = pass.measured, s.reach[p] == .tensor, let e = s.element else { return }
     let r = records + i
-    total(r, out)
+    if !sharesElements { total(r, out) }
     e.finish(
       p, Totals(out), r.pointee.scalars[s.id], s.hyper[r.pointee.group], context(s, branches[r.pointee.branch], i))
     remake(s, i)

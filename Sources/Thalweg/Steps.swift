@@ -47,6 +47,7 @@ extension Optimizer {
       )
     }
     try prepare()
+    try countRanks()
     keepParts()
     do throws(Failure) {
       try noticeAhead()
@@ -73,10 +74,13 @@ extension Optimizer {
     if begins {
       try ready(gradients: false)
       try prepare()
+      try countRanks()
     }
     defer { answered = nil }
     do throws(Failure) {
-      return begins ? (try open(), Status.more) : try advance(loss)
+      let answer = begins ? (try open(), Status.more) : try advance(loss)
+      try checkRanks()
+      return answer
     } catch {
       undo()
       forget()
@@ -393,12 +397,20 @@ extension Optimizer {
       let g = p.gradient(copy: false, &apply)
       p.sum(g, g, r.pointee.isDouble ? Optimizer.nonFinite.1 : Optimizer.nonFinite.0)
     }
-    for i in 0..<bound.count where records[i].active {
+    var bad: (tensor: Int, count: Int)?
+    for i in 0..<bound.count where records[i].active && bad == nil {
       total(records + i, totals)
-      if totals[0] > 0 {
-        throw refused(
-          "non-finite gradient", "\(label("gradient", i)) has \(Int(totals[0])) elements that are NaN or infinite")
-      }
+      if totals[0] > 0 { bad = (i, Int(totals[0])) }
+    }
+    for k in 0..<Sums.count { totals[k] = k == 0 ? Double(bad?.count ?? 0) : 0 }
+    addRanks(totals, 1)  // all ranks refuse a step, or none does
+    try checkRanks()
+    if let bad {
+      throw refused(
+        "non-finite gradient", "\(label("gradient", bad.tensor)) has \(bad.count) elements that are NaN or infinite")
+    }
+    if totals[0] > 0 {
+      throw refused("non-finite gradient", "a gradient of another rank has elements that are NaN or infinite")
     }
   }
 

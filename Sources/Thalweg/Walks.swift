@@ -114,6 +114,7 @@ extension Optimizer {
       p.sum(x, self.gradient(p, r, &apply) ?? x, state: self.state(r, stage, order)) { _, _, _, o, out in k(o, out) }
     }
     total(where: { _ in true }, totals)
+    addRanks(totals, 1)
     return (0..<Sums.count).map { totals[$0] }
   }
 

@@ -83,6 +83,7 @@ func conformance() {
   same(type(scheduleSave), type(CThalweg.tw_schedule_save))
   same(type(scheduleSentence), type(CThalweg.tw_schedule_sentence))
   same(type(scheduleValue), type(CThalweg.tw_schedule_value))
+  same(type(optimizerSetReducer), type(CThalweg.tw_optimizer_set_reducer))
   same(type(setAllocator), type(CThalweg.tw_set_allocator))
   same(type(setExecutor), type(CThalweg.tw_set_executor))
   same(type(setLog), type(CThalweg.tw_set_log))

@@ -186,6 +186,22 @@ public func optimizerWaiting(_ p: OpaquePointer?, _ request: UnsafeMutablePointe
   }
 }
 
+@_cdecl("tw_optimizer_set_reducer")
+public func optimizerSetReducer(
+  _ p: OpaquePointer?, _ reducer: tw_reducer?, _ context: UnsafeMutableRawPointer?, _ shards: Int32
+) -> tw_status {
+  status { () throws(Failure) in
+    try with(p) { (o) throws(Failure) in
+      guard let reducer else { return try o.setRanks(nil) }
+      guard let shards = Ranks.Shards(rawValue: shards) else {
+        throw Failure(
+          Status.argument, "`shards` must be TW_SHARDS_TENSORS (1) or TW_SHARDS_ELEMENTS (2), got \(shards)")
+      }
+      try o.setRanks(Ranks(reducer, context, shards))
+    }
+  }
+}
+
 @_cdecl("tw_optimizer_cancel")
 public func optimizerCancel(_ p: OpaquePointer?) -> tw_status {
   status { () throws(Failure) in try with(p) { (o) throws(Failure) in try o.cancel() } }

@@ -201,7 +201,7 @@ if wants blas; then
   program blas "$work/libanother_blas.so"
 fi
 fuzz=("${FUZZ_SECONDS:-5}" "${FUZZ_SEED:-1}")
-for name in lifecycle interrupt introspection hostile allocator executor exhausted allocations overlap files fork threads cpp_wrapper; do
+for name in lifecycle interrupt introspection hostile allocator executor solver ranks exhausted allocations overlap files fork threads cpp_wrapper; do
   if wants "$name"; then program "$name"; fi
 done
 for name in fuzz_grammar fuzz_checkpoint; do

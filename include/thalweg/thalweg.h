@@ -360,6 +360,20 @@ tw_status tw_optimizer_waiting(tw_optimizer *optimizer, tw_request *request);
 /* Ends a step between two requests: parameters and state are those from before it. */
 tw_status tw_optimizer_cancel(tw_optimizer *optimizer);
 
+/* What a rank holds: some of the tensors, each whole; or a part of every tensor, bound in the same order on all ranks. */
+enum { TW_SHARDS_TENSORS = 1, TW_SHARDS_ELEMENTS = 2 };
+
+/* Adds `sums` over all ranks, and takes the largest of `maxima`, in place and to the same numbers on each of them.  Called by
+ * the thread that steps, in the same order on all ranks; a negative status ends the step, with nothing changed. */
+typedef tw_status (*tw_reducer)(void *context, double *sums, size_t sum_count, double *maxima, size_t maximum_count);
+
+/* Spreads a model over processes: norms, dot products and counts (clipping, lamb, dog, prodigy, sam) are then those of the
+ * whole, and all ranks skip a step or none does.  Ranks step together, with the same sentence and the same settings; which
+ * tensors have gradients must agree.  With TW_SHARDS_ELEMENTS sentences with whole-tensor stages are TW_ERROR_UNSUPPORTED, and
+ * random draws want another seed on each rank.  Steps keep copies of what they change.  NULL ends it.  A copy of the optimizer
+ * has no reducer. */
+tw_status tw_optimizer_set_reducer(tw_optimizer *optimizer, tw_reducer reducer, void *context, int32_t shards);
+
 /* Answers a request for matrices, of two axes, f32, f64, f16 or bf16; they are read before the call returns.  The gradients
  * stay bound meanwhile; what they hold does not matter.
  *   LOGIT_DERIVATIVES  first (samples, classes): the derivatives of the logits along `probe`, of the layers as they are when

@@ -343,6 +343,9 @@ class Options {
 
 /* ---- requests ----------------------------------------------------------------------------------------- */
 
+/* What a rank holds of a model that is spread over processes. */
+enum class Shards : std::int32_t { tensors = TW_SHARDS_TENSORS, elements = TW_SHARDS_ELEMENTS };
+
 /* What a method asks for within a step. */
 enum class RequestKind : std::int32_t {
   none = TW_REQUEST_NONE,
@@ -557,6 +560,11 @@ class Optimizer {
 
   /* Ends a step between two requests: parameters and state are those from before it. */
   void cancel() { detail::check(tw_optimizer_cancel(handle_.get())); }
+
+  /* Adds up sums over the processes that a model is spread over; nullptr ends it.  See tw_optimizer_set_reducer. */
+  void set_reducer(tw_reducer reducer, void* context = nullptr, Shards shards = Shards::tensors) {
+    detail::check(tw_optimizer_set_reducer(handle_.get(), reducer, context, static_cast<std::int32_t>(shards)));
+  }
 
   /* Answers a request for the gradients of samples: (samples, shape...) for each parameter. */
   void answer_samples(const Tensors& gradients) {

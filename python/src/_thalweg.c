@@ -651,7 +651,7 @@ static int enter(Handle *self) {
 /* Gives the handle back and turns a status into None or an exception. */
 static PyObject *leave(Handle *self, tw_status status) {
   self->busy = 0;
-  if (status < 0) return fail_library(self->state, status);
+  if (status < 0) return PyErr_Occurred() ? NULL : fail_library(self->state, status); /* an exception of a callback stays */
   Py_RETURN_NONE;
 }
 
@@ -730,7 +730,8 @@ typedef struct {
   Handle base;
   Binding parameters, gradients, shadows;
   int stale;       /* the gradients are of fewer parameters than there are now */
-  PyObject *names; /* list, parallel to parameters: str or None */
+  PyObject *names;   /* list, parallel to parameters: str or None */
+  PyObject *reducer; /* called with two writable buffers of doubles, sums and maxima */
   tw_request request;
   unsigned long long edits; /* calls that may have changed hyper-parameters, other than steps */
 } Optimizer;
@@ -749,6 +750,7 @@ static int optimizer_clear(PyObject *object) {
   Optimizer *self = (Optimizer *)object;
   optimizer_let_go(self);
   Py_CLEAR(self->names);
+  Py_CLEAR(self->reducer);
   return 0;
 }
 
@@ -762,6 +764,7 @@ static void optimizer_dealloc(PyObject *object) {
 static int optimizer_traverse(PyObject *object, visitproc visit, void *arg) {
   Optimizer *self = (Optimizer *)object;
   Py_VISIT(self->names);
+  Py_VISIT(self->reducer);
   int status = binding_traverse(&self->parameters, visit, arg);
   if (!status) status = binding_traverse(&self->gradients, visit, arg);
   if (!status) status = binding_traverse(&self->shadows, visit, arg);
@@ -1147,6 +1150,40 @@ static PyObject *optimizer_probe(PyObject *object, PyObject *unused) {
   }
   self->base.busy = 0;
   return list;
+}
+
+static PyObject *doubles(double *numbers, size_t count) {
+  return PyMemoryView_FromMemory((char *)numbers, (Py_ssize_t)(count * sizeof *numbers), PyBUF_WRITE);
+}
+
+/* The host's reducer, on the thread that steps: an exception stays set until the call comes back. */
+static tw_status reduce(void *context, double *sums, size_t sum_count, double *maxima, size_t maximum_count) {
+  PyGILState_STATE state = PyGILState_Ensure();
+  Optimizer *self = context;
+  PyObject *first = doubles(sums, sum_count), *second = doubles(maxima, maximum_count), *done = NULL;
+  if (first && second && self->reducer) done = PyObject_CallFunctionObjArgs(self->reducer, first, second, NULL);
+  Py_XDECREF(first);
+  Py_XDECREF(second);
+  Py_XDECREF(done);
+  PyGILState_Release(state);
+  return done ? TW_OK : TW_ERROR_INTERNAL;
+}
+
+/* _set_reducer(callable or None, shards) */
+static PyObject *optimizer_set_reducer(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+  Optimizer *self = (Optimizer *)object;
+  if (!takes(nargs, 2, 2, "_set_reducer")) return NULL;
+  long shards = PyLong_AsLong(args[1]);
+  if (shards == -1 && PyErr_Occurred()) return NULL;
+  if (!enter_working(self)) return NULL;
+  tw_status status =
+      tw_optimizer_set_reducer(HANDLE(self), args[0] == Py_None ? NULL : reduce, self, (int32_t)shards);
+  if (status == TW_OK) {
+    PyObject *old = self->reducer;
+    self->reducer = args[0] == Py_None ? NULL : Py_NewRef(args[0]);
+    Py_XDECREF(old);
+  }
+  return leave(&self->base, status);
 }
 
 static PyObject *optimizer_cancel(PyObject *object, PyObject *unused) {
@@ -1642,6 +1679,7 @@ static PyMethodDef optimizer_methods[] = {
     {"_answer", optimizer_answer, METH_O, NULL},
     {"_answer_matrix", FAST(optimizer_answer_matrix), METH_FASTCALL, NULL},
     {"_answer_samples", FAST(optimizer_answer_samples), METH_FASTCALL, NULL},
+    {"_set_reducer", FAST(optimizer_set_reducer), METH_FASTCALL, NULL},
     {"cancel", optimizer_cancel, METH_NOARGS,
      PyDoc_STR("cancel($self)\n--\n\nEnds a step between two requests: parameters and state are those from before it.")},
     {"bind_gradients", optimizer_bind_gradients, METH_O,

@@ -31,6 +31,7 @@ from ._errors import (
 
 STATE_DTYPES = {"f32": 1, "bf16": 2, "q8": 3}
 MASTERS = {None: 0, "none": 0, "f32": 1, "stochastic": 2}
+SHARDS = {"tensors": 1, "elements": 2}
 NONFINITE = {"propagate": 0, "skip": 1, "error": 2}
 STORAGE = {0: "f64", 1: "f32", 2: "bf16", 3: "q8"}
 REQUESTS = {
@@ -410,6 +411,34 @@ class Optimizer(_thalweg.Optimizer):
     def train(self) -> None:
         """Puts the training weights back into the parameters, bit for bit."""
         self._set_mode(0)
+
+    def set_reducer(self, reduce: Callable[[np.ndarray, np.ndarray], Any] | None, shards: str = "tensors") -> None:
+        """Spreads a model over processes: norms, dot products and counts are then those of the whole model.
+
+        reduce   called as reduce(sums, maxima) during steps, on the thread that steps and in the same order on every
+                 rank: it adds `sums` over all ranks and takes the largest of `maxima`, in place.  Both are float64
+                 arrays that are valid during the call.  None: the model is on this process alone.
+                 With torch.distributed:  dist.all_reduce(torch.from_numpy(sums)), and
+                 dist.all_reduce(torch.from_numpy(maxima), op=dist.ReduceOp.MAX)
+        shards   "tensors": each rank has some of the tensors, each of them whole.  "elements": each rank has a part of
+                 every tensor, bound in the same order on all of them; stages that need whole tensors are refused
+                 (UnsupportedError), and random draws want another `seed` on each rank.
+
+        Ranks step together, with the same sentence and settings, and gradients of the same tensors; all of them skip a
+        step, or none does.  An exception of `reduce` ends the step with nothing changed; steps keep copies for that.
+        Copies of the optimizer have no reducer.
+        """
+        if shards not in SHARDS:
+            raise ValueError(f"shards must be one of {', '.join(SHARDS)}, got {shards!r}")
+        if reduce is None:
+            return self._set_reducer(None, SHARDS[shards])
+        if not callable(reduce):
+            raise TypeError(f"reduce must be callable, or None, got {type(reduce).__name__}")
+
+        def call(sums: memoryview, maxima: memoryview) -> None:
+            reduce(np.frombuffer(sums, np.float64), np.frombuffer(maxima, np.float64))
+
+        self._set_reducer(call, SHARDS[shards])
 
     def eval(self) -> None:
         """Writes the evaluation weights (averages, schedule-free iterates) into the parameters.
