@@ -22,19 +22,9 @@ static tw_status reduce(void *context, double *sums, size_t sum_count, double *m
 
 static const int64_t shape[1] = {N};
 
-static tw_tensor vector(double *data) {
-  tw_tensor t;
-  memset(&t, 0, sizeof t);
-  t.data = data;
-  t.dtype = TW_F64;
-  t.ndim = 1;
-  t.shape = shape;
-  return t;
-}
-
 static tw_optimizer *make(const char *sentence, double *w, double *g) {
   tw_optimizer *o = NULL;
-  tw_tensor weights = vector(w), gradients = vector(g);
+  tw_tensor weights = vector(w, TW_F64, shape), gradients = vector(g, TW_F64, shape);
   for (int i = 0; i < N; i++) w[i] = 1 + i, g[i] = 0.5 * i - 1;
   OK(tw_optimizer_create(sentence, NULL, &o));
   OK(tw_optimizer_add_parameters(o, &weights, 1, NULL, NULL));

@@ -15,16 +15,6 @@ static void multiply(const double *x, double *y) {
 
 static const int64_t shape[1] = {N};
 
-static tw_tensor vector(double *data) {
-  tw_tensor t;
-  memset(&t, 0, sizeof t);
-  t.data = data;
-  t.dtype = TW_F64;
-  t.ndim = 1;
-  t.shape = shape;
-  return t;
-}
-
 static tw_solver_request fresh(void) {
   tw_solver_request request;
   memset(&request, 0, sizeof request);
@@ -51,7 +41,7 @@ static void a_run(void) {
   tw_solver *solver = NULL;
   tw_solver_request request = fresh();
   right_side(b);
-  tw_tensor in = vector(b), x;
+  tw_tensor in = vector(b, TW_F64, shape), x;
   MUST(tw_solver_create("cg(rtol=1e-12)", &solver));
   MUST(tw_solver_begin(solver, &in, 1));
   memset(b, 0, sizeof b); /* inputs are copied */
@@ -83,7 +73,7 @@ static void resumed(void) {
   tw_solver *solver = NULL;
   tw_solver_request request = fresh();
   right_side(b);
-  tw_tensor in = vector(b), x;
+  tw_tensor in = vector(b, TW_F64, shape), x;
   MUST(tw_solver_create("cg(rtol=1e-12)", &solver));
   MUST(tw_solver_begin(solver, &in, 1));
   STATUS(TW_MORE, tw_solver_next(solver, &request));
@@ -181,7 +171,7 @@ static void hostile(void) {
   tw_solver *solver = NULL, *other = NULL;
   tw_solver_request request = fresh(), small = fresh();
   right_side(b);
-  tw_tensor in[3] = {vector(b), vector(b), vector(b)}, x;
+  tw_tensor in[3] = {vector(b, TW_F64, shape), vector(b, TW_F64, shape), vector(b, TW_F64, shape)}, x;
   STATUS(TW_ERROR_ARGUMENT, tw_solver_create(NULL, &solver));
   STATUS(TW_ERROR_ARGUMENT, tw_solver_create("cg", NULL));
   STATUS(TW_ERROR_METHOD, tw_solver_create("adamw", &solver));
@@ -255,14 +245,14 @@ static void hostile(void) {
   double cost[N * N] = {0}, heavier[N];
   for (int i = 0; i < N; i++) heavier[i] = 2 * b[i];
   in[0].data = cost, in[0].ndim = 2, in[0].shape = matrix;
-  in[1] = vector(b);
-  in[2] = vector(heavier);
+  in[1] = vector(b, TW_F64, shape);
+  in[2] = vector(heavier, TW_F64, shape);
   MUST(tw_solver_create("sinkhorn", &solver));
   MUST(tw_solver_begin(solver, in, 3));
   STATUS(TW_ERROR_RANGE, tw_solver_next(solver, &request));
   STATUS(TW_ERROR_SEQUENCE, tw_solver_next(solver, &request));
   STATUS(TW_ERROR_SEQUENCE, tw_solver_save(solver, NULL, 0, &needed));
-  in[2] = vector(b);
+  in[2] = vector(b, TW_F64, shape);
   MUST(tw_solver_begin(solver, in, 3));
   STATUS(TW_OK, tw_solver_next(solver, &request));
   CHECK(request.outcome == TW_SOLVER_CONVERGED);
