@@ -1,13 +1,17 @@
 import Glibc
 import ThalwegCore
 
-/// GaLore: Adam in the leading singular directions of the gradient, chosen anew every `update_proj_gap` steps.
+/// GaLore: Adam, or another rule, in the leading singular directions of the gradient, chosen anew every
+/// `update_proj_gap` steps.
 ///
 ///     R = G·Pᵀ (right), or Pᵀ·G (left), P the r leading right (left) singular vectors of the gradient at a refresh
 ///     m ← β₁·m + (1 − β₁)·R;   v ← β₂·v + (1 − β₂)·R²;   N = m/(√v + ε)
 ///     θ ← (θ − lr·√(1 − β₂ᵗ)/(1 − β₁ᵗ)·scale·(N·P, or P·N))·(1 − lr·wd)
 ///
-/// State    P, m and v of the subspace.
+/// `inner=(rule)`: the element-wise rule whose direction for R stands in place of the corrected N; the betas, ε and
+/// `correct_bias` here are not used then, nor are its step size and decay. It sees parameters of 0.
+/// State    P, and m and v of the subspace, or the state of the inner rule there.
+/// Errors   TW_ERROR_UNSUPPORTED for an inner rule that needs sums or moves the parameters itself.
 /// Differs  moments stay as they are at a refresh, as in the authors' code. Of every vector of P the entry of largest
 ///          magnitude is positive. Tensors of another rank, and those whose smaller side is below r, take plain Adam.
 /// Source   Zhao et al., 2024, arXiv:2403.03507.
@@ -25,15 +29,24 @@ struct GaLore: WholeRule {
       .number("scale", 0.25, .above(0), "multiplier of the update"),
       .choice(
         "proj_type", ["std", "reverse_std", "left", "right"], "side that is projected; std: the shorter", live: false),
-    ], slots: SubspaceAdam.slots, needsFinite: true)
+      .object("inner", .pipeline, standard: nil, "the rule in the subspace, as (adam); none: Adam as above"),
+    ], slots: SubspaceAdam.slots, needsFinite: true,
+    validate: { (h) throws(Failure) in _ = try HeldRule(h, "inner", of: "galore") })
 
+  private static func inner(_ h: Hyper) -> HeldRule? { try? HeldRule(h, "inner", of: "galore") }
   private static func plan(_ h: Hyper, _ shape: Shape) -> SubspaceAdam {
     let tall = shape.rows >= shape.columns
     let right = h.is("proj_type", "std") ? tall : h.is("proj_type", "reverse_std") ? !tall : h.is("proj_type", "right")
     let rank = h.integer("rank")
-    return SubspaceAdam(shape, rank <= min(shape.rows, shape.columns) ? rank : 0, right: right)
+    var plan = SubspaceAdam(shape, rank <= min(shape.rows, shape.columns) ? rank : 0, right: right)
+    if let rule = inner(h) { plan.projector = rule.slots(shape, count: plan.low).count }
+    return plan
   }
-  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { plan(h, shape).slots }
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
+    let plan = plan(h, shape)
+    guard let rule = inner(h) else { return plan.slots }
+    return rule.slots(shape, count: plan.low) + [plan.slots[2]]
+  }
   static func decay(_ h: Hyper) -> Decay { .decoupled }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try LinearAlgebra.require() }
   static var mayFail: Bool { true }
@@ -41,15 +54,22 @@ struct GaLore: WholeRule {
 
   let h: Hyper
   let t: Int
+  private let c: StepContext
   private let adam: SubspaceAdam.Step
-  init(_ h: Hyper, _ c: StepContext) { (self.h, t, adam) = (h, c.t, SubspaceAdam.Step(h, c)) }
+  init(_ h: Hyper, _ c: StepContext) { (self.h, t, self.c, adam) = (h, c.t, c, SubspaceAdam.Step(h, c)) }
 
   func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
     let plan = GaLore.plan(h, w.shape)
     if plan.rank > 0, t == 1 || (t - 1) % max(1, h.integer("update_proj_gap")) == 0 {
       try plan.choose(w, first: t == 1)
     }
-    try adam.run(w, plan)
+    guard let rule = GaLore.inner(h) else { return try adam.run(w, plan) }
+    let keep = 1 - c.lr * c.weightDecay
+    try adam.run(w, plan) { (x) throws(Failure) in
+      try rule.run(x, w.slots[..<plan.projector], plan.low, c)
+      let factor = T(plan.rank > 0 ? keep * h.scale : keep)
+      for i in 0..<plan.low { x[i] = factor * x[i] }
+    }
   }
 }
 
@@ -121,13 +141,13 @@ struct OnlineSubspaceDescent: WholeRule {
     try adam.run(w, plan)
     guard let D = direction else { return }
     moves.pointee += 1
-    let rate = (c.scalars[0] == 0 ? 1 : c.lr / c.scalars[0]) / h.update_proj_gap, P = w.slots[2]
+    let rate = (c.scalars[0] == 0 ? 1 : c.lr / c.scalars[0]) / h.update_proj_gap, P = w.slots[plan.projector]
     guard h.is("proj_opt", "adamw") else {
       for i in 0..<plan.basis { P[i] = T(Double(P[i]) - rate * D[i]) }
       return
     }
     let (m, v, b1, b2) = (w.slots[3], w.slots[4], h.proj_beta1 as Double, h.proj_beta2 as Double)
-    let count = Int(moves.pointee), c1 = 1 - power(b1, count), c2 = 1 - power(b2, count)
+    let count = c.counter(1), c1 = 1 - power(b1, count), c2 = 1 - power(b2, count)
     let (eps, keep) = (h.proj_eps as Double, 1 - rate * h.proj_weight_decay)
     for i in 0..<plan.basis {
       let first = b1 * Double(m[i]) + (1 - b1) * D[i], second = b2 * Double(v[i]) + (1 - b2) * D[i] * D[i]
@@ -218,7 +238,7 @@ struct COAP: WholeRule {
   private func move<T: Real>(_ w: Whole<T>, _ plan: SubspaceAdam) throws(Failure) {
     let interval = max(1, h.integer("update_interval")), done = t - 1
     guard done % interval == 0 else { return }
-    guard Flat.norm(w.v, w.count) > 0 else { return t == 1 ? plan.units(w.slots[2]) : () }
+    guard Flat.norm(w.v, w.count) > 0 else { return t == 1 ? plan.units(w.slots[plan.projector]) : () }
     let (A, P) = try plan.view(w), r = plan.rank
     let (m, v) = (w.slots[0], w.slots[1])
     var carried: (Dense, Dense)?
@@ -239,7 +259,7 @@ struct COAP: WholeRule {
       new = P
       for i in D.indices { new.values[i] -= rate * D[i] }
     }
-    for i in 0..<plan.basis { w.slots[2][i] = T(new.values[i]) }
+    for i in 0..<plan.basis { w.slots[plan.projector][i] = T(new.values[i]) }
     guard let (full, roots) = carried else { return }
     let moved = try plan.project(full, new), spread = try plan.project(roots, new)
     for i in 0..<plan.low { (m[i], v[i]) = (T(moved[i]), T(spread[i] * spread[i])) }
@@ -309,6 +329,8 @@ private struct SubspaceAdam {
 
   /// 0: no subspace.
   let rank: Int
+  /// The slot of P.
+  var projector = 2
   let rows: Int, columns: Int, right: Bool, count: Int
 
   init(_ shape: Shape, _ rank: Int, right: Bool) {
@@ -326,7 +348,7 @@ private struct SubspaceAdam {
 
   /// P ← the leading singular vectors of the gradient. One of 0 has none: the old ones stay, or unit vectors.
   func choose<T: Real>(_ w: Whole<T>, first: Bool) throws(Failure) {
-    let P = w.slots[2]
+    let P = w.slots[projector]
     guard Flat.norm(w.v, w.count) > 0 else { return first ? units(P) : () }
     let svd = try LinearAlgebra.SVD(w.v, rows, columns), n = right ? columns : rows
     let vectors = leading(right ? svd.vt : LinearAlgebra.transposed(svd.u, rows, svd.r), rank, n)
@@ -342,7 +364,7 @@ private struct SubspaceAdam {
   func view<T: Real>(_ w: Whole<T>) throws(Failure) -> (Dense, Dense) {
     try Memory.ask(16 * w.count)
     let G = Dense((0..<w.count).map { Double(w.v[$0]) }, rows, columns)
-    return (right ? G : G.transposed, Dense((0..<basis).map { Double(w.slots[2][$0]) }, rank, right ? columns : rows))
+    return (right ? G : G.transposed, Dense((0..<basis).map { Double(w.slots[projector][$0]) }, rank, right ? columns : rows))
   }
   func project(_ G: Dense, _ P: Dense) throws(Failure) -> [Double] {
     right
@@ -365,14 +387,20 @@ private struct SubspaceAdam {
     }
 
     func run<T: Real>(_ w: Whole<T>, _ plan: SubspaceAdam) throws(Failure) {
-      guard plan.rank > 0 else { return adam(w, w.v, plan.low, factor) }
-      let R = w.workspace.assumingMemoryBound(to: T.self), P = w.slots[2], (rows, columns) = (plan.rows, plan.columns)
+      try run(w, plan) { x in adam(w, x, plan.low, plan.rank > 0 ? factor * scale : factor) }
+    }
+    /// The same with another rule in place of Adam.
+    func run<T: Real>(
+      _ w: Whole<T>, _ plan: SubspaceAdam, _ rule: (UnsafeMutablePointer<T>) throws(Failure) -> Void
+    ) throws(Failure) {
+      guard plan.rank > 0 else { return try rule(w.v) }
+      let R = w.workspace.assumingMemoryBound(to: T.self), P = w.slots[plan.projector], (rows, columns) = (plan.rows, plan.columns)
       if plan.right {
         try LinearAlgebra.multiply(w.v, transposed: false, P, transposed: true, into: R, rows, plan.rank, columns)
       } else {
         try LinearAlgebra.multiply(P, w.v, into: R, plan.rank, columns, rows)
       }
-      adam(w, R, plan.low, factor * scale)
+      try rule(R)
       if plan.right {
         try LinearAlgebra.multiply(R, P, into: w.v, rows, columns, plan.rank)
       } else {

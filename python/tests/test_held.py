@@ -156,3 +156,60 @@ def test_the_smallest_eigenvector_by_riemannian_adam() -> None:
         opt.step([2 * a @ x])
     assert x @ a @ x == pytest.approx(np.linalg.eigvalsh(a)[0], rel=1e-5)
     assert np.linalg.norm(x) == pytest.approx(1, abs=1e-13)
+
+
+def directions(G: np.ndarray, rank: int) -> np.ndarray:
+    """The leading right singular vectors in rows, of each the entry of largest magnitude positive."""
+    P = np.linalg.svd(G)[2][:rank]
+    return P * np.sign(P[np.arange(rank), np.argmax(np.abs(P), axis=1)])[:, None]
+
+
+@pytest.mark.parametrize("inner", ["sgd(momentum=0.9)", "adam(eps=1e-3)", "lion", "adagrad(eps=0.1)"])
+def test_galore_with_another_rule_inside(inner: str) -> None:
+    """The rule runs on the projected gradients as on a model of its own; a vector has no subspace."""
+    rng = np.random.default_rng(10)
+    w, b, rank, lr, scale, wd = rng.standard_normal((7, 4)), rng.standard_normal(5), 2, 0.1, 0.5, 0.05
+    want, bias = w.copy(), b.copy()
+    opt = tw.Optimizer([w, b], f"galore(lr={lr}, rank={rank}, update_proj_gap=3, scale={scale}, weight_decay={wd}, inner=({inner}))")
+    name = inner.partition("(")[0]
+    there = [np.zeros((7, rank)), np.zeros(5)]  # a model whose steps of size 1 are minus the directions
+    rule = tw.Optimizer(there, inner.replace(name, f"{name}(lr=1)") if "(" not in inner else inner.replace("(", "(lr=1, ", 1))
+    P = None
+    for k in range(8):
+        G, g = rng.standard_normal(w.shape), rng.standard_normal(b.shape)
+        P = directions(G, rank) if k % 3 == 0 else P
+        for t in there:
+            t[...] = 0
+        rule.step([G @ P.T, g])
+        want += lr * scale * (1 - lr * wd) * there[0] @ P - lr * wd * want
+        bias += lr * (1 - lr * wd) * there[1] - lr * wd * bias
+        opt.step([G, g])
+    np.testing.assert_allclose(w, want, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(b, bias, rtol=1e-10, atol=1e-12)
+
+
+def test_galore_with_a_rule_inside_resumes() -> None:
+    rng = np.random.default_rng(11)
+    grads = [rng.standard_normal((6, 5)) for _ in range(6)]
+    sentence = "galore(lr=0.1, rank=2, update_proj_gap=4, inner=(adam(beta1=0.5)))"
+    straight, cut = np.ones((6, 5)), np.ones((6, 5))
+    a, b = tw.Optimizer([straight], sentence), tw.Optimizer([cut], sentence)
+    for g in grads[:3]:
+        a.step([g])
+        b.step([g])
+    c = tw.Optimizer([cut], sentence)
+    c.load_state_dict(b.state_dict())
+    for g in grads[3:]:
+        a.step([g])
+        c.step([g])
+    assert straight.tobytes() == cut.tobytes()
+
+
+def test_rules_that_cannot_be_held() -> None:
+    for inner, words in (("lamb", "lamb is none"), ("prodigy", "prodigy is none"), ("muon", "muon is none"), ("schedule_free_sgd", "none")):
+        with pytest.raises(tw.Error, match=words):
+            tw.Optimizer([np.ones((3, 3))], f"galore(rank=1, inner=({inner}))")
+    with pytest.raises(tw.Error, match="`inner` must be one rule, got 2 stages"):
+        tw.Optimizer([np.ones((3, 3))], "galore(rank=1, inner=(clip_value(1) | sgd))")
+    with pytest.raises(tw.Error, match="no optimizer `adom`"):
+        tw.Optimizer([np.ones((3, 3))], "galore(rank=1, inner=(adom))")

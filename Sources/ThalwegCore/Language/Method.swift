@@ -81,8 +81,16 @@ public struct Method: Sendable {
     }
     var h = Hyper(parameters, all)
     for (k, value) in all.enumerated() {
-      guard case .stage(let node) = value else { continue }
-      let kind = parameters[k].kind == .regularizer ? Kind.regularizer : .constraint
+      let node: StageNode, kind: Kind
+      switch value {
+      case .stage(let s): (node, kind) = (s, parameters[k].kind == .regularizer ? .regularizer : .constraint)
+      case .pipeline(let stages):
+        guard let only = stages.first, stages.count == 1 else {
+          throw Failure(Status.method, "\(name): `\(parameters[k].name)` must be one rule, got \(stages.count) stages")
+        }
+        (node, kind) = (only, .optimizer)
+      default: continue
+      }
       do throws(Failure) {
         let (e, inner) = try Registry.component(node, kind)
         h.held[k] = Held(method: e.method, component: e.component, hyper: inner)

@@ -116,6 +116,50 @@ public struct HeldProx: Sendable {
   }
 }
 
+/// An element-wise rule that another one runs on numbers of its own: what it would subtract, for a step size of 1. Its
+/// own step size and decay are not used, and it sees parameters of 0.
+public struct HeldRule: Sendable {
+  private let kernels: ElementKernels, hyper: Hyper
+
+  /// nil where there is none. Throws for rules that need sums, numbers beside their state, or that move by themselves.
+  public init?(_ h: Hyper, _ name: String, of method: String) throws(Failure) {
+    guard let held = h.held(name) else { return nil }
+    guard case .element(let k) = held.component, k.phases(held.hyper) == 0, k.scalars(held.hyper).isEmpty,
+      !k.evaluates, !held.method.requests.contains("own-step"), !held.method.needsLoss
+    else {
+      throw Failure(
+        Status.unsupported,
+        "\(method): `\(name)` must be a rule that acts on every element by itself, as (adam); \(held.method.name) is "
+          + "none")
+    }
+    (kernels, hyper) = (k, held.hyper)
+  }
+
+  /// Its state for a tensor, `count` numbers each.
+  public func slots(_ shape: Shape, count: Int) -> [Slot] {
+    kernels.slots(hyper, shape).map {
+      var s = $0
+      s.count = count
+      return s
+    }
+  }
+  /// v ← direction(v), with its state.
+  public func run<T: Real>(
+    _ v: UnsafeMutablePointer<T>, _ slots: ArraySlice<UnsafeMutablePointer<T>>, _ count: Int, _ c: StepContext
+  ) throws(Failure) {
+    let rule = aligned(kernels.size), zeros = count &* MemoryLayout<T>.stride
+    let space = try Memory(rule + Operands.padBytes + aligned(zeros), .current)
+    defer { withExtendedLifetime(space) {} }
+    let p = space.base, pad = p + rule, w = pad + Operands.padBytes
+    kernels.prepare(hyper, c, p)
+    var pointers = SlotPointers(repeating: w)
+    for (k, s) in slots.enumerated() { pointers[k] = UnsafeMutableRawPointer(s) }
+    let o = Operands(
+      x: UnsafeMutableRawPointer(v), g: w, slots: pointers, used: slots.count, count: count, index: 0, pad: pad)
+    if T.isDouble { kernels.map.1(p, Apply(), o) } else { kernels.map.0(p, Apply(), o) }
+  }
+}
+
 extension Hyper {
   /// The manifold that a parameter names, for methods whose `validate` saw that it is one.
   public func manifold(_ name: String, of method: String) throws(Failure) -> HeldManifold {
