@@ -2437,6 +2437,24 @@ static PyObject *module_methods(PyObject *module, PyObject *unused) {
   return list;
 }
 
+/* _names(): (name, kind) of every method, sorted by name. */
+static PyObject *module_names(PyObject *module, PyObject *unused) {
+  (void)unused;
+  State *state = PyModule_GetState(module);
+  PyObject *list = PyList_New(0);
+  size_t count = tw_method_count();
+  for (size_t i = 0; list && i < count; i++) {
+    tw_method_info info;
+    memset(&info, 0, sizeof info);
+    info.struct_size = sizeof info;
+    tw_status status = tw_method_at(i, &info);
+    PyObject *row = status < 0 ? fail_library(state, status) : Py_BuildValue("(ss)", info.name, info.kind);
+    if (!row || PyList_Append(list, row) < 0) Py_CLEAR(list);
+    Py_XDECREF(row);
+  }
+  return list;
+}
+
 /* _method(name) */
 static PyObject *module_method(PyObject *module, PyObject *name) {
   State *state = PyModule_GetState(module);
@@ -2497,6 +2515,7 @@ static PyObject *module_random_normal(PyObject *module, PyObject *args) {
 static PyMethodDef module_functions[] = {
     {"version", module_version, METH_NOARGS, NULL},
     {"build_info", module_build_info, METH_NOARGS, NULL},
+    {"_names", module_names, METH_NOARGS, NULL},
     {"_methods", module_methods, METH_NOARGS, NULL},
     {"_method", module_method, METH_O, NULL},
     {"set_num_threads", module_set_num_threads, METH_O,

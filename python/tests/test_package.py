@@ -41,8 +41,12 @@ def test_class_steps_as_the_rule_says(w: np.ndarray, g: np.ndarray) -> None:
 
 
 def test_classes_for_all_optimizers() -> None:
-    names = {getattr(cls, "method", None) for cls in vars(tw).values() if isinstance(cls, type)}
+    classes = [getattr(tw, name) for name in dir(tw)]  # each is made when it is first looked at
+    names = {getattr(cls, "method", None) for cls in classes if isinstance(cls, type)}
     assert {m.name for m in tw.methods("optimizer")} <= names
+    assert tw.AdamW is tw.AdamW and tw.AdamW.__module__ == "thalweg"
+    with pytest.raises(AttributeError, match="no attribute 'AdamWW'"):
+        tw.AdamWW
 
 
 def test_signature_has_the_defaults_of_the_library() -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from . import _errors as _errors
 from . import _thalweg
-from ._classes import optimizer_classes as _optimizer_classes
+from ._classes import class_names as _class_names
+from ._classes import optimizer_class as _optimizer_class
 from ._errors import *  # noqa: F403
 from ._errors import Error
 from ._objects import (
@@ -43,8 +44,18 @@ version: str = _thalweg.version()
 build_info: str = _thalweg.build_info()
 __version__ = version
 
-_classes = _optimizer_classes()
-globals().update(_classes)
+
+def __getattr__(name: str) -> type[Optimizer]:
+    """The class of an optimizer is made when it is first asked for."""
+    if not name.startswith("_") and (found := _optimizer_class(name)) is not None:
+        globals()[name] = found
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "Cache",
@@ -84,6 +95,6 @@ __all__ = [
     "solver",
     "version",
     "weighting",
-    *_classes,
+    *_class_names(),
     *(cls.__name__ for cls in _errors.ERRORS if cls is not Error),
 ]

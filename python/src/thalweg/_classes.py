@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from typing import Any
 
 from . import _registry, _sentence
@@ -183,6 +184,14 @@ def _check_name(method: _registry.Method, name: str) -> None:
     _thalweg.Optimizer()._create(f"{method.name}({name}=0)", 1, 0, 0, 0, 0, 0, 1.0, 0)
 
 
-def optimizer_classes() -> dict[str, type[Optimizer]]:
-    """The classes of all optimizers, by class name."""
-    return {class_name(m.name): make_class(m) for m in _registry.methods("optimizer")}
+@cache
+def class_names() -> dict[str, str]:
+    """The names of the classes of all optimizers, and the methods that they stand for."""
+    return {class_name(name): name for name in _registry.names("optimizer")}
+
+
+@cache
+def optimizer_class(name: str) -> type[Optimizer] | None:
+    """The class of that name, made when it is first looked at; None where no optimizer is called so."""
+    method = class_names().get(name)
+    return None if method is None else make_class(_registry.method(method))

@@ -168,6 +168,11 @@ def methods(kind: str | None = None) -> list[Method]:
     return [m for m in _all() if kind is None or m.kind == kind]
 
 
+def names(kind: str) -> list[str]:
+    """The names of the methods of one kind, sorted."""
+    return [name for name, its in _thalweg._names() if its == kind]
+
+
 def method(name: str) -> Method:
     """The method of that name.  MethodError, with the nearest name, when there is none."""
     return _method(_thalweg._method(name))
