@@ -96,20 +96,19 @@ demo: setup
 
 # What the tests need besides the library; nothing here depends on it.
 .PHONY: test-programs
-test-programs: $(SCRATCH)/test/.built-tests $(SCRATCH)/asan/.built-sanitized
+test-programs: $(SCRATCH)/test/.built-tests
+# With the address sanitizer, where there is one: what the library's own tests and some C programs run against.
+SANITIZE = $(shell Tests/ABI/has_sanitizer.sh && echo --sanitize=address)
 $(SCRATCH)/test/.built-tests: $(SOURCES) $(shell find Tests/ThalwegTests -type f)
-	swift build --build-tests --scratch-path $(SCRATCH)/test
-	touch $@
-$(SCRATCH)/asan/.built-sanitized: $(SOURCES)
-	Tests/ABI/sanitize.sh $(SCRATCH)/asan build
+	swift build --build-tests $(SANITIZE) --scratch-path $(SCRATCH)/test
 	touch $@
 
 test: setup $(VENV)/.requirements
 	$(MAKE) -j$(JOBS) $(STAMP) test-programs $(VENV)/.peers
 	$(MAKE) $(VENV)/.package
-	swift test --skip-build --scratch-path $(SCRATCH)/test
+	swift test --skip-build $(SANITIZE) --scratch-path $(SCRATCH)/test
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} Tests/ABI/run.sh $(LIB) include
-	Tests/ABI/sanitize.sh $(SCRATCH)/asan $${FUZZ_SECONDS:-10}
+	Tests/ABI/sanitize.sh $(SCRATCH)/test $${FUZZ_SECONDS:-10} $(JOBS)
 	cd python && ../$(PY) -m pytest tests -n $(JOBS) --dist worksteal
 
 # All that concerns one method, with a library for this machine: make check METHOD=adamw

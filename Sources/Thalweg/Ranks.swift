@@ -32,8 +32,8 @@ extension Optimizer {
   /// Tensors have parts elsewhere.
   var sharesElements: Bool { ranks?.shards == .elements }
 
-  /// Adds rows of totals, each with its maximum, to those of the other ranks. The first error is kept, and thrown before
-  /// the step is done.
+  /// Adds rows of totals, each with its maximum, to those of the other ranks. The first error is kept, and thrown
+  /// before the step is done.
   func addRanks(_ rows: UnsafeMutablePointer<Double>, _ count: Int) {
     guard let ranks, rankFailure == nil else { return }
     // a maximum may be NaN, which those of other ranks must not hide: such rows are counted

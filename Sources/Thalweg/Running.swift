@@ -113,7 +113,9 @@ extension Optimizer {
     if task.small {
       if sharesElements {
         withOwn(programs) { program in
-          for i in task.first..<task.end { run(walk, i, records[i].firstBlock, records[i].firstBlock + records[i].blocks, program) }
+          for i in task.first..<task.end {
+            run(walk, i, records[i].firstBlock, records[i].firstBlock + records[i].blocks, program)
+          }
         }
       } else if walk.position == 0 {
         withOwn(programs) { runSmall(task.first, task.end, segment, $0) }

@@ -364,7 +364,9 @@ private struct SubspaceAdam {
   func view<T: Real>(_ w: Whole<T>) throws(Failure) -> (Dense, Dense) {
     try Memory.ask(16 * w.count)
     let G = Dense((0..<w.count).map { Double(w.v[$0]) }, rows, columns)
-    return (right ? G : G.transposed, Dense((0..<basis).map { Double(w.slots[projector][$0]) }, rank, right ? columns : rows))
+    return (
+      right ? G : G.transposed, Dense((0..<basis).map { Double(w.slots[projector][$0]) }, rank, right ? columns : rows)
+    )
   }
   func project(_ G: Dense, _ P: Dense) throws(Failure) -> [Double] {
     right
@@ -394,7 +396,8 @@ private struct SubspaceAdam {
       _ w: Whole<T>, _ plan: SubspaceAdam, _ rule: (UnsafeMutablePointer<T>) throws(Failure) -> Void
     ) throws(Failure) {
       guard plan.rank > 0 else { return try rule(w.v) }
-      let R = w.workspace.assumingMemoryBound(to: T.self), P = w.slots[plan.projector], (rows, columns) = (plan.rows, plan.columns)
+      let R = w.workspace.assumingMemoryBound(to: T.self), P = w.slots[plan.projector],
+        (rows, columns) = (plan.rows, plan.columns)
       if plan.right {
         try LinearAlgebra.multiply(w.v, transposed: false, P, transposed: true, into: R, rows, plan.rank, columns)
       } else {

@@ -58,13 +58,23 @@ typedef struct {
   int64_t rows, columns;
 } problem;
 
+/* SLOW: the library is not optimised, so that some sentences stand for all. */
+#ifdef SLOW
+enum { STRIDE = 6 };
+static const problem problems[] = {{"one large matrix", 1, 331, 317},
+                                   {"many small matrices", 40, 9, 11},
+                                   {"one tall matrix", 1, 20903, 5},
+                                   {"a single number", 1, 1, 1}};
+#else
+enum { STRIDE = 1 };
 static const problem problems[] = {{"one large matrix", 1, 521, 509},
                                    {"many small matrices", 400, 9, 11},
                                    {"one tall matrix", 1, 40009, 5},
                                    {"a single number", 1, 1, 1}};
+#endif
 
 static void same_bits(const problem *p) {
-  for (int s = 0; s < RUN_SENTENCES; s++) {
+  for (int s = 0; s < RUN_SENTENCES; s += STRIDE) {
     const char *sentence = run_sentences[s];
     if (!run_possible(sentence)) continue;
     if (strstr(sentence, "shampoo") != NULL && p->rows > 1000)

@@ -4,8 +4,9 @@ import ThalwegCore
 ///
 ///     g = server_lr·(θ − Σ p_i·w_i/Σ p_i)
 ///
-/// The host answers the requests of kind `participant` with the parameters w_i that participant i came to, in the arrays
-/// of the gradients. With `sgd(lr=1)` behind it the parameters become the mean; any other rule makes a server optimizer.
+/// The host answers the requests of kind `participant` with the parameters w_i that participant i came to, in the
+/// arrays of the gradients. With `sgd(lr=1)` behind it the parameters become the mean; any other rule makes a server
+/// optimizer.
 /// Errors   a participant with an element that is NaN or infinite is left out, the weights renormalised, and the log
 ///          says so; none is left: nothing changes.
 /// Differs  `period` and `switch` of the card are the clock of `local_sgd`: a step here is a round.

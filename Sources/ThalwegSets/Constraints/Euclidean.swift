@@ -3,7 +3,8 @@ import ThalwegCore
 /// The whole space, as a manifold: what a rule on manifolds has where a tensor has none. Every element is a point of
 /// its own, so that such a rule is the plain one.
 ///
-///     tangent: g     retract: x + u (x bit for bit for u = 0)     transport: u     inner: u·v, element by element     project: w
+///     tangent: g     retract: x + u (x bit for bit for u = 0)     transport: u
+///     inner: u·v, element by element     project: w
 ///
 /// Source   textbook.
 struct Euclidean: Manifold {
