@@ -51,4 +51,7 @@ let solverList: [any Listed.Type] = [
   RCD.self,
   ACODER.self,
   GPM.self,
+  SmoothGrad.self,
+  ExpectedGradients.self,
+  IntegratedGradients.self,
 ]

@@ -59,6 +59,8 @@ def test_resumed_at_every_pass(cls: type, setting: dict[str, Any]) -> None:
 @pytest.mark.parametrize("cls, setting", WEIGHTINGS)
 def test_a_refused_pass_is_none(cls: type, setting: dict[str, Any]) -> None:
     run = cls(**setting).sequences(np.random.default_rng(5))[1]
+    if not getattr(cls, "refuses_nan", True) or not any(v.dtype.kind == "f" for v in run[0].values()):
+        pytest.skip("its card lets NaN through")
     mine = tw.weighting(stage(cls.name, setting))
     for inputs in run:
         before = mine.state_dict()
@@ -104,7 +106,9 @@ def test_diagnostics(cls: type, setting: dict[str, Any], dtype: Any) -> None:
         for name, x in want.items():
             a, b = np.asarray(got[name], np.float64), np.asarray(x, np.float64)
             assert a.shape == b.shape, name
-            assert np.all(np.abs(a - b) <= LIMIT[dtype] * cls.limit * np.maximum(1.0, np.abs(b))), name
+            with np.errstate(invalid="ignore"):
+                error = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))  # infinities, NaN
+            assert np.all(error <= LIMIT[dtype] * cls.limit * np.fmax(1.0, np.abs(b))), name
 
 
 def test_effective_rank_spreads_nan() -> None:

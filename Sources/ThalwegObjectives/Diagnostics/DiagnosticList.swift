@@ -1,5 +1,25 @@
 import ThalwegCore
 
 let diagnosticList: [any Listed.Type] = [
-  EffectiveRank.self
+  EffectiveRank.self,
+  EL2N.self,
+  GraNd.self,
+  GraNdLastLayer.self,
+  ForgettingEvents.self,
+  OpposingSignals.self,
+  GradientCosines.self,
+  GradientNoiseScale.self,
+  NoiseScalePerSample.self,
+  GradientSubspaceFraction.self,
+  SubspaceOverlap.self,
+  NeuralCollapse.self,
+  LandscapeDirection.self,
+  LandscapePCA.self,
+  StabilityLimits.self,
+  BatchHessianTop.self,
+  LRForBatch.self,
+  HessianBulkOutliers.self,
+  MarchenkoPastur.self,
+  Semicircle.self,
+  MaskedInput.self,
 ]
