@@ -1,9 +1,9 @@
 import ThalwegCore
 
 extension RequestKind {
-  /// The gradient of the host's function at a point of the input's shape.
-  static let inputGradient = RequestKind(
-    "gradient", "the gradient at the point", given: [.given("point", "...", "where")],
+  /// The gradient of the host's function at a point.
+  static let gradient = RequestKind(
+    "gradient", "the gradient", given: [.given("point", "...", "where")],
     wanted: [.wanted("gradient", "...", "gradient there")])
 }
 
@@ -33,7 +33,7 @@ struct SmoothGrad: Driver {
       .constant("x", "...", "the input"),
       .constant("vectors0", "probes, ...", "the e_k; drawn when left out", optional: true),
       .result("saliency", "...", "what became of the gradients"), .result("iterations", "", "gradients"),
-    ], asks: [.inputGradient],
+    ], asks: [.gradient],
     kept: [
       .kept("point", "...", "noisy copy"), .kept("g", "...", "gradient"), .kept("mean", "...", "mean gradient"),
     ])
@@ -86,7 +86,7 @@ struct ExpectedGradients: Driver {
       .constant("x", "...", "the input"), .constant("references", "r, ...", "references"),
       .constant("alphas", "a", "where on the way, 0 to 1; drawn when left out", optional: true),
       .result("attribution", "...", "phi"), .result("iterations", "", "gradients"),
-    ], asks: [.inputGradient], kept: [.kept("point", "...", "point on the way"), .kept("g", "...", "gradient")])
+    ], asks: [.gradient], kept: [.kept("point", "...", "point on the way"), .kept("g", "...", "gradient")])
 
   let h: Hyper
   init(_ h: Hyper) { self.h = h }
@@ -125,7 +125,7 @@ struct IntegratedGradients: Driver {
     inputs: [
       .constant("x", "...", "the input"), .constant("reference", "...", "where the way begins", optional: true),
       .result("attribution", "...", "phi"), .result("iterations", "", "gradients"),
-    ], asks: [.inputGradient],
+    ], asks: [.gradient],
     kept: [
       .kept("point", "...", "point on the way"), .kept("g", "...", "gradient"), .kept("from", "...", "the reference"),
     ])

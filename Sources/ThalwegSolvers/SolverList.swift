@@ -54,4 +54,11 @@ let solverList: [any Listed.Type] = [
   SmoothGrad.self,
   ExpectedGradients.self,
   IntegratedGradients.self,
+  SharpnessAtRadius.self,
+  SAMSharpness.self,
+  DirectionalSharpness.self,
+  LossBarrier.self,
+  HessianMaxEig.self,
+  LanczosLRMomentum.self,
+  ProjectionDPP.self,
 ]

@@ -69,12 +69,12 @@ def test_a_refused_pass_is_none(cls: type, setting: dict[str, Any]) -> None:
             mine(**bad)
         assert mine.state_dict() == before
         mine(**inputs)
-    longer = {k: np.concatenate([v, v]) for k, v in inputs.items()}
+    longer = {k: np.concatenate([v, v]) if v.ndim else v for k, v in inputs.items()}
     before = mine.state_dict()
     try:
         mine(**longer)
     except tw.ShapeError as e:
-        assert "it began with" in str(e) and mine.state_dict() == before
+        assert ("it began with" in str(e) or "axis" in str(e)) and mine.state_dict() == before
 
 
 def test_bad_memories() -> None:

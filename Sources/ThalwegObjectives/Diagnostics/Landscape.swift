@@ -7,8 +7,8 @@ import ThalwegCore
 ///     weight: d ← d ⊙ w     dfilter: d_i ← d_i/(|d_i| + eps)     dlayer: the same of the whole tensor
 ///     a tensor of one axis or none: d ← 0 (biasbn), or d ← w (keep)
 ///
-/// w and d are (...), one tensor of the model; d is drawn from N(0, 1) by the host. A point of a plane is w + a·d₁ + b·d₂,
-/// written each time from a copy of w. The value is the length of the direction.
+/// w and d are (...), one tensor of the model; d is drawn from N(0, 1) by the host. A point of a plane is
+/// w + a·d₁ + b·d₂, written each time from a copy of w. The value is the length of the direction.
 /// Source   Li, Xu, Taylor, Studer, Goldstein, 2018, arXiv:1712.09913.
 struct LandscapeDirection: Objective {
   static let method = Method(
@@ -67,7 +67,10 @@ struct LandscapePCA: Objective {
   static let method = Method(
     "landscape_pca", .diagnostic, "The two directions along which a trajectory of weights moved most.",
     rule:
-      "rows w_t - w_last = U S V';  directions: the first two rows of V';  coordinates = rows V;  explained = s^2/sum s^2",
+      """
+      rows w_t - w_last = U S V';  directions: the first two rows of V';  coordinates = rows V
+      explained = s^2/sum s^2
+      """,
     source: "Li, Xu, Taylor, Studer, Goldstein, 2018, arXiv:1712.09913",
     inputs: [
       .constant("trajectory", "t, d", "weights, one row a moment"), .result("directions", "2, d", "unit vectors"),

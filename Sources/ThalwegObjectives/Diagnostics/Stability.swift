@@ -102,8 +102,8 @@ struct BatchHessianTop: Objective {
 ///
 ///     sgd: lr·top(B) stays what it was;   adaptive: lr·√top(B)
 ///
-/// The value is the step size for `batch_size` that matches `lr` at `from`; top is that of `batch_hessian_top`. It grows
-/// with the batch size, or its root, while the noise rules, and stops where λ does.
+/// The value is the step size for `batch_size` that matches `lr` at `from`; top is that of `batch_hessian_top`. It
+/// grows with the batch size, or its root, while the noise rules, and stops where λ does.
 /// Errors   TW_ERROR_RANGE: a negative sigma.
 /// Differs  the constant for adaptive methods is not verified; only the ratio counts here.
 /// Source   Granziol, Zohren, Roberts, 2022, arXiv:2006.09092.
@@ -135,8 +135,8 @@ struct LRForBatch: Objective {
 ///     |λ| descending     gap: outliers = argmax_k |λ_k|/|λ_{k+1}|, k ≤ max(1, n/2)     edge: how many |λ| > edge
 ///     degeneracy = share of |λ| ≤ 10⁻³·|λ_1|     excess = outliers − num_expected
 ///
-/// lam is (n,), eigenvalues or Ritz values. A spectrum of zeros has one outlier and the degeneracy 1; 0 over 0 is no gap.
-/// Without num_expected the excess is NaN. The value is `outliers`.
+/// lam is (n,), eigenvalues or Ritz values. A spectrum of zeros has one outlier and the degeneracy 1; 0 over 0 is no
+/// gap. Without num_expected the excess is NaN. The value is `outliers`.
 /// Errors   TW_ERROR_RANGE: an eigenvalue that is not finite, or rule=edge without an edge.
 /// Differs  the gap rule is the card's.
 /// Source   Sagun, Evci, Güney, Dauphin, Bottou, 2017, arXiv:1706.04454.
@@ -193,8 +193,8 @@ struct HessianBulkOutliers: Objective {
 ///
 ///     edges = σ²·(1 ∓ √ratio)²     density(x) = √((b − x)(x − a))/(2π·ratio·σ²·x) between them
 ///
-/// points is (n,); ratio = p/n of the data. Above 1 a share 1 − 1/ratio of the eigenvalues is 0, which the density leaves
-/// out. The value is the upper edge.
+/// points is (n,); ratio = p/n of the data. Above 1 a share 1 − 1/ratio of the eigenvalues is 0, which the density
+/// leaves out. The value is the upper edge.
 /// Source   Marchenko, Pastur, 1967.
 struct MarchenkoPastur: Objective {
   static let method = Method(

@@ -100,4 +100,5 @@ let objectiveList: [any Listed.Type] = [
   GumbelSoftmax.self,
   OffPolicyShaping.self,
   Tweedie.self,
+  CoarseToFineBlur.self,
 ]

@@ -113,8 +113,8 @@ struct NoisyRectifier: Objective {
 ///     p = σ(a)     ∂a_ij = (h_ij − p_ij)·(L_i − b_j)/n,  b_j = E[(h − p)²·L]/E[(h − p)²] of earlier batches, first 0
 ///     afterwards both averages: m ← decay·m + (1 − decay)·batch mean; the first batch sets them
 ///
-/// a and h, the units' samples, are (n, d), losses (n,). It is the gradient of mean_i E[L_i]; the value is the mean loss.
-/// A baseline without a denominator is 0.
+/// a and h, the units' samples, are (n, d), losses (n,). It is the gradient of mean_i E[L_i]; the value is the mean
+/// loss. A baseline without a denominator is 0.
 /// State    both averages for each unit.
 /// Differs  the mean over the batch is the card's sum over a batch of one.
 /// Source   Bengio, Léonard, Courville, 2013, arXiv:1308.3432.

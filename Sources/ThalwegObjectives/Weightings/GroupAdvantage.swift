@@ -5,8 +5,8 @@ import ThalwegCore
 ///
 ///     weights_i = (r_i − mean of its group)/(std of its group + eps), std unbiased     use_std=false: r_i − mean
 ///
-/// rewards and groups are (n,); equal numbers in groups are one group. A group of one has the mean 0 and the std 1; a std
-/// of 0 counts as 1. A NaN stays within its group. The value is Σ weights·rewards.
+/// rewards and groups are (n,); equal numbers in groups are one group. A group of one has the mean 0 and the std 1; a
+/// std of 0 counts as 1. A NaN stays within its group. The value is Σ weights·rewards.
 /// Differs  TRL has eps 1e-4; Dr. GRPO is use_std=false.
 /// Source   Shao et al., 2024, arXiv:2402.03300; Liu et al., 2025, arXiv:2503.20783.
 struct GroupAdvantage: Objective {
@@ -23,13 +23,10 @@ struct GroupAdvantage: Objective {
   init(_ h: Hyper) { (scales, eps) = (h.use_std, h.eps) }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let rewards = try x["rewards"], groups = try x.integers("groups"), n = x.sizes["n"]
-    let order = (0..<n).sorted { (groups[$0], $0) < (groups[$1], $1) }
-    var weights = [Double](repeating: 0, count: n), first = 0
-    while first < n {
-      var end = first + 1
-      while end < n, groups[order[end]] == groups[order[first]] { end += 1 }
-      let members = order[first..<end], count = Double(members.count)
+    let rewards = try x["rewards"], ids = try x.integers("groups"), n = x.sizes["n"]
+    var weights = [Double](repeating: 0, count: n)
+    for members in groups(ids, n) {
+      let count = Double(members.count)
       var mean = 0.0, std = 1.0
       if members.count > 1 {
         mean = members.reduce(0) { $0 + Double(rewards[$1]) } / count
@@ -38,7 +35,6 @@ struct GroupAdvantage: Objective {
         if std == 0 { std = 1 }
       }
       for i in members { weights[i] = (Double(rewards[i]) - mean) / (scales ? std + eps : 1) }
-      first = end
     }
     try cache?.keep("weights", numbers: weights, T.self)
     return (0..<n).reduce(0) { $0 + weights[$1] * Double(rewards[$1]) }
