@@ -6,8 +6,8 @@ import ThalwegCore
 ///             j: the column with the largest |V_ij|;  V ← V − V_:j·V_i/V_ij without column j, made orthonormal again
 ///     P(S) = det (U·Uᵀ)_S     weights_i = m/|U_i|² (inverse Christoffel)
 ///
-/// u is (N, m) with orthonormal columns; draws is (m,), uniform numbers of the host. With the weights, the least squares
-/// of the chosen rows are those of optimal sampling.
+/// u is (N, m) with orthonormal columns; draws is (m,), uniform numbers of the host. With the weights, the least
+/// squares of the chosen rows are those of optimal sampling.
 /// Errors   TW_ERROR_RANGE: columns that are not orthonormal, or a draw outside [0, 1).
 /// Source   Derezinski, Warmuth, Hsu, 2018, arXiv:1802.06749; Nouy, Michel, 2023, arXiv:2312.14057.
 struct ProjectionDPP: Driver {

@@ -3,10 +3,12 @@ import ThalwegCore
 /// Timesteps of diffusion from easy to hard: the latest first, and one more cluster whenever the loss stops to fall.
 ///
 ///     stage n of N samples from [b_{N−n}, b_N); the value is b_{N−n}
-///     loss < best: best ← loss, bad ← 0;   else bad ← bad + 1;   bad > patience and n < N: n ← n + 1, best ← ∞, bad ← 0
+///     loss < best: best ← loss, bad ← 0;   else bad ← bad + 1
+///     bad > patience and n < N: n ← n + 1, best ← ∞, bad ← 0
 ///
-/// It watches `loss`, one number an iteration; NaN is no improvement. The clusters are equal in t, from 0 to `total`,
-/// unless `boundaries` gives their N + 1 ends (equal in log-SNR, say). After the last stage training is ordinary.
+/// It watches `loss` (or `metric`), one number an iteration; NaN is no improvement. The clusters are equal in t, from 0
+/// to `total`, unless `boundaries` gives their N + 1 ends (equal in log-SNR, say). After the last stage training is
+/// ordinary.
 /// State    stage, best loss, bad iterations.
 /// Differs  the loss is not smoothed; an independent implementation averages it.
 /// Source   Kim et al., 2025, arXiv:2403.10348.
@@ -26,14 +28,14 @@ struct TimestepCurriculum: Schedule {
       .list("boundaries", nil, "ends of the clusters, increasing; none: equal in t", optional: true),
     ],
     validate: { (h) throws(Failure) in
-      let b = h.list("boundaries")
+      let b = h.list("boundaries"), wanted = h.integer("num_clusters") + 1
       guard
         !h.given("boundaries")
-          || (b.count == h.integer("num_clusters") + 1 && zip(b, b.dropFirst()).allSatisfy { $0 < $1 })
+          || (b.count == wanted && zip(b, b.dropFirst()).allSatisfy { $0 < $1 })
       else {
         throw Failure(
           Status.range,
-          "timestep_curriculum: `boundaries` must be \(h.integer("num_clusters") + 1) increasing numbers, got \(b.count)"
+          "timestep_curriculum: `boundaries` must be \(wanted) increasing numbers, got \(b.count)"
         )
       }
     })
@@ -51,7 +53,7 @@ struct TimestepCurriculum: Schedule {
   }
 
   mutating func observe(_ what: String, _ loss: Double) throws(Failure) -> Bool {
-    guard what == "loss" else { return false }
+    guard what == "loss" || what == "metric" else { return false }
     if loss < best { (best, bad) = (loss, 0) } else { bad += 1 }
     if bad > patience, stage < clusters { (stage, best, bad) = (stage + 1, .infinity, 0) }
     return true

@@ -5,8 +5,8 @@ import ThalwegCore
 ///
 ///     conv1x1: |g_u|·|x_u|     bias: |g_u|     scaling: |g_u ⊙ x_u|     conv: |g_u|·√(Σ |x|² over the window around u)
 ///
-/// x and g are (C, H, W): activations, and derivatives by them; lengths are over C at each position u. Windows have zeros
-/// around the image. The value is the mean of the map.
+/// x and g are (C, H, W): activations, and derivatives by them; lengths are over C at each position u. Windows have
+/// zeros around the image. The value is the mean of the map.
 /// Errors   TW_ERROR_RANGE: an even kernel.
 /// Source   Rebuffi, Fong, Ji, Vedaldi, 2020, arXiv:2004.02866.
 struct NormGrad: Objective {
@@ -72,8 +72,8 @@ struct NormGrad: Objective {
 ///
 ///     each map from 0 to 1;  product: Π_l m_l^{w_l};  sum: Σ_l w_l·m_l;  weights that sum to 1
 ///
-/// maps is (L, H, W), of one size already; weights is (L,), equal ones when left out, scaled to sum to 1. A constant map
-/// is 0 everywhere. The value is the mean of the result.
+/// maps is (L, H, W), of one size already; weights is (L,), equal ones when left out, scaled to sum to 1. A constant
+/// map is 0 everywhere. The value is the mean of the result.
 /// Errors   TW_ERROR_RANGE: weights that are negative, not finite or all 0.
 /// Differs  weights of the layers are the host's: the paper's are not verified. 0⁰ is 1.
 /// Source   Rebuffi, Fong, Ji, Vedaldi, 2020, arXiv:2004.02866.
@@ -123,9 +123,9 @@ struct CombineSaliency: Objective {
 ///     features − mean = U·S·Vᵀ, P: the first d rows of V     projected = mean + P·Pᵀ·(h − mean)
 ///     the same folded into a linear head: weight = W·P·Pᵀ, bias = b + W·(mean − P·Pᵀ·mean)
 ///
-/// h is (n, D), w is (C, D), b is (C,). Without `d` as many directions stay as have the share `energy` of Σ s², and never
-/// more than the features have; d ≥ D leaves everything. center=false: mean = 0. The value is the number of directions
-/// that stay; the noise of labels lies in the others.
+/// h is (n, D), w is (C, D), b is (C,). Without `d` as many directions stay as have the share `energy` of Σ s², and
+/// never more than the features have; d ≥ D leaves everything. center=false: mean = 0. The value is the number of
+/// directions that stay; the noise of labels lies in the others.
 /// Errors   TW_ERROR_RANGE: features that are not finite.
 /// Source   Wang, 2026, arXiv:2603.02293.
 struct SpectralTruncation: Objective {

@@ -6,8 +6,8 @@ import ThalwegCore
 ///     classic: σ = s·√(2·ln(1.25/δ))/ε, ε ≤ 1
 ///     analytic: the smallest σ with Φ(s/2σ − ε·σ/s) − e^ε·Φ(−s/2σ − ε·σ/s) ≤ δ, by bisection to 10⁻¹² of it
 ///
-/// sensitivity is a number s; the value is σ. Perturbed inputs have N(0, σ²) added to every released value once; training
-/// costs nothing more.
+/// sensitivity is a number s; the value is σ. Perturbed inputs have N(0, σ²) added to every released value once;
+/// training costs nothing more.
 /// Errors   TW_ERROR_RANGE: a sensitivity below 0, or classic with epsilon above 1.
 /// Source   Dwork, Roth, 2014; Balle, Wang, 2018, arXiv:1805.06530.
 struct GaussianMechanism: Objective {
@@ -15,7 +15,7 @@ struct GaussianMechanism: Objective {
     "gaussian_mechanism", .diagnostic, "The Gaussian noise that makes one release private.",
     rule: """
       classic: sigma = s sqrt(2 ln(1.25/delta))/epsilon
-      analytic: least sigma with Phi(s/(2 sigma) - epsilon sigma/s) - e^epsilon Phi(-s/(2 sigma) - epsilon sigma/s) <= delta
+      analytic: the least sigma with Phi(a - b) - e^epsilon Phi(-a - b) <= delta, a = s/(2 sigma), b = epsilon sigma/s
       """,
     source: "Dwork, Roth, 2014; Balle, Wang, 2018, arXiv:1805.06530",
     parameters: [
@@ -68,8 +68,8 @@ struct GaussianMechanism: Objective {
 ///
 ///     value = mean over draws k and samples i of |g_ki|²
 ///
-/// g is (n, ...), the gradients at one draw from the posterior (or prior); every pass is one more draw. `gaussian_kl` is
-/// the divergence that stands beside it.
+/// g is (n, ...), the gradients at one draw from the posterior (or prior); every pass is one more draw. `gaussian_kl`
+/// is the divergence that stands beside it.
 /// State    the mean so far, and how many samples it has.
 /// Differs  the constant of the bound is not verified: there are its ingredients only.
 /// Source   Gat, Adi, Schwing, Hazan, 2022, arXiv:2210.06143.
@@ -94,8 +94,8 @@ struct PACBayesGradNorm: Objective {
 ///
 ///     constants_i = √2·|x_i|, with a bias √(2·(|x_i|² + 1))     value = their quantile, 0: the minimum
 ///
-/// x is (n, d). Gradients of softmax cross-entropy are never longer: search clip norms up to the value only. Between two
-/// samples the quantile is linear. What it says about private data is itself a release.
+/// x is (n, d). Gradients of softmax cross-entropy are never longer: search clip norms up to the value only. Between
+/// two samples the quantile is linear. What it says about private data is itself a release.
 /// Errors   TW_ERROR_RANGE: features that are not finite.
 /// Source   Das, Kale, Xu, Zhang, Sanghavi, 2023, arXiv:2206.10713.
 struct DPClipNormBound: Objective {

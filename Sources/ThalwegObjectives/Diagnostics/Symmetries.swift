@@ -8,8 +8,8 @@ import ThalwegCore
 ///     rescale (a homogeneous unit u between rows of w and columns of w2): charge |w_u|² − |w2_:u|²,
 ///       residual ⟨w_u, g_u⟩ − ⟨w2_:u, g2_:u⟩
 ///
-/// w and g are (u, d), w2 and g2 (v, u): weights of one layer and the next. A residual is 0 where the symmetry is exact;
-/// what needs an input that is left out is NaN. The value is the charge of scale.
+/// w and g are (u, d), w2 and g2 (v, u): weights of one layer and the next. A residual is 0 where the symmetry is
+/// exact; what needs an input that is left out is NaN. The value is the charge of scale.
 /// Source   Tanaka, Kunin, 2021, arXiv:2105.02716; Kunin et al., 2021, arXiv:2012.04728.
 struct NoetherCharges: Objective {
   static let method = Method(
@@ -61,8 +61,8 @@ struct NoetherCharges: Objective {
 ///     next = (1 − lr·wd)²·|w|² + lr²·|g|²     angular_lr = lr/|w|²
 ///     equilibrium: |w|⁴ = lr²·|ĝ|²/(1 − (1 − lr·wd)²), ĝ = g·|w|
 ///
-/// w and g are (...). The identity is exact where ⟨w, g⟩ = 0. Lengths are squared: `next` and `equilibrium` are |w|². The
-/// equilibrium is infinite without weight decay. The value is `next`.
+/// w and g are (...). The identity is exact where ⟨w, g⟩ = 0. Lengths are squared: `next` and `equilibrium` are |w|².
+/// The equilibrium is infinite without weight decay. The value is `next`.
 /// Source   Tanaka, Kunin, 2021, arXiv:2105.02716.
 struct ScaleNormDynamics: Objective {
   static let method = Method(

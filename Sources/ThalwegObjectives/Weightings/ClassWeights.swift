@@ -22,7 +22,8 @@ private func effectiveNumberWeights<T: Real>(_ counts: UnsafePointer<T>, _ class
 ///
 ///     w_c = (1 − beta)/(1 − beta^counts_c), scaled to sum to the number of classes     beta = 1: 1/counts
 ///
-/// counts is (C,). A class without samples has the weight 0 and does not take part in the scaling. The value is the sum.
+/// counts is (C,). A class without samples has the weight 0 and does not take part in the scaling. The value is the
+/// sum.
 /// Errors   TW_ERROR_RANGE: a count that is negative or not finite.
 /// Source   Cui, Jia, Lin, Song, Belongie, 2019, arXiv:1901.05555.
 struct EffectiveNumberWeights: Objective {

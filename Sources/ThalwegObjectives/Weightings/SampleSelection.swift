@@ -7,8 +7,8 @@ private func shuffled(_ samples: [Int], seed: Int, epoch: Int) -> [Int] {
   return samples.map { (Random.normal(key, $0), $0) }.sorted { $0 < $1 }.map(\.1)
 }
 
-/// The epochs of a training with dynamic pruning: each pass takes the last losses of the samples and gives the weights of
-/// the next epoch, which is its number, from 1. Those that were left out keep the scores that they had.
+/// The epochs of a training with dynamic pruning: each pass takes the last losses of the samples and gives the weights
+/// of the next epoch, which is its number, from 1. Those that were left out keep the scores that they had.
 private struct Epochs {
   static let parameters: [Parameter] = [
     .integer("num_epochs", nil, .atLeast(1), "epochs of the training"),
@@ -16,7 +16,7 @@ private struct Epochs {
     .integer("seed", 0, .atLeast(0), "of the draws"),
   ]
   static let inputs: [Input] = [
-    .variable("losses", "n", "last losses of the samples; before the first epoch one number for all, as 3"),
+    .constant("losses", "n", "last losses of the samples; before the first epoch one number for all, as 3"),
     .result("weights", "n", "weights of the samples in the next epoch; 0 is left out"),
   ]
   static let state = [Recollection("scores", "n"), Recollection("kept", "n", start: 1)]
@@ -36,17 +36,12 @@ private struct Epochs {
     late = Double(epoch) > h.delta * h.num_epochs
     self.scores = (0..<n).map { scores[$0] }
   }
-  /// The weights; the value is that of the weighted losses, those left out aside.
+  /// The weights; the value is that of the weighted scores.
   func finish<T: Real>(_ x: Inputs<T>, _ weights: [Double], _ cache: Cache?) throws(Failure) -> Double {
-    let kept = try x.memory["kept"], losses = try x["losses"]
-    var value = 0.0
-    for (i, w) in weights.enumerated() {
-      kept[i] = w == 0 ? 0 : 1
-      if w != 0 { value += w * Double(losses[i]) }
-    }
+    let kept = try x.memory["kept"]
+    for (i, w) in weights.enumerated() { kept[i] = w == 0 ? 0 : 1 }
     try cache?.keep("weights", numbers: weights, T.self)
-    try cache?.keep("losses", numbers: weights, T.self)
-    return value
+    return zip(weights, scores).reduce(0) { $0 + $1.0 * $1.1 }
   }
 }
 
@@ -55,8 +50,8 @@ private struct Epochs {
 ///     candidates: score < mean score     of them ⌊keep·count⌋ stay, with the weight 1/keep, keep = 1 − prune_ratio
 ///     all others weigh 1; after delta·num_epochs epochs all do
 ///
-/// losses is (n,), see `Epochs`; what a sample that was left out holds does not count. The loss of a batch is the mean of
-/// weight·loss. The value is Σ weights·losses.
+/// losses is (n,), see `Epochs`; what a sample that was left out holds does not count. The loss of a batch is the mean
+/// of weight·loss. The value is Σ weights·scores.
 /// State    score and last choice of each sample.
 /// Errors   TW_ERROR_RANGE: a loss that is not finite, of a sample that was not left out.
 /// Source   Qin et al., 2024, arXiv:2303.04947.
@@ -92,11 +87,11 @@ struct InfoBatch: Objective {
 ///
 ///     ⌊n·(1 − prune_ratio)⌋ random samples; after delta·num_epochs epochs that is all
 ///     k-means of their scores into num_groups (centres start at the (k + ½)/G quantiles), groups by centre ascending
-///     size = max(1, round(G·window_scale)); the first window is everything, window c ≥ 1 the groups from c mod (G − size
-///     + 1) on
+///     size = max(1, round(G·window_scale)); the first window is everything,
+///     window c ≥ 1 the groups from c mod (G − size + 1) on
 ///
 /// losses is (n,), see `Epochs`; what a sample that was left out holds does not count. Equal scores are cut evenly, in
-/// the order of the samples. Where nothing is left, one sample is. The value is Σ weights·losses.
+/// the order of the samples. Where nothing is left, one sample is. The value is Σ weights·scores.
 /// State    score and last choice of each sample, and the number of windows so far.
 /// Errors   TW_ERROR_RANGE: a loss that is not finite, of a sample that was not left out.
 /// Differs  the authors' code takes k-means++ of scikit-learn. Halves are rounded to even.
@@ -172,7 +167,7 @@ struct SeTa: Objective {
 
 /// Pruning by a score: a window of the order of the samples.
 ///
-///     ascending order, stable; round(keep·n) samples that end round(offset·n) below the top have the weight 1, others 0
+///     ascending order, stable; round(keep·n) samples that end round(offset·n) below the top: weight 1; others 0
 ///
 /// scores is (n,). keep + offset above 1: the window is cut at the low end. The value is how many stay.
 /// Errors   TW_ERROR_RANGE: a score that is not finite.
@@ -295,8 +290,8 @@ func groups(_ y: UnsafePointer<Int>, _ n: Int) -> [[Int]] {
 ///     k times the sample with the largest gain of Σ_i max_{j chosen} s_ij; of equal gains the first
 ///     weights: of how many samples a chosen one is the nearest, 1 at least; scaled to the mean 1; others 0
 ///
-/// p is (n, C), y is (n,), features is (n, d). The value is how many samples are chosen. The subsets are made anew every
-/// few epochs, and trained on with their weights.
+/// p is (n, C), y is (n,), features is (n, d). The value is how many samples are chosen. The subsets are made anew
+/// every few epochs, and trained on with their weights.
 /// Errors   TW_ERROR_RANGE: numbers that are not finite, or a label that is no class.
 /// Differs  the similarity is the card's (that of CRAIG); the authors' code has another decreasing map.
 /// Source   Liu, Mirzasoleiman, 2022, arXiv:2210.08363.

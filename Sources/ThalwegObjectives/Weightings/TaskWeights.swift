@@ -7,8 +7,8 @@ import ThalwegCore
 ///     w_i ← max(w_i − lr·sign(G_i − target_i)·n_i, floor), then w ← w·m/Σ w
 ///
 /// losses (m,) are those of this step, norms (m,) the norms n of their unweighted gradients on the last shared layer.
-/// The weights that come back are those of this step, ones at first; the change is for the next. The value is Σ w·L, its
-/// gradient for the losses the weights.
+/// The weights that come back are those of this step, ones at first; the change is for the next. The value is Σ w·L,
+/// its gradient for the losses the weights.
 /// State    the weights and the losses of the first step.
 /// Errors   TW_ERROR_RANGE: numbers that are not finite, or rates of training that have no power alpha.
 /// Differs  LibMTL takes softmax weights and the losses of an epoch; a loss of 0 at first counts as 10⁻¹².
