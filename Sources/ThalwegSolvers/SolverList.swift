@@ -61,4 +61,6 @@ let solverList: [any Listed.Type] = [
   HessianMaxEig.self,
   LanczosLRMomentum.self,
   ProjectionDPP.self,
+  KDPP.self,
+  DPPMap.self,
 ]

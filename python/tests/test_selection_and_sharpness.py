@@ -437,3 +437,24 @@ def test_mpad_finds_the_axis_of_the_data() -> None:
     assert abs(d.directions[0, 1]) > 0.99 and abs(d.directions[0] @ d.directions[1]) < 0.35  # orthogonality is soft
     with pytest.raises(tw.RangeError, match="row 0 of `start`"):
         tw.solver("mpad").run(x=x, start=np.zeros((1, 3)))
+
+
+def test_k_draws_have_the_probabilities_of_determinants() -> None:
+    """6000 draws of 2 out of 4, with any kernel."""
+    r = rng(26)
+    b = r.standard_normal((4, 3))
+    kernel, solver, counts, draws = b @ b.T, tw.solver("k_dpp(k=2)"), {}, 6000
+    for _ in range(draws):
+        s = tuple(sorted(int(i) for i in solver.run(kernel=kernel, draws=r.random(6)).indices))
+        counts[s] = counts.get(s, 0) + 1
+    pairs = list(itertools.combinations(range(4), 2))
+    det = np.array([np.linalg.det(kernel[np.ix_(s, s)]) for s in pairs])
+    np.testing.assert_allclose([counts.get(s, 0) / draws for s in pairs], det / det.sum(), atol=0.03)
+    with pytest.raises(tw.RangeError, match="rank 3 of the kernel, got 4"):
+        tw.solver("k_dpp(k=4)").run(kernel=kernel, draws=np.zeros(8))
+    with pytest.raises(tw.ShapeError, match="N \\+ k = 6 numbers, got 4"):
+        solver.run(kernel=kernel, draws=np.zeros(4))
+    greedy = tw.solver("dpp_map(k=4)").run(kernel=kernel)
+    assert greedy.chosen == 3 and greedy.indices[0] == np.argmax(np.diag(kernel)) and greedy.indices[3] == -1
+    chosen = greedy.indices[:3].astype(int)
+    assert np.prod(greedy.gains[:3]) == pytest.approx(np.linalg.det(kernel[np.ix_(chosen, chosen)]), rel=1e-9)

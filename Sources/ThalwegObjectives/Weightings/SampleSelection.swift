@@ -123,7 +123,8 @@ struct SeTa: Objective {
       let groups = min(h.integer("num_groups"), subset.count)
       let size = min(groups, max(1, Int((Double(groups) * h.window_scale).rounded(.toNearestOrEven))))
       if windows[0] > 0 {
-        let start = Int(windows[0].truncatingRemainder(dividingBy: Double(groups - size + 1)))
+        // what was saved may hold anything
+        let start = Int(min(windows[0], 0x1p53).truncatingRemainder(dividingBy: Double(groups - size + 1)))
         let group = grouped(subset.map { epochs.scores[$0] }, groups)
         chosen = zip(subset, group).filter { $0.1 >= start && $0.1 < start + size }.map(\.0)
       }
