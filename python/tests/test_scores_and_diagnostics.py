@@ -161,6 +161,8 @@ def test_filters_of_a_direction_are_as_long_as_those_of_the_weights() -> None:
     scaled = tw.diagnostic("landscape_direction")(w=w, d=d)["direction"]
     np.testing.assert_allclose(norms(scaled), norms(w), rtol=1e-9)
     np.testing.assert_allclose(tw.diagnostic("landscape_direction")(w=3 * w, d=d)["direction"], 3 * scaled, rtol=1e-14)
+    with pytest.raises(tw.NeedsError, match="needed together"):
+        tw.diagnostic("landscape_point")(w=w, d1=d, a=np.array(1.0), d2=d)
     t = np.linspace(-1, 1, 9)[:, None]
     plane = np.hstack([5 * t, t**2 + 0 * t, 0 * t]) @ np.linalg.qr(rng().standard_normal((3, 3)))[0]
     r = tw.diagnostic("landscape_pca")(trajectory=plane)

@@ -14,6 +14,7 @@ let diagnosticList: [any Listed.Type] = [
   SubspaceOverlap.self,
   NeuralCollapse.self,
   LandscapeDirection.self,
+  LandscapePoint.self,
   LandscapePCA.self,
   StabilityLimits.self,
   BatchHessianTop.self,

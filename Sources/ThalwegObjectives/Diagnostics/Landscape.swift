@@ -54,6 +54,38 @@ struct LandscapeDirection: Objective {
   }
 }
 
+/// A point of a line or plane through weights, written from a copy of them.
+///
+///     point = w + a·d1 + b·d2
+///
+/// w, d1 and d2 are (...), a and b numbers; without d2 it is a line. Each element is rounded once, so that the order of
+/// the points of a grid does not count. The value is the distance from w.
+/// Errors   TW_ERROR_NEEDS: one of b and d2 without the other.
+/// Source   Li, Xu, Taylor, Studer, Goldstein, 2018, arXiv:1712.09913.
+struct LandscapePoint: Objective {
+  static let method = Method(
+    "landscape_point", .diagnostic, "A point of a line or plane through weights.", rule: "point = w + a d1 + b d2",
+    source: "Li, Xu, Taylor, Studer, Goldstein, 2018, arXiv:1712.09913",
+    inputs: [
+      .constant("w", "...", "weights"), .constant("d1", "...", "a direction"), .constant("a", "", "how far along it"),
+      .constant("d2", "...", "another direction", optional: true),
+      .constant("b", "", "how far along that", optional: true), .result("point", "...", "the point"),
+    ])
+  init(_ h: Hyper) {}
+
+  func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
+    let w = try x["w"], d1 = try x["d1"], a = Double(try x["a"].pointee), count = x.sizes.samples
+    let d2 = x.optional("d2"), b = x.optional("b")
+    guard (d2 == nil) == (b == nil) else { throw Failure(Status.needs, "`d2` and `b` are needed together") }
+    let point = try cache?.keep("point", count, T.self), far = b.map { Double($0.pointee) } ?? 0
+    return Rows.sum(count, work: 4) { i in
+      let move = a * Double(d1[i]) + (d2.map { far * Double($0[i]) } ?? 0)
+      point?[i] = T(Double(w[i]) + move)
+      return move * move
+    }.squareRoot()
+  }
+}
+
 /// The plane of a trajectory: the two directions along which weights moved most on their way to the last ones.
 ///
 ///     rows w_t − w_last, not centred; directions: their two leading right singular vectors

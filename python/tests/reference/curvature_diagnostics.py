@@ -70,6 +70,17 @@ class LandscapeDirection(DiagnosticReference):
         return {"direction": d * ((1 if self.norm[0] == "d" else length(w)) / (length(d) + self.eps))}
 
 
+class LandscapePoint(DiagnosticReference):
+    name = "landscape_point"
+
+    def examples(self, rng):
+        line = {"w": rng.standard_normal((3, 2)), "d1": rng.standard_normal((3, 2)), "a": np.array(-0.3)}
+        return [line, {**line, "d2": rng.standard_normal((3, 2)), "b": np.array(2.0)}, {k: np.array(v) for k, v in (("w", 1.0), ("d1", 2.0), ("a", 0.0))}]
+
+    def results(self, w, d1, a, d2=0.0, b=0.0):
+        return {"point": w + a * d1 + b * d2}
+
+
 class LandscapePCA(DiagnosticReference):
     name = "landscape_pca"
     limit = 100.0  # squared singular values: half the digits of the second direction
