@@ -22,11 +22,7 @@ struct IHT: Driver {
       .constant("x0", "...", "where it starts"), .result("x", "...", "the sparse point"),
       .result("iterations", "", "steps"), .result("residual", "", "the last change over max(1, |x|)"),
     ],
-    asks: [
-      RequestKind(
-        "gradient", "the gradient", given: [.given("point", "...", "where")],
-        wanted: [.wanted("gradient", "...", "gradient there")])
-    ], kept: [.kept("g", "...", "gradient"), .kept("last", "...", "the point before")])
+    asks: [.gradient], kept: [.kept("g", "...", "gradient"), .kept("last", "...", "the point before")])
 
   let h: Hyper
   init(_ h: Hyper) { self.h = h }

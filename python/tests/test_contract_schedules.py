@@ -41,6 +41,7 @@ SCHEDULES = {
     "reduce_on_plateau": "reduce_on_plateau(lr=0.5, patience=0, factor=0.5)",
     "refined_schedule": "refined_schedule(norms=[3, 2, 1, 1, 2, 1, 1, 1], lr=0.5)",
     "step_decay": "step_decay(lr=0.5, gamma=0.5, every=2)",
+    "timestep_curriculum": "timestep_curriculum(num_clusters=4, patience=0, total=1)",
     "warmup": "warmup(warmup_steps=3, inner=reduce_on_plateau(lr=1, patience=0, factor=0.5))",
     "warmup_cosine": "warmup_cosine(peak=0.5, warmup=2, total=10)",
     "warmup_linear": "warmup_linear(peak=0.5, warmup=2, total=10)",

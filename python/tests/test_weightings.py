@@ -59,6 +59,8 @@ def test_resumed_at_every_pass(cls: type, setting: dict[str, Any]) -> None:
 @pytest.mark.parametrize("cls, setting", WEIGHTINGS)
 def test_a_refused_pass_is_none(cls: type, setting: dict[str, Any]) -> None:
     run = cls(**setting).sequences(np.random.default_rng(5))[1]
+    if not getattr(cls, "refuses_nan", True) or not any(v.dtype.kind == "f" for v in run[0].values()):
+        pytest.skip("its card lets NaN through")
     mine = tw.weighting(stage(cls.name, setting))
     for inputs in run:
         before = mine.state_dict()
@@ -67,12 +69,12 @@ def test_a_refused_pass_is_none(cls: type, setting: dict[str, Any]) -> None:
             mine(**bad)
         assert mine.state_dict() == before
         mine(**inputs)
-    longer = {k: np.concatenate([v, v]) for k, v in inputs.items()}
+    longer = {k: np.concatenate([v, v]) if v.ndim else v for k, v in inputs.items()}
     before = mine.state_dict()
     try:
         mine(**longer)
     except tw.ShapeError as e:
-        assert "it began with" in str(e) and mine.state_dict() == before
+        assert ("it began with" in str(e) or "axis" in str(e)) and mine.state_dict() == before
 
 
 def test_bad_memories() -> None:
@@ -104,7 +106,9 @@ def test_diagnostics(cls: type, setting: dict[str, Any], dtype: Any) -> None:
         for name, x in want.items():
             a, b = np.asarray(got[name], np.float64), np.asarray(x, np.float64)
             assert a.shape == b.shape, name
-            assert np.all(np.abs(a - b) <= LIMIT[dtype] * cls.limit * np.maximum(1.0, np.abs(b))), name
+            with np.errstate(invalid="ignore"):
+                error = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))  # infinities, NaN
+            assert np.all(error <= LIMIT[dtype] * cls.limit * np.fmax(1.0, np.abs(b))), name
 
 
 def test_effective_rank_spreads_nan() -> None:

@@ -44,7 +44,7 @@ struct EffectiveRank: Objective {
       ranks = [exp(entropy), squares * squares / fourths, squares, Double(relative.count { $0 > least })]
     }
     for (name, rank) in zip(["entropy", "participation", "stable", "numeric"], ranks) {
-      try cache?.keep(name, 1, T.self)[0] = T(rank)
+      try cache?.keep(name, numbers: [rank], T.self)
     }
     return ranks[0]
   }

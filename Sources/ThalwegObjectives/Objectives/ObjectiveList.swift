@@ -93,4 +93,12 @@ let objectiveList: [any Listed.Type] = [
   STCH.self,
   VREx.self,
   GroupDRO.self,
+  StraightThrough.self,
+  StochasticTimesSmooth.self,
+  NoisyRectifier.self,
+  StochasticNeuronREINFORCE.self,
+  GumbelSoftmax.self,
+  OffPolicyShaping.self,
+  Tweedie.self,
+  CoarseToFineBlur.self,
 ]

@@ -161,14 +161,16 @@ class Objective(_thalweg.Objective):
 
     def _sizes(self, inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         """The extents that the axes stand for in arrays that fit; "..." stands for several."""
-        sizes: dict[str, tuple[int, ...]] = {}
+        sizes = {axis: (int(axis),) for i in self.inputs for axis in _axes(i) if axis.isdigit()}
         for i in self.inputs:
             if inputs.get(i.name) is not None:
                 shape, axes = tuple(inputs[i.name].shape), _axes(i)
-                own = [axis for axis in axes if axis != "..."]
-                extra = len(shape) - len(own)
-                sizes.update({"...": shape[:extra]} if "..." in axes else {})
-                sizes.update((axis, (n,)) for axis, n in zip(own, shape[extra:]))
+                if "..." in axes:
+                    first = axes.index("...")
+                    end = len(shape) - (len(axes) - first - 1)
+                    sizes["..."] = shape[first:end]
+                    shape = shape[:first] + shape[end:]
+                sizes.update((axis, (n,)) for axis, n in zip((a for a in axes if a != "..."), shape))
         return sizes
 
     def state_dict(self) -> dict[str, bytes]:
