@@ -67,6 +67,8 @@ def test_a_refused_pass_is_none(cls: type, setting: dict[str, Any]) -> None:
             mine(**bad)
         assert mine.state_dict() == before
         mine(**inputs)
+    if any(v.ndim != 1 for v in inputs.values()):
+        return  # numbers and matrices do not grow by being joined
     longer = {k: np.concatenate([v, v]) for k, v in inputs.items()}
     before = mine.state_dict()
     try:

@@ -1,5 +1,6 @@
 import ThalwegCore
 
 let weightingList: [any Listed.Type] = [
-  DWA.self
+  DWA.self,
+  ManifoldLipschitzDual.self,
 ]
