@@ -10,6 +10,7 @@ import ThalwegCore
 /// Entries outside M keep their bits.
 ///
 /// State    M, m, v; with lambda_rank a buffer that marks the matrix.
+/// Errors   TW_ERROR_NONFINITE: a gradient that is not finite, which would not show where nothing is trained.
 /// Differs  the moments are buffers of the whole tensor. lr has the default of the default threshold,
 ///          10⁻³·exp(−350·threshold). The authors' first write-back takes absolute values, and their step of the new
 ///          selection moves nothing; neither is followed. Singular values below 10⁻¹² (10⁻⁶ in float32) of the largest
@@ -35,7 +36,7 @@ struct SaRA: WholeRule {
     slots: [
       Slot("mask", "1 where an entry is trained"), .moment("exp_avg", "average of gradients"),
       .square("exp_avg_sq", "average of squares"),
-    ])
+    ], needsFinite: true)
   static func decay(_ h: Hyper) -> Decay { .rule }
   static func mayFail(_ h: Hyper) -> Bool { h.lambda_rank != 0 }
 
