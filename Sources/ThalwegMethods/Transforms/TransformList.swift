@@ -27,4 +27,5 @@ let transformList: [any Listed.Type] = [
   CorrectedDecay.self,
   DecoupledWeightDecay.self,
   Hyperball.self,
+  LAWN.self,
 ]
