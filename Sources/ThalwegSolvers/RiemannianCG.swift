@@ -9,7 +9,8 @@ import ThalwegCore
 ///
 /// Ends     converged: |r| ≤ tol; line_search_failed: 60 halvings in vain, x as it was; max_iter.
 /// Errors   TW_ERROR_UNSUPPORTED: a set that is no manifold.
-/// Differs  inner products are those of the surrounding space: right for spheres, frames and subspaces.
+/// Differs  where values differ by rounding alone, Armijo's condition is that of the slopes: ⟨r', T(d)⟩ ≤
+///          (2·c1 − 1)·⟨r, d⟩. Inner products are those of the surrounding space: right for spheres, frames and subspaces.
 /// Source   Absil, Mahony, Sepulchre, 2008; for these subspaces: Wang, Cherian, 2019, arXiv:1908.05884.
 struct RiemannianCG: Driver {
   static let method = Method.solver(
@@ -79,16 +80,21 @@ struct RiemannianCG: Driver {
       try runOnce((nil, retraction), hyper, trial.p, x.p, Shape(dimensions: x.shape), t: 0)
       return .ask("value_gradient", [trial], [g], then: .trial)
     case .trial:
-      let slack = 4 * (T.isDouble ? 0x1p-52 : 0x1p-23) * abs(io.f)
-      guard io.value <= io.f + h.c1 * io.step * io.slope + slack, g.isFinite else {
+      let moved = try io["moved"], slack = 4 * (T.isDouble ? 0x1p-52 : 0x1p-23) * abs(io.f)
+      var accepted = false
+      if io.value <= io.f + slack, g.isFinite {
+        try project(g, at: trial)
+        moved.copy(d)
+        try project(moved, at: trial)
+        accepted = io.value <= io.f + h.c1 * io.step * io.slope || g.dot(moved) <= (2 * h.c1 - 1) * io.slope
+      }
+      guard accepted else {
         io.halvings += 1
         if io.halvings > 60 { return .done(.lineSearchFailed) }
         io.step *= h.shrink
         return .go(.search)
       }
-      let moved = try io["moved"]
       io.f = io.value
-      try project(g, at: trial)
       moved.copy(r)
       try project(moved, at: trial)
       let before = r.dot(r), beta = max(0, (g.dot(g) - g.dot(moved)) / before)

@@ -51,6 +51,7 @@ let solverList: [any Listed.Type] = [
   RCD.self,
   ACODER.self,
   OTSinkhorn.self,
+  ClassOT.self,
   BCD.self,
   BCDProx.self,
   VRCyclicBCD.self,

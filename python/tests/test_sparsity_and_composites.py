@@ -666,3 +666,27 @@ def test_dca_denoises_with_a_capped_penalty() -> None:
     got = tw.solver("dca").run(x0=b.copy(), value_subgradient=lambda x: (value(x), np.sign(x) * (np.abs(x) > 1)), argmin=lambda y: soft(b + y))
     assert got.outcome == "converged" and value(got["x"]) <= value(b)
     assert got["x"][[0, 3]].tolist() == [3.0, -2.0] and got["x"][[2, 4]].tolist() == [0.0, 0.0]
+
+
+def test_class_ot_beside_a_linear_program() -> None:
+    """lam = 0 is plain transport; no feasible point nearby is better; rows of a class fuse as lam grows."""
+    optimize = pytest.importorskip("scipy.optimize")
+    rng = RNG(11)
+    C, a, b = rng.uniform(size=(4, 5)), np.full(4, 0.25), np.full(5, 0.2)
+    rows = np.vstack([np.kron(np.eye(4), np.ones(5)), np.kron(np.ones(4), np.eye(5))])
+    least = optimize.linprog(C.ravel(), A_eq=rows, b_eq=np.concatenate([a, b])).fun
+    plain = tw.solver("class_ot(lam=0, max_iter=20000, tol=1e-8)").run(cost=C, a=a, b=b)
+    assert plain.outcome == "converged" and plain["value"] == pytest.approx(least, abs=1e-6)
+    labels = np.array([0, 0, 1, 1])
+    got = tw.solver("class_ot(lam=0.05, max_iter=5000, tol=1e-8)").run(cost=C, a=a, b=b, row_labels=labels)
+    Q = got["plan"]
+    np.testing.assert_allclose(Q.sum(axis=0), b, atol=1e-12)
+    np.testing.assert_allclose(Q.sum(axis=1), a, atol=1e-12)
+    value = lambda P: np.sum(C * P) + 0.05 * (np.linalg.norm(P[0] - P[1]) + np.linalg.norm(P[2] - P[3]))  # noqa: E731
+    assert got["value"] == pytest.approx(value(Q), rel=1e-12)
+    for _ in range(60):
+        other = optimize.linprog(rng.standard_normal(20), A_eq=rows, b_eq=np.concatenate([a, b])).x.reshape(4, 5)
+        for t in (1e-3, 0.1, 1.0):
+            assert value(Q + t * (other - Q)) >= got["value"] - 1e-6
+    fused = tw.solver("class_ot(lam=2, max_iter=5000, tol=1e-8)").run(cost=C, a=a, b=b, row_labels=labels)["plan"]
+    assert np.max(np.abs(fused[0] - fused[1])) < 1e-6 and np.max(np.abs(fused[2] - fused[3])) < 1e-6

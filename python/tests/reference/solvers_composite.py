@@ -264,7 +264,8 @@ class RiemannianCG(SolverReference):
             for _ in range(61):
                 y = M.retract(x, step * d)
                 fy, gy = ask["value_gradient"](y)
-                if fy <= f + self.c1 * step * slope + 2**-50 * abs(f):
+                turned = np.sum(M.proj(y, gy) * M.proj(y, d))
+                if fy <= f + self.c1 * step * slope or (fy <= f + 2**-50 * abs(f) and turned <= (2 * self.c1 - 1) * slope):
                     break
                 step *= self.shrink
             else:
