@@ -22,8 +22,8 @@ extension Vector {
 ///     score of block b: gs |g_b|²;  gsl |g_b|²/L_b;  gsd Σ g_i²/L_i;  gsq g_bᵀ·H_bb⁻¹·g_b;  cyclic: in turn
 ///     update: lipschitz x_b ← prox(x_b − g_b/L_b, 1/L_b);  matrix x_b ← x_b − H_bb⁻¹·g_b
 ///
-/// Of equal scores the lower block wins. L_i are `lipschitz`, or the diagonal of `hessian` (a bound of the Hessian); L_b
-/// are `block_lipschitz`, or the sums of the L_i of a block. With a regularizer a greedy block is scored by
+/// Of equal scores the lower block wins. L_i are `lipschitz`, or the diagonal of `hessian` (a bound of the Hessian);
+/// L_b are `block_lipschitz`, or the sums of the L_i of a block. With a regularizer a greedy block is scored by
 /// L_b·|d_b|², d_b its prox step.
 /// Errors   TW_ERROR_NEEDS: neither lipschitz nor hessian, or gsq or matrix without hessian.
 /// Ends     converged: |g| ≤ tol, or with a regularizer Σ L_b·|d_b|² ≤ tol² over all blocks; max_iter.

@@ -113,10 +113,7 @@ struct MoreauGrad: Driver {
 
   private func threshold<T: Real>(_ d: Vector<T>, _ k: Double) {
     guard h.has("group") else {
-      return d.map(d) { v in
-        let x = Double(v)
-        return T(x > k ? x - k : x < -k ? x + k : x.isNaN ? x : 0)
-      }
+      return d.map(d) { T(shrunk(Double($0), by: k)) }
     }
     let side = h.integer("group"), width = d.shape.last ?? 1, height = d.shape.dropLast().last ?? 1
     let planes = d.count / max(1, width * height)

@@ -1,7 +1,8 @@
 import Glibc
 import ThalwegCore
 
-/// Convex pruning of a trained layer: the sparsest weights of a unit that give its outputs, as far as they are positive.
+/// Convex pruning of a trained layer: the sparsest weights of a unit that give its outputs, as far as they are
+/// positive.
 ///
 ///     O = {y > 0} (linear: all).  min |w|₁ with |(Xᵀw)_O − y_O| ≤ eps_ratio·|y| and (Xᵀw)_i ≤ v off O
 ///     ADMM: w1 = S_{1/rho}(relax·w3 + (1 − relax)·w1 − u1);  w2 = P(Xᵀw3 − u2)
@@ -56,7 +57,7 @@ struct NetTrim: Driver {
       let cut = 1 / h.rho
       for i in 0..<p {
         let v = h.relax * Double(w3.p[i]) + (1 - h.relax) * Double(w.p[i]) - Double(u1.p[i])
-        w.p[i] = T(v > cut ? v - cut : v < -cut ? v + cut : 0)
+        w.p[i] = T(shrunk(v, by: cut))
       }
       w2.set(1, out, -1, u2)
       constrain(w2, y, h.eps_ratio * size)
@@ -190,8 +191,7 @@ struct SparseCodingPSD: Driver {
       for j in 0..<k {
         var slope = h.alpha * (ahead[j] - f[j])
         for l in 0..<y.count { slope -= Double(b.p[l * k + j]) * rest[l] }
-        let v = ahead[j] - slope / curvature, cut = h.lam / curvature
-        z[j] = v > cut ? v - cut : v < -cut ? v + cut : 0
+        z[j] = shrunk(ahead[j] - slope / curvature, by: h.lam / curvature)
       }
       let next = (1 + (1 + 4 * t * t).squareRoot()) / 2
       for j in 0..<k { ahead[j] = z[j] + (t - 1) / next * (z[j] - last[j]) }
@@ -282,3 +282,6 @@ struct NMFRobust: Driver {
     return .done(.maxIter)
   }
 }
+
+/// Soft threshold of one number; NaN stays.
+func shrunk(_ x: Double, by k: Double) -> Double { x > k ? x - k : x < -k ? x + k : x.isNaN ? x : 0 }

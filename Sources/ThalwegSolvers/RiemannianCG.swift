@@ -3,14 +3,16 @@ import ThalwegCore
 
 /// Nonlinear conjugate gradients on a manifold.
 ///
-///     r = tangent part of the gradient;  d = −r;  Armijo backtracking along the retraction of a·d, from min(2·last a, 10⁶)
+///     r = tangent part of the gradient;  d = −r
+///     Armijo backtracking along the retraction of a·d, from min(2·last a, 10⁶)
 ///     β = max(0, ⟨r', r' − T(r)⟩/⟨r, r⟩) at the new point, T the tangent part there;  d ← −r' + β·T(d)
 ///     d that does not descend begins anew at −r
 ///
 /// Ends     converged: |r| ≤ tol; line_search_failed: 60 halvings in vain, x as it was; max_iter.
 /// Errors   TW_ERROR_UNSUPPORTED: a set that is no manifold.
 /// Differs  where values differ by rounding alone, Armijo's condition is that of the slopes: ⟨r', T(d)⟩ ≤
-///          (2·c1 − 1)·⟨r, d⟩. Inner products are those of the surrounding space: right for spheres, frames and subspaces.
+///          (2·c1 − 1)·⟨r, d⟩. Inner products are those of the surrounding space: right for spheres, frames and
+///          subspaces.
 /// Source   Absil, Mahony, Sepulchre, 2008; for these subspaces: Wang, Cherian, 2019, arXiv:1908.05884.
 struct RiemannianCG: Driver {
   static let method = Method.solver(

@@ -80,7 +80,8 @@ struct Sinkhorn: Driver {
 /// Column marginals are exact. The error is |P·1 − a|₂. A weight of 0 gives entries, and a potential, of 0.
 /// Errors   as of `sinkhorn`.
 /// Ends     as of `sinkhorn`; the error is looked at in every iteration.
-/// Differs  the plan is that of `sinkhorn`, whose rows are exact: f and g are its potentials less reg·log of the weights.
+/// Differs  the plan is that of `sinkhorn`, whose rows are exact: f and g are its potentials less reg·log of the
+///          weights.
 /// Source   Cuturi, 2013, arXiv:1306.0895; Peyré, Cuturi, 2019, arXiv:1803.00567.
 struct OTSinkhorn: Driver {
   static let method = Method.solver(

@@ -12,7 +12,8 @@ import ThalwegCore
 ///
 /// State    none.
 /// Differs  on the simplex and in the orthant an entry below zero counts as zero, and a slice of the simplex without a
-///          positive entry becomes uniform; the norm of pnorm is that of the whole tensor. A step with lr = 0 leaves all as it is.
+///          positive entry becomes uniform; the norm of pnorm is that of the whole tensor. A step with lr = 0 leaves
+///          all as it is.
 /// Source   Nemirovski, Yudin, 1983; Beck, Teboulle, 2003; Bubeck, 2015, arXiv:1405.4980.
 struct MirrorDescent: WholeRule {
   static let method = Method(

@@ -91,7 +91,7 @@ struct ExpAnneal: Schedule {
 ///
 /// State    none.
 /// Differs  0 before W, where the authors' code is negative; after the last epoch it stays.
-/// Source   QuantNAS, 2022, arXiv:2208.14839.
+/// Source   Shvetsov et al., 2022, arXiv:2208.14839.
 struct ArchEntropy: Schedule {
   static let method = Method(
     "arch_entropy", .schedule, "The coefficient of the entropy of an architecture: 0 at first, then a rising ramp.",
@@ -99,7 +99,7 @@ struct ArchEntropy: Schedule {
       q = floor((epochs - warm_up)/4);  value = coef*(k - warm_up)/(epochs - 1 - warm_up)*b
       b = 0 for k - warm_up < q, else log(k - warm_up - q + 2)/log(epochs - q - warm_up + 1)
       """,
-    source: "QuantNAS, 2022, arXiv:2208.14839",
+    source: "Shvetsov et al., 2022, arXiv:2208.14839",
     parameters: [
       .steps("epochs", "epochs in all"), .number("coef", 0.1, .atLeast(0), "final value"),
       .steps("warm_up", "epochs before the ramp", 0),

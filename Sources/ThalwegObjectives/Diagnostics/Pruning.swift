@@ -4,8 +4,8 @@ import ThalwegCore
 /// How much every weight is worth, and which ones a share leaves: the scores of pruning, over up to eight tensors.
 ///
 ///     magnitude |w|     taylor |g·w|     fisher (g·w)²/2     wanda |w_ij|·x_j     row_norm |w_i|
-///     masks: round(sparsity·size) entries, half to even, of the lowest scores are 0, over all tensors (scope=global), in
-///     each (local), or of wanda in every row
+///     masks: the round(sparsity·size) lowest scores, half to even, are 0: over all tensors (scope=global), in each
+///       (local), or of wanda in every row
 ///
 /// w1 … w8 are matrices (a vector is a row), g their gradients, x the norms of the activations of each column. Of equal
 /// scores the lower index stays, in the order of the tensors. A NaN is larger than every number.
@@ -21,7 +21,8 @@ struct PruningScore: Objective {
       mask: 0 for the round(sparsity*size) lowest scores, of all tensors, of each, or (wanda) of every row
       """,
     source:
-      "Han et al., 2015, arXiv:1506.02626; Molchanov et al., 2016, arXiv:1611.06440; Sun et al., 2023, arXiv:2306.11695",
+      "Han et al., 2015, arXiv:1506.02626; Molchanov et al., 2016, arXiv:1611.06440; "
+      + "Sun et al., 2023, arXiv:2306.11695",
     parameters: [
       .number("sparsity", 0.5, .rate, "share that is removed"),
       .choice("score", ["magnitude", "taylor", "fisher", "wanda", "row_norm"], "what a weight is worth"),

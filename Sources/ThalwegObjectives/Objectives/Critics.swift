@@ -5,8 +5,8 @@ import ThalwegCore
 ///     critic      mean D(fake) − mean D(real)     gradients 1/M and −1/N
 ///     generator   −mean D(fake)
 ///
-/// real (N,) and fake (M,) are what the critic says. The critic must be Lipschitz: `gradient_penalty`, or its weights in
-/// `weight_clip`.
+/// real (N,) and fake (M,) are what the critic says. The critic must be Lipschitz: `gradient_penalty`, or its weights
+/// in `weight_clip`.
 /// Errors   TW_ERROR_NEEDS: a critic without `real`.
 /// Source   Arjovsky, Chintala, Bottou, 2017, arXiv:1701.07875.
 struct WGANLoss: Objective {
@@ -38,7 +38,8 @@ struct WGANLoss: Objective {
 
 /// The gradient penalty of a critic: its slope is 1, or at most 1, or small at true samples.
 ///
-///     n_i = |G_i| over all axes but the first;   two_sided: λ·mean (n_i − target)²;   one_sided: λ·mean max(n_i − target, 0)²
+///     n_i = |G_i| over all axes but the first;   two_sided: λ·mean (n_i − target)²;
+///       one_sided: λ·mean max(n_i − target, 0)²
 ///     r1: λ/2·mean n_i²
 ///
 /// G (B, ...) are the gradients of the critic by its inputs, at ε·real + (1 − ε)·fake, or at real for r1. The gradient

@@ -4,7 +4,8 @@ import ThalwegCore
 /// Targets of dynamic pruning: which filters of a layer a sample needs, for a small head that learns to foresee it.
 ///
 ///     r_c = max over space of |act|;   p = r/Σ r by samples
-///     mass = 1: filters with p ≤ delta go;  else, from the strongest down, those whose running share exceeds mass + delta
+///     mass = 1: filters with p ≤ delta go;  else, from the strongest down, those whose running share
+///       exceeds mass + delta
 ///     uniform: the ⌊ratio·C⌋ weakest go, and those with r ≤ delta;   the strongest stays in any case
 ///     value = mean binary cross-entropy of the logits against the targets
 ///
@@ -16,7 +17,8 @@ struct FTWTMask: Objective {
     "ftwt_mask", .objective,
     "Targets of dynamic pruning: which filters a sample needs, and the loss of their forecast.",
     rule: """
-      r_c = max over space of |act|, p = r/sum r;  mass = 1: p <= delta goes, else beyond a running share of mass + delta
+      r_c = max over space of |act|, p = r/sum r;  mass = 1: p <= delta goes;
+      else what is beyond a running share of mass + delta goes
       uniform: the floor(ratio*C) weakest go, and r <= delta;  value = mean binary cross-entropy against the targets
       """,
     source: "Elkerdawy, Elhoushi, Zhang, Ray, 2022, arXiv:2110.08232",

@@ -57,8 +57,8 @@ private struct Windows {
 ///
 ///     τ_c = share of label c in the window;   value = mean cross-entropy + λ·mean |τ − z|  (l2: its square)
 ///
-/// The means are over the pixels that count, and over those times the classes. `on_softmax` takes probabilities in place
-/// of the logits z. padding=replicate repeats the edge; class0 counts what lies outside as class 0.
+/// The means are over the pixels that count, and over those times the classes. `on_softmax` takes probabilities in
+/// place of the logits z. padding=replicate repeats the edge; class0 counts what lies outside as class 0.
 /// Errors   TW_ERROR_RANGE: a label outside [0, C) that is not ignore_index.
 /// Differs  the authors' release has class0, by its unfold. Neighbours that are left out have no share, and τ still
 ///          sums to 1. Where nothing counts the value is 0.
@@ -118,7 +118,8 @@ struct NACL: Objective {
 
 /// Spatially varying label smoothing: the targets of a pixel are the labels around it, under a Gaussian window.
 ///
-///     window w ∝ exp(−(i² + j²)/(2σ²)), the centre replaced by the sum of all others; t = shares of the labels under it
+///     window w ∝ exp(−(i² + j²)/(2σ²)), the centre replaced by the sum of all others;
+///       t = shares of the labels under it
 ///     value = mean over the pixels of −Σ_c t_c·log softmax(z)_c
 ///
 /// Half of the target is the pixel's own label. The edge is repeated.

@@ -65,10 +65,11 @@ struct GODSLoss: Objective {
 ///
 ///     d_i = |f_i − x_i|;   value = mean_i (1 − exp(−d_i²/γ²));   γ = gamma_min·2^(stages − 1 − stage)
 ///
-/// f (B, ...) are the outputs on noisy samples, x the clean ones. `progress` is the share of the run that is over: before
-/// `pretrain_share` the value is the mean absolute difference; then come `stages` of one length. Without `progress` γ is
-/// gamma_min.
-/// Differs  the paper's factor (πγ²)^(−n/2) is left out, as in the authors' code. The default of gamma_min is UNVERIFIED.
+/// f (B, ...) are the outputs on noisy samples, x the clean ones. `progress` is the share of the run that is over:
+/// before `pretrain_share` the value is the mean absolute difference; then come `stages` of one length. Without
+/// `progress` γ is gamma_min.
+/// Differs  the paper's factor (πγ²)^(−n/2) is left out, as in the authors' code. The default of gamma_min is
+///          UNVERIFIED.
 /// Source   Fang, Buchanan, Sulam, 2024, arXiv:2310.14344.
 struct ProxMatching: Objective {
   static let method = Method(

@@ -4,12 +4,13 @@ import ThalwegCore
 /// N:M sparsity that comes gradually: what the mask hides fades out, or the pattern grows sparse in steps.
 ///
 ///     effective = w·(M + (1 − M)·β);   value = ⟨g, effective⟩;   the gradient by w is g, as it is
-///     epoch < dense: M = 1.   β: step 0; linear max(0, 1 − decay_coef·step); exp e^(−decay_coef·step); 0 after total − fine_tune
+///     epoch < dense: M = 1.   β: step 0; linear max(0, 1 − decay_coef·step); exp e^(−decay_coef·step);
+///       0 after total − fine_tune
 ///     frames of equal length between dense and total − fine_tune, i from 0:
 ///       sparsify  (m − 1):m, then (m/2^i):m down to n:m     densify  n:(m·2^(3−i))     fine  (n·2^(3−i)):(m·2^(3−i))
 ///
-/// Of every group of a row the largest magnitudes are M, the lower index in a tie. w (rows, columns) is the matrix view.
-/// `step` counts from the end of the dense phase, `epoch` from 0. Without g the value is 0.
+/// Of every group of a row the largest magnitudes are M, the lower index in a tie. w (rows, columns) is the matrix
+/// view. `step` counts from the end of the dense phase, `epoch` from 0. Without g the value is 0.
 /// Errors   TW_ERROR_SHAPE where a row is no multiple of the group.
 /// Differs  as in the authors' release the gradient is not multiplied by β. The default of decay_coef is UNVERIFIED.
 /// Source   Bambhaniya et al., 2024, arXiv:2402.04744.

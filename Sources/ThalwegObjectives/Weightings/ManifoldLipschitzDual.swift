@@ -1,13 +1,14 @@
 import ThalwegCore
 
-/// The dual weights of a smooth function on a manifold: samples where it is steep weigh more, and so does the loss while
-/// it is above its bound.
+/// The dual weights of a smooth function on a manifold: samples where it is steep weigh more, and so does the loss
+/// while it is above its bound.
 ///
-///     s_i = ½·Σ_j w_ij·|f_i − f_j|²;   λ ← n·P((λ + lr_lam·s)/n), P onto the simplex;   μ ← max(0, μ + lr_mu·(loss − loss_bound))
+///     s_i = ½·Σ_j w_ij·|f_i − f_j|²;   λ ← n·P((λ + lr_lam·s)/n), P onto the simplex;
+///       μ ← max(0, μ + lr_mu·(loss − loss_bound))
 ///     value = μ·loss + Σ_i λ_i·s_i with the new weights
 ///
-/// f (n, c) are outputs on the stored samples, w (n, n) their similarities, symmetric. The weights λ begin at 1; they are
-/// those of `laplacian_smoothness`.
+/// f (n, c) are outputs on the stored samples, w (n, n) their similarities, symmetric. The weights λ begin at 1; they
+/// are those of `laplacian_smoothness`.
 /// State    λ, μ.
 /// Errors   TW_ERROR_RANGE: an input that is not finite.
 /// Differs  the paper's normalisation of the dual step is UNVERIFIED.

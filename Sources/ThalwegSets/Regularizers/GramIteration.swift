@@ -56,7 +56,8 @@ private let boundParameters: [Parameter] = [
 /// A differentiable upper bound of the spectral norm, as a penalty: squarings of a Gram matrix need no singular
 /// vectors.
 ///
-///     bound = the Schatten norm of order p = 2^(T + 1), by T squarings;   value = λ·bound where it is above `threshold`
+///     bound = the Schatten norm of order p = 2^(T + 1), by T squarings;
+///       value = λ·bound where it is above `threshold`
 ///     gradient = λ·U·diag((σ/bound)^(p − 1))·Vᵀ, from the same powers
 ///
 /// The matrix is first divided by its largest entry and each power by its norm, so that no scale overflows. With
