@@ -71,6 +71,79 @@ struct Sinkhorn: Driver {
   }
 }
 
+/// Entropic optimal transport relative to the product of the weights: the potentials begin at 0 and hold no logarithms
+/// of weights.
+///
+///     f_i = −reg·LSE_j((g_j − C_ij)/reg + log b_j);  g_j = −reg·LSE_i((f_i − C_ij)/reg + log a_i)
+///     P_ij = a_i·b_j·e^((f_i + g_j − C_ij)/reg)
+///
+/// Column marginals are exact. The error is |P·1 − a|₂. A weight of 0 gives entries, and a potential, of 0.
+/// Errors   as of `sinkhorn`.
+/// Ends     as of `sinkhorn`; the error is looked at in every iteration.
+/// Differs  the plan is that of `sinkhorn`, whose rows are exact: f and g are its potentials less reg·log of the
+///          weights.
+/// Source   Cuturi, 2013, arXiv:1306.0895; Peyré, Cuturi, 2019, arXiv:1803.00567.
+struct OTSinkhorn: Driver {
+  static let method = Method.solver(
+    "ot_sinkhorn", "Entropic optimal transport relative to the product of the weights.",
+    rule: """
+      f_i = -reg LSE_j((g_j - C_ij)/reg + log b_j);  g_j = -reg LSE_i((f_i - C_ij)/reg + log a_i)
+      P_ij = a_i b_j exp((f_i + g_j - C_ij)/reg)
+      """,
+    source: "Cuturi, 2013, arXiv:1306.0895; Peyre, Cuturi, 2019, arXiv:1803.00567",
+    parameters: [
+      .number("reg", 0.1, .above(0), "entropic regularisation"), .integer("max_iter", 100, .atLeast(0), "most sweeps"),
+      .number("tol", 1e-6, .atLeast(0), "error of the row marginal that ends it"),
+    ],
+    inputs: [
+      .constant("cost", "n, m", "costs"), .constant("a", "n", "weights of the rows"),
+      .constant("b", "m", "weights of the columns"), .result("plan", "n, m", "the coupling"),
+      .result("f", "n", "row potentials"), .result("g", "m", "column potentials"), .result("iterations", "", "sweeps"),
+      .result("residual", "", "error of the row marginal"), .result("value", "", "cost of the plan"),
+    ], kept: [.kept("next", "n", "the row potentials of the next sweep")])
+
+  let reg: Double, limit: Int, tolerance: Double
+  init(_ h: Hyper) { (reg, limit, tolerance) = (h.reg, h.integer("max_iter"), h.tol) }
+
+  enum Phase: Int { case start }
+
+  func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
+    let a = try io["a"], b = try io["b"], f = try io["f"], g = try io["g"], next = try io["next"]
+    let problem = Scaling(try io["cost"], reg, io.sizes["n"], io.sizes["m"])
+    try Weights.check(a, "a", b, "b")
+    guard try problem.feasible(a, b) else { return .done(.infeasible) }
+    func logarithms(_ w: Vector<T>, _ x: Vector<T>, _ sign: Double) {
+      for i in 0..<w.count {
+        x.p[i] = w.p[i] > 0 ? x.p[i] + T(sign * reg * log(Double(w.p[i]))) : sign > 0 ? -.infinity : 0
+      }
+    }
+    // with the logarithms of the weights in them the sweeps are those of `sinkhorn`
+    logarithms(a, f, 1)
+    logarithms(b, g, 1)
+    var end = Ending.maxIter
+    while true {
+      problem.rows(g, a, into: next)
+      let square = (0..<a.count).reduce(0.0) { sum, i in
+        let d = a.p[i] > 0 ? Double(a.p[i]) * expm1((Double(f.p[i]) - Double(next.p[i])) / reg) : 0
+        return sum + d * d
+      }
+      io.residual = square.squareRoot()
+      if io.residual <= tolerance, io.iterations > 0 {
+        end = .converged
+        break
+      }
+      if io.iterations >= Double(limit) { break }
+      f.copy(next)
+      problem.columns(f, b, into: g)
+      io.iterations += 1
+    }
+    io.value = problem.plan(f, g, into: try io["plan"])
+    logarithms(a, f, -1)
+    logarithms(b, g, -1)
+    return .done(end)
+  }
+}
+
 /// Weights of rows and columns that are to be coupled.
 enum Weights {
   static func check<T: Real>(_ a: Vector<T>, _ first: String, _ b: Vector<T>, _ second: String) throws(Failure) {

@@ -34,6 +34,6 @@ run() { # NAME
 }
 export -f run
 export here root seconds tools work
-export CHECK_DEADLINE=${CHECK_DEADLINE:-1200} # the library is not optimised
+export THALWEG_TEST_DEADLINE=${THALWEG_TEST_DEADLINE:-1200} # the library is not optimised
 printf '%s\n' hostile threads executor fuzz_grammar fuzz_checkpoint lifecycle ranks |
   xargs -P "$jobs" -I{} bash -c 'set -euo pipefail; run {}'

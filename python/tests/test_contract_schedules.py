@@ -13,6 +13,10 @@ import pytest
 import thalweg as tw
 
 SCHEDULES = {
+    "arch_entropy": "arch_entropy(epochs=9, coef=0.5, warm_up=2)",
+    "cubic_sparsity": "cubic_sparsity(initial=0.1, final=0.5, begin=1, end=7)",
+    "exp_anneal": "exp_anneal(epochs=10, weight_start=0.5, weight_end=0.1)",
+    "quadratic_ramp": "quadratic_ramp(weight=0.5, steps=8)",
     "batch_ladder": "batch_ladder(boundaries=[3, 6], batches=[8, 16, 24])",
     "dann_lambda": "dann_lambda(total=10)",
     "dann_lr": "dann_lr(total=10)",

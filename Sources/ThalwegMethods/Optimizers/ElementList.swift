@@ -3,6 +3,12 @@ import ThalwegCore
 // Element-wise optimizers, one line a method.
 
 let elementList: [any Listed.Type] = [
+  DualAveraging.self,
+  MirrorDescent.self,
+  FrankWolfe.self,
+  TruncatedModel.self,
+  ProxLinear.self,
+  SaRA.self,
   AdaMax.self,
   RMSProp.self,
   AdaGrad.self,

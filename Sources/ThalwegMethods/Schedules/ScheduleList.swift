@@ -32,6 +32,10 @@ let scheduleList: [any Listed.Type] = [
   REX.self,
   MomentumWarmup.self,
   BatchLadder.self,
+  CubicSparsity.self,
+  QuadraticRamp.self,
+  ExpAnneal.self,
+  ArchEntropy.self,
   Greedy.self,
   TimestepCurriculum.self,
 ]

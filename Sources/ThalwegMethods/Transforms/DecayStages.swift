@@ -71,3 +71,60 @@ struct CorrectedDecay: WholeRule {
     if decay != 0, peak == 0 { Flat.add(t.w, times: -decay, into: t.v, t.count) }
   }
 }
+
+/// Decoupled weight decay as a stage of its own, behind a rule that has none.
+///
+///     lr_scaled     θ ← θ − lr·wd·(θ − anchor) − lr·u
+///     independent   θ ← θ − (lr/max_lr)·wd·(θ − anchor) − lr·u,   max_lr the first step size unless given
+///
+/// u is the direction before the step size. The anchor is 0, or where the parameters started. Tensors of a rank below
+/// `min_rank` (biases, scales) have no decay.
+///
+/// State    the anchor, where there is one; the first lr, where it is needed.
+/// Differs  torch's AdamW is lr_scaled, the paper's text independent. A factor above 1 is allowed, and flips signs.
+/// Source   Loshchilov, Hutter, 2019, arXiv:1711.05101.
+struct DecoupledWeightDecay: WholeRule {
+  static let method = Method(
+    "decoupled_weight_decay", .update, "Decoupled weight decay, toward zero or toward where the parameters started.",
+    rule: """
+      lr_scaled: theta <- theta - lr*weight_decay*(theta - anchor) - lr*u
+      independent: theta <- theta - lr/max_lr*weight_decay*(theta - anchor) - lr*u
+      """,
+    source: "Loshchilov, Hutter, 2019, arXiv:1711.05101",
+    parameters: [
+      .weightDecay(0.01), .choice("mode", ["lr_scaled", "independent"], "what it is multiplied by", live: false),
+      .choice("anchor", ["zero", "start"], "where it pulls to", live: false),
+      .maybe("max_lr", .above(0), "peak of the step size in mode independent; none: the first one").fixed,
+      .integer("min_rank", 2, .atLeast(0), "tensors of a lower rank have no decay"),
+    ],
+    slots: [
+      Slot("anchor", "the parameters of the first step", start: .parameters), Slot("max_lr", "the first step size"),
+    ])
+
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
+    var peak = method.slots[1]
+    peak.count = 1
+    return (h.is("anchor", "start") ? [method.slots[0]] : [])
+      + (h.is("mode", "independent") && !h.has("max_lr") ? [peak] : [])
+  }
+
+  let decay, lr, peak: Double
+  let first, anchored, independent: Bool
+  init(_ h: Hyper, _ c: StepContext) {
+    decay = c.ndim < h.integer("min_rank") ? 0 : h.weight_decay
+    (lr, peak, first) = (c.lr, h.max_lr, c.t == 1)
+    (anchored, independent) = (h.is("anchor", "start"), h.is("mode", "independent"))
+  }
+
+  func apply<T: Real>(_ t: Whole<T>) {
+    var factor = decay
+    if independent {
+      if peak.isNaN, first, let slot = t.slots.last { slot[0] = T(lr) }
+      let top = peak.isNaN ? Double(t.slots.last?[0] ?? 0) : peak
+      factor = top > 0 ? decay / top : 0
+    }
+    if factor == 0 || lr == 0 { return }
+    Flat.add(t.w, times: factor, into: t.v, t.count)
+    if anchored { Flat.add(t.slots[0], times: -factor, into: t.v, t.count) }
+  }
+}

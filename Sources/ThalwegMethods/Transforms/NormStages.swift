@@ -1,7 +1,7 @@
 import ThalwegCore
 
 /// What a stage that sets the new parameters itself leaves in the update, so that θ·keep − lr·u is the new point.
-private struct NewPoint {
+struct NewPoint {
   let keep, lr: Double
   init(_ c: StepContext) { (keep, lr) = (c.keep, c.lr) }
 

@@ -25,5 +25,7 @@ let transformList: [any Listed.Type] = [
   RadialBrake.self,
   CautiousDecay.self,
   CorrectedDecay.self,
+  DecoupledWeightDecay.self,
   Hyperball.self,
+  LAWN.self,
 ]

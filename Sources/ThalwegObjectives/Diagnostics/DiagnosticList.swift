@@ -39,4 +39,10 @@ let diagnosticList: [any Listed.Type] = [
   PACBayesGradNorm.self,
   DPClipNormBound.self,
   CompoundBinomial.self,
+  PruningScore.self,
+  ERKDensity.self,
+  MovementPruning.self,
+  RigL.self,
+  LocalODEReg.self,
+  ProxPoint.self,
 ]

@@ -14,4 +14,5 @@ let weightingList: [any Listed.Type] = [
   KeepByScore.self,
   USEFULUpsample.self,
   CoresetAugmentation.self,
+  ManifoldLipschitzDual.self,
 ]

@@ -1,5 +1,8 @@
 import ThalwegCore
 
 let maskList: [any Listed.Type] = [
-  NMSparsity.self
+  NMSparsity.self,
+  SRSTE.self,
+  MagnitudePruning.self,
+  StructuredPruning.self,
 ]

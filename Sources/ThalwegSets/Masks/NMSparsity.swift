@@ -21,34 +21,37 @@ struct NMSparsity: WholeRule {
       dense gradient = g + decay*(1 - mask)*w
       """,
     source: "Zhou, Ma, Zhu, Liu, Zhang, Yuan, Sun, Li, 2021, arXiv:2102.04010",
-    parameters: [
-      .integer("n", 2, .atLeast(1), "entries of a group that stay", live: false),
-      .integer("m", 4, .atLeast(1), "size of a group", live: false),
-      fixed(.axis("the grouped axis; none is the last, or axis 1 of (out, in, kh, kw)")),
-      .choice(
-        "tail", ["error", "dense"], "the rest of a line that is no multiple of m: refused, or unmasked", live: false),
-      fixed(.number("decay", 2e-4, .atLeast(0), "pull of the masked entries to zero (SR-STE)")),
-    ],
+    parameters: pattern + [fixed(.number("decay", 2e-4, .atLeast(0), "pull of the masked entries to zero (SR-STE)"))],
     slots: [Slot("dense", "the parameters behind the mask", start: .iterate())],
-    validate: { (h) throws(Failure) in
-      guard h.integer("n") <= h.integer("m") else {
-        throw Failure(
-          Status.range, "nm_sparsity: `n` must not be above `m`, got \(h.integer("n")) and \(h.integer("m"))")
-      }
-    })
+    validate: { (h) throws(Failure) in try check(h, "nm_sparsity") })
+  /// Which entries a mask keeps.
+  static let pattern: [Parameter] = [
+    .integer("n", 2, .atLeast(1), "entries of a group that stay", live: false),
+    .integer("m", 4, .atLeast(1), "size of a group", live: false),
+    fixed(.axis("the grouped axis; none is the last, or axis 1 of (out, in, kh, kw)")),
+    .choice(
+      "tail", ["error", "dense"], "the rest of a line that is no multiple of m: refused, or unmasked", live: false),
+  ]
+  static func check(_ h: Hyper, _ method: String) throws(Failure) {
+    guard h.integer("n") <= h.integer("m") else {
+      throw Failure(
+        Status.range, "\(method): `n` must not be above `m`, got \(h.integer("n")) and \(h.integer("m"))")
+    }
+  }
   /// The stages that a mask becomes share their hyper-parameters, so these do not change while running.
   private static func fixed(_ p: Parameter) -> Parameter {
     var p = p
     p.live = false
     return p
   }
-  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try accepts(h, shape, "nm_sparsity") }
+  static func accepts(_ h: Hyper, _ shape: Shape, _ method: String) throws(Failure) {
     let m = h.integer("m")
-    guard shape.ndim > 0 else { throw Failure(Status.shape, "nm_sparsity needs a tensor of rank 1 or more") }
-    try axisExists(h, shape, "nm_sparsity")
+    guard shape.ndim > 0 else { throw Failure(Status.shape, "\(method) needs a tensor of rank 1 or more") }
+    try axisExists(h, shape, method)
     let length = lines(h, shape).length
     guard length % m == 0 || h.is("tail", "dense") else {
-      let what = "nm_sparsity: the length \(length) of the axis is not a multiple of \(m)"
+      let what = "\(method): the length \(length) of the axis is not a multiple of \(m)"
       throw Failure(Status.shape, what + "; tail=dense leaves the rest of a line unmasked")
     }
   }

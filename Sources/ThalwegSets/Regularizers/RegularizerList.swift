@@ -37,5 +37,8 @@ let regularizerList: [any Listed.Type] = [
   LeastVolume.self,
   LaplacianSmoothness.self,
   Sobolev.self,
+  GramIteration.self,
+  GramIterationConv.self,
+  SobolevGradient.self,
   ProxCrossEntropy.self,
 ]

@@ -20,27 +20,31 @@ struct Sobolev: WholeRegularizer {
       gradient = weight*IFFT(m*FFT(w));  prox = IFFT(FFT(w)/(1 + t*weight*m))
       """,
     source: "Zhu, Hu, Lou, Yang, 2021, arXiv:2109.06255",
-    parameters: [
-      .number("s", 1, .any, "order"),
-      .number("scale", 1, .above(0), "multiplies whole frequencies: 2*pi/L for a length L"), .weight(1),
-      .flag("homogeneous", false, "leave the 1 out of m"),
-      .list("axes", nil, "axes that are transformed; none: all", optional: true),
-    ],
-    validate: { (h) throws(Failure) in
-      let axes = h.list("axes")
-      guard axes.allSatisfy({ $0 == $0.rounded() && abs($0) < 64 }) else {
-        throw Failure(Status.range, "sobolev: `axes` must be whole numbers in [-63, 63]")
-      }
-      guard !h.hasLists || !axes.isEmpty else { throw Failure(Status.range, "sobolev: `axes` is an empty list") }
-    })
+    parameters: symbolParameters[..<2] + [.weight(1)] + symbolParameters[2...],
+    validate: { (h) throws(Failure) in try check(h, "sobolev") })
+  /// What m is made of.
+  static let symbolParameters: [Parameter] = [
+    .number("s", 1, .any, "order"),
+    .number("scale", 1, .above(0), "multiplies whole frequencies: 2*pi/L for a length L"),
+    .flag("homogeneous", false, "leave the 1 out of m"),
+    .list("axes", nil, "axes that are transformed; none: all", optional: true),
+  ]
+  static func check(_ h: Hyper, _ method: String) throws(Failure) {
+    let axes = h.list("axes")
+    guard axes.allSatisfy({ $0 == $0.rounded() && abs($0) < 64 }) else {
+      throw Failure(Status.range, "\(method): `axes` must be whole numbers in [-63, 63]")
+    }
+    guard !h.hasLists || !axes.isEmpty else { throw Failure(Status.range, "\(method): `axes` is an empty list") }
+  }
   static var mayFail: Bool { true }
-  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try axesExist(h, shape, "sobolev") }
+  static func axesExist(_ h: Hyper, _ shape: Shape, _ method: String) throws(Failure) {
     let axes = h.list("axes").map { Int($0) }
     for a in axes where a < -shape.ndim || a >= shape.ndim {
-      throw Failure(Status.shape, "sobolev: a tensor of rank \(shape.ndim) has no axis \(a)")
+      throw Failure(Status.shape, "\(method): a tensor of rank \(shape.ndim) has no axis \(a)")
     }
     guard Set(axes.map { $0 < 0 ? $0 + shape.ndim : $0 }).count == axes.count else {
-      throw Failure(Status.shape, "sobolev: `axes` names an axis twice")
+      throw Failure(Status.shape, "\(method): `axes` names an axis twice")
     }
   }
 
@@ -53,16 +57,16 @@ struct Sobolev: WholeRegularizer {
   private func axes(_ shape: Shape) -> [Int] {
     chosen.isEmpty ? Array(0..<shape.ndim) : chosen.map { $0 < 0 ? $0 + shape.ndim : $0 }
   }
-  /// m at every entry of the transform.
-  private func symbol(_ shape: Shape) -> [Double] {
+  /// m at every entry of the transform, and where the frequency is 0.
+  private func symbol(_ shape: Shape) -> [(m: Double, isMean: Bool)] {
     let grid = Grid(shape), axes = axes(shape)
     return (0..<shape.count).map { i in
       let square = axes.reduce(0.0) { sum, a in
         let n = grid.sizes[a], k = i / grid.steps[a] % n, f = scale * Double(2 * k < n ? k : k - n)
         return sum + f * f
       }
-      if homogeneous { return square == 0 && s != 0 ? 0 : pow(square, s) }
-      return pow(1 + square, s)
+      if homogeneous { return (square == 0 && s != 0 ? 0 : pow(square, s), square == 0) }
+      return (pow(1 + square, s), square == 0)
     }
   }
   private func transformed(_ x: [Double], _ shape: Shape) throws(Failure) -> Fourier {
@@ -72,12 +76,14 @@ struct Sobolev: WholeRegularizer {
     return u
   }
   /// IFFT(f(m)·FFT(x)).
-  private func filtered(_ x: [Double], _ shape: Shape, _ f: (Double) -> Double) throws(Failure) -> [Double] {
+  func filtered(_ x: [Double], _ shape: Shape, _ f: (_ m: Double, _ isMean: Bool) -> Double) throws(Failure) -> [Double]
+  {
     var u = try transformed(x, shape)
     let m = symbol(shape)
     for i in m.indices {
-      u.re[i] *= f(m[i])
-      u.im[i] *= f(m[i])
+      let factor = f(m[i].m, m[i].isMean)
+      u.re[i] *= factor
+      u.im[i] *= factor
     }
     for a in axes(shape) { try u.transform(.along(a, shape), inverse: true) }
     return u.re
@@ -86,16 +92,16 @@ struct Sobolev: WholeRegularizer {
   func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double {
     let u = try transformed(doubles(w.v, w.count, "sobolev"), w.shape), m = symbol(w.shape)
     let n = axes(w.shape).reduce(1.0) { $0 * Double(w.shape.dimensions[$1]) }
-    return weight / (2 * n) * m.indices.reduce(0) { $0 + m[$1] * (u.re[$1] * u.re[$1] + u.im[$1] * u.im[$1]) }
+    return weight / (2 * n) * m.indices.reduce(0) { $0 + m[$1].m * (u.re[$1] * u.re[$1] + u.im[$1] * u.im[$1]) }
   }
   func addGradient<T: Real>(_ w: Whole<T>, _ factor: Double) throws(Failure) {
-    let g = try filtered(doubles(w.w, w.count, "sobolev"), w.shape) { $0 }
+    let g = try filtered(doubles(w.w, w.count, "sobolev"), w.shape) { m, _ in m }
     for i in g.indices { w.v[i] += T(factor * weight * g[i]) }
   }
   func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
     let x = try doubles(w.v, w.count, "sobolev"), k = t * weight
     if k == 0 { return }
-    let u = try filtered(x, w.shape) { 1 / (1 + k * $0) }
+    let u = try filtered(x, w.shape) { m, _ in 1 / (1 + k * m) }
     for i in u.indices { w.v[i] = T(u[i]) }
   }
 }

@@ -1,0 +1,86 @@
+import ThalwegCore
+
+/// Frank-Wolfe: steps toward the corner of a set that the gradient points to, so that the parameters never leave it.
+///
+///     ḡ ← μ·ḡ + (1 − μ)·g, the first g as it is;   s = argmin over the set of ⟨ḡ, s⟩;   gap = ⟨ḡ, θ − s⟩
+///     θ ← θ + γ·(s − θ);   open: γ = 2/(t + 2), t from 0;   short: γ = min(1, gap/(curvature·|s − θ|²));   constant
+///
+/// The set is one for each tensor. For convex losses the gap bounds the distance to the optimum.
+///
+/// State    ḡ with momentum; the gap of each tensor.
+/// Errors   TW_ERROR_UNSUPPORTED: a set without a linear minimisation oracle.
+/// Differs  the first step projects the parameters onto the set before it moves them; its gradient is that of where
+///          the host started.
+/// Source   Frank, Wolfe, 1956; Jaggi, 2013.
+struct FrankWolfe: WholeRule {
+  static let method = Method(
+    "frank_wolfe", .optimizer, "Frank-Wolfe: steps toward the corner of a set that the gradient points to.",
+    rule: """
+      g_avg <- momentum*g_avg + (1 - momentum)*g, the first g as it is;  s = argmin over the set of <g_avg, s>
+      theta <- theta + gamma*(s - theta);  open: gamma = 2/(t + 2), t from 0
+      short: gamma = min(1, <g_avg, theta - s>/(curvature*|s - theta|^2));  constant: gamma
+      """,
+    source: "Frank, Wolfe, 1956; Jaggi, 2013",
+    parameters: [
+      .object("set", .constraint, "the set"), .choice("rule", ["open", "short", "constant"], "how gamma is found"),
+      .number("curvature", 1, .above(0), "L of the short rule"),
+      .number("gamma", 0.01, .between(0, 1, lowOpen: true, highOpen: false), "step of the constant rule"),
+      .rate("momentum", 0, "share of the average gradient that is kept").fixed,
+    ],
+    slots: [Slot("average", "average of gradients")], requests: "own-step", needsFinite: true)
+
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
+    let momentum: Double = h.momentum
+    return momentum == 0 ? [] : method.slots
+  }
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("gap")] }
+  static var mayFail: Bool { true }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { 2 &* aligned(shape.count &* size) }
+
+  let h: Hyper, c: StepContext
+  init(_ h: Hyper, _ c: StepContext) { (self.h, self.c) = (h, c) }
+
+  func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
+    guard let node = h.stage("set") else { throw Failure(Status.internal, "frank_wolfe has no set") }
+    let set = try HeldSet(node), n = t.count, momentum: Double = h.momentum
+    let s = t.workspace.bindMemory(to: T.self, capacity: n)
+    let point = (t.workspace + aligned(n &* MemoryLayout<T>.stride)).bindMemory(to: T.self, capacity: n)
+    if momentum != 0 {
+      let g = t.slots[0]
+      for i in 0..<n { g[i] = c.t == 1 ? t.v[i] : T(momentum * Double(g[i]) + (1 - momentum) * Double(t.v[i])) }
+      t.v.update(from: g, count: n)
+    }
+    s.initialize(from: t.v, count: n)
+    try set.minimise(s, t.shape)
+    point.initialize(from: t.w, count: n)
+    if c.t == 1 { try set.project(point, t.shape) }
+    var gap = 0.0, square = 0.0
+    for i in 0..<n {
+      let d = Double(point[i]) - Double(s[i])
+      gap += Double(t.v[i]) * d
+      square += d * d
+    }
+    c.scalars[0] = gap
+    var gamma: Double = h.gamma
+    if h.is("rule", "open") { gamma = 2 / (Double(c.t) + 1) }
+    if h.is("rule", "short") { gamma = square == 0 ? 0 : smaller(1, larger(0, gap) / (h.curvature * square)) }
+    for i in 0..<n {
+      let new = gamma == 1 ? s[i] : T(Double(point[i]) + gamma * (Double(s[i]) - Double(point[i])))
+      t.v[i] = t.w[i] - new
+    }
+  }
+}
+
+extension HeldSet {
+  /// What lies there becomes a minimiser of its inner product with itself over the set.
+  fileprivate func minimise<T: Real>(_ v: UnsafeMutablePointer<T>, _ shape: Shape) throws(Failure) {
+    let stages = kernels.minimise(hyper)
+    guard stages.0 != nil || stages.1 != nil else {
+      throw Failure(Status.unsupported, "frank_wolfe: `set` has no linear minimisation oracle")
+    }
+    try runOnce(stages, hyper, v, v, shape, t: 0)
+    guard Flat.isFinite(UnsafePointer(v), shape.count) else {
+      throw Failure(Status.unsupported, "frank_wolfe: `set` is unbounded in the direction of the gradient")
+    }
+  }
+}

@@ -1,0 +1,123 @@
+import Glibc
+import ThalwegCore
+
+/// Nonlinear conjugate gradients on a manifold.
+///
+///     r = tangent part of the gradient;  d = −r
+///     Armijo backtracking along the retraction of a·d, from min(2·last a, 10⁶)
+///     β = max(0, ⟨r', r' − T(r)⟩/⟨r, r⟩) at the new point, T the tangent part there;  d ← −r' + β·T(d)
+///     d that does not descend begins anew at −r
+///
+/// Ends     converged: |r| ≤ tol; line_search_failed: 60 halvings in vain, x as it was; max_iter.
+/// Errors   TW_ERROR_UNSUPPORTED: a set that is no manifold.
+/// Differs  where values differ by rounding alone, Armijo's condition is that of the slopes: ⟨r', T(d)⟩ ≤
+///          (2·c1 − 1)·⟨r, d⟩. Inner products are those of the surrounding space: right for spheres, frames and
+///          subspaces.
+/// Source   Absil, Mahony, Sepulchre, 2008; for these subspaces: Wang, Cherian, 2019, arXiv:1908.05884.
+struct RiemannianCG: Driver {
+  static let method = Method.solver(
+    "riemannian_cg", "Nonlinear conjugate gradients on a manifold.",
+    rule: """
+      d = -r;  Armijo backtracking along retract(x, a d);  beta = max(0, <r', r' - T(r)>/<r, r>);  d <- -r' + beta T(d)
+      """,
+    source: "Absil, Mahony, Sepulchre, 2008; Wang, Cherian, 2019, arXiv:1908.05884",
+    parameters: [
+      .object("set", .constraint, "the manifold"), .integer("max_iter", 100, .atLeast(0), "most steps"),
+      .number("tol", 1e-8, .atLeast(0), "norm of the gradient that ends it"),
+      .number("c1", 1e-4, .between(0, 1, lowOpen: true, highOpen: true), "Armijo's constant"),
+      .number("shrink", 0.5, .between(0, 1, lowOpen: true, highOpen: true), "backtracking factor"),
+      .number("step0", 1, .above(0), "first trial step"),
+    ],
+    inputs: [
+      .constant("x0", "...", "where it starts, on the manifold"), .result("x", "...", "the point"),
+      .result("iterations", "", "steps"), .result("residual", "", "norm of the tangent gradient"),
+    ],
+    asks: [
+      RequestKind(
+        "value_gradient", "the value and the gradient in the surrounding space",
+        given: [.given("point", "...", "where")],
+        wanted: [.wanted("value", "", "value there"), .wanted("gradient", "...", "gradient there")],
+        takesNonfinite: true)
+    ],
+    kept: [
+      .kept("r", "...", "tangent gradient"), .kept("d", "...", "direction"), .kept("trial", "...", "trial point"),
+      .kept("g", "...", "gradient"), .kept("moved", "...", "a vector at the new point"), .kept("f", "", "value"),
+      .kept("step", "", "step"), .kept("slope", "", "<r, d>"), .kept("halvings", "", "halvings so far"),
+    ])
+
+  let h: Hyper, hyper: Hyper, tangent: WholeKernels, retraction: WholeKernels
+  init(_ h: Hyper) throws(Failure) {
+    guard let node = h.stage("set") else { throw Failure(Status.internal, "riemannian_cg has no set") }
+    let set = try HeldSet(node)
+    guard let tangent = set.kernels.tangent, let retract = set.kernels.retract else {
+      throw Failure(Status.unsupported, "riemannian_cg: `set` must be a manifold, got \(node.name)")
+    }
+    (self.h, hyper, self.tangent, retraction) = (h, set.hyper, tangent(set.hyper), retract(set.hyper))
+  }
+
+  enum Phase: Int { case start, begun, search, trial }
+
+  /// v ← its tangent part at x.
+  private func project<T: Real>(_ v: Vector<T>, at x: Vector<T>) throws(Failure) {
+    try runOnce((nil, tangent), hyper, v.p, x.p, Shape(dimensions: v.shape), t: 0)
+  }
+
+  func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
+    let x = try io["x"], r = try io["r"], d = try io["d"], trial = try io["trial"], g = try io["g"]
+    switch phase {
+    case .start:
+      x.copy(try io["x0"])
+      io.step = h.step0 / 2
+      return .ask("value_gradient", [x], [g], then: .begun)
+    case .begun:
+      guard io.value.isFinite, g.isFinite else { return .done(.nonfinite) }
+      io.f = io.value
+      r.copy(g)
+      try project(r, at: x)
+      d.set(-1, r)
+      io.residual = r.norm
+      return try begin(io)
+    case .search:
+      trial.set(io.step, d)
+      try runOnce((nil, retraction), hyper, trial.p, x.p, Shape(dimensions: x.shape), t: 0)
+      return .ask("value_gradient", [trial], [g], then: .trial)
+    case .trial:
+      let moved = try io["moved"], slack = 4 * (T.isDouble ? 0x1p-52 : 0x1p-23) * abs(io.f)
+      var accepted = false
+      if io.value <= io.f + slack, g.isFinite {
+        try project(g, at: trial)
+        moved.copy(d)
+        try project(moved, at: trial)
+        accepted = io.value <= io.f + h.c1 * io.step * io.slope || g.dot(moved) <= (2 * h.c1 - 1) * io.slope
+      }
+      guard accepted else {
+        io.halvings += 1
+        if io.halvings > 60 { return .done(.lineSearchFailed) }
+        io.step *= h.shrink
+        return .go(.search)
+      }
+      io.f = io.value
+      moved.copy(r)
+      try project(moved, at: trial)
+      let before = r.dot(r), beta = max(0, (g.dot(g) - g.dot(moved)) / before)
+      moved.copy(d)
+      try project(moved, at: trial)
+      d.set(-1, g, beta, moved)
+      r.copy(g)
+      x.copy(trial)
+      if r.dot(d) >= 0 { d.set(-1, r) }
+      io.iterations += 1
+      io.residual = r.norm
+      return try begin(io)
+    }
+  }
+  /// The next line search, or the end.
+  private func begin<T: Real>(_ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
+    if io.residual <= h.tol { return .done(.converged) }
+    if io.iterations >= h.max_iter { return .done(.maxIter) }
+    io.slope = try io["r"].dot(io["d"])
+    io.step = min(2 * io.step, 1e6)
+    io.halvings = 0
+    return .go(.search)
+  }
+}

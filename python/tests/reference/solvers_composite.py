@@ -1,0 +1,368 @@
+"""Blocks, differences of convex functions, manifolds, and fits of layers: solvers from their cards."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .constraints import Stiefel
+from .solvers import Case, Functions, SolverReference, spd
+
+
+def soft(x: np.ndarray, k: float) -> np.ndarray:
+    return np.sign(x) * np.maximum(np.abs(x) - k, 0.0)
+
+
+class OTSinkhorn(SolverReference):
+    """f, then g, relative to the product of the weights (Cuturi, 2013; arXiv 1306.0895)."""
+
+    name = "ot_sinkhorn"
+    defaults = {"reg": 0.1, "max_iter": 100, "tol": 1e-6}
+    settings = ({}, {"reg": 0.5, "tol": 1e-12, "max_iter": 4}, {"max_iter": 0})
+
+    def cases(self, rng):
+        out = []
+        for n, m in ((4, 6), (1, 3), (5, 5)):
+            a, b = rng.uniform(0.1, 1, n), rng.uniform(0.1, 1, m)
+            out.append(Case({"cost": rng.uniform(0, 1, (n, m)), "a": a / a.sum(), "b": b / b.sum()}, lambda: {}))
+        a = np.array([0.5, 0.0, 0.5])
+        return [*out, Case({"cost": rng.uniform(0, 1, (3, 2)), "a": a, "b": np.array([0.3, 0.7])}, lambda: {})]
+
+    def solve(self, inputs, ask):
+        C, a, b, r = inputs["cost"], inputs["a"], inputs["b"], self.reg
+        f, g, k = np.zeros(len(a)), np.zeros(len(b)), 0
+        with np.errstate(divide="ignore"):
+            la, lb = np.log(a), np.log(b)
+        lse = lambda z, axis: np.log(np.sum(np.exp(z - z.max(axis=axis, keepdims=True)), axis=axis)) + z.max(axis=axis)  # noqa: E731
+        plan = lambda: a[:, None] * b * np.exp((f[:, None] + g - C) / r)  # noqa: E731
+        while True:
+            error = np.linalg.norm(plan().sum(axis=1) - a)
+            end = "converged" if error <= self.tol and k > 0 else "max_iter"
+            if end == "converged" or k >= self.max_iter:
+                out = {"plan": plan(), "iterations": k, "residual": error, "value": np.sum(plan() * C), "outcome": end}
+                return out | {"f": np.where(a > 0, f, 0), "g": np.where(b > 0, g, 0)}
+            f = np.where(a > 0, -r * lse((g - C) / r + lb, 1), 0)
+            g = np.where(b > 0, -r * lse((f[:, None] - C) / r + la[:, None], 0), 0)
+            k += 1
+
+
+class BCD(SolverReference):
+    """Greedy block coordinate descent (Nutini, Laradji, Schmidt, 2022; arXiv 1712.08859)."""
+
+    name = "bcd"
+    defaults = {"rule": "gsl", "update": "lipschitz", "block": 1, "max_iter": 100, "tol": 1e-8, "regularizer": None}
+    settings = ({}, {"rule": "gs", "block": 3}, {"rule": "gsd", "block": 2}, {"rule": "gsq", "block": 3, "update": "matrix", "max_iter": 30},
+                {"rule": "cyclic", "block": 2, "update": "matrix", "tol": 1e-5}, {"rule": "gsl", "block": 2, "max_iter": 0})
+
+    def cases(self, rng):
+        H, c = spd(rng, 7), rng.standard_normal(7)
+        functions = lambda: {"gradient": lambda x: H @ np.asarray(x, np.float64) - c}  # noqa: E731
+        x0, prox = rng.standard_normal(7), {"regularizer": "l1(0.3)", "update": "lipschitz", "rule": "gsl"}
+        return [Case({"x0": x0, "hessian": H}, functions), Case({"x0": x0, "lipschitz": np.diag(H).copy()}, functions, prox),
+                Case({"x0": x0, "lipschitz": np.diag(H).copy()}, functions, {**prox, "rule": "cyclic"})]
+
+    def solve(self, inputs, ask):
+        x, n, size = inputs["x0"].copy(), len(inputs["x0"]), min(self.block, len(inputs["x0"]))
+        H = inputs.get("hessian")
+        L = inputs.get("lipschitz", None if H is None else np.diag(H))
+        blocks = [np.arange(i, min(i + size, n)) for i in range(0, n, size)]
+        Lb, k, residual = [L[b].sum() for b in blocks], 0, 0.0
+        while k < self.max_iter:
+            g = ask["gradient"](x)
+            newton = lambda b: np.linalg.solve(H[np.ix_(b, b)], g[b])  # noqa: E731
+            steps = [soft(x[b] - g[b] / l, 0.3 / l) - x[b] if self.regularizer else -g[b] / l for b, l in zip(blocks, Lb)]
+            if self.regularizer:
+                scores = [l * d @ d for d, l in zip(steps, Lb)]
+                residual = np.sqrt(sum(scores))
+            else:
+                residual = np.linalg.norm(g)
+                scores = [{"gs": lambda: g[b] @ g[b], "gsl": lambda: g[b] @ g[b] / l, "gsd": lambda: np.sum(g[b] ** 2 / L[b]),
+                           "gsq": lambda: g[b] @ newton(b), "cyclic": lambda: 0.0}[self.rule]() for b, l in zip(blocks, Lb)]
+            if residual <= self.tol:
+                return {"x": x, "iterations": k, "residual": residual, "outcome": "converged"}
+            i = k % len(blocks) if self.rule == "cyclic" else int(np.argmax(scores))
+            x[blocks[i]] += -newton(blocks[i]) if self.update == "matrix" and not self.regularizer else steps[i]
+            k += 1
+        return {"x": x, "iterations": k, "residual": residual, "outcome": "max_iter"}
+
+
+def rank_two(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix of rank one, and the two factors to start with in one vector."""
+    return np.outer(rng.standard_normal(4), rng.standard_normal(4)), rng.standard_normal(8)
+
+
+class BCDProx(SolverReference):
+    """Gauss-Seidel with a proximal term (Kwon, Lyu, 2023; arXiv 2306.02420)."""
+
+    name = "bcd_prox"
+    defaults = {"lam": 1.0, "radius": None, "block": 1, "max_iter": 50, "tol": 0.0}
+    settings = ({"block": 4}, {"block": 4, "lam": 0.1, "tol": 1e-6, "max_iter": 400}, {"block": 4, "radius": 0.2, "max_iter": 12})
+
+    def cases(self, rng):
+        Y, x0 = rank_two(rng)
+
+        def solve(point, lam, first, length):
+            """|Y - u v'|^2/2 in one factor, the other held."""
+            x = np.asarray(point, np.float64)
+            u, v = x[:4], x[4:]
+            out = np.zeros(8)
+            if first == 0:
+                out[:4] = (Y @ v + lam * u) / (v @ v + lam)
+            else:
+                out[4:] = (Y.T @ u + lam * v) / (u @ u + lam)
+            return out
+
+        return [Case({"x0": x0}, lambda: {"solve": solve})]
+
+    def solve(self, inputs, ask):
+        x, k = inputs["x0"].copy(), 0
+        blocks = [(i, min(self.block, len(x) - i)) for i in range(0, len(x), self.block)]
+        move = 0.0
+        while k < self.max_iter:
+            move = 0.0
+            for first, length in blocks:
+                at = slice(first, first + length)
+                d = ask["solve"](x, self.lam, first, length)[at] - x[at]
+                cap = np.inf if self.radius is None else self.radius / (k + 1)
+                d = d * min(1.0, cap / np.linalg.norm(d)) if np.any(d) else d
+                x[at] += d
+                move = max(move, np.linalg.norm(d))
+            k += 1
+            if move <= self.tol:
+                return {"x": x, "iterations": k, "residual": move, "outcome": "converged"}
+        return {"x": x, "iterations": k, "residual": move, "outcome": "max_iter"}
+
+
+class VRCyclicBCD(SolverReference):
+    """Cyclic blocks with a recursive gradient estimate (Cai et al., 2023; arXiv 2212.05088)."""
+
+    name = "vr_cyclic_bcd"
+    required = ("lr", "p")
+    defaults = {"block": 1, "max_iter": 100, "seed": 0, "regularizer": None}
+    settings = ({"lr": 0.05, "p": 0.3, "block": 2, "max_iter": 12}, {"lr": 0.05, "p": 1.0, "block": 3}, {"lr": 0.02, "p": 0.5, "max_iter": 9})
+
+    def cases(self, rng):
+        A, c = np.stack([spd(rng, 5) for _ in range(6)]), rng.standard_normal(5)
+
+        def functions() -> Functions:
+            calls = [0]
+
+            def difference(point, before, first, length):
+                calls[0] += 1
+                return A[calls[0] % 6] @ (np.asarray(point, np.float64) - np.asarray(before, np.float64))
+
+            return {"large_gradient": lambda point, first, length: A.mean(axis=0) @ np.asarray(point, np.float64) - c, "difference": difference}
+
+        x0 = rng.standard_normal(5)
+        return [Case({"x0": x0, "uniforms": rng.uniform(size=12)}, functions), Case({"x0": x0, "uniforms": rng.uniform(size=7)}, functions, {"regularizer": "l1(0.2)"})]
+
+    def solve(self, inputs, ask):
+        x, e, n = inputs["x0"].copy(), np.zeros(len(inputs["x0"])), len(inputs["x0"])
+        before, start, k, large = x.copy(), x.copy(), 0, 0
+        blocks = [(i, min(self.block, n - i)) for i in range(0, n, self.block)]
+        while k < min(self.max_iter, len(inputs["uniforms"])):
+            heads = k == 0 or inputs["uniforms"][k] < self.p
+            large += heads
+            before, start = start, x.copy()
+            for first, length in blocks:
+                at = slice(first, first + length)
+                if heads:
+                    e[at] = ask["large_gradient"](x, first, length)[at]
+                else:
+                    old = np.concatenate([start[:first], before[first:]])
+                    e[at] += ask["difference"](x, old, first, length)[at]
+                x[at] = soft(x[at] - self.lr * e[at], self.lr * 0.2) if self.regularizer else x[at] - self.lr * e[at]
+            k += 1
+        return {"x": x, "iterations": k, "large": large, "outcome": "max_iter"}
+
+
+class DCA(SolverReference):
+    """Tangents of the concave part (Tao, An, 1997)."""
+
+    name = "dca"
+    defaults = {"max_iter": 100, "tol": 1e-6}
+    settings = ({}, {"max_iter": 2}, {"tol": 0.0, "max_iter": 30})
+
+    def cases(self, rng):
+        b = 2 * rng.standard_normal(6)
+
+        def value_subgradient(x):
+            """Capped-l1 denoising: |x - b|^2/2 + sum min(|x|, 1) = (|x - b|^2/2 + |x|_1) - sum max(|x| - 1, 0)."""
+            x = np.asarray(x, np.float64)
+            return np.sum((x - b) ** 2) / 2 + np.sum(np.minimum(np.abs(x), 1.0)), np.sign(x) * (np.abs(x) > 1)
+
+        return [Case({"x0": b.copy()}, lambda: {"value_subgradient": value_subgradient, "argmin": lambda y: soft(b + np.asarray(y, np.float64), 1.0)}),
+                Case({"x0": np.zeros((2, 3))}, lambda: {"value_subgradient": lambda x: (float(np.sum(np.asarray(x, float) ** 2)), 0 * np.asarray(x, float)),
+                                                        "argmin": lambda y: 0 * np.asarray(y, float)})]
+
+    def solve(self, inputs, ask):
+        x, last, k = inputs["x0"].copy(), np.inf, 0
+        if self.max_iter == 0:
+            return {"x": x, "iterations": 0, "outcome": "max_iter"}
+        while True:
+            value, y = ask["value_subgradient"](x)
+            fall = last - value
+            if fall <= self.tol or k >= self.max_iter:
+                return {"x": x, "iterations": k, "residual": fall, "outcome": "converged" if fall <= self.tol else "max_iter"}
+            x, last, k = ask["argmin"](y), value, k + 1
+
+
+class MoreauGrad(SolverReference):
+    """The gradient of a Moreau envelope (Zhang, Farnia, 2023; arXiv 2302.05294)."""
+
+    name = "moreau_grad"
+    defaults = {"rho": 1.0, "lr": 0.1, "max_iter": 300, "tail": 100, "l1": 0.0, "group": None}
+    settings = ({"max_iter": 40, "tail": 10}, {"max_iter": 60, "tail": 1, "l1": 0.4}, {"max_iter": 30, "tail": 5, "l1": 0.6, "group": 2, "rho": 0.5})
+
+    def cases(self, rng):
+        H = spd(rng, 30, 4.0)
+        gradient = lambda x: (H @ np.asarray(x, np.float64).ravel()).reshape(x.shape)  # noqa: E731
+        return [Case({"x": rng.standard_normal((2, 3, 5))}, lambda: {"gradient": gradient})]
+
+    def prox(self, d: np.ndarray) -> np.ndarray:
+        k = self.lr * self.l1
+        if self.group is None:
+            return soft(d, k)
+        out = d.copy()
+        for i in range(0, d.shape[-2], self.group):
+            for j in range(0, d.shape[-1], self.group):
+                tile = out[..., i:i + self.group, j:j + self.group]
+                tile *= max(0.0, 1 - k / np.linalg.norm(tile)) if np.any(tile) else 1.0
+        return out
+
+    def solve(self, inputs, ask):
+        x, d, moves = inputs["x"], np.zeros_like(inputs["x"]), []
+        for _ in range(self.max_iter):
+            d = self.prox(d - self.lr * (ask["gradient"](x + d) + d / self.rho))
+            moves.append(d)
+        return {"gradient": -np.mean(moves[-self.tail:], axis=0) / self.rho, "move": d, "iterations": self.max_iter, "outcome": "max_iter"}
+
+
+class RiemannianCG(SolverReference):
+    """Conjugate gradients on frames (Absil, Mahony, Sepulchre, 2008)."""
+
+    name = "riemannian_cg"
+    required = ("set",)
+    defaults = {"max_iter": 100, "tol": 1e-8, "c1": 1e-4, "shrink": 0.5, "step0": 1.0}
+    settings = ({"set": "stiefel", "max_iter": 25}, {"set": "stiefel", "max_iter": 8, "shrink": 0.3, "step0": 0.1}, {"set": "stiefel", "tol": 1e3})
+    limit = 1e-8  # some twenty retractions of steps that depend on each other
+
+    def cases(self, rng):
+        A, N = spd(rng, 6, 5.0), np.diag([2.0, 1.0])
+        brockett = lambda x: (float(np.sum(np.asarray(x, float) * (A @ x @ N))), 2 * A @ np.asarray(x, float) @ N)  # noqa: E731
+        return [Case({"x0": np.linalg.qr(rng.standard_normal((6, 2)))[0]}, lambda: {"value_gradient": brockett})]
+
+    def solve(self, inputs, ask):
+        M, x, k, step = Stiefel(), inputs["x0"].copy(), 0, self.step0 / 2
+        f, g = ask["value_gradient"](x)
+        r = M.proj(x, g)
+        d = -r
+        while True:
+            norm = np.linalg.norm(r)
+            if norm <= self.tol or k >= self.max_iter:
+                return {"x": x, "iterations": k, "residual": norm, "outcome": "converged" if norm <= self.tol else "max_iter"}
+            slope, step = np.sum(r * d), min(2 * step, 1e6)
+            for _ in range(61):
+                y = M.retract(x, step * d)
+                fy, gy = ask["value_gradient"](y)
+                turned = np.sum(M.proj(y, gy) * M.proj(y, d))
+                if fy <= f + self.c1 * step * slope or (fy <= f + 2**-50 * abs(f) and turned <= (2 * self.c1 - 1) * slope):
+                    break
+                step *= self.shrink
+            else:
+                return {"x": x, "iterations": k, "residual": norm, "outcome": "line_search_failed"}
+            ry = M.proj(y, gy)
+            beta = max(0.0, np.sum(ry * (ry - M.proj(y, r))) / np.sum(r * r))
+            d = -ry + beta * M.proj(y, d)
+            x, f, r, k = y, fy, ry, k + 1
+            if np.sum(r * d) >= 0:
+                d = -r
+
+
+class NetTrim(SolverReference):
+    """Convex pruning of a unit (Aghasi, Abdi, Romberg, 2020; arXiv 1806.06457)."""
+
+    name = "net_trim"
+    defaults = {"eps_ratio": 0.02, "v": 0.0, "rho": 1.0, "max_iter": 1000, "relax": 1.0, "tol": 1e-6, "linear": False}
+    settings = ({"max_iter": 60}, {"max_iter": 40, "linear": True, "rho": 5.0}, {"max_iter": 30, "relax": 1.4, "v": 0.1}, {"tol": 10.0})
+
+    def cases(self, rng):
+        X, w = rng.standard_normal((8, 40)), np.zeros(8)
+        w[[1, 4, 6]] = [1.0, -2.0, 0.5]
+        y = X.T @ w
+        return [Case({"x": X, "y": y if self.linear else np.maximum(y, 0)}, lambda: {}), Case({"x": X, "y": np.zeros(40)}, lambda: {})]
+
+    def solve(self, inputs, ask):
+        X, y = inputs["x"], inputs["y"]
+        p, n = X.shape
+        if not np.any(y):
+            return {"w": np.zeros(p), "iterations": 0, "residual": 0.0, "outcome": "converged"}
+        on, radius = (np.ones(n, bool) if self.linear else y > 0), self.eps_ratio * np.linalg.norm(y)
+        w1, w3, u1, w2, u2 = np.zeros(p), np.zeros(p), np.zeros(p), np.zeros(n), np.zeros(n)
+        for k in range(1, self.max_iter + 1):
+            w1 = soft(self.relax * w3 + (1 - self.relax) * w1 - u1, 1 / self.rho)
+            w2 = X.T @ w3 - u2
+            d = w2[on] - y[on]
+            w2[on] = y[on] + d * min(1.0, radius / max(np.linalg.norm(d), 1e-300))
+            w2[~on] = np.minimum(w2[~on], self.v)
+            w3 = np.linalg.solve(np.eye(p) + X @ X.T, w1 + u1 + X @ (w2 + u2))
+            u1, u2 = u1 + w1 - w3, u2 + w2 - X.T @ w3
+            first, second = np.linalg.norm(w1 - w3), np.linalg.norm(w2 - X.T @ w3)
+            if first <= self.tol * max(1, np.linalg.norm(w1)) and second <= self.tol * max(1, np.linalg.norm(w2)):
+                return {"w": w1, "iterations": k, "residual": np.hypot(first, second), "outcome": "converged"}
+        return {"w": w1, "iterations": self.max_iter, "residual": np.hypot(first, second), "outcome": "max_iter"}
+
+
+class SparseCodingPSD(SolverReference):
+    """Codes and the encoder that foresees them (Kavukcuoglu, Ranzato, LeCun, 2010; arXiv 1010.3467)."""
+
+    name = "sparse_coding_psd"
+    defaults = {"lam": 0.5, "alpha": 1.0, "max_iter": 100, "lr": 0.01}
+    settings = ({}, {"lam": 0.05, "alpha": 0.2, "lr": 0.3, "max_iter": 15}, {"max_iter": 0})
+
+    def cases(self, rng):
+        B = rng.standard_normal((5, 7))
+        return [Case({"y": rng.standard_normal((3, 5)), "dictionary": B / np.linalg.norm(B, axis=0), "encoder": rng.standard_normal((7, 5)),
+                      "bias": rng.standard_normal(7), "gain": rng.uniform(0.5, 2, 7)}, lambda: {})]
+
+    def solve(self, inputs, ask):
+        Y, B, D, bias, gain = (inputs[k] for k in ("y", "dictionary", "encoder", "bias", "gain"))
+        T = np.tanh(Y @ D.T + bias)
+        F, L = gain * T, np.linalg.norm(B, 2) ** 2 + self.alpha
+        z, v, t = F.copy(), F.copy(), 1.0
+        for _ in range(self.max_iter):
+            new = soft(v - ((v @ B.T - Y) @ B + self.alpha * (v - F)) / L, self.lam / L)
+            s = (1 + np.sqrt(1 + 4 * t * t)) / 2
+            z, v, t = new, new + (t - 1) / s * (new - z), s
+        rest, n = Y - z @ B.T, len(Y)
+        value = np.mean(np.sum(rest**2, 1) / 2 + self.lam * np.sum(np.abs(z), 1) + self.alpha / 2 * np.sum((z - F) ** 2, 1))
+        dF = -self.alpha * (z - F)
+        dU = dF * gain * (1 - T**2)
+        B2 = B + self.lr / n * rest.T @ z
+        return {"z": z, "new_dictionary": B2 / np.linalg.norm(B2, axis=0), "new_encoder": D - self.lr / n * dU.T @ Y,
+                "new_bias": bias - self.lr / n * dU.sum(0), "new_gain": gain - self.lr / n * (dF * T).sum(0), "value": value,
+                "iterations": self.max_iter, "outcome": "max_iter"}
+
+
+class NMFRobust(SolverReference):
+    """Robust nonnegative factorisation (Zhu et al., 2014; arXiv 1409.0685)."""
+
+    name = "nmf_robust"
+    defaults = {"lam": 0.1, "p": 0.5, "max_iter": 100, "eps": 1e-12}
+    settings = ({"max_iter": 20}, {"max_iter": 10, "lam": 0.0, "p": 1.0}, {"max_iter": 15, "lam": 0.02, "p": 0.8})
+    limit32 = 5e-3  # entries that go to 0 divide small numbers by small numbers
+
+    def cases(self, rng):
+        X = rng.uniform(0, 1, (6, 3)) @ rng.uniform(0, 1, (3, 8)) + 0.01 * rng.uniform(size=(6, 8))
+        start = {"x": X, "m0": rng.uniform(0.1, 1, (6, 3)), "a0": rng.uniform(0.1, 1, (3, 8))}
+        return [Case(start, lambda: {}), Case({**start, "exponents": rng.uniform(0.5, 1, 8)}, lambda: {})]
+
+    def solve(self, inputs, ask):
+        X, M, A = inputs["x"], inputs["m0"].copy(), inputs["a0"].copy()
+        p = inputs.get("exponents", np.full(X.shape[1], self.p))
+        for _ in range(self.max_iter):
+            d = 1 / (2 * np.maximum(np.linalg.norm(X - M @ A, axis=1), self.eps))
+            W = M * d[:, None]
+            A = A * (W.T @ X) / (W.T @ M @ A + self.lam / 2 * p * np.maximum(A, self.eps) ** (p - 1))
+            M = M * (X @ A.T) / (M @ A @ A.T)
+        value = np.linalg.norm(X - M @ A, axis=1).sum() + self.lam * np.sum(A**p)
+        return {"factor": M, "coefficients": A, "iterations": self.max_iter, "value": value, "outcome": "max_iter"}
