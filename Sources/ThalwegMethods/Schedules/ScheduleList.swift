@@ -33,6 +33,7 @@ let scheduleList: [any Listed.Type] = [
   MomentumWarmup.self,
   BatchLadder.self,
   Greedy.self,
+  LocalSGD.self,
 ]
 
 extension Parameter {

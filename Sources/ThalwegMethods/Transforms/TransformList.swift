@@ -26,4 +26,13 @@ let transformList: [any Listed.Type] = [
   CautiousDecay.self,
   CorrectedDecay.self,
   Hyperball.self,
+  ZOGradient.self,
+  OpenAIES.self,
+  TopKCompress.self,
+  RandKCompress.self,
+  SignCompress.self,
+  OneBitCompress.self,
+  QSGDCompress.self,
+  ErrorFeedback.self,
+  FedProxGrad.self,
 ]

@@ -7,10 +7,6 @@ private func numbers<T: Real>(_ x: Inputs<T>, _ name: String) throws(Failure) ->
   let p = try x[name]
   return (0..<x.sizes["m"]).map { Double(p[$0]) }
 }
-private func keep<T: Real>(_ values: [Double], _ name: String, _ cache: Cache, _: T.Type) throws(Failure) {
-  let p = try cache.keep(name, values.count, T.self)
-  for (i, v) in values.enumerated() { p[i] = T(v) }
-}
 private let losses = Input.variable("losses", "m", "one loss for each task or group")
 
 /// Uncertainty weighting: every loss is divided by a variance that is learned with it.
@@ -30,8 +26,8 @@ struct UncertaintyWeighting: Objective {
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let L = try numbers(x, "losses"), s = try numbers(x, "s"), w = s.map { exp(-$0) / 2 }
     if let cache {
-      try keep(w, "losses", cache, T.self)
-      try keep(zip(w, L).map { 0.5 - $0 * $1 }, "s", cache, T.self)
+      try cache.keep("losses", numbers: w, T.self)
+      try cache.keep("s", numbers: zip(w, L).map { 0.5 - $0 * $1 }, T.self)
     }
     return L.indices.reduce(0) { $0 + w[$1] * L[$1] + s[$1] / 2 }
   }
@@ -55,8 +51,8 @@ struct IMTLL: Objective {
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let L = try numbers(x, "losses"), s = try numbers(x, "s"), w = s.map { exp($0) }
     if let cache {
-      try keep(w, "losses", cache, T.self)
-      try keep(zip(w, L).map { $0 * $1 - 1 }, "s", cache, T.self)
+      try cache.keep("losses", numbers: w, T.self)
+      try cache.keep("s", numbers: zip(w, L).map { $0 * $1 - 1 }, T.self)
     }
     return L.indices.reduce(0) { $0 + w[$1] * L[$1] - s[$1] }
   }
@@ -87,7 +83,7 @@ struct STCH: Objective {
     let weights = L.indices.map { i in x.optional("weights").map { Double($0[i]) } ?? 1 / Double(m) }
     let y = L.indices.map { i in weights[i] * (L[i] - (x.optional("reference").map { Double($0[i]) } ?? 0)) }
     let (value, share) = smoothMaximum(y, mu, from: y.map { _ in 0 })
-    if let cache { try keep(zip(weights, share).map { $0 * $1 }, "losses", cache, T.self) }
+    if let cache { try cache.keep("losses", numbers: zip(weights, share).map { $0 * $1 }, T.self) }
     return value
   }
 }
@@ -119,7 +115,7 @@ struct VREx: Objective {
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let L = try numbers(x, "losses"), m = Double(L.count), mean = L.reduce(0, +) / m
-    if let cache { try keep(L.map { (1 + 2 * lam * ($0 - mean)) / m }, "losses", cache, T.self) }
+    if let cache { try cache.keep("losses", numbers: L.map { (1 + 2 * lam * ($0 - mean)) / m }, T.self) }
     return mean + lam * L.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / m
   }
 }
@@ -149,7 +145,7 @@ struct GroupDRO: Objective {
     }
     let sum = q.reduce(0, +)
     let (value, share) = smoothMaximum(L, 1 / eta, from: q.map { log($0 / sum) })
-    if let cache { try keep(share, "losses", cache, T.self) }
+    if let cache { try cache.keep("losses", numbers: share, T.self) }
     return value
   }
 }

@@ -94,3 +94,24 @@ func widened<T: Real>(_ x: UnsafePointer<T>, _ count: Int, _ space: Workspace) t
   for k in 0..<count { out[k] = Double(x[k]) }
   return out
 }
+
+/// The same as an array.
+func doubles<T: Real>(_ x: UnsafePointer<T>, _ count: Int) throws(Failure) -> [Double] {
+  try Memory.ask(area(8, count))
+  return (0..<count).map { Double(x[$0]) }
+}
+
+extension Cache {
+  /// Numbers under a name, in the compute type.
+  func keep<T: Real>(_ name: String, numbers: [Double], _: T.Type) throws(Failure) {
+    let p = try keep(name, numbers.count, T.self)
+    for (i, v) in numbers.enumerated() { p[i] = T(v) }
+  }
+}
+
+/// Refuses NaN and infinities in an input.
+func refuseNonFinite<T: Real>(_ x: UnsafePointer<T>, _ n: Int, _ name: String) throws(Failure) {
+  for i in 0..<n where !x[i].isFinite {
+    throw Failure(Status.range, "`\(name)` must be finite, got \(text(Double(x[i]))) at element \(i)")
+  }
+}

@@ -43,10 +43,3 @@ struct DWA: Objective {
     return value
   }
 }
-
-/// Refuses NaN and infinities in an input.
-private func refuseNonFinite<T: Real>(_ x: UnsafePointer<T>, _ n: Int, _ name: String) throws(Failure) {
-  for i in 0..<n where !x[i].isFinite {
-    throw Failure(Status.range, "`\(name)` must be finite, got \(text(Double(x[i]))) at element \(i)")
-  }
-}
