@@ -64,23 +64,18 @@ struct Extragradient: ElementRule {
 ///
 ///     θ ← θ − lr·((1 + k)·F − k·F_prev);   at the first step F_prev = F
 ///
-/// State    as optimistic_sgd with alpha = 1 and beta = k, which it is a name for.
+/// State    as optimistic_sgd, which it is with alpha = 1 and beta = k.
 /// Differs  nothing from optax.optimistic_gradient_descent(alpha=1, beta=k).
 /// Source   Popov, 1980; Daskalakis, Ilyas, Syrgkanis and Zeng, 2017, arXiv:1711.00141.
-enum OptimisticGDA: Listed {
+struct OptimisticGDA: ElementRule {
   static let method = Method(
     "optimistic_gda", .optimizer, "Optimistic gradient descent-ascent: the change of the operator is added k times.",
     rule: "theta <- theta - lr*((1 + k)*F - k*F_prev);  F_prev <- F, at first F_prev = F",
     source: "Popov, 1980; Daskalakis, Ilyas, Syrgkanis, Zeng, 2017, arXiv:1711.00141",
     parameters: [.lr(1e-2), .number("k", 1, .atLeast(0), "weight of the change of the operator")],
-    slots: [Slot("previous_grad", "previous gradient")])
+    slots: OptimisticSGD.method.slots)
 
-  static let registered = alias(method) { h in
-    var node = h.node("optimistic_sgd", [method.parameters[0]])
-    node.arguments.append(ArgumentNode(name: "alpha", value: .number(1), position: 0))
-    if let k = h.index("k") {
-      node.arguments.append(ArgumentNode(name: "beta", value: method.parameters[k].node(h.values[k]), position: 0))
-    }
-    return [node]
-  }
+  private let rule: OptimisticSGD
+  init(_ h: Hyper, _ c: StepContext) { rule = OptimisticSGD(alpha: 1, beta: h.k, c) }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { rule.direction(g, x, s) }
 }

@@ -63,4 +63,5 @@ let globalList: [any Listed.Type] = [
   STORM.self,
   SARAH.self,
   Fish.self,
+  NuPI.self,
 ]

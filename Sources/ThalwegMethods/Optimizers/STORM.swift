@@ -94,11 +94,11 @@ struct STORM: ElementRule {
 ///     t mod inner = 0 (t from 0):   v ← the gradient over all data
 ///     otherwise, on one minibatch:  v ← v + g(θₜ) − g(θₜ₋₁);     θ ← θ − lr·v
 ///
-/// State    as spider without `normalize`, which it is a name for.
+/// State    as spider.
 /// Differs  an inner loop has `inner` steps: the early end of SARAH+ (`stop_ratio`) would have to tell the host that the
 ///          next gradient is over all data.
 /// Source   Nguyen, Liu, Scheinberg and Takac, 2017, arXiv:1703.00102.
-enum SARAH: Listed {
+struct SARAH: ElementRule {
   static let method = Method(
     "sarah", .optimizer, "SARAH: a recursive estimate of the gradient with plain steps.",
     rule: """
@@ -111,13 +111,8 @@ enum SARAH: Listed {
     ],
     slots: SPIDER.method.slots, requests: "previous_gradient")
 
-  static let registered = alias(method) { h in
-    var node = h.node("spider", [method.parameters[0]])
-    node.arguments.append(
-      ArgumentNode(name: "period", value: .number(Double(h.integer("inner"))), position: 0))
-    node.arguments.append(
-      ArgumentNode(
-        name: "normalize", value: .word(StageNode(name: "false", arguments: [], position: 0)), position: 0))
-    return [node]
-  }
+  init(_ h: Hyper, _ c: StepContext) {}
+  @inline(__always) func direction<L: Lane>(_ v: L, _ x: L, _ s: Slots<L>) -> L { v }
+  static let registered = entry(
+    SARAH.self, source: { (h) throws(Failure) in SPIDER.Differences(h, period: "inner") })
 }

@@ -137,3 +137,26 @@ class Fish(OptimizerReference):
             t = [x - self.inner_lr * g for x, g in zip(t, there)]
         for p, x in zip(params, t):
             p += self.meta_lr * (x - p)
+
+
+class NuPI(OptimizerReference):
+    """Sohrabi et al., 2024 (arXiv 2406.04558); the gradient is the error, descended along."""
+
+    name = "nupi"
+    required = ("lr",)
+    defaults = {"kp": 0.0, "ki": 1.0, "ema_nu": 0.0, "init": "sgd", "weight_decay": 0.0}
+    settings = ({"lr": 0.1}, {"lr": 0.1, "kp": 2.0, "ema_nu": 0.5}, {"lr": 0.05, "kp": 1.0, "ki": 0.5, "ema_nu": -0.3, "init": "zeros"},
+                {"lr": 0.1, "kp": 1.0, "weight_decay": 0.2})
+
+    def start(self, params: Arrays) -> None:
+        self.xi, self.visits = zeros(params), 0
+
+    def step(self, params: Arrays, grads: Arrays, **oracles: Any) -> None:
+        plain = self.visits == 0 and self.h["init"] == "sgd"
+        for i, (p, e) in enumerate(zip(params, grads)):
+            u = self.ki * e
+            if not plain:
+                u = u + self.kp * (1 - self.ema_nu) * (e - self.xi[i])
+                self.xi[i] = self.ema_nu * self.xi[i] + (1 - self.ema_nu) * e
+            p -= self.lr * (u + self.weight_decay * p)
+        self.visits += 1
