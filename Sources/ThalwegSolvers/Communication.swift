@@ -43,7 +43,7 @@ struct PowerSGD: Driver {
     ],
     kept: [
       .kept("matrix", "n, m", "M"), .kept("left", "n, r", "M Q"), .kept("p", "n, r", "P"),
-      .kept("right", "m, r", "M' P"),
+      .kept("right", "m, r", "M' P"), .kept("common", "m, r", "its mean"), .kept("whole", "n, m", "the mean of M"),
     ])
 
   let rank: Int, eps: Double, h: Hyper
@@ -66,7 +66,7 @@ struct PowerSGD: Driver {
       M.copy(try io["gradient"])
       if let e = io.optional("error0") { M.add(e) }
       if let q0 = io.optional("q0") { q.copy(q0) } else { q.draw(Population.key(h, 0)) }
-      if Double(n) * Double(m) <= Double(n + m) * Double(r) { return .ask("mean_whole", [M], [output], then: .whole) }
+      if Double(n) * Double(m) <= Double(n + m) * Double(r) { return .ask("mean_whole", [M], [try io["whole"]], then: .whole) }
       try LinearAlgebra.multiply(UnsafePointer(M.p), UnsafePointer(q.p), into: left.p, n, r, m)
       return .ask("mean_left", [left], [p], then: .left)
     case .left:
@@ -80,13 +80,16 @@ struct PowerSGD: Driver {
         }
       }
       try LinearAlgebra.multiply(UnsafePointer(M.p), transposed: true, UnsafePointer(p.p), into: right.p, m, r, n)
-      return .ask("mean_right", [right], [q], then: .right)
+      return .ask("mean_right", [right], [try io["common"]], then: .right)
     case .right:
+      q.copy(try io["common"])
       try LinearAlgebra.multiply(
         UnsafePointer(p.p), transposed: false, UnsafePointer(q.p), transposed: true, into: output.p, n, m, r)
       error.set(1, M, -1, output)
       return .done(.converged)
-    case .whole: return .done(.converged)
+    case .whole:
+      output.copy(try io["whole"])
+      return .done(.converged)
     }
   }
 }
@@ -112,7 +115,7 @@ struct GradientCode: Driver {
       .choice("kind", ["cyclic", "fractional"], "of the code"), Population.seed,
     ],
     inputs: [
-      .integer("alive", "n", "1 for every worker that answered, else 0"),
+      .constant("alive", "n", "1 for every worker that answered, else 0"),
       .result("encoding", "n, n", "B"), .result("weights", "n", "factors of the messages"),
       .result("residual", "", "distance of B' a from 1"),
     ])
@@ -149,12 +152,12 @@ struct GradientCode: Driver {
   }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
-    let flags = try io.integers("alive"), encoding = try io["encoding"], weights = try io["weights"]
+    let flags = try io["alive"], encoding = try io["encoding"], weights = try io["weights"]
     let n = weights.count, s = h.integer("stragglers")
     guard s < n else {
       throw Failure(Status.range, "`stragglers` must be fewer than the \(n) workers, got \(s)")
     }
-    let B = try self.encoding(n, s), alive = (0..<n).filter { flags[$0] != 0 }
+    let B = try self.encoding(n, s), alive = (0..<n).filter { flags.p[$0] != 0 }
     for i in 0..<B.count { encoding.p[i] = T(B[i]) }
     var a = [Double](repeating: 0, count: alive.count)
     if !alive.isEmpty {

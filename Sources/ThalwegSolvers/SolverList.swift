@@ -66,4 +66,9 @@ let solverList: [any Listed.Type] = [
   ProxyProx.self,
   PowerSGD.self,
   GradientCode.self,
+  ZOFrankWolfe.self,
+  GradientSliding.self,
+  RandomizedSketchSolver.self,
+  Continuation.self,
+  DARTSES.self,
 ]

@@ -150,6 +150,7 @@ struct Prospect: Driver {
         wanted: [.wanted("loss", "", "loss"), .wanted("gradient", "n", "gradient")]),
     ],
     kept: [
+      .kept("l", "samples", "the table's losses"), .kept("q", "samples", "their weights"),
       .kept("table", "samples, n", "gradients"), .kept("rho", "samples", "their weights in s"),
       .kept("sum", "n", "s"), .kept("g", "n", "gradient of the sample"), .kept("index", "", "the sample"),
     ])
@@ -159,7 +160,7 @@ struct Prospect: Driver {
   enum Phase: Int { case start, all, first, step, sample, weights }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
-    let x = try io["x"], losses = try io["losses"], weights = try io["weights"], table = try io["table"]
+    let x = try io["x"], losses = try io["l"], weights = try io["q"], table = try io["table"]
     let rho = try io["rho"], sum = try io["sum"], g = try io["g"], n = table.rows
     let mu = h.is("reg", "grad") ? h.mu as Double : 0
     switch phase {
@@ -174,6 +175,8 @@ struct Prospect: Driver {
       for i in 0..<n { sum.add(table.row(i), times: Double(rho.p[i])) }
       return .go(.step)
     case .step:
+      try io["losses"].copy(losses)
+      try io["weights"].copy(weights)
       if io.iterations >= h.max_iter { return .done(.maxIter) }
       let u = 0.5 * erfc(-Random.normal(Population.key(h, io.iterations), 0) * 0.5.squareRoot())
       io.index = Double(min(n - 1, max(0, Int(u * Double(n)))))

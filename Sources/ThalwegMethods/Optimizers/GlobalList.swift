@@ -64,4 +64,5 @@ let globalList: [any Listed.Type] = [
   SARAH.self,
   Fish.self,
   NuPI.self,
+  FullBatchGR.self,
 ]

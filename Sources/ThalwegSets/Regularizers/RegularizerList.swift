@@ -38,4 +38,5 @@ let regularizerList: [any Listed.Type] = [
   LaplacianSmoothness.self,
   Sobolev.self,
   ProxCrossEntropy.self,
+  FlowTV.self,
 ]

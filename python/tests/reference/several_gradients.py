@@ -160,3 +160,37 @@ class NuPI(OptimizerReference):
                 self.xi[i] = self.ema_nu * self.xi[i] + (1 - self.ema_nu) * e
             p -= self.lr * (u + self.weight_decay * p)
         self.visits += 1
+
+
+class FullBatchGR(OptimizerReference):
+    """Geiping et al., 2021 (arXiv 2109.14119); the gradients of the tests' tasks differ by constants."""
+
+    name = "full_batch_gr"
+    needs = ("gradient_at", "task_gradients")
+    required = ("blocks",)
+    defaults = {"lr": 0.8, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "block_strength": 0.5, "eps": 1e-2, "clip": 0.25}
+    settings = ({"blocks": 2, "eps": 0.1}, {"blocks": 3, "lr": 0.1, "eps": 0.5, "clip": 5.0, "nesterov": False, "momentum": 0.5},
+                {"blocks": 1, "lr": 0.1, "block_strength": 0.0})
+
+    def start(self, params: Arrays) -> None:
+        self.b: Arrays | None = None
+
+    def step(self, params: Arrays, grads: Arrays, *, gradient_at: Callable[[Arrays], Arrays] | None = None,
+             task_gradients: Callable[[int], list[Arrays]] | None = None, **oracles: Any) -> None:
+        tasks = task_gradients(self.blocks)
+        mean = zeros(params)
+        for task in tasks:
+            length = self.block_strength * np.sqrt(sum(float(np.sum(g * g)) for g in task))
+            r = task
+            if length > 0:
+                h = self.eps / length
+                moved = gradient_at([p + h * self.block_strength * g for p, g in zip(params, task)])
+                r = [g + self.lr / 4 * (m + g - f - g) / h for g, m, f in zip(task, moved, tasks[0])]
+            mean = [a + x / self.blocks for a, x in zip(mean, r)]
+        norm = np.sqrt(sum(float(np.sum(g * g)) for g in mean))
+        if norm > self.clip:
+            mean = [g * self.clip / (norm + 1e-6) for g in mean]
+        g = [a + self.weight_decay * p for a, p in zip(mean, params)]
+        self.b = copies(g) if self.b is None else [self.momentum * b + x for b, x in zip(self.b, g)]
+        for p, x, b in zip(params, g, self.b):
+            p -= self.lr * (x + self.momentum * b if self.nesterov else b)

@@ -185,13 +185,12 @@ class PowerSGD(SolverReference):
     settings = ({}, {"rank": 1, "seed": 3}, {"rank": 9}, {"rank": 3})
 
     def cases(self, rng):
-        r = lambda n, m: min(self.rank, n, m)  # noqa: E731
         functions = lambda: {k: lambda a: np.asarray(a, np.float64) for k in ("mean_left", "mean_right", "mean_whole")}  # noqa: E731
         other = rng.standard_normal((12, 8))
         with_peer = lambda: functions() | {"mean_left": lambda p: 0.5 * np.asarray(p, np.float64) + 0.1,  # noqa: E731
                                            "mean_right": lambda q: 0.5 * np.asarray(q, np.float64) - 0.2}
         return [Case({"gradient": rng.standard_normal((12, 8))}, functions),
-                Case({"gradient": other, "error0": rng.standard_normal((12, 8)), "q0": rng.standard_normal((8, r(12, 8)))}, with_peer),
+                Case({"gradient": other, "error0": rng.standard_normal((12, 8)), "q0": rng.standard_normal((8, 2))}, with_peer, {"rank": 2}),
                 Case({"gradient": rng.standard_normal((3, 2))}, functions), Case({"gradient": rng.standard_normal((1, 6))}, functions)]
 
     def solve(self, inputs, ask):
@@ -219,7 +218,7 @@ class GradientCode(SolverReference):
 
     def cases(self, rng):
         flags = [[1] * 6, [1, 0, 1, 1, 0, 1], [0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1], [0] * 6]
-        return [Case({"alive": np.array(f)}, dict) for f in flags]
+        return [Case({"alive": np.array(f, float)}, dict) for f in flags]
 
     def solve(self, inputs, ask):
         alive, s = np.flatnonzero(np.asarray(inputs["alive"])), self.stragglers
