@@ -66,7 +66,9 @@ struct PowerSGD: Driver {
       M.copy(try io["gradient"])
       if let e = io.optional("error0") { M.add(e) }
       if let q0 = io.optional("q0") { q.copy(q0) } else { q.draw(Population.key(h, 0)) }
-      if Double(n) * Double(m) <= Double(n + m) * Double(r) { return .ask("mean_whole", [M], [try io["whole"]], then: .whole) }
+      if Double(n) * Double(m) <= Double(n + m) * Double(r) {
+        return .ask("mean_whole", [M], [try io["whole"]], then: .whole)
+      }
       try LinearAlgebra.multiply(UnsafePointer(M.p), UnsafePointer(q.p), into: left.p, n, r, m)
       return .ask("mean_left", [left], [p], then: .left)
     case .left:
@@ -128,7 +130,8 @@ struct GradientCode: Driver {
     var B = [Double](repeating: 0, count: n * n)
     if h.is("kind", "fractional") {
       guard n % (s + 1) == 0 else {
-        throw Failure(Status.range, "a fractional code of \(n) workers needs a divisor for stragglers + 1, got \(s + 1)")
+        throw Failure(
+          Status.range, "a fractional code of \(n) workers needs a divisor for stragglers + 1, got \(s + 1)")
       }
       for i in 0..<n { for k in 0...s { B[i * n + i / (s + 1) * (s + 1) + k] = 1 } }
       return B

@@ -359,7 +359,7 @@ struct ConsensusHopping: Driver {
 ///
 /// A value that is NaN counts as infinite. The points start at x0 and at x0 with each entry times 1.05 (0 → 0.00025).
 /// Ends     converged: points and values within xatol and fatol of the best; max_iter.
-/// Differs  nothing from scipy but for the order of equal values, which is stable.
+/// Differs  nothing from scipy but for the order of equal values, which is stable, and that it counts steps from 1.
 /// Source   Nelder and Mead, 1965; Gao and Han, 2012 (adaptive).
 struct NelderMead: Driver {
   static let method = Method.solver(

@@ -113,7 +113,8 @@ struct GradientSliding: Driver {
     source: "Lan, 2014, arXiv:1406.0919; Wu, Xu, Zhang, 2026, arXiv:2602.04161",
     parameters: [
       .number("L", nil, .above(0), "Lipschitz constant of the smooth gradient"),
-      .number("M", nil, .above(0), "bound of the subgradients"), .number("D", 1, .above(0), "squared distance, a guess"),
+      .number("M", nil, .above(0), "bound of the subgradients"),
+      .number("D", 1, .above(0), "squared distance, a guess"),
       .choice("schedule", ["any", "fixed", "strong"], "of g, b and T"),
       .number("mu", 0, .atLeast(0), "strong convexity of chi, for strong"),
       .integer("most", 100_000, .atLeast(1), "most inner steps of one outer step"),
@@ -340,7 +341,8 @@ struct DARTSES: Driver {
       .integer("window", 5, .within(1, 4096), "eigenvalues of a mean"),
       .integer("freq", 2, .atLeast(1), "epochs between checks"),
       .integer("delta", 4, .within(1, 4096), "checks between the means that are compared"),
-      .number("factor", 1.3, .above(0), "growth that stops"), .integer("start", 10, .atLeast(0), "earliest epoch to go back to"),
+      .number("factor", 1.3, .above(0), "growth that stops"),
+      .integer("start", 10, .atLeast(0), "earliest epoch to go back to"),
       .integer("checks", 25, .within(1, 0x1p20), "most checks"),
     ],
     inputs: [

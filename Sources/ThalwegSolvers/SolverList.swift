@@ -71,4 +71,6 @@ let solverList: [any Listed.Type] = [
   RandomizedSketchSolver.self,
   Continuation.self,
   DARTSES.self,
+  GPPosterior.self,
+  ConfigBO.self,
 ]

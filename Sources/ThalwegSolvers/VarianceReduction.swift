@@ -34,7 +34,8 @@ struct AISARAH: Driver {
     parameters: [
       .number("gamma", 1.0 / 32, .between(0, 1, lowOpen: true, highOpen: true), "share of |v|^2 that ends a loop"),
       .number("beta", 0.999, .between(0, 1, lowOpen: true, highOpen: true), "rate of the average of 1/a"),
-      .flag("third", true, "with third derivatives"), .number("tol", 0, .atLeast(0), "norm of the gradient that ends it"),
+      .flag("third", true, "with third derivatives"),
+      .number("tol", 0, .atLeast(0), "norm of the gradient that ends it"),
       .integer("inner", 10_000, .atLeast(1), "most steps of a loop"),
       .integer("max_iter", 20, .atLeast(0), "outer steps"),
     ],

@@ -39,7 +39,7 @@ def test_a_bilinear_game_is_solved_where_plain_descent_goes_round(sentence: str)
     ends = {}
     for text in (sentence, "sgd(lr=0.2)", "optimistic_gda(lr=0.2, k=0)"):
         z = np.array([1.0, -0.5])
-        descend(text, z, lambda z: ROTATION @ z, 400)
+        descend(text, z, lambda z: ROTATION @ z, 800)
         ends[text] = np.linalg.norm(z)
     assert ends[sentence] < 1e-6 and ends["sgd(lr=0.2)"] > 1
     assert ends["optimistic_gda(lr=0.2, k=0)"] == ends["sgd(lr=0.2)"]
@@ -161,7 +161,7 @@ def test_nelder_mead_is_scipy(n: int, adaptive: bool) -> None:
     theirs = optimize.minimize(f, x0, method="Nelder-Mead", options={"adaptive": adaptive, "maxiter": 200 * n, "maxfev": 10**6})
     mine = tw.solver(f"nelder_mead(adaptive={str(adaptive).lower()}, max_iter={200 * n})")
     result = mine.answer(mine.requests(x0=x0), point_value=f)
-    assert (result.iterations, result.evaluations) == (theirs.nit, theirs.nfev)
+    assert (result.iterations + 1, result.evaluations) == (theirs.nit, theirs.nfev)  # scipy counts from 1
     np.testing.assert_allclose(result.x, theirs.x, rtol=1e-9, atol=1e-12)
 
 
@@ -245,20 +245,20 @@ def test_disparate_impact_applied_to_the_losses_is_the_surrogate() -> None:
 def test_focal_weight_without_a_power_is_cross_entropy() -> None:
     rng = np.random.default_rng(5)
     z, y = rng.standard_normal((6, 4)), rng.integers(0, 4, 6)
-    want, g = tw.objective("cross_entropy").value_and_grad(z=z, y=y)
-    value, out = tw.weighting("focal_weight(gamma=0)").value_and_grad(logits=z, y=y)
+    want, g = tw.objective("softmax_cross_entropy").value_and_grad(z=z, y=y)
+    value, out = tw.weighting("focal_weight(gamma=0)").value_and_grad(z=z, y=y)
     assert value == pytest.approx(want, rel=1e-13)
-    np.testing.assert_allclose(out["logits"], g["z"], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(out["z"], g["z"], rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 def test_focal_weight_differences(gamma: float) -> None:
     rng = np.random.default_rng(6)
     z, y, d = rng.standard_normal((5, 3)), rng.integers(0, 3, 5), rng.standard_normal((5, 3))
-    mine = lambda x: tw.weighting(f"focal_weight(gamma={gamma})").value_and_grad(logits=x, y=y)  # noqa: E731
-    assert (mine(z + 1e-6 * d)[0] - mine(z - 1e-6 * d)[0]) / 2e-6 == pytest.approx(np.sum(mine(z)[1]["logits"] * d), rel=1e-7)
-    sure = tw.weighting(f"focal_weight(gamma={gamma})").value_and_grad(logits=np.array([[800.0, 0.0]]), y=np.array([0]))
-    assert sure[0] == 0 and np.all(sure[1]["logits"] == 0)
+    mine = lambda x: tw.weighting(f"focal_weight(gamma={gamma})").value_and_grad(z=x, y=y)  # noqa: E731
+    assert (mine(z + 1e-6 * d)[0] - mine(z - 1e-6 * d)[0]) / 2e-6 == pytest.approx(np.sum(mine(z)[1]["z"] * d), rel=1e-7)
+    sure = tw.weighting(f"focal_weight(gamma={gamma})").value_and_grad(z=np.array([[800.0, 0.0]]), y=np.array([0]))
+    assert sure[0] == 0 and np.all(sure[1]["z"] == 0)
 
 
 @pytest.mark.parametrize("setting", ["kp=0", "kp=2, ema_nu=0.5", "kp=1, ki=0.5, init=zeros", "kp=1, weight_decay=0.1"])
@@ -291,7 +291,7 @@ def test_what_was_sent_and_what_was_kept_is_what_came(compressor: str) -> None:
         g = rng.standard_normal(w.shape)
         total += g
         opt.step([g])
-    error = opt.state()["error"][0].reshape(w.shape)
+    error = opt.state()["error_feedback.error"][0].reshape(w.shape)
     np.testing.assert_allclose(-w + error, total, atol=1e-12 * max(1.0, float(np.abs(error).max())))
 
 
@@ -347,11 +347,11 @@ def test_powersgd_is_torch() -> None:
     hook = pytest.importorskip("torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook")
     rng = np.random.default_rng(13)
     M, Q = rng.standard_normal((12, 9)), rng.standard_normal((9, 3))
-    q, p = torch.tensor(Q), torch.zeros(12, 3, dtype=torch.float64)
+    q = torch.tensor(Q)[None]
     hook._orthogonalize(q, 1e-8)
-    torch.matmul(torch.tensor(M), q, out=p)
+    p = torch.tensor(M) @ q
     hook._orthogonalize(p, 1e-8)
-    want = p @ (torch.tensor(M).T @ p).T
+    want = (p @ (torch.tensor(M).T @ p).transpose(1, 2))[0]
     mine = tw.solver("powersgd(rank=3)")
     result = mine.answer(mine.requests(gradient=M, q0=Q), mean_left=same, mean_right=same, mean_whole=same)
     np.testing.assert_allclose(result.output, want.numpy(), atol=1e-6)
@@ -581,9 +581,9 @@ def test_drrho_contrastive_remembers_every_sample() -> None:
 def test_irm_is_the_derivative_by_a_scale() -> None:
     rng = np.random.default_rng(27)
     z, y = rng.standard_normal((7, 3)), rng.integers(0, 3, 7)
-    loss = lambda scale: tw.objective("cross_entropy")(z=scale * z, y=y)  # noqa: E731
+    loss = lambda scale: tw.objective("softmax_cross_entropy")(z=scale * z, y=y)  # noqa: E731
     slope = (loss(1 + 1e-6) - loss(1 - 1e-6)) / 2e-6
-    assert tw.objective("irm_penalty")(logits=z, y=y) == pytest.approx(slope**2, rel=1e-7)
+    assert tw.objective("irm_penalty")(z=z, y=y) == pytest.approx(slope**2, rel=1e-7)
 
 
 def test_forward_gradient_of_the_gradient_is_it() -> None:

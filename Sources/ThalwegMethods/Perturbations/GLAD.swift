@@ -53,7 +53,8 @@ struct GLAD: Source {
 /// Source   Jiang et al., 2024, arXiv:2412.05551.
 struct GAQATFreeze: Source {
   static let method = Method(
-    "gaqat_freeze", .perturbation, "Task gradients that hardly change their sign are left out beside a smoothness gradient.",
+    "gaqat_freeze", .perturbation,
+    "Task gradients that hardly change their sign are left out beside a smoothness gradient.",
     rule: """
       g_s = gradient at theta + rho*g/|g|;  g <- (0 where frozen, else g) + g_s
       every window steps: frozen = (sign changes of g)/(window - 1) < threshold

@@ -34,6 +34,7 @@ let scheduleList: [any Listed.Type] = [
   BatchLadder.self,
   Greedy.self,
   LocalSGD.self,
+  NoPropSchedule.self,
 ]
 
 extension Parameter {

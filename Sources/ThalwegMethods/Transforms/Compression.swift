@@ -81,7 +81,11 @@ struct Compressor {
       var sums = (0.0, 0.0), counts = (0.0, 0.0)
       for i in 0..<rows {
         let v = Double(x[i &* columns &+ j])
-        if v < 0 { (sums.1, counts.1) = (sums.1 + v, counts.1 + 1) } else { (sums.0, counts.0) = (sums.0 + v, counts.0 + 1) }
+        if v < 0 {
+          (sums.1, counts.1) = (sums.1 + v, counts.1 + 1)
+        } else {
+          (sums.0, counts.0) = (sums.0 + v, counts.0 + 1)
+        }
       }
       let above = T(counts.0 > 0 ? sums.0 / counts.0 : 0), below = T(counts.1 > 0 ? sums.1 / counts.1 : 0)
       for i in 0..<rows { x[i &* columns &+ j] = x[i &* columns &+ j] < 0 ? below : above }

@@ -15,12 +15,12 @@ struct IRMPenalty: Objective {
     rule: "d = mean_b (sum_c p_c z_c - z_y), p = softmax(z);  value = d^2, or d1*d2 of two halves (split)",
     source: "Arjovsky, Bottou, Gulrajani, Lopez-Paz, 2019, arXiv:1907.02893",
     parameters: [.flag("split", false, "the product of even and odd samples, without a bias")],
-    inputs: [.variable("logits", "B, C", "logits of one domain"), .integer("y", "B", "labels")])
+    inputs: [.variable("z", "B, C", "logits of one domain"), .integer("y", "B", "labels")])
   let split: Bool
   init(_ h: Hyper) { split = h.split }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let z = try x["logits"], y = try x.integers("y"), n = x.sizes["B"], classes = x.sizes["C"]
+    let z = try x["z"], y = try x.integers("y"), n = x.sizes["B"], classes = x.sizes["C"]
     try Labels.check(y, n, classes)
     func mean(_ row: UnsafePointer<T>) -> (level: Double, mean: Double) {
       let level = Softmax.logSum(row, classes)
@@ -31,7 +31,7 @@ struct IRMPenalty: Objective {
     for b in 0..<n { d[split ? b % 2 : 0] += (mean(z + b * classes).mean - Double(z[b * classes + y[b]])) }
     d[0] /= sizes[0]
     d[1] = split ? (sizes[1] > 0 ? d[1] / sizes[1] : 0) : d[0]
-    if let g = try cache?.keep("logits", n * classes, T.self) {
+    if let g = try cache?.keep("z", n * classes, T.self) {
       for b in 0..<n {
         let part = split ? b % 2 : 0, row = z + b * classes, (level, mean) = mean(row)
         let factor = (split ? d[1 - part] : 2 * d[0]) / sizes[part]

@@ -21,7 +21,8 @@ struct STNHyperLinear: Objective {
       .variable("x", "B, in", "inputs"), .variable("weight", "out, in", "W"), .variable("bias", "out", "b"),
       .variable("response", "out, in", "V"), .variable("response_bias", "out", "v"),
       .variable("projection", "2, out, H", "maps hyper-parameters to (c_w, c_b)"),
-      .variable("hyper", "B, H", "hyper-parameters of each sample"), .variable("scale", "", "factor of the plain layer"),
+      .variable("hyper", "B, H", "hyper-parameters of each sample"),
+      .variable("scale", "", "factor of the plain layer"),
       .constant("upstream", "B, out", "gradient for the output; ones when left out", optional: true),
       .result("output", "B, out", "what the layer gives"),
     ])

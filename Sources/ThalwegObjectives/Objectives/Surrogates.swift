@@ -190,7 +190,8 @@ struct VWGFObjective: Objective {
     parameters: [
       .choice("kind", ["kl", "js", "gen_entropy"], "the divergence"),
       .flag("mean_exp", false, "kl without the logarithm"),
-      .number("power", 2, .above(1), "m of gen_entropy"), .number("q", 1, .above(0), "reference density of gen_entropy"),
+      .number("power", 2, .above(1), "m of gen_entropy"),
+      .number("q", 1, .above(0), "reference density of gen_entropy"),
     ],
     inputs: [
       .variable("moved", "n", "critic at the moved samples"), .variable("reference", "m", "critic at the reference's"),

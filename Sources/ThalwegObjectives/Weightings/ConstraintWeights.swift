@@ -71,7 +71,7 @@ struct FeasibleLearning: Objective {
 ///     p = softmax(z)_y;   w = alpha_y·(1 − p)^gamma;   value = −mean w·log p
 ///     ∂value/∂z = k/B·(onehot − p),  k = −w + alpha_y·gamma·(1 − p)^(gamma−1)·p·log p, or −w with `detach`
 ///
-/// logits (B, C), y (B,). The factor of gamma is 0 where p = 1. Weights are those of −log p/B.
+/// z: logits (B, C), y (B,). The factor of gamma is 0 where p = 1. Weights are those of −log p/B.
 /// Errors   TW_ERROR_RANGE: a logit that is not finite, a label that is no class.
 /// Differs  torchvision's sigmoid_focal_loss is of one class; this is the softmax form.
 /// Source   Lin, Goyal, Girshick, He and Dollar, 2017, arXiv:1708.02002.
@@ -84,7 +84,7 @@ struct FocalWeight: Objective {
       .number("gamma", 2, .atLeast(0), "power of 1 - p"), .flag("detach", false, "the weights are held constant"),
     ],
     inputs: [
-      .variable("logits", "B, C", "logits"), .integer("y", "B", "labels"),
+      .variable("z", "B, C", "logits"), .integer("y", "B", "labels"),
       .constant("alpha", "C", "factor of each class, 1 when left out", optional: true),
       .result("weights", "B", "weights of the samples"),
     ])
@@ -92,12 +92,12 @@ struct FocalWeight: Objective {
   init(_ h: Hyper) { (gamma, detach) = (h.gamma, h.detach) }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let z = try x["logits"], y = try x.integers("y"), n = x.sizes["B"], classes = x.sizes["C"]
+    let z = try x["z"], y = try x.integers("y"), n = x.sizes["B"], classes = x.sizes["C"]
     let alpha = x.optional("alpha")
-    try refuseNonFinite(z, n * classes, "logits")
+    try refuseNonFinite(z, n * classes, "z")
     if let alpha { try refuseNonFinite(alpha, classes, "alpha") }
     try Labels.check(y, n, classes)
-    let weights = try cache?.keep("weights", n, T.self), g = try cache?.keep("logits", n * classes, T.self)
+    let weights = try cache?.keep("weights", n, T.self), g = try cache?.keep("z", n * classes, T.self)
     return Rows.sum(n, work: 8 * classes) { b in
       let row = z + b * classes, level = Softmax.logSum(row, classes), a = alpha.map { Double($0[y[b]]) } ?? 1
       // log p from the others where p is close to 1, so that 1 − p keeps its digits
@@ -141,7 +141,8 @@ struct DisparateImpact: Objective {
     source: "Hashemizadeh, Ramirez, Sukumaran, Farnadi, Lacoste-Julien, Gallego-Posada, 2023, arXiv:2310.20673",
     parameters: [
       .number("baseline_all", nil, .within(0, 1), "accuracy of the baseline on all"),
-      .number("tol", 0.01, .atLeast(0), "gap that is allowed"), .number("lr", 1e-2, .above(0), "step of the multipliers"),
+      .number("tol", 0.01, .atLeast(0), "gap that is allowed"),
+      .number("lr", 1e-2, .above(0), "step of the multipliers"),
       .integer("memory", 0, .within(0, 0x1p20), "answers of a group that are remembered; 0: the batch", live: false),
       .flag("detach_model", false, "the mean loss of all is held constant"),
     ],

@@ -233,7 +233,8 @@ private enum KLDRO {
     return tau * level + (ball ? tau * h.rho : 0)
   }
   static let temperatures: [Input] = [
-    .result("tau", "", "the temperature"), .result("dtau", "", "derivative of the value without rho by the temperature"),
+    .result("tau", "", "the temperature"),
+    .result("dtau", "", "derivative of the value without rho by the temperature"),
   ]
 }
 

@@ -31,13 +31,13 @@ class IRMPenalty(ObjectiveReference):
     settings = ({}, {"split": True})
 
     def examples(self, rng: np.random.Generator) -> Examples:
-        return [{"logits": 2 * rng.standard_normal((n, c)), "y": rng.integers(0, c, n)} for n, c in ((1, 2), (5, 3), (6, 4), (3, 1))]
+        return [{"z": 2 * rng.standard_normal((n, c)), "y": rng.integers(0, c, n)} for n, c in ((1, 2), (5, 3), (6, 4), (3, 1))]
 
-    def parts(self, logits: np.ndarray, y: np.ndarray) -> tuple[list[float], list[np.ndarray]]:
+    def parts(self, z: np.ndarray, y: np.ndarray) -> tuple[list[float], list[np.ndarray]]:
         """The derivative by the scale of each half, and its gradient."""
-        p, n = softmax(logits), len(y)
-        d = np.sum(p * logits, axis=1) - logits[np.arange(n), y]
-        slope = p * (1 + logits - np.sum(p * logits, axis=1, keepdims=True)) - np.eye(logits.shape[1])[y]
+        p, n = softmax(z), len(y)
+        d = np.sum(p * z, axis=1) - z[np.arange(n), y]
+        slope = p * (1 + z - np.sum(p * z, axis=1, keepdims=True)) - np.eye(z.shape[1])[y]
         halves = [np.arange(n) % 2 == k for k in (0, 1)] if self.split else [np.ones(n, bool)] * 2
         values = [float(d[h].mean()) if h.any() else 0.0 for h in halves]
         return values, [slope * h[:, None] / max(1, h.sum()) for h in halves]
@@ -48,7 +48,7 @@ class IRMPenalty(ObjectiveReference):
 
     def gradients(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         (a, b), (ga, gb) = self.parts(**inputs)
-        return {"logits": a * gb + b * ga}
+        return {"z": a * gb + b * ga}
 
 
 class FishrPenalty(ObjectiveReference):

@@ -183,11 +183,11 @@ class FocalWeight(WeightingReference):
     defaults = {"gamma": 2.0, "detach": False}
     settings = ({}, {"gamma": 0.0}, {"gamma": 0.5}, {"gamma": 1.0, "detach": True})
 
-    def parts(self, logits: np.ndarray, y: np.ndarray, alpha: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        level = np.logaddexp.reduce(logits, axis=1)
+    def parts(self, z: np.ndarray, y: np.ndarray, alpha: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        level = np.logaddexp.reduce(z, axis=1)
         rows = np.arange(len(y))
-        miss = np.array([np.exp(np.delete(z, k) - l).sum() for z, k, l in zip(logits, y, level)])
-        return (1.0 if alpha is None else alpha[y]) * np.minimum(miss, 1) ** self.gamma, logits[rows, y] - level
+        miss = np.array([np.exp(np.delete(row, k) - l).sum() for row, k, l in zip(z, y, level)])
+        return (1.0 if alpha is None else alpha[y]) * np.minimum(miss, 1) ** self.gamma, z[rows, y] - level
 
     def step(self, **inputs: np.ndarray) -> np.ndarray:
         return self.parts(**inputs)[0]
@@ -197,7 +197,7 @@ class FocalWeight(WeightingReference):
 
     def sequences(self, rng: np.random.Generator) -> list[list[dict[str, Any]]]:
         def batch(n: int, c: int, **more: Any) -> dict[str, Any]:
-            return {"logits": 3 * rng.standard_normal((n, c)), "y": rng.integers(0, c, n), **more}
+            return {"z": 3 * rng.standard_normal((n, c)), "y": rng.integers(0, c, n), **more}
 
         return [[batch(1, 2), batch(1, 2)], [batch(5, 3), batch(5, 3)], [batch(6, 4, alpha=rng.uniform(0.5, 2, 4))],
                 [batch(3, 1)]]

@@ -194,3 +194,25 @@ class FullBatchGR(OptimizerReference):
         self.b = copies(g) if self.b is None else [self.momentum * b + x for b, x in zip(self.b, g)]
         for p, x, b in zip(params, g, self.b):
             p -= self.lr * (x + self.momentum * b if self.nesterov else b)
+
+
+class NoPropSchedule(ScheduleReference):
+    """Li, Teh, Pascanu, 2025 (arXiv 2503.24322)."""
+
+    name = "noprop_schedule"
+    defaults = {"of": "alpha_bar", "total": 10, "eta": 0.1, "s": 0.008, "clip": 1e-5}
+    settings = ({}, {"of": "snr"}, {"of": "loss", "total": 5, "eta": 0.5}, {"of": "a", "total": 4}, {"of": "b", "s": 0.1}, {"of": "c", "clip": 1e-2})
+
+    def signal(self, t: int) -> float:
+        f = lambda u: np.cos((u / self.total + self.s) / (1 + self.s) * np.pi / 2) ** 2  # noqa: E731
+        return float(np.clip(f(self.total - t) / f(0), self.clip, 1 - self.clip))
+
+    def value(self, k: int) -> float:
+        t, snr = min(k, self.total), lambda x: x / (1 - x)
+        if self.of in ("alpha_bar", "snr"):
+            return self.signal(t) if self.of == "alpha_bar" else snr(self.signal(t))
+        if self.of == "loss":
+            return self.eta * self.total / 2 * (snr(self.signal(k)) - snr(self.signal(k - 1))) if 1 <= k <= self.total else 0.0
+        now, before = self.signal(max(t, 1)), self.signal(max(t, 1) - 1)
+        p = before / now
+        return {"a": np.sqrt(now) * (1 - p), "b": np.sqrt(p) * (1 - now), "c": (1 - now) * (1 - p)}[self.of] / (1 - before)
