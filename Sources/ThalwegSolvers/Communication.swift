@@ -1,9 +1,10 @@
 import Glibc
 import ThalwegCore
 
-/// PowerSGD: a gradient of several workers in a few columns, by one step of subspace iteration, with its error fed back.
+/// PowerSGD: a gradient of several workers in a few columns, by one step of subspace iteration, its error fed back.
 ///
-///     M = gradient + error;  P = mean(M·Q), its columns orthonormal;  Q = mean(Mᵀ·P);  output = P·Qᵀ;  error = M − output
+///     M = gradient + error;  P = mean(M·Q), its columns orthonormal;  Q = mean(Mᵀ·P);  output = P·Qᵀ
+///     error = M − output
 ///
 /// mean is over the workers, who all begin with the same Q. Small matrices, n·m ≤ (n + m)·r, are averaged as they are.
 /// The host hands error and q in again with the next gradient: without q the method has no warm start. r is at most the

@@ -355,7 +355,7 @@ struct ConsensusHopping: Driver {
 ///
 ///     x̄ = mean of all but the worst;  reflection (1+ρ)·x̄ − ρ·worst;   better than the best: expansion by ρ·χ, the
 ///     better of the two;   better than the second worst: kept;   better than the worst: outside contraction by ψ·ρ,
-///     kept if not above the reflection;   else inside contraction by ψ, kept if below the worst;   else all shrink by σ
+///     kept if not above the reflection;   else inside contraction by ψ, kept if below the worst;   else all shrink
 ///
 /// A value that is NaN counts as infinite. The points start at x0 and at x0 with each entry times 1.05 (0 → 0.00025).
 /// Ends     converged: points and values within xatol and fatol of the best; max_iter.

@@ -13,6 +13,7 @@ import pytest
 import thalweg as tw
 
 SCHEDULES = {
+    "sso_stepsize": "sso_stepsize(kind=sqrt, eta0=0.5)",
     "noprop_schedule": "noprop_schedule(total=5)",
     "local_sgd": "local_sgd(period=3, switch=2)",
     "batch_ladder": "batch_ladder(boundaries=[3, 6], batches=[8, 16, 24])",

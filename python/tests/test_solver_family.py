@@ -640,3 +640,50 @@ def test_a_sign_that_never_changes_freezes_and_one_that_does_not() -> None:
             g[...] = [1.0, (-1.0) ** k] if n == 0 else [0.25, 0.25]
         moved = before - w
         np.testing.assert_array_equal(moved, [1.25 if k < 4 else 0.25, (-1.0) ** k + 0.25])
+
+
+# ---- schedules and bounds
+
+
+def test_the_step_size_of_adagrad_falls_with_what_it_is_told() -> None:
+    mine = tw.schedule("sso_stepsize(kind=adagrad, eta0=2)")
+    for norm in (3.0, 4.0):
+        mine.observe("gradient_norm", norm)
+    assert mine(0) == pytest.approx(2 / 5)
+    with pytest.raises(tw.Error, match="gradient_norm"):
+        mine.observe("gradient_norm", -1.0)
+
+
+def test_the_noise_of_noprop_keeps_its_moments() -> None:
+    """z_t of a right prediction has the moments of the schedule when z_{t-1} has."""
+    at = lambda what, t: tw.schedule(f"noprop_schedule(of={what}, total=6)")(t)  # noqa: E731
+    for t in range(1, 7):
+        before, now = at("alpha_bar", t - 1), at("alpha_bar", t)
+        a, b, c = (at(what, t) for what in "abc")
+        assert a + b * np.sqrt(before) == pytest.approx(np.sqrt(now), rel=1e-10)
+        assert b * b * (1 - before) + c == pytest.approx(1 - now, rel=1e-9, abs=1e-12)
+
+
+def test_weak_duality() -> None:
+    optimize = pytest.importorskip("scipy.optimize")
+    rng = np.random.default_rng(32)
+    A, c, low, high = rng.standard_normal((3, 5)), rng.standard_normal(5), -np.ones(5), np.ones(5)
+    b = A @ rng.uniform(-0.5, 0.5, 5)
+    best = optimize.linprog(c, A_ub=-A, b_ub=-b, bounds=list(zip(low, high)))
+    y = -best.ineqlin.marginals
+    loss = lambda y: tw.objective("dual_completion_bounds")(y=y, A=A, b=b, c=c, low=low, high=high)  # noqa: E731
+    assert -loss(y) == pytest.approx(best.fun, rel=1e-9)
+    assert all(-loss(rng.uniform(0, 2, 3)) <= best.fun + 1e-12 for _ in range(50))
+
+
+def test_gaussian_processes_are_scikit_learn() -> None:
+    gp = pytest.importorskip("sklearn.gaussian_process")
+    rng = np.random.default_rng(33)
+    X, y, Z = rng.standard_normal((7, 2)), rng.standard_normal(7), rng.standard_normal((5, 2))
+    for name, kernel in (("rbf", gp.kernels.RBF(0.8)), ("matern52", gp.kernels.Matern(0.8, nu=2.5))):
+        peer = gp.GaussianProcessRegressor(kernel, alpha=1e-3, optimizer=None).fit(X, y)
+        mean, deviation = peer.predict(Z, return_std=True)
+        mine = tw.solver(f"gp_posterior(kernel={name}, lengthscale=0.8, noise=1e-3)")
+        result = mine.answer(mine.requests(points=X, values=y, queries=Z))
+        np.testing.assert_allclose(result.mean, mean, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(result.deviation, deviation, rtol=1e-7, atol=1e-8)

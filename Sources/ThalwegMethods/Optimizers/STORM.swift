@@ -95,8 +95,8 @@ struct STORM: ElementRule {
 ///     otherwise, on one minibatch:  v ← v + g(θₜ) − g(θₜ₋₁);     θ ← θ − lr·v
 ///
 /// State    as spider.
-/// Differs  an inner loop has `inner` steps: the early end of SARAH+ (`stop_ratio`) would have to tell the host that the
-///          next gradient is over all data.
+/// Differs  an inner loop has `inner` steps: the early end of SARAH+ (`stop_ratio`) would have to tell the host that
+///          the next gradient is over all data.
 /// Source   Nguyen, Liu, Scheinberg and Takac, 2017, arXiv:1703.00102.
 struct SARAH: ElementRule {
   static let method = Method(

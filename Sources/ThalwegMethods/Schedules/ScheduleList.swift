@@ -35,6 +35,7 @@ let scheduleList: [any Listed.Type] = [
   Greedy.self,
   LocalSGD.self,
   NoPropSchedule.self,
+  SSOStepsize.self,
 ]
 
 extension Parameter {

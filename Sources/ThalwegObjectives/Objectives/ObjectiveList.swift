@@ -107,4 +107,8 @@ let objectiveList: [any Listed.Type] = [
   VWGFObjective.self,
   ForwardGradient.self,
   DEELBO.self,
+  NoPropLoss.self,
+  NodePerturbation.self,
+  DualCompletionBounds.self,
+  DualCompletionRSOC.self,
 ]

@@ -151,8 +151,8 @@ struct STNPerturb: Objective {
 
 /// Hyper-parameters brought into their ranges.
 ///
-///     both ends finite: low + (high − low)·sigmoid(raw);   one: low + softplus(raw), or high − softplus(−raw);   else raw
-///     discrete: rounded down after that;   value = ⟨upstream, mapped⟩
+///     both ends finite: low + (high − low)·sigmoid(raw);   one: low + softplus(raw), or high − softplus(−raw)
+///     none: raw;   discrete: rounded down after that;   value = ⟨upstream, mapped⟩
 ///
 /// raw (k,); low and high (k,), infinite where there is no end; upstream (k,) is 1 when left out. The gradient of what
 /// is rounded is that of the map.

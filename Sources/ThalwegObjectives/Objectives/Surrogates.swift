@@ -103,7 +103,8 @@ struct MECO: Objective {
 /// `samples` they are.
 /// State    log u of every sample and side.
 /// Errors   TW_ERROR_RANGE: an index that is no sample.
-/// Differs  nothing from DRRho-CLIP: sums over B − 1, but log g over B. γ is 1 at first and falls by the host's schedule.
+/// Differs  nothing from DRRho-CLIP: sums over B − 1, but log g over B. γ is 1 at first and falls by a schedule of the
+///          host.
 /// Source   Wei, Lin, et al., 2025, arXiv:2505.06699; Yuan et al., 2022 (SogCLR).
 struct DRRhoContrastive: Objective {
   static let method = Method(

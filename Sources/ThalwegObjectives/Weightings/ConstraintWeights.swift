@@ -120,8 +120,8 @@ struct FocalWeight: Objective {
 
 /// Disparate impact: the accuracy of no group may fall behind by more than that of all, against a dense baseline.
 ///
-///     strict_k = (A_k − a_k) − (A − a) − tol,  accuracies A of the baseline and a of the batch, or of the last `memory`
-///                samples of each group (all its places filled; a is then the mean of the groups' then)
+///     strict_k = (A_k − a_k) − (A − a) − tol,  accuracies A of the baseline and a of the batch, or of the last
+///                `memory` samples of each group (all its places filled; a is then the mean of the groups' then)
 ///     surrogate_k = l_k − l of the batch's mean losses, less a constant of the baseline
 ///     λ_k ← max(0, λ_k + lr·strict_k);   weights_i = Σ_k λ_k·(1[group_i = k]/n_k − 1/n);   value = Σ weights_i·loss_i
 ///

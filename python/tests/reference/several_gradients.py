@@ -216,3 +216,16 @@ class NoPropSchedule(ScheduleReference):
         now, before = self.signal(max(t, 1)), self.signal(max(t, 1) - 1)
         p = before / now
         return {"a": np.sqrt(now) * (1 - p), "b": np.sqrt(p) * (1 - now), "c": (1 - now) * (1 - p)}[self.of] / (1 - before)
+
+
+class SSOStepsize(ScheduleReference):
+    """Lavington et al., 2023 (arXiv 2302.02607); adagrad before it was told of a gradient."""
+
+    name = "sso_stepsize"
+    defaults = {"kind": "constant", "eta0": 1.0, "total": 1000, "eta_min": 1e-4, "eta_max": 1e4}
+    settings = ({}, {"kind": "sqrt", "eta0": 2.0}, {"kind": "exponential", "total": 20, "eta_min": 0.1}, {"kind": "adagrad", "eta0": 0.3, "eta_max": 0.2})
+
+    def value(self, k: int) -> float:
+        t = k + 1
+        factor = {"sqrt": t**-0.5, "exponential": float(self.total) ** (-t / self.total)}.get(self.h["kind"], 1.0)
+        return float(np.clip(self.eta0 * factor, self.eta_min, self.eta_max))
