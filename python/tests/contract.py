@@ -77,6 +77,8 @@ COMPOSED = {
     "accumulate_sam": "gradient_accumulate(2) | sam(0.05) | clip_global_norm(1) | adamw(lr=0.1)",
     "sam_accumulate": "sam(0.05) | gradient_accumulate(2) | sgd(lr=0.1, momentum=0.9)",
     "pcgrad_sam": "pcgrad(tasks=2) | sam(0.05) | sgd(lr=0.1)",
+    "glad": "glad(0.5) | sgd(lr=0.1)",
+    "gaqat_freeze": "gaqat_freeze(window=3, rho=0.1) | sgd(lr=0.1)",
     "zo_gradient": "zo_gradient(0.1, q=2, central=true) | sgd(lr=0.01)",
     "openai_es": "openai_es(pairs=2, sigma=0.1) | sgd(lr=0.01, momentum=0.5)",
     "error_feedback": "error_feedback(ratio=0.3) | sgd(lr=0.1)",
