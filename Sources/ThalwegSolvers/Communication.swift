@@ -161,6 +161,7 @@ struct GradientCode: Driver {
     guard s < n else {
       throw Failure(Status.range, "`stragglers` must be fewer than the \(n) workers, got \(s)")
     }
+    try Memory.ask(64 &* n &* n)
     let B = try self.encoding(n, s), alive = (0..<n).filter { flags.p[$0] != 0 }
     for i in 0..<B.count { encoding.p[i] = T(B[i]) }
     var a = [Double](repeating: 0, count: alive.count)

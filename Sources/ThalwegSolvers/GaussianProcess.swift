@@ -52,7 +52,9 @@ private struct Kernel {
   func posterior<T: Real>(_ Z: Vector<T>, _ X: Vector<T>, _ values: [[Double]]) throws(Failure)
     -> (means: [[Double]], deviations: [Double])
   {
-    let n = X.rows, m = Z.rows, K = matrix(X), k = cross(Z, X), count = values.count
+    let n = X.rows, m = Z.rows, count = values.count
+    try Memory.ask(32 &* n &* (n &+ m &+ count))
+    let K = matrix(X), k = cross(Z, X)
     // K⁻¹·(values, k(Z, X)ᵀ) at once
     var right = [Double](repeating: 0, count: n * (count + m))
     for i in 0..<n {
