@@ -169,7 +169,7 @@ def required(method: tw.Method) -> dict[str, str]:
 CALM = {"rolling_ball": {"projection_lr": "1e-5"}}
 
 # Methods that never look at a gradient.
-LOSSES_ALONE = {"spsa"}
+LOSSES_ALONE = {"spsa", "mezo", "zo_gradient", "openai_es"}
 
 
 def sentence_of(method: tw.Method, **values: Any) -> str:

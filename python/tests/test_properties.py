@@ -17,7 +17,7 @@ WHOLE = {
     "adafactor", "adam_snsm", "muon", "mars", "lamb", "lars", "cautious_adamw", "adam_cm", "adagrad_norm", "beta_ngd", "dog", "dowg", "dadapt_sgd",
     "dadapt_adam", "prodigy", "polyak_sgd", "sania", "oasis", "nigt", "opt_amsgrad", "optimistic_omd", "u_dog", "a_dog", "dal", "spherical_langevin", "sgld",
     "split_sgd", "visual_prompt", "frank_wolfe", "mirror_descent", "prox_linear", "truncated_model",
-    "o2nc", "spider", "rolling_ball", "harpg", "spsa", "adalomo", "adam_mini", "apollo", "came", "fromage", "grokadamw", "lomo", "momo", "novograd",
+    "o2nc", "spider", "rolling_ball", "harpg", "spsa", "mezo", "adalomo", "adam_mini", "apollo", "came", "fromage", "grokadamw", "lomo", "momo", "novograd",
     "schedule_free_plus", "scion", "stable_adamw", "adamuon", "dion2", "norm_descent", "norm_direction", "normuon", "polargrad",
     "shampoo", "soap", "kl_shampoo", "kl_soap", "adahessian", "sophia", "trion", "dion", "psgd_kron",
     "psgd_lra", "psgd_xmat", "psgd_dense", "mfac", "scaled_gd", "robust_subgm", "norm_trust_region", "saddle_free_newton",
@@ -25,7 +25,7 @@ WHOLE = {
 # Methods whose state has the square of a tensor's size: they refuse large ones.
 SMALL = {"psgd_dense"}
 # draws are keyed by the tensor's place in the list
-NOISY = {"sgld", "spherical_langevin", "oasis", "spsa", "apollo", "coap", "dion", "sophia", "psgd_kron", "psgd_lra", "psgd_xmat", "psgd_dense"}
+NOISY = {"sgld", "spherical_langevin", "oasis", "spsa", "mezo", "apollo", "coap", "dion", "sophia", "psgd_kron", "psgd_lra", "psgd_xmat", "psgd_dense"}
 ORDERED = NOISY | {"grokadamw"}  # whose rate falls from tensor to tensor
 
 

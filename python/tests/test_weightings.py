@@ -40,6 +40,10 @@ def test_weights(cls: type, setting: dict[str, Any], dtype: Any) -> None:
             assert np.all(np.abs(out["weights"] - want) <= LIMIT[dtype] * scale)
             if "losses" in out:
                 assert out["losses"].tobytes() == out["weights"].tobytes()
+            if hasattr(ref, "value"):  # a cost of the weights beside their losses, or no losses at all
+                total = ref.value(want, **widened(inputs))
+                assert abs(value - total) <= LIMIT[dtype] * max(1.0, abs(total))
+            elif "losses" in out:
                 total = float(np.sum(want * inputs["losses"].astype(np.float64)))
                 assert abs(value - total) <= LIMIT[dtype] * max(1.0, np.sum(np.abs(want * inputs["losses"])))
 

@@ -57,4 +57,12 @@ let globalList: [any Listed.Type] = [
   SparseAdam.self,
   Ranger.self,
   AdamMini.self,
+  Extragradient.self,
+  OptimisticGDA.self,
+  MeZO.self,
+  STORM.self,
+  SARAH.self,
+  Fish.self,
+  NuPI.self,
+  FullBatchGR.self,
 ]

@@ -21,7 +21,8 @@ struct OptimisticSGD: ElementRule {
   let alpha, beta: Double
   let first: Bool
 
-  init(_ h: Hyper, _ c: StepContext) { (alpha, beta, first) = (h.alpha, h.beta, c.t == 1) }
+  init(_ h: Hyper, _ c: StepContext) { self.init(alpha: h.alpha, beta: h.beta, c) }
+  init(alpha: Double, beta: Double, _ c: StepContext) { (self.alpha, self.beta, first) = (alpha, beta, c.t == 1) }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let previous = first ? g : s[0]

@@ -49,12 +49,15 @@ struct SPIDER: ElementRule {
 
   @inline(__always) func direction<L: Lane>(_ v: L, _ x: L, _ s: Slots<L>) -> L { v / divisor }
 
-  static let registered = entry(SPIDER.self, source: { (h) throws(Failure) in try Differences(h) })
+  static let registered = entry(SPIDER.self, source: { (h) throws(Failure) in Differences(h) })
 
   struct Differences: Source {
     static var method: Method { SPIDER.method }
     let estimate = 0, last = 1, gradient = 2, point = 3
-    init(_ h: Hyper) throws(Failure) {}
+    private let period: String
+    /// `period`: what the method calls the steps from one large batch to the next.
+    init(_ h: Hyper, period: String) { self.period = period }
+    init(_ h: Hyper) { self.init(h, period: "period") }
     var slots: [Slot] {
       [.temporary("gradient", "the gradient of the step"), .home("point", "the parameters of the step")]
     }
@@ -71,7 +74,7 @@ struct SPIDER: ElementRule {
       if phase > 0 {
         io.change(Follow(), slots: [estimate, gradient], parameters: false)
         io.change(RestoreParameters(), slots: [point], parameters: true)
-      } else if io.step % max(1, io.hyper.integer("period")) == 0 {
+      } else if io.step % max(1, io.hyper.integer(period)) == 0 {
         io.change(SaveGradient(), slots: [estimate], parameters: false)
       } else {
         io.change(SaveGradient(), slots: [gradient], parameters: false)

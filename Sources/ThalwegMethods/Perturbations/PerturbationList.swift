@@ -19,4 +19,6 @@ let perturbationList: [any Listed.Type] = [
   AMP.self,
   IGNITE.self,
   EMANesterov.self,
+  GLAD.self,
+  GAQATFreeze.self,
 ]

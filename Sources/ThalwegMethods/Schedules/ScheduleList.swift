@@ -38,6 +38,9 @@ let scheduleList: [any Listed.Type] = [
   ArchEntropy.self,
   Greedy.self,
   TimestepCurriculum.self,
+  LocalSGD.self,
+  NoPropSchedule.self,
+  SSOStepsize.self,
 ]
 
 extension Parameter {

@@ -28,4 +28,13 @@ let transformList: [any Listed.Type] = [
   DecoupledWeightDecay.self,
   Hyperball.self,
   LAWN.self,
+  ZOGradient.self,
+  OpenAIES.self,
+  TopKCompress.self,
+  RandKCompress.self,
+  SignCompress.self,
+  OneBitCompress.self,
+  QSGDCompress.self,
+  ErrorFeedback.self,
+  FedProxGrad.self,
 ]

@@ -15,4 +15,12 @@ let weightingList: [any Listed.Type] = [
   USEFULUpsample.self,
   CoresetAugmentation.self,
   ManifoldLipschitzDual.self,
+  CVaRWeights.self,
+  SpectralRisk.self,
+  KLDROWeights.self,
+  DRRhoWeights.self,
+  FeasibleLearning.self,
+  FocalWeight.self,
+  DisparateImpact.self,
+  PenaltyMethod.self,
 ]

@@ -41,4 +41,5 @@ let regularizerList: [any Listed.Type] = [
   GramIterationConv.self,
   SobolevGradient.self,
   ProxCrossEntropy.self,
+  FlowTV.self,
 ]
