@@ -8,12 +8,12 @@ import ThalwegCore
 ///     iters times:  V ← qr(V);  U = the least squares of every row;  U ← qr(U);  V = that of every column;   M ≈ U·Vᵀ
 ///
 /// `mask` is 0 where an entry is not known. exact: by singular values, with `ridge` (the minimum-norm solution
-/// where they are singular). sketched: S Gaussian (sketch_rows × rows)/√sketch_rows, R from qr(S·A), Richardson on A·R⁻¹
-/// with the step 2/(λ_min + λ_max) until |Bᵀ·res| ≤ 1e-12·|Bᵀ·b|, at most `inner` times; systems of at most sketch_rows
-/// rows are exact, as are all with a ridge.
+/// where they are singular). sketched: S Gaussian (sketch_rows × rows)/√sketch_rows, R from qr(S·A), Richardson on
+/// A·R⁻¹ with the step 2/(λ_min + λ_max) until |Bᵀ·res| ≤ 1e-12·|Bᵀ·b|, at most `inner` times; systems of at most
+/// sketch_rows rows are exact, as are all with a ridge.
 /// Ends     converged: all sweeps were made.
-/// Differs  the splitting of the samples, which the theory needs, is not carried; constants UNVERIFIED. The sketch is drawn
-///          anew for every system: draws (seed, 0, number of the system, 0).
+/// Differs  the splitting of the samples, which the theory needs, is not carried; constants UNVERIFIED. The sketch is
+///          drawn anew for every system: draws (seed, 0, number of the system, 0).
 /// Source   Jain, Netrapalli, Sanghavi, 2013, arXiv:1212.0467; Gu, Song, Yin, Zhang, 2023, arXiv:2302.11068.
 struct AltMinCompletion: Driver {
   static let method = Method.solver(

@@ -6,11 +6,11 @@ import ThalwegCore
 ///     (Q·J·Jᵀ + b·λ·I)·δ = r;   d = −Jᵀ·δ = −(Jᵀ·Q·J/b + λ·I)⁻¹·Jᵀ·r/b
 ///     v ← μ·v + (1 − μ)·d;   d = v/(1 − μᵗ);   x ← x + α·d
 ///
-/// r (b, c): the derivatives of the loss of each sample at its outputs; J (b, c, n) those of the outputs; Q (b, c, c) the
-/// Hessians of the losses at the outputs, the identity with curvature=identity. The function is the mean of the losses.
-/// line_search: α is halved (times `shrink`) until f(x + α·d) ≤ f + c1·α·⟨g, d⟩, g = Jᵀ·r/b; after max_ls the last counts.
-/// adaptive: with pred = −(α·⟨g, d⟩ + α²/(2·b)·⟨Jd, Q·Jd⟩) and ρ = (f − f⁺)/pred (−1 where pred ≤ 0), λ grows by lam_up
-/// where ρ < rho_low, shrinks by lam_down where ρ > rho_high; it stays where |pred| ≤ 1e-14·|f|.
+/// r (b, c): the derivatives of the loss of each sample at its outputs; J (b, c, n) those of the outputs; Q (b, c, c)
+/// the Hessians of the losses at the outputs, the identity with curvature=identity. The function is the mean of the
+/// losses. line_search: α is halved (times `shrink`) until f(x + α·d) ≤ f + c1·α·⟨g, d⟩, g = Jᵀ·r/b; after max_ls the
+/// last counts. adaptive: with pred = −(α·⟨g, d⟩ + α²/(2·b)·⟨Jd, Q·Jd⟩) and ρ = (f − f⁺)/pred (−1 where pred ≤ 0), λ
+/// grows by lam_up where ρ < rho_low, shrinks by lam_down where ρ > rho_high; it stays where |pred| ≤ 1e-14·|f|.
 /// Errors   TW_ERROR_NUMERIC: the system is singular (λ = 0 and dependent rows).
 /// Ends     converged: |g| ≤ gtol; max_iter; nonfinite: the value at the new point.
 /// Differs  the defaults of momentum and λ are UNVERIFIED. Every step may be of another batch: the host decides.

@@ -5,7 +5,8 @@ import ThalwegCore
 ///     S = β/(1 − α²)·I;   first batch: μ = f, Σ = Q;  later μ ← α·μ, Σ ← α²·Σ + β·I, then
 ///     Q ← (Q⁻¹ + S⁻¹)⁻¹ where Q⁻¹ − S⁻¹ is not positive definite;   N = Σ⁻¹ + Q⁻¹ − S⁻¹
 ///     μ ← N⁻¹·(Σ⁻¹·μ + Q⁻¹·f);   Σ ← N⁻¹;   d = −(Σ + jitter·I)⁻¹·μ
-///     x ← x + t·d, t = 1, ½, ..., the first with loss(x + t·d) − loss(x) ≤ c·t·⟨d, f⟩ on the same batch, else the last tried
+///     x ← x + t·d, t = 1, ½, ..., the first with loss(x + t·d) − loss(x) ≤ c·t·⟨d, f⟩ on the same batch, else the
+///     last tried
 ///
 /// f, Q: gradient and Hessian of a batch; every step takes another one (its first request says so). For small n.
 /// Ends     max_iter; converged: |f| ≤ gtol; nonfinite.

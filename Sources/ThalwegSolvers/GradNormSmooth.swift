@@ -3,7 +3,8 @@ import ThalwegCore
 /// Newton steps with an approximate Hessian, regularised by the norm of the gradient over a radius that adapts.
 ///
 ///     λ = |g|/(γ + ε);   (H + λ·I)·d = −g by Cholesky
-///     taken where f(x) − f(x + d) ≥ |g(x + d)|²/(8·λ):  γ ← max(2·γ, gamma_min);   else γ ← γ/2, and again with the same H
+///     taken where f(x) − f(x + d) ≥ |g(x + d)|²/(8·λ):  γ ← max(2·γ, gamma_min);   else γ ← γ/2, and again with the
+///     same H
 ///
 /// H is any symmetric matrix that stands for the Hessian: Gauss-Newton, Fisher, zero (then they are gradient steps of
 /// length γ). A failed factorisation halves γ too. adaptive=false: every step is taken, γ stays.

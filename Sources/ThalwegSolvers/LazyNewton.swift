@@ -2,7 +2,8 @@ import ThalwegCore
 
 /// Cubic Newton steps with a Hessian that is used several times.
 ///
-///     H ← the Hessian, every `interval` steps;   h = argmin ⟨g, h⟩ + ½·hᵀ·H·h + M/6·|h|³,  g the gradient now;   x ← x + h
+///     H ← the Hessian, every `interval` steps;   h = argmin ⟨g, h⟩ + ½·hᵀ·H·h + M/6·|h|³,  g the gradient now;   x ←
+///     x + h
 ///
 /// The eigenvectors of H are found once an interval; the rest of a step costs n². `cubic` is M: in theory proportional
 /// to `interval` times the Lipschitz constant of the Hessian (the factor is UNVERIFIED).

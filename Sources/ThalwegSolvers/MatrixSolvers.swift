@@ -115,7 +115,8 @@ struct InverseRoot: Driver {
 ///     F⁻¹·x = x/damp − Σ vᵢ·(vᵢ·x)/qᵢ;   diag_k = 1/damp − Σ vᵢₖ²/qᵢ
 ///
 /// The gradients of the samples are the rows of `grads`. An element of F⁻¹ is [i = j]/damp − Σ_k v_ki·v_kj/q_k.
-/// block_size: F counts as block-diagonal, with blocks of so many parameters (the last one shorter); `q` has a row a block.
+/// block_size: F counts as block-diagonal, with blocks of so many parameters (the last one shorter); `q` has a row a
+/// block.
 /// Ends     converged.
 /// Source   Frantar, Kurtic, Alistarh, 2021, arXiv:2107.03356.
 struct MFACStatic: Driver {

@@ -10,9 +10,9 @@ import ThalwegCore
 ///
 /// `curvature` is L. `divisor` none: L·λ_max(B·P). τ beyond n − 1 counts as n − 1, where P = det(B)·B⁻¹.
 /// Ends     converged: |g| ≤ gtol; max_iter; line_search_failed: L has left the range of numbers; nonfinite.
-/// Differs  K has its columns scaled to length 1, which changes no step; singular values below 1e-12 of the largest count
-///          as 0. The adaptive details are UNVERIFIED; its test allows for the rounding of the two values (32 units in the
-///          last place). The fast-gradient form is not carried.
+/// Differs  K has its columns scaled to length 1, which changes no step; singular values below 1e-12 of the largest
+///          count as 0. The adaptive details are UNVERIFIED; its test allows for the rounding of the two values (32
+///          units in the last place). The fast-gradient form is not carried.
 /// Source   Doikov, Rodomanov, 2023, arXiv:2301.13194.
 struct PolyPrecond: Driver {
   static let method = Method.solver(

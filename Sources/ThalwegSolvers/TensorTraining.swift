@@ -60,7 +60,8 @@ struct NamedTensor {
 ///
 ///     W = C ×ᵢ Uᵢ;   unfoldᵢ(C)ᵀ = Q·R, Kᵢ = Uᵢ·Rᵀ;   Kᵢ ← Kᵢ − lr·unfoldᵢ(G ×_{j≠i} Uⱼᵀ)·Q, all from one G
 ///     Uᵢ' = qr([Kᵢ | Uᵢ]);   C' = C ×ᵢ Uᵢ'ᵀ·Uᵢ;   C' ← C' − lr·(G' ×ᵢ Uᵢ'ᵀ),  G' the gradient at C' ×ᵢ Uᵢ'
-///     rᵢ the smallest rank whose tail of singular values of unfoldᵢ(C') is at most tol·|C'|;   C = C' ×ᵢ Pᵢᵀ, Uᵢ = Uᵢ'·Pᵢ
+///     rᵢ the smallest rank whose tail of singular values of unfoldᵢ(C') is at most tol·|C'|;   C = C' ×ᵢ Pᵢᵀ, Uᵢ =
+///     Uᵢ'·Pᵢ
 ///
 /// w0 has four axes (out, in, kh, kw); an axis of length 1 stands for one that is not there. Modes of at most `freeze`
 /// entries keep all. It starts at the full ranks, or r_max, of w0.
@@ -245,9 +246,9 @@ struct TDLRT: Driver {
 /// The loss is Σ mask·(T − network)² over Σ mask·T². It never rises: the larger network contains the smaller one.
 /// Ends     converged: loss ≤ target; max_iter: max_steps bonds have grown.
 /// Errors   TW_ERROR_SHAPE: more than 8 axes, or fewer than 2.
-/// Differs  the loss is relative (UNVERIFIED). Draws of the first cores are (seed, 0, 0, axis), those of the slices of edge
-///          (i, j) of growth s (seed, 0, 1 + s·d² + i·d + j, i or j). Singular values below 1e-12 of the largest count as 0
-///          in the least squares. Splitting of cores is not carried, nor losses that the host computes.
+/// Differs  the loss is relative (UNVERIFIED). Draws of the first cores are (seed, 0, 0, axis), those of the slices of
+///          edge (i, j) of growth s (seed, 0, 1 + s·d² + i·d + j, i or j). Singular values below 1e-12 of the largest
+///          count as 0 in the least squares. Splitting of cores is not carried, nor losses that the host computes.
 /// Source   Hashemizadeh, Liu, Miller, Rabusseau, 2020, arXiv:2008.05437.
 struct GreedyTN: Driver {
   static let method = Method.solver(

@@ -57,4 +57,12 @@ let globalList: [any Listed.Type] = [
   SparseAdam.self,
   Ranger.self,
   AdamMini.self,
+  LBFGS.self,
+  NonlinearCG.self,
+  NewtonCG.self,
+  FOSI.self,
+  KFAC.self,
+  SINGD.self,
+  ProdigyScheduleFree.self,
+  AdamSpectralEps.self,
 ]

@@ -26,4 +26,7 @@ let transformList: [any Listed.Type] = [
   CautiousDecay.self,
   CorrectedDecay.self,
   Hyperball.self,
+  AutomaticClip.self,
+  Magma.self,
+  Mechanic.self,
 ]

@@ -1,5 +1,9 @@
 import ThalwegCore
 
 let diagnosticList: [any Listed.Type] = [
-  EffectiveRank.self
+  EffectiveRank.self,
+  OperatorNorms.self,
+  DirectionalSharpness.self,
+  GameDrift.self,
+  QKClip.self,
 ]
