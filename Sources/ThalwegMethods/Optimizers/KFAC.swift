@@ -142,14 +142,16 @@ struct KFAC: WholeRule {
       }
       if due, phase < layers.count { return .ask(Ask(.activations, index: layers[phase], count: layers.count)) }
       // nothing lasting changes before all of it is known
-      var found: [(layer: Int, slots: [(Int, [Double])], V: [Double])] = [], sum = 0.0
+      var found: [(layer: Int, slots: [(Int, [Double])], V: [Double])] = [], gains: [Double] = []
       for layer in layers {
         let made = try precondition(io, layer, due: due, invert: step % max(1, h.integer("inv_update_steps")) == 0)
         guard let made else { continue }
         let lr: Double = io.hyper(of: layer).lr, g = io.read(gradient, of: layer)
-        for i in g.indices { sum += lr * lr * made.V[i] * g[i] }
+        gains.append(g.indices.reduce(0) { $0 + lr * lr * made.V[$1] * g[$1] })
         found.append((layer, made.slots, made.V))
       }
+      // in the order of their size: that of binding does not matter
+      let sum = gains.sorted().reduce(0, +)
       let nu = h.has("kl_clip") && sum != 0 ? min(1, (h.kl_clip / abs(sum)).squareRoot()) : 1
       for (layer, slots, V) in found {
         for (slot, values) in slots { io.fill(slot, of: layer, values) }

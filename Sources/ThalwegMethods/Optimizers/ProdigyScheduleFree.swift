@@ -209,14 +209,16 @@ struct ProdigyScheduleFree: WholeRule {
       if d == 0 {
         d = d0
       } else if io.scalar(5) != 0 {
-        var num = 0.0, den = 0.0
+        var gains: [Double] = [], sizes: [Double] = []
         for i in io.tensors(where: { _ in true }) {
           let x = io.read(sums, of: i)
           guard x.count == 5 else { continue }
-          num += x[0] + x[1]
-          den += x[2] + x[3]
+          gains.append(x[0] + x[1])
+          sizes.append(x[2] + x[3])
           io.fill(sums, of: i, [0, 0, 0, 0, x[4]])
         }
+        // in the order of their size: that of binding does not matter
+        let num = gains.sorted().reduce(0, +), den = sizes.sorted().reduce(0, +)
         let numerator = ProdigyScheduleFree.rate(h) * io.scalar(1) + (d > d0 || num > 0 ? num : 0)
         io.setScalar(1, numerator)
         if den > 0 {
