@@ -74,13 +74,24 @@ struct SourceDesk: SourceHost {
   }
   func fill(_ slot: Int, of tensor: Int, _ values: [Double]) {
     let r = optimizer.records[tensor], base = r.slot(stage.id, slot).base
-    for (i, x) in values.prefix(r.count).enumerated() {
+    for (i, x) in values.prefix(elements(slot, tensor)).enumerated() {
       if r.isDouble {
         base.assumingMemoryBound(to: Double.self)[i] = x
       } else {
         base.assumingMemoryBound(to: Float.self)[i] = Float(x)
       }
     }
+  }
+  func read(_ slot: Int, of tensor: Int) -> [Double] {
+    let r = optimizer.records[tensor], base = r.slot(stage.id, slot).base
+    return (0..<elements(slot, tensor)).map {
+      r.isDouble
+        ? base.assumingMemoryBound(to: Double.self)[$0] : Double(base.assumingMemoryBound(to: Float.self)[$0])
+    }
+  }
+  private func elements(_ slot: Int, _ tensor: Int) -> Int {
+    let b = optimizer.bound[tensor], list = optimizer.slots(stage, b)
+    return list.indices.contains(slot) ? list[slot].elements(of: b.shape.count) : 0
   }
 
   func tensors(where included: (Shape) -> Bool) -> [Int] {

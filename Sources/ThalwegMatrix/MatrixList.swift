@@ -34,4 +34,7 @@ let matrixList: [any Listed.Type] = [
   MFAC.self,
   NormTrustRegion.self,
   ScaledGD.self,
+  NewtonSchulzTransform.self,
+  CoefficientSets.self,
+  NormLMO.self,
 ]

@@ -115,6 +115,14 @@ struct NewtonSchulz: Sendable {
     (gram, resets) = (h.is("form", "gram"), h.list("resets"))
   }
 
+  /// The default triple, where nothing can be chosen.
+  init(simpleSteps: Int) {
+    (coefficients, steps) = (Coefficients(NewtonSchulz.simple), simpleSteps)
+    (eps, clamp, narrow, safety, scaling, gram, resets) = (1e-7, true, false, 1, .frobenius, false, [])
+  }
+  /// Bytes of work space for it.
+  static func room(_ rows: Int, _ columns: Int, _ size: Int) -> Int { matrices(rows, columns, size, gram: false) }
+
   /// Checks `ns_coefficients`: 3 numbers, or 3 for each of several steps.
   static func check(_ h: Hyper, _ method: String) throws(Failure) {
     let c = h.list("ns_coefficients")
@@ -170,7 +178,8 @@ struct NewtonSchulz: Sendable {
     }
   }
 
-  private func triple(_ k: Int) -> (Double, Double, Double) {
+  /// The coefficients of step k.
+  func triple(_ k: Int) -> (Double, Double, Double) {
     let v = coefficients.values, count = v.count / 3
     let c = 3 * (coefficients.cycles ? k % count : min(k, count - 1))
     return (v[c], v[c + 1], v[c + 2])

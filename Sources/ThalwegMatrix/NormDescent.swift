@@ -62,45 +62,8 @@ struct NormDirection: WholeRule {
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
     let g = t.workspace.assumingMemoryBound(to: T.self), n = t.count
     if scales { g.update(from: t.v, count: n) }
-    try direct(t, NormDirection.norm(h, t.shape))
+    try NormBall.farthest(t, NormDirection.norm(h, t.shape), exact ? nil : schulz, n * MemoryLayout<T>.stride)
     if scales { Flat.scale(t.v, by: Flat.dot(g, t.v, n), into: t.v, n) }
-  }
-
-  private func direct<T: Real>(_ t: Whole<T>, _ norm: String) throws(Failure) {
-    let n = t.count, out = Double(t.rows), fanIn = Double(t.columns)
-    func polar(_ factor: Double) throws(Failure) {
-      guard exact else {
-        let room = t.workspace + aligned(n * MemoryLayout<T>.stride)
-        return try schulz.apply(t.v, t.rows, t.columns, scale: factor, room)
-      }
-      let svd = try LinearAlgebra.SVD(t.v, t.rows, t.columns)
-      let floor = (svd.s.first ?? 0) * max(out, fanIn) * Double(T.ulpOfOne)
-      try svd.compose(t.v) { $0 > floor ? factor : 0 }
-    }
-    func lines(_ slices: Slices, _ factor: Double) throws(Failure) {
-      slices.scale(t.v, by: try slices.norms(t.v).map { $0 == 0 ? 0 : factor / $0 })
-    }
-    func signs(_ size: Double) {
-      for i in 0..<n { t.v[i] = t.v[i] > 0 ? T(size) : t.v[i] < 0 ? T(-size) : 0 }
-    }
-    switch norm {
-    case "l2": try lines(.whole(t.shape), 1)
-    case "rms": try lines(.whole(t.shape), Double(n).squareRoot())
-    case "linf": signs(1)
-    case "sign_scaled": signs(1 / fanIn)
-    case "spectral": try polar(1)
-    case "rms_to_rms": try polar((out / fanIn).squareRoot())
-    case "l1_to_l2": try lines(.columns(t.shape), 1)
-    case "l1_to_rms": try lines(.columns(t.shape), out.squareRoot())
-    case "l2_to_linf": try lines(.rows(t.shape), 1)
-    case "rms_to_linf": try lines(.rows(t.shape), 1 / fanIn.squareRoot())
-    default:
-      let svd = try LinearAlgebra.SVD(t.v, t.rows, t.columns)
-      let r = svd.r, top = svd.s.first ?? 0
-      for i in 0..<t.rows {
-        for j in 0..<t.columns { t.v[i * t.columns + j] = top > 0 ? T(svd.u[i * r] * svd.vt[j]) : 0 }
-      }
-    }
   }
 }
 

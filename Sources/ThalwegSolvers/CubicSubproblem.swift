@@ -10,7 +10,7 @@ import ThalwegCore
 /// counts with its lower.
 /// Errors   TW_ERROR_NONFINITE: g or H.
 /// Ends     converged.
-/// Differs  eigenvalues come from a singular value decomposition of H + |H|·I: exact to a rounding of the norm of H.
+/// Differs  nothing.
 /// Source   Nesterov, Polyak, 2006.
 struct CubicSubproblem: Driver {
   static let method = Method.solver(
@@ -26,30 +26,72 @@ struct CubicSubproblem: Driver {
     inputs: [
       .constant("g", "n", "gradient"), .constant("hessian", "n, n", "symmetric"), .result("step", "n", "h"),
       .result("length", "", "r"), .result("value", "", "the model there"), .result("hard", "", "1 in the hard case"),
-    ], kept: [.kept("shifted", "n, n", "the Hessian with a multiple of the identity")])
+    ])
 
   let h: Hyper
   init(_ h: Hyper) { self.h = h }
   enum Phase: Int { case start }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
-    let g = try io["g"], hessian = try io["hessian"], a = try io["shifted"], step = try io["step"], n = g.count
+    let g = try io["g"], hessian = try io["hessian"]
     guard g.isFinite, hessian.isFinite else {
       throw Failure(Status.nonfinite, "`g` and `hessian` must be finite")
     }
-    let shift = hessian.norm, half = h.cubic / 2
-    try Memory.ask(8 * 4 * n)
-    for i in 0..<n {
-      for j in 0..<n {
-        let x = (Double(hessian.p[i * n + j]) + Double(hessian.p[j * n + i])) / 2
-        a.p[i * n + j] = T(x + (i == j ? shift : 0))
-      }
-    }
-    let s = try LinearAlgebra.SVD(a.p, n, n)
-    let w = s.s.map { $0 - shift }
+    let s = try CubicModel(hessian).minimiser(g, cubic: h.cubic, tol: h.tol)
+    s.step(into: try io["step"])
+    (io.length, io.hard, io.value) = (s.length, s.hard ? 1 : 0, s.value)
+    return .done(.converged)
+  }
+}
+
+/// A quadratic by the eigenpairs of its Hessian, so that many shifts of it are cheap: w descending, columns V.
+struct CubicModel {
+  let w: [Double], vectors: [Double]
+  var n: Int { w.count }
+
+  /// Of a matrix that counts as symmetric: its upper triangle counts with its lower.
+  init<T: Real>(_ hessian: Vector<T>) throws(Failure) {
+    let n = hessian.rows
+    try Memory.ask(8 * n * n)
+    let a = (0..<n * n).map { (Double(hessian.p[$0]) + Double(hessian.p[$0 % n * n + $0 / n])) / 2 }
+    let eigen = try LinearAlgebra.Eigen(a, n)
+    (w, vectors) = (eigen.values, eigen.vectors)
+  }
+  /// As it was kept.
+  init<T: Real>(values: Vector<T>, vectors: Vector<T>) {
+    w = (0..<values.count).map { Double(values.p[$0]) }
+    self.vectors = (0..<vectors.count).map { Double(vectors.p[$0]) }
+  }
+  func keep<T: Real>(_ values: Vector<T>, _ columns: Vector<T>) {
+    for k in 0..<n { values.p[k] = T(w[k]) }
+    for i in 0..<n * n { columns.p[i] = T(vectors[i]) }
+  }
+
+  /// Vᵀ·g.
+  func coordinates<T: Real>(_ g: Vector<T>) -> [Double] {
     var c = [Double](repeating: 0, count: n)
-    for i in 0..<n { for k in 0..<n { c[k] += s.u[i * n + k] * Double(g.p[i]) } }
-    let lowest = w[n - 1], near = 64 * 0x1p-52 * max(shift, 1e-300), size = g.norm
+    for i in 0..<n { for k in 0..<n { c[k] += vectors[i * n + k] * Double(g.p[i]) } }
+    return c
+  }
+  /// out ← V·parts.
+  func vector<T: Real>(_ parts: [Double], into out: Vector<T>) {
+    for i in 0..<n {
+      var sum = 0.0
+      for k in 0..<n { sum += vectors[i * n + k] * parts[k] }
+      out.p[i] = T(sum)
+    }
+  }
+
+  /// What is found: coordinates in the eigenvectors.
+  struct Minimiser {
+    let model: CubicModel, parts: [Double], length: Double, value: Double, hard: Bool
+    func step<T: Real>(into out: Vector<T>) { model.vector(parts, into: out) }
+  }
+
+  /// Of g·h + ½·hᵀ·H·h + cubic/6·|h|³.
+  func minimiser<T: Real>(_ g: Vector<T>, cubic: Double, tol: Double) -> Minimiser {
+    let half = cubic / 2, c = coordinates(g), lowest = w[n - 1]
+    let near = 64 * 0x1p-52 * max(abs(w[0]), abs(lowest), 1e-300), size = g.norm
     func length(_ r: Double, besides: Bool = false) -> Double {
       var sum = 0.0
       for k in 0..<n where c[k] != 0 && !(besides && w[k] - lowest <= near) {
@@ -67,37 +109,28 @@ struct CubicSubproblem: Driver {
     if !hard, size > 0 {
       var low = bound, high = max(bound, (size / half).squareRoot(), 1e-300)
       while length(high) > high { high *= 2 }
-      while high - low > h.tol * high {
+      while high - low > tol * high {
         let middle = low + (high - low) / 2
         if middle <= low || middle >= high { break }
         if length(middle) > middle { low = middle } else { high = middle }
       }
       r = high
     }
-    step.fill(0)
-    var parts = [Double](repeating: 0, count: n)
-    for k in 0..<n {
+    var parts = (0..<n).map { k in
       let divisor = w[k] + half * r
-      parts[k] = (hard && w[k] - lowest <= near) || c[k] == 0 || divisor == 0 ? 0 : -c[k] / divisor
+      return (hard && w[k] - lowest <= near) || c[k] == 0 || divisor == 0 ? 0 : -c[k] / divisor
     }
     if hard {
-      var rest = 0.0
-      for x in parts { rest += x * x }
+      // one of the lowest eigenvectors takes what is missing, in its own direction
+      let rest = parts.reduce(0) { $0 + $1 * $1 }
       parts[n - 1] = max(0, r * r - rest).squareRoot()
-    }
-    for i in 0..<n {
-      var sum = 0.0
-      for k in 0..<n { sum += s.u[i * n + k] * parts[k] }
-      step.p[i] = T(sum)
     }
     var square = 0.0, model = 0.0
     for k in 0..<n {
       square += parts[k] * parts[k]
       model += c[k] * parts[k] + w[k] / 2 * parts[k] * parts[k]
     }
-    io.length = square.squareRoot()
-    io.hard = hard ? 1 : 0
-    io.value = model + h.cubic / 6 * io.length * square
-    return .done(.converged)
+    let norm = square.squareRoot()
+    return Minimiser(model: self, parts: parts, length: norm, value: model + cubic / 6 * norm * square, hard: hard)
   }
 }

@@ -79,18 +79,59 @@ struct HutchinsonDiagonal: Driver {
     parameters: [
       .integer("probes", 10, .atLeast(1), "random vectors"), .integer("seed", 0, .atLeast(0), "of the draws"),
     ],
-    inputs: Draws.inputs + [
-      .result("diagonal", "...", "the estimate"), .result("iterations", "", "vectors used"),
-    ], asks: [.product], kept: [.kept("v", "...", "vector"), .kept("q", "...", "product")])
+    inputs: DiagonalProbes.inputs, asks: [.product], kept: DiagonalProbes.kept)
 
-  let h: Hyper
-  init(_ h: Hyper) { self.h = h }
+  let probes: DiagonalProbes
+  init(_ h: Hyper) {
+    probes = DiagonalProbes(count: h.integer("probes"), seed: h.integer("seed"), signs: true)
+  }
+  func advance<T: Real>(_ phase: DiagonalProbes.Phase, _ io: DriverIO<T>) throws(Failure)
+    -> Verdict<DiagonalProbes.Phase>
+  { try probes.advance(phase, io) }
+  typealias Phase = DiagonalProbes.Phase
+}
 
+/// The diagonal of a Hessian, from its products with random signs or normal numbers.
+///
+///     diagonal = mean of z ⊙ H·z
+///
+/// Signs are exact for a diagonal Hessian, and have the variance Σ_{j≠i} h_ij² in entry i for one probe; normal numbers
+/// add 2·h_ii².
+/// Ends     converged; nonfinite: a product.
+/// Source   Hutchinson, 1990; Bekas, Kokiopoulou, Saad, 2007; in optimizers: arXiv:2006.00719, arXiv:2305.14342.
+struct HutchinsonDiag: Driver {
+  static let method = Method.solver(
+    "hutchinson_diag", "An estimate of the diagonal of a Hessian from its products with random vectors.",
+    rule: "diagonal = mean of z * H z", source: "Hutchinson, 1990; Bekas, Kokiopoulou, Saad, 2007",
+    parameters: [
+      .integer("n_probes", 1, .atLeast(1), "random vectors"),
+      .choice("kind", ["rademacher", "gaussian"], "of their elements"),
+      .integer("seed", 0, .atLeast(0), "of the draws"),
+    ],
+    inputs: DiagonalProbes.inputs, asks: [.product], kept: DiagonalProbes.kept)
+
+  let probes: DiagonalProbes
+  init(_ h: Hyper) {
+    probes = DiagonalProbes(
+      count: h.integer("n_probes"), seed: h.integer("seed"), signs: h.is("kind", "rademacher"))
+  }
+  func advance<T: Real>(_ phase: DiagonalProbes.Phase, _ io: DriverIO<T>) throws(Failure)
+    -> Verdict<DiagonalProbes.Phase>
+  { try probes.advance(phase, io) }
+  typealias Phase = DiagonalProbes.Phase
+}
+
+/// What both are.
+struct DiagonalProbes {
+  static let inputs =
+    Draws.inputs + [.result("diagonal", "...", "the estimate"), .result("iterations", "", "vectors used")]
+  static let kept: [Input] = [.kept("v", "...", "vector"), .kept("q", "...", "product")]
   enum Phase: Int { case start, product }
+  let count: Int, seed: Int, signs: Bool
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
     let v = try io["v"], q = try io["q"], diagonal = try io["diagonal"]
-    let probes = io.optional("vectors0")?.rows ?? h.integer("probes")
+    let probes = io.optional("vectors0")?.rows ?? count
     if phase == .product {
       io.iterations += 1
       for i in 0..<v.count {
@@ -100,7 +141,7 @@ struct HutchinsonDiagonal: Driver {
     }
     let k = try io.count("iterations")
     if k >= probes { return .done(.converged) }
-    Draws.take(io, k, seed: h.integer("seed"), signs: true, into: v)
+    Draws.take(io, k, seed: seed, signs: signs, into: v)
     return .ask("product", [v], [q], then: .product)
   }
 }

@@ -31,6 +31,7 @@ public protocol SourceHost {
   /// Tensor by tensor, the weighted sum of its samples goes into a slot.
   func combine(_ samples: Samples, _ weights: [[Double]], into slot: Int)
   func fill(_ slot: Int, of tensor: Int, _ values: [Double])
+  func read(_ slot: Int, of tensor: Int) -> [Double]
   func tensors(where included: (Shape) -> Bool) -> [Int]
   func shape(of tensor: Int) -> Shape
   func label(_ tensor: Int) -> String
@@ -122,6 +123,8 @@ public struct SourceIO {
   public func shape(of tensor: Int) -> Shape { host.shape(of: tensor) }
   /// The tensor as messages call it.
   public func label(_ tensor: Int) -> String { host.label(tensor) }
+  /// A slot of one tensor that is kept exactly, in double.
+  public func read(_ slot: Int, of tensor: Int) -> [Double] { host.read(slot, of: tensor) }
   /// Writes a slot of one tensor.
   public func fill(_ slot: Int, of tensor: Int, _ values: [Double]) { host.fill(slot, of: tensor, values) }
 

@@ -39,10 +39,10 @@ public struct SquaredNorm: ElementSum {
 }
 
 extension Random {
-  /// A number in (0, 1) of one step of a stage, the same for all tensors: the normal distribution function at a normal
-  /// draw, which tests can ask for.
-  public static func fraction(seed: UInt64, stream: UInt32, step: Int) -> Double {
-    let draw = normal(key(seed: seed, stream: stream, step: UInt64(step), tensor: 0), 0)
+  /// A number in (0, 1) of one step of a stage, the same for all tensors unless one is named: the normal distribution
+  /// function at a normal draw, which tests can ask for.
+  public static func fraction(seed: UInt64, stream: UInt32, step: Int, tensor: UInt32 = 0) -> Double {
+    let draw = normal(key(seed: seed, stream: stream, step: UInt64(max(0, step)), tensor: tensor), 0)
     return 0.5 * erfc(-draw * 0.5.squareRoot())
   }
 }

@@ -65,4 +65,12 @@ let globalList: [any Listed.Type] = [
   Fish.self,
   NuPI.self,
   FullBatchGR.self,
+  LBFGS.self,
+  NonlinearCG.self,
+  NewtonCG.self,
+  FOSI.self,
+  KFAC.self,
+  SINGD.self,
+  ProdigyScheduleFree.self,
+  AdamSpectralEps.self,
 ]

@@ -68,59 +68,9 @@ struct SaddleFreeNewton: ElementRule {
     func most(_ tensors: Int) -> Int { order + 1 + dampings.count }
     var kinds: [Request.Kind] { [.hessianVector, .loss] }
 
-    /// s[0] ← factor·s[0] + the weighted sum of the slots behind it, seven at a time.
-    private struct Add: ElementOperation {
-      private let factor: Double, w: SIMD8<Double>, count: Int
-      init(_ factor: Double, _ weights: ArraySlice<Double>) {
-        (self.factor, count) = (factor, weights.count)
-        var w = SIMD8<Double>(repeating: 0)
-        for (k, x) in weights.enumerated() { w[k] = x }
-        self.w = w
-      }
-      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-        var sum = factor == 0 ? L(0) : factor * s[0]
-        for k in 0..<count { sum = sum + w[k] * s[k + 1] }
-        s[0] = sum
-      }
-    }
-    /// Inner products of s[0] with up to four slots behind it.
-    private struct Products: ElementSum {
-      let count: Int
-      @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-        sums.add(0, s[0], times: s[1])
-        if count > 1 { sums.add(1, s[0], times: s[2]) }
-        if count > 2 { sums.add(2, s[0], times: s[3]) }
-        if count > 3 { sums.add(3, s[0], times: s[4]) }
-      }
-    }
-    private struct Length: ElementSum {
-      @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-        sums.add(0, s[0], times: s[0])
-      }
-    }
-    /// To θ + lr·d from the parameters of the step.
-    private struct Trial: ElementOperation {
-      let lr: Double
-      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = s[1] + lr * s[0] }
-    }
-
-    /// The slot ← factor·itself + Σ weights[k]·V[k].
-    private func add(_ io: SourceIO, _ slot: Int, _ factor: Double, _ weights: [Double]) {
-      for first in stride(from: 0, to: max(1, weights.count), by: 7) {
-        let part = first..<min(first + 7, weights.count)
-        io.change(Add(first == 0 ? factor : 1, weights[part]), slots: [slot] + part, parameters: false)
-      }
-    }
-    private func products(_ io: SourceIO, _ slot: Int, _ count: Int) -> [Double] {
-      stride(from: 0, to: count, by: 4).flatMap { first in
-        let part = first..<min(first + 4, count)
-        let sums = io.sum(Products(count: part.count), slots: [slot] + part)
-        return part.map { sums[$0 - first] }
-      }
-    }
     private func ask(_ io: SourceIO, _ k: Int) -> Move {
       io.clearAbsent(vector)
-      io.change(Add(0, [1]), slots: [vector, k], parameters: false)
+      io.copy(k, into: vector)
       return .ask(Ask(.hessianVector))
     }
 
@@ -128,9 +78,9 @@ struct SaddleFreeNewton: ElementRule {
       if phase == 0 {
         io.setScalar(0, 0)
         io.change(SaveGradient(), slots: [0], parameters: false)
-        let norm = io.sum(Length(), slots: [0]).root(0)
+        let norm = io.norm(0)
         guard norm > 0, norm.isFinite else { return .update(nil) }
-        io.change(Add(1 / norm, []), slots: [0], parameters: false)
+        io.add(0, 1 / norm, [], [])
         // c = Yᵀ·V·g is this number times the first row of Y
         io.setScalar(1 + 2 * order, norm)
         return ask(io, 0)
@@ -141,21 +91,21 @@ struct SaddleFreeNewton: ElementRule {
 
     /// The product with vector k came.
     private func lanczos(_ k: Int, _ io: SourceIO) throws(Failure) -> Move {
-      let n = io.tensors { _ in true }.reduce(0) { $0 + io.shape(of: $1).count }
-      let limit = min(order, n)
+      let limit = min(order, io.elements)
       guard k < limit else { throw Failure(Status.internal, "saddle_free_newton: vector \(k)") }
       io.change(SaveGradient(), slots: [vector], parameters: false)
-      let alpha = io.sum(Products(count: 1), slots: [vector, k])[0]
+      let alpha = io.product(vector, k)
       guard alpha.isFinite else {
         throw Failure(Status.nonfinite, "a Hessian-vector product has elements that are NaN or infinite")
       }
       io.setScalar(1 + k, alpha)
       if k + 1 < limit {
-        for _ in 0..<2 { add(io, vector, 1, products(io, vector, k + 1).map { -$0 }) }
-        let beta = io.sum(Length(), slots: [vector]).root(0)
+        let known = Array(0...k)
+        for _ in 0..<2 { io.add(vector, 1, io.products(vector, known).map { -$0 }, known) }
+        let beta = io.norm(vector)
         if beta > 1e-12 * max(1, abs(alpha)) {
           io.setScalar(1 + order + k, beta)
-          io.change(Add(0, [1 / beta]), slots: [k + 1, vector], parameters: false)
+          io.copy(vector, times: 1 / beta, into: k + 1)
           return ask(io, k + 1)
         }
       }
@@ -184,8 +134,8 @@ struct SaddleFreeNewton: ElementRule {
     }
 
     private func go(_ index: Int, _ m: Int, _ io: SourceIO) throws(Failure) -> Move {
-      add(io, vector, 0, try move(dampings[index], m, io))
-      io.change(slots: [vector, point], parameters: true) { Trial(lr: $0.lr) }
+      io.add(vector, 0, try move(dampings[index], m, io), Array(0..<m))
+      io.change(slots: [point, vector], parameters: true) { SlotVectors.Along(t: $0.lr) }
       return .ask(Ask(.loss))
     }
 
@@ -195,7 +145,7 @@ struct SaddleFreeNewton: ElementRule {
         throw Failure(Status.internal, "saddle_free_newton: phase \(index)")
       }
       let losses = 2 + 2 * order
-      io.setScalar(losses + index, io.maximizes ? -io.loss : io.loss)
+      io.setScalar(losses + index, io.cost)
       if index + 1 < dampings.count { return try go(index + 1, m, io) }
       io.change(RestoreParameters(), slots: [point], parameters: true)
       let best = dampings.indices.reduce(0) { io.scalar(losses + $1) < io.scalar(losses + $0) ? $1 : $0 }

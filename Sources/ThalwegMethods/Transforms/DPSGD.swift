@@ -30,7 +30,7 @@ struct DPSGD: Source {
       Parameter.number("clip", 1, .above(0), "clip norm C; or one for each tensor (per_layer)").orList().fixed,
       .choice("mode", ["flat", "per_layer", "auto"], "how samples are clipped", live: false),
       .eps(1e-6, "added to the norm").forAll,
-      .number("gamma", 0.01, .above(0), "added to the norm (auto)").forAll,
+      .number("gamma", 0.01, .atLeast(0), "added to the norm (auto); with 0 a sample of zeros counts nothing").forAll,
       .integer("micro_batches", 1, .atLeast(1), "parts of the logical batch", live: false),
     ],
     requests: "sample_gradients",
@@ -63,7 +63,8 @@ struct DPSGD: Source {
     }
     PrivateSum.take(samples, io, layers: mode == .perLayer) { [mode, clips] norm, tensor in
       let clip = layer ? clips[tensor] : clips[0]
-      return mode == .auto ? clip / (norm + gamma) : min(1, clip / (norm + eps))
+      if mode == .auto { return norm + gamma > 0 ? clip / (norm + gamma) : 0 }
+      return min(1, clip / (norm + eps))
     }
   }
 
@@ -75,6 +76,33 @@ struct DPSGD: Source {
     let total = mode == .perLayer ? squares.squareRoot() : clips[0]
     let noise: Double = h.noise_multiplier, size: Double = h.expected_batch_size
     return PrivateSum.release(io, noise: noise * total, over: size)
+  }
+}
+
+/// Per-sample normalisation, a name for `dp_sgd(mode=auto)`: AUTO-S, and AUTO-V with gamma=0.
+///
+///     f_i = C/(‖g_i‖ + γ), norms over all tensors;   g = (Σ_i f_i·g_i + σ·C·z)/expected_batch_size
+///
+/// Every contribution is shorter than C (AUTO-V: as long); C drops into the step size. A sample of zeros counts
+/// nothing.
+/// Source   Bu, Wang, Zha, Karypis, 2022, arXiv:2206.07136.
+enum AutomaticClip: Listed {
+  private static let shared = ["noise_multiplier", "expected_batch_size", "clip", "gamma", "micro_batches"]
+  static let registered = alias(
+    Method(
+      "automatic_clip", .transform, "Per-sample normalisation of gradients, with noise on their sum.",
+      rule: "f_i = clip/(|g_i| + gamma);  g = (sum_i f_i*g_i + noise_multiplier*clip*z)/expected_batch_size",
+      source: "Bu, Wang, Zha, Karypis, 2022, arXiv:2206.07136",
+      parameters: DPSGD.method.parameters.filter { shared.contains($0.name) }.map { p in
+        var p = p
+        p.takesList = false
+        return p
+      }, slots: DPSGD.method.slots, requests: "sample_gradients")
+  ) { h in
+    var node = h.node("dp_sgd", DPSGD.method.parameters.filter { shared.contains($0.name) })
+    let mode = ValueNode.word(StageNode(name: "auto", arguments: [], position: 0))
+    node.arguments.append(ArgumentNode(name: "mode", value: mode, position: 0))
+    return [node]
   }
 }
 

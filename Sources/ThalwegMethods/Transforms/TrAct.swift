@@ -30,12 +30,8 @@ struct TrAct: Source {
   let slots = TrAct.method.slots
   init(_ h: Hyper) {}
 
-  private static func takes(_ s: Shape) -> Bool {
-    s.ndim >= 2 && s.count > 0 && s.role != 2 && s.role != 3 && s.role != 4
-  }
-
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-    let layers = io.tensors(where: TrAct.takes)
+    let layers = io.tensors(where: LayerAnswer.takes)
     if phase == 0 {
       io.change(SaveGradient(), slots: [0], parameters: false)
     } else if phase <= layers.count {
@@ -52,29 +48,7 @@ struct TrAct: Source {
   var kinds: [Request.Kind] { [.activations] }
 
   func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure) {
-    let layers = io.tensors(where: TrAct.takes)
-    guard phase >= 1, phase <= layers.count else { throw Failure(Status.sequence, "tract asked for no activations") }
-    let s = io.shape(of: layers[phase - 1]), who = io.label(layers[phase - 1])
-    guard let x = answer.first, let g = answer.second else {
-      throw Failure(
-        Status.argument,
-        "tract needs the inputs of the layer of \(who) and the gradient at its pre-activations; one is missing")
-    }
-    guard x.columns == s.columns else {
-      throw Failure(
-        Status.shape,
-        "\(who): the inputs have \(x.columns) columns, the weight of shape \(s.dimensions) needs \(s.columns)")
-    }
-    guard g.columns == s.rows else {
-      throw Failure(
-        Status.shape,
-        "\(who): the gradient at the pre-activations has \(g.columns) columns, the weight of shape \(s.dimensions) "
-          + "needs \(s.rows)"
-      )
-    }
-    guard x.rows == g.rows else {
-      throw Failure(Status.shape, "\(who): \(x.rows) rows of inputs, but \(g.rows) rows of gradients")
-    }
+    try LayerAnswer.check(answer, io.tensors(where: LayerAnswer.takes), phase, io, "tract")
   }
 
   /// scale·ΔW, (out, in).

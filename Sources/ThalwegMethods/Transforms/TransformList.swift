@@ -37,4 +37,7 @@ let transformList: [any Listed.Type] = [
   QSGDCompress.self,
   ErrorFeedback.self,
   FedProxGrad.self,
+  AutomaticClip.self,
+  Magma.self,
+  Mechanic.self,
 ]

@@ -45,4 +45,8 @@ let diagnosticList: [any Listed.Type] = [
   RigL.self,
   LocalODEReg.self,
   ProxPoint.self,
+  OperatorNorms.self,
+  DirectionalSharpness.self,
+  GameDrift.self,
+  QKClip.self,
 ]

@@ -1,0 +1,383 @@
+import Glibc
+import ThalwegCore
+
+/// What K-FAC and its inverse-free relatives share: factors of every layer from its inputs and the gradients at its
+/// pre-activations.
+///
+/// X (rows, in) and G (rows, out) as for `tract`; N samples, the rows unless `batch_size` says otherwise (convolutions:
+/// rows are the positions of all samples). With loss=mean a gradient of a sample is N·G.
+struct LayerFactors {
+  static let parameters: [Parameter] = [
+    .choice("loss", ["mean", "sum"], "whose gradients the host answers with").forAll,
+    .maybe("batch_size", .above(0), "samples; none: the rows of the activations").forAll,
+  ]
+  /// Slots of a layer beside its momentum: two lasting matrices and what is made of them, the factors of this step, and
+  /// how often they came.
+  static func count(_ shape: Shape) -> (inputs: Int, outputs: Int) {
+    LayerAnswer.takes(shape) && shape.columns <= LayerFactors.most && shape.rows <= LayerFactors.most
+      ? (shape.columns, shape.rows) : (0, 0)
+  }
+  /// Sides that LAPACK, which counts in 32 bits, takes.
+  static let most = 30_000
+  static func takes(_ s: Shape) -> Bool { count(s).inputs > 0 }
+
+  /// E[a·aᵀ] (in, in) and E[g·gᵀ] (out, out).
+  static func statistics(_ x: HostMatrix, _ g: HostMatrix, _ h: Hyper, scale: Double) throws(Failure)
+    -> (inputs: [Double], outputs: [Double])
+  {
+    let (n, m, rows) = (x.columns, g.columns, Double(max(1, x.rows)))
+    let samples = h.has("batch_size") ? h.batch_size : rows
+    try Memory.ask(8 * (n * n + m * m))
+    var a = [Double](repeating: 0, count: n * n), b = [Double](repeating: 0, count: m * m)
+    guard x.rows > 0 else { return (a, b) }
+    let each = h.is("loss", "mean") ? samples * scale : scale
+    try LinearAlgebra.gram(x.values, transposed: true, into: &a, n, x.rows, alpha: 1 / samples)
+    try LinearAlgebra.gram(g.values, transposed: true, into: &b, m, g.rows, alpha: each * each / rows)
+    return (a, b)
+  }
+  /// op(a)·op(b), (m, n); `first` and `second` say which is transposed.
+  static func product(
+    _ a: [Double], _ b: [Double], _ m: Int, _ n: Int, _ k: Int, first: Bool = false, second: Bool = false
+  ) throws(Failure) -> [Double] {
+    try Memory.ask(8 * m * n)
+    var c = [Double](repeating: 0, count: m * n)
+    try LinearAlgebra.multiply(a, transposed: first, b, transposed: second, into: &c, m, n, k)
+    return c
+  }
+  /// left·g·right, g (out, in).
+  static func sandwich(_ left: [Double], _ g: [Double], _ right: [Double], _ out: Int, _ inputs: Int) throws(Failure)
+    -> [Double]
+  {
+    try product(try product(left, g, out, inputs, out), right, out, inputs, inputs)
+  }
+}
+
+/// K-FAC: the Fisher matrix of every layer as the Kronecker product of two small ones.
+///
+///     every factor_update_steps: A ← E[a·aᵀ] (in, in), B ← E[g·gᵀ] (out, out); the first as they are, later averages
+///     every inv_update_steps, inverse: π = √((tr A/in)/(tr B/out)), Aᵢ = (A + π·√λ·I)⁻¹, Bᵢ = (B + √λ/π·I)⁻¹
+///                             eigen: A = Qa·diag(wa)·Qaᵀ, B alike, negative values 0
+///     V = Bᵢ·G·Aᵢ, or Qb·((QbᵀG·Qa)/(wb·waᵀ + λ))·Qaᵀ
+///     ν = min(1, √(kl_clip/|Σ lr²·⟨V, G⟩|)) over the layers;   u = ν·V + wd·θ;   buf ← μ·buf + u;   θ ← θ − lr·buf
+///
+/// a: inputs of the layer; g: gradients of the loss of each sample at its pre-activations (labels drawn from the model:
+/// the Fisher matrix; the true ones: the empirical one). Layers are tensors of rank 2 or more that are not marked as
+/// bias, norm or embedding: all others step with u = g + wd·θ. A bias counts with its layer where the host binds them
+/// as one tensor (out, in + 1), and appends 1 to the inputs.
+///
+/// State    momentum, A, B, their inverses or eigenvectors, for each layer.
+/// Errors   TW_ERROR_SHAPE where X or G do not fit; TW_ERROR_NUMERIC: a factor that is not positive definite.
+/// Differs  convolutions: A is a sum over positions divided by N, B by N·T, with `batch_size` = N (KFC; other codes
+///          divide A by T² too). ν counts and scales layers alone. λ = 0 is refused.
+/// Source   Martens, Grosse, 2015, arXiv:1503.05671; the clip and the common defaults: kfac_pytorch.
+struct KFAC: WholeRule {
+  static let method = Method(
+    "kfac", .optimizer, "K-FAC: the Fisher matrix of every layer as the Kronecker product of two small ones.",
+    rule: """
+      A <- E[a a'], B <- E[g g'], averaged;  Ai = (A + pi*sqrt(damping) I)^-1, Bi = (B + sqrt(damping)/pi I)^-1
+      V = Bi G Ai;  nu = min(1, sqrt(kl_clip/|sum lr^2*<V, G>|));  u = nu*V + weight_decay*theta
+      buf <- momentum*buf + u;  theta <- theta - lr*buf
+      """,
+    source: "Martens, Grosse, 2015, arXiv:1503.05671",
+    parameters: [
+      .lr(0.1), .number("damping", 1e-3, .above(0), "Tikhonov damping").forAll,
+      .rate("factor_decay", 0.95, "rate of the averages of the factors").forAll,
+      .integer("factor_update_steps", 1, .atLeast(1), "steps between factors").forAll,
+      .integer("inv_update_steps", 1, .atLeast(1), "steps between inverses").forAll,
+      Parameter.number(
+        "kl_clip", 1e-3, .above(0), "bound of the change of the model; none: not bounded", optional: true
+      )
+      .forAll,
+      .rate("momentum", 0.9, "momentum behind the preconditioner"), .weightDecay(0, "decay, behind the preconditioner"),
+      .flag("pi_damping", true, "damping by the traces of both factors").forAll,
+      .choice("method", ["inverse", "eigen"], "how the factors are inverted", live: false),
+    ] + LayerFactors.parameters,
+    slots: [
+      Slot("momentum_buffer", "momentum"), Slot("inputs_factor", "A"), Slot("outputs_factor", "B"),
+      Slot("inputs_inverse", "inverse or eigenvectors of A"), Slot("outputs_inverse", "those of B"),
+      Slot("inputs_values", "eigenvalues of A"), Slot("outputs_values", "those of B"),
+      .temporary("inputs_now", "A of this step"), .temporary("outputs_now", "B of this step"),
+      Slot("updates", "how often factors came"),
+    ], requests: "activations", needsFinite: true)
+
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
+    var list = method.slots
+    let (n, m) = LayerFactors.count(shape), values = h.is("method", "eigen")
+    for (k, count) in [n * n, m * m, n * n, m * m, values ? n : 0, values ? m : 0, n * n, m * m, 1].enumerated() {
+      list[k + 1].count = count
+    }
+    return list
+  }
+  static func decay(_ h: Hyper) -> Decay { .rule }
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("steps")] }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try LinearAlgebra.require() }
+
+  let momentum: Double, decay: Double
+  init(_ h: Hyper, _ c: StepContext) { (momentum, decay) = (h.momentum, c.weightDecay) }
+  func apply<T: Real>(_ t: Whole<T>) { Momentum.apply(t, momentum, decay) }
+
+  static let registered = entry(KFAC.self, source: { (h) throws(Failure) in Factors(h) })
+
+  struct Factors: Source {
+    static var method: Method { KFAC.method }
+    let eigen: Bool
+    init(_ h: Hyper) { eigen = h.is("method", "eigen") }
+    private let A = 1, B = 2, Ai = 3, Bi = 4, wa = 5, wb = 6, newA = 7, newB = 8, updates = 9, gradient = 10
+    var slots: [Slot] { [.temporary("gradient", "the gradient of the step, preconditioned at its end")] }
+    var global: Bool { true }  // one clip for all layers
+    func most(_ tensors: Int) -> Int { tensors + 1 }
+    var kinds: [Request.Kind] { [.activations] }
+    func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure) {
+      try LayerAnswer.check(answer, io.tensors(where: LayerFactors.takes), phase, io, "kfac")
+    }
+
+    func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
+      let layers = io.tensors(where: LayerFactors.takes), h = io.hyper, step = io.counter(0)
+      let due = step % max(1, h.integer("factor_update_steps")) == 0
+      if phase == 0 { io.change(SaveGradient(), slots: [gradient], parameters: false) }
+      if phase > 0, phase <= layers.count, let x = io.answer.first, let g = io.answer.second {
+        let s = try LayerFactors.statistics(x, g, h, scale: io.gradientScale)
+        io.fill(newA, of: layers[phase - 1], s.inputs)
+        io.fill(newB, of: layers[phase - 1], s.outputs)
+      }
+      if due, phase < layers.count { return .ask(Ask(.activations, index: layers[phase], count: layers.count)) }
+      // nothing lasting changes before all of it is known
+      var found: [(layer: Int, slots: [(Int, [Double])], V: [Double])] = [], gains: [Double] = []
+      for layer in layers {
+        let made = try precondition(io, layer, due: due, invert: step % max(1, h.integer("inv_update_steps")) == 0)
+        guard let made else { continue }
+        let lr: Double = io.hyper(of: layer).lr, g = io.read(gradient, of: layer)
+        gains.append(g.indices.reduce(0) { $0 + lr * lr * made.V[$1] * g[$1] })
+        found.append((layer, made.slots, made.V))
+      }
+      // in the order of their size: that of binding does not matter
+      let sum = gains.sorted().reduce(0, +)
+      let nu = h.has("kl_clip") && sum != 0 ? min(1, (h.kl_clip / abs(sum)).squareRoot()) : 1
+      for (layer, slots, V) in found {
+        for (slot, values) in slots { io.fill(slot, of: layer, values) }
+        io.fill(gradient, of: layer, V.map { nu * $0 })
+      }
+      io.setScalar(0, Double(step + 1))
+      return .update(io.gradient(in: gradient))
+    }
+
+    /// What changes of a layer, and V; nil without statistics.
+    private func precondition(_ io: SourceIO, _ layer: Int, due: Bool, invert: Bool) throws(Failure)
+      -> (slots: [(Int, [Double])], V: [Double])?
+    {
+      let h = io.hyper, shape = io.shape(of: layer), n = shape.columns, m = shape.rows
+      let known = io.read(updates, of: layer).first ?? 0
+      guard due || known > 0 else { return nil }
+      var a = io.read(A, of: layer), b = io.read(B, of: layer), slots: [(Int, [Double])] = []
+      if due {
+        let keep = known > 0 ? h.factor_decay : 0
+        let (x, y) = (io.read(newA, of: layer), io.read(newB, of: layer))
+        for i in a.indices { a[i] = keep * a[i] + (1 - keep) * x[i] }
+        for i in b.indices { b[i] = keep * b[i] + (1 - keep) * y[i] }
+        slots += [(A, a), (B, b), (updates, [min(known + 1, 0x1p52)])]
+      }
+      var left = io.read(Bi, of: layer), right = io.read(Ai, of: layer)
+      var va = io.read(wa, of: layer), vb = io.read(wb, of: layer)
+      if invert || known == 0 {
+        if eigen {
+          let ea = try LinearAlgebra.Eigen(a, n), eb = try LinearAlgebra.Eigen(b, m)
+          (right, left) = (ea.vectors, eb.vectors)
+          (va, vb) = (ea.values.map { max($0, 0) }, eb.values.map { max($0, 0) })
+          slots += [(wa, va), (wb, vb)]
+        } else {
+          let ta = (0..<n).reduce(0) { $0 + a[$1 * (n + 1)] }, tb = (0..<m).reduce(0) { $0 + b[$1 * (m + 1)] }
+          let pi = h.pi_damping && ta > 0 && tb > 0 ? ((ta / Double(n)) / (tb / Double(m))).squareRoot() : 1
+          let root = (h.damping as Double).squareRoot()
+          right = try inverse(a, n, pi * root)
+          left = try inverse(b, m, root / pi)
+        }
+        slots += [(Ai, right), (Bi, left)]
+      }
+      let g = io.read(gradient, of: layer)
+      if !eigen { return (slots, try LayerFactors.sandwich(left, g, right, m, n)) }
+      let damping: Double = h.damping
+      let turned = try LayerFactors.product(left, g, m, n, m, first: true)
+      var core = try LayerFactors.product(turned, right, m, n, n)
+      for i in 0..<m { for j in 0..<n { core[i * n + j] /= vb[i] * va[j] + damping } }
+      let back = try LayerFactors.product(left, core, m, n, m)
+      return (slots, try LayerFactors.product(back, right, m, n, n, second: true))
+    }
+    private func inverse(_ a: [Double], _ n: Int, _ shift: Double) throws(Failure) -> [Double] {
+      try Memory.ask(8 * 2 * n * n)
+      var damped = a, identity = [Double](repeating: 0, count: n * n)
+      for k in 0..<n {
+        damped[k * (n + 1)] += shift
+        identity[k * (n + 1)] = 1
+      }
+      return try LinearAlgebra.solvePositive(damped, identity, n, n)
+    }
+  }
+}
+
+/// SINGD: natural gradient without inverses, by multiplicative updates of the roots of both factors.
+///
+///     every T steps, from the old K, C:  HK = KᵀUK, HC = CᵀGC;  U = E[a·aᵀ], G = E[g·gᵀ] of the layer
+///         ikfac nK = s·(HK + λ·KᵀK − I), nC alike;   ingd nK = s·(tr HC/out·HK + λ·tr CᵀC/out·KᵀK − I), and
+///         nC = s·(tr HK/in·HC + λ·tr KᵀK/in·CᵀC − I);   s = ½, times 1 − α₁ with normalize_lr_cov
+///         mK ← α₁·mK + nK;   K ← K − lr_cov·K·mK;   C alike;   normalize_lr_cov: lr_cov/max(1, max|m|) for each
+///     u = C·Cᵀ·g·K·Kᵀ + wd·θ;   buf ← μ·buf + u;   θ ← θ − lr·buf
+///
+/// K and C start as the identity; diag keeps diagonals alone. Layers and answers are those of `kfac`; all other tensors
+/// step with u = g + wd·θ.
+///
+/// State    momentum, K, C, mK, mC for each layer.
+/// Errors   TW_ERROR_SHAPE where X or G do not fit; TW_ERROR_NUMERIC: a root that is not finite (lr_cov·|m| of 1 or
+///          more).
+/// Differs  other structures (blocks, hierarchical, Toeplitz) are not carried. The authors' schedule of lr_cov is
+///          written as one; so is a weight decay that starts late.
+/// Source   Lin, Duruisseaux, Leok, Nielsen, Khan, Schmidt, 2023, arXiv:2302.09738; Lin et al., 2023, arXiv:2312.05705.
+struct SINGD: WholeRule {
+  static let method = Method(
+    "singd", .optimizer, "Natural gradient without inverses, by multiplicative updates of the roots of both factors.",
+    rule: """
+      HK = K'U K, HC = C'G C;  ikfac: nK = (HK + damping*K'K - I)/2
+      ingd: nK = (tr HC/out*HK + damping*tr(C'C)/out*K'K - I)/2;  mK <- alpha1*mK + nK;  K <- K - lr_cov*K mK;  C alike
+      u = C C'g K K' + weight_decay*theta;  buf <- momentum*buf + u;  theta <- theta - lr*buf
+      """,
+    source: "Lin et al., 2023, arXiv:2302.09738; Lin et al., 2023, arXiv:2312.05705",
+    parameters: [
+      .lr(1e-3), .rate("momentum", 0.9, "momentum behind the preconditioner"),
+      .number("damping", 1e-3, .atLeast(0), "lambda").forAll,
+      .rate("alpha1", 0.5, "rate of the momentum of the roots (0 for ikfac)").forAll,
+      .number("lr_cov", 1e-2, .above(0), "step of the roots").forAll,
+      .weightDecay(0, "decay, behind the preconditioner"),
+      .integer("T", 1, .atLeast(1), "steps between updates of the roots").forAll,
+      .choice("variant", ["ingd", "ikfac"], "coupled by traces, or not").forAll,
+      .choice("structure", ["dense", "diag"], "of the roots", live: false),
+      .flag("normalize_lr_cov", false, "shorten steps of the roots that are too long").forAll,
+    ] + LayerFactors.parameters,
+    slots: [
+      Slot("momentum_buffer", "momentum"), Slot("inputs_root", "K"), Slot("outputs_root", "C"),
+      Slot("inputs_momentum", "mK"), Slot("outputs_momentum", "mC"), .temporary("inputs_now", "U of this step"),
+      .temporary("outputs_now", "G of this step"), Slot("updates", "how often factors came"),
+    ], requests: "activations", needsFinite: true)
+
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
+    var list = method.slots
+    let (n, m) = LayerFactors.count(shape), diagonal = h.is("structure", "diag")
+    let (a, b) = diagonal ? (n, m) : (n * n, m * m)
+    for (k, count) in [a, b, a, b, n * n, m * m, 1].enumerated() { list[k + 1].count = count }
+    return list
+  }
+  static func decay(_ h: Hyper) -> Decay { .rule }
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("steps")] }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try LinearAlgebra.require() }
+
+  let momentum: Double, decay: Double
+  init(_ h: Hyper, _ c: StepContext) { (momentum, decay) = (h.momentum, c.weightDecay) }
+  func apply<T: Real>(_ t: Whole<T>) { Momentum.apply(t, momentum, decay) }
+
+  static let registered = entry(SINGD.self, source: { (h) throws(Failure) in Roots(h) })
+
+  struct Roots: Source {
+    static var method: Method { SINGD.method }
+    let diagonal: Bool
+    init(_ h: Hyper) { diagonal = h.is("structure", "diag") }
+    private let K = 1, C = 2, mK = 3, mC = 4, nowU = 5, nowG = 6, updates = 7, gradient = 8
+    var slots: [Slot] { [.temporary("gradient", "the gradient of the step, preconditioned at its end")] }
+    func most(_ tensors: Int) -> Int { tensors + 1 }
+    var kinds: [Request.Kind] { [.activations] }
+    func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure) {
+      try LayerAnswer.check(answer, io.tensors(where: LayerFactors.takes), phase, io, "singd")
+    }
+
+    func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
+      let layers = io.tensors(where: LayerFactors.takes), h = io.hyper, step = io.counter(0)
+      let due = step % max(1, h.integer("T")) == 0
+      if phase == 0 { io.change(SaveGradient(), slots: [gradient], parameters: false) }
+      if phase > 0, phase <= layers.count, let x = io.answer.first, let g = io.answer.second {
+        let s = try LayerFactors.statistics(x, g, h, scale: io.gradientScale)
+        io.fill(nowU, of: layers[phase - 1], s.inputs)
+        io.fill(nowG, of: layers[phase - 1], s.outputs)
+      }
+      if due, phase < layers.count { return .ask(Ask(.activations, index: layers[phase], count: layers.count)) }
+      var found: [(layer: Int, slots: [(Int, [Double])])] = []
+      for layer in layers { found.append((layer, try move(io, layer, due: due))) }
+      for (layer, slots) in found { for (slot, values) in slots { io.fill(slot, of: layer, values) } }
+      io.setScalar(0, Double(step + 1))
+      return .update(io.gradient(in: gradient))
+    }
+
+    /// A root, dense whatever its structure.
+    private func dense(_ a: [Double], _ n: Int) -> [Double] {
+      guard diagonal else { return a }
+      var out = [Double](repeating: 0, count: n * n)
+      for k in 0..<n { out[k * (n + 1)] = a[k] }
+      return out
+    }
+    private func packed(_ a: [Double], _ n: Int) -> [Double] {
+      diagonal ? (0..<n).map { a[$0 * (n + 1)] } : a
+    }
+    private func trace(_ a: [Double], _ n: Int) -> Double { (0..<n).reduce(0) { $0 + a[$1 * (n + 1)] } }
+
+    private func move(_ io: SourceIO, _ layer: Int, due: Bool) throws(Failure) -> [(Int, [Double])] {
+      let h = io.hyper, shape = io.shape(of: layer), n = shape.columns, m = shape.rows
+      let known = io.read(updates, of: layer).first ?? 0
+      var k = dense(io.read(K, of: layer), n), c = dense(io.read(C, of: layer), m), slots: [(Int, [Double])] = []
+      if known == 0 {
+        for i in 0..<n { k[i * (n + 1)] = 1 }
+        for i in 0..<m { c[i * (m + 1)] = 1 }
+      }
+      if due {
+        // Kᵀ·U·K and Kᵀ·K
+        func turned(_ a: [Double], _ f: [Double], _ n: Int) throws(Failure) -> ([Double], [Double]) {
+          let half = try LayerFactors.product(f, a, n, n, n)
+          return (
+            try LayerFactors.product(a, half, n, n, n, first: true),
+            try LayerFactors.product(a, a, n, n, n, first: true)
+          )
+        }
+        let (hk, kk) = try turned(k, io.read(nowU, of: layer), n), (hc, cc) = try turned(c, io.read(nowG, of: layer), m)
+        let lam: Double = h.damping, alpha: Double = h.alpha1, coupled = h.is("variant", "ingd")
+        let s = h.normalize_lr_cov ? 0.5 * (1 - alpha) : 0.5, out = Double(m), inputs = Double(n)
+        let (fk, lk) = coupled ? (trace(hc, m) / out, lam * trace(cc, m) / out) : (1, lam)
+        let (fc, lc) = coupled ? (trace(hk, n) / inputs, lam * trace(kk, n) / inputs) : (1, lam)
+        func next(
+          _ a: [Double], _ old: [Double], _ H: [Double], _ S: [Double], _ f: Double, _ l: Double, _ n: Int
+        ) throws(Failure) -> (root: [Double], momentum: [Double]) {
+          var moment = dense(old, n)
+          for i in 0..<n {
+            for j in 0..<n where !diagonal || i == j {
+              let at = i * n + j
+              moment[at] = alpha * moment[at] + s * (f * H[at] + l * S[at] - (i == j ? 1 : 0))
+            }
+          }
+          let most = moment.reduce(0) { max($0, abs($1)) }
+          let rate = h.normalize_lr_cov ? h.lr_cov / max(1, most) : h.lr_cov
+          var root = try LayerFactors.product(a, moment, n, n, n)
+          for i in root.indices { root[i] = a[i] - rate * root[i] }
+          guard root.allSatisfy(\.isFinite) else {
+            throw Failure(Status.numeric, "singd: a root is not finite; lower `lr_cov`, or set `normalize_lr_cov`")
+          }
+          return (packed(root, n), packed(moment, n))
+        }
+        let nextK = try next(k, io.read(mK, of: layer), hk, kk, fk, lk, n)
+        let nextC = try next(c, io.read(mC, of: layer), hc, cc, fc, lc, m)
+        (k, c) = (dense(nextK.root, n), dense(nextC.root, m))
+        slots = [
+          (K, nextK.root), (C, nextC.root), (mK, nextK.momentum), (mC, nextC.momentum),
+          (updates, [min(known + 1, 0x1p52)]),
+        ]
+      }
+      let left = try LayerFactors.product(c, c, m, m, m, second: true)
+      let right = try LayerFactors.product(k, k, n, n, n, second: true)
+      return slots + [(gradient, try LayerFactors.sandwich(left, io.read(gradient, of: layer), right, m, n))]
+    }
+  }
+}
+
+private enum Momentum {
+  /// u = v + wd·θ;  buf ← μ·buf + u;  v ← buf.
+  static func apply<T: Real>(_ t: Whole<T>, _ momentum: Double, _ decay: Double) {
+    let buffer = t.slots[0], (mu, wd) = (T(momentum), T(decay))
+    for i in 0..<t.count {
+      buffer[i] = mu * buffer[i] + (wd == 0 ? t.v[i] : t.v[i] + wd * t.w[i])
+      t.v[i] = buffer[i]
+    }
+  }
+}
