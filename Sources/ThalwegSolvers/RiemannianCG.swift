@@ -45,21 +45,19 @@ struct RiemannianCG: Driver {
       .kept("step", "", "step"), .kept("slope", "", "<r, d>"), .kept("halvings", "", "halvings so far"),
     ])
 
-  let h: Hyper, hyper: Hyper, tangent: WholeKernels, retraction: WholeKernels
+  let h: Hyper, manifold: HeldManifold
   init(_ h: Hyper) throws(Failure) {
-    guard let node = h.stage("set") else { throw Failure(Status.internal, "riemannian_cg has no set") }
-    let set = try HeldSet(node)
-    guard let tangent = set.kernels.tangent, let retract = set.kernels.retract else {
-      throw Failure(Status.unsupported, "riemannian_cg: `set` must be a manifold, got \(node.name)")
-    }
-    (self.h, hyper, self.tangent, retraction) = (h, set.hyper, tangent(set.hyper), retract(set.hyper))
+    self.h = h
+    manifold = try h.manifold("set", of: "riemannian_cg")
   }
 
   enum Phase: Int { case start, begun, search, trial }
 
   /// v ← its tangent part at x.
   private func project<T: Real>(_ v: Vector<T>, at x: Vector<T>) throws(Failure) {
-    try runOnce((nil, tangent), hyper, v.p, x.p, Shape(dimensions: v.shape), t: 0)
+    let shape = Shape(dimensions: v.shape)
+    try manifold.accepts(shape)
+    try manifold.tangent(v.p, at: x.p, shape)
   }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
@@ -79,7 +77,7 @@ struct RiemannianCG: Driver {
       return try begin(io)
     case .search:
       trial.set(io.step, d)
-      try runOnce((nil, retraction), hyper, trial.p, x.p, Shape(dimensions: x.shape), t: 0)
+      try manifold.retract(trial.p, from: x.p, Shape(dimensions: x.shape))
       return .ask("value_gradient", [trial], [g], then: .trial)
     case .trial:
       let moved = try io["moved"], slack = 4 * (T.isDouble ? 0x1p-52 : 0x1p-23) * abs(io.f)

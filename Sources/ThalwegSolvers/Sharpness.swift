@@ -126,33 +126,6 @@ struct SAMSharpness: Driver {
   }
 }
 
-/// The curvature along a direction, and how much it changes a loss there.
-///
-///     curvature = v·H·v/v·v     change = v·H·v/2, the part of second order
-///
-/// The direction is an update, say. A direction of zeros has neither.
-/// Source   Pan and Li, 2023, arXiv:2306.00204.
-struct DirectionalSharpness: Driver {
-  static let method = Method.solver(
-    "directional_sharpness", "The curvature along a direction.", rule: "curvature = v.H v/v.v;  change = v.H v/2",
-    source: "Pan, Li, 2023, arXiv:2306.00204",
-    inputs: [
-      .constant("direction", "...", "the direction"), .result("curvature", "", "v.H v/v.v"),
-      .result("change", "", "v.H v/2"),
-    ], asks: [.product], kept: [.kept("q", "...", "product")])
-
-  init(_ h: Hyper) {}
-  enum Phase: Int { case start, product }
-
-  func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
-    let v = try io["direction"], q = try io["q"], norm = v.norm
-    if phase == .start { return norm == 0 ? .done(.converged) : .ask("product", [v], [q], then: .product) }
-    let along = v.dot(q)
-    (io.curvature, io.change) = (along / norm / norm, along / 2)
-    return .done(.converged)
-  }
-}
-
 /// How much higher a loss is on the line between two points than between their losses.
 ///
 ///     barrier = max over t of L((1 − t)·w1 + t·w2) − ((1 − t)·L(w1) + t·L(w2)), t on an even grid with both ends

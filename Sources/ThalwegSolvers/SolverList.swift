@@ -67,7 +67,6 @@ let solverList: [any Listed.Type] = [
   IntegratedGradients.self,
   SharpnessAtRadius.self,
   SAMSharpness.self,
-  DirectionalSharpness.self,
   LossBarrier.self,
   HessianMaxEig.self,
   LanczosLRMomentum.self,

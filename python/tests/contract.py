@@ -129,6 +129,10 @@ COMPOSED = {
     "radial_brake": "adamw(lr=0.1) | radial_brake",
     "hyperball": "adamw(lr=0.01) | hyperball",
     "adam_atan2_regenerate": "adam_atan2(lr=0.1, regenerate=0.5)",
+    "magma": "adamw(lr=0.1) | magma",
+    "mechanic": "adamw(lr=0.1) | mechanic",
+    "newton_schulz": "newton_schulz | sgd(lr=0.1, momentum=0.9)",
+    "automatic_clip": "automatic_clip(noise_multiplier=0.3, expected_batch_size=4) | sgd(lr=0.1)",
     "madgrad_plain": "madgrad(lr=0.1, momentum=0)",
     "sm3_momentum": "sm3(momentum=0.9)",
     "momo_adam": "momo(lr=0.1, precondition=adam, adapt_lower_bound=true)",
@@ -150,11 +154,12 @@ LARGER = {
     "prodigy": {"d0": "0.01"},
     "dadapt_sgd": {"d0": "0.01"},
     "dadapt_adam": {"d0": "0.01"},
+    "lbfgs": {"history_size": "3", "max_iter": "3"},
 }
 
 CASES: dict[str, str] = {m.name: sentence_of(m, **LARGER.get(m.name, {})) for m in optimizers()} | COMPOSED
 
-_MATRIX_STAGES = ("orthogonalize", "manifold(stiefel)", "spectral_")
+_MATRIX_STAGES = ("orthogonalize", "newton_schulz", "manifold(stiefel)", "spectral_")
 _SPARSE_SHAPES = [(8,), (3, 8), (2, 3, 8)]
 
 # What a method has to be told before each step, besides what it asks for.

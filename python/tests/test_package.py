@@ -40,6 +40,11 @@ def test_class_steps_as_the_rule_says(w: np.ndarray, g: np.ndarray) -> None:
     np.testing.assert_array_equal(w, expected)
 
 
+def test_no_name_is_given_twice() -> None:
+    names = [m.name for m in tw.methods()]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_classes_for_all_optimizers() -> None:
     classes = [getattr(tw, name) for name in dir(tw)]  # each is made when it is first looked at
     names = {getattr(cls, "method", None) for cls in classes if isinstance(cls, type)}

@@ -22,7 +22,7 @@ struct Extragradient: ElementRule {
     return p
   }()
   private static let look = Slot.temporary("look", "the end of the trial step")
-  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { method.slots + (h.stage("domain") == nil ? [] : [look]) }
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { method.slots + (h.held("domain") == nil ? [] : [look]) }
 
   init(_ h: Hyper, _ c: StepContext) {}
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { g }
@@ -34,7 +34,7 @@ struct Extragradient: ElementRule {
     let point = 0, look = 1
     let domain: HeldSet?
     init(_ h: Hyper) throws(Failure) {
-      domain = try h.stage("domain").map { (s) throws(Failure) in try HeldSet(s) }
+      domain = try h.held("domain").map { (s) throws(Failure) in try HeldSet(s) }
     }
     func most(_ tensors: Int) -> Int { 2 }
 

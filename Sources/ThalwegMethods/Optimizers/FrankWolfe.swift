@@ -41,8 +41,8 @@ struct FrankWolfe: WholeRule {
   init(_ h: Hyper, _ c: StepContext) { (self.h, self.c) = (h, c) }
 
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
-    guard let node = h.stage("set") else { throw Failure(Status.internal, "frank_wolfe has no set") }
-    let set = try HeldSet(node), n = t.count, momentum: Double = h.momentum
+    guard let held = h.held("set") else { throw Failure(Status.internal, "frank_wolfe has no set") }
+    let set = try HeldSet(held), n = t.count, momentum: Double = h.momentum
     let s = t.workspace.bindMemory(to: T.self, capacity: n)
     let point = (t.workspace + aligned(n &* MemoryLayout<T>.stride)).bindMemory(to: T.self, capacity: n)
     if momentum != 0 {

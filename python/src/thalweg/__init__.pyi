@@ -475,6 +475,34 @@ class AdamSNSM(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class AdamSpectralEps(Optimizer):
+    # Adam whose epsilon is scaled by the product of the spectral norms of listed layers.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        listed: _Sequence[float] | None = None,
+        n_power_iterations: int = 1,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class Adamax(Optimizer):
     # AdaMax: Adam with a decaying maximum in place of the second moment.
     method: _ClassVar[str]
@@ -1062,6 +1090,30 @@ class DiffGrad(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class DiLoCoOuter(Optimizer):
+    # The outer step of local training: Nesterov's momentum on the workers' drift.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.7,
+        momentum: float | str | Schedule = 0.9,
+        nesterov: bool = True,
+        workers: int = 1,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class Dion(Optimizer):
     # Dion: orthonormal updates of low rank, from a power iteration on the momentum.
     method: _ClassVar[str]
@@ -1194,6 +1246,159 @@ class DpAdamBc(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class DualAveraging(Optimizer):
+    # Regularised dual averaging: the parameters answer the mean of all gradients.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        l1: float | str | Schedule = 0,
+        gamma: float | str | Schedule = 1,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Extragradient(Optimizer):
+    # Extragradient: a step from where the parameters are, along the gradient at the end of a trial step.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        domain: str | Constraint | None = None,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Fedopt(Optimizer):
+    # Adagrad, Yogi or Adam on the mean change of the clients.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        kind: _Literal["adam", "yogi", "adagrad"] = "adam",
+        lr: float | str | Schedule = 0.1,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.99,
+        tau: float | str | Schedule = 0.001,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class Fish(Optimizer):
+    # Fish: a walk over the domains, one step on each, and a part of the way to its end.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        meta_lr: float | str | Schedule = 0.5,
+        inner_lr: float | str | Schedule = 0.01,
+        *,
+        domains: int,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class FOSI(Optimizer):
+    # Newton's method on the outermost eigenvectors of the Hessian, a first-order method on the rest.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        base: _Literal["adam", "heavyball", "sgd"] = "adam",
+        lr: float | str | Schedule = 0.001,
+        momentum: float | str | Schedule = 0.9,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        k: int = 5,
+        l: int = 0,
+        interval: int = 100,
+        warmup: int | None = None,
+        alpha: float | str | Schedule = 0.1,
+        lr_clip: float | str | Schedule = 3,
+        order: int | None = None,
+        floor: float | str | Schedule = 1e-12,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class FrankWolfe(Optimizer):
+    # Frank-Wolfe: steps toward the corner of a set that the gradient points to.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        set: str | Constraint,
+        rule: _Literal["open", "short", "constant"] = "open",
+        curvature: float | str | Schedule = 1,
+        gamma: float | str | Schedule = 0.01,
+        momentum: float | str | Schedule = 0,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class Fromage(Optimizer):
     # Every tensor moves by a share of its own norm, and is then shortened by as much.
     method: _ClassVar[str]
@@ -1243,6 +1448,34 @@ class Ftrl(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class FullBatchGr(Optimizer):
+    # Full-batch descent with a gradient-norm penalty of every block of the data.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.8,
+        momentum: float | str | Schedule = 0.9,
+        nesterov: bool = True,
+        weight_decay: float | str | Schedule = 0.0005,
+        block_strength: float | str | Schedule = 0.5,
+        eps: float | str | Schedule = 0.01,
+        clip: float | str | Schedule = 0.25,
+        *,
+        blocks: int,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class GaLore(Optimizer):
     # GaLore: Adam in the leading singular directions of the gradient.
     method: _ClassVar[str]
@@ -1258,6 +1491,7 @@ class GaLore(Optimizer):
         update_proj_gap: int = 200,
         scale: float | str | Schedule = 0.25,
         proj_type: _Literal["std", "reverse_std", "left", "right"] = "std",
+        inner: str | None = None,
         *,
         rank: int,
         betas: _Sequence[float] | None = None,
@@ -1344,6 +1578,38 @@ class HARPG(Optimizer):
         lr_power: float | str | Schedule = 1,
         eta_power: float | str | Schedule = 1,
         normalize: bool = True,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class KFAC(Optimizer):
+    # K-FAC: the Fisher matrix of every layer as the Kronecker product of two small ones.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.1,
+        damping: float | str | Schedule = 0.001,
+        factor_decay: float | str | Schedule = 0.95,
+        factor_update_steps: int = 1,
+        inv_update_steps: int = 1,
+        kl_clip: float | str | Schedule | None = 0.001,
+        momentum: float | str | Schedule = 0.9,
+        weight_decay: float | str | Schedule = 0,
+        pi_damping: bool = True,
+        method: _Literal["inverse", "eigen"] = "inverse",
+        loss: _Literal["mean", "sum"] = "mean",
+        batch_size: float | str | Schedule | None = None,
         *,
         before: str = "",
         after: str = "",
@@ -1504,6 +1770,33 @@ class LARS(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class LBFGS(Optimizer):
+    # Limited-memory BFGS: two loops over the last moves and turns of the gradient.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float | str | Schedule = 1e-07,
+        tolerance_change: float | str | Schedule = 1e-09,
+        history_size: int = 100,
+        line_search: _Literal["none", "strong_wolfe"] = None,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class Lion(Optimizer):
     # Lion: the sign of an interpolation between momentum and gradient.
     method: _ClassVar[str]
@@ -1609,6 +1902,30 @@ class MARS(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class MeZO(Optimizer):
+    # Descent along random directions, by the difference of two losses on each.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1e-06,
+        eps: float | str | Schedule = 0.001,
+        weight_decay: float | str | Schedule = 0,
+        n_seeds: int = 1,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class MFAC(Optimizer):
     # M-FAC: the gradient over the empirical Fisher matrix of the last gradients.
     method: _ClassVar[str]
@@ -1620,6 +1937,31 @@ class MFAC(Optimizer):
         damp: float | str | Schedule = 1e-05,
         momentum: float | str | Schedule = 0.9,
         weight_decay: float | str | Schedule = 0,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class MirrorDescent(Optimizer):
+    # Mirror descent on the simplex, the orthant, in a p-norm, or as it is.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.1,
+        geometry: _Literal["simplex", "orthant", "pnorm", "l2"] = "simplex",
+        p: float | str | Schedule = 1.5,
+        radius: float | str | Schedule = 1,
+        axis: int = -1,
         *,
         before: str = "",
         after: str = "",
@@ -1721,6 +2063,33 @@ class NAdam(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class NewtonCg(Optimizer):
+    # Truncated Newton: conjugate gradients on the Hessian, in a trust region or before a search.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        mode: _Literal["trust", "linesearch"] = "trust",
+        radius: float | str | Schedule = 1,
+        max_radius: float | str | Schedule = 1000,
+        eta: float | str | Schedule = 0.15,
+        c1: float | str | Schedule = 0.0001,
+        damping: float | str | Schedule = 0,
+        cg_max: int | None = None,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class NIGT(Optimizer):
     # N-IGT: normalised steps along a momentum that is carried to the new point by extrapolation.
     method: _ClassVar[str]
@@ -1732,6 +2101,31 @@ class NIGT(Optimizer):
         eta_power: float | str | Schedule = 0.8,
         eta: float | str | Schedule | None = None,
         normalize: bool = True,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class NonlinearCg(Optimizer):
+    # Nonlinear conjugate gradients, with a strong Wolfe search in every step.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        beta: _Literal["pr_plus", "fr", "hs_plus", "dy"] = "pr_plus",
+        c1: float | str | Schedule = 0.0001,
+        c2: float | str | Schedule = 0.4,
+        restart: int | None = None,
+        gtol: float | str | Schedule = 1e-08,
         *,
         before: str = "",
         after: str = "",
@@ -1895,6 +2289,32 @@ class Novograd(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class NuPI(Optimizer):
+    # A proportional and integral controller for the multipliers of constraints.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule,
+        kp: float | str | Schedule = 0,
+        ki: float | str | Schedule = 1,
+        ema_nu: float | str | Schedule = 0,
+        init: _Literal["sgd", "zeros"] = "sgd",
+        weight_decay: float | str | Schedule = 0,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class O2NC(Optimizer):
     # O2NC: online gradient descent chooses the move, and the gradient is taken at a random point of it.
     method: _ClassVar[str]
@@ -1995,6 +2415,28 @@ class OptAMSGrad(Optimizer):
         h_base: _Literal["previous", "current"] = "previous",
         *,
         betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class OptimisticGDA(Optimizer):
+    # Optimistic gradient descent-ascent: the change of the operator is added k times.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        k: float | str | Schedule = 1,
+        *,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
@@ -2133,6 +2575,113 @@ class Prodigy(Optimizer):
         growth_rate: float | str | Schedule = ...,
         *,
         betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class ProdigyScheduleFree(Optimizer):
+    # Prodigy inside Schedule-Free: an estimated step size, and no schedule.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 1,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.99,
+        beta3: float | str | Schedule | None = None,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        weight_decay_by_lr: bool = True,
+        d0: float | str | Schedule = 1e-06,
+        d_coef: float | str | Schedule = 1,
+        d_limiter: bool = True,
+        prodigy_steps: int = 0,
+        schedulefree_c: float | str | Schedule = 0,
+        factored: bool = True,
+        stable: bool = True,
+        slice: int = 11,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class ProxAdam(Optimizer):
+    # Adam with the prox of a regularizer in its own metric.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        regularizer: str | Regularizer | None = None,
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        skip_zero_grad: bool = True,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class ProxLinear(Optimizer):
+    # The prox-linear step for |c(theta)|: c is linearised, the absolute value is kept.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class ProxSGD(Optimizer):
+    # Gradient descent with the prox of a regularizer after every step.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        regularizer: str | Regularizer | None = None,
+        lr: float | str | Schedule = 0.01,
+        momentum: float | str | Schedule = 0,
+        *,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
@@ -2353,6 +2902,88 @@ class Ranger(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class RiemannianAdagrad(Optimizer):
+    # Adagrad along a manifold: one sum of squares for each point.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        eps: float | str | Schedule = 1e-10,
+        weight_decay: float | str | Schedule = 0,
+        stabilize: int | None = 10,
+        manifold: str | Constraint = "euclidean",
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class RiemannianAdam(Optimizer):
+    # Adam along a manifold: one second moment for each point.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0,
+        amsgrad: bool = False,
+        bias_correction: bool = True,
+        stabilize: int | None = 10,
+        manifold: str | Constraint = "euclidean",
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class RiemannianSGD(Optimizer):
+    # Gradient descent along a manifold, with momentum.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        momentum: float | str | Schedule = 0,
+        dampening: float | str | Schedule = 0,
+        nesterov: bool = False,
+        weight_decay: float | str | Schedule = 0,
+        stabilize: int | None = 10,
+        manifold: str | Constraint = "euclidean",
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class RMSprop(Optimizer):
     # RMSProp: the gradient over the root of its average square.
     method: _ClassVar[str]
@@ -2511,6 +3142,58 @@ class SANIA(Optimizer):
         f_star: float | str | Schedule = 0,
         lr: float | str | Schedule = 1,
         *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class SARA(Optimizer):
+    # SaRA: AdamW on those entries alone that are small to begin with.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.000496585,
+        threshold: float | str | Schedule = 0.002,
+        beta1: float | str | Schedule = 0.9,
+        beta2: float | str | Schedule = 0.999,
+        eps: float | str | Schedule = 1e-08,
+        weight_decay: float | str | Schedule = 0.01,
+        lambda_rank: float | str | Schedule = 0,
+        min_rank_dim: int = 64,
+        progressive_step: int = -1,
+        *,
+        betas: _Sequence[float] | None = None,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class SARAH(Optimizer):
+    # SARAH: a recursive estimate of the gradient with plain steps.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.01,
+        *,
+        inner: int,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
@@ -2884,6 +3567,38 @@ class SimplifiedAdEMAMix(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class Singd(Optimizer):
+    # Natural gradient without inverses, by multiplicative updates of the roots of both factors.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule = 0.001,
+        momentum: float | str | Schedule = 0.9,
+        damping: float | str | Schedule = 0.001,
+        alpha1: float | str | Schedule = 0.5,
+        lr_cov: float | str | Schedule = 0.01,
+        weight_decay: float | str | Schedule = 0,
+        T: int = 1,
+        variant: _Literal["ingd", "ikfac"] = "ingd",
+        structure: _Literal["dense", "diag"] = "dense",
+        normalize_lr_cov: bool = False,
+        loss: _Literal["mean", "sum"] = "mean",
+        batch_size: float | str | Schedule | None = None,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class Sm3(Optimizer):
     # One number for every slice along an axis in place of a second moment for every element.
     method: _ClassVar[str]
@@ -3128,6 +3843,31 @@ class StableAdamW(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
+class STORM(Optimizer):
+    # STORM: momentum corrected by the change of the gradient on the same minibatch.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        k: float | str | Schedule = 0.1,
+        w: float | str | Schedule = 0.1,
+        c: float | str | Schedule = 10,
+        eta: float | str | Schedule | None = None,
+        a: float | str | Schedule | None = None,
+        *,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
 class SVRG(Optimizer):
     # SVRG: minibatch gradients corrected by those at a snapshot whose full gradient is known.
     method: _ClassVar[str]
@@ -3192,6 +3932,28 @@ class Trion(Optimizer):
         ns_precision: _Literal["working", "bf16"] = "working",
         *,
         rank: int,
+        before: str = "",
+        after: str = "",
+        state_dtype: str = "f32",
+        master: str | None = None,
+        nonfinite: str = "propagate",
+        maximize: bool = False,
+        zero_gradients: bool = False,
+        consume_gradients: bool = False,
+        gradient_scale: float = 1.0,
+        seed: int = 0,
+        names: _Sequence[str] | None = None,
+    ) -> None: ...
+
+class TruncatedModel(Optimizer):
+    # The step to the minimiser of a linear model that is cut off at a lower bound.
+    method: _ClassVar[str]
+    def __init__(
+        self,
+        params: _Iterable[_Any],
+        lr: float | str | Schedule,
+        lower: float | str | Schedule = 0,
+        *,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",

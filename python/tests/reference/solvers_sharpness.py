@@ -67,20 +67,6 @@ class SAMSharpness(SolverReference):
         return {"sharpness": rise, "loss": value, "gradient_norm": size, "outcome": "converged"}
 
 
-class DirectionalSharpness(SolverReference):
-    name = "directional_sharpness"
-
-    def cases(self, rng):
-        a = indefinite(rng)
-        return [Case({"direction": rng.standard_normal(10)}, operator(a)), Case({"direction": 3 * rng.standard_normal((2, 5))}, operator(a)),
-                Case({"direction": np.zeros(10)}, operator(a))]
-
-    def solve(self, inputs, ask):
-        v = inputs["direction"]
-        along = np.sum(v * ask["product"](v))
-        return {"curvature": along / np.sum(v * v) if np.any(v) else 0.0, "change": along / 2, "outcome": "converged"}
-
-
 class LossBarrier(SolverReference):
     name = "loss_barrier"
     defaults = {"points": 11}
