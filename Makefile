@@ -14,7 +14,17 @@ SOURCES := $(shell find Sources include Package.swift -name '*.swift' -o -name '
 
 all: library
 
-STAMP := $(LIB)/.stamp-$(if $(THALWEG_MARCH),$(THALWEG_MARCH),all)
+# The instruction sets that the library is built for, the first for every machine.
+ifeq ($(ARCH),x86_64)
+BASE := x86-64
+LEVELS ?= x86-64-v3 x86-64-v4
+else
+BASE := any
+LEVELS :=
+endif
+SPACE := $(subst ,, )
+stamp = $(LIB)/.stamp-$(subst $(SPACE),+,$(strip $(BASE) $(1)))
+STAMP := $(if $(THALWEG_MARCH),$(LIB)/.stamp-$(THALWEG_MARCH),$(call stamp,$(LEVELS)))
 library:
 	$(MAKE) -j$(JOBS) $(STAMP)
 
@@ -33,22 +43,14 @@ $(SCRATCH)/%/.built: $(SOURCES)
 # $(1): instruction set, $(2): where its library goes
 install_variant = install -D -m 755 $(SCRATCH)/$(1)/release/libthalweg.so $(2)/libthalweg.so.1
 
-ifeq ($(ARCH),x86_64)
-BASE := x86-64
-LEVELS := x86-64-v3 x86-64-v4
-else
-BASE := any
-LEVELS :=
-endif
-
-$(LIB)/.stamp-all: $(foreach v,$(BASE) $(LEVELS),$(SCRATCH)/$(v)/.built)
+$(call stamp,$(LEVELS)): $(foreach v,$(BASE) $(LEVELS),$(SCRATCH)/$(v)/.built)
 	rm -rf $(LIB)
 	$(call install_variant,$(BASE),$(LIB))
 	$(foreach v,$(LEVELS),$(call install_variant,$(v),$(LIB)/glibc-hwcaps/$(v)) &&) true
 	ln -sf libthalweg.so.1 $(LIB)/libthalweg.so
 	touch $@
 
-$(LIB)/.stamp-$(THALWEG_MARCH): $(SCRATCH)/$(THALWEG_MARCH)/.built
+$(LIB)/.stamp-$(or $(THALWEG_MARCH),none): $(SCRATCH)/$(THALWEG_MARCH)/.built
 	rm -rf $(LIB)
 	$(call install_variant,$(THALWEG_MARCH),$(LIB))
 	ln -sf libthalweg.so.1 $(LIB)/libthalweg.so
@@ -89,13 +91,17 @@ $(VENV)/.package: $(STAMP) $(VENV)/.requirements $(shell find python/src python/
 	THALWEG_LIBRARY_DIR=$(CURDIR)/$(LIB) $(PIP) --force-reinstall --no-deps ./python
 	touch $@
 
-# For this machine alone, which takes a third of the time, unless all variants are there.
+# For this machine alone, which takes a third of the time, unless there are more already, all or those of the tests.
+DEMO = $(or $(if $(wildcard $(call stamp,$(LEVELS))),LEVELS="$(LEVELS)"),\
+  $(if $(wildcard $(call stamp,$(firstword $(LEVELS)))),LEVELS="$(firstword $(LEVELS))"),\
+  THALWEG_MARCH=$(or $(THALWEG_MARCH),native))
 demo: setup
-	$(MAKE) -j$(JOBS) $(if $(wildcard $(LIB)/.stamp-all),,THALWEG_MARCH=$(or $(THALWEG_MARCH),native)) $(VENV)/.package
+	$(MAKE) -j$(JOBS) $(DEMO) $(VENV)/.package
 	$(PY) examples/train_digits.py --demo
 
 # What the tests need besides the library; nothing here depends on it.
-.PHONY: test-programs
+.PHONY: test-programs built
+built: $(STAMP)
 test-programs: $(SCRATCH)/test/.built-tests
 # With the address sanitizer, where there is one: what the library's own tests and some C programs run against.
 SANITIZE = $(shell Tests/ABI/has_sanitizer.sh && echo --sanitize=address)
@@ -103,8 +109,10 @@ $(SCRATCH)/test/.built-tests: $(SOURCES) $(shell find Tests/ThalwegTests -type f
 	swift build --build-tests $(SANITIZE) --scratch-path $(SCRATCH)/test
 	touch $@
 
+# The baseline and one more instruction set: a third is the same source again.
+test: export LEVELS := $(firstword $(LEVELS))
 test: setup $(VENV)/.requirements
-	$(MAKE) -j$(JOBS) $(STAMP) test-programs $(VENV)/.peers
+	$(MAKE) -j$(JOBS) built test-programs $(VENV)/.peers
 	$(MAKE) $(VENV)/.package
 	swift test --skip-build $(SANITIZE) --scratch-path $(SCRATCH)/test
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} Tests/ABI/run.sh $(LIB) include

@@ -210,7 +210,7 @@ struct SparseCodingPSD: Driver {
 /// Errors   TW_ERROR_RANGE: a negative factor, or an exponent outside (0, 1].
 /// Ends     max_iter.
 /// Differs  the exponents that the paper learns from A are the caller's.
-/// Source   Zhu, Wang, Fan, Meng, Xiang, Pan, 2014, arXiv:1409.0685.
+/// Source   Zhu, Wang, Fan, Meng, Xiang, Pan, 2014.
 struct NMFRobust: Driver {
   static let method = Method.solver(
     "nmf_robust", "Robust nonnegative factorisation with column-wise sparsity.",
@@ -218,7 +218,7 @@ struct NMFRobust: Driver {
       min sum_i |(X - M A)_i| + lam sum A_kn^p_n;  d_i = 1/(2 max(|(X - M A)_i|, eps))
       A <- A ((d M)'X)/((d M)'M A + lam/2 p_n max(A, eps)^(p_n - 1));  M <- M (X A')/(M A A')
       """,
-    source: "Zhu, Wang, Fan, Meng, Xiang, Pan, 2014, arXiv:1409.0685",
+    source: "Zhu, Wang, Fan, Meng, Xiang, Pan, 2014",
     parameters: [
       .number("lam", 0.1, .atLeast(0), "coefficient of the sparsity"),
       .number("p", 0.5, .between(0, 1, lowOpen: true, highOpen: false), "exponent of all columns"),

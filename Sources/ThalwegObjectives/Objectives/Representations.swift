@@ -104,7 +104,8 @@ struct FCCov: Objective {
       var last = n - 1
       for b in stride(from: n - 1, through: 0, by: -1) {
         if row[order[b]] != row[order[last]] {
-          for i in (b + 1)...last { for k in 0..<d { running[k] += sums[i * d + k] } }
+          // (distances that are no numbers differ from themselves)
+          for i in (b + 1)..<(last + 1) { for k in 0..<d { running[k] += sums[i * d + k] } }
           last = b
         }
         for k in 0..<d { slope[order[b] * d + k] += 2 * weight * weight * weight * weight * running[k] }
