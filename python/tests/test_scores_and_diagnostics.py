@@ -365,3 +365,10 @@ def test_smoothgrad_of_a_cubic() -> None:
     np.testing.assert_array_equal(flat.saliency, np.full(4, 8.0))
     with pytest.raises(tw.RangeError, match="`x` must be finite"):
         tw.solver("smoothgrad").run(x=np.array([np.inf]), gradient=lambda p: p)
+
+
+def test_fccov_refuses_distances_that_are_no_numbers() -> None:
+    with pytest.raises(tw.RangeError, match="`distances` must be numbers, got NaN at element 5"):
+        distances = np.zeros((4, 4))
+        distances[1, 1] = np.nan
+        tw.objective("fccov").value_and_grad(u=np.ones((4, 2)), distances=distances)

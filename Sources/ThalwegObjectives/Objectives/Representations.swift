@@ -75,6 +75,9 @@ struct FCCov: Objective {
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let u = try x["u"], distances = try x["distances"], n = x.sizes["n"], d = x.sizes["d"], space = Workspace()
     defer { space.close() }
+    if let k = (0..<(n * n)).first(where: { distances[$0].isNaN }) {
+      throw Failure(Status.range, "`distances` must be numbers, got NaN at element \(k)")
+    }
     let c = try space.room(n * d, Double.self), slope = try space.room(n * d, Double.self)
     let sums = try space.room(area(n, d), Double.self), covariance = try space.room(area(d, d), Double.self)
     let running = try space.room(d, Double.self), weight = 1 / Double(n)
@@ -104,8 +107,7 @@ struct FCCov: Objective {
       var last = n - 1
       for b in stride(from: n - 1, through: 0, by: -1) {
         if row[order[b]] != row[order[last]] {
-          // (distances that are no numbers differ from themselves)
-          for i in (b + 1)..<(last + 1) { for k in 0..<d { running[k] += sums[i * d + k] } }
+          for i in (b + 1)...last { for k in 0..<d { running[k] += sums[i * d + k] } }
           last = b
         }
         for k in 0..<d { slope[order[b] * d + k] += 2 * weight * weight * weight * weight * running[k] }
