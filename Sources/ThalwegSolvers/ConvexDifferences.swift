@@ -65,7 +65,7 @@ struct DCA: Driver {
 struct MoreauGrad: Driver {
   static let method = Method.solver(
     "moreau_grad", "The gradient of a Moreau envelope at an input, plain, sparse, or sparse in tiles.",
-    rule: "d <- prox(d - lr (grad f(x + d) + d/rho), lr l1);  gradient = -mean of the last `tail` d/rho",
+    rule: "d <- prox(d - lr (grad f(x + d) + d/rho), lr l1);  envelope_gradient = -mean of the last `tail` d/rho",
     source: "Zhang, Farnia, 2023, arXiv:2302.05294",
     parameters: [
       .number("rho", 1, .above(0), "of the envelope"), .number("lr", 0.1, .above(0), "step"),
@@ -74,7 +74,7 @@ struct MoreauGrad: Driver {
       .maybeInteger("group", .atLeast(1), "side of the tiles; none: entries"),
     ],
     inputs: [
-      .constant("x", "...", "the input"), .result("gradient", "...", "gradient of the envelope"),
+      .constant("x", "...", "the input"), .result("envelope_gradient", "...", "gradient of the envelope"),
       .result("move", "...", "the last d"), .result("iterations", "", "steps"),
     ],
     asks: [
@@ -95,7 +95,8 @@ struct MoreauGrad: Driver {
   enum Phase: Int { case start, step }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
-    let x = try io["x"], d = try io["move"], point = try io["point"], g = try io["g"], mean = try io["gradient"]
+    let x = try io["x"], d = try io["move"], point = try io["point"], g = try io["g"]
+    let mean = try io["envelope_gradient"]
     if phase == .start {
       guard !h.has("group") || x.shape.count >= 2 else {
         throw Failure(Status.shape, "moreau_grad: tiles need a tensor of rank 2 or more, got rank \(x.shape.count)")

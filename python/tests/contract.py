@@ -129,6 +129,7 @@ COMPOSED = {
     "radial_brake": "adamw(lr=0.1) | radial_brake",
     "hyperball": "adamw(lr=0.01) | hyperball",
     "adam_atan2_regenerate": "adam_atan2(lr=0.1, regenerate=0.5)",
+    "fosi_often": "fosi(lr=0.1, k=1, interval=2, warmup=1, order=4)",
     "magma": "adamw(lr=0.1) | magma",
     "mechanic": "adamw(lr=0.1) | mechanic",
     "newton_schulz": "newton_schulz | sgd(lr=0.1, momentum=0.9)",

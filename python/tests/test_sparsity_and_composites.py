@@ -572,7 +572,7 @@ def test_moreau_gradient_of_a_quadratic() -> None:
     A = rng.standard_normal((6, 6))
     H, x = A @ A.T / 6, rng.standard_normal(6)
     got = tw.solver("moreau_grad(rho=0.7, lr=0.2, max_iter=2000, tail=1)").run(x=x, gradient=lambda p: H @ p)
-    np.testing.assert_allclose(got["gradient"], np.linalg.solve(np.eye(6) + 0.7 * H, H @ x), rtol=1e-8)
+    np.testing.assert_allclose(got["envelope_gradient"], np.linalg.solve(np.eye(6) + 0.7 * H, H @ x), rtol=1e-8)
     sparse = tw.solver("moreau_grad(l1=0.5)").run(x=x, gradient=lambda p: H @ p)["move"]
     assert 0 < np.count_nonzero(sparse) < 6
     with pytest.raises(tw.ShapeError, match="tiles"):

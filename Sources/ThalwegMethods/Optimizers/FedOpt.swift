@@ -16,7 +16,7 @@ enum DiLoCoOuter: Listed {
       rule: "g = theta - mean(w_i);  b = momentum*b + g;  theta' = theta - lr*(g + momentum*b), or theta - lr*b",
       source: "Douillard et al., 2023, arXiv:2311.08105",
       parameters: [
-        .lr(0.7), .rate("momentum", 0.9, "share of the buffer that is kept"),
+        .lr(0.7), .number("momentum", 0.9, .atLeast(0), "share of the buffer that is kept"),
         .flag("nesterov", true, "look ahead along the buffer", live: false),
         .integer("workers", 1, .within(1, 1e6), "how many there are", live: false),
       ], requests: "participant")

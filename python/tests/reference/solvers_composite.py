@@ -234,7 +234,7 @@ class MoreauGrad(SolverReference):
         for _ in range(self.max_iter):
             d = self.prox(d - self.lr * (ask["gradient"](x + d) + d / self.rho))
             moves.append(d)
-        return {"gradient": -np.mean(moves[-self.tail:], axis=0) / self.rho, "move": d, "iterations": self.max_iter, "outcome": "max_iter"}
+        return {"envelope_gradient": -np.mean(moves[-self.tail:], axis=0) / self.rho, "move": d, "iterations": self.max_iter, "outcome": "max_iter"}
 
 
 class RiemannianCG(SolverReference):
