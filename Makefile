@@ -114,6 +114,7 @@ test: export LEVELS := $(firstword $(LEVELS))
 test: setup $(VENV)/.requirements
 	$(MAKE) -j$(JOBS) built test-programs $(VENV)/.peers
 	$(MAKE) $(VENV)/.package
+	# (what the Swift runtime keeps for the life of the process is no leak)
 	ASAN_OPTIONS=detect_leaks=0 swift test --skip-build $(SANITIZE) --scratch-path $(SCRATCH)/test
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} Tests/ABI/run.sh $(LIB) include
 	Tests/ABI/sanitize.sh $(SCRATCH)/test $${FUZZ_SECONDS:-10} $(JOBS)

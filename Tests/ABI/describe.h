@@ -42,16 +42,19 @@ static const struct {
   const char *method, *stage;
   int unsourced;
 } describe_special[] = {
+    {"arch_entropy", "arch_entropy(epochs=10)", 0},
     {"batch_ladder", "batch_ladder(boundaries=[2, 4], batches=[1, 2, 3])", 0},
     {"constant", NULL, 1},
     {"coordinate_clip", "coordinate_clip(threshold=1)", 0},
     {"decoupled", NULL, 1},
+    {"gradient_noise_scale", "gradient_noise_scale(b_small=1, b_big=2)", 0},
     {"join", "join(schedules=[constant(lr=0.1), cosine(lr=0.1, total=10)], boundaries=[5])", 0},
     {"manifold", "manifold(stiefel)", 1},
     {"penalty", NULL, 1},
     {"project", NULL, 1},
     {"prox", NULL, 1},
     {"rho_schedule", "rho_schedule(lr=0.1)", 0},
+    {"riemannian_cg", "riemannian_cg(set=sphere)", 0},
     {"route", "route(other=(sgd(lr=0.1)))", 1},
 };
 

@@ -94,7 +94,7 @@ static void inputs(void) {
   EACH_METHOD(method) {
     tw_input_info none = {.struct_size = sizeof none};
     STATUS(TW_ERROR_ARGUMENT, tw_method_input(method.name, method.input_count, &none));
-    int differentiable = 0;
+    int differentiable = 0, results = 0;
     for (size_t i = 0; i < method.input_count; i++) {
       tw_input_info input = {.struct_size = sizeof input};
       MUST(tw_method_input(method.name, i, &input));
@@ -108,6 +108,7 @@ static void inputs(void) {
       SAY( input.integer + input.differentiable + input.result <= 1, input.name);
       SAY(!input.result || input.optional, "a result is never given");
       differentiable += input.differentiable;
+      results += input.result;
       for (size_t k = 0; k < i; k++) {
         tw_input_info other = {.struct_size = sizeof other};
         OK(tw_method_input(method.name, k, &other));
@@ -119,7 +120,7 @@ static void inputs(void) {
     } else if (strcmp(method.kind, "diagnostic") == 0 || strcmp(method.kind, "weighting") == 0) {
       SAY(method.input_count > 0, "nothing to look at");
     } else {
-      SAY((differentiable > 0) == (method.input_count > 0), "nothing to differentiate");
+      SAY((differentiable + results > 0) == (method.input_count > 0), "nothing to differentiate, and no result");
     }
     if (strcmp(method.kind, "objective") == 0) SAY(method.input_count > 0, "an objective without inputs");
   }

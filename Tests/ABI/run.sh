@@ -78,7 +78,7 @@ fi
 
 # Every function that the header declares: a tw_ name in front of an opening parenthesis.
 declared() {
-  "$CC" -E -P "-I$include" "$header" | grep -oE '\btw_[a-z0-9_]+ *\(' | tr -d ' (' | sort -u
+  "$CC" -E -P "-I$include" "$header" | grep -oE '\btw_[a-z0-9_]+ *\(\*?' | grep -v '\*' | tr -d ' (' | sort -u
 }
 
 same_symbols() { # LIBRARY

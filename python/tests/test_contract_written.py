@@ -31,6 +31,11 @@ BOUND_TO_A_SET = {
     "frank_wolfe",
     "mirror_descent",
     "hyperball",
+    # to where the participants are; along curvatures that were learnt elsewhere
+    "diloco_outer",
+    "fedavg",
+    "fedavg_fedopt",
+    "lbfgs",
 }
 
 

