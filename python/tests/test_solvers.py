@@ -140,7 +140,8 @@ def test_declarations() -> None:
         for a in m.asks:
             assert a.meaning and all(not i.optional and not i.result for i in a.given + a.wanted)
         assert m.summary and m.source and m.rule
-        assert tw.solver(stage(m.name, {p.name: 1 for p in m.parameters if p.required})).inputs == m.inputs
+        given = {p.name: "sphere" if p.type == "constraint" else 1 for p in m.parameters if p.required}
+        assert tw.solver(stage(m.name, given)).inputs == m.inputs
 
 
 def test_the_loop_by_hand() -> None:
