@@ -153,7 +153,6 @@ LARGER = {
     "u_dog": {"r_eps_rel": "0.1"},
     "dowg": {"r_eps": "0.01"},
     "prodigy": {"d0": "0.01"},
-    "prodigy_schedule_free": {"d0": "0.01"},
     "dadapt_sgd": {"d0": "0.01"},
     "dadapt_adam": {"d0": "0.01"},
     "lbfgs": {"history_size": "3", "max_iter": "3"},

@@ -119,7 +119,12 @@ def test_set_for_one_group(name: str, path: str) -> None:
             return
     twins = [none] if every is none else [none, every]
     for k in range(2, 5):
-        for h in (host, *twins):
+        try:
+            host.step(k)
+        except tw.RangeError as error:  # one number serves all tensors when a step is taken
+            assert f"`{path}` must be the same in all parameter groups" in str(error)
+            return
+        for h in twins:
             h.step(k)
         for i, w in enumerate(host.weights):
             assert w.tobytes() == (every if i == 1 else none).weights[i].tobytes(), f"tensor {i} at step {k}"
