@@ -276,7 +276,7 @@ struct Compiler {
         guard let m = set.kernels.manifold else {
           throw Failure(Status.unsupported, "\(name) is not a manifold with a retraction")
         }
-        return (.after, nil, m.move(ih))
+        return (.after, nil, m.move.binding(ih))
       }
       let (element, whole) = set.kernels.projection(ih)
       return (.after, element, whole)

@@ -192,12 +192,12 @@ package final class ConstraintObject {
 
   package func tangent(_ w: View, _ g: View) throws(Failure) {
     guard let k = kernels.manifold?.tangent else { throw Failure(Status.unsupported, "this set is not a manifold") }
-    try change((nil, k(hyper)), hyper, g, from: g, w)
+    try change((nil, k), hyper, g, from: g, w)
   }
 
   package func retract(_ w: View, _ u: View) throws(Failure) {
     guard let k = kernels.manifold?.retract else { throw Failure(Status.unsupported, "this set is not a manifold") }
-    try change((nil, k(hyper)), hyper, w, from: u, w)
+    try change((nil, k), hyper, w, from: u, w)
   }
 }
 

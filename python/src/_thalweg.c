@@ -2419,9 +2419,8 @@ static PyObject *method_row(State *state, const tw_method_info *info) {
   return row;
 }
 
-/* _methods(): everything the registry says, as tuples sorted by name. */
-static PyObject *module_methods(PyObject *module, PyObject *unused) {
-  (void)unused;
+/* A row for every method, sorted by name. */
+static PyObject *each_method(PyObject *module, PyObject *(*make)(State *, const tw_method_info *)) {
   State *state = PyModule_GetState(module);
   PyObject *list = PyList_New(0);
   size_t count = tw_method_count();
@@ -2430,29 +2429,26 @@ static PyObject *module_methods(PyObject *module, PyObject *unused) {
     memset(&info, 0, sizeof info);
     info.struct_size = sizeof info;
     tw_status status = tw_method_at(i, &info);
-    PyObject *row = status < 0 ? fail_library(state, status) : method_row(state, &info);
+    PyObject *row = status < 0 ? fail_library(state, status) : make(state, &info);
     if (!row || PyList_Append(list, row) < 0) Py_CLEAR(list);
     Py_XDECREF(row);
   }
   return list;
 }
 
-/* _names(): (name, kind) of every method, sorted by name. */
+static PyObject *name_row(State *state, const tw_method_info *info) {
+  (void)state;
+  return Py_BuildValue("(ss)", info->name, info->kind);
+}
+
+/* _methods(): everything the registry says;  _names(): (name, kind). */
+static PyObject *module_methods(PyObject *module, PyObject *unused) {
+  (void)unused;
+  return each_method(module, method_row);
+}
 static PyObject *module_names(PyObject *module, PyObject *unused) {
   (void)unused;
-  State *state = PyModule_GetState(module);
-  PyObject *list = PyList_New(0);
-  size_t count = tw_method_count();
-  for (size_t i = 0; list && i < count; i++) {
-    tw_method_info info;
-    memset(&info, 0, sizeof info);
-    info.struct_size = sizeof info;
-    tw_status status = tw_method_at(i, &info);
-    PyObject *row = status < 0 ? fail_library(state, status) : Py_BuildValue("(ss)", info.name, info.kind);
-    if (!row || PyList_Append(list, row) < 0) Py_CLEAR(list);
-    Py_XDECREF(row);
-  }
-  return list;
+  return each_method(module, name_row);
 }
 
 /* _method(name) */

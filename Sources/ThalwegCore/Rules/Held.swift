@@ -31,8 +31,8 @@ public struct HeldManifold: Sendable {
   }
 
   public func factors(_ shape: Shape) -> Slices { kernels.factors(hyper, shape) }
-  public func accepts(_ shape: Shape) throws(Failure) { try kernels.tangent(hyper).accepts(hyper, shape) }
-  public var mayFail: Bool { kernels.tangent(hyper).mayFail(hyper) }
+  public func accepts(_ shape: Shape) throws(Failure) { try kernels.tangent.accepts(hyper, shape) }
+  public var mayFail: Bool { kernels.tangent.mayFail(hyper) }
 
   public func project<T: Real>(_ x: UnsafeMutablePointer<T>, _ shape: Shape) throws(Failure) {
     try set.project(x, shape)
@@ -63,10 +63,10 @@ public struct HeldManifold: Sendable {
   }
 
   private func run<T: Real>(
-    _ make: ManifoldKernels.Make, _ v: UnsafeMutablePointer<T>, _ w: UnsafeMutablePointer<T>,
+    _ whole: WholeKernels, _ v: UnsafeMutablePointer<T>, _ w: UnsafeMutablePointer<T>,
     _ slot: UnsafeMutablePointer<T>?, _ shape: Shape
   ) throws(Failure) {
-    let whole = make(hyper), v = UnsafeMutableRawPointer(v), w = UnsafeMutableRawPointer(w)
+    let v = UnsafeMutableRawPointer(v), w = UnsafeMutableRawPointer(w)
     func tensor<U: Real>(_: U.Type) -> Whole<U> {
       Whole(
         v: v.assumingMemoryBound(to: U.self), w: w.assumingMemoryBound(to: U.self),

@@ -27,18 +27,17 @@ extension Manifold {
 
 /// A manifold with its types erased.
 public struct ManifoldKernels: Sendable {
-  public typealias Make = @Sendable (Hyper) -> WholeKernels
   public let factors: @Sendable (Hyper, Shape) -> Slices
   /// After a step: the tangent part of the move, retracted from the point before it.
-  public let move: Make
-  public let tangent: Make
-  public let retract: Make
-  public let orthogonal: Make
-  public let transport: Make
-  public let squares: Make
+  public let move: WholeKernels
+  public let tangent: WholeKernels
+  public let retract: WholeKernels
+  public let orthogonal: WholeKernels
+  public let transport: WholeKernels
+  public let squares: WholeKernels
   @usableFromInline init(
-    factors: @escaping @Sendable (Hyper, Shape) -> Slices, move: @escaping Make, tangent: @escaping Make,
-    retract: @escaping Make, orthogonal: @escaping Make, transport: @escaping Make, squares: @escaping Make
+    factors: @escaping @Sendable (Hyper, Shape) -> Slices, move: WholeKernels, tangent: WholeKernels,
+    retract: WholeKernels, orthogonal: WholeKernels, transport: WholeKernels, squares: WholeKernels
   ) {
     (self.factors, self.move, self.tangent) = (factors, move, tangent)
     (self.retract, self.orthogonal) = (retract, orthogonal)
@@ -48,12 +47,12 @@ public struct ManifoldKernels: Sendable {
 
 @inlinable public func entry<C: Manifold>(_: C.Type) -> Registered {
   let manifold = ManifoldKernels(
-    factors: { C.factors($0, $1) }, move: { kernels(ManifoldMove<C>.self).binding($0) },
-    tangent: { kernels(ManifoldRule<C, ManifoldOperation.Tangent>.self).binding($0) },
-    retract: { kernels(ManifoldRule<C, ManifoldOperation.Retract>.self).binding($0) },
-    orthogonal: { kernels(ManifoldRule<C, ManifoldOperation.Orthogonal>.self).binding($0) },
-    transport: { kernels(ManifoldRule<C, ManifoldOperation.Transport>.self).binding($0) },
-    squares: { kernels(ManifoldRule<C, ManifoldOperation.Squares>.self).binding($0) })
+    factors: { C.factors($0, $1) }, move: kernels(ManifoldMove<C>.self),
+    tangent: kernels(ManifoldRule<C, ManifoldOperation.Tangent>.self),
+    retract: kernels(ManifoldRule<C, ManifoldOperation.Retract>.self),
+    orthogonal: kernels(ManifoldRule<C, ManifoldOperation.Orthogonal>.self),
+    transport: kernels(ManifoldRule<C, ManifoldOperation.Transport>.self),
+    squares: kernels(ManifoldRule<C, ManifoldOperation.Squares>.self))
   return Registered(method: C.method, component: .constraint(constraintKernels(C.self, manifold)))
 }
 
