@@ -21,6 +21,8 @@ package final class Branch {
   let perTensor: Bool
   let mayFail: Bool
   let needsFinite: Bool
+  /// The same of the parameters.
+  let needsFiniteParameters: Bool
   /// A whole-tensor rule whose update is the move itself, the step size in it.
   let moves: Bool
   /// The stage that gives the evaluation weights: the last that has some.
@@ -33,7 +35,8 @@ package final class Branch {
     stages = gradient + [rule] + updates + (applier.map { [$0] } ?? []) + after
     perTensor = stages.contains { $0.perTensor }
     mayFail = stages.contains { $0.whole?.mayFail($0.hyper[0]) ?? false }
-    needsFinite = stages.contains { $0.method.needsFinite }
+    needsFiniteParameters = stages.contains { $0.whole?.needsFinite ?? false }
+    needsFinite = needsFiniteParameters || stages.contains { $0.method.needsFinite }
     moves = rule.whole != nil && rule.method.requests.contains("own-step")
     evaluator = stages.last { $0.element?.evaluates ?? ($0.whole?.evaluate != nil) }
     plan()

@@ -29,10 +29,10 @@ import ThalwegCore
 ///
 /// Version 1 had the default group's hyper-parameters alone, and tensors by position.
 package enum Checkpoint {
-  private enum Flag {
+  enum Flag {
     static let started = 1, active = 2, away = 4, shown = 8, tookPart = 16, startedNow = 32, written = 64, sources = 8
   }
-  private static func key(_ s: Stage) -> String { "\(s.id).\(s.name)" }
+  static func key(_ s: Stage) -> String { "\(s.id).\(s.name)" }
 
   // MARK: saving
 
@@ -214,7 +214,7 @@ package enum Checkpoint {
     (o.step, o.skipped, o.phase, o.calls) = (head.step, head.skipped, head.phase, head.calls)
     (o.pending, o.lossFirst, o.resumed) = (head.pending, head.lossFirst, head.within)
     (o.knowsActive, o.observed, o.kept, o.answered) = (head.knowsActive, head.observed, head.answer, nil)
-    (o.backup, o.evaluating, o.snapshotMemory, o.sourceCopies) = (backup, head.evaluating, [], before)
+    (o.backup, o.evaluating, o.hasSnapshot, o.sourceCopies) = (backup, head.evaluating, false, before)
     (o.stack, o.stateCopies) = (head.stack, lasting)
     (o.shown, o.startedNow, o.written, o.places) = ([], [], over, stands)
     if let x = head.gradientScale { o.options.gradientScale = x }
@@ -244,188 +244,6 @@ package enum Checkpoint {
     for (row, e) in zip(all, places) {
       let target = o.storage(row)
       file.copy(e, to: target.base, target.bytes)
-    }
-  }
-
-  /// Counters, the pending request, and what there is for each tensor, in the order of this optimizer.
-  private struct Head {
-    var step = 0, skipped = 0, phase = -1, calls = 0
-    var pending = Request(), lossFirst = false, evaluating = false, knowsActive = false
-    var gradientScale: Double?
-    var observed: [String: Double] = [:]
-    var answer: HostMatrix?
-    var stack: [Frame] = []
-    var tensors: [(t: Int, key: UInt32, flags: Int)] = []
-    /// Position in the file of each tensor of this optimizer.
-    var order: [Int] = []
-    var within: Bool { phase >= 0 }
-
-    init(_ file: Safetensors, _ o: Optimizer) throws(Failure) {
-      let n = o.bound.count, old = file.written == 1
-      guard let c = file.numbers("engine/step"), c.count >= (old ? 9 : 13) else {
-        throw Safetensors.damaged("it has no counters")
-      }
-      let senseless = Safetensors.damaged("its counters make no sense")
-      guard c.allSatisfy({ $0.isFinite && abs($0) < 9e15 }), c.prefix(11).allSatisfy({ $0 == $0.rounded() }), c[0] >= 0,
-        c[1] >= 0, c[2] >= -1,
-        c[3] >= 0, c[3] < Double(Request.Kind.allCases.count), c[4] >= 0, c[5] >= 0, c[5] < 0x1p32, c[6] >= 0,
-        c[6] < 0x1p32, c[7] >= 0, c[8] >= 0
-      else { throw senseless }
-      (step, skipped, phase) = (Int(c[0]), Int(c[1]), Int(c[2]))
-      pending = Request(
-        kind: Request.Kind(rawValue: Int32(c[3])) ?? .none, pass: Int(c[4]), tag: UInt64(c[5]) | UInt64(c[6]) << 32,
-        index: Int(c[7]),
-        count: Int(c[8]))
-      calls = step
-      if !old {
-        guard c[9] >= 0, c[10] == 0 || c[10] == 1, c[11] > 0, (0...3).contains(c[12]) else { throw senseless }
-        (calls, evaluating, gradientScale) = (Int(c[9]), c[10] == 1, c[11])
-        (lossFirst, knowsActive) = (Int(c[12]) & 1 != 0, Int(c[12]) & 2 == 0)
-      }
-      if within { stack = try Checkpoint.frames(file, o, phase, lossFirst && pending.kind == .loss && phase == 0) }
-      guard !(within && evaluating), o.mayWait(pending, stack, lossFirst) else { throw senseless }
-      if within, let row = file.numbers("engine/answer") {
-        guard row.count >= 2, row[0] >= 0, row[1] >= 0, row[0] <= 0x1p31, row[1] <= 0x1p31,
-          row[0] * row[1] == Double(row.count - 2)
-        else {
-          throw Safetensors.damaged("its kept answer makes no sense")
-        }
-        answer = HostMatrix(Array(row[2...]), Int(row[0]), Int(row[1]))
-      }
-      if old {
-        guard let t = file.numbers("engine/tensor_steps"), t.count == n, t.allSatisfy({ $0 >= 0 && $0 < 9e15 }) else {
-          throw senseless
-        }
-        order = Array(0..<n)
-        let flags = step > 0 || within ? Flag.started : 0
-        // An older file does not say which tensors are away: those are where a gradient is wanted after the first
-        // answer.
-        let away = phase > 0 && pending.kind.takesGradients && pending.kind != .hessianVector ? Flag.away : 0
-        tensors = t.indices.map { (Int(t[$0]), UInt32(truncatingIfNeeded: $0), flags | away) }
-        return
-      }
-      guard let text = file.text("engine/names"), let t = file.numbers("engine/tensors") else {
-        throw Safetensors.damaged("it names no tensors")
-      }
-      let names = text.split(separator: "\0", omittingEmptySubsequences: false).dropLast().map(String.init)
-      guard t.count == names.count * 3, t.allSatisfy({ $0 >= 0 && $0 < 9e15 && $0 == $0.rounded() }) else {
-        throw senseless
-      }
-      var place: [Exact: Int] = [:]
-      for (k, name) in names.enumerated() { place[Exact(name)] = k }
-      guard place.count == names.count else { throw senseless }
-      for b in o.bound {
-        guard let k = place[Exact(b.name)] else {
-          throw Failure(Status.mismatch, "the checkpoint has no parameter `\(b.name)`" + suggestion(b.name, names))
-        }
-        order.append(k)
-        tensors.append((Int(t[3 * k]), UInt32(truncatingIfNeeded: Int(t[3 * k + 1])), Int(t[3 * k + 2])))
-      }
-      guard pending.kind != .activations || !within || order == Array(0..<n) else {
-        throw Failure(
-          Status.mismatch,
-          "the checkpoint waits for the activations of one layer after the other; bind the parameters in its order")
-      }
-      guard names.count == n else {
-        let mine = Set(o.bound.map { Exact($0.name) })
-        throw Failure(
-          Status.mismatch,
-          "the checkpoint has the parameter `\(names.first { !mine.contains(Exact($0)) } ?? "")`, which this "
-            + "optimizer does not"
-        )
-      }
-      guard let values = file.numbers("engine/observed"), let text = file.text("engine/observed_names") else {
-        throw senseless
-      }
-      let what = text.split(separator: "\0", omittingEmptySubsequences: false).dropLast().map(String.init)
-      guard what.count == values.count else { throw senseless }
-      for (name, x) in zip(what, values) { observed[name] = x }
-    }
-  }
-
-  /// Hyper-parameters of every group of this optimizer, checked.
-  private struct Settings {
-    private var list: [(stage: Stage, group: Int, hyper: Hyper)] = []
-    /// For a group of the file (−1: those to come), the one of this optimizer.
-    private(set) var groups: [Int: Int] = [-1: -1]
-
-    init(_ file: Safetensors, _ o: Optimizer, _ sentence: String) throws(Failure) {
-      let base = try o.parse(sentence: sentence)
-      guard file.written > 1 else {
-        // Version 1: what was set for the default group.
-        for (s, values) in base {
-          var h = s.hyper[0]
-          for (k, v) in values { h.put(v, k) }
-          list.append((s, 0, h))
-          list.append((s, -1, h))
-        }
-        for g in o.groups.indices { groups[g] = g }
-        return
-      }
-      var json = JSON(Array((file.text("engine/settings") ?? "").utf8))
-      guard let top = json.object() else { throw Safetensors.damaged("it has no hyper-parameters") }
-      var saved: [(key: Int, name: String, values: [JSON.Field])] = []
-      for entry in top {
-        guard case .object(let fields) = entry.item, let k = Int(entry.key), k >= -1 else {
-          throw Safetensors.damaged("its parameter groups make no sense")
-        }
-        var group = ""
-        if case .string(let g)? = fields.first(where: { $0.key == "name" })?.item { group = g }
-        saved.append((k, group, fields.filter { $0.key != "name" }))
-      }
-      let theirs = saved.filter { $0.key >= 0 }
-      // A group of the file that was bound without a name, or is empty, need not be so here.
-      let mine = o.populatedGroups, named = theirs.filter { $0.key > 0 }
-      if theirs.count != o.groups.count, let there = [theirs, named].first(where: { $0.count == mine.count }) {
-        for (t, g) in zip(there.sorted { $0.key < $1.key }, mine) { groups[t.key] = g }
-        for t in saved where t.key < 0 || groups[t.key] != nil { try read(t.values, groups[t.key] ?? -1, o) }
-        return
-      }
-      let byName = theirs.allSatisfy { t in o.groups.contains { Exact($0) == Exact(t.name) } }
-      guard theirs.count == o.groups.count, Set(theirs.map(\.key)) == Set(o.groups.indices) else {
-        func list(_ names: [String]) -> String { names.dropFirst().map { "`\($0)`" }.joined(separator: ", ") }
-        throw Failure(
-          Status.mismatch,
-          "the checkpoint has \(theirs.count - 1) named parameter groups (\(list(theirs.map(\.name)))), "
-            + "this optimizer has \(o.groups.count - 1) (\(list(o.groups)))")
-      }
-      for (k, name, values) in saved {
-        let mine = k < 0 ? -1 : byName ? o.groups.firstIndex { Exact($0) == Exact(name) } ?? k : k
-        groups[k] = mine
-        try read(values, mine, o)
-      }
-    }
-
-    /// Takes the values of one group of the file for a group of this optimizer (−1: those to come).
-    private mutating func read(_ values: [JSON.Field], _ mine: Int, _ o: Optimizer) throws(Failure) {
-      var texts: [String: String] = [:]
-      for field in values { if case .string(let t) = field.item { texts[field.key] = t } }
-      for s in o.stages where !s.aliases.isEmpty {
-        var h = mine < 0 ? s.standard : s.hyper[mine]
-        for (i, p) in h.parameters.enumerated() where p.live {
-          guard let text = texts["\(s.id).\(p.name)"] else { continue }
-          do throws(Failure) { h.put(try p.read(try Parser.value(text, trusted: true), of: s.name), i) } catch {
-            throw Failure(Status.mismatch, "the checkpoint's \(s.name).\(p.name) is not known here: \(error.message)")
-          }
-        }
-        try s.check(h, "what was saved")
-        list.append((s, mine, h))
-      }
-    }
-
-    /// State that was asked for before the first step of the optimizer that was saved.
-    func grow() { for (s, _, h) in list where s.isNew { s.grow(h) } }
-
-    func put(_ o: Optimizer) {
-      for (s, group, h) in list {
-        for (k, v) in h.values.enumerated() where h.parameters[k].live { s.put(group < 0 ? nil : group, k, v) }
-      }
-    }
-    /// The schedule that a group will have, fresh.
-    func schedule(_ s: Stage, _ group: Int, _ parameter: Int) -> (any Schedule)? {
-      let h = list.last { $0.stage === s && $0.group == group }?.hyper ?? (group < 0 ? s.standard : s.hyper[group])
-      guard h.values.indices.contains(parameter), case .schedule(let node) = h.values[parameter] else { return nil }
-      return try? Registry.schedule(node)
     }
   }
 
@@ -509,7 +327,7 @@ package enum Checkpoint {
     return list
   }
 
-  private static func numbers(_ f: Frame) -> [Double] {
+  static func numbers(_ f: Frame) -> [Double] {
     let part: Double
     switch f.part {
     case .source(let k): part = Double(k)
@@ -522,7 +340,7 @@ package enum Checkpoint {
     ]
   }
   /// The sources at work in a checkpoint from within a step; `unasked`: none is yet.
-  private static func frames(_ file: Safetensors, _ o: Optimizer, _ phase: Int, _ unasked: Bool) throws(Failure)
+  static func frames(_ file: Safetensors, _ o: Optimizer, _ phase: Int, _ unasked: Bool) throws(Failure)
     -> [Frame]
   {
     if unasked || o.sources.isEmpty { return [] }
@@ -601,77 +419,6 @@ package enum Checkpoint {
     }
     return places
   }
-}
-
-extension Optimizer {
-  /// Live hyper-parameters by group, as JSON: {"-1": {"0.lr": "0.1", ...}, "0": {"name": "", "0.lr": ...}, ...}; −1 is
-  /// what groups to come start from.
-  var settingsText: String {
-    func object(_ name: String?, _ hyper: (Stage) -> Hyper) -> String {
-      var fields: [String] = name.map { ["\"name\":" + JSON.escape($0)] } ?? []
-      for s in stages where !s.aliases.isEmpty {
-        let h = hyper(s)
-        for (p, v) in zip(h.parameters, h.values) where p.live {
-          fields.append("\"\(s.id).\(p.name)\":" + JSON.escape(p.write(v)))
-        }
-      }
-      return "{" + fields.joined(separator: ",") + "}"
-    }
-    let list =
-      ["\"-1\":" + object(nil) { $0.standard }]
-      + groups.indices.map { g in "\"\(g)\":" + object(groups[g]) { $0.hyper[g] } }
-    return "{" + list.joined(separator: ",") + "}"
-  }
-
-  /// What schedules remember: (group or −1, stage, parameter, count, numbers), one after the other.
-  var memories: [Double] {
-    var list: [Double] = []
-    for s in stages {
-      for g in -1..<groups.count {
-        for (k, schedule) in (g < 0 ? s.standardSchedules : s.schedules[g]).sorted(by: { $0.key < $1.key })
-        where !schedule.memory.isEmpty {
-          list += [Double(g), Double(s.id), Double(k), Double(schedule.memory.count)] + schedule.memory
-        }
-      }
-    }
-    return list
-  }
-
-  func scalarValues(_ s: Stage) -> [Double] {
-    if s.scope == .global { return (0..<s.scalars.count).map { s.globals[$0] } }
-    return (0..<bound.count).flatMap { i in
-      (0..<s.scalars.count).map {
-        uses(s, bound[i]) && i < planned ? records[i].scalars[s.id][$0] : s.scalars[$0].start
-      }
-    }
-  }
-  func putScalars(_ s: Stage, _ values: [Double]) {
-    let n = s.scalars.count
-    if s.scope == .global {
-      for k in 0..<n { s.globals[k] = values[k] }
-    } else {
-      for i in 0..<bound.count where uses(s, bound[i]) {
-        for k in 0..<n { records[i].scalars[s.id][k] = values[i * n + k] }
-      }
-    }
-  }
-
-  /// A checkpoint within a step says who asks whom.
-  var composed: Bool { sources.count > 1 || routeStage != nil }
-
-  /// Whether this pipeline may wait for a request, with these sources at work.
-  func mayWait(_ r: Request, _ stack: [Frame], _ lossFirst: Bool) -> Bool {
-    let own = sources.flatMap { $0.source?.kinds ?? [] }
-    for f in stack {
-      guard case .source(let k) = f.part else { continue }
-      if f.phase >= sources[k].source?.most(bound.count) ?? 1 { return false }
-    }
-    return r.index < max(1, r.count, bound.count) && r.count <= 1 << 31
-      && (r.kind == .none || ([.gradient, .loss, .lossAndGradient] + own).contains(r.kind)) && (!lossFirst || opens)
-  }
-
-  /// A request that a loaded checkpoint was waiting for.
-  package var waiting: Request? { phase >= 0 ? pending : nil }
 }
 
 extension Checkpoint {

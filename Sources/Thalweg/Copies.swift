@@ -34,55 +34,60 @@ extension Optimizer {
 
   /// Copies of all parameters and state, for steps that may fail half way.
   func takeSnapshot() throws(Failure) {
-    var copies: [Memory] = []
-    for a in arenas {
-      let m = try Memory(a.size, allocator, zeroed: false)
-      m.base.copyMemory(from: a.base, byteCount: a.size)
-      copies.append(m)
+    hasSnapshot = false
+    var used = 0
+    func room(_ bytes: Int) throws(Failure) -> UnsafeMutableRawPointer {
+      defer { used += 1 }
+      if used < snapshot.count {
+        if snapshot[used].size != bytes { snapshot[used] = try Memory(bytes, allocator, zeroed: false) }
+      } else {
+        snapshot.append(try Memory(bytes, allocator, zeroed: false))
+      }
+      return snapshot[used].base
     }
+    for a in arenas { try room(a.size).copyMemory(from: a.base, byteCount: a.size) }
     for s in stages where !s.scalars.isEmpty {
-      let m = try Memory(s.scalars.count * 8, allocator, zeroed: false)
-      m.base.copyMemory(from: s.globals, byteCount: s.scalars.count * 8)
-      copies.append(m)
+      let bytes = s.scalars.count * 8
+      try room(bytes).copyMemory(from: s.globals, byteCount: bytes)
     }
-    for i in 0..<bound.count { copies.append(try copyAtHome(i)) }
-    snapshotMemory = copies
+    for i in 0..<bound.count {
+      let m = try room(records[i].count * records[i].x.dtype.size)
+      if records[i].away != 0 { try copyAtHome(i, to: m) } else { copyParameters(i, to: m) }
+    }
+    snapshot.removeSubrange(used...)
+    hasSnapshot = true
   }
-  /// The bits of a tensor where the host left it.
-  func copyAtHome(_ i: Int) throws(Failure) -> Memory {
+  /// The bits of a tensor where the host left it, while its parameters are away.
+  private func copyAtHome(_ i: Int, to m: UnsafeMutableRawPointer) throws(Failure) {
     let here = try copyOfParameters(i), away = records[i].away
-    guard away != 0 else { return here }
     comeHome(i)
-    defer {
-      restoreParameters(i, here)
-      records[i].away = away
-    }
-    return try copyOfParameters(i)
+    copyParameters(i, to: m)
+    restoreParameters(i, here)
+    records[i].away = away
   }
   /// Puts the copies back. `home`: tensors whose parameters stand where they stood before the step already.
   func restoreSnapshot(home: Set<Int>) {
-    guard !snapshotMemory.isEmpty else { return }
+    guard hasSnapshot else { return }
+    hasSnapshot = false
     var k = 0
-    for a in arenas { a.base.copyMemory(from: snapshotMemory[k].base, byteCount: a.size); k += 1 }
+    for a in arenas { a.base.copyMemory(from: snapshot[k].base, byteCount: a.size); k += 1 }
     for s in stages where !s.scalars.isEmpty {
-      UnsafeMutableRawPointer(s.globals).copyMemory(from: snapshotMemory[k].base, byteCount: s.scalars.count * 8)
+      UnsafeMutableRawPointer(s.globals).copyMemory(from: snapshot[k].base, byteCount: s.scalars.count * 8)
       k += 1
     }
     for i in 0..<bound.count {
-      if !home.contains(i) { restoreParameters(i, snapshotMemory[k]) }
+      if !home.contains(i) { restoreParameters(i, snapshot[k]) }
       k += 1
     }
-    snapshotMemory = []
   }
 
   /// The bits of a tensor's elements, densely.
   func copyOfParameters(_ i: Int) throws(Failure) -> Memory {
-    let r = records + i
-    let size = r.pointee.x.dtype.size
-    let m = try Memory(r.pointee.count * size, allocator, zeroed: false)
-    r.pointee.x.gather(0, r.pointee.count, m.base)
+    let m = try Memory(records[i].count * records[i].x.dtype.size, allocator, zeroed: false)
+    copyParameters(i, to: m.base)
     return m
   }
+  private func copyParameters(_ i: Int, to m: UnsafeMutableRawPointer) { records[i].x.gather(0, records[i].count, m) }
   func restoreParameters(_ i: Int, _ m: Memory) {
     let r = records + i
     let size = r.pointee.x.dtype.size

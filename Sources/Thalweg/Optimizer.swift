@@ -29,6 +29,8 @@ package final class Optimizer {
   let needsLoss: Bool
   /// Some stage refuses non-finite gradients whatever the policy.
   let needsFinite: Bool
+  /// The same of the parameters as they stand before the step.
+  let needsFiniteParameters: Bool
   private let stageMayFail: Bool
   /// A step may end in an error after something was changed: copies are kept.
   var mayFail: Bool { stageMayFail || ranks != nil }
@@ -89,7 +91,8 @@ package final class Optimizer {
   /// The last answer brought a loss.
   var lossIsNew = false
   var hasGradients = false
-  var snapshotMemory: [Memory] = []
+  /// Copies for steps that may fail: their memory stays from step to step; `hasSnapshot`: they are of this step.
+  var snapshot: [Memory] = [], hasSnapshot = false
   /// The scalars of the sources as they were before the step, and the lasting state of those that do not decide.
   var sourceCopies: [Memory] = [], stateCopies: [Memory] = []
   /// The sources at work: the last one asked is on top.
@@ -137,6 +140,7 @@ package final class Optimizer {
     )
     needsLoss = stages.contains { $0.method.needsLoss }
     needsFinite = branches.contains { $0.needsFinite } || sources.contains { $0.method.needsFinite }
+    needsFiniteParameters = branches.contains { $0.needsFiniteParameters }
     if options.master == .stochastic, let s = stages.first(where: { $0.method.refusesStochastic != nil }) {
       throw Failure(
         Status.argument, "\(s.name) does not go with master=stochastic: \(s.method.refusesStochastic ?? "")")

@@ -5,7 +5,7 @@ import ThalwegCore
 extension Optimizer {
   /// Moves the parameters. `source` transforms the host's gradient first.
   func update(_ op: GradientOperation?) throws(Failure) -> Int {
-    if mayFail, snapshotMemory.isEmpty { try takeSnapshot() }
+    if mayFail, !hasSnapshot { try takeSnapshot() }
     sourceOperation = op
     defer { sourceOperation = nil }
     try prepareRules()
@@ -193,7 +193,12 @@ extension Optimizer {
     let many = work.count > 1
     Threads.run(work.count, parallel: many && elements >= Walker.parallelFrom) { k in
       withOwn(workspaces) { space in
-        do throws(Failure) { try runWhole(work[k].0, work[k].1, space.base) } catch { failures[k] = error }
+        let (i, pass) = work[k]
+        do throws(Failure) { try runWhole(i, pass, space.base) } catch {
+          // finite before the step, too large within it: the numbers stay what the step made of them
+          let overflowed = pass.stage?.whole?.needsFinite ?? false && error.status == tw_status(Status.nonfinite)
+          if !overflowed { failures[k] = error }
+        }
       }
     }
     for k in 0..<work.count {
@@ -208,19 +213,34 @@ extension Optimizer {
       guard let v = r.pointee.scratch else { return }
       try callWhole(s, i, v, companion: nil, space)
     case .wholeAfter(let s):
+      let n = r.pointee.count, bytes = n * r.pointee.size
+      if let v = placeToChange(r, s) {
+        if s.isView, let m = r.pointee.master { v.copyMemory(from: m, byteCount: bytes) }
+        try callWhole(s, i, v, companion: v, space)
+        if r.pointee.master != nil, !r.pointee.viewed { show(r, v) }
+        if let shadow = r.pointee.shadow { shadow.write(0, n, from: v, size: r.pointee.size, rounding: nil) }
+        return
+      }
       guard let v = r.pointee.scratch else { return }
       // in the scratch tensor, then back: the host's memory may be strided or narrow, and a failure must not leave it
       // half done
-      let n = r.pointee.count, bytes = n * r.pointee.size
       if let m = r.pointee.master { v.copyMemory(from: m, byteCount: bytes) } else { Optimizer.readParameters(r, v) }
       try callWhole(s, i, v, companion: v, space)
       if let m = r.pointee.master, !s.isView { m.copyMemory(from: v, byteCount: bytes) }
-      if !r.pointee.viewed || s.isView {
-        r.pointee.x.write(0, n, from: v, size: r.pointee.size, rounding: r.pointee.rounding)
-      }
+      if !r.pointee.viewed || s.isView { show(r, v) }
       if let shadow = r.pointee.shadow { shadow.write(0, n, from: v, size: r.pointee.size, rounding: nil) }
     default: break
     }
+  }
+  private func show(_ r: UnsafeMutablePointer<Record>, _ v: UnsafeMutableRawPointer) {
+    r.pointee.x.write(0, r.pointee.count, from: v, size: r.pointee.size, rounding: r.pointee.rounding)
+  }
+  /// Where a stage may change the parameters in place: a master copy or dense memory, and the stage fails before it
+  /// writes or never. What a view shows is made where the host sees it.
+  private func placeToChange(_ r: UnsafeMutablePointer<Record>, _ s: Stage) -> UnsafeMutableRawPointer? {
+    guard let whole = s.whole, !whole.mayFail(s.hyper[r.pointee.group]) else { return nil }
+    if !s.isView, let m = r.pointee.master { return m }
+    return r.pointee.x.dense && r.pointee.x.dtype == (r.pointee.isDouble ? .f64 : .f32) ? r.pointee.x.data : nil
   }
 
   /// The host takes its first gradient where it will take all others: at the view of a stored tensor.
@@ -290,10 +310,12 @@ extension Optimizer {
 }
 
 extension Branch.Pass {
-  var isWhole: Bool {
+  var isWhole: Bool { stage != nil }
+  /// The whole-tensor stage that it runs.
+  var stage: Stage? {
     switch work {
-    case .whole, .wholeAfter: true
-    default: false
+    case .whole(let s), .wholeAfter(let s): s
+    default: nil
     }
   }
 }

@@ -191,7 +191,7 @@ extension Optimizer {
       if mayFail { try takeSnapshot() }
       switch try source.command(name, SourceIO(SourceDesk(self, stage))) {
       case .update(let op): _ = try update(op)
-      case .ask, .nothing: snapshotMemory = []  // a source before others has nothing open between steps
+      case .ask, .nothing: hasSnapshot = false  // a source before others has nothing open between steps
       }
     } catch {
       undo()
@@ -305,7 +305,7 @@ extension Optimizer {
       for i in 0..<bound.count { records[i].away = 0 }
     }
     if !startedNow.isEmpty { startedNow = [] }
-    if !snapshotMemory.isEmpty { snapshotMemory = [] }
+    hasSnapshot = false
     if !written.isEmpty { written = [] }
     if !observed.isEmpty { observed.removeAll(keepingCapacity: true) }
   }
@@ -357,7 +357,7 @@ extension Optimizer {
     // an opening may have moved tensors that turn out to have no gradient
     for i in 0..<bound.count where records[i].away != 0 && !records[i].active { comeHome(i) }
     if !sources.isEmpty { try evaluateSchedules() }  // for what it reads before the rules are made
-    try checkFinite()
+    try checkFinite(begins: true)
     startActive()
     if mayFail { try takeSnapshot() }
   }
@@ -381,7 +381,8 @@ extension Optimizer {
     }
   }
 
-  private func checkFinite() throws(Failure) {
+  /// `begins`: the parameters stand where the host left them, and are looked at too where a stage needs it.
+  private func checkFinite(begins: Bool = false) throws(Failure) {
     guard options.nonFinite != .propagate || needsFinite else { return }
     func refused(_ what: String, _ message: String) -> Failure {
       options.nonFinite == .skip
@@ -392,15 +393,23 @@ extension Optimizer {
       throw refused("non-finite answer", "the answer to \(asker) has elements that are NaN or infinite")
     }
     guard pending.kind.takesGradients || phase < 0 else { return }
+    let parameters = begins && needsFiniteParameters
     forEach { p, r in
       var apply = Apply()
       let g = p.gradient(copy: false, &apply)
-      p.sum(g, g, r.pointee.isDouble ? Optimizer.nonFinite.1 : Optimizer.nonFinite.0)
+      let also = parameters && branches[r.pointee.branch].needsFiniteParameters
+      let kernels = also ? NonFiniteCount.ofBoth : NonFiniteCount.ofOne
+      p.sum(g, also ? p.hostParameters() : g, r.pointee.isDouble ? kernels.1 : kernels.0)
     }
     var bad: (tensor: Int, count: Int)?
     for i in 0..<bound.count where records[i].active && bad == nil {
       total(records + i, totals)
       if totals[0] > 0 { bad = (i, Int(totals[0])) }
+      if totals[1] > 0 {
+        throw Failure(
+          Status.nonfinite,
+          "\(label("parameter", i)) has \(Int(totals[1])) elements that are NaN or infinite; nothing was changed")
+      }
     }
     for k in 0..<Sums.count { totals[k] = k == 0 ? Double(bad?.count ?? 0) : 0 }
     addRanks(totals, 1)  // all ranks refuse a step, or none does

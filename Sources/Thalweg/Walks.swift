@@ -159,16 +159,22 @@ extension Optimizer {
     return (order ?? Array(0..<r.pointee.used(stage.id))).prefix(SlotPointers.capacity).map { list[$0].base }
   }
 
-  struct NonFiniteCount: ElementSum {
-    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-      let d = g - g  // 0, or NaN where g is not finite
-      sums.add(0, L.select(L.equal(d, d), L(0), L(1)))
-    }
+}
+
+/// Elements that are NaN or infinite: of one operand, or of each of both.
+struct NonFiniteCount: ElementSum {
+  let both: Bool
+  @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+    sums.add(0, count(x))
+    if both { sums.add(1, count(g)) }
   }
-  static let nonFinite: (ElementKernels.Measure, ElementKernels.Measure) = {
-    let (f32, f64) = (
-      plainMeasure(NonFiniteCount(), SIMD16<Float>.self), plainMeasure(NonFiniteCount(), SIMD8<Double>.self)
-    )
+  @inline(__always) private func count<L: Lane>(_ x: L) -> L {
+    let d = x - x  // 0, or NaN where x is not finite
+    return L.select(L.equal(d, d), L(0), L(1))
+  }
+  private static func kernels(_ op: NonFiniteCount) -> (ElementKernels.Measure, ElementKernels.Measure) {
+    let (f32, f64) = (plainMeasure(op, SIMD16<Float>.self), plainMeasure(op, SIMD8<Double>.self))
     return ({ _, _, _, o, out in f32(o, out) }, { _, _, _, o, out in f64(o, out) })
-  }()
+  }
+  static let ofOne = kernels(NonFiniteCount(both: false)), ofBoth = kernels(NonFiniteCount(both: true))
 }

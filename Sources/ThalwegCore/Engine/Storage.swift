@@ -317,3 +317,23 @@ extension Layout {
   let p = (f - Float(below)) / (Float(above) - Float(below))
   return (Float(noise >> 8) * 0x1p-24 < p ? above : below).bitPattern
 }
+
+extension Layout {
+  /// `read` and `write` with memory of a compute type whose elements have `size` bytes.
+  @inlinable @inline(__always)
+  public func read(_ start: Int, _ count: Int, into p: UnsafeMutableRawPointer, size: Int, scale: Double) {
+    if size == 8 {
+      read(start, count, p.assumingMemoryBound(to: Double.self), scale: scale)
+    } else {
+      read(start, count, p.assumingMemoryBound(to: Float.self), scale: Float(scale))
+    }
+  }
+  @inlinable @inline(__always)
+  public func write(_ start: Int, _ count: Int, from p: UnsafeMutableRawPointer, size: Int, rounding: UInt64?) {
+    if size == 8 {
+      write(start, count, UnsafePointer(p.assumingMemoryBound(to: Double.self)), rounding: rounding)
+    } else {
+      write(start, count, UnsafePointer(p.assumingMemoryBound(to: Float.self)), rounding: rounding)
+    }
+  }
+}

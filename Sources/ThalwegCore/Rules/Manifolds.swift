@@ -68,7 +68,7 @@ public struct ManifoldRule<C: Manifold, Operation: Sendable>: WholeRule {
   @inlinable public static var method: Method { C.method }
   @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try C.accepts(h, shape) }
-  @inlinable public static var mayFail: Bool { C.mayFail }
+  @inlinable public static var mayFail: Bool { C.mayFail || C.needsFinite }
   public let set: C
   @inlinable public init(_ h: Hyper, _ c: StepContext) { set = C(h) }
   @inlinable public func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
@@ -87,7 +87,7 @@ public struct ManifoldMove<C: Manifold>: WholeRule {
     [Slot.temporary("point", "the parameters before the step")]
   }
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try C.accepts(h, shape) }
-  @inlinable public static var mayFail: Bool { C.mayFail }
+  @inlinable public static var mayFail: Bool { C.mayFail || C.needsFinite }
   @inlinable public static var keepsPoint: Bool { true }
   public let set: C
   @inlinable public init(_ h: Hyper, _ c: StepContext) { set = C(h) }

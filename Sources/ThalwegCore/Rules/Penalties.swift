@@ -20,6 +20,8 @@ public protocol WholeRegularizer: Listed, Sendable {
   static var method: Method { get }
   static var hasProx: Bool { get }
   static var mayFail: Bool { get }
+  /// As of a `WholeRule`.
+  static var needsFinite: Bool { get }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
   init(_ h: Hyper)
   func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double
@@ -41,6 +43,7 @@ extension WholeRegularizer {
   @inlinable public static var registered: Registered { entry(Self.self) }
   @inlinable public static var hasProx: Bool { true }
   @inlinable public static var mayFail: Bool { false }
+  @inlinable public static var needsFinite: Bool { false }
   public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
 }
 
@@ -152,6 +155,7 @@ public struct WholeCoupled<R: WholeRegularizer>: WholeRule {
   @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
   @inlinable public static var mayFail: Bool { R.mayFail }
+  @inlinable public static var needsFinite: Bool { R.needsFinite }
   public let r: R
   @inlinable public init(_ h: Hyper, _ c: StepContext) { r = R(h) }
   @inlinable public func apply<T: Real>(_ t: Whole<T>) throws(Failure) { try r.addGradient(t, 1) }
@@ -162,6 +166,7 @@ public struct WholeProximal<R: WholeRegularizer>: WholeRule {
   @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
   @inlinable public static var mayFail: Bool { R.mayFail }
+  @inlinable public static var needsFinite: Bool { R.needsFinite }
   public let r: R, t: Double
   @inlinable public init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
   @inlinable public func apply<T: Real>(_ w: Whole<T>) throws(Failure) { try r.prox(w, t) }
@@ -172,6 +177,7 @@ public struct WholeStepped<R: WholeRegularizer>: WholeRule {
   @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
   @inlinable public static var mayFail: Bool { R.mayFail }
+  @inlinable public static var needsFinite: Bool { R.needsFinite }
   public let r: R
   @inlinable public init(_ h: Hyper, _ c: StepContext) { r = R(h) }
   @inlinable public func apply<T: Real>(_ w: Whole<T>) throws(Failure) { try r.prox(stepped: w) }
@@ -183,6 +189,7 @@ public struct WholeDecoupled<R: WholeRegularizer>: WholeRule {
   @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
   @inlinable public static var mayFail: Bool { R.mayFail }
+  @inlinable public static var needsFinite: Bool { R.needsFinite }
   public let r: R, t: Double
   @inlinable public init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
   @inlinable public func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
@@ -223,6 +230,8 @@ public protocol ElementConstraint: Listed, BitwiseCopyable, Sendable {
 public protocol WholeConstraint: Listed, Sendable {
   static var method: Method { get }
   static var mayFail: Bool { get }
+  /// As of a `WholeRule`.
+  static var needsFinite: Bool { get }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
   init(_ h: Hyper)
   /// w.v ← the nearest point of the set.
@@ -234,6 +243,7 @@ public protocol WholeConstraint: Listed, Sendable {
 extension WholeConstraint {
   @inlinable public static var registered: Registered { entry(Self.self) }
   @inlinable public static var mayFail: Bool { false }
+  @inlinable public static var needsFinite: Bool { false }
   public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
   public func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     throw Failure(Status.unsupported, "\(Self.method.name) has no linear minimisation oracle")
@@ -303,6 +313,7 @@ public struct SetRule<C: WholeConstraint, Operation: Sendable>: WholeRule {
   @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try C.accepts(h, shape) }
   @inlinable public static var mayFail: Bool { C.mayFail }
+  @inlinable public static var needsFinite: Bool { C.needsFinite }
   public let set: C
   @inlinable public init(_ h: Hyper, _ c: StepContext) { set = C(h) }
   @inlinable public func apply<T: Real>(_ t: Whole<T>) throws(Failure) {

@@ -34,6 +34,9 @@ public protocol WholeRule: Listed, Sendable {
   static var mayFail: Bool { get }
   /// The same, where it depends on the hyper-parameters.
   static func mayFail(_ h: Hyper) -> Bool
+  /// Elements that are not finite are all that it fails for, and it looks before it writes: no copies are needed. The
+  /// engine looks at gradients and parameters before the step; what overflows within the step it leaves as it is.
+  static var needsFinite: Bool { get }
   /// The first slot receives the parameters as they were before the step.
   static var keepsPoint: Bool { get }
   /// It gives evaluation weights.
@@ -53,6 +56,7 @@ extension WholeRule {
   @inlinable public static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { 0 }
   @inlinable public static var mayFail: Bool { false }
   @inlinable public static func mayFail(_ h: Hyper) -> Bool { mayFail }
+  @inlinable public static var needsFinite: Bool { false }
   @inlinable public static var keepsPoint: Bool { false }
   @inlinable public static var evaluates: Bool { false }
   public func evaluate<T: Real>(_ t: Whole<T>) throws(Failure) {}
@@ -65,6 +69,7 @@ public struct WholeKernels: Sendable {
   public let accepts: @Sendable (Hyper, Shape) throws(Failure) -> Void
   public let workspace: @Sendable (Hyper, Shape, Int) -> Int
   public let mayFail: @Sendable (Hyper) -> Bool
+  public let needsFinite: Bool
   public let keepsPoint: Bool
   public typealias Call<T: Real> = @Sendable (Hyper, StepContext, Whole<T>) throws(Failure) -> Void
   public let f32: Call<Float>
@@ -76,12 +81,13 @@ public struct WholeKernels: Sendable {
     decay: @escaping @Sendable (Hyper) -> Decay,
     accepts: @escaping @Sendable (Hyper, Shape) throws(Failure) -> Void,
     workspace: @escaping @Sendable (Hyper, Shape, Int) -> Int, mayFail: @escaping @Sendable (Hyper) -> Bool,
-    keepsPoint: Bool, f32: @escaping Call<Float>, f64: @escaping Call<Double>,
+    needsFinite: Bool, keepsPoint: Bool, f32: @escaping Call<Float>, f64: @escaping Call<Double>,
     evaluate: (f32: Call<Float>, f64: Call<Double>)?
   ) {
     (self.slots, self.scalars, self.decay) = (slots, scalars, decay)
     (self.accepts, self.workspace) = (accepts, workspace)
-    (self.mayFail, self.keepsPoint, self.f32, self.f64, self.evaluate) = (mayFail, keepsPoint, f32, f64, evaluate)
+    (self.mayFail, self.needsFinite, self.keepsPoint) = (mayFail, needsFinite, keepsPoint)
+    (self.f32, self.f64, self.evaluate) = (f32, f64, evaluate)
   }
 }
 
@@ -90,7 +96,7 @@ public func kernels<R: WholeRule>(_: R.Type) -> WholeKernels {
   WholeKernels(
     slots: { R.slots($0, $1) }, scalars: { R.scalars($0) }, decay: { R.decay($0) },
     accepts: { (h, s) throws(Failure) in try R.accepts(h, s) }, workspace: { R.workspace($0, $1, $2) },
-    mayFail: { R.mayFail($0) }, keepsPoint: R.keepsPoint,
+    mayFail: { R.mayFail($0) }, needsFinite: R.needsFinite, keepsPoint: R.keepsPoint,
     f32: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
     f64: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
     evaluate: R.evaluates
@@ -107,7 +113,7 @@ extension WholeKernels {
       decay: { [decay] _ in decay(inner) },
       accepts: { [accepts] (_, s) throws(Failure) in try accepts(inner, s) },
       workspace: { [workspace] _, s, n in workspace(inner, s, n) }, mayFail: { [mayFail] _ in mayFail(inner) },
-      keepsPoint: keepsPoint,
+      needsFinite: needsFinite, keepsPoint: keepsPoint,
       f32: { [f32] (_, c, w) throws(Failure) in try f32(inner, c, w) },
       f64: { [f64] (_, c, w) throws(Failure) in try f64(inner, c, w) },
       evaluate: nil)

@@ -40,7 +40,7 @@ struct L1Ball: WholeConstraint {
     parameters: [
       .number("radius", 1, .atLeast(0), "the radius"), .axis("the axis of the lines, or none for the whole tensor"),
     ])
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try axisExists(h, shape, "l1_ball") }
 
   let radius: Double, lines: Lines
@@ -86,7 +86,7 @@ struct CappedSimplex: WholeConstraint {
       .number("total", 1, .atLeast(0), "the sum"), .number("cap", 1, .above(0), "largest entry"),
       .axis("the axis of the lines, or none for the whole tensor"),
     ])
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
     try axisExists(h, shape, "capped_simplex")
     let n = Lines(h).slices(shape).length, total: Double = h.total, cap: Double = h.cap
@@ -152,7 +152,7 @@ struct MaxNorm: WholeConstraint {
     rule: "project: w_r*min(1, max_norm/|w_r|);  argmin <g, u> = -max_norm*g_r/|g_r|, 0 when g_r = 0",
     source: "Hinton et al., 2012, arXiv:1207.0580",
     parameters: [.number("max_norm", 3, .above(0), "largest norm of a row")])
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
 
   let bound: Double
   init(_ h: Hyper) { bound = h.max_norm }

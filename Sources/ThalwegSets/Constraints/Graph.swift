@@ -11,7 +11,7 @@ protocol GraphConstraint: WholeConstraint {
 }
 
 extension GraphConstraint {
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
   static func fits(_ n: Int) throws(Failure) {
     guard n >= 2 else {
       throw Failure(Status.shape, "\(method.name): the last axis holds inputs and an output, got a length of \(n)")

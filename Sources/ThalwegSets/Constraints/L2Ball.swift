@@ -26,7 +26,7 @@ struct L2Ball: WholeConstraint {
         throw Failure(Status.range, "l2_ball: `center` must be finite")
       }
     })
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
     try axisExists(h, shape, "l2_ball")
     try fits(h.list("center"), "center", shape, "l2_ball")

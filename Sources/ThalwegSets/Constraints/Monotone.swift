@@ -163,7 +163,7 @@ struct SecondOrderCone: WholeConstraint {
   static let method = Method(
     "second_order_cone", .constraint, "The second-order cone: the norm of all entries but the last is at most it.",
     rule: "w = (x, s);  project: w inside, 0 where |x| <= -s, else c*(x/|x|, 1), c = (|x| + s)/2", source: "textbook")
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
   init(_ h: Hyper) {}
 
   func project<T: Real>(_ w: Whole<T>) throws(Failure) {

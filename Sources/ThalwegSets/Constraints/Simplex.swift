@@ -20,7 +20,7 @@ struct Simplex: WholeConstraint {
     parameters: [
       .number("radius", 1, .above(0), "the sum"), .axis("the axis of the lines, or none for the whole tensor"),
     ])
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try axisExists(h, shape, "simplex") }
 
   let radius: Double, axis: Int?
@@ -39,20 +39,63 @@ struct Simplex: WholeConstraint {
     var active: [Double] = []
     for s in 0..<lines.count {
       let p = w.v + lines.start(s), step = lines.inner
-      var sum = 0.0, top = -Double.infinity, inside = true
-      for k in 0..<lines.length {
-        let x = Double(p[k &* step])
-        sum += x
-        top = max(top, x)
-        inside = inside && x >= 0
-      }
-      if inside, abs(sum - radius) <= tolerance { continue }
+      let (sum, top, least) = step == 1 ? bounds(p, lines.length) : bounds(p, lines.length, step)
+      if least >= 0, abs(sum - radius) <= tolerance { continue }
       // θ lies in [top − r, top): no entry below that can stay, and differences to the top are exact where it matters.
       active.removeAll(keepingCapacity: true)
+      if step == 1 {
+        collect(p, lines.length, top, into: &active)
+        let theta = simplexThresholdBelow(&active, radius)
+        for k in 0..<lines.length { p[k] = T(max(Double(p[k]) - top - theta, 0)) }
+        continue
+      }
       for k in 0..<lines.length where Double(p[k &* step]) - top > -radius { active.append(Double(p[k &* step]) - top) }
       let theta = simplexThresholdBelow(&active, radius)
       for k in 0..<lines.length { p[k &* step] = T(max(Double(p[k &* step]) - top - theta, 0)) }
     }
+  }
+
+  /// Sum, largest and least entry of a line.
+  private func bounds<T: Real>(_ p: UnsafePointer<T>, _ n: Int, _ step: Int) -> (Double, Double, Double) {
+    var (sum, top, least) = (0.0, -Double.infinity, Double.infinity)
+    for k in 0..<n {
+      let x = Double(p[k &* step])
+      (sum, top, least) = (sum + x, max(top, x), min(least, x))
+    }
+    return (sum, top, least)
+  }
+  /// The same of neighbours in memory.
+  private func bounds<T: Real>(_ p: UnsafePointer<T>, _ n: Int) -> (Double, Double, Double) {
+    typealias L = T.Vector
+    var sum = SIMD8<Double>(repeating: 0), top = SIMD8<Double>(repeating: -.infinity), least = -top, i = 0
+    func take(_ x: SIMD8<Double>) {
+      sum += x
+      top.replace(with: x, where: x .> top)
+      least.replace(with: x, where: x .< least)
+    }
+    while i &+ L.width <= n {
+      let w = L.load(p + i).wide
+      take(w.low)
+      if L.width == 16 { take(w.high) }
+      i &+= L.width
+    }
+    let rest = bounds(p + i, n &- i, 1)
+    return (sum.sum() + rest.0, max(top.max(), rest.1), min(least.min(), rest.2))
+  }
+  /// The entries above top − radius, less the top, in their order.
+  private func collect<T: Real>(_ p: UnsafePointer<T>, _ n: Int, _ top: Double, into active: inout [Double]) {
+    typealias L = T.Vector
+    let edge = SIMD8<Double>(repeating: -radius), shift = SIMD8<Double>(repeating: top)
+    func add(_ x: Double) { if x - top > -radius { active.append(x - top) } }
+    var i = 0
+    while i &+ L.width <= n {
+      let w = L.load(p + i).wide
+      if any(w.low - shift .> edge) || (L.width == 16 && any(w.high - shift .> edge)) {
+        for k in i..<(i &+ L.width) { add(Double(p[k])) }
+      }
+      i &+= L.width
+    }
+    for k in i..<n { add(Double(p[k])) }
   }
 
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {

@@ -23,7 +23,7 @@ struct Sphere: Manifold {
       .number("radius", 1, .above(0), "the norm r of the whole tensor"),
       .choice("retraction", ["exp", "project"], "how a tangent step becomes a point"),
     ])
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
 
   let round: Round
@@ -53,7 +53,7 @@ struct Oblique: Manifold {
       """,
     source: "Absil, Gallivan, 2006",
     parameters: [.choice("retraction", ["exp", "project"], "how a tangent step becomes a point")])
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
 
   let round: Round
   init(_ h: Hyper) { round = Round(radius: 1, exponential: h.is("retraction", "exp"), method: "oblique") }

@@ -63,26 +63,34 @@ struct NMSparsity: WholeRule {
   init(_ h: Hyper, _ c: StepContext) { (self.h, n, m) = (h, h.integer("n"), h.integer("m")) }
 
   /// Calls `body` for every element with whether it stays.
-  @inline(__always) func forEach<T: Real>(
+  @inline(__always) private func forEach<T: Real>(
     _ w: UnsafeMutablePointer<T>, _ shape: Shape, _ body: (_ index: Int, _ stays: Bool) -> Void
   ) {
     let lines = NMSparsity.lines(h, shape), step = lines.inner
     if shape.count == 0 { return }
+    for s in 0..<lines.count {
+      let whole = lines.length / m &* m
+      for g in whole..<lines.length { body(lines.start(s) &+ g &* step, true) }
+      for g in stride(from: 0, to: whole, by: m) { group(w, lines.start(s) &+ g &* step, step, body) }
+    }
+  }
+  /// The same of the groups that are neighbours in memory, from an entry on.
+  @inline(__always) private func each<T: Real>(
+    _ w: UnsafeMutablePointer<T>, _ shape: Shape, from start: Int, _ body: (_ index: Int, _ stays: Bool) -> Void
+  ) {
+    for first in stride(from: start, to: shape.count, by: m) { group(w, first, 1, body) }
+  }
+  @inline(__always) private func group<T: Real>(
+    _ w: UnsafeMutablePointer<T>, _ first: Int, _ step: Int, _ body: (_ index: Int, _ stays: Bool) -> Void
+  ) {
     withUnsafeTemporaryAllocation(of: T.self, capacity: m) { magnitudes in
-      for s in 0..<lines.count {
-        let whole = lines.length / m &* m
-        for g in whole..<lines.length { body(lines.start(s) &+ g &* step, true) }
-        for g in stride(from: 0, to: whole, by: m) {
-          let first = lines.start(s) &+ g &* step
-          for i in 0..<m { magnitudes[i] = abs(w[first &+ i &* step]) }
-          for i in 0..<m {
-            var larger = 0
-            for j in 0..<m where magnitudes[j] > magnitudes[i] || (magnitudes[j] == magnitudes[i] && j < i) {
-              larger &+= 1
-            }
-            body(first &+ i &* step, larger < n)
-          }
+      for i in 0..<m { magnitudes[i] = abs(w[first &+ i &* step]) }
+      for i in 0..<m {
+        var larger = 0
+        for j in 0..<m where magnitudes[j] > magnitudes[i] || (magnitudes[j] == magnitudes[i] && j < i) {
+          larger &+= 1
         }
+        body(first &+ i &* step, larger < n)
       }
     }
   }
@@ -90,8 +98,57 @@ struct NMSparsity: WholeRule {
   /// v ← v·mask(v).
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
     if n == m { return }
+    if !T.isDouble, let count = neighbours(t.shape) {
+      let v = UnsafeMutableRawPointer(t.v).assumingMemoryBound(to: Float.self)
+      for i in stride(from: 0, to: count, by: 16) {
+        let x = SIMD16<Float>.load(v + i)
+        x.replacing(with: 0, where: .!stays(x)).store(v + i)
+      }
+      return each(t.v, t.shape, from: count) { i, stays in if !stays { t.v[i] = 0 } }
+    }
     forEach(t.v, t.shape) { i, stays in if !stays { t.v[i] = 0 } }
   }
+  /// v ← v + decay·(1 − mask(w))·w.
+  func pull<T: Real>(_ t: Whole<T>, _ decay: T) {
+    if !T.isDouble, let count = neighbours(t.shape) {
+      let v = UnsafeMutableRawPointer(t.v).assumingMemoryBound(to: Float.self)
+      let w = UnsafeMutableRawPointer(t.w).assumingMemoryBound(to: Float.self)
+      for i in stride(from: 0, to: count, by: 16) {
+        let x = SIMD16<Float>.load(v + i), at = SIMD16<Float>.load(w + i)
+        x.replacing(with: x + Float(decay) * at, where: .!stays(at)).store(v + i)
+      }
+      return each(t.w, t.shape, from: count) { i, stays in if !stays { t.v[i] += decay * t.w[i] } }
+    }
+    forEach(t.w, t.shape) { i, stays in if !stays { t.v[i] += decay * t.w[i] } }
+  }
+
+  /// Where groups of two or four are neighbours in memory: how many entries fill whole vectors of sixteen.
+  private func neighbours(_ shape: Shape) -> Int? {
+    let lines = NMSparsity.lines(h, shape)
+    return (m == 2 || m == 4) && lines.inner == 1 && lines.length % m == 0 ? shape.count / 16 &* 16 : nil
+  }
+  /// Which of sixteen entries stay: an entry is compared with those whose index in the group differs in bit 0, 1 or
+  /// both; of equals the lower index is the larger.
+  @inline(__always) private func stays(_ x: SIMD16<Float>) -> SIMDMask<SIMD16<Int32>> {
+    let a = x.magnitude, odd = NMSparsity.odd .!= 0, upper = NMSparsity.upper .!= 0
+    func isLarger(_ other: SIMD16<Float>, _ isLower: SIMDMask<SIMD16<Int32>>) -> SIMD16<Int32> {
+      SIMD16(repeating: 0).replacing(with: 1, where: (other .> a) .| ((other .== a) .& isLower))
+    }
+    var beside = a
+    (beside.evenHalf, beside.oddHalf) = (a.oddHalf, a.evenHalf)
+    var larger = isLarger(beside, odd)
+    if m == 4 { larger = larger &+ isLarger(swapped(a), upper) &+ isLarger(swapped(beside), upper) }
+    return larger .< Int32(truncatingIfNeeded: n)
+  }
+  /// Neighbouring pairs change places.
+  @inline(__always) private func swapped(_ x: SIMD16<Float>) -> SIMD16<Float> {
+    let pairs = unsafeBitCast(x, to: SIMD8<Int64>.self)
+    var y = pairs
+    (y.evenHalf, y.oddHalf) = (pairs.oddHalf, pairs.evenHalf)
+    return unsafeBitCast(y, to: SIMD16<Float>.self)
+  }
+  private static let odd = SIMD16<Int32>(0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1)
+  private static let upper = SIMD16<Int32>(0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1)
 
   /// v ← v + decay·(1 − mask(w))·w, for a gradient v.
   private struct Pull: WholeRule {
@@ -100,8 +157,7 @@ struct NMSparsity: WholeRule {
     let mask: NMSparsity, decay: Double
     init(_ h: Hyper, _ c: StepContext) { (mask, decay) = (NMSparsity(h, c), h.decay) }
     func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
-      let decay = T(decay)
-      mask.forEach(t.w, t.shape) { i, stays in if !stays { t.v[i] += decay * t.w[i] } }
+      mask.pull(t, T(decay))
     }
   }
   /// The mask as a set of its own, without a stored tensor: `project(nm_sparsity)`.

@@ -23,7 +23,6 @@ struct SRSTE: WholeRule {
   init(_ h: Hyper, _ c: StepContext) { (mask, decay) = (NMSparsity(h, c), h.decay) }
 
   func apply<T: Real>(_ t: Whole<T>) {
-    let decay = T(decay)
-    mask.forEach(t.w, t.shape) { i, stays in if !stays { t.v[i] += decay * t.w[i] } }
+    mask.pull(t, T(decay))
   }
 }

@@ -20,7 +20,7 @@ struct GroupLasso: WholeRegularizer {
       .weight(), Groups.parameter,
       .flag("scale_by_size", true, "every group counts times the root of its size"),
     ])
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
 
   let weight: Double, scaled: Bool, choice: Groups
   init(_ h: Hyper) { self.init(weight: h.weight, scaled: h.scale_by_size, Groups(h)) }

@@ -27,7 +27,7 @@ struct L21: WholeRegularizer {
       prox_g = w_g*max(1 - t*weight/|w_g|, 0)
       """,
     source: "Nie, Huang, Cai, Ding, 2010", parameters: [.weight(), Groups.parameter])
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
 
   let groups: GroupLasso
   init(_ h: Hyper) { groups = GroupLasso(weight: h.weight, scaled: false, Groups(h)) }
@@ -55,7 +55,7 @@ struct SparseGroupLasso: WholeRegularizer {
       .weight(), .number("l1_ratio", 0.5, .within(0, 1), "share of the L1 part"), Groups.parameter,
       .flag("scale_by_size", true, "every group counts times the root of its size"),
     ])
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
 
   let sparse: Double, groups: GroupLasso
   init(_ h: Hyper) {
@@ -94,7 +94,7 @@ struct L1Inf: WholeRegularizer {
       prox_g = w_g - P(w_g), P the projection on the L1 ball of radius t*weight
       """,
     source: "Quattoni, Carreras, Collins, Darrell, 2009", parameters: [.weight(), Groups.parameter])
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
 
   let weight: Double, groups: Groups
   init(_ h: Hyper) { (weight, groups) = (h.weight, Groups(h)) }

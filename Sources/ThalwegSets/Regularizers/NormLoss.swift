@@ -19,7 +19,7 @@ struct NormLoss: WholeRegularizer {
     parameters: [
       .number("weight", 0.01, .atLeast(0), "coefficient"), .eps(1e-8, "added inside the root of the row norm"),
     ])
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
 
   let weight, eps: Double
   init(_ h: Hyper) { (weight, eps) = (h.weight, h.eps) }
