@@ -247,7 +247,7 @@ struct ACODERVR: Driver {
     let cycles = h.has("inner") ? h.integer("inner") : h.integer("samples"), K = Double(cycles)
     let A = io.weight, next = A + io.a, back = (io.cycle == 1 ? io.a_last : io.a) / io.a
     /// The block that the requests are about.
-    func block() throws(Failure) -> Range<Int> {
+    func block() throws(Failure) -> Swift.Range<Int> {
       let first = try io.count("first", n - 1)
       return first..<(first + (try io.count("length", n - first)))
     }

@@ -62,15 +62,16 @@ class SpectralNorm(ObjectiveReference):
 
     name = "spectral_norm"
     defaults = {"n_iter": 1, "eps": 1e-12, "target": 1.0, "mode": "divide", "seed": 0}
-    settings = ({}, {"n_iter": 3, "target": 2.5, "seed": 7}, {"mode": "clip", "target": 4.0}, {"eps": 2.0})
+    settings = ({}, {"n_iter": 3, "target": 2.5, "seed": 7}, {"mode": "clip", "target": 4.0}, {"eps": 0.7})
 
     def examples(self, rng: np.random.Generator) -> list[Inputs]:
         shapes = ((3,), (6, 4), (4, 5, 2), (2, 130))
         cases = [{"w": rng.standard_normal(s), "g": rng.standard_normal(s), "u0": rng.standard_normal(s[0])} for s in shapes]
-        drawn = [{"w": rng.standard_normal(s), "g": rng.standard_normal(s)} for s in ((5, 4), (1, 3))]
+        small = {"w": 0.2 * rng.standard_normal((6, 4)), "g": rng.standard_normal((6, 4)), "u0": rng.standard_normal(6)}  # norms below 0.7
+        drawn = [{"w": 2 + rng.standard_normal(s), "g": rng.standard_normal(s)} for s in ((5, 4), (1, 3))]
         zero = {"w": np.zeros((3, 2)), "g": rng.standard_normal((3, 2))}
         rest = {**cases[1], "training": np.array(0)}
-        return [*cases, *drawn, zero, rest, {**drawn[0], "training": np.array(0)}, {"w": drawn[0]["w"]}]
+        return [*cases, small, *drawn, zero, rest, {**drawn[0], "training": np.array(0)}, {"w": drawn[0]["w"]}]
 
     def smooth(self, **inputs: np.ndarray) -> bool:
         return False  # u and v count as constant; test_reparameterizations.py holds them
