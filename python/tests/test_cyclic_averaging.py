@@ -34,10 +34,10 @@ def test_acoder_vr_has_a_linear_rate() -> None:
     data, y, functions = problem()
     want = np.linalg.solve(data.T @ data / 40 + 0.5 * np.eye(8), data.T @ y / 40)
     errors = []
-    for epochs in (10, 20, 30):
+    for epochs in (10, 20, 40):
         r = tw.solver(f"acoder_vr(lipschitz=8, gamma=0.5, samples=40, max_iter={epochs}, regularizer=l2(0.5))").run(x0=np.zeros(8), **functions)
         errors.append(np.linalg.norm(r.x - want))
-    assert errors[1] < 1e-2 * errors[0] and errors[2] < 1e-2 * errors[1]
+    assert errors[1] < 0.05 * errors[0] and errors[2] < 0.05**2 * errors[1]  # twice as many epochs
 
 
 def test_acoder_vr_of_one_sample_asks_in_order() -> None:
