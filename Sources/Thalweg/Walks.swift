@@ -107,15 +107,29 @@ extension Optimizer {
 
   /// Sums over all active tensors, for sources; here and below: one kernel, or one a group.
   func sum(_ all: [WalkMeasure], stage: Stage, slots order: [Int]? = nil) -> [Double] {
+    measure(all, stage, order)
+    total(where: { _ in true }, totals)
+    addRanks(totals, 1)
+    return (0..<Sums.count).map { totals[$0] }
+  }
+  /// The same for each of them. Where a rank holds whole tensors, theirs are their own.
+  func sums(_ all: [WalkMeasure], stage: Stage, slots order: [Int]? = nil) -> [TensorTotals] {
+    measure(all, stage, order)
+    let there = (0..<bound.count).filter { takesPart($0) }
+    for (row, i) in there.enumerated() { total(records + i, totals + row * Sums.count) }
+    if sharesElements, !there.isEmpty { addRanks(totals, there.count) }
+    return there.enumerated().map { row, i in
+      let count = i < counts.count ? counts[i] : records[i].count
+      return TensorTotals(tensor: i, count: count, values: (0..<Sums.count).map { totals[row * Sums.count + $0] })
+    }
+  }
+  private func measure(_ all: [WalkMeasure], _ stage: Stage, _ order: [Int]?) {
     forEach { p, r in
       var apply = r.pointee.apply
       let kernels = all[all.count == 1 ? 0 : r.pointee.group]
       let x = p.hostParameters(), k = r.pointee.isDouble ? kernels.f64 : kernels.f32
       p.sum(x, self.gradient(p, r, &apply) ?? x, state: self.state(r, stage, order)) { _, _, _, o, out in k(o, out) }
     }
-    total(where: { _ in true }, totals)
-    addRanks(totals, 1)
-    return (0..<Sums.count).map { totals[$0] }
   }
 
   /// Changes parameters (as the host sees them) and the source's state element by element.

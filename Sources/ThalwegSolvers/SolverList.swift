@@ -50,6 +50,7 @@ let solverList: [any Listed.Type] = [
   CubicSubproblem.self,
   RCD.self,
   ACODER.self,
+  ACODERVR.self,
   OTSinkhorn.self,
   ClassOT.self,
   BCD.self,

@@ -68,6 +68,7 @@ COMPOSED = {
     "pareto_da": "pareto_da(tasks=2) | sgd(lr=0.1)",
     "bloop": "bloop(ema=0.5) | sgd(lr=0.1)",
     "graddrop": "graddrop(tasks=3) | sgd(lr=0.1)",
+    "and_mask": "and_mask(tasks=3, tau=0.3) | sgd(lr=0.1)",
     "gradvac": "gradvac(tasks=3) | sgd(lr=0.1)",
     "nash_mtl": "nash_mtl(tasks=2, update_every=2) | sgd(lr=0.1)",
     "coordinate_median": "coordinate_median(tasks=3) | sgd(lr=0.1)",

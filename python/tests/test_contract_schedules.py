@@ -23,6 +23,7 @@ SCHEDULES = {
     "batch_ladder": "batch_ladder(boundaries=[3, 6], batches=[8, 16, 24])",
     "dann_lambda": "dann_lambda(total=10)",
     "dann_lr": "dann_lr(total=10)",
+    "dann_schedules": "dann_schedules(total=10, gives=lr)",
     "dp_noise_for_epsilon": "dp_noise_for_epsilon(epsilon=1, rate=0.01, delta=1e-5)",
     "greedy": "greedy(lr=0.5, min_lr=0.01, patience=1)",
     "momentum_warmup": "momentum_warmup(total=30, warmup=5, cooldown=5)",

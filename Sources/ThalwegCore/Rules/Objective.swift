@@ -13,7 +13,8 @@ public protocol Objective: Listed, Sendable {
   func pullback<T: Real>(_ cache: Cache, _ name: String, _ g: UnsafeMutablePointer<T>) throws(Failure)
 }
 
-/// Numbers that an objective keeps: one for each element of `axes`, which its inputs have ("" is one number).
+/// Numbers that an objective keeps: one for each element of `axes`, which its inputs have ("" is one number, "..." are
+/// their axes of that name).
 public struct Recollection: Sendable {
   public var name: String
   public var axes: [String]
@@ -26,7 +27,7 @@ public struct Recollection: Sendable {
   func count(_ sizes: Sizes) -> Int? {
     var n = 1
     for axis in axes {
-      guard let size = Int(axis) ?? sizes.known(axis) else { return nil }
+      guard let size = axis == "..." ? sizes.samples : Int(axis) ?? sizes.known(axis) else { return nil }
       n = n.multipliedReportingOverflow(by: size).overflow ? Int.max : n * size
     }
     return n

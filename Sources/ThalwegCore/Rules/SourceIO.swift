@@ -21,6 +21,7 @@ public protocol SourceHost {
 
   /// One kernel, or one a group.
   func sum(_ kernels: [WalkMeasure], slots: [Int]?) -> [Double]
+  func sums(_ kernels: [WalkMeasure], slots: [Int]?) -> [TensorTotals]
   func change(_ kernels: [WalkKernel], slots: [Int]?, parameters: Bool)
   /// One kernel a tensor.
   func change(slots: [Int]?, parameters: Bool, _ kernel: (_ tensor: Int) -> WalkKernel)
@@ -45,6 +46,14 @@ public protocol SourceHost {
   func propose(_ op: GradientOperation) throws(Failure) -> Double
   func rate(of tensor: Int) -> (lr: Double, decay: Double)
   func setStepSize(_ tau: Double)
+}
+
+/// The sums over one tensor: its position, how many elements it has (on all ranks together), and they.
+public struct TensorTotals: Sendable {
+  public let tensor: Int, count: Int, totals: SourceTotals
+  public init(tensor: Int, count: Int, values: [Double]) {
+    (self.tensor, self.count, totals) = (tensor, count, SourceTotals(values: values))
+  }
 }
 
 /// What a source may do with the tensors. Gradients read here are already scaled (loss scale, maximize).
@@ -79,12 +88,22 @@ public struct SourceIO {
   @inlinable public func sum(slots: [Int]? = nil, _ op: (Hyper) -> some ElementSum) -> SourceTotals {
     SourceTotals(values: host.sum(host.groups.map { walk(op($0)) }, slots: slots))
   }
+  /// The same tensor by tensor: of those that have a gradient, in their order.
+  @inlinable public func sums(_ op: some ElementSum, slots: [Int]? = nil) -> [TensorTotals] {
+    host.sums([walk(op)], slots: slots)
+  }
   /// Changes parameters (as the host sees them) and the source's state.
   @inlinable public func change(_ op: some ElementOperation, slots: [Int]? = nil, parameters: Bool) {
     host.change([walk(op, parameters)], slots: slots, parameters: parameters)
   }
   @inlinable public func change(slots: [Int]? = nil, parameters: Bool, _ op: (Hyper) -> some ElementOperation) {
     host.change(host.groups.map { walk(op($0), parameters) }, slots: slots, parameters: parameters)
+  }
+  /// The same with an operation for each tensor, by position.
+  @inlinable public func changeEach(
+    slots: [Int]? = nil, parameters: Bool, _ op: (_ tensor: Int) -> some ElementOperation
+  ) {
+    host.change(slots: slots, parameters: parameters) { walk(op($0), parameters) }
   }
   @inlinable func walk(_ op: some ElementSum) -> WalkMeasure {
     (plainMeasure(op, SIMD16<Float>.self), plainMeasure(op, SIMD8<Double>.self))

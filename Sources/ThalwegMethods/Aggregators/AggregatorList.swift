@@ -15,6 +15,7 @@ let aggregatorList: [any Listed.Type] = [
   SAMGS.self,
   GCond.self,
   GradDrop.self,
+  ANDMask.self,
   RandomLossWeighting.self,
   FedAvg.self,
   Bloop.self,

@@ -25,6 +25,7 @@ let scheduleList: [any Listed.Type] = [
   EffectiveLR.self,
   DANNLambda.self,
   DANNLR.self,
+  DANNSchedules.self,
   RhoSchedule.self,
   RDPAccountant.self,
   DPNoise.self,

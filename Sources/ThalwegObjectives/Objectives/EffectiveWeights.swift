@@ -4,7 +4,21 @@ import ThalwegCore
 // Weights as a layer sees them, and the way back to the weights that are trained: the value is ⟨g, effective⟩ for the
 // gradient g by the effective weights, so that the gradient by w is what the optimizer takes.
 
-private func given<T: Real>(_ x: Inputs<T>, _ i: Int) -> Double { x.optional("g").map { Double($0[i]) } ?? 0 }
+/// The gradient by the effective weights; 0 where it was left out.
+struct Upstream<T: Real> {
+  private let g: UnsafePointer<T>?
+  init(_ x: Inputs<T>) { g = x.optional("g") }
+  subscript(_ i: Int) -> Double { g.map { Double($0[i]) } ?? 0 }
+}
+
+extension Input {
+  /// Says whether a pass trains or evaluates, to methods that keep something.
+  static let training = integer(
+    "training", "", "0 in an evaluation, which leaves what is kept as it is; 1 when left out", optional: true)
+}
+extension Inputs {
+  var trains: Bool { optionalIntegers("training").map { $0[0] != 0 } ?? true }
+}
 
 /// Weight standardisation: the rows of a layer have mean 0 and variance 1.
 ///
@@ -31,7 +45,8 @@ struct WeightStandardization: Objective {
   init(_ h: Hyper) { eps = h.eps }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let w = try x["w"], n = x.sizes["columns"], rows = x.sizes["rows"], space = Workspace()
+    let w = try x["w"], n = x.sizes["columns"], rows = x.sizes["rows"], g = Upstream(x)
+    let space = Workspace()
     defer { space.close() }
     let out = try space.room(cache, "effective", rows * n, T.self), back = try cache?.keep("w", rows * n, T.self)
     return Rows.sum(rows, work: 8 * n) { r in
@@ -43,13 +58,13 @@ struct WeightStandardization: Objective {
       for k in 0..<n {
         let e = (Double(row[k]) - mean) / s
         h[k] = T(e)
-        value += given(x, r * n + k) * e
-        sum += given(x, r * n + k)
+        value += g[r * n + k] * e
+        sum += g[r * n + k]
       }
       if let back {
         for k in 0..<n {
           let e = (Double(row[k]) - mean) / s
-          back[r * n + k] = T((given(x, r * n + k) - sum / Double(n) - e * value / Double(n)) / s)
+          back[r * n + k] = T((g[r * n + k] - sum / Double(n) - e * value / Double(n)) / s)
         }
       }
       return value
@@ -85,16 +100,16 @@ struct WeightConditioning: Objective {
   init(_ h: Hyper) { (eps, detach) = (h.eps, h.detach) }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let w = try x["w"], n = x.sizes["columns"], rows = x.sizes["rows"]
+    let w = try x["w"], n = x.sizes["columns"], rows = x.sizes["rows"], g = Upstream(x)
     let out = try cache?.keep("effective", rows * n, T.self), back = try cache?.keep("w", rows * n, T.self)
     return Rows.sum(rows, work: 6 * n) { r in
       let row = w + r * n, norm = Flat.norm(row, n), length = larger(norm, eps)
-      let value = (0..<n).reduce(0.0) { $0 + given(x, r * n + $1) * (Double(row[$1]) / length) }
+      let value = (0..<n).reduce(0.0) { $0 + g[r * n + $1] * (Double(row[$1]) / length) }
       let along = detach || norm < eps ? 0 : value
       for k in 0..<n {
         let u = Double(row[k]) / length
         out?[r * n + k] = T(u)
-        back?[r * n + k] = T((given(x, r * n + k) - u * along) / length)
+        back?[r * n + k] = T((g[r * n + k] - u * along) / length)
       }
       return value
     }
@@ -130,7 +145,7 @@ struct QuantNoise: Objective {
   init(_ h: Hyper) { (levels, uniform) = (pow(2, h.bits) - 1, h.is("kind", "uniform")) }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let w = try x["w"], noise = try x["noise"], n = x.sizes.samples
+    let w = try x["w"], noise = try x["noise"], n = x.sizes.samples, g = Upstream(x)
     let out = try cache?.keep("effective", n, T.self), back = try cache?.keep("w", n, T.self)
     var low = Double.infinity, high = -low
     for i in 0..<n { (low, high) = (smaller(low, Double(w[i])), larger(high, Double(w[i]))) }
@@ -138,8 +153,8 @@ struct QuantNoise: Objective {
     return Rows.sum(n, work: 4) { i in
       let e = Double(w[i]) + unit * (uniform ? Double(noise[i]) - 0.5 : Double(noise[i]) / 2)
       out?[i] = T(e)
-      back?[i] = T(given(x, i))
-      return given(x, i) * e
+      back?[i] = T(g[i])
+      return g[i] * e
     }
   }
 }
@@ -188,6 +203,7 @@ struct NestedDropout: Objective {
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let z = try x["z"], u = Double(try x["u"][0]), n = x.sizes["n"], count = try area(x.sizes.samples, n)
+    let g = Upstream(x)
     guard u >= 0, u <= 1 else {
       throw Failure(Status.range, "nested_dropout: `u` must be in [0, 1), got \(text(u))")
     }
@@ -196,8 +212,8 @@ struct NestedDropout: Objective {
     return Rows.sum(count, work: 3) { i in
       if i % n >= k { return 0 }
       out?[i] = z[i]
-      back?[i] = T(given(x, i))
-      return given(x, i) * Double(z[i])
+      back?[i] = T(g[i])
+      return g[i] * Double(z[i])
     }
   }
 }

@@ -158,6 +158,22 @@ class DANNLR(ScheduleReference):
         return self.lr * (1 + self.alpha * min(k / self.total, 1.0)) ** -self.beta
 
 
+class DANNSchedules(ScheduleReference):
+    """Both of them, by name."""
+
+    name = "dann_schedules"
+    required = ("total",)
+    defaults = {"gives": "lambda", "gamma": 10.0, "lo": 0.0, "hi": 1.0, "mu0": 0.01, "alpha": 10.0, "beta": 0.75}
+    settings = ({"total": 100}, {"total": 100, "gives": "lr"}, {"total": 40, "gives": "lambda", "gamma": 3.0, "lo": 0.1, "hi": 0.5},
+                {"total": 40, "gives": "lr", "mu0": 1.0, "alpha": 1.0, "beta": 2.0}, {"total": 0}, {"total": 0, "gives": "lr"})
+
+    def value(self, k: int) -> float:
+        p = min(max(k / self.total, 0.0), 1.0) if self.total else 1.0
+        if self.gives == "lr":
+            return self.mu0 / (1 + self.alpha * p) ** self.beta
+        return self.lo + (self.hi - self.lo) * (2 / (1 + math.exp(-self.gamma * p)) - 1)
+
+
 class RhoSchedule(ScheduleReference):
     """Radius schedules (Zhuang et al., 2022; Rangwani et al., 2022)."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+import thalweg as tw
 
 from .solvers import Case, SolverReference, spd
 from .solvers_first_order import soft
@@ -177,3 +180,53 @@ class GPM(SolverReference):
             u, _, vt = np.linalg.svd((np.abs(s) ** (self.p - 1) * np.sign(s)) @ y.T)
             change, k, a = np.linalg.norm(u @ vt - a), k + 1, u @ vt
         return {"a": a, "iterations": k, "outcome": "converged" if change <= self.tol else "max_iter"}
+
+
+class ACODERVR(SolverReference):
+    name = "acoder_vr"
+    required = ("lipschitz", "samples")
+    defaults = {"lipschitz": None, "gamma": 0.0, "samples": None, "inner": None, "block": 1, "max_iter": 100, "seed": 0, "regularizer": None}
+    settings = ({"lipschitz": 12.0, "samples": 4, "max_iter": 6}, {"lipschitz": 20.0, "samples": 4, "inner": 3, "block": 3, "max_iter": 5, "gamma": 0.1, "seed": 2},
+                {"lipschitz": 5.0, "samples": 4, "max_iter": 0})
+
+    def cases(self, rng):
+        a, b = np.stack([spd(rng, 7) for _ in range(4)]), rng.standard_normal((4, 7))
+        functions = lambda: {"full_gradient": lambda x: (a @ x - b).mean(0),  # noqa: E731
+                             "sample_block": lambda x, t, first, length: np.where(
+                                 (np.arange(7) >= first) & (np.arange(7) < first + length), a[int(t)] @ x - b[int(t)], 7.0)}
+        return [Case({"x0": rng.standard_normal(7)}, functions), Case({"x0": rng.standard_normal(7)}, functions, {"regularizer": "l1(0.3)"})]
+
+    def sample(self, draw: int) -> int:
+        u = 0.5 * math.erfc(-tw.random_normal(self.seed, 0, draw, 0, 1)[0] / math.sqrt(2))
+        return min(int(self.samples * u), self.samples - 1)
+
+    def solve(self, inputs, ask):
+        x0, L = inputs["x0"], self.lipschitz
+        if not self.max_iter:
+            return {"x": x0, "weight": 0.0, "iterations": 0, "outcome": "max_iter"}
+        prox = lambda u, t: soft(u, 0.3 * t) if self.regularizer else u  # noqa: E731
+        n, K, draw = len(x0), self.inner or self.samples, 0
+        A = a = 1 / (4 * L)
+        z = ask["full_gradient"](x0).copy()
+        v = prox(x0 - z, A)
+        snap, y, x = v.copy(), v.copy(), x0.copy()
+        blocks = [slice(f, min(n, f + self.block)) for f in reversed(range(0, n, self.block))]
+        for _ in range(self.max_iter):
+            new, mu = np.sqrt(K * A * (1 + A * self.gamma) / (8 * L)), ask["full_gradient"](snap).copy()
+            B, total = A + new, np.zeros(n)
+            for k in range(1, K + 1):
+                x_last, y_last = x, y
+                x = (A * snap + new * v) / B
+                w, w_last = x.copy(), x_last.copy()
+                for j in blocks:
+                    t = self.sample(draw)
+                    draw += 1
+                    at = lambda p: ask["sample_block"](p.copy(), t, j.start, j.stop - j.start)[j]  # noqa: B023, E731
+                    q = at(w) - at(snap) + mu[j] + (a if k == 1 else new) / new * (at(x_last) - at(w_last))
+                    z[j] += new * q
+                    v[j] = prox(x0[j] - z[j] / K, A + new * k / K)
+                    w[j], w_last[j] = (A * snap[j] + new * v[j]) / B, y_last[j]
+                y = w
+                total += y
+            snap, A, a = total / K, B, new
+        return {"x": snap, "weight": A, "iterations": self.max_iter, "outcome": "max_iter"}
