@@ -260,9 +260,12 @@ struct Compiler {
     switch kind {
     case .penalty, .prox, .decoupledPenalty:
       if case .objective = inner.component {
-        let needs = inner.method.inputs.dropFirst().map { "`\($0.name)`" }.joined(separator: ", ")
+        let needs = inner.method.inputs.dropFirst().filter { !$0.optional }.map { "`\($0.name)`" }.joined(separator: ", ")
         throw Failure(
-          Status.needs, "\(name) needs \(needs), which a pipeline cannot give it: add its gradient on its own")
+          Status.needs,
+          needs.isEmpty
+            ? "\(name) is no penalty of single parameters: call it on its own, and add its gradient"
+            : "\(name) needs \(needs), which a pipeline cannot give it: add its gradient on its own")
       }
       guard case .regularizer(let r) = inner.component else {
         throw Failure(Status.internal, "\(name) is no regularizer")

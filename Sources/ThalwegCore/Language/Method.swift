@@ -7,6 +7,13 @@ public struct Method: Sendable {
 
     /// "an objective".
     public var withArticle: String { ("aeiou".contains(rawValue.prefix(1)) ? "an " : "a ") + rawValue }
+    /// Never a stage of a pipeline: it is made with its numbers, and keeps them.
+    public var standsAlone: Bool {
+      switch self {
+      case .objective, .weighting, .diagnostic, .solver, .schedule: true
+      default: false
+      }
+    }
   }
   public var name: String
   public var kind: Kind
@@ -38,7 +45,9 @@ public struct Method: Sendable {
     refusesStochastic: String? = nil, validate: @escaping @Sendable (Hyper) throws(Failure) -> Void = { _ in }
   ) {
     (self.name, self.kind, self.summary, self.rule, self.source) = (name, kind, summary, rule, source)
-    (self.parameters, self.slots, self.inputs, self.requests) = (parameters, slots, inputs, requests)
+    self.parameters = parameters
+    if kind.standsAlone { for k in parameters.indices { self.parameters[k].live = false } }
+    (self.slots, self.inputs, self.requests) = (slots, inputs, requests)
     (self.needsLoss, self.needsFinite, self.validate) = (needsLoss, needsFinite, validate)
     self.refusesStochastic = refusesStochastic
   }

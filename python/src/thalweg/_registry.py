@@ -254,7 +254,7 @@ def expected(p: Parameter) -> str:
         "choice": f"one of {', '.join(p.choices)}",
     }.get(p.type, f"a {p.type}")
     within = f" in {p.range}" if p.range else ""
-    return f"{kind}{within}{', or a schedule' if p.type == 'number' else ''}{', or None' if p.optional else ''}"
+    return f"{kind}{within}{', or a schedule' if p.type == 'number' and p.live else ''}{', or None' if p.optional else ''}"
 
 
 def read_value(text: str) -> Any:
