@@ -288,7 +288,11 @@ extension Optimizer {
       }
       if try s.eachSchedule({ (schedule) throws(Failure) in try schedule.observe(what, value) }) { used = true }
     }
-    guard used else { throw Failure(Status.name, "no stage of this pipeline watches `\(what)`") }
+    guard used else {
+      let known = stages.flatMap { $0.source?.observes ?? [] }.map { "`\($0)`" }.joined(separator: ", ")
+      throw Failure(
+        Status.name, "no stage of this pipeline watches `\(what)`" + (known.isEmpty ? "" : "; its stages watch \(known)"))
+    }
   }
 
   package func command(_ path: String) throws(Failure) {

@@ -17,7 +17,7 @@ struct SAGA: ElementRule {
     "saga", .optimizer,
     "SAGA: the gradient of a sample, corrected by the one that a table kept of it and by the mean of the table.",
     rule: """
-      i = the sample observed before the step, else t mod n
+      i = the sample observed before the step (observe "sample"), else t mod n
       d = g - table_i + mean;  theta <- theta - lr*d;  mean <- mean + (g - table_i)/n;  table_i <- g
       """,
     source: "Defazio, Bach, Lacoste-Julien, 2014, arXiv:1407.0202",

@@ -16,7 +16,7 @@ struct XGD: ElementRule {
   static let method = Method(
     "xgd", .optimizer, "Cross-gradient descent: a sum of the parts' gradients with the weights of another point.",
     rule: """
-      q = weight_0, weight_1, ... where they were observed before the step;  q <- q/(sum of q)
+      q = weight_0, weight_1, ... where they were observed before the step (observe "weight_0", ...);  q <- q/(sum of q)
       c = sum_s q_s * gradient of part s;  theta <- theta - lr*c
       """,
     source: "Achab, 2023, arXiv:2309.15298",

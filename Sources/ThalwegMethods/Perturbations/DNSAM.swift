@@ -13,6 +13,7 @@ struct DNSAM: Source {
     "dnsam", .perturbation, "SAM whose perturbation is divided by the norm of the full gradient.",
     rule: """
       e = rho*g/(n + eps), n the norm of the gradient over all data as last observed, |g| before
+      (observe "full_gradient_norm")
       g <- gradient at theta + e, on the same minibatch
       """,
     source: "Compagnoni, Biggio, Orvieto, Proske, Kersting, Lucchi, 2023, arXiv:2301.08203",

@@ -15,7 +15,8 @@ struct TRAM: Source {
   static let method = Method(
     "tram", .perturbation, "SAM whose radius is the divergence from the predictions of a reference.",
     rule: """
-      r = scale*d, d the divergence as last observed;  adaptive: e = r/(|theta*g| + eps) * theta^2*g
+      r = scale*d, d the divergence as last observed (observe "divergence")
+      adaptive: e = r/(|theta*g| + eps) * theta^2*g
       else e = r/(|g| + eps) * g;  g <- gradient at theta + e, on the same minibatch
       """,
     source: "Sherborne, Saphra, Dasigi, Peng, 2023, arXiv:2310.03646",

@@ -17,7 +17,8 @@ struct GradientAccumulate: Source {
     "Accumulates gradients over several calls; the pipeline steps at the last of them, or at a flush.",
     rule: """
       acc <- acc + g  (weighted: acc + samples*g)
-      at the every-th call: g = acc/calls (mean), acc (sum), acc/(sum of samples) (weighted)
+      at the every-th call: g = acc/calls (mean), acc (sum), acc/(sum of samples) (weighted: observe "samples")
+      command "flush": the step with what there is
       """,
     source: "folklore",
     parameters: [
