@@ -21,6 +21,8 @@ public protocol SourceHost {
 
   /// One kernel, or one a group.
   func sum(_ kernels: [WalkMeasure], slots: [Int]?) -> [Double]
+  /// The same of every tensor, by position.
+  func sums(_ kernels: [WalkMeasure], slots: [Int]?) -> [[Double]]
   func change(_ kernels: [WalkKernel], slots: [Int]?, parameters: Bool)
   /// One kernel a tensor.
   func change(slots: [Int]?, parameters: Bool, _ kernel: (_ tensor: Int) -> WalkKernel)
@@ -79,12 +81,25 @@ public struct SourceIO {
   @inlinable public func sum(slots: [Int]? = nil, _ op: (Hyper) -> some ElementSum) -> SourceTotals {
     SourceTotals(values: host.sum(host.groups.map { walk(op($0)) }, slots: slots))
   }
+  /// Sums over the elements of every tensor by itself, by position: 0 in one that has no gradient this time.
+  @inlinable public func sums(_ op: some ElementSum, slots: [Int]? = nil) -> [SourceTotals] {
+    host.sums([walk(op)], slots: slots).map { SourceTotals(values: $0) }
+  }
+  @inlinable public func sums(slots: [Int]? = nil, _ op: (Hyper) -> some ElementSum) -> [SourceTotals] {
+    host.sums(host.groups.map { walk(op($0)) }, slots: slots).map { SourceTotals(values: $0) }
+  }
   /// Changes parameters (as the host sees them) and the source's state.
   @inlinable public func change(_ op: some ElementOperation, slots: [Int]? = nil, parameters: Bool) {
     host.change([walk(op, parameters)], slots: slots, parameters: parameters)
   }
   @inlinable public func change(slots: [Int]? = nil, parameters: Bool, _ op: (Hyper) -> some ElementOperation) {
     host.change(host.groups.map { walk(op($0), parameters) }, slots: slots, parameters: parameters)
+  }
+  /// The same with an operation for each tensor, by position.
+  @inlinable public func change(
+    slots: [Int]? = nil, parameters: Bool, each op: (_ tensor: Int) -> some ElementOperation
+  ) {
+    host.change(slots: slots, parameters: parameters) { walk(op($0), parameters) }
   }
   @inlinable func walk(_ op: some ElementSum) -> WalkMeasure {
     (plainMeasure(op, SIMD16<Float>.self), plainMeasure(op, SIMD8<Double>.self))
