@@ -10,6 +10,7 @@ import pytest
 import reference  # noqa: F401  (imports every module)
 import thalweg as tw
 from reference.gcond import GCond
+from reference.sharpness import LookSAM
 
 SHAPES = [(), (7,), (3, 5)]
 
@@ -108,6 +109,26 @@ def test_signs_of_gcond() -> None:
         for got, want in zip(host(rows), ref.signs(parts, before)):
             np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-15)
     assert ref.signs([np.ones(2)], [np.zeros(2)])[0] == pytest.approx([0.01, 0.01])
+
+
+def test_looksam_tensor_by_tensor() -> None:
+    """A scalar has no part across its gradient but rounding, so that there is none here."""
+    rng = np.random.default_rng(10)
+    start, a, b = ([rng.uniform(0.3, 1.5, s) for s in SHAPES[1:]] for _ in range(3))
+    point = [x.copy() for x in start]
+    opt = tw.Optimizer(point, "looksam(rho=0.8, k=3, scope=tensor) | sgd(lr=0.1)")
+    opt.bind_gradients([np.zeros_like(x) for x in point])
+    ref, want = LookSAM(rho=0.8, k=3, scope="tensor"), [x.copy() for x in start]
+
+    def gradient(at: list[np.ndarray]) -> list[np.ndarray]:
+        return [p * np.sin(3 * x) - q for p, q, x in zip(a, b, at)]
+
+    for _ in range(8):
+        for _ in opt.requests():
+            for g, v in zip(opt.grads, gradient(point)):
+                g[...] = v
+        want = [x - 0.1 * d for x, d in zip(want, ref.perturbed(want, gradient(want), gradient))]
+        np.testing.assert_allclose(flat(point), flat(want), rtol=1e-9)
 
 
 def test_layerwise_perturbations_have_the_length_rho() -> None:

@@ -160,7 +160,7 @@ class LookSAM(Perturbation):
     name = "looksam"
     defaults = {"rho": 0.05, "k": 5, "alpha": 0.7, "scope": "global", "eps": 1e-12}
     # a short perturbation of many entries leaves few digits of the part across the gradient
-    settings = ({"rho": 5.0}, {"rho": 9.0, "k": 3}, {"k": 1}, {"k": 2, "alpha": 0.0}, {"rho": 9.0, "k": 3, "scope": "tensor"})
+    settings = ({"rho": 5.0}, {"rho": 9.0, "k": 3}, {"k": 1}, {"k": 2, "alpha": 0.0})
     t = 0
 
     def _scoped(self, read: Callable[[Arrays, Arrays], float], left: Arrays, right: Arrays) -> list[float]:
