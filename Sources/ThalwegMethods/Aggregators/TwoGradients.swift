@@ -69,7 +69,7 @@ struct ProGrad: Source {
 /// weight eta, task 2 (1 − lambda)·mean V(s); V̄ is an average of V and held constant.
 ///
 /// State    the three gradients.
-/// Differs  nothing from the authors' code. lambda and f* are the host's losses.
+/// Differs  nothing from the authors' code. Losses with lambda and f* are `odice_loss`.
 /// Source   Mao, Xu, Zhan, Zhang and Zhang, 2024, arXiv:2402.00348.
 struct ODICE: GramianRule {
   static let method = Method(

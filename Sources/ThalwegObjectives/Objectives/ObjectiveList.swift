@@ -91,6 +91,7 @@ let objectiveList: [any Listed.Type] = [
   UncertaintyWeighting.self,
   IMTLL.self,
   STCH.self,
+  ODICELoss.self,
   WGANLoss.self,
   GradientPenalty.self,
   JacobianNuclear.self,

@@ -73,6 +73,27 @@ class STCH(ObjectiveReference):
         return {"losses": w * softmax(y / self.mu)}
 
 
+class ODICELoss(ObjectiveReference):
+    """Mao et al., 2024 (arXiv 2402.00348): the conjugate at residuals."""
+
+    name = "odice_loss"
+    defaults = {"lambda": 0.6, "f": "pearson"}
+    settings = ({}, {"f": "kl"}, {"lambda": 0.4})
+
+    def examples(self, rng: np.random.Generator) -> Examples:
+        return [{"y": rng.uniform(-4, 3, n)} for n in (1, 7)] + [{"y": np.array([-2.5, -1.0, 0.5, 6.0])}]
+
+    def value(self, y: np.ndarray) -> float:
+        if self.f == "kl":
+            return float(self.h["lambda"] * np.mean(np.exp(y - 1)))
+        w = np.maximum(y / 2 + 1, 0)
+        return float(self.h["lambda"] * np.mean(y * w - (w - 1) ** 2))
+
+    def gradients(self, y: np.ndarray) -> dict[str, np.ndarray]:
+        w = np.exp(y - 1) if self.f == "kl" else np.maximum(y / 2 + 1, 0)
+        return {"y": self.h["lambda"] * w / len(y), "policy_weight": np.minimum(w if self.f == "kl" else np.maximum(y, 0), 100)}
+
+
 class VREx(WeightingReference):
     """Krueger et al., 2021 (arXiv 2003.00688): the variance weighs 1 in the first passes."""
 
