@@ -21,7 +21,7 @@ struct SourceDesk: SourceHost {
   var scalars: UnsafeMutablePointer<Double> { stage.globals }
 
   func sum(_ kernels: [WalkMeasure], slots: [Int]?) -> [Double] { optimizer.sum(kernels, stage: stage, slots: slots) }
-  func sums(_ kernels: [WalkMeasure], slots: [Int]?) -> [TensorTotals] {
+  func sums(_ kernels: [WalkMeasure], slots: [Int]?) -> [[Double]] {
     optimizer.sums(kernels, stage: stage, slots: slots)
   }
   func change(_ kernels: [WalkKernel], slots: [Int]?, parameters: Bool) {

@@ -105,24 +105,7 @@ extension Optimizer {
     }
   }
 
-  /// Sums over all active tensors, for sources; here and below: one kernel, or one a group.
-  func sum(_ all: [WalkMeasure], stage: Stage, slots order: [Int]? = nil) -> [Double] {
-    measure(all, stage, order)
-    total(where: { _ in true }, totals)
-    addRanks(totals, 1)
-    return (0..<Sums.count).map { totals[$0] }
-  }
-  /// The same for each of them. Where a rank holds whole tensors, theirs are their own.
-  func sums(_ all: [WalkMeasure], stage: Stage, slots order: [Int]? = nil) -> [TensorTotals] {
-    measure(all, stage, order)
-    let there = (0..<bound.count).filter { takesPart($0) }
-    for (row, i) in there.enumerated() { total(records + i, totals + row * Sums.count) }
-    if sharesElements, !there.isEmpty { addRanks(totals, there.count) }
-    return there.enumerated().map { row, i in
-      let count = i < counts.count ? counts[i] : records[i].count
-      return TensorTotals(tensor: i, count: count, values: (0..<Sums.count).map { totals[row * Sums.count + $0] })
-    }
-  }
+  /// Leaves the partial sums of all active tensors, for sources; here and below: one kernel, or one a group.
   private func measure(_ all: [WalkMeasure], _ stage: Stage, _ order: [Int]?) {
     forEach { p, r in
       var apply = r.pointee.apply
@@ -130,6 +113,25 @@ extension Optimizer {
       let x = p.hostParameters(), k = r.pointee.isDouble ? kernels.f64 : kernels.f32
       p.sum(x, self.gradient(p, r, &apply) ?? x, state: self.state(r, stage, order)) { _, _, _, o, out in k(o, out) }
     }
+  }
+  /// The sums of every tensor by itself, by position: 0 where it takes no part.
+  func sums(_ all: [WalkMeasure], stage: Stage, slots order: [Int]? = nil) -> [[Double]] {
+    measure(all, stage, order)
+    var rows = [Double](repeating: 0, count: bound.count * Sums.count)
+    rows.withUnsafeMutableBufferPointer { rows in
+      guard let base = rows.baseAddress else { return }
+      for i in 0..<bound.count where takesPart(i) { total(records + i, base + i * Sums.count) }
+      if sharesElements { addRanks(base, bound.count) }
+    }
+    return (0..<bound.count).map { Array(rows[($0 * Sums.count)..<(($0 + 1) * Sums.count)]) }
+  }
+
+  /// Sums over all active tensors.
+  func sum(_ all: [WalkMeasure], stage: Stage, slots order: [Int]? = nil) -> [Double] {
+    measure(all, stage, order)
+    total(where: { _ in true }, totals)
+    addRanks(totals, 1)
+    return (0..<Sums.count).map { totals[$0] }
   }
 
   /// Changes parameters (as the host sees them) and the source's state element by element.

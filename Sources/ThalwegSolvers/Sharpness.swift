@@ -174,7 +174,7 @@ struct LossBarrier: Driver {
 ///
 /// λ has its sign. A vector in the null space has the value 0. Spectra without a gap converge slowly: look at the
 /// residual. For more than one eigenpair there are `power_iteration` and `lanczos`.
-/// Ends     converged: |λ − λ before| ≤ tol·max(1, |λ|); max_iter.
+/// Ends     converged: |λ − λ before| ≤ tol·max(1, |λ|); max_iter, after `iters` products.
 /// Source   von Mises, Pollaczek-Geiringer, 1929.
 struct HessianMaxEig: Driver {
   static let method = Method.solver(
@@ -182,7 +182,7 @@ struct HessianMaxEig: Driver {
     rule: "y = A v;  lambda = v.y;  residual = |y - lambda v|;  v <- y/|y|",
     source: "von Mises, Pollaczek-Geiringer, 1929",
     parameters: [
-      .integer("max_iter", 100, .atLeast(1), "most products"),
+      .integer("iters", 100, .atLeast(1), "most products"),
       .number("tol", 1e-6, .atLeast(0), "change that ends it, relative to max(1, |lambda|)"),
       .integer("seed", 0, .atLeast(0), "of the start vector"),
     ],
@@ -217,7 +217,7 @@ struct HessianMaxEig: Driver {
     let size = y.norm, value = v.dot(y)
     io.eigenvalue = value
     io.iterations += 1
-    if abs(value - io.last) <= h.tol * max(1, abs(value)) || size == 0 || io.iterations >= h.max_iter {
+    if abs(value - io.last) <= h.tol * max(1, abs(value)) || size == 0 || io.iterations >= h.iters {
       let settled = abs(value - io.last) <= h.tol * max(1, abs(value)) || size == 0
       y.add(v, times: -value)
       io.residual = y.norm

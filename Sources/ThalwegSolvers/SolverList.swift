@@ -107,6 +107,7 @@ let solverList: [any Listed.Type] = [
   DCDM.self,
   HutchinsonDiag.self,
   SLQRates.self,
+  SpectralDensity.self,
   AltMinCompletion.self,
   DLRT.self,
   TDLRT.self,

@@ -378,7 +378,7 @@ def test_sharpness_of_a_quadratic() -> None:
     assert tw.solver("sharpness_at_radius(rho=0.2)").run(w=w, **functions).sharpness == pytest.approx(sam.sharpness, rel=1e-12)
     along = tw.diagnostic("directional_sharpness")(u=7 * q[:, 3], hu=7 * h @ q[:, 3])
     assert along["sharpness"] == pytest.approx(-2)
-    top = tw.solver("hessian_max_eig(tol=1e-14, max_iter=2000)").run(like=np.zeros(4), product=lambda v: h @ v)
+    top = tw.solver("hessian_max_eig(tol=1e-14, iters=2000)").run(like=np.zeros(4), product=lambda v: h @ v)
     assert top.eigenvalue == pytest.approx(5, rel=1e-9) and top.residual < 1e-5
 
 

@@ -129,12 +129,12 @@ def test_fsam_masks() -> None:
     assert (moved[0] == moved[1]).all() and (moved[0] != moved[2]).any()
     g = np.abs(np.concatenate([np.ravel(x) for x in toy.gradient(toy.w)]))
     assert g[moved[0]].min() >= g[~moved[0]].max()
-    # ties with the last one kept are kept
+    # of ties with the last one kept the first are kept
     even = Quartic(shapes=[(64,)])
     even.w, even.l[0] = [np.ones(64)], [np.ones(64)]
     seen.clear()
     library("fsam(0.4, keep_ratio=0.1) | sgd(lr=0.1)", even, 1, seen=seen)
-    assert (seen[0][0] != seen[1][0]).all()
+    np.testing.assert_array_equal(seen[0][0] != seen[1][0], np.arange(64) < 6)
 
 
 # ---- what is observed
@@ -274,7 +274,7 @@ def test_friendly_sam_rests_on_a_steady_gradient() -> None:
 
 def test_amp_stays_in_its_ball() -> None:
     toy, seen = Quartic(), []
-    library("amp(0.2, inner_lr=0.7, inner_iter=4) | sgd(lr=0.1)", toy, 1, seen=seen)
+    library("amp(0.2, inner_lr=0.7, inner_iter=4, scope=global) | sgd(lr=0.1)", toy, 1, seen=seen)
     lengths = [math.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(at, seen[0]))) for at in seen]
     assert lengths[0] == 0 and len(seen) == 5
     np.testing.assert_allclose(lengths[1:], 0.2, rtol=1e-10)

@@ -425,7 +425,7 @@ def test_fish_is_a_step_against_the_matched_gradients() -> None:
     H, b = rng.uniform(0.5, 2, (2, 3)), rng.standard_normal((2, 3))
     w, g = rng.standard_normal(3), np.zeros(3)
     start = w.copy()
-    opt = tw.Optimizer([w], f"fish(domains=2, inner_lr={a}, meta_lr=0.3)")
+    opt = tw.Optimizer([w], f"fish(meta_steps=2, inner_lr={a}, meta_lr=0.3)")
     opt.bind_gradients([g])
     for request in opt.requests():
         g[...] = H[request.index] * (w - b[request.index])

@@ -21,7 +21,8 @@ public protocol SourceHost {
 
   /// One kernel, or one a group.
   func sum(_ kernels: [WalkMeasure], slots: [Int]?) -> [Double]
-  func sums(_ kernels: [WalkMeasure], slots: [Int]?) -> [TensorTotals]
+  /// The same of every tensor, by position.
+  func sums(_ kernels: [WalkMeasure], slots: [Int]?) -> [[Double]]
   func change(_ kernels: [WalkKernel], slots: [Int]?, parameters: Bool)
   /// One kernel a tensor.
   func change(slots: [Int]?, parameters: Bool, _ kernel: (_ tensor: Int) -> WalkKernel)
@@ -46,14 +47,6 @@ public protocol SourceHost {
   func propose(_ op: GradientOperation) throws(Failure) -> Double
   func rate(of tensor: Int) -> (lr: Double, decay: Double)
   func setStepSize(_ tau: Double)
-}
-
-/// The sums over one tensor: its position, how many elements it has (on all ranks together), and they.
-public struct TensorTotals: Sendable {
-  public let tensor: Int, count: Int, totals: SourceTotals
-  public init(tensor: Int, count: Int, values: [Double]) {
-    (self.tensor, self.count, totals) = (tensor, count, SourceTotals(values: values))
-  }
 }
 
 /// What a source may do with the tensors. Gradients read here are already scaled (loss scale, maximize).
@@ -88,9 +81,12 @@ public struct SourceIO {
   @inlinable public func sum(slots: [Int]? = nil, _ op: (Hyper) -> some ElementSum) -> SourceTotals {
     SourceTotals(values: host.sum(host.groups.map { walk(op($0)) }, slots: slots))
   }
-  /// The same tensor by tensor: of those that have a gradient, in their order.
-  @inlinable public func sums(_ op: some ElementSum, slots: [Int]? = nil) -> [TensorTotals] {
-    host.sums([walk(op)], slots: slots)
+  /// Sums over the elements of every tensor by itself, by position: 0 in one that has no gradient this time.
+  @inlinable public func sums(_ op: some ElementSum, slots: [Int]? = nil) -> [SourceTotals] {
+    host.sums([walk(op)], slots: slots).map { SourceTotals(values: $0) }
+  }
+  @inlinable public func sums(slots: [Int]? = nil, _ op: (Hyper) -> some ElementSum) -> [SourceTotals] {
+    host.sums(host.groups.map { walk(op($0)) }, slots: slots).map { SourceTotals(values: $0) }
   }
   /// Changes parameters (as the host sees them) and the source's state.
   @inlinable public func change(_ op: some ElementOperation, slots: [Int]? = nil, parameters: Bool) {
@@ -100,8 +96,8 @@ public struct SourceIO {
     host.change(host.groups.map { walk(op($0), parameters) }, slots: slots, parameters: parameters)
   }
   /// The same with an operation for each tensor, by position.
-  @inlinable public func changeEach(
-    slots: [Int]? = nil, parameters: Bool, _ op: (_ tensor: Int) -> some ElementOperation
+  @inlinable public func change(
+    slots: [Int]? = nil, parameters: Bool, each op: (_ tensor: Int) -> some ElementOperation
   ) {
     host.change(slots: slots, parameters: parameters) { walk(op($0), parameters) }
   }

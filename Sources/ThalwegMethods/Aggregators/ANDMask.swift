@@ -40,18 +40,20 @@ struct ANDMask: Source {
   private struct Mask: ElementOperation {
     let least: Double
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-      s[1] = L.select(L.less(s[1].magnitude, L(least)), L(0), L(1))
+      s[1] = L.select(L.less(s[1].magnitude, L(least)), L(-1), L(1))
     }
   }
+  /// How many agree, and how many there are.
   private struct Ones: ElementSum {
     @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-      sums.add(0, s[0])
+      sums.add(0, L.max(s[0], 0))
+      sums.add(1, s[0].magnitude)
     }
   }
   private struct Keep: ElementOperation {
     let factor: Double
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-      s[0] = factor * (s[1] * s[0])
+      s[0] = factor * (L.max(s[1], 0) * s[0])
     }
   }
 
@@ -66,12 +68,13 @@ struct ANDMask: Source {
     let m = Double(tasks.count)
     // the sum of the signs is a whole number: the comparison is exact in every type
     io.change(parameters: false) { h in Mask(least: least(m, h.tau)) }
-    var factors: [Int: Double] = [:]
-    for tensor in io.sums(Ones(), slots: [1]) {
-      let share = tensor.count > 0 ? tensor.totals[0] / Double(tensor.count) : 0
-      factors[tensor.tensor] = 1 / (m * (1e-10 + share))
-    }
-    io.changeEach(parameters: false) { Keep(factor: factors[$0] ?? 0) }
+    let counts = io.sums(Ones(), slots: [1])
+    io.change(
+      parameters: false,
+      each: { i in
+        let share = counts[i][1] > 0 ? counts[i][0] / counts[i][1] : 0
+        return Keep(factor: 1 / (m * (1e-10 + share)))
+      })
     return .update(io.gradient(in: 0))
   }
 }

@@ -4,6 +4,7 @@ import ThalwegCore
 ///
 ///     g, a = the gradients of tasks 0 (main) and 1 (auxiliary);   m = the first g (or 0), then  m ← m + ema·(g − m)
 ///     r = min(⟨m, a⟩/(⟨m, m⟩ + ε), ratio_upper_bound);   g ← g + lam·(a − r·m)
+///     use_ratio_only:  g ← (1 − lam·r)·g + lam·a
 ///
 /// State    m; while it asks, the main gradient.
 /// Differs  nothing from the authors' code, whose optional rescaling is left out. ema = 1 projects onto the main
@@ -16,6 +17,7 @@ struct Bloop: Source {
     rule: """
       g, a = gradients of tasks 0 (main) and 1 (auxiliary);  m <- m + ema*(g - m), from the first g (or 0)
       r = min(<m, a>/(<m, m> + eps), ratio_upper_bound);  g <- g + lam*(a - r*m)
+      use_ratio_only: g <- (1 - lam*r)*g + lam*a
       """,
     source: "Hsieh, Thornton, Ndiaye, Klein, Cuturi, Ablin, 2024, arXiv:2402.02998",
     parameters: [
@@ -28,6 +30,7 @@ struct Bloop: Source {
         p.reach = .all
         return p
       }(),
+      .flag("use_ratio_only", false, "the ratio scales the main gradient, in place of its average").forAll,
     ],
     slots: [Slot("average", "the moving average m of the main gradient"), Slot.temporary("main", "the main gradient")],
     requests: "task_gradient", needsFinite: true)
@@ -58,9 +61,9 @@ struct Bloop: Source {
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = s[1] }
   }
   private struct Combine: ElementOperation {
-    let lam, ratio: Double
+    let lam, ratio: Double, scales: Bool
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-      x = s[0] + lam * (x - ratio * s[1])
+      x = s[0] + lam * (x - ratio * (scales ? s[0] : s[1]))
     }
   }
 
@@ -75,6 +78,6 @@ struct Bloop: Source {
     if h.has("ratio_upper_bound") { r = min(r, h.ratio_upper_bound) }
     io.change(Settle(), slots: [0, 2], parameters: false)
     io.setScalar(0, 1)
-    return .update(io.operation(Combine(lam: h.lam, ratio: r), slots: [1, 2]))
+    return .update(io.operation(Combine(lam: h.lam, ratio: r, scales: h.use_ratio_only), slots: [1, 2]))
   }
 }

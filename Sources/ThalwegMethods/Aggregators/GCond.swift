@@ -11,14 +11,15 @@ import ThalwegCore
 ///         cos ≥ main:  a = π/2·(1 − (cos − main)/(weak − main + ε));   cos ≤ critical:  a = π
 ///         between:  a = π/2·(1 + ((cos − main)/(critical − main + ε))^remap_power)
 ///       steps:  cos < critical: g_L ← 0;   cos < main: g_L ← g_L − ⟨g_L, g_W⟩/(‖g_W‖² + ε)·g_W;   else both, without W
-///     g = Σ g_k;   m ← β·m + (1 − β)·g;   the rule sees m/(1 − βᵗ)
+///     g = Σ g_k;   m ← β·m + (1 − β)·g;   the rule sees m̂ = m/(1 − βᵗ)
+///     output=sign:  sign(m̂)·trust_coef·min(‖θ‖/‖m̂‖, 100), tensor by tensor; the ratio is 1 where a norm is below ε
 ///
 /// State    m, the previous gradient of every task; n, the last winner, how often it won in a row, t. While it asks,
 ///          the gradients.
 /// Differs  works on inner products (the same numbers). Gradients are accumulated by gradient_accumulate in front. The
 ///          authors' buffers are projected in place before they are kept, which is reference=resolved; whether the
 ///          paper kept raw gradients is UNVERIFIED. cos_tol is 0 there, and rounding after a projection a conflict.
-///          Their output by signs is not there. The rule behind should have no momentum of its own.
+///          The rule behind should have no momentum of its own.
 /// Source   Alves Limarenko and Studenikina, 2025, arXiv:2509.07252.
 struct GCond: Source {
   static let method = Method(
@@ -29,6 +30,7 @@ struct GCond: Source {
         stability and strength of both; smooth: both turn by an angle that grows with the conflict;
         steps: L is dropped below critical, projected below main; above both are projected
       g = sum g_k;  m <- momentum*m + (1 - momentum)*g, corrected for bias
+      output=sign: sign(m)*trust_coef*min(|theta|/|m|, 100) of each tensor
       """,
     source: "Alves Limarenko, Studenikina, 2025, arXiv:2509.07252",
     parameters: [
@@ -55,6 +57,8 @@ struct GCond: Source {
       .eps(1e-8).forAll, .number("cos_tol", 1e-6, .atLeast(0), "slack under the weak cosine").forAll,
       .choice("reference", ["raw", "resolved"], "which gradient the next step compares with").forAll,
       .list("lambdas", nil, "weight of each task, 1 each when none", optional: true),
+      .choice("output", ["momentum", "sign"], "what the rule behind sees: m, or its sign times a trust ratio").forAll,
+      .number("trust_coef", 1e-4, .atLeast(0), "factor of the signs"),
     ],
     slots: [
       Tasks.slot, Slot("previous_0", "the previous gradient of the first task; one more for every other task"),
@@ -116,6 +120,30 @@ struct GCond: Source {
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = factor * s[0] }
   }
 
+  private struct Norms: ElementSum {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+      sums.add(0, x, times: x)
+      sums.add(1, s[0], times: s[0])
+    }
+  }
+  private struct Signs: ElementOperation {
+    let size: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      s[1] = size * s[0].sign
+    }
+  }
+  /// Signs of the momentum, with factor·m as its estimate, in the place of a task's gradient.
+  private func signs(_ factor: Double, _ io: SourceIO) -> GradientOperation {
+    let norms = io.sums(Norms(), slots: [momentum]), eps: Double = io.hyper.eps
+    io.change(
+      slots: [momentum, 0], parameters: false,
+      each: { i in
+        let w = norms[i].root(0), m = factor * norms[i].root(1)
+        return Signs(size: io.hyper(of: i).trust_coef * (w < eps || m < eps ? 1 : min(w / m, 100)))
+      })
+    return io.gradient(in: 0)
+  }
+
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     if let next = tasks.keep(phase, io) { return .ask(next) }
     let h = io.hyper, m = tasks.count, all = 0..<m
@@ -136,7 +164,9 @@ struct GCond: Source {
     for k in all { mix(previous(k), 0, resolved ? surgery.C[k] : all.map { $0 == k ? lambdas[k] : 0 }, io) }
     let sum = all.map { j in all.reduce(0.0) { $0 + surgery.C[$1][j] } }
     mix(momentum, beta, sum.map { (1 - beta) * $0 }, io)
-    return .update(io.operation(Unbias(factor: 1 / (1 - pow(beta, t))), slots: [momentum]))
+    let factor = 1 / (1 - pow(beta, t))
+    if h.is("output", "sign") { return .update(signs(factor, io)) }
+    return .update(io.operation(Unbias(factor: factor), slots: [momentum]))
   }
 
   /// The resolution of conflicts, with every gradient as a combination of those that came: g_k = Σ C_kj·J_j.

@@ -7,6 +7,8 @@ protocol GramianRule: Listed, Sendable {
   static var method: Method { get }
   /// The number of tasks, where it is not the parameter `tasks`.
   static func tasks(_ h: Hyper) -> Int
+  /// What is to be told before the step of every task, if anything: `name_0`, `name_1` and so on.
+  static func told(_ h: Hyper) -> String?
   /// Numbers that it keeps between steps, in `memory` of the context.
   static func scalars(_ tasks: Int) -> [Scalar]
   /// Made anew for every step.
@@ -21,6 +23,7 @@ extension GramianRule {
     Registered(method: method, component: .source { Aggregator<Self>($0) })
   }
   static func tasks(_ h: Hyper) -> Int { h.integer("tasks") }
+  static func told(_ h: Hyper) -> String? { nil }
   static func scalars(_ tasks: Int) -> [Scalar] { [] }
 }
 
@@ -28,6 +31,8 @@ extension GramianRule {
 struct TaskContext {
   let seed: UInt64, stream: UInt32, step: Int
   var memory: [Double] = []
+  /// What was told of every task.
+  var told: [Double] = []
 
   /// The order in which a task meets the others: the ascending order of normal numbers drawn for (seed, step, task).
   func order(_ task: Int, of count: Int) -> [Int] {
@@ -42,9 +47,11 @@ struct Aggregator<Rule: GramianRule>: Source {
   static var method: Method { Rule.method }
   let tasks: Tasks
   let scalars: [Scalar]
+  let observes: [String]
 
   init(_ h: Hyper) {
     tasks = Tasks(count: Rule.tasks(h))
+    observes = Rule.told(h).map { name in (0..<Rule.tasks(h)).map { "\(name)_\($0)" } } ?? []
     scalars = Rule.scalars(tasks.count)
   }
   var slots: [Slot] { tasks.slots }
@@ -54,8 +61,16 @@ struct Aggregator<Rule: GramianRule>: Source {
   var kinds: [Request.Kind] { [.taskGradient] }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
+    let told = observes.map { io.observed($0) }
+    if let k = told.firstIndex(where: { !$0.isFinite }) {
+      throw Failure(
+        Status.needs,
+        "\(Rule.method.name) needs a finite \(observes[k]): observe it before the step, got \(text(told[k])); "
+          + "nothing was changed")
+    }
     if let next = tasks.keep(phase, io) { return .ask(next) }
-    var c = TaskContext(seed: io.seed, stream: io.stream, step: io.step, memory: scalars.indices.map { io.scalar($0) })
+    var c = TaskContext(
+      seed: io.seed, stream: io.stream, step: io.step, memory: scalars.indices.map { io.scalar($0) }, told: told)
     let weights = try Rule(io.hyper, tasks).weights(try tasks.gramian(io), &c)
     guard weights.allSatisfy(\.isFinite) else {
       throw Failure(Status.numeric, "\(Rule.method.name): the weights of the tasks are not finite; nothing was changed")

@@ -77,7 +77,7 @@ struct SAMGS: Source {
         alike.append(sum > 0 ? 2 * norms[i] * norms[j] / sum : 1)
       }
     }
-    let similarity = alike.reduce(0, +) / Double(alike.count), gap = 1 - similarity
+    let similarity = m > 1 ? alike.reduce(0, +) / Double(alike.count) : 1, gap = 1 - similarity
 
     let t = io.scalar(0) + 1, beta1: Double = h.beta1, beta2: Double = h.beta2, eps: Double = h.eps
     let gamma: Double = h.gamma

@@ -5,7 +5,7 @@ import ThalwegCore
 struct Tasks: Sendable {
   static let most = 64
   static let parameter = Parameter.integer(
-    "tasks", 2, .within(2, Double(most)), "number of tasks, that is of gradients a step", live: false)
+    "tasks", 2, .within(1, Double(most)), "number of tasks, that is of gradients a step", live: false)
   static let slot = Slot.temporary("task_0", "the gradient of the first task; one more for every other task")
 
   let count: Int

@@ -6,14 +6,15 @@ import ThalwegCore
 ///     d = 0;   inner_iter times:  d ← d + inner_lr·g at θ + d;   ‖d‖ > ε:  d ← d·ε/‖d‖
 ///
 /// State    the parameters and d while it asks; nothing between steps.
-/// Differs  one ball for all tensors, as in the paper; hiyouga/AMP-Regularizer has one for each. 1e-12 is added to ‖d‖.
-///          Other than in sam a small gradient gives a small perturbation.
+/// Differs  a ball for each tensor, as in hiyouga/AMP-Regularizer; scope=global is the one ball of the paper. 1e-12 is
+///          added to ‖d‖. Other than in sam a small gradient gives a small perturbation.
 /// Source   Zheng, Zhang and Mao, 2020, arXiv:2010.04925.
 struct AMP: Source {
   static let method = Method(
     "amp", .perturbation, "The gradient at the end of steps of gradient ascent that stay in a ball.",
     rule: """
       d = 0;  inner_iter times: d <- d + inner_lr*(gradient at theta + d);  d <- d*min(1, epsilon/(|d| + 1e-12))
+      |d| of each tensor, with scope=global of all together
       g <- gradient at theta + d, on the same minibatch
       """,
     source: "Zheng, Zhang, Mao, 2020, arXiv:2010.04925",
@@ -21,6 +22,7 @@ struct AMP: Source {
       .number("epsilon", 0.5, .atLeast(0), "radius of the ball").forAll,
       .number("inner_lr", 1, .atLeast(0), "step of the ascent"),
       .integer("inner_iter", 1, .atLeast(1), "steps of the ascent").forAll,
+      .choice("scope", scopes, "a ball for each tensor, or one for all together").forAll,
     ],
     slots: [homeSlot, Slot.temporary("deviation", "the deviation d")], requests: "gradient")
 
@@ -33,11 +35,6 @@ struct AMP: Source {
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
       if first { s[0] = x }
       s[1] = first ? lr * g : s[1] + lr * g
-    }
-  }
-  private struct Length: ElementSum {
-    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-      sums.add(0, s[0], times: s[0])
     }
   }
   private struct Stay: ElementOperation {
@@ -55,8 +52,13 @@ struct AMP: Source {
       return .update(nil)
     }
     io.change(parameters: false) { Climb(lr: $0.inner_lr, first: phase == 0) }
-    let factor = min(1, radius / (io.sum(Length(), slots: [deviation]).root(0) + 1e-12))
-    io.change(Stay(factor: factor), parameters: true)
+    func inside(_ norm: Double) -> Stay { Stay(factor: smaller(1, radius / (norm + 1e-12))) }
+    if h.is("scope", "tensor") {
+      let each = io.sums(SlotNorm(), slots: [deviation])
+      io.change(parameters: true, each: { inside(each[$0].root(0)) })
+    } else {
+      io.change(inside(io.sum(SlotNorm(), slots: [deviation]).root(0)), parameters: true)
+    }
     return .ask(Ask(.gradient))
   }
 }

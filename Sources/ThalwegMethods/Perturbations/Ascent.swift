@@ -62,6 +62,16 @@ struct SlotProducts: ElementSum {
   }
 }
 
+/// Σ s₀², of a slot.
+struct SlotNorm: ElementSum {
+  @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+    sums.add(0, s[0], times: s[0])
+  }
+}
+
+/// Whether a norm is that of all tensors together, or of each.
+let scopes = ["tensor", "global"]
+
 /// radius/(‖·‖ + ε); 0 where there is nothing to move along.
 func perLength(_ radius: Double, _ norm: Double, _ eps: Double) -> Double { norm == 0 ? 0 : radius / (norm + eps) }
 

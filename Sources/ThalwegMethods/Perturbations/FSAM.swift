@@ -7,8 +7,8 @@ import ThalwegCore
 ///
 /// State    the mask and the count of steps; while it asks, the parameters.
 /// Differs  groups with maskable=false (biases, embeddings, batch norms in the paper) are perturbed whole and not
-///          counted in n. Entries that tie with the last one kept are kept too, so all are where most g² are 0. The
-///          mask comes from the gradient of its own step; the authors' code has no perturbation there. Estimates from
+///          counted in n. Of entries that tie with the last one kept the first ones are kept, in the order of binding;
+///          magnitudes below the smallest float count as 0. The mask comes from the gradient of its own step; the authors' code has no perturbation there. Estimates from
 ///          single samples' gradients are not there.
 /// Source   Zhong, Ding, Shen, Mi, Liu, Du and Tao, 2022, arXiv:2210.05497.
 struct FSAM: Source {
@@ -47,10 +47,25 @@ struct FSAM: Source {
       sums.raise(a)
     }
   }
+  /// 1 from a magnitude on, or above it.
   private struct Choose: ElementOperation {
-    let from: Double
+    let from: Double, ties: Bool
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-      s[0] = L.select(L.less(g.magnitude, L(from)), L(0), L(1))
+      let a = g.magnitude
+      s[0] = ties ? L.select(L.less(a, L(from)), L(0), L(1)) : L.select(L.less(L(from), a), L(1), L(0))
+    }
+  }
+  private struct Magnitude: ElementOperation {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = g.magnitude }
+  }
+  /// How many magnitudes lie above one, and how many at least there.
+  private struct Above: ElementSum {
+    let counts: Bool, from: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+      guard counts else { return }
+      let a = g.magnitude
+      sums.add(0, L.select(L.less(L(from), a), L(1), L(0)))
+      sums.add(1, L.select(L.less(a, L(from)), L(0), L(1)))
     }
   }
   private struct Copy: ElementOperation {
@@ -101,16 +116,54 @@ struct FSAM: Source {
       return .update(nil)
     }
     if t.truncatingRemainder(dividingBy: h.refresh_every) == 0 {
-      let all = io.tensors { _ in true }.filter { io.hyper(of: $0).maskable }
-        .reduce(0.0) { $0 + Double(io.shape(of: $1).count) }
-      let k = Int((h.keep_ratio * all).rounded(.down))
-      let from = k == 0 ? .infinity : threshold(k, io)
-      io.change(slots: [fresh], parameters: false) { Choose(from: $0.maskable ? from : 0) }
+      choose(io)
     } else {
       io.change(Copy(), slots: [fresh, mask], parameters: false)
     }
     let norm = io.sum(SquaredNorm()).root(0)
     io.change(slots: [point, fresh], parameters: true) { AscendMasked(scale: perLength($0.rho, norm, $0.eps)) }
     return .ask(Ask(.gradient))
+  }
+
+  /// The mask of this step's gradient.
+  private func choose(_ io: SourceIO) {
+    let tensors = io.tensors { _ in true }.filter { io.hyper(of: $0).maskable }
+    func size(_ tensor: Int) -> Double { Double(io.shape(of: tensor).count) }
+    let k = (io.hyper.keep_ratio * tensors.reduce(0) { $0 + size($1) }).rounded(.down)
+    guard k >= 1 else {
+      io.change(slots: [fresh], parameters: false) { Choose(from: $0.maskable ? .infinity : 0, ties: true) }
+      return
+    }
+    let least = Double(Float.leastNonzeroMagnitude).nextDown, found = threshold(Int(k), io)
+    let from = found == 0 ? least : found
+    // ties in the order of binding, as long as there is room
+    let counts = io.sums { Above(counts: $0.maskable, from: from) }
+    var room = k - tensors.reduce(0) { $0 + counts[$1][0] }
+    var whole = [Bool](repeating: false, count: counts.count), part: (tensor: Int, room: Double)?
+    for i in tensors {
+      let ties = (found == 0 ? size(i) : counts[i][1]) - counts[i][0]
+      if ties <= room { whole[i] = true } else if room > 0 { part = (i, room) }
+      room = max(0, room - ties)
+    }
+    var divided: [Double] = []
+    if let part {
+      io.change(Magnitude(), slots: [fresh], parameters: false)
+      divided = io.read(fresh, of: part.tensor)
+    }
+    io.change(
+      slots: [fresh], parameters: false,
+      each: { i in
+        guard io.hyper(of: i).maskable else { return Choose(from: 0, ties: true) }
+        return Choose(from: whole[i] && found == 0 ? 0 : from, ties: whole[i])
+      })
+    guard let part else { return }
+    var left = part.room
+    let kept = divided.map { a -> Double in
+      let ties = found == 0 ? !(a > from) : a == from
+      guard ties, left > 0 else { return ties ? 0 : a > from ? 1 : 0 }
+      left -= 1
+      return 1
+    }
+    io.fill(fresh, of: part.tensor, kept)
   }
 }

@@ -6,21 +6,22 @@ import ThalwegCore
 ///     otherwise:  g ← g + α·‖g‖/(‖v‖ + 1e-8)·v
 ///
 /// State    v and the count t; while it asks, the parameters and the gradient.
-/// Differs  norms and products are over all tensors together; pytorch_optimizer.LookSAM takes those of v tensor by
-///          tensor. v = 0 leaves g.
+/// Differs  norms and products are over all tensors together; scope=tensor takes those of v and of its use tensor by
+///          tensor, as pytorch_optimizer.LookSAM does. The perturbation is always that of all. v = 0 leaves g.
 /// Source   Liu, Mai, Chen, Hsieh and You, 2022, arXiv:2203.02714.
 struct LookSAM: Source {
   static let method = Method(
     "looksam", .perturbation, "SAM at every k-th step; between them its part across the gradient is used again.",
     rule: """
       t mod k = 0 (t from 0): n = gradient at theta + rho/(|g| + eps) * g;  v = n - <g, n>/max(|g|, eps)^2 * g;  g <- n
-      otherwise: g <- g + alpha*|g|/(|v| + 1e-8) * v
+      otherwise: g <- g + alpha*|g|/(|v| + 1e-8) * v;  norms of v's making and use with scope=tensor of each tensor
       """,
     source: "Liu, Mai, Chen, Hsieh, You, 2022, arXiv:2203.02714",
     parameters: [
       .number("rho", 0.05, .atLeast(0), "radius"),
       .integer("k", 5, .atLeast(1), "steps from one SAM step to the next").forAll,
       .number("alpha", 0.7, .atLeast(0), "length of the part that is used again"),
+      .choice("scope", scopes, "of the products: over each tensor, or over all together", standard: 1).forAll,
       .eps(1e-12, "added to the norm").forAll,
     ],
     slots: [Slot("across", "the part v of SAM's gradient across the gradient"), homeSlot, gradientSlot],
@@ -37,16 +38,31 @@ struct LookSAM: Source {
       s[0] = g - share * s[1]
     }
   }
+  /// g + factor·v in the place of the gradient.
   private struct Reuse: ElementOperation {
     let factor: Double
-    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = x + factor * s[0] }
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      s[1] = g + factor * s[0]
+    }
   }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-    let h = io.hyper, eps: Double = h.eps, every: Double = h.k, t = io.scalar(0)
+    let h = io.hyper, eps: Double = h.eps, every: Double = h.k, t = io.scalar(0), each = h.is("scope", "tensor")
+    /// What one reading of the sums makes of all tensors together, or of each alone.
+    func scoped(_ slots: [Int], _ read: (SourceTotals) -> Double) -> (_ tensor: Int) -> Double {
+      if each {
+        let all = io.sums(SlotProducts(), slots: slots).map(read)
+        return { all[$0] }
+      }
+      let one = read(io.sum(SlotProducts(), slots: slots))
+      return { _ in one }
+    }
     if phase > 0 {
-      let sums = io.sum(SlotProducts(), slots: [gradient]), norm = max(sums.root(0), eps)
-      io.change(Split(share: norm > 0 ? sums[1] / norm / norm : 0), slots: [across, gradient], parameters: false)
+      let share = scoped([gradient]) { sums in
+        let norm = larger(sums.root(0), eps)
+        return norm > 0 ? sums[1] / norm / norm : 0
+      }
+      io.change(slots: [across, gradient], parameters: false, each: { Split(share: share($0)) })
       io.change(RestoreParameters(), slots: [point], parameters: true)
       io.setScalar(0, t + 1)
       return .update(nil)
@@ -56,8 +72,13 @@ struct LookSAM: Source {
       io.change(slots: [point, gradient], parameters: true) { KeepAndAscend(scale: perLength($0.rho, norm, eps)) }
       return .ask(Ask(.gradient))
     }
-    let sums = io.sum(SlotProducts(), slots: [across]), ratio = sums.root(2) / (sums.root(0) + 1e-8)
+    let ratio = scoped([across]) { $0.root(2) / ($0.root(0) + 1e-8) }
+    io.change(
+      slots: [across, gradient], parameters: false,
+      each: { tensor in
+        Reuse(factor: io.hyper(of: tensor).alpha * ratio(tensor))
+      })
     io.setScalar(0, t + 1)
-    return .update(io.operation(slots: [across]) { Reuse(factor: $0.alpha * ratio) })
+    return .update(io.gradient(in: gradient))
   }
 }

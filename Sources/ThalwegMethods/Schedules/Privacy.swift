@@ -46,13 +46,14 @@ struct RDPAccountant: Schedule {
     spent = orders.map { RDPAccountant.divergence(sigma, rate, $0) }
   }
 
-  func value(_ k: Double) -> Double {
-    if k <= 0 { return 0 }
+  func value(_ k: Double) -> Double { k <= 0 ? 0 : max(0, bound(k)) }
+  /// The conversion itself, which falls below 0 where δ alone covers the loss.
+  func bound(_ k: Double) -> Double {
     var least = Double.infinity
     for (a, rdp) in zip(orders, spent) {
       least = min(least, k * rdp - (log(delta) + log(a)) / (a - 1) + log((a - 1) / a))
     }
-    return max(0, least)
+    return least
   }
 
   /// The Rényi divergence of one step at order a.
@@ -124,7 +125,9 @@ struct DPNoise: Schedule {
   init(_ h: Hyper) { (epsilon, rate, delta, tol) = (h.epsilon, h.rate, h.delta, h.tol) }
 
   func value(_ k: Double) -> Double {
-    func spent(_ sigma: Double) -> Double { RDPAccountant(sigma, rate, delta, RDPAccountant.orders).value(k) }
+    func spent(_ sigma: Double) -> Double {
+      k <= 0 ? 0 : RDPAccountant(sigma, rate, delta, RDPAccountant.orders).bound(k)
+    }
     var high = 10.0, least = Double.infinity
     while least > epsilon {
       high *= 2

@@ -40,27 +40,34 @@ struct ClipGlobalNorm: ElementRule {
       .flag("per_tensor", false, "every tensor alone", live: false),
       .eps(0, "added to the norm").forAll(unless: "per_tensor"),
     ],
-    validate: { (h) throws(Failure) in
+    validate: check("clip_global_norm"))
+
+  static func check(_ method: String) -> @Sendable (Hyper) throws(Failure) -> Void {
+    { (h) throws(Failure) in
       let p: Double = h.norm_type
       guard p == 1 || p == 2 || p == .infinity else {
-        throw Failure(Status.range, "clip_global_norm: `norm_type` must be 1, 2 or inf, got \(text(p))")
+        throw Failure(Status.range, "\(method): `norm_type` must be 1, 2 or inf, got \(text(p))")
       }
-    })
+    }
+  }
 
   static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("norm")] }
   static func scope(_ h: Hyper) -> Scope { h.per_tensor ? .tensor : .global }
   static func phases(_ h: Hyper) -> Int { 1 }
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
+    s[0] = norm(totals, h)
+  }
+  static func norm(_ totals: Totals, _ h: Hyper) -> Double {
     let p: Double = h.norm_type
-    s[0] = p == 2 ? totals.root(0) : p == 1 ? totals.finite(0) : totals.maximum
+    return p == 2 ? totals.root(0) : p == 1 ? totals.finite(0) : totals.maximum
   }
 
   let factor, p: Double
   init(_ h: Hyper, _ c: StepContext) {
     let n = c.scalars[0], most: Double = h.max_norm
-    p = h.norm_type
-    factor = n <= most ? 1 : most / (n + h.eps)
+    self.init(n <= most ? 1 : most / (n + h.eps), h)
   }
+  init(_ factor: Double, _ h: Hyper) { (self.factor, p) = (factor, h.norm_type) }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums) {
     if p == 2 { sums.add(0, v, times: v) } else if p == 1 { sums.add(0, v.magnitude) } else { sums.raise(v.magnitude) }

@@ -2,27 +2,41 @@ import ThalwegCore
 
 /// Clips the norm of every tensor by itself.
 ///
-///     n = ‖g‖ (l2, l1 or largest entry) of each tensor;   n > max_norm:  g ← g·max_norm/(n + ε)
+///     n = ‖g‖ (l2, l1 or largest entry) of each tensor;   g ← g·min(1, max_norm/(n + ε))
 ///
-/// State    as clip_global_norm with per_tensor, which it is a name for.
-/// Differs  torch and the card multiply by min(1, max_norm/(n + ε)): that differs only for n within ε below max_norm.
+/// State    `norm`, the last n (before clipping).
+/// Differs  as torch's clip_grad_norm_ on each tensor: gradients within ε below max_norm are scaled too, other than by
+///          clip_global_norm with per_tensor. A NaN or infinite n multiplies.
 /// Source   Pascanu, Mikolov and Bengio, 2012, arXiv:1211.5063.
-enum ClipNorm: Listed {
+struct ClipNorm: ElementRule {
   static let method = Method(
     "clip_norm", .transform, "Clips the norm of every tensor by itself.",
-    rule: "n = |g| of each tensor (norm_type 2, 1 or inf);  n > max_norm: g <- g * max_norm/(n + eps)",
+    rule: "n = |g| of each tensor (norm_type 2, 1 or inf);  g <- g * min(1, max_norm/(n + eps))",
     source: "Pascanu, Mikolov, Bengio, 2012, arXiv:1211.5063",
     parameters: [
       .number("max_norm", nil, .above(0), "largest norm"),
       .number("norm_type", 2, .atLeast(1), "2, 1 or inf").orInfinite(), .eps(1e-6, "added to the norm"),
-    ], validate: ClipGlobalNorm.method.validate)
+    ], validate: ClipGlobalNorm.check("clip_norm"))
 
-  static let registered = alias(method) { h in
-    var node = h.node("clip_global_norm", method.parameters)
-    let flag = StageNode(name: "true", arguments: [], position: 0)
-    node.arguments.append(ArgumentNode(name: "per_tensor", value: .word(flag), position: 0))
-    return [node]
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("norm")] }
+  static func scope(_ h: Hyper) -> Scope { .tensor }
+  static func phases(_ h: Hyper) -> Int { 1 }
+  static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
+    s[0] = ClipGlobalNorm.norm(totals, h)
   }
+
+  let same: ClipGlobalNorm
+  init(_ h: Hyper, _ c: StepContext) {
+    let n = c.scalars[0]
+    // a norm of 0 may have no ε beside it
+    same = ClipGlobalNorm(n == 0 ? 1 : smaller(1, h.max_norm / (n + h.eps)), h)
+  }
+
+  @inline(__always) func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums) {
+    same.measure(phase, v, w, s, &sums)
+  }
+  var multiplies: Double? { same.factor }
+  @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { same.direction(v, w, s) }
 }
 
 /// Clips the root mean square of every tensor, as Adafactor does.

@@ -217,27 +217,28 @@ struct DSPReg: Objective {
 
 /// The inconsistency of classifier gradients on inputs and on their perturbed copies, for unknown domains.
 ///
-///     μ = mean_i A_i;  v_A = mean_i (A_i − μ)²,  v_C = mean_i (C_i − μ)²;   value = mean_j ((v_A − v_C)_j/2)² +
-///     mean_i ‖C_i‖²/d
+///     μ = mean_i A_i;  v_A = mean_i (A_i − μ)²,  v_C = mean_i (C_i − μ)²
+///     value = weight·(mean_j ((v_A − v_C)_j/2)² + mean_i ‖C_i‖²/d)
 ///
 /// A, C: (n, d), gradients of the samples for one tensor of the classifier, clean and perturbed; both variances are
 /// about the clean mean. The host chains the gradients, adds up the tensors, and adds the result to a SAM gradient.
-/// Differs  nothing from the authors' penalty. The perturbed inputs, a normalised step along the input gradient of
-///          loss + rho·‖∇loss‖, are the host's.
+/// Differs  nothing from the authors' penalty. The perturbed inputs are those of `udim_perturb_inputs`.
 /// Source   Shin, Bae, Na, Kim and Moon, 2024, ICLR.
 struct UDIM: Objective {
   static let method = Method(
     "udim", .objective, "The inconsistency of classifier gradients on inputs and on their perturbed copies.",
     rule: """
       mu = mean_i A_i;  v_A = mean_i (A_i - mu)^2, v_C = mean_i (C_i - mu)^2
-      value = mean_j ((v_A - v_C)_j/2)^2 + mean_i |C_i|^2/d
+      value = weight*(mean_j ((v_A - v_C)_j/2)^2 + mean_i |C_i|^2/d)
       """,
     source: "Shin, Bae, Na, Kim, Moon, 2024, ICLR",
+    parameters: [.number("weight", 1, .atLeast(0), "factor of the penalty")],
     inputs: [
       .variable("clean", "n, d", "gradients of the samples"),
       .variable("perturbed", "n, d", "gradients of the perturbed samples"),
     ])
-  init(_ h: Hyper) {}
+  let weight: Double
+  init(_ h: Hyper) { weight = h.weight }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let A = try x["clean"], C = try x["perturbed"], n = x.sizes["n"], d = x.sizes["d"]
@@ -256,15 +257,15 @@ struct UDIM: Objective {
         vC += c * c / rows
         squares += Double(C[i * d + j]) * Double(C[i * d + j])
       }
-      let gap = vA - vC, slope = gap / (columns * rows)
+      let gap = vA - vC, slope = weight * gap / (columns * rows)
       if let gA, let gC {
         for i in 0..<n {
           let k = i * d + j
           gA[k] = T(slope * (Double(A[k]) - mean + other - mean))
-          gC[k] = T(-slope * (Double(C[k]) - mean) + 2 * Double(C[k]) / (rows * columns))
+          gC[k] = T(-slope * (Double(C[k]) - mean) + 2 * weight * Double(C[k]) / (rows * columns))
         }
       }
-      return gap * gap / 4 / columns + squares / (rows * columns)
+      return weight * (gap * gap / 4 / columns + squares / (rows * columns))
     }
   }
 }

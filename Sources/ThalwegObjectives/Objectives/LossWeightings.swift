@@ -97,55 +97,68 @@ private func smoothMaximum(_ y: [Double], _ mu: Double, from b: [Double]) -> (Do
   return (mu * (top + log(sum)), e.map { $0 / sum })
 }
 
+private let taskWeights = Input.result("weights", "m", "weights of the losses")
+
 /// Variance risk extrapolation: the mean of the domains' losses and their variance.
 ///
-///     F = mean L + lam·mean (L − mean L)²;   ∂F/∂L_i = (1 + 2·lam·(L_i − mean L))/m
+///     value = mean L + lam·mean (L − mean L)²;   weights_i = (1 + 2·lam·(L_i − mean L))/m, the gradient for the losses
+///     lam is 1 in the first anneal_iters passes
 ///
-/// A weight may be negative. The host anneals lam: 1 for the first 500 steps or so.
-/// Differs  nothing from DomainBed's VREx.
+/// A weight may be negative. State    the number of passes.
+/// Differs  nothing from DomainBed's VREx, which also starts its optimizer anew where the annealing ends.
 /// Source   Krueger et al., 2020, arXiv:2003.00688.
 struct VREx: Objective {
   static let method = Method(
-    "vrex", .objective, "The mean of the losses of domains and their variance.",
-    rule: "F = mean(L) + lam*mean((L - mean(L))^2)",
+    "vrex", .weighting, "The mean of the losses of domains and their variance.",
+    rule:
+      "value = mean(L) + lam*mean((L - mean(L))^2);  weights = (1 + 2*lam*(L - mean(L)))/m;  lam = 1 while annealed",
     source: "Krueger, Caballero, Jacobsen, Zhang, Binas, Zhang, Le Priol, Courville, 2020, arXiv:2003.00688",
-    parameters: [.number("lam", 10, .atLeast(0), "weight of the variance")], inputs: [losses])
-  let lam: Double
-  init(_ h: Hyper) { lam = h.lam }
+    parameters: [
+      .number("lam", 10, .atLeast(0), "weight of the variance"),
+      .integer("anneal_iters", 500, .atLeast(0), "first passes, with the weight 1"),
+    ], inputs: [losses, taskWeights])
+  static func state(_ h: Hyper) -> [Recollection] { [Recollection("passed")] }
+  let lam: Double, annealed: Double
+  init(_ h: Hyper) { (lam, annealed) = (h.lam, h.anneal_iters) }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let L = try numbers(x, "losses"), m = Double(L.count), mean = L.reduce(0, +) / m
-    if let cache { try cache.keep("losses", numbers: L.map { (1 + 2 * lam * ($0 - mean)) / m }, T.self) }
-    return mean + lam * L.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / m
+    try refuseNonFinite(x["losses"], x.sizes["m"], "losses")
+    let L = try numbers(x, "losses"), m = Double(L.count), mean = L.reduce(0, +) / m, passed = try x.memory["passed"]
+    let weight = passed[0] < annealed ? 1 : lam
+    passed[0] += 1
+    let weights = L.map { (1 + 2 * weight * ($0 - mean)) / m }
+    try cache?.keep("weights", numbers: weights, T.self)
+    try cache?.keep("losses", numbers: weights, T.self)
+    return mean + weight * L.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / m
   }
 }
 
 /// Group distributionally robust optimisation: groups weigh more the worse they did.
 ///
-///     q_i ← q_i·exp(eta·L_i)/Σ q_j·exp(eta·L_j);   F = log(Σ q_i·exp(eta·L_i))/eta, whose gradient for L is the new q
+///     q_i ← q_i·exp(eta·L_i)/Σ q_j·exp(eta·L_j), equal at first;   value = Σ q_i·L_i, its gradient for the losses q
 ///
-/// The host hands the gradient in as `q` with the next losses; without `q` all groups weigh the same.
-/// Differs  nothing from DomainBed's GroupDRO in the weights; its value is Σ q_i·L_i with the new q. A group with q = 0
-///          keeps it.
+/// State    log q.
+/// Differs  nothing from DomainBed's GroupDRO. q is kept as its logarithm: no group is lost by rounding.
 /// Source   Sagawa, Koh, Hashimoto and Liang, 2019, arXiv:1911.08731.
 struct GroupDRO: Objective {
   static let method = Method(
-    "group_dro", .objective, "The losses of groups with weights that grow with them.",
-    rule: "F = log(sum_i q_i*exp(eta*L_i)/sum(q))/eta;  its gradient is the next q",
+    "group_dro", .weighting, "The losses of groups with weights that grow with them.",
+    rule: "q_i <- q_i*exp(eta*L_i)/sum_j q_j*exp(eta*L_j);  value = sum_i q_i*L_i;  weights = q",
     source: "Sagawa, Koh, Hashimoto, Liang, 2019, arXiv:1911.08731",
-    parameters: [.number("eta", 0.01, .above(0), "step of the weights")],
-    inputs: [losses, .constant("q", "m", "weights so far: the last gradient; equal when left out", optional: true)])
+    parameters: [.number("eta", 0.01, .above(0), "step of the weights")], inputs: [losses, taskWeights])
+  static func state(_ h: Hyper) -> [Recollection] { [Recollection("log_q", "m")] }
   let eta: Double
   init(_ h: Hyper) { eta = h.eta }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let L = try numbers(x, "losses"), q = L.indices.map { i in x.optional("q").map { Double($0[i]) } ?? 1 }
-    guard q.allSatisfy({ $0 >= 0 }), q.contains(where: { $0 > 0 }) else {
-      throw Failure(Status.range, "`q` must not be negative, and not 0 throughout")
-    }
-    let sum = q.reduce(0, +)
-    let (value, share) = smoothMaximum(L, 1 / eta, from: q.map { log($0 / sum) })
-    if let cache { try cache.keep("losses", numbers: share, T.self) }
-    return value
+    try refuseNonFinite(x["losses"], x.sizes["m"], "losses")
+    let L = try numbers(x, "losses"), log = try x.memory["log_q"]
+    for i in L.indices { log[i] += eta * L[i] }
+    let (total, q) = smoothMaximum(L.indices.map { log[$0] }, 1, from: L.map { _ in 0 })
+    guard total.isFinite else { throw Failure(Status.range, "`losses` times eta overflow") }
+    for i in L.indices { log[i] -= total }
+    try cache?.keep("weights", numbers: q, T.self)
+    try cache?.keep("losses", numbers: q, T.self)
+    return L.indices.reduce(0) { $0 + q[$1] * L[$1] }
   }
 }

@@ -11,15 +11,15 @@ from .base import Arrays, OptimizerReference
 class DAL(OptimizerReference):
     """DAL-p (Rosca, Wu, Qin, Dherin, 2023; arXiv:2302.01952): gradient descent at lr = min(2/(||Hg||/||g||)^p, max_lr).
 
-    `static_lr` is the rate when p = 0 and at steps (from 0) before `start` or after `stop`.  The finite-difference form
-    of Hg is the host's business; here Hg is exact.
+    `static_lr` is the rate when p = 0 and at steps (from 0) before `start` or after `stop`.  With curvature=difference
+    Hg is (g(theta + e g) - g)/e, e = fd_eps or 0.01/||g||, which is exact where the gradient is linear.
     """
 
     name = "dal"
     kind = "schedule"
     needs = ("hvp",)
     required = ("static_lr",)
-    defaults = {"power": 1.0, "max_lr": 5.0, "start": None, "stop": None}
+    defaults = {"power": 1.0, "max_lr": 5.0, "start": None, "stop": None, "curvature": "product", "fd_eps": None}
     settings = (
         {"static_lr": 0.1, "max_lr": 0.3},
         {"static_lr": 0.1, "power": 2.0, "max_lr": 0.3},

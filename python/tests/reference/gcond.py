@@ -19,7 +19,7 @@ class GCond(Aggregation):
     defaults = {
         "mode": "smooth", "critical": -0.8, "main": -0.5, "weak": 0.0, "remap_power": 2.0, "stability": 0.8, "strength": 0.2,
         "dominance_window": 3, "norm_ema_beta": 0.95, "norm_cap": None, "momentum": 0.9, "max_iters": None, "eps": 1e-8,
-        "cos_tol": 1e-6, "reference": "raw", "lambdas": None,
+        "cos_tol": 1e-6, "reference": "raw", "lambdas": None, "output": "momentum", "trust_coef": 1e-4,
     }  # fmt: skip
     t = 0
 
@@ -46,6 +46,15 @@ class GCond(Aggregation):
         self.previous = raw if self.reference == "raw" else g.copy()
         self.average = self.momentum * self.average + (1 - self.momentum) * g.sum(axis=0)
         return self.average / (1 - self.momentum**self.t)
+
+    def signs(self, unbiased: list[np.ndarray], params: list[np.ndarray]) -> list[np.ndarray]:
+        """The output by signs, tensor by tensor, of what `combine` gave."""
+        out = []
+        for m, w in zip(unbiased, params):
+            a, b = np.linalg.norm(w), np.linalg.norm(m)
+            ratio = 1.0 if a < self.eps or b < self.eps else min(a / b, 100.0)
+            out.append(np.sign(m) * self.trust_coef * ratio)
+        return out
 
     def cosine(self, a: np.ndarray, b: np.ndarray) -> float:
         return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + self.eps))

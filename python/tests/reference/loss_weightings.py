@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import ObjectiveReference
+from .base import ObjectiveReference, WeightingReference
 
 Examples = list[dict[str, np.ndarray]]
+Runs = list[list[dict[str, np.ndarray]]]
 
 
 def softmax(y: np.ndarray) -> np.ndarray:
@@ -72,41 +73,81 @@ class STCH(ObjectiveReference):
         return {"losses": w * softmax(y / self.mu)}
 
 
-class VREx(ObjectiveReference):
-    """Krueger et al., 2021 (arXiv 2003.00688)."""
+class ODICELoss(ObjectiveReference):
+    """Mao et al., 2024 (arXiv 2402.00348): the conjugate at residuals."""
 
-    name = "vrex"
-    defaults = {"lam": 10.0}
-    settings = ({}, {"lam": 0.0}, {"lam": 0.5})
+    name = "odice_loss"
+    defaults = {"lambda": 0.6, "f": "pearson"}
+    settings = ({}, {"f": "kl"}, {"lambda": 0.4})
 
     def examples(self, rng: np.random.Generator) -> Examples:
-        return [{"losses": rng.uniform(0, 3, m)} for m in (1, 2, 6)]
+        return [{"y": rng.uniform(-4, 3, n)} for n in (1, 7)] + [{"y": np.array([-2.5, -1.0, 0.5, 6.0])}]
 
-    def value(self, losses: np.ndarray) -> float:
-        return float(losses.mean() + self.lam * losses.var())
+    def value(self, y: np.ndarray) -> float:
+        if self.f == "kl":
+            return float(self.h["lambda"] * np.mean(np.exp(y - 1)))
+        w = np.maximum(y / 2 + 1, 0)
+        return float(self.h["lambda"] * np.mean(y * w - (w - 1) ** 2))
 
-    def gradients(self, losses: np.ndarray) -> dict[str, np.ndarray]:
-        return {"losses": 1 / len(losses) + 2 * self.lam * (losses - losses.mean()) / len(losses)}
+    def gradients(self, y: np.ndarray) -> dict[str, np.ndarray]:
+        w = np.exp(y - 1) if self.f == "kl" else np.maximum(y / 2 + 1, 0)
+        return {"y": self.h["lambda"] * w / len(y), "policy_weight": np.minimum(w if self.f == "kl" else np.maximum(y, 0), 100)}
 
 
-class GroupDRO(ObjectiveReference):
-    """Sagawa et al., 2020 (arXiv 1911.08731): the value whose gradient is the new q."""
+class VREx(WeightingReference):
+    """Krueger et al., 2021 (arXiv 2003.00688): the variance weighs 1 in the first passes."""
+
+    name = "vrex"
+    defaults = {"lam": 10.0, "anneal_iters": 500}
+    settings = ({}, {"lam": 0.0, "anneal_iters": 0}, {"lam": 3.0, "anneal_iters": 2})
+
+    def start(self) -> None:
+        self.passes, self.present = 0, 0.0
+
+    def step(self, losses: np.ndarray) -> np.ndarray:
+        self.present = self.lam if self.passes >= self.anneal_iters else 1.0
+        self.passes += 1
+        return 1 / len(losses) + 2 * self.present * (losses - losses.mean()) / len(losses)
+
+    def value(self, weights: np.ndarray, losses: np.ndarray) -> float:
+        return float(losses.mean() + self.present * losses.var())
+
+    def sequences(self, rng: np.random.Generator) -> Runs:
+        return [[{"losses": rng.uniform(0, 3, m)} for _ in range(4)] for m in (1, 2, 6)]
+
+
+class GroupDRO(WeightingReference):
+    """Sagawa et al., 2020 (arXiv 1911.08731)."""
 
     name = "group_dro"
     defaults = {"eta": 0.01}
     settings = ({}, {"eta": 1.5})
 
-    def examples(self, rng: np.random.Generator) -> Examples:
-        return [
-            {"losses": rng.uniform(0, 3, 1)},
-            {"losses": rng.uniform(0, 3, 4)},
-            {"losses": rng.uniform(0, 3, 4), "q": np.array([0.1, 0.2, 0.0, 0.7])},
-        ]
+    def start(self) -> None:
+        self.q: np.ndarray | None = None
 
-    def value(self, losses: np.ndarray, q: np.ndarray | None = None) -> float:
-        q = np.ones(len(losses)) if q is None else q
-        return float(np.log(q @ np.exp(self.eta * losses) / q.sum()) / self.eta)
+    def step(self, losses: np.ndarray) -> np.ndarray:
+        q = (np.ones(len(losses)) if self.q is None else self.q) * np.exp(self.eta * losses)
+        self.q = q / q.sum()
+        return self.q
 
-    def gradients(self, losses: np.ndarray, q: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        q = (np.ones(len(losses)) if q is None else q) * np.exp(self.eta * losses)
-        return {"losses": q / q.sum()}
+    def sequences(self, rng: np.random.Generator) -> Runs:
+        return [[{"losses": rng.uniform(0, 3, m)} for _ in range(6)] for m in (1, 2, 5)]
+
+
+class ESAMSelect(WeightingReference):
+    """Sharpness-sensitive data selection of Efficient SAM (Du et al., 2022; arXiv 2110.03141)."""
+
+    name = "esam_select"
+    defaults = {"gamma": 0.5}
+    settings = ({}, {"gamma": 0.3}, {"gamma": 1.0})
+
+    def step(self, losses: np.ndarray, before: np.ndarray) -> np.ndarray:
+        k = max(int(np.floor(self.gamma * len(losses))), 1)
+        weights = np.zeros(len(losses))
+        weights[np.argsort(-(losses - before), kind="stable")[:k]] = 1 / k
+        return weights
+
+    def sequences(self, rng: np.random.Generator) -> Runs:
+        ties = {"losses": np.array([2.0, 1.0, 3.0, 1.0, 2.0]), "before": np.array([1.0, 0.0, 2.0, 2.0, 1.0])}
+        return [[{"losses": rng.uniform(0, 3, m), "before": rng.uniform(0, 3, m)} for _ in range(2)] for m in (1, 4, 9)] + [[ties]]

@@ -123,6 +123,8 @@ class UDIM(ObjectiveReference):
     """Shin et al., 2024: the penalty of one tensor."""
 
     name = "udim"
+    defaults = {"weight": 1.0}
+    settings = ({}, {"weight": 0.3})
 
     def examples(self, rng: np.random.Generator) -> Examples:
         return [dict(zip(("clean", "perturbed"), rng.standard_normal((2, n, d)))) for n, d in ((1, 3), (6, 4), (5, 1))]
@@ -130,16 +132,16 @@ class UDIM(ObjectiveReference):
     def value(self, clean: np.ndarray, perturbed: np.ndarray) -> float:
         mean = clean.mean(axis=0)
         gap = ((clean - mean) ** 2).mean(axis=0) - ((perturbed - mean) ** 2).mean(axis=0)
-        return float(np.mean((gap / 2) ** 2) + np.mean(np.sum(perturbed**2, axis=1)) / clean.shape[1])
+        return float(self.weight * (np.mean((gap / 2) ** 2) + np.mean(np.sum(perturbed**2, axis=1)) / clean.shape[1]))
 
     def gradients(self, clean: np.ndarray, perturbed: np.ndarray) -> dict[str, np.ndarray]:
         n, d = clean.shape
         mean = clean.mean(axis=0)
         gap = ((clean - mean) ** 2).mean(axis=0) - ((perturbed - mean) ** 2).mean(axis=0)
-        outer = gap / (2 * d)  # of the value by the gap
+        outer = self.weight * gap / (2 * d)  # of the value by the gap
         by_mean = 2 * (perturbed - mean).mean(axis=0)  # of the gap by the mean, where the clean variance has none
         return {"clean": outer * (2 * (clean - mean) / n + by_mean / n),
-                "perturbed": -outer * 2 * (perturbed - mean) / n + 2 * perturbed / (n * d)}
+                "perturbed": -outer * 2 * (perturbed - mean) / n + 2 * self.weight * perturbed / (n * d)}
 
 
 class STNHyperLinear(ObjectiveReference):

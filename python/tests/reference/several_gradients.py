@@ -120,21 +120,33 @@ class LocalSGD(ScheduleReference):
 
 
 class Fish(OptimizerReference):
-    """Shi et al., 2021 (arXiv 2104.09937), plain descent inside.  The tasks of the tests differ by a constant gradient:
+    """Shi et al., 2021 (arXiv 2104.09937), plain descent or Adam inside, whose state goes on.  The tasks of the tests differ by a constant gradient:
     `gradient_at` is the first task's."""
 
     name = "fish"
     needs = ("gradient_at", "task_gradients")
-    required = ("domains",)
-    defaults = {"meta_lr": 0.5, "inner_lr": 0.01}
-    settings = ({"domains": 3}, {"domains": 2, "meta_lr": 1.0, "inner_lr": 0.2}, {"domains": 1, "inner_lr": 0.1})
+    required = ("meta_steps",)
+    defaults = {"meta_lr": 0.5, "inner_lr": 0.01, "inner": "sgd"}
+    settings = ({"meta_steps": 3}, {"meta_steps": 2, "meta_lr": 1.0, "inner_lr": 0.2}, {"meta_steps": 1, "inner_lr": 0.1}, {"meta_steps": 3, "inner": "adam", "inner_lr": 0.05})
+
+    count = 0
+
+    def _inner(self, grads: Arrays) -> Arrays:
+        if self.inner == "sgd":
+            return grads
+        if self.count == 0:
+            self.m, self.v = [0 * g for g in grads], [0 * g for g in grads]
+        self.count += 1
+        self.m = [0.9 * m + 0.1 * g for m, g in zip(self.m, grads)]
+        self.v = [0.999 * v + 0.001 * g * g for v, g in zip(self.v, grads)]
+        return [m / (1 - 0.9**self.count) / (np.sqrt(v / (1 - 0.999**self.count)) + 1e-8) for m, v in zip(self.m, self.v)]
 
     def step(self, params: Arrays, grads: Arrays, *, gradient_at: Callable[[Arrays], Arrays] | None = None,
              task_gradients: Callable[[int], list[Arrays]] | None = None, **oracles: Any) -> None:
-        tasks, t = task_gradients(self.domains), copies(params)
+        tasks, t = task_gradients(self.meta_steps), copies(params)
         for task in tasks:
             there = [g + a - b for g, a, b in zip(gradient_at(t), task, tasks[0])]
-            t = [x - self.inner_lr * g for x, g in zip(t, there)]
+            t = [x - self.inner_lr * d for x, d in zip(t, self._inner(there))]
         for p, x in zip(params, t):
             p += self.meta_lr * (x - p)
 

@@ -19,18 +19,18 @@ def _rows(g: np.ndarray) -> np.ndarray:
 
 
 class ClipNorm(TransformReference):
-    """Every tensor alone: scaled where its norm is above max_norm."""
+    """Every tensor alone, by min(1, max_norm/(n + eps)), as torch does it for all together."""
 
     name = "clip_norm"
     required = ("max_norm",)
     defaults = {"norm_type": 2.0, "eps": 1e-6}
     settings = ({"max_norm": 0.5}, {"max_norm": 0.3, "norm_type": 1.0}, {"max_norm": 0.1, "norm_type": np.inf},
-                {"max_norm": 0.5, "eps": 0.1})
+                {"max_norm": 0.5, "eps": 0.1}, {"max_norm": 1.0, "eps": 2.0})
 
     def transform(self, grads: Arrays, *, params: Arrays | None = None, update: Arrays | None = None,
                   normal: Callable[[int], Arrays] | None = None) -> Arrays:
         norms = [float(np.linalg.norm(np.ravel(g), self.norm_type)) for g in grads]
-        return [g * self.max_norm / (n + self.eps) if n > self.max_norm else g for g, n in zip(grads, norms)]
+        return [g * min(1.0, self.max_norm / (n + self.eps)) if n > 0 else g for g, n in zip(grads, norms)]
 
 
 class ClipBlockRMS(TransformReference):

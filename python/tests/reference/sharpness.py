@@ -41,14 +41,19 @@ class SAMON(Perturbation):
     defaults = {"rho": 0.5, "mode": "asam_elementwise", "eta": 0.01, "perturb": True, "normalize": True, "norm": "l2",
                 "eps": 1e-16}
     settings = ({}, {"rho": 0.1, "mode": "sam"}, {"rho": 0.1, "norm": "linf"},
-                {"rho": 0.1, "mode": "sam", "norm": "linf"}, {"perturb": False}, {"normalize": False})
+                {"rho": 0.1, "mode": "sam", "norm": "linf"}, {"perturb": False}, {"normalize": False},
+                {"mode": "asam_layerwise"}, {"rho": 0.1, "mode": "asam_layerwise", "eta": 0.5, "norm": "linf"},
+                {"mode": "asam_layerwise", "normalize": False}, {"mode": "asam_layerwise", "perturb": False})
+
+    def _metric(self, w: np.ndarray) -> np.ndarray:
+        if self.mode == "asam_layerwise":
+            return np.full_like(w, np.linalg.norm(w) * (1 + self.eta))
+        return np.abs(w) + self.eta if self.mode == "asam_elementwise" else np.ones_like(w)
 
     def perturbed(self, params: Arrays, grads: Arrays, gradient_at: Gradient, of: list[int] | None = None,
                   plain: tuple[int, ...] = ()) -> Arrays:
         chosen = ([] if not self.perturb else range(len(params))) if of is None else of
-        elementwise = self.mode == "asam_elementwise" and self.normalize
-        t = {i: np.abs(params[i]) + self.eta if elementwise and i not in plain else np.ones_like(params[i])
-             for i in chosen}
+        t = {i: np.ones_like(params[i]) if i in plain or not self.normalize else self._metric(params[i]) for i in chosen}
         point = [w.copy() for w in params]
         if self.h["norm"] == "linf":
             for i in chosen:
@@ -150,40 +155,45 @@ class FriendlySAM(Perturbation):
 
 
 class LookSAM(Perturbation):
-    """LookSAM (Liu et al., 2022; arXiv 2203.02714), norms over all tensors."""
+    """LookSAM (Liu et al., 2022; arXiv 2203.02714)."""
 
     name = "looksam"
-    defaults = {"rho": 0.05, "k": 5, "alpha": 0.7, "eps": 1e-12}
+    defaults = {"rho": 0.05, "k": 5, "alpha": 0.7, "scope": "global", "eps": 1e-12}
     # a short perturbation of many entries leaves few digits of the part across the gradient
     settings = ({"rho": 5.0}, {"rho": 9.0, "k": 3}, {"k": 1}, {"k": 2, "alpha": 0.0})
     t = 0
+
+    def _scoped(self, read: Callable[[Arrays, Arrays], float], left: Arrays, right: Arrays) -> list[float]:
+        if self.scope == "global":
+            return [read(left, right)] * len(left)
+        return [read([a], [b]) for a, b in zip(left, right)]
 
     def perturbed(self, params: Arrays, grads: Arrays, gradient_at: Gradient) -> Arrays:
         t, self.t = self.t, self.t + 1
         norm = _norm(grads)
         if t % self.k == 0:
             away = gradient_at(_moved(params, _along(grads, self.rho, norm, self.eps)))
-            share = _dot(grads, away) / max(norm, self.eps) ** 2
-            self.across = [a - share * g for a, g in zip(away, grads)]
+            share = self._scoped(lambda g, a: _dot(g, a) / max(_norm(g), self.eps) ** 2, grads, away)
+            self.across = [a - c * g for a, g, c in zip(away, grads, share)]
             return away
-        factor = self.alpha * norm / (_norm(self.across) + 1e-8)
-        return [g + factor * v for g, v in zip(grads, self.across)]
+        factor = self._scoped(lambda g, v: self.alpha * _norm(g) / (_norm(v) + 1e-8), grads, self.across)
+        return [g + c * v for g, v, c in zip(grads, self.across, factor)]
 
 
 class AMP(Perturbation):
-    """Adversarial model perturbation (Zheng et al., 2021; arXiv 2010.04925), one ball for all tensors."""
+    """Adversarial model perturbation (Zheng et al., 2021; arXiv 2010.04925)."""
 
     name = "amp"
-    defaults = {"epsilon": 0.5, "inner_lr": 1.0, "inner_iter": 1}
+    defaults = {"epsilon": 0.5, "inner_lr": 1.0, "inner_iter": 1, "scope": "tensor"}
     settings = ({}, {"epsilon": 0.1, "inner_iter": 3}, {"epsilon": 100.0, "inner_lr": 0.2, "inner_iter": 2},
-                {"epsilon": 0.0})
+                {"epsilon": 0.0}, {"scope": "global"}, {"epsilon": 0.3, "inner_iter": 2, "scope": "global"})
 
     def perturbed(self, params: Arrays, grads: Arrays, gradient_at: Gradient) -> Arrays:
         d = [np.zeros_like(w) for w in params]
         for _ in range(self.inner_iter):
             d = [a + self.inner_lr * g for a, g in zip(d, grads)]
-            shrink = min(1.0, self.epsilon / (_norm(d) + 1e-12))
-            d = [shrink * a for a in d]
+            norms = [_norm([a]) if self.scope == "tensor" else _norm(d) for a in d]
+            d = [min(1.0, self.epsilon / (n + 1e-12)) * a for a, n in zip(d, norms)]
             grads = gradient_at(_moved(params, d))
         return grads
 
@@ -233,15 +243,27 @@ class Noisy:
         return gradient_at(params)
 
 
-class AvgSAM(Noisy, Perturbation):
-    """Average-direction SAM (Zhu et al., 2023; arXiv 2306.02913)."""
+class AvgSAM(Perturbation):
+    """Average-direction SAM (Zhu et al., 2023; arXiv 2306.02913): the mean of the gradients at random points nearby."""
 
     name = "avg_sam"
-    defaults = {"sigma": 0.01}
-    settings = ({}, {"sigma": 0.3}, {"sigma": 0.0})
+    defaults = {"sigma": 0.01, "draws": 1}
+    settings = ({}, {"sigma": 0.3}, {"sigma": 0.0}, {"sigma": 0.3, "draws": 3})
+    t = 0
 
-    def displacement(self, params: Arrays, grads: Arrays, z: Arrays) -> Arrays:
-        return [self.sigma * x for x in z]
+    def step(self, params: Arrays, grads: Arrays, *, gradient_at: Gradient | None = None,
+             normal: Callable[[int], Arrays] | None = None, **more: Any) -> None:
+        assert gradient_at is not None
+        found = []
+        for k in range(self.draws):
+            z = normal(self.t * self.draws + k) if normal is not None else [np.zeros_like(w) for w in params]
+            found.append(gradient_at(_moved(params, [self.sigma * x for x in z])))
+        self.t += 1
+        mean = [sum(parts) / self.draws for parts in zip(*found)]
+        super().step(params, grads, gradient_at=lambda _: mean)
+
+    def perturbed(self, params: Arrays, grads: Arrays, gradient_at: Gradient) -> Arrays:
+        return gradient_at(params)
 
 
 class ESAM(Noisy, Perturbation):

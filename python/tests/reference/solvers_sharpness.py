@@ -92,8 +92,8 @@ class LossBarrier(SolverReference):
 
 class HessianMaxEig(SolverReference):
     name = "hessian_max_eig"
-    defaults = {"max_iter": 100, "tol": 1e-6, "seed": 0}
-    settings = ({"tol": 1e-10, "max_iter": 300}, {"max_iter": 3, "seed": 4})
+    defaults = {"iters": 100, "tol": 1e-6, "seed": 0}
+    settings = ({"tol": 1e-10, "iters": 300}, {"iters": 3, "seed": 4})
     limit = 1e-8
     limit32 = 5e-3
 
@@ -105,11 +105,11 @@ class HessianMaxEig(SolverReference):
     def solve(self, inputs, ask):
         v = inputs["start"] if "start" in inputs else draws(self.seed, 0, inputs["like"].size, False).reshape(inputs["like"].shape)
         v, last = v / np.linalg.norm(v), np.nan
-        for k in range(1, self.max_iter + 1):
+        for k in range(1, self.iters + 1):
             y = ask["product"](v)
             value, size = np.sum(v * y), np.linalg.norm(y)
             settled = abs(value - last) <= self.tol * max(1, abs(value)) or size == 0
-            if settled or k == self.max_iter:
+            if settled or k == self.iters:
                 return {"eigenvalue": value, "vector": v, "residual": np.linalg.norm(y - value * v), "iterations": k,
                         "outcome": "converged" if settled else "max_iter"}
             last, v = value, y / size

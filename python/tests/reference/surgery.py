@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -336,10 +336,10 @@ class SAMGS(Aggregation):
         norms = np.linalg.norm(J, axis=1)
         pairs = [(a, b) for a, b in itertools.combinations(norms, 2)]
         alike = [2 * a * b / (a * a + b * b) if a or b else 1.0 for a, b in pairs]
-        S = float(np.mean(alike))
+        S = float(np.mean(alike)) if alike else 1.0
         self.m = self.beta1 * self.m + (1 - self.beta1) * J
         self.v = self.beta2 * self.v + (1 - self.beta2) * (1 - S) ** 2 + self.eps
-        if S < self.gamma if self.trigger == "mean" else min(alike) < self.gamma:
+        if S < self.gamma if self.trigger == "mean" else min(alike, default=1.0) < self.gamma:
             g = sum(row / n * norms.mean() for row, n in zip(J, norms) if n > 0) + 0 * J[0]
         else:
             momentum = np.abs(self.m / (1 - self.beta1**self.t))
@@ -352,7 +352,7 @@ class Bloop(Aggregation):
     """Bilevel orthogonal projection with a moving average (Hsieh et al., 2024; arXiv 2402.02998)."""
 
     name = "bloop"
-    defaults = {"lam": 0.1, "ema": 0.01, "eps": 1e-7, "init": "grad", "ratio_upper_bound": None}
+    defaults = {"lam": 0.1, "ema": 0.01, "eps": 1e-7, "init": "grad", "ratio_upper_bound": None, "use_ratio_only": False}
     m: np.ndarray | None = None
 
     def combine(self, jacobian: np.ndarray, **draws: Any) -> np.ndarray:
@@ -362,17 +362,23 @@ class Bloop(Aggregation):
         self.m = self.m + self.ema * (g - self.m)
         r = self.m @ a / (self.m @ self.m + self.eps)
         r = r if self.ratio_upper_bound is None else min(r, self.ratio_upper_bound)
+        if self.use_ratio_only:
+            return (1 - self.lam * r) * g + self.lam * a
         return g + self.lam * (a - r * self.m)
 
 
 class ProGrad(Aggregation):
-    """Parts along a second gradient are removed (Zhu et al., 2023; Li et al., 2024, arXiv 2409.05381), globally."""
+    """Parts along a second gradient are removed (Zhu et al., 2023; Li et al., 2024, arXiv 2409.05381)."""
 
     name = "prograd"
-    defaults = {"mode": "remove_aligned", "lam": 5.0}
+    defaults = {"mode": "remove_aligned", "lam": 5.0, "scope": "tensor"}
 
-    def combine(self, jacobian: np.ndarray, **draws: Any) -> np.ndarray:
-        g, h = jacobian
+    def combine(self, jacobian: np.ndarray, *, sizes: Sequence[int] | None = None, **draws: Any) -> np.ndarray:
+        whole = self.scope == "global" or sizes is None
+        ends = [jacobian.shape[1]] if whole else np.cumsum(sizes)
+        return np.concatenate([self._one(*part) for part in np.split(jacobian, ends[:-1], axis=1)])
+
+    def _one(self, g: np.ndarray, h: np.ndarray) -> np.ndarray:
         d = g @ h
         acts = d > 0 if self.mode == "remove_aligned" else d < 0
         return g - self.lam * d / (h @ h) * h if acts else g.copy()
