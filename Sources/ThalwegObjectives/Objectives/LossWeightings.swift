@@ -122,24 +122,33 @@ struct VREx: Objective {
 
 /// Group distributionally robust optimisation: groups weigh more the worse they did.
 ///
-///     q_i ← q_i·exp(eta·L_i)/Σ q_j·exp(eta·L_j);   F = log(Σ q_i·exp(eta·L_i))/eta, whose gradient for L is the new q
+///     q_i ← q_i·exp(eta·(L_i + C_i))/Σ q_j·exp(eta·(L_j + C_j));   C is `adjust`, 0 when left out
+///     F = log(Σ q_i·exp(eta·(L_i + C_i)))/eta, whose gradient for L is the new q
 ///
-/// The host hands the gradient in as `q` with the next losses; without `q` all groups weigh the same.
+/// The host hands the gradient in as `q` with the next losses; without `q` all groups weigh the same. A loss that is NaN
+/// is that of a group which is not in the batch: its q changes by the normalisation alone.
 /// Differs  nothing from DomainBed's GroupDRO in the weights; its value is Σ q_i·L_i with the new q. A group with q = 0
-///          keeps it.
+///          keeps it. A sample of group g weighs q_g over the samples of that group in the batch.
 /// Source   Sagawa, Koh, Hashimoto and Liang, 2019, arXiv:1911.08731.
 struct GroupDRO: Objective {
   static let method = Method(
     "group_dro", .objective, "The losses of groups with weights that grow with them.",
-    rule: "F = log(sum_i q_i*exp(eta*L_i)/sum(q))/eta;  its gradient is the next q",
+    rule: "F = log(sum_i q_i*exp(eta*(L_i + adjust_i))/sum(q))/eta;  its gradient is the next q",
     source: "Sagawa, Koh, Hashimoto, Liang, 2019, arXiv:1911.08731",
     parameters: [.number("eta", 0.01, .above(0), "step of the weights")],
-    inputs: [losses, .constant("q", "m", "weights so far: the last gradient; equal when left out", optional: true)])
+    inputs: [
+      losses, .constant("q", "m", "weights so far: the last gradient; equal when left out", optional: true),
+      .constant("adjust", "m", "added to the losses, as K/sqrt(size of the group); 0 when left out", optional: true),
+    ])
   let eta: Double
   init(_ h: Hyper) { eta = h.eta }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let L = try numbers(x, "losses"), q = L.indices.map { i in x.optional("q").map { Double($0[i]) } ?? 1 }
+    let adjust = x.optional("adjust")
+    let L = try numbers(x, "losses").enumerated().map { i, l in
+      l.isNaN ? 0 : l + (adjust.map { Double($0[i]) } ?? 0)
+    }
+    let q = L.indices.map { i in x.optional("q").map { Double($0[i]) } ?? 1 }
     guard q.allSatisfy({ $0 >= 0 }), q.contains(where: { $0 > 0 }) else {
       throw Failure(Status.range, "`q` must not be negative, and not 0 throughout")
     }

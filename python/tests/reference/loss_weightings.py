@@ -101,12 +101,18 @@ class GroupDRO(ObjectiveReference):
             {"losses": rng.uniform(0, 3, 1)},
             {"losses": rng.uniform(0, 3, 4)},
             {"losses": rng.uniform(0, 3, 4), "q": np.array([0.1, 0.2, 0.0, 0.7])},
+            {"losses": rng.uniform(0, 3, 3), "adjust": rng.uniform(0, 1, 3)},
+            {"losses": np.array([np.log(2), 0.0, np.nan]), "adjust": np.array([0.0, 0.0, 9.0])},  # the third is absent
         ]
 
-    def value(self, losses: np.ndarray, q: np.ndarray | None = None) -> float:
+    def raised(self, losses: np.ndarray, q: np.ndarray | None = None, adjust: np.ndarray | None = None) -> np.ndarray:
         q = np.ones(len(losses)) if q is None else q
-        return float(np.log(q @ np.exp(self.eta * losses) / q.sum()) / self.eta)
+        grown = np.exp(self.eta * (losses + (0 if adjust is None else adjust)))
+        return np.where(np.isnan(losses), 1.0, grown) * q / q.sum()
 
-    def gradients(self, losses: np.ndarray, q: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        q = (np.ones(len(losses)) if q is None else q) * np.exp(self.eta * losses)
+    def value(self, **a: np.ndarray) -> float:
+        return float(np.log(np.sum(self.raised(**a))) / self.eta)
+
+    def gradients(self, **a: np.ndarray) -> dict[str, np.ndarray]:
+        q = self.raised(**a)
         return {"losses": q / q.sum()}
