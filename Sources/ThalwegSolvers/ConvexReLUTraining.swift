@@ -3,7 +3,8 @@ import ThalwegCore
 /// Training a two-layer ReLU network to its global minimum: ADMM on the convex problem over activation patterns.
 ///
 ///     F = [D_i·X, −D_i·X], G the blocks (2·D_i − I)·X;  min ½‖F·u − y‖² + beta·Σ‖block‖, G·u ≥ 0
-///     u = (I + FᵀF/ρ + GᵀG)⁻¹·(Fᵀy/ρ + v − λ + Gᵀ(s − ν));   v = blocks of u + λ shrunk by beta/ρ;   s = max(G·u + ν, 0)
+///     u = (I + FᵀF/ρ + GᵀG)⁻¹·(Fᵀy/ρ + v − λ + Gᵀ(s − ν));   v = blocks of u + λ shrunk by beta/ρ
+///     s = max(G·u + ν, 0)
 ///     λ ← λ + γ/ρ·(u − v);   ν ← ν + γ/ρ·(G·u − s)
 ///
 /// x (n, d), y (n,). Patterns (P, n) are those given, or 1[X·g ≥ 0] of P normal g with repeated ones left out (their
@@ -150,7 +151,8 @@ struct ConvexReLUADMM: Driver {
 
 /// Neurons of a convex ReLU solution that are not needed: their fits are written in those of the others.
 ///
-///     fits F_i (rows), weights w_i:   zero fits go;   while fits are linearly dependent: b a null vector, Σ b_i·F_i = 0
+///     fits F_i (rows), weights w_i:   zero fits go
+///     while fits are linearly dependent: b a null vector, Σ b_i·F_i = 0
 ///     j = argmax|b|, the lowest of equal ones;   every active neuron times 1 − b_i/b_j ≥ 0, neuron j is 0 then
 ///     keep: further ones go, that of the least score each time, with b_j = −1 and b_i its least-squares coefficients
 ///

@@ -8,8 +8,8 @@ import ThalwegCore
 ///     softmax: F₀ = 0;  r = y − softmax(F);  ρ = lr·Σ h·(y − p)/Σ h²·p(1 − p), p = softmax(F), one for all classes
 ///     stage: a block fitted by least squares to r on a random share of the samples says h on all;  F ← F + ρ·h
 ///
-/// y (n, C): targets, for softmax one-hot. total/units stages of `units` hidden units. The host keeps the blocks: in the
-/// network the output weights of block k are ρ_k times its own (binary: twice that, for a sigmoid), and the bias
+/// y (n, C): targets, for softmax one-hot. total/units stages of `units` hidden units. The host keeps the blocks: in
+/// the network the output weights of block k are ρ_k times its own (binary: twice that, for a sigmoid), and the bias
 /// intercept + Σ ρ_k·bias_k; late blocks may be left out.
 /// Ends     max_iter: all stages are done; converged: a denominator of ρ is 0, and so is ρ.
 /// Errors   TW_ERROR_RANGE: a target that binary does not take, or all of one sign.

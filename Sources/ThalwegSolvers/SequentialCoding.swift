@@ -40,8 +40,8 @@ private enum SequentialCode {
     }
   }
 
-  /// Whether those who are late now keep to the model; `late` holds a row for each of the last W − 1 rounds, by round mod
-  /// (W − 1).
+  /// Whether those who are late now keep to the model; `late` holds a row for each of the last W − 1 rounds, by round
+  /// mod (W − 1).
   static func holds<T: Real>(_ late: Vector<T>, _ answered: Vector<T>, _ h: Hyper, time: Int) -> Bool {
     let n = answered.count, window = h.integer("W") - 1, B = h.integer("B")
     var distinct = 0
@@ -61,10 +61,10 @@ private enum SequentialCode {
   }
 }
 
-/// Sequential gradient coding by selective repetition: a job that too many workers missed is sent to some of them again.
+/// Sequential gradient coding by selective repetition: a job that too many workers missed goes to some of them again.
 ///
-///     s = ⌈B·lambda/(W − 1 + B)⌉;   round t: all workers get job t, but where v > s results of job t − B are missing the
-///     first v − s workers that miss it get that one again
+///     s = ⌈B·lambda/(W − 1 + B)⌉;   round t: all workers get job t, but where v > s results of job t − B are missing
+///     the first v − s workers that miss it get that one again
 ///     job t − B is decodable with n − s results, by a `gradient_code` of s;   load (s + 1)/n
 ///
 /// Ends     converged: all jobs are decodable B rounds after their own; infeasible: some is not.
@@ -136,8 +136,8 @@ struct SRSGC: Driver {
 
 /// Multiplexed sequential gradient coding: every job in small parts over several rounds, some of them coded.
 ///
-///     slot m = 0, ..., W − 2 + B of round t works on job t − m;  of every worker a job has W − 1 parts that are not coded,
-///     and B groups, each a gradient code against lambda late ones
+///     slot m = 0, ..., W − 2 + B of round t works on job t − m;  of every worker a job has W − 1 parts that are not
+///     coded, and B groups, each a gradient code against lambda late ones
 ///     slots below W − 1: the next part;  later ones: part again while some is missing, else group m − (W − 1)
 ///     decodable when every worker has delivered its parts, and of every group n − lambda have
 ///     load = (lambda + 1)(W − 1 + B)/(n·(B + (W − 1)(lambda + 1)));  for lambda = n  (W − 1 + B)/(n·(W − 1))
@@ -151,7 +151,7 @@ struct MSGC: Driver {
   static let method = Method.solver(
     "m_sgc", "Multiplexed sequential gradient coding.",
     rule: """
-      slot m of round t works on job t - m: the next of W - 1 parts, from slot W - 1 on group m - (W - 1) if all are there
+      slot m of round t works on job t - m: the next of W - 1 parts, then group m - (W - 1)
       decodable when all workers delivered W - 1 parts and n - lambda every one of B groups
       """,
     source: "Krishnan, Ebrahimi, Khisti, 2022, arXiv:2211.13802", parameters: SequentialCode.parameters,

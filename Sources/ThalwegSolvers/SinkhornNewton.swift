@@ -13,8 +13,8 @@ import ThalwegCore
 /// Errors   TW_ERROR_RANGE: a weight that is not positive and finite, sums of a and b that differ, a cost that is not
 ///          finite.
 /// Ends     converged: |P·1 − a|₁ + |Pᵀ·1 − b|₁ ≤ tol; max_iter; line_search_failed: no step rises.
-/// Differs  weights of 0 are refused: they have no potential here. The test of a step allows for the rounding of the two
-///          potentials (8 units in the last place), which near the solution is larger than what a step gains.
+/// Differs  weights of 0 are refused: they have no potential here. The test of a step allows for the rounding of the
+///          two potentials (8 units in the last place), which near the solution is larger than what a step gains.
 /// Source   Tang, Shavlovsky, Rahmanian, Tardini, Thekumparampil, Xiao, Ying, 2024, arXiv:2401.12253.
 struct SinkhornNewtonSparse: Driver {
   static let method = Method.solver(

@@ -3,7 +3,8 @@ import ThalwegCore
 
 /// Adam on differences of losses, without the directions along which the parameters hardly moved.
 ///
-///     base = loss(x);  c_i = (loss(x + mu·z_i) − base)/mu;   g = Σ c_i·z_i/(n·√((d_eff + n − 1)/n)), d_eff = d − rows of E
+///     base = loss(x);  c_i = (loss(x + mu·z_i) − base)/mu
+///     g = Σ c_i·z_i/(n·√((d_eff + n − 1)/n)), d_eff = d − rows of E
 ///     g ← g − Eᵀ·E·g;   Adam's step with its bias corrections, eps outside of the root;   x joins the last tau ones
 ///     every tau steps: columns of these standardised (a deviation of 0 counts as 1), singular value decomposition;
 ///     i the first index whose cumulative share of the variance is above 1 − nu;  E the right singular vectors behind i

@@ -125,7 +125,8 @@ struct JacobianHomeostasis: Objective {
 
 /// SPSA for a picture: every element's difference is given to the parameters that contributed to it.
 ///
-///     d_p = L⁺_p − L⁻_p;   for every parameter j that contributed to element p:  sum_j += d_p·s_j/(2·eps_j), count_j += 1
+///     d_p = L⁺_p − L⁻_p;   for every parameter j that contributed to element p:
+///     sum_j += d_p·s_j/(2·eps_j), count_j += 1
 ///     gradient = sum/max(count, 1) (mean), or sum;   value = Σ_p (L⁺_p + L⁻_p)/2
 ///
 /// plus, minus (P,): losses of the elements at x + eps·s and x − eps·s; signs (J,); contributors (P, k): parameters of

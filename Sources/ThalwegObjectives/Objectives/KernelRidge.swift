@@ -4,10 +4,11 @@ import ThalwegCore
 /// A kernel ridge regression on distilled samples, as the head of a network, and its loss on real ones.
 ///
 ///     K = F·Fᵀ of features:  A = (K_ss + l2·I)⁻¹·(labels − outputs_s);   predictions = outputs_t + K_ts·A
-///     mse: ½·mean (predictions − targets)²;   xent: mean over rows of −Σ_c (y − min y)_c·log softmax(e^log_temp·predictions)_c
+///     mse: ½·mean (predictions − targets)²
+///     xent: mean over rows of −Σ_c (y − min y)_c·log softmax(e^log_temp·predictions)_c, y the targets
 ///
-/// features_s (s, d), outputs_s, labels (s, C) of the distilled samples; features_t (t, d), outputs_t, targets (t, C) of
-/// the real ones. log_temp () is 0 when left out.
+/// features_s (s, d), outputs_s, labels (s, C) of the distilled samples; features_t (t, d), outputs_t, targets (t, C)
+/// of the real ones. log_temp () is 0 when left out.
 /// Differs  the temperature is of xent alone; min y is over all targets.
 /// Source   Loo, Hasani, Lechner and Rus, 2023, arXiv:2302.06755.
 struct KRRHead: Objective {
@@ -15,7 +16,8 @@ struct KRRHead: Objective {
     "krr_head", .objective, "A kernel ridge regression on distilled samples, and its loss on real ones.",
     rule: """
       A = (K_ss + l2 I)^-1 (labels - outputs_s);  predictions = outputs_t + K_ts A, K of features
-      mse: mean (predictions - targets)^2/2;  xent: mean of cross entropy of exp(log_temp)*predictions with targets - min
+      mse: mean (predictions - targets)^2/2
+      xent: mean cross entropy of exp(log_temp)*predictions with targets less their minimum
       """,
     source: "Loo, Hasani, Lechner, Rus, 2023, arXiv:2302.06755",
     parameters: [

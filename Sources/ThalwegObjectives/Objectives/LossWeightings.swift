@@ -125,8 +125,8 @@ struct VREx: Objective {
 ///     q_i ← q_i·exp(eta·(L_i + C_i))/Σ q_j·exp(eta·(L_j + C_j));   C is `adjust`, 0 when left out
 ///     F = log(Σ q_i·exp(eta·(L_i + C_i)))/eta, whose gradient for L is the new q
 ///
-/// The host hands the gradient in as `q` with the next losses; without `q` all groups weigh the same. A loss that is NaN
-/// is that of a group which is not in the batch: its q changes by the normalisation alone.
+/// The host hands the gradient in as `q` with the next losses; without `q` all groups weigh the same. A loss that is
+/// NaN is that of a group which is not in the batch: its q changes by the normalisation alone.
 /// Differs  nothing from DomainBed's GroupDRO in the weights; its value is Σ q_i·L_i with the new q. A group with q = 0
 ///          keeps it. A sample of group g weighs q_g over the samples of that group in the batch.
 /// Source   Sagawa, Koh, Hashimoto and Liang, 2019, arXiv:1911.08731.

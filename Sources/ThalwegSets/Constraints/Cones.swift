@@ -3,7 +3,8 @@ import ThalwegCore
 /// Three cones by one name, each with the nearest point and with a radial step into it.
 ///
 ///     nonneg: all entries ≥ 0;   soc: (t, x), the first entry t ≥ ‖x‖;   psd: symmetric, no eigenvalue below 0
-///     euclidean: max(w, 0);   (t, x) where ‖x‖ ≤ t, 0 where ‖x‖ ≤ −t, else (t + ‖x‖)/2·(1, x/‖x‖);   eigenvalues max(λ, 0)
+///     euclidean: max(w, 0);   (t, x) where ‖x‖ ≤ t, 0 where ‖x‖ ≤ −t, else (t + ‖x‖)/2·(1, x/‖x‖);
+///                eigenvalues max(λ, 0)
 ///     radial: w plus the least multiple of an interior ray that is inside: of ones, of (1, 0), of the identity
 ///
 /// Errors   TW_ERROR_SHAPE where the matrix view for psd is not square. Unbounded: no linear minimisation.
