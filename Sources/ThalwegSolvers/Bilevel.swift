@@ -18,6 +18,8 @@ enum Bilevel {
   static let lowerGradient = RequestKind(
     "lower_gradient", "the partial gradients of the lower function", given: point,
     wanted: [.wanted("lower_x", "p", "dg/dx"), .wanted("lower_y", "n", "dg/dy")])
+  static let lowerValue = RequestKind(
+    "lower_value", "the lower function", given: point, wanted: [.wanted("lower_value", "", "g")])
   static let lowerHVP = RequestKind(
     "lower_hvp", "the Hessian of the lower function in y, times the vector", given: vector,
     wanted: [.wanted("product", "n", "d2g/dy2 times the vector")])
@@ -63,7 +65,7 @@ struct IFTHypergradient: Driver {
     rule: "q = H^-1 F_y, H = d2g/dy2;  hypergradient = F_x - d/dx <dg/dy, q>",
     source: "Lorraine, Vicol, Duvenaud, 2019, arXiv:1911.02590",
     parameters: [
-      .choice("inverse", ["neumann", "cg", "identity"], "how the inverse Hessian is applied"),
+      .choice("solver", ["neumann", "cg", "identity"], "how the inverse Hessian is applied"),
       .number("alpha", 0.1, .above(0), "Neumann step; below two over the largest eigenvalue"),
       .integer("terms", 20, .atLeast(0), "Neumann products"),
       .number("rtol", 1e-8, .atLeast(0), "relative residual of cg"),
@@ -95,7 +97,7 @@ struct IFTHypergradient: Driver {
     case .start: return .ask("upper_gradient", [x, y], [try io["fx"], fy], then: .upper)
     case .upper:
       r.copy(fy)
-      if h.is("inverse", "cg") {
+      if h.is("solver", "cg") {
         if let q0 = io.optional("q0") {
           q.copy(q0)
           return .ask("lower_hvp", [x, y, q], [w], then: .residual)
@@ -103,7 +105,7 @@ struct IFTHypergradient: Driver {
         return try direction(io, mixed, first: true)
       }
       q.set(h.alpha, fy)
-      if h.is("inverse", "identity") || h.terms == 0 { return try mixed() }
+      if h.is("solver", "identity") || h.terms == 0 { return try mixed() }
       return .ask("lower_hvp", [x, y, r], [w], then: .term)
     case .term:
       w.add(r, times: h.damping)
@@ -126,7 +128,7 @@ struct IFTHypergradient: Driver {
       return try direction(io, mixed, first: false)
     case .mixed:
       try io["hypergradient"].set(1, try io["fx"], -1, try io["m"])
-      let cut = h.is("inverse", "cg") && io.residual > h.rtol
+      let cut = h.is("solver", "cg") && io.residual > h.rtol
       return .done(cut ? .maxIter : .converged)
     }
   }
@@ -170,8 +172,8 @@ struct HOAG: Driver {
       .choice("decrease", ["exponential", "quadratic", "cubic", "exact"], "how the tolerance falls"),
       .number("factor", 0.9, .between(0, 1, lowOpen: true, highOpen: true), "of the exponential decrease"),
       .number("tol_min", 1e-12, .above(0), "least tolerance"),
-      .number("c", 0.25, .above(0), "constant of the test of a step"),
-      .number("m", 1, .above(0), "constant of the test of a step"),
+      .number("C", 0.25, .above(0), "constant of the test of a step"),
+      .number("M", 1, .above(0), "constant of the test of a step"),
       .maybe("lipschitz", .above(0), "L at first; none: from the first gradient"),
       .number("shrink", 0.95, .between(0, 1, lowOpen: true, highOpen: false), "factor of L after a good step"),
       .number("inflate", 1, .atLeast(1), "factor of L after a doubtful one"),
@@ -216,7 +218,7 @@ struct HOAG: Driver {
     case .upper:
       io.value = io.upper_value
       if io.iterations > 0 {
-        let d = x.distance(xLast), c = h.c as Double, m = h.m as Double
+        let d = x.distance(xLast), c = h.C as Double, m = h.M as Double
         let bound = c * io.tolerance + io.tolerance_last * (c + m) * d - m * io.curvature * d * d
         if io.value <= io.value_last + bound {
           io.curvature *= h.shrink

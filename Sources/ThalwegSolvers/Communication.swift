@@ -6,12 +6,12 @@ import ThalwegCore
 ///     M = gradient + error;  P = mean(M·Q), its columns orthonormal;  Q = mean(Mᵀ·P);  output = P·Qᵀ
 ///     error = M − output
 ///
-/// mean is over the workers, who all begin with the same Q. Small matrices, n·m ≤ (n + m)·r, are averaged as they are.
-/// The host hands error and q in again with the next gradient: without q the method has no warm start. r is at most the
-/// smaller side.
+/// mean is over the workers, who all begin with the same Q. Small matrices, n·m < (n + m)·r, and all at steps before
+/// `start`, are averaged as they are. The host hands error and q in again with the next gradient; without q, or
+/// `warm_start`, Q is drawn, the same at all workers. r is at most the smaller side.
 /// Ends     converged.
-/// Differs  nothing from torch's powerSGD_hook, which orthonormalises Q too: the output is the same. The first Q is the
-///          draws of (seed, 0, 0, 0).
+/// Differs  torch's powerSGD_hook orthonormalises Q too: the output is the same. It averages n·m = (n + m)·r as it is.
+///          Q is the draws of (seed, 0, step, 0).
 /// Source   Vogels, Karimireddy and Jaggi, 2019, arXiv:1905.13727.
 struct PowerSGD: Driver {
   static let method = Method.solver(
@@ -21,13 +21,16 @@ struct PowerSGD: Driver {
       """,
     source: "Vogels, Karimireddy, Jaggi, 2019, arXiv:1905.13727",
     parameters: [
-      .integer("rank", 2, .atLeast(1), "columns r"), .eps(1e-8, "added to the norms of columns", .above(0)),
+      .integer("rank", 2, .atLeast(1), "columns r"), .flag("warm_start", true, "the last Q begins the next step"),
+      .eps(1e-8, "added to the norms of columns", .above(0)),
+      .integer("start", 0, .atLeast(0), "step at which compression begins"),
       Population.seed,
     ],
     inputs: [
       .constant("gradient", "n, m", "this worker's gradient"),
       .constant("error0", "n, m", "this worker's error before; 0 when left out", optional: true),
       .constant("q0", "m, r", "the last Q; drawn when left out", optional: true),
+      .constant("step", "", "which step this is, from 0; 0 when left out", optional: true),
       .result("output", "n, m", "the compressed mean, the same at all workers"),
       .result("error", "n, m", "this worker's error"), .result("q", "m, r", "Q"),
     ],
@@ -66,8 +69,12 @@ struct PowerSGD: Driver {
     case .start:
       M.copy(try io["gradient"])
       if let e = io.optional("error0") { M.add(e) }
-      if let q0 = io.optional("q0") { q.copy(q0) } else { q.draw(Population.key(h, 0)) }
-      if Double(n) * Double(m) <= Double(n + m) * Double(r) {
+      let step = io.step.isNaN ? 0 : io.step
+      guard step >= 0, step == step.rounded() else {
+        throw Failure(Status.range, "`step` must be a whole number of at least 0, got \(text(step))")
+      }
+      if h.warm_start, let q0 = io.optional("q0") { q.copy(q0) } else { q.draw(Population.key(h, step)) }
+      if step < Double(h.integer("start")) || Double(n) * Double(m) < Double(n + m) * Double(r) {
         return .ask("mean_whole", [M], [try io["whole"]], then: .whole)
       }
       try LinearAlgebra.multiply(UnsafePointer(M.p), UnsafePointer(q.p), into: left.p, n, r, m)

@@ -160,3 +160,89 @@ struct ConfigBO: Driver {
     return .done(io.index < 0 ? .infeasible : .converged)
   }
 }
+
+/// A Gaussian process in random Fourier features: a short vector of weights that stands for all queries, and gradients
+/// of the mean that it predicts.
+///
+///     φ(x) = √(2/M)·cos(W·x/lengthscale + b);   weights = φᵀ(φ·φᵀ + noise·I)⁻¹·y
+///     mean(z) = φ(z)·weights;   gradient(z) = −√(2/M)·Σ_m weights_m·sin(W_m·z/lengthscale + b_m)·W_m/lengthscale
+///
+/// frequencies W (M, d) and phases b (M,) are those given, which all clients share, or drawn: normal for rbf, Student's
+/// with 5 degrees for matern52, phases uniform on [0, 2π). Weights of several clients add up.
+/// Ends     converged.
+/// Errors   the matrix is not positive definite: points that are twice there need noise.
+/// Differs  W is the draws of (seed, 0, 0, 0), the squares of 5·M draws of (seed, 0, 1, 0) are those of Student's
+///          denominators, b is 2π times the normal distribution function of the draws of (seed, 0, 2, 0).
+/// Source   Rahimi and Recht, 2007; Shu, Lin, Dai and Low, 2023, arXiv:2308.04077.
+struct RFFSurrogate: Driver {
+  static let method = Method.solver(
+    "rff_surrogate", "A Gaussian process in random Fourier features, with gradients of its mean.",
+    rule: """
+      phi(x) = sqrt(2/M) cos(W x/lengthscale + b);  weights = phi' (phi phi' + noise I)^-1 y
+      gradient(z) = -sqrt(2/M) sum_m weights_m sin(W_m z/lengthscale + b_m) W_m/lengthscale
+      """,
+    source: "Rahimi, Recht, 2007; Shu, Lin, Dai, Low, 2023, arXiv:2308.04077",
+    parameters: Kernel.parameters + [
+      .integer("features", 10_000, .within(1, 0x1p24), "M, when frequencies are drawn"), Population.seed,
+    ],
+    inputs: [
+      .constant("points", "n, d", "where values are known"), .constant("values", "n", "the values"),
+      .constant("queries", "q, d", "where gradients are wanted"),
+      .constant("frequencies", "M, d", "W, drawn when left out", optional: true),
+      .constant("phases", "M", "b, drawn when left out", optional: true), .result("weights", "M", "the weights"),
+      .result("mean", "q", "mean at the queries"), .result("gradient", "q, d", "its gradient there"),
+    ],
+    kept: [.kept("W", "M, d", "frequencies"), .kept("b", "M", "phases"), .kept("rest", "M, 5", "draws")])
+  private let kernel: Kernel, h: Hyper
+  init(_ h: Hyper) { (kernel, self.h) = (Kernel(h), h) }
+  func axes(_ sizes: Sizes) throws(Failure) -> [String: Int] { sizes["M"] == 0 ? ["M": h.integer("features")] : [:] }
+  enum Phase: Int { case start }
+
+  func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
+    let X = try io["points"], y = try io["values"], Z = try io["queries"], W = try io["W"], b = try io["b"]
+    let n = X.rows, d = X.count / n, M = b.count, scale = (2 / Double(M)).squareRoot()
+    try Memory.ask(8 &* n &* (n &+ M))
+    if let given = io.optional("frequencies") {
+      W.copy(given)
+    } else {
+      W.draw(Population.key(h, 0))
+      if kernel.matern {
+        let rest = try io["rest"]
+        rest.draw(Population.key(h, 1))
+        for m in 0..<M {
+          let row = W.row(m)
+          row.set((5 / rest.row(m).dot(rest.row(m))).squareRoot(), row)
+        }
+      }
+    }
+    if let given = io.optional("phases") {
+      b.copy(given)
+    } else {
+      b.draw(Population.key(h, 2))
+      for m in 0..<M { b.p[m] = T(Double.pi * erfc(-Double(b.p[m]) * 0.5.squareRoot())) }
+    }
+    func angle(_ x: UnsafePointer<T>, _ m: Int) -> Double {
+      Flat.dot(UnsafePointer(W.p + m * d), x, d) / kernel.length + Double(b.p[m])
+    }
+    var phi = [Double](repeating: 0, count: n * M), K = [Double](repeating: 0, count: n * n)
+    for i in 0..<n { for m in 0..<M { phi[i * M + m] = scale * cos(angle(X.p + i * d, m)) } }
+    try LinearAlgebra.multiply(phi, transposed: false, phi, transposed: true, into: &K, n, n, M)
+    for i in 0..<n { K[i * n + i] += kernel.noise }
+    let alpha = try LinearAlgebra.solvePositive(K, (0..<n).map { Double(y.p[$0]) }, n, 1)
+    var weights = [Double](repeating: 0, count: M)
+    try LinearAlgebra.multiply(phi, transposed: true, alpha, into: &weights, M, 1, n)
+    for m in 0..<M { try io["weights"].p[m] = T(weights[m]) }
+    for z in 0..<Z.rows {
+      var mean = 0.0, g = [Double](repeating: 0, count: d)
+      for m in 0..<M {
+        let a = angle(Z.p + z * d, m)
+        mean += scale * weights[m] * cos(a)
+        let slope = -scale * weights[m] * sin(a) / kernel.length
+        for j in 0..<d { g[j] += slope * Double(W.p[m * d + j]) }
+      }
+      try io["mean"].p[z] = T(mean)
+      for j in 0..<d { try io["gradient"].p[z * d + j] = T(g[j]) }
+    }
+    return .done(.converged)
+  }
+}

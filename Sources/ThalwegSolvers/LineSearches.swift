@@ -74,7 +74,7 @@ struct Armijo: Driver {
 ///     φ(a) ≤ φ(0) + c1·a·φ'(0)     |φ'(a)| ≤ c2·|φ'(0)|
 ///
 /// The first trial is 1, or min(1, 2.02·(φ(0) − phi_previous)/φ'(0)) where the value before is known; trials double up
-/// to `max_alpha`. A value that is NaN counts as too large.
+/// to `amax`. A value that is NaN counts as too large.
 /// Ends     converged; max_iter: the bracketing came to no end, and the last trial has fallen enough, its slope being
 ///          unknown; line_search_failed: φ'(0) ≥ 0, zoom_iter + 1 trials in the bracket, or a trial of 0 (`alpha` is 0
 ///          then).
@@ -91,7 +91,7 @@ struct StrongWolfe: Driver {
     parameters: [
       .number("c1", 1e-4, .between(0, 0.5, lowOpen: true, highOpen: true), "sufficient decrease"),
       .number("c2", 0.9, .between(0, 1, lowOpen: true, highOpen: true), "what may be left of the slope; above c1"),
-      .maybe("max_alpha", .above(0), "largest step"),
+      .maybe("amax", .above(0), "largest step"),
       .integer("max_iter", 10, .atLeast(1), "most trials of the bracketing"),
       .integer("zoom_iter", 10, .atLeast(0), "most further trials in the bracket"),
     ],
@@ -116,7 +116,7 @@ struct StrongWolfe: Driver {
 
   let c1: Double, c2: Double, most: Double, limit: Int, zooms: Int
   init(_ h: Hyper) {
-    (c1, c2, most) = (h.c1, h.c2, h.has("max_alpha") ? h.max_alpha : .infinity)
+    (c1, c2, most) = (h.c1, h.c2, h.has("amax") ? h.amax : .infinity)
     (limit, zooms) = (h.integer("max_iter"), h.integer("zoom_iter"))
   }
 

@@ -29,11 +29,11 @@ struct MAID: Driver {
       .number("eps0", 0.1, .above(0), "first accuracy of y"), .number("delta0", 0.1, .above(0), "first accuracy of q"),
       .number("alpha0", 0.01, .above(0), "first step"),
       .number("rho", 0.5, .between(0, 1, lowOpen: true, highOpen: true), "factor of a step that failed"),
-      .number("rho_up", 1.25, .above(1), "factor of a step that was taken"),
+      .number("rho_bar", 1.25, .above(1), "factor of a step that was taken"),
       .number("nu", 0.5, .between(0, 1, lowOpen: true, highOpen: true), "factor of accuracies that do not suffice"),
-      .number("nu_up", 1.25, .above(1), "factor of accuracies after a step"),
+      .number("nu_bar", 1.25, .above(1), "factor of accuracies after a step"),
       .number("eta", 0.5, .between(0, 1, lowOpen: true, highOpen: true), "margin of the direction"),
-      .number("decrease", 0.1, .between(0, 1, lowOpen: true, highOpen: true), "lambda, Armijo's fraction; below eta"),
+      .number("lam", 0.1, .between(0, 1, lowOpen: true, highOpen: true), "lambda, Armijo's fraction; below eta"),
       .integer("max_bt", 10, .atLeast(1), "trials of the first backtracking"),
       .flag("convex", false, "F is convex in y: the lower bound needs no quadratic term"),
       .number("tol", 0, .atLeast(0), "norm of z, and omega, that end it"), Bilevel.limit,
@@ -63,8 +63,8 @@ struct MAID: Driver {
       .kept("products", "", "products of this system"),
     ],
     validate: { (h) throws(Failure) in
-      guard h.decrease < h.eta else {
-        throw Failure(Status.range, "maid: `decrease` must be below `eta`, got \(text(h.decrease)) and \(text(h.eta))")
+      guard h.lam < h.eta else {
+        throw Failure(Status.range, "maid: `lam` must be below `eta`, got \(text(h.lam)) and \(text(h.eta))")
       }
     })
 
@@ -119,14 +119,14 @@ struct MAID: Driver {
       io.solves += 1
       return .ask("upper", [trial, solution], [try io["gx"], try io["gy"]], then: .there)
     case .there:
-      let eps = io.accuracy, far = h.nu_up * eps
+      let eps = io.accuracy, far = h.nu_bar * eps
       let low = io.value - io.slope * eps - (h.convex ? 0 : lg * eps * eps / 2)
       let up = io.upper_value + (try io["gy"].norm) * far + lg * far * far / 2
-      if up - low + h.decrease * io.step * io.residual * io.residual <= 0 {
+      if up - low + h.lam * io.step * io.residual * io.residual <= 0 {
         x.copy(trial)
         y.copy(solution)
-        io.alpha = h.rho_up * io.step
-        (io.accuracy, io.delta, io.budget) = (far, h.nu_up * io.delta, h.max_bt)
+        io.alpha = h.rho_bar * io.step
+        (io.accuracy, io.delta, io.budget) = (far, h.nu_bar * io.delta, h.max_bt)
         io.value = io.upper_value
         io.iterations += 1
         return .go(.solve)

@@ -109,9 +109,10 @@ private enum Plan {
     return sum
   }
   static func columns<T: Real>(_ p: Vector<T>, _ sums: Vector<T>) {
-    sums.fill(0)
     let m = sums.count
-    for i in 0..<p.rows { for j in 0..<m { sums.p[j] += p.p[i * m + j] } }
+    var wide = [Double](repeating: 0, count: m)
+    for i in 0..<p.rows { for j in 0..<m { wide[j] += Double(p.p[i * m + j]) } }
+    for j in 0..<m { sums.p[j] = T(wide[j]) }
   }
   static func scaleRows<T: Real>(_ p: Vector<T>, _ a: Vector<T>, atMost limit: Double) {
     let m = p.count / max(1, a.count)

@@ -1,3 +1,4 @@
+import Glibc
 import ThalwegCore
 
 extension RequestKind {
@@ -188,9 +189,12 @@ struct AugmentedLagrangian: Driver {
 ///
 ///     the host minimises f + Σ λ_i·c_i;  λ ← max(0, λ + lr·c), for equalities without the maximum
 ///
-/// `feasible` counts from 1 the last step whose point kept all constraints to `tol` (0: none did): hosts that want the
-/// last feasible point keep it then, in place of the last one.
+/// `feasible` counts from 1 the last step whose point kept all constraints to `tol` (0: none did), `chosen` the step
+/// whose point is the answer: the last, the last feasible one (the last, where there is none), or one drawn evenly from
+/// all. After every answer they tell the host, who has the points, which of them to keep.
 /// Ends     max_iter.
+/// Differs  `random` keeps step t (from 1) with probability 1/t: where the normal distribution function at the first
+///          draw of (seed, 0, t − 1, 0) is below it.
 /// Source   Elenter, Chamon, Ribeiro, 2024, arXiv:2403.11844.
 struct DualAscent: Driver {
   static let method = Method.solver(
@@ -203,10 +207,12 @@ struct DualAscent: Driver {
       .number("lr", 0.1, .above(0), "step of the multipliers"), .integer("max_iter", 100, .atLeast(0), "steps"),
       .number("tol", 0, .atLeast(0), "violation that counts as none"),
       .number("init", 0, .atLeast(0), "multipliers of inequalities at first"),
+      .choice("output", ["last", "best_feasible", "random"], "which step's point is the answer"), Population.seed,
     ],
     inputs: Duals.inputs + [
       .result("multipliers", "m", "multipliers"), .result("iterations", "", "steps"),
       .result("residual", "", "largest violation"), .result("feasible", "", "last step that was feasible"),
+      .result("chosen", "", "step whose point is the answer"),
     ],
     asks: [
       RequestKind(
@@ -236,6 +242,12 @@ struct DualAscent: Driver {
       io.iterations += 1
       io.residual = worst
       if worst <= h.tol { io.feasible = io.iterations }
+      let draw = Random.normal(Population.key(h, io.iterations - 1), 0)
+      if h.is("output", "last") || (h.is("output", "best_feasible") && (io.feasible == 0 || worst <= h.tol))
+        || (h.is("output", "random") && 0.5 * erfc(-draw * 0.5.squareRoot()) < 1 / io.iterations)
+      {
+        io.chosen = io.iterations
+      }
     }
     if io.iterations >= h.max_iter { return .done(.maxIter) }
     return .ask("minimise", [multipliers], [c], fresh: true, then: .minimised)

@@ -6,9 +6,10 @@ import ThalwegCore
 ///     better of the two;   better than the second worst: kept;   better than the worst: outside contraction by ψ·ρ,
 ///     kept if not above the reflection;   else inside contraction by ψ, kept if below the worst;   else all shrink
 ///
-/// A value that is NaN counts as infinite. The points start at x0 and at x0 with each entry times 1.05 (0 → 0.00025).
+/// A value that is NaN counts as infinite. The points start at x0 and at x0 with each entry times 1.05 (0 → 0.00025),
+/// which counts as the first step.
 /// Ends     converged: points and values within xatol and fatol of the best; max_iter.
-/// Differs  nothing from scipy but for the order of equal values, which is stable, and that it counts steps from 1.
+/// Differs  nothing from scipy, counts and limit of steps among it, but for the order of equal values, which is stable.
 /// Source   Nelder and Mead, 1965; Gao and Han, 2012 (adaptive).
 struct NelderMead: Driver {
   static let method = Method.solver(
@@ -88,7 +89,7 @@ struct NelderMead: Driver {
       let k = try io.count("corner", n)
       f.p[k] = T(value)
       io.corner += 1
-      guard k < n else { return .go(.step) }
+      guard k < n else { return next() }
       trial.copy(s.row(k + 1))
       return ask(.first)
     case .step:

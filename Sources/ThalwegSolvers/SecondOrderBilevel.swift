@@ -3,7 +3,7 @@ import ThalwegCore
 
 /// The averaged method of multipliers for bilevel problems, in one loop.
 ///
-///     μ = mu0·(k+1)^(−1/power);  φ = μ·F + (1−μ)·g
+///     μ = mu0·(k+1)^(−1/p);  φ = μ·F + (1−μ)·g
 ///     y ← y − beta·φ_y;  v ← v − eta0·η·(φ_yy·v − F_y);  x ← x − alpha0·α·(F_x − φ_xy·v), all at the old point
 ///     η = (k+1)^(−τ/2)·(μ² for s1, μ for s2, 1 for s3);  α = (k+1)^(−3τ/2)·(μ⁷, μ⁵, μ³)
 ///
@@ -14,13 +14,13 @@ struct SLBAMM: Driver {
   static let method = Method.solver(
     "sl_bamm", "Averaged method of multipliers for bilevel problems, in one loop.",
     rule: """
-      mu = mu0 (k+1)^(-1/power);  phi = mu F + (1 - mu) g
+      mu = mu0 (k+1)^(-1/p);  phi = mu F + (1 - mu) g
       y <- y - beta phi_y;  v <- v - eta0 eta (phi_yy v - F_y);  x <- x - alpha0 alpha (F_x - phi_xy v)
       """,
     source: "R. Liu, Y. Liu, Yao, Zeng, Zhang, 2023, arXiv:2302.03407",
     parameters: [
       Bilevel.limit, .number("mu0", 0.5, .between(0, 1, lowOpen: true, highOpen: true), "first weight of F"),
-      .number("power", 10, .above(0), "its slowness"), .number("beta", 0.1, .above(0), "step of y"),
+      .number("p", 10, .above(0), "its slowness"), .number("beta", 0.1, .above(0), "step of y"),
       .number("eta0", 0.1, .above(0), "step of v"), .number("alpha0", 0.1, .above(0), "step of x"),
       .number("tau", 0.025, .atLeast(0), "decay"), .choice("strategy", ["s3", "s2", "s1"], "how steps follow mu"),
     ],
@@ -58,7 +58,7 @@ struct SLBAMM: Driver {
     case .lowerHVP: return .ask("upper_mixed", point, [c], then: .upperMixed)
     case .upperMixed: return .ask("lower_mixed", point, [d], then: .lowerMixed)
     case .lowerMixed:
-      let k = io.iterations + 1, mu = h.mu0 * pow(k, -1 / h.power)
+      let k = io.iterations + 1, mu = h.mu0 * pow(k, -1 / h.p)
       let (low, high) = h.is("strategy", "s1") ? (2.0, 7.0) : h.is("strategy", "s2") ? (1, 5) : (0, 3)
       let eta = h.eta0 * pow(k, -h.tau / 2) * pow(mu, low), alpha = h.alpha0 * pow(k, -1.5 * h.tau) * pow(mu, high)
       y.add(try io["fy"], times: -h.beta * mu)
@@ -82,8 +82,8 @@ struct SLBAMM: Driver {
 ///     e = F_x − d/dx⟨g_y, z⟩;  m = e at first, then beta·m + (1−beta)·e
 ///     z ← z − lr_z·(H·z − F_y);  x ← x − lr_x·m/(|m|+eps)
 ///
-/// Differs  the estimate takes z before its update, as the paper does; the ball has one radius, and no inner iterates
-///          are averaged (neither is told).
+/// The estimate takes z before its update, as the paper does; with `z_first` the new one, as the authors' code does.
+/// Differs  the ball has one radius, and no inner iterates are averaged (neither is told).
 /// Source   Hao, Gong, Liu, 2024, arXiv:2401.09587.
 struct BOREP: Driver {
   static let method = Method.solver(
@@ -100,6 +100,7 @@ struct BOREP: Driver {
       .number("lr_y", 0.1, .above(0), "step of y"), .number("lr_z", 0.1, .above(0), "step of z"),
       .number("lr_x", 0.01, .above(0), "length of a step of x"), .rate("beta", 0.9, "decay of the momentum"),
       .number("eps", 1e-10, .above(0), "added to the norm"),
+      .flag("z_first", false, "z moves before the estimate is made"),
     ],
     inputs: Bilevel.starts + [.constant("z0", "n", "start of the linear system", optional: true)] + Bilevel.results
       + [.result("z", "n", "the inverse Hessian times dF/dy"), .result("momentum", "p", "m")],
@@ -140,12 +141,13 @@ struct BOREP: Driver {
       if io.iterations >= h.max_iter { return .done(.maxIter) }
       return .ask("upper_gradient", [x, y], [try io["fx"], try io["fy"]], fresh: true, then: .upper)
     case .upper: return .ask("lower_hvp", [x, y, z], [w], then: .product)
-    case .product: return .ask("lower_mixed", [x, y, z], [e], then: .mixed)
+    case .product:
+      if h.z_first { follow(z, w, try io["fy"]) }
+      return .ask("lower_mixed", [x, y, z], [e], then: .mixed)
     case .mixed:
       e.set(1, try io["fx"], -1, e)
       if io.iterations == 0 { m.copy(e) } else { m.set(h.beta, m, 1 - h.beta, e) }
-      z.add(w, times: -h.lr_z)
-      z.add(try io["fy"], times: h.lr_z)
+      if !h.z_first { follow(z, w, try io["fy"]) }
       x.add(m, times: -h.lr_x / (m.norm + h.eps))
       io.iterations += 1
       if io.iterations.truncatingRemainder(dividingBy: h.period) == 0, io.iterations < h.max_iter {
@@ -154,6 +156,12 @@ struct BOREP: Driver {
       }
       return .go(.inner)
     }
+  }
+
+  /// z ← z − lr_z·(H·z − F_y), where w = H·z.
+  private func follow<T: Real>(_ z: Vector<T>, _ w: Vector<T>, _ fy: Vector<T>) {
+    z.add(w, times: -h.lr_z)
+    z.add(fy, times: h.lr_z)
   }
 }
 

@@ -13,7 +13,8 @@ import ThalwegCore
 /// Errors   TW_ERROR_RANGE: a weight that is not positive and finite, sums of a and b that differ, a cost that is not
 ///          finite.
 /// Ends     converged: |P·1 − a|₁ + |Pᵀ·1 − b|₁ ≤ tol; max_iter; line_search_failed: no step rises.
-/// Differs  weights of 0 are refused: they have no potential here.
+/// Differs  weights of 0 are refused: they have no potential here. The test of a step allows for the rounding of the
+///          two potentials (8 units in the last place), which near the solution is larger than what a step gains.
 /// Source   Tang, Shavlovsky, Rahmanian, Tardini, Thekumparampil, Xiao, Ying, 2024, arXiv:2401.12253.
 struct SinkhornNewtonSparse: Driver {
   static let method = Method.solver(
@@ -84,7 +85,7 @@ struct SinkhornNewtonSparse: Driver {
         for i in 0..<u.count { u.p[i] = x.p[i] + T(t) * d.row(0).p[i] }
         for j in 0..<v.count { v.p[j] = y.p[j] + T(t) * d.row(1).p[j] }
         let there = fill(plan, u, v, cost, a, b, rows, columns)
-        if there >= value + h.ls_c * t * slope {
+        if there >= value + h.ls_c * t * slope - 8 * (T.isDouble ? 0x1p-52 : 0x1p-23) * max(abs(value), abs(there)) {
           value = there
           break
         }

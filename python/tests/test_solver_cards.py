@@ -286,21 +286,21 @@ def test_hypergradients_are_derivatives() -> None:
     x = rng(2).standard_normal(3)
     ask = q.functions()
     functions = {k: ask[k] for k in ("upper_gradient", "lower_hvp", "lower_mixed")}
-    for sentence in ("ift_hypergradient(inverse=cg, rtol=1e-12)", "ift_hypergradient(alpha=0.3, terms=300)"):
+    for sentence in ("ift_hypergradient(solver=cg, rtol=1e-12)", "ift_hypergradient(alpha=0.3, terms=300)"):
         r = tw.solver(sentence).run(x=x, y=q.best(x), **functions)
         np.testing.assert_allclose(r.hypergradient, q.hypergradient(x), atol=1e-9)
     F = lambda u: q.upper(u, q.best(u))[0]  # noqa: E731
     numeric = [(F(x + 1e-5 * e) - F(x - 1e-5 * e)) / 2e-5 for e in np.eye(3)]
     np.testing.assert_allclose(q.hypergradient(x), numeric, atol=1e-7)
     zero = tw.solver("ift_hypergradient(terms=0, alpha=0.2)").run(x=x, y=q.best(x), **functions)
-    same = tw.solver("ift_hypergradient(inverse=identity, alpha=0.2)").run(x=x, y=q.best(x), **functions)
+    same = tw.solver("ift_hypergradient(solver=identity, alpha=0.2)").run(x=x, y=q.best(x), **functions)
     assert np.array_equal(zero.hypergradient, same.hypergradient)
 
 
 @pytest.mark.parametrize("sentence, factor", [
-    ("hoag(max_iter=400, m=0.4, inflate=1.2)", 1e-6),
+    ("hoag(max_iter=400, M=0.4, inflate=1.2)", 1e-6),
     ("f2sa(max_iter=1500, lambda0=4, delta=0.05, c_alpha=0.02, a=0.3, c=0, xi=2)", 0.1), ("meha(max_iter=3000)", 0.1),
-    ("soba(max_iter=3000)", 1e-6), ("bome(max_iter=1500, lr_inner=0.2)", 0.1),
+    ("soba(max_iter=3000)", 1e-6), ("bome(max_iter=1500, lr_y=0.2)", 0.1),
 ])
 def test_bilevel_methods_lower_the_hypergradient(sentence: str, factor: float) -> None:
     q = Quadratic(rng(4))

@@ -135,30 +135,43 @@ struct VREx: Objective {
 
 /// Group distributionally robust optimisation: groups weigh more the worse they did.
 ///
-///     q_i ← q_i·exp(eta·L_i)/Σ q_j·exp(eta·L_j), equal at first;   value = Σ q_i·L_i, its gradient for the losses q
+///     q_i ← q_i·exp(eta·(L_i + C_i))/Σ q_j·exp(eta·(L_j + C_j)), equal at first;   C is `adjust`, 0 when left out
+///     value = Σ q_i·L_i, its gradient for the losses q
+///
+/// A loss that is NaN is that of a group which is not in the batch: its q changes by the normalisation alone.
 ///
 /// State    log q.
-/// Differs  nothing from DomainBed's GroupDRO. q is kept as its logarithm: no group is lost by rounding.
+/// Differs  nothing from DomainBed's GroupDRO. q is kept as its logarithm: no group is lost by rounding. A sample of
+///          group g weighs q_g over the samples of that group in the batch.
 /// Source   Sagawa, Koh, Hashimoto and Liang, 2019, arXiv:1911.08731.
 struct GroupDRO: Objective {
   static let method = Method(
     "group_dro", .weighting, "The losses of groups with weights that grow with them.",
-    rule: "q_i <- q_i*exp(eta*L_i)/sum_j q_j*exp(eta*L_j);  value = sum_i q_i*L_i;  weights = q",
+    rule: """
+      q_i <- q_i*exp(eta*(L_i + adjust_i))/sum_j q_j*exp(eta*(L_j + adjust_j));  value = sum_i q_i*L_i;  weights = q
+      """,
     source: "Sagawa, Koh, Hashimoto, Liang, 2019, arXiv:1911.08731",
-    parameters: [.number("eta", 0.01, .above(0), "step of the weights")], inputs: [losses, taskWeights])
+    parameters: [.number("eta", 0.01, .above(0), "step of the weights")],
+    inputs: [
+      losses, taskWeights,
+      .constant("adjust", "m", "added to the losses, as K/sqrt(size of the group); 0 when left out", optional: true),
+    ])
   static func state(_ h: Hyper) -> [Recollection] { [Recollection("log_q", "m")] }
   let eta: Double
   init(_ h: Hyper) { eta = h.eta }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    try refuseNonFinite(x["losses"], x.sizes["m"], "losses")
-    let L = try numbers(x, "losses"), log = try x.memory["log_q"]
-    for i in L.indices { log[i] += eta * L[i] }
+    let L = try numbers(x, "losses"), log = try x.memory["log_q"], adjust = x.optional("adjust")
+    guard L.allSatisfy({ !$0.isInfinite }) else {
+      throw Failure(Status.nonfinite, "`losses` are infinite (NaN is a group that is not in the batch)")
+    }
+    for i in L.indices where !L[i].isNaN { log[i] += eta * (L[i] + (adjust.map { Double($0[i]) } ?? 0)) }
     let (total, q) = smoothMaximum(L.indices.map { log[$0] }, 1, from: L.map { _ in 0 })
     guard total.isFinite else { throw Failure(Status.range, "`losses` times eta overflow") }
     for i in L.indices { log[i] -= total }
+    let there = L.map { $0.isNaN ? 0.0 : 1.0 }
     try cache?.keep("weights", numbers: q, T.self)
-    try cache?.keep("losses", numbers: q, T.self)
-    return L.indices.reduce(0) { $0 + q[$1] * L[$1] }
+    try cache?.keep("losses", numbers: zip(q, there).map { $0 * $1 }, T.self)
+    return L.indices.reduce(0) { there[$1] == 0 ? $0 : $0 + q[$1] * L[$1] }
   }
 }

@@ -39,7 +39,7 @@ struct SSOSurrogate: Objective {
 /// The likelihood of an unnormalised model, its normaliser estimated from noise and remembered.
 ///
 ///     g = mean_j exp(a_j), a_j = log p̃(z_j) − log q(z_j);   u ← g at first, then (1−β)·u + β·g
-///     vr: u ← (1−β)·(u − g_prev) + g, at least 1e-300, g_prev from the same samples at the previous parameters
+///     vr: u ← max((1−β)·(u − g_prev) + g, 1e-300), g_prev from the same samples at the previous parameters
 ///     value = −mean_i log p̃(x_i) + log u;   ∂/∂a_j = exp(a_j − log u)/m
 ///
 /// data (n,): log p̃ of the data; noise (m,): a; noise_before (m,): a at the previous parameters, with vr.
@@ -79,7 +79,7 @@ struct MECO: Objective {
       }
       let last = Softmax.logSum(before, m) - log(Double(m)), top = max(u[0], g, last)
       let sum = (1 - beta) * (exp(u[0] - top) - exp(last - top)) + exp(g - top)
-      u[0] = top + log(max(sum, 1e-300))
+      u[0] = max(sum > 0 ? top + log(sum) : -.infinity, log(1e-300))
     } else {
       u[0] = logAdd(log(1 - beta) + u[0], log(beta) + g)
     }
@@ -250,19 +250,21 @@ struct VWGFObjective: Objective {
 ///
 ///     s_b = ⟨gradient, u_b⟩ from a forward-mode pass;   plain: s·u,  projection: s·u/(‖u‖² + eps),  sign: sign(s)·u
 ///     gradient = Σ_b of these;   value = Σ_b factor_b·s_b, its inner product with the true gradients
+///     span: all guesses U are of one gradient, which is projected onto their span: factors (U·Uᵀ)⁺·s
 ///
 /// guesses (B, n): one a sample, or one row for a batch; slopes (B,). u = 0 gives 0. One call for each tensor.
-/// Differs  nothing from the authors' code (projection). A projection onto the span of several guesses is not here.
+/// Differs  nothing from the authors' code (projection). Singular values of U below 1e-12 of the largest count as 0.
 /// Source   Fournier, Rivaud, Belilovsky, Eickenberg and Oyallon, 2023, arXiv:2306.06968; Baydin et al., 2022.
 struct ForwardGradient: Objective {
   static let method = Method(
     "forward_gradient", .objective, "A gradient from directional derivatives along guesses.",
     rule: """
       s_b = <gradient, u_b>;  plain: s*u, projection: s*u/(|u|^2 + eps), sign: sign(s)*u;  gradient = sum over b
+      span: gradient = U'(U U')^+ s, the projection onto the span of the guesses
       """,
     source: "Fournier, Rivaud, Belilovsky, Eickenberg, Oyallon, 2023, arXiv:2306.06968; Baydin et al., 2022",
     parameters: [
-      .choice("estimator", ["projection", "plain", "sign"], "what is made of a slope"),
+      .choice("estimator", ["projection", "plain", "sign", "span"], "what is made of a slope, or of all"),
       .eps(1e-16, "added to the squared norm", .above(0)),
     ],
     inputs: [
@@ -275,16 +277,34 @@ struct ForwardGradient: Objective {
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let u = try x["guesses"], s = try x["slopes"], n = x.sizes["n"], eps: Double = h.eps
     var sum = [Double](repeating: 0, count: cache == nil ? 0 : n), value = 0.0
+    let spanned = h.is("estimator", "span") ? try span(u, s, x.sizes["B"], n) : []
     for b in 0..<x.sizes["B"] {
       let row = u + b * n, slope = Double(s[b])
       let factor =
         h.is("estimator", "plain")
-        ? slope : h.is("estimator", "sign") ? sign(slope) : slope / (Flat.squaredNorm(row, n) + eps)
+        ? slope
+        : h.is("estimator", "sign")
+          ? sign(slope)
+          : h.is("estimator", "span") ? spanned[b] : slope / (Flat.squaredNorm(row, n) + eps)
       value += factor * slope
       if !sum.isEmpty { for i in 0..<n { sum[i] += factor * Double(row[i]) } }
     }
     try cache?.keep("gradient", numbers: sum, T.self)
     return value
+  }
+
+  /// (U·Uᵀ)⁺·s.
+  private func span<T: Real>(_ u: UnsafePointer<T>, _ s: UnsafePointer<T>, _ rows: Int, _ n: Int) throws(Failure)
+    -> [Double]
+  {
+    try refuseNonFinite(u, rows * n, "guesses")
+    let svd = try LinearAlgebra.SVD(try doubles(u, rows * n), rows, n), top = svd.s.first ?? 0
+    var out = [Double](repeating: 0, count: rows)
+    for k in 0..<svd.r where svd.s[k] > top * 1e-12 {
+      let along = (0..<rows).reduce(0.0) { $0 + svd.u[$1 * svd.r + k] * Double(s[$1]) } / (svd.s[k] * svd.s[k])
+      for i in 0..<rows { out[i] += svd.u[i * svd.r + k] * along }
+    }
+    return out
   }
 }
 

@@ -28,7 +28,10 @@ enum Risk {
 ///
 ///     k = alpha·n;  η = the ⌈k⌉-th largest loss;  w_i = 1/k where L_i > η;  those equal to η share what is left
 ///     value = Σ w_i·L_i
+///     lr_t: a threshold t that is learnt, 0 at first:  w_i = 1/k where L_i > t;  value = t + Σ w_i·(L_i − t);
+///           t ← t − lr_t·(1 − Σ w_i)
 ///
+/// State    with lr_t the threshold.
 /// Errors   TW_ERROR_RANGE: a loss that is not finite.
 /// Differs  nothing from the superquantile of Rockafellar and Uryasev; ⌈k − 10⁻¹²⌉ allows for the rounding of alpha·n.
 /// Source   Rockafellar and Uryasev, 2000.
@@ -38,17 +41,29 @@ struct CVaRWeights: Objective {
     rule: """
       k = alpha*n;  eta = the ceil(k)-th largest loss;  w = 1/k where L > eta, those equal to eta share the rest
       value = sum w_i*L_i
+      lr_t: w = 1/k where L > t;  value = t + sum w_i*(L_i - t);  t <- t - lr_t*(1 - sum w_i)
       """,
     source: "Rockafellar, Uryasev, 2000",
     parameters: [
-      .number("alpha", 0.1, .between(0, 1, lowOpen: true, highOpen: false), "share of the samples in the tail")
+      .number("alpha", 0.1, .between(0, 1, lowOpen: true, highOpen: false), "share of the samples in the tail"),
+      .maybe("lr_t", .above(0), "step of a threshold that is learnt; none: the exact one of the batch"),
     ],
-    inputs: [Risk.losses, Risk.weights, .result("threshold", "", "the smallest loss in the tail")])
-  let alpha: Double
-  init(_ h: Hyper) { alpha = h.alpha }
+    inputs: [
+      Risk.losses, Risk.weights, .result("threshold", "", "the smallest loss in the tail, or t before its step"),
+    ])
+  static func state(_ h: Hyper) -> [Recollection] { [Recollection("threshold", "")] }
+  let alpha: Double, lr: Double?
+  init(_ h: Hyper) { (alpha, lr) = (h.alpha, h.has("lr_t") ? h.lr_t : nil) }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let L = try Risk.read(x), n = L.count, k = alpha * Double(n)
+    if let lr {
+      let memory = try x.memory["threshold"], t = memory[0], w = L.map { $0 > t ? 1 / k : 0 }
+      memory[0] = t - lr * (1 - w.reduce(0, +))
+      try Risk.leave(w, cache, T.self)
+      try cache?.keep("threshold", numbers: [t], T.self)
+      return zip(w, L).reduce(t) { $0 + $1.0 * ($1.1 - t) }
+    }
     let sorted = L.sorted(by: >), place = max(1, min(n, Int((k - 1e-12).rounded(.up))))
     let eta = sorted[place - 1]
     let above = L.count { $0 > eta }, equal = L.count { $0 == eta }

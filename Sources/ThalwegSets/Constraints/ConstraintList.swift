@@ -22,6 +22,7 @@ let constraintList: [any Listed.Type] = [
   Affine.self,
   SecondOrderCone.self,
   PSDCone.self,
+  ConicProjection.self,
   DoublyStochastic.self,
   Sphere.self,
   Oblique.self,

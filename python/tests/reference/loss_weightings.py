@@ -126,13 +126,15 @@ class GroupDRO(WeightingReference):
     def start(self) -> None:
         self.q: np.ndarray | None = None
 
-    def step(self, losses: np.ndarray) -> np.ndarray:
-        q = (np.ones(len(losses)) if self.q is None else self.q) * np.exp(self.eta * losses)
+    def step(self, losses: np.ndarray, adjust: np.ndarray | None = None) -> np.ndarray:
+        grown = np.exp(self.eta * (losses + (0 if adjust is None else adjust)))
+        q = (np.ones(len(losses)) if self.q is None else self.q) * np.where(np.isnan(losses), 1.0, grown)
         self.q = q / q.sum()
         return self.q
 
     def sequences(self, rng: np.random.Generator) -> Runs:
-        return [[{"losses": rng.uniform(0, 3, m)} for _ in range(6)] for m in (1, 2, 5)]
+        plain: Runs = [[{"losses": rng.uniform(0, 3, m)} for _ in range(6)] for m in (1, 2, 5)]
+        return plain + [[{"losses": rng.uniform(0, 3, 3), "adjust": np.array([0.0, 0.5, 1.0])} for _ in range(4)]]
 
 
 class ESAMSelect(WeightingReference):

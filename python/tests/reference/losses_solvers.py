@@ -340,13 +340,15 @@ class ForwardGradient(ObjectiveReference):
 
     name = "forward_gradient"
     defaults = {"estimator": "projection", "eps": 1e-16}
-    settings = ({}, {"estimator": "plain"}, {"estimator": "sign"}, {"eps": 0.5})
+    settings = ({}, {"estimator": "plain"}, {"estimator": "sign"}, {"eps": 0.5}, {"estimator": "span"})
 
     def examples(self, rng: np.random.Generator) -> Examples:
         return [{"guesses": rng.standard_normal((b, n)), "slopes": rng.standard_normal(b)} for b, n in ((1, 4), (5, 3))] + [
             {"guesses": np.array([[0.0, 0.0], [1.0, 2.0]]), "slopes": np.array([0.0, -1.0])}]
 
     def factors(self, guesses: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        if self.estimator == "span":
+            return np.linalg.pinv(guesses.T, rcond=1e-12) @ (np.linalg.pinv(guesses, rcond=1e-12) @ slopes)
         return {"plain": slopes, "sign": np.sign(slopes), "projection": slopes / (np.sum(guesses**2, axis=1) + self.eps)}[self.estimator]
 
     def value(self, guesses: np.ndarray, slopes: np.ndarray) -> float:

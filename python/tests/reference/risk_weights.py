@@ -19,11 +19,21 @@ class CVaRWeights(WeightingReference):
     """Rockafellar, Uryasev, 2000."""
 
     name = "cvar_weights"
-    defaults = {"alpha": 0.1}
-    settings = ({}, {"alpha": 0.5}, {"alpha": 1.0}, {"alpha": 0.33})
+    defaults = {"alpha": 0.1, "lr_t": None}
+    settings = ({}, {"alpha": 0.5}, {"alpha": 1.0}, {"alpha": 0.33}, {"alpha": 0.3, "lr_t": 0.2})
+
+    def start(self) -> None:
+        self.t = 0.0
+
+    def value(self, w: np.ndarray, losses: np.ndarray) -> float:
+        return float(w @ losses) if self.lr_t is None else self.last + np.mean(np.maximum(losses - self.last, 0)) / self.alpha
 
     def step(self, losses: np.ndarray) -> np.ndarray:
         k = self.alpha * len(losses)
+        if self.lr_t is not None:
+            self.last, above = self.t, losses > self.t
+            self.t -= self.lr_t * (1 - np.mean(above) / self.alpha)
+            return above / k
         eta = np.sort(losses)[::-1][max(1, int(np.ceil(k - 1e-12))) - 1]
         w = np.where(losses > eta, 1 / k, 0.0)
         w[losses == eta] = (1 - w.sum()) / np.sum(losses == eta)

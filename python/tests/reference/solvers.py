@@ -221,8 +221,8 @@ class Armijo(SolverReference):
 
 class StrongWolfe(SolverReference):
     name = "strong_wolfe"
-    defaults = {"c1": 1e-4, "c2": 0.9, "max_alpha": None, "max_iter": 10, "zoom_iter": 10}
-    settings = ({}, {"c2": 0.1}, {"c1": 0.1, "c2": 0.2, "max_alpha": 0.5}, {"max_iter": 1, "c2": 0.01}, {"zoom_iter": 0, "c2": 0.001})
+    defaults = {"c1": 1e-4, "c2": 0.9, "amax": None, "max_iter": 10, "zoom_iter": 10}
+    settings = ({}, {"c2": 0.1}, {"c1": 0.1, "c2": 0.2, "amax": 0.5}, {"max_iter": 1, "c2": 0.01}, {"zoom_iter": 0, "c2": 0.001})
 
     def cases(self, rng):
         cases = []
@@ -234,7 +234,7 @@ class StrongWolfe(SolverReference):
                                                                     "slope": lambda a: -1 + 10 * a})]
 
     def solve(self, inputs, ask):
-        f0, d0, top = inputs["phi0"], inputs["dphi0"], np.inf if self.max_alpha is None else self.max_alpha
+        f0, d0, top = inputs["phi0"], inputs["dphi0"], np.inf if self.amax is None else self.amax
         failed = {"alpha": 0.0, "phi": f0, "dphi": d0, "outcome": "line_search_failed"}
         done = lambda a, f, d, why="converged": {"alpha": a, "phi": f, "dphi": d, "outcome": why}  # noqa: E731
         if d0 >= 0:

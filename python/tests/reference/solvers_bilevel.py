@@ -4,7 +4,11 @@ The bilevel problem is quadratic: g(x, y) = y'Hy/2 + y'Bx - c'y, F(x, y) = |y - 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+
+import thalweg as tw
 
 from .solvers import Case, SolverReference, spd
 
@@ -30,7 +34,7 @@ class Quadratic:
     def functions(self):
         return {
             "upper": self.upper, "upper_gradient": lambda x, y: self.upper(x, y)[1:], "lower_gradient": self.lower,
-            "lower_hvp": lambda x, y, v: self.H @ v, "lower_mixed": lambda x, y, v: self.B.T @ v,
+            "lower_value": lambda x, y: 0.5 * y @ self.H @ y + y @ (self.B @ x - self.c), "lower_hvp": lambda x, y, v: self.H @ v, "lower_mixed": lambda x, y, v: self.B.T @ v,
             "upper_hvp": lambda x, y, v: v, "upper_mixed": lambda x, y, v: self.E @ v,
             # not quite the minimiser, within the tolerance
             "solve_lower": lambda x, y, tol: self.best(x) + 0.2 * tol * np.cos(np.arange(5.0)),
@@ -58,9 +62,9 @@ def conjugate(product, b, x, tol, limit):
 
 class IFTHypergradient(SolverReference):
     name = "ift_hypergradient"
-    defaults = {"inverse": "neumann", "alpha": 0.1, "terms": 20, "rtol": 1e-8, "max_iter": None, "damping": 0.0}
-    settings = ({}, {"alpha": 0.3, "terms": 4, "damping": 0.2}, {"inverse": "identity", "alpha": 0.7}, {"terms": 0},
-                {"inverse": "cg", "damping": 0.1}, {"inverse": "cg", "max_iter": 2}, {"alpha": 5.0})
+    defaults = {"solver": "neumann", "alpha": 0.1, "terms": 20, "rtol": 1e-8, "max_iter": None, "damping": 0.0}
+    settings = ({}, {"alpha": 0.3, "terms": 4, "damping": 0.2}, {"solver": "identity", "alpha": 0.7}, {"terms": 0},
+                {"solver": "cg", "damping": 0.1}, {"solver": "cg", "max_iter": 2}, {"alpha": 5.0})
 
     def cases(self, rng):
         q = Quadratic(rng)
@@ -72,14 +76,14 @@ class IFTHypergradient(SolverReference):
         fx, fy = ask["upper_gradient"](x, y)
         apply = lambda v: ask["lower_hvp"](x, y, v) + self.damping * v  # noqa: E731
         outcome, k = "converged", 0
-        if self.inverse == "cg":
+        if self.solver == "cg":
             limit = len(fy) if self.max_iter is None else self.max_iter
             tol = self.rtol * np.linalg.norm(fy)
             q, k, left = conjugate(apply, fy, inputs.get("q0", 0 * fy), tol, limit)
             outcome = "converged" if left <= tol else "max_iter"
         else:
             v, q = fy.copy(), self.alpha * fy
-            for _ in range(0 if self.inverse == "identity" else self.terms):
+            for _ in range(0 if self.solver == "identity" else self.terms):
                 v = v - self.alpha * apply(v)
                 q, k = q + self.alpha * v, k + 1
                 if np.linalg.norm(v) > 1e3 * np.linalg.norm(fy):
@@ -89,7 +93,7 @@ class IFTHypergradient(SolverReference):
 
 class HOAG(Bilevel):
     name = "hoag"
-    defaults = {"max_iter": 100, "tol_init": 1e-3, "decrease": "exponential", "factor": 0.9, "tol_min": 1e-12, "c": 0.25, "m": 1.0,
+    defaults = {"max_iter": 100, "tol_init": 1e-3, "decrease": "exponential", "factor": 0.9, "tol_min": 1e-12, "C": 0.25, "M": 1.0,
                 "lipschitz": None, "shrink": 0.95, "inflate": 1.0, "lower": None, "upper": None, "gtol": 0.0}
     settings = ({"max_iter": 12}, {"decrease": "quadratic", "max_iter": 9, "lipschitz": 0.05}, {"decrease": "cubic", "max_iter": 6, "inflate": 1.2},
                 {"decrease": "exact", "max_iter": 60, "gtol": 1e-5}, {"max_iter": 6, "lower": -0.2, "upper": 0.3})
@@ -105,7 +109,7 @@ class HOAG(Bilevel):
             if past is not None:
                 px, py, pF, peps = past
                 D = np.linalg.norm(x - px)
-                if F <= pF + self.c * eps + peps * (self.c + self.m) * D - self.m * L * D * D:
+                if F <= pF + self.C * eps + peps * (self.C + self.M) * D - self.M * L * D * D:
                     L *= self.shrink
                 elif F - pF >= 0.2 * abs(pF):
                     x, y, L, eps = px, py, 2 * L, max(eps / 2, self.tol_min)
@@ -149,39 +153,46 @@ class F2SA(Bilevel):
 
 class MEHA(Bilevel):
     name = "meha"
-    defaults = {"max_iter": 100, "alpha": 0.05, "beta": 0.05, "eta": 0.05, "gamma": 10.0, "c0": 2.0, "power": 0.25}
-    settings = ({"max_iter": 30}, {"max_iter": 6, "gamma": 0.5, "power": 0.0, "c0": 1.0}, {"max_iter": 4, "gamma": float("inf")})
+    defaults = {"max_iter": 100, "alpha": 0.05, "beta": 0.05, "eta": 0.05, "gamma": 10.0, "c0": 2.0, "p": 0.25, "domain": None, "regularizer": None}
+    settings = ({"max_iter": 30}, {"max_iter": 6, "gamma": 0.5, "p": 0.0, "c0": 1.0}, {"max_iter": 4, "gamma": float("inf")},
+                {"max_iter": 8, "domain": "l2_ball(0.3)", "regularizer": "l1(0.5)"})
+
+    def project(self, x):
+        return x if self.domain is None else x * min(1.0, 0.3 / np.linalg.norm(x))
+
+    def prox(self, y, step):
+        return y if self.regularizer is None else np.sign(y) * np.maximum(np.abs(y) - 0.5 * step, 0.0)
 
     def solve(self, inputs, ask):
         x, y, theta = inputs["x0"].copy(), inputs["y0"].copy(), inputs["y0"].copy()
         for k in range(self.max_iter):
-            c = self.c0 * (k + 1) ** self.power
-            theta = theta - self.eta * (ask["lower_gradient"](x, theta)[1] + (theta - y) / self.gamma)
+            c = self.c0 * (k + 1) ** self.p
+            theta = self.prox(theta - self.eta * (ask["lower_gradient"](x, theta)[1] + (theta - y) / self.gamma), self.eta)
             fx, gx, hx = ask["upper_gradient"](x, y)[0], ask["lower_gradient"](x, y)[0], ask["lower_gradient"](x, theta)[0]
-            x = x - self.alpha * (fx / c + gx - hx)
+            x = self.project(x - self.alpha * (fx / c + gx - hx))
             fy, gy = ask["upper_gradient"](x, y)[1], ask["lower_gradient"](x, y)[1]
-            y = y - self.beta * (fy / c + gy - (y - theta) / self.gamma)
+            y = self.prox(y - self.beta * (fy / c + gy - (y - theta) / self.gamma), self.beta)
         return {"x": x, "y": y, "theta": theta, "iterations": self.max_iter, "outcome": "max_iter"}
 
 
 class SOBA(Bilevel):
     name = "soba"
-    defaults = {"max_iter": 100, "lr_inner": 0.1, "lr_outer": 0.05}
-    settings = ({"max_iter": 40}, {"max_iter": 3, "lr_inner": 0.2, "lr_outer": 0.3})
+    defaults = {"max_iter": 100, "lr_in": 0.1, "lr_out": 0.05}
+    settings = ({"max_iter": 40}, {"max_iter": 3, "lr_in": 0.2, "lr_out": 0.3})
 
     def solve(self, inputs, ask):
         x, y, v = inputs["x0"].copy(), inputs["y0"].copy(), np.zeros_like(inputs["y0"])
         for _ in range(self.max_iter):
             (fx, fy), gy = ask["upper_gradient"](x, y), ask["lower_gradient"](x, y)[1]
             hv, m = ask["lower_hvp"](x, y, v), ask["lower_mixed"](x, y, v)
-            x, y, v = x - self.lr_outer * (fx + m), y - self.lr_inner * gy, v - self.lr_inner * (hv + fy)
+            x, y, v = x - self.lr_out * (fx + m), y - self.lr_in * gy, v - self.lr_in * (hv + fy)
         return {"x": x, "y": y, "v": v, "iterations": self.max_iter, "outcome": "max_iter"}
 
 
 class BOME(Bilevel):
     name = "bome"
-    defaults = {"max_iter": 100, "inner": 10, "lr_inner": 0.1, "lr": 0.05, "eta": 0.5}
-    settings = ({"max_iter": 30}, {"max_iter": 4, "inner": 1, "eta": 2.0})
+    defaults = {"max_iter": 100, "inner": 10, "lr_y": 0.1, "lr": 0.05, "eta": 0.5, "control": "grad"}
+    settings = ({"max_iter": 30}, {"max_iter": 4, "inner": 1, "eta": 2.0}, {"max_iter": 8, "control": "value", "lr_y": 0.15})
     limit = 1e-8
 
     def solve(self, inputs, ask):
@@ -189,11 +200,12 @@ class BOME(Bilevel):
         for _ in range(self.max_iter):
             yT = y.copy()
             for _ in range(self.inner):
-                yT = yT - self.lr_inner * ask["lower_gradient"](x, yT)[1]
+                yT = yT - self.lr_y * ask["lower_gradient"](x, yT)[1]
             (gx, gy), (fx, fy) = ask["lower_gradient"](x, y), ask["upper_gradient"](x, y)
             qx, qy = gx - ask["lower_gradient"](x, yT)[0], gy
             n = qx @ qx + qy @ qy
-            lam = 0.0 if n < 1e-24 else max((self.eta * n - fx @ qx - fy @ qy) / (n + 1e-12), 0.0)
+            gap = n if self.control == "grad" else ask["lower_value"](x, y) - ask["lower_value"](x, yT)
+            lam = 0.0 if n < 1e-24 else max((self.eta * gap - fx @ qx - fy @ qy) / (n + 1e-12), 0.0)
             x, y = x - self.lr * (fx + lam * qx), y - self.lr * (fy + lam * qy)
         return {"x": x, "y": y, "lambda": lam, "iterations": self.max_iter, "outcome": "max_iter"}
 
@@ -314,14 +326,19 @@ class AugmentedLagrangian(Multipliers):
 
 class DualAscent(Multipliers):
     name = "dual_ascent"
-    defaults = {"inequalities": None, "equalities": 0, "lr": 0.1, "max_iter": 100, "tol": 0.0, "init": 0.0}
-    settings = ({"inequalities": 1, "equalities": 1}, {"inequalities": 2, "max_iter": 5, "lr": 0.3, "tol": 0.5, "init": 1.0})
+    defaults = {"inequalities": None, "equalities": 0, "lr": 0.1, "max_iter": 100, "tol": 0.0, "init": 0.0, "output": "last", "seed": 0}
+    settings = ({"inequalities": 1, "equalities": 1}, {"inequalities": 2, "max_iter": 5, "lr": 0.3, "tol": 0.5, "init": 1.0},
+                {"inequalities": 2, "max_iter": 7, "lr": 0.3, "tol": 0.1, "output": "best_feasible"},
+                {"inequalities": 2, "max_iter": 20, "output": "random", "seed": 3})
 
     def solve(self, inputs, ask):
-        l, first, feasible, worst = self.start(inputs), np.arange(2) < self.inequalities, 0, 0.0
+        l, first, feasible, worst, chosen = self.start(inputs), np.arange(2) < self.inequalities, 0, 0.0, 0
         for k in range(self.max_iter):
             c = ask["minimise"](l)
             worst = max(0.0, np.max(np.where(first, c, np.abs(c))))
             feasible = k + 1 if worst <= self.tol else feasible
+            u = 0.5 * math.erfc(-tw.random_normal(self.seed, 0, k, 0, n=1)[0] / math.sqrt(2))
+            kept = {"last": True, "best_feasible": not feasible or worst <= self.tol, "random": u < 1 / (k + 1)}[self.output]
+            chosen = k + 1 if kept else chosen
             l = np.where(first, np.maximum(0.0, l + self.lr * c), l + self.lr * c)
-        return {"multipliers": l, "iterations": self.max_iter, "residual": worst, "feasible": feasible, "outcome": "max_iter"}
+        return {"multipliers": l, "iterations": self.max_iter, "residual": worst, "feasible": feasible, "chosen": chosen, "outcome": "max_iter"}

@@ -181,8 +181,8 @@ class ProxyProx(SolverReference):
 
 class PowerSGD(SolverReference):
     name = "powersgd"
-    defaults = {"rank": 2, "eps": 1e-8, "seed": 0}
-    settings = ({}, {"rank": 1, "seed": 3}, {"rank": 9}, {"rank": 3})
+    defaults = {"rank": 2, "warm_start": True, "eps": 1e-8, "start": 0, "seed": 0}
+    settings = ({}, {"rank": 1, "seed": 3}, {"rank": 9}, {"rank": 3}, {"warm_start": False, "start": 4})
 
     def cases(self, rng):
         functions = lambda: {k: lambda a: np.asarray(a, np.float64) for k in ("mean_left", "mean_right", "mean_whole")}  # noqa: E731
@@ -191,14 +191,18 @@ class PowerSGD(SolverReference):
                                            "mean_right": lambda q: 0.5 * np.asarray(q, np.float64) - 0.2}
         return [Case({"gradient": rng.standard_normal((12, 8))}, functions),
                 Case({"gradient": other, "error0": rng.standard_normal((12, 8)), "q0": rng.standard_normal((8, 2))}, with_peer, {"rank": 2}),
-                Case({"gradient": rng.standard_normal((3, 2))}, functions), Case({"gradient": rng.standard_normal((1, 6))}, functions)]
+                Case({"gradient": rng.standard_normal((3, 2))}, functions), Case({"gradient": rng.standard_normal((1, 6))}, functions),
+                # n m = (n + m) r, which is compressed, and steps behind the first
+                Case({"gradient": rng.standard_normal((4, 4))}, functions),
+                *(Case({"gradient": other, "q0": rng.standard_normal((8, 2)), "step": k}, functions, {"rank": 2}) for k in (3, 4))]
 
     def solve(self, inputs, ask):
         M = inputs["gradient"] + inputs.get("error0", 0)
         n, m = M.shape
         r = min(self.rank, n, m)
-        Q = inputs.get("q0", draws(self.seed, 0, (m, r)))
-        if n * m <= (n + m) * r:
+        step = int(inputs.get("step", 0))
+        Q = inputs["q0"] if self.warm_start and "q0" in inputs else draws(self.seed, step, (m, r))
+        if step < self.start or n * m < (n + m) * r:
             return {"output": ask["mean_whole"](M), "error": np.zeros((n, m)), "outcome": "converged"}
         P = ask["mean_left"](M @ Q).copy()
         for k in range(r):

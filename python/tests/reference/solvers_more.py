@@ -15,8 +15,8 @@ from .solvers_spectra import draws, indefinite
 class MAID(Bilevel):
     name = "maid"
     required = ("mu", "l_g")
-    defaults = {"mu": None, "l_g": None, "l_inv": 0.0, "l_b": 0.0, "eps0": 0.1, "delta0": 0.1, "alpha0": 0.01, "rho": 0.5, "rho_up": 1.25,
-                "nu": 0.5, "nu_up": 1.25, "eta": 0.5, "decrease": 0.1, "max_bt": 10, "convex": False, "tol": 0.0, "max_iter": 100,
+    defaults = {"mu": None, "l_g": None, "l_inv": 0.0, "l_b": 0.0, "eps0": 0.1, "delta0": 0.1, "alpha0": 0.01, "rho": 0.5, "rho_bar": 1.25,
+                "nu": 0.5, "nu_bar": 1.25, "eta": 0.5, "lam": 0.1, "max_bt": 10, "convex": False, "tol": 0.0, "max_iter": 100,
                 "max_solves": 10000}
     settings = ({"mu": 1.0, "l_g": 1.0, "max_iter": 15}, {"mu": 1.0, "l_g": 1.0, "alpha0": 5.0, "max_bt": 2, "convex": True, "max_iter": 10},
                 {"mu": 1.0, "l_g": 1.0, "tol": 1e-2, "max_iter": 300}, {"mu": 0.5, "l_g": 2.0, "l_inv": 0.1, "l_b": 0.1, "max_solves": 12})
@@ -48,7 +48,7 @@ class MAID(Bilevel):
             taken = False
             if omega <= (1 - self.eta) * np.linalg.norm(z):
                 low = F - n * eps - (0 if self.convex else self.l_g * eps**2 / 2)
-                a, far = alpha, self.nu_up * eps
+                a, far = alpha, self.nu_bar * eps
                 for _ in range(budget):
                     if solves >= self.max_solves:
                         return out("max_iter")
@@ -56,8 +56,8 @@ class MAID(Bilevel):
                     yn = ask["solve_lower"](xn, y, eps)
                     solves += 1
                     Fn, _, gy = ask["upper"](xn, yn)
-                    if Fn + np.linalg.norm(gy) * far + self.l_g * far**2 / 2 - low + self.decrease * a * z @ z <= 0:
-                        x, y, alpha, eps, delta, budget, k, taken = xn, yn, self.rho_up * a, far, self.nu_up * delta, self.max_bt, k + 1, True
+                    if Fn + np.linalg.norm(gy) * far + self.l_g * far**2 / 2 - low + self.lam * a * z @ z <= 0:
+                        x, y, alpha, eps, delta, budget, k, taken = xn, yn, self.rho_bar * a, far, self.nu_bar * delta, self.max_bt, k + 1, True
                         break
                     a *= self.rho
                 else:
@@ -68,13 +68,13 @@ class MAID(Bilevel):
 
 class SLBAMM(Bilevel):
     name = "sl_bamm"
-    defaults = {"max_iter": 100, "mu0": 0.5, "power": 10.0, "beta": 0.1, "eta0": 0.1, "alpha0": 0.1, "tau": 0.025, "strategy": "s3"}
+    defaults = {"max_iter": 100, "mu0": 0.5, "p": 10.0, "beta": 0.1, "eta0": 0.1, "alpha0": 0.1, "tau": 0.025, "strategy": "s3"}
     settings = ({"max_iter": 30}, {"strategy": "s1", "max_iter": 5, "tau": 0.1}, {"strategy": "s2", "max_iter": 5})
 
     def solve(self, inputs, ask):
         x, y, v = inputs["x0"].copy(), inputs["y0"].copy(), np.zeros(5)
         for k in range(1, self.max_iter + 1):
-            mu = self.mu0 * k ** (-1 / self.power)
+            mu = self.mu0 * k ** (-1 / self.p)
             low, high = {"s1": (2, 7), "s2": (1, 5), "s3": (0, 3)}[self.strategy]
             eta, alpha = k ** (-self.tau / 2) * mu**low, k ** (-3 * self.tau / 2) * mu**high
             (fx, fy), gy = ask["upper_gradient"](x, y), ask["lower_gradient"](x, y)[1]
@@ -87,8 +87,9 @@ class SLBAMM(Bilevel):
 class BOREP(Bilevel):
     name = "bo_rep"
     defaults = {"max_iter": 100, "warm": 50, "period": 2, "inner": 5, "radius": None, "lr_y": 0.1, "lr_z": 0.1, "lr_x": 0.01, "beta": 0.9,
-                "eps": 1e-10}
-    settings = ({"max_iter": 30}, {"max_iter": 7, "warm": 0, "period": 3, "inner": 2, "radius": 0.01, "beta": 0.5}, {"max_iter": 0, "warm": 3})
+                "eps": 1e-10, "z_first": False}
+    settings = ({"max_iter": 30}, {"max_iter": 7, "warm": 0, "period": 3, "inner": 2, "radius": 0.01, "beta": 0.5}, {"max_iter": 0, "warm": 3},
+                {"max_iter": 9, "z_first": True, "lr_z": 0.2})
 
     def solve(self, inputs, ask):
         x, y, z, m = inputs["x0"].copy(), inputs["y0"].copy(), np.zeros(5), np.zeros(3)
@@ -103,9 +104,10 @@ class BOREP(Bilevel):
                     if self.radius is not None and away > self.radius:
                         y = c + self.radius * (y - c) / away
             fx, fy = ask["upper_gradient"](x, y)
-            hz, e = ask["lower_hvp"](x, y, z), fx - ask["lower_mixed"](x, y, z)
+            new = z - self.lr_z * (ask["lower_hvp"](x, y, z) - fy)
+            e = fx - ask["lower_mixed"](x, y, new if self.z_first else z)
             m = e if t == 0 else self.beta * m + (1 - self.beta) * e
-            z = z - self.lr_z * (hz - fy)
+            z = new
             x = x - self.lr_x * m / (np.linalg.norm(m) + self.eps)
         return {"x": x, "y": y, "z": z, "momentum": m, "iterations": self.max_iter, "outcome": "max_iter"}
 

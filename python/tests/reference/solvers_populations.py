@@ -172,7 +172,7 @@ class NelderMead(SolverReference):
     def solve(self, inputs, ask):
         x0, n = inputs["x0"], len(inputs["x0"])
         rho, chi, psi, sigma = (1, 1 + 2 / n, 0.75 - 1 / (2 * n), 1 - 1 / n) if self.adaptive else (1, 2, 0.5, 0.5)
-        sim, count, k = [x0.copy() for _ in range(n + 1)], 0, 0
+        sim, count, k = [x0.copy() for _ in range(n + 1)], 0, 1  # the first simplex is step 1
         for j in range(n):
             sim[j + 1][j] = (1 + self.nonzdelt) * x0[j] if x0[j] != 0 else self.zdelt
 
