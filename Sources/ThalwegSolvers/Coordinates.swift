@@ -76,7 +76,7 @@ struct RCD: Driver {
 /// Blocks are runs of `block` entries. g is `regularizer`, separable, or none; its strong convexity is gamma. y is the
 /// answer.
 /// Ends     max_iter.
-/// Differs  the variance-reduced form is not here.
+/// Differs  the variance-reduced form is `acoder_vr`.
 /// Source   Lin, Song, Diakonikolas, 2023, arXiv:2303.16279.
 struct ACODER: Driver {
   static let method = Method.solver(

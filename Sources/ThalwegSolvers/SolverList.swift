@@ -110,4 +110,8 @@ let solverList: [any Listed.Type] = [
   DLRT.self,
   TDLRT.self,
   GreedyTN.self,
+  ACODERVR.self,
+  FDRLifted.self,
+  SubmodularDCA.self,
+  FractionalCD.self,
 ]

@@ -27,9 +27,10 @@ class BCD(SolverReference):
         H, c = spd(rng, 7), rng.standard_normal(7)
         functions = lambda: {"gradient": lambda x: H @ np.asarray(x, np.float64) - c, "second": lambda x: H + 0.1 * np.diag(np.asarray(x, np.float64) ** 2),  # noqa: E731
                              "value": lambda x: float(np.asarray(x, np.float64) @ (H @ np.asarray(x, np.float64) / 2 - c))}
-        x0, prox, L = rng.standard_normal(7), {"regularizer": "l1(0.3)", "update": "lipschitz", "rule": "gsl"}, np.diag(H).copy()
+        x0, prox, L = rng.standard_normal(7), {"regularizer": "l1(0.3)", "update": "lipschitz", "rule": "gsl"}, 1.1 * np.diag(H)
         given = {"x0": x0, "uniforms": rng.uniform(size=20)}
-        return [Case(given | {"hessian": H}, functions), Case(given | {"lipschitz": L}, functions, prox),
+        own = {"lipschitz": L} if self.backtrack else {}  # at the curvature itself rounding decides whether L doubles
+        return [Case(given | {"hessian": H} | own, functions), Case(given | {"lipschitz": L}, functions, prox),
                 Case(given | {"lipschitz": L}, functions, {**prox, "rule": "cyclic", "blocks": "partition"}),
                 Case({"x0": x0}, functions, {"rule": "cyclic", "blocks": "partition", "update": "newton", "backtrack": False, "max_iter": 9}),
                 Case({"x0": x0}, functions, {"rule": "gs", "update": "lipschitz", "backtrack": True, "max_iter": 20})]
