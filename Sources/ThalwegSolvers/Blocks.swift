@@ -10,6 +10,8 @@ private struct Blocks {
   var count: Int { (n + size - 1) / size }
   func first(_ b: Int) -> Int { b * size }
   func length(_ b: Int) -> Int { min(size, n - b * size) }
+  func entries(_ b: Int) -> [Int] { Array(first(b)..<(first(b) + length(b))) }
+  func number(of entry: Int) -> Int { entry / size }
 }
 
 extension Vector {
@@ -19,45 +21,75 @@ extension Vector {
 
 /// Block coordinate descent with greedy rules: the block that promises the largest decrease is updated.
 ///
-///     score of block b: gs |g_b|²;  gsl |g_b|²/L_b;  gsd Σ g_i²/L_i;  gsq g_bᵀ·H_bb⁻¹·g_b;  cyclic: in turn
-///     update: lipschitz x_b ← prox(x_b − g_b/L_b, 1/L_b);  matrix x_b ← x_b − H_bb⁻¹·g_b
+///     score of block b: gs |g_b|²;  gsl |g_b|²/L_b;  gsd Σ g_i²/L_i;  gsq g_bᵀ·H_bb⁻¹·g_b;  cyclic, random: none
+///     update: lipschitz x_b ← prox(x_b − g_b/L_b, 1/L_b);  matrix x_b ← x_b − H_bb⁻¹·g_b;
+///       newton x_b ← x_b − t·H_bb⁻¹·g_b with the Hessian at x, t halved from 1 until f falls by 1e-4·t·g_bᵀ·H_bb⁻¹·g_b
+///     blocks=variable: the `block` entries of largest g_i² (gs), g_i²/L_i (gsl), g_i²/Σ_j |H_ij| (gsd); gsq: those of
+///       d after ten steps d ← the `block` largest of d − (g + H·d)/λ_max
+///     backtrack: L_b doubles until f(x + d) ≤ f(x) + ⟨g, d⟩ + L_b/2·|d|², d the step
 ///
-/// Of equal scores the lower block wins. L_i are `lipschitz`, or the diagonal of `hessian` (a bound of the Hessian);
-/// L_b are `block_lipschitz`, or the sums of the L_i of a block. With a regularizer a greedy block is scored by
-/// L_b·|d_b|², d_b its prox step.
-/// Errors   TW_ERROR_NEEDS: neither lipschitz nor hessian, or gsq or matrix without hessian.
-/// Ends     converged: |g| ≤ tol, or with a regularizer Σ L_b·|d_b|² ≤ tol² over all blocks; max_iter.
-/// Differs  the authors' code scores by L1 norms of blocks. Random blocks are `rcd`; variable blocks are not here.
+/// Of equal scores the lower block wins. L_i are `lipschitz`, or the diagonal of `hessian` (a bound of the Hessian), or
+/// with `backtrack` 1 at first; L_b are `block_lipschitz`, or the sums of the L_i of a block. With a regularizer a
+/// greedy block is scored by what its prox step takes off the model, −⟨g_b, d_b⟩ − L_b/2·|d_b|² − R(x_b + d_b) + R(x_b).
+/// Random blocks come from uniform draws: `uniforms` of the host, or those of `seed`.
+/// Errors   TW_ERROR_NEEDS: no Lipschitz constants where they count, or gsq, matrix or variable gsd without hessian.
+/// Ends     converged: |g| ≤ tol, or with a regularizer Σ L_b·|d_b|² ≤ tol² over all blocks (variable: entries);
+///          max_iter; line_search_failed: 60 halvings, or L_b, in vain.
+/// Differs  the authors' code scores by L1 norms of blocks. Message passing on trees is not here: H_bb is factorised.
 /// Source   Nutini, Laradji, Schmidt, 2022, arXiv:1712.08859.
 struct BCD: Driver {
   static let method = Method.solver(
     "bcd", "Block coordinate descent with greedy rules.",
     rule: """
       gs |g_b|^2;  gsl |g_b|^2/L_b;  gsd sum g_i^2/L_i;  gsq g_b' H_bb^-1 g_b: the block of the largest score
-      lipschitz x_b <- prox(x_b - g_b/L_b, 1/L_b);  matrix x_b <- x_b - H_bb^-1 g_b
+      lipschitz x_b <- prox(x_b - g_b/L_b, 1/L_b);  matrix x_b <- x_b - H_bb^-1 g_b;  newton: with a line search
+      blocks=variable: the entries of the largest scores;  backtrack: L_b doubles until the model bounds f
       """,
     source: "Nutini, Laradji, Schmidt, 2022, arXiv:1712.08859",
     parameters: [
-      .choice("rule", ["gsl", "gs", "gsd", "gsq", "cyclic"], "which block"),
-      .choice("update", ["lipschitz", "matrix"], "what is done with it"), Blocks.size,
+      .choice("rule", ["gsl", "gs", "gsd", "gsq", "cyclic", "random"], "which block"),
+      .choice("update", ["lipschitz", "matrix", "newton"], "what is done with it"), Blocks.size,
+      .choice("blocks", ["partition", "variable"], "runs of entries, or the best entries of each step"),
+      .flag("backtrack", false, "lipschitz: double L_b until the model bounds the function"),
       .integer("max_iter", 100, .atLeast(0), "most updates"),
-      .number("tol", 1e-8, .atLeast(0), "gradient that ends it"),
+      .number("tol", 1e-8, .atLeast(0), "gradient that ends it"), .integer("seed", 0, .atLeast(0), "of random blocks"),
       HeldProx.parameter("regularizer", "of the proximal update, separable"),
     ],
     inputs: [
       .constant("x0", "n", "where it starts"), .constant("lipschitz", "n", "L_i", optional: true),
       .constant("block_lipschitz", "blocks", "L_b", optional: true),
-      .constant("hessian", "n, n", "a bound of the Hessian", optional: true), .result("x", "n", "the point"),
-      .result("iterations", "", "updates"), .result("residual", "", "norm of the gradient, or of all prox steps"),
+      .constant("hessian", "n, n", "a bound of the Hessian", optional: true),
+      .constant("uniforms", "steps", "draws in [0, 1) of random blocks, one a step", optional: true),
+      .result("x", "n", "the point"), .result("iterations", "", "updates"),
+      .result("residual", "", "norm of the gradient, or of all prox steps"),
     ],
     asks: [
       RequestKind(
         "gradient", "the gradient", given: [.given("point", "n", "where")],
-        wanted: [.wanted("gradient", "n", "gradient there")])
-    ], kept: [.kept("g", "n", "gradient"), .kept("step", "n", "steps of all blocks")],
+        wanted: [.wanted("gradient", "n", "gradient there")]),
+      RequestKind(
+        "value", "the value of the smooth part", given: [.given("point", "n", "where")],
+        wanted: [.wanted("value", "", "value there")], takesNonfinite: true),
+      RequestKind(
+        "second", "the Hessian", given: [.given("point", "n", "where")],
+        wanted: [.wanted("second", "n, n", "Hessian there")]),
+    ],
+    kept: [
+      .kept("g", "n", "gradient"), .kept("bounds", "n", "L_i"), .kept("chosen", "n", "1 in the block"),
+      .kept("move", "n", "its step"), .kept("trial", "n", "trial point"), .kept("h", "n, n", "Hessian at x"),
+      .kept("f", "", "value at x"), .kept("scale", "", "step of the line search"),
+      .kept("top", "", "largest eigenvalue of hessian"),
+    ],
     validate: { (h) throws(Failure) in
       guard !h.given("regularizer") || (h.is("update", "lipschitz") && !h.is("rule", "gsq")) else {
         throw Failure(Status.range, "bcd: a `regularizer` goes with update=lipschitz, and not with rule=gsq")
+      }
+      guard !h.backtrack || h.is("update", "lipschitz") else {
+        throw Failure(Status.range, "bcd: `backtrack` goes with update=lipschitz")
+      }
+      let isGreedy = !h.is("rule", "cyclic") && !h.is("rule", "random")
+      guard h.is("blocks", "partition") || isGreedy else {
+        throw Failure(Status.range, "bcd: blocks=variable goes with a greedy rule")
       }
     })
 
@@ -66,95 +98,224 @@ struct BCD: Driver {
     self.h = h
     prox = try HeldProx(h, "regularizer")
   }
-  enum Phase: Int { case start, gradient }
+  enum Phase: Int { case start, gradient, hessian, value, trial }
+
+  private var isVariable: Bool { h.is("blocks", "variable") }
 
   private func check<T: Real>(_ io: DriverIO<T>, _ blocks: Blocks) throws(Failure) {
-    guard io.optional("lipschitz") != nil || io.optional("hessian") != nil else {
+    let hessian = io.optional("hessian"), given = io.optional("lipschitz"), bounds = try io["bounds"]
+    let usesBounds = h.is("update", "lipschitz") || h.is("rule", "gsl") || (h.is("rule", "gsd") && !isVariable)
+    guard given != nil || hessian != nil || h.backtrack || !usesBounds else {
       throw Failure(Status.needs, "bcd needs `lipschitz` or `hessian`")
     }
-    guard io.optional("hessian") != nil || (h.is("update", "lipschitz") && !h.is("rule", "gsq")) else {
-      throw Failure(Status.needs, "bcd: gsq and update=matrix need `hessian`")
-    }
-    if let bounds = io.optional("block_lipschitz"), bounds.count != blocks.count {
-      throw Failure(
-        Status.shape, "`block_lipschitz` must have \(blocks.count) elements, one a block, got \(bounds.count)")
+    guard
+      hessian != nil
+        || !(h.is("update", "matrix") || h.is("rule", "gsq") || (h.is("rule", "gsd") && isVariable))
+    else { throw Failure(Status.needs, "bcd: gsq, variable gsd and update=matrix need `hessian`") }
+    if let own = io.optional("block_lipschitz") {
+      guard !isVariable, !h.backtrack else {
+        throw Failure(Status.range, "bcd: `block_lipschitz` goes with fixed blocks, and without `backtrack`")
+      }
+      guard own.count == blocks.count else {
+        throw Failure(
+          Status.shape, "`block_lipschitz` must have \(blocks.count) elements, one a block, got \(own.count)")
+      }
     }
     for i in 0..<blocks.n {
-      let l = bound(io, i)
+      let l = given.map { Double($0.p[i]) } ?? hessian.map { Double($0.p[i * blocks.n + i]) } ?? 1
       guard l > 0, l.isFinite else {
         throw Failure(Status.range, "bcd: Lipschitz constants must be positive and finite, got \(text(l)) at \(i)")
       }
+      bounds.p[i] = T(l)
     }
   }
-  /// L_i.
-  private func bound<T: Real>(_ io: DriverIO<T>, _ i: Int) -> Double {
-    if let l = io.optional("lipschitz") { return Double(l.p[i]) }
-    return io.optional("hessian").map { Double($0.p[i * io.sizes["n"] + i]) } ?? .nan
-  }
-  /// L_b.
-  private func bound<T: Real>(_ io: DriverIO<T>, block b: Int, _ blocks: Blocks) -> Double {
-    if let l = io.optional("block_lipschitz") { return Double(l.p[b]) }
-    return (blocks.first(b)..<(blocks.first(b) + blocks.length(b))).reduce(0.0) { $0 + bound(io, $1) }
+  /// L_b of a block, or of some entries (b nil).
+  private func bound<T: Real>(_ io: DriverIO<T>, _ b: Int?, _ entries: [Int]) throws(Failure) -> Double {
+    if let b, let l = io.optional("block_lipschitz") { return Double(l.p[b]) }
+    let bounds = try io["bounds"]
+    return entries.reduce(0.0) { $0 + Double(bounds.p[$1]) }
   }
   /// H_bb⁻¹·g_b.
-  private func newton<T: Real>(_ io: DriverIO<T>, _ b: Int, _ blocks: Blocks, _ g: Vector<T>) throws(Failure)
+  private func newton<T: Real>(_ a: Vector<T>, _ entries: [Int], _ g: Vector<T>) throws(Failure) -> [Double] {
+    let n = entries.count, size = g.count
+    try Memory.ask(16 &* n &* n)
+    var block = [Double](repeating: 0, count: n * n)
+    for i in 0..<n { for j in 0..<n { block[i * n + j] = Double(a.p[entries[i] * size + entries[j]]) } }
+    return try LinearAlgebra.solvePositive(block, entries.map { Double(g.p[$0]) }, n, 1)
+  }
+  /// The proximal gradient step of some entries with the bound l, and what it takes off the model.
+  private func step<T: Real>(_ x: Vector<T>, _ g: Vector<T>, _ entries: [Int], _ l: Double) throws(Failure)
+    -> (d: [Double], fall: Double)
+  {
+    guard let prox else {
+      let d = entries.map { -Double(g.p[$0]) / l }
+      return (d, d.reduce(0) { $0 + l / 2 * $1 * $1 })
+    }
+    var old = entries.map { x.p[$0] }, new = entries.map { T(Double(x.p[$0]) - Double(g.p[$0]) / l) }
+    let shape = Shape(dimensions: [entries.count])
+    var fall = 0.0
+    try new.withUnsafeMutableBufferPointer { (p) throws(Failure) in
+      guard let p = p.baseAddress else { return }
+      try prox.apply(p, shape, 1 / l)
+      fall -= try prox.value(p, shape)
+    }
+    try old.withUnsafeMutableBufferPointer { (p) throws(Failure) in
+      if let p = p.baseAddress { fall += try prox.value(p, shape) }
+    }
+    let d = zip(new, old).map { Double($0) - Double($1) }
+    for (k, i) in entries.enumerated() {
+      let slope = Double(g.p[i])
+      fall -= slope * d[k] + l / 2 * d[k] * d[k]
+    }
+    return (d, fall)
+  }
+
+  /// The entries to update, and the measure that ends the run.
+  private func choose<T: Real>(_ io: DriverIO<T>, _ blocks: Blocks) throws(Failure) -> (entries: [Int], size: Double) {
+    let x = try io["x"], g = try io["g"], bounds = try io["bounds"], n = blocks.n
+    let all = isVariable ? (0..<n).map { [$0] } : (0..<blocks.count).map { blocks.entries($0) }
+    var scores = [Double](repeating: 0, count: all.count), size = 0.0
+    for (b, entries) in all.enumerated() {
+      let square = entries.reduce(0.0) { $0 + Double(g.p[$1]) * Double(g.p[$1]) }
+      if prox != nil {
+        let l = try bound(io, isVariable ? nil : b, entries), (d, fall) = try step(x, g, entries, l)
+        scores[b] = fall
+        size += l * d.reduce(0) { $0 + $1 * $1 }
+        continue
+      }
+      size += square
+      if h.is("rule", "gs") {
+        scores[b] = square
+      } else if h.is("rule", "gsl") {
+        scores[b] = square / (try bound(io, isVariable ? nil : b, entries))
+      } else if h.is("rule", "gsd") {
+        scores[b] = entries.reduce(0.0) { sum, i in
+          var l = Double(bounds.p[i])
+          if isVariable, let row = io.optional("hessian")?.row(i) {
+            l = 0
+            for j in 0..<n { l += Double(abs(row.p[j])) }
+          }
+          return sum + Double(g.p[i]) * Double(g.p[i]) / l
+        }
+      } else if h.is("rule", "gsq"), !isVariable, let a = io.optional("hessian") {
+        let d = try newton(a, entries, g)
+        scores[b] = d.indices.reduce(0.0) { $0 + d[$1] * Double(g.p[entries[$1]]) }
+      }
+    }
+    if isVariable {
+      if h.is("rule", "gsq"), let a = io.optional("hessian") { scores = try sparse(io, a, g, blocks.size) }
+      return (largest(scores, blocks.size), size.squareRoot())
+    }
+    var chosen = 0
+    if h.is("rule", "cyclic") {
+      chosen = try io.count("iterations") % all.count
+    } else if h.is("rule", "random") {
+      let k = try io.count("iterations"),
+        key = Random.key(seed: UInt64(h.integer("seed")), stream: 0, step: 0, tensor: 0)
+      let draw = io.optional("uniforms").map { Double($0.p[min(k, $0.count - 1)]) } ?? Random.uniform(key, UInt64(k))
+      guard draw >= 0, draw < 1 else { throw Failure(Status.range, "`uniforms` must be in [0, 1), got \(text(draw))") }
+      chosen = min(Int(draw * Double(all.count)), all.count - 1)
+    } else {
+      for b in all.indices where scores[b] > scores[chosen] { chosen = b }
+    }
+    return (all[chosen], size.squareRoot())
+  }
+  /// Where the largest numbers are, the lower index first in a tie, in rising order.
+  private func largest(_ x: [Double], _ count: Int) -> [Int] {
+    let order = x.indices.sorted { (a: Int, b: Int) -> Bool in x[a] == x[b] ? a < b : x[a] > x[b] }
+    return order.prefix(count).sorted()
+  }
+  /// |d| after ten steps of hard thresholding on ⟨g, d⟩ + ½·dᵀ·H·d.
+  private func sparse<T: Real>(_ io: DriverIO<T>, _ a: Vector<T>, _ g: Vector<T>, _ keep: Int) throws(Failure)
     -> [Double]
   {
-    guard let hessian = io.optional("hessian") else { return [] }
-    let first = blocks.first(b), n = blocks.length(b)
-    try Memory.ask(16 &* n &* n)
-    var a = [Double](repeating: 0, count: n * n)
-    for i in 0..<n { for j in 0..<n { a[i * n + j] = Double(hessian.p[(first + i) * blocks.n + first + j]) } }
-    return try LinearAlgebra.solvePositive(a, (0..<n).map { Double(g.p[first + $0]) }, n, 1)
+    let n = g.count, wide = (0..<a.count).map { Double(a.p[$0]) }
+    if io.top == 0 { io.top = try LinearAlgebra.Eigen(wide, n).values.first ?? 0 }
+    guard io.top > 0 else { throw Failure(Status.numeric, "bcd: `hessian` must be positive definite") }
+    var d = [Double](repeating: 0, count: n), moved = d
+    for _ in 0..<10 {
+      for i in 0..<n {
+        var slope = Double(g.p[i])
+        for j in 0..<n { slope += wide[i * n + j] * d[j] }
+        moved[i] = d[i] - slope / io.top
+      }
+      d = [Double](repeating: 0, count: n)
+      for i in largest(moved.map { abs($0) }, keep) { d[i] = moved[i] }
+    }
+    return d.map { abs($0) }
   }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
-    let x = try io["x"], g = try io["g"], step = try io["step"], blocks = Blocks(h, x.count)
-    if phase == .start {
+    let x = try io["x"], g = try io["g"], chosen = try io["chosen"], move = try io["move"], trial = try io["trial"]
+    let blocks = Blocks(h, x.count)
+    func entries() -> [Int] { (0..<x.count).filter { chosen.p[$0] == 1 } }
+    func put(_ d: [Double], _ at: [Int]) {
+      move.fill(0)
+      for (k, i) in at.enumerated() { move.p[i] = T(d[k]) }
+    }
+    switch phase {
+    case .start:
       x.copy(try io["x0"])
       try check(io, blocks)
       return h.max_iter == 0 ? .done(.maxIter) : .ask("gradient", [x], [g], then: .gradient)
-    }
-    var best = -1.0, chosen = 0, all = 0.0
-    for b in 0..<blocks.count {
-      let part = step.run(blocks.first(b), blocks.length(b)), own = g.run(blocks.first(b), blocks.length(b))
-      let l = bound(io, block: b, blocks)
-      var score = own.dot(own)
-      if let prox {
-        part.set(1, x.run(blocks.first(b), blocks.length(b)), -1 / l, own)
-        try prox.apply(part, 1 / l)
-        part.add(x.run(blocks.first(b), blocks.length(b)), times: -1)
-        score = l * part.dot(part)
-        all += score
-      } else {
-        all += score
-        if h.is("rule", "gsl") { score /= l }
-        if h.is("rule", "gsd") {
-          score = (0..<own.count).reduce(0.0) { sum, i in
-            sum + Double(own.p[i]) * Double(own.p[i]) / bound(io, blocks.first(b) + i)
-          }
-        }
-        if h.is("rule", "gsq") {
-          let d = try newton(io, b, blocks, g)
-          score = d.indices.reduce(0.0) { $0 + d[$1] * Double(own.p[$1]) }
-        }
+    case .gradient:
+      let (at, size) = try choose(io, blocks)
+      io.residual = size
+      if size <= h.tol { return .done(.converged) }
+      chosen.fill(0)
+      for i in at { chosen.p[i] = 1 }
+      if h.is("update", "newton") {
+        guard let own = io.optional("hessian") else { return .ask("second", [x], [try io["h"]], then: .hessian) }
+        try io["h"].copy(own)
+        return .go(.hessian)
       }
-      if score > best { (best, chosen) = (score, b) }
+      if h.is("update", "matrix"), let a = io.optional("hessian") {
+        put(try newton(a, at, g), at)
+        x.add(move, times: -1)
+        return next(io, x, g)
+      }
+      if h.backtrack { return .ask("value", [x], [], then: .value) }
+      let block = isVariable ? nil : blocks.number(of: at[0])
+      put(try step(x, g, at, bound(io, block, at)).d, at)
+      x.add(move)
+      return next(io, x, g)
+    case .hessian:
+      let at = entries()
+      put(try newton(try io["h"], at, g).map { -$0 }, at)
+      io.scale = 1
+      return .ask("value", [x], [], then: .value)
+    case .value:
+      io.f = io.value
+      guard io.f.isFinite else { return .done(.nonfinite) }
+      if h.backtrack { put(try step(x, g, entries(), bound(io, nil, entries())).d, entries()) }
+      trial.set(1, x, h.backtrack ? 1 : io.scale, move)
+      return .ask("value", [trial], [], then: .trial)
+    case .trial:
+      let slack = 32 * (T.isDouble ? 0x1p-52 : 0x1p-23) * max(abs(io.f), abs(io.value)), slope = g.dot(move)
+      let model = h.backtrack ? slope + (try bound(io, nil, entries())) / 2 * move.dot(move) : 1e-4 * io.scale * slope
+      if io.value <= io.f + model + slack {
+        x.copy(trial)
+        return next(io, x, g)
+      }
+      if h.backtrack {
+        let bounds = try io["bounds"], at = entries()
+        for i in at { bounds.p[i] *= 2 }
+        guard at.allSatisfy({ bounds.p[$0] < T(1e37) }) else { return .done(.lineSearchFailed) }
+        put(try step(x, g, at, bound(io, nil, at)).d, at)
+        trial.set(1, x, 1, move)
+      } else {
+        io.scale /= 2
+        guard io.scale > 0x1p-60 else { return .done(.lineSearchFailed) }
+        trial.set(1, x, io.scale, move)
+      }
+      return .ask("value", [trial], [], then: .trial)
     }
-    io.residual = all.squareRoot()
-    if io.residual <= h.tol { return .done(.converged) }
-    if h.is("rule", "cyclic") { chosen = try io.count("iterations") % blocks.count }
-    let first = blocks.first(chosen), part = x.run(first, blocks.length(chosen))
-    if prox != nil {
-      part.add(step.run(first, part.count))
-    } else if h.is("update", "matrix") {
-      let d = try newton(io, chosen, blocks, g)
-      for i in d.indices { part.p[i] = T(Double(part.p[i]) - d[i]) }
-    } else {
-      part.add(g.run(first, part.count), times: -1 / bound(io, block: chosen, blocks))
-    }
+  }
+  private func next<T: Real>(_ io: DriverIO<T>, _ x: Vector<T>, _ g: Vector<T>) -> Verdict<Phase> {
     io.iterations += 1
-    if io.iterations >= h.max_iter { return .done(.maxIter) }
+    let spent =
+      h.is("rule", "random") ? io.optional("uniforms").map { io.iterations >= Double($0.count) } ?? false : false
+    if io.iterations >= h.max_iter || spent { return .done(.maxIter) }
     return .ask("gradient", [x], [g], then: .gradient)
   }
 }

@@ -8,8 +8,7 @@ import ThalwegCore
 ///
 /// A row of zeros is left out.
 /// Errors   TW_ERROR_RANGE: a label that is not −1 or 1.
-/// Ends     converged: |d|·|x_i| ≤ tol in a sweep; max_iter: `margin` tells the worst row.
-/// Differs  the change that ends it is that of the weights, not of the multiplier.
+/// Ends     converged: |d| ≤ tol in a sweep; max_iter: `worst` tells the least margin.
 /// Source   Hildreth, 1957; Evron et al., 2023, arXiv:2306.03534.
 struct SequentialMaxMargin: Driver {
   static let method = Method.solver(
@@ -21,13 +20,14 @@ struct SequentialMaxMargin: Driver {
     source: "Hildreth, 1957; Evron et al., 2023, arXiv:2306.03534",
     parameters: [
       .number("margin", 1, .above(0), "required margin"), .integer("max_iter", 1000, .atLeast(1), "most sweeps"),
-      .number("tol", 1e-8, .atLeast(0), "change of the weights that ends it"),
+      .number("tol", 1e-8, .atLeast(0), "largest change of a multiplier that ends it"),
     ],
     inputs: [
       .constant("features", "n, d", "one row a sample"), .integer("labels", "n", "-1 or 1"),
       .constant("w0", "d", "weights before; 0 when left out", optional: true), .result("w", "d", "the weights"),
       .result("multipliers", "n", "multipliers"), .result("iterations", "", "sweeps"),
-      .result("residual", "", "largest change of the last sweep"), .result("worst", "", "least margin of a row"),
+      .result("residual", "", "largest change of a multiplier in the last sweep"),
+      .result("worst", "", "least margin of a row"),
     ])
 
   let h: Hyper
@@ -48,7 +48,7 @@ struct SequentialMaxMargin: Driver {
         let d = max((h.margin - sign * row.dot(w)) / size, -Double(multipliers.p[i]))
         multipliers.p[i] += T(d)
         w.add(row, times: d * sign)
-        change = max(change, abs(d) * size.squareRoot())
+        change = max(change, abs(d))
       }
       io.iterations += 1
       io.residual = change

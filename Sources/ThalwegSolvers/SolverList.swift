@@ -120,4 +120,7 @@ let solverList: [any Listed.Type] = [
   DLRT.self,
   TDLRT.self,
   GreedyTN.self,
+  FDRLifted.self,
+  SubmodularDCA.self,
+  FractionalCD.self,
 ]

@@ -81,11 +81,12 @@ struct ADMM: Driver {
 ///
 ///     y = P(x − lr·F(x));  x ← P(x − lr·F(y));  output: the mean of all y
 ///
-/// P: `simplex` multiplies by e^(−lr·F) and scales to the sum `radius`; `orthant` multiplies alone; `l2` subtracts, and
-/// asks for a projection with `ask_project`. Zeros stay zero in the first two.
+/// P: `simplex` multiplies by e^(−lr·F) and scales every line along `axis` to the sum `radius`; `orthant` multiplies
+/// alone; `pnorm` subtracts in the mirror of the p-norm, as `mirror_descent`; `l2` subtracts, and asks for a projection
+/// with `ask_project`. Zeros stay zero in the first two. Two lines of one length are the players of a matrix game.
 /// Ends     max_iter.
-/// Errors   TW_ERROR_RANGE: a start with negative entries, or of zeros, on the simplex and the orthant.
-/// Differs  the p-norm geometry is not here.
+/// Errors   TW_ERROR_RANGE: a start with negative entries, or a line of zeros, on the simplex and the orthant.
+///          TW_ERROR_SHAPE: no such axis.
 /// Source   Nemirovski, 2004.
 struct MirrorProx: Driver {
   static let method = Method.solver(
@@ -93,8 +94,11 @@ struct MirrorProx: Driver {
     rule: "y = P(x - lr F(x));  x <- P(x - lr F(y));  the mean of the y is the answer", source: "Nemirovski, 2004",
     parameters: [
       .number("lr", 0.1, .above(0), "step"),
-      .choice("geometry", ["simplex", "orthant", "l2"], "what P is"),
-      .number("radius", 1, .above(0), "sum on the simplex"), .flag("ask_project", false, "l2: ask for projections"),
+      .choice("geometry", ["simplex", "orthant", "pnorm", "l2"], "what P is"),
+      .number("p", 1.5, .between(1, 2, lowOpen: true, highOpen: false), "exponent of pnorm"),
+      .number("radius", 1, .above(0), "sum of a line of the simplex"),
+      .integer("axis", -1, .within(-64, 63), "the axis of the lines"),
+      .flag("ask_project", false, "l2: ask for projections"),
       .integer("max_iter", 100, .atLeast(0), "steps"),
     ],
     inputs: [
@@ -128,11 +132,11 @@ struct MirrorProx: Driver {
     switch phase {
     case .start:
       x.copy(try io["x0"])
-      if !h.is("geometry", "l2") {
-        guard (0..<x.count).allSatisfy({ x.p[$0] >= 0 }), x.norm > 0 else {
+      if h.is("geometry", "simplex") || h.is("geometry", "orthant") {
+        guard x.count == 0 || ((0..<x.count).allSatisfy { x.p[$0] >= 0 } && x.norm > 0) else {
           throw Failure(Status.range, "`x0` must have entries of at least 0, and one above")
         }
-        if h.is("geometry", "simplex") { scale(x) }
+        if h.is("geometry", "simplex") { try scale(x) }
       }
       mean.copy(x)
       try io["x"].copy(x)
@@ -140,9 +144,9 @@ struct MirrorProx: Driver {
     case .step:
       if io.iterations >= h.max_iter { return .done(.maxIter) }
       return .ask("operator", [x], [f], then: .first)
-    case .first: return move(x, f, y, v, then: .middle)
+    case .first: return try move(x, f, y, v, then: .middle)
     case .middle: return .ask("operator", [y], [f], then: .second)
-    case .second: return move(x, f, x, v, then: .end)
+    case .second: return try move(x, f, x, v, then: .end)
     case .end:
       let k = io.iterations
       mean.set(k / (k + 1), mean, 1 / (k + 1), y)
@@ -154,7 +158,7 @@ struct MirrorProx: Driver {
 
   /// out ← P(x − lr·f).
   private func move<T: Real>(_ x: Vector<T>, _ f: Vector<T>, _ out: Vector<T>, _ v: Vector<T>, then: Phase)
-    -> Verdict<Phase>
+    throws(Failure) -> Verdict<Phase>
   {
     if h.is("geometry", "l2") {
       guard h.ask_project else {
@@ -164,18 +168,50 @@ struct MirrorProx: Driver {
       v.set(1, x, -h.lr, f)
       return .ask("project", [v], [out], then: then)
     }
-    let simplex = h.is("geometry", "simplex")
-    var least = T.infinity
-    for i in 0..<x.count where x.p[i] > 0 { least = min(least, f.p[i]) }
-    for i in 0..<x.count where x.p[i] >= 0 {
-      out.p[i] = x.p[i] > 0 ? x.p[i] * T(exp(-h.lr * Double(simplex ? f.p[i] - least : f.p[i]))) : 0
+    if h.is("geometry", "pnorm") {
+      try Memory.ask(8 &* x.count)
+      let p: Double = h.p
+      var z = (0..<x.count).map { Double(x.p[$0]) }
+      mirror(&z, p)
+      for i in z.indices { z[i] -= h.lr * Double(f.p[i]) }
+      mirror(&z, p / (p - 1))
+      for i in z.indices { out.p[i] = T(z[i]) }
+      return .go(then)
     }
-    if simplex { scale(out) }
+    let simplex = h.is("geometry", "simplex"), lines = simplex ? try lines(x) : .whole(Shape(dimensions: x.shape))
+    for s in 0..<lines.count {
+      let first = lines.start(s)
+      // the largest factor of a line of the simplex is 1: the rest scales away
+      var least = simplex ? T.infinity : 0
+      for k in 0..<lines.length where simplex && x.p[first &+ k &* lines.inner] > 0 {
+        least = min(least, f.p[first &+ k &* lines.inner])
+      }
+      for k in 0..<lines.length {
+        let i = first &+ k &* lines.inner
+        out.p[i] = x.p[i] > 0 ? x.p[i] * T(exp(-h.lr * Double(f.p[i] - least))) : 0
+      }
+    }
+    if simplex { try scale(out) }
     return .go(then)
   }
-  private func scale<T: Real>(_ x: Vector<T>) {
-    var sum = 0.0
-    for i in 0..<x.count { sum += Double(x.p[i]) }
-    x.set(h.radius / sum, x)
+  private func lines<T: Real>(_ x: Vector<T>) throws(Failure) -> Slices {
+    let rank = x.shape.count, axis = h.integer("axis")
+    guard rank == 0 || (axis >= -rank && axis < rank) else {
+      throw Failure(Status.shape, "mirror_prox: a tensor of rank \(rank) has no axis \(axis)")
+    }
+    return .along(axis, Shape(dimensions: x.shape))
+  }
+  /// Every line over its sum, times the radius.
+  private func scale<T: Real>(_ x: Vector<T>) throws(Failure) {
+    let lines = try lines(x)
+    for s in 0..<lines.count {
+      let first = lines.start(s)
+      let sum = (0..<lines.length).reduce(0.0) { $0 + Double(x.p[first &+ $1 &* lines.inner]) }
+      guard sum > 0 else { throw Failure(Status.range, "`x0` must have an entry above 0 in every line") }
+      for k in 0..<lines.length {
+        let i = first &+ k &* lines.inner
+        x.p[i] = T(h.radius / sum * Double(x.p[i]))
+      }
+    }
   }
 }

@@ -109,6 +109,16 @@ public struct HeldProx: Sendable {
   public func apply<T: Real>(_ v: UnsafeMutablePointer<T>, _ shape: Shape, _ step: Double) throws(Failure) {
     try runOnce(kernels.proximal(hyper), hyper, v, v, shape, t: step)
   }
+  /// The penalty at v.
+  public func value<T: Real>(_ v: UnsafeMutablePointer<T>, _ shape: Shape) throws(Failure) -> Double {
+    let raw = UnsafeMutableRawPointer(v)
+    func tensor<U: Real>(_: U.Type) -> Whole<U> {
+      let p = raw.assumingMemoryBound(to: U.self)
+      return Whole(v: p, w: p, slots: [], shape: shape, workspace: raw)
+    }
+    return T.isDouble
+      ? try kernels.value64(hyper, tensor(Double.self)) : try kernels.value32(hyper, tensor(Float.self))
+  }
   /// v ← the prox, with one step for each element.
   public func apply<T: Real>(
     _ v: UnsafeMutablePointer<T>, _ shape: Shape, steps: UnsafeMutablePointer<T>

@@ -118,19 +118,24 @@ public struct ValueSum<R: ElementRegularizer>: ElementSum {
   }
 }
 
+/// The sum of all terms. They are taken in double: the square of a Float may be out of its range.
 @inlinable @inline(never)
 func total<R: ElementRegularizer, T: Real>(_ r: R, _ w: Whole<T>) -> Double {
-  let kernel = plainMeasure(ValueSum(r: r), T.Vector.self)
+  let kernel = plainMeasure(ValueSum(r: r), Double.Vector.self)
   var out = [Double](repeating: 0, count: Sums.count), sum = 0.0, block = Sums()
   var i = 0
   let pad = UnsafeMutableRawPointer.allocate(byteCount: Operands.padBytes, alignment: 64)
-  defer { pad.deallocate() }
-  let p = UnsafeMutableRawPointer(w.v)
+  let wide = UnsafeMutablePointer<Double>.allocate(capacity: T.isDouble ? 1 : Walker.block)
+  defer {
+    pad.deallocate()
+    wide.deallocate()
+  }
   while i < w.count {
     let n = min(Walker.block, w.count - i)
-    let q = p + i * MemoryLayout<T>.stride
+    if !T.isDouble { for k in 0..<n { wide[k] = Double(w.v[i + k]) } }
+    let q = T.isDouble ? UnsafeMutableRawPointer(w.v + i) : UnsafeMutableRawPointer(wide)
     kernel(Operands(x: q, g: q, slots: SlotPointers(repeating: q), used: 0, count: n, index: i, pad: pad), &block)
-    block.write(&out, T.Vector.self)
+    block.write(&out, Double.Vector.self)
     sum += out[0]
     block = Sums()
     i += n

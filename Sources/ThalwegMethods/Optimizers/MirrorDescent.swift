@@ -74,16 +74,9 @@ struct MirrorDescent: WholeRule {
   private func pnorm<T: Real>(_ t: Whole<T>) throws(Failure) {
     try Memory.ask(8 &* t.count)
     var z = (0..<t.count).map { Double(t.w[$0]) }
-    link(&z, p)
+    mirror(&z, p)
     for i in 0..<t.count { z[i] -= lr * Double(t.v[i]) }
-    link(&z, p / (p - 1))
+    mirror(&z, p / (p - 1))
     for i in 0..<t.count { t.v[i] = t.w[i] - T(z[i]) }
-  }
-  /// The gradient of ½|z|_p², with the largest entry taken out of the powers.
-  private func link(_ z: inout [Double], _ p: Double) {
-    let top = z.reduce(0) { larger($0, abs($1)) }
-    guard top > 0 || top.isNaN else { return }
-    let norm = pow(z.reduce(0) { $0 + pow(abs($1) / top, p) }, (p - 2) / p)
-    for i in z.indices { z[i] = signOf(z[i]) * (pow(abs(z[i]) / top, p - 1) / norm) * top }
   }
 }

@@ -36,11 +36,28 @@ struct GroupLasso: WholeRegularizer {
   }
   func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure) {
     let g = choice.slices(w.shape), c = scale * coefficient(g)
-    g.add(w.w, times: try g.norms(w.w).map { $0 > 0 ? c / $0 : 0 }, into: w.v)
+    g.add(w.w, over: try g.norms(w.w), times: [Double](repeating: c, count: g.count), into: w.v)
   }
   func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
     let g = choice.slices(w.shape), k = t * coefficient(g)
     if k == 0 { return }
     g.scale(w.v, by: try g.norms(w.v).map { $0 > k ? 1 - k / $0 : 0 })
+  }
+}
+
+extension Slices {
+  /// y ← y + factor·x/length, slice by slice; nothing where a length is 0.
+  func add<T: Real>(
+    _ x: UnsafePointer<T>, over lengths: [Double], times factors: [Double], into y: UnsafeMutablePointer<T>
+  ) {
+    // 1/length of numbers as small as 1e-39 has no place in a Float
+    func isPlain(_ s: Int) -> Bool { abs(factors[s]) < 1e30 * lengths[s] }
+    add(x, times: lengths.indices.map { isPlain($0) ? factors[$0] / lengths[$0] : 0 }, into: y)
+    for s in 0..<count where lengths[s] > 0 && !isPlain(s) {
+      for k in 0..<length {
+        let i = start(s) &+ k &* inner
+        y[i] += T(factors[s] * (Double(x[i]) / lengths[s]))
+      }
+    }
   }
 }

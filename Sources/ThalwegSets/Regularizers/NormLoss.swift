@@ -32,11 +32,16 @@ struct NormLoss: WholeRegularizer {
   }
   func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure) {
     let rows = Slices.rows(w.shape), c = 2 * scale * weight
-    rows.add(w.w, times: try rows.norms(w.w).map { norm($0) > 0 ? c * (1 - 1 / norm($0)) : 0 }, into: w.v)
+    let lengths = try rows.norms(w.w).map(norm)
+    rows.add(w.w, over: lengths, times: lengths.map { c * ($0 - 1) }, into: w.v)
   }
   func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
     let rows = Slices.rows(w.shape), k = 2 * t * weight
     if k == 0 { return }
-    rows.scale(w.v, by: try rows.norms(w.v).map { $0 > 0 ? (($0 + k) / (1 + k)) / $0 : 1 })
+    let norms = try rows.norms(w.v)
+    for r in 0..<rows.count where norms[r] > 0 {
+      let row = w.v + rows.start(r), length = (norms[r] + k) / (1 + k)
+      for i in 0..<rows.length { row[i] = T(Double(row[i]) / norms[r] * length) }
+    }
   }
 }

@@ -8,19 +8,20 @@ import ThalwegCore
 ///     gradient = λ·IFFT(m·û)     prox = IFFT(ŵ/(1 + tλm))
 ///
 /// `axes` names the transformed axes; none stands for all. Boundaries are periodic. s < 0 forgives high frequencies,
-/// with homogeneous the mean too: m(0) = 0.
+/// with homogeneous the mean too: m(0) = 0, as with zero_mode=false at any order.
 /// Errors   TW_ERROR_SHAPE where an axis does not exist.
-/// Differs  the card's option to leave the mean out belongs to the preconditioner with the same m.
 /// Source   Zhu, Hu, Lou and Yang, 2021, arXiv:2109.06255.
 struct Sobolev: WholeRegularizer {
   static let method = Method(
     "sobolev", .regularizer, "Sobolev norms of any order by the Fourier transform: how rough a tensor is.",
     rule: """
       m(xi) = (1 + |scale*xi|^2)^s, or |scale*xi|^(2s) if homogeneous;  value = weight/2*(1/N)*sum m*|FFT(w)|^2
-      gradient = weight*IFFT(m*FFT(w));  prox = IFFT(FFT(w)/(1 + t*weight*m))
+      gradient = weight*IFFT(m*FFT(w));  prox = IFFT(FFT(w)/(1 + t*weight*m));  m(0) = 0 with zero_mode=false
       """,
     source: "Zhu, Hu, Lou, Yang, 2021, arXiv:2109.06255",
-    parameters: symbolParameters[..<2] + [.weight(1)] + symbolParameters[2...],
+    parameters: symbolParameters[..<2] + [.weight(1)] + symbolParameters[2...] + [
+      .flag("zero_mode", true, "the mean counts")
+    ],
     validate: { (h) throws(Failure) in try check(h, "sobolev") })
   /// What m is made of.
   static let symbolParameters: [Parameter] = [
@@ -48,9 +49,9 @@ struct Sobolev: WholeRegularizer {
     }
   }
 
-  let s, scale, weight: Double, homogeneous: Bool, chosen: [Int]
+  let s, scale, weight: Double, homogeneous, mean: Bool, chosen: [Int]
   init(_ h: Hyper) {
-    (s, scale, weight, homogeneous) = (h.s, h.scale, h.weight, h.homogeneous)
+    (s, scale, weight, homogeneous, mean) = (h.s, h.scale, h.weight, h.homogeneous, h.zero_mode)
     chosen = h.list("axes").map { Int($0) }
   }
 
@@ -65,6 +66,7 @@ struct Sobolev: WholeRegularizer {
         let n = grid.sizes[a], k = i / grid.steps[a] % n, f = scale * Double(2 * k < n ? k : k - n)
         return sum + f * f
       }
+      if square == 0, !mean { return (0, true) }
       if homogeneous { return (square == 0 && s != 0 ? 0 : pow(square, s), square == 0) }
       return (pow(1 + square, s), square == 0)
     }

@@ -161,8 +161,8 @@ class Sobolev(RegularizerReference):
     """weight/2 (1/N) sum m |FFT(w)|^2, m = (1 + |scale k|^2)^s (Zhu, Hu, Lou, Yang, 2021)."""
 
     name = "sobolev"
-    defaults = {"s": 1.0, "scale": 1.0, "weight": 1.0, "homogeneous": False, "axes": None}
-    settings = ({}, {"s": 0.0}, {"s": -1.5, "weight": 0.3}, {"s": 0.5, "scale": 0.7}, {"homogeneous": True}, {"homogeneous": True, "s": -0.5},
+    defaults = {"s": 1.0, "scale": 1.0, "weight": 1.0, "homogeneous": False, "axes": None, "zero_mode": True}
+    settings = ({}, {"s": 0.0}, {"zero_mode": False, "s": 0.5}, {"s": -1.5, "weight": 0.3}, {"s": 0.5, "scale": 0.7}, {"homogeneous": True}, {"homogeneous": True, "s": -0.5},
                 {"axes": [-1], "weight": 0.3})
 
     def takes(self, shape: tuple[int, ...]) -> bool:
@@ -176,9 +176,10 @@ class Sobolev(RegularizerReference):
         for a in self._axes(w):
             k = self.scale * np.fft.fftfreq(w.shape[a], 1 / w.shape[a])
             square = square + (k**2).reshape([-1 if i == a else 1 for i in range(w.ndim)])
-        if not self.homogeneous:
-            return (1 + square) ** self.s
-        return np.where(square > 0, np.where(square > 0, square, 1.0) ** self.s, 1.0 if self.s == 0 else 0.0)
+        m = (1 + square) ** self.s
+        if self.homogeneous:
+            m = np.where(square > 0, np.where(square > 0, square, 1.0) ** self.s, 1.0 if self.s == 0 else 0.0)
+        return m if self.zero_mode else np.where(square > 0, m, 0.0)
 
     def value(self, w: np.ndarray) -> float:
         w = np.atleast_1d(w)

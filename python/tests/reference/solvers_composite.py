@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .constraints import Stiefel
-from .solvers import Case, Functions, SolverReference, spd
+from .manifolds import SPD, Sphere
+from .solvers import Case, SolverReference, spd
 
 
 def soft(x: np.ndarray, k: float) -> np.ndarray:
@@ -43,136 +44,6 @@ class OTSinkhorn(SolverReference):
             f = np.where(a > 0, -r * lse((g - C) / r + lb, 1), 0)
             g = np.where(b > 0, -r * lse((f[:, None] - C) / r + la[:, None], 0), 0)
             k += 1
-
-
-class BCD(SolverReference):
-    """Greedy block coordinate descent (Nutini, Laradji, Schmidt, 2022; arXiv 1712.08859)."""
-
-    name = "bcd"
-    defaults = {"rule": "gsl", "update": "lipschitz", "block": 1, "max_iter": 100, "tol": 1e-8, "regularizer": None}
-    settings = ({}, {"rule": "gs", "block": 3}, {"rule": "gsd", "block": 2}, {"rule": "gsq", "block": 3, "update": "matrix", "max_iter": 30},
-                {"rule": "cyclic", "block": 2, "update": "matrix", "tol": 1e-5}, {"rule": "gsl", "block": 2, "max_iter": 0})
-
-    def cases(self, rng):
-        H, c = spd(rng, 7), rng.standard_normal(7)
-        functions = lambda: {"gradient": lambda x: H @ np.asarray(x, np.float64) - c}  # noqa: E731
-        x0, prox = rng.standard_normal(7), {"regularizer": "l1(0.3)", "update": "lipschitz", "rule": "gsl"}
-        return [Case({"x0": x0, "hessian": H}, functions), Case({"x0": x0, "lipschitz": np.diag(H).copy()}, functions, prox),
-                Case({"x0": x0, "lipschitz": np.diag(H).copy()}, functions, {**prox, "rule": "cyclic"})]
-
-    def solve(self, inputs, ask):
-        x, n, size = inputs["x0"].copy(), len(inputs["x0"]), min(self.block, len(inputs["x0"]))
-        H = inputs.get("hessian")
-        L = inputs.get("lipschitz", None if H is None else np.diag(H))
-        blocks = [np.arange(i, min(i + size, n)) for i in range(0, n, size)]
-        Lb, k, residual = [L[b].sum() for b in blocks], 0, 0.0
-        while k < self.max_iter:
-            g = ask["gradient"](x)
-            newton = lambda b: np.linalg.solve(H[np.ix_(b, b)], g[b])  # noqa: E731
-            steps = [soft(x[b] - g[b] / l, 0.3 / l) - x[b] if self.regularizer else -g[b] / l for b, l in zip(blocks, Lb)]
-            if self.regularizer:
-                scores = [l * d @ d for d, l in zip(steps, Lb)]
-                residual = np.sqrt(sum(scores))
-            else:
-                residual = np.linalg.norm(g)
-                scores = [{"gs": lambda: g[b] @ g[b], "gsl": lambda: g[b] @ g[b] / l, "gsd": lambda: np.sum(g[b] ** 2 / L[b]),
-                           "gsq": lambda: g[b] @ newton(b), "cyclic": lambda: 0.0}[self.rule]() for b, l in zip(blocks, Lb)]
-            if residual <= self.tol:
-                return {"x": x, "iterations": k, "residual": residual, "outcome": "converged"}
-            i = k % len(blocks) if self.rule == "cyclic" else int(np.argmax(scores))
-            x[blocks[i]] += -newton(blocks[i]) if self.update == "matrix" and not self.regularizer else steps[i]
-            k += 1
-        return {"x": x, "iterations": k, "residual": residual, "outcome": "max_iter"}
-
-
-def rank_two(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A matrix of rank one, and the two factors to start with in one vector."""
-    return np.outer(rng.standard_normal(4), rng.standard_normal(4)), rng.standard_normal(8)
-
-
-class BCDProx(SolverReference):
-    """Gauss-Seidel with a proximal term (Kwon, Lyu, 2023; arXiv 2306.02420)."""
-
-    name = "bcd_prox"
-    defaults = {"lam": 1.0, "radius": None, "block": 1, "max_iter": 50, "tol": 0.0}
-    settings = ({"block": 4}, {"block": 4, "lam": 0.1, "tol": 1e-6, "max_iter": 400}, {"block": 4, "radius": 0.2, "max_iter": 12})
-
-    def cases(self, rng):
-        Y, x0 = rank_two(rng)
-
-        def solve(point, lam, first, length):
-            """|Y - u v'|^2/2 in one factor, the other held."""
-            x = np.asarray(point, np.float64)
-            u, v = x[:4], x[4:]
-            out = np.zeros(8)
-            if first == 0:
-                out[:4] = (Y @ v + lam * u) / (v @ v + lam)
-            else:
-                out[4:] = (Y.T @ u + lam * v) / (u @ u + lam)
-            return out
-
-        return [Case({"x0": x0}, lambda: {"solve": solve})]
-
-    def solve(self, inputs, ask):
-        x, k = inputs["x0"].copy(), 0
-        blocks = [(i, min(self.block, len(x) - i)) for i in range(0, len(x), self.block)]
-        move = 0.0
-        while k < self.max_iter:
-            move = 0.0
-            for first, length in blocks:
-                at = slice(first, first + length)
-                d = ask["solve"](x, self.lam, first, length)[at] - x[at]
-                cap = np.inf if self.radius is None else self.radius / (k + 1)
-                d = d * min(1.0, cap / np.linalg.norm(d)) if np.any(d) else d
-                x[at] += d
-                move = max(move, np.linalg.norm(d))
-            k += 1
-            if move <= self.tol:
-                return {"x": x, "iterations": k, "residual": move, "outcome": "converged"}
-        return {"x": x, "iterations": k, "residual": move, "outcome": "max_iter"}
-
-
-class VRCyclicBCD(SolverReference):
-    """Cyclic blocks with a recursive gradient estimate (Cai et al., 2023; arXiv 2212.05088)."""
-
-    name = "vr_cyclic_bcd"
-    required = ("lr", "p")
-    defaults = {"block": 1, "max_iter": 100, "seed": 0, "regularizer": None}
-    settings = ({"lr": 0.05, "p": 0.3, "block": 2, "max_iter": 12}, {"lr": 0.05, "p": 1.0, "block": 3}, {"lr": 0.02, "p": 0.5, "max_iter": 9})
-
-    def cases(self, rng):
-        A, c = np.stack([spd(rng, 5) for _ in range(6)]), rng.standard_normal(5)
-
-        def functions() -> Functions:
-            calls = [0]
-
-            def difference(point, before, first, length):
-                calls[0] += 1
-                return A[calls[0] % 6] @ (np.asarray(point, np.float64) - np.asarray(before, np.float64))
-
-            return {"large_gradient": lambda point, first, length: A.mean(axis=0) @ np.asarray(point, np.float64) - c, "difference": difference}
-
-        x0 = rng.standard_normal(5)
-        return [Case({"x0": x0, "uniforms": rng.uniform(size=12)}, functions), Case({"x0": x0, "uniforms": rng.uniform(size=7)}, functions, {"regularizer": "l1(0.2)"})]
-
-    def solve(self, inputs, ask):
-        x, e, n = inputs["x0"].copy(), np.zeros(len(inputs["x0"])), len(inputs["x0"])
-        before, start, k, large = x.copy(), x.copy(), 0, 0
-        blocks = [(i, min(self.block, n - i)) for i in range(0, n, self.block)]
-        while k < min(self.max_iter, len(inputs["uniforms"])):
-            heads = k == 0 or inputs["uniforms"][k] < self.p
-            large += heads
-            before, start = start, x.copy()
-            for first, length in blocks:
-                at = slice(first, first + length)
-                if heads:
-                    e[at] = ask["large_gradient"](x, first, length)[at]
-                else:
-                    old = np.concatenate([start[:first], before[first:]])
-                    e[at] += ask["difference"](x, old, first, length)[at]
-                x[at] = soft(x[at] - self.lr * e[at], self.lr * 0.2) if self.regularizer else x[at] - self.lr * e[at]
-            k += 1
-        return {"x": x, "iterations": k, "large": large, "outcome": "max_iter"}
 
 
 class DCA(SolverReference):
@@ -237,44 +108,98 @@ class MoreauGrad(SolverReference):
         return {"envelope_gradient": -np.mean(moves[-self.tail:], axis=0) / self.rho, "move": d, "iterations": self.max_iter, "outcome": "max_iter"}
 
 
+class Euclid:
+    """A set in the plain inner product; transport is the tangent part at the new point."""
+
+    def __init__(self, M):
+        self.M = M
+
+    def gradient(self, x, g):
+        return self.M.proj(x, g)
+
+    def retract(self, x, u):
+        return self.M.retract(x, u)
+
+    def transport(self, x, y, u):
+        return self.M.proj(y, u)
+
+    def inner(self, x, a, b):
+        return np.sum(a * b)
+
+
+class GreatCircles(Euclid):
+    """The sphere of radius 1, along great circles."""
+
+    def transport(self, x, y, u):
+        return u - np.sum(y * u) / (1 + np.sum(x * y)) * (x + y)
+
+
+class Definite(Euclid):
+    """Positive definite matrices: X sym(G) X, tr(X^-1 A X^-1 B), E U E' with E = (Y X^-1)^(1/2)."""
+
+    def gradient(self, x, g):
+        return x @ (g + g.T) @ x / 2
+
+    def inner(self, x, a, b):
+        return np.trace(np.linalg.solve(x, a) @ np.linalg.solve(x, b))
+
+    def transport(self, x, y, u):
+        w, v = np.linalg.eig(y @ np.linalg.inv(x))  # real and positive: similar to a positive definite matrix
+        e = np.real(v @ np.diag(np.sqrt(w)) @ np.linalg.inv(v))
+        return e @ u @ e.T
+
+
 class RiemannianCG(SolverReference):
-    """Conjugate gradients on frames (Absil, Mahony, Sepulchre, 2008)."""
+    """Conjugate gradients on frames, spheres and positive definite matrices (Absil, Mahony, Sepulchre, 2008)."""
 
     name = "riemannian_cg"
     required = ("set",)
     defaults = {"max_iter": 100, "tol": 1e-8, "c1": 1e-4, "shrink": 0.5, "step0": 1.0}
-    settings = ({"set": "stiefel", "max_iter": 25}, {"set": "stiefel", "max_iter": 8, "shrink": 0.3, "step0": 0.1}, {"set": "stiefel", "tol": 1e3})
+    settings = ({"set": "stiefel", "max_iter": 25}, {"set": "stiefel", "max_iter": 8, "shrink": 0.3, "step0": 0.1}, {"set": "stiefel", "tol": 1e3},
+                {"set": "sphere", "max_iter": 8}, {"set": "sphere", "max_iter": 6, "c1": 0.9, "step0": 3.0}, {"set": "spd", "max_iter": 6, "step0": 0.1})
     limit = 1e-8  # some twenty retractions of steps that depend on each other
+    limit32 = 2e-3
 
     def cases(self, rng):
         A, N = spd(rng, 6, 5.0), np.diag([2.0, 1.0])
+        if self.set == "spd":
+            # log det X + tr X^-1 A, least at A
+            def divergence(x):
+                i = np.linalg.inv(np.asarray(x, float))
+                return float(np.log(np.linalg.det(x)) + np.trace(i @ A)), i - i @ A @ i
+
+            return [Case({"x0": spd(rng, 6, 3.0)}, lambda: {"value_gradient": divergence})]
         brockett = lambda x: (float(np.sum(np.asarray(x, float) * (A @ x @ N))), 2 * A @ np.asarray(x, float) @ N)  # noqa: E731
-        return [Case({"x0": np.linalg.qr(rng.standard_normal((6, 2)))[0]}, lambda: {"value_gradient": brockett})]
+        start = np.linalg.qr(rng.standard_normal((6, 2)))[0]
+        return [Case({"x0": start / (np.linalg.norm(start) if self.set == "sphere" else 1)}, lambda: {"value_gradient": brockett})]
 
     def solve(self, inputs, ask):
-        M, x, k, step = Stiefel(), inputs["x0"].copy(), 0, self.step0 / 2
+        M = {"stiefel": lambda: Euclid(Stiefel()), "sphere": lambda: GreatCircles(Sphere()), "spd": lambda: Definite(SPD())}[self.set]()
+        x, k, step = inputs["x0"].copy(), 0, self.step0 / 2
         f, g = ask["value_gradient"](x)
-        r = M.proj(x, g)
+        r = M.gradient(x, g)
         d = -r
         while True:
-            norm = np.linalg.norm(r)
+            norm = np.sqrt(M.inner(x, r, r))
             if norm <= self.tol or k >= self.max_iter:
                 return {"x": x, "iterations": k, "residual": norm, "outcome": "converged" if norm <= self.tol else "max_iter"}
-            slope, step = np.sum(r * d), min(2 * step, 1e6)
+            slope, step = M.inner(x, r, d), min(2 * step, 1e6)
             for _ in range(61):
                 y = M.retract(x, step * d)
                 fy, gy = ask["value_gradient"](y)
-                turned = np.sum(M.proj(y, gy) * M.proj(y, d))
-                if fy <= f + self.c1 * step * slope or (fy <= f + 2**-50 * abs(f) and turned <= (2 * self.c1 - 1) * slope):
+                if fy <= f + self.c1 * step * slope:
+                    break
+                ry = M.gradient(y, gy)
+                if abs(fy - f) <= 2**-50 * abs(f) and M.inner(y, ry, M.transport(x, y, d)) <= (2 * self.c1 - 1) * slope:
                     break
                 step *= self.shrink
             else:
                 return {"x": x, "iterations": k, "residual": norm, "outcome": "line_search_failed"}
-            ry = M.proj(y, gy)
-            beta = max(0.0, np.sum(ry * (ry - M.proj(y, r))) / np.sum(r * r))
-            d = -ry + beta * M.proj(y, d)
+            ry = M.gradient(y, gy)
+            beta = max(0.0, M.inner(y, ry, ry - M.transport(x, y, r)) / M.inner(x, r, r))
+            d = -ry + beta * M.transport(x, y, d)
             x, f, r, k = y, fy, ry, k + 1
-            if np.sum(r * d) >= 0:
+            if M.inner(x, r, d) >= 0:
                 d = -r
 
 

@@ -201,26 +201,39 @@ class ADMM(SolverReference):
 
 class MirrorProx(SolverReference):
     name = "mirror_prox"
-    defaults = {"lr": 0.1, "geometry": "simplex", "radius": 1.0, "ask_project": False, "max_iter": 100}
-    settings = ({}, {"geometry": "orthant", "max_iter": 20}, {"geometry": "l2", "lr": 0.2}, {"geometry": "l2", "ask_project": True, "max_iter": 15},
+    defaults = {"lr": 0.1, "geometry": "simplex", "p": 1.5, "radius": 1.0, "axis": -1, "ask_project": False, "max_iter": 100}
+    settings = ({}, {"axis": 0, "max_iter": 9}, {"geometry": "pnorm", "p": 1.3, "max_iter": 12}, {"geometry": "orthant", "max_iter": 20}, {"geometry": "l2", "lr": 0.2}, {"geometry": "l2", "ask_project": True, "max_iter": 15},
                 {"radius": 3.0, "max_iter": 8})
 
     def cases(self, rng):
         m = rng.standard_normal((4, 4))
         functions = lambda: {"operator": lambda x: (m - m.T) @ x + 0.1 * x, "project": lambda v: np.clip(v, 0.1, 0.4)}  # noqa: E731
-        return [Case({"x0": np.array([0.1, 0.4, 0.0, 0.5])}, functions)]
+        payoff = rng.standard_normal((3, 3))
+
+        def game():
+            """The players are the two lines."""
+            operator = lambda x: np.stack([payoff @ x[1], -payoff.T @ x[0]])  # noqa: E731
+            return {"operator": operator, "project": lambda v: np.clip(v, 0.1, 0.4)}
+
+        return [Case({"x0": np.array([0.1, 0.4, 0.0, 0.5])}, functions), Case({"x0": rng.uniform(0.1, 1, (2, 3))}, game)]
 
     def solve(self, inputs, ask):
+        def link(z, p):
+            norm = np.sum(np.abs(z) ** p) ** (1 / p)
+            return np.sign(z) * np.abs(z) ** (p - 1) / norm ** (p - 2)
+
         def P(x, g):
             if self.geometry == "l2":
                 v = x - self.lr * g
                 return ask["project"](v) if self.ask_project else v
+            if self.geometry == "pnorm":
+                return link(link(x, self.p) - self.lr * g, self.p / (self.p - 1))
             w = x * np.exp(-self.lr * g)
-            return self.radius * w / w.sum() if self.geometry == "simplex" else w
+            return self.radius * w / w.sum(axis=self.axis, keepdims=True) if self.geometry == "simplex" else w
 
         x = inputs["x0"].copy()
         if self.geometry == "simplex":
-            x = self.radius * x / x.sum()
+            x = self.radius * x / x.sum(axis=self.axis, keepdims=True)
         ys = []
         for _ in range(self.max_iter):
             y = P(x, ask["operator"](x))
@@ -327,7 +340,7 @@ class SequentialMaxMargin(SolverReference):
                     d = max((self.margin - y[i] * (x[i] @ w)) / q, -lam[i])
                     lam[i] += d
                     w = w + d * y[i] * x[i]
-                    change = max(change, abs(d) * np.sqrt(q))
+                    change = max(change, abs(d))
             if change <= self.tol or k >= self.max_iter:
                 return {"w": w, "multipliers": lam, "iterations": k, "worst": np.min(y * (x @ w)),
                         "outcome": "converged" if change <= self.tol else "max_iter"}

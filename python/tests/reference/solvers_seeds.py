@@ -171,13 +171,13 @@ class GPM(SolverReference):
         d, _ = np.linalg.qr(rng.standard_normal((5, 5)))
         codes = rng.standard_normal((5, 300)) * (rng.uniform(size=(5, 300)) < 0.3)
         start, _ = np.linalg.qr(rng.standard_normal((5, 5)))
-        return [Case({"data": d @ codes, "a0": start}, dict)]
+        return [Case({"data": d @ codes, "a0": start[:r].copy()}, dict) for r in (5, 2, 1)]
 
     def solve(self, inputs, ask):
         y, a, change, k = inputs["data"], inputs["a0"], np.inf, 0
         while k < self.max_iter and change > self.tol:
             s = a @ y
-            u, _, vt = np.linalg.svd((np.abs(s) ** (self.p - 1) * np.sign(s)) @ y.T)
+            u, _, vt = np.linalg.svd((np.abs(s) ** (self.p - 1) * np.sign(s)) @ y.T, full_matrices=False)
             change, k, a = np.linalg.norm(u @ vt - a), k + 1, u @ vt
         return {"a": a, "iterations": k, "outcome": "converged" if change <= self.tol else "max_iter"}
 
