@@ -153,6 +153,8 @@ public struct SourceIO {
   /// The step size of the update that ends this step, in place of the largest one: those of all groups change in
   /// proportion. Rules see their own.
   public func setStepSize(_ tau: Double) { host.setStepSize(tau) }
+  /// The step size of a tensor in this step, its schedule evaluated.
+  public func stepSize(of tensor: Int) -> Double { host.rate(of: tensor).lr }
   /// For `Move.update`: the gradient is what lies in a slot.
   public func gradient(in slot: Int) -> GradientOperation {
     GradientOperation(stage: host.stageID, slots: [slot], run: nil)
