@@ -50,6 +50,7 @@ struct AdaLOMO: WholeRule {
   struct GradientNorm: Source {
     static var method: Method { AdaLOMO.method }
     init(_ h: Hyper) {}
+    var single: Bool { true }
     var global: Bool { true }
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       io.setScalar(0, io.sum(SquaredNorm()).root(0))

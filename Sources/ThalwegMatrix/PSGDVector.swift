@@ -508,6 +508,7 @@ private struct PSGDModel<Factors: PSGDFactors>: Source {
     ]
   }
   var probe: Int? { 0 }
+  var single: Bool { !newton }
   var global: Bool { true }
   func most(_ tensors: Int) -> Int { 2 }
   var kinds: [Request.Kind] { newton ? [.hessianVector] : [] }

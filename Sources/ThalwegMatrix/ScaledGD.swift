@@ -37,6 +37,7 @@ struct ScaledGD: WholeRule {
     var slots: [Slot] {
       [.temporary("gradient", "the gradient, then the move"), .temporary("factor", "the parameters")]
     }
+    var single: Bool { true }
     var global: Bool { true }
 
     private struct Save: ElementOperation {

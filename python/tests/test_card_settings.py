@@ -190,7 +190,7 @@ def test_norm_trust_region_steps_from_where_it_was() -> None:
 def test_ema_nesterov_follows_the_rate(scheduled: bool) -> None:
     rates = [0.1 * (1 - k / 10) for k in range(10)]
     params, grads = [np.array([1.0, -2.0, 0.5])], [np.zeros(3)]
-    opt = tw.Optimizer(params, f"ema_nesterov(0.9, ema=0.5, scheduled={str(scheduled).lower()}) | sgd(lr=linear(start=0.1, end=0, total=10))")
+    opt = tw.Optimizer(params, f"ema_nesterov(0.9, ema=0.5, scheduled={str(scheduled).lower()}) | sgd(lr=linear(lr=0.1, end=0, total=10))")
     opt.bind_gradients(grads)
     x, last, b = params[0].copy(), params[0].copy(), np.zeros(3)
     for k in range(8):
@@ -206,10 +206,11 @@ def test_ema_nesterov_follows_the_rate(scheduled: bool) -> None:
 
 def test_defaults_that_go_by_another_setting() -> None:
     problem = Problem([(6,), (3, 4)], seed=8)
-    same = [("sophia(estimator=gnb)", "sophia(estimator=gnb, gamma=0.05)"), ("sophia", "sophia(gamma=0.01)"),
+    same = [("sophia(lr=0.1, estimator=gnb, batch_size=99)", "sophia(lr=0.1, estimator=gnb, batch_size=99, gamma=0.05)"),
+            ("sophia", "sophia(gamma=0.01)"),
             ("fosi(interval=2)", "fosi(interval=2, lr_clip=1)"), ("fosi(base=sgd, interval=2)", "fosi(base=sgd, interval=2, lr_clip=3)"),
             ("singd(variant=ikfac, lr_cov=0.2)", "singd(variant=ikfac, lr_cov=0.2, alpha1=0)"), ("singd(lr_cov=0.2)", "singd(lr_cov=0.2, alpha1=0.5)")]
-    other = [("sophia(estimator=gnb)", "sophia(estimator=gnb, gamma=0.01)"), ("fosi(interval=2)", "fosi(interval=2, lr_clip=3)"),
+    other = [("sophia(lr=0.1, estimator=gnb, batch_size=99)", "sophia(lr=0.1, estimator=gnb, batch_size=99, gamma=0.01)"), ("fosi(interval=2)", "fosi(interval=2, lr_clip=3)"),
              ("singd(variant=ikfac, lr_cov=0.2)", "singd(variant=ikfac, lr_cov=0.2, alpha1=0.5)")]
     for left, right in same:
         assert all(a.tobytes() == b.tobytes() for a, b in zip(run(left, problem, 5), run(right, problem, 5))), left

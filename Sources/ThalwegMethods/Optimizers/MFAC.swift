@@ -83,6 +83,7 @@ struct MFAC: WholeRule {
     init(_ h: Hyper) { m = h.integer("ngrads") }
     private var products: Int { m + 1 }
     private var pushes: Int { m + 2 }
+    var single: Bool { true }
     var global: Bool { true }
 
     private struct Push: ElementOperation {

@@ -139,7 +139,8 @@ struct SaddleFreeNewton: ElementRule {
         }
       }
       let eigen = try LinearAlgebra.Eigen(T, m), norm = io.scalar(1 + 2 * order)
-      guard eigen.values.allSatisfy({ abs($0) + damping > 0 }) else {
+      let rounding = eigen.values.reduce(0) { max($0, abs($1)) } * Double(m) * Double.ulpOfOne
+      guard !exact || eigen.values.allSatisfy({ abs($0) + damping > rounding }) else {
         throw Failure(
           Status.numeric, "saddle_free_newton: the Hessian is singular along the gradient: `damping` must be above 0")
       }
