@@ -116,4 +116,8 @@ struct SourceDesk: SourceHost {
     return (rate.lr, rate.decay)
   }
   func setStepSize(_ tau: Double) { optimizer.stepSize = tau }
+  func stepSize(of tensor: Int) -> Double {
+    let b = optimizer.bound[tensor]
+    return optimizer.branches[b.branch].rule.hyper[b.group].lr
+  }
 }

@@ -31,7 +31,6 @@ let matrixList: [any Listed.Type] = [
   PSGDLRA.self,
   PSGDXMat.self,
   PSGDDense.self,
-  MFAC.self,
   NormTrustRegion.self,
   ScaledGD.self,
   NewtonSchulzTransform.self,

@@ -17,7 +17,7 @@ import ThalwegCore
 struct NormDirection: WholeRule {
   static let norms = [
     "auto", "l2", "linf", "rms", "spectral", "rms_to_rms", "nuclear", "l1_to_l2", "l1_to_rms", "l2_to_linf",
-    "rms_to_linf", "sign_scaled",
+    "rms_to_linf", "sign_scaled", "frobenius",
   ]
   static let parameters: [Parameter] =
     [

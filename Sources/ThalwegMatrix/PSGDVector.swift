@@ -1,31 +1,32 @@
 import Glibc
 import ThalwegCore
 
-/// PSGD with a preconditioner of low rank plus diagonal on the whole tensor as one vector.
+/// PSGD with a preconditioner of low rank plus diagonal on the model as one vector.
 ///
 ///     Q = (I + U·Vᵀ)·diag(d),  P = Qᵀ·Q;   fitted to pairs v, h: h = H·v (newton), or h = g + 2⁻¹³·mean|g|·v (whiten)
 ///     a = Q·h, b = Q⁻ᵀ·v:  U or V, by the sign of the first entry of v, and d move along the relative gradient of
 ///         hᵀ·P·h + vᵀ·P⁻¹·v
 ///     m ← μ·m + (1 − μ)·g;   u = P·m, its norm at most grad_clip_max_norm;   θ ← θ − lr·u
 ///
-/// State    U, V, d, m (μ > 0); within a step v, h and the gradient (newton).
-/// Differs  every tensor has a preconditioner of its own (the authors' code flattens the model: the same for one
-///          tensor). U and V are balanced before a fit with probability `balance_prob`. Before the first fit of an
-///          unset scale P is the identity. The normalizers are `first` and `second` (1st and 2nd in the original). A
-///          fit whose numbers are not finite is left out.
+/// The vector is that of all tensors that have a gradient, one behind the other.
+///
+/// State    U, V, d, m (μ > 0); how many steps there were; within a step v, h and the gradient.
+/// Differs  U and V are balanced before a fit with probability `balance_prob`. Before the first fit of an unset scale P
+///          is the identity. The normalizers are `first` and `second` (1st and 2nd in the original). A fit whose numbers
+///          are not finite is left out. A tensor that comes later starts with the mean of d.
 /// Source   Pooladzandi and Li, 2024, arXiv:2402.04553.
 struct PSGDLRA: WholeRule {
   static let method = Method(
-    "psgd_lra", .optimizer, "PSGD with a preconditioner of low rank plus diagonal on the tensor as one vector.",
+    "psgd_lra", .optimizer, "PSGD with a preconditioner of low rank plus diagonal on the model as one vector.",
     rule: """
-      Q = (I + U V') diag(d), P = Q'Q;  fitted to v and h = Hv (newton) or h = g + noise*v (whiten)
+      Q = (I + U V') diag(d), P = Q'Q;  fitted to v and h = Hv (newton) or h = g + noise*v (whiten), of all tensors
       one of U and V, and d, move along the relative gradient of h'P h + v'P^-1 v, by precond_lr over a bound of it
       m <- momentum*m + (1 - momentum)*g;  theta <- theta - lr*min(1, grad_clip_max_norm/|P m|)*P m
       """,
     source: "Pooladzandi, Li, 2024, arXiv:2402.04553",
-    parameters: psgdParameters + [
+    parameters: psgdParameters.map { $0.name == "lr" ? $0 : $0.forAll } + [
       .integer("rank", 10, .atLeast(0), "columns of U and V", live: false),
-      .number("balance_prob", 0.01, .within(0, 1), "balancings a fit"),
+      .number("balance_prob", 0.01, .within(0, 1), "balancings a fit").forAll,
     ],
     slots: psgdSlots + [
       Slot("left", "U, one row an element"), Slot("right", "V, one row an element"), Slot("diagonal", "the diagonal d"),
@@ -33,61 +34,67 @@ struct PSGDLRA: WholeRule {
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
     var list = PSGDPair.slots(h, method)
-    let n = list.count, r = min(h.integer("rank"), shape.count)
+    let n = list.count, r = h.integer("rank")
     (list[n - 3].count, list[n - 2].count, list[n - 1].count) = (r &* shape.count, r &* shape.count, shape.count)
     return list
   }
-  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try LinearAlgebra.require() }
-  static var mayFail: Bool { true }
-  static let registered = entry(
-    PSGDLRA.self, source: { (h) throws(Failure) in PSGDProbe.of(h, PSGDPair.slots(h, method).count) })
-
-  let pair: PSGDPair
-  init(_ h: Hyper, _ c: StepContext) { pair = PSGDPair(h, c) }
-
-  func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let k = pair.averages ? 1 : 0, n = w.count, r = min(pair.h.integer("rank"), n)
-    try Memory.ask(8 * n * (4 * r + 16))
-    var (U, V) = (Dense(w.slots[k], n, r), Dense(w.slots[k + 1], n, r))
-    var d = Dense(w.slots[k + 2], n).values
-    if pair.c.t == 1 {
-      let scale = 1 / (Double(n) * Double(r + 10)).squareRoot()
-      for j in 0..<r {
-        let (left, right) = (pair.key(apart: 3, column: j), pair.key(apart: 4, column: j))
-        for i in 0..<n {
-          U.values[i * r + j] = scale * Random.normal(left, i)
-          V.values[i * r + j] = scale * Random.normal(right, i)
-        }
-      }
-      d = [Double](repeating: pair.firstScale, count: n)
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("steps")] }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
+    guard !shape.count.multipliedReportingOverflow(by: h.integer("rank")).overflow else {
+      throw Failure(Status.shape, "psgd_lra: `rank` vectors of \(shape.count) elements are too many")
     }
-    if let (v, h) = pair.sample(w, slot: k + 3) {
-      var (u1, v1, d1) = (U, V, d)
-      if d1[0] == 0 { d1 = [Double](repeating: pair.scale(v, h), count: n) }
-      if try fit(&u1, &v1, &d1, v, h), d1.allSatisfy(\.isFinite), u1.isFinite, v1.isFinite { (U, V, d) = (u1, v1, d1) }
-    }
-    try pair.move(w) { (x) throws(Failure) in
-      if d[0] == 0 { return x }
-      let y = zip(d, x).map { $0 * $1 }
-      let once = add(y, try U.times(V.times(Dense(y), leftTransposed: true)))
-      return zip(d, add(once, try V.times(U.times(Dense(once), leftTransposed: true)))).map { $0 * $1 }
-    }
-    write(U, w.slots[k])
-    write(V, w.slots[k + 1])
-    write(Dense(d), w.slots[k + 2])
+    try LinearAlgebra.require()
   }
-  private func write<T: Real>(_ x: Dense, _ p: UnsafeMutablePointer<T>) {
-    for i in x.values.indices { p[i] = T(x.values[i]) }
+  static let registered = entry(PSGDLRA.self, source: { (h) throws(Failure) in PSGDModel(LowRankFactors(h), h) })
+
+  init(_ h: Hyper, _ c: StepContext) {}
+  func apply<T: Real>(_ t: Whole<T>) {}
+}
+
+/// U, V and d of the model.
+private struct LowRankFactors: PSGDFactors {
+  static var method: Method { PSGDLRA.method }
+  let r: Int
+  init(_ h: Hyper) { r = h.integer("rank") }
+  var widths: [Int] { [r, r, 1] }
+  var U = Dense([], 0, 0), V = Dense([], 0, 0), d: [Double] = []
+
+  mutating func read(_ parts: [[Double]], _ n: Int) {
+    (U, V, d) = (Dense(parts[0], n, r), Dense(parts[1], n, r), parts[2])
+  }
+  var parts: [[Double]] { [U.values, V.values, d] }
+  func isFresh(_ i: Int) -> Bool { d[i] == 0 && (0..<r).allSatisfy { U.values[i * r + $0] == 0 } }
+  mutating func start(_ range: Swift.Range<Int>, _ n: Int, _ draw: (_ apart: Int, _ column: Int) -> [Double]) {
+    let scale = 1 / (Double(n) * Double(r + 10)).squareRoot()
+    for j in 0..<r {
+      let left = draw(3, j), right = draw(4, j)
+      for (k, i) in range.enumerated() {
+        U.values[i * r + j] = scale * left[k]
+        V.values[i * r + j] = scale * right[k]
+      }
+    }
+  }
+  var diagonal: [Double] {
+    get { d }
+    set { d = newValue }
+  }
+  func times(_ x: [Double]) throws(Failure) -> [Double] {
+    let y = zip(d, x).map { $0 * $1 }
+    let once = add(y, try U.times(V.times(Dense(y), leftTransposed: true)))
+    return zip(d, add(once, try V.times(U.times(Dense(once), leftTransposed: true)))).map { $0 * $1 }
+  }
+  mutating func fit(_ v: [Double], _ h: [Double], _ numbers: PSGDNumbers) throws(Failure) -> Bool {
+    try fit(&U, &V, &d, v, h, numbers) && U.isFinite && V.isFinite && d.allSatisfy(\.isFinite)
   }
   private func add(_ a: [Double], _ b: Dense) -> [Double] { zip(a, b.values).map { $0 + $1 } }
 
   /// False where Vᵀ·U + I is singular.
-  private func fit(_ U: inout Dense, _ V: inout Dense, _ d: inout [Double], _ v: [Double], _ h: [Double])
-    throws(Failure) -> Bool
-  {
+  private func fit(
+    _ U: inout Dense, _ V: inout Dense, _ d: inout [Double], _ v: [Double], _ h: [Double], _ numbers: PSGDNumbers
+  ) throws(Failure) -> Bool {
     let n = v.count, r = U.columns
-    let rate = pair.rate, second = pair.second, tiny = 0x1p-1022
-    if r > 0, pair.coin(2) < pair.h.balance_prob {
+    let rate = numbers.rate, second = numbers.second, tiny = 0x1p-1022
+    if r > 0, numbers.balances {
       let rho = (norm(U.values) / norm(V.values)).squareRoot()
       if rho > 0, rho.isFinite {
         U.values = U.values.map { $0 / rho }
@@ -156,7 +163,7 @@ struct PSGDLRA: WholeRule {
   }
 }
 
-/// PSGD with a diagonal and an anti-diagonal on the whole tensor as one vector.
+/// PSGD with a diagonal and an anti-diagonal on the model as one vector.
 ///
 ///     Q = diag(a) + antidiag(b),  P = Qᵀ·Q;  f reverses a vector;  v and h as in psgd_lra
 ///     q = a·h + b·f(h);   w = (f(a)·v − f(b)·f(v))/(a·f(a) − b·f(b))
@@ -165,66 +172,74 @@ struct PSGDLRA: WholeRule {
 ///     largest of |A|, |B|
 ///     θ ← θ − lr·((a² + f(b²))·m + (a·b + f(a·b))·f(m)), clipped as in psgd_lra
 ///
-/// State    a, b, m (momentum > 0); within a step v, h and the gradient (newton).
+/// State    a, b, m (momentum > 0); how many steps there were; within a step v, h and the gradient.
 /// Differs  as psgd_lra.
 /// Source   Pooladzandi and Li, 2024, arXiv:2402.04553.
 struct PSGDXMat: WholeRule {
   static let method = Method(
-    "psgd_xmat", .optimizer, "PSGD with a diagonal and an anti-diagonal on the tensor as one vector.",
+    "psgd_xmat", .optimizer, "PSGD with a diagonal and an anti-diagonal on the model as one vector.",
     rule: """
-      Q = diag(a) + antidiag(b), P = Q'Q;  q = Q h, w = Q^-T v, v and h as in psgd_lra;  f reverses
+      Q = diag(a) + antidiag(b), P = Q'Q;  q = Q h, w = Q^-T v, v and h of all tensors as in psgd_lra;  f reverses
       A = q^2 - w^2, B = q*f(q) - w*f(w);  a <- a - mu*(A*a + B*f(b));  b <- b - mu*(A*b + B*f(a))
       m <- momentum*m + (1 - momentum)*g;  theta <- theta - lr*min(1, grad_clip_max_norm/|P m|)*P m
       """,
-    source: "Pooladzandi, Li, 2024, arXiv:2402.04553", parameters: psgdParameters,
-    slots: psgdSlots + [Slot("diagonal", "the diagonal a"), Slot("antidiagonal", "the anti-diagonal b")],
+    source: "Pooladzandi, Li, 2024, arXiv:2402.04553",
+    parameters: psgdParameters.map { $0.name == "lr" ? $0 : $0.forAll },
+    slots: psgdSlots + [Slot("antidiagonal", "the anti-diagonal b"), Slot("diagonal", "the diagonal a")],
     requests: "hessian_vector", needsFinite: true)
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { PSGDPair.slots(h, method) }
-  static var mayFail: Bool { true }
-  static let registered = entry(
-    PSGDXMat.self, source: { (h) throws(Failure) in PSGDProbe.of(h, PSGDPair.slots(h, method).count) })
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("steps")] }
+  static let registered = entry(PSGDXMat.self, source: { (h) throws(Failure) in PSGDModel(CrossFactors(h), h) })
 
-  let pair: PSGDPair
-  init(_ h: Hyper, _ c: StepContext) { pair = PSGDPair(h, c) }
+  init(_ h: Hyper, _ c: StepContext) {}
+  func apply<T: Real>(_ t: Whole<T>) {}
+}
 
-  func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
-    let k = pair.averages ? 1 : 0, n = t.count
-    try Memory.ask(8 * n * 16)
-    var (a, b) = (Dense(t.slots[k], n).values, Dense(t.slots[k + 1], n).values)
-    if pair.c.t == 1 { a = [Double](repeating: pair.firstScale, count: n) }
-    if let (v, h) = pair.sample(t, slot: k + 2) {
-      if a[0] == 0 { a = [Double](repeating: pair.scale(v, h), count: n) }
-      var (A, B) = (a, a), top = 0.0, largest = 0.0
-      func q(_ i: Int) -> Double { a[i] * h[i] + b[i] * h[n - 1 - i] }
-      func w(_ i: Int) -> Double {
-        let j = n - 1 - i
-        return (a[j] * v[i] - b[j] * v[j]) / (a[i] * a[j] - b[i] * b[j])
-      }
-      for i in 0..<n {
-        let j = n - 1 - i, (qi, wi) = (q(i), w(i))
-        A[i] = qi * qi - wi * wi
-        B[i] = i == j ? 0 : qi * q(j) - wi * w(j)
-        top = max(top, qi * qi + wi * wi)
-        largest = max(largest, abs(A[i]), abs(B[i]))
-      }
-      let mu = pair.rate / max(pair.second ? top : largest, 0x1p-1022)
-      let (a0, b0) = (a, b)
-      for i in 0..<n {
-        let j = n - 1 - i
-        a[i] -= mu * (A[i] * a0[i] + B[i] * b0[j])
-        b[i] -= mu * (A[i] * b0[i] + B[i] * a0[j])
-      }
-      if !(a.allSatisfy(\.isFinite) && b.allSatisfy(\.isFinite)) { (a, b) = (a0, b0) }
+/// a and b of the model.
+private struct CrossFactors: PSGDFactors {
+  static var method: Method { PSGDXMat.method }
+  init(_ h: Hyper) {}
+  var widths: [Int] { [1, 1] }
+  var a: [Double] = [], b: [Double] = []
+
+  mutating func read(_ parts: [[Double]], _ n: Int) { (b, a) = (parts[0], parts[1]) }
+  var parts: [[Double]] { [b, a] }
+  func isFresh(_ i: Int) -> Bool { a[i] == 0 && b[i] == 0 }
+  mutating func start(_ range: Swift.Range<Int>, _ n: Int, _ draw: (_ apart: Int, _ column: Int) -> [Double]) {}
+  var diagonal: [Double] {
+    get { a }
+    set { a = newValue }
+  }
+  func times(_ x: [Double]) throws(Failure) -> [Double] {
+    let n = x.count
+    return (0..<n).map { i in
+      let j = n - 1 - i
+      return (a[i] * a[i] + b[j] * b[j]) * x[i] + (i == j ? 0 : (a[i] * b[i] + a[j] * b[j]) * x[j])
     }
-    try pair.move(t) { (x) throws(Failure) in
-      if a[0] == 0 { return x }
-      return (0..<n).map { i in
-        let j = n - 1 - i
-        return (a[i] * a[i] + b[j] * b[j]) * x[i] + (i == j ? 0 : (a[i] * b[i] + a[j] * b[j]) * x[j])
-      }
+  }
+  mutating func fit(_ v: [Double], _ h: [Double], _ numbers: PSGDNumbers) throws(Failure) -> Bool {
+    let n = v.count, (a0, b0) = (a, b)
+    var (A, B) = (a, a), top = 0.0, largest = 0.0
+    func q(_ i: Int) -> Double { a0[i] * h[i] + b0[i] * h[n - 1 - i] }
+    func w(_ i: Int) -> Double {
+      let j = n - 1 - i
+      return (a0[j] * v[i] - b0[j] * v[j]) / (a0[i] * a0[j] - b0[i] * b0[j])
     }
-    for i in 0..<n { (t.slots[k][i], t.slots[k + 1][i]) = (T(a[i]), T(b[i])) }
+    for i in 0..<n {
+      let j = n - 1 - i, (qi, wi) = (q(i), w(i))
+      A[i] = qi * qi - wi * wi
+      B[i] = i == j ? 0 : qi * q(j) - wi * w(j)
+      top = max(top, qi * qi + wi * wi)
+      largest = max(largest, abs(A[i]), abs(B[i]))
+    }
+    let mu = numbers.rate / max(numbers.second ? top : largest, 0x1p-1022)
+    for i in 0..<n {
+      let j = n - 1 - i
+      a[i] -= mu * (A[i] * a0[i] + B[i] * b0[j])
+      b[i] -= mu * (A[i] * b0[i] + B[i] * a0[j])
+    }
+    return a.allSatisfy(\.isFinite) && b.allSatisfy(\.isFinite)
   }
 }
 
@@ -236,7 +251,8 @@ struct PSGDXMat: WholeRule {
 ///     θ ← θ − lr·P·m, clipped as in psgd_lra
 ///
 /// State    Q, m (momentum > 0); within a step v, h and the gradient (newton).
-/// Differs  as psgd_lra. Tensors of more than 4096 elements are refused.
+/// Differs  as psgd_lra, but that every tensor has a preconditioner of its own (the same for one tensor: bind the model
+///          as one vector). Tensors of more than 4096 elements are refused.
 /// Source   Li, 2015, arXiv:1512.04202; Pooladzandi and Li, 2024, arXiv:2402.04553.
 struct PSGDDense: WholeRule {
   static let most = 4096
@@ -353,7 +369,7 @@ private let psgdSlots = [Slot.moment("exp_avg", "average m of the gradient")]
 private func dot(_ a: [Double], _ b: [Double]) -> Double { zip(a, b).reduce(0) { $0 + $1.0 * $1.1 } }
 private func norm(_ a: [Double]) -> Double { dot(a, a).squareRoot() }
 
-/// What the three share: the pairs v, h that a preconditioner is fitted to, and the step.
+/// What they share: the pairs v, h that a preconditioner is fitted to, and the step.
 struct PSGDPair {
   let h: Hyper
   let c: StepContext
@@ -373,13 +389,6 @@ struct PSGDPair {
   static func coin(_ apart: Int, _ seed: UInt64, _ stream: UInt32, _ step: Int) -> Double {
     Random.fraction(seed: seed, stream: stream, step: step &+ apart << 40)
   }
-  /// Keys of normal numbers of this tensor apart from those of its steps.
-  func key(apart: Int, column: Int = 0) -> UInt64 {
-    Random.key(
-      seed: c.seed, stream: c.stream, step: UInt64(apart) << 40 &+ UInt64(column),
-      tensor: UInt32(truncatingIfNeeded: c.tensor))
-  }
-
   /// v and h, where this step has a fit and neither is 0. `slot`: where those of the source begin.
   fileprivate func sample<T: Real>(_ w: Whole<T>, slot: Int) -> ([Double], [Double])? {
     guard coin(1) < h.update_probability, w.count > 0 else { return nil }
@@ -399,8 +408,11 @@ struct PSGDPair {
   }
   /// The first scale of Q from the first pair: (mean v²)^(1/4)·(mean h⁴)^(−1/8).
   fileprivate func scale(_ v: [Double], _ h: [Double]) -> Double {
+    PSGDPair.scale(v, h, newton: self.h.is("fit", "newton"))
+  }
+  fileprivate static func scale(_ v: [Double], _ h: [Double], newton: Bool) -> Double {
     let n = Double(v.count), fourth = h.reduce(0) { $0 + $1 * $1 * $1 * $1 } / n
-    let s = (self.h.is("fit", "newton") ? pow(dot(v, v) / n, 0.25) : 1) * pow(fourth, -0.125)
+    let s = (newton ? pow(dot(v, v) / n, 0.25) : 1) * pow(fourth, -0.125)
     return s > 0 && s.isFinite ? s : 1
   }
 
@@ -421,9 +433,9 @@ struct PSGDPair {
 
 /// Asks for Hessian-vector products with normal numbers in the steps that have a fit.
 struct PSGDProbe: Source {
-  static var method: Method { PSGDLRA.method }
+  static var method: Method { PSGDDense.method }
   let first: Int
-  init(_ h: Hyper) throws(Failure) { first = PSGDPair.slots(h, PSGDLRA.method).count }
+  init(_ h: Hyper) throws(Failure) { first = PSGDPair.slots(h, PSGDDense.method).count }
   private init(first: Int) { self.first = first }
   static func of(_ h: Hyper, _ slots: Int) -> PSGDProbe? { h.is("fit", "newton") ? PSGDProbe(first: slots) : nil }
 
@@ -446,5 +458,142 @@ struct PSGDProbe: Source {
     }
     io.change(SaveGradient(), slots: [first + 1], parameters: false)
     return .update(io.gradient(in: first + 2))
+  }
+}
+
+/// The numbers of a fit.
+private struct PSGDNumbers {
+  let rate: Double, second: Bool, balances: Bool
+}
+
+/// The factors of a preconditioner of the whole model, read from the slots of its tensors. The last of the parts is the
+/// diagonal, which is 0 before there is one.
+private protocol PSGDFactors: Sendable {
+  static var method: Method { get }
+  /// Numbers for each element, slot by slot.
+  var widths: [Int] { get }
+  mutating func read(_ parts: [[Double]], _ n: Int)
+  var parts: [[Double]] { get }
+  /// Nothing is there for element i yet.
+  func isFresh(_ i: Int) -> Bool
+  /// The start of the elements of a tensor, but for the diagonal.
+  mutating func start(_ range: Swift.Range<Int>, _ n: Int, _ draw: (_ apart: Int, _ column: Int) -> [Double])
+  var diagonal: [Double] { get set }
+  /// P·x.
+  func times(_ x: [Double]) throws(Failure) -> [Double]
+  /// False where the fit is to be left out.
+  mutating func fit(_ v: [Double], _ h: [Double], _ numbers: PSGDNumbers) throws(Failure) -> Bool
+}
+
+/// A preconditioner of all tensors as one vector: the pairs that it is fitted to, and the step.
+private struct PSGDModel<Factors: PSGDFactors>: Source {
+  static var method: Method { Factors.method }
+  let empty: Factors, newton: Bool, averages: Bool
+  init(_ h: Hyper) throws(Failure) {
+    throw Failure(Status.internal, "\(Factors.method.name): a source without factors")
+  }
+  init(_ empty: Factors, _ h: Hyper) {
+    (self.empty, newton, averages) = (empty, h.is("fit", "newton"), (h.momentum as Double) > 0)
+  }
+
+  /// Behind the average, where there is one: the factors, then v, h and the gradient.
+  private var first: Int { averages ? 1 : 0 }
+  private var vector: Int { first + empty.widths.count }
+  private var product: Int { vector + 1 }
+  private var gradient: Int { vector + 2 }
+  var slots: [Slot] {
+    [
+      .temporary("probe", "the vector v"), .temporary("product", "the Hessian times it"),
+      .temporary("gradient", "the gradient of the step, then the move"),
+    ]
+  }
+  var probe: Int? { 0 }
+  var single: Bool { !newton }
+  var global: Bool { true }
+  func most(_ tensors: Int) -> Int { 2 }
+  var kinds: [Request.Kind] { newton ? [.hessianVector] : [] }
+
+  func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
+    if phase == 0 {
+      io.change(SaveGradient(), slots: [gradient], parameters: false)
+      let fits = PSGDPair.coin(1, io.seed, io.stream, io.step) < io.hyper.update_probability
+      if fits { io.draw(vector, signs: false) }
+      if fits, newton { return .ask(Ask(.hessianVector)) }
+      return try step(io, fits: fits)
+    }
+    io.change(SaveGradient(), slots: [product], parameters: false)
+    return try step(io, fits: true)
+  }
+
+  private func step(_ io: SourceIO, fits: Bool) throws(Failure) -> Move {
+    let h = io.hyper, tensors = io.tensors { _ in true }, counts = tensors.map { io.shape(of: $0).count }
+    let n = counts.reduce(0, &+), steps = io.counter(0)
+    try Memory.ask(8 &* n &* (2 &* empty.widths.reduce(0, &+) &+ 12))
+    func all(_ slot: Int) -> [Double] { tensors.flatMap { io.read(slot, of: $0) } }
+    func spread(_ x: [Double], _ width: Int, _ slot: Int) {
+      var at = 0
+      for (tensor, count) in zip(tensors, counts) {
+        io.fill(slot, of: tensor, Array(x[at..<(at + width * count)]))
+        at += width * count
+      }
+    }
+    let g = all(gradient), v = fits ? all(vector) : []
+    var pair = fits && newton ? all(product) : []
+    if fits, !newton {
+      let noise = 0x1p-13 * g.reduce(0) { $0 + abs($1) } / Double(max(1, n))
+      pair = zip(g, v).map { $0 + noise * $1 }
+    }
+    var factors = empty
+    factors.read(empty.widths.indices.map { all(first + $0) }, n)
+    start(&factors, io, tensors, counts, n, h)
+
+    if fits, v.contains(where: { $0 != 0 }), pair.contains(where: { $0 != 0 }) {
+      var next = factors
+      if next.diagonal.contains(0) {
+        let scale = PSGDPair.scale(v, pair, newton: newton)
+        next.diagonal = next.diagonal.map { $0 == 0 ? scale : $0 }
+      }
+      let second = h.is("normalizer", "second")
+      let balance: Double = h.has("balance_prob") ? h.balance_prob : 0
+      let numbers = PSGDNumbers(
+        rate: h.has("precond_lr") ? h.precond_lr : second ? 0.1 : 0.01, second: second,
+        balances: PSGDPair.coin(2, io.seed, io.stream, io.step) < balance)
+      if try next.fit(v, pair, numbers) { factors = next }
+    }
+    var m = g
+    if averages {
+      let mu: Double = h.momentum
+      m = zip(all(0), g).map { mu * $0 + (1 - mu) * $1 }
+    }
+    var u = factors.diagonal.contains(0) ? m : try factors.times(m)
+    if h.has("grad_clip_max_norm") {
+      let length = norm(u), factor = length > 0 ? min(1, h.grad_clip_max_norm / length) : 1
+      u = u.map { factor * $0 }
+    }
+    for (k, part) in factors.parts.enumerated() { spread(part, empty.widths[k], first + k) }
+    if averages { spread(m, 1, 0) }
+    spread(u, 1, gradient)
+    io.setScalar(0, Double(steps + 1))
+    return .update(io.gradient(in: gradient))
+  }
+
+  /// Tensors that are here for the first time.
+  private func start(
+    _ factors: inout Factors, _ io: SourceIO, _ tensors: [Int], _ counts: [Int], _ n: Int, _ h: Hyper
+  ) {
+    let known = factors.diagonal.filter { $0 != 0 }
+    let scale =
+      h.has("preconditioner_init_scale")
+      ? h.preconditioner_init_scale : known.isEmpty ? 0 : known.reduce(0, +) / Double(known.count)
+    var at = 0
+    for (tensor, count) in zip(tensors, counts) {
+      defer { at += count }
+      guard count > 0, factors.isFresh(at) else { continue }
+      factors.start(at..<(at + count), n) { apart, column in
+        io.draw(product, signs: false, number: apart << 40 &+ column)
+        return io.read(product, of: tensor)
+      }
+      for i in at..<(at + count) { factors.diagonal[i] = scale }
+    }
   }
 }

@@ -21,7 +21,8 @@ struct CubicSubproblem: Driver {
       """,
     source: "Nesterov, Polyak, 2006",
     parameters: [
-      .number("cubic", nil, .above(0), "M"), .number("tol", 1e-12, .above(0), "relative width of the bracket of r"),
+      .number("M", nil, .above(0), "cubic constant"),
+      .number("tol", 1e-12, .above(0), "relative width of the bracket of r"),
     ],
     inputs: [
       .constant("g", "n", "gradient"), .constant("hessian", "n, n", "symmetric"), .result("step", "n", "h"),
@@ -37,7 +38,7 @@ struct CubicSubproblem: Driver {
     guard g.isFinite, hessian.isFinite else {
       throw Failure(Status.nonfinite, "`g` and `hessian` must be finite")
     }
-    let s = try CubicModel(hessian).minimiser(g, cubic: h.cubic, tol: h.tol)
+    let s = try CubicModel(hessian).minimiser(g, cubic: h.M, tol: h.tol)
     s.step(into: try io["step"])
     (io.length, io.hard, io.value) = (s.length, s.hard ? 1 : 0, s.value)
     return .done(.converged)

@@ -2,11 +2,11 @@ import ThalwegCore
 
 /// Cubic Newton steps with a Hessian that is used several times.
 ///
-///     H ← the Hessian, every `interval` steps;   h = argmin ⟨g, h⟩ + ½·hᵀ·H·h + M/6·|h|³,  g the gradient now;   x ←
+///     H ← the Hessian, every m steps;   h = argmin ⟨g, h⟩ + ½·hᵀ·H·h + M/6·|h|³,  g the gradient now;   x ←
 ///     x + h
 ///
-/// The eigenvectors of H are found once an interval; the rest of a step costs n². `cubic` is M: in theory proportional
-/// to `interval` times the Lipschitz constant of the Hessian (the factor is UNVERIFIED).
+/// The eigenvectors of H are found once in m steps; the rest of a step costs n². M is in theory proportional
+/// to m times the Lipschitz constant of the Hessian (the factor is UNVERIFIED).
 /// Ends     converged: |g| ≤ gtol where H has no eigenvalue below −gtol; max_iter; nonfinite.
 /// Differs  at a saddle, where g = 0, it goes on along the lowest eigenvector. The search for M is not carried.
 /// Source   Doikov, Chayti, Jaggi, 2022, arXiv:2212.00781.
@@ -14,12 +14,12 @@ struct LazyCubicNewton: Driver {
   static let method = Method.solver(
     "lazy_cubic_newton", "Cubic Newton steps with a Hessian that is used several times.",
     rule: """
-      H <- the Hessian, every interval steps
-      h = argmin <g, h> + h'H h/2 + cubic/6 |h|^3, g the gradient now;  x <- x + h
+      H <- the Hessian, every m steps
+      h = argmin <g, h> + h'H h/2 + M/6 |h|^3, g the gradient now;  x <- x + h
       """,
     source: "Doikov, Chayti, Jaggi, 2022, arXiv:2212.00781",
     parameters: [
-      .number("cubic", 1, .above(0), "M"), LazyNewton.interval,
+      .number("M", 1, .above(0), "cubic constant"), LazyNewton.interval,
       .number("tol", 1e-12, .above(0), "relative width of the bracket of the length of a step"),
     ] + Minimiser.stop,
     inputs: [Minimiser.start] + Minimiser.results, asks: [.gradientAt, .hessianAt], kept: LazyNewton.kept)
@@ -29,14 +29,14 @@ struct LazyCubicNewton: Driver {
 
   func advance<T: Real>(_ phase: LazyNewton.Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<LazyNewton.Phase> {
     let model: CubicModel
-    switch try LazyNewton.advance(phase, io, interval: h.integer("interval")) {
+    switch try LazyNewton.advance(phase, io, interval: h.integer("m")) {
     case .verdict(let v): return v
     case .step(let m): model = m
     }
     if io.gradient_norm <= h.gtol, (model.w.last ?? 0) >= -h.gtol { return .done(.converged) }
     if io.iterations >= h.max_iter { return .done(.maxIter) }
     let d = try io["d"]
-    model.minimiser(try io["g"], cubic: h.cubic, tol: h.tol).step(into: d)
+    model.minimiser(try io["g"], cubic: h.M, tol: h.tol).step(into: d)
     return try LazyNewton.move(io, d)
   }
   typealias Phase = LazyNewton.Phase
@@ -44,19 +44,19 @@ struct LazyCubicNewton: Driver {
 
 /// Newton steps with a Hessian that is used several times, regularised by the gradient: for convex functions.
 ///
-///     H ← the Hessian, every `interval` steps;   x ← x − (H + √(M·|g|)·I)⁻¹·g,  g the gradient now
+///     H ← the Hessian, every m steps;   x ← x − (H + √(M·|g|)·I)⁻¹·g,  g the gradient now
 ///
-/// `cubic` is M. The eigenvectors of H are found once an interval; the rest of a step costs n².
+/// The eigenvectors of H are found once in m steps; the rest of a step costs n².
 /// Ends     converged: |g| ≤ gtol; negative_curvature: H + √(M·|g|)·I is not positive definite; max_iter; nonfinite.
-/// Differs  the constant inside the root is UNVERIFIED; with interval=1 it is the method of Mishchenko, 2021, for M the
+/// Differs  the constant inside the root is UNVERIFIED; with m=1 it is the method of Mishchenko, 2021, for M the
 ///          Lipschitz constant of the Hessian.
 /// Source   Doikov, Chayti, Jaggi, 2022, arXiv:2212.00781.
 struct LazyRegularizedNewton: Driver {
   static let method = Method.solver(
     "lazy_regularized_newton", "Newton steps with a Hessian that is used several times, regularised by the gradient.",
-    rule: "H <- the Hessian, every interval steps;  x <- x - (H + sqrt(cubic |g|) I)^-1 g, g the gradient now",
+    rule: "H <- the Hessian, every m steps;  x <- x - (H + sqrt(M |g|) I)^-1 g, g the gradient now",
     source: "Doikov, Chayti, Jaggi, 2022, arXiv:2212.00781",
-    parameters: [.number("cubic", 1, .above(0), "M"), LazyNewton.interval] + Minimiser.stop,
+    parameters: [.number("M", 1, .above(0), "cubic constant"), LazyNewton.interval] + Minimiser.stop,
     inputs: [Minimiser.start] + Minimiser.results, asks: [.gradientAt, .hessianAt], kept: LazyNewton.kept)
 
   let h: Hyper
@@ -64,13 +64,13 @@ struct LazyRegularizedNewton: Driver {
 
   func advance<T: Real>(_ phase: LazyNewton.Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<LazyNewton.Phase> {
     let model: CubicModel
-    switch try LazyNewton.advance(phase, io, interval: h.integer("interval")) {
+    switch try LazyNewton.advance(phase, io, interval: h.integer("m")) {
     case .verdict(let v): return v
     case .step(let m): model = m
     }
     if io.gradient_norm <= h.gtol { return .done(.converged) }
     if io.iterations >= h.max_iter { return .done(.maxIter) }
-    let shift = (h.cubic * io.gradient_norm).squareRoot(), d = try io["d"]
+    let shift = (h.M * io.gradient_norm).squareRoot(), d = try io["d"]
     guard (model.w.last ?? 0) + shift > 0 else { return .done(.negativeCurvature) }
     let c = model.coordinates(try io["g"])
     model.vector(zip(c, model.w).map { -$0 / ($1 + shift) }, into: d)
@@ -81,7 +81,7 @@ struct LazyRegularizedNewton: Driver {
 
 /// What both have in common: the gradient of every step, and a Hessian now and then.
 enum LazyNewton {
-  static let interval = Parameter.integer("interval", 1, .atLeast(1), "steps of one Hessian; about n is best")
+  static let interval = Parameter.integer("m", 1, .atLeast(1), "steps of one Hessian; about n is best")
   static let kept: [Input] = [
     .kept("g", "n", "gradient"), .kept("h", "n, n", "Hessian"), .kept("values", "n", "its eigenvalues"),
     .kept("vectors", "n, n", "its eigenvectors, columns"), .kept("d", "n", "step"),

@@ -26,7 +26,8 @@ struct DLRT: Driver {
     parameters: [
       .lr(0.1, .above(0)), .number("tol", 0.1, .rate, "tail of the singular values that is cut, relative"),
       .flag("adaptive", true, "augment the bases, and cut"), .integer("r_min", 2, .atLeast(1), "least rank"),
-      .maybeInteger("r_max", .atLeast(1), "largest rank; none: half of the smaller side"),
+      .maybeInteger(
+        "r_max", .atLeast(1), "largest rank; none: half of the smaller side, or the one rank of adaptive=false"),
       .maybeInteger("rank", .atLeast(1), "at the start; none: r_max"),
       .integer("max_iter", 100, .atLeast(0), "steps"),
     ],
@@ -50,7 +51,8 @@ struct DLRT: Driver {
   enum Phase: Int { case start, ready, bases, core }
 
   private func most(_ m: Int, _ n: Int) -> Int {
-    max(1, min(h.has("r_max") ? h.integer("r_max") : max(1, min(m, n) / 2), min(m, n)))
+    let half = max(1, min(m, n) / 2), fixed = !h.adaptive && h.has("rank")
+    return max(1, min(h.has("r_max") ? h.integer("r_max") : fixed ? h.integer("rank") : half, min(m, n)))
   }
   func axes(_ sizes: Sizes) throws(Failure) -> [String: Int] {
     let m = sizes["m"], n = sizes["n"], top = most(m, n)

@@ -8,7 +8,7 @@ import ThalwegCore
 ///     krylov:   K = [g, B·g, ..., B^τ·g];  d = −K·(Kᵀ·B·K)⁺·Kᵀ·g;   x ← x + d/L
 ///               adaptive: L doubles until f(x + d/L) ≤ f + ⟨g, d⟩/L + ⟨d, B·d⟩/(2·L), and is halved after the step
 ///
-/// `curvature` is L. `divisor` none: L·λ_max(B·P). τ beyond n − 1 counts as n − 1, where P = det(B)·B⁻¹.
+/// M none: L·λ_max(B·P). τ beyond n − 1 counts as n − 1, where P = det(B)·B⁻¹.
 /// Ends     converged: |g| ≤ gtol; max_iter; line_search_failed: L has left the range of numbers; nonfinite.
 /// Differs  K has its columns scaled to length 1, which changes no step; singular values below 1e-12 of the largest
 ///          count as 0. The adaptive details are UNVERIFIED; its test allows for the rounding of the two values (32
@@ -18,17 +18,17 @@ struct PolyPrecond: Driver {
   static let method = Method.solver(
     "poly_precond", "Gradient steps preconditioned by a polynomial of a matrix that bounds the curvature.",
     rule: """
-      sympoly: P = sum_k (-1)^k e_(tau-k) B^k;  x <- x - P g/divisor
+      sympoly: P = sum_k (-1)^k e_(tau-k) B^k;  x <- x - P g/M
       krylov: K = [g, B g, ..., B^tau g];  d = -K (K'B K)^+ K'g;  x <- x + d/L
       """,
     source: "Doikov, Rodomanov, 2023, arXiv:2301.13194",
     parameters: [
       .integer("tau", 2, .within(0, 4096), "degree"), .choice("mode", ["krylov", "sympoly"], "the polynomial"),
-      .number("curvature", 1, .above(0), "L, at first"), .flag("adaptive", true, "search for L (krylov)"),
-      .maybe("divisor", .above(0), "of the step (sympoly); none: L times the largest eigenvalue of B P"),
+      .number("L", 1, .above(0), "curvature scale, at first"), .flag("adaptive", true, "search for L (krylov)"),
+      .maybe("M", .above(0), "divisor of the step (sympoly); none: L times the largest eigenvalue of B P"),
     ] + Minimiser.stop,
     inputs: [Minimiser.start, .constant("b", "n, n", "B, symmetric positive definite")] + Minimiser.results + [
-      .result("curvature", "", "L"), .result("trials", "", "values asked for"),
+      .result("L", "", "curvature scale"), .result("trials", "", "values asked for"),
     ], asks: [.valueGradientAt, .valueAt],
     kept: [
       .kept("g", "n", "gradient"), .kept("d", "n", "direction"), .kept("y", "n", "trial"), .kept("f", "", "value"),
@@ -44,7 +44,7 @@ struct PolyPrecond: Driver {
     switch phase {
     case .start:
       x.copy(try io["x0"])
-      io.curvature = h.curvature
+      io.L = h.L
       return .ask("value_gradient", [x], [g], then: .gradient)
     case .gradient:
       io.f = io.value
@@ -54,21 +54,21 @@ struct PolyPrecond: Driver {
       if io.iterations >= h.max_iter { return .done(.maxIter) }
       let b = try io["b"]
       if h.is("mode", "sympoly") {
-        let divisor = try polynomial(b, g, degree, d, io.curvature)
+        let divisor = try polynomial(b, g, degree, d, io.L)
         return take(io, x, d, g, -1 / divisor)
       }
       try krylov(b, g, degree, d)
-      return h.adaptive ? trial(io, x, d, y) : take(io, x, d, g, 1 / io.curvature)
+      return h.adaptive ? trial(io, x, d, y) : take(io, x, d, g, 1 / io.L)
     case .trial:
       io.trials += 1
-      let c = try model(try io["b"], g, d), l = io.curvature
+      let c = try model(try io["b"], g, d), l = io.L
       let bound = io.f + c.slope / l + c.bend / (2 * l)
       if io.value <= bound + 32 * Double(T.ulpOfOne) * max(abs(io.f), abs(bound)) {
-        io.curvature = l / 2
+        io.L = l / 2
         return take(io, x, d, g, 1 / l)
       }
-      io.curvature = 2 * l
-      return io.curvature < 1e300 ? trial(io, x, d, y) : .done(.lineSearchFailed)
+      io.L = 2 * l
+      return io.L < 1e300 ? trial(io, x, d, y) : .done(.lineSearchFailed)
     }
   }
 
@@ -80,7 +80,7 @@ struct PolyPrecond: Driver {
     return .ask("value_gradient", [x], [g], then: .gradient)
   }
   private func trial<T: Real>(_ io: DriverIO<T>, _ x: Vector<T>, _ d: Vector<T>, _ y: Vector<T>) -> Verdict<Phase> {
-    y.set(1, x, 1 / io.curvature, d)
+    y.set(1, x, 1 / io.L, d)
     return .ask("value", [y], [], then: .trial)
   }
 
@@ -115,7 +115,7 @@ struct PolyPrecond: Driver {
       if k < degree { v = try times(a, v) }
     }
     for i in 0..<n { d.p[i] = T(sum[i]) }
-    if h.has("divisor") { return h.divisor }
+    if h.has("M") { return h.M }
     let top =
       w.indices.map { i in
         var others = w

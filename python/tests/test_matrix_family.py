@@ -435,7 +435,7 @@ def test_lazy_newton_with_a_large_interval_still_converges() -> None:
     best = None
     for name in ("lazy_cubic_newton", "lazy_regularized_newton", "grad_norm_smooth"):
         for interval in (1, 5):
-            text = f"{name}(gtol=1e-9)" if name == "grad_norm_smooth" else f"{name}(gtol=1e-9, interval={interval})"
+            text = f"{name}(gtol=1e-9)" if name == "grad_norm_smooth" else f"{name}(gtol=1e-9, m={interval})"
             asked = functions(f)
             needed = {a.name: asked[a.name] for a in tw.solver(text).asks}
             r = tw.solver(text).run(x0=np.zeros(5), **needed)

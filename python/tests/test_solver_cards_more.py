@@ -164,7 +164,7 @@ def test_cubic_steps_satisfy_their_conditions() -> None:
         if k % 4 == 0:  # the hard case: nothing along the lowest eigenvector
             lowest = q[:, np.argmin(w)]
             g = 1e-3 * (g - (g @ lowest) * lowest)
-        step = tw.solver(f"cubic_subproblem(cubic={M:.17g})").run(g=g, hessian=h).step
+        step = tw.solver(f"cubic_subproblem(M={M:.17g})").run(g=g, hessian=h).step
         n = np.linalg.norm(step)
         scale = 1 + np.linalg.norm(h) * n
         assert np.linalg.norm(g + h @ step + M / 2 * n * step) <= 1e-7 * scale

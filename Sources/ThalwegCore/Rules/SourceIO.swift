@@ -47,6 +47,7 @@ public protocol SourceHost {
   func propose(_ op: GradientOperation) throws(Failure) -> Double
   func rate(of tensor: Int) -> (lr: Double, decay: Double)
   func setStepSize(_ tau: Double)
+  func stepSize(of tensor: Int) -> Double
 }
 
 /// What a source may do with the tensors. Gradients read here are already scaled (loss scale, maximize).
@@ -168,6 +169,8 @@ public struct SourceIO {
   /// The step size of the update that ends this step, in place of the largest one: those of all groups change in
   /// proportion. Rules see their own.
   public func setStepSize(_ tau: Double) { host.setStepSize(tau) }
+  /// The step size of a tensor in this step, its schedule evaluated, also in the opening; NaN where its rule has none.
+  public func stepSize(of tensor: Int) -> Double { host.stepSize(of: tensor) }
   /// For `Move.update`: the gradient is what lies in a slot.
   public func gradient(in slot: Int) -> GradientOperation {
     GradientOperation(stage: host.stageID, slots: [slot], run: nil)

@@ -109,7 +109,7 @@ struct SGDP: WholeRule {
       """,
     source: "Heo et al., 2020, arXiv:2006.08217",
     parameters: [
-      .lr(1e-3), .rate("momentum", 0, "share of the buffer that is kept"),
+      .lr(0.1), .rate("momentum", 0, "share of the buffer that is kept"),
       .number("dampening", 0, .any, "the gradient enters the buffer times 1 - dampening"),
       .flag("nesterov", false, "look ahead along the buffer"), .eps(1e-8, "floor of the norms"),
       .weightDecay(0, "decoupled weight decay"),

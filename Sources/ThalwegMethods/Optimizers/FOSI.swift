@@ -13,8 +13,8 @@ import ThalwegCore
 ///
 /// State    k + l vectors and the velocity, the base method's moments; while it asks `order` vectors more and two.
 /// Errors   TW_ERROR_NONFINITE: a Hessian-vector product.
-/// Differs  order none is 4·(k + l) for every size of the model (the authors: at least 2·ln n). |λ| is at least
-///          `floor`. The velocity is not turned with V, as in the authors' code. Put a weight decay into the loss: the
+/// Differs  order none is max(4·(k + l), ⌊2·ln n⌋), but at most 32 where 4·(k + l) is less. |λ| is at least `floor`.
+///          The velocity is not turned with V, as in the authors' code. Put a weight decay into the loss: the
 ///          spectrum is wrong otherwise. One `lr` for all groups.
 /// Source   Sivan, Gabel, Schuster, 2023, arXiv:2302.08484.
 struct FOSI: ElementRule {
@@ -37,8 +37,9 @@ struct FOSI: ElementRule {
       .integer("interval", 100, .atLeast(1), "steps between spectra").forAll,
       .maybeInteger("warmup", .atLeast(1), "first step with a spectrum; none: interval").forAll,
       .number("alpha", 0.1, .between(0, 1, lowOpen: true, highOpen: false), "step size of Newton's part").forAll,
-      .number("lr_clip", 3, .atLeast(1), "largest factor of the base method's move").forAll,
-      .maybeInteger("order", .within(1, 500), "Lanczos steps; none: 4 (k + l)", live: false),
+      .maybe("lr_clip", .atLeast(1), "largest factor of the base method's move; none: 1 for adam, else 3").forAll,
+      .maybeInteger(
+        "order", .within(1, 500), "Lanczos steps; none: max(4 (k + l), 2 ln n), of n parameters", live: false),
       .number("floor", 1e-12, .above(0), "least magnitude of an eigenvalue").forAll,
     ], requests: "hessian_vector, own-step", needsFinite: true,
     validate: { (h) throws(Failure) in
@@ -52,8 +53,16 @@ struct FOSI: ElementRule {
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { g.direction(lr) }
   @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { x - g }
 
+  /// Vectors that there is room for.
   private static func order(_ h: Hyper) -> Int {
-    h.has("order") ? h.integer("order") : 4 * (h.integer("k") + h.integer("l"))
+    h.has("order") ? h.integer("order") : max(room, 4 * (h.integer("k") + h.integer("l")))
+  }
+  /// 2·ln n of nine million parameters.
+  private static let room = 32
+  /// Lanczos steps of n parameters.
+  static func steps(_ h: Hyper, _ n: Int) -> Int {
+    let wanted = max(4 * (h.integer("k") + h.integer("l")), Int(2 * log(Double(max(1, n)))))
+    return min(h.has("order") ? order(h) : min(wanted, order(h)), n)
   }
   static func scalars(_ h: Hyper) -> [Scalar] {
     let pairs = h.integer("k") + h.integer("l"), order = order(h)
@@ -116,7 +125,7 @@ struct FOSI: ElementRule {
 
     /// The product with vector k came.
     private func lanczos(_ k: Int, _ io: SourceIO) throws(Failure) -> Move {
-      let limit = min(order, io.elements), known = (0...k).map { basis + $0 }
+      let limit = min(order, FOSI.steps(io.hyper, io.elements)), known = (0...k).map { basis + $0 }
       guard k < limit else { throw Failure(Status.internal, "fosi: vector \(k)") }
       io.change(SaveGradient(), slots: [probe0], parameters: false)
       let alpha = io.product(probe0, basis + k)
@@ -156,7 +165,8 @@ struct FOSI: ElementRule {
       }
       io.setScalar(1, Double(chosen.count))
       let ratio = inverse[low] / inverse[chosen.count - 1]
-      io.setScalar(2, min(max(ratio, 1), io.hyper.lr_clip))
+      let most = io.hyper.has("lr_clip") ? io.hyper.lr_clip : adam ? 1 : 3
+      io.setScalar(2, min(max(ratio, 1), most))
     }
 
     private struct Adam: ElementOperation {

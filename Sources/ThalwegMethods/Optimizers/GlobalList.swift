@@ -70,6 +70,7 @@ let globalList: [any Listed.Type] = [
   NewtonCG.self,
   FOSI.self,
   KFAC.self,
+  MFAC.self,
   SINGD.self,
   ProdigyScheduleFree.self,
   AdamSpectralEps.self,

@@ -10,6 +10,7 @@ struct LayerFactors {
   static let parameters: [Parameter] = [
     .choice("loss", ["mean", "sum"], "whose gradients the host answers with").forAll,
     .maybe("batch_size", .above(0), "samples; none: the rows of the activations").forAll,
+    .flag("spatial_average", false, "inputs are averaged over the positions of a sample, squared, not summed").forAll,
   ]
   /// Slots of a layer beside its momentum: two lasting matrices and what is made of them, the factors of this step, and
   /// how often they came.
@@ -27,11 +28,14 @@ struct LayerFactors {
   {
     let (n, m, rows) = (x.columns, g.columns, Double(max(1, x.rows)))
     let samples = h.has("batch_size") ? h.batch_size : rows
+    // T positions a sample: A over T² too
+    let positions = h.spatial_average ? rows / samples : 1
     try Memory.ask(8 * (n * n + m * m))
     var a = [Double](repeating: 0, count: n * n), b = [Double](repeating: 0, count: m * m)
     guard x.rows > 0 else { return (a, b) }
     let each = h.is("loss", "mean") ? samples * scale : scale
-    try LinearAlgebra.gram(x.values, transposed: true, into: &a, n, x.rows, alpha: 1 / samples)
+    try LinearAlgebra.gram(
+      x.values, transposed: true, into: &a, n, x.rows, alpha: 1 / samples / (positions * positions))
     try LinearAlgebra.gram(g.values, transposed: true, into: &b, m, g.rows, alpha: each * each / rows)
     return (a, b)
   }
@@ -67,8 +71,8 @@ struct LayerFactors {
 ///
 /// State    momentum, A, B, their inverses or eigenvectors, for each layer.
 /// Errors   TW_ERROR_SHAPE where X or G do not fit; TW_ERROR_NUMERIC: a factor that is not positive definite.
-/// Differs  convolutions: A is a sum over positions divided by N, B by N·T, with `batch_size` = N (KFC; other codes
-///          divide A by T² too). ν counts and scales layers alone. λ = 0 is refused.
+/// Differs  convolutions: A is a sum over positions divided by N, B by N·T, with `batch_size` = N (KFC); A by T² too with
+///          `spatial_average`, as other codes have it. ν counts and scales layers alone. λ = 0 is refused.
 /// Source   Martens, Grosse, 2015, arXiv:1503.05671; the clip and the common defaults: kfac_pytorch.
 struct KFAC: WholeRule {
   static let method = Method(
@@ -243,7 +247,10 @@ struct SINGD: WholeRule {
     parameters: [
       .lr(1e-3), .rate("momentum", 0.9, "momentum behind the preconditioner"),
       .number("damping", 1e-3, .atLeast(0), "lambda").forAll,
-      .rate("alpha1", 0.5, "rate of the momentum of the roots (0 for ikfac)").forAll,
+      .maybe(
+        "alpha1", .between(0, 1, lowOpen: false, highOpen: true),
+        "rate of the momentum of the roots; none: 0.5, 0 for ikfac"
+      ).forAll,
       .number("lr_cov", 1e-2, .above(0), "step of the roots").forAll,
       .weightDecay(0, "decay, behind the preconditioner"),
       .integer("T", 1, .atLeast(1), "steps between updates of the roots").forAll,
@@ -333,7 +340,8 @@ struct SINGD: WholeRule {
           )
         }
         let (hk, kk) = try turned(k, io.read(nowU, of: layer), n), (hc, cc) = try turned(c, io.read(nowG, of: layer), m)
-        let lam: Double = h.damping, alpha: Double = h.alpha1, coupled = h.is("variant", "ingd")
+        let lam: Double = h.damping, coupled = h.is("variant", "ingd")
+        let alpha = h.has("alpha1") ? h.alpha1 : coupled ? 0.5 : 0
         let s = h.normalize_lr_cov ? 0.5 * (1 - alpha) : 0.5, out = Double(m), inputs = Double(n)
         let (fk, lk) = coupled ? (trace(hc, m) / out, lam * trace(cc, m) / out) : (1, lam)
         let (fc, lc) = coupled ? (trace(hk, n) / inputs, lam * trace(kk, n) / inputs) : (1, lam)

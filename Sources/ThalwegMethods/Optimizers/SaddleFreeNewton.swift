@@ -7,11 +7,14 @@ import ThalwegCore
 ///     Lanczos from the gradient, fully orthogonalised: V (m × n), T = Y·diag(w)·Yᵀ;   c = Yᵀ·V·g
 ///     for every damping μ: d = −Vᵀ·Y·(c/(|w| + μ)), the loss at θ + lr·d, on the same minibatch
 ///     θ ← θ + lr·d of the lowest loss (the first on a tie)
+///     exact:  θ ← θ − lr·(|H| + damping·I)⁻¹·g, in the Krylov space of the gradient, which holds it: `order` must be at
+///         least the number of parameters
 ///
 /// State    within a step the vectors V, the parameters, and the products; nothing between steps.
 /// Errors   a loss that is not finite refuses the step and changes nothing.
-/// Differs  where g = 0 nothing moves (the start at random numbers, which would leave an exact saddle, is not carried,
-///          nor the exact form with the dense Hessian). The Krylov details follow later work (UNVERIFIED).
+///          TW_ERROR_NUMERIC: exact without damping, and an eigenvalue of 0.
+/// Differs  where g = 0 nothing moves (the start at random numbers, which would leave an exact saddle, is not carried).
+///          The Krylov details follow later work (UNVERIFIED).
 /// Source   Pascanu, Dauphin, Ganguli, Bengio, 2014, arXiv:1405.4604; Dauphin et al., 2014, arXiv:1406.2572.
 struct SaddleFreeNewton: ElementRule {
   static let method = Method(
@@ -21,12 +24,15 @@ struct SaddleFreeNewton: ElementRule {
       order Lanczos steps from g: V, T = Y diag(w) Y';  c = Y'V g
       for every damping mu: d = -V'Y (c/(|w| + mu)), the loss at theta + lr*d
       theta <- theta + lr*d of the lowest loss
+      exact: theta <- theta - lr*(|H| + damping*I)^-1 g, by as many Lanczos steps as there are parameters
       """,
     source: "Pascanu, Dauphin, Ganguli, Bengio, 2014, arXiv:1405.4604; Dauphin et al., 2014, arXiv:1406.2572",
     parameters: [
       .lr(1), .integer("order", 20, .within(1, 500), "Lanczos steps, at most the number of parameters", live: false),
       .list(
         "dampings", [1, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6], "what is added to the magnitudes, tried in this order"),
+      .choice("mode", ["krylov", "exact"], "in a subspace, or of all parameters", live: false),
+      .number("damping", 0, .atLeast(0), "added to the magnitudes (exact)").forAll,
     ],
     requests: "hessian_vector, loss", needsFinite: true,
     validate: { (h) throws(Failure) in
@@ -53,8 +59,8 @@ struct SaddleFreeNewton: ElementRule {
 
   struct Krylov: Source {
     static var method: Method { SaddleFreeNewton.method }
-    let order: Int, dampings: [Double]
-    init(_ h: Hyper) { (order, dampings) = (h.integer("order"), h.list("dampings")) }
+    let order: Int, dampings: [Double], exact: Bool
+    init(_ h: Hyper) { (order, dampings, exact) = (h.integer("order"), h.list("dampings"), h.is("mode", "exact")) }
 
     private var vector: Int { order }
     private var point: Int { order + 1 }
@@ -77,6 +83,12 @@ struct SaddleFreeNewton: ElementRule {
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if phase == 0 {
         io.setScalar(0, 0)
+        guard !exact || io.elements <= order else {
+          throw Failure(
+            Status.range,
+            "saddle_free_newton: mode=exact needs `order` of at least \(io.elements), the number of parameters, "
+              + "got \(order)")
+        }
         io.change(SaveGradient(), slots: [0], parameters: false)
         let norm = io.norm(0)
         guard norm > 0, norm.isFinite else { return .update(nil) }
@@ -109,6 +121,7 @@ struct SaddleFreeNewton: ElementRule {
           return ask(io, k + 1)
         }
       }
+      if exact { return .update(io.combination(try move(io.hyper.damping, k + 1, io).map { -$0 })) }
       io.setScalar(0, Double(k + 1))
       io.saveHome()
       io.change(SaveParameters(), slots: [point], parameters: false)
@@ -126,6 +139,11 @@ struct SaddleFreeNewton: ElementRule {
         }
       }
       let eigen = try LinearAlgebra.Eigen(T, m), norm = io.scalar(1 + 2 * order)
+      let rounding = eigen.values.reduce(0) { max($0, abs($1)) } * Double(m) * Double.ulpOfOne
+      guard !exact || eigen.values.allSatisfy({ abs($0) + damping > rounding }) else {
+        throw Failure(
+          Status.numeric, "saddle_free_newton: the Hessian is singular along the gradient: `damping` must be above 0")
+      }
       return (0..<m).map { i in
         (0..<m).reduce(0) {
           $0 - eigen.vectors[i * m + $1] * eigen.vectors[$1] * norm / (abs(eigen.values[$1]) + damping)
@@ -148,7 +166,10 @@ struct SaddleFreeNewton: ElementRule {
       io.setScalar(losses + index, io.cost)
       if index + 1 < dampings.count { return try go(index + 1, m, io) }
       io.change(RestoreParameters(), slots: [point], parameters: true)
-      let best = dampings.indices.reduce(0) { io.scalar(losses + $1) < io.scalar(losses + $0) ? $1 : $0 }
+      // the lowest finite one; without any nothing moves
+      let finite = dampings.indices.filter { io.scalar(losses + $0).isFinite }
+      guard let first = finite.first else { return .update(io.combination([Double](repeating: 0, count: m))) }
+      let best = finite.reduce(first) { io.scalar(losses + $1) < io.scalar(losses + $0) ? $1 : $0 }
       let weights = try move(dampings[best], m, io)
       return .update(io.combination(weights.map { -$0 }))
     }

@@ -23,7 +23,7 @@ struct Sophia: ElementRule {
     source: "Liu, Li, Hall, Liang, Ma, 2023, arXiv:2305.14342",
     parameters: [
       .lr(1e-4), .rate("beta1", 0.965, "rate of the momentum"), .rate("beta2", 0.99, "rate of the diagonal"),
-      .number("gamma", 0.01, .above(0), "scale of the diagonal"),
+      .maybe("gamma", .above(0), "scale of the diagonal; none: 0.01, 0.05 for gnb"),
       .eps(1e-12, "floor of the denominator", .above(0)), .weightDecay(0.1, "decoupled weight decay"),
       .integer("interval", 10, .atLeast(1), "steps between estimates").forAll,
       .number("clip", 1, .above(0), "largest entry of the update"),
@@ -52,7 +52,8 @@ struct Sophia: ElementRule {
   let beta1, beta2, scale, gamma, eps, clip: Double
   let adds, late: Bool
   init(_ h: Hyper, _ c: StepContext) {
-    (beta1, beta2, gamma, eps, clip) = (h.beta1, h.beta2, h.gamma, h.eps, h.clip)
+    (beta1, beta2, eps, clip) = (h.beta1, h.beta2, h.eps, h.clip)
+    gamma = h.has("gamma") ? h.gamma : h.is("estimator", "gnb") ? 0.05 : 0.01
     scale = h.bias_correction ? 1 / (1 - power(beta1, c.t)) : 1
     adds = h.is("denominator", "add")
     late = h.is("order", "after") && c.scalars[1] == 1

@@ -150,7 +150,7 @@ struct GameDrift: Objective {
 /// QK-Clip: scales the rows of query and key weights, head by head, where the largest logit of a head is above τ.
 ///
 ///     γ_h = τ/max(S_h, τ);   query rows of head h ·γ^α, key rows ·γ^(1−α);  query_rotary ·γ;  key_rotary stays
-///     fewer key heads: κ_g = the least γ_h^(1−α) of the group;  key rows ·κ_g, query rows ·γ_h/κ_g
+///     fewer key heads: κ_g = the largest γ_h^(1−α) of the group;  key rows ·κ_g, query rows ·γ_h/κ_g
 ///
 /// w (rows, width) is the weight of one projection, or its bias as a column, rows its heads one after the other;
 /// logits (heads,) the largest logit of every query head before the softmax, over the whole batch. `clipped` takes the
@@ -164,7 +164,7 @@ struct QKClip: Objective {
     "qk_clip", .diagnostic, "Scales query and key weights, head by head, where the largest logit is above a threshold.",
     rule: """
       gamma_h = tau/max(S_h, tau);  query rows of head h times gamma^alpha, key rows times gamma^(1 - alpha)
-      query_rotary times gamma, key_rotary stays;  grouped keys: the least gamma^(1 - alpha) of a group, query the rest
+      query_rotary times gamma, key_rotary stays;  grouped keys: the largest gamma^(1 - alpha) of a group, query the rest
       """,
     source: "Kimi team, 2025, arXiv:2507.20534",
     parameters: [
@@ -204,7 +204,7 @@ struct QKClip: Objective {
     }
     let group = heads / keys
     let kappa = (0..<keys).map { g -> Double in
-      (0..<group).reduce(1) { min($0, pow(gamma[g * group + $1], 1 - alpha)) }
+      (0..<group).reduce(0) { max($0, pow(gamma[g * group + $1], 1 - alpha)) }
     }
     let factors = (0..<own).map { h -> Double in
       switch role {

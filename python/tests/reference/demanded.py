@@ -53,7 +53,7 @@ class SGDP(PerTensor):
 
     name = "sgdp"
     buffers = ("b",)
-    defaults = {"lr": 1e-3, "momentum": 0.0, "dampening": 0.0, "nesterov": False, "eps": 1e-8, "weight_decay": 0.0, "delta": 0.1, "wd_ratio": 0.1}
+    defaults = {"lr": 0.1, "momentum": 0.0, "dampening": 0.0, "nesterov": False, "eps": 1e-8, "weight_decay": 0.0, "delta": 0.1, "wd_ratio": 0.1}
     settings = (
         {"lr": 0.1},
         {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1, "delta": 1.0},

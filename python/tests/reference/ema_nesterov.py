@@ -18,8 +18,8 @@ class EMANesterov(OptimizerReference):
     kind = "perturbation"
     needs = ("gradient_at",)
     inner = "sgd(lr=0.1, momentum=0.9)"
-    defaults = {"stepsize": 0.3, "ema": 0.99, "prefill_steps": 0, "rest_steps": math.inf}
-    settings = ({}, {"stepsize": 0.6, "ema": 0.5, "prefill_steps": 5, "rest_steps": 20.0}, {"stepsize": 0.9, "ema": 0.8}, {"stepsize": 0.0})
+    defaults = {"stepsize": 0.3, "ema": 0.99, "prefill_steps": 0, "rest_steps": math.inf, "scheduled": True, "max_lr": None}
+    settings = ({}, {"stepsize": 0.6, "ema": 0.5, "prefill_steps": 5, "rest_steps": 20.0}, {"stepsize": 0.9, "ema": 0.8}, {"max_lr": 0.4}, {"max_lr": 0.4, "scheduled": False}, {"stepsize": 0.0})
 
     def start(self, params: Arrays) -> None:
         self.last, self.b, self.buffers, self.k = copies(params), zeros(params), zeros(params), 0
@@ -27,7 +27,7 @@ class EMANesterov(OptimizerReference):
     def step(self, params: Arrays, grads: Arrays, **oracles: Any) -> None:
         if self.prefill_steps <= self.k < self.rest_steps:
             for p, b in zip(params, self.b):
-                p += self.stepsize * b
+                p += self.stepsize * (0.1 / self.max_lr if self.scheduled and self.max_lr else 1.0) * b
         for i, (p, g) in enumerate(zip(params, oracles["gradient_at"]([np.array(p) for p in params]))):
             self.buffers[i] = 0.9 * self.buffers[i] + g
             p -= 0.1 * self.buffers[i]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
-from ._per_tensor import PerTensor, ratio
+from ._per_tensor import PerTensor, norm, ratio
 from .adam_variants import rms
+from .base import Arrays
 
 
 class Factors:
@@ -33,11 +35,18 @@ class AdaLOMO(PerTensor):
     """Lv et al., 2023 (arXiv:2310.10195); Adafactor's axes for rank above 2."""
 
     name = "adalomo"
-    defaults = {"lr": 1e-3, "weight_decay": 0.0, "threshold": 1.0, "decay_rate": -0.8, "eps1": 1e-30, "eps2": 1e-3}
-    settings = ({}, {"lr": 0.05, "weight_decay": 0.3}, {"lr": 0.05, "threshold": 0.3, "decay_rate": -0.5, "eps1": 1e-3, "eps2": 2.0})
+    defaults = {"lr": 1e-3, "weight_decay": 0.0, "threshold": 1.0, "decay_rate": -0.8, "eps1": 1e-30, "eps2": 1e-3,
+                "clip_norm": None, "clip_value": None}
+    settings = ({}, {"lr": 0.05, "weight_decay": 0.3}, {"lr": 0.05, "threshold": 0.3, "decay_rate": -0.5, "eps1": 1e-3, "eps2": 2.0},
+                {"lr": 0.05, "eps1": 1e-2, "clip_norm": 0.5, "clip_value": 0.4}, {"lr": 0.05, "eps1": 0.1, "clip_value": 0.2})
 
     def fresh(self, p: np.ndarray) -> SimpleNamespace:
         return SimpleNamespace(t=0, f=Factors(p.shape))
+
+    def step(self, params: Arrays, grads: Arrays, **oracles: Any) -> None:
+        share = 1.0 if self.clip_norm is None else min(1.0, self.clip_norm / (norm(grads) + 1e-6))
+        bound = np.inf if self.clip_value is None else self.clip_value
+        super().step(params, [share * np.clip(g, -bound, bound) for g in grads])
 
     def update(self, p: np.ndarray, g: np.ndarray, s: SimpleNamespace) -> None:
         s.f.take(g**2 + self.eps1, 1 - s.t**self.decay_rate)

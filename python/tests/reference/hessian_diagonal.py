@@ -55,12 +55,13 @@ class Sophia(OptimizerReference):
 
     name = "sophia"
     needs = ("hvp", "task_gradients")
-    defaults = {"lr": 1e-4, "beta1": 0.965, "beta2": 0.99, "gamma": 0.01, "eps": 1e-12, "weight_decay": 0.1, "interval": 10,
+    defaults = {"lr": 1e-4, "beta1": 0.965, "beta2": 0.99, "gamma": None, "eps": 1e-12, "weight_decay": 0.1, "interval": 10,
                 "clip": 1.0, "denominator": "max", "order": "before", "bias_correction": False, "estimator": "hutchinson",
                 "probe": "gaussian", "batch_size": 1.0}
     settings = (
         {},
         {"lr": 0.05, "gamma": 2.0, "interval": 3, "beta2": 0.9},
+        {"lr": 0.05, "estimator": "gnb", "batch_size": 40.0},
         {"lr": 0.05, "gamma": 2.0, "interval": 2, "order": "after", "probe": "rademacher", "bias_correction": True, "beta1": 0.9},
         {"lr": 0.05, "gamma": 1.0, "interval": 4, "estimator": "gnb", "batch_size": 3.0, "beta2": 0.8, "clip": 0.5},
         {"lr": 0.05, "gamma": 1.0, "interval": 5, "estimator": "gnb", "order": "after", "denominator": "add", "eps": 1e-3},
@@ -80,6 +81,7 @@ class Sophia(OptimizerReference):
     def step(self, params: Arrays, grads: Arrays, *, hvp: Any = None, normal: Any = None, task_gradients: Any = None,
              **oracles: Any) -> None:
         old = self.curvature
+        gamma = self.gamma if self.gamma is not None else {"hutchinson": 0.01, "gnb": 0.05}[self.estimator]
         if self.t % self.interval == 0:
             new = self.estimate(params, hvp, normal, task_gradients)
             self.curvature = [self.beta2 * c + (1 - self.beta2) * e for c, e in zip(self.curvature, new)]
@@ -87,7 +89,7 @@ class Sophia(OptimizerReference):
         for i, (p, g) in enumerate(zip(params, grads)):
             self.m[i] = self.beta1 * self.m[i] + (1 - self.beta1) * g
             m = self.m[i] / (1 - self.beta1**self.t) if self.bias_correction else self.m[i]
-            h = self.gamma * (old if self.order == "after" else self.curvature)[i]
+            h = gamma * (old if self.order == "after" else self.curvature)[i]
             d = h + self.eps if self.denominator == "add" else np.maximum(h, self.eps)
             p *= 1 - self.lr * self.weight_decay
             p -= self.lr * np.clip(ratio(m, d), -self.clip, self.clip)

@@ -22,7 +22,8 @@ class Layers(OptimizerReference):
         rows = len(x)
         n = rows if self.batch_size is None else self.batch_size
         each = g * n if self.loss == "mean" else g  # gradients of the losses of the samples
-        return x.T @ x / n, each.T @ each / rows
+        positions = rows / n if self.spatial_average else 1.0
+        return x.T @ x / n / positions**2, each.T @ each / rows
 
     def step(self, params: Arrays, grads: Arrays, **oracles: Any) -> None:
         moves, gain = [], 0.0
@@ -47,12 +48,13 @@ class Layers(OptimizerReference):
 class KFAC(Layers):
     name = "kfac"
     defaults = {"lr": 0.1, "damping": 1e-3, "factor_decay": 0.95, "factor_update_steps": 1, "inv_update_steps": 1, "kl_clip": 1e-3, "momentum": 0.9,
-                "weight_decay": 0.0, "pi_damping": True, "method": "inverse", "loss": "mean", "batch_size": None}
+                "weight_decay": 0.0, "pi_damping": True, "method": "inverse", "loss": "mean", "batch_size": None, "spatial_average": False}
     settings = (
         {"damping": 0.1},
         {"damping": 0.3, "method": "eigen", "kl_clip": None, "lr": 0.01, "loss": "sum"},
         {"damping": 0.2, "factor_update_steps": 2, "inv_update_steps": 3, "pi_damping": False, "weight_decay": 0.1, "factor_decay": 0.5},
         {"damping": 0.2, "kl_clip": 0.1, "batch_size": 2.0, "method": "eigen", "inv_update_steps": 4, "momentum": 0.0},
+        {"damping": 0.2, "batch_size": 2.0, "spatial_average": True},
     )
 
     def precondition(self, s, p, G):
@@ -84,8 +86,8 @@ class KFAC(Layers):
 
 class SINGD(Layers):
     name = "singd"
-    defaults = {"lr": 1e-3, "momentum": 0.9, "damping": 1e-3, "alpha1": 0.5, "lr_cov": 1e-2, "weight_decay": 0.0, "T": 1, "variant": "ingd",
-                "structure": "dense", "normalize_lr_cov": False, "loss": "mean", "batch_size": None}
+    defaults = {"lr": 1e-3, "momentum": 0.9, "damping": 1e-3, "alpha1": None, "lr_cov": 1e-2, "weight_decay": 0.0, "T": 1, "variant": "ingd",
+                "structure": "dense", "normalize_lr_cov": False, "loss": "mean", "batch_size": None, "spatial_average": False}
     settings = (
         {"lr": 0.02},
         {"variant": "ikfac", "alpha1": 0.0, "damping": 0.1, "T": 3, "lr": 0.05, "weight_decay": 0.1},
@@ -98,11 +100,12 @@ class SINGD(Layers):
         m, n = G.shape
         if not s:
             s.update(K=np.eye(n), C=np.eye(m), mK=np.zeros((n, n)), mC=np.zeros((m, m)))
+        alpha = self.alpha1 if self.alpha1 is not None else {"ingd": 0.5, "ikfac": 0.0}[self.variant]
         K, C, lam = s["K"], s["C"], self.damping
         if self.t % self.T == 0:
             U, W = self.statistics(p)
             HK, KK, HC, CC = K.T @ U @ K, K.T @ K, C.T @ W @ C, C.T @ C
-            half = 0.5 * (1 - self.alpha1 if self.normalize_lr_cov else 1)
+            half = 0.5 * (1 - alpha if self.normalize_lr_cov else 1)
             if self.variant == "ingd":
                 nK = half * (np.trace(HC) / m * HK + lam * np.trace(CC) / m * KK - np.eye(n))
                 nC = half * (np.trace(HK) / n * HC + lam * np.trace(KK) / n * CC - np.eye(m))
@@ -110,7 +113,7 @@ class SINGD(Layers):
                 nK, nC = half * (HK + lam * KK - np.eye(n)), half * (HC + lam * CC - np.eye(m))
             if self.structure == "diag":
                 nK, nC = np.diag(np.diag(nK)), np.diag(np.diag(nC))
-            s["mK"], s["mC"] = self.alpha1 * s["mK"] + nK, self.alpha1 * s["mC"] + nC
+            s["mK"], s["mC"] = alpha * s["mK"] + nK, alpha * s["mC"] + nC
             rate = lambda M: self.lr_cov / (max(1.0, np.abs(M).max()) if self.normalize_lr_cov else 1.0)  # noqa: E731
             K, C = K - rate(s["mK"]) * K @ s["mK"], C - rate(s["mC"]) * C @ s["mC"]
             s["K"], s["C"] = K, C

@@ -223,7 +223,7 @@ class QKClip(DiagnosticReference):
         known = ~np.isnan(logits) & (logits != np.inf)
         gamma = np.where(known, self.tau / np.maximum(np.where(known, logits, 0), self.tau), 1.0)
         keys = self.key_heads or h
-        kappa = np.repeat((gamma ** (1 - self.alpha)).reshape(keys, -1).min(1), h // keys)
+        kappa = np.repeat((gamma ** (1 - self.alpha)).reshape(keys, -1).max(1), h // keys)
         f = {"query": gamma**self.alpha if keys == h else gamma / kappa, "key": kappa[:: h // keys], "query_rotary": gamma,
              "key_rotary": np.ones(keys)}[self.role]
         rows = np.repeat(f, len(w) // len(f))

@@ -9,7 +9,7 @@ from typing import Any, Callable
 import numpy as np
 
 from ._per_tensor import PerTensor
-from .base import Arrays
+from .base import Arrays, OptimizerReference
 from .kronecker import along, gram, unfold
 
 TINY = np.finfo(np.float64).tiny
@@ -128,9 +128,10 @@ class PSGDKron(PerTensor):
                 s.Q[k] = Q - self.precond_lr / max(lower_bound(one + two), TINY) * np.triu(one - two) @ Q
 
 
-class PSGD(PerTensor):
-    """What the three others share.  Each tensor is a vector with a preconditioner of its own."""
+class PSGD(OptimizerReference):
+    """What the three others share.  All tensors are one vector with one preconditioner; `alone`: each is a vector of its own."""
 
+    alone = False
     common = {"lr": 0.01, "precond_lr": None, "momentum": 0.0, "normalizer": "second", "update_probability": 1.0, "grad_clip_max_norm": None,
               "preconditioner_init_scale": None, "fit": "newton"}
     # The first normalizer with an exact fit of one number divides rounding by rounding: it starts elsewhere.
@@ -144,28 +145,40 @@ class PSGD(PerTensor):
     needs = ("hvp",)
     most_elements = 1500
 
+    def start(self, params: Arrays) -> None:
+        self.t = 0
+        self.spans = [[i] for i in range(len(params))] if self.alone else [list(range(len(params)))]
+        self.states = [SimpleNamespace() for _ in self.spans]
+
     def step(self, params: Arrays, grads: Arrays, *, hvp: Callable[[Arrays, Arrays], Arrays] | None = None,
              normal: Callable[[int], Arrays] | None = None, **oracles: Any) -> None:
-        t = self.states[0].t
+        t = self.t
         fits = fraction(normal, t + (1 << 40)) < self.update_probability
         v = normal(t)
-        h = hvp(params, v) if self.fit == "newton" else [g + 2.0**-13 * np.mean(np.abs(g)) * x for g, x in zip(grads, v)]
-        for i, (p, g, s) in enumerate(zip(params, grads, self.states)):
-            s.t += 1
-            if s.t == 1:
-                self.begin(s, p.size, lambda step, i=i: normal(step)[i].ravel())
-            a, b = v[i].ravel(), h[i].ravel()
+        products = hvp(params, v) if self.fit == "newton" else None
+        for span, s in zip(self.spans, self.states):
+            def flat(xs: Arrays, span: list[int] = span) -> np.ndarray:
+                return np.concatenate([np.ravel(xs[i]) for i in span])
+
+            g, a = flat(grads), flat(v)
+            b = flat(products) if products is not None else g + 2.0**-13 * np.mean(np.abs(g)) * a
+            if t == 0:
+                self.begin(s, g.size, lambda step, flat=flat: flat(normal(step)))
             if fits and np.any(a) and np.any(b):
                 if s.scale is None:
                     s.scale = (np.mean(a**2) ** 0.25 if self.fit == "newton" else 1.0) * np.mean(b**4) ** (-1 / 8)
                     self.rescale(s)
                 s.balances = fraction(normal, t + (2 << 40)) < self.h.get("balance_prob", 0.0)
                 self.update_factors(s, a, b)
-            s.m = self.momentum * s.m + (1 - self.momentum) * g.ravel()
+            s.m = self.momentum * s.m + (1 - self.momentum) * g
             u = s.m if s.scale is None else self.P(s, s.m)
             if self.grad_clip_max_norm is not None:
                 u = u * min(1.0, self.grad_clip_max_norm / np.linalg.norm(u))
-            p -= self.lr * u.reshape(p.shape)
+            at = 0
+            for i in span:
+                params[i] -= self.lr * u[at : at + params[i].size].reshape(params[i].shape)
+                at += params[i].size
+        self.t += 1
 
     def begin(self, s: SimpleNamespace, n: int, normal: Callable[[int], np.ndarray]) -> None:
         s.n, s.m, s.scale = n, np.zeros(n), self.preconditioner_init_scale
@@ -197,7 +210,7 @@ class PSGDLRA(PSGD):
     settings = (*PSGD.variants, {"lr": 0.1, "rank": 2, "balance_prob": 0.5}, {"lr": 0.1, "rank": 0})
 
     def shape_factors(self, s: SimpleNamespace, normal: Callable[[int], np.ndarray]) -> None:
-        r = min(self.rank, s.n)
+        r = self.rank
         scale = 1 / np.sqrt(s.n * (r + 10))
         s.U = scale * np.array([normal((3 << 40) + j) for j in range(r)]).reshape(r, s.n).T
         s.V = scale * np.array([normal((4 << 40) + j) for j in range(r)]).reshape(r, s.n).T
@@ -268,6 +281,7 @@ class PSGDDense(PSGD):
     """Q upper triangular."""
 
     name = "psgd_dense"
+    alone = True  # a triangle has the square of its side
     defaults = PSGD.common
     settings = PSGD.variants
     largest = 300  # elements of the tensor in tests of large ones: Q has the square of it

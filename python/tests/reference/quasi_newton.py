@@ -241,11 +241,12 @@ class FOSI(Flat):
     name = "fosi"
     needs = ("hvp",)
     defaults = {"base": "adam", "lr": 1e-3, "momentum": 0.9, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "k": 5, "l": 0, "interval": 100, "warmup": None,
-                "alpha": 0.1, "lr_clip": 3.0, "order": None, "floor": 1e-12}
+                "alpha": 0.1, "lr_clip": None, "order": None, "floor": 1e-12}
     settings = (
         {"base": "adam", "lr": 0.01, "k": 2, "interval": 7, "warmup": 3, "order": 12},
         {"base": "heavyball", "lr": 0.05, "k": 1, "l": 1, "interval": 10, "alpha": 0.5, "order": 10},
         {"base": "sgd", "lr": 0.1, "k": 2, "interval": 11, "alpha": 1.0, "lr_clip": 1.2, "order": 9, "momentum": 0.3},
+        {"base": "heavyball", "lr": 0.05, "k": 1, "interval": 6, "warmup": 1},
     )
 
     def begin(self, n: int) -> None:
@@ -255,7 +256,7 @@ class FOSI(Flat):
     def spectrum(self, x: np.ndarray) -> None:
         v, n = self.normal(self.t), len(x)
         V, alpha, beta = [v / np.linalg.norm(v)], [], []
-        limit = min(self.order or 4 * (self.k + self.l), n)
+        limit = min(self.order or max(4 * (self.k + self.l), int(2 * np.log(n))), n)
         while True:
             w = self.product(x, V[-1])
             alpha.append(w @ V[-1])
@@ -270,7 +271,8 @@ class FOSI(Flat):
         low = min(self.l, len(values) - top)
         pick = list(range(low)) + list(range(len(values) - top, len(values)))
         self.V, self.il = Y[:, pick].T @ np.array(V), 1 / np.maximum(np.abs(values[pick]), self.floor)
-        self.scaling = float(np.clip(self.il[low] / self.il[-1], 1, self.lr_clip))
+        most = self.lr_clip if self.lr_clip is not None else {"adam": 1.0}.get(self.base, 3.0)
+        self.scaling = float(np.clip(self.il[low] / self.il[-1], 1, most))
 
     def move(self, x, f, g, function):
         t, start = self.t + 1, self.warmup or self.interval

@@ -16,7 +16,7 @@ class SaddleFreeNewton(OptimizerReference):
 
     name = "saddle_free_newton"
     needs = ("hvp", "loss_at")
-    defaults = {"lr": 1.0, "order": 20, "dampings": (1, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)}
+    defaults = {"lr": 1.0, "order": 20, "dampings": (1, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6), "mode": "krylov", "damping": 0.0}
     settings = ({"lr": 0.3}, {"order": 3, "lr": 0.5, "dampings": (0.5, 0.1)}, {"order": 9, "dampings": (1e-3,), "lr": 0.1}, {"order": 1})
 
     def start(self, params: Arrays) -> None: ...
@@ -33,6 +33,12 @@ class SaddleFreeNewton(OptimizerReference):
 
         norm = np.sqrt(dot(grads, grads))
         if norm == 0:
+            return
+        if self.mode == "exact":
+            H = np.array([flat(hvp(params, split(e))) for e in np.eye(sum(sizes))])
+            w, U = np.linalg.eigh((H + H.T) / 2)
+            for p, x in zip(params, split(U @ ((U.T @ flat(grads)) / (np.abs(w) + self.damping)))):
+                p -= self.lr * x
             return
         V, alpha, beta = [flat(grads) / norm], [], []
         limit = min(self.order, sum(sizes))

@@ -195,7 +195,7 @@ def quadratic(rng: np.random.Generator, target: np.ndarray) -> Any:
 class DLRT(SolverReference):
     name = "dlrt"
     defaults = {"lr": 0.1, "tol": 0.1, "adaptive": True, "r_min": 2, "r_max": None, "rank": None, "max_iter": 100}
-    settings = ({"max_iter": 6}, {"max_iter": 5, "adaptive": False, "rank": 2}, {"max_iter": 5, "tol": 1e-3, "r_max": 5, "rank": 2}, {"max_iter": 4, "r_min": 1, "r_max": 4, "tol": 0.6})
+    settings = ({"max_iter": 6}, {"max_iter": 5, "adaptive": False, "rank": 2}, {"max_iter": 4, "adaptive": False, "rank": 4}, {"max_iter": 5, "tol": 1e-3, "r_max": 5, "rank": 2}, {"max_iter": 4, "r_min": 1, "r_max": 4, "tol": 0.6})
     limit32 = 5e-3
 
     def cases(self, rng):
@@ -203,7 +203,8 @@ class DLRT(SolverReference):
 
     def solve(self, inputs, ask):
         w = inputs["w0"]
-        top = min(self.r_max or min(w.shape) // 2, *w.shape)
+        fixed = None if self.adaptive else self.rank
+        top = min(self.r_max or fixed or min(w.shape) // 2, *w.shape)
         r = min(self.rank or top, top)
         U, s, Vt = np.linalg.svd(w, full_matrices=False)
         U, S, V = U[:, :r], np.diag(s[:r]), Vt[:r].T

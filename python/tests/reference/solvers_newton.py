@@ -66,7 +66,7 @@ class Lazy(SolverReference):
         x, k, H = np.array(inputs["x0"]), 0, None
         while True:
             g = ask["gradient"](x)
-            if k % self.interval == 0:
+            if k % self.m == 0:
                 H = ask["hessian"](x)
             why = self.end(g, H)
             if why or k >= self.max_iter:
@@ -76,8 +76,8 @@ class Lazy(SolverReference):
 
 class LazyRegularizedNewton(Lazy):
     name = "lazy_regularized_newton"
-    defaults = {"cubic": 1.0, "interval": 1, "gtol": 1e-8, "max_iter": 100}
-    settings = ({"max_iter": 4}, {"interval": 3, "max_iter": 7, "cubic": 0.3}, {"interval": 5, "gtol": 1e-5})
+    defaults = {"M": 1.0, "m": 1, "gtol": 1e-8, "max_iter": 100}
+    settings = ({"max_iter": 4}, {"m": 3, "max_iter": 7, "M": 0.3}, {"m": 5, "gtol": 1e-5})
 
     def cases(self, rng):
         f = Saddle()
@@ -86,10 +86,10 @@ class LazyRegularizedNewton(Lazy):
     def end(self, g, H):
         if np.linalg.norm(g) <= self.gtol:
             return "converged"
-        return "" if np.linalg.eigvalsh(H)[0] + np.sqrt(self.cubic * np.linalg.norm(g)) > 0 else "negative_curvature"
+        return "" if np.linalg.eigvalsh(H)[0] + np.sqrt(self.M * np.linalg.norm(g)) > 0 else "negative_curvature"
 
     def move(self, g, H):
-        return -np.linalg.solve(H + np.sqrt(self.cubic * np.linalg.norm(g)) * np.eye(len(g)), g)
+        return -np.linalg.solve(H + np.sqrt(self.M * np.linalg.norm(g)) * np.eye(len(g)), g)
 
     def solve(self, inputs, ask):
         out = super().solve(inputs, ask)
@@ -99,8 +99,8 @@ class LazyRegularizedNewton(Lazy):
 
 class LazyCubicNewton(Lazy):
     name = "lazy_cubic_newton"
-    defaults = {"cubic": 1.0, "interval": 1, "tol": 1e-12, "gtol": 1e-8, "max_iter": 100}
-    settings = ({"max_iter": 4}, {"interval": 3, "max_iter": 7, "cubic": 0.3}, {"cubic": 5.0, "max_iter": 9})
+    defaults = {"M": 1.0, "m": 1, "tol": 1e-12, "gtol": 1e-8, "max_iter": 100}
+    settings = ({"max_iter": 4}, {"m": 3, "max_iter": 7, "M": 0.3}, {"M": 5.0, "max_iter": 9})
     limit = 1e-8  # a root is found to 1e-12 of its length, again in every step
 
     def cases(self, rng):
@@ -111,7 +111,7 @@ class LazyCubicNewton(Lazy):
         return "converged" if np.linalg.norm(g) <= self.gtol and np.linalg.eigvalsh(H)[0] >= -self.gtol else ""
 
     def move(self, g, H):
-        return CubicSubproblem(cubic=self.cubic).solve({"g": g, "hessian": H}, {})["step"]
+        return CubicSubproblem(M=self.M).solve({"g": g, "hessian": H}, {})["step"]
 
 
 class GradNormSmooth(SolverReference):
@@ -232,10 +232,10 @@ class EGN(SolverReference):
 
 class PolyPrecond(SolverReference):
     name = "poly_precond"
-    defaults = {"tau": 2, "mode": "krylov", "curvature": 1.0, "adaptive": True, "divisor": None, "gtol": 1e-8, "max_iter": 100}
-    settings = ({"max_iter": 3}, {"max_iter": 4, "tau": 1, "adaptive": False, "curvature": 1.5}, {"mode": "sympoly", "max_iter": 4},
-                {"mode": "sympoly", "tau": 0, "max_iter": 3}, {"mode": "sympoly", "tau": 40, "divisor": 2e5, "max_iter": 3, "curvature": 0.5},
-                {"tau": 0, "curvature": 0.01, "max_iter": 3})
+    defaults = {"tau": 2, "mode": "krylov", "L": 1.0, "adaptive": True, "M": None, "gtol": 1e-8, "max_iter": 100}
+    settings = ({"max_iter": 3}, {"max_iter": 4, "tau": 1, "adaptive": False, "L": 1.5}, {"mode": "sympoly", "max_iter": 4},
+                {"mode": "sympoly", "tau": 0, "max_iter": 3}, {"mode": "sympoly", "tau": 40, "M": 2e5, "max_iter": 3, "L": 0.5},
+                {"tau": 0, "L": 0.01, "max_iter": 3})
     limit = 1e-8  # Krylov bases of degree 4 are conditioned like 1e6
     limit32 = 1e-2
 
@@ -249,19 +249,19 @@ class PolyPrecond(SolverReference):
     def solve(self, inputs, ask):
         from itertools import combinations
 
-        x, B, L, k, trials = np.array(inputs["x0"]), inputs["b"], self.curvature, 0, 0
+        x, B, L, k, trials = np.array(inputs["x0"]), inputs["b"], self.L, 0, 0
         n = len(x)
         tau = min(self.tau, n - 1)
         while True:
             f, g = ask["value_gradient"](x)
             if np.linalg.norm(g) <= self.gtol or k >= self.max_iter:
-                return {"x": x, "iterations": k, "trials": trials, "curvature": L, "gradient_norm": np.linalg.norm(g),
+                return {"x": x, "iterations": k, "trials": trials, "L": L, "gradient_norm": np.linalg.norm(g),
                         "outcome": "converged" if np.linalg.norm(g) <= self.gtol else "max_iter"}
             k += 1
             if self.mode == "sympoly":
                 w, V = np.linalg.eigh(B)
                 p = np.array([sum(np.prod(c) for c in combinations(np.delete(w, i), tau)) for i in range(n)])
-                divisor = self.divisor or L * np.max(w * p)
+                divisor = self.M or L * np.max(w * p)
                 x = x - V @ (p * (V.T @ g)) / divisor
                 continue
             K = [g / np.linalg.norm(g)]

@@ -58,9 +58,9 @@ class SinkhornNewtonSparse(SolverReference):
 
 class CubicSubproblem(SolverReference):
     name = "cubic_subproblem"
-    required = ("cubic",)
-    defaults = {"cubic": None, "tol": 1e-12}
-    settings = ({"cubic": 1.0}, {"cubic": 20.0}, {"cubic": 1e-2})
+    required = ("M",)
+    defaults = {"M": None, "tol": 1e-12}
+    settings = ({"M": 1.0}, {"M": 20.0}, {"M": 1e-2})
     limit = 1e-7
     limit32 = 5e-3
 
@@ -75,7 +75,7 @@ class CubicSubproblem(SolverReference):
                 Case({"g": np.zeros(3), "hessian": np.eye(3)}, dict)]
 
     def solve(self, inputs, ask):
-        g, H, M = inputs["g"], inputs["hessian"], self.cubic
+        g, H, M = inputs["g"], inputs["hessian"], self.M
         w, V = np.linalg.eigh(H)
         c, low = V.T @ g, max(0.0, -2 * w[0] / M)
 

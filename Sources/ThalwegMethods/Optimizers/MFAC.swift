@@ -1,0 +1,129 @@
+import ThalwegCore
+
+/// M-FAC: the gradient over the empirical Fisher matrix of the last gradients, without that matrix.
+///
+///     g ← g + wd·θ;   the oldest of the m kept gradients makes room for g
+///     F = damp·I + (1/m)·Σ gᵢ·gᵢᵀ over all m places (unused ones are 0);   u = F⁻¹·g
+///     v ← μ·v + (1 − μ)·u;   θ ← θ − lr·v
+///
+/// The gradients are those of all tensors together: F is the matrix of the model.
+///
+/// State    the gradients, their inner products in each tensor, v; how many gradients came.
+/// Differs  u by the Woodbury formula, u = m·Gᵀ·(m·damp·I + G·Gᵀ)⁻¹·e of the place of g, with a Cholesky factorisation
+///          (the original eliminates without pivoting: the same numbers). F is that of the tensors that have a gradient;
+///          of one that was absent the gradients that it missed are 0.
+/// Source   Frantar, Kurtic, Alistarh, 2021, arXiv:2107.03356.
+struct MFAC: WholeRule {
+  static let method = Method(
+    "mfac", .optimizer, "M-FAC: the gradient over the empirical Fisher matrix of the last gradients.",
+    rule: """
+      g <- g + weight_decay*theta;  g takes the place of the oldest of ngrads gradients
+      F = damp*I + (1/ngrads)*sum of g_i g_i' of all tensors together;  u = F^-1 g
+      v <- momentum*v + (1 - momentum)*u;  theta <- theta - lr*v
+      """,
+    source: "Frantar, Kurtic, Alistarh, 2021, arXiv:2107.03356",
+    parameters: [
+      .lr(1e-3), .integer("ngrads", 1024, .within(1, 4096), "gradients kept; 32 to 512 for large models", live: false),
+      .number("damp", 1e-5, .above(0), "multiple of the identity in F").forAll,
+      .rate("momentum", 0.9, "rate of the average of the update"), .weightDecay(0, "coupled weight decay"),
+    ],
+    slots: [
+      Slot("gradient_0", "the kept gradients, as many as ngrads"),
+      .moment("momentum_buffer", "average v of the update"),
+      Slot("products", "inner products of the kept gradients of the tensor"),
+      Slot("pushes", "the last gradient that the tensor has, by number"),
+    ], needsFinite: true)
+
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
+    let m = h.integer("ngrads")
+    var (products, pushes) = (method.slots[2], method.slots[3])
+    (products.count, pushes.count) = (m &* m, 1)
+    return (0..<m).map { Slot("gradient_\($0)", "kept gradient \($0)") } + [method.slots[1], products, pushes]
+  }
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("pushes")] }
+  static func decay(_ h: Hyper) -> Decay { .rule }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
+    guard !shape.count.multipliedReportingOverflow(by: h.integer("ngrads")).overflow else {
+      throw Failure(Status.shape, "mfac: `ngrads` gradients of \(shape.count) elements are too many")
+    }
+    try LinearAlgebra.require()
+  }
+  static var mayFail: Bool { true }
+
+  let m: Int, next: Int, number: Int, momentum: Double
+  init(_ h: Hyper, _ c: StepContext) {
+    (m, momentum) = (h.integer("ngrads"), h.momentum)
+    let count = max(0, c.counter(0) - 1)
+    (next, number) = (count % m, (count + 1) % MFAC.turn)
+  }
+  /// Pushes of a tensor are counted modulo this, which float32 holds.
+  static let turn = 1 << 20
+
+  /// v.v is u: the products of the gradient that came, and the average.
+  func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
+    let n = t.count, g = t.slots[next], (v, products) = (t.slots[m], t.slots[m + 1])
+    for k in 0..<m {
+      let x = T(Flat.dot(t.slots[k], g, n))
+      (products[next &* m &+ k], products[k &* m &+ next]) = (x, x)
+    }
+    t.slots[m + 2][0] = T(number)
+    let (old, new) = (T(momentum), T(1 - momentum))
+    for i in 0..<n {
+      v[i] = old * v[i] + new * t.v[i]
+      t.v[i] = v[i]
+    }
+  }
+
+  static let registered = entry(MFAC.self, source: { (h) throws(Failure) in Window(h) })
+
+  /// The window of gradients, and what F⁻¹·g is of them.
+  struct Window: Source {
+    static var method: Method { MFAC.method }
+    let m: Int
+    init(_ h: Hyper) { m = h.integer("ngrads") }
+    private var products: Int { m + 1 }
+    private var pushes: Int { m + 2 }
+    var single: Bool { true }
+    var global: Bool { true }
+
+    private struct Push: ElementOperation {
+      let decay: Double
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+        s[0] = decay == 0 ? g : g + decay * x
+      }
+    }
+
+    func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
+      let count = io.counter(0), next = count % m
+      var parts: [(size: Double, products: [Double])] = []
+      for tensor in io.tensors(where: { _ in true }) {
+        var own = io.read(products, of: tensor)
+        let last = io.read(pushes, of: tensor).first ?? 0
+        let missed = (count - counted(last, most: MFAC.turn)) & (MFAC.turn - 1)
+        if missed > 0 {
+          let zero = [Double](repeating: 0, count: io.shape(of: tensor).count)
+          for k in (1...min(missed, m)).map({ (next + m - $0) % m }) {
+            io.fill(k, of: tensor, zero)
+            for i in 0..<m { (own[k * m + i], own[i * m + k]) = (0, 0) }
+          }
+          io.fill(products, of: tensor, own)
+        }
+        parts.append(((0..<m).reduce(0) { $0 + own[$1 * (m + 1)] }, own))
+      }
+      io.change(slots: [next], parameters: false) { Push(decay: $0.weight_decay) }
+      let fresh = io.products(next, Array(0..<m))
+      // in the order of their size: that of binding does not matter
+      try Memory.ask(8 * m * m)
+      var K = [Double](repeating: 0, count: m * m)
+      for part in parts.sorted(by: { $0.size < $1.size }) { for i in K.indices { K[i] += part.products[i] } }
+      let damp: Double = io.hyper.damp
+      for i in 0..<m { (K[next * m + i], K[i * m + next]) = (fresh[i], fresh[i]) }
+      for i in 0..<m { K[i * m + i] += Double(m) * damp }
+      var place = [Double](repeating: 0, count: m)
+      place[next] = Double(m)
+      let shares = try LinearAlgebra.solvePositive(K, place, m, 1)
+      io.setScalar(0, Double(count + 1))
+      return .update(io.combination(shares))
+    }
+  }
+}
