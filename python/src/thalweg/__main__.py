@@ -27,15 +27,12 @@ def list_methods(arguments: argparse.Namespace) -> int:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    from ._registry import describe
-
     try:
         m = thalweg.method(arguments.name)
     except thalweg.MethodError as problem:
         print(problem, file=sys.stderr)
         return 1
-    print(f"{m.name} ({m.kind})\n")
-    print(describe(m))
+    print(m)
     return 0
 
 
@@ -55,6 +52,9 @@ def bench(arguments: argparse.Namespace) -> int:
     n = arguments.size
     if n < 1:
         print("--size is at least 1", file=sys.stderr)
+        return 1
+    if arguments.threads is not None and not 1 <= arguments.threads < 2**31:
+        print(f"--threads is at least 1, not {arguments.threads}", file=sys.stderr)
         return 1
     if arguments.threads is not None:
         thalweg.set_num_threads(arguments.threads)
