@@ -72,7 +72,7 @@ def bench(arguments: argparse.Namespace) -> int:
             step: Callable[[], object] = opt.step
         except thalweg.NeedsError:
             answer = (1.0, [g])
-            step = lambda: opt.step(lambda: answer)  # noqa: E731
+            step = lambda: opt.step(lambda request: answer)  # noqa: E731
         seconds = best_time(step)
     except thalweg.Error as problem:
         print(problem, file=sys.stderr)
