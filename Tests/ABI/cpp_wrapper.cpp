@@ -228,6 +228,24 @@ void closures() {
   CHECK(plain.next(request) == TW_MORE);
   plain.cancel();
   CHECK(w[0] == 0.375);
+  // A loop over a step that is refused ends; what it came to is a status as well.
+  std::vector<double> v{1};
+  thalweg::Optimizer careful("sgd(lr=0.5)", thalweg::Options().nonfinite(thalweg::NonFinite::skip));
+  careful.add_parameters({Tensor(v)});
+  careful.bind_gradients({Tensor(g.data(), {1})});
+  for (const double value : {std::numeric_limits<double>::quiet_NaN(), 1.0}) {
+    int asked = 0;
+    thalweg::Next now = careful.next(request);
+    for (; now && asked < 3; now = careful.next(request)) {
+      g[0] = value;
+      ++asked;
+    }
+    const bool more = now;
+    const tw_status status = now;
+    CHECK(asked == 1 && !more && !now.more() && now.skipped() == (value != value));
+    CHECK(now == status && now != TW_MORE && status == (value != value ? TW_SKIPPED : TW_OK) && now.status() == status);
+  }
+  CHECK(v[0] == 0.5 && careful.get("skipped") == 1);
   if (!have("sam")) return;
   std::vector<double> u{3, 4};
   thalweg::Optimizer sam("sam(0.5) | sgd(lr=0.1)");

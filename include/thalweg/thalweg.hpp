@@ -453,6 +453,31 @@ class Group {
   bool all_ = true;
 };
 
+/* What Optimizer::next came to: true while a request waits for its answer, so that `while (optimizer.next(request))` ends
+ * after a step that was refused, too.  It compares with TW_MORE, TW_OK and TW_SKIPPED as the status that it is. */
+class Next {
+ public:
+  constexpr explicit Next(tw_status status) noexcept : status_(status) {}
+
+  /* A request waits. */
+  constexpr bool more() const noexcept { return status_ == TW_MORE; }
+
+  /* The step is done, and the non-finite policy refused it. */
+  constexpr bool skipped() const noexcept { return status_ == TW_SKIPPED; }
+
+  constexpr tw_status status() const noexcept { return status_; }
+  constexpr operator tw_status() const noexcept { return status_; }
+
+  /* A template, so that only what wants a bool gets one: a comparison with a status is one of numbers. */
+  template <typename Bool, std::enable_if_t<std::is_same_v<Bool, bool>, int> = 0>
+  constexpr operator Bool() const noexcept {
+    return more();
+  }
+
+ private:
+  tw_status status_;
+};
+
 /* Several hyper-parameters: paths, and values as they are written in a sentence. */
 using Settings = std::vector<std::pair<std::string, std::string>>;
 
@@ -526,8 +551,8 @@ class Optimizer {
   bool step(Closure&& closure) {
     Request request;
     for (;;) {
-      const tw_status status = detail::check(next(request));
-      if (status != TW_MORE) return status != TW_SKIPPED;
+      const Next now = next(request);
+      if (!now.more()) return !now.skipped();
       try {
         if constexpr (std::is_invocable_v<Closure&, Request&>) {
           closure(request);
@@ -547,10 +572,10 @@ class Optimizer {
     }
   }
 
-  /* Reverse communication by hand: TW_MORE when `request` waits for its answer, TW_OK or TW_SKIPPED when the
-   * step is done. */
-  tw_status next(Request& request) {
-    return detail::check(tw_optimizer_next(handle_.get(), request.c_request()));
+  /* Reverse communication by hand: `while (optimizer.next(request)) answer(request);` is one step.  True (TW_MORE) when
+   * `request` waits for its answer, false (TW_OK, or TW_SKIPPED, see Next::skipped) when the step is done. */
+  Next next(Request& request) {
+    return Next(detail::check(tw_optimizer_next(handle_.get(), request.c_request())));
   }
 
   /* Fills `request` with the one that waits for its answer; false between steps. */

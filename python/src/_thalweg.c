@@ -269,6 +269,24 @@ static size_t item_size(int32_t dtype) {
   return dtype == TW_F64 || dtype == TW_I64 ? 8 : dtype == TW_F32 || dtype == TW_I32 ? 4 : 2;
 }
 
+/* What an element type is called that is none of ours: "int64" for the format "l", another format as it is. */
+static const char *type_of_format(const char *format, Py_ssize_t size, char text[16]) {
+  if (!format) return "uint8"; /* what no format stands for */
+  const char *code = *format && strchr("@=<>!", *format) ? format + 1 : format;
+  const char *kind = !code[0] || code[1]         ? NULL
+                     : strchr("bhilqn", code[0]) ? "int"
+                     : strchr("BHILQN", code[0]) ? "uint"
+                     : code[0] == '?'            ? "bool"
+                     : code[0] == 'g'            ? "longdouble"
+                                                 : NULL;
+  if (kind && *kind != 'b' && *kind != 'l') {
+    PyOS_snprintf(text, 16, "%s%d", kind, (int)(8 * size));
+  } else {
+    PyOS_snprintf(text, 16, kind ? "%s" : "'%.10s'", kind ? kind : format);
+  }
+  return text;
+}
+
 /* How a refusal of an element type ends. */
 static const char *dtypes_taken(int integers) {
   return integers ? "float32, float64, float16 and bfloat16, and int32 and int64 for whole numbers"
@@ -317,8 +335,9 @@ static int take_view(State *state, Bound *bound, tw_tensor *tensor, int wanted, 
     return -1;
   }
   if (dtype == 0) {
+    char text[16];
     fail_array(state, TW_ERROR_DTYPE, label,
-               "element format '%s' is not supported; thalweg takes %s", view->format ? view->format : "B",
+               "element type %s is not supported; thalweg takes %s", type_of_format(view->format, view->itemsize, text),
                dtypes_taken(wanted & ACQUIRE_INTEGERS));
     return -1;
   }
@@ -833,7 +852,9 @@ static int enter_working(Optimizer *self);
  * group hyper-parameters of its own. */
 static PyObject *optimizer_add(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
   Optimizer *self = (Optimizer *)object;
-  if (!takes(nargs, 5, 5, "_add")) return NULL;
+  if (!takes(nargs, 6, 6, "_add")) return NULL;
+  const long role = PyLong_AsLong(args[5]);
+  if (role == -1 && PyErr_Occurred()) return NULL;
   if (!is_sequence(args[0]) || (args[1] != Py_None && !PyList_Check(args[1])) || !PyList_Check(args[3])) {
     return PyErr_Format(PyExc_TypeError, "_add() takes a list of arrays, a list of names, and lists of paths and values");
   }
@@ -854,6 +875,7 @@ static PyObject *optimizer_add(PyObject *object, PyObject *const *args, Py_ssize
   const char *group = text_or_null(args[2], &ok);
   PyObject *labels = args[1] == Py_None ? NULL : args[1];
   if (ok && binding_acquire(state, &extra, args[0], 1, NULL, (Label){"parameter", 0, labels}) < 0) ok = 0;
+  for (Py_ssize_t i = 0; ok && i < extra.count; i++) extra.tensors[i].role = (uint32_t)role;
   if (ok && labels) {
     if (PyList_Size(labels) != extra.count) {
       fail(state, TW_ERROR_COUNT, "%zd names for %zd parameters", PyList_Size(labels), extra.count);

@@ -246,13 +246,13 @@ def test_xgd_weights_that_are_none() -> None:
     g[:] = 1
     opt.observe("weight_1", 1.0)
     with pytest.raises(tw.NeedsError, match="weight_0"):
-        opt.step(lambda: 0.0)
+        opt.step(lambda request: 0.0)
     opt.observe("weight_0", -1.0)
     opt.observe("weight_1", 1.0)
     with pytest.raises(tw.RangeError, match="negative"):
-        opt.step(lambda: 0.0)
+        opt.step(lambda request: 0.0)
     np.testing.assert_array_equal(w, 1)
-    opt.step(lambda: 0.0)  # what was observed counted for one step
+    opt.step(lambda request: 0.0)  # what was observed counted for one step
     np.testing.assert_allclose(w, 0.9, rtol=0, atol=1e-15)
 
 

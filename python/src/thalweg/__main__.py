@@ -27,15 +27,12 @@ def list_methods(arguments: argparse.Namespace) -> int:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    from ._registry import describe
-
     try:
         m = thalweg.method(arguments.name)
     except thalweg.MethodError as problem:
         print(problem, file=sys.stderr)
         return 1
-    print(f"{m.name} ({m.kind})\n")
-    print(describe(m))
+    print(m)
     return 0
 
 
@@ -56,6 +53,9 @@ def bench(arguments: argparse.Namespace) -> int:
     if n < 1:
         print("--size is at least 1", file=sys.stderr)
         return 1
+    if arguments.threads is not None and not 1 <= arguments.threads < 2**31:
+        print(f"--threads is at least 1, not {arguments.threads}", file=sys.stderr)
+        return 1
     if arguments.threads is not None:
         thalweg.set_num_threads(arguments.threads)
     rng = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def bench(arguments: argparse.Namespace) -> int:
             step: Callable[[], object] = opt.step
         except thalweg.NeedsError:
             answer = (1.0, [g])
-            step = lambda: opt.step(lambda: answer)  # noqa: E731
+            step = lambda: opt.step(lambda request: answer)  # noqa: E731
         seconds = best_time(step)
     except thalweg.Error as problem:
         print(problem, file=sys.stderr)

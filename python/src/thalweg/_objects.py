@@ -7,7 +7,78 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _registry, _sentence, _thalweg
-from ._errors import UnknownNameError, error
+from ._errors import MethodError, RangeError, UnknownNameError, error
+
+
+class Card:
+    """The __doc__ of a class whose objects stand for one method each: of an object it is what there is about its method."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __get__(self, instance: Any, owner: Any = None) -> str:
+        if instance is None:
+            return self._text
+        try:
+            name = _sentence.stages(instance.sentence)[0]
+        except AttributeError:  # not made yet
+            return self._text
+        return str(_registry.by_name()[name])
+
+
+class Fixed:
+    """For objects that are what their sentence says: an attribute that they do not have is refused, not made."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except AttributeError:
+            if hasattr(type(self), name):
+                raise
+            text: Any = getattr(self, "sentence", "")
+            method = text.partition("(")[0].strip()
+            raise AttributeError(f"{self!r} has no attribute {name!r}, and takes no new ones: hyper-parameters stand in the "
+                                 f"sentence, as in \"{method}({name}=...)\"") from None
+
+
+def _check_kind(sentence: str, kind: str) -> None:
+    """Refuses a method of another kind, which the library would take: it makes these three by one function."""
+    method = _registry.by_name()[_sentence.stages(sentence)[0]]
+    if method.kind != kind:
+        article, wanted = ("an" if word[0] in "aeiou" else "a" for word in (method.kind, kind))
+        raise error(MethodError, f"`{method.name}` is {article} {method.kind}; {wanted} {kind} is wanted here: "
+                    f"thalweg.{method.kind}({sentence!r}) makes it\n  {sentence}\n  ^")
+
+
+def _read_inputs(thing: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """`given`, with arrays in place of Python's numbers for inputs without axes, and of int64 in place of small integers.
+
+    A number does not make the arithmetic wider than the arrays do.
+    """
+    real = [v for v in given.values() if getattr(v, "shape", ()) and _dtype_name(v).startswith(("float", "bfloat"))]
+    wide = not real or any(_dtype_name(v) == "float64" for v in real)
+    read = dict(given)
+    for i in thing.inputs:
+        value = given.get(i.name)
+        if isinstance(value, (bool, int, float)) and not _axes(i) and not i.result:
+            whole = i.integer and not isinstance(value, float)
+            if whole and not -(2**63) <= value < 2**63:
+                raise error(RangeError, f"{i.name}: a whole number of 64 bits is expected, got {value}")
+            read[i.name] = np.array(value, np.int64 if whole else np.float64 if wide else np.float32)
+        elif i.integer and not i.result and _dtype_name(value) in SMALL_INTEGERS:
+            torch = hasattr(value, "new_zeros")
+            read[i.name] = value.long() if torch else np.asarray(value).astype(np.int64)
+    return read
+
+
+SMALL_INTEGERS = ("bool", "int8", "uint8", "int16", "uint16", "uint32")
+
+
+def _dtype_name(value: Any) -> str:
+    """"float32", of NumPy, torch and JAX; "" for what has no dtype."""
+    return str(getattr(value, "dtype", "")).rpartition(".")[2]
 
 
 def _empty_like(value: Any, what: str) -> Any:
@@ -35,11 +106,12 @@ def _in_order(thing: Any, given: dict[str, Any]) -> tuple[tuple[str, ...], tuple
     return names, tuple(given.get(name) for name in names)
 
 
-class Regularizer(_thalweg.Regularizer):
-    """A penalty, from one stage: regularizer("group_lasso(1e-3, axis=row)").
+class Regularizer(Fixed, _thalweg.Regularizer):
+    __slots__ = ("sentence", "inputs", "__weakref__")
+    __doc__ = Card("""A penalty, from one stage: regularizer("group_lasso(1e-3, axis=row)").
 
     Some look at more than the weights; they take those arrays by name: value(w, delta=..., slope=...).
-    """
+    """)
 
     def __init__(self, sentence: str) -> None:
         self.sentence = _sentence.check_text(sentence)
@@ -75,8 +147,9 @@ class Regularizer(_thalweg.Regularizer):
         return type(self), (self.sentence,)
 
 
-class Constraint(_thalweg.Constraint):
-    """A set or a manifold, from one stage: constraint("simplex(1.0)")."""
+class Constraint(Fixed, _thalweg.Constraint):
+    __slots__ = ("sentence", "__weakref__")
+    __doc__ = Card("""A set or a manifold, from one stage: constraint("simplex(1.0)").""")
 
     def __init__(self, sentence: str) -> None:
         self.sentence = _sentence.check_text(sentence)
@@ -118,26 +191,33 @@ class Cache(_thalweg.Cache):
         self._create()
 
 
-class Objective(_thalweg.Objective):
-    """A scalar function of named arrays, from one stage: objective("checkered_regression")(z=z, y=y).
+class Objective(Fixed, _thalweg.Objective):
+    __slots__ = ("sentence", "inputs", "__weakref__")
+    __doc__ = Card("""A scalar function of named arrays, from one stage: objective("checkered_regression")(z=z, y=y).
 
     `inputs` lists the arrays: names, shapes, which of them have a gradient.  float64 where one of them is, else float32.
-    """
+    Those without axes may be Python's numbers.
+
+    The value is a float, which autograd knows nothing of, torch tensors given or not: gradients come from
+    `value_and_grad(...)`, or from `forward` and `pullback`.
+    """)
+    _kind = "objective"
 
     def __init__(self, sentence: str) -> None:
         self.sentence = _sentence.check_text(sentence)
         self._create(sentence)
+        _check_kind(sentence, self._kind)
         self.inputs = _inputs_of(sentence)
 
     def __call__(self, **inputs: Any) -> float:
         """The value.  NeedsError names an input that is missing, ShapeError an axis that does not fit."""
-        return self._forward(None, *_in_order(self, inputs))
+        return self._forward(None, *_in_order(self, _read_inputs(self, inputs)))
 
     def forward(self, cache: Cache | None = None, /, **inputs: Any) -> tuple[float, Cache]:
         """The value, and what `pullback` needs: in `cache`, or in a new one.  The arrays may change afterwards."""
         if cache is None:
             cache = Cache()
-        return self._forward(cache, *_in_order(self, inputs)), cache
+        return self._forward(cache, *_in_order(self, _read_inputs(self, inputs))), cache
 
     def pullback(self, cache: Cache, upstream: float = 1.0, /, **gradients: Any) -> dict[str, Any]:
         """Adds upstream * (gradient with respect to each input named) to the arrays given; returns them by name.
@@ -149,6 +229,7 @@ class Objective(_thalweg.Objective):
 
     def value_and_grad(self, **inputs: Any) -> tuple[float, dict[str, Any]]:
         """The value, and new arrays: the gradient of every differentiable input, and the results, by name."""
+        inputs = _read_inputs(self, inputs)
         value, cache = self.forward(**inputs)
         sizes = self._sizes(inputs)
         out = {}
@@ -192,11 +273,13 @@ class Objective(_thalweg.Objective):
 
 
 class Diagnostic(Objective):
-    """Numbers about arrays, from one stage: diagnostic("effective_rank")(x=x).
+    __slots__ = ()
+    __doc__ = Card("""Numbers about arrays, from one stage: diagnostic("effective_rank")(x=x).
 
     Called, it gives its number; or, where it has named results (`inputs` lists them), a dict of them by name, those
     without axes as floats.  Some remember earlier calls: every call counts, and state_dict() has what they keep.
-    """
+    """)
+    _kind = "diagnostic"
 
     def __call__(self, **inputs: Any) -> Any:
         """The number, or the results by name.  NeedsError names an input that is missing."""
@@ -208,11 +291,13 @@ class Diagnostic(Objective):
 
 
 class Weighting(Objective):
-    """Weights of tasks or samples, from their losses: weighting("dwa")(losses=losses).
+    __slots__ = ()
+    __doc__ = Card("""Weights of tasks or samples, from their losses: weighting("dwa")(losses=losses).
 
     Called, it gives the weights, an array like the losses; every call is one step of what it remembers (see
     state_dict).
-    """
+    """)
+    _kind = "weighting"
 
     def __call__(self, **inputs: Any) -> Any:
         """The weights, in an array of the kind of the losses.  NeedsError names an input that is missing."""
@@ -231,13 +316,14 @@ def _axes(i: _registry.Input) -> list[str]:
     return [axis.strip() for axis in i.shape.strip("()").split(",") if axis.strip()]
 
 
-class Schedule(_thalweg.Schedule):
-    """A function of the step, from one stage: schedule("cosine(lr=0.1, total=1000)")(k).
+class Schedule(Fixed, _thalweg.Schedule):
+    __slots__ = ("sentence", "__weakref__")
+    __doc__ = Card("""A function of the step, from one stage: schedule("cosine(lr=0.1, total=1000)")(k).
 
     It may stand for a hyper-parameter: SGD(params, lr=schedule(...)).  The optimizer then has a schedule of its own,
     which goes on from what this one remembers at that moment (an observed metric, a batch size, an ended plateau); so
     do copies.
-    """
+    """)
 
     def __init__(self, sentence: str) -> None:
         self.sentence = _sentence.check_text(sentence)

@@ -32,6 +32,8 @@ from ._errors import (
 STATE_DTYPES = {"f32": 1, "bf16": 2, "q8": 3}
 MASTERS = {None: 0, "none": 0, "f32": 1, "stochastic": 2}
 SHARDS = {"tensors": 1, "elements": 2}
+# What a tensor is, where a method or route(...) needs more than its shape; None where the host does not say.
+ROLES = {None: 0, "weight": 1, "bias": 2, "norm": 3, "embedding": 4, "head": 5}
 NONFINITE = {"propagate": 0, "skip": 1, "error": 2}
 STORAGE = {0: "f64", 1: "f32", 2: "bf16", 3: "q8"}
 REQUESTS = {
@@ -168,13 +170,14 @@ class ParamGroup(MutableMapping[str, Any]):
     A scheduled value is that of the next step; writing replaces the schedule.
 
     name  what `get` and `set` of the optimizer call it; "" for the group that was made of a plain list
+    role  what its arrays are ("bias", ...), or None
     """
 
-    __slots__ = ("_optimizer", "name", "_start", "_stop")
+    __slots__ = ("_optimizer", "name", "role", "_start", "_stop")
 
-    def __init__(self, optimizer: Optimizer, name: str, start: int, stop: int) -> None:
+    def __init__(self, optimizer: Optimizer, name: str, start: int, stop: int, role: str | None = None) -> None:
         self._optimizer = optimizer
-        self.name = name
+        self.name, self.role = name, role
         self._start, self._stop = start, stop
 
     def __getitem__(self, key: str) -> Any:
@@ -191,7 +194,7 @@ class ParamGroup(MutableMapping[str, Any]):
             raise KeyError(str(problem)) from problem
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if key in ("params", "name"):
+        if key in ("params", "name", "role"):
             raise TypeError(f"{key!r} of a parameter group cannot be changed")
         self._optimizer._set_together({key: value}, self.name)
 
@@ -215,6 +218,7 @@ class _Group(NamedTuple):
     arrays: list[Any]
     names: list[str] | None
     overrides: dict[str, Any]
+    role: str | None = None
 
 
 class Optimizer(_thalweg.Optimizer):
@@ -223,7 +227,9 @@ class Optimizer(_thalweg.Optimizer):
     params             arrays that are changed in place: an iterable of them, of (name, array), or of dicts with "params"
                        and overrides ({"params": [...], "lr": 0.1, "name": "head"}).  NumPy arrays, CPU torch tensors and
                        everything else with the buffer protocol or DLPack, of float32, float64, float16 or bfloat16,
-                       strided as they like; never copied
+                       strided as they like; never copied.  A group may say what its arrays are, where a method or
+                       route(bias=(...), norm=(...), embedding=(...), head=(...)) goes by that: "role" is one of
+                       "weight", "bias", "norm", "embedding", "head", and cannot be changed later
     sentence           the pipeline; `python -m thalweg methods` lists what there is
     state_dtype        how element-wise moments are stored: "f32"; "bf16", half the memory, which trains like "f32"; or
                        "q8", 8 bits in tensors of 4,096 elements and more (smaller ones keep float32), good for averages
@@ -257,6 +263,7 @@ class Optimizer(_thalweg.Optimizer):
         seed: int = 0,
         names: Sequence[str] | None = None,
     ) -> None:
+        restored = isinstance(params, list) and bool(params) and isinstance(params[0], _Group)
         groups = _read_groups(params, names)
         self._text = _sentence.check_text(sentence)
         self._options = dict(
@@ -281,11 +288,14 @@ class Optimizer(_thalweg.Optimizer):
             self._options["seed"],
         )
         self._layout: list[tuple[str, int, int]] = []
+        self._roles: list[str | None] = []
         self._parameters: dict[str, _registry.Parameter] | None = None
         self._pending: object | None = None
         self._closure: tuple[Any, bool] = (None, False)
         try:
             for group in groups:
+                if not restored:
+                    self._need_names(group)
                 self._bind_group(group)
         except BaseException:
             self.close()
@@ -293,14 +303,23 @@ class Optimizer(_thalweg.Optimizer):
 
     # ---- parameters
 
+    def _need_names(self, group: _Group) -> None:
+        """Refuses arrays without names where route(...) goes by names: its pattern would fit none of them, silently."""
+        patterns = [] if group.names else _sentence.name_patterns(self.sentence)
+        if patterns:
+            raise error(
+                ArgumentError, f"route goes by names ({', '.join(patterns)}), and the parameters have none: pass (name, "
+                "array) pairs, as named_parameters() of a torch module gives them, or names=[...]")
+
     def _bind_group(self, group: _Group) -> None:
         start = self._layout[-1][2] if self._layout else 0
         with self._explaining(group.overrides, f"parameter group {group.name!r}"):
-            self._add(group.arrays, group.names, group.name, *self._written(group.overrides))
+            self._add(group.arrays, group.names, group.name, *self._written(group.overrides), ROLES[group.role])
         self._layout.append((group.name, start, start + len(group.arrays)))
+        self._roles.append(group.role)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Adds parameters: {"params": [...], "lr": 0.1, "name": "head"}.  Gradients have to be bound anew.
+        """Adds parameters: {"params": [...], "lr": 0.1, "name": "head", "role": "bias"}.  Gradients have to be bound anew.
 
         The group has the values and schedules of the sentence, and what was set for all groups since, unless it says
         otherwise.  When a tensor or a value is refused, nothing is bound and nothing changes: UnknownNameError for a
@@ -311,12 +330,13 @@ class Optimizer(_thalweg.Optimizer):
         parsed = _read_group(group, _fresh_name(used, len(self._layout)))
         if parsed.name in used:
             raise error(ArgumentError, f"there is a parameter group {parsed.name!r} already")
+        self._need_names(parsed)
         self._bind_group(parsed)
 
     @property
     def param_groups(self) -> list[ParamGroup]:
         """The parameter groups: dict-like, reading and writing the running pipeline (group["lr"] *= 0.5)."""
-        return [ParamGroup(self, *row) for row in self._layout]
+        return [ParamGroup(self, *row, role) for row, role in zip(self._layout, self._roles)]
 
     # ---- stepping
 
@@ -671,8 +691,8 @@ class Optimizer(_thalweg.Optimizer):
     def __reduce__(self) -> tuple[Any, ...]:
         params, names = self.params, self.names
         groups = [
-            (name, params[start:stop], names[start:stop] if names[start] is not None else None)
-            for name, start, stop in self._layout
+            (name, params[start:stop], names[start:stop] if names[start] is not None else None, role)
+            for (name, start, stop), role in zip(self._layout, self._roles)
         ]
         return _restore, (type(self), groups, self._text, self._options, self._save())
 
@@ -690,14 +710,15 @@ class Optimizer(_thalweg.Optimizer):
 
 def _restore(
     cls: type[Optimizer],
-    groups: list[tuple[str, list[Any], list[str] | None]],
+    groups: list[tuple[Any, ...]],
     sentence: str,
     options: dict[str, Any],
     state: bytes,
 ) -> Optimizer:
     """Rebuilds a pickled or copied optimizer: the state holds all that was set since."""
     optimizer = cls.__new__(cls)
-    first, *others = [_Group(name, arrays, names, {}) for name, arrays, names in groups]
+    # Earlier versions wrote no role.
+    first, *others = [_Group(name, arrays, names, {}, *role) for name, arrays, names, *role in groups]
     Optimizer.__init__(optimizer, [first], sentence, **options)
     for group in others:
         optimizer._bind_group(group)
@@ -738,11 +759,15 @@ def _read_group(item: Mapping[str, Any], name: str) -> _Group:
         raise error(ArgumentError, "a parameter group is a dict with 'params'")
     params = overrides.pop("params")
     name = overrides.pop("name", None) or name
+    role = overrides.pop("role", None)
+    if not isinstance(role, (str, type(None))) or role not in ROLES:
+        known = ", ".join(repr(known) for known in ROLES if known)
+        raise error(ArgumentError, f"parameter group {name!r}: 'role' is one of {known}, or None, not {role!r}")
     members = [params] if _arrays.is_array(params) else list(params)
     if not members:
         raise error(ArgumentError, f"parameter group {name!r} is empty")
     arrays, names = _read_pairs(members)
-    return _Group(name, arrays, names, overrides)
+    return _Group(name, arrays, names, overrides, role)
 
 
 def _read_pairs(items: list[Any]) -> tuple[list[Any], list[str] | None]:
@@ -829,16 +854,24 @@ def _listed(values: Mapping[str, Any]) -> str:
     return "; ".join(parts[:4]) + ("; ..." if parts[4:] else "")
 
 
-def _ask(closure: Callable[[], Any], request: Request) -> Any:
-    """Calls a closure that is not told what is asked for, where a loss and a gradient are an answer.
+def needs_request(request: Request) -> bool:
+    """True for what only somebody who sees the request can answer: one task of several is another for each of them."""
+    return request.kind in BEYOND_GRADIENTS or (request.kind == "task_gradient" and request.count > 1)
 
-    The gradients of tasks are asked for in order, which a closure may keep count of.
-    """
-    if request.kind in BEYOND_GRADIENTS:
+
+def asked_for(request: Request) -> str:
+    """What a request asks for, in words."""
+    of = f" (task {request.index} of {request.count})" if request.kind == "task_gradient" else ""
+    return f"{request.kind}{of}"
+
+
+def _ask(closure: Callable[[], Any], request: Request) -> Any:
+    """Calls a closure that is not told what is asked for, where a loss and a gradient are an answer."""
+    if needs_request(request):
         raise error(
             NeedsError,
-            f"the method asks for {request.kind}, which a closure without arguments cannot know: give one that takes the "
-            "Request, or answer every request in opt.requests()",
+            f"the method asks for {asked_for(request)}, which a closure without arguments cannot know: give one that takes "
+            "the Request, or answer every request in opt.requests()",
         )
     return closure()
 

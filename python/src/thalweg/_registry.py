@@ -111,6 +111,8 @@ class Method:
     requests   what it asks for besides one gradient a step
     inputs     the tensors that it takes by name where it is called on its own
     asks       the kinds of request that a solver makes
+
+    print(method("cg")) shows all of it.
     """
 
     name: str
@@ -124,6 +126,9 @@ class Method:
     state: tuple[Slot, ...]
     inputs: tuple[Input, ...] = ()
     asks: tuple[RequestKind, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.kind})\n\n{describe(self)}"
 
     def parameter(self, name: str) -> Parameter | None:
         """The hyper-parameter of that name, or None."""

@@ -85,6 +85,18 @@ def stages(sentence: str) -> list[str]:
     return names
 
 
+def name_patterns(sentence: str) -> list[str]:
+    """The patterns of names, in quotes, that route(...) goes by in a sentence that the library wrote; not those that fit
+    no name too."""
+    found = []
+    for stage in _split(sentence, "|"):
+        name, _, rest = stage.partition("(")
+        if name.strip() == "route":
+            selectors = (_split(branch, "=", 1)[0].strip() for branch in _split(rest.rstrip().removesuffix(")"), ","))
+            found += [text for text in selectors if text.startswith('"') and text.strip('"*')]
+    return found
+
+
 def _split(text: str, separator: str, most: int = -1) -> list[str]:
     """The parts between separators (the first `most` of them) that stand in no parentheses, brackets or quotes."""
     parts: list[str] = []

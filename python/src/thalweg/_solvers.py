@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _arrays, _registry, _sentence, _thalweg
 from ._errors import ArgumentError, NeedsError, ShapeError, UnknownNameError, error
+from ._objects import Card, Fixed
 
 TYPES = {1: "<f4", 2: "<f8", 6: "<i8"}
 Shapes = tuple[tuple[int, ...], ...]
@@ -168,6 +169,7 @@ class SolverRun(_thalweg.Solver):
     def __init__(self, solver: Solver, shapes: Shapes | None = None) -> None:
         self.solver = solver
         self.outcome = ""
+        self._asked: set[str] = set()
         self._shapes = shapes
         self._waits = False
         self._create(solver.sentence)
@@ -187,6 +189,7 @@ class SolverRun(_thalweg.Solver):
         if kind < 0:
             return None
         asked = self.solver.asks[kind]
+        self._asked.add(asked.name)
         tensors = asked.given + asked.wanted
         fields = {i.name: _split(self._array(row), i, self._shapes) for i, row in zip(tensors, rows)}
         return SolverRequest(asked.name, tag, fields, len(asked.given))
@@ -213,7 +216,11 @@ class SolverRun(_thalweg.Solver):
         return SolverResult(self.outcome, values)
 
     def save(self) -> bytes:
-        """The run as bytes, inputs and all, to go on with by Solver.resume."""
+        """The run as bytes, inputs and all, to go on with by Solver.resume.
+
+        Lists of arrays are one vector there: resume(data, like=arrays) takes it apart again, and pickles and copies of
+        the run keep the shapes.
+        """
         return self._save()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -237,15 +244,18 @@ class _Check(_thalweg.Solver):
     """Made and dropped, so that a wrong sentence is refused at once."""
 
 
-class Solver:
-    """A method that runs on its own, from one stage: solver("cg(rtol=1e-8)").run(b=b, product=lambda v: A @ v).
+class Solver(Fixed):
+    __slots__ = ("sentence", "method", "inputs", "asks", "__weakref__")
+    __doc__ = Card("""A method that runs on its own, from one stage: solver("cg(rtol=1e-8)").run(b=b, product=lambda v: A @ v).
 
     `inputs` lists the arrays that it takes and finds, `asks` the kinds of request that it makes.  float64 where an input
     is, or where no input is an array; else float32.
 
     An input of the shape (...,) may be a list of arrays, as the parameters of a model are: they are one vector then, and
     what the functions are given, what they return and what is found are such lists too.
-    """
+
+    help(solver("cg")) shows what there is about that method.
+    """)
 
     def __init__(self, sentence: str) -> None:
         self.sentence = _sentence.check_text(sentence)
@@ -264,11 +274,17 @@ class Solver:
         `start` is the result of an earlier run: what is called x there begins as the input x0, if that is not given.
         """
         declared = {i.name: i for i in self.inputs}
-        for name in inputs:
+        if start is not None and not isinstance(start, Mapping):
+            example = next((i.name for i in self.inputs if not i.result), "x0")
+            raise error(
+                ArgumentError, f"{self!r}: the argument without a name is the result of an earlier run, not "
+                f"{_arrays._article(start)}: give inputs by name, as {example}=...; {self._takes()}")
+        for name, value in inputs.items():
             if name not in declared:
-                raise error(
-                    UnknownNameError, f"{self!r} has no input {name!r}; it has: {', '.join(declared)}"
-                    + (f"; it asks for: {', '.join(a.name for a in self.asks)}" if self.asks else ""))
+                raise error(UnknownNameError, f"{self!r} has no input {name!r}; {self._takes()}")
+            if declared[name].result and callable(value) and not _arrays.is_array(value):
+                raise error(ArgumentError, f"{self!r}: {name!r} is a result, and no function is asked for by that name; "
+                            f"{self._takes()}")
         for name in declared:
             if start is not None and name.endswith("0") and name[:-1] in start:
                 inputs.setdefault(name, start[name[:-1]])
@@ -287,10 +303,28 @@ class Solver:
         """A whole run.  Arrays by name, and one function for each kind of request that the method makes.
 
         A function takes what the request gives, in order, and returns what it wants: one value, a tuple in order, or a
-        dict.  NeedsError names what is missing.
+        dict.  NeedsError names what is missing; ArgumentError a function that the whole run never asked for.
         """
         functions = {a.name: arguments.pop(a.name) for a in self.asks if a.name in arguments}
-        return self.answer(self.requests(start, **arguments), **functions)
+        run = self.requests(start, **arguments)
+        result = self.answer(run, **functions)
+        idle = [name for name in functions if name not in run._asked]
+        # A run that ends where it starts, or breaks off, has not come to all of its requests.
+        if idle and result.outcome in ("converged", "max_iter") and result._values.get("iterations", 1.0) > 0:
+            raise error(ArgumentError, f"{self!r} never asked for {idle[0]!r}: leave the function out"
+                        + self._would_ask(idle[0]))
+        return result
+
+    def _takes(self) -> str:
+        """The inputs and the functions there are, in words."""
+        names = ", ".join(i.name for i in self.inputs if not i.result) or "none"
+        return f"inputs: {names}" + (f"; functions: {', '.join(a.name for a in self.asks)}" if self.asks else "")
+
+    def _would_ask(self, kind: str) -> str:
+        """The hyper-parameters that make the method ask, in words."""
+        names = [f"{p.name}=true" for p in self.method.parameters if p.name == f"ask_{kind}"] or [
+            f"{p.name}=asked" for p in self.method.parameters if "asked" in p.choices]
+        return f", or have it asked for with {self.method.name}({', '.join(names)})" if names else ""
 
     def answer(self, run: SolverRun, /, **functions: Callable[..., Any]) -> SolverResult:
         """Carries a run to its end, with a function for each kind of request."""
@@ -306,7 +340,8 @@ class Solver:
     def resume(self, data: Any, like: list[Any] | None = None) -> SolverRun:
         """A run that was saved; its first request is the one that waited.  MismatchError for another solver's.
 
-        `like`: arrays of the shapes of the lists that it began with, if it did.
+        like  arrays of the shapes of the lists that it began with, if it did: the bytes do not hold them, and without
+              `like` requests and results are flat arrays
         """
         return _resume(self, data, None if like is None else tuple(tuple(part.shape) for part in like))
 

@@ -60,7 +60,8 @@ def view(array: np.ndarray) -> jax.Array:
 class Optimizer:
     """A sentence at work on a pytree of parameters.
 
-    params    any pytree of floating-point arrays; they are copied once, into `arrays`
+    params    any pytree of floating-point arrays; they are copied once, into `arrays`.  Their names are the paths in it,
+              as jax.tree_util.keystr writes them: route("*bias*"=(sgd(lr=0.1)), other=(adamw)) goes by those
     sentence  the pipeline, as for thalweg.Optimizer
     options   those of thalweg.Optimizer: state_dtype, nonfinite, seed, ...
 
@@ -94,8 +95,9 @@ class Optimizer:
 
         grads  a pytree like the parameters, of JAX or NumPy arrays, even if it can be called (a module); or a closure:
                closure(params) -> (loss, grads), called as often as the method asks; the loss may be None for methods
-               that do not ask for it, and the loss alone is an answer where nothing else is wanted (spsa).  Methods that ask for more than gradients and losses (hessian_vector, matrices)
-               need the requests of `engine`
+               that do not ask for it, and the loss alone is an answer where nothing else is wanted (spsa).  Methods
+               that ask for more than gradients and losses (hessian_vector, matrices), or for the gradients of several
+               tasks, need the requests of `engine`
 
         Returns the closure's first loss, else None.
         """
@@ -110,9 +112,9 @@ class Optimizer:
 
     def _step_closure(self, closure: Callable[[Any], Any]) -> Any:
         def answer(request: _optimizer.Request) -> tuple[Any, list[Any] | None]:
-            if request.kind in _optimizer.BEYOND_GRADIENTS:
-                raise error(NeedsError, f"the method asks for {request.kind}, which closure(params) cannot know: answer "
-                            "every request in opt.engine.requests()")
+            if _optimizer.needs_request(request):
+                raise error(NeedsError, f"the method asks for {_optimizer.asked_for(request)}, which closure(params) "
+                            "cannot know: answer every request in opt.engine.requests()")
             returned = closure(self.params)
             if request.kind == "loss" and not isinstance(returned, (tuple, list)):
                 return _optimizer._number_of(returned), None
@@ -146,14 +148,14 @@ class Optimizer:
 
 def _restore(
     cls: type[Optimizer], skeleton: Any, arrays: list[np.ndarray], engine: type[_optimizer.Optimizer],
-    groups: list[tuple[str, list[np.ndarray], list[str] | None]], *rest: Any
+    groups: list[tuple[Any, ...]], *rest: Any
 ) -> Optimizer:
     """Rebuilds a pickled or copied optimizer over memory that JAX can borrow."""
     optimizer = cls.__new__(cls)
     optimizer._tree = jax.tree_util.tree_structure(skeleton)
     optimizer.arrays = [aligned_copy(array) for array in arrays]
     moved = iter(optimizer.arrays)
-    groups = [(name, [next(moved) for _ in members], names) for name, members, names in groups]
+    groups = [(name, [next(moved) for _ in members], *more) for name, members, *more in groups]
     optimizer.engine = _optimizer._restore(engine, groups, *rest)
     optimizer._views = [view(array) for array in optimizer.arrays]
     return optimizer

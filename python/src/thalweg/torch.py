@@ -31,7 +31,9 @@ NOT_OURS = frozenset(
 class Optimizer(torch.optim.Optimizer):
     """A sentence at work on the parameters of a torch model, stepping with their `.grad`.
 
-    params    as for torch.optim: tensors, (name, tensor) pairs, or dicts with "params" and overrides
+    params    as for torch.optim: tensors, (name, tensor) pairs, or dicts with "params" and overrides.  What route(...) goes
+              by is given here: named_parameters() for patterns of names, and {"params": [...], "role": "bias"} for roles
+              ("weight", "bias", "norm", "embedding", "head"), in a group of their own
     sentence  the pipeline, as for thalweg.Optimizer
     options   those of thalweg.Optimizer: state_dtype, master, nonfinite, maximize, seed, ...
 
@@ -303,7 +305,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @of_adapter
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch: {"params": [...], "lr": 0.1}.  What the group does not say is as in the sentence, schedules included.
+        """As in torch: {"params": [...], "lr": 0.1, "role": "bias"}.  What the group does not say is as in the sentence, schedules included.
 
         UnknownNameError for a key that is no hyper-parameter.  When a key, a tensor or a value is refused, nothing
         changes.

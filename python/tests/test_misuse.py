@@ -1,0 +1,136 @@
+"""What people write first and what they are told: objects of the wrong kind, functions and arguments that do nothing."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+
+A, B = np.diag([1.0, 2.0, 3.0]), np.ones(3)
+
+
+def half_square(v: np.ndarray) -> tuple[float, np.ndarray]:
+    return 0.5 * float(v @ v), v
+
+
+# ---- solvers
+
+
+def test_functions_that_are_never_asked_for() -> None:
+    def run(sentence: str, **more: Any) -> tw.SolverResult:
+        return tw.solver(sentence).run(x0=B, value_gradient=half_square, value=lambda v: half_square(v)[0], **more)
+
+    prox = lambda v, step: v / 2  # noqa: E731
+    with pytest.raises(tw.ArgumentError, match=r"fista.*never asked for 'prox'.*fista\(ask_prox=true\)"):
+        run("fista", prox=prox)
+    assert run("fista(ask_prox=true)", prox=prox).converged and run("fista").converged
+    arguments = dict(x0=B, like=np.zeros((3, 1)), jacobian=lambda v: (v[:, None], np.eye(3)[:, None]))
+    with pytest.raises(tw.ArgumentError, match=r"never asked for 'output_hessian'.*egn\(curvature=asked\)"):
+        tw.solver("egn").run(output_hessian=lambda v: np.ones((3, 1, 1)), **arguments)
+    tw.solver("egn(curvature=asked)").run(output_hessian=lambda v: np.ones((3, 1, 1)), **arguments)
+
+
+def test_a_run_that_ends_where_it_starts_has_no_idle_functions() -> None:
+    result = tw.solver("fista(ask_prox=true)").run(
+        x0=np.zeros(3), value_gradient=half_square, value=lambda v: half_square(v)[0], prox=lambda v, step: v)
+    assert result.outcome == "converged"
+
+
+@pytest.mark.parametrize("call, text", [
+    (lambda s: s.run(B, product=lambda v: A @ v), r"argument without a name is the result of an earlier run, not an object of "
+     r"type ndarray: give inputs by name, as b=\.\.\.; inputs: b, x0; functions: product$"),
+    (lambda s: s.run(b=B, products=lambda v: A @ v), r"no input 'products'; inputs: b, x0; functions: product$"),
+    (lambda s: tw.solver("cma_es").run(x0=B, value=lambda v: 1.0), r"'value' is a result.*functions: losses$"),
+])
+def test_arguments_that_solvers_do_not_have(call: Any, text: str) -> None:
+    with pytest.raises(tw.Error, match=text):
+        call(tw.solver("cg"))
+
+
+def test_runs_of_lists_are_taken_up_with_like() -> None:
+    s, parts = tw.solver("cg"), [np.ones(2), np.ones((1, 1))]
+    run = s.requests(b=parts)
+    next(run)
+    assert [p.shape for p in s.resume(run.save(), like=parts).result.x] == [(2,), (1, 1)]
+    assert [p.shape for p in pickle.loads(pickle.dumps(run)).result.x] == [(2,), (1, 1)]
+    assert s.resume(run.save()).result.x.shape == (3,)
+    assert "like" in tw.SolverRun.save.__doc__ and "flat" in tw.Solver.resume.__doc__
+
+
+# ---- objects
+
+
+@pytest.mark.parametrize("make, name, kind", [
+    (tw.weighting, "info_nce", "weighting"), (tw.diagnostic, "info_nce", "diagnostic"), (tw.objective, "dwa", "objective"),
+    (tw.diagnostic, "dwa", "diagnostic"), (tw.weighting, "effective_rank", "weighting"),
+])
+def test_kinds_are_checked(make: Any, name: str, kind: str) -> None:
+    its = tw.method(name).kind
+    with pytest.raises(tw.MethodError, match=rf"`{name}` is an? {its}; an? {kind} is wanted here.*thalweg\.{its}\('{name}'\)"):
+        make(name)
+
+
+@pytest.mark.parametrize("thing", [tw.objective("info_nce"), tw.weighting("dwa"), tw.regularizer("l1(1)"), tw.solver("cg"),
+                                   tw.constraint("simplex(1)"), tw.schedule("cosine(lr=1, total=9)")], ids=str)
+def test_attributes_are_not_made(thing: Any) -> None:
+    with pytest.raises(AttributeError, match=rf"{re.escape(repr(thing))} has no attribute 'temperature'.*in the sentence"):
+        thing.temperature = 0.1
+    for twin in (copy.deepcopy(thing), pickle.loads(pickle.dumps(thing))):
+        assert repr(twin) == repr(thing)
+
+
+def test_classes_of_ones_own_have_attributes() -> None:
+    class Mine(tw.Objective):
+        """With a note."""
+
+    mine = Mine("info_nce")
+    mine.note = 1
+    assert mine.note == 1
+
+
+@pytest.mark.parametrize("thing", [tw.solver("cg(rtol=1e-3)"), tw.objective("info_nce"), tw.weighting("dwa"),
+                                   tw.diagnostic("effective_rank"), tw.regularizer("l1(1)")], ids=str)
+def test_cards(thing: Any) -> None:
+    card = str(tw.method(thing.sentence.partition("(")[0]))
+    shown = subprocess.run([sys.executable, "-m", "thalweg", "show", card.split()[0]], capture_output=True, text=True)
+    assert thing.__doc__ == card and shown.stdout == card + "\n"
+    assert type(thing).__doc__ not in (None, card)
+
+
+# ---- numbers and small integers
+
+
+def test_numbers_for_inputs_without_axes() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((4, 3)), rng.standard_normal((4, 3))
+    loss = tw.objective("info_nce")
+    assert any(i.name == "log_scale" and i.shape == "()" for i in loss.inputs)
+    names = [i.name for i in loss.inputs if not i.result and not i.optional][:2]
+    for dtype in (np.float64, np.float32):
+        given = dict(zip(names, (x.astype(dtype), y.astype(dtype))))
+        want = loss(**given, log_scale=np.array(2.0, dtype))
+        assert loss(**given, log_scale=2) == want and loss(**given, log_scale=2.0) == want
+    value, grads = loss.value_and_grad(**given, log_scale=2.0)
+    assert value == want and grads["log_scale"].shape == ()
+
+
+def test_small_integers_are_whole_numbers() -> None:
+    """Labels, in whatever integers they lie."""
+    loss = next(tw.objective(m.name) for m in tw.methods("objective")
+                if [(i.integer, i.shape) for i in m.inputs if not i.optional and not i.result] == [(False, "(B, C)"), (True, "(B,)")])
+    z, y = (i.name for i in loss.inputs if not i.optional and not i.result)
+    scores, labels = np.random.default_rng(0).standard_normal((4, 2)), np.array([0, 1, 1, 0])
+    want = loss(**{z: scores, y: labels})
+    kinds = [labels.astype(t) for t in (bool, np.int8, np.uint8, np.int16, np.uint16, np.uint32)]
+    torch = sys.modules.get("torch")
+    kinds += [torch.tensor(labels).to(t) for t in (torch.bool, torch.int8, torch.uint8)] if torch else []
+    for given in kinds:
+        assert loss(**{z: scores, y: given}) == want
