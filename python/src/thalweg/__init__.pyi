@@ -316,6 +316,8 @@ class Adalomo(Optimizer):
         decay_rate: float | str | Schedule = -0.8,
         eps1: float | str | Schedule = 1e-30,
         eps2: float | str | Schedule = 0.001,
+        clip_norm: float | str | Schedule | None = None,
+        clip_value: float | str | Schedule | None = None,
         *,
         before: str = "",
         after: str = "",
@@ -1016,6 +1018,8 @@ class Dal(Optimizer):
         max_lr: float | str | Schedule = 5,
         start: float | str | Schedule | None = None,
         stop: float | str | Schedule | None = None,
+        curvature: _Literal["product", "difference"] = "product",
+        fd_eps: float | str | Schedule | None = None,
         *,
         before: str = "",
         after: str = "",
@@ -1324,8 +1328,9 @@ class Fish(Optimizer):
         params: _Iterable[_Any],
         meta_lr: float | str | Schedule = 0.5,
         inner_lr: float | str | Schedule = 0.01,
+        inner: _Literal["sgd", "adam"] = "sgd",
         *,
-        domains: int,
+        meta_steps: int,
         before: str = "",
         after: str = "",
         state_dtype: str = "f32",
@@ -1356,7 +1361,7 @@ class FOSI(Optimizer):
         interval: int = 100,
         warmup: int | None = None,
         alpha: float | str | Schedule = 0.1,
-        lr_clip: float | str | Schedule = 3,
+        lr_clip: float | str | Schedule | None = None,
         order: int | None = None,
         floor: float | str | Schedule = 1e-12,
         *,
@@ -1610,6 +1615,7 @@ class KFAC(Optimizer):
         method: _Literal["inverse", "eigen"] = "inverse",
         loss: _Literal["mean", "sum"] = "mean",
         batch_size: float | str | Schedule | None = None,
+        spatial_average: bool = False,
         *,
         before: str = "",
         after: str = "",
@@ -1933,7 +1939,7 @@ class MFAC(Optimizer):
         self,
         params: _Iterable[_Any],
         lr: float | str | Schedule = 0.001,
-        ngrads: int = 32,
+        ngrads: int = 1024,
         damp: float | str | Schedule = 1e-05,
         momentum: float | str | Schedule = 0.9,
         weight_decay: float | str | Schedule = 0,
@@ -2147,7 +2153,7 @@ class NormDescent(Optimizer):
         self,
         params: _Iterable[_Any],
         lr: float | str | Schedule = 0.1,
-        norm: _Literal["auto", "l2", "linf", "rms", "spectral", "rms_to_rms", "nuclear", "l1_to_l2", "l1_to_rms", "l2_to_linf", "rms_to_linf", "sign_scaled"] = "auto",
+        norm: _Literal["auto", "l2", "linf", "rms", "spectral", "rms_to_rms", "nuclear", "l1_to_l2", "l1_to_rms", "l2_to_linf", "rms_to_linf", "sign_scaled", "frobenius"] = "auto",
         weight_decay: float | str | Schedule = 0,
         ortho: _Literal["svd", "newton_schulz"] = "svd",
         ns_steps: int = 5,
@@ -2176,7 +2182,7 @@ class NormDirection(Optimizer):
         self,
         params: _Iterable[_Any],
         lr: float | str | Schedule = 0.1,
-        norm: _Literal["auto", "l2", "linf", "rms", "spectral", "rms_to_rms", "nuclear", "l1_to_l2", "l1_to_rms", "l2_to_linf", "rms_to_linf", "sign_scaled"] = "auto",
+        norm: _Literal["auto", "l2", "linf", "rms", "spectral", "rms_to_rms", "nuclear", "l1_to_l2", "l1_to_rms", "l2_to_linf", "rms_to_linf", "sign_scaled", "frobenius"] = "auto",
         weight_decay: float | str | Schedule = 0,
         ortho: _Literal["svd", "newton_schulz"] = "svd",
         ns_steps: int = 5,
@@ -2206,11 +2212,12 @@ class NormTrustRegion(Optimizer):
         radius: float | str | Schedule = 0.01,
         alpha: float | str | Schedule = 0.1,
         decay: float | str | Schedule = 0,
-        norm: _Literal["auto", "l2", "rms", "linf", "spectral", "rms_to_rms", "nuclear", "l1_to_l2", "l2_to_linf"] = "auto",
+        norm: _Literal["auto", "l2", "linf", "rms", "spectral", "rms_to_rms", "nuclear", "l1_to_l2", "l1_to_rms", "l2_to_linf", "rms_to_linf", "sign_scaled", "frobenius"] = "auto",
         ortho: _Literal["svd", "newton_schulz"] = "svd",
         ns_steps: int = 5,
         ns_coefficients: _Sequence[float] = ...,
         eps: float | str | Schedule = 1e-07,
+        extrapolate: bool = False,
         *,
         before: str = "",
         after: str = "",
@@ -2757,7 +2764,7 @@ class PSGDKron(Optimizer):
     ) -> None: ...
 
 class PSGDLRA(Optimizer):
-    # PSGD with a preconditioner of low rank plus diagonal on the tensor as one vector.
+    # PSGD with a preconditioner of low rank plus diagonal on the model as one vector.
     method: _ClassVar[str]
     def __init__(
         self,
@@ -2787,7 +2794,7 @@ class PSGDLRA(Optimizer):
     ) -> None: ...
 
 class PSGDXMat(Optimizer):
-    # PSGD with a diagonal and an anti-diagonal on the tensor as one vector.
+    # PSGD with a diagonal and an anti-diagonal on the model as one vector.
     method: _ClassVar[str]
     def __init__(
         self,
@@ -3012,15 +3019,16 @@ class RMSprop(Optimizer):
     ) -> None: ...
 
 class RobustSubgm(Optimizer):
-    # The subgradient method for robust recovery: steps whose length falls geometrically.
+    # The subgradient method for robust recovery: steps whose length falls geometrically, or goes by the loss.
     method: _ClassVar[str]
     def __init__(
         self,
         params: _Iterable[_Any],
         lr: float | str | Schedule = 0.1,
-        rule: _Literal["geometric", "constant"] = "geometric",
+        rule: _Literal["geometric", "constant", "polyak", "proportional"] = "geometric",
         rho: float | str | Schedule = 0.95,
         normalize: bool = True,
+        f_star: float | str | Schedule = 0,
         *,
         before: str = "",
         after: str = "",
@@ -3093,6 +3101,8 @@ class SaddleFreeNewton(Optimizer):
         lr: float | str | Schedule = 1,
         order: int = 20,
         dampings: _Sequence[float] = ...,
+        mode: _Literal["krylov", "exact"] = "krylov",
+        damping: float | str | Schedule = 0,
         *,
         before: str = "",
         after: str = "",
@@ -3208,13 +3218,14 @@ class SARAH(Optimizer):
     ) -> None: ...
 
 class ScaledGd(Optimizer):
-    # Scaled gradient descent for a factor Z of a low-rank matrix Z Z'.
+    # Scaled gradient descent for the factors of a low-rank matrix Z Z' or L R'.
     method: _ClassVar[str]
     def __init__(
         self,
         params: _Iterable[_Any],
         lr: float | str | Schedule = 0.5,
         lam: float | str | Schedule = 0,
+        pairs: _Literal["symmetric", "consecutive"] = "symmetric",
         *,
         before: str = "",
         after: str = "",
@@ -3432,7 +3443,7 @@ class Sgdp(Optimizer):
     def __init__(
         self,
         params: _Iterable[_Any],
-        lr: float | str | Schedule = 0.001,
+        lr: float | str | Schedule = 0.1,
         momentum: float | str | Schedule = 0,
         dampening: float | str | Schedule = 0,
         nesterov: bool = False,
@@ -3576,7 +3587,7 @@ class Singd(Optimizer):
         lr: float | str | Schedule = 0.001,
         momentum: float | str | Schedule = 0.9,
         damping: float | str | Schedule = 0.001,
-        alpha1: float | str | Schedule = 0.5,
+        alpha1: float | str | Schedule | None = None,
         lr_cov: float | str | Schedule = 0.01,
         weight_decay: float | str | Schedule = 0,
         T: int = 1,
@@ -3585,6 +3596,7 @@ class Singd(Optimizer):
         normalize_lr_cov: bool = False,
         loss: _Literal["mean", "sum"] = "mean",
         batch_size: float | str | Schedule | None = None,
+        spatial_average: bool = False,
         *,
         before: str = "",
         after: str = "",
@@ -3665,7 +3677,7 @@ class Sophia(Optimizer):
         lr: float | str | Schedule = 0.0001,
         beta1: float | str | Schedule = 0.965,
         beta2: float | str | Schedule = 0.99,
-        gamma: float | str | Schedule = 0.01,
+        gamma: float | str | Schedule | None = None,
         eps: float | str | Schedule = 1e-12,
         weight_decay: float | str | Schedule = 0.1,
         interval: int = 10,

@@ -1,4 +1,4 @@
-"""Variance-reduced dual averaging, ratios by coordinates, differences of submodular functions, and free discontinuities:
+"""Ratios by coordinates, differences of submodular functions, and free discontinuities:
 solvers from their cards."""
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import numpy as np
 from scipy.optimize import nnls
 
 from .solvers import Case, SolverReference, spd
-from .solvers_composite import soft
 
 
 class FractionalCD(SolverReference):
