@@ -110,4 +110,8 @@ let solverList: [any Listed.Type] = [
   DLRT.self,
   TDLRT.self,
   GreedyTN.self,
+  RobustNeuron.self,
+  TransductiveClustering.self,
+  GradientInversion.self,
+  ChartStep.self,
 ]
