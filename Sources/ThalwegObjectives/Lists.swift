@@ -6,4 +6,4 @@ package var objectiveMethods: [Registered] {
 }
 
 /// Solvers of objectives of this module.
-private let objectiveSolverList: [any Listed.Type] = [MPAD.self]
+private let objectiveSolverList: [any Listed.Type] = [MPAD.self, GIOSelect.self]

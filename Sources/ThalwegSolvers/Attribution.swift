@@ -25,13 +25,13 @@ struct SmoothGrad: Driver {
     source: "Smilkov, Thorat, Kim, Viegas, Wattenberg, 2017, arXiv:1706.03825",
     parameters: [
       .number("noise", 0.15, .above(0), "std, as a share of the range of x"),
-      .integer("probes", 50, .atLeast(1), "noisy copies"),
+      .integer("samples", 50, .atLeast(1), "noisy copies"),
       .choice("reduce", ["mean", "squared", "variance"], "what becomes of the gradients"),
       .integer("seed", 0, .atLeast(0), "of the draws"),
     ],
     inputs: [
       .constant("x", "...", "the input"),
-      .constant("vectors0", "probes, ...", "the e_k; drawn when left out", optional: true),
+      .constant("vectors0", "samples, ...", "the e_k; drawn when left out", optional: true),
       .result("saliency", "...", "what became of the gradients"), .result("iterations", "", "gradients"),
     ], asks: [.gradient],
     kept: [
@@ -44,7 +44,7 @@ struct SmoothGrad: Driver {
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
     let x = try io["x"], point = try io["point"], g = try io["g"], mean = try io["mean"]
-    let saliency = try io["saliency"], probes = io.optional("vectors0")?.rows ?? h.integer("probes")
+    let saliency = try io["saliency"], samples = io.optional("vectors0")?.rows ?? h.integer("samples")
     if phase == .gradient {
       io.iterations += 1
       for i in 0..<x.count {
@@ -56,7 +56,7 @@ struct SmoothGrad: Driver {
       if h.is("reduce", "mean") { saliency.copy(mean) }
     }
     let k = try io.count("iterations")
-    if k >= probes { return .done(.converged) }
+    if k >= samples { return .done(.converged) }
     var least = Double.infinity, most = -Double.infinity
     for i in 0..<x.count { (least, most) = (smaller(least, Double(x.p[i])), larger(most, Double(x.p[i]))) }
     guard (most - least).isFinite else { throw Failure(Status.range, "`x` must be finite") }
@@ -80,7 +80,8 @@ struct ExpectedGradients: Driver {
     rule: "phi = mean of (x - r_k)*grad f(r_k + alpha_k (x - r_k)), alpha_k uniform",
     source: "Erion, Janizek, Sturmfels, Lundberg, Lee, 2021, arXiv:1906.10670",
     parameters: [
-      .integer("pairs", 200, .atLeast(1), "references and alphas"), .integer("seed", 0, .atLeast(0), "of the draws"),
+      .integer("samples", 200, .atLeast(1), "pairs of a reference and an alpha"),
+      .integer("seed", 0, .atLeast(0), "of the draws"),
     ],
     inputs: [
       .constant("x", "...", "the input"), .constant("references", "r, ...", "references"),
@@ -94,7 +95,7 @@ struct ExpectedGradients: Driver {
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
     let x = try io["x"], references = try io["references"], point = try io["point"], g = try io["g"]
-    let phi = try io["attribution"], alphas = io.optional("alphas"), pairs = alphas?.count ?? h.integer("pairs")
+    let phi = try io["attribution"], alphas = io.optional("alphas"), samples = alphas?.count ?? h.integer("samples")
     func reference(_ k: Int) -> Vector<T> { references.row(k % max(1, references.rows)) }
     if phase == .gradient {
       let r = reference(try io.count("iterations"))
@@ -102,7 +103,7 @@ struct ExpectedGradients: Driver {
       Path.add(phi, x, r, g, count: io.iterations)
     }
     let k = try io.count("iterations")
-    if k >= pairs { return .done(.converged) }
+    if k >= samples { return .done(.converged) }
     let key = Random.key(seed: UInt64(bitPattern: Int64(h.integer("seed"))), stream: 0, step: UInt64(k), tensor: 0)
     let alpha = alphas.map { Double($0.p[k]) } ?? Random.uniform(key, 0)
     point.set(alpha, x, 1 - alpha, reference(k))

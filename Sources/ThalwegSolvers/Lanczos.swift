@@ -1,10 +1,11 @@
 import Glibc
 import ThalwegCore
 
-/// Lanczos tridiagonalisation of a symmetric operator, with full reorthogonalisation: its outermost eigenvalues and
-/// eigenvectors.
+/// Lanczos tridiagonalisation of a symmetric operator, with full reorthogonalisation or none: its outermost
+/// eigenvalues and eigenvectors.
 ///
 ///     w = A·v_i;  α_i = v_i·w;  twice w ← w − Vᵀ·V·w;  β_i = |w|;  v_{i+1} = w/β_i
+///     without reorth: w ← w − α_i·v_i − β_{i−1}·v_{i−1} alone
 ///
 /// `eigenvalues` are the Ritz values, ascending, with `weights`, the squared first components of T's eigenvectors;
 /// `vectors` are the Ritz vectors of the `largest` largest, then of the `smallest` smallest. After an early end (an
@@ -26,6 +27,7 @@ struct Lanczos: Driver {
       .maybeInteger("steps", .atLeast(1), "products; none: max(4 (largest + smallest), 2 ln n)"),
       .integer("largest", 1, .atLeast(0), "vectors of the largest values"),
       .integer("smallest", 0, .atLeast(0), "vectors of the smallest values"),
+      .flag("reorth", true, "against all vectors before, twice"),
       .number("tol", 1e-12, .atLeast(0), "length that ends it, relative to max(1, |alpha|)"),
     ],
     inputs: [
@@ -57,7 +59,7 @@ struct Lanczos: Driver {
       return .ask("product", [basis.row(0)], [w], then: .product)
     case .product:
       let k = try io.count("rank", steps - 1), alpha = try io["alpha"], beta = try io["beta"]
-      let more = LanczosStep.take(k, basis, w, alpha.p, beta.p, h.tol)
+      let more = LanczosStep.take(k, basis, w, alpha.p, beta.p, h.tol, reorthogonal: h.reorth)
       io.rank += 1
       if more { return .ask("product", [basis.row(k + 1)], [w], then: .product) }
       try finish(io, k + 1)
@@ -99,11 +101,15 @@ enum LanczosStep {
   /// Step k, from w = A·v_k; false when it was the last one, by number or because the space is used up.
   static func take<T: Real>(
     _ k: Int, _ basis: Vector<T>, _ w: Vector<T>, _ alpha: UnsafeMutablePointer<T>, _ beta: UnsafeMutablePointer<T>,
-    _ tolerance: Double
+    _ tolerance: Double, reorthogonal: Bool = true
   ) -> Bool {
     let a = basis.row(k).dot(w)
     alpha[k] = T(a)
-    for _ in 0..<2 {
+    if !reorthogonal {
+      w.add(basis.row(k), times: -a)
+      if k > 0 { w.add(basis.row(k - 1), times: -Double(beta[k - 1])) }
+    }
+    for _ in 0..<(reorthogonal ? 2 : 0) {
       // one coefficient after the other: done twice it is as good as all at once, and needs no buffer
       for i in 0...k { w.add(basis.row(i), times: -basis.row(i).dot(w)) }
     }

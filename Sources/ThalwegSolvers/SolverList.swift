@@ -123,4 +123,8 @@ let solverList: [any Listed.Type] = [
   FDRLifted.self,
   SubmodularDCA.self,
   FractionalCD.self,
+  RobustNeuron.self,
+  TransductiveClustering.self,
+  GradientInversion.self,
+  ChartStep.self,
 ]

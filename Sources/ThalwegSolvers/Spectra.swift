@@ -3,10 +3,15 @@ import ThalwegCore
 
 /// The random vectors of a probe of an operator: given by the host, or drawn. Vector k is the draws of (seed, 0, k, 0).
 enum Draws {
-  static let inputs: [Input] = [
-    .constant("like", "...", "an array of the shape that the operator takes; its values do not count", optional: true),
-    .constant("vectors0", "probes, ...", "the vectors; drawn when left out", optional: true),
-  ]
+  static let inputs = inputs("probes")
+  /// The same, for a hyper-parameter of another name.
+  static func inputs(_ axis: String) -> [Input] {
+    [
+      .constant(
+        "like", "...", "an array of the shape that the operator takes; its values do not count", optional: true),
+      .constant("vectors0", "\(axis), ...", "the vectors; drawn when left out", optional: true),
+    ]
+  }
   static func take<T: Real>(_ io: DriverIO<T>, _ k: Int, seed: Int, signs: Bool, into v: Vector<T>) {
     if let given = io.optional("vectors0") {
       v.copy(given.row(k))
@@ -69,13 +74,14 @@ struct HutchinsonTrace: Driver {
 
 /// The diagonal of a symmetric operator, from products with random signs.
 ///
-///     diagonal = mean of v ⊙ A·v
+///     diagonal = Σ v ⊙ A·v / Σ v ⊙ v
 ///
+/// Signs make that a mean; `vectors0` may hold others. An entry whose denominator is 0 is 0.
 /// Source   Bekas, Kokiopoulou, Saad, 2007.
 struct HutchinsonDiagonal: Driver {
   static let method = Method.solver(
     "hutchinson_diagonal", "An estimate of a diagonal from products with random signs.",
-    rule: "diagonal = mean of v * A v", source: "Bekas, Kokiopoulou, Saad, 2007",
+    rule: "diagonal = sum v * A v/sum v * v", source: "Bekas, Kokiopoulou, Saad, 2007",
     parameters: [
       .integer("probes", 10, .atLeast(1), "random vectors"), .integer("seed", 0, .atLeast(0), "of the draws"),
     ],
@@ -83,7 +89,7 @@ struct HutchinsonDiagonal: Driver {
 
   let probes: DiagonalProbes
   init(_ h: Hyper) {
-    probes = DiagonalProbes(count: h.integer("probes"), seed: h.integer("seed"), signs: true)
+    probes = DiagonalProbes(count: h.integer("probes"), seed: h.integer("seed"), signs: true, ratio: true)
   }
   func advance<T: Real>(_ phase: DiagonalProbes.Phase, _ io: DriverIO<T>) throws(Failure)
     -> Verdict<DiagonalProbes.Phase>
@@ -125,18 +131,23 @@ struct HutchinsonDiag: Driver {
 struct DiagonalProbes {
   static let inputs =
     Draws.inputs + [.result("diagonal", "...", "the estimate"), .result("iterations", "", "vectors used")]
-  static let kept: [Input] = [.kept("v", "...", "vector"), .kept("q", "...", "product")]
+  static let kept: [Input] = [
+    .kept("v", "...", "vector"), .kept("q", "...", "product"), .kept("squares", "...", "squares of the vectors"),
+  ]
   enum Phase: Int { case start, product }
   let count: Int, seed: Int, signs: Bool
+  /// Over the squares of the vectors, not their number.
+  var ratio = false
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
-    let v = try io["v"], q = try io["q"], diagonal = try io["diagonal"]
+    let v = try io["v"], q = try io["q"], diagonal = try io["diagonal"], squares = try io["squares"]
     let probes = io.optional("vectors0")?.rows ?? count
     if phase == .product {
       io.iterations += 1
       for i in 0..<v.count {
-        let x = Double(v.p[i]) * Double(q.p[i]), mean = Double(diagonal.p[i])
-        diagonal.p[i] = T(mean + (x - mean) / io.iterations)
+        let z = Double(v.p[i]), mean = Double(diagonal.p[i]), share = ratio ? z * z : 1
+        squares.p[i] += T(share)
+        if squares.p[i] != 0 { diagonal.p[i] = T(mean + (z * Double(q.p[i]) - share * mean) / Double(squares.p[i])) }
       }
     }
     let k = try io.count("iterations")
@@ -152,7 +163,7 @@ struct DiagonalProbes {
 ///
 /// Values have their signs and come in order of magnitude. A vector in the null space has the value 0. Two values of
 /// one magnitude and opposite signs do not converge: `lanczos` finds those.
-/// Ends     converged: |λ − λ before| ≤ tol·(|λ| + 1e-6) for every pair; max_iter: at least one took max_iter products.
+/// Ends     converged: |λ − λ before| ≤ tol·(|λ| + 1e-6) for every pair; max_iter: at least one took iters products; they are sorted then too.
 /// Source   von Mises, Pollaczek-Geiringer, 1929; for Hessians: Yao, Gholami, Keutzer, Mahoney, 2020, arXiv:1912.07145.
 struct PowerIteration: Driver {
   static let method = Method.solver(
@@ -160,19 +171,19 @@ struct PowerIteration: Driver {
     rule: "v orthogonal to the vectors found, |v| = 1;  w = A v;  lambda = v.w;  v <- w/|w|",
     source: "von Mises, Pollaczek-Geiringer, 1929; Yao, Gholami, Keutzer, Mahoney, 2020, arXiv:1912.07145",
     parameters: [
-      .integer("probes", 1, .atLeast(1), "eigenpairs"),
-      .integer("max_iter", 100, .atLeast(1), "most products for a pair"),
+      .integer("num", 1, .atLeast(1), "eigenpairs"),
+      .integer("iters", 100, .atLeast(1), "most products for a pair"),
       .number("tol", 1e-3, .atLeast(0), "relative change that ends a pair"),
       .integer("seed", 0, .atLeast(0), "of the start vectors"),
     ],
-    inputs: Draws.inputs + [
-      .result("eigenvalues", "probes", "eigenvalues, in the order in which they were found"),
-      .result("vectors", "probes, ...", "eigenvectors"), .result("iterations", "", "products"),
+    inputs: Draws.inputs("num") + [
+      .result("eigenvalues", "num", "eigenvalues, the largest in magnitude first"),
+      .result("vectors", "num, ...", "eigenvectors"), .result("iterations", "", "products"),
     ], asks: [.product],
     kept: [
       .kept("v", "...", "vector"), .kept("w", "...", "product"), .kept("pair", "", "pairs found"),
       .kept("tries", "", "products of this pair"), .kept("last", "", "value before"),
-      .kept("unfinished", "", "pairs that took max_iter products"),
+      .kept("unfinished", "", "pairs that took iters products"),
     ])
 
   let h: Hyper
@@ -191,7 +202,7 @@ struct PowerIteration: Driver {
       values.p[k] = T(value)
       let settled = size == 0 || abs(value - io.last) <= h.tol * (abs(value) + 1e-6)
       io.last = value
-      if !settled, io.tries < h.max_iter {
+      if !settled, io.tries < h.iters {
         v.set(1 / size, w)
         clear(v, found, k)
         v.set(1 / v.norm, v)
@@ -202,7 +213,10 @@ struct PowerIteration: Driver {
       io.pair += 1
     }
     let k = try io.count("pair", found.rows)
-    if k >= found.rows { return .done(io.unfinished > 0 ? .maxIter : .converged) }
+    if k >= found.rows {
+      sort(values, found, v)
+      return .done(io.unfinished > 0 ? .maxIter : .converged)
+    }
     (io.tries, io.last) = (0, .nan)
     Draws.take(io, k, seed: h.integer("seed"), signs: false, into: v)
     clear(v, found, k)
@@ -212,6 +226,19 @@ struct PowerIteration: Driver {
     }
     v.set(1 / size, v)
     return .ask("product", [v], [w], then: .product)
+  }
+
+  /// The largest magnitude first: pairs that did not converge may have been found in another order.
+  private func sort<T: Real>(_ values: Vector<T>, _ found: Vector<T>, _ spare: Vector<T>) {
+    for i in 0..<values.count {
+      var top = i
+      for j in i..<values.count where abs(values.p[j]) > abs(values.p[top]) { top = j }
+      if top == i { continue }
+      (values.p[i], values.p[top]) = (values.p[top], values.p[i])
+      spare.copy(found.row(i))
+      found.row(i).copy(found.row(top))
+      found.row(top).copy(spare)
+    }
   }
 
   /// Takes out of v what lies along the first k vectors found.

@@ -278,7 +278,7 @@ def test_reinforce_is_unbiased_and_its_baseline_helps() -> None:
     for baseline in ("true", "false"):
         mine = tw.objective(f"stochastic_neuron_reinforce(baseline={baseline})")
         estimates[baseline] = np.stack([
-            mine.value_and_grad(a=np.tile(a, (100, 1)), h=h, losses=loss(h))[1]["a"].sum(0) for h in draws])[2:]
+            mine.value_and_grad(a=np.tile(a, (100, 1)), h=h, losses=loss(h))[1]["a"].mean(0) for h in draws])[2:]
     p, corners = sigma(a), np.array([[0, 0], [0, 1], [1, 0], [1, 1.0]])
     weight = lambda q: np.prod(np.where(corners == 1, q, 1 - q), 1)  # noqa: E731
     for j in range(2):
@@ -351,7 +351,7 @@ def test_attributions_are_complete() -> None:
     even = (np.arange(400) + 0.5) / 400
     same = tw.solver("expected_gradients").run(x=x, references=refs[:1], alphas=even, gradient=g)
     np.testing.assert_allclose(same.attribution, one.attribution, rtol=1e-12)
-    many = tw.solver("expected_gradients(pairs=20000)").run(x=x, references=refs, gradient=g)
+    many = tw.solver("expected_gradients(samples=20000)").run(x=x, references=refs, gradient=g)
     assert many.attribution.sum() == pytest.approx(f(x) - np.mean([f(r) for r in refs]), abs=0.15)
     assert not tw.solver("expected_gradients").run(x=x, references=x[None], gradient=g).attribution.any()
 
@@ -359,9 +359,9 @@ def test_attributions_are_complete() -> None:
 def test_smoothgrad_of_a_cubic() -> None:
     """E (x + s e)^2 = x^2 + s^2; 4000 draws of a variance below 8."""
     x = np.array([0.0, 1.0, -1.0])
-    r = tw.solver("smoothgrad(probes=4000, noise=0.2)").run(x=x, gradient=lambda p: p**2)
+    r = tw.solver("smoothgrad(samples=4000, noise=0.2)").run(x=x, gradient=lambda p: p**2)
     np.testing.assert_allclose(r.saliency, x**2 + 0.4**2, atol=5 * 0.9 / np.sqrt(4000))
-    flat = tw.solver("smoothgrad(probes=3)").run(x=np.full(4, 2.0), gradient=lambda p: p**3)
+    flat = tw.solver("smoothgrad(samples=3)").run(x=np.full(4, 2.0), gradient=lambda p: p**3)
     np.testing.assert_array_equal(flat.saliency, np.full(4, 8.0))
     with pytest.raises(tw.RangeError, match="`x` must be finite"):
         tw.solver("smoothgrad").run(x=np.array([np.inf]), gradient=lambda p: p)

@@ -246,12 +246,12 @@ def test_lanczos_finds_the_spectrum() -> None:
 def test_power_iteration_keeps_signs_and_orthogonality() -> None:
     q, _ = np.linalg.qr(rng().standard_normal((12, 12)))
     a = q @ np.diag([-9.0, 7, 5, *np.linspace(-1, 1, 9)]) @ q.T
-    r = tw.solver("power_iteration(probes=3, tol=1e-12, max_iter=2000)").run(like=np.zeros(12), product=lambda v: a @ v)
+    r = tw.solver("power_iteration(num=3, tol=1e-12, iters=2000)").run(like=np.zeros(12), product=lambda v: a @ v)
     np.testing.assert_allclose(r["eigenvalues"], [-9, 7, 5], atol=1e-8)
     np.testing.assert_allclose(r.vectors @ r.vectors.T, np.eye(3), atol=1e-12)
     null = tw.solver("power_iteration").run(like=np.zeros(4), product=lambda v: 0 * v)
     assert null["eigenvalues"][0] == 0 and null.converged
-    flip = tw.solver("power_iteration(tol=1e-10, max_iter=30)").run(vectors0=np.ones((1, 2)), product=lambda v: v * [1.0, -1.0])
+    flip = tw.solver("power_iteration(tol=1e-10, iters=30)").run(vectors0=np.ones((1, 2)), product=lambda v: v * [1.0, -1.0])
     assert flip.outcome in ("converged", "max_iter")
 
 

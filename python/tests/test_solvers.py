@@ -252,7 +252,7 @@ def test_misuse() -> None:
         (lambda: tw.solver("golden_section").run(low=2.0, high=1.0, value=ok), tw.RangeError, "in order"),
         (lambda: tw.solver("lanczos(steps=8999999999999999)").run(start=b, product=ok), None, ""),
         (lambda: tw.solver("hutchinson_trace(probes=8999999999999999)").run(vectors0=np.ones((2, 3)), product=ok), None, ""),
-        (lambda: tw.solver("power_iteration(probes=8999999999999999)").run(like=b, product=ok), tw.AllocationError, "larger than any"),
+        (lambda: tw.solver("power_iteration(num=8999999999999999)").run(like=b, product=ok), tw.AllocationError, "larger than any"),
     ):
         if kind is None:
             assert call().converged
@@ -309,7 +309,7 @@ def test_lists_of_arrays_are_one_vector() -> None:
             request["product"] = product(request["vector"])
         assert [x.tobytes() for x in again.result.x] == [x.tobytes() for x in result.x]
 
-    top = tw.solver("power_iteration(probes=2, tol=1e-9, max_iter=2000)").run(like=b, product=product)
+    top = tw.solver("power_iteration(num=2, tol=1e-9, iters=2000)").run(like=b, product=product)
     assert [v.shape for v in top.vectors] == [(2, *s) for s in shapes]
     np.testing.assert_allclose(top.eigenvalues, np.sort(np.linalg.eigvalsh(a))[::-1][:2], atol=1e-4)
     for call, message in ((lambda: s.run(b=b, x0=b[:2], product=product), "shapes"), (lambda: s.run(b=b, product=lambda v: v[:2]), "list of 3"),
@@ -329,7 +329,7 @@ def test_a_model_of_torch() -> None:
     def product(parts: list[np.ndarray]) -> list[Any]:
         return torch.autograd.grad(grads, params, [torch.tensor(p) for p in parts], retain_graph=True)
 
-    top = tw.solver("power_iteration(tol=1e-10, max_iter=500)").run(like=params, product=product)
+    top = tw.solver("power_iteration(tol=1e-10, iters=500)").run(like=params, product=product)
     step = tw.solver("cg(rtol=1e-12)").run(b=list(grads), product=product)
     with torch.no_grad():
         for p, d in zip(params, step.x):

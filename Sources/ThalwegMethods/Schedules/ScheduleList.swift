@@ -42,6 +42,9 @@ let scheduleList: [any Listed.Type] = [
   LocalSGD.self,
   NoPropSchedule.self,
   SSOStepsize.self,
+  KLAnneal.self,
+  NFTOldDecay.self,
+  InversionLR.self,
 ]
 
 extension Parameter {

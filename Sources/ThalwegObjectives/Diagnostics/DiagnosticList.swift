@@ -2,6 +2,7 @@ import ThalwegCore
 
 let diagnosticList: [any Listed.Type] = [
   EffectiveRank.self,
+  EdgeMask.self,
   EL2N.self,
   GraNd.self,
   GraNdLastLayer.self,

@@ -128,7 +128,7 @@ struct DPClipNormBound: Objective {
 /// Binomial means that are shrunk together, as much as an unbiased estimate of the risk says.
 ///
 ///     p = x/n, m: centres, the pooled rate Σ x/Σ n unless given     estimate = w·p + (1 − w)·m
-///     trials: w_i = n_i/(n_i + lam), lam of 0 and 400 points from 10⁻² to 10⁶ with the least risk (`binomial_ure`)
+///     trials: w_i = n_i/(n_i + lam), lam of the grid (0 and 400 points from 10⁻² to 10⁶) with the least risk (`binomial_ure`)
 ///     common: one w = clip(1 − Σ v/Σ (p − m)², 0, 1), v = p(1 − p)/(n − 1)
 ///
 /// x, n and m are (N,). Items of one trial are shrunk, but do not choose. lam is NaN for common. The value is the risk.
@@ -143,15 +143,26 @@ struct CompoundBinomial: Objective {
       common: w = clip(1 - sum v/sum (x/n - m)^2, 0, 1), v = p(1 - p)/(n - 1)
       """,
     source: "Compound Estimation for Binomials, 2025, arXiv:2512.25042",
-    parameters: [.choice("rule", ["trials", "common"], "weights by the trials, or one for all")],
+    parameters: [
+      .choice("rule", ["trials", "common"], "weights by the trials, or one for all"),
+      .list("grid", nil, "candidates for lam; none: 0 and 400 points from 1e-2 to 1e6", optional: true),
+    ],
     inputs: [
       .constant("x", "N", "successes"), .constant("n", "N", "trials"),
       .constant("m", "N", "centres; the pooled rate when left out", optional: true),
       .result("estimate", "N", "the means"), .result("weights", "N", "weights of what was seen"),
       .result("lam", "", "strength of the shrinkage"), .result("risk", "", "unbiased estimate of the risk"),
-    ])
-  let common: Bool
-  init(_ h: Hyper) { common = h.is("rule", "common") }
+    ],
+    validate: { (h) throws(Failure) in
+      guard !h.has("grid") || (!h.list("grid").isEmpty && h.list("grid").allSatisfy { $0 >= 0 && $0.isFinite }) else {
+        throw Failure(Status.range, "compound_binomial: `grid` must hold finite numbers of at least 0")
+      }
+    })
+  let common: Bool, grid: [Double]
+  init(_ h: Hyper) {
+    common = h.is("rule", "common")
+    grid = h.has("grid") ? h.list("grid") : (0...400).map { $0 == 0 ? 0 : pow(10, -2 + 8 * Double($0 - 1) / 399) }
+  }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let count = x.sizes["N"], hits = try doubles(x["x"], count), trials = try doubles(x["n"], count)
@@ -184,8 +195,7 @@ struct CompoundBinomial: Objective {
       weights = [Double](repeating: w, count: count)
     } else {
       var least = Double.infinity
-      for k in 0...400 {
-        let candidate = k == 0 ? 0 : pow(10, -2 + 8 * Double(k - 1) / 399)
+      for candidate in grid {
         let value = risk { trials[$0] / (trials[$0] + candidate) }
         if value < least { (least, lambda) = (value, candidate) }
       }

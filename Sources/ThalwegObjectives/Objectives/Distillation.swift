@@ -32,17 +32,17 @@ struct DistillationKL: Objective {
       gradient for s: T*(q - p)/n
       """,
     source: "Hinton et al., 2015, arXiv:1503.02531",
-    parameters: [.number("temperature", 1, .above(0), "T, softens both predictions")],
+    parameters: [.number("temperature", 1, .above(0), "T, softens both predictions"), Reduction.parameter],
     inputs: [.variable("s", "..., C", "logits of the student"), .constant("t", "..., C", "logits of the teacher")])
-  let temperature: Double
-  init(_ h: Hyper) { temperature = h.temperature }
+  let temperature: Double, reduction: Reduction
+  init(_ h: Hyper) { (temperature, reduction) = (h.temperature, Reduction(h)) }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let s = try x["s"], t = try x["t"], rows = x.sizes.samples, classes = x.sizes["C"]
-    let g = try cache?.keep("s", rows * classes, T.self)
+    let g = try cache?.keep("s", rows * classes, T.self), weight = reduction.weight(rows)
     return Rows.sum(rows, work: 32 * classes) { i in
       let at = i * classes
-      return divergence(s + at, t + at, classes, temperature, 1 / Double(rows), into: g.map { $0 + at })
+      return divergence(s + at, t + at, classes, temperature, weight, into: g.map { $0 + at })
     }
   }
 }

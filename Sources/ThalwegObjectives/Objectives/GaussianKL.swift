@@ -44,17 +44,18 @@ struct GaussianKL: Objective {
       value = mean over rows of sum (exp(l - lp) + (m - mp)^2*exp(-lp) - 1 - l + lp)/2
       gradients for m: (m - mp)*exp(-lp)/n;  for l: (exp(l - lp) - 1)/(2*n)
       """,
-    source: "Kingma, Welling, 2013, arXiv:1312.6114",
+    source: "Kingma, Welling, 2013, arXiv:1312.6114", parameters: [Reduction.parameter],
     inputs: [
       .variable("mean", "n, d", "means"), .variable("log_var", "n, d", "logarithms of the variances"),
       .constant("prior_mean", "n, d", "means of the prior; none: 0", optional: true),
       .constant("prior_log_var", "n, d", "logarithms of its variances; none: 0", optional: true),
     ])
-  init(_ h: Hyper) {}
+  let reduction: Reduction
+  init(_ h: Hyper) { reduction = Reduction(h) }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let m = try x["mean"], lv = try x["log_var"], pm = x.optional("prior_mean"), pl = x.optional("prior_log_var")
-    let n = x.sizes["n"], d = x.sizes["d"], rule = Divergence(n: n, d: d), weight = 1 / Double(n)
+    let n = x.sizes["n"], d = x.sizes["d"], rule = Divergence(n: n, d: d), weight = reduction.weight(n)
     let gm = try cache?.keep("mean", n * d, T.self), gl = try cache?.keep("log_var", n * d, T.self)
     return weight
       * Rows.sum(n, work: 16 * d) { i in
@@ -263,6 +264,30 @@ struct MultVAE: Objective {
       return fit + Divergence(n: n, d: d).standard(mu, lv, beta, gm, gl)
     case (nil, nil): return fit
     default: throw Failure(Status.needs, "`mu` and `logvar` belong together")
+    }
+  }
+}
+
+/// The multinomial likelihood of counts under logits: `mult_vae` without its divergence.
+///
+///     value = −mean over rows of Σ_i x_i·log softmax(f)_i     ∂f = (Σ x·softmax(f) − x)/n
+///
+/// f and x are (n, I). An empty row costs nothing.
+/// Source   Liang et al., 2018, arXiv:1802.05814.
+struct MultinomialNLL: Objective {
+  static let method = Method(
+    "multinomial_nll", .objective, "The multinomial likelihood of counts under logits.",
+    rule: "value = -mean sum_i x_i*log softmax(f)_i;  gradient for f: (sum(x)*softmax(f) - x)/n",
+    source: "Liang et al., 2018, arXiv:1802.05814", parameters: [Reduction.parameter],
+    inputs: [.variable("f", "n, I", "logits of the items"), .constant("x", "n, I", "counts, or 0 and 1")])
+  let reduction: Reduction
+  init(_ h: Hyper) { reduction = Reduction(h) }
+
+  func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
+    let f = try x["f"], counts = try x["x"], n = x.sizes["n"], items = x.sizes["I"], weight = reduction.weight(n)
+    let g = try cache?.keep("f", n * items, T.self)
+    return Rows.sum(n, work: 16 * items) { i in
+      Likelihood.multinomial.row(f + i * items, counts + i * items, items, weight, g.map { $0 + i * items })
     }
   }
 }

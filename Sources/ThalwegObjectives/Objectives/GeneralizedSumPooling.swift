@@ -108,3 +108,103 @@ struct GeneralizedSumPooling: Objective {
     }
   }
 }
+
+/// The zero-shot loss of generalized sum pooling: attributes of one half of a batch, mapped to class embeddings by ridge
+/// regression, should tell the classes of the other half.
+///
+///     A = T₁ᵀ·(T₁·T₁ᵀ + ridge·1)⁻¹·E[y₁]     logits = scale·(T₂·A·Eᵀ − margin at the label)
+///     value = mean of the cross-entropies of the second half by the first and the first by the second
+///
+/// a is (n, k), the attributes of a batch whose halves hold the same classes; y is (n,); e is (C, p), embeddings of the
+/// classes. Both have gradients.
+/// Errors   TW_ERROR_SHAPE: an odd number of rows; TW_ERROR_RANGE: a label outside [0, C).
+/// Differs  the margin is not on the card; 0 leaves it out.
+/// Source   Gurbuz et al., 2023, arXiv:2308.09228.
+struct GSPZeroShot: Objective {
+  static let method = Method(
+    "gsp_zero_shot", .objective, "Attributes of one half of a batch should tell the classes of the other half.",
+    rule: """
+      A = T1'(T1 T1' + ridge*I)^-1 E[y1];  logits = scale*(T2 A E' - margin at the label)
+      value = mean of the cross-entropies of both directions
+      """,
+    source: "Gurbuz et al., 2023, arXiv:2308.09228",
+    parameters: [
+      .number("ridge", 0.05, .above(0), "of the regression"), .number("scale", 9.5, .above(0), "of the logits"),
+      .number("margin", 0, .atLeast(0), "taken from the logit of the label"),
+    ],
+    inputs: [
+      .variable("a", "n, k", "attributes; the halves hold the same classes"),
+      .integer("y", "n", "labels, from 0 to C - 1"), .variable("e", "C, p", "embeddings of the classes"),
+    ])
+  let ridge: Double, scale: Double, margin: Double
+  init(_ h: Hyper) { (ridge, scale, margin) = (h.ridge, h.scale, h.margin) }
+
+  func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
+    let n = x.sizes["n"], k = x.sizes["k"], classes = x.sizes["C"], p = x.sizes["p"], y = try x.integers("y")
+    guard n % 2 == 0 else { throw Failure(Status.shape, "\(n) rows have no two halves") }
+    try Labels.check(y, n, classes)
+    let a = try doubles(x["a"], n * k), e = try doubles(x["e"], classes * p), half = n / 2
+    try Memory.ask(area(8, 2 * n * k + 2 * classes * p))
+    var da = [Double](repeating: 0, count: n * k), de = [Double](repeating: 0, count: classes * p), value = 0.0
+    for first in [0, half] {
+      value += try direction(a, y, e, first, half - first, half, k, classes, p, &da, &de) / 2
+    }
+    try cache?.keep("a", numbers: da, T.self)
+    try cache?.keep("e", numbers: de, T.self)
+    return value
+  }
+
+  private func product(
+    _ a: [Double], across ta: Bool = false, _ b: [Double], down tb: Bool = false, _ m: Int, _ n: Int, _ k: Int
+  ) throws(Failure) -> [Double] {
+    try Memory.ask(8 * area(m, n))
+    var c = [Double](repeating: 0, count: m * n)
+    try LinearAlgebra.multiply(a, transposed: ta, b, transposed: tb, into: &c, m, n, k)
+    return c
+  }
+  /// The cross-entropy of the rows from `second` on by those from `first` on; half of its gradients is added.
+  private func direction(
+    _ a: [Double], _ y: UnsafePointer<Int>, _ e: [Double], _ first: Int, _ second: Int, _ half: Int, _ k: Int,
+    _ classes: Int, _ p: Int, _ da: inout [Double], _ de: inout [Double]
+  ) throws(Failure) -> Double {
+    let known = Array(a[(first * k)..<((first + half) * k)]), asked = Array(a[(second * k)..<((second + half) * k)])
+    var gram = try product(known, known, down: true, half, half, k), targets: [Double] = []
+    for i in 0..<half {
+      gram[i * half + i] += ridge
+      targets += e[(y[first + i] * p)..<((y[first + i] + 1) * p)]
+    }
+    let fitted = try LinearAlgebra.solvePositive(gram, targets, half, p)
+    let map = try product(known, across: true, fitted, k, p, half), told = try product(asked, map, half, p, k)
+    var slopes = try product(told, e, down: true, half, classes, p), value = 0.0
+    for i in 0..<half {
+      let label = y[second + i], row = i * classes
+      var sum = LogSum()
+      for c in 0..<classes {
+        slopes[row + c] = scale * (slopes[row + c] - (c == label ? margin : 0))
+        sum.add(slopes[row + c])
+      }
+      value += (sum.value - slopes[row + label]) / Double(half)
+      for c in 0..<classes {
+        slopes[row + c] = scale / Double(2 * half) * (exp(slopes[row + c] - sum.value) - (c == label ? 1 : 0))
+      }
+    }
+    let dTold = try product(slopes, e, half, p, classes),
+      dEmbedded = try product(slopes, across: true, told, classes, p, half)
+    let dAsked = try product(dTold, map, down: true, half, k, p),
+      dMap = try product(asked, across: true, dTold, k, p, half)
+    var dKnown = try product(fitted, dMap, down: true, half, k, p)
+    // through the solution of the ridge system
+    let dTargets = try LinearAlgebra.solvePositive(gram, try product(known, dMap, half, p, k), half, p)
+    let dGram = try product(dTargets, fitted, down: true, half, half, p)
+    let left = try product(dGram, known, half, k, half),
+      right = try product(dGram, across: true, known, half, k, half)
+    for i in 0..<(half * k) {
+      dKnown[i] -= left[i] + right[i]
+      da[first * k + i] += dKnown[i]
+      da[second * k + i] += dAsked[i]
+    }
+    for i in 0..<(classes * p) { de[i] += dEmbedded[i] }
+    for i in 0..<half { for c in 0..<p { de[y[first + i] * p + c] += dTargets[i * p + c] } }
+    return value
+  }
+}

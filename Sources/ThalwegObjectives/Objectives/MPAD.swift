@@ -49,7 +49,7 @@ struct MPAD: Driver {
     rule: "w <- w + lr (g - <g, w> w), over its length, g the gradient of mpad_direction;  the best w that was met",
     source: "Fu, Zhao, 2025, arXiv:2504.16335",
     parameters: MPADUtility.parameters + [
-      .number("lr", 0.1, .above(0), "step of the ascent"), .integer("max_iter", 200, .atLeast(0), "steps for each"),
+      .number("lr", 0.1, .above(0), "step of the ascent"), .integer("iters", 200, .atLeast(0), "steps for each"),
     ],
     inputs: [
       .constant("x", "N, d", "data"), .constant("start", "m, d", "where the directions begin"),
@@ -73,7 +73,7 @@ struct MPAD: Driver {
       }
       w.set(1 / size, start.row(k))
       var best = -Double.infinity
-      for step in 0...h.integer("max_iter") {
+      for step in 0...h.integer("iters") {
         for c in 0..<d { g[c] = 0 }
         let value = try utility.take(
           UnsafePointer(w.p), UnsafePointer(x.p), x.rows, d, UnsafePointer(found.p), k, into: g)
@@ -81,7 +81,7 @@ struct MPAD: Driver {
           best = value
           found.row(k).copy(w)
         }
-        if step == h.integer("max_iter") { break }
+        if step == h.integer("iters") { break }
         var along = 0.0
         for c in 0..<d { along += g[c] * Double(w.p[c]) }
         for c in 0..<d { w.p[c] += T(h.lr * (g[c] - along * Double(w.p[c]))) }

@@ -18,13 +18,16 @@ struct Triplet: Objective {
       .number("margin", 1, .atLeast(0), "margin"), .number("p", 2, .atLeast(1), "order of the norm"),
       .eps(1e-6, "added to the difference inside the norm"),
       .flag("swap", false, "take the smaller of d(a, n) and d(p, n)"),
-      .flag("squared", false, "squared Euclidean distances, without eps"),
+      .flag("squared", false, "squared Euclidean distances, without eps"), Reduction.parameter,
     ],
     inputs: [
       .variable("a", "n, d", "anchors"), .variable("p", "n, d", "positives"), .variable("n", "n, d", "negatives"),
     ])
-  let margin: Double, order: Double, eps: Double, swap: Bool, squared: Bool
-  init(_ h: Hyper) { (margin, order, eps, swap, squared) = (h.margin, h.p, h.eps, h.swap, h.squared) }
+  let margin: Double, order: Double, eps: Double, swap: Bool, squared: Bool, reduction: Reduction
+  init(_ h: Hyper) {
+    (margin, order, eps, swap, squared) = (h.margin, h.p, h.eps, h.swap, h.squared)
+    reduction = Reduction(h)
+  }
 
   private func distance<T: Real>(_ x: UnsafePointer<T>, _ y: UnsafePointer<T>, _ d: Int) -> Double {
     var sum = 0.0, top = 0.0
@@ -53,7 +56,7 @@ struct Triplet: Objective {
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let a = try x["a"], p = try x["p"], n = try x["n"], rows = x.sizes["n"], d = x.sizes["d"], size = rows * d
     let ga = try cache?.keep("a", size, T.self), gp = try cache?.keep("p", size, T.self)
-    let gn = try cache?.keep("n", size, T.self), weight = 1 / Double(rows)
+    let gn = try cache?.keep("n", size, T.self), weight = reduction.weight(rows)
     return Rows.sum(rows, work: 32 * d) { i in
       let at = i * d, near = distance(a + at, p + at, d), direct = distance(a + at, n + at, d)
       let other = swap ? distance(p + at, n + at, d) : .infinity, far = smaller(direct, other)
@@ -86,11 +89,11 @@ struct TripletBatchHard: Objective {
     source: "Hermans et al., 2017, arXiv:1703.07737",
     parameters: [
       .number("margin", 0.3, .atLeast(0), "margin"), .flag("squared", false, "squared distances"),
-      .flag("soft", false, "softplus in place of the hinge"),
+      .flag("soft", false, "softplus in place of the hinge"), Reduction.parameter,
     ],
     inputs: [.variable("x", "n, d", "embeddings"), .integer("y", "n", "labels")])
-  let margin: Double, squared: Bool, soft: Bool
-  init(_ h: Hyper) { (margin, squared, soft) = (h.margin, h.squared, h.soft) }
+  let margin: Double, squared: Bool, soft: Bool, reduction: Reduction
+  init(_ h: Hyper) { (margin, squared, soft, reduction) = (h.margin, h.squared, h.soft, Reduction(h)) }
 
   private struct Hardest {
     var far = -1.0, positive = -1
@@ -112,7 +115,7 @@ struct TripletBatchHard: Objective {
       }
     }
     let kept = (0..<n).filter { found[$0].positive >= 0 && found[$0].negative >= 0 }
-    let g = try cache?.keep("x", n * d, T.self), weight = 1 / Double(max(1, kept.count))
+    let g = try cache?.keep("x", n * d, T.self), weight = reduction.weight(max(1, kept.count))
     var value = 0.0
     for i in kept {
       // the products found them; the distances themselves are taken without their cancellation
@@ -150,18 +153,19 @@ struct ContrastivePair: Objective {
   static let method = Method(
     "contrastive_pair", .objective, "Pairs that belong together are drawn near, others pushed beyond a margin.",
     rule: "r = |x - y|;  value = mean (s*r^2 + (1 - s)*max(0, margin - r)^2)/2", source: "Hadsell, Chopra, LeCun, 2006",
-    parameters: [.number("margin", 1, .above(0), "distance that is enough")],
+    parameters: [.number("margin", 1, .above(0), "distance that is enough"), Reduction.parameter],
     inputs: [
       .variable("x", "n, d", "embeddings"), .variable("y", "n, d", "their partners"),
       .integer("s", "n", "1 where both belong together, else 0"),
     ])
-  let margin: Double
-  init(_ h: Hyper) { margin = h.margin }
+  let margin: Double, reduction: Reduction
+  init(_ h: Hyper) { (margin, reduction) = (h.margin, Reduction(h)) }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let a = try x["x"], b = try x["y"], same = try x.integers("s"), n = x.sizes["n"], d = x.sizes["d"]
     try Labels.check(same, n, either: 0, or: 1, name: "s")
-    let ga = try cache?.keep("x", n * d, T.self), gb = try cache?.keep("y", n * d, T.self), weight = 1 / Double(n)
+    let ga = try cache?.keep("x", n * d, T.self), gb = try cache?.keep("y", n * d, T.self)
+    let weight = reduction.weight(n)
     return Rows.sum(n, work: 4 * d) { i in
       var sum = 0.0
       for k in (i * d)..<((i + 1) * d) { sum += (Double(a[k]) - Double(b[k])) * (Double(a[k]) - Double(b[k])) }
@@ -188,17 +192,18 @@ struct CosineEmbedding: Objective {
   static let method = Method(
     "cosine_embedding", .objective, "Pairs should point the same way, or apart.",
     rule: "value = mean of 1 - cos(x, y) where t = 1, max(0, cos(x, y) - margin) where t = -1", source: "folklore",
-    parameters: [.number("margin", 0, .within(-1, 1), "cosine that is low enough")],
+    parameters: [.number("margin", 0, .within(-1, 1), "cosine that is low enough"), Reduction.parameter],
     inputs: viewInputs + [.integer("t", "n", "1 where both belong together, else -1")])
-  let margin: Double
-  init(_ h: Hyper) { margin = h.margin }
+  let margin: Double, reduction: Reduction
+  init(_ h: Hyper) { (margin, reduction) = (h.margin, Reduction(h)) }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let n = x.sizes["n"], d = x.sizes["d"], t = try x.integers("t"), space = Workspace()
     defer { space.close() }
     try Labels.check(t, n, either: -1, or: 1, name: "t")
     let both = try Embedding([x["x"], x["y"]], n, d, normalize: true, nil, space), u = both.u, v = u + n * d
-    let gx = try cache?.keep("x", n * d, T.self), gy = try cache?.keep("y", n * d, T.self), weight = 1 / Double(n)
+    let gx = try cache?.keep("x", n * d, T.self), gy = try cache?.keep("y", n * d, T.self)
+    let weight = reduction.weight(n)
     let value = Rows.sum(n, work: 4 * d) { i in
       let cosine = Flat.dot(u + i * d, v + i * d, d), over = cosine - margin
       let slope = t[i] == 1 ? -weight : over > 0 ? weight : 0
@@ -227,13 +232,14 @@ struct SimSiam: Objective {
   static let method = Method(
     "simsiam", .objective, "The negative cosine between a prediction and a target that is held constant.",
     rule: "value = -mean cos(p, z), or -(mean cos(p, z) + mean cos(q, w))/2",
-    source: "Chen, He, 2021, arXiv:2011.10566",
+    source: "Chen, He, 2021, arXiv:2011.10566", parameters: [Reduction.parameter],
     inputs: [
       .variable("p", "n, d", "outputs of the predictor"), .constant("z", "n, d", "targets"),
       .variable("q", "n, d", "outputs of the predictor for the other view", optional: true),
       .constant("w", "n, d", "their targets", optional: true),
     ])
-  init(_ h: Hyper) {}
+  let reduction: Reduction
+  init(_ h: Hyper) { reduction = Reduction(h) }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let n = x.sizes["n"], d = x.sizes["d"]
@@ -243,7 +249,7 @@ struct SimSiam: Objective {
     case (nil, nil): break
     default: throw Failure(Status.needs, "`q` and `w` belong together")
     }
-    let weight = -1 / Double(n * branches.count)
+    let weight = -reduction.weight(n) / Double(branches.count)
     var value = 0.0
     for (name, output, target) in branches {
       let space = Workspace()

@@ -19,7 +19,7 @@ struct DPO: Objective {
     source: "Rafailov et al., 2023, arXiv:2305.18290",
     parameters: [
       .number("beta", 0.1, .above(0), "weight of the log-ratios"),
-      .number("label_smoothing", 0, .within(0, 1), "eps, the share of preferences that are wrong"),
+      .number("label_smoothing", 0, .within(0, 1), "eps, the share of preferences that are wrong"), Reduction.parameter,
     ],
     inputs: [
       .variable("chosen", "n", "log-probabilities of the chosen answers"),
@@ -27,12 +27,12 @@ struct DPO: Objective {
       .constant("ref_chosen", "n", "those of the chosen answers under the reference"),
       .constant("ref_rejected", "n", "those of the rejected answers under the reference"),
     ])
-  let beta: Double, smoothing: Double
-  init(_ h: Hyper) { (beta, smoothing) = (h.beta, h.label_smoothing) }
+  let beta: Double, smoothing: Double, reduction: Reduction
+  init(_ h: Hyper) { (beta, smoothing, reduction) = (h.beta, h.label_smoothing, Reduction(h)) }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let chosen = try x["chosen"], rejected = try x["rejected"], a = try x["ref_chosen"], b = try x["ref_rejected"]
-    let n = x.sizes["n"], weight = 1 / Double(n)
+    let n = x.sizes["n"], weight = reduction.weight(n)
     let up = try cache?.keep("chosen", n, T.self), down = try cache?.keep("rejected", n, T.self)
     return Rows.sum(n, work: 16) { i in
       let h = beta * ((Double(chosen[i]) - Double(rejected[i])) - (Double(a[i]) - Double(b[i])))

@@ -110,19 +110,18 @@ struct NoisyRectifier: Objective {
 
 /// The unbiased gradient of binary units from losses alone, with the baseline of least variance.
 ///
-///     p = σ(a)     ∂a_ij = (h_ij − p_ij)·(L_i − b_j)/n,  b_j = E[(h − p)²·L]/E[(h − p)²] of earlier batches, first 0
+///     p = σ(a)     ∂a_ij = (h_ij − p_ij)·(L_i − b_j),  b_j = E[(h − p)²·L]/E[(h − p)²] of earlier batches, first 0
 ///     afterwards both averages: m ← decay·m + (1 − decay)·batch mean; the first batch sets them
 ///
-/// a and h, the units' samples, are (n, d), losses (n,). It is the gradient of mean_i E[L_i]; the value is the mean
-/// loss. A baseline without a denominator is 0.
+/// a and h, the units' samples, are (n, d), losses (n,). It is the gradient of Σ_i E[L_i]; the value is the sum
+/// of the losses. A baseline without a denominator is 0.
 /// State    both averages for each unit.
-/// Differs  the mean over the batch is the card's sum over a batch of one.
 /// Source   Bengio, Léonard, Courville, 2013, arXiv:1308.3432.
 struct StochasticNeuronREINFORCE: Objective {
   static let method = Method(
     "stochastic_neuron_reinforce", .objective, "The unbiased gradient of binary units from losses alone.",
     rule: """
-      p = sigma(a);  gradient for a: (h - p)*(L - b)/n, b = E[(h - p)^2 L]/E[(h - p)^2] of earlier batches, first 0
+      p = sigma(a);  gradient for a: (h - p)*(L - b), b = E[(h - p)^2 L]/E[(h - p)^2] of earlier batches, first 0
       both averages with decay; the first batch sets them
       """,
     source: "Bengio, Leonard, Courville, 2013, arXiv:1308.3432",
@@ -145,7 +144,7 @@ struct StochasticNeuronREINFORCE: Objective {
     _ = Rows.sum(d, work: 32 * n) { j in
       for i in 0..<n {
         let at = i * d + j, apart = Double(h[at]) - sigmoid(Double(a[at])), loss = Double(losses[i])
-        g?[at] = T(apart * (loss - b[j]) * share)
+        g?[at] = T(apart * (loss - b[j]))
         means[j] += apart * apart * loss * share
         means[d + j] += apart * apart * share
       }
@@ -157,7 +156,7 @@ struct StochasticNeuronREINFORCE: Objective {
       squares[j] = old * squares[j] + (1 - old) * means[d + j]
     }
     try cache?.keep("baselines", numbers: (0..<d).map { b[$0] }, T.self)
-    return Rows.sum(n, work: 1) { Double(losses[$0]) } * share
+    return Rows.sum(n, work: 1) { Double(losses[$0]) }
   }
 }
 

@@ -295,8 +295,8 @@ class CompoundBinomial(DiagnosticReference):
     """2025; arXiv 2512.25042."""
 
     name = "compound_binomial"
-    defaults = {"rule": "trials"}
-    settings = ({}, {"rule": "common"})
+    defaults = {"rule": "trials", "grid": None}
+    settings = ({}, {"rule": "common"}, {"grid": [0.5, 3.0, 40.0]}, {"grid": [0.0]})
 
     def examples(self, rng):
         out = []
@@ -316,7 +316,7 @@ class CompoundBinomial(DiagnosticReference):
             spread = np.sum((p - m)[ok] ** 2)
             lam, w = np.nan, np.full(len(x), np.clip(1 - v[ok].sum() / spread, 0, 1) if spread > 0 else 0.0)
         else:
-            grid = np.concatenate([[0.0], np.logspace(-2, 6, 400)])
+            grid = np.concatenate([[0.0], np.logspace(-2, 6, 400)]) if self.grid is None else np.array(self.grid)
             lam = grid[np.argmin([risk(n / (n + g)) for g in grid])]
             w = n / (n + lam)
         return {"estimate": w * p + (1 - w) * m, "weights": w, "lam": lam, "risk": risk(w)}
@@ -356,3 +356,27 @@ class CoarseToFineBlur(ObjectiveReference):
 
     def gradients(self, x, dy=None):
         return {"x": np.zeros_like(x) if dy is None else self.both(dy, True), "y": self.both(x)}
+
+
+class EdgeMask(DiagnosticReference):
+    """Sobel's magnitude against its mean; arXiv 2402.13252."""
+
+    name = "edge_mask"
+    defaults = {"thresh": 1.25, "soft": False}
+    settings = ({}, {"thresh": 0.5}, {"soft": True})
+
+    def examples(self, rng):
+        step = np.zeros((5, 6, 3))
+        step[:, 3:] = 1
+        return [{"image": step}, {"image": np.ones((3, 4, 1))}, {"image": rng.random((7, 5, 2))}, {"image": np.ones((1, 1, 1))}]
+
+    def results(self, image):
+        p = np.pad(image.sum(-1), 1, mode="edge")
+        h, w = image.shape[:2]
+        at = lambda i, j: p[1 + i : 1 + i + h, 1 + j : 1 + j + w]  # noqa: E731
+        across = sum(c * (at(i, 1) - at(i, -1)) for i, c in ((-1, 1), (0, 2), (1, 1)))
+        down = sum(c * (at(1, j) - at(-1, j)) for j, c in ((-1, 1), (0, 2), (1, 1)))
+        m = np.hypot(across, down)
+        if self.soft:
+            return {"mask": m / m.max() if m.max() > 0 else m}
+        return {"mask": 1.0 * (m > self.thresh * m.mean())}

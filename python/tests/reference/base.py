@@ -134,6 +134,10 @@ class ObjectiveReference(Reference):
 
     kind = "objective"
 
+    def divisor(self, count: int) -> float:
+        """What a loss over so many terms is divided by."""
+        return 1 if self.h.get("reduction") == "sum" else count
+
     def examples(self, rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
         """Inputs worth testing, float64; labels as int64."""
         raise NotImplementedError

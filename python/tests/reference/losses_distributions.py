@@ -16,6 +16,8 @@ def normal_kl(m, lv, pm=0.0, plv=0.0):
 
 class GaussianKL(_Both):
     name = "gaussian_kl"
+    defaults = {"reduction": "mean"}
+    settings = ({}, {"reduction": "sum"})
 
     def examples(self, rng: np.random.Generator) -> list[Inputs]:
         out = [{"mean": rng.standard_normal(s), "log_var": rng.standard_normal(s)} for s in ((1, 1), (5, 3), (300, 4))]
@@ -24,7 +26,7 @@ class GaussianKL(_Both):
 
     def both(self, mean, log_var, prior_mean=0.0, prior_log_var=0.0):
         v, dm, dl = normal_kl(mean, log_var, prior_mean, prior_log_var)
-        n = len(mean)
+        n = self.divisor(len(mean))
         return np.sum(v) / n, {"mean": dm / n, "log_var": dl / n}
 
 
@@ -343,3 +345,17 @@ class BuresWassersteinDeepLinear(BuresWasserstein):
             behind, before = chain(factors[k + 1:], len(b)), chain(factors[:k], factors[k].shape[1])
             out[f"w{k + 1}"] = behind.T @ d @ before.T
         return value, out
+
+
+class MultinomialNLL(_Both):
+    name = "multinomial_nll"
+    defaults = {"reduction": "mean"}
+    settings = ({}, {"reduction": "sum"})
+
+    def examples(self, rng: np.random.Generator) -> list[Inputs]:
+        out = [{"f": 3 * rng.standard_normal((n, i)), "x": rng.poisson(0.7, (n, i)).astype(float)} for n, i in ((1, 2), (5, 9), (60, 4))]
+        return [*out, {"f": rng.standard_normal((2, 3)), "x": np.array([[0.0, 0, 0], [1, 0, 2]])}]
+
+    def both(self, f, x):
+        lp, n = log_softmax(f), self.divisor(len(f))
+        return -np.sum(x * lp) / n, {"f": (x.sum(1, keepdims=True) * np.exp(lp) - x) / n}

@@ -246,3 +246,55 @@ class AttributionPriorGini(_Both):
         apart = m[:, None] - m
         value = -np.sum(np.abs(apart)) / (p * np.sum(m))
         return value, {"w": np.sign(w) / len(w) * (-2 * np.sum(np.sign(apart), axis=1) / (p * np.sum(m)) - value / np.sum(m))}
+
+
+def knn_kl(x, y, k, k_xy):
+    """The divergence of two samples by neighbours, and its gradient by y; arXiv 2306.11670."""
+    (n, d), m = x.shape, len(y)
+    root = lambda a: np.sqrt(np.maximum(a, 1e-10))  # noqa: E731
+    nu, rho = root(np.sum((x[:, None] - y[None]) ** 2, -1)), root(np.sort(np.sum((x[:, None] - x[None]) ** 2, -1) + np.diag(np.full(n, -1.0)), 1)[:, k])
+    slope = (y[None] - x[:, None]) / (nu * (nu + 1e-8))[..., None]
+    if k_xy is None:
+        value, g = np.mean(np.log(nu + 1e-8)), d / (n * m) * slope.sum(0)
+        constant = np.mean([np.log(k * m / (j * (n - 1))) for j in range(1, m + 1)])
+    else:
+        near = np.argsort(nu, axis=1, kind="stable")[:, k_xy - 1]
+        value, g = np.mean(np.log(nu[np.arange(n), near] + 1e-8)), np.zeros_like(y)
+        np.add.at(g, near, d / n * slope[np.arange(n), near])
+        constant = np.log(k * m / (k_xy * (n - 1)))
+    return d * value - d * np.mean(np.log(rho + 1e-8)) + constant, g
+
+
+class KNNKL(_Both):
+    name = "knn_kl"
+    defaults = {"k": 5, "k_xy": None}
+    settings = ({}, {"k": 1}, {"k_xy": 3}, {"k": 2, "k_xy": 1})
+
+    def examples(self, rng: np.random.Generator) -> list[Inputs]:
+        return [{"x": rng.standard_normal((n, d)), "y": rng.standard_normal((m, d))} for n, m, d in ((6, 3, 1), (40, 9, 4))]
+
+    def both(self, x, y):
+        value, g = knn_kl(x, y, self.k, self.k_xy)
+        return value, {"y": g}
+
+
+class GradientMatchCost(_Both):
+    name = "gradient_match_cost"
+    defaults = {"kind": "cosine"}
+    settings = ({}, {"kind": "l2"})
+
+    def examples(self, rng: np.random.Generator) -> list[Inputs]:
+        out = [{"a": rng.standard_normal(s), "b": rng.standard_normal(s)} for s in ((1,), (40,), (3, 4))]
+        return [*out, {"a": np.zeros(3), "b": np.ones(3)}]
+
+    def smooth(self, a, b) -> bool:
+        return bool(np.any(a))
+
+    def both(self, a, b):
+        if self.kind == "l2":
+            return np.sum((a - b) ** 2), {"a": 2 * (a - b)}
+        p, q = np.linalg.norm(a), np.linalg.norm(b)
+        if p == 0 or q == 0:
+            return 1.0, {"a": 0 * a}
+        c = np.sum(a * b) / (p * q)
+        return 1 - c, {"a": -(b / (p * q) - c * a / p**2)}

@@ -14,8 +14,8 @@ def xlogx(p: np.ndarray) -> np.ndarray:
 
 class DistillationKL(ObjectiveReference):
     name = "distillation_kl"
-    defaults = {"temperature": 1.0}
-    settings = ({}, {"temperature": 4.0})
+    defaults = {"temperature": 1.0, "reduction": "mean"}
+    settings = ({}, {"temperature": 4.0}, {"reduction": "sum"})
 
     def examples(self, rng: np.random.Generator) -> list[Inputs]:
         out = [{"s": 2 * rng.standard_normal(s), "t": 2 * rng.standard_normal(s)} for s in ((1, 3), (300, 5), (2, 3, 4))]
@@ -23,7 +23,7 @@ class DistillationKL(ObjectiveReference):
 
     def _kl(self, s: np.ndarray, t: np.ndarray) -> tuple[float, np.ndarray]:
         lp, lq, T = log_softmax(t / self.temperature), log_softmax(s / self.temperature), self.temperature
-        n = lp[..., 0].size
+        n = self.divisor(lp[..., 0].size)
         return float(T * T * np.sum(np.exp(lp) * (lp - lq)) / n), T * (np.exp(lq) - np.exp(lp)) / n
 
     def value(self, **x: np.ndarray) -> float:

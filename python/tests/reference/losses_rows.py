@@ -184,8 +184,8 @@ class Flooding(ObjectiveReference):
 
 class DPO(ObjectiveReference):
     name = "dpo"
-    defaults = {"beta": 0.1, "label_smoothing": 0.0}
-    settings = ({}, {"beta": 0.5, "label_smoothing": 0.2})
+    defaults = {"beta": 0.1, "label_smoothing": 0.0, "reduction": "mean"}
+    settings = ({}, {"beta": 0.5, "label_smoothing": 0.2}, {"reduction": "sum"})
 
     def examples(self, rng: np.random.Generator) -> list[Inputs]:
         names = ("chosen", "rejected", "ref_chosen", "ref_rejected")
@@ -196,11 +196,11 @@ class DPO(ObjectiveReference):
 
     def value(self, **x: np.ndarray) -> float:
         h, e = self._h(**x), self.label_smoothing
-        return float(np.mean((1 - e) * softplus(-h) + e * softplus(h)))
+        return float(np.sum((1 - e) * softplus(-h) + e * softplus(h)) / self.divisor(len(h)))
 
     def gradients(self, **x: np.ndarray) -> Inputs:
         h, e = self._h(**x), self.label_smoothing
-        d = self.beta * (e * sigma(h) - (1 - e) * sigma(-h)) / len(h)
+        d = self.beta * (e * sigma(h) - (1 - e) * sigma(-h)) / self.divisor(len(h))
         return {"chosen": d, "rejected": -d}
 
 

@@ -81,8 +81,8 @@ class AlignmentUniformity(_Both):
 
 class Triplet(_Both):
     name = "triplet"
-    defaults = {"margin": 1.0, "p": 2.0, "eps": 1e-6, "swap": False, "squared": False}
-    settings = ({}, {"margin": 0.5, "swap": True}, {"squared": True, "margin": 2.0}, {"p": 1.0}, {"p": 3.0, "swap": True, "eps": 0.0})
+    defaults = {"margin": 1.0, "p": 2.0, "eps": 1e-6, "swap": False, "squared": False, "reduction": "mean"}
+    settings = ({}, {"margin": 0.5, "swap": True}, {"squared": True, "margin": 2.0}, {"p": 1.0}, {"p": 3.0, "swap": True, "eps": 0.0}, {"reduction": "sum"})
 
     def examples(self, rng: np.random.Generator) -> list[Inputs]:
         return [{k: rng.standard_normal(s) for k in ("a", "p", "n")} for s in ((1, 3), (300, 4), (5, 2))]
@@ -99,15 +99,15 @@ class Triplet(_Both):
         (ap, dap), (an, dan), (pn, dpn) = self._distance(a, p), self._distance(a, n), self._distance(p, n)
         other = (self.swap & (pn < an))[:, None]
         u = self.margin + ap - np.where(other[:, 0], pn, an)
-        w = (u > 0)[:, None] / len(a)
-        return np.mean(np.maximum(0, u)), {
+        w = (u > 0)[:, None] / self.divisor(len(a))
+        return np.sum(np.maximum(0, u)) / self.divisor(len(a)), {
             "a": w * (dap - np.where(other, 0, dan)), "p": w * (-dap - np.where(other, dpn, 0)), "n": w * np.where(other, dpn, dan)}
 
 
 class TripletBatchHard(_Both):
     name = "triplet_batch_hard"
-    defaults = {"margin": 0.3, "squared": False, "soft": False}
-    settings = ({}, {"squared": True, "margin": 3.0}, {"soft": True})
+    defaults = {"margin": 0.3, "squared": False, "soft": False, "reduction": "mean"}
+    settings = ({}, {"squared": True, "margin": 3.0}, {"soft": True}, {"reduction": "sum"})
 
     def examples(self, rng: np.random.Generator) -> list[Inputs]:
         return labelled(rng)
@@ -125,8 +125,8 @@ class TripletBatchHard(_Both):
             r = [v @ v if self.squared else np.sqrt(v @ v) for v in d]
             s = [2 * v if self.squared else v / k if k > 0 else 0 * v for v, k in zip(d, r)]
             u = self.margin + r[0] - r[1]
-            value += (softplus(u) if self.soft else max(0, u)) / len(terms)
-            w = (sigma(u) if self.soft else u > 0) / len(terms)
+            value += (softplus(u) if self.soft else max(0, u)) / self.divisor(len(terms))
+            w = (sigma(u) if self.soft else u > 0) / self.divisor(len(terms))
             g[i] += w * (s[0] - s[1])
             g[p] -= w * s[0]
             g[q] += w * s[1]
@@ -135,8 +135,8 @@ class TripletBatchHard(_Both):
 
 class ContrastivePair(_Both):
     name = "contrastive_pair"
-    defaults = {"margin": 1.0}
-    settings = ({}, {"margin": 3.0})
+    defaults = {"margin": 1.0, "reduction": "mean"}
+    settings = ({}, {"margin": 3.0}, {"reduction": "sum"})
 
     def examples(self, rng: np.random.Generator) -> list[Inputs]:
         out = [{"x": rng.standard_normal((n, 3)), "y": rng.standard_normal((n, 3)), "s": labels(rng, n, 2)} for n in (1, 300)]
@@ -149,14 +149,14 @@ class ContrastivePair(_Both):
         d = x - y
         r = np.linalg.norm(d, axis=1)
         miss = np.maximum(0, self.margin - r)
-        g = (s - (1 - s) * np.where(r > 0, miss / np.where(r > 0, r, 1.0), 0.0))[:, None] * d / len(x)
-        return np.mean(s * r**2 + (1 - s) * miss**2) / 2, {"x": g, "y": -g}
+        g = (s - (1 - s) * np.where(r > 0, miss / np.where(r > 0, r, 1.0), 0.0))[:, None] * d / self.divisor(len(x))
+        return np.sum(s * r**2 + (1 - s) * miss**2) / 2 / self.divisor(len(x)), {"x": g, "y": -g}
 
 
 class CosineEmbedding(_Both):
     name = "cosine_embedding"
-    defaults = {"margin": 0.0}
-    settings = ({}, {"margin": -0.4})
+    defaults = {"margin": 0.0, "reduction": "mean"}
+    settings = ({}, {"margin": -0.4}, {"reduction": "sum"})
 
     def examples(self, rng: np.random.Generator) -> list[Inputs]:
         return [{**v, "t": rng.choice(np.array([-1, 1]), len(v["x"]))} for v in views(rng)]
@@ -164,13 +164,15 @@ class CosineEmbedding(_Both):
     def both(self, x, y, t):
         u, v = unit(x), unit(y)
         c = np.sum(u * v, axis=1)
-        slope = np.where(t == 1, -1.0, 1.0 * (c > self.margin))[:, None] / len(x)
-        return np.mean(np.where(t == 1, 1 - c, np.maximum(0, c - self.margin))), {
+        slope = np.where(t == 1, -1.0, 1.0 * (c > self.margin))[:, None] / self.divisor(len(x))
+        return np.sum(np.where(t == 1, 1 - c, np.maximum(0, c - self.margin))) / self.divisor(len(x)), {
             "x": through_unit(x, slope * v), "y": through_unit(y, slope * u)}
 
 
 class SimSiam(_Both):
     name = "simsiam"
+    defaults = {"reduction": "mean"}
+    settings = ({}, {"reduction": "sum"})
 
     def examples(self, rng: np.random.Generator) -> list[Inputs]:
         out = [{"p": v["x"], "z": v["y"]} for v in views(rng)]
@@ -178,7 +180,7 @@ class SimSiam(_Both):
 
     def both(self, p, z, q=None, w=None):
         pairs = [("p", p, z)] + ([("q", q, w)] if q is not None else [])
-        weight = -1 / (len(p) * len(pairs))
+        weight = -1 / (self.divisor(len(p)) * len(pairs))
         return weight * sum(np.sum(unit(a) * unit(b)) for _, a, b in pairs), {k: through_unit(a, weight * unit(b)) for k, a, b in pairs}
 
 

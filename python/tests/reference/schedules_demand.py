@@ -132,3 +132,39 @@ class Greedy(ScheduleReference):
                     self.fresh()
                     self.window_of, self.resets = [], self.reset_start
             self.cooling, self.bad = self.cooldown, 0
+
+
+class KLAnneal(ScheduleReference):
+    """Liang et al., 2018 (arXiv 1802.05814)."""
+
+    name = "kl_anneal"
+    defaults = {"anneal_cap": 0.2, "total_anneal_steps": 200_000}
+    settings = ({}, {"total_anneal_steps": 50}, {"anneal_cap": 1.0, "total_anneal_steps": 30}, {"total_anneal_steps": 0, "anneal_cap": 0.4})
+
+    def value(self, k: int) -> float:
+        return min(self.anneal_cap, k / self.total_anneal_steps) if self.total_anneal_steps else self.anneal_cap
+
+
+class NFTOldDecay(ScheduleReference):
+    """Zheng et al., 2025 (arXiv 2509.16117)."""
+
+    name = "nft_old_decay"
+    defaults = {"decay_type": 1, "flat": None, "uprate": None, "uphold": None}
+    settings = ({}, {"decay_type": 2}, {"flat": 10, "uprate": 0.05}, {"decay_type": 2, "uphold": 0.2})
+
+    def value(self, k: int) -> float:
+        usual = ((0, 0.001, 0.5), (75, 0.0075, 0.999))[self.decay_type - 1]
+        flat, uprate, uphold = (u if g is None else g for u, g in zip(usual, (self.flat, self.uprate, self.uphold)))
+        return 0.0 if k < flat else min((k - flat) * uprate, uphold)
+
+
+class InversionLR(ScheduleReference):
+    """Fang et al., 2023 (arXiv 2308.04699)."""
+
+    name = "inversion_lr"
+    defaults = {"lr": 0.1, "steps": 1000, "rampdown": 0.75, "rampup": 0.05}
+    settings = ({}, {"steps": 60, "lr": 1.0}, {"steps": 30, "rampdown": 1.0, "rampup": 0.5})
+
+    def value(self, k: int) -> float:
+        t = min(k / self.steps, 1.0)
+        return self.lr * (0.5 - 0.5 * np.cos(np.pi * min(1.0, (1 - t) / self.rampdown))) * min(1.0, t / self.rampup)

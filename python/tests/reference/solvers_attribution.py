@@ -33,8 +33,8 @@ class SmoothGrad(SolverReference):
     """Smilkov et al., 2017; arXiv 1706.03825."""
 
     name = "smoothgrad"
-    defaults = {"noise": 0.15, "probes": 50, "reduce": "mean", "seed": 0}
-    settings = ({"probes": 6}, {"probes": 4, "reduce": "squared", "noise": 0.4}, {"probes": 5, "reduce": "variance", "seed": 3}, {"probes": 1})
+    defaults = {"noise": 0.15, "samples": 50, "reduce": "mean", "seed": 0}
+    settings = ({"samples": 6}, {"samples": 4, "reduce": "squared", "noise": 0.4}, {"samples": 5, "reduce": "variance", "seed": 3}, {"samples": 1})
 
     def cases(self, rng):
         x = rng.standard_normal((3, 4))
@@ -45,7 +45,7 @@ class SmoothGrad(SolverReference):
         x = inputs["x"]
         es = inputs.get("vectors0")
         if es is None:
-            es = [draws(self.seed, k, x.size, False).reshape(x.shape) for k in range(self.probes)]
+            es = [draws(self.seed, k, x.size, False).reshape(x.shape) for k in range(self.samples)]
         g = np.stack([ask["gradient"](x + self.noise * np.ptp(x) * e) for e in es])
         how = {"mean": lambda: g.mean(0), "squared": lambda: np.mean(g**2, 0), "variance": lambda: g.var(0)}
         return {"saliency": how[self.reduce](), "iterations": len(g), "outcome": "converged"}
@@ -55,8 +55,8 @@ class ExpectedGradients(SolverReference):
     """Erion et al., 2021; arXiv 1906.10670."""
 
     name = "expected_gradients"
-    defaults = {"pairs": 200, "seed": 0}
-    settings = ({"pairs": 7}, {"pairs": 2, "seed": 5})
+    defaults = {"samples": 200, "seed": 0}
+    settings = ({"samples": 7}, {"samples": 2, "seed": 5})
 
     def cases(self, rng):
         x = rng.standard_normal((3, 2))
@@ -66,7 +66,7 @@ class ExpectedGradients(SolverReference):
 
     def solve(self, inputs, ask):
         x, refs = inputs["x"], inputs["references"]
-        alphas = inputs.get("alphas", [uniform(self.seed, k) for k in range(self.pairs)])
+        alphas = inputs.get("alphas", [uniform(self.seed, k) for k in range(self.samples)])
         phi = [(x - refs[k % len(refs)]) * ask["gradient"](refs[k % len(refs)] + a * (x - refs[k % len(refs)])) for k, a in enumerate(alphas)]
         return {"attribution": np.mean(phi, 0), "iterations": len(phi), "outcome": "converged"}
 

@@ -166,8 +166,8 @@ class MPAD(SolverReference):
     """All pairs at once (Fu, Zhao, 2025; arXiv 2504.16335)."""
 
     name = "mpad"
-    defaults = {"b": 20.0, "alpha": 1.0, "lr": 0.1, "max_iter": 200}
-    settings = ({"max_iter": 12}, {"b": 60.0, "alpha": 3.0, "max_iter": 5, "lr": 0.3}, {"max_iter": 0})
+    defaults = {"b": 20.0, "alpha": 1.0, "lr": 0.1, "iters": 200}
+    settings = ({"iters": 12}, {"b": 60.0, "alpha": 3.0, "iters": 5, "lr": 0.3}, {"iters": 0})
     limit32 = 0.05  # which pairs count falls otherwise in float32
 
     def cases(self, rng):
@@ -180,7 +180,7 @@ class MPAD(SolverReference):
         found, values = [], []
         for w in inputs["start"]:
             w, best = w / np.linalg.norm(w), (-np.inf, None)
-            for step in range(self.max_iter + 1):
+            for step in range(self.iters + 1):
                 p = pairs @ w
                 near = np.argsort(np.abs(p), kind="stable")[:count]
                 value = np.mean(np.abs(p[near])) - self.alpha * sum((f @ w) ** 2 for f in found)

@@ -24,7 +24,7 @@ class Probe(SolverReference):
     def cases(self, rng):
         a = indefinite(rng)
         return [Case({"like": np.zeros(10)}, operator(a)),
-                Case({"vectors0": rng.standard_normal((self.h.get("probes", 1), 10))}, operator(a)),
+                Case({"vectors0": rng.standard_normal((self.h.get("probes", self.h.get("num", 1)), 10))}, operator(a)),
                 Case({"like": np.zeros((2, 5))}, operator(a))]
 
     def vectors(self, inputs, signs, count):
@@ -54,45 +54,49 @@ class HutchinsonDiagonal(Probe):
 
     def solve(self, inputs, ask):
         vs = self.vectors(inputs, True, self.probes)
-        return {"diagonal": np.mean([v * ask["product"](v) for v in vs], 0), "iterations": len(vs), "outcome": "converged"}
+        above, below = sum(v * ask["product"](v) for v in vs), sum(v * v for v in vs)
+        return {"diagonal": above / below, "iterations": len(vs), "outcome": "converged"}
 
 
 class PowerIteration(Probe):
     name = "power_iteration"
-    defaults = {"probes": 1, "max_iter": 100, "tol": 1e-3, "seed": 0}
-    settings = ({"tol": 1e-8, "max_iter": 300}, {"probes": 3, "tol": 1e-9, "max_iter": 400}, {"max_iter": 4, "probes": 2})
+    defaults = {"num": 1, "iters": 100, "tol": 1e-3, "seed": 0}
+    settings = ({"tol": 1e-8, "iters": 300}, {"num": 3, "tol": 1e-9, "iters": 400}, {"iters": 4, "num": 2}, {"iters": 1, "num": 5})
     limit = 1e-8
     limit32 = 2e-3
 
     def solve(self, inputs, ask):
         found, values, products, unfinished = [], [], 0, False
-        for v in self.vectors(inputs, False, self.probes):
+        for v in self.vectors(inputs, False, self.num):
             clear = lambda u: u - sum((np.sum(f * u) * f for f in found), 0 * u)  # noqa: E731
             v = clear(v)
             v, last = v / np.linalg.norm(v), np.nan
-            for k in range(self.max_iter):
+            for k in range(self.iters):
                 w = clear(ask["product"](v))
                 value, products = np.sum(v * w), products + 1
                 settled = abs(value - last) <= self.tol * (abs(value) + 1e-6) or not np.any(w)
                 last = value
-                if settled or k + 1 == self.max_iter:
+                if settled or k + 1 == self.iters:
                     break
                 v = clear(w)
                 v = v / np.linalg.norm(v)
             unfinished |= not settled
             found.append(v)
             values.append(value)
-        return {"eigenvalues": values, "vectors": np.stack(found), "iterations": products,
+        order = np.argsort(-np.abs(values), kind="stable")  # in order of magnitude, whether they converged or not
+        return {"eigenvalues": np.array(values)[order], "vectors": np.stack(found)[order], "iterations": products,
                 "outcome": "max_iter" if unfinished else "converged"}
 
 
-def tridiagonal(ask, start, steps, tol):
-    """Lanczos with full reorthogonalisation: alpha, beta, basis."""
+def tridiagonal(ask, start, steps, tol, reorth=True):
+    """Lanczos, with full reorthogonalisation or the recurrence alone: alpha, beta, basis."""
     basis, alpha, beta = [start / np.linalg.norm(start)], [], []
     while True:
         w = ask["product"](basis[-1])
         alpha.append(np.sum(w * basis[-1]))
-        for _ in range(2):
+        if not reorth:
+            w = w - alpha[-1] * basis[-1] - (beta[-1] * basis[-2] if beta else 0)
+        for _ in range(2 if reorth else 0):
             for b in basis:
                 w = w - np.sum(b * w) * b
         beta.append(np.linalg.norm(w))
@@ -109,8 +113,8 @@ def ritz(alpha, beta):
 
 class Lanczos(SolverReference):
     name = "lanczos"
-    defaults = {"steps": None, "largest": 1, "smallest": 0, "tol": 1e-12}
-    settings = ({}, {"steps": 3}, {"steps": 100, "largest": 2, "smallest": 2}, {"largest": 0, "steps": 6})
+    defaults = {"steps": None, "largest": 1, "smallest": 0, "reorth": True, "tol": 1e-12}
+    settings = ({}, {"steps": 3}, {"steps": 100, "largest": 2, "smallest": 2}, {"largest": 0, "steps": 6}, {"steps": 5, "reorth": False})
     limit = 1e-9
     limit32 = 5e-3
 
@@ -122,7 +126,7 @@ class Lanczos(SolverReference):
     def solve(self, inputs, ask):
         n, pairs = inputs["start"].size, min(self.largest + self.smallest, inputs["start"].size)
         steps = min(n, self.steps or max(4 * pairs, int(2 * np.log(n)), 1))
-        alpha, beta, basis = tridiagonal(ask, inputs["start"], steps, self.tol)
+        alpha, beta, basis = tridiagonal(ask, inputs["start"], steps, self.tol, self.reorth)
         values, vectors = ritz(alpha, beta)
         rank = len(alpha)
         pad = lambda v: np.concatenate([v, np.zeros(steps - rank)])  # noqa: E731

@@ -114,10 +114,10 @@ class StochasticNeuronREINFORCE(ObjectiveReference):
             b = np.divide(*self.averages, out=b, where=self.averages[1] != 0)
         new = np.stack([np.mean(error**2 * losses[:, None], 0), np.mean(error**2, 0)])
         self.averages = new if self.averages is None else self.decay * self.averages + (1 - self.decay) * new
-        return {"a": error * (losses[:, None] - b) / len(losses), "baselines": b}
+        return {"a": error * (losses[:, None] - b), "baselines": b}
 
     def value(self, a, h, losses):
-        return float(np.mean(losses))
+        return float(np.sum(losses))
 
     def gradients(self, **inputs):
         self.start()
