@@ -134,3 +134,57 @@ def test_small_integers_are_whole_numbers() -> None:
     kinds += [torch.tensor(labels).to(t) for t in (torch.bool, torch.int8, torch.uint8)] if torch else []
     for given in kinds:
         assert loss(**{z: scores, y: given}) == want
+
+
+# ---- names
+
+
+@pytest.mark.parametrize("given, text", [
+    ({"learning_rate": 0.3}, r"adamw has no hyper-parameter `learning_rate` \(did you mean `lr`\?\); it has: lr, beta1.*"
+     r"adamw\(learning_rate=0\.3\)"),
+    ({"lrr": 0.25}, r"`lrr` \(did you mean `lr`\?\).*adamw\(lrr=0\.25\)"),
+    ({"state_dtyp": "bf16"}, r"`state_dtyp` \(did you mean `state_dtype`\?\).*adamw\(state_dtyp=bf16\)"),
+    ({"lrs": object()}, r"adamw\(lrs=\.\.\.\)"),
+])
+def test_unknown_arguments_of_classes(given: dict[str, Any], text: str) -> None:
+    with pytest.raises(tw.UnknownNameError, match=f"(?s){text}"):
+        tw.AdamW([np.ones(2)], **given)
+
+
+@pytest.mark.parametrize("name, text", [
+    ("Adamm", "did you mean 'Adam'"), ("adamw", "did you mean 'AdamW'"), ("solverr", "did you mean 'solver'"),
+    ("info_nce", r"an objective: thalweg\.objective\('info_nce'\)"), ("sam", r"a perturbation: a stage of a sentence"),
+    ("zzzzzzzz", "no attribute 'zzzzzzzz'$"), ("_adamw", "no attribute '_adamw'$"),
+])
+def test_unknown_attributes_of_the_package(name: str, text: str) -> None:
+    with pytest.raises(AttributeError, match=text):
+        getattr(tw, name)
+
+
+def test_a_method_is_named_once() -> None:
+    with pytest.raises(tw.ShapeError, match="^qk_clip: 3 heads"):
+        tw.diagnostic("qk_clip")(w=np.ones((4, 6)), logits=np.ones(3))
+
+
+@pytest.mark.parametrize("arguments, text", [(["--threads", "0"], "--threads is at least 1, not 0")])
+def test_bench_refuses_in_one_line(arguments: list[str], text: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "thalweg", "bench", "--size", "8", *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (1, text)
+
+
+def test_what_a_checkpoint_holds_is_said() -> None:
+    texts = [tw.Optimizer.save.__doc__, tw.Optimizer.state_dict.__doc__]
+    if "torch" in sys.modules:
+        from thalweg.torch import Optimizer
+
+        texts.append(Optimizer.state_dict.__doc__)
+    assert all("does not hold the parameters" in text for text in texts)
+
+
+def test_schedules_that_are_set_count_from_the_first_step() -> None:
+    """As the docstring of Optimizer.set says."""
+    opt = tw.Optimizer([np.ones(2)], "sgd(lr=1)")
+    for _ in range(5):
+        opt.step([np.ones(2)])
+    opt.set("lr", "cosine(lr=1, total=10)")
+    assert opt.get("lr") == tw.schedule("cosine(lr=1, total=10)")(5)

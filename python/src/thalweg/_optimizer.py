@@ -516,7 +516,8 @@ class Optimizer(_thalweg.Optimizer):
         """Changes a hyper-parameter while running: for one group ("" is that of a plain list), or (None) for all groups and
         those added later.
 
-        A str is taken as it would stand in a sentence: opt.set("lr", "cosine(lr=0.1, total=1000)").
+        A str is taken as it would stand in a sentence: opt.set("lr", "cosine(lr=0.1, total=1000)").  A schedule counts
+        the steps from the first of the optimizer, not from this call: after 300 steps it goes on at step 300.
         RangeError, ValueTypeError or UnknownNameError when it does not fit; nothing changes then.
         """
         with self._explaining({path: value}):
@@ -660,11 +661,16 @@ class Optimizer(_thalweg.Optimizer):
         return MemoryReport(rows, sum(row.bytes for row in rows))
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state as plain values: {"format": 1, "sentence": str, "state": bytes}."""
+        """The whole state as plain values: {"format": 1, "sentence": str, "state": bytes}.
+
+        It does not hold the parameters: save those beside it.  (Copies and pickles of the optimizer do hold them.)
+        """
         return {"format": STATE_FORMAT, "sentence": self.sentence, "state": self._save()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes over what state_dict returned.  FormatError, VersionError, MismatchError leave everything as it was."""
+        """Takes over what state_dict returned: the state, for parameters that you load yourself.  FormatError, VersionError,
+        MismatchError leave everything as it was.
+        """
         try:
             number, state = state_dict["format"], state_dict["state"]
         except (KeyError, TypeError, IndexError) as problem:
@@ -681,11 +687,16 @@ class Optimizer(_thalweg.Optimizer):
             raise error(FormatError, f"the 'state' of the state_dict is a {type(state).__name__}, not bytes") from problem
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the state to a file (safetensors layout), atomically: written beside it, synced, renamed."""
+        """Writes the state to a file (safetensors layout), atomically: written beside it, synced, renamed.
+
+        It does not hold the parameters: save those beside it.  (Copies and pickles of the optimizer do hold them.)
+        """
         self._save_file(path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Reads what save wrote.  FileError, FormatError, VersionError, MismatchError leave everything as it was."""
+        """Reads what save wrote: the state, for parameters that you load yourself.  FileError, FormatError, VersionError,
+        MismatchError leave everything as it was.
+        """
         self._load_file(path)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -69,7 +69,8 @@ class Optimizer:
     arrays    the same memory as NumPy arrays, in the order of the leaves
     engine    the thalweg.Optimizer inside, for everything else
 
-    A copy (deepcopy, pickle) has memory of its own, and goes on as the original would.
+    A copy (deepcopy, pickle) has memory of its own, and goes on as the original would.  What engine.state_dict() and
+    engine.save(path) give holds the state without the parameters: save `params` beside it, and begin with those.
     """
 
     def __init__(self, params: Any, sentence: str, **options: Any) -> None:
