@@ -210,7 +210,8 @@ def suggestion(name: str, names: list[str]) -> str:
         return f"; {known.name} is {'an' if known.kind[0] in 'aeiou' else 'a'} {known.kind}: " + (
             maker if known.kind in names else "a stage of a sentence, as in thalweg.Optimizer(params, sentence)")
     by_letters = {n.lower(): n for n in names}
-    near = difflib.get_close_matches(class_name(name.lower()).lower() if known else name.lower(), by_letters, 1 if known else 3)
+    wanted = class_name(known.name) if known else name
+    near = difflib.get_close_matches(wanted.lower(), by_letters, 1 if known else 3)
     near.sort(key=lambda n: not name.lower().startswith(n))
     return f"; did you mean {' or '.join(repr(by_letters[n]) for n in near)}?" if near else ""
 

@@ -308,8 +308,8 @@ class Optimizer(_thalweg.Optimizer):
         patterns = [] if group.names else _sentence.name_patterns(self.sentence)
         if patterns:
             raise error(
-                ArgumentError, f"route goes by names ({', '.join(patterns)}), and the parameters have none: pass (name, "
-                "array) pairs, as named_parameters() of a torch module gives them, or names=[...]")
+                ArgumentError, f"route goes by names ({', '.join(patterns)}), and the parameters have none: pass "
+                "(name, array) pairs, as named_parameters() of a torch module gives them, or names=[...]")
 
     def _bind_group(self, group: _Group) -> None:
         start = self._layout[-1][2] if self._layout else 0
@@ -319,7 +319,9 @@ class Optimizer(_thalweg.Optimizer):
         self._roles.append(group.role)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Adds parameters: {"params": [...], "lr": 0.1, "name": "head", "role": "bias"}.  Gradients have to be bound anew.
+        """Adds parameters: {"params": [...], "lr": 0.1, "name": "head", "role": "head"}.
+
+        Gradients have to be bound anew.
 
         The group has the values and schedules of the sentence, and what was set for all groups since, unless it says
         otherwise.  When a tensor or a value is refused, nothing is bound and nothing changes: UnknownNameError for a
@@ -668,8 +670,9 @@ class Optimizer(_thalweg.Optimizer):
         return {"format": STATE_FORMAT, "sentence": self.sentence, "state": self._save()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes over what state_dict returned: the state, for parameters that you load yourself.  FormatError, VersionError,
-        MismatchError leave everything as it was.
+        """Takes over what state_dict returned: the state, for parameters that you load yourself.
+
+        FormatError, VersionError, MismatchError leave everything as it was.
         """
         try:
             number, state = state_dict["format"], state_dict["state"]
@@ -694,8 +697,9 @@ class Optimizer(_thalweg.Optimizer):
         self._save_file(path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Reads what save wrote: the state, for parameters that you load yourself.  FileError, FormatError, VersionError,
-        MismatchError leave everything as it was.
+        """Reads what save wrote: the state, for parameters that you load yourself.
+
+        FileError, FormatError, VersionError, MismatchError leave everything as it was.
         """
         self._load_file(path)
 
@@ -881,8 +885,8 @@ def _ask(closure: Callable[[], Any], request: Request) -> Any:
     if needs_request(request):
         raise error(
             NeedsError,
-            f"the method asks for {asked_for(request)}, which a closure without arguments cannot know: give one that takes "
-            "the Request, or answer every request in opt.requests()",
+            f"the method asks for {asked_for(request)}, which a closure without arguments cannot know: give one that "
+            "takes the Request, or answer every request in opt.requests()",
         )
     return closure()
 

@@ -60,8 +60,8 @@ def view(array: np.ndarray) -> jax.Array:
 class Optimizer:
     """A sentence at work on a pytree of parameters.
 
-    params    any pytree of floating-point arrays; they are copied once, into `arrays`.  Their names are the paths in it,
-              as jax.tree_util.keystr writes them: route("*bias*"=(sgd(lr=0.1)), other=(adamw)) goes by those
+    params    any pytree of floating-point arrays; they are copied once, into `arrays`.  Their names are the paths in
+              it, as jax.tree_util.keystr writes them: route("*bias*"=(sgd(lr=0.1)), other=(adamw)) goes by those
     sentence  the pipeline, as for thalweg.Optimizer
     options   those of thalweg.Optimizer: state_dtype, nonfinite, seed, ...
 
