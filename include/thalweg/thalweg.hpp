@@ -453,8 +453,9 @@ class Group {
   bool all_ = true;
 };
 
-/* What Optimizer::next came to: true while a request waits for its answer, so that `while (optimizer.next(request))` ends
- * after a step that was refused, too.  It compares with TW_MORE, TW_OK and TW_SKIPPED as the status that it is. */
+/* What Optimizer::next came to: true while a request waits for its answer, so that a loop
+ * `while (optimizer.next(request))` ends after a step that was refused, too.  It compares with TW_MORE, TW_OK and
+ * TW_SKIPPED as the status that it is. */
 class Next {
  public:
   constexpr explicit Next(tw_status status) noexcept : status_(status) {}

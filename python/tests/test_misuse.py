@@ -1,4 +1,4 @@
-"""What people write first and what they are told: objects of the wrong kind, functions and arguments that do nothing."""
+"""What people write first and what they are told: wrong kinds, and functions and arguments that would do nothing."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_a_run_that_ends_where_it_starts_has_no_idle_functions() -> None:
 
 
 @pytest.mark.parametrize("call, text", [
-    (lambda s: s.run(B, product=lambda v: A @ v), r"argument without a name is the result of an earlier run, not an object of "
-     r"type ndarray: give inputs by name, as b=\.\.\.; inputs: b, x0; functions: product$"),
+    (lambda s: s.run(B, product=lambda v: A @ v), r"argument without a name is the result of an earlier run, not an object "
+     r"of type ndarray: give inputs by name, as b=\.\.\.; inputs: b, x0; functions: product$"),
     (lambda s: s.run(b=B, products=lambda v: A @ v), r"no input 'products'; inputs: b, x0; functions: product$"),
     (lambda s: tw.solver("cma_es").run(x0=B, value=lambda v: 1.0), r"'value' is a result.*functions: losses$"),
 ])
@@ -74,14 +74,16 @@ def test_runs_of_lists_are_taken_up_with_like() -> None:
 ])
 def test_kinds_are_checked(make: Any, name: str, kind: str) -> None:
     its = tw.method(name).kind
-    with pytest.raises(tw.MethodError, match=rf"`{name}` is an? {its}; an? {kind} is wanted here.*thalweg\.{its}\('{name}'\)"):
+    text = rf"`{name}` is an? {its}; an? {kind} is wanted here.*thalweg\.{its}\('{name}'\)"
+    with pytest.raises(tw.MethodError, match=text):
         make(name)
 
 
 @pytest.mark.parametrize("thing", [tw.objective("info_nce"), tw.weighting("dwa"), tw.regularizer("l1(1)"), tw.solver("cg"),
                                    tw.constraint("simplex(1)"), tw.schedule("cosine(lr=1, total=9)")], ids=str)
 def test_attributes_are_not_made(thing: Any) -> None:
-    with pytest.raises(AttributeError, match=rf"{re.escape(repr(thing))} has no attribute 'temperature'.*in the sentence"):
+    text = rf"{re.escape(repr(thing))} has no attribute 'temperature'.*in the sentence"
+    with pytest.raises(AttributeError, match=text):
         thing.temperature = 0.1
     for twin in (copy.deepcopy(thing), pickle.loads(pickle.dumps(thing))):
         assert repr(twin) == repr(thing)
@@ -124,8 +126,9 @@ def test_numbers_for_inputs_without_axes() -> None:
 
 def test_small_integers_are_whole_numbers() -> None:
     """Labels, in whatever integers they lie."""
+    shapes = [(False, "(B, C)"), (True, "(B,)")]
     loss = next(tw.objective(m.name) for m in tw.methods("objective")
-                if [(i.integer, i.shape) for i in m.inputs if not i.optional and not i.result] == [(False, "(B, C)"), (True, "(B,)")])
+                if [(i.integer, i.shape) for i in m.inputs if not i.optional and not i.result] == shapes)
     z, y = (i.name for i in loss.inputs if not i.optional and not i.result)
     scores, labels = np.random.default_rng(0).standard_normal((4, 2)), np.array([0, 1, 1, 0])
     want = loss(**{z: scores, y: labels})
@@ -134,3 +137,58 @@ def test_small_integers_are_whole_numbers() -> None:
     kinds += [torch.tensor(labels).to(t) for t in (torch.bool, torch.int8, torch.uint8)] if torch else []
     for given in kinds:
         assert loss(**{z: scores, y: given}) == want
+
+
+# ---- names
+
+
+@pytest.mark.parametrize("given, text", [
+    ({"learning_rate": 0.3}, r"adamw has no hyper-parameter `learning_rate` \(did you mean `lr`\?\); it has: lr, beta1.*"
+     r"adamw\(learning_rate=0\.3\)"),
+    ({"lrr": 0.25}, r"`lrr` \(did you mean `lr`\?\).*adamw\(lrr=0\.25\)"),
+    ({"state_dtyp": "bf16"}, r"`state_dtyp` \(did you mean `state_dtype`\?\).*adamw\(state_dtyp=bf16\)"),
+    ({"lrs": object()}, r"adamw\(lrs=\.\.\.\)"),
+])
+def test_unknown_arguments_of_classes(given: dict[str, Any], text: str) -> None:
+    with pytest.raises(tw.UnknownNameError, match=f"(?s){text}"):
+        tw.AdamW([np.ones(2)], **given)
+
+
+@pytest.mark.parametrize("name, text", [
+    ("Adamm", "did you mean 'Adam'"), ("adamw", "did you mean 'AdamW'"), ("solverr", "did you mean 'solver'"),
+    ("info_nce", r"an objective: thalweg\.objective\('info_nce'\)"), ("sam", r"a perturbation: a stage of a sentence"),
+    ("zzzzzzzz", "no attribute 'zzzzzzzz'$"), ("_adamw", "no attribute '_adamw'$"),
+])
+def test_unknown_attributes_of_the_package(name: str, text: str) -> None:
+    with pytest.raises(AttributeError, match=text):
+        getattr(tw, name)
+
+
+def test_a_method_is_named_once() -> None:
+    with pytest.raises(tw.ShapeError, match="^qk_clip: 3 heads"):
+        tw.diagnostic("qk_clip")(w=np.ones((4, 6)), logits=np.ones(3))
+
+
+@pytest.mark.parametrize("arguments, text", [(["--threads", "0"], "--threads is at least 1, not 0")])
+def test_bench_refuses_in_one_line(arguments: list[str], text: str) -> None:
+    command = [sys.executable, "-m", "thalweg", "bench", "--size", "8", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (1, text)
+
+
+def test_what_a_checkpoint_holds_is_said() -> None:
+    texts = [tw.Optimizer.save.__doc__, tw.Optimizer.state_dict.__doc__]
+    if "torch" in sys.modules:
+        from thalweg.torch import Optimizer
+
+        texts.append(Optimizer.state_dict.__doc__)
+    assert all("does not hold the parameters" in text for text in texts)
+
+
+def test_schedules_that_are_set_count_from_the_first_step() -> None:
+    """As the docstring of Optimizer.set says."""
+    opt = tw.Optimizer([np.ones(2)], "sgd(lr=1)")
+    for _ in range(5):
+        opt.step([np.ones(2)])
+    opt.set("lr", "cosine(lr=1, total=10)")
+    assert opt.get("lr") == tw.schedule("cosine(lr=1, total=10)")(5)

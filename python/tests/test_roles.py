@@ -1,4 +1,4 @@
-"""What route(...) goes by, and how it is given: roles in parameter groups, names; and what says that something is missing."""
+"""What route(...) goes by, and how it is given: roles in groups, names; and closures that do not know the task."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def arrays(*shapes: tuple[int, ...]) -> list[np.ndarray]:
 
 def test_roles_of_groups_route() -> None:
     groups = [{"params": arrays((2, 2))}, {"params": arrays((3,), (2,)), "role": "bias"},
-              {"params": arrays((3,)), "role": "norm"}, {"params": arrays((2, 2)), "role": "head"}, {"params": arrays((3,))}]
+              {"params": arrays((3,)), "role": "norm"}, {"params": arrays((2, 2)), "role": "head"},
+              {"params": arrays((3,))}]
     opt = tw.Optimizer(groups, BY_ROLE)
     opt.add_param_group({"params": arrays((4,)), "role": "bias", "name": "late"})
     expected = [1.0, 0.25, 0.25, 0.5, 2.0, 2.0, 0.25]

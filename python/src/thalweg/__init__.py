@@ -17,6 +17,7 @@ from . import _errors as _errors
 from . import _thalweg
 from ._classes import class_names as _class_names
 from ._classes import optimizer_class as _optimizer_class
+from ._classes import suggestion as _suggestion
 from ._errors import *  # noqa: F403
 from ._errors import Error
 from ._objects import (
@@ -50,7 +51,8 @@ def __getattr__(name: str) -> type[Optimizer]:
     if not name.startswith("_") and (found := _optimizer_class(name)) is not None:
         globals()[name] = found
         return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    near = "" if name.startswith("_") else _suggestion(name, __all__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{near}")
 
 
 def __dir__() -> list[str]:

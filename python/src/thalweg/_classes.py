@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from functools import cache
 from typing import Any
 
 from . import _registry, _sentence
-from ._errors import ArgumentError, error
+from ._errors import ArgumentError, Error, UnknownNameError, error
 from ._optimizer import Optimizer, _beta_names
 
 # Spellings that capitalising each word would miss.  Words, or whole names.
@@ -135,8 +136,7 @@ def make_class(method: _registry.Method) -> type[Optimizer]:
         except TypeError as problem:
             for name in kwargs:
                 if name not in full.parameters:
-                    # The library knows the nearest name, and says so.
-                    _check_name(method, name)
+                    _refuse_name(method, name, kwargs[name], [*full.parameters])
             raise TypeError(f"{class_name(method.name)}: {problem}") from None
         values = {name: value for name, value in given.items() if name in own}
         rest = {name: value for name, value in given.items() if name not in own}
@@ -177,11 +177,43 @@ def document(method: _registry.Method) -> str:
     )
 
 
-def _check_name(method: _registry.Method, name: str) -> None:
-    """Raises the library's UnknownNameError for a hyper-parameter that the method does not have."""
+# What people write who come from elsewhere; too far from our names for a search by letters.
+ELSEWHERE = {"learning_rate": "lr", "step_size": "lr", "eta": "lr", "epsilon": "eps", "wd": "weight_decay",
+             "l2": "weight_decay", "beta": "momentum", "b1": "beta1", "b2": "beta2"}
+
+
+def _refuse_name(method: _registry.Method, name: str, value: Any, known: list[str]) -> None:
+    """Raises the library's UnknownNameError for a hyper-parameter that the method does not have, with the nearest name
+    of all arguments of the class."""
     from . import _thalweg
 
-    _thalweg.Optimizer()._create(f"{method.name}({name}=0)", 1, 0, 0, 0, 0, 0, 1.0, 0)
+    try:
+        written = _sentence.write_value(value)
+    except Error:
+        written = "..."
+    try:
+        # Names alone are looked at, and whatever stands for a value may not be one.
+        _thalweg.Optimizer()._create(f"{method.name}({name}=0)", 1, 0, 0, 0, 0, 0, 1.0, 0)
+    except UnknownNameError as problem:
+        text = str(problem).replace(f"\n  {method.name}({name}=0)\n", f"\n  {method.name}({name}={written})\n")
+        near = difflib.get_close_matches(name, known, 1) or [n for n in [ELSEWHERE.get(name)] if n in known]
+        if near and "did you mean" not in text:
+            text = text.replace(f"`{name}`", f"`{name}` (did you mean `{near[0]}`?)", 1)
+        raise error(UnknownNameError, text) from None
+
+
+def suggestion(name: str, names: list[str]) -> str:
+    """What an attribute of the package that there is not may have meant, in words; "" where nothing is near."""
+    known = _registry.by_name().get(name.lower())
+    if known is not None and known.kind != "optimizer":
+        maker = f"thalweg.{known.kind}({known.name!r})"
+        return f"; {known.name} is {'an' if known.kind[0] in 'aeiou' else 'a'} {known.kind}: " + (
+            maker if known.kind in names else "a stage of a sentence, as in thalweg.Optimizer(params, sentence)")
+    by_letters = {n.lower(): n for n in names}
+    wanted = class_name(known.name) if known else name
+    near = difflib.get_close_matches(wanted.lower(), by_letters, 1 if known else 3)
+    near.sort(key=lambda n: not name.lower().startswith(n))
+    return f"; did you mean {' or '.join(repr(by_letters[n]) for n in near)}?" if near else ""
 
 
 @cache

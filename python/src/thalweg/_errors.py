@@ -176,6 +176,7 @@ __all__ = [value.__name__ for value in ERRORS]
 
 # The library names calls as they are spelt in C.  In order: what stands first is more than what follows.
 SPELLINGS = [
+    (r"^(\w+): (?=\1: )", ""),  # a method that names itself, named again by what called it
     (r"call bind_gradients first, or pass them to the step",
      "call opt.step(grads), or opt.bind_gradients(grads) first"),
     (r"call next and answer its requests", "call opt.step(closure), or answer every request in opt.requests()"),

@@ -11,7 +11,7 @@ from ._errors import MethodError, RangeError, UnknownNameError, error
 
 
 class Card:
-    """The __doc__ of a class whose objects stand for one method each: of an object it is what there is about its method."""
+    """The __doc__ of a class whose objects stand for one method each: of an object it is the card of its method."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -39,8 +39,8 @@ class Fixed:
                 raise
             text: Any = getattr(self, "sentence", "")
             method = text.partition("(")[0].strip()
-            raise AttributeError(f"{self!r} has no attribute {name!r}, and takes no new ones: hyper-parameters stand in the "
-                                 f"sentence, as in \"{method}({name}=...)\"") from None
+            raise AttributeError(f"{self!r} has no attribute {name!r}, and takes no new ones: hyper-parameters stand in "
+                                 f"the sentence, as in \"{method}({name}=...)\"") from None
 
 
 def _check_kind(sentence: str, kind: str) -> None:
@@ -53,7 +53,7 @@ def _check_kind(sentence: str, kind: str) -> None:
 
 
 def _read_inputs(thing: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """`given`, with arrays in place of Python's numbers for inputs without axes, and of int64 in place of small integers.
+    """`given`, with arrays in place of Python's numbers for inputs without axes, and int64 in place of small integers.
 
     A number does not make the arithmetic wider than the arrays do.
     """

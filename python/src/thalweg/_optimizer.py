@@ -308,8 +308,8 @@ class Optimizer(_thalweg.Optimizer):
         patterns = [] if group.names else _sentence.name_patterns(self.sentence)
         if patterns:
             raise error(
-                ArgumentError, f"route goes by names ({', '.join(patterns)}), and the parameters have none: pass (name, "
-                "array) pairs, as named_parameters() of a torch module gives them, or names=[...]")
+                ArgumentError, f"route goes by names ({', '.join(patterns)}), and the parameters have none: pass "
+                "(name, array) pairs, as named_parameters() of a torch module gives them, or names=[...]")
 
     def _bind_group(self, group: _Group) -> None:
         start = self._layout[-1][2] if self._layout else 0
@@ -319,7 +319,9 @@ class Optimizer(_thalweg.Optimizer):
         self._roles.append(group.role)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Adds parameters: {"params": [...], "lr": 0.1, "name": "head", "role": "bias"}.  Gradients have to be bound anew.
+        """Adds parameters: {"params": [...], "lr": 0.1, "name": "head", "role": "head"}.
+
+        Gradients have to be bound anew.
 
         The group has the values and schedules of the sentence, and what was set for all groups since, unless it says
         otherwise.  When a tensor or a value is refused, nothing is bound and nothing changes: UnknownNameError for a
@@ -516,7 +518,8 @@ class Optimizer(_thalweg.Optimizer):
         """Changes a hyper-parameter while running: for one group ("" is that of a plain list), or (None) for all groups and
         those added later.
 
-        A str is taken as it would stand in a sentence: opt.set("lr", "cosine(lr=0.1, total=1000)").
+        A str is taken as it would stand in a sentence: opt.set("lr", "cosine(lr=0.1, total=1000)").  A schedule counts
+        the steps from the first of the optimizer, not from this call: after 300 steps it goes on at step 300.
         RangeError, ValueTypeError or UnknownNameError when it does not fit; nothing changes then.
         """
         with self._explaining({path: value}):
@@ -660,11 +663,17 @@ class Optimizer(_thalweg.Optimizer):
         return MemoryReport(rows, sum(row.bytes for row in rows))
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state as plain values: {"format": 1, "sentence": str, "state": bytes}."""
+        """The whole state as plain values: {"format": 1, "sentence": str, "state": bytes}.
+
+        It does not hold the parameters: save those beside it.  (Copies and pickles of the optimizer do hold them.)
+        """
         return {"format": STATE_FORMAT, "sentence": self.sentence, "state": self._save()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes over what state_dict returned.  FormatError, VersionError, MismatchError leave everything as it was."""
+        """Takes over what state_dict returned: the state, for parameters that you load yourself.
+
+        FormatError, VersionError, MismatchError leave everything as it was.
+        """
         try:
             number, state = state_dict["format"], state_dict["state"]
         except (KeyError, TypeError, IndexError) as problem:
@@ -681,11 +690,17 @@ class Optimizer(_thalweg.Optimizer):
             raise error(FormatError, f"the 'state' of the state_dict is a {type(state).__name__}, not bytes") from problem
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the state to a file (safetensors layout), atomically: written beside it, synced, renamed."""
+        """Writes the state to a file (safetensors layout), atomically: written beside it, synced, renamed.
+
+        It does not hold the parameters: save those beside it.  (Copies and pickles of the optimizer do hold them.)
+        """
         self._save_file(path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Reads what save wrote.  FileError, FormatError, VersionError, MismatchError leave everything as it was."""
+        """Reads what save wrote: the state, for parameters that you load yourself.
+
+        FileError, FormatError, VersionError, MismatchError leave everything as it was.
+        """
         self._load_file(path)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -870,8 +885,8 @@ def _ask(closure: Callable[[], Any], request: Request) -> Any:
     if needs_request(request):
         raise error(
             NeedsError,
-            f"the method asks for {asked_for(request)}, which a closure without arguments cannot know: give one that takes "
-            "the Request, or answer every request in opt.requests()",
+            f"the method asks for {asked_for(request)}, which a closure without arguments cannot know: give one that "
+            "takes the Request, or answer every request in opt.requests()",
         )
     return closure()
 

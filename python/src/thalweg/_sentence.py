@@ -86,8 +86,10 @@ def stages(sentence: str) -> list[str]:
 
 
 def name_patterns(sentence: str) -> list[str]:
-    """The patterns of names, in quotes, that route(...) goes by in a sentence that the library wrote; not those that fit
-    no name too."""
+    """The patterns of names, in quotes, that route(...) goes by in a sentence that the library wrote.
+
+    Those that fit the empty name as well ("*") are left out.
+    """
     found = []
     for stage in _split(sentence, "|"):
         name, _, rest = stage.partition("(")

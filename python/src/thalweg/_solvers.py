@@ -246,7 +246,9 @@ class _Check(_thalweg.Solver):
 
 class Solver(Fixed):
     __slots__ = ("sentence", "method", "inputs", "asks", "__weakref__")
-    __doc__ = Card("""A method that runs on its own, from one stage: solver("cg(rtol=1e-8)").run(b=b, product=lambda v: A @ v).
+    __doc__ = Card("""A method that runs on its own, from one stage.
+
+        solver("cg(rtol=1e-8)").run(b=b, product=lambda v: A @ v)
 
     `inputs` lists the arrays that it takes and finds, `asks` the kinds of request that it makes.  float64 where an input
     is, or where no input is an array; else float32.
@@ -283,8 +285,8 @@ class Solver(Fixed):
             if name not in declared:
                 raise error(UnknownNameError, f"{self!r} has no input {name!r}; {self._takes()}")
             if declared[name].result and callable(value) and not _arrays.is_array(value):
-                raise error(ArgumentError, f"{self!r}: {name!r} is a result, and no function is asked for by that name; "
-                            f"{self._takes()}")
+                raise error(ArgumentError, f"{self!r}: {name!r} is a result, and no function is asked for by that "
+                            f"name; {self._takes()}")
         for name in declared:
             if start is not None and name.endswith("0") and name[:-1] in start:
                 inputs.setdefault(name, start[name[:-1]])

@@ -60,8 +60,8 @@ def view(array: np.ndarray) -> jax.Array:
 class Optimizer:
     """A sentence at work on a pytree of parameters.
 
-    params    any pytree of floating-point arrays; they are copied once, into `arrays`.  Their names are the paths in it,
-              as jax.tree_util.keystr writes them: route("*bias*"=(sgd(lr=0.1)), other=(adamw)) goes by those
+    params    any pytree of floating-point arrays; they are copied once, into `arrays`.  Their names are the paths in
+              it, as jax.tree_util.keystr writes them: route("*bias*"=(sgd(lr=0.1)), other=(adamw)) goes by those
     sentence  the pipeline, as for thalweg.Optimizer
     options   those of thalweg.Optimizer: state_dtype, nonfinite, seed, ...
 
@@ -69,7 +69,8 @@ class Optimizer:
     arrays    the same memory as NumPy arrays, in the order of the leaves
     engine    the thalweg.Optimizer inside, for everything else
 
-    A copy (deepcopy, pickle) has memory of its own, and goes on as the original would.
+    A copy (deepcopy, pickle) has memory of its own, and goes on as the original would.  What engine.state_dict() and
+    engine.save(path) give holds the state without the parameters: save `params` beside it, and begin with those.
     """
 
     def __init__(self, params: Any, sentence: str, **options: Any) -> None:

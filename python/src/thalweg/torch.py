@@ -31,9 +31,9 @@ NOT_OURS = frozenset(
 class Optimizer(torch.optim.Optimizer):
     """A sentence at work on the parameters of a torch model, stepping with their `.grad`.
 
-    params    as for torch.optim: tensors, (name, tensor) pairs, or dicts with "params" and overrides.  What route(...) goes
-              by is given here: named_parameters() for patterns of names, and {"params": [...], "role": "bias"} for roles
-              ("weight", "bias", "norm", "embedding", "head"), in a group of their own
+    params    as for torch.optim: tensors, (name, tensor) pairs, or dicts with "params" and overrides.  What route(...)
+              goes by is given here: named_parameters() for patterns of names, and {"params": [...], "role": "bias"} for
+              roles ("weight", "bias", "norm", "embedding", "head"), in a group of their own
     sentence  the pipeline, as for thalweg.Optimizer
     options   those of thalweg.Optimizer: state_dtype, master, nonfinite, maximize, seed, ...
 
@@ -232,8 +232,10 @@ class Optimizer(torch.optim.Optimizer):
         closure  zeroes the gradients, computes the loss, calls backward, and returns the loss; methods that need more
                  than one gradient (sam, ...) call it as often as they like, at other parameters each time.  It may
                  return None where the method does not ask for the loss; NeedsError where it does.  With one required
-                 argument it is given the thalweg.Request, for a "hessian_vector" leaves the product in `.grad`, and for
-                 "activations" and "logit_derivatives" calls request.answer_matrix.
+                 argument it is given the thalweg.Request, and answers by its kind: for a "hessian_vector" it leaves the
+                 product in `.grad`; for a "task_gradient" the gradient of task request.index; for a "participant" the
+                 parameters of that participant; for "activations" and "logit_derivatives" it calls
+                 request.answer_matrix; for "sample_gradients" request.answer_samples.
 
         Returns the first loss, or None.  After an exception, of the closure too, parameters and state are as before.
         Between steps the gradients are yours alone: what you let go of is freed.
@@ -305,7 +307,9 @@ class Optimizer(torch.optim.Optimizer):
 
     @of_adapter
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch: {"params": [...], "lr": 0.1, "role": "bias"}.  What the group does not say is as in the sentence, schedules included.
+        """As in torch: {"params": [...], "lr": 0.1, "role": "bias"}.
+
+        What the group does not say is as in the sentence, schedules included.
 
         UnknownNameError for a key that is no hyper-parameter.  When a key, a tensor or a value is refused, nothing
         changes.
@@ -389,7 +393,10 @@ class Optimizer(torch.optim.Optimizer):
 
     @of_adapter
     def state_dict(self) -> dict[str, Any]:
-        """torch's param_groups, and the state under "thalweg" (as a uint8 tensor: torch.load(weights_only=True) reads it)."""
+        """torch's param_groups, and the state under "thalweg", a uint8 tensor: torch.load(weights_only=True) reads it.
+
+        As in torch it does not hold the parameters: save model.state_dict() beside it.
+        """
         for hook in tuple(self._optimizer_state_dict_pre_hooks.values()):
             hook(self)
         self._push()
@@ -408,8 +415,8 @@ class Optimizer(torch.optim.Optimizer):
 
     @of_adapter
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what state_dict returned, for the same model, and the values in its param_groups that were changed
-        since.  Nothing changes when it does not fit."""
+        """Takes over what state_dict returned, for the same model, whose parameters you load yourself, and the values in
+        its param_groups that were changed since.  Nothing changes when it does not fit."""
         whole = state_dict.copy()
         for hook in tuple(self._optimizer_load_state_dict_pre_hooks.values()):
             whole = hook(self, whole) or whole
