@@ -154,14 +154,15 @@ struct CompoundBinomial: Objective {
       .result("lam", "", "strength of the shrinkage"), .result("risk", "", "unbiased estimate of the risk"),
     ],
     validate: { (h) throws(Failure) in
-      guard !h.has("grid") || (!h.list("grid").isEmpty && h.list("grid").allSatisfy { $0 >= 0 && $0.isFinite }) else {
+      guard h.list("grid").allSatisfy({ $0 >= 0 && $0.isFinite }) else {
         throw Failure(Status.range, "compound_binomial: `grid` must hold finite numbers of at least 0")
       }
     })
   let common: Bool, grid: [Double]
   init(_ h: Hyper) {
     common = h.is("rule", "common")
-    grid = h.has("grid") ? h.list("grid") : (0...400).map { $0 == 0 ? 0 : pow(10, -2 + 8 * Double($0 - 1) / 399) }
+    let own = h.list("grid")
+    grid = own.isEmpty ? (0...400).map { $0 == 0 ? 0 : pow(10, -2 + 8 * Double($0 - 1) / 399) } : own
   }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {

@@ -8,7 +8,8 @@ import ThalwegCore
 ///
 /// s is (n, n). The pull-back gives Π (take it with a factor of 1); given dpi, the derivatives of the host's loss by it,
 /// the value is Σ dpi·Π and the gradient of s the vector-Jacobian product. Without dpi it counts as 0.
-/// Errors   TW_ERROR_NUMERIC: rows are more than tol off after `iters` sweeps, or the two equations have no solution.
+/// Sweeps end when no row is off by tol, or after `iters` of them; the gradient is that of the marginals as they are.
+/// Errors   TW_ERROR_NUMERIC: the two equations have no solution.
 /// Source   Sinkhorn, 1964; Ding et al., 2023, arXiv:2301.01805.
 struct SinkhornDoublyStochastic: Objective {
   static let method = Method(
@@ -52,7 +53,6 @@ struct SinkhornDoublyStochastic: Objective {
     _ s: UnsafePointer<T>, _ n: Int, _ p: UnsafeMutablePointer<Double>, _ space: Workspace
   ) throws(Failure) {
     let rows = try space.room(n, Double.self), columns = try space.room(n, Double.self)
-    var error = Double.infinity
     for _ in 0..<sweeps {
       for i in 0..<n {
         var sum = LogSum()
@@ -64,7 +64,7 @@ struct SinkhornDoublyStochastic: Objective {
         for i in 0..<n { sum.add(Double(s[i * n + j]) / eta + rows[i]) }
         columns[j] = -sum.value
       }
-      error = 0
+      var error = 0.0
       for i in 0..<n {
         var sum = 0.0
         for j in 0..<n {
@@ -75,24 +75,34 @@ struct SinkhornDoublyStochastic: Objective {
       }
       if error < tolerance { return }
     }
-    throw Failure(Status.numeric, "a row is off by \(text(error)) after \(sweeps) sweeps; tol is \(text(tolerance))")
   }
   /// a and b with Σ_j p·(g − a − b) = 0 in each row and Σ_i in each column; b sums to 0, as only their sum counts.
   private func marginals<T: Real>(_ g: UnsafePointer<T>, _ p: UnsafePointer<Double>, _ n: Int) throws(Failure)
     -> ([Double], [Double])
   {
-    try Memory.ask(8 * (n * n + 4 * n))
-    var rows = [Double](repeating: 0, count: n), right = rows, system = [Double](repeating: 1 / Double(n), count: n * n)
-    for i in 0..<n { for j in 0..<n { rows[i] += p[i * n + j] * Double(g[i * n + j]) } }
+    try Memory.ask(8 * (n * n + 6 * n))
+    let zeros = [Double](repeating: 0, count: n)
+    var rows = zeros, mass = zeros, right = zeros, system = [Double](repeating: 1 / Double(n), count: n * n)
+    for i in 0..<n {
+      for j in 0..<n {
+        rows[i] += p[i * n + j] * Double(g[i * n + j])
+        mass[i] += p[i * n + j]
+      }
+    }
     for j in 0..<n {
-      for i in 0..<n { right[j] += p[i * n + j] * (Double(g[i * n + j]) - rows[i]) }
-      system[j * n + j] += 1
+      for i in 0..<n {
+        right[j] += p[i * n + j] * (Double(g[i * n + j]) - rows[i] / mass[i])
+        system[j * n + j] += p[i * n + j]
+      }
     }
     for i in 0..<n {
-      for a in 0..<n { for b in 0..<n { system[a * n + b] -= p[i * n + a] * p[i * n + b] } }
+      for a in 0..<n { for b in 0..<n { system[a * n + b] -= p[i * n + a] * p[i * n + b] / mass[i] } }
     }
     let columns = try LinearAlgebra.solve(system, right, n, 1)
-    for i in 0..<n { for j in 0..<n { rows[i] -= p[i * n + j] * columns[j] } }
+    for i in 0..<n {
+      for j in 0..<n { rows[i] -= p[i * n + j] * columns[j] }
+      rows[i] /= mass[i]
+    }
     return (rows, columns)
   }
 }

@@ -98,7 +98,9 @@ struct KNNKL: Objective {
 /// Errors   TW_ERROR_SHAPE: too few rows for k or k_xy; TW_ERROR_RANGE: numbers that are not finite.
 /// Ends     converged: KL rose more often than `increases`, fell to `min_kl`, or `size` rows are chosen; max_iter: the
 ///          pool is used up.
-/// Differs  v goes on from where the last round left it. A rise that is tolerated adds the row.
+/// Differs  v goes on from where the last round left it. A rise that is tolerated adds the row. Near a target row the
+///          average over all neighbours has a pole: long descents magnify rounding, and other machines may choose
+///          another row of equal worth.
 /// Source   Everaert, Potts, 2023, arXiv:2306.11670.
 struct GIOSelect: Driver {
   static let method = Method.solver(

@@ -291,7 +291,7 @@ class GradientMatchCost(_Both):
         return bool(np.any(a))
 
     def both(self, a, b):
-        if self.kind == "l2":
+        if self.h["kind"] == "l2":
             return np.sum((a - b) ** 2), {"a": 2 * (a - b)}
         p, q = np.linalg.norm(a), np.linalg.norm(b)
         if p == 0 or q == 0:
