@@ -260,7 +260,8 @@ struct Compiler {
     switch kind {
     case .penalty, .prox, .decoupledPenalty:
       if case .objective = inner.component {
-        let needs = inner.method.inputs.dropFirst().filter { !$0.optional }.map { "`\($0.name)`" }.joined(separator: ", ")
+        let needs = inner.method.inputs.dropFirst().filter { !$0.optional }.map { "`\($0.name)`" }.joined(
+          separator: ", ")
         throw Failure(
           Status.needs,
           needs.isEmpty

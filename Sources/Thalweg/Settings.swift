@@ -291,7 +291,8 @@ extension Optimizer {
     guard used else {
       let known = stages.flatMap { $0.source?.observes ?? [] }.map { "`\($0)`" }.joined(separator: ", ")
       throw Failure(
-        Status.name, "no stage of this pipeline watches `\(what)`" + (known.isEmpty ? "" : "; its stages watch \(known)"))
+        Status.name,
+        "no stage of this pipeline watches `\(what)`" + (known.isEmpty ? "" : "; its stages watch \(known)"))
     }
   }
 

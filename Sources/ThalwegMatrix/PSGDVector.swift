@@ -12,7 +12,8 @@ import ThalwegCore
 ///
 /// State    U, V, d, m (μ > 0); how many steps there were; within a step v, h and the gradient.
 /// Differs  U and V are balanced before a fit with probability `balance_prob`. Before the first fit of an unset scale P
-///          is the identity. The normalizers are `first` and `second` (1st and 2nd in the original). A fit whose numbers
+///          is the identity. The normalizers are `first` and `second` (1st and 2nd in the original). A fit whose
+///          numbers
 ///          are not finite is left out. A tensor that comes later starts with the mean of d.
 /// Source   Pooladzandi and Li, 2024, arXiv:2402.04553.
 struct PSGDLRA: WholeRule {

@@ -3,7 +3,8 @@ import ThalwegCore
 /// Scaled gradient descent for the factors of a low-rank matrix: the gradient over the Gram matrix of a factor.
 ///
 ///     symmetric, Z·Zᵀ:  Z ← Z − lr·g_Z·(Zᵀ·Z + lam·I)⁻¹,   every tensor as (n, r)
-///     consecutive, L·Rᵀ:  L ← L − lr·g_L·(Rᵀ·R + lam·I)⁻¹,   R ← R − lr·g_R·(Lᵀ·L + lam·I)⁻¹, both with the old factors;
+///     consecutive, L·Rᵀ:  L ← L − lr·g_L·(Rᵀ·R + lam·I)⁻¹,   R ← R − lr·g_R·(Lᵀ·L + lam·I)⁻¹, both with the old
+///     factors;
 ///         tensors 1 and 2 are a pair, 3 and 4, and so on
 ///
 /// State    none; within a step the gradient (consecutive).

@@ -30,7 +30,8 @@ extension Vector {
 ///
 /// Of equal scores the lower block wins. L_i are `lipschitz`, or the diagonal of `hessian` (a bound of the Hessian), or
 /// with `backtrack` 1 at first; L_b are `block_lipschitz`, or the sums of the L_i of a block. With a regularizer a
-/// greedy block is scored by what its prox step takes off the model, −⟨g_b, d_b⟩ − L_b/2·|d_b|² − R(x_b + d_b) + R(x_b).
+/// greedy block is scored by what its prox step takes off the model, −⟨g_b, d_b⟩ − L_b/2·|d_b|² − R(x_b + d_b) +
+/// R(x_b).
 /// Random blocks come from uniform draws: `uniforms` of the host, or those of `seed`.
 /// Errors   TW_ERROR_NEEDS: no Lipschitz constants where they count, or gsq, matrix or variable gsd without hessian.
 /// Ends     converged: |g| ≤ tol, or with a regularizer Σ L_b·|d_b|² ≤ tol² over all blocks (variable: entries);

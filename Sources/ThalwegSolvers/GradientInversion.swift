@@ -8,8 +8,10 @@ import ThalwegCore
 ///     m ← β₁·m + (1 − β₁)·g;  v ← β₂·v + (1 − β₂)·g²;  x ← x − lr·m̂/(√v̂ + eps)
 ///     the deviation of every row from x0 is projected onto the l1 ball of `radius`
 ///
-/// x0 is (n, ...), the start of the stage: the previous stage's output, pushed one layer on. The host gives the matching
-/// cost (`gradient_match_cost`, with priors) and its gradient by the features. `best` are the features with the smallest
+/// x0 is (n, ...), the start of the stage: the previous stage's output, pushed one layer on. The host gives the
+/// matching
+/// cost (`gradient_match_cost`, with priors) and its gradient by the features. `best` are the features with the
+/// smallest
 /// cost that was met; keep the best image over the stages by `cost`. `sphere` also brings every row back to the length
 /// that it had at the start (latents).
 /// Ends     converged: after `steps` steps; nonfinite: an answer.

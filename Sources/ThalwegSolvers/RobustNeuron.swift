@@ -1,7 +1,8 @@
 import Glibc
 import ThalwegCore
 
-/// One neuron, learned although some labels are wrong: descent along a surrogate gradient without the activation's slope.
+/// One neuron, learned although some labels are wrong: descent along a surrogate gradient without the activation's
+/// slope.
 ///
 ///     w ← P_{|w| ≤ radius}(w − lr·mean_i (act(w·x_i) − y_i)·x_i),  w = 0 at first
 ///
@@ -9,7 +10,8 @@ import ThalwegCore
 /// start) the surrogate still moves. leaky has the slope `slope` below 0.
 /// Ends     converged: |surrogate gradient| ≤ tol; max_iter: after `iters` steps; `residual` is the last one taken.
 /// Errors   TW_ERROR_NONFINITE: x or y with NaN or infinities.
-/// Differs  "a small surrogate gradient" and the slope of leaky are no numbers on the card: tol and 0.01 are chosen here.
+/// Differs  "a small surrogate gradient" and the slope of leaky are no numbers on the card: tol and 0.01 are chosen
+///          here.
 /// Source   Wang, Zarifis, Diakonikolas, Diakonikolas, 2023, arXiv:2306.07892.
 struct RobustNeuron: Driver {
   static let method = Method.solver(

@@ -163,7 +163,8 @@ struct DiagonalProbes {
 ///
 /// Values have their signs and come in order of magnitude. A vector in the null space has the value 0. Two values of
 /// one magnitude and opposite signs do not converge: `lanczos` finds those.
-/// Ends     converged: |λ − λ before| ≤ tol·(|λ| + 1e-6) for every pair; max_iter: at least one took iters products; they are sorted then too.
+/// Ends     converged: |λ − λ before| ≤ tol·(|λ| + 1e-6) for every pair; max_iter: at least one took iters products;
+///          they are sorted then too.
 /// Source   von Mises, Pollaczek-Geiringer, 1929; for Hessians: Yao, Gholami, Keutzer, Mahoney, 2020, arXiv:1912.07145.
 struct PowerIteration: Driver {
   static let method = Method.solver(

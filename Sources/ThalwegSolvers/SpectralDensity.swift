@@ -10,7 +10,8 @@ import ThalwegCore
 /// the spectrum of a class the products are those of its loss.
 /// Ends     converged.
 /// Errors   TW_ERROR_RANGE: a start vector of zeros.
-/// Differs  nothing from PyHessian, which has no re-orthogonalisation by default. Smoothing of the points is the host's.
+/// Differs  nothing from PyHessian, which has no re-orthogonalisation by default. Smoothing of the points is the
+///          host's.
 /// Source   Lin, Saad and Yang, 2016; Ghorbani, Krishnan and Xiao, 2019, arXiv:1901.10159.
 struct SpectralDensity: Driver {
   static let method = Method.solver(

@@ -11,7 +11,8 @@ import ThalwegCore
 /// step, Σ Z·a + Σ_support |f − θ_y|²/T + Σ Z·log Z − λ/2·Σ Z∘(W·Z); it does not rise where W is positive semidefinite.
 /// Errors   TW_ERROR_RANGE: a label outside, a class without support, or features that are not finite.
 /// Ends     converged: after `steps` outer steps.
-/// Differs  ties between neighbours go to the smallest index; the form with k-means prototypes is the card's, those with
+/// Differs  ties between neighbours go to the smallest index; the form with k-means prototypes is the card's, those
+///          with
 ///          k-modes or the largest of the support are not carried.
 /// Source   Ziko, Boudiaf, Dolz, Granger, Ben Ayed, 2021, arXiv:2106.09516.
 struct TransductiveClustering: Driver {

@@ -71,7 +71,8 @@ struct LayerFactors {
 ///
 /// State    momentum, A, B, their inverses or eigenvectors, for each layer.
 /// Errors   TW_ERROR_SHAPE where X or G do not fit; TW_ERROR_NUMERIC: a factor that is not positive definite.
-/// Differs  convolutions: A is a sum over positions divided by N, B by N·T, with `batch_size` = N (KFC); A by T² too with
+/// Differs  convolutions: A is a sum over positions divided by N, B by N·T, with `batch_size` = N (KFC); A by T² too
+///          with
 ///          `spatial_average`, as other codes have it. ν counts and scales layers alone. λ = 0 is refused.
 /// Source   Martens, Grosse, 2015, arXiv:1503.05671; the clip and the common defaults: kfac_pytorch.
 struct KFAC: WholeRule {

@@ -10,7 +10,8 @@ import ThalwegCore
 ///
 /// State    the gradients, their inner products in each tensor, v; how many gradients came.
 /// Differs  u by the Woodbury formula, u = m·Gᵀ·(m·damp·I + G·Gᵀ)⁻¹·e of the place of g, with a Cholesky factorisation
-///          (the original eliminates without pivoting: the same numbers). F is that of the tensors that have a gradient;
+///          (the original eliminates without pivoting: the same numbers). F is that of the tensors that have a
+///          gradient;
 ///          of one that was absent the gradients that it missed are 0.
 /// Source   Frantar, Kurtic, Alistarh, 2021, arXiv:2107.03356.
 struct MFAC: WholeRule {

@@ -7,7 +7,8 @@ import ThalwegCore
 ///     Lanczos from the gradient, fully orthogonalised: V (m × n), T = Y·diag(w)·Yᵀ;   c = Yᵀ·V·g
 ///     for every damping μ: d = −Vᵀ·Y·(c/(|w| + μ)), the loss at θ + lr·d, on the same minibatch
 ///     θ ← θ + lr·d of the lowest loss (the first on a tie)
-///     exact:  θ ← θ − lr·(|H| + damping·I)⁻¹·g, in the Krylov space of the gradient, which holds it: `order` must be at
+///     exact:  θ ← θ − lr·(|H| + damping·I)⁻¹·g, in the Krylov space of the gradient, which holds it: `order` must be
+///     at
 ///         least the number of parameters
 ///
 /// State    within a step the vectors V, the parameters, and the products; nothing between steps.

@@ -8,7 +8,8 @@ import ThalwegCore
 /// State    the mask and the count of steps; while it asks, the parameters.
 /// Differs  groups with maskable=false (biases, embeddings, batch norms in the paper) are perturbed whole and not
 ///          counted in n. Of entries that tie with the last one kept the first ones are kept, in the order of binding;
-///          magnitudes below the smallest float count as 0. The mask comes from the gradient of its own step; the authors' code has no perturbation there. Estimates from
+///          magnitudes below the smallest float count as 0. The mask comes from the gradient of its own step; the
+///          authors' code has no perturbation there. Estimates from
 ///          single samples' gradients are not there.
 /// Source   Zhong, Ding, Shen, Mi, Liu, Du and Tao, 2022, arXiv:2210.05497.
 struct FSAM: Source {

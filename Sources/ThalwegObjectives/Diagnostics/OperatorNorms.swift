@@ -164,7 +164,7 @@ struct QKClip: Objective {
     "qk_clip", .diagnostic, "Scales query and key weights, head by head, where the largest logit is above a threshold.",
     rule: """
       gamma_h = tau/max(S_h, tau);  query rows of head h times gamma^alpha, key rows times gamma^(1 - alpha)
-      query_rotary times gamma, key_rotary stays;  grouped keys: the largest gamma^(1 - alpha) of a group, query the rest
+      query_rotary times gamma, key_rotary stays; grouped keys: the largest gamma^(1 - alpha) of a group, query the rest
       """,
     source: "Kimi team, 2025, arXiv:2507.20534",
     parameters: [

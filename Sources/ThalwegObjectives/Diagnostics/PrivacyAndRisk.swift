@@ -128,7 +128,8 @@ struct DPClipNormBound: Objective {
 /// Binomial means that are shrunk together, as much as an unbiased estimate of the risk says.
 ///
 ///     p = x/n, m: centres, the pooled rate Σ x/Σ n unless given     estimate = w·p + (1 − w)·m
-///     trials: w_i = n_i/(n_i + lam), lam of the grid (0 and 400 points from 10⁻² to 10⁶) with the least risk (`binomial_ure`)
+///     trials: w_i = n_i/(n_i + lam), lam of the grid (0 and 400 points from 10⁻² to 10⁶) with the least risk
+///     (`binomial_ure`)
 ///     common: one w = clip(1 − Σ v/Σ (p − m)², 0, 1), v = p(1 − p)/(n − 1)
 ///
 /// x, n and m are (N,). Items of one trial are shrunk, but do not choose. lam is NaN for common. The value is the risk.

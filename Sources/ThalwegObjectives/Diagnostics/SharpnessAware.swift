@@ -1,7 +1,8 @@
 import Glibc
 import ThalwegCore
 
-/// What surrounds sharpness-aware perturbations: splits of a batch, divergences, perturbed inputs, an edge of stability.
+/// What surrounds sharpness-aware perturbations: splits of a batch, divergences, perturbed inputs, an edge of
+/// stability.
 
 /// The largest eigenvalue of a Hessian at which gradient descent with unnormalised SAM is stable.
 ///
@@ -113,7 +114,8 @@ struct ImbSAMSplit: Objective {
 
 /// Inputs a normalised step away, towards a larger loss: the unknown domain of `udim`.
 ///
-///     x̃ = x + step·g/max(‖g‖, 1e-12);   ‖·‖ of each sample (axis=sample), or of each coordinate over the batch (batch)
+///     x̃ = x + step·g/max(‖g‖, 1e-12);   ‖·‖ of each sample (axis=sample), or of each coordinate over the batch
+///     (batch)
 ///
 /// x and gradient are (n, ...); the gradient is that of loss + rho·‖∇loss‖ for the inputs. The value is the length of
 /// the displacement.

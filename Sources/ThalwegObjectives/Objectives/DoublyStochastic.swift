@@ -3,10 +3,12 @@ import ThalwegCore
 
 /// The doubly stochastic matrix nearest to similarities, smoothed by entropy: a layer.
 ///
-///     Π = argmin −⟨S, P⟩ + η·Σ P·log P over P ≥ 0 with rows and columns of sum 1, by Sinkhorn's iteration in logarithms
+///     Π = argmin −⟨S, P⟩ + η·Σ P·log P over P ≥ 0 with rows and columns of sum 1, by Sinkhorn's iteration in
+///     logarithms
 ///     ∂S = (Π∘G − Π∘(a·1ᵀ + 1·bᵀ))/η, with a and b such that the rows and columns of ∂S sum to 0; G = dpi
 ///
-/// s is (n, n). The pull-back gives Π (take it with a factor of 1); given dpi, the derivatives of the host's loss by it,
+/// s is (n, n). The pull-back gives Π (take it with a factor of 1); given dpi, the derivatives of the host's loss by
+/// it,
 /// the value is Σ dpi·Π and the gradient of s the vector-Jacobian product. Without dpi it counts as 0.
 /// Sweeps end when no row is off by tol, or after `iters` of them; the gradient is that of the marginals as they are.
 /// Errors   TW_ERROR_NUMERIC: the two equations have no solution.

@@ -109,7 +109,8 @@ struct GeneralizedSumPooling: Objective {
   }
 }
 
-/// The zero-shot loss of generalized sum pooling: attributes of one half of a batch, mapped to class embeddings by ridge
+/// The zero-shot loss of generalized sum pooling: attributes of one half of a batch, mapped to class embeddings by
+/// ridge
 /// regression, should tell the classes of the other half.
 ///
 ///     A = T₁ᵀ·(T₁·T₁ᵀ + ridge·1)⁻¹·E[y₁]     logits = scale·(T₂·A·Eᵀ − margin at the label)
