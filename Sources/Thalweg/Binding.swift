@@ -32,7 +32,7 @@ extension Optimizer {
       }
       for s in branches[b].stages {
         do { try s.whole?.accepts(s.hyper[0], shape) } catch {
-          throw Failure(Int(error.status), "\(what): \(error.message)")
+          throw error.of(what)
         }
       }
       added.append(Bound(view: v, name: name, group: 0, branch: b, shape: shape))

@@ -34,7 +34,7 @@ struct Evaluation {
         throw Failure(Status.dtype, "\(method.name): `\(input.name)` must hold real numbers; got whole ones")
       }
       do throws(Failure) { try sizes.match(input, operand.view.shape) } catch {
-        throw Failure(Int(error.status), "\(method.name): \(error.message)")
+        throw error.of(method.name)
       }
       list.append((input, operand))
     }
@@ -47,7 +47,7 @@ struct Evaluation {
       }
       cache?.value = value
       return (value, cache)
-    } catch { throw Failure(Int(error.status), "\(method.name): \(error.message)") }
+    } catch { throw error.of(method.name) }
   }
   private func evaluate<T: Real>(
     _ forward: (Hyper, Inputs<T>, Cache?) throws(Failure) -> Double, _ list: [(Input, Operand)], _ sizes: Sizes,
@@ -113,7 +113,7 @@ struct Evaluation {
         }
         gradients.append(memory)
       }
-    } catch { throw Failure(Int(error.status), "\(method.name): \(error.message)") }
+    } catch { throw error.of(method.name) }
     for ((_, target), memory) in zip(list, gradients) {
       if cache.isDouble {
         add(memory.base.assumingMemoryBound(to: Double.self), scale, target)

@@ -34,7 +34,7 @@ package final class SolverObject {
     let (e, h) = try single(text, .solver)
     guard case .solver(let make) = e.component else { throw Failure(Status.internal, "not a solver") }
     do throws(Failure) { kernels = try make(h) } catch {
-      throw Failure(Int(error.status), "\(e.method.name): \(error.message)")
+      throw error.of(e.method.name)
     }
     (method, hyper) = (e.method, h)
   }

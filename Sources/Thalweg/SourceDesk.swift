@@ -62,7 +62,7 @@ struct SourceDesk: SourceHost {
         } else {
           try set.project(p.assumingMemoryBound(to: Float.self), shape)
         }
-      } catch { throw Failure(Int(error.status), "\(label(i)): \(error.message)") }
+      } catch { throw error.of(label(i)) }
     }
   }
   func combine(_ samples: Samples, _ weights: [[Double]], into slot: Int) {

@@ -362,3 +362,17 @@ def test_ranks_and_counts_that_do_not_fit() -> None:
     with pytest.raises(tw.ShapeError, match="`rank` is 3"):
         tw.constraint("low_rank(3)").project(np.ones((2, 5)))
     assert tw.constraint("l0_ball(2)").project(np.array([1.0, -1.0, 1.0])).tolist() == [1, -1, 0]  # the lower index on ties
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_projection_on_spd_is_a_point_that_a_step_starts_from(dtype: type) -> None:
+    """Rounded entries move eigenvalues by up to n/2 ulp of the largest one: eps = 1e-10 alone would not keep them above 0."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        w = rng.standard_normal((5, 5)).astype(dtype)
+        tw.constraint("spd").project(w)
+        assert np.linalg.eigvalsh(w.astype(np.float64))[0] > 0
+        again = w.copy()
+        tw.constraint("spd").project(again)
+        assert np.array_equal(again, w)
+        tw.Optimizer([w], "riemannian_sgd(lr=0.01, manifold=spd)").step([rng.standard_normal((5, 5)).astype(dtype)])

@@ -10,6 +10,10 @@ public struct Failure: Error, Sendable {
     self.status = tw_status(status)
     (self.message, self.position) = (message, position)
   }
+  /// The same with the name of what it is about in front, once.
+  public func of(_ name: String) -> Failure {
+    message.hasPrefix(name + ":") ? self : Failure(Int(status), "\(name): \(message)")
+  }
 }
 
 public enum Status {

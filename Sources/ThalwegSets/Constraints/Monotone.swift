@@ -199,12 +199,15 @@ struct PSDCone: WholeConstraint {
 }
 
 /// The nearest symmetric matrix with eigenvalues of at least eps, in place.
-func projectEigenvalues<T: Real>(_ w: Whole<T>, _ eps: Double, _ method: String) throws(Failure) {
+///
+/// `above`: the rounding of the entries must leave them positive, however small eps is.
+func projectEigenvalues<T: Real>(_ w: Whole<T>, _ eps: Double, _ method: String, above: Bool = false) throws(Failure) {
   let x = try Matrix64(w.v, w.rows, w.columns, method), s = x.symmetric, e = try Eigen(s)
-  let top = e.values.reduce(0) { max($0, abs($1)) }
-  if (e.values.first ?? 0) >= eps - Double(16 + s.n) * Double(T.ulpOfOne) * top {
+  let top = e.values.reduce(0) { max($0, abs($1)) }, least = e.values.first ?? 0
+  let rounding = Double(T.ulpOfOne) * top, floor = above ? Double(s.n) * rounding : 0
+  if least >= eps - Double(16 + s.n) * rounding, least >= floor / 2 || !above {
     if s.a != x.a { s.write(w.v) }
     return
   }
-  try e.compose { max($0, eps) }.write(w.v)
+  try e.compose { max($0, eps, floor) }.write(w.v)
 }

@@ -31,7 +31,7 @@ struct SPD: Manifold {
   let exponential: Bool, eps: Double
   init(_ h: Hyper) { (exponential, eps) = (h.is("retraction", "exp"), h.eps) }
 
-  func project<T: Real>(_ w: Whole<T>) throws(Failure) { try projectEigenvalues(w, eps, "spd") }
+  func project<T: Real>(_ w: Whole<T>) throws(Failure) { try projectEigenvalues(w, eps, "spd", above: true) }
 
   func tangent<T: Real>(_ w: Whole<T>) throws(Failure) {
     let x = try Matrix64(w.w, w.rows, w.columns, "spd").symmetric
