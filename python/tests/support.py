@@ -166,7 +166,8 @@ def required(method: tw.Method) -> dict[str, str]:
 
 
 # Where the defaults suit small problems only: what keeps a step on some ten thousand elements finite.
-CALM = {"rolling_ball": {"projection_lr": "1e-5"}}
+# mfac keeps 1024 gradients and a matrix of that side for each tensor: as many as its window is wrapped around by.
+CALM = {"rolling_ball": {"projection_lr": "1e-5"}, "mfac": {"ngrads": "3"}}
 
 # Methods that never look at a gradient.
 LOSSES_ALONE = {"spsa", "mezo", "zo_gradient", "openai_es"}

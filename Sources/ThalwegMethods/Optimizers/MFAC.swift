@@ -112,17 +112,18 @@ struct MFAC: WholeRule {
         parts.append(((0..<m).reduce(0) { $0 + own[$1 * (m + 1)] }, own))
       }
       io.change(slots: [next], parameters: false) { Push(decay: $0.weight_decay) }
-      let fresh = io.products(next, Array(0..<m))
+      // places that were never taken are 0, and have no share
+      let used = min(count + 1, m), fresh = io.products(next, Array(0..<used)), damp: Double = io.hyper.damp
+      try Memory.ask(8 * used * used)
+      var K = [Double](repeating: 0, count: used * used), place = [Double](repeating: 0, count: used)
       // in the order of their size: that of binding does not matter
-      try Memory.ask(8 * m * m)
-      var K = [Double](repeating: 0, count: m * m)
-      for part in parts.sorted(by: { $0.size < $1.size }) { for i in K.indices { K[i] += part.products[i] } }
-      let damp: Double = io.hyper.damp
-      for i in 0..<m { (K[next * m + i], K[i * m + next]) = (fresh[i], fresh[i]) }
-      for i in 0..<m { K[i * m + i] += Double(m) * damp }
-      var place = [Double](repeating: 0, count: m)
+      for part in parts.sorted(by: { $0.size < $1.size }) {
+        for i in 0..<used { for k in 0..<used { K[i * used + k] += part.products[i * m + k] } }
+      }
+      for i in 0..<used { (K[next * used + i], K[i * used + next]) = (fresh[i], fresh[i]) }
+      for i in 0..<used { K[i * (used + 1)] += Double(m) * damp }
       place[next] = Double(m)
-      let shares = try LinearAlgebra.solvePositive(K, place, m, 1)
+      let shares = try LinearAlgebra.solvePositive(K, place, used, 1)
       io.setScalar(0, Double(count + 1))
       return .update(io.combination(shares))
     }
