@@ -16,6 +16,7 @@ extension Optimizer {
     guard phase < 0 else { throw Failure(Status.sequence, "a step is under way: answer its requests, or cancel it") }
   }
   private var lossNeeder: String { stages.first { $0.method.needsLoss }?.name ?? asker }
+  private var triesPoints: Bool { stack.last.flatMap(stage)?.source?.triesPoints ?? false }
   /// Who asked for what the host answers now, as messages call it.
   private var asker: String { stack.last.flatMap(stage)?.name ?? "the pipeline" }
 
@@ -152,11 +153,14 @@ extension Optimizer {
       throw Failure(Status.needs, "\(who) asked for \(what): answer with answer_matrix; nothing was changed")
     }
     lossIsNew = pending.kind == .loss || pending.kind == .lossAndGradient
+    var trialFailed = false
     if lossIsNew {
-      guard let loss, !loss.isNaN else {
+      trialFailed = phase > 0 && triesPoints && !(loss ?? .nan).isFinite
+      guard trialFailed || !(loss ?? .nan).isNaN else {
         throw Failure(Status.needs, "\(lossNeeder) needs the loss of this step: set the request's loss (it is NaN)")
       }
-      guard loss.isFinite else {
+      let loss = trialFailed ? .infinity : loss ?? .nan
+      guard trialFailed || loss.isFinite else {
         throw Failure(Status.nonfinite, "\(lossNeeder) needs a finite loss, got \(text(loss)); nothing was changed")
       }
       observed["loss"] = loss
@@ -169,7 +173,7 @@ extension Optimizer {
       try begin()
     } else {
       try checkPresent()
-      try checkFinite()
+      if !trialFailed { try checkFinite() }
     }
     switch try proceed() {
     case .ask(let next):

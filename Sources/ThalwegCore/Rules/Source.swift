@@ -76,6 +76,9 @@ public protocol Source: Listed, Sendable {
   /// Some request brings gradients. Where none does, all tensors take part that are not marked absent, from the opening
   /// on.
   var takesGradients: Bool { get }
+  /// A loss after the first request that is not finite is that of a trial which fails: it is taken as +∞, and the
+  /// gradient that comes with it is not looked at.
+  var triesPoints: Bool { get }
   /// Its update does not look at where the parameters stand, and it leaves them where the last request had them: the
   /// engine brings them home where another source goes on.
   var endsAway: Bool { get }
@@ -103,6 +106,7 @@ extension Source {
   public var commands: [String] { [] }
   public func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move { .nothing }
   public var takesGradients: Bool { true }
+  public var triesPoints: Bool { false }
   public var endsAway: Bool { false }
   public var opens: Bool { false }
   public func opening(_ io: SourceIO) -> Ask? { nil }

@@ -60,6 +60,7 @@ struct NewtonCG: ElementRule {
     var global: Bool { true }
     var opens: Bool { true }
     func opening(_ io: SourceIO) -> Ask? { Ask(.lossAndGradient) }
+    var triesPoints: Bool { true }
     func most(_ tensors: Int) -> Int { limit + 64 }
     var kinds: [Request.Kind] { [.lossAndGradient, .hessianVector, .loss] }
 

@@ -65,6 +65,7 @@ struct NonlinearCG: ElementRule {
     var global: Bool { true }
     var opens: Bool { true }
     func opening(_ io: SourceIO) -> Ask? { Ask(.lossAndGradient) }
+    var triesPoints: Bool { true }
     func most(_ tensors: Int) -> Int { WolfeSearch.most + 2 }
     var kinds: [Request.Kind] { [.lossAndGradient] }
 

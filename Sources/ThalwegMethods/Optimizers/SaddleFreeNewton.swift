@@ -72,6 +72,7 @@ struct SaddleFreeNewton: ElementRule {
     }
     var probe: Int? { vector }
     var global: Bool { true }  // a loss is of all tensors
+    var triesPoints: Bool { true }
     func most(_ tensors: Int) -> Int { order + 1 + dampings.count }
     var kinds: [Request.Kind] { [.hessianVector, .loss] }
 
