@@ -16,6 +16,8 @@ extension Optimizer {
     try prepare()
     try noticeAhead(always: true)
     written = []
+    // what was written is known now: when it is written back, that is another write
+    for i in 0..<bound.count where records[i].marked { markAll(records + i) }
     var copies: [Memory] = []
     for i in 0..<bound.count { copies.append(try copyOfParameters(i)) }
     let parts = (0..<bound.count).map { records[$0].active }

@@ -42,8 +42,12 @@ struct Evaluation {
     let cache = keeps ? Cache(sizes, isDouble: isDouble, given: Set(list.map(\.0.name))) : nil
     do throws(Failure) {
       let value = try memory.pass(sizes) { () throws(Failure) in
-        isDouble
+        let value =
+          isDouble
           ? try evaluate(kernels.forward64, list, sizes, cache) : try evaluate(kernels.forward32, list, sizes, cache)
+        // a pass whose gradients will be refused is not remembered
+        if keeps, !memory.parts.isEmpty, !value.isFinite, method.kind == .objective { throw hasNoGradient(value) }
+        return value
       }
       cache?.value = value
       return (value, cache)
@@ -56,6 +60,11 @@ struct Evaluation {
     let x = try Inputs<T>(list, sizes, memory)
     defer { withExtendedLifetime(x) {} }  // it owns what the pointers that it hands out point to
     return try forward(hyper, x, cache)
+  }
+
+  private func hasNoGradient(_ value: Double) -> Failure {
+    Failure(
+      Status.nonfinite, "\(method.name): its value is \(text(value)), which has no gradient; nothing was changed")
   }
 
   /// targets[i] += scale · gradient with respect to input i; nil where it is not wanted.
@@ -95,9 +104,7 @@ struct Evaluation {
     }
     try Optimizer.checkOverlap(list.map { ($0.1, $0.0.name) }, "gradients")
     guard cache.value.isFinite || list.allSatisfy({ $0.0.result }) && method.kind != .objective else {
-      throw Failure(
-        Status.nonfinite,
-        "\(method.name): its value is \(text(cache.value)), which has no gradient; nothing was changed")
+      throw hasNoGradient(cache.value)
     }
     var gradients: [Memory] = []
     defer { withExtendedLifetime((gradients, cache)) {} }

@@ -55,6 +55,8 @@ extension Optimizer {
   /// `always`: for evaluation weights, which no walk of a step comes before.
   func noticeAhead(always: Bool = false) throws(Failure) {
     guard !marks.isEmpty else { return }
+    notices = !always
+    defer { notices = false }
     if !sources.isEmpty || always {
       Threads.run(tasks.count, parallel: elements >= Walker.parallelFrom) { t in
         let task = tasks[t]
@@ -117,7 +119,10 @@ extension Optimizer {
     _ r: UnsafeMutablePointer<Record>, _ at: Int, _ n: Int, _ now: UnsafeRawPointer, _ then: UnsafeRawPointer
   ) {
     let i = r - records, size = r.pointee.size, bytes = r.pointee.x.dtype.size
-    if let m = r.pointee.master { r.pointee.x.adopt(at, n, m.assumingMemoryBound(to: Float.self) + at) }
+    if let m = r.pointee.master {
+      if notices { keepIterates(m + at * size, n * size) }
+      r.pointee.x.adopt(at, n, m.assumingMemoryBound(to: Float.self) + at)
+    }
     withUnsafeTemporaryAllocation(byteCount: n * size, alignment: 64) { room in
       guard let x = room.baseAddress else { return }
       if let m = r.pointee.master {
@@ -128,6 +133,7 @@ extension Optimizer {
       for (k, row) in stateRows(i).enumerated() {
         guard case .iterate(let kind) = row.slot.start else { continue }
         let base = r.pointee.slots[k].base
+        if notices { keepIterates(base + at * size, n * size) }
         let factor: Double
         if case .times(let s) = kind { factor = r.pointee.scalars[row.stage.id][s] } else { factor = 1 }
         for e in 0..<n where Marks.differs(e, of: r.pointee.count, bytes, now, then) {
@@ -140,6 +146,23 @@ extension Optimizer {
         }
       }
     }
+  }
+
+  /// Keeps what a broken-off step gives back: several threads look.
+  private func keepIterates(_ base: UnsafeMutableRawPointer, _ bytes: Int) {
+    let copy = UnsafeMutableRawPointer.allocate(byteCount: max(1, bytes), alignment: 64)
+    copy.copyMemory(from: base, byteCount: bytes)
+    while !twi_swap_if(noticed, 0, 1) { twi_pause() }
+    iteratesBefore.append((base, copy, bytes))
+    twi_store(noticed, 0)
+  }
+  func giveBackIterates() {
+    for kept in iteratesBefore { kept.base.copyMemory(from: kept.copy, byteCount: kept.bytes) }
+    forgetIterates()
+  }
+  func forgetIterates() {
+    for kept in iteratesBefore { kept.copy.deallocate() }
+    iteratesBefore = []
   }
 
   /// The stored tensor behind a view takes over the elements that the host has written: those that are not what the

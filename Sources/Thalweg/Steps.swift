@@ -300,6 +300,7 @@ extension Optimizer {
     putBack(sourceCopies, sources.flatMap(scalars))
     putBack(stateCopies, lastingRows.map(storage))
     (sourceCopies, stateCopies) = ([], [])
+    giveBackIterates()  // last: all copies were made after it was noticed that the host had written
   }
   /// What belongs to one step alone.
   func forget() {
@@ -311,6 +312,7 @@ extension Optimizer {
     if !startedNow.isEmpty { startedNow = [] }
     hasSnapshot = false
     if !written.isEmpty { written = [] }
+    if !iteratesBefore.isEmpty { forgetIterates() }
     if !observed.isEmpty { observed.removeAll(keepingCapacity: true) }
   }
   /// The parameters of a tensor return to where the host left them, bit for bit.
@@ -403,7 +405,8 @@ extension Optimizer {
       let g = p.gradient(copy: false, &apply)
       let also = parameters && branches[r.pointee.branch].needsFiniteParameters
       let kernels = also ? NonFiniteCount.ofBoth : NonFiniteCount.ofOne
-      p.sum(g, also ? p.hostParameters() : g, r.pointee.isDouble ? kernels.1 : kernels.0)
+      // where there is a master copy it is what moves: 16 bits may show it as infinite
+      p.sum(g, also ? p.parameters() : g, r.pointee.isDouble ? kernels.1 : kernels.0)
     }
     var bad: (tensor: Int, count: Int)?
     for i in 0..<bound.count where records[i].active && bad == nil {

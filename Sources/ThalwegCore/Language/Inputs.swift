@@ -167,7 +167,7 @@ public struct Inputs<T: Real> {
   /// A required input, row-major.
   public subscript(_ name: String) -> UnsafePointer<T> {
     get throws(Failure) {
-      guard let p = reals[name] else { throw Failure(Status.internal, "there is no input `\(name)`") }
+      guard let p = reals[name] else { throw Failure(Status.needs, "with these inputs it needs `\(name)` too") }
       return p
     }
   }
@@ -175,7 +175,7 @@ public struct Inputs<T: Real> {
   public func optional(_ name: String) -> UnsafePointer<T>? { reals[name] }
   /// A required input of whole numbers, row-major.
   public func integers(_ name: String) throws(Failure) -> UnsafePointer<Int> {
-    guard let p = integers[name] else { throw Failure(Status.internal, "there is no input `\(name)`") }
+    guard let p = integers[name] else { throw Failure(Status.needs, "with these inputs it needs `\(name)` too") }
     return p
   }
   public func optionalIntegers(_ name: String) -> UnsafePointer<Int>? { integers[name] }

@@ -130,7 +130,9 @@ public final class Cache {
     try keep(name, count, E.self).update(from: values, count: count)
   }
   public func kept<E: BitwiseCopyable>(_ name: String, _: E.Type) throws(Failure) -> UnsafePointer<E> {
-    guard let part = parts[name] else { throw Failure(Status.internal, "the cache has no part `\(name)`") }
+    guard let part = parts[name] else {
+      throw Failure(Status.needs, "`\(name)` does not come of these inputs: others are missing")
+    }
     return UnsafePointer(part.memory.base.assumingMemoryBound(to: E.self))
   }
   public func count(_ name: String) -> Int { parts[name]?.count ?? 0 }
