@@ -192,3 +192,27 @@ def test_schedules_that_are_set_count_from_the_first_step() -> None:
         opt.step([np.ones(2)])
     opt.set("lr", "cosine(lr=1, total=10)")
     assert opt.get("lr") == tw.schedule("cosine(lr=1, total=10)")(5)
+
+
+def test_hyper_parameters_are_no_attributes() -> None:
+    optimizer = tw.SGD([np.ones(3)], lr=0.1)
+    with pytest.raises(AttributeError, match="set"):
+        optimizer.lr = 5
+    assert optimizer.get("lr") == 0.1
+    group = optimizer.param_groups[0]
+    for name in ("role", "name", "lr"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(group, name, "norm")
+
+    class Mine(tw.SGD):
+        pass
+
+    mine = Mine([np.ones(3)], lr=0.1)
+    mine.epoch = 3  # one's own class may have attributes of its own
+    assert mine.epoch == 3
+
+
+@pytest.mark.parametrize("answer", [None, "0.5", 1j, [None]])
+def test_answers_that_are_no_real_numbers_are_refused(answer: object) -> None:
+    with pytest.raises(tw.Error, match="real numbers|shape"):
+        tw.solver("golden_section").run(low=0.0, high=1.0, value=lambda alpha: answer)

@@ -176,9 +176,8 @@ class ParamGroup(MutableMapping[str, Any]):
     __slots__ = ("_optimizer", "name", "role", "_start", "_stop")
 
     def __init__(self, optimizer: Optimizer, name: str, start: int, stop: int, role: str | None = None) -> None:
-        self._optimizer = optimizer
-        self.name, self.role = name, role
-        self._start, self._stop = start, stop
+        for key, value in zip(self.__slots__, (optimizer, name, role, start, stop)):
+            object.__setattr__(self, key, value)
 
     def __getitem__(self, key: str) -> Any:
         if key == "params":
@@ -200,6 +199,10 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def __delitem__(self, key: str) -> None:
         raise TypeError("a parameter group keeps its keys")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a parameter group has no attribute {name!r} that could be set: group[{name!r}] = ... sets a "
+                             "hyper-parameter, and name and role cannot be changed")
 
     def __iter__(self) -> Iterator[str]:
         yield "params"
@@ -599,6 +602,12 @@ class Optimizer(_thalweg.Optimizer):
     def _stages(self) -> list[tuple[str, _registry.Method]]:
         known = _registry.by_name()
         return [(s, known[n]) for s in _sentence.stages(self.sentence) if (n := s.partition("#")[0]) in known]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and not hasattr(self, name) and name in {path.rpartition(".")[2] for path in self._live_paths()}:
+            raise AttributeError(f"{name!r} is a hyper-parameter: optimizer.set({name!r}, ...) or "
+                                 f"optimizer.param_groups[0][{name!r}] = ... change it")
+        super().__setattr__(name, value)
 
     def _live(self) -> dict[str, _registry.Parameter]:
         """The hyper-parameters that may change while running, by path: those of all stages, of route(...) too."""

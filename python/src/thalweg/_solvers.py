@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from . import _arrays, _registry, _sentence, _thalweg
-from ._errors import ArgumentError, NeedsError, ShapeError, UnknownNameError, error
+from ._errors import ArgumentError, NeedsError, ShapeError, UnknownNameError, ValueTypeError, error
 from ._objects import Card, Fixed
 
 TYPES = {1: "<f4", 2: "<f8", 6: "<i8"}
@@ -94,7 +95,10 @@ class SolverRequest(Mapping[str, Any]):
 
     @staticmethod
     def _fill(name: str, array: np.ndarray, value: Any) -> None:
+        given = value
         value = np.asarray(value.detach() if hasattr(value, "detach") else value)
+        if value.dtype.kind not in "biufV":  # V: 16-bit types that NumPy does not know itself
+            raise error(ValueTypeError, f"{name!r} takes real numbers, got {reprlib.repr(given)}")
         if value.shape != array.shape:
             raise error(ShapeError, f"{name!r} has the shape {array.shape}, got {value.shape}")
         array[...] = value
