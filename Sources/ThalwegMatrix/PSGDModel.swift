@@ -178,7 +178,9 @@ struct PSGDModel<Factors: PSGDFactors>: Source {
   }
 
   private func step(_ io: SourceIO, fits: Bool) throws(Failure) -> Move {
-    let h = io.hyper, tensors = io.tensors { _ in true }, counts = tensors.map { io.shape(of: $0).count }
+    // in the order in which they were first bound, whatever that is now
+    let h = io.hyper, tensors = io.tensors { _ in true }.sorted { io.key(of: $0) < io.key(of: $1) }
+    let counts = tensors.map { io.shape(of: $0).count }
     let n = counts.reduce(0, &+), steps = io.counter(0)
     try Memory.ask(8 &* n &* (2 &* empty.widths.reduce(0, &+) &+ 12))
     func all(_ slot: Int) -> [Double] { tensors.flatMap { io.read(slot, of: $0) } }

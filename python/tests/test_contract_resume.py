@@ -331,7 +331,7 @@ def test_every_case_that_asks_more_than_once_is_cut() -> None:
     }
     covered = (
         " ".join(CASES[name] for name in many()) + " saga polyak_sgd sania dp_adaptive_clip truncated_model prox_linear diloco_outer"
-        + " automatic_clip"
+        + " automatic_clip robust_subgm norm_trust_region"
     )  # these ask once, some with a number beside it
     # Rules of the Gramian, and of streams, share the sources of those that are cut.
     declared -= {m.name for m in tw.methods("aggregator")} - {"pcgrad", "upgrad", "gcond", "graddrop", "bloop"}

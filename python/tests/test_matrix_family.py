@@ -92,7 +92,7 @@ def test_lbfgs_two_loops_are_dense_bfgs() -> None:
 def test_lbfgs_does_not_move_at_a_minimum_and_a_loss_that_is_no_number_refuses_the_step() -> None:
     x = np.ones(4)
     assert np.array_equal(minimise("lbfgs", rosenbrock, x, 2), x)
-    for sentence in ("lbfgs(line_search=strong_wolfe)", "lbfgs", "nonlinear_cg", "newton_cg"):
+    for sentence in ("lbfgs", "lbfgs(max_iter=4)"):  # without a search no evaluation is a trial that may fail
         w, g = np.array([2.0, -1.0]), np.zeros(2)
         opt = tw.Optimizer([w], sentence)
         opt.bind_gradients([g])

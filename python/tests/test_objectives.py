@@ -285,7 +285,6 @@ def test_inputs_that_do_not_fit(loss: tw.Objective) -> None:
         (lambda: loss(z=Z, y=0.5 * Y), tw.RangeError, "whole numbers"),
         (lambda: loss(z=Z, y=np.nan * Y), tw.RangeError, "whole numbers"),
         (lambda: loss(z=Z, y=1e300 * Y), tw.RangeError, "whole numbers"),
-        (lambda: loss(z=Z, y=Y.astype(np.int8)), tw.DtypeError, "y: .*int32 and int64"),
         (lambda: loss(z=Z, y=Y.astype(">i8")), tw.DtypeError, "byte-swapped"),
         (lambda: loss(z=Z.astype(complex), y=Y), tw.DtypeError, "z"),
         (lambda: loss(z=Z.tolist(), y=Y), tw.DtypeError, "z"),

@@ -112,11 +112,15 @@ def test_stepping_inside_a_step(sam: tw.Optimizer, w: np.ndarray) -> None:
 
 def test_loss_that_is_not_given() -> None:
     found = [m for m in tw.methods("optimizer") if {"loss", "loss_and_gradient"} & set(m.requests)]
+    # theirs is the loss of a trial that fails; robust_subgm asks for one in some of its settings
+    tries = {"newton_cg", "nonlinear_cg", "saddle_free_newton", "robust_subgm"}
     for m in found:
         w = [np.ones(s) for s in shapes_for(m)]
         opt = tw.Optimizer(w, sentence_of(m))
         opt.bind_gradients([np.ones_like(x) for x in w])
         before = snapshot(opt)
+        if m.name in tries:
+            continue
         with pytest.raises(tw.NeedsError, match="loss"):
             for request in opt.requests():
                 pass

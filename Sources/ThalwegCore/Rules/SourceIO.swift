@@ -137,6 +137,8 @@ public struct SourceIO {
   /// The source's tensors that have a gradient this time, by position; only those of such shapes.
   public func tensors(where included: (Shape) -> Bool) -> [Int] { host.tensors(where: included) }
   public func shape(of tensor: Int) -> Shape { host.shape(of: tensor) }
+  /// The number that keys its random draws: the same wherever it is bound again.
+  public func key(of tensor: Int) -> UInt32 { host.key(of: tensor) }
   /// The tensor as messages call it.
   public func label(_ tensor: Int) -> String { host.label(tensor) }
   /// A slot of one tensor that is kept exactly, in double.

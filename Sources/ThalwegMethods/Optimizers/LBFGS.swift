@@ -86,7 +86,7 @@ struct LBFGS: ElementRule {
     var global: Bool { true }
     var opens: Bool { true }
     func opening(_ io: SourceIO) -> Ask? { Ask(.lossAndGradient) }
-    var triesPoints: Bool { true }
+    var triesPoints: Bool { searches }
     func most(_ tensors: Int) -> Int { evaluations + WolfeSearch.most + 2 }
     var kinds: [Request.Kind] { [.lossAndGradient] }
 

@@ -309,12 +309,13 @@ class Solver(Fixed):
         """A whole run.  Arrays by name, and one function for each kind of request that the method makes.
 
         A function takes what the request gives, in order, and returns what it wants: one value, a tuple in order, or a
-        dict.  NeedsError names what is missing; ArgumentError a function that the whole run never asked for.
+        dict.  NeedsError names what is missing; ArgumentError a function that the settings keep the run from asking for.
         """
         functions = {a.name: arguments.pop(a.name) for a in self.asks if a.name in arguments}
         run = self.requests(start, **arguments)
         result = self.answer(run, **functions)
-        idle = [name for name in functions if name not in run._asked]
+        # What its settings rule out was meant to be asked for; what a path of the run does not need was not.
+        idle = [name for name in functions if name not in run._asked and self._would_ask(name)]
         # A run that ends where it starts, or breaks off, has not come to all of its requests.
         if idle and result.outcome in ("converged", "max_iter") and result._values.get("iterations", 1.0) > 0:
             raise error(ArgumentError, f"{self!r} never asked for {idle[0]!r}: leave the function out"

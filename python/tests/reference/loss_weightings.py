@@ -122,6 +122,7 @@ class GroupDRO(WeightingReference):
     name = "group_dro"
     defaults = {"eta": 0.01}
     settings = ({}, {"eta": 1.5})
+    refuses_nan = False  # a group that is not in the batch
 
     def start(self) -> None:
         self.q: np.ndarray | None = None
