@@ -8,6 +8,11 @@ static int is_name(const char *text) {
   return text[strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_")] == 0;
 }
 
+/* what is a letter in its paper, a diameter D or a bound G, keeps it */
+static int is_named(const char *text) {
+  return is_name(text) || (text != NULL && text[0] >= 'A' && text[0] <= 'Z' && text[1] == 0);
+}
+
 static int is_one_of(const char *word, const char *list) {
   size_t length = strlen(word);
   for (const char *at = list; (at = strstr(at, word)) != NULL; at++) {
@@ -58,8 +63,7 @@ static void hyper_parameters(void) {
       tw_parameter_info p = {.struct_size = sizeof p};
       MUST(tw_method_parameter(method.name, i, &p));
       note("%s.%s", method.name, p.name);
-      /* a diameter D and a bound G keep the letters of their paper */
-      SAY(is_name(p.name) || (p.name != NULL && p.name[0] >= 'A' && p.name[0] <= 'Z' && p.name[1] == 0), p.name);
+      SAY(is_named(p.name), p.name);
       SAY(p.meaning != NULL && p.meaning[0], p.name);
       SAY(p.type >= TW_PARAMETER_NUMBER && p.type <= TW_PARAMETER_SCHEDULE, p.name);
       SAY((p.required | 1) == 1 && (p.optional | 1) == 1 && (p.min_open | 1) == 1 && (p.max_open | 1) == 1,
@@ -83,7 +87,7 @@ static void hyper_parameters(void) {
     for (size_t i = 0; i < method.state_count; i++) {
       tw_state_slot_info slot = {.struct_size = sizeof slot};
       MUST(tw_method_state(method.name, i, &slot));
-      SAY(is_name(slot.name) && slot.meaning != NULL && slot.meaning[0], "a state slot");
+      SAY(is_named(slot.name) && slot.meaning != NULL && slot.meaning[0], "a state slot");
     }
     tw_state_slot_info slot = {.struct_size = sizeof slot};
     STATUS(TW_ERROR_ARGUMENT, tw_method_state(method.name, method.state_count, &slot));
@@ -99,7 +103,7 @@ static void inputs(void) {
       tw_input_info input = {.struct_size = sizeof input};
       MUST(tw_method_input(method.name, i, &input));
       note("%s.%s", method.name, input.name);
-      SAY(is_name(input.name), "the name");
+      SAY(is_named(input.name), "the name");
       SAY(input.meaning != NULL && input.meaning[0], input.name);
       SAY(input.shape != NULL && input.shape[0] == '(', input.name);
       SAY(input.shape[strlen(input.shape) - 1] == ')', input.name);
