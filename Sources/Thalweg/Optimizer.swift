@@ -106,10 +106,8 @@ package final class Optimizer {
   var places: [(tensor: Int, bits: Memory)] = []
   /// Parameters that the host had written over a view, and the stored tensor behind it, as they were before the step.
   var written: [(tensor: Int, bits: Memory, dense: Memory)] = []
-  /// Iterates as they were before the step found that the host had written their parameters; `notices`: a look for
-  /// written parameters is going on, and keeps them.
-  var iteratesBefore: [(base: UnsafeMutableRawPointer, copy: UnsafeMutableRawPointer, bytes: Int)] = [], notices = false
-  let noticed: UnsafeMutablePointer<Int64>
+  /// Iterates and master copies as they were before the step found that the host had written their parameters.
+  var iterateCopies: [Memory] = [], iterates: [Region] = []
   /// What `allStateRows` made.
   var listed: (tensors: Int, rows: [StateRow]) = (-1, [])
   /// Where the parameters, the shadows and the gradients lie, for questions about shared memory.
@@ -158,8 +156,6 @@ package final class Optimizer {
     (blocks, partials, totals) = (.allocate(capacity: 1), .allocate(capacity: 1), .allocate(capacity: 1))
     threadBusy = .allocate(capacity: Optimizer.mostThreads)
     for i in 0..<Optimizer.mostThreads { threadBusy[i] = 0 }
-    noticed = .allocate(capacity: 1)
-    noticed.pointee = 0
   }
 
   deinit {
@@ -175,8 +171,6 @@ package final class Optimizer {
     partials.deallocate()
     totals.deallocate()
     threadBusy.deallocate()
-    noticed.deallocate()
-    forgetIterates()
     for p in probeList { p.shape.deallocate() }
     probeTensor?.deallocate()
   }

@@ -240,7 +240,7 @@ extension Optimizer {
   private func placeToChange(_ r: UnsafeMutablePointer<Record>, _ s: Stage) -> UnsafeMutableRawPointer? {
     guard let whole = s.whole, !whole.mayFail(s.hyper[r.pointee.group]) else { return nil }
     if !s.isView, let m = r.pointee.master { return m }
-    return r.pointee.x.dense && r.pointee.x.dtype == (r.pointee.isDouble ? .f64 : .f32) ? r.pointee.x.data : nil
+    return r.pointee.plain
   }
 
   /// The host takes its first gradient where it will take all others: at the view of a stored tensor.
@@ -282,8 +282,8 @@ extension Optimizer {
     }
     var w = companion ?? r.pointee.master ?? v
     if companion == nil, r.pointee.master == nil {
-      if r.pointee.x.dense, r.pointee.x.dtype == (r.pointee.isDouble ? .f64 : .f32) {
-        w = r.pointee.x.data
+      if let plain = r.pointee.plain {
+        w = plain
       } else {
         Optimizer.readParameters(r, free)
         w = free

@@ -55,23 +55,46 @@ extension Optimizer {
   /// `always`: for evaluation weights, which no walk of a step comes before.
   func noticeAhead(always: Bool = false) throws(Failure) {
     guard !marks.isEmpty else { return }
-    notices = !always
-    defer { notices = false }
     if !sources.isEmpty || always {
-      Threads.run(tasks.count, parallel: elements >= Walker.parallelFrom) { t in
-        let task = tasks[t]
-        func look(_ r: UnsafeMutablePointer<Record>, _ start: Int, _ end: Int) {
-          if r.pointee.marked, !r.pointee.viewed { whereWritten(r, start, end) { startAnew(r, $0, $1, $2, $3) } }
+      eachMarked { r, start, end in
+        whereWritten(r, start, end) { _, _, _, _ in
+          withUnsafeMutablePointer(to: &r.pointee.rewritten) { twi_store($0, 1) }
         }
-        if task.small {
-          for i in task.first..<task.end { look(records + i, 0, records[i].count) }
-        } else {
-          let last = blocks[task.end - 1]
-          look(records + Int(last.tensor), blocks[task.first].offset, last.offset + last.count)
+      }
+      let found = (0..<bound.count).contains { records[$0].rewritten != 0 }
+      defer { if found { for i in 0..<bound.count { records[i].rewritten = 0 } } }
+      if found {
+        if !always { try keepIterates() }
+        eachMarked { r, start, end in
+          if r.pointee.rewritten != 0 { whereWritten(r, start, end) { startAnew(r, $0, $1, $2, $3) } }
         }
       }
     }
     for i in 0..<bound.count where records[i].viewed && records[i].marked { try noticeView(i) }
+  }
+
+  /// Calls `body` for the tensors with marks whose parameters the host sees, a task at a time, on all threads.
+  private func eachMarked(_ body: (_ r: UnsafeMutablePointer<Record>, _ start: Int, _ end: Int) -> Void) {
+    Threads.run(tasks.count, parallel: elements >= Walker.parallelFrom) { t in
+      let task = tasks[t]
+      func look(_ r: UnsafeMutablePointer<Record>, _ start: Int, _ end: Int) {
+        if r.pointee.marked, !r.pointee.viewed { body(r, start, end) }
+      }
+      if task.small {
+        for i in task.first..<task.end { look(records + i, 0, records[i].count) }
+      } else {
+        let last = blocks[task.end - 1]
+        look(records + Int(last.tensor), blocks[task.first].offset, last.offset + last.count)
+      }
+    }
+  }
+  /// Keeps what a step that is broken off gives back: what is about to begin anew where the host has written.
+  private func keepIterates() throws(Failure) {
+    let regions = allStateRows().filter { row in
+      records[row.tensor].rewritten != 0 && (row.kind == .master || row.slot.isIterate)
+    }.map(storage)
+    iterateCopies = try copies(regions)
+    iterates = regions
   }
 
   /// The marks of a tensor.
@@ -119,10 +142,7 @@ extension Optimizer {
     _ r: UnsafeMutablePointer<Record>, _ at: Int, _ n: Int, _ now: UnsafeRawPointer, _ then: UnsafeRawPointer
   ) {
     let i = r - records, size = r.pointee.size, bytes = r.pointee.x.dtype.size
-    if let m = r.pointee.master {
-      if notices { keepIterates(m + at * size, n * size) }
-      r.pointee.x.adopt(at, n, m.assumingMemoryBound(to: Float.self) + at)
-    }
+    if let m = r.pointee.master { r.pointee.x.adopt(at, n, m.assumingMemoryBound(to: Float.self) + at) }
     withUnsafeTemporaryAllocation(byteCount: n * size, alignment: 64) { room in
       guard let x = room.baseAddress else { return }
       if let m = r.pointee.master {
@@ -133,7 +153,6 @@ extension Optimizer {
       for (k, row) in stateRows(i).enumerated() {
         guard case .iterate(let kind) = row.slot.start else { continue }
         let base = r.pointee.slots[k].base
-        if notices { keepIterates(base + at * size, n * size) }
         let factor: Double
         if case .times(let s) = kind { factor = r.pointee.scalars[row.stage.id][s] } else { factor = 1 }
         for e in 0..<n where Marks.differs(e, of: r.pointee.count, bytes, now, then) {
@@ -146,23 +165,6 @@ extension Optimizer {
         }
       }
     }
-  }
-
-  /// Keeps what a broken-off step gives back: several threads look.
-  private func keepIterates(_ base: UnsafeMutableRawPointer, _ bytes: Int) {
-    let copy = UnsafeMutableRawPointer.allocate(byteCount: max(1, bytes), alignment: 64)
-    copy.copyMemory(from: base, byteCount: bytes)
-    while !twi_swap_if(noticed, 0, 1) { twi_pause() }
-    iteratesBefore.append((base, copy, bytes))
-    twi_store(noticed, 0)
-  }
-  func giveBackIterates() {
-    for kept in iteratesBefore { kept.base.copyMemory(from: kept.copy, byteCount: kept.bytes) }
-    forgetIterates()
-  }
-  func forgetIterates() {
-    for kept in iteratesBefore { kept.copy.deallocate() }
-    iteratesBefore = []
   }
 
   /// The stored tensor behind a view takes over the elements that the host has written: those that are not what the

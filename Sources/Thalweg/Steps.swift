@@ -155,15 +155,15 @@ extension Optimizer {
     lossIsNew = pending.kind == .loss || pending.kind == .lossAndGradient
     var trialFailed = false
     if lossIsNew {
-      trialFailed = phase > 0 && triesPoints && !(loss ?? .nan).isFinite
-      guard trialFailed || !(loss ?? .nan).isNaN else {
+      let given = loss ?? .nan
+      trialFailed = phase > 0 && triesPoints && !given.isFinite
+      guard trialFailed || !given.isNaN else {
         throw Failure(Status.needs, "\(lossNeeder) needs the loss of this step: set the request's loss (it is NaN)")
       }
-      let loss = trialFailed ? .infinity : loss ?? .nan
-      guard trialFailed || loss.isFinite else {
-        throw Failure(Status.nonfinite, "\(lossNeeder) needs a finite loss, got \(text(loss)); nothing was changed")
+      guard trialFailed || given.isFinite else {
+        throw Failure(Status.nonfinite, "\(lossNeeder) needs a finite loss, got \(text(given)); nothing was changed")
       }
-      observed["loss"] = loss
+      observed["loss"] = trialFailed ? .infinity : given
     }
     if lossFirst, stack.isEmpty {
       if case .ask(let first) = try converse() { pending = first }
@@ -300,7 +300,8 @@ extension Optimizer {
     putBack(sourceCopies, sources.flatMap(scalars))
     putBack(stateCopies, lastingRows.map(storage))
     (sourceCopies, stateCopies) = ([], [])
-    giveBackIterates()  // last: all copies were made after it was noticed that the host had written
+    putBack(iterateCopies, iterates)  // last: all other copies were made after these
+    (iterateCopies, iterates) = ([], [])
   }
   /// What belongs to one step alone.
   func forget() {
@@ -312,7 +313,7 @@ extension Optimizer {
     if !startedNow.isEmpty { startedNow = [] }
     hasSnapshot = false
     if !written.isEmpty { written = [] }
-    if !iteratesBefore.isEmpty { forgetIterates() }
+    if !iterates.isEmpty { (iterateCopies, iterates) = ([], []) }
     if !observed.isEmpty { observed.removeAll(keepingCapacity: true) }
   }
   /// The parameters of a tensor return to where the host left them, bit for bit.

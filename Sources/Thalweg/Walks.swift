@@ -174,7 +174,6 @@ extension Optimizer {
     let list = r.pointee.slots + Int(r.pointee.firstSlot[stage.id])
     return (order ?? Array(0..<r.pointee.used(stage.id))).prefix(SlotPointers.capacity).map { list[$0].base }
   }
-
 }
 
 /// Elements that are NaN or infinite: of one operand, or of each of both.

@@ -141,7 +141,7 @@ public final class Program {
 
   /// The parameters as the host sees them: where gradients are taken.
   public func hostParameters() -> Place {
-    if r.pointee.x.dense, r.pointee.x.dtype == native { return tensor(r.pointee.x.data) }
+    if let plain = r.pointee.plain { return tensor(plain) }
     let place = Place(base: row(Row.parameter), moves: false)
     read(layout(Program.x), place, scale: 1)
     return place

@@ -77,6 +77,12 @@ public struct Record {
   public var master: UnsafeMutableRawPointer?
   /// The host does not see the master rounded, but a view of it.
   public var viewed = false
+  /// While written parameters are looked for: not 0 where some were found.
+  public var rewritten: Int64 = 0
+  /// The host's own memory, where it is dense and of the compute type.
+  @inlinable public var plain: UnsafeMutableRawPointer? {
+    x.dense && x.dtype == (isDouble ? .f64 : .f32) ? x.data : nil
+  }
   /// Where each source keeps the parameters while they are away, if it moves them; bit k of `away`: those of source k
   /// lie there now.
   public var homes: UnsafeMutablePointer<UnsafeMutableRawPointer?>
