@@ -40,9 +40,18 @@ private enum SequentialCode {
     }
   }
 
+  /// Whether those who are late must be waited for; then all count as having answered.
+  static func waits<T: Real>(
+    _ io: DriverIO<T>, _ late: Vector<T>, _ answered: Vector<T>, _ h: Hyper, time: Int
+  ) -> Bool {
+    if holds(late, answered, h, time: time) { return false }
+    answered.fill(1)
+    io.waits += 1
+    return true
+  }
   /// Whether those who are late now keep to the model; `late` holds a row for each of the last W − 1 rounds, by round
   /// mod (W − 1).
-  static func holds<T: Real>(_ late: Vector<T>, _ answered: Vector<T>, _ h: Hyper, time: Int) -> Bool {
+  private static func holds<T: Real>(_ late: Vector<T>, _ answered: Vector<T>, _ h: Hyper, time: Int) -> Bool {
     let n = answered.count, window = h.integer("W") - 1, B = h.integer("B")
     var distinct = 0
     for i in 0..<n {
@@ -115,10 +124,7 @@ struct SRSGC: Driver {
       io.time = Double(time)
       return .ask("round", [tasks, try io["parts"]], [answered], fresh: true, then: .answered)
     case .answered:
-      if SequentialCode.holds(late, answered, h, time: time) { return .go(.take) }
-      answered.fill(1)
-      io.waits += 1
-      return .ask("wait", then: .take)
+      return SequentialCode.waits(io, late, answered, h, time: time) ? .ask("wait", then: .take) : .go(.take)
     case .take:
       SequentialCode.remember(late, answered, h, time: time)
       for i in 0..<n where answered.p[i] != 0 && tasks.p[i] >= 0 {
@@ -196,10 +202,7 @@ struct MSGC: Driver {
       io.time = Double(time)
       return .ask("round", [tasks, parts], [answered], fresh: true, then: .answered)
     case .answered:
-      if SequentialCode.holds(late, answered, h, time: time) { return .go(.take) }
-      answered.fill(1)
-      io.waits += 1
-      return .ask("wait", then: .take)
+      return SequentialCode.waits(io, late, answered, h, time: time) ? .ask("wait", then: .take) : .go(.take)
     case .take:
       SequentialCode.remember(late, answered, h, time: time)
       for m in 0..<slots {
