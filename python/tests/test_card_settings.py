@@ -62,15 +62,17 @@ def test_the_exact_saddle_free_step_says_what_it_lacks() -> None:
 
 
 def test_a_trial_without_finite_loss_is_passed_over() -> None:
-    """Where no damping gives a finite loss nothing moves; the engine refuses such losses from hosts that say them."""
-    params, grads = [np.ones(3)], [np.zeros(3)]
-    opt = tw.Optimizer(params, "saddle_free_newton(dampings=[1, 0.1])")
-    opt.bind_gradients(grads)
-    with pytest.raises(tw.NonfiniteError):
+    """With dampings 1 and 0.1 and H = 1, from 1: moves of 1/2 and 1/1.1; only the second has a finite loss."""
+    for finite, end in ((0.2, 1 - 1 / 1.1), (-1.0, 1.0)):  # without any nothing moves
+        params, grads = [np.ones(3)], [np.zeros(3)]
+        opt = tw.Optimizer(params, "saddle_free_newton(dampings=[1, 0.1])")
+        opt.bind_gradients(grads)
         for request in opt.requests():
-            grads[0][...] = request.probe[0] if request.kind == "hessian_vector" else params[0]
-            request.loss = np.inf
-    assert np.array_equal(params[0], np.ones(3))
+            if request.kind == "loss":
+                request.loss = 1.0 if params[0][0] < finite else np.inf
+            else:
+                grads[0][...] = request.probe[0] if request.kind == "hessian_vector" else params[0]
+        np.testing.assert_allclose(params[0], np.full(3, end), rtol=1e-12)
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.3])

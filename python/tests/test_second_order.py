@@ -311,9 +311,9 @@ def test_saddle_free_newton_leaves_a_saddle() -> None:
     assert loss(p) == pytest.approx(-0.25, abs=1e-9)
 
 
-def test_saddle_free_newton_refuses_a_loss_that_is_not_finite() -> None:
-    with pytest.raises(tw.NonfiniteError, match="nothing was changed"):
-        answered("saddle_free_newton", [0.5, 1.0], lambda x: x, lambda x: np.eye(2), lambda x: float("inf"), 1)
+def test_saddle_free_newton_stays_where_no_loss_is_finite() -> None:
+    p = answered("saddle_free_newton", [0.5, 1.0], lambda x: x, lambda x: np.eye(2), lambda x: float("inf"), 1)
+    assert np.array_equal(p, [0.5, 1.0])
 
 
 @pytest.mark.parametrize("norm, measure", [

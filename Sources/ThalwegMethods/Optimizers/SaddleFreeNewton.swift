@@ -7,13 +7,12 @@ import ThalwegCore
 ///     Lanczos from the gradient, fully orthogonalised: V (m × n), T = Y·diag(w)·Yᵀ;   c = Yᵀ·V·g
 ///     for every damping μ: d = −Vᵀ·Y·(c/(|w| + μ)), the loss at θ + lr·d, on the same minibatch
 ///     θ ← θ + lr·d of the lowest loss (the first on a tie)
-///     exact:  θ ← θ − lr·(|H| + damping·I)⁻¹·g, in the Krylov space of the gradient, which holds it: `order` must be
-///     at
-///         least the number of parameters
+///     exact:  θ ← θ − lr·(|H| + damping·I)⁻¹·g, in the Krylov space of the gradient, which holds it:
+///             `order` must be at least the number of parameters
 ///
 /// State    within a step the vectors V, the parameters, and the products; nothing between steps.
-/// Errors   a loss that is not finite refuses the step and changes nothing.
-///          TW_ERROR_NUMERIC: exact without damping, and an eigenvalue of 0.
+///          A damping whose loss is not finite is passed over; where all of them are, nothing moves.
+/// Errors   TW_ERROR_NUMERIC: exact without damping, and an eigenvalue of 0.
 /// Differs  where g = 0 nothing moves (the start at random numbers, which would leave an exact saddle, is not carried).
 ///          The Krylov details follow later work (UNVERIFIED).
 /// Source   Pascanu, Dauphin, Ganguli, Bengio, 2014, arXiv:1405.4604; Dauphin et al., 2014, arXiv:1406.2572.
