@@ -47,9 +47,11 @@ extension Branch.Pass {
       measureAlso(p, whole, g)
 
     case .final:
-      var a = r.pointee.apply
+      var a = r.pointee.apply, rest = after[...]
       if !scratchUpdate, updates.isEmpty, b.applier == nil, let e = b.rule.element {
-        let g = gradient(p, r, x, source, whole: false, &a)
+        let folds = p.mayFold(b.rule.id)
+        let g = gradient(p, r, x, source, whole: false, folds: folds, &a)
+        while folds, let s = rest.first, let e = s.element, p.fold(e, s.id) { rest = rest.dropFirst() }
         p.fuse(e, b.rule.id, a, x, g)
       } else {
         let u: Program.Place
@@ -74,7 +76,7 @@ extension Branch.Pass {
           p.move(x, u, a)
         }
       }
-      run(after, p, r, x, x)
+      run(rest, p, r, x, x)
       p.close(x)
 
     case .after:
@@ -86,10 +88,11 @@ extension Branch.Pass {
   }
 
   /// The gradient behind the chain of element-wise transforms; `apply.scale` is what is left to multiply by, which is
-  /// nothing where the caller wants it `whole`. Stages at the front that only multiply are numbers, and cost nothing.
+  /// nothing where the caller wants it `whole`. Stages at the front that only multiply are numbers, and cost nothing;
+  /// where the kernel of the rule `folds`, it does the others as far as it can.
   private func gradient(
     _ p: Program, _ r: UnsafeMutablePointer<Record>, _ x: Program.Place, _ source: GradientOperation?, whole: Bool,
-    _ apply: inout Apply
+    folds: Bool = false, _ apply: inout Apply
   ) -> Program.Place {
     if scratchGradient, let scratch = p.scratch() {
       apply.scale = 1
@@ -106,6 +109,7 @@ extension Branch.Pass {
     }
     guard let source else {
       apply.scale *= factor
+      if folds, fold(rest, p) { rest = [] }
       let g = p.gradient(copy: (whole && apply.scale != 1) || !rest.isEmpty, &apply)
       run(rest, p, r, g, x)
       return g
@@ -115,6 +119,18 @@ extension Branch.Pass {
     let g = p.gradient(source, copy: copies, &apply)
     if copies { run(chain, p, r, g, x) } else { apply.scale = factor }
     return g
+  }
+
+  /// All of them or none: a gradient in a row is read from there.
+  private func fold(_ stages: some Collection<Stage>, _ p: Program) -> Bool {
+    for s in stages {
+      guard let e = s.element, p.fold(e, s.id) else {
+        p.unfold()
+        return false
+      }
+    }
+    p.turnFold()
+    return true
   }
 
   /// Something behind the rule looks at the gradient.

@@ -15,6 +15,12 @@ public struct Operands {
   /// State that a packed kernel decodes and encodes itself.
   public var codecs: UnsafeMutablePointer<Codec>?
   public var codecCount = 0
+  /// What the kernel of a rule does beside it: the first `before` to the gradient, the others to the parameter.
+  public var folds = Operands.noFolds
+  public var before = 0, foldCount = 0
+  /// Slot `Fold.slot` is in use too.
+  public var averages = false
+  public nonisolated(unsafe) static let noFolds = UnsafeMutablePointer<Fold>.allocate(capacity: 1)
   public static let padBytes = 64 * (SlotPointers.capacity + 2)
   public init(
     x: UnsafeMutableRawPointer, g: UnsafeMutableRawPointer, slots: SlotPointers, used: Int, count: Int, index: Int,
@@ -239,6 +245,9 @@ public struct Vectors<L: Lane> {
   o.pad.copyMemory(from: o.x + offset, byteCount: bytes)
   (o.pad + row).copyMemory(from: o.g + offset, byteCount: bytes)
   for k in 0..<o.used { (o.pad + row &* (k &+ 2)).copyMemory(from: o.slots[k] + offset, byteCount: bytes) }
+  if o.averages {
+    (o.pad + row &* (Fold.slot &+ 2)).copyMemory(from: o.slots[Fold.slot] + offset, byteCount: bytes)
+  }
 }
 
 @usableFromInline @inline(never) func copyOut(
@@ -247,4 +256,7 @@ public struct Vectors<L: Lane> {
   if writesX { (o.x + offset).copyMemory(from: o.pad, byteCount: bytes) }
   if writesG { (o.g + offset).copyMemory(from: o.pad + row, byteCount: bytes) }
   for k in 0..<o.used { (o.slots[k] + offset).copyMemory(from: o.pad + row &* (k &+ 2), byteCount: bytes) }
+  if o.averages {
+    (o.slots[Fold.slot] + offset).copyMemory(from: o.pad + row &* (Fold.slot &+ 2), byteCount: bytes)
+  }
 }

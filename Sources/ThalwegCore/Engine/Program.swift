@@ -52,6 +52,11 @@ public final class Program {
   private let memory: Memory
   private let sums: UnsafeMutablePointer<Sums>
   private let codecs: UnsafeMutablePointer<Codec>
+  /// What the next rule does beside itself, `foldsBefore` of them before; `averaged`: the stage whose average is among
+  /// them.
+  private let folds: UnsafeMutablePointer<Fold>
+  private var foldCount = 0, foldsBefore = 0
+  private var averaged: Int?
   private var steps: ContiguousArray<Step> = []
   private var streams: ContiguousArray<Stream> = []
   private var r: UnsafeMutablePointer<Record>
@@ -76,6 +81,7 @@ public final class Program {
     sums = .allocate(capacity: 1)
     sums.initialize(to: Sums())
     codecs = .allocate(capacity: SlotPointers.capacity)
+    folds = .allocate(capacity: Fold.capacity)
     r = UnsafeMutableRawPointer(sums).assumingMemoryBound(to: Record.self)  // until `begin`
     steps.reserveCapacity(64)
     streams.reserveCapacity(64)
@@ -83,6 +89,7 @@ public final class Program {
   deinit {
     sums.deallocate()
     codecs.deallocate()
+    folds.deallocate()
   }
 
   private enum Row { static let gradient = 0, update = 1, parameter = 2, source = 3, slots = 4 }
@@ -100,6 +107,7 @@ public final class Program {
     steps.removeAll(keepingCapacity: true)
     streams.removeAll(keepingCapacity: true)
     (self.r, at, chunked, scratches, measures) = (r, offset, false, false, false)
+    unfold()
   }
 
   /// The element-wise gradient in the compute type: the host's own memory where it may be read directly, else a copy,
@@ -213,6 +221,7 @@ public final class Program {
   public func fuse(_ e: ElementKernels, _ stage: Int, _ apply: Apply, _ x: Place, _ g: Place) {
     let base = r.pointee.slots + Int(r.pointee.firstSlot[stage]),
       used = min(r.pointee.used(stage), SlotPointers.capacity)
+    if foldCount > 0 { return fuseFolded(e, stage, apply, x, g) }
     guard !r.pointee.isDouble, (0..<used).contains(where: { base[$0].format != .direct }) else {
       return run(e.fused, stage, apply, x, g)
     }
@@ -241,6 +250,47 @@ public final class Program {
     }
     if alone { chunked = false }
   }
+  private func fuseFolded(_ e: ElementKernels, _ stage: Int, _ apply: Apply, _ x: Place, _ g: Place) {
+    withState(stage, x, g) { o, moving in
+      var (o, moving) = (o, moving)
+      (o.folds, o.before, o.foldCount, o.averages) = (folds, foldsBefore, foldCount, averaged != nil)
+      if let averaged {
+        let place = state(averaged, 0)
+        o.slots[Fold.slot] = place.base
+        follow(place.base, r.pointee.size)
+        moving |= 4 << UInt32(Fold.slot)
+      }
+      append(.kernel, (o, moving)) {
+        ($0.kernel, $0.rule, $0.apply) = (e.folded, UnsafeRawPointer(self.r.pointee.rules[stage]), apply)
+      }
+    }
+  }
+  /// Whether the kernel of this stage can do something for others on its way: one in float32, over state in float32.
+  public func mayFold(_ stage: Int) -> Bool {
+    !r.pointee.isDouble && r.pointee.used(stage) <= Fold.slot
+      && (0..<r.pointee.used(stage)).allSatisfy { r.pointee.slot(stage, $0).format == .direct }
+  }
+  /// The next rule does what the stage does, if that can be said in numbers.
+  public func fold(_ e: ElementKernels, _ stage: Int) -> Bool {
+    let rule = UnsafeRawPointer(r.pointee.rules[stage]), factor = e.multiplies(rule)
+    if factor == 1 { return true }
+    guard let said = factor.map({ Folds(.times($0)) }) ?? e.folds(rule), foldCount + 2 <= Fold.capacity else {
+      return false
+    }
+    if said.first.kind == .average {
+      guard averaged == nil, r.pointee.used(stage) == 1, r.pointee.slot(stage, 0).format == .direct else {
+        return false
+      }
+      averaged = stage
+    }
+    (folds[foldCount], foldCount) = (said.first, foldCount + 1)
+    if let second = said.second { (folds[foldCount], foldCount) = (second, foldCount + 1) }
+    return true
+  }
+  /// What is folded so far is done before the rule, what comes behind it.
+  public func turnFold() { foldsBefore = foldCount }
+  public func unfold() { (foldCount, foldsBefore, averaged) = (0, 0, nil) }
+
   /// Moves parameters along an update that is there.
   public func move(_ x: Place, _ u: Place, _ apply: Apply) {
     append(.kernel, operands(x, u)) {

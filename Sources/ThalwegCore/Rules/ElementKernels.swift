@@ -25,6 +25,10 @@ public final class ElementKernels: Sendable {
   public let fused: (Kernel, Kernel)
   /// The same over whole 8-bit blocks, with narrow state. (f32)
   public let packed: Kernel
+  /// The same with what other stages do beside it. (f32)
+  public let folded: Kernel
+  /// What the rule that was prepared at this address does beside another.
+  public let folds: @Sendable (UnsafeRawPointer) -> Folds?
   /// v ← direction(v, w).
   public let map: (Kernel, Kernel)
   public let measure: (Measure, Measure)
@@ -40,14 +44,15 @@ public final class ElementKernels: Sendable {
     scope: @escaping @Sendable (Hyper) -> Scope, shared: Int, phases: @escaping @Sendable (Hyper) -> Int,
     reach: @escaping @Sendable (Hyper, Int) -> Scope,
     decay: @escaping @Sendable (Hyper) -> Decay, perTensor: Bool, begin: @escaping Begin, finish: @escaping Finish,
-    fused: (Kernel, Kernel), packed: @escaping Kernel, map: (Kernel, Kernel), measure: (Measure, Measure),
+    fused: (Kernel, Kernel), packed: @escaping Kernel, folded: @escaping Kernel,
+    folds: @escaping @Sendable (UnsafeRawPointer) -> Folds?, map: (Kernel, Kernel), measure: (Measure, Measure),
     multiplies: @escaping @Sendable (UnsafeRawPointer) -> Double?, evaluates: Bool,
     ruleStep: @escaping @Sendable (Int, Hyper) -> Int, evaluate: (Kernel, Kernel)
   ) {
     (self.size, self.prepare, self.slots, self.scalars, self.scope, self.phases) = (
       size, prepare, slots, scalars, scope, phases
     )
-    self.shared = shared
+    (self.shared, self.folded, self.folds) = (shared, folded, folds)
     (self.reach, self.decay, self.perTensor, self.begin, self.finish) = (reach, decay, perTensor, begin, finish)
     (self.fused, self.packed, self.map, self.measure) = (fused, packed, map, measure)
     (self.multiplies, self.evaluates, self.ruleStep, self.evaluate) = (multiplies, evaluates, ruleStep, evaluate)
@@ -66,7 +71,7 @@ public func kernels<R: ElementRule>(_: R.Type) -> ElementKernels {
     reach: { R.reach($0, $1) }, decay: { R.decay($0) }, perTensor: R.perTensor,
     begin: { R.begin($0, $1, $2) }, finish: { R.finish($0, $1, $2, $3, $4) },
     fused: (fusedKernel(R.self, SIMD16<Float>.self), fusedKernel(R.self, SIMD8<Double>.self)),
-    packed: packedKernel(R.self),
+    packed: packedKernel(R.self), folded: foldedKernel(R.self), folds: { $0.loadUnaligned(as: R.self).folds },
     map: (mapKernel(R.self, SIMD16<Float>.self), mapKernel(R.self, SIMD8<Double>.self)),
     measure: (measureKernel(R.self, SIMD16<Float>.self), measureKernel(R.self, SIMD8<Double>.self)),
     multiplies: { $0.loadUnaligned(as: R.self).multiplies }, evaluates: R.evaluates, ruleStep: { R.ruleStep($0, $1) },
@@ -170,8 +175,8 @@ extension ElementKernels {
       phases: { [phases] _ in phases(inner) },
       reach: { [reach] _, p in reach(inner, p) }, decay: { [decay] _ in decay(inner) }, perTensor: perTensor,
       begin: { [begin] s, _, c in begin(s, inner, c) },
-      finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, packed: packed, map: map,
-      measure: measure,
+      finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, packed: packed,
+      folded: folded, folds: folds, map: map, measure: measure,
       multiplies: multiplies, evaluates: evaluates,
       ruleStep: { [ruleStep] t, _ in ruleStep(t, inner) }, evaluate: evaluate)
   }

@@ -9,9 +9,14 @@ public protocol ElementRegularizer: Listed, BitwiseCopyable, Sendable {
   func prox<L: Lane>(_ w: L, _ t: Double) -> L
   /// The same with a step for each element.
   func prox<L: Lane>(_ w: L, steps t: L) -> L
+  /// v + gradient(w), and prox(v, t), said in numbers; nil: they cannot be.
+  var coupledFolds: Folds? { get }
+  func proxFolds(_ t: Double) -> Folds?
 }
 
 extension ElementRegularizer {
+  @inlinable public var coupledFolds: Folds? { nil }
+  @inlinable public func proxFolds(_ t: Double) -> Folds? { nil }
   @inlinable public static var registered: Registered { entry(Self.self) }
 }
 
@@ -77,6 +82,7 @@ public struct Coupled<R: ElementRegularizer>: ElementRule {
   public let r: R
   @inlinable public init(_ h: Hyper, _ c: StepContext) { r = R(h) }
   @inlinable @inline(__always) public func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v + r.gradient(w) }
+  @inlinable public var folds: Folds? { r.coupledFolds }
 }
 
 /// prox(w, lr).
@@ -86,6 +92,7 @@ public struct Proximal<R: ElementRegularizer>: ElementRule {
   public let r: R, t: Double
   @inlinable public init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
   @inlinable @inline(__always) public func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { r.prox(v, t) }
+  @inlinable public var folds: Folds? { r.proxFolds(t) }
 }
 
 /// prox(w, steps).
@@ -229,6 +236,8 @@ public protocol ElementConstraint: Listed, BitwiseCopyable, Sendable {
   func project<L: Lane>(_ w: L) -> L
   /// The entry of a minimiser of ⟨g, s⟩ over the set.
   func minimise<L: Lane>(_ g: L) -> L
+  /// `project` said in numbers; nil: it cannot be.
+  var folds: Folds? { get }
 }
 
 /// A set of whole tensors.
@@ -279,6 +288,7 @@ public struct Projection<C: ElementConstraint>: ElementRule {
   public let set: C
   @inlinable public init(_ h: Hyper, _ c: StepContext) { set = C(h) }
   @inlinable @inline(__always) public func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { set.project(v) }
+  @inlinable public var folds: Folds? { self.set.folds }
 }
 
 public struct Minimiser<C: ElementConstraint>: ElementRule {
@@ -290,6 +300,7 @@ public struct Minimiser<C: ElementConstraint>: ElementRule {
 }
 
 extension ElementConstraint {
+  @inlinable public var folds: Folds? { nil }
   @inlinable public static var registered: Registered {
     Registered(method: method, component: .constraint(constraintKernels(Self.self)))
   }

@@ -206,6 +206,8 @@ public protocol ElementRule: Listed, BitwiseCopyable, Sendable {
   /// With the numbers that it has now `direction` is `v` times this number and touches no state; nil: it is more. The
   /// engine then multiplies as it reads, or leaves the stage out where the number is 1.
   var multiplies: Double? { get }
+  /// `direction` said in numbers; nil: it cannot be.
+  var folds: Folds? { get }
   func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L
 }
 
@@ -233,6 +235,7 @@ extension ElementRule {
   @inlinable public static var evaluates: Bool { false }
   @inlinable public static func ruleStep(_ t: Int, _ h: Hyper) -> Int { t }
   public var multiplies: Double? { nil }
+  @inlinable public var folds: Folds? { nil }
   @inlinable @inline(__always) public func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { x }
 }
 

@@ -51,5 +51,6 @@ struct EMA: ElementRule {
     s[0] = a + take * (v - a)
     return v
   }
+  var folds: Folds? { Folds(.average(take)) }
   @inline(__always) func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[0] * unbias }
 }

@@ -39,6 +39,7 @@ struct SWA: ElementRule {
     }
     return v
   }
+  var folds: Folds? { share == 0 ? Folds(.times(1)) : Folds(.average(share)) }
   @inline(__always) func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { empty ? x : s[0] }
 }
 
@@ -73,5 +74,6 @@ struct PolynomialDecayAverage: ElementRule {
     s[0] = a + share * (v - a)
     return v
   }
+  var folds: Folds? { Folds(.average(share)) }
   @inline(__always) func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { s[0] }
 }

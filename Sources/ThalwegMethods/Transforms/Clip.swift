@@ -14,6 +14,7 @@ struct ClipValue: ElementRule {
   let bound: Double
   init(_ h: Hyper, _ c: StepContext) { bound = h.max_value }
   @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v.clipped(to: bound) }
+  var folds: Folds? { Folds(.clip(-bound, bound)) }
 }
 
 /// Clips the norm of all tensors together, or of each.
@@ -111,6 +112,7 @@ struct CoordinateClip: ElementRule {
   let bound: Double
   init(_ h: Hyper, _ c: StepContext) { bound = h.threshold }
   @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v.clipped(to: bound) }
+  var folds: Folds? { Folds(.clip(-bound, bound)) }
 }
 
 /// The form with a share.

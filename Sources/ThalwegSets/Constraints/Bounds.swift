@@ -18,6 +18,7 @@ struct NonNegative: ElementConstraint {
     rule: "project = max(w, 0);  argmin <g, u> = 0, unbounded where g < 0", source: "textbook")
   init(_ h: Hyper) {}
   @inline(__always) func project<L: Lane>(_ w: L) -> L { L.max(w, 0) }
+  var folds: Folds? { Folds(.clip(0, .infinity)) }
   @inline(__always) func minimise<L: Lane>(_ g: L) -> L {
     L.select(L.less(g, L(0)), L(.infinity), L.select(L.equal(g, g), L(0), g))
   }
@@ -37,6 +38,7 @@ struct WeightClip: ElementConstraint {
   let clip: Double
   init(_ h: Hyper) { clip = h.clip }
   @inline(__always) func project<L: Lane>(_ w: L) -> L { w.clipped(to: clip) }
+  var folds: Folds? { Folds(.clip(-clip, clip)) }
   @inline(__always) func minimise<L: Lane>(_ g: L) -> L { farEnd(g, clip) }
 }
 
@@ -53,5 +55,6 @@ struct LinfBall: ElementConstraint {
   let radius: Double
   init(_ h: Hyper) { radius = h.radius }
   @inline(__always) func project<L: Lane>(_ w: L) -> L { w.clipped(to: radius) }
+  var folds: Folds? { Folds(.clip(-radius, radius)) }
   @inline(__always) func minimise<L: Lane>(_ g: L) -> L { farEnd(g, radius) }
 }

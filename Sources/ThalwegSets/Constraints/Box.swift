@@ -42,6 +42,7 @@ struct Box: ElementConstraint {
   init(_ h: Hyper) { (lo, hi) = (h.lo, h.hi) }
 
   @inline(__always) func project<L: Lane>(_ w: L) -> L { L.min(L.max(w, lo), hi) }
+  var folds: Folds? { Folds(.clip(lo, hi)) }
   @inline(__always) func minimise<L: Lane>(_ g: L) -> L {
     let zero = L(0)
     let flat = L.select(L.equal(g, zero), L(min(max(0, lo), hi)), g)  // NaN stays

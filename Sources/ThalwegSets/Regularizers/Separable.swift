@@ -23,6 +23,8 @@ struct L1: ElementRegularizer {
   @inline(__always) func gradient<L: Lane>(_ w: L) -> L { weight * w.sign }
   @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { t * weight == 0 ? w : w.shrunk(by: t * weight) }
   @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L { w.shrunk(by: weight * t) }
+  var coupledFolds: Folds? { Folds(.plusSign(weight)) }
+  func proxFolds(_ t: Double) -> Folds? { Folds(t * weight == 0 ? .times(1) : .shrink(t * weight)) }
 }
 
 /// The squared L2 penalty, ridge.
@@ -44,6 +46,8 @@ struct L2: ElementRegularizer {
   @inline(__always) func gradient<L: Lane>(_ w: L) -> L { weight * w }
   @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { w * (1 / (1 + t * weight)) }
   @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L { w / (1 + weight * t) }
+  var coupledFolds: Folds? { Folds(.plus(weight)) }
+  func proxFolds(_ t: Double) -> Folds? { Folds(.times(1 / (1 + t * weight))) }
 }
 
 /// The elastic net: L1 and L2 together.
@@ -80,4 +84,8 @@ struct ElasticNet: ElementRegularizer {
     return shrunk * (1 / (1 + t * ridge))
   }
   @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L { w.shrunk(by: sparse * t) / (1 + ridge * t) }
+  func proxFolds(_ t: Double) -> Folds? {
+    let scaled = Fold.times(1 / (1 + t * ridge))
+    return t * sparse == 0 ? Folds(scaled) : Folds(.shrink(t * sparse), scaled)
+  }
 }

@@ -1,0 +1,74 @@
+/// What a stage beside the rule does to an element, said in numbers.
+///
+/// In a walk of its own the load, the store and the start of a loop are dearer than such a stage's few operations. The
+/// kernel of the rule therefore does on its way what can be said so: before the rule to the gradient, behind it to the
+/// parameter. Operations and roundings are those of the stage.
+public struct Fold: BitwiseCopyable, Sendable {
+  public enum Kind: UInt8, BitwiseCopyable, Sendable { case times, plus, plusSign, clip, shrink, average }
+  public let kind: Kind
+  public let a: Float, b: Float
+  @inlinable init(_ kind: Kind, _ a: Double, _ b: Double = 0) {
+    (self.kind, self.a, self.b) = (kind, Float(a), Float(b))
+  }
+
+  /// v ← v·factor.
+  @inlinable public static func times(_ factor: Double) -> Fold { Fold(.times, factor) }
+  /// v ← v + weight·w.
+  @inlinable public static func plus(_ weight: Double) -> Fold { Fold(.plus, weight) }
+  /// v ← v + weight·sign(w).
+  @inlinable public static func plusSign(_ weight: Double) -> Fold { Fold(.plusSign, weight) }
+  /// v ← min(max(v, low), high); NaN stays.
+  @inlinable public static func clip(_ low: Double, _ high: Double) -> Fold { Fold(.clip, low, high) }
+  /// v ← sign(v)·max(|v| − threshold, 0).
+  @inlinable public static func shrink(_ threshold: Double) -> Fold { Fold(.shrink, threshold) }
+  /// s ← s + share·(v − s), for the one slot of the stage.
+  @inlinable public static func average(_ share: Double) -> Fold { Fold(.average, share) }
+
+  /// Where the state of an average is: behind that of the rule.
+  public static let slot = SlotPointers.capacity - 1
+  /// Of one walk.
+  public static let capacity = 16
+
+  @inlinable @inline(__always)
+  func callAsFunction(_ v: SIMD16<Float>, _ w: SIMD16<Float>, _ s: Slots<SIMD16<Float>>) -> SIMD16<Float> {
+    switch kind {
+    case .times: return v * a
+    case .plus: return v + a * w
+    case .plusSign: return v + a * w.sign
+    case .clip: return .min(.max(v, SIMD16(repeating: a)), SIMD16(repeating: b))
+    case .shrink: return v.shrunk(by: SIMD16(repeating: a))
+    case .average:
+      let old = s[Fold.slot]
+      s[Fold.slot] = old + a * (v - old)
+      return v
+    }
+  }
+}
+
+/// One or two folds, in their order.
+public struct Folds: BitwiseCopyable, Sendable {
+  public let first: Fold, second: Fold?
+  @inlinable public init(_ first: Fold, _ second: Fold? = nil) { (self.first, self.second) = (first, second) }
+}
+
+/// A rule between folds.
+@inlinable @inline(never)
+func foldedKernel<R: ElementRule>(_: R.Type) -> ElementKernels.Kernel {
+  { p, a, o in
+    typealias L = SIMD16<Float>
+    let rule = p.loadUnaligned(as: R.self), folds = o.folds, before = o.before, count = o.foldCount
+    let scale = Float(a.scale)
+    var inner = a
+    inner.scale = 1
+    var v = Vectors<L>(o)
+    while v.next() {
+      let old = L.load(v.x), s = v.s
+      var g = L.load(v.g) * scale
+      for k in 0..<before { g = folds[k](g, old, s) }
+      var x = rule.step(inner.gradient(g, old), old, s, inner)
+      for k in before..<count { x = folds[k](x, x, s) }
+      x.store(v.x)
+    }
+    v.finish(writesX: true)
+  }
+}
