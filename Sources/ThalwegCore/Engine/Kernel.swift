@@ -131,12 +131,13 @@ public struct Sums {
     let w = x.wide
     gather(k, w.low, L.width == 16 ? w.high : Sums.large(w.low, beyond: 0x1p900) * Sums.unit * Sums.unit)
   }
-  /// Adds a·b, multiplied in double: no rounding of the product of floats.
-  @inlinable @inline(__always) public mutating func add<L: Lane>(_ k: Int, _ a: L, times b: L) {
-    let u = a.wide, v = b.wide
+  /// Adds p·q, multiplied in double: no rounding of the product of floats.
+  @inlinable @inline(__always) public mutating func add<L: Lane>(_ k: Int, _ p: L, times q: L) {
+    let u = p.wide, v = q.wide
     if L.width == 16 { return gather(k, u.low * v.low, u.high * v.high) }
     let zero = SIMD8<Double>(repeating: 0), edge = SIMD8<Double>(repeating: 0x1p400)
-    let x = u.low.replacing(with: zero, where: (u.low.magnitude .<= edge) .& (v.low.magnitude .<= edge))
+    let a = u.low.magnitude, b = v.low.magnitude, larger = a.replacing(with: b, where: b .> a)
+    let x = u.low.replacing(with: zero, where: larger .<= edge)
     gather(k, u.low * v.low, (x * Sums.unit) * (v.low * Sums.unit))
   }
   /// 2⁻⁶⁰⁰: the product of two doubles that are this much smaller leaves room for 2¹⁷⁶ of them.

@@ -3,6 +3,8 @@
 /// Rules are written once over `Lane` and read like the paper; the driver owns loads, stores and tails. All operations
 /// act on every element alone, so a result does not depend on where a tensor was cut. Scalars are doubles and are
 /// rounded once, to the lane's type, as they meet it.
+///
+/// The library's logic of masks (`.&`, `.|`, `.!`) is a loop over single elements: nest selections instead.
 public protocol Lane: Sendable {
   associatedtype Element: Real where Element.Vector == Self
   associatedtype Mask: Sendable
@@ -121,7 +123,8 @@ extension SIMD16<Float>: Lane {
     // the sign bit of x on a one, and x itself where it is zero or NaN
     let bits = unsafeBitCast(self, to: SIMD16<UInt32>.self)
     let one = (bits & SIMD16<UInt32>(repeating: 0x8000_0000)) | SIMD16<UInt32>(repeating: (1 as Float).bitPattern)
-    return unsafeBitCast(one, to: Self.self).replacing(with: self, where: .!((self .< 0) .| (self .> 0)))
+    let unit = unsafeBitCast(one, to: Self.self)
+    return replacing(with: unit, where: self .< 0).replacing(with: unit, where: self .> 0)
   }
   @inlinable @inline(__always) public static func less(_ a: Self, _ b: Self) -> Mask { a .< b }
   @inlinable @inline(__always) public static func equal(_ a: Self, _ b: Self) -> Mask { a .== b }
@@ -151,7 +154,7 @@ extension SIMD16<Float>: Lane {
     let bias = SIMD16<Int32>(repeating: 127), shift = SIMD16<Int32>(repeating: 23)
     let a = unsafeBitCast((half &+ bias) &<< shift, to: Self.self)
     let b = unsafeBitCast(((k &- half) &+ bias) &<< shift, to: Self.self)
-    return ((p * a) * b).replacing(with: x, where: .!(x .== x))
+    return x.replacing(with: (p * a) * b, where: x .== x)
   }
   @inlinable @inline(__always) public var wide: (low: SIMD8<Double>, high: SIMD8<Double>) {
     (widened(lowHalf), widened(highHalf))
@@ -188,7 +191,8 @@ extension SIMD8<Double>: Lane {
   @inlinable @inline(__always) public var sign: Self {
     let bits = unsafeBitCast(self, to: SIMD8<UInt64>.self)
     let one = (bits & SIMD8<UInt64>(repeating: 1 << 63)) | SIMD8<UInt64>(repeating: (1 as Double).bitPattern)
-    return unsafeBitCast(one, to: Self.self).replacing(with: self, where: .!((self .< 0) .| (self .> 0)))
+    let unit = unsafeBitCast(one, to: Self.self)
+    return replacing(with: unit, where: self .< 0).replacing(with: unit, where: self .> 0)
   }
   @inlinable @inline(__always) public static func less(_ a: Self, _ b: Self) -> Mask { a .< b }
   @inlinable @inline(__always) public static func equal(_ a: Self, _ b: Self) -> Mask { a .== b }
@@ -223,7 +227,7 @@ extension SIMD8<Double>: Lane {
     let bias = SIMD8<Int64>(repeating: 1023), shift = SIMD8<Int64>(repeating: 52)
     let a = unsafeBitCast((half &+ bias) &<< shift, to: Self.self)
     let b = unsafeBitCast(((k &- half) &+ bias) &<< shift, to: Self.self)
-    return ((e * a) * b).replacing(with: x, where: .!(x .== x))
+    return x.replacing(with: (e * a) * b, where: x .== x)
   }
   @inlinable @inline(__always) public var wide: (low: SIMD8<Double>, high: SIMD8<Double>) {
     (self, SIMD8<Double>(repeating: 0))

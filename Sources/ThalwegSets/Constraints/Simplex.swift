@@ -82,20 +82,22 @@ struct Simplex: WholeConstraint {
     let rest = bounds(p + i, n &- i, 1)
     return (sum.sum() + rest.0, max(top.max(), rest.1), min(least.min(), rest.2))
   }
-  /// The entries above top − radius, less the top, in their order.
+  /// The entries above top − radius, less the top, in their order. Of most stretches even the largest entry is not.
   private func collect<T: Real>(_ p: UnsafePointer<T>, _ n: Int, _ top: Double, into active: inout [Double]) {
-    typealias L = T.Vector
-    let edge = SIMD8<Double>(repeating: -radius), shift = SIMD8<Double>(repeating: top)
-    func add(_ x: Double) { if x - top > -radius { active.append(x - top) } }
-    var i = 0
-    while i &+ L.width <= n {
-      let w = L.load(p + i).wide
-      if any(w.low - shift .> edge) || (L.width == 16 && any(w.high - shift .> edge)) {
-        for k in i..<(i &+ L.width) { add(Double(p[k])) }
-      }
-      i &+= L.width
+    let stretch = 64
+    for first in stride(from: 0, to: n, by: stretch) {
+      let end = min(first &+ stretch, n)
+      if end &- first == stretch, !(largest(p + first, stretch) - top > -radius) { continue }
+      for k in first..<end where Double(p[k]) - top > -radius { active.append(Double(p[k]) - top) }
     }
-    for k in i..<n { add(Double(p[k])) }
+  }
+  /// Of n finite entries, a multiple of the width of a vector.
+  private func largest<T: Real>(_ p: UnsafePointer<T>, _ n: Int) -> Double {
+    typealias L = T.Vector
+    var top = L.load(p)
+    for i in stride(from: L.width, to: n, by: L.width) { top = L.max(top, L.load(p + i)) }
+    let w = top.wide
+    return L.width == 16 ? max(w.low.max(), w.high.max()) : w.low.max()
   }
 
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {

@@ -102,7 +102,7 @@ struct NMSparsity: WholeRule {
       let v = UnsafeMutableRawPointer(t.v).assumingMemoryBound(to: Float.self)
       for i in stride(from: 0, to: count, by: 16) {
         let x = SIMD16<Float>.load(v + i)
-        x.replacing(with: 0, where: .!stays(x)).store(v + i)
+        SIMD16(repeating: 0).replacing(with: x, where: stays(x)).store(v + i)
       }
       return each(t.v, t.shape, from: count) { i, stays in if !stays { t.v[i] = 0 } }
     }
@@ -115,7 +115,7 @@ struct NMSparsity: WholeRule {
       let w = UnsafeMutableRawPointer(t.w).assumingMemoryBound(to: Float.self)
       for i in stride(from: 0, to: count, by: 16) {
         let x = SIMD16<Float>.load(v + i), at = SIMD16<Float>.load(w + i)
-        x.replacing(with: x + Float(decay) * at, where: .!stays(at)).store(v + i)
+        (x + Float(decay) * at).replacing(with: x, where: stays(at)).store(v + i)
       }
       return each(t.w, t.shape, from: count) { i, stays in if !stays { t.v[i] += decay * t.w[i] } }
     }
@@ -128,17 +128,20 @@ struct NMSparsity: WholeRule {
     return (m == 2 || m == 4) && lines.inner == 1 && lines.length % m == 0 ? shape.count / 16 &* 16 : nil
   }
   /// Which of sixteen entries stay: an entry is compared with those whose index in the group differs in bit 0, 1 or
-  /// both; of equals the lower index is the larger.
+  /// both; of equals the lower index is the larger. (A comparison that holds has all bits set: it is -1.)
   @inline(__always) private func stays(_ x: SIMD16<Float>) -> SIMDMask<SIMD16<Int32>> {
-    let a = x.magnitude, odd = NMSparsity.odd .!= 0, upper = NMSparsity.upper .!= 0
-    func isLarger(_ other: SIMD16<Float>, _ isLower: SIMDMask<SIMD16<Int32>>) -> SIMD16<Int32> {
-      SIMD16(repeating: 0).replacing(with: 1, where: (other .> a) .| ((other .== a) .& isLower))
+    func bits(_ mask: SIMDMask<SIMD16<Int32>>) -> SIMD16<Int32> { unsafeBitCast(mask, to: SIMD16<Int32>.self) }
+    func isLarger(_ other: SIMD16<Float>, _ isLower: SIMD16<Int32>) -> SIMD16<Int32> {
+      bits(other .> a) | (bits(other .== a) & isLower)
     }
+    let a = x.magnitude
     var beside = a
     (beside.evenHalf, beside.oddHalf) = (a.oddHalf, a.evenHalf)
-    var larger = isLarger(beside, odd)
-    if m == 4 { larger = larger &+ isLarger(swapped(a), upper) &+ isLarger(swapped(beside), upper) }
-    return larger .< Int32(truncatingIfNeeded: n)
+    var smaller = isLarger(beside, NMSparsity.odd)
+    if m == 4 {
+      smaller = smaller &+ isLarger(swapped(a), NMSparsity.upper) &+ isLarger(swapped(beside), NMSparsity.upper)
+    }
+    return smaller .> SIMD16(repeating: Int32(truncatingIfNeeded: -n))
   }
   /// Neighbouring pairs change places.
   @inline(__always) private func swapped(_ x: SIMD16<Float>) -> SIMD16<Float> {
@@ -147,8 +150,8 @@ struct NMSparsity: WholeRule {
     (y.evenHalf, y.oddHalf) = (pairs.oddHalf, pairs.evenHalf)
     return unsafeBitCast(y, to: SIMD16<Float>.self)
   }
-  private static let odd = SIMD16<Int32>(0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1)
-  private static let upper = SIMD16<Int32>(0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1)
+  private static let odd = SIMD16<Int32>(0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1)
+  private static let upper = SIMD16<Int32>(0, 0, -1, -1, 0, 0, -1, -1, 0, 0, -1, -1, 0, 0, -1, -1)
 
   /// v ← v + decay·(1 − mask(w))·w, for a gradient v.
   private struct Pull: WholeRule {
