@@ -401,16 +401,25 @@ extension Optimizer {
     }
     guard pending.kind.takesGradients || phase < 0 else { return }
     let parameters = begins && needsFiniteParameters
-    forEach { p, r in
-      var apply = Apply()
-      let g = p.gradient(copy: false, &apply)
-      let also = parameters && branches[r.pointee.branch].needsFiniteParameters
-      let kernels = also ? NonFiniteCount.ofBoth : NonFiniteCount.ofOne
-      // where there is a master copy it is what moves: 16 bits may show it as infinite
-      p.sum(g, also ? p.parameters() : g, r.pointee.isDouble ? kernels.1 : kernels.0)
+    func look(_ both: (ElementKernels.Measure, ElementKernels.Measure)) {
+      forEach { p, r in
+        var apply = Apply()
+        let g = p.gradient(copy: false, &apply)
+        let also = parameters && branches[r.pointee.branch].needsFiniteParameters
+        let kernels = also ? both : NonFiniteCount.ofOne
+        // where there is a master copy it is what moves: 16 bits may show it as infinite
+        p.sum(g, also ? p.parameters() : g, r.pointee.isDouble ? kernels.1 : kernels.0)
+      }
     }
+    func found(_ i: Int) -> Bool {
+      total(records + i, totals)
+      return totals[0] > 0
+    }
+    look(parameters ? NonFiniteCount.ofEither : NonFiniteCount.ofOne)
+    let some = (0..<bound.count).contains { records[$0].active && found($0) }
+    if some, parameters { look(NonFiniteCount.ofBoth) }
     var bad: (tensor: Int, count: Int)?
-    for i in 0..<bound.count where records[i].active && bad == nil {
+    for i in 0..<bound.count where some && records[i].active && bad == nil {
       total(records + i, totals)
       if totals[0] > 0 { bad = (i, Int(totals[0])) }
       if totals[1] > 0 {

@@ -73,8 +73,12 @@ extension Lane {
   }
   @inlinable @inline(__always) public static func max(_ a: Self, _ b: Double) -> Self { max(a, Self(b)) }
   @inlinable @inline(__always) public static func min(_ a: Self, _ b: Double) -> Self { min(a, Self(b)) }
+  /// min(max(x, low), high); NaN stays.
+  @inlinable @inline(__always) public func clamped(_ low: Self, _ high: Self) -> Self {
+    Self.select(Self.less(self, low), low, Self.select(Self.less(high, self), high, self))
+  }
   /// x clipped to [−c, c]; NaN stays.
-  @inlinable @inline(__always) public func clipped(to c: Double) -> Self { Self.max(Self.min(self, Self(c)), Self(-c)) }
+  @inlinable @inline(__always) public func clipped(to c: Double) -> Self { clamped(Self(-c), Self(c)) }
   /// numerator / self, and 0 for 0/0 (the rule of the adaptive methods); x/0 is infinite, as in torch.
   @inlinable @inline(__always) public func divide(_ numerator: Self) -> Self {
     let zero = Self(0), quotient = numerator / self
@@ -86,15 +90,9 @@ extension Lane {
     let rate = Self(lr), zero = Self(0)
     return Self.select(Self.equal(rate, zero), zero, self / rate)
   }
-  /// Soft threshold: sign(x)·max(|x| − k, 0).
+  /// Soft threshold for k ≥ 0: sign(x)·max(|x| − k, 0), as x less what of it is within [−k, k].
   @inlinable @inline(__always) public func shrunk(by k: Double) -> Self { shrunk(by: Self(k)) }
-  @inlinable @inline(__always) public func shrunk(by threshold: Self) -> Self {
-    let zero = Self(0)
-    let m = magnitude
-    return Self.select(
-      Self.less(threshold, m), Self.select(Self.less(self, zero), self + threshold, self - threshold),
-      Self.select(Self.equal(self, self), zero, self))
-  }
+  @inlinable @inline(__always) public func shrunk(by threshold: Self) -> Self { self - clamped(-threshold, threshold) }
 }
 
 extension SIMD16<Float>: Lane {

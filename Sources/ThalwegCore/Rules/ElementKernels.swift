@@ -71,7 +71,7 @@ public func kernels<R: ElementRule>(_: R.Type) -> ElementKernels {
     reach: { R.reach($0, $1) }, decay: { R.decay($0) }, perTensor: R.perTensor,
     begin: { R.begin($0, $1, $2) }, finish: { R.finish($0, $1, $2, $3, $4) },
     fused: (fusedKernel(R.self, SIMD16<Float>.self), fusedKernel(R.self, SIMD8<Double>.self)),
-    packed: packedKernel(R.self), folded: foldedKernel(R.self), folds: { $0.loadUnaligned(as: R.self).folds },
+    packed: packedKernel(R.self), folded: foldedKernel(R.self, SIMD16<Float>.self), folds: { $0.loadUnaligned(as: R.self).folds },
     map: (mapKernel(R.self, SIMD16<Float>.self), mapKernel(R.self, SIMD8<Double>.self)),
     measure: (measureKernel(R.self, SIMD16<Float>.self), measureKernel(R.self, SIMD8<Double>.self)),
     multiplies: { $0.loadUnaligned(as: R.self).multiplies }, evaluates: R.evaluates, ruleStep: { R.ruleStep($0, $1) },

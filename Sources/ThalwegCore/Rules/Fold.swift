@@ -6,9 +6,9 @@
 public struct Fold: BitwiseCopyable, Sendable {
   public enum Kind: UInt8, BitwiseCopyable, Sendable { case times, plus, plusSign, clip, shrink, average }
   public let kind: Kind
-  public let a: Float, b: Float
+  public let a, b: Double
   @inlinable init(_ kind: Kind, _ a: Double, _ b: Double = 0) {
-    (self.kind, self.a, self.b) = (kind, Float(a), Float(b))
+    (self.kind, self.a, self.b) = (kind, a, b)
   }
 
   /// v ← v·factor.
@@ -30,13 +30,13 @@ public struct Fold: BitwiseCopyable, Sendable {
   public static let capacity = 16
 
   @inlinable @inline(__always)
-  func callAsFunction(_ v: SIMD16<Float>, _ w: SIMD16<Float>, _ s: Slots<SIMD16<Float>>) -> SIMD16<Float> {
+  func callAsFunction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L {
     switch kind {
     case .times: return v * a
     case .plus: return v + a * w
     case .plusSign: return v + a * w.sign
-    case .clip: return .min(.max(v, SIMD16(repeating: a)), SIMD16(repeating: b))
-    case .shrink: return v.shrunk(by: SIMD16(repeating: a))
+    case .clip: return v.clamped(L(a), L(b))
+    case .shrink: return v.shrunk(by: a)
     case .average:
       let old = s[Fold.slot]
       s[Fold.slot] = old + a * (v - old)
@@ -53,11 +53,10 @@ public struct Folds: BitwiseCopyable, Sendable {
 
 /// A rule between folds.
 @inlinable @inline(never)
-func foldedKernel<R: ElementRule>(_: R.Type) -> ElementKernels.Kernel {
+func foldedKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKernels.Kernel {
   { p, a, o in
-    typealias L = SIMD16<Float>
-    let rule = p.loadUnaligned(as: R.self), folds = o.folds, before = o.before, count = o.foldCount
-    let scale = Float(a.scale)
+    let rule = p.loadUnaligned(as: R.self), folds = UnsafePointer(o.folds), before = o.before, count = o.foldCount
+    let scale = a.scale
     var inner = a
     inner.scale = 1
     var v = Vectors<L>(o)

@@ -41,7 +41,7 @@ struct Box: ElementConstraint {
   let lo, hi: Double
   init(_ h: Hyper) { (lo, hi) = (h.lo, h.hi) }
 
-  @inline(__always) func project<L: Lane>(_ w: L) -> L { L.min(L.max(w, lo), hi) }
+  @inline(__always) func project<L: Lane>(_ w: L) -> L { w.clamped(L(lo), L(hi)) }
   var folds: Folds? { Folds(.clip(lo, hi)) }
   @inline(__always) func minimise<L: Lane>(_ g: L) -> L {
     let zero = L(0)

@@ -9,7 +9,7 @@ import ThalwegCore
 ///          give the θ of the sorted formula. A point is inside, and stays bit for bit, when its sum is right to 1e-15
 ///          times its length (and the
 ///          rounding of float32).
-/// Source   Held, Wolfe and Crowder, 1974; Duchi et al., 2008; Michelot, 1986.
+/// Source   Held, Wolfe and Crowder, 1974; Duchi et al., 2008; Michelot, 1986; Condat, 2016.
 struct Simplex: WholeConstraint {
   static let method = Method(
     "simplex", .constraint, "The simplex: w >= 0 with sum `radius`; the whole tensor, or every line along an axis.",
@@ -82,14 +82,26 @@ struct Simplex: WholeConstraint {
     let rest = bounds(p + i, n &- i, 1)
     return (sum.sum() + rest.0, max(top.max(), rest.1), min(least.min(), rest.2))
   }
-  /// The entries above top − radius, less the top, in their order. Of most stretches even the largest entry is not.
+  /// The entries that may stay, less the top, in their order. The mean excess over r of any entries is a bound of θ from
+  /// below, and so is −r: each entry above the bound so far raises it, as in the first pass of Condat (2016), and soon
+  /// even the largest entry of most stretches is below.
   private func collect<T: Real>(_ p: UnsafePointer<T>, _ n: Int, _ top: Double, into active: inout [Double]) {
     let stretch = 64
-    for first in stride(from: 0, to: n, by: stretch) {
-      let end = min(first &+ stretch, n)
-      if end &- first == stretch, !(largest(p + first, stretch) - top > -radius) { continue }
-      for k in first..<end where Double(p[k]) - top > -radius { active.append(Double(p[k]) - top) }
+    func forEach(above bound: () -> Double, _ body: (Double) -> Void) {
+      for first in stride(from: 0, to: n, by: stretch) {
+        let end = min(first &+ stretch, n)
+        if end &- first == stretch, !(largest(p + first, stretch) - top > bound()) { continue }
+        for k in first..<end where Double(p[k]) - top > bound() { body(Double(p[k]) - top) }
+      }
     }
+    var mean = -radius, count = 0.0
+    forEach(above: { max(mean, -radius) }) { x in
+      let next = mean + (x - mean) / (count + 1)
+      (mean, count) = count == 0 || next <= x - radius ? (x - radius, 1) : (next, count + 1)
+    }
+    // less what the rounding of the mean may have added
+    let bound = max(mean - 1e-9 * (radius + abs(mean)), -radius)
+    forEach(above: { bound }) { active.append($0) }
   }
   /// Of n finite entries, a multiple of the width of a vector.
   private func largest<T: Real>(_ p: UnsafePointer<T>, _ n: Int) -> Double {

@@ -150,8 +150,12 @@ struct NMSparsity: WholeRule {
     (y.evenHalf, y.oddHalf) = (pairs.oddHalf, pairs.evenHalf)
     return unsafeBitCast(y, to: SIMD16<Float>.self)
   }
-  private static let odd = SIMD16<Int32>(0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1)
-  private static let upper = SIMD16<Int32>(0, 0, -1, -1, 0, 0, -1, -1, 0, 0, -1, -1, 0, 0, -1, -1)
+  @inline(__always) private static var odd: SIMD16<Int32> {
+    SIMD16(0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1)
+  }
+  @inline(__always) private static var upper: SIMD16<Int32> {
+    SIMD16(0, 0, -1, -1, 0, 0, -1, -1, 0, 0, -1, -1, 0, 0, -1, -1)
+  }
 
   /// v ← v + decay·(1 − mask(w))·w, for a gradient v.
   private struct Pull: WholeRule {
