@@ -401,28 +401,28 @@ extension Optimizer {
     }
     guard pending.kind.takesGradients || phase < 0 else { return }
     let parameters = begins && needsFiniteParameters
-    func look(_ both: (ElementKernels.Measure, ElementKernels.Measure)) {
+    func look(counting: Bool) {
       forEach { p, r in
         var apply = Apply()
         let g = p.gradient(copy: false, &apply)
         let also = parameters && branches[r.pointee.branch].needsFiniteParameters
-        let kernels = also ? both : NonFiniteCount.ofOne
+        let measures = counting ? NonFiniteCount.counts : also ? NonFiniteCount.ofTwo : NonFiniteCount.ofOne
         // where there is a master copy it is what moves: 16 bits may show it as infinite
-        p.sum(g, also ? p.parameters() : g, r.pointee.isDouble ? kernels.1 : kernels.0)
+        p.sum(g, also ? p.parameters() : g, r.pointee.isDouble ? measures.1 : measures.0)
       }
     }
-    func found(_ i: Int) -> Bool {
+    look(counting: false)
+    let some = (0..<bound.count).contains { (i) in
+      guard records[i].active else { return false }
       total(records + i, totals)
       return totals[0] > 0
     }
-    look(parameters ? NonFiniteCount.ofEither : NonFiniteCount.ofOne)
-    let some = (0..<bound.count).contains { records[$0].active && found($0) }
-    if some, parameters { look(NonFiniteCount.ofBoth) }
+    if some { look(counting: true) }
     var bad: (tensor: Int, count: Int)?
     for i in 0..<bound.count where some && records[i].active && bad == nil {
       total(records + i, totals)
       if totals[0] > 0 { bad = (i, Int(totals[0])) }
-      if totals[1] > 0 {
+      if totals[1] > 0, parameters, branches[records[i].branch].needsFiniteParameters {
         throw Failure(
           Status.nonfinite,
           "\(label("parameter", i)) has \(Int(totals[1])) elements that are NaN or infinite; nothing was changed")

@@ -176,21 +176,26 @@ extension Optimizer {
   }
 }
 
-/// Elements that are NaN or infinite: of one operand, of each of two, or places where one of two is.
+/// Elements that are NaN or infinite, of each of two operands.
 struct NonFiniteCount: ElementSum {
-  enum Of { case one, both, either }
-  let of: Of
   @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, count(of == .either ? (x - x) + (g - g) : x - x))
-    if of == .both { sums.add(1, count(g - g)) }
+    sums.add(0, count(x))
+    sums.add(1, count(g))
   }
-  /// A difference is 0, or NaN where its operand is not finite.
-  @inline(__always) private func count<L: Lane>(_ d: L) -> L { L.select(L.equal(d, d), L(0), L(1)) }
+  @inline(__always) private func count<L: Lane>(_ x: L) -> L {
+    let d = x - x  // 0, or NaN where x is not finite
+    return L.select(L.equal(d, d), L(0), L(1))
+  }
 
-  private static func kernels(_ of: Of) -> (ElementKernels.Measure, ElementKernels.Measure) {
-    let op = NonFiniteCount(of: of)
-    let (f32, f64) = (plainMeasure(op, SIMD16<Float>.self), plainMeasure(op, SIMD8<Double>.self))
-    return ({ _, _, _, o, out in f32(o, out) }, { _, _, _, o, out in f64(o, out) })
+  typealias Measures = (ElementKernels.Measure, ElementKernels.Measure)
+  private static func measures(_ f32: @escaping PlainMeasure, _ f64: @escaping PlainMeasure) -> Measures {
+    ({ _, _, _, o, out in f32(o, out) }, { _, _, _, o, out in f64(o, out) })
   }
-  static let ofOne = kernels(.one), ofBoth = kernels(.both), ofEither = kernels(.either)
+  static let counts = measures(
+    plainMeasure(NonFiniteCount(), SIMD16<Float>.self), plainMeasure(NonFiniteCount(), SIMD8<Double>.self))
+  /// Whether there are any, at the speed of memory: of one operand, of two.
+  static let ofOne = measures(
+    nonFiniteMeasure(SIMD16<Float>.self, both: false), nonFiniteMeasure(SIMD8<Double>.self, both: false))
+  static let ofTwo = measures(
+    nonFiniteMeasure(SIMD16<Float>.self, both: true), nonFiniteMeasure(SIMD8<Double>.self, both: true))
 }

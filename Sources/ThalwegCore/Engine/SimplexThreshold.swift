@@ -1,11 +1,23 @@
+/// 1 where x > bound, else 0, for finite numbers: the sign of the difference. A comparison becomes a branch, which is
+/// dear where half of the numbers are above.
+@inlinable @inline(__always) public func isAbove(_ x: Double, _ bound: Double) -> Int {
+  Int(truncatingIfNeeded: (bound - x).bitPattern &>> 63)
+}
+
 /// θ with Σ max(x − θ, 0) = r, for numbers of which the largest is 0 (others below −r left out or not): the mean excess
-/// over r of those that stay.
-public func simplexThresholdBelow(_ active: inout [Double], _ radius: Double) -> Double {
+/// over r of those that stay, which are moved to the front.
+public func simplexThresholdBelow(_ x: UnsafeMutableBufferPointer<Double>, _ radius: Double) -> Double {
+  var active = x
   for _ in 0..<32 {
     let theta = (active.reduce(0, +) - radius) / Double(active.count)
-    let before = active.count
-    active.removeAll { $0 <= theta }
-    if active.count == before || active.isEmpty { return theta }
+    var kept = 0
+    for i in active.indices {
+      let value = active[i]
+      active[kept] = value
+      kept &+= isAbove(value, theta)
+    }
+    if kept == active.count || kept == 0 { return theta }
+    active = UnsafeMutableBufferPointer(rebasing: active[..<kept])
   }
   active.sort(by: >)
   var sum = 0.0, theta = -radius
@@ -23,7 +35,7 @@ private func relativeThreshold(_ x: [Double], _ radius: Double) -> (top: Double,
   guard let top = x.max() else { return (0, 0) }
   // differences to the largest are exact where it matters
   var active = x.compactMap { $0 - top > -radius ? $0 - top : nil }
-  return (top, active.isEmpty ? 0 : simplexThresholdBelow(&active, radius))
+  return (top, active.isEmpty ? 0 : active.withUnsafeMutableBufferPointer { simplexThresholdBelow($0, radius) })
 }
 /// The same, absolute; 0 for no numbers.
 public func simplexThreshold(_ x: [Double], _ radius: Double) -> Double {

@@ -43,3 +43,21 @@ public func plainMeasure<O: ElementSum, L: Lane>(_ op: O, _: L.Type) -> PlainMea
     total.pointee = sums
   }
 }
+
+/// Adds to sum 0 what is not finite of x or, with `both`, of g: how many lanes of a vector saw something. A difference
+/// is 0, or NaN, which stays.
+@inlinable @inline(never)
+public func nonFiniteMeasure<L: Lane>(_: L.Type, both: Bool) -> PlainMeasure {
+  { o, total in
+    var v = Vectors<L>(o), seen = L(0)
+    while v.next() {
+      let x = L.load(v.x)
+      seen = seen + (x - x)
+      if both {
+        let g = L.load(v.g)
+        seen = seen + (g - g)
+      }
+    }
+    total.pointee.add(0, L.select(L.equal(seen, seen), L(0), L(1)))
+  }
+}

@@ -36,23 +36,57 @@ struct Simplex: WholeConstraint {
     let lines = lines(w.shape)
     if lines.length == 0 { return }
     let tolerance = radius * (1e-15 * Double(lines.length) + (T.isDouble ? 0 : Double(T.ulpOfOne)))
-    var active: [Double] = []
     for s in 0..<lines.count {
       let p = w.v + lines.start(s), step = lines.inner
       let (sum, top, least) = step == 1 ? bounds(p, lines.length) : bounds(p, lines.length, step)
       if least >= 0, abs(sum - radius) <= tolerance { continue }
-      // θ lies in [top − r, top): no entry below that can stay, and differences to the top are exact where it matters.
-      active.removeAll(keepingCapacity: true)
-      if step == 1 {
-        collect(p, lines.length, top, into: &active)
-        let theta = simplexThresholdBelow(&active, radius)
-        for k in 0..<lines.length { p[k] = T(max(Double(p[k]) - top - theta, 0)) }
-        continue
+      // θ lies in [top − r, top): differences to the top are exact where it matters
+      let bound = step == 1 ? lowerBound(p, lines.length, top) : -radius
+      let theta = withUnsafeTemporaryAllocation(of: Double.self, capacity: lines.length) { active in
+        var kept = 0
+        for k in 0..<lines.length {
+          let x = Double(p[k &* step]) - top
+          active[kept] = x
+          kept &+= isAbove(x, bound)
+        }
+        return simplexThresholdBelow(UnsafeMutableBufferPointer(rebasing: active[..<kept]), radius)
       }
-      for k in 0..<lines.length where Double(p[k &* step]) - top > -radius { active.append(Double(p[k &* step]) - top) }
-      let theta = simplexThresholdBelow(&active, radius)
-      for k in 0..<lines.length { p[k &* step] = T(max(Double(p[k &* step]) - top - theta, 0)) }
+      for k in 0..<lines.length {
+        let x = Double(p[k &* step]) - top - theta
+        p[k &* step] = T((x + abs(x)) / 2)  // max(x, 0) to the bit, without a branch that half of the entries take
+      }
     }
+  }
+
+  /// Below θ, less the top, for neighbours in memory: the mean excess over r of any entries is such a bound, and so is
+  /// −r. Those above the bound so far raise it, stretch by stretch, alone or with those before; soon even the largest
+  /// entry of most stretches is below.
+  private func lowerBound<T: Real>(_ p: UnsafePointer<T>, _ n: Int, _ top: Double) -> Double {
+    typealias L = T.Vector
+    let stretch = 64, shift = SIMD8<Double>(repeating: top)
+    let zero = SIMD8<Double>(repeating: 0), one = SIMD8<Double>(repeating: 1)
+    var bound = -radius, sum = 0.0, count = 0.0
+    for first in stride(from: 0, through: n &- stretch, by: stretch) {
+      if !(largest(p + first, stretch) - top > bound) { continue }
+      let edge = SIMD8<Double>(repeating: bound)
+      var more = zero, found = zero
+      for k in stride(from: first, to: first &+ stretch, by: L.width) {
+        let w = L.load(p + k).wide, low = w.low - shift
+        more += zero.replacing(with: low, where: low .> edge)
+        found += zero.replacing(with: one, where: low .> edge)
+        if L.width == 16 {
+          let high = w.high - shift
+          more += zero.replacing(with: high, where: high .> edge)
+          found += zero.replacing(with: one, where: high .> edge)
+        }
+      }
+      let (s, c) = (more.sum(), found.sum())
+      if c == 0 { continue }
+      let alone = (s - radius) / c, together = (sum + s - radius) / (count + c)
+      (sum, count) = alone > together ? (s, c) : (sum + s, count + c)
+      bound = max(bound, max(alone, together))
+    }
+    return max(bound - 1e-9 * (radius + abs(bound)), -radius)  // less what rounding may have added
   }
 
   /// Sum, largest and least entry of a line.
@@ -81,27 +115,6 @@ struct Simplex: WholeConstraint {
     }
     let rest = bounds(p + i, n &- i, 1)
     return (sum.sum() + rest.0, max(top.max(), rest.1), min(least.min(), rest.2))
-  }
-  /// The entries that may stay, less the top, in their order. The mean excess over r of any entries is a bound of θ from
-  /// below, and so is −r: each entry above the bound so far raises it, as in the first pass of Condat (2016), and soon
-  /// even the largest entry of most stretches is below.
-  private func collect<T: Real>(_ p: UnsafePointer<T>, _ n: Int, _ top: Double, into active: inout [Double]) {
-    let stretch = 64
-    func forEach(above bound: () -> Double, _ body: (Double) -> Void) {
-      for first in stride(from: 0, to: n, by: stretch) {
-        let end = min(first &+ stretch, n)
-        if end &- first == stretch, !(largest(p + first, stretch) - top > bound()) { continue }
-        for k in first..<end where Double(p[k]) - top > bound() { body(Double(p[k]) - top) }
-      }
-    }
-    var mean = -radius, count = 0.0
-    forEach(above: { max(mean, -radius) }) { x in
-      let next = mean + (x - mean) / (count + 1)
-      (mean, count) = count == 0 || next <= x - radius ? (x - radius, 1) : (next, count + 1)
-    }
-    // less what the rounding of the mean may have added
-    let bound = max(mean - 1e-9 * (radius + abs(mean)), -radius)
-    forEach(above: { bound }) { active.append($0) }
   }
   /// Of n finite entries, a multiple of the width of a vector.
   private func largest<T: Real>(_ p: UnsafePointer<T>, _ n: Int) -> Double {
