@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from . import _optimizer, _registry, _sentence
+from . import _optimizer, _registry, _sentence, distributed
 from ._errors import ArgumentError, CountError, NeedsError, error, of_adapter
 
 # What torch's own code and its schedulers keep in a group beside the hyper-parameters of the optimizer.  A group may be
@@ -35,6 +35,8 @@ class Optimizer(torch.optim.Optimizer):
               goes by is given here: named_parameters() for patterns of names, and {"params": [...], "role": "bias"} for
               roles ("weight", "bias", "norm", "embedding", "head"), in a group of their own
     sentence  the pipeline, as for thalweg.Optimizer
+    ranks     a thalweg.distributed.Ranks: how the model is spread over the processes of a group.  Parameters that are
+              DTensors (FSDP2) need none: their local shards are stepped, and norms are those of the whole model
     options   those of thalweg.Optimizer: state_dtype, master, nonfinite, maximize, seed, ...
 
     `param_groups` shows the hyper-parameters that may change, and the next step uses what it shows ("lr", "betas", or
@@ -55,8 +57,9 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     engine: _optimizer.Optimizer
+    _ranks: distributed.Place | None = None
 
-    def __init__(self, params: Iterable[Any], sentence: str, **options: Any) -> None:
+    def __init__(self, params: Iterable[Any], sentence: str, *, ranks: distributed.Ranks | None = None, **options: Any) -> None:
         # What param_groups showed last, a dict a group; and what in it changes by itself, as (group, key).
         self._shown: list[dict[str, Any]] = []
         self._scheduled: list[tuple[int, str]] = []
@@ -64,18 +67,24 @@ class Optimizer(torch.optim.Optimizer):
         # By group: the rates of the rules before they were changed together through "lr", and since.
         self._scaled: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
         super().__init__(params, {})
+        self._ranks = distributed.place(ranks, self.param_groups, sentence)
         names: list[str] = []
-        with contextlib.closing(_bare(sentence)) as bare:
-            self._rates = _rates(bare)
-            values, scheduled = self._read(bare, "")
-        self._sentence_values = {key: value for key, value in values.items() if key not in scheduled}
-        groups = [self._spread_given(self._describe(group, set(group), names)) for group in self.param_groups]
-        plain = len(groups) == 1 and not (groups[0].keys() - {"params", "name"})
-        self.engine = _optimizer.Optimizer(groups[0]["params"] if plain else groups, sentence, **options)
+        with self._joining(options):
+            with contextlib.closing(_bare(sentence)) as bare:
+                self._rates = _rates(bare)
+                values, scheduled = self._read(bare, "")
+            self._sentence_values = {key: value for key, value in values.items() if key not in scheduled}
+            groups = [self._spread_given(self._describe(group, set(group), names)) for group in self.param_groups]
+            plain = len(groups) == 1 and not (groups[0].keys() - {"params", "name"})
+            self.engine = _optimizer.Optimizer(groups[0]["params"] if plain else groups, sentence, **options)
         self.defaults.update(self._sentence_values)
         self._pull()
 
     # ---- param_groups and the engine
+
+    def _joining(self, options: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Around what has to go well on all ranks, or on none."""
+        return contextlib.nullcontext() if self._ranks is None else self._ranks.joining(self, options)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -93,7 +102,10 @@ class Optimizer(torch.optim.Optimizer):
         """A parameter group of torch as one of thalweg, with the values given; its name goes to `names`."""
         described = {key: _plain(group[key]) for key in group if key in given and key not in NOT_OURS}
         called = group.get("param_names")
-        described["params"] = list(zip(called, group["params"])) if called else list(group["params"])
+        if self._ranks is not None:
+            described["params"] = self._ranks.hold(called, group["params"])
+        else:
+            described["params"] = list(zip(called, group["params"])) if called else list(group["params"])
         name = group.get("name")
         if not isinstance(name, str) or not name or name in names:  # in torch a name is any note of the caller's
             name = _optimizer._fresh_name(names, len(names))
@@ -211,7 +223,7 @@ class Optimizer(torch.optim.Optimizer):
     def _parameters(self) -> list[torch.Tensor]:
         """The tensors of all groups, which have to be those that the engine works on."""
         tensors = [p for group in self.__dict__["param_groups"] for p in group["params"]]
-        bound = self.engine.params
+        bound = self.engine.params if self._ranks is None else self._ranks.given
         if len(tensors) != len(bound) or any(map(operator.is_not, tensors, bound)):
             raise error(
                 ArgumentError,
@@ -220,8 +232,22 @@ class Optimizer(torch.optim.Optimizer):
             )
         return tensors
 
+    def _gradients(self, parameters: list[torch.Tensor]) -> list[torch.Tensor | None]:
+        """What lies in `.grad`, for each tensor that the engine has."""
+        return [p.grad for p in parameters] if self._ranks is None else self._ranks.gradients(self, parameters)
+
+    def _asked(self) -> Iterator[_optimizer.Request]:
+        """The requests of a step; at each the parameters of this rank are those that the method asks about."""
+        with contextlib.closing(self.engine.requests()) as requests:
+            if self._ranks is None:
+                yield from requests
+            else:
+                yield from self._ranks.asked(self, requests)
+
     def _touch(self) -> None:
         """Lets autograd know that the parameters have changed."""
+        if self._ranks is not None:
+            self._ranks.deliver()
         torch.autograd.graph.increment_version(tuple(p for g in self.__dict__["param_groups"] for p in g["params"]))
 
     @torch.no_grad()
@@ -243,7 +269,7 @@ class Optimizer(torch.optim.Optimizer):
         with self._stepping() as parameters:
             if closure is not None:
                 return self._step_closure(closure, parameters)
-            self.engine.step([p.grad for p in parameters])
+            self.engine.step(self._gradients(parameters))
         return None
 
     @contextlib.contextmanager
@@ -251,11 +277,12 @@ class Optimizer(torch.optim.Optimizer):
         """What stands around every step: torch's values go to the engine before it, and back behind it."""
         self._push()
         parameters = self._parameters()
-        try:
-            yield parameters
-        finally:
-            if not self.engine.closed:
-                self.engine._loosen()
+        with contextlib.nullcontext() if self._ranks is None else self._ranks.stepping(self):
+            try:
+                yield parameters
+            finally:
+                if not self.engine.closed:
+                    self.engine._loosen()
         torch.autograd.graph.increment_version(parameters)
         if self._scheduled or self.engine._edits != self._seen:
             self._refresh()
@@ -263,7 +290,7 @@ class Optimizer(torch.optim.Optimizer):
     def _step_closure(self, closure: Callable[..., Any], parameters: list[torch.Tensor]) -> Any:
         takes_request = _optimizer._takes_request(closure)
         first = None
-        with contextlib.closing(self.engine.requests()) as requests:
+        with contextlib.closing(self._asked()) as requests:
             for request in requests:
                 with torch.enable_grad():
                     loss = closure(request) if takes_request else _optimizer._ask(closure, request)
@@ -274,7 +301,7 @@ class Optimizer(torch.optim.Optimizer):
                     raise error(NeedsError, f"{self.engine._text}: the method asked for the loss: the closure must "
                                 "return it, and returned None")
                 if request.wants_gradient:
-                    request.answer([p.grad for p in parameters])
+                    request.answer(self._gradients(parameters))
         return first
 
     def requests(self) -> Generator[_optimizer.Request, None, None]:
@@ -288,11 +315,11 @@ class Optimizer(torch.optim.Optimizer):
 
         What lies in `.grad` when the loop goes on is the answer, unless request.answer gave another.
         """
-        with self._stepping() as parameters, contextlib.closing(self.engine.requests()) as requests:
+        with self._stepping() as parameters, contextlib.closing(self._asked()) as requests:
             for request in requests:
                 yield request
                 if request.wants_gradient and not request._answered:
-                    request.answer([p.grad for p in parameters])
+                    request.answer(self._gradients(parameters))
             self._opt_called = True  # what schedulers look for, which watch `step`
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -323,8 +350,9 @@ class Optimizer(torch.optim.Optimizer):
             super().add_param_group(param_group)
             # torch fills in `defaults`; what counts is what the caller gave, here or by changing them.
             given = {key for key in param_group if key in before or self._is_new_default(key)}
-            described = self._describe(param_group, given, [name for name, _, _ in self.engine._layout])
-            self.engine.add_param_group(self._spread_given(described))
+            with self._joining({}):
+                described = self._describe(param_group, given, [name for name, _, _ in self.engine._layout])
+                self.engine.add_param_group(self._spread_given(described))
         except BaseException:
             del self.__dict__["param_groups"][count:]
             param_group.clear()
@@ -352,7 +380,8 @@ class Optimizer(torch.optim.Optimizer):
     @of_adapter
     def observe(self, what: str, value: float) -> None:
         """Tells the pipeline a number that it watches: "loss", "metric"."""
-        self.engine.observe(what, float(value.detach() if isinstance(value, torch.Tensor) else value))
+        number = float(value.detach() if isinstance(value, torch.Tensor) else value)
+        self.engine.observe(what, number if self._ranks is None else self._ranks.mean(number))
         self._refresh()
 
     # ---- modes

@@ -1,0 +1,205 @@
+"""thalweg.torch on 2 and 4 gloo processes: DDP, ZeRO, FSDP2, owners; state for other numbers of ranks; ranks that fail."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.distributed as dist  # noqa: E402
+from torch import nn  # noqa: E402
+
+if not (dist.is_available() and dist.is_gloo_available()):
+    pytest.skip("torch has no gloo", allow_module_level=True)
+
+import thalweg as tw  # noqa: E402
+from ranks_support import TIMEOUT, run  # noqa: E402
+from thalweg.distributed import Ranks, load_sharded_state_dict, sharded_state_dict  # noqa: E402
+from thalweg.torch import Optimizer  # noqa: E402
+
+GLOBAL = [
+    "adamw(lr=0.05)",
+    "clip_global_norm(0.1) | adamw(lr=0.05)",
+    "lamb(lr=0.05)",
+    "dog(reps_rel=0.1)",
+    "prodigy(d0=0.01)",
+    "sam(0.1) | sgd(lr=0.1)",
+    "polyak_sgd(max_lr=0.5)",
+    "clip_global_norm(0.1) | adamw(lr=cosine(lr=0.05, total=20)) | ema(0.9)",
+]
+MATRICES = ["sam(0.05) | route(matrix=(muon(lr=0.05)), other=(adamw(lr=0.05)))", "clip_global_norm(0.1) | muon(lr=0.05)"]
+
+
+def model() -> nn.Module:
+    """Seven rows and three: shards that are uneven on 2 ranks, and on 4 some that are empty."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+
+
+def data(step: int, rank: int = 0, size: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """This rank's part of the eight samples of a step."""
+    generator = torch.Generator().manual_seed(100 + step)
+    x, y = torch.randn(8, 5, generator=generator).double(), torch.randn(8, 3, generator=generator).double()
+    return x[rank::size], y[rank::size]
+
+
+def train(net: nn.Module, opt: Any, steps: range, rank: int = 0, size: int = 1) -> None:
+    for k in steps:
+        x, y = data(k, rank, size)
+
+        def closure() -> torch.Tensor:
+            opt.zero_grad()
+            loss = ((net(x) - y) ** 2).mean()
+            loss.backward()
+            return loss
+
+        opt.step(closure)
+
+
+def whole(sentence: str, steps: int = 5) -> list[torch.Tensor]:
+    net = model()
+    train(net, Optimizer(net.parameters(), sentence), range(steps))
+    return [p.detach() for p in net.parameters()]
+
+
+def full(net: nn.Module) -> list[torch.Tensor]:
+    return [p.full_tensor().detach() if hasattr(p, "full_tensor") else p.detach() for p in net.parameters()]
+
+
+def assert_close(got: list[torch.Tensor], want: list[torch.Tensor], what: str) -> None:
+    """Sums of another order, in float64."""
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11, msg=lambda text: f"{what}: {text}")
+
+
+def fsdp(net: nn.Module | None = None) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    net = model() if net is None else net
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    fully_shard(net[0], mesh=mesh)
+    return fully_shard(net, mesh=mesh)
+
+
+# ---- equal to one process
+
+
+def _shards(rank: int, size: int) -> None:
+    for sentence in GLOBAL:
+        net = fsdp()
+        opt = Optimizer(net.parameters(), sentence)
+        train(net, opt, range(5), rank, size)
+        assert opt.engine.params[0].shape[0] == net[0].weight.to_local().shape[0] < 7  # nothing but the shard
+        assert_close(full(net), whole(sentence), sentence)
+    for sentence in MATRICES:
+        net = fsdp()
+        with pytest.raises(tw.UnsupportedError, match=r"muon works on whole tensors.*Ranks\(\"owners\"\)"):
+            Optimizer(net.parameters(), sentence)
+        train(net, opt := Optimizer(net.parameters(), sentence, ranks=Ranks("owners")), range(3), rank, size)
+        with torch.no_grad():  # what is written between steps reaches the owners
+            for p in net.parameters():
+                p.mul_(0.5)
+        train(net, opt, range(3, 5), rank, size)
+        alone = model()
+        train(alone, other := Optimizer(alone.parameters(), sentence), range(3))
+        with torch.no_grad():
+            for p in alone.parameters():
+                p.mul_(0.5)
+        train(alone, other, range(3, 5))
+        assert_close(full(net), full(alone), sentence)
+        assert sum(p.numel() for p in opt.engine.params) < 59 or size == 1  # a share of the 59 numbers
+    net = fsdp()
+    train(net, opt := Optimizer(net.parameters(), GLOBAL[-1]), range(4), rank, size)
+    alone = model()
+    train(alone, other := Optimizer(alone.parameters(), GLOBAL[-1]), range(4))
+    with opt.averaged(), other.averaged():
+        assert_close(full(net), full(alone), "averaged")
+    for part in ([{"params": [net[0].weight]}], [net[0].weight]):  # a group that comes later
+        opt = Optimizer(part, "clip_global_norm(0.1) | adamw(lr=0.05)")
+        opt.add_param_group({"params": [net[2].weight], "lr": 0.1})
+        assert [g["lr"] for g in opt.param_groups] == [0.05, 0.1] and opt.engine.params[1].shape[0] < 3
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_fsdp2_steps_as_one_process(size: int) -> None:
+    run(_shards, size)
+
+
+def _copies(rank: int, size: int) -> list[bytes]:
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+    from torch.nn.parallel import DistributedDataParallel
+
+    bits = []
+    for sentence in GLOBAL + MATRICES:
+        for layout in ("copies", "owners", "zero"):
+            net = model()
+            ddp = DistributedDataParallel(net)
+            if layout == "zero":
+                if "sam" in sentence:
+                    continue
+                part = functools.partial(Optimizer, sentence=sentence, ranks=Ranks("tensors"))
+                opt = ZeroRedundancyOptimizer(ddp.parameters(), part)
+                assert sum(p.numel() for p in opt.optim.engine.params) < 59
+            else:
+                opt = Optimizer(ddp.parameters(), sentence, ranks=Ranks(layout))
+            train(ddp, opt, range(5), rank, size)
+            assert_close(full(net), whole(sentence), f"{layout}: {sentence}")
+            bits.append(b"".join(p.detach().numpy().tobytes() for p in net.parameters()))
+    net = model()  # nothing said of ranks: DDP's gradients are enough
+    ddp = DistributedDataParallel(net)
+    train(ddp, Optimizer(ddp.parameters(), GLOBAL[1]), range(5), rank, size)
+    assert_close(full(net), whole(GLOBAL[1]), "plain")
+    bits.append(b"".join(p.detach().numpy().tobytes() for p in net.parameters()))
+    sam = ZeroRedundancyOptimizer(ddp.parameters(), functools.partial(Optimizer, sentence="sam(0.1) | sgd(lr=0.1)",
+                                                                      ranks=Ranks("tensors")))
+    with pytest.raises(tw.NeedsError, match="do not see it"):
+        train(ddp, sam, range(1), rank, size)
+    lr = torch.optim.lr_scheduler.StepLR(zero := ZeroRedundancyOptimizer(
+        ddp.parameters(), functools.partial(Optimizer, sentence="adamw(lr=0.05)"), lr=0.01), 1, gamma=0.5)
+    train(ddp, zero, range(2), rank, size)
+    lr.step()
+    train(ddp, zero, range(1), rank, size)
+    assert zero.optim.engine.get("lr") == 0.005 == zero.param_groups[0]["lr"]
+    return bits
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_copies_have_the_same_bits_on_all_ranks(size: int) -> None:
+    """DistributedDataParallel, with the state on all ranks or on the owner; and ZeroRedundancyOptimizer."""
+    first, *others = run(_copies, size)
+    for bits in others:
+        assert bits == first
+
+
+def _more_ranks_than_tensors(rank: int, size: int) -> None:
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    p = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    part = functools.partial(Optimizer, sentence="clip_global_norm(1) | sgd(lr=1)", ranks=Ranks("tensors"))
+    for opt in (ZeroRedundancyOptimizer([p], part), Optimizer([p], "clip_global_norm(1) | sgd(lr=1)", ranks=Ranks("owners"))):
+        before = p.detach().clone()
+        p.grad = torch.tensor([3.0, 0, 4], dtype=torch.float64)
+        opt.step()
+        torch.testing.assert_close(before - p.detach(), torch.tensor([0.6, 0, 0.8], dtype=torch.float64))
+    # flat parts, as Megatron and DeepSpeed cut them: one rank has nothing of it
+    flat = nn.Parameter(torch.arange(3 * (size - 1), dtype=torch.float64)[3 * rank : 3 * rank + 3].clone())
+    opt = Optimizer([flat], "clip_global_norm(1) | sgd(lr=1)", ranks=Ranks("elements"))
+    before = flat.detach().clone()
+    flat.grad = torch.ones_like(flat)
+    opt.step()
+    torch.testing.assert_close(before - flat.detach(), torch.full_like(flat, (3 * (size - 1)) ** -0.5))
+    with pytest.raises(tw.UnsupportedError, match="known to you alone"):
+        sharded_state_dict(opt)
+
+
+def test_ranks_without_a_tensor() -> None:
+    run(_more_ranks_than_tensors, 2)
