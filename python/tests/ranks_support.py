@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from typing import Any, Callable
 
-PRELOAD = ["numpy", "torch", "torch.distributed.fsdp", "torch.distributed.tensor", "torch.distributed.checkpoint",
+PRELOAD = ["numpy", "torch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "torch.distributed.checkpoint",
            "torch.distributed.optim", "torch.nn.parallel", "thalweg.torch"]
 TIMEOUT = 8.0  # seconds, of the process group: what a rank waits for one that is gone or hangs
 
@@ -50,7 +50,7 @@ def run(body: Callable[..., Any], size: int, *args: Any, lost: tuple[int, ...] =
             for rank, pipe in enumerate(pipes):
                 if rank in lost:
                     continue
-                assert pipe.poll(60), f"rank {rank} of {size} says nothing"
+                assert pipe.poll(120), f"rank {rank} of {size} says nothing"
                 good, results[rank] = pipe.recv()
                 assert good, f"rank {rank} of {size}:\n{results[rank]}"
         finally:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -35,7 +33,7 @@ GLOBAL = [
     "polyak_sgd(max_lr=0.5)",
     "clip_global_norm(0.1) | adamw(lr=cosine(lr=0.05, total=20)) | ema(0.9)",
 ]
-MATRICES = ["sam(0.05) | route(matrix=(muon(lr=0.05)), other=(adamw(lr=0.05)))", "clip_global_norm(0.1) | muon(lr=0.05)"]
+MATRICES = ["sam(0.05) | route(matrix=(muon(lr=0.05)), other=(adamw(lr=0.05)))", "clip_global_norm(0.1) | route(matrix=(normuon(lr=0.05)), other=(lamb(lr=0.05)))"]
 
 
 def model() -> nn.Module:
@@ -164,7 +162,7 @@ def _copies(rank: int, size: int) -> list[bytes]:
     with pytest.raises(tw.NeedsError, match="do not see it"):
         train(ddp, sam, range(1), rank, size)
     lr = torch.optim.lr_scheduler.StepLR(zero := ZeroRedundancyOptimizer(
-        ddp.parameters(), functools.partial(Optimizer, sentence="adamw(lr=0.05)"), lr=0.01), 1, gamma=0.5)
+        [{"params": list(ddp.parameters()), "lr": 0.01}], functools.partial(Optimizer, sentence="adamw(lr=0.05)")), 1, gamma=0.5)
     train(ddp, zero, range(2), rank, size)
     lr.step()
     train(ddp, zero, range(1), rank, size)
@@ -203,3 +201,178 @@ def _more_ranks_than_tensors(rank: int, size: int) -> None:
 
 def test_ranks_without_a_tensor() -> None:
     run(_more_ranks_than_tensors, 2)
+
+
+# ---- state for another number of ranks
+
+RESUMED = [
+    ("clip_global_norm(0.1) | adamw(lr=cosine(lr=0.05, total=20)) | ema(0.9)", None),
+    ("lamb(lr=0.05)", None),
+    ("prodigy(d0=0.01)", None),
+    ("route(matrix=(muon(lr=0.05)), other=(lamb(lr=0.05)))", Ranks("owners")),
+    ("clip_global_norm(0.1) | adamw(lr=0.05)", Ranks("owners")),
+]
+
+
+def _world(net: nn.Module, sentence: str, ranks: Ranks | None) -> Any:
+    opt = Optimizer(net.named_parameters(), sentence, ranks=ranks)
+    opt.param_groups[0]["initial_lr"] = 0.05  # as schedulers leave it there
+    return opt
+
+
+def _save(rank: int, size: int, folder: str) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    for k, (sentence, ranks) in enumerate(RESUMED):
+        opt = _world(net := fsdp(), sentence, ranks)
+        train(net, opt, range(3), rank, size)
+        dcp.save({"model": net.state_dict(), "optimizer": sharded_state_dict(opt)}, checkpoint_id=f"{folder}/{k}")
+        train(net, opt, range(3, 5), rank, size)
+        if rank == 0:
+            assert "hash" not in str(sharded_state_dict(opt)["state"].keys())
+        end = full(net)  # all take part
+        if rank == 0:
+            torch.save(end, f"{folder}/{k}.end")
+
+
+def _resume(rank: int, size: int, folder: str) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    for k, (sentence, ranks) in enumerate(RESUMED):
+        # "owners" is resumed on shards where the method can, and the other way round
+        other = None if ranks is not None and "muon" not in sentence else Ranks("owners")
+        for now in (ranks, other) if size > 1 else (None,):
+            net = fsdp() if size > 1 else model()
+            opt = _world(net, sentence, now)
+            del opt.param_groups[0]["initial_lr"]
+            saved = {"model": net.state_dict(), "optimizer": sharded_state_dict(opt)}
+            dcp.load(saved, checkpoint_id=f"{folder}/{k}")
+            net.load_state_dict(saved["model"])
+            load_sharded_state_dict(opt, saved["optimizer"])
+            assert opt.engine.steps == 3 and opt.param_groups[0]["initial_lr"] == 0.05
+            train(net, opt, range(3, 5), rank, size)
+            assert_close(full(net), torch.load(f"{folder}/{k}.end"), f"{sentence} on {size} ranks, {now}")
+    wrong = Optimizer(net.named_parameters(), "sgd(lr=1, momentum=0.9)", ranks=now)
+    with pytest.raises(tw.MismatchError, match="has no '0.weight/0.sgd/momentum"):
+        load_sharded_state_dict(wrong, saved["optimizer"])
+    wrong.zero_grad()
+    with pytest.raises(tw.SequenceError, match="under way"):
+        for _ in Optimizer(net.named_parameters(), "sgd(lr=1)").requests():
+            opt.engine._pending = object()
+            sharded_state_dict(opt)
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
+    run(_save, 4, str(tmp_path))
+    run(_resume, 2, str(tmp_path))
+    run(_resume, 1, str(tmp_path))
+
+
+def _packed(rank: int, size: int) -> None:
+    net = fsdp(nn.Sequential(nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 128)))
+    opt = Optimizer(net.parameters(), "adamw(lr=0.1)", state_dtype="q8")
+    with pytest.raises(tw.UnsupportedError, match="8-bit state is packed shard by shard"):
+        sharded_state_dict(opt)
+
+
+# ---- ranks that disagree, and ranks that are lost
+
+
+def _errors(rank: int, size: int) -> list[str]:
+    """Every rank gets an error, and a world that can go on."""
+    _packed(rank, size)
+    p = [nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(2, 3))]
+    q = [*p, nn.Parameter(torch.ones(3))]
+    odd = rank == size - 1
+    words = []
+
+    def refused(make: Any, kind: type = tw.ArgumentError) -> None:
+        with pytest.raises(tw.Error) as problem:
+            make()
+        assert isinstance(problem.value, kind) or odd, problem.value
+        words.append(str(problem.value))
+
+    for layout in ("copies", "elements", "owners"):
+        ranks = Ranks(layout)
+        refused(lambda: Optimizer(p, "adamw(lr=0.1)" if odd else "adamw(lr=0.2)", ranks=ranks))
+        refused(lambda: Optimizer(q if odd else p, "adamw(lr=0.1)", ranks=ranks))
+        refused(lambda: Optimizer(p[::-1] if odd else p, "adamw(lr=0.1)", ranks=ranks))
+        refused(lambda: Optimizer(p, "adamw(lr=0.1)", ranks=ranks, nonfinite="skip" if odd else "error"))
+        refused(lambda: Optimizer(p, "adamv(lr=0.1)" if odd else "adamw(lr=0.1)", ranks=ranks))
+        opt = Optimizer(p, "clip_global_norm(1) | adamw(lr=0.1)", ranks=ranks)
+        p[0].grad, p[1].grad = torch.ones(4), None if odd else torch.ones(2, 3)
+        before = [t.detach().clone() for t in p], opt.engine.state_dict()["state"]
+        refused(opt.step)  # a gradient is missing on one rank
+        p[1].grad = torch.ones(2, 3)
+        opt.param_groups[0]["lr"] = 0.3 if odd else 0.2
+        refused(opt.step)
+        opt.param_groups[0]["lr"] = 0.1
+        for t, old in zip(p, before[0]):
+            assert torch.equal(t.detach(), old)
+        opt.engine.set("lr", 0.1)
+        opt.step()
+        assert opt.engine.steps == 1 and not torch.equal(p[0].detach(), before[0][0])
+        refused(lambda: opt.add_param_group({"params": [q[2]], "lr": -1.0 if odd else 0.1}))
+    with pytest.raises(tw.ArgumentError, match="layout is None or one of 'copies'"):
+        Ranks("shards")
+    net = fsdp()
+    with pytest.raises(tw.ArgumentError, match="not spread alike"):
+        Optimizer([*net.parameters(), p[0]], "adamw(lr=0.1)")
+    with pytest.raises(tw.ArgumentError, match=r"sharded .* does not know"):
+        Optimizer(net.parameters(), "adamw(lr=0.1)", ranks=Ranks("copies"))
+    return words
+
+
+def test_ranks_that_disagree_all_get_an_error() -> None:
+    first, second = run(_errors, 2)
+    assert len(first) == len(second) == 24
+    for rank in (first, second):
+        for k in (0, 8, 16):
+            assert "sentence is adamw(lr=0.2" in rank[k] and "adamw(lr=0.1" in rank[k]
+            assert "number of parameters is 2 on rank 0 and 3 on rank 1" in rank[k + 1]
+            assert "parameter 0 is torch.float32 (" in rank[k + 2]
+            assert "'nonfinite': \"'error'\"" in rank[k + 3] and "'skip'" in rank[k + 3]
+            assert "adamv" in rank[k + 4] and "adamw" in rank[k + 4]
+            assert "parameters without gradient is [] on rank 0 and [1] on rank 1" in rank[k + 5]
+            assert "hyper-parameters is" in rank[k + 6] and "0.3" in rank[k + 6]
+    assert "there is no optimizer on rank 1: MethodError" in first[4]
+
+
+def _one_dies(rank: int, size: int, layout: str, sentence: str, how: str) -> None:
+    sharded = layout != "copies"
+    net = fsdp() if sharded else model()
+    opt = Optimizer(net.parameters(), sentence, ranks=Ranks(layout))
+    train(net, opt, range(2), rank, size)
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    local = [p.to_local() if hasattr(p, "to_local") else p for p in map(lambda p: p.detach(), net.parameters())]
+    before, state = [t.numpy().tobytes() for t in local], opt.state_dict()["thalweg"]["state"]
+    dist.barrier()
+    if rank == 1:
+        if how == "exit":
+            os._exit(1)
+        time.sleep(600)
+    start = time.monotonic()
+
+    calls = []
+
+    def closure() -> float:
+        calls.append(1)
+        return 1.0
+
+    with pytest.raises(RuntimeError) as problem:
+        opt.step(closure)
+    assert "the step was broken off" in "".join(getattr(problem.value, "__notes__", []))
+    assert time.monotonic() - start < TIMEOUT + 20
+    assert [t.numpy().tobytes() for t in local] == before
+    assert torch.equal(opt.state_dict()["thalweg"]["state"], state)
+
+
+@pytest.mark.parametrize("layout, sentence, how", [
+    ("elements", "clip_global_norm(0.1) | adamw(lr=0.05)", "exit"),
+    ("owners", "sam(0.1) | adamw(lr=0.05)", "exit"),
+    ("copies", "adamw(lr=0.05)", "hang"),
+])
+def test_a_rank_that_is_lost_ends_the_step_of_the_others(layout: str, sentence: str, how: str) -> None:
+    """Within the time-out of the group, and with parameters and state of the last step."""
+    run(_one_dies, 2, layout, sentence, how, lost=(1,))

@@ -340,7 +340,7 @@ class Owners(Place):
         super().__init__(layout, ranks, group, sentence)
         self.owner: list[int] = []  # of each of `given`
         self.parts: list[list[tuple[tuple[int, ...], tuple[int, ...]]]] = []  # by tensor and rank: offsets and shape
-        self._versions: list[int] = []
+        self._versions: list[tuple[int, int]] = []
         self._before: list[torch.Tensor] | None = None
 
     def _named(self, names: list[str] | None) -> bool:
@@ -439,11 +439,12 @@ class Owners(Place):
     # ---- within a step
 
     def _note(self) -> None:
-        """From here on a local part that has another version was written by somebody else."""
+        """From here on a sharded tensor that has another version was written by somebody else."""
         self._versions = self._written()
 
-    def _written(self) -> list[int]:
-        return [_local(p)._version for p in self.given if _is_sharded(p)]
+    def _written(self) -> list[tuple[int, int]]:
+        # What is written into a DTensor counts there alone, and what is written into its shard there.
+        return [(p._version, _local(p)._version) for p in self.given if _is_sharded(p)]
 
     @contextlib.contextmanager
     def stepping(self, opt: Any) -> Iterator[None]:

@@ -246,9 +246,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def _touch(self) -> None:
         """Lets autograd know that the parameters have changed."""
+        torch.autograd.graph.increment_version(tuple(p for g in self.__dict__["param_groups"] for p in g["params"]))
         if self._ranks is not None:
             self._ranks.deliver()
-        torch.autograd.graph.increment_version(tuple(p for g in self.__dict__["param_groups"] for p in g["params"]))
 
     @torch.no_grad()
     @of_adapter
@@ -283,7 +283,7 @@ class Optimizer(torch.optim.Optimizer):
             finally:
                 if not self.engine.closed:
                     self.engine._loosen()
-        torch.autograd.graph.increment_version(parameters)
+            torch.autograd.graph.increment_version(parameters)
         if self._scheduled or self.engine._edits != self._seen:
             self._refresh()
 
