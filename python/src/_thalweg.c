@@ -515,17 +515,17 @@ static int binding_acquire(State *state, Binding *binding, PyObject *arrays, int
 /* 1 when memory of this address, shape and strides (in elements; NULL: dense) is what was bound. */
 static int lies_so(const tw_tensor *tensor, const void *data, int32_t ndim, const int64_t *shape,
                    const int64_t *strides) {
-  if (data != tensor->data || ndim != tensor->ndim) return 0;
+  if (ndim != tensor->ndim) return 0;
   int64_t dense = 1;
   int same = 1;
   for (int d = ndim - 1; d >= 0; d--) {
     if (shape[d] != tensor->shape[d]) return 0;
-    if (shape[d] == 0) same = -1; /* nothing lies anywhere: strides do not matter */
+    if (shape[d] == 0) same = -1; /* nothing lies anywhere: neither the address nor strides matter */
     int64_t bound = tensor->strides ? tensor->strides[d] : dense, now = strides ? strides[d] : dense;
     if (same == 1 && shape[d] > 1 && bound != now) same = 0;
     dense *= shape[d];
   }
-  return same != 0;
+  return same < 0 || (same && data == tensor->data);
 }
 
 /* 1 when a tensor no longer lies as it was bound: at another address, or with another shape, strides or element type. */

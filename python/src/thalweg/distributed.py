@@ -17,6 +17,7 @@ the others raises within the time-out of their process group, and parameters and
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -537,9 +538,10 @@ def sharded_state_dict(opt: Any) -> dict[str, Any]:
 
         dcp.save({"model": model.state_dict(), "optimizer": sharded_state_dict(opt)}, checkpoint_id=path)
 
-    {"state": {"NAME/STAGE/SLOT": tensor, ...}, "engine": bytes, "param_groups": [...]}: state of the shape of a sharded
+    {"state": {"NAME/STAGE/SLOT": tensor, ...}, "engine": bytes, "param_groups": str}: state of the shape of a sharded
     parameter is a DTensor like it; of tensors that others own there is nothing here.  Parameters go by the names that they
-    were given with (named_parameters()), else by their positions.  Call it on all ranks, between steps.
+    were given with (named_parameters()), else by their positions.  `engine` has counters, hyper-parameters and schedules,
+    `param_groups` the numbers and texts that schedulers keep there ("initial_lr").  Call it on all ranks, between steps.
 
     SequenceError inside a step or in evaluation mode.  UnsupportedError for 8-bit state of shards, which is packed by the
     shard, for plain tensors of the layout "elements" (which part a rank has is known to you alone), and where ranks have
@@ -572,8 +574,11 @@ def sharded_state_dict(opt: Any) -> dict[str, Any]:
             common[key] = entry
         elif sources[where] is not None:
             state[key] = _as_tensor(opt, key, entry, sources[where])
-    groups = [{k: v for k, v in group.items() if k not in ("params", "param_names")} for group in opt.param_groups]
-    return {"state": state, "engine": _checkpoint.write(common), "param_groups": groups}
+    notes = [
+        {key: value for key, value in group.items() if key not in shown and _is_note(value)}
+        for group, shown in zip(opt.param_groups, opt._shown)
+    ]
+    return {"state": state, "engine": _checkpoint.write(common), "param_groups": json.dumps(notes)}
 
 
 def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
@@ -587,8 +592,9 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
     as it was on this rank.
     """
     try:
-        state, engine, groups = (state_dict[key] for key in ("state", "engine", "param_groups"))
-    except (KeyError, TypeError) as problem:
+        state, engine = state_dict["state"], state_dict["engine"]
+        groups = json.loads(state_dict["param_groups"])
+    except (KeyError, TypeError, ValueError) as problem:
         raise error(MismatchError, "not a sharded state dict: it has no 'state', 'engine' and 'param_groups'") from problem
     if len(groups) != len(opt.param_groups):
         raise error(CountError, f"the state dict has {len(groups)} parameter groups, the optimizer {len(opt.param_groups)}")
@@ -633,8 +639,12 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
     opt.engine._load(_checkpoint.write(entries))
     opt._shown, opt._scaled = [], {}
     for group, saved in zip(opt.__dict__["param_groups"], groups):
-        group.update({k: v for k, v in saved.items() if k != "params"})
+        group.update(saved)
     opt._pull()
+
+
+def _is_note(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _names(entries: dict[str, _checkpoint.Entry]) -> list[str]:
