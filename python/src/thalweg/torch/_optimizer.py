@@ -1,12 +1,4 @@
-"""thalweg as a torch optimizer: `thalweg.torch.Optimizer` is a `torch.optim.Optimizer` for CPU tensors.
-
-    from thalweg.torch import Optimizer
-    opt = Optimizer(model.parameters(), "clip_global_norm(1.0) | adamw(lr=3e-4, weight_decay=0.1)")
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 1000)
-    loss.backward(); opt.step(); opt.zero_grad(); scheduler.step()
-
-Parameters and gradients are used where they lie; nothing is copied.  float32, float64, float16 and bfloat16.
-"""
+"""A sentence as a torch.optim.Optimizer: parameter groups, steps, modes, state."""
 
 from __future__ import annotations
 
@@ -17,8 +9,9 @@ from typing import Any
 
 import torch
 
-from . import _optimizer, _registry, _sentence
-from ._errors import ArgumentError, CountError, NeedsError, error, of_adapter
+from .. import _optimizer, _registry, _sentence
+from .._errors import ArgumentError, CountError, NeedsError, error, of_adapter
+from ._view import Keys, View, differences, plain, same, show
 
 # What torch's own code and its schedulers keep in a group beside the hyper-parameters of the optimizer.  A group may be
 # given with these (a copy of another group has them); of other keys that are no hyper-parameters it may not.
@@ -26,6 +19,8 @@ NOT_OURS = frozenset(
     ("params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_lr", "max_momentum", "base_momentum", "swa_lr")
     + ("differentiable", "foreach", "fused", "capturable")
 )
+# Of those, what says how torch computes: in parameter groups it is shown as given, and means nothing here.
+HOW = ("foreach", "fused")
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -55,6 +50,8 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     engine: _optimizer.Optimizer
+    # What a class with torch's signature says otherwise than the sentence; see _view.
+    _viewed: View | None = None
 
     def __init__(self, params: Iterable[Any], sentence: str, **options: Any) -> None:
         # What param_groups showed last, a dict a group; and what in it changes by itself, as (group, key).
@@ -66,14 +63,16 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(params, {})
         names: list[str] = []
         with contextlib.closing(_bare(sentence)) as bare:
-            self._rates = _rates(bare)
+            self._keys = Keys(bare, self._viewed)
+            self._rates = _rates(bare) if self._viewed is None else []
             values, scheduled = self._read(bare, "")
         self._sentence_values = {key: value for key, value in values.items() if key not in scheduled}
         groups = [self._spread_given(self._describe(group, set(group), names)) for group in self.param_groups]
-        plain = len(groups) == 1 and not (groups[0].keys() - {"params", "name"})
-        self.engine = _optimizer.Optimizer(groups[0]["params"] if plain else groups, sentence, **options)
-        self.defaults.update(self._sentence_values)
+        alone = len(groups) == 1 and not (groups[0].keys() - {"params", "name"})
+        self.engine = _optimizer.Optimizer(groups[0]["params"] if alone else groups, sentence, **options)
+        self.defaults.update({**self._sentence_values, **self._keys.fixed, **self._keys.notes})
         self._pull()
+        self._note(self.param_groups)
 
     # ---- param_groups and the engine
 
@@ -91,7 +90,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _describe(self, group: dict[str, Any], given: Iterable[str], names: list[str]) -> dict[str, Any]:
         """A parameter group of torch as one of thalweg, with the values given; its name goes to `names`."""
-        described = {key: _plain(group[key]) for key in group if key in given and key not in NOT_OURS}
+        described = {key: plain(group[key]) for key in group if key in given and key not in NOT_OURS}
         called = group.get("param_names")
         described["params"] = list(zip(called, group["params"])) if called else list(group["params"])
         name = group.get("name")
@@ -99,7 +98,13 @@ class Optimizer(torch.optim.Optimizer):
             name = _optimizer._fresh_name(names, len(names))
         names.append(name)
         described["name"] = name
-        return described
+        return self._keys.spread(described)
+
+    def _note(self, groups: list[dict[str, Any]]) -> None:
+        """Shows what torch shows and no step changes."""
+        for group in groups:
+            for key, value in {**self._keys.fixed, **self._keys.notes}.items():
+                group.setdefault(key, value)
 
     def _read(self, engine: _optimizer.Optimizer, name: str) -> tuple[dict[str, Any], set[str]]:
         """What a group of the engine has, as param_groups shows it; and the keys of what a schedule changes."""
@@ -109,11 +114,7 @@ class Optimizer(torch.optim.Optimizer):
             values[path] = engine.get(path, name)
             if parameter.type == "number" and isinstance(_registry.read_value(engine._get_text(name, path)), str):
                 scheduled.add(path)
-        if "beta1" in values and "beta2" in values:  # as torch, whose schedulers look for it
-            parts = [key for key in ("beta1", "beta2", "beta3") if key in values]
-            values["betas"] = tuple(values.pop(key) for key in parts)
-            if scheduled & set(parts):
-                scheduled.add("betas")
+        self._keys.show(values, scheduled)
         if self._rates and (values[self._rates[0]] or not any(values[path] for path in self._rates)):
             values["lr"] = values[self._rates[0]]
             if scheduled & set(self._rates):
@@ -128,10 +129,10 @@ class Optimizer(torch.optim.Optimizer):
             old = self._shown[index] if index < len(self._shown) else {}
             for key, value in values.items():
                 current = group.get(key)
-                if key not in group or key not in old or _same(current, old[key]):
-                    values[key] = _show(group, key, value)
-                elif _same(current, value):
-                    values[key] = _plain(current)
+                if key not in group or key not in old or same(current, old[key]):
+                    values[key] = show(group, key, value)
+                elif same(current, value):
+                    values[key] = plain(current)
             self._shown[index : index + 1] = [values]
             self._scheduled += [(index, key) for key in scheduled]
         self._seen = self.engine._edits
@@ -144,9 +145,9 @@ class Optimizer(torch.optim.Optimizer):
         mirrors = self.engine.param_groups
         for index, key in self._scheduled:
             group, shown = self.__dict__["param_groups"][index], self._shown[index]
-            value = mirrors[index][self._rates[0] if key == "lr" and self._rates else key]
-            untouched = _same(group.get(key, shown[key]), shown[key])
-            shown[key] = _show(group, key, value) if untouched else value
+            value = mirrors[index][self._rates[0]] if key == "lr" and self._rates else self._keys.value(mirrors[index], key)
+            untouched = same(group.get(key, shown[key]), shown[key])
+            shown[key] = show(group, key, value) if untouched else value
 
     def _push(self) -> None:
         """Passes on what was changed in param_groups."""
@@ -157,8 +158,11 @@ class Optimizer(torch.optim.Optimizer):
             group = self.__dict__["param_groups"][index]
             for key, old in shown.items():
                 new = group.get(key, old)
-                if new is not old and not _same(new, old):
-                    changes.setdefault(index, {})[key] = _plain(new)
+                if new is not old and not same(new, old):
+                    changes.setdefault(index, {})[key] = plain(new)
+        if self._keys.fixed:
+            for group in self.__dict__["param_groups"]:
+                self._keys.spread({key: group[key] for key in self._keys.fixed if key in group})
         if not changes:
             return
         self._set(changes)
@@ -173,11 +177,11 @@ class Optimizer(torch.optim.Optimizer):
 
     def _set(self, changes: dict[int, dict[str, Any]]) -> None:
         """Changes hyper-parameters in the engine: for each group (by index) all of them, or none when one is refused."""
-        changes = {index: self._spread_rate(index, changed) for index, changed in changes.items()}
+        changes = {index: self._keys.spread(self._spread_rate(index, c)) for index, c in changes.items()}
         together: dict[str, Any] = {}
         if len(changes) == len(self.engine._layout) > 1:
             first, *others = changes.values()
-            together = {k: v for k, v in first.items() if all(k in c and _same(c[k], v) for c in others)}
+            together = {k: v for k, v in first.items() if all(k in c and same(c[k], v) for c in others)}
         for index, changed in changes.items():
             name = self.engine._layout[index][0]
             try:
@@ -325,6 +329,7 @@ class Optimizer(torch.optim.Optimizer):
             given = {key for key in param_group if key in before or self._is_new_default(key)}
             described = self._describe(param_group, given, [name for name, _, _ in self.engine._layout])
             self.engine.add_param_group(self._spread_given(described))
+            self._note([param_group])
         except BaseException:
             del self.__dict__["param_groups"][count:]
             param_group.clear()
@@ -336,7 +341,7 @@ class Optimizer(torch.optim.Optimizer):
     def _is_new_default(self, key: str) -> bool:
         missing = object()
         old = self._sentence_values.get(key, missing)
-        return key in self.defaults and old is not missing and not _same(self.defaults[key], old)
+        return key in self.defaults and old is not missing and not same(self.defaults[key], old)
 
     def _spread_given(self, described: dict[str, Any]) -> dict[str, Any]:
         """A new group's values with the rates of all rules in place of the "lr" that stands for them."""
@@ -429,7 +434,7 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(inner.get("state"), torch.Tensor):
             inner["state"] = inner["state"].numpy().tobytes()
         shown = inner.get("shown")
-        changes = None if shown is None else _differences(groups, shown)
+        changes = None if shown is None else differences(groups, shown)
         before = self.engine._save() if changes is None or any(changes) else b""
         kept = self.__dict__["param_groups"], self.state, self._shown, self._scaled
         try:
@@ -454,7 +459,7 @@ class Optimizer(torch.optim.Optimizer):
         of what it showed, and what schedules change is left to them."""
         reads = [self._read(self.engine, name) for name, _, _ in self.engine._layout]
         if changes is None:
-            changes = _differences(groups, [{k: v for k, v in values.items() if k not in by} for values, by in reads])
+            changes = differences(groups, [{k: v for k, v in values.items() if k not in by} for values, by in reads])
         self._shown = [values for values, _ in reads]
         wanted = {i: {k: v for k, v in c.items() if k in self._shown[i]} for i, c in enumerate(changes)}
         self._set({index: changed for index, changed in wanted.items() if changed})
@@ -462,7 +467,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._push()
-        own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values")
+        own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys")
         return {**super().__getstate__(), **{key: self.__dict__[key] for key in own}, "_seen": -1}
 
     def __repr__(self) -> str:
@@ -485,37 +490,11 @@ def _rates(engine: _optimizer.Optimizer) -> list[str]:
     return [path for name, m in engine._stages() if m.kind == "optimizer" and (path := f"{name}.lr") in live]
 
 
-def _differences(groups: list[dict[str, Any]], shown: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is in each group of `groups` otherwise than in `shown`."""
-    return [
-        {key: _plain(group[key]) for key, old in values.items() if key in group and not _same(group[key], old)}
-        for group, values in zip(groups, shown)
-    ]
-
-
-def _plain(value: Any) -> Any:
-    """A value of a group as a number, where it is a tensor."""
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        return value.item()
-    if isinstance(value, (list, tuple)):
-        return tuple(_plain(item) for item in value)
-    return value
-
-
-def _same(a: Any, b: Any) -> bool:
-    try:
-        return a is b or bool(_plain(a) == _plain(b))
-    except (TypeError, ValueError, RuntimeError):
-        return False
-
-
-@torch.no_grad()
-def _show(group: dict[str, Any], key: str, value: Any) -> Any:
-    """Puts a value into a group, in place where the caller keeps a tensor there.  Returns what can then be read."""
-    current = group.get(key)
-    if isinstance(current, torch.Tensor) and current.numel() == 1 and isinstance(value, (int, float)):
-        if current.item() != value:
-            current.fill_(value)
-        return current.item()
-    group[key] = value
-    return value
+def tensors_of(params: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """The tensors among what torch.optim takes: tensors, (name, tensor) pairs, dicts of a group."""
+    for item in params:
+        if isinstance(item, dict):
+            inner = item["params"]
+            yield from tensors_of([inner] if isinstance(inner, torch.Tensor) else inner)
+        else:
+            yield item[1] if isinstance(item, tuple) else item
