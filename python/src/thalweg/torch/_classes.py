@@ -167,6 +167,44 @@ def _start_twin(self: Any, name: str, full: inspect.Signature, args: tuple[Any, 
                     group[key] = given[key]
 
 
+def name_in_torch(engine: Any) -> str:
+    """What torch.optim calls the optimizer of a sentence; "" where it has none, or there are several."""
+    stages = [(name, m) for name, m in engine._stages() if m.kind == "optimizer"]
+    if len(stages) != 1:
+        return ""
+    stage, method = stages[0]
+    if method.name == "muon" and engine.get(f"{stage}.momentum_form", engine._layout[0][0]) != "ema":
+        return ""  # its buffer is another multiple
+    if method.name == "amsgrad":
+        return "Adam"
+    return next((name for name in _classes.class_names() if name in TWINS and _classes.class_names()[name] == method.name), "")
+
+
+def groups_of_torch(self: Optimizer, name: str) -> list[dict[str, Any]]:
+    """The param_groups of a state dict of torch.optim's optimizer `name`."""
+    engine = self.engine
+    stage, method = next((s, m) for s, m in engine._stages() if m.kind == "optimizer")
+    twin, groups = TWINS[name], []
+    for group, (called, first, stop) in zip(self.param_groups, engine._layout):
+
+        def own(path: str) -> Any:
+            return engine.get(f"{stage}.{path}", called) if method.parameter(path) is not None else None
+
+        values = dict(_torch_defaults(name))
+        for key, names in twin.shown.items():
+            if key in values:
+                values[key] = own(names[0]) if len(names) == 1 else tuple(own(n) for n in names)
+        for key, value in (("amsgrad", method.name == "amsgrad" or own("amsgrad")), ("centered", own("centered")),
+                           ("decoupled_weight_decay", method.name == "adamw" or own("decoupled")),
+                           ("maximize", engine._options["maximize"])):
+            if key in values:
+                values[key] = bool(value)
+        values.update({key: plain(value) for key, value in group.items() if key != "params" and key in values})
+        values.update({key: value for key, value in group.items() if key in ("initial_lr", "param_names", "name")})
+        groups.append({**values, "params": [*range(first, stop)]})
+    return groups
+
+
 def make_class(name: str) -> type[Optimizer]:
     """The class called `name`."""
     full, method = signature(name), _registry.method(_classes.class_names()[name])

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from .. import _optimizer, _registry, _sentence
-from .._errors import ArgumentError, CountError, NeedsError, error, of_adapter
+from .._errors import ArgumentError, MismatchError, NeedsError, error, of_adapter
+from . import _state
 from ._view import Keys, View, differences, plain, same, show
 
 # What torch's own code and its schedulers keep in a group beside the hyper-parameters of the optimizer.  A group may be
@@ -46,7 +47,8 @@ class Optimizer(torch.optim.Optimizer):
     A hyper-parameter that needs state which the sentence did not ask for (the momentum of sgd, which OneCycleLR and CyclicLR
     cycle) may be changed until the first step is taken.
 
-    `state` is empty: `engine`, the thalweg.Optimizer inside, has the state, and everything else.
+    `state` shows copies, made when it is looked at: `state[p]["exp_avg"]`; what you put beside them is kept and saved.
+    load_state_dict changes the state.  `engine` is the thalweg.Optimizer inside.
     """
 
     engine: _optimizer.Optimizer
@@ -60,12 +62,15 @@ class Optimizer(torch.optim.Optimizer):
         self._seen = -1
         # By group: the rates of the rules before they were changed together through "lr", and since.
         self._scaled: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
+        # What `state` was filled at, and with what, by index of the parameter.
+        self._filled: tuple[Any, ...] | None = None
+        self._filling: list[tuple[torch.Tensor, list[str]]] = []
         super().__init__(params, {})
         names: list[str] = []
-        with contextlib.closing(_bare(sentence)) as bare:
-            self._keys = Keys(bare, self._viewed)
-            self._rates = _rates(bare) if self._viewed is None else []
-            values, scheduled = self._read(bare, "")
+        with contextlib.closing(bare(sentence)) as empty:
+            self._keys = Keys(empty, self._viewed)
+            self._rates = _rates(empty) if self._viewed is None else []
+            values, scheduled = self._read(empty, "")
         self._sentence_values = {key: value for key, value in values.items() if key not in scheduled}
         groups = [self._spread_given(self._describe(group, set(group), names)) for group in self.param_groups]
         alone = len(groups) == 1 and not (groups[0].keys() - {"params", "name"})
@@ -87,6 +92,44 @@ class Optimizer(torch.optim.Optimizer):
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
         self.__dict__["param_groups"] = groups
+
+    @property
+    def state(self) -> Any:
+        """By parameter: its state as tensors, copies as of now, under the names of the library, and "step"."""
+        whole = self.__dict__["state"]
+        if "engine" not in self.__dict__ or self.engine.closed:
+            return whole
+        now = (self.engine.steps, self.engine.skipped, self.engine._edits, self.engine.training)
+        if self._filled != now or self.engine._pending is not None:
+            self._empty()
+            rows = _state.take_apart(self.engine, self._notes())
+            for p, row in zip(self.engine.params, rows):
+                whole[p].update(row)
+                self._filling.append((p, [*row]))
+            self._filled = now
+        return whole
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.__dict__["state"] = state
+        self._filled, self._filling = None, []
+
+    def _empty(self) -> None:
+        """Lets go of the copies in `state`."""
+        whole = self.__dict__["state"]
+        for p, keys in self._filling:
+            if p in whole:
+                for key in keys:
+                    whole[p].pop(key, None)
+                if not whole[p]:
+                    del whole[p]
+        self._filled, self._filling = None, []
+
+    def _notes(self) -> dict[str, Any]:
+        """What a state dict holds beside the engine: what is different in param_groups when it is loaded, somebody has
+        changed."""
+        return {"shown": [dict(shown) for shown in self._shown],
+                "scaled": {str(index): list(pair) for index, pair in self._scaled.items()}}
 
     def _describe(self, group: dict[str, Any], given: Iterable[str], names: list[str]) -> dict[str, Any]:
         """A parameter group of torch as one of thalweg, with the values given; its name goes to `names`."""
@@ -254,6 +297,8 @@ class Optimizer(torch.optim.Optimizer):
     def _stepping(self) -> Generator[list[torch.Tensor], None, None]:
         """What stands around every step: torch's values go to the engine before it, and back behind it."""
         self._push()
+        if self._filled is not None:
+            self._empty()
         parameters = self._parameters()
         try:
             yield parameters
@@ -398,22 +443,19 @@ class Optimizer(torch.optim.Optimizer):
 
     @of_adapter
     def state_dict(self) -> dict[str, Any]:
-        """torch's param_groups, and the state under "thalweg", a uint8 tensor: torch.load(weights_only=True) reads it.
+        """The state in torch's shape, {"state": {index: {name: tensor}}, "param_groups": [...]}: tensors and plain values,
+        which torch.load(weights_only=True) and torch.distributed.checkpoint read.
 
-        As in torch it does not hold the parameters: save model.state_dict() beside it.
+        As in torch it does not hold the parameters: save model.state_dict() beside it.  torch.optim's own optimizers read
+        what to_torch_state_dict() gives.
         """
         for hook in tuple(self._optimizer_state_dict_pre_hooks.values()):
             hook(self)
         self._push()
         with self._without_hooks("_optimizer_state_dict_pre_hooks", "_optimizer_state_dict_post_hooks"):
             whole = super().state_dict()
-        inner = self.engine.state_dict()
-        inner["state"] = torch.frombuffer(bytearray(inner["state"]), dtype=torch.uint8)
-        # What is different in param_groups when this is loaded, somebody has changed.
-        inner["shown"] = [dict(shown) for shown in self._shown]
-        if self._scaled:
-            inner["scaled"] = {index: list(pair) for index, pair in self._scaled.items()}
-        whole["thalweg"] = inner
+        whole["state"] = {key: dict(row) if isinstance(row, dict) else row for key, row in whole["state"].items()}
+        self._empty()
         for hook in tuple(self._optimizer_state_dict_post_hooks.values()):
             whole = hook(self, whole) or whole
         return whole
@@ -421,28 +463,51 @@ class Optimizer(torch.optim.Optimizer):
     @of_adapter
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what state_dict returned, for the same model, whose parameters you load yourself, and the values in
-        its param_groups that were changed since.  Nothing changes when it does not fit."""
+        its param_groups that were changed since.  Nothing changes when it does not fit.
+
+        It also takes the state dict of torch.optim's SGD, Adam, AdamW, Adagrad, RMSprop, Adamax, NAdam, RAdam, Adadelta and
+        Muon, for the same rule here: the run goes on where that one stood.  (SGD and Muon count no steps; schedules in
+        the sentence then begin at the first.)  Load the model before, where there are master copies.
+        """
         whole = state_dict.copy()
         for hook in tuple(self._optimizer_load_state_dict_pre_hooks.values()):
             whole = hook(self, whole) or whole
-        if "thalweg" not in whole:
-            raise error(ArgumentError, "not a state_dict of thalweg.torch: it has no 'thalweg'")
-        groups = whole["param_groups"]
-        if [len(g["params"]) for g in groups] != [len(g["params"]) for g in self.param_groups]:
-            raise error(CountError, "the state_dict has other parameter groups")
-        inner = dict(whole["thalweg"])
-        if isinstance(inner.get("state"), torch.Tensor):
-            inner["state"] = inner["state"].numpy().tobytes()
-        shown = inner.get("shown")
-        changes = None if shown is None else differences(groups, shown)
+        if not isinstance(whole.get("param_groups"), list) or not isinstance(whole.get("state"), dict):
+            raise error(ArgumentError, "not a state_dict of an optimizer: it has no 'state' and 'param_groups'")
+        groups, old = whole["param_groups"], whole.get("thalweg")
+        _state.check_groups(groups, self.param_groups)
+        head = None if old is not None else _state.find_head(whole["state"])
+        own = head is not None or old is not None
+        if old is not None:  # an earlier version kept everything in one tensor
+            data = dict(old)
+            if isinstance(data.get("state"), torch.Tensor):
+                data["state"] = data["state"].numpy().tobytes()
+            notes: dict[str, Any] = data
+        elif head is not None:
+            data, notes = _state.put_together(self.engine, whole["state"], head), head["notes"]
+        else:
+            data, notes = _state.from_torch(self.engine, whole["state"], self.engine.params), {}
+        if own and notes.get("shown") is None:
+            changes = None
+        else:
+            shown = notes["shown"] if own else self._shown_of(groups)
+            changes = differences(groups, shown)
+        scaled = {int(index): (pair[0], pair[1]) for index, pair in notes.get("scaled", {}).items()}
         before = self.engine._save() if changes is None or any(changes) else b""
-        kept = self.__dict__["param_groups"], self.state, self._shown, self._scaled
+        kept = self.__dict__["param_groups"], self.__dict__["state"], self._shown, self._scaled
+        self._empty()
+        stages = () if head is None else head["stages"]
+        mine = {k: {n: v for n, v in row.items() if not (_state.is_ours(n) or n in stages)} if isinstance(row, dict) else row
+                for k, row in whole["state"].items()} if own else {}
         try:
             with self._without_hooks("_optimizer_load_state_dict_pre_hooks", "_optimizer_load_state_dict_post_hooks"):
-                super().load_state_dict({"state": whole.get("state", {}), "param_groups": groups})
+                super().load_state_dict({"state": {k: row for k, row in mine.items() if row != {}}, "param_groups": groups})
             self._shown = []
-            self.engine.load_state_dict(inner)
-            self._scaled = {index: tuple(pair) for index, pair in inner.get("scaled", {}).items()}
+            if old is not None:
+                self.engine.load_state_dict(data)
+            else:
+                self.engine._load(data)
+            self._scaled = scaled
             if before:
                 self._set_differences(groups, changes)
         except BaseException:
@@ -453,6 +518,29 @@ class Optimizer(torch.optim.Optimizer):
         self._pull()
         for hook in tuple(self._optimizer_load_state_dict_post_hooks.values()):
             hook(self)
+
+    def _shown_of(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What is shown here, for the groups of a state dict of torch's.  ArgumentError where it settles something else."""
+        for group in groups:
+            self._keys.spread({key: group[key] for key in self._keys.fixed if key in group})
+        return [values for values, _ in (self._read(self.engine, name) for name, _, _ in self.engine._layout)]
+
+    @of_adapter
+    def to_torch_state_dict(self) -> dict[str, Any]:
+        """The state dict for the optimizer of torch.optim that this is: SGD, Adam, AdamW, Adagrad, RMSprop, Adamax, NAdam,
+        RAdam, Adadelta or Muon, which its load_state_dict takes.
+
+        MismatchError where torch has no such optimizer, or another stage of the sentence keeps state.
+        """
+        from ._classes import groups_of_torch, name_in_torch
+
+        self._push()
+        name = name_in_torch(self.engine)
+        if name not in _state.CONVERTS:
+            raise error(MismatchError, f"torch.optim has no optimizer that goes on from {self.engine._text!r}; there are "
+                        f"{', '.join(_state.CONVERTS)}")
+        return {"state": _state.to_torch(self.engine, name, self.engine.params),
+                "param_groups": groups_of_torch(self, name)}
 
     def _set_differences(self, groups: list[dict[str, Any]], changes: list[dict[str, Any]] | None) -> None:
         """Changes what somebody has changed in the groups of a state_dict; None: an earlier version saved it without a note
@@ -467,14 +555,16 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._push()
+        self._empty()
         own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys")
-        return {**super().__getstate__(), **{key: self.__dict__[key] for key in own}, "_seen": -1}
+        return {"defaults": self.defaults, "state": self.__dict__["state"], "param_groups": self.__dict__["param_groups"],
+                **{key: self.__dict__[key] for key in own}, "_seen": -1, "_filled": None, "_filling": []}
 
     def __repr__(self) -> str:
-        return f"<thalweg.torch.Optimizer: {self.engine!r}>"
+        return f"<thalweg.torch.{type(self).__name__}: {self.engine!r}>"
 
 
-def _bare(sentence: str) -> _optimizer.Optimizer:
+def bare(sentence: str) -> _optimizer.Optimizer:
     """The sentence without parameters, which knows what hyper-parameters there are."""
     engine = _optimizer.Optimizer.__new__(_optimizer.Optimizer)
     engine._create(_sentence.check_text(sentence), 1, 0, 0, 0, 0, 0, 1.0, 0)
