@@ -173,7 +173,7 @@ def name_in_torch(engine: Any) -> str:
     if len(stages) != 1:
         return ""
     stage, method = stages[0]
-    if method.name == "muon" and engine.get(f"{stage}.momentum_form", engine._layout[0][0]) != "ema":
+    if method.name == "muon" and engine._get_text(engine._layout[0][0], f"{stage}.momentum_form") != "ema":
         return ""  # its buffer is another multiple
     if method.name == "amsgrad":
         return "Adam"

@@ -476,7 +476,10 @@ class Optimizer(torch.optim.Optimizer):
             raise error(ArgumentError, "not a state_dict of an optimizer: it has no 'state' and 'param_groups'")
         groups, old = whole["param_groups"], whole.get("thalweg")
         _state.check_groups(groups, self.param_groups)
-        head = None if old is not None else _state.find_head(whole["state"])
+        # What the groups call the parameters, torch calls their state: numbers, or names (torch.distributed.checkpoint).
+        called = {key: index for index, key in enumerate(key for group in groups for key in group["params"])}
+        rows = {called[key]: row for key, row in whole["state"].items() if key in called}
+        head = None if old is not None else _state.find_head(rows)
         own = head is not None or old is not None
         if old is not None:  # an earlier version kept everything in one tensor
             data = dict(old)
@@ -484,9 +487,9 @@ class Optimizer(torch.optim.Optimizer):
                 data["state"] = data["state"].numpy().tobytes()
             notes: dict[str, Any] = data
         elif head is not None:
-            data, notes = _state.put_together(self.engine, whole["state"], head), head["notes"]
+            data, notes = _state.put_together(self.engine, rows, head), head["notes"]
         else:
-            data, notes = _state.from_torch(self.engine, whole["state"], self.engine.params), {}
+            data, notes = _state.from_torch(self.engine, rows, self.engine.params), {}
         if own and notes.get("shown") is None:
             changes = None
         else:

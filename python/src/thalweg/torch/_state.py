@@ -3,7 +3,7 @@
 A state dict of thalweg.torch holds for each parameter the tensors of its rule under the names of the library, which are
 torch's where torch has the method ("exp_avg"), as they are stored; "step", as torch counts; "counters" (float64: steps,
 number of its random draws, flags), "scalars" and "name", which only the library reads.  What belongs to the whole run is
-"thalweg" of the first parameter: JSON in a uint8 tensor, padded with spaces, so that torch.distributed.checkpoint finds
+"thalweg" of the first parameter (by name, where they have names): JSON in a uint8 tensor, padded with spaces, so that torch.distributed.checkpoint finds
 the size that it saved.
 """
 
@@ -103,7 +103,9 @@ def take_apart(engine: _optimizer.Optimizer, notes: Mapping[str, Any]) -> list[d
         "entries": {k: [e.dtype, e.shape, base64.b64encode(e.data).decode()] for k, e in rest.items()},
     }
     text = json.dumps(head).encode()
-    rows[0][HEAD] = torch.from_numpy(np.frombuffer(text.ljust(-(-2 * len(text) // PADDING) * PADDING), np.uint8).copy())
+    # With names on the first by name: that one is the same in whatever order the parameters are given.
+    first = min(range(len(names)), key=names.__getitem__) if all(NAME in row for row in rows) else 0
+    rows[first][HEAD] = torch.from_numpy(np.frombuffer(text.ljust(-(-2 * len(text) // PADDING) * PADDING), np.uint8).copy())
     return rows
 
 
@@ -251,15 +253,15 @@ def to_torch(engine: _optimizer.Optimizer, name: str, params: Sequence[torch.Ten
                 state[index]["mu_product"] = torch.tensor(float(products[index]))
     for key, entry in entries.items():
         owner = _checkpoint.owner(key, place)
-        if owner is None or place[owner] not in state:
+        if owner is None:
             continue
         stage, slot = key[len(owner) + 1 :].split("/", 1)
         index, method = place[owner], stage.partition(".")[2]
-        if stage == "engine":
-            continue
-        if slot not in slots:
+        if stage != "engine" and slot not in slots:
             raise error(MismatchError, f"torch.optim.{name} has no place for the {slot!r} of {method}: convert a pipeline "
                         "whose other stages keep nothing")
+        if stage == "engine" or index not in state:
+            continue
         if entry.dtype == "U8":
             value = torch.from_numpy(np.array(widened[f"{method}.{slot}"][index]))
         else:
