@@ -346,7 +346,7 @@ def _one_dies(rank: int, size: int, layout: str, sentence: str, how: str) -> Non
     for p in net.parameters():
         p.grad = torch.ones_like(p)
     local = [p.to_local() if hasattr(p, "to_local") else p for p in map(lambda p: p.detach(), net.parameters())]
-    before, state = [t.numpy().tobytes() for t in local], opt.state_dict()["thalweg"]["state"]
+    before, state = [t.numpy().tobytes() for t in local], opt.engine.state_dict()["state"]
     dist.barrier()
     if rank == 1:
         if how == "exit":
@@ -365,7 +365,7 @@ def _one_dies(rank: int, size: int, layout: str, sentence: str, how: str) -> Non
     assert "the step was broken off" in "".join(getattr(problem.value, "__notes__", []))
     assert time.monotonic() - start < TIMEOUT + 20
     assert [t.numpy().tobytes() for t in local] == before
-    assert torch.equal(opt.state_dict()["thalweg"]["state"], state)
+    assert opt.engine.state_dict()["state"] == state
 
 
 @pytest.mark.parametrize("layout, sentence, how", [

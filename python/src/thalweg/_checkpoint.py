@@ -1,93 +1,102 @@
-"""The frame of a checkpoint taken apart and put together again: what resharding needs.
+"""The checkpoint of the library taken apart, and put together again.
 
-The layout is that of safetensors: 8 bytes with the length of a JSON header, the header, and the bytes of the entries.
-The header's metadata has a hash of all that, which the library checks when it loads.
+A checkpoint (safetensors layout) is what `Optimizer._save` writes and `Optimizer._load` reads.  Taken apart it is a table
+of entries by name; what belongs to a tensor is called NAME/STAGE/SLOT, as in "layer.weight/0.adamw/exp_avg", the rest
+STAGE/scalars and engine/...  (Checkpoint.swift says what they hold).
 """
 
 from __future__ import annotations
 
 import json
-import struct
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from . import _thalweg
 from ._errors import FormatError, error
 
-_WORD = (1 << 64) - 1
-_LANES = (0xCBF2_9CE4_8422_2325, 0x9E37_79B9_7F4A_7C15, 0xC2B2_AE3D_27D4_EB4F, 0x1656_67B1_9E37_79F9)
-_PRIME = 0x100_0000_01B3
+NAMES, STEP, TENSORS, SETTINGS = "engine/names", "engine/step", "engine/tensors", "engine/settings"
+STARTED, ACTIVE = 1, 2  # flags of a tensor in engine/tensors: (step, number of its random draws, flags)
 
 
 class Entry(NamedTuple):
-    """One array of a checkpoint: its element type ("F32", "F64", "BF16", "U8", ...), its shape and its bytes."""
+    """One entry: its type as safetensors calls it (F64, F32, BF16, F16, U8), its shape and its bytes."""
 
     dtype: str
     shape: tuple[int, ...]
-    data: Any
+    data: memoryview
+
+    def numbers(self) -> np.ndarray:
+        """A copy of an F64 entry."""
+        return np.frombuffer(self.data, np.float64).copy()
+
+    def text(self) -> str:
+        """What a U8 entry says, where it is a text."""
+        return bytes(self.data).decode()
 
 
-def read(blob: Any) -> dict[str, Entry]:
-    """The entries of a checkpoint by name, in its order; their bytes are views of `blob`.  FormatError when it is none."""
-    view = memoryview(blob)
+def of_numbers(values: Any) -> Entry:
+    """An F64 entry of a list of numbers."""
+    array = np.ascontiguousarray(values, np.float64).reshape(-1)
+    return Entry("F64", array.shape, memoryview(array).cast("B"))
+
+
+def read(data: bytes) -> dict[str, Entry]:
+    """The entries of a checkpoint, which share its memory.  FormatError where it is none."""
     try:
-        (length,) = struct.unpack("<Q", view[:8])
-        header = json.loads(bytes(view[8 : 8 + length]))
-        body = view[8 + length :]
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])
+        body = memoryview(data)[8 + length :]
         return {
-            name: Entry(entry["dtype"], tuple(entry["shape"]), body[slice(*entry["data_offsets"])])
-            for name, entry in header.items()
-            if name != "__metadata__"
+            name: Entry(row["dtype"], tuple(row["shape"]), body[slice(*row["data_offsets"])])
+            for name, row in header.items() if name != "__metadata__"
         }
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise error(FormatError, f"not a usable thalweg checkpoint: {problem}") from problem
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise error(FormatError, f"not a checkpoint of thalweg: {problem}") from problem
 
 
-def write(entries: Mapping[str, Entry]) -> bytes:
-    """A checkpoint of these entries, which the library takes.
-
-    The hash is a chain from word to word, which Python walks slowly: some seconds for 100 MB.
-    """
-    table, at = [], 0
+def write(entries: Mapping[str, Entry]) -> bytearray:
+    """A checkpoint of these entries."""
+    rows, at = [], 0
     for name, entry in entries.items():
-        size = memoryview(entry.data).nbytes
         shape = ",".join(map(str, entry.shape))
-        table.append(f'{_quoted(name)}:{{"dtype":"{entry.dtype}","shape":[{shape}],"data_offsets":[{at},{at + size}]}}')
-        at += size
-    text = ",".join(table)
-    body = b"".join(bytes(entry.data) for entry in entries.values())
-    code = _digest(body, _digest(text.encode(), 1))
-    header = f'{{"__metadata__":{{"format":"thalweg","version":"2","hash":"{code:016x}"}},{text}}}'.encode()
+        end = at + entry.data.nbytes
+        rows.append(f'{_escape(name)}:{{"dtype":"{entry.dtype}","shape":[{shape}],"data_offsets":[{at},{end}]}}')
+        at = end
+    table = ",".join(rows).encode()
+    start = b'{"__metadata__":{"format":"thalweg","version":"2","hash":"'
+    mark = 8 + len(start)
+    header = start + b"0" * 16 + b'"},' + table + b"}"
     header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header + body
+    out = bytearray(8 + len(header) + at)
+    out[:8] = len(header).to_bytes(8, "little")
+    out[8 : 8 + len(header)] = header
+    at = 8 + len(header)
+    with memoryview(out) as whole:
+        for entry in entries.values():
+            whole[at : at + entry.data.nbytes] = entry.data.cast("B") if entry.data.nbytes else b""
+            at += entry.data.nbytes
+        whole[mark : mark + 16] = f"{_thalweg._digest(table, whole[8 + len(header) :]):016x}".encode()
+    return out
 
 
-def _quoted(name: str) -> str:
-    """A name as the library writes it in JSON: everything but quotes, backslashes and controls as it is."""
-    escaped = (f"\\{c}" if c in '"\\' else f"\\u{ord(c):04x}" if ord(c) < 32 else c for c in name)
-    return f'"{"".join(escaped)}"'
+def _escape(name: str) -> str:
+    """A name as the library writes it in JSON."""
+    quoted = re.sub(r'["\\]', r"\\\g<0>", name)
+    return '"' + re.sub(r"[\x00-\x1f]", lambda c: f"\\u{ord(c[0]):04x}", quoted) + '"'
 
 
-def _digest(data: bytes, seed: int) -> int:
-    """FNV-1a over 8-byte words in four lanes; bytes that are left over go into the first."""
-    a, b, c, d = (seed ^ lane for lane in _LANES)
-    whole = len(data) // 32 * 32
-    for p, q, r, s in struct.iter_unpack("<4Q", data[:whole]):
-        a = ((a ^ p) * _PRIME) & _WORD
-        a ^= a >> 29
-        b = ((b ^ q) * _PRIME) & _WORD
-        b ^= b >> 29
-        c = ((c ^ r) * _PRIME) & _WORD
-        c ^= c >> 29
-        d = ((d ^ s) * _PRIME) & _WORD
-        d ^= d >> 29
-    for byte in data[whole:]:
-        a = ((a ^ (byte | 0x100)) * _PRIME) & _WORD
-        a ^= a >> 29
-    return _mix(a, _mix(b, _mix(c, (d + len(data)) & _WORD)))
+def owner(entry: str, names: Mapping[str, Any]) -> str | None:
+    """The name of the tensor that an entry belongs to, or None."""
+    for parts in (2, 3):  # NAME/STAGE/SLOT, NAME/STAGE/SLOT/before; a name may have slashes
+        name = entry.rsplit("/", parts)[0]
+        if entry.count("/") >= parts and name in names:
+            return name
+    return None
 
 
-def _mix(key: int, counter: int) -> int:
-    z = (key + counter * 0x9E37_79B9_7F4A_7C15) & _WORD
-    z = ((z ^ (z >> 30)) * 0xBF58_476D_1CE4_E5B9) & _WORD
-    z = ((z ^ (z >> 27)) * 0x94D0_49BB_1331_11EB) & _WORD
-    return z ^ (z >> 31)
+def tensor_names(entries: Mapping[str, Entry]) -> list[str]:
+    """The names of the tensors, in the order that everything of them follows."""
+    return entries[NAMES].text().split("\0")[:-1]

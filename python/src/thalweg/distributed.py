@@ -44,6 +44,7 @@ from ._errors import (
 __all__ = ["Ranks", "load_sharded_state_dict", "sharded_state_dict"]
 
 LAYOUTS = ("copies", "elements", "tensors", "owners")
+ALIKE = ("step", "counters", "scalars")  # of a tensor's state: numbers that all ranks have alike
 ELEMENT_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
 
 
@@ -166,7 +167,7 @@ class Place:
             tensor = torch.empty(0, dtype=self.given[first].dtype if len(self.given) > first else torch.float32)
             self.held.append(tensor)
             self.sources.append(None)
-            return [(f"nothing of {first}", tensor)] if self._named(names) else [tensor]
+            return [(f"~{first}", tensor)] if self._named(names) else [tensor]
         held = [self._hold(index) for index in chosen]
         self.held += held
         self.sources += chosen
@@ -193,6 +194,27 @@ class Place:
         if any(a.data_ptr() != b.data_ptr() or a.shape != b.shape or a.dtype != b.dtype for a, b in zip(now, self.held)):
             engine.rebind_parameters(now)
             self.held = now
+
+    # ---- state
+
+    def shown(self, rows: list[dict[str, Any]]) -> list[torch.Tensor | None]:
+        """Whose state the rows are, in the engine's order.  State of the shape of a shard becomes a DTensor, as torch's tools
+        (torch.distributed.checkpoint) expect it."""
+        for row, tensor, source in zip(rows, self.held, self.sources):
+            if self.layout == "elements" and source is not None and _is_dtensor(self.given[source]):
+                for key, value in row.items():
+                    if value.shape == tensor.shape and value.dtype.is_floating_point and key not in ALIKE:
+                        row[key] = _like(value, self.given[source])
+        return [None if source is None else self.given[source] for source in self.sources]
+
+    def held_rows(self, rows: dict[int, Any], own: Callable[[], list[dict[str, Any]]]) -> dict[int, Any]:
+        """The rows of a state dict, by the position in torch's groups, for what the engine has, in its order."""
+        mine = own() if None in self.sources else []
+        placed = {k: mine[k] if source is None else rows.get(source) for k, source in enumerate(self.sources)}
+        return {
+            k: {key: _local(value) if isinstance(value, torch.Tensor) else value for key, value in row.items()}
+            for k, row in placed.items() if row is not None
+        }
 
     # ---- agreement
 
@@ -506,6 +528,13 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to_local()
 
 
+def _like(local: torch.Tensor, p: Any) -> torch.Tensor:
+    """A DTensor with this local shard, cut as `p` is."""
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(local, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+
+
 def _is_sharded(tensor: torch.Tensor) -> bool:
     return _is_dtensor(tensor) and any(placement.is_shard() for placement in tensor.placements)
 
@@ -555,15 +584,15 @@ def sharded_state_dict(opt: Any) -> dict[str, Any]:
     opt._push()
     blob = engine._save()
     entries = _checkpoint.read(blob)
-    names = _names(entries)
+    names = _checkpoint.tensor_names(entries)
     sources, positions = _sources(opt, names), {name: i for i, name in enumerate(names)}
     _check_names(opt, names, sources)
     state: dict[str, Any] = {}
     common: dict[str, _checkpoint.Entry] = {}
     lengths = _per_tensor(opt, entries, len(names))
     for key, entry in entries.items():
-        where = positions.get(_owner_of(key))
-        if key == "engine/names" or key.endswith("/engine/fingerprints"):
+        where = positions.get(_checkpoint.owner(key, positions))
+        if key == _checkpoint.NAMES or key.endswith("/engine/fingerprints"):
             continue
         if key in lengths:
             rows = np.frombuffer(entry.data, np.float64).reshape(len(names), -1)
@@ -578,7 +607,7 @@ def sharded_state_dict(opt: Any) -> dict[str, Any]:
         {key: value for key, value in group.items() if key not in shown and _is_note(value)}
         for group, shown in zip(opt.param_groups, opt._shown)
     ]
-    return {"state": state, "engine": _checkpoint.write(common), "param_groups": json.dumps(notes)}
+    return {"state": state, "engine": bytes(_checkpoint.write(common)), "param_groups": json.dumps(notes)}
 
 
 def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
@@ -600,7 +629,7 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
         raise error(CountError, f"the state dict has {len(groups)} parameter groups, the optimizer {len(opt.param_groups)}")
     template = _checkpoint.read(opt.engine._save())
     common = _checkpoint.read(engine)
-    names = _names(template)
+    names = _checkpoint.tensor_names(template)
     sources, positions = _sources(opt, names), {name: i for i, name in enumerate(names)}
     lengths = _per_tensor(opt, template, len(names))
 
@@ -613,14 +642,14 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
     for key, entry in template.items():
         if key.endswith("/engine/fingerprints"):
             continue
-        where = positions.get(_owner_of(key))
+        where = positions.get(_checkpoint.owner(key, positions))
         if key in lengths:
             rows = np.frombuffer(entry.data, np.float64).reshape(len(names), -1).copy()
             for i, (name, source) in enumerate(zip(names, sources)):
                 if source is not None:
                     rows[i] = value(f"{name}/{key}").numpy()
-            entries[key] = _checkpoint.Entry("F64", entry.shape, rows.tobytes())
-        elif key == "engine/names" or (where is not None and sources[where] is None):
+            entries[key] = _checkpoint.of_numbers(rows)
+        elif key == _checkpoint.NAMES or (where is not None and sources[where] is None):
             entries[key] = entry
         elif where is None:
             if key not in common:
@@ -631,7 +660,7 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
             if local.dtype != ELEMENT_TYPES[entry.dtype] or tuple(local.shape) != entry.shape:
                 raise error(MismatchError, f"{key!r} is {local.dtype} {tuple(local.shape)} in the state dict, "
                             f"{ELEMENT_TYPES[entry.dtype]} {entry.shape} here")
-            data = local.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if local.numel() else b""
+            data = memoryview(_bytes([local]).numpy())
             entries[key] = _checkpoint.Entry(entry.dtype, entry.shape, data)
     extra = next((key for key in common if key not in entries), None)
     if extra is not None:
@@ -645,15 +674,6 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
 
 def _is_note(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _names(entries: dict[str, _checkpoint.Entry]) -> list[str]:
-    return bytes(entries["engine/names"].data).decode().split("\0")[:-1]
-
-
-def _owner_of(key: str) -> str | None:
-    """The parameter that an entry NAME/STAGE/SLOT is of; None for what has no such name."""
-    return key.rsplit("/", 2)[0] if key.count("/") > 1 else None
 
 
 def _sources(opt: Any, names: list[str]) -> list[int | None]:
@@ -674,15 +694,11 @@ def _check_names(opt: Any, names: list[str], sources: list[int | None]) -> None:
 
 def _per_tensor(opt: Any, entries: dict[str, _checkpoint.Entry], count: int) -> dict[str, int]:
     """The entries with numbers for each tensor, one behind the other, and how many for each."""
-    scalars = {key: entry.shape[0] for key, entry in entries.items() if key.endswith("/scalars")}
-    lengths = {"engine/tensors": 3}
-    if scalars:  # numbers of a stage as a whole do not become more where there is one more tensor
-        dummies = [torch.zeros(2, 2) for _ in range(count + 1)]
-        named = [f"{i}" for i in range(count + 1)]
-        with contextlib.closing(_optimizer.Optimizer(dummies, opt.engine.sentence, names=named)) as probe:
-            wider = _checkpoint.read(probe._save())
-        lengths |= {key: n // count for key, n in scalars.items() if wider[key].shape[0] != n}
-    return lengths
+    from .torch._state import scalars_alone
+
+    scalars = {key: entry.shape[0] // count for key, entry in entries.items() if key.endswith("/scalars")}
+    whole = scalars_alone(opt.engine.sentence, scalars)
+    return {_checkpoint.TENSORS: 3} | {key: width for key, width in scalars.items() if key not in whole}
 
 
 def _as_tensor(opt: Any, key: str, entry: _checkpoint.Entry, source: int) -> torch.Tensor:
@@ -701,9 +717,7 @@ def _as_tensor(opt: Any, key: str, entry: _checkpoint.Entry, source: int) -> tor
                     'state_dtype="bf16", or save opt.state_dict() of every rank, for the same ranks')
     if tuple(_local(p).shape) != entry.shape:
         return tensor  # numbers of the whole tensor, the same on all ranks
-    from torch.distributed.tensor import DTensor
-
-    return DTensor.from_local(tensor, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+    return _like(tensor, p)
 
 
 def _cut(value: torch.Tensor, p: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor:

@@ -1,12 +1,4 @@
-"""thalweg as a torch optimizer: `thalweg.torch.Optimizer` is a `torch.optim.Optimizer` for CPU tensors.
-
-    from thalweg.torch import Optimizer
-    opt = Optimizer(model.parameters(), "clip_global_norm(1.0) | adamw(lr=3e-4, weight_decay=0.1)")
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 1000)
-    loss.backward(); opt.step(); opt.zero_grad(); scheduler.step()
-
-Parameters and gradients are used where they lie; nothing is copied.  float32, float64, float16 and bfloat16.
-"""
+"""A sentence as a torch.optim.Optimizer: parameter groups, steps, modes, state."""
 
 from __future__ import annotations
 
@@ -17,8 +9,10 @@ from typing import Any
 
 import torch
 
-from . import _optimizer, _registry, _sentence, distributed
-from ._errors import ArgumentError, CountError, NeedsError, error, of_adapter
+from .. import _optimizer, _registry, _sentence, distributed
+from .._errors import ArgumentError, MismatchError, NeedsError, error, of_adapter
+from . import _state
+from ._view import Keys, View, differences, plain, same, show
 
 # What torch's own code and its schedulers keep in a group beside the hyper-parameters of the optimizer.  A group may be
 # given with these (a copy of another group has them); of other keys that are no hyper-parameters it may not.
@@ -26,6 +20,8 @@ NOT_OURS = frozenset(
     ("params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_lr", "max_momentum", "base_momentum", "swa_lr")
     + ("differentiable", "foreach", "fused", "capturable")
 )
+# Of those, what says how torch computes: in parameter groups it is shown as given, and means nothing here.
+HOW = ("foreach", "fused")
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -53,11 +49,14 @@ class Optimizer(torch.optim.Optimizer):
     A hyper-parameter that needs state which the sentence did not ask for (the momentum of sgd, which OneCycleLR and CyclicLR
     cycle) may be changed until the first step is taken.
 
-    `state` is empty: `engine`, the thalweg.Optimizer inside, has the state, and everything else.
+    `state` shows copies, made when it is looked at: `state[p]["exp_avg"]`; what you put beside them is kept and saved.
+    load_state_dict changes the state.  `engine` is the thalweg.Optimizer inside.
     """
 
     engine: _optimizer.Optimizer
     _ranks: distributed.Place | None = None
+    # What a class with torch's signature says otherwise than the sentence; see _view.
+    _viewed: View | None = None
 
     def __init__(self, params: Iterable[Any], sentence: str, *, ranks: distributed.Ranks | None = None, **options: Any) -> None:
         # What param_groups showed last, a dict a group; and what in it changes by itself, as (group, key).
@@ -66,19 +65,24 @@ class Optimizer(torch.optim.Optimizer):
         self._seen = -1
         # By group: the rates of the rules before they were changed together through "lr", and since.
         self._scaled: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
+        # What `state` was filled at, and with what, by index of the parameter.
+        self._filled: tuple[Any, ...] | None = None
+        self._filling: list[tuple[torch.Tensor, list[str]]] = []
         super().__init__(params, {})
         self._ranks = distributed.place(ranks, self.param_groups, sentence)
         names: list[str] = []
         with self._joining(options):
-            with contextlib.closing(_bare(sentence)) as bare:
-                self._rates = _rates(bare)
-                values, scheduled = self._read(bare, "")
+            with contextlib.closing(bare(sentence)) as empty:
+                self._keys = Keys(empty, self._viewed)
+                self._rates = _rates(empty) if self._viewed is None else []
+                values, scheduled = self._read(empty, "")
             self._sentence_values = {key: value for key, value in values.items() if key not in scheduled}
             groups = [self._spread_given(self._describe(group, set(group), names)) for group in self.param_groups]
-            plain = len(groups) == 1 and not (groups[0].keys() - {"params", "name"})
-            self.engine = _optimizer.Optimizer(groups[0]["params"] if plain else groups, sentence, **options)
-        self.defaults.update(self._sentence_values)
+            alone = len(groups) == 1 and not (groups[0].keys() - {"params", "name"})
+            self.engine = _optimizer.Optimizer(groups[0]["params"] if alone else groups, sentence, **options)
+        self.defaults.update({**self._sentence_values, **self._keys.fixed, **self._keys.notes})
         self._pull()
+        self._note(self.param_groups)
 
     # ---- param_groups and the engine
 
@@ -98,9 +102,50 @@ class Optimizer(torch.optim.Optimizer):
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
         self.__dict__["param_groups"] = groups
 
+    @property
+    def state(self) -> Any:
+        """By parameter: its state as tensors, copies as of now, under the names of the library, and "step"."""
+        whole = self.__dict__["state"]
+        if "engine" not in self.__dict__ or self.engine.closed:
+            return whole
+        now = (self.engine.steps, self.engine.skipped, self.engine._edits, self.engine.training)
+        if self._filled != now or self.engine._pending is not None:
+            self._empty()
+            rows = _state.take_apart(self.engine, self._notes())
+            held = self.engine.params if self._ranks is None else self._ranks.shown(rows)
+            for p, row in zip(held, rows):
+                if p is None:  # it stands for a group without tensors
+                    continue
+                whole[p].update(row)
+                self._filling.append((p, [*row]))
+            self._filled = now
+        return whole
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.__dict__["state"] = state
+        self._filled, self._filling = None, []
+
+    def _empty(self) -> None:
+        """Lets go of the copies in `state`."""
+        whole = self.__dict__["state"]
+        for p, keys in self._filling:
+            if p in whole:
+                for key in keys:
+                    whole[p].pop(key, None)
+                if not whole[p]:
+                    del whole[p]
+        self._filled, self._filling = None, []
+
+    def _notes(self) -> dict[str, Any]:
+        """What a state dict holds beside the engine: what is different in param_groups when it is loaded, somebody has
+        changed."""
+        return {"shown": [dict(shown) for shown in self._shown],
+                "scaled": {str(index): list(pair) for index, pair in self._scaled.items()}}
+
     def _describe(self, group: dict[str, Any], given: Iterable[str], names: list[str]) -> dict[str, Any]:
         """A parameter group of torch as one of thalweg, with the values given; its name goes to `names`."""
-        described = {key: _plain(group[key]) for key in group if key in given and key not in NOT_OURS}
+        described = {key: plain(group[key]) for key in group if key in given and key not in NOT_OURS}
         called = group.get("param_names")
         if self._ranks is not None:
             described["params"] = self._ranks.hold(called, group["params"])
@@ -111,7 +156,13 @@ class Optimizer(torch.optim.Optimizer):
             name = _optimizer._fresh_name(names, len(names))
         names.append(name)
         described["name"] = name
-        return described
+        return self._keys.spread(described)
+
+    def _note(self, groups: list[dict[str, Any]]) -> None:
+        """Shows what torch shows and no step changes."""
+        for group in groups:
+            for key, value in {**self._keys.fixed, **self._keys.notes}.items():
+                group.setdefault(key, value)
 
     def _read(self, engine: _optimizer.Optimizer, name: str) -> tuple[dict[str, Any], set[str]]:
         """What a group of the engine has, as param_groups shows it; and the keys of what a schedule changes."""
@@ -121,11 +172,7 @@ class Optimizer(torch.optim.Optimizer):
             values[path] = engine.get(path, name)
             if parameter.type == "number" and isinstance(_registry.read_value(engine._get_text(name, path)), str):
                 scheduled.add(path)
-        if "beta1" in values and "beta2" in values:  # as torch, whose schedulers look for it
-            parts = [key for key in ("beta1", "beta2", "beta3") if key in values]
-            values["betas"] = tuple(values.pop(key) for key in parts)
-            if scheduled & set(parts):
-                scheduled.add("betas")
+        self._keys.show(values, scheduled)
         if self._rates and (values[self._rates[0]] or not any(values[path] for path in self._rates)):
             values["lr"] = values[self._rates[0]]
             if scheduled & set(self._rates):
@@ -140,10 +187,10 @@ class Optimizer(torch.optim.Optimizer):
             old = self._shown[index] if index < len(self._shown) else {}
             for key, value in values.items():
                 current = group.get(key)
-                if key not in group or key not in old or _same(current, old[key]):
-                    values[key] = _show(group, key, value)
-                elif _same(current, value):
-                    values[key] = _plain(current)
+                if key not in group or key not in old or same(current, old[key]):
+                    values[key] = show(group, key, value)
+                elif same(current, value):
+                    values[key] = plain(current)
             self._shown[index : index + 1] = [values]
             self._scheduled += [(index, key) for key in scheduled]
         self._seen = self.engine._edits
@@ -156,9 +203,9 @@ class Optimizer(torch.optim.Optimizer):
         mirrors = self.engine.param_groups
         for index, key in self._scheduled:
             group, shown = self.__dict__["param_groups"][index], self._shown[index]
-            value = mirrors[index][self._rates[0] if key == "lr" and self._rates else key]
-            untouched = _same(group.get(key, shown[key]), shown[key])
-            shown[key] = _show(group, key, value) if untouched else value
+            value = mirrors[index][self._rates[0]] if key == "lr" and self._rates else self._keys.value(mirrors[index], key)
+            untouched = same(group.get(key, shown[key]), shown[key])
+            shown[key] = show(group, key, value) if untouched else value
 
     def _push(self) -> None:
         """Passes on what was changed in param_groups."""
@@ -169,8 +216,11 @@ class Optimizer(torch.optim.Optimizer):
             group = self.__dict__["param_groups"][index]
             for key, old in shown.items():
                 new = group.get(key, old)
-                if new is not old and not _same(new, old):
-                    changes.setdefault(index, {})[key] = _plain(new)
+                if new is not old and not same(new, old):
+                    changes.setdefault(index, {})[key] = plain(new)
+        if self._keys.fixed:
+            for group in self.__dict__["param_groups"]:
+                self._keys.spread({key: group[key] for key in self._keys.fixed if key in group})
         if not changes:
             return
         self._set(changes)
@@ -185,11 +235,11 @@ class Optimizer(torch.optim.Optimizer):
 
     def _set(self, changes: dict[int, dict[str, Any]]) -> None:
         """Changes hyper-parameters in the engine: for each group (by index) all of them, or none when one is refused."""
-        changes = {index: self._spread_rate(index, changed) for index, changed in changes.items()}
+        changes = {index: self._keys.spread(self._spread_rate(index, c)) for index, c in changes.items()}
         together: dict[str, Any] = {}
         if len(changes) == len(self.engine._layout) > 1:
             first, *others = changes.values()
-            together = {k: v for k, v in first.items() if all(k in c and _same(c[k], v) for c in others)}
+            together = {k: v for k, v in first.items() if all(k in c and same(c[k], v) for c in others)}
         for index, changed in changes.items():
             name = self.engine._layout[index][0]
             try:
@@ -276,6 +326,8 @@ class Optimizer(torch.optim.Optimizer):
     def _stepping(self) -> Generator[list[torch.Tensor], None, None]:
         """What stands around every step: torch's values go to the engine before it, and back behind it."""
         self._push()
+        if self._filled is not None:
+            self._empty()
         parameters = self._parameters()
         with contextlib.nullcontext() if self._ranks is None else self._ranks.stepping(self):
             try:
@@ -353,6 +405,7 @@ class Optimizer(torch.optim.Optimizer):
             with self._joining({}):
                 described = self._describe(param_group, given, [name for name, _, _ in self.engine._layout])
                 self.engine.add_param_group(self._spread_given(described))
+            self._note([param_group])
         except BaseException:
             del self.__dict__["param_groups"][count:]
             param_group.clear()
@@ -364,7 +417,7 @@ class Optimizer(torch.optim.Optimizer):
     def _is_new_default(self, key: str) -> bool:
         missing = object()
         old = self._sentence_values.get(key, missing)
-        return key in self.defaults and old is not missing and not _same(self.defaults[key], old)
+        return key in self.defaults and old is not missing and not same(self.defaults[key], old)
 
     def _spread_given(self, described: dict[str, Any]) -> dict[str, Any]:
         """A new group's values with the rates of all rules in place of the "lr" that stands for them."""
@@ -422,22 +475,19 @@ class Optimizer(torch.optim.Optimizer):
 
     @of_adapter
     def state_dict(self) -> dict[str, Any]:
-        """torch's param_groups, and the state under "thalweg", a uint8 tensor: torch.load(weights_only=True) reads it.
+        """The state in torch's shape, {"state": {index: {name: tensor}}, "param_groups": [...]}: tensors and plain values,
+        which torch.load(weights_only=True) and torch.distributed.checkpoint read.
 
-        As in torch it does not hold the parameters: save model.state_dict() beside it.
+        As in torch it does not hold the parameters: save model.state_dict() beside it.  torch.optim's own optimizers read
+        what to_torch_state_dict() gives.
         """
         for hook in tuple(self._optimizer_state_dict_pre_hooks.values()):
             hook(self)
         self._push()
         with self._without_hooks("_optimizer_state_dict_pre_hooks", "_optimizer_state_dict_post_hooks"):
             whole = super().state_dict()
-        inner = self.engine.state_dict()
-        inner["state"] = torch.frombuffer(bytearray(inner["state"]), dtype=torch.uint8)
-        # What is different in param_groups when this is loaded, somebody has changed.
-        inner["shown"] = [dict(shown) for shown in self._shown]
-        if self._scaled:
-            inner["scaled"] = {index: list(pair) for index, pair in self._scaled.items()}
-        whole["thalweg"] = inner
+        whole["state"] = {key: dict(row) if isinstance(row, dict) else row for key, row in whole["state"].items()}
+        self._empty()
         for hook in tuple(self._optimizer_state_dict_post_hooks.values()):
             whole = hook(self, whole) or whole
         return whole
@@ -445,28 +495,56 @@ class Optimizer(torch.optim.Optimizer):
     @of_adapter
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what state_dict returned, for the same model, whose parameters you load yourself, and the values in
-        its param_groups that were changed since.  Nothing changes when it does not fit."""
+        its param_groups that were changed since.  Nothing changes when it does not fit.
+
+        It also takes the state dict of torch.optim's SGD, Adam, AdamW, Adagrad, RMSprop, Adamax, NAdam, RAdam, Adadelta and
+        Muon, for the same rule here: the run goes on where that one stood.  (SGD and Muon count no steps; schedules in
+        the sentence then begin at the first.)  Load the model before, where there are master copies.
+        """
         whole = state_dict.copy()
         for hook in tuple(self._optimizer_load_state_dict_pre_hooks.values()):
             whole = hook(self, whole) or whole
-        if "thalweg" not in whole:
-            raise error(ArgumentError, "not a state_dict of thalweg.torch: it has no 'thalweg'")
-        groups = whole["param_groups"]
-        if [len(g["params"]) for g in groups] != [len(g["params"]) for g in self.param_groups]:
-            raise error(CountError, "the state_dict has other parameter groups")
-        inner = dict(whole["thalweg"])
-        if isinstance(inner.get("state"), torch.Tensor):
-            inner["state"] = inner["state"].numpy().tobytes()
-        shown = inner.get("shown")
-        changes = None if shown is None else _differences(groups, shown)
+        if not isinstance(whole.get("param_groups"), list) or not isinstance(whole.get("state"), dict):
+            raise error(ArgumentError, "not a state_dict of an optimizer: it has no 'state' and 'param_groups'")
+        groups, old = whole["param_groups"], whole.get("thalweg")
+        _state.check_groups(groups, self.param_groups)
+        # What the groups call the parameters, torch calls their state: numbers, or names (torch.distributed.checkpoint).
+        called = {key: index for index, key in enumerate(key for group in groups for key in group["params"])}
+        rows = {called[key]: row for key, row in whole["state"].items() if key in called}
+        if self._ranks is not None:
+            rows = self._ranks.held_rows(rows, lambda: _state.take_apart(self.engine, {}))
+        head = None if old is not None else _state.find_head(rows)
+        own = head is not None or old is not None
+        if old is not None:  # an earlier version kept everything in one tensor
+            data = dict(old)
+            if isinstance(data.get("state"), torch.Tensor):
+                data["state"] = data["state"].numpy().tobytes()
+            notes: dict[str, Any] = data
+        elif head is not None:
+            data, notes = _state.put_together(self.engine, rows, head), head["notes"]
+        else:
+            data, notes = _state.from_torch(self.engine, rows, self.engine.params), {}
+        if own and notes.get("shown") is None:
+            changes = None
+        else:
+            shown = notes["shown"] if own else self._shown_of(groups)
+            changes = differences(groups, shown)
+        scaled = {int(index): (pair[0], pair[1]) for index, pair in notes.get("scaled", {}).items()}
         before = self.engine._save() if changes is None or any(changes) else b""
-        kept = self.__dict__["param_groups"], self.state, self._shown, self._scaled
+        kept = self.__dict__["param_groups"], self.__dict__["state"], self._shown, self._scaled
+        self._empty()
+        stages = () if head is None else head["stages"]
+        mine = {k: {n: v for n, v in row.items() if not (_state.is_ours(n) or n in stages)} if isinstance(row, dict) else row
+                for k, row in whole["state"].items()} if own else {}
         try:
             with self._without_hooks("_optimizer_load_state_dict_pre_hooks", "_optimizer_load_state_dict_post_hooks"):
-                super().load_state_dict({"state": whole.get("state", {}), "param_groups": groups})
+                super().load_state_dict({"state": {k: row for k, row in mine.items() if row != {}}, "param_groups": groups})
             self._shown = []
-            self.engine.load_state_dict(inner)
-            self._scaled = {index: tuple(pair) for index, pair in inner.get("scaled", {}).items()}
+            if old is not None:
+                self.engine.load_state_dict(data)
+            else:
+                self.engine._load(data)
+            self._scaled = scaled
             if before:
                 self._set_differences(groups, changes)
         except BaseException:
@@ -478,12 +556,35 @@ class Optimizer(torch.optim.Optimizer):
         for hook in tuple(self._optimizer_load_state_dict_post_hooks.values()):
             hook(self)
 
+    def _shown_of(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What is shown here, for the groups of a state dict of torch's.  ArgumentError where it settles something else."""
+        for group in groups:
+            self._keys.spread({key: group[key] for key in self._keys.fixed if key in group})
+        return [values for values, _ in (self._read(self.engine, name) for name, _, _ in self.engine._layout)]
+
+    @of_adapter
+    def to_torch_state_dict(self) -> dict[str, Any]:
+        """The state dict for the optimizer of torch.optim that this is: SGD, Adam, AdamW, Adagrad, RMSprop, Adamax, NAdam,
+        RAdam, Adadelta or Muon, which its load_state_dict takes.
+
+        MismatchError where torch has no such optimizer, or another stage of the sentence keeps state.
+        """
+        from ._classes import groups_of_torch, name_in_torch
+
+        self._push()
+        name = name_in_torch(self.engine)
+        if name not in _state.CONVERTS:
+            raise error(MismatchError, f"torch.optim has no optimizer that goes on from {self.engine._text!r}; there are "
+                        f"{', '.join(_state.CONVERTS)}")
+        return {"state": _state.to_torch(self.engine, name, self.engine.params),
+                "param_groups": groups_of_torch(self, name)}
+
     def _set_differences(self, groups: list[dict[str, Any]], changes: list[dict[str, Any]] | None) -> None:
         """Changes what somebody has changed in the groups of a state_dict; None: an earlier version saved it without a note
         of what it showed, and what schedules change is left to them."""
         reads = [self._read(self.engine, name) for name, _, _ in self.engine._layout]
         if changes is None:
-            changes = _differences(groups, [{k: v for k, v in values.items() if k not in by} for values, by in reads])
+            changes = differences(groups, [{k: v for k, v in values.items() if k not in by} for values, by in reads])
         self._shown = [values for values, _ in reads]
         wanted = {i: {k: v for k, v in c.items() if k in self._shown[i]} for i, c in enumerate(changes)}
         self._set({index: changed for index, changed in wanted.items() if changed})
@@ -491,14 +592,16 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._push()
-        own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values")
-        return {**super().__getstate__(), **{key: self.__dict__[key] for key in own}, "_seen": -1}
+        self._empty()
+        own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys")
+        return {"defaults": self.defaults, "state": self.__dict__["state"], "param_groups": self.__dict__["param_groups"],
+                **{key: self.__dict__[key] for key in own}, "_seen": -1, "_filled": None, "_filling": []}
 
     def __repr__(self) -> str:
-        return f"<thalweg.torch.Optimizer: {self.engine!r}>"
+        return f"<thalweg.torch.{type(self).__name__}: {self.engine!r}>"
 
 
-def _bare(sentence: str) -> _optimizer.Optimizer:
+def bare(sentence: str) -> _optimizer.Optimizer:
     """The sentence without parameters, which knows what hyper-parameters there are."""
     engine = _optimizer.Optimizer.__new__(_optimizer.Optimizer)
     engine._create(_sentence.check_text(sentence), 1, 0, 0, 0, 0, 0, 1.0, 0)
@@ -514,37 +617,11 @@ def _rates(engine: _optimizer.Optimizer) -> list[str]:
     return [path for name, m in engine._stages() if m.kind == "optimizer" and (path := f"{name}.lr") in live]
 
 
-def _differences(groups: list[dict[str, Any]], shown: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is in each group of `groups` otherwise than in `shown`."""
-    return [
-        {key: _plain(group[key]) for key, old in values.items() if key in group and not _same(group[key], old)}
-        for group, values in zip(groups, shown)
-    ]
-
-
-def _plain(value: Any) -> Any:
-    """A value of a group as a number, where it is a tensor."""
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        return value.item()
-    if isinstance(value, (list, tuple)):
-        return tuple(_plain(item) for item in value)
-    return value
-
-
-def _same(a: Any, b: Any) -> bool:
-    try:
-        return a is b or bool(_plain(a) == _plain(b))
-    except (TypeError, ValueError, RuntimeError):
-        return False
-
-
-@torch.no_grad()
-def _show(group: dict[str, Any], key: str, value: Any) -> Any:
-    """Puts a value into a group, in place where the caller keeps a tensor there.  Returns what can then be read."""
-    current = group.get(key)
-    if isinstance(current, torch.Tensor) and current.numel() == 1 and isinstance(value, (int, float)):
-        if current.item() != value:
-            current.fill_(value)
-        return current.item()
-    group[key] = value
-    return value
+def tensors_of(params: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """The tensors among what torch.optim takes: tensors, (name, tensor) pairs, dicts of a group."""
+    for item in params:
+        if isinstance(item, dict):
+            inner = item["params"]
+            yield from tensors_of([inner] if isinstance(inner, torch.Tensor) else inner)
+        else:
+            yield item[1] if isinstance(item, tuple) else item
