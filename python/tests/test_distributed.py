@@ -19,13 +19,14 @@ if not (dist.is_available() and dist.is_gloo_available()):
     pytest.skip("torch has no gloo", allow_module_level=True)
 
 import thalweg as tw  # noqa: E402
+import thalweg.torch  # noqa: E402
 from ranks_support import TIMEOUT, run  # noqa: E402
 from thalweg.distributed import Ranks, load_sharded_state_dict, sharded_state_dict  # noqa: E402
 from thalweg.torch import Optimizer  # noqa: E402
 
 GLOBAL = [
     "adamw(lr=0.05)",
-    "clip_global_norm(0.1) | adamw(lr=0.05)",
+    "clip_global_norm(0.1) | adamw(lr=0.05, weight_decay=0.01)",
     "lamb(lr=0.05)",
     "dog(reps_rel=0.1)",
     "prodigy(d0=0.01)",
@@ -266,6 +267,33 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
     run(_save, 4, str(tmp_path))
     run(_resume, 2, str(tmp_path))
     run(_resume, 1, str(tmp_path))
+
+
+def _save_torchs_way(rank: int, size: int, folder: str) -> None:
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    opt = tw.torch.AdamW((net := fsdp()).named_parameters(), lr=0.05, before="clip_global_norm(0.1)")
+    train(net, opt, range(3), rank, size)
+    weights, state = get_state_dict(net, opt)
+    dcp.save({"model": weights, "optimizer": state}, checkpoint_id=f"{folder}/torch")
+
+
+def _resume_torchs_way(rank: int, size: int, folder: str) -> None:
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    opt = tw.torch.AdamW((net := fsdp()).named_parameters(), lr=0.05, before="clip_global_norm(0.1)")
+    weights, state = get_state_dict(net, opt)
+    dcp.load({"model": weights, "optimizer": state}, checkpoint_id=f"{folder}/torch")
+    set_state_dict(net, opt, model_state_dict=weights, optim_state_dict=state)
+    train(net, opt, range(3, 5), rank, size)
+    assert_close(full(net), whole(GLOBAL[1]), "torch's tools")
+
+
+def test_torchs_own_tools_carry_the_state_to_another_number_of_ranks(tmp_path: Path) -> None:
+    run(_save_torchs_way, 4, str(tmp_path))
+    run(_resume_torchs_way, 2, str(tmp_path))
 
 
 def _packed(rank: int, size: int) -> None:

@@ -45,7 +45,6 @@ __all__ = ["Ranks", "load_sharded_state_dict", "sharded_state_dict"]
 
 LAYOUTS = ("copies", "elements", "tensors", "owners")
 ALIKE = ("step", "counters", "scalars")  # of a tensor's state: numbers that all ranks have alike
-ELEMENT_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
 
 
 @dataclass(frozen=True)
@@ -202,8 +201,10 @@ class Place:
         (torch.distributed.checkpoint) expect it."""
         for row, tensor, source in zip(rows, self.held, self.sources):
             if self.layout == "elements" and source is not None and _is_dtensor(self.given[source]):
-                for key, value in row.items():
-                    if value.shape == tensor.shape and value.dtype.is_floating_point and key not in ALIKE:
+                for key, value in [*row.items()]:
+                    if key.endswith("fingerprints"):  # of this rank's shard alone; without them nothing is lost
+                        del row[key]
+                    elif value.shape == tensor.shape and value.dtype.is_floating_point and key not in ALIKE:
                         row[key] = _like(value, self.given[source])
         return [None if source is None else self.given[source] for source in self.sources]
 
@@ -627,6 +628,8 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
         raise error(MismatchError, "not a sharded state dict: it has no 'state', 'engine' and 'param_groups'") from problem
     if len(groups) != len(opt.param_groups):
         raise error(CountError, f"the state dict has {len(groups)} parameter groups, the optimizer {len(opt.param_groups)}")
+    from .torch._state import DTYPES
+
     template = _checkpoint.read(opt.engine._save())
     common = _checkpoint.read(engine)
     names = _checkpoint.tensor_names(template)
@@ -657,9 +660,9 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
             entries[key] = common[key]
         else:
             local = _cut(value(key), None if opt._ranks is None else opt._ranks.given[sources[where]], entry.shape)
-            if local.dtype != ELEMENT_TYPES[entry.dtype] or tuple(local.shape) != entry.shape:
+            if local.dtype != DTYPES[entry.dtype] or tuple(local.shape) != entry.shape:
                 raise error(MismatchError, f"{key!r} is {local.dtype} {tuple(local.shape)} in the state dict, "
-                            f"{ELEMENT_TYPES[entry.dtype]} {entry.shape} here")
+                            f"{DTYPES[entry.dtype]} {entry.shape} here")
             data = memoryview(_bytes([local]).numpy())
             entries[key] = _checkpoint.Entry(entry.dtype, entry.shape, data)
     extra = next((key for key in common if key not in entries), None)
@@ -702,10 +705,9 @@ def _per_tensor(opt: Any, entries: dict[str, _checkpoint.Entry], count: int) -> 
 
 
 def _as_tensor(opt: Any, key: str, entry: _checkpoint.Entry, source: int) -> torch.Tensor:
-    dtype = ELEMENT_TYPES[entry.dtype]
-    size = memoryview(entry.data).nbytes
-    tensor = torch.frombuffer(bytearray(entry.data), dtype=dtype) if size else torch.empty(0, dtype=dtype)
-    tensor = tensor.reshape(entry.shape)
+    from .torch._state import tensor_of
+
+    tensor = tensor_of(entry)
     if opt._ranks is None or opt._ranks.layout != "elements":
         return tensor
     p = opt._ranks.given[source]

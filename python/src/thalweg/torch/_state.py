@@ -43,8 +43,10 @@ CONVERTS: dict[str, tuple[bool, tuple[str, ...]]] = {
 FREE = ("mu_product",)  # numbers of torch's NAdam that are a scalar of ours
 
 
-def _tensor(entry: Entry) -> torch.Tensor:
+def tensor_of(entry: Entry) -> torch.Tensor:
     """A copy of an entry as a tensor."""
+    if not entry.data.nbytes:
+        return torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
     raw = torch.from_numpy(np.frombuffer(entry.data, np.uint8).copy())
     return raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
 
@@ -84,7 +86,7 @@ def take_apart(engine: _optimizer.Optimizer, notes: Mapping[str, Any]) -> list[d
     for key, entry in entries.items():
         if owners[key] is not None:
             stage, slot = parts[key]
-            rows[place[owners[key]]][slot if stages.get(slot) == stage else f"{stage}/{slot}"] = _tensor(entry)
+            rows[place[owners[key]]][slot if stages.get(slot) == stage else f"{stage}/{slot}"] = tensor_of(entry)
         elif key.endswith("/scalars") and key not in alone:
             scalars[key] = entry.numbers().reshape(len(names), -1)
         elif key not in (_checkpoint.NAMES, _checkpoint.TENSORS):
@@ -265,7 +267,7 @@ def to_torch(engine: _optimizer.Optimizer, name: str, params: Sequence[torch.Ten
         if entry.dtype == "U8":
             value = torch.from_numpy(np.array(widened[f"{method}.{slot}"][index]))
         else:
-            value = _tensor(entry)
+            value = tensor_of(entry)
         if name == "Adagrad" and not counters[index, 0]:
             value = torch.full_like(value, engine.param_groups[_group_of(engine, index)]["initial_accumulator_value"])
         state[index][slot] = value.to(params[index].dtype).reshape(params[index].shape)
