@@ -158,6 +158,12 @@ def _copies(rank: int, size: int) -> list[bytes]:
     train(ddp, Optimizer(ddp.parameters(), GLOBAL[1]), range(5), rank, size)
     assert_close(full(net), whole(GLOBAL[1]), "plain")
     bits.append(b"".join(p.detach().numpy().tobytes() for p in net.parameters()))
+    for make in (functools.partial(ZeroRedundancyOptimizer, optimizer_class=tw.torch.AdamW, lr=0.05),
+                 functools.partial(tw.torch.AdamW, lr=0.05, ranks=Ranks("owners"))):
+        net = model()
+        ddp = DistributedDataParallel(net)
+        train(ddp, make(ddp.parameters()), range(5), rank, size)
+        assert_close(full(net), whole("adamw(lr=0.05, weight_decay=0.01)"), "AdamW")
     sam = ZeroRedundancyOptimizer(ddp.parameters(), functools.partial(Optimizer, sentence="sam(0.1) | sgd(lr=0.1)",
                                                                       ranks=Ranks("tensors")))
     with pytest.raises(tw.NeedsError, match="do not see it"):
