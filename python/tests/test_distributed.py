@@ -20,7 +20,7 @@ if not (dist.is_available() and dist.is_gloo_available()):
 
 import thalweg as tw  # noqa: E402
 import thalweg.torch  # noqa: E402
-from ranks_support import TIMEOUT, run  # noqa: E402
+from ranks_support import run  # noqa: E402
 from thalweg.distributed import Ranks, load_sharded_state_dict, sharded_state_dict  # noqa: E402
 from thalweg.torch import Optimizer  # noqa: E402
 
@@ -227,16 +227,19 @@ def _world(net: nn.Module, sentence: str, ranks: Ranks | None) -> Any:
     return opt
 
 
-def _save(rank: int, size: int, folder: str) -> None:
+def _write(state: dict[str, Any], path: str) -> None:
     import torch.distributed.checkpoint as dcp
 
+    dcp.save(state, storage_writer=dcp.FileSystemWriter(path, sync_files=False))
+
+
+def _save(rank: int, size: int, folder: str) -> None:
+    _save_torchs_way(rank, size, folder)
     for k, (sentence, ranks) in enumerate(RESUMED):
         opt = _world(net := fsdp(), sentence, ranks)
         train(net, opt, range(3), rank, size)
-        dcp.save({"model": net.state_dict(), "optimizer": sharded_state_dict(opt)}, checkpoint_id=f"{folder}/{k}")
+        _write({"model": net.state_dict(), "optimizer": sharded_state_dict(opt)}, f"{folder}/{k}")
         train(net, opt, range(3, 5), rank, size)
-        if rank == 0:
-            assert "hash" not in str(sharded_state_dict(opt)["state"].keys())
         end = full(net)  # all take part
         if rank == 0:
             torch.save(end, f"{folder}/{k}.end")
@@ -245,6 +248,8 @@ def _save(rank: int, size: int, folder: str) -> None:
 def _resume(rank: int, size: int, folder: str) -> None:
     import torch.distributed.checkpoint as dcp
 
+    if size > 1:
+        _resume_torchs_way(rank, size, folder)
     for k, (sentence, ranks) in enumerate(RESUMED):
         # "owners" is resumed on shards where the method can, and the other way round
         other = None if ranks is not None and "muon" not in sentence else Ranks("owners")
@@ -270,19 +275,19 @@ def _resume(rank: int, size: int, folder: str) -> None:
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
+    """Through sharded_state_dict, and through torch's own tools."""
     run(_save, 4, str(tmp_path))
     run(_resume, 2, str(tmp_path))
     run(_resume, 1, str(tmp_path))
 
 
 def _save_torchs_way(rank: int, size: int, folder: str) -> None:
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
     opt = tw.torch.AdamW((net := fsdp()).named_parameters(), lr=0.05, before="clip_global_norm(0.1)")
     train(net, opt, range(3), rank, size)
     weights, state = get_state_dict(net, opt)
-    dcp.save({"model": weights, "optimizer": state}, checkpoint_id=f"{folder}/torch")
+    _write({"model": weights, "optimizer": state}, f"{folder}/torch")
 
 
 def _resume_torchs_way(rank: int, size: int, folder: str) -> None:
@@ -295,11 +300,6 @@ def _resume_torchs_way(rank: int, size: int, folder: str) -> None:
     set_state_dict(net, opt, model_state_dict=weights, optim_state_dict=state)
     train(net, opt, range(3, 5), rank, size)
     assert_close(full(net), whole(GLOBAL[1]), "torch's tools")
-
-
-def test_torchs_own_tools_carry_the_state_to_another_number_of_ranks(tmp_path: Path) -> None:
-    run(_save_torchs_way, 4, str(tmp_path))
-    run(_resume_torchs_way, 2, str(tmp_path))
 
 
 def _packed(rank: int, size: int) -> None:
@@ -365,10 +365,10 @@ def test_ranks_that_disagree_all_get_an_error() -> None:
             assert "sentence is adamw(lr=0.2" in rank[k] and "adamw(lr=0.1" in rank[k]
             assert "number of parameters is 2 on rank 0 and 3 on rank 1" in rank[k + 1]
             assert "parameter 0 is torch.float32 (" in rank[k + 2]
-            assert "'nonfinite': \"'error'\"" in rank[k + 3] and "'skip'" in rank[k + 3]
-            assert "adamv" in rank[k + 4] and "adamw" in rank[k + 4]
-            assert "parameters without gradient is [] on rank 0 and [1] on rank 1" in rank[k + 5]
-            assert "hyper-parameters is" in rank[k + 6] and "0.3" in rank[k + 6]
+            assert "option nonfinite is 'error' on rank 0 and 'skip' on rank 1" in rank[k + 3]
+            assert "no method `adamv`" in rank[k + 4]
+            assert "list of parameters without gradient is [] on rank 0 and [1] on rank 1" in rank[k + 5]
+            assert "group 0 lr is 0.2 on rank 0 and 0.3 on rank 1" in rank[k + 6]
     assert "there is no optimizer on rank 1: MethodError" in first[4]
 
 
@@ -397,7 +397,7 @@ def _one_dies(rank: int, size: int, layout: str, sentence: str, how: str) -> Non
     with pytest.raises(RuntimeError) as problem:
         opt.step(closure)
     assert "the step was broken off" in "".join(getattr(problem.value, "__notes__", []))
-    assert time.monotonic() - start < TIMEOUT + 20
+    assert time.monotonic() - start < 40  # of which the process group takes 3
     assert [t.numpy().tobytes() for t in local] == before
     assert opt.engine.state_dict()["state"] == state
 
@@ -409,4 +409,4 @@ def _one_dies(rank: int, size: int, layout: str, sentence: str, how: str) -> Non
 ])
 def test_a_rank_that_is_lost_ends_the_step_of_the_others(layout: str, sentence: str, how: str) -> None:
     """Within the time-out of the group, and with parameters and state of the last step."""
-    run(_one_dies, 2, layout, sentence, how, lost=(1,))
+    run(_one_dies, 2, layout, sentence, how, lost=(1,), timeout=3.0 if how == "hang" else 60.0)

@@ -259,13 +259,13 @@ class Place:
         described: dict[str, Any] = {
             "layout": self.layout,
             "sentence": opt.engine.sentence,
-            "options": {key: repr(value) for key, value in sorted(options.items())},
+            "option": {key: repr(value) for key, value in sorted(options.items())},
             "parameter groups": len(opt.engine._layout),
         }
         if self.layout != "tensors":
             described["number of parameters"] = len(self.given)
             known = [p.shape if _is_dtensor(p) or self.layout != "elements" else (p.ndim,) for p in self.given]
-            described["parameters"] = [f"{p.dtype} {tuple(shape)}" for p, shape in zip(self.given, known)]
+            described["parameter"] = {i: f"{p.dtype} {tuple(shape)}" for i, (p, shape) in enumerate(zip(self.given, known))}
         return described
 
     def _agree(self, mine: dict[str, Any]) -> None:
@@ -277,20 +277,15 @@ class Place:
             raise error(ArgumentError, "there is no optimizer on rank " + "; on rank ".join(f"{r}: {t}" for r, t in failed.items()))
         for key, value in everybody[0].items():
             for rank, other in enumerate(everybody):
-                theirs = other.get(key)
-                if theirs == value:
-                    continue
-                if isinstance(value, list) and isinstance(theirs, list) and len(value) == len(theirs):
-                    index = next(i for i, (a, b) in enumerate(zip(value, theirs)) if a != b)
-                    raise error(ArgumentError, f"the ranks disagree: parameter {index} is {value[index]} on rank 0 and "
-                                f"{theirs[index]} on rank {rank}")
-                raise error(ArgumentError, f"the ranks disagree: {key} is {value} on rank 0 and {theirs} on rank {rank}")
+                if other.get(key) != value:
+                    what, here, there = _first_difference(key, value, other.get(key))
+                    raise error(ArgumentError, f"the ranks disagree: {what} is {here} on rank 0 and {there} on rank {rank}")
 
     def _meet(self, opt: Any, grads: list[Any], changed: bool = False) -> bool:
         """Before an answer counts: are all ranks at the same point?  Returns whether one of them has `changed`."""
         missing = [i for i, g in enumerate(grads) if g is None] if self.layout != "tensors" else []
-        settings = [{key: repr(value) for key, value in shown.items()} for shown in opt._shown]
-        at = {"steps taken": opt.engine.steps, "hyper-parameters": settings, "parameters without gradient": missing}
+        settings = {i: {key: repr(value) for key, value in shown.items()} for i, shown in enumerate(opt._shown)}
+        at = {"number of steps": opt.engine.steps, "group": settings, "list of parameters without gradient": missing}
         code = zlib.crc32(repr(at).encode())
         notes = torch.tensor([code, -code, int(changed)])
         dist.all_reduce(notes, op=dist.ReduceOp.MAX, group=self.group)
@@ -400,8 +395,7 @@ class Owners(Place):
 
     def _described(self, opt: Any, options: dict[str, Any]) -> dict[str, Any]:
         described = super()._described(opt, options)
-        del described["parameters"]
-        described["parameters"] = [f"{p.dtype} {tuple(p.shape)}" for p in self.given]
+        described["parameter"] = {i: f"{p.dtype} {tuple(p.shape)}" for i, p in enumerate(self.given)}
         return described
 
     def _agree(self, mine: dict[str, Any]) -> None:
@@ -519,6 +513,15 @@ class Owners(Place):
             if self._before is None:
                 self._before = [_local(p).clone() for p in self.given]
             self.deliver()
+
+
+def _first_difference(what: str, a: Any, b: Any) -> tuple[str, Any, Any]:
+    """Where two descriptions differ: what it is called, and what either says."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        missing = object()
+        key = next(key for key in (*a, *b) if a.get(key, missing) != b.get(key, missing))
+        return _first_difference(f"{what} {key}", a.get(key), b.get(key))
+    return what, a, b
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
