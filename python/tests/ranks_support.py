@@ -11,12 +11,15 @@ import tempfile
 import traceback
 from typing import Any, Callable
 
-PRELOAD = ["numpy", "torch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "torch.distributed.checkpoint",
+PRELOAD = ["numpy", "torch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor",
+           "torch.distributed.checkpoint", "torch.distributed.checkpoint.state_dict", "torch.utils.serialization",
            "torch.distributed.optim", "torch.nn.parallel", "thalweg.torch"]
 PATIENCE = 100.0  # seconds, for a rank to finish; then it says where it stands
 
 
-def _work(body: Callable[..., Any], rank: int, size: int, store: str, timeout: float, args: tuple[Any, ...], pipe: Any) -> None:
+def _work(
+    body: Callable[..., Any], rank: int, size: int, store: str, timeout: float, args: tuple[Any, ...], pipe: Any
+) -> None:
     import torch
     import torch.distributed as dist
 
@@ -34,7 +37,9 @@ def _work(body: Callable[..., Any], rank: int, size: int, store: str, timeout: f
     os._exit(0)  # a group with a dead member is not taken down, but left
 
 
-def run(body: Callable[..., Any], size: int, *args: Any, lost: tuple[int, ...] = (), timeout: float = 60.0) -> list[Any]:
+def run(
+    body: Callable[..., Any], size: int, *args: Any, lost: tuple[int, ...] = (), timeout: float = 60.0
+) -> list[Any]:
     """What body(rank, size, *args) returns on each of `size` ranks; None on those that are `lost` on purpose.
 
     timeout  seconds, of the process group: what a rank waits for one that is gone or hangs
@@ -45,7 +50,8 @@ def run(body: Callable[..., Any], size: int, *args: Any, lost: tuple[int, ...] =
         pipes, processes = [], []
         for rank in range(size):
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(body, rank, size, f"{folder}/store", timeout, args, theirs), daemon=True)
+            given = (body, rank, size, f"{folder}/store", timeout, args, theirs)
+            process = context.Process(target=_work, args=given, daemon=True)
             process.start()
             theirs.close()
             pipes.append(ours)

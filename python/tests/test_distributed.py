@@ -1,4 +1,4 @@
-"""thalweg.torch on 2 and 4 gloo processes: DDP, ZeRO, FSDP2, owners; state for other numbers of ranks; ranks that fail."""
+"""thalweg.torch on 2 and 4 gloo processes: DDP, ZeRO, FSDP2, owners; state for other numbers of ranks; failures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ GLOBAL = [
     "polyak_sgd(max_lr=0.5)",
     "clip_global_norm(0.1) | adamw(lr=cosine(lr=0.05, total=20)) | ema(0.9)",
 ]
-MATRICES = ["sam(0.05) | route(matrix=(muon(lr=0.05)), other=(adamw(lr=0.05)))", "clip_global_norm(0.1) | route(matrix=(normuon(lr=0.05)), other=(lamb(lr=0.05)))"]
+MATRICES = ["sam(0.05) | route(matrix=(muon(lr=0.05)), other=(adamw(lr=0.05)))",
+            "clip_global_norm(0.1) | route(matrix=(normuon(lr=0.05)), other=(lamb(lr=0.05)))"]
 
 
 def model() -> nn.Module:
@@ -169,7 +170,8 @@ def _copies(rank: int, size: int) -> list[bytes]:
     with pytest.raises(tw.NeedsError, match="do not see it"):
         train(ddp, sam, range(1), rank, size)
     lr = torch.optim.lr_scheduler.StepLR(zero := ZeroRedundancyOptimizer(
-        [{"params": list(ddp.parameters()), "lr": 0.01}], functools.partial(Optimizer, sentence="adamw(lr=0.05)")), 1, gamma=0.5)
+        [{"params": list(ddp.parameters()), "lr": 0.01}], functools.partial(Optimizer, sentence="adamw(lr=0.05)")),
+        1, gamma=0.5)
     train(ddp, zero, range(2), rank, size)
     lr.step()
     train(ddp, zero, range(1), rank, size)
@@ -189,8 +191,9 @@ def _more_ranks_than_tensors(rank: int, size: int) -> None:
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     p = nn.Parameter(torch.ones(3, dtype=torch.float64))
-    part = functools.partial(Optimizer, sentence="clip_global_norm(1) | sgd(lr=1)", ranks=Ranks("tensors"))
-    for opt in (ZeroRedundancyOptimizer([p], part), Optimizer([p], "clip_global_norm(1) | sgd(lr=1)", ranks=Ranks("owners"))):
+    sentence = "clip_global_norm(1) | sgd(lr=1)"
+    part = functools.partial(Optimizer, sentence=sentence, ranks=Ranks("tensors"))
+    for opt in (ZeroRedundancyOptimizer([p], part), Optimizer([p], sentence, ranks=Ranks("owners"))):
         before = p.detach().clone()
         p.grad = torch.tensor([3.0, 0, 4], dtype=torch.float64)
         opt.step()

@@ -1,4 +1,4 @@
-"""A torch model on many processes: what `thalweg.torch.Optimizer` needs to know of them, and state for any number of ranks.
+"""A torch model on many processes: how it is spread over them, and its state for any number of ranks.
 
     fully_shard(model)                                                          # FSDP2: DTensor parameters
     opt = thalweg.torch.Optimizer(model.parameters(), "clip_global_norm(1) | adamw(lr=1e-3)")
@@ -9,9 +9,11 @@ Norms, dot products and counts (clipping, LAMB, DoG, Prodigy, SAM) are those of 
 through their torch.distributed process group, in float64, so that a spread model steps as one in one piece, but for the
 rounding of sums.  Losses that a method asks for, or that are observed, are averaged over the ranks.
 
-Once for each request the ranks compare notes (one all_reduce of three integers): where their steps, hyper-parameters or
-missing gradients differ, all of them get an ArgumentError, and nothing has changed.  When a rank dies, the collective of
-the others raises within the time-out of their process group, and parameters and state are those of the last step.
+Once for each request the ranks compare notes (one all_reduce of three integers): where their steps, hyper-parameters
+or missing gradients differ, all of them get an ArgumentError, and nothing has changed.  When a rank dies, the
+collective of the others raises within the time-out of their process group, and parameters and state are those of the
+last step.  (In the layout "owners" a rank that dies while the parts of a finished step are handed out leaves each of
+the others with its parts from before that step.)
 """
 
 from __future__ import annotations
@@ -52,20 +54,21 @@ class Ranks:
     """How a model is spread over the processes of a group.
 
     layout         None: "elements" for DTensors, "copies" for other tensors; or
-                   "copies"    every rank has the whole model and steps all of it (DistributedDataParallel); the ranks check
-                               that they agree, and average losses
+                   "copies"    every rank has the whole model and steps all of it (DistributedDataParallel); the ranks
+                               check that they agree, and average losses
                    "elements"  every rank has a part of every tensor: the local shards of DTensors (FSDP2), or plain
                                tensors that are such parts, bound in the same order (an empty one where it has nothing);
                                methods that work on whole tensors (muon) are refused
                    "tensors"   every rank is given some of the tensors, each whole (ZeroRedundancyOptimizer)
-                   "owners"    every rank is given the whole model, DTensors or copies, and the optimizer shares it out: each
-                               tensor has an owner, which has its state, gets its gradient and steps it whole; then all
-                               get their parts of it.  Every method works here; DTensors cost the memory of a second
-                               copy of the tensors that a rank owns
-    process_group  of torch.distributed; None: that of the DTensors' mesh, else the default one.  It has to carry CPU tensors
+                   "owners"    every rank is given the whole model, DTensors or copies, and the optimizer shares it out:
+                               each tensor has an owner, which has its state, gets its gradient and steps it whole; then
+                               all get their parts of it.  Every method works here that asks for gradients and losses;
+                               DTensors cost the memory of a second copy of the tensors that a rank owns
+    process_group  of torch.distributed; None: that of the DTensors' mesh, else the default one.  It has to carry CPU
+                   tensors
     verify         compare notes once for each request
-    sync           "tensors" only: called where a method has moved the parameters for a gradient (sam); it gives the other
-                   ranks what this one has
+    sync           "tensors" only: called where a method has moved the parameters for a gradient (sam); it gives the
+                   other ranks what this one has
     """
 
     layout: str | None = None
@@ -90,7 +93,7 @@ def place(ranks: Ranks | None, groups: list[dict[str, Any]], sentence: str) -> P
     if not isinstance(ranks, Ranks):
         raise TypeError(f"ranks is a thalweg.distributed.Ranks, or None, not {type(ranks).__name__}")
     if not (dist.is_available() and dist.is_initialized()):
-        raise error(SequenceError, "torch.distributed is not initialized: call torch.distributed.init_process_group first")
+        raise error(SequenceError, "torch.distributed is not initialized: call init_process_group first")
     layout = ranks.layout or ("elements" if any(map(_is_dtensor, parameters)) else "copies")
     kind = Owners if layout == "owners" else Place
     return kind(layout, ranks, _group_of(ranks.process_group, parameters, layout), sentence)
@@ -113,21 +116,21 @@ def _group_of(given: Any, parameters: list[Any], layout: str) -> Any:
             axes = tuple(axis for axis, placement in enumerate(p.placements) if placement.is_shard())
             where = (p.device_mesh, axes) if axes else None
         if layout == "copies" and where is not None:
-            raise error(ArgumentError, f"parameter {index} is sharded ({p.placements}), which Ranks(\"copies\") does not "
-                        "know: leave `ranks` out, or pass Ranks(\"elements\") or Ranks(\"owners\")")
+            raise error(ArgumentError, f"parameter {index} is sharded ({p.placements}), which Ranks(\"copies\") does "
+                        "not know: leave `ranks` out, or pass Ranks(\"elements\") or Ranks(\"owners\")")
         spread.setdefault(where, f"parameter {index} is {'whole on every rank' if where is None else p.placements}")
     sharded = {where: text for where, text in spread.items() if where is not None}
     if len(sharded) > 1 or (layout == "elements" and sharded and None in spread):
-        raise error(ArgumentError, f"the parameters are not spread alike ({'; '.join(spread.values())}): sums over the ranks "
-                    "would count some of them twice; give each kind an optimizer of its own"
+        raise error(ArgumentError, f"the parameters are not spread alike ({'; '.join(spread.values())}): sums over the "
+                    "ranks would count some of them twice; give each kind an optimizer of its own"
                     + ("" if len(sharded) > 1 else ", or pass ranks=thalweg.distributed.Ranks(\"owners\")"))
     if given is None and sharded:
         (mesh, axes), = sharded
         if len(axes) == 1:
             given = mesh.get_group(axes[0])
         elif mesh.size() != dist.get_world_size():
-            raise error(ArgumentError, f"the parameters are sharded over {len(axes)} axes of {mesh}: pass the process group "
-                        "of all these ranks, ranks=thalweg.distributed.Ranks(process_group=...)")
+            raise error(ArgumentError, f"the parameters are sharded over {len(axes)} axes of {mesh}: pass the process "
+                        "group of all these ranks, ranks=thalweg.distributed.Ranks(process_group=...)")
     group = dist.group.WORLD if given is None else given
     with contextlib.suppress(AttributeError):  # private, and only asked for a better message
         try:
@@ -190,15 +193,15 @@ class Place:
     def follow(self, engine: _optimizer.Optimizer) -> None:
         """Binds local shards anew where torch has put them elsewhere (FSDP2 does, when it loads or casts a model)."""
         now = [tensor if i is None else _local(self.given[i]) for tensor, i in zip(self.held, self.sources)]
-        if any(a.data_ptr() != b.data_ptr() or a.shape != b.shape or a.dtype != b.dtype for a, b in zip(now, self.held)):
+        if any(_lies(a) != _lies(b) for a, b in zip(now, self.held)):
             engine.rebind_parameters(now)
             self.held = now
 
     # ---- state
 
     def shown(self, rows: list[dict[str, Any]]) -> list[torch.Tensor | None]:
-        """Whose state the rows are, in the engine's order.  State of the shape of a shard becomes a DTensor, as torch's tools
-        (torch.distributed.checkpoint) expect it."""
+        """Whose state the rows are, in the engine's order.  State of the shape of a shard becomes a DTensor, as torch's
+        tools (torch.distributed.checkpoint) expect it."""
         for row, tensor, source in zip(rows, self.held, self.sources):
             if self.layout == "elements" and source is not None and _is_dtensor(self.given[source]):
                 for key, value in [*row.items()]:
@@ -221,7 +224,7 @@ class Place:
 
     @contextlib.contextmanager
     def joining(self, opt: Any, options: dict[str, Any]) -> Iterator[None]:
-        """Around what makes an optimizer, or adds a group to it: it works on all ranks alike, or there is an error on all."""
+        """Around what makes an optimizer, or adds a group to it: it works on all ranks, or there is an error on all."""
         before = len(self.given), len(self.held)
         asked = dict(options)
         try:
@@ -251,8 +254,8 @@ class Place:
         try:
             opt.engine.set_reducer(self.reduce, "elements" if self.layout == "elements" else "tensors")
         except UnsupportedError as problem:
-            raise error(UnsupportedError, f"{problem}.  Here: pass ranks=thalweg.distributed.Ranks(\"owners\"), where every "
-                        "tensor is gathered by the rank that owns it") from problem
+            raise error(UnsupportedError, f"{problem}.  Here: pass ranks=thalweg.distributed.Ranks(\"owners\"), where "
+                        "every tensor is gathered by the rank that owns it") from problem
 
     def _described(self, opt: Any, options: dict[str, Any]) -> dict[str, Any]:
         """What has to be the same on all ranks."""
@@ -265,7 +268,8 @@ class Place:
         if self.layout != "tensors":
             described["number of parameters"] = len(self.given)
             known = [p.shape if _is_dtensor(p) or self.layout != "elements" else (p.ndim,) for p in self.given]
-            described["parameter"] = {i: f"{p.dtype} {tuple(shape)}" for i, (p, shape) in enumerate(zip(self.given, known))}
+            pairs = enumerate(zip(self.given, known))
+            described["parameter"] = {i: f"{p.dtype} {tuple(shape)}" for i, (p, shape) in pairs}
         return described
 
     def _agree(self, mine: dict[str, Any]) -> None:
@@ -274,12 +278,14 @@ class Place:
         dist.all_gather_object(everybody, mine, group=self.group)
         failed = {rank: other["failed"] for rank, other in enumerate(everybody) if "failed" in other}
         if failed:
-            raise error(ArgumentError, "there is no optimizer on rank " + "; on rank ".join(f"{r}: {t}" for r, t in failed.items()))
+            texts = "; on rank ".join(f"{rank}: {text}" for rank, text in failed.items())
+            raise error(ArgumentError, f"there is no optimizer on rank {texts}")
         for key, value in everybody[0].items():
             for rank, other in enumerate(everybody):
                 if other.get(key) != value:
                     what, here, there = _first_difference(key, value, other.get(key))
-                    raise error(ArgumentError, f"the ranks disagree: {what} is {here} on rank 0 and {there} on rank {rank}")
+                    raise error(ArgumentError, f"the ranks disagree: {what} is {here} on rank 0 and {there} on rank "
+                                f"{rank}")
 
     def _meet(self, opt: Any, grads: list[Any], changed: bool = False) -> bool:
         """Before an answer counts: are all ranks at the same point?  Returns whether one of them has `changed`."""
@@ -326,9 +332,10 @@ class Place:
             if self.sync is not None:
                 self.sync()
             elif request.pass_ and any(m.kind == "perturbation" for _, m in opt.engine._stages()):
-                raise error(NeedsError, f"{self.sentence}: the method moves the parameters for a gradient, and the other ranks "
-                            "do not see it: pass ranks=Ranks(\"owners\") in place of ZeroRedundancyOptimizer, or "
-                            "Ranks(\"tensors\", sync=...) with what gives them the parameters of this one")
+                raise error(NeedsError, f"{self.sentence}: the method moves the parameters for a gradient, and the "
+                            "other ranks do not see it: pass ranks=Ranks(\"owners\") in place of "
+                            "ZeroRedundancyOptimizer, or Ranks(\"tensors\", sync=...) with what gives them the parameters "
+                            "of this one")
 
     def deliver(self) -> None:
         """Gives all ranks what this one has changed; where shards are stepped in place there is nothing to give."""
@@ -364,8 +371,8 @@ class Owners(Place):
 
     def _named(self, names: list[str] | None) -> bool:
         if not names and (patterns := _sentence.name_patterns(self.sentence)):
-            raise error(ArgumentError, f"route goes by names ({', '.join(patterns)}), and the parameters have none: pass "
-                        "model.named_parameters()")
+            raise error(ArgumentError, f"route goes by names ({', '.join(patterns)}), and the parameters have none: "
+                        "pass model.named_parameters()")
         return True  # by default that of its position in the whole model, as where there is one process
 
     def _choose(self, first: int) -> list[int]:
@@ -388,8 +395,9 @@ class Owners(Place):
         del self.owner[given:], self.parts[given:]
 
     def follow(self, engine: _optimizer.Optimizer) -> None:
-        now = [t if i is None or _is_sharded(self.given[i]) else _local(self.given[i]) for t, i in zip(self.held, self.sources)]
-        if any(a.data_ptr() != b.data_ptr() for a, b in zip(now, self.held)):
+        pairs = zip(self.held, self.sources)
+        now = [t if i is None or _is_sharded(self.given[i]) else _local(self.given[i]) for t, i in pairs]
+        if any(_lies(a) != _lies(b) for a, b in zip(now, self.held)):
             engine.rebind_parameters(now)
             self.held = now
 
@@ -469,7 +477,7 @@ class Owners(Place):
         self._before = None
         try:
             with super().stepping(opt):
-                # Before the engine looks: the owners have to have what was written into the parameters since the last step.
+                # Before the engine looks: owners need what was written into the parameters since the last step.
                 if self._meet(opt, [], self._written() != self._versions):
                     self._collect([_local(p) for p in self.given], self.held)
                     self._note()
@@ -492,8 +500,8 @@ class Owners(Place):
         local = [None if g is None else _local(g) for g in grads]
         for i, (g, p) in enumerate(zip(local, self.given)):
             if g is not None and g.dtype != p.dtype:
-                raise error(DtypeError, f"the gradient of parameter {i} is {g.dtype}, the parameter {p.dtype}: Ranks(\"owners\") "
-                            "takes gradients of the parameters' type")
+                raise error(DtypeError, f"the gradient of parameter {i} is {g.dtype}, the parameter {p.dtype}: "
+                            "Ranks(\"owners\") takes gradients of the parameters' type")
         held: list[torch.Tensor | None] = []
         for t, i in zip(self.held, self.sources):
             if i is None:
@@ -506,13 +514,18 @@ class Owners(Place):
         return held
 
     def _show(self, opt: Any, request: _optimizer.Request) -> None:
-        if request.kind not in ("gradient", "loss", "loss_and_gradient", "task_gradient", "previous_gradient", "participant"):
-            raise error(UnsupportedError, f"{self.sentence}: a request for {request.kind} shows or takes arrays of all parameters, "
-                        "which no rank has in the layout \"owners\": use \"copies\" or \"elements\"")
+        if request.kind in ("hessian_vector", "logit_derivatives", "activations", "sample_gradients"):
+            raise error(UnsupportedError, f"{self.sentence}: a request for {request.kind} shows or takes arrays of all "
+                        "parameters, which no rank has in the layout \"owners\": use \"copies\" or \"elements\"")
         if self._asks:
             if self._before is None:
                 self._before = [_local(p).clone() for p in self.given]
             self.deliver()
+
+
+def _lies(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Where and how a tensor lies in memory."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _first_difference(what: str, a: Any, b: Any) -> tuple[str, Any, Any]:
@@ -572,13 +585,14 @@ def sharded_state_dict(opt: Any) -> dict[str, Any]:
         dcp.save({"model": model.state_dict(), "optimizer": sharded_state_dict(opt)}, checkpoint_id=path)
 
     {"state": {"NAME/STAGE/SLOT": tensor, ...}, "engine": bytes, "param_groups": str}: state of the shape of a sharded
-    parameter is a DTensor like it; of tensors that others own there is nothing here.  Parameters go by the names that they
-    were given with (named_parameters()), else by their positions.  `engine` has counters, hyper-parameters and schedules,
-    `param_groups` the numbers and texts that schedulers keep there ("initial_lr").  Call it on all ranks, between steps.
+    parameter is a DTensor like it; of tensors that others own there is nothing here.  Parameters go by the names that
+    they were given with (named_parameters()), else by their positions.  `engine` has counters, hyper-parameters and
+    schedules, `param_groups` the numbers and texts that schedulers keep there ("initial_lr").  Call it on all ranks,
+    between steps.
 
-    SequenceError inside a step or in evaluation mode.  UnsupportedError for 8-bit state of shards, which is packed by the
-    shard, for plain tensors of the layout "elements" (which part a rank has is known to you alone), and where ranks have
-    different tensors under one name; opt.state_dict() of every rank can be saved then, for the same ranks.
+    SequenceError inside a step or in evaluation mode.  UnsupportedError for 8-bit state of shards, which is packed by
+    the shard, for plain tensors of the layout "elements" (which part a rank has is known to you alone), and where ranks
+    have different tensors under one name; opt.state_dict() of every rank can be saved then, for the same ranks.
     """
     engine = opt.engine
     if engine._pending is not None:
@@ -621,16 +635,18 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
         dcp.load(saved, checkpoint_id=path)
         model.load_state_dict(saved["model"]); load_sharded_state_dict(opt, saved["optimizer"])
 
-    Whole tensors are taken where this rank has a part of them.  FormatError, MismatchError and VersionError leave everything
-    as it was on this rank.
+    Whole tensors are taken where this rank has a part of them.  FormatError, MismatchError and VersionError leave
+    everything as it was on this rank.
     """
     try:
         state, engine = state_dict["state"], state_dict["engine"]
         groups = json.loads(state_dict["param_groups"])
     except (KeyError, TypeError, ValueError) as problem:
-        raise error(MismatchError, "not a sharded state dict: it has no 'state', 'engine' and 'param_groups'") from problem
+        words = "not a sharded state dict: it has no 'state', 'engine' and 'param_groups'"
+        raise error(MismatchError, words) from problem
     if len(groups) != len(opt.param_groups):
-        raise error(CountError, f"the state dict has {len(groups)} parameter groups, the optimizer {len(opt.param_groups)}")
+        raise error(CountError, f"the state dict has {len(groups)} parameter groups, the optimizer "
+                    f"{len(opt.param_groups)}")
     from .torch._state import DTYPES
 
     template = _checkpoint.read(opt.engine._save())
@@ -695,7 +711,8 @@ def _check_names(opt: Any, names: list[str], sources: list[int | None]) -> None:
     flat = [name for rank in everybody for name in rank]
     twice = next((name for name in flat if flat.count(name) > 1), None)
     if twice is not None:
-        raise error(UnsupportedError, f"two ranks have a parameter {twice!r}: pass named_parameters(), or use Ranks(\"owners\")")
+        raise error(UnsupportedError, f"two ranks have a parameter {twice!r}: pass named_parameters(), or use "
+                    "Ranks(\"owners\")")
 
 
 def _per_tensor(opt: Any, entries: dict[str, _checkpoint.Entry], count: int) -> dict[str, int]:
@@ -715,11 +732,11 @@ def _as_tensor(opt: Any, key: str, entry: _checkpoint.Entry, source: int) -> tor
         return tensor
     p = opt._ranks.given[source]
     if not _is_dtensor(p):
-        raise error(UnsupportedError, f"{key!r}: the parameter is a plain tensor, and which part of the whole it is is known to "
-                    "you alone: save opt.state_dict() of every rank, for the same ranks")
+        raise error(UnsupportedError, f"{key!r}: the parameter is a plain tensor, and which part of the whole it is is "
+                    "known to you alone: save opt.state_dict() of every rank, for the same ranks")
     if entry.dtype == "U8":
-        raise error(UnsupportedError, f"{key!r}: 8-bit state is packed shard by shard, and fits no other number of ranks: use "
-                    'state_dtype="bf16", or save opt.state_dict() of every rank, for the same ranks')
+        raise error(UnsupportedError, f"{key!r}: 8-bit state is packed shard by shard, and fits no other number of "
+                    'ranks: use state_dtype="bf16", or save opt.state_dict() of every rank, for the same ranks')
     if tuple(_local(p).shape) != entry.shape:
         return tensor  # numbers of the whole tensor, the same on all ranks
     return _like(tensor, p)
