@@ -16,9 +16,10 @@ from __future__ import annotations
 from .._classes import class_names as _class_names
 from .._classes import suggestion as _suggestion
 from ._classes import optimizer_class as _optimizer_class
+from ._groups import get_parameter_groups
 from ._optimizer import Optimizer
 
-__all__ = ["Optimizer", *_class_names()]
+__all__ = ["Optimizer", "get_parameter_groups", *_class_names()]
 
 
 def __getattr__(name: str) -> type[Optimizer]:

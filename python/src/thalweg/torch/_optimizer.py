@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import operator
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
@@ -20,8 +23,8 @@ NOT_OURS = frozenset(
     ("params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_lr", "max_momentum", "base_momentum", "swa_lr")
     + ("differentiable", "foreach", "fused", "capturable")
 )
-# Of those, what says how torch computes: in parameter groups it is shown as given, and means nothing here.
-HOW = ("foreach", "fused")
+LOG = logging.getLogger("thalweg")
+LOG.addHandler(logging.NullHandler())
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -39,7 +42,12 @@ class Optimizer(torch.optim.Optimizer):
     the sentence's values and schedules unless it says otherwise.
 
     Where several rules have a rate (route(matrix=(muon), other=(adamw))), "lr" is that of the first, and changing it,
-    or giving it in a group, changes all of them by the same factor: torch's schedulers look for "lr".
+    or giving it in a group, changes all of them by the same factor: torch's schedulers look for "lr".  "weight_decay" is
+    that of the first as well, and a value given there goes to all of them.
+
+    Under the default policy (nonfinite="propagate") a NaN or Inf in a gradient becomes weights.  That is said once, as a
+    RuntimeWarning and through the logger "thalweg": at once where clip_global_norm spreads it, else when the weights are
+    looked at, after steps 1, 2, 4, ... and every 128th.  nonfinite="skip" and "error" leave such steps out.
 
     A group that is given with a key that is no hyper-parameter of the sentence is refused (UnknownNameError), and so is
     a value that does not fit.  What is put into a group later is the caller's, as in torch.
@@ -69,12 +77,15 @@ class Optimizer(torch.optim.Optimizer):
         names: list[str] = []
         with contextlib.closing(bare(sentence)) as empty:
             self._keys = Keys(empty, self._viewed)
-            self._rates = _rates(empty) if self._viewed is None else []
+            self._rates = _shared(empty, "lr") if self._viewed is None else []
+            self._decays = _shared(empty, "weight_decay") if self._viewed is None else []
+            self._norms = [f"{name}.norm" for name, m in empty._stages() if m.name == "clip_global_norm"]
             values, scheduled = self._read(empty, "")
         self._sentence_values = {key: value for key, value in values.items() if key not in scheduled}
         groups = [self._spread_given(self._describe(group, set(group), names)) for group in self.param_groups]
         alone = len(groups) == 1 and not (groups[0].keys() - {"params", "name"})
         self.engine = _optimizer.Optimizer(groups[0]["params"] if alone else groups, sentence, **options)
+        self._watching = self.engine._options["nonfinite"] == "propagate"
         self.defaults.update({**self._sentence_values, **self._keys.fixed, **self._keys.notes})
         self._pull()
         self._note(self.param_groups)
@@ -84,6 +95,8 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The parameter groups, as for torch.optim; they show what the next step uses."""
+        if "param_groups" not in self.__dict__:  # a wrapper (Lightning's) that asks the optimizer inside it
+            raise AttributeError("param_groups")
         groups: list[dict[str, Any]] = self.__dict__["param_groups"]
         if "engine" in self.__dict__ and self.engine._edits != self._seen and not self.engine.closed:
             self._pull()
@@ -96,6 +109,8 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def state(self) -> Any:
         """By parameter: its state as tensors, copies as of now, under the names of the library, and "step"."""
+        if "state" not in self.__dict__:
+            raise AttributeError("state")
         whole = self.__dict__["state"]
         if "engine" not in self.__dict__ or self.engine.closed:
             return whole
@@ -162,6 +177,8 @@ class Optimizer(torch.optim.Optimizer):
             values["lr"] = values[self._rates[0]]
             if scheduled & set(self._rates):
                 scheduled.add("lr")
+        if self._decays:
+            values["weight_decay"] = values[self._decays[0]]
         return values, scheduled & values.keys()
 
     def _pull(self) -> None:
@@ -211,7 +228,7 @@ class Optimizer(torch.optim.Optimizer):
         self._set(changes)
         for index, changed in changes.items():
             self._shown[index].update(changed)
-        linked = {"lr", *self._rates} if self._rates else set()
+        linked = ({"lr", *self._rates} if self._rates else set()) | ({"weight_decay", *self._decays} if self._decays else set())
         if any(isinstance(value, str) or key in linked for c in changes.values() for key, value in c.items()):
             self._pull()
             return
@@ -238,6 +255,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _spread_rate(self, index: int, changed: dict[str, Any]) -> dict[str, Any]:
         """`changed` with the rates of all rules in place of the "lr" that stands for them."""
+        changed = self._spread_decay(changed)
         if "lr" not in changed or not self._rates:
             return changed
         new, now = changed["lr"], {path: self._shown[index][path] for path in self._rates}
@@ -253,7 +271,28 @@ class Optimizer(torch.optim.Optimizer):
         self._scaled[index] = base, rates
         return {**rates, **{key: value for key, value in changed.items() if key != "lr"}}
 
+    def _spread_decay(self, changed: dict[str, Any]) -> dict[str, Any]:
+        """`changed` with the weight decays of all rules in place of the "weight_decay" that stands for them."""
+        if "weight_decay" not in changed or not self._decays:
+            return changed
+        rest = {key: value for key, value in changed.items() if key != "weight_decay"}
+        return {**dict.fromkeys(self._decays, changed["weight_decay"]), **rest}
+
     # ---- stepping
+
+    def _watch(self, parameters: list[torch.Tensor]) -> None:
+        """Says once that a gradient which is no number has become weights."""
+        steps = self.engine.steps
+        norms = [self.engine._get_number(None, path) for path in self._norms]
+        bad = any(not math.isfinite(norm) for norm in norms)
+        if not bad and (steps & (steps - 1) == 0 or steps % 128 == 0):
+            bad = not all(bool(torch.isfinite(p).all()) for p in parameters)
+        if bad:
+            self._watching = False
+            text = (f"step {steps} of {self.engine._text!r}: NaN or Inf in a gradient has become weights; nonfinite='skip' "
+                    "leaves such steps out, nonfinite='error' raises")
+            LOG.warning(text)
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def _parameters(self) -> list[torch.Tensor]:
         """The tensors of all groups, which have to be those that the engine works on."""
@@ -306,6 +345,8 @@ class Optimizer(torch.optim.Optimizer):
             if not self.engine.closed:
                 self.engine._loosen()
         torch.autograd.graph.increment_version(parameters)
+        if self._watching:
+            self._watch(parameters)
         if self._scheduled or self.engine._edits != self._seen:
             self._refresh()
 
@@ -390,6 +431,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _spread_given(self, described: dict[str, Any]) -> dict[str, Any]:
         """A new group's values with the rates of all rules in place of the "lr" that stands for them."""
+        described = self._spread_decay(described)
         if "lr" not in described or not self._rates:
             return described
         new, first = described.pop("lr"), self._sentence_values.get(self._rates[0])
@@ -559,7 +601,8 @@ class Optimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         self._push()
         self._empty()
-        own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys")
+        own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys", "_decays",
+               "_norms", "_watching")
         return {"defaults": self.defaults, "state": self.__dict__["state"], "param_groups": self.__dict__["param_groups"],
                 **{key: self.__dict__[key] for key in own}, "_seen": -1, "_filled": None, "_filling": []}
 
@@ -575,12 +618,12 @@ def bare(sentence: str) -> _optimizer.Optimizer:
     return engine
 
 
-def _rates(engine: _optimizer.Optimizer) -> list[str]:
-    """The step sizes of the update rules, where "lr" is not the path of one of them."""
+def _shared(engine: _optimizer.Optimizer, name: str) -> list[str]:
+    """The paths of a hyper-parameter of the update rules, where `name` alone is not the path of one of them."""
     live = engine._live_paths()
-    if "lr" in live:
+    if name in live:
         return []
-    return [path for name, m in engine._stages() if m.kind == "optimizer" and (path := f"{name}.lr") in live]
+    return [path for stage, m in engine._stages() if m.kind == "optimizer" and (path := f"{stage}.{name}") in live]
 
 
 def tensors_of(params: Iterable[Any]) -> Iterator[torch.Tensor]:
