@@ -7,13 +7,13 @@ import logging
 import math
 import operator
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from .. import _optimizer, _registry, _sentence
-from .._errors import ArgumentError, MismatchError, NeedsError, error, of_adapter
+from .._errors import ArgumentError, CountError, MismatchError, NeedsError, error, of_adapter
 from . import _state
 from ._view import Keys, View, differences, plain, same, show
 
@@ -70,6 +70,9 @@ class Optimizer(torch.optim.Optimizer):
         self._seen = -1
         # By group: the rates of the rules before they were changed together through "lr", and since.
         self._scaled: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
+        # Within a step of an aggregator: the gradients and losses of all tasks, and how many are wanted.
+        self._tasks: tuple[list[list[torch.Tensor | None]], list[torch.Tensor]] | None = None
+        self._task_count: int | None = None
         # What `state` was filled at, and with what, by index of the parameter.
         self._filled: tuple[Any, ...] | None = None
         self._filling: list[tuple[torch.Tensor, list[str]]] = []
@@ -317,7 +320,8 @@ class Optimizer(torch.optim.Optimizer):
 
         closure  zeroes the gradients, computes the loss, calls backward, and returns the loss; methods that need more
                  than one gradient (sam, ...) call it as often as they like, at other parameters each time.  It may
-                 return None where the method does not ask for the loss; NeedsError where it does.  With one required
+                 return None where the method does not ask for the loss; NeedsError where it does.  For several tasks it
+                 calls opt.backward(losses) instead.  thalweg.torch.Answers is a closure for every method.  With one required
                  argument it is given the thalweg.Request, and answers by its kind: for a "hessian_vector" it leaves the
                  product in `.grad`; for a "task_gradient" the gradient of task request.index; for a "participant" the
                  parameters of that participant; for "activations" and "logit_derivatives" it calls
@@ -353,19 +357,69 @@ class Optimizer(torch.optim.Optimizer):
     def _step_closure(self, closure: Callable[..., Any], parameters: list[torch.Tensor]) -> Any:
         takes_request = _optimizer._takes_request(closure)
         first = None
-        with contextlib.closing(self.engine.requests()) as requests:
+        with contextlib.closing(self.engine.requests()) as requests, contextlib.ExitStack() as leaving:
+            leaving.callback(self._forget_tasks)
             for request in requests:
                 with torch.enable_grad():
-                    loss = closure(request) if takes_request else _optimizer._ask(closure, request)
+                    if takes_request:
+                        loss = closure(request)
+                    elif request.kind == "task_gradient" and request.count > 1:
+                        loss = self._ask_tasks(closure, request, parameters)
+                    else:
+                        loss = _optimizer._ask(closure, request)
                 first = loss if first is None else first
                 if loss is not None and request.loss is None:
                     request.loss = _optimizer._number_of(loss)
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self.engine._text}: the method asked for the loss: the closure must "
                                 "return it, and returned None")
-                if request.wants_gradient:
+                if request.wants_gradient and not request._answered:
                     request.answer([p.grad for p in parameters])
         return first
+
+    def backward(self, losses: Sequence[torch.Tensor]) -> None:
+        """In a closure without arguments, in place of loss.backward(): the gradients of several tasks from one graph.
+
+            def closure():
+                opt.zero_grad()
+                losses = [criterion(head(features), y) for head, y in zip(heads, targets)]
+                opt.backward(losses)
+                return sum(losses)
+
+            opt.step(closure)             # with "pcgrad(tasks=2) | adamw", and every other aggregator
+
+        The method is given the gradient of each loss; where it asks for one gradient alone, that of their sum.
+        CountError where it has another number of tasks.
+        """
+        losses = list(losses)
+        if self._task_count is None:
+            torch.autograd.backward(torch.stack([loss.reshape(()) for loss in losses]).sum())
+            return
+        if len(losses) != self._task_count:
+            raise error(CountError, f"the method has {self._task_count} tasks, and backward was given {len(losses)} losses")
+        from ._answers import task_gradients
+
+        self._tasks = task_gradients(losses, self.engine.params), [loss.detach() for loss in losses]
+
+    def _ask_tasks(self, closure: Callable[[], Any], request: _optimizer.Request, parameters: list[torch.Tensor]) -> Any:
+        """Calls a closure without arguments at the first task; what it gave to `backward` answers for the others too."""
+        if request.index == 0 or self._tasks is None:
+            self._tasks, self._task_count = None, request.count
+            closure()
+            self._task_count = None
+        if self._tasks is None:
+            raise error(
+                NeedsError,
+                f"the method asks for {_optimizer.asked_for(request)}, which a closure without arguments cannot know: call "
+                "opt.backward(losses) in it, give one that takes the Request, or answer every request in opt.requests()",
+            )
+        grads, losses = self._tasks
+        for p, g in zip(parameters, grads[request.index]):
+            p.grad = g
+        return losses[request.index]
+
+    def _forget_tasks(self) -> None:
+        self._tasks = self._task_count = None
 
     def requests(self) -> Generator[_optimizer.Request, None, None]:
         """One step as a loop over what the method asks for, as of thalweg.Optimizer.requests.
@@ -604,7 +658,8 @@ class Optimizer(torch.optim.Optimizer):
         own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys", "_decays",
                "_norms", "_watching")
         return {"defaults": self.defaults, "state": self.__dict__["state"], "param_groups": self.__dict__["param_groups"],
-                **{key: self.__dict__[key] for key in own}, "_seen": -1, "_filled": None, "_filling": []}
+                **{key: self.__dict__[key] for key in own}, "_seen": -1, "_filled": None, "_filling": [],
+                "_tasks": None, "_task_count": None}
 
     def __repr__(self) -> str:
         return f"<thalweg.torch.{type(self).__name__}: {self.engine!r}>"
