@@ -18,9 +18,10 @@ from .._classes import suggestion as _suggestion
 from ._answers import Answers, hessian_product, per_sample, task_gradients
 from ._classes import optimizer_class as _optimizer_class
 from ._groups import get_parameter_groups
+from ._in_backward import InBackward
 from ._optimizer import Optimizer
 
-__all__ = ["Answers", "Optimizer", "get_parameter_groups", "hessian_product", "per_sample", "task_gradients",
+__all__ = ["Answers", "InBackward", "Optimizer", "get_parameter_groups", "hessian_product", "per_sample", "task_gradients",
            *_class_names()]
 
 
