@@ -20,8 +20,8 @@ class InBackward:
     options   for `make`
 
     A gradient lives from when it is complete until its parameter has moved: at no time are there gradients of the whole
-    model.  What needs all of them is refused (UnsupportedError): norms of the whole model (clip_global_norm, prodigy, lamb
-    over several), and methods that ask for more than one gradient.  Accumulating over several backward passes is not
+    model.  What needs all of them is refused (UnsupportedError): norms of the whole model (clip_global_norm,
+    prodigy), and methods that ask for more than one gradient.  Accumulating over several backward passes is not
     possible either, since each of them is a step.
 
     optimizers  one for each parameter; their groups are `param_groups`: `for g in opt.param_groups: g["lr"] = 0.01`
