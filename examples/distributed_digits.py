@@ -143,7 +143,7 @@ RUNS = ("ddp", "owners", "zero", "fsdp2", "muon", "fedavg", "diloco")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=15, help="passes over the training images (default 15)")
+    parser.add_argument("--epochs", type=int, default=8, help="passes over the training images (default 8)")
     parser.add_argument("--batch", type=int, default=64, help="images in a step, of all processes together (default 64)")
     parser.add_argument("--local-steps", type=int, default=10, help="between two meetings, of fedavg and diloco (default 10)")
     parser.add_argument("--only", action="append", choices=RUNS, help="one of the runs; may be repeated")

@@ -15,10 +15,14 @@ from __future__ import annotations
 
 from .._classes import class_names as _class_names
 from .._classes import suggestion as _suggestion
+from ._answers import Answers, hessian_product, per_sample, task_gradients
 from ._classes import optimizer_class as _optimizer_class
+from ._groups import get_parameter_groups
+from ._in_backward import InBackward
 from ._optimizer import Optimizer
 
-__all__ = ["Optimizer", *_class_names()]
+__all__ = ["Answers", "InBackward", "Optimizer", "get_parameter_groups", "hessian_product", "per_sample", "task_gradients",
+           *_class_names()]
 
 
 def __getattr__(name: str) -> type[Optimizer]:

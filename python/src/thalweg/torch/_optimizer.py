@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import operator
-from collections.abc import Callable, Generator, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from .. import _optimizer, _registry, _sentence, distributed
-from .._errors import ArgumentError, MismatchError, NeedsError, error, of_adapter
+from .._errors import ArgumentError, CountError, MismatchError, NeedsError, error, of_adapter
 from . import _state
 from ._view import Keys, View, differences, plain, same, show
 
@@ -20,8 +23,8 @@ NOT_OURS = frozenset(
     ("params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_lr", "max_momentum", "base_momentum", "swa_lr")
     + ("differentiable", "foreach", "fused", "capturable")
 )
-# Of those, what says how torch computes: in parameter groups it is shown as given, and means nothing here.
-HOW = ("foreach", "fused")
+LOG = logging.getLogger("thalweg")
+LOG.addHandler(logging.NullHandler())
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -41,7 +44,12 @@ class Optimizer(torch.optim.Optimizer):
     the sentence's values and schedules unless it says otherwise.
 
     Where several rules have a rate (route(matrix=(muon), other=(adamw))), "lr" is that of the first, and changing it,
-    or giving it in a group, changes all of them by the same factor: torch's schedulers look for "lr".
+    or giving it in a group, changes all of them by the same factor: torch's schedulers look for "lr".  "weight_decay" is
+    that of the first as well, and a value given there goes to all of them.
+
+    Under the default policy (nonfinite="propagate") a NaN or Inf in a gradient becomes weights.  That is said once, as a
+    RuntimeWarning and through the logger "thalweg": at once where clip_global_norm spreads it, else when the weights are
+    looked at, after steps 1, 2, 4, ... and every 128th.  nonfinite="skip" and "error" leave such steps out.
 
     A group that is given with a key that is no hyper-parameter of the sentence is refused (UnknownNameError), and so is
     a value that does not fit.  What is put into a group later is the caller's, as in torch.
@@ -65,6 +73,9 @@ class Optimizer(torch.optim.Optimizer):
         self._seen = -1
         # By group: the rates of the rules before they were changed together through "lr", and since.
         self._scaled: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
+        # Within a step of an aggregator: the gradients and losses of all tasks, and how many are wanted.
+        self._tasks: tuple[list[list[torch.Tensor | None]], list[torch.Tensor]] | None = None
+        self._task_count: int | None = None
         # What `state` was filled at, and with what, by index of the parameter.
         self._filled: tuple[Any, ...] | None = None
         self._filling: list[tuple[torch.Tensor, list[str]]] = []
@@ -74,12 +85,15 @@ class Optimizer(torch.optim.Optimizer):
         with self._joining(options):
             with contextlib.closing(bare(sentence)) as empty:
                 self._keys = Keys(empty, self._viewed)
-                self._rates = _rates(empty) if self._viewed is None else []
+                self._rates = _shared(empty, "lr") if self._viewed is None else []
+                self._decays = _shared(empty, "weight_decay") if self._viewed is None else []
+                self._norms = [f"{name}.norm" for name, m in empty._stages() if m.name == "clip_global_norm"]
                 values, scheduled = self._read(empty, "")
             self._sentence_values = {key: value for key, value in values.items() if key not in scheduled}
             groups = [self._spread_given(self._describe(group, set(group), names)) for group in self.param_groups]
             alone = len(groups) == 1 and not (groups[0].keys() - {"params", "name"})
             self.engine = _optimizer.Optimizer(groups[0]["params"] if alone else groups, sentence, **options)
+        self._watching = self.engine._options["nonfinite"] == "propagate"
         self.defaults.update({**self._sentence_values, **self._keys.fixed, **self._keys.notes})
         self._pull()
         self._note(self.param_groups)
@@ -93,6 +107,8 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The parameter groups, as for torch.optim; they show what the next step uses."""
+        if "param_groups" not in self.__dict__:  # a wrapper (Lightning's) that asks the optimizer inside it
+            raise AttributeError("param_groups")
         groups: list[dict[str, Any]] = self.__dict__["param_groups"]
         if "engine" in self.__dict__ and self.engine._edits != self._seen and not self.engine.closed:
             self._pull()
@@ -105,6 +121,8 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def state(self) -> Any:
         """By parameter: its state as tensors, copies as of now, under the names of the library, and "step"."""
+        if "state" not in self.__dict__:
+            raise AttributeError("state")
         whole = self.__dict__["state"]
         if "engine" not in self.__dict__ or self.engine.closed:
             return whole
@@ -177,6 +195,8 @@ class Optimizer(torch.optim.Optimizer):
             values["lr"] = values[self._rates[0]]
             if scheduled & set(self._rates):
                 scheduled.add("lr")
+        if self._decays:
+            values["weight_decay"] = values[self._decays[0]]
         return values, scheduled & values.keys()
 
     def _pull(self) -> None:
@@ -226,7 +246,7 @@ class Optimizer(torch.optim.Optimizer):
         self._set(changes)
         for index, changed in changes.items():
             self._shown[index].update(changed)
-        linked = {"lr", *self._rates} if self._rates else set()
+        linked = ({"lr", *self._rates} if self._rates else set()) | ({"weight_decay", *self._decays} if self._decays else set())
         if any(isinstance(value, str) or key in linked for c in changes.values() for key, value in c.items()):
             self._pull()
             return
@@ -253,6 +273,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _spread_rate(self, index: int, changed: dict[str, Any]) -> dict[str, Any]:
         """`changed` with the rates of all rules in place of the "lr" that stands for them."""
+        changed = self._spread_decay(changed)
         if "lr" not in changed or not self._rates:
             return changed
         new, now = changed["lr"], {path: self._shown[index][path] for path in self._rates}
@@ -268,7 +289,28 @@ class Optimizer(torch.optim.Optimizer):
         self._scaled[index] = base, rates
         return {**rates, **{key: value for key, value in changed.items() if key != "lr"}}
 
+    def _spread_decay(self, changed: dict[str, Any]) -> dict[str, Any]:
+        """`changed` with the weight decays of all rules in place of the "weight_decay" that stands for them."""
+        if "weight_decay" not in changed or not self._decays:
+            return changed
+        rest = {key: value for key, value in changed.items() if key != "weight_decay"}
+        return {**dict.fromkeys(self._decays, changed["weight_decay"]), **rest}
+
     # ---- stepping
+
+    def _watch(self, parameters: list[torch.Tensor]) -> None:
+        """Says once that a gradient which is no number has become weights."""
+        steps = self.engine.steps
+        norms = [self.engine._get_number(None, path) for path in self._norms]
+        bad = any(not math.isfinite(norm) for norm in norms)
+        if not bad and (steps & (steps - 1) == 0 or steps % 128 == 0):
+            bad = not all(bool(torch.isfinite(p).all()) for p in parameters)
+        if bad:
+            self._watching = False
+            text = (f"step {steps} of {self.engine._text!r}: NaN or Inf in a gradient has become weights; nonfinite='skip' "
+                    "leaves such steps out, nonfinite='error' raises")
+            LOG.warning(text)
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def _parameters(self) -> list[torch.Tensor]:
         """The tensors of all groups, which have to be those that the engine works on."""
@@ -307,7 +349,8 @@ class Optimizer(torch.optim.Optimizer):
 
         closure  zeroes the gradients, computes the loss, calls backward, and returns the loss; methods that need more
                  than one gradient (sam, ...) call it as often as they like, at other parameters each time.  It may
-                 return None where the method does not ask for the loss; NeedsError where it does.  With one required
+                 return None where the method does not ask for the loss; NeedsError where it does.  For several tasks it
+                 calls opt.backward(losses) instead.  thalweg.torch.Answers is a closure for every method.  With one required
                  argument it is given the thalweg.Request, and answers by its kind: for a "hessian_vector" it leaves the
                  product in `.grad`; for a "task_gradient" the gradient of task request.index; for a "participant" the
                  parameters of that participant; for "activations" and "logit_derivatives" it calls
@@ -336,25 +379,77 @@ class Optimizer(torch.optim.Optimizer):
                 if not self.engine.closed:
                     self.engine._loosen()
             torch.autograd.graph.increment_version(parameters)
+        if self._watching:
+            self._watch(parameters if self._ranks is None else self._ranks.held)
         if self._scheduled or self.engine._edits != self._seen:
             self._refresh()
 
     def _step_closure(self, closure: Callable[..., Any], parameters: list[torch.Tensor]) -> Any:
         takes_request = _optimizer._takes_request(closure)
         first = None
-        with contextlib.closing(self._asked()) as requests:
+        with contextlib.closing(self._asked()) as requests, contextlib.ExitStack() as leaving:
+            leaving.callback(self._forget_tasks)
             for request in requests:
                 with torch.enable_grad():
-                    loss = closure(request) if takes_request else _optimizer._ask(closure, request)
+                    if takes_request:
+                        loss = closure(request)
+                    elif request.kind == "task_gradient" and request.count > 1:
+                        loss = self._ask_tasks(closure, request, parameters)
+                    else:
+                        loss = _optimizer._ask(closure, request)
                 first = loss if first is None else first
                 if loss is not None and request.loss is None:
                     request.loss = _optimizer._number_of(loss)
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self.engine._text}: the method asked for the loss: the closure must "
                                 "return it, and returned None")
-                if request.wants_gradient:
+                if request.wants_gradient and not request._answered:
                     request.answer(self._gradients(parameters))
         return first
+
+    def backward(self, losses: Sequence[torch.Tensor]) -> None:
+        """In a closure without arguments, in place of loss.backward(): the gradients of several tasks from one graph.
+
+            def closure():
+                opt.zero_grad()
+                losses = [criterion(head(features), y) for head, y in zip(heads, targets)]
+                opt.backward(losses)
+                return sum(losses)
+
+            opt.step(closure)             # with "pcgrad(tasks=2) | adamw", and every other aggregator
+
+        The method is given the gradient of each loss; where it asks for one gradient alone, that of their sum.
+        CountError where it has another number of tasks.
+        """
+        losses = list(losses)
+        if self._task_count is None:
+            torch.autograd.backward(torch.stack([loss.reshape(()) for loss in losses]).sum())
+            return
+        if len(losses) != self._task_count:
+            raise error(CountError, f"the method has {self._task_count} tasks, and backward was given {len(losses)} losses")
+        from ._answers import task_gradients
+
+        self._tasks = task_gradients(losses, self._parameters()), [loss.detach() for loss in losses]
+
+    def _ask_tasks(self, closure: Callable[[], Any], request: _optimizer.Request, parameters: list[torch.Tensor]) -> Any:
+        """Calls a closure without arguments at the first task; what it gave to `backward` answers for the others too."""
+        if request.index == 0 or self._tasks is None:
+            self._tasks, self._task_count = None, request.count
+            closure()
+            self._task_count = None
+        if self._tasks is None:
+            raise error(
+                NeedsError,
+                f"the method asks for {_optimizer.asked_for(request)}, which a closure without arguments cannot know: call "
+                "opt.backward(losses) in it, give one that takes the Request, or answer every request in opt.requests()",
+            )
+        grads, losses = self._tasks
+        for p, g in zip(parameters, grads[request.index]):
+            p.grad = g
+        return losses[request.index]
+
+    def _forget_tasks(self) -> None:
+        self._tasks = self._task_count = None
 
     def requests(self) -> Generator[_optimizer.Request, None, None]:
         """One step as a loop over what the method asks for, as of thalweg.Optimizer.requests.
@@ -421,6 +516,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _spread_given(self, described: dict[str, Any]) -> dict[str, Any]:
         """A new group's values with the rates of all rules in place of the "lr" that stands for them."""
+        described = self._spread_decay(described)
         if "lr" not in described or not self._rates:
             return described
         new, first = described.pop("lr"), self._sentence_values.get(self._rates[0])
@@ -593,9 +689,11 @@ class Optimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         self._push()
         self._empty()
-        own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys")
+        own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys", "_decays",
+               "_norms", "_watching")
         return {"defaults": self.defaults, "state": self.__dict__["state"], "param_groups": self.__dict__["param_groups"],
-                **{key: self.__dict__[key] for key in own}, "_seen": -1, "_filled": None, "_filling": []}
+                **{key: self.__dict__[key] for key in own}, "_seen": -1, "_filled": None, "_filling": [],
+                "_tasks": None, "_task_count": None}
 
     def __repr__(self) -> str:
         return f"<thalweg.torch.{type(self).__name__}: {self.engine!r}>"
@@ -609,12 +707,12 @@ def bare(sentence: str) -> _optimizer.Optimizer:
     return engine
 
 
-def _rates(engine: _optimizer.Optimizer) -> list[str]:
-    """The step sizes of the update rules, where "lr" is not the path of one of them."""
+def _shared(engine: _optimizer.Optimizer, name: str) -> list[str]:
+    """The paths of a hyper-parameter of the update rules, where `name` alone is not the path of one of them."""
     live = engine._live_paths()
-    if "lr" in live:
+    if name in live:
         return []
-    return [path for name, m in engine._stages() if m.kind == "optimizer" and (path := f"{name}.lr") in live]
+    return [path for stage, m in engine._stages() if m.kind == "optimizer" and (path := f"{stage}.{name}") in live]
 
 
 def tensors_of(params: Iterable[Any]) -> Iterator[torch.Tensor]:

@@ -289,6 +289,12 @@ def scalars_alone(sentence: str, entries: Iterable[str]) -> frozenset[str]:
     return frozenset(key for key, entry in saved.items() if key.endswith("/scalars") and entry.shape[0])
 
 
+def scalars_of_the_run(engine: _optimizer.Optimizer) -> list[str]:
+    """The methods of a sentence that keep numbers of the whole model."""
+    found = _scalars_alone(engine.sentence, _checkpoint.read(engine._save()))
+    return sorted(key.split("/")[0].partition(".")[2] for key in found)
+
+
 def check_groups(groups: Sequence[Mapping[str, Any]], mine: Sequence[Mapping[str, Any]]) -> None:
     """CountError where a state dict has other parameter groups."""
     if [len(g["params"]) for g in groups] != [len(g["params"]) for g in mine]:
