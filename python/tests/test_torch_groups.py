@@ -204,3 +204,69 @@ def test_tensor_rates() -> None:
         assert opt.param_groups[0]["lr"] is rate and rate.item() == 0.25
         step(opt)
         assert p.item() == -0.75
+
+
+ROUTE = "route(matrix=(muon(lr=0.02)), other=(adamw(lr=0.01)))"
+
+
+def test_two_rates_and_two_decays_are_one_in_a_group() -> None:
+    w, b = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    opt = Optimizer([{"params": [("w", w)], "weight_decay": 0.0}, {"params": [("b", b)], "lr": 0.04}], ROUTE)
+    shown = [{k: g[k] for k in ("lr", "muon.lr", "adamw.lr", "weight_decay", "adamw.weight_decay")} for g in opt.param_groups]
+    assert shown == [
+        {"lr": 0.02, "muon.lr": 0.02, "adamw.lr": 0.01, "weight_decay": 0.0, "adamw.weight_decay": 0.0},
+        {"lr": 0.04, "muon.lr": 0.04, "adamw.lr": 0.02, "weight_decay": 0.1, "adamw.weight_decay": 0.01},
+    ]
+    opt.param_groups[1]["weight_decay"] = 0.5
+    step(opt)
+    assert opt.engine.get("adamw.weight_decay", opt.engine.param_groups[1].name) == 0.5
+    assert opt.param_groups[1]["muon.weight_decay"] == 0.5 and opt.param_groups[0]["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize("sentence, after", [("clip_global_norm(1.0) | adamw", 1), ("adamw", 2)])
+def test_weights_that_are_no_numbers_are_told_of_once(sentence: str, after: int, caplog: Any) -> None:
+    import warnings
+
+    p = parameter(1.0, 2.0)
+    opt = Optimizer([p], sentence)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(opt)
+        if after == 1:
+            step(opt)
+            step(opt)  # 4 follows: this step is seen because of the norm alone
+    with caplog.at_level("WARNING", "thalweg"), pytest.warns(RuntimeWarning, match="nonfinite='skip'"):
+        step(opt, float("nan"))
+    assert "has become weights" in caplog.text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(opt, float("nan"))
+        quiet = Optimizer([parameter(1.0)], sentence, nonfinite="skip")
+        step(quiet, float("nan"))
+        assert quiet.engine.skipped == 1
+
+
+def test_groups_of_a_model() -> None:
+    from thalweg.torch import AdamW, get_parameter_groups
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = torch.nn.Embedding(5, 4)
+            self.blocks = torch.nn.ModuleList([torch.nn.Linear(4, 4) for _ in range(2)])
+            self.norm = torch.nn.LayerNorm(4)
+            self.frozen = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+
+    groups = get_parameter_groups(Net(), weight_decay=0.1, layer_decay=0.5, lr=0.8)
+    rows = {tuple(n for n, _ in g["params"]): (g["weight_decay"], g["role"], g["lr"]) for g in groups}
+    assert rows == {
+        ("embed.weight",): (0.1, "embedding", 0.8 * 0.125),
+        ("blocks.0.weight",): (0.1, "weight", 0.8 * 0.25), ("blocks.0.bias",): (0.0, "bias", 0.8 * 0.25),
+        ("blocks.1.weight",): (0.1, "weight", 0.4), ("blocks.1.bias",): (0.0, "bias", 0.4),
+        ("norm.weight", "norm.bias"): (0.0, "norm", 0.8),
+    }
+    step(AdamW(groups))
+    assert [len(g["params"]) for g in get_parameter_groups(torch.nn.Linear(2, 2), 0.1)] == [1, 1]
+    for bad in (dict(weight_decay=-1.0), dict(layer_decay=0.5), dict(layer_decay=-1.0, lr=0.1)):
+        with pytest.raises(tw.RangeError):
+            get_parameter_groups(Net(), **bad)

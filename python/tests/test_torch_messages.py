@@ -89,8 +89,8 @@ def test_the_rate_of_a_group_of_a_routed_sentence(lr: Any, rates: tuple[float, f
         Optimizer([{"params": [matrix()], "lr": -1.0}], ROUTED)
     own = Optimizer([{"params": [matrix()], "lr": 1.0, "adamw.lr": 0.75}], ROUTED).param_groups[0]
     assert (own["muon.lr"], own["adamw.lr"]) == (1.0, 0.75)
-    with pytest.raises(tw.UnknownNameError, match="muon.weight_decay or adamw.weight_decay"):
-        Optimizer([{"params": [matrix()], "weight_decay": 1.0}], ROUTED)
+    with pytest.raises(tw.UnknownNameError, match="muon.eps or adamw.eps"):
+        Optimizer([{"params": [matrix()], "eps": 1.0}], ROUTED)
 
 
 # ---- closures

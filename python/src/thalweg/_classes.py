@@ -125,30 +125,38 @@ def signature(method: _registry.Method) -> inspect.Signature:
     return inspect.Signature(positional + keyword_only)
 
 
+def read_call(
+    method: _registry.Method, full: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any],
+) -> tuple[Any, str, dict[str, Any]]:
+    """The parameters, the sentence and the other options of a call of a method's class, whose signature is `full`."""
+    own = {p.name for p in method.parameters}
+    try:
+        given = full.bind(*args, **kwargs).arguments
+    except TypeError as problem:
+        for name in kwargs:
+            if name not in full.parameters:
+                _refuse_name(method, name, kwargs[name], [*full.parameters])
+        raise TypeError(f"{class_name(method.name)}: {problem}") from None
+    values = {name: value for name, value in given.items() if name in own}
+    rest = {name: value for name, value in given.items() if name not in own}
+    betas = rest.pop("betas", None)
+    if betas is not None:
+        for name, beta in zip(_beta_names(betas), betas):
+            if name in values:
+                raise error(ArgumentError, f"{class_name(method.name)}: both betas and {name} are given")
+            values[name] = beta
+    stage = _sentence.write_stage(method, values)
+    sentence = _sentence.join(rest.pop("before", ""), stage, rest.pop("after", ""))
+    return rest.pop("params"), sentence, rest
+
+
 def make_class(method: _registry.Method) -> type[Optimizer]:
     """The class of one optimizer method."""
     full = signature(method)
-    own = {p.name for p in method.parameters}
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        try:
-            given = full.bind(*args, **kwargs).arguments
-        except TypeError as problem:
-            for name in kwargs:
-                if name not in full.parameters:
-                    _refuse_name(method, name, kwargs[name], [*full.parameters])
-            raise TypeError(f"{class_name(method.name)}: {problem}") from None
-        values = {name: value for name, value in given.items() if name in own}
-        rest = {name: value for name, value in given.items() if name not in own}
-        betas = rest.pop("betas", None)
-        if betas is not None:
-            for name, beta in zip(_beta_names(betas), betas):
-                if name in values:
-                    raise error(ArgumentError, f"{class_name(method.name)}: both betas and {name} are given")
-                values[name] = beta
-        stage = _sentence.write_stage(method, values)
-        sentence = _sentence.join(rest.pop("before", ""), stage, rest.pop("after", ""))
-        Optimizer.__init__(self, rest.pop("params"), sentence, **rest)
+        params, sentence, options = read_call(method, full, args, kwargs)
+        Optimizer.__init__(self, params, sentence, **options)
 
     __init__.__signature__ = full.replace(  # type: ignore[attr-defined]
         parameters=[inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD), *full.parameters.values()]

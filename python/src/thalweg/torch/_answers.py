@@ -1,0 +1,256 @@
+"""Answers to every kind of request, from a torch model: gradients of tasks and of samples, products, layers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from .._errors import ArgumentError, CountError, NeedsError, error
+from .._optimizer import Request
+from ._optimizer import Optimizer
+
+
+def task_gradients(losses: Sequence[torch.Tensor], params: Sequence[torch.Tensor]) -> list[list[torch.Tensor | None]]:
+    """The gradient of each loss, all from one graph: one list a loss, None for a parameter that it does not reach."""
+    wanted = [p for p in params if p.requires_grad]
+    out: list[list[torch.Tensor | None]] = []
+    for index, loss in enumerate(losses):
+        found = iter(torch.autograd.grad(loss, wanted, retain_graph=index + 1 < len(losses), allow_unused=True))
+        out.append([next(found) if p.requires_grad else None for p in params])
+    return out
+
+
+def hessian_product(
+    loss: torch.Tensor, params: Sequence[torch.Tensor], vectors: Sequence[Any]
+) -> list[torch.Tensor | None]:
+    """The product of the Hessian of a loss with `vectors`, one of each parameter's shape (tensors or arrays), by
+    differentiating twice.  None where a parameter does not take part."""
+    wanted = [(p, torch.as_tensor(v).to(p)) for p, v in zip(params, vectors, strict=True) if p.requires_grad]
+    slopes = torch.autograd.grad(loss, [p for p, _ in wanted], create_graph=True, allow_unused=True)
+    along = [(g * v).sum() for g, (_, v) in zip(slopes, wanted) if g is not None and g.requires_grad]
+    if not along:  # a linear loss
+        return [torch.zeros_like(p) if p.requires_grad else None for p in params]
+    found = iter(torch.autograd.grad(torch.stack(along).sum(), [p for p, _ in wanted], allow_unused=True))
+    products = [next(found) if p.requires_grad else None for p in params]
+    return [torch.zeros_like(p) if g is None and p.requires_grad else g for p, g in zip(params, products)]
+
+
+def per_sample(
+    model: torch.nn.Module, loss_fn: Callable[[Any, Any], torch.Tensor], inputs: torch.Tensor, targets: Any,
+    params: Sequence[torch.Tensor] | None = None,
+) -> list[torch.Tensor | None]:
+    """The gradients of every sample through torch.func: one tensor (samples, shape...) for each of `params` (all of the
+    model's), None for one that is no parameter of the model or needs no gradient.
+
+    loss_fn(output, target) is called on minibatches of one sample.  Layers that mix samples (batch normalisation in
+    training) have no such gradients, and torch.func says so.
+    """
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    held = {name: p.detach() for name, p in named.items()}
+    fixed = {**{n: p.detach() for n, p in model.named_parameters() if n not in named}, **dict(model.named_buffers())}
+
+    def loss(values: dict[str, torch.Tensor], x: torch.Tensor, y: Any) -> torch.Tensor:
+        output = torch.func.functional_call(model, {**values, **fixed}, (x.unsqueeze(0),))
+        return loss_fn(output, y.unsqueeze(0))
+
+    if not len(inputs):
+        found = {name: p.new_zeros((0, *p.shape)) for name, p in held.items()}
+    else:
+        found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="different")(held, inputs, targets)
+    place = {id(p): name for name, p in named.items()}
+    return [found[place[id(p)]] if id(p) in place else None for p in (model.parameters() if params is None else params)]
+
+
+class Answers:
+    """A closure for opt.step that answers whatever the method asks for: opt.step(Answers(opt, model, loss_fn, batches)).
+
+    model        called with the inputs of a minibatch
+    loss_fn      loss_fn(output, target), a mean over the samples; a sequence of losses where the method has several tasks
+    batches      one minibatch (inputs, targets), or an iterator of them, from which every new tag of a step takes one:
+                 equal tags mean the same minibatch, and the same dropout
+    participant  for federated methods: participant(index, count) trains from the parameters as they stand, and returns
+                 (or leaves in the parameters) those of that participant
+    answered     how often each kind of request was answered, over all steps
+    """
+
+    def __init__(
+        self, opt: Optimizer, model: torch.nn.Module, loss_fn: Callable[[Any, Any], Any], batches: Any, *,
+        participant: Callable[[int, int], Any] | None = None,
+    ) -> None:
+        self.opt, self.model, self.loss_fn, self.participant = opt, model, loss_fn, participant
+        self._batches: Iterator[Any] | None = batches if hasattr(batches, "__next__") else None
+        if self._batches is None and (not isinstance(batches, (tuple, list)) or len(batches) != 2):
+            raise error(ArgumentError, f"batches is (inputs, targets) or an iterator of them, not a {type(batches).__name__}: "
+                        "give iter(loader) for a loader")
+        self._batch = batches
+        self._by_tag: dict[int, tuple[Any, torch.Tensor]] = {}
+        self._tasks: tuple[int, int, list[Any], list[Any]] | None = None
+        self.answered: Counter[str] = Counter()
+
+    # ---- minibatches
+
+    def _minibatch(self, request: Request) -> Any:
+        """The minibatch of a tag, with the random numbers where they stood when it was first used."""
+        if request.pass_ == 0:
+            self._by_tag = {}
+        if request.tag not in self._by_tag:
+            batch = self._batch if self._batches is None else next(self._batches)
+            self._by_tag[request.tag] = batch, torch.get_rng_state()
+        batch, state = self._by_tag[request.tag]
+        torch.set_rng_state(state)
+        return batch
+
+    def _loss(self, batch: Any) -> Any:
+        return self.loss_fn(self.model(batch[0]), batch[1])
+
+    def __call__(self, request: Request) -> Any:
+        """Answers one request.  Returns the loss, where there is one."""
+        answer = KINDS.get(request.kind)
+        if answer is None:
+            raise error(NeedsError, f"no answer to a request of kind {request.kind!r} is known")
+        batch = None if request.kind == "participant" else self._minibatch(request)
+        loss = answer(self, request, batch)
+        self.answered[request.kind] += 1
+        return loss
+
+    @property
+    def _params(self) -> list[torch.Tensor]:
+        return list(self.opt.engine.params)
+
+    def _put(self, grads: Sequence[torch.Tensor | None]) -> None:
+        for p, g in zip(self._params, grads, strict=True):
+            p.grad = None if g is None else g.detach()
+
+    # ---- the kinds
+
+    def _gradient(self, request: Request, batch: Any) -> Any:
+        self.opt.zero_grad()
+        loss = _total(self._loss(batch))
+        loss.backward()
+        return loss.detach()
+
+    def _loss_alone(self, request: Request, batch: Any) -> Any:
+        with torch.no_grad():
+            return _total(self._loss(batch))
+
+    def _task_gradient(self, request: Request, batch: Any) -> Any:
+        """All gradients at the first task: the others follow at the same parameters."""
+        if request.index == 0 or self._tasks is None or self._tasks[:2] != (request.tag, request.index):
+            losses = list(_sequence(self._loss(batch)))
+            if len(losses) != request.count:
+                raise error(CountError, f"the method has {request.count} tasks, and loss_fn returned {len(losses)} losses")
+            grads, losses = task_gradients(losses, self._params), [loss.detach() for loss in losses]
+        else:
+            _, _, grads, losses = self._tasks
+        self._tasks = (request.tag, request.index + 1, grads, losses) if request.index + 1 < request.count else None
+        self._put(grads[request.index])
+        return losses[request.index]
+
+    def _hessian_vector(self, request: Request, batch: Any) -> Any:
+        loss = _total(self._loss(batch))
+        self._put(hessian_product(loss, self._params, request.probe))
+        return loss.detach()
+
+    def _logit_derivatives(self, request: Request, batch: Any) -> None:
+        """By forward-mode differentiation, without dropout and with fixed statistics."""
+        place = {id(p): torch.as_tensor(v) for p, v in zip(self._params, request.probe)}
+        values = {name: p.detach() for name, p in self.model.named_parameters()}
+        along = {name: place[id(p)].to(p).reshape(p.shape) if id(p) in place else torch.zeros_like(p)
+                 for name, p in self.model.named_parameters()}
+
+        def logits(values: dict[str, torch.Tensor]) -> torch.Tensor:
+            return torch.func.functional_call(self.model, values, (batch[0],))
+
+        with _evaluating(self.model):
+            try:
+                second, first = torch.func.jvp(logits, (values,), (along,))
+            except NotImplementedError:  # a layer without forward mode: the library takes differences
+                first, second = None, logits(values)
+        rows = second.shape[0]
+        request.answer_matrix(None if first is None else first.detach().reshape(rows, -1), second.detach().reshape(rows, -1))
+
+    def _activations(self, request: Request, batch: Any) -> None:
+        """Inputs of the layer and gradients at its pre-activations; a kernel counts as a matrix over patches."""
+        weight = self._params[request.index]
+        layer = next((m for m in self.model.modules() if getattr(m, "weight", None) is weight), None)
+        if not isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d)):
+            raise error(NeedsError, f"parameter {request.index} is the weight of no Linear or Conv2d layer of the model, and "
+                        "the method asks for what goes into its layer and comes out")
+        seen: dict[str, torch.Tensor] = {}
+
+        def forward(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            seen["in"], seen["out"] = inputs[0].detach(), output
+            output.retain_grad()
+
+        handle = layer.register_forward_hook(forward)
+        try:
+            loss = _total(self._loss(batch))
+            slope, = torch.autograd.grad(loss, [seen["out"]])
+        finally:
+            handle.remove()
+        first = seen["in"]
+        if isinstance(layer, torch.nn.Conv2d):
+            if layer.groups != 1 or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+                raise error(NeedsError, "patches are known for Conv2d with groups=1 and numbers of zeros as padding")
+            first = torch.nn.functional.unfold(first, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+            first, slope = first.transpose(1, 2), slope.flatten(2).transpose(1, 2)
+        request.answer_matrix(first.reshape(-1, first.shape[-1]).contiguous(), slope.reshape(-1, slope.shape[-1]).contiguous())
+
+    def _sample_gradients(self, request: Request, batch: Any) -> None:
+        inputs, targets = (torch.tensor_split(part, request.count)[request.index] for part in batch)
+        request.answer_samples(per_sample(self.model, lambda o, t: _total(self.loss_fn(o, t)), inputs, targets, self._params))
+
+    def _participant(self, request: Request, batch: Any) -> None:
+        if self.participant is None:
+            raise error(NeedsError, "the method asks for the parameters of participants: give participant=, a function that "
+                        "trains one of them")
+        params = self._params
+        before = [p.detach().clone() for p in params]
+        with torch.enable_grad():
+            found = self.participant(request.index, request.count)
+        found = [p.detach().clone() for p in (params if found is None else found)]
+        with torch.no_grad():
+            for p, value in zip(params, before):
+                p.copy_(value)
+        request.answer(found)
+
+
+KINDS: dict[str, Callable[[Answers, Request, Any], Any]] = {
+    "gradient": Answers._gradient,
+    "previous_gradient": Answers._gradient,
+    "loss_and_gradient": Answers._gradient,
+    "loss": Answers._loss_alone,
+    "task_gradient": Answers._task_gradient,
+    "hessian_vector": Answers._hessian_vector,
+    "logit_derivatives": Answers._logit_derivatives,
+    "activations": Answers._activations,
+    "sample_gradients": Answers._sample_gradients,
+    "participant": Answers._participant,
+}
+
+
+def _total(loss: Any) -> torch.Tensor:
+    """A loss; the sum of several."""
+    return sum(loss[1:], loss[0]) if isinstance(loss, (list, tuple)) else loss
+
+
+def _sequence(losses: Any) -> Any:
+    return losses if isinstance(losses, (list, tuple)) or losses.ndim else [losses]
+
+
+class _evaluating:
+    """Inside, the layers of the model are in evaluation mode."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.before = {m: m.training for m in model.modules()}
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for module, training in self.before.items():
+            module.training = training

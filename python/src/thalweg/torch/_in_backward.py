@@ -1,0 +1,86 @@
+"""Steps inside the backward pass: each parameter moves as soon as its gradient is there, and the gradient is freed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from .._errors import CountError, UnsupportedError, error
+from . import _state
+from ._optimizer import Optimizer
+
+
+class InBackward:
+    """`InBackward(model.named_parameters(), "adamw(lr=1e-3)")`: loss.backward() is the whole step.
+
+    params    tensors, or (name, tensor) pairs; those that need no gradient are left out
+    make      a sentence, or a class or function that makes an optimizer of thalweg.torch of a list of parameters
+    options   for `make`
+
+    A gradient lives from when it is complete until its parameter has moved: at no time are there gradients of the whole
+    model.  What needs all of them is refused (UnsupportedError): norms of the whole model (clip_global_norm,
+    prodigy), and methods that ask for more than one gradient.  Accumulating over several backward passes is not
+    possible either, since each of them is a step.
+
+    optimizers  one for each parameter; their groups are `param_groups`: `for g in opt.param_groups: g["lr"] = 0.01`
+    """
+
+    def __init__(self, params: Iterable[Any], make: str | Callable[..., Optimizer], **options: Any) -> None:
+        self.optimizers: list[Optimizer] = []
+        self._handles: list[Any] = []
+        seed = int(options.pop("seed", 0))
+        for index, item in enumerate(params):
+            p = item[1] if isinstance(item, tuple) else item
+            if not p.requires_grad:
+                continue
+            # Each has draws of its own: rounding at random must not be the same in all of them.
+            own = {**options, "seed": seed + index}
+            opt = Optimizer([item], make, **own) if isinstance(make, str) else make([item], **own)
+            if not self.optimizers:
+                _refuse(opt)
+            self.optimizers.append(opt)
+            self._handles.append(p.register_post_accumulate_grad_hook(self._step_of(opt)))
+
+    @staticmethod
+    def _step_of(opt: Optimizer) -> Callable[[torch.Tensor], None]:
+        def step(p: torch.Tensor) -> None:
+            opt.step()
+            p.grad = None
+
+        return step
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all optimizers, one a parameter."""
+        return [group for opt in self.optimizers for group in opt.param_groups]
+
+    def remove(self) -> None:
+        """Takes the hooks away: backward passes leave gradients again."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"optimizers": [the state_dict of each]}."""
+        return {"optimizers": [opt.state_dict() for opt in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what state_dict returned.  CountError where it has another number of parameters."""
+        saved = state_dict["optimizers"]
+        if len(saved) != len(self.optimizers):
+            raise error(CountError, f"the state_dict has {len(saved)} parameters, and there are {len(self.optimizers)}")
+        for opt, state in zip(self.optimizers, saved):
+            opt.load_state_dict(state)
+
+
+def _refuse(opt: Optimizer) -> None:
+    """Refuses a sentence whose steps look at more than one parameter, or ask for more than its gradient."""
+    engine = opt.engine
+    asking = [m.name for _, m in engine._stages() if m.requests or m.kind in ("perturbation", "aggregator", "weighting")]
+    asking += [name for name, m in engine._stages() if m.name == "gradient_accumulate"]
+    whole = _state.scalars_of_the_run(engine)
+    if asking or whole:
+        why = f"{asking[0]} asks for more than one gradient" if asking else f"{whole[0]} needs all gradients at once"
+        raise error(UnsupportedError, f"{engine._text!r} cannot step within the backward pass: {why}")

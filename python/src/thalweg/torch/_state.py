@@ -1,0 +1,302 @@
+"""The state in torch's shape, `state[param][name]`, and its exchange with the optimizers of torch.optim.
+
+A state dict of thalweg.torch holds for each parameter the tensors of its rule under the names of the library, which are
+torch's where torch has the method ("exp_avg"), as they are stored; "step", as torch counts; "counters" (float64: steps,
+number of its random draws, flags), "scalars" and "name", which only the library reads.  What belongs to the whole run is
+"thalweg" of the first parameter (by name, where they have names): JSON in a uint8 tensor, padded with spaces, so that torch.distributed.checkpoint finds
+the size that it saved.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import _checkpoint, _optimizer
+from .._checkpoint import ACTIVE, STARTED, Entry
+from .._errors import CountError, FormatError, MismatchError, VersionError, error
+
+FORMAT = 2
+HEAD, COUNTERS, SCALARS, NAME, STEPS = "thalweg", "counters", "scalars", "name", "step"
+PADDING = 1 << 16
+DTYPES = {"F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16, "F16": torch.float16, "U8": torch.uint8}
+# What converts: torch.optim's name, whether it counts the steps of a parameter, and the tensors that it may keep.
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+CONVERTS: dict[str, tuple[bool, tuple[str, ...]]] = {
+    "SGD": (False, ("momentum_buffer",)),
+    "Adam": (True, MOMENTS),
+    "AdamW": (True, MOMENTS),
+    "Adagrad": (True, ("sum",)),
+    "RMSprop": (True, ("square_avg", "grad_avg", "momentum_buffer")),
+    "Adamax": (True, ("exp_avg", "exp_inf")),
+    "NAdam": (True, MOMENTS[:2]),
+    "RAdam": (True, MOMENTS[:2]),
+    "Adadelta": (True, ("square_avg", "acc_delta")),
+    "Muon": (False, ("momentum_buffer",)),
+}
+FREE = ("mu_product",)  # numbers of torch's NAdam that are a scalar of ours
+
+
+def tensor_of(entry: Entry) -> torch.Tensor:
+    """A copy of an entry as a tensor."""
+    if not entry.data.nbytes:
+        return torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
+    raw = torch.from_numpy(np.frombuffer(entry.data, np.uint8).copy())
+    return raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
+
+
+def _entry(tensor: torch.Tensor, like: str | None = None) -> Entry:
+    """A tensor as an entry, of the type `like` where that is given."""
+    tensor = tensor.detach()
+    tensor = tensor.to("cpu", DTYPES[like] if like else tensor.dtype).contiguous()
+    dtype = next(name for name, dtype in DTYPES.items() if dtype == tensor.dtype)
+    return Entry(dtype, tuple(tensor.shape), memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+
+
+def _stage_of_slots(keys: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The stage of each slot that only one stage has."""
+    found: dict[str, set[str]] = {}
+    for stage, slot in keys:
+        found.setdefault(slot, set()).add(stage)
+    ours = (HEAD, COUNTERS, SCALARS, NAME, STEPS)
+    return {slot: next(iter(stages)) for slot, stages in found.items() if len(stages) == 1 and slot not in ours}
+
+
+def take_apart(engine: _optimizer.Optimizer, notes: Mapping[str, Any]) -> list[dict[str, torch.Tensor]]:
+    """The state of the engine, a dict of tensors for each parameter, in their order.
+
+    notes  what is kept beside it, of plain values
+    """
+    entries = _checkpoint.read(engine._save())
+    alone = scalars_alone(engine.sentence, entries)
+    names = _checkpoint.tensor_names(entries)
+    place = {name: index for index, name in enumerate(names)}
+    owners = {key: _checkpoint.owner(key, place) for key in entries}
+    parts = {key: key[len(name) + 1 :].split("/", 1) for key, name in owners.items() if name is not None}
+    stages = _stage_of_slots((stage, slot) for stage, slot in parts.values())
+    rows: list[dict[str, torch.Tensor]] = [{} for _ in names]
+    rest: dict[str, Entry] = {}
+    scalars: dict[str, np.ndarray] = {}
+    for key, entry in entries.items():
+        if owners[key] is not None:
+            stage, slot = parts[key]
+            rows[place[owners[key]]][slot if stages.get(slot) == stage else f"{stage}/{slot}"] = tensor_of(entry)
+        elif key.endswith("/scalars") and key not in alone:
+            scalars[key] = entry.numbers().reshape(len(names), -1)
+        elif key not in (_checkpoint.NAMES, _checkpoint.TENSORS):
+            rest[key] = entry
+    counters = entries[_checkpoint.TENSORS].numbers().reshape(-1, 3)
+    for index, (row, name) in enumerate(zip(rows, engine.names)):
+        row[STEPS] = torch.tensor(float(counters[index, 0]))
+        row[COUNTERS] = torch.from_numpy(counters[index].copy())
+        if scalars:
+            row[SCALARS] = torch.from_numpy(np.concatenate([values[index] for values in scalars.values()]))
+        if name is not None:
+            row[NAME] = torch.from_numpy(np.frombuffer(name.encode(), np.uint8).copy())
+    head = {
+        "format": FORMAT, "sentence": engine.sentence, "stages": stages, "notes": notes,
+        "scalars": {key: values.shape[1] for key, values in scalars.items()},
+        "entries": {k: [e.dtype, e.shape, base64.b64encode(e.data).decode()] for k, e in rest.items()},
+    }
+    text = json.dumps(head).encode()
+    # With names on the first by name: that one is the same in whatever order the parameters are given.
+    first = min(range(len(names)), key=names.__getitem__) if all(NAME in row for row in rows) else 0
+    rows[first][HEAD] = torch.from_numpy(np.frombuffer(text.ljust(-(-2 * len(text) // PADDING) * PADDING), np.uint8).copy())
+    return rows
+
+
+def is_ours(key: Any) -> bool:
+    """Whether a key of a parameter's state is the library's in every sentence."""
+    return isinstance(key, str) and (key in (HEAD, COUNTERS, SCALARS, NAME, STEPS) or "/" in key)
+
+
+def find_head(state: Mapping[int, Any]) -> dict[str, Any] | None:
+    """What belongs to the whole run; None in a state dict of torch.  FormatError, VersionError."""
+    for row in state.values():
+        if isinstance(row, Mapping) and HEAD in row:
+            try:
+                head = json.loads(row[HEAD].cpu().numpy().tobytes())
+                number = head["format"]
+            except (AttributeError, ValueError, KeyError, TypeError) as problem:
+                raise error(FormatError, f"not a usable state_dict of thalweg.torch: {problem}") from problem
+            if not isinstance(number, int) or number != FORMAT:
+                kind = VersionError if isinstance(number, int) and number > FORMAT else FormatError
+                raise error(kind, f"a state_dict of format {number}; this version knows {FORMAT}")
+            return head
+    return None
+
+
+def put_together(engine: _optimizer.Optimizer, state: Mapping[int, Any], head: dict[str, Any]) -> bytearray:
+    """The checkpoint for the engine of what take_apart made.  FormatError, MismatchError."""
+    names = _checkpoint.tensor_names(_checkpoint.read(engine._save()))
+    if sorted(state) != list(range(len(names))):
+        raise error(MismatchError, f"the state_dict has the state of {len(state)} parameters, this optimizer has {len(names)}")
+    order = _order([state[index] for index in range(len(names))], names)
+    try:
+        entries = {
+            key: Entry(dtype, tuple(shape), memoryview(base64.b64decode(data)))
+            for key, (dtype, shape, data) in head["entries"].items()
+        }
+        entries[_checkpoint.NAMES] = _of_text("".join(f"{name}\0" for name in names))
+        rows = [state[index] for index in order]
+        entries[_checkpoint.TENSORS] = _checkpoint.of_numbers([row[COUNTERS].double().numpy() for row in rows])
+        at = 0
+        for key, width in head["scalars"].items():
+            entries[key] = _checkpoint.of_numbers([row[SCALARS].double().numpy()[at : at + width] for row in rows])
+            at += width
+        for name, row in zip(names, rows):
+            for key, value in row.items():
+                if "/" in key or key in head["stages"]:
+                    path = key if "/" in key else f"{head['stages'][key]}/{key}"
+                    entries[f"{name}/{path}"] = _entry(value)
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        raise error(FormatError, f"not a usable state_dict of thalweg.torch: {problem!r}") from problem
+    return _checkpoint.write(entries)
+
+
+def _order(rows: Sequence[Mapping[str, Any]], names: list[str]) -> list[int]:
+    """For each tensor, by name, its row; their order where they have no names."""
+    if not all(NAME in row for row in rows):
+        return list(range(len(rows)))
+    place = {row[NAME].cpu().numpy().tobytes().decode(): index for index, row in enumerate(rows)}
+    for name in names:
+        if name not in place:
+            raise error(MismatchError, f"the state_dict has no parameter {name!r}; it has {', '.join(map(repr, place))}")
+    return [place[name] for name in names]
+
+
+def _of_text(text: str) -> Entry:
+    data = text.encode()
+    return Entry("U8", (len(data),), memoryview(data))
+
+
+def from_torch(
+    engine: _optimizer.Optimizer, state: Mapping[int, Any], params: Sequence[torch.Tensor]
+) -> bytearray:
+    """The checkpoint for the engine of the `state` of a state dict of torch.optim.  MismatchError where the rules have
+    other state."""
+    entries = _checkpoint.read(engine._save())
+    names = _checkpoint.tensor_names(entries)
+    place = {name: index for index, name in enumerate(names)}
+    wanted: list[dict[str, str]] = [{} for _ in names]
+    for key in entries:
+        owner = _checkpoint.owner(key, place)
+        if owner is not None:
+            wanted[place[owner]][key.rsplit("/", 1)[1]] = key
+    counters = entries[_checkpoint.TENSORS].numbers().reshape(-1, 3)
+    most = max((_steps(row) for row in state.values()), default=0)
+    scalars = {k: e.numbers().reshape(len(names), -1) for k, e in entries.items() if k.endswith(".nadam/scalars")}
+    for index, name in enumerate(names):
+        row = {key: value for key, value in state.get(index, {}).items() if value is not None}
+        steps = _steps(row)
+        counters[index] = (steps, counters[index, 1], (STARTED | ACTIVE) if steps else 0)
+        for slot, key in wanted[index].items():
+            if slot == "fingerprints":
+                del entries[key]
+            elif slot == "master":
+                entries[key] = _entry(params[index].reshape(entries[key].shape), "F32")
+            elif steps:
+                entries[key] = _converted(entries[key], row, slot, name)
+        left = [key for key in row if key not in wanted[index] and key not in (STEPS, *FREE)]
+        if left:
+            raise error(MismatchError, f"parameter {name!r}: the state of torch's optimizer has {', '.join(left)}, for which "
+                        f"{engine._text!r} has no place; it has {', '.join(wanted[index]) or 'no state'}")
+        for values in scalars.values():
+            values[index, 0] = float(row["mu_product"]) if steps and "mu_product" in row else 1.0
+    entries.update({key: _checkpoint.of_numbers(values) for key, values in scalars.items()})
+    entries[_checkpoint.TENSORS] = _checkpoint.of_numbers(counters)
+    step = entries[_checkpoint.STEP].numbers()
+    step[0] = step[9] = most
+    entries[_checkpoint.STEP] = _checkpoint.of_numbers(step)
+    return _checkpoint.write(entries)
+
+
+def _steps(row: Mapping[str, Any]) -> int:
+    """The steps of a parameter; torch's SGD and Muon count none: 1 where there is a momentum."""
+    if STEPS in row:
+        return int(row[STEPS])
+    return int(any(value is not None for value in row.values()))
+
+
+def _converted(entry: Entry, row: Mapping[str, Any], slot: str, name: str) -> Entry:
+    value = row.get(slot)
+    if value is None:
+        raise error(MismatchError, f"parameter {name!r}: the state of torch's optimizer has no {slot!r}; it has "
+                    f"{', '.join(row)}")
+    if entry.dtype == "U8":
+        raise error(MismatchError, f"parameter {name!r}: a state of torch's cannot be stored in 8 bits as it is; make the "
+                    "optimizer with state_dtype 'f32' or 'bf16'")
+    if tuple(value.shape) != entry.shape:
+        raise error(MismatchError, f"parameter {name!r}: {slot!r} has shape {tuple(value.shape)} in the state of torch's "
+                    f"optimizer, {entry.shape} here")
+    return _entry(value, entry.dtype)
+
+
+def to_torch(engine: _optimizer.Optimizer, name: str, params: Sequence[torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
+    """The state of the engine as torch.optim's optimizer `name` keeps it.  MismatchError where a stage has more."""
+    entries = _checkpoint.read(engine._save())
+    names = _checkpoint.tensor_names(entries)
+    place = {name: index for index, name in enumerate(names)}
+    counters = entries[_checkpoint.TENSORS].numbers().reshape(-1, 3)
+    products = next((e.numbers() for key, e in entries.items() if key.endswith(".nadam/scalars")), None)
+    widened = engine.state() if any(e.dtype == "U8" and _checkpoint.owner(k, place) for k, e in entries.items()) else {}
+    counts, slots = CONVERTS[name]
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for index, (steps, _, _) in enumerate(counters):
+        if steps or name == "Adagrad":  # which has its sum from the beginning
+            state[index] = {STEPS: torch.tensor(float(steps))} if counts else {}
+            if products is not None:
+                state[index]["mu_product"] = torch.tensor(float(products[index]))
+    for key, entry in entries.items():
+        owner = _checkpoint.owner(key, place)
+        if owner is None:
+            continue
+        stage, slot = key[len(owner) + 1 :].split("/", 1)
+        index, method = place[owner], stage.partition(".")[2]
+        if stage != "engine" and slot not in slots:
+            raise error(MismatchError, f"torch.optim.{name} has no place for the {slot!r} of {method}: convert a pipeline "
+                        "whose other stages keep nothing")
+        if stage == "engine" or index not in state:
+            continue
+        if entry.dtype == "U8":
+            value = torch.from_numpy(np.array(widened[f"{method}.{slot}"][index]))
+        else:
+            value = tensor_of(entry)
+        if name == "Adagrad" and not counters[index, 0]:
+            value = torch.full_like(value, engine.param_groups[_group_of(engine, index)]["initial_accumulator_value"])
+        state[index][slot] = value.to(params[index].dtype).reshape(params[index].shape)
+    return {index: row for index, row in state.items() if row}
+
+
+def _group_of(engine: _optimizer.Optimizer, index: int) -> int:
+    return next(k for k, (_, start, stop) in enumerate(engine._layout) if start <= index < stop)
+
+
+def scalars_alone(sentence: str, entries: Iterable[str]) -> frozenset[str]:
+    """Of the entries STAGE/scalars, those that belong to the whole run: an optimizer without parameters has them too."""
+    if not any(key.endswith("/scalars") for key in entries):
+        return frozenset()
+    from ._optimizer import bare
+
+    with contextlib.closing(bare(sentence)) as empty:
+        saved = _checkpoint.read(empty._save())
+    return frozenset(key for key, entry in saved.items() if key.endswith("/scalars") and entry.shape[0])
+
+
+def scalars_of_the_run(engine: _optimizer.Optimizer) -> list[str]:
+    """The methods of a sentence that keep numbers of the whole model."""
+    found = _scalars_alone(engine.sentence, _checkpoint.read(engine._save()))
+    return sorted(key.split("/")[0].partition(".")[2] for key in found)
+
+
+def check_groups(groups: Sequence[Mapping[str, Any]], mine: Sequence[Mapping[str, Any]]) -> None:
+    """CountError where a state dict has other parameter groups."""
+    if [len(g["params"]) for g in groups] != [len(g["params"]) for g in mine]:
+        raise error(CountError, "the state_dict has other parameter groups: "
+                    f"{[len(g['params']) for g in groups]} parameters, {[len(g['params']) for g in mine]} here")

@@ -1,0 +1,60 @@
+"""Steps inside the backward pass: the same parameters as after it, and no gradient left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch_support import torch
+
+import thalweg as tw
+import thalweg.torch as twt
+
+
+def network() -> Any:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+
+
+def backward(net: Any, k: int) -> None:
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(k))
+    net(x).square().sum().backward()
+
+
+@pytest.mark.parametrize("make", ["adamw(lr=0.1)", twt.SGD], ids=["sentence", "class"])
+def test_as_a_step_after_the_backward_pass(make: Any) -> None:
+    net, other = network(), network()
+    options = {} if isinstance(make, str) else dict(lr=0.1, momentum=0.9)
+    whole = twt.Optimizer(net.parameters(), make) if isinstance(make, str) else make(net.parameters(), **options)
+    parts = twt.InBackward(other.named_parameters(), make, **options)
+    for k in range(4):
+        if k == 2:
+            for group in (*whole.param_groups, *parts.param_groups):
+                group["lr"] = 0.05
+            state = parts.state_dict()
+            parts.load_state_dict(state)
+        backward(net, k)
+        whole.step()
+        whole.zero_grad()
+        backward(other, k)
+        assert all(p.grad is None for p in other.parameters())
+    for p, q in zip(net.parameters(), other.parameters()):
+        assert torch.equal(p, q)
+    parts.remove()
+    backward(other, 9)
+    assert all(p.grad is not None for p in other.parameters())
+
+
+@pytest.mark.parametrize("sentence, why", [
+    ("clip_global_norm(1.0) | adamw", "clip_global_norm needs all"), ("prodigy", "prodigy needs all"),
+    ("sam(0.1) | sgd", "sam asks"), ("gradient_accumulate(2) | sgd", "gradient_accumulate asks"),
+])
+def test_what_needs_all_gradients_is_refused(sentence: str, why: str) -> None:
+    with pytest.raises(tw.UnsupportedError, match=why):
+        twt.InBackward(network().parameters(), sentence)
+
+
+def test_another_number_of_parameters_is_refused() -> None:
+    parts = twt.InBackward(network().parameters(), "sgd")
+    with pytest.raises(tw.CountError, match="4"):
+        parts.load_state_dict({"optimizers": []})
