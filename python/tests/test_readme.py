@@ -5,8 +5,10 @@ from __future__ import annotations
 import collections
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 import thalweg as tw
 
@@ -23,9 +25,20 @@ def test_counts_are_those_of_the_registry() -> None:
 
 def test_the_python_example_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
-    assert len(blocks) == 2
+    for_torch = [code for code in blocks if "import torch" in code]
+    assert len(blocks) == 3 and len(for_torch) == 1
     scope: dict[str, object] = {}
     for code in blocks:
+        if code in for_torch:
+            continue
         exec(code, scope)  # noqa: S102
     w = scope["w"]
     assert isinstance(w, np.ndarray) and np.all(w < 0)
+
+
+def test_the_torch_example_runs() -> None:
+    pytest.importorskip("torch")
+    code = next(c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "import torch" in c)
+    scope: dict[str, Any] = {}
+    exec(code, scope)  # noqa: S102
+    assert scope["opt"].engine.steps == 1

@@ -1,10 +1,10 @@
 """The state in torch's shape, `state[param][name]`, and its exchange with the optimizers of torch.optim.
 
-A state dict of thalweg.torch holds for each parameter the tensors of its rule under the names of the library, which are
-torch's where torch has the method ("exp_avg"), as they are stored; "step", as torch counts; "counters" (float64: steps,
-number of its random draws, flags), "scalars" and "name", which only the library reads.  What belongs to the whole run is
-"thalweg" of the first parameter (by name, where they have names): JSON in a uint8 tensor, padded with spaces, so that torch.distributed.checkpoint finds
-the size that it saved.
+A state dict of thalweg.torch holds for each parameter the tensors of its rule under the names of the library, which
+are torch's where torch has the method ("exp_avg"), as they are stored; "step", as torch counts; "counters" (float64:
+steps, number of its random draws, flags), "scalars" and "name", which only the library reads.  What belongs to the whole
+run is "thalweg" of the first parameter (by name, where they have names): JSON in a uint8 tensor, padded with spaces, so
+that torch.distributed.checkpoint finds the size that it saved.
 """
 
 from __future__ import annotations
