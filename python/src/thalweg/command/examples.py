@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Iterator
 from functools import cache
 from types import FrameType
 
@@ -18,7 +19,7 @@ import thalweg
 
 from .. import _sentence
 from .._classes import class_name
-from .._registry import Input, Method, Parameter, expected
+from .._registry import Input, Method, Parameter
 
 # Where each kind stands in a sentence; {} is the stage itself.
 PLACES = {
@@ -45,17 +46,38 @@ STAGES = {
     "join": "join(schedules=[constant(lr=0.1), cosine(lr=0.1, total=100)], boundaries=[50])",
     "manifold": "manifold(on=stiefel)",
     "prox_cross_entropy": "prox_cross_entropy(target=[1, 0, 0])",
+    "gradient_noise_scale": "gradient_noise_scale(b_small=32, b_big=256)",
+    "riemannian_cg": "riemannian_cg(set=sphere)",
     "rho_schedule": "rho_schedule(lr=cosine(lr=0.1, total=100))",
     "route": "route(matrix=(muon(lr=0.02)), other=(adamw(lr=0.001)))",
     "xgd": "xgd(lr=0.1, q=[0.5, 0.5])",
 }
 # Values by name that one would write; other required hyper-parameters get any value that fits.
 VALUES = {
-    "lr": "0.1", "peak": "0.1", "total": "1000", "warmup": "100", "warmup_steps": "100", "rank": "4", "noise_multiplier": "1.1",
+    "lr": "0.1", "peak": "0.1", "total": "1000", "warmup": "100", "warmup_steps": "100", "rank": "2", "noise_multiplier": "1.1",
     "expected_batch_size": "64", "batch_size": "64", "clip": "1.0", "max_norm": "1.0", "max_value": "1.0", "delta": "1e-5",
 }
 # A solver that asks more often than this does not get where it goes on the arrays of an example.
-MOST_ANSWERS = 1000
+MOST_ANSWERS = 500
+# Inputs that not every array will do for: by method and name.
+ARRAYS = {
+    ("softmax_cross_entropy", "t"): "None", ("focal_loss", "t"): "None",
+    ("hinge", "y"): "2 * rng.integers(0, 2, {}) - 1",
+    ("sequential_max_margin", "labels"): "2 * rng.integers(0, 2, {}) - 1",
+    ("checkered_regression", "y"): "2 * rng.integers(0, 2, {}) - 1", ("cosine_embedding", "t"): "2 * rng.integers(0, 2, {}) - 1",
+    ("convex_relu_objective", "patterns"): "rng.integers(0, 2, {})", ("inverse_root", "a"): "np.eye(4)",
+    ("binomial_ure", "n"): "np.full({}, 4)", ("compound_binomial", "n"): "np.full({}, 4)", ("compound_binomial", "x"): "rng.integers(0, 5, {})",
+    ("class_ot", "a"): "np.full(4, 0.25)", ("class_ot", "b"): "np.full(4, 0.25)",
+    ("mirror_sinkhorn", "a"): "np.full(4, 0.25)", ("mirror_sinkhorn", "b"): "np.full(4, 0.25)",
+    ("ot_sinkhorn", "a"): "np.full(4, 0.25)", ("ot_sinkhorn", "b"): "np.full(4, 0.25)",
+    ("round_transport", "a"): "np.full(4, 0.25)", ("round_transport", "b"): "np.full(4, 0.25)",
+    ("sinkhorn", "a"): "np.full(4, 0.25)", ("sinkhorn", "b"): "np.full(4, 0.25)",
+    ("sinkhorn_newton_sparse", "a"): "np.full(4, 0.25)", ("sinkhorn_newton_sparse", "b"): "np.full(4, 0.25)",
+    ("projection_dpp", "u"): "np.eye(4)",
+    ("gaussian_kl_full", "s0"): "np.eye(4)", ("gaussian_kl_full", "s1"): "np.eye(4)",
+    ("local_ode_reg", "times"): "np.linspace(0, 1, 4)",
+    ("stn_range_map", "low"): "np.zeros(4)", ("stn_range_map", "high"): "np.ones(4)",
+}
 # What a method wants to be told before each step.
 OBSERVED = {"xgd": ("weight_0", "weight_1"), "saga": ("sample",), "reduce_on_plateau": ("metric",), "greedy": ("metric",)}
 
@@ -149,15 +171,15 @@ def _optimizer_example(m: Method) -> str:
     if m.kind == "optimizer" and m.name not in STAGES:
         given = ", ".join(f"{p.name}={_python(VALUES.get(p.name, sample(p)))}" for p in m.parameters if p.required)
         lr = m.parameter("lr")
-        if lr is not None and not lr.required:
+        if lr is not None and not lr.required and lr.default != "none":
             given = ", ".join(filter(None, [f"lr={lr.default}", given]))
         make = f"tw.{class_name(m.name)}([w]{', ' if given else ''}{given})"
     else:
         make = f'tw.Optimizer([w], "{text}")'
     lines.append(f"opt = {make}")
     observed = [f'opt.observe("{what}", {"0" if what == "sample" else "0.5"})' for what in OBSERVED.get(m.name, ())]
-    kinds = _kinds_asked(text, shape(m), m)
-    if kinds <= {"gradient"} and not _several(text, shape(m), m):
+    kinds = _kinds_asked(text, shape(m), m) | set(m.requests)
+    if not m.requests and kinds <= {"gradient"} and not _several(text, shape(m), m):
         lines += ["for _ in range(10):", *(f"    {line}" for line in observed), "    opt.step([w.copy()])                  # the gradient of 0.5 |w|^2"]
         return "\n".join(lines)
     if {"activations", "logit_derivatives"} & kinds:
@@ -176,19 +198,19 @@ def _optimizer_example(m: Method) -> str:
 
 def _python(text: str) -> str:
     """A value of a sentence as Python writes it."""
-    return text if re.fullmatch(r"[-+0-9.e\[\], ]+|", text) else {"true": "True", "false": "False"}.get(text, repr(text))
+    return text if re.fullmatch(r"[-+0-9.e\[\], ]+|", text) else {"true": "True", "false": "False", "none": "None"}.get(text, repr(text))
 
 
 @cache
 def _asked(text: str, extents: tuple[int, ...], m: Method) -> tuple[tuple[str, int], ...]:
-    """(kind, pass) of the requests of three steps of a sentence, answered with what fits."""
+    """(kind, pass) of the requests of twelve steps of a sentence, answered with what fits."""
     rng = np.random.default_rng(0)
     w = rng.standard_normal(extents).astype(np.float32)
     x, d = np.ones((8, extents[-1]), np.float32), np.full((8, extents[0]), 0.1, np.float32)
     seen = []
     try:
         opt = thalweg.Optimizer([w], text)
-        for _ in range(3):
+        for _ in range(12):
             for what in OBSERVED.get(m.name, ()):
                 opt.observe(what, 0 if what == "sample" else 0.5)
             for request in opt.requests():
@@ -234,18 +256,22 @@ def _array(i: Input) -> str:
     return f"rng.integers(0, 2, {extents})" if i.integer else f"rng.random({extents}) + 0.1"
 
 
-def _inputs(m: Method) -> list[Input]:
-    return [i for i in m.inputs if not i.result and not i.optional]
+def _inputs(m: Method, optional: bool = False) -> list[Input]:
+    return [i for i in m.inputs if not i.result and (optional or not i.optional)]
 
 
-def _call_example(m: Method) -> str:
-    """An objective, a weighting, a diagnostic, a solver: named arrays in, results out."""
-    inputs = _inputs(m)
+def _call_example(m: Method, optional: bool = False, without: frozenset[str] = frozenset()) -> str:
+    """An objective, a weighting, a diagnostic, a solver: named arrays in, results out.
+
+    optional  the inputs that may be left out are there too
+    without   requests of a solver that get no answer
+    """
+    inputs = _inputs(m, optional)
     lines = ["import numpy as np", "import thalweg as tw", "", "rng = np.random.default_rng(0)"]
-    lines += [f"{i.name if i.name != 'lambda' else 'lambda_'} = {_array(i)}" for i in inputs]
+    lines += [f"{i.name} = {ARRAYS.get((m.name, i.name), _array(i)).format(_extents(i))}" for i in inputs]
     given = ", ".join(f"{i.name}={i.name}" for i in inputs)
     if m.kind == "solver":
-        return "\n".join([*lines, *_solver_lines(m, given)])
+        return "\n".join([*lines, *_solver_lines(m, given, without)])
     if m.kind == "objective":
         lines.append(f'value, gradients = tw.objective("{stage(m)}").value_and_grad({given})')
     else:
@@ -253,10 +279,12 @@ def _call_example(m: Method) -> str:
     return "\n".join(lines)
 
 
-def _solver_lines(m: Method, given: str) -> list[str]:
+def _solver_lines(m: Method, given: str, without: frozenset[str]) -> list[str]:
     """A run; what it asks for is answered on 0.5 |x|^2, where that is an answer."""
     lines, names = [], []
     for ask in m.asks:
+        if ask.name in without:
+            continue
         shown = ", ".join(i.name for i in ask.given)
         parts = [_answer_of(i, ask.given) for i in ask.wanted]
         lines += [f"def {ask.name}({shown}):  # {ask.meaning}", f"    return {', '.join(parts)}"]
@@ -276,14 +304,13 @@ def _answer_of(wanted: Input, given: tuple[Input, ...]) -> str:
     return f"np.ones({_extents(wanted)})"
 
 
-def _alone_example(m: Method) -> str:
+def _alone_example(m: Method, rows: tuple[int, ...]) -> str:
     """A regularizer, a constraint, a schedule on its own."""
     head = ["import numpy as np", "import thalweg as tw", ""]
     if m.kind == "schedule":
         return "\n".join([head[1], "", f'schedule = tw.schedule("{stage(m)}")', "values = [schedule(k) for k in range(0, 1000, 200)]"])
     others = [i for i in _inputs(m) if i.name != "w"]
-    rows = next((_extents(i) for i in m.inputs if i.name == "w"), (4, 3))
-    rows = rows if others else (3,) if m.name in STAGES else (4, 3)
+    rows = next((_extents(i) for i in m.inputs if i.name == "w"), rows) if others else rows
     lines = [*head, "rng = np.random.default_rng(0)", f"w = rng.random({rows}) + 0.1"]
     lines += [f"{i.name} = {_array(i)}" for i in others]
     given = "".join(f", {i.name}={i.name}" for i in others)
@@ -292,18 +319,32 @@ def _alone_example(m: Method) -> str:
     return "\n".join([*lines, f'penalty = tw.regularizer("{stage(m)}")', f"value, gradient = penalty.value(w{given}), penalty.gradient(w{given})"])
 
 
-def candidates(m: Method) -> list[str]:
+def candidates(m: Method) -> Iterator[str]:
     """Programs that show the method, the best first."""
     if m.kind in ("objective", "weighting", "diagnostic", "solver"):
-        return [_call_example(m)]
-    found = [_alone_example(m)] if m.kind in ("regularizer", "constraint", "schedule") else []
-    if sentence(m) and m.kind not in ("regularizer", "constraint", "schedule"):
-        found.append(_optimizer_example(m))
-    if m.kind == "constraint" and found:
-        found.append(re.sub(r"^w = tw.constraint\((.*)\).project\(w\).*$", r"w = tw.constraint(\1).retract(w, 0.1 * w)", found[0], flags=re.M))
-    return found
+        for optional in (False, True):
+            without: frozenset[str] = frozenset()
+            while True:
+                program = _call_example(m, optional, without)
+                yield program
+                ended = runs(program)
+                unasked = re.search(r"never asked for '(\w+)'", str(ended))
+                if unasked is None:
+                    break
+                without |= {unasked[1]}
+            if not isinstance(ended, (thalweg.NeedsError, thalweg.ShapeError)):
+                break
+    elif m.kind in ("regularizer", "constraint", "schedule"):
+        for extents in ((4, 3), (4, 4), (4, 2), (2, 3, 3, 2)) if m.name not in STAGES else ((3,),):
+            program = _alone_example(m, extents)
+            yield program
+            yield re.sub(r"^w = tw.constraint\((.*)\).project\(w\).*$", r"w = tw.constraint(\1).retract(w, 0.1 * w)", program, flags=re.M)
+        yield _alone_example(m, (4, 3)).replace("value, gradient = ", "w = ").partition("penalty.value")[0] + "penalty.prox(w, 1.0)"
+    else:
+        yield _optimizer_example(m)
 
 
+@cache
 def runs(program: str) -> Exception | None:
     """The exception that the program ends with, or None."""
     answers = 0
@@ -329,11 +370,12 @@ def runs(program: str) -> Exception | None:
 @cache
 def python_example(m: Method) -> tuple[str, bool]:
     """(program, whether it runs as it stands).  One that does not is the call alone, for arrays that fit."""
-    programs = candidates(m)
-    for program in programs:
+    first = ""
+    for program in candidates(m):
+        first = first or program
         if runs(program) is None:
             return program, True
-    lines = [line for line in programs[0].splitlines() if "tw." in line or "opt." in line]
+    lines = [line for line in first.splitlines() if "tw." in line or "opt." in line]
     shapes = [f"# {i.name} {i.shape}: {i.meaning}" for i in _inputs(m)]
     return "\n".join(["import thalweg as tw", "", *shapes, *lines]), False
 
@@ -387,4 +429,4 @@ def _c_lines(kind: str, text: str, calls: list[str]) -> str:
     return "\n".join([f"tw_{kind} *{kind};", f'tw_{kind}_create("{text}", &{kind});', *calls, f"tw_{kind}_destroy({kind});"])
 
 
-__all__ = ["c_example", "expected", "python_example", "sample", "sentence", "stage", "state_bytes"]
+__all__ = ["c_example", "python_example", "sample", "sentence", "stage", "state_bytes"]

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -34,11 +35,8 @@ def info(_: argparse.Namespace) -> int:
 
 def collect() -> tuple[dict[str, str], list[str]]:
     """The facts by name, and what would be faster, a sentence each."""
-    maps = _mapped()
-    before = _blas(maps)
-    _load_blas()
-    blas = _blas(_mapped()) or before
     level, best = _loaded_level(), _best_level()
+    works, blas = _has_products(), _blas(best)
     cores, threads = len(os.sched_getaffinity(0)), thalweg.get_num_threads()
     facts = {
         "thalweg": thalweg.version,
@@ -48,7 +46,7 @@ def collect() -> tuple[dict[str, str], list[str]]:
         "NumPy": np.__version__,
         "processor": f"{_processor()}, {best or 'x86-64'}" if platform.machine() == "x86_64" else _processor(),
         "instruction set": f"{level}, from {_library()}",
-        "matrix products": blas or "no OpenBLAS found",
+        "matrix products": blas if works and blas else "found" if works else "no OpenBLAS found: matrix methods refuse to step",
         "OPENBLAS_CORETYPE": os.environ.get("OPENBLAS_CORETYPE", "not set"),
         "threads": f"{threads} of {cores} processors that this process may use",
         "large pages": _large_pages(),
@@ -58,10 +56,10 @@ def collect() -> tuple[dict[str, str], list[str]]:
             facts[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             facts[name] = "not installed"
-    return facts, _advice(level, best, blas, threads, cores)
+    return facts, _advice(level, best, blas if works else None, threads, cores)
 
 
-def _advice(level: str, best: str, blas: str, threads: int, cores: int) -> list[str]:
+def _advice(level: str, best: str, blas: str | None, threads: int, cores: int) -> list[str]:
     advice = []
     order = ["x86-64", *LEVELS]
     if best and level in order and order.index(level) < order.index(best):
@@ -69,7 +67,7 @@ def _advice(level: str, best: str, blas: str, threads: int, cores: int) -> list[
                       "for both (`make install`, or a wheel), or build with THALWEG_MARCH=native.")
     if threads < cores:
         advice.append(f"Steps of large tensors run on {threads} of {cores} processors: thalweg.set_num_threads({cores}).")
-    if not blas:
+    if blas is None:
         advice.append("Matrix methods need OpenBLAS: install libopenblas0 (Debian), or SciPy.")
     elif best == "x86-64-v3" and re.search(r"prescott|nehalem|core2|sandybridge", blas, re.I):
         advice.append("OpenBLAS took a core for older processors: OPENBLAS_CORETYPE=Haswell.")
@@ -117,29 +115,29 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _load_blas() -> None:
-    """OpenBLAS comes with the first matrix method: a product of matrices that are large enough calls for it."""
+def _has_products() -> bool:
+    """Whether a matrix method finds the products that it needs."""
     try:
         w = np.eye(64, dtype=np.float32)
         thalweg.Optimizer([w], "muon(lr=0.01)").step([w.copy()])
     except thalweg.Error:
-        pass  # without OpenBLAS the method says so; there is nothing to tell then
+        return False
+    return True
 
 
-def _blas(libraries: list[str]) -> str:
-    """The OpenBLAS that the library loaded, with its core, as it describes itself; "" where none is."""
-    import ctypes
+def _blas(best: str) -> str:
+    """OpenBLAS with its core, as it describes itself; "" where it cannot be loaded.
 
-    for path in libraries:
-        if "openblas" not in Path(path).name or "scipy" in Path(path).name:  # (NumPy's own has other names inside)
-            continue
-        library = ctypes.CDLL(path)
-        try:
-            library.openblas_get_config.restype = ctypes.c_char_p
-            return f"{library.openblas_get_config().decode()}, from {path}"
-        except AttributeError:
-            continue
-    return ""
+    The library works on a copy of its own, which nothing else in the process reaches: a child loads the same file, with
+    the core that the library asks for.
+    """
+    words = dict(os.environ, OPENBLAS_NUM_THREADS="1")
+    if best == "x86-64-v4":
+        words.setdefault("OPENBLAS_CORETYPE", "SKYLAKEX")
+    code = ("import ctypes; b = ctypes.CDLL('libopenblas.so.0'); f = b.openblas_get_config; f.restype = ctypes.c_char_p; "
+            "print(f().decode())")
+    done = subprocess.run([sys.executable, "-c", code], env=words, capture_output=True, text=True, timeout=60)
+    return done.stdout.strip()
 
 
 def _large_pages() -> str:

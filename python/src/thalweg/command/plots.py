@@ -135,17 +135,13 @@ def sweep(axis: Axis, entries: list[Entry], best: int, on: Problem, title: str, 
                 one.scatter([place] * int(np.isfinite(each).sum()), each[np.isfinite(each)], s=14, color=COLOURS[i], alpha=0.45, linewidth=0)
             if keep[best]:
                 one.scatter(x[best], median[best], marker="*", s=330, color=COLOURS[1] if i == 0 else COLOURS[0], edgecolor="white", zorder=5)
-                one.annotate(f"{axis.path} = {x[best]:.4g}\n{median[best]:.4g}", (x[best], median[best]), xytext=(0, 20),
-                             textcoords="offset points", ha="center", fontweight="bold", fontsize=11,
-                             bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.8})
             if axis.log:
                 one.set_xscale("log")
             _log_scale(one.yaxis, np.concatenate([median[keep], lower[keep]]))
             for place in x[~keep]:
                 one.axvspan(place / 1.15 if axis.log else place, place * 1.15 if axis.log else place, color="#BBBBBB", alpha=0.35)
                 one.text(place, 0.97, "diverged", rotation=90, va="top", ha="center", transform=one.get_xaxis_transform(), color="#777777")
-            one.margins(y=0.18)
-            one.set(title=name, xlabel=axis.path)
+            one.set(title=f"{name}: {median[best]:.4g}", xlabel=f"{axis.path}  (best: {x[best]:.4g})")
         figure.suptitle(textwrap.fill(title, 110, replace_whitespace=False), x=0.01, ha="left", fontsize=12, color="#666666", family="monospace")
 
 
@@ -164,14 +160,15 @@ def sweep_map(axes: list[Axis], entries: list[Entry], best: int, on: Problem, ti
         for i in range(rows):
             for j in range(columns):
                 lost = not np.isfinite(median[i, j])
-                colour = "#777777" if lost else "white" if median[i, j] < middle else INK
+                colour = "#777777" if lost else INK if median[i, j] < middle else "white"
                 one.text(j, i, "diverged" if lost else f"{median[i, j]:.3g}", ha="center", va="center", color=colour, fontsize=9 if lost else 11)
         i, j = divmod(best, columns)
         one.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=3.5))
         one.set_yticks(range(rows), [f"{v:.3g}" for v in axes[0].values])
         one.set_xticks(range(columns), [f"{v:.3g}" for v in axes[1].values])
         one.set(ylabel=axes[0].path, xlabel=axes[1].path, title="median loss at the end")
-        figure.colorbar(field, ax=one, pad=0.02)
+        bar = figure.colorbar(field, ax=one, pad=0.02)
+        _log_scale(bar.ax.yaxis, shown)
         figure.suptitle(textwrap.fill(title, 80, replace_whitespace=False), x=0.01, ha="left", fontsize=11, color="#666666", family="monospace")
 
 
@@ -184,7 +181,7 @@ def landscape(plane: Plane, name: str, tracks: list[Track], path: Path) -> None:
     with picture(path, 13, 6.0 + _height(labels), 2, width_ratios=(1.35, 1)) as (figure, (chart, along)):
         x, y = np.meshgrid(np.linspace(left, right, 500), np.linspace(bottom, top, 500))
         z = plane.f(x, y) - plane.least
-        levels = np.geomspace(max(z.min(), z.max() * 1e-6), z.max(), 28)
+        levels = np.geomspace(max(z.min(), z.max() * 1e-5), z.max(), 28)
         shade = np.log10(np.maximum(z, levels[0]))
         chart.imshow(shade, extent=plane.window, origin="lower", cmap="Greys", aspect="auto", alpha=0.55, vmax=shade.max() + 1.2, interpolation="bilinear")
         chart.contour(x, y, z, levels=levels, colors="#8A8A8A", linewidths=0.5, alpha=0.7)
