@@ -136,8 +136,11 @@ class Learning(Problem):
     def _slopes(self, params: Arrays, batch: Data) -> tuple[float, list[tuple[np.ndarray, np.ndarray]]]:
         """The mean cross-entropy in nats, and for each layer its inputs and the gradients behind it, one row a sample."""
         values = self.forward(params, batch.x)
-        p, rows = _softmax(values[-1]), np.arange(len(batch.y))
-        loss = -float(np.log(np.maximum(p[rows, batch.y], 1e-30)).mean())
+        z, rows = values[-1] - values[-1].max(1, keepdims=True), np.arange(len(batch.y))
+        p = np.exp(z)
+        total = p.sum(1, keepdims=True)
+        loss = float((np.log(total[:, 0]) - z[rows, batch.y]).mean())
+        p /= total
         p[rows, batch.y] -= 1
         d, found = p / len(rows), []
         for i in reversed(range(0, len(params), 2)):
@@ -167,11 +170,6 @@ class Learning(Problem):
 
     def error(self, params: Arrays) -> float:
         return float((self.logits(params, self.test).argmax(1) != self.test.y).mean())
-
-
-def _softmax(z: np.ndarray) -> np.ndarray:
-    p = np.exp(z - z.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
 
 
 class Digits(Learning):
