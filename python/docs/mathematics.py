@@ -19,21 +19,24 @@ GREEK = {
 FUNCTIONS = {"exp", "log", "sign", "min", "max", "mean", "sum", "tr", "diag", "cos", "sin", "tanh", "argmin", "argmax", "softmax", "clip",
              "floor", "ceil", "median", "var", "std", "prox", "qr", "svd", "cosh", "sinh", "relu", "softplus", "det", "rank", "atan2"}
 OPERATORS = {"<-": "←", "->": "→", "<=": "≤", ">=": "≥", "!=": "≠", "+=": "+=", "-=": "−=", "-+": "∓", "+-": "±", "*": "⋅", "-": "−",
-             "<": "<", ">": ">", "=": "=", "+": "+", "|": "|", "~": "∼", "'": "′", "%": "%", "...": "…"}
+             "<": "<", ">": ">", "=": "=", "+": "+", "|": "|", "~": "∼", "'": "′", "%": "%", "...": "…",
+             ".": "·"}
 TOKEN = re.compile(
     r"(?P<number>\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![A-Za-z]))|(?P<name>[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*)"
-    r"|(?P<operator><-|->|<=|>=|!=|\+=|-=|-\+|\+-|\.\.\.|[-+*/^_=<>|~'%])|(?P<open>[(\[{])|(?P<close>[)\]}])|(?P<space>\s+)|(?P<other>.)")
+    r"|(?P<operator><-|->|<=|>=|!=|\+=|-=|-\+|\+-|\.\.\.|(?<=\w)\.(?=[A-Za-z])|[-+*/^_=<>|~'%])|(?P<open>[(\[{⟨])|(?P<close>[)\]}⟩])"
+    r"|(?P<space>\s+)|(?P<other>.)")
+INNER = re.compile(r"<([^<>=\s-][^<>=]*,[^<>=]*[^<>=\s-])>")  # an inner product, not a comparison
 ARROWS = {"<-", "->", "=", "<=", ">=", "<", ">", "!=", "+=", "-=", "*", "/", "^", "+"}
 
 
-@dataclass
+@dataclass(eq=False)
 class Token:
     kind: str
     text: str
 
 
 def _tokens(text: str) -> list[Token]:
-    return [Token(m.lastgroup or "", m[0]) for m in TOKEN.finditer(text)]
+    return [Token(m.lastgroup or "", m[0]) for m in TOKEN.finditer(INNER.sub(r"⟨\1⟩", text))]
 
 
 def rule(text: str, names: frozenset[str] = frozenset()) -> str:
@@ -62,7 +65,7 @@ def statement(text: str, names: frozenset[str] = frozenset()) -> str:
         out.append(spaces)
 
     for i, token in enumerate(tokens):
-        if depth == 0 and not _is_mathematics(tokens, i, names):
+        if depth == 0 and (not _is_mathematics(tokens, i, names) or (token.kind == "close" and not run)):
             flush()
             out.append(html.escape(token.text))
             continue
@@ -85,7 +88,11 @@ def _is_mathematics(tokens: list[Token], i: int, names: frozenset[str]) -> bool:
     if token.kind == "operator" and token.text in ("-", "'"):  # (a hyphen or an apostrophe between letters is none)
         between = all(0 <= j < len(tokens) and tokens[j].kind == "name" and _is_word(tokens, j, names) for j in (i - 1, i + 1))
         return not between
-    return token.kind in ("number", "operator", "open", "close")
+    if token.kind == "open":  # (a remark in parentheses is none)
+        inside = tokens[i + 1 : next((j for j in range(i, len(tokens)) if tokens[j].kind == "close"), len(tokens))]
+        return not inside or any(t.kind in ("number", "operator", "open") or t.kind == "name" and not _is_word(tokens, i + 1 + k, names)
+                                 for k, t in enumerate(inside))
+    return token.kind in ("number", "operator", "close")
 
 
 def _is_word(tokens: list[Token], i: int, names: frozenset[str]) -> bool:
@@ -99,12 +106,14 @@ def _is_word(tokens: list[Token], i: int, names: frozenset[str]) -> bool:
     if len(base) <= 1 or base in GREEK or text in names or text == "sqrt":
         return False
     if text in FUNCTIONS:
+        if any(t is not None and t.text in ARROWS for t in (before, after)):
+            return False
         return after is None or not (after.kind in ("open", "number") or after.kind == "name" and not _plain(after.text) or after.text in "|_^")
     if after is not None and (after.text in ARROWS or (after.kind == "open" and tokens[i + 1].kind == "open")):
         return False
     if "_" in text or any(c.isdigit() for c in text):
         return False
-    if len(text) <= 2 and any(c.isupper() for c in text):
+    if (len(text) <= 2 and any(c.isupper() for c in text)) or (len(text) <= 3 and text.isupper()):
         return False
     return not (before is not None and before.text in ARROWS - {"<-", "="} | {"-"})
 
@@ -132,12 +141,11 @@ class _Parser:
         """Nodes up to a closing bracket or the end."""
         out: list[str] = []
         while (token := self.peek()) is not None and token.kind != "close":
-            if token.text == "/" and out and not out[-1].startswith("<mo"):
+            if token.text == "/" and out and self.is_fraction(out[-1]):
                 self.at += 1
                 self.skip()
-                if self.peek() is None or self.peek().kind in ("close", "operator"):
-                    out.append("<mo>/</mo>")
-                    continue
+                while out and not out[-1]:
+                    out.pop()
                 low, high = self.scripted(), out.pop()
                 out.append(f"<mfrac>{_bare(high)}{_bare(low)}</mfrac>")
                 continue
@@ -145,6 +153,22 @@ class _Parser:
             if node:
                 out.append(node)
         return out
+
+    def is_fraction(self, high: str) -> bool:
+        """Whether the "/" that comes next stands between two atoms that it binds, and nothing else does.
+
+        With spaces around it both sides may be longer: only what stands in parentheses, or under a root, is sure then.
+        """
+        below = next((t for t in self.tokens[self.at + 1 :] if t.kind != "space"), None)
+        if re.match(r"(?:<m(?:sup|sub|row)>)*<m(?:o stretchy|space)|<mo", high) or below is None or below.kind not in ("name", "number", "open"):
+            return False
+        after = self.tokens[self.tokens.index(below, self.at) + 1 :] if below is not None else []
+        called = bool(after) and after[0].kind == "open"
+        if below.text in FUNCTIONS and not called:
+            return False
+        spaced = self.tokens[self.at - 1].kind == "space" or self.tokens[self.at + 1].kind == "space"
+        closed = self.tokens[self.at - 1 - (self.tokens[self.at - 1].kind == "space")].kind == "close"
+        return not spaced or (closed and (below.kind == "open" or called))
 
     def peek(self) -> Token | None:
         return self.tokens[self.at] if self.at < len(self.tokens) else None
@@ -156,6 +180,8 @@ class _Parser:
     def scripted(self) -> str:
         """An atom with the powers and indices behind it."""
         node = self.atom()
+        if not node or node.startswith("<mspace"):
+            return node
         while (token := self.peek()) is not None and token.text in ("^", "_", "'"):
             if token.text == "'":
                 self.at += 1
@@ -180,7 +206,7 @@ class _Parser:
             return f"<mrow>{sign}<mn>{half[0]}</mn><mo>/</mo><mn>{half[2]}</mn></mrow>"
         if self.peek() is None:
             return f"<mrow>{sign}</mrow>"
-        return f"<mrow>{sign}{_bare(self.atom())}</mrow>"
+        return f"<mrow>{sign}{_bare(self.atom()).replace('<mo>{</mo>', '').replace('<mo>}</mo>', '')}</mrow>"
 
     def atom(self) -> str:
         token = self.tokens[self.at]
@@ -195,13 +221,17 @@ class _Parser:
             if self.peek() is not None:
                 close = self.peek().text
                 self.at += 1
-            if token.text == "{" and close == "}":
-                return f"<mrow>{''.join(inside)}</mrow>"
             return f"<mrow><mo>{token.text}</mo>{''.join(inside)}<mo>{close}</mo></mrow>"
         if token.kind == "name":
             if token.text == "sqrt" and self.peek() is not None and self.peek().text == "(":
                 return f"<msqrt>{_bare(self.atom())}</msqrt>"
-            return self.name(token.text)
+            node = self.name(token.text)
+            if self.peek() is not None and self.peek().text == "(":
+                return f"<mrow>{node}{self.atom()}</mrow>"
+            if self.peek() is not None and self.peek().text == "." and self.at + 1 < len(self.tokens):
+                self.at += 1
+                return f"<mrow>{node}<mo>·</mo>{self.scripted()}</mrow>"
+            return node
         text = html.escape(OPERATORS.get(token.text, token.text))
         return f'<mo stretchy="false">{text}</mo>' if token.text == "|" else f"<mo>{text}</mo>"
 
