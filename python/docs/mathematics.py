@@ -188,6 +188,10 @@ class _Parser:
                 node = f"<msup>{node}<mo>′</mo></msup>"
                 continue
             following = self.tokens[self.at + 1] if self.at + 1 < len(self.tokens) else None
+            if token.text == "^" and (following is None or following.kind in ("space", "close", "other") or following.text in "*/="):
+                self.at += 1  # (a hat: x^ is another x)
+                node = f"<mover accent='true'>{node}<mo>^</mo></mover>"
+                continue
             if following is None or following.kind in ("space", "close"):
                 break
             self.at += 1

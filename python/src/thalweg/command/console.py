@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,15 @@ def need(module: str, purpose: str, package: str | None = None) -> ModuleType:
         wanted = package or module.partition(".")[0]
         raise Refusal(f"{purpose} with {wanted}, which cannot be imported ({problem}): "
                       f"pip install 'thalweg[command]', or pip install {wanted}") from None
+
+
+def one_thread() -> contextlib.AbstractContextManager[object]:
+    """Inside, NumPy's products take one thread, where threadpoolctl is there: those of small matrices gain nothing by more."""
+    try:
+        import threadpoolctl
+    except ImportError:
+        return contextlib.nullcontext()
+    return threadpoolctl.threadpool_limits(1, "blas")
 
 
 def rich_terminal() -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 
 import thalweg
 
-from .console import Bar, Progress, Refusal, need, number, print_table
+from .console import Bar, Progress, Refusal, need, number, one_thread, print_table
 from .problems import Problem, problem
 
 POINTS = 60  # how often a run looks at the loss
@@ -145,7 +145,7 @@ def _takes(opt: thalweg.Optimizer, what: str) -> bool:
 def collect(sentences: list[str], on: Problem, seeds: int, steps: int, state_dtype: str, purpose: str) -> list[Entry]:
     """All runs, with progress."""
     entries = [Entry(sentence) for sentence in sentences]
-    with Progress(purpose) as progress:
+    with Progress(purpose) as progress, one_thread():
         for entry in entries:
             bar = progress.start(entry.sentence, steps * seeds)
             for seed in range(seeds):
