@@ -95,7 +95,7 @@ def method_page(m: thalweg.Method) -> str:
         parts.append("## State")
         if m.state:
             parts.append(table(["name", "meaning"], [[code(s.name), cell(s.meaning)] for s in m.state]))
-        if size and m.kind not in ("regularizer", "constraint", "schedule"):
+        if size:
             parts.append(f"Memory: {size}.")
     if m.asks:
         rows = [[code(a.name), cell(a.meaning), code(", ".join(f"{i.name} {i.shape}" for i in a.given)),

@@ -92,7 +92,7 @@ def _state_filter(text: str):  # noqa: ANN202 (a predicate of bytes)
 
 def state_words(m: Method) -> str:
     """What the state costs, in words; "" for what keeps no state in a sentence."""
-    size = examples.state_bytes(m)
+    size = None if m.kind in ("regularizer", "constraint", "schedule") else examples.state_bytes(m)
     if size is None:
         return ""
     return f"{size:.4g} bytes an element, for a float32 matrix of 64 x 64" if size else "none"
