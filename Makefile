@@ -139,7 +139,7 @@ docs: setup
 	$(MAKE) -j$(JOBS) $(DEMO) $(VENV)/.docs
 	$(PY) python/docs/generate.py $(BUILD)/docs-source
 	rm -rf $(BUILD)/docs
-	$(PY) -m sphinx -q -W --keep-going -j $(JOBS) -n -c python/docs $(BUILD)/docs-source $(BUILD)/docs
+	$(PY) -m sphinx -q -W --keep-going -j $(JOBS) -c python/docs $(BUILD)/docs-source $(BUILD)/docs
 	@echo "the site: $(BUILD)/docs/index.html"
 
 install: library
