@@ -1,5 +1,6 @@
 """How Sphinx builds the site from the pages that generate.py lays out: `make docs`."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+smartquotes = False
 html_theme = "furo"
 html_title = f"thalweg {thalweg.version}"
 html_static_path = [str(HERE / "static")]
@@ -33,7 +35,7 @@ def blocks(_app, _what, _name, _obj, _options, lines):  # noqa: ANN001, ANN201 (
     made, plain = [], True
     for line in lines:
         indented = line.startswith("    ") or (line.strip() and not plain and line.startswith("  "))
-        aligned = bool(line.strip()) and "  " in line.strip() and not line.strip().endswith(".  ")
+        aligned = re.search(r"[^\s.:;!?]\s\s+\S", line) is not None  # a table; two blanks behind a full stop are none
         block = indented or aligned
         if block and plain:
             made += ["", "::", ""]
