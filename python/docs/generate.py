@@ -187,6 +187,24 @@ def pages() -> dict[str, str]:
     return {**made, "methods/index.md": index_page(), "guides/adding.md": adding_page(), "python.md": python_page()}
 
 
+# The pictures of the guide to the command line, as the commands draw them.
+PICTURES = {
+    "guides/race.png": ["race", "sgd(lr=0.1, momentum=0.9)", "adamw(lr=cosine(lr=0.02, total={steps}))", "sam(0.05) | sgd(lr=0.1, momentum=0.9)",
+                        "--problem", "digits", "--seeds", "5", "--steps", "150"],
+    "guides/sweep.png": ["sweep", "adamw", "--over", "adamw.lr=1e-4:1:log:9", "--problem", "logreg", "--seeds", "5", "--steps", "100"],
+    "guides/landscape.png": ["landscape", "sgd(lr=1e-3, momentum=0.9)", "adam(lr=0.1)", "prodigy", "--function", "beale", "--steps", "150"],
+}
+
+
+def draw(folder: Path) -> None:
+    """The pictures, into their places."""
+    from thalweg.command import main
+
+    for path, words in PICTURES.items():
+        if main([*words, "--plot", str(folder / path)]) != 0:
+            raise SystemExit(f"{path} could not be drawn")
+
+
 def write(folder: Path) -> None:
     """All pages, written and made, into a folder; what was there before is removed."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -197,6 +215,7 @@ def write(folder: Path) -> None:
             raise SystemExit(f"{path} is both written by hand and made")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
+    draw(folder)
 
 
 if __name__ == "__main__":

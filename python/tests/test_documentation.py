@@ -38,6 +38,8 @@ def test_commands_of_the_guide_are_read() -> None:
     text = (DOCS / "pages" / "guides" / "command_line.md").read_text().replace("\\\n", " ")
     commands = re.findall(r"^\$ python -m thalweg (.*)$", text, re.M)
     assert len(commands) >= 9
+    for words in generate.PICTURES.values():
+        parser().parse_args(words)
     for command in commands:
         parser().parse_args(shlex.split(command, comments=True))
 
@@ -48,7 +50,7 @@ def _made() -> set[str]:
 
 
 def _check_links(text: str, place: str) -> None:
-    known = _made() | {str(page) for page in WRITTEN}
+    known = _made() | {str(page) for page in WRITTEN} | set(generate.PICTURES)
     text = re.sub(r"```.*?```", "", text, flags=re.S)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("https://", "#")):
