@@ -130,6 +130,18 @@ bench: setup
 	$(MAKE) $(VENV)/.package
 	cd python && ../$(PY) -m benchmarks --suite all --markdown benchmarks/README.md
 
+# The documentation site, into build/docs: pages from the registry, the docstrings and python/docs; every link is checked.
+$(VENV)/.docs: python/pyproject.toml $(VENV)/.package
+	$(PIP) $$($(PY) -c 'import tomllib; print(*tomllib.load(open("python/pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	touch $@
+.PHONY: docs
+docs: setup
+	$(MAKE) -j$(JOBS) $(DEMO) $(VENV)/.docs
+	$(PY) python/docs/generate.py $(BUILD)/docs-source
+	rm -rf $(BUILD)/docs
+	$(PY) -m sphinx -q -W --keep-going -j $(JOBS) -c python/docs $(BUILD)/docs-source $(BUILD)/docs
+	@echo "the site: $(BUILD)/docs/index.html"
+
 install: library
 	Sources/packaging/install.sh $(PREFIX) $(LIB)
 

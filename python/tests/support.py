@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Iterable, Sequence
 
 import numpy as np
 
 import thalweg as tw
 from thalweg import _sentence
+from thalweg.command.examples import sample
 
 Arrays = list[np.ndarray]
 
@@ -136,29 +136,6 @@ def stage(name: str, values: dict[str, Any]) -> str:
     """name(key=value, ...)."""
     inside = ", ".join(f"{key}={write(value)}" for key, value in values.items())
     return f"{name}({inside})" if inside else name
-
-
-def sample(parameter: tw.Parameter) -> str:
-    """A value that a required hyper-parameter takes, as a sentence writes it."""
-    if parameter.type == "pipeline":
-        return "(sgd(lr=0.1))"
-    if parameter.type == "regularizer":
-        return "l1(0.001)"
-    if parameter.type == "constraint":
-        return "l2_ball(1)"
-    if parameter.type == "schedule":
-        return "constant(lr=0.1)"
-    if parameter.type == "choice":
-        return parameter.choices[0]
-    if parameter.type == "flag":
-        return "false"
-    if parameter.type == "list":
-        return "[0.5, 0.25]"
-    low = parameter.min if math.isfinite(parameter.min) else 0.0
-    high = parameter.max if math.isfinite(parameter.max) else low + 4.0
-    if parameter.type == "integer":
-        return str(int(min(max(math.ceil(low) + 1, 2), math.floor(high))))
-    return repr(low + (high - low) * (0.025 if high - low > 1 else 0.5))
 
 
 def required(method: tw.Method) -> dict[str, str]:

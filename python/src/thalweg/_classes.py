@@ -185,11 +185,6 @@ def document(method: _registry.Method) -> str:
     )
 
 
-# What people write who come from elsewhere; too far from our names for a search by letters.
-ELSEWHERE = {"learning_rate": "lr", "step_size": "lr", "eta": "lr", "epsilon": "eps", "wd": "weight_decay",
-             "l2": "weight_decay", "beta": "momentum", "b1": "beta1", "b2": "beta2"}
-
-
 def _refuse_name(method: _registry.Method, name: str, value: Any, known: list[str]) -> None:
     """Raises the library's UnknownNameError for a hyper-parameter that the method does not have, with the nearest name
     of all arguments of the class."""
@@ -204,7 +199,7 @@ def _refuse_name(method: _registry.Method, name: str, value: Any, known: list[st
         _thalweg.Optimizer()._create(f"{method.name}({name}=0)", 1, 0, 0, 0, 0, 0, 1.0, 0)
     except UnknownNameError as problem:
         text = str(problem).replace(f"\n  {method.name}({name}=0)\n", f"\n  {method.name}({name}={written})\n")
-        near = difflib.get_close_matches(name, known, 1) or [n for n in [ELSEWHERE.get(name)] if n in known]
+        near = difflib.get_close_matches(name, known, 1)
         if near and "did you mean" not in text:
             text = text.replace(f"`{name}`", f"`{name}` (did you mean `{near[0]}`?)", 1)
         raise error(UnknownNameError, text) from None

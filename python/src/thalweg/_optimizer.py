@@ -27,6 +27,7 @@ from ._errors import (
     ValueTypeError,
     VersionError,
     error,
+    familiar,
 )
 
 STATE_DTYPES = {"f32": 1, "bf16": 2, "q8": 3}
@@ -580,6 +581,7 @@ class Optimizer(_thalweg.Optimizer):
                 return text
             known = self._live_paths() + (["betas"] if in_group and self._betas() else [])
             near = [] if "did you mean" in text else difflib.get_close_matches(unknown[1], known, 1)
+            near = near or [name for name in [familiar(unknown[1], known)] if name]
             return f"{text}{f' (did you mean `{near[0]}`?)' if near else ''}; there are: {', '.join(known)}"
         if isinstance(problem, (MethodError, SentenceError)):
             # A str that does not read as a value.  The library, which is given text only, cannot tell which key has it.

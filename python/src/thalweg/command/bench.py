@@ -1,0 +1,63 @@
+"""`bench`: a step beside a NumPy copy that moves as many bytes."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+import thalweg
+
+from .console import Refusal
+
+
+def best_time(call: Callable[[], object], seconds: float = 0.5) -> float:
+    """The shortest of repeated runs, in seconds."""
+    call()
+    best, started = float("inf"), time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        before = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - before)
+    return best
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """A step beside a NumPy copy that moves as many bytes."""
+    n = arguments.size
+    if n < 1:
+        raise Refusal("--size is at least 1")
+    if arguments.threads is not None and not 1 <= arguments.threads < 2**31:
+        raise Refusal(f"--threads is at least 1, not {arguments.threads}")
+    if arguments.threads is not None:
+        thalweg.set_num_threads(arguments.threads)
+    rng = np.random.default_rng(0)
+    side = int(n**0.5)
+    shape = (side, side) if arguments.matrix else (n,)
+    w = rng.standard_normal(shape, dtype=np.float32)
+    g = rng.standard_normal(shape, dtype=np.float32)
+    n = w.size
+    try:
+        opt = thalweg.Optimizer([w], arguments.sentence)
+        opt.bind_gradients([g])
+        try:
+            opt.step()
+            step: Callable[[], object] = opt.step
+        except thalweg.NeedsError:
+            answer = (1.0, [g])
+            step = lambda: opt.step(lambda request: answer)  # noqa: E731
+        seconds = best_time(step)
+    except thalweg.Error as problem:
+        raise Refusal(str(problem)) from None
+    moved = 3 * w.nbytes + 2 * opt.memory_report().total
+    half = np.zeros(moved // 2, np.uint8)
+    other = np.empty_like(half)
+    copy = best_time(lambda: np.copyto(other, half))
+    print(f"{opt.sentence}")
+    print(f"{thalweg.build_info}; {thalweg.get_num_threads()} threads, {n:,} float32 elements")
+    print(f"step        {seconds * 1e3:10.3f} ms   {seconds / n * 1e9:8.3f} ns an element   {moved / seconds / 1e9:7.1f} GB/s")
+    print(f"NumPy copy  {copy * 1e3:10.3f} ms   {copy / n * 1e9:8.3f} ns an element   {moved / copy / 1e9:7.1f} GB/s")
+    print("GB/s counts parameters, gradients and state once in and once out, the gradients only in; the copy moves as much.")
+    return 0

@@ -1,0 +1,173 @@
+"""`methods` and `show`: what the library knows, to be searched and read."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections import Counter
+from functools import cache
+
+import thalweg
+
+from .. import _registry
+from .._registry import Method
+from . import examples
+from .console import Refusal, print_table, rich_terminal, shortened
+
+
+def list_methods(arguments: argparse.Namespace) -> int:
+    """`methods`: those that fit every filter, one a line."""
+    chosen = select(arguments.kind, arguments.need, arguments.state, arguments.text)
+    if not chosen:
+        raise Refusal("no method is like that" + (f"; needs: {', '.join(all_needs())}" if arguments.need else ""))
+    console = rich_terminal()
+    room = (console.width if console else 10_000) - max(len(m.name) for m in chosen) - max(len(m.kind) for m in chosen) - 6
+    columns, rows = ["method", "kind", "what"], [[m.name, m.kind, shortened(m.summary, max(room, 40))] for m in chosen]
+    if arguments.state is not None:
+        columns.insert(2, "bytes")
+        for row, m in zip(rows, chosen):
+            row.insert(2, f"{examples.state_bytes(m):.4g}")
+    if console:
+        print_table(columns, rows, right=[2] if arguments.state is not None else [])
+        console.print(f"{len(chosen)} of {len(thalweg.methods())} methods; `python -m thalweg show NAME` tells more", style="dim")
+    else:
+        width, kind = (max(len(row[i]) for row in rows) for i in (0, 1))
+        for row in rows:
+            print("  ".join([f"{row[0]:<{width}}", f"{row[1]:<{kind}}", *row[2:]]))
+    return 0
+
+
+def all_needs() -> list[str]:
+    """What methods ask for, "none" first: the needs that --need takes."""
+    return ["none", *sorted({r for m in thalweg.methods() for r in needs(m)})]
+
+
+def needs(m: Method) -> tuple[str, ...]:
+    """What a method asks for besides one gradient a step; a solver's kinds of request."""
+    return tuple(a.name for a in m.asks) or m.requests
+
+
+def select(kind: str | None = None, need: list[str] | None = None, state: str | None = None, text: list[str] | None = None) -> list[Method]:
+    """The methods of a kind, that ask for all of `need` ("none": for nothing), with a state that fits, and all words of `text`.
+
+    state   bytes an element of float32 parameters: "4" (at most), ">8" (more than), "=0"
+    Refusal for a kind, a need or a state that is none.
+    """
+    if kind is not None and kind not in thalweg.kinds():
+        raise Refusal(f"there is no method of kind {kind!r}; kinds: {', '.join(thalweg.kinds())}")
+    for name in need or ():
+        if name not in all_needs():
+            raise Refusal(f"no method asks for {name!r}; needs: {', '.join(all_needs())}")
+    fits = _state_filter(state) if state is not None else None
+    chosen = []
+    for m in thalweg.methods(kind):
+        if any(bool(needs(m)) if name == "none" else name not in needs(m) for name in need or ()):
+            continue
+        if text:
+            words = " ".join([m.name, m.kind, m.summary, m.rule, m.source, *(p.name for p in m.parameters)]).lower()
+            if not all(word.lower() in words for word in text):
+                continue
+        if fits is not None:
+            size = examples.state_bytes(m)
+            if size is None or not fits(size):
+                continue
+        chosen.append(m)
+    return chosen
+
+
+def _state_filter(text: str):  # noqa: ANN202 (a predicate of bytes)
+    found = re.fullmatch(r"\s*(<=|>=|<|>|=)?\s*(\d+(?:\.\d*)?)\s*", text)
+    if found is None:
+        raise Refusal(f"--state is a number of bytes an element, as 4 (at most), '>8' or '=0', not {text!r}")
+    bound = float(found[2])
+    return {
+        None: lambda n: n <= bound, "<=": lambda n: n <= bound, "<": lambda n: n < bound, ">": lambda n: n > bound,
+        ">=": lambda n: n >= bound, "=": lambda n: abs(n - bound) < 0.05,  # (a few numbers a tensor are no state to speak of)
+    }[found[1]]
+
+
+# ---- one method
+
+
+def state_words(m: Method) -> str:
+    """What the state costs, in words; "" for what keeps no state in a sentence."""
+    size = None if m.kind in ("regularizer", "constraint", "schedule") else examples.state_bytes(m)
+    if size is None:
+        return ""
+    return f"{size:.4g} bytes an element, for a float32 matrix of 64 x 64" if size else "none"
+
+
+@cache
+def _vectors() -> dict[str, dict[str, float]]:
+    """The words of every method, weighted by how rare they are, at length 1."""
+    words = {m.name: Counter(_words(m)) for m in thalweg.methods()}
+    count = Counter(word for bag in words.values() for word in bag)
+    vectors = {}
+    for name, bag in words.items():
+        vector = {w: (1 + math.log(n)) * math.log(len(words) / count[w]) for w, n in bag.items()}
+        norm = math.sqrt(sum(v * v for v in vector.values())) or 1.0
+        vectors[name] = {w: v / norm for w, v in vector.items()}
+    return vectors
+
+
+def _words(m: Method) -> list[str]:
+    text = " ".join([*[m.name.replace("_", " ")] * 2, m.summary, m.rule])
+    names = [f"parameter {p.name}" for p in m.parameters] + [f"state {s.name}" for s in m.state]
+    return re.findall(r"[a-z][a-z0-9]+", text.lower()) + names + [f"asks {n}" for n in needs(m)] + re.findall(r"arXiv:\S+?(?=[,;]|$)", m.source)
+
+
+def neighbours(m: Method, count: int = 6) -> list[Method]:
+    """The methods of the same kind that are most like it, by the words of rule and summary, hyper-parameters and state."""
+    vectors, known = _vectors(), _registry.by_name()
+    own = vectors[m.name]
+    alike = {n: sum(v * own.get(w, 0.0) for w, v in vectors[n].items()) for n, o in known.items() if o.kind == m.kind and n != m.name}
+    return [known[n] for n in sorted(alike, key=lambda n: (-alike[n], n))[:count] if alike[n] > 0]
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """`show NAME`: rule, hyper-parameters, requests, state, source, examples, neighbours."""
+    try:
+        m = thalweg.method(arguments.name)
+    except thalweg.MethodError as problem:
+        raise Refusal(str(problem)) from None
+    python, whole = examples.python_example(m)
+    parts = [("State takes", state_words(m)), ("In Python", python), ("In C", examples.c_example(m)),
+             ("Neighbours", "\n".join(f"{n.name:<24}  {n.summary}" for n in neighbours(m)))]
+    if not whole:
+        parts[1] = ("In Python (arrays that fit are yours)", python)
+    console = rich_terminal()
+    if console is None:
+        print(m)
+        for title, text in parts:
+            if text:
+                print(f"\n{title}\n" + "\n".join(f"    {line}".rstrip() for line in text.splitlines()))
+        return 0
+    _draw(console, m, parts)
+    return 0
+
+
+def _draw(console, m: Method, parts: list[tuple[str, str]]) -> None:  # noqa: ANN001 (a console of rich)
+    """The same on a terminal, with colours."""
+    from rich.padding import Padding
+    from rich.rule import Rule
+    from rich.syntax import Syntax
+    from rich.text import Text
+
+    console.print(Rule(Text.assemble((m.name, "bold"), f"  {m.kind}"), align="left"))
+    for block in re.split(r"\n\n(?=[A-Z][\w -]*\n    )", _registry.describe(m)):
+        title, _, body = block.partition("\n    ")
+        if body:
+            console.print(Text(f"\n{title}", style="bold"))
+            console.print(Padding(Text("    " + body), 0))
+        else:
+            console.print(Text(f"\n{block}"))
+    for title, text in parts:
+        if not text:
+            continue
+        console.print(Text(f"\n{title}", style="bold"))
+        language = {"In P": "python", "In C": "c"}.get(title[:4])
+        console.print(Padding(Syntax(text, language, background_color="default") if language else Text(text), (0, 0, 0, 4)))
+
+
+__all__ = ["list_methods", "neighbours", "needs", "select", "show", "state_words"]

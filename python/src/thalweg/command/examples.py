@@ -1,0 +1,432 @@
+"""Examples of a method in Python and in C, written from what the registry says of it.
+
+The Python ones run: `python_example` tries what it wrote on small arrays, and gives only the call where no input that can
+be made from the declared shapes is one that the method takes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from types import FrameType
+
+import numpy as np
+
+import thalweg
+
+from .. import _sentence
+from .._classes import class_name
+from .._registry import Input, Method, Parameter
+
+# Where each kind stands in a sentence; {} is the stage itself.
+PLACES = {
+    "optimizer": "{}",
+    "transform": "{} | sgd(lr=0.1)",
+    "perturbation": "{} | sgd(lr=0.1)",
+    "aggregator": "{} | sgd(lr=0.1)",
+    "update": "sgd(lr=0.1) | {}",
+    "average": "sgd(lr=0.1) | {}",
+    "mask": "sgd(lr=0.1) | {}",
+    "schedule": "sgd(lr={})",
+    "routing": "{}",
+}
+# Kinds with a handle of their own.
+ALONE = ("objective", "weighting", "diagnostic", "regularizer", "constraint", "schedule", "solver")
+# Stages that need more than a value for what is required.
+STAGES = {
+    "affine": "affine(A=[1, 1, 1], b=[0.5])",
+    "batch_ladder": "batch_ladder(boundaries=[100, 200], batches=[32, 64, 128], lr=0.1)",
+    "coordinate_clip": "coordinate_clip(fraction=0.1)",
+    "dp_noise_for_epsilon": "dp_noise_for_epsilon(epsilon=2, rate=0.01, delta=1e-5)",
+    "halfspace": "halfspace(a=[1, 1, 1], b=0.5)",
+    "hyperplane": "hyperplane(a=[1, 1, 1], b=0.5)",
+    "join": "join(schedules=[constant(lr=0.1), cosine(lr=0.1, total=100)], boundaries=[50])",
+    "manifold": "manifold(on=stiefel)",
+    "prox_cross_entropy": "prox_cross_entropy(target=[1, 0, 0])",
+    "gradient_noise_scale": "gradient_noise_scale(b_small=32, b_big=256)",
+    "riemannian_cg": "riemannian_cg(set=sphere)",
+    "rho_schedule": "rho_schedule(lr=cosine(lr=0.1, total=100))",
+    "route": "route(matrix=(muon(lr=0.02)), other=(adamw(lr=0.001)))",
+    "xgd": "xgd(lr=0.1, q=[0.5, 0.5])",
+}
+# Values by name that one would write; other required hyper-parameters get any value that fits.
+VALUES = {
+    "lr": "0.1", "peak": "0.1", "total": "1000", "warmup": "100", "warmup_steps": "100", "rank": "2", "noise_multiplier": "1.1",
+    "expected_batch_size": "64", "batch_size": "64", "clip": "1.0", "max_norm": "1.0", "max_value": "1.0", "delta": "1e-5",
+}
+# A solver that asks more often than this does not get where it goes on the arrays of an example.
+MOST_ANSWERS = 500
+# Inputs that not every array will do for: by method and name.
+ARRAYS = {
+    ("softmax_cross_entropy", "t"): "None", ("focal_loss", "t"): "None",
+    ("hinge", "y"): "2 * rng.integers(0, 2, {}) - 1",
+    ("sequential_max_margin", "labels"): "2 * rng.integers(0, 2, {}) - 1",
+    ("checkered_regression", "y"): "2 * rng.integers(0, 2, {}) - 1", ("cosine_embedding", "t"): "2 * rng.integers(0, 2, {}) - 1",
+    ("convex_relu_objective", "patterns"): "rng.integers(0, 2, {}).astype(float)", ("inverse_root", "a"): "np.eye(4)",
+    ("binomial_ure", "n"): "np.full({}, 4)", ("compound_binomial", "n"): "np.full({}, 4)", ("compound_binomial", "x"): "rng.integers(0, 5, {}).astype(float)",
+    ("class_ot", "a"): "np.full(4, 0.25)", ("class_ot", "b"): "np.full(4, 0.25)",
+    ("mirror_sinkhorn", "a"): "np.full(4, 0.25)", ("mirror_sinkhorn", "b"): "np.full(4, 0.25)",
+    ("ot_sinkhorn", "a"): "np.full(4, 0.25)", ("ot_sinkhorn", "b"): "np.full(4, 0.25)",
+    ("round_transport", "a"): "np.full(4, 0.25)", ("round_transport", "b"): "np.full(4, 0.25)",
+    ("sinkhorn", "a"): "np.full(4, 0.25)", ("sinkhorn", "b"): "np.full(4, 0.25)",
+    ("sinkhorn_newton_sparse", "a"): "np.full(4, 0.25)", ("sinkhorn_newton_sparse", "b"): "np.full(4, 0.25)",
+    ("projection_dpp", "u"): "np.eye(4)",
+    ("gaussian_kl_full", "s0"): "np.eye(4)", ("gaussian_kl_full", "s1"): "np.eye(4)",
+    ("local_ode_reg", "times"): "np.linspace(0, 1, 4)",
+    ("stn_range_map", "low"): "np.zeros(4)", ("stn_range_map", "high"): "np.ones(4)",
+}
+# What a method wants to be told before each step.
+OBSERVED = {"xgd": ("weight_0", "weight_1"), "saga": ("sample",), "reduce_on_plateau": ("metric",), "greedy": ("metric",)}
+
+
+def sample(parameter: Parameter) -> str:
+    """A value that a required hyper-parameter takes, as a sentence writes it."""
+    if parameter.type == "pipeline":
+        return "(sgd(lr=0.1))"
+    if parameter.type == "regularizer":
+        return "l1(0.001)"
+    if parameter.type == "constraint":
+        return "l2_ball(1)"
+    if parameter.type == "schedule":
+        return "constant(lr=0.1)"
+    if parameter.type == "choice":
+        return parameter.choices[0]
+    if parameter.type == "flag":
+        return "false"
+    if parameter.type == "list":
+        return "[0.5, 0.25]"
+    low = parameter.min if math.isfinite(parameter.min) else 0.0
+    high = parameter.max if math.isfinite(parameter.max) else low + 4.0
+    if parameter.type == "integer":
+        return str(int(min(max(math.ceil(low) + 1, 2), math.floor(high))))
+    return repr(low + (high - low) * (0.025 if high - low > 1 else 0.5))
+
+
+def stage(m: Method) -> str:
+    """The method as one stage, with a value for all that it requires."""
+    if m.name in STAGES:
+        return STAGES[m.name]
+    values = {p.name: VALUES.get(p.name, sample(p)) for p in m.parameters if p.required}
+    return _sentence.write_stage(m, values)
+
+
+@cache
+def sentence(m: Method) -> str:
+    """A whole sentence with the method in it; "" for kinds that stand in none."""
+    if m.kind == "regularizer":
+        return next((s for s in (f"sgd(lr=0.1) | prox({stage(m)})", f"penalty({stage(m)}) | sgd(lr=0.1)") if _reads(s)), "")
+    if m.kind == "constraint":
+        return next((s for s in (f"sgd(lr=0.1) | project({stage(m)})", f"sgd(lr=0.1) | manifold({stage(m)})") if _reads(s)), "")
+    return PLACES[m.kind].format(stage(m)) if m.kind in PLACES else ""
+
+
+@cache
+def shape(m: Method) -> tuple[int, ...]:
+    """The shape of a parameter that the method takes in its example: (4, 3), or (3,) where that does not fit."""
+    return next((s for s in ((4, 3), (3,), (4, 4), (4, 2), (8, 8)) if _reads(sentence(m), s)), (4, 3))
+
+
+def _reads(text: str, extents: tuple[int, ...] = (4, 3)) -> bool:
+    try:
+        thalweg.Optimizer([np.zeros(extents, np.float32)], text).close()
+    except thalweg.Error:
+        return False
+    return True
+
+
+@cache
+def state_bytes(m: Method) -> float | None:
+    """Bytes of state for each element of a float32 matrix of 64 x 64; None for what stands in no sentence."""
+    text = sentence(m)
+    if not text:
+        return None
+    try:
+        with thalweg.Optimizer([np.zeros((64, 64), np.float32)], text) as opt:
+            return opt.memory_report().total / 4096
+    except thalweg.Error:
+        return None
+
+
+# ---- Python
+
+ANSWERS = {
+    "hessian_vector": ("request.answer(request.probe)", "the Hessian of 0.5 |w|^2 is the identity"),
+    "sample_gradients": ("request.answer_samples([np.stack([w, w])])", "two samples"),
+    "activations": ("request.answer_matrix(x, d)", "inputs of the layer, gradients behind it"),
+    "logit_derivatives": ("request.answer_matrix(x @ request.probe[0].T, x @ w.T)", "along the probe, and the logits"),
+    "participant": ("request.answer([w + 0.1 * (request.index + 1)])", "the parameters of participant `index`"),
+    "task_gradient": ("request.answer([w + request.index], loss)", "one gradient a task"),
+}
+
+
+def _optimizer_example(m: Method) -> str:
+    """An optimizer, or a stage of one, at work on 0.5 |w|^2."""
+    rows = ", ".join(map(str, shape(m)))
+    lines = ["import numpy as np", "import thalweg as tw", "",
+             f"w = np.random.default_rng(0).standard_normal(({rows}{',' if len(shape(m)) == 1 else ''})).astype(np.float32)"]
+    text = sentence(m)
+    if m.kind == "optimizer" and m.name not in STAGES:
+        given = ", ".join(f"{p.name}={_python(VALUES.get(p.name, sample(p)))}" for p in m.parameters if p.required)
+        lr = m.parameter("lr")
+        if lr is not None and not lr.required and lr.default != "none":
+            given = ", ".join(filter(None, [f"lr={lr.default}", given]))
+        make = f"tw.{class_name(m.name)}([w]{', ' if given else ''}{given})"
+    else:
+        make = f'tw.Optimizer([w], "{text}")'
+    lines.append(f"opt = {make}")
+    observed = [f'opt.observe("{what}", {"0" if what == "sample" else "0.5"})' for what in OBSERVED.get(m.name, ())]
+    kinds = _kinds_asked(text, shape(m), m) | set(m.requests)
+    if not m.requests and kinds <= {"gradient"} and not _several(text, shape(m), m):
+        lines += ["for _ in range(10):", *(f"    {line}" for line in observed), "    opt.step([w.copy()])                  # the gradient of 0.5 |w|^2"]
+        return "\n".join(lines)
+    if {"activations", "logit_derivatives"} & kinds:
+        lines.insert(4, f"x, d = np.ones((8, {shape(m)[-1]}), np.float32), np.full((8, {shape(m)[0]}), 0.1, np.float32)")
+    lines += ["for _ in range(10):", *(f"    {line}" for line in observed), "    for request in opt.requests():            # as often as the method asks",
+              "        loss = 0.5 * float((w * w).sum())"]
+    branch = "if"
+    for kind in sorted(kinds & set(ANSWERS)):
+        answer, why = ANSWERS[kind]
+        lines += [f'        {branch} request.kind == "{kind}":', f"            {answer}  # {why}"]
+        branch = "elif"
+    plain = "request.answer([w.copy()], loss)"
+    lines += [f"        {plain}"] if branch == "if" else ["        else:", f"            {plain}"] if kinds - set(ANSWERS) else []
+    return "\n".join(lines)
+
+
+def _python(text: str) -> str:
+    """A value of a sentence as Python writes it."""
+    return text if re.fullmatch(r"[-+0-9.e\[\], ]+|", text) else {"true": "True", "false": "False", "none": "None"}.get(text, repr(text))
+
+
+@cache
+def _asked(text: str, extents: tuple[int, ...], m: Method) -> tuple[tuple[str, int], ...]:
+    """(kind, pass) of the requests of twelve steps of a sentence, answered with what fits."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal(extents).astype(np.float32)
+    x, d = np.ones((8, extents[-1]), np.float32), np.full((8, extents[0]), 0.1, np.float32)
+    seen = []
+    try:
+        opt = thalweg.Optimizer([w], text)
+        for _ in range(12):
+            for what in OBSERVED.get(m.name, ()):
+                opt.observe(what, 0 if what == "sample" else 0.5)
+            for request in opt.requests():
+                seen.append((request.kind, request.pass_))
+                if request.kind == "sample_gradients":
+                    request.answer_samples([np.stack([w, w])])
+                elif request.kind == "activations":
+                    request.answer_matrix(x, d)
+                elif request.kind == "logit_derivatives":
+                    request.answer_matrix(x @ request.probe[0].T, x @ w.T)
+                else:
+                    request.answer([request.probe[0].copy() if request.kind == "hessian_vector" else w.copy()],
+                                   0.5 * float((w * w).sum()))
+    except thalweg.Error:
+        return tuple(seen)
+    return tuple(seen)
+
+
+def _kinds_asked(text: str, extents: tuple[int, ...], m: Method) -> set[str]:
+    return {kind for kind, _ in _asked(text, extents, m)}
+
+
+def _several(text: str, extents: tuple[int, ...], m: Method) -> bool:
+    return any(number > 0 for _, number in _asked(text, extents, m))
+
+
+def _axes_of(i: Input) -> list[str]:
+    return [axis.strip() for axis in i.shape.strip("()").split(",") if axis.strip()]
+
+
+def _extents(i: Input, size: int = 4) -> tuple[int, ...]:
+    """Extents for a declared shape: 4 for each named axis, (4, 4) for "..."."""
+    found: list[int] = []
+    for axis in _axes_of(i):
+        found += [size, size] if axis == "..." else [int(axis)] if axis.isdigit() else [size]
+    return tuple(found)
+
+
+def _array(i: Input) -> str:
+    extents = _extents(i)
+    if not extents:
+        return "1" if i.integer else "0.5"
+    return f"rng.integers(0, 2, {extents})" if i.integer else f"rng.random({extents}) + 0.1"
+
+
+def _inputs(m: Method, optional: bool = False) -> list[Input]:
+    return [i for i in m.inputs if not i.result and (optional or not i.optional)]
+
+
+def _call_example(m: Method, optional: bool = False, without: frozenset[str] = frozenset()) -> str:
+    """An objective, a weighting, a diagnostic, a solver: named arrays in, results out.
+
+    optional  the inputs that may be left out are there too
+    without   requests of a solver that get no answer
+    """
+    inputs = _inputs(m, optional)
+    lines = ["import numpy as np", "import thalweg as tw", "", "rng = np.random.default_rng(0)"]
+    lines += [f"{i.name} = {ARRAYS.get((m.name, i.name), _array(i)).format(_extents(i))}" for i in inputs]
+    given = ", ".join(f"{i.name}={i.name}" for i in inputs)
+    if m.kind == "solver":
+        return "\n".join([*lines, *_solver_lines(m, given, without)])
+    if m.kind == "objective":
+        lines.append(f'value, gradients = tw.objective("{stage(m)}").value_and_grad({given})')
+    else:
+        lines.append(f'found = tw.{m.kind}("{stage(m)}")({given})')
+    return "\n".join(lines)
+
+
+def _solver_lines(m: Method, given: str, without: frozenset[str]) -> list[str]:
+    """A run; what it asks for is answered on 0.5 |x|^2, where that is an answer."""
+    lines, names = [], []
+    for ask in m.asks:
+        if ask.name in without:
+            continue
+        shown = ", ".join(i.name for i in ask.given)
+        parts = [_answer_of(i, ask.given) for i in ask.wanted]
+        lines += [f"def {ask.name}({shown}):  # {ask.meaning}", f"    return {', '.join(parts)}"]
+        names.append(f"{ask.name}={ask.name}")
+    call = ", ".join(filter(None, [given, *names]))
+    return [*lines, f'result = tw.solver("{stage(m)}").run({call})']
+
+
+def _answer_of(wanted: Input, given: tuple[Input, ...]) -> str:
+    """The gradient of 0.5 |x|^2 where the shape is that of a given array, its value where a number is wanted."""
+    like = next((i for i in given if i.shape == wanted.shape and _axes_of(i)), None)
+    if like is not None:
+        return like.name
+    first = next((i for i in given if _axes_of(i)), None)
+    if not _axes_of(wanted):
+        return f"0.5 * float(({first.name} * {first.name}).sum())" if first is not None else "0.0"
+    return f"np.ones({_extents(wanted)})"
+
+
+def _alone_example(m: Method, rows: tuple[int, ...]) -> str:
+    """A regularizer, a constraint, a schedule on its own."""
+    head = ["import numpy as np", "import thalweg as tw", ""]
+    if m.kind == "schedule":
+        return "\n".join([head[1], "", f'schedule = tw.schedule("{stage(m)}")', "values = [schedule(k) for k in range(0, 1000, 200)]"])
+    others = [i for i in _inputs(m) if i.name != "w"]
+    rows = next((_extents(i) for i in m.inputs if i.name == "w"), rows) if others else rows
+    lines = [*head, "rng = np.random.default_rng(0)", f"w = rng.random({rows}) + 0.1"]
+    lines += [f"{i.name} = {_array(i)}" for i in others]
+    given = "".join(f", {i.name}={i.name}" for i in others)
+    if m.kind == "constraint":
+        return "\n".join([*lines, f'w = tw.constraint("{stage(m)}").project(w)                # in place'])
+    return "\n".join([*lines, f'penalty = tw.regularizer("{stage(m)}")', f"value, gradient = penalty.value(w{given}), penalty.gradient(w{given})"])
+
+
+def candidates(m: Method) -> Iterator[str]:
+    """Programs that show the method, the best first."""
+    if m.kind in ("objective", "weighting", "diagnostic", "solver"):
+        for optional in (False, True):
+            without: frozenset[str] = frozenset()
+            while True:
+                program = _call_example(m, optional, without)
+                yield program
+                ended = runs(program)
+                unasked = re.search(r"never asked for '(\w+)'", str(ended))
+                if unasked is None:
+                    break
+                without |= {unasked[1]}
+            if not isinstance(ended, (thalweg.NeedsError, thalweg.ShapeError)):
+                break
+    elif m.kind in ("regularizer", "constraint", "schedule"):
+        for extents in ((4, 3), (4, 4), (4, 2), (2, 3, 3, 2)) if m.name not in STAGES else ((3,),):
+            program = _alone_example(m, extents)
+            yield program
+            yield re.sub(r"^w = tw.constraint\((.*)\).project\(w\).*$", r"w = tw.constraint(\1).retract(w, 0.1 * w)", program, flags=re.M)
+        yield _alone_example(m, (4, 3)).replace("value, gradient = ", "w = ").partition("penalty.value")[0] + "penalty.prox(w, 1.0)"
+    else:
+        yield _optimizer_example(m)
+
+
+@cache
+def runs(program: str) -> Exception | None:
+    """The exception that the program ends with, or None."""
+    answers = 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal answers
+        answers += event == "call" and frame.f_code.co_filename == "example"
+        if answers > MOST_ANSWERS:
+            raise RuntimeError(f"it asks more than {MOST_ANSWERS} times")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        with np.errstate(all="ignore"):
+            exec(compile(program, "example", "exec"), {"__name__": "example"})  # noqa: S102 (it was written above)
+    except Exception as problem:  # whatever it is, the program is no example
+        return problem
+    finally:
+        sys.setprofile(before)
+    return None
+
+
+@cache
+def python_example(m: Method) -> tuple[str, bool]:
+    """(program, whether it runs as it stands).  One that does not is the call alone, for arrays that fit."""
+    first = ""
+    for program in candidates(m):
+        first = first or program
+        if runs(program) is None:
+            return program, True
+    lines = [line for line in first.splitlines() if "tw." in line or "opt." in line]
+    shapes = [f"# {i.name} {i.shape}: {i.meaning}" for i in _inputs(m)]
+    return "\n".join(["import thalweg as tw", "", *shapes, *lines]), False
+
+
+# ---- C
+
+
+def c_example(m: Method) -> str:
+    """The calls in C, from making the handle to its end; status checks are left out."""
+    text = stage(m).replace('"', '\\"')
+    if m.kind == "schedule":
+        return _c_lines("schedule", text, ["double lr;", "tw_schedule_value(schedule, 10, &lr);"])
+    if m.kind == "regularizer" and not [i for i in _inputs(m) if i.name != "w"]:
+        return _c_lines("regularizer", text, ["double value;", "tw_regularizer_value(regularizer, &w, &value);",
+                                              "tw_regularizer_gradient(regularizer, &w, 1.0, &g);"])
+    if m.kind == "constraint":
+        return _c_lines("constraint", text, ["tw_constraint_project(constraint, &w);"])
+    if m.kind == "regularizer":
+        names = ", ".join(i.name for i in m.inputs if not i.result)
+        return _c_lines("regularizer", text, ["double value;", f"/* inputs: {names} */",
+                                              f"tw_regularizer_value_with(regularizer, inputs, {len(m.inputs)}, &value);"])
+    if m.kind in ("objective", "weighting", "diagnostic"):
+        names = ", ".join(i.name for i in m.inputs)
+        return _c_lines("objective", text, [
+            "tw_cache *cache;", "double value;", "tw_cache_create(&cache);", f"/* inputs, gradients: {names} */",
+            f"tw_objective_forward(objective, inputs, {len(m.inputs)}, cache, &value);",
+            f"tw_objective_pullback(objective, cache, 1.0, gradients, {len(m.inputs)});", "tw_cache_destroy(cache);"])
+    if m.kind == "solver":
+        count = len([i for i in m.inputs if not i.result])
+        results = [i for i in m.inputs if i.result]
+        found = [f'tw_solver_tensor(solver, "{i.name}", &w);' if _axes_of(i) else f'tw_solver_number(solver, "{i.name}", &value);'
+                 for i in results[:1]]
+        names = ", ".join(i.name for i in m.inputs if not i.result)
+        return _c_lines("solver", text, [
+            *(["double value;"] if results and not _axes_of(results[0]) else []),
+            "tw_solver_request request = {sizeof request};", f"/* inputs: {names} */", f"tw_solver_begin(solver, inputs, {count});",
+            "while (tw_solver_next(solver, &request) == TW_MORE) {",
+            f"  /* {', '.join(a.name for a in m.asks)}: request.given in, request.wanted out */" if m.asks else "  /* asks nothing */", "}", *found])
+    text = sentence(m).replace('"', '\\"')
+    asked = sorted(_kinds_asked(sentence(m), shape(m), m))
+    step = ["tw_optimizer_step(optimizer);"]
+    if asked != ["gradient"] or _several(sentence(m), shape(m), m):
+        step = ["tw_request request = {sizeof request};", "while (tw_optimizer_next(optimizer, &request) == TW_MORE) {",
+                f"  /* {', '.join(asked)}: answer at the parameters as they stand now */", "}"]
+    return "\n".join(["tw_optimizer *optimizer;", f'tw_optimizer_create("{text}", NULL, &optimizer);',
+                      "tw_optimizer_add_parameters(optimizer, &w, 1, NULL, NULL);", "tw_optimizer_bind_gradients(optimizer, &g, 1);",
+                      *step, "tw_optimizer_destroy(optimizer);"])
+
+
+def _c_lines(kind: str, text: str, calls: list[str]) -> str:
+    return "\n".join([f"tw_{kind} *{kind};", f'tw_{kind}_create("{text}", &{kind});', *calls, f"tw_{kind}_destroy({kind});"])
+
+
+__all__ = ["c_example", "python_example", "sample", "sentence", "stage", "state_bytes"]

@@ -1,0 +1,220 @@
+"""`race`: sentences on one problem, from the same starts and minibatches; a table and a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import thalweg
+
+from .console import Bar, Progress, Refusal, need, number, one_thread, print_table
+from .problems import Problem, problem
+
+POINTS = 60  # how often a run looks at the loss
+DIVERGED = 1e6  # a loss this many times larger than at the start
+
+
+@dataclass
+class Run:
+    """One run of one sentence.
+
+    at      the steps at which the loss was looked at, from 0
+    losses  the losses there; what follows a divergence is infinite
+    error   the score at the end, NaN where the problem has none
+    micros  the median time of a step outside the gradients, in microseconds
+    state   bytes of state
+    """
+
+    at: np.ndarray
+    losses: np.ndarray
+    error: float
+    micros: float
+    state: int
+
+    @property
+    def diverged(self) -> bool:
+        return not math.isfinite(self.losses[-1])
+
+
+@dataclass
+class Entry:
+    """A sentence and its runs, one a seed."""
+
+    sentence: str
+    runs: list[Run] = field(default_factory=list)
+
+    def final(self) -> np.ndarray:
+        """The loss at the end, of each run."""
+        return np.array([run.losses[-1] for run in self.runs])
+
+    def errors(self) -> np.ndarray:
+        return np.array([run.error for run in self.runs])
+
+    def median(self) -> float:
+        """The median loss at the end; infinite where half of the runs diverged."""
+        return spread(self.final())[1]
+
+    def rank(self) -> tuple[float, float]:
+        """Less is better: the median score, where there is one, then the median loss."""
+        score = spread(self.errors())[1]
+        return (math.inf if self.median() == math.inf else 0.0 if math.isnan(score) else score, self.median())
+
+
+def spread(values: np.ndarray) -> tuple[float, float, float]:
+    """The quartiles, each one of the values, so that infinite ones do no harm: (lower, median, upper)."""
+    ordered = np.sort(np.where(np.isnan(values), np.inf, values)) if not np.isnan(values).all() else values
+    lower, median, upper = (ordered[int(round(q * (len(ordered) - 1)))] for q in (0.25, 0.5, 0.75))
+    return float(lower), float(median), float(upper)
+
+
+def check(sentences: list[str], on: Problem, steps: int) -> None:
+    """Refusal, in the library's words, for a sentence that cannot be made on the parameters of the problem."""
+    for sentence in sentences:
+        params = [p.astype(np.float32) for p in on.start(np.random.default_rng(0))]
+        try:
+            thalweg.Optimizer(params, complete(sentence, steps), names=on.names).close()
+        except thalweg.Error as wrong:
+            raise Refusal(str(wrong)) from None
+
+
+def complete(sentence: str, steps: int) -> str:
+    """The sentence with the number of steps in place of {steps}."""
+    return sentence.replace("{steps}", str(steps))
+
+
+def run(sentence: str, on: Problem, seed: int, steps: int, state_dtype: str = "f32", bar: Bar | None = None) -> Run:
+    """One run.  Refusal where the method asks for what the problem does not have."""
+    rng = np.random.default_rng([seed, 1])
+    params = [p.astype(np.float32) for p in on.start(np.random.default_rng([seed, 0]))]
+    opt = thalweg.Optimizer(params, complete(sentence, steps), names=on.names, state_dtype=state_dtype, seed=seed)
+    at = np.unique(np.linspace(0, steps, min(POINTS, steps) + 1).astype(int))
+    losses = np.full(len(at), np.inf)
+    losses[0] = on.loss(params)
+    watched = [what for what in ("metric", "loss") if _takes(opt, what)]
+    micros, point, known = [], 1, losses[0]
+    try:
+        for k in range(1, steps + 1):
+            for what in watched:
+                opt.observe(what, known)
+            inside, started, batches = 0.0, time.perf_counter(), {}
+            for request in opt.requests():
+                before = time.perf_counter()
+                if request.tag not in batches:
+                    batches[request.tag] = on.batch(rng)
+                on.answer(request, params, batches[request.tag])
+                inside += time.perf_counter() - before
+            micros.append((time.perf_counter() - started - inside) * 1e6)
+            if bar is not None:
+                bar.advance()
+            if k == at[point]:
+                with opt.averaged(), np.errstate(all="ignore"):
+                    known = on.loss(params)
+                if not known <= DIVERGED * max(abs(losses[0]), 1e-12):
+                    break
+                losses[point] = known
+                point += 1
+                if bar is not None:
+                    bar.note(f"loss {known:.4g}")
+                if point == len(at):
+                    break
+    except thalweg.NonfiniteError:
+        pass  # the method refuses to go on: a divergence
+    except thalweg.Error as wrong:
+        raise Refusal(f"{sentence}: {wrong}") from None
+    with opt.averaged(), np.errstate(all="ignore"):
+        error = on.error(params) if math.isfinite(losses[-1]) else float("nan")
+    state = opt.memory_report().total
+    opt.close()
+    return Run(at, losses, error, float(np.median(micros)) if micros else float("nan"), state)
+
+
+def _takes(opt: thalweg.Optimizer, what: str) -> bool:
+    try:
+        opt.observe(what, 1.0)
+    except thalweg.Error:
+        return False
+    return True
+
+
+def collect(sentences: list[str], on: Problem, seeds: int, steps: int, state_dtype: str, purpose: str) -> list[Entry]:
+    """All runs, with progress."""
+    entries = [Entry(sentence) for sentence in sentences]
+    with Progress(purpose) as progress, one_thread():
+        for entry in entries:
+            bar = progress.start(entry.sentence, steps * seeds)
+            for seed in range(seeds):
+                entry.runs.append(run(entry.sentence, on, seed, steps, state_dtype, bar))
+                bar.advance(steps * (seed + 1) - bar.done)  # (a run that diverged ends early)
+            bar.end(f"loss {number(entry.median())}, {seeds} seeds")
+    return entries
+
+
+def settings(arguments: argparse.Namespace) -> tuple[Problem, int]:
+    """The problem and the number of steps that the arguments name; Refusal for numbers that are none."""
+    if arguments.seeds < 1:
+        raise Refusal(f"--seeds is at least 1, not {arguments.seeds}")
+    on = problem(arguments.problem)
+    steps = on.steps if arguments.steps is None else arguments.steps
+    if steps < 1:
+        raise Refusal(f"--steps is at least 1, not {steps}")
+    if arguments.plot:
+        need("matplotlib", "pictures are drawn")
+        writable(arguments.plot)
+    return on, steps
+
+
+def writable(path: Path) -> None:
+    """Refusal where no picture can be written there: before the work, not after it."""
+    if not path.parent.is_dir():
+        raise Refusal(f"--plot: there is no folder {path.parent}")
+    if path.suffix.lower().lstrip(".") not in ("png", "svg", "pdf"):
+        raise Refusal(f"--plot: a picture is a .png, .svg or .pdf, not {path.name!r}")
+
+
+def race(arguments: argparse.Namespace) -> int:
+    """`race`: a table, the best first; with --plot a picture, with --json the numbers."""
+    on, steps = settings(arguments)
+    check(arguments.sentence, on, steps)
+    entries = collect(arguments.sentence, on, arguments.seeds, steps, arguments.state_dtype, "race")
+    ranked = sorted(entries, key=Entry.rank)
+    columns = ["sentence", "loss", "quartiles", *([on.score, "quartiles"] if on.score else []), "us/step", "state bytes", "diverged"]
+    rows = []
+    for entry in ranked:
+        cells = [entry.sentence, *_cells(entry.final(), number)]
+        if on.score:
+            cells += _cells(entry.errors(), lambda x: "-" if not math.isfinite(x) else f"{x:.2%}")
+        micros = float(np.median([r.micros for r in entry.runs]))
+        cells += [f"{micros:.1f}", f"{entry.runs[0].state:,}", f"{sum(r.diverged for r in entry.runs)} of {len(entry.runs)}"]
+        rows.append(cells)
+    title = f"{arguments.problem}: {on.summary}; {steps} steps, medians of {arguments.seeds} seeds"
+    print_table(columns, rows, right=range(1, len(columns)), title=title, best=0)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(as_values(arguments.problem, steps, entries), indent=1) + "\n")
+    if arguments.plot:
+        from . import plots
+
+        plots.race(entries, on, arguments.problem, steps, arguments.plot)
+        print(f"picture: {arguments.plot}")
+    return 0
+
+
+def _cells(values: np.ndarray, write) -> list[str]:  # noqa: ANN001 (of a number)
+    lower, median, upper = spread(values)
+    return [write(median), f"{write(lower)} ... {write(upper)}"]
+
+
+def as_values(name: str, steps: int, entries: list[Entry]) -> dict[str, object]:
+    """The runs as JSON has them; what diverged is null."""
+    def plain(x: float) -> float | None:
+        return float(x) if math.isfinite(x) else None
+
+    return {"problem": name, "steps": steps, "entries": [
+        {"sentence": e.sentence, "runs": [
+            {"at": r.at.tolist(), "losses": [plain(x) for x in r.losses], "error": plain(r.error), "micros": plain(r.micros),
+             "state": r.state} for r in e.runs]} for e in entries]}

@@ -1,0 +1,157 @@
+"""`sweep`: one sentence over the values of a hyper-parameter, or of two."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+import thalweg
+
+from .. import _sentence
+from .console import Refusal, number, print_table
+from .problems import Problem
+from .race import Entry, check, collect, complete, settings, spread
+
+COUNT = 7  # values where nobody says
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A hyper-parameter and the values it takes."""
+
+    path: str
+    values: tuple[float, ...]
+    log: bool
+
+
+def read_axis(text: str) -> Axis:
+    """"adamw.lr=1e-4:1e-1:log", with a count behind it or not (":log:9"); or "adamw.lr=1e-3,3e-3".
+
+    Refusal, with what was expected, for a text that is none of these.
+    """
+    path, _, values = text.partition("=")
+    found = re.fullmatch(r"([^:,]+):([^:,]+)(?::(log|lin))?(?::(\d+))?", values.strip())
+    try:
+        if found is None:
+            listed = tuple(float(v) for v in values.split(","))
+            return Axis(path.strip(), listed, min(listed) > 0 and max(listed) >= 20 * min(listed))
+        low, high, log, count = float(found[1]), float(found[2]), found[3] == "log", int(found[4] or COUNT)
+    except ValueError:
+        raise Refusal(f"--over is PATH=LOW:HIGH, with :log and a count behind it or not, or PATH=A,B,C, not {text!r}") from None
+    if count < 2 or not low < high or (log and low <= 0):
+        raise Refusal(f"--over {text!r}: LOW is less than HIGH, above 0 where it is :log, and the count at least 2")
+    points = np.geomspace(low, high, count) if log else np.linspace(low, high, count)
+    return Axis(path.strip(), tuple(float(f"{x:.4g}") for x in points), log)
+
+
+def with_value(sentence: str, path: str, value: float) -> str:
+    """The sentence with another value of a hyper-parameter.
+
+    sentence  as the library writes it: every hyper-parameter by its name
+    path      "adamw.lr"; "adamw#1.lr" is that of the second adamw from the left; "lr" alone where one stage has one;
+              "warmup_cosine.peak" in a schedule too
+
+    Refusal where there is none, or more than one.
+    """
+    stage, _, name = path.rpartition(".")
+    wanted, _, nth = stage.partition("#")
+    found, seen, known = [], 0, []
+    for match in re.finditer(r"([a-z]\w*)\(", sentence):
+        start = match.end()
+        arguments = _sentence._split(sentence[start : _end(sentence, start)], ",")
+        names = [a.split("=", 1)[0].strip() for a in arguments if "=" in a]
+        known += [f"{match[1]}.{n}" for n in names if match[1] != "route"]
+        if wanted and match[1] != wanted:
+            continue
+        if wanted and nth and seen != int(nth):
+            seen += 1
+            continue
+        seen += 1
+        if name in names:
+            at = start
+            for argument in arguments:
+                if argument.split("=", 1)[0].strip() == name:
+                    found.append((at, at + len(argument), argument))
+                at += len(argument) + 1
+    if not found:
+        raise Refusal(f"--over: there is no {path!r} in the sentence; there are: {', '.join(dict.fromkeys(known))}")
+    if len(found) > 1 and not wanted:
+        raise Refusal(f"--over: {path!r} may be several; name the stage, as one of: "
+                      f"{', '.join(k for k in dict.fromkeys(known) if k.endswith('.' + name))}")
+    start, stop, argument = found[0]
+    head = argument.split("=", 1)[0]
+    return f"{sentence[:start]}{head}={_whole(value)}{sentence[stop:]}"
+
+
+def _whole(value: float) -> str:
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+
+
+def _end(text: str, start: int) -> int:
+    """Where the parenthesis that opened before `start` closes."""
+    depth = 1
+    for i in range(start, len(text)):
+        depth += (text[i] in "([") - (text[i] in ")]")
+        if depth == 0:
+            return i
+    return len(text)
+
+
+def written(sentence: str, on: Problem, steps: int) -> str:
+    """The sentence as the library writes it."""
+    check([sentence], on, steps)
+    with thalweg.Optimizer([p.astype(np.float32) for p in on.start(np.random.default_rng(0))], complete(sentence, steps), names=on.names) as opt:
+        return opt.sentence
+
+
+def sweep(arguments: argparse.Namespace) -> int:
+    """`sweep`: a table of the values, the best one marked; with --plot the curve with its spread, or a map of two."""
+    on, steps = settings(arguments)
+    axes = [read_axis(text) for text in arguments.over]
+    if len(axes) > 2:
+        raise Refusal("--over is given once or twice")
+    base = written(arguments.sentence, on, steps)
+    points = list(itertools.product(*(axis.values for axis in axes)))
+    sentences = []
+    for point in points:
+        text = base
+        for axis, value in zip(axes, point):
+            text = with_value(text, axis.path, value)
+        sentences.append(text)
+    check(sentences, on, steps)
+    entries = collect(sentences, on, arguments.seeds, steps, arguments.state_dtype, "sweep")
+    best = min(range(len(entries)), key=lambda i: entries[i].rank())
+    rows = []
+    for point, entry in zip(points, entries):
+        lower, median, upper = spread(entry.final())
+        rows.append([*(f"{v:.4g}" for v in point), number(median), f"{number(lower)} ... {number(upper)}"])
+        if on.score:
+            score = spread(entry.errors())[1]
+            rows[-1].append(f"{score:.2%}" if np.isfinite(score) else "-")
+        rows[-1].append(f"{sum(r.diverged for r in entry.runs)} of {len(entry.runs)}")
+    columns = [*(axis.path for axis in axes), "loss", "quartiles", *([on.score] if on.score else []), "diverged"]
+    title = f"{arguments.problem}: {on.summary}; {steps} steps, medians of {arguments.seeds} seeds\n{arguments.sentence}"
+    print_table(columns, rows, right=range(len(columns)), title=title, best=best)
+    chosen = ", ".join(f"{axis.path}={v:.4g}" for axis, v in zip(axes, points[best]))
+    print(f"best: {chosen}")
+    for axis, value in zip(axes, points[best]):
+        if value in (axis.values[0], axis.values[-1]):
+            print(f"{axis.path}={value:.4g} is at the edge of what was tried: a better one may lie outside")
+    if arguments.plot:
+        from . import plots
+
+        draw(plots, axes, entries, best, on, arguments)
+        print(f"picture: {arguments.plot}")
+    return 0
+
+
+def draw(plots, axes: list[Axis], entries: list[Entry], best: int, on: Problem, arguments: argparse.Namespace) -> None:  # noqa: ANN001
+    title = f"{arguments.sentence}\n{arguments.problem}, {arguments.seeds} seeds"
+    if len(axes) == 1:
+        plots.sweep(axes[0], entries, best, on, title, arguments.plot)
+    else:
+        plots.sweep_map(axes, entries, best, on, title, arguments.plot)

@@ -1,0 +1,312 @@
+"""The command line: what it lists, shows, races, sweeps and draws, and what it refuses, in words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg.command import catalogue, console, examples, main, problems, race, sweep
+from thalweg.command.console import Refusal
+
+from support import Arrays
+
+
+def run(*arguments: Any) -> int:
+    return main([str(a) for a in arguments])
+
+
+def outcome(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[str, str]:
+    """Standard output and error of a command that succeeds."""
+    assert run(*arguments) == 0
+    return capsys.readouterr()
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    """What a command that refuses says; it says it on standard error alone."""
+    assert run(*arguments) == 1
+    out, error = capsys.readouterr()
+    assert not out
+    return error
+
+
+# ---- methods, show, info
+
+
+def names_in(text: str) -> list[str]:
+    return [line.split()[0] for line in text.splitlines()]
+
+
+def test_methods_filters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert names_in(outcome(capsys, "methods")[0]) == [m.name for m in tw.methods()]
+    curvature = names_in(outcome(capsys, "methods", "--kind", "optimizer", "--need", "hessian_vector")[0])
+    assert curvature == [m.name for m in tw.methods("optimizer") if "hessian_vector" in m.requests]
+    both = names_in(outcome(capsys, "methods", "--need", "hessian_vector", "--need", "loss")[0])
+    assert both and all({"hessian_vector", "loss"} <= set(tw.method(n).requests) for n in both)
+    none = names_in(outcome(capsys, "methods", "--need", "none", "--kind", "solver")[0])
+    assert none and all(not tw.method(n).asks for n in none)
+    assert "galore" in names_in(outcome(capsys, "methods", "leading", "singular", "--kind", "optimizer")[0])
+    assert "signum" in names_in(outcome(capsys, "methods", "arXiv:1802.04434")[0])
+
+
+def test_methods_by_state(capsys: pytest.CaptureFixture[str]) -> None:
+    free = names_in(outcome(capsys, "methods", "--kind", "optimizer", "--state", "=0")[0])
+    light = names_in(outcome(capsys, "methods", "--kind", "optimizer", "--state", "4")[0])
+    heavy = names_in(outcome(capsys, "methods", "--kind", "optimizer", "--state", ">4")[0])
+    assert "sgd" in free and "lion" in light and "adamw" in heavy and set(free) <= set(light)
+    assert len(light) + len(heavy) == len(tw.methods("optimizer"))
+    assert examples.state_bytes(tw.method("adamw")) == 8 and examples.state_bytes(tw.method("cg")) is None
+
+
+def test_methods_refusals(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "kinds: aggregator" in refused(capsys, "methods", "--kind", "nothing")
+    assert "needs: none" in refused(capsys, "methods", "--need", "hessians")
+    assert "'much'" in refused(capsys, "methods", "--state", "much")
+    assert "no method is like that" in refused(capsys, "methods", "zzzz")
+
+
+def test_show(capsys: pytest.CaptureFixture[str]) -> None:
+    text, _ = outcome(capsys, "show", "adamw")
+    for part in ("Rule", "Hyper-parameters", "State", "8 bytes", "In Python", "tw.AdamW([w]", "In C", "tw_optimizer_create", "Neighbours", "arXiv"):
+        assert part in text
+    assert {"adam", "amsgrad"} & {n.name for n in catalogue.neighbours(tw.method("adamw"), 12)}
+    assert all(n.kind == "solver" for n in catalogue.neighbours(tw.method("cg")))
+    assert "did you mean `adamw`" in refused(capsys, "show", "adamww")
+
+
+def test_a_terminal_gets_tables_and_a_pipe_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    rich = pytest.importorskip("rich.console")
+    import io
+
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "rich_terminal", lambda: rich.Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setattr(catalogue, "rich_terminal", console.rich_terminal)
+    assert run("methods", "--kind", "average") == 0 and run("show", "ema") == 0
+    assert "\x1b[" in screen.getvalue() and "averag" in screen.getvalue()
+    assert "\x1b[" not in capsys.readouterr().out
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    text, _ = outcome(capsys, "info")
+    for word in (tw.version, "instruction set", "libthalweg", "threads", "matrix products", np.__version__):
+        assert word in text
+    before = tw.get_num_threads()
+    try:
+        tw.set_num_threads(1)
+        from thalweg.command import info
+
+        advice = info._advice("x86-64", "x86-64-v3", None, 1, 4)
+        assert len(advice) == 3 and "set_num_threads(4)" in advice[1] and "OpenBLAS" in advice[2]
+        assert info._advice("x86-64-v3", "x86-64-v3", "OpenBLAS Haswell", 4, 4) == []
+    finally:
+        tw.set_num_threads(before)
+
+
+# ---- examples
+
+SHOWN = [m for kind in tw.kinds() for m in tw.methods(kind)[::9]]
+
+
+@pytest.mark.parametrize("m", SHOWN, ids=lambda m: m.name)
+def test_python_examples_run(m: tw.Method) -> None:
+    program, whole = examples.python_example(m)
+    compile(program, m.name, "exec")
+    assert whole == (examples.runs(program) is None)
+    if m.kind not in ("solver", "objective", "diagnostic", "regularizer"):  # (these may want arrays that nobody can guess)
+        assert whole, examples.runs(program)
+
+
+def test_c_examples_compile(tmp_path: Path) -> None:
+    header = Path(__file__).parents[2] / "include"
+    if not header.is_dir():
+        pytest.skip("the header is not beside the tests")
+    body = "".join(f"static void f{i}(void) {{\n{examples.c_example(m)}\n}}\n" for i, m in enumerate(tw.methods()))
+    calls = "".join(f"f{i}();\n" for i in range(len(tw.methods())))
+    (tmp_path / "all.c").write_text(
+        f"#include <thalweg/thalweg.h>\nstatic tw_tensor w, g, inputs[64], gradients[64];\n{body}int main(void) {{\n(void)w; (void)g; (void)inputs; (void)gradients;\n{calls}return 0;\n}}\n")
+    done = subprocess.run(["gcc", "-std=c99", "-Wall", "-Wno-unused-but-set-variable", "-Werror", "-fsyntax-only", "-I", header, "all.c"],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:2000]
+
+
+# ---- problems
+
+
+@pytest.mark.parametrize("name", list(problems.MAKERS))
+def test_gradients_are_those_of_the_loss(name: str) -> None:
+    if name == "digits":
+        pytest.importorskip("sklearn")
+    on, rng = problems.problem(name), np.random.default_rng(0)
+    params = [p.astype(np.float64) for p in on.start(rng)]
+    batch = on.batch(rng)
+    _, grads = on.gradient(params, batch)
+    along = [rng.standard_normal(p.shape) for p in params]
+    h = 1e-6
+
+    def at(t: float) -> Arrays:
+        return [p + t * v for p, v in zip(params, along)]
+
+    slope = (on.gradient(at(h), batch)[0] - on.gradient(at(-h), batch)[0]) / (2 * h)
+    assert slope == pytest.approx(sum(float((g * v).sum()) for g, v in zip(grads, along)), rel=1e-4, abs=1e-6)
+    for samples, g in zip(on.samples(params, batch), grads):
+        np.testing.assert_allclose(samples.mean(0), g, rtol=1e-4, atol=1e-6)
+    product = on.product(params, batch, along)
+    ahead, behind = (on.gradient(at(t), batch)[1] for t in (1e-5, -1e-5))
+    for p, a, b in zip(product, ahead, behind):
+        np.testing.assert_allclose(p, (a - b) / 2e-5, rtol=1e-2, atol=1e-2 * max(1, np.abs(p).max()))
+
+
+def test_minima_of_the_planes() -> None:
+    for plane in problems.PLANES.values():
+        for x, y in plane.minima:
+            assert plane.f(x, y) - plane.least == pytest.approx(0, abs=1e-8)
+            np.testing.assert_allclose(plane.slope(x, y), 0, atol=1e-3)
+
+
+@pytest.mark.parametrize("sentence", [
+    "sgd(lr=0.1)", "sam(0.05) | adamw(lr=0.01)", "gradient_accumulate(2) | sgd(lr=0.1)", "pcgrad(tasks=2) | sgd(lr=0.1)", "adahessian(lr=0.01)",
+    "dp_sgd(noise_multiplier=0.1, expected_batch_size=32) | sgd(lr=0.1)", "kfac(lr=0.01)", "sgd(lr=0.1) | ghost_step", "spsa",
+    "fedavg(participants=2) | sgd(lr=1)", "svrg(lr=0.1, inner=3)", "sgd(lr=reduce_on_plateau(lr=0.1, patience=1))", "prodigy", "adamw | ema(0.9)"])
+def test_every_kind_of_request_is_answered(sentence: str) -> None:
+    found = race.run(sentence, problems.problem("logreg"), 0, 12)
+    assert np.all(np.isfinite(found.losses)) and found.error <= 1
+
+
+# ---- race and sweep
+
+
+def test_race(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    pytest.importorskip("matplotlib")
+    picture, numbers = tmp_path / "race.png", tmp_path / "race.json"
+    out, err = outcome(capsys, "race", "sgd(lr=0.05, momentum=0.9)", "adamw(lr=cosine(lr=0.1, total={steps}))", "sgd(lr=1e30)",
+                       "--problem", "logreg", "--seeds", "3", "--steps", "40", "--plot", picture, "--json", numbers)
+    assert [line for line in out.splitlines() if "sgd(lr=1e30)" in line][0].endswith("3 of 3")
+    assert picture.read_bytes()[:4] == b"\x89PNG" and picture.stat().st_size > 20_000
+    assert len(err.splitlines()) == 3 and "\r" not in err and "\x1b" not in err  # a line for each sentence, no bars
+    read = json.loads(numbers.read_text())
+    first, _, lost = read["entries"]
+    assert lost["runs"][0]["losses"][-1] is None and first["runs"][0]["losses"][-1] < 0.7
+    assert [r["at"][-1] for r in first["runs"]] == [40] * 3
+
+
+def test_a_race_is_the_same_again() -> None:
+    a, b = (race.run("sam(0.05) | adamw(lr=0.01)", problems.problem("noisy-quadratic"), 3, 20) for _ in range(2))
+    assert np.array_equal(a.losses, b.losses)
+    other = race.run("sam(0.05) | adamw(lr=0.01)", problems.problem("noisy-quadratic"), 4, 20)
+    assert not np.array_equal(a.losses, other.losses)
+
+
+def test_averages_are_looked_at() -> None:
+    """With an average the loss is that of the averaged weights: below the noise of the others at the end."""
+    on = problems.problem("noisy-quadratic")
+    plain, averaged = (race.run(s, on, 0, 200) for s in ("sgd(lr=0.5)", "sgd(lr=0.5) | ema(0.95)"))
+    assert averaged.losses[-1] < 0.5 * plain.losses[-1]
+
+
+def test_race_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    assert "did you mean `adamw`" in refused(capsys, "race", "AdamW")
+    assert "rank 2" in refused(capsys, "race", "muon(lr=0.1)", "--problem", "rosenbrock")
+    assert "--seeds" in refused(capsys, "race", "sgd", "--seeds", "0")
+    assert "--steps" in refused(capsys, "race", "sgd", "--steps", "0")
+    assert "no folder" in refused(capsys, "race", "sgd", "--plot", tmp_path / "none" / "x.png")
+    assert ".png" in refused(capsys, "race", "sgd", "--plot", tmp_path / "x.gif")
+    assert run("race", "kfac(lr=0.1)", "--problem", "matrix", "--steps", "5", "--seeds", "1") == 1
+    assert "digits" in capsys.readouterr().err
+
+
+def test_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    pytest.importorskip("matplotlib")
+    curve, field = tmp_path / "curve.svg", tmp_path / "field.png"
+    out, _ = outcome(capsys, "sweep", "sgd", "--over", "sgd.lr=1e-3:1e3:log:5", "--problem", "ravine", "--seeds", "2", "--steps", "40", "--plot", curve)
+    rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
+    assert [float(r[0]) for r in rows] == pytest.approx([1e-3, 0.03162, 1, 31.62, 1000])
+    assert rows[1][-1] == "*" and "best: sgd.lr=0.03162" in out and "diverged" in out
+    assert "<svg" in curve.read_text()
+    out, _ = outcome(capsys, "sweep", "sgd", "--over", "lr=0.001,0.03", "--over", "momentum=0,0.9", "--problem", "ravine", "--seeds", "1",
+                     "--steps", "30", "--plot", field)
+    assert "edge" in out and field.stat().st_size > 10_000
+
+
+def test_values_are_put_into_sentences() -> None:
+    text = "clip_global_norm(max_norm=1.0) | adamw(lr=cosine(lr=0.1, total=10), beta1=0.9) | route(matrix=(adamw(lr=0.2, beta1=0.8)), other=(sgd(lr=0.3)))"
+    assert "clip_global_norm(max_norm=2)" in sweep.with_value(text, "max_norm", 2)
+    assert "adamw(lr=0.5, beta1=0.9)" in sweep.with_value(text, "adamw.lr", 0.5)
+    assert "adamw(lr=0.5, beta1=0.8)" in sweep.with_value(text, "adamw#1.lr", 0.5)
+    assert "cosine(lr=0.1, total=20)" in sweep.with_value(text, "cosine.total", 20)
+    assert "sgd(lr=1e-05)" in sweep.with_value(text, "sgd.lr", 1e-5)
+    with pytest.raises(Refusal, match="adamw.lr, .*sgd.lr"):
+        sweep.with_value(text, "lr", 1)
+    with pytest.raises(Refusal, match="clip_global_norm.max_norm, adamw.lr"):
+        sweep.with_value(text, "adamw.rate", 1)
+
+
+@pytest.mark.parametrize("text", ["lr", "lr=", "lr=1:0", "lr=0:1:log", "lr=1:2:log:1", "lr=a,b", "lr=1:2:cubic"])
+def test_axes_that_are_none(text: str) -> None:
+    with pytest.raises(Refusal, match="--over"):
+        sweep.read_axis(text)
+
+
+def test_axes() -> None:
+    assert sweep.read_axis("adamw.lr=1e-4:1e-1:log:4").values == pytest.approx((1e-4, 1e-3, 1e-2, 1e-1))
+    assert sweep.read_axis("beta1=0:1:3") == sweep.Axis("beta1", (0.0, 0.5, 1.0), False)
+    assert sweep.read_axis("lr=1e-3,1e-2,1").log
+
+
+# ---- landscape
+
+
+def test_landscape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "l.png"
+    out, _ = outcome(capsys, "landscape", "adam(lr=0.1)", "sam(0.01) | sgd(lr=1e-3)", "sgd(lr=1)", "--function", "beale", "--steps", "150", "--plot", picture)
+    assert picture.stat().st_size > 50_000
+    rows = out.splitlines()
+    assert "adam" in rows[2] and float(rows[2].split()[-4]) < 1 and "diverged" in rows[4]
+    assert "two numbers" in refused(capsys, "landscape", "sgd", "--start=1", "--plot", picture)
+
+
+# ---- what is missing
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "pip install 'thalweg[command]'" in refused(capsys, "race", "sgd(lr=0.1)", "--steps", "5")
+    assert "matplotlib" in refused(capsys, "landscape", "sgd(lr=1e-3)", "--plot", tmp_path / "x.png")
+    assert "adamw" in outcome(capsys, "methods")[0]  # needs nothing
+
+
+def test_the_package_does_not_import_the_commands() -> None:
+    code = "import sys, thalweg; print([m for m in sys.modules if m.startswith(('thalweg.command', 'rich', 'matplotlib', 'sklearn'))])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    code = "import sys, thalweg.command as c; c.main(['methods']); print([m for m in sys.modules if m.startswith(('matplotlib', 'sklearn'))])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.rstrip().endswith("[]")
+
+
+# ---- names from elsewhere
+
+
+@pytest.mark.parametrize(("written", "meant"), [
+    ("adamw(learning_rate=1e-3)", "lr"), ("adamw(epsilon=1e-8)", "eps"), ("adamw(b1=0.9)", "beta1"), ("adamw(b2=0.9)", "beta2"), ("adamw(nu=0.9)", "beta2"),
+    ("sgd(wd=0.1)", "weight_decay"), ("sgd(mu=0.9)", "momentum"), ("sgd(lr=cosine(learning_rate=1, total=2))", "lr"), ("AdamW(lr=1)", "adamw"),
+    ("ScheduleFreeAdamW", "schedule_free_adamw")])
+def test_hints_know_names_from_elsewhere(written: str, meant: str) -> None:
+    with pytest.raises(tw.Error, match=f"did you mean `{meant}`"):
+        tw.Optimizer([np.zeros(3)], written)
+
+
+def test_hints_in_groups_and_classes() -> None:
+    w = np.zeros(3)
+    for call in (lambda: tw.AdamW([w], learning_rate=1), lambda: tw.AdamW([{"params": [w], "learning_rate": 1}]),
+                 lambda: tw.AdamW([w]).set("learning_rate", 1)):
+        with pytest.raises(tw.UnknownNameError, match="did you mean `lr`"):
+            call()
