@@ -115,18 +115,22 @@ def plot(disc: Embedding, plane: Embedding, names: list[str], parents: list[int]
                 line = geodesic(e.points[parent], e.points[i]) if e is disc else e.points[[parent, i]]
                 a.plot(*line.T, color=colours[i], linewidth=1.1, alpha=0.8, zorder=1)
         a.scatter(*e.points.T, c=colours, s=[60 if i in inner else 18 for i in range(len(names))], zorder=2)
-        span = np.abs(e.points).max()
+        low, high = e.points.min(0), e.points.max(0)
+        middle, half = (low + high) / 2, 0.54 * (high - low).max()
+        if e is disc:
+            middle, half = np.zeros(2), 1.04
         for i in inner:
             x, y = e.points[i]
-            a.annotate(names[i], (x, y), xytext=(0, 7), textcoords="offset points", fontsize=8, ha="center", zorder=3,
+            near = parents[i] >= 0 and np.hypot(*(e.points[i] - e.points[parents[i]])) < 0.15 * half
+            side = "left" if x - middle[0] < -0.75 * half else "right" if x - middle[0] > 0.75 * half else "center"
+            a.annotate(names[i], (x, y), xytext=(0, -15 if near else 7), textcoords="offset points", fontsize=8, ha=side, zorder=3,
                        bbox=dict(boxstyle="round,pad=0.15", facecolor="white", alpha=0.75, linewidth=0))
-        a.set(aspect="equal", xlim=(-1.06 * span, 1.06 * span), ylim=(-1.06 * span, 1.06 * span))
+        a.set(aspect="equal", xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
         a.set_title(f"{e.name}\nmean distortion {e.mean:.1%}, worst ratio {e.worst:.1f}")
         a.axis("off")
     import matplotlib.patches as shapes
 
     axes[0].add_patch(shapes.Circle((0, 0), 1, fill=False, color="black", linewidth=1))
-    axes[0].set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02))
     figure.suptitle(f"The tree of Python's {len(names)} built-in exceptions; lines are shortest ways")
     save(figure, where)
 
