@@ -37,20 +37,20 @@ def rate(peak: float) -> str:
 ADAMW = f"adamw(lr={rate(3e-3)}, weight_decay=0.01)"
 
 
-def matrices(rule: str) -> str:
-    """The rule for the matrices of the blocks, AdamW for the rest."""
-    return f'route("embed*"=({ADAMW}), "head*"=({ADAMW}), matrix=({rule}), other=({ADAMW}))'
+def whole(rule: str) -> str:
+    """The sentence: the rule for the matrices of the blocks, AdamW for the rest."""
+    return rule if rule == ADAMW else f'route("embed*"=({ADAMW}), "head*"=({ADAMW}), matrix=({rule}), other=({ADAMW}))'
 
 
-METHODS = {
+METHODS = {  # what the matrices have
     "adamw": ADAMW,
-    "muon": matrices(f"muon(lr={rate(0.02)}, weight_decay=0.01)"),
-    "soap": matrices(f"soap(lr={rate(3e-3)}, precondition_frequency=10)"),
-    "shampoo": matrices(f"shampoo(lr={rate(3e-3)}, beta1=0.9, beta2=0.99, eps=1e-8, grafting=adam, precondition_frequency=10)"),
-    "psgd_kron": matrices(f"psgd_kron(lr={rate(1e-3)})"),
-    "scion": matrices(f"scion(lr={rate(0.02)}, unconstrained=true)"),
-    "dion": matrices(f"dion(lr={rate(0.02)}, rank_fraction=0.25)"),
-    "galore": matrices(f"galore(lr={rate(3e-3)}, rank=16, scale=1, update_proj_gap=50)"),
+    "muon": f"muon(lr={rate(0.02)}, weight_decay=0.01)",
+    "soap": f"soap(lr={rate(3e-3)}, precondition_frequency=10)",
+    "shampoo": f"shampoo(lr={rate(3e-3)}, beta1=0.9, beta2=0.99, eps=1e-8, grafting=adam, precondition_frequency=10)",
+    "psgd_kron": f"psgd_kron(lr={rate(3e-4)})",
+    "scion": f"scion(lr={rate(0.02)}, unconstrained=true)",
+    "dion": f"dion(lr={rate(0.02)}, rank_fraction=0.25)",
+    "galore": f"galore(lr={rate(3e-3)}, rank=16, scale=1, update_proj_gap=50)",
 }
 
 
@@ -61,8 +61,6 @@ class Result(NamedTuple):
     final: float  # loss of the text that was held out
     micros: float  # median time of the optimizer in a step
     state: int  # bytes of optimizer state
-    sentence: str
-
 
 class Block(nn.Module):
     """Attention to what came before, then two layers; both beside a straight way."""
@@ -114,7 +112,7 @@ def run(method: str, numbers: torch.Tensor, characters: int, steps: int, seconds
     torch.manual_seed(seed)
     cut = int(0.9 * len(numbers))
     model, rng = Transformer(characters), np.random.default_rng(seed)
-    sentence = METHODS[method].replace("{steps}", str(steps))
+    sentence = whole(METHODS[method]).replace("{steps}", str(steps))
     opt = Optimizer(model.named_parameters(), sentence, seed=seed)
     losses, times, micros = [], [], []
     begin = time.process_time()
@@ -133,7 +131,7 @@ def run(method: str, numbers: torch.Tensor, characters: int, steps: int, seconds
     with torch.no_grad():
         final = model(*pairs(numbers[cut:], 128, np.random.default_rng(seed + 1))).item()
     state = opt.engine.memory_report().total
-    return Result(method, np.array(losses), np.array(times), final, float(np.median(micros)), state, sentence)
+    return Result(method, np.array(losses), np.array(times), final, float(np.median(micros)), state)
 
 
 def plot(results: list[Result], entropy: float, where: object) -> None:
@@ -156,7 +154,7 @@ def plot(results: list[Result], entropy: float, where: object) -> None:
 def main() -> int:
     made = parser(__doc__, "matrix_methods.png")
     made.add_argument("--only", action="append", choices=list(METHODS), help="train with this method; may be repeated")
-    made.add_argument("--steps", type=int, default=300, help="steps of a run (default 300)")
+    made.add_argument("--steps", type=int, default=200, help="steps of a run (default 200)")
     made.add_argument("--seconds", type=float, default=8.0, help="of the processor, of a run (default 8)")
     args = made.parse_args()
     if args.steps < 1 or not args.seconds > 0:
@@ -166,12 +164,9 @@ def main() -> int:
     numbers, characters, entropy = text()
     steps, names = (25, args.only or ["adamw", "muon", "galore"]) if args.quick else (args.steps, args.only or list(METHODS))
     results = [run(m, numbers, characters, steps, args.seconds, args.seed) for m in tqdm(names, leave=False)]
-    rows = [(f"{r.final:.3f}", len(r.losses), f"{r.seconds[-1]:.1f}", f"{r.micros:.0f}", f"{r.state:,}", r.method) for r in results]
+    rows = [(f"{r.final:.3f}", len(r.losses), f"{r.seconds[-1]:.1f}", f"{r.micros:.0f}", f"{r.state:,}", r.method, METHODS[r.method]) for r in results]
     print(f"{len(numbers):,} characters, {characters} different ones, entropy of single ones {entropy:.3f} nats\n")
-    print(table(("held-out loss", "steps", "seconds", "optimizer us", "state bytes", "method"), rows))
-    print()
-    for r in results:
-        print(f"{r.method:>9}  {r.sentence}")
+    print(table(("held-out loss", "steps", "seconds", "optimizer us", "state bytes", "method", "rule of the matrices"), rows))
     plot(results, entropy, args.out)
     bad = [r.method for r in results if not r.final < entropy]
     for name in bad:
