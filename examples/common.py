@@ -152,6 +152,7 @@ def canvas(rows: int, columns: int, size: tuple[float, float], **options: Any) -
 def tidy(*axes: Axes) -> None:
     """A light grid, and no frame on the right and above."""
     for a in axes:
+        a.set_axisbelow(True)
         a.grid(alpha=0.3)
         a.spines[["top", "right"]].set_visible(False)
 
