@@ -121,7 +121,8 @@ def plot(disc: Embedding, plane: Embedding, names: list[str], parents: list[int]
             middle, half = np.zeros(2), 1.04
         for i in inner:
             x, y = e.points[i]
-            near = parents[i] >= 0 and np.hypot(*(e.points[i] - e.points[parents[i]])) < 0.15 * half
+            beside = np.abs(e.points[i] - e.points[parents[i]]) / half
+            near = parents[i] >= 0 and beside[0] < 0.15 and beside[1] < 0.06  # the label of the parent is above
             side = "left" if x - middle[0] < -0.75 * half else "right" if x - middle[0] > 0.75 * half else "center"
             a.annotate(names[i], (x, y), xytext=(0, -15 if near else 7), textcoords="offset points", fontsize=8, ha=side, zorder=3,
                        bbox=dict(boxstyle="round,pad=0.15", facecolor="white", alpha=0.75, linewidth=0))
@@ -142,7 +143,7 @@ def main() -> int:
     args = made.parse_args()
     if args.steps < 1 or not 0 < args.edge <= 5:
         made.error("--steps is at least 1, --edge is in (0, 5]")
-    steps = 250 if args.quick else args.steps
+    steps = 200 if args.quick else args.steps
     names, parents = exceptions()
     tree = tree_distances(parents)
     riemannian = "riemannian_adam(lr=cosine(lr=0.4, end=0.004, total={steps}), " + f"manifold=poincare_ball(eps={EPS:g}))"
