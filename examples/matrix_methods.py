@@ -137,7 +137,7 @@ def run(method: str, numbers: torch.Tensor, characters: int, steps: int, seconds
 def plot(results: list[Result], entropy: float, where: object) -> None:
     figure, (left, right) = canvas(1, 2, (13, 5.4), sharey=True)
     for i, r in enumerate(results):
-        window = max(1, len(r.losses) // 25)
+        window = max(1, len(r.losses) // 12)
         smooth = np.convolve(r.losses, np.ones(window) / window, "valid")
         style = dict(color=f"C{i}", linewidth=1.8, label=f"{r.final:.3f}  {r.method}")
         left.plot(np.arange(window, len(r.losses) + 1), smooth, **style)
@@ -155,7 +155,7 @@ def main() -> int:
     made = parser(__doc__, "matrix_methods.png")
     made.add_argument("--only", action="append", choices=list(METHODS), help="train with this method; may be repeated")
     made.add_argument("--steps", type=int, default=200, help="steps of a run (default 200)")
-    made.add_argument("--seconds", type=float, default=8.0, help="of the processor, of a run (default 8)")
+    made.add_argument("--seconds", type=float, default=6.0, help="of the processor, of a run (default 6)")
     args = made.parse_args()
     if args.steps < 1 or not args.seconds > 0:
         made.error("--steps is at least 1, --seconds is above 0")
