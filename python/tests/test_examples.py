@@ -40,9 +40,9 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: 
 
 
 def numbers(out: str, method: str) -> list[float]:
-    """The numbers in the table's row of that method."""
-    row = next(line for line in out.splitlines() if method in line.split("  "))
-    return [float(cell.rstrip("%").replace(",", "")) for cell in row.split("  ") if cell.strip().rstrip("%").replace(",", "").replace(".", "").isdigit()]
+    """The numbers before the name of that method, in its row of the table."""
+    cells = next(line.split() for line in out.splitlines() if method in line.split())
+    return [float(cell.replace(",", "")) for cell in cells[: cells.index(method)]]
 
 
 @pytest.mark.parametrize("name", ["regression_path", "hyperbolic_tree", "sparse_digits", "multitask_digits", "sam_digits"])
