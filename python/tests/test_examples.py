@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,15 @@ for needed in ("sklearn", "matplotlib", "tqdm"):
     pytest.importorskip(needed)
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The matrices are small: threads of NumPy's BLAS would wait for one another."""
+    import threadpoolctl  # scikit-learn brings it along
+
+    with threadpoolctl.threadpool_limits(1):
+        yield
 
 
 def example(name: str) -> ModuleType:
