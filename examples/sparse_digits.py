@@ -191,7 +191,7 @@ def main() -> int:
     args = made.parse_args()
     if args.epochs < 1:
         made.error("--epochs is at least 1")
-    epochs = 4 if args.quick else args.epochs
+    epochs = 6 if args.quick else args.epochs
     runs = [(m, s) for m in args.only or METHODS for s in (METHODS[m][1][2:3] or METHODS[m][1] if args.quick else METHODS[m][1])]
     results = [run(m, s, epochs, args.seed) for m, s in tqdm(runs, leave=False)]
     rows = [(f"{r.accuracy:.2%}", f"{r.zeros:.1%}", "-".join(map(str, r.ranks)), f"{r.size:,}", r.strength, r.method) for r in results]
