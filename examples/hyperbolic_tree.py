@@ -3,11 +3,11 @@
     python examples/hyperbolic_tree.py
     python examples/hyperbolic_tree.py --edge 3 --steps 3000
 
-Every class is a point, and the loss is the mean of (distance / (edge * distance in the tree) - 1)^2 over all pairs.  The
-points start at random near the origin; the wanted length of an edge grows while they spread.  The same loss in the plane,
-with Adam, shows what the curvature is worth: the disc has room for all the children of one class, the plane has not.
-Distortion is the mean of |ratio - 1| over pairs, for ratio = distance / (its mean ratio * distance in the tree), and the
-largest ratio over the smallest.  Ends with status 1 when the plane is as good as the disc.
+Every class is a point, and the loss is the mean of (distance / (edge * distance in the tree) - 1)^2 over all pairs.
+The points start at random near the origin; the wanted length of an edge grows while they spread.  The same loss in
+the plane, with Adam, shows what the curvature is worth: the disc has room for all the children of one class, the
+plane has not.  Distortion is the mean of |ratio - 1| over pairs, for ratio = distance / (its mean ratio * distance in
+the tree), and the largest ratio over the smallest.  Ends with status 1 when the plane is as good as the disc.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def plot(disc: Embedding, plane: Embedding, names: list[str], parents: list[int]
             beside = np.abs(e.points[i] - e.points[parents[i]]) / half
             near = parents[i] >= 0 and beside[0] < 0.15 and beside[1] < 0.06  # the label of the parent is above
             side = "left" if x - middle[0] < -0.75 * half else "right" if x - middle[0] > 0.75 * half else "center"
-            a.annotate(names[i], (x, y), xytext=(0, -15 if near else 7), textcoords="offset points", fontsize=8, ha=side, zorder=3,
-                       bbox=dict(boxstyle="round,pad=0.15", facecolor="white", alpha=0.75, linewidth=0))
+            a.annotate(names[i], (x, y), xytext=(0, -15 if near else 7), textcoords="offset points", fontsize=8,
+                       ha=side, zorder=3, bbox=dict(boxstyle="round,pad=0.15", facecolor="white", alpha=0.75, linewidth=0))
         a.set(aspect="equal", xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
         a.set_title(f"{e.name}\nmean distortion {e.mean:.1%}, worst ratio {e.worst:.1f}")
         a.axis("off")

@@ -3,12 +3,12 @@
     python examples/matrix_methods.py
     python examples/matrix_methods.py --only muon --only adamw --steps 1000 --seconds 60
 
-The text is the reference of the language that CPython brings along for help() (pydoc_data.topics).  Every method has the
-same network, the same minibatches and the same budget: a number of steps, and of seconds of the processor on one thread,
-whichever ends first.  Muon, SOAP, Shampoo, PSGD, Scion, Dion and GaLore take the matrices inside the blocks; embeddings, the
-head, scales and biases go to AdamW, as `route` says.  The rates are usual ones of each method and not tuned: the picture
-shows how to try a method, not which of them is best.  Ends with status 1 when a method does not get below the entropy of
-single characters.
+The text is the reference of the language that CPython brings along for help() (pydoc_data.topics).  Every method has
+the same network, the same minibatches and the same budget: a number of steps, and of seconds of the processor on one
+thread, whichever ends first.  Muon, SOAP, Shampoo, PSGD, Scion, Dion and GaLore take the matrices inside the blocks;
+embeddings, the head, scales and biases go to AdamW, as `route` says.  The rates are usual ones of each method and not
+tuned: the picture shows how to try a method, not which of them is best.  Ends with status 1 when a method does not
+get below the entropy of single characters.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class Transformer(nn.Module):
 def text() -> tuple[torch.Tensor, int, float]:
     """The text as numbers, how many characters there are, and the entropy of single ones in nats."""
     whole = "\n".join(topics.topics[name] for name in sorted(topics.topics))
-    known, numbers, counts = np.unique([c if 31 < ord(c) < 127 or c == "\n" else "?" for c in whole], return_inverse=True, return_counts=True)
+    plain = [c if 31 < ord(c) < 127 or c == "\n" else "?" for c in whole]
+    known, numbers, counts = np.unique(plain, return_inverse=True, return_counts=True)
     p = counts / counts.sum()
     return torch.from_numpy(numbers), len(known), float(-(p * np.log(p)).sum())
 
@@ -162,9 +163,11 @@ def main() -> int:
     torch.set_num_threads(1)
     tw.set_num_threads(1)
     numbers, characters, entropy = text()
-    steps, names = (25, args.only or ["adamw", "muon", "galore"]) if args.quick else (args.steps, args.only or list(METHODS))
+    steps = 25 if args.quick else args.steps
+    names = args.only or (["adamw", "muon", "galore"] if args.quick else list(METHODS))
     results = [run(m, numbers, characters, steps, args.seconds, args.seed) for m in tqdm(names, leave=False)]
-    rows = [(f"{r.final:.3f}", len(r.losses), f"{r.seconds[-1]:.1f}", f"{r.micros:.0f}", f"{r.state:,}", r.method, METHODS[r.method]) for r in results]
+    rows = [(f"{r.final:.3f}", len(r.losses), f"{r.seconds[-1]:.1f}", f"{r.micros:.0f}", f"{r.state:,}", r.method,
+             METHODS[r.method]) for r in results]
     print(f"{len(numbers):,} characters, {characters} different ones, entropy of single ones {entropy:.3f} nats\n")
     print(table(("held-out loss", "steps", "seconds", "optimizer us", "state bytes", "method", "rule of the matrices"), rows))
     plot(results, entropy, args.out)

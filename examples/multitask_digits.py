@@ -3,14 +3,14 @@
     python examples/multitask_digits.py
     python examples/multitask_digits.py --width 12 --epochs 60
 
-A perceptron with a narrow last hidden layer says of each digit its class, whether it is odd, and its 64 pixels.  The three
-losses pull at the same trunk, and the squared error of the pixels is by far the largest: the sum of the gradients is nearly
-its gradient alone.  PCGrad, UPGrad and CAGrad are words in front of the rule, which ask for the gradient of each task.
-GradNorm is a weighting: it is given losses and norms, and the program adds the gradients with its weights.  "Against a
-task" is the share of steps whose combined gradient points against the gradient of one task at least; it is looked at on
-every fifth step.  UPGrad promises that there are none, as far as `reg_eps` is small beside the smallest task's share of the
-squared norms.  Ends with status 1 when that is broken, or when UPGrad classifies
-worse than equal weights.
+A perceptron with a narrow last hidden layer says of each digit its class, whether it is odd, and its 64 pixels.  The
+three losses pull at the same trunk, and the squared error of the pixels is by far the largest: the sum of the
+gradients is nearly its gradient alone.  PCGrad, UPGrad and CAGrad are words in front of the rule, which ask for the
+gradient of each task.  GradNorm is a weighting: it is given losses and norms, and the program adds the gradients with
+its weights.  "Against a task" is the share of steps whose combined gradient points against the gradient of one task
+at least; it is looked at on every fifth step.  UPGrad promises that there are none, as far as `reg_eps` is small
+beside the smallest task's share of the squared norms.  Ends with status 1 when that is broken, or when UPGrad
+classifies worse than equal weights.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def plot(results: list[Result], width: int, where: object) -> None:
     figure, axes = canvas(1, 4, (15, 4.6), width_ratios=(1, 1, 1, 0.8))
     for k, a in enumerate(axes[:3]):
         for i, r in enumerate(results):
-            a.plot(np.arange(1, len(r.curves) + 1), 100 * np.maximum(r.curves[:, k], 1e-3), color=f"C{i}", linewidth=1.8, label=r.method)
+            a.plot(np.arange(1, len(r.curves) + 1), 100 * np.maximum(r.curves[:, k], 1e-3), color=f"C{i}", linewidth=1.8,
+                   label=r.method)
         a.set(title=TASKS[k], xlabel="epoch", ylabel=("wrong (%)", "wrong (%)", "unexplained variance (%)")[k])
         if k == 2:
             break

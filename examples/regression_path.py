@@ -3,9 +3,9 @@
     python examples/regression_path.py
     python examples/regression_path.py --gamma 1.5 --alphas 200
 
-Each path starts where no coefficient is free of zero and lowers the penalty step by step; every solution starts the next
-one.  `fista` is given the squared error and its gradient, and takes the prox of the penalty itself: a path of another
-penalty is another word in the sentence.  The lasso and the elastic net must be scikit-learn's; the MCP, which
+Each path starts where no coefficient is free of zero and lowers the penalty step by step; every solution starts the
+next one.  `fista` is given the squared error and its gradient, and takes the prox of the penalty itself: a path of
+another penalty is another word in the sentence.  The lasso and the elastic net must be scikit-learn's; the MCP, which
 scikit-learn has not, must be a fixed point of its own prox.  Ends with status 1 where they are not.
 """
 
@@ -80,9 +80,10 @@ def plot(paths: list[Path], alphas: np.ndarray, names: list[str], where: object)
             a.plot(alphas, p.coefficients[:, j], color=f"C{j}", linewidth=2, label=feature)
         if "scikit" in p.against:
             some = slice(None, None, max(1, len(alphas) // 12))
-            a.plot(alphas[some], p.coefficients[some], "k.", markersize=4, zorder=3, label=[*["_"] * (len(names) - 1), "scikit-learn"])
-        a.set(title=f"{p.name}\nequal to {p.against} to {p.error:.0e}" if "scikit" in p.against else f"{p.name}\nfixed point of {p.against} to {p.error:.0e}",
-              xlabel="alpha", xscale="log")
+            labels = [*["_"] * (len(names) - 1), "scikit-learn"]
+            a.plot(alphas[some], p.coefficients[some], "k.", markersize=4, zorder=3, label=labels)
+        what = "equal to" if "scikit" in p.against else "fixed point of"
+        a.set(title=f"{p.name}\n{what} {p.against} to {p.error:.0e}", xlabel="alpha", xscale="log")
         a.invert_xaxis()
         a.axhline(0, color="black", linewidth=0.8)
     axes[0].set_ylabel("coefficient (progression a standard deviation)")
@@ -114,7 +115,8 @@ def main() -> int:
         share = [1 - np.mean((y - x @ w) ** 2) / np.mean(y**2) for w in (p.coefficients[half], p.coefficients[-1])]
         rows.append((p.name, p.iterations, f"{p.error:.1e}", p.against, int((p.coefficients[half] != 0).sum()),
                      f"{share[0]:.3f}", f"{share[1]:.3f}", p.sentence))
-    print(f"alpha from {alphas[0]:.2f} to {alphas[-1]:.3f}, {len(alphas)} points; features and R2 at alpha {alphas[half]:.2f}, R2 at the end\n")
+    print(f"alpha from {alphas[0]:.2f} to {alphas[-1]:.3f}, {len(alphas)} points; "
+          f"features and R2 at alpha {alphas[half]:.2f}, R2 at the end\n")
     print(table(("path", "iterations", "error", "against", "features", "R2", "R2 end", "sentence at the end"), rows))
     plot(paths, alphas, names, args.out)
     wrong = [p.name for p in paths if not p.error < CLOSE]

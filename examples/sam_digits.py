@@ -3,13 +3,13 @@
     python examples/sam_digits.py
     python examples/sam_digits.py --noise 0.6 --epochs 60
 
-A share of the training labels is drawn at random.  A perceptron with layer normalisation can learn them by heart, and plain
-SGD does.  The four others take their gradients at perturbed points: each is a word in front of the same rule.  SAM-ON
-perturbs the scales and shifts of the normalisation alone; which tensors these are, the parameter groups say.  After every
-epoch the solver `sam_sharpness` measures how much the loss of the training images rises at distance rho along their
-gradient.  SGD's is the largest while it learns the wrong labels; once it knows them all, its loss is near 0, and so is what
-that rises by.  Ends with status 1 unless the way of SAM is flatter than SGD's where it is steepest, and its end right on
-more of the test images.
+A share of the training labels is drawn at random.  A perceptron with layer normalisation can learn them by heart, and
+plain SGD does.  The four others take their gradients at perturbed points: each is a word in front of the same rule.
+SAM-ON perturbs the scales and shifts of the normalisation alone; which tensors these are, the parameter groups say.
+After every epoch the solver `sam_sharpness` measures how much the loss of the training images rises at distance rho
+along their gradient.  SGD's is the largest while it learns the wrong labels; once it knows them all, its loss is near
+0, and so is what that rises by.  Ends with status 1 unless the way of SAM is flatter than SGD's where it is steepest,
+and its end right on more of the test images.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ def main() -> int:
     if args.epochs < 1 or not 0 < args.noise <= 0.8:
         made.error("--epochs is at least 1, --noise is in (0, 0.8]")
     results = [run(m, args.noise, 8 if args.quick else args.epochs, args.seed) for m in tqdm(METHODS, leave=False)]
-    rows = [(f"{r.accuracy[-1]:.2%}", f"{r.accuracy.max():.2%}", f"{r.wrong:.1%}", f"{r.sharpness.max():.4f}", f"{r.sharpness[-1]:.4f}",
-             r.method, r.sentence) for r in results]
+    rows = [(f"{r.accuracy[-1]:.2%}", f"{r.accuracy.max():.2%}", f"{r.wrong:.1%}", f"{r.sharpness.max():.4f}",
+             f"{r.sharpness[-1]:.4f}", r.method, r.sentence) for r in results]
     print(table(("accuracy", "best", "wrong learned", "sharpest", "at the end", "method", "sentence"), rows))
     plot(results, args.noise, args.out)
     sgd, sam = results[0], results[1]

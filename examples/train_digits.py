@@ -4,8 +4,8 @@
     python examples/train_digits.py --sentence "clip_global_norm(1.0) | adamw(lr=3e-3) | ema(0.99)"
     python examples/train_digits.py --sentence "lion(lr=cosine(lr=1e-3, total={steps}))" --state-dtype bf16
 
-The network and its gradient are plain NumPy, below.  thalweg changes the weights in place.  `{steps}` in a sentence stands
-for the number of steps of the run.  Ends with status 1 when a run ends at or below 95 % test accuracy.
+The network and its gradient are plain NumPy, in common.py.  thalweg changes the weights in place.  `{steps}` in a sentence
+stands for the number of steps of the run.  Ends with status 1 when a run ends at or below 95 % test accuracy.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def shown(results: list[Result]) -> str:
     rows = []
     for r in results:
         stored = "" if r.state_dtype == "f32" else f"   [state in {r.state_dtype}]"
-        rows.append((f"{r.accuracy:.2%}", f"{r.micros:.1f}", f"{r.state:,}", f"{r.zeros:.1%}" if r.zeros >= 0.01 else "-", r.sentence + stored))
+        zeros = f"{r.zeros:.1%}" if r.zeros >= 0.01 else "-"
+        rows.append((f"{r.accuracy:.2%}", f"{r.micros:.1f}", f"{r.state:,}", zeros, r.sentence + stored))
     return table(("accuracy", "us/step", "state bytes", "zeros", "sentence"), rows)
 
 
