@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from common import MLP, Data, canvas, load, minibatches, parser, save, table, tidy
+from common import MLP, canvas, load, minibatches, parser, save, table, tidy
 
 import numpy as np
 import thalweg as tw
@@ -145,8 +145,6 @@ def run(method: str, strength: str, epochs: int, seed: int) -> Result:
 
 
 def plot(results: list[Result], where: object) -> None:
-    import matplotlib.pyplot as plt
-
     names = list(dict.fromkeys(r.method for r in results))
     shown = [n for n in names if n != "dense"]
     figure, _ = canvas(1, 1, (13, 8.6))
