@@ -4,25 +4,22 @@
     python examples/train_digits.py --sentence "clip_global_norm(1.0) | adamw(lr=3e-3) | ema(0.99)"
     python examples/train_digits.py --sentence "lion(lr=cosine(lr=1e-3, total={steps}))" --state-dtype bf16
 
-The network and its gradient are plain NumPy, below.  thalweg changes the weights in place.  `{steps}` in a sentence stands
-for the number of steps of the run.  Ends with status 1 when a run ends at or below 95 % test accuracy.
+The network and its gradient are plain NumPy, in common.py.  thalweg changes the weights in place.  `{steps}` in a sentence
+stands for the number of steps of the run.  Ends with status 1 when a run ends at or below 95 % test accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are too small for more
+from common import MLP, OUT, Data, canvas, load, minibatches, save, table, tidy  # first: it sets the threads of BLAS
 
 import numpy as np
 import thalweg as tw
-from sklearn.datasets import load_digits
 from tqdm import tqdm
 
 LAYERS = (64, 128, 64, 10)
@@ -38,71 +35,19 @@ DEMO = [  # (sentence, storage of the state)
 ]
 
 
-class Data(NamedTuple):
-    x: np.ndarray  # (images, 64), standardised, float32
-    y: np.ndarray  # (images,), 0 ... 9
-
-
-class MLP:
-    """A multilayer perceptron: ReLU between the layers, softmax cross-entropy at the end.
-
-    `params` are W (out, in) and b (out) of every layer; `grads` are buffers of the same shapes that `loss` fills.
-    """
-
-    def __init__(self, layers: tuple[int, ...], rng: np.random.Generator) -> None:
-        self.params: list[np.ndarray] = []
-        self.names: list[str] = []
-        for i, (fan_in, fan_out) in enumerate(zip(layers, layers[1:])):
-            weight = rng.standard_normal((fan_out, fan_in)) * np.sqrt(2 / fan_in)
-            self.params += [weight.astype(np.float32), np.zeros(fan_out, np.float32)]
-            self.names += [f"layer{i}.weight", f"layer{i}.bias"]
-        self.grads = [np.zeros_like(p) for p in self.params]
-
-    def forward(self, x: np.ndarray) -> list[np.ndarray]:
-        """The input and the output of every layer; the last one holds the logits (rows, classes)."""
-        values = [x]
-        for i in range(0, len(self.params), 2):
-            weight, bias = self.params[i : i + 2]
-            z = values[-1] @ weight.T + bias
-            values.append(z if i + 2 == len(self.params) else np.maximum(z, 0))
-        return values
-
-    def loss(self, data: Data) -> float:
-        """The mean cross-entropy in nats; its gradient goes into `grads`."""
-        values = self.forward(data.x)
-        z = values[-1] - values[-1].max(1, keepdims=True)
-        p = np.exp(z)
-        p /= p.sum(1, keepdims=True)
-        rows = np.arange(len(data.y))
-        loss = -float(np.log(np.maximum(p[rows, data.y], 1e-30)).mean())
-        d = p
-        d[rows, data.y] -= 1
-        d /= len(rows)
-        for i in reversed(range(0, len(self.params), 2)):
-            inputs = values[i // 2]
-            np.matmul(d.T, inputs, out=self.grads[i])
-            d.sum(0, out=self.grads[i + 1])
-            if i:
-                d = (d @ self.params[i]) * (inputs > 0)
-        return loss
-
-    def curvature(self, data: Data, probe: list[np.ndarray], h: float = 1e-3) -> None:
-        """The Hessian times `probe`, by a central difference of gradients, goes into `grads`."""
-        saved = [p.copy() for p in self.params]
-        sides = []
-        for sign in (h, -h):
-            for p, start, v in zip(self.params, saved, probe):
-                p[...] = start + np.float32(sign) * v
-            self.loss(data)
-            sides.append([g.copy() for g in self.grads])
-        for p, start, g, plus, minus in zip(self.params, saved, self.grads, *sides):
-            p[...] = start
-            np.subtract(plus, minus, out=g)
-            g /= 2 * h
-
-    def accuracy(self, data: Data) -> float:
-        """The share of images that are classified right, 0 ... 1."""
-        return float((self.forward(data.x)[-1].argmax(1) == data.y).mean())
+def curvature(model: MLP, data: Data, probe: list[np.ndarray], h: float = 1e-3) -> None:
+    """The Hessian times `probe`, by a central difference of gradients, goes into `model.grads`."""
+    saved = [p.copy() for p in model.params]
+    sides = []
+    for sign in (h, -h):
+        for p, start, v in zip(model.params, saved, probe):
+            p[...] = start + np.float32(sign) * v
+        model.loss(data)
+        sides.append([g.copy() for g in model.grads])
+    for p, start, g, plus, minus in zip(model.params, saved, model.grads, *sides):
+        p[...] = start
+        np.subtract(plus, minus, out=g)
+        g /= 2 * h
 
 
 class Result(NamedTuple):
@@ -114,26 +59,6 @@ class Result(NamedTuple):
     micros: float  # median time of the optimizer in a step, microseconds
     state: int  # bytes of optimizer state
     zeros: float  # share of parameters that are exactly 0
-
-
-def load(seed: int) -> tuple[Data, Data]:
-    """The 1,797 digits, shuffled: 80 % to train on, 20 % to test with, standardised by the training images."""
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(seed).permutation(len(y))
-    x, y = x[order].astype(np.float32), y[order]
-    cut = int(0.8 * len(y))
-    mean, std = x[:cut].mean(0), x[:cut].std(0)
-    x = (x - mean) / np.where(std > 0, std, 1)
-    return Data(x[:cut], y[:cut]), Data(x[cut:], y[cut:])
-
-
-def minibatches(data: Data, size: int, rng: np.random.Generator) -> Iterator[Data]:
-    """Minibatches without end, shuffled anew in every epoch."""
-    while True:
-        order = rng.permutation(len(data.y))
-        for start in range(0, len(order) - size + 1, size):
-            rows = order[start : start + size]
-            yield Data(data.x[rows], data.y[rows])
 
 
 def train(sentence: str, state_dtype: str, args: argparse.Namespace) -> Result:
@@ -161,7 +86,7 @@ def train(sentence: str, state_dtype: str, args: argparse.Namespace) -> Result:
         if request.kind == "task_gradient":  # the tasks are shares of the minibatch
             loss = model.loss(Data(batch.x[request.index :: request.count], batch.y[request.index :: request.count]))
         elif request.kind == "hessian_vector":
-            model.curvature(batch, request.probe)
+            curvature(model, batch, request.probe)
         elif request.kind in ("logit_derivatives", "activations"):
             sys.exit(f"{sentence}: this example cannot answer {request.kind}")
         else:
@@ -188,30 +113,22 @@ def train(sentence: str, state_dtype: str, args: argparse.Namespace) -> Result:
     return Result(sentence, state_dtype, losses, errors, model.accuracy(test), float(np.median(micros)), state, zeros)
 
 
-def table(results: list[Result]) -> str:
-    lines = [f"{'accuracy':>8}  {'us/step':>7}  {'state bytes':>11}  {'zeros':>6}  sentence"]
+def shown(results: list[Result]) -> str:
+    rows = []
     for r in results:
-        zeros = f"{r.zeros:.1%}" if r.zeros >= 0.01 else "-"
         stored = "" if r.state_dtype == "f32" else f"   [state in {r.state_dtype}]"
-        lines.append(f"{r.accuracy:>8.2%}  {r.micros:>7.1f}  {r.state:>11,}  {zeros:>6}  {r.sentence}{stored}")
-    return "\n".join(lines)
+        zeros = f"{r.zeros:.1%}" if r.zeros >= 0.01 else "-"
+        rows.append((f"{r.accuracy:.2%}", f"{r.micros:.1f}", f"{r.state:,}", zeros, r.sentence + stored))
+    return table(("accuracy", "us/step", "state bytes", "zeros", "sentence"), rows)
 
 
 def plot(results: list[Result], path: Path) -> None:
     """Training loss and test error by epoch, on logarithmic scales."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    legend = 0.35 + 0.17 * len(results)  # inches
-    height = 4.2 + legend
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, height))
-    colours = plt.get_cmap("tab10").colors
+    figure, (left, right) = canvas(1, 2, (11, 4.55 + 0.17 * len(results)))
     for i, r in enumerate(results):
         epochs = np.arange(1, len(r.losses) + 1)
         label = r.sentence if r.state_dtype == "f32" else f"{r.sentence}  [state in {r.state_dtype}]"
-        style = dict(color=colours[i % 10], linewidth=1.8, linestyle="-" if i < 10 else "--")
+        style = dict(color=f"C{i % 10}", linewidth=1.8, linestyle="-" if i < 10 else "--")
         left.plot(epochs, r.losses, label=f"{r.accuracy:6.1%}  {label}", **style)
         right.plot(epochs, 100 * np.maximum(r.errors, 1e-3), **style)
     left.set(title="training loss", xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")
@@ -221,17 +138,13 @@ def plot(results: list[Result], path: Path) -> None:
     ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50]
     right.set_yticks(ticks, [f"{t:g}" for t in ticks])
     right.minorticks_off()
+    tidy(left, right)
     for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(f"Digits, {'-'.join(map(str, LAYERS))} perceptron in NumPy, float32")
-    figure.legend(loc="lower left", bbox_to_anchor=(0.04, 0), frameon=False, title="test accuracy and sentence",
-                  alignment="left", prop={"family": "monospace", "size": 8})
-    figure.tight_layout(rect=(0, legend / height, 1, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    figure.legend(loc="outside lower left", frameon=False, title="test accuracy and sentence", alignment="left",
+                  prop={"family": "monospace", "size": 8})
+    save(figure, path)
 
 
 def main() -> int:
@@ -242,7 +155,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=30, help="passes over the training images (default 30)")
     parser.add_argument("--batch", type=int, default=64, help="images in a minibatch (default 64)")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and the minibatches (default 0)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "digits.png", help="where the picture goes")
+    parser.add_argument("--out", type=Path, default=OUT / "digits.png", help="where the picture goes")
     args = parser.parse_args()
     if args.epochs < 1 or not 1 <= args.batch <= 1437:
         parser.error("--epochs is at least 1, --batch is in 1 ... 1437")
@@ -256,9 +169,8 @@ def main() -> int:
     except tw.Error as problem:
         print(problem, file=sys.stderr)
         return 2
-    print(table(results))
+    print(shown(results))
     plot(results, args.out)
-    print(f"\nloss curves: {args.out}")
     failed = [r.sentence for r in results if not r.accuracy > FLOOR]
     for sentence in failed:
         print(f"at or below {FLOOR:.0%} test accuracy: {sentence}", file=sys.stderr)

@@ -49,9 +49,9 @@ BLOCK = 256
 
 
 def example() -> Any:
-    """The module examples/train_digits.py: the network and the data."""
-    path = Path(__file__).resolve().parents[2] / "examples" / "train_digits.py"
-    spec = importlib.util.spec_from_file_location("train_digits", path)
+    """The module examples/common.py: the network and the data."""
+    path = Path(__file__).resolve().parents[2] / "examples" / "common.py"
+    spec = importlib.util.spec_from_file_location("examples_common", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
