@@ -291,7 +291,7 @@ def scalars_alone(sentence: str, entries: Iterable[str]) -> frozenset[str]:
 
 def scalars_of_the_run(engine: _optimizer.Optimizer) -> list[str]:
     """The methods of a sentence that keep numbers of the whole model."""
-    found = _scalars_alone(engine.sentence, _checkpoint.read(engine._save()))
+    found = scalars_alone(engine.sentence, _checkpoint.read(engine._save()))
     return sorted(key.split("/")[0].partition(".")[2] for key in found)
 
 
