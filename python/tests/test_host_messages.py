@@ -210,3 +210,8 @@ def test_a_closure_that_returns_nothing_where_the_loss_is_not_asked_for() -> Non
 
     assert opt.step(closure) is None
     assert (opt.params[0] == 0.5).all()
+
+
+def test_a_choice_is_read_by_its_whole_path_too() -> None:
+    opt = tw.Optimizer([np.ones((2, 2), np.float32)], "muon(momentum_form=ema)")
+    assert opt.get("momentum_form") == opt.get("muon.momentum_form") == "ema"

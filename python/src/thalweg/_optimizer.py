@@ -512,11 +512,17 @@ class Optimizer(_thalweg.Optimizer):
         return first
 
     def _value(self, path: str, group: str | None) -> Any:
-        parameter = self._live().get(path)
+        parameter = self._parameter(path)
         if parameter is None or parameter.type in ("number", "integer"):
             with contextlib.suppress(ValueTypeError):
                 return self._get_number(group, path)
         return _registry.read_value(self._get_text(group, path))
+
+    def _parameter(self, path: str) -> _registry.Parameter | None:
+        """What the registry says of a hyper-parameter, with or without its stage; None for a measured value."""
+        stage, _, name = path.rpartition(".")
+        methods = [method for label, method in self._stages() if stage in ("", label)]
+        return next((p for method in methods for p in method.parameters if p.name == name), None)
 
     def set(self, path: str, value: Any, group: str | None = None) -> None:
         """Changes a hyper-parameter while running: for one group ("" is that of a plain list), or (None) for all groups and
