@@ -19,44 +19,10 @@ public final class Program {
     public var moves: Bool
   }
 
-  private struct Step {
-    public enum Kind { case kernel, measure, copy, read, write, clear, widen, narrow, adopt, notice, mark }
-    /// All elements of a chunk, its whole 8-bit blocks, or what is left of them.
-    public enum Part { case all, blocks, rest }
-    public var kind: Kind
-    public var part = Part.all
-    public var o: Operands
-    /// Bit k: pointer k of the operands (x, g, the slots) advances.
-    public var moving: UInt32
-    /// Its `ahead` is state of a later step, not what it walks through itself.
-    public var looksAhead = false
-    // not optional: an optional closure would be wrapped anew at every call
-    public var kernel: ElementKernels.Kernel = { _, _, _ in }
-    public var measure: ElementKernels.Measure = { _, _, _, _, _ in }
-    public var rule: UnsafeRawPointer
-    public var apply = Apply()
-    public var phase = 0
-    public var layout: UnsafePointer<Layout>?
-    public var store: UnsafePointer<SlotStore>?
-    /// The key of stochastic rounding, of parameters or of narrow state.
-    public var rounding: UInt64?
-  }
-
-  /// Memory that the chunks run through.
-  private struct Stream {
-    public var start: UnsafeMutableRawPointer
-    /// Bytes of an element.
-    public var size: Int
-  }
-
   private let memory: Memory
   private let sums: UnsafeMutablePointer<Sums>
   private let codecs: UnsafeMutablePointer<Codec>
-  /// What the next rule does beside itself, `foldsBefore` of them before; `averaged`: the stage whose average is among
-  /// them.
-  private let folds: UnsafeMutablePointer<Fold>
-  private var foldCount = 0, foldsBefore = 0
-  private var averaged: Int?
+  private var folding = Folding()
   private var steps: ContiguousArray<Step> = []
   private var streams: ContiguousArray<Stream> = []
   private var r: UnsafeMutablePointer<Record>
@@ -81,7 +47,6 @@ public final class Program {
     sums = .allocate(capacity: 1)
     sums.initialize(to: Sums())
     codecs = .allocate(capacity: SlotPointers.capacity)
-    folds = .allocate(capacity: Fold.capacity)
     r = UnsafeMutableRawPointer(sums).assumingMemoryBound(to: Record.self)  // until `begin`
     steps.reserveCapacity(64)
     streams.reserveCapacity(64)
@@ -89,7 +54,7 @@ public final class Program {
   deinit {
     sums.deallocate()
     codecs.deallocate()
-    folds.deallocate()
+    folding.deallocate()
   }
 
   private enum Row { static let gradient = 0, update = 1, parameter = 2, source = 3, slots = 4 }
@@ -221,7 +186,7 @@ public final class Program {
   public func fuse(_ e: ElementKernels, _ stage: Int, _ apply: Apply, _ x: Place, _ g: Place) {
     let base = r.pointee.slots + Int(r.pointee.firstSlot[stage]),
       used = min(r.pointee.used(stage), SlotPointers.capacity)
-    if foldCount > 0 { return fuseFolded(e, stage, apply, x, g) }
+    if !folding.isEmpty { return fuseFolded(e, stage, apply, x, g) }
     guard !r.pointee.isDouble, (0..<used).contains(where: { base[$0].format != .direct }) else {
       return run(e.fused, stage, apply, x, g)
     }
@@ -253,8 +218,8 @@ public final class Program {
   private func fuseFolded(_ e: ElementKernels, _ stage: Int, _ apply: Apply, _ x: Place, _ g: Place) {
     withState(stage, x, g) { o, moving in
       var (o, moving) = (o, moving)
-      (o.folds, o.before, o.foldCount, o.averages) = (folds, foldsBefore, foldCount, averaged != nil)
-      if let averaged {
+      folding.show(to: &o)
+      if let averaged = folding.averaged {
         let place = state(averaged, 0)
         o.slots[Fold.slot] = place.base
         follow(place.base, r.pointee.size)
@@ -271,25 +236,10 @@ public final class Program {
       && (0..<r.pointee.used(stage)).allSatisfy { r.pointee.slot(stage, $0).format == .direct }
   }
   /// The next rule does what the stage does, if that can be said in numbers.
-  public func fold(_ e: ElementKernels, _ stage: Int) -> Bool {
-    let rule = UnsafeRawPointer(r.pointee.rules[stage]), factor = e.multiplies(rule)
-    if factor == 1 { return true }
-    guard let said = factor.map({ Folds(.times($0)) }) ?? e.folds(rule), foldCount + 2 <= Fold.capacity else {
-      return false
-    }
-    if said.first.kind == .average {
-      guard averaged == nil, r.pointee.used(stage) == 1, r.pointee.slot(stage, 0).format == .direct else {
-        return false
-      }
-      averaged = stage
-    }
-    (folds[foldCount], foldCount) = (said.first, foldCount + 1)
-    if let second = said.second { (folds[foldCount], foldCount) = (second, foldCount + 1) }
-    return true
-  }
+  public func fold(_ e: ElementKernels, _ stage: Int) -> Bool { folding.add(e, stage, r) }
   /// What is folded so far is done before the rule, what comes behind it.
-  public func turnFold() { foldsBefore = foldCount }
-  public func unfold() { (foldCount, foldsBefore, averaged) = (0, 0, nil) }
+  public func turnFold() { folding.turn() }
+  public func unfold() { folding.clear() }
 
   /// Moves parameters along an update that is there.
   public func move(_ x: Place, _ u: Place, _ apply: Apply) {

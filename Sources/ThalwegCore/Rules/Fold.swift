@@ -51,6 +51,39 @@ public struct Folds: BitwiseCopyable, Sendable {
   @inlinable public init(_ first: Fold, _ second: Fold? = nil) { (self.first, self.second) = (first, second) }
 }
 
+/// What the next rule of a program does beside itself: the first `before` to the gradient, the others to the parameter.
+struct Folding {
+  private let list = UnsafeMutablePointer<Fold>.allocate(capacity: Fold.capacity)
+  private var count = 0, before = 0
+  /// The stage whose average is among them.
+  private(set) var averaged: Int?
+  var isEmpty: Bool { count == 0 }
+  func deallocate() { list.deallocate() }
+
+  mutating func clear() { (count, before, averaged) = (0, 0, nil) }
+  mutating func turn() { before = count }
+  /// Adds what a stage does, if that can be said in numbers and there is room.
+  mutating func add(_ e: ElementKernels, _ stage: Int, _ r: UnsafeMutablePointer<Record>) -> Bool {
+    let rule = UnsafeRawPointer(r.pointee.rules[stage]), factor = e.multiplies(rule)
+    if factor == 1 { return true }
+    guard let said = factor.map({ Folds(.times($0)) }) ?? e.folds(rule), count + 2 <= Fold.capacity else {
+      return false
+    }
+    if said.first.kind == .average {
+      guard averaged == nil, r.pointee.used(stage) == 1, r.pointee.slot(stage, 0).format == .direct else {
+        return false
+      }
+      averaged = stage
+    }
+    (list[count], count) = (said.first, count + 1)
+    if let second = said.second { (list[count], count) = (second, count + 1) }
+    return true
+  }
+  func show(to o: inout Operands) {
+    (o.folds, o.before, o.foldCount, o.averages) = (list, before, count, averaged != nil)
+  }
+}
+
 /// A rule between folds.
 @inlinable @inline(never)
 func foldedKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKernels.Kernel {

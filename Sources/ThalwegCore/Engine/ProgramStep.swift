@@ -1,0 +1,32 @@
+extension Program {
+  /// A step over the elements of a chunk.
+  struct Step {
+    enum Kind { case kernel, measure, copy, read, write, clear, widen, narrow, adopt, notice, mark }
+    /// All elements of a chunk, its whole 8-bit blocks, or what is left of them.
+    enum Part { case all, blocks, rest }
+    var kind: Kind
+    var part = Part.all
+    var o: Operands
+    /// Bit k: pointer k of the operands (x, g, the slots) advances.
+    var moving: UInt32
+    /// Its `ahead` is state of a later step, not what it walks through itself.
+    var looksAhead = false
+    // not optional: an optional closure would be wrapped anew at every call
+    var kernel: ElementKernels.Kernel = { _, _, _ in }
+    var measure: ElementKernels.Measure = { _, _, _, _, _ in }
+    var rule: UnsafeRawPointer
+    var apply = Apply()
+    var phase = 0
+    var layout: UnsafePointer<Layout>?
+    var store: UnsafePointer<SlotStore>?
+    /// The key of stochastic rounding, of parameters or of narrow state.
+    var rounding: UInt64?
+  }
+
+  /// Memory that the chunks run through.
+  struct Stream {
+    var start: UnsafeMutableRawPointer
+    /// Bytes of an element.
+    var size: Int
+  }
+}
