@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from . import _errors as _errors
 from . import _thalweg
+from ._aggregate import Aggregator, aggregate
 from ._classes import class_names as _class_names
 from ._classes import optimizer_class as _optimizer_class
 from ._classes import suggestion as _suggestion
@@ -60,6 +61,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Aggregator",
     "Cache",
     "Constraint",
     "Diagnostic",
@@ -82,6 +84,7 @@ __all__ = [
     "SolverRun",
     "StateRow",
     "Weighting",
+    "aggregate",
     "build_info",
     "constraint",
     "diagnostic",

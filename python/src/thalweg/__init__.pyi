@@ -3,6 +3,8 @@
 from collections.abc import Iterable as _Iterable, Sequence as _Sequence
 from typing import Any as _Any, ClassVar as _ClassVar, Literal as _Literal
 
+from ._aggregate import Aggregator as Aggregator
+from ._aggregate import aggregate as aggregate
 from ._errors import AllocationError as AllocationError
 from ._errors import ArgumentError as ArgumentError
 from ._errors import BusyError as BusyError

@@ -99,6 +99,12 @@ def name_patterns(sentence: str) -> list[str]:
     return found
 
 
+def settings(inside: str) -> list[str | None]:
+    """The names of what stands in the parentheses of a stage; None for a value without one."""
+    parts = [_split(part, "=", 1) for part in _split(inside, ",") if part.strip()]
+    return [part[0].strip() if len(part) > 1 else None for part in parts]
+
+
 def _split(text: str, separator: str, most: int = -1) -> list[str]:
     """The parts between separators (the first `most` of them) that stand in no parentheses, brackets or quotes."""
     parts: list[str] = []

@@ -19,6 +19,7 @@ from typing import Any as _Any, ClassVar as _ClassVar, Literal as _Literal
 '''
 
 EXPORTS = {
+    "_aggregate": "Aggregator aggregate",
     "_objects": "Cache Constraint Diagnostic Objective Regularizer Schedule Weighting constraint diagnostic objective "
     "random_normal regularizer schedule weighting",
     "_optimizer": "MemoryReport Optimizer ParamGroup Request StateRow",

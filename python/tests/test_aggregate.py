@@ -1,0 +1,109 @@
+"""Aggregators on gradients that are there already: the same numbers as in a sentence."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+
+NAMES = [m.name for m in tw.methods() if m.kind == "aggregator" and "task_gradient" in m.requests]
+SETTINGS = {"krum": "n_byzantine=1"}
+ROWS = {"bloop": 2, "prograd": 2, "odice": 3}  # the others take any number of tasks
+
+
+def jacobian(name: str, dtype: type = np.float64) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((ROWS.get(name, 5), 12)).astype(dtype)
+
+
+def sentence(name: str) -> str:
+    settings = SETTINGS.get(name, "")
+    return f"{name}({settings})" if settings else name
+
+
+def stepped(name: str, J: np.ndarray) -> np.ndarray:
+    """The update of SGD behind the aggregator."""
+    x = np.ones(J.shape[1:], J.dtype)
+    tasks = "" if name in ROWS else f"tasks={len(J) - (name == 'pareto_da')}"  # which asks for one that is of no task
+    inside = ", ".join(part for part in (tasks, SETTINGS.get(name, "")) if part)
+    opt = tw.Optimizer([x], f"{name}({inside}) | sgd(lr=1)")
+    for request in opt.requests():
+        request.answer([J[request.index]])
+    return 1 - x
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_as_in_a_sentence(name: str) -> None:
+    J = jacobian(name)
+    before = J.copy()
+    combined = tw.aggregate(sentence(name))(J)
+    assert combined.shape == (12,) and combined.dtype == np.float64
+    np.testing.assert_allclose(combined, stepped(name, J), rtol=1e-12, atol=4e-16)  # 1 - (1 - g) rounds at 1
+    np.testing.assert_array_equal(J, before)
+
+
+def test_what_is_known() -> None:
+    J = np.array([[1.0, 0.0], [-0.5, 1.0]])
+    # pcgrad: each less its part along the other that it is against; the sum
+    first, second = J[0] - (J[0] @ J[1]) / (J[1] @ J[1]) * J[1], J[1] - (J[1] @ J[0]) / (J[0] @ J[0]) * J[0]
+    np.testing.assert_allclose(tw.aggregate("pcgrad(reduction=sum)")(J), first + second, rtol=1e-14)
+    np.testing.assert_array_equal(tw.aggregate("coordinate_median")(np.array([[1.0, 9], [2, 7], [4, 8]])), [2, 8])
+
+
+def test_tensors_of_a_model_share_the_weights() -> None:
+    J = jacobian("upgrad")
+    whole = tw.aggregate("upgrad")(J)
+    parts = tw.aggregate("upgrad")([J[:, :4].reshape(5, 2, 2), J[:, 4:]])
+    assert [p.shape for p in parts] == [(2, 2), (8,)]
+    np.testing.assert_allclose(np.concatenate([p.ravel() for p in parts]), whole, rtol=1e-12)
+
+
+def test_what_is_remembered_belongs_to_the_object() -> None:
+    """gradvac's averages of similarities: the second call differs from a first one, as it does in a run."""
+    J = jacobian("gradvac")
+    mine, x = tw.aggregate("gradvac(beta=0.5)"), np.zeros(12)
+    opt = tw.Optimizer([x], "gradvac(tasks=5, beta=0.5) | sgd(lr=1)")
+    for _ in range(3):
+        x[...] = 0
+        for request in opt.requests():
+            request.answer([J[request.index]])
+        np.testing.assert_array_equal(mine(J), 0 - x)
+    assert not np.array_equal(mine(J), tw.aggregate("gradvac(beta=0.5)")(J))
+
+
+def test_losses() -> None:
+    J = jacobian("mgda")
+    a, b = tw.aggregate("mgda(normalize=loss)"), tw.aggregate("mgda(normalize=none)")
+    losses = np.array([1.0, 2, 4, 8, 16])
+    np.testing.assert_allclose(a(J, losses=losses), b(J / losses[:, None]), rtol=1e-9)
+
+
+def test_torch_in_torch_out() -> None:
+    torch = pytest.importorskip("torch")
+    J = torch.randn(3, 7, requires_grad=True)
+    combined = tw.aggregate("upgrad")(J)
+    assert isinstance(combined, torch.Tensor) and combined.dtype is torch.float32 and not combined.requires_grad
+    np.testing.assert_array_equal(combined.numpy(), tw.aggregate("upgrad")(J.detach().numpy()))
+
+
+@pytest.mark.parametrize("call, problem, words", [
+    (lambda: tw.aggregate("adamw"), tw.MethodError, "does not combine"),
+    (lambda: tw.aggregate("fedavg(participants=3)"), tw.MethodError, "does not combine"),
+    (lambda: tw.aggregate("upgrad | sgd"), tw.RangeError, "one stage"),
+    (lambda: tw.aggregate("upgrad(tasks=3)")(np.ones((4, 2))), tw.CountError, "3 tasks, got 4"),
+    (lambda: tw.aggregate("upgrad")(np.ones((0, 2))), tw.CountError, "at least one"),
+    (lambda: tw.aggregate("upgrad")(np.float64(1)), tw.ShapeError, "one row a task"),
+    (lambda: tw.aggregate("upgrad")([np.ones((2, 2)), np.ones((3, 2))]), tw.ShapeError, "one row a task"),
+    (lambda: tw.aggregate("upgrad")(np.ones((2, 2), int)), tw.DtypeError, "int64"),
+    (lambda: tw.aggregate("upgrad")(np.ones((2, 2)), losses=[1.0]), tw.CountError, "2 losses"),
+    (lambda: tw.aggregate("upgrad")(np.full((2, 2), np.nan)), tw.NonfiniteError, "")])
+def test_refusals(call: object, problem: type[Exception], words: str) -> None:
+    with pytest.raises(problem, match=words):
+        call()  # type: ignore[operator]
+
+
+def test_a_refused_call_leaves_the_object_as_it_was() -> None:
+    mine, other, J = tw.aggregate("gradvac(beta=0.5)"), tw.aggregate("gradvac(beta=0.5)"), jacobian("gradvac")
+    np.testing.assert_array_equal(mine(J), other(J))
+    for bad, problem in ((np.full_like(J, np.nan), tw.NonfiniteError), (J[:4], tw.CountError), (J[:, :3], tw.ShapeError)):
+        with pytest.raises(problem):
+            mine(bad)
+    np.testing.assert_array_equal(mine(J), other(J))
