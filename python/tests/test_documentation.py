@@ -91,7 +91,7 @@ def test_no_page_is_both_written_and_made() -> None:
 
 def test_the_reference_has_every_public_name() -> None:
     text = generate.python_page()
-    functions = {"constraint", "diagnostic", "objective", "regularizer", "schedule", "solver", "weighting", "random_normal", "get_num_threads",
+    functions = {"aggregate", "constraint", "diagnostic", "objective", "regularizer", "schedule", "solver", "weighting", "random_normal", "get_num_threads",
                  "set_num_threads", "version", "build_info"}
     classes = {n for n in tw.__all__ if hasattr(getattr(tw, n), "method")}
     missing = [n for n in set(tw.__all__) - classes - functions if f"thalweg.{n}\n" not in text]
