@@ -310,3 +310,20 @@ def test_hints_in_groups_and_classes() -> None:
                  lambda: tw.AdamW([w]).set("learning_rate", 1)):
         with pytest.raises(tw.UnknownNameError, match="did you mean `lr`"):
             call()
+
+
+@pytest.mark.parametrize("arguments, says", [
+    ("bench sgd --size 8 --threads 99999", "--threads 99999: the number of threads must be"),
+    ("bench sgd --size 99999999999999999", "--size 99999999999999999: "),
+    ("race sgd --steps 1 --seeds 1 --json nowhere/x.json", "--json: there is no folder nowhere"),
+    ("race sgd --steps 1 --seeds 1 --json .", "--json: . is a folder"),
+    ("sweep adamw --over lr=nan,1", "--over is PATH"),
+    ("sweep adamw --over lr=0:inf", "--over 'lr=0:inf': LOW"),
+    ("sweep adamw --over lr=1,2 --over lr=1,2", "'lr' is given twice"),
+    ("landscape sgd --start=nan,1", "--start is two numbers"),
+    ("landscape sgd --noise nan", "--noise is at least 0"),
+    ("landscape sgd --noise=-1", "--noise is at least 0"),
+    ("landscape sgd --seed=-1", "--seed is in 0"),
+])
+def test_what_no_command_takes(arguments: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert says in refused(capsys, *arguments.split())

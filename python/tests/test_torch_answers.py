@@ -219,3 +219,58 @@ def test_what_cannot_be_answered_says_so() -> None:
     opt = Optimizer(net.parameters(), "pcgrad(tasks=3) | sgd")
     with pytest.raises(tw.CountError, match="3 tasks"):
         opt.step(Answers(opt, net, lambda o, t: [cross_entropy(o, t)] * 2, batch()))
+
+
+# ---- tensors that not every backward pass reaches
+
+
+AGGREGATORS = ["pcgrad(tasks=2) | sgd(lr=0.1)", "mgda(tasks=2) | sgd(lr=0.1)",
+               "gradient_accumulate(2) | pcgrad(tasks=2) | adamw"]
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["backward", "Answers"])
+@pytest.mark.parametrize("sentence", AGGREGATORS)
+def test_heads_of_several_tasks(sentence: str, answers: bool) -> None:
+    """The head of one task has the gradient 0 of the other; what no task reaches is left alone."""
+    torch.manual_seed(0)
+    body, unused = torch.nn.Linear(3, 3), torch.nn.Linear(1, 1)
+    heads = torch.nn.ModuleList([torch.nn.Linear(3, 1) for _ in range(2)])
+    x = torch.randn(5, 3)
+
+    class Model(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return [head(body(x)) for head in heads]
+
+    model = Model()
+    params = [*body.parameters(), *heads.parameters(), *unused.parameters()]
+    opt = twt.Optimizer(params, sentence)
+    before = [p.detach().clone() for p in params]
+
+    def closure() -> Any:
+        opt.zero_grad()
+        losses = [out.square().mean() for out in model(x)]
+        opt.backward(losses)
+        return sum(losses)
+
+    calls = iter([(x, x)] * 4)
+    for _ in range(2):
+        by_itself = twt.Answers(opt, model, lambda outs, y: [out.square().mean() for out in outs], calls)
+        opt.step(by_itself if answers else closure)
+    moved = [not torch.equal(p, q) for p, q in zip(before, params)]
+    assert moved == [True] * 6 + [False] * 2
+
+
+def test_the_first_task_says_which_tensors_there_are() -> None:
+    """A closure of one's own, which leaves no zeros: refused, where the head would not be trained."""
+    a, b = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    opt = twt.Optimizer([a, b], "pcgrad(tasks=2) | sgd(lr=0.1)")
+
+    def closure(request: Any) -> None:
+        opt.zero_grad()
+        a.grad = torch.ones(2)
+        if request.index:
+            b.grad = torch.ones(2)
+
+    with pytest.raises(tw.ArgumentError, match="task 1 of 2 has a gradient of parameter 1.*leave zeros"):
+        opt.step(closure)
+    assert a.tolist() == b.tolist() == [1, 1]

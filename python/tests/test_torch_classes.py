@@ -9,7 +9,7 @@ import warnings
 from typing import Any
 
 import pytest
-from torch_support import torch
+from torch_support import parameter, step, torch
 
 import thalweg as tw
 import thalweg.torch as twt
@@ -267,3 +267,26 @@ def test_a_working_script_needs_no_other_change() -> None:
             scheduler.step()
             losses.append(loss.item())
         assert losses[-1] < 0.2 * losses[0] and opt.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_arguments_that_are_none() -> None:
+    rows = torch.ones(3, 2)
+    with pytest.raises(TypeError, match="SGD: params is an iterable of tensors.*not one tensor"):
+        twt.SGD(rows, lr=0.1)
+    for name, key, value in (("Adam", "betas", 0.9), ("Adafactor", "eps", None)):
+        with pytest.raises(tw.ArgumentError, match=f"{name}: '{key}' is a tuple of 2 numbers, not {value}"):
+            getattr(twt, name)([parameter(1.0)], **{key: value})
+    for make in (twt.Adam, twt.Lion):
+        with pytest.raises(tw.ArgumentError, match="as str, not int"):
+            make([parameter(1.0)], before=3)
+
+
+def test_a_group_that_was_taken_away() -> None:
+    p, q = parameter(1.0), parameter(1.0)
+    opt = twt.SGD([{"params": [p]}, {"params": [q]}], lr=0.5)
+    group = opt.param_groups.pop()
+    with pytest.raises(tw.ArgumentError, match="others than were given"):
+        opt.step()
+    opt.param_groups.append(group)
+    step(opt)
+    assert (p.item(), q.item()) == (0.5, 0.5)

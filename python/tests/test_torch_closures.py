@@ -148,3 +148,28 @@ def test_named_parameters() -> None:
     bias = model.bias.detach().clone()
     step(opt)
     assert torch.equal(model.bias.detach(), bias)
+
+
+# ---- sparse gradients
+
+
+@pytest.mark.parametrize("name, options", [
+    ("SGD", {"lr": 0.1, "momentum": 0.9}), ("Adagrad", {"lr": 0.1}), ("SparseAdam", {}),
+])
+def test_sparse_gradients_where_torch_takes_them(name: str, options: dict[str, Any]) -> None:
+    import thalweg.torch as twt
+
+    tables = []
+    for library in (twt, torch.optim):
+        torch.manual_seed(0)
+        table = torch.nn.Embedding(5, 2, sparse=True)
+        opt = getattr(library, name)(list(table.parameters()), **options)
+        for i in range(3):
+            opt.zero_grad()
+            table(torch.tensor([0, i, i])).square().sum().backward()
+            opt.step()
+        tables.append(table.weight)
+    assert_equal(*([t] for t in tables), rtol=1e-6, atol=1e-7)
+    other = twt.Adam(table.parameters())
+    with pytest.raises(tw.DtypeError, match="sparse"):
+        other.step()

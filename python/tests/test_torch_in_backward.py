@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -58,3 +60,32 @@ def test_another_number_of_parameters_is_refused() -> None:
     parts = twt.InBackward(network().parameters(), "sgd")
     with pytest.raises(tw.CountError, match="4"):
         parts.load_state_dict({"optimizers": []})
+
+
+def test_a_refused_parameter_leaves_no_hooks() -> None:
+    net = network()
+    net[2].weight = torch.nn.Parameter(torch.ones(2, 4, device="meta"))
+    with pytest.raises(tw.DtypeError, match="meta"):
+        twt.InBackward(net.parameters(), "sgd(lr=0.1)")
+    assert not any(p._post_accumulate_grad_hooks for p in net.parameters())
+    with pytest.raises(tw.ArgumentError, match="given twice"):
+        twt.InBackward([net[0].weight, net[0].weight], "sgd(lr=0.1)")
+    with pytest.raises(TypeError, match="number 0 is a dict"):
+        twt.InBackward([{"params": [net[0].weight]}], "sgd(lr=0.1)")
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "file"])
+def test_copies_step_their_own_parameters(clone: Any) -> None:
+    net = network()
+    parts = twt.InBackward(net.parameters(), "adamw(lr=0.1)")
+    backward(net, 0)
+    other, parts_too = clone((net, parts))
+    backward(net, 1)
+    assert not torch.equal(net[0].weight, other[0].weight)
+    backward(other, 1)
+    for p, q in zip(net.parameters(), other.parameters()):
+        assert torch.equal(p, q) and q.grad is None
+    parts_too.remove()
+    gone, _ = clone((other, parts_too))
+    backward(gone, 1)
+    assert all(p.grad is not None for p in gone.parameters())

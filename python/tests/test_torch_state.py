@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from test_torch_classes import CASES, CLOSE, gradients, problem
-from torch_support import torch
+from torch_support import parameter, step, torch
 
 import thalweg as tw
 import thalweg.torch as twt
@@ -206,3 +206,30 @@ def test_torch_distributed_checkpoint(flat: bool, tmp_path: Any) -> None:
     steps(other, again, 3)
     for p, q in zip(model.parameters(), other.parameters()):
         assert torch.equal(p, q)
+
+
+def test_state_dicts_that_are_none() -> None:
+    """Each refusal leaves the state as it was."""
+    def stepped(library: Any, name: str) -> Any:
+        opt = getattr(library, name)([parameter(1.0, 2.0), parameter(1.0)])
+        step(opt)
+        return opt
+
+    opt = stepped(twt, "Adam")
+    good, before = opt.state_dict(), opt.engine._save()
+    groups, (first, second) = good["param_groups"], (good["state"][0], good["state"][1])
+    wrong = [
+        (None, tw.ArgumentError, "NoneType"), ([], tw.ArgumentError, "a list"),
+        ({"state": {0: 5, 1: second}, "param_groups": groups}, tw.ArgumentError, "a dict, not 5"),
+        ({"state": {0: {**first, "exp_avg": torch.zeros(2, dtype=torch.int64)}, 1: second}, "param_groups": groups},
+         tw.FormatError, "int64"),
+        ({"state": good["state"], "param_groups": [{**groups[0], "amsgrad": True}]},
+         tw.ArgumentError, "'amsgrad' is settled"),
+    ]
+    for state_dict, kind, says in wrong:
+        with pytest.raises(kind, match=says):
+            opt.load_state_dict(state_dict)
+        assert opt.engine._save() == before
+    step(opt)
+    with pytest.raises(tw.MismatchError, match="mu_product"):
+        stepped(twt, "NAdam").load_state_dict(stepped(torch.optim, "Adam").state_dict())

@@ -56,7 +56,10 @@ def write_stage(method: Method, values: dict[str, Any]) -> str:
 
 
 def join(*parts: str) -> str:
-    """The parts that are not empty as one pipeline."""
+    """The parts that are not empty as one pipeline.  ArgumentError for one that is no text."""
+    for part in parts:
+        if not isinstance(part, (str, type(None))):
+            raise error(ArgumentError, f"before and after are stages of a sentence, as str, not {type(part).__name__}")
     return " | ".join(part.strip().strip("|").strip() for part in parts if part and part.strip())
 
 

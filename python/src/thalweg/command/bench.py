@@ -29,15 +29,19 @@ def bench(arguments: argparse.Namespace) -> int:
     n = arguments.size
     if n < 1:
         raise Refusal("--size is at least 1")
-    if arguments.threads is not None and not 1 <= arguments.threads < 2**31:
-        raise Refusal(f"--threads is at least 1, not {arguments.threads}")
     if arguments.threads is not None:
-        thalweg.set_num_threads(arguments.threads)
+        try:
+            thalweg.set_num_threads(arguments.threads)
+        except (thalweg.Error, OverflowError) as problem:
+            raise Refusal(f"--threads {arguments.threads}: {problem}") from None
     rng = np.random.default_rng(0)
     side = int(n**0.5)
     shape = (side, side) if arguments.matrix else (n,)
-    w = rng.standard_normal(shape, dtype=np.float32)
-    g = rng.standard_normal(shape, dtype=np.float32)
+    try:
+        w = rng.standard_normal(shape, dtype=np.float32)
+        g = rng.standard_normal(shape, dtype=np.float32)
+    except (MemoryError, ValueError) as problem:
+        raise Refusal(f"--size {n}: {problem}") from None
     n = w.size
     try:
         opt = thalweg.Optimizer([w], arguments.sentence)

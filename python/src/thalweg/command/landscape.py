@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import thalweg
 
 from .console import Refusal, need, number, print_table
 from .problems import PLANES, Plane
-from .race import check, complete, writable
+from .race import check, complete, drawable
 
 
 @dataclass
@@ -66,15 +67,21 @@ class _Noisy(Plane):
 def landscape(arguments: argparse.Namespace) -> int:
     """`landscape`: a table of where each sentence ended, and the picture."""
     need("matplotlib", "pictures are drawn")
-    writable(arguments.plot)
+    drawable(arguments.plot)
     plane = PLANES[arguments.function]
     if arguments.steps < 1:
         raise Refusal(f"--steps is at least 1, not {arguments.steps}")
     try:
         start = plane.first if arguments.start is None else tuple(float(x) for x in arguments.start.split(","))
         x, y = start
+        if not (math.isfinite(x) and math.isfinite(y)):
+            raise ValueError
     except ValueError:
         raise Refusal(f"--start is two numbers, as -1.5,2, not {arguments.start!r}") from None
+    if not 0 <= arguments.noise < math.inf:
+        raise Refusal(f"--noise is at least 0, not {arguments.noise}")
+    if not 0 <= arguments.seed < 2**64:
+        raise Refusal(f"--seed is in 0 ... 2**64 - 1, not {arguments.seed}")
     check(arguments.sentence, plane, arguments.steps)
     tracks = [track(s, plane, (x, y), arguments.steps, arguments.noise, arguments.seed) for s in arguments.sentence]
     rows = []

@@ -165,14 +165,21 @@ def settings(arguments: argparse.Namespace) -> tuple[Problem, int]:
         raise Refusal(f"--steps is at least 1, not {steps}")
     if arguments.plot:
         need("matplotlib", "pictures are drawn")
-        writable(arguments.plot)
+        drawable(arguments.plot)
     return on, steps
 
 
-def writable(path: Path) -> None:
-    """Refusal where no picture can be written there: before the work, not after it."""
+def writable(path: Path, option: str) -> None:
+    """Refusal where no file can be written there: before the work, not after it."""
     if not path.parent.is_dir():
-        raise Refusal(f"--plot: there is no folder {path.parent}")
+        raise Refusal(f"{option}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise Refusal(f"{option}: {path} is a folder")
+
+
+def drawable(path: Path) -> None:
+    """Refusal where no picture can be written there."""
+    writable(path, "--plot")
     if path.suffix.lower().lstrip(".") not in ("png", "svg", "pdf"):
         raise Refusal(f"--plot: a picture is a .png, .svg or .pdf, not {path.name!r}")
 
@@ -180,6 +187,8 @@ def writable(path: Path) -> None:
 def race(arguments: argparse.Namespace) -> int:
     """`race`: a table, the best first; with --plot a picture, with --json the numbers."""
     on, steps = settings(arguments)
+    if arguments.json:
+        writable(arguments.json, "--json")
     check(arguments.sentence, on, steps)
     entries = collect(arguments.sentence, on, arguments.seeds, steps, arguments.state_dtype, "race")
     ranked = sorted(entries, key=Entry.rank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import re
 from dataclasses import dataclass
 
@@ -38,11 +39,13 @@ def read_axis(text: str) -> Axis:
     try:
         if found is None:
             listed = tuple(float(v) for v in values.split(","))
+            if not all(map(math.isfinite, listed)):
+                raise ValueError
             return Axis(path.strip(), listed, min(listed) > 0 and max(listed) >= 20 * min(listed))
         low, high, log, count = float(found[1]), float(found[2]), found[3] == "log", int(found[4] or COUNT)
     except ValueError:
         raise Refusal(f"--over is PATH=LOW:HIGH, with :log and a count behind it or not, or PATH=A,B,C, not {text!r}") from None
-    if count < 2 or not low < high or (log and low <= 0):
+    if count < 2 or not low < high or (log and low <= 0) or not math.isfinite(high - low):
         raise Refusal(f"--over {text!r}: LOW is less than HIGH, above 0 where it is :log, and the count at least 2")
     points = np.geomspace(low, high, count) if log else np.linspace(low, high, count)
     return Axis(path.strip(), tuple(float(f"{x:.4g}") for x in points), log)
@@ -114,6 +117,8 @@ def sweep(arguments: argparse.Namespace) -> int:
     axes = [read_axis(text) for text in arguments.over]
     if len(axes) > 2:
         raise Refusal("--over is given once or twice")
+    if len({axis.path for axis in axes}) < len(axes):
+        raise Refusal(f"--over: {axes[0].path!r} is given twice")
     base = written(arguments.sentence, on, steps)
     points = list(itertools.product(*(axis.values for axis in axes)))
     sentences = []

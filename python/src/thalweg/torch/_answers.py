@@ -23,6 +23,18 @@ def task_gradients(losses: Sequence[torch.Tensor], params: Sequence[torch.Tensor
     return out
 
 
+def with_zeros(
+    grads: Sequence[Sequence[torch.Tensor | None]], params: Sequence[torch.Tensor]
+) -> list[list[torch.Tensor | None]]:
+    """`grads` (one list a task) with zeros where a task does not reach a parameter that another one does: the heads of
+    several tasks.  None stays where no task does."""
+    reached = [any(g is not None for g in column) for column in zip(*grads)]
+    return [
+        [torch.zeros_like(p) if g is None and some else g for g, p, some in zip(row, params, reached)]
+        for row in grads
+    ]
+
+
 def hessian_product(
     loss: torch.Tensor, params: Sequence[torch.Tensor], vectors: Sequence[Any]
 ) -> list[torch.Tensor | None]:
@@ -142,7 +154,8 @@ class Answers:
             losses = list(_sequence(self._loss(batch)))
             if len(losses) != request.count:
                 raise error(CountError, f"the method has {request.count} tasks, and loss_fn returned {len(losses)} losses")
-            grads, losses = task_gradients(losses, self._params), [loss.detach() for loss in losses]
+            grads = with_zeros(task_gradients(losses, self._params), self._params)
+            losses = [loss.detach() for loss in losses]
         else:
             _, _, grads, losses = self._tasks
         self._tasks = (request.tag, request.index + 1, grads, losses) if request.index + 1 < request.count else None

@@ -136,6 +136,8 @@ def _start_twin(self: Any, name: str, full: inspect.Signature, args: tuple[Any, 
         raise TypeError(f"{name}: {problem}") from None
     bound.apply_defaults()
     given = bound.arguments
+    if isinstance(given["params"], torch.Tensor):
+        raise TypeError(f"{name}: params is an iterable of tensors or of dicts, not one tensor: give [tensor]")
     given["params"] = list(given["params"])  # it may be an iterator, and is looked at twice
     for group in given["params"]:
         if isinstance(group, dict) and not isinstance(group["params"], torch.Tensor):
@@ -148,7 +150,7 @@ def _start_twin(self: Any, name: str, full: inspect.Signature, args: tuple[Any, 
     values: dict[str, Any] = {}
     for key, names in shown.items():
         parts = given[key] if len(names) > 1 else (given[key],)
-        if len(parts) != len(names):
+        if not isinstance(parts, (tuple, list)) or len(parts) != len(names):
             raise error(ArgumentError, f"{name}: {key!r} is a tuple of {len(names)} numbers, not {parts!r}")
         values.update({path: plain(part) for path, part in zip(names, parts)})
     values.update(twin.fixed(given))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .._errors import CountError, UnsupportedError, error
+from .._errors import ArgumentError, CountError, UnsupportedError, error
 from . import _state
 from ._optimizer import Optimizer
 
@@ -31,17 +31,40 @@ class InBackward:
         self.optimizers: list[Optimizer] = []
         self._handles: list[Any] = []
         seed = int(options.pop("seed", 0))
+        members: list[torch.Tensor] = []
+        given: set[int] = set()
         for index, item in enumerate(params):
-            p = item[1] if isinstance(item, tuple) else item
+            p = item[1] if isinstance(item, tuple) and len(item) == 2 else item
+            if not isinstance(p, torch.Tensor):
+                raise TypeError("params has tensors or (name, tensor) pairs, and "
+                                f"number {index} is a {type(p).__name__}")
             if not p.requires_grad:
                 continue
+            if id(p) in given:
+                raise error(ArgumentError, f"parameter {index} is given twice: a backward pass would step it twice")
             # Each has draws of its own: rounding at random must not be the same in all of them.
             own = {**options, "seed": seed + index}
             opt = Optimizer([item], make, **own) if isinstance(make, str) else make([item], **own)
             if not self.optimizers:
                 _refuse(opt)
             self.optimizers.append(opt)
-            self._handles.append(p.register_post_accumulate_grad_hook(self._step_of(opt)))
+            members.append(p)
+            given.add(id(p))
+        # When all are made: a parameter that is refused must not leave the others stepping.
+        self._attach(members)
+
+    def _attach(self, members: list[torch.Tensor]) -> None:
+        pairs = zip(members, self.optimizers)
+        self._handles = [p.register_post_accumulate_grad_hook(self._step_of(opt)) for p, opt in pairs]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles step their own parameters, unless `remove` was called."""
+        return {"optimizers": self.optimizers, "attached": bool(self._handles)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.optimizers, self._handles = state["optimizers"], []
+        if state["attached"]:
+            self._attach([p for opt in self.optimizers for group in opt.param_groups for p in group["params"]])
 
     @staticmethod
     def _step_of(opt: Optimizer) -> Callable[[torch.Tensor], None]:

@@ -23,6 +23,8 @@ NOT_OURS = frozenset(
     ("params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_lr", "max_momentum", "base_momentum", "swa_lr")
     + ("differentiable", "foreach", "fused", "capturable")
 )
+# The rules that torch.optim steps with sparse gradients (embeddings).
+SPARSE = {"sgd", "adagrad", "sparse_adam"}
 LOG = logging.getLogger("thalweg")
 LOG.addHandler(logging.NullHandler())
 
@@ -65,6 +67,8 @@ class Optimizer(torch.optim.Optimizer):
     _ranks: distributed.Place | None = None
     # What a class with torch's signature says otherwise than the sentence; see _view.
     _viewed: View | None = None
+    # Whether torch's optimizer of that rule takes sparse gradients.
+    _sparse = False
 
     def __init__(self, params: Iterable[Any], sentence: str, *, ranks: distributed.Ranks | None = None, **options: Any) -> None:
         # What param_groups showed last, a dict a group; and what in it changes by itself, as (group, key).
@@ -94,6 +98,7 @@ class Optimizer(torch.optim.Optimizer):
             alone = len(groups) == 1 and not (groups[0].keys() - {"params", "name"})
             self.engine = _optimizer.Optimizer(groups[0]["params"] if alone else groups, sentence, **options)
         self._watching = self.engine._options["nonfinite"] == "propagate"
+        self._sparse = {m.name for _, m in self.engine._stages() if m.kind == "optimizer"} <= SPARSE
         self.defaults.update({**self._sentence_values, **self._keys.fixed, **self._keys.notes})
         self._pull()
         self._note(self.param_groups)
@@ -239,8 +244,7 @@ class Optimizer(torch.optim.Optimizer):
                 if new is not old and not same(new, old):
                     changes.setdefault(index, {})[key] = plain(new)
         if self._keys.fixed:
-            for group in self.__dict__["param_groups"]:
-                self._keys.spread({key: group[key] for key in self._keys.fixed if key in group})
+            self._check_fixed(self.__dict__["param_groups"])
         if not changes:
             return
         self._set(changes)
@@ -326,7 +330,30 @@ class Optimizer(torch.optim.Optimizer):
 
     def _gradients(self, parameters: list[torch.Tensor]) -> list[torch.Tensor | None]:
         """What lies in `.grad`, for each tensor that the engine has."""
-        return [p.grad for p in parameters] if self._ranks is None else self._ranks.gradients(self, parameters)
+        if self._ranks is not None:
+            return self._ranks.gradients(self, parameters)
+        if self._sparse:
+            return [p.grad.to_dense() if p.grad is not None and p.grad.is_sparse else p.grad for p in parameters]
+        return [p.grad for p in parameters]
+
+    def _answer(self, request: _optimizer.Request, parameters: list[torch.Tensor], there: list[bool]) -> None:
+        """Answers a request with what lies in `.grad`.
+
+        there  by parameter: whether the first answer of this step had its gradient; filled in at the first
+
+        The method goes by the tensors of the first answer.  ArgumentError where a later task has more: the head of that
+        task would never move.
+        """
+        if not request.wants_gradient or request._answered:
+            return
+        now = [p.grad is not None for p in parameters]
+        if not there:
+            there += now
+        elif request.kind == "task_gradient" and any(new and not old for new, old in zip(now, there)):
+            index = next(i for i, (new, old) in enumerate(zip(now, there)) if new and not old)
+            raise error(ArgumentError, f"task {request.index} of {request.count} has a gradient of parameter {index}, "
+                        "and the first task had none: leave zeros in .grad where a task does not reach a parameter")
+        request.answer(self._gradients(parameters))
 
     def _asked(self) -> Iterator[_optimizer.Request]:
         """The requests of a step; at each the parameters of this rank are those that the method asks about."""
@@ -345,7 +372,8 @@ class Optimizer(torch.optim.Optimizer):
     @torch.no_grad()
     @of_adapter
     def step(self, closure: Callable[..., Any] | None = None) -> Any:  # type: ignore[override]
-        """One step with the gradients in `.grad` (None: that tensor is left alone).
+        """One step with the gradients in `.grad` (None: that tensor is left alone).  SGD, Adagrad and SparseAdam
+        take sparse ones, as torch's do; each is made dense for the step.
 
         closure  zeroes the gradients, computes the loss, calls backward, and returns the loss; methods that need more
                  than one gradient (sam, ...) call it as often as they like, at other parameters each time.  It may
@@ -368,10 +396,10 @@ class Optimizer(torch.optim.Optimizer):
     @contextlib.contextmanager
     def _stepping(self) -> Generator[list[torch.Tensor], None, None]:
         """What stands around every step: torch's values go to the engine before it, and back behind it."""
+        parameters = self._parameters()
         self._push()
         if self._filled is not None:
             self._empty()
-        parameters = self._parameters()
         with contextlib.nullcontext() if self._ranks is None else self._ranks.stepping(self):
             try:
                 yield parameters
@@ -386,7 +414,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _step_closure(self, closure: Callable[..., Any], parameters: list[torch.Tensor]) -> Any:
         takes_request = _optimizer._takes_request(closure)
-        first = None
+        first, there = None, []
         with contextlib.closing(self._asked()) as requests, contextlib.ExitStack() as leaving:
             leaving.callback(self._forget_tasks)
             for request in requests:
@@ -403,8 +431,7 @@ class Optimizer(torch.optim.Optimizer):
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self.engine._text}: the method asked for the loss: the closure must "
                                 "return it, and returned None")
-                if request.wants_gradient and not request._answered:
-                    request.answer(self._gradients(parameters))
+                self._answer(request, parameters, there)
         return first
 
     def backward(self, losses: Sequence[torch.Tensor]) -> None:
@@ -427,9 +454,11 @@ class Optimizer(torch.optim.Optimizer):
             return
         if len(losses) != self._task_count:
             raise error(CountError, f"the method has {self._task_count} tasks, and backward was given {len(losses)} losses")
-        from ._answers import task_gradients
+        from ._answers import task_gradients, with_zeros
 
-        self._tasks = task_gradients(losses, self._parameters()), [loss.detach() for loss in losses]
+        parameters = self._parameters()
+        grads = with_zeros(task_gradients(losses, parameters), parameters)
+        self._tasks = grads, [loss.detach() for loss in losses]
 
     def _ask_tasks(self, closure: Callable[[], Any], request: _optimizer.Request, parameters: list[torch.Tensor]) -> Any:
         """Calls a closure without arguments at the first task; what it gave to `backward` answers for the others too."""
@@ -463,10 +492,10 @@ class Optimizer(torch.optim.Optimizer):
         What lies in `.grad` when the loop goes on is the answer, unless request.answer gave another.
         """
         with self._stepping() as parameters, contextlib.closing(self._asked()) as requests:
+            there: list[bool] = []
             for request in requests:
                 yield request
-                if request.wants_gradient and not request._answered:
-                    request.answer(self._gradients(parameters))
+                self._answer(request, parameters, there)
             self._opt_called = True  # what schedulers look for, which watch `step`
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -597,6 +626,8 @@ class Optimizer(torch.optim.Optimizer):
         Muon, for the same rule here: the run goes on where that one stood.  (SGD and Muon count no steps; schedules in
         the sentence then begin at the first.)  Load the model before, where there are master copies.
         """
+        if not isinstance(state_dict, dict):
+            raise error(ArgumentError, f"not a state_dict of an optimizer, but a {type(state_dict).__name__}")
         whole = state_dict.copy()
         for hook in tuple(self._optimizer_load_state_dict_pre_hooks.values()):
             whole = hook(self, whole) or whole
@@ -607,6 +638,10 @@ class Optimizer(torch.optim.Optimizer):
         # What the groups call the parameters, torch calls their state: numbers, or names (torch.distributed.checkpoint).
         called = {key: index for index, key in enumerate(key for group in groups for key in group["params"])}
         rows = {called[key]: row for key, row in whole["state"].items() if key in called}
+        for row in rows.values():
+            if not isinstance(row, dict):
+                raise error(ArgumentError, f"not a state_dict: the state of a parameter is a dict, not {row!r}")
+        self._check_fixed(groups)
         if self._ranks is not None:
             rows = self._ranks.held_rows(rows, lambda: _state.take_apart(self.engine, {}))
         head = None if old is not None else _state.find_head(rows)
@@ -623,7 +658,7 @@ class Optimizer(torch.optim.Optimizer):
         if own and notes.get("shown") is None:
             changes = None
         else:
-            shown = notes["shown"] if own else self._shown_of(groups)
+            shown = notes["shown"] if own else self._shown_of()
             changes = differences(groups, shown)
         scaled = {int(index): (pair[0], pair[1]) for index, pair in notes.get("scaled", {}).items()}
         before = self.engine._save() if changes is None or any(changes) else b""
@@ -652,10 +687,13 @@ class Optimizer(torch.optim.Optimizer):
         for hook in tuple(self._optimizer_load_state_dict_post_hooks.values()):
             hook(self)
 
-    def _shown_of(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What is shown here, for the groups of a state dict of torch's.  ArgumentError where it settles something else."""
+    def _check_fixed(self, groups: list[dict[str, Any]]) -> None:
+        """ArgumentError where a group says otherwise than what was settled when the optimizer was made."""
         for group in groups:
             self._keys.spread({key: group[key] for key in self._keys.fixed if key in group})
+
+    def _shown_of(self) -> list[dict[str, Any]]:
+        """What the engine has now, as param_groups shows it."""
         return [values for values, _ in (self._read(self.engine, name) for name, _, _ in self.engine._layout)]
 
     @of_adapter
@@ -690,7 +728,7 @@ class Optimizer(torch.optim.Optimizer):
         self._push()
         self._empty()
         own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys", "_decays",
-               "_norms", "_watching")
+               "_norms", "_watching", "_sparse")
         return {"defaults": self.defaults, "state": self.__dict__["state"], "param_groups": self.__dict__["param_groups"],
                 **{key: self.__dict__[key] for key in own}, "_seen": -1, "_filled": None, "_filling": [],
                 "_tasks": None, "_task_count": None}

@@ -55,7 +55,9 @@ def _entry(tensor: torch.Tensor, like: str | None = None) -> Entry:
     """A tensor as an entry, of the type `like` where that is given."""
     tensor = tensor.detach()
     tensor = tensor.to("cpu", DTYPES[like] if like else tensor.dtype).contiguous()
-    dtype = next(name for name, dtype in DTYPES.items() if dtype == tensor.dtype)
+    dtype = next((name for name, dtype in DTYPES.items() if dtype == tensor.dtype), None)
+    if dtype is None:
+        raise ValueError(f"state of {tensor.dtype}")
     return Entry(dtype, tuple(tensor.shape), memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
 
 
@@ -207,8 +209,11 @@ def from_torch(
         if left:
             raise error(MismatchError, f"parameter {name!r}: the state of torch's optimizer has {', '.join(left)}, for which "
                         f"{engine._text!r} has no place; it has {', '.join(wanted[index]) or 'no state'}")
+        if scalars and steps and "mu_product" not in row:
+            raise error(MismatchError, f"parameter {name!r}: the state of torch's optimizer has no 'mu_product'; it "
+                        f"has {', '.join(row)}")
         for values in scalars.values():
-            values[index, 0] = float(row["mu_product"]) if steps and "mu_product" in row else 1.0
+            values[index, 0] = float(row["mu_product"]) if steps else 1.0
     entries.update({key: _checkpoint.of_numbers(values) for key, values in scalars.items()})
     entries[_checkpoint.TENSORS] = _checkpoint.of_numbers(counters)
     step = entries[_checkpoint.STEP].numbers()
