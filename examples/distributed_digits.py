@@ -107,7 +107,7 @@ def together(name: str, net: nn.Sequential, data: Iterator[Batch], steps: int) -
 
 
 def apart(name: str, net: nn.Sequential, data: Iterator[Batch], steps: int, local: int) -> tuple[nn.Module, float, int]:
-    """Each process trains a copy for `local` steps; then every outer optimizer asks for the parameters of all of them."""
+    """Each process trains a copy for `local` steps; then every outer optimizer asks for the parameters of them all."""
     size = dist.get_world_size()
     sentence = f"fedavg(participants={size}) | sgd(lr=1)" if name == "fedavg" else f"diloco_outer(workers={size})"
     outer = Optimizer(net.parameters(), sentence, ranks=Ranks("copies"))
@@ -144,8 +144,10 @@ RUNS = ("ddp", "owners", "zero", "fsdp2", "muon", "fedavg", "diloco")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=8, help="passes over the training images (default 8)")
-    parser.add_argument("--batch", type=int, default=64, help="images in a step, of all processes together (default 64)")
-    parser.add_argument("--local-steps", type=int, default=10, help="between two meetings, of fedavg and diloco (default 10)")
+    parser.add_argument("--batch", type=int, default=64,
+                        help="images in a step, of all processes together (default 64)")
+    parser.add_argument("--local-steps", type=int, default=10,
+                        help="between two meetings, of fedavg and diloco (default 10)")
     parser.add_argument("--only", action="append", choices=RUNS, help="one of the runs; may be repeated")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and the minibatches (default 0)")
     args = parser.parse_args()

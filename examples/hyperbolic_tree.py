@@ -66,7 +66,7 @@ def in_plane(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def in_disc(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same in the Poincare disc: cosh d = 1 + 2 |x - y|^2 / ((1 - |x|^2) (1 - |y|^2)); the gradients are Euclidean."""
+    """The same in the Poincare disc: cosh d = 1 + 2 |x - y|^2 / ((1 - |x|^2) (1 - |y|^2)); gradients are Euclidean."""
     away, room = x[:, None] - x[None], 1 - (x * x).sum(1)
     u = 2 * (away**2).sum(2) / (room[:, None] * room)  # cosh d - 1
     slope = 1 / np.sqrt(np.maximum(u * (u + 2), 1e-24))  # of d by u
@@ -125,7 +125,8 @@ def plot(disc: Embedding, plane: Embedding, names: list[str], parents: list[int]
             near = parents[i] >= 0 and beside[0] < 0.15 and beside[1] < 0.06  # the label of the parent is above
             side = "left" if x - middle[0] < -0.75 * half else "right" if x - middle[0] > 0.75 * half else "center"
             a.annotate(names[i], (x, y), xytext=(0, -15 if near else 7), textcoords="offset points", fontsize=8,
-                       ha=side, zorder=3, bbox=dict(boxstyle="round,pad=0.15", facecolor="white", alpha=0.75, linewidth=0))
+                       ha=side, zorder=3,
+                       bbox=dict(boxstyle="round,pad=0.15", facecolor="white", alpha=0.75, linewidth=0))
         a.set(aspect="equal", xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
         a.set_title(f"{e.name}\nmean distortion {e.mean:.1%}, worst ratio {e.worst:.1f}")
         a.axis("off")
@@ -146,7 +147,8 @@ def main() -> int:
     steps = 200 if args.quick else args.steps
     names, parents = exceptions()
     tree = tree_distances(parents)
-    riemannian = "riemannian_adam(lr=cosine(lr=0.4, end=0.004, total={steps}), " + f"manifold=poincare_ball(eps={EPS:g}))"
+    disc = f"poincare_ball(eps={EPS:g})"
+    riemannian = "riemannian_adam(lr=cosine(lr=0.4, end=0.004, total={steps}), " + f"manifold={disc})"
     plane = embed("plane", "adam(lr=cosine(lr=0.1, end=0.001, total={steps}))", in_plane, tree, 1.0, steps, args.seed)
     edges = sorted({args.edge} if args.quick else {1.0, 3.0, args.edge})
     discs = {e: embed(f"disc, edges of {e:g}", riemannian, in_disc, tree, e, steps, args.seed) for e in edges}

@@ -144,7 +144,8 @@ def plot(results: list[Result], entropy: float, where: object) -> None:
         left.plot(np.arange(window, len(r.losses) + 1), smooth, **style)
         right.plot(r.seconds[window - 1 :], smooth, **style)
     low = min(r.losses[-max(1, len(r.losses) // 25) :].mean() for r in results)
-    left.set(title="by step", xlabel="step", ylabel="training loss (nats a character)", ylim=(0.97 * low, 1.02 * entropy))
+    left.set(title="by step", xlabel="step", ylabel="training loss (nats a character)",
+             ylim=(0.97 * low, 1.02 * entropy))
     right.set(title="by second", xlabel="seconds of one processor, network and optimizer", xlim=(0, None))
     tidy(left, right)
     left.legend(frameon=False, title="held-out loss, method", alignment="left", prop={"family": "monospace", "size": 9})
@@ -169,7 +170,8 @@ def main() -> int:
     rows = [(f"{r.final:.3f}", len(r.losses), f"{r.seconds[-1]:.1f}", f"{r.micros:.0f}", f"{r.state:,}", r.method,
              METHODS[r.method]) for r in results]
     print(f"{len(numbers):,} characters, {characters} different ones, entropy of single ones {entropy:.3f} nats\n")
-    print(table(("held-out loss", "steps", "seconds", "optimizer us", "state bytes", "method", "rule of the matrices"), rows))
+    head = ("held-out loss", "steps", "seconds", "optimizer us", "state bytes", "method", "rule of the matrices")
+    print(table(head, rows))
     plot(results, entropy, args.out)
     bad = [r.method for r in results if not r.final < entropy]
     for name in bad:

@@ -39,7 +39,7 @@ METHODS = {  # how the gradients of the tasks become one; all of them are means,
 
 class Result(NamedTuple):
     method: str
-    curves: np.ndarray  # (epochs, 3) on the test images: wrong class, wrong parity (0 ... 1), unexplained variance of pixels
+    curves: np.ndarray  # (epochs, 3), shares on the test images: wrong class, wrong parity, unexplained variance
     against: float  # share of the looks at which the combined gradient was against a task
     sentence: str
 
@@ -118,16 +118,16 @@ def run(method: str, width: int, epochs: int, seed: int) -> Result:
             opt.step([sum(np.float32(w) * g for w, g in zip(weights, same)) for same in zip(*gradients)])
         if (step + 1) % (steps // epochs) == 0:
             curves.append(measure(model, test))
-    suffix = "gradnorm, then " if balance is not None else ""
-    return Result(method, np.array(curves), against / looks, suffix + sentence)
+    prefix = "gradnorm, then " if balance is not None else ""
+    return Result(method, np.array(curves), against / looks, prefix + sentence)
 
 
 def plot(results: list[Result], width: int, where: object) -> None:
     figure, axes = canvas(1, 4, (15, 4.6), width_ratios=(1, 1, 1, 0.8))
     for k, a in enumerate(axes[:3]):
         for i, r in enumerate(results):
-            a.plot(np.arange(1, len(r.curves) + 1), 100 * np.maximum(r.curves[:, k], 1e-3), color=f"C{i}", linewidth=1.8,
-                   label=r.method)
+            a.plot(np.arange(1, len(r.curves) + 1), 100 * np.maximum(r.curves[:, k], 1e-3), color=f"C{i}",
+                   linewidth=1.8, label=r.method)
         a.set(title=TASKS[k], xlabel="epoch", ylabel=("wrong (%)", "wrong (%)", "unexplained variance (%)")[k])
         if k == 2:
             break
@@ -151,7 +151,8 @@ def plot(results: list[Result], width: int, where: object) -> None:
 def main() -> int:
     made = parser(__doc__, "multitask_digits.png")
     made.add_argument("--epochs", type=int, default=40, help="passes over the training images (default 40)")
-    made.add_argument("--width", type=int, default=6, help="of the last hidden layer, which the tasks share (default 6)")
+    made.add_argument("--width", type=int, default=6,
+                      help="of the last hidden layer, which the tasks share (default 6)")
     args = made.parse_args()
     if args.epochs < 1 or args.width < 1:
         made.error("--epochs and --width are at least 1")

@@ -2,14 +2,15 @@
 
     python examples/offload_step.py --elements 16000000
 
-The device hands over bfloat16 gradients; the step moves the float32 masters, and writes the bfloat16 weights that go back
-to the device (the shadow) in the same pass.  Timed beside torch's fused AdamW with a pass that rounds, and DeepSpeed's CPU
-Adam where that is installed.  Each runs in a process of its own, whose peak of memory is reported.
+The device hands over bfloat16 gradients; the step moves the float32 masters, and writes the bfloat16 weights that go
+back to the device (the shadow) in the same pass.  Timed beside torch's fused AdamW with a pass that rounds, and
+DeepSpeed's CPU Adam where that is installed.  Each runs in a process of its own, whose peak of memory is reported.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import multiprocessing
 import resource
@@ -31,13 +32,18 @@ def tensors(elements: int, dtype: torch.dtype) -> list[torch.Tensor]:
     return [torch.randn(n).mul_(0.02).to(dtype) for n in sizes if n]
 
 
+def model(elements: int) -> tuple[list[torch.Tensor], list[torch.nn.Parameter], list[torch.Tensor]]:
+    """The weights on the device, the float32 masters, and gradients as they come from the device."""
+    device = tensors(elements, torch.bfloat16)
+    masters = [torch.nn.Parameter(p.float()) for p in device]
+    return device, masters, [g.mul_(0.1) for g in tensors(elements, torch.bfloat16)]
+
+
 def with_thalweg(elements: int, state_dtype: str) -> tuple[Step, int]:
     """The step, and the bytes of its state (without the masters)."""
     import thalweg.torch
 
-    device = tensors(elements, torch.bfloat16)
-    masters = [torch.nn.Parameter(p.float()) for p in device]
-    grads = [g.mul_(0.1) for g in tensors(elements, torch.bfloat16)]
+    device, masters, grads = model(elements)
     opt = thalweg.torch.AdamW(masters, lr=LR, state_dtype=state_dtype)
     opt.engine.bind_shadow(device)  # filled by every step
     opt.engine.bind_gradients(grads)  # bfloat16, as they come from the device; torch's .grad would have to be float32
@@ -45,29 +51,19 @@ def with_thalweg(elements: int, state_dtype: str) -> tuple[Step, int]:
 
 
 def with_torch(elements: int) -> tuple[Step, int]:
-    device = tensors(elements, torch.bfloat16)
-    masters = [torch.nn.Parameter(p.float()) for p in device]
-    grads = [g.mul_(0.1) for g in tensors(elements, torch.bfloat16)]
-    opt = torch.optim.AdamW(masters, lr=LR, fused=True)
-
-    def step() -> None:
-        for p, g in zip(masters, grads):
-            p.grad = g.float()
-        opt.step()
-        with torch.no_grad():
-            for p, low in zip(masters, device):
-                low.copy_(p)
-
-    return step, 8 * elements
+    return with_passes(elements, functools.partial(torch.optim.AdamW, lr=LR, fused=True))
 
 
 def with_deepspeed(elements: int) -> tuple[Step, int]:
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-    device = tensors(elements, torch.bfloat16)
-    masters = [torch.nn.Parameter(p.float()) for p in device]
-    grads = [g.mul_(0.1) for g in tensors(elements, torch.bfloat16)]
-    opt = DeepSpeedCPUAdam(masters, lr=LR, adamw_mode=True)
+    return with_passes(elements, functools.partial(DeepSpeedCPUAdam, lr=LR, adamw_mode=True))
+
+
+def with_passes(elements: int, make: Callable[..., Any]) -> tuple[Step, int]:
+    """An optimizer that takes float32 gradients, between a pass that widens them and one that rounds the weights."""
+    device, masters, grads = model(elements)
+    opt = make(masters)
 
     def step() -> None:
         for p, g in zip(masters, grads):

@@ -30,7 +30,7 @@ class Path(NamedTuple):
     sentence: str  # at the last alpha
     coefficients: np.ndarray  # (alphas, features), in the units of the target a standard deviation
     iterations: int
-    error: float  # largest difference from scikit-learn's, or the residual of the fixed point, over the largest coefficient
+    error: float  # largest difference from scikit-learn's, or residual of the fixed point, over the largest coefficient
     against: str
 
 

@@ -52,7 +52,7 @@ def noisy(data: Data, share: float, seed: int) -> tuple[Data, np.ndarray]:
 
 
 def groups(model: MLP) -> list[dict[str, Any]]:
-    """What SAM-ON has to know: normalisation is perturbed, its shifts not in units of their size, and nothing else is."""
+    """What SAM-ON has to know: it perturbs the normalisation alone, whose shifts not in units of their size."""
     parts = {"rest": ("weight", "bias"), "scales": ("scale",), "shifts": ("shift",)}
     says = {"rest": {"sam_on.perturb": False}, "scales": {}, "shifts": {"sam_on.normalize": False}}
     return [{"name": name, "params": [p for p, n in zip(model.params, model.names) if n.endswith(ends)], **says[name]}
@@ -106,7 +106,8 @@ def plot(results: list[Result], noise: float, where: object) -> None:
         left.plot(epochs, 100 * r.accuracy, **style)
         middle.plot(epochs, r.sharpness, **style)
     left.set(title="test images", xlabel="epoch", ylabel="right (%)")
-    middle.set(title=f"sharpness at rho = {RHO:g}", xlabel="epoch", ylabel="rise of the training loss (nats)", ylim=(0, None))
+    middle.set(title=f"sharpness at rho = {RHO:g}", xlabel="epoch", ylabel="rise of the training loss (nats)",
+               ylim=(0, None))
     right.barh(range(len(results)), [100 * r.wrong for r in results], color=[f"C{i}" for i in range(len(results))])
     right.set_yticks(range(len(results)), [r.method for r in results])
     right.invert_yaxis()

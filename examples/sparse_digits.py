@@ -57,13 +57,13 @@ def sentence(text: str) -> Callable[..., None]:
 
 
 def rigl(model: MLP, gradients: Gradients, steps: int, strength: str) -> None:
-    """A random pattern of that share of zeros in each matrix; RigL drops small weights and grows where gradients are large."""
+    """A random pattern of that share of zeros in each matrix; RigL drops small weights and grows by large gradients."""
     opt = tw.Optimizer(model.params, SGD.replace("{steps}", str(steps)), names=model.names)
     move = tw.diagnostic(f"rigl(every=20, end_step={max(1, 3 * steps // 4)})")
     rng = np.random.default_rng(0)
     masks = {i: (rng.random(p.shape) >= float(strength)) for i, p in enumerate(model.params) if p.ndim == 2}
     for i, mask in masks.items():
-        model.params[i] *= mask / np.sqrt(1 - float(strength), dtype=np.float32)  # outputs as large as those of the dense network
+        model.params[i] *= mask / np.sqrt(1 - float(strength), dtype=np.float32)  # outputs as large as the dense ones
     for step in range(steps):
         gradients()
         for i, mask in masks.items():  # the gradient of all weights, before what is masked loses its own
@@ -169,8 +169,8 @@ def plot(results: list[Result], where: object) -> None:
     tidy(left, right)
     left.legend(frameon=False, loc="lower left")
     for i, name in enumerate(shown):
-        good = [r for r in results if r.method == name and r.accuracy > FLOOR] or [r for r in results if r.method == name]
-        best = min(good, key=lambda r: r.size)
+        own = [r for r in results if r.method == name]
+        best = min([r for r in own if r.accuracy > FLOOR] or own, key=lambda r: r.size)
         a = figure.add_subplot(below[i])
         sizes = np.abs(best.first)
         top = np.quantile(sizes[sizes > 0], 0.98) if sizes.any() else 1

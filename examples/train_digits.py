@@ -4,8 +4,8 @@
     python examples/train_digits.py --sentence "clip_global_norm(1.0) | adamw(lr=3e-3) | ema(0.99)"
     python examples/train_digits.py --sentence "lion(lr=cosine(lr=1e-3, total={steps}))" --state-dtype bf16
 
-The network and its gradient are plain NumPy, in common.py.  thalweg changes the weights in place.  `{steps}` in a sentence
-stands for the number of steps of the run.  Ends with status 1 when a run ends at or below 95 % test accuracy.
+The network and its gradient are plain NumPy, in common.py.  thalweg changes the weights in place.  `{steps}` in a
+sentence stands for the number of steps of the run.  Ends with status 1 when a run ends at or below 95 % test accuracy.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def plot(results: list[Result], path: Path) -> None:
     left.set(title="training loss", xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")
     right.set(title="test error", xlabel="epoch", ylabel="wrong (%)", yscale="log")
     right.axhline(100 * (1 - FLOOR), color="grey", linewidth=1, linestyle=":")
-    right.text(len(results[0].losses), 100 * (1 - FLOOR), "every run has to end below", ha="right", va="bottom", color="grey", fontsize=8)
+    right.text(len(results[0].losses), 100 * (1 - FLOOR), "every run has to end below", ha="right", va="bottom",
+               color="grey", fontsize=8)
     ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50]
     right.set_yticks(ticks, [f"{t:g}" for t in ticks])
     right.minorticks_off()
@@ -150,8 +151,10 @@ def plot(results: list[Result], path: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sentence", action="append", metavar="TEXT", help="what to train with; may be repeated")
-    parser.add_argument("--demo", action="store_true", help=f"train with {len(DEMO)} sentences that show the kinds of method")
-    parser.add_argument("--state-dtype", choices=("f32", "bf16", "q8"), default="f32", help="storage of the state of --sentence")
+    parser.add_argument("--demo", action="store_true",
+                        help=f"train with {len(DEMO)} sentences that show the kinds of method")
+    parser.add_argument("--state-dtype", choices=("f32", "bf16", "q8"), default="f32",
+                        help="storage of the state of --sentence")
     parser.add_argument("--epochs", type=int, default=30, help="passes over the training images (default 30)")
     parser.add_argument("--batch", type=int, default=64, help="images in a minibatch (default 64)")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and the minibatches (default 0)")

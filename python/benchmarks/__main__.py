@@ -17,10 +17,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--suite", choices=(*SUITES, "all"), default="all", help="what to measure (default all)")
     parser.add_argument("--threads", default="1,2", help="numbers of threads, comma-separated (default 1,2)")
-    parser.add_argument("--quick", action="store_true", help="small sizes and few repetitions: shows that it runs, not how fast")
-    parser.add_argument("--repetitions", type=int, help="how often every candidate is timed (default 9; 3 with --quick)")
+    parser.add_argument("--quick", action="store_true",
+                        help="small sizes and few repetitions: shows that it runs, not how fast")
+    parser.add_argument("--repetitions", type=int,
+                        help="how often every candidate is timed (default 9; 3 with --quick)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw results")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables between the markers of this file")
+    parser.add_argument("--markdown", type=Path, metavar="FILE",
+                        help="write the tables between the markers of this file")
     parser.add_argument("--worker", choices=SUITES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     try:

@@ -31,7 +31,9 @@ PAUSE = 0.02  # seconds between two candidates: idle OpenMP threads spin for som
 # ---- workers: tasks run in fresh processes that have a given number of CPUs
 
 
-def run_tasks(suite: str, tasks: Sequence[dict[str, Any]], threads: int, timeout: float = 300) -> Iterator[dict[str, Any]]:
+def run_tasks(
+    suite: str, tasks: Sequence[dict[str, Any]], threads: int, timeout: float = 300
+) -> Iterator[dict[str, Any]]:
     """Yields the result of every task, in order: what `suite.task(**task)` returned, or {"error": reason}.
 
     The tasks share one process.  When it dies, or a task takes longer than `timeout` seconds, that task has failed, and
@@ -41,7 +43,8 @@ def run_tasks(suite: str, tasks: Sequence[dict[str, Any]], threads: int, timeout
     while waiting:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks", "--worker", suite, "--threads", str(threads)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(threads), bufsize=0,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+            env=environment(threads),
         )  # fmt: skip
         with process:
             while waiting:
@@ -123,6 +126,11 @@ def arrays(shapes: Shapes, seed: int, scale: float = 1.0) -> list[np.ndarray]:
     return [np.resize(block, shape) for shape in shapes]
 
 
+def elements(shapes: Shapes) -> int:
+    """How many numbers tensors of these shapes have."""
+    return sum(a * b for a, b in shapes)
+
+
 def problem(shapes: Shapes) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Parameters and gradients, float32."""
     return arrays(shapes, 1), arrays(shapes, 2, 1e-2)
@@ -189,7 +197,8 @@ def plain_loop(name: str, states: int, shapes: Shapes) -> Step:
         return (ctypes.c_void_p * max(1, len(group)))(*[a.ctypes.data for a in group])
 
     sizes = (ctypes.c_long * len(shapes))(*[p.size for p in params])
-    call = functools.partial(function, ctypes.c_long(len(shapes)), sizes, pointers(params), pointers(grads), pointers(state))
+    call = functools.partial(
+        function, ctypes.c_long(len(shapes)), sizes, pointers(params), pointers(grads), pointers(state))
     keep = params, grads, state
     return lambda: (call(), keep)
 
@@ -206,7 +215,8 @@ def machine() -> str:
     if cpuinfo.exists() and (found := re.search(r"model name\s*: (.*)", cpuinfo.read_text())):
         model = found[1]
     when = datetime.date.today().isoformat()
-    return f"{when}; {model}, {len(os.sched_getaffinity(0))} cores; {thalweg.build_info}; Python {platform.python_version()}"
+    cores = len(os.sched_getaffinity(0))
+    return f"{when}; {model}, {cores} cores; {thalweg.build_info}; Python {platform.python_version()}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Every first-order optimizer beside torch, pytorch_optimizer, optax, and the plain loop over the bytes of its own state."""
+"""Every first-order optimizer beside torch, pytorch_optimizer, optax and the plain loop over as many bytes of state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from . import peers
-from .common import Shapes, duration, measure, plain_loop, ratio, run_tasks, table, threads_text
+from .common import Shapes, duration, elements, measure, plain_loop, ratio, run_tasks, table, threads_text
 
 LAYOUTS = {"one tensor": (1, 4096), "sixteen tensors": (16, 1024), "4,096 tensors": (4096, 64)}  # count, side
 SENTENCES = {  # where the name alone is not what the peers run, or not enough
@@ -22,43 +22,46 @@ SENTENCES = {  # where the name alone is not what the peers run, or not enough
     "visual_prompt": "visual_prompt(lr=1e-3)",
     "xgd": "xgd(lr=1e-3, q=[0.5, 0.5])",
 }
-OPTAX_TENSORS = 1024  # compiling an update of 4,096 tensors takes minutes, and the time an element does not depend on it
+OPTAX_TENSORS = 1024  # compiling an update of 4,096 tensors takes minutes; the time an element does not depend on it
 MATRIX = {"muon"}
-# Where one walk is not enough (a norm or another sum, a second gradient or product, a factored moment) or not all (random numbers): how many
-# numbers an element the walks of one step must read and write.  One walk over k states, as in the plain loop, needs 3 + 2k.
+# Where one walk is not enough (a norm or another sum, a second gradient or product, a factored moment) or not all
+# (random numbers): how many numbers an element the walks of one step must read and write.  One walk over k states, as
+# in the plain loop, needs 3 + 2k.
 WALKS = {
-    "a_dog": 8, "adafactor": 6, "adagrad_norm": 4, "adam_cm": 12, "adam_snsm": 6, "beta_ngd": 4, "cautious_adamw": 10, "dadapt_adam": 11,
-    "dadapt_sgd": 7, "dal": 7, "dog": 6, "dowg": 6, "harpg": 19, "lamb": 10, "lars": 7, "mars": 11, "nigt": 7, "o2nc": 12, "oasis": 26,
-    "opt_amsgrad": 26, "optimistic_omd": 8, "polyak_sgd": 4, "prodigy": 13, "rolling_ball": 62, "saga": 9, "sania": 7, "sga_uap": 27, "sgld": 3,
-    "spherical_langevin": 7, "spider": 18, "split_sgd": 6, "svrg": 13, "u_dog": 25, "visual_prompt": 4, "xgd": 8,
+    "a_dog": 8, "adafactor": 6, "adagrad_norm": 4, "adam_cm": 12, "adam_snsm": 6, "beta_ngd": 4, "cautious_adamw": 10,
+    "dadapt_adam": 11, "dadapt_sgd": 7, "dal": 7, "dog": 6, "dowg": 6, "harpg": 19, "lamb": 10, "lars": 7, "mars": 11,
+    "nigt": 7, "o2nc": 12, "oasis": 26, "opt_amsgrad": 26, "optimistic_omd": 8, "polyak_sgd": 4, "prodigy": 13,
+    "rolling_ball": 62, "saga": 9, "sania": 7, "sga_uap": 27, "sgld": 3, "spherical_langevin": 7, "spider": 18,
+    "split_sgd": 6, "svrg": 13, "u_dog": 25, "visual_prompt": 4, "xgd": 8,
 }  # fmt: skip
 GROUPS = {"torch": peers.TORCH, "pytorch_optimizer": peers.PYTORCH_OPTIMIZER, "optax": peers.OPTAX}
 
 
 def shapes_of(layout: str, quick: bool) -> Shapes:
     count, side = LAYOUTS[layout]
-    return [(side // 4, side // 4)] * count if quick and count < 4096 else [(side, side)] * (count // 16 if quick else count)
+    if not quick:
+        return [(side, side)] * count
+    return [(side // 4, side // 4)] * count if count < 4096 else [(side, side)] * (count // 16)
 
 
-def count(shapes: Shapes) -> int:
-    """How many numbers tensors of these shapes have."""
-    return sum(a * b for a, b in shapes)
+
 
 
 def task(method: str, layout: str, quick: bool, repetitions: int) -> dict[str, Any]:
     """Seconds an element of every library that has the method, taking turns in one process."""
     shapes, sentence = shapes_of(layout, quick), SENTENCES.get(method, method)
-    elements = {group: count(shapes[:OPTAX_TENSORS] if group == "optax" else shapes) for group in ("thalweg", "loop", *GROUPS)}
-    states = round(state_bytes(sentence, shapes) / (4 * elements["thalweg"]))
+    own = {group: shapes for group in ("thalweg", "loop", *GROUPS)} | {"optax": shapes[:OPTAX_TENSORS]}
+    states = round(state_bytes(sentence, shapes) / (4 * elements(shapes)))
     builders = {"thalweg": partial(peers.ours, sentence, shapes), "loop": partial(plain_loop, "walk", states, shapes)}
     for group, known in GROUPS.items():
         if method in known:
             name, options = known[method]
             if group == "torch":
                 options = peers.torch_options(name, options)
-            builders[group] = partial(getattr(peers, group), name, shapes[:OPTAX_TENSORS] if group == "optax" else shapes, **options)
-    times = measure(builders, repetitions)
-    return {"states": states, "times": {k: t / elements[k] * 1e9 if isinstance(t, float) else t for k, t in times.items()}}
+            builders[group] = partial(getattr(peers, group), name, own[group], **options)
+    times = {k: t / elements(own[k]) * 1e9 if isinstance(t, float) else t
+             for k, t in measure(builders, repetitions).items()}
+    return {"states": states, "times": times}
 
 
 def state_bytes(sentence: str, shapes: Shapes) -> int:
@@ -96,19 +99,21 @@ def section(name: str, results: dict[str, Any]) -> str:
         others = [times[g] for g in GROUPS if isinstance(times.get(g), float)]
         states = result.get("states", 0)
         need = WALKS[method] / (3 + 2 * states) if method in WALKS else 1.0
-        row = [method + ("+" if method in WALKS else ""), str(states), f"{need:.2f}", duration(own, digits=3), duration(loop, digits=3), ratio(own, loop)]
+        row = [method + ("+" if method in WALKS else ""), str(states), f"{need:.2f}",
+               duration(own, digits=3), duration(loop, digits=3), ratio(own, loop)]
         for group in GROUPS:
-            star = "*" if group == "torch" and method in peers.TORCH and peers.TORCH[method][0] in peers.TORCH_FUSED else ""
-            row.append(duration(times.get(group)) + star)
+            fused = group == "torch" and method in peers.TORCH and peers.TORCH[method][0] in peers.TORCH_FUSED
+            row.append(duration(times.get(group)) + ("*" if fused else ""))
         row.append(ratio(min(others), own) if others else "")
         rows.append(row)
         if isinstance(own, float) and isinstance(loop, float):
             (many if method in WALKS else one).add(own <= limit * need * loop)
         if isinstance(own, float) and others:
             peer.add(own <= min(others))
-    header = ["method", "states", "needs", "thalweg", "plain loop", "over loop", "torch", "pytorch_optimizer", "optax", "best peer over thalweg"]
-    text = f"#### {name}\n\n{table(header, rows)}\n\n{one} methods of one element-wise walk take at most {limit} of the plain loop, {many} of the others "
-    text += f"at most {limit} of what they need; {peer} methods with a peer are at least as fast as every peer."
+    header = ["method", "states", "needs", "thalweg", "plain loop", "over loop", *GROUPS, "best peer over thalweg"]
+    text = (f"#### {name}\n\n{table(header, rows)}\n\n{one} methods of one element-wise walk take at most {limit} of "
+            f"the plain loop, {many} of the others at most {limit} of what they need; {peer} methods with a peer are "
+            "at least as fast as every peer.")
     return text + ("\n\nFailed: " + "; ".join(failed) if failed else "")
 
 

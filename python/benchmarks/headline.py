@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from . import peers
-from .common import Shapes, Step, duration, measure, plain_loop, ratio, run_tasks, table, threads_text
+from .common import Shapes, Step, duration, elements, measure, plain_loop, ratio, run_tasks, table, threads_text
 
 CHAIN = "clip_value(1.0) | gradient_noise(eta=0) | penalty(l2(1e-4)) | adamw | ema(0.999)"
 TINY: Shapes = [(16, 16)] * 5 + [(1, 16)] * 5
@@ -63,21 +63,26 @@ def candidates(case: str, quick: bool) -> tuple[Shapes, dict[str, Callable[[], S
     return square, steps, report
 
 
-# case -> (title, unit in seconds or None for nanoseconds an element, its name, [(candidate, at most so many times its time)])
+# case -> (title, unit in seconds or None for nanoseconds an element, its name,
+#          [(candidate, at most so many times its time)])
 CASES: dict[str, tuple[str, float | None, str, list[tuple[str, float]]]] = {
-    "large": ("AdamW, f32, one tensor of 33.5 M", None, "ns an element", [("plain C loop", 1.10), ("torch fused", 1.00)]),
+    "large": (
+        "AdamW, f32, one tensor of 33.5 M", None, "ns an element", [("plain C loop", 1.10), ("torch fused", 1.00)]),
     "small": ("AdamW, f32, 2,000 tensors of 64 x 64", None, "ns an element", [("torch fused", 0.40)]),
     "chain": (f"`{CHAIN}`, 33.5 M", None, "ns an element", [("adamw alone", 1.5 + 8 / 28)]),
     "8-bit": ("AdamW with 8-bit state, 33.5 M", None, "ns an element", [("f32 state", 1.00)]),
     "tiny": ("AdamW, a model of ten tensors (1,360 numbers), `step()` from Python", 1e-6, "us a step", []),
-    "muon": ("Muon, products in bfloat16 as in torch.optim.Muon, sixteen matrices of 1024 x 1024", 1e-3, "ms a step", [("torch.optim.Muon", 1.00)]),
+    "muon": (
+        "Muon, products in bfloat16 as in torch.optim.Muon, sixteen matrices of 1024 x 1024", 1e-3, "ms a step",
+        [("torch.optim.Muon", 1.00)]),
 }
 
 
 def task(case: str, quick: bool, repetitions: int) -> dict[str, Any]:
     shapes, steps, report = candidates(case, quick)
     times = measure(steps, repetitions)
-    return {"elements": sum(a * b for a, b in shapes), "times": times, "state": {k: r["state"] for k, r in report.items() if r}}
+    state = {label: filled["state"] for label, filled in report.items() if filled}
+    return {"elements": elements(shapes), "times": times, "state": state}
 
 
 def verdicts(case: str, result: dict[str, Any]) -> list[str]:
@@ -87,7 +92,8 @@ def verdicts(case: str, result: dict[str, Any]) -> list[str]:
     for other, limit in CASES[case][3]:
         measured = ratio(times.get(OURS), times.get(other))
         if measured:
-            lines.append(f"{measured} of {other} (aim: at most {limit:.2f}{'' if float(measured) <= limit else '; missed'})")
+            missed = "" if float(measured) <= limit else "; missed"
+            lines.append(f"{measured} of {other} (aim: at most {limit:.2f}{missed})")
     if case == "8-bit" and len(state) == 3:
         share = state[OURS] / state["f32 state"]
         lines.append(f"{share:.1%} of the bytes of f32 state (aim: at most 30 %{'' if share <= 0.30 else '; missed'})")
@@ -103,7 +109,8 @@ def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
     for count in threads:
         for case in CASES:
             print(f"headline: {case}, {threads_text(count)}", flush=True)
-            raw[case][count] = next(run_tasks("headline", [dict(case=case, quick=quick, repetitions=repetitions)], count, 600))
+            tasks = [dict(case=case, quick=quick, repetitions=repetitions)]
+            raw[case][count] = next(run_tasks("headline", tasks, count, 600))
     parts = []
     for case, (title, unit, unit_name, _) in CASES.items():
         parts.append(f"#### {title}")
@@ -115,7 +122,8 @@ def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
             row = [label]
             for count, r in results.items():
                 time = r["times"][label]
-                row += [duration(time, unit or r["elements"] * 1e-9, 3 if unit is None else 2), ratio(time, r["times"][OURS])]
+                digits = 3 if unit is None else 2
+                row += [duration(time, unit or r["elements"] * 1e-9, digits), ratio(time, r["times"][OURS])]
             rows.append(row)
         header = [f"{unit_name}, medians"]
         for count in results:

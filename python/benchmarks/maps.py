@@ -1,13 +1,14 @@
-"""Which map from a number to a byte stores the moments of AdamW best: the engine's, the dynamic map, or a plain affine one?
+"""Which map from a number to a byte stores the moments of AdamW best: the engine's, the dynamic one, or an affine one?
 
-Everything is NumPy in float32, so that nothing but the map differs.  A tensor is cut into blocks of 256 numbers; a block keeps its
-largest magnitude in 32 bits, and for each number the byte whose value is nearest to number / largest; in trainings the
-companded map rounds as the engine does, up or down at random so that the mean is right.  As in the engine, tensors of
-fewer than 4,096 numbers keep 32 bits.
+Everything is NumPy in float32, so that nothing but the map differs.  A tensor is cut into blocks of 256 numbers; a
+block keeps its largest magnitude in 32 bits, and for each number the byte whose value is nearest to number / largest;
+in trainings the companded map rounds as the engine does, up or down at random so that the mean is right.  As in the
+engine, tensors of fewer than 4,096 numbers keep 32 bits.
 
 companded  the engine's: the byte is the logarithm of |x| + c, read off the bits of the float
-dynamic    the dynamic tree map of Dettmers, Lewis, Shleifer and Zettlemoyer (arXiv:2110.02861): decades, each one halved in
-           resolution below the one above it; signed for m, unsigned for v, where the bit of the sign goes to the fraction
+dynamic    the dynamic tree map of Dettmers, Lewis, Shleifer and Zettlemoyer (arXiv:2110.02861): decades, each one
+           halved in resolution below the one above it; signed for m, unsigned for v, where the bit of the sign goes to
+           the fraction
 affine     equal steps: the map of ordinary integer quantisation
 """
 
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .common import measure, run_tasks, table
-from .precision import RATES, TASKS, training
+from .precision import RATES, TASKS, heading, training
 
 BLOCK = 256
 GROUP = 64  # numbers that share one random draw
@@ -104,8 +105,8 @@ def companded_decode(coded: Coded, signed: bool) -> np.ndarray:
 def dynamic_values(signed: bool) -> np.ndarray:
     """The 256 values of the dynamic map, ascending.
 
-    Decade i of seven, from 10^(i - 7) to 10^(i - 6), is cut into 2^i equal parts (2^(i + 1) without a sign), whose middles are
-    the values; 0 and 1 complete them.
+    Decade i of seven, from 10^(i - 7) to 10^(i - 6), is cut into 2^i equal parts (2^(i + 1) without a sign), whose
+    middles are the values; 0 and 1 complete them.
     """
     values = [0.0, 1.0]
     for i in range(7):
@@ -124,7 +125,10 @@ def thresholds(signed: bool) -> np.ndarray:
 
 @functools.cache
 def first_guess(signed: bool) -> np.ndarray:
-    """The code of the least number with these upper sixteen bits.  No two thresholds share them: the code is right, or one too low."""
+    """The code of the least number with these upper sixteen bits.
+
+    No two thresholds share them: the code is right, or one too low.
+    """
     bits = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)
     least = np.where(bits >> 31 == 1, bits | np.uint32(0xFFFF), bits).view(np.float32)
     return np.searchsorted(thresholds(signed), least, side="right").clip(0, 255).astype(np.uint8)
@@ -271,7 +275,8 @@ def check(name: str, seed: int, steps: int) -> dict[str, Any]:
 
     model, _, _, gradients = training(name, seed, 1)
     params = [p.copy() for p in model.params]
-    opt, ours = thalweg.AdamW(params, lr=RATES["adamw"], weight_decay=DECAY, state_dtype="q8"), AdamW(model.params, "companded")
+    opt = thalweg.AdamW(params, lr=RATES["adamw"], weight_decay=DECAY, state_dtype="q8")
+    ours = AdamW(model.params, "companded")
     same, distance = [], 0.0
     for _ in range(steps):
         next(gradients)
@@ -308,7 +313,8 @@ COMPANDED(signed)
 COMPANDED(positive)
 
 /* Eight comparisons with the 255 numbers between the values: the number of them that are at most x. */
-void dynamic_encode(long n, const float *restrict x, uint8_t *restrict codes, float *restrict scales, const float *restrict table) {
+void dynamic_encode(long n, const float *restrict x, uint8_t *restrict codes, float *restrict scales,
+                    const float *restrict table) {
   for (long i = 0; i < n; i += 256) {
     const float s = scales[i / 256] = largest(x + i), inverse = 1 / s;
     for (int k = 0; k < 256; k++) {
@@ -319,7 +325,8 @@ void dynamic_encode(long n, const float *restrict x, uint8_t *restrict codes, fl
     }
   }
 }
-void dynamic_decode(long n, float *restrict x, const uint8_t *restrict codes, const float *restrict scales, const float *restrict table) {
+void dynamic_decode(long n, float *restrict x, const uint8_t *restrict codes, const float *restrict scales,
+                    const float *restrict table) {
   for (long i = 0; i < n; i += 256)
     for (int k = 0; k < 256; k++) x[i + k] = table[codes[i + k]] * scales[i / 256];
 }
@@ -344,7 +351,8 @@ def cost(repetitions: int) -> dict[str, Any]:
 
     def loop(name: str, *arrays: np.ndarray) -> Callable[[], Callable[[], object]]:
         keep.append(arrays)
-        call = functools.partial(getattr(loops, name), ctypes.c_long(numbers.size), *(ctypes.c_void_p(a.ctypes.data) for a in arrays))
+        pointers = (ctypes.c_void_p(a.ctypes.data) for a in arrays)
+        call = functools.partial(getattr(loops, name), ctypes.c_long(numbers.size), *pointers)
         return lambda: call
 
     for signed, sign in ((True, "signed"), (False, "positive")):
@@ -356,7 +364,8 @@ def cost(repetitions: int) -> dict[str, Any]:
             loop(f"{kind}_encode{suffix}", x, codes, scales, tables[0])()()
             loop(f"{kind}_decode{suffix}", back, codes, scales, tables[1])()()
             expected = encode(blocks(x), signed)
-            if not (np.array_equal(codes, expected.codes.reshape(-1)) and np.array_equal(back, decode(expected, signed).reshape(-1))):
+            same = np.array_equal(codes, expected.codes.reshape(-1))
+            if not (same and np.array_equal(back, decode(expected, signed).reshape(-1))):
                 raise AssertionError(f"{kind}, {sign}: C and NumPy differ")
             times[kind, sign, "encode"] = loop(f"{kind}_encode{suffix}", x, codes, scales, tables[0])
             times[kind, sign, "decode"] = loop(f"{kind}_decode{suffix}", back, codes, scales, tables[1])
@@ -373,7 +382,8 @@ def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
     middles = [dict(name=n, seed=s) for n in TASKS for s in range(seeds)]
     tasks = [dict(what="check", name=n, seed=0, steps=20) for n in TASKS]
     tasks += [dict(what="cost", repetitions=repetitions)]
-    tasks += [dict(what="errors", epochs=epochs, **t) for t in middles] + [dict(what="train", epochs=epochs, **t) for t in trainings]
+    tasks += [dict(what="errors", epochs=epochs, **t) for t in middles]
+    tasks += [dict(what="train", epochs=epochs, **t) for t in trainings]
     print(f"maps: {len(tasks)} tasks", flush=True)
     raw = [t | r for t, r in zip(tasks, run_tasks("maps", tasks, 1))]
     failed = [r for r in raw if "error" in r]
@@ -383,13 +393,14 @@ def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
     same, distance = min(c["same"] for c in checks), max(c["distance"] for c in checks)
     parts = [
         f"The companded map in NumPy beside the engine's own 8-bit AdamW, {checks[0]['steps']} steps of both tasks: "
-        f"{100 * same:.4f} % of the stored numbers are the same bits, and no two parameters are further apart than {distance:.1e}."
+        f"{100 * same:.4f} % of the stored numbers are the same bits, and no two parameters are further apart than "
+        f"{distance:.1e}."
     ]
-    for name, layers in TASKS.items():
+    for name in TASKS:
         runs = {k: [r for r in raw if (r["what"], r.get("name"), r.get("kind")) == ("train", name, k)] for k in MAPS}
-        title = f"#### {name}: {'-'.join(map(str, layers))}, {epochs} epochs, mean and standard deviation of {seeds} seeds"
         header = ["AdamW, moments stored as", "test loss (nats)", "less that of f32, same seed", "test accuracy (%)"]
-        parts.append(f"{title}\n\n{table(header, [quality(k, runs[k], runs['f32']) for k in MAPS])}")
+        rows = [quality(k, runs[k], runs["f32"]) for k in MAPS]
+        parts.append(f"{heading(name, epochs, seeds)}\n\n{table(header, rows)}")
     for name in TASKS:
         runs = [r for r in raw if (r["what"], r.get("name")) == ("errors", name)]
         title = f"#### {name}: error of storing the moments of the middle of the f32 run once, mean of {seeds} seeds"

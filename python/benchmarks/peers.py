@@ -1,4 +1,4 @@
-"""How each library takes a step.  Every builder allocates its own parameters and state, and returns a step() to time."""
+"""How each library takes a step.  Every builder allocates its own parameters and state and returns a step to time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ours(sentence: str, shapes: Shapes, report: dict[str, Any] | None = None, **
     try:
         opt.step()
         return opt.step
-    except thalweg.NeedsError:  # more than one gradient a step: all are answered at once, so that only the optimizer is timed
+    except thalweg.NeedsError:  # more than one gradient a step: answered at once, so that only the optimizer is timed
         return lambda: opt.step(lambda: 1.0)
 
 

@@ -2,9 +2,9 @@
 and gradients that drop.
 
 digits   the task of examples/train_digits.py with a wider network
-harder   the same digits made ill-conditioned: pixel j of the standardised image is scaled by 10^(-3 j / 63), so that the second
-         moments within one row, and one block of 8-bit state, span six decades; a fifth of the training labels is wrong, the
-         pixels are noisy, and the network is deeper
+harder   the same digits made ill-conditioned: pixel j of the standardised image is scaled by 10^(-3 j / 63), so that
+         the second moments within one row, and one block of 8-bit state, span six decades; a fifth of the training
+         labels is wrong, the pixels are noisy, and the network is deeper
 drop     4,096 normal gradients, 2,000 steps, and then 8,000 steps of a tenth or a hundredth of them: averages with slow
          rates must fall.  In "beside" one gradient of each block of 8-bit state stays as large as it was
 """
@@ -163,15 +163,14 @@ def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
     fallen = [t | r for t, r in zip(falls, results[len(tasks) :])]
     raw = [t | r for t, r in zip(tasks, results)]
     parts = []
-    for name, layers in TASKS.items():
+    for name in TASKS:
         rows = []
         for method in SENTENCES:
             for dtype in STORAGE:
                 runs = [r for r in raw if (r["name"], r["method"], r["state_dtype"]) == (name, method, dtype)]
                 rows.append([method if dtype == "f32" else "", dtype, *summary(runs)])
         header = ["method", "state", "test loss (nats)", "test accuracy (%)", "bytes of state"]
-        title = f"#### {name}: {'-'.join(map(str, layers))}, {epochs} epochs, mean and standard deviation of {seeds} seeds"
-        parts.append(f"{title}\n\n{table(header, rows)}")
+        parts.append(f"{heading(name, epochs, seeds)}\n\n{table(header, rows)}")
     header = ["method", "state", *(f"{n}: {what}" for n in DROPS for what in ("moved", "off", "state"))]
     rows = []
     for method in DROPPING:
@@ -181,6 +180,12 @@ def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
             rows.append([method if dtype == "bf16" else "", dtype, *numbers])
     parts.append(f"#### drop: gradients that drop, each number over that of f32\n\n{table(header, rows)}")
     return "\n\n".join(parts), raw + fallen
+
+
+def heading(name: str, epochs: int, seeds: int) -> str:
+    """What a table of the trainings of one of TASKS shows."""
+    layers = "-".join(map(str, TASKS[name]))
+    return f"#### {name}: {layers}, {epochs} epochs, mean and standard deviation of {seeds} seeds"
 
 
 def summary(runs: list[dict[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Lays out the sources of the site: the written pages, and those that are made of the registry, one for each method and kind.
+"""Lays out the sources of the site: the written pages, and those made of the registry, one for each method and kind.
 
     python generate.py FOLDER          the folder that Sphinx reads; see `make docs`
 """
@@ -40,9 +40,12 @@ KINDS = {  # kinds in the order in which a sentence and its surroundings meet th
 }
 
 
+LITERAL = str.maketrans({"\n": " ", **{sign: f"&#{ord(sign)};" for sign in "|*_`"}})
+
+
 def cell(text: str) -> str:
-    """Text for a cell of a table."""
-    return html.escape(text, quote=False).replace("|", "&#124;").replace("\n", " ").replace("*", "&#42;").replace("_", "&#95;").replace("`", "&#96;") or " "
+    """Text for a cell of a table, in which no sign is markup."""
+    return html.escape(text, quote=False).translate(LITERAL) or " "
 
 
 def code(text: str) -> str:
@@ -56,12 +59,13 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 
 def source(text: str) -> str:
     """The source with its arXiv numbers as links."""
-    return re.sub(r"arXiv:((?:[\w.-]+/)?\d[\d.]*\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", html.escape(text, quote=False))
+    plain = html.escape(text, quote=False)
+    return re.sub(r"arXiv:((?:[\w.-]+/)?\d[\d.]*\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", plain)
 
 
 @cache
 def timings() -> dict[str, tuple[str, str, str]]:
-    """Method to (thalweg, plain loop, their quotient): ns an element on one large tensor, one thread, as measured last."""
+    """Method to (thalweg, plain loop, their quotient), as measured last: ns an element, a large tensor, one thread."""
     text = (ROOT / "python" / "benchmarks" / "README.md").read_text()
     part = text.partition("#### one tensor, 1 thread")[2].partition("####")[0]
     found = {}
@@ -75,7 +79,8 @@ def timings() -> dict[str, tuple[str, str, str]]:
 def method_page(m: thalweg.Method) -> str:
     """All that is known of one method."""
     plural = KINDS[m.kind][0]
-    parts = ["---\norphan: true\n---", f"# {m.name}", f"*{m.kind}* · [all {plural.lower()}](kinds/{m.kind}.md)", cell(m.summary)]
+    parts = ["---\norphan: true\n---", f"# {m.name}", f"*{m.kind}* · [all {plural.lower()}](kinds/{m.kind}.md)",
+             cell(m.summary)]
     names = frozenset(n.name for n in (*m.parameters, *m.state, *m.inputs))
     if m.rule:
         plain = f"<details><summary>as text</summary><pre>{html.escape(m.rule, quote=False)}</pre></details>"
@@ -83,12 +88,14 @@ def method_page(m: thalweg.Method) -> str:
     if m.sentence:
         parts += ["## Stands for", f"```text\n{m.sentence}\n```"]
     if m.parameters:
-        rows = [[code(p.name), cell(p.meaning), cell(_type(p)), "required" if p.required else code(p.default), code(p.range),
-                 "yes" if p.live else ""] for p in m.parameters]
-        parts += ["## Hyper-parameters", table(["name", "meaning", "type", "default", "range", "may change while running"], rows)]
+        rows = [[code(p.name), cell(p.meaning), cell(_type(p)), "required" if p.required else code(p.default),
+                 code(p.range), "yes" if p.live else ""] for p in m.parameters]
+        columns = ["name", "meaning", "type", "default", "range", "may change while running"]
+        parts += ["## Hyper-parameters", table(columns, rows)]
     if m.inputs:
-        rows = [[code(i.name), code(i.shape), cell(i.meaning),
-                 ", ".join(f for f in ("optional", "integer", "differentiable", "result") if getattr(i, f))] for i in m.inputs]
+        flags = ("optional", "integer", "differentiable", "result")
+        rows = [[code(i.name), code(i.shape), cell(i.meaning), ", ".join(f for f in flags if getattr(i, f))]
+                for i in m.inputs]
         parts += ["## Inputs and results", table(["name", "shape", "meaning", ""], rows)]
     size = catalogue.state_words(m)
     if m.state or size:
@@ -98,8 +105,8 @@ def method_page(m: thalweg.Method) -> str:
         if size:
             parts.append(f"Memory: {size}.")
     if m.asks:
-        rows = [[code(a.name), cell(a.meaning), code(", ".join(f"{i.name} {i.shape}" for i in a.given)),
-                 code(", ".join(f"{i.name} {i.shape}" for i in a.wanted))] for a in m.asks]
+        rows = [[code(a.name), cell(a.meaning), *(code(", ".join(f"{i.name} {i.shape}" for i in arrays))
+                                                  for arrays in (a.given, a.wanted))] for a in m.asks]
         parts += ["## Requests", table(["request", "meaning", "given", "wanted"], rows)]
     elif m.requests:
         parts += ["## Requests", f"Besides one gradient a step it asks for: {', '.join(code(r) for r in m.requests)}."]
@@ -109,8 +116,8 @@ def method_page(m: thalweg.Method) -> str:
               f":::{{tab-item}} C\n```c\n{examples.c_example(m)}\n```\n:::\n::::"]
     if m.name in timings():
         own, loop, over = timings()[m.name]
-        parts += ["## Timing", f"{own} ns an element on one tensor of 16.8 M at one thread; a plain C loop over the same bytes takes {loop} "
-                  f"({over} times it), as measured for the tables of `python/benchmarks`."]
+        parts += ["## Timing", f"{own} ns an element on one tensor of 16.8 M at one thread; a plain C loop over the "
+                  f"same bytes takes {loop} ({over} times it), as measured for the tables of `python/benchmarks`."]
     if m.source:
         parts += ["## Source", source(m.source)]
     near = catalogue.neighbours(m)
@@ -128,7 +135,7 @@ def kind_page(kind: str) -> str:
     plural, what = KINDS[kind]
     rows = []
     for m in thalweg.methods(kind):
-        size = examples.state_bytes(m) if kind not in ("regularizer", "constraint", "schedule") else None
+        size = catalogue.own_state(m)
         rows.append([f"[{m.name}](../{m.name}.md)", cell(m.summary), " ".join(code(n) for n in catalogue.needs(m)),
                      "" if size is None else f"{size:.3g}"])
     columns = ["method", "what", "asks for", "state, bytes an element"]
@@ -143,10 +150,17 @@ def toctree(names: list[str]) -> str:
 
 def index_page() -> str:
     """The kinds, and every method by name."""
-    rows = [[f"[{plural}](kinds/{kind}.md)", str(len(thalweg.methods(kind))), what] for kind, (plural, what) in KINDS.items()]
-    names = " · ".join(f"[{m.name}]({m.name}.md)" for m in thalweg.methods())
-    return ("# Methods\n\nThe pages of this part are made from what the library says of itself. Search finds words of rules, names of "
-            f"hyper-parameters and authors.\n\n{table(['kind', 'methods', 'what'], rows)}\n\n## By name\n\n{names}\n\n{toctree([f'kinds/{kind}' for kind in KINDS])}")
+    rows = [[f"[{plural}](kinds/{kind}.md)", str(len(thalweg.methods(kind))), what]
+            for kind, (plural, what) in KINDS.items()]
+    return "\n\n".join([
+        "# Methods",
+        "The pages of this part are made from what the library says of itself. Search finds words of rules, names of "
+        "hyper-parameters and authors.",
+        table(["kind", "methods", "what"], rows),
+        "## By name",
+        " · ".join(f"[{m.name}]({m.name}.md)" for m in thalweg.methods()),
+        toctree([f"kinds/{kind}" for kind in KINDS]),
+    ])
 
 
 def adding_page() -> str:
@@ -170,10 +184,12 @@ def python_page() -> str:
     text = "# Python\n\nFrom the docstrings; `help(thalweg.Optimizer)` shows the same.\n"
     for title, names in groups.items():
         text += f"\n## {title}\n"
+        members = "" if title in ("What the library knows", "Errors") else "   :members:\n"
         for name in names:
-            what = "autofunction" if name in ("methods", "method", "kinds") else "autoexception" if title == "Errors" else "autoclass"
-            members = "   :members:\n   :inherited-members: Mapping\n" if title in ("Optimizers", "What stands alone", "Solvers", "PyTorch", "JAX") else ""
-            text += f"\n```{{eval-rst}}\n.. {what}:: thalweg.{name}\n{members.replace(chr(10) + '   :inherited-members: Mapping', '')}```\n"
+            directive = "autoexception" if title == "Errors" else "autoclass"
+            if name in ("methods", "method", "kinds"):
+                directive = "autofunction"
+            text += f"\n```{{eval-rst}}\n.. {directive}:: thalweg.{name}\n{members}```\n"
     return text
 
 
@@ -189,10 +205,14 @@ def pages() -> dict[str, str]:
 
 # The pictures of the guide to the command line, as the commands draw them.
 PICTURES = {
-    "guides/race.png": ["race", "sgd(lr=0.1, momentum=0.9)", "adamw(lr=cosine(lr=0.02, total={steps}))", "sam(0.05) | sgd(lr=0.1, momentum=0.9)",
-                        "--problem", "digits", "--seeds", "5", "--steps", "150"],
-    "guides/sweep.png": ["sweep", "adamw", "--over", "adamw.lr=1e-4:1:log:9", "--problem", "logreg", "--seeds", "5", "--steps", "100"],
-    "guides/landscape.png": ["landscape", "sgd(lr=1e-3, momentum=0.9)", "adam(lr=0.1)", "prodigy", "--function", "beale", "--steps", "150"],
+    "guides/race.png": [
+        "race", "sgd(lr=0.1, momentum=0.9)", "adamw(lr=cosine(lr=0.02, total={steps}))",
+        "sam(0.05) | sgd(lr=0.1, momentum=0.9)", "--problem", "digits", "--seeds", "5", "--steps", "150"],
+    "guides/sweep.png": [
+        "sweep", "adamw", "--over", "adamw.lr=1e-4:1:log:9", "--problem", "logreg", "--seeds", "5", "--steps", "100"],
+    "guides/landscape.png": [
+        "landscape", "sgd(lr=1e-3, momentum=0.9)", "adam(lr=0.1)", "prodigy", "--function", "beale",
+        "--steps", "150"],
 }
 
 

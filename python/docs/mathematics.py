@@ -1,7 +1,7 @@
-"""The rules of the registry as mathematics: MathML, which browsers draw by themselves, with the words between left as words.
+"""The rules of the registry as mathematics: MathML, which browsers draw by themselves; words between stay words.
 
-A rule is text such as "theta <- theta - lr * (m/c1) / (sqrt(v/c2) + eps),  c_i = 1 - beta_i^t".  What reads as a formula
-becomes one (Greek letters, indices, powers, roots, fractions); prose stays prose.
+A rule is text such as "theta <- theta - lr * (m/c1) / (sqrt(v/c2) + eps),  c_i = 1 - beta_i^t".  What reads as a
+formula becomes one (Greek letters, indices, powers, roots, fractions); prose stays prose.
 """
 
 from __future__ import annotations
@@ -11,20 +11,25 @@ import re
 from dataclasses import dataclass
 
 GREEK = {
-    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eps": "ε", "epsilon": "ε", "zeta": "ζ", "eta": "η", "theta": "θ", "kappa": "κ",
-    "lambda": "λ", "lam": "λ", "mu": "μ", "nu": "ν", "xi": "ξ", "pi": "π", "rho": "ρ", "sigma": "σ", "tau": "τ", "phi": "φ", "chi": "χ",
-    "psi": "ψ", "omega": "ω", "Gamma": "Γ", "Delta": "Δ", "Theta": "Θ", "Lambda": "Λ", "Sigma": "Σ", "Phi": "Φ", "Psi": "Ψ", "Omega": "Ω",
-    "inf": "∞",
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eps": "ε", "epsilon": "ε", "zeta": "ζ", "eta": "η",
+    "theta": "θ", "kappa": "κ", "lambda": "λ", "lam": "λ", "mu": "μ", "nu": "ν", "xi": "ξ", "pi": "π", "rho": "ρ",
+    "sigma": "σ", "tau": "τ", "phi": "φ", "chi": "χ", "psi": "ψ", "omega": "ω", "Gamma": "Γ", "Delta": "Δ",
+    "Theta": "Θ", "Lambda": "Λ", "Sigma": "Σ", "Phi": "Φ", "Psi": "Ψ", "Omega": "Ω", "inf": "∞",
 }
-FUNCTIONS = {"exp", "log", "sign", "min", "max", "mean", "sum", "tr", "diag", "cos", "sin", "tanh", "argmin", "argmax", "softmax", "clip",
-             "floor", "ceil", "median", "var", "std", "prox", "qr", "svd", "cosh", "sinh", "relu", "softplus", "det", "rank", "atan2"}
-OPERATORS = {"<-": "←", "->": "→", "<=": "≤", ">=": "≥", "!=": "≠", "+=": "+=", "-=": "−=", "-+": "∓", "+-": "±", "*": "⋅", "-": "−",
-             "<": "<", ">": ">", "=": "=", "+": "+", "|": "|", "~": "∼", "'": "′", "%": "%", "...": "…",
-             ".": "·"}
+FUNCTIONS = {
+    "exp", "log", "sign", "min", "max", "mean", "sum", "tr", "diag", "cos", "sin", "tanh", "argmin", "argmax",
+    "softmax", "clip", "floor", "ceil", "median", "var", "std", "prox", "qr", "svd", "cosh", "sinh", "relu",
+    "softplus", "det", "rank", "atan2",
+}
+OPERATORS = {  # those that are drawn as another sign
+    "<-": "←", "->": "→", "<=": "≤", ">=": "≥", "!=": "≠", "-=": "−=", "-+": "∓", "+-": "±", "*": "⋅", "-": "−",
+    "~": "∼", "'": "′", "...": "…", ".": "·",
+}
 TOKEN = re.compile(
-    r"(?P<number>\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![A-Za-z]))|(?P<name>[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*)"
-    r"|(?P<operator><-|->|<=|>=|!=|\+=|-=|-\+|\+-|\.\.\.|(?<=\w)\.(?=[A-Za-z])|[-+*/^_=<>|~'%])|(?P<open>[(\[{⟨])|(?P<close>[)\]}⟩])"
-    r"|(?P<space>\s+)|(?P<other>.)")
+    r"(?P<number>\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![A-Za-z]))"
+    r"|(?P<name>[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*)"
+    r"|(?P<operator><-|->|<=|>=|!=|\+=|-=|-\+|\+-|\.\.\.|(?<=\w)\.(?=[A-Za-z])|[-+*/^_=<>|~'%])"
+    r"|(?P<open>[(\[{⟨])|(?P<close>[)\]}⟩])|(?P<space>\s+)|(?P<other>.)")
 INNER = re.compile(r"<([^<>=\s-][^<>=]*,[^<>=]*[^<>=\s-])>")  # an inner product, not a comparison
 ARROWS = {"<-", "->", "=", "<=", ">=", "<", ">", "!=", "+=", "-=", "*", "/", "^", "+"}
 
@@ -86,12 +91,15 @@ def _is_mathematics(tokens: list[Token], i: int, names: frozenset[str]) -> bool:
     if token.kind == "space":
         return True
     if token.kind == "operator" and token.text in ("-", "'"):  # (a hyphen or an apostrophe between letters is none)
-        between = all(0 <= j < len(tokens) and tokens[j].kind == "name" and _is_word(tokens, j, names) for j in (i - 1, i + 1))
-        return not between
+        return not all(0 <= j < len(tokens) and tokens[j].kind == "name" and _is_word(tokens, j, names)
+                       for j in (i - 1, i + 1))
     if token.kind == "open":  # (a remark in parentheses is none)
-        inside = tokens[i + 1 : next((j for j in range(i, len(tokens)) if tokens[j].kind == "close"), len(tokens))]
-        return not inside or any(t.kind in ("number", "operator", "open") or t.kind == "name" and not _is_word(tokens, i + 1 + k, names)
-                                 for k, t in enumerate(inside))
+        inside = range(i + 1, next((j for j in range(i, len(tokens)) if tokens[j].kind == "close"), len(tokens)))
+        return not inside or any(
+            tokens[j].kind in ("number", "operator", "open")
+            or tokens[j].kind == "name" and not _is_word(tokens, j, names)
+            for j in inside
+        )
     return token.kind in ("number", "operator", "close")
 
 
@@ -101,14 +109,16 @@ def _is_word(tokens: list[Token], i: int, names: frozenset[str]) -> bool:
     after = next((t for t in tokens[i + 1 :] if t.kind != "space"), None)
     before = next((t for t in reversed(tokens[:i]) if t.kind != "space"), None)
     base = text.partition("_")[0].rstrip("0123456789")
-    if text in ("a", "I") and text == "a" and after is not None and after.kind == "name" and len(after.text) > 2 and after.text not in GREEK:
+    if text == "a" and after is not None and after.kind == "name" and len(after.text) > 2 and after.text not in GREEK:
         return True  # the article
     if len(base) <= 1 or base in GREEK or text in names or text == "sqrt":
         return False
     if text in FUNCTIONS:
         if any(t is not None and t.text in ARROWS for t in (before, after)):
             return False
-        return after is None or not (after.kind in ("open", "number") or after.kind == "name" and not _plain(after.text) or after.text in "|_^")
+        return after is None or not (
+            after.kind in ("open", "number") or after.kind == "name" and not _plain(after.text) or after.text in "|_^"
+        )
     if after is not None and (after.text in ARROWS or (after.kind == "open" and tokens[i + 1].kind == "open")):
         return False
     if "_" in text or any(c.isdigit() for c in text):
@@ -160,9 +170,11 @@ class _Parser:
         With spaces around it both sides may be longer: only what stands in parentheses, or under a root, is sure then.
         """
         below = next((t for t in self.tokens[self.at + 1 :] if t.kind != "space"), None)
-        if re.match(r"(?:<m(?:sup|sub|row)>)*<m(?:o stretchy|space)|<mo", high) or below is None or below.kind not in ("name", "number", "open"):
+        if below is None or below.kind not in ("name", "number", "open"):
             return False
-        after = self.tokens[self.tokens.index(below, self.at) + 1 :] if below is not None else []
+        if re.match(r"(?:<m(?:sup|sub|row)>)*<m(?:o stretchy|space)|<mo", high):
+            return False
+        after = self.tokens[self.tokens.index(below, self.at) + 1 :]
         called = bool(after) and after[0].kind == "open"
         if below.text in FUNCTIONS and not called:
             return False
@@ -188,21 +200,22 @@ class _Parser:
                 node = f"<msup>{node}<mo>′</mo></msup>"
                 continue
             following = self.tokens[self.at + 1] if self.at + 1 < len(self.tokens) else None
-            if token.text == "^" and (following is None or following.kind in ("space", "close", "other") or following.text in "*/="):
+            ends = following is None or following.kind in ("space", "close")
+            if token.text == "^" and (ends or following.kind == "other" or following.text in "*/="):
                 self.at += 1  # (a hat: x^ is another x)
                 node = f"<mover accent='true'>{node}<mo>^</mo></mover>"
                 continue
-            if following is None or following.kind in ("space", "close"):
+            if ends:
                 break
             self.at += 1
-            script = self.script()
-            node = f"<{'msup' if token.text == '^' else 'msub'}>{node}{script}</{'msup' if token.text == '^' else 'msub'}>"
+            tag = "msup" if token.text == "^" else "msub"
+            node = f"<{tag}>{node}{self.script()}</{tag}>"
         return node
 
     def script(self) -> str:
         sign = ""
         if self.peek() is not None and self.peek().text in ("-", "+"):
-            sign = f"<mo>{OPERATORS[self.peek().text]}</mo>"
+            sign = f"<mo>{OPERATORS.get(self.peek().text, self.peek().text)}</mo>"
             self.at += 1
         half = [t.text for t in self.tokens[self.at : self.at + 3]]
         if len(half) == 3 and half[1] == "/" and half[0] in ("1", "3") and half[2].isdigit():
@@ -242,14 +255,15 @@ class _Parser:
     def _between_words(self) -> bool:
         before = self.tokens[self.at - 2] if self.at >= 2 else None
         after = self.peek()
-        return before is not None and after is not None and {before.kind, after.kind} <= {"name", "number", "open", "close"} and \
-            before.kind != "open" and after.kind != "close"
+        if before is None or after is None:
+            return False
+        return before.kind in ("name", "number", "close") and after.kind in ("name", "number", "open")
 
     def name(self, text: str) -> str:
-        if text in GREEK and text not in ("eps", "inf"):
-            return f"<mi>{GREEK[text]}</mi>"
+        if text == "inf":
+            return "<mn>∞</mn>"
         if text in GREEK:
-            return f"<mi>{GREEK[text]}</mi>" if text == "eps" else "<mn>∞</mn>"
+            return f"<mi>{GREEK[text]}</mi>"
         base, _, below = text.partition("_")
         letters, digits = re.fullmatch(r"(.*?)(\d*)", base).groups()  # type: ignore[union-attr]
         whole = letters in GREEK or len(letters) == 1
@@ -261,9 +275,12 @@ class _Parser:
 
 
 def _index(text: str) -> str:
-    parts = [f"<mn>{p}</mn>" if p.isdigit() else f'<mi>{GREEK.get(p, p)}</mi>' if len(p) == 1 or p in GREEK else f"<mtext>{p}</mtext>"
-             for p in text.split(",")]
-    return f"<mrow>{'<mo>,</mo>'.join(parts)}</mrow>"
+    def part(text: str) -> str:
+        if text.isdigit():
+            return f"<mn>{text}</mn>"
+        return f"<mi>{GREEK.get(text, text)}</mi>" if len(text) == 1 or text in GREEK else f"<mtext>{text}</mtext>"
+
+    return f"<mrow>{'<mo>,</mo>'.join(map(part, text.split(',')))}</mrow>"
 
 
 def _bare(node: str) -> str:

@@ -17,8 +17,8 @@ STAYS, MAY_MOVE, UNKNOWN = 0, 1, 2
 def adapt(value: Any) -> tuple[Any, bool, bool, int]:
     """Makes something with a buffer of `value`, over the same memory.
 
-    Returns (source, is bfloat16, is read-only, what may become of the memory).  `source` has the buffer protocol, or is a
-    DLPack capsule, or is a str that says why there is none.  bfloat16 comes as its 16-bit integers.
+    Returns (source, is bfloat16, is read-only, what may become of the memory).  `source` has the buffer protocol, or is
+    a DLPack capsule, or is a str that says why there is none.  bfloat16 comes as its 16-bit integers.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):

@@ -1,8 +1,8 @@
 """The checkpoint of the library taken apart, and put together again.
 
-A checkpoint (safetensors layout) is what `Optimizer._save` writes and `Optimizer._load` reads.  Taken apart it is a table
-of entries by name; what belongs to a tensor is called NAME/STAGE/SLOT, as in "layer.weight/0.adamw/exp_avg", the rest
-STAGE/scalars and engine/...  (Checkpoint.swift says what they hold).
+A checkpoint (safetensors layout) is what `Optimizer._save` writes and `Optimizer._load` reads.  Taken apart it is a
+table of entries by name; what belongs to a tensor is called NAME/STAGE/SLOT, as in "layer.weight/0.adamw/exp_avg", the
+rest STAGE/scalars and engine/...  (Checkpoint.swift says what they hold).
 """
 
 from __future__ import annotations

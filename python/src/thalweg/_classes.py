@@ -180,7 +180,7 @@ def document(method: _registry.Method) -> str:
     return (
         _registry.describe(method)
         + "\n\nParameters\n    params, and the options of thalweg.Optimizer (state_dtype, nonfinite, ...)\n"
-        + "    before, after  further stages of the sentence, as before=\"clip_global_norm(1.0)\", after=\"ema(0.999)\"\n"
+        + '    before, after  further stages of the sentence, as before="clip_global_norm(1.0)", after="ema(0.999)"\n'
         + ("    betas          (beta1, beta2) or (beta1, beta2, beta3)\n" if has_betas(method) else "")
     )
 

@@ -39,8 +39,8 @@ class Fixed:
                 raise
             text: Any = getattr(self, "sentence", "")
             method = text.partition("(")[0].strip()
-            raise AttributeError(f"{self!r} has no attribute {name!r}, and takes no new ones: hyper-parameters stand in "
-                                 f"the sentence, as in \"{method}({name}=...)\"") from None
+            raise AttributeError(f"{self!r} has no attribute {name!r}, and takes no new ones: hyper-parameters stand "
+                                 f"in the sentence, as in \"{method}({name}=...)\"") from None
 
 
 def _check_kind(sentence: str, kind: str) -> None:
@@ -195,8 +195,8 @@ class Objective(Fixed, _thalweg.Objective):
     __slots__ = ("sentence", "inputs", "__weakref__")
     __doc__ = Card("""A scalar function of named arrays, from one stage: objective("checkered_regression")(z=z, y=y).
 
-    `inputs` lists the arrays: names, shapes, which of them have a gradient.  float64 where one of them is, else float32.
-    Those without axes may be Python's numbers.
+    `inputs` lists the arrays: names, shapes, which of them have a gradient.  float64 where one of them is, else
+    float32.  Those without axes may be Python's numbers.
 
     The value is a float, which autograd knows nothing of, torch tensors given or not: gradients come from
     `value_and_grad(...)`, or from `forward` and `pullback`.

@@ -58,13 +58,13 @@ class Request:
     """What a method needs now.  The parameters stand where the answer is wanted.
 
     kind     "gradient", "loss", "loss_and_gradient", "hessian_vector", "task_gradient" (task `index` of `count`),
-             "previous_gradient" (of this minibatch, at the previous parameters); and those that `answer_matrix` answers:
-             "logit_derivatives" (along `probe`), "activations" (of the layer whose weight is parameter `index`); and the
-             one that `answer_samples` answers: "sample_gradients" (of part `index` of `count` of the minibatch); and
-             "participant" (the parameters of participant `index` of `count`, in place of gradients)
+             "previous_gradient" (of this minibatch, at the previous parameters); and those that `answer_matrix`
+             answers: "logit_derivatives" (along `probe`), "activations" (of the layer whose weight is parameter
+             `index`); and the one that `answer_samples` answers: "sample_gradients" (of part `index` of `count` of the
+             minibatch); and "participant" (the parameters of participant `index` of `count`, in place of gradients)
     pass_    0, 1, ... within one step
-    tag      equal tags mean: the same minibatch and the same dropout.  Tags of one step may come back after others (a SAM
-             behind an accumulation of two: A B A B), never in a later step: keep a dict by tag, emptied at pass 0
+    tag      equal tags mean: the same minibatch and the same dropout.  Tags of one step may come back after others (a
+             SAM behind an accumulation of two: A B A B), never in a later step: keep a dict by tag, emptied at pass 0
     loss     write the loss here when it is asked for
     """
 
@@ -90,9 +90,10 @@ class Request:
 
     @property
     def probe(self) -> list[np.ndarray]:
-        """The vector of a Hessian-vector product, or the direction of derivatives: one read-only array for each parameter.
+        """The vector of a Hessian-vector product, or the direction of derivatives.
 
-        They are copies, made at the first look and valid for ever; look while the request is pending.
+        A read-only array for each parameter.  They are copies, made at the first look and valid for ever; look while
+        the request is pending.
         """
         if self._probe is None:
             self._probe = [_arrays.from_bytes(*row) for row in self._optimizer._probe()]
@@ -109,21 +110,23 @@ class Request:
     def answer_matrix(self, first: Any = None, second: Any = None) -> None:
         """Answers a request for matrices, which are read before this returns.
 
-        "logit_derivatives"  first (samples, classes): the derivatives of the logits along `probe`, without dropout and with
-                             fixed batch statistics; second (samples, classes): the logits, where they are known.  One column
-                             is the logit of a sigmoid.  Without forward-mode derivatives give the logits alone,
-                             answer_matrix(second=logits): the request comes once more, with the parameters a little along
-                             the probe, and takes the logits of the same samples there
-        "activations"        first (rows, in): the inputs of the layer; second (rows, out): the gradient of the loss at its
-                             pre-activations.  A kernel (out, in, kh, kw) counts as (out, in*kh*kw), the rows are patches
+        "logit_derivatives"  first (samples, classes): the derivatives of the logits along `probe`, without dropout and
+                             with fixed batch statistics; second (samples, classes): the logits, where they are known.
+                             One column is the logit of a sigmoid.  Without forward-mode derivatives give the logits
+                             alone, answer_matrix(second=logits): the request comes once more, with the parameters a
+                             little along the probe, and takes the logits of the same samples there
+        "activations"        first (rows, in): the inputs of the layer; second (rows, out): the gradient of the loss at
+                             its pre-activations.  A kernel (out, in, kh, kw) counts as (out, in*kh*kw), the rows are
+                             patches
 
         SequenceError when no such request waits.  ShapeError and ArgumentError leave the request waiting.
         """
         self._optimizer._answer_matrix(first, second)
 
     def answer_samples(self, gradients: Sequence[Any]) -> None:
-        """Answers "sample_gradients": one array for each parameter, (samples, shape of the parameter...), None for one that
-        is marked absent.  They are read before this returns, and scaled as other gradients are; there may be no samples.
+        """Answers "sample_gradients": one array for each parameter, (samples, shape of the parameter...), None for one
+        that is marked absent.  They are read before this returns, and scaled as other gradients are; there may be no
+        samples.
 
         SequenceError when no such request waits.  ShapeError and ArgumentError leave the request waiting.
         """
@@ -164,7 +167,7 @@ class MemoryReport(NamedTuple):
 
 
 class ParamGroup(MutableMapping[str, Any]):
-    """One parameter group as a dict: reading asks the optimizer, writing changes the running pipeline for this group alone.
+    """One parameter group as a dict: reading asks the optimizer, writing changes the pipeline for this group alone.
 
     Keys are "params" (the arrays), the hyper-parameters that may change while running ("lr", or "adamw.lr" where two
     stages have an lr), and "betas" for (beta1, beta2, ...).  Any path that `Optimizer.get` knows may be asked for.
@@ -202,8 +205,8 @@ class ParamGroup(MutableMapping[str, Any]):
         raise TypeError("a parameter group keeps its keys")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"a parameter group has no attribute {name!r} that could be set: group[{name!r}] = ... sets a "
-                             "hyper-parameter, and name and role cannot be changed")
+        raise AttributeError(f"a parameter group has no attribute {name!r} that could be set: group[{name!r}] = ... "
+                             "sets a hyper-parameter, and name and role cannot be changed")
 
     def __iter__(self) -> Iterator[str]:
         yield "params"
@@ -228,12 +231,12 @@ class _Group(NamedTuple):
 class Optimizer(_thalweg.Optimizer):
     """An optimizer, made of a sentence: Optimizer([w, b], "clip_global_norm(1.0) | adamw(lr=3e-4) | ema(0.999)").
 
-    params             arrays that are changed in place: an iterable of them, of (name, array), or of dicts with "params"
-                       and overrides ({"params": [...], "lr": 0.1, "name": "head"}).  NumPy arrays, CPU torch tensors and
-                       everything else with the buffer protocol or DLPack, of float32, float64, float16 or bfloat16,
-                       strided as they like; never copied.  A group may say what its arrays are, where a method or
-                       route(bias=(...), norm=(...), embedding=(...), head=(...)) goes by that: "role" is one of
-                       "weight", "bias", "norm", "embedding", "head", and cannot be changed later
+    params             arrays that are changed in place: an iterable of them, of (name, array), or of dicts with
+                       "params" and overrides ({"params": [...], "lr": 0.1, "name": "head"}).  NumPy arrays, CPU torch
+                       tensors and everything else with the buffer protocol or DLPack, of float32, float64, float16 or
+                       bfloat16, strided as they like; never copied.  A group may say what its arrays are, where a
+                       method or route(bias=(...), norm=(...), embedding=(...), head=(...)) goes by that: "role" is one
+                       of "weight", "bias", "norm", "embedding", "head", and cannot be changed later
     sentence           the pipeline; `python -m thalweg methods` lists what there is
     state_dtype        how element-wise moments are stored: "f32"; "bf16", half the memory, which trains like "f32"; or
                        "q8", 8 bits in tensors of 4,096 elements and more (smaller ones keep float32), good for averages
@@ -248,8 +251,8 @@ class Optimizer(_thalweg.Optimizer):
     seed               of every random draw, 0 ... 2**64 - 1
     names              names of the parameters, for messages, routing and checkpoints
 
-    The arrays stay referenced, and NumPy refuses to resize them, until the optimizer is closed or deleted.  An optimizer
-    is used by one thread at a time; a second one gets BusyError.  See thalweg.Error for what is raised.
+    The arrays stay referenced, and NumPy refuses to resize them, until the optimizer is closed or deleted.  An
+    optimizer is used by one thread at a time; a second one gets BusyError.  See thalweg.Error for what is raised.
     """
 
     def __init__(
@@ -364,8 +367,8 @@ class Optimizer(_thalweg.Optimizer):
                 request.answer(*gradients_and_loss(batches[request.tag]))
 
         The step is done when the loop ends.  Leaving the loop early (break, an exception) cancels the step, at the
-        latest when the next one starts: parameters and state are those from before it.  Where a state was loaded that had
-        been saved inside a step, the loop goes on with the request that was waiting then.
+        latest when the next one starts: parameters and state are those from before it.  Where a state was loaded that
+        had been saved inside a step, the loop goes on with the request that was waiting then.
         """
         if self._pending is not None:
             self._pending = None
@@ -475,7 +478,7 @@ class Optimizer(_thalweg.Optimizer):
 
     @property
     def training(self) -> bool:
-        """False while the parameters hold the evaluation weights: after eval(), or after loading a state of that mode."""
+        """False while the parameters hold the evaluation weights: after eval(), or a state of that mode was loaded."""
         return self._get_number(None, "training") == 1
 
     @contextlib.contextmanager
@@ -525,8 +528,8 @@ class Optimizer(_thalweg.Optimizer):
         return next((p for method in methods for p in method.parameters if p.name == name), None)
 
     def set(self, path: str, value: Any, group: str | None = None) -> None:
-        """Changes a hyper-parameter while running: for one group ("" is that of a plain list), or (None) for all groups and
-        those added later.
+        """Changes a hyper-parameter while running: for one group ("" is that of a plain list), or (None) for all groups
+        and those added later.
 
         A str is taken as it would stand in a sentence: opt.set("lr", "cosine(lr=0.1, total=1000)").  A schedule counts
         the steps from the first of the optimizer, not from this call: after 300 steps it goes on at step 300.
@@ -612,9 +615,10 @@ class Optimizer(_thalweg.Optimizer):
         return [(s, known[n]) for s in _sentence.stages(self.sentence) if (n := s.partition("#")[0]) in known]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_") and not hasattr(self, name) and name in {path.rpartition(".")[2] for path in self._live_paths()}:
-            raise AttributeError(f"{name!r} is a hyper-parameter: optimizer.set({name!r}, ...) or "
-                                 f"optimizer.param_groups[0][{name!r}] = ... change it")
+        if not name.startswith("_") and not hasattr(self, name):
+            if name in {path.rpartition(".")[2] for path in self._live_paths()}:
+                raise AttributeError(f"{name!r} is a hyper-parameter: optimizer.set({name!r}, ...) or "
+                                     f"optimizer.param_groups[0][{name!r}] = ... change it")
         super().__setattr__(name, value)
 
     def _live(self) -> dict[str, _registry.Parameter]:
@@ -704,7 +708,8 @@ class Optimizer(_thalweg.Optimizer):
         except (TypeError, BufferError) as problem:
             if isinstance(problem, Error):
                 raise
-            raise error(FormatError, f"the 'state' of the state_dict is a {type(state).__name__}, not bytes") from problem
+            what = f"the 'state' of the state_dict is a {type(state).__name__}, not bytes"
+            raise error(FormatError, what) from problem
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the state to a file (safetensors layout), atomically: written beside it, synced, renamed.

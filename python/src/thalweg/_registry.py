@@ -142,7 +142,8 @@ def _parameter(row: tuple) -> Parameter:
     name, meaning, kind, required, optional, min_open, max_open, live, default, choices, low, high = row
     options = tuple(choices.split("|")) if choices else ()
     return Parameter(
-        name, meaning, TYPES.get(kind, str(kind)), required, optional, min_open, max_open, live, default, options, low, high
+        name, meaning, TYPES.get(kind, str(kind)), required, optional, min_open, max_open, live, default, options,
+        low, high,
     )
 
 
@@ -259,7 +260,8 @@ def expected(p: Parameter) -> str:
         "choice": f"one of {', '.join(p.choices)}",
     }.get(p.type, f"a {p.type}")
     within = f" in {p.range}" if p.range else ""
-    return f"{kind}{within}{', or a schedule' if p.type == 'number' and p.live else ''}{', or None' if p.optional else ''}"
+    schedule = ", or a schedule" if p.type == "number" and p.live else ""
+    return f"{kind}{within}{schedule}{', or None' if p.optional else ''}"
 
 
 def read_value(text: str) -> Any:

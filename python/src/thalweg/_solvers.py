@@ -131,7 +131,7 @@ class SolverRequest(Mapping[str, Any]):
 
 
 class SolverResult(Mapping[str, Any]):
-    """What a run found: arrays (copies) and numbers, as result["x"] or result.x, and how it ended, as result.outcome."""
+    """What a run found: arrays (copies) and numbers, as result["x"] or result.x; result.outcome says how it ended."""
 
     def __init__(self, outcome: str, values: dict[str, Any]) -> None:
         self.outcome = outcome
@@ -159,7 +159,9 @@ class SolverResult(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         def short(value: Any) -> str:
-            return repr(value) if isinstance(value, float) else f"array{value.shape}" if hasattr(value, "shape") else "list"
+            if isinstance(value, float):
+                return repr(value)
+            return f"array{value.shape}" if hasattr(value, "shape") else "list"
 
         return f"<{self.outcome}: {', '.join(f'{k}={short(v)}' for k, v in self._values.items())}>"
 
@@ -254,11 +256,11 @@ class Solver(Fixed):
 
         solver("cg(rtol=1e-8)").run(b=b, product=lambda v: A @ v)
 
-    `inputs` lists the arrays that it takes and finds, `asks` the kinds of request that it makes.  float64 where an input
-    is, or where no input is an array; else float32.
+    `inputs` lists the arrays that it takes and finds, `asks` the kinds of request that it makes.  float64 where an
+    input is, or where no input is an array; else float32.
 
-    An input of the shape (...,) may be a list of arrays, as the parameters of a model are: they are one vector then, and
-    what the functions are given, what they return and what is found are such lists too.
+    An input of the shape (...,) may be a list of arrays, as the parameters of a model are: they are one vector then,
+    and what the functions are given, what they return and what is found are such lists too.
 
     help(solver("cg")) shows what there is about that method.
     """)
@@ -309,7 +311,8 @@ class Solver(Fixed):
         """A whole run.  Arrays by name, and one function for each kind of request that the method makes.
 
         A function takes what the request gives, in order, and returns what it wants: one value, a tuple in order, or a
-        dict.  NeedsError names what is missing; ArgumentError a function that the settings keep the run from asking for.
+        dict.  NeedsError names what is missing; ArgumentError a function that the settings keep the run from asking
+        for.
         """
         functions = {a.name: arguments.pop(a.name) for a in self.asks if a.name in arguments}
         run = self.requests(start, **arguments)

@@ -192,10 +192,14 @@ class Place:
 
     def follow(self, engine: _optimizer.Optimizer) -> None:
         """Binds local shards anew where torch has put them elsewhere (FSDP2 does, when it loads or casts a model)."""
-        now = [tensor if i is None else _local(self.given[i]) for tensor, i in zip(self.held, self.sources)]
+        now = [tensor if i is None else self._present(tensor, i) for tensor, i in zip(self.held, self.sources)]
         if any(_lies(a) != _lies(b) for a, b in zip(now, self.held)):
             engine.rebind_parameters(now)
             self.held = now
+
+    def _present(self, held: torch.Tensor, index: int) -> torch.Tensor:
+        """What the engine should hold now of the tensor `index` of `given`; `held` until now."""
+        return _local(self.given[index])
 
     # ---- state
 
@@ -334,8 +338,8 @@ class Place:
             elif request.pass_ and any(m.kind == "perturbation" for _, m in opt.engine._stages()):
                 raise error(NeedsError, f"{self.sentence}: the method moves the parameters for a gradient, and the "
                             "other ranks do not see it: pass ranks=Ranks(\"owners\") in place of "
-                            "ZeroRedundancyOptimizer, or Ranks(\"tensors\", sync=...) with what gives them the parameters "
-                            "of this one")
+                            "ZeroRedundancyOptimizer, or Ranks(\"tensors\", sync=...) with what gives them the "
+                            "parameters of this one")
 
     def deliver(self) -> None:
         """Gives all ranks what this one has changed; where shards are stepped in place there is nothing to give."""
@@ -394,12 +398,8 @@ class Owners(Place):
         super().forget(given, held)
         del self.owner[given:], self.parts[given:]
 
-    def follow(self, engine: _optimizer.Optimizer) -> None:
-        pairs = zip(self.held, self.sources)
-        now = [t if i is None or _is_sharded(self.given[i]) else _local(self.given[i]) for t, i in pairs]
-        if any(_lies(a) != _lies(b) for a, b in zip(now, self.held)):
-            engine.rebind_parameters(now)
-            self.held = now
+    def _present(self, held: torch.Tensor, index: int) -> torch.Tensor:
+        return held if _is_sharded(self.given[index]) else super()._present(held, index)
 
     def _described(self, opt: Any, options: dict[str, Any]) -> dict[str, Any]:
         described = super()._described(opt, options)
@@ -613,7 +613,7 @@ def sharded_state_dict(opt: Any) -> dict[str, Any]:
         if key == _checkpoint.NAMES or key.endswith("/engine/fingerprints"):
             continue
         if key in lengths:
-            rows = np.frombuffer(entry.data, np.float64).reshape(len(names), -1)
+            rows = entry.numbers().reshape(len(names), -1)
             for name, source, row in zip(names, sources, rows):
                 if source is not None:
                     state[f"{name}/{key}"] = torch.from_numpy(row.copy())
@@ -655,10 +655,10 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
     sources, positions = _sources(opt, names), {name: i for i, name in enumerate(names)}
     lengths = _per_tensor(opt, template, len(names))
 
-    def value(key: str) -> torch.Tensor:
-        if key not in state:
+    def value(key: str, place: dict[str, Any] = state) -> Any:
+        if key not in place:
             raise error(MismatchError, f"the state dict has no {key!r}")
-        return state[key]
+        return place[key]
 
     entries: dict[str, _checkpoint.Entry] = {}
     for key, entry in template.items():
@@ -666,7 +666,7 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
             continue
         where = positions.get(_checkpoint.owner(key, positions))
         if key in lengths:
-            rows = np.frombuffer(entry.data, np.float64).reshape(len(names), -1).copy()
+            rows = entry.numbers().reshape(len(names), -1)
             for i, (name, source) in enumerate(zip(names, sources)):
                 if source is not None:
                     rows[i] = value(f"{name}/{key}").numpy()
@@ -674,9 +674,7 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
         elif key == _checkpoint.NAMES or (where is not None and sources[where] is None):
             entries[key] = entry
         elif where is None:
-            if key not in common:
-                raise error(MismatchError, f"the state dict has no {key!r}")
-            entries[key] = common[key]
+            entries[key] = value(key, common)
         else:
             local = _cut(value(key), None if opt._ranks is None else opt._ranks.given[sources[where]], entry.shape)
             if local.dtype != DTYPES[entry.dtype] or tuple(local.shape) != entry.shape:

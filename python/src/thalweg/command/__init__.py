@@ -13,8 +13,14 @@ from .console import Refusal
 
 # Each command is a function of a module that is imported when it is called for: matplotlib and rich take their time.
 COMMANDS = {
-    "methods": ".catalogue:list_methods", "show": ".catalogue:show", "info": ".info:info", "bench": ".bench:bench", "race": ".race:race",
-    "sweep": ".sweep:sweep", "landscape": ".landscape:landscape", "stubs": ".._stubs:main",
+    "methods": ".catalogue:list_methods",
+    "show": ".catalogue:show",
+    "info": ".info:info",
+    "bench": ".bench:bench",
+    "race": ".race:race",
+    "sweep": ".sweep:sweep",
+    "landscape": ".landscape:landscape",
+    "stubs": ".._stubs:main",
 }
 PROBLEMS = ("digits", "logreg", "noisy-quadratic", "matrix", "rosenbrock", "beale", "himmelblau", "ravine", "rastrigin")
 FUNCTIONS = PROBLEMS[4:]
@@ -27,14 +33,18 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     command = commands.add_parser("methods", help="list the methods, all or those that fit")
-    command.add_argument("text", nargs="*", help="words that must all occur in name, summary, rule, hyper-parameters or source")
+    command.add_argument("text", nargs="*",
+                         help="words that must all occur in name, summary, rule, hyper-parameters or source")
     command.add_argument("--kind", help="only those of one kind: " + ", ".join(thalweg.kinds()))
     command.add_argument("--need", action="append", metavar="REQUEST",
-                         help="only those that ask for it (loss, hessian_vector, task_gradient, ...); none: for nothing but a gradient")
+                         help="only those that ask for it (loss, hessian_vector, task_gradient, ...); "
+                              "none: for nothing but a gradient")
     command.add_argument("--state", metavar="BYTES",
-                         help="only those whose state takes at most so many bytes an element of float32 parameters; also '>8', '=0'")
+                         help="only those whose state takes at most so many bytes an element of float32 parameters; "
+                              "also '>8', '=0'")
 
-    command = commands.add_parser("show", help="rule, hyper-parameters, requests, state, source, examples and neighbours of a method")
+    command = commands.add_parser(
+        "show", help="rule, hyper-parameters, requests, state, source, examples and neighbours of a method")
     command.add_argument("name")
 
     commands.add_parser("info", help="versions, instruction set, OpenBLAS, threads, and what would be faster")
@@ -56,14 +66,17 @@ def parser() -> argparse.ArgumentParser:
                          help="the values, as adamw.lr=1e-4:1e-1:log, or sgd.momentum=0,0.5,0.9; twice: every pair")
     _trials(command)
 
-    command = commands.add_parser("landscape", help="draw the trajectories of sentences over a function of two variables")
+    command = commands.add_parser(
+        "landscape", help="draw the trajectories of sentences over a function of two variables")
     command.add_argument("sentence", nargs="+", help="what to run; {steps} stands for the number of steps")
     command.add_argument("--function", choices=FUNCTIONS, default="rosenbrock", help="(default rosenbrock)")
     command.add_argument("--steps", type=int, default=200, help="(default 200)")
     command.add_argument("--start", metavar="X,Y", help="where they start, as --start=-1.5,2")
-    command.add_argument("--noise", type=float, default=0.0, help="standard deviation of the noise of gradients (default 0)")
+    command.add_argument("--noise", type=float, default=0.0,
+                         help="standard deviation of the noise of gradients (default 0)")
     command.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
-    command.add_argument("--plot", type=Path, default=Path("landscape.png"), metavar="FILE", help="the picture (default landscape.png)")
+    command.add_argument("--plot", type=Path, default=Path("landscape.png"), metavar="FILE",
+                         help="the picture (default landscape.png)")
 
     command = commands.add_parser("stubs", help="the type stubs of the package")
     mode = command.add_mutually_exclusive_group()
@@ -74,10 +87,12 @@ def parser() -> argparse.ArgumentParser:
 
 def _trials(command: argparse.ArgumentParser) -> None:
     """What `race` and `sweep` have in common."""
-    command.add_argument("--problem", choices=PROBLEMS, default="logreg", help="(default logreg; digits needs scikit-learn)")
+    command.add_argument("--problem", choices=PROBLEMS, default="logreg",
+                         help="(default logreg; digits needs scikit-learn)")
     command.add_argument("--seeds", type=int, default=5, metavar="K", help="runs, each from another start (default 5)")
     command.add_argument("--steps", type=int, metavar="N", help="steps of a run (default 300)")
-    command.add_argument("--state-dtype", choices=("f32", "bf16", "q8"), default="f32", help="how state is stored (default f32)")
+    command.add_argument("--state-dtype", choices=("f32", "bf16", "q8"), default="f32",
+                         help="how state is stored (default f32)")
     command.add_argument("--plot", type=Path, metavar="FILE", help="a picture: .png, .svg or .pdf")
 
 

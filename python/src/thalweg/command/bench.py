@@ -59,9 +59,10 @@ def bench(arguments: argparse.Namespace) -> int:
     half = np.zeros(moved // 2, np.uint8)
     other = np.empty_like(half)
     copy = best_time(lambda: np.copyto(other, half))
-    print(f"{opt.sentence}")
+    print(opt.sentence)
     print(f"{thalweg.build_info}; {thalweg.get_num_threads()} threads, {n:,} float32 elements")
-    print(f"step        {seconds * 1e3:10.3f} ms   {seconds / n * 1e9:8.3f} ns an element   {moved / seconds / 1e9:7.1f} GB/s")
-    print(f"NumPy copy  {copy * 1e3:10.3f} ms   {copy / n * 1e9:8.3f} ns an element   {moved / copy / 1e9:7.1f} GB/s")
-    print("GB/s counts parameters, gradients and state once in and once out, the gradients only in; the copy moves as much.")
+    for what, took in (("step", seconds), ("NumPy copy", copy)):
+        per_element, rate = took / n * 1e9, moved / took / 1e9
+        print(f"{what:<10}  {took * 1e3:10.3f} ms   {per_element:8.3f} ns an element   {rate:7.1f} GB/s")
+    print("GB/s counts parameters and state once in and once out, and gradients once in; the copy moves as much.")
     return 0

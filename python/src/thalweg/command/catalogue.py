@@ -6,7 +6,9 @@ import argparse
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import thalweg
 
@@ -22,7 +24,8 @@ def list_methods(arguments: argparse.Namespace) -> int:
     if not chosen:
         raise Refusal("no method is like that" + (f"; needs: {', '.join(all_needs())}" if arguments.need else ""))
     console = rich_terminal()
-    room = (console.width if console else 10_000) - max(len(m.name) for m in chosen) - max(len(m.kind) for m in chosen) - 6
+    name_width, kind_width = max(len(m.name) for m in chosen), max(len(m.kind) for m in chosen)
+    room = (console.width if console else 10_000) - name_width - kind_width - 6
     columns, rows = ["method", "kind", "what"], [[m.name, m.kind, shortened(m.summary, max(room, 40))] for m in chosen]
     if arguments.state is not None:
         columns.insert(2, "bytes")
@@ -30,11 +33,11 @@ def list_methods(arguments: argparse.Namespace) -> int:
             row.insert(2, f"{examples.state_bytes(m):.4g}")
     if console:
         print_table(columns, rows, right=[2] if arguments.state is not None else [])
-        console.print(f"{len(chosen)} of {len(thalweg.methods())} methods; `python -m thalweg show NAME` tells more", style="dim")
+        console.print(
+            f"{len(chosen)} of {len(thalweg.methods())} methods; `python -m thalweg show NAME` tells more", style="dim")
     else:
-        width, kind = (max(len(row[i]) for row in rows) for i in (0, 1))
         for row in rows:
-            print("  ".join([f"{row[0]:<{width}}", f"{row[1]:<{kind}}", *row[2:]]))
+            print("  ".join([f"{row[0]:<{name_width}}", f"{row[1]:<{kind_width}}", *row[2:]]))
     return 0
 
 
@@ -48,10 +51,15 @@ def needs(m: Method) -> tuple[str, ...]:
     return tuple(a.name for a in m.asks) or m.requests
 
 
-def select(kind: str | None = None, need: list[str] | None = None, state: str | None = None, text: list[str] | None = None) -> list[Method]:
-    """The methods of a kind, that ask for all of `need` ("none": for nothing), with a state that fits, and all words of `text`.
+def select(
+    kind: str | None = None, need: list[str] | None = None, state: str | None = None, text: list[str] | None = None
+) -> list[Method]:
+    """The methods that fit every filter that is given.
 
+    kind    that of the method
+    need    it asks for all of these; "none": for nothing
     state   bytes an element of float32 parameters: "4" (at most), ">8" (more than), "=0"
+    text    words that all occur in name, summary, rule, hyper-parameters or source
     Refusal for a kind, a need or a state that is none.
     """
     if kind is not None and kind not in thalweg.kinds():
@@ -76,23 +84,29 @@ def select(kind: str | None = None, need: list[str] | None = None, state: str | 
     return chosen
 
 
-def _state_filter(text: str):  # noqa: ANN202 (a predicate of bytes)
+def _state_filter(text: str) -> Callable[[float], bool]:
     found = re.fullmatch(r"\s*(<=|>=|<|>|=)?\s*(\d+(?:\.\d*)?)\s*", text)
     if found is None:
         raise Refusal(f"--state is a number of bytes an element, as 4 (at most), '>8' or '=0', not {text!r}")
     bound = float(found[2])
-    return {
-        None: lambda n: n <= bound, "<=": lambda n: n <= bound, "<": lambda n: n < bound, ">": lambda n: n > bound,
-        ">=": lambda n: n >= bound, "=": lambda n: abs(n - bound) < 0.05,  # (a few numbers a tensor are no state to speak of)
-    }[found[1]]
+    tests: dict[str, Callable[[float], bool]] = {
+        "<=": lambda n: n <= bound, "<": lambda n: n < bound, ">": lambda n: n > bound, ">=": lambda n: n >= bound,
+        "=": lambda n: abs(n - bound) < 0.05,  # (a few numbers a tensor are no state to speak of)
+    }
+    return tests[found[1] or "<="]
 
 
 # ---- one method
 
 
+def own_state(m: Method) -> float | None:
+    """Bytes of state for each element of a float32 matrix of 64 x 64; None for what keeps none in a sentence."""
+    return None if m.kind in ("regularizer", "constraint", "schedule") else examples.state_bytes(m)
+
+
 def state_words(m: Method) -> str:
     """What the state costs, in words; "" for what keeps no state in a sentence."""
-    size = None if m.kind in ("regularizer", "constraint", "schedule") else examples.state_bytes(m)
+    size = own_state(m)
     if size is None:
         return ""
     return f"{size:.4g} bytes an element, for a float32 matrix of 64 x 64" if size else "none"
@@ -112,16 +126,23 @@ def _vectors() -> dict[str, dict[str, float]]:
 
 
 def _words(m: Method) -> list[str]:
+    """What a method is compared by: words of name, summary and rule, hyper-parameters, state, requests and papers."""
     text = " ".join([*[m.name.replace("_", " ")] * 2, m.summary, m.rule])
-    names = [f"parameter {p.name}" for p in m.parameters] + [f"state {s.name}" for s in m.state]
-    return re.findall(r"[a-z][a-z0-9]+", text.lower()) + names + [f"asks {n}" for n in needs(m)] + re.findall(r"arXiv:\S+?(?=[,;]|$)", m.source)
+    return [
+        *re.findall(r"[a-z][a-z0-9]+", text.lower()),
+        *(f"parameter {p.name}" for p in m.parameters),
+        *(f"state {s.name}" for s in m.state),
+        *(f"asks {name}" for name in needs(m)),
+        *re.findall(r"arXiv:\S+?(?=[,;]|$)", m.source),
+    ]
 
 
 def neighbours(m: Method, count: int = 6) -> list[Method]:
-    """The methods of the same kind that are most like it, by the words of rule and summary, hyper-parameters and state."""
+    """The methods of the same kind that are most like it, by the words that `_words` finds."""
     vectors, known = _vectors(), _registry.by_name()
     own = vectors[m.name]
-    alike = {n: sum(v * own.get(w, 0.0) for w, v in vectors[n].items()) for n, o in known.items() if o.kind == m.kind and n != m.name}
+    others = [o.name for o in known.values() if o.kind == m.kind and o.name != m.name]
+    alike = {name: sum(v * own.get(word, 0.0) for word, v in vectors[name].items()) for name in others}
     return [known[n] for n in sorted(alike, key=lambda n: (-alike[n], n))[:count] if alike[n] > 0]
 
 
@@ -132,10 +153,12 @@ def show(arguments: argparse.Namespace) -> int:
     except thalweg.MethodError as problem:
         raise Refusal(str(problem)) from None
     python, whole = examples.python_example(m)
-    parts = [("State takes", state_words(m)), ("In Python", python), ("In C", examples.c_example(m)),
-             ("Neighbours", "\n".join(f"{n.name:<24}  {n.summary}" for n in neighbours(m)))]
-    if not whole:
-        parts[1] = ("In Python (arrays that fit are yours)", python)
+    parts = [
+        ("State takes", state_words(m)),
+        ("In Python" if whole else "In Python (arrays that fit are yours)", python),
+        ("In C", examples.c_example(m)),
+        ("Neighbours", "\n".join(f"{n.name:<24}  {n.summary}" for n in neighbours(m))),
+    ]
     console = rich_terminal()
     if console is None:
         print(m)
@@ -147,7 +170,7 @@ def show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _draw(console, m: Method, parts: list[tuple[str, str]]) -> None:  # noqa: ANN001 (a console of rich)
+def _draw(console: Any, m: Method, parts: list[tuple[str, str]]) -> None:
     """The same on a terminal, with colours."""
     from rich.padding import Padding
     from rich.rule import Rule
@@ -167,7 +190,5 @@ def _draw(console, m: Method, parts: list[tuple[str, str]]) -> None:  # noqa: AN
             continue
         console.print(Text(f"\n{title}", style="bold"))
         language = {"In P": "python", "In C": "c"}.get(title[:4])
-        console.print(Padding(Syntax(text, language, background_color="default") if language else Text(text), (0, 0, 0, 4)))
-
-
-__all__ = ["list_methods", "neighbours", "needs", "select", "show", "state_words"]
+        shown = Syntax(text, language, background_color="default") if language else Text(text)
+        console.print(Padding(shown, (0, 0, 0, 4)))

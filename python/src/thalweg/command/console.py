@@ -15,7 +15,10 @@ class Refusal(Exception):
 
 
 def need(module: str, purpose: str, package: str | None = None) -> ModuleType:
-    """The module, for what `purpose` says ("race draws its progress").  Refusal says what to install where it is missing."""
+    """The module, for what `purpose` says ("race draws its progress").
+
+    Refusal says what to install where it is missing.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as problem:
@@ -25,7 +28,7 @@ def need(module: str, purpose: str, package: str | None = None) -> ModuleType:
 
 
 def one_thread() -> contextlib.AbstractContextManager[object]:
-    """Inside, NumPy's products take one thread, where threadpoolctl is there: those of small matrices gain nothing by more."""
+    """Inside, NumPy's products take one thread, where threadpoolctl is there: small matrices gain nothing by more."""
     try:
         import threadpoolctl
     except ImportError:
@@ -45,7 +48,8 @@ def rich_terminal() -> Any:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = (), title: str = "", best: int | None = None
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *,
+    right: Iterable[int] = (), title: str = "", best: int | None = None,
 ) -> None:
     """A table.  On a terminal, where rich is there, drawn; else aligned text with one row a line, as pipes want it.
 
@@ -59,7 +63,9 @@ def print_table(
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title or None, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left", pad_edge=False)
+        table = Table(
+            title=title or None, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left", pad_edge=False
+        )
         for i, name in enumerate(columns):
             table.add_column(name, justify="right" if i in right else "left", overflow="fold")
         for i, row in enumerate(rows):
@@ -75,7 +81,7 @@ def print_table(
 
 
 class Progress:
-    """Progress over pieces of work: live bars on a terminal; where standard error is none, a line for each piece that ends.
+    """Progress over pieces of work: live bars where standard error is a terminal, else a line for each piece that ends.
 
         with Progress("race") as progress:
             bar = progress.start("adamw", total=500)
@@ -91,8 +97,12 @@ class Progress:
         console = Console(stderr=True)
         self.live = console.is_terminal
         self._bars = Bars(
-            TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False), console=console, disable=not self.live, transient=True,
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console, disable=not self.live, transient=True,
         )
 
     def __enter__(self) -> Progress:

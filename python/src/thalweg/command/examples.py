@@ -1,7 +1,7 @@
 """Examples of a method in Python and in C, written from what the registry says of it.
 
-The Python ones run: `python_example` tries what it wrote on small arrays, and gives only the call where no input that can
-be made from the declared shapes is one that the method takes.
+The Python ones run: `python_example` tries what it wrote on small arrays, and gives only the call where no input that
+can be made from the declared shapes is one that the method takes.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .. import _sentence
 from .._classes import class_name
 from .._registry import Input, Method, Parameter
 
-# Where each kind stands in a sentence; {} is the stage itself.
+# Where each kind may stand in a sentence; {} is the stage itself.
 PLACES = {
-    "optimizer": "{}",
-    "transform": "{} | sgd(lr=0.1)",
-    "perturbation": "{} | sgd(lr=0.1)",
-    "aggregator": "{} | sgd(lr=0.1)",
-    "update": "sgd(lr=0.1) | {}",
-    "average": "sgd(lr=0.1) | {}",
-    "mask": "sgd(lr=0.1) | {}",
-    "schedule": "sgd(lr={})",
-    "routing": "{}",
+    "optimizer": ("{}",),
+    "transform": ("{} | sgd(lr=0.1)",),
+    "perturbation": ("{} | sgd(lr=0.1)",),
+    "aggregator": ("{} | sgd(lr=0.1)",),
+    "update": ("sgd(lr=0.1) | {}",),
+    "average": ("sgd(lr=0.1) | {}",),
+    "mask": ("sgd(lr=0.1) | {}",),
+    "schedule": ("sgd(lr={})",),
+    "routing": ("{}",),
+    "regularizer": ("sgd(lr=0.1) | prox({})", "penalty({}) | sgd(lr=0.1)"),
+    "constraint": ("sgd(lr=0.1) | project({})", "sgd(lr=0.1) | manifold({})"),
 }
-# Kinds with a handle of their own.
-ALONE = ("objective", "weighting", "diagnostic", "regularizer", "constraint", "schedule", "solver")
 # Stages that need more than a value for what is required.
 STAGES = {
     "affine": "affine(A=[1, 1, 1], b=[0.5])",
@@ -54,32 +54,39 @@ STAGES = {
 }
 # Values by name that one would write; other required hyper-parameters get any value that fits.
 VALUES = {
-    "lr": "0.1", "peak": "0.1", "total": "1000", "warmup": "100", "warmup_steps": "100", "rank": "2", "noise_multiplier": "1.1",
-    "expected_batch_size": "64", "batch_size": "64", "clip": "1.0", "max_norm": "1.0", "max_value": "1.0", "delta": "1e-5",
+    "lr": "0.1", "peak": "0.1", "total": "1000", "warmup": "100", "warmup_steps": "100", "rank": "2",
+    "noise_multiplier": "1.1", "expected_batch_size": "64", "batch_size": "64", "clip": "1.0", "max_norm": "1.0",
+    "max_value": "1.0", "delta": "1e-5",
 }
 # A solver that asks more often than this does not get where it goes on the arrays of an example.
 MOST_ANSWERS = 500
-# Inputs that not every array will do for: by method and name.
+# Inputs that not every array will do for: by method and name; {} are the extents.
+SIGNS, IDENTITY, MASSES = "2 * rng.integers(0, 2, {}) - 1", "np.eye(4)", "np.full(4, 0.25)"
+TRANSPORTS = ("class_ot", "mirror_sinkhorn", "ot_sinkhorn", "round_transport", "sinkhorn", "sinkhorn_newton_sparse")
 ARRAYS = {
-    ("softmax_cross_entropy", "t"): "None", ("focal_loss", "t"): "None",
-    ("hinge", "y"): "2 * rng.integers(0, 2, {}) - 1",
-    ("sequential_max_margin", "labels"): "2 * rng.integers(0, 2, {}) - 1",
-    ("checkered_regression", "y"): "2 * rng.integers(0, 2, {}) - 1", ("cosine_embedding", "t"): "2 * rng.integers(0, 2, {}) - 1",
-    ("convex_relu_objective", "patterns"): "rng.integers(0, 2, {}).astype(float)", ("inverse_root", "a"): "np.eye(4)",
-    ("binomial_ure", "n"): "np.full({}, 4)", ("compound_binomial", "n"): "np.full({}, 4)", ("compound_binomial", "x"): "rng.integers(0, 5, {}).astype(float)",
-    ("class_ot", "a"): "np.full(4, 0.25)", ("class_ot", "b"): "np.full(4, 0.25)",
-    ("mirror_sinkhorn", "a"): "np.full(4, 0.25)", ("mirror_sinkhorn", "b"): "np.full(4, 0.25)",
-    ("ot_sinkhorn", "a"): "np.full(4, 0.25)", ("ot_sinkhorn", "b"): "np.full(4, 0.25)",
-    ("round_transport", "a"): "np.full(4, 0.25)", ("round_transport", "b"): "np.full(4, 0.25)",
-    ("sinkhorn", "a"): "np.full(4, 0.25)", ("sinkhorn", "b"): "np.full(4, 0.25)",
-    ("sinkhorn_newton_sparse", "a"): "np.full(4, 0.25)", ("sinkhorn_newton_sparse", "b"): "np.full(4, 0.25)",
-    ("projection_dpp", "u"): "np.eye(4)",
-    ("gaussian_kl_full", "s0"): "np.eye(4)", ("gaussian_kl_full", "s1"): "np.eye(4)",
+    ("softmax_cross_entropy", "t"): "None",
+    ("focal_loss", "t"): "None",
+    ("hinge", "y"): SIGNS,
+    ("sequential_max_margin", "labels"): SIGNS,
+    ("checkered_regression", "y"): SIGNS,
+    ("cosine_embedding", "t"): SIGNS,
+    ("convex_relu_objective", "patterns"): "rng.integers(0, 2, {}).astype(float)",
+    ("binomial_ure", "n"): "np.full({}, 4)",
+    ("compound_binomial", "n"): "np.full({}, 4)",
+    ("compound_binomial", "x"): "rng.integers(0, 5, {}).astype(float)",
+    ("inverse_root", "a"): IDENTITY,
+    ("projection_dpp", "u"): IDENTITY,
+    ("gaussian_kl_full", "s0"): IDENTITY,
+    ("gaussian_kl_full", "s1"): IDENTITY,
     ("local_ode_reg", "times"): "np.linspace(0, 1, 4)",
-    ("stn_range_map", "low"): "np.zeros(4)", ("stn_range_map", "high"): "np.ones(4)",
+    ("stn_range_map", "low"): "np.zeros(4)",
+    ("stn_range_map", "high"): "np.ones(4)",
+    **{(name, side): MASSES for name in TRANSPORTS for side in "ab"},
 }
 # What a method wants to be told before each step.
-OBSERVED = {"xgd": ("weight_0", "weight_1"), "saga": ("sample",), "reduce_on_plateau": ("metric",), "greedy": ("metric",)}
+OBSERVED = {
+    "xgd": ("weight_0", "weight_1"), "saga": ("sample",), "reduce_on_plateau": ("metric",), "greedy": ("metric",),
+}
 
 
 def sample(parameter: Parameter) -> str:
@@ -109,18 +116,19 @@ def stage(m: Method) -> str:
     """The method as one stage, with a value for all that it requires."""
     if m.name in STAGES:
         return STAGES[m.name]
-    values = {p.name: VALUES.get(p.name, sample(p)) for p in m.parameters if p.required}
-    return _sentence.write_stage(m, values)
+    return _sentence.write_stage(m, _required(m))
+
+
+def _required(m: Method) -> dict[str, str]:
+    """A value for each hyper-parameter that the method requires."""
+    return {p.name: VALUES.get(p.name, sample(p)) for p in m.parameters if p.required}
 
 
 @cache
 def sentence(m: Method) -> str:
-    """A whole sentence with the method in it; "" for kinds that stand in none."""
-    if m.kind == "regularizer":
-        return next((s for s in (f"sgd(lr=0.1) | prox({stage(m)})", f"penalty({stage(m)}) | sgd(lr=0.1)") if _reads(s)), "")
-    if m.kind == "constraint":
-        return next((s for s in (f"sgd(lr=0.1) | project({stage(m)})", f"sgd(lr=0.1) | manifold({stage(m)})") if _reads(s)), "")
-    return PLACES[m.kind].format(stage(m)) if m.kind in PLACES else ""
+    """A whole sentence with the method in it, the first of its kind's places that it fits; "" where it fits none."""
+    places = PLACES.get(m.kind, ())
+    return next((s for s in (place.format(stage(m)) for place in places) if len(places) == 1 or _reads(s)), "")
 
 
 @cache
@@ -140,12 +148,12 @@ def _reads(text: str, extents: tuple[int, ...] = (4, 3)) -> bool:
 @cache
 def state_bytes(m: Method) -> float | None:
     """Bytes of state for each element of a float32 matrix of 64 x 64; None for what stands in no sentence."""
-    text = sentence(m)
+    text, w = sentence(m), np.zeros((64, 64), np.float32)
     if not text:
         return None
     try:
-        with thalweg.Optimizer([np.zeros((64, 64), np.float32)], text) as opt:
-            return opt.memory_report().total / 4096
+        with thalweg.Optimizer([w], text) as opt:
+            return opt.memory_report().total / w.size
     except thalweg.Error:
         return None
 
@@ -164,27 +172,26 @@ ANSWERS = {
 
 def _optimizer_example(m: Method) -> str:
     """An optimizer, or a stage of one, at work on 0.5 |w|^2."""
-    rows = ", ".join(map(str, shape(m)))
     lines = ["import numpy as np", "import thalweg as tw", "",
-             f"w = np.random.default_rng(0).standard_normal(({rows}{',' if len(shape(m)) == 1 else ''})).astype(np.float32)"]
-    text = sentence(m)
+             f"w = np.random.default_rng(0).standard_normal({shape(m)}).astype(np.float32)"]
     if m.kind == "optimizer" and m.name not in STAGES:
-        given = ", ".join(f"{p.name}={_python(VALUES.get(p.name, sample(p)))}" for p in m.parameters if p.required)
+        given = [f"{name}={_python(value)}" for name, value in _required(m).items()]
         lr = m.parameter("lr")
         if lr is not None and not lr.required and lr.default != "none":
-            given = ", ".join(filter(None, [f"lr={lr.default}", given]))
-        make = f"tw.{class_name(m.name)}([w]{', ' if given else ''}{given})"
+            given.insert(0, f"lr={lr.default}")
+        make = f"tw.{class_name(m.name)}({', '.join(['[w]', *given])})"
     else:
-        make = f'tw.Optimizer([w], "{text}")'
-    lines.append(f"opt = {make}")
-    observed = [f'opt.observe("{what}", {"0" if what == "sample" else "0.5"})' for what in OBSERVED.get(m.name, ())]
-    kinds = _kinds_asked(text, shape(m), m) | set(m.requests)
-    if not m.requests and kinds <= {"gradient"} and not _several(text, shape(m), m):
-        lines += ["for _ in range(10):", *(f"    {line}" for line in observed), "    opt.step([w.copy()])                  # the gradient of 0.5 |w|^2"]
-        return "\n".join(lines)
+        make = f'tw.Optimizer([w], "{sentence(m)}")'
+    kinds = _kinds_asked(m) | set(m.requests)
     if {"activations", "logit_derivatives"} & kinds:
-        lines.insert(4, f"x, d = np.ones((8, {shape(m)[-1]}), np.float32), np.full((8, {shape(m)[0]}), 0.1, np.float32)")
-    lines += ["for _ in range(10):", *(f"    {line}" for line in observed), "    for request in opt.requests():            # as often as the method asks",
+        rows, columns = shape(m)[0], shape(m)[-1]
+        lines.append(f"x, d = np.ones((8, {columns}), np.float32), np.full((8, {rows}), 0.1, np.float32)")
+    lines += [f"opt = {make}", "for _ in range(10):"]
+    lines += [f'    opt.observe("{what}", {_observation(what)})' for what in OBSERVED.get(m.name, ())]
+    if not m.requests and kinds <= {"gradient"} and not _asks_again(m):
+        lines.append("    opt.step([w.copy()])                  # the gradient of 0.5 |w|^2")
+        return "\n".join(lines)
+    lines += ["    for request in opt.requests():            # as often as the method asks",
               "        loss = 0.5 * float((w * w).sum())"]
     branch = "if"
     for kind in sorted(kinds & set(ANSWERS)):
@@ -192,27 +199,37 @@ def _optimizer_example(m: Method) -> str:
         lines += [f'        {branch} request.kind == "{kind}":', f"            {answer}  # {why}"]
         branch = "elif"
     plain = "request.answer([w.copy()], loss)"
-    lines += [f"        {plain}"] if branch == "if" else ["        else:", f"            {plain}"] if kinds - set(ANSWERS) else []
+    if branch == "if":
+        lines.append(f"        {plain}")
+    elif kinds - set(ANSWERS):
+        lines += ["        else:", f"            {plain}"]
     return "\n".join(lines)
+
+
+def _observation(what: str) -> float:
+    """A number for what a method wants to be told."""
+    return 0 if what == "sample" else 0.5
 
 
 def _python(text: str) -> str:
     """A value of a sentence as Python writes it."""
-    return text if re.fullmatch(r"[-+0-9.e\[\], ]+|", text) else {"true": "True", "false": "False", "none": "None"}.get(text, repr(text))
+    if re.fullmatch(r"[-+0-9.e\[\], ]*", text):
+        return text
+    return {"true": "True", "false": "False", "none": "None"}.get(text, repr(text))
 
 
 @cache
-def _asked(text: str, extents: tuple[int, ...], m: Method) -> tuple[tuple[str, int], ...]:
-    """(kind, pass) of the requests of twelve steps of a sentence, answered with what fits."""
-    rng = np.random.default_rng(0)
-    w = rng.standard_normal(extents).astype(np.float32)
+def _asked(m: Method) -> tuple[tuple[str, int], ...]:
+    """(kind, pass) of the requests of twelve steps of its sentence, answered with what fits."""
+    extents = shape(m)
+    w = np.random.default_rng(0).standard_normal(extents).astype(np.float32)
     x, d = np.ones((8, extents[-1]), np.float32), np.full((8, extents[0]), 0.1, np.float32)
     seen = []
     try:
-        opt = thalweg.Optimizer([w], text)
+        opt = thalweg.Optimizer([w], sentence(m))
         for _ in range(12):
             for what in OBSERVED.get(m.name, ()):
-                opt.observe(what, 0 if what == "sample" else 0.5)
+                opt.observe(what, _observation(what))
             for request in opt.requests():
                 seen.append((request.kind, request.pass_))
                 if request.kind == "sample_gradients":
@@ -222,19 +239,20 @@ def _asked(text: str, extents: tuple[int, ...], m: Method) -> tuple[tuple[str, i
                 elif request.kind == "logit_derivatives":
                     request.answer_matrix(x @ request.probe[0].T, x @ w.T)
                 else:
-                    request.answer([request.probe[0].copy() if request.kind == "hessian_vector" else w.copy()],
-                                   0.5 * float((w * w).sum()))
+                    answer = request.probe[0] if request.kind == "hessian_vector" else w
+                    request.answer([answer.copy()], 0.5 * float((w * w).sum()))
     except thalweg.Error:
-        return tuple(seen)
+        pass  # what was asked until then is what there is to see
     return tuple(seen)
 
 
-def _kinds_asked(text: str, extents: tuple[int, ...], m: Method) -> set[str]:
-    return {kind for kind, _ in _asked(text, extents, m)}
+def _kinds_asked(m: Method) -> set[str]:
+    return {kind for kind, _ in _asked(m)}
 
 
-def _several(text: str, extents: tuple[int, ...], m: Method) -> bool:
-    return any(number > 0 for _, number in _asked(text, extents, m))
+def _asks_again(m: Method) -> bool:
+    """Whether a step asks more than once."""
+    return any(number > 0 for _, number in _asked(m))
 
 
 def _axes_of(i: Input) -> list[str]:
@@ -304,19 +322,22 @@ def _answer_of(wanted: Input, given: tuple[Input, ...]) -> str:
     return f"np.ones({_extents(wanted)})"
 
 
-def _alone_example(m: Method, rows: tuple[int, ...]) -> str:
+def _alone_example(m: Method, extents: tuple[int, ...]) -> str:
     """A regularizer, a constraint, a schedule on its own."""
-    head = ["import numpy as np", "import thalweg as tw", ""]
     if m.kind == "schedule":
-        return "\n".join([head[1], "", f'schedule = tw.schedule("{stage(m)}")', "values = [schedule(k) for k in range(0, 1000, 200)]"])
+        return "\n".join(["import thalweg as tw", "", f'schedule = tw.schedule("{stage(m)}")',
+                          "values = [schedule(k) for k in range(0, 1000, 200)]"])
     others = [i for i in _inputs(m) if i.name != "w"]
-    rows = next((_extents(i) for i in m.inputs if i.name == "w"), rows) if others else rows
-    lines = [*head, "rng = np.random.default_rng(0)", f"w = rng.random({rows}) + 0.1"]
+    if others:
+        extents = next((_extents(i) for i in m.inputs if i.name == "w"), extents)
+    lines = ["import numpy as np", "import thalweg as tw", "", "rng = np.random.default_rng(0)",
+             f"w = rng.random({extents}) + 0.1"]
     lines += [f"{i.name} = {_array(i)}" for i in others]
     given = "".join(f", {i.name}={i.name}" for i in others)
     if m.kind == "constraint":
         return "\n".join([*lines, f'w = tw.constraint("{stage(m)}").project(w)                # in place'])
-    return "\n".join([*lines, f'penalty = tw.regularizer("{stage(m)}")', f"value, gradient = penalty.value(w{given}), penalty.gradient(w{given})"])
+    return "\n".join([*lines, f'penalty = tw.regularizer("{stage(m)}")',
+                      f"value, gradient = penalty.value(w{given}), penalty.gradient(w{given})"])
 
 
 def candidates(m: Method) -> Iterator[str]:
@@ -338,8 +359,10 @@ def candidates(m: Method) -> Iterator[str]:
         for extents in ((4, 3), (4, 4), (4, 2), (2, 3, 3, 2)) if m.name not in STAGES else ((3,),):
             program = _alone_example(m, extents)
             yield program
-            yield re.sub(r"^w = tw.constraint\((.*)\).project\(w\).*$", r"w = tw.constraint(\1).retract(w, 0.1 * w)", program, flags=re.M)
-        yield _alone_example(m, (4, 3)).replace("value, gradient = ", "w = ").partition("penalty.value")[0] + "penalty.prox(w, 1.0)"
+            yield re.sub(r"\.project\(w\).*$", ".retract(w, 0.1 * w)", program, flags=re.M)
+        if m.kind == "regularizer":
+            head = _alone_example(m, (4, 3)).partition("value, gradient = ")[0]
+            yield f"{head}w = penalty.prox(w, 1.0)"
     else:
         yield _optimizer_example(m)
 
@@ -385,48 +408,72 @@ def python_example(m: Method) -> tuple[str, bool]:
 
 def c_example(m: Method) -> str:
     """The calls in C, from making the handle to its end; status checks are left out."""
-    text = stage(m).replace('"', '\\"')
+    given = [i.name for i in m.inputs if not i.result]
     if m.kind == "schedule":
-        return _c_lines("schedule", text, ["double lr;", "tw_schedule_value(schedule, 10, &lr);"])
-    if m.kind == "regularizer" and not [i for i in _inputs(m) if i.name != "w"]:
-        return _c_lines("regularizer", text, ["double value;", "tw_regularizer_value(regularizer, &w, &value);",
-                                              "tw_regularizer_gradient(regularizer, &w, 1.0, &g);"])
+        return _c_lines("schedule", m, ["double lr;", "tw_schedule_value(schedule, 10, &lr);"])
     if m.kind == "constraint":
-        return _c_lines("constraint", text, ["tw_constraint_project(constraint, &w);"])
+        return _c_lines("constraint", m, ["tw_constraint_project(constraint, &w);"])
     if m.kind == "regularizer":
-        names = ", ".join(i.name for i in m.inputs if not i.result)
-        return _c_lines("regularizer", text, ["double value;", f"/* inputs: {names} */",
-                                              f"tw_regularizer_value_with(regularizer, inputs, {len(m.inputs)}, &value);"])
+        if not [i for i in _inputs(m) if i.name != "w"]:
+            calls = ["tw_regularizer_value(regularizer, &w, &value);",
+                     "tw_regularizer_gradient(regularizer, &w, 1.0, &g);"]
+        else:
+            calls = [f"/* inputs: {', '.join(given)} */",
+                     f"tw_regularizer_value_with(regularizer, inputs, {len(m.inputs)}, &value);"]
+        return _c_lines("regularizer", m, ["double value;", *calls])
     if m.kind in ("objective", "weighting", "diagnostic"):
-        names = ", ".join(i.name for i in m.inputs)
-        return _c_lines("objective", text, [
-            "tw_cache *cache;", "double value;", "tw_cache_create(&cache);", f"/* inputs, gradients: {names} */",
+        return _c_lines("objective", m, [
+            "tw_cache *cache;",
+            "double value;",
+            "tw_cache_create(&cache);",
+            f"/* inputs, gradients: {', '.join(i.name for i in m.inputs)} */",
             f"tw_objective_forward(objective, inputs, {len(m.inputs)}, cache, &value);",
-            f"tw_objective_pullback(objective, cache, 1.0, gradients, {len(m.inputs)});", "tw_cache_destroy(cache);"])
+            f"tw_objective_pullback(objective, cache, 1.0, gradients, {len(m.inputs)});",
+            "tw_cache_destroy(cache);",
+        ])
     if m.kind == "solver":
-        count = len([i for i in m.inputs if not i.result])
-        results = [i for i in m.inputs if i.result]
-        found = [f'tw_solver_tensor(solver, "{i.name}", &w);' if _axes_of(i) else f'tw_solver_number(solver, "{i.name}", &value);'
-                 for i in results[:1]]
-        names = ", ".join(i.name for i in m.inputs if not i.result)
-        return _c_lines("solver", text, [
-            *(["double value;"] if results and not _axes_of(results[0]) else []),
-            "tw_solver_request request = {sizeof request};", f"/* inputs: {names} */", f"tw_solver_begin(solver, inputs, {count});",
+        declared, found = [], []
+        for i in [i for i in m.inputs if i.result][:1]:
+            if _axes_of(i):
+                found = [f'tw_solver_tensor(solver, "{i.name}", &w);']
+            else:
+                declared, found = ["double value;"], [f'tw_solver_number(solver, "{i.name}", &value);']
+        asks = ", ".join(a.name for a in m.asks)
+        return _c_lines("solver", m, [
+            *declared,
+            "tw_solver_request request = {sizeof request};",
+            f"/* inputs: {', '.join(given)} */",
+            f"tw_solver_begin(solver, inputs, {len(given)});",
             "while (tw_solver_next(solver, &request) == TW_MORE) {",
-            f"  /* {', '.join(a.name for a in m.asks)}: request.given in, request.wanted out */" if m.asks else "  /* asks nothing */", "}", *found])
-    text = sentence(m).replace('"', '\\"')
-    asked = sorted(_kinds_asked(sentence(m), shape(m), m))
+            f"  /* {asks}: request.given in, request.wanted out */" if asks else "  /* asks nothing */",
+            "}",
+            *found,
+        ])
+    asked = sorted(_kinds_asked(m))
     step = ["tw_optimizer_step(optimizer);"]
-    if asked != ["gradient"] or _several(sentence(m), shape(m), m):
+    if asked != ["gradient"] or _asks_again(m):
         step = ["tw_request request = {sizeof request};", "while (tw_optimizer_next(optimizer, &request) == TW_MORE) {",
                 f"  /* {', '.join(asked)}: answer at the parameters as they stand now */", "}"]
-    return "\n".join(["tw_optimizer *optimizer;", f'tw_optimizer_create("{text}", NULL, &optimizer);',
-                      "tw_optimizer_add_parameters(optimizer, &w, 1, NULL, NULL);", "tw_optimizer_bind_gradients(optimizer, &g, 1);",
-                      *step, "tw_optimizer_destroy(optimizer);"])
+    return "\n".join([
+        "tw_optimizer *optimizer;",
+        f"tw_optimizer_create({_c_text(sentence(m))}, NULL, &optimizer);",
+        "tw_optimizer_add_parameters(optimizer, &w, 1, NULL, NULL);",
+        "tw_optimizer_bind_gradients(optimizer, &g, 1);",
+        *step,
+        "tw_optimizer_destroy(optimizer);",
+    ])
 
 
-def _c_lines(kind: str, text: str, calls: list[str]) -> str:
-    return "\n".join([f"tw_{kind} *{kind};", f'tw_{kind}_create("{text}", &{kind});', *calls, f"tw_{kind}_destroy({kind});"])
+def _c_lines(kind: str, m: Method, calls: list[str]) -> str:
+    """Calls between making a handle of the method and its end."""
+    make = f"tw_{kind}_create({_c_text(stage(m))}, &{kind});"
+    return "\n".join([f"tw_{kind} *{kind};", make, *calls, f"tw_{kind}_destroy({kind});"])
 
 
-__all__ = ["c_example", "python_example", "sample", "sentence", "stage", "state_bytes"]
+def _c_text(text: str) -> str:
+    """A text as C writes it."""
+    quoted = text.replace('"', '\\"')
+    return f'"{quoted}"'
+
+
+

@@ -38,15 +38,20 @@ def collect() -> tuple[dict[str, str], list[str]]:
     level, best = _loaded_level(), _best_level()
     works, blas = _has_products(), _blas(best)
     cores, threads = len(os.sched_getaffinity(0)), thalweg.get_num_threads()
+    if works:
+        products = blas or "found"
+    else:
+        products = "no OpenBLAS found: matrix methods refuse to step"
     facts = {
         "thalweg": thalweg.version,
         "build": thalweg.build_info,
         "methods": str(len(thalweg.methods())),
-        "Python": f"{platform.python_version()} ({platform.python_implementation()}), {sys.platform} {platform.machine()}",
+        "Python": f"{platform.python_version()} ({platform.python_implementation()}), {sys.platform} "
+                  f"{platform.machine()}",
         "NumPy": np.__version__,
         "processor": f"{_processor()}, {best or 'x86-64'}" if platform.machine() == "x86_64" else _processor(),
         "instruction set": f"{level}, from {_library()}",
-        "matrix products": blas if works and blas else "found" if works else "no OpenBLAS found: matrix methods refuse to step",
+        "matrix products": products,
         "OPENBLAS_CORETYPE": os.environ.get("OPENBLAS_CORETYPE", "not set"),
         "threads": f"{threads} of {cores} processors that this process may use",
         "large pages": _large_pages(),
@@ -63,10 +68,11 @@ def _advice(level: str, best: str, blas: str | None, threads: int, cores: int) -
     advice = []
     order = ["x86-64", *LEVELS]
     if best and level in order and order.index(level) < order.index(best):
-        advice.append(f"This processor has {best}, and the library that is loaded is for {level}: install one that is built "
-                      "for both (`make install`, or a wheel), or build with THALWEG_MARCH=native.")
+        advice.append(f"This processor has {best}, and the library that is loaded is for {level}: install one that is "
+                      "built for both (`make install`, or a wheel), or build with THALWEG_MARCH=native.")
     if threads < cores:
-        advice.append(f"Steps of large tensors run on {threads} of {cores} processors: thalweg.set_num_threads({cores}).")
+        advice.append(f"Steps of large tensors run on {threads} of {cores} processors: "
+                      f"thalweg.set_num_threads({cores}).")
     if blas is None:
         advice.append("Matrix methods need OpenBLAS: install libopenblas0 (Debian), or SciPy.")
     elif best == "x86-64-v3" and re.search(r"prescott|nehalem|core2|sandybridge", blas, re.I):
@@ -97,10 +103,10 @@ def _loaded_level() -> str:
 def _best_level() -> str:
     """The best of LEVELS that the processor has; "" where none is, or none can be told."""
     try:
-        line = next(line for line in Path("/proc/cpuinfo").open() if line.startswith("flags"))
+        flags = set(_cpuinfo("flags").split())
     except (OSError, StopIteration):
         return ""
-    flags, best = set(line.split()), ""
+    best = ""
     for level, wanted in LEVELS.items():
         if not wanted <= flags:
             break
@@ -108,9 +114,15 @@ def _best_level() -> str:
     return best
 
 
+def _cpuinfo(field: str) -> str:
+    """What /proc/cpuinfo says in its first line of that name; OSError or StopIteration where there is none."""
+    with Path("/proc/cpuinfo").open() as lines:
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith(field))
+
+
 def _processor() -> str:
     try:
-        return next(line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").open() if line.startswith("model name"))
+        return _cpuinfo("model name")
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -131,12 +143,12 @@ def _blas(best: str) -> str:
     The library works on a copy of its own, which nothing else in the process reaches: a child loads the same file, with
     the core that the library asks for.
     """
-    words = dict(os.environ, OPENBLAS_NUM_THREADS="1")
+    environment = dict(os.environ, OPENBLAS_NUM_THREADS="1")
     if best == "x86-64-v4":
-        words.setdefault("OPENBLAS_CORETYPE", "SKYLAKEX")
-    code = ("import ctypes; b = ctypes.CDLL('libopenblas.so.0'); f = b.openblas_get_config; f.restype = ctypes.c_char_p; "
+        environment.setdefault("OPENBLAS_CORETYPE", "SKYLAKEX")
+    code = ("import ctypes; f = ctypes.CDLL('libopenblas.so.0').openblas_get_config; f.restype = ctypes.c_char_p; "
             "print(f().decode())")
-    done = subprocess.run([sys.executable, "-c", code], env=words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     return done.stdout.strip()
 
 

@@ -29,11 +29,15 @@ class Track:
 
 
 def track(sentence: str, plane: Plane, start: tuple[float, float], steps: int, noise: float, seed: int) -> Track:
-    """The parameters after every step, in float64; `noise` is the standard deviation of what is added to each gradient."""
+    """The parameters after every step, in float64.
+
+    noise  the standard deviation of what is added to each gradient
+    """
     rng = np.random.default_rng(seed)
     params = [np.array(start, np.float64)]
     points = np.full((steps + 1, 2), np.nan)
     points[0] = start
+    noisy = _Noisy(plane)
     opt = thalweg.Optimizer(params, complete(sentence, steps), names=plane.names, seed=seed)
     try:
         for k in range(1, steps + 1):
@@ -41,7 +45,7 @@ def track(sentence: str, plane: Plane, start: tuple[float, float], steps: int, n
             for request in opt.requests():
                 if request.tag not in drawn:
                     drawn[request.tag] = noise * rng.standard_normal(2)
-                _Noisy(plane).answer(request, params, drawn[request.tag])
+                noisy.answer(request, params, drawn[request.tag])
             if not np.all(np.abs(params[0]) < 1e6):
                 break
             points[k] = params[0]
@@ -86,11 +90,11 @@ def landscape(arguments: argparse.Namespace) -> int:
     tracks = [track(s, plane, (x, y), arguments.steps, arguments.noise, arguments.seed) for s in arguments.sentence]
     rows = []
     for t in tracks:
-        least = float(np.nanmin(t.values))
-        done = int(np.sum(np.isfinite(t.values))) - 1
-        rows.append([t.sentence, number(float(t.values[-1]) if np.isfinite(t.values[-1]) else float("inf")), f"{least:.3g}",
-                     f"({t.points[done][0]:.3g}, {t.points[done][1]:.3g})"])
-    print_table(["sentence", "above the minimum", "least", "at the end"], rows, right=(1, 2, 3), title=f"{arguments.function}: {plane.summary}")
+        last = float(t.values[-1]) if np.isfinite(t.values[-1]) else float("inf")
+        x, y = t.points[int(np.sum(np.isfinite(t.values))) - 1]
+        rows.append([t.sentence, number(last), f"{float(np.nanmin(t.values)):.3g}", f"({x:.3g}, {y:.3g})"])
+    title = f"{arguments.function}: {plane.summary}"
+    print_table(["sentence", "above the minimum", "least", "at the end"], rows, right=(1, 2, 3), title=title)
     from . import plots
 
     plots.landscape(plane, arguments.function, tracks, arguments.plot)

@@ -1,4 +1,4 @@
-"""The problems that sentences are raced on: a start, minibatches, losses with gradients, and an answer to every request."""
+"""The problems that sentences are raced on: a start, minibatches, losses with gradients, answers to every request."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ class Problem:
 
     def product(self, params: Arrays, batch: Any, vector: Arrays) -> Arrays:
         """The Hessian at a minibatch times a vector, by a central difference of gradients in float64."""
-        at = [p.astype(np.float64) for p in params]
-        along = [np.asarray(v, np.float64) for v in vector]
-        norm = np.sqrt(sum(float((v * v).sum()) for v in along))
+        at, along = _wide(params), _wide(vector)
+        norm = _norm(along)
         h = 1e-4 / norm if norm > 0 else 1.0
         ahead, behind = (self.gradient([p + s * h * v for p, v in zip(at, along)], batch)[1] for s in (1, -1))
         return [(a - b) / (2 * h) for a, b in zip(ahead, behind)]
 
     def layer(self, params: Arrays, batch: Any, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs of the layer with weight `index`, and gradients behind it; NeedsError where there is no layer."""
-        raise thalweg.NeedsError(f"{type(self).__name__}: parameter {index} is no layer of a network; try --problem digits")
+        raise thalweg.NeedsError(f"{type(self).__name__}: parameter {index} is no layer of a network; "
+                                 "try --problem digits")
 
     def logits(self, params: Arrays, batch: Any) -> np.ndarray:
         """(samples, classes); NeedsError where there are none."""
@@ -87,12 +87,12 @@ class Problem:
         elif kind == "activations":
             request.answer_matrix(*self.layer(params, batch, request.index))
         elif kind == "logit_derivatives":
-            along = [np.asarray(v, np.float64) for v in request.probe]
-            h = 1e-4 / max(np.sqrt(sum(float((v * v).sum()) for v in along)), 1e-30)
+            along = _wide(request.probe)
+            h = 1e-4 / max(_norm(along), 1e-30)
             ahead, behind = (self.logits([p + s * h * v for p, v in zip(params, along)], batch) for s in (1, -1))
             request.answer_matrix((ahead - behind) / (2 * h), self.logits(params, batch))
         elif kind == "participant":  # ten steps of gradient descent on a share of the data
-            local, share = [p.astype(np.float64) for p in params], self.part(batch, request.index, request.count)
+            local, share = _wide(params), self.part(batch, request.index, request.count)
             for _ in range(10):
                 local = [p - 0.01 * g for p, g in zip(local, self.gradient(local, share)[1])]
             request.answer(_like(params, local))
@@ -101,7 +101,17 @@ class Problem:
             request.answer(_like(params, grads) if request.wants_gradient else None, loss)
 
 
+def _wide(values: Arrays) -> Arrays:
+    """The values in float64, which may share their memory."""
+    return [np.asarray(v, np.float64) for v in values]
+
+
+def _norm(values: Arrays) -> float:
+    return float(np.sqrt(sum(float((v * v).sum()) for v in values)))
+
+
 def _like(params: Arrays, values: Arrays) -> Arrays:
+    """The values as the parameters are stored."""
     return [np.ascontiguousarray(v, p.dtype) for p, v in zip(params, values)]
 
 
@@ -134,7 +144,7 @@ class Learning(Problem):
         return values
 
     def _slopes(self, params: Arrays, batch: Data) -> tuple[float, list[tuple[np.ndarray, np.ndarray]]]:
-        """The mean cross-entropy in nats, and for each layer its inputs and the gradients behind it, one row a sample."""
+        """The mean cross-entropy in nats; and for each layer its inputs and the gradients behind it, a row a sample."""
         values = self.forward(params, batch.x)
         z, rows = values[-1] - values[-1].max(1, keepdims=True), np.arange(len(batch.y))
         p = np.exp(z)
@@ -215,8 +225,8 @@ class LogisticRegression(Learning):
 
 
 class NoisyQuadratic(Problem):
-    """0.5 sum h_i x_i^2 in 100 dimensions, h_i = 1/i, with gradient noise of variance h_i: the minibatch of a network near
-    its minimum, as in Zhang et al., 2019, arXiv:1907.04164."""
+    """0.5 sum h_i x_i^2 in 100 dimensions, h_i = 1/i, with gradient noise of variance h_i: the minibatch of a network
+    near its minimum, as in Zhang et al., 2019, arXiv:1907.04164."""
 
     summary = "0.5 sum h_i x_i^2, h_i = 1/i, 100 dimensions, gradient noise of variance h_i"
     h = 1 / np.arange(1.0, 101.0)
@@ -269,8 +279,9 @@ class Plane(Problem):
     """
 
     def __init__(
-        self, summary: str, f: Callable[..., Any], slope: Callable[..., tuple[Any, Any]], window: tuple[float, float, float, float],
-        first: tuple[float, float], minima: list[tuple[float, float]], least: float = 0.0,
+        self, summary: str, f: Callable[..., Any], slope: Callable[..., tuple[Any, Any]],
+        window: tuple[float, float, float, float], first: tuple[float, float], minima: list[tuple[float, float]],
+        least: float = 0.0,
     ) -> None:
         self.summary, self.f, self.slope, self.window = summary, f, slope, window
         self.first, self.minima, self.least = first, minima, least
@@ -297,7 +308,8 @@ PLANES = {
         "Beale's function: plateaus, steep walls, one minimum",
         lambda x, y: (1.5 - x + x * y) ** 2 + (2.25 - x + x * y**2) ** 2 + (2.625 - x + x * y**3) ** 2,
         lambda x, y: (
-            2 * (1.5 - x + x * y) * (y - 1) + 2 * (2.25 - x + x * y**2) * (y**2 - 1) + 2 * (2.625 - x + x * y**3) * (y**3 - 1),
+            2 * (1.5 - x + x * y) * (y - 1) + 2 * (2.25 - x + x * y**2) * (y**2 - 1)
+            + 2 * (2.625 - x + x * y**3) * (y**3 - 1),
             2 * (1.5 - x + x * y) * x + 4 * (2.25 - x + x * y**2) * x * y + 6 * (2.625 - x + x * y**3) * x * y**2),
         (-1.5, 4.5, -2, 2.2), (0.6, 1.6), [(3, 0.5)]),
     "himmelblau": Plane(

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,10 +61,16 @@ class Entry:
         """The median loss at the end; infinite where half of the runs diverged."""
         return spread(self.final())[1]
 
+    def lost(self) -> str:
+        """How many runs diverged, of how many."""
+        return f"{sum(run.diverged for run in self.runs)} of {len(self.runs)}"
+
     def rank(self) -> tuple[float, float]:
         """Less is better: the median score, where there is one, then the median loss."""
-        score = spread(self.errors())[1]
-        return (math.inf if self.median() == math.inf else 0.0 if math.isnan(score) else score, self.median())
+        loss, score = self.median(), spread(self.errors())[1]
+        if loss == math.inf:
+            return math.inf, loss
+        return 0.0 if math.isnan(score) else score, loss
 
 
 def spread(values: np.ndarray) -> tuple[float, float, float]:
@@ -73,14 +80,23 @@ def spread(values: np.ndarray) -> tuple[float, float, float]:
     return float(lower), float(median), float(upper)
 
 
+def written(sentence: str, on: Problem, steps: int) -> str:
+    """The sentence as the library writes it.
+
+    Refusal, in the library's words, where it cannot be made on the parameters of the problem.
+    """
+    params = [p.astype(np.float32) for p in on.start(np.random.default_rng(0))]
+    try:
+        with thalweg.Optimizer(params, complete(sentence, steps), names=on.names) as opt:
+            return opt.sentence
+    except thalweg.Error as wrong:
+        raise Refusal(str(wrong)) from None
+
+
 def check(sentences: list[str], on: Problem, steps: int) -> None:
-    """Refusal, in the library's words, for a sentence that cannot be made on the parameters of the problem."""
+    """Refusal for the first sentence that cannot be made."""
     for sentence in sentences:
-        params = [p.astype(np.float32) for p in on.start(np.random.default_rng(0))]
-        try:
-            thalweg.Optimizer(params, complete(sentence, steps), names=on.names).close()
-        except thalweg.Error as wrong:
-            raise Refusal(str(wrong)) from None
+        written(sentence, on, steps)
 
 
 def complete(sentence: str, steps: int) -> str:
@@ -192,17 +208,16 @@ def race(arguments: argparse.Namespace) -> int:
     check(arguments.sentence, on, steps)
     entries = collect(arguments.sentence, on, arguments.seeds, steps, arguments.state_dtype, "race")
     ranked = sorted(entries, key=Entry.rank)
-    columns = ["sentence", "loss", "quartiles", *([on.score, "quartiles"] if on.score else []), "us/step", "state bytes", "diverged"]
+    scores = [on.score, "quartiles"] if on.score else []
+    columns = ["sentence", "loss", "quartiles", *scores, "us/step", "state bytes", "diverged"]
     rows = []
     for entry in ranked:
-        cells = [entry.sentence, *_cells(entry.final(), number)]
+        row = [entry.sentence, *cells(entry.final(), number)]
         if on.score:
-            cells += _cells(entry.errors(), lambda x: "-" if not math.isfinite(x) else f"{x:.2%}")
+            row += cells(entry.errors(), share)
         micros = float(np.median([r.micros for r in entry.runs]))
-        cells += [f"{micros:.1f}", f"{entry.runs[0].state:,}", f"{sum(r.diverged for r in entry.runs)} of {len(entry.runs)}"]
-        rows.append(cells)
-    title = f"{arguments.problem}: {on.summary}; {steps} steps, medians of {arguments.seeds} seeds"
-    print_table(columns, rows, right=range(1, len(columns)), title=title, best=0)
+        rows.append([*row, f"{micros:.1f}", f"{entry.runs[0].state:,}", entry.lost()])
+    print_table(columns, rows, right=range(1, len(columns)), title=heading(arguments, on, steps), best=0)
     if arguments.json:
         arguments.json.write_text(json.dumps(as_values(arguments.problem, steps, entries), indent=1) + "\n")
     if arguments.plot:
@@ -213,7 +228,18 @@ def race(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _cells(values: np.ndarray, write) -> list[str]:  # noqa: ANN001 (of a number)
+def heading(arguments: argparse.Namespace, on: Problem, steps: int) -> str:
+    """What a table is about."""
+    return f"{arguments.problem}: {on.summary}; {steps} steps, medians of {arguments.seeds} seeds"
+
+
+def share(x: float) -> str:
+    """A score for tables; "-" for none."""
+    return f"{x:.2%}" if math.isfinite(x) else "-"
+
+
+def cells(values: np.ndarray, write: Callable[[float], str]) -> list[str]:
+    """The median and the quartiles, for a table."""
     lower, median, upper = spread(values)
     return [write(median), f"{write(lower)} ... {write(upper)}"]
 
@@ -223,7 +249,9 @@ def as_values(name: str, steps: int, entries: list[Entry]) -> dict[str, object]:
     def plain(x: float) -> float | None:
         return float(x) if math.isfinite(x) else None
 
-    return {"problem": name, "steps": steps, "entries": [
-        {"sentence": e.sentence, "runs": [
-            {"at": r.at.tolist(), "losses": [plain(x) for x in r.losses], "error": plain(r.error), "micros": plain(r.micros),
-             "state": r.state} for r in e.runs]} for e in entries]}
+    def values(r: Run) -> dict[str, object]:
+        return {"at": r.at.tolist(), "losses": [plain(x) for x in r.losses], "error": plain(r.error),
+                "micros": plain(r.micros), "state": r.state}
+
+    return {"problem": name, "steps": steps,
+            "entries": [{"sentence": e.sentence, "runs": [values(r) for r in e.runs]} for e in entries]}

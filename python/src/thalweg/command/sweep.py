@@ -10,12 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import thalweg
-
 from .. import _sentence
 from .console import Refusal, number, print_table
-from .problems import Problem
-from .race import Entry, check, collect, complete, settings, spread
+from .race import cells, check, collect, heading, settings, share, spread, written
 
 COUNT = 7  # values where nobody says
 
@@ -44,7 +41,8 @@ def read_axis(text: str) -> Axis:
             return Axis(path.strip(), listed, min(listed) > 0 and max(listed) >= 20 * min(listed))
         low, high, log, count = float(found[1]), float(found[2]), found[3] == "log", int(found[4] or COUNT)
     except ValueError:
-        raise Refusal(f"--over is PATH=LOW:HIGH, with :log and a count behind it or not, or PATH=A,B,C, not {text!r}") from None
+        raise Refusal("--over is PATH=LOW:HIGH, with :log and a count behind it or not, or PATH=A,B,C, not "
+                      f"{text!r}") from None
     if count < 2 or not low < high or (log and low <= 0) or not math.isfinite(high - low):
         raise Refusal(f"--over {text!r}: LOW is less than HIGH, above 0 where it is :log, and the count at least 2")
     points = np.geomspace(low, high, count) if log else np.linspace(low, high, count)
@@ -104,13 +102,6 @@ def _end(text: str, start: int) -> int:
     return len(text)
 
 
-def written(sentence: str, on: Problem, steps: int) -> str:
-    """The sentence as the library writes it."""
-    check([sentence], on, steps)
-    with thalweg.Optimizer([p.astype(np.float32) for p in on.start(np.random.default_rng(0))], complete(sentence, steps), names=on.names) as opt:
-        return opt.sentence
-
-
 def sweep(arguments: argparse.Namespace) -> int:
     """`sweep`: a table of the values, the best one marked; with --plot the curve with its spread, or a map of two."""
     on, steps = settings(arguments)
@@ -132,14 +123,12 @@ def sweep(arguments: argparse.Namespace) -> int:
     best = min(range(len(entries)), key=lambda i: entries[i].rank())
     rows = []
     for point, entry in zip(points, entries):
-        lower, median, upper = spread(entry.final())
-        rows.append([*(f"{v:.4g}" for v in point), number(median), f"{number(lower)} ... {number(upper)}"])
+        row = [*(f"{v:.4g}" for v in point), *cells(entry.final(), number)]
         if on.score:
-            score = spread(entry.errors())[1]
-            rows[-1].append(f"{score:.2%}" if np.isfinite(score) else "-")
-        rows[-1].append(f"{sum(r.diverged for r in entry.runs)} of {len(entry.runs)}")
+            row.append(share(spread(entry.errors())[1]))
+        rows.append([*row, entry.lost()])
     columns = [*(axis.path for axis in axes), "loss", "quartiles", *([on.score] if on.score else []), "diverged"]
-    title = f"{arguments.problem}: {on.summary}; {steps} steps, medians of {arguments.seeds} seeds\n{arguments.sentence}"
+    title = f"{heading(arguments, on, steps)}\n{arguments.sentence}"
     print_table(columns, rows, right=range(len(columns)), title=title, best=best)
     chosen = ", ".join(f"{axis.path}={v:.4g}" for axis, v in zip(axes, points[best]))
     print(f"best: {chosen}")
@@ -149,14 +138,10 @@ def sweep(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         from . import plots
 
-        draw(plots, axes, entries, best, on, arguments)
+        title = f"{arguments.sentence}\n{arguments.problem}, {arguments.seeds} seeds"
+        if len(axes) == 1:
+            plots.sweep(axes[0], entries, best, on, title, arguments.plot)
+        else:
+            plots.sweep_map(axes, entries, best, title, arguments.plot)
         print(f"picture: {arguments.plot}")
     return 0
-
-
-def draw(plots, axes: list[Axis], entries: list[Entry], best: int, on: Problem, arguments: argparse.Namespace) -> None:  # noqa: ANN001
-    title = f"{arguments.sentence}\n{arguments.problem}, {arguments.seeds} seeds"
-    if len(axes) == 1:
-        plots.sweep(axes[0], entries, best, on, title, arguments.plot)
-    else:
-        plots.sweep_map(axes, entries, best, on, title, arguments.plot)

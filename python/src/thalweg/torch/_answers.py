@@ -71,16 +71,20 @@ def per_sample(
     if not len(inputs):
         found = {name: p.new_zeros((0, *p.shape)) for name, p in held.items()}
     else:
-        found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="different")(held, inputs, targets)
+        gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="different")
+        found = gradients(held, inputs, targets)
     place = {id(p): name for name, p in named.items()}
     return [found[place[id(p)]] if id(p) in place else None for p in (model.parameters() if params is None else params)]
 
 
 class Answers:
-    """A closure for opt.step that answers whatever the method asks for: opt.step(Answers(opt, model, loss_fn, batches)).
+    """A closure for opt.step that answers whatever the method asks for.
+
+        opt.step(Answers(opt, model, loss_fn, batches))
 
     model        called with the inputs of a minibatch
-    loss_fn      loss_fn(output, target), a mean over the samples; a sequence of losses where the method has several tasks
+    loss_fn      loss_fn(output, target), a mean over the samples; a sequence of losses where the method has several
+                 tasks
     batches      one minibatch (inputs, targets), or an iterator of them, from which every new tag of a step takes one:
                  equal tags mean the same minibatch, and the same dropout
     participant  for federated methods: participant(index, count) trains from the parameters as they stand, and returns
@@ -95,8 +99,8 @@ class Answers:
         self.opt, self.model, self.loss_fn, self.participant = opt, model, loss_fn, participant
         self._batches: Iterator[Any] | None = batches if hasattr(batches, "__next__") else None
         if self._batches is None and (not isinstance(batches, (tuple, list)) or len(batches) != 2):
-            raise error(ArgumentError, f"batches is (inputs, targets) or an iterator of them, not a {type(batches).__name__}: "
-                        "give iter(loader) for a loader")
+            raise error(ArgumentError, "batches is (inputs, targets) or an iterator of them, not a "
+                        f"{type(batches).__name__}: give iter(loader) for a loader")
         self._batch = batches
         self._by_tag: dict[int, tuple[Any, torch.Tensor]] = {}
         self._tasks: tuple[int, int, list[Any], list[Any]] | None = None
@@ -153,7 +157,8 @@ class Answers:
         if request.index == 0 or self._tasks is None or self._tasks[:2] != (request.tag, request.index):
             losses = list(_sequence(self._loss(batch)))
             if len(losses) != request.count:
-                raise error(CountError, f"the method has {request.count} tasks, and loss_fn returned {len(losses)} losses")
+                raise error(CountError, f"the method has {request.count} tasks, and loss_fn returned {len(losses)} "
+                            "losses")
             grads = with_zeros(task_gradients(losses, self._params), self._params)
             losses = [loss.detach() for loss in losses]
         else:
@@ -183,15 +188,16 @@ class Answers:
             except NotImplementedError:  # a layer without forward mode: the library takes differences
                 first, second = None, logits(values)
         rows = second.shape[0]
-        request.answer_matrix(None if first is None else first.detach().reshape(rows, -1), second.detach().reshape(rows, -1))
+        first = None if first is None else first.detach().reshape(rows, -1)
+        request.answer_matrix(first, second.detach().reshape(rows, -1))
 
     def _activations(self, request: Request, batch: Any) -> None:
         """Inputs of the layer and gradients at its pre-activations; a kernel counts as a matrix over patches."""
         weight = self._params[request.index]
         layer = next((m for m in self.model.modules() if getattr(m, "weight", None) is weight), None)
         if not isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d)):
-            raise error(NeedsError, f"parameter {request.index} is the weight of no Linear or Conv2d layer of the model, and "
-                        "the method asks for what goes into its layer and comes out")
+            raise error(NeedsError, f"parameter {request.index} is the weight of no Linear or Conv2d layer of the "
+                        "model, and the method asks for what goes into its layer and comes out")
         seen: dict[str, torch.Tensor] = {}
 
         def forward(module: Any, inputs: Any, output: torch.Tensor) -> None:
@@ -210,16 +216,18 @@ class Answers:
                 raise error(NeedsError, "patches are known for Conv2d with groups=1 and numbers of zeros as padding")
             first = torch.nn.functional.unfold(first, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
             first, slope = first.transpose(1, 2), slope.flatten(2).transpose(1, 2)
-        request.answer_matrix(first.reshape(-1, first.shape[-1]).contiguous(), slope.reshape(-1, slope.shape[-1]).contiguous())
+        request.answer_matrix(*(part.reshape(-1, part.shape[-1]).contiguous() for part in (first, slope)))
 
     def _sample_gradients(self, request: Request, batch: Any) -> None:
         inputs, targets = (torch.tensor_split(part, request.count)[request.index] for part in batch)
-        request.answer_samples(per_sample(self.model, lambda o, t: _total(self.loss_fn(o, t)), inputs, targets, self._params))
+        request.answer_samples(per_sample(
+            self.model, lambda output, target: _total(self.loss_fn(output, target)), inputs, targets, self._params
+        ))
 
     def _participant(self, request: Request, batch: Any) -> None:
         if self.participant is None:
-            raise error(NeedsError, "the method asks for the parameters of participants: give participant=, a function that "
-                        "trains one of them")
+            raise error(NeedsError, "the method asks for the parameters of participants: give participant=, a function "
+                        "that trains one of them")
         params = self._params
         before = [p.detach().clone() for p in params]
         with torch.enable_grad():

@@ -20,8 +20,8 @@ from ._view import Keys, View, differences, plain, same, show
 # What torch's own code and its schedulers keep in a group beside the hyper-parameters of the optimizer.  A group may be
 # given with these (a copy of another group has them); of other keys that are no hyper-parameters it may not.
 NOT_OURS = frozenset(
-    ("params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_lr", "max_momentum", "base_momentum", "swa_lr")
-    + ("differentiable", "foreach", "fused", "capturable")
+    ("params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_lr", "max_momentum", "base_momentum")
+    + ("swa_lr", "differentiable", "foreach", "fused", "capturable")
 )
 # The rules that torch.optim steps with sparse gradients (embeddings).
 SPARSE = {"sgd", "adagrad", "sparse_adam"}
@@ -42,22 +42,22 @@ class Optimizer(torch.optim.Optimizer):
 
     `param_groups` shows the hyper-parameters that may change, and the next step uses what it shows ("lr", "betas", or
     "muon.lr" where two stages have an lr): torch's schedulers and your own code change them there.  A schedule in the
-    sentence shows its present value, and stays in force until that value is changed there.  A group that is added later has
-    the sentence's values and schedules unless it says otherwise.
+    sentence shows its present value, and stays in force until that value is changed there.  A group that is added later
+    has the sentence's values and schedules unless it says otherwise.
 
     Where several rules have a rate (route(matrix=(muon), other=(adamw))), "lr" is that of the first, and changing it,
-    or giving it in a group, changes all of them by the same factor: torch's schedulers look for "lr".  "weight_decay" is
-    that of the first as well, and a value given there goes to all of them.
+    or giving it in a group, changes all of them by the same factor: torch's schedulers look for "lr".  "weight_decay"
+    is that of the first as well, and a value given there goes to all of them.
 
-    Under the default policy (nonfinite="propagate") a NaN or Inf in a gradient becomes weights.  That is said once, as a
-    RuntimeWarning and through the logger "thalweg": at once where clip_global_norm spreads it, else when the weights are
-    looked at, after steps 1, 2, 4, ... and every 128th.  nonfinite="skip" and "error" leave such steps out.
+    Under the default policy (nonfinite="propagate") a NaN or Inf in a gradient becomes weights.  That is said once, as
+    a RuntimeWarning and through the logger "thalweg": at once where clip_global_norm spreads it, else when the weights
+    are looked at, after steps 1, 2, 4, ... and every 128th.  nonfinite="skip" and "error" leave such steps out.
 
     A group that is given with a key that is no hyper-parameter of the sentence is refused (UnknownNameError), and so is
     a value that does not fit.  What is put into a group later is the caller's, as in torch.
 
-    A hyper-parameter that needs state which the sentence did not ask for (the momentum of sgd, which OneCycleLR and CyclicLR
-    cycle) may be changed until the first step is taken.
+    A hyper-parameter that needs state which the sentence did not ask for (the momentum of sgd, which OneCycleLR and
+    CyclicLR cycle) may be changed until the first step is taken.
 
     `state` shows copies, made when it is looked at: `state[p]["exp_avg"]`; what you put beside them is kept and saved.
     load_state_dict changes the state.  `engine` is the thalweg.Optimizer inside.
@@ -70,7 +70,9 @@ class Optimizer(torch.optim.Optimizer):
     # Whether torch's optimizer of that rule takes sparse gradients.
     _sparse = False
 
-    def __init__(self, params: Iterable[Any], sentence: str, *, ranks: distributed.Ranks | None = None, **options: Any) -> None:
+    def __init__(
+        self, params: Iterable[Any], sentence: str, *, ranks: distributed.Ranks | None = None, **options: Any
+    ) -> None:
         # What param_groups showed last, a dict a group; and what in it changes by itself, as (group, key).
         self._shown: list[dict[str, Any]] = []
         self._scheduled: list[tuple[int, str]] = []
@@ -228,7 +230,8 @@ class Optimizer(torch.optim.Optimizer):
         mirrors = self.engine.param_groups
         for index, key in self._scheduled:
             group, shown = self.__dict__["param_groups"][index], self._shown[index]
-            value = mirrors[index][self._rates[0]] if key == "lr" and self._rates else self._keys.value(mirrors[index], key)
+            mirror = mirrors[index]
+            value = mirror[self._rates[0]] if key == "lr" and self._rates else self._keys.value(mirror, key)
             untouched = same(group.get(key, shown[key]), shown[key])
             shown[key] = show(group, key, value) if untouched else value
 
@@ -250,7 +253,8 @@ class Optimizer(torch.optim.Optimizer):
         self._set(changes)
         for index, changed in changes.items():
             self._shown[index].update(changed)
-        linked = ({"lr", *self._rates} if self._rates else set()) | ({"weight_decay", *self._decays} if self._decays else set())
+        rates = {"lr", *self._rates} if self._rates else set()
+        linked = rates | ({"weight_decay", *self._decays} if self._decays else set())
         if any(isinstance(value, str) or key in linked for c in changes.values() for key, value in c.items()):
             self._pull()
             return
@@ -258,7 +262,7 @@ class Optimizer(torch.optim.Optimizer):
         self._seen = self.engine._edits
 
     def _set(self, changes: dict[int, dict[str, Any]]) -> None:
-        """Changes hyper-parameters in the engine: for each group (by index) all of them, or none when one is refused."""
+        """Changes hyper-parameters in the engine: of each group (by index) all, or none when one is refused."""
         changes = {index: self._keys.spread(self._spread_rate(index, c)) for index, c in changes.items()}
         together: dict[str, Any] = {}
         if len(changes) == len(self.engine._layout) > 1:
@@ -311,8 +315,8 @@ class Optimizer(torch.optim.Optimizer):
             bad = not all(bool(torch.isfinite(p).all()) for p in parameters)
         if bad:
             self._watching = False
-            text = (f"step {steps} of {self.engine._text!r}: NaN or Inf in a gradient has become weights; nonfinite='skip' "
-                    "leaves such steps out, nonfinite='error' raises")
+            text = (f"step {steps} of {self.engine._text!r}: NaN or Inf in a gradient has become weights; "
+                    "nonfinite='skip' leaves such steps out, nonfinite='error' raises")
             LOG.warning(text)
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
@@ -323,8 +327,8 @@ class Optimizer(torch.optim.Optimizer):
         if len(tensors) != len(bound) or any(map(operator.is_not, tensors, bound)):
             raise error(
                 ArgumentError,
-                'the tensors in param_groups are others than were given: add_param_group adds some; to go on with other ones '
-                'of the same shapes, call engine.rebind_parameters and put them into group["params"]',
+                "the tensors in param_groups are others than were given: add_param_group adds some; to go on with "
+                'other ones of the same shapes, call engine.rebind_parameters and put them into group["params"]',
             )
         return tensors
 
@@ -378,10 +382,10 @@ class Optimizer(torch.optim.Optimizer):
         closure  zeroes the gradients, computes the loss, calls backward, and returns the loss; methods that need more
                  than one gradient (sam, ...) call it as often as they like, at other parameters each time.  It may
                  return None where the method does not ask for the loss; NeedsError where it does.  For several tasks it
-                 calls opt.backward(losses) instead.  thalweg.torch.Answers is a closure for every method.  With one required
-                 argument it is given the thalweg.Request, and answers by its kind: for a "hessian_vector" it leaves the
-                 product in `.grad`; for a "task_gradient" the gradient of task request.index; for a "participant" the
-                 parameters of that participant; for "activations" and "logit_derivatives" it calls
+                 calls opt.backward(losses) instead.  thalweg.torch.Answers is a closure for every method.  With one
+                 required argument it is given the thalweg.Request, and answers by its kind: for a "hessian_vector" it
+                 leaves the product in `.grad`; for a "task_gradient" the gradient of task request.index; for a
+                 "participant" the parameters of that participant; for "activations" and "logit_derivatives" it calls
                  request.answer_matrix; for "sample_gradients" request.answer_samples.
 
         Returns the first loss, or None.  After an exception, of the closure too, parameters and state are as before.
@@ -453,15 +457,18 @@ class Optimizer(torch.optim.Optimizer):
             torch.autograd.backward(torch.stack([loss.reshape(()) for loss in losses]).sum())
             return
         if len(losses) != self._task_count:
-            raise error(CountError, f"the method has {self._task_count} tasks, and backward was given {len(losses)} losses")
+            raise error(CountError, f"the method has {self._task_count} tasks, and backward was given {len(losses)} "
+                        "losses")
         from ._answers import task_gradients, with_zeros
 
         parameters = self._parameters()
         grads = with_zeros(task_gradients(losses, parameters), parameters)
         self._tasks = grads, [loss.detach() for loss in losses]
 
-    def _ask_tasks(self, closure: Callable[[], Any], request: _optimizer.Request, parameters: list[torch.Tensor]) -> Any:
-        """Calls a closure without arguments at the first task; what it gave to `backward` answers for the others too."""
+    def _ask_tasks(
+        self, closure: Callable[[], Any], request: _optimizer.Request, parameters: list[torch.Tensor]
+    ) -> Any:
+        """Calls a closure without arguments at the first task; what it gave to `backward` answers for the others."""
         if request.index == 0 or self._tasks is None:
             self._tasks, self._task_count = None, request.count
             closure()
@@ -469,8 +476,9 @@ class Optimizer(torch.optim.Optimizer):
         if self._tasks is None:
             raise error(
                 NeedsError,
-                f"the method asks for {_optimizer.asked_for(request)}, which a closure without arguments cannot know: call "
-                "opt.backward(losses) in it, give one that takes the Request, or answer every request in opt.requests()",
+                f"the method asks for {_optimizer.asked_for(request)}, which a closure without arguments cannot know: "
+                "call opt.backward(losses) in it, give one that takes the Request, or answer every request in "
+                "opt.requests()",
             )
         grads, losses = self._tasks
         for p, g in zip(parameters, grads[request.index]):
@@ -600,11 +608,11 @@ class Optimizer(torch.optim.Optimizer):
 
     @of_adapter
     def state_dict(self) -> dict[str, Any]:
-        """The state in torch's shape, {"state": {index: {name: tensor}}, "param_groups": [...]}: tensors and plain values,
-        which torch.load(weights_only=True) and torch.distributed.checkpoint read.
+        """The state in torch's shape, {"state": {index: {name: tensor}}, "param_groups": [...]}: tensors and plain
+        values, which torch.load(weights_only=True) and torch.distributed.checkpoint read.
 
-        As in torch it does not hold the parameters: save model.state_dict() beside it.  torch.optim's own optimizers read
-        what to_torch_state_dict() gives.
+        As in torch it does not hold the parameters: save model.state_dict() beside it.  torch.optim's own optimizers
+        read what to_torch_state_dict() gives.
         """
         for hook in tuple(self._optimizer_state_dict_pre_hooks.values()):
             hook(self)
@@ -619,12 +627,12 @@ class Optimizer(torch.optim.Optimizer):
 
     @of_adapter
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what state_dict returned, for the same model, whose parameters you load yourself, and the values in
-        its param_groups that were changed since.  Nothing changes when it does not fit.
+        """Takes over what state_dict returned, for the same model, whose parameters you load yourself, and the values
+        in its param_groups that were changed since.  Nothing changes when it does not fit.
 
-        It also takes the state dict of torch.optim's SGD, Adam, AdamW, Adagrad, RMSprop, Adamax, NAdam, RAdam, Adadelta and
-        Muon, for the same rule here: the run goes on where that one stood.  (SGD and Muon count no steps; schedules in
-        the sentence then begin at the first.)  Load the model before, where there are master copies.
+        It also takes the state dict of torch.optim's SGD, Adam, AdamW, Adagrad, RMSprop, Adamax, NAdam, RAdam,
+        Adadelta and Muon, for the same rule here: the run goes on where that one stood.  (SGD and Muon count no steps;
+        schedules in the sentence then begin at the first.)  Load the model before, where there are master copies.
         """
         if not isinstance(state_dict, dict):
             raise error(ArgumentError, f"not a state_dict of an optimizer, but a {type(state_dict).__name__}")
@@ -635,7 +643,7 @@ class Optimizer(torch.optim.Optimizer):
             raise error(ArgumentError, "not a state_dict of an optimizer: it has no 'state' and 'param_groups'")
         groups, old = whole["param_groups"], whole.get("thalweg")
         _state.check_groups(groups, self.param_groups)
-        # What the groups call the parameters, torch calls their state: numbers, or names (torch.distributed.checkpoint).
+        # What the groups call the parameters, torch calls their state: numbers; torch.distributed.checkpoint: names.
         called = {key: index for index, key in enumerate(key for group in groups for key in group["params"])}
         rows = {called[key]: row for key, row in whole["state"].items() if key in called}
         for row in rows.values():
@@ -665,11 +673,15 @@ class Optimizer(torch.optim.Optimizer):
         kept = self.__dict__["param_groups"], self.__dict__["state"], self._shown, self._scaled
         self._empty()
         stages = () if head is None else head["stages"]
-        mine = {k: {n: v for n, v in row.items() if not (_state.is_ours(n) or n in stages)} if isinstance(row, dict) else row
-                for k, row in whole["state"].items()} if own else {}
+        theirs: dict[Any, Any] = {}  # what the caller kept beside our state
+        for key, row in whole["state"].items() if own else ():
+            if isinstance(row, dict):
+                row = {name: v for name, v in row.items() if not (_state.is_ours(name) or name in stages)}
+            if row != {}:
+                theirs[key] = row
         try:
             with self._without_hooks("_optimizer_load_state_dict_pre_hooks", "_optimizer_load_state_dict_post_hooks"):
-                super().load_state_dict({"state": {k: row for k, row in mine.items() if row != {}}, "param_groups": groups})
+                super().load_state_dict({"state": theirs, "param_groups": groups})
             self._shown = []
             if old is not None:
                 self.engine.load_state_dict(data)
@@ -698,8 +710,8 @@ class Optimizer(torch.optim.Optimizer):
 
     @of_adapter
     def to_torch_state_dict(self) -> dict[str, Any]:
-        """The state dict for the optimizer of torch.optim that this is: SGD, Adam, AdamW, Adagrad, RMSprop, Adamax, NAdam,
-        RAdam, Adadelta or Muon, which its load_state_dict takes.
+        """The state dict for the optimizer of torch.optim that this is: SGD, Adam, AdamW, Adagrad, RMSprop, Adamax,
+        NAdam, RAdam, Adadelta or Muon, which its load_state_dict takes.
 
         MismatchError where torch has no such optimizer, or another stage of the sentence keeps state.
         """
@@ -708,14 +720,14 @@ class Optimizer(torch.optim.Optimizer):
         self._push()
         name = name_in_torch(self.engine)
         if name not in _state.CONVERTS:
-            raise error(MismatchError, f"torch.optim has no optimizer that goes on from {self.engine._text!r}; there are "
-                        f"{', '.join(_state.CONVERTS)}")
+            raise error(MismatchError, f"torch.optim has no optimizer that goes on from {self.engine._text!r}; "
+                        f"there are {', '.join(_state.CONVERTS)}")
         return {"state": _state.to_torch(self.engine, name, self.engine.params),
                 "param_groups": groups_of_torch(self, name)}
 
     def _set_differences(self, groups: list[dict[str, Any]], changes: list[dict[str, Any]] | None) -> None:
-        """Changes what somebody has changed in the groups of a state_dict; None: an earlier version saved it without a note
-        of what it showed, and what schedules change is left to them."""
+        """Changes what somebody has changed in the groups of a state_dict; None: an earlier version saved it without a
+        note of what it showed, and what schedules change is left to them."""
         reads = [self._read(self.engine, name) for name, _, _ in self.engine._layout]
         if changes is None:
             changes = differences(groups, [{k: v for k, v in values.items() if k not in by} for values, by in reads])
@@ -729,9 +741,8 @@ class Optimizer(torch.optim.Optimizer):
         self._empty()
         own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys", "_decays",
                "_norms", "_watching", "_sparse")
-        return {"defaults": self.defaults, "state": self.__dict__["state"], "param_groups": self.__dict__["param_groups"],
-                **{key: self.__dict__[key] for key in own}, "_seen": -1, "_filled": None, "_filling": [],
-                "_tasks": None, "_task_count": None}
+        return {"defaults": self.defaults, **{key: self.__dict__[key] for key in ("state", "param_groups", *own)},
+                "_seen": -1, "_filled": None, "_filling": [], "_tasks": None, "_task_count": None}
 
     def __repr__(self) -> str:
         return f"<thalweg.torch.{type(self).__name__}: {self.engine!r}>"

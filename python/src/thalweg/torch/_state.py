@@ -2,9 +2,9 @@
 
 A state dict of thalweg.torch holds for each parameter the tensors of its rule under the names of the library, which
 are torch's where torch has the method ("exp_avg"), as they are stored; "step", as torch counts; "counters" (float64:
-steps, number of its random draws, flags), "scalars" and "name", which only the library reads.  What belongs to the whole
-run is "thalweg" of the first parameter (by name, where they have names): JSON in a uint8 tensor, padded with spaces, so
-that torch.distributed.checkpoint finds the size that it saved.
+steps, number of its random draws, flags), "scalars" and "name", which only the library reads.  What belongs to the
+whole run is "thalweg" of the first parameter (by name, where they have names): JSON in a uint8 tensor, padded with
+spaces, so that torch.distributed.checkpoint finds the size that it saved.
 """
 
 from __future__ import annotations
@@ -107,9 +107,10 @@ def take_apart(engine: _optimizer.Optimizer, notes: Mapping[str, Any]) -> list[d
         "entries": {k: [e.dtype, e.shape, base64.b64encode(e.data).decode()] for k, e in rest.items()},
     }
     text = json.dumps(head).encode()
+    text = text.ljust(-(-2 * len(text) // PADDING) * PADDING)
     # With names on the first by name: that one is the same in whatever order the parameters are given.
     first = min(range(len(names)), key=names.__getitem__) if all(NAME in row for row in rows) else 0
-    rows[first][HEAD] = torch.from_numpy(np.frombuffer(text.ljust(-(-2 * len(text) // PADDING) * PADDING), np.uint8).copy())
+    rows[first][HEAD] = torch.from_numpy(np.frombuffer(text, np.uint8).copy())
     return rows
 
 
@@ -138,7 +139,9 @@ def put_together(engine: _optimizer.Optimizer, state: Mapping[int, Any], head: d
     """The checkpoint for the engine of what take_apart made.  FormatError, MismatchError."""
     names = _checkpoint.tensor_names(_checkpoint.read(engine._save()))
     if sorted(state) != list(range(len(names))):
-        raise error(MismatchError, f"the state_dict has the state of {len(state)} parameters, this optimizer has {len(names)}")
+        raise error(
+            MismatchError, f"the state_dict has the state of {len(state)} parameters, this optimizer has {len(names)}"
+        )
     order = _order([state[index] for index in range(len(names))], names)
     try:
         entries = {
@@ -169,7 +172,8 @@ def _order(rows: Sequence[Mapping[str, Any]], names: list[str]) -> list[int]:
     place = {row[NAME].cpu().numpy().tobytes().decode(): index for index, row in enumerate(rows)}
     for name in names:
         if name not in place:
-            raise error(MismatchError, f"the state_dict has no parameter {name!r}; it has {', '.join(map(repr, place))}")
+            there = ", ".join(map(repr, place))
+            raise error(MismatchError, f"the state_dict has no parameter {name!r}; it has {there}")
     return [place[name] for name in names]
 
 
@@ -207,8 +211,8 @@ def from_torch(
                 entries[key] = _converted(entries[key], row, slot, name)
         left = [key for key in row if key not in wanted[index] and key not in (STEPS, *FREE)]
         if left:
-            raise error(MismatchError, f"parameter {name!r}: the state of torch's optimizer has {', '.join(left)}, for which "
-                        f"{engine._text!r} has no place; it has {', '.join(wanted[index]) or 'no state'}")
+            raise error(MismatchError, f"parameter {name!r}: the state of torch's optimizer has {', '.join(left)}, for "
+                        f"which {engine._text!r} has no place; it has {', '.join(wanted[index]) or 'no state'}")
         if scalars and steps and "mu_product" not in row:
             raise error(MismatchError, f"parameter {name!r}: the state of torch's optimizer has no 'mu_product'; it "
                         f"has {', '.join(row)}")
@@ -235,15 +239,17 @@ def _converted(entry: Entry, row: Mapping[str, Any], slot: str, name: str) -> En
         raise error(MismatchError, f"parameter {name!r}: the state of torch's optimizer has no {slot!r}; it has "
                     f"{', '.join(row)}")
     if entry.dtype == "U8":
-        raise error(MismatchError, f"parameter {name!r}: a state of torch's cannot be stored in 8 bits as it is; make the "
-                    "optimizer with state_dtype 'f32' or 'bf16'")
+        raise error(MismatchError, f"parameter {name!r}: a state of torch's cannot be stored in 8 bits as it is; make "
+                    "the optimizer with state_dtype 'f32' or 'bf16'")
     if tuple(value.shape) != entry.shape:
-        raise error(MismatchError, f"parameter {name!r}: {slot!r} has shape {tuple(value.shape)} in the state of torch's "
-                    f"optimizer, {entry.shape} here")
+        raise error(MismatchError, f"parameter {name!r}: {slot!r} has shape {tuple(value.shape)} in the state of "
+                    f"torch's optimizer, {entry.shape} here")
     return _entry(value, entry.dtype)
 
 
-def to_torch(engine: _optimizer.Optimizer, name: str, params: Sequence[torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
+def to_torch(
+    engine: _optimizer.Optimizer, name: str, params: Sequence[torch.Tensor]
+) -> dict[int, dict[str, torch.Tensor]]:
     """The state of the engine as torch.optim's optimizer `name` keeps it.  MismatchError where a stage has more."""
     entries = _checkpoint.read(engine._save())
     names = _checkpoint.tensor_names(entries)
@@ -265,8 +271,8 @@ def to_torch(engine: _optimizer.Optimizer, name: str, params: Sequence[torch.Ten
         stage, slot = key[len(owner) + 1 :].split("/", 1)
         index, method = place[owner], stage.partition(".")[2]
         if stage != "engine" and slot not in slots:
-            raise error(MismatchError, f"torch.optim.{name} has no place for the {slot!r} of {method}: convert a pipeline "
-                        "whose other stages keep nothing")
+            raise error(MismatchError, f"torch.optim.{name} has no place for the {slot!r} of {method}: convert a "
+                        "pipeline whose other stages keep nothing")
         if stage == "engine" or index not in state:
             continue
         if entry.dtype == "U8":
@@ -284,7 +290,7 @@ def _group_of(engine: _optimizer.Optimizer, index: int) -> int:
 
 
 def scalars_alone(sentence: str, entries: Iterable[str]) -> frozenset[str]:
-    """Of the entries STAGE/scalars, those that belong to the whole run: an optimizer without parameters has them too."""
+    """The entries STAGE/scalars of the whole run: an optimizer without parameters has them too."""
     if not any(key.endswith("/scalars") for key in entries):
         return frozenset()
     from ._optimizer import bare
