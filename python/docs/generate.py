@@ -174,7 +174,8 @@ def python_page() -> str:
     """The public names, from their docstrings."""
     groups = {
         "Optimizers": ["Optimizer", "Request", "ParamGroup", "MemoryReport", "StateRow"],
-        "What stands alone": ["Objective", "Weighting", "Diagnostic", "Cache", "Regularizer", "Constraint", "Schedule"],
+        "What stands alone": ["Objective", "Weighting", "Diagnostic", "Cache", "Regularizer", "Constraint", "Schedule",
+                              "Aggregator"],
         "Solvers": ["Solver", "SolverRun", "SolverRequest", "SolverResult"],
         "What the library knows": ["methods", "method", "kinds", "Method", "Parameter", "Slot", "Input", "RequestKind"],
         "PyTorch": ["torch.Optimizer"],

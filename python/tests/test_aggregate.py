@@ -94,7 +94,7 @@ def test_torch_in_torch_out() -> None:
     (lambda: tw.aggregate("upgrad")([np.ones((2, 2)), np.ones((3, 2))]), tw.ShapeError, "one row a task"),
     (lambda: tw.aggregate("upgrad")(np.ones((2, 2), int)), tw.DtypeError, "int64"),
     (lambda: tw.aggregate("upgrad")(np.ones((2, 2)), losses=[1.0]), tw.CountError, "2 losses"),
-    (lambda: tw.aggregate("upgrad")(np.full((2, 2), np.nan)), tw.NonfiniteError, "")])
+    (lambda: tw.aggregate("upgrad")(np.full((2, 2), np.nan)), tw.NonfiniteError, "NaN")])
 def test_refusals(call: object, problem: type[Exception], words: str) -> None:
     with pytest.raises(problem, match=words):
         call()  # type: ignore[operator]

@@ -26,8 +26,8 @@ class Aggregator(Fixed):
         self.sentence = _sentence.check_text(sentence)
         method = _registry.by_name()[_sentence.stages(self._checked(sentence))[0]]
         if method.kind != "aggregator" or "task_gradient" not in method.requests:
-            raise error(MethodError, f"`{method.name}` does not combine the gradients of tasks; `python -m thalweg methods "
-                        "--need task_gradient` lists what does")
+            raise error(MethodError, f"`{method.name}` does not combine the gradients of tasks; `python -m thalweg "
+                        "methods --need task_gradient` lists what does")
         self._optimizer: Optimizer | None = None
         self._at: list[np.ndarray] = []
 
@@ -37,12 +37,12 @@ class Aggregator(Fixed):
     def __call__(self, jacobian: Any, losses: Sequence[float] | None = None) -> Any:
         """The combined gradient.
 
-        jacobian  (tasks, parameters), or a list of (tasks, shape...), one for each tensor of a model; float32 or float64,
-                  torch tensors too.  Its rows are read where they lie, in the order in which the method asks for them
+        jacobian  (tasks, parameters), or a list of (tasks, shape...), one for each tensor of a model; float32 or
+                  float64, torch tensors too.  Its rows are read where they lie, in the order in which the method asks
         losses    of the tasks, for methods that ask for them
 
-        An array like a row, or a list of them.  CountError where the rows are not the tasks of the sentence or of earlier
-        calls, NonfiniteError where a method meets a NaN; nothing that is remembered has changed then.
+        An array like a row, or a list of them.  CountError where the rows are not the tasks of the sentence or of
+        earlier calls, NonfiniteError where a method meets a NaN; nothing that is remembered has changed then.
         """
         several = isinstance(jacobian, (list, tuple))
         given = list(jacobian) if several else [jacobian]
@@ -65,7 +65,8 @@ class Aggregator(Fixed):
                     raise error(CountError, f"{self!r} is for {request.count} tasks, got {tasks} rows")
                 request.answer([part[request.index] for part in parts])
         # plain SGD with a rate of 1, from 0
-        combined = [part.new_tensor(0 - at) if hasattr(part, "new_tensor") else 0 - at for at, part in zip(self._at, given)]
+        steps = [0 - at for at in self._at]
+        combined = [g.new_tensor(s) if hasattr(g, "new_tensor") else s for s, g in zip(steps, given, strict=True)]
         return combined if several else combined[0]
 
     @staticmethod
