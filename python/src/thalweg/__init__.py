@@ -21,6 +21,7 @@ from ._classes import optimizer_class as _optimizer_class
 from ._classes import suggestion as _suggestion
 from ._errors import *  # noqa: F403
 from ._errors import Error
+from ._groups import ParamGroup
 from ._objects import (
     Cache,
     Constraint,
@@ -37,8 +38,9 @@ from ._objects import (
     schedule,
     weighting,
 )
-from ._optimizer import MemoryReport, Optimizer, ParamGroup, Request, StateRow
+from ._optimizer import MemoryReport, Optimizer, StateRow
 from ._registry import Input, Method, Parameter, RequestKind, Slot, kinds, method, methods
+from ._requests import Request
 from ._solvers import Solver, SolverRequest, SolverResult, SolverRun, solver
 from ._thalweg import get_num_threads, set_num_threads
 

@@ -31,6 +31,7 @@ from ._errors import UnknownNameError as UnknownNameError
 from ._errors import UnsupportedError as UnsupportedError
 from ._errors import ValueTypeError as ValueTypeError
 from ._errors import VersionError as VersionError
+from ._groups import ParamGroup as ParamGroup
 from ._objects import Cache as Cache
 from ._objects import Constraint as Constraint
 from ._objects import Diagnostic as Diagnostic
@@ -47,8 +48,6 @@ from ._objects import schedule as schedule
 from ._objects import weighting as weighting
 from ._optimizer import MemoryReport as MemoryReport
 from ._optimizer import Optimizer as Optimizer
-from ._optimizer import ParamGroup as ParamGroup
-from ._optimizer import Request as Request
 from ._optimizer import StateRow as StateRow
 from ._registry import Input as Input
 from ._registry import Method as Method
@@ -58,6 +57,7 @@ from ._registry import Slot as Slot
 from ._registry import kinds as kinds
 from ._registry import method as method
 from ._registry import methods as methods
+from ._requests import Request as Request
 from ._solvers import Solver as Solver
 from ._solvers import SolverRequest as SolverRequest
 from ._solvers import SolverResult as SolverResult

@@ -9,7 +9,8 @@ from typing import Any
 
 from . import _registry, _sentence
 from ._errors import ArgumentError, Error, UnknownNameError, error
-from ._optimizer import Optimizer, _beta_names
+from ._groups import beta_names
+from ._optimizer import Optimizer
 
 # Spellings that capitalising each word would miss.  Words, or whole names.
 SPELLINGS = {
@@ -141,7 +142,7 @@ def read_call(
     rest = {name: value for name, value in given.items() if name not in own}
     betas = rest.pop("betas", None)
     if betas is not None:
-        for name, beta in zip(_beta_names(betas), betas):
+        for name, beta in zip(beta_names(betas), betas):
             if name in values:
                 raise error(ArgumentError, f"{class_name(method.name)}: both betas and {name} are given")
             values[name] = beta

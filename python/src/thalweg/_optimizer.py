@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import inspect
 import os
 import re
 import reprlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,6 @@ import numpy as np
 from . import _arrays, _registry, _sentence, _thalweg
 from ._errors import (
     ArgumentError,
-    CountError,
     Error,
     FormatError,
     MethodError,
@@ -29,114 +27,15 @@ from ._errors import (
     error,
     familiar,
 )
+from ._groups import ROLES, Group, ParamGroup, beta_names, fresh_name, read_group, read_groups
+from ._requests import Request, ask, number_of, takes_request
 
 STATE_DTYPES = {"f32": 1, "bf16": 2, "q8": 3}
 MASTERS = {None: 0, "none": 0, "f32": 1, "stochastic": 2}
 SHARDS = {"tensors": 1, "elements": 2}
-# What a tensor is, where a method or route(...) needs more than its shape; None where the host does not say.
-ROLES = {None: 0, "weight": 1, "bias": 2, "norm": 3, "embedding": 4, "head": 5}
 NONFINITE = {"propagate": 0, "skip": 1, "error": 2}
 STORAGE = {0: "f64", 1: "f32", 2: "bf16", 3: "q8"}
-REQUESTS = {
-    1: "gradient",
-    2: "loss",
-    3: "loss_and_gradient",
-    4: "hessian_vector",
-    5: "task_gradient",
-    6: "previous_gradient",
-    7: "logit_derivatives",
-    8: "activations",
-    9: "sample_gradients",
-    10: "participant",
-}
-# What a loss and a gradient are no answer to.
-BEYOND_GRADIENTS = ("hessian_vector", "logit_derivatives", "activations", "sample_gradients", "participant")
 STATE_FORMAT = 1
-
-
-class Request:
-    """What a method needs now.  The parameters stand where the answer is wanted.
-
-    kind     "gradient", "loss", "loss_and_gradient", "hessian_vector", "task_gradient" (task `index` of `count`),
-             "previous_gradient" (of this minibatch, at the previous parameters); and those that `answer_matrix`
-             answers: "logit_derivatives" (along `probe`), "activations" (of the layer whose weight is parameter
-             `index`); and the one that `answer_samples` answers: "sample_gradients" (of part `index` of `count` of the
-             minibatch); and "participant" (the parameters of participant `index` of `count`, in place of gradients)
-    pass_    0, 1, ... within one step
-    tag      equal tags mean: the same minibatch and the same dropout.  Tags of one step may come back after others (a
-             SAM behind an accumulation of two: A B A B), never in a later step: keep a dict by tag, emptied at pass 0
-    loss     write the loss here when it is asked for
-    """
-
-    __slots__ = ("kind", "pass_", "tag", "index", "count", "loss", "_optimizer", "_probe", "_answered")
-
-    def __init__(self, optimizer: Optimizer, row: tuple[int, int, int, int, int, int]) -> None:
-        kind, self.pass_, self.tag, self.index, self.count, _ = row
-        self.kind: str = REQUESTS.get(kind, f"kind {kind}")
-        self.loss: float | None = None
-        self._optimizer = optimizer
-        self._probe: list[np.ndarray] | None = None
-        self._answered = False
-
-    @property
-    def wants_loss(self) -> bool:
-        """True when the answer needs a loss."""
-        return self.kind in ("loss", "loss_and_gradient")
-
-    @property
-    def wants_gradient(self) -> bool:
-        """True when the answer goes into the gradients."""
-        return self.kind not in ("loss", "logit_derivatives", "activations", "sample_gradients")
-
-    @property
-    def probe(self) -> list[np.ndarray]:
-        """The vector of a Hessian-vector product, or the direction of derivatives.
-
-        A read-only array for each parameter.  They are copies, made at the first look and valid for ever; look while
-        the request is pending.
-        """
-        if self._probe is None:
-            self._probe = [_arrays.from_bytes(*row) for row in self._optimizer._probe()]
-        return self._probe
-
-    def answer(self, grads: Sequence[Any] | None = None, loss: float | None = None) -> None:
-        """Binds the arrays that hold the answer (they may be others at every request) and sets the loss."""
-        if grads is not None:
-            self._optimizer._answer(grads)
-            self._answered = True
-        if loss is not None:
-            self.loss = float(loss)
-
-    def answer_matrix(self, first: Any = None, second: Any = None) -> None:
-        """Answers a request for matrices, which are read before this returns.
-
-        "logit_derivatives"  first (samples, classes): the derivatives of the logits along `probe`, without dropout and
-                             with fixed batch statistics; second (samples, classes): the logits, where they are known.
-                             One column is the logit of a sigmoid.  Without forward-mode derivatives give the logits
-                             alone, answer_matrix(second=logits): the request comes once more, with the parameters a
-                             little along the probe, and takes the logits of the same samples there
-        "activations"        first (rows, in): the inputs of the layer; second (rows, out): the gradient of the loss at
-                             its pre-activations.  A kernel (out, in, kh, kw) counts as (out, in*kh*kw), the rows are
-                             patches
-
-        SequenceError when no such request waits.  ShapeError and ArgumentError leave the request waiting.
-        """
-        self._optimizer._answer_matrix(first, second)
-
-    def answer_samples(self, gradients: Sequence[Any]) -> None:
-        """Answers "sample_gradients": one array for each parameter, (samples, shape of the parameter...), None for one
-        that is marked absent.  They are read before this returns, and scaled as other gradients are; there may be no
-        samples.
-
-        SequenceError when no such request waits.  ShapeError and ArgumentError leave the request waiting.
-        """
-        names = tuple(f"samples[{i}]" for i in range(len(gradients)))
-        self._optimizer._answer_samples(names, tuple(gradients))
-
-    def __repr__(self) -> str:
-        task = f", task {self.index} of {self.count}" if self.kind == "task_gradient" else ""
-        task = f", parameter {self.index}" if self.kind == "activations" else task
-        return f"Request({self.kind}, pass {self.pass_}, tag {self.tag}{task})"
 
 
 class StateRow(NamedTuple):
@@ -164,68 +63,6 @@ class MemoryReport(NamedTuple):
             lines.append(f"{tensor:>6}  {name:<28} {row.count:>12,}  {row.storage:<6} {row.bytes:>14,}")
         lines.append(f"{'':>6}  {'total':<28} {'':>12}  {'':<6} {self.total:>14,}")
         return "\n".join(lines)
-
-
-class ParamGroup(MutableMapping[str, Any]):
-    """One parameter group as a dict: reading asks the optimizer, writing changes the pipeline for this group alone.
-
-    Keys are "params" (the arrays), the hyper-parameters that may change while running ("lr", or "adamw.lr" where two
-    stages have an lr), and "betas" for (beta1, beta2, ...).  Any path that `Optimizer.get` knows may be asked for.
-    A scheduled value is that of the next step; writing replaces the schedule.
-
-    name  what `get` and `set` of the optimizer call it; "" for the group that was made of a plain list
-    role  what its arrays are ("bias", ...), or None
-    """
-
-    __slots__ = ("_optimizer", "name", "role", "_start", "_stop")
-
-    def __init__(self, optimizer: Optimizer, name: str, start: int, stop: int, role: str | None = None) -> None:
-        for key, value in zip(self.__slots__, (optimizer, name, role, start, stop)):
-            object.__setattr__(self, key, value)
-
-    def __getitem__(self, key: str) -> Any:
-        if key == "params":
-            return self._optimizer.params[self._start : self._stop]
-        if key == "betas":
-            paths = self._optimizer._betas()
-            if not paths:
-                raise KeyError(key)
-            return tuple(self._optimizer.get(path, self.name) for path in paths)
-        try:
-            return self._optimizer.get(key, self.name)
-        except UnknownNameError as problem:
-            raise KeyError(str(problem)) from problem
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if key in ("params", "name", "role"):
-            raise TypeError(f"{key!r} of a parameter group cannot be changed")
-        self._optimizer._set_together({key: value}, self.name)
-
-    def __delitem__(self, key: str) -> None:
-        raise TypeError("a parameter group keeps its keys")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"a parameter group has no attribute {name!r} that could be set: group[{name!r}] = ... "
-                             "sets a hyper-parameter, and name and role cannot be changed")
-
-    def __iter__(self) -> Iterator[str]:
-        yield "params"
-        yield from self._optimizer._live_paths()
-
-    def __len__(self) -> int:
-        return 1 + len(self._optimizer._live_paths())
-
-    def __repr__(self) -> str:
-        values = {key: self[key] for key in self if key != "params"}
-        return f"ParamGroup({self.name!r}, {self._stop - self._start} parameters, {values})"
-
-
-class _Group(NamedTuple):
-    name: str
-    arrays: list[Any]
-    names: list[str] | None
-    overrides: dict[str, Any]
-    role: str | None = None
 
 
 class Optimizer(_thalweg.Optimizer):
@@ -270,8 +107,8 @@ class Optimizer(_thalweg.Optimizer):
         seed: int = 0,
         names: Sequence[str] | None = None,
     ) -> None:
-        restored = isinstance(params, list) and bool(params) and isinstance(params[0], _Group)
-        groups = _read_groups(params, names)
+        restored = isinstance(params, list) and bool(params) and isinstance(params[0], Group)
+        groups = read_groups(params, names)
         self._text = _sentence.check_text(sentence)
         self._options = dict(
             state_dtype=state_dtype,
@@ -310,7 +147,7 @@ class Optimizer(_thalweg.Optimizer):
 
     # ---- parameters
 
-    def _need_names(self, group: _Group) -> None:
+    def _need_names(self, group: Group) -> None:
         """Refuses arrays without names where route(...) goes by names: its pattern would fit none of them, silently."""
         patterns = [] if group.names else _sentence.name_patterns(self.sentence)
         if patterns:
@@ -318,7 +155,7 @@ class Optimizer(_thalweg.Optimizer):
                 ArgumentError, f"route goes by names ({', '.join(patterns)}), and the parameters have none: pass "
                 "(name, array) pairs, as named_parameters() of a torch module gives them, or names=[...]")
 
-    def _bind_group(self, group: _Group) -> None:
+    def _bind_group(self, group: Group) -> None:
         start = self._layout[-1][2] if self._layout else 0
         with self._explaining(group.overrides, f"parameter group {group.name!r}"):
             self._add(group.arrays, group.names, group.name, *self._written(group.overrides), ROLES[group.role])
@@ -336,7 +173,7 @@ class Optimizer(_thalweg.Optimizer):
         not fit.
         """
         used = {name for name, _, _ in self._layout}
-        parsed = _read_group(group, _fresh_name(used, len(self._layout)))
+        parsed = read_group(group, fresh_name(used, len(self._layout)))
         if parsed.name in used:
             raise error(ArgumentError, f"there is a parameter group {parsed.name!r} already")
         self._need_names(parsed)
@@ -399,12 +236,12 @@ class Optimizer(_thalweg.Optimizer):
 
     def _step_closure(self, closure: Callable[..., Any]) -> Any:
         if self._closure[0] is not closure:
-            self._closure = (closure, _takes_request(closure))
-        takes_request = self._closure[1]
+            self._closure = (closure, takes_request(closure))
+        told = self._closure[1]
         first = None
         with contextlib.closing(self.requests()) as requests:
             for request in requests:
-                answer = closure(request) if takes_request else _ask(closure, request)
+                answer = closure(request) if told else ask(closure, request)
                 loss, grads = self._read_answer(answer)
                 if grads is not None and request.wants_gradient:
                     self._answer(grads)
@@ -412,7 +249,7 @@ class Optimizer(_thalweg.Optimizer):
                     if first is None:
                         first = loss
                     if request.loss is None:
-                        request.loss = _number_of(loss)
+                        request.loss = number_of(loss)
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self._text}: the method asked for the loss: the closure must return "
                                 "(loss, grads), or the loss alone where it fills the bound gradients")
@@ -605,7 +442,7 @@ class Optimizer(_thalweg.Optimizer):
         spread: dict[str, Any] = {}
         for key, value in values.items():
             if key == "betas":
-                spread.update(zip(_beta_names(value), value))
+                spread.update(zip(beta_names(value), value))
             else:
                 spread[key] = value
         return spread
@@ -755,7 +592,7 @@ def _restore(
     """Rebuilds a pickled or copied optimizer: the state holds all that was set since."""
     optimizer = cls.__new__(cls)
     # Earlier versions wrote no role.
-    first, *others = [_Group(name, arrays, names, {}, *role) for name, arrays, names, *role in groups]
+    first, *others = [Group(name, arrays, names, {}, *role) for name, arrays, names, *role in groups]
     Optimizer.__init__(optimizer, [first], sentence, **options)
     for group in others:
         optimizer._bind_group(group)
@@ -764,74 +601,6 @@ def _restore(
 
 
 # ---- reading arguments
-
-
-def _read_groups(params: Iterable[Any], names: Sequence[str] | None) -> list[_Group]:
-    if _arrays.is_array(params) or isinstance(params, (str, bytes, Mapping)):
-        raise TypeError(f"params is an iterable of arrays, not one {type(params).__name__}")
-    items = list(params)
-    if not items:
-        raise error(ArgumentError, "params is empty: there is nothing to optimize")
-    if isinstance(items[0], _Group):
-        return items
-    if not isinstance(items[0], Mapping):
-        arrays, given = _read_pairs(items)
-        return [_Group("", arrays, _merge_names(given, names, len(arrays)), {})]
-    if names is not None:
-        raise error(ArgumentError, "names go with plain params; in groups, write (name, array)")
-    if not all(isinstance(item, Mapping) for item in items):
-        raise TypeError("params mixes parameter groups (dicts) with arrays")
-    groups: list[_Group] = []
-    for index, item in enumerate(items):
-        used = {group.name for group in groups} | {other.get("name") for other in items}
-        groups.append(_read_group(item, _fresh_name(used, index)))
-        if groups[-1].name in {group.name for group in groups[:-1]}:
-            raise error(ArgumentError, f"two parameter groups are called {groups[-1].name!r}")
-    return groups
-
-
-def _read_group(item: Mapping[str, Any], name: str) -> _Group:
-    overrides = dict(item)
-    if "params" not in overrides:
-        raise error(ArgumentError, "a parameter group is a dict with 'params'")
-    params = overrides.pop("params")
-    name = overrides.pop("name", None) or name
-    role = overrides.pop("role", None)
-    if not isinstance(role, (str, type(None))) or role not in ROLES:
-        known = ", ".join(repr(known) for known in ROLES if known)
-        raise error(ArgumentError, f"parameter group {name!r}: 'role' is one of {known}, or None, not {role!r}")
-    members = [params] if _arrays.is_array(params) else list(params)
-    if not members:
-        raise error(ArgumentError, f"parameter group {name!r} is empty")
-    arrays, names = _read_pairs(members)
-    return _Group(name, arrays, names, overrides, role)
-
-
-def _read_pairs(items: list[Any]) -> tuple[list[Any], list[str] | None]:
-    """Arrays and names of a list of arrays or of (name, array)."""
-    pairs = [isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) for item in items]
-    if not any(pairs):
-        return items, None
-    if not all(pairs):
-        raise TypeError(f"parameter {pairs.index(False)}: some parameters come as (name, array), this one does not")
-    return [array for _, array in items], [name for name, _ in items]
-
-
-def _merge_names(given: list[str] | None, names: Sequence[str] | None, count: int) -> list[str] | None:
-    if names is None:
-        return given
-    if given is not None:
-        raise error(ArgumentError, "the parameters have names already: leave out names=")
-    if len(names) != count:
-        raise error(CountError, f"names: {len(names)} names for {count} parameters")
-    return list(names)
-
-
-def _fresh_name(used: Iterable[str | None], index: int) -> str:
-    taken = set(used)
-    while f"group{index}" in taken:
-        index += 1
-    return f"group{index}"
 
 
 def _choice(name: str, value: Any, choices: Mapping[Any, int]) -> int:
@@ -852,30 +621,11 @@ def _seed(value: Any) -> int:
     return seed
 
 
-def _beta_names(betas: Any) -> list[str]:
-    try:
-        count = len(betas)
-    except TypeError:
-        raise error(ValueTypeError, f"betas is a tuple of 2 or 3 numbers, not {betas!r}") from None
-    if count not in (2, 3):
-        raise error(RangeError, f"betas has {count} entries, not 2 or 3")
-    return [f"beta{i + 1}" for i in range(count)]
-
-
 def _size(shape: tuple[int, ...]) -> int:
     size = 1
     for extent in shape:
         size *= extent
     return size
-
-
-def _number_of(loss: Any) -> float:
-    """The loss that a closure returned."""
-    try:
-        return float(loss)
-    except (TypeError, ValueError, RuntimeError):
-        shown = reprlib.repr(loss)
-        raise error(ValueTypeError, f"the loss that the closure returns is one number, not {shown}") from None
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -889,36 +639,3 @@ def _listed(values: Mapping[str, Any]) -> str:
         by_value.setdefault(repr(value), []).append(repr(name))
     parts = [f"{value} in {', '.join(names[:4])}{', ...' if names[4:] else ''}" for value, names in by_value.items()]
     return "; ".join(parts[:4]) + ("; ..." if parts[4:] else "")
-
-
-def needs_request(request: Request) -> bool:
-    """True for what only somebody who sees the request can answer: one task of several is another for each of them."""
-    return request.kind in BEYOND_GRADIENTS or (request.kind == "task_gradient" and request.count > 1)
-
-
-def asked_for(request: Request) -> str:
-    """What a request asks for, in words."""
-    of = f" (task {request.index} of {request.count})" if request.kind == "task_gradient" else ""
-    return f"{request.kind}{of}"
-
-
-def _ask(closure: Callable[[], Any], request: Request) -> Any:
-    """Calls a closure that is not told what is asked for, where a loss and a gradient are an answer."""
-    if needs_request(request):
-        raise error(
-            NeedsError,
-            f"the method asks for {asked_for(request)}, which a closure without arguments cannot know: give one that "
-            "takes the Request, or answer every request in opt.requests()",
-        )
-    return closure()
-
-
-def _takes_request(closure: Callable[..., Any]) -> bool:
-    """True when the closure has a required positional argument."""
-    try:
-        parameters = inspect.signature(closure).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    return any(
-        p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters
-    )

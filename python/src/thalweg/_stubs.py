@@ -22,8 +22,10 @@ EXPORTS = {
     "_aggregate": "Aggregator aggregate",
     "_objects": "Cache Constraint Diagnostic Objective Regularizer Schedule Weighting constraint diagnostic objective "
     "random_normal regularizer schedule weighting",
-    "_optimizer": "MemoryReport Optimizer ParamGroup Request StateRow",
+    "_groups": "ParamGroup",
+    "_optimizer": "MemoryReport Optimizer StateRow",
     "_registry": "Input Method Parameter RequestKind Slot kinds method methods",
+    "_requests": "Request",
     "_solvers": "Solver SolverRequest SolverResult SolverRun solver",
     "_thalweg": "get_num_threads set_num_threads",
 }

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from . import _checkpoint, _optimizer, _sentence
+from . import _checkpoint, _optimizer, _requests, _sentence
 from ._errors import (
     ArgumentError,
     CountError,
@@ -323,7 +323,7 @@ class Place:
             self._meet(opt, grads)
         return [torch.zeros_like(t) if i is None else _local(grads[i]) for t, i in zip(self.held, self.sources)]
 
-    def asked(self, opt: Any, requests: Iterator[_optimizer.Request]) -> Generator[_optimizer.Request, None, None]:
+    def asked(self, opt: Any, requests: Iterator[_requests.Request]) -> Generator[_requests.Request, None, None]:
         """The requests of a step; at each all ranks have the parameters that it is about, and share the loss."""
         for request in requests:
             self._show(opt, request)
@@ -331,7 +331,7 @@ class Place:
             if request.wants_loss and request.loss is not None:
                 request.loss = self.mean(request.loss)
 
-    def _show(self, opt: Any, request: _optimizer.Request) -> None:
+    def _show(self, opt: Any, request: _requests.Request) -> None:
         if self.layout == "tensors" and self._asks:
             if self.sync is not None:
                 self.sync()
@@ -355,7 +355,7 @@ class Place:
 
     def mean(self, number: float) -> float:
         """The mean over the ranks of a number that each of them has."""
-        total = torch.tensor([_optimizer._number_of(number)], dtype=torch.float64)
+        total = torch.tensor([_requests.number_of(number)], dtype=torch.float64)
         dist.all_reduce(total, group=self.group)
         return float(total) / self.size
 
@@ -513,7 +513,7 @@ class Owners(Place):
         self._collect(local, held)
         return held
 
-    def _show(self, opt: Any, request: _optimizer.Request) -> None:
+    def _show(self, opt: Any, request: _requests.Request) -> None:
         if request.kind in ("hessian_vector", "logit_derivatives", "activations", "sample_gradients"):
             raise error(UnsupportedError, f"{self.sentence}: a request for {request.kind} shows or takes arrays of all "
                         "parameters, which no rank has in the layout \"owners\": use \"copies\" or \"elements\"")

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from . import _arrays, _optimizer
+from . import _arrays, _optimizer, _requests
 from ._errors import DtypeError, LayoutError, NeedsError, ShapeError, error, of_adapter
 
 ALIGNMENT = 64
@@ -112,19 +112,19 @@ class Optimizer:
         return None
 
     def _step_closure(self, closure: Callable[[Any], Any]) -> Any:
-        def answer(request: _optimizer.Request) -> tuple[Any, list[Any] | None]:
-            if _optimizer.needs_request(request):
-                raise error(NeedsError, f"the method asks for {_optimizer.asked_for(request)}, which closure(params) "
+        def answer(request: _requests.Request) -> tuple[Any, list[Any] | None]:
+            if _requests.needs_request(request):
+                raise error(NeedsError, f"the method asks for {_requests.asked_for(request)}, which closure(params) "
                             "cannot know: answer every request in opt.engine.requests()")
             returned = closure(self.params)
             if request.kind == "loss" and not isinstance(returned, (tuple, list)):
-                return _optimizer._number_of(returned), None
+                return _requests.number_of(returned), None
             if not isinstance(returned, (tuple, list)) or len(returned) != 2:
                 raise TypeError(f"closure(params) returns (loss, grads), not {type(returned).__name__}")
             loss, grads = returned
             if request.kind == "loss":
-                return _optimizer._number_of(loss), None
-            return None if loss is None else _optimizer._number_of(loss), self._leaves(grads)
+                return _requests.number_of(loss), None
+            return None if loss is None else _requests.number_of(loss), self._leaves(grads)
 
         loss = self.engine.step(answer)
         self.engine.release_gradients()

@@ -30,6 +30,8 @@ def bench(arguments: argparse.Namespace) -> int:
     if n < 1:
         raise Refusal("--size is at least 1")
     if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise Refusal(f"--threads is at least 1, not {arguments.threads}")
         try:
             thalweg.set_num_threads(arguments.threads)
         except (thalweg.Error, OverflowError) as problem:

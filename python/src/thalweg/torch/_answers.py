@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .._errors import ArgumentError, CountError, NeedsError, error
-from .._optimizer import Request
+from .._requests import Request
 from ._optimizer import Optimizer
 
 

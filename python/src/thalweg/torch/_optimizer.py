@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .. import _optimizer, _registry, _sentence, distributed
+from .. import _groups, _optimizer, _registry, _requests, _sentence, distributed
 from .._errors import ArgumentError, CountError, MismatchError, NeedsError, error, of_adapter
 from . import _state
 from ._view import Keys, View, differences, plain, same, show
@@ -178,7 +178,7 @@ class Optimizer(torch.optim.Optimizer):
             described["params"] = list(zip(called, group["params"])) if called else list(group["params"])
         name = group.get("name")
         if not isinstance(name, str) or not name or name in names:  # in torch a name is any note of the caller's
-            name = _optimizer._fresh_name(names, len(names))
+            name = _groups.fresh_name(names, len(names))
         names.append(name)
         described["name"] = name
         return self._keys.spread(described)
@@ -340,7 +340,7 @@ class Optimizer(torch.optim.Optimizer):
             return [p.grad.to_dense() if p.grad is not None and p.grad.is_sparse else p.grad for p in parameters]
         return [p.grad for p in parameters]
 
-    def _answer(self, request: _optimizer.Request, parameters: list[torch.Tensor], there: list[bool]) -> None:
+    def _answer(self, request: _requests.Request, parameters: list[torch.Tensor], there: list[bool]) -> None:
         """Answers a request with what lies in `.grad`.
 
         there  by parameter: whether the first answer of this step had its gradient; filled in at the first
@@ -359,7 +359,7 @@ class Optimizer(torch.optim.Optimizer):
                         "and the first task had none: leave zeros in .grad where a task does not reach a parameter")
         request.answer(self._gradients(parameters))
 
-    def _asked(self) -> Iterator[_optimizer.Request]:
+    def _asked(self) -> Iterator[_requests.Request]:
         """The requests of a step; at each the parameters of this rank are those that the method asks about."""
         with contextlib.closing(self.engine.requests()) as requests:
             if self._ranks is None:
@@ -417,7 +417,7 @@ class Optimizer(torch.optim.Optimizer):
             self._refresh()
 
     def _step_closure(self, closure: Callable[..., Any], parameters: list[torch.Tensor]) -> Any:
-        takes_request = _optimizer._takes_request(closure)
+        takes_request = _requests.takes_request(closure)
         first, there = None, []
         with contextlib.closing(self._asked()) as requests, contextlib.ExitStack() as leaving:
             leaving.callback(self._forget_tasks)
@@ -428,10 +428,10 @@ class Optimizer(torch.optim.Optimizer):
                     elif request.kind == "task_gradient" and request.count > 1:
                         loss = self._ask_tasks(closure, request, parameters)
                     else:
-                        loss = _optimizer._ask(closure, request)
+                        loss = _requests.ask(closure, request)
                 first = loss if first is None else first
                 if loss is not None and request.loss is None:
-                    request.loss = _optimizer._number_of(loss)
+                    request.loss = _requests.number_of(loss)
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self.engine._text}: the method asked for the loss: the closure must "
                                 "return it, and returned None")
@@ -466,7 +466,7 @@ class Optimizer(torch.optim.Optimizer):
         self._tasks = grads, [loss.detach() for loss in losses]
 
     def _ask_tasks(
-        self, closure: Callable[[], Any], request: _optimizer.Request, parameters: list[torch.Tensor]
+        self, closure: Callable[[], Any], request: _requests.Request, parameters: list[torch.Tensor]
     ) -> Any:
         """Calls a closure without arguments at the first task; what it gave to `backward` answers for the others."""
         if request.index == 0 or self._tasks is None:
@@ -476,7 +476,7 @@ class Optimizer(torch.optim.Optimizer):
         if self._tasks is None:
             raise error(
                 NeedsError,
-                f"the method asks for {_optimizer.asked_for(request)}, which a closure without arguments cannot know: "
+                f"the method asks for {_requests.asked_for(request)}, which a closure without arguments cannot know: "
                 "call opt.backward(losses) in it, give one that takes the Request, or answer every request in "
                 "opt.requests()",
             )
@@ -488,7 +488,7 @@ class Optimizer(torch.optim.Optimizer):
     def _forget_tasks(self) -> None:
         self._tasks = self._task_count = None
 
-    def requests(self) -> Generator[_optimizer.Request, None, None]:
+    def requests(self) -> Generator[_requests.Request, None, None]:
         """One step as a loop over what the method asks for, as of thalweg.Optimizer.requests.
 
             for request in opt.requests():

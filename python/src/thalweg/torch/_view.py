@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .. import _optimizer
+from .. import _groups, _optimizer
 from .._errors import ArgumentError, error
 
 
@@ -68,7 +68,7 @@ class Keys:
         for path in self.hidden:
             values.pop(path, None)
 
-    def value(self, group: _optimizer.ParamGroup, key: str) -> Any:
+    def value(self, group: _groups.ParamGroup, key: str) -> Any:
         """What the engine has now for a key."""
         parts = tuple(group[path] for path in self.joined.get(key, (key,)))
         return parts if len(parts) > 1 else parts[0]

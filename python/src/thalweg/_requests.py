@@ -1,0 +1,158 @@
+"""Requests: what a method needs now, and what a closure that is not told can answer."""
+
+from __future__ import annotations
+
+import inspect
+import reprlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _arrays
+from ._errors import NeedsError, ValueTypeError, error
+
+if TYPE_CHECKING:
+    from ._optimizer import Optimizer
+
+REQUESTS = {
+    1: "gradient",
+    2: "loss",
+    3: "loss_and_gradient",
+    4: "hessian_vector",
+    5: "task_gradient",
+    6: "previous_gradient",
+    7: "logit_derivatives",
+    8: "activations",
+    9: "sample_gradients",
+    10: "participant",
+}
+# What a loss and a gradient are no answer to.
+BEYOND_GRADIENTS = ("hessian_vector", "logit_derivatives", "activations", "sample_gradients", "participant")
+
+
+class Request:
+    """What a method needs now.  The parameters stand where the answer is wanted.
+
+    kind     "gradient", "loss", "loss_and_gradient", "hessian_vector", "task_gradient" (task `index` of `count`),
+             "previous_gradient" (of this minibatch, at the previous parameters); and those that `answer_matrix`
+             answers: "logit_derivatives" (along `probe`), "activations" (of the layer whose weight is parameter
+             `index`); and the one that `answer_samples` answers: "sample_gradients" (of part `index` of `count` of the
+             minibatch); and "participant" (the parameters of participant `index` of `count`, in place of gradients)
+    pass_    0, 1, ... within one step
+    tag      equal tags mean: the same minibatch and the same dropout.  Tags of one step may come back after others (a
+             SAM behind an accumulation of two: A B A B), never in a later step: keep a dict by tag, emptied at pass 0
+    loss     write the loss here when it is asked for
+    """
+
+    __slots__ = ("kind", "pass_", "tag", "index", "count", "loss", "_optimizer", "_probe", "_answered")
+
+    def __init__(self, optimizer: Optimizer, row: tuple[int, int, int, int, int, int]) -> None:
+        kind, self.pass_, self.tag, self.index, self.count, _ = row
+        self.kind: str = REQUESTS.get(kind, f"kind {kind}")
+        self.loss: float | None = None
+        self._optimizer = optimizer
+        self._probe: list[np.ndarray] | None = None
+        self._answered = False
+
+    @property
+    def wants_loss(self) -> bool:
+        """True when the answer needs a loss."""
+        return self.kind in ("loss", "loss_and_gradient")
+
+    @property
+    def wants_gradient(self) -> bool:
+        """True when the answer goes into the gradients."""
+        return self.kind not in ("loss", "logit_derivatives", "activations", "sample_gradients")
+
+    @property
+    def probe(self) -> list[np.ndarray]:
+        """The vector of a Hessian-vector product, or the direction of derivatives.
+
+        A read-only array for each parameter.  They are copies, made at the first look and valid for ever; look while
+        the request is pending.
+        """
+        if self._probe is None:
+            self._probe = [_arrays.from_bytes(*row) for row in self._optimizer._probe()]
+        return self._probe
+
+    def answer(self, grads: Sequence[Any] | None = None, loss: float | None = None) -> None:
+        """Binds the arrays that hold the answer (they may be others at every request) and sets the loss."""
+        if grads is not None:
+            self._optimizer._answer(grads)
+            self._answered = True
+        if loss is not None:
+            self.loss = float(loss)
+
+    def answer_matrix(self, first: Any = None, second: Any = None) -> None:
+        """Answers a request for matrices, which are read before this returns.
+
+        "logit_derivatives"  first (samples, classes): the derivatives of the logits along `probe`, without dropout and
+                             with fixed batch statistics; second (samples, classes): the logits, where they are known.
+                             One column is the logit of a sigmoid.  Without forward-mode derivatives give the logits
+                             alone, answer_matrix(second=logits): the request comes once more, with the parameters a
+                             little along the probe, and takes the logits of the same samples there
+        "activations"        first (rows, in): the inputs of the layer; second (rows, out): the gradient of the loss at
+                             its pre-activations.  A kernel (out, in, kh, kw) counts as (out, in*kh*kw), the rows are
+                             patches
+
+        SequenceError when no such request waits.  ShapeError and ArgumentError leave the request waiting.
+        """
+        self._optimizer._answer_matrix(first, second)
+
+    def answer_samples(self, gradients: Sequence[Any]) -> None:
+        """Answers "sample_gradients": one array for each parameter, (samples, shape of the parameter...), None for one
+        that is marked absent.  They are read before this returns, and scaled as other gradients are; there may be no
+        samples.
+
+        SequenceError when no such request waits.  ShapeError and ArgumentError leave the request waiting.
+        """
+        names = tuple(f"samples[{i}]" for i in range(len(gradients)))
+        self._optimizer._answer_samples(names, tuple(gradients))
+
+    def __repr__(self) -> str:
+        task = f", task {self.index} of {self.count}" if self.kind == "task_gradient" else ""
+        task = f", parameter {self.index}" if self.kind == "activations" else task
+        return f"Request({self.kind}, pass {self.pass_}, tag {self.tag}{task})"
+
+
+def needs_request(request: Request) -> bool:
+    """True for what only somebody who sees the request can answer: one task of several is another for each of them."""
+    return request.kind in BEYOND_GRADIENTS or (request.kind == "task_gradient" and request.count > 1)
+
+
+def asked_for(request: Request) -> str:
+    """What a request asks for, in words."""
+    of = f" (task {request.index} of {request.count})" if request.kind == "task_gradient" else ""
+    return f"{request.kind}{of}"
+
+
+def ask(closure: Callable[[], Any], request: Request) -> Any:
+    """Calls a closure that is not told what is asked for, where a loss and a gradient are an answer."""
+    if needs_request(request):
+        raise error(
+            NeedsError,
+            f"the method asks for {asked_for(request)}, which a closure without arguments cannot know: give one that "
+            "takes the Request, or answer every request in opt.requests()",
+        )
+    return closure()
+
+
+def takes_request(closure: Callable[..., Any]) -> bool:
+    """True when the closure has a required positional argument."""
+    try:
+        parameters = inspect.signature(closure).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(
+        p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters
+    )
+
+
+def number_of(loss: Any) -> float:
+    """The loss that a closure returned."""
+    try:
+        return float(loss)
+    except (TypeError, ValueError, RuntimeError):
+        shown = reprlib.repr(loss)
+        raise error(ValueTypeError, f"the loss that the closure returns is one number, not {shown}") from None
