@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are too small for more
 
 import numpy as np
+from tqdm import tqdm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,6 +130,11 @@ def parser(text: str, picture: str) -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="a run of seconds, to see that it works")
     made.add_argument("--out", type=Path, default=OUT / picture, help="where the picture goes")
     return made
+
+
+def progress(things: Iterable[Any]) -> Iterable[Any]:
+    """The things, with a bar that says how many are done; none where it would fill a log."""
+    return tqdm(things, leave=False, disable=None)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -18,14 +18,13 @@ import time
 from pydoc_data import topics
 from typing import NamedTuple
 
-from common import canvas, parser, save, table, tidy
+from common import canvas, parser, progress, save, table, tidy
 
 import numpy as np
 import thalweg as tw
 import torch
 from thalweg.torch import Optimizer
 from torch import nn
-from tqdm import tqdm
 
 CONTEXT, BATCH, WIDTH, HEADS, BLOCKS = 48, 16, 64, 4, 2
 
@@ -166,7 +165,7 @@ def main() -> int:
     numbers, characters, entropy = text()
     steps = 25 if args.quick else args.steps
     names = args.only or (["adamw", "muon", "galore"] if args.quick else list(METHODS))
-    results = [run(m, numbers, characters, steps, args.seconds, args.seed) for m in tqdm(names, leave=False)]
+    results = [run(m, numbers, characters, steps, args.seconds, args.seed) for m in progress(names)]
     rows = [(f"{r.final:.3f}", len(r.losses), f"{r.seconds[-1]:.1f}", f"{r.micros:.0f}", f"{r.state:,}", r.method,
              METHODS[r.method]) for r in results]
     print(f"{len(numbers):,} characters, {characters} different ones, entropy of single ones {entropy:.3f} nats\n")

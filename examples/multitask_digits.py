@@ -18,11 +18,10 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from common import MLP, Data, canvas, cross_entropy, load, minibatches, parser, save, table, tidy
+from common import MLP, Data, canvas, cross_entropy, load, minibatches, parser, progress, save, table, tidy
 
 import numpy as np
 import thalweg as tw
-from tqdm import tqdm
 
 TASKS = ("class", "parity", "pixels")
 BATCH = 64
@@ -151,7 +150,7 @@ def main() -> int:
     args = made.parse_args()
     if args.epochs < 1 or args.width < 1:
         made.error("--epochs and --width are at least 1")
-    results = [run(m, args.width, 5 if args.quick else args.epochs, args.seed) for m in tqdm(METHODS, leave=False)]
+    results = [run(m, args.width, 5 if args.quick else args.epochs, args.seed) for m in progress(METHODS)]
     rows = [(*(f"{v:.2%}" for v in r.curves[-1]), f"{r.against:.0%}", r.method, r.sentence) for r in results]
     print(table(("wrong class", "wrong parity", "pixels left", "against a task", "method", "sentence"), rows))
     plot(results, args.width, args.out)

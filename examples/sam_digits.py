@@ -17,11 +17,10 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from common import MLP, Data, canvas, load, minibatches, parser, save, table, tidy
+from common import MLP, Data, canvas, load, minibatches, parser, progress, save, table, tidy
 
 import numpy as np
 import thalweg as tw
-from tqdm import tqdm
 
 LAYERS = (64, 128, 64, 10)
 BATCH = 64
@@ -127,7 +126,7 @@ def main() -> int:
     args = made.parse_args()
     if args.epochs < 1 or not 0 < args.noise <= 0.8:
         made.error("--epochs is at least 1, --noise is in (0, 0.8]")
-    results = [run(m, args.noise, 8 if args.quick else args.epochs, args.seed) for m in tqdm(METHODS, leave=False)]
+    results = [run(m, args.noise, 8 if args.quick else args.epochs, args.seed) for m in progress(METHODS)]
     rows = [(f"{r.accuracy[-1]:.2%}", f"{r.accuracy.max():.2%}", f"{r.wrong:.1%}", f"{r.sharpness.max():.4f}",
              f"{r.sharpness[-1]:.4f}", r.method, r.sentence) for r in results]
     print(table(("accuracy", "best", "wrong learned", "sharpest", "at the end", "method", "sentence"), rows))

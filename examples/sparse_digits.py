@@ -17,11 +17,10 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from common import MLP, canvas, load, minibatches, parser, save, table, tidy
+from common import MLP, canvas, load, minibatches, parser, progress, save, table, tidy
 
 import numpy as np
 import thalweg as tw
-from tqdm import tqdm
 
 LAYERS = (64, 128, 64, 10)
 BATCH = 64
@@ -196,7 +195,7 @@ def main() -> int:
     runs = [(m, s) for m in args.only or METHODS for s in METHODS[m][1]]
     if args.quick:  # the third strength of each
         runs = [(m, s) for m, s in runs if s in (*METHODS[m][1][2:3], "")]
-    results = [run(m, s, epochs, args.seed) for m, s in tqdm(runs, leave=False)]
+    results = [run(m, s, epochs, args.seed) for m, s in progress(runs)]
     rows = [(f"{r.accuracy:.2%}", f"{r.zeros:.1%}", "-".join(map(str, r.ranks)), f"{r.size:,}", r.strength, r.method)
             for r in results]
     print(table(("accuracy", "zeros", "ranks", "bytes", "strength", "method"), rows))

@@ -95,7 +95,7 @@ def train(sentence: str, state_dtype: str, args: argparse.Namespace) -> Result:
         return loss
 
     losses, errors, micros = [], [], []
-    with tqdm(total=args.epochs, unit="epoch", desc=sentence[:40].ljust(40), leave=False) as bar:
+    with tqdm(total=args.epochs, unit="epoch", desc=sentence[:40].ljust(40), leave=False, disable=None) as bar:
         for _ in range(args.epochs):
             total = 0.0
             for _ in range(steps_per_epoch):

@@ -18,6 +18,7 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+suppress_warnings = ["ref.python"]  # "Optimizer" in a signature: that of the same module
 smartquotes = False
 html_theme = "furo"
 html_title = f"thalweg {thalweg.version}"
