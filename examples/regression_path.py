@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
-from common import canvas, parser, progress, save, table, tidy
+from common import canvas, parser, save, table, tidy
 
 import numpy as np
 import thalweg as tw
