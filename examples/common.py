@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -135,6 +136,13 @@ def parser(text: str, picture: str) -> argparse.ArgumentParser:
 def progress(things: Iterable[Any]) -> Iterable[Any]:
     """The things, with a bar that says how many are done; none where it would fill a log."""
     return tqdm(things, leave=False, disable=None)
+
+
+def verdict(problems: Sequence[str]) -> int:
+    """The status with which a program ends: 1, and what is wrong on standard error, when its claims do not hold."""
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

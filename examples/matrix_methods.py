@@ -18,7 +18,7 @@ import time
 from pydoc_data import topics
 from typing import NamedTuple
 
-from common import canvas, parser, progress, save, table, tidy
+from common import canvas, parser, progress, save, table, tidy, verdict
 
 import numpy as np
 import thalweg as tw
@@ -172,10 +172,8 @@ def main() -> int:
     head = ("held-out loss", "steps", "seconds", "optimizer us", "state bytes", "method", "rule of the matrices")
     print(table(head, rows))
     plot(results, entropy, args.out)
-    bad = [r.method for r in results if not r.final < entropy]
-    for name in bad:
-        print(f"{name} does not get below the entropy of single characters", file=sys.stderr)
-    return 1 if bad else 0
+    return verdict([f"{r.method} does not get below the entropy of single characters"
+                    for r in results if not r.final < entropy])
 
 
 if __name__ == "__main__":

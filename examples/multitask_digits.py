@@ -18,7 +18,7 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from common import MLP, Data, canvas, cross_entropy, load, minibatches, parser, progress, save, table, tidy
+from common import MLP, Data, canvas, cross_entropy, load, minibatches, parser, progress, save, table, tidy, verdict
 
 import numpy as np
 import thalweg as tw
@@ -158,9 +158,7 @@ def main() -> int:
     problems = ["UPGrad went against a task"] if by_name["UPGrad"].against > 0 else []
     if by_name["UPGrad"].curves[-1, 0] > by_name["equal weights"].curves[-1, 0]:
         problems.append("UPGrad classifies worse than equal weights")
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return 1 if problems else 0
+    return verdict(problems)
 
 
 if __name__ == "__main__":

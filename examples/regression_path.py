@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
-from common import canvas, parser, save, table, tidy
+from common import canvas, parser, save, table, tidy, verdict
 
 import numpy as np
 import thalweg as tw
@@ -119,10 +119,7 @@ def main() -> int:
           f"features and R2 at alpha {alphas[half]:.2f}, R2 at the end\n")
     print(table(("path", "iterations", "error", "against", "features", "R2", "R2 end", "sentence at the end"), rows))
     plot(paths, alphas, names, args.out)
-    wrong = [p.name for p in paths if not p.error < CLOSE]
-    for name in wrong:
-        print(f"the {name} path is off by more than {CLOSE:g}", file=sys.stderr)
-    return 1 if wrong else 0
+    return verdict([f"the {p.name} path is off by more than {CLOSE:g}" for p in paths if not p.error < CLOSE])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from common import MLP, Data, canvas, load, minibatches, parser, progress, save, table, tidy
+from common import MLP, Data, canvas, load, minibatches, parser, progress, save, table, tidy, verdict
 
 import numpy as np
 import thalweg as tw
@@ -135,9 +135,7 @@ def main() -> int:
     problems = ["SAM's way is no flatter than SGD's"] if not sam.sharpness.max() < sgd.sharpness.max() else []
     if not sam.accuracy[-1] > sgd.accuracy[-1]:
         problems.append("SAM is right on no more of the test images than SGD")
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return 1 if problems else 0
+    return verdict(problems)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import MLP, OUT, Data, canvas, load, minibatches, save, table, tidy  # first: it sets the threads of BLAS
+# first: it sets the threads of BLAS
+from common import MLP, OUT, Data, canvas, load, minibatches, save, table, tidy, verdict
 
 import numpy as np
 import thalweg as tw
@@ -174,10 +175,8 @@ def main() -> int:
         return 2
     print(shown(results))
     plot(results, args.out)
-    failed = [r.sentence for r in results if not r.accuracy > FLOOR]
-    for sentence in failed:
-        print(f"at or below {FLOOR:.0%} test accuracy: {sentence}", file=sys.stderr)
-    return 1 if failed else 0
+    return verdict([f"at or below {FLOOR:.0%} test accuracy: {r.sentence}"
+                    for r in results if not r.accuracy > FLOOR])
 
 
 if __name__ == "__main__":

@@ -83,7 +83,8 @@ def test_loss_scale_comes_before_what_is_folded() -> None:
 
 
 @pytest.mark.parametrize("average, share", [
-    ("ema(0.9)", lambda k: 1.0 if k == 0 else 1 - 0.9), ("swa", lambda k: 1 / (k + 1)), ("poly_decay_average(gamma=3)", lambda k: 4 / (4 + k))])
+    ("ema(0.9)", lambda k: 1.0 if k == 0 else 1 - 0.9), ("swa", lambda k: 1 / (k + 1)), ("swa(freq=2)", lambda k: 0 if k % 2 else 1 / (k // 2 + 1)),
+    ("poly_decay_average(gamma=3)", lambda k: 4 / (4 + k))])
 @pytest.mark.parametrize("stages", ["", "prox(l1(0.3)) | "])
 @pytest.mark.parametrize("n", [1, 31, 5003])
 def test_averages(average: str, share: Callable[[int], float], stages: str, n: int) -> None:

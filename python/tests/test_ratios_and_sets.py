@@ -109,3 +109,14 @@ def test_the_lifted_solver_cuts_where_the_exact_one_cuts() -> None:
     assert sorted(np.argsort(-np.abs(np.diff(got["u"])))[:2]) == sorted(np.argsort(-np.abs(np.diff(exact["u"])))[:2])
     np.testing.assert_allclose(got["u"], exact["u"], atol=1 / 16)  # to a label
     assert np.array_equal(np.flatnonzero(got["jumps"]), sorted(np.argsort(-np.abs(np.diff(exact["u"])))[:2]))
+
+
+@pytest.mark.parametrize("radius", [1.0, 1e308, 1e-300])
+def test_the_simplex_reaches_over_the_range_of_doubles(radius: float) -> None:
+    """Entries whose double overflows, and some that are next to nothing; of 100, so that whole stretches are skipped."""
+    w = np.zeros(100)
+    w[7], w[70] = 1.5 * radius, -radius
+    tw.constraint(f"simplex(radius={radius})").project(w)
+    expected = np.zeros(100)
+    expected[7] = radius
+    np.testing.assert_array_equal(w, expected)

@@ -4,6 +4,11 @@
   Int(truncatingIfNeeded: (bound - x).bitPattern &>> 63)
 }
 
+/// max(x, 0) for finite numbers, of any size: the bits of x where its sign is plus. No branch either.
+@inlinable @inline(__always) public func positivePart(_ x: Double) -> Double {
+  Double(bitPattern: x.bitPattern & ~UInt64(bitPattern: Int64(bitPattern: x.bitPattern) &>> 63))
+}
+
 /// θ with Σ max(x − θ, 0) = r, for numbers of which the largest is 0 (others below −r left out or not): the mean excess
 /// over r of those that stay, which are moved to the front.
 public func simplexThresholdBelow(_ x: UnsafeMutableBufferPointer<Double>, _ radius: Double) -> Double {

@@ -33,13 +33,12 @@ struct SWA: ElementRule {
   }
 
   @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L {
-    if share != 0 {
-      let a = s[0]
-      s[0] = a + share * (v - a)
-    }
+    let a = s[0]
+    s[0] = a + share * (v - a)
     return v
   }
-  var folds: Folds? { share == 0 ? Folds(.times(1)) : Folds(.average(share)) }
+  var multiplies: Double? { share == 0 ? 1 : nil }
+  var folds: Folds? { Folds(.average(share)) }
   @inline(__always) func evaluate<L: Lane>(_ x: L, _ s: Slots<L>) -> L { empty ? x : s[0] }
 }
 

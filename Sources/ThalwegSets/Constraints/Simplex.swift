@@ -52,8 +52,7 @@ struct Simplex: WholeConstraint {
         return simplexThresholdBelow(UnsafeMutableBufferPointer(rebasing: active[..<kept]), radius)
       }
       for k in 0..<lines.length {
-        let x = Double(p[k &* step]) - top - theta
-        p[k &* step] = T((x + abs(x)) / 2)  // max(x, 0) to the bit, without a branch that half of the entries take
+        p[k &* step] = T(positivePart(Double(p[k &* step]) - top - theta))
       }
     }
   }
