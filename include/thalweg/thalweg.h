@@ -312,6 +312,40 @@ tw_status tw_optimizer_step(tw_optimizer *optimizer);
 /* bind_gradients and step in one call. */
 tw_status tw_optimizer_step_with(tw_optimizer *optimizer, const tw_tensor *gradients, size_t count);
 
+/* ---- state that the host carries ----
+ *
+ * One step as a function: all that a run remembers lies in the host's memory, and the optimizer only knows the rule.  For
+ * compilers of arrays (XLA), which own every buffer, move it between calls and may run a step twice; one optimizer then serves
+ * many runs.  For pipelines that need one gradient a step. */
+typedef struct tw_carried {
+  size_t struct_size;
+  size_t count;                /* of parameters */
+  void *const *parameters;     /* one each: dense, in C order, as they were bound; stepped in place */
+  void *const *gradients;      /* the same, of the parameters' dtype, only read; NULL: absent this time */
+  void *const *state;          /* one buffer a row of tw_optimizer_state_at, of its `bytes`; stepped in place */
+  size_t state_count;
+  double *numbers;             /* counters, scalars, what schedules remember; all 0 begins a run, whatever `state` holds */
+  size_t number_count;         /* tw_optimizer_carried_numbers */
+  const char *const *observed; /* what tw_optimizer_observe would be told before the step; may be NULL when there are none */
+  const double *values;
+  size_t observed_count;
+  int32_t mode;                /* TW_MODE_TRAIN: a step; TW_MODE_EVAL: the parameters become the evaluation weights, and nothing
+                                  else changes; the training weights are the host's to keep */
+} tw_carried;
+
+/* How many numbers a run carries, once all parameters are bound; 0 with an error message for a bad handle, and for a sentence
+ * that asks for more than one gradient a step. */
+size_t tw_optimizer_carried_numbers(tw_optimizer *optimizer);
+
+/* Steps so.  What the host writes into parameters between steps is not looked for: state that the next parameters are made of
+ * goes on as it was.  Hyper-parameters are those of the optimizer (tw_optimizer_set_number), not of the run.  The first call
+ * decides: an optimizer that has state of its own refuses (TW_ERROR_SEQUENCE), and one that has stepped so refuses the others
+ * (steps, requests, saving, evaluation mode).
+ * TW_SKIPPED when the non-finite policy refused the step.  TW_ERROR_LAYOUT, _OVERLAP: a buffer is not aligned to its elements,
+ * or shares memory with another; TW_ERROR_NEEDS: the sentence asks for more than one gradient.  After an error parameters and
+ * numbers are as before, and so is the state of a run that has begun. */
+tw_status tw_optimizer_step_carried(tw_optimizer *optimizer, const tw_carried *carried);
+
 enum {
   TW_REQUEST_NONE = 0,
   TW_REQUEST_GRADIENT = 1,          /* the gradient at the parameters as they stand now */
