@@ -38,7 +38,7 @@ let package = Package(
       name: "Thalweg", dependencies: ["ThalwegCore", "ThalwegMethods"] + families.map { .target(name: $0) },
       swiftSettings: kernels),
     .target(
-      name: "ThalwegABI", dependencies: ["Thalweg", "ThalwegCore", "CThalweg"], swiftSettings: kernels,
+      name: "ThalwegABI", dependencies: ["Thalweg", "ThalwegCore", "CThalweg", "COpenBLAS"], swiftSettings: kernels,
       linkerSettings: linking),
     .testTarget(
       name: "ThalwegTests",

@@ -70,7 +70,8 @@ extension Optimizer {
     let rows = allStateRows(), expected = try carriedNumbers()
     guard c.stateCount == rows.count else {
       throw Failure(
-        Status.count, "`state_count` must be \(rows.count), one buffer a row of state, got \(UInt(bitPattern: c.stateCount))")
+        Status.count,
+        "`state_count` must be \(rows.count), one buffer a row of state, got \(UInt(bitPattern: c.stateCount))")
     }
     guard c.numberCount == expected else {
       throw Failure(Status.count, "`number_count` must be \(expected), got \(UInt(bitPattern: c.numberCount))")
@@ -101,9 +102,9 @@ extension Optimizer {
   /// Pointers that are there, aligned and apart.
   private func checkCarried(_ c: Carried, _ rows: [StateRow]) throws(Failure) {
     var regions: [(base: UInt, end: UInt, written: Bool)] = []
-    func add(_ p: UnsafeMutableRawPointer, _ bytes: Int, _ alignment: Int, _ written: Bool, _ what: @autoclosure () -> String)
-      throws(Failure)
-    {
+    func add(
+      _ p: UnsafeMutableRawPointer, _ bytes: Int, _ alignment: Int, _ written: Bool, _ what: @autoclosure () -> String
+    ) throws(Failure) {
       let base = UInt(bitPattern: p), end = base.addingReportingOverflow(UInt(bytes))
       guard base % UInt(alignment) == 0, !end.overflow else {
         throw Failure(Status.layout, "\(what()) is not aligned to its \(alignment) bytes")

@@ -50,7 +50,8 @@ uint32_t tw_abi_version(void);
 /* The release, as "major.minor.patch".  Library-owned, constant. */
 const char *tw_version(void);
 
-/* How this binary was built: instruction set and linear algebra, in words.  Library-owned, constant. */
+/* How this binary was built: release, instruction set, and the OpenBLAS with its kernels once a method has used it, in words.
+ * Library-owned. */
 const char *tw_build_info(void);
 
 /* ---- status ------------------------------------------------------------------------------------------- */
@@ -725,6 +726,21 @@ typedef void (*tw_log)(void *context, int32_t level, const char *message);
 
 /* Receives warnings (level 1) and notes (level 2); silent when NULL, which is the default. */
 tw_status tw_set_log(tw_log log, void *context);
+
+/* What a handle has of its own beside what serves the process.  NULL in it: the process's. */
+typedef struct tw_services {
+  size_t struct_size;
+  tw_allocate allocate;        /* both or none */
+  tw_deallocate deallocate;
+  void *allocator_context;
+  tw_log log;
+  void *log_context;
+} tw_services;
+
+/* Gives services to every handle (optimizer, objective, solver, ...) that this thread creates from now on; NULL ends that.  A
+ * handle keeps them for life: they serve all calls on it, from whichever thread, and must outlive it.  TW_ERROR_ARGUMENT: one
+ * of allocate and deallocate without the other. */
+tw_status tw_use_services(const tw_services *services);
 
 /* The normal draws of (seed, stream, step, tensor), elements offset..offset+count: what the random methods use. */
 tw_status tw_random_normal(uint64_t seed, uint32_t stream, uint64_t step, uint32_t tensor, uint64_t offset, double *out,
