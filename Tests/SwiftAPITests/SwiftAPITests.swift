@@ -1,0 +1,4 @@
+import Thalweg
+import XCTest
+
+final class SwiftAPITests: XCTestCase {}
