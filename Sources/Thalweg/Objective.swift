@@ -3,9 +3,9 @@ internal import ThalwegRunner
 
 /// A scalar function of named tensors: a loss, a weighting of tasks, a diagnostic.
 ///
-///     let loss = try Objective("cross_entropy")
-///     let pass = try loss.forward(["logits": z, "labels": y])
-///     print(pass.value, try pass.gradient(of: "logits").values(of: Float.self))
+///     let loss = try Objective("softmax_cross_entropy")
+///     let pass = try loss.forward(["z": z, "y": y])
+///     print(pass.value, try pass.gradient(of: "z").values(of: Float.self))
 ///
 /// Arithmetic is float64 when an input is f64, else float32. Some remember earlier forward passes; `save` keeps that.
 public final class Objective {
@@ -60,8 +60,8 @@ public final class Objective {
     /// Adds scale · derivative of the value by each named input to its tensor; a result gets what it stands for, times
     /// scale.
     ///
-    /// Throws `.argument` for an input that is held constant, `.nonfinite` where the value is infinite or NaN, `.needs`,
-    /// `.shape`, `.overlap`, `.layout`.
+    /// Throws `.argument` for an input that is held constant, `.nonfinite` where the value is infinite or NaN,
+    /// `.needs`, `.shape`, `.overlap`, `.layout`.
     public func pullback(into gradients: [String: Tensor], scale: Double = 1) throws(ThalwegError) {
       try checked { () throws(Failure) in
         try refuseStrangers(gradients, objective.inputs, of: objective.sentence)

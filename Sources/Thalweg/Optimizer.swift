@@ -19,8 +19,8 @@ internal import ThalwegRunner
 public final class Optimizer {
   /// What belongs to the optimizer as a whole and to no method.
   public struct Options: Sendable {
-    /// How moments are stored (those of f64 parameters always in f64). bf16 takes half of the memory, q8 a quarter; both
-    /// round at random, so that averages stay right.
+    /// How moments are stored (those of f64 parameters always in f64). bf16 takes half of the memory, q8 a quarter;
+    /// both round at random, so that averages stay right.
     public enum State: Int32, Sendable, CaseIterable {
       case f32 = 1
       case bf16, q8
@@ -218,8 +218,8 @@ public final class Optimizer {
     return outcome
   }
 
-  /// The same for methods that ask for losses and gradients alone: `evaluate` fills the bound gradients with those at the
-  /// parameters as they stand, and returns the loss there.
+  /// The same for methods that ask for losses and gradients alone: `evaluate` fills the bound gradients with those at
+  /// the parameters as they stand, and returns the loss there.
   ///
   /// Throws `.needs` where the method asks for anything else.
   @discardableResult

@@ -32,7 +32,8 @@ public final class Regularizer {
   /// g += scale · gradient at `w`, of the shape of `w`.
   public func addGradient(at w: Tensor, to g: Tensor, scale: Double = 1) throws(ThalwegError) {
     try checked { () throws(Failure) in
-      try object.addGradient([Operand(try w.argument("w", writable: false))], scale, try g.argument("g", writable: true))
+      try object.addGradient(
+        [Operand(try w.argument("w", writable: false))], scale, try g.argument("g", writable: true))
     }
   }
   /// The same with further inputs, by name; g has the shape of the weights.

@@ -19,8 +19,8 @@ extension Optimizer {
       case previousGradient
       /// Derivatives of the logits along `probe`: `answer(matrices:)` with (samples, classes), and the logits.
       case logitDerivatives
-      /// Of the layer whose weight is parameter `index`: `answer(matrices:)` with its inputs (rows, in) and the gradient at
-      /// its pre-activations (rows, out).
+      /// Of the layer whose weight is parameter `index`: `answer(matrices:)` with its inputs (rows, in) and the
+      /// gradient at its pre-activations (rows, out).
       case activations
       /// Of every sample of part `index` of `count` of the minibatch: `answer(samples:)`.
       case sampleGradients

@@ -3,7 +3,8 @@ internal import ThalwegRunner
 
 /// Hyper-parameters, measured values, modes, checkpoints and state.
 extension Optimizer {
-  /// The value of a hyper-parameter: a number, a flag, or text as in a sentence ("cosine(lr=0.1, total=1000)").
+  /// One of several values of hyper-parameters: a number, a flag, or text as in a sentence
+  /// ("cosine(lr=0.1, total=1000)"). Literals of those types are values.
   public enum Value: Sendable, Hashable, ExpressibleByFloatLiteral, ExpressibleByIntegerLiteral,
     ExpressibleByBooleanLiteral, ExpressibleByStringLiteral
   {
@@ -51,9 +52,9 @@ extension Optimizer {
 
   // MARK: hyper-parameters
 
-  /// A hyper-parameter or a measured value as a number: "adamw.lr"; "lr" where only one stage has it; "adamw#1.lr" of the
-  /// second of that name; "steps"; "clip_global_norm.norm". A scheduled value is that of the next step; `.all` reads the
-  /// default group.
+  /// A hyper-parameter or a measured value as a number: "adamw.lr"; "lr" where only one stage has it; "adamw#1.lr" of
+  /// the second of that name; "steps"; "clip_global_norm.norm". A scheduled value is that of the next step; `.all`
+  /// reads the default group.
   ///
   /// Throws `.name`, and `.type` where it is no number.
   public func number(_ path: String, in group: Group = .standard) throws(ThalwegError) -> Double {
@@ -70,12 +71,16 @@ extension Optimizer {
   ///     try optimizer.set("lr", to: "cosine(lr=0.1, total=1000)")
   ///
   /// Throws `.name`, `.type`, `.range`; `.argument` where one value serves all groups. Nothing is changed then.
-  public func set(_ path: String, to value: Value, in group: Group = .all) throws(ThalwegError) {
-    try checked { () throws(Failure) in try runner.setText(try index(group), path, value.written) }
-  }
-  /// The same with a number.
   public func set(_ path: String, to number: Double, in group: Group = .all) throws(ThalwegError) {
     try checked { () throws(Failure) in try runner.setNumber(try index(group), path, number) }
+  }
+  /// The same with text as in a sentence.
+  public func set(_ path: String, to text: String, in group: Group = .all) throws(ThalwegError) {
+    try checked { () throws(Failure) in try runner.setText(try index(group), path, text) }
+  }
+  /// The same with a flag.
+  public func set(_ path: String, to flag: Bool, in group: Group = .all) throws(ThalwegError) {
+    try set(path, to: Value.flag(flag).written, in: group)
   }
   /// Several at once, in whatever order they fit: all of them, or none when one is refused.
   public func set(_ values: [String: Value], in group: Group = .all) throws(ThalwegError) {
@@ -132,8 +137,8 @@ extension Optimizer {
 
   // MARK: checkpoints
 
-  /// All that decides the rest of the run, but for the parameters: state, counters, hyper-parameters, schedules, the mode,
-  /// and within a step what it needs. In safetensors layout.
+  /// All that decides the rest of the run, but for the parameters: state, counters, hyper-parameters, schedules, the
+  /// mode, and within a step what it needs. In safetensors layout.
   public func save() throws(ThalwegError) -> [UInt8] {
     try checked { () throws(Failure) in
       try live(gradients: false)

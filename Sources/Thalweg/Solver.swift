@@ -147,8 +147,8 @@ public final class Solver {
       try collected { (begin, put) throws(Failure) in try object.save(begin, put) }
     }
   }
-  /// Takes up what `save` wrote, in a solver of the same sentence. Throws `.format`, `.version`, `.mismatch`; the run is
-  /// then as it was.
+  /// Takes up what `save` wrote, in a solver of the same sentence. Throws `.format`, `.version`, `.mismatch`; the run
+  /// is then as it was.
   public func load(_ bytes: [UInt8]) throws(ThalwegError) {
     try checked { () throws(Failure) in
       try withBytes(of: bytes) { (data) throws(Failure) in try object.load(data) }

@@ -1,4 +1,0 @@
-import Thalweg
-import XCTest
-
-final class SwiftAPITests: XCTestCase {}
