@@ -105,7 +105,7 @@ built: $(STAMP)
 test-programs: $(SCRATCH)/test/.built-tests
 # With the address sanitizer, where there is one: what the library's own tests and some C programs run against.
 SANITIZE = $(shell Tests/ABI/has_sanitizer.sh && echo --sanitize=address)
-$(SCRATCH)/test/.built-tests: $(SOURCES) $(shell find Tests/ThalwegTests -type f)
+$(SCRATCH)/test/.built-tests: $(SOURCES) $(shell find Tests/ThalwegTests Tests/SwiftAPITests -type f)
 	swift build --build-tests $(SANITIZE) --scratch-path $(SCRATCH)/test
 	touch $@
 
@@ -118,6 +118,8 @@ test: setup $(VENV)/.requirements
 	ASAN_OPTIONS=detect_leaks=0 swift test --skip-build $(SANITIZE) --scratch-path $(SCRATCH)/test
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} Tests/ABI/run.sh $(LIB) include
 	Tests/ABI/sanitize.sh $(SCRATCH)/test $${FUZZ_SECONDS:-10} $(JOBS)
+	# (the modules are those that the tests were built with: only the example itself is compiled)
+	ASAN_OPTIONS=detect_leaks=0 swift run --package-path examples/swift $(SANITIZE) --scratch-path $(SCRATCH)/test
 	cd python && ../$(PY) -m pytest tests -n $(JOBS) --dist worksteal
 
 # All that concerns one method, with a library for this machine: make check METHOD=adamw
@@ -147,7 +149,7 @@ install: library
 
 # Swift sources as the toolchain's formatter lays them out (.swift-format).
 format:
-	swift format format -i -r --configuration .swift-format Sources Tests/ThalwegTests Package.swift
+	swift format format -i -r --configuration .swift-format Sources Tests/*Tests examples/swift Package.swift
 
 clean:
 	rm -rf $(BUILD) .build .venv python/build python/src/*.egg-info python/src/thalweg/lib

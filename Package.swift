@@ -9,8 +9,8 @@ let kernels: [SwiftSetting] = [
   .unsafeFlags(["-Xcc", "-fno-math-errno", "-Xcc", "-mprefer-vector-width=512", "-enforce-exclusivity=unchecked"])
 ]
 
-// The pool's threads wait in the library's code, so that no dlclose may unmap it. Small allocations have a reserve:
-// CThalweg/reserve.c.
+// The pool's threads wait in the library's code, so that no dlclose may unmap it. Its small allocations have a reserve
+// (CReserve), which a Swift program that links the modules does without.
 let wrapped = ["malloc", "calloc", "realloc", "free", "posix_memalign", "malloc_usable_size", "_Znwm", "_ZdlPvm"]
 let linking: [LinkerSetting] = [
   .linkedLibrary("stdc++", .when(platforms: [.linux])),
@@ -32,16 +32,20 @@ let package = Package(
   targets: [
     .target(name: "CThalweg", cSettings: [.headerSearchPath("../../include")]),
     .target(name: "COpenBLAS"),
+    .target(name: "CReserve"),
     .target(name: "ThalwegCore", dependencies: ["CThalweg", "COpenBLAS"], swiftSettings: inner),
     .target(name: "ThalwegMethods", dependencies: ["ThalwegCore"], swiftSettings: kernels),
     .target(
-      name: "Thalweg", dependencies: ["ThalwegCore", "ThalwegMethods"] + families.map { .target(name: $0) },
+      name: "ThalwegRunner", dependencies: ["ThalwegCore", "ThalwegMethods"] + families.map { .target(name: $0) },
       swiftSettings: kernels),
     .target(
-      name: "ThalwegABI", dependencies: ["Thalweg", "ThalwegCore", "CThalweg", "COpenBLAS"], swiftSettings: kernels,
-      linkerSettings: linking),
+      name: "ThalwegABI", dependencies: ["ThalwegRunner", "ThalwegCore", "CThalweg", "COpenBLAS", "CReserve"],
+      swiftSettings: kernels, linkerSettings: linking),
+    .target(name: "Thalweg", dependencies: ["ThalwegRunner", "ThalwegCore", "CThalweg"], swiftSettings: kernels),
     .testTarget(
       name: "ThalwegTests",
-      dependencies: ["Thalweg", "ThalwegCore", "ThalwegMethods", "ThalwegABI"] + families.map { .target(name: $0) }),
+      dependencies: ["ThalwegRunner", "ThalwegCore", "ThalwegMethods", "ThalwegABI"]
+        + families.map { .target(name: $0) }),
+    .testTarget(name: "SwiftAPITests", dependencies: ["Thalweg"]),
   ] + families.map { .target(name: $0, dependencies: ["ThalwegCore", "COpenBLAS"], swiftSettings: kernels) }
 )

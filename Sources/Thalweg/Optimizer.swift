@@ -1,180 +1,293 @@
-import CThalweg
-import ThalwegCore
+internal import ThalwegCore
+internal import ThalwegRunner
 
-/// A name compared byte by byte: two spellings of one accent are two names.
-struct Exact: Hashable {
-  let text: String
-  init(_ text: String) { self.text = text }
-  static func == (a: Exact, b: Exact) -> Bool { a.text.utf8.elementsEqual(b.text.utf8) }
-  func hash(into h: inout Hasher) { for b in text.utf8 { h.combine(b) } }
-}
-
-/// One tensor as it was bound, for messages, introspection and checkpoints.
-struct Bound {
-  var view: View
-  var name: String
-  var group: Int
-  var branch: Int
-  var shape: Shape
-}
-
-/// A pipeline at work on bound tensors.
-package final class Optimizer {
-  package let stages: [Stage]
-  package let branches: [Branch]
-  /// The stages that decide how gradients are obtained, in the order of the sentence.
-  let sources: [Stage]
-  /// Keeps gradients between the sources of several pipelines of a route.
-  let routeStage: Stage?
-  let needsLoss: Bool
-  /// Some stage refuses non-finite gradients whatever the policy.
-  let needsFinite: Bool
-  /// The same of the parameters as they stand before the step.
-  let needsFiniteParameters: Bool
-  private let stageMayFail: Bool
-  /// A step may end in an error after something was changed: copies are kept.
-  var mayFail: Bool { stageMayFail || ranks != nil }
-  var ranks: Ranks?
-  /// What went wrong when sums of ranks were added; the numbers that they were added in; the elements of each tensor on
-  /// all ranks.
-  var rankFailure: Failure?, reduced: [Double] = [], counts: [Int] = []
-  let longestSegments: Int
-  package var options: Options
-  package internal(set) var groups: [String] = [""]
-  var bound: [Bound] = []
-  let allocator: Allocator
-
-  var records: UnsafeMutablePointer<Record>
-  var capacity = 0
-  /// Arrays that records point into; freed with the optimizer.
-  var holdings: [UnsafeMutableRawPointer] = []
-  var arenas: [Memory] = []
-  var scratch: [Memory] = []
-  /// One a thread, like the work space of whole-tensor stages.
-  var programs: [Program] = []
-  var workspaces: [Memory] = []
-  let threadBusy: UnsafeMutablePointer<Int64>
-  static let mostThreads = 64
-
-  struct Block { var tensor: Int32; var offset: Int; var count: Int }
-  struct Task { var first: Int; var end: Int; var small: Bool }
-  var blocks: UnsafeMutablePointer<Block>
-  var blockCount = 0
-  var tasks: [Task] = []
-  /// The marks of the tensors that are watched.
-  var marks: [Memory] = []
-  var partials: UnsafeMutablePointer<Double>
-  var totals: UnsafeMutablePointer<Double>
-  // Lists that steps fill again and again, so that a step allocates nothing.
-  var columns = [[Double]](repeating: [], count: Sums.top)
-  var applies: [Apply] = []
-  var begun: [Bool] = []
-  var leaders: [(group: Int, branch: Int, t: Int, isDouble: Bool, index: Int)] = []
-  var totalled: [Int] = []
-  var remade: [UnsafeMutableRawPointer] = []
-  var planned = 0  // tensors with state and plan
-  var carriage = Carriage.undecided
-  var elements = 0
-
-  package internal(set) var step = 0
-  package internal(set) var skipped = 0
-  /// Calls that were steps, were skipped, or only accumulated: each is another minibatch.
-  var calls = 0
-  /// Number of requests answered in the present step; −1 between steps.
-  package internal(set) var phase = -1
-  package internal(set) var evaluating = false
-  /// The training weights, in evaluation mode.
-  var backup: [Memory] = []
-  var observed: [String: Double] = [:]
-  var pending = Request()
-  /// The step began with a request for the loss, which the source's own first request does not bring.
-  var lossFirst = false
-  /// The last answer brought a loss.
-  var lossIsNew = false
-  var hasGradients = false
-  /// Copies for steps that may fail: their memory stays from step to step; `hasSnapshot`: they are of this step.
-  var snapshot: [Memory] = [], hasSnapshot = false
-  /// The scalars of the sources as they were before the step, and the lasting state of those that do not decide.
-  var sourceCopies: [Memory] = [], stateCopies: [Memory] = []
-  /// The sources at work: the last one asked is on top.
-  var stack: [Frame] = []
-  /// While a source of a pipeline of a route is at work, that pipeline; and the gradient that a source before it handed
-  /// on.
-  var scope: Int?, incoming: GradientOperation?
-  /// Tensors whose state started in the present step, and those that were shown a view for the first time.
-  var startedNow: [Int] = [], shown: [Int] = []
-  /// Where a request that was loaded wants the parameters, until a call looks at it.
-  var places: [(tensor: Int, bits: Memory)] = []
-  /// Parameters that the host had written over a view, and the stored tensor behind it, as they were before the step.
-  var written: [(tensor: Int, bits: Memory, dense: Memory)] = []
-  /// Iterates and master copies as they were before the step found that the host had written their parameters.
-  var iterateCopies: [Memory] = [], iterates: [Region] = []
-  /// What `allStateRows` made.
-  var listed: (tensors: Int, rows: [StateRow]) = (-1, [])
-  /// Where the parameters, the shadows and the gradients lie, for questions about shared memory.
-  var placed = Overlap.Index(), shadowed = Overlap.Index()
-  var gradients: [View] = []
-  /// The host's answer to a request for matrices, until it is taken.
-  var answered: Answer?
-  /// What a source keeps of an answer until the step ends.
-  var kept: HostMatrix?
-  /// The largest step size of this step, where a source sets it.
-  var stepSize: Double?
-  /// A checkpoint was loaded in the middle of a step; `knowsActive`: it told which tensors take part.
-  var resumed = false, knowsActive = false
-  /// Hyper-parameters that are one for all groups, and those in which groups must agree at a step.
-  let shared: [Place], agreed: [Place]
-
-  var probeList: [(shape: UnsafeMutablePointer<Int64>, ndim: Int)] = []
-  var probeTensor: UnsafeMutablePointer<tw_tensor>?
-  /// What tensors of other pipelines show in place of a vector.
-  var probeZeros: Memory?
-  var loss = Double.nan
-  /// weight_decay by group and branch, for rules that decay themselves.
-  var decayOf: [Double] = []
-  /// Step size and decoupled decay by group and branch, as the hyper-parameters say.
-  var rates: [(lr: Double, decay: Double)] = []
-  var sourceOperation: GradientOperation?
-
-  package init(_ text: String, _ options: Options, _ allocator: Allocator) throws(Failure) {
-    let compiled = try Compiler(text)
-    (stages, branches, sources, routeStage) = (
-      compiled.stages, compiled.branches, compiled.sources, compiled.routeStage
-    )
-    needsLoss = stages.contains { $0.method.needsLoss }
-    needsFinite = branches.contains { $0.needsFinite } || sources.contains { $0.method.needsFinite }
-    needsFiniteParameters = branches.contains { $0.needsFiniteParameters }
-    if options.master == .stochastic, let s = stages.first(where: { $0.method.refusesStochastic != nil }) {
-      throw Failure(
-        Status.argument, "\(s.name) does not go with master=stochastic: \(s.method.refusesStochastic ?? "")")
+/// A sentence at work on tensors: an update rule with what stands before and behind it.
+///
+///     let w = try Tensor(zeros: [10, 64]), g = try Tensor(zeros: [10, 64])
+///     let optimizer = try Optimizer("clip_global_norm(1.0) | adamw(lr=1e-3) | ema(0.99)")
+///     try optimizer.add(parameters: [w])
+///     try optimizer.bind(gradients: [g])
+///     for batch in batches {
+///       try g.assign(gradient(batch))
+///       try optimizer.step()                       // w has moved
+///     }
+///
+/// Methods that need more than one gradient a step ask for it: `step(answering:)`, or `next()` by hand.
+///
+/// Parameters are changed in place. A call that throws has changed nothing; a step that ends in an error leaves
+/// parameters and state as they were before it. The tensors stay alive with the optimizer. One thread at a time.
+public final class Optimizer {
+  /// What belongs to the optimizer as a whole and to no method.
+  public struct Options: Sendable {
+    /// How moments are stored (those of f64 parameters always in f64). bf16 takes half of the memory, q8 a quarter;
+    /// both round at random, so that averages stay right.
+    public enum State: Int32, Sendable, CaseIterable {
+      case f32 = 1
+      case bf16, q8
     }
-    (shared, agreed) = (Optimizer.places(stages, .all), Optimizer.places(stages, .equal))
-    stageMayFail = branches.contains { $0.mayFail }
-    longestSegments = branches.map(\.segments.count).max() ?? 0
-    (self.options, self.allocator) = (options, allocator)
-    // Last: an initialiser that throws after an allocation would leak it.
-    (records, capacity) = (.allocate(capacity: 1), 1)
-    (blocks, partials, totals) = (.allocate(capacity: 1), .allocate(capacity: 1), .allocate(capacity: 1))
-    threadBusy = .allocate(capacity: Optimizer.mostThreads)
-    for i in 0..<Optimizer.mostThreads { threadBusy[i] = 0 }
+    /// How 16-bit parameters keep what their type cannot hold.
+    public enum Master: Int32, Sendable, CaseIterable { case none, f32, stochastic }
+    /// What a NaN or an infinity in a gradient does.
+    public enum NonFinite: Int32, Sendable, CaseIterable { case propagate, skip, error }
+
+    public var state = State.f32
+    public var master = Master.none
+    public var nonFinite = NonFinite.propagate
+    /// Ascend instead of descend.
+    public var maximize = false
+    /// Gradients are set to zero in the same pass.
+    public var zeroGradients = false
+    /// Gradients may be used as scratch, and hold rubbish afterwards.
+    public var consumeGradients = false
+    /// Gradients are multiplied by it: 1 over a loss scale. Above 0.
+    public var gradientScale = 1.0
+    /// Of every random draw.
+    public var seed: UInt64 = 0
+
+    public init(
+      state: State = .f32, master: Master = .none, nonFinite: NonFinite = .propagate, maximize: Bool = false,
+      zeroGradients: Bool = false, consumeGradients: Bool = false, gradientScale: Double = 1, seed: UInt64 = 0
+    ) {
+      (self.state, self.master, self.nonFinite) = (state, master, nonFinite)
+      (self.maximize, self.zeroGradients, self.consumeGradients) = (maximize, zeroGradients, consumeGradients)
+      (self.gradientScale, self.seed) = (gradientScale, seed)
+    }
+
+    fileprivate var core: ThalwegCore.Options {
+      var o = ThalwegCore.Options()
+      o.state = .init(rawValue: state.rawValue) ?? .f32
+      o.master = .init(rawValue: master.rawValue) ?? .none
+      o.nonFinite = .init(rawValue: nonFinite.rawValue) ?? .propagate
+      (o.maximize, o.zeroGradients, o.consumeGradients) = (maximize, zeroGradients, consumeGradients)
+      (o.gradientScale, o.seed) = (gradientScale, seed)
+      return o
+    }
+  }
+
+  /// What a step came to.
+  public enum Outcome: Sendable {
+    case done
+    /// The non-finite policy refused it: counted, and nothing changed.
+    case skipped
+  }
+
+  let runner: ThalwegRunner.Optimizer
+  private var parameters: [Tensor] = [], gradients: [Tensor?] = [], shadows: [Tensor] = []
+  /// Some memory may go away before the optimizer does.
+  private var borrows = false
+  /// The request that waits for its answer.
+  private(set) var pending: Request?
+  /// Of the step that ended last.
+  public private(set) var outcome = Outcome.done
+
+  /// Reads the sentence.
+  ///
+  /// Throws `.syntax`, `.method`, `.name`, `.type` or `.range`, with the place in the sentence and the nearest name.
+  public init(_ sentence: String, options: Options = Options()) throws(ThalwegError) {
+    runner = try checked { () throws(Failure) in
+      try ThalwegRunner.Optimizer(sentence, options.core, .current)
+    }
   }
 
   deinit {
-    if phase >= 0 { undo() }  // the host's parameters must not stay where a request had them
-    for i in 0..<bound.count {
-      records[i].x.release()
-      records[i].g.release()
-      records[i].shadow?.release()
-    }
-    records.deallocate()
-    for p in holdings { p.deallocate() }
-    blocks.deallocate()
-    partials.deallocate()
-    totals.deallocate()
-    threadBusy.deallocate()
-    for p in probeList { p.shape.deallocate() }
-    probeTensor?.deallocate()
+    breakOff()
+    withExtendedLifetime((parameters, gradients, shadows)) {}
   }
 
-  package var count: Int { bound.count }
+  // MARK: memory
+
+  /// Binds parameters behind those already bound.
+  ///
+  /// - Parameters:
+  ///   - names: one for each, unique: for checkpoints, messages and `route`. Else their numbers.
+  ///   - group: whose hyper-parameters may differ from those of others; nil is the default group.
+  ///   - values: hyper-parameters of that group alone, as for `set`.
+  ///
+  /// Throws `.dtype`, `.shape`, `.layout`, `.overlap`, `.count`, `.name`, and what `set` throws; nothing is bound then.
+  public func add(
+    parameters: [Tensor], names: [String]? = nil, group: String? = nil, values: [String: Value] = [:]
+  ) throws(ThalwegError) {
+    try checked { () throws(Failure) in
+      try runner.addParameters(try views(parameters, "parameter"), names, group, settings(values))
+    }
+    self.parameters += parameters
+    // gradients of fewer parameters are those of nobody
+    gradients = []
+    lend(parameters)
+  }
+
+  /// Moves all parameters to other memory of the same shapes and dtypes; state is kept.
+  public func rebind(parameters: [Tensor]) throws(ThalwegError) {
+    try checked { () throws(Failure) in try runner.rebindParameters(try views(parameters, "parameter")) }
+    self.parameters = parameters
+    lend(parameters)
+  }
+
+  /// Binds the gradients, one for each parameter in order; nil: this one has none and is left alone. Every step reads
+  /// them anew.
+  public func bind(gradients: [Tensor?]) throws(ThalwegError) {
+    try checked { () throws(Failure) in
+      try live(gradients: false)
+      guard runner.count > 0 else { throw Failure(Status.sequence, "bind parameters before gradients") }
+      var list: [View] = []
+      for (i, g) in gradients.enumerated() {
+        if let g { list.append(try g.view("gradient \(i)")) } else { list.append(try Tensor.absent()) }
+      }
+      try runner.bindGradients(list)
+    }
+    self.gradients = gradients
+    lend(gradients)
+  }
+
+  /// Binds 16-bit tensors that receive a rounded copy of the parameters in the same pass, one for each; none unbinds.
+  public func bind(shadows: [Tensor]) throws(ThalwegError) {
+    try checked { () throws(Failure) in try runner.bindShadow(try views(shadows, "shadow")) }
+    self.shadows = shadows
+    lend(shadows)
+  }
+
+  private func views(_ tensors: [Tensor], _ kind: String) throws(Failure) -> [View] {
+    var list: [View] = []
+    for (i, t) in tensors.enumerated() { list.append(try t.view("\(kind) \(i)")) }
+    return list
+  }
+  private func lend(_ tensors: [Tensor?]) {
+    for t in tensors { t?.lend(to: self) }
+    borrows = borrows || tensors.contains { $0?.lease?.mayEnd ?? false }
+  }
+
+  /// Refuses to touch memory whose scope has ended.
+  func live(gradients needed: Bool) throws(Failure) {
+    guard borrows else { return }
+    func look(_ tensors: [Tensor?], _ kind: String) throws(Failure) {
+      guard let i = tensors.firstIndex(where: { $0?.lease?.isOver ?? false }) else { return }
+      throw Failure(Status.sequence, "\(kind) \(i): the scope of its memory has ended; bind \(kind)s that live")
+    }
+    try look(parameters, "parameter")
+    if needed {
+      try look(gradients, "gradient")
+      try look(shadows, "shadow")
+    }
+  }
+
+  /// The number of parameters.
+  public var parameterCount: Int { runner.count }
+
+  // MARK: steps
+
+  /// One step with the bound gradients, for pipelines that need one gradient a step.
+  ///
+  /// Throws `.needs` where the method asks for more: answer its requests. `.sequence` without parameters or gradients,
+  /// in evaluation mode, within a step.
+  @discardableResult
+  public func step() throws(ThalwegError) -> Outcome {
+    try checked { () throws(Failure) in
+      try live(gradients: true)
+      return note(try runner.stepOnce())
+    }
+  }
+
+  /// Binds the gradients and steps.
+  @discardableResult
+  public func step(gradients: [Tensor?]) throws(ThalwegError) -> Outcome {
+    try bind(gradients: gradients)
+    return try step()
+  }
+
+  /// One step that asks as often as the method needs; `answer` fills the bound gradients and the request.
+  ///
+  ///     try optimizer.step { request in
+  ///       request.loss = fill(gradients, with: batch(request.tag))
+  ///     }
+  ///
+  /// When `answer` throws, the step is taken back.
+  @discardableResult
+  public func step(answering answer: (Request) throws -> Void) throws -> Outcome {
+    guard runner.waiting == nil else {
+      throw ThalwegError(Failure(Status.sequence, "a step is under way: answer its requests, or cancel it"))
+    }
+    while let request = try next() {
+      do { try answer(request) } catch {
+        if request.waits { try cancel() }
+        throw error
+      }
+      guard request.waits else {
+        throw ThalwegError(Failure(Status.sequence, "the step was ended by the closure that answers its requests"))
+      }
+    }
+    return outcome
+  }
+
+  /// The same for methods that ask for losses and gradients alone: `evaluate` fills the bound gradients with those at
+  /// the parameters as they stand, and returns the loss there.
+  ///
+  /// Throws `.needs` where the method asks for anything else.
+  @discardableResult
+  public func step(evaluating evaluate: () throws -> Double) throws -> Outcome {
+    try step(answering: { request in
+      guard [.gradient, .loss, .lossAndGradient, .previousGradient].contains(request.kind) else {
+        throw ThalwegError(
+          Failure(
+            Status.needs,
+            "the method asks for \(request.kind): give step a closure that takes the request, `{ request in ... }`"))
+      }
+      request.loss = try evaluate()
+    })
+  }
+
+  /// Requests by hand: a step begins with the first call, and each call takes the answer to the request before it. nil:
+  /// the step is done, and `outcome` says how.
+  ///
+  ///     while let request = try optimizer.next() { ... }
+  ///
+  /// An error ends the step; parameters and state are those from before it.
+  public func next() throws(ThalwegError) -> Request? {
+    try checked { () throws(Failure) in
+      try live(gradients: true)
+      let loss = pending?.loss
+      retire()
+      let (asked, status) = try runner.next(loss: loss)
+      guard let asked else {
+        _ = note(status)
+        return nil
+      }
+      return try show(asked)
+    }
+  }
+
+  /// The request that waits for its answer, as after loading a checkpoint from within a step; nil between steps.
+  public func waiting() throws(ThalwegError) -> Request? {
+    if let pending { return pending }
+    return try checked { () throws(Failure) in
+      guard let asked = runner.waiting else { return nil }
+      try live(gradients: false)
+      runner.takePlace()
+      return try show(asked)
+    }
+  }
+
+  /// Ends a step between two requests: parameters and state are those from before it. Throws `.sequence` between steps.
+  public func cancel() throws(ThalwegError) {
+    retire()
+    try checked { () throws(Failure) in try runner.cancel() }
+  }
+
+  private func note(_ status: Int) -> Outcome {
+    outcome = status == Status.skipped ? .skipped : .done
+    return outcome
+  }
+  private func show(_ asked: ThalwegCore.Request) throws(Failure) -> Request {
+    let request = try Request(asked, of: self)
+    pending = request
+    return request
+  }
+  private func retire() {
+    pending?.lease.end()
+    pending = nil
+  }
+  /// What a step under way has moved goes back.
+  func breakOff() {
+    retire()
+    if runner.waiting != nil { try? runner.cancel() }
+  }
 }

@@ -1,5 +1,5 @@
 import CThalweg
-import Thalweg
+import ThalwegRunner
 import ThalwegCore
 
 @_cdecl("tw_optimizer_carried_numbers")

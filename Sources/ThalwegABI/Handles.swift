@@ -1,6 +1,6 @@
 import CThalweg
 import Glibc
-import Thalweg
+import ThalwegRunner
 import ThalwegCore
 
 /// Every handle that a host holds is a number in disguise: a place in this table and a generation. A NULL, a destroyed,

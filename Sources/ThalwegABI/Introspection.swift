@@ -1,5 +1,5 @@
 import CThalweg
-import Thalweg
+import ThalwegRunner
 import ThalwegCore
 
 /// The caller's struct_size, which stands first in every struct that may grow; it is checked. `least`: bytes that every
@@ -36,11 +36,7 @@ private func describe(_ r: Registered) -> tw_method_info {
 }
 
 private func method(_ name: UnsafePointer<CChar>?) throws(Failure) -> Registered {
-  let n = try string(name, "name")
-  guard let r = Registry.entry(n) else {
-    throw Failure(Status.method, "no method `\(n.prefix(64))`" + suggestion(n, Registry.names()))
-  }
-  return r
+  try Registry.described(try string(name, "name"))
 }
 
 @_cdecl("tw_method_count")

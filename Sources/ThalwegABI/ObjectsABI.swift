@@ -1,5 +1,5 @@
 import CThalweg
-import Thalweg
+import ThalwegRunner
 import ThalwegCore
 
 @_cdecl("tw_regularizer_create")
@@ -38,16 +38,7 @@ func operands(_ p: UnsafePointer<tw_tensor>?, _ count: Int, _ inputs: [Input]) t
 /// One tensor argument.
 private func view(_ t: UnsafePointer<tw_tensor>?, _ name: String, writable: Bool) throws(Failure) -> View {
   guard let t else { throw null(name) }
-  let v = try View(t.pointee, name)
-  guard !v.absent else { throw Failure(Status.argument, "\(name): the tensor is marked absent") }
-  if writable {
-    guard !v.readOnly else { throw Failure(Status.layout, "\(name) is read-only") }
-    try v.refuseOverlapWithin(name, Status.overlap)
-  }
-  return v
-}
-private func same(_ a: View, _ b: View, _ names: String) throws(Failure) {
-  guard a.shape == b.shape else { throw Failure(Status.shape, "\(names) differ in shape: \(a.shape) and \(b.shape)") }
+  return try View(argument: t.pointee, name, writable: writable)
 }
 
 @_cdecl("tw_regularizer_value")
@@ -70,7 +61,6 @@ public func regularizerGradient(
   status { () throws(Failure) in
     try regularizer(p) { (r) throws(Failure) in
       let v = try view(w, "w", writable: false), target = try view(g, "g", writable: true)
-      guard scale.isFinite else { throw Failure(Status.range, "`scale` must be finite, got \(scale)") }
       try r.addGradient([Operand(v)], scale, target)
     }
   }
@@ -97,7 +87,6 @@ public func regularizerGradientWith(
   status { () throws(Failure) in
     try regularizer(p) { (r) throws(Failure) in
       let list = try operands(inputs, count, r.inputs), target = try view(g, "g", writable: true)
-      guard scale.isFinite else { throw Failure(Status.range, "`scale` must be finite, got \(scale)") }
       try r.addGradient(list, scale, target)
     }
   }
@@ -107,9 +96,7 @@ public func regularizerGradientWith(
 public func regularizerProx(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ t: Double) -> tw_status {
   status { () throws(Failure) in
     try regularizer(p) { (r) throws(Failure) in
-      let v = try view(w, "w", writable: true)
-      guard t >= 0, t.isFinite else { throw Failure(Status.range, "`t` must be at least 0, got \(t)") }
-      try r.prox(v, t)
+      try r.prox(try view(w, "w", writable: true), t)
     }
   }
 }
@@ -147,9 +134,7 @@ public func constraintTangent(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>
 {
   status { () throws(Failure) in
     try constraint(p) { (c) throws(Failure) in
-      let point = try view(w, "w", writable: false), target = try view(g, "g", writable: true)
-      try same(point, target, "w and g")
-      try c.tangent(point, target)
+      try c.tangent(try view(w, "w", writable: false), try view(g, "g", writable: true))
     }
   }
 }
@@ -160,9 +145,7 @@ public func constraintRetract(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>
 {
   status { () throws(Failure) in
     try constraint(p) { (c) throws(Failure) in
-      let point = try view(w, "w", writable: true), move = try view(u, "u", writable: false)
-      try same(point, move, "w and u")
-      try c.retract(point, move)
+      try c.retract(try view(w, "w", writable: true), try view(u, "u", writable: false))
     }
   }
 }
@@ -173,9 +156,7 @@ public func constraintLMO(_ p: OpaquePointer?, _ g: UnsafePointer<tw_tensor>?, _
 {
   status { () throws(Failure) in
     try constraint(p) { (c) throws(Failure) in
-      let gradient = try view(g, "g", writable: false), target = try view(s, "s", writable: true)
-      try same(gradient, target, "g and s")
-      try c.minimise(gradient, target)
+      try c.minimise(try view(g, "g", writable: false), try view(s, "s", writable: true))
     }
   }
 }
@@ -203,10 +184,8 @@ private func schedule<R>(_ p: OpaquePointer?, _ body: (ScheduleObject) throws(Fa
 public func scheduleValue(_ p: OpaquePointer?, _ step: Int64, _ out: UnsafeMutablePointer<Double>?) -> tw_status {
   status { () throws(Failure) in
     try schedule(p) { (s) throws(Failure) in
-      guard step >= 0 else { throw Failure(Status.range, "`step` must be at least 0, got \(step)") }
-      guard step < 1 << 53 else { throw Failure(Status.range, "`step` must be below 2^53, got \(step)") }
       guard let out else { throw null("out") }
-      out.pointee = s.value(step)
+      out.pointee = try s.value(step)
     }
   }
 }
@@ -222,11 +201,7 @@ public func scheduleObserve(_ p: OpaquePointer?, _ what: UnsafePointer<CChar>?, 
 public func scheduleObserveSamples(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw_tensor>?) -> tw_status {
   status { () throws(Failure) in
     try schedule(p) { (s) throws(Failure) in
-      let v = try view(gradients, "gradients", writable: false)
-      guard v.shape.count == 2 else {
-        throw Failure(Status.shape, "gradients must have two axes, (samples, n), got shape \(v.shape)")
-      }
-      try s.observe(samples: v)
+      try s.observe(samples: try view(gradients, "gradients", writable: false))
     }
   }
 }

@@ -1,5 +1,5 @@
 import CThalweg
-import Thalweg
+import ThalwegRunner
 import ThalwegCore
 
 private func with<R>(_ p: OpaquePointer?, _ body: (Optimizer) throws(Failure) -> R) throws(Failure) -> R {
@@ -35,9 +35,6 @@ private func read(_ p: UnsafePointer<tw_options>?) throws(Failure) -> Options {
   o.maximize = try flag(c.maximize, "maximize")
   o.zeroGradients = try flag(c.zero_gradients, "zero_gradients")
   o.consumeGradients = try flag(c.consume_gradients, "consume_gradients")
-  guard c.gradient_scale.isFinite, c.gradient_scale > 0 else {
-    throw Failure(Status.range, "`gradient_scale` must be above 0, got \(c.gradient_scale)")
-  }
   o.gradientScale = c.gradient_scale
   o.seed = c.seed
   return o
@@ -209,12 +206,7 @@ public func optimizerCancel(_ p: OpaquePointer?) -> tw_status {
 
 private func matrix(_ t: UnsafePointer<tw_tensor>?, _ what: String) throws(Failure) -> HostMatrix? {
   guard let t else { return nil }
-  let v = try View(t.pointee, what)
-  guard !v.absent else { throw Failure(Status.argument, "\(what) is marked absent; pass NULL where there is none") }
-  guard v.shape.count == 2 else {
-    throw Failure(Status.shape, "\(what) must have two axes, (rows, columns), got shape \(v.shape)")
-  }
-  return try HostMatrix(v)
+  return try HostMatrix(try View(t.pointee, what), what)
 }
 
 @_cdecl("tw_optimizer_answer_matrix")
@@ -405,8 +397,7 @@ public func optimizerLoad(_ p: OpaquePointer?, _ data: UnsafeRawPointer?, _ size
 public func optimizerSaveFile(_ p: OpaquePointer?, _ path: UnsafePointer<CChar>?) -> tw_status {
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
-      let path = try string(path, "path")
-      try Files.write(to: path) { (put) throws(Failure) in try Checkpoint.save(o, { _ in }, put) }
+      try Checkpoint.save(o, to: try string(path, "path"))
     }
   }
 }
@@ -415,9 +406,7 @@ public func optimizerSaveFile(_ p: OpaquePointer?, _ path: UnsafePointer<CChar>?
 public func optimizerLoadFile(_ p: OpaquePointer?, _ path: UnsafePointer<CChar>?) -> tw_status {
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
-      let file = try Files.read(try string(path, "path"), .current, begins: Checkpoint.begins)
-      defer { withExtendedLifetime(file) {} }
-      try Checkpoint.load(o, file.bytes)
+      try Checkpoint.load(o, from: try string(path, "path"))
     }
   }
 }

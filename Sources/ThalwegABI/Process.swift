@@ -1,10 +1,7 @@
 import COpenBLAS
 import CThalweg
-import Thalweg
+import ThalwegRunner
 import ThalwegCore
-
-/// The release; the one place that says so.
-let release = "0.1.0"
 
 @_cdecl("tw_abi_version")
 public func abiVersion() -> UInt32 { UInt32(TW_ABI_VERSION) }
@@ -46,10 +43,7 @@ public func lastError() -> UnsafePointer<CChar>? { twi_get_error() }
 @_cdecl("tw_set_num_threads")
 public func setNumThreads(_ count: Int32) -> tw_status {
   status { () throws(Failure) in
-    guard count >= 1, count <= Threads.most else {
-      throw Failure(Status.range, "the number of threads must be 1 to \(Threads.most), got \(count)")
-    }
-    Threads.setCount(Int(count))
+    try setThreads(Int(count))
   }
 }
 

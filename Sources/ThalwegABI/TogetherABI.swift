@@ -1,5 +1,5 @@
 import CThalweg
-import Thalweg
+import ThalwegRunner
 import ThalwegCore
 
 /// Pairs of a path and a value, from two arrays of `count` strings.
@@ -40,7 +40,6 @@ public func optimizerAddGroup(
   status { () throws(Failure) in
     try Handles.with(p, .optimizer, Optimizer.self) { (o) throws(Failure) in
       let list = try views(parameters, count, "parameter")
-      guard !list.isEmpty else { throw Failure(Status.count, "count is 0; bind at least one parameter") }
       var texts: [String]?
       if let names {
         var t: [String] = []

@@ -1,6 +1,6 @@
 import XCTest
 
-@testable import Thalweg
+@testable import ThalwegRunner
 @testable import ThalwegCore
 @testable import ThalwegMatrix
 @testable import ThalwegMethods

@@ -2,7 +2,7 @@ import CThalweg
 import Foundation
 import XCTest
 
-@testable import Thalweg
+@testable import ThalwegRunner
 @testable import ThalwegCore
 @testable import ThalwegMatrix
 @testable import ThalwegMethods

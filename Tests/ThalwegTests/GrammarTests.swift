@@ -1,7 +1,7 @@
 import CThalweg
 import XCTest
 
-@testable import Thalweg
+@testable import ThalwegRunner
 @testable import ThalwegCore
 @testable import ThalwegMatrix
 @testable import ThalwegMethods

@@ -1,7 +1,7 @@
 import Foundation
 import XCTest
 
-@testable import Thalweg
+@testable import ThalwegRunner
 @testable import ThalwegCore
 @testable import ThalwegMatrix
 @testable import ThalwegMethods
@@ -53,7 +53,7 @@ final class LayerTests: XCTestCase {
   func testNoMethodIsCalledByItsName() throws {
     let exceptions: Set = ["route", "constant"]  // parts of the grammar: a number may stand for a schedule
     let names = Registry.names().filter { !exceptions.contains($0) }.map { "\"\($0)\"" }
-    for (file, number, line) in try lines("ThalwegCore/Engine") + lines("Thalweg") {
+    for (file, number, line) in try lines("ThalwegCore/Engine") + lines("ThalwegRunner") {
       for name in names { XCTAssertFalse(line.contains(name), "\(file):\(number): \(line)") }
     }
   }

@@ -1,6 +1,6 @@
 import CThalweg
 
-@testable import Thalweg
+@testable import ThalwegRunner
 @testable import ThalwegCore
 @testable import ThalwegMatrix
 @testable import ThalwegMethods

@@ -207,4 +207,11 @@ package final class CacheObject {
   fileprivate var cache: Cache?
   fileprivate var owner: ObjectiveObject.Token?
   package init() {}
+  /// The shape of a gradient or a result that `pullback` can write now; nil where there is none.
+  package func shape(_ input: Input) -> [Int]? {
+    guard let cache, input.result || cache.given.contains(input.name) else { return nil }
+    return cache.sizes.shape(input)
+  }
+  /// Gradients are computed in float64.
+  package var isDouble: Bool { cache?.isDouble ?? false }
 }

@@ -142,7 +142,18 @@ package enum Checkpoint {
     try w.write(put)
   }
 
+  /// The same into a file; errors are those of `Files.write`.
+  package static func save(_ o: Optimizer, to path: String) throws(Failure) {
+    try Files.write(to: path) { (put) throws(Failure) in try save(o, { _ in }, put) }
+  }
+
   // MARK: loading
+
+  package static func load(_ o: Optimizer, from path: String) throws(Failure) {
+    let file = try Files.read(path, .current, begins: begins)
+    defer { withExtendedLifetime(file) {} }
+    try load(o, file.bytes)
+  }
 
   package static func load(_ o: Optimizer, _ data: UnsafeRawBufferPointer) throws(Failure) {
     let before = o.growth

@@ -21,6 +21,10 @@ extension Optimizer {
   package func addParameters(_ views: [View], _ names: [String]?, _ group: String?, _ settings: [Setting])
     throws(Failure)
   {
+    guard !views.isEmpty else { throw Failure(Status.count, "count is 0; bind at least one parameter") }
+    guard names == nil || names?.count == views.count else {
+      throw Failure(Status.count, "\(views.count) parameters have \(names?.count ?? 0) names")
+    }
     guard !settings.isEmpty else { return try addParameters(views, names, group) }
     let before = current
     do throws(Failure) {

@@ -33,8 +33,12 @@ package struct Dense<T: Real> {
 }
 
 extension HostMatrix {
-  /// A copy of a tensor of two axes.
-  package init(_ v: View) throws(Failure) {
+  /// A copy of a tensor, which must have two axes.
+  package init(_ v: View, _ what: String) throws(Failure) {
+    guard !v.absent else { throw Failure(Status.argument, "\(what) is marked absent; pass NULL where there is none") }
+    guard v.shape.count == 2 else {
+      throw Failure(Status.shape, "\(what) must have two axes, (rows, columns), got shape \(v.shape)")
+    }
     try Memory.ask(v.count * MemoryLayout<Double>.stride)
     let l = Layout(v)
     defer { l.release() }
@@ -44,6 +48,24 @@ extension HostMatrix {
     }
     self.init(values, v.shape[0], v.shape[1])
   }
+}
+
+extension View {
+  /// One tensor that a call reads, or writes in place.
+  ///
+  /// Throws TW_ERROR_ARGUMENT where it is absent; where it is to be written, TW_ERROR_LAYOUT when it is read-only and
+  /// TW_ERROR_OVERLAP when its elements share memory.
+  package init(argument t: tw_tensor, _ name: String, writable: Bool) throws(Failure) {
+    try self.init(t, name)
+    guard !absent else { throw Failure(Status.argument, "\(name): the tensor is marked absent") }
+    if writable {
+      guard !readOnly else { throw Failure(Status.layout, "\(name) is read-only") }
+      try refuseOverlapWithin(name, Status.overlap)
+    }
+  }
+}
+private func same(_ a: View, _ b: View, _ names: String) throws(Failure) {
+  guard a.shape == b.shape else { throw Failure(Status.shape, "\(names) differ in shape: \(a.shape) and \(b.shape)") }
 }
 
 /// target ← a transform of `v` whose companion is `companion` (or v itself); `bounded`: infinities are refused.
@@ -120,12 +142,11 @@ package final class RegularizerObject {
   }
   /// g += scale · gradient with respect to the weights.
   package func addGradient(_ tensors: [Operand?], _ scale: Double, _ g: View) throws(Failure) {
+    guard scale.isFinite else { throw Failure(Status.range, "`scale` must be finite, got \(scale)") }
     switch work {
     case .plain(let kernels):
       let w = try weights(tensors)
-      guard w.shape == g.shape else {
-        throw Failure(Status.shape, "w and g differ in shape: \(w.shape) and \(g.shape)")
-      }
+      try same(w, g, "w and g")
       try addGradient(kernels, w, scale, g)
     case .informed(let e):
       guard let cache = try e.forward(tensors, keeps: true).cache else { return }
@@ -166,6 +187,7 @@ package final class RegularizerObject {
   }
 
   package func prox(_ w: View, _ t: Double) throws(Failure) {
+    guard t >= 0, t.isFinite else { throw Failure(Status.range, "`t` must be at least 0, got \(t)") }
     guard case .plain(let kernels) = work, kernels.hasProx else {
       throw Failure(Status.unsupported, "this regularizer has no prox")
     }
@@ -187,15 +209,18 @@ package final class ConstraintObject {
   package func project(_ w: View) throws(Failure) { try change(kernels.projection(hyper), hyper, w, from: w, w) }
 
   package func minimise(_ g: View, _ s: View) throws(Failure) {
+    try same(g, s, "g and s")
     try change(kernels.minimise(hyper), hyper, s, from: g, g, bounded: true)
   }
 
   package func tangent(_ w: View, _ g: View) throws(Failure) {
+    try same(w, g, "w and g")
     guard let k = kernels.manifold?.tangent else { throw Failure(Status.unsupported, "this set is not a manifold") }
     try change((nil, k), hyper, g, from: g, w)
   }
 
   package func retract(_ w: View, _ u: View) throws(Failure) {
+    try same(w, u, "w and u")
     guard let k = kernels.manifold?.retract else { throw Failure(Status.unsupported, "this set is not a manifold") }
     try change((nil, k), hyper, w, from: u, w)
   }
@@ -239,8 +264,10 @@ package final class ScheduleObject {
     last = saved.first
   }
 
-  package func value(_ k: Int64) -> Double {
-    last = Double(k)
+  package func value(_ step: Int64) throws(Failure) -> Double {
+    guard step >= 0 else { throw Failure(Status.range, "`step` must be at least 0, got \(step)") }
+    guard step < 1 << 53 else { throw Failure(Status.range, "`step` must be below 2^53, got \(step)") }
+    last = Double(step)
     return schedule.value(last)
   }
   package func observe(_ what: String, _ x: Double) throws(Failure) {
@@ -248,6 +275,9 @@ package final class ScheduleObject {
   }
   /// Per-sample gradients, (samples, n).
   package func observe(samples v: View) throws(Failure) {
+    guard v.shape.count == 2 else {
+      throw Failure(Status.shape, "gradients must have two axes, (samples, n), got shape \(v.shape)")
+    }
     var s = schedule
     let samples = try Dense<Double>(v)
     defer { withExtendedLifetime(samples) {} }
@@ -258,6 +288,16 @@ package final class ScheduleObject {
   }
   package func command(_ name: String) throws(Failure) {
     guard schedule.command(name, at: last) else { throw Failure(Status.name, "this schedule has no command `\(name)`") }
+  }
+}
+
+extension Registry {
+  /// Throws TW_ERROR_METHOD with the nearest name where there is none of this one.
+  package static func described(_ name: String) throws(Failure) -> Registered {
+    guard let r = entry(name) else {
+      throw Failure(Status.method, "no method `\(name.prefix(64))`" + suggestion(name, names()))
+    }
+    return r
   }
 }
 

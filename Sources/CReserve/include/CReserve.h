@@ -1,0 +1,1 @@
+/* The reserve declares nothing: the linker calls it (reserve.c, Package.swift). */
