@@ -122,10 +122,14 @@ test: setup $(VENV)/.requirements
 	ASAN_OPTIONS=detect_leaks=0 swift run --package-path examples/swift $(SANITIZE) --scratch-path $(SCRATCH)/test
 	cd python && ../$(PY) -m pytest tests -n $(JOBS) --dist worksteal
 
-# All that concerns one method, with a library for this machine: make check METHOD=adamw
-check: setup
-	$(MAKE) -j$(JOBS) THALWEG_MARCH=native $(VENV)/.package
-	cd python && ../$(PY) -m pytest tests -q -n $(JOBS) -k "$(METHOD)"
+# All that concerns one method: make check METHOD=adamw. With a library that is not optimized, of which a change compiles
+# one file, and a copy of the package beside it; what is installed stays as it is.
+CHECK := $(SCRATCH)/check
+check: setup $(VENV)/.requirements
+	swift build -c debug --product thalweg --scratch-path $(CHECK) -Xswiftc -static-stdlib -Xlinker -soname=libthalweg.so.1
+	install -D -m 755 $(CHECK)/debug/libthalweg.so $(CHECK)/lib/libthalweg.so.1
+	THALWEG_LIBRARY_DIR=$(abspath $(CHECK))/lib $(PIP) --no-deps --upgrade --target $(CHECK)/package ./python
+	cd python && PYTHONPATH=$(abspath $(CHECK))/package ../$(PY) -m pytest tests -q -n $(JOBS) -k "$(METHOD)"
 
 bench: setup
 	$(MAKE) -j$(JOBS) $(STAMP) $(VENV)/.peers
