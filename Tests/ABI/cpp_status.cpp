@@ -74,7 +74,7 @@ void optimizers() {
   FAILED(TW_ERROR_SEQUENCE, optimizer.step(status));
   optimizer.add_parameters({Tensor(w)}, {"one", "two"}, {}, {}, status);
   FAILED(TW_ERROR_COUNT, 0);
-  optimizer.add_parameters({Tensor(w, {9}, status)}, {}, {}, {}, status); // the tensor's failure is the library's as well
+  optimizer.add_parameters({Tensor(w, {9}, status)}, {}, {}, {}, status); // (the library refuses such a tensor as well)
   FAILED(TW_ERROR_SHAPE, 0);
   CHECK(Tensor(w.data(), {8}, {1, 1}, status).shape() == thalweg::Shape{-1});
   FAILED(TW_ERROR_SHAPE, 0);

@@ -229,8 +229,12 @@ with_pkg_config() { # COMPILER SOURCE TARGET FLAGS...
   "$compiler" "$@" "${cflags[@]}" "$source" -o "$target" "${libs[@]}" -lm
 }
 with_cmake() { # LANGUAGE
-  cmake -S "$root/examples/$1" -B "$work/cmake-$1" -DCMAKE_PREFIX_PATH="$prefix" &&
-    cmake --build "$work/cmake-$1" && "$work/cmake-$1/logistic" "$data"
+  env CFLAGS="${strict[*]}" CXXFLAGS="${strict[*]}" \
+    cmake -S "$root/examples/$1" -B "$work/cmake-$1" -DCMAKE_PREFIX_PATH="$prefix" > "$work/cmake-$1.log" &&
+    cmake --build "$work/cmake-$1" && (cd "$work/cmake-$1" && ctest --output-on-failure)
+}
+rust() {
+  make -C "$root/examples/rust" run PREFIX="$prefix" BUILD="$work/rust"
 }
 example() { LD_LIBRARY_PATH=$prefix/lib "$work/$1" "$data"; }
 found_by_version() { # VERSION RESULT: whether find_package accepts it
@@ -275,6 +279,13 @@ if wants examples; then
   check examples.cpp.run example logistic_cpp
   check examples.c.cmake with_cmake c
   check examples.cpp.cmake with_cmake cpp
+  # What CMake leaves out, it says: "-- eigen is left out: ...".
+  sed -n 's/^-- \(.*\) is left out: /skip examples.cpp.\1: /p' "$work/cmake-cpp.log" | tee -a "$log"
+  if rustc --version > /dev/null 2>&1; then
+    check examples.rust rust
+  else
+    say "skip examples.rust: rustc is not here"
+  fi
 fi
 
 # ---- leaks ---------------------------------------------------------------------------------------------
