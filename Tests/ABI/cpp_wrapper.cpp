@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <initializer_list>
 #include <limits>
 #include <string>
 #include <vector>
@@ -287,6 +288,214 @@ void ends_inside_a_step() {
   CHECK(w[0] == 3 && w[1] == 4);
 }
 
+// The requests of a step as a loop; whatever leaves it early, the weights are those from before the step.
+void requests() {
+  NEED("sam");
+  std::vector<double> w{3, 4}, g(2);
+  const std::vector<double> start = w;
+  thalweg::Optimizer sam("sam(0.5) | sgd(lr=0.1)", thalweg::Options().nonfinite(thalweg::NonFinite::skip));
+  sam.add_parameters({Tensor(w)});
+  sam.bind_gradients({Tensor(g)});
+  const auto leave = [&](int how) {
+    for (thalweg::Request& request : sam.requests()) {
+      g = w;
+      if (request.pass() == 0) continue;
+      CHECK(w != start);
+      if (how == 0) break;
+      if (how == 1) return;
+      throw std::runtime_error("no data");
+    }
+  };
+  for (const int how : {0, 1, 2}) {
+    try {
+      leave(how);
+      CHECK(how < 2);
+    } catch (const std::runtime_error&) {
+      CHECK(how == 2);
+    }
+    CHECK(w == start && sam.get("steps") == 0);
+  }
+  THROWS(TW_ERROR_SEQUENCE, sam.cancel());
+  // An error within the loop has ended the step by itself.
+  THROWS(TW_ERROR_COUNT, for (thalweg::Request& request : sam.requests()) {
+    if (request.pass() == 1) sam.bind_gradients({});
+    g = w;
+  });
+  CHECK(w == start);
+  // One that has been moved from cancels nothing, one that is cancelled twice is cancelled once.
+  {
+    thalweg::Requests first = sam.requests();
+    thalweg::Requests::Iterator request = first.begin();
+    CHECK(request != first.end() && request->kind() == thalweg::RequestKind::gradient && first.status() == TW_MORE);
+    thalweg::Requests second(std::move(first));
+    first.cancel();
+    CHECK(second.status() == TW_MORE && sam.waiting(*request));
+    second.cancel();
+    second.cancel();
+    CHECK(!sam.waiting(*request) && second.status() == TW_OK);
+  }
+  g[0] = std::numeric_limits<double>::quiet_NaN();
+  thalweg::Requests refused = sam.requests();
+  for (thalweg::Request& request : refused) CHECK(request.count() == 0);
+  CHECK(refused.skipped() && w == start && sam.get("skipped") == 1);
+  thalweg::Requests taken = sam.requests();
+  int passes = 0;
+  for (thalweg::Request& request : taken) {
+    CHECK(request.pass() == passes++);
+    g = w;
+  }
+  CHECK(passes == 2 && taken.status() == TW_OK && std::abs(w[0] - 2.67) < 1e-10 && std::abs(w[1] - 3.56) < 1e-10);
+  THROWS(TW_ERROR_HANDLE, {
+    const thalweg::Optimizer away(std::move(sam));
+    for (thalweg::Request& request : sam.requests()) request.answer(0);
+  });
+}
+
+// A Status in place of exceptions: every call sets it anew.  cpp_status.cpp has the rest.
+void statuses() {
+  NEED("sgd");
+  thalweg::Status status;
+  CHECK(status && status.code() == TW_OK && status.message().empty());
+  thalweg::Optimizer none("no_such_method", {}, status);
+  CHECK(!status && status.code() == TW_ERROR_METHOD && !status.message().empty() && none.c_handle() == nullptr);
+  CHECK(std::string(status.name()) == "TW_ERROR_METHOD");
+  CHECK(!none.step(status) && status.code() == TW_ERROR_HANDLE);
+  THROWS(TW_ERROR_HANDLE, none.step());
+  std::vector<float> w{1}, g{1};
+  thalweg::Optimizer sgd("sgd(lr=0.5)", {}, status);
+  CHECK(status.ok() && status.message().empty());
+  sgd.add_parameters({Tensor(w)}, {}, {}, {}, status);
+  CHECK(status && sgd.step_with({Tensor(g)}, status) && w[0] == 0.5f);
+  // An exception of the closure is no failure of the library: it comes through.
+  try {
+    sgd.step([]() -> double { throw std::runtime_error("no data"); }, status);
+    fail(__LINE__, "the exception was lost");
+  } catch (const std::runtime_error&) {
+  }
+}
+
+// What a reducer of C++ throws comes out of the step that called it, and nothing has changed.
+void reducers() {
+  NEED("clip_global_norm");
+  std::vector<double> w{3, 4}, g{3, 4};
+  struct {
+    bool broken = false;
+    int calls = 0;
+    void operator()(double* sums, std::size_t count, double*, std::size_t) {
+      calls += 1;
+      if (broken) throw std::out_of_range("a rank has gone");
+      for (std::size_t i = 0; i < count; i += 1) sums[i] *= 4; // three more ranks with the same
+    }
+  } reduce;
+  thalweg::Optimizer optimizer("clip_global_norm(5) | sgd(lr=1)");
+  optimizer.add_parameters({Tensor(w)});
+  optimizer.bind_gradients({Tensor(g)});
+  optimizer.set_reducer(reduce);
+  for (const bool closure : {false, true}) {
+    reduce.broken = true;
+    try {
+      closure ? optimizer.step([] { return 0.; }) : optimizer.step();
+      fail(__LINE__, "the exception was lost");
+    } catch (const std::out_of_range& error) {
+      CHECK(std::string(error.what()) == "a rank has gone");
+    }
+    CHECK(w[0] == 3 && w[1] == 4 && optimizer.get("steps") == 0);
+    reduce.broken = false;
+    THROWS(TW_ERROR_NAME, optimizer.get("nothing")); // and is thrown once
+  }
+  CHECK(optimizer.step() && reduce.calls > 2);
+  CHECK(std::abs(w[0] - 1.5) < 1e-6 && std::abs(w[1] - 2) < 1e-6); // a norm of 10 was clipped to 5
+  optimizer.set_reducer(nullptr);
+}
+
+// Threads of the host as a callable of C++.
+void executors() {
+  NEED("adamw");
+  std::vector<float> w(200000, 1), g(200000, 0.5f), u = w;
+  struct {
+    std::size_t tasks = 0;
+    void operator()(thalweg::Task task, std::size_t count) {
+      for (tasks += count; count > 0;) task(--count);
+    }
+  } backwards;
+  const int threads = thalweg::num_threads();
+  thalweg::set_num_threads(3);
+  for (std::vector<float>* at : {&w, &u}) {
+    thalweg::Optimizer optimizer("adamw(lr=0.01)");
+    optimizer.add_parameters({Tensor(*at)});
+    if (at == &u) thalweg::set_executor(backwards);
+    CHECK(optimizer.step_with({Tensor(g)}));
+  }
+  thalweg::set_executor(nullptr);
+  thalweg::set_num_threads(threads);
+  CHECK(backwards.tasks > 1 && u == w && w[0] != 1);
+}
+
+// The numbers are those of tw.aggregate in Python, where every method is compared (test_aggregate.py).
+void aggregators() {
+  NEED("upgrad");
+  const std::vector<double> jacobian{1, -2, 0.5, 3, -2, 1, 1, 0.25, 0.5, 0.5, -3, 1};
+  std::vector<double> g(4);
+  const auto close = [&](std::initializer_list<double> expected) {
+    std::size_t i = 0;
+    for (const double x : expected) CHECK(std::abs(g[i++] - x) < 1e-14);
+  };
+  const auto combine = [&](const char* sentence) {
+    thalweg::Aggregator aggregate(sentence);
+    aggregate(Tensor(jacobian, {3, 4}), Tensor(g));
+  };
+  for (const char* sentence : {"upgrad", " upgrad( ) ", "upgrad(3)", "upgrad(tasks=3)"}) {
+    combine(sentence);
+    close({-0.7289930018300259, 0.09686844280357038, -0.46737977087333227, 1.8273600530228942});
+  }
+  combine("pareto_da"); // asks for one gradient that is of no task
+  close({2, -4, 1, 6});
+  combine("odice"); // takes no number of tasks
+  // Views of any strides, a model of several tensors, and a memory of the call before.
+  std::vector<double> turned(12), wide(8, 7), first(1), second(3);
+  for (int k = 0; k < 3; k += 1) {
+    for (int i = 0; i < 4; i += 1) turned[i * 3 + 2 - k] = 2 * jacobian[k * 4 + i]; // the last task first
+  }
+  thalweg::Aggregator vaccine("gradvac"), moved("mgda");
+  vaccine(Tensor(jacobian, {3, 4}), Tensor(g));
+  close({-2.107547640825453, 0.18273992240270198, -1.270612099490081, 5.4673517920740275});
+  moved = std::move(vaccine);
+  moved(Tensor(turned.data(), {3, 4}, {1, 3}), Tensor(wide.data() + 7, {4}, {-2}));
+  close({-2.107547640825453, 0.18273992240270198, -1.270612099490081, 5.4673517920740275});
+  for (int i = 0; i < 4; i += 1) g[i] = wide[7 - 2 * i];
+  close({-2.631667112124919, -0.1509718905659012, -3.132043186751881, 9.714841283485713});
+  CHECK(wide[0] == 7 && wide[6] == 7);
+  thalweg::Aggregator several("upgrad");
+  several({Tensor(jacobian.data(), {3, 1}, {4, 1}), Tensor(jacobian.data() + 1, {3, 3}, {4, 1})},
+          {Tensor(first), Tensor(second)});
+  g = {first[0], second[0], second[1], second[2]};
+  close({-0.7289930018300259, 0.09686844280357038, -0.46737977087333227, 1.8273600530228942});
+  std::vector<float> single(jacobian.begin(), jacobian.end()), f(4);
+  thalweg::Aggregator("pcgrad")(Tensor(single, {3, 4}), Tensor(f));
+  CHECK(std::abs(f[0] + 2.1075476f) < 1e-6f && std::abs(f[3] - 5.467352f) < 1e-6f);
+
+  thalweg::Aggregator upgrad("upgrad"), two("upgrad(2)");
+  THROWS(TW_ERROR_HANDLE, vaccine(Tensor(jacobian, {3, 4}), Tensor(g)));
+  THROWS(TW_ERROR_COUNT, two(Tensor(jacobian, {3, 4}), Tensor(g)));
+  THROWS(TW_ERROR_COUNT, upgrad(Tensor(jacobian, {3, 4}), Tensor(g), {1, 2}));
+  THROWS(TW_ERROR_SHAPE, upgrad(Tensor(jacobian, {4, 3}), Tensor(g)));
+  THROWS(TW_ERROR_SHAPE, upgrad(Tensor(jacobian.data(), {0, 4}), Tensor(g)));
+  THROWS(TW_ERROR_DTYPE, upgrad(Tensor(jacobian, {3, 4}), Tensor(f)));
+  THROWS(TW_ERROR_LAYOUT, upgrad(Tensor(jacobian, {3, 4}), Tensor(g).read_only()));
+  THROWS(TW_ERROR_METHOD, thalweg::Aggregator("sgd"));
+  THROWS(TW_ERROR_METHOD, thalweg::Aggregator("nothing_known"));
+  THROWS(TW_ERROR_METHOD, thalweg::Aggregator(""));
+  THROWS(TW_ERROR_RANGE, thalweg::Aggregator("pcgrad(tasks=2) | sam(0.05)"));
+  THROWS(TW_ERROR_NAME, thalweg::Aggregator("upgrad(nothing=1)")(Tensor(jacobian, {3, 4}), Tensor(g)));
+  std::vector<double> bad = jacobian;
+  bad[5] = std::numeric_limits<double>::quiet_NaN();
+  THROWS(TW_ERROR_NONFINITE, upgrad(Tensor(bad, {3, 4}), Tensor(g)));
+  upgrad(Tensor(jacobian, {3, 4}), Tensor(g));
+  close({-0.7289930018300259, 0.09686844280357038, -0.46737977087333227, 1.8273600530228942});
+  THROWS(TW_ERROR_COUNT, upgrad(Tensor(jacobian.data(), {2, 4}), Tensor(g)));
+  THROWS(TW_ERROR_SHAPE, upgrad(Tensor(jacobian.data(), {3, 2}), Tensor(g.data(), {2})));
+}
+
 void modes_and_commands() {
   NEED("ema");
   std::vector<float> w{0}, g{-1};
@@ -517,6 +726,7 @@ void process() {
   CHECK(thalweg::random_normal(1, 2, 3, 4, 0, 8)[5] == thalweg::random_normal(1, 2, 3, 4, 5, 1)[0]);
   thalweg::set_log(nullptr);
   thalweg::set_executor(nullptr);
+  thalweg::set_allocator(nullptr, nullptr);
 }
 
 int bad = 0;
@@ -548,6 +758,11 @@ int main() {
   RUN(hyper_parameters);
   RUN(closures);
   RUN(ends_inside_a_step);
+  RUN(requests);
+  RUN(statuses);
+  RUN(reducers);
+  RUN(executors);
+  RUN(aggregators);
   RUN(modes_and_commands);
   RUN(state_and_checkpoints);
   RUN(absent_gradients);

@@ -151,4 +151,16 @@ ASSERT(TW_MODE_TRAIN == 0 && TW_MODE_EVAL == 1);
 static tw_status (*const step)(tw_optimizer *) = tw_optimizer_step;
 static size_t (*const count)(void) = tw_method_count;
 
-int main(void) { return step == NULL || count == NULL; }
+/* Views of a line each, without functions of the library. */
+int main(void) {
+  float f[6] = {0};
+  double d[1] = {0};
+  static const int64_t strides[2] = {1, 2};
+  tw_tensor dense = tw_tensor_dense_f32(f, 2, (int64_t[]){2, 3}), number = tw_tensor_dense_f64(d, 0, NULL);
+  tw_tensor turned = tw_tensor_strided(f, TW_F32, 2, dense.shape, strides);
+  tw_tensor absent = tw_tensor_absent(TW_F32, 2, dense.shape), half = tw_tensor_dense(f, TW_F16, 2, dense.shape);
+  return step == NULL || count == NULL || dense.data != f || dense.dtype != TW_F32 || dense.ndim != 2 ||
+         dense.shape[1] != 3 || dense.strides != NULL || dense.flags != 0 || dense.role != 0 || dense.reserved[2] != 0 ||
+         number.dtype != TW_F64 || number.ndim != 0 || turned.strides != strides || absent.data != NULL ||
+         absent.flags != TW_TENSOR_ABSENT || half.dtype != TW_F16;
+}

@@ -69,6 +69,11 @@ if wants header; then
     check "header.$standard" "$CXX" "-std=$standard" "${strict[@]}" "-I$include" -fsyntax-only \
       "$here/header_cxx17.cpp"
   done
+  views() { "${c99[@]}" -Wconversion -Wshadow "$here/header_c99.c" -o "$work/views" "$library/libthalweg.so.1" &&
+    LD_LIBRARY_PATH=$library "$work/views"; }
+  check header.views views
+  check header.no_exceptions "$CXX" -std=c++17 -fno-exceptions -fno-rtti "${strict[@]}" "-I$include" -fsyntax-only \
+    "$here/header_cxx17.cpp"
   printf '#include <thalweg/thalweg.h>\nint main() { return 0; }\n' > "$work/old.cpp"
   check header.c++98 "$CXX" -std=c++98 -Wall -Wextra -Werror -Wno-long-long -Wno-c++11-extensions \
     -Wno-c++11-long-long "-I$include" -fsyntax-only "$work/old.cpp"
@@ -76,9 +81,10 @@ fi
 
 # ---- the symbols ---------------------------------------------------------------------------------------
 
-# Every function that the header declares: a tw_ name in front of an opening parenthesis.
+# Every function that the header declares: a tw_ name in front of an opening parenthesis.  What is static inline is none of
+# the library's.
 declared() {
-  "$CC" -E -P "-I$include" "$header" | grep -oE '\btw_[a-z0-9_]+ *\(\*?' | grep -v '\*' | tr -d ' (' | sort -u
+  "$CC" -E -P "-I$include" "$header" | sed '/^static inline/,/^}/d' | grep -oE '\btw_[a-z0-9_]+ *\(\*?' | grep -v '\*' | tr -d ' (' | sort -u
 }
 
 same_symbols() { # LIBRARY
@@ -172,7 +178,9 @@ build() { # NAME
       "$CC" -std=c99 "${strict[@]}" "-I$old" ${flags[@]+"${flags[@]}"} -O1 -g "$here/$1.c" -o "$work/$1" \
         "$library/libthalweg.so.1" -lm
       ;;
-    cpp_wrapper) "${cxx17[@]}" -O1 -g "$here/$1.cpp" -o "$work/$1" "$library/libthalweg.so.1" ;;
+    cpp_wrapper) "${cxx17[@]}" -g "$here/$1.cpp" -o "$work/$1" "$library/libthalweg.so.1" ;;
+    cpp_status)
+      "${cxx17[@]}" -std=c++20 -fno-exceptions -fno-rtti -g "$here/$1.cpp" -o "$work/$1" "$library/libthalweg.so.1" ;;
     *) "${c99[@]}" -O1 -g "$here/$1.c" -o "$work/$1" "$library/libthalweg.so.1" -lm -lpthread ;;
   esac
 }
@@ -201,7 +209,7 @@ if wants blas; then
   program blas "$work/libanother_blas.so"
 fi
 fuzz=("${FUZZ_SECONDS:-5}" "${FUZZ_SEED:-1}")
-for name in lifecycle interrupt introspection hostile allocator executor solver ranks exhausted allocations overlap files fork threads cpp_wrapper; do
+for name in lifecycle interrupt introspection hostile allocator executor solver ranks exhausted allocations overlap files fork threads cpp_wrapper cpp_status; do
   if wants "$name"; then program "$name"; fi
 done
 for name in fuzz_grammar fuzz_checkpoint; do
@@ -221,8 +229,12 @@ with_pkg_config() { # COMPILER SOURCE TARGET FLAGS...
   "$compiler" "$@" "${cflags[@]}" "$source" -o "$target" "${libs[@]}" -lm
 }
 with_cmake() { # LANGUAGE
-  cmake -S "$root/examples/$1" -B "$work/cmake-$1" -DCMAKE_PREFIX_PATH="$prefix" &&
-    cmake --build "$work/cmake-$1" && "$work/cmake-$1/logistic" "$data"
+  env CFLAGS="${strict[*]}" CXXFLAGS="${strict[*]}" \
+    cmake -S "$root/examples/$1" -B "$work/cmake-$1" -DCMAKE_PREFIX_PATH="$prefix" > "$work/cmake-$1.log" &&
+    cmake --build "$work/cmake-$1" && (cd "$work/cmake-$1" && ctest --output-on-failure)
+}
+rust() {
+  make -C "$root/examples/rust" run PREFIX="$prefix" BUILD="$work/rust"
 }
 example() { LD_LIBRARY_PATH=$prefix/lib "$work/$1" "$data"; }
 found_by_version() { # VERSION RESULT: whether find_package accepts it
@@ -267,6 +279,13 @@ if wants examples; then
   check examples.cpp.run example logistic_cpp
   check examples.c.cmake with_cmake c
   check examples.cpp.cmake with_cmake cpp
+  # What CMake leaves out, it says: "-- eigen is left out: ...".
+  sed -n 's/^-- \(.*\) is left out: /skip examples.cpp.\1: /p' "$work/cmake-cpp.log" | tee -a "$log"
+  if rustc --version > /dev/null 2>&1; then
+    check examples.rust rust
+  else
+    say "skip examples.rust: rustc is not here"
+  fi
 fi
 
 # ---- leaks ---------------------------------------------------------------------------------------------

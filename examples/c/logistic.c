@@ -147,11 +147,11 @@ static double accuracy(const model *m, const data_set *data) {
 static tw_optimizer *new_optimizer(model *m, model *gradient) {
   static const int64_t w_shape[] = {1, FEATURES}, b_shape[] = {1};
   static const char *const names[] = {"weight", "bias"};
-  const tw_tensor parameters[] = {
-      {.data = m->w, .dtype = TW_F32, .ndim = 2, .shape = w_shape, .role = TW_ROLE_WEIGHT},
-      {.data = &m->b, .dtype = TW_F32, .ndim = 1, .shape = b_shape, .role = TW_ROLE_BIAS}};
-  const tw_tensor gradients[] = {{.data = gradient->w, .dtype = TW_F32, .ndim = 2, .shape = w_shape},
-                                 {.data = &gradient->b, .dtype = TW_F32, .ndim = 1, .shape = b_shape}};
+  tw_tensor parameters[] = {tw_tensor_dense_f32(m->w, 2, w_shape), tw_tensor_dense_f32(&m->b, 1, b_shape)};
+  const tw_tensor gradients[] = {tw_tensor_dense_f32(gradient->w, 2, w_shape),
+                                 tw_tensor_dense_f32(&gradient->b, 1, b_shape)};
+  parameters[0].role = TW_ROLE_WEIGHT;
+  parameters[1].role = TW_ROLE_BIAS;
   tw_optimizer *optimizer;
   check(tw_optimizer_create(sentence, NULL, &optimizer));
   check(tw_optimizer_add_parameters(optimizer, parameters, 2, names, NULL));

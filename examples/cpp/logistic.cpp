@@ -4,34 +4,25 @@
 // schedule and an L1 prox, which makes useless weights exactly zero, and tests on the rest.  Half way the
 // state goes to a file; at the end a second optimizer starts from there and must arrive at the same bits.
 //
-//   c++ -std=c++17 logistic.cpp $(pkg-config --cflags --libs thalweg) -o logistic && ./logistic
-//   [breast_cancer.csv]
+//   c++ -std=c++17 logistic.cpp $(pkg-config --cflags --libs thalweg) -o logistic && ./logistic [breast_cancer.csv]
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <numeric>
 #include <stdexcept>
 #include <string>
 #include <thalweg/thalweg.hpp>
 #include <vector>
 
+#include "breast_cancer.hpp"
+
 namespace {
 
-constexpr std::size_t features = 30;
 constexpr int steps = 400;
 const char* const sentence =
     "clip_global_norm(1.0) | adamw(lr=warmup_cosine(peak=0.05, warmup=20, total=400), weight_decay=0.01) "
     "| prox(l1(0.05))";
-
-/// Rows of measurements, and the class of each row (0 malignant, 1 benign).
-struct DataSet {
-  std::vector<double> x, y;
-
-  std::size_t rows() const { return y.size(); }
-  const double* row(std::size_t i) const { return x.data() + i * features; }
-};
 
 /// The model: a weight for each feature, and a bias.
 struct Model {
@@ -67,44 +58,6 @@ struct Model {
     return loss;
   }
 };
-
-/// Reads the file: a header "rows,features,names...", then one row a line.  Every fifth row goes to the test
-/// set.
-void read(const std::string& path, DataSet& training, DataSet& test) {
-  std::ifstream file(path);
-  if (!file) throw std::runtime_error(path + " cannot be opened");
-  std::string header;
-  std::getline(file, header);
-  const std::size_t rows = std::stoul(header);
-  for (std::size_t i = 0; i < rows; ++i) {
-    DataSet& to = i % 5 == 0 ? test : training;
-    double value = 0;
-    char comma = ',';
-    for (std::size_t j = 0; j < features; ++j) {
-      if (!(file >> value >> comma))
-        throw std::runtime_error("row " + std::to_string(i + 1) + " is not understood");
-      to.x.push_back(value);
-    }
-    if (!(file >> value)) throw std::runtime_error("row " + std::to_string(i + 1) + " has no class");
-    to.y.push_back(value);
-  }
-}
-
-/// Shifts and scales each feature to mean 0 and variance 1 on the training set.
-void standardise(DataSet& training, DataSet& test) {
-  for (std::size_t j = 0; j < features; ++j) {
-    double mean = 0, variance = 0;
-    const double n = static_cast<double>(training.rows());
-    for (std::size_t i = 0; i < training.rows(); ++i) mean += training.row(i)[j] / n;
-    for (std::size_t i = 0; i < training.rows(); ++i) variance += std::pow(training.row(i)[j] - mean, 2) / n;
-    for (DataSet* data : {&training, &test}) {
-      for (std::size_t i = 0; i < data->rows(); ++i) {
-        double& x = data->x[i * features + j];
-        x = (x - mean) / std::sqrt(variance);
-      }
-    }
-  }
-}
 
 /// An optimizer for `model`, which reads its gradients from `gradient`.
 thalweg::Optimizer make_optimizer(Model& model, Model& gradient) {

@@ -127,6 +127,37 @@ typedef struct tw_tensor {
   uint64_t reserved[3]; /* zero */
 } tw_tensor;
 
+/* Views without the eight fields, for readers of this header (the library exports none of these): role and flags are set
+ * behind them.  The shape and strides are borrowed; in C99 they may stand in the call, for the block that it is in:
+ *
+ *   tw_tensor w = tw_tensor_dense_f32(memory, 2, (int64_t[]){10, 64}); */
+static inline tw_tensor tw_tensor_strided(void *data, int32_t dtype, int32_t ndim, const int64_t *shape,
+                                          const int64_t *strides) {
+  tw_tensor tensor = {NULL, 0, 0, NULL, NULL, 0, 0, {0, 0, 0}};
+  tensor.data = data;
+  tensor.dtype = dtype;
+  tensor.ndim = ndim;
+  tensor.shape = shape;
+  tensor.strides = strides;
+  return tensor;
+}
+static inline tw_tensor tw_tensor_dense(void *data, int32_t dtype, int32_t ndim, const int64_t *shape) {
+  return tw_tensor_strided(data, dtype, ndim, shape, NULL);
+}
+static inline tw_tensor tw_tensor_dense_f32(float *data, int32_t ndim, const int64_t *shape) {
+  return tw_tensor_dense(data, TW_F32, ndim, shape);
+}
+static inline tw_tensor tw_tensor_dense_f64(double *data, int32_t ndim, const int64_t *shape) {
+  return tw_tensor_dense(data, TW_F64, ndim, shape);
+}
+
+/* No gradient this time, an input that is left out: the shape of the parameter; any, where an input is left out. */
+static inline tw_tensor tw_tensor_absent(int32_t dtype, int32_t ndim, const int64_t *shape) {
+  tw_tensor tensor = tw_tensor_dense(NULL, dtype, ndim, shape);
+  tensor.flags = TW_TENSOR_ABSENT;
+  return tensor;
+}
+
 /* ---- the methods: introspection ------------------------------------------------------------------------ */
 
 typedef struct tw_method_info {

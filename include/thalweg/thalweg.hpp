@@ -6,19 +6,36 @@
  *   optimizer.bind_gradients({thalweg::Tensor(g)});
  *   for (...) { compute_gradient(w, g); optimizer.step(); }
  *
- * Ownership  Optimizer, Regularizer, Constraint, Objective, Cache, Solver and Schedule own one handle each, release it
- * when they die, can be moved but not copied.  A Tensor is a view: the memory behind it belongs to somebody else and must
- *            outlive its use, for bound parameters and gradients until they are bound anew or the optimizer
- * dies. Threads    One object may be used by one thread at a time (a second one gets an Error with
- * TW_ERROR_BUSY), different objects at the same time.  Destroy an object only when no other thread uses it.
- * Errors     Everything that can fail throws Error, except destructors and moves, which never throw.  A
- * failing call changes nothing.  An object that has been moved from answers every call with TW_ERROR_HANDLE.
+ * Ownership  Optimizer, Regularizer, Constraint, Objective, Cache, Solver, Schedule and Aggregator own their handles,
+ *            release them when they die, can be moved but not copied.  A Tensor is a view: the memory behind it
+ *            belongs to somebody else and must outlive its use, for bound parameters and gradients until they are
+ *            bound anew or the optimizer dies.
+ * Threads    One object may be used by one thread at a time (a second one gets TW_ERROR_BUSY), different objects at
+ *            the same time.  Destroy an object only when no other thread uses it.
+ * Errors     What can fail takes `Errors` as its last argument.  Left out, a failure throws Error.  Given a Status, it
+ *            is written there, and the call returns something empty (0, false, no elements):
+ *
+ *              thalweg::Status status;
+ *              optimizer.step(status);
+ *              if (!status) std::puts(status.message().c_str());
+ *
+ *            Destructors and moves never fail.  A failing call changes nothing.  An object that has been moved from,
+ *            or whose constructor failed into a Status, answers every call with TW_ERROR_HANDLE.
+ *            Without exceptions (-fno-exceptions, or THALWEG_NO_EXCEPTIONS defined in front of the header) a failure
+ *            that no Status takes ends the program with its message.
+ * Callbacks  An exception must not pass through the library.  What takes a callable of C++ (step, set_reducer) hands it
+ *            on around it; functions with the C signatures, and whatever runs or logs for the library, must not throw.
+ * C++20      A std::span is a tensor, bytes to load, and the elements of a solver's tensor.
  */
 #ifndef THALWEG_HPP
 #define THALWEG_HPP
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <iterator>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -26,8 +43,20 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
+#if defined(__has_include)
+#if __has_include(<version>)
+#include <version>
+#endif
+#endif
+#ifdef __cpp_lib_span
+#include <span>
+#endif
 
 #include "thalweg.h"
+
+#if !defined(THALWEG_NO_EXCEPTIONS) && !defined(__cpp_exceptions) && !defined(_CPPUNWIND)
+#define THALWEG_NO_EXCEPTIONS
+#endif
 
 namespace thalweg {
 
@@ -48,21 +77,93 @@ class Error : public std::runtime_error {
   tw_status status_;
 };
 
+/* What a call came to, for a host that asks instead of catching.  Each call that it is given to sets it anew. */
+class Status {
+ public:
+  bool ok() const noexcept { return code_ >= 0; }
+  explicit operator bool() const noexcept { return ok(); }
+
+  /* TW_OK, TW_MORE, TW_SKIPPED, or TW_ERROR_*; its name; the library's message, empty when nothing failed. */
+  tw_status code() const noexcept { return code_; }
+  const char* name() const noexcept { return tw_status_name(code_); }
+  const std::string& message() const noexcept { return message_; }
+
+  void set(tw_status code, std::string message = {}) noexcept {
+    code_ = code;
+    message_ = std::move(message);
+  }
+
+ private:
+  tw_status code_ = TW_OK;
+  std::string message_;
+};
+
+#ifndef THALWEG_NO_EXCEPTIONS
 namespace detail {
 
-/* Throws when `status` is a failure, else hands it on. */
-inline tw_status check(tw_status status) {
-  if (status < 0) throw Error(status, tw_last_error());
-  return status;
+/* An exception that a callback threw: it waits here, on the thread that steps, until the library has returned. */
+inline std::exception_ptr& pending() noexcept {
+  static thread_local std::exception_ptr exception;
+  return exception;
 }
 
-/* Throws once for all when header and library do not belong together. */
-inline void require_compatible_library() {
-  if (tw_abi_version() != TW_ABI_VERSION) {
-    throw Error(TW_ERROR_UNSUPPORTED,
-                "thalweg.hpp was written for ABI version " + std::to_string(TW_ABI_VERSION) +
-                    ", the loaded library has version " + std::to_string(tw_abi_version()));
+}  // namespace detail
+#endif
+
+/* Programs may mix files with and without exceptions: those have functions of different names. */
+#ifdef THALWEG_NO_EXCEPTIONS
+inline namespace without_exceptions {
+#else
+inline namespace with_exceptions {
+#endif
+
+/* Where the failures of a call go: nowhere in particular (they are thrown), or into a Status. */
+class Errors {
+ public:
+  Errors() noexcept = default;
+  Errors(Status& status) noexcept : status_(&status) {}
+
+  /* A failure: throws or returns its status. */
+  tw_status fail(tw_status code, const std::string& message) const {
+    if (status_ != nullptr) {
+      status_->set(code, message);
+      return code;
+    }
+#ifdef THALWEG_NO_EXCEPTIONS
+    std::fprintf(stderr, "%s: %s\n", tw_status_name(code), message.c_str());
+    std::abort();
+#else
+    throw Error(code, message);
+#endif
   }
+
+  /* What a function of the C interface returned. */
+  tw_status check(tw_status status) const {
+    if (status >= 0) {
+      if (status_ != nullptr) status_->set(status);
+      return status;
+    }
+#ifndef THALWEG_NO_EXCEPTIONS
+    if (detail::pending()) std::rethrow_exception(std::exchange(detail::pending(), nullptr));
+#endif
+    return fail(status, tw_last_error());
+  }
+  bool ok(tw_status status) const { return check(status) >= 0; }
+
+ private:
+  Status* status_ = nullptr;
+};
+
+}  // namespace with_exceptions or without_exceptions
+
+namespace detail {
+
+/* Whether header and library belong together. */
+inline bool require_compatible_library(Errors errors) {
+  if (tw_abi_version() == TW_ABI_VERSION) return true;
+  errors.fail(TW_ERROR_UNSUPPORTED, "thalweg.hpp was written for ABI version " + std::to_string(TW_ABI_VERSION) +
+                                        ", the loaded library has version " + std::to_string(tw_abi_version()));
+  return false;
 }
 
 /* The C interface takes NULL where no name is meant. */
@@ -72,7 +173,7 @@ inline const char* null_if_empty(const std::string& text) noexcept {
 
 /* Reads a text through a "buffer, capacity, needed" function, however long it is. */
 template <typename Read>
-std::string read_text(Read&& read) {
+std::string read_text(Errors errors, Read&& read) {
   std::string text(64, '\0');
   for (;;) {
     std::size_t needed = 0;
@@ -81,10 +182,40 @@ std::string read_text(Read&& read) {
       text.resize(needed);
       continue;
     }
-    check(status);
+    if (!errors.ok(status)) return {};
     text.resize(std::char_traits<char>::length(text.c_str()));
     return text;
   }
+}
+
+/* What a function of the form (object, buffer, capacity, needed) writes. */
+template <typename Object>
+std::vector<std::uint8_t> read_bytes(Errors errors, tw_status (*save)(Object*, void*, std::size_t, std::size_t*),
+                                     Object* object) {
+  std::size_t needed = 0;
+  if (!errors.ok(save(object, nullptr, 0, &needed))) return {};
+  std::vector<std::uint8_t> bytes(needed);
+  if (!errors.ok(save(object, bytes.data(), bytes.size(), &needed))) return {};
+  bytes.resize(needed);
+  return bytes;
+}
+
+/* A reducer of C++ behind the signature of C. */
+template <typename Reduce>
+tw_status reduce_with(void* context, double* sums, std::size_t sum_count, double* maxima,
+                      std::size_t maximum_count) noexcept {
+  Reduce& reduce = *static_cast<Reduce*>(context);
+#ifdef THALWEG_NO_EXCEPTIONS
+  reduce(sums, sum_count, maxima, maximum_count);
+#else
+  try {
+    reduce(sums, sum_count, maxima, maximum_count);
+  } catch (...) {
+    pending() = std::current_exception();
+    return TW_ERROR_INTERNAL;
+  }
+#endif
+  return TW_OK;
 }
 
 /* The handle of an object: released once, moved without throwing. */
@@ -131,12 +262,18 @@ struct DTypeOf<std::int64_t> {
   static constexpr std::int32_t value = TW_I64;
 };
 
-/* A contiguous container of elements: it has data() and size().  std::vector, std::array, std::span, ... */
+/* A contiguous container of elements: it has data() and size().  std::vector, std::array, ... */
 template <typename C, typename = void>
 struct IsContiguous : std::false_type {};
 template <typename C>
 struct IsContiguous<C, std::void_t<decltype(std::declval<C&>().data()), decltype(std::declval<C&>().size())>>
     : std::true_type {};
+#ifdef __cpp_lib_span
+template <typename T, std::size_t N>
+struct IsContiguous<std::span<T, N>, void> : std::false_type {}; /* taken by value: it owns nothing */
+template <typename T, std::size_t N>
+struct IsContiguous<const std::span<T, N>, void> : std::false_type {};
+#endif
 
 }  // namespace detail
 
@@ -164,42 +301,51 @@ enum class Role : std::uint32_t {
 
 using Shape = std::vector<std::int64_t>;
 
-/* A view of elements that somebody else owns.  Copies of a view show the same elements. */
+/* A view of elements that somebody else owns.  Copies of a view show the same elements.  One whose constructor failed
+ * into a Status has a shape that the library refuses. */
 class Tensor {
  public:
   /* Elements of any type: `strides` count elements and may be negative; none means dense row-major. */
-  Tensor(void* data, DType dtype, Shape shape, Shape strides = {})
+  Tensor(void* data, DType dtype, Shape shape, Shape strides = {}, Errors errors = {})
       : data_(data), dtype_(dtype), shape_(std::move(shape)), strides_(std::move(strides)) {
     if (!strides_.empty() && strides_.size() != shape_.size()) {
-      throw Error(TW_ERROR_SHAPE, "a tensor of " + std::to_string(shape_.size()) + " dimensions has " +
-                                      std::to_string(strides_.size()) + " strides");
+      refuse(errors, "a tensor of " + std::to_string(shape_.size()) + " dimensions has " +
+                         std::to_string(strides_.size()) + " strides");
     }
   }
 
   /* The same for memory that the library must not write. */
-  Tensor(const void* data, DType dtype, Shape shape, Shape strides = {})
-      : Tensor(const_cast<void*>(data), dtype, std::move(shape), std::move(strides)) {
+  Tensor(const void* data, DType dtype, Shape shape, Shape strides = {}, Errors errors = {})
+      : Tensor(const_cast<void*>(data), dtype, std::move(shape), std::move(strides), errors) {
     flags_ = TW_TENSOR_READ_ONLY;
   }
 
   /* float or double elements, or whole numbers; those of a pointer to const are read-only. */
   template <typename T, std::int32_t = detail::DTypeOf<std::remove_const_t<T>>::value>
-  Tensor(T* data, Shape shape, Shape strides = {})
+  Tensor(T* data, Shape shape, Shape strides = {}, Errors errors = {})
       : Tensor(data, static_cast<DType>(detail::DTypeOf<std::remove_const_t<T>>::value), std::move(shape),
-               std::move(strides)) {}
+               std::move(strides), errors) {}
 
-  /* The elements of a std::vector, std::array, std::span ...: one dimension. */
+  /* The elements of a std::vector, std::array ...: one dimension. */
   template <typename C, std::enable_if_t<detail::IsContiguous<C>::value, int> = 0>
   explicit Tensor(C& elements) : Tensor(elements.data(), Shape{static_cast<std::int64_t>(elements.size())}) {}
 
   /* The same seen in another shape; the number of elements must agree. */
   template <typename C, std::enable_if_t<detail::IsContiguous<C>::value, int> = 0>
-  Tensor(C& elements, Shape shape) : Tensor(elements.data(), std::move(shape)) {
-    if (size() != static_cast<std::int64_t>(elements.size())) {
-      throw Error(TW_ERROR_SHAPE, "a container of " + std::to_string(elements.size()) +
-                                      " elements does not fill a tensor of " + std::to_string(size()));
-    }
+  Tensor(C& elements, Shape shape, Errors errors = {}) : Tensor(elements.data(), std::move(shape)) {
+    must_have(elements.size(), errors);
   }
+
+#ifdef __cpp_lib_span
+  /* The same two of a span. */
+  template <typename T, std::size_t N>
+  explicit Tensor(std::span<T, N> elements)
+      : Tensor(elements.data(), Shape{static_cast<std::int64_t>(elements.size())}) {}
+  template <typename T, std::size_t N>
+  Tensor(std::span<T, N> elements, Shape shape, Errors errors = {}) : Tensor(elements.data(), std::move(shape)) {
+    must_have(elements.size(), errors);
+  }
+#endif
 
   /* No gradient this time: stands in a list of gradients for a tensor that is to be skipped. */
   static Tensor absent(DType dtype, Shape shape) {
@@ -260,6 +406,17 @@ class Tensor {
   }
 
  private:
+  void must_have(std::size_t count, Errors errors) {
+    if (size() == static_cast<std::int64_t>(count)) return;
+    refuse(errors, "a container of " + std::to_string(count) + " elements does not fill a tensor of " +
+                       std::to_string(size()));
+  }
+  void refuse(Errors errors, const std::string& message) {
+    shape_ = {-1};
+    strides_.clear();
+    errors.fail(TW_ERROR_SHAPE, message);
+  }
+
   void* data_;
   DType dtype_;
   Shape shape_;
@@ -305,7 +462,7 @@ class Options {
  public:
   Options() {
     options_.struct_size = sizeof options_;
-    detail::check(tw_options_init(&options_, sizeof options_));
+    Errors().check(tw_options_init(&options_, sizeof options_)); /* cannot fail: the size is right */
   }
 
   Options& state(Storage storage) noexcept {
@@ -382,7 +539,8 @@ class Request {
   bool wants_loss() const noexcept {
     return kind() == RequestKind::loss || kind() == RequestKind::loss_and_gradient;
   }
-  /* The answer goes into the bound gradients: a gradient, the product of a hessian_vector, a participant's parameters. */
+  /* The answer goes into the bound gradients: a gradient, the product of a hessian_vector, a participant's
+   * parameters. */
   bool wants_gradient() const noexcept {
     return kind() != RequestKind::none && kind() != RequestKind::loss &&
            kind() != RequestKind::logit_derivatives && kind() != RequestKind::activations &&
@@ -479,6 +637,73 @@ class Next {
   tw_status status_;
 };
 
+/* The requests of one step:
+ *
+ *   for (thalweg::Request& request : optimizer.requests()) request.answer(loss_and_gradient(batch_of(request.tag())));
+ *
+ * The step is done when the loop has ended.  A loop that is left before (break, return, an exception) cancels the step:
+ * parameters and state are those from before it.  The optimizer must stay where it is meanwhile. */
+class Requests {
+ public:
+  Requests(tw_optimizer* optimizer, Errors errors) noexcept : optimizer_(optimizer), errors_(errors) {}
+  Requests(const Requests&) = delete;
+  Requests& operator=(const Requests&) = delete;
+  Requests(Requests&& other) noexcept
+      : optimizer_(other.optimizer_), errors_(other.errors_), request_(other.request_),
+        status_(std::exchange(other.status_, TW_OK)) {}
+  ~Requests() { cancel(); }
+
+  class Iterator {
+   public:
+    using iterator_category = std::input_iterator_tag;
+    using value_type = Request;
+    using difference_type = std::ptrdiff_t;
+    using pointer = Request*;
+    using reference = Request&;
+
+    explicit Iterator(Requests* all = nullptr) noexcept : all_(all) {}
+    Request& operator*() const noexcept { return all_->request_; }
+    Request* operator->() const noexcept { return &all_->request_; }
+    Iterator& operator++() {
+      if (!all_->next()) all_ = nullptr;
+      return *this;
+    }
+    void operator++(int) { ++*this; }
+    friend bool operator==(const Iterator& a, const Iterator& b) noexcept { return a.all_ == b.all_; }
+    friend bool operator!=(const Iterator& a, const Iterator& b) noexcept { return a.all_ != b.all_; }
+
+   private:
+    Requests* all_;
+  };
+
+  /* The first request; a step has one begin. */
+  Iterator begin() { return Iterator(next() ? this : nullptr); }
+  Iterator end() noexcept { return Iterator(); }
+
+  /* TW_MORE while a request waits; then what the step came to: TW_OK, TW_SKIPPED, or an error. */
+  tw_status status() const noexcept { return status_; }
+  bool skipped() const noexcept { return status_ == TW_SKIPPED; }
+
+  /* Ends the step early.  Nothing happens when none is open. */
+  void cancel() noexcept {
+    if (std::exchange(status_, status_ == TW_MORE ? tw_status(TW_OK) : status_) == TW_MORE) {
+      tw_optimizer_cancel(optimizer_);
+    }
+  }
+
+ private:
+  bool next() {
+    status_ = TW_OK; /* an error has ended the step, so that an exception finds nothing to cancel */
+    status_ = errors_.check(tw_optimizer_next(optimizer_, request_.c_request()));
+    return status_ == TW_MORE;
+  }
+
+  tw_optimizer* optimizer_;
+  Errors errors_;
+  Request request_;
+  tw_status status_ = TW_OK;
+};
+
 /* Several hyper-parameters: paths, and values as they are written in a sentence. */
 using Settings = std::vector<std::pair<std::string, std::string>>;
 
@@ -486,18 +711,20 @@ using Settings = std::vector<std::pair<std::string, std::string>>;
 class Optimizer {
  public:
   /* Reads the sentence.  Throws with the sentence, a caret and the nearest name in the message. */
-  explicit Optimizer(const std::string& sentence, const Options& options = Options()) {
-    detail::require_compatible_library();
-    detail::check(tw_optimizer_create(sentence.c_str(), &options.c_options(), handle_.out()));
+  explicit Optimizer(const std::string& sentence, const Options& options = Options(), Errors errors = {}) {
+    if (detail::require_compatible_library(errors)) {
+      errors.check(tw_optimizer_create(sentence.c_str(), &options.c_options(), handle_.out()));
+    }
   }
 
   /* Binds parameters behind those already bound.  `names` are unique, one each, or none at all; `settings` are
    * hyper-parameters for the group alone.  When one of them is refused, nothing is bound. */
   void add_parameters(const Tensors& parameters, const std::vector<std::string>& names = {},
-                      const std::string& group = {}, const Settings& settings = {}) {
+                      const std::string& group = {}, const Settings& settings = {}, Errors errors = {}) {
     if (!names.empty() && names.size() != parameters.size()) {
-      throw Error(TW_ERROR_COUNT, std::to_string(parameters.size()) + " parameters have " +
+      errors.fail(TW_ERROR_COUNT, std::to_string(parameters.size()) + " parameters have " +
                                       std::to_string(names.size()) + " names");
+      return;
     }
     std::vector<const char*> pointers;
     pointers.reserve(names.size());
@@ -508,136 +735,143 @@ class Optimizer {
       paths.push_back(path.c_str());
       values.push_back(value.c_str());
     }
-    detail::check(tw_optimizer_add_group(handle_.get(), views.data(), views.size(),
+    errors.check(tw_optimizer_add_group(handle_.get(), views.data(), views.size(),
                                          pointers.empty() ? nullptr : pointers.data(),
                                          detail::null_if_empty(group), paths.data(), values.data(), paths.size()));
   }
 
   /* Moves all bound parameters to other memory of the same shapes; state is kept. */
-  void rebind_parameters(const Tensors& parameters) {
+  void rebind_parameters(const Tensors& parameters, Errors errors = {}) {
     const std::vector<tw_tensor> views = detail::c_views(parameters);
-    detail::check(tw_optimizer_rebind_parameters(handle_.get(), views.data(), views.size()));
+    errors.check(tw_optimizer_rebind_parameters(handle_.get(), views.data(), views.size()));
   }
 
   /* Binds the gradients, one for each parameter in order. */
-  void bind_gradients(const Tensors& gradients) {
+  void bind_gradients(const Tensors& gradients, Errors errors = {}) {
     const std::vector<tw_tensor> views = detail::c_views(gradients);
-    detail::check(tw_optimizer_bind_gradients(handle_.get(), views.data(), views.size()));
+    errors.check(tw_optimizer_bind_gradients(handle_.get(), views.data(), views.size()));
   }
 
   /* Binds 16-bit copies that each step writes in the same pass; none unbinds. */
-  void bind_shadow(const Tensors& shadows) {
+  void bind_shadow(const Tensors& shadows, Errors errors = {}) {
     const std::vector<tw_tensor> views = detail::c_views(shadows);
-    detail::check(tw_optimizer_bind_shadow(handle_.get(), views.data(), views.size()));
+    errors.check(tw_optimizer_bind_shadow(handle_.get(), views.data(), views.size()));
   }
 
   std::size_t parameter_count() const noexcept { return tw_optimizer_parameter_count(handle_.get()); }
 
-  /* One step with the bound gradients.  False when the non-finite policy refused it. */
-  bool step() { return detail::check(tw_optimizer_step(handle_.get())) != TW_SKIPPED; }
+  /* One step with the bound gradients.  False when the non-finite policy refused it, or it failed into a Status. */
+  bool step(Errors errors = {}) { return errors.check(tw_optimizer_step(handle_.get())) == TW_OK; }
 
   /* bind_gradients and step in one. */
-  bool step_with(const Tensors& gradients) {
+  bool step_with(const Tensors& gradients, Errors errors = {}) {
     const std::vector<tw_tensor> views = detail::c_views(gradients);
-    return detail::check(tw_optimizer_step_with(handle_.get(), views.data(), views.size())) != TW_SKIPPED;
+    return errors.check(tw_optimizer_step_with(handle_.get(), views.data(), views.size())) == TW_OK;
   }
 
   /* One step that asks as often as the method needs.  The closure either takes a Request& and answers it, or
    * takes nothing, fills the bound gradients and returns the loss (enough for gradient and loss requests).
    * When it throws, the step is cancelled: parameters and state are those from before it.
-   * False when the non-finite policy refused the step. */
+   * False when the non-finite policy refused the step, or it failed into a Status. */
   template <typename Closure,
             std::enable_if_t<
                 std::is_invocable_v<Closure&, Request&> || std::is_invocable_r_v<double, Closure&>, int> = 0>
-  bool step(Closure&& closure) {
-    Request request;
-    for (;;) {
-      const Next now = next(request);
-      if (!now.more()) return !now.skipped();
-      try {
-        if constexpr (std::is_invocable_v<Closure&, Request&>) {
-          closure(request);
-        } else {
-          if (!request.wants_loss() && request.kind() != RequestKind::gradient &&
-              request.kind() != RequestKind::previous_gradient) {
-            throw Error(TW_ERROR_NEEDS,
-                        "the method asks for more than a loss and a gradient: "
-                        "give step a closure that takes a Request&");
-          }
-          request.answer(closure());
+  bool step(Closure&& closure, Errors errors = {}) {
+    Requests asked = requests(errors);
+    for (Request& request : asked) {
+      if constexpr (std::is_invocable_v<Closure&, Request&>) {
+        closure(request);
+      } else {
+        if (!request.wants_loss() && request.kind() != RequestKind::gradient &&
+            request.kind() != RequestKind::previous_gradient) {
+          asked.cancel();
+          errors.fail(TW_ERROR_NEEDS,
+                      "the method asks for more than a loss and a gradient: "
+                      "give step a closure that takes a Request&");
+          return false;
         }
-      } catch (...) {
-        tw_optimizer_cancel(handle_.get());
-        throw;
+        request.answer(closure());
       }
     }
+    return asked.status() == TW_OK;
   }
+
+  /* The requests of one step, for a loop; see Requests. */
+  Requests requests(Errors errors = {}) { return Requests(handle_.get(), errors); }
 
   /* Reverse communication by hand: `while (optimizer.next(request)) answer(request);` is one step.  True (TW_MORE) when
    * `request` waits for its answer, false (TW_OK, or TW_SKIPPED, see Next::skipped) when the step is done. */
-  Next next(Request& request) {
-    return Next(detail::check(tw_optimizer_next(handle_.get(), request.c_request())));
+  Next next(Request& request, Errors errors = {}) {
+    return Next(errors.check(tw_optimizer_next(handle_.get(), request.c_request())));
   }
 
   /* Fills `request` with the one that waits for its answer; false between steps. */
-  bool waiting(Request& request) {
-    return detail::check(tw_optimizer_waiting(handle_.get(), request.c_request())) == TW_MORE;
+  bool waiting(Request& request, Errors errors = {}) {
+    return errors.check(tw_optimizer_waiting(handle_.get(), request.c_request())) == TW_MORE;
   }
 
   /* Ends a step between two requests: parameters and state are those from before it. */
-  void cancel() { detail::check(tw_optimizer_cancel(handle_.get())); }
+  void cancel(Errors errors = {}) { errors.check(tw_optimizer_cancel(handle_.get())); }
 
   /* Adds up sums over the processes that a model is spread over; nullptr ends it.  See tw_optimizer_set_reducer. */
-  void set_reducer(tw_reducer reducer, void* context = nullptr, Shards shards = Shards::tensors) {
-    detail::check(tw_optimizer_set_reducer(handle_.get(), reducer, context, static_cast<std::int32_t>(shards)));
+  void set_reducer(tw_reducer reducer, void* context = nullptr, Shards shards = Shards::tensors, Errors errors = {}) {
+    errors.check(tw_optimizer_set_reducer(handle_.get(), reducer, context, static_cast<std::int32_t>(shards)));
+  }
+
+  /* The same with a callable of C++, reduce(sums, sum_count, maxima, maximum_count), which must live as long as it is
+   * set.  When it throws, nothing has changed, and the step that called it throws the same. */
+  template <typename Reduce, std::enable_if_t<std::is_invocable_v<Reduce&, double*, std::size_t, double*, std::size_t>,
+                                              int> = 0>
+  void set_reducer(Reduce& reduce, Shards shards = Shards::tensors, Errors errors = {}) {
+    set_reducer(detail::reduce_with<Reduce>, &reduce, shards, errors);
   }
 
   /* Answers a request for the gradients of samples: (samples, shape...) for each parameter. */
-  void answer_samples(const Tensors& gradients) {
+  void answer_samples(const Tensors& gradients, Errors errors = {}) {
     const std::vector<tw_tensor> views = detail::c_views(gradients);
-    detail::check(tw_optimizer_answer_samples(handle_.get(), views.data(), views.size()));
+    errors.check(tw_optimizer_answer_samples(handle_.get(), views.data(), views.size()));
   }
   /* Answers a request for matrices: what they are says tw_optimizer_answer_matrix. */
-  void answer_matrix(const Tensor& first) {
+  void answer_matrix(const Tensor& first, Errors errors = {}) {
     const tw_tensor view = first.c_view();
-    detail::check(tw_optimizer_answer_matrix(handle_.get(), &view, nullptr));
+    errors.check(tw_optimizer_answer_matrix(handle_.get(), &view, nullptr));
   }
-  void answer_matrix(const Tensor& first, const Tensor& second) {
+  void answer_matrix(const Tensor& first, const Tensor& second, Errors errors = {}) {
     const tw_tensor view = first.c_view(), second_view = second.c_view();
-    detail::check(tw_optimizer_answer_matrix(handle_.get(), &view, &second_view));
+    errors.check(tw_optimizer_answer_matrix(handle_.get(), &view, &second_view));
   }
   /* Answers logit_derivatives without derivatives: the request comes once more, a little along the probe. */
-  void answer_logits(const Tensor& logits) {
+  void answer_logits(const Tensor& logits, Errors errors = {}) {
     const tw_tensor view = logits.c_view();
-    detail::check(tw_optimizer_answer_matrix(handle_.get(), nullptr, &view));
+    errors.check(tw_optimizer_answer_matrix(handle_.get(), nullptr, &view));
   }
 
   /* Tells the pipeline a number that it watches: "loss", "metric", "batch_size". */
-  void observe(const std::string& what, double value) {
-    detail::check(tw_optimizer_observe(handle_.get(), what.c_str(), value));
+  void observe(const std::string& what, double value, Errors errors = {}) {
+    errors.check(tw_optimizer_observe(handle_.get(), what.c_str(), value));
   }
 
   /* Runs a command of a stage: "gradient_accumulate.flush". */
-  void command(const std::string& command) {
-    detail::check(tw_optimizer_command(handle_.get(), command.c_str()));
+  void command(const std::string& command, Errors errors = {}) {
+    errors.check(tw_optimizer_command(handle_.get(), command.c_str()));
   }
 
   /* Puts the training weights back, bit for bit. */
-  void train() { detail::check(tw_optimizer_set_mode(handle_.get(), TW_MODE_TRAIN)); }
+  void train(Errors errors = {}) { errors.check(tw_optimizer_set_mode(handle_.get(), TW_MODE_TRAIN)); }
 
   /* Writes the evaluation weights (averages, schedule-free iterates) into the parameters. */
-  void eval() { detail::check(tw_optimizer_set_mode(handle_.get(), TW_MODE_EVAL)); }
+  void eval(Errors errors = {}) { errors.check(tw_optimizer_set_mode(handle_.get(), TW_MODE_EVAL)); }
 
   /* A hyper-parameter or a measured value: "adamw.lr", "lr", "steps".  No group reads the default. */
-  double get(const std::string& path, const std::string& group = {}) const {
+  double get(const std::string& path, const std::string& group = {}, Errors errors = {}) const {
     double value = 0;
-    detail::check(tw_optimizer_get_number(handle_.get(), detail::null_if_empty(group), path.c_str(), &value));
+    errors.check(tw_optimizer_get_number(handle_.get(), detail::null_if_empty(group), path.c_str(), &value));
     return value;
   }
 
   /* The value as it would be written in a sentence. */
-  std::string get_text(const std::string& path, const std::string& group = {}) const {
-    return detail::read_text([&](char* buffer, std::size_t capacity, std::size_t* needed) {
+  std::string get_text(const std::string& path, const std::string& group = {}, Errors errors = {}) const {
+    return detail::read_text(errors, [&](char* buffer, std::size_t capacity, std::size_t* needed) {
       return tw_optimizer_get_text(handle_.get(), detail::null_if_empty(group), path.c_str(), buffer,
                                    capacity, needed);
     });
@@ -645,44 +879,44 @@ class Optimizer {
 
   /* Changes a hyper-parameter while running, for one group or for all.  Replaces a schedule. */
   template <typename Number, std::enable_if_t<std::is_arithmetic_v<Number>, int> = 0>
-  void set(const std::string& path, Number value, const Group& group = {}) {
+  void set(const std::string& path, Number value, const Group& group = {}, Errors errors = {}) {
     if constexpr (std::is_same_v<Number, bool>) {
-      set(path, std::string(value ? "true" : "false"), group);
+      set(path, std::string(value ? "true" : "false"), group, errors);
     } else {
-      detail::check(
+      errors.check(
           tw_optimizer_set_number(handle_.get(), group.c_name(), path.c_str(), static_cast<double>(value)));
     }
   }
 
   /* The same with a value as it is written in a sentence: "cosine(lr=0.1, total=1000)", "mean". */
-  void set(const std::string& path, const std::string& value, const Group& group = {}) {
-    detail::check(tw_optimizer_set_text(handle_.get(), group.c_name(), path.c_str(), value.c_str()));
+  void set(const std::string& path, const std::string& value, const Group& group = {}, Errors errors = {}) {
+    errors.check(tw_optimizer_set_text(handle_.get(), group.c_name(), path.c_str(), value.c_str()));
   }
 
   /* Several at once, in any order: all of them, or none when one is refused. */
-  void set_texts(const Settings& settings, const Group& group = {}) {
+  void set_texts(const Settings& settings, const Group& group = {}, Errors errors = {}) {
     std::vector<const char*> paths, values;
     for (const auto& [path, value] : settings) {
       paths.push_back(path.c_str());
       values.push_back(value.c_str());
     }
-    detail::check(tw_optimizer_set_texts(handle_.get(), group.c_name(), paths.data(), values.data(), paths.size()));
+    errors.check(tw_optimizer_set_texts(handle_.get(), group.c_name(), paths.data(), values.data(), paths.size()));
   }
 
   /* The whole pipeline as a sentence, with every hyper-parameter. */
-  std::string sentence() const {
-    return detail::read_text([&](char* buffer, std::size_t capacity, std::size_t* needed) {
+  std::string sentence(Errors errors = {}) const {
+    return detail::read_text(errors, [&](char* buffer, std::size_t capacity, std::size_t* needed) {
       return tw_optimizer_sentence(handle_.get(), buffer, capacity, needed);
     });
   }
 
   /* The state, one row a slot and tensor. */
-  std::vector<State> state() const {
+  std::vector<State> state(Errors errors = {}) const {
     std::vector<State> rows(tw_optimizer_state_count(handle_.get()));
     for (std::size_t index = 0; index < rows.size(); index += 1) {
       tw_state_info info{};
       info.struct_size = sizeof info;
-      detail::check(tw_optimizer_state_at(handle_.get(), index, &info));
+      if (!errors.ok(tw_optimizer_state_at(handle_.get(), index, &info))) return {};
       rows[index] = State{info.stage, info.slot,  info.parameter,
                           info.count, info.bytes, static_cast<Storage>(info.storage)};
     }
@@ -690,19 +924,19 @@ class Optimizer {
   }
 
   /* The elements of the state's row `index`, widened to double. */
-  std::vector<double> read_state(std::size_t index) const {
+  std::vector<double> read_state(std::size_t index, Errors errors = {}) const {
     tw_state_info info{};
     info.struct_size = sizeof info;
-    detail::check(tw_optimizer_state_at(handle_.get(), index, &info));
+    if (!errors.ok(tw_optimizer_state_at(handle_.get(), index, &info))) return {};
     std::vector<double> elements(static_cast<std::size_t>(info.count));
-    detail::check(tw_optimizer_state_read(handle_.get(), index, elements.data(), elements.size()));
+    if (!errors.ok(tw_optimizer_state_read(handle_.get(), index, elements.data(), elements.size()))) return {};
     return elements;
   }
 
   /* What the state takes, by stage and slot. */
-  MemoryReport memory() const {
+  MemoryReport memory(Errors errors = {}) const {
     MemoryReport report;
-    for (State& row : state()) {
+    for (State& row : state(errors)) {
       MemoryUse* use = nullptr;
       for (MemoryUse& known : report.uses) {
         if (known.stage == row.stage && known.slot == row.slot) use = &known;
@@ -720,27 +954,25 @@ class Optimizer {
   }
 
   /* The whole state as bytes (safetensors layout). */
-  std::vector<std::uint8_t> save() const {
-    std::size_t needed = 0;
-    detail::check(tw_optimizer_save(handle_.get(), nullptr, 0, &needed));
-    std::vector<std::uint8_t> bytes(needed);
-    detail::check(tw_optimizer_save(handle_.get(), bytes.data(), bytes.size(), &needed));
-    bytes.resize(needed);
-    return bytes;
+  std::vector<std::uint8_t> save(Errors errors = {}) const {
+    return detail::read_bytes(errors, tw_optimizer_save, handle_.get());
   }
 
   /* Reads what save wrote.  A damaged or foreign checkpoint leaves the optimizer as it was. */
-  void load(const void* data, std::size_t size) {
-    detail::check(tw_optimizer_load(handle_.get(), data, size));
+  void load(const void* data, std::size_t size, Errors errors = {}) {
+    errors.check(tw_optimizer_load(handle_.get(), data, size));
   }
-  void load(const std::vector<std::uint8_t>& bytes) { load(bytes.data(), bytes.size()); }
+  void load(const std::vector<std::uint8_t>& bytes, Errors errors = {}) { load(bytes.data(), bytes.size(), errors); }
+#ifdef __cpp_lib_span
+  void load(std::span<const std::uint8_t> bytes, Errors errors = {}) { load(bytes.data(), bytes.size(), errors); }
+#endif
 
   /* The same to and from a file; writing is atomic. */
-  void save_file(const std::string& path) const {
-    detail::check(tw_optimizer_save_file(handle_.get(), path.c_str()));
+  void save_file(const std::string& path, Errors errors = {}) const {
+    errors.check(tw_optimizer_save_file(handle_.get(), path.c_str()));
   }
-  void load_file(const std::string& path) {
-    detail::check(tw_optimizer_load_file(handle_.get(), path.c_str()));
+  void load_file(const std::string& path, Errors errors = {}) {
+    errors.check(tw_optimizer_load_file(handle_.get(), path.c_str()));
   }
 
   /* The C handle; this object keeps owning it.  NULL after a move. */
@@ -755,43 +987,44 @@ class Optimizer {
 /* A penalty on its own: "group_lasso(1e-3, axis=row)". */
 class Regularizer {
  public:
-  explicit Regularizer(const std::string& sentence) {
-    detail::require_compatible_library();
-    detail::check(tw_regularizer_create(sentence.c_str(), handle_.out()));
+  explicit Regularizer(const std::string& sentence, Errors errors = {}) {
+    if (detail::require_compatible_library(errors)) {
+      errors.check(tw_regularizer_create(sentence.c_str(), handle_.out()));
+    }
   }
 
   /* The penalty at w, its weight included. */
-  double value(const Tensor& w) const {
+  double value(const Tensor& w, Errors errors = {}) const {
     const tw_tensor view = w.c_view();
     double value = 0;
-    detail::check(tw_regularizer_value(handle_.get(), &view, &value));
+    errors.check(tw_regularizer_value(handle_.get(), &view, &value));
     return value;
   }
 
   /* g += scale * gradient at w. */
-  void add_gradient(const Tensor& w, const Tensor& g, double scale = 1) const {
+  void add_gradient(const Tensor& w, const Tensor& g, double scale = 1, Errors errors = {}) const {
     const tw_tensor view = w.c_view(), gradient = g.c_view();
-    detail::check(tw_regularizer_gradient(handle_.get(), &view, scale, &gradient));
+    errors.check(tw_regularizer_gradient(handle_.get(), &view, scale, &gradient));
   }
 
   /* The same two for a regularizer that needs more than the weights: `inputs` in the order of
    * MethodInfo::inputs, the weights first. */
-  double value(const Tensors& inputs) const {
+  double value(const Tensors& inputs, Errors errors = {}) const {
     const std::vector<tw_tensor> views = detail::c_views(inputs);
     double value = 0;
-    detail::check(tw_regularizer_value_with(handle_.get(), views.data(), views.size(), &value));
+    errors.check(tw_regularizer_value_with(handle_.get(), views.data(), views.size(), &value));
     return value;
   }
-  void add_gradient(const Tensors& inputs, const Tensor& g, double scale = 1) const {
+  void add_gradient(const Tensors& inputs, const Tensor& g, double scale = 1, Errors errors = {}) const {
     const std::vector<tw_tensor> views = detail::c_views(inputs);
     const tw_tensor gradient = g.c_view();
-    detail::check(tw_regularizer_gradient_with(handle_.get(), views.data(), views.size(), scale, &gradient));
+    errors.check(tw_regularizer_gradient_with(handle_.get(), views.data(), views.size(), scale, &gradient));
   }
 
   /* w <- argmin_u 1/2 |u - w|^2 + t * penalty(u), in place. */
-  void prox(const Tensor& w, double t) const {
+  void prox(const Tensor& w, double t, Errors errors = {}) const {
     const tw_tensor view = w.c_view();
-    detail::check(tw_regularizer_prox(handle_.get(), &view, t));
+    errors.check(tw_regularizer_prox(handle_.get(), &view, t));
   }
 
   tw_regularizer* c_handle() const noexcept { return handle_.get(); }
@@ -803,33 +1036,34 @@ class Regularizer {
 /* A set on its own: "simplex", "stiefel". */
 class Constraint {
  public:
-  explicit Constraint(const std::string& sentence) {
-    detail::require_compatible_library();
-    detail::check(tw_constraint_create(sentence.c_str(), handle_.out()));
+  explicit Constraint(const std::string& sentence, Errors errors = {}) {
+    if (detail::require_compatible_library(errors)) {
+      errors.check(tw_constraint_create(sentence.c_str(), handle_.out()));
+    }
   }
 
   /* w <- the nearest point of the set, in place. */
-  void project(const Tensor& w) const {
+  void project(const Tensor& w, Errors errors = {}) const {
     const tw_tensor view = w.c_view();
-    detail::check(tw_constraint_project(handle_.get(), &view));
+    errors.check(tw_constraint_project(handle_.get(), &view));
   }
 
   /* g <- the Riemannian gradient of the Euclidean gradient g at w. */
-  void tangent(const Tensor& w, const Tensor& g) const {
+  void tangent(const Tensor& w, const Tensor& g, Errors errors = {}) const {
     const tw_tensor view = w.c_view(), gradient = g.c_view();
-    detail::check(tw_constraint_tangent(handle_.get(), &view, &gradient));
+    errors.check(tw_constraint_tangent(handle_.get(), &view, &gradient));
   }
 
   /* w <- the point of the manifold that the tangent step u leads to. */
-  void retract(const Tensor& w, const Tensor& u) const {
+  void retract(const Tensor& w, const Tensor& u, Errors errors = {}) const {
     const tw_tensor view = w.c_view(), step = u.c_view();
-    detail::check(tw_constraint_retract(handle_.get(), &view, &step));
+    errors.check(tw_constraint_retract(handle_.get(), &view, &step));
   }
 
   /* s <- a point of the set that minimises <g, s>. */
-  void minimize_linear(const Tensor& g, const Tensor& s) const {
+  void minimize_linear(const Tensor& g, const Tensor& s, Errors errors = {}) const {
     const tw_tensor gradient = g.c_view(), view = s.c_view();
-    detail::check(tw_constraint_lmo(handle_.get(), &gradient, &view));
+    errors.check(tw_constraint_lmo(handle_.get(), &gradient, &view));
   }
 
   tw_constraint* c_handle() const noexcept { return handle_.get(); }
@@ -841,9 +1075,10 @@ class Constraint {
 /* What a forward pass keeps for its pull-backs; the next forward pass fills it anew. */
 class Cache {
  public:
-  Cache() {
-    detail::require_compatible_library();
-    detail::check(tw_cache_create(handle_.out()));
+  explicit Cache(Errors errors = {}) {
+    if (detail::require_compatible_library(errors)) {
+      errors.check(tw_cache_create(handle_.out()));
+    }
   }
 
   tw_cache* c_handle() const noexcept { return handle_.get(); }
@@ -856,44 +1091,46 @@ class Cache {
  * MethodInfo::inputs; Tensor::absent() stands for one that is left out, and those at the end may be missing. */
 class Objective {
  public:
-  explicit Objective(const std::string& sentence) {
-    detail::require_compatible_library();
-    detail::check(tw_objective_create(sentence.c_str(), handle_.out()));
+  explicit Objective(const std::string& sentence, Errors errors = {}) {
+    if (detail::require_compatible_library(errors)) {
+      errors.check(tw_objective_create(sentence.c_str(), handle_.out()));
+    }
   }
 
   /* The value alone. */
-  double value(const Tensors& inputs) const { return forward(inputs, nullptr); }
+  double value(const Tensors& inputs, Errors errors = {}) const { return forward(inputs, nullptr, errors); }
 
   /* The value; the cache then holds what pullback needs. */
-  double forward(const Tensors& inputs, Cache& cache) const { return forward(inputs, cache.c_handle()); }
+  double forward(const Tensors& inputs, Cache& cache, Errors errors = {}) const {
+    return forward(inputs, cache.c_handle(), errors);
+  }
 
   /* gradients[i] += upstream * derivative of the value by input i. */
-  void pullback(const Cache& cache, const Tensors& gradients, double upstream = 1) const {
+  void pullback(const Cache& cache, const Tensors& gradients, double upstream = 1, Errors errors = {}) const {
     const std::vector<tw_tensor> views = detail::c_views(gradients);
-    detail::check(
+    errors.check(
         tw_objective_pullback(handle_.get(), cache.c_handle(), upstream, views.data(), views.size()));
   }
 
   /* What it remembers of its forward passes, as bytes; load takes it up in an objective of the same sentence. */
-  std::vector<std::uint8_t> save() const {
-    std::size_t needed = 0;
-    detail::check(tw_objective_save(handle_.get(), nullptr, 0, &needed));
-    std::vector<std::uint8_t> bytes(needed);
-    detail::check(tw_objective_save(handle_.get(), bytes.data(), bytes.size(), &needed));
-    bytes.resize(needed);
-    return bytes;
+  std::vector<std::uint8_t> save(Errors errors = {}) const {
+    return detail::read_bytes(errors, tw_objective_save, handle_.get());
   }
-  void load(const std::vector<std::uint8_t>& bytes) {
-    detail::check(tw_objective_load(handle_.get(), bytes.data(), bytes.size()));
+  void load(const void* data, std::size_t size, Errors errors = {}) {
+    errors.check(tw_objective_load(handle_.get(), data, size));
   }
+  void load(const std::vector<std::uint8_t>& bytes, Errors errors = {}) { load(bytes.data(), bytes.size(), errors); }
+#ifdef __cpp_lib_span
+  void load(std::span<const std::uint8_t> bytes, Errors errors = {}) { load(bytes.data(), bytes.size(), errors); }
+#endif
 
   tw_objective* c_handle() const noexcept { return handle_.get(); }
 
  private:
-  double forward(const Tensors& inputs, tw_cache* cache) const {
+  double forward(const Tensors& inputs, tw_cache* cache, Errors errors) const {
     const std::vector<tw_tensor> views = detail::c_views(inputs);
     double value = 0;
-    detail::check(tw_objective_forward(handle_.get(), views.data(), views.size(), cache, &value));
+    errors.check(tw_objective_forward(handle_.get(), views.data(), views.size(), cache, &value));
     return value;
   }
 
@@ -915,6 +1152,7 @@ enum class Outcome : std::int32_t {
 /* A tensor of a solver: dense memory that belongs to it. */
 class SolverTensor {
  public:
+  SolverTensor() noexcept : view_{}, shape_{0} {} /* no elements: what a failed call returns */
   explicit SolverTensor(const tw_tensor& view) : view_(view), shape_(view.shape, view.shape + view.ndim) {}
 
   DType dtype() const noexcept { return static_cast<DType>(view_.dtype); }
@@ -928,13 +1166,24 @@ class SolverTensor {
 
   /* Its elements; T must be the type that they are stored in (float or double). */
   template <typename T>
-  T* data() const {
+  T* data(Errors errors = {}) const {
     if (view_.dtype != detail::DTypeOf<std::remove_const_t<T>>::value) {
-      throw Error(TW_ERROR_DTYPE, "a tensor of a solver is read as another type than it has");
+      errors.fail(TW_ERROR_DTYPE, "a tensor of a solver is read as another type than it has");
+      return nullptr;
     }
-    if (!std::is_const<T>::value && read_only()) throw Error(TW_ERROR_LAYOUT, "a tensor of a solver is read-only");
+    if (!std::is_const<T>::value && read_only()) {
+      errors.fail(TW_ERROR_LAYOUT, "a tensor of a solver is read-only");
+      return nullptr;
+    }
     return static_cast<T*>(view_.data);
   }
+#ifdef __cpp_lib_span
+  template <typename T>
+  std::span<T> span(Errors errors = {}) const {
+    T* const elements = data<T>(errors);
+    return {elements, elements != nullptr ? size() : 0};
+  }
+#endif
   const tw_tensor& c_view() const noexcept { return view_; }
 
  private:
@@ -954,17 +1203,32 @@ class SolverRequest {
   std::string_view outcome_name() const noexcept { return request_.outcome_name; }
   std::size_t given_count() const noexcept { return request_.given_count; }
   std::size_t wanted_count() const noexcept { return request_.wanted_count; }
-  SolverTensor given(std::size_t index) const { return at(request_.given, request_.given_count, index); }
-  SolverTensor wanted(std::size_t index) const { return at(request_.wanted, request_.wanted_count, index); }
+  SolverTensor given(std::size_t index, Errors errors = {}) const {
+    return at(request_.given, request_.given_count, index, errors);
+  }
+  SolverTensor wanted(std::size_t index, Errors errors = {}) const {
+    return at(request_.wanted, request_.wanted_count, index, errors);
+  }
 
   /* A number that is given; a number that is wanted. */
-  double number(std::size_t index) const { return *given(index).data<const double>(); }
-  void answer(std::size_t index, double value) const { *wanted(index).data<double>() = value; }
+  double number(std::size_t index, Errors errors = {}) const {
+    const double* const at = scalar<const double>(given(index, errors), errors);
+    return at != nullptr ? *at : std::numeric_limits<double>::quiet_NaN();
+  }
+  void answer(std::size_t index, double value, Errors errors = {}) const {
+    if (double* const at = scalar<double>(wanted(index, errors), errors)) *at = value;
+  }
 
  private:
-  static SolverTensor at(const tw_tensor* tensors, std::size_t count, std::size_t index) {
-    if (index >= count) throw Error(TW_ERROR_COUNT, "the request has fewer tensors");
-    return SolverTensor(tensors[index]);
+  static SolverTensor at(const tw_tensor* tensors, std::size_t count, std::size_t index, Errors errors) {
+    if (index < count) return errors.check(TW_OK), SolverTensor(tensors[index]);
+    errors.fail(TW_ERROR_COUNT, "the request has fewer tensors");
+    return SolverTensor();
+  }
+  template <typename T>
+  static T* scalar(const SolverTensor& tensor, Errors errors) {
+    if (tensor.c_view().data == nullptr) return nullptr; /* said already */
+    return tensor.data<T>(errors);
   }
   tw_solver_request request_;
 };
@@ -978,69 +1242,67 @@ class SolverRequest {
  */
 class Solver {
  public:
-  explicit Solver(const std::string& sentence) {
-    detail::require_compatible_library();
-    detail::check(tw_solver_create(sentence.c_str(), handle_.out()));
+  explicit Solver(const std::string& sentence, Errors errors = {}) {
+    if (detail::require_compatible_library(errors)) {
+      errors.check(tw_solver_create(sentence.c_str(), handle_.out()));
+    }
   }
 
   /* Starts a run; the inputs are copied.  Tensor::absent() stands for one that is left out. */
-  void begin(const Tensors& inputs) {
+  void begin(const Tensors& inputs, Errors errors = {}) {
     const std::vector<tw_tensor> views = detail::c_views(inputs);
-    detail::check(tw_solver_begin(handle_.get(), views.data(), views.size()));
+    errors.check(tw_solver_begin(handle_.get(), views.data(), views.size()));
   }
 
   /* Goes on: true with the next request, false when the run has ended. */
-  bool next() { return read(tw_solver_next); }
+  bool next(Errors errors = {}) { return read(tw_solver_next, errors); }
 
   /* The request that waits, after load: false when none does. */
-  bool waiting() { return read(tw_solver_waiting); }
+  bool waiting(Errors errors = {}) { return read(tw_solver_waiting, errors); }
 
   SolverRequest request() const { return SolverRequest(request_); }
   Outcome outcome() const noexcept { return static_cast<Outcome>(request_.outcome); }
 
   /* A result, a part of the request, or of what is kept. */
-  SolverTensor tensor(const std::string& name) const {
+  SolverTensor tensor(const std::string& name, Errors errors = {}) const {
     tw_tensor view{};
-    detail::check(tw_solver_tensor(handle_.get(), name.c_str(), &view));
+    if (!errors.ok(tw_solver_tensor(handle_.get(), name.c_str(), &view))) return SolverTensor();
     return SolverTensor(view);
   }
-  double number(const std::string& name) const {
+  double number(const std::string& name, Errors errors = {}) const {
     double value = 0;
-    detail::check(tw_solver_number(handle_.get(), name.c_str(), &value));
+    errors.check(tw_solver_number(handle_.get(), name.c_str(), &value));
     return value;
   }
 
   /* A second solver that stands where this one stands. */
-  Solver copy() const {
+  Solver copy(Errors errors = {}) const {
     Solver other;
-    detail::check(tw_solver_copy(handle_.get(), other.handle_.out()));
-    other.waiting();
+    if (errors.ok(tw_solver_copy(handle_.get(), other.handle_.out()))) other.waiting(errors);
     return other;
   }
 
   /* The run as bytes; load takes it up in a solver of the same sentence. */
-  std::vector<std::uint8_t> save() const {
-    std::size_t needed = 0;
-    detail::check(tw_solver_save(handle_.get(), nullptr, 0, &needed));
-    std::vector<std::uint8_t> bytes(needed);
-    detail::check(tw_solver_save(handle_.get(), bytes.data(), bytes.size(), &needed));
-    return bytes;
+  std::vector<std::uint8_t> save(Errors errors = {}) const {
+    return detail::read_bytes(errors, tw_solver_save, handle_.get());
   }
-  void load(const void* data, std::size_t size) {
-    detail::check(tw_solver_load(handle_.get(), data, size));
-    waiting();
+  void load(const void* data, std::size_t size, Errors errors = {}) {
+    if (errors.ok(tw_solver_load(handle_.get(), data, size))) waiting(errors);
   }
-  void load(const std::vector<std::uint8_t>& bytes) { load(bytes.data(), bytes.size()); }
+  void load(const std::vector<std::uint8_t>& bytes, Errors errors = {}) { load(bytes.data(), bytes.size(), errors); }
+#ifdef __cpp_lib_span
+  void load(std::span<const std::uint8_t> bytes, Errors errors = {}) { load(bytes.data(), bytes.size(), errors); }
+#endif
 
   tw_solver* c_handle() const noexcept { return handle_.get(); }
 
  private:
   Solver() = default;
-  bool read(tw_status (*call)(tw_solver*, tw_solver_request*)) {
+  bool read(tw_status (*call)(tw_solver*, tw_solver_request*), Errors errors) {
     tw_solver_request request{};
     request.struct_size = sizeof request;
-    const tw_status status = detail::check(call(handle_.get(), &request));
-    request_ = request;
+    const tw_status status = errors.check(call(handle_.get(), &request));
+    if (status >= 0) request_ = request;
     return status == TW_MORE;
   }
 
@@ -1051,49 +1313,50 @@ class Solver {
 /* A schedule on its own: schedule(step) is its value. */
 class Schedule {
  public:
-  explicit Schedule(const std::string& sentence) {
-    detail::require_compatible_library();
-    detail::check(tw_schedule_create(sentence.c_str(), handle_.out()));
+  explicit Schedule(const std::string& sentence, Errors errors = {}) {
+    if (detail::require_compatible_library(errors)) {
+      errors.check(tw_schedule_create(sentence.c_str(), handle_.out()));
+    }
   }
 
   /* The value at a step, counted from 0. */
-  double operator()(std::int64_t step) const {
+  double operator()(std::int64_t step, Errors errors = {}) const {
     double value = 0;
-    detail::check(tw_schedule_value(handle_.get(), step, &value));
+    errors.check(tw_schedule_value(handle_.get(), step, &value));
     return value;
   }
 
   /* Tells a schedule that watches the run what it watches: "metric", "loss", "batch_size". */
-  void observe(const std::string& what, double value) {
-    detail::check(tw_schedule_observe(handle_.get(), what.c_str(), value));
+  void observe(const std::string& what, double value, Errors errors = {}) {
+    errors.check(tw_schedule_observe(handle_.get(), what.c_str(), value));
   }
 
   /* Shows per-sample gradients (samples, n) to a batch-size rule. */
-  void observe_samples(const Tensor& gradients) {
+  void observe_samples(const Tensor& gradients, Errors errors = {}) {
     const tw_tensor view = gradients.c_view();
-    detail::check(tw_schedule_observe_samples(handle_.get(), &view));
+    errors.check(tw_schedule_observe_samples(handle_.get(), &view));
   }
 
   /* Runs a command: "begin_decay". */
-  void command(const std::string& command) {
-    detail::check(tw_schedule_command(handle_.get(), command.c_str()));
+  void command(const std::string& command, Errors errors = {}) {
+    errors.check(tw_schedule_command(handle_.get(), command.c_str()));
   }
 
   /* What it remembers of the run, as bytes; load takes it up in a schedule of the same sentence. */
-  std::vector<std::uint8_t> save() const {
-    std::size_t needed = 0;
-    detail::check(tw_schedule_save(handle_.get(), nullptr, 0, &needed));
-    std::vector<std::uint8_t> bytes(needed);
-    detail::check(tw_schedule_save(handle_.get(), bytes.data(), bytes.size(), &needed));
-    bytes.resize(needed);
-    return bytes;
+  std::vector<std::uint8_t> save(Errors errors = {}) const {
+    return detail::read_bytes(errors, tw_schedule_save, handle_.get());
   }
-  void load(const void* data, std::size_t size) { detail::check(tw_schedule_load(handle_.get(), data, size)); }
-  void load(const std::vector<std::uint8_t>& bytes) { load(bytes.data(), bytes.size()); }
+  void load(const void* data, std::size_t size, Errors errors = {}) {
+    errors.check(tw_schedule_load(handle_.get(), data, size));
+  }
+  void load(const std::vector<std::uint8_t>& bytes, Errors errors = {}) { load(bytes.data(), bytes.size(), errors); }
+#ifdef __cpp_lib_span
+  void load(std::span<const std::uint8_t> bytes, Errors errors = {}) { load(bytes.data(), bytes.size(), errors); }
+#endif
 
   /* The schedule as a sentence that goes on from what it remembers. */
-  std::string sentence() const {
-    return detail::read_text([&](char* buffer, std::size_t capacity, std::size_t* needed) {
+  std::string sentence(Errors errors = {}) const {
+    return detail::read_text(errors, [&](char* buffer, std::size_t capacity, std::size_t* needed) {
       return tw_schedule_sentence(handle_.get(), buffer, capacity, needed);
     });
   }
@@ -1165,14 +1428,14 @@ inline InputInfo describe(const tw_input_info& input) {
                    input.result != 0};
 }
 
-inline MethodInfo describe(const tw_method_info& info) {
+inline MethodInfo describe(const tw_method_info& info, Errors errors) {
   MethodInfo method{info.name,     info.kind,     info.summary, info.rule, info.source,
                     info.sentence, info.requests, {},           {},        {},        {}};
   method.parameters.reserve(info.parameter_count);
   for (std::size_t index = 0; index < info.parameter_count; index += 1) {
     tw_parameter_info p{};
     p.struct_size = sizeof p;
-    check(tw_method_parameter(info.name, index, &p));
+    if (!errors.ok(tw_method_parameter(info.name, index, &p))) return {};
     method.parameters.push_back(ParameterInfo{p.name, p.meaning, static_cast<ParameterType>(p.type),
                                               p.required != 0, p.optional != 0, p.live != 0, p.min_open != 0,
                                               p.max_open != 0, p.default_text, p.choices, p.min, p.max});
@@ -1181,26 +1444,26 @@ inline MethodInfo describe(const tw_method_info& info) {
   for (std::size_t index = 0; index < info.state_count; index += 1) {
     tw_state_slot_info slot{};
     slot.struct_size = sizeof slot;
-    check(tw_method_state(info.name, index, &slot));
+    if (!errors.ok(tw_method_state(info.name, index, &slot))) return {};
     method.state.push_back(SlotInfo{slot.name, slot.meaning});
   }
   method.inputs.reserve(info.input_count);
   for (std::size_t index = 0; index < info.input_count; index += 1) {
     tw_input_info input{};
     input.struct_size = sizeof input;
-    check(tw_method_input(info.name, index, &input));
+    if (!errors.ok(tw_method_input(info.name, index, &input))) return {};
     method.inputs.push_back(describe(input));
   }
   method.asks.reserve(info.request_count);
   for (std::size_t index = 0; index < info.request_count; index += 1) {
     tw_request_info r{};
     r.struct_size = sizeof r;
-    check(tw_method_request(info.name, index, &r));
+    if (!errors.ok(tw_method_request(info.name, index, &r))) return {};
     RequestInfo ask{r.name, r.meaning, r.takes_nonfinite != 0, {}, {}};
     for (std::size_t k = 0; k < r.given_count + r.wanted_count; k += 1) {
       tw_input_info input{};
       input.struct_size = sizeof input;
-      check(tw_method_request_tensor(info.name, index, k, &input));
+      if (!errors.ok(tw_method_request_tensor(info.name, index, k, &input))) return {};
       (k < r.given_count ? ask.given : ask.wanted).push_back(describe(input));
     }
     method.asks.push_back(std::move(ask));
@@ -1211,27 +1474,256 @@ inline MethodInfo describe(const tw_method_info& info) {
 }  // namespace detail
 
 /* Every method that the library knows, sorted by name. */
-inline std::vector<MethodInfo> methods() {
-  detail::require_compatible_library();
+inline std::vector<MethodInfo> methods(Errors errors = {}) {
+  if (!detail::require_compatible_library(errors)) return {};
   std::vector<MethodInfo> all;
   all.reserve(tw_method_count());
   for (std::size_t index = 0; index < tw_method_count(); index += 1) {
     tw_method_info info{};
     info.struct_size = sizeof info;
-    detail::check(tw_method_at(index, &info));
-    all.push_back(detail::describe(info));
+    if (!errors.ok(tw_method_at(index, &info))) return {};
+    all.push_back(detail::describe(info, errors));
   }
   return all;
 }
 
 /* One method by name; throws with the nearest name when there is none. */
-inline MethodInfo method(const std::string& name) {
-  detail::require_compatible_library();
+inline MethodInfo method(const std::string& name, Errors errors = {}) {
+  if (!detail::require_compatible_library(errors)) return {};
   tw_method_info info{};
   info.struct_size = sizeof info;
-  detail::check(tw_method_find(name.c_str(), &info));
-  return detail::describe(info);
+  if (!errors.ok(tw_method_find(name.c_str(), &info))) return {};
+  return detail::describe(info, errors);
 }
+
+/* ---- aggregators -------------------------------------------------------------------------------------- */
+
+/* One gradient made of those of several tasks, without an optimizer around it:
+ *
+ *   thalweg::Aggregator upgrad("upgrad");
+ *   upgrad(Tensor(jacobian, {tasks, n}), Tensor(g)); // g <- what the rows come to
+ *
+ * The number of tasks is that of the rows, unless the sentence says it.  What a method remembers of earlier calls
+ * (gradvac, nash_mtl, ...) belongs to the object: one for each run, called once a step. */
+class Aggregator {
+ public:
+  explicit Aggregator(std::string sentence, Errors errors = {}) : sentence_(std::move(sentence)) {
+    const std::string name = this->name();
+    const MethodInfo info = method(name, errors);
+    if (info.name.empty()) return;
+    if (info.kind != "aggregator" || info.requests.find("task_gradient") == std::string_view::npos) {
+      errors.fail(TW_ERROR_METHOD, "`" + name + "` does not combine the gradients of tasks");
+    } else if (stages() != 1) {
+      errors.fail(TW_ERROR_RANGE, "an aggregator is one stage, got \"" + sentence_ + "\"");
+    } else {
+      usable_.on = true;
+    }
+  }
+
+  /* Writes the combined gradient.  `jacobian` (tasks, shape...) is float or double, and read where it lies; `combined`
+   * has the same type and its shape behind the tasks; `losses` of the tasks, for methods that watch them.
+   * TW_ERROR_COUNT where the rows are not the tasks of the sentence or of earlier calls, TW_ERROR_SHAPE, _DTYPE;
+   * TW_ERROR_NONFINITE where a method meets a NaN.  Nothing that is remembered has changed then. */
+  void operator()(const Tensor& jacobian, const Tensor& combined, const std::vector<double>& losses = {},
+                  Errors errors = {}) {
+    (*this)(Tensors{jacobian}, Tensors{combined}, losses, errors);
+  }
+
+  /* The same for a model of several tensors: one of each for every one of them. */
+  void operator()(const Tensors& jacobians, const Tensors& combined, const std::vector<double>& losses = {},
+                  Errors errors = {}) {
+    if (!fits(jacobians, combined, losses, errors)) return;
+    const std::int64_t tasks = jacobians[0].shape()[0];
+    if (at_.empty() && !make(combined, tasks, errors)) return;
+    for (Buffer& at : at_) at.clear();
+    for (std::size_t k = 0; k < losses.size(); k += 1) {
+      if (!errors.ok(tw_optimizer_observe(optimizer_.get(), ("loss_" + std::to_string(k)).c_str(), losses[k]))) return;
+    }
+    Requests asked(optimizer_.get(), errors);
+    for (Request& request : asked) {
+      if (request.count() != tasks) {
+        asked.cancel();
+        errors.fail(TW_ERROR_COUNT, "\"" + sentence_ + "\" is for " + std::to_string(request.count()) + " tasks, got " +
+                                        std::to_string(tasks) + " rows");
+        return;
+      }
+      Tensors rows;
+      for (const Tensor& jacobian : jacobians) rows.push_back(row(jacobian, request.index()));
+      const std::vector<tw_tensor> views = detail::c_views(rows);
+      const tw_status bound = tw_optimizer_bind_gradients(optimizer_.get(), views.data(), views.size());
+      if (bound < 0) {
+        const std::string message = tw_last_error();
+        asked.cancel();
+        errors.fail(bound, message);
+        return;
+      }
+    }
+    if (asked.status() < 0) return;
+    for (std::size_t i = 0; i < at_.size(); i += 1) at_[i].write(combined[i]); /* plain SGD with a rate of 1, from 0 */
+  }
+
+  const std::string& sentence() const noexcept { return sentence_; }
+
+ private:
+  /* Off in what has been moved from. */
+  struct Usable {
+    bool on = false;
+    Usable() = default;
+    Usable(Usable&& other) noexcept : on(std::exchange(other.on, false)) {}
+    Usable& operator=(Usable&& other) noexcept { return on = std::exchange(other.on, false), *this; }
+  };
+
+  /* The parameters that the method moves: dense. */
+  struct Buffer {
+    Shape shape;
+    DType dtype;
+    std::vector<float> f32;
+    std::vector<double> f64;
+
+    Tensor tensor() {
+      return dtype == DType::f32 ? Tensor(f32.data(), shape) : Tensor(f64.data(), shape);
+    }
+    void clear() noexcept {
+      for (float& x : f32) x = 0;
+      for (double& x : f64) x = 0;
+    }
+    void write(const Tensor& to) const {
+      if (dtype == DType::f32) {
+        write(to, f32);
+      } else {
+        write(to, f64);
+      }
+    }
+    template <typename T>
+    static void write(const Tensor& to, const std::vector<T>& from) {
+      const Shape& shape = to.shape();
+      Shape index(shape.size());
+      for (const T x : from) {
+        std::int64_t offset = 0;
+        for (std::size_t d = 0; d < shape.size(); d += 1) {
+          offset = to.strides().empty() ? offset * shape[d] + index[d] : offset + index[d] * to.strides()[d];
+        }
+        static_cast<T*>(to.data())[offset] = 0 - x;
+        for (std::size_t d = shape.size(); d > 0 && ++index[d - 1] == shape[d - 1]; d -= 1) index[d - 1] = 0;
+      }
+    }
+  };
+
+  static Tensor row(const Tensor& jacobian, std::int64_t k) {
+    const Shape shape(jacobian.shape().begin() + 1, jacobian.shape().end());
+    const bool dense = jacobian.strides().empty();
+    Shape strides(dense ? jacobian.strides().end() : jacobian.strides().begin() + 1, jacobian.strides().end());
+    const std::int64_t width = jacobian.dtype() == DType::f32 ? sizeof(float) : sizeof(double);
+    const std::int64_t step = dense ? Tensor(jacobian.data(), jacobian.dtype(), shape).size() : jacobian.strides()[0];
+    return Tensor(static_cast<const void*>(static_cast<const char*>(jacobian.data()) + k * step * width),
+                  jacobian.dtype(), shape, std::move(strides));
+  }
+
+  bool fits(const Tensors& jacobians, const Tensors& combined, const std::vector<double>& losses, Errors errors) const {
+    const auto refuse = [errors](tw_status status, const char* message) {
+      errors.fail(status, message);
+      return false;
+    };
+    if (!usable_.on) return refuse(TW_ERROR_HANDLE, "this aggregator could not be made, or was moved from");
+    if (jacobians.empty() || jacobians.size() != combined.size() || (!at_.empty() && at_.size() != combined.size())) {
+      return refuse(TW_ERROR_COUNT, "expected a combined gradient for each jacobian, and as many as in earlier calls");
+    }
+    const std::int64_t tasks = jacobians[0].shape().empty() ? 0 : jacobians[0].shape()[0];
+    if (tasks < 1) return refuse(TW_ERROR_SHAPE, "expected a jacobian (tasks, shape...) with at least one task");
+    if (!losses.empty() && static_cast<std::int64_t>(losses.size()) != tasks) {
+      return refuse(TW_ERROR_COUNT, "expected as many losses as tasks");
+    }
+    for (std::size_t i = 0; i < combined.size(); i += 1) {
+      const Tensor &j = jacobians[i], &g = combined[i];
+      if (j.dtype() != jacobians[0].dtype() || g.dtype() != j.dtype() ||
+          (j.dtype() != DType::f32 && j.dtype() != DType::f64)) {
+        return refuse(TW_ERROR_DTYPE, "expected jacobians and combined gradients that are all float, or all double");
+      }
+      if (j.shape().empty() || j.shape()[0] != tasks || j.size() < 0 ||
+          Shape(j.shape().begin() + 1, j.shape().end()) != g.shape()) {
+        return refuse(TW_ERROR_SHAPE, "expected jacobians (tasks, shape...) and combined gradients of that shape");
+      }
+      if (g.c_view().flags != 0 || (g.data() == nullptr && g.size() != 0)) {
+        return refuse(TW_ERROR_LAYOUT, "the combined gradient is memory that must not be written");
+      }
+      if (!at_.empty() && (at_[i].shape != g.shape() || at_[i].dtype != g.dtype())) {
+        return refuse(TW_ERROR_SHAPE, "expected tensors like those of earlier calls");
+      }
+    }
+    return true;
+  }
+
+  /* The name in front of the bracket, what is in the bracket, and how many stages the sentence has. */
+  std::string name() const {
+    const std::size_t first = sentence_.find_first_not_of(blank), open = sentence_.find('(');
+    if (first == std::string::npos) return {};
+    const std::size_t last = sentence_.find_last_not_of(blank, open == std::string::npos ? open : open - 1);
+    return last == std::string::npos || last < first ? std::string() : sentence_.substr(first, last - first + 1);
+  }
+  std::string inside() const {
+    const std::size_t open = sentence_.find('('), close = sentence_.rfind(')');
+    if (open == std::string::npos || close == std::string::npos || close < open) return {};
+    const std::string text = sentence_.substr(open + 1, close - open - 1);
+    return text.find_first_not_of(blank) == std::string::npos ? std::string() : text;
+  }
+  int stages() const noexcept {
+    int depth = 0, count = 1;
+    for (const char c : sentence_) {
+      depth += (c == '(' || c == '[') - (c == ')' || c == ']');
+      count += c == '|' && depth == 0;
+    }
+    return count;
+  }
+
+  bool make(const Tensors& like, std::int64_t tasks, Errors errors) {
+    std::vector<Buffer> at;
+    for (const Tensor& g : like) {
+      const std::size_t size = static_cast<std::size_t>(g.size());
+      at.push_back({g.shape(), g.dtype(), {}, {}});
+      g.dtype() == DType::f32 ? at.back().f32.resize(size) : at.back().f64.resize(size);
+    }
+    Tensors parameters;
+    for (Buffer& buffer : at) parameters.push_back(buffer.tensor());
+    const std::vector<tw_tensor> views = detail::c_views(parameters);
+    /* The tasks of the rows; a sentence that says the tasks, or cannot, stays as it is. */
+    std::int64_t asked = 0;
+    const std::string more = inside().empty() ? inside() : ", " + inside();
+    detail::Handle<tw_optimizer, tw_optimizer_destroy> made;
+    for (std::int64_t want = tasks; want > 0;) {
+      made = start(name() + "(tasks=" + std::to_string(want) + more + ")", views, &asked);
+      if (made.get() == nullptr || asked <= tasks || want != tasks) break;
+      want = tasks - (asked - tasks); /* pareto_da asks for one gradient that is of no task */
+    }
+    if (made.get() == nullptr) made = start(sentence_, views, &asked);
+    if (made.get() == nullptr) {
+      errors.check(static_cast<tw_status>(asked));
+      return false;
+    }
+    at_ = std::move(at);
+    optimizer_ = std::move(made);
+    return true;
+  }
+
+  /* An optimizer around the sentence, and how many gradients it asks for; none, and the status. */
+  static detail::Handle<tw_optimizer, tw_optimizer_destroy> start(const std::string& sentence,
+                                                                  const std::vector<tw_tensor>& views,
+                                                                  std::int64_t* asked) {
+    detail::Handle<tw_optimizer, tw_optimizer_destroy> made;
+    Request first;
+    tw_status status = tw_optimizer_create((sentence + " | sgd(lr=1)").c_str(), nullptr, made.out());
+    if (status >= 0) status = tw_optimizer_add_parameters(made.get(), views.data(), views.size(), nullptr, nullptr);
+    if (status >= 0) status = tw_optimizer_next(made.get(), first.c_request());
+    if (status >= 0) status = tw_optimizer_cancel(made.get());
+    *asked = status < 0 ? status : first.count();
+    return status < 0 ? detail::Handle<tw_optimizer, tw_optimizer_destroy>() : std::move(made);
+  }
+
+  static constexpr const char* blank = " \t\n";
+  std::string sentence_;
+  Usable usable_;
+  std::vector<Buffer> at_; /* in front of the optimizer, which dies first */
+  detail::Handle<tw_optimizer, tw_optimizer_destroy> optimizer_;
+};
 
 /* ---- the process -------------------------------------------------------------------------------------- */
 
@@ -1240,23 +1732,52 @@ inline std::string_view version() noexcept { return tw_version(); }
 inline std::string_view build_info() noexcept { return tw_build_info(); }
 
 /* The number of threads of a step: at least 1. */
-inline void set_num_threads(int count) { detail::check(tw_set_num_threads(count)); }
+inline void set_num_threads(int count, Errors errors = {}) { errors.check(tw_set_num_threads(count)); }
 inline int num_threads() noexcept { return tw_get_num_threads(); }
 
 /* Runs steps on the host's threads; nullptr restores the library's own pool.  See tw_set_executor. */
-inline void set_executor(tw_executor executor, void* context = nullptr) {
-  detail::check(tw_set_executor(executor, context));
+inline void set_executor(tw_executor executor, void* context = nullptr, Errors errors = {}) {
+  errors.check(tw_set_executor(executor, context));
+}
+
+/* What a host's threads are to do: task(0), ... task(count - 1), in any order. */
+class Task {
+ public:
+  Task(tw_task task, void* context) noexcept : task_(task), context_(context) {}
+  void operator()(std::size_t index) const noexcept { task_(context_, index); }
+
+ private:
+  tw_task task_;
+  void* context_;
+};
+
+/* The same with a callable of C++: run(task, count) returns when all tasks are done.  It must live until another
+ * executor is set.  Half a step cannot be taken back on other threads: an exception that leaves it ends the program. */
+template <typename Run, std::enable_if_t<std::is_invocable_v<Run&, Task, std::size_t>, int> = 0>
+void set_executor(Run& run, Errors errors = {}) {
+  constexpr auto call = [](void* context, tw_task task, void* task_context, std::size_t count) noexcept {
+    (*static_cast<Run*>(context))(Task(task, task_context), count);
+  };
+  errors.check(tw_set_executor(call, &run));
 }
 
 /* Receives warnings (level 1) and notes (level 2); nullptr silences.  The function must not throw. */
-inline void set_log(tw_log log, void* context = nullptr) { detail::check(tw_set_log(log, context)); }
+inline void set_log(tw_log log, void* context = nullptr, Errors errors = {}) {
+  errors.check(tw_set_log(log, context));
+}
+
+/* Where state and scratch memory comes from, for optimizers created afterwards; nullptr, nullptr restores malloc. */
+inline void set_allocator(tw_allocate allocate, tw_deallocate deallocate, void* context = nullptr, Errors errors = {}) {
+  errors.check(tw_set_allocator(allocate, deallocate, context));
+}
 
 /* The normal draws that the random methods use: elements offset, offset + 1, ... of (seed, stream, step,
  * tensor). */
 inline std::vector<double> random_normal(std::uint64_t seed, std::uint32_t stream, std::uint64_t step,
-                                         std::uint32_t tensor, std::uint64_t offset, std::size_t count) {
+                                         std::uint32_t tensor, std::uint64_t offset, std::size_t count,
+                                         Errors errors = {}) {
   std::vector<double> draws(count);
-  detail::check(tw_random_normal(seed, stream, step, tensor, offset, draws.data(), count));
+  if (!errors.ok(tw_random_normal(seed, stream, step, tensor, offset, draws.data(), count))) return {};
   return draws;
 }
 

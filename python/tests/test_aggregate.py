@@ -1,5 +1,10 @@
 """Aggregators on gradients that are there already: the same numbers as in a sentence."""
 
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -38,6 +43,40 @@ def test_as_in_a_sentence(name: str) -> None:
     assert combined.shape == (12,) and combined.dtype == np.float64
     np.testing.assert_allclose(combined, stepped(name, J), rtol=1e-12, atol=4e-16)  # 1 - (1 - g) rounds at 1
     np.testing.assert_array_equal(J, before)
+
+
+COMBINE = r"""
+#include <thalweg/thalweg.hpp>
+#include <cstdio>
+int main(int count, char** words) {  // a sentence, its rows, and so on; doubles in and out
+  std::vector<double> jacobian(5 * 12), combined(12);
+  if (std::fread(jacobian.data(), 8, jacobian.size(), stdin) != jacobian.size()) return 1;
+  for (int i = 1; i + 1 < count; i += 2) {
+    thalweg::Aggregator aggregate(words[i]);
+    for (int call = 0; call < 2; ++call) {  // the second with what is remembered of the first
+      aggregate(thalweg::Tensor(jacobian.data(), {std::stol(words[i + 1]), 12}), thalweg::Tensor(combined));
+      std::fwrite(combined.data(), 8, combined.size(), stdout);
+    }
+  }
+}
+"""
+
+
+def test_cpp_has_the_same_bits(tmp_path: Path) -> None:
+    """thalweg::Aggregator, which is inline in thalweg.hpp, over every method."""
+    include, library = Path(__file__).parents[2] / "include", Path(tw.__file__).parent / "lib" / "libthalweg.so.1"
+    compiler = shutil.which("c++")
+    if compiler is None or not include.is_dir() or not library.exists():
+        pytest.skip("no compiler, or header and library are not where a checkout has them")
+    (tmp_path / "combine.cpp").write_text(COMBINE)
+    subprocess.run([compiler, "-std=c++17", "-I", include, "combine.cpp", library, "-o", "combine"], cwd=tmp_path, check=True)
+    words = [word for name in NAMES for word in (sentence(name), str(len(jacobian(name))))]
+    done = subprocess.run([tmp_path / "combine", *words], input=jacobian("").tobytes(), capture_output=True, check=True,
+                          env=os.environ | {"LD_LIBRARY_PATH": str(library.parent)})
+    combined = np.frombuffer(done.stdout).reshape(len(NAMES), 2, 12)
+    for name, got in zip(NAMES, combined, strict=True):
+        aggregate = tw.aggregate(sentence(name))
+        np.testing.assert_array_equal(got, [aggregate(jacobian(name)), aggregate(jacobian(name))], err_msg=name)
 
 
 def test_what_is_known() -> None:
