@@ -8,6 +8,8 @@ The library's files lie in a folder with the layout
 
 and are copied into the package as thalweg/lib, where the extension's run path $ORIGIN/lib finds them.  Set
 THALWEG_LIBRARY_DIR to such a folder to use a library that is built already; nothing is compiled from Swift then.
+
+A source archive holds the library's sources in a folder library/, so that it builds wherever Swift is.
 """
 
 import os
@@ -20,9 +22,12 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+# The library's sources: above this folder in a clone, within it in a source archive.
+ROOT = HERE / "library" if (HERE / "library").is_dir() else HERE.parent
+SOURCES = ["Package.swift", "Makefile", "LICENSE", "README.md", "CHANGELOG.md", "Sources", "include", "Tests"]
 SONAME = "libthalweg.so.1"
 
 
@@ -52,6 +57,29 @@ class BuildExtension(build_ext):
         return outputs
 
 
+class SourceArchive(sdist):
+    """Adds the library's sources, which lie outside of this folder in a clone."""
+
+    def make_release_tree(self, base_dir, files):
+        super().make_release_tree(base_dir, files)
+        target = Path(base_dir) / "library"
+        target.mkdir()
+        for name in SOURCES:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.o", "*.so"))
+            else:
+                shutil.copy2(ROOT / name, target / name)
+
+
+def gather_notices() -> None:
+    """The licences of all that a wheel carries, in the folder that pyproject.toml names: metadata takes no file above it."""
+    target = HERE / "licenses"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for path in [ROOT / "LICENSE", *sorted((ROOT / "Sources" / "packaging" / "licenses").glob("LICENSE.*"))]:
+        shutil.copyfile(path, target / path.name)
+
+
 def find_library() -> Path:
     """The folder with the built library, which is built when THALWEG_LIBRARY_DIR does not name one."""
     named = os.environ.get("THALWEG_LIBRARY_DIR")
@@ -61,7 +89,7 @@ def find_library() -> Path:
         if not (ROOT / "Makefile").exists():
             sys.exit(
                 "thalweg: the sources of the library are not beside this folder.  Install from a clone of the "
-                f"repository, or set THALWEG_LIBRARY_DIR to a folder with {SONAME}."
+                f"repository or a source archive, or set THALWEG_LIBRARY_DIR to a folder with {SONAME}."
             )
         subprocess.run(["make", "-C", str(ROOT), "library"], check=True)
         folder = ROOT / "build" / "lib"
@@ -101,8 +129,11 @@ def xla() -> list[Extension]:
     return []
 
 
+gather_notices()
 setup(
-    cmdclass={"build": Build, "build_ext": BuildExtension},
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    cmdclass={"build": Build, "build_ext": BuildExtension, "sdist": SourceArchive},
     ext_modules=[
         Extension(
             "thalweg._thalweg",
