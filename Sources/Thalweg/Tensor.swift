@@ -87,7 +87,7 @@ public struct Tensor: CustomStringConvertible {
       }
       guard view.count > 0, let base else { return }
       let (low, high) = view.extent, start = UInt(bitPattern: base)
-      guard low >= start, high <= start + UInt(bytes) else {
+      guard low >= start, high &- start <= UInt(bytes) else {
         throw Failure(
           Status.count,
           "shape \(self.shape) with strides \(view.strides) and offset \(offset) reaches out of a buffer of \(room) "

@@ -10,6 +10,7 @@ public struct ThalwegError: Error, Hashable, Sendable, CustomStringConvertible {
     case memory = -2
     /// An argument that cannot be used.
     case argument = -3
+    /// Of the C interface alone, as `busy` and `space`.
     case handle = -4
     case busy = -5
     /// A wrong number of tensors, or of elements.

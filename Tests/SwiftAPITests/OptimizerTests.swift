@@ -283,6 +283,24 @@ final class OptimizerTests: XCTestCase {
     assertError(.name, "`weather`") { try p.observe("weather", 1) }
   }
 
+  /// What the README shows.
+  func testTheReadme() throws {
+    func fill(_ g: UnsafeMutableBufferPointer<Float>, _ batch: UInt64) { g.update(repeating: 1) }
+    func batch(_ tag: UInt64) -> UInt64 { tag }
+    let w = try Tensor(zeros: [10, 64]), g = try Tensor(zeros: [10, 64])
+    let optimizer = try Optimizer("sam(0.05) | adamw(lr=1e-3) | ema(0.99)", options: .init(state: .bf16))
+    try optimizer.add(parameters: [w], names: ["w"])
+    try optimizer.bind(gradients: [g])
+    try optimizer.step { request in
+      try g.withUnsafeMutableBufferPointer(of: Float.self) { fill($0, batch(request.tag)) }
+    }
+    let mean = try optimizer.averaged { try w.values(of: Float.self) }
+    XCTAssertEqual(mean[0], -1e-3, accuracy: 1e-5)
+    var array: [Float] = [3, -0.01]
+    try Tensor.with(&array) { try Regularizer("l1(0.1)").prox($0, step: 1) }
+    XCTAssertEqual(array, [2.9, 0])
+  }
+
   func testHostileArguments() throws {
     assertError(.name, "did you mean") { try Optimizer("adamw(lrr=1)") }
     assertError(.method, "did you mean `adamw`") { try Optimizer("adamww(lr=1)") }
