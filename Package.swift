@@ -39,7 +39,7 @@ let package = Package(
       name: "ThalwegRunner", dependencies: ["ThalwegCore", "ThalwegMethods"] + families.map { .target(name: $0) },
       swiftSettings: kernels),
     .target(
-      name: "ThalwegABI", dependencies: ["ThalwegRunner", "ThalwegCore", "CThalweg", "CReserve"],
+      name: "ThalwegABI", dependencies: ["ThalwegRunner", "ThalwegCore", "CThalweg", "COpenBLAS", "CReserve"],
       swiftSettings: kernels, linkerSettings: linking),
     .target(name: "Thalweg", dependencies: ["ThalwegRunner", "ThalwegCore", "CThalweg"], swiftSettings: kernels),
     .testTarget(

@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -80,6 +81,26 @@ def copy_library(source: Path, target: Path) -> Path:
     return target / SONAME
 
 
+def xla() -> list[Extension]:
+    """The call for JAX, where jaxlib's headers are there: in the environment that pip installs into, also when it builds in one
+    of its own."""
+    for name in ("purelib", "platlib"):
+        include = Path(sysconfig.get_path(name)) / "jaxlib" / "include"
+        if (include / "xla" / "ffi" / "api" / "c_api.h").exists():
+            return [
+                Extension(
+                    "thalweg._xla",
+                    sources=["src/_xla.c"],
+                    include_dirs=[str(ROOT / "include"), str(include)],
+                    extra_compile_args=["-std=c99", "-O2", "-Wall", "-Wextra"],
+                    extra_link_args=["-Wl,-rpath,$ORIGIN/lib"],
+                    libraries=["m"],
+                    py_limited_api=True,
+                )
+            ]
+    return []
+
+
 setup(
     cmdclass={"build": Build, "build_ext": BuildExtension},
     ext_modules=[
@@ -91,7 +112,8 @@ setup(
             extra_compile_args=["-std=c99", "-Wall", "-Wextra", "-Wno-missing-field-initializers"],
             extra_link_args=["-Wl,-rpath,$ORIGIN/lib"],
             py_limited_api=True,
-        )
+        ),
+        *xla(),
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -26,7 +26,8 @@ static fortran p_sgesdd, p_dgesdd, p_dgeqrf, p_dorgqr, p_dgesv, p_dpotrf, p_dpot
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool loaded;
-static char description[256] = "not loaded";
+static char found[256];
+static const char *description = "OpenBLAS on first use";
 
 #define NAME "libopenblas.so.0"
 
@@ -112,7 +113,7 @@ static void *open_copy(void) {
   return h;
 }
 
-static void load(void) {
+static void look(void) {
 #if defined(__x86_64__)
   /* OpenBLAS reads this once, while it is loaded. What the user has set stays. */
   __builtin_cpu_init();
@@ -135,7 +136,7 @@ static void load(void) {
   if (chosen) unsetenv("OPENBLAS_CORETYPE");
 #endif
   if (!h) {
-    snprintf(description, sizeof description, "OpenBLAS was not found (" NAME "; Debian's package libopenblas0)");
+    snprintf(found, sizeof found, "OpenBLAS was not found (" NAME "; Debian's package libopenblas0)");
     return;
   }
   bool ok = true;
@@ -144,24 +145,26 @@ static void load(void) {
 #define LAPACK(name) ok = (p_##name = (fortran)dlsym(h, #name "_")) && ok;
   LAPACK(sgesdd) LAPACK(dgesdd) LAPACK(dgeqrf) LAPACK(dorgqr) LAPACK(dgesv) LAPACK(dpotrf) LAPACK(dpotrs) LAPACK(dsyevd)
   if (!ok) {
-    snprintf(description, sizeof description, NAME " lacks CBLAS or LAPACK functions");
+    snprintf(found, sizeof found, NAME " lacks CBLAS or LAPACK functions");
     return;
   }
   char *(*config)(void) = (char *(*)(void))dlsym(h, "openblas_get_config");
-  snprintf(description, sizeof description, "%s", config ? config() : "OpenBLAS");
+  snprintf(found, sizeof found, "%s", config ? config() : "OpenBLAS");
   /* Products are cut up by the caller; one thread each. */
   p_openblas_set_num_threads(1);
   loaded = true;
+}
+
+static void load(void) {
+  look();
+  __atomic_store_n(&description, found, __ATOMIC_RELEASE);
 }
 
 bool twb_available(void) {
   pthread_once(&once, load);
   return loaded;
 }
-const char *twb_description(void) {
-  pthread_once(&once, load);
-  return description;
-}
+const char *twb_description(void) { return __atomic_load_n(&description, __ATOMIC_ACQUIRE); }
 
 static enum CBLAS_TRANSPOSE t(bool x) { return x ? CblasTrans : CblasNoTrans; }
 void twb_sgemm(bool ta, bool tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,

@@ -17,6 +17,22 @@ void twi_set_error(const char *message, size_t length) {
 
 const char *twi_get_error(void) { return last_error; }
 
+static _Thread_local tw_services creating;
+static _Thread_local twi_call at_work;
+
+tw_services twi_services(void) { return at_work.within ? at_work.services : creating; }
+
+twi_call twi_enter(tw_services services) {
+  twi_call before = at_work;
+  at_work.services = services;
+  at_work.within = 1;
+  return before;
+}
+
+void twi_leave(twi_call before) { at_work = before; }
+
+void twi_set_services(tw_services services) { creating = services; }
+
 int32_t twi_cpu_count(void) {
   cpu_set_t set;
   CPU_ZERO(&set);

@@ -13,6 +13,8 @@ enum Handles {
     var kind = Kind.optimizer
     var generation: UInt = 1
     var busy = false
+    /// What it has of its own.
+    var services = tw_services()
   }
   nonisolated(unsafe) private static var places: [Place] = []
   nonisolated(unsafe) private static var free: [Int] = []
@@ -44,6 +46,7 @@ enum Handles {
     places[index].object = object
     places[index].kind = kind
     places[index].busy = false
+    places[index].services = twi_services()
     let bits = (places[index].generation << (indexBits + 4)) | (UInt(index) << 4) | tag
     guard let p = OpaquePointer(bitPattern: bits) else { throw Failure(Status.internal, "a handle of zero") }
     return p
@@ -82,8 +85,10 @@ enum Handles {
       throw Failure(Status.internal, "a handle without an object")
     }
     places[i].busy = true
+    let call = twi_enter(places[i].services)
     unlock()
     defer {
+      twi_leave(call)
       lock()
       places[i].busy = false
       unlock()

@@ -1,3 +1,4 @@
+import COpenBLAS
 import CThalweg
 import ThalwegRunner
 import ThalwegCore
@@ -10,7 +11,8 @@ public func version() -> UnsafePointer<CChar>? { Interned.c(release) }
 
 @_cdecl("tw_build_info")
 public func buildInfo() -> UnsafePointer<CChar>? {
-  Interned.c("thalweg \(release), \(String(cString: twi_instruction_set())), OpenBLAS on first use")
+  Interned.c(
+    "thalweg \(release), \(String(cString: twi_instruction_set())), \(String(cString: twb_description()))")
 }
 
 @_cdecl("tw_status_name")
@@ -62,7 +64,22 @@ public func setAllocator(_ allocate: tw_allocate?, _ deallocate: tw_deallocate?,
     guard (allocate == nil) == (deallocate == nil) else {
       throw Failure(Status.argument, "`allocate` and `deallocate` must both be given, or both be NULL")
     }
-    Allocator.current = Allocator(allocate, deallocate, context)
+    Allocator.process = Allocator(allocate, deallocate, context)
+  }
+}
+
+@_cdecl("tw_use_services")
+public func useServices(_ services: UnsafePointer<tw_services>?) -> tw_status {
+  status { () throws(Failure) in
+    guard let services else { return twi_set_services(tw_services()) }
+    let size = services.pointee.struct_size
+    guard size >= MemoryLayout<tw_services>.size, size <= 1 << 16 else {
+      throw Failure(Status.argument, "`services->struct_size` is \(size); set it to sizeof(tw_services)")
+    }
+    guard (services.pointee.allocate == nil) == (services.pointee.deallocate == nil) else {
+      throw Failure(Status.argument, "`allocate` and `deallocate` must both be given, or both be NULL")
+    }
+    twi_set_services(services.pointee)
   }
 }
 

@@ -32,6 +32,11 @@ extension Optimizer {
     for (r, m) in zip(regions, copies) { r.base.copyMemory(from: m.base, byteCount: r.bytes) }
   }
 
+  /// Where all state lies.
+  private var stateRegions: [Region] {
+    arenas.map { ($0.base, $0.size) } + (carriage == .working ? allStateRows().map(storage) : [])
+  }
+
   /// Copies of all parameters and state, for steps that may fail half way.
   func takeSnapshot() throws(Failure) {
     hasSnapshot = false
@@ -45,7 +50,7 @@ extension Optimizer {
       }
       return snapshot[used].base
     }
-    for a in arenas { try room(a.size).copyMemory(from: a.base, byteCount: a.size) }
+    for a in stateRegions { try room(a.bytes).copyMemory(from: a.base, byteCount: a.bytes) }
     for s in stages where !s.scalars.isEmpty {
       let bytes = s.scalars.count * 8
       try room(bytes).copyMemory(from: s.globals, byteCount: bytes)
@@ -70,7 +75,7 @@ extension Optimizer {
     guard hasSnapshot else { return }
     hasSnapshot = false
     var k = 0
-    for a in arenas { a.base.copyMemory(from: snapshot[k].base, byteCount: a.size); k += 1 }
+    for a in stateRegions { a.base.copyMemory(from: snapshot[k].base, byteCount: a.bytes); k += 1 }
     for s in stages where !s.scalars.isEmpty {
       UnsafeMutableRawPointer(s.globals).copyMemory(from: snapshot[k].base, byteCount: s.scalars.count * 8)
       k += 1

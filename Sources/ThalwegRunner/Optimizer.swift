@@ -73,6 +73,7 @@ package final class Optimizer {
   var totalled: [Int] = []
   var remade: [UnsafeMutableRawPointer] = []
   var planned = 0  // tensors with state and plan
+  var carriage = Carriage.undecided
   var elements = 0
 
   package internal(set) var step = 0

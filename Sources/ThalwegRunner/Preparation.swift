@@ -40,6 +40,10 @@ extension Optimizer {
 
   /// Allocates the state of new tensors and plans the walks. Throws before anything is changed.
   func prepare() throws(Failure) {
+    guard carriage != .waiting else {
+      throw Failure(Status.sequence, "this optimizer steps with state that its host carries; it has none of its own")
+    }
+    let carried = carriage == .working
     let again = stages.contains { $0.grown }
     if again { planned = 0 }
     guard planned < bound.count || programs.isEmpty else { return }
@@ -52,11 +56,14 @@ extension Optimizer {
       guard estimate < 1e17 else {
         throw Failure(Status.memory, "the state of these tensors does not fit into any memory")
       }
-      for row in stateRows(i) {
-        bytes += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size))
+      if !carried {
+        for row in stateRows(i) {
+          bytes += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size))
+        }
+        if needsMaster(b) { bytes += aligned(b.view.count * 4) }
       }
-      if needsMaster(b) { bytes += aligned(b.view.count * 4) }
-      if stateRows(i).contains(where: { $0.slot.isIterate }) {
+      // who carries the state carries the parameters too: nothing is written behind the optimizer's back
+      if !carried, stateRows(i).contains(where: { $0.slot.isIterate }) {
         markBytes += aligned(Marks.bytes(b.view.count, of: b.view.count, b.view.dtype.size))
       }
       for s in stages where uses(s, b) {
@@ -115,24 +122,25 @@ extension Optimizer {
       r.pointee.firstSlot[stages.count] = Int32(next)
       for (k, row) in rows.enumerated() {
         (stores + k).initialize(to: SlotStore(base: at, format: row.format))
+        if carried { continue }
         at += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size))
       }
       if needsMaster(b) {
         r.pointee.master = at
-        at += aligned(b.view.count * 4)
+        if !carried { at += aligned(b.view.count * 4) }
       }
       if let v = viewStage(b) {
         r.pointee.master = r.pointee.slot(v.id, 0).base
         r.pointee.viewed = true
       }
       for (k, row) in rows.enumerated() {
-        Optimizer.start(r, stores + k, row.slot)
+        if !carried { Optimizer.start(r, stores + k, row.slot) }
         if row.slot.home, let source = sources.firstIndex(where: { $0 === row.stage }) {
           r.pointee.homes[source] = stores[k].base
         }
       }
       r.pointee.marked = false
-      if rows.contains(where: { $0.slot.isIterate }) {
+      if !carried, rows.contains(where: { $0.slot.isIterate }) {
         r.pointee.marks = markAt
         markAt += aligned(r.pointee.markBytes(r.pointee.count))
       }
@@ -164,6 +172,7 @@ extension Optimizer {
     workspaces = spaces
     if markBytes > 0 { marks.append(fingerprints) }
     planned = bound.count
+    if !carried { carriage = .own }
     plan()
   }
 

@@ -29,9 +29,8 @@ extension Optimizer {
     return Status.skipped
   }
 
-  /// One whole step with the bound gradients.
-  package func stepOnce() throws(Failure) -> Int {
-    try ready(gradients: true)
+  /// Refuses sentences for which one gradient a step is not enough.
+  func asksOnce() throws(Failure) {
     if let s = sources.first(where: { !($0.source?.single ?? false) }) ?? sources.dropFirst().first {
       let asks = s.method.publicRequests
       throw Failure(
@@ -40,6 +39,12 @@ extension Optimizer {
           + "call next and answer its requests"
       )
     }
+  }
+
+  /// One whole step with the bound gradients.
+  package func stepOnce() throws(Failure) -> Int {
+    try ready(gradients: true)
+    try asksOnce()
     try between()
     if needsLoss, observed["loss"] == nil {
       throw Failure(

@@ -113,6 +113,61 @@ static void used_and_returned(void) {
   }
 }
 
+static long warned;
+static void warn(void *context, int32_t level, const char *message) {
+  CHECK(level == 1 && strstr(message, "skipped") != NULL);
+  ++*(long *)context;
+}
+
+/* One handle has an allocator and a log of its own; others of the same process have neither. */
+static void services_of_a_handle(void) {
+  NEED("adamw");
+  memset(&books, 0, sizeof books);
+  long own = 0;
+  tw_services services = {sizeof services, allocate, deallocate, &books, warn, &own};
+  run mine = new_run(2, 40, 30), plain = new_run(2, 40, 30);
+  OK(tw_use_services(&services));
+  tw_options options;
+  OK(tw_options_init(&options, sizeof options));
+  options.nonfinite = TW_NONFINITE_SKIP;
+  OK(tw_optimizer_create("adamw(lr=0.01)", &options, &mine.optimizer));
+  OK(tw_use_services(NULL));
+  OK(tw_optimizer_create("adamw(lr=0.01)", &options, &plain.optimizer));
+  OK(tw_set_log(warn, &warned));
+  run *both[2] = {&mine, &plain};
+  for (int k = 0; k < 2; k++) {
+    run *r = both[k];
+    for (size_t i = 0; i < r->count; i++) r->parameters[i].shape = r->gradients[i].shape = r->shape;
+    OK(tw_optimizer_add_parameters(r->optimizer, r->parameters, r->count, NULL, NULL));
+    OK(tw_optimizer_bind_gradients(r->optimizer, r->gradients, r->count));
+    long calls = books.calls;
+    OK(run_step(r, 0));
+    CHECK(k == 0 ? books.calls > calls : books.calls == calls);
+    r->g[0] = (float)NAN;
+    STATUS(TW_SKIPPED, tw_optimizer_step(r->optimizer));
+    CHECK(own == 1 && warned == k);
+  }
+  CHECK(memcmp(mine.w, plain.w, run_bytes(&mine)) == 0);
+  OK(tw_set_log(NULL, NULL));
+  OK(tw_optimizer_destroy(mine.optimizer));
+  OK(tw_optimizer_destroy(plain.optimizer));
+  if (books.live != 0) check_fail(__FILE__, __LINE__, "%zu blocks leak", books.live);
+  /* Objectives and solvers too; what is not whole is refused. */
+  tw_objective *objective = NULL;
+  long calls = books.calls;
+  OK(tw_use_services(&services));
+  OK(tw_objective_create("huber_loss", &objective));
+  OK(tw_use_services(NULL));
+  OK(tw_objective_destroy(objective));
+  CHECK(books.calls >= calls && books.live == 0);
+  services.deallocate = NULL;
+  STATUS(TW_ERROR_ARGUMENT, tw_use_services(&services));
+  services.struct_size = 8;
+  STATUS(TW_ERROR_ARGUMENT, tw_use_services(&services));
+  free_run(&mine);
+  free_run(&plain);
+}
+
 /* The optimizer keeps the allocator that it was created with. */
 static void allocator_of_creation(void) {
   NEED("adamw");
@@ -285,6 +340,7 @@ static void short_lives(void) {
 int main(void) {
   RUN(used_and_returned);
   RUN(allocator_of_creation);
+  RUN(services_of_a_handle);
   RUN(every_allocation_of_every_run);
   RUN(no_memory_at_all);
   RUN(short_lives);

@@ -50,7 +50,8 @@ uint32_t tw_abi_version(void);
 /* The release, as "major.minor.patch".  Library-owned, constant. */
 const char *tw_version(void);
 
-/* How this binary was built: instruction set and linear algebra, in words.  Library-owned, constant. */
+/* How this binary was built: release, instruction set, and the OpenBLAS with its kernels once a method has used it, in words.
+ * Library-owned. */
 const char *tw_build_info(void);
 
 /* ---- status ------------------------------------------------------------------------------------------- */
@@ -311,6 +312,40 @@ tw_status tw_optimizer_step(tw_optimizer *optimizer);
 
 /* bind_gradients and step in one call. */
 tw_status tw_optimizer_step_with(tw_optimizer *optimizer, const tw_tensor *gradients, size_t count);
+
+/* ---- state that the host carries ----
+ *
+ * One step as a function: all that a run remembers lies in the host's memory, and the optimizer only knows the rule.  For
+ * compilers of arrays (XLA), which own every buffer, move it between calls and may run a step twice; one optimizer then serves
+ * many runs.  For pipelines that need one gradient a step. */
+typedef struct tw_carried {
+  size_t struct_size;
+  size_t count;                /* of parameters */
+  void *const *parameters;     /* one each: dense, in C order, as they were bound; stepped in place */
+  void *const *gradients;      /* the same, of the parameters' dtype, only read; NULL: absent this time */
+  void *const *state;          /* one buffer a row of tw_optimizer_state_at, of its `bytes`; stepped in place */
+  size_t state_count;
+  double *numbers;             /* counters, scalars, what schedules remember; all 0 begins a run, whatever `state` holds */
+  size_t number_count;         /* tw_optimizer_carried_numbers */
+  const char *const *observed; /* what tw_optimizer_observe would be told before the step; may be NULL when there are none */
+  const double *values;
+  size_t observed_count;
+  int32_t mode;                /* TW_MODE_TRAIN: a step; TW_MODE_EVAL: the parameters become the evaluation weights, and nothing
+                                  else changes; the training weights are the host's to keep */
+} tw_carried;
+
+/* How many numbers a run carries, once all parameters are bound; 0 with an error message for a bad handle, and for a sentence
+ * that asks for more than one gradient a step. */
+size_t tw_optimizer_carried_numbers(tw_optimizer *optimizer);
+
+/* Steps so.  What the host writes into parameters between steps is not looked for: state that the next parameters are made of
+ * goes on as it was.  Hyper-parameters are those of the optimizer (tw_optimizer_set_number), not of the run.  The first call
+ * decides: an optimizer that has state of its own refuses (TW_ERROR_SEQUENCE), and one that has stepped so refuses the others
+ * (steps, requests, saving, evaluation mode).
+ * TW_SKIPPED when the non-finite policy refused the step.  TW_ERROR_LAYOUT, _OVERLAP: a buffer is not aligned to its elements,
+ * or shares memory with another; TW_ERROR_NEEDS: the sentence asks for more than one gradient.  After an error parameters and
+ * numbers are as before, and so is the state of a run that has begun. */
+tw_status tw_optimizer_step_carried(tw_optimizer *optimizer, const tw_carried *carried);
 
 enum {
   TW_REQUEST_NONE = 0,
@@ -691,6 +726,21 @@ typedef void (*tw_log)(void *context, int32_t level, const char *message);
 
 /* Receives warnings (level 1) and notes (level 2); silent when NULL, which is the default. */
 tw_status tw_set_log(tw_log log, void *context);
+
+/* What a handle has of its own beside what serves the process.  NULL in it: the process's. */
+typedef struct tw_services {
+  size_t struct_size;
+  tw_allocate allocate;        /* both or none */
+  tw_deallocate deallocate;
+  void *allocator_context;
+  tw_log log;
+  void *log_context;
+} tw_services;
+
+/* Gives services to every handle (optimizer, objective, solver, ...) that this thread creates from now on; NULL ends that.  A
+ * handle keeps them for life: they serve all calls on it, from whichever thread, and must outlive it.  TW_ERROR_ARGUMENT: one
+ * of allocate and deallocate without the other. */
+tw_status tw_use_services(const tw_services *services);
 
 /* The normal draws of (seed, stream, step, tensor), elements offset..offset+count: what the random methods use. */
 tw_status tw_random_normal(uint64_t seed, uint32_t stream, uint64_t step, uint32_t tensor, uint64_t offset, double *out,

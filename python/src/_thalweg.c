@@ -1519,6 +1519,17 @@ static PyObject *optimizer_state_rows(PyObject *object, PyObject *unused) {
   return list;
 }
 
+/* _carried_numbers(): how many numbers a run carries whose state the host keeps. */
+static PyObject *optimizer_carried_numbers(PyObject *object, PyObject *unused) {
+  Optimizer *self = (Optimizer *)object;
+  (void)unused;
+  if (!enter(&self->base)) return NULL;
+  size_t count = tw_optimizer_carried_numbers(HANDLE(self));
+  if (count == 0) return leave(&self->base, TW_ERROR_NEEDS);
+  self->base.busy = 0;
+  return PyLong_FromSize_t(count);
+}
+
 /* Writable float64 memory without gaps; *view is held on success. */
 static double *take_doubles(PyObject *out, Py_buffer *view, size_t *count) {
   if (PyObject_GetBuffer(out, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE) < 0) return NULL;
@@ -1733,6 +1744,7 @@ static PyMethodDef optimizer_methods[] = {
     {"_set_text", FAST(optimizer_set_text), METH_FASTCALL, NULL},
     {"_set_texts", FAST(optimizer_set_texts), METH_FASTCALL, NULL},
     {"_state_rows", optimizer_state_rows, METH_NOARGS, NULL},
+    {"_carried_numbers", optimizer_carried_numbers, METH_NOARGS, NULL},
     {"_state_read", FAST(optimizer_state_read), METH_FASTCALL, NULL},
     {"_save", optimizer_save, METH_NOARGS, NULL},
     {"_load", optimizer_load, METH_O, NULL},

@@ -25,12 +25,10 @@ def test_counts_are_those_of_the_registry() -> None:
 
 def test_the_python_example_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
-    for_torch = [code for code in blocks if "import torch" in code]
-    assert len(blocks) == 3 and len(for_torch) == 1
+    plain = [code for code in blocks if "import torch" not in code and "import jax" not in code]
+    assert len(plain) == len(blocks) - 2 == 2
     scope: dict[str, object] = {}
-    for code in blocks:
-        if code in for_torch:
-            continue
+    for code in plain:
         exec(code, scope)  # noqa: S102
     w = scope["w"]
     assert isinstance(w, np.ndarray) and np.all(w < 0)
@@ -42,3 +40,14 @@ def test_the_torch_example_runs() -> None:
     scope: dict[str, Any] = {}
     exec(code, scope)  # noqa: S102
     assert scope["opt"].engine.steps == 1
+
+
+def test_the_jax_example_runs() -> None:
+    pytest.importorskip("jax")
+    code = next(c for c in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "import jax" in c)
+    scope: dict[str, Any] = {}
+    try:
+        exec(code, scope)  # noqa: S102
+    except tw.UnsupportedError as problem:
+        pytest.skip(str(problem))
+    assert scope["state"].steps == 1

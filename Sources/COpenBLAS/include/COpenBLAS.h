@@ -14,7 +14,7 @@
 
 /* True once OpenBLAS is loaded.  Thread-safe. */
 bool twb_available(void);
-/* The library that was found, or why none was. */
+/* The library that was found with its kernels, or why none was; before the first use that it is not loaded. */
 const char *twb_description(void);
 
 /* Row-major, as CBLAS. */

@@ -13,6 +13,18 @@
 void twi_set_error(const char *message, size_t length);
 const char *twi_get_error(void);
 
+/* What the handle whose call this thread is in brings of its own; outside calls, what handles get that it creates. */
+tw_services twi_services(void);
+/* Begins a call with a handle's services, and returns what to end it with. */
+typedef struct twi_call {
+  tw_services services;
+  int32_t within;
+} twi_call;
+twi_call twi_enter(tw_services services);
+void twi_leave(twi_call before);
+/* What handles get that this thread creates. */
+void twi_set_services(tw_services services);
+
 /* Sequentially consistent atomics. */
 static inline int64_t twi_fetch_add(int64_t *p, int64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
 static inline int64_t twi_load(const int64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }

@@ -7,7 +7,12 @@ public struct Allocator: @unchecked Sendable {
   public var deallocate: tw_deallocate?
   public var context: UnsafeMutableRawPointer?
 
-  public nonisolated(unsafe) static var current = Allocator()
+  public nonisolated(unsafe) static var process = Allocator()
+  /// That of the handle at work, where it has one, else the process's.
+  public static var current: Allocator {
+    let s = twi_services()
+    return s.allocate == nil ? process : Allocator(s.allocate, s.deallocate, s.allocator_context)
+  }
   public init() {}
   public init(_ allocate: tw_allocate?, _ deallocate: tw_deallocate?, _ context: UnsafeMutableRawPointer?) {
     (self.allocate, self.deallocate, self.context) = (allocate, deallocate, context)

@@ -45,12 +45,13 @@ from ._solvers import Solver, SolverRequest, SolverResult, SolverRun, solver
 from ._thalweg import get_num_threads, set_num_threads
 
 version: str = _thalweg.version()
-build_info: str = _thalweg.build_info()
 __version__ = version
 
 
-def __getattr__(name: str) -> type[Optimizer]:
-    """The class of an optimizer is made when it is first asked for."""
+def __getattr__(name: str) -> type[Optimizer] | str:
+    """The class of an optimizer is made when it is first asked for; build_info tells of OpenBLAS once it is loaded."""
+    if name == "build_info":
+        return _thalweg.build_info()
     if not name.startswith("_") and (found := _optimizer_class(name)) is not None:
         globals()[name] = found
         return found

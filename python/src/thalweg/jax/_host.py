@@ -1,19 +1,11 @@
-"""thalweg beside JAX on the CPU: parameters in memory that NumPy writes and JAX reads, without a copy.
+"""Outside jit: parameters in memory that NumPy writes and JAX reads, without a copy.
 
-    from thalweg.jax import Optimizer
-    opt = Optimizer(params, "adamw(lr=3e-4)")          # params: any pytree of arrays
-    for batch in data:
-        loss, grads = value_and_grad(opt.params, batch)
-        opt.step(grads)
-
-JAX arrays cannot change, so the parameters live in 64-byte aligned NumPy arrays (the alignment that JAX asks for before
-it borrows memory), and `opt.params` is the same pytree of JAX arrays that look at them.  Two things follow:
+JAX arrays cannot change, so the parameters live in 64-byte aligned NumPy arrays (the alignment that JAX asks for before it
+borrows memory), and `opt.params` is the same pytree of JAX arrays that look at them.  Two things follow:
 
 - step() waits for the gradients, and then writes.  A computation that still reads the parameters at that moment, and
   that the gradients do not depend on, would see them change: finish it first (jax.block_until_ready).
 - a JAX array from `opt.params` shows the new values after a step.  Keep old values with jnp.array(x, copy=True).
-
-This runs on the host, outside jit.
 """
 
 from __future__ import annotations
@@ -24,8 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from . import _arrays, _optimizer, _requests
-from ._errors import DtypeError, LayoutError, NeedsError, ShapeError, error, of_adapter
+from .. import _arrays, _optimizer, _requests
+from .._errors import DtypeError, LayoutError, NeedsError, ShapeError, error, of_adapter
 
 ALIGNMENT = 64
 

@@ -1,0 +1,26 @@
+"""thalweg beside and inside JAX on the CPU.
+
+Outside jit, `Optimizer` steps a pytree in memory that JAX borrows, and answers every kind of request:
+
+    from thalweg.jax import Optimizer
+    opt = Optimizer(params, "sam(0.05) | adamw(lr=3e-4)")     # params: any pytree of arrays
+    opt.step(jax.value_and_grad(loss))                        # opt.params: the same pytree
+
+Inside jit, `optimizer` gives an Optax transformation whose state is a pytree, with a fused `apply` beside it:
+
+    import thalweg.jax
+    tx = thalweg.jax.optimizer("clip_global_norm(1.0) | adamw(lr=3e-4) | ema(0.999)")
+    state = tx.init(params)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def train(params, state, batch):
+        loss, grads = jax.value_and_grad(loss_of)(params, batch)
+        params, state = tx.apply(grads, state, params)        # in place where params and state are donated
+        return params, state, loss
+"""
+
+from ._host import Optimizer, aligned_copy, aligned_empty, view
+from ._host import _restore as _restore  # pickles name it here
+from ._transform import State, Transformation, optimizer
+
+__all__ = ["Optimizer", "State", "Transformation", "aligned_copy", "aligned_empty", "optimizer", "view"]

@@ -1,0 +1,358 @@
+"""Inside jit: a sentence as an Optax transformation, one call of XLA into the library a step.
+
+The call is a function: parameters, gradients and the whole state go in, parameters and state come out, in the same memory
+where they are donated.  Nothing is kept on the host, so jit, scan, checkpoints and functional code see an ordinary pytree.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import numbers
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import _optimizer, _sentence
+from .._errors import ArgumentError, DtypeError, NeedsError, ShapeError, UnsupportedError, error
+
+TARGET = "thalweg_step"
+#: How a buffer of state is typed in JAX: by the library's number for its storage.
+STORAGE = {0: np.dtype(np.float64), 1: np.dtype(np.float32), 2: jnp.dtype(jnp.bfloat16), 3: np.dtype(np.uint8)}
+TRAIN, EVAL = 0, 1
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+
+
+class State(NamedTuple):
+    """The state of a run: a pytree of arrays, and nothing besides.
+
+    numbers  uint32 (2k,): counters, scalars, what schedules remember, as the bits of k float64; all 0 before the first step
+    tensors  {"adamw.exp_avg": {"['w']": array, ...}, ...}: by stage and slot, then by the path of the parameter.  Arrays have
+             the shape of their parameter where they have its size; 8-bit state is bytes
+    """
+
+    numbers: jax.Array
+    tensors: dict[str, dict[str, jax.Array]]
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken; for concrete arrays (outside jit)."""
+        return int(np.ascontiguousarray(self.numbers).view(np.float64)[1]) if self.numbers.size else 0
+
+
+class _Layout(NamedTuple):
+    """What a sentence keeps for tensors of certain names and shapes."""
+
+    numbers: int
+    rows: tuple[tuple[str, str, tuple[int, ...], np.dtype], ...]  # slot, parameter, shape, dtype
+
+
+class _Pair(NamedTuple):
+    """What Optax calls a gradient transformation, where Optax is missing."""
+
+    init: Callable[..., Any]
+    update: Callable[..., Any]
+
+
+def _base() -> type:
+    try:
+        from optax import GradientTransformationExtraArgs
+    except ImportError:
+        return _Pair
+    return GradientTransformationExtraArgs
+
+
+def optimizer(
+    sentence: str,
+    *,
+    state_dtype: str = "f32",
+    master: str | None = None,
+    nonfinite: str = "propagate",
+    maximize: bool = False,
+    seed: int = 0,
+    values: Mapping[str, Any] | None = None,
+    **hyper: Any,
+) -> Transformation:
+    """A sentence as an Optax transformation that runs inside jax.jit, on the CPU.
+
+    sentence     the pipeline, as for thalweg.Optimizer: one that needs one gradient a step (and the loss, if it does, passed as
+                 `value`).  Those that ask for more (sam, oasis, aggregators) need thalweg.jax.Optimizer, outside jit
+    state_dtype, master, nonfinite, maximize, seed   as for thalweg.Optimizer
+    values       live hyper-parameters by path, {"adamw.lr": 1e-3}; keywords are the same for paths without a dot (lr=1e-3).
+                 A Python number is fixed; an array, also one that is traced (as optax.inject_hyperparams hands it in), is read
+                 at every step, in float32 unless it is float64
+
+    NeedsError for a sentence that asks for more, UnsupportedError where the extension was built without JAX, and what
+    thalweg.Optimizer raises for sentences and values.
+    """
+    options = dict(state_dtype=state_dtype, master=master, nonfinite=nonfinite, maximize=maximize, seed=seed)
+    _sentence.check_text(sentence)
+    given = dict(values or {})
+    for key, value in hyper.items():
+        if key in given:
+            raise error(ArgumentError, f"`{key}` is given in `values` and as a keyword")
+        given[key] = value
+    fixed = {k: v for k, v in given.items() if _is_fixed(v)}
+    read = {k: v for k, v in given.items() if k not in fixed}
+    for path, value in read.items():
+        _number(path, value)
+    return _made(_Step(sentence, options, fixed, read))
+
+
+@functools.cache
+def _class() -> type:
+    base = _base()
+
+    class Made(base):  # type: ignore[misc, valid-type]
+        __doc__ = Transformation.__doc__
+        _step: _Step
+
+        @property
+        def apply(self) -> Callable[..., Any]:
+            return self._step.apply
+
+        @property
+        def averaged(self) -> Callable[..., Any]:
+            return self._step.averaged
+
+        @property
+        def sentence(self) -> str:
+            return self._step.sentence
+
+        def __repr__(self) -> str:
+            return f"<thalweg.jax.optimizer: {self._step.sentence}>"
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _made, (self._step,)
+
+    Made.__name__ = Made.__qualname__ = "Transformation"
+    return Made
+
+
+def _made(step: _Step) -> Transformation:
+    made = _class()(step.init, step.update)
+    made._step = step
+    return made
+
+
+class Transformation(Protocol):
+    """What `optimizer` gives: an optax.GradientTransformationExtraArgs with a fused step beside it.
+
+    init(params) -> state
+    update(grads, state, params, **observed) -> updates, state      new minus old parameters, for optax.apply_updates
+    apply(grads, state, params, **observed) -> params, state        the step itself; in place where params and state are
+                                                                    donated to jit: update costs a copy and two passes more
+    averaged(state, params) -> params                               the evaluation weights (ema, swa, schedule_free_*); the
+                                                                    parameters themselves where there are none
+
+    `observed` are numbers that the sentence watches: value=loss (Optax's name; also loss=) for Polyak steps and
+    reduce_on_plateau, metric=...; None is nothing.
+
+    Gradients have the structure and the shapes of the parameters; narrower dtypes are widened.  ShapeError, DtypeError,
+    ArgumentError say what does not fit, when the function is traced; what the library refuses when it runs (a loss that is
+    not finite, nonfinite="error") is a JaxRuntimeError, and then nothing was changed, except that JAX has given up what was
+    donated to the call.
+    """
+
+    init: Callable[..., State]
+    update: Callable[..., tuple[Any, State]]
+    apply: Callable[..., tuple[Any, State]]
+    averaged: Callable[..., Any]
+    sentence: str
+
+
+class _Step:
+    """A sentence with its options; the functions of the transformation are its methods."""
+
+    def __init__(
+        self, sentence: str, options: dict[str, Any], fixed: dict[str, Any], read: dict[str, Any]
+    ) -> None:
+        self.sentence, self._options, self._fixed, self._read = sentence, options, fixed, read
+        self._layouts: dict[tuple[Any, ...], tuple[str, _Layout]] = {}
+        self._layout(("",), ((4, 4),), (np.dtype(np.float32),), probe=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_layouts": {}}
+
+    def init(self, params: Any) -> State:
+        names, leaves, _ = _flatten(params)
+        if not leaves:
+            return State(jnp.zeros(0, jnp.uint32), {})
+        _, layout = self._layout(names, *_forms(leaves))
+        tensors: dict[str, dict[str, jax.Array]] = {}
+        for slot, name, shape, dtype in layout.rows:
+            tensors.setdefault(slot, {})[name] = jnp.zeros(shape, dtype)
+        return State(jnp.zeros(2 * layout.numbers, jnp.uint32), tensors)
+
+    def apply(self, grads: Any, state: State, params: Any, **observed: Any) -> tuple[Any, State]:
+        _, leaves, tree = _flatten(params)
+        if params is None:
+            raise error(ArgumentError, "a step needs the parameters: pass params")
+        given, structure = jax.tree_util.tree_flatten(grads)
+        if structure != tree:
+            raise error(ShapeError, f"the gradients have the structure {structure}, the parameters {tree}")
+        return self._call(params, [_like(g, p) for g, p in zip(given, leaves)], state, TRAIN, observed)
+
+    def update(self, grads: Any, state: State, params: Any = None, **observed: Any) -> tuple[Any, State]:
+        if params is None:
+            raise error(ArgumentError, "update needs the parameters: update(grads, state, params)")
+        new, state = self.apply(grads, state, params, **observed)
+        return jax.tree_util.tree_map(lambda a, b: a - jnp.asarray(b), new, params), state
+
+    def averaged(self, state: State, params: Any) -> Any:
+        _, leaves, _ = _flatten(params)
+        return self._call(params, leaves, state, EVAL, {})[0]
+
+    def _call(
+        self, params: Any, grads: list[Any], state: State, mode: int, observed: Mapping[str, Any]
+    ) -> tuple[Any, State]:
+        names, leaves, tree = _flatten(params)
+        if not leaves:
+            return params, state
+        text, layout = self._layout(names, *_forms(leaves))
+        tensors = [_of_state(state, row) for row in layout.rows]
+        if getattr(state.numbers, "shape", None) != (2 * layout.numbers,):
+            raise error(ShapeError, f"the state has {state.numbers.size // 2} numbers, `{self.sentence}` has "
+                        f"{layout.numbers} for these parameters: it is the state of another sentence")
+        watched = {"loss" if k == "value" else k: _number(k, v) for k, v in observed.items() if v is not None}
+        read = {path: _number(path, value) for path, value in self._read.items()}
+        kept = [*leaves, state.numbers, *tensors]
+        operands = [*leaves, *grads, state.numbers, *tensors, *read.values(), *watched.values()]
+        n, m = len(leaves), len(tensors)
+        aliases = {**{i: i for i in range(n)}, **{2 * n + i: n + i for i in range(m + 1)}}
+        options = self._options
+        settings = [
+            n, m, len(read), len(watched), _optimizer.STATE_DTYPES[options["state_dtype"]],
+            _optimizer.MASTERS[options["master"]], _optimizer.NONFINITE[options["nonfinite"]], int(options["maximize"]),
+            _signed(int(options["seed"])), mode,
+        ]
+        call = jax.ffi.ffi_call(
+            _registered(), [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in kept], input_output_aliases=aliases,
+            vmap_method="sequential",
+        )
+        out = call(
+            *operands, sentence=text, names="\n".join(names), paths="\n".join(read), observed="\n".join(watched),
+            settings=np.array(settings, np.int64),
+        )
+        new: dict[str, dict[str, jax.Array]] = {}
+        for (slot, name, _, _), x in zip(layout.rows, out[n + 1 :]):
+            new.setdefault(slot, {})[name] = x
+        return jax.tree_util.tree_unflatten(tree, out[:n]), State(out[n], new)
+
+    def _layout(
+        self, names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], dtypes: tuple[np.dtype, ...], probe: bool = False
+    ) -> tuple[str, _Layout]:
+        """The sentence with its fixed values, and what it keeps for such parameters; `probe`: for any parameters."""
+        key = (names, shapes, dtypes)
+        if key in self._layouts:
+            return self._layouts[key]
+        # memory that nobody touches: the library reads the state's form from the shapes
+        arrays = [np.empty(shape, dtype) for shape, dtype in zip(shapes, dtypes)]
+        try:
+            made = _optimizer.Optimizer(arrays, self.sentence, names=list(names), **self._options)
+        except ShapeError:
+            if probe:  # a route for other shapes
+                return self.sentence, _Layout(0, ())
+            raise
+        with made:
+            for path, value in self._fixed.items():
+                made.set(path, value)
+            for path in self._read:
+                made.get(path)
+            try:
+                count = made._carried_numbers()
+            except NeedsError as problem:
+                why = str(problem).partition(";")[0]
+                raise error(NeedsError, f"{why}: it cannot run inside jit; thalweg.jax.Optimizer steps it outside") from None
+            rows, taken = [], set()
+            for stage, slot, tensor, size, used, storage in made._state_rows():
+                name, copy = f"{stage}.{slot}", 0
+                while (name, tensor) in taken:  # two stages of one name
+                    copy += 1
+                    name = f"{stage}#{copy}.{slot}"
+                taken.add((name, tensor))
+                shape = shapes[tensor] if size == int(np.prod(shapes[tensor])) else (size,)
+                rows.append((name, names[tensor], (used,) if storage == 3 else shape, STORAGE[storage]))
+            layout = made.sentence if self._fixed else self.sentence, _Layout(count, tuple(rows))
+        if not probe:
+            self._layouts[key] = layout
+        return layout
+
+
+# ---- pytrees and numbers
+
+
+def _flatten(params: Any) -> tuple[tuple[str, ...], list[jax.Array], Any]:
+    paths, tree = jax.tree_util.tree_flatten_with_path(params)
+    names = tuple(jax.tree_util.keystr(path) for path, _ in paths)
+    if len(set(names)) < len(names):
+        raise error(ArgumentError, f"two parameters have one path: {sorted(names)}")
+    if any("\n" in name for name in names):
+        raise error(ArgumentError, "the path of a parameter has a line break")
+    return names, [jnp.asarray(leaf) for _, leaf in paths], tree
+
+
+def _forms(leaves: list[Any]) -> tuple[tuple[tuple[int, ...], ...], tuple[np.dtype, ...]]:
+    for x in leaves:
+        if x.dtype.name not in FLOATS:
+            raise error(DtypeError, f"parameters are {', '.join(FLOATS)}, got {x.dtype.name} of shape {x.shape}")
+    return tuple(x.shape for x in leaves), tuple(x.dtype for x in leaves)
+
+
+def _like(gradient: Any, parameter: jax.Array) -> jax.Array:
+    gradient = jnp.asarray(gradient)
+    if gradient.shape != parameter.shape:
+        raise error(ShapeError, f"a gradient has the shape {gradient.shape}, its parameter {parameter.shape}")
+    if gradient.dtype == parameter.dtype:
+        return gradient
+    if not jnp.issubdtype(gradient.dtype, jnp.floating) or jnp.promote_types(
+        gradient.dtype, parameter.dtype
+    ) != parameter.dtype:
+        raise error(DtypeError, f"a gradient is {gradient.dtype.name}, its parameter {parameter.dtype.name}: cast it")
+    return gradient.astype(parameter.dtype)
+
+
+def _of_state(state: State, row: tuple[str, str, tuple[int, ...], np.dtype]) -> jax.Array:
+    slot, name, shape, dtype = row
+    try:
+        x = state.tensors[slot][name]
+    except (KeyError, TypeError, AttributeError):
+        raise error(ShapeError, f"the state has no {slot} for {name}: it is the state of another sentence or of other "
+                    "parameters") from None
+    if x.shape != shape or x.dtype != dtype:
+        raise error(ShapeError, f"{slot} of {name} is {x.dtype} {x.shape} in the state, expected {dtype} {shape}")
+    return x
+
+
+def _is_fixed(value: Any) -> bool:
+    return isinstance(value, (str, bool, tuple, list)) or value is None or (
+        isinstance(value, numbers.Number) and not isinstance(value, np.generic))
+
+
+def _number(path: str, value: Any) -> jax.Array:
+    x = jnp.asarray(value)
+    if x.shape != () or not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool):
+        raise error(ShapeError, f"`{path}` is one number, got {x.dtype} of shape {x.shape}")
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
+def _signed(seed: int) -> int:
+    return seed - (1 << 64) if seed >= 1 << 63 else seed
+
+
+@functools.cache
+def _registered() -> str:
+    """The name of the call, once XLA knows it."""
+    found = sorted(Path(__file__).resolve().parent.parent.glob("_xla*.so"))
+    if not found:
+        raise error(
+            UnsupportedError, "this build of thalweg has no call for XLA: it is made when jaxlib's headers are there at "
+            "install.  Install thalweg again beside jax (pip install --force-reinstall --no-deps), or use "
+            "thalweg.jax.Optimizer outside jit")
+    handler = ctypes.CDLL(str(found[0])).thalweg_xla_step
+    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(handler), platform="cpu")
+    return TARGET
