@@ -35,7 +35,7 @@ public struct Method: Sendable, CustomStringConvertible {
     /// It is no input: a pull-back or a solver writes it.
     public let isResult: Bool
   }
-  /// A buffer of state for each parameter.
+  /// A buffer of state that it keeps for each parameter.
   public struct Slot: Sendable { public let name: String, meaning: String }
   /// A request of a solver.
   public struct Request: Sendable {
@@ -63,7 +63,7 @@ public struct Method: Sendable, CustomStringConvertible {
   public let requests: [Request]
 
   /// Every method, sorted by name.
-  public static var all: [Method] { Registry.all.map(Method.init) }
+  public static let all = Registry.all.map(Method.init)
   /// Throws `.method`, with the nearest name in the message.
   public static func named(_ name: String) throws(ThalwegError) -> Method {
     Method(try checked { () throws(Failure) in try Registry.described(name) })

@@ -25,9 +25,10 @@ public final class Optimizer {
       case f32 = 1
       case bf16, q8
     }
-    /// How 16-bit parameters keep what their type cannot hold.
+    /// How 16-bit parameters keep what their type cannot hold: not at all, in copies in float32, or by rounding at
+    /// random.
     public enum Master: Int32, Sendable, CaseIterable { case none, f32, stochastic }
-    /// What a NaN or an infinity in a gradient does.
+    /// What a NaN or an infinity in a gradient does: it goes into the weights, the step is skipped, or it throws.
     public enum NonFinite: Int32, Sendable, CaseIterable { case propagate, skip, error }
 
     public var state = State.f32

@@ -87,7 +87,7 @@ public struct Tensor: CustomStringConvertible {
       }
       guard view.count > 0, let base else { return }
       let (low, high) = view.extent, start = UInt(bitPattern: base)
-      guard low >= start, high <= start + UInt(bytes) else {
+      guard low >= start, high &- start <= UInt(bytes) else {
         throw Failure(
           Status.count,
           "shape \(self.shape) with strides \(view.strides) and offset \(offset) reaches out of a buffer of \(room) "
@@ -327,11 +327,18 @@ extension Tensor {
 
   /// A checked view of real numbers.
   func view(_ what: String) throws(Failure) -> View {
-    try described(what) { (t) throws(Failure) in try View(t, what) }
+    try refuseWholeNumbers(what)
+    return try described(what) { (t) throws(Failure) in try View(t, what) }
+  }
+  private func refuseWholeNumbers(_ what: String) throws(Failure) {
+    guard dtype != .i32, dtype != .i64 else {
+      throw Failure(Status.dtype, "\(what) must hold f32, f64, f16 or bf16 elements, got \(dtype)")
+    }
   }
   /// The same of one argument of a call.
   func argument(_ what: String, writable: Bool) throws(Failure) -> View {
-    try described(what) { (t) throws(Failure) in try View(argument: t, what, writable: writable) }
+    try refuseWholeNumbers(what)
+    return try described(what) { (t) throws(Failure) in try View(argument: t, what, writable: writable) }
   }
   /// A checked view of real or whole numbers.
   func operand(_ what: String) throws(Failure) -> Operand {

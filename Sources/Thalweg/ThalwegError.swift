@@ -10,6 +10,7 @@ public struct ThalwegError: Error, Hashable, Sendable, CustomStringConvertible {
     case memory = -2
     /// An argument that cannot be used.
     case argument = -3
+    /// Of the C interface alone, as `busy` and `space`.
     case handle = -4
     case busy = -5
     /// A wrong number of tensors, or of elements.
@@ -61,8 +62,19 @@ public struct ThalwegError: Error, Hashable, Sendable, CustomStringConvertible {
 
   init(_ failure: Failure) {
     code = Code(rawValue: failure.status) ?? .internal
-    message = failure.message
+    message = ThalwegError.spellings.reduce(failure.message) { $0.replacing($1.engine, with: $1.here) }
   }
+
+  /// The engine names calls as C spells them.
+  private static let spellings: [(engine: String, here: String)] = [
+    ("call add_parameters first", "call add(parameters:) first"),
+    ("call bind_gradients first", "call bind(gradients:) first"),
+    ("call set_mode(train) first", "call train() first"),
+    ("call next and answer its requests", "answer them: step { request in ... }, or next()"),
+    ("answer with answer_samples", "answer with request.answer(samples:)"),
+    ("answer with answer_matrix", "answer with request.answer(matrices:)"),
+    ("data is NULL but", "its buffer is nil but"),
+  ]
 }
 
 /// Runs `body`; a failure of the engine becomes a public error.

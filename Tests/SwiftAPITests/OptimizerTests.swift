@@ -250,7 +250,7 @@ final class OptimizerTests: XCTestCase {
     let training: [Double] = try w.values()
     let average = try o.averaged { () -> [Double] in
       XCTAssertFalse(o.isTraining)
-      assertError(.sequence, "evaluation mode") { try o.step() }
+      assertError(.sequence, "call train() first") { try o.step() }
       return try w.values()
     }
     XCTAssertGreaterThan(average[0], training[0])
@@ -283,22 +283,41 @@ final class OptimizerTests: XCTestCase {
     assertError(.name, "`weather`") { try p.observe("weather", 1) }
   }
 
+  /// What the README shows.
+  func testTheReadme() throws {
+    func fill(_ g: UnsafeMutableBufferPointer<Float>, _ batch: UInt64) { g.update(repeating: 1) }
+    func batch(_ tag: UInt64) -> UInt64 { tag }
+    let w = try Tensor(zeros: [10, 64]), g = try Tensor(zeros: [10, 64])
+    let optimizer = try Optimizer("sam(0.05) | adamw(lr=1e-3) | ema(0.99)", options: .init(state: .bf16))
+    try optimizer.add(parameters: [w], names: ["w"])
+    try optimizer.bind(gradients: [g])
+    try optimizer.step { request in
+      try g.withUnsafeMutableBufferPointer(of: Float.self) { fill($0, batch(request.tag)) }
+    }
+    let mean = try optimizer.averaged { try w.values(of: Float.self) }
+    XCTAssertEqual(mean[0], -1e-3, accuracy: 1e-5)
+    var array: [Float] = [3, -0.01]
+    try Tensor.with(&array) { try Regularizer("l1(0.1)").prox($0, step: 1) }
+    XCTAssertEqual(array, [2.9, 0])
+  }
+
   func testHostileArguments() throws {
     assertError(.name, "did you mean") { try Optimizer("adamw(lrr=1)") }
     assertError(.method, "did you mean `adamw`") { try Optimizer("adamww(lr=1)") }
     assertError(.syntax, "") { try Optimizer("adamw(lr=") }
     assertError(.range, "gradient_scale") { try Optimizer("sgd(lr=1)", options: .init(gradientScale: 0)) }
     let o = try Optimizer("sgd(lr=0.1)"), w = try Tensor([1.0, 2])
-    assertError(.sequence, "no parameters") { try o.step() }
+    assertError(.sequence, "call add(parameters:) first") { try o.step() }
     assertError(.sequence, "parameters before") { try o.bind(gradients: [w]) }
     assertError(.count, "at least one") { try o.add(parameters: []) }
     assertError(.count, "1 parameters have 2 names") { try o.add(parameters: [w], names: ["a", "b"]) }
     assertError(.layout, "read-only") { try o.add(parameters: [w.readOnly]) }
-    assertError(.dtype, "unknown dtype") { try o.add(parameters: [try Tensor([1, 2] as [Int])]) }
+    assertError(.dtype, "got i64") { try o.add(parameters: [try Tensor([1, 2] as [Int])]) }
     assertError(.overlap, "") { try o.add(parameters: [w, w]) }
     assertError(.name, "`lrr`") { try o.add(parameters: [w], group: "new", values: ["lrr": 1]) }
     XCTAssertEqual(o.parameterCount, 0)
     try o.add(parameters: [w])
+    assertError(.sequence, "call bind(gradients:) first") { try o.step() }
     assertError(.name, "group") { try o.set("lr", to: 1, in: "new") }
     assertError(.overlap, "") { try o.step(gradients: [w]) }
     assertError(.count, "expected 1 gradients") { try o.step(gradients: []) }
@@ -319,7 +338,7 @@ final class OptimizerTests: XCTestCase {
       try o.step { _ in try o.step { _ in } }
     }
     let sam = try made("sam(0.1) | sgd(lr=0.1)", [1])
-    assertError(.needs, "sam asks") { try sam.optimizer.step() }
+    assertError(.needs, "answer them: step { request in") { try sam.optimizer.step() }
     let request = try XCTUnwrap(try sam.optimizer.next())
     assertError(.sequence, "no request") { try request.answer(samples: []) }
     assertError(.argument, "nil") { try request.answer(matrices: nil) }

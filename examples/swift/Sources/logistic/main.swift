@@ -1,8 +1,8 @@
 // Logistic regression on a real data set, in Swift.
 //
 // Reads examples/data/breast_cancer.csv, trains on four fifths of the rows with AdamW, a warm-up and cosine schedule
-// and an L1 prox, which makes useless weights exactly zero, and tests on the rest. Half way the state goes to a file; at
-// the end a second optimizer starts from there and must arrive at the same bits.
+// and an L1 prox, which makes useless weights exactly zero, and tests on the rest. Half way the state goes to a file;
+// at the end a second optimizer starts from there and must arrive at the same bits.
 //
 //     swift run --package-path examples/swift [logistic breast_cancer.csv]
 import Foundation
