@@ -21,6 +21,7 @@ import torch
 from .. import _checkpoint, _optimizer
 from .._checkpoint import ACTIVE, STARTED, Entry
 from .._errors import CountError, FormatError, MismatchError, VersionError, error
+from ._view import bare
 
 FORMAT = 2
 HEAD, COUNTERS, SCALARS, NAME, STEPS = "thalweg", "counters", "scalars", "name", "step"
@@ -293,8 +294,6 @@ def scalars_alone(sentence: str, entries: Iterable[str]) -> frozenset[str]:
     """The entries STAGE/scalars of the whole run: an optimizer without parameters has them too."""
     if not any(key.endswith("/scalars") for key in entries):
         return frozenset()
-    from ._optimizer import bare
-
     with contextlib.closing(bare(sentence)) as empty:
         saved = _checkpoint.read(empty._save())
     return frozenset(key for key, entry in saved.items() if key.endswith("/scalars") and entry.shape[0])

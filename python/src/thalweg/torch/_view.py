@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .. import _groups, _optimizer
+from .. import _groups, _optimizer, _sentence
 from .._errors import ArgumentError, error
 
 
@@ -88,7 +88,7 @@ class Keys:
                 out[paths[0]] = value
             elif not isinstance(value, (tuple, list)) or len(value) != len(paths):
                 if key == "betas":  # the library's own words
-                    out.update(zip(_optimizer._beta_names(value), value))
+                    out.update(zip(_groups.beta_names(value), value))
                     continue
                 raise error(ArgumentError, f"{key!r} is a tuple of {len(paths)} numbers, not {value!r}")
             else:
@@ -132,3 +132,11 @@ def show(group: dict[str, Any], key: str, value: Any) -> Any:
         return value  # the caller's tensors stay
     group[key] = value
     return value
+
+
+def bare(sentence: str) -> _optimizer.Optimizer:
+    """The sentence without parameters, which knows what hyper-parameters there are."""
+    engine = _optimizer.Optimizer.__new__(_optimizer.Optimizer)
+    engine._create(_sentence.check_text(sentence), 1, 0, 0, 0, 0, 0, 1.0, 0)
+    engine._layout, engine._parameters = [], None
+    return engine
