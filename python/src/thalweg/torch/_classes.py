@@ -189,10 +189,13 @@ def groups_of_torch(self: Optimizer, name: str) -> list[dict[str, Any]]:
     engine = self.engine
     stage, method = next((s, m) for s, m in engine._stages() if m.kind == "optimizer")
     twin, groups = TWINS[name], []
-    for group, (called, first, stop) in zip(self.param_groups, engine._layout):
+    for index, group in enumerate(self.param_groups):
+        holder, called = self._place(index)
+        where = self._places[index]
+        first, stop = (0, 0) if where is None else engine._layout[where][1:]
 
         def own(path: str) -> Any:
-            return engine.get(f"{stage}.{path}", called) if method.parameter(path) is not None else None
+            return holder.get(f"{stage}.{path}", called) if method.parameter(path) is not None else None
 
         values = dict(_torch_defaults(name))
         for key, names in twin.shown.items():

@@ -36,8 +36,13 @@ class Optimizer(Saved):
 
     `param_groups` shows the hyper-parameters that may change, and the next step uses what it shows ("lr", "betas", or
     "muon.lr" where two stages have an lr): torch's schedulers and your own code change them there.  A schedule in the
-    sentence shows its present value, and stays in force until that value is changed there.  A group that is added later
+    sentence shows the value of the next step, as torch's schedulers do behind opt.step() and scheduler.step(): what
+    stands there before a step (Lightning's LearningRateMonitor looks then) is what the step uses.  It stays in force
+    until that value is changed there; SentenceLR is the scheduler for tools that want one.  A group that is added later
     has the sentence's values and schedules unless it says otherwise.
+
+    A group may be empty, and have its parameters later (opt.param_groups[1]["params"].append(p)): its values are kept
+    until then.
 
     Where several rules have a rate (route(matrix=(muon), other=(adamw))), "lr" is that of the first, and changing it,
     or giving it in a group, changes all of them by the same factor: torch's schedulers look for "lr".  "weight_decay"
@@ -47,8 +52,9 @@ class Optimizer(Saved):
     a RuntimeWarning and through the logger "thalweg": at once where clip_global_norm spreads it, else when the weights
     are looked at, after steps 1, 2, 4, ... and every 128th.  nonfinite="skip" and "error" leave such steps out.
 
-    A group that is given with a key that is no hyper-parameter of the sentence is refused (UnknownNameError), and so is
-    a value that does not fit.  What is put into a group later is the caller's, as in torch.
+    Keys of your own in a group ("lr_scale", "my_note") stay there, are saved and loaded, and change nothing.  Refused
+    (UnknownNameError) is what looks like a hyper-parameter that is misspelt ("lrr", "learning_rate"), or is one of
+    torch's that the sentence does not have, where the group is given; and so is a value that does not fit.
 
     A hyper-parameter that needs state which the sentence did not ask for (the momentum of sgd, which OneCycleLR and
     CyclicLR cycle) may be changed until the first step is taken.
@@ -69,6 +75,7 @@ class Optimizer(Saved):
         self._seen = -1
         # By group: the rates of the rules before they were changed together through "lr", and since.
         self._scaled: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
+        self._unbound, self._standing_in = {}, {}
         # Within a step of an aggregator: the gradients and losses of all tasks, and how many are wanted.
         self._tasks: tuple[list[list[torch.Tensor | None]], list[torch.Tensor]] | None = None
         self._task_count: int | None = None
@@ -85,10 +92,21 @@ class Optimizer(Saved):
                 self._decays = _shared(empty, "weight_decay") if self._viewed is None else []
                 self._norms = [f"{name}.norm" for name, m in empty._stages() if m.name == "clip_global_norm"]
                 values, scheduled = self._read(empty, "")
+                own = {p.name for _, m in empty._stages() for p in m.parameters}
+                self._settings = frozenset({*values, *empty._live_paths(), *self._keys.fixed, *own, "betas", "role"})
             self._sentence_values = {key: value for key, value in values.items() if key not in scheduled}
             groups = [self._spread_given(self._describe(group, set(group), names)) for group in self.param_groups]
             alone = len(groups) == 1 and not (groups[0].keys() - {"params", "name"})
-            self.engine = _optimizer.Optimizer(groups[0]["params"] if alone else groups, sentence, **options)
+            bound = [group for group in groups if group["params"]]
+            if not bound:
+                raise error(ArgumentError, "every parameter group is empty: there is nothing to optimize")
+            self.engine = _optimizer.Optimizer(bound[0]["params"] if alone else bound, sentence, **options)
+            self._places = []
+            for index, group in enumerate(groups):
+                if group["params"]:
+                    self._places.append(index - len(self._unbound))
+                else:
+                    self._bind(index, group)
         self._watching = self.engine._options["nonfinite"] == "propagate"
         self._sparse = {m.name for _, m in self.engine._stages() if m.kind == "optimizer"} <= SPARSE
         self.defaults.update({**self._sentence_values, **self._keys.fixed, **self._keys.notes})
@@ -112,10 +130,13 @@ class Optimizer(Saved):
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def _parameters(self) -> list[torch.Tensor]:
-        """The tensors of all groups, which have to be those that the engine works on."""
-        tensors = [p for group in self.__dict__["param_groups"] for p in group["params"]]
+        """The tensors of all groups in the engine's order; they have to be those that it works on."""
+        if self._unbound:
+            self._bind_late()
+        tensors = [p for group in self._bound() for p in group["params"]]
         bound = self.engine.params if self._ranks is None else self._ranks.given
-        if len(tensors) != len(bound) or any(map(operator.is_not, tensors, bound)):
+        alike = len(self._places) == len(self.__dict__["param_groups"]) and len(tensors) == len(bound)
+        if not alike or any(map(operator.is_not, tensors, bound)):
             raise error(
                 ArgumentError,
                 "the tensors in param_groups are others than were given: add_param_group adds some; to go on with "

@@ -60,6 +60,7 @@ class Saved(Grouped):
         """What a state dict holds beside the engine: what is different in param_groups when it is loaded, somebody has
         changed."""
         return {"shown": [dict(shown) for shown in self._shown],
+                "empty": {str(index): values for index, values in self._unbound.items()},
                 "scaled": {str(index): list(pair) for index, pair in self._scaled.items()}}
 
     @contextlib.contextmanager
@@ -110,10 +111,13 @@ class Saved(Grouped):
         if not isinstance(whole.get("param_groups"), list) or not isinstance(whole.get("state"), dict):
             raise error(ArgumentError, "not a state_dict of an optimizer: it has no 'state' and 'param_groups'")
         groups, old = whole["param_groups"], whole.get("thalweg")
+        if self._unbound:
+            self._bind_late()
         _state.check_groups(groups, self.param_groups)
         # What the groups call the parameters, torch calls their state: numbers; torch.distributed.checkpoint: names.
         called = {key: index for index, key in enumerate(key for group in groups for key in group["params"])}
-        rows = {called[key]: row for key, row in whole["state"].items() if key in called}
+        order = self._engine_order()
+        rows = {order[called[key]]: row for key, row in whole["state"].items() if key in called}
         for row in rows.values():
             if not isinstance(row, dict):
                 raise error(ArgumentError, f"not a state_dict: the state of a parameter is a dict, not {row!r}")
@@ -138,7 +142,7 @@ class Saved(Grouped):
             changes = differences(groups, shown)
         scaled = {int(index): (pair[0], pair[1]) for index, pair in notes.get("scaled", {}).items()}
         before = self.engine._save() if changes is None or any(changes) else b""
-        kept = self.__dict__["param_groups"], self.__dict__["state"], self._shown, self._scaled
+        kept = self.__dict__["param_groups"], self.__dict__["state"], self._shown, self._scaled, self._unbound
         self._empty()
         stages = () if head is None else head["stages"]
         theirs: dict[Any, Any] = {}  # what the caller kept beside our state
@@ -156,10 +160,14 @@ class Saved(Grouped):
             else:
                 self.engine._load(data)
             self._scaled = scaled
+            if own and "empty" in notes:
+                self._unbound = {int(index): dict(values) for index, values in notes["empty"].items()}
+                self._standing_in = {}
             if before:
                 self._set_differences(groups, changes)
         except BaseException:
-            self.__dict__["param_groups"], self.state, self._shown, self._scaled = kept
+            self.__dict__["param_groups"], self.state, self._shown, self._scaled, self._unbound = kept
+            self._standing_in = {}
             if before:
                 self.engine._load(before)
             raise
@@ -174,7 +182,14 @@ class Saved(Grouped):
 
     def _shown_of(self) -> list[dict[str, Any]]:
         """What the engine has now, as param_groups shows it."""
-        return [values for values, _ in (self._read(self.engine, name) for name, _, _ in self.engine._layout)]
+        return [self._read(*self._place(index))[0] for index in range(len(self._places))]
+
+    def _engine_order(self) -> list[int]:
+        """For each tensor, counted over param_groups, where the engine has it."""
+        if self._ranks is not None:
+            return list(range(len(self._ranks.given)))
+        spans = [self.engine._layout[where][1:] for where in self._places if where is not None]
+        return [index for first, stop in spans for index in range(first, stop)]
 
     @of_adapter
     def to_torch_state_dict(self) -> dict[str, Any]:
@@ -196,7 +211,7 @@ class Saved(Grouped):
     def _set_differences(self, groups: list[dict[str, Any]], changes: list[dict[str, Any]] | None) -> None:
         """Changes what somebody has changed in the groups of a state_dict; None: an earlier version saved it without a
         note of what it showed, and what schedules change is left to them."""
-        reads = [self._read(self.engine, name) for name, _, _ in self.engine._layout]
+        reads = [self._read(*self._place(index)) for index in range(len(self._places))]
         if changes is None:
             changes = differences(groups, [{k: v for k, v in values.items() if k not in by} for values, by in reads])
         self._shown = [values for values, _ in reads]
@@ -208,6 +223,6 @@ class Saved(Grouped):
         self._push()
         self._empty()
         own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys", "_decays",
-               "_norms", "_watching", "_sparse")
+               "_norms", "_watching", "_sparse", "_settings", "_places", "_unbound")
         return {"defaults": self.defaults, **{key: self.__dict__[key] for key in ("state", "param_groups", *own)},
-                "_seen": -1, "_filled": None, "_filling": [], "_tasks": None, "_task_count": None}
+                "_seen": -1, "_filled": None, "_filling": [], "_standing_in": {}, "_tasks": None, "_task_count": None}

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from .. import _groups, _optimizer, _registry, distributed
-from .._errors import ArgumentError, of_adapter
-from ._view import Keys, View, plain, same, show
+from .. import _checkpoint, _groups, _optimizer, _registry, distributed
+from .._errors import ArgumentError, familiar, of_adapter
+from ._view import Keys, View, bare, plain, same, show
 
-# What torch's own code and its schedulers keep in a group beside the hyper-parameters of the optimizer.  A group may be
-# given with these (a copy of another group has them); of other keys that are no hyper-parameters it may not.
+# What torch's own code and its schedulers keep in a group beside the hyper-parameters of the optimizer.
 NOT_OURS = frozenset(
     ("params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_lr", "max_momentum", "base_momentum")
     + ("swa_lr", "differentiable", "foreach", "fused", "capturable")
+)
+# What is a hyper-parameter in torch.optim is none of the caller's notes, also where the sentence does not have it.
+TORCHS = frozenset(
+    ("lr", "betas", "eps", "weight_decay", "momentum", "dampening", "nesterov", "amsgrad", "maximize", "alpha", "rho")
+    + ("centered", "lr_decay", "initial_accumulator_value", "momentum_decay", "decoupled_weight_decay", "lambd", "etas")
+    + ("step_sizes", "beta2_decay", "ns_steps", "ns_coefficients", "adjust_lr_fn")
 )
 
 
@@ -36,6 +42,13 @@ class Grouped(torch.optim.Optimizer):
     _seen: int
     _scaled: dict[int, tuple[dict[str, float], dict[str, float]]]
     _sentence_values: dict[str, Any]
+    _settings: frozenset[str]
+    # By group: where it is among those of the engine; None while it is empty, which the engine knows no groups to be.
+    _places: list[int | None]
+    # By group that is empty: what it says otherwise than the sentence, by the paths of the engine.
+    _unbound: dict[int, dict[str, Any]]
+    # By group that is empty: the sentence without parameters, with these values.  Made anew where it is missing.
+    _standing_in: dict[int, _optimizer.Optimizer]
 
     def _joining(self, options: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
         """Around what has to go well on all ranks, or on none."""
@@ -57,7 +70,7 @@ class Grouped(torch.optim.Optimizer):
 
     def _describe(self, group: dict[str, Any], given: Iterable[str], names: list[str]) -> dict[str, Any]:
         """A parameter group of torch as one of thalweg, with the values given; its name goes to `names`."""
-        described = {key: plain(group[key]) for key in group if key in given and key not in NOT_OURS}
+        described = {key: plain(group[key]) for key in group if key in given and self._is_setting(key)}
         called = group.get("param_names")
         if self._ranks is not None:
             described["params"] = self._ranks.hold(called, group["params"])
@@ -69,6 +82,70 @@ class Grouped(torch.optim.Optimizer):
         names.append(name)
         described["name"] = name
         return self._keys.spread(described)
+
+    def _is_setting(self, key: Any) -> bool:
+        """Whether a key that a group is given with is for the engine, which may refuse it; others are the caller's."""
+        if not isinstance(key, str) or key in NOT_OURS:
+            return False
+        if key in self._settings or key in TORCHS or "." in key:
+            return True
+        known = sorted({path.rpartition(".")[2] for path in self._settings})
+        return familiar(key, known) is not None or bool(difflib.get_close_matches(key, known, 1, 0.8))
+
+    # ---- groups that are empty
+
+    def _place(self, index: int) -> tuple[_optimizer.Optimizer, str]:
+        """What has the values of a group: the engine, or what stands in for it, and the name of the group there."""
+        where = self._places[index]
+        if where is not None:
+            return self.engine, self.engine._layout[where][0]
+        if index not in self._standing_in:
+            self._standing_in[index] = self._stand_in(self._unbound[index], self.__dict__["param_groups"][index])
+        return self._standing_in[index], ""
+
+    def _stand_in(self, values: dict[str, Any], group: dict[str, Any]) -> _optimizer.Optimizer:
+        """A sentence without parameters that has the values of a group.  It refuses those that do not fit."""
+        engine = bare(self.engine._text)
+        with engine._explaining(values, f"parameter group {group.get('name', '(empty)')!r}"):
+            engine._set_texts(None, *engine._written(values))
+        return engine
+
+    def _at_this_step(self, engine: _optimizer.Optimizer) -> None:
+        """Lets the schedules of a stand-in stand where those of the engine are."""
+        entries = _checkpoint.read(engine._save())
+        numbers = entries[_checkpoint.STEP].numbers()
+        if numbers[0] != self.engine.steps:
+            numbers[0] = self.engine.steps
+            engine._load(_checkpoint.write({**entries, _checkpoint.STEP: _checkpoint.of_numbers(numbers)}))
+
+    def _bind(self, index: int, described: dict[str, Any]) -> None:
+        """Gives a new group to the engine, or keeps its values where it is empty."""
+        if described["params"]:
+            self.engine.add_param_group(described)
+            self._places[index:] = [len(self.engine._layout) - 1]
+            return
+        values = {key: value for key, value in described.items() if key not in ("params", "name", "role")}
+        self._standing_in[index] = self._stand_in(values, described)
+        self._unbound[index] = values
+        self._places[index:] = [None]
+
+    def _bind_late(self) -> None:
+        """Gives groups to the engine that were empty and are no longer."""
+        groups = self.__dict__["param_groups"]
+        for index, group in enumerate(groups[: len(self._places)]):
+            if self._places[index] is None and group["params"]:
+                described = self._describe(group, {"role"}, [name for name, _, _ in self.engine._layout])
+                self.engine.add_param_group({**self._unbound[index], **described})
+                del self._unbound[index]
+                self._standing_in.pop(index, None)
+                self._places[index] = len(self.engine._layout) - 1
+
+    def _bound(self) -> list[dict[str, Any]]:
+        """The groups that the engine has, in its order."""
+        pairs = zip(self._places, self.__dict__["param_groups"])
+        return [group for _, group in sorted((p for p in pairs if p[0] is not None), key=lambda pair: pair[0])]
+
+    # ---- what is shown, and what is passed on
 
     def _note(self, groups: list[dict[str, Any]]) -> None:
         """Shows what torch shows and no step changes."""
@@ -96,8 +173,11 @@ class Grouped(torch.optim.Optimizer):
     def _pull(self) -> None:
         """Shows what the engine has, but for what the caller has changed and no step has used yet."""
         self._scheduled = []
-        for index, (group, (name, _, _)) in enumerate(zip(self.__dict__["param_groups"], self.engine._layout)):
-            values, scheduled = self._read(self.engine, name)
+        for index, group in zip(range(len(self._places)), self.__dict__["param_groups"]):
+            engine, name = self._place(index)
+            if engine is not self.engine:
+                self._at_this_step(engine)
+            values, scheduled = self._read(engine, name)
             old = self._shown[index] if index < len(self._shown) else {}
             for key, value in values.items():
                 current = group.get(key)
@@ -114,9 +194,14 @@ class Grouped(torch.optim.Optimizer):
         if self.engine._edits != self._seen:
             self._pull()
             return
-        mirrors = self.engine.param_groups
+        mirrors: dict[int, _groups.ParamGroup] = {}
         for index, key in self._scheduled:
             group, shown = self.__dict__["param_groups"][index], self._shown[index]
+            if index not in mirrors:
+                engine, name = self._place(index)
+                if engine is not self.engine:
+                    self._at_this_step(engine)
+                mirrors[index] = _groups.ParamGroup(engine, name, 0, 0)
             mirror = mirrors[index]
             value = mirror[self._rates[0]] if key == "lr" and self._rates else self._keys.value(mirror, key)
             untouched = same(group.get(key, shown[key]), shown[key])
@@ -124,6 +209,8 @@ class Grouped(torch.optim.Optimizer):
 
     def _push(self) -> None:
         """Passes on what was changed in param_groups."""
+        if self._unbound:
+            self._bind_late()
         if self.engine._edits != self._seen:
             self._pull()
         changes: dict[int, dict[str, Any]] = {}
@@ -152,11 +239,17 @@ class Grouped(torch.optim.Optimizer):
         """Changes hyper-parameters in the engine: of each group (by index) all, or none when one is refused."""
         changes = {index: self._keys.spread(self._spread_rate(index, c)) for index, c in changes.items()}
         together: dict[str, Any] = {}
-        if len(changes) == len(self.engine._layout) > 1:
-            first, *others = changes.values()
+        bound = [changed for index, changed in changes.items() if self._places[index] is not None]
+        if len(bound) == len(self.engine._layout) > 1:
+            first, *others = bound
             together = {k: v for k, v in first.items() if all(k in c and same(c[k], v) for c in others)}
         for index, changed in changes.items():
-            name = self.engine._layout[index][0]
+            engine, name = self._place(index)
+            if engine is not self.engine:
+                engine._set_together(changed, None)
+                self._unbound[index].update(changed)
+                self._filled = ()
+                continue
             try:
                 self.engine._set_together(changed, name)
             except ArgumentError:
@@ -195,10 +288,11 @@ class Grouped(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch: {"params": [...], "lr": 0.1, "role": "bias"}.
 
-        What the group does not say is as in the sentence, schedules included.
+        What the group does not say is as in the sentence, schedules included.  It may be empty, and keys of your own
+        stay in it.
 
-        UnknownNameError for a key that is no hyper-parameter.  When a key, a tensor or a value is refused, nothing
-        changes.
+        UnknownNameError for a key that looks like a hyper-parameter and is none here.  When a key, a tensor or a value
+        is refused, nothing changes.
         """
         if "engine" not in self.__dict__:
             return super().add_param_group(param_group)
@@ -211,7 +305,7 @@ class Grouped(torch.optim.Optimizer):
             given = {key for key in param_group if key in before or self._is_new_default(key)}
             with self._joining({}):
                 described = self._describe(param_group, given, [name for name, _, _ in self.engine._layout])
-                self.engine.add_param_group(self._spread_given(described))
+                self._bind(count, self._spread_given(described))
             self._note([param_group])
         except BaseException:
             del self.__dict__["param_groups"][count:]
