@@ -1,14 +1,19 @@
-"""What monitors of Lightning and Hugging Face log of a schedule in the sentence: the rate that each step used."""
+"""What monitors of Lightning and Hugging Face log of a schedule in the sentence: the rate that each step used; and the
+Trainer of the guide, for methods that ask for more than one gradient."""
 
 from __future__ import annotations
 
+import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 from torch_support import parameter, step, torch
 
 import thalweg.torch as twt
+
+GUIDE = Path(__file__).parents[1] / "docs" / "pages" / "guides" / "sharpness.md"
 
 SENTENCE = "sgd(lr=linear(lr=1.0, end=0, total=8))"
 RATES = [1 - k / 8 for k in range(8)]
@@ -116,3 +121,59 @@ def test_hugging_face_makes_the_optimizer_and_logs_its_rate(tmp_path: Any) -> No
         twt.Optimizer, dict(sentence="clip_global_norm(1.0) | adamw(lr=0.03125)")))
     generic.train()
     assert logged(generic) == [0.03125] * 8
+
+
+def asking_trainer() -> Any:
+    """The class of the guide."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    if not GUIDE.exists():
+        pytest.skip("the guide is not beside the tests")
+    code = re.search(r"^(class AskingTrainer.*?)^class ", GUIDE.read_text(), re.S | re.M)
+    assert code
+    scope: dict[str, Any] = {"transformers": transformers}
+    exec(code[1], scope)  # noqa: S102
+    return scope["AskingTrainer"]
+
+
+def test_sam_in_the_trainer_of_hugging_face(tmp_path: Any) -> None:
+    """The weights and losses are those of a plain loop with a closure over the same minibatches."""
+    sentence = "sam(0.5) | sgd(lr=0.5, momentum=0.5)"
+    batches: list[Any] = []
+
+    class Recording(asking_trainer()):  # type: ignore[misc]
+        def training_step(self, model: Any, inputs: Any, *more: Any) -> Any:
+            batches.append(inputs)
+            return super().training_step(model, inputs, *more)
+
+    trainer = trainer_of(tmp_path, net=Net(), kind=Recording, optimizer_cls_and_kwargs=(
+        twt.Optimizer, dict(sentence=sentence)))
+    trainer.train()
+    net = Net()
+    opt = twt.Optimizer(net.parameters(), sentence)
+    losses = []
+    for batch in batches:
+        def closure() -> Any:
+            opt.zero_grad()
+            loss = net(**batch)["loss"]
+            loss.backward()
+            return loss
+
+        losses.append(opt.step(closure).item())
+    assert len(batches) == 8 and logged(trainer, "loss") == pytest.approx(losses, rel=1e-4)
+    for p, q in zip(trainer.model.parameters(), net.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_averages_in_the_trainer_of_hugging_face(tmp_path: Any) -> None:
+    """It calls eval() and train() of an optimizer that has them: evaluation sees the averages, training goes on."""
+    net, twin = Net(), Net()
+    opt = twt.Optimizer(net.parameters(), "sgd(lr=0.5) | ema(0.5)")
+    trainer = trainer_of(tmp_path, net=net, optimizers=(opt, None), eval_dataset=rows(4))
+    trainer.train()
+    trained = [p.detach().clone() for p in net.parameters()]
+    trainer.evaluate()
+    assert not opt.engine.training and not torch.equal(net.layer.weight, trained[0])
+    opt.train()
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), trained, strict=True))
+    assert not any(torch.equal(p, q) for p, q in zip(net.parameters(), twin.parameters(), strict=True))
