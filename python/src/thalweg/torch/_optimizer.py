@@ -14,8 +14,9 @@ import torch
 
 from .. import _optimizer, _requests, distributed
 from .._errors import ArgumentError, CountError, NeedsError, error, of_adapter
+from .._optimizer import bare
 from ._saved import Saved
-from ._view import Keys, bare
+from ._view import Keys
 
 # The rules that torch.optim steps with sparse gradients (embeddings).
 SPARSE = {"sgd", "adagrad", "sparse_adam"}

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from .._errors import ArgumentError, MismatchError, error, of_adapter
+from .._errors import ArgumentError, MismatchError, UnsupportedError, error, of_adapter
+from .._partial import LoadReport, load_partly
 from . import _state
 from ._shown import Grouped
 from ._view import differences
@@ -95,13 +96,20 @@ class Saved(Grouped):
         return whole
 
     @of_adapter
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(  # type: ignore[override]
+        self, state_dict: dict[str, Any], strict: bool = True
+    ) -> LoadReport | None:
         """Takes over what state_dict returned, for the same model, whose parameters you load yourself, and the values
         in its param_groups that were changed since.  Nothing changes when it does not fit.
 
         It also takes the state dict of torch.optim's SGD, Adam, AdamW, Adagrad, RMSprop, Adamax, NAdam, RAdam,
         Adadelta and Muon, for the same rule here: the run goes on where that one stood.  (SGD and Muon count no steps;
         schedules in the sentence then begin at the first.)  Load the model before, where there are master copies.
+
+        strict  False: what fits of a state dict of thalweg.torch is taken, though tensors or stages of the sentence are
+                others, as of thalweg.Optimizer.load_state_dict; the LoadReport says what, and why the rest was not.
+                Tensors are matched by name, or, where the parameters were given without names, by position.
+                param_groups stay as they are
         """
         if not isinstance(state_dict, dict):
             raise error(ArgumentError, f"not a state_dict of an optimizer, but a {type(state_dict).__name__}")
@@ -113,6 +121,8 @@ class Saved(Grouped):
         groups, old = whole["param_groups"], whole.get("thalweg")
         if self._unbound:
             self._bind_late()
+        if not strict:
+            return self._load_partly(whole)
         _state.check_groups(groups, self.param_groups)
         # What the groups call the parameters, torch calls their state: numbers; torch.distributed.checkpoint: names.
         called = {key: index for index, key in enumerate(key for group in groups for key in group["params"])}
@@ -174,6 +184,29 @@ class Saved(Grouped):
         self._pull()
         for hook in tuple(self._optimizer_load_state_dict_post_hooks.values()):
             hook(self)
+        return None
+
+    def _load_partly(self, whole: dict[str, Any]) -> LoadReport:
+        """Takes what fits of a state dict whose hooks have been called."""
+        if self._ranks is not None:
+            raise error(UnsupportedError, "strict=False is for a model on one process: load the state there, and save "
+                        "it for the ranks with thalweg.distributed.sharded_state_dict")
+        places: dict[Any, int] = {}
+        for key in (key for group in whole["param_groups"] for key in group["params"]):
+            places[key] = len(places)
+        order = dict(enumerate(self._engine_order()))
+        rows = {order.get(places[key], places[key]): row for key, row in whole["state"].items()
+                if key in places and isinstance(row, dict)}
+        head = _state.find_head(rows)
+        if head is None:
+            raise error(MismatchError, "strict=False takes a part of what thalweg.torch saved; this is a state dict of "
+                        "another optimizer")
+        report = load_partly(self.engine, _state.in_part(self.engine, rows, head))
+        self._empty()
+        self._pull()
+        for hook in tuple(self._optimizer_load_state_dict_post_hooks.values()):
+            hook(self)
+        return report
 
     def _check_fixed(self, groups: list[dict[str, Any]]) -> None:
         """ArgumentError where a group says otherwise than what was settled when the optimizer was made."""

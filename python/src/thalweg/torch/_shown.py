@@ -11,7 +11,8 @@ import torch
 
 from .. import _checkpoint, _groups, _optimizer, _registry, distributed
 from .._errors import ArgumentError, familiar, of_adapter
-from ._view import Keys, View, bare, plain, same, show
+from .._optimizer import bare
+from ._view import Keys, View, plain, same, show
 
 # What torch's own code and its schedulers keep in a group beside the hyper-parameters of the optimizer.
 NOT_OURS = frozenset(

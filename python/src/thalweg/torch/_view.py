@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .. import _groups, _optimizer, _sentence
+from .. import _groups, _optimizer
 from .._errors import ArgumentError, error
 
 
@@ -132,11 +132,3 @@ def show(group: dict[str, Any], key: str, value: Any) -> Any:
         return value  # the caller's tensors stay
     group[key] = value
     return value
-
-
-def bare(sentence: str) -> _optimizer.Optimizer:
-    """The sentence without parameters, which knows what hyper-parameters there are."""
-    engine = _optimizer.Optimizer.__new__(_optimizer.Optimizer)
-    engine._create(_sentence.check_text(sentence), 1, 0, 0, 0, 0, 0, 1.0, 0)
-    engine._layout, engine._parameters = [], None
-    return engine
