@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
+import sys
+import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import _arrays, _registry, _sentence
+from . import _arrays, _registry, _sentence, _thalweg
 from ._errors import (
     ArgumentError,
     Error,
     NeedsError,
     RangeError,
+    SequenceError,
     ValueTypeError,
     error,
 )
@@ -24,6 +29,8 @@ from ._saved import Saved
 STATE_DTYPES = {"f32": 1, "bf16": 2, "q8": 3}
 MASTERS = {None: 0, "none": 0, "f32": 1, "stochastic": 2}
 SHARDS = {"tensors": 1, "elements": 2}
+LOG = logging.getLogger("thalweg")
+LOG.addHandler(logging.NullHandler())
 NONFINITE = {"propagate": 0, "skip": 1, "error": 2}
 
 
@@ -33,9 +40,10 @@ class Optimizer(Saved):
     params             arrays that are changed in place: an iterable of them, of (name, array), or of dicts with
                        "params" and overrides ({"params": [...], "lr": 0.1, "name": "head"}).  NumPy arrays, CPU torch
                        tensors and everything else with the buffer protocol or DLPack, of float32, float64, float16 or
-                       bfloat16, strided as they like; never copied.  A group may say what its arrays are, where a
-                       method or route(bias=(...), norm=(...), embedding=(...), head=(...)) goes by that: "role" is one
-                       of "weight", "bias", "norm", "embedding", "head", and cannot be changed later
+                       bfloat16, strided as they like; never copied.  A dict of arrays is taken too: its keys are their
+                       names, and gradients may come as such dicts then, in any order.  A group may say what its arrays
+                       are, where a method or route(bias=(...), norm=(...), embedding=(...), head=(...)) goes by that:
+                       "role" is one of "weight", "bias", "norm", "embedding", "head", and cannot be changed later
     sentence           the pipeline; `python -m thalweg methods` lists what there is
     state_dtype        how element-wise moments are stored: "f32"; "bf16", half the memory, which trains like "f32"; or
                        "q8", 8 bits in tensors of 4,096 elements and more (smaller ones keep float32), good for averages
@@ -97,6 +105,11 @@ class Optimizer(Saved):
         self._roles: list[str | None] = []
         self._parameters: dict[str, _registry.Parameter] | None = None
         self._pending: object | None = None
+        # Within a step: which parameters had a gradient in the first answer.
+        self._present: list[bool] | None = None
+        # Where a gradient that is no number spreads to all weights: the norms to look at, until it was said.
+        norms = nonfinite == "propagate" and "clip_global_norm" in self._text
+        self._norms = [f"{s}.norm" for s, m in self._stages() if m.name == "clip_global_norm"] if norms else []
         self._closure: tuple[Any, bool] = (None, False)
         try:
             for group in groups:
@@ -148,6 +161,47 @@ class Optimizer(Saved):
 
     # ---- stepping
 
+    def step(self, grads: Any = None, /, **named: Any) -> Any:
+        if named or type(grads) is dict or (type(grads) is not list and isinstance(grads, Mapping)):
+            grads = named.get("grads", grads)
+            if isinstance(grads, Mapping):
+                named, grads = {key: value for key, value in named.items() if key != "grads"}, self._by_name(grads)
+            result = _step(self, **named) if "closure" in named or grads is None else _step(self, grads)
+        else:
+            result = _step(self, grads)
+        if self._norms:
+            self._look_at_norms()
+        return result
+
+    step.__doc__ = (_thalweg.Optimizer.step.__doc__ or "").replace(
+        "(None where there", "(or a mapping from their names; None where there", 1)
+
+    def bind_gradients(self, grads: Iterable[Any] | Mapping[str, Any], /) -> None:
+        super().bind_gradients(self._by_name(grads) if isinstance(grads, Mapping) else grads)
+
+    bind_gradients.__doc__ = _thalweg.Optimizer.bind_gradients.__doc__
+
+    def _by_name(self, grads: Mapping[str, Any]) -> list[Any]:
+        """Gradients in the order of the parameters.  ArgumentError for other names than theirs."""
+        names = self.names
+        if None in names:
+            raise error(ArgumentError, "gradients come by name, and the parameters have none: pass a dict of arrays, "
+                        "(name, array) pairs, or names=[...]")
+        if grads.keys() != {*names}:
+            missing = [name for name in names if name not in grads]
+            other = [name for name in grads if name not in names]
+            said = [f"there is none of {', '.join(map(repr, missing[:3]))} (None says that it has none this time)"
+                    ] if missing else []
+            said += [f"no parameter is called {', '.join(map(repr, other[:3]))}"] if other else []
+            raise error(ArgumentError, f"gradients by name: {'; '.join(said)}")
+        return [grads[name] for name in names]
+
+    def _look_at_norms(self) -> None:
+        """Says once that a gradient which is no number has become weights."""
+        if not all(math.isfinite(self._get_number(None, path)) for path in self._norms):
+            self._norms = []
+            say_nonfinite(self)
+
     def requests(self) -> Generator[Request, None, None]:
         """One step as a loop over what the method asks for.
 
@@ -172,6 +226,7 @@ class Optimizer(Saved):
         if self._pending is not None:
             self._pending = None
             self.cancel()
+        self._present = None
         row = self._waiting()
         token = self._pending = object()
         loss: float | None = None
@@ -180,6 +235,8 @@ class Optimizer(Saved):
                 row = row or self._next(loss)
                 if row is None:
                     self._pending = None
+                    if self._norms:
+                        self._look_at_norms()
                     return
                 request = Request(self, row)
                 yield request
@@ -206,7 +263,10 @@ class Optimizer(Saved):
                 answer = closure(request) if told else ask(closure, request)
                 loss, grads = self._read_answer(answer)
                 if grads is not None and request.wants_gradient:
-                    self._answer(grads)
+                    request.answer(grads)
+                elif request.wants_gradient and not request._answered and self.grads is None:
+                    raise error(SequenceError, f"{self._text}: the closure gave no gradients, and none are bound: it "
+                                "must return (loss, grads), or fill those of an opt.bind_gradients(grads) before")
                 if loss is not None:
                     if first is None:
                         first = loss
@@ -224,11 +284,11 @@ class Optimizer(Saved):
             return None, None
         if isinstance(answer, tuple) and len(answer) == 2:
             loss, grads = answer
-            if grads is None or isinstance(grads, (list, tuple)):
+            if grads is None or isinstance(grads, (list, tuple, Mapping)):
                 return loss, grads
             if count == 1 and _arrays.is_array(grads):
                 return loss, [grads]
-        if isinstance(answer, (list, tuple)):
+        if isinstance(answer, (list, tuple, Mapping)):
             return None, answer
         if count == 1 and getattr(answer, "ndim", 0):
             return None, [answer]
@@ -309,6 +369,20 @@ class Optimizer(Saved):
         if self.closed:
             return f"<{type(self).__name__}: closed>"
         return f"<{type(self).__name__}: {self._text}; {len(self.params)} parameters, {self.steps} steps>"
+
+
+_step = _thalweg.Optimizer.step
+
+
+def say_nonfinite(optimizer: Optimizer) -> None:
+    """The warning that a gradient which is no number has become weights, at who called into the package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("thalweg", "torch"):
+        level, frame = level + 1, frame.f_back
+    text = (f"step {optimizer.steps} of {optimizer._text!r}: NaN or Inf in a gradient has become weights; "
+            "nonfinite='skip' leaves such steps out, nonfinite='error' raises")
+    LOG.warning(text)
+    warnings.warn(text, RuntimeWarning, stacklevel=level)
 
 
 def bare(sentence: str) -> Optimizer:

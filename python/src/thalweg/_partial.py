@@ -93,8 +93,8 @@ def load_partly(optimizer: Optimizer, saved: Mapping[str, Entry]) -> LoadReport:
     theirs = Table(saved)
     if theirs.step[2] >= 0 or theirs.step[10] == 1:
         where = "within a step" if theirs.step[2] >= 0 else "in evaluation mode"
-        raise error(MismatchError, f"the state was saved {where}: load it whole, into an optimizer like the one that it "
-                    "is of, and save it between two steps of training")
+        raise error(MismatchError, f"the state was saved {where}: load it whole, into an optimizer like the one "
+                    "that it is of, and save it between two steps of training")
     mine, report = Table(_checkpoint.read(optimizer._save())), LoadReport()
     merged = {key: entry for key, entry in mine.entries.items() if not key.endswith("/engine/fingerprints")}
     place = {name: index for index, name in enumerate(theirs.names)}
@@ -102,7 +102,7 @@ def load_partly(optimizer: Optimizer, saved: Mapping[str, Entry]) -> LoadReport:
     new_averages: list[str] = []  # keys
     for index, name in enumerate(mine.names):
         if name not in place:
-            report.missing[name] = f"no tensor of that name was saved{_near(name, theirs.names)}"
+            report.missing[name] = f"no tensor of that name was saved{_known(theirs.names)}"
             continue
         why = _take_tensor(mine, theirs, name, merged, report)
         if why:
@@ -123,7 +123,7 @@ def load_partly(optimizer: Optimizer, saved: Mapping[str, Entry]) -> LoadReport:
                              if _kind(stage) == "average" and f"{name}/{stage}/{slot}" in report.missing]
     for name in theirs.names:
         if name not in mine.slots:
-            report.left[name] = f"this optimizer has no tensor of that name{_near(name, mine.names)}"
+            report.left[name] = f"this optimizer has no tensor of that name{_known(mine.names)}"
     _take_scalars(mine, theirs, taken, merged, report)
     if taken:
         mine.step[[0, 1, 9]] = theirs.step[[0, 1, 9]]
@@ -270,7 +270,7 @@ def _listed(stages: Iterable[str]) -> str:
     return ", ".join(f"`{stage}`" for stage in sorted(stages)) or "none"
 
 
-def _near(name: str, known: list[str]) -> str:
+def _known(known: list[str]) -> str:
     """" (there are ...)": a few of the names that there are."""
     shown = ", ".join(map(repr, known[:3])) + (", ..." if len(known) > 3 else "")
     return f" (there are {shown})" if known else ""

@@ -54,10 +54,11 @@ class Settings(_thalweg.Optimizer):
 
     def _value(self, path: str, group: str | None) -> Any:
         parameter = self._parameter(path)
-        if parameter is None or parameter.type in ("number", "integer"):
-            with contextlib.suppress(ValueTypeError):
-                return self._get_number(group, path)
-        return _registry.read_value(self._get_text(group, path))
+        with self._explaining({path: None}):
+            if parameter is None or parameter.type in ("number", "integer"):
+                with contextlib.suppress(ValueTypeError):
+                    return self._get_number(group, path)
+            return _registry.read_value(self._get_text(group, path))
 
     def _parameter(self, path: str) -> _registry.Parameter | None:
         """What the registry says of a hyper-parameter, with or without its stage; None for a measured value."""
@@ -74,7 +75,8 @@ class Settings(_thalweg.Optimizer):
         RangeError, ValueTypeError or UnknownNameError when it does not fit; nothing changes then.
         """
         with self._explaining({path: value}):
-            if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+            plain = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+            if plain and value == value:  # what is not a number is explained below
                 self._set_number(group, path, float(value))
             else:
                 self._set_text(group, path, self._written_value(path, value))
@@ -95,8 +97,8 @@ class Settings(_thalweg.Optimizer):
     def _written_value(self, path: str, value: Any) -> str:
         try:
             return _sentence.write_value(value)
-        except ValueTypeError:
-            raise error(ValueTypeError, f"{path!r} is {self._expected(path)}, got {reprlib.repr(value)}") from None
+        except (ValueTypeError, RangeError) as problem:
+            raise error(type(problem), f"{path!r} is {self._expected(path)}, got {reprlib.repr(value)}") from None
 
     def _expected(self, path: str) -> str:
         """What a hyper-parameter may be, in words."""

@@ -119,6 +119,8 @@ def _torch_defaults(name: str) -> dict[str, Any]:
 
 
 def _refuse(name: str, given: dict[str, Any]) -> None:
+    if given.get("fused") and given.get("foreach"):
+        raise error(ArgumentError, f"{name}: fused and foreach cannot both be True, as in torch; here they change nothing")
     for key, why in REFUSED.items():
         if given.get(key):
             raise error(UnsupportedError, f"{name}: {key}=True: {why}")

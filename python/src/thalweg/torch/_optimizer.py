@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import operator
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,8 +18,6 @@ from ._view import Keys
 
 # The rules that torch.optim steps with sparse gradients (embeddings).
 SPARSE = {"sgd", "adagrad", "sparse_adam"}
-LOG = logging.getLogger("thalweg")
-LOG.addHandler(logging.NullHandler())
 
 
 class Optimizer(Saved):
@@ -91,7 +87,6 @@ class Optimizer(Saved):
                 self._keys = Keys(empty, self._viewed)
                 self._rates = _shared(empty, "lr") if self._viewed is None else []
                 self._decays = _shared(empty, "weight_decay") if self._viewed is None else []
-                self._norms = [f"{name}.norm" for name, m in empty._stages() if m.name == "clip_global_norm"]
                 values, scheduled = self._read(empty, "")
                 own = {p.name for _, m in empty._stages() for p in m.parameters}
                 self._settings = frozenset({*values, *empty._live_paths(), *self._keys.fixed, *own, "betas", "role"})
@@ -109,6 +104,7 @@ class Optimizer(Saved):
                 else:
                     self._bind(index, group)
         self._watching = self.engine._options["nonfinite"] == "propagate"
+        self._norms, self.engine._norms = self.engine._norms, []  # looked at here
         self._sparse = {m.name for _, m in self.engine._stages() if m.kind == "optimizer"} <= SPARSE
         self.defaults.update({**self._sentence_values, **self._keys.fixed, **self._keys.notes})
         self._pull()
@@ -125,10 +121,7 @@ class Optimizer(Saved):
             bad = not all(bool(torch.isfinite(p).all()) for p in parameters)
         if bad:
             self._watching = False
-            text = (f"step {steps} of {self.engine._text!r}: NaN or Inf in a gradient has become weights; "
-                    "nonfinite='skip' leaves such steps out, nonfinite='error' raises")
-            LOG.warning(text)
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            _optimizer.say_nonfinite(self.engine)
 
     def _parameters(self) -> list[torch.Tensor]:
         """The tensors of all groups in the engine's order; they have to be those that it works on."""
@@ -153,24 +146,10 @@ class Optimizer(Saved):
             return [p.grad.to_dense() if p.grad is not None and p.grad.is_sparse else p.grad for p in parameters]
         return [p.grad for p in parameters]
 
-    def _answer(self, request: _requests.Request, parameters: list[torch.Tensor], there: list[bool]) -> None:
-        """Answers a request with what lies in `.grad`.
-
-        there  by parameter: whether the first answer of this step had its gradient; filled in at the first
-
-        The method goes by the tensors of the first answer.  ArgumentError where a later task has more: the head of that
-        task would never move.
-        """
-        if not request.wants_gradient or request._answered:
-            return
-        now = [p.grad is not None for p in parameters]
-        if not there:
-            there += now
-        elif request.kind == "task_gradient" and any(new and not old for new, old in zip(now, there)):
-            index = next(i for i, (new, old) in enumerate(zip(now, there)) if new and not old)
-            raise error(ArgumentError, f"task {request.index} of {request.count} has a gradient of parameter {index}, "
-                        "and the first task had none: leave zeros in .grad where a task does not reach a parameter")
-        request.answer(self._gradients(parameters))
+    def _answer(self, request: _requests.Request, parameters: list[torch.Tensor]) -> None:
+        """Answers a request with what lies in `.grad`."""
+        if request.wants_gradient and not request._answered:
+            request.answer(self._gradients(parameters))
 
     def _asked(self) -> Iterator[_requests.Request]:
         """The requests of a step; at each the parameters of this rank are those that the method asks about."""
@@ -231,7 +210,7 @@ class Optimizer(Saved):
 
     def _step_closure(self, closure: Callable[..., Any], parameters: list[torch.Tensor]) -> Any:
         takes_request = _requests.takes_request(closure)
-        first, there = None, []
+        first = None
         with contextlib.closing(self._asked()) as requests, contextlib.ExitStack() as leaving:
             leaving.callback(self._forget_tasks)
             for request in requests:
@@ -248,7 +227,7 @@ class Optimizer(Saved):
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self.engine._text}: the method asked for the loss: the closure must "
                                 "return it, and returned None")
-                self._answer(request, parameters, there)
+                self._answer(request, parameters)
         return first
 
     def backward(self, losses: Sequence[torch.Tensor]) -> None:
@@ -313,10 +292,9 @@ class Optimizer(Saved):
         What lies in `.grad` when the loop goes on is the answer, unless request.answer gave another.
         """
         with self._stepping() as parameters, contextlib.closing(self._asked()) as requests:
-            there: list[bool] = []
             for request in requests:
                 yield request
-                self._answer(request, parameters, there)
+                self._answer(request, parameters)
             self._opt_called = True  # what schedulers look for, which watch `step`
 
     def zero_grad(self, set_to_none: bool = True) -> None:
