@@ -173,7 +173,7 @@ def adding_page() -> str:
 def python_page() -> str:
     """The public names, from their docstrings."""
     groups = {
-        "Optimizers": ["Optimizer", "Request", "ParamGroup", "MemoryReport", "StateRow"],
+        "Optimizers": ["Optimizer", "Request", "ParamGroup", "MemoryReport", "StateRow", "LoadReport"],
         "What stands alone": ["Objective", "Weighting", "Diagnostic", "Cache", "Regularizer", "Constraint", "Schedule",
                               "Aggregator"],
         "Solvers": ["Solver", "SolverRun", "SolverRequest", "SolverResult"],

@@ -27,7 +27,7 @@ def test_written_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {}
     for code in re.findall(r"```python\n(.*?)```", (DOCS / "pages" / page).read_text(), re.S):
-        for peer in re.findall(r"^import (jax|torch)\b", code, re.M):
+        for peer in re.findall(r"^(?:import|from) (accelerate|jax|torch|transformers)\b", code, re.M):
             pytest.importorskip(peer)
         try:
             exec(code, scope)  # noqa: S102

@@ -28,7 +28,6 @@ def matrix() -> torch.nn.Parameter:
 @pytest.mark.parametrize("key, value, kind, says", [
     ("lrr", 1e-4, tw.UnknownNameError, "`lrr`.*did you mean `lr`.*there are: lr, momentum"),
     ("weightdecay", 0.1, tw.UnknownNameError, "`weightdecay`.*did you mean `weight_decay`"),
-    ("lr_scale", 0.1, tw.UnknownNameError, "`lr_scale`.*there are: lr"),
     ("lr", "abc", tw.MethodError, "'lr' is a number.*got 'abc'"),
     ("lr", [0.1], tw.ValueTypeError, r"`lr` must be a number.*got \[0.1\]"),
     ("lr", torch.ones(2), tw.ValueTypeError, r"'lr' is a number.*got tensor\(\[1., 1.\]\)"),

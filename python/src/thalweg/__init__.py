@@ -38,9 +38,11 @@ from ._objects import (
     schedule,
     weighting,
 )
-from ._optimizer import MemoryReport, Optimizer, StateRow
+from ._optimizer import Optimizer
+from ._partial import LoadReport
 from ._registry import Input, Method, Parameter, RequestKind, Slot, kinds, method, methods
 from ._requests import Request
+from ._saved import MemoryReport, StateRow
 from ._solvers import Solver, SolverRequest, SolverResult, SolverRun, solver
 from ._thalweg import get_num_threads, set_num_threads
 
@@ -70,6 +72,7 @@ __all__ = [
     "Diagnostic",
     "Error",
     "Input",
+    "LoadReport",
     "MemoryReport",
     "Method",
     "Objective",

@@ -46,9 +46,8 @@ from ._objects import random_normal as random_normal
 from ._objects import regularizer as regularizer
 from ._objects import schedule as schedule
 from ._objects import weighting as weighting
-from ._optimizer import MemoryReport as MemoryReport
 from ._optimizer import Optimizer as Optimizer
-from ._optimizer import StateRow as StateRow
+from ._partial import LoadReport as LoadReport
 from ._registry import Input as Input
 from ._registry import Method as Method
 from ._registry import Parameter as Parameter
@@ -58,6 +57,8 @@ from ._registry import kinds as kinds
 from ._registry import method as method
 from ._registry import methods as methods
 from ._requests import Request as Request
+from ._saved import MemoryReport as MemoryReport
+from ._saved import StateRow as StateRow
 from ._solvers import Solver as Solver
 from ._solvers import SolverRequest as SolverRequest
 from ._solvers import SolverResult as SolverResult

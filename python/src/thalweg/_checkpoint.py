@@ -57,6 +57,12 @@ def read(data: bytes) -> dict[str, Entry]:
         raise error(FormatError, f"not a checkpoint of thalweg: {problem}") from problem
 
 
+def digest(data: bytes) -> str:
+    """The digest that a checkpoint says it has; "" where it says none."""
+    header = json.loads(bytes(data[8 : 8 + int.from_bytes(data[:8], "little")]))
+    return str(header.get("__metadata__", {}).get("hash", ""))
+
+
 def write(entries: Mapping[str, Entry]) -> bytearray:
     """A checkpoint of these entries."""
     rows, at = [], 0

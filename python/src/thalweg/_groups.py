@@ -78,8 +78,14 @@ class Group(NamedTuple):
 
 
 def read_groups(params: Iterable[Any], names: Sequence[str] | None) -> list[Group]:
-    if _arrays.is_array(params) or isinstance(params, (str, bytes, Mapping)):
+    if _arrays.is_array(params) or isinstance(params, (str, bytes)):
         raise TypeError(f"params is an iterable of arrays, not one {type(params).__name__}")
+    if isinstance(params, Mapping):
+        if "params" in params and not _arrays.is_array(params["params"]):
+            raise TypeError("params is a list of parameter groups, not one of them: give [group]")
+        if wrong := [key for key in params if not isinstance(key, str)]:
+            raise TypeError(f"the keys of params are names, as str, not {type(wrong[0]).__name__}")
+        params = params.items()
     items = list(params)
     if not items:
         raise error(ArgumentError, "params is empty: there is nothing to optimize")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
-import os
-import re
-import reprlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,64 +16,34 @@ from . import _arrays, _registry, _sentence, _thalweg
 from ._errors import (
     ArgumentError,
     Error,
-    FormatError,
-    MethodError,
     NeedsError,
     RangeError,
-    SentenceError,
-    UnknownNameError,
+    SequenceError,
     ValueTypeError,
-    VersionError,
     error,
-    familiar,
 )
-from ._groups import ROLES, Group, ParamGroup, beta_names, fresh_name, read_group, read_groups
+from ._groups import ROLES, Group, ParamGroup, fresh_name, read_group, read_groups
 from ._requests import Request, ask, number_of, takes_request
+from ._saved import Saved
 
 STATE_DTYPES = {"f32": 1, "bf16": 2, "q8": 3}
 MASTERS = {None: 0, "none": 0, "f32": 1, "stochastic": 2}
 SHARDS = {"tensors": 1, "elements": 2}
+LOG = logging.getLogger("thalweg")
+LOG.addHandler(logging.NullHandler())
 NONFINITE = {"propagate": 0, "skip": 1, "error": 2}
-STORAGE = {0: "f64", 1: "f32", 2: "bf16", 3: "q8"}
-STATE_FORMAT = 1
 
 
-class StateRow(NamedTuple):
-    """The memory of one state slot of one tensor; `tensor` is -1 for what belongs to the whole group."""
-
-    tensor: int
-    stage: str
-    slot: str
-    count: int
-    storage: str
-    bytes: int
-
-
-class MemoryReport(NamedTuple):
-    """What the state costs: one row a slot and tensor, and the sum in bytes."""
-
-    rows: list[StateRow]
-    total: int
-
-    def __str__(self) -> str:
-        lines = [f"{'tensor':>6}  {'state':<28} {'elements':>12}  {'stored':<6} {'bytes':>14}"]
-        for row in self.rows:
-            tensor = "all" if row.tensor < 0 else str(row.tensor)
-            name = f"{row.stage}.{row.slot}"
-            lines.append(f"{tensor:>6}  {name:<28} {row.count:>12,}  {row.storage:<6} {row.bytes:>14,}")
-        lines.append(f"{'':>6}  {'total':<28} {'':>12}  {'':<6} {self.total:>14,}")
-        return "\n".join(lines)
-
-
-class Optimizer(_thalweg.Optimizer):
+class Optimizer(Saved):
     """An optimizer, made of a sentence: Optimizer([w, b], "clip_global_norm(1.0) | adamw(lr=3e-4) | ema(0.999)").
 
     params             arrays that are changed in place: an iterable of them, of (name, array), or of dicts with
                        "params" and overrides ({"params": [...], "lr": 0.1, "name": "head"}).  NumPy arrays, CPU torch
                        tensors and everything else with the buffer protocol or DLPack, of float32, float64, float16 or
-                       bfloat16, strided as they like; never copied.  A group may say what its arrays are, where a
-                       method or route(bias=(...), norm=(...), embedding=(...), head=(...)) goes by that: "role" is one
-                       of "weight", "bias", "norm", "embedding", "head", and cannot be changed later
+                       bfloat16, strided as they like; never copied.  A dict of arrays is taken too: its keys are their
+                       names, and gradients may come as such dicts then, in any order.  A group may say what its arrays
+                       are, where a method or route(bias=(...), norm=(...), embedding=(...), head=(...)) goes by that:
+                       "role" is one of "weight", "bias", "norm", "embedding", "head", and cannot be changed later
     sentence           the pipeline; `python -m thalweg methods` lists what there is
     state_dtype        how element-wise moments are stored: "f32"; "bf16", half the memory, which trains like "f32"; or
                        "q8", 8 bits in tensors of 4,096 elements and more (smaller ones keep float32), good for averages
@@ -135,6 +105,11 @@ class Optimizer(_thalweg.Optimizer):
         self._roles: list[str | None] = []
         self._parameters: dict[str, _registry.Parameter] | None = None
         self._pending: object | None = None
+        # Within a step: which parameters had a gradient in the first answer.
+        self._present: list[bool] | None = None
+        # Where a gradient that is no number spreads to all weights: the norms to look at, until it was said.
+        norms = nonfinite == "propagate" and "clip_global_norm" in self._text
+        self._norms = [f"{s}.norm" for s, m in self._stages() if m.name == "clip_global_norm"] if norms else []
         self._closure: tuple[Any, bool] = (None, False)
         try:
             for group in groups:
@@ -186,6 +161,47 @@ class Optimizer(_thalweg.Optimizer):
 
     # ---- stepping
 
+    def step(self, grads: Any = None, /, **named: Any) -> Any:
+        if named or type(grads) is dict or (type(grads) is not list and isinstance(grads, Mapping)):
+            grads = named.get("grads", grads)
+            if isinstance(grads, Mapping):
+                named, grads = {key: value for key, value in named.items() if key != "grads"}, self._by_name(grads)
+            result = _step(self, **named) if "closure" in named or grads is None else _step(self, grads)
+        else:
+            result = _step(self, grads)
+        if self._norms:
+            self._look_at_norms()
+        return result
+
+    step.__doc__ = (_thalweg.Optimizer.step.__doc__ or "").replace(
+        "(None where there", "(or a mapping from their names; None where there", 1)
+
+    def bind_gradients(self, grads: Iterable[Any] | Mapping[str, Any], /) -> None:
+        super().bind_gradients(self._by_name(grads) if isinstance(grads, Mapping) else grads)
+
+    bind_gradients.__doc__ = _thalweg.Optimizer.bind_gradients.__doc__
+
+    def _by_name(self, grads: Mapping[str, Any]) -> list[Any]:
+        """Gradients in the order of the parameters.  ArgumentError for other names than theirs."""
+        names = self.names
+        if None in names:
+            raise error(ArgumentError, "gradients come by name, and the parameters have none: pass a dict of arrays, "
+                        "(name, array) pairs, or names=[...]")
+        if grads.keys() != {*names}:
+            missing = [name for name in names if name not in grads]
+            other = [name for name in grads if name not in names]
+            said = [f"there is none of {', '.join(map(repr, missing[:3]))} (None says that it has none this time)"
+                    ] if missing else []
+            said += [f"no parameter is called {', '.join(map(repr, other[:3]))}"] if other else []
+            raise error(ArgumentError, f"gradients by name: {'; '.join(said)}")
+        return [grads[name] for name in names]
+
+    def _look_at_norms(self) -> None:
+        """Says once that a gradient which is no number has become weights."""
+        if not all(math.isfinite(self._get_number(None, path)) for path in self._norms):
+            self._norms = []
+            say_nonfinite(self)
+
     def requests(self) -> Generator[Request, None, None]:
         """One step as a loop over what the method asks for.
 
@@ -210,6 +226,7 @@ class Optimizer(_thalweg.Optimizer):
         if self._pending is not None:
             self._pending = None
             self.cancel()
+        self._present = None
         row = self._waiting()
         token = self._pending = object()
         loss: float | None = None
@@ -218,6 +235,8 @@ class Optimizer(_thalweg.Optimizer):
                 row = row or self._next(loss)
                 if row is None:
                     self._pending = None
+                    if self._norms:
+                        self._look_at_norms()
                     return
                 request = Request(self, row)
                 yield request
@@ -244,7 +263,10 @@ class Optimizer(_thalweg.Optimizer):
                 answer = closure(request) if told else ask(closure, request)
                 loss, grads = self._read_answer(answer)
                 if grads is not None and request.wants_gradient:
-                    self._answer(grads)
+                    request.answer(grads)
+                elif request.wants_gradient and not request._answered and self.grads is None:
+                    raise error(SequenceError, f"{self._text}: the closure gave no gradients, and none are bound: it "
+                                "must return (loss, grads), or fill those of an opt.bind_gradients(grads) before")
                 if loss is not None:
                     if first is None:
                         first = loss
@@ -262,11 +284,11 @@ class Optimizer(_thalweg.Optimizer):
             return None, None
         if isinstance(answer, tuple) and len(answer) == 2:
             loss, grads = answer
-            if grads is None or isinstance(grads, (list, tuple)):
+            if grads is None or isinstance(grads, (list, tuple, Mapping)):
                 return loss, grads
             if count == 1 and _arrays.is_array(grads):
                 return loss, [grads]
-        if isinstance(answer, (list, tuple)):
+        if isinstance(answer, (list, tuple, Mapping)):
             return None, answer
         if count == 1 and getattr(answer, "ndim", 0):
             return None, [answer]
@@ -329,239 +351,6 @@ class Optimizer(_thalweg.Optimizer):
             if before:
                 self.train()
 
-    # ---- hyper-parameters
-
-    def get(self, path: str, group: str | None = None) -> Any:
-        """A hyper-parameter or a measured value: "lr", "adamw.lr", "adamw#1.lr", "clip_global_norm.norm".
-
-        group  its name ("" is that of a plain list; where there is none, what the sentence says); None: that of a plain
-               list where there is one, else the value that all groups have
-
-        A scheduled value is that of the next step.  Numbers come as float, the rest as Python values or text.
-        UnknownNameError when there is none, or when two stages have one and the stage is not named.  ArgumentError,
-        with the values, when no group is named and theirs differ.
-        """
-        names = [name for name, _, _ in self._layout]
-        if group is not None or not names or "" in names:
-            return self._value(path, group)
-        values = {name: self._value(path, name) for name in names}
-        first = values[names[0]]
-        if not all(_equal(value, first) for value in values.values()):
-            raise error(ArgumentError, f"the parameter groups have different values of {path!r} ({_listed(values)}): "
-                        f"name one, as in opt.get({path!r}, {names[-1]!r})")
-        return first
-
-    def _value(self, path: str, group: str | None) -> Any:
-        parameter = self._parameter(path)
-        if parameter is None or parameter.type in ("number", "integer"):
-            with contextlib.suppress(ValueTypeError):
-                return self._get_number(group, path)
-        return _registry.read_value(self._get_text(group, path))
-
-    def _parameter(self, path: str) -> _registry.Parameter | None:
-        """What the registry says of a hyper-parameter, with or without its stage; None for a measured value."""
-        stage, _, name = path.rpartition(".")
-        methods = [method for label, method in self._stages() if stage in ("", label)]
-        return next((p for method in methods for p in method.parameters if p.name == name), None)
-
-    def set(self, path: str, value: Any, group: str | None = None) -> None:
-        """Changes a hyper-parameter while running: for one group ("" is that of a plain list), or (None) for all groups
-        and those added later.
-
-        A str is taken as it would stand in a sentence: opt.set("lr", "cosine(lr=0.1, total=1000)").  A schedule counts
-        the steps from the first of the optimizer, not from this call: after 300 steps it goes on at step 300.
-        RangeError, ValueTypeError or UnknownNameError when it does not fit; nothing changes then.
-        """
-        with self._explaining({path: value}):
-            if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-                self._set_number(group, path, float(value))
-            else:
-                self._set_text(group, path, self._written_value(path, value))
-
-    def _set_together(self, values: Mapping[str, Any], group: str | None) -> None:
-        """Changes several hyper-parameters, "betas" among them: all of them, or none when one is refused."""
-        with self._explaining(values):
-            self._set_texts(group, *self._written(values))
-
-    def _written(self, values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-        """Paths, and values as a sentence writes them."""
-        for key in values:
-            if not isinstance(key, str):
-                raise error(ValueTypeError, f"the name of a hyper-parameter is a str, not {reprlib.repr(key)}")
-        spread = self._spread(values)
-        return list(spread), [self._written_value(path, value) for path, value in spread.items()]
-
-    def _written_value(self, path: str, value: Any) -> str:
-        try:
-            return _sentence.write_value(value)
-        except ValueTypeError:
-            raise error(ValueTypeError, f"{path!r} is {self._expected(path)}, got {reprlib.repr(value)}") from None
-
-    def _expected(self, path: str) -> str:
-        """What a hyper-parameter may be, in words."""
-        stage, _, name = path.rpartition(".")
-        if path == "betas":
-            return "a tuple of 2 or 3 numbers"
-        parameter = self._live().get(path)
-        for own, method in self._stages() if parameter is None else ():
-            if stage in ("", own):
-                parameter = parameter or method.parameter(name)
-        return "a number" if parameter is None else _registry.expected(parameter)
-
-    @contextlib.contextmanager
-    def _explaining(self, values: Mapping[str, Any], where: str = "") -> Iterator[None]:
-        """Errors say which key of `values` is refused, what there is, and what was expected."""
-        try:
-            yield
-        except (UnknownNameError, ValueTypeError, RangeError, MethodError, SentenceError) as problem:
-            text = self._explain(problem, values, bool(where)) if values else str(problem)
-            if text == str(problem) and not (where and values):
-                raise
-            raise error(type(problem), f"{where}: {text}" if where else text) from None
-
-    def _explain(self, problem: Error, values: Mapping[str, Any], in_group: bool) -> str:
-        text = str(problem)
-        if isinstance(problem, UnknownNameError):
-            unknown = re.match(r"no hyper-parameter `([^`]*)`", text)
-            if unknown is None or not any(key in (unknown[1], "betas") for key in values):
-                return text
-            known = self._live_paths() + (["betas"] if in_group and self._betas() else [])
-            near = [] if "did you mean" in text else difflib.get_close_matches(unknown[1], known, 1)
-            near = near or [name for name in [familiar(unknown[1], known)] if name]
-            return f"{text}{f' (did you mean `{near[0]}`?)' if near else ''}; there are: {', '.join(known)}"
-        if isinstance(problem, (MethodError, SentenceError)):
-            # A str that does not read as a value.  The library, which is given text only, cannot tell which key has it.
-            for key, value in values.items():
-                for part in value if isinstance(value, (list, tuple)) else (value,):
-                    if isinstance(part, str) and (f"`{part.strip()}`" in text or f"\n  {part.strip()}" in text):
-                        return f"{key!r} is {self._expected(key)}, got {reprlib.repr(value)}: {text}"
-        return text
-
-    def _spread(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """`values` with "betas" written out as beta1, beta2, ..."""
-        spread: dict[str, Any] = {}
-        for key, value in values.items():
-            if key == "betas":
-                spread.update(zip(beta_names(value), value))
-            else:
-                spread[key] = value
-        return spread
-
-    def _stages(self) -> list[tuple[str, _registry.Method]]:
-        known = _registry.by_name()
-        return [(s, known[n]) for s in _sentence.stages(self.sentence) if (n := s.partition("#")[0]) in known]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_") and not hasattr(self, name):
-            if name in {path.rpartition(".")[2] for path in self._live_paths()}:
-                raise AttributeError(f"{name!r} is a hyper-parameter: optimizer.set({name!r}, ...) or "
-                                     f"optimizer.param_groups[0][{name!r}] = ... change it")
-        super().__setattr__(name, value)
-
-    def _live(self) -> dict[str, _registry.Parameter]:
-        """The hyper-parameters that may change while running, by path: those of all stages, of route(...) too."""
-        if self._parameters is None:
-            stages = self._stages()
-            owners: dict[str, int] = {}
-            for _, method in stages:
-                for p in method.parameters:
-                    owners[p.name] = owners.get(p.name, 0) + 1
-            self._parameters = {
-                p.name if owners[p.name] == 1 else f"{stage}.{p.name}": p
-                for stage, method in stages
-                for p in method.parameters
-                if p.live
-            }
-        return self._parameters
-
-    def _live_paths(self) -> list[str]:
-        return list(self._live())
-
-    def _betas(self) -> list[str]:
-        live = self._live_paths()
-        return [name for name in ("beta1", "beta2", "beta3") if name in live]
-
-    @property
-    def steps(self) -> int:
-        """How many steps were taken."""
-        return int(self._get_number(None, "steps"))
-
-    @property
-    def skipped(self) -> int:
-        """How many steps the non-finite policy refused."""
-        return int(self._get_number(None, "skipped"))
-
-    # ---- state
-
-    def state(self) -> dict[str, list[np.ndarray | None]]:
-        """A copy of the state in float64: {"adamw.exp_avg": [one array a parameter], ...}.
-
-        Arrays have the shape of their parameter where they have its size.  None stands for a parameter without that
-        state; a list with one array is state of the whole group.
-        """
-        shapes = self._shapes()
-        state: dict[str, list[np.ndarray | None]] = {}
-        for index, (stage, slot, tensor, count, _, _) in enumerate(self._state_rows()):
-            values = np.empty(count)
-            self._state_read(index, values)
-            name = f"{stage}.{slot}"
-            if tensor < 0:
-                state.setdefault(name, []).append(values)
-                continue
-            row = state.setdefault(name, [None] * len(shapes))
-            row[tensor] = values.reshape(shapes[tensor]) if values.size == _size(shapes[tensor]) else values
-        return state
-
-    def memory_report(self) -> MemoryReport:
-        """What the state costs, known before it is allocated."""
-        rows = [
-            StateRow(tensor, stage, slot, count, STORAGE.get(storage, str(storage)), size)
-            for stage, slot, tensor, count, size, storage in self._state_rows()
-        ]
-        return MemoryReport(rows, sum(row.bytes for row in rows))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The whole state as plain values: {"format": 1, "sentence": str, "state": bytes}.
-
-        It does not hold the parameters: save those beside it.  (Copies and pickles of the optimizer do hold them.)
-        """
-        return {"format": STATE_FORMAT, "sentence": self.sentence, "state": self._save()}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes over what state_dict returned: the state, for parameters that you load yourself.
-
-        FormatError, VersionError, MismatchError leave everything as it was.
-        """
-        try:
-            number, state = state_dict["format"], state_dict["state"]
-        except (KeyError, TypeError, IndexError) as problem:
-            raise error(FormatError, "not a state_dict of thalweg: it has no 'format' and 'state'") from problem
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise error(FormatError, f"not a state_dict of thalweg: its format is {number!r}")
-        if number > STATE_FORMAT:
-            raise error(VersionError, f"a state_dict of format {number}; this version knows {STATE_FORMAT}")
-        try:
-            self._load(state)
-        except (TypeError, BufferError) as problem:
-            if isinstance(problem, Error):
-                raise
-            what = f"the 'state' of the state_dict is a {type(state).__name__}, not bytes"
-            raise error(FormatError, what) from problem
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the state to a file (safetensors layout), atomically: written beside it, synced, renamed.
-
-        It does not hold the parameters: save those beside it.  (Copies and pickles of the optimizer do hold them.)
-        """
-        self._save_file(path)
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Reads what save wrote: the state, for parameters that you load yourself.
-
-        FileError, FormatError, VersionError, MismatchError leave everything as it was.
-        """
-        self._load_file(path)
-
     def __reduce__(self) -> tuple[Any, ...]:
         params, names = self.params, self.names
         groups = [
@@ -580,6 +369,28 @@ class Optimizer(_thalweg.Optimizer):
         if self.closed:
             return f"<{type(self).__name__}: closed>"
         return f"<{type(self).__name__}: {self._text}; {len(self.params)} parameters, {self.steps} steps>"
+
+
+_step = _thalweg.Optimizer.step
+
+
+def say_nonfinite(optimizer: Optimizer) -> None:
+    """The warning that a gradient which is no number has become weights, at who called into the package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("thalweg", "torch"):
+        level, frame = level + 1, frame.f_back
+    text = (f"step {optimizer.steps} of {optimizer._text!r}: NaN or Inf in a gradient has become weights; "
+            "nonfinite='skip' leaves such steps out, nonfinite='error' raises")
+    LOG.warning(text)
+    warnings.warn(text, RuntimeWarning, stacklevel=level)
+
+
+def bare(sentence: str) -> Optimizer:
+    """The sentence without parameters, which knows what hyper-parameters there are, and what belongs to a whole run."""
+    optimizer = Optimizer.__new__(Optimizer)
+    optimizer._create(_sentence.check_text(sentence), 1, 0, 0, 0, 0, 0, 1.0, 0)
+    optimizer._layout, optimizer._parameters = [], None
+    return optimizer
 
 
 def _restore(
@@ -619,23 +430,3 @@ def _seed(value: Any) -> int:
     if not 0 <= seed < 2**64:
         raise error(RangeError, f"seed is in 0 ... 2**64 - 1, not {seed}")
     return seed
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size
-
-
-def _equal(a: Any, b: Any) -> bool:
-    return bool(a == b) or (a != a and b != b)
-
-
-def _listed(values: Mapping[str, Any]) -> str:
-    """"0.1 in 'a', 'b'; 0.2 in 'c'": values by group, a few of them."""
-    by_value: dict[str, list[str]] = {}
-    for name, value in values.items():
-        by_value.setdefault(repr(value), []).append(repr(name))
-    parts = [f"{value} in {', '.join(names[:4])}{', ...' if names[4:] else ''}" for value, names in by_value.items()]
-    return "; ".join(parts[:4]) + ("; ..." if parts[4:] else "")

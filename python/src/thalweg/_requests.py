@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _arrays
-from ._errors import NeedsError, ValueTypeError, error
+from ._errors import ArgumentError, NeedsError, SequenceError, ValueTypeError, error
 
 if TYPE_CHECKING:
     from ._optimizer import Optimizer
@@ -76,13 +76,40 @@ class Request:
             self._probe = [_arrays.from_bytes(*row) for row in self._optimizer._probe()]
         return self._probe
 
-    def answer(self, grads: Sequence[Any] | None = None, loss: float | None = None) -> None:
-        """Binds the arrays that hold the answer (they may be others at every request) and sets the loss."""
+    def answer(self, grads: Sequence[Any] | Mapping[str, Any] | None = None, loss: float | None = None) -> None:
+        """Binds the arrays that hold the answer (they may be others at every request) and sets the loss.
+
+        grads  one array for each parameter, None where there is none; or a mapping from their names
+
+        The first answer of a step says which parameters take part in it.  ArgumentError where a later one has a
+        gradient that the first had not: it would be lost.
+        """
         if grads is not None:
+            if isinstance(grads, Mapping):
+                grads = self._optimizer._by_name(grads)
+            if isinstance(grads, (list, tuple)):
+                self._check_presence([g is not None for g in grads])
             self._optimizer._answer(grads)
             self._answered = True
         if loss is not None:
             self.loss = float(loss)
+
+    def _check_presence(self, now: list[bool]) -> None:
+        """Compares what has a gradient with the first answer of this step."""
+        first = self._optimizer._present
+        if first is None:
+            self._optimizer._present = now
+        elif now != first and len(now) == len(first):
+            names = self._optimizer.names
+            for index, (new, old) in enumerate(zip(now, first)):
+                which = f"parameter {index}" + (f" ({names[index]!r})" if names[index] else "")
+                if new and not old:
+                    who = f"task {self.index} of {self.count}" if self.kind == "task_gradient" else "this answer"
+                    raise error(ArgumentError, f"{who} has a gradient of {which}, and the first answer of this step "
+                                "had none: leave zeros where there is none, else the parameter is left out of the step")
+                if old and not new and self.kind in ("gradient", "loss_and_gradient"):
+                    raise error(SequenceError, f"the gradient of {which} is absent, but was there at the first request "
+                                "of this step; pass zeros")
 
     def answer_matrix(self, first: Any = None, second: Any = None) -> None:
         """Answers a request for matrices, which are read before this returns.

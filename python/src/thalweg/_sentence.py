@@ -7,8 +7,8 @@ import numbers
 from typing import Any
 
 from . import _thalweg
-from ._errors import ArgumentError, ValueTypeError, error
-from ._registry import Method, Parameter
+from ._errors import ArgumentError, RangeError, ValueTypeError, error
+from ._registry import Method, Parameter, expected
 
 
 def write_value(value: Any, parameter: Parameter | None = None) -> str:
@@ -16,7 +16,7 @@ def write_value(value: Any, parameter: Parameter | None = None) -> str:
 
     Numbers, flags, None and lists become literals.  A str is taken as it stands: a choice, a schedule
     ("cosine(lr=0.1, total=1000)"), a regularizer, or (in parentheses, which are added) a pipeline.  Objects with a
-    `sentence` are written as that, schedules with what they remember.
+    `sentence` are written as that, schedules with what they remember.  ValueTypeError; RangeError for NaN.
     """
     if value is None:
         return "none"
@@ -35,14 +35,15 @@ def write_value(value: Any, parameter: Parameter | None = None) -> str:
     if isinstance(value, numbers.Integral):
         return str(int(value))
     if isinstance(value, numbers.Real):
+        if math.isnan(value):
+            what = "a hyper-parameter is" if parameter is None else f"`{parameter.name}` must be"
+            raise error(RangeError, f"{what} {'a number' if parameter is None else expected(parameter)}, got nan")
         return write_number(float(value))
     name = f" for {parameter.name!r}" if parameter is not None else ""
     raise error(ValueTypeError, f"cannot write a {type(value).__name__}{name} in a sentence")
 
 
 def write_number(value: float) -> str:
-    if math.isnan(value):
-        return "nan"
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
     return repr(value)
@@ -51,7 +52,10 @@ def write_number(value: float) -> str:
 def write_stage(method: Method, values: dict[str, Any]) -> str:
     """The stage `method` with `values` by name."""
     known = {p.name: p for p in method.parameters}
-    arguments = ", ".join(f"{name}={write_value(value, known.get(name))}" for name, value in values.items())
+    try:
+        arguments = ", ".join(f"{name}={write_value(value, known.get(name))}" for name, value in values.items())
+    except RangeError as problem:
+        raise error(RangeError, f"{method.name}: {problem}") from None
     return f"{method.name}({arguments})" if arguments else method.name
 
 

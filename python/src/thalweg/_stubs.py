@@ -23,9 +23,11 @@ EXPORTS = {
     "_objects": "Cache Constraint Diagnostic Objective Regularizer Schedule Weighting constraint diagnostic objective "
     "random_normal regularizer schedule weighting",
     "_groups": "ParamGroup",
-    "_optimizer": "MemoryReport Optimizer StateRow",
+    "_optimizer": "Optimizer",
+    "_partial": "LoadReport",
     "_registry": "Input Method Parameter RequestKind Slot kinds method methods",
     "_requests": "Request",
+    "_saved": "MemoryReport StateRow",
     "_solvers": "Solver SolverRequest SolverResult SolverRun solver",
     "_thalweg": "get_num_threads set_num_threads",
 }

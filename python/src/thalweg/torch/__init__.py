@@ -20,9 +20,10 @@ from ._classes import optimizer_class as _optimizer_class
 from ._groups import get_parameter_groups
 from ._in_backward import InBackward
 from ._optimizer import Optimizer
+from ._schedule import SentenceLR
 
-__all__ = ["Answers", "InBackward", "Optimizer", "get_parameter_groups", "hessian_product", "per_sample", "task_gradients",
-           *_class_names()]
+__all__ = ["Answers", "InBackward", "Optimizer", "SentenceLR", "get_parameter_groups", "hessian_product", "per_sample",
+           "task_gradients", *_class_names()]
 
 
 def __getattr__(name: str) -> type[Optimizer]:

@@ -119,6 +119,8 @@ def _torch_defaults(name: str) -> dict[str, Any]:
 
 
 def _refuse(name: str, given: dict[str, Any]) -> None:
+    if given.get("fused") and given.get("foreach"):
+        raise error(ArgumentError, f"{name}: fused and foreach cannot both be True, as in torch; here they change nothing")
     for key, why in REFUSED.items():
         if given.get(key):
             raise error(UnsupportedError, f"{name}: {key}=True: {why}")
@@ -189,10 +191,13 @@ def groups_of_torch(self: Optimizer, name: str) -> list[dict[str, Any]]:
     engine = self.engine
     stage, method = next((s, m) for s, m in engine._stages() if m.kind == "optimizer")
     twin, groups = TWINS[name], []
-    for group, (called, first, stop) in zip(self.param_groups, engine._layout):
+    for index, group in enumerate(self.param_groups):
+        holder, called = self._place(index)
+        where = self._places[index]
+        first, stop = (0, 0) if where is None else engine._layout[where][1:]
 
         def own(path: str) -> Any:
-            return engine.get(f"{stage}.{path}", called) if method.parameter(path) is not None else None
+            return holder.get(f"{stage}.{path}", called) if method.parameter(path) is not None else None
 
         values = dict(_torch_defaults(name))
         for key, names in twin.shown.items():

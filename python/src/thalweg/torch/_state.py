@@ -10,7 +10,6 @@ spaces, so that torch.distributed.checkpoint finds the size that it saved.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from .. import _checkpoint, _optimizer
 from .._checkpoint import ACTIVE, STARTED, Entry
 from .._errors import CountError, FormatError, MismatchError, VersionError, error
+from .._partial import scalars_alone
 
 FORMAT = 2
 HEAD, COUNTERS, SCALARS, NAME, STEPS = "thalweg", "counters", "scalars", "name", "step"
@@ -143,13 +143,29 @@ def put_together(engine: _optimizer.Optimizer, state: Mapping[int, Any], head: d
             MismatchError, f"the state_dict has the state of {len(state)} parameters, this optimizer has {len(names)}"
         )
     order = _order([state[index] for index in range(len(names))], names)
+    return _checkpoint.write(_entries([state[index] for index in order], names, head))
+
+
+def in_part(engine: _optimizer.Optimizer, state: Mapping[int, Any], head: dict[str, Any]) -> dict[str, Entry]:
+    """The entries of what take_apart made, of another model: tensors go by their names, or, where the engine has none,
+    by their positions.  FormatError."""
+    rows = {index: row for index, row in sorted(state.items()) if COUNTERS in row}
+    if all(NAME in row for row in rows.values()) and any(name is not None for name in engine.names):
+        names = [_name(row) for row in rows.values()]
+    else:
+        mine = _checkpoint.tensor_names(_checkpoint.read(engine._save()))
+        names = [mine[index] if index < len(mine) else f"parameter {index}" for index in rows]
+    return _entries([*rows.values()], names, head)
+
+
+def _entries(rows: Sequence[Mapping[str, Any]], names: list[str], head: dict[str, Any]) -> dict[str, Entry]:
+    """The entries of a checkpoint with these tensors.  FormatError."""
     try:
         entries = {
             key: Entry(dtype, tuple(shape), memoryview(base64.b64decode(data)))
             for key, (dtype, shape, data) in head["entries"].items()
         }
         entries[_checkpoint.NAMES] = _of_text("".join(f"{name}\0" for name in names))
-        rows = [state[index] for index in order]
         entries[_checkpoint.TENSORS] = _checkpoint.of_numbers([row[COUNTERS].double().numpy() for row in rows])
         at = 0
         for key, width in head["scalars"].items():
@@ -162,14 +178,18 @@ def put_together(engine: _optimizer.Optimizer, state: Mapping[int, Any], head: d
                     entries[f"{name}/{path}"] = _entry(value)
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise error(FormatError, f"not a usable state_dict of thalweg.torch: {problem!r}") from problem
-    return _checkpoint.write(entries)
+    return entries
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return str(row[NAME].cpu().numpy().tobytes().decode())
 
 
 def _order(rows: Sequence[Mapping[str, Any]], names: list[str]) -> list[int]:
     """For each tensor, by name, its row; their order where they have no names."""
     if not all(NAME in row for row in rows):
         return list(range(len(rows)))
-    place = {row[NAME].cpu().numpy().tobytes().decode(): index for index, row in enumerate(rows)}
+    place = {_name(row): index for index, row in enumerate(rows)}
     for name in names:
         if name not in place:
             there = ", ".join(map(repr, place))
@@ -287,17 +307,6 @@ def to_torch(
 
 def _group_of(engine: _optimizer.Optimizer, index: int) -> int:
     return next(k for k, (_, start, stop) in enumerate(engine._layout) if start <= index < stop)
-
-
-def scalars_alone(sentence: str, entries: Iterable[str]) -> frozenset[str]:
-    """The entries STAGE/scalars of the whole run: an optimizer without parameters has them too."""
-    if not any(key.endswith("/scalars") for key in entries):
-        return frozenset()
-    from ._optimizer import bare
-
-    with contextlib.closing(bare(sentence)) as empty:
-        saved = _checkpoint.read(empty._save())
-    return frozenset(key for key, entry in saved.items() if key.endswith("/scalars") and entry.shape[0])
 
 
 def scalars_of_the_run(engine: _optimizer.Optimizer) -> list[str]:

@@ -88,7 +88,7 @@ class Keys:
                 out[paths[0]] = value
             elif not isinstance(value, (tuple, list)) or len(value) != len(paths):
                 if key == "betas":  # the library's own words
-                    out.update(zip(_optimizer._beta_names(value), value))
+                    out.update(zip(_groups.beta_names(value), value))
                     continue
                 raise error(ArgumentError, f"{key!r} is a tuple of {len(paths)} numbers, not {value!r}")
             else:

@@ -1,0 +1,208 @@
+"""The hyper-parameters of a running optimizer: read and set by path, with errors that say what there is."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+import reprlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from . import _registry, _sentence, _thalweg
+from ._errors import (
+    ArgumentError,
+    Error,
+    MethodError,
+    RangeError,
+    SentenceError,
+    UnknownNameError,
+    ValueTypeError,
+    error,
+    familiar,
+)
+from ._groups import beta_names
+
+
+class Settings(_thalweg.Optimizer):
+    """What thalweg.Optimizer knows of its hyper-parameters."""
+
+    _layout: list[tuple[str, int, int]]
+    _parameters: dict[str, _registry.Parameter] | None
+
+    def get(self, path: str, group: str | None = None) -> Any:
+        """A hyper-parameter or a measured value: "lr", "adamw.lr", "adamw#1.lr", "clip_global_norm.norm".
+
+        group  its name ("" is that of a plain list; where there is none, what the sentence says); None: that of a plain
+               list where there is one, else the value that all groups have
+
+        A scheduled value is that of the next step.  Numbers come as float, the rest as Python values or text.
+        UnknownNameError when there is none, or when two stages have one and the stage is not named.  ArgumentError,
+        with the values, when no group is named and theirs differ.
+        """
+        names = [name for name, _, _ in self._layout]
+        if group is not None or not names or "" in names:
+            return self._value(path, group)
+        values = {name: self._value(path, name) for name in names}
+        first = values[names[0]]
+        if not all(_equal(value, first) for value in values.values()):
+            raise error(ArgumentError, f"the parameter groups have different values of {path!r} ({_listed(values)}): "
+                        f"name one, as in opt.get({path!r}, {names[-1]!r})")
+        return first
+
+    def _value(self, path: str, group: str | None) -> Any:
+        parameter = self._parameter(path)
+        with self._explaining({path: None}):
+            if parameter is None or parameter.type in ("number", "integer"):
+                with contextlib.suppress(ValueTypeError):
+                    return self._get_number(group, path)
+            return _registry.read_value(self._get_text(group, path))
+
+    def _parameter(self, path: str) -> _registry.Parameter | None:
+        """What the registry says of a hyper-parameter, with or without its stage; None for a measured value."""
+        stage, _, name = path.rpartition(".")
+        methods = [method for label, method in self._stages() if stage in ("", label)]
+        return next((p for method in methods for p in method.parameters if p.name == name), None)
+
+    def set(self, path: str, value: Any, group: str | None = None) -> None:
+        """Changes a hyper-parameter while running: for one group ("" is that of a plain list), or (None) for all groups
+        and those added later.
+
+        A str is taken as it would stand in a sentence: opt.set("lr", "cosine(lr=0.1, total=1000)").  A schedule counts
+        the steps from the first of the optimizer, not from this call: after 300 steps it goes on at step 300.
+        RangeError, ValueTypeError or UnknownNameError when it does not fit; nothing changes then.
+        """
+        with self._explaining({path: value}):
+            plain = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+            if plain and value == value:  # what is not a number is explained below
+                self._set_number(group, path, float(value))
+            else:
+                self._set_text(group, path, self._written_value(path, value))
+
+    def _set_together(self, values: Mapping[str, Any], group: str | None) -> None:
+        """Changes several hyper-parameters, "betas" among them: all of them, or none when one is refused."""
+        with self._explaining(values):
+            self._set_texts(group, *self._written(values))
+
+    def _written(self, values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+        """Paths, and values as a sentence writes them."""
+        for key in values:
+            if not isinstance(key, str):
+                raise error(ValueTypeError, f"the name of a hyper-parameter is a str, not {reprlib.repr(key)}")
+        spread = self._spread(values)
+        return list(spread), [self._written_value(path, value) for path, value in spread.items()]
+
+    def _written_value(self, path: str, value: Any) -> str:
+        try:
+            return _sentence.write_value(value)
+        except (ValueTypeError, RangeError) as problem:
+            raise error(type(problem), f"{path!r} is {self._expected(path)}, got {reprlib.repr(value)}") from None
+
+    def _expected(self, path: str) -> str:
+        """What a hyper-parameter may be, in words."""
+        stage, _, name = path.rpartition(".")
+        if path == "betas":
+            return "a tuple of 2 or 3 numbers"
+        parameter = self._live().get(path)
+        for own, method in self._stages() if parameter is None else ():
+            if stage in ("", own):
+                parameter = parameter or method.parameter(name)
+        return "a number" if parameter is None else _registry.expected(parameter)
+
+    @contextlib.contextmanager
+    def _explaining(self, values: Mapping[str, Any], where: str = "") -> Iterator[None]:
+        """Errors say which key of `values` is refused, what there is, and what was expected."""
+        try:
+            yield
+        except (UnknownNameError, ValueTypeError, RangeError, MethodError, SentenceError) as problem:
+            text = self._explain(problem, values, bool(where)) if values else str(problem)
+            if text == str(problem) and not (where and values):
+                raise
+            raise error(type(problem), f"{where}: {text}" if where else text) from None
+
+    def _explain(self, problem: Error, values: Mapping[str, Any], in_group: bool) -> str:
+        text = str(problem)
+        if isinstance(problem, UnknownNameError):
+            unknown = re.match(r"no hyper-parameter `([^`]*)`", text)
+            if unknown is None or not any(key in (unknown[1], "betas") for key in values):
+                return text
+            known = self._live_paths() + (["betas"] if in_group and self._betas() else [])
+            near = [] if "did you mean" in text else difflib.get_close_matches(unknown[1], known, 1)
+            near = near or [name for name in [familiar(unknown[1], known)] if name]
+            return f"{text}{f' (did you mean `{near[0]}`?)' if near else ''}; there are: {', '.join(known)}"
+        if isinstance(problem, (MethodError, SentenceError)):
+            # A str that does not read as a value.  The library, which is given text only, cannot tell which key has it.
+            for key, value in values.items():
+                for part in value if isinstance(value, (list, tuple)) else (value,):
+                    if isinstance(part, str) and (f"`{part.strip()}`" in text or f"\n  {part.strip()}" in text):
+                        return f"{key!r} is {self._expected(key)}, got {reprlib.repr(value)}: {text}"
+        return text
+
+    def _spread(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`values` with "betas" written out as beta1, beta2, ..."""
+        spread: dict[str, Any] = {}
+        for key, value in values.items():
+            if key == "betas":
+                spread.update(zip(beta_names(value), value))
+            else:
+                spread[key] = value
+        return spread
+
+    def _stages(self) -> list[tuple[str, _registry.Method]]:
+        known = _registry.by_name()
+        return [(s, known[n]) for s in _sentence.stages(self.sentence) if (n := s.partition("#")[0]) in known]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and not hasattr(self, name):
+            if name in {path.rpartition(".")[2] for path in self._live_paths()}:
+                raise AttributeError(f"{name!r} is a hyper-parameter: optimizer.set({name!r}, ...) or "
+                                     f"optimizer.param_groups[0][{name!r}] = ... change it")
+        super().__setattr__(name, value)
+
+    def _live(self) -> dict[str, _registry.Parameter]:
+        """The hyper-parameters that may change while running, by path: those of all stages, of route(...) too."""
+        if self._parameters is None:
+            stages = self._stages()
+            owners: dict[str, int] = {}
+            for _, method in stages:
+                for p in method.parameters:
+                    owners[p.name] = owners.get(p.name, 0) + 1
+            self._parameters = {
+                p.name if owners[p.name] == 1 else f"{stage}.{p.name}": p
+                for stage, method in stages
+                for p in method.parameters
+                if p.live
+            }
+        return self._parameters
+
+    def _live_paths(self) -> list[str]:
+        return list(self._live())
+
+    def _betas(self) -> list[str]:
+        live = self._live_paths()
+        return [name for name in ("beta1", "beta2", "beta3") if name in live]
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken."""
+        return int(self._get_number(None, "steps"))
+
+    @property
+    def skipped(self) -> int:
+        """How many steps the non-finite policy refused."""
+        return int(self._get_number(None, "skipped"))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return bool(a == b) or (a != a and b != b)
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    """"0.1 in 'a', 'b'; 0.2 in 'c'": values by group, a few of them."""
+    by_value: dict[str, list[str]] = {}
+    for name, value in values.items():
+        by_value.setdefault(repr(value), []).append(repr(name))
+    parts = [f"{value} in {', '.join(names[:4])}{', ...' if names[4:] else ''}" for value, names in by_value.items()]
+    return "; ".join(parts[:4]) + ("; ..." if parts[4:] else "")

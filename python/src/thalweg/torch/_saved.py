@@ -1,0 +1,261 @@
+"""The state of thalweg.torch.Optimizer: shown, saved and loaded in torch's shape."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from .._errors import ArgumentError, MismatchError, UnsupportedError, error, of_adapter
+from .._partial import LoadReport, load_partly
+from . import _state
+from ._shown import Grouped
+from ._view import differences
+
+
+class Saved(Grouped):
+    """The state of thalweg.torch.Optimizer."""
+
+    _filled: tuple[Any, ...] | None
+    _filling: list[tuple[torch.Tensor, list[str]]]
+
+    @property
+    def state(self) -> Any:
+        """By parameter: its state as tensors, copies as of now, under the names of the library, and "step"."""
+        if "state" not in self.__dict__:
+            raise AttributeError("state")
+        whole = self.__dict__["state"]
+        if "engine" not in self.__dict__ or self.engine.closed:
+            return whole
+        now = (self.engine.steps, self.engine.skipped, self.engine._edits, self.engine.training)
+        if self._filled != now or self.engine._pending is not None:
+            self._empty()
+            rows = _state.take_apart(self.engine, self._notes())
+            held = self.engine.params if self._ranks is None else self._ranks.shown(rows)
+            for p, row in zip(held, rows):
+                if p is None:  # it stands for a group without tensors
+                    continue
+                whole[p].update(row)
+                self._filling.append((p, [*row]))
+            self._filled = now
+        return whole
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.__dict__["state"] = state
+        self._filled, self._filling = None, []
+
+    def _empty(self) -> None:
+        """Lets go of the copies in `state`."""
+        whole = self.__dict__["state"]
+        for p, keys in self._filling:
+            if p in whole:
+                for key in keys:
+                    whole[p].pop(key, None)
+                if not whole[p]:
+                    del whole[p]
+        self._filled, self._filling = None, []
+    def _notes(self) -> dict[str, Any]:
+        """What a state dict holds beside the engine: what is different in param_groups when it is loaded, somebody has
+        changed."""
+        return {"shown": [dict(shown) for shown in self._shown],
+                "empty": {str(index): values for index, values in self._unbound.items()},
+                "scaled": {str(index): list(pair) for index, pair in self._scaled.items()}}
+
+    @contextlib.contextmanager
+    def _without_hooks(self, *kinds: str) -> Iterator[None]:
+        """Inside, torch finds no hooks of these kinds: they are called where all of the state can be seen."""
+        hooks = {kind: getattr(self, kind) for kind in kinds}
+        for kind in kinds:
+            setattr(self, kind, {})
+        try:
+            yield
+        finally:
+            for kind in kinds:
+                setattr(self, kind, hooks[kind])
+
+    @of_adapter
+    def state_dict(self) -> dict[str, Any]:
+        """The state in torch's shape, {"state": {index: {name: tensor}}, "param_groups": [...]}: tensors and plain
+        values, which torch.load(weights_only=True) and torch.distributed.checkpoint read.
+
+        As in torch it does not hold the parameters: save model.state_dict() beside it.  torch.optim's own optimizers
+        read what to_torch_state_dict() gives.
+        """
+        for hook in tuple(self._optimizer_state_dict_pre_hooks.values()):
+            hook(self)
+        self._push()
+        with self._without_hooks("_optimizer_state_dict_pre_hooks", "_optimizer_state_dict_post_hooks"):
+            whole = super().state_dict()
+        whole["state"] = {key: dict(row) if isinstance(row, dict) else row for key, row in whole["state"].items()}
+        self._empty()
+        for hook in tuple(self._optimizer_state_dict_post_hooks.values()):
+            whole = hook(self, whole) or whole
+        return whole
+
+    @of_adapter
+    def load_state_dict(  # type: ignore[override]
+        self, state_dict: dict[str, Any], strict: bool = True
+    ) -> LoadReport | None:
+        """Takes over what state_dict returned, for the same model, whose parameters you load yourself, and the values
+        in its param_groups that were changed since.  Nothing changes when it does not fit.
+
+        It also takes the state dict of torch.optim's SGD, Adam, AdamW, Adagrad, RMSprop, Adamax, NAdam, RAdam,
+        Adadelta and Muon, for the same rule here: the run goes on where that one stood.  (SGD and Muon count no steps;
+        schedules in the sentence then begin at the first.)  Load the model before, where there are master copies.
+
+        strict  False: what fits of a state dict of thalweg.torch is taken, though tensors or stages of the sentence are
+                others, as of thalweg.Optimizer.load_state_dict; the LoadReport says what, and why the rest was not.
+                Tensors are matched by name, or, where the parameters were given without names, by position.
+                param_groups stay as they are
+        """
+        if not isinstance(state_dict, dict):
+            raise error(ArgumentError, f"not a state_dict of an optimizer, but a {type(state_dict).__name__}")
+        whole = state_dict.copy()
+        for hook in tuple(self._optimizer_load_state_dict_pre_hooks.values()):
+            whole = hook(self, whole) or whole
+        if not isinstance(whole.get("param_groups"), list) or not isinstance(whole.get("state"), dict):
+            raise error(ArgumentError, "not a state_dict of an optimizer: it has no 'state' and 'param_groups'")
+        groups, old = whole["param_groups"], whole.get("thalweg")
+        if self._unbound:
+            self._bind_late()
+        if not strict:
+            return self._load_partly(whole)
+        _state.check_groups(groups, self.param_groups)
+        # What the groups call the parameters, torch calls their state: numbers; torch.distributed.checkpoint: names.
+        called = {key: index for index, key in enumerate(key for group in groups for key in group["params"])}
+        order = self._engine_order()
+        rows = {order[called[key]]: row for key, row in whole["state"].items() if key in called}
+        for row in rows.values():
+            if not isinstance(row, dict):
+                raise error(ArgumentError, f"not a state_dict: the state of a parameter is a dict, not {row!r}")
+        self._check_fixed(groups)
+        if self._ranks is not None:
+            rows = self._ranks.held_rows(rows, lambda: _state.take_apart(self.engine, {}))
+        head = None if old is not None else _state.find_head(rows)
+        own = head is not None or old is not None
+        if old is not None:  # an earlier version kept everything in one tensor
+            data = dict(old)
+            if isinstance(data.get("state"), torch.Tensor):
+                data["state"] = data["state"].numpy().tobytes()
+            notes: dict[str, Any] = data
+        elif head is not None:
+            data, notes = _state.put_together(self.engine, rows, head), head["notes"]
+        else:
+            data, notes = _state.from_torch(self.engine, rows, self.engine.params), {}
+        if own and notes.get("shown") is None:
+            changes = None
+        else:
+            shown = notes["shown"] if own else self._shown_of()
+            changes = differences(groups, shown)
+        scaled = {int(index): (pair[0], pair[1]) for index, pair in notes.get("scaled", {}).items()}
+        before = self.engine._save() if changes is None or any(changes) else b""
+        kept = self.__dict__["param_groups"], self.__dict__["state"], self._shown, self._scaled, self._unbound
+        self._empty()
+        stages = () if head is None else head["stages"]
+        theirs: dict[Any, Any] = {}  # what the caller kept beside our state
+        for key, row in whole["state"].items() if own else ():
+            if isinstance(row, dict):
+                row = {name: v for name, v in row.items() if not (_state.is_ours(name) or name in stages)}
+            if row != {}:
+                theirs[key] = row
+        try:
+            with self._without_hooks("_optimizer_load_state_dict_pre_hooks", "_optimizer_load_state_dict_post_hooks"):
+                super().load_state_dict({"state": theirs, "param_groups": groups})
+            self._shown = []
+            if old is not None:
+                self.engine.load_state_dict(data)
+            else:
+                self.engine._load(data)
+            self._scaled = scaled
+            if own and "empty" in notes:
+                self._unbound = {int(index): dict(values) for index, values in notes["empty"].items()}
+                self._standing_in = {}
+            if before:
+                self._set_differences(groups, changes)
+        except BaseException:
+            self.__dict__["param_groups"], self.state, self._shown, self._scaled, self._unbound = kept
+            self._standing_in = {}
+            if before:
+                self.engine._load(before)
+            raise
+        self._pull()
+        for hook in tuple(self._optimizer_load_state_dict_post_hooks.values()):
+            hook(self)
+        return None
+
+    def _load_partly(self, whole: dict[str, Any]) -> LoadReport:
+        """Takes what fits of a state dict whose hooks have been called."""
+        if self._ranks is not None:
+            raise error(UnsupportedError, "strict=False is for a model on one process: load the state there, and save "
+                        "it for the ranks with thalweg.distributed.sharded_state_dict")
+        places: dict[Any, int] = {}
+        for key in (key for group in whole["param_groups"] for key in group["params"]):
+            places[key] = len(places)
+        order = dict(enumerate(self._engine_order()))
+        rows = {order.get(places[key], places[key]): row for key, row in whole["state"].items()
+                if key in places and isinstance(row, dict)}
+        head = _state.find_head(rows)
+        if head is None:
+            raise error(MismatchError, "strict=False takes a part of what thalweg.torch saved; this is a state dict of "
+                        "another optimizer")
+        report = load_partly(self.engine, _state.in_part(self.engine, rows, head))
+        self._empty()
+        self._pull()
+        for hook in tuple(self._optimizer_load_state_dict_post_hooks.values()):
+            hook(self)
+        return report
+
+    def _check_fixed(self, groups: list[dict[str, Any]]) -> None:
+        """ArgumentError where a group says otherwise than what was settled when the optimizer was made."""
+        for group in groups:
+            self._keys.spread({key: group[key] for key in self._keys.fixed if key in group})
+
+    def _shown_of(self) -> list[dict[str, Any]]:
+        """What the engine has now, as param_groups shows it."""
+        return [self._read(*self._place(index))[0] for index in range(len(self._places))]
+
+    def _engine_order(self) -> list[int]:
+        """For each tensor, counted over param_groups, where the engine has it."""
+        if self._ranks is not None:
+            return list(range(len(self._ranks.given)))
+        spans = [self.engine._layout[where][1:] for where in self._places if where is not None]
+        return [index for first, stop in spans for index in range(first, stop)]
+
+    @of_adapter
+    def to_torch_state_dict(self) -> dict[str, Any]:
+        """The state dict for the optimizer of torch.optim that this is: SGD, Adam, AdamW, Adagrad, RMSprop, Adamax,
+        NAdam, RAdam, Adadelta or Muon, which its load_state_dict takes.
+
+        MismatchError where torch has no such optimizer, or another stage of the sentence keeps state.
+        """
+        from ._classes import groups_of_torch, name_in_torch
+
+        self._push()
+        name = name_in_torch(self.engine)
+        if name not in _state.CONVERTS:
+            raise error(MismatchError, f"torch.optim has no optimizer that goes on from {self.engine._text!r}; "
+                        f"there are {', '.join(_state.CONVERTS)}")
+        return {"state": _state.to_torch(self.engine, name, self.engine.params),
+                "param_groups": groups_of_torch(self, name)}
+
+    def _set_differences(self, groups: list[dict[str, Any]], changes: list[dict[str, Any]] | None) -> None:
+        """Changes what somebody has changed in the groups of a state_dict; None: an earlier version saved it without a
+        note of what it showed, and what schedules change is left to them."""
+        reads = [self._read(*self._place(index)) for index in range(len(self._places))]
+        if changes is None:
+            changes = differences(groups, [{k: v for k, v in values.items() if k not in by} for values, by in reads])
+        self._shown = [values for values, _ in reads]
+        wanted = {i: {k: v for k, v in c.items() if k in self._shown[i]} for i, c in enumerate(changes)}
+        self._set({index: changed for index, changed in wanted.items() if changed})
+        self._shown = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._push()
+        self._empty()
+        own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys", "_decays",
+               "_norms", "_watching", "_sparse", "_settings", "_places", "_unbound")
+        return {"defaults": self.defaults, **{key: self.__dict__[key] for key in ("state", "param_groups", *own)},
+                "_seen": -1, "_filled": None, "_filling": [], "_standing_in": {}, "_tasks": None, "_task_count": None}

@@ -1,0 +1,175 @@
+"""Dicts of arrays as parameters and gradients; and what is said of NaN, aliases, and gradients that come and go."""
+
+from __future__ import annotations
+
+import types
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+
+
+def arrays() -> dict[str, np.ndarray]:
+    return {"w": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32)}
+
+
+# ---- mappings
+
+
+@pytest.mark.parametrize("wrap", [dict, types.MappingProxyType])
+def test_dicts_of_arrays(wrap: Any) -> None:
+    """The keys are the names; gradients in any order; the same arithmetic as with lists."""
+    def by_name(p: dict[str, np.ndarray]) -> Any:
+        return wrap({"b": 2 * p["b"], "w": 3 * p["w"]})
+
+    def in_order(p: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [3 * p["w"], 2 * p["b"]]
+
+    for sentence in ("adamw(lr=0.25)", "sam(0.5) | sgd(lr=0.25)"):
+        given, twin = arrays(), arrays()
+        pairs = [(tw.Optimizer(wrap(given), sentence), given, by_name), (tw.Optimizer([*twin.values()], sentence), twin, in_order)]
+        for opt, p, gradients in pairs:
+            assert opt.step(lambda: (0.5, gradients(p))) == 0.5
+            opt.step(lambda: gradients(p))
+            for request in opt.requests():
+                request.answer(gradients(p), 0.0)
+            if sentence.startswith("adamw"):
+                opt.step(gradients(p))
+                opt.step(grads=gradients(p))
+                opt.bind_gradients(gradients(p))
+                opt.step()
+                opt.step(wrap({"b": None, "w": p["w"].copy()}) if opt.names[0] else [p["w"].copy(), None])
+        assert pairs[0][0].names == ["w", "b"] and pairs[1][0].names == [None, None]
+        assert all(np.array_equal(given[name], twin[name]) for name in given) and (given["w"] != 1).all()
+
+
+def test_dicts_that_do_not_fit() -> None:
+    given = arrays()
+    opt = tw.Optimizer(given, "sgd(lr=0.5)")
+    for bad, says in (({"w": given["w"]}, "there is none of 'b'"), ({**given, "c": given["b"]}, "no parameter is called 'c'"),
+                      ({"w": given["w"], "c": given["b"]}, "none of 'b'.*is called 'c'")):
+        with pytest.raises(tw.ArgumentError, match=f"gradients by name: .*{says}"):
+            opt.step(bad)
+    with pytest.raises(tw.ArgumentError, match="come by name, and the parameters have none"):
+        tw.SGD([*given.values()], lr=0.5).step(given)
+    with pytest.raises(TypeError, match=r"not one of them: give \[group\]"):
+        tw.SGD({"params": [given["w"]]}, lr=0.5)
+    with pytest.raises(TypeError, match="are names, as str, not int"):
+        tw.SGD({1: given["w"]}, lr=0.5)
+    with pytest.raises(tw.ArgumentError, match="params is empty"):
+        tw.SGD({}, lr=0.5)
+    assert (given["w"] == 1).all() and tw.SGD({"params": given["w"]}, lr=0.5).names == ["params"]
+
+
+def test_names_of_a_dict_are_those_of_a_route() -> None:
+    given = {"embed": np.ones((2, 2), np.float32), "head": np.ones((2, 2), np.float32)}
+    opt = tw.Optimizer(given, 'route("em*"=(sgd(lr=0.5)), other=(sgd(lr=0.25)))')
+    opt.step({"head": np.ones((2, 2), np.float32), "embed": np.ones((2, 2), np.float32)})
+    assert given["embed"][0, 0] == 0.5 and given["head"][0, 0] == 0.75
+
+
+# ---- messages
+
+
+@pytest.mark.parametrize("make", [
+    lambda g: tw.AdamW(g, lr=float("nan")), lambda g: tw.AdamW(g, lr=np.float32("nan")),
+    lambda g: tw.Optimizer([{"params": g, "lr": float("nan")}], "adamw"),
+    lambda g: tw.AdamW(g).set("lr", float("nan")), lambda g: tw.AdamW(g).param_groups[0].__setitem__("lr", np.nan),
+    lambda g: tw.AdamW(g, betas=(0.9, float("nan"))),
+])
+def test_nan_is_no_value(make: Any) -> None:
+    with pytest.raises(tw.RangeError, match=r"(`lr`|'lr'|`beta2`) (is|must be) a number in \[0, .*got nan"):
+        make([np.ones(3, np.float32)])
+    with pytest.raises(tw.Error, match="`lr` must be a number or a schedule, got nan"):
+        tw.Optimizer([np.ones(3, np.float32)], "adamw(lr=nan)")
+
+
+@pytest.mark.parametrize("alias, ours", [("learning_rate", "lr"), ("b1", "beta1"), ("b2", "beta2"), ("epsilon", "eps"),
+                                         ("wd", "weight_decay"), ("nu", "beta2")])
+def test_aliases_are_known_wherever_a_name_is_given(alias: str, ours: str) -> None:
+    w = [np.ones(3, np.float32)]
+    opt = tw.AdamW(w)
+    calls = [lambda: tw.AdamW(w, **{alias: 0.1}), lambda: tw.Optimizer(w, f"adamw({alias}=0.1)"), lambda: opt.get(alias),
+             lambda: opt.set(alias, 0.1), lambda: tw.AdamW([{"params": w, alias: 0.1}])]
+    for call in calls:
+        with pytest.raises(tw.UnknownNameError, match=rf"`{alias}` \(did you mean `{ours}`\?\)"):
+            call()
+    with pytest.raises(KeyError, match=rf"did you mean `{ours}`"):
+        opt.param_groups[0][alias]
+    for name, method in (("AdamW", "adamw"), ("SGD", "sgd"), ("ScheduleFreeAdamW", "schedule_free_adamw")):
+        with pytest.raises(tw.MethodError, match=rf"`{name}` \(did you mean `{method}`\?\)"):
+            tw.Optimizer(w, name)
+
+
+def test_gradients_that_come_and_go_within_a_step() -> None:
+    """Nothing is lost in silence, and nothing has changed: with SAM, and over the minibatches of an accumulation."""
+    for sentence in ("sam(0.5) | sgd(lr=0.5)", "gradient_accumulate(2) | sam(0.5) | sgd(lr=0.5)"):
+        for first in (True, False):
+            given = arrays()
+            opt = tw.Optimizer(given, sentence)
+            calls = [0]
+
+            def closure() -> Any:
+                calls[0] += 1
+                return 0.0, {"w": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32) if (calls[0] == 1) == first else None}
+
+            if first:
+                kind, says = tw.SequenceError, r"gradient of parameter 1 \('b'\) is absent, but was there.*pass zeros"
+            else:
+                kind, says = tw.ArgumentError, r"has a gradient of parameter 1 \('b'\), and the first answer.*leave zeros"
+            with pytest.raises(kind, match=says):
+                opt.step(closure)
+            assert all((p == 1).all() for p in given.values()) and opt.steps == 0
+            opt.step(lambda: (0.0, {"w": np.ones((2, 3), np.float32), "b": None}))
+            assert opt.steps == 1 and (given["b"] == 1).all() and (given["w"] == 0.5).all()
+
+
+def test_what_a_closure_and_a_step_lack() -> None:
+    w = [np.ones(3, np.float32)]
+    for closure in (lambda: 1.0, lambda: None, lambda: (1.0, None)):
+        with pytest.raises(tw.SequenceError, match=r"the closure gave no gradients.*must return \(loss, grads\)"):
+            tw.Optimizer(w, "sam(0.5) | sgd(lr=0.5)").step(closure)
+    bound = tw.Optimizer(w, "sgd(lr=0.5)")
+    bound.bind_gradients([np.ones(3, np.float32)])
+    assert bound.step(lambda: 1.0) == 1.0 and (w[0] == 0.5).all()
+    with pytest.raises(tw.NeedsError, match=r"sam asks for more than the gradient.*opt\.step\(closure\)"):
+        tw.Optimizer(w, "sam(0.5) | sgd(lr=0.5)").step([np.ones(3, np.float32)])
+    resting = tw.Optimizer(w, "sgd(lr=0.5) | ema(0.5)")
+    resting.step([np.ones(3, np.float32)])
+    resting.eval()
+    for step in (lambda: resting.step([np.ones(3, np.float32)]), lambda: resting.step(lambda: (0.0, [w[0].copy()]))):
+        with pytest.raises(tw.SequenceError, match=r"in evaluation mode; call opt\.train\(\) first"):
+            step()
+
+
+def test_nan_that_clipping_spreads_is_told_of_once() -> None:
+    bad = [np.array([1.0, np.nan, 1.0], np.float32)]
+    good = [np.ones(3, np.float32)]
+    for how in (lambda o: o.step(bad), lambda o: o.step(lambda: (0.0, bad)), lambda o: [r.answer(bad) for r in o.requests()]):
+        opt = tw.Optimizer([np.ones(3, np.float32)], "clip_global_norm(1.0) | sgd(lr=0.5)")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            opt.step(good)
+        with pytest.warns(RuntimeWarning, match="step 2 of .*NaN or Inf in a gradient has become weights.*skip") as told:
+            how(opt)
+        assert told[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            how(opt)
+            quiet = tw.Optimizer([np.ones(3, np.float32)], "clip_global_norm(1.0) | sgd(lr=0.5)", nonfinite="skip")
+            how(quiet)
+            assert quiet.skipped == 1
+
+
+def test_what_torch_refuses_together() -> None:
+    torch = pytest.importorskip("torch")
+    import thalweg.torch as twt
+
+    for cls in (torch.optim.AdamW, twt.AdamW, twt.SGD, twt.Lion):
+        with pytest.raises(RuntimeError, match="fused.*foreach.* cannot (both )?be"):
+            cls([torch.nn.Parameter(torch.ones(3))], lr=0.1, fused=True, foreach=True)
+        if cls is not torch.optim.AdamW:
+            cls([torch.nn.Parameter(torch.ones(3))], lr=0.1, fused=True)

@@ -1,0 +1,179 @@
+"""What monitors of Lightning and Hugging Face log of a schedule in the sentence: the rate that each step used; and the
+Trainer of the guide, for methods that ask for more than one gradient."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch_support import parameter, step, torch
+
+import thalweg.torch as twt
+
+GUIDE = Path(__file__).parents[1] / "docs" / "pages" / "guides" / "sharpness.md"
+
+SENTENCE = "sgd(lr=linear(lr=1.0, end=0, total=8))"
+RATES = [1 - k / 8 for k in range(8)]
+
+
+def rows(count: int = 16) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(count, 3, generator=generator)
+    return [{"x": row, "labels": (row.sum() > 0).long()} for row in x]
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.layer = torch.nn.Linear(3, 2)
+
+    def forward(self, x: Any, labels: Any = None) -> Any:
+        logits = self.layer(x)
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_values_before_and_behind_a_step_are_those_of_torchs_scheduler() -> None:
+    """torch's own scheduler beside torch's SGD, read at the same moments; both the rate of the next step."""
+    p, q = parameter(0.0), parameter(0.0)
+    ours, theirs = twt.Optimizer([p], SENTENCE), torch.optim.SGD([q], lr=1.0)
+    scheduler, other = twt.SentenceLR(ours), torch.optim.lr_scheduler.LambdaLR(theirs, lambda k: 1 - k / 8)
+    for _ in range(5):
+        assert ours.param_groups[0]["lr"] == theirs.param_groups[0]["lr"]
+        assert scheduler.get_last_lr() == other.get_last_lr()
+        step(ours)
+        step(theirs)
+        assert scheduler.get_last_lr() == other.get_last_lr()
+        scheduler.step()
+        other.step()
+        assert p.item() == q.item() and ours.param_groups[0]["lr"] == ours.engine.get("lr")
+    again = twt.SentenceLR(ours)
+    again.load_state_dict(scheduler.state_dict())
+    assert again.get_last_lr() == scheduler.get_last_lr() and again.last_epoch == 5
+    with pytest.raises(TypeError, match="SentenceLR is for optimizers of thalweg.torch, not for SGD"):
+        twt.SentenceLR(theirs)
+
+
+@pytest.mark.parametrize("scheduled", [False, True], ids=["alone", "SentenceLR"])
+def test_the_monitor_of_lightning(scheduled: bool, tmp_path: Any) -> None:
+    lightning = pytest.importorskip("lightning")
+    from lightning.pytorch.callbacks import LearningRateMonitor
+    from lightning.pytorch.loggers.logger import DummyLogger
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            return self.net(**batch)["loss"]
+
+        def configure_optimizers(self) -> Any:
+            opt = twt.Optimizer(self.parameters(), SENTENCE)
+            schedule = {"scheduler": twt.SentenceLR(opt), "interval": "step"}
+            return {"optimizer": opt, "lr_scheduler": schedule} if scheduled else opt
+
+    monitor = LearningRateMonitor("step")
+    quiet = dict(enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, callbacks=[monitor],
+                                logger=DummyLogger(), log_every_n_steps=1, **quiet)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of workers, and of a short loader
+        trainer.fit(Module(), torch.utils.data.DataLoader(rows(), batch_size=2))
+    assert monitor.lrs == {"lr-Optimizer": RATES}
+
+
+def trainer_of(tmp_path: Any, **more: Any) -> Any:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    kind = more.pop("kind", transformers.Trainer)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), max_steps=8, per_device_train_batch_size=2, save_strategy="no", use_cpu=True,
+        report_to=[], logging_steps=1, disable_tqdm=True, seed=0, lr_scheduler_type="constant", max_grad_norm=0.0)
+    return kind(more.pop("net"), arguments, train_dataset=rows(), **more)
+
+
+def logged(trainer: Any, what: str = "learning_rate") -> list[float]:
+    return [row[what] for row in trainer.state.log_history if what in row]
+
+
+def test_the_logs_of_hugging_face(tmp_path: Any) -> None:
+    net = Net()
+    opt = twt.Optimizer(net.parameters(), SENTENCE)
+    trainer = trainer_of(tmp_path, net=net, optimizers=(opt, twt.SentenceLR(opt)))
+    trainer.train()
+    assert logged(trainer) == RATES and opt.engine.steps == 8
+
+
+def test_hugging_face_makes_the_optimizer_and_logs_its_rate(tmp_path: Any) -> None:
+    """optimizer_cls_and_kwargs with a rate: it is the one that is used, and the state is seen afterwards."""
+    trainer = trainer_of(tmp_path, net=Net(), optimizer_cls_and_kwargs=(twt.AdamW, dict(lr=0.03125)))
+    trainer.train()
+    assert logged(trainer) == [0.03125] * 8
+    opt = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    assert isinstance(opt, twt.AdamW) and opt.engine.steps == 8
+    for p in trainer.model.parameters():
+        assert {*opt.state[p]} >= {"step", "exp_avg", "exp_avg_sq"} and opt.state[p]["exp_avg"].abs().sum() > 0
+    generic = trainer_of(tmp_path, net=Net(), optimizer_cls_and_kwargs=(
+        twt.Optimizer, dict(sentence="clip_global_norm(1.0) | adamw(lr=0.03125)")))
+    generic.train()
+    assert logged(generic) == [0.03125] * 8
+
+
+def asking_trainer() -> Any:
+    """The class of the guide."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    if not GUIDE.exists():
+        pytest.skip("the guide is not beside the tests")
+    code = re.search(r"^(class AskingTrainer.*?)^class ", GUIDE.read_text(), re.S | re.M)
+    assert code
+    scope: dict[str, Any] = {"transformers": transformers}
+    exec(code[1], scope)  # noqa: S102
+    return scope["AskingTrainer"]
+
+
+def test_sam_in_the_trainer_of_hugging_face(tmp_path: Any) -> None:
+    """The weights and losses are those of a plain loop with a closure over the same minibatches."""
+    sentence = "sam(0.5) | sgd(lr=0.5, momentum=0.5)"
+    batches: list[Any] = []
+
+    class Recording(asking_trainer()):  # type: ignore[misc]
+        def training_step(self, model: Any, inputs: Any, *more: Any) -> Any:
+            batches.append(inputs)
+            return super().training_step(model, inputs, *more)
+
+    trainer = trainer_of(tmp_path, net=Net(), kind=Recording, optimizer_cls_and_kwargs=(
+        twt.Optimizer, dict(sentence=sentence)))
+    trainer.train()
+    net = Net()
+    opt = twt.Optimizer(net.parameters(), sentence)
+    losses = []
+    for batch in batches:
+        def closure() -> Any:
+            opt.zero_grad()
+            loss = net(**batch)["loss"]
+            loss.backward()
+            return loss
+
+        losses.append(opt.step(closure).item())
+    assert len(batches) == 8 and logged(trainer, "loss") == pytest.approx(losses, rel=1e-4)
+    for p, q in zip(trainer.model.parameters(), net.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_averages_in_the_trainer_of_hugging_face(tmp_path: Any) -> None:
+    """It calls eval() and train() of an optimizer that has them: evaluation sees the averages, training goes on."""
+    net, twin = Net(), Net()
+    opt = twt.Optimizer(net.parameters(), "sgd(lr=0.5) | ema(0.5)")
+    trainer = trainer_of(tmp_path, net=net, optimizers=(opt, None), eval_dataset=rows(4))
+    trainer.train()
+    trained = [p.detach().clone() for p in net.parameters()]
+    trainer.evaluate()
+    assert not opt.engine.training and not torch.equal(net.layer.weight, trained[0])
+    opt.train()
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), trained, strict=True))
+    assert not any(torch.equal(p, q) for p, q in zip(net.parameters(), twin.parameters(), strict=True))
