@@ -65,35 +65,37 @@ def loop(name: str, states: int, shapes: Shapes, times: int = 1) -> Callable[[],
     return build
 
 
-def ours(sentence: str, shapes: Shapes, steps: int = 1, flops: float = 0.0,
+def ours(sentence: str, shapes: Shapes, steps: int = 1, flops: float = 0.0, varied: int = 1,
          answer: Callable[[Any, list[np.ndarray]], None] | None = None, **options: Any) -> Callable[[], Candidate]:
-    """thalweg on arrays of these shapes, `steps` steps a call: what it computes is how far they have moved.
+    """thalweg on arrays of these shapes, `steps` steps a call: what it computes is how the last one of them moves.
 
-    `answer(request, gradients)` answers what no gradient answers; a loss is 1.
+    varied  how many different gradients take turns: of one alone, averages and bases would be of rank 1
+    answer  (request, gradients): answers each request; without it they are gradients, and a loss is 1
     """
 
     def build() -> Candidate:
         import thalweg
 
         params, grads = normal(shapes)
-        start = [p.copy() for p in params]
+        turns = [grads, *(normal(shapes, k)[1] for k in range(1, varied))]
         opt = thalweg.Optimizer(params, sentence, **options)
         opt.bind_gradients(grads)
 
-        def step() -> None:
-            for _ in range(steps):
-                if answer is None:
-                    opt.step(lambda: 1.0)
-                    continue
+        def step(k: int) -> None:
+            if varied > 1:
+                opt.step(turns[k % varied])
+            elif answer is None:
+                opt.step(lambda: 1.0)
+            else:
                 for request in opt.requests():
                     answer(request, grads)
 
-        return Candidate(step, lambda: [p - s for p, s in zip(params, start)], flops)
+        return moving(step, params, steps, flops)
 
     return build
 
 
-def torch_steps(make: Callable[[list[Any]], Any], shapes: Shapes, steps: int = 1, flops: float = 0.0,
+def torch_steps(make: Callable[[list[Any]], Any], shapes: Shapes, steps: int = 1, flops: float = 0.0, varied: int = 1,
                 **arguments: Callable[[], Any]) -> Callable[[], Candidate]:
     """The same of an optimizer of torch, which `make` makes of its parameters; `arguments` make what its step takes."""
 
@@ -101,25 +103,41 @@ def torch_steps(make: Callable[[list[Any]], Any], shapes: Shapes, steps: int = 1
         import torch
 
         params, grads = normal(shapes)
-        start = [p.copy() for p in params]
+        turns = [[torch.from_numpy(g) for g in grads]]
+        turns += [[torch.from_numpy(g) for g in normal(shapes, k)[1]] for k in range(1, varied)]
         tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
-        for tensor, grad in zip(tensors, grads):
-            tensor.grad = torch.from_numpy(grad)
+        for tensor, grad in zip(tensors, turns[0]):
+            tensor.grad = grad
         opt = make(tensors)
         given = {name: value() for name, value in arguments.items()}
 
-        def step() -> None:
-            for _ in range(steps):
-                opt.step(**given)
+        def step(k: int) -> None:
+            if varied > 1:
+                for tensor, grad in zip(tensors, turns[k % varied]):
+                    tensor.grad = grad
+            opt.step(**given)
 
-        return Candidate(step, lambda: [t.detach().numpy() - s for t, s in zip(tensors, start)], flops)
+        return moving(step, params, steps, flops)
 
     return build
 
 
-def normal(shapes: Shapes) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def moving(step: Callable[[int], None], params: list[np.ndarray], steps: int, flops: float = 0.0) -> Candidate:
+    """`steps` steps a call, which change `params`; the result is what the last one of the first call has changed."""
+    before: list[np.ndarray] = []
+
+    def call() -> None:
+        for k in range(steps):
+            if k == steps - 1 and not before:
+                before.extend(p.copy() for p in params)
+            step(k)
+
+    return Candidate(call, lambda: [p - b for p, b in zip(params, before)], flops)
+
+
+def normal(shapes: Shapes, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Parameters and gradients of full rank, float32."""
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng([5, seed])
     return ([rng.standard_normal(s, np.float32) for s in shapes],
             [np.float32(1e-2) * rng.standard_normal(s, np.float32) for s in shapes])
 
