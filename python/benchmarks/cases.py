@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .common import Shapes, Step, duration, measure, plain_loop, reason, run_tasks, table, threads_text
+from .common import Shapes, Step, duration, measure, plain_loop, reason, run_tasks, table, threads_text, timed
 
 OURS, LOOP, BEST, PRODUCT = "thalweg", "plain loop", "best peer", "sgemm"
 SECONDS = 4.0  # of timing a case, but for three turns of every candidate
+ONCE = 15.0  # seconds of a first step (bfloat16 where the processor has none) after which there is no other
 
 
 @dataclass
@@ -55,11 +56,12 @@ class Case:
     threads: Sequence[int] = (1, 2)
 
 
-def loop(name: str, states: int, shapes: Shapes, times: int = 1) -> Callable[[], Candidate]:
+def loop(name: str, states: int, shapes: Shapes, times: int = 1,
+         over: list[np.ndarray] | None = None) -> Callable[[], Candidate]:
     """The plain loop, run `times` times a step."""
 
     def build() -> Candidate:
-        step = plain_loop(name, states, shapes)
+        step = plain_loop(name, states, shapes, over)
         return Candidate(step if times == 1 else lambda: [step() for _ in range(times)])
 
     return build
@@ -147,12 +149,13 @@ def normal(shapes: Shapes, seed: int = 0) -> tuple[list[np.ndarray], list[np.nda
 
 def task(cases: Mapping[str, Case], case: str, quick: bool, repetitions: int) -> dict[str, Any]:
     """Seconds a step of every candidate, its Gflop/s, and how far its result is from ours."""
-    chosen, built, far, failed = cases[case], {}, {}, {}
+    chosen, built, far, failed, once = cases[case], {}, {}, {}, {}
     mine: Any = None
-    for label, build in chosen.candidates(quick).items():
+    builders = chosen.candidates(quick)
+    for label, build in builders.items():
         try:
             candidate = build()
-            candidate.step()
+            took = timed(candidate.step)
             result = candidate.result() if candidate.result else None
             if label == OURS:
                 mine = [np.array(a) for a in result] if isinstance(result, list) else np.array(result)
@@ -162,12 +165,15 @@ def task(cases: Mapping[str, Case], case: str, quick: bool, repetitions: int) ->
                     failed[label] = {"error": f"computes something else: {far[label]:.1e} apart"}
                     continue
             built[label] = candidate
+            if took > ONCE:
+                once[label] = took
         except Exception as problem:
             failed[label] = {"error": reason(problem)}
-    times = measure({label: lambda c=c: c.step for label, c in built.items()}, repetitions, SECONDS)
+    steps = {label: lambda c=c: c.step for label, c in built.items() if label not in once}
+    times = measure(steps, repetitions, SECONDS) | once
     times = {k: t / chosen.steps if isinstance(t, float) else t for k, t in times.items()} | failed
     speed = {k: c.flops / times[k] * 1e-9 for k, c in built.items() if c.flops and isinstance(times[k], float)}
-    return {"times": {k: times[k] for k in chosen.candidates(quick)}, "gflops": speed, "apart": far}
+    return {"times": {k: times[k] for k in builders}, "gflops": speed, "apart": far}
 
 
 def run(suite: str, threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
@@ -239,7 +245,8 @@ def section(cases: Mapping[str, Case], raw: dict[str, dict[int, Any]], threads: 
 def cells(result: dict[str, Any], label: str, found: dict[str, tuple[float, float]]) -> list[str]:
     """The time of a candidate with its Gflop/s, and our time over it with the verdict."""
     time, mine = result["times"].get(label), result["times"].get(OURS)
-    shown = "skipped" if isinstance(time, dict) else duration(time, 1e-3, 3 if isinstance(time, float) and time < 0.1 else 1)
+    digits = 3 if isinstance(time, float) and time < 0.1 else 1
+    shown = "skipped" if isinstance(time, dict) else duration(time, 1e-3, digits)
     if label in result["gflops"]:
         shown += f" ({result['gflops'][label]:.0f} Gflop/s)"
     if label == OURS or label.startswith(PRODUCT) or not isinstance(time, float) or not isinstance(mine, float):

@@ -220,13 +220,14 @@ def loops() -> ctypes.CDLL:
     return loaded
 
 
-def plain_loop(name: str, states: int, shapes: Shapes) -> Step:
+def plain_loop(name: str, states: int, shapes: Shapes, over: list[np.ndarray] | None = None) -> Step:
     """A step of the loop `name` over parameters, gradients and `states` states of these shapes.
 
-    "adamw" or "walk", or one over the parameters alone: "scale" reads and writes them, "read" adds them up.
+    "adamw" or "walk", or one over the parameters alone: "scale" reads and writes them, "read" adds them up; `over` are
+    such parameters that are there already.
     """
     function = getattr(loops(), f"walk{states}_all" if name == "walk" else f"{name}_all")
-    params, grads = problem(shapes) if name in ("adamw", "walk") else (arrays(shapes, 1), [])
+    params, grads = problem(shapes) if name in ("adamw", "walk") else (over or arrays(shapes, 1), [])
     state = arrays(shapes * states, 3, 1e-2)
     for s in state:
         np.abs(s, out=s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -48,6 +49,7 @@ def longer(ours: Any, theirs: Any) -> float:
     return float(np.linalg.norm(ours) / np.linalg.norm(theirs)) - 1
 
 
+@functools.lru_cache(1)
 def jacobian(tasks: int, n: int) -> np.ndarray:
     """Rows that agree a little, of different lengths: a block of numbers over and over."""
     rng = np.random.default_rng(9)
@@ -99,7 +101,7 @@ def aggregated(name: str, tasks: int, n: int, quick: bool) -> Builders:
         ordered = j.sort(dim=0).values
         return (ordered[tasks // 2 - 1] + ordered[tasks // 2]) / 2
 
-    reads = loop("read", 0, [(tasks, n)], 2)  # for the Gramian and for the sum
+    reads = loop("read", 0, [(tasks, n)], 2, [rows])  # for the Gramian and for the sum
     return {OURS: build, LOOP: reads, "torch" if name == "coordinate_median" else "TorchJD": peer}
 
 
@@ -125,11 +127,13 @@ def sam(shapes: Shapes, rule: str, quick: bool) -> Builders:
 
     # in numbers an element: the norm 1; to the worst point 4 and its restoration 2; AdamW 7 or SGD 5
     walks = {"AdamW": 6, "SGD": 5}[rule]
-    return {OURS: ours(f"sam(0.05) | {mine}", shapes), LOOP: loop("walk", walks, shapes), "torch, SAM of two steps": peer}
+    return {
+        OURS: ours(f"sam(0.05) | {mine}", shapes), LOOP: loop("walk", walks, shapes), "torch, SAM of two steps": peer,
+    }  # fmt: skip
 
 
 class Around:
-    """SAM as it is usually written in torch: a copy of every parameter, up to the worst point, back, the rule's step."""
+    """SAM as it is usually written in torch: keep all parameters, go to the worst point, go back, take the step."""
 
     def __init__(self, rule: Any, tensors: list[Any], rho: float = 0.05) -> None:
         self.rule, self.tensors, self.rho = rule, tensors, rho
