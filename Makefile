@@ -91,6 +91,13 @@ ifeq ($(PEERS),1)
 endif
 	touch $@
 
+# More of them, for the benchmarks alone.
+$(VENV)/.bench: python/requirements-bench.txt $(VENV)/.peers
+ifeq ($(PEERS),1)
+	$(PIP) -r python/requirements-bench.txt || echo "some peers could not be installed: their comparisons will be skipped"
+endif
+	touch $@
+
 # The package, as `pip install ./python` builds it, from the library of this tree.
 $(VENV)/.package: $(STAMP) $(VENV)/.requirements $(shell find python/src python/setup.py python/pyproject.toml -type f -not -path '*/lib/*' -not -name '*.so' -not -path '*__pycache__*')
 	THALWEG_LIBRARY_DIR=$(CURDIR)/$(LIB) $(PIP) --force-reinstall --no-deps ./python
@@ -137,7 +144,7 @@ check: setup $(VENV)/.requirements
 	cd python && PYTHONPATH=$(abspath $(CHECK))/package ../$(PY) -m pytest tests -q -n $(JOBS) -k "$(METHOD)"
 
 bench: setup
-	$(MAKE) -j$(JOBS) $(STAMP) $(VENV)/.peers
+	$(MAKE) -j$(JOBS) $(STAMP) $(VENV)/.bench
 	$(MAKE) $(VENV)/.package
 	cd python && ../$(PY) -m benchmarks --suite all --markdown benchmarks/README.md
 

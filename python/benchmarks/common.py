@@ -27,6 +27,7 @@ import numpy as np
 Step = Callable[[], object]
 Shapes = list[tuple[int, int]]
 PAUSE = 0.02  # seconds between two candidates: idle OpenMP threads spin for some 10 ms before they sleep
+LONG = 0.5  # seconds of a step that one turn warms up
 
 # ---- workers: tasks run in fresh processes that have a given number of CPUs
 
@@ -91,33 +92,42 @@ def reason(problem: BaseException) -> str:
 # ---- timing
 
 
-def measure(builders: dict[str, Callable[[], Step]], repetitions: int) -> dict[str, Any]:
+def measure(
+    builders: dict[str, Callable[[], Step]], repetitions: int, seconds: float = math.inf
+) -> dict[str, Any]:
     """The median seconds of a step of each candidate; {"error": ...} for those that cannot be built or run.
 
     The candidates take turns, with a pause between them in which the threads of the one before fall asleep.  Short
-    steps are repeated to 10 ms a turn.
+    steps are repeated to 10 ms a turn.  After `seconds` no round of turns begins, but three are taken in any case.
     """
     results: dict[str, Any] = {}
     steps: dict[str, tuple[Step, int]] = {}
     for label, build in builders.items():
         try:
             step = build()
-            step()
-            step()
-            started = time.perf_counter()
-            step()
-            steps[label] = step, max(1, math.ceil(0.01 / max(time.perf_counter() - started, 1e-7)))
+            if (took := timed(step)) < LONG:
+                step()
+                took = timed(step)
+            steps[label] = step, max(1, math.ceil(0.01 / max(took, 1e-7)))
         except Exception as problem:
             results[label] = {"error": reason(problem)}
     samples: dict[str, list[float]] = {label: [] for label in steps}
-    for _ in range(repetitions):
+    begun = time.perf_counter()
+    for turn in range(repetitions):
+        if turn >= 3 and time.perf_counter() - begun > seconds:
+            break
         for label, (step, count) in steps.items():
             time.sleep(PAUSE)
-            started = time.perf_counter()
-            for _ in range(count):
-                step()
-            samples[label].append((time.perf_counter() - started) / count)
+            samples[label].append(timed(step, count) / count)
     return results | {label: statistics.median(s) for label, s in samples.items()}
+
+
+def timed(step: Step, count: int = 1) -> float:
+    """Seconds of `count` steps."""
+    started = time.perf_counter()
+    for _ in range(count):
+        step()
+    return time.perf_counter() - started
 
 
 def arrays(shapes: Shapes, seed: int, scale: float = 1.0) -> list[np.ndarray]:
@@ -172,13 +182,37 @@ void walk{k}_all(long count, const long *n, float **p, float **g, float **s) {{
 }}
 """
 
+SCALE = """
+void scale_all(long count, const long *n, float **p, float **g, float **s) {
+  #pragma omp parallel
+  for (long t = 0; t < count; t++) {
+    float *restrict w = p[t];
+    #pragma omp for simd schedule(static) nowait
+    for (long i = 0; i < n[t]; i++) w[i] *= 0.9999999f;
+  }
+}
+"""
+
+READ = """
+volatile float seen;
+void read_all(long count, const long *n, float **p, float **g, float **s) {
+  for (long t = 0; t < count; t++) {
+    const float *restrict w = p[t];
+    float sum = 0;
+    #pragma omp parallel for simd schedule(static) reduction(+ : sum)
+    for (long i = 0; i < n[t]; i++) sum += w[i];
+    seen = sum;
+  }
+}
+"""
+
 
 @functools.cache
 def loops() -> ctypes.CDLL:
     """The loops, compiled for this machine."""
     folder = tempfile.TemporaryDirectory()
     source, library = Path(folder.name) / "loops.c", Path(folder.name) / "loops.so"
-    source.write_text(ADAMW + "".join(walk_source(k) for k in range(13)))
+    source.write_text(ADAMW + SCALE + READ + "".join(walk_source(k) for k in range(13)))
     flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC"]
     subprocess.run(["gcc", *flags, str(source), "-o", str(library)], check=True, capture_output=True)
     loaded = ctypes.CDLL(str(library))
@@ -186,10 +220,15 @@ def loops() -> ctypes.CDLL:
     return loaded
 
 
-def plain_loop(name: str, states: int, shapes: Shapes) -> Step:
-    """A step of the loop `name` ("adamw", or "walk") over parameters, gradients and `states` states of these shapes."""
-    function = getattr(loops(), "adamw_all" if name == "adamw" else f"walk{states}_all")
-    (params, grads), state = problem(shapes), arrays(shapes * states, 3, 1e-2)
+def plain_loop(name: str, states: int, shapes: Shapes, over: list[np.ndarray] | None = None) -> Step:
+    """A step of the loop `name` over parameters, gradients and `states` states of these shapes.
+
+    "adamw" or "walk", or one over the parameters alone: "scale" reads and writes them, "read" adds them up; `over` are
+    such parameters that are there already.
+    """
+    function = getattr(loops(), f"walk{states}_all" if name == "walk" else f"{name}_all")
+    params, grads = problem(shapes) if name in ("adamw", "walk") else (over or arrays(shapes, 1), [])
+    state = arrays(shapes * states, 3, 1e-2)
     for s in state:
         np.abs(s, out=s)
 

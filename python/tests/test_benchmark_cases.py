@@ -1,0 +1,86 @@
+"""The machinery of the suites with aims: who is compared, who is timed, what is said."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import cases, matrix, sets, surgery  # noqa: E402
+from benchmarks.cases import BEST, LOOP, OURS, PRODUCT, Candidate, Case  # noqa: E402
+
+
+def sleeping(seconds: float, result: float = 1.0) -> Callable[[], Candidate]:
+    return lambda: Candidate(lambda: time.sleep(seconds), lambda: np.array([result]), 1e9 * seconds)
+
+
+def missing() -> Candidate:
+    raise ModuleNotFoundError("No module named 'elsewhere'")
+
+
+def measured(aims: dict[str, float], **others: Callable[[], Candidate]) -> tuple[Case, dict[str, Any]]:
+    case = Case("`mine`, tiny", lambda quick: {OURS: sleeping(0.002), **others}, aims)
+    return case, cases.task({"mine": case}, "mine", True, 1)
+
+
+def test_what_is_missing_or_computes_something_else_is_skipped_and_the_rest_is_timed() -> None:
+    case, result = measured({"slow": 0.9, "gone": 1.0, "wrong": 1.0}, slow=sleeping(0.006), gone=missing,
+                            wrong=sleeping(0.001, 1.5))
+    assert 0.002 <= result["times"][OURS] < result["times"]["slow"]
+    assert result["times"]["gone"] == {"error": "ModuleNotFoundError: No module named 'elsewhere'"}
+    assert "computes something else: 3.3e-01 apart" in result["times"]["wrong"]["error"]
+    assert list(cases.verdicts(case, result)) == ["slow"]
+    line = cases.verdict_line(case, result)
+    assert "of slow (aim 0.9, met)" in line and "gone skipped: ModuleNotFoundError" in line
+    text = cases.section({"mine": case}, {"mine": {1: result}}, [1])
+    assert "1 of 1 aims met." in text and "mine, wrong, 1 thread: computes something else" in text
+    assert result["gflops"]["slow"] <= 1
+
+
+def test_the_best_peer_is_neither_the_loop_nor_a_product() -> None:
+    times = {OURS: 2.0, LOOP: 0.1, f"{PRODUCT}, 4": 0.1, "a": 4.0, "b": 2.5, "c": {"error": "not there"}}
+    case = Case("mine", lambda quick: {}, {BEST: 0.5, LOOP: 30})
+    assert cases.verdicts(case, {"times": times}) == {"b": (0.8, 0.5), LOOP: (20, 30)}
+    text = cases.section({"mine": case}, {"mine": {1: {"times": times, "gflops": {}}}}, [1])
+    assert "1 of 2 aims met. Missed, the farthest first: mine 0.8 of b (aim 0.5, 1 thread)." in text
+    assert cases.verdicts(case, {"error": "died"}) == {}
+
+
+def test_results_are_apart_in_lengths_of_the_second() -> None:
+    ours, theirs = [[np.array([3.0]), np.array([x])] for x in (4.0, 5.0)]
+    assert cases.apart(ours, theirs) == pytest.approx(34**-0.5)
+    assert cases.apart(np.array([np.nan]), np.array([1.0])) != cases.apart(np.array([1.0]), np.array([1.0])) == 0
+
+
+def test_sentences_of_the_suites_are_the_engines() -> None:
+    """One case of each kind, with small sizes: ours runs."""
+    for suite, names in (
+        (sets, ["l1(1e-4) prox", "l2_ball", "l1_ball", "monotone", "riemannian_adam lorentz", "lasso_cd"]),
+        (surgery, ["upgrad 4 x 10 M", "sam, AdamW, 1", "dp_sgd, noise 0, 10"]),
+        (matrix, ["muon, f32", "kfac", "sophia", "came", "shampoo, 512 of 64"]),
+    ):
+        for name in names:
+            candidate = suite.CASES[name].candidates(True)[OURS]()
+            candidate.step()
+            if candidate.result is not None:
+                result = candidate.result()
+                every = result if isinstance(result, list) else [result]
+                assert all(np.isfinite(a).all() and np.any(a) for a in every)
+
+
+def test_capped_and_sorted_simplices_of_numpy_are_the_nearest_points() -> None:
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal(50)
+    for p, total, cap in ((sets.sorted_capped(w, 2.0, 0.1), 2.0, 0.1), (sets.sorted_simplex(w, 2.0), 2.0, np.inf)):
+        assert p.sum() == pytest.approx(total) and p.min() >= 0 and p.max() <= cap
+        for _ in range(20):
+            z = np.minimum(rng.dirichlet(np.ones(50)) * total, cap)
+            z += (total - z.sum()) / 50
+            if z.min() >= 0 and z.max() <= cap:
+                assert (w - p) @ (z - p) <= 1e-12
