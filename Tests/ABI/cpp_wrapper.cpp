@@ -9,6 +9,7 @@
 #include <functional>
 #include <initializer_list>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -729,6 +730,58 @@ void process() {
   thalweg::set_allocator(nullptr, nullptr);
 }
 
+// Two runs take turns on one optimizer, which keeps nothing of them.
+void carried() {
+  std::vector<float> w(6, 1), same(6, 1), g(6, 0.5f), moment(6), other_moment(6);
+  thalweg::Optimizer opt("sgd(lr=0.5, momentum=0.5)"), plain("sgd(lr=0.5, momentum=0.5)");
+  opt.add_parameters({thalweg::Tensor(w, {6})});
+  plain.add_parameters({thalweg::Tensor(same, {6})});
+  plain.bind_gradients({thalweg::Tensor(g, {6})});
+  std::vector<double> numbers(opt.carried_numbers()), other_numbers(numbers.size());
+  std::vector<float> other(6, 1);
+  for (int k = 0; k < 6; ++k) {
+    const bool first = k % 2 == 0;
+    void* parameters[1] = {first ? w.data() : other.data()};
+    void* gradients[1] = {g.data()};
+    void* state[1] = {first ? moment.data() : other_moment.data()};
+    tw_carried c = {};
+    c.count = 1, c.parameters = parameters, c.gradients = gradients, c.state = state, c.state_count = 1;
+    c.numbers = first ? numbers.data() : other_numbers.data(), c.number_count = numbers.size();
+    CHECK(opt.step_carried(c));
+    if (first) plain.step();
+  }
+  CHECK(w == same && other == same && numbers[1] == 3);
+  THROWS(TW_ERROR_COUNT, opt.step_carried(tw_carried{}));
+  thalweg::Optimizer asks("sam(0.05) | sgd(lr=0.1)");
+  THROWS(TW_ERROR_NEEDS, asks.carried_numbers());
+}
+
+void services() {
+  static int asked;
+  asked = 0;
+  tw_services own = {};
+  own.allocate = [](void*, std::size_t size, std::size_t) -> void* { return ++asked, std::aligned_alloc(64, (size + 63) / 64 * 64); };
+  own.deallocate = [](void*, void* memory, std::size_t) { std::free(memory); };
+  std::vector<float> w(8, 1), g(8, 1);
+  const auto step = [&](thalweg::Optimizer& opt) {
+    opt.add_parameters({thalweg::Tensor(w, {8})});
+    opt.bind_gradients({thalweg::Tensor(g, {8})});
+    opt.step();
+  };
+  {
+    std::optional<thalweg::UseServices> use(std::in_place, own);
+    thalweg::Optimizer mine("adamw(lr=0.1)");
+    use.reset();
+    step(mine);
+  }
+  const int before = asked;
+  thalweg::Optimizer plain("adamw(lr=0.1)");
+  step(plain);
+  CHECK(before > 0 && asked == before);
+  own.deallocate = nullptr;
+  THROWS(TW_ERROR_ARGUMENT, thalweg::UseServices{own});
+}
+
 int bad = 0;
 
 // Runs one test; an exception that leaves it is a failure.
@@ -772,6 +825,8 @@ int main() {
   RUN(solvers);
   RUN(schedules);
   RUN(introspection);
+  RUN(carried);
+  RUN(services);
   RUN(process);
   return bad > 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -796,6 +796,18 @@ class Optimizer {
     return asked.status() == TW_OK;
   }
 
+  /* A step whose whole state is the host's; see tw_carried.  True when it was taken, false when it was skipped.  How many
+   * numbers a run carries (0, an error: the sentence asks for more than one gradient a step). */
+  bool step_carried(tw_carried carried, Errors errors = {}) {
+    carried.struct_size = sizeof carried;
+    return errors.check(tw_optimizer_step_carried(handle_.get(), &carried)) == TW_OK;
+  }
+  std::size_t carried_numbers(Errors errors = {}) const {
+    const std::size_t count = tw_optimizer_carried_numbers(handle_.get());
+    errors.check(count == 0 ? TW_ERROR_NEEDS : TW_OK);
+    return count;
+  }
+
   /* The requests of one step, for a loop; see Requests. */
   Requests requests(Errors errors = {}) { return Requests(handle_.get(), errors); }
 
@@ -1770,6 +1782,18 @@ inline void set_log(tw_log log, void* context = nullptr, Errors errors = {}) {
 inline void set_allocator(tw_allocate allocate, tw_deallocate deallocate, void* context = nullptr, Errors errors = {}) {
   errors.check(tw_set_allocator(allocate, deallocate, context));
 }
+
+/* While it lives, handles that this thread creates have an allocator, a log, or both of their own; see tw_services. */
+class UseServices {
+ public:
+  explicit UseServices(tw_services services, Errors errors = {}) {
+    services.struct_size = sizeof services;
+    errors.check(tw_use_services(&services));
+  }
+  ~UseServices() { tw_use_services(nullptr); }
+  UseServices(const UseServices&) = delete;
+  UseServices& operator=(const UseServices&) = delete;
+};
 
 /* The normal draws that the random methods use: elements offset, offset + 1, ... of (seed, stream, step,
  * tensor). */
