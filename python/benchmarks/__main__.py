@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import common
 
-SUITES = ("headline", "family", "precision", "maps", "sets", "surgery", "matrix")
+SUITES = ("headline", "family", "precision", "maps", "sets", "surgery", "matrix", "jit")
 
 
 def main() -> None:
