@@ -165,7 +165,7 @@ install: library
 
 # Swift sources as the toolchain's formatter lays them out (.swift-format).
 format:
-	swift format format -i -r --configuration .swift-format Sources Tests/*Tests examples/swift Package.swift
+	swift format format -i -r --configuration .swift-format Sources Tests/*Tests examples/swift/Sources examples/swift/Package.swift Package.swift
 
 clean:
-	rm -rf $(BUILD) .build .venv python/build python/src/*.egg-info python/src/thalweg/lib
+	rm -rf $(BUILD) .build examples/swift/.build .venv python/build python/src/*.egg-info python/src/thalweg/lib
