@@ -346,6 +346,20 @@ void requests() {
     g = w;
   }
   CHECK(passes == 2 && taken.status() == TW_OK && std::abs(w[0] - 2.67) < 1e-10 && std::abs(w[1] - 3.56) < 1e-10);
+  // Requests that outlive their optimizer find a handle that is gone; the weights were put back when it went.
+  {
+    thalweg::Requests late = [&] {
+      thalweg::Optimizer gone("sam(0.5) | sgd(lr=0.1)");
+      gone.add_parameters({Tensor(w)});
+      gone.bind_gradients({Tensor(g)});
+      thalweg::Requests asked = gone.requests();
+      ++asked.begin();
+      CHECK(asked.status() == TW_MORE && std::abs(w[0] - 2.67) > 0.1);
+      return asked;
+    }();
+    CHECK(late.status() == TW_MORE && std::abs(w[0] - 2.67) < 1e-10);
+    THROWS(TW_ERROR_HANDLE, late.begin());
+  }
   THROWS(TW_ERROR_HANDLE, {
     const thalweg::Optimizer away(std::move(sam));
     for (thalweg::Request& request : sam.requests()) request.answer(0);
