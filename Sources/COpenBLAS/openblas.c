@@ -15,21 +15,27 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Integers are passed with 64 bits, which suits both kinds of library: one with 32 reads the lower half, of a register, of a place on
+ * the stack and, these machines being little-endian, of memory. */
+typedef int64_t wide;
+
 #define EACH(X)                                                                                                            \
   X(cblas_sgemm) X(cblas_dgemm) X(cblas_ssyrk) X(cblas_dsyrk) X(openblas_set_num_threads)
 
-#define DECLARE(name) static __typeof__(&name) p_##name;
-EACH(DECLARE)
-
 typedef void (*fortran)(void);
+#define DECLARE(name) static fortran p_##name;
+EACH(DECLARE)
 static fortran p_sgesdd, p_dgesdd, p_dgeqrf, p_dorgqr, p_dgesv, p_dpotrf, p_dpotrs, p_dsyevd;
+static bool has_wide; /* arrays of integers, too, have 64 bits each */
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool loaded;
-static char found[256];
+static char said[256];
 static const char *description = "OpenBLAS on first use";
 
+#ifndef NAME
 #define NAME "libopenblas.so.0"
+#endif
 
 /* Looks for `name` itself before the rest of the process: a host may have another OpenBLAS in the global scope, with 64-bit integers or
  * of another build, and LAPACK's calls of BLAS must not end there.  The address sanitizer ends a process that loads anything so. */
@@ -85,10 +91,9 @@ static bool unname(int file) {
 
 /* A copy of the file in memory, loaded as a library of its own: the number of threads is one variable of an OpenBLAS, and the host's,
  * which it may have from the same file now or later, is the host's business.  NULL where the system gives no such file. */
-static void *open_copy(void) {
-  char path[4096];
-  if (!find(path, sizeof path)) return NULL;
-  int from = open(path, O_RDONLY | O_CLOEXEC);
+static void *open_copy(const char *source) {
+  char path[64];
+  int from = open(source, O_RDONLY | O_CLOEXEC);
   if (from < 0) return NULL;
   void *h = NULL;
   struct stat info;
@@ -113,7 +118,38 @@ static void *open_copy(void) {
   return h;
 }
 
-static void look(void) {
+/* The wheels of NumPy and SciPy bring an OpenBLAS each, under names of their own.  One that the process has loaded will do: what it
+ * needs is loaded, too.  SciPy's has 32-bit integers, as a system's has, and is preferred for that. */
+static int look(struct dl_phdr_info *object, size_t size, void *path) {
+  (void)size;
+  const char *file = strrchr(object->dlpi_name, '/');
+  if (!file || (strncmp(file, "/libscipy_openblas", 18) != 0 && strncmp(file, "/libopenblas", 12) != 0)) return 0;
+  if (strlen(object->dlpi_name) >= 4096 || access(object->dlpi_name, R_OK) != 0) return 0;
+  strcpy(path, object->dlpi_name);
+  return !strstr(file, "64_");
+}
+
+/* A function by the spelling of this library: with "scipy_" before it, with "64_" behind. */
+static fortran symbol(void *h, const char *name, const char *before, const char *behind) {
+  char text[64];
+  snprintf(text, sizeof text, "%s%s%s", before, name, behind);
+  return (fortran)dlsym(h, text);
+}
+
+static bool take(void *h, const char *before, const char *behind) {
+  bool ok = true;
+#define FIND(name) ok = (p_##name = symbol(h, #name, before, behind)) && ok;
+  EACH(FIND)
+#define LAPACK(name) ok = (p_##name = symbol(h, #name "_", before, behind)) && ok;
+  LAPACK(sgesdd) LAPACK(dgesdd) LAPACK(dgeqrf) LAPACK(dorgqr) LAPACK(dgesv) LAPACK(dpotrf) LAPACK(dpotrs) LAPACK(dsyevd)
+  if (!ok) return false;
+  has_wide = *behind != 0;
+  char *(*config)(void) = (char *(*)(void))symbol(h, "openblas_get_config", before, behind);
+  snprintf(said, sizeof said, "%s", config ? config() : "OpenBLAS");
+  return true;
+}
+
+static void open_library(void) {
 #if defined(__x86_64__)
   /* OpenBLAS reads this once, while it is loaded. What the user has set stays. */
   __builtin_cpu_init();
@@ -127,8 +163,14 @@ static void look(void) {
   const char *threads = getenv("OPENBLAS_NUM_THREADS");
   char *before = threads ? strdup(threads) : NULL;
   setenv("OPENBLAS_NUM_THREADS", "1", 1);
-  void *h = open_copy();
+  char path[4096] = "";
+  void *h = find(path, sizeof path) ? open_copy(path) : NULL;
   if (!h) h = dlopen(NAME, binding());
+  if (!h) {
+    path[0] = 0;
+    dl_iterate_phdr(look, path);
+    if (path[0]) h = open_copy(path);
+  }
   if (before) setenv("OPENBLAS_NUM_THREADS", before, 1);
   else unsetenv("OPENBLAS_NUM_THREADS");
   free(before);
@@ -136,28 +178,21 @@ static void look(void) {
   if (chosen) unsetenv("OPENBLAS_CORETYPE");
 #endif
   if (!h) {
-    snprintf(found, sizeof found, "OpenBLAS was not found (" NAME "; Debian's package libopenblas0)");
+    snprintf(said, sizeof said, "OpenBLAS was not found (" NAME "; Debian's package libopenblas0)");
     return;
   }
-  bool ok = true;
-#define FIND(name) ok = (p_##name = (__typeof__(&name))dlsym(h, #name)) && ok;
-  EACH(FIND)
-#define LAPACK(name) ok = (p_##name = (fortran)dlsym(h, #name "_")) && ok;
-  LAPACK(sgesdd) LAPACK(dgesdd) LAPACK(dgeqrf) LAPACK(dorgqr) LAPACK(dgesv) LAPACK(dpotrf) LAPACK(dpotrs) LAPACK(dsyevd)
-  if (!ok) {
-    snprintf(found, sizeof found, NAME " lacks CBLAS or LAPACK functions");
+  if (!take(h, "", "") && !take(h, "scipy_", "") && !take(h, "scipy_", "64_") && !take(h, "", "64_")) {
+    snprintf(said, sizeof said, "%s lacks CBLAS or LAPACK functions", path[0] ? path : NAME);
     return;
   }
-  char *(*config)(void) = (char *(*)(void))dlsym(h, "openblas_get_config");
-  snprintf(found, sizeof found, "%s", config ? config() : "OpenBLAS");
   /* Products are cut up by the caller; one thread each. */
-  p_openblas_set_num_threads(1);
+  ((void (*)(int))p_openblas_set_num_threads)(1);
   loaded = true;
 }
 
 static void load(void) {
-  look();
-  __atomic_store_n(&description, found, __ATOMIC_RELEASE);
+  open_library();
+  __atomic_store_n(&description, said, __ATOMIC_RELEASE);
 }
 
 bool twb_available(void) {
@@ -167,66 +202,96 @@ bool twb_available(void) {
 const char *twb_description(void) { return __atomic_load_n(&description, __ATOMIC_ACQUIRE); }
 
 static enum CBLAS_TRANSPOSE t(bool x) { return x ? CblasTrans : CblasNoTrans; }
+#define GEMM(real) \
+  void (*)(enum CBLAS_ORDER, enum CBLAS_TRANSPOSE, enum CBLAS_TRANSPOSE, wide, wide, wide, real, const real *, wide, const real *, wide, real, \
+           real *, wide)
+#define SYRK(real) \
+  void (*)(enum CBLAS_ORDER, enum CBLAS_UPLO, enum CBLAS_TRANSPOSE, wide, wide, real, const real *, wide, real, real *, wide)
 void twb_sgemm(bool ta, bool tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
                float *c, int ldc) {
-  p_cblas_sgemm(CblasRowMajor, t(ta), t(tb), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  ((GEMM(float))p_cblas_sgemm)(CblasRowMajor, t(ta), t(tb), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 void twb_dgemm(bool ta, bool tb, int m, int n, int k, double alpha, const double *a, int lda, const double *b, int ldb,
                double beta, double *c, int ldc) {
-  p_cblas_dgemm(CblasRowMajor, t(ta), t(tb), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  ((GEMM(double))p_cblas_dgemm)(CblasRowMajor, t(ta), t(tb), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 void twb_ssyrk(bool trans, int n, int k, float alpha, const float *a, int lda, float beta, float *c, int ldc) {
-  p_cblas_ssyrk(CblasRowMajor, CblasUpper, t(trans), n, k, alpha, a, lda, beta, c, ldc);
+  ((SYRK(float))p_cblas_ssyrk)(CblasRowMajor, CblasUpper, t(trans), n, k, alpha, a, lda, beta, c, ldc);
 }
 void twb_dsyrk(bool trans, int n, int k, double alpha, const double *a, int lda, double beta, double *c, int ldc) {
-  p_cblas_dsyrk(CblasRowMajor, CblasUpper, t(trans), n, k, alpha, a, lda, beta, c, ldc);
+  ((SYRK(double))p_cblas_dsyrk)(CblasRowMajor, CblasUpper, t(trans), n, k, alpha, a, lda, beta, c, ldc);
+}
+
+/* Fortran takes addresses. */
+#define AT(x) (wide[]){x}
+enum { NO_MEMORY = -1010 }; /* as LAPACKE says it */
+/* Integers that a function works with or returns: the caller's, or in a library of 64-bit integers `count` of ours. */
+static void *integers(int *given, int count) { return has_wide ? calloc((size_t)(count > 0 ? count : 1), sizeof(wide)) : (void *)given; }
+static void give_back(int *given, void *used, int count) {
+  if (!has_wide) return;
+  for (int i = 0; i < count; i++) given[i] = (int)((wide *)used)[i];
+  free(used);
 }
 
 int twb_sgesdd(int m, int n, float *a, int lda, float *s, float *u, int ldu, float *vt, int ldvt, float *work, int lwork,
                int *iwork) {
-  int info = 0;
-  ((void (*)(const char *, int *, int *, float *, int *, float *, float *, int *, float *, int *, float *, int *, int *, int *,
-             size_t))p_sgesdd)("S", &m, &n, a, &lda, s, u, &ldu, vt, &ldvt, work, &lwork, iwork, &info, 1);
-  return info;
+  wide info = 0;
+  void *own = integers(iwork, 8 * (m < n ? m : n));
+  if (!own) return NO_MEMORY;
+  ((void (*)(const char *, wide *, wide *, float *, wide *, float *, float *, wide *, float *, wide *, float *, wide *, void *, wide *,
+             size_t))p_sgesdd)("S", AT(m), AT(n), a, AT(lda), s, u, AT(ldu), vt, AT(ldvt), work, AT(lwork), own, &info, 1);
+  give_back(iwork, own, 0);
+  return (int)info;
 }
 int twb_dgesdd(int m, int n, double *a, int lda, double *s, double *u, int ldu, double *vt, int ldvt, double *work, int lwork,
                int *iwork) {
-  int info = 0;
-  ((void (*)(const char *, int *, int *, double *, int *, double *, double *, int *, double *, int *, double *, int *, int *,
-             int *, size_t))p_dgesdd)("S", &m, &n, a, &lda, s, u, &ldu, vt, &ldvt, work, &lwork, iwork, &info, 1);
-  return info;
+  wide info = 0;
+  void *own = integers(iwork, 8 * (m < n ? m : n));
+  if (!own) return NO_MEMORY;
+  ((void (*)(const char *, wide *, wide *, double *, wide *, double *, double *, wide *, double *, wide *, double *, wide *, void *,
+             wide *, size_t))p_dgesdd)("S", AT(m), AT(n), a, AT(lda), s, u, AT(ldu), vt, AT(ldvt), work, AT(lwork), own, &info, 1);
+  give_back(iwork, own, 0);
+  return (int)info;
 }
 int twb_dgeqrf(int m, int n, double *a, int lda, double *tau, double *work, int lwork) {
-  int info = 0;
-  ((void (*)(int *, int *, double *, int *, double *, double *, int *, int *))p_dgeqrf)(&m, &n, a, &lda, tau, work, &lwork,
-                                                                                          &info);
-  return info;
+  wide info = 0;
+  ((void (*)(wide *, wide *, double *, wide *, double *, double *, wide *, wide *))p_dgeqrf)(AT(m), AT(n), a, AT(lda), tau, work,
+                                                                                               AT(lwork), &info);
+  return (int)info;
 }
 int twb_dorgqr(int m, int n, int k, double *a, int lda, const double *tau, double *work, int lwork) {
-  int info = 0;
-  ((void (*)(int *, int *, int *, double *, int *, const double *, double *, int *, int *))p_dorgqr)(&m, &n, &k, a, &lda, tau,
-                                                                                                       work, &lwork, &info);
-  return info;
+  wide info = 0;
+  ((void (*)(wide *, wide *, wide *, double *, wide *, const double *, double *, wide *, wide *))p_dorgqr)(
+      AT(m), AT(n), AT(k), a, AT(lda), tau, work, AT(lwork), &info);
+  return (int)info;
 }
 int twb_dgesv(int n, int nrhs, double *a, int lda, int *pivot, double *b, int ldb) {
-  int info = 0;
-  ((void (*)(int *, int *, double *, int *, int *, double *, int *, int *))p_dgesv)(&n, &nrhs, a, &lda, pivot, b, &ldb, &info);
-  return info;
+  wide info = 0;
+  void *own = integers(pivot, n);
+  if (!own) return NO_MEMORY;
+  ((void (*)(wide *, wide *, double *, wide *, void *, double *, wide *, wide *))p_dgesv)(AT(n), AT(nrhs), a, AT(lda), own, b, AT(ldb),
+                                                                                            &info);
+  give_back(pivot, own, n);
+  return (int)info;
 }
 int twb_dpotrf(int n, double *a, int lda) {
-  int info = 0;
-  ((void (*)(const char *, int *, double *, int *, int *, size_t))p_dpotrf)("L", &n, a, &lda, &info, 1);
-  return info;
+  wide info = 0;
+  ((void (*)(const char *, wide *, double *, wide *, wide *, size_t))p_dpotrf)("L", AT(n), a, AT(lda), &info, 1);
+  return (int)info;
 }
 int twb_dpotrs(int n, int nrhs, const double *a, int lda, double *b, int ldb) {
-  int info = 0;
-  ((void (*)(const char *, int *, int *, const double *, int *, double *, int *, int *, size_t))p_dpotrs)(
-      "L", &n, &nrhs, a, &lda, b, &ldb, &info, 1);
-  return info;
+  wide info = 0;
+  ((void (*)(const char *, wide *, wide *, const double *, wide *, double *, wide *, wide *, size_t))p_dpotrs)(
+      "L", AT(n), AT(nrhs), a, AT(lda), b, AT(ldb), &info, 1);
+  return (int)info;
 }
+/* liwork = -1 asks for sizes, which come as work[0] and iwork[0]. */
 int twb_dsyevd(int n, double *a, int lda, double *w, double *work, int lwork, int *iwork, int liwork) {
-  int info = 0;
-  ((void (*)(const char *, const char *, int *, double *, int *, double *, double *, int *, int *, int *, int *, size_t,
-             size_t))p_dsyevd)("V", "U", &n, a, &lda, w, work, &lwork, iwork, &liwork, &info, 1, 1);
-  return info;
+  wide info = 0;
+  void *own = integers(iwork, liwork);
+  if (!own) return NO_MEMORY;
+  ((void (*)(const char *, const char *, wide *, double *, wide *, double *, double *, wide *, void *, wide *, wide *, size_t,
+             size_t))p_dsyevd)("V", "U", AT(n), a, AT(lda), w, work, AT(lwork), own, AT(liwork), &info, 1, 1);
+  give_back(iwork, own, 1);
+  return (int)info;
 }

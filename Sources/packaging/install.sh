@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs a built library with its headers, pkg-config file and CMake package.
+# Installs a built library with its headers, licences, pkg-config file and CMake package, in the place of one installed
+# earlier.  What it puts there it lists in share/doc/thalweg/installed.txt, by which uninstall.sh removes it.
 #
 # usage: install.sh PREFIX LIBRARY_FOLDER [VERSION]
 #
@@ -11,7 +12,7 @@
 # folder below PREFIX, as lib/x86_64-linux-gnu; CC is the C compiler.
 set -euo pipefail
 
-usage() { sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+usage() { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 fail() { echo "install.sh: $*" >&2; exit 1; }
 
 [ $# -eq 2 ] || [ $# -eq 3 ] || usage
@@ -47,17 +48,34 @@ fill() { # TEMPLATE TARGET
   chmod 644 "$2"
 }
 
-install -d "$root/$libdir/pkgconfig" "$root/$libdir/cmake/thalweg" "$root/include/thalweg"
-install -m 755 "$built/libthalweg.so.1" "$root/$libdir/libthalweg.so.1"
-ln -sfn libthalweg.so.1 "$root/$libdir/libthalweg.so"
-for variant in "$built"/glibc-hwcaps/*/libthalweg.so.1; do
-  [ -f "$variant" ] || continue
-  target=$root/$libdir/glibc-hwcaps/$(basename "$(dirname "$variant")")
-  install -d "$target"
-  install -m 755 "$variant" "$target/libthalweg.so.1"
+list=share/doc/thalweg/installed.txt
+"$here/uninstall.sh" "$1" > /dev/null
+put=()
+folder() { # NAME: a folder below the prefix, with those above it that are missing
+  [ -d "$root/$1" ] && return
+  case $1 in */*) folder "${1%/*}" ;; esac
+  install -d "$root/$1"
+  put+=("$1/")
+}
+into() { folder "${1%/*}"; put+=("$1"); }                                         # TARGET
+file() { into "$3"; install -m "$1" "$2" "$root/$3"; }                            # MODE SOURCE TARGET
+link() { into "$2"; ln -sfn "$1" "$root/$2"; }                                    # TO TARGET
+filled() { into "$2"; fill "$1" "$root/$2"; }                                     # TEMPLATE TARGET
+
+# The name of the file has the number of the interface, then the release.
+for variant in "$built" "$built"/glibc-hwcaps/*; do
+  [ -f "$variant/libthalweg.so.1" ] || continue
+  target=$libdir${variant#"$built"}
+  file 755 "$variant/libthalweg.so.1" "$target/libthalweg.so.1.$version"
+  link "libthalweg.so.1.$version" "$target/libthalweg.so.1"
 done
-install -m 644 "$include/thalweg/thalweg.h" "$include/thalweg/thalweg.hpp" "$root/include/thalweg/"
-fill thalweg.pc.in "$root/$libdir/pkgconfig/thalweg.pc"
-fill thalwegConfig.cmake.in "$root/$libdir/cmake/thalweg/thalwegConfig.cmake"
-fill thalwegConfigVersion.cmake.in "$root/$libdir/cmake/thalweg/thalwegConfigVersion.cmake"
+link libthalweg.so.1 "$libdir/libthalweg.so"
+for header in thalweg.h thalweg.hpp; do file 644 "$include/thalweg/$header" "include/thalweg/$header"; done
+filled thalweg.pc.in "$libdir/pkgconfig/thalweg.pc"
+filled thalwegConfig.cmake.in "$libdir/cmake/thalweg/thalwegConfig.cmake"
+filled thalwegConfigVersion.cmake.in "$libdir/cmake/thalweg/thalwegConfigVersion.cmake"
+file 644 "$here/../../LICENSE" share/doc/thalweg/LICENSE
+for licence in "$here"/licenses/LICENSE.*; do file 644 "$licence" "share/doc/thalweg/$(basename "$licence")"; done
+into "$list"
+printf '%s\n' "${put[@]}" > "$root/$list"
 echo "thalweg $version is installed in $root"

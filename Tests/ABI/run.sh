@@ -5,14 +5,14 @@
 #
 #   LIBRARY_FOLDER  holds libthalweg.so.1 and, below glibc-hwcaps/, its variants for other processors
 #   INCLUDE_FOLDER  holds thalweg/thalweg.h
-#   TEST            header, symbols, install, examples, leaks, or the name of a program here without its
-#                   suffix; all of them when none is named
+#   TEST            header, symbols, instructions, install, examples, leaks, or the name of a program here
+#                   without its suffix; all of them when none is named
 #
 # Prints one line a test ("ok", "FAIL" or "skip", and its name) and a closing line "N passed, N failed"; fails
 # when a test failed.
 #
 # Environment: CC, CXX (default cc, c++); CFLAGS, as "-fsanitize=address"; FUZZ_SECONDS (5) and FUZZ_SEED (1)
-# for each fuzzer; VALGRIND=0 leaves out the leak tests.
+# for each fuzzer; VALGRIND=0 leaves out the leak tests; INSTRUCTIONS=all reads the whole baseline, not a fifth of it.
 set -euo pipefail
 
 usage() { sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
@@ -110,6 +110,13 @@ own_run_path() { # no folder but the library's own is looked into
 }
 no_executable_stack() { ! readelf -lW "$1" | grep GNU_STACK | grep -q 'RWE'; }
 no_text_relocations() { ! readelf -d "$1" | grep -q TEXTREL; }
+# Linked on any system, the library runs on those of glibc 2.28 (CThalweg/old_glibc.c); other processors have no such list.
+old_glibc() {
+  local newest
+  [ "$(uname -m)" = x86_64 ] || return 0
+  newest=$(objdump -T "$1" | grep -oE 'GLIBC_2\.[0-9.]+' | sort -uV | tail -1)
+  [ "$(printf '%s\n' "$newest" GLIBC_2.28 | sort -V | tail -1)" = GLIBC_2.28 ] || { objdump -T "$1" | grep -F "$newest"; return 1; }
+}
 stays_mapped() { readelf -dW "$1" | grep -q 'FLAGS_1.*NODELETE'; } # its threads wait in its code
 
 links() { # LIBRARY
@@ -140,8 +147,22 @@ if wants symbols; then
     check "symbols.$name.stack" no_executable_stack "$file"
     check "symbols.$name.relocations" no_text_relocations "$file"
     check "symbols.$name.stays" stays_mapped "$file"
+    check "symbols.$name.old_glibc" old_glibc "$file"
     check "symbols.$name.links" links "$file"
   done
+fi
+
+# ---- the instructions of the baseline -----------------------------------------------------------------
+
+if wants instructions; then
+  if [ "$(uname -m)" != x86_64 ] || [ ${#variants[@]} -lt 2 ] || ! command -v objdump > /dev/null; then
+    say "skip instructions (needs objdump, and a library with a baseline)"
+  else
+    check instructions.baseline "$here/baseline.sh" "$library/libthalweg.so.1"
+    # The check finds what it looks for.
+    cannot() { ! "$here/baseline.sh" "${variants[1]}"; }
+    check instructions.others cannot
+  fi
 fi
 
 # ---- the headers of earlier releases -------------------------------------------------------------------
@@ -256,7 +277,36 @@ installed_files() {
     echo "variants are missing"
     return 1
   fi
-  [ "$(readlink "$prefix/lib/libthalweg.so")" = libthalweg.so.1 ]
+  [ "$(readlink "$prefix/lib/libthalweg.so")" = libthalweg.so.1 ] &&
+    [ "$(readlink "$prefix/lib/libthalweg.so.1")" = "libthalweg.so.1.$(release)" ] &&
+    [ -f "$prefix/lib/libthalweg.so.1.$(release)" ] &&
+    [ -s "$prefix/share/doc/thalweg/LICENSE" ] && [ -s "$prefix/share/doc/thalweg/LICENSE.swift.txt" ]
+}
+release() { PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config --modversion thalweg; }
+# A program that is linked with the variable rpath finds the library by itself.
+rpath_finds() {
+  local hint
+  hint=$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config --variable=rpath thalweg)
+  with_pkg_config "$CC" "$root/examples/c/logistic.c" "$work/found" -std=c99 "$hint" &&
+    env -u LD_LIBRARY_PATH "$work/found" "$data"
+}
+# Into a folder with things of others: installed twice, the older release's file is gone; removed, they are left, and nothing else.
+comes_and_goes() {
+  local own=$work/uninstall/usr before
+  mkdir -p "$own/lib/cmake" "$own/include"
+  echo other > "$own/lib/libother.so"
+  before=$(cd "$own" && find . | sort)
+  "$root/Sources/packaging/install.sh" /usr "$library" 0.0.9 && "$root/Sources/packaging/install.sh" /usr "$library" 0.1.0 &&
+    [ ! -e "$own/lib/libthalweg.so.1.0.0.9" ] && [ -e "$own/lib/libthalweg.so.1.0.1.0" ] || return 1
+  echo other > "$own/include/thalweg/other.h"
+  "$root/Sources/packaging/uninstall.sh" /usr || return 1
+  [ "$(cd "$own" && find include/thalweg)" = $'include/thalweg\ninclude/thalweg/other.h' ] || return 1
+  rm -r "$own/include/thalweg"
+  diff <(echo "$before") <(cd "$own" && find . | sort) && "$root/Sources/packaging/uninstall.sh" /usr
+}
+# The C example on a processor that has x86-64 and no more, emulated.
+old_processor() {
+  LD_LIBRARY_PATH=$prefix/lib qemu-x86_64 -cpu qemu64,-sse3 "$work/logistic_c" "$data"
 }
 
 if wants install || wants examples || wants leaks; then
@@ -266,6 +316,8 @@ fi
 if wants install; then
   version=$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config --modversion thalweg || echo 0.0.0)
   check install.cmake_version found_by_version "$version"
+  check install.rpath rpath_finds
+  DESTDIR=$work/uninstall check install.uninstall comes_and_goes
   check install.cmake_newer not_found_by_version "$((${version%%.*} + 1)).0"
 fi
 if wants examples || wants leaks; then
@@ -277,6 +329,11 @@ fi
 if wants examples; then
   check examples.c.run example logistic_c
   check examples.cpp.run example logistic_cpp
+  if [ "$(uname -m)" = x86_64 ] && [ ${#variants[@]} -gt 1 ] && command -v qemu-x86_64 > /dev/null; then
+    check examples.c.old_processor old_processor
+  else
+    say "skip examples.c.old_processor (needs qemu-user, and a library with a baseline)"
+  fi
   check examples.c.cmake with_cmake c
   check examples.cpp.cmake with_cmake cpp
   # What CMake leaves out, it says: "-- eigen is left out: ...".

@@ -6,6 +6,9 @@
  *
  * It is a copy for this library alone: neither another OpenBLAS of the process nor what the host sets in its own reaches it, and the
  * host's keeps its number of threads.
+ *
+ * Where it comes from: libopenblas.so.0, as the loader finds it.  Where there is none, the file of the OpenBLAS that this process has
+ * loaded already from SciPy's or NumPy's wheel, under the names and with the integers that it has there.
  */
 #ifndef COPENBLAS_H
 #define COPENBLAS_H

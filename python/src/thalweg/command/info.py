@@ -74,7 +74,7 @@ def _advice(level: str, best: str, blas: str | None, threads: int, cores: int) -
         advice.append(f"Steps of large tensors run on {threads} of {cores} processors: "
                       f"thalweg.set_num_threads({cores}).")
     if blas is None:
-        advice.append("Matrix methods need OpenBLAS: install libopenblas0 (Debian), or SciPy.")
+        advice.append("Matrix methods need OpenBLAS: install libopenblas0 (Debian), or NumPy or SciPy from their wheels.")
     elif best == "x86-64-v3" and re.search(r"prescott|nehalem|core2|sandybridge", blas, re.I):
         advice.append("OpenBLAS took a core for older processors: OPENBLAS_CORETYPE=Haswell.")
     return advice
@@ -146,9 +146,23 @@ def _blas(best: str) -> str:
     environment = dict(os.environ, OPENBLAS_NUM_THREADS="1")
     if best == "x86-64-v4":
         environment.setdefault("OPENBLAS_CORETYPE", "SKYLAKEX")
-    code = ("import ctypes; f = ctypes.CDLL('libopenblas.so.0').openblas_get_config; f.restype = ctypes.c_char_p; "
-            "print(f().decode())")
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    # The system's; where there is none, the one that SciPy (32-bit integers) or NumPy brought, as COpenBLAS looks for it.
+    brought = [path for path in _mapped() if re.search(r"/lib(scipy_)?openblas[^/]*$", path)]
+    code = """import ctypes, sys
+for file in sys.argv[1:]:
+    try:
+        library = ctypes.CDLL(file)
+    except OSError:
+        continue
+    for before in ("", "scipy_"):
+        for behind in ("", "64_"):
+            told = getattr(library, before + "openblas_get_config" + behind, None)
+            if told:
+                told.restype = ctypes.c_char_p
+                sys.exit(print(told().decode().strip() + ", from " + file))
+"""
+    files = ["libopenblas.so.0", *sorted(brought, key=lambda path: "64_" in path)]
+    done = subprocess.run([sys.executable, "-c", code, *files], env=environment, capture_output=True, text=True, timeout=60)
     return done.stdout.strip()
 
 
