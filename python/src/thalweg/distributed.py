@@ -46,6 +46,8 @@ from ._errors import (
 __all__ = ["Ranks", "load_sharded_state_dict", "sharded_state_dict"]
 
 LAYOUTS = ("copies", "elements", "tensors", "owners")
+PACKED = "packed"  # of a tensor's state: the rank, and the number of ranks, whose shard has its 8-bit state
+BYTES = ("name", "thalweg")  # of a tensor's state: texts
 ALIKE = ("step", "counters", "scalars")  # of a tensor's state: numbers that all ranks have alike
 
 
@@ -213,15 +215,27 @@ class Place:
                         del row[key]
                     elif value.shape == tensor.shape and value.dtype.is_floating_point and key not in ALIKE:
                         row[key] = _like(value, self.given[source])
+                    elif value.dtype == torch.uint8 and key not in BYTES:
+                        row[PACKED] = torch.tensor([self.rank, self.size])
         return [None if source is None else self.given[source] for source in self.sources]
 
     def held_rows(self, rows: dict[int, Any], own: Callable[[], list[dict[str, Any]]]) -> dict[int, Any]:
         """The rows of a state dict, by the position in torch's groups, for what the engine has, in its order."""
         mine = own() if None in self.sources else []
         placed = {k: mine[k] if source is None else rows.get(source) for k, source in enumerate(self.sources)}
+        return self.local_rows({k: row for k, row in placed.items() if row is not None})
+
+    def local_rows(self, rows: dict[int, Any]) -> dict[int, Any]:
+        """Rows of state with this rank's parts of DTensors.  MismatchError for 8-bit state of another rank's part."""
+        for row in rows.values():
+            if PACKED in row and row[PACKED].tolist() != [self.rank, self.size]:
+                rank, size = row[PACKED].tolist()
+                raise error(MismatchError, f"8-bit state of shards is packed by the shard, and this is of rank {rank} "
+                            f"of {size}, on rank {self.rank} of {self.size}: save opt.state_dict() of every rank for "
+                            'the same ranks, or use state_dtype="bf16", which fits any number of them')
         return {
             k: {key: _local(value) if isinstance(value, torch.Tensor) else value for key, value in row.items()}
-            for k, row in placed.items() if row is not None
+            for k, row in rows.items()
         }
 
     # ---- agreement
