@@ -135,7 +135,7 @@ def test_no_parameters() -> None:
 
 
 def test_parameters_that_are_no_list(w: np.ndarray) -> None:
-    for wrong in (w, "abc", {"w": w}, memoryview(w)):
+    for wrong in (w, "abc", {"params": [w]}, {1: w}, memoryview(w)):
         with pytest.raises(TypeError, match="params"):
             tw.SGD(wrong, lr=0.1)
     with pytest.raises(TypeError):

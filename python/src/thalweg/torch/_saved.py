@@ -19,7 +19,8 @@ class Saved(Grouped):
     """The state of thalweg.torch.Optimizer."""
 
     _filled: tuple[Any, ...] | None
-    _filling: list[tuple[torch.Tensor, list[str]]]
+    # By parameter: the keys that were shown, and one of the tensors, to know the row by.
+    _filling: list[tuple[torch.Tensor, list[str], torch.Tensor]]
 
     @property
     def state(self) -> Any:
@@ -31,14 +32,17 @@ class Saved(Grouped):
             return whole
         now = (self.engine.steps, self.engine.skipped, self.engine._edits, self.engine.training)
         if self._filled != now or self.engine._pending is not None:
+            self._adopt()
             self._empty()
             rows = _state.take_apart(self.engine, self._notes())
             held = self.engine.params if self._ranks is None else self._ranks.shown(rows)
-            for p, row in zip(held, rows):
-                if p is None:  # it stands for a group without tensors
-                    continue
+            shown = [(p, row) for p, row in zip(held, rows) if p is not None]  # None stands for a group without tensors
+            for row in rows:
+                if shown and _state.HEAD in row:
+                    shown[0][1].setdefault(_state.HEAD, row[_state.HEAD])
+            for p, row in shown:
                 whole[p].update(row)
-                self._filling.append((p, [*row]))
+                self._filling.append((p, [*row], row[_state.COUNTERS]))
             self._filled = now
         return whole
 
@@ -50,13 +54,44 @@ class Saved(Grouped):
     def _empty(self) -> None:
         """Lets go of the copies in `state`."""
         whole = self.__dict__["state"]
-        for p, keys in self._filling:
+        for p, keys, _ in self._filling:
             if p in whole:
                 for key in keys:
                     whole[p].pop(key, None)
                 if not whole[p]:
                     del whole[p]
         self._filled, self._filling = None, []
+
+    def _adopt(self) -> None:
+        """Takes over rows that were put into `state` in place of those that it showed, as ZeroRedundancyOptimizer loads
+        a state.  MismatchError, FormatError."""
+        whole = self.__dict__["state"]
+        if self._filled is None or self.engine._pending is not None:
+            return
+        assigned = {p for p, _, mark in self._filling if p in whole and whole[p].get(_state.COUNTERS, mark) is not mark}
+        if not assigned:
+            return
+        own = _state.take_apart(self.engine, self._notes())
+        held = self.engine.params if self._ranks is None else self._ranks.shown(own)
+        head = _state.find_head(dict(enumerate(whole[p] for p in held if p in assigned)))
+        if head is None and len(assigned) == sum(p is not None for p in held):
+            raise error(MismatchError, "no row that was put into `state` has what belongs to the whole run: the state "
+                        "is of another number of ranks, for which thalweg.distributed.sharded_state_dict is")
+        head = head or _state.find_head(dict(enumerate(own)))
+        assert head is not None
+        rows = {k: whole[p] if p in assigned else row for k, (p, row) in enumerate(zip(held, own))}
+        if self._ranks is not None:
+            rows = self._ranks.local_rows(rows)
+        self.engine._load(_state.put_together(self.engine, rows, head))
+        for p in assigned:
+            whole[p] = {key: v for key, v in whole[p].items() if not (_state.is_ours(key) or key in head["stages"])}
+        self._empty()
+        self._pull()
+
+    def _push(self) -> None:
+        self._adopt()
+        super()._push()
+
     def _notes(self) -> dict[str, Any]:
         """What a state dict holds beside the engine: what is different in param_groups when it is loaded, somebody has
         changed."""
@@ -134,6 +169,9 @@ class Saved(Grouped):
         self._check_fixed(groups)
         if self._ranks is not None:
             rows = self._ranks.held_rows(rows, lambda: _state.take_apart(self.engine, {}))
+            for k, source in enumerate(self._ranks.sources):
+                if source is None:  # what stands for an empty group is of now, not what was saved
+                    rows[k] = {key: value for key, value in rows[k].items() if key != _state.HEAD}
         head = None if old is not None else _state.find_head(rows)
         own = head is not None or old is not None
         if old is not None:  # an earlier version kept everything in one tensor

@@ -24,6 +24,7 @@ from .._partial import scalars_alone
 
 FORMAT = 2
 HEAD, COUNTERS, SCALARS, NAME, STEPS = "thalweg", "counters", "scalars", "name", "step"
+OURS = (HEAD, COUNTERS, SCALARS, NAME, STEPS, "packed")  # the last by thalweg.distributed
 PADDING = 1 << 16
 DTYPES = {"F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16, "F16": torch.float16, "U8": torch.uint8}
 # What converts: torch.optim's name, whether it counts the steps of a parameter, and the tensors that it may keep.
@@ -66,8 +67,7 @@ def _stage_of_slots(keys: Iterable[tuple[str, str]]) -> dict[str, str]:
     found: dict[str, set[str]] = {}
     for stage, slot in keys:
         found.setdefault(slot, set()).add(stage)
-    ours = (HEAD, COUNTERS, SCALARS, NAME, STEPS)
-    return {slot: next(iter(stages)) for slot, stages in found.items() if len(stages) == 1 and slot not in ours}
+    return {slot: next(iter(stages)) for slot, stages in found.items() if len(stages) == 1 and slot not in OURS}
 
 
 def take_apart(engine: _optimizer.Optimizer, notes: Mapping[str, Any]) -> list[dict[str, torch.Tensor]]:
@@ -116,7 +116,7 @@ def take_apart(engine: _optimizer.Optimizer, notes: Mapping[str, Any]) -> list[d
 
 def is_ours(key: Any) -> bool:
     """Whether a key of a parameter's state is the library's in every sentence."""
-    return isinstance(key, str) and (key in (HEAD, COUNTERS, SCALARS, NAME, STEPS) or "/" in key)
+    return isinstance(key, str) and (key in OURS or "/" in key)
 
 
 def find_head(state: Mapping[int, Any]) -> dict[str, Any] | None:

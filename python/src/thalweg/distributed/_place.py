@@ -1,0 +1,264 @@
+"""The place of one process among those that a model is spread over."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch.distributed as dist
+
+import torch
+
+from .. import _optimizer, _requests
+from .._errors import ArgumentError, Error, MismatchError, NeedsError, UnsupportedError, error
+from ._tensors import dtensor_like, is_dtensor, lies, local_part
+
+if TYPE_CHECKING:
+    from ._ranks import Ranks
+
+PACKED = "packed"  # of a tensor's state: the rank, and the number of ranks, whose shard has its 8-bit state
+BYTES = ("name", "thalweg")  # of a tensor's state: texts
+ALIKE = ("step", "counters", "scalars")  # of a tensor's state: numbers that all ranks have alike
+
+
+class Place:
+    """Where one process stands: what it is given, what it holds for the engine, and how it reaches the others.
+
+    given  the tensors of all parameter groups, as torch has them
+    held   those that the engine has, in its order: local shards, tensors of which this rank is the owner, ...
+    """
+
+    def __init__(self, layout: str, ranks: Ranks, group: Any, sentence: str) -> None:
+        self.layout, self.group, self.verify, self.sync = layout, group, ranks.verify, ranks.sync
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self.sentence = sentence
+        self.given: list[torch.Tensor] = []
+        self.held: list[torch.Tensor] = []
+        self.sources: list[int | None] = []  # which of `given` each of `held` is of; None: it stands for an empty group
+        self._asks = False
+
+    # ---- what the engine gets
+
+    @torch.no_grad()
+    def hold(self, names: list[str] | None, tensors: Iterable[torch.Tensor]) -> list[Any]:
+        """The members of a parameter group as the engine has them here, with their names."""
+        first = len(self.given)
+        self.given += tensors
+        chosen = self._choose(first)
+        if not chosen:  # the group exists on all ranks, also where none of its tensors is
+            tensor = torch.empty(0, dtype=self.given[first].dtype if len(self.given) > first else torch.float32)
+            self.held.append(tensor)
+            self.sources.append(None)
+            return [(f"~{first}", tensor)] if self._named(names) else [tensor]
+        held = [self._hold(index) for index in chosen]
+        self.held += held
+        self.sources += chosen
+        if not self._named(names):
+            return held
+        return [(names[i - first] if names else str(i), tensor) for i, tensor in zip(chosen, held)]
+
+    def _named(self, names: list[str] | None) -> bool:
+        return bool(names)
+
+    def _choose(self, first: int) -> list[int]:
+        return list(range(first, len(self.given)))
+
+    def _hold(self, index: int) -> torch.Tensor:
+        return local_part(self.given[index])
+
+    def forget(self, given: int, held: int) -> None:
+        """Takes back what `hold` added."""
+        del self.given[given:], self.held[held:], self.sources[held:]
+
+    def follow(self, engine: _optimizer.Optimizer) -> None:
+        """Binds local shards anew where torch has put them elsewhere (FSDP2 does, when it loads or casts a model)."""
+        now = [tensor if i is None else self._present(tensor, i) for tensor, i in zip(self.held, self.sources)]
+        if any(lies(a) != lies(b) for a, b in zip(now, self.held)):
+            engine.rebind_parameters(now)
+            self.held = now
+
+    def _present(self, held: torch.Tensor, index: int) -> torch.Tensor:
+        """What the engine should hold now of the tensor `index` of `given`; `held` until now."""
+        return local_part(self.given[index])
+
+    # ---- state
+
+    def shown(self, rows: list[dict[str, Any]]) -> list[torch.Tensor | None]:
+        """Whose state the rows are, in the engine's order.  State of the shape of a shard becomes a DTensor, as torch's
+        tools (torch.distributed.checkpoint) expect it."""
+        for row, tensor, source in zip(rows, self.held, self.sources):
+            if self.layout == "elements" and source is not None and is_dtensor(self.given[source]):
+                for key, value in [*row.items()]:
+                    if key.endswith("fingerprints"):  # of this rank's shard alone; without them nothing is lost
+                        del row[key]
+                    elif value.shape == tensor.shape and value.dtype.is_floating_point and key not in ALIKE:
+                        row[key] = dtensor_like(value, self.given[source])
+                    elif value.dtype == torch.uint8 and key not in BYTES:
+                        row[PACKED] = torch.tensor([self.rank, self.size])
+        return [None if source is None else self.given[source] for source in self.sources]
+
+    def held_rows(self, rows: dict[int, Any], own: Callable[[], list[dict[str, Any]]]) -> dict[int, Any]:
+        """The rows of a state dict, by the position in torch's groups, for what the engine has, in its order."""
+        mine = own() if None in self.sources else []
+        placed = {k: mine[k] if source is None else rows.get(source) for k, source in enumerate(self.sources)}
+        return self.local_rows({k: row for k, row in placed.items() if row is not None})
+
+    def local_rows(self, rows: dict[int, Any]) -> dict[int, Any]:
+        """Rows of state with this rank's parts of DTensors.  MismatchError for 8-bit state of another rank's part."""
+        for row in rows.values():
+            if PACKED in row and row[PACKED].tolist() != [self.rank, self.size]:
+                rank, size = row[PACKED].tolist()
+                raise error(MismatchError, f"8-bit state of shards is packed by the shard, and this is of rank {rank} "
+                            f"of {size}, on rank {self.rank} of {self.size}: save opt.state_dict() of every rank for "
+                            'the same ranks, or use state_dtype="bf16", which fits any number of them')
+        return {
+            k: {key: local_part(value) if isinstance(value, torch.Tensor) else value for key, value in row.items()}
+            for k, row in rows.items()
+        }
+
+    # ---- agreement
+
+    @contextlib.contextmanager
+    def joining(self, opt: Any, options: dict[str, Any]) -> Iterator[None]:
+        """Around what makes an optimizer, or adds a group to it: it works on all ranks, or there is an error on all."""
+        before = len(self.given), len(self.held)
+        asked = dict(options)
+        try:
+            if self.layout == "elements" and self.rank and "engine" not in opt.__dict__:
+                # Draws are keyed by the seed and the position in the tensor, which begins anew on each rank.
+                seed = _optimizer._seed(options.get("seed", 0))
+                options["seed"] = (seed + self.rank * 0x9E37_79B9_7F4A_7C15) % 2**64
+            yield
+            self._connect(opt)
+            mine = self._described(opt, asked)
+        except Exception as problem:
+            self.forget(*before)
+            with contextlib.suppress(Exception):  # what went wrong here counts here
+                self._agree({"failed": f"{type(problem).__name__}: {problem}"})
+            raise
+        try:
+            self._agree(mine)
+        except BaseException:
+            self.forget(*before)
+            raise
+
+    def _connect(self, opt: Any) -> None:
+        """Makes the engine add up its sums over the ranks."""
+        self._asks = any(method.requests for _, method in opt.engine._stages())
+        if self.layout == "copies":
+            return
+        try:
+            opt.engine.set_reducer(self.reduce, "elements" if self.layout == "elements" else "tensors")
+        except UnsupportedError as problem:
+            raise error(UnsupportedError, f"{problem}.  Here: pass ranks=thalweg.distributed.Ranks(\"owners\"), where "
+                        "every tensor is gathered by the rank that owns it") from problem
+
+    def _described(self, opt: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """What has to be the same on all ranks."""
+        described: dict[str, Any] = {
+            "layout": self.layout,
+            "sentence": opt.engine.sentence,
+            "option": {key: repr(value) for key, value in sorted(options.items())},
+            "parameter groups": len(opt.engine._layout),
+        }
+        if self.layout != "tensors":
+            described["number of parameters"] = len(self.given)
+            known = [p.shape if is_dtensor(p) or self.layout != "elements" else (p.ndim,) for p in self.given]
+            pairs = enumerate(zip(self.given, known))
+            described["parameter"] = {i: f"{p.dtype} {tuple(shape)}" for i, (p, shape) in pairs}
+        return described
+
+    def _agree(self, mine: dict[str, Any]) -> None:
+        """Compares `mine` with that of all ranks; ArgumentError on every one of them where they differ."""
+        everybody: list[Any] = [None] * self.size
+        dist.all_gather_object(everybody, mine, group=self.group)
+        failed = {rank: other["failed"] for rank, other in enumerate(everybody) if "failed" in other}
+        if failed:
+            texts = "; on rank ".join(f"{rank}: {text}" for rank, text in failed.items())
+            raise error(ArgumentError, f"there is no optimizer on rank {texts}")
+        for key, value in everybody[0].items():
+            for rank, other in enumerate(everybody):
+                if other.get(key) != value:
+                    what, here, there = _first_difference(key, value, other.get(key))
+                    raise error(ArgumentError, f"the ranks disagree: {what} is {here} on rank 0 and {there} on rank "
+                                f"{rank}")
+
+    def _meet(self, opt: Any, grads: list[Any], changed: bool = False) -> bool:
+        """Before an answer counts: are all ranks at the same point?  Returns whether one of them has `changed`."""
+        missing = [i for i, g in enumerate(grads) if g is None] if self.layout != "tensors" else []
+        settings = {i: {key: repr(value) for key, value in shown.items()} for i, shown in enumerate(opt._shown)}
+        at = {"number of steps": opt.engine.steps, "group": settings, "list of parameters without gradient": missing}
+        code = zlib.crc32(repr(at).encode())
+        notes = torch.tensor([code, -code, int(changed)])
+        dist.all_reduce(notes, op=dist.ReduceOp.MAX, group=self.group)
+        if int(notes[0]) != -int(notes[1]):
+            self._agree(at)
+        return bool(notes[2])
+
+    # ---- within a step
+
+    @contextlib.contextmanager
+    def stepping(self, opt: Any) -> Iterator[None]:
+        """Around a step."""
+        self.follow(opt.engine)
+        try:
+            yield
+        except BaseException as problem:
+            if not isinstance(problem, (Error, GeneratorExit)) and isinstance(problem, RuntimeError):
+                problem.add_note("thalweg: the step was broken off; parameters and state are those from before it")
+            raise
+
+    def gradients(self, opt: Any, parameters: list[torch.Tensor]) -> list[torch.Tensor | None]:
+        """What lies in `.grad` of torch's tensors, for each that the engine has."""
+        grads = [p.grad for p in parameters]
+        if self.verify:
+            self._meet(opt, grads)
+        return [torch.zeros_like(t) if i is None else local_part(grads[i]) for t, i in zip(self.held, self.sources)]
+
+    def asked(self, opt: Any, requests: Iterator[_requests.Request]) -> Generator[_requests.Request, None, None]:
+        """The requests of a step; at each all ranks have the parameters that it is about, and share the loss."""
+        for request in requests:
+            self._show(opt, request)
+            yield request
+            if request.wants_loss and request.loss is not None:
+                request.loss = self.mean(request.loss)
+
+    def _show(self, opt: Any, request: _requests.Request) -> None:
+        if self.layout == "tensors" and self._asks:
+            if self.sync is not None:
+                self.sync()
+            elif request.pass_ and any(m.kind == "perturbation" for _, m in opt.engine._stages()):
+                raise error(NeedsError, f"{self.sentence}: the method moves the parameters for a gradient, and the "
+                            "other ranks do not see it: pass ranks=Ranks(\"owners\") in place of "
+                            "ZeroRedundancyOptimizer, or Ranks(\"tensors\", sync=...) with what gives them the "
+                            "parameters of this one")
+
+    def deliver(self) -> None:
+        """Gives all ranks what this one has changed; where shards are stepped in place there is nothing to give."""
+
+    # ---- numbers
+
+    def reduce(self, sums: np.ndarray, maxima: np.ndarray) -> None:
+        """Adds `sums` over the ranks, and takes the largest of `maxima`, in place; for Optimizer.set_reducer."""
+        if sums.size:
+            dist.all_reduce(torch.from_numpy(sums), group=self.group)
+        if maxima.size:
+            dist.all_reduce(torch.from_numpy(maxima), op=dist.ReduceOp.MAX, group=self.group)
+
+    def mean(self, number: float) -> float:
+        """The mean over the ranks of a number that each of them has."""
+        total = torch.tensor([_requests.number_of(number)], dtype=torch.float64)
+        dist.all_reduce(total, group=self.group)
+        return float(total) / self.size
+
+
+def _first_difference(what: str, a: Any, b: Any) -> tuple[str, Any, Any]:
+    """Where two descriptions differ: what it is called, and what either says."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        missing = object()
+        key = next(key for key in (*a, *b) if a.get(key, missing) != b.get(key, missing))
+        return _first_difference(f"{what} {key}", a.get(key), b.get(key))
+    return what, a, b
