@@ -51,10 +51,10 @@ def longer(ours: Any, theirs: Any) -> float:
 
 @functools.lru_cache(1)
 def jacobian(tasks: int, n: int) -> np.ndarray:
-    """Rows that agree a little, of different lengths: a block of numbers over and over."""
-    rng = np.random.default_rng(9)
-    block = rng.standard_normal((tasks, min(n, 1 << 16)), np.float32) + 0.05 * rng.standard_normal(min(n, 1 << 16))
-    block *= np.linspace(0.5, 2, tasks)[:, None]
+    """Rows of different lengths, some of which conflict: a block of numbers over and over."""
+    rng, width = np.random.default_rng(9), min(n, 1 << 16)
+    shared, own = rng.standard_normal(width), rng.standard_normal((tasks, width))
+    block = np.linspace(0.5, 2, tasks)[:, None] * (own + np.linspace(-0.3, 0.9, tasks)[:, None] * shared)
     rows = np.empty((tasks, n), np.float32)
     for at in range(0, n, block.shape[1]):
         rows[:, at : at + block.shape[1]] = block[:, : n - at]
@@ -158,7 +158,7 @@ class Around:
 
 
 def private(tensors: int, noise: float, quick: bool) -> Builders:
-    """256 samples of 100,000 numbers, clipped to 1 and added; the mean is taken by SGD."""
+    """256 samples of 100,000 numbers, clipped to 1 and added; SGD takes the mean, at a rate of 1."""
     samples, n = (32, 10_000) if quick else (256, 100_000)
     rng = np.random.default_rng(10)
     parts = [0.01 * rng.standard_normal((samples, n // tensors), np.float32) for _ in range(tensors)]
@@ -182,11 +182,11 @@ def private(tensors: int, noise: float, quick: bool) -> Builders:
                     total = torch.einsum("i,ij->j", factors, g)
                     if noise:
                         total += noise * torch.randn_like(total)
-                    w.sub_(total[None], alpha=LR / samples)
+                    w.sub_(total[None], alpha=1 / samples)
 
         return Candidate(step, None if noise else lambda: [w.numpy() - s for w, s in zip(weights, start)])
 
-    sentence = f"dp_sgd(noise_multiplier={noise}, expected_batch_size={samples}) | sgd(lr={LR})"
+    sentence = f"dp_sgd(noise_multiplier={noise}, expected_batch_size={samples}) | sgd(lr=1)"
     return {OURS: ours(sentence, shapes, answer=answer), LOOP: loop("read", 0, [(samples, n)], 2), "torch": peer}
 
 
