@@ -94,7 +94,9 @@ def aggregated(name: str, tasks: int, n: int, quick: bool) -> Builders:
             with torch.no_grad():
                 w.sub_(combine(j), alpha=LR)
 
-        return Candidate(step, None if near is None else w.numpy)
+        # at sixteen tasks that conflict ECOS gives up there, far from a solution of the equation of Nash-MTL
+        known = near is not None and (name, tasks) != ("nash_mtl", 16)
+        return Candidate(step, w.numpy if known else None)
 
     def median(j: Any) -> Any:
         """Of an even number of rows: the mean of the two in the middle, which torch.median does not give."""
@@ -125,7 +127,7 @@ def sam(shapes: Shapes, rule: str, quick: bool) -> Builders:
 
         return torch_steps(make, shapes)()
 
-    # in numbers an element: the norm 1; to the worst point 4 and its restoration 2; AdamW 7 or SGD 5
+    # in numbers an element: the norm 1; to the worst point 4, and back 2; the rule 7 or 5; the loop walks 3 + 2*walks
     walks = {"AdamW": 6, "SGD": 5}[rule]
     return {
         OURS: ours(f"sam(0.05) | {mine}", shapes), LOOP: loop("walk", walks, shapes), "torch, SAM of two steps": peer,
