@@ -183,7 +183,7 @@ def run(suite: str, threads: list[int], quick: bool, repetitions: int) -> tuple[
     for count in threads:
         chosen = [name for name, case in cases.items() if count in case.threads]
         tasks = [dict(case=name, quick=quick, repetitions=repetitions) for name in chosen]
-        for name, result in zip(chosen, run_tasks(suite, tasks, count)):
+        for name, result in zip(chosen, run_tasks(suite, tasks, count, 600)):
             print(f"{suite}: {name}, {threads_text(count)}: {verdict_line(cases[name], result)}", flush=True)
             raw[name][count] = result
     return section(cases, raw, threads), raw

@@ -236,17 +236,18 @@ def diagonal(name: str, quick: bool) -> Builders:
 
         return [torch.from_numpy(a) for a in ready]
 
+    # the squares of both are those of the product, whatever the signs that are drawn for it; Sophia's are not
     if name == "adahessian":
         mine = ours("adahessian(lr=0.05, eps=1e-3)", shapes, answer=answer)
-        make = in_pytorch_optimizer("adahessian", lr=0.05, eps=1e-3)
+        peer = torch_steps(in_pytorch_optimizer("adahessian", lr=0.05, eps=1e-3), shapes, hessian=hessian)
     else:
         mine = ours("sophia(lr=0.01, gamma=0.01, weight_decay=0, interval=1, probe=rademacher)", shapes, answer=answer)
-        make = in_pytorch_optimizer("sophiah", lr=0.01, update_period=1)
-    # gradient, product and two moments; both see other products, the vectors being ours
-    return {
-        OURS: mine, LOOP: loop("walk", 3, shapes),
-        "pytorch_optimizer": lambda: Candidate(torch_steps(make, shapes, hessian=hessian)().step),
-    }  # fmt: skip
+        steps = torch_steps(in_pytorch_optimizer("sophiah", lr=0.01, update_period=1), shapes, hessian=hessian)
+
+        def peer() -> Candidate:
+            return Candidate(steps().step)
+
+    return {OURS: mine, LOOP: loop("walk", 3, shapes), "pytorch_optimizer": peer}  # gradient, product, two moments
 
 
 def galore(quick: bool) -> Builders:
@@ -388,7 +389,7 @@ CASES: dict[str, Case] = {
     "muon, bf16": Case(f"`muon`, bf16 products, {ONE}", partial(muon, "bf16"), {"torch.optim.Muon": 0.65}, 0.1),
     "muon, f32": Case(f"`muon`, f32 products, {ONE}", partial(muon, "working"), {"torch.optim.Muon": 1.2}, 0.1),
     "scion": Case(f"`scion`, bf16 products, {ONE}", scion, {BEST: 0.65}, 0.1),
-    "soap": Case(f"`soap`, ten steps, bases in one, {ONE}", soap, {BEST: 0.5}, 5e-2, steps=10),
+    "soap": Case(f"`soap`, ten steps, bases in one, {ONE}", soap, {BEST: 0.5}, 0.2, steps=10),
     "shampoo": Case(f"`shampoo`, ten steps, roots in one, {ONE}", shampoo, {BEST: 0.5}, 5e-2, steps=10),
     "psgd_kron": Case(f"`psgd_kron`, a fit a step, {ONE}", psgd_kron, {BEST: 0.5}),
     "kfac": Case(f"`kfac`, ten steps of 512 rows, inverses in one, {ONE}", kfac, {BEST: 0.9}, 5e-2, steps=10),

@@ -51,10 +51,10 @@ def longer(ours: Any, theirs: Any) -> float:
 
 @functools.lru_cache(1)
 def jacobian(tasks: int, n: int) -> np.ndarray:
-    """Rows that agree a little, of different lengths: a block of numbers over and over."""
-    rng = np.random.default_rng(9)
-    block = rng.standard_normal((tasks, min(n, 1 << 16)), np.float32) + 0.05 * rng.standard_normal(min(n, 1 << 16))
-    block *= np.linspace(0.5, 2, tasks)[:, None]
+    """Rows of different lengths, some of which conflict: a block of numbers over and over."""
+    rng, width = np.random.default_rng(9), min(n, 1 << 16)
+    shared, own = rng.standard_normal(width), rng.standard_normal((tasks, width))
+    block = np.linspace(0.5, 2, tasks)[:, None] * (own + np.linspace(-0.3, 0.9, tasks)[:, None] * shared)
     rows = np.empty((tasks, n), np.float32)
     for at in range(0, n, block.shape[1]):
         rows[:, at : at + block.shape[1]] = block[:, : n - at]
@@ -94,7 +94,9 @@ def aggregated(name: str, tasks: int, n: int, quick: bool) -> Builders:
             with torch.no_grad():
                 w.sub_(combine(j), alpha=LR)
 
-        return Candidate(step, None if near is None else w.numpy)
+        # at sixteen tasks that conflict ECOS gives up there, far from a solution of the equation of Nash-MTL
+        known = near is not None and (name, tasks) != ("nash_mtl", 16)
+        return Candidate(step, w.numpy if known else None)
 
     def median(j: Any) -> Any:
         """Of an even number of rows: the mean of the two in the middle, which torch.median does not give."""
@@ -125,7 +127,7 @@ def sam(shapes: Shapes, rule: str, quick: bool) -> Builders:
 
         return torch_steps(make, shapes)()
 
-    # in numbers an element: the norm 1; to the worst point 4 and its restoration 2; AdamW 7 or SGD 5
+    # in numbers an element: the norm 1; to the worst point 4, and back 2; the rule 7 or 5; the loop walks 3 + 2*walks
     walks = {"AdamW": 6, "SGD": 5}[rule]
     return {
         OURS: ours(f"sam(0.05) | {mine}", shapes), LOOP: loop("walk", walks, shapes), "torch, SAM of two steps": peer,
@@ -158,7 +160,7 @@ class Around:
 
 
 def private(tensors: int, noise: float, quick: bool) -> Builders:
-    """256 samples of 100,000 numbers, clipped to 1 and added; the mean is taken by SGD."""
+    """256 samples of 100,000 numbers, clipped to 1 and added; SGD takes the mean, at a rate of 1."""
     samples, n = (32, 10_000) if quick else (256, 100_000)
     rng = np.random.default_rng(10)
     parts = [0.01 * rng.standard_normal((samples, n // tensors), np.float32) for _ in range(tensors)]
@@ -182,11 +184,11 @@ def private(tensors: int, noise: float, quick: bool) -> Builders:
                     total = torch.einsum("i,ij->j", factors, g)
                     if noise:
                         total += noise * torch.randn_like(total)
-                    w.sub_(total[None], alpha=LR / samples)
+                    w.sub_(total[None], alpha=1 / samples)
 
         return Candidate(step, None if noise else lambda: [w.numpy() - s for w, s in zip(weights, start)])
 
-    sentence = f"dp_sgd(noise_multiplier={noise}, expected_batch_size={samples}) | sgd(lr={LR})"
+    sentence = f"dp_sgd(noise_multiplier={noise}, expected_batch_size={samples}) | sgd(lr=1)"
     return {OURS: ours(sentence, shapes, answer=answer), LOOP: loop("read", 0, [(samples, n)], 2), "torch": peer}
 
 
