@@ -10,7 +10,8 @@ from pathlib import Path
 
 from . import common
 
-SUITES = ("headline", "family", "precision", "maps", "sets", "surgery", "matrix", "jit")
+WITH_CASES = ("sets", "surgery", "matrix", "jit")
+SUITES = ("headline", "family", "precision", "maps", *WITH_CASES)
 
 
 def main() -> None:
@@ -21,6 +22,7 @@ def main() -> None:
                         help="small sizes and few repetitions: shows that it runs, not how fast")
     parser.add_argument("--repetitions", type=int,
                         help="how often every candidate is timed (default 9; 3 with --quick)")
+    parser.add_argument("--only", metavar="TEXT", help=f"of {', '.join(WITH_CASES)}: cases with this in their name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw results")
     parser.add_argument("--markdown", type=Path, metavar="FILE",
                         help="write the tables between the markers of this file")
@@ -33,13 +35,17 @@ def main() -> None:
     cpus = len(os.sched_getaffinity(0))
     if not all(1 <= t <= cpus for t in threads):
         parser.error(f"--threads: this process may use {cpus} CPUs")
+    if args.only and (args.suite not in WITH_CASES or args.markdown):
+        parser.error(f"--only goes with --suite {' or '.join(WITH_CASES)}, not with --markdown: tables have all cases")
     if args.worker:
         return common.work(args.worker, threads[0])
 
     repetitions = args.repetitions or (3 if args.quick else 9)
     results = {}
     for name in SUITES if args.suite == "all" else [args.suite]:
-        markdown, results[name] = importlib.import_module(f"benchmarks.{name}").run(threads, args.quick, repetitions)
+        options = {"only": args.only} if args.only else {}
+        suite = importlib.import_module(f"benchmarks.{name}")
+        markdown, results[name] = suite.run(threads, args.quick, repetitions, **options)
         markdown = f"Measured {common.machine()}.{' Quick run: not to be quoted.' if args.quick else ''}\n\n{markdown}"
         print(f"\n{markdown}\n", flush=True)
         if args.markdown:

@@ -176,9 +176,10 @@ def task(cases: Mapping[str, Case], case: str, quick: bool, repetitions: int) ->
     return {"times": {k: times[k] for k in builders}, "gflops": speed, "apart": far}
 
 
-def run(suite: str, threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
-    """(Markdown, raw results) of the suite benchmarks.`suite`, whose CASES they are."""
-    cases: Mapping[str, Case] = importlib.import_module(f"benchmarks.{suite}").CASES
+def run(suite: str, threads: list[int], quick: bool, repetitions: int, only: str = "") -> tuple[str, Any]:
+    """(Markdown, raw results) of the suite benchmarks.`suite`: of those of its CASES with `only` in their name."""
+    every: Mapping[str, Case] = importlib.import_module(f"benchmarks.{suite}").CASES
+    cases = {name: case for name, case in every.items() if only in name}
     raw: dict[str, dict[int, Any]] = {name: {} for name in cases}
     for count in threads:
         chosen = [name for name, case in cases.items() if count in case.threads]

@@ -26,8 +26,8 @@ def task(**arguments: Any) -> dict[str, Any]:
     return cases.task(CASES, **arguments)
 
 
-def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
-    return cases.run("matrix", threads, quick, repetitions)
+def run(threads: list[int], quick: bool, repetitions: int, only: str = "") -> tuple[str, Any]:
+    return cases.run("matrix", threads, quick, repetitions, only)
 
 
 def squares(count: int, quick: bool) -> Shapes:
