@@ -8,7 +8,7 @@ SCRATCH ?= .build
 # One instruction set only (development): THALWEG_MARCH=native. Empty: baseline, x86-64-v3 and x86-64-v4, chosen by the dynamic loader.
 THALWEG_MARCH ?=
 ARCH := $(shell uname -m)
-SOURCES := $(shell find Sources include Package.swift -name '*.swift' -o -name '*.h' -o -name '*.c' -o -name '*.map' 2>/dev/null)
+SOURCES := $(shell find Sources include Package.swift -name '*.swift' -o -name '*.h' -o -name '*.c' -o -name '*.map' -o -name old_glibc.txt 2>/dev/null)
 
 .PHONY: all library demo test check bench install uninstall wheel sdist test-wheel clean setup format
 
