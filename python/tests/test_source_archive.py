@@ -22,7 +22,8 @@ def unpacked(tmp_path_factory):
     shutil.copytree(ROOT / "python", python, ignore=ignore)
     for name in ("Package.swift", "Makefile", "LICENSE", "README.md", "CHANGELOG.md", "Sources", "include", "Tests"):
         (python.parent / name).symlink_to(ROOT / name)
-    subprocess.run([sys.executable, "setup.py", "-q", "sdist", "-d", str(folder)], cwd=python, check=True, capture_output=True)
+    command = [sys.executable, "setup.py", "-q", "sdist", "-d", str(folder)]
+    subprocess.run(command, cwd=python, check=True, capture_output=True)
     (archive,) = folder.glob("thalweg-*.tar.gz")
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
