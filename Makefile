@@ -8,7 +8,7 @@ SCRATCH ?= .build
 # One instruction set only (development): THALWEG_MARCH=native. Empty: baseline, x86-64-v3 and x86-64-v4, chosen by the dynamic loader.
 THALWEG_MARCH ?=
 ARCH := $(shell uname -m)
-SOURCES := $(shell find Sources include Package.swift -name '*.swift' -o -name '*.h' -o -name '*.c' -o -name '*.map' 2>/dev/null)
+SOURCES := $(shell find Sources include Package.swift -name '*.swift' -o -name '*.h' -o -name '*.c' -o -name '*.map' -o -name old_glibc.txt 2>/dev/null)
 
 .PHONY: all library demo test check bench install uninstall wheel sdist test-wheel clean setup format
 
@@ -33,12 +33,13 @@ JOBS ?= $(shell nproc)
 
 SWIFT_BUILD = swift build -c release --product thalweg -debug-info-format none -Xswiftc -static-stdlib \
   -Xlinker -soname=libthalweg.so.1 -Xlinker -s -Xlinker --version-script=$(CURDIR)/Sources/packaging/libthalweg.map \
-  -Xlinker --no-undefined $(OLD_GLIBC) $(SMALL)
+  -Xlinker --no-undefined -Xswiftc -use-ld=lld $(OLD_GLIBC) $(SMALL)
 # On x86-64: names of the C library as glibc 2.28 has them (CThalweg/old_glibc.c), and the libraries that it has them in.
+# (With gold --wrap takes the older names, too, so that a call would end in itself.)
 OLD_GLIBC = $(if $(filter x86_64,$(ARCH)),$(foreach s,$(shell cat Sources/packaging/old_glibc.txt),-Xlinker --wrap=$(s)) \
   -Xlinker --no-as-needed -Xlinker -l:libpthread.so.0 -Xlinker -l:libdl.so.2 -Xlinker --as-needed)
 # Functions are sections of their own, of which equal ones are kept once, and laid where a wheel compresses them best.
-SMALL = -Xswiftc -use-ld=lld -Xswiftc -Xfrontend -Xswiftc -function-sections -Xlinker --icf=all -Xlinker --bp-compression-sort=function
+SMALL = -Xswiftc -Xfrontend -Xswiftc -function-sections -Xlinker --icf=all -Xlinker --bp-compression-sort=function
 
 # One instruction set: the name of the folder says which.
 $(SCRATCH)/%/.built: $(SOURCES)

@@ -72,7 +72,7 @@ class SourceArchive(sdist):
 
 
 def gather_notices() -> None:
-    """The licences of all that a wheel carries, in the folder that pyproject.toml names: metadata takes no file above it."""
+    """Puts the licences of all that a wheel carries where pyproject.toml names them: metadata takes no file above it."""
     target = HERE / "licenses"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()

