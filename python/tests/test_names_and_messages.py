@@ -130,6 +130,19 @@ def test_gradients_that_come_and_go_within_a_step() -> None:
             assert opt.steps == 1 and (given["b"] == 1).all() and (given["w"] == 0.5).all()
 
 
+def test_a_product_of_zeros_where_there_is_no_gradient() -> None:
+    """A parameter that takes no part: its products are zeros, as differentiating twice gives them."""
+    given = arrays()
+    opt = tw.Optimizer(given, "oasis")
+    kinds = []
+    for request in opt.requests():
+        kinds.append(request.kind)
+        product = request.kind == "hessian_vector"
+        request.answer({"w": np.ones((2, 3), np.float32), "b": np.zeros(3, np.float32) if product else None}, 0.0)
+    assert "hessian_vector" in kinds and kinds[0] != "hessian_vector"
+    assert (given["b"] == 1).all() and (given["w"] != 1).all()
+
+
 def test_what_a_closure_and_a_step_lack() -> None:
     w = [np.ones(3, np.float32)]
     for closure in (lambda: 1.0, lambda: None, lambda: (1.0, None)):
