@@ -1,4 +1,4 @@
-"""State of models that are spread: consolidated by ZeroRedundancyOptimizer; and in 8 bits, for the same ranks or others."""
+"""State of spread models: consolidated by ZeroRedundancyOptimizer; and in 8 bits, for the same ranks or others."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ SENTENCES = ["clip_global_norm(0.1) | adamw(lr=cosine(lr=0.05, total=20)) | ema(
 def _groups(net: nn.Module, several: bool) -> list[dict[str, Any]]:
     """Weights and biases of two layers; or a last bias alone too, which one rank has."""
     first, *others = net.parameters()
-    return [{"params": [first]}, {"params": others[:-1], "weight_decay": 0.25}, {"params": others[-1:]}] if several else [
-        {"params": [first, *others]}]
+    if not several:
+        return [{"params": [first, *others]}]
+    return [{"params": [first]}, {"params": others[:-1], "weight_decay": 0.25}, {"params": others[-1:]}]
 
 
 def _zero(net: nn.Module, sentence: str, several: bool) -> Any:
@@ -40,29 +41,28 @@ def _zero(net: nn.Module, sentence: str, several: bool) -> Any:
 
 
 def _consolidated(rank: int, size: int, folder: str) -> None:
-    for sentence in SENTENCES:
-        for several in (False, True):
-            torch.manual_seed(1)
-            net = model()
-            opt = _zero(net, sentence, several)
-            train(net, opt, range(3))
-            opt.consolidate_state_dict(0)
-            if rank == 0:
-                state = opt.state_dict()
-                assert sorted(state["state"]) == [0, 1, 2, 3] and all("step" in row for row in state["state"].values())
-                torch.save({"model": net.state_dict(), "optimizer": state}, f"{folder}/state")
-            dist.barrier()
-            train(net, opt, range(3, 5))
-            saved = torch.load(f"{folder}/state", weights_only=True)
-            other = model()
-            other.load_state_dict(saved["model"])
-            again = _zero(other, sentence, several)
-            again.load_state_dict(saved["optimizer"])
-            train(other, again, range(3, 5))
-            assert again.optim.engine.steps == 5
-            for p, q in zip(net.parameters(), other.parameters()):
-                assert torch.equal(p, q), sentence
-            dist.barrier()
+    for sentence, several in zip(SENTENCES, (True, False, True)):
+        torch.manual_seed(1)
+        net = model()
+        opt = _zero(net, sentence, several)
+        train(net, opt, range(3))
+        opt.consolidate_state_dict(0)
+        if rank == 0:
+            state = opt.state_dict()
+            assert sorted(state["state"]) == [0, 1, 2, 3] and all("step" in row for row in state["state"].values())
+            torch.save({"model": net.state_dict(), "optimizer": state}, f"{folder}/state")
+        dist.barrier()
+        train(net, opt, range(3, 5))
+        saved = torch.load(f"{folder}/state", weights_only=True)
+        other = model()
+        other.load_state_dict(saved["model"])
+        again = _zero(other, sentence, several)
+        again.load_state_dict(saved["optimizer"])
+        train(other, again, range(3, 5))
+        assert again.optim.engine.steps == 5
+        for p, q in zip(net.parameters(), other.parameters()):
+            assert torch.equal(p, q), sentence
+        dist.barrier()
     # the rows of another rank alone have nothing of the whole run
     rows = {p: {k: v.clone() for k, v in row.items() if k != "thalweg"} for p, row in again.optim.state.items()}
     for p, row in rows.items():
@@ -135,7 +135,8 @@ def _packed(rank: int, size: int, folder: str) -> None:
         with pytest.raises(tw.MismatchError, match=f"this is of rank {1 - rank} of 2, on rank {rank} of 2.*bf16"):
             opt.load_state_dict(state)
     net = fsdp(_wide()) if size > 1 else _wide()
-    opt = Optimizer(net.named_parameters(), "adamw(lr=0.1)", state_dtype="q8", ranks=Ranks("owners") if size > 1 else None)
+    ranks = Ranks("owners") if size > 1 else None
+    opt = Optimizer(net.named_parameters(), "adamw(lr=0.1)", state_dtype="q8", ranks=ranks)
     if size > 1:
         _step(net, opt, 0)
         dcp.save({"model": net.state_dict(), "optimizer": sharded_state_dict(opt)},
@@ -160,7 +161,7 @@ def _as(whole: torch.Tensor, p: Any) -> Any:
 
 
 def test_eight_bits_on_another_number_of_ranks(tmp_path: Path) -> None:
-    """Shards are packed by the shard: for the same rank alone, and another's are refused.  What owners hold is whole, and
-    goes on anywhere, with the same bits."""
+    """Shards are packed by the shard: for the same rank alone, and another's are refused.  What owners hold is whole,
+    and goes on anywhere, with the same bits."""
     run(_packed, 2, str(tmp_path))
     run(_packed, 1, str(tmp_path))

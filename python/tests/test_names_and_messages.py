@@ -30,7 +30,8 @@ def test_dicts_of_arrays(wrap: Any) -> None:
 
     for sentence in ("adamw(lr=0.25)", "sam(0.5) | sgd(lr=0.25)"):
         given, twin = arrays(), arrays()
-        pairs = [(tw.Optimizer(wrap(given), sentence), given, by_name), (tw.Optimizer([*twin.values()], sentence), twin, in_order)]
+        pairs = [(tw.Optimizer(wrap(given), sentence), given, by_name),
+                 (tw.Optimizer([*twin.values()], sentence), twin, in_order)]
         for opt, p, gradients in pairs:
             assert opt.step(lambda: (0.5, gradients(p))) == 0.5
             opt.step(lambda: gradients(p))
@@ -49,7 +50,8 @@ def test_dicts_of_arrays(wrap: Any) -> None:
 def test_dicts_that_do_not_fit() -> None:
     given = arrays()
     opt = tw.Optimizer(given, "sgd(lr=0.5)")
-    for bad, says in (({"w": given["w"]}, "there is none of 'b'"), ({**given, "c": given["b"]}, "no parameter is called 'c'"),
+    for bad, says in (({"w": given["w"]}, "there is none of 'b'"),
+                      ({**given, "c": given["b"]}, "no parameter is called 'c'"),
                       ({"w": given["w"], "c": given["b"]}, "none of 'b'.*is called 'c'")):
         with pytest.raises(tw.ArgumentError, match=f"gradients by name: .*{says}"):
             opt.step(bad)
@@ -92,8 +94,8 @@ def test_nan_is_no_value(make: Any) -> None:
 def test_aliases_are_known_wherever_a_name_is_given(alias: str, ours: str) -> None:
     w = [np.ones(3, np.float32)]
     opt = tw.AdamW(w)
-    calls = [lambda: tw.AdamW(w, **{alias: 0.1}), lambda: tw.Optimizer(w, f"adamw({alias}=0.1)"), lambda: opt.get(alias),
-             lambda: opt.set(alias, 0.1), lambda: tw.AdamW([{"params": w, alias: 0.1}])]
+    calls = [lambda: tw.AdamW(w, **{alias: 0.1}), lambda: tw.Optimizer(w, f"adamw({alias}=0.1)"),
+             lambda: opt.get(alias), lambda: opt.set(alias, 0.1), lambda: tw.AdamW([{"params": w, alias: 0.1}])]
     for call in calls:
         with pytest.raises(tw.UnknownNameError, match=rf"`{alias}` \(did you mean `{ours}`\?\)"):
             call()
@@ -114,17 +116,31 @@ def test_gradients_that_come_and_go_within_a_step() -> None:
 
             def closure() -> Any:
                 calls[0] += 1
-                return 0.0, {"w": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32) if (calls[0] == 1) == first else None}
+                there = (calls[0] == 1) == first
+                return 0.0, {"w": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32) if there else None}
 
             if first:
                 kind, says = tw.SequenceError, r"gradient of parameter 1 \('b'\) is absent, but was there.*pass zeros"
             else:
-                kind, says = tw.ArgumentError, r"has a gradient of parameter 1 \('b'\), and the first answer.*leave zeros"
+                kind, says = tw.ArgumentError, r"a gradient of parameter 1 \('b'\), and the first answer.*leave zeros"
             with pytest.raises(kind, match=says):
                 opt.step(closure)
             assert all((p == 1).all() for p in given.values()) and opt.steps == 0
             opt.step(lambda: (0.0, {"w": np.ones((2, 3), np.float32), "b": None}))
             assert opt.steps == 1 and (given["b"] == 1).all() and (given["w"] == 0.5).all()
+
+
+def test_a_product_of_zeros_where_there_is_no_gradient() -> None:
+    """A parameter that takes no part: its products are zeros, as differentiating twice gives them."""
+    given = arrays()
+    opt = tw.Optimizer(given, "oasis")
+    kinds = []
+    for request in opt.requests():
+        kinds.append(request.kind)
+        product = request.kind == "hessian_vector"
+        request.answer({"w": np.ones((2, 3), np.float32), "b": np.zeros(3, np.float32) if product else None}, 0.0)
+    assert "hessian_vector" in kinds and kinds[0] != "hessian_vector"
+    assert (given["b"] == 1).all() and (given["w"] != 1).all()
 
 
 def test_what_a_closure_and_a_step_lack() -> None:
@@ -148,12 +164,13 @@ def test_what_a_closure_and_a_step_lack() -> None:
 def test_nan_that_clipping_spreads_is_told_of_once() -> None:
     bad = [np.array([1.0, np.nan, 1.0], np.float32)]
     good = [np.ones(3, np.float32)]
-    for how in (lambda o: o.step(bad), lambda o: o.step(lambda: (0.0, bad)), lambda o: [r.answer(bad) for r in o.requests()]):
+    for how in (lambda o: o.step(bad), lambda o: o.step(lambda: (0.0, bad)),
+                lambda o: [r.answer(bad) for r in o.requests()]):
         opt = tw.Optimizer([np.ones(3, np.float32)], "clip_global_norm(1.0) | sgd(lr=0.5)")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             opt.step(good)
-        with pytest.warns(RuntimeWarning, match="step 2 of .*NaN or Inf in a gradient has become weights.*skip") as told:
+        with pytest.warns(RuntimeWarning, match="step 2 .*NaN or Inf in a gradient has become weights.*skip") as told:
             how(opt)
         assert told[0].filename == __file__
         with warnings.catch_warnings():

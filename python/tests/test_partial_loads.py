@@ -1,4 +1,4 @@
-"""State of another model or another sentence: what fits is taken, and the report says what, and why the rest was not."""
+"""State of another model or another sentence: what fits is taken; the report says what, and why the rest was not."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ def made(sentence: str, names: Any = ("first", "second"), seed: int = 1, **optio
 
 def run(opt: tw.Optimizer, first: int, last: int) -> None:
     for k in range(first, last):
-        gradients = {n: np.random.default_rng([k, len(n)]).standard_normal(SHAPES[n]).astype(np.float32) for n in opt.names}
-        opt.step([gradients[n] for n in opt.names])
+        opt.step([np.random.default_rng([k, len(n)]).standard_normal(SHAPES[n]).astype(np.float32) for n in opt.names])
 
 
 def follow(opt: tw.Optimizer, other: tw.Optimizer) -> None:
@@ -78,7 +77,8 @@ def test_a_stage_more_and_a_stage_less() -> None:
     more = made("clip_global_norm(1e6) | adamw(lr=0.1) | ema(0.75)")
     follow(more, opt)
     report = more.load_state_dict(opt.state_dict(), strict=False)
-    assert not report.left and {*report.missing} == {"first/ema/average", "second/ema/average", "clip_global_norm/scalars"}
+    new = {"first/ema/average", "second/ema/average", "clip_global_norm/scalars"}
+    assert not report.left and {*report.missing} == new
     assert report.missing["first/ema/average"] == "the saved sentence has no `ema`"
     before = [p.copy() for p in more.params]
     run(opt, 4, 5)
@@ -87,12 +87,12 @@ def test_a_stage_more_and_a_stage_less() -> None:
         assert np.array_equal(p, q)
     now = [p.copy() for p in more.params]
     with more.averaged():
-        for p, old, new in zip(more.params, before, now):
-            np.testing.assert_allclose(p, 0.75 * old + 0.25 * new, rtol=1e-6)
+        for p, old, last in zip(more.params, before, now):
+            np.testing.assert_allclose(p, 0.75 * old + 0.25 * last, rtol=1e-6)
     less = made("adamw(lr=0.1)")
     follow(less, more)
     report = less.load_state_dict(more.state_dict(), strict=False)
-    assert not report.missing and {*report.left} == {"first/ema/average", "second/ema/average", "clip_global_norm/scalars"}
+    assert not report.missing and {*report.left} == new
     run(less, 5, 6)
     run(opt, 5, 6)
     assert all(np.array_equal(p, q) for p, q in zip(opt.params, less.params))
@@ -123,7 +123,8 @@ def test_another_rule_and_other_shapes() -> None:
     plain = made("sgd(lr=0.1)")
     report = plain.load_state_dict(opt.state_dict(), strict=False)
     assert not report.taken and "another one: `sgd` here, `adamw` was saved" in report.missing["first"]
-    wide = tw.Optimizer([("first", np.ones((3, 5), np.float32)), ("second", np.ones(4, np.float32))], "adamw | ema(0.9)")
+    arrays = {"first": np.ones((3, 5), np.float32), "second": np.ones(4, np.float32)}
+    wide = tw.Optimizer(arrays, "adamw | ema(0.9)")
     report = wide.load_state_dict(opt.state_dict(), strict=False)
     assert report.missing == report.left == {
         "first": "adamw: 'exp_avg' has shape (3, 4) in the saved state, (3, 5) here"}
@@ -200,7 +201,8 @@ def test_in_torch() -> None:
     with pytest.raises(tw.CountError):
         other.load_state_dict(opt.state_dict())
     report = other.load_state_dict(opt.state_dict(), strict=False)
-    assert not report.left and {*report.missing} == {"2.weight", "2.bias"} | {f"{n}/ema/average" for n, _ in old.named_parameters()}
+    averages = {f"{n}/ema/average" for n, _ in old.named_parameters()}
+    assert not report.left and {*report.missing} == {"2.weight", "2.bias"} | averages
     assert other.param_groups[0]["lr"] == 0.3 and other.engine.steps == 2
     for (name, p), q in zip(old.named_parameters(), new.parameters()):
         assert torch.equal(opt.state[p]["exp_avg"], other.state[q]["exp_avg"]), name

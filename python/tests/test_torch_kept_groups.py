@@ -81,7 +81,8 @@ def test_an_empty_group_is_saved_and_has_its_parameters_later() -> None:
         o.param_groups[2]["params"].append(last)
         step(o)
         assert (first.item(), tensor.item(), last.item()) == (-0.75, -0.25 - 0.25 * 1.5, -0.125)
-        assert [g["weight_decay"] for g in o.param_groups] == [0.5, 0.0, 0.0] and o.engine.param_groups[2].name == "late"
+        assert [g["weight_decay"] for g in o.param_groups] == [0.5, 0.0, 0.0]
+        assert o.engine.param_groups[2].name == "late"
     # Their order here is another than in the engine: the state still finds its tensors.
     with pytest.raises(tw.CountError):
         made()[0].load_state_dict(opt.state_dict())

@@ -27,6 +27,8 @@ REQUESTS = {
     9: "sample_gradients",
     10: "participant",
 }
+# Whose answers have to be of the same parameters: a product with the Hessian may have zeros where there is no gradient.
+GRADIENTS = ("gradient", "loss_and_gradient", "task_gradient", "previous_gradient")
 # What a loss and a gradient are no answer to.
 BEYOND_GRADIENTS = ("hessian_vector", "logit_derivatives", "activations", "sample_gradients", "participant")
 
@@ -87,7 +89,7 @@ class Request:
         if grads is not None:
             if isinstance(grads, Mapping):
                 grads = self._optimizer._by_name(grads)
-            if isinstance(grads, (list, tuple)):
+            if self.kind in GRADIENTS and isinstance(grads, (list, tuple)):
                 self._check_presence([g is not None for g in grads])
             self._optimizer._answer(grads)
             self._answered = True

@@ -54,11 +54,13 @@ class Settings(_thalweg.Optimizer):
 
     def _value(self, path: str, group: str | None) -> Any:
         parameter = self._parameter(path)
-        with self._explaining({path: None}):
+        try:
             if parameter is None or parameter.type in ("number", "integer"):
                 with contextlib.suppress(ValueTypeError):
                     return self._get_number(group, path)
             return _registry.read_value(self._get_text(group, path))
+        except UnknownNameError as problem:
+            raise error(UnknownNameError, self._explain(problem, {path: None}, False)) from None
 
     def _parameter(self, path: str) -> _registry.Parameter | None:
         """What the registry says of a hyper-parameter, with or without its stage; None for a measured value."""

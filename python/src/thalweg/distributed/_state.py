@@ -150,7 +150,7 @@ def _check_names(opt: Any, names: list[str], sources: list[int | None]) -> None:
 
 def _per_tensor(opt: Any, entries: dict[str, _checkpoint.Entry], count: int) -> dict[str, int]:
     """The entries with numbers for each tensor, one behind the other, and how many for each."""
-    from ..torch._state import scalars_alone
+    from .._partial import scalars_alone
 
     scalars = {key: entry.shape[0] // count for key, entry in entries.items() if key.endswith("/scalars")}
     whole = scalars_alone(opt.engine.sentence, scalars)
