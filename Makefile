@@ -38,8 +38,8 @@ SWIFT_BUILD = swift build -c release --product thalweg -debug-info-format none -
 # (With gold --wrap takes the older names, too, so that a call would end in itself.)
 OLD_GLIBC = $(if $(filter x86_64,$(ARCH)),$(foreach s,$(shell cat Sources/packaging/old_glibc.txt),-Xlinker --wrap=$(s)) \
   -Xlinker --no-as-needed -Xlinker -l:libpthread.so.0 -Xlinker -l:libdl.so.2 -Xlinker --as-needed)
-# Functions are sections of their own, of which equal ones are kept once, and laid where a wheel compresses them best.
-SMALL = -Xswiftc -Xfrontend -Xswiftc -function-sections -Xlinker --icf=all -Xlinker --bp-compression-sort=function
+# Functions are sections of their own, which are left out where nothing calls them, and laid where a wheel compresses them best.
+SMALL = -Xswiftc -Xfrontend -Xswiftc -function-sections -Xlinker --bp-compression-sort=function
 
 # One instruction set: the name of the folder says which.
 $(SCRATCH)/%/.built: $(SOURCES)

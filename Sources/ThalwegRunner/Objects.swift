@@ -68,25 +68,6 @@ private func same(_ a: View, _ b: View, _ names: String) throws(Failure) {
   guard a.shape == b.shape else { throw Failure(Status.shape, "\(names) differ in shape: \(a.shape) and \(b.shape)") }
 }
 
-/// target ← a transform of `v` whose companion is `companion` (or v itself); `bounded`: infinities are refused.
-private func change(
-  _ pair: (ElementKernels?, WholeKernels?), _ h: Hyper, _ target: View, from v: View, _ companion: View, t: Double = 0,
-  bounded: Bool = false
-) throws(Failure) {
-  guard target.count > 0 else { return }
-  func work<T: Real>(_: T.Type) throws(Failure) {
-    let x = try Dense<T>(v)
-    let w = try Dense<T>(companion)
-    defer { withExtendedLifetime((x, w)) {} }
-    try runOnce(pair, h, x.p, w.p, Shape(dimensions: v.shape, role: v.role), t: t)
-    if bounded, x.hasInfinity {
-      throw Failure(Status.range, "the set is unbounded in this direction: no point of it is a minimiser")
-    }
-    x.write(to: target)
-  }
-  if target.dtype == .f64 { try work(Double.self) } else { try work(Float.self) }
-}
-
 /// Reads a sentence that must be one stage.
 func single(_ text: String, _ kind: Method.Kind, or others: [Method.Kind] = []) throws(Failure) -> (Registered, Hyper) {
   let nodes = try Parser.sentence(text)
@@ -179,9 +160,13 @@ package final class RegularizerObject {
   private func add<T: Real>(_ kernels: RegularizerKernels, _ w: View, _ scale: Double, _ g: View, _: T.Type)
     throws(Failure)
   {
+    let pair = kernels.penalty(hyper), shape = Shape(dimensions: w.shape, role: w.role)
+    if let e = pair.0, Shares(g, w) == .nothing {
+      return try ElementWork<T>(e, hyper, shape, t: 0).add(T(scale), at: w, to: g)
+    }
     let v = try Dense<T>(zeros: w.count), out = try Dense<T>(g), x = try Dense<T>(w)
     defer { withExtendedLifetime((v, x)) {} }
-    try runOnce(kernels.penalty(hyper), hyper, v.p, x.p, Shape(dimensions: w.shape, role: w.role), t: 0)
+    try runOnce(pair, hyper, v.p, x.p, shape, t: 0)
     for i in 0..<w.count { out.p[i] += T(scale) * v.p[i] }
     out.write(to: g)
   }
