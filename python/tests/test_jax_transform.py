@@ -141,6 +141,25 @@ def test_values_that_are_traced() -> None:
                  tj.optimizer("adamw(lr=0.125)").apply(GRADIENTS[0], fixed.init(start()), start())[0])
 
 
+def test_a_scale_of_gradients() -> None:
+    for scale in (0.25, jnp.float32(0.25)):
+        tx = tj.optimizer("sgd(lr=1.0)", gradient_scale=scale)
+        arrays, _ = outside("sgd(lr=1.0)", gradient_scale=0.25)
+        params, state = start(), tx.init(start())
+        for gradient in GRADIENTS:
+            params, state = tx.apply(gradient, state, params)
+        assert equal(params, arrays)
+    with pytest.raises(tw.RangeError, match="gradient_scale"):
+        tj.optimizer("sgd", gradient_scale=-1.0)
+
+
+def test_a_function_or_a_dict_is_no_hyper_parameter() -> None:
+    with pytest.raises(tw.ValueTypeError, match="`lr` is one number, got a function; .*inject_hyperparams.lambda"):
+        tj.optimizer("sgd", lr=lambda step: 0.1)
+    with pytest.raises(tw.ValueTypeError, match="`hyper` is one number, got a dict"):
+        tj.optimizer("sgd", hyper={"lr": 0.1})
+
+
 def test_many_models_by_vmap() -> None:
     tx = tj.optimizer("adamw(lr=0.1)")
     two = jax.tree_util.tree_map(lambda x: jnp.stack([x, x + 1]), start())

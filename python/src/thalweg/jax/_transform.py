@@ -18,12 +18,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _optimizer, _sentence
-from .._errors import ArgumentError, DtypeError, NeedsError, ShapeError, UnsupportedError, error
+from .._errors import (
+    ArgumentError,
+    DtypeError,
+    NeedsError,
+    ShapeError,
+    UnsupportedError,
+    ValueTypeError,
+    error,
+)
 
 TARGET = "thalweg_step"
 #: How a buffer of state is typed in JAX: by the library's number for its storage.
 STORAGE = {0: np.dtype(np.float64), 1: np.dtype(np.float32), 2: jnp.dtype(jnp.bfloat16), 3: np.dtype(np.uint8)}
 TRAIN, EVAL = 0, 1
+SCALE = "gradient_scale"
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -83,8 +92,10 @@ def optimizer(
                  `value`).  Those that ask for more (sam, oasis, aggregators) need thalweg.jax.Optimizer, outside jit
     state_dtype, master, nonfinite, maximize, seed   as for thalweg.Optimizer
     values       live hyper-parameters by path, {"adamw.lr": 1e-3}; keywords are the same for paths without a dot (lr=1e-3).
-                 A Python number is fixed; an array, also one that is traced (as optax.inject_hyperparams hands it in), is read
-                 at every step, in float32 unless it is float64
+                 A Python number, or a text ("cosine(1e-3, 1000)"), is fixed; an array, also one that is traced, is read at
+                 every step, in float32 unless it is float64.  With Optax's schedules:
+                 optax.inject_hyperparams(lambda lr: thalweg.jax.optimizer("adamw", lr=lr))(lr=schedule).
+                 gradient_scale, the inverse of a loss scale, is given in the same way
 
     NeedsError for a sentence that asks for more, UnsupportedError where the extension was built without JAX, and what
     thalweg.Optimizer raises for sentences and values.
@@ -97,7 +108,8 @@ def optimizer(
             raise error(ArgumentError, f"`{key}` is given in `values` and as a keyword")
         given[key] = value
     fixed = {k: v for k, v in given.items() if _is_fixed(v)}
-    read = {k: v for k, v in given.items() if k not in fixed}
+    # (`gradient_scale` is set to be checked; the sentence, which carries what is fixed, does not have it)
+    read = {k: v for k, v in given.items() if k not in fixed or k == SCALE}
     for path, value in read.items():
         _number(path, value)
     return _made(_Step(sentence, options, fixed, read))
@@ -334,7 +346,14 @@ def _is_fixed(value: Any) -> bool:
 
 
 def _number(path: str, value: Any) -> jax.Array:
-    x = jnp.asarray(value)
+    try:
+        x = jnp.asarray(value)
+    except TypeError:
+        hint = ""
+        if callable(value) or isinstance(value, Mapping):  # Optax's habits
+            hint = ('; Optax\'s schedules come in by optax.inject_hyperparams(lambda lr: thalweg.jax.optimizer("adamw", '
+                    "lr=lr))(lr=schedule), those of thalweg in the sentence: adamw(lr=cosine(1e-3, 1000))")
+        raise error(ValueTypeError, f"`{path}` is one number, got a {type(value).__name__}{hint}") from None
     if x.shape != () or not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool):
         raise error(ShapeError, f"`{path}` is one number, got {x.dtype} of shape {x.shape}")
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)

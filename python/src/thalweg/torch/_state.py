@@ -319,4 +319,5 @@ def check_groups(groups: Sequence[Mapping[str, Any]], mine: Sequence[Mapping[str
     """CountError where a state dict has other parameter groups."""
     if [len(g["params"]) for g in groups] != [len(g["params"]) for g in mine]:
         raise error(CountError, "the state_dict has other parameter groups: "
-                    f"{[len(g['params']) for g in groups]} parameters, {[len(g['params']) for g in mine]} here")
+                    f"{[len(g['params']) for g in groups]} parameters, {[len(g['params']) for g in mine]} here; "
+                    "strict=False takes what fits of a state dict of thalweg.torch")
