@@ -85,8 +85,10 @@ extension Optimizer {
     try prepare()
     attach(c, rows)
     if c.numbers[0] != 0 { try take(c.numbers) } else if !c.evaluates { try beginRun() }
+    let memories = stages.map { ($0.schedules, $0.standardSchedules) }
     for o in c.observed { try observe(o.what, o.value) }
     guard numberCount == expected else {
+      for (s, before) in zip(stages, memories) { (s.schedules, s.standardSchedules) = before }
       throw Failure(Status.unsupported, "a schedule that remembers more and more has no place in carried state")
     }
     if c.evaluates {
@@ -106,8 +108,11 @@ extension Optimizer {
       _ p: UnsafeMutableRawPointer, _ bytes: Int, _ alignment: Int, _ written: Bool, _ what: @autoclosure () -> String
     ) throws(Failure) {
       let base = UInt(bitPattern: p), end = base.addingReportingOverflow(UInt(bytes))
-      guard base % UInt(alignment) == 0, !end.overflow else {
+      guard base % UInt(alignment) == 0 else {
         throw Failure(Status.layout, "\(what()) is not aligned to its \(alignment) bytes")
+      }
+      guard !end.overflow else {
+        throw Failure(Status.layout, "\(what()) would run past the end of the address space")
       }
       if bytes > 0 { regions.append((base, end.partialValue, written)) }
     }
@@ -125,11 +130,12 @@ extension Optimizer {
       let alignment = row.format == .direct ? (records[row.tensor].isDouble ? 8 : 4) : row.format == .bf16 ? 2 : 4
       try add(p, stateBytes(row), alignment, true, "state \(k)")
     }
+    try add(UnsafeMutableRawPointer(c.numbers), c.numberCount * 8, 8, true, "numbers")
     regions.sort { $0.base < $1.base }
     var end: (any: UInt, written: UInt) = (0, 0)
     for r in regions {
       guard r.base >= end.written, !r.written || r.base >= end.any else {
-        throw Failure(Status.overlap, "parameters, state and gradients of a step with carried state share memory")
+        throw Failure(Status.overlap, "parameters, gradients, state and numbers of a step with carried state share memory")
       }
       end.any = max(end.any, r.end)
       if r.written { end.written = max(end.written, r.end) }

@@ -182,6 +182,10 @@ def test_what_is_refused_changes_nothing() -> None:
         refused("share memory", grads=[weights[0], grads[1]])
         refused("mode", mode=7)
         refused("observed_count", observed_count=65)
+        refused("observed_count", observed_count=2**63 + 5)
+        refused("observed_count", observed_count=2**64 - 1)
+        refused("share memory", numbers=np.frombuffer(state[0].data, np.float64, 2), number_count=handle.numbers)
+        refused("past the end", weights=[At(2**64 - 4), weights[1]])
         refused("observed or values", observed_count=1, values=None)
         shared = handle.step(weights, [grads[0], grads[0]], state, numbers)  # two gradients may be one
         assert shared < 0 or shared == 0

@@ -12,6 +12,7 @@ import jax.numpy as jnp  # noqa: E402
 
 import thalweg as tw  # noqa: E402
 import thalweg.jax as tj  # noqa: E402
+from thalweg.jax import _transform  # noqa: E402
 from thalweg.jax._transform import _registered  # noqa: E402
 
 try:
@@ -209,10 +210,14 @@ def test_what_is_refused() -> None:
         tj.optimizer("sgd", momentun=0.9)
     with pytest.raises(ValueError, match="`lr` is given in `values` and as a keyword"):
         tj.optimizer("sgd", lr=0.1, values={"lr": 0.1})
-    with pytest.raises(tw.ShapeError, match="one number"):
+    with pytest.raises(tw.ShapeError, match="one real number"):
         tj.optimizer("sgd", lr=jnp.ones(2))
+    with pytest.raises(tw.ShapeError, match="one real number, got complex64"):
+        tj.optimizer("sgd", lr=jnp.asarray(1j))
     tx = tj.optimizer("adamw")
     params, state = start(), tx.init(start())
+    with pytest.raises(tw.ArgumentError, match="`value` and `loss` are the same"):
+        tx.apply(GRADIENTS[0], state, params, value=1.0, loss=2.0)
     with pytest.raises(tw.ShapeError, match="structure"):
         tx.apply({"w": jnp.ones((6, 4))}, state, params)
     with pytest.raises(tw.ShapeError, match=r"shape \(4, 6\)"):
@@ -262,3 +267,32 @@ def test_float64() -> None:
         tw.Optimizer([array], "adamw(lr=0.1)").step([np.linspace(0, 1, 5)])
         assert stepped["w"].dtype == np.float64 and (np.asarray(stepped["w"]) == array).all()
         assert state.tensors["adamw.exp_avg"]["['w']"].dtype == np.float64
+
+
+def test_more_tensors_than_are_stepped_in_place() -> None:
+    """XLA's compile time grows with the cube of the aliased buffers; the largest are aliased, the others are copied."""
+    params = {f"t{i:03}": jnp.full(1 + i % 3, i, jnp.float32) for i in range(150)}
+    tx = tj.optimizer("adamw(lr=0.1)")
+    arrays = [np.array(x) for x in params.values()]
+    opt = tw.Optimizer(arrays, "adamw(lr=0.1)")
+    step = jax.jit(tx.apply, donate_argnums=(1, 2))
+    lowered = step.lower(params, tx.init(params), params).as_text()
+    assert lowered.count("output_operand_alias<") == _transform.IN_PLACE < 3 * len(params) + 1
+    stepped, state = jax.tree_util.tree_map(jnp.copy, params), tx.init(params)
+    for _ in range(2):
+        stepped, state = step(params, state, stepped)
+        opt.step([np.array(x) for x in params.values()])
+    assert equal(stepped, dict(zip(params, arrays)))
+
+
+def test_numbers_that_nobody_watches() -> None:
+    tx = tj.optimizer("adamw")
+    params, state = start(), tx.init(start())
+    with pytest.raises(tw.UnknownNameError, match="metric"):
+        tx.apply(GRADIENTS[0], state, params, metric=1.0)
+    with pytest.raises(tw.Error):
+        tx.apply(GRADIENTS[0], state, params, **{"a\nb": 1.0})
+    updates, _ = tx.update(GRADIENTS[0], state, params, metric=1.0, value_fn=lambda p: 0.0)
+    assert equal(updates, tx.update(GRADIENTS[0], state, params)[0])
+    with pytest.raises(tw.ShapeError, match="uint32"):
+        tx.apply(GRADIENTS[0], state._replace(numbers=[0]), params)

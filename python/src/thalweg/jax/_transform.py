@@ -21,6 +21,7 @@ from .. import _optimizer, _sentence
 from .._errors import (
     ArgumentError,
     DtypeError,
+    Error,
     NeedsError,
     ShapeError,
     UnsupportedError,
@@ -34,6 +35,9 @@ STORAGE = {0: np.dtype(np.float64), 1: np.dtype(np.float32), 2: jnp.dtype(jnp.bf
 TRAIN, EVAL = 0, 1
 SCALE = "gradient_scale"
 FLOATS = ("float32", "float64", "float16", "bfloat16")
+#: How many buffers XLA is told to step in place: the largest.  Its compile time grows with the cube of their number (jaxlib
+#: 0.10, adamw with 300 tensors: 14 s for all, 1 s for 256); the others are copied.
+IN_PLACE = 256
 
 
 class State(NamedTuple):
@@ -162,7 +166,7 @@ class Transformation(Protocol):
                                                                     parameters themselves where there are none
 
     `observed` are numbers that the sentence watches: value=loss (Optax's name; also loss=) for Polyak steps and
-    reduce_on_plateau, metric=...; None is nothing.
+    reduce_on_plateau, metric=...; None is nothing.  apply refuses what nobody watches, update leaves it out.
 
     Gradients have the structure and the shapes of the parameters; narrower dtypes are widened.  ShapeError, DtypeError,
     ArgumentError say what does not fit, when the function is traced; what the library refuses when it runs (a loss that is
@@ -212,6 +216,9 @@ class _Step:
     def update(self, grads: Any, state: State, params: Any = None, **observed: Any) -> tuple[Any, State]:
         if params is None:
             raise error(ArgumentError, "update needs the parameters: update(grads, state, params)")
+        # Optax hands the arguments of one transformation to all of a chain.
+        names, leaves, _ = _flatten(params)
+        observed = {k: v for k, v in observed.items() if not (leaves and self._refuses(names, leaves, k))}
         new, state = self.apply(grads, state, params, **observed)
         return jax.tree_util.tree_map(lambda a, b: a - jnp.asarray(b), new, params), state
 
@@ -227,15 +234,24 @@ class _Step:
             return params, state
         text, layout = self._layout(names, *_forms(leaves))
         tensors = [_of_state(state, row) for row in layout.rows]
-        if getattr(state.numbers, "shape", None) != (2 * layout.numbers,):
+        if getattr(state.numbers, "dtype", None) != np.uint32:
+            raise error(ShapeError, f"`numbers` of the state is {type(state.numbers).__name__}, expected an array of uint32")
+        if state.numbers.shape != (2 * layout.numbers,):
             raise error(ShapeError, f"the state has {state.numbers.size // 2} numbers, `{self.sentence}` has "
                         f"{layout.numbers} for these parameters: it is the state of another sentence")
+        if observed.get("value") is not None and observed.get("loss") is not None:
+            raise error(ArgumentError, "`value` and `loss` are the same: pass one of them")
         watched = {"loss" if k == "value" else k: _number(k, v) for k, v in observed.items() if v is not None}
+        for what in watched:
+            if problem := self._refuses(names, leaves, what):
+                raise problem
         read = {path: _number(path, value) for path, value in self._read.items()}
         kept = [*leaves, state.numbers, *tensors]
         operands = [*leaves, *grads, state.numbers, *tensors, *read.values(), *watched.values()]
         n, m = len(leaves), len(tensors)
-        aliases = {**{i: i for i in range(n)}, **{2 * n + i: n + i for i in range(m + 1)}}
+        pairs = [*((i, i) for i in range(n)), *((2 * n + i, n + i) for i in range(m + 1))]
+        pairs.sort(key=lambda pair: -kept[pair[1]].size * kept[pair[1]].dtype.itemsize)
+        aliases = dict(pairs[:IN_PLACE])
         options = self._options
         settings = [
             n, m, len(read), len(watched), _optimizer.STATE_DTYPES[options["state_dtype"]],
@@ -254,6 +270,19 @@ class _Step:
         for (slot, name, _, _), x in zip(layout.rows, out[n + 1 :]):
             new.setdefault(slot, {})[name] = x
         return jax.tree_util.tree_unflatten(tree, out[:n]), State(out[n], new)
+
+    def _refuses(self, names: tuple[str, ...], leaves: list[jax.Array], what: str) -> Exception | None:
+        """Why the sentence does not take a number of this name; None where it does."""
+        if what in ("value", "loss"):
+            return None
+        with _optimizer.Optimizer(
+            [np.empty(x.shape, x.dtype) for x in leaves], self.sentence, names=list(names), **self._options
+        ) as made:
+            try:
+                made.observe(what, 1.0)
+            except Error as problem:
+                return problem
+        return None
 
     def _layout(
         self, names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], dtypes: tuple[np.dtype, ...], probe: bool = False
@@ -354,8 +383,9 @@ def _number(path: str, value: Any) -> jax.Array:
             hint = ('; Optax\'s schedules come in by optax.inject_hyperparams(lambda lr: thalweg.jax.optimizer("adamw", '
                     "lr=lr))(lr=schedule), those of thalweg in the sentence: adamw(lr=cosine(1e-3, 1000))")
         raise error(ValueTypeError, f"`{path}` is one number, got a {type(value).__name__}{hint}") from None
-    if x.shape != () or not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool):
-        raise error(ShapeError, f"`{path}` is one number, got {x.dtype} of shape {x.shape}")
+    real = x.dtype == bool or jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating)
+    if x.shape != () or not real:
+        raise error(ShapeError, f"`{path}` is one real number, got {x.dtype} of shape {x.shape}")
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
