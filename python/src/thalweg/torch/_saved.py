@@ -37,9 +37,9 @@ class Saved(Grouped):
             rows = _state.take_apart(self.engine, self._notes())
             held = self.engine.params if self._ranks is None else self._ranks.shown(rows)
             shown = [(p, row) for p, row in zip(held, rows) if p is not None]  # None stands for a group without tensors
-            for row in rows:
-                if shown and _state.HEAD in row:
-                    shown[0][1].setdefault(_state.HEAD, row[_state.HEAD])
+            for p, row in zip(held, rows):
+                if p is None and shown and _state.HEAD in row:
+                    shown[0][1][_state.HEAD] = row[_state.HEAD]
             for p, row in shown:
                 whole[p].update(row)
                 self._filling.append((p, [*row], row[_state.COUNTERS]))
