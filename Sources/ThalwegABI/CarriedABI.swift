@@ -18,12 +18,14 @@ public func optimizerStepCarried(_ p: OpaquePointer?, _ carried: UnsafePointer<t
     guard let carried else { throw null("carried") }
     let size = carried.pointee.struct_size
     guard size >= MemoryLayout<tw_carried>.size, size <= 1 << 16 else {
-      throw Failure(Status.argument, "`carried->struct_size` is \(UInt(bitPattern: size)); set it to sizeof(tw_carried)")
+      throw Failure(
+        Status.argument, "`carried->struct_size` is \(UInt(bitPattern: size)); set it to sizeof(tw_carried)")
     }
     let c = carried.pointee
     return try Handles.with(p, .optimizer, Optimizer.self) { (o) throws(Failure) in
       guard c.count == o.count else {
-        throw Failure(Status.count, "`count` must be \(o.count), one for each parameter, got \(UInt(bitPattern: c.count))")
+        throw Failure(
+          Status.count, "`count` must be \(o.count), one for each parameter, got \(UInt(bitPattern: c.count))")
       }
       guard let parameters = c.parameters else { throw null("parameters") }
       guard let gradients = c.gradients else { throw null("gradients") }

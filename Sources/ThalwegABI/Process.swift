@@ -74,7 +74,8 @@ public func useServices(_ services: UnsafePointer<tw_services>?) -> tw_status {
     guard let services else { return twi_set_services(tw_services()) }
     let size = services.pointee.struct_size
     guard size >= MemoryLayout<tw_services>.size, size <= 1 << 16 else {
-      throw Failure(Status.argument, "`services->struct_size` is \(UInt(bitPattern: size)); set it to sizeof(tw_services)")
+      throw Failure(
+        Status.argument, "`services->struct_size` is \(UInt(bitPattern: size)); set it to sizeof(tw_services)")
     }
     guard (services.pointee.allocate == nil) == (services.pointee.deallocate == nil) else {
       throw Failure(Status.argument, "`allocate` and `deallocate` must both be given, or both be NULL")

@@ -135,7 +135,8 @@ extension Optimizer {
     var end: (any: UInt, written: UInt) = (0, 0)
     for r in regions {
       guard r.base >= end.written, !r.written || r.base >= end.any else {
-        throw Failure(Status.overlap, "parameters, gradients, state and numbers of a step with carried state share memory")
+        throw Failure(
+          Status.overlap, "parameters, gradients, state and numbers of a step with carried state share memory")
       }
       end.any = max(end.any, r.end)
       if r.written { end.written = max(end.written, r.end) }

@@ -129,7 +129,8 @@ struct ElementWork<T: Real> {
     withUnsafeTemporaryAllocation(byteCount: Operands.padBytes, alignment: 64) { pad in
       guard let pad = pad.baseAddress else { return }
       let o = Operands(
-        x: UnsafeMutableRawPointer(x), g: UnsafeMutableRawPointer(y), slots: SlotPointers(repeating: rule.base), used: 0,
+        x: UnsafeMutableRawPointer(x), g: UnsafeMutableRawPointer(y), slots: SlotPointers(repeating: rule.base),
+        used: 0,
         count: n, index: start, pad: pad)
       if T.isDouble { kernels.map.1(rule.base, Apply(), o) } else { kernels.map.0(rule.base, Apply(), o) }
     }
