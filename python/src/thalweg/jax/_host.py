@@ -1,7 +1,7 @@
 """Outside jit: parameters in memory that NumPy writes and JAX reads, without a copy.
 
-JAX arrays cannot change, so the parameters live in 64-byte aligned NumPy arrays (the alignment that JAX asks for before it
-borrows memory), and `opt.params` is the same pytree of JAX arrays that look at them.  Two things follow:
+JAX arrays cannot change, so the parameters live in 64-byte aligned NumPy arrays (the alignment that JAX asks for before
+it borrows memory), and `opt.params` is the same pytree of JAX arrays that look at them.  Two things follow:
 
 - step() waits for the gradients, and then writes.  A computation that still reads the parameters at that moment, and
   that the gradients do not depend on, would see them change: finish it first (jax.block_until_ready).

@@ -1,7 +1,8 @@
 """Inside jit: a sentence as an Optax transformation, one call of XLA into the library a step.
 
-The call is a function: parameters, gradients and the whole state go in, parameters and state come out, in the same memory
-where they are donated.  Nothing is kept on the host, so jit, scan, checkpoints and functional code see an ordinary pytree.
+The call is a function: parameters, gradients and the whole state go in, parameters and state come out, in the same
+memory where they are donated.  Nothing is kept on the host, so jit, scan, checkpoints and functional code see an
+ordinary pytree.
 """
 
 from __future__ import annotations
@@ -35,17 +36,18 @@ STORAGE = {0: np.dtype(np.float64), 1: np.dtype(np.float32), 2: jnp.dtype(jnp.bf
 TRAIN, EVAL = 0, 1
 SCALE = "gradient_scale"
 FLOATS = ("float32", "float64", "float16", "bfloat16")
-#: How many buffers XLA is told to step in place: the largest.  Its compile time grows with the cube of their number (jaxlib
-#: 0.10, adamw with 300 tensors: 14 s for all, 1 s for 256); the others are copied.
+#: How many buffers XLA is told to step in place: the largest.  Its compile time grows with the cube of their number
+#: (jaxlib 0.10, adamw with 300 tensors: 14 s for all, 1 s for 256); the others are copied.
 IN_PLACE = 256
 
 
 class State(NamedTuple):
     """The state of a run: a pytree of arrays, and nothing besides.
 
-    numbers  uint32 (2k,): counters, scalars, what schedules remember, as the bits of k float64; all 0 before the first step
-    tensors  {"adamw.exp_avg": {"['w']": array, ...}, ...}: by stage and slot, then by the path of the parameter.  Arrays have
-             the shape of their parameter where they have its size; 8-bit state is bytes
+    numbers  uint32 (2k,): counters, scalars, what schedules remember, as the bits of k float64; all 0 before the first
+             step
+    tensors  {"adamw.exp_avg": {"['w']": array, ...}, ...}: by stage and slot, then by the path of the parameter.  Arrays
+             have the shape of their parameter where they have its size; 8-bit state is bytes
     """
 
     numbers: jax.Array
@@ -92,12 +94,13 @@ def optimizer(
 ) -> Transformation:
     """A sentence as an Optax transformation that runs inside jax.jit, on the CPU.
 
-    sentence     the pipeline, as for thalweg.Optimizer: one that needs one gradient a step (and the loss, if it does, passed as
-                 `value`).  Those that ask for more (sam, oasis, aggregators) need thalweg.jax.Optimizer, outside jit
+    sentence     the pipeline, as for thalweg.Optimizer: one that needs one gradient a step (and the loss, if it does,
+                 passed as `value`).  Those that ask for more (sam, oasis, aggregators) need thalweg.jax.Optimizer,
+                 outside jit
     state_dtype, master, nonfinite, maximize, seed   as for thalweg.Optimizer
-    values       live hyper-parameters by path, {"adamw.lr": 1e-3}; keywords are the same for paths without a dot (lr=1e-3).
-                 A Python number, or a text ("cosine(1e-3, 1000)"), is fixed; an array, also one that is traced, is read at
-                 every step, in float32 unless it is float64.  With Optax's schedules:
+    values       live hyper-parameters by path, {"adamw.lr": 1e-3}; keywords are the same for paths without a dot
+                 (lr=1e-3).  A Python number, or a text ("cosine(1e-3, 1000)"), is fixed; an array, also one that is
+                 traced, is read at every step, in float32 unless it is float64.  With Optax's schedules:
                  optax.inject_hyperparams(lambda lr: thalweg.jax.optimizer("adamw", lr=lr))(lr=schedule).
                  gradient_scale, the inverse of a loss scale, is given in the same way
 
@@ -159,19 +162,20 @@ class Transformation(Protocol):
     """What `optimizer` gives: an optax.GradientTransformationExtraArgs with a fused step beside it.
 
     init(params) -> state
-    update(grads, state, params, **observed) -> updates, state      new minus old parameters, for optax.apply_updates
-    apply(grads, state, params, **observed) -> params, state        the step itself; in place where params and state are
-                                                                    donated to jit: update costs a copy and two passes more
-    averaged(state, params) -> params                               the evaluation weights (ema, swa, schedule_free_*); the
-                                                                    parameters themselves where there are none
+    update(grads, state, params, **observed) -> updates, state   new minus old parameters, for optax.apply_updates
+    apply(grads, state, params, **observed) -> params, state     the step itself; in place where params and state are
+                                                                 donated to jit (the largest 256 buffers; the others
+                                                                 are copied): update costs a copy and two passes more
+    averaged(state, params) -> params                            the evaluation weights (ema, swa, schedule_free_*);
+                                                                 the parameters themselves where there are none
 
     `observed` are numbers that the sentence watches: value=loss (Optax's name; also loss=) for Polyak steps and
     reduce_on_plateau, metric=...; None is nothing.  apply refuses what nobody watches, update leaves it out.
 
     Gradients have the structure and the shapes of the parameters; narrower dtypes are widened.  ShapeError, DtypeError,
-    ArgumentError say what does not fit, when the function is traced; what the library refuses when it runs (a loss that is
-    not finite, nonfinite="error") is a JaxRuntimeError, and then nothing was changed, except that JAX has given up what was
-    donated to the call.
+    ArgumentError say what does not fit, when the function is traced; what the library refuses when it runs (a loss that
+    is not finite, nonfinite="error") is a JaxRuntimeError, and then nothing was changed, except that JAX has given up
+    what was donated to the call.
     """
 
     init: Callable[..., State]
@@ -235,7 +239,8 @@ class _Step:
         text, layout = self._layout(names, *_forms(leaves))
         tensors = [_of_state(state, row) for row in layout.rows]
         if getattr(state.numbers, "dtype", None) != np.uint32:
-            raise error(ShapeError, f"`numbers` of the state is {type(state.numbers).__name__}, expected an array of uint32")
+            kind = type(state.numbers).__name__
+            raise error(ShapeError, f"`numbers` of the state is {kind}, expected an array of uint32")
         if state.numbers.shape != (2 * layout.numbers,):
             raise error(ShapeError, f"the state has {state.numbers.size // 2} numbers, `{self.sentence}` has "
                         f"{layout.numbers} for these parameters: it is the state of another sentence")
@@ -285,7 +290,8 @@ class _Step:
         return None
 
     def _layout(
-        self, names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], dtypes: tuple[np.dtype, ...], probe: bool = False
+        self, names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], dtypes: tuple[np.dtype, ...],
+        probe: bool = False,
     ) -> tuple[str, _Layout]:
         """The sentence with its fixed values, and what it keeps for such parameters; `probe`: for any parameters."""
         key = (names, shapes, dtypes)
@@ -308,7 +314,8 @@ class _Step:
                 count = made._carried_numbers()
             except NeedsError as problem:
                 why = str(problem).partition(";")[0]
-                raise error(NeedsError, f"{why}: it cannot run inside jit; thalweg.jax.Optimizer steps it outside") from None
+                outside = "it cannot run inside jit; thalweg.jax.Optimizer steps it outside"
+                raise error(NeedsError, f"{why}: {outside}") from None
             rows, taken = [], set()
             for stage, slot, tensor, size, used, storage in made._state_rows():
                 name, copy = f"{stage}.{slot}", 0
@@ -380,8 +387,8 @@ def _number(path: str, value: Any) -> jax.Array:
     except TypeError:
         hint = ""
         if callable(value) or isinstance(value, Mapping):  # Optax's habits
-            hint = ('; Optax\'s schedules come in by optax.inject_hyperparams(lambda lr: thalweg.jax.optimizer("adamw", '
-                    "lr=lr))(lr=schedule), those of thalweg in the sentence: adamw(lr=cosine(1e-3, 1000))")
+            hint = ("; Optax's schedules come in by optax.inject_hyperparams(lambda lr: "
+                    'thalweg.jax.optimizer("adamw", lr=lr))(lr=schedule), those of thalweg in the sentence: adamw(lr=cosine(1e-3, 1000))')
         raise error(ValueTypeError, f"`{path}` is one number, got a {type(value).__name__}{hint}") from None
     real = x.dtype == bool or jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating)
     if x.shape != () or not real:
@@ -399,8 +406,8 @@ def _registered() -> str:
     found = sorted(Path(__file__).resolve().parent.parent.glob("_xla*.so"))
     if not found:
         raise error(
-            UnsupportedError, "this build of thalweg has no call for XLA: it is made when jaxlib's headers are there at "
-            "install.  Install thalweg again beside jax (pip install --force-reinstall --no-deps), or use "
+            UnsupportedError, "this build of thalweg has no call for XLA: it is made when jaxlib's headers are there "
+            "at install.  Install thalweg again beside jax (pip install --force-reinstall --no-deps), or use "
             "thalweg.jax.Optimizer outside jit")
     handler = ctypes.CDLL(str(found[0])).thalweg_xla_step
     jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(handler), platform="cpu")
