@@ -24,20 +24,32 @@ struct Ordered<Rule: OrderStatistic>: Source {
     return .update(io.combination(Rule(io.hyper, tasks).weights))
   }
 
-  /// Compares neighbours until the entries ascend from slot to slot.
-  private struct Transpose: ElementOperation {
+  /// Sorts the entries from slot to slot, by Batcher's network: runs of p entries are merged, comparing ever nearer ones.
+  private struct Ascend: ElementOperation {
     let count: Int
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-      var round = 0
-      while round < count {
-        var k = round & 1
-        while k &+ 1 < count {
-          let a = s[k], b = s[k &+ 1]
-          s[k] = L.min(a, b)
-          s[k &+ 1] = L.max(a, b)
-          k &+= 2
+      // (in a row: a slot whose number the compiler does not know is a jump)
+      withUnsafeTemporaryAllocation(of: L.self, capacity: SlotPointers.capacity) { row in
+        guard let r = row.baseAddress else { return }
+        for k in 0..<count { (r + k).initialize(to: s[k]) }
+        var p = 1
+        while p < count {
+          var apart = p
+          while apart > 0 {
+            var first = apart & (p &- 1)
+            while first &+ apart < count {
+              for k in first..<min(first &+ apart, count &- apart) where (k ^ (k &+ apart)) < 2 &* p {
+                let a = r[k], b = r[k &+ apart]
+                r[k] = L.min(a, b)
+                r[k &+ apart] = L.max(a, b)
+              }
+              first &+= 2 &* apart
+            }
+            apart >>= 1
+          }
+          p <<= 1
         }
-        round &+= 1
+        for k in 0..<count { s[k] = r[k] }
       }
     }
   }
@@ -48,7 +60,7 @@ struct Ordered<Rule: OrderStatistic>: Source {
     for round in 0..<max(1, blocks) {
       for first in stride(from: round % 2, to: max(1, blocks - 1), by: 2) {
         let slots = Array((first * block)..<min((first + 2) * block, m))
-        io.change(Transpose(count: slots.count), slots: slots, parameters: false)
+        io.change(Ascend(count: slots.count), slots: slots, parameters: false)
       }
     }
   }

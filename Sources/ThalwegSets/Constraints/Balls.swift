@@ -70,7 +70,8 @@ struct L1Ball: WholeConstraint {
 ///     project = clip(w − θ, 0, cap), θ such that the sum is `total`
 ///     argmin⟨g, u⟩: cap at the least g until the total is spent, the lower index first on ties
 ///
-/// θ lies between two of the numbers w_i − cap and w_i, where the sum bends; there it is solved for.
+/// θ lies between two of the numbers w_i − cap and w_i, where the sum bends, which are found by selection; there it is
+/// solved for.
 /// Errors   TW_ERROR_SHAPE where a line is too short: total > length·cap.
 /// Source   Wang and Lu, 2015, arXiv:1503.01002.
 struct CappedSimplex: WholeConstraint {
@@ -104,27 +105,52 @@ struct CappedSimplex: WholeConstraint {
     lines.each(w.v, w.shape) { x in
       let sum = x.reduce(0, +)
       if x.allSatisfy({ $0 >= 0 && $0 <= cap }), abs(sum - total) <= total * slack(x.count, T.self) { return false }
-      let bends = (x + x.map { $0 - cap }).sorted()
-      func excess(_ theta: Double) -> Double { x.reduce(-total) { $0 + min(max($1 - theta, 0), cap) } }
-      // the last bend with too large a sum: between it and the next the sum is linear
-      var low = 0, high = bends.count
-      while high - low > 1 {
-        let middle = (low + high) / 2
-        if excess(bends[middle]) >= 0 { low = middle } else { high = middle }
-      }
-      var theta = bends[low]
-      if high < bends.count {
-        let free = x.filter { $0 > theta && $0 - cap <= theta }.count
-        if free > 0 { theta = min(theta + excess(theta) / Double(free), bends[high]) }
-      }
-      for i in x.indices { x[i] = min(max(x[i] - theta, 0), cap) }
-      // once more at the size of the result: theta is only as exact as the largest numbers
-      let off = x.reduce(-total, +), free = x.filter { $0 > 0 && $0 < cap }.count
-      if free > 0 {
-        for i in x.indices where x[i] > 0 && x[i] < cap { x[i] = min(max(x[i] - off / Double(free), 0), cap) }
+      let theta = shift(x)
+      // once more at the size of the result: theta is only as exact as the largest numbers. An entry at a bound moves
+      // too, where it is there by a hair.
+      let off = x.reduce(-total) { $0 + min(max($1 - theta, 0), cap) }
+      func isFree(_ d: Double) -> Bool { (d > 0 || off < 0 && d == 0) && (d < cap || off > 0 && d == cap) }
+      let free = x.count { isFree($0 - theta) }
+      for i in x.indices {
+        let d = x[i] - theta
+        x[i] = min(max(isFree(d) ? d - off / Double(free) : d, 0), cap)
       }
       return true
     }
+  }
+
+  /// The θ of the projection. The sum falls as θ rises, and bends at the numbers x_i and x_i − cap: the interval that
+  /// holds θ is cut at one of them, drawn at random, and entries that do not bend within it are only counted: linear
+  /// time, on the average of the draws.
+  private func shift(_ x: [Double]) -> Double {
+    var low = -Double.infinity, high = Double.infinity  // too large a sum, too small a sum
+    var capped = 0.0, free = 0.0, freeSum = 0.0, base = 0.0  // of those that are free within, from the first of them
+    var open = x, seed: UInt64 = 0x9e37_79b9_7f4a_7c15
+    while !open.isEmpty {
+      seed = seed &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+      let drawn = open[Int((seed >> 33) % UInt64(open.count))]
+      let cut = drawn > low && drawn < high ? drawn : drawn - cap
+      var sum = capped * cap + (free > 0 ? freeSum + free * (base - cut) : 0) - total
+      for a in open { sum += min(max(a - cut, 0), cap) }
+      if sum >= 0 { low = cut } else { high = cut }
+      var kept = 0
+      for k in open.indices {
+        let a = open[k]
+        if a <= low { continue }
+        if a - cap >= high {
+          capped += 1
+        } else if a - cap <= low, a >= high {
+          if free == 0 { base = a }
+          (free, freeSum) = (free + 1, freeSum + (a - base))
+        } else {
+          open[kept] = a
+          kept += 1
+        }
+      }
+      open.removeSubrange(kept...)
+    }
+    guard free > 0 else { return low.isFinite ? low : high }
+    return min(max(base + (capped * cap + freeSum - total) / free, low), high)
   }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     try finite(w.v, w.count, "capped_simplex")
