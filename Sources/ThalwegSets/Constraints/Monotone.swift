@@ -20,19 +20,29 @@ struct Monotone: WholeConstraint {
   }
 }
 
-/// The nearest non-decreasing sequence.
+/// The nearest non-decreasing sequence: blocks of equal numbers, each the mean of its entries.
 func isotonic(_ x: [Double]) -> [Double] {
-  var blocks: [(sum: Double, count: Int)] = []
+  var sums = [Double](repeating: 0, count: x.count), means = sums, counts = [Int](repeating: 0, count: x.count)
+  var blocks = 0
   for y in x {
-    blocks.append((y, 1))
-    while blocks.count > 1, let last = blocks.last, case let before = blocks[blocks.count - 2],
-      before.sum / Double(before.count) > last.sum / Double(last.count)
-    {
-      blocks.removeLast(2)
-      blocks.append((before.sum + last.sum, before.count + last.count))
+    var (sum, mean, count) = (y, y, 1)
+    while blocks > 0, means[blocks - 1] > mean {
+      blocks -= 1
+      (sum, count) = (sums[blocks] + sum, counts[blocks] + count)
+      mean = sum / Double(count)
+    }
+    (sums[blocks], means[blocks], counts[blocks]) = (sum, mean, count)
+    blocks += 1
+  }
+  var at = x.count
+  for k in (0..<blocks).reversed() {  // into the sums, from behind: a block has at least one entry
+    let mean = means[k]
+    for _ in 0..<counts[k] {
+      at -= 1
+      sums[at] = mean
     }
   }
-  return blocks.flatMap { [Double](repeating: $0.sum / Double($0.count), count: $0.count) }
+  return sums
 }
 
 /// The half-space ⟨a, w⟩ ≤ b.
