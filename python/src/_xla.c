@@ -1,8 +1,10 @@
 /* A step of thalweg as a call of XLA on the CPU: thalweg_xla_step, a handler of its foreign function interface.
  *
- * Operands   parameters (n), gradients (n), numbers, state (m), values of hyper-parameters (k), observed values (j)
+ * Operands   parameters (n), gradients (n), numbers, state (m), values of hyper-parameters (k), observed values (j); the last
+ *            of the state holds all that is packed, if anything is
  * Results    parameters (n), numbers, state (m), in the memory of the operands where XLA allows
- * Attributes sentence, names, paths, observed: text, lists as lines; settings: signed 64-bit numbers, see `settings`
+ * Attributes sentence, names, paths, observed: text, lists as lines; settings: signed 64-bit numbers, see `settings`;
+ *            places: for each row of state where it lies among the packed ones, or -1
  *
  * A call is a function of its operands and attributes.  What is kept between calls is only what a sentence and shapes
  * compile to: optimizers, each used by one call at a time, found again by everything that made them. */
@@ -58,6 +60,7 @@ static const void *attribute(const XLA_FFI_CallFrame *frame, const char *name, X
 typedef struct {
   XLA_FFI_ByteSpan sentence, names, paths, observed;
   int64_t settings[SETTINGS];
+  const XLA_FFI_Array *places;
 } call;
 
 static const char *read_call(const XLA_FFI_CallFrame *frame, call *c) {
@@ -66,8 +69,10 @@ static const char *read_call(const XLA_FFI_CallFrame *frame, call *c) {
   const XLA_FFI_ByteSpan *paths = attribute(frame, "paths", XLA_FFI_AttrType_STRING);
   const XLA_FFI_ByteSpan *observed = attribute(frame, "observed", XLA_FFI_AttrType_STRING);
   const XLA_FFI_Array *settings = attribute(frame, "settings", XLA_FFI_AttrType_ARRAY);
-  if (!sentence || !names || !paths || !observed || !settings) return "an attribute is missing";
-  if (settings->dtype != XLA_FFI_DataType_S64 || settings->size != SETTINGS) return "its settings are others";
+  c->places = attribute(frame, "places", XLA_FFI_AttrType_ARRAY);
+  if (!sentence || !names || !paths || !observed || !settings || !c->places) return "an attribute is missing";
+  if (settings->dtype != XLA_FFI_DataType_S64 || settings->size != SETTINGS || c->places->dtype != XLA_FFI_DataType_S64)
+    return "its settings are others";
   c->sentence = *sentence, c->names = *names, c->paths = *paths, c->observed = *observed;
   memcpy(c->settings, settings->data, sizeof c->settings);
   const int64_t *s = c->settings;
@@ -168,13 +173,15 @@ static void drop(entry *e) {
 /* Everything that an optimizer is made of, as bytes. */
 static char *make_key(const XLA_FFI_CallFrame *frame, const call *c, size_t *length) {
   const XLA_FFI_ByteSpan spans[4] = {c->sentence, c->names, c->paths, c->observed};
-  size_t n = sizeof c->settings;
+  const size_t places = c->places->size * sizeof(int64_t);
+  size_t n = sizeof c->settings + places;
   for (int i = 0; i < 4; i++) n += sizeof(size_t) + spans[i].len;
   for (int64_t i = 0; i < c->settings[PARAMETERS]; i++)
     n += (2 + (size_t)((const Buffer *)frame->args.args[i])->rank) * sizeof(int64_t);
   char *key = malloc(n), *at = key;
   if (!key) return NULL;
   memcpy(at, c->settings, sizeof c->settings), at += sizeof c->settings;
+  memcpy(at, c->places->data, places), at += places;
   for (int i = 0; i < 4; i++) {
     memcpy(at, &spans[i].len, sizeof(size_t)), at += sizeof(size_t);
     if (spans[i].len) memcpy(at, spans[i].ptr, spans[i].len), at += spans[i].len;
@@ -298,7 +305,12 @@ static XLA_FFI_Error *step(const XLA_FFI_CallFrame *frame, const call *c, entry 
   Buffer **args = (Buffer **)frame->args.args, **rets = (Buffer **)frame->rets.rets;
   const Buffer *numbers = args[2 * n];
   double values[LINES], x;
-  if (m != e->states || bytes_of(numbers) != e->numbers * sizeof(double) || numbers->dtype != XLA_FFI_DataType_U32)
+  const int64_t *places = c->places->data;
+  const size_t rows = e->states;
+  size_t own = 0;
+  for (size_t i = 0; i < rows && i < c->places->size; i++) own += places[i] < 0;
+  const Buffer *packed = own < rows && m > own ? args[2 * n + 1 + own] : NULL;
+  if (c->places->size != (rows ? rows : 1) || m != own + (own < rows) || bytes_of(numbers) != e->numbers * sizeof(double) || numbers->dtype != XLA_FFI_DataType_U32)
     return malformed(frame, "the state is that of another sentence, or of other shapes");
   for (size_t i = 0; i < k; i++) {
     if (!number_of(args[2 * n + 1 + m + i], &x)) return malformed(frame, "a hyper-parameter is no number");
@@ -307,23 +319,33 @@ static XLA_FFI_Error *step(const XLA_FFI_CallFrame *frame, const call *c, entry 
   for (int64_t i = 0; i < c->settings[OBSERVED]; i++)
     if (!number_of(args[2 * n + 1 + m + k + (size_t)i], &values[i])) return malformed(frame, "what is observed is no number");
   for (size_t i = 0; i < m; i++)
-    if (bytes_of(args[2 * n + 1 + i]) != e->sizes[i] || bytes_of(rets[n + 1 + i]) != e->sizes[i])
+    if (bytes_of(args[2 * n + 1 + i]) != bytes_of(rets[n + 1 + i]))
+      return malformed(frame, "a part of the state has another size behind the step");
+  for (size_t i = 0, at = 0; i < rows; i++) {
+    if (places[i] < 0 ? bytes_of(args[2 * n + 1 + at++]) != e->sizes[i]
+                      : places[i] % 64 != 0 || (uint64_t)places[i] > bytes_of(packed) ||
+                            bytes_of(packed) - (uint64_t)places[i] < e->sizes[i])
       return malformed(frame, "a part of the state has another size");
+  }
   for (size_t i = 0; i < n; i++)
     if (args[n + i]->dtype != args[i]->dtype || bytes_of(args[n + i]) != bytes_of(args[i]) ||
         bytes_of(rets[i]) != bytes_of(args[i]))
       return malformed(frame, "a gradient or a result is not like its parameter");
   if (bytes_of(rets[n]) != bytes_of(numbers)) return malformed(frame, "its numbers have another size");
-  void **pointers = malloc((2 * n + m) * sizeof *pointers);
+  void **pointers = malloc((2 * n + rows) * sizeof *pointers);
   if (!pointers) return error(frame, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "thalweg: no memory for the addresses of a step");
   for (size_t i = 0; i < n; i++) pointers[i] = in_place(args[i], rets[i]), pointers[n + i] = address(args[n + i]);
   double *counts = in_place(numbers, rets[n]);
-  for (size_t i = 0; i < m; i++) pointers[2 * n + i] = in_place(args[2 * n + 1 + i], rets[n + 1 + i]);
+  char *base = packed ? in_place(packed, rets[n + 1 + own]) : NULL;
+  for (size_t i = 0, at = 0; i < rows; i++) {
+    if (places[i] >= 0) pointers[2 * n + i] = base + places[i];
+    else pointers[2 * n + i] = in_place(args[2 * n + 1 + at], rets[n + 1 + at]), at++;
+  }
   tw_carried carried;
   memset(&carried, 0, sizeof carried);
   carried.struct_size = sizeof carried;
   carried.count = n, carried.parameters = pointers, carried.gradients = pointers + n;
-  carried.state = pointers + 2 * n, carried.state_count = m;
+  carried.state = pointers + 2 * n, carried.state_count = rows;
   carried.numbers = counts, carried.number_count = e->numbers;
   carried.observed = e->observed, carried.values = values, carried.observed_count = (size_t)c->settings[OBSERVED];
   carried.mode = (int32_t)c->settings[MODE];

@@ -39,6 +39,10 @@ FLOATS = ("float32", "float64", "float16", "bfloat16")
 #: How many buffers XLA is told to step in place: the largest.  Its compile time grows with the cube of their number
 #: (jaxlib 0.10, adamw with 300 tensors: 14 s for all, 1 s for 256); the others are copied.
 IN_PLACE = 256
+#: From so many buffers of state on, those of at most PACKED bytes lie in one.
+PACK_FROM, PACKED = 256, 65_536
+ALIGNMENT = 64
+OTHERS = "it is the state of another sentence or of other parameters"
 
 
 class State(NamedTuple):
@@ -46,12 +50,15 @@ class State(NamedTuple):
 
     numbers  uint32 (2k,): counters, scalars, what schedules remember, as the bits of k float64; all 0 before the first
              step
-    tensors  {"adamw.exp_avg": {"['w']": array, ...}, ...}: by stage and slot, then by the path of the parameter.  Arrays
-             have the shape of their parameter where they have its size; 8-bit state is bytes
+    tensors  {"adamw.exp_avg": {"['w']": array, ...}, ...}: by stage and slot, then by the path of the parameter.
+             Arrays have the shape of their parameter where they have its size; 8-bit state is bytes
+    packed   {}; or {"bytes": uint8 array} with the small ones of hundreds of tensors, which XLA would compile slowly
+             one by one: Transformation.slots(state, params) shows all of them by name
     """
 
     numbers: jax.Array
     tensors: dict[str, dict[str, jax.Array]]
+    packed: dict[str, jax.Array] = {}  # noqa: RUF012
 
     @property
     def steps(self) -> int:
@@ -63,7 +70,22 @@ class _Layout(NamedTuple):
     """What a sentence keeps for tensors of certain names and shapes."""
 
     numbers: int
-    rows: tuple[tuple[str, str, tuple[int, ...], np.dtype], ...]  # slot, parameter, shape, dtype
+    rows: tuple[_Row, ...]
+    packed: int  # bytes
+
+
+class _Row(NamedTuple):
+    """A buffer of state; `place` is where it lies among the packed ones, -1 where it is an array of its own."""
+
+    slot: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    place: int = -1
+
+    @property
+    def bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
 class _Pair(NamedTuple):
@@ -139,6 +161,10 @@ def _class() -> type:
             return self._step.averaged
 
         @property
+        def slots(self) -> Callable[..., Any]:
+            return self._step.slots
+
+        @property
         def sentence(self) -> str:
             return self._step.sentence
 
@@ -168,6 +194,7 @@ class Transformation(Protocol):
                                                                  are copied): update costs a copy and two passes more
     averaged(state, params) -> params                            the evaluation weights (ema, swa, schedule_free_*);
                                                                  the parameters themselves where there are none
+    slots(state, params) -> {"adamw.exp_avg": {"['w']": array, ...}, ...}   the state by name, packed or not
 
     `observed` are numbers that the sentence watches: value=loss (Optax's name; also loss=) for Polyak steps and
     reduce_on_plateau, metric=...; None is nothing.  apply refuses what nobody watches, update leaves it out.
@@ -182,6 +209,7 @@ class Transformation(Protocol):
     update: Callable[..., tuple[Any, State]]
     apply: Callable[..., tuple[Any, State]]
     averaged: Callable[..., Any]
+    slots: Callable[..., dict[str, dict[str, jax.Array]]]
     sentence: str
 
 
@@ -204,9 +232,19 @@ class _Step:
             return State(jnp.zeros(0, jnp.uint32), {})
         _, layout = self._layout(names, *_forms(leaves))
         tensors: dict[str, dict[str, jax.Array]] = {}
-        for slot, name, shape, dtype in layout.rows:
-            tensors.setdefault(slot, {})[name] = jnp.zeros(shape, dtype)
-        return State(jnp.zeros(2 * layout.numbers, jnp.uint32), tensors)
+        for row in layout.rows:
+            if row.place < 0:
+                tensors.setdefault(row.slot, {})[row.name] = jnp.zeros(row.shape, row.dtype)
+        packed = {"bytes": jnp.zeros(layout.packed, jnp.uint8)} if layout.packed else {}
+        return State(jnp.zeros(2 * layout.numbers, jnp.uint32), tensors, packed)
+
+    def slots(self, state: State, params: Any) -> dict[str, dict[str, jax.Array]]:
+        names, leaves, _ = _flatten(params)
+        found: dict[str, dict[str, jax.Array]] = {}
+        if leaves:
+            for row in self._layout(names, *_forms(leaves))[1].rows:
+                found.setdefault(row.slot, {})[row.name] = _of_state(state, row)
+        return found
 
     def apply(self, grads: Any, state: State, params: Any, **observed: Any) -> tuple[Any, State]:
         _, leaves, tree = _flatten(params)
@@ -237,7 +275,10 @@ class _Step:
         if not leaves:
             return params, state
         text, layout = self._layout(names, *_forms(leaves))
-        tensors = [_of_state(state, row) for row in layout.rows]
+        own = [row for row in layout.rows if row.place < 0]
+        tensors = [_of_state(state, row) for row in own]
+        if layout.packed:
+            tensors.append(_packed(state, layout.packed))
         if getattr(state.numbers, "dtype", None) != np.uint32:
             kind = type(state.numbers).__name__
             raise error(ShapeError, f"`numbers` of the state is {kind}, expected an array of uint32")
@@ -263,18 +304,20 @@ class _Step:
             _optimizer.MASTERS[options["master"]], _optimizer.NONFINITE[options["nonfinite"]], int(options["maximize"]),
             _signed(int(options["seed"])), mode,
         ]
+        places = [row.place for row in layout.rows] or [-1]  # (an array of nothing is no attribute)
         call = jax.ffi.ffi_call(
             _registered(), [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in kept], input_output_aliases=aliases,
             vmap_method="sequential",
         )
         out = call(
             *operands, sentence=text, names="\n".join(names), paths="\n".join(read), observed="\n".join(watched),
-            settings=np.array(settings, np.int64),
+            settings=np.array(settings, np.int64), places=np.array(places, np.int64),
         )
         new: dict[str, dict[str, jax.Array]] = {}
-        for (slot, name, _, _), x in zip(layout.rows, out[n + 1 :]):
-            new.setdefault(slot, {})[name] = x
-        return jax.tree_util.tree_unflatten(tree, out[:n]), State(out[n], new)
+        for row, x in zip(own, out[n + 1 :]):
+            new.setdefault(row.slot, {})[row.name] = x
+        packed = {"bytes": out[-1]} if layout.packed else {}
+        return jax.tree_util.tree_unflatten(tree, out[:n]), State(out[n], new, packed)
 
     def _refuses(self, names: tuple[str, ...], leaves: list[jax.Array], what: str) -> Exception | None:
         """Why the sentence does not take a number of this name; None where it does."""
@@ -303,7 +346,7 @@ class _Step:
             made = _optimizer.Optimizer(arrays, self.sentence, names=list(names), **self._options)
         except ShapeError:
             if probe:  # a route for other shapes
-                return self.sentence, _Layout(0, ())
+                return self.sentence, _Layout(0, (), 0)
             raise
         with made:
             for path, value in self._fixed.items():
@@ -324,8 +367,14 @@ class _Step:
                     name = f"{stage}#{copy}.{slot}"
                 taken.add((name, tensor))
                 shape = shapes[tensor] if size == int(np.prod(shapes[tensor])) else (size,)
-                rows.append((name, names[tensor], (used,) if storage == 3 else shape, STORAGE[storage]))
-            layout = made.sentence if self._fixed else self.sentence, _Layout(count, tuple(rows))
+                rows.append(_Row(name, names[tensor], (used,) if storage == 3 else shape, STORAGE[storage]))
+            packed = 0
+            if len(rows) >= PACK_FROM:
+                for k, row in enumerate(rows):
+                    if row.bytes <= PACKED:
+                        rows[k] = row._replace(place=packed)
+                        packed += -(-max(row.bytes, 1) // ALIGNMENT) * ALIGNMENT
+            layout = made.sentence if self._fixed else self.sentence, _Layout(count, tuple(rows), packed)
         if not probe:
             self._layouts[key] = layout
         return layout
@@ -364,15 +413,26 @@ def _like(gradient: Any, parameter: jax.Array) -> jax.Array:
     return gradient.astype(parameter.dtype)
 
 
-def _of_state(state: State, row: tuple[str, str, tuple[int, ...], np.dtype]) -> jax.Array:
-    slot, name, shape, dtype = row
+def _of_state(state: State, row: _Row) -> jax.Array:
+    if row.place >= 0:
+        part = jax.lax.dynamic_slice(_packed(state, row.place + row.bytes), (row.place,), (row.bytes,))
+        if row.dtype == np.uint8:
+            return part
+        return jax.lax.bitcast_convert_type(part.reshape(*row.shape, row.dtype.itemsize), row.dtype)
     try:
-        x = state.tensors[slot][name]
+        x = state.tensors[row.slot][row.name]
     except (KeyError, TypeError, AttributeError):
-        raise error(ShapeError, f"the state has no {slot} for {name}: it is the state of another sentence or of other "
-                    "parameters") from None
-    if x.shape != shape or x.dtype != dtype:
-        raise error(ShapeError, f"{slot} of {name} is {x.dtype} {x.shape} in the state, expected {dtype} {shape}")
+        raise error(ShapeError, f"the state has no {row.slot} for {row.name}: {OTHERS}") from None
+    if x.shape != row.shape or x.dtype != row.dtype:
+        raise error(ShapeError, f"{row.slot} of {row.name} is {x.dtype} {x.shape} in the state, expected {row.dtype} "
+                    f"{row.shape}")
+    return x
+
+
+def _packed(state: State, size: int) -> jax.Array:
+    x = state.packed.get("bytes") if isinstance(state.packed, Mapping) else None
+    if x is None or x.dtype != np.uint8 or x.ndim != 1 or x.size < size:
+        raise error(ShapeError, f"the state has no {size} packed bytes: {OTHERS}")
     return x
 
 
@@ -388,7 +448,8 @@ def _number(path: str, value: Any) -> jax.Array:
         hint = ""
         if callable(value) or isinstance(value, Mapping):  # Optax's habits
             hint = ("; Optax's schedules come in by optax.inject_hyperparams(lambda lr: "
-                    'thalweg.jax.optimizer("adamw", lr=lr))(lr=schedule), those of thalweg in the sentence: adamw(lr=cosine(1e-3, 1000))')
+                    'thalweg.jax.optimizer("adamw", lr=lr))(lr=schedule), those of thalweg in the sentence: '
+                    "adamw(lr=cosine(1e-3, 1000))")
         raise error(ValueTypeError, f"`{path}` is one number, got a {type(value).__name__}{hint}") from None
     real = x.dtype == bool or jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating)
     if x.shape != () or not real:
