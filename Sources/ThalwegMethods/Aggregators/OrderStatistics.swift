@@ -24,7 +24,8 @@ struct Ordered<Rule: OrderStatistic>: Source {
     return .update(io.combination(Rule(io.hyper, tasks).weights))
   }
 
-  /// Sorts the entries from slot to slot by Batcher's network: runs of p entries are merged, with ever nearer ones compared.
+  /// Sorts the entries from slot to slot by Batcher's network: runs of p entries are merged, which compares ever
+  /// nearer ones.
   private struct Ascend: ElementOperation {
     let count: Int
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
