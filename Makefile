@@ -127,13 +127,19 @@ test: export LEVELS := $(firstword $(LEVELS))
 test: setup $(VENV)/.requirements
 	$(MAKE) -j$(JOBS) built test-programs $(VENV)/.peers
 	$(MAKE) $(VENV)/.package
-	# (what the Swift runtime keeps for the life of the process is no leak; memory that cannot be had is an error to test)
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 swift test --skip-build $(SANITIZE) --scratch-path $(SCRATCH)/test
-	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} Tests/ABI/run.sh $(LIB) include
+	$(MAKE) -j$(JOBS) run-xctest run-programs
 	Tests/ABI/sanitize.sh $(SCRATCH)/test $${FUZZ_SECONDS:-10} $(JOBS)
 	# (the modules are those that the tests were built with: only the example itself is compiled)
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 swift run --package-path examples/swift $(SANITIZE) --scratch-path $(SCRATCH)/test
+	$(SANITIZER) swift run --package-path examples/swift $(SANITIZE) --scratch-path $(SCRATCH)/test
 	cd python && ../$(PY) -m pytest tests -n $(JOBS) --dist worksteal
+
+# (what the Swift runtime keeps for the life of the process is no leak; memory that cannot be had is an error to test)
+SANITIZER = ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
+.PHONY: run-xctest run-programs
+run-xctest:
+	$(SANITIZER) swift test --skip-build $(SANITIZE) --scratch-path $(SCRATCH)/test
+run-programs:
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} Tests/ABI/run.sh $(LIB) include
 
 # All that concerns one method: make check METHOD=adamw. With a library that is not optimized, of which a change compiles
 # one file, and a copy of the package beside it; what is installed stays as it is.
