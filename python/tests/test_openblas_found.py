@@ -103,7 +103,7 @@ def test_the_one_of_a_host_serves_where_the_system_has_none(shim, host):
 def test_without_any_it_says_what_is_missing(shim, tmp_path):
     program = tmp_path / "none.c"
     program.write_text(
-        '#include <stdio.h>\n#include "COpenBLAS.h"\nint main(void) { puts(twb_description()); return twb_available(); }\n'
+        '#include <stdio.h>\n#include "COpenBLAS.h"\nint main(void) { int found = twb_available(); puts(twb_description()); return found; }\n'
     )
     command = ["cc", f"-I{SOURCES / 'include'}", str(program), str(shim), "-o", str(tmp_path / "none")]
     subprocess.run(command, check=True)

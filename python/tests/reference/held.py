@@ -189,4 +189,8 @@ class ProxAdam(_Proximal):
             p[...] = self.prox(y, self.lr / np.mean(d))
         else:
             steps = np.broadcast_to(self.lr / d, y.shape)
-            p[...] = np.reshape([self.prox(np.asarray(a), float(t)) for a, t in zip(y.ravel(), steps.ravel())], y.shape)
+            if isinstance(self.regularizer, (penalties_terms.LogCosh, penalties_terms.HuberPenalty)):
+                p[...] = self.prox(y, steps)  # written for steps of any shape
+            else:
+                pairs = zip(y.ravel(), steps.ravel())
+                p[...] = np.reshape([self.prox(np.asarray(a), float(t)) for a, t in pairs], y.shape)
