@@ -19,8 +19,8 @@ def task(**arguments: Any) -> dict[str, Any]:
     return cases.task(CASES, **arguments)
 
 
-def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
-    return cases.run("jit", threads, quick, repetitions)
+def run(threads: list[int], quick: bool, repetitions: int, only: str = "") -> tuple[str, Any]:
+    return cases.run("jit", threads, quick, repetitions, only)
 
 
 def stepping(make: Callable[[], Any], shapes: Shapes) -> Callable[[], Candidate]:
