@@ -12,16 +12,6 @@ extension Optimizer {
 
   /// The scalars of all stages, as they lie.
   private var scalarRegions: [Region] { stages.flatMap(scalars) }
-  /// The schedules that remember something: stage, group or −1, hyper-parameter.
-  private var remembering: [Remembering] {
-    stages.flatMap { s in
-      (-1..<groups.count).flatMap { g in
-        (g < 0 ? s.standardSchedules : s.schedules[g]).sorted { $0.key < $1.key }.filter { !$0.value.memory.isEmpty }
-          .map { (s, g, $0.key) }
-      }
-    }
-  }
-
   /// How many numbers a run carries besides the state. Throws where the sentence asks for more than one gradient.
   package func carriedNumbers() throws(Failure) -> Int {
     try asksOnce()
@@ -29,10 +19,8 @@ extension Optimizer {
   }
   /// 4, one a tensor, scalars, what schedules remember.
   private var numberCount: Int {
-    let scalars = stages.reduce(0) { sum, s in
-      sum + s.scalars.count * (s.scope == .global ? 1 : (0..<bound.count).count { uses(s, bound[$0]) })
-    }
-    return Optimizer.head + bound.count + scalars + remembering.reduce(0) { $0 + memory($1).count }
+    Optimizer.head + bound.count + scalarRegions.reduce(0) { $0 + $1.bytes / 8 }
+      + remembering.reduce(0) { $0 + memory($1).count }
   }
 
   /// What a step is given, dense, as the tensors were bound; a gradient that is nil is absent.
@@ -180,12 +168,8 @@ extension Optimizer {
       startAfresh(i)
     }
     for s in stages {
-      if s.scope == .global {
-        for (k, x) in s.scalars.enumerated() { s.globals[k] = x.start }
-      } else {
-        for i in 0..<bound.count where uses(s, bound[i]) {
-          for (k, x) in s.scalars.enumerated() { records[i].scalars[s.id][k] = x.start }
-        }
+      for r in scalars(s) {
+        for (k, x) in s.scalars.enumerated() { r.base.assumingMemoryBound(to: Double.self)[k] = x.start }
       }
     }
     for m in remembering {
@@ -234,19 +218,6 @@ extension Optimizer {
         at.pointee = x
         at += 1
       }
-    }
-  }
-
-  private typealias Remembering = (stage: Stage, group: Int, parameter: Int)
-  private func schedule(_ m: Remembering) -> (any Schedule)? {
-    (m.group < 0 ? m.stage.standardSchedules : m.stage.schedules[m.group])[m.parameter]
-  }
-  private func memory(_ m: Remembering) -> [Double] { schedule(m)?.memory ?? [] }
-  private func put(_ values: [Double], _ m: Remembering) {
-    if m.group < 0 {
-      m.stage.standardSchedules[m.parameter]?.memory = values
-    } else {
-      m.stage.schedules[m.group][m.parameter]?.memory = values
     }
   }
 }

@@ -219,9 +219,7 @@ package enum Checkpoint {
 
     // From here on nothing fails.
     settings.put(o)
-    for (s, group, k, memory) in memories {
-      if group < 0 { s.standardSchedules[k]?.memory = memory } else { s.schedules[group][k]?.memory = memory }
-    }
+    for (s, group, k, memory) in memories { o.put(memory, (s, group, k)) }
     (o.step, o.skipped, o.phase, o.calls) = (head.step, head.skipped, head.phase, head.calls)
     (o.pending, o.lossFirst, o.resumed) = (head.pending, head.lossFirst, head.within)
     (o.knowsActive, o.observed, o.kept, o.answered) = (head.knowsActive, head.observed, head.answer, nil)

@@ -207,18 +207,33 @@ extension Optimizer {
     return "{" + list.joined(separator: ",") + "}"
   }
 
-  /// What schedules remember: (group or −1, stage, parameter, count, numbers), one after the other.
-  var memories: [Double] {
-    var list: [Double] = []
-    for s in stages {
-      for g in -1..<groups.count {
-        for (k, schedule) in (g < 0 ? s.standardSchedules : s.schedules[g]).sorted(by: { $0.key < $1.key })
-        where !schedule.memory.isEmpty {
-          list += [Double(g), Double(s.id), Double(k), Double(schedule.memory.count)] + schedule.memory
-        }
+  typealias Remembering = (stage: Stage, group: Int, parameter: Int)
+  /// The schedules that remember something: stage, group or −1 for those to come, hyper-parameter.
+  var remembering: [Remembering] {
+    stages.flatMap { s in
+      (-1..<groups.count).flatMap { g in
+        (g < 0 ? s.standardSchedules : s.schedules[g]).sorted { $0.key < $1.key }.filter { !$0.value.memory.isEmpty }
+          .map { (s, g, $0.key) }
       }
     }
-    return list
+  }
+  func schedule(_ m: Remembering) -> (any Schedule)? {
+    (m.group < 0 ? m.stage.standardSchedules : m.stage.schedules[m.group])[m.parameter]
+  }
+  func memory(_ m: Remembering) -> [Double] { schedule(m)?.memory ?? [] }
+  func put(_ memory: [Double], _ m: Remembering) {
+    if m.group < 0 {
+      m.stage.standardSchedules[m.parameter]?.memory = memory
+    } else {
+      m.stage.schedules[m.group][m.parameter]?.memory = memory
+    }
+  }
+  /// What schedules remember: (group or −1, stage, parameter, count, numbers), one after the other.
+  var memories: [Double] {
+    remembering.flatMap { m in
+      let memory = memory(m)
+      return [m.group, m.stage.id, m.parameter, memory.count].map(Double.init) + memory
+    }
   }
 
   func scalarValues(_ s: Stage) -> [Double] {

@@ -183,14 +183,7 @@ CHECK_UNUSED static int have(const char *method) {
 
 CHECK_UNUSED static tw_tensor view(void *data, int32_t dtype, int32_t ndim, const int64_t *shape,
                                    const int64_t *strides) {
-  tw_tensor tensor;
-  memset(&tensor, 0, sizeof tensor);
-  tensor.data = data;
-  tensor.dtype = dtype;
-  tensor.ndim = ndim;
-  tensor.shape = shape;
-  tensor.strides = strides;
-  return tensor;
+  return tw_tensor_strided(data, dtype, ndim, shape, strides);
 }
 
 /* One dimension; `length` must outlive the view. */

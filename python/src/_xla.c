@@ -109,12 +109,12 @@ static char *copy_text(XLA_FFI_ByteSpan s) {
 
 /* ---- buffers ------------------------------------------------------------------------------------------ */
 
-static int dtype_of(XLA_FFI_DataType t, int32_t *dtype, size_t *size) {
+static int dtype_of(XLA_FFI_DataType t, int32_t *dtype) {
   switch (t) {
-    case XLA_FFI_DataType_F32: return *dtype = TW_F32, *size = 4, 1;
-    case XLA_FFI_DataType_F64: return *dtype = TW_F64, *size = 8, 1;
-    case XLA_FFI_DataType_F16: return *dtype = TW_F16, *size = 2, 1;
-    case XLA_FFI_DataType_BF16: return *dtype = TW_BF16, *size = 2, 1;
+    case XLA_FFI_DataType_F32: return *dtype = TW_F32, 1;
+    case XLA_FFI_DataType_F64: return *dtype = TW_F64, 1;
+    case XLA_FFI_DataType_F16: return *dtype = TW_F16, 1;
+    case XLA_FFI_DataType_BF16: return *dtype = TW_BF16, 1;
     default: return 0;
   }
 }
@@ -251,8 +251,7 @@ static XLA_FFI_Error *make(const XLA_FFI_CallFrame *frame, const call *c, char *
   for (int64_t i = 0; i < n; i++) {
     const Buffer *b = frame->args.args[i];
     int32_t dtype;
-    size_t size;
-    if (!dtype_of(b->dtype, &dtype, &size)) {
+    if (!dtype_of(b->dtype, &dtype)) {
       problem = malformed(frame, "a parameter is not of a floating-point type");
       goto done;
     }
