@@ -9,27 +9,16 @@
 #include <cstdlib>
 #include <span>
 #include <string>
-#include <thalweg/thalweg.hpp>
 #include <vector>
+
+#define PROGRAM "cpp_status"
+#include "check.hpp"
 
 #if defined(__cpp_exceptions)
 #error "this test is built with -fno-exceptions"
 #endif
 
 namespace {
-
-int failures = 0;
-bool skipped = false;
-
-void fail(int line, const std::string& text) {
-  ++failures;
-  std::printf("       cpp_status.cpp:%d: %s\n", line, text.c_str());
-}
-
-#define CHECK(condition) \
-  do { \
-    if (!(condition)) fail(__LINE__, #condition); \
-  } while (0)
 
 thalweg::Status status;
 
@@ -39,20 +28,6 @@ thalweg::Status status;
     static_cast<void>(__VA_ARGS__); \
     if (status.code() != (expected) || status || status.message().empty()) { \
       fail(__LINE__, std::string(#__VA_ARGS__ " came to ") + status.name() + ": " + status.message()); \
-    } \
-  } while (0)
-
-bool have(const char* name) {
-  thalweg::Status known;
-  thalweg::method(name, known);
-  return known.ok();
-}
-
-#define NEED(name) \
-  do { \
-    if (!have(name)) { \
-      skipped = true; \
-      return; \
     } \
   } while (0)
 
@@ -225,20 +200,7 @@ void untaken() {
   CHECK(length > 0 && said.find("TW_ERROR_METHOD: ") == 0 && said.find("no_such_method") != std::string::npos);
 }
 
-int bad = 0;
-
-void run(const char* name, void (*test)()) {
-  failures = 0;
-  skipped = false;
-  test();
-  std::printf("%s cpp_status.%s\n", failures > 0 ? "FAIL" : skipped ? "skip" : "ok  ", name);
-  std::fflush(stdout);
-  bad += failures > 0;
-}
-
 }  // namespace
-
-#define RUN(test) run(#test, test)
 
 int main() {
   RUN(optimizers);

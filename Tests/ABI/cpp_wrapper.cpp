@@ -1,5 +1,6 @@
 // thalweg.hpp: ownership, errors, and every member once.
-#include <thalweg/thalweg.hpp>
+#define PROGRAM "cpp_wrapper"
+#include "check.hpp"
 
 #include <array>
 #include <cmath>
@@ -15,19 +16,6 @@
 
 namespace {
 
-int failures = 0;
-bool skipped = false;
-
-void fail(int line, const std::string& text) {
-  ++failures;
-  std::printf("       cpp_wrapper.cpp:%d: %s\n", line, text.c_str());
-}
-
-#define CHECK(condition) \
-  do { \
-    if (!(condition)) fail(__LINE__, #condition); \
-  } while (0)
-
 // The statement must throw an Error with this status and a message.
 #define THROWS(expected, ...) \
   do { \
@@ -38,23 +26,6 @@ void fail(int line, const std::string& text) {
       if (error.status() != (expected) || error.what()[0] == 0) { \
         fail(__LINE__, std::string(#__VA_ARGS__ " threw ") + error.status_name() + ": " + error.what()); \
       } \
-    } \
-  } while (0)
-
-bool have(const std::string& name) {
-  try {
-    thalweg::method(name);
-    return true;
-  } catch (const thalweg::Error&) {
-    return false;
-  }
-}
-
-#define NEED(name) \
-  do { \
-    if (!have(name)) { \
-      skipped = true; \
-      return; \
     } \
   } while (0)
 
@@ -796,25 +767,7 @@ void services() {
   THROWS(TW_ERROR_ARGUMENT, thalweg::UseServices{own});
 }
 
-int bad = 0;
-
-// Runs one test; an exception that leaves it is a failure.
-void run(const char* name, void (*test)()) {
-  failures = 0;
-  skipped = false;
-  try {
-    test();
-  } catch (const std::exception& error) {
-    fail(__LINE__, std::string("an exception: ") + error.what());
-  }
-  std::printf("%s cpp_wrapper.%s\n", failures > 0 ? "FAIL" : skipped ? "skip" : "ok  ", name);
-  std::fflush(stdout);
-  bad += failures > 0;
-}
-
 }  // namespace
-
-#define RUN(test) run(#test, test)
 
 int main() {
   RUN(ownership);
