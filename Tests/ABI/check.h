@@ -181,9 +181,17 @@ CHECK_UNUSED static int have(const char *method) {
 
 /* ---- tensors ------------------------------------------------------------------------------------------ */
 
+/* What tw_tensor_strided makes, which the older headers (old_host.c) do not have. */
 CHECK_UNUSED static tw_tensor view(void *data, int32_t dtype, int32_t ndim, const int64_t *shape,
                                    const int64_t *strides) {
-  return tw_tensor_strided(data, dtype, ndim, shape, strides);
+  tw_tensor t;
+  memset(&t, 0, sizeof t);
+  t.data = data;
+  t.shape = shape;
+  t.strides = strides;
+  t.ndim = ndim;
+  t.dtype = dtype;
+  return t;
 }
 
 /* One dimension; `length` must outlive the view. */
