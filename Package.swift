@@ -6,7 +6,9 @@ import PackageDescription
 // checks would cost a small step a tenth of its time. The compiler would rather not use the widest vectors of x86-64-v4,
 // which cost the 8-bit codecs a third.
 let kernels: [SwiftSetting] = [
-  .unsafeFlags(["-Xcc", "-fno-math-errno", "-Xcc", "-mprefer-vector-width=512", "-enforce-exclusivity=unchecked"])
+  .unsafeFlags(["-Xcc", "-fno-math-errno", "-Xcc", "-mprefer-vector-width=512", "-enforce-exclusivity=unchecked"]),
+  // Regular expressions, which nothing here uses, are half a megabyte of a library.
+  .unsafeFlags(["-Xfrontend", "-disable-implicit-string-processing-module-import"]),
 ]
 
 // The pool's threads wait in the library's code, so that no dlclose may unmap it. Its small allocations have a reserve

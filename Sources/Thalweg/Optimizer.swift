@@ -245,9 +245,9 @@ public final class Optimizer {
   public func next() throws(ThalwegError) -> Request? {
     try checked { () throws(Failure) in
       try live(gradients: true)
-      let loss = pending?.loss
+      let (loss, stays) = (pending?.loss, pending?.gradientsStay ?? false)
       retire()
-      let (asked, status) = try runner.next(loss: loss)
+      let (asked, status) = try runner.next(loss: loss, stays: stays)
       guard let asked else {
         _ = note(status)
         return nil

@@ -37,6 +37,9 @@ extension Optimizer {
     public let count: Int
     /// The loss, where `wantsLoss`.
     public var loss = Double.nan
+    /// The gradients that are bound when the request is answered stay as and where they are until the step has ended
+    /// (other requests are answered with other memory): what combines several gradients need not copy them.
+    public var gradientsStay = false
     /// Shaped like the parameters, for `hessianVector` and `logitDerivatives`, else empty. Read-only, until the request
     /// is answered.
     public let probe: [Tensor]

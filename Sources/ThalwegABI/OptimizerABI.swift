@@ -149,8 +149,13 @@ private func write(_ r: Request?, of o: Optimizer, to request: UnsafeMutablePoin
     request, "request",
     tw_request(
       struct_size: 0, kind: r.kind.rawValue, pass: Int32(truncatingIfNeeded: r.pass), tag: r.tag, index: Int64(r.index),
-      count: Int64(r.count), loss: .nan, probe: probe.map { UnsafePointer($0) }, probe_count: probe == nil ? 0 : o.count
-    ))
+      count: Int64(r.count), loss: .nan, probe: probe.map { UnsafePointer($0) },
+      probe_count: probe == nil ? 0 : o.count,
+      gradients_stay: 0))
+}
+private func stays(_ request: UnsafeMutablePointer<tw_request>) throws(Failure) -> Bool {
+  let end = (MemoryLayout<tw_request>.offset(of: \.gradients_stay) ?? 0) + MemoryLayout<Int32>.size
+  return try structSize(request, "request") >= end && request.pointee.gradients_stay != 0
 }
 
 private func usable(_ request: UnsafeMutablePointer<tw_request>?) throws(Failure) -> UnsafeMutablePointer<tw_request> {
@@ -164,7 +169,7 @@ public func optimizerNext(_ p: OpaquePointer?, _ request: UnsafeMutablePointer<t
   statusCode { () throws(Failure) in
     let request = try usable(request)
     return try with(p) { (o) throws(Failure) in
-      let (asked, code) = try o.next(loss: request.pointee.loss)
+      let (asked, code) = try o.next(loss: request.pointee.loss, stays: try stays(request))
       try write(asked, of: o, to: request)
       return code
     }

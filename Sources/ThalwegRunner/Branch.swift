@@ -37,7 +37,7 @@ package final class Branch {
     mayFail = stages.contains { $0.whole?.mayFail($0.hyper[0]) ?? false }
     needsFiniteParameters = stages.contains { $0.whole?.needsFinite ?? false }
     needsFinite = needsFiniteParameters || stages.contains { $0.method.needsFinite }
-    moves = rule.whole != nil && rule.method.requests.contains("own-step")
+    moves = rule.whole != nil && rule.method.asks(for: "own-step")
     evaluator = stages.last { $0.element?.evaluates ?? ($0.whole?.evaluate != nil) }
     plan()
   }

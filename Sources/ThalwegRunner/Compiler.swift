@@ -162,12 +162,12 @@ struct Compiler {
         throw Failure(
           Status.method, "`\(updates[k + 1].name)` must stand before `\(s.name)`, which measures the whole update")
       }
-      if let other = applier ?? (rule.method.requests.contains("own-step") ? rule : nil) {
+      if let other = applier ?? (rule.method.asks(for: "own-step") ? rule : nil) {
         throw Failure(
           Status.method, "`\(s.name)` cannot be combined with `\(other.name)`, which moves the parameters itself")
       }
     }
-    if applier != nil, rule.method.requests.contains("own-step") {
+    if applier != nil, rule.method.asks(for: "own-step") {
       throw Failure(
         Status.method, "`\(applier!.name)` cannot be combined with `\(rule.name)`, which moves the parameters itself")
     }
@@ -192,7 +192,7 @@ struct Compiler {
       case (.transform, .whole(let k)): (role, whole) = (seenRule ? .update : .gradient, k)
       case (.update, .element(let k)): (role, element) = (.update, k)
       case (.update, .whole(let k)): (role, whole) = (.update, k)
-      case (.average, .element(let k)): (role, element) = (e.method.requests.contains("applier") ? .applier : .after, k)
+      case (.average, .element(let k)): (role, element) = (e.method.asks(for: "applier") ? .applier : .after, k)
       case (.average, .whole(let k)): (role, whole) = (.after, k)
       case (_, .source(let make)): (role, made) = (.source, try make(h))
       case (_, .adapter(let kind)):

@@ -31,6 +31,10 @@ struct SourceDesk: SourceHost {
     optimizer.change(stage: stage, slots: slots, parameters: parameters, kernel)
   }
 
+  func keep(_ slot: Int, reads: Bool) { optimizer.keep(slot, of: stage, reads: reads) }
+  func innerProducts(_ slots: [Int]) throws(Failure) -> [[Double]] {
+    try optimizer.innerProducts(slots, of: stage)
+  }
   func saveHome() {
     guard let k = optimizer.sources.firstIndex(where: { $0 === stage }) else { return }
     for i in 0..<optimizer.bound.count where optimizer.takesPart(i) && optimizer.records[i].away & (1 << UInt32(k)) == 0
@@ -65,15 +69,12 @@ struct SourceDesk: SourceHost {
       } catch { throw error.of(label(i)) }
     }
   }
-  func combine(_ samples: Samples, _ weights: [[Double]], into slot: Int) {
-    for (k, i) in samples.tensors.enumerated() {
-      let r = optimizer.records[i], p = r.slot(stage.id, slot).base
-      if r.isDouble {
-        samples.combine(k, weights[k], into: p.assumingMemoryBound(to: Double.self))
-      } else {
-        samples.combine(k, weights[k], into: p.assumingMemoryBound(to: Float.self))
-      }
+  func combine(_ samples: Samples, into slot: Int, _ weights: (_ sample: Int, _ squares: [Double]) -> [Double]) {
+    let targets = samples.tensors.map { i in
+      let r = optimizer.records[i]
+      return Samples.Target(r.slot(stage.id, slot).base, isDouble: r.isDouble)
     }
+    samples.combine(into: targets, weights)
   }
   func fill(_ slot: Int, of tensor: Int, _ values: [Double]) {
     let r = optimizer.records[tensor], base = r.slot(stage.id, slot).base

@@ -75,8 +75,11 @@ extension Optimizer {
   // MARK: reverse communication
 
   /// Returns the request to answer, or nil when the step is done (with its status).
-  package func next(loss: Double?) throws(Failure) -> (Request?, Int) {
+  /// `stays`: the gradients that are bound now stay as they are until the step has ended, so that a source need not
+  /// copy them.
+  package func next(loss: Double?, stays: Bool = false) throws(Failure) -> (Request?, Int) {
     let begins = phase < 0
+    gradientsStay = stays
     if begins {
       try ready(gradients: false)
       try prepare()
@@ -285,6 +288,7 @@ extension Optimizer {
   /// Takes back what the present step has done: parameters and state are those from before it, whatever is bound by
   /// now.
   func undo() {
+    endLoans()
     var home: Set<Int> = []
     for i in 0..<bound.count where records[i].away != 0 {
       comeHome(i)
@@ -310,6 +314,7 @@ extension Optimizer {
   }
   /// What belongs to one step alone.
   func forget() {
+    endLoans()
     if phase >= 0 || !sources.isEmpty {
       (phase, pending, resumed, lossFirst, knowsActive) = (-1, Request(), false, false, false)
       (sourceCopies, stateCopies, stack, answered, kept, stepSize, shown, places) = ([], [], [], nil, nil, nil, [], [])
@@ -395,11 +400,7 @@ extension Optimizer {
 
   /// `begins`: the parameters stand where the host left them, and are looked at too where a stage needs it.
   private func checkFinite(begins: Bool = false) throws(Failure) {
-    guard options.nonFinite != .propagate || needsFinite else { return }
-    func refused(_ what: String, _ message: String) -> Failure {
-      options.nonFinite == .skip
-        ? Failure(Status.skipped, what) : Failure(Status.nonfinite, message + "; nothing was changed")
-    }
+    guard options.nonFinite != .propagate || needsFinite, !looksLater else { return }
     if let answered {  // the gradients were seen before, and may hold anything by now
       if answered.isFinite { return }
       throw refused("non-finite answer", "the answer to \(asker) has elements that are NaN or infinite")
@@ -437,12 +438,19 @@ extension Optimizer {
     addRanks(totals, 1)  // all ranks refuse a step, or none does
     try checkRanks()
     if let bad {
-      throw refused(
-        "non-finite gradient", "\(label("gradient", bad.tensor)) has \(bad.count) elements that are NaN or infinite")
+      throw refusedGradient(label("gradient", bad.tensor), bad.count)
     }
     if totals[0] > 0 {
       throw refused("non-finite gradient", "a gradient of another rank has elements that are NaN or infinite")
     }
+  }
+
+  private func refused(_ what: String, _ message: String) -> Failure {
+    options.nonFinite == .skip
+      ? Failure(Status.skipped, what) : Failure(Status.nonfinite, message + "; nothing was changed")
+  }
+  func refusedGradient(_ which: String, _ count: Int) -> Failure {
+    refused("non-finite gradient", "\(which) has \(count) elements that are NaN or infinite")
   }
 
   private func endWithoutUpdate() -> Int {

@@ -179,10 +179,10 @@ extension Optimizer {
 /// Elements that are NaN or infinite, of each of two operands.
 struct NonFiniteCount: ElementSum {
   @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, count(x))
-    sums.add(1, count(g))
+    sums.add(0, NonFiniteCount.count(x))
+    sums.add(1, NonFiniteCount.count(g))
   }
-  @inline(__always) private func count<L: Lane>(_ x: L) -> L {
+  @inline(__always) static func count<L: Lane>(_ x: L) -> L {
     let d = x - x  // 0, or NaN where x is not finite
     return L.select(L.equal(d, d), L(0), L(1))
   }

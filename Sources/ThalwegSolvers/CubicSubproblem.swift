@@ -22,7 +22,7 @@ struct CubicSubproblem: Driver {
     source: "Nesterov, Polyak, 2006",
     parameters: [
       .number("M", nil, .above(0), "cubic constant"),
-      .number("tol", 1e-12, .above(0), "relative width of the bracket of r"),
+      .number("tol", 1e-12, .above(0), "relative width of the bracket of the root"),
     ],
     inputs: [
       .constant("g", "n", "gradient"), .constant("hessian", "n, n", "symmetric"), .result("step", "n", "h"),
@@ -93,37 +93,39 @@ struct CubicModel {
   func minimiser<T: Real>(_ g: Vector<T>, cubic: Double, tol: Double) -> Minimiser {
     let half = cubic / 2, c = coordinates(g), lowest = w[n - 1]
     let near = 64 * 0x1p-52 * max(abs(w[0]), abs(lowest), 1e-300), size = g.norm
-    func length(_ r: Double, besides: Bool = false) -> Double {
+    // r by the shift s above the lowest eigenvalue: where g has hardly anything along it, s is far below what r can tell
+    let base = min(lowest, 0)
+    func radius(_ s: Double) -> Double { (s - base) / half }
+    func length(_ s: Double, besides: Bool = false) -> Double {
       var sum = 0.0
       for k in 0..<n where c[k] != 0 && !(besides && w[k] - lowest <= near) {
-        let x = c[k] / (w[k] + half * r)
+        let x = c[k] / (w[k] - base + s)
         sum += x * x
       }
       return sum.squareRoot()
     }
-    let bound = max(0, -lowest / half)
     // what lies along the lowest eigenvectors, to rounding
     var along = 0.0
     for k in 0..<n where w[k] - lowest <= near { along += c[k] * c[k] }
-    let hard = lowest < -near && along.squareRoot() <= 16 * 0x1p-52 * size && length(bound, besides: true) < bound
-    var r = bound
+    let hard = lowest < -near && along.squareRoot() <= 16 * 0x1p-52 * size && length(0, besides: true) < radius(0)
+    var s = 0.0
     if !hard, size > 0 {
-      var low = bound, high = max(bound, (size / half).squareRoot(), 1e-300)
-      while length(high) > high { high *= 2 }
+      var low = 0.0, high = max((size * half).squareRoot(), 1e-300)
+      while length(high) > radius(high) { high *= 2 }
       while high - low > tol * high {
         let middle = low + (high - low) / 2
         if middle <= low || middle >= high { break }
-        if length(middle) > middle { low = middle } else { high = middle }
+        if length(middle) > radius(middle) { low = middle } else { high = middle }
       }
-      r = high
+      s = high
     }
     var parts = (0..<n).map { k in
-      let divisor = w[k] + half * r
+      let divisor = w[k] - base + s
       return (hard && w[k] - lowest <= near) || c[k] == 0 || divisor == 0 ? 0 : -c[k] / divisor
     }
     if hard {
       // one of the lowest eigenvectors takes what is missing, in its own direction
-      let rest = parts.reduce(0) { $0 + $1 * $1 }
+      let rest = parts.reduce(0) { $0 + $1 * $1 }, r = radius(0)
       parts[n - 1] = max(0, r * r - rest).squareRoot()
     }
     var square = 0.0, model = 0.0

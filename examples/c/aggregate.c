@@ -51,6 +51,7 @@ static tw_status aggregate(aggregator *a, double *jacobian, int64_t tasks, doubl
       tw_optimizer_cancel(a->optimizer);
       return bound;
     }
+    request.gradients_stay = 1; /* nobody writes to the jacobian meanwhile: it is not copied */
   }
   if (status == TW_OK) {
     for (int64_t i = 0; i < a->n; i++) combined[i] = 0 - a->at[i];

@@ -409,6 +409,9 @@ typedef struct tw_request {
   double loss;               /* in: the host's answer to a LOSS request */
   const tw_tensor *probe;    /* `probe_count` tensors shaped like the parameters, for HESSIAN_VECTOR and LOGIT_DERIVATIVES */
   size_t probe_count;
+  int32_t gradients_stay;    /* in: not 0 where the gradients that are bound now stay as and where they are until the step has ended
+                                (other answers bind other memory): what combines several gradients then reads them there, where they
+                                are dense and of the compute type, and need not copy them.  Set anew for every answer. */
 } tw_request;
 
 /* Reverse communication.  The first call of a step asks (TW_MORE, *request says for what); the host fills the bound gradients

@@ -554,6 +554,8 @@ class Request {
 
   /* Answers with the loss. */
   void answer(double loss) noexcept { request_.loss = loss; }
+  /* The gradients that are bound now stay as and where they are until the step has ended: nothing need copy them. */
+  void gradients_stay() noexcept { request_.gradients_stay = 1; }
 
   tw_request* c_request() noexcept { return &request_; }
 
@@ -1569,6 +1571,7 @@ class Aggregator {
         errors.fail(bound, message);
         return;
       }
+      request.gradients_stay();
     }
     if (asked.status() < 0) return;
     for (std::size_t i = 0; i < at_.size(); i += 1) at_[i].write(combined[i]); /* plain SGD with a rate of 1, from 0 */

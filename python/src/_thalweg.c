@@ -751,15 +751,29 @@ typedef struct {
   int stale;       /* the gradients are of fewer parameters than there are now */
   PyObject *names;   /* list, parallel to parameters: str or None */
   PyObject *reducer; /* called with two writable buffers of doubles, sums and maxima */
+  Binding *kept;      /* gradients that the library reads where they lie until the step ends, and how many */
+  Py_ssize_t kept_count;
+  int stays;          /* those that are bound now are such */
   tw_request request;
   unsigned long long edits; /* calls that may have changed hyper-parameters, other than steps */
 } Optimizer;
 
 #define HANDLE(self) ((tw_optimizer *)(self)->base.handle)
 
+/* The step is over: the library looks at nothing but what is bound. */
+static void release_kept(Optimizer *self) {
+  Binding *kept = self->kept;
+  Py_ssize_t count = self->kept_count;
+  self->kept = NULL;
+  self->kept_count = self->stays = 0;
+  while (count-- > 0) binding_release(&kept[count]);
+  PyMem_Free(kept);
+}
+
 static void optimizer_let_go(Optimizer *self) {
   if (self->base.handle) tw_optimizer_destroy(HANDLE(self));
   self->base.handle = NULL;
+  release_kept(self);
   binding_release(&self->gradients);
   binding_release(&self->shadows);
   binding_release(&self->parameters);
@@ -787,6 +801,7 @@ static int optimizer_traverse(PyObject *object, visitproc visit, void *arg) {
   int status = binding_traverse(&self->parameters, visit, arg);
   if (!status) status = binding_traverse(&self->gradients, visit, arg);
   if (!status) status = binding_traverse(&self->shadows, visit, arg);
+  for (Py_ssize_t i = 0; !status && i < self->kept_count; i++) status = binding_traverse(&self->kept[i], visit, arg);
   return status ? status : handle_traverse(object, visit, arg);
 }
 
@@ -923,6 +938,15 @@ static int bind(Optimizer *self, Binding *binding, PyObject *arrays, int write, 
                 Bind call) {
   Binding fresh;
   Label label = {what, 0, self->names};
+  int keeps = self->stays && binding == &self->gradients;
+  if (keeps) { /* room for one more */
+    Binding *kept = PyMem_Realloc(self->kept, (size_t)(self->kept_count + 1) * sizeof *kept);
+    if (!kept) {
+      PyErr_NoMemory();
+      return -1;
+    }
+    self->kept = kept;
+  }
   if (binding_acquire(self->base.state, &fresh, arrays, write, like, label) < 0) return -1;
   tw_status status = call(HANDLE(self), fresh.tensors, (size_t)fresh.count);
   if (status < 0) {
@@ -932,7 +956,12 @@ static int bind(Optimizer *self, Binding *binding, PyObject *arrays, int write, 
   }
   Binding old = *binding;
   *binding = fresh;
-  binding_release(&old);
+  if (keeps) {
+    self->kept[self->kept_count++] = old;
+    self->stays = 0;
+  } else {
+    binding_release(&old);
+  }
   return 0;
 }
 
@@ -1089,10 +1118,15 @@ static PyObject *leave_request(Optimizer *self, tw_status status) {
                        (long long)request->index, (long long)request->count, (Py_ssize_t)request->probe_count);
 }
 
-/* _next(loss or None): None when the step is done, else what it asks for. */
-static PyObject *optimizer_next(PyObject *object, PyObject *loss) {
+/* _next(loss or None, stays): None when the step is done, else what it asks for.  `stays`: nobody changes the gradients
+ * that are bound before the step has ended. */
+static PyObject *optimizer_next(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
   Optimizer *self = (Optimizer *)object;
   double value = NAN;
+  if (!takes(nargs, 2, 2, "_next")) return NULL;
+  PyObject *loss = args[0];
+  int stays = PyObject_IsTrue(args[1]);
+  if (stays < 0) return NULL;
   if (loss != Py_None) {
     value = PyFloat_AsDouble(loss);
     if (value == -1.0 && PyErr_Occurred()) return NULL;
@@ -1101,10 +1135,16 @@ static PyObject *optimizer_next(PyObject *object, PyObject *loss) {
   if (needs_follow(self) && follow(self) < 0) return leave_error(&self->base);
   self->request.struct_size = sizeof self->request;
   self->request.loss = value;
+  self->request.gradients_stay = stays;
   tw_status status;
   Py_BEGIN_ALLOW_THREADS
   status = tw_optimizer_next(HANDLE(self), &self->request);
   Py_END_ALLOW_THREADS
+  if (status == TW_MORE) {
+    self->stays = stays;
+  } else {
+    release_kept(self);
+  }
   return leave_request(self, status);
 }
 
@@ -1217,6 +1257,7 @@ static PyObject *optimizer_cancel(PyObject *object, PyObject *unused) {
   Py_BEGIN_ALLOW_THREADS
   status = tw_optimizer_cancel(HANDLE(self));
   Py_END_ALLOW_THREADS
+  release_kept(self);
   return leave(&self->base, status);
 }
 
@@ -1706,7 +1747,7 @@ static PyMethodDef optimizer_methods[] = {
                "Returns the closure's first loss, else None.  Raises NeedsError when the method asks for more than one\n"
                "gradient and no closure was given, SequenceError before gradients are bound or in evaluation mode,\n"
                "NonfiniteError under nonfinite=\"error\".  After an exception parameters and state are as before.")},
-    {"_next", optimizer_next, METH_O, NULL},
+    {"_next", FAST(optimizer_next), METH_FASTCALL, NULL},
     {"_waiting", optimizer_waiting, METH_NOARGS, NULL},
     {"_probe", optimizer_probe, METH_NOARGS, NULL},
     {"_answer", optimizer_answer, METH_O, NULL},

@@ -46,6 +46,13 @@ static inline void twi_prefetch_lines(const void *p, int64_t lines) {
   for (int64_t i = 0; i < lines; i++) __builtin_prefetch((const char *)p + 64 * i, 0, 3);
 }
 
+/* Whether this instruction set multiplies and adds at once; without it the C library does, a number at a time. */
+#if defined(__FMA__) || defined(__aarch64__)
+#define TWI_FMA 1
+#else
+#define TWI_FMA 0
+#endif
+
 /* Matrix products in bfloat16, where the processor has them. An operand is packed in panels of `width` lines (rows of a, columns of b):
  * `along` when the inner index runs along the rows of x, else across them; `first` is the first line of the panel, a multiple of `width`.
  * A packed operand takes `lines` rounded up to `width`, times k rounded up to 2, times 2 bytes. */

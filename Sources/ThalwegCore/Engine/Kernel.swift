@@ -1,3 +1,5 @@
+import Glibc
+
 /// Where a kernel works: one run of elements of one tensor, all operands dense and in the compute type.
 ///
 /// `slots` are the state buffers of the stage, `used` of them. `index` is the position of the first element within its
@@ -256,7 +258,11 @@ public struct Vectors<L: Lane> {
 ) {
   if writesX { (o.x + offset).copyMemory(from: o.pad, byteCount: bytes) }
   if writesG { (o.g + offset).copyMemory(from: o.pad + row, byteCount: bytes) }
-  for k in 0..<o.used { (o.slots[k] + offset).copyMemory(from: o.pad + row &* (k &+ 2), byteCount: bytes) }
+  for k in 0..<o.used {
+    // only what has changed: a slot may stand for memory of the host that is only read
+    let to = o.slots[k] + offset, from = o.pad + row &* (k &+ 2)
+    if memcmp(to, from, bytes) != 0 { to.copyMemory(from: from, byteCount: bytes) }
+  }
   if o.averages {
     (o.slots[Fold.slot] + offset).copyMemory(from: o.pad + row &* (Fold.slot &+ 2), byteCount: bytes)
   }

@@ -29,6 +29,10 @@ public struct Method: Sendable {
   public var kept: [Input] = []
   /// What it asks the host for besides one gradient a step, comma separated.
   public var requests: String
+  /// Whether that is among them.
+  public func asks(for request: String) -> Bool {
+    requests.split(separator: ",").contains { $0.drop { $0 == " " } == request }
+  }
   /// It needs the loss of the step (`observe("loss", ...)`, or the answer to a request).
   public var needsLoss: Bool
   /// It refuses non-finite gradients whatever the policy: a reduction or factorisation would spread them.

@@ -137,7 +137,7 @@ public struct HeldRule: Sendable {
   public init?(_ h: Hyper, _ name: String, of method: String) throws(Failure) {
     guard let held = h.held(name) else { return nil }
     guard case .element(let k) = held.component, k.phases(held.hyper) == 0, k.scalars(held.hyper).isEmpty,
-      !k.evaluates, !held.method.requests.contains("own-step"), !held.method.needsLoss
+      !k.evaluates, !held.method.asks(for: "own-step"), !held.method.needsLoss
     else {
       throw Failure(
         Status.unsupported,

@@ -76,6 +76,9 @@ public protocol Source: Listed, Sendable {
   /// Some request brings gradients. Where none does, all tensors take part that are not marked absent, from the opening
   /// on.
   var takesGradients: Bool { get }
+  /// It keeps every gradient that it asks for, and takes the inner products of all before it looks at them otherwise:
+  /// what is not finite is found there.
+  var findsNonfinite: Bool { get }
   /// A loss after the first request that is not finite is that of a trial which fails: it is taken as +∞, and the
   /// gradient that comes with it is not looked at.
   var triesPoints: Bool { get }
@@ -106,6 +109,7 @@ extension Source {
   public var commands: [String] { [] }
   public func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move { .nothing }
   public var takesGradients: Bool { true }
+  public var findsNonfinite: Bool { false }
   public var triesPoints: Bool { false }
   public var endsAway: Bool { false }
   public var opens: Bool { false }

@@ -26,12 +26,14 @@ public protocol SourceHost {
   func change(_ kernels: [WalkKernel], slots: [Int]?, parameters: Bool)
   /// One kernel a tensor.
   func change(slots: [Int]?, parameters: Bool, _ kernel: (_ tensor: Int) -> WalkKernel)
+  func keep(_ slot: Int, reads: Bool)
+  func innerProducts(_ slots: [Int]) throws(Failure) -> [[Double]]
   func saveHome()
   func clearAbsent(_ slot: Int)
   func keepAbsent(_ slot: Int)
   func project(_ slot: Int, _ set: HeldSet) throws(Failure)
   /// Tensor by tensor, the weighted sum of its samples goes into a slot.
-  func combine(_ samples: Samples, _ weights: [[Double]], into slot: Int)
+  func combine(_ samples: Samples, into slot: Int, _ weights: (_ sample: Int, _ squares: [Double]) -> [Double])
   func fill(_ slot: Int, of tensor: Int, _ values: [Double])
   func read(_ slot: Int, of tensor: Int) -> [Double]
   func tensors(where included: (Shape) -> Bool) -> [Int]
@@ -73,6 +75,12 @@ public struct SourceIO {
   /// Scalar k as a counter up to `most`.
   public func counter(_ k: Int, most: Int = 1 << 52) -> Int { counted(host.scalars[k], most: most) }
   public func setScalar(_ k: Int, _ x: Double) { host.scalars[k] = x }
+
+  /// The gradient goes into a slot, to stay there until the step ends. With `reads` nobody changes it there: where the
+  /// host's own stays as it is for so long, it is read where it lies.
+  public func keep(_ slot: Int, reads: Bool) { host.keep(slot, reads: reads) }
+  /// The inner products of all pairs of slots, over all tensors that have a gradient.
+  public func innerProducts(_ slots: [Int]) throws(Failure) -> [[Double]] { try host.innerProducts(slots) }
 
   /// Sums over all elements of all tensors that have a gradient. `slots` picks and orders the state seen.
   @inlinable public func sum(_ op: some ElementSum, slots: [Int]? = nil) -> SourceTotals {
@@ -127,10 +135,11 @@ public struct SourceIO {
       return walk(Draw(key: key, signs: signs), false)
     }
   }
-  /// In every tensor that takes part, slot ← Σ_b weights[tensor][b]·(gradient of sample b).
-  public func combine(_ samples: Samples, _ weights: [[Double]], into slot: Int) {
-    host.combine(samples, weights, into: slot)
-  }
+  /// In every tensor that takes part, slot ← Σ_b weight·(gradient of sample b); `weights` makes those of a sample, one
+  /// a tensor, of the squares of its norms.
+  public func combine(
+    _ samples: Samples, into slot: Int, _ weights: (_ sample: Int, _ squares: [Double]) -> [Double]
+  ) { host.combine(samples, into: slot, weights) }
   /// What lies in a slot becomes the nearest point of the set, in every tensor that has a gradient.
   public func project(_ slot: Int, _ set: HeldSet) throws(Failure) { try host.project(slot, set) }
 
@@ -190,37 +199,40 @@ public struct SourceIO {
     }
   }
 
-  /// The gradient becomes the sum of weights[k] times slot k; any number of slots, eight at a time.
-  @inlinable public func combination(_ weights: [Double]) -> GradientOperation {
-    let parts = stride(from: 0, to: weights.count, by: 8).map { first in
-      let w = Array(weights[first..<min(first + 8, weights.count)])
-      let op = Combination(weights: w, fresh: first == 0)
-      return (first, w.count, plainKernel(op, SIMD16<Float>.self), plainKernel(op, SIMD8<Double>.self))
+  /// The gradient becomes the sum of weights[k] times slot k.
+  public func combination(_ weights: [Double]) -> GradientOperation {
+    rows(weights.count) { (n, rows: Blend.List<Float>, out: UnsafeMutablePointer<Float>) in
+      Blend.combine(n, rows, weights, out)
+    } double: { (n, rows: Blend.List<Double>, out: UnsafeMutablePointer<Double>) in
+      Blend.combine(n, rows, weights, out)
     }
-    return GradientOperation(stage: host.stageID, slots: Array(weights.indices)) { r, operands, list, offset in
-      for (first, count, f32, f64) in parts {
-        var o = operands
-        for k in 0..<count { o.slots[k] = list[first + k].base + offset * r.pointee.size }
-        o.used = count
-        if r.pointee.isDouble { f64(o) } else { f32(o) }
+  }
+  /// The gradient becomes, entry by entry, the sum of weights[k] times the k-th smallest of the first slots.
+  public func ordered(_ weights: [Double]) -> GradientOperation {
+    let network = Blend.network(weights.count)
+    return rows(weights.count) {
+      (n, rows: Blend.List<Float>, out: UnsafeMutablePointer<Float>) in
+      Blend.order(n, rows, network, weights, out)
+    } double: { (n, rows: Blend.List<Double>, out: UnsafeMutablePointer<Double>) in
+      Blend.order(n, rows, network, weights, out)
+    }
+  }
+  private func rows(
+    _ count: Int, float: @escaping @Sendable (Int, Blend.List<Float>, UnsafeMutablePointer<Float>) -> Void,
+    double: @escaping @Sendable (Int, Blend.List<Double>, UnsafeMutablePointer<Double>) -> Void
+  ) -> GradientOperation {
+    GradientOperation(stage: host.stageID, slots: Array(0..<count)) { r, o, list, offset in
+      func read<T: Real>(_ body: (Int, Blend.List<T>, UnsafeMutablePointer<T>) -> Void) {
+        withUnsafeTemporaryAllocation(of: UnsafePointer<T>.self, capacity: max(1, count)) { buffer in
+          guard let rows = buffer.baseAddress else { return }
+          for k in 0..<count {
+            (rows + k).initialize(to: UnsafePointer(list[k].base.assumingMemoryBound(to: T.self) + offset))
+          }
+          body(o.count, rows, o.x.assumingMemoryBound(to: T.self))
+        }
       }
+      if r.pointee.isDouble { read(double) } else { read(float) }
     }
-  }
-}
-
-/// x + the weighted sum of up to eight slots; the sum alone when `fresh`.
-public struct Combination: ElementOperation {
-  public let weights: SIMD8<Double>, count: Int, fresh: Bool
-  public init(weights: [Double], fresh: Bool) {
-    var w = SIMD8<Double>(repeating: 0)
-    for (k, x) in weights.enumerated() { w[k] = x }
-    (self.weights, count, self.fresh) = (w, weights.count, fresh)
-  }
-  @inlinable @inline(__always) public func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-    var sum = fresh ? L(0) : x
-    for k in 0..<count { sum = sum + weights[k] * s[k] }
-    x = sum
-    g = sum
   }
 }
 

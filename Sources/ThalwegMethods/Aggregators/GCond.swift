@@ -92,6 +92,7 @@ struct GCond: Source {
       + [Slot("momentum", "the momentum m")]
   }
   var opens: Bool { true }
+  var findsNonfinite: Bool { true }
   func opening(_ io: SourceIO) -> Ask? { tasks.ask(0) }
   func most(_ tensors: Int) -> Int { tasks.count }
   var kinds: [Request.Kind] { [.taskGradient] }
@@ -145,12 +146,12 @@ struct GCond: Source {
   }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-    if let next = tasks.keep(phase, io) { return .ask(next) }
+    if let next = tasks.keep(phase, io, reads: !io.hyper.is("output", "sign")) { return .ask(next) }
     let h = io.hyper, m = tasks.count, all = 0..<m
-    let G = try tasks.gramian(io)
-    let along = try tasks.products(all.flatMap { k in all.map { ($0, previous(k)) } }, io)
-    let before = try tasks.products(all.map { (previous($0), previous($0)) }, io)
-    var surgery = Surgery(h, G, lambdas, previous: all.map { Array(along[($0 * m)..<(($0 + 1) * m)]) }, before)
+    let both = try tasks.gramian(io, before: m)
+    var surgery = Surgery(
+      h, all.map { Array(both[$0][all]) }, lambdas, previous: all.map { Array(both[previous($0)][all]) },
+      all.map { both[previous($0)][previous($0)] })
     (surgery.winner, surgery.wins) = (Int(exactly: io.scalar(1)) ?? -1, Int(exactly: io.scalar(2)) ?? 0)
     surgery.lengths = all.map { io.scalar(3 + $0) }
     surgery.run()

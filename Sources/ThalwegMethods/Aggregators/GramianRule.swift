@@ -56,6 +56,7 @@ struct Aggregator<Rule: GramianRule>: Source {
   }
   var slots: [Slot] { tasks.slots }
   var opens: Bool { true }
+  var findsNonfinite: Bool { true }
   func opening(_ io: SourceIO) -> Ask? { tasks.ask(0) }
   func most(_ tensors: Int) -> Int { tasks.count }
   var kinds: [Request.Kind] { [.taskGradient] }
@@ -68,7 +69,7 @@ struct Aggregator<Rule: GramianRule>: Source {
         "\(Rule.method.name) needs a finite \(observes[k]): observe it before the step, got \(text(told[k])); "
           + "nothing was changed")
     }
-    if let next = tasks.keep(phase, io) { return .ask(next) }
+    if let next = tasks.keep(phase, io, reads: true) { return .ask(next) }
     var c = TaskContext(
       seed: io.seed, stream: io.stream, step: io.step, memory: scalars.indices.map { io.scalar($0) }, told: told)
     let weights = try Rule(io.hyper, tasks).weights(try tasks.gramian(io), &c)

@@ -19,51 +19,8 @@ struct Ordered<Rule: OrderStatistic>: Source {
   var kinds: [Request.Kind] { [.taskGradient] }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-    if let next = tasks.keep(phase, io) { return .ask(next) }
-    sort(io)
-    return .update(io.combination(Rule(io.hyper, tasks).weights))
-  }
-
-  /// Sorts the entries from slot to slot by Batcher's network: runs of p entries are merged, which compares ever
-  /// nearer ones.
-  private struct Ascend: ElementOperation {
-    let count: Int
-    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-      // (in a row: a slot whose number the compiler does not know is a jump)
-      withUnsafeTemporaryAllocation(of: L.self, capacity: SlotPointers.capacity) { row in
-        guard let r = row.baseAddress else { return }
-        for k in 0..<count { (r + k).initialize(to: s[k]) }
-        var p = 1
-        while p < count {
-          var apart = p
-          while apart > 0 {
-            var first = apart & (p &- 1)
-            while first &+ apart < count {
-              for k in first..<min(first &+ apart, count &- apart) where (k ^ (k &+ apart)) < 2 &* p {
-                let a = r[k], b = r[k &+ apart]
-                r[k] = L.min(a, b)
-                r[k &+ apart] = L.max(a, b)
-              }
-              first &+= 2 &* apart
-            }
-            apart >>= 1
-          }
-          p <<= 1
-        }
-        for k in 0..<count { s[k] = r[k] }
-      }
-    }
-  }
-
-  /// Sixteen slots in a walk: of more, blocks of eight are compared with their neighbours in the same way.
-  private func sort(_ io: SourceIO) {
-    let m = tasks.count, block = SlotPointers.capacity / 2, blocks = (m + block - 1) / block
-    for round in 0..<max(1, blocks) {
-      for first in stride(from: round % 2, to: max(1, blocks - 1), by: 2) {
-        let slots = Array((first * block)..<min((first + 2) * block, m))
-        io.change(Ascend(count: slots.count), slots: slots, parameters: false)
-      }
-    }
+    if let next = tasks.keep(phase, io, reads: true) { return .ask(next) }
+    return .update(io.ordered(Rule(io.hyper, tasks).weights))
   }
 }
 

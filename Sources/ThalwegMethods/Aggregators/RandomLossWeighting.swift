@@ -25,7 +25,7 @@ struct RandomLossWeighting: Source {
   var kinds: [Request.Kind] { [.taskGradient] }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-    if let next = tasks.keep(phase, io) { return .ask(next) }
+    if let next = tasks.keep(phase, io, reads: true) { return .ask(next) }
     let key = Random.key(seed: io.seed, stream: io.stream, step: UInt64(max(0, io.step)), tensor: 0)
     let e = (0..<tasks.count).map { exp(Random.normal(key, $0)) }, sum = e.reduce(0, +)
     return .update(io.combination(e.map { $0 / sum }))

@@ -43,6 +43,7 @@ struct SAMGS: Source {
       + [.temporary("sum", "the combined gradient")]
   }
   var opens: Bool { true }
+  var findsNonfinite: Bool { true }
   func opening(_ io: SourceIO) -> Ask? { tasks.ask(0) }
   func most(_ tensors: Int) -> Int { tasks.count }
   var kinds: [Request.Kind] { [.taskGradient] }
@@ -67,9 +68,9 @@ struct SAMGS: Source {
   }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-    if let next = tasks.keep(phase, io) { return .ask(next) }
+    if let next = tasks.keep(phase, io, reads: true) { return .ask(next) }
     let h = io.hyper, m = tasks.count
-    let squares = try tasks.products((0..<m).map { ($0, $0) }, io), norms = squares.map { $0.squareRoot() }
+    let G = try tasks.gramian(io), squares = (0..<m).map { G[$0][$0] }, norms = G.norms
     var alike: [Double] = []
     for i in 0..<m {
       for j in 0..<i {

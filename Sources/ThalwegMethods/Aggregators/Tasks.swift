@@ -3,7 +3,7 @@ import ThalwegCore
 /// What aggregators share: the gradients of all tasks are asked for one after the other and kept, their inner products
 /// taken, and a weighted sum of them handed to the pipeline.
 struct Tasks: Sendable {
-  static let most = 64
+  static let most = 1024
   static let parameter = Parameter.integer(
     "tasks", 2, .within(1, Double(most)), "number of tasks, that is of gradients a step", live: false)
   static let slot = Slot.temporary("task_0", "the gradient of the first task; one more for every other task")
@@ -15,44 +15,19 @@ struct Tasks: Sendable {
 
   func ask(_ k: Int) -> Ask { Ask(.taskGradient, index: k, count: count) }
 
-  /// Keeps the gradient of task `phase`; what to ask for next, if anything.
-  func keep(_ phase: Int, _ io: SourceIO) -> Ask? {
-    io.change(SaveGradient(), slots: [phase], parameters: false)
+  /// Keeps the gradient of task `phase`; what to ask for next, if anything. `reads`: nobody changes it.
+  func keep(_ phase: Int, _ io: SourceIO, reads: Bool) -> Ask? {
+    io.keep(phase, reads: reads)
     return phase + 1 < count ? ask(phase + 1) : nil
   }
 
-  /// All inner products.
-  func gramian(_ io: SourceIO) throws(Failure) -> Gramian {
-    let slots = Array(0..<count)
-    let pairs = slots.flatMap { i in (i..<count).map { (i, $0) } }
-    var G = Gramian(repeating: [Double](repeating: 0, count: count), count: count)
-    for ((i, j), x) in zip(pairs, try products(pairs, io)) { (G[i][j], G[j][i]) = (x, x) }
-    return G
-  }
-
-  /// The inner products of pairs of slots, four in a walk.
-  func products(_ pairs: [(Int, Int)], _ io: SourceIO) throws(Failure) -> [Double] {
-    var values: [Double] = []
-    for first in stride(from: 0, to: pairs.count, by: 4) {
-      let four = pairs[first..<min(first + 4, pairs.count)]
-      let sums = io.sum(Products(count: four.count), slots: four.flatMap { [$0.0, $0.1] })
-      values += four.indices.map { sums[$0 - first] }
-    }
-    guard values.allSatisfy(\.isFinite) else {
+  /// All inner products; of the slots after those of the tasks, too.
+  func gramian(_ io: SourceIO, before others: Int = 0) throws(Failure) -> Gramian {
+    let G = try io.innerProducts(Array(0..<(count + others)))
+    guard G.allSatisfy({ $0.allSatisfy(\.isFinite) }) else {
       throw Failure(Status.nonfinite, "the inner products of the task gradients overflow")
     }
-    return values
-  }
-
-  /// Sums the products of the first two slots, of the next two, and so on.
-  private struct Products: ElementSum {
-    let count: Int
-    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-      sums.add(0, s[0], times: s[1])
-      if count > 1 { sums.add(1, s[2], times: s[3]) }
-      if count > 2 { sums.add(2, s[4], times: s[5]) }
-      if count > 3 { sums.add(3, s[6], times: s[7]) }
-    }
+    return G
   }
 }
 

@@ -48,7 +48,7 @@ struct ProGrad: Source {
   }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-    if let next = tasks.keep(phase, io) { return .ask(next) }
+    if let next = tasks.keep(phase, io, reads: false) { return .ask(next) }
     let h = io.hyper, conflict = h.is("mode", "remove_conflict"), lam: Double = h.lam
     let each = h.is("scope", "tensor")
     let sums = each ? io.sums(Products(), slots: [0, 1]) : [io.sum(Products(), slots: [0, 1])]

@@ -60,7 +60,7 @@ struct XGD: ElementRule {
         throw Failure(Status.needs, "xgd: other weights were observed, but not \(observes[k]); nothing was changed")
       }
       let weights = try XGD.normalised(known ? told : q, known ? "the weights observed" : "`q`")
-      if let next = tasks.keep(phase, io) { return .ask(next) }
+      if let next = tasks.keep(phase, io, reads: true) { return .ask(next) }
       return .update(io.combination(weights))
     }
   }

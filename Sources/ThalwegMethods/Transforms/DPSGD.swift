@@ -198,22 +198,17 @@ private enum PrivateSum {
   static func take(
     _ samples: Samples, _ io: SourceIO, layers: Bool, _ factor: (Double, _ tensor: Int) -> Double
   ) {
-    let squares = samples.squares
-    var weights = squares.map { _ in [Double](repeating: 0, count: samples.count) }, free = 0, lost = 0
-    for (b, all) in samples.totals.enumerated() {
+    var free = 0, lost = 0
+    io.combine(samples, into: 1) { _, squares in
+      let all = Samples.total(squares)
       guard all.isFinite else {
         lost += 1
-        continue
+        return squares.map { _ in 0 }
       }
-      var whole = true
-      for (k, i) in samples.tensors.enumerated() {
-        let f = factor((layers ? squares[k][b] : all).squareRoot(), i)
-        weights[k][b] = f
-        if f < 1 { whole = false }
-      }
-      if whole { free += 1 }
+      let factors = samples.tensors.enumerated().map { k, i in factor((layers ? squares[k] : all).squareRoot(), i) }
+      if factors.allSatisfy({ $0 >= 1 }) { free += 1 }
+      return factors
     }
-    io.combine(samples, weights, into: 1)
     io.setScalar(3, Double(samples.count))
     io.setScalar(4, Double(free))
     io.setScalar(5, Double(lost))

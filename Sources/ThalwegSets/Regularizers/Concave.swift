@@ -33,7 +33,7 @@ struct L0: TermRegularizer {
 ///
 /// Differs  skglm's prox is the same below t = γ, and not defined above.
 /// Source   Zhang, 2010, arXiv:1002.4734.
-struct MCP: TermRegularizer {
+struct MCP: ElementRegularizer {
   static let method = Method(
     "mcp", .regularizer, "The minimax concave penalty: an L1 penalty that does not shrink large entries.",
     rule: """
@@ -47,15 +47,17 @@ struct MCP: TermRegularizer {
   let weight, gamma: Double
   init(_ h: Hyper) { (weight, gamma) = (h.weight, h.gamma) }
 
-  func value(_ w: Double) -> Double {
-    let x = abs(w)
-    return x > gamma * weight ? gamma * weight * weight / 2 : weight * x - x * x / (2 * gamma)
+  @inline(__always) func value<L: Lane>(_ w: L) -> L {
+    let x = w.magnitude, end = gamma * weight
+    return L.select(L.less(L(end), x), L(end * weight / 2), weight * x - x * x / (2 * gamma))
   }
-  func gradient(_ w: Double) -> Double { w.isNaN ? w : signOf(w) * max(weight - abs(w) / gamma, 0) }
-  func prox(_ w: Double, _ t: Double) -> Double {
-    let x = abs(w)
-    if t >= gamma { return x <= (t * gamma).squareRoot() * weight ? 0 : w }
-    return x > gamma * weight ? w : shrunk(w, by: t * weight) / (1 - t / gamma)
+  @inline(__always) func gradient<L: Lane>(_ w: L) -> L { w.sign * L.max(weight - w.magnitude / gamma, 0) }
+  @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { t > 0 ? prox(w, steps: L(t)) : w }
+  @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L {
+    let x = w.magnitude
+    let bent = L.select(L.less(L(gamma * weight), x), w, w.shrunk(by: weight * t) / (1 - t / gamma))
+    let cut = L.select(L.less(weight * (gamma * t).squareRoot(), x), w, w - w)
+    return L.select(L.less(L(0), t), L.select(L.less(t, L(gamma)), bent, cut), w)
   }
 }
 
@@ -68,7 +70,7 @@ struct MCP: TermRegularizer {
 ///
 /// Differs  skglm and pyproximal have the same prox below t = a − 1, and none above.
 /// Source   Fan and Li, 2001.
-struct SCAD: TermRegularizer {
+struct SCAD: ElementRegularizer {
   static let method = Method(
     "scad", .regularizer, "The smoothly clipped absolute deviation: an L1 penalty that does not shrink large entries.",
     rule: """
@@ -83,26 +85,26 @@ struct SCAD: TermRegularizer {
   let weight, a: Double
   init(_ h: Hyper) { (weight, a) = (h.weight, h.a) }
 
-  func value(_ w: Double) -> Double {
-    let x = abs(w)
-    if x <= weight { return weight * x }
-    return x > a * weight
-      ? weight * weight * (a + 1) / 2 : (2 * a * weight * x - x * x - weight * weight) / (2 * (a - 1))
+  @inline(__always) func value<L: Lane>(_ w: L) -> L {
+    let x = w.magnitude, end = L(weight * weight * (a + 1) / 2)
+    let bent = (2 * a * weight * x - x * x - weight * weight) / (2 * (a - 1))
+    return L.select(L.less(L(weight), x), L.select(L.less(L(a * weight), x), end, bent), weight * x)
   }
-  func gradient(_ w: Double) -> Double {
-    let x = abs(w)
-    return w.isNaN ? w : signOf(w) * (x <= weight ? weight : max(a * weight - x, 0) / (a - 1))
+  @inline(__always) func gradient<L: Lane>(_ w: L) -> L {
+    let x = w.magnitude
+    return w.sign * L.select(L.less(L(weight), x), L.max(a * weight - x, 0) / (a - 1), L(weight))
   }
-  func prox(_ w: Double, _ t: Double) -> Double {
-    let x = abs(w)
-    guard x.isFinite else { return w }
-    if t < a - 1 {
-      if x <= (1 + t) * weight { return shrunk(w, by: t * weight) }
-      return x > a * weight ? w : signOf(w) * ((a - 1) * x - t * a * weight) / (a - 1 - t)
-    }
-    func cost(_ u: Double) -> Double { (u - x) * (u - x) / 2 + t * value(u) }
-    let near = min(max(x - t * weight, 0), weight), far = max(x, a * weight)
-    return signOf(w) * (cost(near) <= cost(far) ? near : far)
+  @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { t > 0 ? prox(w, steps: L(t)) : w }
+  @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L {
+    let x = w.magnitude, far = a * weight, k = weight * t
+    let bent = L.select(
+      L.less((1 + t) * weight, x), w.sign * ((a - 1) * x - a * k) / ((a - 1) - t), w.shrunk(by: k))
+    let near = L.min(L.max(x - k, 0), weight), beyond = L.max(x, far)
+    @inline(__always) func cost(_ u: L) -> L { 0.5 * ((u - x) * (u - x)) + t * value(u) }
+    let better = w.sign * L.select(L.less(cost(beyond), cost(near)), beyond, near)
+    let moved = L.select(L.less(t, L(a - 1)), L.select(L.less(L(far), x), w, bent), better)
+    // nothing is nearer to an infinite number, and a step of 0 changes no bit
+    return L.select(L.less(L(0), t), L.select(L.equal(x - x, L(0)), moved, w), w)
   }
 }
 

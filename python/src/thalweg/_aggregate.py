@@ -63,7 +63,7 @@ class Aggregator(Fixed):
             for request in requests:
                 if request.count != tasks:
                     raise error(CountError, f"{self!r} is for {request.count} tasks, got {tasks} rows")
-                request.answer([part[request.index] for part in parts])
+                request.answer([part[request.index] for part in parts], stay=True)
         # plain SGD with a rate of 1, from 0
         steps = [0 - at for at in self._at]
         combined = [g.new_tensor(s) if hasattr(g, "new_tensor") else s for s, g in zip(steps, given, strict=True)]

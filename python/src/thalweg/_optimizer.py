@@ -230,9 +230,10 @@ class Optimizer(Saved):
         row = self._waiting()
         token = self._pending = object()
         loss: float | None = None
+        stays = False
         try:
             while True:
-                row = row or self._next(loss)
+                row = row or self._next(loss, stays)
                 if row is None:
                     self._pending = None
                     if self._norms:
@@ -246,6 +247,7 @@ class Optimizer(Saved):
                     raise error(NeedsError, f"{self._text}: the method asked for the loss, and none was given: "
                                 "call request.answer(grads, loss), or set request.loss")
                 loss, row = None if request.loss is None else float(request.loss), None
+                stays = request._stays
         except BaseException:
             if self._pending is token:
                 self._pending = None

@@ -47,7 +47,7 @@ class Request:
     loss     write the loss here when it is asked for
     """
 
-    __slots__ = ("kind", "pass_", "tag", "index", "count", "loss", "_optimizer", "_probe", "_answered")
+    __slots__ = ("kind", "pass_", "tag", "index", "count", "loss", "_optimizer", "_probe", "_answered", "_stays")
 
     def __init__(self, optimizer: Optimizer, row: tuple[int, int, int, int, int, int]) -> None:
         kind, self.pass_, self.tag, self.index, self.count, _ = row
@@ -55,7 +55,7 @@ class Request:
         self.loss: float | None = None
         self._optimizer = optimizer
         self._probe: list[np.ndarray] | None = None
-        self._answered = False
+        self._answered = self._stays = False
 
     @property
     def wants_loss(self) -> bool:
@@ -78,10 +78,14 @@ class Request:
             self._probe = [_arrays.from_bytes(*row) for row in self._optimizer._probe()]
         return self._probe
 
-    def answer(self, grads: Sequence[Any] | Mapping[str, Any] | None = None, loss: float | None = None) -> None:
+    def answer(
+        self, grads: Sequence[Any] | Mapping[str, Any] | None = None, loss: float | None = None, *, stay: bool = False
+    ) -> None:
         """Binds the arrays that hold the answer (they may be others at every request) and sets the loss.
 
         grads  one array for each parameter, None where there is none; or a mapping from their names
+        stay   nobody writes to these arrays before the step has ended: what combines several gradients (pcgrad, upgrad,
+               trimmed_mean) reads them where they lie and copies none.  Every request then needs arrays of its own
 
         The first answer of a step says which parameters take part in it.  ArgumentError where a later one has a
         gradient that the first had not: it would be lost.
@@ -92,7 +96,7 @@ class Request:
             if self.kind in GRADIENTS and isinstance(grads, (list, tuple)):
                 self._check_presence([g is not None for g in grads])
             self._optimizer._answer(grads)
-            self._answered = True
+            self._answered, self._stays = True, stay
         if loss is not None:
             self.loss = float(loss)
 

@@ -149,7 +149,8 @@ class Optimizer(Saved):
     def _answer(self, request: _requests.Request, parameters: list[torch.Tensor]) -> None:
         """Answers a request with what lies in `.grad`."""
         if request.wants_gradient and not request._answered:
-            request.answer(self._gradients(parameters))
+            # the gradients that `backward` made are tensors of their own
+            request.answer(self._gradients(parameters), stay=self._tasks is not None and self._ranks is None)
 
     def _asked(self) -> Iterator[_requests.Request]:
         """The requests of a step; at each the parameters of this rank are those that the method asks about."""

@@ -1,0 +1,86 @@
+/// Several rows of numbers that become one, entry by entry: a run of the gradient of which the slots hold versions.
+enum Blend {
+  typealias List<T> = UnsafeMutablePointer<UnsafePointer<T>>
+  /// Vectors that are at work at once.
+  private static var tile: Int { 4 }
+
+  /// out ← Σ weights[k]·row k.
+  static func combine<T: Real>(_ n: Int, _ rows: List<T>, _ weights: [Double], _ out: UnsafeMutablePointer<T>) {
+    let width = T.Vector.width, wide = 4 * width
+    var i = 0
+    while i &+ wide <= n {
+      var (a, b, c, d) = (T.Vector(0), T.Vector(0), T.Vector(0), T.Vector(0))
+      for k in weights.indices {
+        let w = T.Vector(weights[k]), p = rows[k] + i
+        a = a + w * T.Vector.load(p)
+        b = b + w * T.Vector.load(p + width)
+        c = c + w * T.Vector.load(p + 2 &* width)
+        d = d + w * T.Vector.load(p + 3 &* width)
+      }
+      a.store(out + i)
+      b.store(out + i + width)
+      c.store(out + i + 2 &* width)
+      d.store(out + i + 3 &* width)
+      i &+= wide
+    }
+    while i < n {
+      var sum: T = 0
+      for k in weights.indices { sum += T(weights[k]) * rows[k][i] }
+      out[i] = sum
+      i &+= 1
+    }
+  }
+
+  /// Pairs of places that are compared one after the other to put `count` numbers in ascending order: Batcher's
+  /// network. Runs of p numbers are merged, which compares ever nearer ones.
+  static func network(_ count: Int) -> [(Int32, Int32)] {
+    var pairs: [(Int32, Int32)] = []
+    var p = 1
+    while p < count {
+      var apart = p
+      while apart > 0 {
+        for first in stride(from: apart & (p - 1), to: max(0, count - apart), by: 2 * apart) {
+          for k in first..<min(first + apart, count - apart) where (k ^ (k + apart)) < 2 * p {
+            pairs.append((Int32(k), Int32(k + apart)))
+          }
+        }
+        apart >>= 1
+      }
+      p <<= 1
+    }
+    return pairs
+  }
+
+  /// out ← Σ weights[k]·(the k-th smallest entry of the rows). No entry is NaN.
+  static func order<T: Real>(
+    _ n: Int, _ rows: List<T>, _ network: [(Int32, Int32)], _ weights: [Double], _ out: UnsafeMutablePointer<T>
+  ) {
+    let width = T.Vector.width, wide = tile &* width, m = weights.count
+    withUnsafeTemporaryAllocation(of: T.self, capacity: (m &+ 1) &* wide) { buffer in
+      guard let block = buffer.baseAddress else { return }
+      let sum = block + m &* wide
+      for i in stride(from: 0, to: n, by: wide) {
+        let some = min(wide, n &- i)
+        for k in 0..<m {
+          let row = block + k &* wide
+          row.initialize(from: rows[k] + i, count: some)
+          if some < wide { (row + some).initialize(repeating: 0, count: wide &- some) }
+        }
+        for (low, high) in network {
+          let a = block + Int(low) &* wide, b = block + Int(high) &* wide
+          for at in stride(from: 0, to: wide, by: width) {
+            let x = T.Vector.load(a + at), y = T.Vector.load(b + at), less = T.Vector.less(x, y)
+            T.Vector.select(less, x, y).store(a + at)
+            T.Vector.select(less, y, x).store(b + at)
+          }
+        }
+        for at in stride(from: 0, to: wide, by: width) {
+          var total = T.Vector(0)
+          for k in 0..<m where weights[k] != 0 { total = total + weights[k] * T.Vector.load(block + k &* wide + at) }
+          total.store(sum + at)
+        }
+        (out + i).update(from: sum, count: some)
+      }
+    }
+  }
+}
