@@ -197,8 +197,8 @@ class Transformation(Protocol):
     slots(state, params) -> {"adamw.exp_avg": {"['w']": array, ...}, ...}   the state by name, packed or not
 
     `observed` are numbers that the sentence watches: value=loss (Optax's name; also loss=) for Polyak steps and
-    reduce_on_plateau, metric=...; None is nothing.  apply refuses what nobody watches, update leaves it out; NeedsError,
-    when the function is traced, where the sentence needs a number that is not given (the loss, for polyak_sgd).
+    reduce_on_plateau, metric=...; None is nothing.  apply refuses what nobody watches, update leaves it out.  A number
+    that the sentence needs (the loss, for polyak_sgd) and is not given is a NeedsError when the function is traced.
 
     Gradients have the structure and the shapes of the parameters; narrower dtypes are widened.  ShapeError, DtypeError,
     ArgumentError say what does not fit, when the function is traced; what the library refuses when it runs (a loss that
