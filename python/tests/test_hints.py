@@ -131,6 +131,17 @@ def test_stages_of_elsewhere(name: str, says: str) -> None:
         assert says in first and f"`{name}` (" in first and first.count("did you mean") <= 1
 
 
+@pytest.mark.parametrize("schedule, name, ours", [
+    ("cosine(lr=0.1, decay_steps=10)", "decay_steps", "total"), ("cosine(0.1, T_max=10)", "T_max", "total"),
+    ("cosine(0.1, 10, eta_min=0)", "eta_min", "end"), ("linear(init_value=0.1, total=10)", "init_value", "lr"),
+    ("warmup_cosine(peak_value=0.1)", "peak_value", "peak"), ("exponential(0.1, decay_rate=1)", "decay_rate", "gamma"),
+    ("exponential(0.1, 0.9, transition_steps=5)", "transition_steps", "every"),
+])
+def test_arguments_of_schedules_of_elsewhere(schedule: str, name: str, ours: str) -> None:
+    with pytest.raises(tw.UnknownNameError, match=rf"`{name}` \(did you mean `{ours}`\?\)"):
+        tw.Optimizer(arrays(), f"sgd(lr={schedule})")
+
+
 def test_an_average_of_gradients() -> None:
     with pytest.raises(tw.MethodError, match="must stand after the update rule; .*`gradient_ema`"):
         tw.Optimizer(arrays(), "ema(0.9) | sgd")

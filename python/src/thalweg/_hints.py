@@ -11,6 +11,8 @@ HYPER = {
     "epsilon": ("eps",), "wd": ("weight_decay",), "l2": ("weight_decay",),
     "b1": ("beta1", "momentum"), "b2": ("beta2",), "b3": ("beta3",), "nu": ("beta2",),
     "beta": ("momentum", "beta1"), "mu": ("momentum", "beta1"), "total_steps": ("total",), "warmup_steps": ("warmup",),
+    "init_value": ("start", "lr"), "peak_value": ("peak",), "end_value": ("end",), "decay_steps": ("total", "every"),
+    "transition_steps": ("total", "every"), "decay_rate": ("gamma",), "T_max": ("total",), "eta_min": ("end",),
 }
 RATE = "the rate of the update rule, as in `sgd(lr=0.1)`"
 DECAY = "`weight_decay` of the update rule, as in `adamw(weight_decay=0.01)`; behind a rule, `decoupled_weight_decay`"
