@@ -4035,7 +4035,7 @@ class XGD(Optimizer):
         self,
         params: _Iterable[_Any],
         lr: float | str | Schedule,
-        q: _Sequence[float] | str,
+        q: _Sequence[float],
         *,
         before: str = "",
         after: str = "",
