@@ -131,6 +131,16 @@ def test_stages_of_elsewhere(name: str, says: str) -> None:
         assert says in first and f"`{name}` (" in first and first.count("did you mean") <= 1
 
 
+@pytest.mark.parametrize("name, says", [
+    ("clip_by_global_norm", "; clip_global_norm is a transform: a stage of a sentence"), ("scale_by_rms", "'RMSprop'"),
+    ("CosineAnnealingLR", "; cosine is a schedule: thalweg.schedule('cosine')"), ("trace", "no attribute 'trace'"),
+])
+def test_attributes_of_elsewhere(name: str, says: str) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(tw, name)
+    assert says in str(caught.value)
+
+
 @pytest.mark.parametrize("schedule, name, ours", [
     ("cosine(lr=0.1, decay_steps=10)", "decay_steps", "total"), ("cosine(0.1, T_max=10)", "T_max", "total"),
     ("cosine(0.1, 10, eta_min=0)", "eta_min", "end"), ("linear(init_value=0.1, total=10)", "init_value", "lr"),
