@@ -165,3 +165,18 @@ def test_eight_bits_on_another_number_of_ranks(tmp_path: Path) -> None:
     and goes on anywhere, with the same bits."""
     run(_packed, 2, str(tmp_path))
     run(_packed, 1, str(tmp_path))
+
+
+def _uneven(rank: int, size: int) -> int:
+    # two rows on one rank, and one on the other: below the 4,096 elements of 8-bit state
+    net = fsdp(nn.Sequential(nn.Linear(3000, 3), nn.Linear(3, 1)))
+    opt = Optimizer(net.named_parameters(), "adamw(lr=0.1)", state_dtype="q8")
+    for _ in range(2):  # a rank that went on alone would hang here
+        with pytest.raises(tw.UnsupportedError, match="weight.*8-bit state is packed shard by shard.*owners"):
+            sharded_state_dict(opt)
+        dist.barrier()
+    return sum(row.storage == "q8" for row in opt.engine.memory_report().rows)
+
+
+def test_all_ranks_refuse_what_one_has_in_eight_bits() -> None:
+    assert run(_uneven, 2) == [2, 0]

@@ -298,6 +298,37 @@ def test_numbers_that_nobody_watches() -> None:
         tx.apply(GRADIENTS[0], state._replace(numbers=[0]), params)
 
 
+@pytest.mark.parametrize("sentence, says", [
+    ("polyak_sgd", "polyak_sgd needs the loss of every step: pass value=loss"),
+    ("momo", "momo needs the loss of every step: pass value=loss"),
+    ("gradient_accumulate(2, mode=weighted) | adamw", "needs the number of samples: pass samples=..."),
+    ("route(matrix=(sgd), \"*b*\"=(polyak_sgd), other=(sgd))", "polyak_sgd needs the loss"),
+])
+def test_a_number_that_is_needed_is_missed_when_traced(sentence: str, says: str) -> None:
+    tx = tj.optimizer(sentence)
+    params, state = start(), tx.init(start())
+    for step in (tx.apply, tx.update):
+        for nothing in ({}, {"value": None}):
+            with pytest.raises(tw.NeedsError) as caught:
+                jax.jit(step).lower(GRADIENTS[0], state, params, **nothing)
+            assert says in str(caught.value) and "observe" not in str(caught.value)
+    what = {"samples": 8} if "samples" in says else {"value": 0.5}
+    stepped, _ = jax.jit(tx.apply)(GRADIENTS[0], state, params, **what)
+    assert "samples" in what or not equal(stepped, params)
+    tx.averaged(state, params)  # is no step
+
+
+def test_parameters_are_flattened_once_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    tx = tj.optimizer("adamw")
+    params, state = start(), tx.init(start())
+    flatten, calls = _transform.flatten, []
+    monkeypatch.setattr(_transform, "flatten", lambda tree: calls.append(tree) or flatten(tree))
+    for step in (tx.apply, tx.update, tx.averaged):
+        calls.clear()
+        jax.jit(step).lower(*((state, params) if step == tx.averaged else (GRADIENTS[0], state, params)))
+        assert len(calls) == 1
+
+
 def test_small_state_of_many_tensors_lies_together() -> None:
     rng = np.random.default_rng(3)
     shapes = [(3,), (), (2, 5), (0,)] * 40 + [(200, 100)]

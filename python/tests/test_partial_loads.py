@@ -211,6 +211,116 @@ def test_in_torch() -> None:
     plain = twt.AdamW(new.parameters(), lr=0.3)
     report = plain.load_state_dict(twt.AdamW(old.parameters()).state_dict(), strict=False)
     assert {*report.missing} == {"4", "5"}
-    with pytest.raises(tw.MismatchError, match="of another optimizer"):
-        plain.load_state_dict(torch.optim.AdamW(new.parameters()).state_dict(), strict=False)
     assert twt.AdamW(old.parameters()).load_state_dict(twt.AdamW(old.parameters()).state_dict()) is None
+
+
+def layers(*sizes: int) -> Any:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(1)
+    return torch.nn.Sequential(*(torch.nn.Linear(a, b) for a, b in zip(sizes, sizes[1:])))
+
+
+def stepped(opt: Any, count: int = 3) -> Any:
+    import torch
+
+    for k in range(count):
+        for p in (p for group in opt.param_groups for p in group["params"]):
+            p.grad = torch.full_like(p, 1.0 + k)
+        opt.step()
+    return opt
+
+
+def test_a_refusal_says_that_a_part_can_be_taken(tmp_path: Path) -> None:
+    opt, other = made("adamw"), made("lion")
+    with pytest.raises(tw.MismatchError, match="this optimizer is `lion`; strict=False takes what fits"):
+        other.load_state_dict(opt.state_dict())
+    opt.save(tmp_path / "state")
+    with pytest.raises(tw.MismatchError, match="strict=False takes what fits"):
+        other.load(tmp_path / "state")
+    pytest.importorskip("torch")
+    import thalweg.torch as twt
+
+    model = layers(3, 4)
+    state = twt.AdamW(model.parameters()).state_dict()
+    for there in (twt.Lion(model.parameters()), twt.AdamW(model.parameters(), after="ema(0.9)")):
+        with pytest.raises(tw.MismatchError) as caught:
+            there.load_state_dict(state)
+        assert str(caught.value).count("; strict=False takes what fits") == 1
+
+
+@pytest.mark.parametrize("rule, options", [
+    ("AdamW", {}), ("Adam", {"amsgrad": True}), ("SGD", {"lr": 0.1, "momentum": 0.9}), ("NAdam", {}), ("RMSprop", {}),
+    ("Adagrad", {})])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_part_of_the_state_of_torch(rule: str, options: dict[str, Any], named: bool) -> None:
+    """What is taken goes on as in torch; in a larger model the rest begins, of a larger model the rest is left."""
+    torch = pytest.importorskip("torch")
+    import thalweg.torch as twt
+
+    def given(model: Any) -> Any:
+        return model.named_parameters() if named else model.parameters()
+
+    old, large = layers(3, 4), layers(3, 4, 2)
+    theirs = stepped(getattr(torch.optim, rule)(given(old), **options))
+    large[0].load_state_dict(old[0].state_dict())
+    ours = getattr(twt, rule)(given(large), **options)
+    with pytest.raises(tw.CountError, match="strict=False takes what fits"):
+        ours.load_state_dict(theirs.state_dict())
+    report = ours.load_state_dict(theirs.state_dict(), strict=False)
+    names = [n for n, _ in large.named_parameters()] if named else ["0", "1", "2", "3"]
+    assert {*report.missing} == {*names[2:]} and not report.left
+    assert {f"{n}/engine/steps" for n in names[:2]} < {*report.taken}
+    stepped(theirs, 2)
+    stepped(ours, 2)
+    for p, q in zip(old.parameters(), large.parameters()):
+        torch.testing.assert_close(p, q)
+    # of the larger one into the smaller
+    theirs = stepped(getattr(torch.optim, rule)(given(large), **options))
+    old[0].load_state_dict(large[0].state_dict())
+    ours = getattr(twt, rule)(given(old), **options)
+    report = ours.load_state_dict(theirs.state_dict(), strict=False)
+    assert {*report.left} == ({*names[2:]} if named else {"parameter 2", "parameter 3"}) and not report.missing
+    stepped(theirs, 1)
+    stepped(ours, 1)
+    for p, q in zip(large.parameters(), old.parameters()):
+        torch.testing.assert_close(p, q)
+
+
+def test_what_of_torch_cannot_be_taken() -> None:
+    torch = pytest.importorskip("torch")
+    import thalweg.torch as twt
+
+    model = layers(3, 4)
+    adam = stepped(torch.optim.AdamW(model.parameters())).state_dict()
+    for there, says in ((twt.Lion(model.parameters()), "torch.optim has no optimizer that 'lion"),
+                        (twt.SGD(model.parameters(), lr=0.1, momentum=0.9), "another optimizer than torch.optim.SGD"),
+                        (twt.NAdam(model.parameters()), "than torch.optim.NAdam: it has step, exp_avg")):
+        before = there.engine.state_dict()["state"]
+        with pytest.raises(tw.MismatchError, match=says):
+            there.load_state_dict(adam, strict=False)
+        assert there.engine.state_dict()["state"] == before
+    averaged = twt.AdamW(model.parameters(), after="ema(0.9)", state_dtype="bf16")
+    report = averaged.load_state_dict(adam, strict=False)
+    assert {*report.missing} == {"0/ema/average", "1/ema/average"} and "0/adamw/exp_avg" in report.taken
+    amsgrad = twt.AdamW(model.parameters(), amsgrad=True)
+    report = amsgrad.load_state_dict(adam, strict=False)
+    assert "no 'max_exp_avg_sq' was saved" in report.missing["0"] and not amsgrad.engine.steps
+    fresh = torch.optim.AdamW(model.parameters()).state_dict()
+    report = twt.AdamW(model.parameters()).load_state_dict(fresh, strict=False)
+    assert {*report.missing} == {"0", "1"}
+
+
+def test_masters_of_a_part_of_the_state_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    import thalweg.torch as twt
+
+    theirs = torch.nn.Parameter(torch.linspace(0, 1, 8))
+    low = torch.nn.Parameter(theirs.detach().bfloat16())
+    opt = stepped(torch.optim.AdamW([theirs], lr=0.1))
+    ours = twt.AdamW([low], lr=0.1, master="f32")
+    with torch.no_grad():
+        low.copy_(theirs)
+    assert ours.load_state_dict(opt.state_dict(), strict=False).complete
+    stepped(opt, 1)
+    stepped(ours, 1)
+    torch.testing.assert_close(low.float(), theirs, rtol=0, atol=0.02)

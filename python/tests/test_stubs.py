@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,27 @@ def test_stubs_are_python_and_complete() -> None:
         if isinstance(node, ast.AnnAssign):
             names.add(node.target.id)
     assert set(tw.__all__) <= names
+
+
+def test_defaults_have_the_type_that_is_written() -> None:
+    """What a type checker says of the stubs themselves."""
+    wrong, looked_at = [], 0
+    for node in ast.walk(ast.parse(_stubs.generate())):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        plain = node.args.args[len(node.args.args) - len(node.args.defaults) :]
+        given = [*zip(plain, node.args.defaults), *zip(node.args.kwonlyargs, node.args.kw_defaults)]
+        for argument, default in given:
+            if not isinstance(default, ast.Constant) or default.value is ...:
+                continue
+            written = ast.unparse(argument.annotation)
+            choices = re.search(r"_Literal\[(.*)\]", written)
+            known = ast.literal_eval(f"[{choices[1]}]") if choices else []
+            kind = "None" if default.value is None else type(default.value).__name__
+            looked_at += 1
+            if default.value not in known and kind not in written and not (kind == "int" and "float" in written):
+                wrong.append(f"{argument.arg}: {written} = {default.value!r}")
+    assert not wrong and looked_at > 1000
 
 
 def test_check_and_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,6 +209,43 @@ def test_equal_tags_mean_the_same_minibatch_and_the_same_dropout() -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("sentence, calls", [("gradient_accumulate(2) | adamw(lr=0.1)", 4),
+                                             ("gradient_accumulate(2) | sam(0.05) | adamw(lr=0.1)", 2)])
+def test_several_minibatches_are_taken_in_turn(sentence: str, calls: int) -> None:
+    """A list is what an iterator of the same minibatches, over and over, is."""
+    pair, ends = [batch(8), batch(9)], []
+    for batches in (pair, iter(pair * 2), [list(pair[0]), pair[1]]):
+        net = network()
+        opt = Optimizer(net.parameters(), sentence)
+        answers = Answers(opt, net, cross_entropy, batches)
+        for _ in range(calls):
+            opt.step(answers)
+        assert opt.engine.steps == 2
+        ends.append([p.detach().clone() for p in net.parameters()])
+    for other in ends[1:]:
+        assert all(torch.equal(p, q) for p, q in zip(ends[0], other))
+    alone = network()
+    first = Optimizer(alone.parameters(), sentence)
+    for _ in range(calls):
+        first.step(Answers(first, alone, cross_entropy, pair[0]))
+    assert not any(torch.equal(p, q) for p, q in zip(ends[0], alone.parameters()))
+
+
+def test_minibatches_that_make_no_sense() -> None:
+    net = network()
+    opt = Optimizer(net.parameters(), "gradient_accumulate(2) | sam(0.05) | sgd")
+    for bad, says in (([], "a list of 0"), ([lambda: 0] * 3, r"3 \(function\)"), ((batch(),) * 3, "a tuple of 3"),
+                      ([batch(), batch(), 3], r"a list of 3 \(int, tuple\)")):
+        with pytest.raises(tw.ArgumentError, match=says):
+            Answers(opt, net, cross_entropy, bad)
+    before = [p.detach().clone() for p in net.parameters()]
+    with pytest.raises(tw.CountError, match="iterator of batches is at its end"):
+        opt.step(Answers(opt, net, cross_entropy, iter([batch()])))
+    with pytest.raises(tw.ArgumentError, match="the closure of a step is a function, not a list"):
+        opt.step([lambda: 0.0, lambda: 0.0])
+    assert all(torch.equal(p, q) for p, q in zip(before, net.parameters())) and opt.engine.steps == 0
+
+
 def test_what_cannot_be_answered_says_so() -> None:
     net = network()
     with pytest.raises(tw.ArgumentError, match="iterator"):

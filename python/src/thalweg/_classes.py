@@ -10,6 +10,7 @@ from typing import Any
 from . import _registry, _sentence
 from ._errors import ArgumentError, Error, UnknownNameError, error
 from ._groups import beta_names
+from ._hints import STAGES
 from ._optimizer import Optimizer
 
 # Spellings that capitalising each word would miss.  Words, or whole names.
@@ -208,7 +209,7 @@ def _refuse_name(method: _registry.Method, name: str, value: Any, known: list[st
 
 def suggestion(name: str, names: list[str]) -> str:
     """What an attribute of the package that there is not may have meant, in words; "" where nothing is near."""
-    known = _registry.by_name().get(name.lower())
+    known = _registry.by_name().get(STAGES.get(name, name.lower()))
     if known is not None and known.kind != "optimizer":
         maker = f"thalweg.{known.kind}({known.name!r})"
         return f"; {known.name} is {'an' if known.kind[0] in 'aeiou' else 'a'} {known.kind}: " + (

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
+
+from ._hints import with_hint
 
 
 class Error(RuntimeError):
@@ -218,45 +220,11 @@ SPELLINGS.append(
 SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in SPELLINGS]
 
 
-# What people write who come from elsewhere, too far from our names for a search by letters: the first that there is.
-ELSEWHERE = {
-    "learning_rate": ("lr", "peak"), "step_size": ("lr",), "eta": ("lr",), "base_lr": ("lr",),
-    "epsilon": ("eps",), "wd": ("weight_decay",), "l2": ("weight_decay",),
-    "b1": ("beta1", "momentum"), "b2": ("beta2",), "b3": ("beta3",), "nu": ("beta2",),
-    "beta": ("momentum", "beta1"), "mu": ("momentum", "beta1"), "total_steps": ("total",), "warmup_steps": ("warmup",),
-}
-
-
-def familiar(name: str, known: Iterable[str]) -> str | None:
-    """The hyper-parameter among `known` ("lr", "adamw.lr") that goes by `name` in other libraries, or None."""
-    by_name: dict[str, str] = {}
-    for path in known:
-        by_name.setdefault(path.rpartition(".")[2], path)
-    return next((by_name[ours] for ours in ELSEWHERE.get(name, ()) if ours in by_name), None)
-
-
-def _with_hint(message: str) -> str:
-    """The message with the name that was meant, where somebody wrote that of another library, or of a class."""
-    first, line, rest = message.partition("\n")
-    if "did you mean" in first:
-        return message
-    near = None
-    if found := re.search(r"no hyper-parameter `(\w+)`; (?:it has|there are): (.*)", first):
-        near = familiar(found[1], found[2].split(", "))
-    elif found := re.search(r"no (?:method|optimizer) `(\w+)`", first):
-        from ._classes import class_names  # (which needs this module)
-
-        near = class_names().get(found[1])
-    if near is None:
-        return message
-    return first.replace(f"`{found[1]}`", f"`{found[1]}` (did you mean `{near}`?)", 1) + line + rest
-
-
 def in_python(message: str) -> str:
     """A message of the library with the calls that it names as they are spelt in Python."""
     for pattern, replacement in SPELLINGS:
         message = pattern.sub(replacement, message)
-    return _with_hint(message)
+    return with_hint(message)
 
 
 def _maker(cls: type[Error]) -> Callable[[str], Error]:

@@ -8,7 +8,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 
@@ -76,7 +76,12 @@ class Optimizer(Saved):
         gradient_scale: float = 1.0,
         seed: int = 0,
         names: Sequence[str] | None = None,
+        **settings: Never,
     ) -> None:
+        if settings:
+            from ._keywords import refusal  # (which needs the registry of all methods)
+
+            raise refusal(sentence, settings, (*Optimizer.__init__.__kwdefaults__, "params", "sentence"))
         restored = isinstance(params, list) and bool(params) and isinstance(params[0], Group)
         groups = read_groups(params, names)
         self._text = _sentence.check_text(sentence)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import _checkpoint
-from ._errors import Error, FileError, FormatError, VersionError, error
+from ._errors import Error, FileError, FormatError, MismatchError, VersionError, error
 from ._settings import Settings
 
 if TYPE_CHECKING:
@@ -44,6 +45,18 @@ class MemoryReport(NamedTuple):
             lines.append(f"{tensor:>6}  {name:<28} {row.count:>12,}  {row.storage:<6} {row.bytes:>14,}")
         lines.append(f"{'':>6}  {'total':<28} {'':>12}  {'':<6} {self.total:>14,}")
         return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def mentioning_parts() -> Iterator[None]:
+    """A refusal of what belongs to another model says that a part of it can be taken."""
+    try:
+        yield
+    except MismatchError as problem:
+        first, line, rest = str(problem).partition("\n")
+        if "strict=False" not in first:
+            problem.args = (f"{first}; strict=False takes what fits{line}{rest}",)
+        raise
 
 
 class Saved(Settings):
@@ -102,7 +115,10 @@ class Saved(Settings):
         if number > STATE_FORMAT:
             raise error(VersionError, f"a state_dict of format {number}; this version knows {STATE_FORMAT}")
         try:
-            return self._load(state) if strict else self._load_partly(state)
+            if not strict:
+                return self._load_partly(state)
+            with mentioning_parts():
+                return self._load(state)
         except (TypeError, BufferError) as problem:
             if isinstance(problem, Error):
                 raise
@@ -124,7 +140,8 @@ class Saved(Settings):
         FileError, FormatError, VersionError, MismatchError leave everything as it was.
         """
         if strict:
-            return self._load_file(path)
+            with mentioning_parts():
+                return self._load_file(path)
         try:
             with open(path, "rb") as file:
                 data = file.read()

@@ -22,7 +22,7 @@ def write_value(value: Any, parameter: Parameter | None = None) -> str:
         return "none"
     if isinstance(value, str):
         text = value.strip()
-        if parameter is not None and parameter.type == "pipeline" and not _is_enclosed(text):
+        if parameter is not None and parameter.type == "pipeline" and not is_enclosed(text):
             return f"({text})"
         return text
     if isinstance(value, (list, tuple)):
@@ -75,14 +75,14 @@ def stages(sentence: str) -> list[str]:
     """
     outer: list[str] = []
     inner: list[str] = []
-    for stage in _split(sentence, "|"):
+    for stage in split(sentence, "|"):
         name, _, rest = stage.partition("(")
         if name.strip() != "route":
             outer.append(name.strip())
             continue
-        for branch in _split(rest.rstrip().removesuffix(")"), ","):
-            pipeline = _split(branch, "=", 1)[-1].strip()
-            inner += [part.partition("(")[0].strip() for part in _split(pipeline[1:-1], "|")]
+        for branch in split(rest.rstrip().removesuffix(")"), ","):
+            pipeline = split(branch, "=", 1)[-1].strip()
+            inner += [part.partition("(")[0].strip() for part in split(pipeline[1:-1], "|")]
     names: list[str] = []
     seen: dict[str, int] = {}
     for name in filter(None, outer + inner):
@@ -98,21 +98,21 @@ def name_patterns(sentence: str) -> list[str]:
     Those that fit the empty name as well ("*") are left out.
     """
     found = []
-    for stage in _split(sentence, "|"):
+    for stage in split(sentence, "|"):
         name, _, rest = stage.partition("(")
         if name.strip() == "route":
-            selectors = (_split(branch, "=", 1)[0].strip() for branch in _split(rest.rstrip().removesuffix(")"), ","))
+            selectors = (split(branch, "=", 1)[0].strip() for branch in split(rest.rstrip().removesuffix(")"), ","))
             found += [text for text in selectors if text.startswith('"') and text.strip('"*')]
     return found
 
 
 def settings(inside: str) -> list[str | None]:
     """The names of what stands in the parentheses of a stage; None for a value without one."""
-    parts = [_split(part, "=", 1) for part in _split(inside, ",") if part.strip()]
+    parts = [split(part, "=", 1) for part in split(inside, ",") if part.strip()]
     return [part[0].strip() if len(part) > 1 else None for part in parts]
 
 
-def _split(text: str, separator: str, most: int = -1) -> list[str]:
+def split(text: str, separator: str, most: int = -1) -> list[str]:
     """The parts between separators (the first `most` of them) that stand in no parentheses, brackets or quotes."""
     parts: list[str] = []
     depth, start, quoted = 0, 0, False
@@ -131,7 +131,7 @@ def _split(text: str, separator: str, most: int = -1) -> list[str]:
     return [*parts, text[start:]]
 
 
-def _is_enclosed(text: str) -> bool:
+def is_enclosed(text: str) -> bool:
     """True when one pair of parentheses encloses the whole text."""
     if not (text.startswith("(") and text.endswith(")")):
         return False

@@ -21,9 +21,9 @@ from ._errors import (
     UnknownNameError,
     ValueTypeError,
     error,
-    familiar,
 )
 from ._groups import beta_names
+from ._hints import familiar
 
 
 class Settings(_thalweg.Optimizer):

@@ -46,7 +46,11 @@ TYPES = {
 
 def type_of(parameter: _registry.Parameter) -> str:
     if parameter.type == "choice":
-        text = "_Literal[" + ", ".join(f'"{choice}"' for choice in parameter.choices) + "]"
+        # As it is written in a sentence, or as the value that stands there: "none" or None.
+        values = [v for v in map(_registry.read_value, parameter.choices) if not isinstance(v, str)]
+        text = "_Literal[" + ", ".join([*(f'"{c}"' for c in parameter.choices), *map(repr, values)]) + "]"
+    elif parameter.type == "list" and parameter.default and isinstance(_registry.literal(parameter), str):  # a name
+        text = f"{TYPES['list']} | str"
     else:
         text = TYPES.get(parameter.type, "_Any")
     return f"{text} | None" if parameter.optional else text

@@ -63,7 +63,7 @@ def with_value(sentence: str, path: str, value: float) -> str:
     found, seen, known = [], 0, []
     for match in re.finditer(r"([a-z]\w*)\(", sentence):
         start = match.end()
-        arguments = _sentence._split(sentence[start : _end(sentence, start)], ",")
+        arguments = _sentence.split(sentence[start : _end(sentence, start)], ",")
         names = [a.split("=", 1)[0].strip() for a in arguments if "=" in a]
         known += [f"{match[1]}.{n}" for n in names if match[1] != "route"]
         if wanted and match[1] != wanted:

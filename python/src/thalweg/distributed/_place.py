@@ -113,7 +113,7 @@ class Place:
                 rank, size = row[PACKED].tolist()
                 raise error(MismatchError, f"8-bit state of shards is packed by the shard, and this is of rank {rank} "
                             f"of {size}, on rank {self.rank} of {self.size}: save opt.state_dict() of every rank for "
-                            'the same ranks, or use state_dtype="bf16", which fits any number of them')
+                            'the same ranks, or use state_dtype="bf16" or Ranks("owners"), which fit any number')
         return {
             k: {key: local_part(value) if isinstance(value, torch.Tensor) else value for key, value in row.items()}
             for k, row in rows.items()

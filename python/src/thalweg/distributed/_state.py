@@ -40,6 +40,7 @@ def sharded_state_dict(opt: Any) -> dict[str, Any]:
     names = _checkpoint.tensor_names(entries)
     sources, positions = _sources(opt, names), {name: i for i, name in enumerate(names)}
     _check_names(opt, names, sources)
+    _check_shards(opt, entries, positions, sources)
     state: dict[str, Any] = {}
     common: dict[str, _checkpoint.Entry] = {}
     lengths = _per_tensor(opt, entries, len(names))
@@ -55,7 +56,7 @@ def sharded_state_dict(opt: Any) -> dict[str, Any]:
         elif where is None:
             common[key] = entry
         elif sources[where] is not None:
-            state[key] = _as_tensor(opt, key, entry, sources[where])
+            state[key] = _as_tensor(opt, entry, sources[where])
     notes = [
         {key: value for key, value in group.items() if key not in shown and _is_note(value)}
         for group, shown in zip(opt.param_groups, opt._shown)
@@ -148,6 +149,32 @@ def _check_names(opt: Any, names: list[str], sources: list[int | None]) -> None:
                     "Ranks(\"owners\")")
 
 
+def _check_shards(
+    opt: Any, entries: dict[str, _checkpoint.Entry], positions: dict[str, int], sources: list[int | None]
+) -> None:
+    """UnsupportedError, on all ranks, for state of shards on one of them that fits no other shards.  (Shards of 4,096
+    elements are in 8 bits, and the smaller one of the last rank is not.)"""
+    if opt._ranks is None or opt._ranks.layout != "elements":
+        return
+    mine = None
+    for key, entry in entries.items():
+        source = None if (k := positions.get(_checkpoint.owner(key, positions))) is None else sources[k]
+        if source is None or key.endswith("/engine/fingerprints"):
+            continue
+        if not is_dtensor(opt._ranks.given[source]):
+            mine = (f"{key!r}: the parameter is a plain tensor, and which part of the whole it is is known to you "
+                    "alone: save opt.state_dict() of every rank, for the same ranks")
+        elif entry.dtype == "U8":
+            mine = (f'{key!r}: 8-bit state is packed shard by shard, and fits no other number of ranks: use '
+                    'state_dtype="bf16", or Ranks("owners"), which keeps tensors whole, or save opt.state_dict() of '
+                    "every rank, for the same ranks")
+    everybody: list[Any] = [None] * opt._ranks.size
+    dist.all_gather_object(everybody, mine, group=opt._ranks.group)
+    found = next((text for text in everybody if text is not None), None)
+    if found is not None:
+        raise error(UnsupportedError, found)
+
+
 def _per_tensor(opt: Any, entries: dict[str, _checkpoint.Entry], count: int) -> dict[str, int]:
     """The entries with numbers for each tensor, one behind the other, and how many for each."""
     from .._partial import scalars_alone
@@ -157,19 +184,13 @@ def _per_tensor(opt: Any, entries: dict[str, _checkpoint.Entry], count: int) -> 
     return {_checkpoint.TENSORS: 3} | {key: width for key, width in scalars.items() if key not in whole}
 
 
-def _as_tensor(opt: Any, key: str, entry: _checkpoint.Entry, source: int) -> torch.Tensor:
+def _as_tensor(opt: Any, entry: _checkpoint.Entry, source: int) -> torch.Tensor:
     from ..torch._state import tensor_of
 
     tensor = tensor_of(entry)
     if opt._ranks is None or opt._ranks.layout != "elements":
         return tensor
     p = opt._ranks.given[source]
-    if not is_dtensor(p):
-        raise error(UnsupportedError, f"{key!r}: the parameter is a plain tensor, and which part of the whole it is is "
-                    "known to you alone: save opt.state_dict() of every rank, for the same ranks")
-    if entry.dtype == "U8":
-        raise error(UnsupportedError, f"{key!r}: 8-bit state is packed shard by shard, and fits no other number of "
-                    'ranks: use state_dtype="bf16", or save opt.state_dict() of every rank, for the same ranks')
     if tuple(local_part(p).shape) != entry.shape:
         return tensor  # numbers of the whole tensor, the same on all ranks
     return dtensor_like(tensor, p)

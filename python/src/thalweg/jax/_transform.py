@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import numbers
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +22,6 @@ import numpy as np
 from .. import _optimizer, _sentence
 from .._errors import (
     ArgumentError,
-    DtypeError,
     Error,
     NeedsError,
     ShapeError,
@@ -29,13 +29,13 @@ from .._errors import (
     ValueTypeError,
     error,
 )
+from ._trees import Flat, flatten, forms, like
 
 TARGET = "thalweg_step"
 #: How a buffer of state is typed in JAX: by the library's number for its storage.
 STORAGE = {0: np.dtype(np.float64), 1: np.dtype(np.float32), 2: jnp.dtype(jnp.bfloat16), 3: np.dtype(np.uint8)}
 TRAIN, EVAL = 0, 1
 SCALE = "gradient_scale"
-FLOATS = ("float32", "float64", "float16", "bfloat16")
 #: How many buffers XLA is told to step in place: the largest.  Its compile time grows with the cube of their number
 #: (jaxlib 0.10, adamw with 300 tensors: 14 s for all, 1 s for 256); the others are copied.
 IN_PLACE = 256
@@ -197,7 +197,8 @@ class Transformation(Protocol):
     slots(state, params) -> {"adamw.exp_avg": {"['w']": array, ...}, ...}   the state by name, packed or not
 
     `observed` are numbers that the sentence watches: value=loss (Optax's name; also loss=) for Polyak steps and
-    reduce_on_plateau, metric=...; None is nothing.  apply refuses what nobody watches, update leaves it out.
+    reduce_on_plateau, metric=...; None is nothing.  apply refuses what nobody watches, update leaves it out.  A number
+    that the sentence needs (the loss, for polyak_sgd) and is not given is a NeedsError when the function is traced.
 
     Gradients have the structure and the shapes of the parameters; narrower dtypes are widened.  ShapeError, DtypeError,
     ArgumentError say what does not fit, when the function is traced; what the library refuses when it runs (a loss that
@@ -227,10 +228,10 @@ class _Step:
         return {**self.__dict__, "_layouts": {}}
 
     def init(self, params: Any) -> State:
-        names, leaves, _ = _flatten(params)
+        names, leaves, _ = flatten(params)
         if not leaves:
             return State(jnp.zeros(0, jnp.uint32), {})
-        _, layout = self._layout(names, *_forms(leaves))
+        _, layout = self._layout(names, *forms(leaves))
         tensors: dict[str, dict[str, jax.Array]] = {}
         for row in layout.rows:
             if row.place < 0:
@@ -239,42 +240,44 @@ class _Step:
         return State(jnp.zeros(2 * layout.numbers, jnp.uint32), tensors, packed)
 
     def slots(self, state: State, params: Any) -> dict[str, dict[str, jax.Array]]:
-        names, leaves, _ = _flatten(params)
+        names, leaves, _ = flatten(params)
         found: dict[str, dict[str, jax.Array]] = {}
         if leaves:
-            for row in self._layout(names, *_forms(leaves))[1].rows:
+            for row in self._layout(names, *forms(leaves))[1].rows:
                 found.setdefault(row.slot, {})[row.name] = _of_state(state, row)
         return found
 
     def apply(self, grads: Any, state: State, params: Any, **observed: Any) -> tuple[Any, State]:
-        _, leaves, tree = _flatten(params)
         if params is None:
             raise error(ArgumentError, "a step needs the parameters: pass params")
-        given, structure = jax.tree_util.tree_flatten(grads)
-        if structure != tree:
-            raise error(ShapeError, f"the gradients have the structure {structure}, the parameters {tree}")
-        return self._call(params, [_like(g, p) for g, p in zip(given, leaves)], state, TRAIN, observed)
+        return self._stepped(grads, state, flatten(params), observed)
 
     def update(self, grads: Any, state: State, params: Any = None, **observed: Any) -> tuple[Any, State]:
         if params is None:
             raise error(ArgumentError, "update needs the parameters: update(grads, state, params)")
         # Optax hands the arguments of one transformation to all of a chain.
-        names, leaves, _ = _flatten(params)
-        observed = {k: v for k, v in observed.items() if not (leaves and self._refuses(names, leaves, k))}
-        new, state = self.apply(grads, state, params, **observed)
+        flat = flatten(params)
+        observed = {k: v for k, v in observed.items() if not (flat.leaves and self._refuses(flat, k))}
+        new, state = self._stepped(grads, state, flat, observed)
         return jax.tree_util.tree_map(lambda a, b: a - jnp.asarray(b), new, params), state
 
     def averaged(self, state: State, params: Any) -> Any:
-        _, leaves, _ = _flatten(params)
-        return self._call(params, leaves, state, EVAL, {})[0]
+        flat = flatten(params)
+        return self._call(flat, flat.leaves, state, EVAL, {})[0]
+
+    def _stepped(self, grads: Any, state: State, flat: Flat, observed: Mapping[str, Any]) -> tuple[Any, State]:
+        given, structure = jax.tree_util.tree_flatten(grads)
+        if structure != flat.tree:
+            raise error(ShapeError, f"the gradients have the structure {structure}, the parameters {flat.tree}")
+        return self._call(flat, [like(g, p) for g, p in zip(given, flat.leaves)], state, TRAIN, observed)
 
     def _call(
-        self, params: Any, grads: list[Any], state: State, mode: int, observed: Mapping[str, Any]
+        self, flat: Flat, grads: list[Any], state: State, mode: int, observed: Mapping[str, Any]
     ) -> tuple[Any, State]:
-        names, leaves, tree = _flatten(params)
+        names, leaves, tree = flat
         if not leaves:
-            return params, state
-        text, layout = self._layout(names, *_forms(leaves))
+            return jax.tree_util.tree_unflatten(tree, []), state
+        text, layout = self._layout(names, *forms(leaves))
         own = [row for row in layout.rows if row.place < 0]
         tensors = [_of_state(state, row) for row in own]
         if layout.packed:
@@ -288,9 +291,8 @@ class _Step:
         if observed.get("value") is not None and observed.get("loss") is not None:
             raise error(ArgumentError, "`value` and `loss` are the same: pass one of them")
         watched = {"loss" if k == "value" else k: _number(k, v) for k, v in observed.items() if v is not None}
-        for what in watched:
-            if problem := self._refuses(names, leaves, what):
-                raise problem
+        if mode == TRAIN and (problem := self._problem(flat, watched)):
+            raise problem
         read = {path: _number(path, value) for path, value in self._read.items()}
         kept = [*leaves, state.numbers, *tensors]
         operands = [*leaves, *grads, state.numbers, *tensors, *read.values(), *watched.values()]
@@ -319,17 +321,36 @@ class _Step:
         packed = {"bytes": out[-1]} if layout.packed else {}
         return jax.tree_util.tree_unflatten(tree, out[:n]), State(out[n], new, packed)
 
-    def _refuses(self, names: tuple[str, ...], leaves: list[jax.Array], what: str) -> Exception | None:
-        """Why the sentence does not take a number of this name; None where it does."""
-        if what in ("value", "loss"):
-            return None
-        with _optimizer.Optimizer(
-            [np.empty(x.shape, x.dtype) for x in leaves], self.sentence, names=list(names), **self._options
-        ) as made:
+    def _refuses(self, flat: Flat, what: str) -> bool:
+        """Whether the sentence takes no number of this name."""
+        return what not in ("value", "loss") and self._problem(flat, [what], step=False) is not None
+
+    def _problem(self, flat: Flat, watched: Iterable[str], step: bool = True) -> Exception | None:
+        """Why the sentence does not take numbers of these names, or cannot do without another; None where it can.
+
+        What it asks for does not depend on the tensors: a step of the smallest alone tells.
+        """
+        name, leaf = min(zip(flat.names, flat.leaves), key=lambda pair: pair[1].size)
+        array, gradient = (np.zeros(leaf.shape, leaf.dtype) for _ in range(2))
+        with _optimizer.Optimizer([array], self.sentence, names=[name], **self._options) as made:
+            for path, value in self._fixed.items():
+                made.set(path, value)
             try:
-                made.observe(what, 1.0)
+                for what in watched:
+                    made.observe(what, 1.0)
             except Error as problem:
                 return problem
+            try:
+                if step:
+                    made.step([gradient])
+            except NeedsError as problem:
+                wants = re.match(r'(.*?): call opt\.observe\("(\w+)"', str(problem))
+                if wants is None:
+                    return problem
+                given = "value=loss" if wants[2] == "loss" else f"{wants[2]}=..."
+                return error(NeedsError, f"{wants[1]}: pass {given} to apply or update")
+            except Error:  # of numbers, which are others when it runs
+                pass
         return None
 
     def _layout(
@@ -380,37 +401,7 @@ class _Step:
         return layout
 
 
-# ---- pytrees and numbers
-
-
-def _flatten(params: Any) -> tuple[tuple[str, ...], list[jax.Array], Any]:
-    paths, tree = jax.tree_util.tree_flatten_with_path(params)
-    names = tuple(jax.tree_util.keystr(path) for path, _ in paths)
-    if len(set(names)) < len(names):
-        raise error(ArgumentError, f"two parameters have one path: {sorted(names)}")
-    if any("\n" in name for name in names):
-        raise error(ArgumentError, "the path of a parameter has a line break")
-    return names, [jnp.asarray(leaf) for _, leaf in paths], tree
-
-
-def _forms(leaves: list[Any]) -> tuple[tuple[tuple[int, ...], ...], tuple[np.dtype, ...]]:
-    for x in leaves:
-        if x.dtype.name not in FLOATS:
-            raise error(DtypeError, f"parameters are {', '.join(FLOATS)}, got {x.dtype.name} of shape {x.shape}")
-    return tuple(x.shape for x in leaves), tuple(x.dtype for x in leaves)
-
-
-def _like(gradient: Any, parameter: jax.Array) -> jax.Array:
-    gradient = jnp.asarray(gradient)
-    if gradient.shape != parameter.shape:
-        raise error(ShapeError, f"a gradient has the shape {gradient.shape}, its parameter {parameter.shape}")
-    if gradient.dtype == parameter.dtype:
-        return gradient
-    if not jnp.issubdtype(gradient.dtype, jnp.floating) or jnp.promote_types(
-        gradient.dtype, parameter.dtype
-    ) != parameter.dtype:
-        raise error(DtypeError, f"a gradient is {gradient.dtype.name}, its parameter {parameter.dtype.name}: cast it")
-    return gradient.astype(parameter.dtype)
+# ---- state and numbers
 
 
 def _of_state(state: State, row: _Row) -> jax.Array:

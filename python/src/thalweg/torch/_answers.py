@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -85,8 +86,10 @@ class Answers:
     model        called with the inputs of a minibatch
     loss_fn      loss_fn(output, target), a mean over the samples; a sequence of losses where the method has several
                  tasks
-    batches      one minibatch (inputs, targets), or an iterator of them, from which every new tag of a step takes one:
-                 equal tags mean the same minibatch, and the same dropout
+    batches      one minibatch (inputs, targets); a list of several, [(inputs, targets), ...], which are taken in turn,
+                 over and over; or an iterator of them.  Every new tag of a step takes one: equal tags mean the same
+                 minibatch, and the same dropout.  "gradient_accumulate(2) | sam(0.05) | adamw" takes two a step; without
+                 a sam a call of opt.step takes one, and the second call is the step
     participant  for federated methods: participant(index, count) trains from the parameters as they stand, and returns
                  (or leaves in the parameters) those of that participant
     answered     how often each kind of request was answered, over all steps
@@ -97,11 +100,7 @@ class Answers:
         participant: Callable[[int, int], Any] | None = None,
     ) -> None:
         self.opt, self.model, self.loss_fn, self.participant = opt, model, loss_fn, participant
-        self._batches: Iterator[Any] | None = batches if hasattr(batches, "__next__") else None
-        if self._batches is None and (not isinstance(batches, (tuple, list)) or len(batches) != 2):
-            raise error(ArgumentError, "batches is (inputs, targets) or an iterator of them, not a "
-                        f"{type(batches).__name__}: give iter(loader) for a loader")
-        self._batch = batches
+        self._batches = _in_turn(batches)
         self._by_tag: dict[int, tuple[Any, torch.Tensor]] = {}
         self._tasks: tuple[int, int, list[Any], list[Any]] | None = None
         self.answered: Counter[str] = Counter()
@@ -113,7 +112,10 @@ class Answers:
         if request.pass_ == 0:
             self._by_tag = {}
         if request.tag not in self._by_tag:
-            batch = self._batch if self._batches is None else next(self._batches)
+            batch = next(self._batches, None)
+            if batch is None:
+                raise error(CountError, "the method asks for another minibatch, and the iterator of batches is at its "
+                            "end: give one that goes on, as from itertools.cycle(loader)")
             self._by_tag[request.tag] = batch, torch.get_rng_state()
         batch, state = self._by_tag[request.tag]
         torch.set_rng_state(state)
@@ -251,6 +253,28 @@ KINDS: dict[str, Callable[[Answers, Request, Any], Any]] = {
     "sample_gradients": Answers._sample_gradients,
     "participant": Answers._participant,
 }
+
+
+def _in_turn(batches: Any) -> Iterator[Any]:
+    """The minibatches one after another.  A pair is one of them, a list of pairs several."""
+    if hasattr(batches, "__next__"):
+        return batches  # type: ignore[no-any-return]
+    if isinstance(batches, list) and batches and all(map(_is_pair, batches)):
+        return itertools.cycle(batches)
+    if not _is_pair(batches):
+        raise error(ArgumentError, "batches is (inputs, targets), a list of such pairs, or an iterator of them, not "
+                    f"{_described(batches)}: give iter(loader) for a loader")
+    return itertools.repeat(batches)
+
+
+def _is_pair(batch: Any) -> bool:
+    return isinstance(batch, (tuple, list)) and len(batch) == 2
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__}"
+    return f"a {type(value).__name__} of {len(value)} ({', '.join(sorted({type(item).__name__ for item in value}))})"
 
 
 def _total(loss: Any) -> torch.Tensor:

@@ -184,6 +184,9 @@ class Optimizer(Saved):
         Returns the first loss, or None.  After an exception, of the closure too, parameters and state are as before.
         Between steps the gradients are yours alone: what you let go of is freed.
         """
+        if not (closure is None or callable(closure)):
+            raise error(ArgumentError, f"the closure of a step is a function, not a {type(closure).__name__}; gradients "
+                        "lie in .grad, and several minibatches go through thalweg.torch.Answers")
         with self._stepping() as parameters:
             if closure is not None:
                 return self._step_closure(closure, parameters)

@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 
+from .. import _checkpoint
+from .._checkpoint import Entry
 from .._errors import ArgumentError, MismatchError, UnsupportedError, error, of_adapter
 from .._partial import LoadReport, load_partly
+from .._saved import mentioning_parts
 from . import _state
 from ._shown import Grouped
 from ._view import differences
@@ -141,10 +144,13 @@ class Saved(Grouped):
         Adadelta and Muon, for the same rule here: the run goes on where that one stood.  (SGD and Muon count no steps;
         schedules in the sentence then begin at the first.)  Load the model before, where there are master copies.
 
-        strict  False: what fits of a state dict of thalweg.torch is taken, though tensors or stages of the sentence are
-                others, as of thalweg.Optimizer.load_state_dict; the LoadReport says what, and why the rest was not.
-                Tensors are matched by name, or, where the parameters were given without names, by position.
-                param_groups stay as they are
+        strict  False: what fits is taken, though tensors or stages of the sentence are others, as of
+                thalweg.Optimizer.load_state_dict; the LoadReport says what, and why the rest was not.  Of torch.optim
+                that is the state of the same optimizer, for more tensors, or fewer.  Tensors are matched by name, or,
+                where the parameters were given without names (here or there), by position.  param_groups stay as they
+                are
+
+        MismatchError where it does not fit, CountError where the parameter groups are others.
         """
         if not isinstance(state_dict, dict):
             raise error(ArgumentError, f"not a state_dict of an optimizer, but a {type(state_dict).__name__}")
@@ -153,11 +159,17 @@ class Saved(Grouped):
             whole = hook(self, whole) or whole
         if not isinstance(whole.get("param_groups"), list) or not isinstance(whole.get("state"), dict):
             raise error(ArgumentError, "not a state_dict of an optimizer: it has no 'state' and 'param_groups'")
-        groups, old = whole["param_groups"], whole.get("thalweg")
         if self._unbound:
             self._bind_late()
         if not strict:
             return self._load_partly(whole)
+        with contextlib.nullcontext() if self._ranks is not None else mentioning_parts():
+            self._load_whole(whole)
+        return None
+
+    def _load_whole(self, whole: dict[str, Any]) -> None:
+        """Takes all of a state dict whose hooks have been called."""
+        groups, old = whole["param_groups"], whole.get("thalweg")
         _state.check_groups(groups, self.param_groups)
         # What the groups call the parameters, torch calls their state: numbers; torch.distributed.checkpoint: names.
         called = {key: index for index, key in enumerate(key for group in groups for key in group["params"])}
@@ -222,7 +234,6 @@ class Saved(Grouped):
         self._pull()
         for hook in tuple(self._optimizer_load_state_dict_post_hooks.values()):
             hook(self)
-        return None
 
     def _load_partly(self, whole: dict[str, Any]) -> LoadReport:
         """Takes what fits of a state dict whose hooks have been called."""
@@ -230,21 +241,40 @@ class Saved(Grouped):
             raise error(UnsupportedError, "strict=False is for a model on one process: load the state there, and save "
                         "it for the ranks with thalweg.distributed.sharded_state_dict")
         places: dict[Any, int] = {}
-        for key in (key for group in whole["param_groups"] for key in group["params"]):
-            places[key] = len(places)
+        names: list[str] = []
+        for group in whole["param_groups"]:
+            for key in group["params"]:
+                places[key] = len(places)
+            names += group.get("param_names", ())
         order = dict(enumerate(self._engine_order()))
         rows = {order.get(places[key], places[key]): row for key, row in whole["state"].items()
                 if key in places and isinstance(row, dict)}
         head = _state.find_head(rows)
-        if head is None:
-            raise error(MismatchError, "strict=False takes a part of what thalweg.torch saved; this is a state dict of "
-                        "another optimizer")
-        report = load_partly(self.engine, _state.in_part(self.engine, rows, head))
+        if head is not None:
+            entries = _state.in_part(self.engine, rows, head)
+        else:
+            entries = self._from_torch_in_part(rows, [order.get(k, k) for k in range(len(places))], names)
+        report = load_partly(self.engine, entries)
         self._empty()
         self._pull()
         for hook in tuple(self._optimizer_load_state_dict_post_hooks.values()):
             hook(self)
         return report
+
+    def _from_torch_in_part(self, rows: dict[int, Any], indices: list[int], names: list[str]) -> dict[str, Entry]:
+        """The entries of a state dict of torch.optim, whose parameters have these indices here and these names."""
+        from ._classes import name_in_torch
+
+        name = name_in_torch(self.engine)
+        if name not in _state.CONVERTS:
+            raise error(MismatchError, "the state dict is none of thalweg.torch, and torch.optim has no optimizer that "
+                        f"{self.engine._text!r} goes on from; there are {', '.join(_state.CONVERTS)}")
+        if len(names) == len(indices) and None not in self.engine.names:
+            called = dict(zip(indices, names))
+        else:
+            mine = _checkpoint.tensor_names(_checkpoint.read(self.engine._save()))
+            called = {k: mine[k] if k < len(mine) else f"parameter {k}" for k in indices}
+        return _state.from_torch_in_part(self.engine, name, rows, called, self.engine.params)
 
     def _check_fixed(self, groups: list[dict[str, Any]]) -> None:
         """ArgumentError where a group says otherwise than what was settled when the optimizer was made."""

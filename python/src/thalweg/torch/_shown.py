@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from .. import _checkpoint, _groups, _optimizer, _registry, distributed
-from .._errors import ArgumentError, familiar, of_adapter
+from .._errors import ArgumentError, of_adapter
+from .._hints import familiar
 from .._optimizer import bare
 from ._view import Keys, View, plain, same, show
 

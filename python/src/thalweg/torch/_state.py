@@ -246,6 +246,47 @@ def from_torch(
     return _checkpoint.write(entries)
 
 
+def from_torch_in_part(
+    engine: _optimizer.Optimizer, name: str, state: Mapping[int, Any], called: Mapping[int, str],
+    params: Sequence[torch.Tensor],
+) -> dict[str, Entry]:
+    """The entries of a checkpoint with the `state` of torch.optim's optimizer `name`, of another model: tensors go by
+    the names of `called`.  MismatchError where it is the state of another optimizer."""
+    mine = _checkpoint.read(engine._save())
+    place = {its: index for index, its in enumerate(_checkpoint.tensor_names(mine))}
+    keys = {key: owner for key in mine if (owner := _checkpoint.owner(key, place)) is not None}
+    stages = _stage_of_slots(key[len(owner) + 1 :].split("/", 1) for key, owner in keys.items())
+    rule = next(f"{k}.{s}" for k, (s, m) in enumerate(engine._stages()) if m.kind == "optimizer")
+    scalars = next((key for key in mine if key.endswith(".nadam/scalars")), None)
+    entries = {"engine/sentence": mine["engine/sentence"]}
+    draws = mine[_checkpoint.TENSORS].numbers().reshape(-1, 3)[:, 1]
+    counters, products = [], []
+    for index, its in called.items():
+        row = {key: value for key, value in state.get(index, {}).items() if value is not None}
+        other = [key for key in row if key not in (STEPS, *FREE, *CONVERTS[name][1])]
+        if other or (scalars and row and "mu_product" not in row):
+            raise error(MismatchError, f"the state dict is that of another optimizer than torch.optim.{name}: it has "
+                        f"{', '.join(row)} for {its!r}")
+        steps = _steps(row)
+        counters.append((steps, draws[place[its]] if its in place else 0, (STARTED | ACTIVE) if steps else 0))
+        products.append(float(row.get("mu_product", 1.0)))
+        for slot in row.keys() & {*CONVERTS[name][1]} if steps else ():
+            path = f"{its}/{stages.get(slot, rule)}/{slot}"
+            wide = path not in mine or mine[path].dtype == "U8"
+            entries[path] = _entry(row[slot], "F32" if wide else mine[path].dtype)
+        if (master := f"{its}/engine/master") in mine:
+            entries[master] = _entry(params[place[its]].reshape(mine[master].shape), "F32")
+    entries[_checkpoint.NAMES] = _of_text("".join(f"{its}\0" for its in called.values()))
+    entries[_checkpoint.TENSORS] = _checkpoint.of_numbers(counters)
+    if scalars:
+        entries[scalars] = _checkpoint.of_numbers(products)
+    step = mine[_checkpoint.STEP].numbers()
+    step[0] = step[9] = max((row[0] for row in counters), default=0)
+    step[1], step[2], step[10] = 0, -1, 0  # none was skipped; between two steps of training
+    entries[_checkpoint.STEP] = _checkpoint.of_numbers(step)
+    return entries
+
+
 def _steps(row: Mapping[str, Any]) -> int:
     """The steps of a parameter; torch's SGD and Muon count none: 1 where there is a momentum."""
     if STEPS in row:
@@ -320,4 +361,4 @@ def check_groups(groups: Sequence[Mapping[str, Any]], mine: Sequence[Mapping[str
     if [len(g["params"]) for g in groups] != [len(g["params"]) for g in mine]:
         raise error(CountError, "the state_dict has other parameter groups: "
                     f"{[len(g['params']) for g in groups]} parameters, {[len(g['params']) for g in mine]} here; "
-                    "strict=False takes what fits of a state dict of thalweg.torch")
+                    "strict=False takes what fits")

@@ -1,0 +1,125 @@
+"""What was meant by who comes from elsewhere: hyper-parameters, stages, schedules and classes of other libraries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# Hyper-parameters too far from our names for a search by letters: the first that there is.
+HYPER = {
+    "learning_rate": ("lr", "peak"), "step_size": ("lr",), "eta": ("lr",), "base_lr": ("lr",),
+    "epsilon": ("eps",), "wd": ("weight_decay",), "l2": ("weight_decay",),
+    "b1": ("beta1", "momentum"), "b2": ("beta2",), "b3": ("beta3",), "nu": ("beta2",),
+    "beta": ("momentum", "beta1"), "mu": ("momentum", "beta1"), "total_steps": ("total",), "warmup_steps": ("warmup",),
+    "init_value": ("start", "lr"), "peak_value": ("peak",), "end_value": ("end",), "decay_steps": ("total", "every"),
+    "transition_steps": ("total", "every"), "decay_rate": ("gamma",), "T_max": ("total",), "eta_min": ("end",),
+}
+RATE = "the rate of the update rule, as in `sgd(lr=0.1)`"
+DECAY = "`weight_decay` of the update rule, as in `adamw(weight_decay=0.01)`; behind a rule, `decoupled_weight_decay`"
+ROUTE = "a pipeline for each kind of tensor, as in `route(matrix=(muon), other=(adamw))`"
+SKIPPED = 'an option beside the sentence, nonfinite="skip": such steps are left out'
+SIGN = "`signum(momentum=0)`, which has its rate in it"
+# Stages and schedules of Optax and torch: the method that is meant, or (with a blank) what is written in its place.
+# Optax's scale_by_x is `x` here, where nothing else is said.
+STAGES = {
+    "clip": "clip_value", "clip_by_global_norm": "clip_global_norm", "clip_by_block_rms": "clip_block_rms",
+    "adaptive_grad_clip": "agc", "clip_grad_norm": "clip_global_norm", "clip_grad_norm_": "clip_global_norm",
+    "clip_grad_value": "clip_value", "clip_grad_value_": "clip_value",
+    "scale": RATE, "scale_by_learning_rate": RATE, "scale_by_backtracking_linesearch": "a solver: tw.solver(...)",
+    "scale_by_schedule": "a schedule as the rate of the update rule, as in `sgd(lr=cosine(0.1, 1000))`",
+    "scale_by_rms": "rmsprop", "scale_by_rss": "adagrad", "scale_by_belief": "adabelief", "scale_by_sign": SIGN,
+    "scale_by_stddev": "`rmsprop(centered=true)`, which has its rate in it", "scale_by_trust_ratio": "lamb",
+    "scale_by_polyak": "polyak_sgd", "scale_by_optimistic_gradient": "optimistic_sgd",
+    "add_decayed_weights": DECAY, "weight_decay": DECAY, "add_noise": "gradient_noise",
+    "apply_every": "gradient_accumulate", "MultiSteps": "gradient_accumulate",
+    "trace": "the momentum of the update rule, as in `sgd(lr=0.1, momentum=0.9)`",
+    "centralize": "gradient_centralization", "zero_nans": SKIPPED, "apply_if_finite": SKIPPED,
+    "keep_params_nonnegative": "`project(non_negative)` behind the update rule",
+    "masked": ROUTE, "multi_transform": ROUTE, "partition": ROUTE,
+    "differentially_private_aggregate": "dp_sgd", "dpsgd": "dp_sgd", "optimistic_gradient_descent": "optimistic_sgd",
+    "noisy_sgd": "`gradient_noise | sgd`", "sign_sgd": SIGN, "nadamw": "nadam", "adamaxw": "adamax",
+    "constant_schedule": "constant", "linear_schedule": "linear", "polynomial_schedule": "polynomial",
+    "exponential_decay": "exponential", "cosine_decay_schedule": "cosine", "sgdr_schedule": "cosine_restarts",
+    "warmup_cosine_decay_schedule": "warmup_cosine", "warmup_constant_schedule": "warmup",
+    "warmup_exponential_decay_schedule": "`warmup(100, exponential(0.1, gamma=0.99))`",
+    "piecewise_constant_schedule": "step_decay", "join_schedules": "join", "cosine_onecycle_schedule": "one_cycle",
+    "linear_onecycle_schedule": "`one_cycle(lr=0.1, total=1000, anneal=linear)`",
+    "CosineAnnealingLR": "cosine", "CosineAnnealingWarmRestarts": "cosine_restarts", "ConstantLR": "constant",
+    "ExponentialLR": "exponential", "LinearLR": "linear", "MultiStepLR": "step_decay", "OneCycleLR": "one_cycle",
+    "PolynomialLR": "polynomial", "ReduceLROnPlateau": "reduce_on_plateau", "SequentialLR": "join",
+    "StepLR": "step_decay", "AveragedModel": "swa",
+}
+UNKNOWN = r"no (?:method|optimizer|schedule|transform|update|average) `(\w+)`(?: \(did you mean `\w+`\?\))?"
+# What stands before a value in parentheses: the method, and the name of the value.
+OPENED = re.compile(r"(\w+)\s*\((?:[^()]|\([^()]*\))*?(\w+)\s*=\s*\(\s*$")
+
+
+def familiar(name: str, known: Iterable[str]) -> str | None:
+    """The hyper-parameter among `known` ("lr", "adamw.lr") that goes by `name` in other libraries, or None."""
+    by_name: dict[str, str] = {}
+    for path in known:
+        by_name.setdefault(path.rpartition(".")[2], path)
+    return next((by_name[ours] for ours in HYPER.get(name, ()) if ours in by_name), None)
+
+
+def with_hint(message: str) -> str:
+    """The message with what was meant, where somebody wrote what another library, or Python, has in its place."""
+    first, line, rest = message.partition("\n")
+    if first.startswith("expected a method name at position"):
+        return first + _of_parentheses(rest) + line + rest
+    if first == "`ema` must stand after the update rule":  # Optax's is of the gradients
+        return f"{first}; the average of the gradients is `gradient_ema`{line}{rest}"
+    if found := re.search(UNKNOWN, first):
+        hint = _of_stage(found[1])
+        return first.replace(found[0], found[0].partition(" (")[0] + hint, 1) + line + rest if hint else message
+    found = re.search(r"(no hyper-parameter `(\w+)`)(?: \(did you mean `\w+`\?\))?; (?:it has|there are): (.*)", first)
+    if found is None:
+        return message
+    names = found[3].split(", ")
+    if found[2] == "betas" and {"beta1", "beta2"} <= {*names}:
+        values = re.search(r"betas\s*=\s*\[([^\]]*)\]", rest)
+        hint = f" (write {_betas(values[1] if values else '')})"
+    elif "did you mean" not in first and (near := familiar(found[2], names)):
+        hint = f" (did you mean `{near}`?)"
+    else:
+        return message
+    return first[: found.end(1)] + hint + first[found.start(3) - len("; it has: ") :] + line + rest
+
+
+def _of_stage(name: str) -> str:
+    """The hint for a stage or a schedule that there is not; "" where nothing is known of it."""
+    from . import _registry
+    from ._classes import class_names  # (which need the module of the errors)
+
+    meant = STAGES.get(name) or class_names().get(name)
+    if meant is None and name.startswith("scale_by_"):
+        meant = name.removeprefix("scale_by_")
+        meant = meant if meant in _registry.names("optimizer") else None
+    if meant is None:
+        return ""
+    return f" (here it is {meant})" if " " in meant or "`" in meant else f" (did you mean `{meant}`?)"
+
+
+def _of_parentheses(shown: str) -> str:
+    """The hint for numbers in parentheses, which are for pipelines, at the caret under a sentence; or ""."""
+    sentence, _, caret = shown.partition("\n")
+    at = len(caret) - 1
+    opened = OPENED.search(sentence[:at])
+    values = re.match(r"[-+\d.e_,\s]+(?=\))", sentence[at:])
+    if opened is None or values is None:
+        return ""
+    from . import _registry
+
+    method, name = _registry.by_name().get(opened[1]), opened[2]
+    numbers = [part.strip() for part in values[0].split(",") if part.strip()]
+    if name == "betas" and not (method and method.parameter("betas")):
+        return f"; write {_betas(values[0])}"
+    if len(numbers) == 1 and "," not in values[0]:
+        return f"; write {name}={numbers[0]}"
+    return f"; a list is written {name}=[{', '.join(numbers)}]"
+
+
+def _betas(values: str) -> str:
+    """betas as they are written in a sentence."""
+    numbers = [part.strip() for part in values.split(",") if part.strip()] or ["...", "..."]
+    return ", ".join(f"beta{k + 1}={x}" for k, x in enumerate(numbers))

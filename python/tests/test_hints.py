@@ -1,0 +1,159 @@
+"""What a message says to who comes from torch, Optax or plain Python: keywords, tuples, names of elsewhere."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import _hints
+
+
+def arrays() -> list[np.ndarray]:
+    return [np.ones((3, 2), np.float32)]
+
+
+# ---- settings as keywords
+
+
+KEYWORDS = [
+    ("adamw", {"lr": 1e-3}, ': settings belong in the sentence, as in "adamw(lr=0.001)"'),
+    ("adamw(0.1) | ema(0.9)", {"lr": 0.5, "weight_decay": 0}, '"adamw(lr=0.5, weight_decay=0) | ema(0.9)"'),
+    ("adamw", {"betas": (0.9, 0.99)}, '"adamw(beta1=0.9, beta2=0.99)"'),
+    ("adamw", {"learning_rate": np.float64(0.25)}, '"adamw(lr=0.25)"'),
+    ("clip_global_norm(1.0) | sgd", {"max_norm": 3, "lr": "cosine(0.1, 9)"},
+     '"clip_global_norm(max_norm=3) | sgd(lr=cosine(0.1, 9))"'),
+    ("route(matrix=(muon(0.1)), other=(adamw))", {"lr": 0.5}, 'as in "muon(lr=0.5)"'),
+    ("adamw", {"lr": object()}, '"adamw(lr=...)"'),
+    ("adamw", {"stat_dtype": "q8"}, "; did you mean 'state_dtype'?"),
+    ("adamw", {"lrr": 0.1}, "; did you mean 'lr', in the sentence?"),
+    ("adamw", {"lr": 0.1, "colour": 1}, "\"adamw(lr=0.1)\"; no stage of the sentence has 'colour'"),
+]
+
+
+@pytest.mark.parametrize("sentence, keywords, says", KEYWORDS, ids=[f"{s}, {[*k]}" for s, k, _ in KEYWORDS])
+def test_settings_as_keywords_are_shown_in_the_sentence(sentence: str, keywords: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError, match=r"got (an )?unexpected keyword arguments? '") as caught:
+        tw.Optimizer(arrays(), sentence, **keywords)
+    assert str(caught.value).endswith(says) and all(repr(key) in str(caught.value) for key in keywords)
+
+
+def test_the_sentence_that_is_shown_can_be_used() -> None:
+    for sentence, keywords, _ in KEYWORDS[:5]:
+        with pytest.raises(TypeError) as caught:
+            tw.Optimizer(arrays(), sentence, **keywords)
+        tw.Optimizer(arrays(), str(caught.value).split('as in "')[1].rstrip('"'))
+
+
+def test_settings_as_keywords_in_torch() -> None:
+    torch = pytest.importorskip("torch")
+    import thalweg.torch as twt
+
+    with pytest.raises(TypeError, match=r'as in "adamw\(lr=0.001\)"'):
+        twt.Optimizer([torch.nn.Parameter(torch.ones(2))], "adamw", lr=1e-3)
+
+
+def test_settings_as_keywords_outside_jit() -> None:
+    pytest.importorskip("jax")
+    import thalweg.jax as tj
+
+    with pytest.raises(TypeError, match=r'as in "adamw\(lr=0.001\)"'):
+        tj.Optimizer({"w": np.ones(2, np.float32)}, "adamw", lr=1e-3)
+
+
+def test_a_sentence_that_is_none_is_refused_with_keywords_too() -> None:
+    with pytest.raises(TypeError, match="'lr'"):
+        tw.Optimizer(arrays(), 3, lr=0.1)
+    with pytest.raises(TypeError, match="'lr'"):
+        tw.Optimizer(arrays(), "adamw((", lr=0.1)
+
+
+# ---- tuples
+
+
+@pytest.mark.parametrize("sentence, kind, says", [
+    ("adamw(betas=(0.9, 0.999))", tw.SentenceError, "; write beta1=0.9, beta2=0.999\n"),
+    ("clip_value(1) | ademamix(betas=( .9,1e-1 , 0.5)) | ema", tw.SentenceError,
+     "; write beta1=.9, beta2=1e-1, beta3=0.5\n"),
+    ("adamw(betas=[0.9, 0.999])", tw.UnknownNameError, "`betas` (write beta1=0.9, beta2=0.999); it has: lr, beta1"),
+    ("adamw(betas=0.9)", tw.UnknownNameError, "`betas` (write beta1=..., beta2=...); it has: lr, beta1"),
+    ("sgd(lr=step_decay(0.1, milestones=(10, 20)))", tw.SentenceError, "; a list is written milestones=[10, 20]\n"),
+    ("clip_value(1) | aggmo(0.1, betas=(0, 0.9))", tw.SentenceError, "; a list is written betas=[0, 0.9]\n"),
+    ("sgd(lr=(0.1))", tw.SentenceError, "; write lr=0.1\n"),
+])
+def test_tuples_of_python(sentence: str, kind: type[Exception], says: str) -> None:
+    with pytest.raises(kind) as caught:
+        tw.Optimizer(arrays(), sentence)
+    assert says in str(caught.value) and f"\n  {sentence}\n" in str(caught.value)
+
+
+@pytest.mark.parametrize("sentence", ["penalty((0.5, x))", "sgd(lr=(0.1", "(0.1)", "route(matrix=(), other=(sgd))"])
+def test_other_mistakes_have_no_such_hint(sentence: str) -> None:
+    with pytest.raises(tw.SentenceError) as caught:
+        tw.Optimizer(arrays(), sentence)
+    assert "write" not in str(caught.value) and "list" not in str(caught.value)
+
+
+# ---- names of elsewhere
+
+
+def test_every_name_that_a_hint_gives_is_there() -> None:
+    known = {m.name for m in tw.methods()}
+    assert not known & _hints.STAGES.keys()
+    for name, meant in _hints.STAGES.items():
+        if re.fullmatch(r"\w+", meant):
+            assert meant in known, name
+        for written in re.findall(r"`(.*?)`", meant):
+            if written in known or any(m.parameter(written) for m in tw.methods("optimizer")):
+                continue
+            kind = tw.method(re.match(r"\w+", written)[0]).kind
+            form = {"schedule": f"sgd(lr={written})", "update": f"sgd | {written}"}.get(kind, written)
+            tw.Optimizer(arrays(), form)
+
+
+@pytest.mark.parametrize("name, says", [
+    ("clip_by_global_norm", "did you mean `clip_global_norm`"), ("scale_by_adam", "did you mean `adam`"),
+    ("scale_by_lion", "did you mean `lion`"), ("add_decayed_weights", "`weight_decay` of the update rule"),
+    ("scale", "the rate of the update rule"), ("scale_by_schedule", "`sgd(lr=cosine(0.1, 1000))`"),
+    ("warmup_cosine_decay_schedule", "did you mean `warmup_cosine`"), ("apply_every", "did you mean `gradient_acc"),
+    ("trace", "`sgd(lr=0.1, momentum=0.9)`"), ("zero_nans", 'nonfinite="skip"'), ("AdamW", "did you mean `adamw`"),
+    ("centralize", "did you mean `gradient_centralization`"), ("keep_params_nonnegative", "`project(non_negative)`"),
+    ("CosineAnnealingLR", "did you mean `cosine`"), ("clip_grad_norm_", "did you mean `clip_global_norm`"),
+])
+def test_stages_of_elsewhere(name: str, says: str) -> None:
+    for sentence in (f"{name}(1) | sgd", f"sgd(lr={name}(1))"):
+        with pytest.raises(tw.MethodError) as caught:
+            tw.Optimizer(arrays(), sentence)
+        first = str(caught.value).split("\n")[0]
+        assert says in first and f"`{name}` (" in first and first.count("did you mean") <= 1
+
+
+@pytest.mark.parametrize("name, says", [
+    ("clip_by_global_norm", "; clip_global_norm is a transform: a stage of a sentence"), ("scale_by_rms", "'RMSprop'"),
+    ("CosineAnnealingLR", "; cosine is a schedule: thalweg.schedule('cosine')"), ("trace", "no attribute 'trace'"),
+])
+def test_attributes_of_elsewhere(name: str, says: str) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(tw, name)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("schedule, name, ours", [
+    ("cosine(lr=0.1, decay_steps=10)", "decay_steps", "total"), ("cosine(0.1, T_max=10)", "T_max", "total"),
+    ("cosine(0.1, 10, eta_min=0)", "eta_min", "end"), ("linear(init_value=0.1, total=10)", "init_value", "lr"),
+    ("warmup_cosine(peak_value=0.1)", "peak_value", "peak"), ("exponential(0.1, decay_rate=1)", "decay_rate", "gamma"),
+    ("exponential(0.1, 0.9, transition_steps=5)", "transition_steps", "every"),
+])
+def test_arguments_of_schedules_of_elsewhere(schedule: str, name: str, ours: str) -> None:
+    with pytest.raises(tw.UnknownNameError, match=rf"`{name}` \(did you mean `{ours}`\?\)"):
+        tw.Optimizer(arrays(), f"sgd(lr={schedule})")
+
+
+def test_an_average_of_gradients() -> None:
+    with pytest.raises(tw.MethodError, match="must stand after the update rule; .*`gradient_ema`"):
+        tw.Optimizer(arrays(), "ema(0.9) | sgd")
+    with pytest.raises(tw.MethodError, match="no method `scale_by_nothing`\n"):
+        tw.Optimizer(arrays(), "scale_by_nothing | sgd")
