@@ -66,7 +66,8 @@ public struct Parser {
     let b = Array(text.utf8)
     let start = max(0, min(position, b.count) - 60), end = min(b.count, start + 120)
     let shown = b[start..<end].map { $0 < 32 || $0 == 127 ? UInt8(ascii: " ") : $0 }
-    let lead = String(decoding: b[start..<max(start, min(position, b.count))], as: UTF8.self).count
+    // Of what is shown: a line break of two bytes is two blanks there.
+    let lead = String(decoding: shown[..<(max(start, min(position, b.count)) - start)], as: UTF8.self).count
     return "\n  " + String(decoding: shown, as: UTF8.self) + "\n  " + String(repeating: " ", count: lead) + "^"
   }
 
