@@ -33,6 +33,7 @@ def pointed_at(call: Callable[[], Any]) -> str:
     ("route(matrix=(muon), othr=(adamw))", "othr"), ("route(matrix=(muon), other=3)", "other=3"),
     ("route(matrix=(muon), (adamw))", "(adamw)"), ("route(matrix=(muon), other=(adamw(lrr=1)))", "lrr"),
     ("adamw |\n ema(decay=2)", "decay=2"), ("adamw |\r\n ema(decay=2)", "decay=2"),
+    ("adamw(lr=1, betas=(0.9,\n0.999))", "0.9, 0.999))"),
     ('route("größe"=(sgd(lr=-1)), other=(sgd))', "lr=-1"),
 ])
 def test_sentences(sentence: str, at: str) -> None:
