@@ -37,7 +37,10 @@ struct Compiler {
   {
     var items: [Item] = []
     for var n in nodes {
-      if let position { n.position = position }
+      if let position {  // that of the name: what it stands for is written nowhere
+        n.position = position
+        for k in n.arguments.indices { n.arguments[k].position = position }
+      }
       guard let e = Registry.entry(n.name) else {
         throw at(n, Failure(Status.method, "no method `\(n.name)`" + suggestion(n.name, Registry.names())))
       }
@@ -71,7 +74,10 @@ struct Compiler {
       opens = prefix.allSatisfy { $0.role == .source }
       guard let name = a.name else {
         throw at(
-          route, Failure(Status.name, "route: every pipeline needs a selector, as matrix=(muon) or \"*.bias\"=(sgd)"))
+          route,
+          Failure(
+            Status.name, "route: every pipeline needs a selector, as matrix=(muon) or \"*.bias\"=(sgd)",
+            at: a.position))
       }
       let selector = Selector.words.first { $0.0 == name }?.1 ?? .name(name)
       if case .name(let p) = selector, p.utf8.allSatisfy({ $0 == 95 || ($0 >= 97 && $0 <= 122) }),
@@ -82,14 +88,17 @@ struct Compiler {
           Failure(
             Status.name,
             "route: no selector `\(p)`" + suggestion(p, Selector.words.map(\.0))
-              + "; tensors are also selected by name, with a pattern in quotes"))
+              + "; tensors are also selected by name, with a pattern in quotes", at: a.position))
       }
       let inner: [StageNode]
       switch a.value {
       case .sentence(let s): inner = s
       case .word(let w): inner = [w]
       default:
-        throw at(route, Failure(Status.type, "route: `\(name)` must be a pipeline in parentheses, got \(a.value.text)"))
+        throw at(
+          route,
+          Failure(
+            Status.type, "route: `\(name)` must be a pipeline in parentheses, got \(a.value.text)", at: a.position))
       }
       let nested = try expand(inner, [], nil)
       if let bad = nested.first(where: { $0.node.name == "route" }) {

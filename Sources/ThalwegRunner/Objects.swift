@@ -80,7 +80,8 @@ func single(_ text: String, _ kind: Method.Kind, or others: [Method.Kind] = []) 
   do { return try Registry.component(nodes[0], named.flatMap { others.contains($0) ? $0 : nil } ?? kind) } catch {
     throw Failure(
       Int(error.status),
-      error.message.contains("\n") ? error.message : error.message + Parser.pointer(text, nodes[0].position))
+      error.message.contains("\n")
+        ? error.message : error.message + Parser.pointer(text, error.position ?? nodes[0].position))
   }
 }
 

@@ -114,7 +114,12 @@ extension Optimizer {
     if path == "gradient_scale", case .number(let x) = node { return try setNumber(group, path, x) }
     let place = try find(path)
     let p = place.stage.hyper[0].parameters[place.parameter]
-    try set(group, place, try p.read(node, of: place.stage.name))
+    let value: Value
+    do throws(Failure) { value = try p.read(node, of: place.stage.name) } catch {
+      guard let position = error.position, !error.message.contains("\n") else { throw error }
+      throw Failure(Int(error.status), error.message + Parser.pointer(source, position))  // within a schedule
+    }
+    try set(group, place, value)
   }
 
   /// Changes a hyper-parameter of one group, or of all and of those to come (nil). All or none: a refusal changes

@@ -10,6 +10,8 @@ public struct Failure: Error, Sendable {
     self.status = tw_status(status)
     (self.message, self.position) = (message, position)
   }
+  /// The same, about a stage or something in it: where that is, unless it is known better.
+  public func within(_ node: StageNode) -> Failure { Failure(Int(status), message, at: position ?? node.position) }
   /// The same with the name of what it is about in front, once.
   public func of(_ name: String) -> Failure {
     message.hasPrefix(name + ":") ? self : Failure(Int(status), "\(name): \(message)")

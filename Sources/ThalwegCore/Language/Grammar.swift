@@ -61,19 +61,22 @@ public struct Parser {
     return v
   }
 
+  /// A byte in a message, which is one line for what it says.
+  private static func shown(_ c: UInt8) -> UInt8 { c < 32 || c == 127 ? UInt8(ascii: " ") : c }
+
   /// The sentence (cut to a window around the position) with a caret under it.
   public static func pointer(_ text: String, _ position: Int) -> String {
     let b = Array(text.utf8)
     let start = max(0, min(position, b.count) - 60), end = min(b.count, start + 120)
-    let shown = b[start..<end].map { $0 < 32 || $0 == 127 ? UInt8(ascii: " ") : $0 }
-    let lead = String(decoding: b[start..<max(start, min(position, b.count))], as: UTF8.self).count
+    let shown = b[start..<end].map(Parser.shown)
+    // Of what is shown: a line break of two bytes is two blanks there.
+    let lead = String(decoding: shown[..<(max(start, min(position, b.count)) - start)], as: UTF8.self).count
     return "\n  " + String(decoding: shown, as: UTF8.self) + "\n  " + String(repeating: " ", count: lead) + "^"
   }
 
   private func failure(_ what: String) -> Failure {
-    let found =
-      i < bytes.count
-      ? "found `\(String(decoding: bytes[i..<min(i + 12, bytes.count)], as: UTF8.self))`" : "found the end"
+    let next = bytes[i..<min(i + 12, bytes.count)].map(Parser.shown)
+    let found = next.isEmpty ? "found the end" : "found `\(String(decoding: next, as: UTF8.self))`"
     return Failure(
       Status.syntax, "\(what) at position \(i), \(found)" + Parser.pointer(String(decoding: bytes, as: UTF8.self), i))
   }

@@ -79,7 +79,7 @@ public struct Method: Sendable {
         positional += 1
       }
       guard values[index] == nil else {
-        throw Failure(Status.name, "\(name): `\(parameters[index].name)` is given twice")
+        throw Failure(Status.name, "\(name): `\(parameters[index].name)` is given twice", at: a.position)
       }
       do throws(Failure) { values[index] = try parameters[index].read(a.value, of: name) } catch {
         throw Failure(Int(error.status), error.message, at: error.position ?? a.position)
@@ -107,7 +107,7 @@ public struct Method: Sendable {
       do throws(Failure) {
         let (e, inner) = try Registry.component(node, kind)
         h.held[k] = Held(method: e.method, component: e.component, hyper: inner)
-      } catch { throw Failure(Int(error.status), error.message, at: error.position ?? node.position) }
+      } catch { throw error.within(node) }
     }
     try validate(h)
     return h

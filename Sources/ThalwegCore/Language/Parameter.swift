@@ -330,11 +330,12 @@ extension Parameter {
       if w.arguments.isEmpty, w.name == "true" || w.name == "false" { break }
       guard let m = Registry.find(w.name) else {
         throw Failure(
-          Status.method, "\(method): `\(name)`: no schedule `\(w.name)`" + suggestion(w.name, Registry.names(.schedule))
-        )
+          Status.method,
+          "\(method): `\(name)`: no schedule `\(w.name)`" + suggestion(w.name, Registry.names(.schedule)),
+          at: w.position)
       }
       guard m.kind == .schedule else { break }
-      _ = try Registry.component(w, .schedule)
+      do throws(Failure) { _ = try Registry.component(w, .schedule) } catch { throw error.within(w) }
       return w
     case .number:
       let w = StageNode(name: "constant", arguments: [ArgumentNode(name: nil, value: node, position: 0)], position: 0)
