@@ -85,14 +85,12 @@ public final class Samples {
   /// A sample of weight 0 counts nothing, whatever it is. Sums are taken in double, sample after sample.
   public func combine(into targets: [Target], _ weights: (_ sample: Int, _ squares: [Double]) -> [Double]) {
     let step = group, all = blocks.reduce(0) { $0 + $1.count }
-    nonisolated(unsafe) var factors: [[Double]] = []
-    func look(_ samples: Swift.Range<Int>) {
+    func look(_ samples: Swift.Range<Int>) -> [[Double]] {
       measure(max(samples.lowerBound, squares.count)..<max(samples.upperBound, squares.count))
-      factors = samples.map { weights($0, squares[$0]) }
+      return samples.map { weights($0, squares[$0]) }
     }
     guard step < count, let memory = try? Memory(8 * all, .current) else {
-      look(0..<count)
-      nonisolated(unsafe) let factors = factors
+      let factors = look(0..<count)
       Threads.run(blocks.count, parallel: runs(0..<count)) { k in
         withUnsafeTemporaryAllocation(of: Double.self, capacity: Samples.block) { buffer in
           guard let sum = buffer.baseAddress else { return }
@@ -111,8 +109,7 @@ public final class Samples {
     }
     for first in stride(from: 0, to: count, by: step) {
       let samples = first..<min(first + step, count)
-      look(samples)
-      nonisolated(unsafe) let factors = factors
+      let factors = look(samples)
       Threads.run(blocks.count, parallel: runs(samples)) { k in add(blocks[k], samples, factors, sums + starts[k]) }
     }
     for (k, piece) in blocks.enumerated() { write(piece, sums + starts[k], targets) }
