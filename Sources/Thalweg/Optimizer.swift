@@ -74,10 +74,14 @@ public final class Optimizer {
 
   let runner: ThalwegRunner.Optimizer
   private var parameters: [Tensor] = [], gradients: [Tensor?] = [], shadows: [Tensor] = []
+  /// Gradients that are read where they lie until the step ends.
+  private var staying: [[Tensor?]] = []
   /// Some memory may go away before the optimizer does.
   private var borrows = false
   /// The request that waits for its answer.
   private(set) var pending: Request?
+  /// The host's, where the model is spread over processes.
+  var reduction: Reduction?
   /// Of the step that ended last.
   public private(set) var outcome = Outcome.done
 
@@ -245,9 +249,10 @@ public final class Optimizer {
   public func next() throws(ThalwegError) -> Request? {
     try checked { () throws(Failure) in
       try live(gradients: true)
-      let (loss, stays) = (pending?.loss, pending?.gradientsStay ?? false)
+      let (loss, stays, before) = (pending?.loss, pending?.gradientsStay ?? false, staying)
       retire()
       let (asked, status) = try runner.next(loss: loss, stays: stays)
+      if asked != nil { staying = stays ? before + [gradients] : before }
       guard let asked else {
         _ = note(status)
         return nil
@@ -284,7 +289,7 @@ public final class Optimizer {
   }
   private func retire() {
     pending?.lease.end()
-    pending = nil
+    (pending, staying) = (nil, [])
   }
   /// What a step under way has moved goes back.
   func breakOff() {

@@ -44,7 +44,7 @@ struct SavedNumbers {
       return rest.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64($1) }
     }
     guard data.count >= 8, try word() == mark else {
-      throw SavedNumbers.damaged(what, "it was not written by \("aeiou".contains(what.prefix(1)) ? "an" : "a") \(what)")
+      throw SavedNumbers.damaged(what, "it was not written by \(what.withArticle)")
     }
     let length = try word()
     guard length <= UInt64(rest.count) else { throw SavedNumbers.damaged(what, "it is cut off") }

@@ -358,4 +358,46 @@ func assertError<R>(
     XCTAssertTrue(words.isEmpty || e.message.contains(words), e.message, file: file, line: line)
     XCTAssertFalse(e.message.isEmpty, file: file, line: line)
   }
+
+  func testRanksAddUpTheirNorms() throws {
+    // another rank with the same gradient: its squares are as many again
+    let (alone, whole, g) = try made("clip_global_norm(1) | sgd(lr=1)", [0, 0, 0])
+    let (half, part, h) = try made("clip_global_norm(1) | sgd(lr=1)", [0, 0, 0])
+    try g.assign([3, 0, 4])
+    try h.assign([3, 0, 4])
+    var calls = 0
+    try half.setReducer(.elements) { sums, maxima in
+      calls += 1
+      for k in sums.indices { sums[k] *= 2 }
+    }
+    try alone.step()
+    try half.step()
+    XCTAssertGreaterThan(calls, 0)
+    assertNear(try part.values(), try whole.values().map { $0 / 2.0.squareRoot() }, 1e-6)
+
+    struct Lost: Error {}
+    try half.setReducer { _, _ in throw Lost() }
+    let before = try part.values()
+    XCTAssertThrowsError(try half.step()) { XCTAssertEqual(($0 as? ThalwegError)?.code, .argument) }
+    XCTAssertTrue(half.reducerError is Lost)
+    XCTAssertEqual(try part.values(), before)
+    try half.setReducer(nil)
+    try half.step()
+    let (matrix, _, _) = try made("muon", [0, 0, 0])
+    XCTAssertThrowsError(try matrix.setReducer(.elements) { _, _ in })
+  }
+
+  func testGradientsThatStayAreReadWhereTheyLie() throws {
+    let rows: [[Double]] = [[1, -2, 0.5], [-2, 1, 1], [0.5, 0.5, -3]]
+    func combined(stay: Bool) throws -> [Double] {
+      let w = try Tensor(zeros: [3], dtype: .f64), o = try Optimizer("upgrad(tasks=3) | sgd(lr=1)")
+      try o.add(parameters: [w])
+      while let request = try o.next() {
+        try o.bind(gradients: [try Tensor(rows[request.index])])
+        request.gradientsStay = stay
+      }
+      return try w.values()
+    }
+    XCTAssertEqual(try combined(stay: true), try combined(stay: false))
+  }
 }

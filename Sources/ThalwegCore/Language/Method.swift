@@ -6,7 +6,7 @@ public struct Method: Sendable {
       mask, routing, weighting, diagnostic, solver
 
     /// "an objective".
-    public var withArticle: String { ("aeiou".contains(rawValue.prefix(1)) ? "an " : "a ") + rawValue }
+    public var withArticle: String { rawValue.withArticle }
     /// Never a stage of a pipeline: it is made with its numbers, and keeps them.
     public var standsAlone: Bool {
       switch self {
@@ -306,4 +306,9 @@ extension WrappingSchedule {
     try inner.observe(samples: samples, m, n)
   }
   public mutating func command(_ name: String, at k: Double) -> Bool { inner.command(name, at: k) }
+}
+
+extension String {
+  /// "an objective".
+  public var withArticle: String { (first.map("aeiou".contains) ?? false ? "an " : "a ") + self }
 }
