@@ -206,3 +206,38 @@ def test_a_policy_for_numbers_that_are_none(policy: str) -> None:
     for request in opt.requests():
         request.answer_samples(samples(np.random.default_rng(8), 3))
     assert opt.steps == 1
+
+
+@pytest.mark.parametrize("mode", ["flat", "per_layer"])
+@pytest.mark.parametrize("given", ["float32", "float64", "float16", "strided"])
+def test_samples_that_are_read_in_groups(mode: str, given: str) -> None:
+    """Samples of some ten thousand numbers are looked at a few at a time; the sum is the same, for any threads."""
+    count, shapes = 40, [(90, 101), (3,), (2111,), ()]
+    rng = np.random.default_rng(11)
+    parts = [rng.uniform(0.002, 0.02, count).reshape((count,) + (1,) * len(s)) * rng.standard_normal((count, *s)) for s in shapes]
+    parts[0][7, 3, 5] = np.inf  # this sample counts nothing
+    if given == "strided":
+        answered = [np.repeat(p.astype(np.float32), 2, 0)[::2] for p in parts]
+    else:
+        answered = [p.astype(given) for p in parts]
+    whole = [np.delete(a.astype(np.float64), 7, 0).reshape(count - 1, -1) for a in answered]
+    squares = np.stack([(w * w).sum(1) for w in whole])
+    norms = np.sqrt(squares if mode == "per_layer" else np.broadcast_to(squares.sum(0), squares.shape))
+    want = [np.minimum(1, 1 / (n + 1e-6)) @ w for n, w in zip(norms, whole)]
+
+    def run(threads: int) -> list[np.ndarray]:
+        params = [np.zeros(s, np.float32) for s in shapes]
+        opt = tw.Optimizer(params, f"dp_sgd(noise_multiplier=0, expected_batch_size=1, mode={mode}) | sgd(lr=1)")
+        before = tw.get_num_threads()
+        tw.set_num_threads(threads)
+        try:
+            for request in opt.requests():
+                request.answer_samples(answered)
+        finally:
+            tw.set_num_threads(before)
+        return params
+
+    one, three = run(1), run(3)
+    for a, b, w in zip(one, three, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(-a.reshape(-1), w, rtol=2**-23, atol=1e-12)  # rounded once, from double
