@@ -114,9 +114,11 @@ struct ElementWork<T: Real> {
     defer { for l in [out, beside] { l.release() } }
     let inPlace = plain(g, T.self), given = plain(w, T.self)
     each(g.count) { start, n, x in
-      x.update(repeating: 0, count: n)
       let y = given.map { $0 + start } ?? x + ElementWork.chunk
       if given == nil { beside.read(start, n, y, scale: 1) }
+      // the transform adds to what it finds
+      if let inPlace, scale == 1 { return run(inPlace + start, y, start, n) }
+      x.update(repeating: 0, count: n)
       run(x, y, start, n)
       let sum = inPlace.map { $0 + start } ?? x + 2 * ElementWork.chunk
       if inPlace == nil { out.read(start, n, sum, scale: 1) }

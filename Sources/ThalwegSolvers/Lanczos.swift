@@ -103,17 +103,17 @@ enum LanczosStep {
     _ k: Int, _ basis: Vector<T>, _ w: Vector<T>, _ alpha: UnsafeMutablePointer<T>, _ beta: UnsafeMutablePointer<T>,
     _ tolerance: Double, reorthogonal: Bool = true
   ) -> Bool {
-    let a = basis.row(k).dot(w)
-    alpha[k] = T(a)
-    if !reorthogonal {
+    let a: Double, b: Double
+    if reorthogonal {
+      let (along, left) = w.orthogonalise(against: basis, k + 1)
+      (a, b) = (along[k], left)
+    } else {
+      a = basis.row(k).dot(w)
       w.add(basis.row(k), times: -a)
       if k > 0 { w.add(basis.row(k - 1), times: -Double(beta[k - 1])) }
+      b = w.norm
     }
-    for _ in 0..<(reorthogonal ? 2 : 0) {
-      // one coefficient after the other: done twice it is as good as all at once, and needs no buffer
-      for i in 0...k { w.add(basis.row(i), times: -basis.row(i).dot(w)) }
-    }
-    let b = w.norm
+    alpha[k] = T(a)
     beta[k] = T(b)
     // what rounding leaves of nothing is nothing
     let least = max(tolerance, T.isDouble ? 0 : 0x1p-20)

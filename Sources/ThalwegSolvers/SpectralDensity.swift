@@ -85,15 +85,6 @@ struct SpectralDensity: Driver {
   private func step<T: Real>(
     _ k: Int, _ basis: Vector<T>, _ w: Vector<T>, _ alpha: UnsafeMutablePointer<T>, _ beta: UnsafeMutablePointer<T>
   ) -> Bool {
-    if h.reorthogonalise { return LanczosStep.take(k, basis, w, alpha, beta, 1e-12) }
-    let a = basis.row(k).dot(w)
-    alpha[k] = T(a)
-    w.add(basis.row(k), times: -a)
-    if k > 0 { w.add(basis.row(k - 1), times: -Double(beta[k - 1])) }
-    let b = w.norm
-    beta[k] = T(b)
-    guard k + 1 < basis.rows, b > (T.isDouble ? 1e-12 : 0x1p-20) * max(1, abs(a)) else { return false }
-    basis.row(k + 1).set(1 / b, w)
-    return true
+    LanczosStep.take(k, basis, w, alpha, beta, 1e-12, reorthogonal: h.reorthogonalise)
   }
 }

@@ -117,6 +117,45 @@ public enum Flat {
       i &+= 1
     }
   }
+  /// z ← a·x + b·y + c·w, in double and rounded once; z may be one of them.
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func blend<T: Real>(
+    _ a: Double, _ x: UnsafePointer<T>, _ b: Double, _ y: UnsafePointer<T>, _ c: Double, _ w: UnsafePointer<T>,
+    into z: UnsafeMutablePointer<T>, _ n: Int
+  ) {
+    typealias L = T.Vector
+    var i = 0
+    while i &+ L.width <= n {
+      let (u, v, t) = (L.load(x + i).wide, L.load(y + i).wide, L.load(w + i).wide)
+      L(wide: a * u.low + b * v.low + c * t.low, a * u.high + b * v.high + c * t.high).store(z + i)
+      i &+= L.width
+    }
+    while i < n {
+      z[i] = T(a * Double(x[i]) + b * Double(y[i]) + c * Double(w[i]))
+      i &+= 1
+    }
+  }
+  /// z ← a·x + b·y, in the same way.
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func blend<T: Real>(
+    _ a: Double, _ x: UnsafePointer<T>, _ b: Double, _ y: UnsafePointer<T>, into z: UnsafeMutablePointer<T>, _ n: Int
+  ) {
+    typealias L = T.Vector
+    var i = 0
+    while i &+ L.width <= n {
+      let (u, v) = (L.load(x + i).wide, L.load(y + i).wide)
+      L(wide: a * u.low + b * v.low, a * u.high + b * v.high).store(z + i)
+      i &+= L.width
+    }
+    while i < n {
+      z[i] = T(a * Double(x[i]) + b * Double(y[i]))
+      i &+= 1
+    }
+  }
   /// sums ← sums + factor·x, in double.
   @inline(never)
   @_specialize(where T == Float)

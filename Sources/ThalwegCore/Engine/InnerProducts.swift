@@ -61,9 +61,9 @@ public enum InnerProducts {
       multiply(r, q, out, { UnsafeRawPointer($0).loadUnaligned(as: SIMD4<Double>.self) }, { $0.sum() })
     } else if let r = r as? Four<Float>, let q = q as? Three<Float> {
       if exact {
-        multiply(r, q, out, { SIMD4<Double>(UnsafeRawPointer($0).loadUnaligned(as: SIMD4<Float>.self)) }, { $0.sum() })
+        multiply(r, q, out, { SIMD4(Double($0[0]), Double($0[1]), Double($0[2]), Double($0[3])) }, { $0.sum() })
       } else {
-        multiply(r, q, out, { UnsafeRawPointer($0).loadUnaligned(as: SIMD8<Float>.self) }, { SIMD8<Double>($0).sum() })
+        multiply(r, q, out, { UnsafeRawPointer($0).loadUnaligned(as: SIMD8<Float>.self) }, { widened($0).sum() })
       }
     }
   }

@@ -36,6 +36,8 @@ public protocol Lane: Sendable {
   static func randomSign(_ key: UInt64, _ index: Int) -> Self
   /// Σ of the elements, in double, in a fixed order; `low` and `high` are its two halves.
   var wide: (low: SIMD8<Double>, high: SIMD8<Double>) { get }
+  /// The way back, rounded.
+  init(wide low: SIMD8<Double>, _ high: SIMD8<Double>)
 }
 
 /// A compute type: Float or Double.
@@ -157,8 +159,15 @@ extension SIMD16<Float>: Lane {
   @inlinable @inline(__always) public var wide: (low: SIMD8<Double>, high: SIMD8<Double>) {
     (widened(lowHalf), widened(highHalf))
   }
+  @inlinable @inline(__always) public init(wide low: SIMD8<Double>, _ high: SIMD8<Double>) {
+    self.init(lowHalf: narrowed(low), highHalf: narrowed(high))
+  }
 }
 
+@inlinable @inline(__always) func narrowed(_ v: SIMD8<Double>) -> SIMD8<Float> {
+  SIMD8<Float>(
+    Float(v[0]), Float(v[1]), Float(v[2]), Float(v[3]), Float(v[4]), Float(v[5]), Float(v[6]), Float(v[7]))
+}
 /// Written out: the generic conversion is a scalar loop, this is one instruction.
 @inlinable @inline(__always) func widened(_ v: SIMD8<Float>) -> SIMD8<Double> {
   SIMD8<Double>(
@@ -230,4 +239,5 @@ extension SIMD8<Double>: Lane {
   @inlinable @inline(__always) public var wide: (low: SIMD8<Double>, high: SIMD8<Double>) {
     (self, SIMD8<Double>(repeating: 0))
   }
+  @inlinable @inline(__always) public init(wide low: SIMD8<Double>, _ high: SIMD8<Double>) { self = low }
 }

@@ -104,6 +104,44 @@ public struct Vector<T: Real>: @unchecked Sendable {
   }
 }
 
+extension Vector {
+  /// self ← self less what lies along the first `used` of some orthonormal rows; a second time where the first left
+  /// more there than rounding does. What lay along each of them, and the norm of what is left.
+  ///
+  /// All products are taken in one pass over the rows, and the next ones in the pass that subtracts.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public func orthogonalise(against rows: Vector, _ used: Int) -> (along: [Double], norm: Double) {
+    let n = count, blocks = Vector.blocks(n), width = used + 1, piece = 1024
+    let bases = (0..<used).map { UnsafePointer(rows.row($0).p) }
+    var parts = [Double](repeating: 0, count: blocks * width)
+    /// Subtracts; then the products with all rows, and the square.
+    func pass(less factors: [Double]) -> [Double] {
+      parts.withUnsafeMutableBufferPointer { all in
+        nonisolated(unsafe) let all = all
+        Vector.each(n) { at, length in
+          let line = all[(at / Vector.block * width)..<((at / Vector.block + 1) * width)]
+          line.update(repeating: 0)
+          for start in stride(from: at, to: at + length, by: piece) {
+            let m = min(piece, at + length - start), x = p + start
+            for (k, a) in factors.enumerated() { Flat.add(bases[k] + start, times: -a, into: x, m) }
+            for k in 0..<used { all[line.startIndex + k] += Flat.dot(bases[k] + start, UnsafePointer(x), m) }
+            all[line.startIndex + used] += Flat.squaredNorm(UnsafePointer(x), m)
+          }
+        }
+      }
+      return (0..<width).map { k in (0..<blocks).reduce(0) { $0 + parts[$1 * width + k] } }
+    }
+    let along = Array(pass(less: []).prefix(used))
+    var left = pass(less: along)
+    let rounding = 16 * (T.isDouble ? 0x1p-52 : 0x1p-23)
+    if left.dropLast().reduce(0, { $0 + $1 * $1 }) > rounding * rounding * left[used] {
+      left = pass(less: Array(left.dropLast()))
+    }
+    return (along, left[used] > 1e-280 && left[used] < 1e280 ? left[used].squareRoot() : norm)
+  }
+}
+
 extension Flat {
   /// z ← a·x + b·y.
   @inline(never)

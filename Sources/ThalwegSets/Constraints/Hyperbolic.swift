@@ -52,23 +52,26 @@ struct PoincareBall: Manifold {
       })
   }
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let points = Slices.along(-1, w.shape), sizes = try points.norms(w.w), steps = try points.norms(w.v)
+    let points = Slices.along(-1, w.shape), n = points.length
+    let sizes = try points.norms(w.w), steps = try points.norms(w.v), root = c.squareRoot()
     for s in 0..<points.count {
-      let u = w.v + points.start(s), x = w.w + points.start(s)
+      let u = w.v + points.start(s), x = UnsafePointer(w.w + points.start(s))
       if steps[s] == 0 {
-        u.update(from: x, count: points.length)
+        u.update(from: x, count: n)
         continue
       }
-      let inside = pull(sizes[s], T.self)
-      let p = (0..<points.length).map { inside * Double(x[$0]) }, step = (0..<points.length).map { Double(u[$0]) }
-      var y = zip(p, step).map { $0 + $1 }
+      // the point is ofX·x + ofU·u
+      var ofX = pull(sizes[s], T.self), ofU = 1.0
       if exponential {
-        let root = c.squareRoot(), lambda = 2 / (1 - c * dot(p, p))
+        let square = ofX * ofX * sizes[s] * sizes[s], lambda = 2 / (1 - c * square)
         let factor = tanh(root * lambda * steps[s] / 2) / (root * steps[s])
-        y = add(p, step.map { factor * $0 })
+        let along = factor * ofX * Flat.dot(x, UnsafePointer(u), n), length = factor * steps[s]
+        let below = 1 + 2 * c * along + c * c * square * length * length
+        (ofX, ofU) = ((1 + 2 * c * along + c * length * length) / below * ofX, (1 - c * square) / below * factor)
       }
-      let factor = pull(dot(y, y).squareRoot(), T.self)
-      for i in y.indices { u[i] = T(factor * y[i]) }
+      Flat.blend(ofX, x, ofU, UnsafePointer(u), into: u, n)
+      let inside = pull(Flat.squaredNorm(UnsafePointer(u), n).squareRoot(), T.self)
+      if inside != 1 { Flat.blend(inside, UnsafePointer(u), 0, UnsafePointer(u), into: u, n) }
     }
   }
   static func factors(_ h: Hyper, _ shape: Shape) -> Slices { .along(-1, shape) }
@@ -82,25 +85,21 @@ struct PoincareBall: Manifold {
   }
   /// The gyration gyr[y, −x], times λ(x)/λ(y).
   func transport<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let points = Slices.along(-1, w.shape), sizes = try points.norms(w.w), ends = try points.norms(w.slots[0])
+    let points = Slices.along(-1, w.shape), n = points.length
+    let sizes = try points.norms(w.w), ends = try points.norms(w.slots[0])
     for s in 0..<points.count {
-      let first = points.start(s), u = w.v + first
-      let (from, to) = (pull(sizes[s], T.self), pull(ends[s], T.self))
-      let a = (0..<points.length).map { to * Double(w.slots[0][first + $0]) }
-      let b = (0..<points.length).map { -from * Double(w.w[first + $0]) }
-      let v = (0..<points.length).map { Double(u[$0]) }
-      let (aa, bb, ab) = (dot(a, a), dot(b, b), dot(a, b)), (av, bv) = (dot(a, v), dot(b, v))
+      let u = w.v + points.start(s)
+      let x = UnsafePointer(w.w + points.start(s)), y = UnsafePointer(w.slots[0] + points.start(s))
+      // a is the end, b minus the start
+      let (to, from) = (pull(ends[s], T.self), -pull(sizes[s], T.self))
+      let (aa, bb) = (to * to * ends[s] * ends[s], from * from * sizes[s] * sizes[s])
+      let ab = to * from * Flat.dot(x, y, n)
+      let av = to * Flat.dot(y, UnsafePointer(u), n), bv = from * Flat.dot(x, UnsafePointer(u), n)
       let below = 1 + 2 * c * ab + c * c * aa * bb
       let p = 2 * c * (bv * (1 + 2 * c * ab) - c * av * bb) / below, q = -2 * c * (c * bv * aa + av) / below
       let factor = (1 - c * aa) / (1 - c * bb)
-      for i in v.indices { u[i] = T(factor * (v[i] + p * a[i] + q * b[i])) }
+      Flat.blend(factor, UnsafePointer(u), factor * p * to, y, factor * q * from, x, into: u, n)
     }
-  }
-  private func dot(_ a: [Double], _ b: [Double]) -> Double { zip(a, b).reduce(0) { $0 + $1.0 * $1.1 } }
-  private func add(_ x: [Double], _ y: [Double]) -> [Double] {
-    let xy = dot(x, y), xx = dot(x, x), yy = dot(y, y)
-    let (a, b) = (1 + 2 * c * xy + c * yy, 1 - c * xx), below = 1 + 2 * c * xy + c * c * xx * yy
-    return zip(x, y).map { (a * $0 + b * $1) / below }
   }
 }
 
@@ -129,9 +128,11 @@ struct Lorentz: Manifold {
 
   private func points(_ shape: Shape) -> Slices { .along(-1, shape) }
   /// x₀ of a point with these other coordinates.
-  private func height(_ x: [Double]) -> Double { (1 / c + x.dropFirst().reduce(0) { $0 + $1 * $1 }).squareRoot() }
-  private func product(_ a: [Double], _ b: [Double]) -> Double {
-    zip(a, b).reduce(-2 * a[0] * b[0]) { $0 + $1.0 * $1.1 }
+  private func height<T: Real>(_ x: UnsafePointer<T>, _ n: Int) -> Double {
+    (1 / c + Flat.squaredNorm(x + 1, n - 1)).squareRoot()
+  }
+  private func product<T: Real>(_ a: UnsafePointer<T>, _ b: UnsafePointer<T>, _ n: Int) -> Double {
+    Flat.dot(a + 1, b + 1, n - 1) - Double(a[0]) * Double(b[0])
   }
 
   func project<T: Real>(_ w: Whole<T>) throws(Failure) {
@@ -140,7 +141,7 @@ struct Lorentz: Manifold {
     if points.length == 0 { return }
     for s in 0..<points.count {
       let x = w.v + points.start(s)
-      x[0] = T(height((0..<points.length).map { Double(x[$0]) }))
+      x[0] = T(height(UnsafePointer(x), points.length))
     }
   }
   func tangent<T: Real>(_ w: Whole<T>) throws(Failure) {
@@ -149,38 +150,36 @@ struct Lorentz: Manifold {
     try orthogonal(w)
   }
   func orthogonal<T: Real>(_ w: Whole<T>) throws(Failure) {
-    try forEach(w) { u, x, _ in
-      let along = c * product(x, u)
-      for i in u.indices { u[i] += along * x[i] }
+    try forEach(w) { u, x, _, n in
+      Flat.blend(1, UnsafePointer(u), c * product(x, UnsafePointer(u), n), x, into: u, n)
     }
   }
   func transport<T: Real>(_ w: Whole<T>) throws(Failure) {
-    try forEach(w) { u, x, s in
-      let y = x.indices.map { Double(w.slots[0][s + $0]) }, factor = c * product(y, u) / (1 - c * product(x, y))
-      for i in u.indices { u[i] += factor * (x[i] + y[i]) }
+    try forEach(w) { u, x, s, n in
+      let y = UnsafePointer(w.slots[0] + s)
+      let factor = c * product(y, UnsafePointer(u), n) / (1 - c * product(x, y, n))
+      Flat.blend(1, UnsafePointer(u), factor, x, factor, y, into: u, n)
     }
   }
   static func factors(_ h: Hyper, _ shape: Shape) -> Slices { .along(-1, shape) }
   func squares<T: Real>(_ w: Whole<T>) throws(Failure) {
     var k = 0
-    try forEach(w) { u, _, _ in
-      w.slots[0][k] = T(max(0, product(u, u)))
+    try forEach(w) { u, _, _, n in
+      w.slots[0][k] = T(max(0, product(UnsafePointer(u), UnsafePointer(u), n)))
       k += 1
     }
   }
-  /// Changes the vector at every point; its first element is the number `s` of the tensor.
-  private func forEach<T: Real>(_ w: Whole<T>, _ body: (_ u: inout [Double], _ x: [Double], _ s: Int) -> Void)
-    throws(Failure)
-  {
+  /// Calls `body` with the vector at every point, of n numbers; its first is the number `s` of the tensor.
+  private func forEach<T: Real>(
+    _ w: Whole<T>, _ body: (_ u: UnsafeMutablePointer<T>, _ x: UnsafePointer<T>, _ s: Int, _ n: Int) -> Void
+  ) throws(Failure) {
     try finite(w.v, w.count, "lorentz")
     try finite(w.w, w.count, "lorentz")
     let points = points(w.shape)
     if points.length == 0 { return }
     for s in 0..<points.count {
-      let first = points.start(s), x = (0..<points.length).map { Double(w.w[first + $0]) }
-      var u = (0..<points.length).map { Double(w.v[first + $0]) }
-      body(&u, x, first)
-      for i in u.indices { w.v[first + i] = T(u[i]) }
+      let first = points.start(s)
+      body(w.v + first, UnsafePointer(w.w + first), first, points.length)
     }
   }
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) {
@@ -188,20 +187,19 @@ struct Lorentz: Manifold {
     try finite(w.w, w.count, "lorentz")
     let points = points(w.shape)
     if points.length == 0 { return }
+    let n = points.length
     for s in 0..<points.count {
-      let out = w.v + points.start(s), from = w.w + points.start(s)
-      let u = (0..<points.length).map { Double(out[$0]) }, x = (0..<points.length).map { Double(from[$0]) }
-      if u.allSatisfy({ $0 == 0 }) {
-        out.update(from: from, count: points.length)
+      let u = w.v + points.start(s), x = UnsafePointer(w.w + points.start(s))
+      if (0..<n).allSatisfy({ u[$0] == 0 }) {
+        u.update(from: x, count: n)
         continue
       }
-      let n = max(0, c * product(u, u)).squareRoot(), rate = n == 0 ? 1 : sinh(n) / n
-      var y = x.indices.map { cosh(n) * x[$0] + rate * u[$0] }
-      y[0] = height(y)
-      guard y.allSatisfy(\.isFinite) else {
-        throw Failure(Status.numeric, "lorentz: a step of length \(text(n)) leaves the range of numbers")
+      let length = max(0, c * product(UnsafePointer(u), UnsafePointer(u), n)).squareRoot()
+      Flat.blend(cosh(length), x, length == 0 ? 1 : sinh(length) / length, UnsafePointer(u), into: u, n)
+      u[0] = T(height(UnsafePointer(u), n))
+      guard u[0].isFinite, Flat.isFinite(u, n) else {
+        throw Failure(Status.numeric, "lorentz: a step of length \(text(length)) leaves the range of numbers")
       }
-      for i in y.indices { out[i] = T(y[i]) }
     }
   }
 }
