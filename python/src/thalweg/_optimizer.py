@@ -17,6 +17,7 @@ from ._errors import (
     ArgumentError,
     Error,
     NeedsError,
+    NonfiniteError,
     RangeError,
     SequenceError,
     ValueTypeError,
@@ -51,6 +52,8 @@ class Optimizer(Saved):
                        `seed`, so that slow averages follow their gradients.  float64 parameters keep float64
     master             for 16-bit parameters: None, "f32" (a float32 copy) or "stochastic" (stochastic rounding)
     nonfinite          what a NaN or Inf in a gradient does: "propagate", "skip" (the step; see `skipped`) or "error"
+    max_skips          with "skip": so many skipped steps in a row are a NonfiniteError (the last of them is skipped,
+                       too).  None: any number.  The logger "thalweg" tells of the first, second, 4th, 8th, ... of all
     maximize           ascend
     zero_gradients     set the gradients to zero in the same pass
     consume_gradients  the gradients may be used as scratch, and hold rubbish afterwards
@@ -70,6 +73,7 @@ class Optimizer(Saved):
         state_dtype: str = "f32",
         master: str | None = None,
         nonfinite: str = "propagate",
+        max_skips: int | None = None,
         maximize: bool = False,
         zero_gradients: bool = False,
         consume_gradients: bool = False,
@@ -84,6 +88,7 @@ class Optimizer(Saved):
             state_dtype=state_dtype,
             master=master,
             nonfinite=nonfinite,
+            max_skips=_max_skips(max_skips, nonfinite),
             maximize=bool(maximize),
             zero_gradients=bool(zero_gradients),
             consume_gradients=bool(consume_gradients),
@@ -110,6 +115,8 @@ class Optimizer(Saved):
         # Where a gradient that is no number spreads to all weights: the norms to look at, until it was said.
         norms = nonfinite == "propagate" and "clip_global_norm" in self._text
         self._norms = [f"{s}.norm" for s, m in self._stages() if m.name == "clip_global_norm"] if norms else []
+        # Under "skip": how many steps were skipped in a row.
+        self._skips = 0 if nonfinite == "skip" else None
         self._closure: tuple[Any, bool] = (None, False)
         try:
             for group in groups:
@@ -162,6 +169,7 @@ class Optimizer(Saved):
     # ---- stepping
 
     def step(self, grads: Any = None, /, **named: Any) -> Any:
+        before = None if self._skips is None else self.skipped
         if named or type(grads) is dict or (type(grads) is not list and isinstance(grads, Mapping)):
             grads = named.get("grads", grads)
             if isinstance(grads, Mapping):
@@ -169,8 +177,8 @@ class Optimizer(Saved):
             result = _step(self, **named) if "closure" in named or grads is None else _step(self, grads)
         else:
             result = _step(self, grads)
-        if self._norms:
-            self._look_at_norms()
+        if self._norms or before is not None:
+            self._look_back(before)
         return result
 
     step.__doc__ = (_thalweg.Optimizer.step.__doc__ or "").replace(
@@ -196,11 +204,28 @@ class Optimizer(Saved):
             raise error(ArgumentError, f"gradients by name: {'; '.join(said)}")
         return [grads[name] for name in names]
 
-    def _look_at_norms(self) -> None:
-        """Says once that a gradient which is no number has become weights."""
-        if not all(math.isfinite(self._get_number(None, path)) for path in self._norms):
+    def _look_back(self, before: int | None) -> None:
+        """Says once that a gradient which is no number has become weights, and now and then that steps are skipped.
+
+        before  under "skip": how many steps were skipped before this one
+        """
+        if self._norms and not all(math.isfinite(self._get_number(None, path)) for path in self._norms):
             self._norms = []
             say_nonfinite(self)
+        if before is None or self._skips is None:
+            return
+        skipped = self.skipped
+        self._skips = self._skips + 1 if skipped > before else 0
+        if skipped > before:
+            self._say_skipped(skipped)
+
+    def _say_skipped(self, skipped: int) -> None:
+        why = "NaN or Inf in a gradient; nonfinite='error' says in which"
+        if skipped & (skipped - 1) == 0:
+            LOG.warning(f"{self._text!r}: {skipped} of {skipped + self.steps} steps skipped so far: {why}")
+        most = self._options["max_skips"]
+        if most is not None and self._skips >= most:
+            raise error(NonfiniteError, f"{self._text!r}: {self._skips} steps skipped in a row (max_skips): {why}")
 
     def requests(self) -> Generator[Request, None, None]:
         """One step as a loop over what the method asks for.
@@ -223,6 +248,12 @@ class Optimizer(Saved):
         latest when the next one starts: parameters and state are those from before it.  Where a state was loaded that
         had been saved inside a step, the loop goes on with the request that was waiting then.
         """
+        before = None if self._skips is None else self.skipped
+        yield from self._requests()
+        if self._norms or before is not None:
+            self._look_back(before)
+
+    def _requests(self) -> Generator[Request, None, None]:
         if self._pending is not None:
             self._pending = None
             self.cancel()
@@ -235,8 +266,6 @@ class Optimizer(Saved):
                 row = row or self._next(loss)
                 if row is None:
                     self._pending = None
-                    if self._norms:
-                        self._look_at_norms()
                     return
                 request = Request(self, row)
                 yield request
@@ -258,7 +287,7 @@ class Optimizer(Saved):
             self._closure = (closure, takes_request(closure))
         told = self._closure[1]
         first = None
-        with contextlib.closing(self.requests()) as requests:
+        with contextlib.closing(self._requests()) as requests:
             for request in requests:
                 answer = closure(request) if told else ask(closure, request)
                 loss, grads = self._read_answer(answer)
@@ -420,6 +449,14 @@ def _choice(name: str, value: Any, choices: Mapping[Any, int]) -> int:
     except (KeyError, TypeError):
         allowed = ", ".join(repr(choice) for choice in choices)
         raise error(ArgumentError, f"{name} is one of {allowed}, not {value!r}") from None
+
+
+def _max_skips(value: Any, nonfinite: str) -> int | None:
+    if value is not None and nonfinite != "skip":
+        raise error(ArgumentError, f"max_skips is for nonfinite='skip', and nonfinite is {nonfinite!r}")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise error(RangeError, f"max_skips is a whole number from 1 on, or None, not {value!r}")
+    return value
 
 
 def _seed(value: Any) -> int:
