@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -103,6 +104,15 @@ def test_the_reference_has_every_public_name() -> None:
     classes = {n for n in tw.__all__ if hasattr(getattr(tw, n), "method")}
     missing = [n for n in set(tw.__all__) - classes - functions if f"thalweg.{n}\n" not in text]
     assert not missing
+
+
+@pytest.mark.parametrize("adapter", ["torch", "jax", "distributed"])
+def test_the_reference_has_every_name_of_the_adapters(adapter: str) -> None:
+    pytest.importorskip("jax" if adapter == "jax" else "torch")
+    module = importlib.import_module(f"thalweg.{adapter}")
+    listed = {name.partition(".")[2] for names in generate.REFERENCE.values() for name in names
+              if name.startswith(f"{adapter}.")}
+    assert listed == set(module.__all__) - ({*tw.__all__} - {"Optimizer"})
 
 
 # ---- rules as mathematics
