@@ -243,3 +243,26 @@ def test_what_max_skips_may_be() -> None:
     for wrong in (0, 1.5, True):
         with pytest.raises(tw.RangeError, match="from 1 on"):
             tw.AdamW(w, nonfinite="skip", max_skips=wrong)
+
+
+# ---- what is given in place of arrays
+
+
+def test_a_model_is_no_list_of_arrays() -> None:
+    with pytest.raises(TypeError, match=r"not the model Model: pass model\.parameters\(\)"):
+        tw.Optimizer(types.new_class("Model", exec_body=lambda body: body.update(parameters=lambda self: []))(), "adamw")
+
+
+def test_arrays_of_jax_cannot_change() -> None:
+    jnp = pytest.importorskip("jax").numpy
+    with pytest.raises(tw.LayoutError, match=r"read-only; arrays of JAX are, and thalweg\.jax\.Optimizer"):
+        tw.AdamW([jnp.ones(3)])
+    frozen = np.ones(3, np.float32)
+    frozen.flags.writeable = False
+    with pytest.raises(tw.LayoutError, match="read-only$"):
+        tw.AdamW([frozen])
+
+
+def test_a_function_is_no_schedule() -> None:
+    with pytest.raises(tw.ValueTypeError, match="what changes is a schedule"):
+        tw.AdamW([np.ones(3, np.float32)], lr=lambda step: 0.1)

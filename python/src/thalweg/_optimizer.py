@@ -16,6 +16,7 @@ from . import _arrays, _registry, _sentence, _thalweg
 from ._errors import (
     ArgumentError,
     Error,
+    LayoutError,
     NeedsError,
     NonfiniteError,
     RangeError,
@@ -140,7 +141,13 @@ class Optimizer(Saved):
     def _bind_group(self, group: Group) -> None:
         start = self._layout[-1][2] if self._layout else 0
         with self._explaining(group.overrides, f"parameter group {group.name!r}"):
-            self._add(group.arrays, group.names, group.name, *self._written(group.overrides), ROLES[group.role])
+            try:
+                self._add(group.arrays, group.names, group.name, *self._written(group.overrides), ROLES[group.role])
+            except LayoutError as problem:
+                if not any(type(a).__module__.partition(".")[0] in ("jax", "jaxlib") for a in group.arrays):
+                    raise
+                raise error(LayoutError, f"{problem}; arrays of JAX are, and thalweg.jax.Optimizer(params, sentence) "
+                            "steps copies of them") from None
         self._layout.append((group.name, start, start + len(group.arrays)))
         self._roles.append(group.role)
 
