@@ -24,8 +24,9 @@ class Optimizer(Saved):
     """A sentence at work on the parameters of a torch model, stepping with their `.grad`.
 
     params    as for torch.optim: tensors, (name, tensor) pairs, or dicts with "params" and overrides; or a dict of
-              tensors by name.  What route(...) goes by is given here: named_parameters() for patterns of names, and {"params": [...], "role": "bias"} for
-              roles ("weight", "bias", "norm", "embedding", "head"), in a group of their own
+              tensors by name.  What route(...) goes by is given here: named_parameters() for patterns of names, and
+              {"params": [...], "role": "bias"} for roles ("weight", "bias", "norm", "embedding", "head"), in a group
+              of their own
     sentence  the pipeline, as for thalweg.Optimizer
     ranks     a thalweg.distributed.Ranks: how the model is spread over the processes of a group.  Parameters that are
               DTensors (FSDP2) need none: their local shards are stepped, and norms are those of the whole model
@@ -351,8 +352,8 @@ def _shared(engine: _optimizer.Optimizer, name: str) -> list[str]:
 def listed(params: Any) -> Any:
     """What torch.optim takes, of what is given: a mapping from names to tensors is made pairs."""
     if isinstance(params, torch.nn.Module):
-        raise TypeError(f"params has tensors, and this is the model {type(params).__name__}: pass model.parameters(), or "
-                        "model.named_parameters()")
+        raise TypeError(f"params has tensors, and this is the model {type(params).__name__}: pass model.parameters(), "
+                        "or model.named_parameters()")
     if isinstance(params, Mapping) and all(isinstance(p, torch.Tensor) for p in params.values()):
         return list(params.items())
     return params
