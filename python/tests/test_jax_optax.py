@@ -138,6 +138,9 @@ def test_a_run_that_has_not_begun_and_a_count_that_is_given() -> None:
     ("adamw(lr=0.1)", optax.chain(optax.scale_by_adam(), optax.scale_by_adam()), "2 of ScaleByAdamState"),
     ("adamw(lr=0.1)", optax.flatten(optax.scale_by_adam()), "structure"),
     ("rmsprop(lr=0.1, momentum=0.9)", optax.rmsprop(0.1, momentum=0.9), "no place"),
+    ("rmsprop(lr=0.1)", optax.rmsprop(0.1, momentum=0.9), r"TraceState\.trace of Optax's state"),
+    ("sgd(lr=0.1)", optax.sgd(0.1, momentum=0.9), r"TraceState\.trace of Optax's state"),
+    ("adamw(lr=0.1)", optax.MultiSteps(optax.adamw(0.1), 2), r"MultiStepsState\."),
 ])
 def test_what_does_not_fit(sentence: str, twin: Any, text: str) -> None:
     with pytest.raises(tw.MismatchError, match=text):
@@ -152,5 +155,8 @@ def test_shapes_and_eight_bits() -> None:
     with pytest.raises(tw.MismatchError, match="8 bits"):
         tj.from_optax(tj.optimizer("adamw(lr=0.1)", state_dtype="q8"), optax.adamw(0.1).init(large), large)
     tx = tj.optimizer("adamw(lr=0.1)")
+    with pytest.raises(tw.MismatchError, match=r"TraceState\.trace of Optax's state"):
+        plain = tj.optimizer("sgd(lr=0.1)")
+        tj.to_optax(plain, plain.init(start()), start(), like=optax.sgd(0.1, momentum=0.9).init(start()))
     with pytest.raises(tw.MismatchError, match="`like` has none"):
         tj.to_optax(tx, tx.init(start()), start(), like=optax.lion(0.1).init(start()))

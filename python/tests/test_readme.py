@@ -81,7 +81,13 @@ def _example(language: str) -> tuple[str, str]:
 def test_the_c_example_runs(tmp_path: Path) -> None:
     include, body = _example("c")
     source = tmp_path / "train.c"
-    source.write_text(f'{include}\n#include <stdio.h>\nint main(void) {{\n{body}printf("%g", w[0]);\nreturn 0;\n}}\n')
+    source.write_text(f"""{include}
+#include <stdio.h>
+int main(void) {{
+{body}printf("%g", w[0]);
+return 0;
+}}
+""")
     (value,) = _run("gcc", ["-std=c99", "-Wall", "-Werror"], source)
     assert float(value) < 0.1  # it began at 1, and a hundred steps of 0.01 and some decay follow
 

@@ -139,5 +139,9 @@ def test_groups_of_a_model() -> None:
     whole.step()
     backward(other, 0)
     assert all(torch.equal(p, q) for p, q in zip(net.parameters(), other.parameters()))
+    named = twt.InBackward(dict(network().named_parameters()), "sgd")
+    assert [g["param_names"] for g in named.param_groups] == [["0.weight"], ["0.bias"], ["2.weight"], ["2.bias"]]
+    with pytest.raises(TypeError, match=r"pass model\.parameters\(\)"):
+        twt.InBackward(network(), "sgd")
     with pytest.raises(TypeError, match="number 1 is a str"):
         twt.InBackward([{"params": [torch.nn.Parameter(torch.ones(2)), "w"]}], "sgd")

@@ -45,7 +45,7 @@ def from_optax(tx: Transformation, optax_state: Any, params: Any, *, steps: int 
     steps        how many steps were taken, where Optax does not count them (sgd, adagrad, rmsprop without a schedule):
                  schedules of the sentence go on there.  None: what Optax says, else 1
 
-    MismatchError where the rules differ, another stage of the sentence keeps state, or shapes do not fit.
+    MismatchError where the rules differ, another stage of either side keeps state, or shapes do not fit.
     """
     rule, layout = _twin(tx, params)
     kind, fields = TWINS[rule]
@@ -54,6 +54,7 @@ def from_optax(tx: Transformation, optax_state: Any, params: Any, *, steps: int 
     if rows and theirs is None:
         raise error(MismatchError, f"`{rule}` goes on from Optax's {kind}, and the state has none; it has "
                     f"{', '.join(sorted({type(s).__name__ for s in _states(optax_state)})) or 'no state of Optax'}")
+    _check_rest(tx, optax_state, kind if rows else "")
     if steps is None:
         steps = max((int(s.count) for s in _states(optax_state) if "count" in s._fields), default=1)
     names, leaves, tree = _flatten(params)
@@ -92,6 +93,7 @@ def to_optax(tx: Transformation, state: State, params: Any, like: Any) -> Any:
     rows = {(row.slot, row.name): row for row in layout.rows if row.slot != MASTER}
     if rows and _find(like, kind) is None:
         raise error(MismatchError, f"`{rule}` gives Optax's {kind}, and `like` has none")
+    _check_rest(tx, like, kind if rows else "")
     steps = state.steps
 
     def replaced(x: Any) -> Any:
@@ -142,6 +144,18 @@ def _numbers_of(stage: str) -> int:
     tensor = np.zeros(1, np.float32)
     made = optimizer(f"{stage.partition('#')[0]}(1) | sgd")._step  # type: ignore[attr-defined]
     return made._layout(("",), *_forms([tensor]))[1].numbers - HEAD - 1
+
+
+def _check_rest(tx: Transformation, state: Any, kind: str) -> None:
+    """MismatchError where a state of Optax keeps more than counts, hyper-parameters and what the state `kind` has."""
+    for s in _states(state):
+        for field in s._fields if type(s).__name__ != kind else ():
+            value = getattr(s, field)
+            if field in ("count", "hyperparams") or next(_states(value), None) is not None:
+                continue  # (states within a state are looked at themselves)
+            if jax.tree_util.tree_leaves(value):
+                raise error(MismatchError, f"{type(s).__name__}.{field} of Optax's state: {tx.sentence!r} has no place "
+                            "for it")
 
 
 def _fitting(row: _Row, value: Any) -> np.ndarray:

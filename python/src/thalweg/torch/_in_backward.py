@@ -9,7 +9,7 @@ import torch
 
 from .._errors import ArgumentError, CountError, UnsupportedError, error
 from . import _state
-from ._optimizer import Optimizer
+from ._optimizer import Optimizer, listed
 
 
 class InBackward(torch.optim.Optimizer):
@@ -36,7 +36,7 @@ class InBackward(torch.optim.Optimizer):
         seed = int(options.pop("seed", 0))
         members: list[torch.Tensor] = []
         given: set[int] = set()
-        for index, (item, p) in enumerate(_each(params)):
+        for index, (item, p) in enumerate(_each(listed(params))):
             if not isinstance(p, torch.Tensor):
                 raise TypeError("params has tensors, (name, tensor) pairs or groups of them, and "
                                 f"number {index} is a {type(p).__name__}")
