@@ -64,8 +64,8 @@ def _run(compiler: str, flags: list[str], source: Path) -> list[str]:
     # (the library by its place, whatever name it has for the loader)
     link = source.with_name("libthalweg.so.1")
     shutil.copyfile(library, link)
-    done = subprocess.run([compiler, *flags, "-I", header, source, link, f"-Wl,-rpath,{source.parent}", "-o", "program"],
-                          cwd=source.parent, capture_output=True, text=True)
+    where = ["-I", header, source, link, f"-Wl,-rpath,{source.parent}", "-o", "program"]
+    done = subprocess.run([compiler, *flags, *where], cwd=source.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:2000]
     return subprocess.run(["./program"], cwd=source.parent, capture_output=True, text=True, check=True).stdout.split()
 
