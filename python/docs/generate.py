@@ -184,6 +184,12 @@ def adding_page() -> str:
     return f"# Adding a method\n{steps}\n" + text.replace("# The house", "## The house", 1).replace("\n## ", "\n## ")
 
 
+def embedding_page() -> str:
+    """What the README says of C, C++, Rust and Swift; links into the sources are words here."""
+    text = (ROOT / "README.md").read_text().partition("## From C\n")[2].partition("\n## What is in it")[0]
+    return "# From C, C++, Rust and Swift\n\n## From C\n" + re.sub(r"\[([^]]+)\]\((?!https://)[^)]*\)", r"`\1`", text)
+
+
 def python_page() -> str:
     """The public names, from their docstrings."""
     text = "# Python\n\nFrom the docstrings; `help(thalweg.Optimizer)` shows the same.\n"
@@ -206,7 +212,8 @@ def pages() -> dict[str, str]:
         raise SystemExit(f"python/docs/generate.py knows no words for the kinds {', '.join(sorted(missing))}")
     made = {f"methods/{m.name}.md": method_page(m) for m in _registry.methods()}
     made |= {f"methods/kinds/{kind}.md": kind_page(kind) for kind in KINDS}
-    return {**made, "methods/index.md": index_page(), "guides/adding.md": adding_page(), "python.md": python_page()}
+    return {**made, "methods/index.md": index_page(), "guides/adding.md": adding_page(),
+            "guides/embedding.md": embedding_page(), "python.md": python_page()}
 
 
 # The pictures of the guide to the command line, as the commands draw them.

@@ -54,7 +54,7 @@ def test_commands_of_the_guide_are_read() -> None:
 
 def _made() -> set[str]:
     return {f"methods/{m.name}.md" for m in tw.methods()} | {f"methods/kinds/{k}.md" for k in generate.KINDS} | {
-        "methods/index.md", "guides/adding.md", "python.md"}
+        "methods/index.md", "guides/adding.md", "guides/embedding.md", "python.md"}
 
 
 def _check_links(text: str, place: str) -> None:
@@ -91,6 +91,8 @@ def test_pages_of_kinds() -> None:
         assert all(f"[{m.name}]" in text for m in tw.methods(kind))
     _check_links(generate.index_page(), "methods/index.md")
     _check_links(generate.adding_page(), "guides/adding.md")
+    _check_links(generate.embedding_page(), "guides/embedding.md")
+    assert all(f"\n## From {host}" in generate.embedding_page() for host in ("C\n", "C++", "Swift"))
 
 
 def test_no_page_is_both_written_and_made() -> None:
