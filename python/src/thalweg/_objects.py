@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, SupportsIndex, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -331,7 +331,7 @@ class Schedule(Fixed, _thalweg.Schedule):
         self._create(sentence)
 
     @overload
-    def __call__(self, step: SupportsIndex) -> float: ...
+    def __call__(self, step: int | np.integer[Any]) -> float: ...
     @overload
     def __call__(self, step: Sequence[int] | np.ndarray) -> np.ndarray: ...
     def __call__(self, step: Any) -> Any:
