@@ -80,7 +80,7 @@ def embed(name: str, rule: str, measure: object, tree: np.ndarray, edge: float, 
     x = np.random.default_rng(seed).uniform(-0.1, 0.1, (n, 2))
     sentence = rule.format(steps=steps)
     opt, pairs = tw.Optimizer([x], sentence), n * (n - 1)
-    for k in trange(steps, desc=name.ljust(22), leave=False, mininterval=0.5):
+    for k in trange(steps, desc=name.ljust(22), leave=False, mininterval=0.5, disable=None):
         wanted = min(edge, 0.3 + (edge - 0.3) * k / (0.7 * steps)) * tree + np.eye(n)
         d, by_x = measure(x)
         off = d / wanted - 1

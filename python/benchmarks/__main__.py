@@ -10,8 +10,8 @@ from pathlib import Path
 
 from . import common
 
-WITH_CASES = ("sets", "surgery", "matrix", "jit")
-SUITES = ("headline", "family", "precision", "maps", *WITH_CASES)
+WITH_CASES = ("family", "sets", "surgery", "matrix", "jit")
+SUITES = ("headline", "precision", "maps", *WITH_CASES)
 
 
 def main() -> None:
@@ -22,7 +22,8 @@ def main() -> None:
                         help="small sizes and few repetitions: shows that it runs, not how fast")
     parser.add_argument("--repetitions", type=int,
                         help="how often every candidate is timed (default 9; 3 with --quick)")
-    parser.add_argument("--only", metavar="TEXT", help=f"of {', '.join(WITH_CASES)}: cases with this in their name")
+    parser.add_argument("--only", metavar="TEXT",
+                        help=f"of {', '.join(WITH_CASES)}: cases or methods with this in their name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw results")
     parser.add_argument("--markdown", type=Path, metavar="FILE",
                         help="write the tables between the markers of this file")

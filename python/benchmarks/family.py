@@ -23,7 +23,6 @@ SENTENCES = {  # where the name alone is not what the peers run, or not enough
     "xgd": "xgd(lr=1e-3, q=[0.5, 0.5])",
 }
 OPTAX_TENSORS = 1024  # compiling an update of 4,096 tensors takes minutes; the time an element does not depend on it
-MATRIX = {"muon"}
 # Where one walk is not enough (a norm or another sum, a second gradient or product, a factored moment) or not all
 # (random numbers): how many numbers an element the walks of one step must read and write.  One walk over k states, as
 # in the plain loop, needs 3 + 2k.
@@ -73,11 +72,29 @@ def state_bytes(sentence: str, shapes: Shapes) -> int:
         return opt.memory_report().total
 
 
-def run(threads: list[int], quick: bool, repetitions: int) -> tuple[str, Any]:
-    """(Markdown, raw results): nanoseconds an element, a table for each layout and number of threads."""
+def members() -> list[str]:
+    """The optimizers that walk through their tensors element by element, and those of WALKS.  Others, which need whole
+    tensors (a product of matrices, a sort), are for the suites `matrix` and `sets`."""
+    import numpy as np
     import thalweg
 
-    methods = [m.name for m in thalweg.methods("optimizer") if m.name not in MATRIX]
+    found = []
+    for m in thalweg.methods("optimizer"):
+        if m.name not in SENTENCES and any(p.required for p in m.parameters):
+            continue  # a rank, or a number of parts, that no default stands for
+        with thalweg.Optimizer([np.zeros((8, 8), np.float32)], SENTENCES.get(m.name, m.name)) as opt:
+            try:
+                opt.set_reducer(lambda sums, maxima: None, shards="elements")
+            except thalweg.UnsupportedError:
+                if m.name not in WALKS:
+                    continue
+        found.append(m.name)
+    return found
+
+
+def run(threads: list[int], quick: bool, repetitions: int, only: str = "") -> tuple[str, Any]:
+    """(Markdown, raw results): nanoseconds an element, a table for each layout and number of threads."""
+    methods = [name for name in members() if only in name]
     raw: dict[str, Any] = {}
     for layout in LAYOUTS:
         for n in threads:

@@ -1,5 +1,6 @@
 """How Sphinx builds the site from the pages that generate.py lays out: `make docs`."""
 
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+# What the adapters are for need not be there to document them.
+autodoc_mock_imports = [name for name in ("torch", "jax") if importlib.util.find_spec(name) is None]
 suppress_warnings = ["ref.python"]  # "Optimizer" in a signature: that of the same module
 smartquotes = False
 html_theme = "furo"

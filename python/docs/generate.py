@@ -40,6 +40,20 @@ KINDS = {  # kinds in the order in which a sentence and its surroundings meet th
 }
 
 
+# The reference of Python: titles and public names.  (A class for every method has the page of that method.)
+REFERENCE = {
+    "Optimizers": ["Optimizer", "Request", "ParamGroup", "MemoryReport", "StateRow", "LoadReport"],
+    "What stands alone": ["Objective", "Weighting", "Diagnostic", "Cache", "Regularizer", "Constraint", "Schedule",
+                          "Aggregator"],
+    "Solvers": ["Solver", "SolverRun", "SolverRequest", "SolverResult"],
+    "What the library knows": ["methods", "method", "kinds", "Method", "Parameter", "Slot", "Input", "RequestKind"],
+    "PyTorch": ["torch.Optimizer", "torch.Answers", "torch.InBackward", "torch.SentenceLR",
+                "torch.get_parameter_groups", "torch.hessian_product", "torch.per_sample", "torch.task_gradients"],
+    "Many processes": ["distributed.Ranks", "distributed.sharded_state_dict", "distributed.load_sharded_state_dict"],
+    "JAX": ["jax.optimizer", "jax.Transformation", "jax.State", "jax.from_optax", "jax.to_optax", "jax.Optimizer",
+            "jax.aligned_empty", "jax.aligned_copy", "jax.view"],
+    "Errors": [cls.__name__ for cls in _errors.ERRORS],
+}
 LITERAL = str.maketrans({"\n": " ", **{sign: f"&#{ord(sign)};" for sign in "|*_`"}})
 
 
@@ -170,27 +184,24 @@ def adding_page() -> str:
     return f"# Adding a method\n{steps}\n" + text.replace("# The house", "## The house", 1).replace("\n## ", "\n## ")
 
 
+def embedding_page() -> str:
+    """What the README says of C, C++, Rust and Swift; links into the sources are words here."""
+    text = (ROOT / "README.md").read_text().partition("## From C\n")[2].partition("\n## What is in it")[0]
+    return "# From C, C++, Rust and Swift\n\n## From C\n" + re.sub(r"\[([^]]+)\]\((?!https://)[^)]*\)", r"`\1`", text)
+
+
 def python_page() -> str:
     """The public names, from their docstrings."""
-    groups = {
-        "Optimizers": ["Optimizer", "Request", "ParamGroup", "MemoryReport", "StateRow", "LoadReport"],
-        "What stands alone": ["Objective", "Weighting", "Diagnostic", "Cache", "Regularizer", "Constraint", "Schedule",
-                              "Aggregator"],
-        "Solvers": ["Solver", "SolverRun", "SolverRequest", "SolverResult"],
-        "What the library knows": ["methods", "method", "kinds", "Method", "Parameter", "Slot", "Input", "RequestKind"],
-        "PyTorch": ["torch.Optimizer"],
-        "JAX": ["jax.Optimizer"],
-        "Errors": [cls.__name__ for cls in _errors.ERRORS],
-    }
     text = "# Python\n\nFrom the docstrings; `help(thalweg.Optimizer)` shows the same.\n"
-    for title, names in groups.items():
+    for title, names in REFERENCE.items():
         text += f"\n## {title}\n"
         members = "" if title in ("What the library knows", "Errors") else "   :members:\n"
         for name in names:
             directive = "autoexception" if title == "Errors" else "autoclass"
-            if name in ("methods", "method", "kinds"):
+            if name.rpartition(".")[2][0].islower():
                 directive = "autofunction"
-            text += f"\n```{{eval-rst}}\n.. {directive}:: thalweg.{name}\n{members}```\n"
+            text += f"\n```{{eval-rst}}\n.. {directive}:: thalweg.{name}\n"
+            text += ("" if directive == "autofunction" else members) + "```\n"
     return text
 
 
@@ -201,7 +212,8 @@ def pages() -> dict[str, str]:
         raise SystemExit(f"python/docs/generate.py knows no words for the kinds {', '.join(sorted(missing))}")
     made = {f"methods/{m.name}.md": method_page(m) for m in _registry.methods()}
     made |= {f"methods/kinds/{kind}.md": kind_page(kind) for kind in KINDS}
-    return {**made, "methods/index.md": index_page(), "guides/adding.md": adding_page(), "python.md": python_page()}
+    return {**made, "methods/index.md": index_page(), "guides/adding.md": adding_page(),
+            "guides/embedding.md": embedding_page(), "python.md": python_page()}
 
 
 # The pictures of the guide to the command line, as the commands draw them.

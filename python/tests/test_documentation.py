@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -53,7 +54,7 @@ def test_commands_of_the_guide_are_read() -> None:
 
 def _made() -> set[str]:
     return {f"methods/{m.name}.md" for m in tw.methods()} | {f"methods/kinds/{k}.md" for k in generate.KINDS} | {
-        "methods/index.md", "guides/adding.md", "python.md"}
+        "methods/index.md", "guides/adding.md", "guides/embedding.md", "python.md"}
 
 
 def _check_links(text: str, place: str) -> None:
@@ -90,6 +91,8 @@ def test_pages_of_kinds() -> None:
         assert all(f"[{m.name}]" in text for m in tw.methods(kind))
     _check_links(generate.index_page(), "methods/index.md")
     _check_links(generate.adding_page(), "guides/adding.md")
+    _check_links(generate.embedding_page(), "guides/embedding.md")
+    assert all(f"\n## From {host}" in generate.embedding_page() for host in ("C\n", "C++", "Swift"))
 
 
 def test_no_page_is_both_written_and_made() -> None:
@@ -103,6 +106,15 @@ def test_the_reference_has_every_public_name() -> None:
     classes = {n for n in tw.__all__ if hasattr(getattr(tw, n), "method")}
     missing = [n for n in set(tw.__all__) - classes - functions if f"thalweg.{n}\n" not in text]
     assert not missing
+
+
+@pytest.mark.parametrize("adapter", ["torch", "jax", "distributed"])
+def test_the_reference_has_every_name_of_the_adapters(adapter: str) -> None:
+    pytest.importorskip("jax" if adapter == "jax" else "torch")
+    module = importlib.import_module(f"thalweg.{adapter}")
+    listed = {name.partition(".")[2] for names in generate.REFERENCE.values() for name in names
+              if name.startswith(f"{adapter}.")}
+    assert listed == set(module.__all__) - ({*tw.__all__} - {"Optimizer"})
 
 
 # ---- rules as mathematics

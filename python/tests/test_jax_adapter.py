@@ -96,12 +96,48 @@ def test_a_copy_in_evaluation_mode() -> None:
     opt = Optimizer({"w": jnp.ones(2)}, "sgd(lr=0.5) | ema(0.5)")
     for _ in range(3):
         opt.step({"w": jnp.ones(2)})
-    opt.engine.eval()
+    opt.eval()
     twin = copy.deepcopy(opt)
-    assert not twin.engine.training and (twin.params["w"] == opt.params["w"]).all()
-    twin.engine.train()
-    opt.engine.train()
-    assert twin.engine.training and (twin.params["w"] == -0.5).all() and (opt.params["w"] == -0.5).all()
+    assert not twin.training and (twin.params["w"] == opt.params["w"]).all()
+    twin.train()
+    opt.train()
+    assert twin.training and (twin.params["w"] == -0.5).all() and (opt.params["w"] == -0.5).all()
+
+
+def test_what_is_computed_with_the_averages_is_finished_before_they_go() -> None:
+    opt = Optimizer({"w": jnp.ones((600, 600))}, "sgd(lr=0.5) | ema(0.5)")
+    for _ in range(2):
+        opt.step({"w": jnp.ones((600, 600))})
+    slow = jax.jit(lambda p: jnp.linalg.norm(p["w"] @ p["w"] @ p["w"] @ p["w"] @ p["w"]) * 0 + p["w"][-1, -1])
+    assert slow(opt.params) == 0  # compiled, with the training weights
+    with opt.averaged() as inside:
+        assert inside is opt and not opt.training
+        averaged = float(opt.params["w"][0, 0])
+        later = slow(opt.params)
+    assert averaged != 0 and later == averaged and opt.training and (opt.params["w"] == 0).all()
+    with pytest.raises(tw.SequenceError, match=r"opt\.train\(\)"), opt.averaged():
+        opt.step({"w": jnp.ones((600, 600))})
+
+
+def test_state_and_hyper_parameters(tmp_path: Any) -> None:
+    grads = Model(jnp.asarray([0.5, -1.0]), jnp.ones(1))
+    opt = Optimizer(model(), "sgd(lr=0.5, momentum=0.5)")
+    opt.set("lr", 0.25)
+    opt.step(grads)
+    assert opt.get("sgd.lr") == 0.25 and opt.steps == 1 and opt.skipped == 0
+    opt.save(tmp_path / "run.safetensors")
+    again, third = [Optimizer(opt.params, "sgd(lr=0.5, momentum=0.5)") for _ in range(2)]
+    again.load(tmp_path / "run.safetensors")
+    third.load_state_dict(opt.state_dict())
+    for one in (opt, again, third):
+        one.step(grads)
+        assert one.steps == 2 and one.get("lr") == 0.25
+        np.testing.assert_array_equal(one.params.w, opt.params.w)
+    assert opt.memory_report().total > 0
+    report = Optimizer(model(), "sgd(lr=0.5, momentum=0.5) | ema(0.5)").load_state_dict(opt.state_dict(), strict=False)
+    assert report is not None and report.missing
+    with pytest.raises(tw.UnknownNameError, match="did you mean `lr`"):
+        opt.set("learning_rate", 0.1)
 
 
 def test_masked_arrays_are_refused() -> None:

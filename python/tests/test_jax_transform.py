@@ -242,7 +242,7 @@ def test_what_the_library_refuses_when_it_runs() -> None:
         jax.block_until_ready(jax.jit(tx.apply)(bad, state, params))
     skips = tj.optimizer("adamw(lr=0.1)", nonfinite="skip")
     same, after = jax.jit(skips.apply)(bad, state, params)
-    assert equal(same, params) and after.steps == 0
+    assert equal(same, params) and after.steps == 0 and after.skipped == 1
     nonsense = state._replace(numbers=state.numbers.at[0].set(7))
     with pytest.raises(jax.errors.JaxRuntimeError, match="numbers"):
         jax.block_until_ready(jax.jit(tx.apply)(GRADIENTS[0], nonsense, params))

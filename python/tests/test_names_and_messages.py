@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 import warnings
 from typing import Any
@@ -190,3 +191,83 @@ def test_what_torch_refuses_together() -> None:
             cls([torch.nn.Parameter(torch.ones(3))], lr=0.1, fused=True, foreach=True)
         if cls is not torch.optim.AdamW:
             cls([torch.nn.Parameter(torch.ones(3))], lr=0.1, fused=True)
+
+
+def test_skipped_steps_are_told_of_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    bad, good = np.array([np.nan, 1], np.float32), np.ones(2, np.float32)
+    opt = tw.Optimizer([np.ones(2, np.float32)], "sgd(lr=0.5)", nonfinite="skip")
+    with caplog.at_level("WARNING", "thalweg"):
+        for _ in range(9):
+            opt.step([bad])
+            opt.step([good])
+    said = [record.getMessage() for record in caplog.records]
+    counts = [text.partition(": ")[2].partition(" steps")[0] for text in said]
+    assert counts == ["1 of 1", "2 of 3", "4 of 7", "8 of 15"]
+    assert opt.skipped == opt.steps == 9
+
+
+@pytest.mark.parametrize("way", ["gradients", "closure", "requests"])
+@pytest.mark.parametrize("sentence", ["sgd(lr=0.5)", "gradient_accumulate(2) | sgd(lr=0.5)"])
+def test_too_many_skipped_steps_in_a_row_are_an_error(way: str, sentence: str) -> None:
+    bad, good = np.array([np.nan, 1], np.float32), np.ones(2, np.float32)
+    opt = tw.Optimizer([np.ones(2, np.float32)], sentence, nonfinite="skip", max_skips=3)
+
+    def take(grad: np.ndarray) -> None:
+        if way == "closure":
+            opt.step(lambda: (0.0, [grad]))
+        elif way == "requests":
+            for request in opt.requests():
+                request.answer([grad])
+        else:
+            opt.step([grad])
+
+    for grad in (bad, bad, good, bad, bad):  # (of a window of two, a minibatch that is not finite is left out)
+        take(grad)
+    assert opt.skipped == 4
+    opt = copy.deepcopy(opt)  # a copy, or what was loaded, counts from there
+    take(bad)
+    take(bad)
+    with pytest.raises(tw.NonfiniteError, match=r"3 steps skipped in a row \(max_skips\)"):
+        take(bad)
+    assert opt.skipped == 7
+    with pytest.raises(tw.NonfiniteError, match="4 steps skipped"):
+        take(bad)
+    take(good)
+    take(bad)
+    assert opt.skipped == 9 and opt.steps == (1 if "accumulate" in sentence else 2)
+
+
+def test_what_max_skips_may_be() -> None:
+    w = [np.ones(2, np.float32)]
+    with pytest.raises(tw.ArgumentError, match="nonfinite='skip'"):
+        tw.Optimizer(w, "sgd", max_skips=3)
+    for wrong in (0, 1.5, True):
+        with pytest.raises(tw.RangeError, match="from 1 on"):
+            tw.AdamW(w, nonfinite="skip", max_skips=wrong)
+
+
+# ---- what is given in place of arrays
+
+
+def test_a_model_is_no_list_of_arrays() -> None:
+    class Model:
+        def parameters(self) -> list[Any]:
+            return []
+
+    with pytest.raises(TypeError, match=r"not the model Model: pass model\.parameters\(\)"):
+        tw.Optimizer(Model(), "adamw")
+
+
+def test_arrays_of_jax_cannot_change() -> None:
+    jnp = pytest.importorskip("jax").numpy
+    with pytest.raises(tw.LayoutError, match=r"read-only; arrays of JAX are, and thalweg\.jax\.Optimizer"):
+        tw.AdamW([jnp.ones(3)])
+    frozen = np.ones(3, np.float32)
+    frozen.flags.writeable = False
+    with pytest.raises(tw.LayoutError, match="read-only$"):
+        tw.AdamW([frozen])
+
+
+def test_a_function_is_no_schedule() -> None:
+    with pytest.raises(tw.ValueTypeError, match="what changes is a schedule"):
+        tw.AdamW([np.ones(3, np.float32)], lr=lambda step: 0.1)

@@ -477,6 +477,15 @@ def test_schedule() -> None:
     with pytest.raises(tw.RangeError):
         line(-1)
     assert pickle.loads(pickle.dumps(line))(1) == 0.75
+    assert type(line(np.int64(1))) is float
+    for steps in (np.arange(6, dtype=np.int32).reshape(2, 3), [[0, 1, 2], [3, 4, 5]]):
+        np.testing.assert_array_equal(line(steps), [[1, 0.75, 0.5], [0.25, 0, 0]])
+    assert line(range(2)).tolist() == [1.0, 0.75] and line([]).shape == (0,)
+    for wrong in (1.5, [0.5, 1.0], "1", None):
+        with pytest.raises(TypeError, match="whole number"):
+            line(wrong)
+    with pytest.raises(tw.RangeError):
+        line(np.array([0, -1]))
 
 
 def test_random_normal() -> None:

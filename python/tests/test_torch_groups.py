@@ -13,6 +13,7 @@ schedulers = torch.optim.lr_scheduler
 
 from torch_support import assert_equal, parameter, step  # noqa: E402
 
+import thalweg.torch as twt  # noqa: E402
 from thalweg.torch import Optimizer  # noqa: E402
 
 
@@ -270,3 +271,13 @@ def test_groups_of_a_model() -> None:
     for bad in (dict(weight_decay=-1.0), dict(layer_decay=0.5), dict(layer_decay=-1.0, lr=0.1)):
         with pytest.raises(tw.RangeError):
             get_parameter_groups(Net(), **bad)
+
+
+def test_a_dict_of_tensors_is_their_names() -> None:
+    net = torch.nn.Linear(3, 2)
+    for opt in (twt.AdamW(dict(net.named_parameters()), lr=0.1), twt.Optimizer(dict(net.named_parameters()), "lion"),
+                twt.Lion(dict(net.named_parameters()))):
+        assert opt.param_groups[0]["param_names"] == opt.engine.names == ["weight", "bias"]
+    for make in (twt.AdamW, twt.Lion, lambda model: twt.Optimizer(model, "lion")):
+        with pytest.raises(TypeError, match=r"this is the model Linear: pass model\.parameters\(\)"):
+            make(net)

@@ -170,13 +170,13 @@ def test_calls_are_those_of_the_jax_adapter() -> None:
     opt = JaxOptimizer({"w": jnp.ones(3)}, "sgd(lr=0.5) | ema(0.5)")
     opt.step(lambda params: (None, grads))  # the loss is not asked for
     assert (opt.params["w"] == 0.5).all()
-    opt.engine.eval()
-    with pytest.raises(tw.SequenceError, match=r"call opt\.engine\.train\(\) first"):
+    opt.eval()
+    with pytest.raises(tw.SequenceError, match=r"call opt\.train\(\) first"):
         opt.step(grads)
     with pytest.raises(tw.NeedsError, match=r"opt\.step\(closure\).* opt\.engine\.requests\(\)"):
         JaxOptimizer({"w": jnp.ones(3)}, "sam(0.5) | sgd(lr=0.5)").step(grads)
     needy = JaxOptimizer({"w": jnp.ones(3)}, "polyak_sgd")
-    with pytest.raises(tw.NeedsError, match=r"opt\.engine\.observe\(.*opt\.step\(closure\)"):
+    with pytest.raises(tw.NeedsError, match=r"opt\.observe\(.*opt\.step\(closure\)"):
         needy.step(grads)
     with pytest.raises(tw.NeedsError, match=r"must return \(loss, grads\)"):
         needy.step(lambda params: (None, grads))

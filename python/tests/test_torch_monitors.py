@@ -123,6 +123,18 @@ def test_hugging_face_makes_the_optimizer_and_logs_its_rate(tmp_path: Any) -> No
     assert logged(generic) == [0.03125] * 8
 
 
+def test_steps_within_the_backward_pass_of_hugging_face(tmp_path: Any) -> None:
+    whole, parts = [trainer_of(tmp_path, net=Net(), optimizer_cls_and_kwargs=which) for which in (
+        (twt.AdamW, dict(lr=0.03125)), (twt.InBackward, dict(make=twt.AdamW, lr=0.03125)))]
+    parts.model.load_state_dict(whole.model.state_dict())
+    whole.train()
+    parts.train()
+    opt = getattr(parts.optimizer, "optimizer", parts.optimizer)
+    assert isinstance(opt, twt.InBackward) and {one.engine.steps for one in opt.optimizers} == {8}
+    for p, q in zip(whole.model.parameters(), parts.model.parameters()):
+        assert torch.equal(p, q) and q.grad is None
+
+
 def asking_trainer() -> Any:
     """The class of the guide."""
     transformers = pytest.importorskip("transformers")

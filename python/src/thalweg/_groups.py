@@ -80,6 +80,9 @@ class Group(NamedTuple):
 def read_groups(params: Iterable[Any], names: Sequence[str] | None) -> list[Group]:
     if _arrays.is_array(params) or isinstance(params, (str, bytes)):
         raise TypeError(f"params is an iterable of arrays, not one {type(params).__name__}")
+    if callable(getattr(params, "parameters", None)):
+        raise TypeError(f"params is an iterable of arrays, not the model {type(params).__name__}: pass "
+                        "model.parameters(), for gradients in `.grad` to an optimizer of thalweg.torch")
     if isinstance(params, Mapping):
         if "params" in params and not _arrays.is_array(params["params"]):
             raise TypeError("params is a list of parameter groups, not one of them: give [group]")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, overload
 
 import numpy as np
 
 from . import _arrays, _registry, _sentence, _thalweg
-from ._errors import MethodError, RangeError, UnknownNameError, error
+from ._errors import MethodError, RangeError, UnknownNameError, ValueTypeError, error
 
 
 class Card:
@@ -329,9 +330,22 @@ class Schedule(Fixed, _thalweg.Schedule):
         self.sentence = _sentence.check_text(sentence)
         self._create(sentence)
 
-    def __call__(self, step: int) -> float:
-        """The value at a step, counted from 0.  RangeError for a negative one."""
-        return self._value(step)
+    @overload
+    def __call__(self, step: int | np.integer[Any]) -> float: ...
+    @overload
+    def __call__(self, step: Sequence[int] | np.ndarray) -> np.ndarray: ...
+    def __call__(self, step: Any) -> Any:
+        """The value at a step, counted from 0; for an array of steps (np.arange(1000), a range) an array of its shape.
+
+        ValueTypeError for what is no whole number, RangeError for a negative one.
+        """
+        if hasattr(step, "__index__") and not getattr(step, "ndim", 0):
+            return self._value(step)
+        steps = np.asarray(step)
+        if steps.size and steps.dtype.kind not in "iu":
+            raise error(ValueTypeError, "a step is a whole number, or an array of them, not a "
+                        f"{type(step).__name__} ({steps.dtype})")
+        return np.array([self._value(int(k)) for k in steps.flat], np.float64).reshape(steps.shape)
 
     def state_dict(self) -> dict[str, bytes]:
         """What it remembers of the run, as {"state": bytes}."""

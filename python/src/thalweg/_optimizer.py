@@ -16,7 +16,9 @@ from . import _arrays, _registry, _sentence, _thalweg
 from ._errors import (
     ArgumentError,
     Error,
+    LayoutError,
     NeedsError,
+    NonfiniteError,
     RangeError,
     SequenceError,
     ValueTypeError,
@@ -51,6 +53,8 @@ class Optimizer(Saved):
                        `seed`, so that slow averages follow their gradients.  float64 parameters keep float64
     master             for 16-bit parameters: None, "f32" (a float32 copy) or "stochastic" (stochastic rounding)
     nonfinite          what a NaN or Inf in a gradient does: "propagate", "skip" (the step; see `skipped`) or "error"
+    max_skips          with "skip": so many skipped steps in a row are a NonfiniteError (the last of them is skipped,
+                       too).  None: any number.  The logger "thalweg" tells of the first, second, 4th, 8th, ... of all
     maximize           ascend
     zero_gradients     set the gradients to zero in the same pass
     consume_gradients  the gradients may be used as scratch, and hold rubbish afterwards
@@ -70,6 +74,7 @@ class Optimizer(Saved):
         state_dtype: str = "f32",
         master: str | None = None,
         nonfinite: str = "propagate",
+        max_skips: int | None = None,
         maximize: bool = False,
         zero_gradients: bool = False,
         consume_gradients: bool = False,
@@ -89,6 +94,7 @@ class Optimizer(Saved):
             state_dtype=state_dtype,
             master=master,
             nonfinite=nonfinite,
+            max_skips=_max_skips(max_skips, nonfinite),
             maximize=bool(maximize),
             zero_gradients=bool(zero_gradients),
             consume_gradients=bool(consume_gradients),
@@ -115,6 +121,8 @@ class Optimizer(Saved):
         # Where a gradient that is no number spreads to all weights: the norms to look at, until it was said.
         norms = nonfinite == "propagate" and "clip_global_norm" in self._text
         self._norms = [f"{s}.norm" for s, m in self._stages() if m.name == "clip_global_norm"] if norms else []
+        # Under "skip": how many steps were skipped in a row.
+        self._skips = 0 if nonfinite == "skip" else None
         self._closure: tuple[Any, bool] = (None, False)
         try:
             for group in groups:
@@ -138,7 +146,13 @@ class Optimizer(Saved):
     def _bind_group(self, group: Group) -> None:
         start = self._layout[-1][2] if self._layout else 0
         with self._explaining(group.overrides, f"parameter group {group.name!r}"):
-            self._add(group.arrays, group.names, group.name, *self._written(group.overrides), ROLES[group.role])
+            try:
+                self._add(group.arrays, group.names, group.name, *self._written(group.overrides), ROLES[group.role])
+            except LayoutError as problem:
+                if not any(type(a).__module__.partition(".")[0] in ("jax", "jaxlib") for a in group.arrays):
+                    raise
+                raise error(LayoutError, f"{problem}; arrays of JAX are, and thalweg.jax.Optimizer(params, sentence) "
+                            "steps copies of them") from None
         self._layout.append((group.name, start, start + len(group.arrays)))
         self._roles.append(group.role)
 
@@ -167,6 +181,7 @@ class Optimizer(Saved):
     # ---- stepping
 
     def step(self, grads: Any = None, /, **named: Any) -> Any:
+        before = None if self._skips is None else self.skipped
         if named or type(grads) is dict or (type(grads) is not list and isinstance(grads, Mapping)):
             grads = named.get("grads", grads)
             if isinstance(grads, Mapping):
@@ -174,8 +189,8 @@ class Optimizer(Saved):
             result = _step(self, **named) if "closure" in named or grads is None else _step(self, grads)
         else:
             result = _step(self, grads)
-        if self._norms:
-            self._look_at_norms()
+        if self._norms or before is not None:
+            self._look_back(before)
         return result
 
     step.__doc__ = (_thalweg.Optimizer.step.__doc__ or "").replace(
@@ -201,11 +216,28 @@ class Optimizer(Saved):
             raise error(ArgumentError, f"gradients by name: {'; '.join(said)}")
         return [grads[name] for name in names]
 
-    def _look_at_norms(self) -> None:
-        """Says once that a gradient which is no number has become weights."""
-        if not all(math.isfinite(self._get_number(None, path)) for path in self._norms):
+    def _look_back(self, before: int | None) -> None:
+        """Says once that a gradient which is no number has become weights, and now and then that steps are skipped.
+
+        before  under "skip": how many steps were skipped before this one
+        """
+        if self._norms and not all(math.isfinite(self._get_number(None, path)) for path in self._norms):
             self._norms = []
             say_nonfinite(self)
+        if before is None or self._skips is None:
+            return
+        skipped = self.skipped
+        self._skips = self._skips + 1 if skipped > before else 0
+        if skipped > before:
+            self._say_skipped(skipped)
+
+    def _say_skipped(self, skipped: int) -> None:
+        why = "NaN or Inf in a gradient; nonfinite='error' says in which"
+        if skipped & (skipped - 1) == 0:
+            LOG.warning(f"{self._text!r}: {skipped} of {skipped + self.steps} steps skipped so far: {why}")
+        most = self._options["max_skips"]
+        if most is not None and self._skips >= most:
+            raise error(NonfiniteError, f"{self._text!r}: {self._skips} steps skipped in a row (max_skips): {why}")
 
     def requests(self) -> Generator[Request, None, None]:
         """One step as a loop over what the method asks for.
@@ -228,6 +260,12 @@ class Optimizer(Saved):
         latest when the next one starts: parameters and state are those from before it.  Where a state was loaded that
         had been saved inside a step, the loop goes on with the request that was waiting then.
         """
+        before = None if self._skips is None else self.skipped
+        yield from self._requests()
+        if self._norms or before is not None:
+            self._look_back(before)
+
+    def _requests(self) -> Generator[Request, None, None]:
         if self._pending is not None:
             self._pending = None
             self.cancel()
@@ -241,8 +279,6 @@ class Optimizer(Saved):
                 row = row or self._next(loss, stays)
                 if row is None:
                     self._pending = None
-                    if self._norms:
-                        self._look_at_norms()
                     return
                 request = Request(self, row)
                 yield request
@@ -265,7 +301,7 @@ class Optimizer(Saved):
             self._closure = (closure, takes_request(closure))
         told = self._closure[1]
         first = None
-        with contextlib.closing(self.requests()) as requests:
+        with contextlib.closing(self._requests()) as requests:
             for request in requests:
                 answer = closure(request) if told else ask(closure, request)
                 loss, grads = self._read_answer(answer)
@@ -427,6 +463,14 @@ def _choice(name: str, value: Any, choices: Mapping[Any, int]) -> int:
     except (KeyError, TypeError):
         allowed = ", ".join(repr(choice) for choice in choices)
         raise error(ArgumentError, f"{name} is one of {allowed}, not {value!r}") from None
+
+
+def _max_skips(value: Any, nonfinite: str) -> int | None:
+    if value is not None and nonfinite != "skip":
+        raise error(ArgumentError, f"max_skips is for nonfinite='skip', and nonfinite is {nonfinite!r}")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise error(RangeError, f"max_skips is a whole number from 1 on, or None, not {value!r}")
+    return value
 
 
 def _seed(value: Any) -> int:

@@ -40,7 +40,10 @@ def write_value(value: Any, parameter: Parameter | None = None) -> str:
             raise error(RangeError, f"{what} {'a number' if parameter is None else expected(parameter)}, got nan")
         return write_number(float(value))
     name = f" for {parameter.name!r}" if parameter is not None else ""
-    raise error(ValueTypeError, f"cannot write a {type(value).__name__}{name} in a sentence")
+    hint = ""
+    if callable(value):
+        hint = ": what changes is a schedule, \"cosine(lr=0.1, total=1000)\", or opt.set(...) before a step"
+    raise error(ValueTypeError, f"cannot write a {type(value).__name__}{name} in a sentence{hint}")
 
 
 def write_number(value: float) -> str:

@@ -21,6 +21,10 @@ Inside jit, `optimizer` gives an Optax transformation whose state is a pytree, w
 
 from ._host import Optimizer, aligned_copy, aligned_empty, view
 from ._host import _restore as _restore  # pickles name it here
+from ._optax import from_optax, to_optax
 from ._transform import State, Transformation, optimizer
 
-__all__ = ["Optimizer", "State", "Transformation", "aligned_copy", "aligned_empty", "optimizer", "view"]
+__all__ = [
+    "Optimizer", "State", "Transformation", "aligned_copy", "aligned_empty", "from_optax", "optimizer", "to_optax",
+    "view",
+]

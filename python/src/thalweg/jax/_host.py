@@ -10,8 +10,10 @@ it borrows memory), and `opt.params` is the same pytree of JAX arrays that look 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+import functools
+from collections.abc import Callable, Generator
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -49,6 +51,23 @@ def view(array: np.ndarray) -> jax.Array:
     return looking
 
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+def _of_engine(
+    method: Callable[Concatenate[_optimizer.Optimizer, Given], Result],
+) -> Callable[Concatenate[Optimizer, Given], Result]:
+    """The method of the optimizer inside, as one of this class."""
+
+    @of_adapter
+    @functools.wraps(method)
+    def call(self: Optimizer, *args: Given.args, **kwargs: Given.kwargs) -> Result:
+        return method(self.engine, *args, **kwargs)
+
+    return call
+
+
 class Optimizer:
     """A sentence at work on a pytree of parameters.
 
@@ -61,8 +80,8 @@ class Optimizer:
     arrays    the same memory as NumPy arrays, in the order of the leaves
     engine    the thalweg.Optimizer inside, for everything else
 
-    A copy (deepcopy, pickle) has memory of its own, and goes on as the original would.  What engine.state_dict() and
-    engine.save(path) give holds the state without the parameters: save `params` beside it, and begin with those.
+    A copy (deepcopy, pickle) has memory of its own, and goes on as the original would.  What state_dict() and
+    save(path) give holds the state without the parameters: save `params` beside it, and begin with those.
     """
 
     def __init__(self, params: Any, sentence: str, **options: Any) -> None:
@@ -128,6 +147,59 @@ class Optimizer:
             raise error(ShapeError, f"the gradients have the structure {tree}, the parameters {self._tree}")
         return jax.block_until_ready(leaves)
 
+    # ---- modes
+
+    @of_adapter
+    def train(self) -> None:
+        """Puts the training weights back into the parameters, bit for bit; waits for computations that read them."""
+        _finish()
+        self.engine.train()
+
+    @of_adapter
+    def eval(self) -> None:
+        """Writes the evaluation weights (averages, schedule-free iterates) into the parameters; waits for computations
+        that read them."""
+        _finish()
+        self.engine.eval()
+
+    @contextlib.contextmanager
+    def averaged(self) -> Generator[Optimizer, None, None]:
+        """Inside `with opt.averaged():` the parameters hold the evaluation weights.  What is computed with them there
+        is finished before it ends."""
+        before = self.training
+        self.eval()
+        try:
+            yield self
+        finally:
+            if before:
+                self.train()
+
+    @property
+    def training(self) -> bool:
+        """False while the parameters hold the evaluation weights."""
+        return self.engine.training
+
+    # ---- hyper-parameters and state
+
+    get = _of_engine(_optimizer.Optimizer.get)
+    set = _of_engine(_optimizer.Optimizer.set)
+    observe = _of_engine(_optimizer.Optimizer.observe)
+    state_dict = _of_engine(_optimizer.Optimizer.state_dict)
+    load_state_dict = _of_engine(_optimizer.Optimizer.load_state_dict)
+    save = _of_engine(_optimizer.Optimizer.save)
+    load = _of_engine(_optimizer.Optimizer.load)
+    memory_report = _of_engine(_optimizer.Optimizer.memory_report)
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken."""
+        return self.engine.steps
+
+    @property
+    def skipped(self) -> int:
+        """How many steps the non-finite policy refused."""
+        return self.engine.skipped
+
     def __reduce__(self) -> tuple[Any, ...]:
         made = ("arrays", "engine", "_tree", "_views")
         # A pytree of numbers: its structure can be copied where the classes in it can.
@@ -137,6 +209,11 @@ class Optimizer:
 
     def __repr__(self) -> str:
         return f"<thalweg.jax.Optimizer: {self.engine!r}>"
+
+
+def _finish() -> None:
+    """Waits for the results of all computations that JAX has begun: they may read memory that is about to change."""
+    jax.block_until_ready(jax.live_arrays("cpu"))
 
 
 def _restore(

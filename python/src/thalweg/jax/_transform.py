@@ -63,7 +63,15 @@ class State(NamedTuple):
     @property
     def steps(self) -> int:
         """How many steps were taken; for concrete arrays (outside jit)."""
-        return int(np.ascontiguousarray(self.numbers).view(np.float64)[1]) if self.numbers.size else 0
+        return self._head(1)
+
+    @property
+    def skipped(self) -> int:
+        """How many steps the non-finite policy refused; for concrete arrays."""
+        return self._head(2)
+
+    def _head(self, index: int) -> int:
+        return int(np.ascontiguousarray(self.numbers).view(np.float64)[index]) if self.numbers.size else 0
 
 
 class _Layout(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 
 from .. import _classes, _registry, _sentence
 from .._errors import ArgumentError, UnsupportedError, error
-from ._optimizer import Optimizer, tensors_of
+from ._optimizer import Optimizer, listed, tensors_of
 from ._view import View, plain
 
 # How torch computes.  The first two change nothing here; what the others would, no step of ours can.
@@ -140,7 +140,7 @@ def _start_twin(self: Any, name: str, full: inspect.Signature, args: tuple[Any, 
     given = bound.arguments
     if isinstance(given["params"], torch.Tensor):
         raise TypeError(f"{name}: params is an iterable of tensors or of dicts, not one tensor: give [tensor]")
-    given["params"] = list(given["params"])  # it may be an iterator, and is looked at twice
+    given["params"] = list(listed(given["params"]))  # it may be an iterator, and is looked at twice
     for group in given["params"]:
         if isinstance(group, dict) and not isinstance(group["params"], torch.Tensor):
             group["params"] = list(group["params"])

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 
 from .._errors import ArgumentError, CountError, UnsupportedError, error
 from . import _state
-from ._optimizer import Optimizer
+from ._optimizer import Optimizer, listed
 
 
-class InBackward:
+class InBackward(torch.optim.Optimizer):
     """`InBackward(model.named_parameters(), "adamw(lr=1e-3)")`: loss.backward() is the whole step.
 
-    params    tensors, or (name, tensor) pairs; those that need no gradient are left out
+    params    tensors, (name, tensor) pairs, or groups of those with values of their own, as get_parameter_groups makes
+              them; those that need no gradient are left out
     make      a sentence, or a class or function that makes an optimizer of thalweg.torch of a list of parameters
     options   for `make`
 
     A gradient lives from when it is complete until its parameter has moved: at no time are there gradients of the whole
     model.  What needs all of them is refused (UnsupportedError): norms of the whole model (clip_global_norm,
     prodigy), and methods that ask for more than one gradient.  Accumulating over several backward passes is not
-    possible either, since each of them is a step.
+    possible either, since each of them is a step; nor is a loss that is scaled (torch's GradScaler).
+
+    Schedulers and training loops take it as any optimizer: opt.step() is there, and does nothing, or calls its closure.
 
     optimizers  one for each parameter; their groups are `param_groups`: `for g in opt.param_groups: g["lr"] = 0.01`
     """
@@ -33,10 +36,9 @@ class InBackward:
         seed = int(options.pop("seed", 0))
         members: list[torch.Tensor] = []
         given: set[int] = set()
-        for index, item in enumerate(params):
-            p = item[1] if isinstance(item, tuple) and len(item) == 2 else item
+        for index, (item, p) in enumerate(_each(listed(params))):
             if not isinstance(p, torch.Tensor):
-                raise TypeError("params has tensors or (name, tensor) pairs, and "
+                raise TypeError("params has tensors, (name, tensor) pairs or groups of them, and "
                                 f"number {index} is a {type(p).__name__}")
             if not p.requires_grad:
                 continue
@@ -50,6 +52,7 @@ class InBackward:
             self.optimizers.append(opt)
             members.append(p)
             given.add(id(p))
+        super().__setstate__({"defaults": dict(self.optimizers[0].defaults) if self.optimizers else {}})
         # When all are made: a parameter that is refused must not leave the others stepping.
         self._attach(members)
 
@@ -63,6 +66,7 @@ class InBackward:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.optimizers, self._handles = state["optimizers"], []
+        super().__setstate__({"defaults": dict(self.optimizers[0].defaults) if self.optimizers else {}})
         if state["attached"]:
             self._attach([p for opt in self.optimizers for group in opt.param_groups for p in group["params"]])
 
@@ -78,6 +82,23 @@ class InBackward:
     def param_groups(self) -> list[dict[str, Any]]:
         """The groups of all optimizers, one a parameter."""
         return [group for opt in self.optimizers for group in opt.param_groups]
+
+    @property
+    def state(self) -> dict[torch.Tensor, Any]:  # type: ignore[override]
+        """By parameter: its state, copies as of now."""
+        return {p: row for opt in self.optimizers for p, row in opt.state.items()}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """UnsupportedError: make another InBackward for other parameters."""
+        raise error(UnsupportedError, "InBackward has an optimizer for each parameter: make another InBackward for "
+                    "those that come later")
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Nothing, since backward() has stepped; a closure, which calls backward(), is called, and its loss given."""
+        if closure is None:
+            return None
+        with torch.enable_grad():
+            return closure()
 
     def remove(self) -> None:
         """Takes the hooks away: backward passes leave gradients again."""
@@ -96,6 +117,17 @@ class InBackward:
             raise error(CountError, f"the state_dict has {len(saved)} parameters, and there are {len(self.optimizers)}")
         for opt, state in zip(self.optimizers, saved):
             opt.load_state_dict(state)
+
+
+def _each(params: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Every parameter, as an optimizer of its own is given it and as it is."""
+    for item in params:
+        if isinstance(item, dict):
+            members = item["params"]
+            for member, p in _each([members] if isinstance(members, torch.Tensor) else members):
+                yield {**item, "params": [member]}, p
+        else:
+            yield item, item[1] if isinstance(item, tuple) and len(item) == 2 else item
 
 
 def _refuse(opt: Optimizer) -> None:

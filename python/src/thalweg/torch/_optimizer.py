@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,9 +23,10 @@ SPARSE = {"sgd", "adagrad", "sparse_adam"}
 class Optimizer(Saved):
     """A sentence at work on the parameters of a torch model, stepping with their `.grad`.
 
-    params    as for torch.optim: tensors, (name, tensor) pairs, or dicts with "params" and overrides.  What route(...)
-              goes by is given here: named_parameters() for patterns of names, and {"params": [...], "role": "bias"} for
-              roles ("weight", "bias", "norm", "embedding", "head"), in a group of their own
+    params    as for torch.optim: tensors, (name, tensor) pairs, or dicts with "params" and overrides; or a dict of
+              tensors by name.  What route(...) goes by is given here: named_parameters() for patterns of names, and
+              {"params": [...], "role": "bias"} for roles ("weight", "bias", "norm", "embedding", "head"), in a group
+              of their own
     sentence  the pipeline, as for thalweg.Optimizer
     ranks     a thalweg.distributed.Ranks: how the model is spread over the processes of a group.  Parameters that are
               DTensors (FSDP2) need none: their local shards are stepped, and norms are those of the whole model
@@ -79,7 +80,7 @@ class Optimizer(Saved):
         # What `state` was filled at, and with what, by index of the parameter.
         self._filled: tuple[Any, ...] | None = None
         self._filling: list[tuple[torch.Tensor, list[str]]] = []
-        super().__init__(params, {})
+        super().__init__(listed(params), {})
         self._ranks = distributed.place(ranks, self.param_groups, sentence)
         names: list[str] = []
         with self._joining(options):
@@ -350,6 +351,16 @@ def _shared(engine: _optimizer.Optimizer, name: str) -> list[str]:
     if name in live:
         return []
     return [path for stage, m in engine._stages() if m.kind == "optimizer" and (path := f"{stage}.{name}") in live]
+
+
+def listed(params: Any) -> Any:
+    """What torch.optim takes, of what is given: a mapping from names to tensors is made pairs."""
+    if isinstance(params, torch.nn.Module):
+        raise TypeError(f"params has tensors, and this is the model {type(params).__name__}: pass model.parameters(), "
+                        "or model.named_parameters()")
+    if isinstance(params, Mapping) and all(isinstance(p, torch.Tensor) for p in params.values()):
+        return list(params.items())
+    return params
 
 
 def tensors_of(params: Iterable[Any]) -> Iterator[torch.Tensor]:

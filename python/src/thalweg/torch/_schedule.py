@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ._in_backward import InBackward
 from ._optimizer import Optimizer
 
 
@@ -20,7 +21,7 @@ class SentenceLR(torch.optim.lr_scheduler.LRScheduler):
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it
-        if not isinstance(inner, Optimizer):
+        if not isinstance(inner, (Optimizer, InBackward)):
             raise TypeError(f"SentenceLR is for optimizers of thalweg.torch, not for {type(optimizer).__name__}")
         super().__init__(optimizer, last_epoch)
 
