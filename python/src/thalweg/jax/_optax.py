@@ -11,7 +11,8 @@ import numpy as np
 
 from .._errors import ArgumentError, MismatchError, error
 from .._optimizer import bare
-from ._transform import State, Transformation, _flatten, _forms, _Layout, _of_state, _Row, optimizer
+from ._transform import State, Transformation, _Layout, _of_state, _Row, optimizer
+from ._trees import flatten, forms
 
 MOMENTS = {"exp_avg": "mu", "exp_avg_sq": "nu"}
 #: By rule: what Optax calls its state, and the field of each slot.
@@ -57,7 +58,7 @@ def from_optax(tx: Transformation, optax_state: Any, params: Any, *, steps: int 
     _check_rest(tx, optax_state, kind if rows else "")
     if steps is None:
         steps = max((int(s.count) for s in _states(optax_state) if "count" in s._fields), default=1)
-    names, leaves, tree = _flatten(params)
+    names, leaves, tree = flatten(params)
     values: dict[tuple[str, str], Any] = {(MASTER, name): leaf for name, leaf in zip(names, leaves)}
     for slot, field in fields.items() if rows else ():
         found, structure = jax.tree_util.tree_flatten(getattr(theirs, field))
@@ -89,7 +90,7 @@ def to_optax(tx: Transformation, state: State, params: Any, like: Any) -> Any:
     """
     rule, layout = _twin(tx, params)
     kind, fields = TWINS[rule]
-    names, _, tree = _flatten(params)
+    names, _, tree = flatten(params)
     rows = {(row.slot, row.name): row for row in layout.rows if row.slot != MASTER}
     if rows and _find(like, kind) is None:
         raise error(MismatchError, f"`{rule}` gives Optax's {kind}, and `like` has none")
@@ -116,10 +117,10 @@ def to_optax(tx: Transformation, state: State, params: Any, like: Any) -> Any:
 
 def _twin(tx: Transformation, params: Any) -> tuple[str, _Layout]:
     """The rule of the sentence, and how its state lies.  MismatchError where Optax has no twin of the sentence."""
-    names, leaves, _ = _flatten(params)
+    names, leaves, _ = flatten(params)
     if not leaves:
         raise error(ArgumentError, "there are no parameters, and so no state")
-    _, layout = tx._step._layout(names, *_forms(leaves))  # type: ignore[attr-defined]
+    _, layout = tx._step._layout(names, *forms(leaves))  # type: ignore[attr-defined]
     with bare(tx.sentence) as engine:
         stages = engine._stages()
     rules = [m.name for _, m in stages if m.kind == "optimizer"]
@@ -143,7 +144,7 @@ def _numbers_of(stage: str) -> int:
     """How many numbers a stage carries besides those of the tensors."""
     tensor = np.zeros(1, np.float32)
     made = optimizer(f"{stage.partition('#')[0]}(1) | sgd")._step  # type: ignore[attr-defined]
-    return made._layout(("",), *_forms([tensor]))[1].numbers - HEAD - 1
+    return made._layout(("",), *forms([tensor]))[1].numbers - HEAD - 1
 
 
 def _check_rest(tx: Transformation, state: Any, kind: str) -> None:
