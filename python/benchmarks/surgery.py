@@ -75,7 +75,7 @@ def aggregated(name: str, tasks: int, n: int, quick: bool) -> Builders:
 
         def step() -> None:
             for request in opt.requests():
-                request.answer([rows[request.index]])
+                request.answer([rows[request.index]], stay=True)
 
         return Candidate(step, lambda: w)
 

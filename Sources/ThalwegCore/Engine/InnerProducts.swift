@@ -12,66 +12,81 @@ public enum InnerProducts {
 
   /// Adds the product of row i and row j ≤ i to `sums[i·(i + 1)/2 + j − first·(first + 1)/2]`, for the rows
   /// `first`..<`end`; `first` is a multiple of four.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
   public static func add<T: Real>(
     _ rows: [UnsafePointer<T>], from first: Int, to end: Int, _ n: Int, exact: Bool,
     into sums: UnsafeMutablePointer<Double>
   ) {
     guard first < end, end <= rows.count, n > 0 else { return }
     let whole = n / run * run
-    for at in stride(from: 0, to: whole, by: run) {
-      blocks(rows.map { $0 + at }, first, end, exact, sums)
-    }
+    for at in stride(from: 0, to: whole, by: run) { blocks(rows, at, first, end, exact, sums) }
     guard whole < n else { return }
     // the last run is filled up with zeros
     withUnsafeTemporaryAllocation(of: T.self, capacity: end * run) { buffer in
       guard let base = buffer.baseAddress else { return }
       base.initialize(repeating: 0, count: end * run)
       for k in 0..<end { (base + k * run).update(from: rows[k] + whole, count: n - whole) }
-      blocks((0..<end).map { UnsafePointer(base + $0 * run) }, first, end, exact, sums)
+      blocks((0..<end).map { UnsafePointer(base + $0 * run) }, 0, first, end, exact, sums)
     }
   }
 
-  /// One run of all rows.
+  /// The run of all rows that begins at `at`.
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
   private static func blocks<T: Real>(
-    _ rows: [UnsafePointer<T>], _ first: Int, _ end: Int, _ exact: Bool, _ sums: UnsafeMutablePointer<Double>
+    _ rows: [UnsafePointer<T>], _ at: Int, _ first: Int, _ end: Int, _ exact: Bool,
+    _ sums: UnsafeMutablePointer<Double>
   ) {
     withUnsafeTemporaryAllocation(of: Double.self, capacity: 12) { parts in
       guard let twelve = parts.baseAddress else { return }
       for i in stride(from: first, to: end, by: 4) {
         for j in stride(from: 0, to: min(i + 4, end), by: 3) {
           // beyond the end a row stands for another, and nobody takes its products
-          func row(_ k: Int) -> UnsafePointer<T> { rows[min(k, end - 1)] }
-          multiply((row(i), row(i + 1), row(i + 2), row(i + 3)), (row(j), row(j + 1), row(j + 2)), exact, twelve)
-          for r in i..<min(i + 4, end) {
-            let line = sums + (r * (r + 1) / 2 - first * (first + 1) / 2)
-            for c in j..<max(j, min(j + 3, r + 1)) { line[c] += twelve[3 * (r - i) + c - j] }
+          func row(_ k: Int) -> UnsafeRawPointer { UnsafeRawPointer(rows[min(k, end - 1)] + at) }
+          let r = (row(i), row(i + 1), row(i + 2), row(i + 3)), q = (row(j), row(j + 1), row(j + 2))
+          if T.isDouble {
+            multiplyDoubles(r, q, twelve)
+          } else if exact {
+            multiplyExactly(r, q, twelve)
+          } else {
+            multiplyFloats(r, q, twelve)
+          }
+          for k in i..<min(i + 4, end) {
+            let line = sums + (k * (k + 1) / 2 - first * (first + 1) / 2)
+            for c in j..<max(j, min(j + 3, k + 1)) { line[c] += twelve[3 * (k - i) + c - j] }
           }
         }
       }
     }
   }
 
-  private typealias Four<T> = (UnsafePointer<T>, UnsafePointer<T>, UnsafePointer<T>, UnsafePointer<T>)
-  private typealias Three<T> = (UnsafePointer<T>, UnsafePointer<T>, UnsafePointer<T>)
+  private typealias Four = (UnsafeRawPointer, UnsafeRawPointer, UnsafeRawPointer, UnsafeRawPointer)
+  private typealias Three = (UnsafeRawPointer, UnsafeRawPointer, UnsafeRawPointer)
 
-  private static func multiply<T: Real>(
-    _ r: Four<T>, _ q: Three<T>, _ exact: Bool, _ out: UnsafeMutablePointer<Double>
-  ) {
-    if let r = r as? Four<Double>, let q = q as? Three<Double> {
-      multiply(r, q, out, { UnsafeRawPointer($0).loadUnaligned(as: SIMD4<Double>.self) }, { $0.sum() })
-    } else if let r = r as? Four<Float>, let q = q as? Three<Float> {
-      if exact {
-        multiply(r, q, out, { SIMD4(Double($0[0]), Double($0[1]), Double($0[2]), Double($0[3])) }, { $0.sum() })
-      } else {
-        multiply(r, q, out, { UnsafeRawPointer($0).loadUnaligned(as: SIMD8<Float>.self) }, { widened($0).sum() })
-      }
-    }
+  @inline(never)
+  private static func multiplyDoubles(_ r: Four, _ q: Three, _ out: UnsafeMutablePointer<Double>) {
+    multiply(r, q, out, { $0.loadUnaligned(fromByteOffset: 8 &* $1, as: SIMD4<Double>.self) }, { $0.sum() })
+  }
+  @inline(never)
+  private static func multiplyExactly(_ r: Four, _ q: Three, _ out: UnsafeMutablePointer<Double>) {
+    multiply(
+      r, q, out,
+      {
+        let x = $0.loadUnaligned(fromByteOffset: 4 &* $1, as: SIMD4<Float>.self)
+        return SIMD4<Double>(Double(x[0]), Double(x[1]), Double(x[2]), Double(x[3]))
+      }, { $0.sum() })
+  }
+  @inline(never)
+  private static func multiplyFloats(_ r: Four, _ q: Three, _ out: UnsafeMutablePointer<Double>) {
+    multiply(r, q, out, { $0.loadUnaligned(fromByteOffset: 4 &* $1, as: SIMD8<Float>.self) }, { widened($0).sum() })
   }
 
   /// The twelve products of four rows with three: as many sums as there are registers beside the operands.
   @inline(__always)
-  private static func multiply<T: Real, V: SIMD>(
-    _ r: Four<T>, _ q: Three<T>, _ out: UnsafeMutablePointer<Double>, _ load: (UnsafePointer<T>) -> V,
+  private static func multiply<V: SIMD>(
+    _ r: Four, _ q: Three, _ out: UnsafeMutablePointer<Double>, _ load: (UnsafeRawPointer, _ element: Int) -> V,
     _ total: (V) -> Double
   ) where V.Scalar: FloatingPoint {
     let zero = V(repeating: 0)
@@ -79,20 +94,20 @@ public enum InnerProducts {
     var (c0, c1, c2, d0, d1, d2) = (zero, zero, zero, zero, zero, zero)
     var i = 0
     while i < run {
-      let x = load(q.0 + i), y = load(q.1 + i), z = load(q.2 + i)
-      let a = load(r.0 + i)
+      let x = load(q.0, i), y = load(q.1, i), z = load(q.2, i)
+      let a = load(r.0, i)
       a0 = fused(a0, a, x)
       a1 = fused(a1, a, y)
       a2 = fused(a2, a, z)
-      let b = load(r.1 + i)
+      let b = load(r.1, i)
       b0 = fused(b0, b, x)
       b1 = fused(b1, b, y)
       b2 = fused(b2, b, z)
-      let c = load(r.2 + i)
+      let c = load(r.2, i)
       c0 = fused(c0, c, x)
       c1 = fused(c1, c, y)
       c2 = fused(c2, c, z)
-      let d = load(r.3 + i)
+      let d = load(r.3, i)
       d0 = fused(d0, d, x)
       d1 = fused(d1, d, y)
       d2 = fused(d2, d, z)
