@@ -164,10 +164,6 @@ extension SIMD16<Float>: Lane {
   }
 }
 
-@inlinable @inline(__always) func narrowed(_ v: SIMD8<Double>) -> SIMD8<Float> {
-  SIMD8<Float>(
-    Float(v[0]), Float(v[1]), Float(v[2]), Float(v[3]), Float(v[4]), Float(v[5]), Float(v[6]), Float(v[7]))
-}
 /// Written out: the generic conversion is a scalar loop, this is one instruction.
 @inlinable @inline(__always) func widened(_ v: SIMD8<Float>) -> SIMD8<Double> {
   SIMD8<Double>(
