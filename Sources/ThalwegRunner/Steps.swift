@@ -32,12 +32,10 @@ extension Optimizer {
   /// Refuses sentences for which one gradient a step is not enough.
   func asksOnce() throws(Failure) {
     if let s = sources.first(where: { !($0.source?.single ?? false) }) ?? sources.dropFirst().first {
-      let asks = s.method.publicRequests
+      let asks = s.method.publicRequests, others = asks.isEmpty || asks == "gradient" ? "" : " (\(asks))"
       throw Failure(
         Status.needs,
-        "\(s.name) asks for more than the gradient that is there (\(asks.isEmpty ? "gradients" : asks)); "
-          + "call next and answer its requests"
-      )
+        "\(s.name) asks for more than the gradient that is there\(others); call next and answer its requests")
     }
   }
 
