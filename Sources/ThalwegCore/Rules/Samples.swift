@@ -48,6 +48,11 @@ public final class Samples {
   /// The squares of the norms of some more samples. The same bits for any number of threads.
   private func measure(_ samples: Swift.Range<Int>) {
     guard !samples.isEmpty else { return }
+    guard samples.count == 1 || samples.count * blocks.count <= 1 << 20 else {  // the parts stay small
+      let middle = samples.lowerBound + samples.count / 2
+      measure(samples.lowerBound..<middle)
+      return measure(middle..<samples.upperBound)
+    }
     var parts = [Double](repeating: 0, count: samples.count * blocks.count)
     parts.withUnsafeMutableBufferPointer { out in
       nonisolated(unsafe) let out = out
