@@ -3,9 +3,10 @@ import ThalwegCore
 /// Gradients that a source keeps until the step ends: read where the host has them, if it says that they stay, copied
 /// else; and their inner products.
 extension Optimizer {
-  /// A slot that stands for memory of the host, and what it was before.
+  /// A slot that stands for memory of the host, and its own memory.
   struct Loan {
-    let slot: UnsafeMutablePointer<SlotStore>
+    let stage: Int, slot: Int
+    let store: UnsafeMutablePointer<SlotStore>
     let own: UnsafeMutableRawPointer
   }
 
@@ -16,6 +17,7 @@ extension Optimizer {
       lends && r.pointee.present && r.pointee.g.dense && r.pointee.g.dtype == (r.pointee.isDouble ? .f64 : .f32)
         && r.pointee.apply.scale == 1
     }
+    endLoans { $0.stage == stage.id && $0.slot == slot }  // of an earlier round of this step
     forEach { p, r in
       if !isLent(r) {
         change(p, r, stage, [slot], false, r.pointee.isDouble ? Optimizer.saves.f64 : Optimizer.saves.f32)
@@ -23,7 +25,7 @@ extension Optimizer {
     }
     for i in 0..<bound.count where takesPart(i) && isLent(records + i) {
       let r = records + i, store = r.pointee.slots + Int(r.pointee.firstSlot[stage.id]) + slot
-      loans.append(Loan(slot: store, own: store.pointee.base))
+      loans.append(Loan(stage: stage.id, slot: slot, store: store, own: store.pointee.base))
       store.pointee.base = r.pointee.g.data
     }
   }
@@ -32,11 +34,14 @@ extension Optimizer {
     plainKernel(SaveGradient(), SIMD8<Double>.self, writesX: false, writesG: false)
   )
 
-  /// The slots are the optimizer's own again.
-  func endLoans() {
+  /// Slots are the optimizer's own again.
+  func endLoans(where ended: (Loan) -> Bool = { _ in true }) {
     if loans.isEmpty { return }
-    for loan in loans.reversed() { loan.slot.pointee.base = loan.own }  // the first one knows the slot's own memory
-    loans.removeAll(keepingCapacity: true)
+    loans.removeAll { loan in
+      guard ended(loan) else { return false }
+      loan.store.pointee.base = loan.own
+      return true
+    }
   }
 
   /// What was answered is looked at when its inner products are taken, not before.
@@ -60,7 +65,7 @@ extension Optimizer {
     if !exact || ranks != nil, !slots.indices.allSatisfy({ Optimizer.safe.contains(sums[$0 * ($0 + 3) / 2]) }) {
       sums = try innerProducts(slots, stage, exact: true)
     }
-    if looksLater, !slots.indices.allSatisfy({ sums[$0 * ($0 + 3) / 2].isFinite }) { try lookAtKept(slots, stage) }
+    if unseen, !slots.indices.allSatisfy({ sums[$0 * ($0 + 3) / 2].isFinite }) { try lookAtKept(slots, stage) }
     return slots.indices.map { i in slots.indices.map { j in sums[max(i, j) * (max(i, j) + 1) / 2 + min(i, j)] } }
   }
 

@@ -210,3 +210,41 @@ def test_in_torch_the_gradients_of_backward_are_not_copied() -> None:
         return model.weight.detach().numpy().copy()
 
     np.testing.assert_array_equal(run(True), run(False))
+
+
+def test_rounds_of_one_step_that_differ() -> None:
+    """A source that is asked again keeps the next gradients beside those that the host still shows."""
+    J = rows(12, 8, 90)
+    J.flags.writeable = False
+
+    def run(stay: list[bool]) -> np.ndarray:
+        w = np.ones(90, np.float32)
+        opt = tw.Optimizer([w], "upgrad(tasks=2) | gradient_accumulate(2) | sam(0.05) | sgd(lr=0.1)")
+        turn = iter(range(100))
+        for _ in range(2):
+            for request in opt.requests():
+                k = next(turn)
+                request.answer([J[k % 8]], stay=stay[k % len(stay)])
+        return w
+
+    for stay in ([True], [True, False], [False, True], [True, True, False, False], [False, False, True, True]):
+        np.testing.assert_array_equal(run(stay), run([False]))
+
+
+@pytest.mark.parametrize("stay", [[True, True, False], [True, False, True], [False, True, True]])
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_what_is_not_finite_among_answers_of_both_kinds(stay: list[bool], bad: int) -> None:
+    J = rows(13, 3, 40)
+    J[bad, 5] = np.nan
+    for policy, skipped in (("skip", 1), ("error", 0)):
+        w = np.zeros(40, np.float32)
+        opt = tw.Optimizer([w], "mgda(tasks=3) | sgd(lr=1)", nonfinite=policy)
+        try:
+            for request in opt.requests():
+                request.answer([J[request.index]], stay=stay[request.index])
+        except tw.NonfiniteError as e:
+            assert not skipped and "NaN" in str(e)
+        else:
+            assert skipped
+        assert opt.skipped == skipped
+        np.testing.assert_array_equal(w, 0)
