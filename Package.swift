@@ -5,11 +5,12 @@ import PackageDescription
 // variant. `-fno-math-errno` is what lets square roots vectorise. Exclusivity is checked by the compiler; the run-time
 // checks would cost a small step a tenth of its time. The compiler would rather not use the widest vectors of x86-64-v4,
 // which cost the 8-bit codecs a third.
-let kernels: [SwiftSetting] = [
-  .unsafeFlags(["-Xcc", "-fno-math-errno", "-Xcc", "-mprefer-vector-width=512", "-enforce-exclusivity=unchecked"]),
-  // Regular expressions, which nothing here uses, are half a megabyte of a library.
-  .unsafeFlags(["-Xfrontend", "-disable-implicit-string-processing-module-import"]),
+let fast: [SwiftSetting] = [
+  .unsafeFlags(["-Xcc", "-fno-math-errno", "-Xcc", "-mprefer-vector-width=512", "-enforce-exclusivity=unchecked"])
 ]
+// Regular expressions, which nothing in the library uses, are half a megabyte of it.
+let kernels: [SwiftSetting] =
+  fast + [.unsafeFlags(["-Xfrontend", "-disable-implicit-string-processing-module-import"])]
 
 // The pool's threads wait in the library's code, so that no dlclose may unmap it. Its small allocations have a reserve
 // (CReserve), which a Swift program that links the modules does without.
@@ -43,7 +44,7 @@ let package = Package(
     .target(
       name: "ThalwegABI", dependencies: ["ThalwegRunner", "ThalwegCore", "CThalweg", "COpenBLAS", "CReserve"],
       swiftSettings: kernels, linkerSettings: linking),
-    .target(name: "Thalweg", dependencies: ["ThalwegRunner", "ThalwegCore", "CThalweg"], swiftSettings: kernels),
+    .target(name: "Thalweg", dependencies: ["ThalwegRunner", "ThalwegCore", "CThalweg"], swiftSettings: fast),
     .testTarget(
       name: "ThalwegTests",
       dependencies: ["ThalwegRunner", "ThalwegCore", "ThalwegMethods", "ThalwegABI"]

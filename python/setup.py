@@ -46,7 +46,8 @@ class BuildExtension(build_ext):
         package = HERE / "src" / "thalweg" if self.inplace else Path(self.build_lib) / "thalweg"
         library = copy_library(find_library(), package / "lib")
         for extension in self.extensions:
-            extension.extra_objects = [str(library)]
+            # (by its name: one without a soname would be asked for by the path of this build)
+            extension.extra_link_args = [*extension.extra_link_args, f"-L{library.parent}", f"-l:{library.name}"]
         super().run()
 
     def get_outputs(self):

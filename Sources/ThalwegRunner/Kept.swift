@@ -46,7 +46,7 @@ extension Optimizer {
 
   /// What was answered is looked at when its inner products are taken, not before.
   var looksLater: Bool {
-    gradientsStay && ranks == nil && !needsFiniteParameters
+    gradientsStay && ranks == nil && !needsFiniteParameters && waitingScope == nil
       && stack.last.flatMap(stage)?.source?.findsNonfinite ?? false
   }
 
@@ -65,7 +65,8 @@ extension Optimizer {
     if !exact || ranks != nil, !slots.indices.allSatisfy({ Optimizer.safe.contains(sums[$0 * ($0 + 3) / 2]) }) {
       sums = try innerProducts(slots, stage, exact: true)
     }
-    if unseen, !slots.indices.allSatisfy({ sums[$0 * ($0 + 3) / 2].isFinite }) { try lookAtKept(slots, stage) }
+    // (a host whose answers stay has not had them looked at; of others nothing is found)
+    if !slots.indices.allSatisfy({ sums[$0 * ($0 + 3) / 2].isFinite }) { try lookAtKept(slots, stage) }
     return slots.indices.map { i in slots.indices.map { j in sums[max(i, j) * (max(i, j) + 1) / 2 + min(i, j)] } }
   }
 

@@ -92,9 +92,8 @@ package final class Optimizer {
   /// The last answer brought a loss.
   var lossIsNew = false
   var hasGradients = false
-  /// The host leaves the gradients of this answer as they are until the step ends; slots that stand for such; some
-  /// were not looked at for what is not finite.
-  var gradientsStay = false, loans: [Loan] = [], unseen = false
+  /// The host leaves the gradients of this answer as they are until the step ends; slots that stand for such.
+  var gradientsStay = false, loans: [Loan] = []
   /// Copies for steps that may fail: their memory stays from step to step; `hasSnapshot`: they are of this step.
   var snapshot: [Memory] = [], hasSnapshot = false
   /// The scalars of the sources as they were before the step, and the lasting state of those that do not decide.

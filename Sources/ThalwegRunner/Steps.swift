@@ -319,7 +319,7 @@ extension Optimizer {
       for i in 0..<bound.count { records[i].away = 0 }
     }
     if !startedNow.isEmpty { startedNow = [] }
-    (hasSnapshot, unseen) = (false, false)
+    hasSnapshot = false
     if !written.isEmpty { written = [] }
     if !iterates.isEmpty { (iterateCopies, iterates) = ([], []) }
     if !observed.isEmpty { observed.removeAll(keepingCapacity: true) }
@@ -398,11 +398,7 @@ extension Optimizer {
 
   /// `begins`: the parameters stand where the host left them, and are looked at too where a stage needs it.
   private func checkFinite(begins: Bool = false) throws(Failure) {
-    guard options.nonFinite != .propagate || needsFinite else { return }
-    if looksLater {
-      unseen = true
-      return
-    }
+    guard options.nonFinite != .propagate || needsFinite, !looksLater else { return }
     if let answered {  // the gradients were seen before, and may hold anything by now
       if answered.isFinite { return }
       throw refused("non-finite answer", "the answer to \(asker) has elements that are NaN or infinite")

@@ -248,3 +248,34 @@ def test_what_is_not_finite_among_answers_of_both_kinds(stay: list[bool], bad: i
             assert skipped
         assert opt.skipped == skipped
         np.testing.assert_array_equal(w, 0)
+
+
+def test_not_finite_and_saved_within_the_step() -> None:
+    """What nobody has looked at yet is looked at where the step goes on."""
+    J = rows(14, 2, 30)
+    J[0, 4] = np.inf
+    w = np.zeros(30, np.float32)
+    first, saved = tw.Optimizer([w], "upgrad(tasks=2) | sgd(lr=1)", nonfinite="skip"), {}
+    for request in first.requests():
+        if request.index == 1:
+            saved = first.state_dict()
+            break
+        request.answer([J[0]], stay=True)
+    other = tw.Optimizer([w], "upgrad(tasks=2) | sgd(lr=1)", nonfinite="skip")
+    other.load_state_dict(saved)
+    for request in other.requests():
+        request.answer([J[1]])
+    assert other.skipped == 1
+
+
+def test_other_branches_of_a_route_are_looked_at_as_without() -> None:
+    for stay in (False, True):
+        a, b = np.zeros(3, np.float32), np.zeros(3, np.float32)
+        opt = tw.Optimizer([("a.weight", a), ("b.bias", b)],
+                           'route("*.bias"=(pcgrad(tasks=3) | sgd(lr=1)), other=(sgd(lr=1)))', nonfinite="error")
+        with pytest.raises(tw.NonfiniteError, match="a.weight"):
+            for request in opt.requests():
+                grads = [np.full(3, request.index + 1.0, np.float32) for _ in "ab"]
+                if request.pass_ == 2:
+                    grads[0][1] = np.nan
+                request.answer(grads, stay=stay)

@@ -215,3 +215,17 @@ def test_a_closure_that_returns_nothing_where_the_loss_is_not_asked_for() -> Non
 def test_a_choice_is_read_by_its_whole_path_too() -> None:
     opt = tw.Optimizer([np.ones((2, 2), np.float32)], "muon(momentum_form=ema)")
     assert opt.get("momentum_form") == opt.get("muon.momentum_form") == "ema"
+
+
+def test_what_a_newcomer_gets_wrong() -> None:
+    """Settings of a step, gradients that are not stacked, and an answer the wrong way round."""
+    w = np.ones(3, np.float32)
+    with pytest.raises(TypeError, match=r"not loss=\.\.\.: .*opt\.observe\('loss', value\)"):
+        tw.Optimizer([w], "sgd").step([w.copy()], loss=1.0)  # type: ignore[call-arg]
+    with pytest.raises(tw.ShapeError, match="stack gradients, one a task"):
+        tw.aggregate("upgrad")([np.ones(4), np.zeros(4)])
+    with pytest.raises(tw.MethodError, match="did you mean `upgrad`"):
+        tw.aggregate("upgrd")
+    for swapped in (lambda: ([w.copy()], 0.5), lambda: (w.copy(), 0.5)):
+        with pytest.raises(tw.ValueTypeError, match=r"returns \(loss, grads\), and this one \(grads, loss\)"):
+            tw.Optimizer([w], "sam(0.05) | sgd").step(swapped)

@@ -160,3 +160,18 @@ def test_shapes_and_eight_bits() -> None:
         tj.to_optax(plain, plain.init(start()), start(), like=optax.sgd(0.1, momentum=0.9).init(start()))
     with pytest.raises(tw.MismatchError, match="`like` has none"):
         tj.to_optax(tx, tx.init(start()), start(), like=optax.lion(0.1).init(start()))
+
+
+def test_parameters_without_axes() -> None:
+    params = {"w": jnp.ones(3), "b": jnp.zeros(())}
+    theirs = optax.adamw(1e-2)
+    grads = {"w": jnp.arange(3.0), "b": jnp.array(2.0)}
+    updates, state = theirs.update(grads, theirs.init(params), params)
+    params = optax.apply_updates(params, updates)
+    ours = tj.optimizer("adamw(lr=1e-2, weight_decay=1e-4)")
+    ours_params, _ = ours.apply(grads, tj.from_optax(ours, state, params), params)
+    updates, state = theirs.update(grads, state, params)
+    for name, want in optax.apply_updates(params, updates).items():
+        np.testing.assert_allclose(ours_params[name], want, rtol=1e-6, atol=1e-7)
+    with pytest.raises(tw.ValueTypeError, match="thalweg.jax.optimizer"):
+        tj.from_optax(theirs, state, params)  # type: ignore[arg-type]

@@ -24,7 +24,11 @@ class Aggregator(Fixed):
 
     def __init__(self, sentence: str) -> None:
         self.sentence = _sentence.check_text(sentence)
-        method = _registry.by_name()[_sentence.stages(self._checked(sentence))[0]]
+        name = _sentence.stages(self._checked(sentence))[0]
+        method = _registry.by_name().get(name)
+        if method is None:
+            Optimizer([np.zeros(1)], f"{sentence} | sgd")  # which says what it is not
+            raise error(MethodError, f"no method `{name}`")
         if method.kind != "aggregator" or "task_gradient" not in method.requests:
             raise error(MethodError, f"`{method.name}` does not combine the gradients of tasks; `python -m thalweg "
                         "methods --need task_gradient` lists what does")
@@ -83,6 +87,10 @@ class Aggregator(Fixed):
         if len({part.dtype for part in parts}) != 1 or parts[0].dtype not in (np.float32, np.float64):
             raise error(DtypeError, "expected arrays that are all float32 or all float64, got "
                         f"{[str(p.dtype) for p in parts]}")
+        if len(parts) > 1 and all(part.ndim == 1 for part in parts):
+            raise error(ShapeError, f"expected one array (tasks, shape...) for each tensor, got {len(parts)} arrays of "
+                        f"shapes {[part.shape for part in parts]}: stack gradients, one a task, to one array "
+                        "(np.stack(gradients), torch.stack)")
         tasks = len(parts[0])
         if tasks == 0:
             raise error(CountError, "expected at least one task, got none")

@@ -181,6 +181,9 @@ class Optimizer(Saved):
     # ---- stepping
 
     def step(self, grads: Any = None, /, **named: Any) -> Any:
+        if named and (stray := sorted(named.keys() - {"grads", "closure"})):
+            raise TypeError(f"step() takes gradients or a closure, not {', '.join(stray)}=...: numbers that a sentence "
+                            f"watches are told before, opt.observe({stray[0]!r}, value)")
         before = None if self._skips is None else self.skipped
         if named or type(grads) is dict or (type(grads) is not list and isinstance(grads, Mapping)):
             grads = named.get("grads", grads)
@@ -331,6 +334,8 @@ class Optimizer(Saved):
                 return loss, grads
             if count == 1 and _arrays.is_array(grads):
                 return loss, [grads]
+            if (isinstance(loss, (list, tuple, Mapping)) or _arrays.is_array(loss)) and isinstance(grads, (int, float)):
+                raise error(ValueTypeError, "a closure returns (loss, grads), and this one (grads, loss)")
         if isinstance(answer, (list, tuple, Mapping)):
             return None, answer
         if count == 1 and getattr(answer, "ndim", 0):

@@ -166,7 +166,8 @@ def ask(closure: Callable[[], Any], request: Request) -> Any:
         raise error(
             NeedsError,
             f"the method asks for {asked_for(request)}, which a closure without arguments cannot know: give one that "
-            "takes the Request, or answer every request in opt.requests()",
+            "takes the Request (thalweg.torch.Answers is one for a torch model), or answer every request in "
+            "opt.requests()",
         )
     return closure()
 

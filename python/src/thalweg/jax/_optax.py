@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import ArgumentError, MismatchError, error
+from .._errors import ArgumentError, MismatchError, ValueTypeError, error
 from .._optimizer import bare
 from ._transform import State, Transformation, _Layout, _of_state, _Row, optimizer
 from ._trees import flatten, forms
@@ -48,6 +48,9 @@ def from_optax(tx: Transformation, optax_state: Any, params: Any, *, steps: int 
 
     MismatchError where the rules differ, another stage of either side keeps state, or shapes do not fit.
     """
+    if not hasattr(tx, "sentence"):
+        raise error(ValueTypeError, "expected what thalweg.jax.optimizer(sentence) gives as the first argument, got "
+                    f"{type(tx).__name__}")
     rule, layout = _twin(tx, params)
     kind, fields = TWINS[rule]
     rows = [row for row in layout.rows if row.slot != MASTER]
@@ -164,7 +167,7 @@ def _fitting(row: _Row, value: Any) -> np.ndarray:
     if array.shape != row.shape:
         raise error(MismatchError, f"{row.slot} of {row.name} has shape {array.shape} in Optax's state, {row.shape} "
                     "here")
-    return np.ascontiguousarray(array.astype(row.dtype))
+    return array.astype(row.dtype, order="C")
 
 
 def _is_state(x: Any) -> bool:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from .._errors import ArgumentError, CountError, NeedsError, error
@@ -41,7 +42,7 @@ def hessian_product(
 ) -> list[torch.Tensor | None]:
     """The product of the Hessian of a loss with `vectors`, one of each parameter's shape (tensors or arrays), by
     differentiating twice.  None where a parameter does not take part."""
-    wanted = [(p, torch.as_tensor(v).to(p)) for p, v in zip(params, vectors, strict=True) if p.requires_grad]
+    wanted = [(p, torch.as_tensor(np.array(v) if isinstance(v, np.ndarray) else v).to(p)) for p, v in zip(params, vectors, strict=True) if p.requires_grad]
     slopes = torch.autograd.grad(loss, [p for p, _ in wanted], create_graph=True, allow_unused=True)
     along = [(g * v).sum() for g, (_, v) in zip(slopes, wanted) if g is not None and g.requires_grad]
     if not along:  # a linear loss
