@@ -346,18 +346,6 @@ final class OptimizerTests: XCTestCase {
     assertError(.sequence, "answered or gone") { try request.answer(samples: []) }
     XCTAssertEqual(try w.doubles(), [1, 2])
   }
-}
-
-/// `body` throws a ThalwegError of a code, whose message has these words.
-func assertError<R>(
-  _ code: ThalwegError.Code, _ words: String, file: StaticString = #filePath, line: UInt = #line, _ body: () throws -> R
-) {
-  XCTAssertThrowsError(try body(), file: file, line: line) { error in
-    guard let e = error as? ThalwegError else { return XCTFail("\(error)", file: file, line: line) }
-    XCTAssertEqual(e.code, code, e.message, file: file, line: line)
-    XCTAssertTrue(words.isEmpty || e.message.contains(words), e.message, file: file, line: line)
-    XCTAssertFalse(e.message.isEmpty, file: file, line: line)
-  }
 
   func testRanksAddUpTheirNorms() throws {
     // another rank with the same gradient: its squares are as many again
@@ -399,5 +387,17 @@ func assertError<R>(
       return try w.values()
     }
     XCTAssertEqual(try combined(stay: true), try combined(stay: false))
+  }
+}
+
+/// `body` throws a ThalwegError of a code, whose message has these words.
+func assertError<R>(
+  _ code: ThalwegError.Code, _ words: String, file: StaticString = #filePath, line: UInt = #line, _ body: () throws -> R
+) {
+  XCTAssertThrowsError(try body(), file: file, line: line) { error in
+    guard let e = error as? ThalwegError else { return XCTFail("\(error)", file: file, line: line) }
+    XCTAssertEqual(e.code, code, e.message, file: file, line: line)
+    XCTAssertTrue(words.isEmpty || e.message.contains(words), e.message, file: file, line: line)
+    XCTAssertFalse(e.message.isEmpty, file: file, line: line)
   }
 }
