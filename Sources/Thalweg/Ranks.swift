@@ -23,7 +23,7 @@ extension Optimizer {
   /// with `.argument` and nothing is changed; `reducerError` is what it threw. nil ends it.
   ///
   /// Throws `.unsupported` for `elements` where a stage works on whole tensors, `.sequence` within a step.
-  public func setReducer(_ shards: Shards = .tensors, _ reducer: Reducer?) throws(ThalwegError) {
+  public func setReducer(shards: Shards = .tensors, _ reducer: Reducer?) throws(ThalwegError) {
     let reduction = reducer.map { Reduction($0) }
     try checked { () throws(Failure) in
       guard let reduction else { return try runner.setRanks(nil) }

@@ -354,7 +354,7 @@ final class OptimizerTests: XCTestCase {
     try g.assign([3, 0, 4])
     try h.assign([3, 0, 4])
     var calls = 0
-    try half.setReducer(.elements) { sums, maxima in
+    try half.setReducer(shards: .elements) { sums, maxima in
       calls += 1
       for k in sums.indices { sums[k] *= 2 }
     }
@@ -365,14 +365,14 @@ final class OptimizerTests: XCTestCase {
 
     struct Lost: Error {}
     try half.setReducer { _, _ in throw Lost() }
-    let before = try part.values()
+    let before: [Double] = try part.values()
     XCTAssertThrowsError(try half.step()) { XCTAssertEqual(($0 as? ThalwegError)?.code, .argument) }
     XCTAssertTrue(half.reducerError is Lost)
     XCTAssertEqual(try part.values(), before)
     try half.setReducer(nil)
     try half.step()
     let (matrix, _, _) = try made("muon", [0, 0, 0])
-    XCTAssertThrowsError(try matrix.setReducer(.elements) { _, _ in })
+    XCTAssertThrowsError(try matrix.setReducer(shards: .elements) { _, _ in })
   }
 
   func testGradientsThatStayAreReadWhereTheyLie() throws {
