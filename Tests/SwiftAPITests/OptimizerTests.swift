@@ -371,7 +371,7 @@ final class OptimizerTests: XCTestCase {
     XCTAssertEqual(try part.values(), before)
     try half.setReducer(nil)
     try half.step()
-    let (matrix, _, _) = try made("muon", [0, 0, 0])
+    let matrix = try Optimizer("muon")
     XCTAssertThrowsError(try matrix.setReducer(shards: .elements) { _, _ in })
   }
 
