@@ -93,7 +93,7 @@ struct CubicModel {
   func minimiser<T: Real>(_ g: Vector<T>, cubic: Double, tol: Double) -> Minimiser {
     let half = cubic / 2, c = coordinates(g), lowest = w[n - 1]
     let near = 64 * 0x1p-52 * max(abs(w[0]), abs(lowest), 1e-300), size = g.norm
-    // r by the shift s above the lowest eigenvalue: where g has hardly anything along it, s is far below what r can tell
+    // r by the shift s above the lowest eigenvalue: where g has hardly anything along it, r cannot tell so small an s
     let base = min(lowest, 0)
     func radius(_ s: Double) -> Double { (s - base) / half }
     func length(_ s: Double, besides: Bool = false) -> Double {
