@@ -351,8 +351,8 @@ final class OptimizerTests: XCTestCase {
     // another rank with the same gradient: its squares are as many again
     let (alone, whole, g) = try made("clip_global_norm(1) | sgd(lr=1)", [0, 0, 0])
     let (half, part, h) = try made("clip_global_norm(1) | sgd(lr=1)", [0, 0, 0])
-    try g.assign([3, 0, 4])
-    try h.assign([3, 0, 4])
+    try g.assign([3.0, 0, 4])
+    try h.assign([3.0, 0, 4])
     var calls = 0
     try half.setReducer(shards: .elements) { sums, maxima in
       calls += 1
