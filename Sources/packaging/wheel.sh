@@ -8,7 +8,7 @@
 #   OUT             where the wheel goes
 #
 # Environment: PLATFORM, the tag (default: manylinux_2_28, below which the Swift runtime does not go; auditwheel refuses a
-# tag that does not hold); LARGEST, in bytes (27000000).
+# tag that does not hold); LARGEST, in bytes (25000000).
 set -euo pipefail
 
 [ $# -eq 3 ] || { sed -n '4,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
@@ -33,7 +33,7 @@ size=$(stat -c %s "$work"/tagged/*.whl)
 rm -f "$out"/thalweg-*.whl
 cp "$work"/tagged/*.whl "$out/"
 echo "$(ls "$out"/thalweg-*.whl): $size bytes"
-if [ "$size" -gt "${LARGEST:-27000000}" ]; then
-  echo "wheel.sh: more than ${LARGEST:-27000000} bytes" >&2
+if [ "$size" -gt "${LARGEST:-25000000}" ]; then
+  echo "wheel.sh: more than ${LARGEST:-25000000} bytes" >&2
   exit 1
 fi
