@@ -107,7 +107,8 @@ AT(tw_request, count, 32);
 AT(tw_request, loss, 40);
 AT(tw_request, probe, 48);
 AT(tw_request, probe_count, 56);
-ASSERT(sizeof(tw_request) == 64);
+AT(tw_request, gradients_stay, 64);
+ASSERT(sizeof(tw_request) == 72);
 
 AT(tw_state_info, struct_size, 0);
 AT(tw_state_info, stage, 8);
