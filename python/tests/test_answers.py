@@ -327,7 +327,7 @@ def test_loading_forgets_the_answer() -> None:
     opt.load_state_dict(state)
     opt.bind_gradients(grads)
     with pytest.raises(tw.NeedsError, match="activations"):
-        opt._next(None)
+        opt._next(None, False)
 
 
 def test_large_layers_do_not_depend_on_the_threads() -> None:

@@ -182,7 +182,7 @@ class Optimizer(Saved):
 
     def step(self, grads: Any = None, /, **named: Any) -> Any:
         if named and (stray := sorted(named.keys() - {"grads", "closure"})):
-            raise TypeError(f"step() takes gradients or a closure, not {', '.join(stray)}=...: numbers that a sentence "
+            raise TypeError(f"step() takes grads or a closure, not {', '.join(stray)}=...: numbers that a sentence "
                             f"watches are told before, opt.observe({stray[0]!r}, value)")
         before = None if self._skips is None else self.skipped
         if named or type(grads) is dict or (type(grads) is not list and isinstance(grads, Mapping)):
