@@ -36,6 +36,18 @@ LOG.addHandler(logging.NullHandler())
 NONFINITE = {"propagate": 0, "skip": 1, "error": 2}
 
 
+@contextlib.contextmanager
+def evaluating(host: Any) -> Generator[Any, None, None]:
+    """The evaluation weights are in the parameters of an optimizer, of whatever host, until the block ends."""
+    before = host.training
+    host.eval()
+    try:
+        yield host
+    finally:
+        if before:
+            host.train()
+
+
 class Optimizer(Saved):
     """An optimizer, made of a sentence: Optimizer([w, b], "clip_global_norm(1.0) | adamw(lr=3e-4) | ema(0.999)").
 
@@ -388,16 +400,9 @@ class Optimizer(Saved):
         """False while the parameters hold the evaluation weights: after eval(), or a state of that mode was loaded."""
         return self._get_number(None, "training") == 1
 
-    @contextlib.contextmanager
-    def averaged(self) -> Generator[Optimizer, None, None]:
+    def averaged(self) -> contextlib.AbstractContextManager[Optimizer]:
         """Inside `with opt.averaged():` the parameters hold the evaluation weights."""
-        before = self.training
-        self.eval()
-        try:
-            yield self
-        finally:
-            if before:
-                self.train()
+        return evaluating(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         params, names = self.params, self.names

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
@@ -162,17 +162,10 @@ class Optimizer:
         _finish()
         self.engine.eval()
 
-    @contextlib.contextmanager
-    def averaged(self) -> Generator[Optimizer, None, None]:
+    def averaged(self) -> contextlib.AbstractContextManager[Optimizer]:
         """Inside `with opt.averaged():` the parameters hold the evaluation weights.  What is computed with them there
         is finished before it ends."""
-        before = self.training
-        self.eval()
-        try:
-            yield self
-        finally:
-            if before:
-                self.train()
+        return _optimizer.evaluating(self)
 
     @property
     def training(self) -> bool:
