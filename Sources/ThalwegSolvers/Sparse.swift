@@ -162,25 +162,33 @@ private struct Lasso<T: Real> {
   }
 
   static func columns(_ design: Vector<T>, _ out: Vector<T>) {
-    let n = design.rows, p = out.rows
-    for i in 0..<n { for j in 0..<p { out.p[j * n + i] = design.p[i * p + j] } }
+    // in tiles: both sides stay in cache
+    let n = design.rows, p = out.rows, tile = 32
+    for i0 in stride(from: 0, to: n, by: tile) {
+      for j0 in stride(from: 0, to: p, by: tile) {
+        for j in j0..<min(j0 + tile, p) {
+          for i in i0..<min(i0 + tile, n) { out.p[j &* n &+ i] = design.p[i &* p &+ j] }
+        }
+      }
+    }
   }
 
   /// Sweeps until no weight moves; r is the residual of w.
   func solve(_ w: Vector<T>, _ r: Vector<T>, _ alpha: Double, _ tolerance: Double, _ limit: Int)
     -> (sweeps: Int, change: Double)
   {
-    let threshold = alpha * l1, ridge = alpha * (1 - l1), n = Double(r.count)
+    let threshold = alpha * l1, ridge = alpha * (1 - l1), length = r.count, n = Double(length)
     var change = Double.infinity, k = 0
     while k < limit {
       k += 1
       change = 0
       for j in 0..<w.count where q[j] > 0 {
-        let old = Double(w.p[j]), rho = x.row(j).dot(r) / n + q[j] * old
+        let column = Vector(x.name, x.offset &+ j &* length, x.p + j &* length, r.shape)
+        let old = Double(w.p[j]), rho = column.dot(r) / n + q[j] * old
         let new = T((abs(rho) > threshold ? rho - (rho < 0 ? -threshold : threshold) : 0) / (q[j] + ridge))
         let step = Double(new) - old
         if step != 0 {
-          r.add(x.row(j), times: -step)
+          r.add(column, times: -step)
           w.p[j] = new
         }
         change = max(change, abs(step))

@@ -156,28 +156,6 @@ public enum Flat {
       i &+= 1
     }
   }
-  /// sums ← sums + factor·x, in double.
-  @inline(never)
-  @_specialize(where T == Float)
-  @_specialize(where T == Double)
-  public static func add<T: Real>(
-    _ x: UnsafePointer<T>, times factor: Double, to sums: UnsafeMutablePointer<Double>, _ n: Int
-  ) {
-    let f = SIMD8<Double>(repeating: factor)
-    var i = 0
-    while i &+ T.Vector.width <= n {
-      let w = T.Vector.load(x + i).wide
-      (SIMD8<Double>.load(UnsafePointer(sums + i)) + f * w.low).store(sums + i)
-      if T.Vector.width == 16 {
-        (SIMD8<Double>.load(UnsafePointer(sums + (i &+ 8))) + f * w.high).store(sums + (i &+ 8))
-      }
-      i &+= T.Vector.width
-    }
-    while i < n {
-      sums[i] += factor * Double(x[i])
-      i &+= 1
-    }
-  }
   /// The Euclidean norm; numbers whose squares leave the range are scaled first. Not finite when an element is not.
   @_specialize(where T == Float)
   @_specialize(where T == Double)

@@ -36,10 +36,12 @@ public final class Samples {
   }
 
   /// Some samples, of which all is read before the next ones: so that they are in cache at the second look. All of them
-  /// where one is too large for that.
+  /// where two are too large for that.
   private var group: Int {
-    let bytes = sizes.reduce(0, +) &* 8
-    return bytes > 0 && bytes <= Samples.near / 2 ? Samples.near / bytes : max(1, count)
+    let bytes = zip(sizes, layouts).reduce(0) { $0 + $1.0 &* ($1.1.dense && $1.1.dtype == .f32 ? 4 : 8) }
+    guard bytes > 0, bytes <= Samples.near / 2 else { return max(1, count) }
+    let few = Samples.near / bytes
+    return few < 4 ? few : few & ~3  // (they are looked at by fours)
   }
   private func runs(_ samples: Swift.Range<Int>) -> Bool {
     blocks.reduce(0) { $0 + $1.count } >= Walker.parallelFrom / max(1, samples.count)
@@ -58,7 +60,14 @@ public final class Samples {
       nonisolated(unsafe) let out = out
       Threads.run(blocks.count, parallel: runs(samples)) { k in
         let piece = blocks[k]
-        for b in samples { out[(b - samples.lowerBound) * blocks.count + k] = squaredNorm(piece, b) }
+        for first in stride(from: samples.lowerBound, to: samples.upperBound, by: 4) {
+          // beyond the end a sample stands for another, and nobody takes its square
+          let last = samples.upperBound - 1
+          let four = look(piece, [first, min(first + 1, last), min(first + 2, last), min(first + 3, last)], Square())
+          for b in first...min(first + 3, last) {
+            out[(b - samples.lowerBound) * blocks.count + k] = four[b - first]
+          }
+        }
       }
     }
     for b in 0..<samples.count {
@@ -90,12 +99,12 @@ public final class Samples {
   /// A sample of weight 0 counts nothing, whatever it is. Sums are taken in double, sample after sample.
   public func combine(into targets: [Target], _ weights: (_ sample: Int, _ squares: [Double]) -> [Double]) {
     let step = group, all = blocks.reduce(0) { $0 + $1.count }
-    func look(_ samples: Swift.Range<Int>) -> [[Double]] {
+    func factors(of samples: Swift.Range<Int>) -> [[Double]] {
       measure(max(samples.lowerBound, squares.count)..<max(samples.upperBound, squares.count))
       return samples.map { weights($0, squares[$0]) }
     }
     guard step < count, let memory = try? Memory(8 * all, .current) else {
-      let factors = look(0..<count)
+      let factors = factors(of: 0..<count)
       Threads.run(blocks.count, parallel: runs(0..<count)) { k in
         withUnsafeTemporaryAllocation(of: Double.self, capacity: Samples.block) { buffer in
           guard let sum = buffer.baseAddress else { return }
@@ -114,7 +123,7 @@ public final class Samples {
     }
     for first in stride(from: 0, to: count, by: step) {
       let samples = first..<min(first + step, count)
-      let factors = look(samples)
+      let factors = factors(of: samples)
       Threads.run(blocks.count, parallel: runs(samples)) { k in add(blocks[k], samples, factors, sums + starts[k]) }
     }
     for (k, piece) in blocks.enumerated() { write(piece, sums + starts[k], targets) }
@@ -134,40 +143,102 @@ public final class Samples {
   private func add(
     _ piece: Block, _ samples: Swift.Range<Int>, _ factors: [[Double]], _ sum: UnsafeMutablePointer<Double>
   ) {
-    for b in samples {
-      let weight = factors[b - samples.lowerBound][piece.tensor]
-      if weight != 0 { look(piece, b, Add(weight: weight * scale, sum: sum)) }
+    let counting = samples.filter { factors[$0 - samples.lowerBound][piece.tensor] != 0 }
+    for first in stride(from: 0, to: counting.count, by: 4) {
+      var four = [Int](repeating: counting[first], count: 4), weights = SIMD4<Double>(repeating: 0)
+      for k in 0..<min(4, counting.count - first) {
+        four[k] = counting[first + k]
+        weights[k] = factors[four[k] - samples.lowerBound][piece.tensor] * scale
+      }
+      look(piece, four, Add(weights: weights, sum: sum))
     }
   }
-  private func squaredNorm(_ piece: Block, _ b: Int) -> Double { look(piece, b, Square()) }
 
-  /// Looks at the elements of a piece where they lie, or at a copy in double.
-  private func look<V: Look>(_ piece: Block, _ b: Int, _ body: V) -> V.Result {
-    let layout = layouts[piece.tensor], n = piece.count, start = b * sizes[piece.tensor] + piece.first
-    if layout.dense, layout.dtype == .f32 {
-      return body.see(layout.data.assumingMemoryBound(to: Float.self) + start, n)
+  /// Looks at the elements of a piece of four samples where they lie, or at copies in double.
+  private func look<V: Look>(_ piece: Block, _ samples: [Int], _ body: V) -> V.Result {
+    let layout = layouts[piece.tensor], n = piece.count
+    func start(_ k: Int) -> Int { samples[k] * sizes[piece.tensor] + piece.first }
+    func lying<T: Real>(_: T.Type) -> V.Result {
+      let p = UnsafePointer(layout.data.assumingMemoryBound(to: T.self))
+      return body.see(Four(p + start(0), p + start(1), p + start(2), p + start(3)), n)
     }
-    if layout.dense, layout.dtype == .f64 {
-      return body.see(layout.data.assumingMemoryBound(to: Double.self) + start, n)
-    }
-    return withUnsafeTemporaryAllocation(of: Double.self, capacity: max(1, n)) { buffer in
+    if layout.dense, layout.dtype == .f32 { return lying(Float.self) }
+    if layout.dense, layout.dtype == .f64 { return lying(Double.self) }
+    return withUnsafeTemporaryAllocation(of: Double.self, capacity: max(1, 4 * n)) { buffer in
       let p = buffer.baseAddress.unsafelyUnwrapped
-      layout.read(start, n, p, scale: 1)
-      return body.see(UnsafePointer(p), n)
+      for k in 0..<4 { layout.read(start(k), n, p + k * n, scale: 1) }
+      return body.see(Four(UnsafePointer(p), UnsafePointer(p + n), UnsafePointer(p + 2 * n), UnsafePointer(p + 3 * n)), n)
     }
   }
 }
 
-/// What is done with a run of elements of any type.
+/// Runs of four samples: memory gives more when several are read side by side, and the sum is loaded once for all.
+private struct Four<T> {
+  let a, b, c, d: UnsafePointer<T>
+  init(_ a: UnsafePointer<T>, _ b: UnsafePointer<T>, _ c: UnsafePointer<T>, _ d: UnsafePointer<T>) {
+    (self.a, self.b, self.c, self.d) = (a, b, c, d)
+  }
+}
+
+/// What is done with runs of elements of any type.
 private protocol Look {
   associatedtype Result
-  func see<T: Real>(_ p: UnsafePointer<T>, _ n: Int) -> Result
+  func see<T: Real>(_ rows: Four<T>, _ n: Int) -> Result
 }
+
 private struct Square: Look {
-  func see<T: Real>(_ p: UnsafePointer<T>, _ n: Int) -> Double { Flat.squaredNorm(p, n) }
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  func see<T: Real>(_ rows: Four<T>, _ n: Int) -> SIMD4<Double> {
+    typealias L = T.Vector
+    let zero = SIMD8<Double>(repeating: 0)
+    var (a, b, c, d) = (zero, zero, zero, zero), rest = SIMD4<Double>(repeating: 0), i = 0
+    @inline(__always) func square(_ p: UnsafePointer<T>) -> SIMD8<Double> {
+      let x = L.load(p + i).wide
+      return L.width == 16 ? x.low * x.low + x.high * x.high : x.low * x.low
+    }
+    while i &+ L.width <= n {
+      a += square(rows.a)
+      b += square(rows.b)
+      c += square(rows.c)
+      d += square(rows.d)
+      i &+= L.width
+    }
+    while i < n {
+      let x = SIMD4(Double(rows.a[i]), Double(rows.b[i]), Double(rows.c[i]), Double(rows.d[i]))
+      rest += x * x
+      i &+= 1
+    }
+    return rest + SIMD4(a.sum(), b.sum(), c.sum(), d.sum())
+  }
 }
+
 private struct Add: Look {
-  let weight: Double
+  let weights: SIMD4<Double>
   let sum: UnsafeMutablePointer<Double>
-  func see<T: Real>(_ p: UnsafePointer<T>, _ n: Int) { Flat.add(p, times: weight, to: sum, n) }
+
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  func see<T: Real>(_ rows: Four<T>, _ n: Int) {
+    typealias L = T.Vector
+    let (a, b, c, d) = (weights[0], weights[1], weights[2], weights[3])
+    var i = 0
+    while i &+ L.width <= n {
+      let (x, y) = (L.load(rows.a + i).wide, L.load(rows.b + i).wide)
+      let (z, w) = (L.load(rows.c + i).wide, L.load(rows.d + i).wide)
+      var low = SIMD8<Double>.load(UnsafePointer(sum + i))
+      low = low + a * x.low + b * y.low + c * z.low + d * w.low
+      low.store(sum + i)
+      if L.width == 16 {
+        var high = SIMD8<Double>.load(UnsafePointer(sum + (i &+ 8)))
+        high = high + a * x.high + b * y.high + c * z.high + d * w.high
+        high.store(sum + (i &+ 8))
+      }
+      i &+= L.width
+    }
+    while i < n {
+      sum[i] = sum[i] + a * Double(rows.a[i]) + b * Double(rows.b[i]) + c * Double(rows.c[i]) + d * Double(rows.d[i])
+      i &+= 1
+    }
+  }
 }

@@ -15,34 +15,45 @@ struct Monotone: WholeConstraint {
   init(_ h: Hyper) {}
 
   func project<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let x = try doubles(w.v, w.count, "monotone")
-    for (i, y) in isotonic(x).enumerated() where y != x[i] { w.v[i] = T(y) }
+    try finite(w.v, w.count, "monotone")
+    try poolViolators(w.v, w.count)
   }
 }
 
-/// The nearest non-decreasing sequence: blocks of equal numbers, each the mean of its entries.
-func isotonic(_ x: [Double]) -> [Double] {
-  var sums = [Double](repeating: 0, count: x.count), means = sums, counts = [Int](repeating: 0, count: x.count)
-  var blocks = 0
-  for y in x {
-    var (sum, mean, count) = (y, y, 1)
-    while blocks > 0, means[blocks - 1] > mean {
-      blocks -= 1
-      (sum, count) = (sums[blocks] + sum, counts[blocks] + count)
-      mean = sum / Double(count)
+/// x ← the nearest non-decreasing sequence: blocks of equal numbers, each the mean of its entries. x is finite.
+@_specialize(where T == Float)
+@_specialize(where T == Double)
+func poolViolators<T: Real>(_ x: UnsafeMutablePointer<T>, _ n: Int) throws(Failure) {
+  guard n > 0 else { return }
+  // Only as much of it is touched as there are blocks at a time.
+  let room = try Memory(n &* MemoryLayout<(Double, Double)>.stride, .current, zeroed: false)
+  defer { withExtendedLifetime(room) {} }
+  let blocks = room.base.bindMemory(to: (sum: Double, count: Double).self, capacity: n)
+  // Means are compared as products, which must not leave the range of numbers.
+  let scale = Flat.squaredNorm(UnsafePointer(x), n) < .infinity ? 1 : 0x1p-100
+  var used = 0, sum = scale * Double(x[0]), count = 1.0
+  for i in 1..<max(1, n) {
+    let y = scale * Double(x[i])
+    if y * count >= sum {
+      blocks[used] = (sum, count)
+      used &+= 1
+      (sum, count) = (y, 1)
+      continue
     }
-    (sums[blocks], means[blocks], counts[blocks]) = (sum, mean, count)
-    blocks += 1
-  }
-  var at = x.count
-  for k in (0..<blocks).reversed() {  // into the sums, from behind: a block has at least one entry
-    let mean = means[k]
-    for _ in 0..<counts[k] {
-      at -= 1
-      sums[at] = mean
+    (sum, count) = (sum + y, count + 1)
+    while used > 0, blocks[used &- 1].sum * count > sum * blocks[used &- 1].count {
+      used &-= 1
+      (sum, count) = (sum + blocks[used].sum, count + blocks[used].count)
     }
   }
-  return sums
+  blocks[used] = (sum, count)
+  var at = 0
+  for k in 0...used {
+    let (sum, count) = blocks[k]
+    // an entry that is its block stays bit for bit
+    if count > 1 { (x + at).update(repeating: T(sum / count / scale), count: Int(count)) }
+    at &+= Int(count)
+  }
 }
 
 /// The half-space ⟨a, w⟩ ≤ b.

@@ -1,4 +1,3 @@
-import Glibc
 import ThalwegCore
 
 /// Symmetric positive definite matrices with the affine-invariant metric.
@@ -34,48 +33,35 @@ struct SPD: Manifold {
   func project<T: Real>(_ w: Whole<T>) throws(Failure) { try projectEigenvalues(w, eps, "spd", above: true) }
 
   func tangent<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let x = try Matrix64(w.w, w.rows, w.columns, "spd").symmetric
-    let g = try Matrix64(w.v, w.rows, w.columns, "spd").symmetric
-    try x.times(g).times(x).symmetric.write(w.v)
+    let x = try read(w.w, w)
+    try x.times(read(w.v, w)).times(x).symmetric.write(w.v)
   }
   func orthogonal<T: Real>(_ w: Whole<T>) throws(Failure) {
-    try Matrix64(w.v, w.rows, w.columns, "spd").symmetric.write(w.v)
+    try read(w.v, w).write(w.v)
   }
-  /// The eigenvalues of a point, all positive.
-  private func eigen(_ x: Matrix64) throws(Failure) -> Eigen {
-    let e = try Eigen(x)
-    if let least = e.values.first, !(least > 0) {
-      throw Failure(Status.numeric, "spd: a point is not positive definite, its least eigenvalue is \(text(least))")
-    }
-    return e
+  private func read<T: Real>(_ x: UnsafeMutablePointer<T>, _ w: Whole<T>) throws(Failure) -> Matrix64 {
+    try Matrix64(x, w.rows, w.columns, "spd").symmetric
   }
+  // The metric does not see a change of coordinates: with X = F·Fᵀ all is as at the identity for F⁻¹·U·F⁻ᵀ.
+
   /// ‖X^−½ U X^−½‖².
   func squares<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let inverse = try eigen(try Matrix64(w.w, w.rows, w.columns, "spd").symmetric).compose { 1 / $0.squareRoot() }
-    let u = try Matrix64(w.v, w.rows, w.columns, "spd").symmetric
-    w.slots[0][0] = T(try inverse.times(u).times(inverse).squaredNorm)
+    w.slots[0][0] = T(try SquareRoot(read(w.w, w), "spd").inside(read(w.v, w)).squaredNorm)
   }
   /// E·U·Eᵀ, E = X^½(X^−½ Y X^−½)^½ X^−½.
   func transport<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let e = try eigen(try Matrix64(w.w, w.rows, w.columns, "spd").symmetric)
-    let root = try e.compose { $0.squareRoot() }, inverse = try e.compose { 1 / $0.squareRoot() }
-    let y = try Matrix64(w.slots[0], w.rows, w.columns, "spd").symmetric
-    let middle = try eigen(try inverse.times(y).times(inverse).symmetric).compose { $0.squareRoot() }
-    let turn = try root.times(middle).times(inverse)
-    let u = try Matrix64(w.v, w.rows, w.columns, "spd").symmetric
-    try turn.times(u).times(turn, transposed: false, true).symmetric.write(w.v)
+    let x = try SquareRoot(read(w.w, w), "spd"), y = try read(w.slots[0], w)
+    _ = try SquareRoot(y, "spd")  // which says where it is none
+    let turn = try x.inside(y).root()
+    try x.outside(turn.times(x.inside(read(w.v, w))).times(turn).symmetric).write(w.v)
   }
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let x = try Matrix64(w.w, w.rows, w.columns, "spd").symmetric
-    let u = try Matrix64(w.v, w.rows, w.columns, "spd").symmetric
-    let e = try eigen(x)
+    let x = try read(w.w, w), u = try read(w.v, w), root = try SquareRoot(x, "spd")
     if !exponential {
-      let inverse = try e.compose { 1 / $0 }
-      return (x + u + 0.5 * (try u.times(inverse).times(u))).symmetric.write(w.v)
+      let half = try root.divide(u)
+      return (x + u + 0.5 * (try half.times(half, transposed: true))).symmetric.write(w.v)
     }
-    let root = try e.compose { $0.squareRoot() }, inverse = try e.compose { 1 / $0.squareRoot() }
-    let inner = try Eigen(inverse.times(u).times(inverse).symmetric).compose { exp($0) }
-    let y = try root.times(inner).times(root).symmetric
+    let y = try root.outside(root.inside(u).exponential())
     guard y.a.allSatisfy(\.isFinite) else {
       throw Failure(Status.numeric, "spd: the step leaves the range of numbers")
     }

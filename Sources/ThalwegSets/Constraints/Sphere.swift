@@ -86,7 +86,7 @@ struct Round: Sendable {
     for k in 0..<s.count {
       let u = w.v + s.start(k), x = w.w + s.start(k)
       let along = Flat.dot(x, u, s.length) / (radius * radius)
-      for i in 0..<s.length { u[i] = T(Double(u[i]) - along * Double(x[i])) }
+      Flat.blend(1, u, -along, x, into: u, s.length)
     }
   }
   func transport<T: Real>(_ w: Whole<T>, _ s: Slices) throws(Failure) {
@@ -94,9 +94,9 @@ struct Round: Sendable {
       let u = w.v + s.start(k), x = w.w + s.start(k), y = w.slots[0] + s.start(k), square = radius * radius
       let below = square + Flat.dot(x, y, s.length), along = Flat.dot(y, u, s.length)
       if below > 4 * Double(T.ulpOfOne) * square {
-        for i in 0..<s.length { u[i] = T(Double(u[i]) - along / below * (Double(x[i]) + Double(y[i]))) }
+        Flat.blend(1, u, -along / below, x, -along / below, y, into: u, s.length)
       } else {
-        for i in 0..<s.length { u[i] = T(Double(u[i]) - along / square * Double(y[i])) }
+        Flat.blend(1, u, -along / square, y, into: u, s.length)
       }
     }
   }
@@ -110,11 +110,38 @@ struct Round: Sendable {
         continue
       }
       let (a, b) = exponential ? (cos(angle), sin(angle) / angle) : (1, 1)
-      var y = (0..<s.length).map { a * Double(x[$0]) + b * Double(u[$0]) }
-      let norm = y.reduce(0) { $0 + $1 * $1 }.squareRoot()
-      // a step that ends in the centre: the projection of 0
-      if norm == 0 { y[0] = 1 }
-      for i in y.indices { u[i] = T(y[i] * (radius / (norm == 0 ? 1 : norm))) }
+      let norm = Flat.squaredNorm(a, x, b, u, s.length).squareRoot()
+      if norm == 0 {  // a step that ends in the centre: the projection of 0
+        u.update(repeating: 0, count: s.length)
+        u[0] = T(radius)
+      } else {
+        Flat.blend(a * (radius / norm), x, b * (radius / norm), u, into: u, s.length)
+      }
     }
+  }
+}
+
+extension Flat {
+  /// ‖a·x + b·y‖², in double.
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  static func squaredNorm<T: Real>(
+    _ a: Double, _ x: UnsafePointer<T>, _ b: Double, _ y: UnsafePointer<T>, _ n: Int
+  ) -> Double {
+    typealias L = T.Vector
+    var sum = SIMD8<Double>(repeating: 0), i = 0, rest = 0.0
+    while i &+ L.width <= n {
+      let (u, v) = (L.load(x + i).wide, L.load(y + i).wide)
+      let (low, high) = (a * u.low + b * v.low, a * u.high + b * v.high)
+      sum += low * low + high * high
+      i &+= L.width
+    }
+    while i < n {
+      let z = a * Double(x[i]) + b * Double(y[i])
+      rest += z * z
+      i &+= 1
+    }
+    return sum.sum() + rest
   }
 }

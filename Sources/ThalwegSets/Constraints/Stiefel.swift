@@ -38,8 +38,7 @@ struct Stiefel: Manifold {
   func project<T: Real>(_ w: Whole<T>) throws(Failure) {
     let size = Size(w)
     let x = try size.read(w.v)
-    let gram = try product(x, x, size.p, size.p, size.n, transposed: true)
-    let error = gram.indices.reduce(0.0) { max($0, abs(gram[$1] - ($1 / size.p == $1 % size.p ? 1 : 0))) }
+    let error = try gram(x, size).awayFromIdentity.a.reduce(0) { max($0, abs($1)) }
     if error <= Double(16 + size.p) * Double(T.ulpOfOne) { return }
     size.write(try polar(x, size), w.v)
   }
@@ -68,8 +67,9 @@ struct Stiefel: Manifold {
     let size = Size(w), n = size.n, p = size.p
     let x = try size.read(w.w), u = try size.read(w.v)
     if retraction == 2 { return size.write(try cayley(x, u, n, p), w.v) }
-    let moved = zip(x, u).map { $0 + $1 }
-    size.write(retraction == 0 ? try LinearAlgebra.orthonormal(moved, n, p) : try polar(moved, size), w.v)
+    var moved = x
+    Flat.add(u, times: 1, into: &moved, n &* p)
+    size.write(retraction == 0 ? try orthonormal(moved, size) : try polar(moved, size), w.v)
   }
 
   /// Y = X + (I − A/2)⁻¹·A·X with A = L·Rᵀ, L = [PU, X], R = [X, −PU]: a system of size n, or of size 2p where that is
@@ -96,7 +96,23 @@ struct Stiefel: Manifold {
     return zip(x, try LinearAlgebra.solve(m, ax, n, p)).map { $0 + $1 }
   }
 
+  private func gram(_ x: [Double], _ size: Size) throws(Failure) -> Matrix64 {
+    Matrix64(try product(x, x, size.p, size.p, size.n, transposed: true), size.p, size.p)
+  }
+  /// The Q of X = QR: Qᵀ = R⁻ᵀXᵀ with XᵀX = RᵀR where the columns are nearly orthonormal, as after a short step.
+  private func orthonormal(_ x: [Double], _ size: Size) throws(Failure) -> [Double] {
+    let gram = try gram(x, size)
+    // its condition number is at most 3
+    guard gram.awayFromIdentity.squaredNorm <= 0.25 else { return try LinearAlgebra.orthonormal(x, size.n, size.p) }
+    let turned = Matrix64(LinearAlgebra.transposed(x, size.n, size.p), size.p, size.n)
+    return try SquareRoot(gram, "stiefel").divide(turned).transposed.a
+  }
+  /// X·(XᵀX)^−½, by the singular values where that is no short series.
   private func polar(_ x: [Double], _ size: Size) throws(Failure) -> [Double] {
+    let gram = try gram(x, size)
+    if gram.awayFromIdentity.isNear {
+      return try product(x, gram.root(inverse: true).a, size.n, size.p, size.p)
+    }
     var out = x
     try LinearAlgebra.SVD(x, size.n, size.p).compose(&out) { _ in 1 }
     return out
@@ -130,7 +146,10 @@ struct Stiefel: Manifold {
     func read<T: Real>(_ x: UnsafeMutablePointer<T>) throws(Failure) -> [Double] {
       guard Flat.isFinite(x, n &* p) else { throw Failure(Status.nonfinite, "stiefel: elements are NaN or infinite") }
       try Memory.ask(16 * n * p)
-      let a = (0..<(n &* p)).map { Double(x[$0]) }
+      let a = [Double](unsafeUninitializedCapacity: n &* p) { to, count in
+        for i in 0..<(n &* p) { to[i] = Double(x[i]) }
+        count = n &* p
+      }
       return wide ? LinearAlgebra.transposed(a, rows, columns) : a
     }
     func write<T: Real>(_ a: [Double], _ x: UnsafeMutablePointer<T>) {

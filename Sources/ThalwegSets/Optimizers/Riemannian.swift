@@ -30,13 +30,12 @@ extension RiemannianRule {
     var at = t
     (at.w, at.workspace) = (x, UnsafeMutableRawPointer(space + 2 &* n))
     try turn(at, manifold)
-    let lr = T(c.lr)
-    for i in 0..<n { y[i] = -lr * t.v[i] }
+    Flat.scale(t.v, by: -c.lr, into: y, n)
     try manifold.retract(y, from: x, shape)
     let every = h.integer("stabilize")
     if every > 0, c.t % every == 0 { try manifold.project(y, shape) }
     if let carried { try manifold.transport(t.slots[carried], from: x, to: y, shape) }
-    for i in 0..<n { t.v[i] = t.w[i] - y[i] }
+    Flat.combine(1, t.w, -1, y, into: t.v, n)
   }
 }
 
@@ -150,11 +149,9 @@ struct RiemannianAdam: RiemannianRule {
       v[f] = T(beta2) * v[f] + T(1 - beta2) * squares[f]
       if amsgrad { most[f] = max(most[f], v[f]) }
       let size = Double(amsgrad ? most[f] : v[f])
-      let rate = T(1 / (first * ((size / second).squareRoot() + eps)))
-      for i in factors.start(f)..<factors.start(f) &+ factors.length {
-        m[i] = T(beta1) * m[i] + T(1 - beta1) * t.v[i]
-        t.v[i] = rate * m[i]
-      }
+      let rate = 1 / (first * ((size / second).squareRoot() + eps)), at = factors.start(f)
+      Flat.combine(beta1, m + at, 1 - beta1, t.v + at, into: m + at, factors.length)
+      Flat.scale(m + at, by: rate, into: t.v + at, factors.length)
     }
   }
 }
@@ -193,8 +190,8 @@ struct RiemannianAdagrad: RiemannianRule {
     try manifold.squares(t.v, at: t.w, into: squares, t.shape)
     for f in 0..<factors.count {
       sum[f] += squares[f]
-      let rate = T(1 / (Double(sum[f]).squareRoot() + eps))
-      for i in factors.start(f)..<factors.start(f) &+ factors.length { t.v[i] = rate * t.v[i] }
+      let at = t.v + factors.start(f)
+      Flat.scale(at, by: 1 / (Double(sum[f]).squareRoot() + eps), into: at, factors.length)
     }
   }
 }

@@ -52,7 +52,12 @@ struct MCP: ElementRegularizer {
     return L.select(L.less(L(end), x), L(end * weight / 2), weight * x - x * x / (2 * gamma))
   }
   @inline(__always) func gradient<L: Lane>(_ w: L) -> L { w.sign * L.max(weight - w.magnitude / gamma, 0) }
-  @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { t > 0 ? prox(w, steps: L(t)) : w }
+  @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L {
+    guard t > 0 else { return w }
+    // one of the two forms for all
+    let x = w.magnitude, short = t < gamma, reach = short ? gamma * weight : weight * (gamma * t).squareRoot()
+    return L.select(L.less(L(reach), x), w, short ? w.shrunk(by: weight * t) * (1 / (1 - t / gamma)) : w - w)
+  }
   @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L {
     let x = w.magnitude
     let bent = L.select(L.less(L(gamma * weight), x), w, w.shrunk(by: weight * t) / (1 - t / gamma))
@@ -94,7 +99,13 @@ struct SCAD: ElementRegularizer {
     let x = w.magnitude
     return w.sign * L.select(L.less(L(weight), x), L.max(a * weight - x, 0) / (a - 1), L(weight))
   }
-  @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { t > 0 ? prox(w, steps: L(t)) : w }
+  @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L {
+    guard t > 0, t < a - 1 else { return t > 0 ? prox(w, steps: L(t)) : w }
+    let x = w.magnitude, k = weight * t
+    let bent = ((a - 1) * x - a * k) * (1 / ((a - 1) - t))
+    let near = L.select(L.less(L((1 + t) * weight), x), w.sign * bent, w.shrunk(by: k))
+    return L.select(L.less(L(a * weight), x), w, near)
+  }
   @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L {
     let x = w.magnitude, far = a * weight, k = weight * t
     let bent = L.select(

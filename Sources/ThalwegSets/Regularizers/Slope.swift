@@ -59,7 +59,8 @@ struct Slope: WholeRegularizer {
     if k == 0 { return }
     let order = order(x)
     // non-increasing is non-decreasing with the other sign
-    let fitted = isotonic(order.enumerated().map { k * multiplier($0.offset, x.count) - abs(x[$0.element]) })
+    var fitted = order.enumerated().map { k * multiplier($0.offset, x.count) - abs(x[$0.element]) }
+    try poolViolators(&fitted, fitted.count)
     for (i, k) in order.enumerated() { w.v[k] = T(signOf(x[k]) * max(-fitted[i], 0)) }
   }
 }

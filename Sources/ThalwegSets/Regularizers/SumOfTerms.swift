@@ -27,7 +27,7 @@ extension TermRegularizer {
   static var isSeparable: Bool { hasProx }
   func prox<T: Real>(stepped w: Whole<T>) throws(Failure) { each(w) { x, t in t > 0 ? prox(x, t) : x } }
 
-  private func each<T: Real>(_ w: Whole<T>, _ body: (_ x: Double, _ companion: Double) -> Double) {
+  @inline(__always) private func each<T: Real>(_ w: Whole<T>, _ body: (_ x: Double, _ companion: Double) -> Double) {
     let x = w.v
     _ = Rows.sum(w.count, work: 16) { i in
       x[i] = T(body(Double(x[i]), Double(w.w[i])))
