@@ -52,14 +52,12 @@ extension Optimizer {
 
   // MARK: inner products
 
-  /// From so many elements on products of floats are added in float within a run: less does not average out.
-  private static let exactBelow = 1 << 16
   /// Squares within these are far from what floats lose.
   private static let safe = 1e-25...1e30
 
   /// Those of all pairs of slots, over all tensors that take part.
   func innerProducts(_ slots: [Int], of stage: Stage) throws(Failure) -> [[Double]] {
-    let exact = elements < Optimizer.exactBelow
+    let exact = elements < InnerProducts.exactBelow
     var sums = try innerProducts(slots, stage, exact: exact)
     // (all ranks do the same, whatever each holds)
     if !exact || ranks != nil, !slots.indices.allSatisfy({ Optimizer.safe.contains(sums[$0 * ($0 + 3) / 2]) }) {

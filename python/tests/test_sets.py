@@ -219,6 +219,64 @@ def test_exponential_maps_are_geodesics() -> None:
         tw.constraint("spd").retract(-np.eye(3), np.zeros((3, 3)))
 
 
+@pytest.mark.parametrize("length", [0.0, 1e-9, 1e-3, 0.2, 0.3, 0.6, 4.0])
+def test_steps_of_every_length_on_matrices(length: float) -> None:
+    """Short ones are series and triangular factors, long ones eigenvalues and singular values: no seam between them."""
+    linalg = pytest.importorskip("scipy.linalg")
+    rng = np.random.default_rng(18)
+    draw = rng.standard_normal((6, 6))
+    x = draw @ draw.T + 0.1 * np.eye(6)
+    root = linalg.sqrtm(x)
+    u = manifolds.sym(rng.standard_normal((6, 6)))
+    u = root @ (length * u / np.linalg.norm(u)) @ root
+    y = tw.constraint("spd").retract(x.copy(), u)
+    np.testing.assert_allclose(y, x @ linalg.expm(np.linalg.solve(x, u)), rtol=1e-12, atol=1e-12 * np.abs(y).max())
+    # a momentum of two steps is carried along: E·b·Eᵀ, E = (y x⁻¹)^½
+    point, twice = x.copy(), x.copy()
+    g = -np.linalg.solve(x, np.linalg.solve(x, u).T)
+    with tw.Optimizer([point], "riemannian_sgd(lr=1, momentum=0.5, manifold=spd, stabilize=none)") as opt:
+        opt.step([g])
+        np.testing.assert_allclose(point, y, rtol=1e-10, atol=1e-10 * np.abs(y).max())
+        opt.step([0 * g])
+    turn = linalg.sqrtm(y @ np.linalg.inv(x)).real
+    twice = y @ linalg.expm(0.5 * np.linalg.solve(y, turn @ u @ turn.T))
+    np.testing.assert_allclose(point, twice, rtol=1e-8, atol=1e-9 * np.abs(twice).max())
+
+    x = np.linalg.qr(rng.standard_normal((9, 4)))[0]
+    u = manifolds.sym(rng.standard_normal((9, 9)))[:, :4]
+    u = length * (u - x @ manifolds.sym(x.T @ u)) / np.linalg.norm(u)
+    q, r = np.linalg.qr(x + u)
+    left, _, right = np.linalg.svd(x + u, full_matrices=False)
+    for retraction, wanted in (("qr", q * np.sign(np.diag(r))), ("polar", left @ right)):
+        y = tw.constraint(f"stiefel(retraction={retraction})").retract(x.copy(), u)
+        np.testing.assert_allclose(y, wanted, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(y.T @ y, np.eye(4), rtol=0, atol=4e-15)
+
+
+def test_positive_definite_by_a_hair() -> None:
+    """A point that Cholesky's factor does not see as positive definite steps by its eigenvalues."""
+    rng = np.random.default_rng(19)
+    q = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    x = manifolds.sym((q * np.logspace(-15.5, 0, 8)) @ q.T)
+    try:
+        y = tw.constraint("spd").retract(x.copy(), 1e-3 * x)
+    except tw.NumericError as problem:
+        assert "least eigenvalue" in str(problem)
+    else:
+        np.testing.assert_allclose(y, np.exp(1e-3) * x, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_monotone_at_the_ends_of_the_range(dtype: Any) -> None:
+    top = np.finfo(dtype).max
+    for x in ([top, -top, top / 2], [top, top, -top], [1e-30, 2e-30, 1e-30], [3, 2, 1, 0], [-top, 0, top]):
+        w = np.array(x, dtype)
+        y = tw.constraint("monotone").project(w.copy())
+        assert np.all(np.isfinite(y)) and np.all(np.diff(y.astype(np.float64)) >= 0)
+        wanted = sets.Monotone().project(w.astype(np.longdouble))
+        np.testing.assert_allclose(y.astype(np.longdouble), wanted, rtol=4 * np.finfo(dtype).eps, atol=0)
+
+
 def test_grassmann_ignores_the_basis() -> None:
     rng = np.random.default_rng(9)
     x, g = np.linalg.qr(rng.standard_normal((7, 3)))[0], rng.standard_normal((7, 3))

@@ -156,6 +156,32 @@ public enum Flat {
       i &+= 1
     }
   }
+  /// x ← x + Σ factor·row, one row after the other.
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  static func add<T: Real>(
+    _ rows: Rows4<T>, times factors: SIMD4<Double>, into x: UnsafeMutablePointer<T>, _ n: Int
+  ) {
+    typealias L = T.Vector
+    let (a, b, c, d) = (L(factors[0]), L(factors[1]), L(factors[2]), L(factors[3]))
+    var i = 0
+    while i &+ L.width <= n {
+      var y = L.load(x + i) + L.load(rows.a + i) * a
+      y = y + L.load(rows.b + i) * b
+      y = y + L.load(rows.c + i) * c
+      y = y + L.load(rows.d + i) * d
+      y.store(x + i)
+      i &+= L.width
+    }
+    while i < n {
+      x[i] += rows.a[i] * T(factors[0])
+      x[i] += rows.b[i] * T(factors[1])
+      x[i] += rows.c[i] * T(factors[2])
+      x[i] += rows.d[i] * T(factors[3])
+      i &+= 1
+    }
+  }
   /// The Euclidean norm; numbers whose squares leave the range are scaled first. Not finite when an element is not.
   @_specialize(where T == Float)
   @_specialize(where T == Double)
@@ -208,6 +234,13 @@ public enum Flat {
     }
     return Double(bitPattern: found)
   }
+}
+
+/// Four rows that are read side by side: memory gives more than to one after the other, and what they have in common is
+/// loaded once.
+struct Rows4<T> {
+  let a, b, c, d: UnsafePointer<T>
+  init(_ row: (Int) -> UnsafePointer<T>) { (a, b, c, d) = (row(0), row(1), row(2), row(3)) }
 }
 
 /// A tensor cut into runs of elements that belong together: slice (o, i) has the elements o·length·inner + k·inner + i,

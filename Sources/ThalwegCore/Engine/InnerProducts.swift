@@ -6,7 +6,10 @@ import CThalweg
 /// doubles, and of floats where `exact`, are formed and added in double. Else floats are multiplied and added in float,
 /// at most sixty-four in a lane, and only the sums of runs in double: what is rounded within the runs averages out over
 /// them, and is about 2⁻²⁴ over the square root of their number. The order of additions depends on the length alone.
+/// While a run is multiplied the next one is fetched: the processor itself does not see it coming in so many rows.
 public enum InnerProducts {
+  /// From so many elements on products of floats are added in float within a run: less does not average out.
+  public static let exactBelow = 1 << 16
   /// Elements of a run.
   static let run = 512
 
@@ -41,17 +44,22 @@ public enum InnerProducts {
   ) {
     withUnsafeTemporaryAllocation(of: Double.self, capacity: 12) { parts in
       guard let twelve = parts.baseAddress else { return }
+      // (what lies beyond the end of a row is fetched for nothing)
+      let fetched = rows.map { UnsafeRawPointer($0 + at) + run &* MemoryLayout<T>.stride }
+      var next = 0
       for i in stride(from: first, to: end, by: 4) {
         for j in stride(from: 0, to: min(i + 4, end), by: 3) {
           // beyond the end a row stands for another, and nobody takes its products
           func row(_ k: Int) -> UnsafeRawPointer { UnsafeRawPointer(rows[min(k, end - 1)] + at) }
           let r = (row(i), row(i + 1), row(i + 2), row(i + 3)), q = (row(j), row(j + 1), row(j + 2))
+          let ahead = (fetched[min(next, end - 1)], fetched[min(next + 1, end - 1)])
+          next += 2
           if T.isDouble {
-            multiplyDoubles(r, q, twelve)
+            multiplyDoubles(r, q, ahead, twelve)
           } else if exact {
-            multiplyExactly(r, q, twelve)
+            multiplyExactly(r, q, ahead, twelve)
           } else {
-            multiplyFloats(r, q, twelve)
+            multiplyFloats(r, q, ahead, twelve)
           }
           for k in i..<min(i + 4, end) {
             let line = sums + (k * (k + 1) / 2 - first * (first + 1) / 2)
@@ -63,30 +71,83 @@ public enum InnerProducts {
   }
 
   private typealias Four = (UnsafeRawPointer, UnsafeRawPointer, UnsafeRawPointer, UnsafeRawPointer)
+  private typealias Two = (UnsafeRawPointer, UnsafeRawPointer)
   private typealias Three = (UnsafeRawPointer, UnsafeRawPointer, UnsafeRawPointer)
 
   @inline(never)
-  private static func multiplyDoubles(_ r: Four, _ q: Three, _ out: UnsafeMutablePointer<Double>) {
-    multiply(r, q, out, { $0.loadUnaligned(fromByteOffset: 8 &* $1, as: SIMD4<Double>.self) }, { $0.sum() })
+  private static func multiplyDoubles(_ r: Four, _ q: Three, _ ahead: Two, _ out: UnsafeMutablePointer<Double>) {
+    multiply(r, q, ahead, 8, out, { $0.loadUnaligned(fromByteOffset: 8 &* $1, as: SIMD4<Double>.self) }, { $0.sum() })
   }
   @inline(never)
-  private static func multiplyExactly(_ r: Four, _ q: Three, _ out: UnsafeMutablePointer<Double>) {
+  private static func multiplyExactly(_ r: Four, _ q: Three, _ ahead: Two, _ out: UnsafeMutablePointer<Double>) {
     multiply(
-      r, q, out,
+      r, q, ahead, 4, out,
       {
         let x = $0.loadUnaligned(fromByteOffset: 4 &* $1, as: SIMD4<Float>.self)
         return SIMD4<Double>(Double(x[0]), Double(x[1]), Double(x[2]), Double(x[3]))
       }, { $0.sum() })
   }
   @inline(never)
-  private static func multiplyFloats(_ r: Four, _ q: Three, _ out: UnsafeMutablePointer<Double>) {
-    multiply(r, q, out, { $0.loadUnaligned(fromByteOffset: 4 &* $1, as: SIMD8<Float>.self) }, { widened($0).sum() })
+  private static func multiplyFloats(_ r: Four, _ q: Three, _ ahead: Two, _ out: UnsafeMutablePointer<Double>) {
+    multiply(r, q, ahead, 4, out, { $0.loadUnaligned(fromByteOffset: 4 &* $1, as: SIMD8<Float>.self) }, { widened($0).sum() })
+  }
+
+  /// The products of four rows with one.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  static func products<T: Real>(
+    _ rows: Rows4<T>, _ x: UnsafePointer<T>, _ n: Int, exact: Bool
+  ) -> SIMD4<Double> {
+    typealias L = T.Vector
+    var sums = SIMD4<Double>(repeating: 0), i = 0
+    while i &+ L.width <= n {
+      let zero = L(0), end = min(i &+ run, n &- (n &- i) % L.width)
+      if T.isDouble || !exact {
+        var (a, b, c, d) = (zero, zero, zero, zero)
+        while i < end {
+          let y = L.load(x + i)
+          a = a + y * L.load(rows.a + i)
+          b = b + y * L.load(rows.b + i)
+          c = c + y * L.load(rows.c + i)
+          d = d + y * L.load(rows.d + i)
+          i &+= L.width
+        }
+        sums += SIMD4(total(a), total(b), total(c), total(d))
+      } else {
+        let none = SIMD8<Double>(repeating: 0)
+        var (a, b, c, d) = (none, none, none, none)
+        @inline(__always) func product(_ y: L, _ p: UnsafePointer<T>) -> SIMD8<Double> {
+          let (u, v) = (y.wide, L.load(p + i).wide)
+          return u.low * v.low + u.high * v.high
+        }
+        while i < end {
+          let y = L.load(x + i)
+          a += product(y, rows.a)
+          b += product(y, rows.b)
+          c += product(y, rows.c)
+          d += product(y, rows.d)
+          i &+= L.width
+        }
+        sums += SIMD4(a.sum(), b.sum(), c.sum(), d.sum())
+      }
+    }
+    while i < n {
+      let y = Double(x[i])
+      sums += SIMD4(Double(rows.a[i]), Double(rows.b[i]), Double(rows.c[i]), Double(rows.d[i])) * y
+      i &+= 1
+    }
+    return sums
+  }
+  @inline(__always) private static func total<L: Lane>(_ x: L) -> Double {
+    let w = x.wide
+    return (w.low + w.high).sum()
   }
 
   /// The twelve products of four rows with three: as many sums as there are registers beside the operands.
   @inline(__always)
   private static func multiply<V: SIMD>(
-    _ r: Four, _ q: Three, _ out: UnsafeMutablePointer<Double>, _ load: (UnsafeRawPointer, _ element: Int) -> V,
+    _ r: Four, _ q: Three, _ ahead: Two, _ bytes: Int, _ out: UnsafeMutablePointer<Double>,
+    _ load: (UnsafeRawPointer, _ element: Int) -> V,
     _ total: (V) -> Double
   ) where V.Scalar: FloatingPoint {
     let zero = V(repeating: 0)
@@ -94,6 +155,8 @@ public enum InnerProducts {
     var (c0, c1, c2, d0, d1, d2) = (zero, zero, zero, zero, zero, zero)
     var i = 0
     while i < run {
+      twi_prefetch(ahead.0 + i &* bytes)
+      twi_prefetch(ahead.1 + i &* bytes)
       let x = load(q.0, i), y = load(q.1, i), z = load(q.2, i)
       let a = load(r.0, i)
       a0 = fused(a0, a, x)

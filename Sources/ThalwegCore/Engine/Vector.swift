@@ -108,12 +108,13 @@ extension Vector {
   /// self ← self less what lies along the first `used` of some orthonormal rows; a second time where the first left
   /// more there than rounding does. What lay along each of them, and the norm of what is left.
   ///
-  /// All products are taken in one pass over the rows, and the next ones in the pass that subtracts.
+  /// All products are taken in one pass over the rows, and the next ones in the pass that subtracts. In long ones floats
+  /// are added as `InnerProducts` does.
   @_specialize(where T == Float)
   @_specialize(where T == Double)
   public func orthogonalise(against rows: Vector, _ used: Int) -> (along: [Double], norm: Double) {
-    let n = count, blocks = Vector.blocks(n), width = used + 1, piece = 1024
-    let bases = (0..<used).map { UnsafePointer(rows.row($0).p) }
+    let n = count, blocks = Vector.blocks(n), width = used + 1, piece = 4096, exact = n < InnerProducts.exactBelow
+    let bases = (0..<used).map { UnsafePointer(rows.row($0).p) }, fours = stride(from: 0, to: used, by: 4)
     var parts = [Double](repeating: 0, count: blocks * width)
     /// Subtracts; then the products with all rows, and the square.
     func pass(less factors: [Double]) -> [Double] {
@@ -124,8 +125,16 @@ extension Vector {
           line.update(repeating: 0)
           for start in stride(from: at, to: at + length, by: piece) {
             let m = min(piece, at + length - start), x = p + start
-            for (k, a) in factors.enumerated() { Flat.add(bases[k] + start, times: -a, into: x, m) }
-            for k in 0..<used { all[line.startIndex + k] += Flat.dot(bases[k] + start, UnsafePointer(x), m) }
+            // beyond the last a row stands for another: with factor 0, and nobody takes its product
+            func four(_ k: Int) -> Rows4<T> { Rows4 { bases[min(k + $0, used - 1)] + start } }
+            for k in fours where !factors.isEmpty {
+              let a = SIMD4<Double>((0..<4).map { k + $0 < used ? -factors[k + $0] : 0 })
+              Flat.add(four(k), times: a, into: x, m)
+            }
+            for k in fours {
+              let products = InnerProducts.products(four(k), UnsafePointer(x), m, exact: exact)
+              for i in k..<min(k + 4, used) { all[line.startIndex + i] += products[i - k] }
+            }
             all[line.startIndex + used] += Flat.squaredNorm(UnsafePointer(x), m)
           }
         }

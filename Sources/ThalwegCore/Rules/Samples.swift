@@ -160,36 +160,28 @@ public final class Samples {
     func start(_ k: Int) -> Int { samples[k] * sizes[piece.tensor] + piece.first }
     func lying<T: Real>(_: T.Type) -> V.Result {
       let p = UnsafePointer(layout.data.assumingMemoryBound(to: T.self))
-      return body.see(Four(p + start(0), p + start(1), p + start(2), p + start(3)), n)
+      return body.see(Rows4 { p + start($0) }, n)
     }
     if layout.dense, layout.dtype == .f32 { return lying(Float.self) }
     if layout.dense, layout.dtype == .f64 { return lying(Double.self) }
     return withUnsafeTemporaryAllocation(of: Double.self, capacity: max(1, 4 * n)) { buffer in
       let p = buffer.baseAddress.unsafelyUnwrapped
       for k in 0..<4 { layout.read(start(k), n, p + k * n, scale: 1) }
-      return body.see(Four(UnsafePointer(p), UnsafePointer(p + n), UnsafePointer(p + 2 * n), UnsafePointer(p + 3 * n)), n)
+      return body.see(Rows4 { UnsafePointer(p) + $0 * n }, n)
     }
-  }
-}
-
-/// Runs of four samples: memory gives more when several are read side by side, and the sum is loaded once for all.
-private struct Four<T> {
-  let a, b, c, d: UnsafePointer<T>
-  init(_ a: UnsafePointer<T>, _ b: UnsafePointer<T>, _ c: UnsafePointer<T>, _ d: UnsafePointer<T>) {
-    (self.a, self.b, self.c, self.d) = (a, b, c, d)
   }
 }
 
 /// What is done with runs of elements of any type.
 private protocol Look {
   associatedtype Result
-  func see<T: Real>(_ rows: Four<T>, _ n: Int) -> Result
+  func see<T: Real>(_ rows: Rows4<T>, _ n: Int) -> Result
 }
 
 private struct Square: Look {
   @_specialize(where T == Float)
   @_specialize(where T == Double)
-  func see<T: Real>(_ rows: Four<T>, _ n: Int) -> SIMD4<Double> {
+  func see<T: Real>(_ rows: Rows4<T>, _ n: Int) -> SIMD4<Double> {
     typealias L = T.Vector
     let zero = SIMD8<Double>(repeating: 0)
     var (a, b, c, d) = (zero, zero, zero, zero), rest = SIMD4<Double>(repeating: 0), i = 0
@@ -219,7 +211,7 @@ private struct Add: Look {
 
   @_specialize(where T == Float)
   @_specialize(where T == Double)
-  func see<T: Real>(_ rows: Four<T>, _ n: Int) {
+  func see<T: Real>(_ rows: Rows4<T>, _ n: Int) {
     typealias L = T.Vector
     let (a, b, c, d) = (weights[0], weights[1], weights[2], weights[3])
     var i = 0
