@@ -44,7 +44,8 @@ private func change<T: Real>(
     if bounded, work.hasInfinity(v, companion) { throw unbounded }
     return work.change(target, from: v, companion)
   }
-  if let whole = pair.1, source == .everything, beside == .everything, !bounded, !whole.mayFail(h), !whole.needsFinite,
+  // (one that needs finite numbers looks before it writes)
+  if let whole = pair.1, source == .everything, beside == .everything, !bounded, !whole.mayFail(h),
     let p = plain(target, T.self)
   {
     return try runOnce(pair, h, p, p, shape, t: t)

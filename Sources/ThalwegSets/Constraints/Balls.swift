@@ -48,10 +48,16 @@ struct L1Ball: WholeConstraint {
 
   func project<T: Real>(_ w: Whole<T>) throws(Failure) {
     try finite(w.v, w.count, "l1_ball")
-    lines.each(w.v, w.shape) { x in
-      if x.reduce(0, { $0 + abs($1) }) <= radius * (1 + slack(x.count, T.self)) { return false }
-      for (i, y) in simplexProjection(x.map { abs($0) }, radius).enumerated() { x[i] = x[i] < 0 ? -y : y }
-      return true
+    let lines = lines.slices(w.shape), reach = radius * (1 + slack(lines.length, T.self))
+    for s in 0..<(lines.length == 0 ? 0 : lines.count) {
+      let p = w.v + lines.start(s)
+      let line = SimplexLine(p, lines.length, lines.inner, magnitudes: true), bounds = line.bounds
+      if bounds.sum <= reach { continue }
+      if radius > 0 {
+        line.project(radius, top: bounds.top)
+      } else {
+        for k in 0..<lines.length { p[k &* lines.inner] = 0 }
+      }
     }
   }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {

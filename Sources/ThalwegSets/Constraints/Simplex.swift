@@ -33,44 +33,82 @@ struct Simplex: WholeConstraint {
 
   func project<T: Real>(_ w: Whole<T>) throws(Failure) {
     try check(w)
+    let lines = lines(w.shape), tolerance = radius * slack(lines.length, T.self)
+    for s in 0..<(lines.length == 0 ? 0 : lines.count) {
+      let line = SimplexLine(w.v + lines.start(s), lines.length, lines.inner, magnitudes: false)
+      let bounds = line.bounds
+      if bounds.least < 0 || abs(bounds.sum - radius) > tolerance { line.project(radius, top: bounds.top) }
+    }
+  }
+
+  func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
+    try check(w)
     let lines = lines(w.shape)
     if lines.length == 0 { return }
-    let tolerance = radius * (1e-15 * Double(lines.length) + (T.isDouble ? 0 : Double(T.ulpOfOne)))
     for s in 0..<lines.count {
       let p = w.v + lines.start(s), step = lines.inner
-      let (sum, top, least) = step == 1 ? bounds(p, lines.length) : bounds(p, lines.length, step)
-      if least >= 0, abs(sum - radius) <= tolerance { continue }
-      // θ lies in [top − r, top): differences to the top are exact where it matters
-      let bound = step == 1 ? lowerBound(p, lines.length, top) : -radius
-      let theta = withUnsafeTemporaryAllocation(of: Double.self, capacity: lines.length) { active in
-        var kept = 0
-        for k in 0..<lines.length {
-          let x = Double(p[k &* step]) - top
-          active[kept] = x
-          kept &+= isAbove(x, bound)
-        }
-        return simplexThresholdBelow(UnsafeMutableBufferPointer(rebasing: active[..<kept]), radius)
+      var least = 0
+      for k in 0..<lines.length where p[k &* step] < p[least &* step] { least = k }
+      for k in 0..<lines.length { p[k &* step] = k == least ? T(radius) : 0 }
+    }
+  }
+}
+
+/// A line of finite numbers, or of their magnitudes, on its way to the simplex.
+struct SimplexLine<T: Real> {
+  private typealias L = T.Vector
+  private let p: UnsafeMutablePointer<T>, length: Int, step: Int, magnitudes: Bool
+
+  init(_ p: UnsafeMutablePointer<T>, _ length: Int, _ step: Int, magnitudes: Bool) {
+    (self.p, self.length, self.step, self.magnitudes) = (p, length, step, magnitudes)
+  }
+
+  @inline(__always) private func load(_ i: Int) -> L {
+    let x = L.load(p + i)
+    return magnitudes ? x.magnitude : x
+  }
+  @inline(__always) private func entry(_ k: Int) -> Double {
+    let x = Double(p[k &* step])
+    return magnitudes ? x.magnitude : x
+  }
+
+  /// Numbers ← max(number − θ, 0) with the sum `radius` > 0, with their signs where magnitudes count; `top` is the
+  /// largest.
+  func project(_ radius: Double, top: Double) {
+    // θ lies in [top − r, top): differences to the top are exact where it matters
+    let bound = step == 1 ? lowerBound(radius, top) : -radius
+    let theta = withUnsafeTemporaryAllocation(of: Double.self, capacity: length) { active in
+      var kept = 0
+      for k in 0..<length {
+        let x = entry(k) - top
+        active[kept] = x
+        kept &+= isAbove(x, bound)
       }
-      for k in 0..<lines.length {
-        p[k &* step] = T(positivePart(Double(p[k &* step]) - top - theta))
+      return simplexThresholdBelow(UnsafeMutableBufferPointer(rebasing: active[..<kept]), radius)
+    }
+    if magnitudes {
+      for k in 0..<length {
+        let x = Double(p[k &* step])
+        p[k &* step] = T(Double(signOf: x, magnitudeOf: positivePart(x.magnitude - top - theta)))
       }
+    } else {
+      for k in 0..<length { p[k &* step] = T(positivePart(Double(p[k &* step]) - top - theta)) }
     }
   }
 
   /// Below θ, less the top, for neighbours in memory: the mean excess over r of any entries is such a bound, and so is
   /// −r. Those above the bound so far raise it, stretch by stretch, alone or with those before; soon even the largest
   /// entry of most stretches is below.
-  private func lowerBound<T: Real>(_ p: UnsafePointer<T>, _ n: Int, _ top: Double) -> Double {
-    typealias L = T.Vector
+  private func lowerBound(_ radius: Double, _ top: Double) -> Double {
     let stretch = 64, shift = SIMD8<Double>(repeating: top)
     let zero = SIMD8<Double>(repeating: 0), one = SIMD8<Double>(repeating: 1)
     var bound = -radius, sum = 0.0, count = 0.0
-    for first in stride(from: 0, through: n &- stretch, by: stretch) {
-      if !(largest(p + first, stretch) - top > bound) { continue }
+    for first in Swift.stride(from: 0, through: length &- stretch, by: stretch) {
+      if !(largest(first, stretch) - top > bound) { continue }
       let edge = SIMD8<Double>(repeating: bound)
       var more = zero, found = zero
-      for k in stride(from: first, to: first &+ stretch, by: L.width) {
-        let w = L.load(p + k).wide, low = w.low - shift
+      for k in Swift.stride(from: first, to: first &+ stretch, by: L.width) {
+        let w = load(k).wide, low = w.low - shift
         more += zero.replacing(with: low, where: low .> edge)
         found += zero.replacing(with: one, where: low .> edge)
         if L.width == 16 {
@@ -88,51 +126,36 @@ struct Simplex: WholeConstraint {
     return max(bound - 1e-9 * (radius + abs(bound)), -radius)  // less what rounding may have added
   }
 
-  /// Sum, largest and least entry of a line.
-  private func bounds<T: Real>(_ p: UnsafePointer<T>, _ n: Int, _ step: Int) -> (Double, Double, Double) {
-    var (sum, top, least) = (0.0, -Double.infinity, Double.infinity)
-    for k in 0..<n {
-      let x = Double(p[k &* step])
+  /// Sum, largest and least.
+  var bounds: (sum: Double, top: Double, least: Double) {
+    var i = 0, (sum, top, least) = (0.0, -Double.infinity, Double.infinity)
+    if step == 1 {
+      var sums = SIMD8<Double>(repeating: 0), tops = SIMD8<Double>(repeating: -.infinity), leasts = -tops
+      func take(_ x: SIMD8<Double>) {
+        sums += x
+        tops.replace(with: x, where: x .> tops)
+        leasts.replace(with: x, where: x .< leasts)
+      }
+      while i &+ L.width <= length {
+        let w = load(i).wide
+        take(w.low)
+        if L.width == 16 { take(w.high) }
+        i &+= L.width
+      }
+      (sum, top, least) = (sums.sum(), tops.max(), leasts.min())
+    }
+    while i < length {
+      let x = entry(i)
       (sum, top, least) = (sum + x, max(top, x), min(least, x))
+      i &+= 1
     }
     return (sum, top, least)
   }
-  /// The same of neighbours in memory.
-  private func bounds<T: Real>(_ p: UnsafePointer<T>, _ n: Int) -> (Double, Double, Double) {
-    typealias L = T.Vector
-    var sum = SIMD8<Double>(repeating: 0), top = SIMD8<Double>(repeating: -.infinity), least = -top, i = 0
-    func take(_ x: SIMD8<Double>) {
-      sum += x
-      top.replace(with: x, where: x .> top)
-      least.replace(with: x, where: x .< least)
-    }
-    while i &+ L.width <= n {
-      let w = L.load(p + i).wide
-      take(w.low)
-      if L.width == 16 { take(w.high) }
-      i &+= L.width
-    }
-    let rest = bounds(p + i, n &- i, 1)
-    return (sum.sum() + rest.0, max(top.max(), rest.1), min(least.min(), rest.2))
-  }
-  /// Of n finite entries, a multiple of the width of a vector.
-  private func largest<T: Real>(_ p: UnsafePointer<T>, _ n: Int) -> Double {
-    typealias L = T.Vector
-    var top = L.load(p)
-    for i in stride(from: L.width, to: n, by: L.width) { top = L.max(top, L.load(p + i)) }
+  /// Of n entries, a multiple of the width of a vector.
+  private func largest(_ first: Int, _ n: Int) -> Double {
+    var top = load(first)
+    for i in Swift.stride(from: first &+ L.width, to: first &+ n, by: L.width) { top = L.max(top, load(i)) }
     let w = top.wide
     return L.width == 16 ? max(w.low.max(), w.high.max()) : w.low.max()
-  }
-
-  func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
-    try check(w)
-    let lines = lines(w.shape)
-    if lines.length == 0 { return }
-    for s in 0..<lines.count {
-      let p = w.v + lines.start(s), step = lines.inner
-      var least = 0
-      for k in 0..<lines.length where p[k &* step] < p[least &* step] { least = k }
-      for k in 0..<lines.length { p[k &* step] = k == least ? T(radius) : 0 }
-    }
   }
 }

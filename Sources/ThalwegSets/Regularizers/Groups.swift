@@ -73,7 +73,8 @@ struct SparseGroupLasso: WholeRegularizer {
     for i in 0..<w.count { w.v[i] += T(scale * sparse * signOf(Double(w.w[i]))) }
   }
   func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
-    try finite(w.v, w.count, "sparse_group_lasso")
+    // before anything is written: norms that are numbers now are so when the entries have shrunk
+    _ = try groups.choice.slices(w.shape).norms(w.v)
     if t * sparse > 0 { for i in 0..<w.count { w.v[i] = T(shrunk(Double(w.v[i]), by: t * sparse)) } }
     try groups.prox(w, t)
   }
