@@ -186,7 +186,7 @@ public enum InnerProducts {
 
   /// sum + x·y; in one instruction, without rounding the product, where the processor has it.
   @inline(__always)
-  private static func fused<V: SIMD>(_ sum: V, _ x: V, _ y: V) -> V where V.Scalar: FloatingPoint {
+  static func fused<V: SIMD>(_ sum: V, _ x: V, _ y: V) -> V where V.Scalar: FloatingPoint {
     TWI_FMA != 0 ? sum.addingProduct(x, y) : sum + x * y
   }
 }

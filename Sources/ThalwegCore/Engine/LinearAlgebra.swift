@@ -2,7 +2,8 @@ import COpenBLAS
 import CThalweg
 import Glibc
 
-/// Dense matrices in row-major order, on OpenBLAS. Small factorisations run in double whatever the tensor's type.
+/// Dense matrices in row-major order, on OpenBLAS but for small products. Small factorisations run in double whatever
+/// the tensor's type.
 public enum LinearAlgebra {
   /// Throws TW_ERROR_UNSUPPORTED when OpenBLAS is missing.
   public static func require() throws(Failure) {
@@ -34,6 +35,9 @@ public enum LinearAlgebra {
     try require()
     try fits(m, n, k)
     guard m > 0, n > 0 else { return }
+    if SmallProducts.takes(m, n, k) {
+      return SmallProducts.multiply(a, transposed: ta, b, transposed: tb, into: c, m, n, k, alpha: alpha, beta: beta)
+    }
     let rows = large(m, n, k) ? panel : m
     let (lda, ldb) = (Int32(max(1, ta ? m : k)), Int32(max(1, tb ? k : n)))
     Threads.run((m + rows - 1) / rows, parallel: rows < m) { p in
@@ -61,6 +65,10 @@ public enum LinearAlgebra {
     try require()
     try fits(n, k)
     guard n > 0 else { return }
+    if SmallProducts.takes(n, n, k) {
+      return SmallProducts.multiply(
+        a, transposed: transposed, a, transposed: !transposed, into: c, n, n, k, alpha: alpha, beta: beta)
+    }
     let lda = Int32(max(1, transposed ? n : k))
     let rows = large(n, n, k) ? panel : n
     // the block on the diagonal by the symmetric kernel, what is right of it by the general one
