@@ -66,7 +66,7 @@ struct NuclearNorm: WholeRegularizer {
     var out = [Double](repeating: 0, count: m * n), middle = [Double](repeating: 0, count: max(m, n) * rank)
     if tall {
       try LinearAlgebra.multiply(x, basis, into: &middle, m, rank, n)
-      try LinearAlgebra.multiply(middle, scaled, transposed: true, into: &out, m, n, rank)
+      try LinearAlgebra.multiply(middle, transposed: false, scaled, transposed: true, into: &out, m, n, rank)
     } else {
       try LinearAlgebra.multiply(basis, transposed: true, x, into: &middle, rank, n, m)
       try LinearAlgebra.multiply(scaled, middle, into: &out, m, n, rank)
