@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
 
-from . import _arrays, _registry, _sentence, _thalweg
-from ._errors import MethodError, RangeError, UnknownNameError, ValueTypeError, error
+from . import _arrays, _registry, _sentence, _steps, _thalweg
+from ._errors import (
+    ArgumentError,
+    DtypeError,
+    FormatError,
+    MethodError,
+    RangeError,
+    ShapeError,
+    UnknownNameError,
+    ValueTypeError,
+    error,
+)
 
 
 class Card:
@@ -89,8 +99,26 @@ def _empty_like(value: Any, what: str) -> Any:
     if hasattr(value, "new_zeros"):  # torch
         return value.detach().new_zeros(value.shape)
     if not _arrays.is_array(value):
-        raise TypeError(f"{what} is an array, not {type(value).__name__}")
+        raise error(DtypeError, f"{what}: {_arrays._article(value)} is not an array (buffer protocol or DLPack)")
     return np.zeros_like(np.asarray(value))
+
+
+def _check_out(out: Any, value: Any, what: str) -> None:
+    """Refuses an `out` of another shape than the array `what`; what has no shape is the extension's to refuse."""
+    shapes = [getattr(a, "shape", None) for a in (out, value)]
+    if None not in shapes and tuple(shapes[0]) != tuple(shapes[1]):
+        raise error(ShapeError, f"out: the shape of `{what}`, {tuple(shapes[1])}, is expected, got {tuple(shapes[0])}")
+
+
+def _state_in(thing: Any, state_dict: Any) -> Any:
+    """The bytes in what state_dict() gave."""
+    state = state_dict.get("state") if isinstance(state_dict, Mapping) else None
+    if state is None or not _arrays._has_buffer(state):
+        got = f"a dict of {', '.join(map(repr, state_dict)) or 'nothing'}" if isinstance(state_dict, Mapping) else (
+            _arrays._article(state_dict))
+        got = got if state is None else f"{{'state': {_arrays._article(state)}}}"
+        raise error(FormatError, f"{thing!r}: what its state_dict() gave is expected, {{'state': bytes}}, got {got}")
+    return state
 
 
 def _inputs_of(sentence: str) -> tuple[_registry.Input, ...]:
@@ -127,18 +155,30 @@ class Regularizer(Fixed, _thalweg.Regularizer):
         """The gradient at w, in a new array; or added to `out`, times `scale`.  Returns the array."""
         if out is None:
             out = _empty_like(w, "w")
+        else:
+            _check_out(out, w, "w")
         if inputs:
             self._gradient_with(*_in_order(self, {**inputs, "w": w}), scale, out)
         else:
             self._gradient(w, scale, out)
         return out
 
-    def prox(self, w: Any, t: float) -> Any:
-        """w becomes argmin_u 1/2 |u - w|^2 + t * penalty(u), in place; t >= 0.  Returns w.
+    def prox(self, w: Any, step: Any = None, *, t: Any = None) -> Any:
+        """w becomes argmin_u 1/2 |u - w|^2 + step * penalty(u), in place.  Returns w.
 
-        UnsupportedError where the penalty has no prox.
+        step  at least 0; or an array of such numbers, of the shape of w or one that broadcasts to it (a step a row:
+              (n, 1)): argmin_u sum_i (u_i - w_i)^2/(2 step_i) + penalty(u).  One call of the library for each
+              different step, in float64
+        t     the same, by its former name
+
+        UnsupportedError where the penalty has no prox, or its elements depend on one another and have several steps
+        (rows of group_lasso may have one each); RangeError, ShapeError, ValueTypeError for steps that are none,
+        NonfiniteError where the penalty needs finite numbers.  w is as before then.
         """
-        self._prox(w, t)
+        if (step is None) == (t is None):
+            raise error(ArgumentError, "prox: one step is expected, as in prox(w, step=0.1), got "
+                        + ("none" if step is None else "both `step` and `t`"))
+        _steps.apply(self._prox, w, t if step is None else step, repr(self))
         return w
 
     def __repr__(self) -> str:
@@ -175,6 +215,8 @@ class Constraint(Fixed, _thalweg.Constraint):
         """A point of the set that minimises <g, s>, in a new array or in `out`.  Returns the array."""
         if out is None:
             out = _empty_like(g, "g")
+        else:
+            _check_out(out, g, "g")
         self._lmo(g, out)
         return out
 
@@ -260,8 +302,9 @@ class Objective(Fixed, _thalweg.Objective):
         return {"state": self._save()}
 
     def load_state_dict(self, state_dict: dict[str, bytes]) -> None:
-        """Goes on from there.  MismatchError for the state of another one; an error changes nothing."""
-        self._load(state_dict["state"])
+        """Goes on from there.  FormatError for what is none, MismatchError for the state of another one; an error
+        changes nothing."""
+        self._load(_state_in(self, state_dict))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__.lower()}({self.sentence!r})"
@@ -352,8 +395,9 @@ class Schedule(Fixed, _thalweg.Schedule):
         return {"state": self._save()}
 
     def load_state_dict(self, state_dict: dict[str, bytes]) -> None:
-        """Goes on from there.  MismatchError for the state of another schedule; an error changes nothing."""
-        self._load(state_dict["state"])
+        """Goes on from there.  FormatError for what is none, MismatchError for the state of another schedule; an
+        error changes nothing."""
+        self._load(_state_in(self, state_dict))
 
     def __repr__(self) -> str:
         return f"schedule({self.sentence!r})"
