@@ -11,6 +11,7 @@ from . import _arrays, _registry, _sentence, _steps, _thalweg
 from ._errors import (
     ArgumentError,
     DtypeError,
+    Error,
     FormatError,
     MethodError,
     RangeError,
@@ -271,8 +272,12 @@ class Objective(Fixed, _thalweg.Objective):
         return gradients
 
     def value_and_grad(self, **inputs: Any) -> tuple[float, dict[str, Any]]:
-        """The value, and new arrays: the gradient of every differentiable input, and the results, by name."""
+        """The value, and new arrays: the gradient of every differentiable input, and the results, by name.
+
+        NonfiniteError where the value is infinite or NaN, which has no gradient; such a call does not count.
+        """
         inputs = _read_inputs(self, inputs)
+        before = self._save()
         value, cache = self.forward(**inputs)
         sizes = self._sizes(inputs)
         out = {}
@@ -281,7 +286,11 @@ class Objective(Fixed, _thalweg.Objective):
                 out[i.name] = _empty_like(inputs[i.name], i.name)
             elif i.result and all(axis in sizes for axis in _axes(i)):
                 out[i.name] = _zeros_like_inputs(self.inputs, inputs, sum((sizes[axis] for axis in _axes(i)), ()))
-        return value, self.pullback(cache, 1.0, **out)
+        try:
+            return value, self.pullback(cache, 1.0, **out)
+        except Error:
+            self._load(before)
+            raise
 
     def _sizes(self, inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         """The extents that the axes stand for in arrays that fit; "..." stands for several."""

@@ -23,7 +23,7 @@ def apply(prox: Prox, w: Any, step: Any, who: str) -> None:
         return prox(w, _number(step))
     prox(w, 0.0)  # changes nothing, and refuses what it does not take
     held = w.detach() if hasattr(w, "detach") else np.asarray(w)
-    point = np.array(held.double() if hasattr(held, "double") else held, np.float64)
+    point = np.array(_plain(held), np.float64)
     steps = _numbers(step, point.shape)
     if not steps.size:
         return None
@@ -33,6 +33,11 @@ def apply(prox: Prox, w: Any, step: Any, who: str) -> None:
     _confirm(prox, point, steps, found, who)
     held[...] = held.new_tensor(found) if hasattr(held, "new_tensor") else found
     return None
+
+
+def _plain(array: Any) -> np.ndarray:
+    """The array as NumPy's; torch's in float64, since some of its types are none of NumPy's."""
+    return array.detach().double().numpy() if hasattr(array, "detach") else np.asarray(array)
 
 
 def _number(step: Any) -> float:
@@ -49,8 +54,7 @@ def _number(step: Any) -> float:
 
 
 def _numbers(step: Any, shape: tuple[int, ...]) -> np.ndarray:
-    steps = step.detach() if hasattr(step, "detach") else np.asarray(step)
-    steps = np.asarray(steps.double() if hasattr(steps, "double") else steps)
+    steps = _plain(step)
     if steps.dtype.kind not in "iufV":  # V: 16-bit types that NumPy does not know itself
         raise error(ValueTypeError, f"step: real numbers are expected, got {steps.dtype}")
     try:
