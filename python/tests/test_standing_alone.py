@@ -176,6 +176,8 @@ def test_spellings_of_a_step() -> None:
     same = [l1.prox(w.copy(), step=0.4), l1.prox(w.copy(), t=0.4), l1.prox(w.copy(), np.float64(0.4)), l1.prox(w.copy(), np.array(0.4)),
             l1.prox(w.copy(), step=np.full(3, 0.4)), l1.prox(w.copy(), step=np.array([0.4]))]
     assert all(u.tobytes() == want.tobytes() for u in same)
+    with pytest.raises(tw.DtypeError, match="step: a masked array"):
+        l1.prox(w, step=np.ma.array([0.1, 0.2, 0.3], mask=[0, 1, 0]))
     with pytest.raises(tw.ArgumentError, match="both"):
         l1.prox(w, 0.4, t=0.4)
 
@@ -299,6 +301,7 @@ def quadratic(x: np.ndarray) -> tuple[float, np.ndarray]:
 
 @pytest.mark.parametrize("run, kind, text", [
     (lambda s: s.run(b=B, product=A), tw.ArgumentError, r"product is a function of \(vector\), not an object of type ndarray"),
+    (lambda s: s.run(b=[1.0, 2.0], product=lambda v: v), tw.DtypeError, r"b: .* list is not an array .*; np\.array\(...\) makes one"),
     (lambda s: s.run(b=B, product=None), tw.ArgumentError, r"product is a function of \(vector\)"),
     (lambda s: s.run(b=B, x0=s.run(b=B, product=lambda v: A @ v), product=lambda v: A @ v), tw.ArgumentError,
      r"x0 is an array, not a whole result: .*x0=result\.x"),
@@ -314,6 +317,42 @@ def quadratic(x: np.ndarray) -> tuple[float, np.ndarray]:
 def test_answers_and_functions_are_told_by_name(run: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
         run(tw.solver("cg"))
+
+
+def test_a_run_that_broke_off_goes_on_with_the_request_that_waits() -> None:
+    s, calls = tw.solver("cg"), []
+
+    def product(v: np.ndarray) -> np.ndarray:
+        calls.append(v.copy())
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return A @ v
+
+    run = s.requests(b=B)
+    with pytest.raises(KeyboardInterrupt):
+        s.answer(run, product=product)
+    result = s.answer(run, product=product)
+    assert (calls[1] == calls[2]).all()
+    assert result.x.tobytes() == s.run(b=B, product=lambda v: A @ v).x.tobytes()
+    assert "x" in dir(result) and result.x is result["x"]
+
+
+# ---- settings as keywords
+
+
+@pytest.mark.parametrize("make, sentence, settings, shown", [
+    (tw.regularizer, "l1", {"weight": 0.1}, "l1(weight=0.1)"), (tw.constraint, "simplex", {"axis": -1}, "simplex(axis=-1)"),
+    (tw.objective, "info_nce(0.2)", {"symmetric": True}, "info_nce(temperature=0.2, symmetric=true)"),
+    (tw.weighting, "dwa", {"temperature": 2}, "dwa(temperature=2)"), (tw.diagnostic, "effective_rank", {"rtol": 0.1}, "effective_rank(rtol=0.1)"),
+    (tw.solver, "cg", {"rtol": 1e-8}, "cg(rtol=1e-08)"), (tw.aggregate, "upgrad", {"tasks": 3}, "upgrad(tasks=3)"),
+    (tw.schedule, "cosine(0.1, 100)", {"end": 0.01}, "cosine(lr=0.1, total=100, end=0.01)"),
+])
+def test_settings_belong_in_the_sentence(make: Any, sentence: str, settings: dict[str, Any], shown: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        make(sentence, **settings)
+    text = str(caught.value)
+    assert text.startswith(f"{make.__name__}() got an unexpected keyword argument") and text.endswith(f'as in "{shown}"')
+    make(shown)
 
 
 # ---- aggregators

@@ -7,11 +7,11 @@ import copy
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 
-from . import _arrays, _registry, _sentence
+from . import _arrays, _keywords, _registry, _sentence
 from ._errors import (
     CountError,
     DtypeError,
@@ -199,6 +199,7 @@ def _losses(losses: Any, tasks: int) -> list[float]:
     return values
 
 
-def aggregate(sentence: str) -> Aggregator:
+def aggregate(sentence: str, **settings: Never) -> Aggregator:
     """An aggregator on its own: aggregate("upgrad")(jacobian)."""
+    _keywords.refuse(sentence, settings, "aggregate")
     return Aggregator(sentence)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any, Never, overload
 
 import numpy as np
 
-from . import _arrays, _registry, _sentence, _steps, _thalweg
+from . import _arrays, _keywords, _registry, _sentence, _steps, _thalweg
 from ._errors import (
     ArgumentError,
     DtypeError,
@@ -100,7 +100,7 @@ def _empty_like(value: Any, what: str) -> Any:
     if hasattr(value, "new_zeros"):  # torch
         return value.detach().new_zeros(value.shape)
     if not _arrays.is_array(value):
-        raise error(DtypeError, f"{what}: {_arrays._article(value)} is not an array (buffer protocol or DLPack)")
+        raise error(DtypeError, f"{what}: {_arrays.refusal(value)}")
     return np.zeros_like(np.asarray(value))
 
 
@@ -418,33 +418,39 @@ class Schedule(Fixed, _thalweg.Schedule):
         self._load(state)
 
 
-def regularizer(sentence: str) -> Regularizer:
+def regularizer(sentence: str, **settings: Never) -> Regularizer:
     """The penalty that the sentence names: regularizer("l1(1e-4)").value(w)."""
+    _keywords.refuse(sentence, settings, "regularizer")
     return Regularizer(sentence)
 
 
-def constraint(sentence: str) -> Constraint:
+def constraint(sentence: str, **settings: Never) -> Constraint:
     """The set that the sentence names: constraint("simplex(1.0)").project(w)."""
+    _keywords.refuse(sentence, settings, "constraint")
     return Constraint(sentence)
 
 
-def objective(sentence: str) -> Objective:
+def objective(sentence: str, **settings: Never) -> Objective:
     """The objective that the sentence names: objective("checkered_regression")(z=z, y=y)."""
+    _keywords.refuse(sentence, settings, "objective")
     return Objective(sentence)
 
 
-def weighting(sentence: str) -> Weighting:
+def weighting(sentence: str, **settings: Never) -> Weighting:
     """The weighting that the sentence names: weighting("dwa(temperature=2)")(losses=losses)."""
+    _keywords.refuse(sentence, settings, "weighting")
     return Weighting(sentence)
 
 
-def diagnostic(sentence: str) -> Diagnostic:
+def diagnostic(sentence: str, **settings: Never) -> Diagnostic:
     """The diagnostic that the sentence names: diagnostic("effective_rank")(x=x)."""
+    _keywords.refuse(sentence, settings, "diagnostic")
     return Diagnostic(sentence)
 
 
-def schedule(sentence: str) -> Schedule:
+def schedule(sentence: str, **settings: Never) -> Schedule:
     """The schedule that the sentence names: schedule("warmup_cosine(peak=1, warmup=10, total=100)")(5)."""
+    _keywords.refuse(sentence, settings, "schedule")
     return Schedule(sentence)
 
 

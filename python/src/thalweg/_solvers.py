@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 
-from . import _arrays, _registry, _sentence, _thalweg
+from . import _arrays, _keywords, _registry, _sentence, _thalweg
 from ._errors import ArgumentError, NeedsError, SequenceError, ShapeError, UnknownNameError, ValueTypeError, error
 from ._objects import Card, Fixed
 
@@ -167,6 +167,9 @@ class SolverResult(Mapping[str, Any]):
             return values[name]
         raise AttributeError(f"a result has no {name!r}; it has: {', '.join(values)}")
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._values})
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
@@ -201,15 +204,18 @@ class SolverRun(_thalweg.Solver):
         return self
 
     def __next__(self) -> SolverRequest:
-        for kind, name, bits in self._open:
-            if not self._waits and bits[0] == UNFILLED[bits.dtype.itemsize]:
-                raise error(SequenceError, f"{self.solver!r}: the request {kind!r} was not answered: {name!r} was not "
-                            "filled")
+        if not self._waits and (unfilled := self._unfilled()) is not None:
+            kind, name = unfilled
+            raise error(SequenceError, f"{self.solver!r}: the request {kind!r} was not answered: {name!r} was not filled")
         request = self._ask(not self._waits)
         self._waits = False
         if request is None:
             raise StopIteration
         return request
+
+    def _unfilled(self) -> tuple[str, str] | None:
+        """The request that waits, and what of it holds no answer."""
+        return next(((kind, name) for kind, name, bits in self._open if bits[0] == UNFILLED[bits.dtype.itemsize]), None)
 
     def _ask(self, goes_on: bool) -> SolverRequest | None:
         kind, tag, self.outcome, rows = self._next(goes_on)
@@ -380,7 +386,8 @@ class Solver(Fixed):
         return f", or have it asked for with {self.method.name}({', '.join(names)})" if names else ""
 
     def answer(self, run: SolverRun, /, **functions: Callable[..., Any]) -> SolverResult:
-        """Carries a run to its end, with a function for each kind of request."""
+        """Carries a run to its end, with a function for each kind of request; the one that waits is answered first."""
+        run._waits = run._waits or run._unfilled() is not None
         for request in run:
             function = functions.get(request.name)
             if function is None:
@@ -405,6 +412,7 @@ class Solver(Fixed):
         return type(self), (self.sentence,)
 
 
-def solver(sentence: str) -> Solver:
+def solver(sentence: str, **settings: Never) -> Solver:
     """The solver that the sentence names: solver("cg(rtol=1e-8)").run(b=b, product=lambda v: A @ v)."""
+    _keywords.refuse(sentence, settings, "solver")
     return Solver(sentence)

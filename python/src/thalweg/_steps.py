@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import _arrays
-from ._errors import CountError, RangeError, ShapeError, UnsupportedError, ValueTypeError, error
+from ._errors import CountError, DtypeError, RangeError, ShapeError, UnsupportedError, ValueTypeError, error
 
 TOLERANCE = 1e-9  # of the arithmetic, float64, and of proxes that iterate
 
@@ -21,6 +21,8 @@ def apply(prox: Prox, w: Any, step: Any, who: str) -> None:
     """w becomes argmin_u sum_i (u_i - w_i)^2/(2 step_i) + penalty(u), in place; where step_i is 0, u_i is w_i."""
     if not _arrays.is_array(step) or not getattr(step, "ndim", 0):
         return prox(w, _number(step))
+    if _arrays.is_masked(step):
+        raise error(DtypeError, f"step: {_arrays.MASKED}")
     prox(w, 0.0)  # changes nothing, and refuses what it does not take
     held = w.detach() if hasattr(w, "detach") else np.asarray(w)
     point = np.array(_plain(held), np.float64)
