@@ -179,7 +179,7 @@ class Regularizer(Fixed, _thalweg.Regularizer):
         if (step is None) == (t is None):
             raise error(ArgumentError, "prox: one step is expected, as in prox(w, step=0.1), got "
                         + ("none" if step is None else "both `step` and `t`"))
-        _steps.apply(self._prox, w, t if step is None else step, repr(self))
+        _steps.apply(self._prox, w, t if step is None else step, self)
         return w
 
     def __repr__(self) -> str:

@@ -206,7 +206,8 @@ class SolverRun(_thalweg.Solver):
     def __next__(self) -> SolverRequest:
         if not self._waits and (unfilled := self._unfilled()) is not None:
             kind, name = unfilled
-            raise error(SequenceError, f"{self.solver!r}: the request {kind!r} was not answered: {name!r} was not filled")
+            raise error(SequenceError, f"{self.solver!r}: the request {kind!r} was not answered: {name!r} was not "
+                        "filled")
         request = self._ask(not self._waits)
         self._waits = False
         if request is None:

@@ -17,9 +17,9 @@ TOLERANCE = 1e-9  # of the arithmetic, float64, and of proxes that iterate
 Prox = Callable[[Any, float], None]
 
 
-def apply(prox: Prox, w: Any, step: Any, who: str) -> None:
+def apply(prox: Prox, w: Any, step: Any, who: object) -> None:
     """w becomes argmin_u sum_i (u_i - w_i)^2/(2 step_i) + penalty(u), in place; where step_i is 0, u_i is w_i."""
-    if not _arrays.is_array(step) or not getattr(step, "ndim", 0):
+    if isinstance(step, (int, float)) or not _arrays.is_array(step) or not getattr(step, "ndim", 0):
         return prox(w, _number(step))
     if _arrays.is_masked(step):
         raise error(DtypeError, f"step: {_arrays.MASKED}")
@@ -71,7 +71,7 @@ def _numbers(step: Any, shape: tuple[int, ...]) -> np.ndarray:
     return steps
 
 
-def _by_parts(prox: Prox, point: np.ndarray, steps: np.ndarray, who: str) -> np.ndarray:
+def _by_parts(prox: Prox, point: np.ndarray, steps: np.ndarray, who: object) -> np.ndarray:
     """What has one step goes through the prox by itself: whole rows where rows have one step, else elements."""
     firsts = [steps[(..., *[slice(0, 1)] * (point.ndim - k))] for k in range(point.ndim)]  # behind k axes
     axis = next((k for k, first in enumerate(firsts) if (steps == first).all()), point.ndim)
@@ -89,7 +89,7 @@ def _by_parts(prox: Prox, point: np.ndarray, steps: np.ndarray, who: str) -> np.
     return found.reshape(point.shape)
 
 
-def _confirm(prox: Prox, point: np.ndarray, steps: np.ndarray, found: np.ndarray, who: str) -> None:
+def _confirm(prox: Prox, point: np.ndarray, steps: np.ndarray, found: np.ndarray, who: object) -> None:
     """The minimiser is a fixed point of a gradient step of the quadratic and the prox of the whole, for any step up to
     the least: of elements that depend on one another under several steps, parts do not make one."""
     moves = steps > 0
@@ -101,6 +101,6 @@ def _confirm(prox: Prox, point: np.ndarray, steps: np.ndarray, found: np.ndarray
         raise _depends(who)
 
 
-def _depends(who: str) -> Exception:
-    return error(UnsupportedError, f"{who} has no prox with these steps: elements with different ones depend on one "
+def _depends(who: object) -> Exception:
+    return error(UnsupportedError, f"{who!r} has no prox with these steps: elements with different ones depend on one "
                  "another, or on their place. Pass one step, or one for each group of elements")
