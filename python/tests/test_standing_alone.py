@@ -207,11 +207,14 @@ def test_which_take_a_step_an_element() -> None:
     group = tw.regularizer("group_lasso(0.3, axis=row)")
     want = [group.prox(w[k : k + 1].copy(), float(rows[k, 0]))[0] for k in range(4)]
     np.testing.assert_allclose(group.prox(w.copy(), step=rows), want, rtol=1e-14)
-    for text in ("group_lasso(0.3)", "nuclear_norm(0.3)", "tv_1d(0.3)", "slope(0.3)", "l1_inf(0.3, axis=row)"):
-        u = w.copy()
-        with pytest.raises(tw.UnsupportedError, match="depend on one another"):
-            tw.regularizer(text).prox(u, step=steps)
-        assert (u == w).all()
+    mixed, frozen, far, small = np.full((4, 3), 0.1), np.ones((4, 3)), np.ones((4, 3)), 1e-6 * steps
+    mixed[1:], frozen[2, 2], far[:, 0] = steps[1:], 0, 1e-10
+    for text in ("group_lasso(0.3)", "nuclear_norm(0.3)", "tv_1d(0.3)", "fused_lasso(0.3)", "slope(0.3)", "l1_inf(0.3, axis=row)"):
+        for several in (steps, mixed, frozen, far, 1e4 * far, small):  # what is small, large or frozen does not hide it
+            u = w.copy()
+            with pytest.raises(tw.UnsupportedError, match="depend on one another"):
+                tw.regularizer(text).prox(u, step=several)
+            assert (u == w).all()
     with pytest.raises(tw.UnsupportedError, match="no prox"):
         tw.regularizer("gor").prox(w.copy(), step=steps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import reprlib
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,8 @@ import numpy as np
 from . import _arrays
 from ._errors import CountError, DtypeError, RangeError, ShapeError, UnsupportedError, ValueTypeError, error
 
-TOLERANCE = 1e-9  # of the arithmetic, float64, and of proxes that iterate
-
-
+TOLERANCE = 1e-11  # of sums in another order, in float64
+FACTORS = [(1.0, 1.0), *((a, b) for big in (1e3, 1e9) for one in (big, -big) for a, b in ((one, 1.0), (1.0, one)))]
 Prox = Callable[[Any, float], None]
 
 
@@ -31,8 +31,17 @@ def apply(prox: Prox, w: Any, step: Any, who: object) -> None:
         return None
     if (steps == steps.flat[0]).all():
         return prox(w, float(steps.flat[0]))
-    found = _by_parts(prox, point, steps, who)
-    _confirm(prox, point, steps, found, who)
+    rows, each = _rows(point, steps)
+    values, part_of = np.unique(each, return_inverse=True)
+    try:
+        tried = {float(np.median(each[each > 0])), float(values[-1])}
+        independent = _independent(prox, point, rows, part_of, tried)
+        found = _by_parts(prox, rows, values, part_of).reshape(point.shape) if independent else None
+    except (CountError, RangeError, ShapeError):  # parts of another shape than the whole
+        found = None
+    if found is None:
+        raise error(UnsupportedError, f"{who!r} has no prox with these steps: elements with different ones depend on "
+                    "one another, or on their place. Pass one step, or one for each group of elements")
     held[...] = held.new_tensor(found) if hasattr(held, "new_tensor") else found
     return None
 
@@ -71,36 +80,41 @@ def _numbers(step: Any, shape: tuple[int, ...]) -> np.ndarray:
     return steps
 
 
-def _by_parts(prox: Prox, point: np.ndarray, steps: np.ndarray, who: object) -> np.ndarray:
-    """What has one step goes through the prox by itself: whole rows where rows have one step, else elements."""
+def _rows(point: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The point as the largest rows that have one step each, whole rows or single elements; and those steps."""
     firsts = [steps[(..., *[slice(0, 1)] * (point.ndim - k))] for k in range(point.ndim)]  # behind k axes
     axis = next((k for k, first in enumerate(firsts) if (steps == first).all()), point.ndim)
     each = steps.reshape((*steps.shape[:axis], -1))[..., 0].ravel()
-    found = point.reshape((each.size, *point.shape[axis:])).copy()
-    order = np.argsort(each, kind="stable")
-    ends = np.flatnonzero(np.diff(each[order])) + 1
-    for rows in np.split(order, ends):
-        part = found[rows]
-        try:
-            prox(part, float(each[rows[0]]))
-        except (CountError, RangeError, ShapeError) as problem:
-            raise _depends(who) from problem
-        found[rows] = part
-    return found.reshape(point.shape)
+    return point.reshape((each.size, *point.shape[axis:])), each
 
 
-def _confirm(prox: Prox, point: np.ndarray, steps: np.ndarray, found: np.ndarray, who: object) -> None:
-    """The minimiser is a fixed point of a gradient step of the quadratic and the prox of the whole, for any step up to
-    the least: of elements that depend on one another under several steps, parts do not make one."""
-    moves = steps > 0
-    least = float(steps[moves].min())
-    again = np.where(moves, found + least / np.where(moves, steps, 1) * (point - found), found)
-    prox(again, least)
-    scale = np.abs(point[np.isfinite(point)]).max(initial=0)
-    if not np.allclose(again[moves], found[moves], rtol=TOLERANCE, atol=TOLERANCE * scale, equal_nan=True):
-        raise _depends(who)
+def _by_parts(prox: Prox, rows: np.ndarray, values: np.ndarray, part_of: np.ndarray) -> np.ndarray:
+    """What has one step goes through the prox together."""
+    found, order = rows.copy(), np.argsort(part_of, kind="stable")
+    for value, some in zip(values, np.split(order, np.flatnonzero(np.diff(part_of[order])) + 1), strict=True):
+        part = found[some]
+        prox(part, float(value))
+        found[some] = part
+    return found
 
 
-def _depends(who: object) -> Exception:
-    return error(UnsupportedError, f"{who!r} has no prox with these steps: elements with different ones depend on one "
-                 "another, or on their place. Pass one step, or one for each group of elements")
+def _independent(prox: Prox, point: np.ndarray, rows: np.ndarray, part_of: np.ndarray, steps: set[float]) -> bool:
+    """Whether the whole comes out of the prox as its parts do, each by itself.
+
+    Parts are put into two halves by a bit of their number: of any two there is a bit in which they differ.  They are
+    tried as they are, and one half much larger than the other, so that none hides below a threshold, or between others.
+    """
+    for bit, step, factors in itertools.product(range(int(part_of.max()).bit_length()), steps, FACTORS):
+        half = (part_of >> bit) & 1 == 1
+        halves = [factor * rows[some] for factor, some in zip(factors, (half, ~half), strict=True)]
+        whole = np.empty_like(rows)
+        whole[half], whole[~half] = halves
+        scale = np.abs(whole[np.isfinite(whole)]).max(initial=0)
+        whole = whole.reshape(point.shape)
+        for array in (whole, *halves):
+            prox(array, step)
+        for some, alone in zip((half, ~half), halves, strict=True):
+            together = whole.reshape(rows.shape)[some]
+            if not np.allclose(together, alone, rtol=TOLERANCE, atol=1e-3 * TOLERANCE * scale, equal_nan=True):
+                return False
+    return True
