@@ -154,6 +154,18 @@ def test_what_is_no_state_dict(make: Any, wrong: Any) -> None:
     assert thing.state_dict() == before
 
 
+@pytest.mark.parametrize("call, text", [
+    (lambda x: tw.objective("info_nce")(x, x), r"objective\('info_nce'\) takes its inputs by name, as in \(q=..., k=...\); got 2"),
+    (lambda x: tw.objective("info_nce").value_and_grad(x, k=x), r"\(q=..., k=...\); got 1"),
+    (lambda x: tw.weighting("gradnorm")(x[0], x[0]), r"\(losses=..., norms=...\)"),
+    (lambda x: tw.diagnostic("effective_rank")(x), r"\(x=...\)"),
+    (lambda x: tw.diagnostic("marchenko_pastur(ratio=0.5)")(x), "by name"),
+])
+def test_inputs_without_a_name(call: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        call(np.ones((4, 3)))
+
+
 # ---- regularizers and sets
 
 

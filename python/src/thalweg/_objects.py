@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Never, overload
 
 import numpy as np
 
-from . import _arrays, _keywords, _registry, _sentence, _steps, _thalweg
-from ._errors import (
-    ArgumentError,
-    DtypeError,
-    Error,
-    FormatError,
-    MethodError,
-    RangeError,
-    ShapeError,
-    UnknownNameError,
-    ValueTypeError,
-    error,
-)
+from . import _inputs, _keywords, _registry, _sentence, _steps, _thalweg
+from ._errors import ArgumentError, Error, MethodError, ValueTypeError, error
 
 
 class Card:
@@ -64,78 +53,6 @@ def _check_kind(sentence: str, kind: str) -> None:
                     f"thalweg.{method.kind}({sentence!r}) makes it\n  {sentence}\n  ^")
 
 
-def _read_inputs(thing: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """`given`, with arrays in place of Python's numbers for inputs without axes, and int64 in place of small integers.
-
-    A number does not make the arithmetic wider than the arrays do.
-    """
-    real = [v for v in given.values() if getattr(v, "shape", ()) and _dtype_name(v).startswith(("float", "bfloat"))]
-    wide = not real or any(_dtype_name(v) == "float64" for v in real)
-    read = dict(given)
-    for i in thing.inputs:
-        value = given.get(i.name)
-        if isinstance(value, (bool, int, float)) and not _axes(i) and not i.result:
-            whole = i.integer and not isinstance(value, float)
-            if whole and not -(2**63) <= value < 2**63:
-                raise error(RangeError, f"{i.name}: a whole number of 64 bits is expected, got {value}")
-            read[i.name] = np.array(value, np.int64 if whole else np.float64 if wide else np.float32)
-        elif i.integer and not i.result and _dtype_name(value) in SMALL_INTEGERS:
-            torch = hasattr(value, "new_zeros")
-            read[i.name] = value.long() if torch else np.asarray(value).astype(np.int64)
-    return read
-
-
-SMALL_INTEGERS = ("bool", "int8", "uint8", "int16", "uint16", "uint32")
-
-
-def _dtype_name(value: Any) -> str:
-    """"float32", of NumPy, torch and JAX; "" for what has no dtype."""
-    return str(getattr(value, "dtype", "")).rpartition(".")[2]
-
-
-def _empty_like(value: Any, what: str) -> Any:
-    """A new zero array of the kind of `value`."""
-    if isinstance(value, np.ndarray):
-        return np.zeros_like(value)
-    if hasattr(value, "new_zeros"):  # torch
-        return value.detach().new_zeros(value.shape)
-    if not _arrays.is_array(value):
-        raise error(DtypeError, f"{what}: {_arrays.refusal(value)}")
-    return np.zeros_like(np.asarray(value))
-
-
-def _check_out(out: Any, value: Any, what: str) -> None:
-    """Refuses an `out` of another shape than the array `what`; what has no shape is the extension's to refuse."""
-    shapes = [getattr(a, "shape", None) for a in (out, value)]
-    if None not in shapes and tuple(shapes[0]) != tuple(shapes[1]):
-        raise error(ShapeError, f"out: the shape of `{what}`, {tuple(shapes[1])}, is expected, got {tuple(shapes[0])}")
-
-
-def _state_in(thing: Any, state_dict: Any) -> Any:
-    """The bytes in what state_dict() gave."""
-    state = state_dict.get("state") if isinstance(state_dict, Mapping) else None
-    if state is None or not _arrays._has_buffer(state):
-        got = f"a dict of {', '.join(map(repr, state_dict)) or 'nothing'}" if isinstance(state_dict, Mapping) else (
-            _arrays._article(state_dict))
-        got = got if state is None else f"{{'state': {_arrays._article(state)}}}"
-        raise error(FormatError, f"{thing!r}: what its state_dict() gave is expected, {{'state': bytes}}, got {got}")
-    return state
-
-
-def _inputs_of(sentence: str) -> tuple[_registry.Input, ...]:
-    """The declared inputs of the method that a sentence of one stage names."""
-    return _registry.by_name()[_sentence.stages(sentence)[0]].inputs
-
-
-def _in_order(thing: Any, given: dict[str, Any]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    """The names of the inputs of an object, and the given arrays in that order, None where there is none."""
-    names = tuple(i.name for i in thing.inputs)
-    for name in given:
-        if name not in names:
-            raise error(UnknownNameError, f"{thing!r} has no input {name!r}; it has: {', '.join(names) or 'none'}")
-    return names, tuple(given.get(name) for name in names)
-
-
 class Regularizer(Fixed, _thalweg.Regularizer):
     __slots__ = ("sentence", "inputs", "__weakref__")
     __doc__ = Card("""A penalty, from one stage: regularizer("group_lasso(1e-3, axis=row)").
@@ -146,20 +63,26 @@ class Regularizer(Fixed, _thalweg.Regularizer):
     def __init__(self, sentence: str) -> None:
         self.sentence = _sentence.check_text(sentence)
         self._create(sentence)
-        self.inputs = _inputs_of(sentence)
+        self.inputs = _inputs.inputs_of(sentence)
 
     def value(self, w: Any, /, **inputs: Any) -> float:
-        """The penalty at the array w, its weight included.  NeedsError names an input that is missing."""
-        return self._value_with(*_in_order(self, {**inputs, "w": w})) if inputs else self._value(w)
+        """The penalty at the array w, of any shape that it takes, its weight included; w is only read.
+
+        NeedsError names an input that is missing, ShapeError a shape that does not fit; of empty arrays it is 0.
+        """
+        return self._value_with(*_inputs.in_order(self, {**inputs, "w": w})) if inputs else self._value(w)
 
     def gradient(self, w: Any, out: Any = None, scale: float = 1.0, **inputs: Any) -> Any:
-        """The gradient at w, in a new array; or added to `out`, times `scale`.  Returns the array."""
+        """scale times the gradient at w, in a new array of the shape of w; or added to `out`.  Returns the array.
+
+        UnsupportedError where the penalty has no gradient; `out` is as before then.
+        """
         if out is None:
-            out = _empty_like(w, "w")
+            out = _inputs.empty_like(w, "w")
         else:
-            _check_out(out, w, "w")
+            _inputs.check_out(out, w, "w")
         if inputs:
-            self._gradient_with(*_in_order(self, {**inputs, "w": w}), scale, out)
+            self._gradient_with(*_inputs.in_order(self, {**inputs, "w": w}), scale, out)
         else:
             self._gradient(w, scale, out)
         return out
@@ -198,26 +121,40 @@ class Constraint(Fixed, _thalweg.Constraint):
         self._create(sentence)
 
     def project(self, w: Any) -> Any:
-        """w becomes the nearest point of the set, in place.  Returns w."""
+        """w becomes the nearest point of the set, in place.  Returns w.
+
+        ShapeError for a shape that the set does not take, NonfiniteError where it needs finite numbers; w is as before
+        then.  A set of lines (axis=...) takes each by itself.
+        """
         self._project(w)
         return w
 
     def tangent(self, w: Any, g: Any) -> Any:
-        """g becomes the Riemannian gradient of the Euclidean gradient g at w, in place.  Returns g."""
+        """g becomes the Riemannian gradient of the Euclidean gradient g at w, in place.  Returns g.
+
+        w is a point of the manifold (`project` makes one: it is not looked at here), g of its shape.  UnsupportedError
+        for sets that are no manifolds.
+        """
         self._tangent(w, g)
         return g
 
     def retract(self, w: Any, u: Any) -> Any:
-        """w becomes the point of the manifold that the tangent step u leads to, in place.  Returns w."""
+        """w becomes the point of the manifold that the tangent step u leads to, in place.  Returns w.
+
+        w and u as in `tangent`.  With retraction=exp, where a manifold has it, this is the exponential map.
+        """
         self._retract(w, u)
         return w
 
     def lmo(self, g: Any, out: Any = None) -> Any:
-        """A point of the set that minimises <g, s>, in a new array or in `out`.  Returns the array."""
+        """A point s of the set that minimises <g, s>, in a new array of the shape of g or in `out`.  Returns the array.
+
+        UnsupportedError where the set has no such oracle, or no lowest point.
+        """
         if out is None:
-            out = _empty_like(g, "g")
+            out = _inputs.empty_like(g, "g")
         else:
-            _check_out(out, g, "g")
+            _inputs.check_out(out, g, "g")
         self._lmo(g, out)
         return out
 
@@ -251,41 +188,44 @@ class Objective(Fixed, _thalweg.Objective):
         self.sentence = _sentence.check_text(sentence)
         self._create(sentence)
         _check_kind(sentence, self._kind)
-        self.inputs = _inputs_of(sentence)
+        self.inputs = _inputs.inputs_of(sentence)
 
-    def __call__(self, **inputs: Any) -> float:
+    def __call__(self, *unnamed: Never, **inputs: Any) -> float:
         """The value.  NeedsError names an input that is missing, ShapeError an axis that does not fit."""
-        return self._forward(None, *_in_order(self, _read_inputs(self, inputs)))
+        _inputs.check_named(self, unnamed)
+        return self._forward(None, *_inputs.in_order(self, _inputs.read_inputs(self, inputs)))
 
     def forward(self, cache: Cache | None = None, /, **inputs: Any) -> tuple[float, Cache]:
         """The value, and what `pullback` needs: in `cache`, or in a new one.  The arrays may change afterwards."""
         if cache is None:
             cache = Cache()
-        return self._forward(cache, *_in_order(self, _read_inputs(self, inputs))), cache
+        return self._forward(cache, *_inputs.in_order(self, _inputs.read_inputs(self, inputs))), cache
 
     def pullback(self, cache: Cache, upstream: float = 1.0, /, **gradients: Any) -> dict[str, Any]:
         """Adds upstream * (gradient with respect to each input named) to the arrays given; returns them by name.
 
         A result (see `inputs`) is added to its array likewise.  NonfiniteError where the value has no gradient.
         """
-        self._pullback(cache, upstream, *_in_order(self, gradients))
+        self._pullback(cache, upstream, *_inputs.in_order(self, gradients))
         return gradients
 
-    def value_and_grad(self, **inputs: Any) -> tuple[float, dict[str, Any]]:
+    def value_and_grad(self, *unnamed: Never, **inputs: Any) -> tuple[float, dict[str, Any]]:
         """The value, and new arrays: the gradient of every differentiable input, and the results, by name.
 
         NonfiniteError where the value is infinite or NaN, which has no gradient; such a call does not count.
         """
-        inputs = _read_inputs(self, inputs)
+        _inputs.check_named(self, unnamed)
+        inputs = _inputs.read_inputs(self, inputs)
         before = self._save()
         value, cache = self.forward(**inputs)
         sizes = self._sizes(inputs)
         out = {}
         for i in self.inputs:
             if i.differentiable and inputs.get(i.name) is not None:
-                out[i.name] = _empty_like(inputs[i.name], i.name)
-            elif i.result and all(axis in sizes for axis in _axes(i)):
-                out[i.name] = _zeros_like_inputs(self.inputs, inputs, sum((sizes[axis] for axis in _axes(i)), ()))
+                out[i.name] = _inputs.empty_like(inputs[i.name], i.name)
+            elif i.result and all(axis in sizes for axis in _inputs.axes(i)):
+                shape = sum((sizes[axis] for axis in _inputs.axes(i)), ())
+                out[i.name] = _inputs.zeros_like_inputs(self.inputs, inputs, shape)
         try:
             return value, self.pullback(cache, 1.0, **out)
         except Error:
@@ -294,10 +234,10 @@ class Objective(Fixed, _thalweg.Objective):
 
     def _sizes(self, inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         """The extents that the axes stand for in arrays that fit; "..." stands for several."""
-        sizes = {axis: (int(axis),) for i in self.inputs for axis in _axes(i) if axis.isdigit()}
+        sizes = {axis: (int(axis),) for i in self.inputs for axis in _inputs.axes(i) if axis.isdigit()}
         for i in self.inputs:
             if inputs.get(i.name) is not None:
-                shape, axes = tuple(inputs[i.name].shape), _axes(i)
+                shape, axes = tuple(inputs[i.name].shape), _inputs.axes(i)
                 if "..." in axes:
                     first = axes.index("...")
                     end = len(shape) - (len(axes) - first - 1)
@@ -313,7 +253,7 @@ class Objective(Fixed, _thalweg.Objective):
     def load_state_dict(self, state_dict: dict[str, bytes]) -> None:
         """Goes on from there.  FormatError for what is none, MismatchError for the state of another one; an error
         changes nothing."""
-        self._load(_state_in(self, state_dict))
+        self._load(_inputs.state_in(self, state_dict))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__.lower()}({self.sentence!r})"
@@ -334,12 +274,12 @@ class Diagnostic(Objective):
     """)
     _kind = "diagnostic"
 
-    def __call__(self, **inputs: Any) -> Any:
+    def __call__(self, *unnamed: Never, **inputs: Any) -> Any:
         """The number, or the results by name.  NeedsError names an input that is missing."""
         if not any(i.result for i in self.inputs):
-            return super().__call__(**inputs)
+            return super().__call__(*unnamed, **inputs)
         names = {i.name for i in self.inputs if i.result}
-        found = {k: v for k, v in self.value_and_grad(**inputs)[1].items() if k in names}
+        found = {k: v for k, v in self.value_and_grad(*unnamed, **inputs)[1].items() if k in names}
         return {k: float(v) if not v.shape else v for k, v in found.items()}
 
 
@@ -352,21 +292,9 @@ class Weighting(Objective):
     """)
     _kind = "weighting"
 
-    def __call__(self, **inputs: Any) -> Any:
+    def __call__(self, *unnamed: Never, **inputs: Any) -> Any:
         """The weights, in an array of the kind of the losses.  NeedsError names an input that is missing."""
-        return self.value_and_grad(**inputs)[1]["weights"]
-
-
-def _zeros_like_inputs(declared: tuple[_registry.Input, ...], given: dict[str, Any], shape: tuple[int, ...]) -> Any:
-    """A zero array of that shape, of the kind and dtype of the real inputs; float64 where there is none."""
-    like = next((given[i.name] for i in declared if not i.integer and given.get(i.name) is not None), None)
-    if like is None:
-        return np.zeros(shape)
-    return like.new_zeros(shape) if hasattr(like, "new_zeros") else np.zeros(shape, np.asarray(like).dtype)
-
-
-def _axes(i: _registry.Input) -> list[str]:
-    return [axis.strip() for axis in i.shape.strip("()").split(",") if axis.strip()]
+        return self.value_and_grad(*unnamed, **inputs)[1]["weights"]
 
 
 class Schedule(Fixed, _thalweg.Schedule):
@@ -406,7 +334,7 @@ class Schedule(Fixed, _thalweg.Schedule):
     def load_state_dict(self, state_dict: dict[str, bytes]) -> None:
         """Goes on from there.  FormatError for what is none, MismatchError for the state of another schedule; an
         error changes nothing."""
-        self._load(_state_in(self, state_dict))
+        self._load(_inputs.state_in(self, state_dict))
 
     def __repr__(self) -> str:
         return f"schedule({self.sentence!r})"
