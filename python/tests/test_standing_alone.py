@@ -247,6 +247,18 @@ def test_steps_and_types(dtype: Any) -> None:
         tw.regularizer("l1(0.5)").prox(frozen, step=np.array([[0.1], [0.2]]))
 
 
+@pytest.mark.filterwarnings("error")
+def test_steps_and_numbers_that_are_not_finite() -> None:
+    """As with one step: a penalty of single elements keeps them to themselves, one of groups refuses them."""
+    w, steps = np.array([np.nan, np.inf, 1e308, -1.0]), np.array([1.0, 2.0, 1.0, 0.5])
+    np.testing.assert_array_equal(tw.regularizer("l1(0.5)").prox(w.copy(), step=steps), [np.nan, np.inf, 1e308, -0.75])
+    rows = np.array([[1.0, np.nan], [3.0, 4.0]])
+    for step in (0.1, np.array([[0.1], [0.2]])):
+        with pytest.raises(tw.NonfiniteError):
+            tw.regularizer("group_lasso(0.5)").prox(rows, step=step)
+    np.testing.assert_array_equal(rows, [[1, np.nan], [3, 4]])
+
+
 def test_steps_of_torch() -> None:
     torch = pytest.importorskip("torch")
     w, steps = torch.tensor([3.0, -0.5, 1.0], requires_grad=True), torch.tensor([1.0, 0.5, 0.0])

@@ -98,6 +98,7 @@ def _by_parts(prox: Prox, rows: np.ndarray, values: np.ndarray, part_of: np.ndar
     return found
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of what is tried, not of what is found
 def _independent(prox: Prox, point: np.ndarray, rows: np.ndarray, part_of: np.ndarray, steps: set[float]) -> bool:
     """Whether the whole comes out of the prox as its parts do, each by itself.
 
