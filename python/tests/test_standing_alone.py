@@ -269,6 +269,21 @@ def test_steps_of_torch() -> None:
     assert w.tolist() == [2.5, -0.25, 1.0]
 
 
+@pytest.mark.parametrize("call, kind, text", [
+    (lambda w: tw.regularizer("gor").prox(w, step=0.1), tw.UnsupportedError, r"^regularizer\('gor'\) has no prox"),
+    (lambda w: tw.constraint("simplex").tangent(w, w), tw.UnsupportedError, r"^constraint\('simplex'\) is not a manifold"),
+    (lambda w: tw.regularizer("nuclear_norm").value(w * np.nan), tw.NonfiniteError, "^w: .*NaN"),
+    (lambda w: tw.regularizer("group_lasso").prox(w * np.nan, step=0.1), tw.NonfiniteError, "^w: .*NaN"),
+    (lambda w: tw.constraint("simplex").project(w * np.inf), tw.NonfiniteError, "^w: .*NaN"),
+    (lambda w: tw.constraint("simplex").lmo(w * np.nan), tw.NonfiniteError, "^g: .*NaN"),
+    (lambda w: tw.constraint("sphere").tangent(w, w * np.nan), tw.NonfiniteError, "^w, g: .*NaN"),
+    (lambda w: tw.constraint("sphere").retract(w, w * np.nan), tw.NonfiniteError, "^w, u: .*NaN"),
+])
+def test_errors_say_which_regularizer_and_which_array(call: Any, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        call(np.ones((4, 3)))
+
+
 def test_out_is_named() -> None:
     w = np.ones((4, 3))
     for call in (lambda out: tw.regularizer("l1").gradient(w, out=out), lambda out: tw.constraint("simplex").lmo(w, out=out)):

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
 from . import _arrays, _registry, _sentence
-from ._errors import DtypeError, FormatError, RangeError, ShapeError, UnknownNameError, ValueTypeError, error
+from ._errors import (
+    DtypeError,
+    Error,
+    FormatError,
+    NonfiniteError,
+    RangeError,
+    ShapeError,
+    UnknownNameError,
+    ValueTypeError,
+    error,
+)
 
 SMALL_INTEGERS = ("bool", "int8", "uint8", "int16", "uint16", "uint32")
 
@@ -48,6 +60,29 @@ def empty_like(value: Any, what: str) -> Any:
     if not _arrays.is_array(value):
         raise error(DtypeError, f"{what}: {_arrays.refusal(value)}")
     return np.zeros_like(np.asarray(value))
+
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def named(arrays: str) -> Callable[[Call], Call]:
+    """For methods of a regularizer or a set: errors say which it is, and NaN which arrays it may be in."""
+
+    def decorate(call: Call) -> Call:
+        @functools.wraps(call)
+        def telling(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return call(self, *args, **kwargs)
+            except Error as problem:
+                text = re.sub(r"^this (regularizer|set)\b", lambda _: repr(self), str(problem))
+                if isinstance(problem, NonfiniteError) and not text.startswith(f"{arrays}: "):
+                    text = f"{arrays}: {text}"
+                problem.args = (text,)
+                raise
+
+        return telling  # type: ignore[return-value]
+
+    return decorate
 
 
 def check_out(out: Any, value: Any, what: str) -> None:

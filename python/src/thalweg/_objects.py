@@ -65,6 +65,7 @@ class Regularizer(Fixed, _thalweg.Regularizer):
         self._create(sentence)
         self.inputs = _inputs.inputs_of(sentence)
 
+    @_inputs.named("w")
     def value(self, w: Any, /, **inputs: Any) -> float:
         """The penalty at the array w, of any shape that it takes, its weight included; w is only read.
 
@@ -72,6 +73,7 @@ class Regularizer(Fixed, _thalweg.Regularizer):
         """
         return self._value_with(*_inputs.in_order(self, {**inputs, "w": w})) if inputs else self._value(w)
 
+    @_inputs.named("w")
     def gradient(self, w: Any, out: Any = None, scale: float = 1.0, **inputs: Any) -> Any:
         """scale times the gradient at w, in a new array of the shape of w; or added to `out`.  Returns the array.
 
@@ -87,6 +89,7 @@ class Regularizer(Fixed, _thalweg.Regularizer):
             self._gradient(w, scale, out)
         return out
 
+    @_inputs.named("w")
     def prox(self, w: Any, step: Any = None, *, t: Any = None) -> Any:
         """w becomes argmin_u 1/2 |u - w|^2 + step * penalty(u), in place.  Returns w.
 
@@ -120,6 +123,7 @@ class Constraint(Fixed, _thalweg.Constraint):
         self.sentence = _sentence.check_text(sentence)
         self._create(sentence)
 
+    @_inputs.named("w")
     def project(self, w: Any) -> Any:
         """w becomes the nearest point of the set, in place.  Returns w.
 
@@ -129,6 +133,7 @@ class Constraint(Fixed, _thalweg.Constraint):
         self._project(w)
         return w
 
+    @_inputs.named("w, g")
     def tangent(self, w: Any, g: Any) -> Any:
         """g becomes the Riemannian gradient of the Euclidean gradient g at w, in place.  Returns g.
 
@@ -138,6 +143,7 @@ class Constraint(Fixed, _thalweg.Constraint):
         self._tangent(w, g)
         return g
 
+    @_inputs.named("w, u")
     def retract(self, w: Any, u: Any) -> Any:
         """w becomes the point of the manifold that the tangent step u leads to, in place.  Returns w.
 
@@ -146,6 +152,7 @@ class Constraint(Fixed, _thalweg.Constraint):
         self._retract(w, u)
         return w
 
+    @_inputs.named("g")
     def lmo(self, g: Any, out: Any = None) -> Any:
         """A point s of the set that minimises <g, s>, in a new array of the shape of g or in `out`.  Returns the array.
 
