@@ -649,6 +649,13 @@ typedef struct {
   int busy;
 } Handle;
 
+/* Says which of the objects of a call is closed, by the name of its class. */
+static void fail_closed(Handle *self) {
+  PyObject *name = PyType_GetName(Py_TYPE((PyObject *)self));
+  if (name) fail(self->state, TW_ERROR_HANDLE, "this %U is closed", name);
+  Py_XDECREF(name);
+}
+
 /* Claims the handle for this call; 0 when that is not possible, with an exception set. */
 static int enter(Handle *self) {
   if (!self->state) {
@@ -656,7 +663,7 @@ static int enter(Handle *self) {
     return 0;
   }
   if (!self->handle) {
-    fail(self->state, TW_ERROR_HANDLE, "the handle is closed");
+    fail_closed(self);
     return 0;
   }
   if (self->busy) {

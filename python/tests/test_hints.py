@@ -157,3 +157,16 @@ def test_an_average_of_gradients() -> None:
         tw.Optimizer(arrays(), "ema(0.9) | sgd")
     with pytest.raises(tw.MethodError, match="no method `scale_by_nothing`\n"):
         tw.Optimizer(arrays(), "scale_by_nothing | sgd")
+
+
+# ---- methods in the place of a number
+
+
+@pytest.mark.parametrize("sentence, says", [
+    ("fista(l1(0.5))", "got l1(0.5): write regularizer=l1(0.5)"), ("fista(l1)", "got l1: write regularizer=l1"),
+    ("fista(mu=l1(0.5))", "got l1(0.5): write regularizer=l1(0.5)"), ("cg(l1)", "got l1"), ("cg(five)", "got five"),
+])
+def test_a_method_by_its_place_is_told_its_name(sentence: str, says: str) -> None:
+    with pytest.raises(tw.ValueTypeError) as caught:
+        tw.solver(sentence)
+    assert str(caught.value).splitlines()[0].endswith(says)

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import Any
+import copy
+import math
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Never
 
 import numpy as np
 
-from . import _registry, _sentence
-from ._errors import CountError, DtypeError, MethodError, RangeError, ShapeError, error
+from . import _arrays, _keywords, _registry, _sentence
+from ._errors import (
+    CountError,
+    DtypeError,
+    Error,
+    FormatError,
+    MethodError,
+    MismatchError,
+    RangeError,
+    ShapeError,
+    ValueTypeError,
+    error,
+)
 from ._objects import Card, Fixed
 from ._optimizer import Optimizer
 
 
 class Aggregator(Fixed):
-    __slots__ = ("sentence", "_optimizer", "_at")
+    __slots__ = ("sentence", "_optimizer", "_at", "_tasks")
     __doc__ = Card("""One gradient made of those of several tasks or workers: aggregate("upgrad")(jacobian).
 
     The number of tasks is that of the rows, unless the sentence says it.  What a method remembers of earlier calls
-    (gradvac, nash_mtl, gcond, ...) belongs to the object: one for each run, called once a step.
+    (gradvac, nash_mtl, gcond, ...) belongs to the object: one for each run, called once a step.  state_dict() has it,
+    and so have copies and pickles.
     """)
 
     def __init__(self, sentence: str) -> None:
@@ -34,6 +49,7 @@ class Aggregator(Fixed):
                         "methods --need task_gradient` lists what does")
         self._optimizer: Optimizer | None = None
         self._at: list[np.ndarray] = []
+        self._tasks = 0
 
     def __repr__(self) -> str:
         return f"thalweg.aggregate({self.sentence!r})"
@@ -46,32 +62,76 @@ class Aggregator(Fixed):
         losses    of the tasks, for methods that ask for them
 
         An array like a row, or a list of them.  CountError where the rows are not the tasks of the sentence or of
-        earlier calls, NonfiniteError where a method meets a NaN; nothing that is remembered has changed then.
+        earlier calls, NonfiniteError where a method meets a NaN, NeedsError where the losses are missing,
+        UnknownNameError where the method takes none; nothing that is remembered has changed then.
         """
         several = isinstance(jacobian, (list, tuple))
         given = list(jacobian) if several else [jacobian]
-        parts = [np.asarray(part.detach() if hasattr(part, "detach") else part) for part in given]
-        tasks = self._check(parts, losses)
-        if self._optimizer is None:
-            self._make(parts, tasks)
-        elif [a.shape for a in self._at] != [part.shape[1:] for part in parts] or self._at[0].dtype != parts[0].dtype:
+        parts = [_read(part) for part in given]
+        tasks = self._check(parts)
+        values = None if losses is None else _losses(losses, tasks)
+        fresh = self._optimizer is None
+        if fresh:
+            at = [np.zeros(part.shape[1:], part.dtype) for part in parts]
+            self._optimizer, self._at, self._tasks = self._made(at, tasks), at, tasks
+        elif [(a.shape, a.dtype) for a in self._at] != [(part.shape[1:], part.dtype) for part in parts]:
             raise error(ShapeError, f"{self!r} was called with other tensors before: "
                         f"{[f'{a.dtype} {a.shape}' for a in self._at]} behind the tasks, "
                         f"{[f'{p.dtype} {p.shape[1:]}' for p in parts]} now")
-        assert self._optimizer is not None
         for at in self._at:
             at[...] = 0
-        for k, loss in enumerate(losses if losses is not None else ()):
-            self._optimizer.observe(f"loss_{k}", float(loss))
+        try:
+            self._combine(parts, tasks, values)
+        except Error as problem:
+            if fresh:  # a first call that is refused settles nothing
+                self._optimizer, self._at, self._tasks = None, [], 0
+            if "loss_0" not in str(problem):
+                raise
+            wants = "needs the losses of the tasks, as losses=[...]" if values is None else "takes no losses"
+            raise error(type(problem), f"{self!r} {wants}") from problem
+        # plain SGD with a rate of 1, from 0
+        steps = [0 - at for at in self._at]
+        combined = [g.new_tensor(s) if hasattr(g, "new_tensor") else s for s, g in zip(steps, given, strict=True)]
+        return combined if several else combined[0]
+
+    def _combine(self, parts: list[np.ndarray], tasks: int, losses: list[float] | None) -> None:
+        assert self._optimizer is not None
+        for k, loss in enumerate(losses or ()):
+            self._optimizer.observe(f"loss_{k}", loss)
         with contextlib.closing(self._optimizer.requests()) as requests:
             for request in requests:
                 if request.count != tasks:
                     raise error(CountError, f"{self!r} is for {request.count} tasks, got {tasks} rows")
                 request.answer([part[request.index] for part in parts], stay=True)
-        # plain SGD with a rate of 1, from 0
-        steps = [0 - at for at in self._at]
-        combined = [g.new_tensor(s) if hasattr(g, "new_tensor") else s for s, g in zip(steps, given, strict=True)]
-        return combined if several else combined[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers of its calls, as plain values: the sentence, the number of tasks, the tensors behind them
+        ([dtype, extents...]) and {"state": bytes}; before the first call there are no tasks and no state."""
+        tensors = [[str(a.dtype), *a.shape] for a in self._at]
+        state = b"" if self._optimizer is None else self._optimizer._save()
+        return {"sentence": self.sentence, "tasks": self._tasks, "tensors": tensors, "state": state}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on from there.  FormatError for what is none, MismatchError for the state of another sentence; an error
+        changes nothing."""
+        try:
+            sentence, tasks, state = state_dict["sentence"], state_dict["tasks"], state_dict["state"]
+            at = [np.zeros([int(n) for n in extents], dtype) for dtype, *extents in state_dict["tensors"]]
+            memoryview(state).release()
+            if isinstance(tasks, bool) or not isinstance(tasks, int) or (tasks > 0) != bool(at):
+                raise ValueError(f"{tasks!r} tasks of {len(at)} tensors")
+        except (KeyError, TypeError, ValueError, IndexError) as problem:
+            raise error(FormatError, f"{self!r}: what its state_dict() gave is expected: {problem!r}") from problem
+        if sentence != self.sentence:
+            raise error(MismatchError, f"what was saved is of {sentence!r}, this aggregator is {self.sentence!r}")
+        optimizer = None
+        if at:
+            optimizer = self._made(at, tasks)
+            optimizer._load(state)
+        self._optimizer, self._at, self._tasks = optimizer, at, tasks
+
+    def __copy__(self) -> Aggregator:
+        return copy.deepcopy(self)  # what is remembered is the copy's own
 
     @staticmethod
     def _checked(sentence: str) -> str:
@@ -80,44 +140,66 @@ class Aggregator(Fixed):
             raise error(RangeError, f"an aggregator is one stage, got {sentence!r}")
         return sentence
 
-    def _check(self, parts: list[np.ndarray], losses: Sequence[float] | None) -> int:
+    @staticmethod
+    def _check(parts: list[np.ndarray]) -> int:
+        shapes = [part.shape for part in parts]
         if not parts or any(part.ndim == 0 for part in parts) or len({len(part) for part in parts}) != 1:
-            raise error(ShapeError, "expected one row a task in every array, got shapes "
-                        f"{[part.shape for part in parts]}")
+            raise error(ShapeError, f"jacobian: expected one row a task in every array, got shapes {shapes}")
         if len({part.dtype for part in parts}) != 1 or parts[0].dtype not in (np.float32, np.float64):
-            raise error(DtypeError, "expected arrays that are all float32 or all float64, got "
+            raise error(DtypeError, "jacobian: expected arrays that are all float32 or all float64, got "
                         f"{[str(p.dtype) for p in parts]}")
         if len(parts) > 1 and all(part.ndim == 1 for part in parts):
-            raise error(ShapeError, f"expected one array (tasks, shape...) for each tensor, got {len(parts)} arrays of "
-                        f"shapes {[part.shape for part in parts]}: stack gradients, one a task, to one array "
-                        "(np.stack(gradients), torch.stack)")
-        tasks = len(parts[0])
-        if tasks == 0:
-            raise error(CountError, "expected at least one task, got none")
-        if losses is not None and len(losses) != tasks:
-            raise error(CountError, f"expected {tasks} losses, one a task, got {len(losses)}")
-        return tasks
+            raise error(ShapeError, f"jacobian: expected one array (tasks, shape...) for each tensor, got {len(parts)} "
+                        f"arrays of shapes {shapes}: stack gradients, one a task, to one array (np.stack(gradients), "
+                        "torch.stack)")
+        if len(parts[0]) == 0:
+            raise error(CountError, f"jacobian: expected at least one task, got none: shapes {shapes}")
+        return len(parts[0])
 
-    def _make(self, parts: list[np.ndarray], tasks: int) -> None:
-        self._at = [np.zeros(part.shape[1:], part.dtype) for part in parts]
+    def _made(self, at: list[np.ndarray], tasks: int) -> Optimizer:
+        """What combines the rows for tensors like `at`."""
         name, _, inside = self.sentence.strip().removesuffix(")").partition("(")
         settings = _sentence.settings(inside)
         said = any(key in ("tasks", None) for key in settings)  # without a name it is the first
         if said or all(p.name != "tasks" for p in _registry.by_name()[name.strip()].parameters):
-            self._optimizer = Optimizer(self._at, f"{self.sentence} | sgd(lr=1)")
-            return
+            return Optimizer(at, f"{self.sentence} | sgd(lr=1)")
 
         def made(tasks: int) -> Optimizer:
             text = f"tasks={tasks}" + (f", {inside}" if settings else "")
-            return Optimizer(self._at, f"{name}({text}) | sgd(lr=1)")
+            return Optimizer(at, f"{name}({text}) | sgd(lr=1)")
 
-        self._optimizer = made(tasks)
-        with contextlib.closing(self._optimizer.requests()) as requests:
+        optimizer = made(tasks)
+        with contextlib.closing(optimizer.requests()) as requests:
             more = next(iter(requests)).count - tasks  # pareto_da asks for one gradient that is of no task
-        if more:
-            self._optimizer = made(tasks - more)
+        return made(tasks - more) if more else optimizer
 
 
-def aggregate(sentence: str) -> Aggregator:
+def _read(part: Any) -> np.ndarray:
+    try:
+        array = np.asarray(part.detach() if hasattr(part, "detach") else part)
+    except (TypeError, ValueError) as problem:  # types that NumPy does not know, other devices, rows of several lengths
+        text = f"jacobian: {_arrays._article(part)} is no array of float32 or float64: {problem}"
+        raise error(DtypeError, text) from problem
+    if array.dtype == object:
+        raise error(DtypeError, f"jacobian: {_arrays._article(part)} is not an array")
+    return array
+
+
+def _losses(losses: Any, tasks: int) -> list[float]:
+    try:
+        values = [float(loss) for loss in losses]
+    except (TypeError, ValueError):
+        text = f"losses: {tasks} numbers are expected, one a task, got {reprlib.repr(losses)}"
+        raise error(ValueTypeError, text) from None
+    if len(values) != tasks:
+        raise error(CountError, f"expected {tasks} losses, one a task, got {len(values)}")
+    for k, value in enumerate(values):
+        if not math.isfinite(value):
+            raise error(RangeError, f"losses: finite numbers are expected, got {value} of task {k}")
+    return values
+
+
+def aggregate(sentence: str, **settings: Never) -> Aggregator:
     """An aggregator on its own: aggregate("upgrad")(jacobian)."""
+    _keywords.refuse(sentence, settings, "aggregate")
     return Aggregator(sentence)

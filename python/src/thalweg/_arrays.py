@@ -38,7 +38,7 @@ def adapt(value: Any) -> tuple[Any, bool, bool, int]:
                 return f"cannot be borrowed through DLPack: {problem}", False, False, STAYS
             return capsule, False, read_only, UNKNOWN
         if not hasattr(value, "__array_interface__"):
-            return f"{_article(value)} is not an array (buffer protocol or DLPack)", False, False, STAYS
+            return refusal(value), False, False, STAYS
         value, known = np.asarray(value), UNKNOWN
     if is_masked(value):
         return MASKED, False, False, STAYS
@@ -79,6 +79,12 @@ def is_masked(value: Any) -> bool:
     """True for masked arrays, whose elements do not all count."""
     ma = sys.modules.get("numpy.ma")
     return ma is not None and isinstance(value, ma.MaskedArray)
+
+
+def refusal(value: Any) -> str:
+    """What is said of something that is no array."""
+    text = f"{_article(value)} is not an array (buffer protocol or DLPack)"
+    return text + ("; np.array(...) makes one of numbers" if isinstance(value, (list, tuple)) else "")
 
 
 def _article(value: Any) -> str:

@@ -72,6 +72,8 @@ def with_hint(message: str) -> str:
     if found := re.search(UNKNOWN, first):
         hint = _of_stage(found[1])
         return first.replace(found[0], found[0].partition(" (")[0] + hint, 1) + line + rest if hint else message
+    if found := re.match(r"(\w+): `\w+` must be .*, got ((\w+)(?:\(.*\))?)$", first):
+        return first + _of_held(found[1], found[2], found[3]) + line + rest
     found = re.search(r"(no hyper-parameter `(\w+)`)(?: \(did you mean `\w+`\?\))?; (?:it has|there are): (.*)", first)
     if found is None:
         return message
@@ -98,6 +100,17 @@ def _of_stage(name: str) -> str:
     if meant is None:
         return ""
     return f" (here it is {meant})" if " " in meant or "`" in meant else f" (did you mean `{meant}`?)"
+
+
+def _of_held(method: str, text: str, name: str) -> str:
+    """The hint for a method that was given by its place, where another hyper-parameter takes one of its kind; or ""."""
+    from . import _registry
+
+    known = _registry.by_name()
+    if method not in known or name not in known:
+        return ""
+    takes = next((p.name for p in known[method].parameters if p.type == known[name].kind), None)
+    return f": write {takes}={text}" if takes else ""
 
 
 def _of_parentheses(shown: str) -> str:

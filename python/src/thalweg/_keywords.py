@@ -11,11 +11,19 @@ from ._errors import Error
 from ._hints import familiar
 
 
-def refusal(sentence: Any, keywords: Mapping[str, Any], options: Iterable[str]) -> TypeError:
+def refuse(sentence: Any, keywords: Mapping[str, Any], who: str) -> None:
+    """Raises the error for keywords of what takes none."""
+    if keywords:
+        raise refusal(sentence, keywords, (), who)
+
+
+def refusal(
+    sentence: Any, keywords: Mapping[str, Any], options: Iterable[str], who: str = "Optimizer"
+) -> TypeError:
     """The error for keywords that are none of the options: with the sentence as it has them, where a stage of it does,
     else with the name that is nearest."""
     what = "an unexpected keyword argument" if len(keywords) == 1 else "unexpected keyword arguments"
-    text = f"Optimizer() got {what} {', '.join(map(repr, keywords))}"
+    text = f"{who}() got {what} {', '.join(map(repr, keywords))}"
     places, written, left = _written(sentence if isinstance(sentence, str) else "", keywords)
     if written:
         text += f": settings belong in the sentence, as in {written}"

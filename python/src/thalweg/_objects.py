@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, Never, overload
 
 import numpy as np
 
-from . import _arrays, _registry, _sentence, _thalweg
-from ._errors import MethodError, RangeError, UnknownNameError, ValueTypeError, error
+from . import _inputs, _keywords, _registry, _sentence, _steps, _thalweg
+from ._errors import ArgumentError, Error, MethodError, ValueTypeError, error
 
 
 class Card:
@@ -53,60 +53,6 @@ def _check_kind(sentence: str, kind: str) -> None:
                     f"thalweg.{method.kind}({sentence!r}) makes it\n  {sentence}\n  ^")
 
 
-def _read_inputs(thing: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """`given`, with arrays in place of Python's numbers for inputs without axes, and int64 in place of small integers.
-
-    A number does not make the arithmetic wider than the arrays do.
-    """
-    real = [v for v in given.values() if getattr(v, "shape", ()) and _dtype_name(v).startswith(("float", "bfloat"))]
-    wide = not real or any(_dtype_name(v) == "float64" for v in real)
-    read = dict(given)
-    for i in thing.inputs:
-        value = given.get(i.name)
-        if isinstance(value, (bool, int, float)) and not _axes(i) and not i.result:
-            whole = i.integer and not isinstance(value, float)
-            if whole and not -(2**63) <= value < 2**63:
-                raise error(RangeError, f"{i.name}: a whole number of 64 bits is expected, got {value}")
-            read[i.name] = np.array(value, np.int64 if whole else np.float64 if wide else np.float32)
-        elif i.integer and not i.result and _dtype_name(value) in SMALL_INTEGERS:
-            torch = hasattr(value, "new_zeros")
-            read[i.name] = value.long() if torch else np.asarray(value).astype(np.int64)
-    return read
-
-
-SMALL_INTEGERS = ("bool", "int8", "uint8", "int16", "uint16", "uint32")
-
-
-def _dtype_name(value: Any) -> str:
-    """"float32", of NumPy, torch and JAX; "" for what has no dtype."""
-    return str(getattr(value, "dtype", "")).rpartition(".")[2]
-
-
-def _empty_like(value: Any, what: str) -> Any:
-    """A new zero array of the kind of `value`."""
-    if isinstance(value, np.ndarray):
-        return np.zeros_like(value)
-    if hasattr(value, "new_zeros"):  # torch
-        return value.detach().new_zeros(value.shape)
-    if not _arrays.is_array(value):
-        raise TypeError(f"{what} is an array, not {type(value).__name__}")
-    return np.zeros_like(np.asarray(value))
-
-
-def _inputs_of(sentence: str) -> tuple[_registry.Input, ...]:
-    """The declared inputs of the method that a sentence of one stage names."""
-    return _registry.by_name()[_sentence.stages(sentence)[0]].inputs
-
-
-def _in_order(thing: Any, given: dict[str, Any]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    """The names of the inputs of an object, and the given arrays in that order, None where there is none."""
-    names = tuple(i.name for i in thing.inputs)
-    for name in given:
-        if name not in names:
-            raise error(UnknownNameError, f"{thing!r} has no input {name!r}; it has: {', '.join(names) or 'none'}")
-    return names, tuple(given.get(name) for name in names)
-
-
 class Regularizer(Fixed, _thalweg.Regularizer):
     __slots__ = ("sentence", "inputs", "__weakref__")
     __doc__ = Card("""A penalty, from one stage: regularizer("group_lasso(1e-3, axis=row)").
@@ -117,28 +63,49 @@ class Regularizer(Fixed, _thalweg.Regularizer):
     def __init__(self, sentence: str) -> None:
         self.sentence = _sentence.check_text(sentence)
         self._create(sentence)
-        self.inputs = _inputs_of(sentence)
+        self.inputs = _inputs.inputs_of(sentence)
 
+    @_inputs.named("w")
     def value(self, w: Any, /, **inputs: Any) -> float:
-        """The penalty at the array w, its weight included.  NeedsError names an input that is missing."""
-        return self._value_with(*_in_order(self, {**inputs, "w": w})) if inputs else self._value(w)
+        """The penalty at the array w, of any shape that it takes, its weight included; w is only read.
 
+        NeedsError names an input that is missing, ShapeError a shape that does not fit; of empty arrays it is 0.
+        """
+        return self._value_with(*_inputs.in_order(self, {**inputs, "w": w})) if inputs else self._value(w)
+
+    @_inputs.named("w")
     def gradient(self, w: Any, out: Any = None, scale: float = 1.0, **inputs: Any) -> Any:
-        """The gradient at w, in a new array; or added to `out`, times `scale`.  Returns the array."""
+        """scale times the gradient at w, in a new array of the shape of w; or added to `out`.  Returns the array.
+
+        UnsupportedError where the penalty has no gradient; `out` is as before then.
+        """
         if out is None:
-            out = _empty_like(w, "w")
+            out = _inputs.empty_like(w, "w")
+        else:
+            _inputs.check_out(out, w, "w")
         if inputs:
-            self._gradient_with(*_in_order(self, {**inputs, "w": w}), scale, out)
+            self._gradient_with(*_inputs.in_order(self, {**inputs, "w": w}), scale, out)
         else:
             self._gradient(w, scale, out)
         return out
 
-    def prox(self, w: Any, t: float) -> Any:
-        """w becomes argmin_u 1/2 |u - w|^2 + t * penalty(u), in place; t >= 0.  Returns w.
+    @_inputs.named("w")
+    def prox(self, w: Any, step: Any = None, *, t: Any = None) -> Any:
+        """w becomes argmin_u 1/2 |u - w|^2 + step * penalty(u), in place.  Returns w.
 
-        UnsupportedError where the penalty has no prox.
+        step  at least 0; or an array of such numbers, of the shape of w or one that broadcasts to it (a step a row:
+              (n, 1)): argmin_u sum_i (u_i - w_i)^2/(2 step_i) + penalty(u).  One call of the library for each
+              different step, in float64
+        t     the same, by its former name
+
+        UnsupportedError where the penalty has no prox, or its elements depend on one another and have several steps
+        (rows of group_lasso may have one each); RangeError, ShapeError, ValueTypeError for steps that are none,
+        NonfiniteError where the penalty needs finite numbers.  w is as before then.
         """
-        self._prox(w, t)
+        if (step is None) == (t is None):
+            raise error(ArgumentError, "prox: one step is expected, as in prox(w, step=0.1), got "
+                        + ("none" if step is None else "both `step` and `t`"))
+        _steps.apply(self._prox, w, t if step is None else step, self)
         return w
 
     def __repr__(self) -> str:
@@ -156,25 +123,45 @@ class Constraint(Fixed, _thalweg.Constraint):
         self.sentence = _sentence.check_text(sentence)
         self._create(sentence)
 
+    @_inputs.named("w")
     def project(self, w: Any) -> Any:
-        """w becomes the nearest point of the set, in place.  Returns w."""
+        """w becomes the nearest point of the set, in place.  Returns w.
+
+        ShapeError for a shape that the set does not take, NonfiniteError where it needs finite numbers; w is as before
+        then.  A set of lines (axis=...) takes each by itself.
+        """
         self._project(w)
         return w
 
+    @_inputs.named("w, g")
     def tangent(self, w: Any, g: Any) -> Any:
-        """g becomes the Riemannian gradient of the Euclidean gradient g at w, in place.  Returns g."""
+        """g becomes the Riemannian gradient of the Euclidean gradient g at w, in place.  Returns g.
+
+        w is a point of the manifold (`project` makes one: it is not looked at here), g of its shape.  UnsupportedError
+        for sets that are no manifolds.
+        """
         self._tangent(w, g)
         return g
 
+    @_inputs.named("w, u")
     def retract(self, w: Any, u: Any) -> Any:
-        """w becomes the point of the manifold that the tangent step u leads to, in place.  Returns w."""
+        """w becomes the point of the manifold that the tangent step u leads to, in place.  Returns w.
+
+        w and u as in `tangent`.  With retraction=exp, where a manifold has it, this is the exponential map.
+        """
         self._retract(w, u)
         return w
 
+    @_inputs.named("g")
     def lmo(self, g: Any, out: Any = None) -> Any:
-        """A point of the set that minimises <g, s>, in a new array or in `out`.  Returns the array."""
+        """A point s of the set that minimises <g, s>, in a new array of the shape of g or in `out`.  Returns the array.
+
+        UnsupportedError where the set has no such oracle, or no lowest point.
+        """
         if out is None:
-            out = _empty_like(g, "g")
+            out = _inputs.empty_like(g, "g")
+        else:
+            _inputs.check_out(out, g, "g")
         self._lmo(g, out)
         return out
 
@@ -208,45 +195,56 @@ class Objective(Fixed, _thalweg.Objective):
         self.sentence = _sentence.check_text(sentence)
         self._create(sentence)
         _check_kind(sentence, self._kind)
-        self.inputs = _inputs_of(sentence)
+        self.inputs = _inputs.inputs_of(sentence)
 
-    def __call__(self, **inputs: Any) -> float:
+    def __call__(self, *unnamed: Never, **inputs: Any) -> float:
         """The value.  NeedsError names an input that is missing, ShapeError an axis that does not fit."""
-        return self._forward(None, *_in_order(self, _read_inputs(self, inputs)))
+        _inputs.check_named(self, unnamed)
+        return self._forward(None, *_inputs.in_order(self, _inputs.read_inputs(self, inputs)))
 
     def forward(self, cache: Cache | None = None, /, **inputs: Any) -> tuple[float, Cache]:
         """The value, and what `pullback` needs: in `cache`, or in a new one.  The arrays may change afterwards."""
         if cache is None:
             cache = Cache()
-        return self._forward(cache, *_in_order(self, _read_inputs(self, inputs))), cache
+        return self._forward(cache, *_inputs.in_order(self, _inputs.read_inputs(self, inputs))), cache
 
     def pullback(self, cache: Cache, upstream: float = 1.0, /, **gradients: Any) -> dict[str, Any]:
         """Adds upstream * (gradient with respect to each input named) to the arrays given; returns them by name.
 
         A result (see `inputs`) is added to its array likewise.  NonfiniteError where the value has no gradient.
         """
-        self._pullback(cache, upstream, *_in_order(self, gradients))
+        self._pullback(cache, upstream, *_inputs.in_order(self, gradients))
         return gradients
 
-    def value_and_grad(self, **inputs: Any) -> tuple[float, dict[str, Any]]:
-        """The value, and new arrays: the gradient of every differentiable input, and the results, by name."""
-        inputs = _read_inputs(self, inputs)
+    def value_and_grad(self, *unnamed: Never, **inputs: Any) -> tuple[float, dict[str, Any]]:
+        """The value, and new arrays: the gradient of every differentiable input, and the results, by name.
+
+        NonfiniteError where the value is infinite or NaN, which has no gradient; such a call does not count.
+        """
+        _inputs.check_named(self, unnamed)
+        inputs = _inputs.read_inputs(self, inputs)
+        before = self._save()
         value, cache = self.forward(**inputs)
         sizes = self._sizes(inputs)
         out = {}
         for i in self.inputs:
             if i.differentiable and inputs.get(i.name) is not None:
-                out[i.name] = _empty_like(inputs[i.name], i.name)
-            elif i.result and all(axis in sizes for axis in _axes(i)):
-                out[i.name] = _zeros_like_inputs(self.inputs, inputs, sum((sizes[axis] for axis in _axes(i)), ()))
-        return value, self.pullback(cache, 1.0, **out)
+                out[i.name] = _inputs.empty_like(inputs[i.name], i.name)
+            elif i.result and all(axis in sizes for axis in _inputs.axes(i)):
+                shape = sum((sizes[axis] for axis in _inputs.axes(i)), ())
+                out[i.name] = _inputs.zeros_like_inputs(self.inputs, inputs, shape)
+        try:
+            return value, self.pullback(cache, 1.0, **out)
+        except Error:
+            self._load(before)
+            raise
 
     def _sizes(self, inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         """The extents that the axes stand for in arrays that fit; "..." stands for several."""
-        sizes = {axis: (int(axis),) for i in self.inputs for axis in _axes(i) if axis.isdigit()}
+        sizes = {axis: (int(axis),) for i in self.inputs for axis in _inputs.axes(i) if axis.isdigit()}
         for i in self.inputs:
             if inputs.get(i.name) is not None:
-                shape, axes = tuple(inputs[i.name].shape), _axes(i)
+                shape, axes = tuple(inputs[i.name].shape), _inputs.axes(i)
                 if "..." in axes:
                     first = axes.index("...")
                     end = len(shape) - (len(axes) - first - 1)
@@ -260,8 +258,9 @@ class Objective(Fixed, _thalweg.Objective):
         return {"state": self._save()}
 
     def load_state_dict(self, state_dict: dict[str, bytes]) -> None:
-        """Goes on from there.  MismatchError for the state of another one; an error changes nothing."""
-        self._load(state_dict["state"])
+        """Goes on from there.  FormatError for what is none, MismatchError for the state of another one; an error
+        changes nothing."""
+        self._load(_inputs.state_in(self, state_dict))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__.lower()}({self.sentence!r})"
@@ -282,12 +281,12 @@ class Diagnostic(Objective):
     """)
     _kind = "diagnostic"
 
-    def __call__(self, **inputs: Any) -> Any:
+    def __call__(self, *unnamed: Never, **inputs: Any) -> Any:
         """The number, or the results by name.  NeedsError names an input that is missing."""
         if not any(i.result for i in self.inputs):
-            return super().__call__(**inputs)
+            return super().__call__(*unnamed, **inputs)
         names = {i.name for i in self.inputs if i.result}
-        found = {k: v for k, v in self.value_and_grad(**inputs)[1].items() if k in names}
+        found = {k: v for k, v in self.value_and_grad(*unnamed, **inputs)[1].items() if k in names}
         return {k: float(v) if not v.shape else v for k, v in found.items()}
 
 
@@ -300,21 +299,9 @@ class Weighting(Objective):
     """)
     _kind = "weighting"
 
-    def __call__(self, **inputs: Any) -> Any:
+    def __call__(self, *unnamed: Never, **inputs: Any) -> Any:
         """The weights, in an array of the kind of the losses.  NeedsError names an input that is missing."""
-        return self.value_and_grad(**inputs)[1]["weights"]
-
-
-def _zeros_like_inputs(declared: tuple[_registry.Input, ...], given: dict[str, Any], shape: tuple[int, ...]) -> Any:
-    """A zero array of that shape, of the kind and dtype of the real inputs; float64 where there is none."""
-    like = next((given[i.name] for i in declared if not i.integer and given.get(i.name) is not None), None)
-    if like is None:
-        return np.zeros(shape)
-    return like.new_zeros(shape) if hasattr(like, "new_zeros") else np.zeros(shape, np.asarray(like).dtype)
-
-
-def _axes(i: _registry.Input) -> list[str]:
-    return [axis.strip() for axis in i.shape.strip("()").split(",") if axis.strip()]
+        return self.value_and_grad(*unnamed, **inputs)[1]["weights"]
 
 
 class Schedule(Fixed, _thalweg.Schedule):
@@ -352,8 +339,9 @@ class Schedule(Fixed, _thalweg.Schedule):
         return {"state": self._save()}
 
     def load_state_dict(self, state_dict: dict[str, bytes]) -> None:
-        """Goes on from there.  MismatchError for the state of another schedule; an error changes nothing."""
-        self._load(state_dict["state"])
+        """Goes on from there.  FormatError for what is none, MismatchError for the state of another schedule; an
+        error changes nothing."""
+        self._load(_inputs.state_in(self, state_dict))
 
     def __repr__(self) -> str:
         return f"schedule({self.sentence!r})"
@@ -365,33 +353,39 @@ class Schedule(Fixed, _thalweg.Schedule):
         self._load(state)
 
 
-def regularizer(sentence: str) -> Regularizer:
+def regularizer(sentence: str, **settings: Never) -> Regularizer:
     """The penalty that the sentence names: regularizer("l1(1e-4)").value(w)."""
+    _keywords.refuse(sentence, settings, "regularizer")
     return Regularizer(sentence)
 
 
-def constraint(sentence: str) -> Constraint:
+def constraint(sentence: str, **settings: Never) -> Constraint:
     """The set that the sentence names: constraint("simplex(1.0)").project(w)."""
+    _keywords.refuse(sentence, settings, "constraint")
     return Constraint(sentence)
 
 
-def objective(sentence: str) -> Objective:
+def objective(sentence: str, **settings: Never) -> Objective:
     """The objective that the sentence names: objective("checkered_regression")(z=z, y=y)."""
+    _keywords.refuse(sentence, settings, "objective")
     return Objective(sentence)
 
 
-def weighting(sentence: str) -> Weighting:
+def weighting(sentence: str, **settings: Never) -> Weighting:
     """The weighting that the sentence names: weighting("dwa(temperature=2)")(losses=losses)."""
+    _keywords.refuse(sentence, settings, "weighting")
     return Weighting(sentence)
 
 
-def diagnostic(sentence: str) -> Diagnostic:
+def diagnostic(sentence: str, **settings: Never) -> Diagnostic:
     """The diagnostic that the sentence names: diagnostic("effective_rank")(x=x)."""
+    _keywords.refuse(sentence, settings, "diagnostic")
     return Diagnostic(sentence)
 
 
-def schedule(sentence: str) -> Schedule:
+def schedule(sentence: str, **settings: Never) -> Schedule:
     """The schedule that the sentence names: schedule("warmup_cosine(peak=1, warmup=10, total=100)")(5)."""
+    _keywords.refuse(sentence, settings, "schedule")
     return Schedule(sentence)
 
 

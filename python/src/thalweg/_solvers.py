@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 
-from . import _arrays, _registry, _sentence, _thalweg
-from ._errors import ArgumentError, NeedsError, ShapeError, UnknownNameError, ValueTypeError, error
+from . import _arrays, _keywords, _registry, _sentence, _thalweg
+from ._errors import ArgumentError, NeedsError, SequenceError, ShapeError, UnknownNameError, ValueTypeError, error
 from ._objects import Card, Fixed
 
 TYPES = {1: "<f4", 2: "<f8", 6: "<i8"}
+# NaNs that no arithmetic makes, by size: what is wanted begins with one, so that an answer that was forgotten is seen.
+UNFILLED = {4: np.uint32(0x7FD4_6861), 8: np.uint64(0x7FFD_6861_6C77_6567)}
 Shapes = tuple[tuple[int, ...], ...]
 
 
@@ -60,6 +62,13 @@ def _joined(name: str, value: Any, i: _registry.Input) -> tuple[Any, Shapes | No
     return np.concatenate(flat, -1), tuple(part.shape[k:] for part in parts)
 
 
+def _told(value: Any) -> str:
+    """What came, in words."""
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"an array of the shape {tuple(value.shape)}" if hasattr(value, "shape") else reprlib.repr(value)
+
+
 class SolverRequest(Mapping[str, Any]):
     """What a run needs now: arrays by name, those that are given and those that are wanted.
 
@@ -89,19 +98,25 @@ class SolverRequest(Mapping[str, Any]):
         if not isinstance(array, list):
             return self._fill(name, array, value)
         if not isinstance(value, (list, tuple)) or len(value) != len(array):
-            raise error(ArgumentError, f"{name!r} is a list of {len(array)} arrays")
+            raise error(ArgumentError, f"{self._about(name)} is a list of {len(array)} arrays, got {_told(value)}")
         for part, given in zip(array, value):
             self._fill(name, part, given)
 
-    @staticmethod
-    def _fill(name: str, array: np.ndarray, value: Any) -> None:
+    def _fill(self, name: str, array: np.ndarray, value: Any) -> None:
         given = value
-        value = np.asarray(value.detach() if hasattr(value, "detach") else value)
+        try:
+            value = np.asarray(value.detach() if hasattr(value, "detach") else value)
+        except ValueError:  # parts of different shapes
+            raise error(ShapeError, f"{self._about(name)} has the shape {array.shape}, got {_told(given)}") from None
         if value.dtype.kind not in "biufV":  # V: 16-bit types that NumPy does not know itself
-            raise error(ValueTypeError, f"{name!r} takes real numbers, got {reprlib.repr(given)}")
+            raise error(ValueTypeError, f"{self._about(name)} takes real numbers, got {reprlib.repr(given)}")
         if value.shape != array.shape:
-            raise error(ShapeError, f"{name!r} has the shape {array.shape}, got {value.shape}")
+            raise error(ShapeError, f"{self._about(name)} has the shape {array.shape}, got {value.shape}")
         array[...] = value
+
+    def _about(self, name: str) -> str:
+        """What an answer is told by: the function's name is that of the request, its parts have names of their own."""
+        return repr(name) if name == self.name else f"{self.name}: {name!r}"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._fields)
@@ -122,7 +137,8 @@ class SolverRequest(Mapping[str, Any]):
         if len(self.wanted) == 1:
             values = (values,)
         if not isinstance(values, (tuple, list)) or len(values) != len(self.wanted):
-            raise error(ArgumentError, f"{self.name!r} wants {', '.join(self.wanted)}: a tuple of {len(self.wanted)}")
+            raise error(ArgumentError, f"{self.name!r} wants {', '.join(self.wanted)}: a tuple of {len(self.wanted)}, "
+                        f"got {_told(values)}")
         for name, value in zip(self.wanted, values):
             self[name] = value
 
@@ -151,6 +167,9 @@ class SolverResult(Mapping[str, Any]):
             return values[name]
         raise AttributeError(f"a result has no {name!r}; it has: {', '.join(values)}")
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._values})
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
@@ -176,6 +195,7 @@ class SolverRun(_thalweg.Solver):
         self.solver = solver
         self.outcome = ""
         self._asked: set[str] = set()
+        self._open: list[tuple[str, str, np.ndarray]] = []
         self._shapes = shapes
         self._waits = False
         self._create(solver.sentence)
@@ -184,20 +204,35 @@ class SolverRun(_thalweg.Solver):
         return self
 
     def __next__(self) -> SolverRequest:
+        if not self._waits and (unfilled := self._unfilled()) is not None:
+            kind, name = unfilled
+            raise error(SequenceError, f"{self.solver!r}: the request {kind!r} was not answered: {name!r} was not "
+                        "filled")
         request = self._ask(not self._waits)
         self._waits = False
         if request is None:
             raise StopIteration
         return request
 
+    def _unfilled(self) -> tuple[str, str] | None:
+        """The request that waits, and what of it holds no answer."""
+        return next(((kind, name) for kind, name, bits in self._open if bits[0] == UNFILLED[bits.dtype.itemsize]), None)
+
     def _ask(self, goes_on: bool) -> SolverRequest | None:
         kind, tag, self.outcome, rows = self._next(goes_on)
+        self._open = []
         if kind < 0:
             return None
         asked = self.solver.asks[kind]
         self._asked.add(asked.name)
         tensors = asked.given + asked.wanted
-        fields = {i.name: _split(self._array(row), i, self._shapes) for i, row in zip(tensors, rows)}
+        arrays = [self._array(row) for row in rows]
+        for i, array in list(zip(tensors, arrays))[len(asked.given) :]:
+            if array.size and array.dtype.kind == "f":
+                bits = array.reshape(-1)[:1].view(f"u{array.itemsize}")
+                bits[0] = UNFILLED[array.itemsize]
+                self._open.append((asked.name, i.name, bits))
+        fields = {i.name: _split(array, i, self._shapes) for i, array in zip(tensors, arrays)}
         return SolverRequest(asked.name, tag, fields, len(asked.given))
 
     def _array(self, row: tuple[Any, ...]) -> np.ndarray:
@@ -290,6 +325,9 @@ class Solver(Fixed):
         for name, value in inputs.items():
             if name not in declared:
                 raise error(UnknownNameError, f"{self!r} has no input {name!r}; {self._takes()}")
+            if isinstance(value, SolverResult):
+                raise error(ArgumentError, f"{self!r}: {name} is an array, not a whole result: give one of its arrays, "
+                            f"as {name}=result.{next(iter(value))}, or the result itself without a name")
             if declared[name].result and callable(value) and not _arrays.is_array(value):
                 raise error(ArgumentError, f"{self!r}: {name!r} is a result, and no function is asked for by that "
                             f"name; {self._takes()}")
@@ -310,11 +348,23 @@ class Solver(Fixed):
     def run(self, start: Mapping[str, Any] | None = None, /, **arguments: Any) -> SolverResult:
         """A whole run.  Arrays by name, and one function for each kind of request that the method makes.
 
+            result = solver.run(b=b, product=lambda vector: A @ vector)
+            result = solver.run(result, b=b, product=...)          # from where that one ended
+
+        `start` is the result of an earlier run: what is called x there begins as the input x0, if that is not given.
+        `result.outcome` says how it ended ("converged", "max_iter", "nonfinite", ...): an end at max_iter, or at an
+        answer that is not finite, is no exception.
+
         A function takes what the request gives, in order, and returns what it wants: one value, a tuple in order, or a
         dict.  NeedsError names what is missing; ArgumentError a function that the settings keep the run from asking
         for.
         """
         functions = {a.name: arguments.pop(a.name) for a in self.asks if a.name in arguments}
+        for a in self.asks:
+            if a.name in functions and not callable(functions[a.name]):
+                given = ", ".join(i.name for i in a.given)
+                raise error(ArgumentError, f"{self!r}: {a.name} is a function of ({given}), "
+                            f"not {_arrays._article(functions[a.name])}")
         run = self.requests(start, **arguments)
         result = self.answer(run, **functions)
         # What its settings rule out was meant to be asked for; what a path of the run does not need was not.
@@ -337,7 +387,8 @@ class Solver(Fixed):
         return f", or have it asked for with {self.method.name}({', '.join(names)})" if names else ""
 
     def answer(self, run: SolverRun, /, **functions: Callable[..., Any]) -> SolverResult:
-        """Carries a run to its end, with a function for each kind of request."""
+        """Carries a run to its end, with a function for each kind of request; the one that waits is answered first."""
+        run._waits = run._waits or run._unfilled() is not None
         for request in run:
             function = functions.get(request.name)
             if function is None:
@@ -362,6 +413,7 @@ class Solver(Fixed):
         return type(self), (self.sentence,)
 
 
-def solver(sentence: str) -> Solver:
+def solver(sentence: str, **settings: Never) -> Solver:
     """The solver that the sentence names: solver("cg(rtol=1e-8)").run(b=b, product=lambda v: A @ v)."""
+    _keywords.refuse(sentence, settings, "solver")
     return Solver(sentence)

@@ -335,9 +335,18 @@ def _alone_example(m: Method, extents: tuple[int, ...]) -> str:
     lines += [f"{i.name} = {_array(i)}" for i in others]
     given = "".join(f", {i.name}={i.name}" for i in others)
     if m.kind == "constraint":
-        return "\n".join([*lines, f'w = tw.constraint("{stage(m)}").project(w)                # in place'])
+        return "\n".join([*lines, f'constraint = tw.constraint("{stage(m)}")', "w = constraint.project(w)  # in place"])
     return "\n".join([*lines, f'penalty = tw.regularizer("{stage(m)}")',
                       f"value, gradient = penalty.value(w{given}), penalty.gradient(w{given})"])
+
+
+# What some of a kind can do besides: shown where it runs, the first of these.
+BESIDES = {
+    "regularizer": ["w = penalty.prox(w, step=0.1)  # in place"],
+    "constraint": ["u = constraint.tangent(w, rng.standard_normal(w.shape))  # of a gradient, in place\n"
+                   "w = constraint.retract(w, -0.1 * u)  # in place",
+                   "s = constraint.lmo(rng.standard_normal(w.shape))  # the point of the set farthest against it"],
+}
 
 
 def candidates(m: Method) -> Iterator[str]:
@@ -358,13 +367,18 @@ def candidates(m: Method) -> Iterator[str]:
     elif m.kind in ("regularizer", "constraint", "schedule"):
         for extents in ((4, 3), (4, 4), (4, 2), (2, 3, 3, 2)) if m.name not in STAGES else ((3,),):
             program = _alone_example(m, extents)
+            yield from (f"{program}\n{more}" for more in BESIDES.get(m.kind, ()))
             yield program
-            yield re.sub(r"\.project\(w\).*$", ".retract(w, 0.1 * w)", program, flags=re.M)
+            yield program.replace("project(w)", "retract(w, 0.1 * w)")
         if m.kind == "regularizer":
             head = _alone_example(m, (4, 3)).partition("value, gradient = ")[0]
             yield f"{head}w = penalty.prox(w, 1.0)"
     else:
-        yield _optimizer_example(m)
+        program = _optimizer_example(m)
+        if m.kind == "aggregator" and "task_gradient" in m.requests:
+            for tasks in ("[w, -0.5 * w, 0.1 * w]", "[w, -0.5 * w]"):
+                yield f'{program}\ncombined = tw.aggregate("{stage(m)}")(np.stack({tasks}))  # alone: one row a task'
+        yield program
 
 
 @cache
