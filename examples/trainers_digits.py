@@ -93,9 +93,9 @@ def with_lightning(data: TensorDataset, epochs: int, folder: Path, resume: bool)
             return {"optimizer": opt, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     saving = lightning.pytorch.callbacks.ModelCheckpoint(folder, "half", every_n_epochs=epochs // 2, save_top_k=1)
-    trainer = lightning.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, callbacks=[] if resume else [saving],
-                                enable_checkpointing=not resume, enable_progress_bar=False, enable_model_summary=False,
-                                default_root_dir=folder)
+    trainer = lightning.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, callbacks=[] if resume else [saving], default_root_dir=folder,
+        enable_checkpointing=not resume, enable_progress_bar=False, enable_model_summary=False)
     module = Digits()
     trainer.fit(module, loader, ckpt_path=str(folder / "half.ckpt") if resume else None)
     return module.net, trainer.optimizers[0].param_groups[0]["lr"]
@@ -152,7 +152,8 @@ def main() -> int:
             print(f"{name:<14}{'not installed':>14}: {', '.join(missing)}")
             continue
         with tempfile.TemporaryDirectory() as folder:
-            (net, rate), (again, _) = (RUNS[name](data, arguments.epochs, Path(folder), resume) for resume in (False, True))
+            net, rate = RUNS[name](data, arguments.epochs, Path(folder), False)
+            again, _ = RUNS[name](data, arguments.epochs, Path(folder), True)
         same = all(torch.equal(p, q) for p, q in zip(net.parameters(), again.parameters(), strict=True))
         with torch.no_grad():
             accuracy = float((net(images).argmax(1) == digits).float().mean())

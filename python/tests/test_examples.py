@@ -119,7 +119,8 @@ def test_distributed_digits() -> None:
     torch = pytest.importorskip("torch")
     if not torch.distributed.is_available():
         pytest.skip("torch has no torch.distributed")
-    done = command("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "distributed_digits.py", "--epochs", "6")
+    done = command("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "distributed_digits.py",
+                   "--epochs", "6")
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.strip()}
     assert {"ddp", "owners", "zero", "fsdp2", "muon", "fedavg", "diloco"} <= rows.keys()

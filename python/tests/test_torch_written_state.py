@@ -1,4 +1,4 @@
-"""`opt.state` as torch's users treat it: written in place, replaced, deleted, cleared; the next step goes by what is there."""
+"""`opt.state` as torch's users treat it: written in place, replaced, deleted, cleared; the next step goes by that."""
 
 from __future__ import annotations
 
