@@ -82,7 +82,8 @@ def test_every_step_is_that_of_optax(sentence: str) -> None:
             for one in runs:
                 one[1:] = one[0](*one[1:], float(k))
             for name in start:
-                np.testing.assert_allclose(runs[0][1][name], runs[1][1][name], tolerance, tolerance, err_msg=f"step {k}")
+                mine, other = (run[1][name] for run in runs)
+                np.testing.assert_allclose(mine, other, tolerance, tolerance, err_msg=f"step {k}")
         assert all(bool((runs[0][1][name] != start[name]).all()) for name in start)
 
 

@@ -73,8 +73,8 @@ class Saved(Grouped):
         self._filled, self._filling = None, []
 
     def _adopt(self) -> None:
-        """Takes over what was put into `state`, written there or taken out since it was shown: rows of another optimizer,
-        as ZeroRedundancyOptimizer loads them, and what the caller changes.  MismatchError, FormatError."""
+        """Takes over what was put into `state`, written there or taken out since it was shown: what the caller changes,
+        and rows of another optimizer, as ZeroRedundancyOptimizer loads them.  MismatchError, FormatError."""
         whole = self.__dict__["state"]
         if self._filled is None or self.engine._pending is not None:
             return

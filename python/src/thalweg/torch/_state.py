@@ -127,8 +127,8 @@ def is_changed(row: Mapping[str, Any], shown: Mapping[str, tuple[Any, int]]) -> 
 def mended(
     row: Mapping[str, Any], shown: Mapping[str, tuple[Any, int]], own: Mapping[str, Any], name: str
 ) -> dict[str, Any] | None:
-    """A row of the state that the caller has changed, with what only the library reads; None: nothing is left of it, and
-    the parameter begins anew.  MismatchError where a part is missing, or has another shape.
+    """A row of the state that the caller has changed, with what only the library reads; None: nothing is left of it,
+    and the parameter begins anew.  MismatchError where a part is missing, or has another shape.
 
     row    as it is now
     shown  what was there, and how often it had been written
