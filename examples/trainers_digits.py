@@ -95,7 +95,8 @@ def with_lightning(data: TensorDataset, epochs: int, folder: Path, resume: bool)
     saving = lightning.pytorch.callbacks.ModelCheckpoint(folder, "half", every_n_epochs=epochs // 2, save_top_k=1)
     trainer = lightning.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, default_root_dir=folder,
-        callbacks=[] if resume else [saving], enable_checkpointing=not resume, enable_progress_bar=False, enable_model_summary=False)
+        callbacks=[] if resume else [saving], enable_checkpointing=not resume, enable_progress_bar=False,
+        enable_model_summary=False)
     module = Digits()
     trainer.fit(module, loader, ckpt_path=str(folder / "half.ckpt") if resume else None)
     return module.net, trainer.optimizers[0].param_groups[0]["lr"]
