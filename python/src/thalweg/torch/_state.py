@@ -21,6 +21,7 @@ from .. import _checkpoint, _groups, _optimizer
 from .._checkpoint import ACTIVE, STARTED, Entry
 from .._errors import CountError, FormatError, MismatchError, VersionError, error
 from .._partial import scalars_alone
+from ..distributed._tensors import local_part
 
 FORMAT = 2
 HEAD, COUNTERS, SCALARS, NAME, STEPS = "thalweg", "counters", "scalars", "name", "step"
@@ -115,8 +116,9 @@ def take_apart(engine: _optimizer.Optimizer, notes: Mapping[str, Any]) -> list[d
 
 
 def writes(value: Any) -> int:
-    """How often a tensor has been written."""
-    return int(getattr(value, "_local_tensor", value)._version)
+    """How often a tensor has been written; of a DTensor, as such or by its local part."""
+    part = local_part(value)
+    return int(value._version) + (0 if part is value else int(part._version))
 
 
 def is_changed(row: Mapping[str, Any], shown: Mapping[str, tuple[Any, int]]) -> bool:
