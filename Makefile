@@ -78,6 +78,15 @@ setup:
 	  $$( [ $$(id -u) = 0 ] || echo sudo ) env DEBIAN_FRONTEND=noninteractive apt-get update -qq && \
 	  $$( [ $$(id -u) = 0 ] || echo sudo ) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing > /dev/null; fi
 
+# What some tests use: without it they are left out, and say so.
+.PHONY: test-tools
+test-tools: setup
+	@missing=""; for p in qemu-user libeigen3-dev; do dpkg -s $$p > /dev/null 2>&1 || missing="$$missing $$p"; done; \
+	[ -z "$$missing" ] || { echo "installing$$missing"; \
+	  $$( [ $$(id -u) = 0 ] || echo sudo ) apt-get update -qq > /dev/null 2>&1; \
+	  $$( [ $$(id -u) = 0 ] || echo sudo ) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing > /dev/null 2>&1; } || \
+	  echo "not installed:$$missing; the tests that use it are skipped"
+
 $(PY):
 	$(PYTHON) -m venv $(VENV)
 
@@ -124,7 +133,7 @@ $(SCRATCH)/test/.built-tests: $(SOURCES) $(shell find Tests/ThalwegTests Tests/S
 
 # The baseline and one more instruction set: a third is the same source again.
 test: export LEVELS := $(firstword $(LEVELS))
-test: setup $(VENV)/.requirements
+test: setup test-tools $(VENV)/.requirements
 	$(MAKE) -j$(JOBS) built test-programs $(VENV)/.peers
 	$(MAKE) $(VENV)/.package
 	$(MAKE) -j$(JOBS) run-xctest run-programs

@@ -196,6 +196,19 @@ def test_race(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [r["at"][-1] for r in first["runs"]] == [40] * 3
 
 
+def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bars that move, with the loss behind them, where standard error is a terminal."""
+    rich = pytest.importorskip("rich.console")
+    import io
+
+    screen, made = io.StringIO(), rich.Console
+    monkeypatch.setattr(rich, "Console", lambda **_: made(file=screen, force_terminal=True, width=110))
+    entries = race.collect(["sgd(lr=0.05)", "adamw(lr=0.1)"], problems.problem("logreg"), 2, 30, "f32", "race")
+    text = screen.getvalue()
+    assert [len(entry.runs) for entry in entries] == [2, 2]
+    assert "60/60" in text and "sgd(lr=0.05)" in text and "loss 0." in text and "\x1b[" in text
+
+
 def test_a_race_is_the_same_again() -> None:
     a, b = (race.run("sam(0.05) | adamw(lr=0.01)", problems.problem("noisy-quadratic"), 3, 20) for _ in range(2))
     assert np.array_equal(a.losses, b.losses)

@@ -80,14 +80,39 @@ def assert_close(got: list[torch.Tensor], want: list[torch.Tensor], what: str) -
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11, msg=lambda text: f"{what}: {text}")
 
 
-def fsdp(net: nn.Module | None = None) -> nn.Module:
+def fsdp(net: nn.Module | None = None, **policy: Any) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     net = model() if net is None else net
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    fully_shard(net[0], mesh=mesh)
-    return fully_shard(net, mesh=mesh)
+    fully_shard(net[0], mesh=mesh, **policy)
+    return fully_shard(net, mesh=mesh, **policy)
+
+
+def _offloaded(rank: int, size: int) -> None:
+    """Shards that FSDP2 keeps on the CPU; and `state` of shards as torch's users treat it, on all ranks or on one."""
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    def changed(opt: Any, params: list[Any]) -> None:
+        opt.state[params[0]]["exp_avg"].mul_(0.25)
+        opt.state[params[1]]["exp_avg"] = torch.zeros_like(opt.state[params[1]]["exp_avg"])
+        del opt.state[params[2]]
+
+    alone = model()
+    other = Optimizer(alone.parameters(), GLOBAL[1])
+    net = fsdp(offload_policy=CPUOffloadPolicy(pin_memory=False))
+    opt = Optimizer(net.parameters(), GLOBAL[1])
+    for steps in (range(3), range(3, 6)):
+        train(alone, other, steps)
+        train(net, opt, steps, rank, size)
+        assert_close(full(net), full(alone), f"offloaded, {steps}")
+        changed(other, list(alone.parameters()))
+        changed(opt, list(net.parameters()))
+
+
+def test_fsdp2_with_its_cpu_offload() -> None:
+    run(_offloaded, 2)
 
 
 # ---- equal to one process

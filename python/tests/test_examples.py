@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +83,67 @@ def test_matrix_methods(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys:
     assert loss < numbers(out, "galore")[0] + 1 and steps == 25
     # Muon keeps one momentum where AdamW has two averages, GaLore a quarter of them and its directions.
     assert numbers(out, "galore")[-1] < numbers(out, "muon")[-1] < state
+
+
+@pytest.mark.parametrize("trainer", ["accelerate", "lightning", "transformers"])
+def test_trainers(trainer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that is resumed ends with the same weights; that another does not is seen."""
+    torch = pytest.importorskip("torch")
+    for needed in {trainer, "accelerate"} - ({"accelerate"} if trainer == "lightning" else set()):
+        pytest.importorskip(needed)
+    program = example("trainers_digits")
+    monkeypatch.setattr(sys, "argv", ["trainers_digits", "--only", trainer, "--epochs", "4"])
+    assert program.main() == 0
+    row = capsys.readouterr().out.splitlines()[-1].split()
+    assert row[0] == trainer and row[2:] == ["0", "yes"] and float(row[1].rstrip("%")) > 90
+
+    def forgetful(data: object, epochs: int, folder: Path, resume: bool) -> tuple[object, float]:
+        net = program.perceptron()
+        with torch.no_grad():
+            net[0].bias.add_(float(resume))
+        return net, 0.0
+
+    monkeypatch.setitem(program.RUNS, trainer, forgetful)
+    assert program.main() == 1 and capsys.readouterr().out.endswith("NO\n")
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    if not EXAMPLES.is_dir():
+        pytest.skip("the examples are not beside the tests")
+    return subprocess.run([sys.executable, *words], cwd=EXAMPLES, capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=280)
+
+
+def test_distributed_digits() -> None:
+    """Two processes, all that gradients and parameters can be exchanged by, federated averaging and DiLoCo too."""
+    torch = pytest.importorskip("torch")
+    if not torch.distributed.is_available():
+        pytest.skip("torch has no torch.distributed")
+    done = command("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "distributed_digits.py",
+                   "--epochs", "6")
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.strip()}
+    assert {"ddp", "owners", "zero", "fsdp2", "muon", "fedavg", "diloco"} <= rows.keys()
+    assert rows["ddp"][1:3] == rows["owners"][1:3] == rows["zero"][1:3]  # the same steps, spread otherwise
+    state = {name: int(rows[name][3].replace(",", "")) for name in ("ddp", "owners", "fsdp2")}
+    assert state["ddp"] == 2 * state["fsdp2"] and state["owners"] < 0.6 * state["ddp"]
+
+
+def test_offload_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A row for each, with the peak of its memory; a DeepSpeed that does not load is said, and ends nothing."""
+    pytest.importorskip("torch")
+    (tmp_path / "deepspeed" / "ops").mkdir(parents=True)
+    for folder in (tmp_path / "deepspeed", tmp_path / "deepspeed" / "ops"):
+        (folder / "__init__.py").touch()
+    (tmp_path / "deepspeed" / "ops" / "adam.py").write_text("raise RuntimeError('no compiler')\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    done = command("offload_step.py", "--elements", "1000000", "--steps", "1")
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith(("thalweg", "torch", "DeepSpeed"))]
+    numbers = {row[:24].strip(): row[24:].split() for row in rows}
+    assert len(numbers) == 5 and numbers["DeepSpeed CPU Adam"] == "does not load: no compiler".split()
+    assert float(numbers["thalweg, 8-bit state"][1]) < 2.1 < float(numbers["thalweg, f32 state"][1]) == 8
+    assert all(float(cells[0]) > 0 and int(cells[2]) > 100 for name, cells in numbers.items() if name[0] != "D")
 
 
 def test_paths_that_differ_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
 """The source archive holds all that `make library` needs, and the licences."""
 
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,29 @@ def test_metadata(unpacked):
     assert head.count("License-File: licenses/LICENSE") == 2
     assert "Classifier: Programming Language :: Python :: 3.13" in head and "Keywords: optimizer" in head
     assert text.strip() == (ROOT / "README.md").read_text().strip()
+
+
+def test_a_package_is_made_of_the_archive_alone(unpacked, tmp_path):
+    """With a library that is there already, as where no Swift is; what is made works beside nothing of the clone."""
+    import numpy
+    import thalweg
+
+    if not shutil.which("cc"):
+        pytest.skip("needs a C compiler")
+    environment = {**os.environ, "THALWEG_LIBRARY_DIR": str(Path(thalweg.__file__).parent / "lib")}
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "--no-index",
+               "--disable-pip-version-check", "-w", str(tmp_path), str(unpacked)]
+    made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr[-2000:]
+    (wheel,) = tmp_path.glob("thalweg-*-cp311-abi3-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "package")
+        names = archive.namelist()
+    assert any(name.endswith("licenses/LICENSE") for name in names) and "thalweg/__init__.pyi" in names
+    code = ("import numpy, thalweg; w = numpy.ones((3, 3), 'f4'); thalweg.AdamW([w], lr=0.5).step([w.copy()]); "
+            "print(thalweg.__file__, w[0, 0])")
+    paths = os.pathsep.join([str(tmp_path / "package"), str(Path(numpy.__file__).parents[1])])
+    run = subprocess.run([sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                         env={**os.environ, "PYTHONPATH": paths})
+    where, weight = run.stdout.split()
+    assert where.startswith(str(tmp_path)) and float(weight) == pytest.approx(0.495), run.stderr

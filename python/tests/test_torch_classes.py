@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import re
 import warnings
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch_support import parameter, step, torch
 
 import thalweg as tw
 import thalweg.torch as twt
-from thalweg.torch import _classes
 
 # Rounding: torch divides and multiplies in another order, in the parameters' precision.
 CLOSE = {torch.float64: dict(rtol=1e-10, atol=1e-12), torch.float32: dict(rtol=2e-4, atol=2e-6)}
@@ -112,7 +112,11 @@ def test_lbfgs_as_in_torch(line_search_fn: str | None) -> None:
     assert_close(mine, theirs, torch.float64)
 
 
-@pytest.mark.parametrize("name", [n for n in _classes.TWINS])
+OF_TORCH = [name for name, c in vars(torch.optim).items()
+            if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer]
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_signature_defaults_and_groups_are_torchs(name: str) -> None:
     (opt, mine), (other, _) = both(name, {}, torch.float32)
     mirrored = inspect.signature(getattr(torch.optim, name)).parameters
@@ -279,6 +283,19 @@ def test_arguments_that_are_none() -> None:
     for make in (twt.Adam, twt.Lion):
         with pytest.raises(tw.ArgumentError, match="as str, not int"):
             make([parameter(1.0)], before=3)
+
+
+def test_what_is_printed() -> None:
+    """torch's own text, which logs show; a sentence stands in it where the class does not say it."""
+    for name in OF_TORCH:
+        (opt, _), (other, _) = both(name, {}, torch.float32)
+        assert re.sub(r"\.0\b", "", repr(opt)) == re.sub(r"\.0\b", "", repr(other))
+    opt = twt.Optimizer([parameter(1.0)], "clip_global_norm(1.0) | sgd(lr=0.5)")
+    assert repr(opt).startswith("Optimizer (\nSentence: clip_global_norm(1.0) | sgd(lr=0.5)\nParameter Group 0\n")
+    assert "    lr: 0.5\n" in repr(opt)
+    assert " | ema(0.9)\nParameter Group 0\n" in repr(twt.AdamW([parameter(1.0)], after="ema(0.9)"))
+    opt.engine.close()
+    assert "closed" in repr(opt)
 
 
 def test_a_group_that_was_taken_away() -> None:

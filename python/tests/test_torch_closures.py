@@ -155,6 +155,7 @@ def test_named_parameters() -> None:
 
 @pytest.mark.parametrize("name, options", [
     ("SGD", {"lr": 0.1, "momentum": 0.9}), ("Adagrad", {"lr": 0.1}), ("SparseAdam", {}),
+    ("SparseAdam", {"lr": 0.1, "betas": (0.5, 0.75), "maximize": True}),
 ])
 def test_sparse_gradients_where_torch_takes_them(name: str, options: dict[str, Any]) -> None:
     import thalweg.torch as twt

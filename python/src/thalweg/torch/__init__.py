@@ -13,6 +13,10 @@ float32, float64, float16 and bfloat16.
 
 from __future__ import annotations
 
+from .._peers import check as _check
+
+_check("torch", newer=lambda torch: torch.autograd.graph.increment_version(()))  # several tensors at once
+
 from .._classes import class_names as _class_names
 from .._classes import suggestion as _suggestion
 from ._answers import Answers, hessian_product, per_sample, task_gradients

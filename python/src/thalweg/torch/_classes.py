@@ -87,6 +87,7 @@ TWINS: dict[str, Twin] = {
     "Rprop": Twin("rprop", _same("lr", etas=("eta_minus", "eta_plus"), step_sizes=("step_min", "step_max"))),
     "ASGD": Twin("asgd", _same("lr", "lambd", "alpha", "t0", "weight_decay")),
     "Adafactor": Twin("adafactor", _same("lr", "beta2_decay", "d", "weight_decay", eps=("eps1", "eps2"))),
+    "SparseAdam": Twin("sparse_adam", _same("lr", "eps", **BETAS)),
     "LBFGS": Twin("lbfgs", _same("lr", "tolerance_grad", "tolerance_change"),
                   lambda g: {"max_iter": g["max_iter"], "max_eval": g["max_eval"], "history_size": g["history_size"],
                              "line_search": g["line_search_fn"] or "none"}),

@@ -342,7 +342,14 @@ class Optimizer(Saved):
         self._touch()
 
     def __repr__(self) -> str:
-        return f"<thalweg.torch.{type(self).__name__}: {self.engine!r}>"
+        """As torch's optimizers; with the sentence where it is more than the class says."""
+        if self.engine.closed:
+            return f"<thalweg.torch.{type(self).__name__}: closed>"
+        text = super().__repr__()
+        if self._viewed is not None and len(self.engine._stages()) == 1:
+            return text
+        head, rest = text.split("\n", 1)
+        return f"{head}\nSentence: {self.engine._text}\n{rest}"
 
 
 def _shared(engine: _optimizer.Optimizer, name: str) -> list[str]:

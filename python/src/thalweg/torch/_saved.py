@@ -22,12 +22,16 @@ class Saved(Grouped):
     """The state of thalweg.torch.Optimizer."""
 
     _filled: tuple[Any, ...] | None
-    # By parameter: the keys that were shown, and one of the tensors, to know the row by.
-    _filling: list[tuple[torch.Tensor, list[str], torch.Tensor]]
+    # By parameter: what was shown, and how often each tensor had been written then.
+    _filling: list[tuple[torch.Tensor, dict[str, tuple[Any, int]]]]
 
     @property
     def state(self) -> Any:
-        """By parameter: its state as tensors, copies as of now, under the names of the library, and "step"."""
+        """By parameter: its state as tensors, copies as of now, under the names of the library, and "step".
+
+        What is written into them, put in their place or taken out before the next step counts there, as in torch: a row
+        that is deleted or cleared begins anew.  Tensors that were kept from before an earlier step are yours alone.
+        """
         if "state" not in self.__dict__:
             raise AttributeError("state")
         whole = self.__dict__["state"]
@@ -44,50 +48,68 @@ class Saved(Grouped):
                 if p is None and shown and _state.HEAD in row:
                     shown[0][1][_state.HEAD] = row[_state.HEAD]
             for p, row in shown:
-                whole[p].update(row)
-                self._filling.append((p, [*row], row[_state.COUNTERS]))
+                whole.setdefault(p, {}).update(row)
+                self._filling.append((p, {key: (value, _state.writes(value)) for key, value in row.items()}))
             self._filled = now
         return whole
 
     @state.setter
     def state(self, state: Any) -> None:
+        if "engine" in self.__dict__:
+            self.state  # noqa: B018 (what the new one has otherwise, or not at all, counts)
+        else:
+            self._filled, self._filling = None, []
         self.__dict__["state"] = state
-        self._filled, self._filling = None, []
 
     def _empty(self) -> None:
         """Lets go of the copies in `state`."""
         whole = self.__dict__["state"]
-        for p, keys, _ in self._filling:
+        for p, shown in self._filling:
             if p in whole:
-                for key in keys:
+                for key in shown:
                     whole[p].pop(key, None)
                 if not whole[p]:
                     del whole[p]
         self._filled, self._filling = None, []
 
     def _adopt(self) -> None:
-        """Takes over rows that were put into `state` in place of those that it showed, as ZeroRedundancyOptimizer loads
-        a state.  MismatchError, FormatError."""
+        """Takes over what was put into `state`, written there or taken out since it was shown: what the caller changes,
+        and rows of another optimizer, as ZeroRedundancyOptimizer loads them.  MismatchError, FormatError."""
         whole = self.__dict__["state"]
         if self._filled is None or self.engine._pending is not None:
             return
-        assigned = {p for p, _, mark in self._filling if p in whole and whole[p].get(_state.COUNTERS, mark) is not mark}
-        if not assigned:
+        changed = {p: shown for p, shown in self._filling if _state.is_changed(whole.get(p, {}), shown)}
+        if not changed:
             return
         own = _state.take_apart(self.engine, self._notes())
         held = self.engine.params if self._ranks is None else self._ranks.shown(own)
+        marks = {p: whole.get(p, {}).get(_state.COUNTERS) for p in changed}
+        assigned = {p for p, mark in marks.items() if mark is not None and mark is not changed[p][_state.COUNTERS][0]}
         head = _state.find_head(dict(enumerate(whole[p] for p in held if p in assigned)))
         if head is None and len(assigned) == sum(p is not None for p in held):
             raise error(MismatchError, "no row that was put into `state` has what belongs to the whole run: the state "
                         "is of another number of ranks, for which thalweg.distributed.sharded_state_dict is")
         head = head or _state.find_head(dict(enumerate(own)))
         assert head is not None
-        rows = {k: whole[p] if p in assigned else row for k, (p, row) in enumerate(zip(held, own))}
+        rows = dict(enumerate(own))
+        anew = []
+        for k, p in enumerate(held):
+            if p in assigned:
+                rows[k] = whole[p]
+            elif p in changed:
+                mended = _state.mended(whole.get(p, {}), changed[p], own[k], f"{self.engine.names[k] or k}")
+                rows[k] = own[k] if mended is None else mended
+                anew += [k] if mended is None else []
+        if anew:
+            head = _state.begin_anew(self.engine, rows, anew, head)
         if self._ranks is not None:
             rows = self._ranks.local_rows(rows)
         self.engine._load(_state.put_together(self.engine, rows, head))
-        for p in assigned:
-            whole[p] = {key: v for key, v in whole[p].items() if not (_state.is_ours(key) or key in head["stages"])}
+        for p in changed:
+            kept = {key: v for key, v in whole.get(p, {}).items() if not (_state.is_ours(key) or key in head["stages"])}
+            whole.pop(p, None)
+            if kept:
+                whole[p] = kept
         self._empty()
         self._pull()
 
@@ -226,7 +248,8 @@ class Saved(Grouped):
             if before:
                 self._set_differences(groups, changes)
         except BaseException:
-            self.__dict__["param_groups"], self.state, self._shown, self._scaled, self._unbound = kept
+            groups, state, self._shown, self._scaled, self._unbound = kept
+            self.__dict__.update(param_groups=groups, state=state)
             self._standing_in = {}
             if before:
                 self.engine._load(before)

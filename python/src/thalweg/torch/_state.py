@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import _checkpoint, _optimizer
+from .. import _checkpoint, _groups, _optimizer
 from .._checkpoint import ACTIVE, STARTED, Entry
 from .._errors import CountError, FormatError, MismatchError, VersionError, error
 from .._partial import scalars_alone
+from ..distributed._tensors import local_part
 
 FORMAT = 2
 HEAD, COUNTERS, SCALARS, NAME, STEPS = "thalweg", "counters", "scalars", "name", "step"
@@ -112,6 +113,69 @@ def take_apart(engine: _optimizer.Optimizer, notes: Mapping[str, Any]) -> list[d
     first = min(range(len(names)), key=names.__getitem__) if all(NAME in row for row in rows) else 0
     rows[first][HEAD] = torch.from_numpy(np.frombuffer(text, np.uint8).copy())
     return rows
+
+
+def writes(value: Any) -> int:
+    """How often a tensor has been written; of a DTensor, as such or by its local part."""
+    part = local_part(value)
+    return int(value._version) + (0 if part is value else int(part._version))
+
+
+def is_changed(row: Mapping[str, Any], shown: Mapping[str, tuple[Any, int]]) -> bool:
+    """Whether a row of the state is no longer as it was shown."""
+    return any(row.get(key) is not value or writes(value) != count for key, (value, count) in shown.items())
+
+
+def mended(
+    row: Mapping[str, Any], shown: Mapping[str, tuple[Any, int]], own: Mapping[str, Any], name: str
+) -> dict[str, Any] | None:
+    """A row of the state that the caller has changed, with what only the library reads; None: nothing is left of it,
+    and the parameter begins anew.  MismatchError where a part is missing, or has another shape.
+
+    row    as it is now
+    shown  what was there, and how often it had been written
+    own    what the library has
+    """
+    slots = [key for key in shown if key not in OURS and not key.endswith("fingerprints")]
+    if all(row.get(key) is None for key in slots or [STEPS]):
+        return None
+    out = dict(own)
+    for key in slots:
+        value = row.get(key)
+        if not isinstance(value, torch.Tensor) or value.shape != shown[key][0].shape:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+            raise error(MismatchError, f"parameter {name!r}: `state` has {got} as {key!r}, where a tensor of shape "
+                        f"{tuple(shown[key][0].shape)} was; delete all of {', '.join(slots)} to begin anew")
+        out[key] = value.to(shown[key][0].dtype)
+    counters = own[COUNTERS].clone()
+    value, count = shown[STEPS]
+    if row.get(STEPS) is not value or writes(value) != count:
+        counters[0] = float(row.get(STEPS, 0))
+    if not int(counters[2]) & STARTED:  # what is there before the first step is no longer made by it
+        counters[2] = STARTED | ACTIVE
+    return {**out, COUNTERS: counters}
+
+
+def begin_anew(
+    engine: _optimizer.Optimizer, rows: dict[int, dict[str, Any]], which: Sequence[int], head: dict[str, Any]
+) -> dict[str, Any]:
+    """Puts the state of an optimizer that has not begun into some of the rows.  Returns what belongs to the whole run,
+    whose numbers begin anew with the last parameter; steps and schedules go on."""
+    _, groups, text, options, _ = engine.__reduce__()[1]
+    first, *others = [_groups.Group(name, [torch.zeros_like(p) for p in params], names, {}, role)
+                      for name, params, names, role in groups]
+    with _optimizer.Optimizer([first], text, **options) as fresh:
+        for group in others:
+            fresh._bind_group(group)
+        made = take_apart(fresh, {})
+    theirs = find_head(dict(enumerate(made)))
+    assert theirs is not None
+    for k in which:
+        rows[k] = {key: value for key, value in made[k].items() if key != HEAD}
+    if len(which) == len(made):
+        alone = scalars_alone(engine.sentence, theirs["entries"])
+        head = {**head, "entries": {**head["entries"], **{key: theirs["entries"][key] for key in alone}}}
+    return head
 
 
 def is_ours(key: Any) -> bool:
