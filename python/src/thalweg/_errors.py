@@ -217,13 +217,12 @@ SPELLINGS.append(
     # Not what is quoted (it may be a name of the caller's), and not what is in Python's spelling already.
     (r"(?<![\w.`'\"])(?:tw_optimizer_)?(" + "|".join(CALLS) + r")\b(?![\w(])", lambda found: CALLS[found[1]])
 )
-SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in SPELLINGS]
 
 
 def in_python(message: str) -> str:
     """A message of the library with the calls that it names as they are spelt in Python."""
     for pattern, replacement in SPELLINGS:
-        message = pattern.sub(replacement, message)
+        message = re.sub(pattern, replacement, message)
     return with_hint(message)
 
 

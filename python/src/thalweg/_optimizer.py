@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import sys
 import warnings
@@ -31,8 +30,6 @@ from ._saved import Saved
 STATE_DTYPES = {"f32": 1, "bf16": 2, "q8": 3}
 MASTERS = {None: 0, "none": 0, "f32": 1, "stochastic": 2}
 SHARDS = {"tensors": 1, "elements": 2}
-LOG = logging.getLogger("thalweg")
-LOG.addHandler(logging.NullHandler())
 NONFINITE = {"propagate": 0, "skip": 1, "error": 2}
 
 
@@ -249,7 +246,7 @@ class Optimizer(Saved):
     def _say_skipped(self, skipped: int) -> None:
         why = "NaN or Inf in a gradient; nonfinite='error' says in which"
         if skipped & (skipped - 1) == 0:
-            LOG.warning(f"{self._text!r}: {skipped} of {skipped + self.steps} steps skipped so far: {why}")
+            log(f"{self._text!r}: {skipped} of {skipped + self.steps} steps skipped so far: {why}")
         most = self._options["max_skips"]
         if most is not None and self._skips >= most:
             raise error(NonfiniteError, f"{self._text!r}: {self._skips} steps skipped in a row (max_skips): {why}")
@@ -427,6 +424,16 @@ class Optimizer(Saved):
 _step = _thalweg.Optimizer.step
 
 
+def log(text: str) -> None:
+    """A warning to the logger "thalweg", which says nothing where nobody listens."""
+    import logging
+
+    logger = logging.getLogger("thalweg")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    logger.warning(text)
+
+
 def say_nonfinite(optimizer: Optimizer) -> None:
     """The warning that a gradient which is no number has become weights, at who called into the package."""
     level, frame = 1, sys._getframe()
@@ -434,7 +441,7 @@ def say_nonfinite(optimizer: Optimizer) -> None:
         level, frame = level + 1, frame.f_back
     text = (f"step {optimizer.steps} of {optimizer._text!r}: NaN or Inf in a gradient has become weights; "
             "nonfinite='skip' leaves such steps out, nonfinite='error' raises")
-    LOG.warning(text)
+    log(text)
     warnings.warn(text, RuntimeWarning, stacklevel=level)
 
 

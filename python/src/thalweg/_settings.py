@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
 import reprlib
 from collections.abc import Iterator, Mapping
@@ -130,6 +129,8 @@ class Settings(_thalweg.Optimizer):
             unknown = re.match(r"no hyper-parameter `([^`]*)`", text)
             if unknown is None or not any(key in (unknown[1], "betas") for key in values):
                 return text
+            import difflib
+
             known = self._live_paths() + (["betas"] if in_group and self._betas() else [])
             near = [] if "did you mean" in text else difflib.get_close_matches(unknown[1], known, 1)
             near = near or [name for name in [familiar(unknown[1], known)] if name]

@@ -105,7 +105,7 @@ def signature(name: str) -> inspect.Signature:
     else:
         parameters = [p.replace(annotation=KIND.empty) for p in inspect.signature(twin).parameters.values()]
         more = [KIND(key, KIND.KEYWORD_ONLY, default="") for key in ("before", "after")]
-        more += [p.replace(annotation=KIND.empty) for p in _classes.COMMON if p.name != "names"]
+        more += [p.replace(annotation=KIND.empty) for p in _classes.common() if p.name != "names"]
     more.append(KIND("ranks", KIND.KEYWORD_ONLY, default=None))
     taken = {p.name for p in parameters}
     return inspect.Signature(parameters + [p for p in more if p.name not in taken])
@@ -161,7 +161,7 @@ def _start_twin(self: Any, name: str, full: inspect.Signature, args: tuple[Any, 
     fixed.update({key: value for key, value in _torch_defaults(name).items() if key not in mirrored})
     self._viewed = View(method.name, shown, fixed, notes)
     sentence = _sentence.join(given["before"], _sentence.write_stage(method, values), given["after"])
-    options = {p.name: given[p.name] for p in _classes.COMMON if p.name in given}
+    options = {p.name: given[p.name] for p in _classes.common() if p.name in given}
     options["ranks"] = given["ranks"]
     Optimizer.__init__(self, given["params"], sentence, **options)
     # Tensors are kept as torch keeps them: schedulers fill them.
