@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
-import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Never
 
 import numpy as np
 
-from . import _arrays, _registry, _sentence, _thalweg
+from . import _arrays, _notices, _registry, _sentence, _thalweg
 from ._errors import (
     ArgumentError,
     Error,
@@ -141,6 +139,8 @@ class Optimizer(Saved):
         except BaseException:
             self.close()
             raise
+        if "route" in sentence and not restored:
+            _notices.say_idle(self.sentence, _notices.tensors_of(self))
 
     # ---- parameters
 
@@ -148,9 +148,11 @@ class Optimizer(Saved):
         """Refuses arrays without names where route(...) goes by names: its pattern would fit none of them, silently."""
         patterns = [] if group.names else _sentence.name_patterns(self.sentence)
         if patterns:
+            meant = [f"; for the selector write {near}=(...)" for near in map(_notices.nearest_selector, patterns) if near]
             raise error(
                 ArgumentError, f"route goes by names ({', '.join(patterns)}), and the parameters have none: pass "
-                "(name, array) pairs, as named_parameters() of a torch module gives them, or names=[...]")
+                "(name, array) pairs, as named_parameters() of a torch module gives them, or names=[...]"
+                + "".join(meant[:1]))
 
     def _bind_group(self, group: Group) -> None:
         start = self._layout[-1][2] if self._layout else 0
@@ -235,7 +237,7 @@ class Optimizer(Saved):
         """
         if self._norms and not all(math.isfinite(self._get_number(None, path)) for path in self._norms):
             self._norms = []
-            say_nonfinite(self)
+            _notices.say_nonfinite(self)
         if before is None or self._skips is None:
             return
         skipped = self.skipped
@@ -246,7 +248,7 @@ class Optimizer(Saved):
     def _say_skipped(self, skipped: int) -> None:
         why = "NaN or Inf in a gradient; nonfinite='error' says in which"
         if skipped & (skipped - 1) == 0:
-            log(f"{self._text!r}: {skipped} of {skipped + self.steps} steps skipped so far: {why}")
+            _notices.log(f"{self._text!r}: {skipped} of {skipped + self.steps} steps skipped so far: {why}")
         most = self._options["max_skips"]
         if most is not None and self._skips >= most:
             raise error(NonfiniteError, f"{self._text!r}: {self._skips} steps skipped in a row (max_skips): {why}")
@@ -422,27 +424,6 @@ class Optimizer(Saved):
 
 
 _step = _thalweg.Optimizer.step
-
-
-def log(text: str) -> None:
-    """A warning to the logger "thalweg", which says nothing where nobody listens."""
-    import logging
-
-    logger = logging.getLogger("thalweg")
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
-    logger.warning(text)
-
-
-def say_nonfinite(optimizer: Optimizer) -> None:
-    """The warning that a gradient which is no number has become weights, at who called into the package."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("thalweg", "torch"):
-        level, frame = level + 1, frame.f_back
-    text = (f"step {optimizer.steps} of {optimizer._text!r}: NaN or Inf in a gradient has become weights; "
-            "nonfinite='skip' leaves such steps out, nonfinite='error' raises")
-    log(text)
-    warnings.warn(text, RuntimeWarning, stacklevel=level)
 
 
 def bare(sentence: str) -> Optimizer:

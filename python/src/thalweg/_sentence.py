@@ -100,12 +100,18 @@ def name_patterns(sentence: str) -> list[str]:
 
     Those that fit the empty name as well ("*") are left out.
     """
+    return [selector for selector, _ in branches(sentence) if selector.startswith('"') and selector.strip('"*')]
+
+
+def branches(sentence: str) -> list[tuple[str, str]]:
+    """The selectors of route(...) in a sentence that the library wrote, patterns in their quotes, and the pipelines
+    behind them, without parentheses; empty where there is no route."""
     found = []
     for stage in split(sentence, "|"):
         name, _, rest = stage.partition("(")
         if name.strip() == "route":
-            selectors = (split(branch, "=", 1)[0].strip() for branch in split(rest.rstrip().removesuffix(")"), ","))
-            found += [text for text in selectors if text.startswith('"') and text.strip('"*')]
+            parts = (split(branch, "=", 1) for branch in split(rest.rstrip().removesuffix(")"), ","))
+            found += [(selector.strip(), pipeline.strip()[1:-1]) for selector, pipeline in parts]
     return found
 
 

@@ -40,6 +40,11 @@ class Place:
         self.sources: list[int | None] = []  # which of `given` each of `held` is of; None: it stands for an empty group
         self._asks = False
 
+    @property
+    def whole(self) -> bool:
+        """Whether `given` are the tensors of the whole model, in their shapes."""
+        return self.layout != "tensors" and (self.layout != "elements" or any(map(is_dtensor, self.given)))
+
     # ---- what the engine gets
 
     @torch.no_grad()

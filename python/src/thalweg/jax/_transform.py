@@ -7,6 +7,7 @@ ordinary pytree.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import numbers
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _optimizer, _sentence
+from .. import _notices, _optimizer, _sentence
 from .._errors import (
     ArgumentError,
     Error,
@@ -340,7 +341,9 @@ class _Step:
         """
         name, leaf = min(zip(flat.names, flat.leaves), key=lambda pair: pair[1].size)
         array, gradient = (np.zeros(leaf.shape, leaf.dtype) for _ in range(2))
-        with _optimizer.Optimizer([array], self.sentence, names=[name], **self._options) as made:
+        with _notices.quiet():  # (one tensor is not all that a route is for)
+            made = _optimizer.Optimizer([array], self.sentence, names=[name], **self._options)
+        with made:
             for path, value in self._fixed.items():
                 made.set(path, value)
             try:
@@ -372,7 +375,8 @@ class _Step:
         # memory that nobody touches: the library reads the state's form from the shapes
         arrays = [np.empty(shape, dtype) for shape, dtype in zip(shapes, dtypes)]
         try:
-            made = _optimizer.Optimizer(arrays, self.sentence, names=list(names), **self._options)
+            with _notices.quiet() if probe else contextlib.nullcontext():
+                made = _optimizer.Optimizer(arrays, self.sentence, names=list(names), **self._options)
         except ShapeError:
             if probe:  # a route for other shapes
                 return self.sentence, _Layout(0, (), 0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .. import _optimizer, _requests, distributed
+from .. import _notices, _optimizer, _requests, distributed
 from .._errors import ArgumentError, CountError, NeedsError, error, of_adapter
 from .._optimizer import bare
 from ._saved import Saved
@@ -97,7 +97,8 @@ class Optimizer(Saved):
             bound = [group for group in groups if group["params"]]
             if not bound:
                 raise error(ArgumentError, "every parameter group is empty: there is nothing to optimize")
-            self.engine = _optimizer.Optimizer(bound[0]["params"] if alone else bound, sentence, **options)
+            with _notices.quiet():  # its tensors may be those of this rank
+                self.engine = _optimizer.Optimizer(bound[0]["params"] if alone else bound, sentence, **options)
             self._places = []
             for index, group in enumerate(groups):
                 if group["params"]:
@@ -110,6 +111,16 @@ class Optimizer(Saved):
         self.defaults.update({**self._sentence_values, **self._keys.fixed, **self._keys.notes})
         self._pull()
         self._note(self.param_groups)
+        if "route" in sentence and not self._unbound and (self._ranks is None or self._ranks.whole):
+            _notices.say_idle(self.engine.sentence, self._routed())
+
+    def _routed(self) -> list[_notices.Tensor]:
+        """What route(...) looks at, of all parameters."""
+        tensors = []
+        for group in self.__dict__["param_groups"]:
+            names = group.get("param_names", [""] * len(group["params"]))
+            tensors += [_notices.Tensor(n, tuple(p.shape), group.get("role")) for n, p in zip(names, group["params"])]
+        return tensors
 
     # ---- stepping
 
@@ -122,7 +133,7 @@ class Optimizer(Saved):
             bad = not all(bool(torch.isfinite(p).all()) for p in parameters)
         if bad:
             self._watching = False
-            _optimizer.say_nonfinite(self.engine)
+            _notices.say_nonfinite(self.engine)
 
     def _parameters(self) -> list[torch.Tensor]:
         """The tensors of all groups in the engine's order; they have to be those that it works on."""
