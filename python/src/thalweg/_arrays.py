@@ -120,3 +120,14 @@ def _has_buffer(value: Any) -> bool:
     except (ValueError, BufferError):
         return True
     return True
+
+
+def zeros_like(value: Any, what: str) -> Any:
+    """A new zero array of the kind of `value`."""
+    if isinstance(value, np.ndarray):
+        return np.zeros_like(value)
+    if hasattr(value, "new_zeros"):  # torch
+        return value.detach().new_zeros(value.shape)
+    if not is_array(value):
+        raise TypeError(f"{what} is an array, not {type(value).__name__}")
+    return np.zeros_like(np.asarray(value))

@@ -82,17 +82,6 @@ def _dtype_name(value: Any) -> str:
     return str(getattr(value, "dtype", "")).rpartition(".")[2]
 
 
-def _empty_like(value: Any, what: str) -> Any:
-    """A new zero array of the kind of `value`."""
-    if isinstance(value, np.ndarray):
-        return np.zeros_like(value)
-    if hasattr(value, "new_zeros"):  # torch
-        return value.detach().new_zeros(value.shape)
-    if not _arrays.is_array(value):
-        raise TypeError(f"{what} is an array, not {type(value).__name__}")
-    return np.zeros_like(np.asarray(value))
-
-
 def _inputs_of(sentence: str) -> tuple[_registry.Input, ...]:
     """The declared inputs of the method that a sentence of one stage names."""
     return _registry.by_name()[_sentence.stages(sentence)[0]].inputs
@@ -126,7 +115,7 @@ class Regularizer(Fixed, _thalweg.Regularizer):
     def gradient(self, w: Any, out: Any = None, scale: float = 1.0, **inputs: Any) -> Any:
         """The gradient at w, in a new array; or added to `out`, times `scale`.  Returns the array."""
         if out is None:
-            out = _empty_like(w, "w")
+            out = _arrays.zeros_like(w, "w")
         if inputs:
             self._gradient_with(*_in_order(self, {**inputs, "w": w}), scale, out)
         else:
@@ -174,7 +163,7 @@ class Constraint(Fixed, _thalweg.Constraint):
     def lmo(self, g: Any, out: Any = None) -> Any:
         """A point of the set that minimises <g, s>, in a new array or in `out`.  Returns the array."""
         if out is None:
-            out = _empty_like(g, "g")
+            out = _arrays.zeros_like(g, "g")
         self._lmo(g, out)
         return out
 
@@ -236,7 +225,7 @@ class Objective(Fixed, _thalweg.Objective):
         out = {}
         for i in self.inputs:
             if i.differentiable and inputs.get(i.name) is not None:
-                out[i.name] = _empty_like(inputs[i.name], i.name)
+                out[i.name] = _arrays.zeros_like(inputs[i.name], i.name)
             elif i.result and all(axis in sizes for axis in _axes(i)):
                 out[i.name] = _zeros_like_inputs(self.inputs, inputs, sum((sizes[axis] for axis in _axes(i)), ()))
         return value, self.pullback(cache, 1.0, **out)

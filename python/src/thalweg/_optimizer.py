@@ -22,7 +22,7 @@ from ._errors import (
     error,
 )
 from ._groups import ROLES, Group, ParamGroup, fresh_name, read_group, read_groups
-from ._requests import Request, ask, number_of, takes_request
+from ._requests import Request, Window, ask, number_of, takes_request
 from ._saved import Saved
 
 STATE_DTYPES = {"f32": 1, "bf16": 2, "q8": 3}
@@ -131,6 +131,9 @@ class Optimizer(Saved):
         # Under "skip": how many steps were skipped in a row.
         self._skips = 0 if nonfinite == "skip" else None
         self._closure: tuple[Any, bool] = (None, False)
+        self._window = Window() if any(m.name == "gradient_accumulate" for _, m in self._stages()) else None
+        # Whether the bound gradients are arrays that the caller said it would fill.
+        self._bound_to_fill = False
         try:
             for group in groups:
                 if not restored:
@@ -200,9 +203,11 @@ class Optimizer(Saved):
             grads = named.get("grads", grads)
             if isinstance(grads, Mapping):
                 named, grads = {key: value for key, value in named.items() if key != "grads"}, self._by_name(grads)
-            result = _step(self, **named) if "closure" in named or grads is None else _step(self, grads)
-        else:
+            result = _step(self, **named) if "closure" in named or grads is None else self._step_with(grads)
+        elif self._window is None and not self._bound_to_fill:
             result = _step(self, grads)
+        else:
+            result = self._step_with(grads)
         if self._norms or before is not None:
             self._look_back(before)
         return result
@@ -210,8 +215,19 @@ class Optimizer(Saved):
     step.__doc__ = (_thalweg.Optimizer.step.__doc__ or "").replace(
         "(None where there", "(or a mapping from their names; None where there", 1)
 
+    def _step_with(self, grads: Any) -> Any:
+        if grads is not None and not callable(grads):
+            self._bound_to_fill = False
+        return _step(self, self._complete(grads))
+
+    def _complete(self, grads: Any) -> Any:
+        """Gradients with zeros where the library would drop what an accumulation window has of them."""
+        given = self._window is not None and isinstance(grads, (list, tuple))
+        return self._window.complete(self, grads) if given else grads
+
     def bind_gradients(self, grads: Iterable[Any] | Mapping[str, Any], /) -> None:
         super().bind_gradients(self._by_name(grads) if isinstance(grads, Mapping) else grads)
+        self._bound_to_fill = True
 
     bind_gradients.__doc__ = _thalweg.Optimizer.bind_gradients.__doc__
 
@@ -298,6 +314,7 @@ class Optimizer(Saved):
                 yield request
                 if self._pending is not token:
                     raise RuntimeError("another step was started inside the loop over this one")
+                request._check_answered()
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self._text}: the method asked for the loss, and none was given: "
                                 "call request.answer(grads, loss), or set request.loss")
@@ -321,9 +338,10 @@ class Optimizer(Saved):
                 loss, grads = self._read_answer(answer)
                 if grads is not None and request.wants_gradient:
                     request.answer(grads)
-                elif request.wants_gradient and not request._answered and self.grads is None:
-                    raise error(SequenceError, f"{self._text}: the closure gave no gradients, and none are bound: it "
-                                "must return (loss, grads), or fill those of an opt.bind_gradients(grads) before")
+                elif request.wants_gradient and not (request._answered or self._bound_to_fill):
+                    raise error(SequenceError, f"{self._text}: the closure gave no gradients for {request!r}, and none "
+                                "are bound: it must return (loss, grads), or fill those of an "
+                                "opt.bind_gradients(grads) before")
                 if loss is not None:
                     if first is None:
                         first = loss

@@ -94,11 +94,25 @@ class Request:
             if isinstance(grads, Mapping):
                 grads = self._optimizer._by_name(grads)
             if self.kind in GRADIENTS and isinstance(grads, (list, tuple)):
+                grads = self._optimizer._complete(grads)
                 self._check_presence([g is not None for g in grads])
             self._optimizer._answer(grads)
+            self._optimizer._bound_to_fill = False
             self._answered, self._stays = True, stay
         if loss is not None:
             self.loss = float(loss)
+
+    def _check_answered(self) -> None:
+        """After a body that may have filled the bound gradients.  SequenceError where it could not: what lies in those
+        of an earlier answer is no answer to this request."""
+        if not self.wants_gradient or self._answered:
+            return
+        grads = self._optimizer.grads
+        if grads is None or not self._optimizer._bound_to_fill:
+            raise error(SequenceError, f"{self._optimizer._text}: {self!r} was not answered: call request.answer(grads), "
+                        "or fill the arrays of an opt.bind_gradients(grads) before")
+        if self.kind in GRADIENTS:
+            self._check_presence([g is not None for g in grads])
 
     def _check_presence(self, now: list[bool]) -> None:
         """Compares what has a gradient with the first answer of this step."""
@@ -147,6 +161,29 @@ class Request:
         task = f", task {self.index} of {self.count}" if self.kind == "task_gradient" else ""
         task = f", parameter {self.index}" if self.kind == "activations" else task
         return f"Request({self.kind}, pass {self.pass_}, tag {self.tag}{task})"
+
+
+class Window:
+    """The calls of gradient_accumulate between two steps.
+
+    Where a gradient is absent, the library leaves its tensor out of the step that ends the window, with what earlier
+    calls have gathered of it.  Zeros in its place keep that.
+    """
+
+    def __init__(self) -> None:
+        self._steps: tuple[int, int] | None = None
+        self._seen: list[bool] = []
+
+    def complete(self, optimizer: Optimizer, grads: Sequence[Any]) -> list[Any]:
+        """The gradients of one call, with zeros for those that were there in an earlier one of the window."""
+        now = (optimizer.steps, optimizer.skipped)
+        if now != self._steps or len(self._seen) != len(grads):
+            self._steps, self._seen = now, [False] * len(grads)
+        if any(g is None and seen for g, seen in zip(grads, self._seen)):
+            rows = zip(grads, self._seen, optimizer.params)
+            grads = [_arrays.zeros_like(p, "a parameter") if g is None and seen else g for g, seen, p in rows]
+        self._seen = [g is not None for g in grads]
+        return [*grads]
 
 
 def needs_request(request: Request) -> bool:

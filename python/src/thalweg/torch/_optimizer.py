@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from .. import _notices, _optimizer, _requests, distributed
-from .._errors import ArgumentError, CountError, NeedsError, error, of_adapter
+from .._errors import ArgumentError, CountError, NeedsError, SequenceError, error, of_adapter
 from .._optimizer import bare
 from ._saved import Saved
 from ._view import Keys
@@ -305,11 +306,19 @@ class Optimizer(Saved):
                 loss.backward()
                 request.loss = loss.item()       # where request.wants_loss
 
-        What lies in `.grad` when the loop goes on is the answer, unless request.answer gave another.
+        What lies in `.grad` when the loop goes on is the answer, unless request.answer gave another.  SequenceError
+        where that is what answered an earlier request of this step, and nothing was written to it since.
         """
+        earlier: list[tuple[Any, int]] = []
         with self._stepping() as parameters, contextlib.closing(self._asked()) as requests:
             for request in requests:
                 yield request
+                if request.wants_gradient and not request._answered:
+                    if earlier and all(ref() is p.grad and v == p.grad._version for p, (ref, v) in zip(present, earlier)):
+                        raise error(SequenceError, f"{self.engine._text}: {request!r} was not answered: `.grad` is what "
+                                    "answered an earlier one; call backward() in the loop, or request.answer(grads)")
+                    present = [p for p in parameters if p.grad is not None]
+                    earlier = [(weakref.ref(p.grad), p.grad._version) for p in present]
                 self._answer(request, parameters)
             self._opt_called = True  # what schedulers look for, which watch `step`
 
