@@ -17,13 +17,14 @@ LATER = ("dataclasses", "difflib", "json", "logging", "thalweg._partial", "thalw
 
 
 def test_import_loads_what_every_program_needs() -> None:
-    code = f"import sys, numpy; before = {{*sys.modules}}; import thalweg; print(*({{*{LATER}}} & {{*sys.modules}} - before))"
+    code = "import sys, numpy; before = {*sys.modules}; import thalweg; print(*{*sys.modules} - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    assert {*done.stdout.split()}.isdisjoint(LATER)
 
 
 def test_import_does_not_ask_for_the_names_of_all_methods() -> None:
-    code = "import thalweg; print('__all__' in vars(thalweg)); from thalweg import *; print(AdamW.__name__, LoadReport.__name__)"
+    code = ("import thalweg; print('__all__' in vars(thalweg)); from thalweg import *; "
+            "print(AdamW.__name__, LoadReport.__name__)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "AdamW", "LoadReport"]
     assert {"AdamW", "LoadReport", "Optimizer", "Error"} <= {*tw.__all__} <= {*dir(tw)}

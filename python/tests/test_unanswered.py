@@ -97,7 +97,8 @@ def test_in_torch() -> None:
 def test_an_accumulation_window_keeps_what_it_gathered(answers: tuple[int, ...]) -> None:
     """A gradient that is absent in one call of a window counts as zeros, wherever it is absent."""
     count = len(answers)
-    for steps_of in (lambda opt, g: opt.step(g), lambda opt, g: walk(opt, [g]), lambda opt, g: opt.step(lambda: (1.0, g))):
+    hosts = (lambda opt, g: opt.step(g), lambda opt, g: walk(opt, [g]), lambda opt, g: opt.step(lambda: (1.0, g)))
+    for steps_of in hosts:
         params, grads, opt = made(f"gradient_accumulate({count}) | sgd(lr=1)")
         for _ in range(2):
             for there in answers:

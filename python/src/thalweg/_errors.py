@@ -188,7 +188,7 @@ SPELLINGS = [
     (r"answer its requests, or cancel it\b", "answer the requests in opt.requests(), or call opt.cancel()"),
     (r"answer with answer_matrix\b(?!\()", "answer with request.answer_matrix(first, second)"),
     (r"answer with answer_samples\b(?!\()", "answer with request.answer_samples(gradients)"),
-    (r"`(\w+)`: no schedule `(nan)`", r"`\1` must be a number or a schedule, got \2"),
+    (r"`(\w+)`: no schedule `(nan)`", r"`\1` must be a number, got \2"),
     (r"\bset_mode\(train\)", "opt.train()"),
     (r"\bset_mode\(eval\w*\)", "opt.eval()"),
     (r"\bpass NULL\b", "pass None"),

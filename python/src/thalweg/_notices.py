@@ -80,8 +80,8 @@ def say_idle(sentence: str, tensors: Iterable[Tensor]) -> None:
     said = [_of_branch(b, text, tensors, goes) for b, text in branches if b not in ("other", *goes)]
     if said:
         shapes = _some([str(shape) for shape in dict.fromkeys(t.shape for t in tensors)])
-        _warn(f"{'; '.join(said)}.  The tensors have shapes {shapes}; a branch is chosen by {', '.join(SELECTORS)} or a "
-              "pattern of names in quotes, \"*.weight\"=(...)", UserWarning)
+        _warn(f"{'; '.join(said)}.  The tensors have shapes {shapes}; a branch is chosen by {', '.join(SELECTORS)} or "
+              "a pattern of names in quotes, \"*.weight\"=(...)", UserWarning)
 
 
 def takes(selector: str, tensor: Tensor) -> bool:
@@ -109,7 +109,8 @@ def _of_branch(selector: str, text: str, tensors: Sequence[Tensor], goes: Sequen
     if first is not None:
         return f"{said}: {first}=(...) stands before it and takes all that it would; write {selector}=(...) first"
     if selector in ROLES:
-        return f"{said}: no parameter has that role; give it in a group, {{\"params\": [...], \"role\": \"{selector}\"}}"
+        group = f'{{"params": [...], "role": "{selector}"}}'
+        return f"{said}: no parameter has that role; give it in a group, {group}"
     if not selector.startswith('"'):
         return said
     meant = nearest_selector(selector)

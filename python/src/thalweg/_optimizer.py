@@ -151,7 +151,8 @@ class Optimizer(Saved):
         """Refuses arrays without names where route(...) goes by names: its pattern would fit none of them, silently."""
         patterns = [] if group.names else _sentence.name_patterns(self.sentence)
         if patterns:
-            meant = [f"; for the selector write {near}=(...)" for near in map(_notices.nearest_selector, patterns) if near]
+            near = filter(None, map(_notices.nearest_selector, patterns))
+            meant = [f"; for the selector write {selector}=(...)" for selector in near]
             raise error(
                 ArgumentError, f"route goes by names ({', '.join(patterns)}), and the parameters have none: pass "
                 "(name, array) pairs, as named_parameters() of a torch module gives them, or names=[...]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -247,14 +248,14 @@ def literal(p: Parameter) -> Any:
     return read_value(p.default)
 
 
-def expected(p: Parameter) -> str:
-    """What a hyper-parameter may be, in words."""
+def expected(p: Parameter, got: Any = None) -> str:
+    """What a hyper-parameter may be, in words; a number, which `got` is, is not told of schedules."""
     kind = {
         "number": "a number", "integer": "a whole number", "flag": "True or False", "list": "a list of numbers",
         "choice": f"one of {', '.join(p.choices)}",
     }.get(p.type, f"a {p.type}")
     within = f" in {p.range}" if p.range else ""
-    schedule = ", or a schedule" if p.type == "number" and p.live else ""
+    schedule = ", or a schedule" if p.type == "number" and p.live and not isinstance(got, numbers.Real) else ""
     return f"{kind}{within}{schedule}{', or None' if p.optional else ''}"
 
 

@@ -109,8 +109,8 @@ class Request:
             return
         grads = self._optimizer.grads
         if grads is None or not self._optimizer._bound_to_fill:
-            raise error(SequenceError, f"{self._optimizer._text}: {self!r} was not answered: call request.answer(grads), "
-                        "or fill the arrays of an opt.bind_gradients(grads) before")
+            raise error(SequenceError, f"{self._optimizer._text}: {self!r} was not answered: call "
+                        "request.answer(grads), or fill the arrays of an opt.bind_gradients(grads) before")
         if self.kind in GRADIENTS:
             self._check_presence([g is not None for g in grads])
 

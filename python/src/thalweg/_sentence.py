@@ -36,8 +36,9 @@ def write_value(value: Any, parameter: Parameter | None = None) -> str:
         return str(int(value))
     if isinstance(value, numbers.Real):
         if math.isnan(value):
-            what = "a hyper-parameter is" if parameter is None else f"`{parameter.name}` must be"
-            raise error(RangeError, f"{what} {'a number' if parameter is None else expected(parameter)}, got nan")
+            if parameter is None:
+                raise error(RangeError, "a hyper-parameter is a number, got nan")
+            raise error(RangeError, f"`{parameter.name}` must be {expected(parameter, value)}, got nan")
         return write_number(float(value))
     name = f" for {parameter.name!r}" if parameter is not None else ""
     hint = ""

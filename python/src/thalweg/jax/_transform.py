@@ -332,7 +332,7 @@ class _Step:
 
     def _refuses(self, flat: Flat, what: str) -> bool:
         """Whether the sentence takes no number of this name."""
-        return what not in ("value", "loss") and self._problem(flat, [what], step=False) is not None
+        return self._problem(flat, ["loss" if what == "value" else what], step=False) is not None
 
     def _problem(self, flat: Flat, watched: Iterable[str], step: bool = True) -> Exception | None:
         """Why the sentence does not take numbers of these names, or cannot do without another; None where it can.

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .. import _classes, _registry, _sentence
+from .. import _classes, _groups, _registry, _sentence
 from .._errors import ArgumentError, UnsupportedError, error
 from ._optimizer import Optimizer, listed, tensors_of
 from ._view import View, plain
@@ -141,9 +141,11 @@ def _start_twin(self: Any, name: str, full: inspect.Signature, args: tuple[Any, 
     if isinstance(given["params"], torch.Tensor):
         raise TypeError(f"{name}: params is an iterable of tensors or of dicts, not one tensor: give [tensor]")
     given["params"] = list(listed(given["params"]))  # it may be an iterator, and is looked at twice
-    for group in given["params"]:
-        if isinstance(group, dict) and not isinstance(group["params"], torch.Tensor):
-            group["params"] = list(group["params"])
+    for index, group in enumerate(given["params"]):
+        if isinstance(group, dict):
+            _groups.check_group(group, f"parameter group {index}")
+            if not isinstance(group["params"], torch.Tensor):
+                group["params"] = list(group["params"])
     _refuse(name, given)
     if name == "LBFGS" and given["max_eval"] is None:
         given["max_eval"] = given["max_iter"] * 5 // 4

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .. import _notices
+from .. import _groups, _notices
 from .._errors import ArgumentError, CountError, UnsupportedError, error
 from . import _state
 from ._optimizer import Optimizer, listed
@@ -126,8 +126,9 @@ class InBackward(torch.optim.Optimizer):
 
 def _each(params: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     """Every parameter, as an optimizer of its own is given it and as it is."""
-    for item in params:
+    for index, item in enumerate(params):
         if isinstance(item, dict):
+            _groups.check_group(item, f"parameter group {index}")
             members = item["params"]
             for member, p in _each([members] if isinstance(members, torch.Tensor) else members):
                 yield {**item, "params": [member]}, p

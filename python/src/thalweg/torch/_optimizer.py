@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
+import sys
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -74,6 +75,7 @@ class Optimizer(Saved):
         self._seen = -1
         # By group: the rates of the rules before they were changed together through "lr", and since.
         self._scaled: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
+        self._ahead = {}
         self._unbound, self._standing_in = {}, {}
         # Within a step of an aggregator: the gradients and losses of all tasks, and how many are wanted.
         self._tasks: tuple[list[list[torch.Tensor | None]], list[torch.Tensor]] | None = None
@@ -186,7 +188,9 @@ class Optimizer(Saved):
         take sparse ones, as torch's do; each is made dense for the step.
 
         closure  zeroes the gradients, computes the loss, calls backward, and returns the loss; methods that need more
-                 than one gradient (sam, ...) call it as often as they like, at other parameters each time.  It may
+                 than one gradient (sam, ...) call it as often as they like, at other parameters each time.  Without
+                 arguments it does not know which minibatch is meant: behind gradient_accumulate, the calls of one step
+                 want several, each of them again for SAM's second gradient (request.tag says which).  It may
                  return None where the method does not ask for the loss; NeedsError where it does.  For several tasks it
                  calls opt.backward(losses) instead.  thalweg.torch.Answers is a closure for every method.  With one
                  required argument it is given the thalweg.Request, and answers by its kind: for a "hessian_vector" it
@@ -200,6 +204,11 @@ class Optimizer(Saved):
         if not (closure is None or callable(closure)):
             raise error(ArgumentError, f"the closure of a step is a function, not a {type(closure).__name__}; gradients "
                         "lie in .grad, and several minibatches go through thalweg.torch.Answers")
+        if closure is not None and _in_scaler():
+            raise error(ArgumentError, "GradScaler.step takes no closure, as torch says of closure=...: it has unscaled "
+                        "the gradients that are there, and would not those that the closure makes.  Call "
+                        'opt.step(closure), with opt.engine.set("gradient_scale", 1 / scaler.get_scale()) before it; a '
+                        'loss alone is told by opt.observe("loss", loss)')
         with self._stepping() as parameters:
             if closure is not None:
                 return self._step_closure(closure, parameters)
@@ -363,6 +372,18 @@ class Optimizer(Saved):
 
     def __repr__(self) -> str:
         return f"<thalweg.torch.{type(self).__name__}: {self.engine!r}>"
+
+
+def _in_scaler() -> bool:
+    """Whether it is torch's GradScaler, at work, that has called `step`."""
+    frame = sys._getframe(2)
+    for _ in range(16):  # decorators, those of wrappers and schedulers among them
+        if frame is None:
+            return False
+        if frame.f_code.co_name == "_maybe_opt_step" and frame.f_globals.get("__name__") == "torch.amp.grad_scaler":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _shared(engine: _optimizer.Optimizer, name: str) -> list[str]:
