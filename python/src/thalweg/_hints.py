@@ -53,8 +53,8 @@ UNKNOWN = r"no (?:method|optimizer|schedule|transform|update|average) `(\w+)`(?:
 # What is meant rather than another name that is as near, the most common first.
 COMMON = (
     "adamw", "adam", "sgd", "muon", "lion", "rmsprop", "adagrad", "lamb", "adafactor", "nadam", "radam", "adamax",
-    "soap", "shampoo", "lbfgs", "sam", "ema", "swa", "clip_global_norm", "gradient_accumulate", "lookahead", "cosine", "linear",
-    "warmup_cosine", "warmup", "one_cycle", "constant", "exponential", "step_decay", "polynomial",
+    "soap", "shampoo", "lbfgs", "sam", "ema", "swa", "clip_global_norm", "gradient_accumulate", "lookahead", "cosine",
+    "linear", "warmup_cosine", "warmup", "one_cycle", "constant", "exponential", "step_decay", "polynomial",
 )
 # What stands before a value in parentheses: the method, and the name of the value.
 OPENED = re.compile(r"(\w+)\s*\((?:[^()]|\([^()]*\))*?(\w+)\s*=\s*\(\s*$")

@@ -9,14 +9,13 @@ from typing import Any, Never
 
 import numpy as np
 
-from . import _arrays, _notices, _registry, _sentence, _thalweg
+from . import _arrays, _notices, _options, _registry, _sentence, _thalweg
 from ._errors import (
     ArgumentError,
     Error,
     LayoutError,
     NeedsError,
     NonfiniteError,
-    RangeError,
     SequenceError,
     ValueTypeError,
     error,
@@ -24,11 +23,6 @@ from ._errors import (
 from ._groups import ROLES, Group, ParamGroup, fresh_name, read_group, read_groups
 from ._requests import Request, Window, ask, number_of, takes_request
 from ._saved import Saved
-
-STATE_DTYPES = {"f32": 1, "bf16": 2, "q8": 3}
-MASTERS = {None: 0, "none": 0, "f32": 1, "stochastic": 2}
-SHARDS = {"tensors": 1, "elements": 2}
-NONFINITE = {"propagate": 0, "skip": 1, "error": 2}
 
 
 @contextlib.contextmanager
@@ -101,18 +95,18 @@ class Optimizer(Saved):
             state_dtype=state_dtype,
             master=master,
             nonfinite=nonfinite,
-            max_skips=_max_skips(max_skips, nonfinite),
+            max_skips=_options.max_skips(max_skips, nonfinite),
             maximize=bool(maximize),
             zero_gradients=bool(zero_gradients),
             consume_gradients=bool(consume_gradients),
             gradient_scale=float(gradient_scale),
-            seed=_seed(seed),
+            seed=_options.seed(seed),
         )
         self._create(
             sentence,
-            _choice("state_dtype", state_dtype, STATE_DTYPES),
-            _choice("master", master, MASTERS),
-            _choice("nonfinite", nonfinite, NONFINITE),
+            _options.choice("state_dtype", state_dtype, _options.STATE_DTYPES),
+            _options.choice("master", master, _options.MASTERS),
+            _options.choice("nonfinite", nonfinite, _options.NONFINITE),
             int(self._options["maximize"]),
             int(self._options["zero_gradients"]),
             int(self._options["consume_gradients"]),
@@ -219,12 +213,21 @@ class Optimizer(Saved):
     def _step_with(self, grads: Any) -> Any:
         if grads is not None and not callable(grads):
             self._bound_to_fill = False
-        return _step(self, self._complete(grads))
+        try:
+            return _step(self, self._complete(grads))
+        except BaseException:
+            self._forget_call()
+            raise
 
     def _complete(self, grads: Any) -> Any:
         """Gradients with zeros where the library would drop what an accumulation window has of them."""
-        given = self._window is not None and isinstance(grads, (list, tuple))
-        return self._window.complete(self, grads) if given else grads
+        if self._window is None or not isinstance(grads, (list, tuple)):
+            return grads
+        return self._window.complete(self, grads)
+
+    def _forget_call(self) -> None:
+        if self._window is not None:
+            self._window.undo()
 
     def bind_gradients(self, grads: Iterable[Any] | Mapping[str, Any], /) -> None:
         super().bind_gradients(self._by_name(grads) if isinstance(grads, Mapping) else grads)
@@ -324,6 +327,7 @@ class Optimizer(Saved):
         except BaseException:
             if self._pending is token:
                 self._pending = None
+                self._forget_call()
                 with contextlib.suppress(Error):
                     self.cancel()
             raise
@@ -394,17 +398,17 @@ class Optimizer(Saved):
         step, or none does.  An exception of `reduce` ends the step with nothing changed; steps keep copies for that.
         Copies of the optimizer have no reducer.
         """
-        if shards not in SHARDS:
-            raise ValueError(f"shards must be one of {', '.join(SHARDS)}, got {shards!r}")
+        if shards not in _options.SHARDS:
+            raise ValueError(f"shards must be one of {', '.join(_options.SHARDS)}, got {shards!r}")
         if reduce is None:
-            return self._set_reducer(None, SHARDS[shards])
+            return self._set_reducer(None, _options.SHARDS[shards])
         if not callable(reduce):
             raise TypeError(f"reduce must be callable, or None, got {type(reduce).__name__}")
 
         def call(sums: memoryview, maxima: memoryview) -> None:
             reduce(np.frombuffer(sums, np.float64), np.frombuffer(maxima, np.float64))
 
-        self._set_reducer(call, SHARDS[shards])
+        self._set_reducer(call, _options.SHARDS[shards])
 
     def eval(self) -> None:
         """Writes the evaluation weights (averages, schedule-free iterates) into the parameters.
@@ -469,32 +473,3 @@ def _restore(
         optimizer._bind_group(group)
     optimizer._load(state)
     return optimizer
-
-
-# ---- reading arguments
-
-
-def _choice(name: str, value: Any, choices: Mapping[Any, int]) -> int:
-    try:
-        return choices[value]
-    except (KeyError, TypeError):
-        allowed = ", ".join(repr(choice) for choice in choices)
-        raise error(ArgumentError, f"{name} is one of {allowed}, not {value!r}") from None
-
-
-def _max_skips(value: Any, nonfinite: str) -> int | None:
-    if value is not None and nonfinite != "skip":
-        raise error(ArgumentError, f"max_skips is for nonfinite='skip', and nonfinite is {nonfinite!r}")
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise error(RangeError, f"max_skips is a whole number from 1 on, or None, not {value!r}")
-    return value
-
-
-def _seed(value: Any) -> int:
-    try:
-        seed = int(value.__index__())
-    except AttributeError:
-        raise error(ValueTypeError, f"seed is an integer, not {type(value).__name__}") from None
-    if not 0 <= seed < 2**64:
-        raise error(RangeError, f"seed is in 0 ... 2**64 - 1, not {seed}")
-    return seed

@@ -94,7 +94,7 @@ class Request:
             if isinstance(grads, Mapping):
                 grads = self._optimizer._by_name(grads)
             if self.kind in GRADIENTS and isinstance(grads, (list, tuple)):
-                grads = self._optimizer._complete(grads)
+                grads = self._optimizer._complete(grads) if self.pass_ == 0 else grads
                 self._check_presence([g is not None for g in grads])
             self._optimizer._answer(grads)
             self._optimizer._bound_to_fill = False
@@ -173,12 +173,18 @@ class Window:
     def __init__(self) -> None:
         self._steps: tuple[int, int] | None = None
         self._seen: list[bool] = []
+        self._before: list[bool] = []
+
+    def undo(self) -> None:
+        """Forgets the last call, which was refused or broken off."""
+        self._seen = self._before
 
     def complete(self, optimizer: Optimizer, grads: Sequence[Any]) -> list[Any]:
         """The gradients of one call, with zeros for those that were there in an earlier one of the window."""
         now = (optimizer.steps, optimizer.skipped)
         if now != self._steps or len(self._seen) != len(grads):
             self._steps, self._seen = now, [False] * len(grads)
+        self._before = self._seen
         if any(g is None and seen for g, seen in zip(grads, self._seen)):
             rows = zip(grads, self._seen, optimizer.params)
             grads = [_arrays.zeros_like(p, "a parameter") if g is None and seen else g for g, seen, p in rows]

@@ -60,7 +60,7 @@ class Settings(_thalweg.Optimizer):
         return first
 
     def observe(self, what: str, value: float, /) -> None:
-        if what == "loss" and not self._watches_loss():
+        if what == "loss" and not math.isnan(value) and not self._watches_loss():
             raise error(UnknownNameError, "no stage of this pipeline watches `loss`" + self._watched())
         try:
             super().observe(what, value)

@@ -318,16 +318,16 @@ class Optimizer(Saved):
         What lies in `.grad` when the loop goes on is the answer, unless request.answer gave another.  SequenceError
         where that is what answered an earlier request of this step, and nothing was written to it since.
         """
-        earlier: list[tuple[Any, int]] = []
+        earlier: list[tuple[torch.Tensor, Any, int]] = []
         with self._stepping() as parameters, contextlib.closing(self._asked()) as requests:
             for request in requests:
                 yield request
                 if request.wants_gradient and not request._answered:
-                    if earlier and all(ref() is p.grad and v == p.grad._version for p, (ref, v) in zip(present, earlier)):
-                        raise error(SequenceError, f"{self.engine._text}: {request!r} was not answered: `.grad` is what "
-                                    "answered an earlier one; call backward() in the loop, or request.answer(grads)")
-                    present = [p for p in parameters if p.grad is not None]
-                    earlier = [(weakref.ref(p.grad), p.grad._version) for p in present]
+                    if earlier and all(ref() is p.grad and n == p.grad._version for p, ref, n in earlier):
+                        raise error(SequenceError, f"{self.engine._text}: {request!r} was not answered: `.grad` is "
+                                    "what answered an earlier one; call backward() in the loop, or "
+                                    "request.answer(grads)")
+                    earlier = [(p, weakref.ref(p.grad), p.grad._version) for p in parameters if p.grad is not None]
                 self._answer(request, parameters)
             self._opt_called = True  # what schedulers look for, which watch `step`
 
