@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
@@ -292,6 +292,10 @@ class Saved(Grouped):
         spans = [self.engine._layout[where][1:] for where in self._places if where is not None]
         return [index for first, stop in spans for index in range(first, stop)]
 
+    @overload
+    def to_torch_state_dict(self, strict: Literal[True] = True) -> dict[str, Any]: ...
+    @overload
+    def to_torch_state_dict(self, strict: Literal[False]) -> tuple[dict[str, Any], LoadReport]: ...
     @of_adapter
     def to_torch_state_dict(self, strict: bool = True) -> Any:
         """The state dict for the optimizer of torch.optim that this is: SGD, Adam, AdamW, Adagrad, RMSprop, Adamax,
