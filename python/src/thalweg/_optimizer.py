@@ -125,7 +125,7 @@ class Optimizer(Saved):
         # Under "skip": how many steps were skipped in a row.
         self._skips = 0 if nonfinite == "skip" else None
         self._closure: tuple[Any, bool] = (None, False)
-        self._window = Window() if any(m.name == "gradient_accumulate" for _, m in self._stages()) else None
+        self._window = Window() if "gradient_accumulate" in self.sentence else None
         # Whether the bound gradients are arrays that the caller said it would fill.
         self._bound_to_fill = False
         try:

@@ -97,7 +97,8 @@ class Request:
                 grads = self._optimizer._complete(grads) if self.pass_ == 0 else grads
                 self._check_presence([g is not None for g in grads])
             self._optimizer._answer(grads)
-            self._optimizer._bound_to_fill = False
+            if self._optimizer._bound_to_fill:
+                self._optimizer._bound_to_fill = False
             self._answered, self._stays = True, stay
         if loss is not None:
             self.loss = float(loss)

@@ -35,8 +35,8 @@ class Settings(_thalweg.Optimizer):
 
     _layout: list[tuple[str, int, int]]
     _parameters: dict[str, _registry.Parameter] | None
-    # At how many edits it was found whether the loss is watched.
-    _loss: tuple[int, bool] | None = None
+    # Whether a rule of the sentence needs the loss, once that was asked.
+    _needs_loss: bool | None = None
 
     def get(self, path: str, group: str | None = None) -> Any:
         """A hyper-parameter or a measured value: "lr", "adamw.lr", "adamw#1.lr", "clip_global_norm.norm".
@@ -72,15 +72,12 @@ class Settings(_thalweg.Optimizer):
 
     def _watches_loss(self) -> bool:
         """Whether a rule or a schedule looks at the loss, which the library takes in every sentence."""
-        known, edits = self._loss, self._edits
-        if known is None or known[0] != edits:
-            rule = False
+        if self._needs_loss is None:
             try:
                 super().observe("loss", math.nan)  # changes nothing: the refusal names the rule that needs it
             except NonfiniteError as problem:
-                rule = "needs a finite one" in str(problem)
-            known = self._loss = edits, rule or "loss" in self._seen_by_schedules()
-        return known[1]
+                self._needs_loss = "needs a finite one" in str(problem)
+        return bool(self._needs_loss) or "loss" in self._seen_by_schedules()
 
     def _watched(self) -> str:
         """The numbers that are watched, for the end of a sentence."""
