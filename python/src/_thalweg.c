@@ -273,13 +273,18 @@ static size_t item_size(int32_t dtype) {
 static const char *type_of_format(const char *format, Py_ssize_t size, char text[16]) {
   if (!format) return "uint8"; /* what no format stands for */
   const char *code = *format && strchr("@=<>!", *format) ? format + 1 : format;
+  if (code[0] == 'Z' && code[1] && !code[2]) {
+    PyOS_snprintf(text, 16, "complex%d", (int)(8 * size));
+    return text;
+  }
   const char *kind = !code[0] || code[1]         ? NULL
                      : strchr("bhilqn", code[0]) ? "int"
                      : strchr("BHILQN", code[0]) ? "uint"
                      : code[0] == '?'            ? "bool"
                      : code[0] == 'g'            ? "longdouble"
+                     : code[0] == 'O'            ? "object"
                                                  : NULL;
-  if (kind && *kind != 'b' && *kind != 'l') {
+  if (kind && !strchr("blo", *kind)) {
     PyOS_snprintf(text, 16, "%s%d", kind, (int)(8 * size));
   } else {
     PyOS_snprintf(text, 16, kind ? "%s" : "'%.10s'", kind ? kind : format);
@@ -390,9 +395,13 @@ static int take_capsule(State *state, Bound *bound, tw_tensor *tensor, PyObject 
   int code = source->dtype.code, bits = source->dtype.bits;
   int32_t dtype = dtype_of_dlpack(code, bits, wanted & ACQUIRE_INTEGERS);
   if (dtype == 0 || source->dtype.lanes != 1) {
-    fail_array(state, TW_ERROR_DTYPE, label,
-               "DLPack type (code %d, %d bits) is not supported; thalweg takes %s", code, bits,
-               dtypes_taken(wanted & ACQUIRE_INTEGERS));
+    const char *const taken = dtypes_taken(wanted & ACQUIRE_INTEGERS);
+    if (code == 5) {
+      fail_array(state, TW_ERROR_DTYPE, label, "element type complex%d is not supported; thalweg takes %s", bits, taken);
+    } else {
+      fail_array(state, TW_ERROR_DTYPE, label, "DLPack type (code %d, %d bits) is not supported; thalweg takes %s", code,
+                 bits, taken);
+    }
     return -1;
   }
   if ((wanted & ACQUIRE_WRITE) && read_only) {
@@ -1750,7 +1759,9 @@ static PyMethodDef optimizer_methods[] = {
                "         is no gradient this time): they are bound, then used; the same list of the same arrays again\n"
                "         costs nothing.  A callable: a closure, called as often as the method asks; it returns\n"
                "         (loss, grads), or grads, or a loss when it filled the bound gradients itself.  A closure with\n"
-               "         one required argument is given the Request.\n\n"
+               "         one required argument is given the Request.  Without it the closure does not know which\n"
+               "         minibatch is meant: behind gradient_accumulate the calls of one step want several, and SAM\n"
+               "         wants each of them twice (the same request.tag: the same minibatch).\n\n"
                "Returns the closure's first loss, else None.  Raises NeedsError when the method asks for more than one\n"
                "gradient and no closure was given, SequenceError before gradients are bound or in evaluation mode,\n"
                "NonfiniteError under nonfinite=\"error\".  After an exception parameters and state are as before.")},

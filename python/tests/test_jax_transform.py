@@ -30,12 +30,12 @@ def start() -> dict[str, Any]:
     return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in SHAPES.items()}
 
 
-def outside(sentence: str, losses: Any = None, **options: Any) -> tuple[dict[str, np.ndarray], tw.Optimizer]:
+def outside(sentence: str, losses: Any = None, what: str = "loss", **options: Any) -> tuple[dict[str, np.ndarray], tw.Optimizer]:
     arrays = {k: np.array(x) for k, x in start().items()}
     opt = tw.Optimizer(list(arrays.values()), sentence, names=[f"['{k}']" for k in arrays], **options)
     for k, gradient in enumerate(GRADIENTS):
         if losses is not None:
-            opt.observe("loss", float(np.float32(losses[k])))
+            opt.observe(what, float(np.float32(losses[k])))
         opt.step([gradient[name] for name in arrays])
     return arrays, opt
 
@@ -118,14 +118,20 @@ def test_a_step_twice_and_a_state_that_was_kept() -> None:
     assert equal(jax.jit(copy.deepcopy(tx).apply)(GRADIENTS[1], kept[1], kept[0]), second)
 
 
-def test_losses_are_watched() -> None:
-    sentence = "sgd(lr=reduce_on_plateau(0.1, patience=1))"
+@pytest.mark.parametrize("sentence, what", [
+    ("sgd(lr=reduce_on_plateau(0.1, patience=1))", "metric"), ("polyak_sgd", "loss")])
+def test_losses_are_watched(sentence: str, what: str) -> None:
     tx = tj.optimizer(sentence)
-    params, state = start(), tx.init(start())
     losses = [1.0, 1.1, 1.2, 1.3, 1.4]
-    for gradient, loss in zip(GRADIENTS, losses):
-        params, state = jax.jit(tx.apply)(gradient, state, params, value=loss)
-    assert equal(params, outside(sentence, losses)[0])
+    expected, _ = outside(sentence, losses, what)
+    assert not equal(expected, outside(sentence, [2.0 - x for x in losses], what)[0])
+    for called in ("value", what):
+        params, state = start(), tx.init(start())
+        for gradient, loss in zip(GRADIENTS, losses):
+            params, state = jax.jit(tx.apply)(gradient, state, params, **{called: loss})
+        assert equal(params, expected)
+    with pytest.raises(tw.ArgumentError, match=f"`value` and `{what}` are the same"):
+        tx.apply(GRADIENTS[0], state, params, **{"value": 1.0, what: 2.0})
 
 
 def test_values_that_are_traced() -> None:

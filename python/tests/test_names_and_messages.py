@@ -86,7 +86,7 @@ def test_names_of_a_dict_are_those_of_a_route() -> None:
 def test_nan_is_no_value(make: Any) -> None:
     with pytest.raises(tw.RangeError, match=r"(`lr`|'lr'|`beta2`) (is|must be) a number in \[0, .*got nan"):
         make([np.ones(3, np.float32)])
-    with pytest.raises(tw.Error, match="`lr` must be a number or a schedule, got nan"):
+    with pytest.raises(tw.Error, match="`lr` must be a number, got nan"):
         tw.Optimizer([np.ones(3, np.float32)], "adamw(lr=nan)")
 
 

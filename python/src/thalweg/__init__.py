@@ -13,6 +13,8 @@ Optimizer for every sentence.  methods() lists what the library knows; so does `
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import _errors as _errors
 from . import _thalweg
 from ._aggregate import Aggregator, aggregate
@@ -39,7 +41,6 @@ from ._objects import (
     weighting,
 )
 from ._optimizer import Optimizer
-from ._partial import LoadReport
 from ._registry import Input, Method, Parameter, RequestKind, Slot, kinds, method, methods
 from ._requests import Request
 from ._saved import MemoryReport, StateRow
@@ -50,22 +51,31 @@ version: str = _thalweg.version()
 __version__ = version
 
 
-def __getattr__(name: str) -> type[Optimizer] | str:
-    """The class of an optimizer is made when it is first asked for; build_info tells of OpenBLAS once it is loaded."""
+def __getattr__(name: str) -> Any:
+    """What takes time is made when it is first asked for: the class of an optimizer, and the names of all of them.
+    build_info tells of OpenBLAS once it is loaded."""
     if name == "build_info":
         return _thalweg.build_info()
-    if not name.startswith("_") and (found := _optimizer_class(name)) is not None:
-        globals()[name] = found
-        return found
-    near = "" if name.startswith("_") else _suggestion(name, __all__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{near}")
+    if name == "LoadReport":
+        from ._partial import LoadReport as found
+    elif name == "__all__":
+        found = _everything()
+    elif name.startswith("_") or (found := _optimizer_class(name)) is None:
+        near = "" if name.startswith("_") else _suggestion(name, _everything())
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{near}")
+    globals()[name] = found
+    return found
+
+
+def _everything() -> list[str]:
+    return [*_NAMES, *_class_names()]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_everything()})
 
 
-__all__ = [
+_NAMES = [
     "Aggregator",
     "Cache",
     "Constraint",
@@ -106,6 +116,5 @@ __all__ = [
     "solver",
     "version",
     "weighting",
-    *_class_names(),
     *(cls.__name__ for cls in _errors.ERRORS if cls is not Error),
 ]

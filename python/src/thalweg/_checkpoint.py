@@ -7,7 +7,6 @@ rest STAGE/scalars and engine/...  (Checkpoint.swift says what they hold).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -45,6 +44,8 @@ def of_numbers(values: Any) -> Entry:
 
 def read(data: bytes) -> dict[str, Entry]:
     """The entries of a checkpoint, which share its memory.  FormatError where it is none."""
+    import json
+
     try:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
@@ -59,6 +60,8 @@ def read(data: bytes) -> dict[str, Entry]:
 
 def digest(data: bytes) -> str:
     """The digest that a checkpoint says it has; "" where it says none."""
+    import json
+
     header = json.loads(bytes(data[8 : 8 + int.from_bytes(data[:8], "little")]))
     return str(header.get("__metadata__", {}).get("hash", ""))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from functools import cache
 from typing import Any
@@ -88,9 +87,12 @@ SPELLINGS = {
     "zo": "ZO",
 }
 
-COMMON = tuple(
-    p for p in inspect.signature(Optimizer.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY
-)
+
+@cache
+def common() -> tuple[inspect.Parameter, ...]:
+    """The options of Optimizer, which every class has."""
+    parameters = inspect.signature(Optimizer.__init__).parameters.values()
+    return tuple(p for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
 def class_name(method: str) -> str:
@@ -123,7 +125,7 @@ def signature(method: _registry.Method) -> inspect.Signature:
     for name in ("before", "after"):
         if name not in own:
             keyword_only.append(kind(name, kind.KEYWORD_ONLY, default=""))
-    keyword_only += [p for p in COMMON if p.name not in own]
+    keyword_only += [p for p in common() if p.name not in own]
     return inspect.Signature(positional + keyword_only)
 
 
@@ -201,6 +203,8 @@ def _refuse_name(method: _registry.Method, name: str, value: Any, known: list[st
         _thalweg.Optimizer()._create(f"{method.name}({name}=0)", 1, 0, 0, 0, 0, 0, 1.0, 0)
     except UnknownNameError as problem:
         text = str(problem).replace(f"\n  {method.name}({name}=0)\n", f"\n  {method.name}({name}={written})\n")
+        import difflib
+
         near = difflib.get_close_matches(name, known, 1)
         if near and "did you mean" not in text:
             text = text.replace(f"`{name}`", f"`{name}` (did you mean `{near[0]}`?)", 1)
@@ -209,6 +213,8 @@ def _refuse_name(method: _registry.Method, name: str, value: Any, known: list[st
 
 def suggestion(name: str, names: list[str]) -> str:
     """What an attribute of the package that there is not may have meant, in words; "" where nothing is near."""
+    import difflib
+
     known = _registry.by_name().get(STAGES.get(name, name.lower()))
     if known is not None and known.kind != "optimizer":
         maker = f"thalweg.{known.kind}({known.name!r})"

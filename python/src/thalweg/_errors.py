@@ -188,7 +188,7 @@ SPELLINGS = [
     (r"answer its requests, or cancel it\b", "answer the requests in opt.requests(), or call opt.cancel()"),
     (r"answer with answer_matrix\b(?!\()", "answer with request.answer_matrix(first, second)"),
     (r"answer with answer_samples\b(?!\()", "answer with request.answer_samples(gradients)"),
-    (r"`(\w+)`: no schedule `(nan)`", r"`\1` must be a number or a schedule, got \2"),
+    (r"`(\w+)`: no schedule `(nan)`", r"`\1` must be a number, got \2"),
     (r"\bset_mode\(train\)", "opt.train()"),
     (r"\bset_mode\(eval\w*\)", "opt.eval()"),
     (r"\bpass NULL\b", "pass None"),
@@ -217,13 +217,12 @@ SPELLINGS.append(
     # Not what is quoted (it may be a name of the caller's), and not what is in Python's spelling already.
     (r"(?<![\w.`'\"])(?:tw_optimizer_)?(" + "|".join(CALLS) + r")\b(?![\w(])", lambda found: CALLS[found[1]])
 )
-SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in SPELLINGS]
 
 
 def in_python(message: str) -> str:
     """A message of the library with the calls that it names as they are spelt in Python."""
     for pattern, replacement in SPELLINGS:
-        message = pattern.sub(replacement, message)
+        message = re.sub(pattern, replacement, message)
     return with_hint(message)
 
 

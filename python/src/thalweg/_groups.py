@@ -104,16 +104,23 @@ def read_groups(params: Iterable[Any], names: Sequence[str] | None) -> list[Grou
     groups: list[Group] = []
     for index, item in enumerate(items):
         used = {group.name for group in groups} | {other.get("name") for other in items}
-        groups.append(read_group(item, fresh_name(used, index)))
+        groups.append(read_group(item, fresh_name(used, index), f"parameter group {index}"))
         if groups[-1].name in {group.name for group in groups[:-1]}:
             raise error(ArgumentError, f"two parameter groups are called {groups[-1].name!r}")
     return groups
 
 
-def read_group(item: Mapping[str, Any], name: str) -> Group:
+def check_group(item: Mapping[str, Any], called: str) -> None:
+    """ArgumentError where a parameter group has no "params"."""
+    if "params" not in item:
+        keys = ", ".join(map(repr, item)) or "nothing"
+        name = f" ({item['name']!r})" if item.get("name") else ""
+        raise error(ArgumentError, f"{called}{name} has no 'params', the list of its parameters; it has {keys}")
+
+
+def read_group(item: Mapping[str, Any], name: str, called: str = "the parameter group") -> Group:
+    check_group(item, called)
     overrides = dict(item)
-    if "params" not in overrides:
-        raise error(ArgumentError, "a parameter group is a dict with 'params'")
     params = overrides.pop("params")
     name = overrides.pop("name", None) or name
     role = overrides.pop("role", None)

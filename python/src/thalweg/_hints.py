@@ -49,7 +49,13 @@ STAGES = {
     "PolynomialLR": "polynomial", "ReduceLROnPlateau": "reduce_on_plateau", "SequentialLR": "join",
     "StepLR": "step_decay", "AveragedModel": "swa",
 }
-UNKNOWN = r"no (?:method|optimizer|schedule|transform|update|average) `(\w+)`(?: \(did you mean `\w+`\?\))?"
+UNKNOWN = r"no (?:method|optimizer|schedule|transform|update|average) `(\w+)`(?: \(did you mean `(\w+)`\?\))?"
+# What is meant rather than another name that is as near, the most common first.
+COMMON = (
+    "adamw", "adam", "sgd", "muon", "lion", "rmsprop", "adagrad", "lamb", "adafactor", "nadam", "radam", "adamax",
+    "soap", "shampoo", "lbfgs", "sam", "ema", "swa", "clip_global_norm", "gradient_accumulate", "lookahead", "cosine",
+    "linear", "warmup_cosine", "warmup", "one_cycle", "constant", "exponential", "step_decay", "polynomial",
+)
 # What stands before a value in parentheses: the method, and the name of the value.
 OPENED = re.compile(r"(\w+)\s*\((?:[^()]|\([^()]*\))*?(\w+)\s*=\s*\(\s*$")
 
@@ -70,7 +76,7 @@ def with_hint(message: str) -> str:
     if first == "`ema` must stand after the update rule":  # Optax's is of the gradients
         return f"{first}; the average of the gradients is `gradient_ema`{line}{rest}"
     if found := re.search(UNKNOWN, first):
-        hint = _of_stage(found[1])
+        hint = _of_stage(found[1]) or _of_common(found[1], found[2], found[0].split()[1])
         return first.replace(found[0], found[0].partition(" (")[0] + hint, 1) + line + rest if hint else message
     if found := re.match(r"(\w+): `\w+` must be .*, got ((\w+)(?:\(.*\))?)$", first):
         return first + _of_held(found[1], found[2], found[3]) + line + rest
@@ -111,6 +117,32 @@ def _of_held(method: str, text: str, name: str) -> str:
         return ""
     takes = next((p.name for p in known[method].parameters if p.type == known[name].kind), None)
     return f": write {takes}={text}" if takes else ""
+
+
+def _of_common(name: str, suggested: str | None, kind: str) -> str:
+    """The hint for a common name that is as near to `name` as the library's suggestion; "" where there is none."""
+    if suggested is None:
+        return ""
+    from . import _thalweg
+
+    kinds = dict(_thalweg._names())
+    fits = [known for known in COMMON if kind in ("method", kinds.get(known))]
+    best = min([*fits, suggested], key=lambda known: _distance(name.lower(), known))
+    return f" (did you mean `{best}`?)"
+
+
+def _distance(a: str, b: str) -> int:
+    """The number of slips between two names: a letter wrong, missing or too many, or two neighbours exchanged."""
+    before, row = [0] * (len(b) + 1), list(range(len(b) + 1))
+    for i, x in enumerate(a):
+        new = [i + 1]
+        for j, y in enumerate(b):
+            slips = min(row[j] + (x != y), row[j + 1] + 1, new[j] + 1)
+            if i and j and (x, a[i - 1]) == (b[j - 1], y):
+                slips = min(slips, before[j - 1] + 1)
+            new.append(slips)
+        before, row = row, new
+    return row[-1]
 
 
 def _of_parentheses(shown: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Never, overload
 
 import numpy as np
 
 from . import _inputs, _keywords, _registry, _sentence, _steps, _thalweg
-from ._errors import ArgumentError, Error, MethodError, ValueTypeError, error
+from ._errors import ArgumentError, Error, MethodError, SentenceError, ValueTypeError, error
 
 
 class Card:
@@ -51,6 +52,20 @@ def _check_kind(sentence: str, kind: str) -> None:
         article, wanted = ("an" if word[0] in "aeiou" else "a" for word in (method.kind, kind))
         raise error(MethodError, f"`{method.name}` is {article} {method.kind}; {wanted} {kind} is wanted here: "
                     f"thalweg.{method.kind}({sentence!r}) makes it\n  {sentence}\n  ^")
+
+
+def _of_kind(problem: Error, kind: str) -> Error:
+    """A refusal of the library, which makes these three kinds by one function, in the words of that kind, and with the
+    nearest name of it."""
+    import difflib
+
+    text = re.sub(r"\bobjective\b", kind, str(problem))
+    text = re.sub(r"\ban (?=weighting|diagnostic)", "a ", text)
+    unknown = re.match(rf"no {kind} `(\w+)`(?! \(did you)", text)
+    near = difflib.get_close_matches(unknown[1], _registry.names(kind), 1) if unknown else []
+    if unknown and near:
+        text = f"{unknown[0]} (did you mean `{near[0]}`?){text[unknown.end():]}"
+    return error(type(problem), text)
 
 
 class Regularizer(Fixed, _thalweg.Regularizer):
@@ -193,7 +208,10 @@ class Objective(Fixed, _thalweg.Objective):
 
     def __init__(self, sentence: str) -> None:
         self.sentence = _sentence.check_text(sentence)
-        self._create(sentence)
+        try:
+            self._create(sentence)
+        except (MethodError, SentenceError) as problem:
+            raise _of_kind(problem, self._kind) from None
         _check_kind(sentence, self._kind)
         self.inputs = _inputs.inputs_of(sentence)
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-import sys
-import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Never
 
 import numpy as np
 
-from . import _arrays, _registry, _sentence, _thalweg
+from . import _arrays, _notices, _options, _registry, _sentence, _thalweg
 from ._errors import (
     ArgumentError,
     Error,
     LayoutError,
     NeedsError,
     NonfiniteError,
-    RangeError,
     SequenceError,
     ValueTypeError,
     error,
@@ -27,13 +23,6 @@ from ._errors import (
 from ._groups import ROLES, Group, ParamGroup, fresh_name, read_group, read_groups
 from ._requests import Request, ask, number_of, takes_request
 from ._saved import Saved
-
-STATE_DTYPES = {"f32": 1, "bf16": 2, "q8": 3}
-MASTERS = {None: 0, "none": 0, "f32": 1, "stochastic": 2}
-SHARDS = {"tensors": 1, "elements": 2}
-LOG = logging.getLogger("thalweg")
-LOG.addHandler(logging.NullHandler())
-NONFINITE = {"propagate": 0, "skip": 1, "error": 2}
 
 
 @contextlib.contextmanager
@@ -106,18 +95,18 @@ class Optimizer(Saved):
             state_dtype=state_dtype,
             master=master,
             nonfinite=nonfinite,
-            max_skips=_max_skips(max_skips, nonfinite),
+            max_skips=_options.max_skips(max_skips, nonfinite),
             maximize=bool(maximize),
             zero_gradients=bool(zero_gradients),
             consume_gradients=bool(consume_gradients),
             gradient_scale=float(gradient_scale),
-            seed=_seed(seed),
+            seed=_options.seed(seed),
         )
         self._create(
             sentence,
-            _choice("state_dtype", state_dtype, STATE_DTYPES),
-            _choice("master", master, MASTERS),
-            _choice("nonfinite", nonfinite, NONFINITE),
+            _options.choice("state_dtype", state_dtype, _options.STATE_DTYPES),
+            _options.choice("master", master, _options.MASTERS),
+            _options.choice("nonfinite", nonfinite, _options.NONFINITE),
             int(self._options["maximize"]),
             int(self._options["zero_gradients"]),
             int(self._options["consume_gradients"]),
@@ -136,6 +125,8 @@ class Optimizer(Saved):
         # Under "skip": how many steps were skipped in a row.
         self._skips = 0 if nonfinite == "skip" else None
         self._closure: tuple[Any, bool] = (None, False)
+        # Whether the bound gradients are arrays that the caller said it would fill.
+        self._bound_to_fill = False
         try:
             for group in groups:
                 if not restored:
@@ -144,6 +135,8 @@ class Optimizer(Saved):
         except BaseException:
             self.close()
             raise
+        if "route" in sentence and not restored:
+            _notices.say_idle(self.sentence, _notices.tensors_of(self))
 
     # ---- parameters
 
@@ -151,9 +144,12 @@ class Optimizer(Saved):
         """Refuses arrays without names where route(...) goes by names: its pattern would fit none of them, silently."""
         patterns = [] if group.names else _sentence.name_patterns(self.sentence)
         if patterns:
+            near = filter(None, map(_notices.nearest_selector, patterns))
+            meant = [f"; for the selector write {selector}=(...)" for selector in near]
             raise error(
                 ArgumentError, f"route goes by names ({', '.join(patterns)}), and the parameters have none: pass "
-                "(name, array) pairs, as named_parameters() of a torch module gives them, or names=[...]")
+                "(name, array) pairs, as named_parameters() of a torch module gives them, or names=[...]"
+                + "".join(meant[:1]))
 
     def _bind_group(self, group: Group) -> None:
         start = self._layout[-1][2] if self._layout else 0
@@ -201,9 +197,11 @@ class Optimizer(Saved):
             grads = named.get("grads", grads)
             if isinstance(grads, Mapping):
                 named, grads = {key: value for key, value in named.items() if key != "grads"}, self._by_name(grads)
-            result = _step(self, **named) if "closure" in named or grads is None else _step(self, grads)
-        else:
+            result = _step(self, **named) if "closure" in named or grads is None else self._step_with(grads)
+        elif not self._bound_to_fill:
             result = _step(self, grads)
+        else:
+            result = self._step_with(grads)
         if self._norms or before is not None:
             self._look_back(before)
         return result
@@ -211,8 +209,14 @@ class Optimizer(Saved):
     step.__doc__ = (_thalweg.Optimizer.step.__doc__ or "").replace(
         "(None where there", "(or a mapping from their names; None where there", 1)
 
+    def _step_with(self, grads: Any) -> Any:
+        if grads is not None and not callable(grads):
+            self._bound_to_fill = False
+        return _step(self, grads)
+
     def bind_gradients(self, grads: Iterable[Any] | Mapping[str, Any], /) -> None:
         super().bind_gradients(self._by_name(grads) if isinstance(grads, Mapping) else grads)
+        self._bound_to_fill = True
 
     bind_gradients.__doc__ = _thalweg.Optimizer.bind_gradients.__doc__
 
@@ -238,7 +242,7 @@ class Optimizer(Saved):
         """
         if self._norms and not all(math.isfinite(self._get_number(None, path)) for path in self._norms):
             self._norms = []
-            say_nonfinite(self)
+            _notices.say_nonfinite(self)
         if before is None or self._skips is None:
             return
         skipped = self.skipped
@@ -249,7 +253,7 @@ class Optimizer(Saved):
     def _say_skipped(self, skipped: int) -> None:
         why = "NaN or Inf in a gradient; nonfinite='error' says in which"
         if skipped & (skipped - 1) == 0:
-            LOG.warning(f"{self._text!r}: {skipped} of {skipped + self.steps} steps skipped so far: {why}")
+            _notices.log(f"{self._text!r}: {skipped} of {skipped + self.steps} steps skipped so far: {why}")
         most = self._options["max_skips"]
         if most is not None and self._skips >= most:
             raise error(NonfiniteError, f"{self._text!r}: {self._skips} steps skipped in a row (max_skips): {why}")
@@ -299,6 +303,7 @@ class Optimizer(Saved):
                 yield request
                 if self._pending is not token:
                     raise RuntimeError("another step was started inside the loop over this one")
+                request._check_answered()
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self._text}: the method asked for the loss, and none was given: "
                                 "call request.answer(grads, loss), or set request.loss")
@@ -322,9 +327,10 @@ class Optimizer(Saved):
                 loss, grads = self._read_answer(answer)
                 if grads is not None and request.wants_gradient:
                     request.answer(grads)
-                elif request.wants_gradient and not request._answered and self.grads is None:
-                    raise error(SequenceError, f"{self._text}: the closure gave no gradients, and none are bound: it "
-                                "must return (loss, grads), or fill those of an opt.bind_gradients(grads) before")
+                elif request.wants_gradient and not (request._answered or self._bound_to_fill):
+                    raise error(SequenceError, f"{self._text}: the closure gave no gradients for {request!r}, and none "
+                                "are bound: it must return (loss, grads), or fill those of an "
+                                "opt.bind_gradients(grads) before")
                 if loss is not None:
                     if first is None:
                         first = loss
@@ -376,17 +382,17 @@ class Optimizer(Saved):
         step, or none does.  An exception of `reduce` ends the step with nothing changed; steps keep copies for that.
         Copies of the optimizer have no reducer.
         """
-        if shards not in SHARDS:
-            raise ValueError(f"shards must be one of {', '.join(SHARDS)}, got {shards!r}")
+        if shards not in _options.SHARDS:
+            raise ValueError(f"shards must be one of {', '.join(_options.SHARDS)}, got {shards!r}")
         if reduce is None:
-            return self._set_reducer(None, SHARDS[shards])
+            return self._set_reducer(None, _options.SHARDS[shards])
         if not callable(reduce):
             raise TypeError(f"reduce must be callable, or None, got {type(reduce).__name__}")
 
         def call(sums: memoryview, maxima: memoryview) -> None:
             reduce(np.frombuffer(sums, np.float64), np.frombuffer(maxima, np.float64))
 
-        self._set_reducer(call, SHARDS[shards])
+        self._set_reducer(call, _options.SHARDS[shards])
 
     def eval(self) -> None:
         """Writes the evaluation weights (averages, schedule-free iterates) into the parameters.
@@ -427,17 +433,6 @@ class Optimizer(Saved):
 _step = _thalweg.Optimizer.step
 
 
-def say_nonfinite(optimizer: Optimizer) -> None:
-    """The warning that a gradient which is no number has become weights, at who called into the package."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("thalweg", "torch"):
-        level, frame = level + 1, frame.f_back
-    text = (f"step {optimizer.steps} of {optimizer._text!r}: NaN or Inf in a gradient has become weights; "
-            "nonfinite='skip' leaves such steps out, nonfinite='error' raises")
-    LOG.warning(text)
-    warnings.warn(text, RuntimeWarning, stacklevel=level)
-
-
 def bare(sentence: str) -> Optimizer:
     """The sentence without parameters, which knows what hyper-parameters there are, and what belongs to a whole run."""
     optimizer = Optimizer.__new__(Optimizer)
@@ -462,32 +457,3 @@ def _restore(
         optimizer._bind_group(group)
     optimizer._load(state)
     return optimizer
-
-
-# ---- reading arguments
-
-
-def _choice(name: str, value: Any, choices: Mapping[Any, int]) -> int:
-    try:
-        return choices[value]
-    except (KeyError, TypeError):
-        allowed = ", ".join(repr(choice) for choice in choices)
-        raise error(ArgumentError, f"{name} is one of {allowed}, not {value!r}") from None
-
-
-def _max_skips(value: Any, nonfinite: str) -> int | None:
-    if value is not None and nonfinite != "skip":
-        raise error(ArgumentError, f"max_skips is for nonfinite='skip', and nonfinite is {nonfinite!r}")
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise error(RangeError, f"max_skips is a whole number from 1 on, or None, not {value!r}")
-    return value
-
-
-def _seed(value: Any) -> int:
-    try:
-        seed = int(value.__index__())
-    except AttributeError:
-        raise error(ValueTypeError, f"seed is an integer, not {type(value).__name__}") from None
-    if not 0 <= seed < 2**64:
-        raise error(RangeError, f"seed is in 0 ... 2**64 - 1, not {seed}")
-    return seed

@@ -19,10 +19,10 @@ NUMPY = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "F16": np.dtype("<f2")}
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What load_state_dict(..., strict=False) did.
+    """What load_state_dict(..., strict=False) did, and to_torch_state_dict(strict=False) of thalweg.torch.
 
     taken    the state that was taken, as "TENSOR/STAGE/SLOT", or "STAGE/scalars" for numbers of the whole run
-    left     what was saved and not taken: why
+    left     what was saved (for torch: is here) and not taken: why
     missing  what this optimizer has and was not saved, or did not fit: why.  It is as it was before; an average that
              is new starts from the parameters as they stand
     """

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import numbers
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import _thalweg
 
@@ -21,8 +21,7 @@ TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One hyper-parameter.
 
     type       number | integer | flag | choice | list | regularizer | constraint | pipeline | schedule
@@ -57,16 +56,14 @@ class Parameter:
         return f"{left}{self.min:g}, {self.max:g}{right}"
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """One kind of state: its name and what it holds."""
 
     name: str
     meaning: str
 
 
-@dataclass(frozen=True)
-class Input:
+class Input(NamedTuple):
     """A tensor that an objective or a solver takes or gives, or that a regularizer needs besides the weights.
 
     shape           "(B, m)": a name is one size wherever it occurs, a leading ... any axes; none may be empty
@@ -85,8 +82,7 @@ class Input:
     result: bool
 
 
-@dataclass(frozen=True)
-class RequestKind:
+class RequestKind(NamedTuple):
     """A kind of request that a solver makes.
 
     given, wanted     what it shows, and what the host fills; "()" is a number
@@ -100,8 +96,7 @@ class RequestKind:
     wanted: tuple[Input, ...]
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(NamedTuple):
     """One method of the library.
 
     kind       optimizer | transform | update | perturbation | aggregator | schedule | average | regularizer | ...
@@ -253,14 +248,14 @@ def literal(p: Parameter) -> Any:
     return read_value(p.default)
 
 
-def expected(p: Parameter) -> str:
-    """What a hyper-parameter may be, in words."""
+def expected(p: Parameter, got: Any = None) -> str:
+    """What a hyper-parameter may be, in words; a number, which `got` is, is not told of schedules."""
     kind = {
         "number": "a number", "integer": "a whole number", "flag": "True or False", "list": "a list of numbers",
         "choice": f"one of {', '.join(p.choices)}",
     }.get(p.type, f"a {p.type}")
     within = f" in {p.range}" if p.range else ""
-    schedule = ", or a schedule" if p.type == "number" and p.live else ""
+    schedule = ", or a schedule" if p.type == "number" and p.live and not isinstance(got, numbers.Real) else ""
     return f"{kind}{within}{schedule}{', or None' if p.optional else ''}"
 
 

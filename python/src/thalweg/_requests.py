@@ -96,9 +96,23 @@ class Request:
             if self.kind in GRADIENTS and isinstance(grads, (list, tuple)):
                 self._check_presence([g is not None for g in grads])
             self._optimizer._answer(grads)
+            if self._optimizer._bound_to_fill:
+                self._optimizer._bound_to_fill = False
             self._answered, self._stays = True, stay
         if loss is not None:
             self.loss = float(loss)
+
+    def _check_answered(self) -> None:
+        """After a body that may have filled the bound gradients.  SequenceError where it could not: what lies in those
+        of an earlier answer is no answer to this request."""
+        if not self.wants_gradient or self._answered:
+            return
+        grads = self._optimizer.grads
+        if grads is None or not self._optimizer._bound_to_fill:
+            raise error(SequenceError, f"{self._optimizer._text}: {self!r} was not answered: call "
+                        "request.answer(grads), or fill the arrays of an opt.bind_gradients(grads) before")
+        if self.kind in GRADIENTS:
+            self._check_presence([g is not None for g in grads])
 
     def _check_presence(self, now: list[bool]) -> None:
         """Compares what has a gradient with the first answer of this step."""

@@ -36,8 +36,9 @@ def write_value(value: Any, parameter: Parameter | None = None) -> str:
         return str(int(value))
     if isinstance(value, numbers.Real):
         if math.isnan(value):
-            what = "a hyper-parameter is" if parameter is None else f"`{parameter.name}` must be"
-            raise error(RangeError, f"{what} {'a number' if parameter is None else expected(parameter)}, got nan")
+            if parameter is None:
+                raise error(RangeError, "a hyper-parameter is a number, got nan")
+            raise error(RangeError, f"`{parameter.name}` must be {expected(parameter, value)}, got nan")
         return write_number(float(value))
     name = f" for {parameter.name!r}" if parameter is not None else ""
     hint = ""
@@ -100,12 +101,18 @@ def name_patterns(sentence: str) -> list[str]:
 
     Those that fit the empty name as well ("*") are left out.
     """
+    return [selector for selector, _ in branches(sentence) if selector.startswith('"') and selector.strip('"*')]
+
+
+def branches(sentence: str) -> list[tuple[str, str]]:
+    """The selectors of route(...) in a sentence that the library wrote, patterns in their quotes, and the pipelines
+    behind them, without parentheses; empty where there is no route."""
     found = []
     for stage in split(sentence, "|"):
         name, _, rest = stage.partition("(")
         if name.strip() == "route":
-            selectors = (split(branch, "=", 1)[0].strip() for branch in split(rest.rstrip().removesuffix(")"), ","))
-            found += [text for text in selectors if text.startswith('"') and text.strip('"*')]
+            parts = (split(branch, "=", 1) for branch in split(rest.rstrip().removesuffix(")"), ","))
+            found += [(selector.strip(), pipeline.strip()[1:-1]) for selector, pipeline in parts]
     return found
 
 

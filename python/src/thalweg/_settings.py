@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
+import math
 import re
 import reprlib
 from collections.abc import Iterator, Mapping
@@ -16,6 +16,7 @@ from ._errors import (
     ArgumentError,
     Error,
     MethodError,
+    NonfiniteError,
     RangeError,
     SentenceError,
     UnknownNameError,
@@ -25,12 +26,17 @@ from ._errors import (
 from ._groups import beta_names
 from ._hints import familiar
 
+# What a schedule may watch.
+WATCHED = ("metric", "loss", "batch_size", "gradient_norm")
+
 
 class Settings(_thalweg.Optimizer):
     """What thalweg.Optimizer knows of its hyper-parameters."""
 
     _layout: list[tuple[str, int, int]]
     _parameters: dict[str, _registry.Parameter] | None
+    # Whether a rule of the sentence needs the loss, once that was asked.
+    _needs_loss: bool | None = None
 
     def get(self, path: str, group: str | None = None) -> Any:
         """A hyper-parameter or a measured value: "lr", "adamw.lr", "adamw#1.lr", "clip_global_norm.norm".
@@ -38,7 +44,8 @@ class Settings(_thalweg.Optimizer):
         group  its name ("" is that of a plain list; where there is none, what the sentence says); None: that of a plain
                list where there is one, else the value that all groups have
 
-        A scheduled value is that of the next step.  Numbers come as float, the rest as Python values or text.
+        A scheduled value is that of the next step.  Numbers come as float, whole ones (ns_steps) as int, the rest as
+        Python values or text.
         UnknownNameError when there is none, or when two stages have one and the stage is not named.  ArgumentError,
         with the values, when no group is named and theirs differ.
         """
@@ -52,12 +59,56 @@ class Settings(_thalweg.Optimizer):
                         f"name one, as in opt.get({path!r}, {names[-1]!r})")
         return first
 
+    def observe(self, what: str, value: float, /) -> None:
+        if what == "loss" and not math.isnan(value) and not self._watches_loss():
+            raise error(UnknownNameError, "no stage of this pipeline watches `loss`" + self._watched())
+        try:
+            super().observe(what, value)
+        except UnknownNameError as problem:
+            first, line, rest = str(problem).partition("\n")
+            raise error(UnknownNameError, first + self._watched() + line + rest) from None
+
+    observe.__doc__ = _thalweg.Optimizer.observe.__doc__
+
+    def _watches_loss(self) -> bool:
+        """Whether a rule or a schedule looks at the loss, which the library takes in every sentence."""
+        if self._needs_loss is None:
+            try:
+                super().observe("loss", math.nan)  # changes nothing: the refusal names the rule that needs it
+            except NonfiniteError as problem:
+                self._needs_loss = "needs a finite one" in str(problem)
+        return bool(self._needs_loss) or "loss" in self._seen_by_schedules()
+
+    def _watched(self) -> str:
+        """The numbers that are watched, for the end of a sentence."""
+        seen = self._seen_by_schedules() + (["loss"] if self._watches_loss() else [])
+        listed = " and ".join(f"`{what}`" for what in dict.fromkeys(seen))
+        return f"; there is {listed}" if listed else ""
+
+    def _seen_by_schedules(self) -> list[str]:
+        """The numbers that schedules of hyper-parameters watch."""
+        found = []
+        for path, parameter in self._live().items():
+            for name in [name for name, _, _ in self._layout] or [None]:
+                text = self._get_text(name, path) if parameter.type in ("number", "schedule") else ""
+                if "(" not in text:
+                    continue
+                schedule = _thalweg.Schedule()
+                schedule._create(text)
+                for what in WATCHED:
+                    with contextlib.suppress(Error):
+                        schedule.observe(what, 1.0)
+                        found.append(what)
+        return found
+
     def _value(self, path: str, group: str | None) -> Any:
         parameter = self._parameter(path)
         try:
             if parameter is None or parameter.type in ("number", "integer"):
                 with contextlib.suppress(ValueTypeError):
-                    return self._get_number(group, path)
+                    value = self._get_number(group, path)
+                    whole = parameter is not None and parameter.type == "integer" and value.is_integer()
+                    return int(value) if whole else value
             return _registry.read_value(self._get_text(group, path))
         except UnknownNameError as problem:
             raise error(UnknownNameError, self._explain(problem, {path: None}, False)) from None
@@ -100,9 +151,10 @@ class Settings(_thalweg.Optimizer):
         try:
             return _sentence.write_value(value)
         except (ValueTypeError, RangeError) as problem:
-            raise error(type(problem), f"{path!r} is {self._expected(path)}, got {reprlib.repr(value)}") from None
+            wanted = self._expected(path, value)
+            raise error(type(problem), f"{path!r} is {wanted}, got {reprlib.repr(value)}") from None
 
-    def _expected(self, path: str) -> str:
+    def _expected(self, path: str, got: Any = None) -> str:
         """What a hyper-parameter may be, in words."""
         stage, _, name = path.rpartition(".")
         if path == "betas":
@@ -111,7 +163,7 @@ class Settings(_thalweg.Optimizer):
         for own, method in self._stages() if parameter is None else ():
             if stage in ("", own):
                 parameter = parameter or method.parameter(name)
-        return "a number" if parameter is None else _registry.expected(parameter)
+        return "a number" if parameter is None else _registry.expected(parameter, got)
 
     @contextlib.contextmanager
     def _explaining(self, values: Mapping[str, Any], where: str = "") -> Iterator[None]:
@@ -130,6 +182,8 @@ class Settings(_thalweg.Optimizer):
             unknown = re.match(r"no hyper-parameter `([^`]*)`", text)
             if unknown is None or not any(key in (unknown[1], "betas") for key in values):
                 return text
+            import difflib
+
             known = self._live_paths() + (["betas"] if in_group and self._betas() else [])
             near = [] if "did you mean" in text else difflib.get_close_matches(unknown[1], known, 1)
             near = near or [name for name in [familiar(unknown[1], known)] if name]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from . import _errors, _registry
-from ._classes import COMMON, class_name, signature
+from ._classes import class_name, common, signature
 
 HEAD = '''\
 # Written by `python -m thalweg stubs --write` from what the library says of its methods; do not edit.
@@ -72,8 +72,8 @@ def annotation_of(name: str, method: _registry.Method) -> str:
         return "_Iterable[_Any]"
     if name == "betas":
         return "_Sequence[float] | None"
-    common = {p.name: p.annotation for p in COMMON}
-    return str(common.get(name, "str")).replace("Sequence", "_Sequence")
+    annotations = {p.name: p.annotation for p in common()}
+    return str(annotations.get(name, "str")).replace("Sequence", "_Sequence")
 
 
 def class_stub(method: _registry.Method) -> str:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 import torch
 
-from .. import _optimizer, _requests
+from .. import _optimizer, _options, _requests
 from .._errors import ArgumentError, Error, MismatchError, NeedsError, UnsupportedError, error
 from ._tensors import dtensor_like, is_dtensor, lies, local_part
 
@@ -39,6 +39,11 @@ class Place:
         self.held: list[torch.Tensor] = []
         self.sources: list[int | None] = []  # which of `given` each of `held` is of; None: it stands for an empty group
         self._asks = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether `given` are the tensors of the whole model, in their shapes."""
+        return self.layout != "tensors" and (self.layout != "elements" or any(map(is_dtensor, self.given)))
 
     # ---- what the engine gets
 
@@ -129,7 +134,7 @@ class Place:
         try:
             if self.layout == "elements" and self.rank and "engine" not in opt.__dict__:
                 # Draws are keyed by the seed and the position in the tensor, which begins anew on each rank.
-                seed = _optimizer._seed(options.get("seed", 0))
+                seed = _options.seed(options.get("seed", 0))
                 options["seed"] = (seed + self.rank * 0x9E37_79B9_7F4A_7C15) % 2**64
             yield
             self._connect(opt)

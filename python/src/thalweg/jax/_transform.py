@@ -7,6 +7,7 @@ ordinary pytree.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import numbers
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _optimizer, _sentence
+from .. import _notices, _optimizer, _options, _sentence
 from .._errors import (
     ArgumentError,
     Error,
@@ -204,8 +205,8 @@ class Transformation(Protocol):
                                                                  the parameters themselves where there are none
     slots(state, params) -> {"adamw.exp_avg": {"['w']": array, ...}, ...}   the state by name, packed or not
 
-    `observed` are numbers that the sentence watches: value=loss (Optax's name; also loss=) for Polyak steps and
-    reduce_on_plateau, metric=...; None is nothing.  apply refuses what nobody watches, update leaves it out.  A number
+    `observed` are numbers that the sentence watches: loss= for Polyak steps, metric= for reduce_on_plateau, value=
+    (Optax's name) for either; None is nothing.  apply refuses what nobody watches, update leaves it out.  A number
     that the sentence needs (the loss, for polyak_sgd) and is not given is a NeedsError when the function is traced.
 
     Gradients have the structure and the shapes of the parameters; narrower dtypes are widened.  ShapeError, DtypeError,
@@ -296,9 +297,12 @@ class _Step:
         if state.numbers.shape != (2 * layout.numbers,):
             raise error(ShapeError, f"the state has {state.numbers.size // 2} numbers, `{self.sentence}` has "
                         f"{layout.numbers} for these parameters: it is the state of another sentence")
-        if observed.get("value") is not None and observed.get("loss") is not None:
-            raise error(ArgumentError, "`value` and `loss` are the same: pass one of them")
-        watched = {"loss" if k == "value" else k: _number(k, v) for k, v in observed.items() if v is not None}
+        watched: dict[str, jax.Array] = {}
+        for what, value in sorted(observed.items()):
+            if value is not None and (name := self._name_of(flat, what)) in watched:
+                raise error(ArgumentError, f"`{what}` and `{name}` are the same: pass one of them")
+            if value is not None:
+                watched[name] = _number(what, value)
         if mode == TRAIN and (problem := self._problem(flat, watched)):
             raise problem
         read = {path: _number(path, value) for path, value in self._read.items()}
@@ -310,8 +314,8 @@ class _Step:
         aliases = dict(pairs[:IN_PLACE])
         options = self._options
         settings = [
-            n, m, len(read), len(watched), _optimizer.STATE_DTYPES[options["state_dtype"]],
-            _optimizer.MASTERS[options["master"]], _optimizer.NONFINITE[options["nonfinite"]], int(options["maximize"]),
+            n, m, len(read), len(watched), _options.STATE_DTYPES[options["state_dtype"]],
+            _options.MASTERS[options["master"]], _options.NONFINITE[options["nonfinite"]], int(options["maximize"]),
             _signed(int(options["seed"])), mode,
         ]
         places = [row.place for row in layout.rows] or [-1]  # (an array of nothing is no attribute)
@@ -331,7 +335,15 @@ class _Step:
 
     def _refuses(self, flat: Flat, what: str) -> bool:
         """Whether the sentence takes no number of this name."""
-        return what not in ("value", "loss") and self._problem(flat, [what], step=False) is not None
+        return self._problem(flat, [self._name_of(flat, what)], step=False) is not None
+
+    def _name_of(self, flat: Flat, what: str) -> str:
+        """What the library calls a number: Optax's `value` is the loss, or the metric of a sentence that watches that
+        alone."""
+        if what != "value":
+            return what
+        loss, metric = (self._problem(flat, [name], step=False) is None for name in ("loss", "metric"))
+        return "metric" if metric and not loss else "loss"
 
     def _problem(self, flat: Flat, watched: Iterable[str], step: bool = True) -> Exception | None:
         """Why the sentence does not take numbers of these names, or cannot do without another; None where it can.
@@ -340,7 +352,9 @@ class _Step:
         """
         name, leaf = min(zip(flat.names, flat.leaves), key=lambda pair: pair[1].size)
         array, gradient = (np.zeros(leaf.shape, leaf.dtype) for _ in range(2))
-        with _optimizer.Optimizer([array], self.sentence, names=[name], **self._options) as made:
+        with _notices.quiet():  # (one tensor is not all that a route is for)
+            made = _optimizer.Optimizer([array], self.sentence, names=[name], **self._options)
+        with made:
             for path, value in self._fixed.items():
                 made.set(path, value)
             try:
@@ -372,7 +386,8 @@ class _Step:
         # memory that nobody touches: the library reads the state's form from the shapes
         arrays = [np.empty(shape, dtype) for shape, dtype in zip(shapes, dtypes)]
         try:
-            made = _optimizer.Optimizer(arrays, self.sentence, names=list(names), **self._options)
+            with _notices.quiet() if probe else contextlib.nullcontext():
+                made = _optimizer.Optimizer(arrays, self.sentence, names=list(names), **self._options)
         except ShapeError:
             if probe:  # a route for other shapes
                 return self.sentence, _Layout(0, (), 0)

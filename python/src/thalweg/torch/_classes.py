@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .. import _classes, _registry, _sentence
+from .. import _classes, _groups, _registry, _sentence
 from .._errors import ArgumentError, UnsupportedError, error
 from ._optimizer import Optimizer, listed, tensors_of
 from ._view import View, plain
@@ -106,7 +106,7 @@ def signature(name: str) -> inspect.Signature:
     else:
         parameters = [p.replace(annotation=KIND.empty) for p in inspect.signature(twin).parameters.values()]
         more = [KIND(key, KIND.KEYWORD_ONLY, default="") for key in ("before", "after")]
-        more += [p.replace(annotation=KIND.empty) for p in _classes.COMMON if p.name != "names"]
+        more += [p.replace(annotation=KIND.empty) for p in _classes.common() if p.name != "names"]
     more.append(KIND("ranks", KIND.KEYWORD_ONLY, default=None))
     taken = {p.name for p in parameters}
     return inspect.Signature(parameters + [p for p in more if p.name not in taken])
@@ -142,9 +142,11 @@ def _start_twin(self: Any, name: str, full: inspect.Signature, args: tuple[Any, 
     if isinstance(given["params"], torch.Tensor):
         raise TypeError(f"{name}: params is an iterable of tensors or of dicts, not one tensor: give [tensor]")
     given["params"] = list(listed(given["params"]))  # it may be an iterator, and is looked at twice
-    for group in given["params"]:
-        if isinstance(group, dict) and not isinstance(group["params"], torch.Tensor):
-            group["params"] = list(group["params"])
+    for index, group in enumerate(given["params"]):
+        if isinstance(group, dict):
+            _groups.check_group(group, f"parameter group {index}")
+            if not isinstance(group["params"], torch.Tensor):
+                group["params"] = list(group["params"])
     _refuse(name, given)
     if name == "LBFGS" and given["max_eval"] is None:
         given["max_eval"] = given["max_iter"] * 5 // 4
@@ -162,7 +164,7 @@ def _start_twin(self: Any, name: str, full: inspect.Signature, args: tuple[Any, 
     fixed.update({key: value for key, value in _torch_defaults(name).items() if key not in mirrored})
     self._viewed = View(method.name, shown, fixed, notes)
     sentence = _sentence.join(given["before"], _sentence.write_stage(method, values), given["after"])
-    options = {p.name: given[p.name] for p in _classes.COMMON if p.name in given}
+    options = {p.name: given[p.name] for p in _classes.common() if p.name in given}
     options["ranks"] = given["ranks"]
     Optimizer.__init__(self, given["params"], sentence, **options)
     # Tensors are kept as torch keeps them: schedulers fill them.

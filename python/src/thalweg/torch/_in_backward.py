@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .. import _groups, _notices
 from .._errors import ArgumentError, CountError, UnsupportedError, error
 from . import _state
 from ._optimizer import Optimizer, listed
@@ -46,13 +47,17 @@ class InBackward(torch.optim.Optimizer):
                 raise error(ArgumentError, f"parameter {index} is given twice: a backward pass would step it twice")
             # Each has draws of its own: rounding at random must not be the same in all of them.
             own = {**options, "seed": seed + index}
-            opt = Optimizer([item], make, **own) if isinstance(make, str) else make([item], **own)
+            with _notices.quiet():
+                opt = Optimizer([item], make, **own) if isinstance(make, str) else make([item], **own)
             if not self.optimizers:
                 _refuse(opt)
             self.optimizers.append(opt)
             members.append(p)
             given.add(id(p))
         super().__setstate__({"defaults": dict(self.optimizers[0].defaults) if self.optimizers else {}})
+        if self.optimizers:
+            tensors = [tensor for opt in self.optimizers for tensor in opt._routed()]
+            _notices.say_idle(self.optimizers[0].engine.sentence, tensors)
         # When all are made: a parameter that is refused must not leave the others stepping.
         self._attach(members)
 
@@ -121,8 +126,9 @@ class InBackward(torch.optim.Optimizer):
 
 def _each(params: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     """Every parameter, as an optimizer of its own is given it and as it is."""
-    for item in params:
+    for index, item in enumerate(params):
         if isinstance(item, dict):
+            _groups.check_group(item, f"parameter group {index}")
             members = item["params"]
             for member, p in _each([members] if isinstance(members, torch.Tensor) else members):
                 yield {**item, "params": [member]}, p

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
+import sys
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from .. import _optimizer, _requests, distributed
-from .._errors import ArgumentError, CountError, NeedsError, error, of_adapter
+from .. import _notices, _optimizer, _requests, distributed
+from .._errors import ArgumentError, CountError, NeedsError, SequenceError, error, of_adapter
 from .._optimizer import bare
 from ._saved import Saved
 from ._view import Keys
@@ -73,6 +75,7 @@ class Optimizer(Saved):
         self._seen = -1
         # By group: the rates of the rules before they were changed together through "lr", and since.
         self._scaled: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
+        self._ahead = {}
         self._unbound, self._standing_in = {}, {}
         # Within a step of an aggregator: the gradients and losses of all tasks, and how many are wanted.
         self._tasks: tuple[list[list[torch.Tensor | None]], list[torch.Tensor]] | None = None
@@ -97,7 +100,8 @@ class Optimizer(Saved):
             bound = [group for group in groups if group["params"]]
             if not bound:
                 raise error(ArgumentError, "every parameter group is empty: there is nothing to optimize")
-            self.engine = _optimizer.Optimizer(bound[0]["params"] if alone else bound, sentence, **options)
+            with _notices.quiet():  # its tensors may be those of this rank
+                self.engine = _optimizer.Optimizer(bound[0]["params"] if alone else bound, sentence, **options)
             self._places = []
             for index, group in enumerate(groups):
                 if group["params"]:
@@ -110,6 +114,16 @@ class Optimizer(Saved):
         self.defaults.update({**self._sentence_values, **self._keys.fixed, **self._keys.notes})
         self._pull()
         self._note(self.param_groups)
+        if "route" in sentence and not self._unbound and (self._ranks is None or self._ranks.whole):
+            _notices.say_idle(self.engine.sentence, self._routed())
+
+    def _routed(self) -> list[_notices.Tensor]:
+        """What route(...) looks at, of all parameters."""
+        tensors = []
+        for group in self.__dict__["param_groups"]:
+            names = group.get("param_names", [""] * len(group["params"]))
+            tensors += [_notices.Tensor(n, tuple(p.shape), group.get("role")) for n, p in zip(names, group["params"])]
+        return tensors
 
     # ---- stepping
 
@@ -122,7 +136,7 @@ class Optimizer(Saved):
             bad = not all(bool(torch.isfinite(p).all()) for p in parameters)
         if bad:
             self._watching = False
-            _optimizer.say_nonfinite(self.engine)
+            _notices.say_nonfinite(self.engine)
 
     def _parameters(self) -> list[torch.Tensor]:
         """The tensors of all groups in the engine's order; they have to be those that it works on."""
@@ -174,7 +188,9 @@ class Optimizer(Saved):
         take sparse ones, as torch's do; each is made dense for the step.
 
         closure  zeroes the gradients, computes the loss, calls backward, and returns the loss; methods that need more
-                 than one gradient (sam, ...) call it as often as they like, at other parameters each time.  It may
+                 than one gradient (sam, ...) call it as often as they like, at other parameters each time.  Without
+                 arguments it does not know which minibatch is meant: behind gradient_accumulate, the calls of one step
+                 want several, each of them again for SAM's second gradient (request.tag says which).  It may
                  return None where the method does not ask for the loss; NeedsError where it does.  For several tasks it
                  calls opt.backward(losses) instead.  thalweg.torch.Answers is a closure for every method.  With one
                  required argument it is given the thalweg.Request, and answers by its kind: for a "hessian_vector" it
@@ -188,6 +204,11 @@ class Optimizer(Saved):
         if not (closure is None or callable(closure)):
             raise error(ArgumentError, f"the closure of a step is a function, not a {type(closure).__name__}; gradients "
                         "lie in .grad, and several minibatches go through thalweg.torch.Answers")
+        if closure is not None and _in_scaler():
+            raise error(ArgumentError, "GradScaler.step takes no closure, as torch says of closure=...: it has unscaled "
+                        "the gradients that are there, and would not those that the closure makes.  Call "
+                        'opt.step(closure), with opt.engine.set("gradient_scale", 1 / scaler.get_scale()) before it; a '
+                        'loss alone is told by opt.observe("loss", loss)')
         with self._stepping() as parameters:
             if closure is not None:
                 return self._step_closure(closure, parameters)
@@ -294,11 +315,19 @@ class Optimizer(Saved):
                 loss.backward()
                 request.loss = loss.item()       # where request.wants_loss
 
-        What lies in `.grad` when the loop goes on is the answer, unless request.answer gave another.
+        What lies in `.grad` when the loop goes on is the answer, unless request.answer gave another.  SequenceError
+        where that is what answered an earlier request of this step, and nothing was written to it since.
         """
+        earlier: list[tuple[torch.Tensor, Any, int]] = []
         with self._stepping() as parameters, contextlib.closing(self._asked()) as requests:
             for request in requests:
                 yield request
+                if request.wants_gradient and not request._answered:
+                    if earlier and all(ref() is p.grad and n == p.grad._version for p, ref, n in earlier):
+                        raise error(SequenceError, f"{self.engine._text}: {request!r} was not answered: `.grad` is "
+                                    "what answered an earlier one; call backward() in the loop, or "
+                                    "request.answer(grads)")
+                    earlier = [(p, weakref.ref(p.grad), p.grad._version) for p in parameters if p.grad is not None]
                 self._answer(request, parameters)
             self._opt_called = True  # what schedulers look for, which watch `step`
 
@@ -350,6 +379,18 @@ class Optimizer(Saved):
             return text
         head, rest = text.split("\n", 1)
         return f"{head}\nSentence: {self.engine._text}\n{rest}"
+
+
+def _in_scaler() -> bool:
+    """Whether it is torch's GradScaler, at work, that has called `step`."""
+    frame = sys._getframe(2)
+    for _ in range(16):  # decorators, those of wrappers and schedulers among them
+        if frame is None:
+            return False
+        if frame.f_code.co_name == "_maybe_opt_step" and frame.f_globals.get("__name__") == "torch.amp.grad_scaler":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _shared(engine: _optimizer.Optimizer, name: str) -> list[str]:

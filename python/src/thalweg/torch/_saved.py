@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
@@ -315,12 +315,19 @@ class Saved(Grouped):
         spans = [self.engine._layout[where][1:] for where in self._places if where is not None]
         return [index for first, stop in spans for index in range(first, stop)]
 
+    @overload
+    def to_torch_state_dict(self, strict: Literal[True] = True) -> dict[str, Any]: ...
+    @overload
+    def to_torch_state_dict(self, strict: Literal[False]) -> tuple[dict[str, Any], LoadReport]: ...
     @of_adapter
-    def to_torch_state_dict(self) -> dict[str, Any]:
+    def to_torch_state_dict(self, strict: bool = True) -> Any:
         """The state dict for the optimizer of torch.optim that this is: SGD, Adam, AdamW, Adagrad, RMSprop, Adamax,
         NAdam, RAdam, Adadelta or Muon, which its load_state_dict takes.
 
-        MismatchError where torch has no such optimizer, or another stage of the sentence keeps state.
+        strict  False: what other stages of the sentence keep (ema) is left out, and the answer is (state dict,
+                LoadReport), whose `left` says what that is.  Load them from state_dict() when the run comes back
+
+        MismatchError where torch has no such optimizer, or (strict) another stage of the sentence keeps state.
         """
         from ._classes import groups_of_torch, name_in_torch
 
@@ -329,8 +336,10 @@ class Saved(Grouped):
         if name not in _state.CONVERTS:
             raise error(MismatchError, f"torch.optim has no optimizer that goes on from {self.engine._text!r}; "
                         f"there are {', '.join(_state.CONVERTS)}")
-        return {"state": _state.to_torch(self.engine, name, self.engine.params),
-                "param_groups": groups_of_torch(self, name)}
+        report = LoadReport()
+        whole = {"state": _state.to_torch(self.engine, name, self.engine.params, None if strict else report),
+                 "param_groups": groups_of_torch(self, name)}
+        return whole if strict else (whole, report)
 
     def _set_differences(self, groups: list[dict[str, Any]], changes: list[dict[str, Any]] | None) -> None:
         """Changes what somebody has changed in the groups of a state_dict; None: an earlier version saved it without a
@@ -349,4 +358,4 @@ class Saved(Grouped):
         own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys", "_decays",
                "_norms", "_watching", "_sparse", "_settings", "_places", "_unbound")
         return {"defaults": self.defaults, **{key: self.__dict__[key] for key in ("state", "param_groups", *own)},
-                "_seen": -1, "_filled": None, "_filling": [], "_standing_in": {}, "_tasks": None, "_task_count": None}
+                "_seen": -1, "_ahead": {}, "_filled": None, "_filling": [], "_standing_in": {}, "_tasks": None, "_task_count": None}

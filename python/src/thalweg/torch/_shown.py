@@ -43,6 +43,8 @@ class Grouped(torch.optim.Optimizer):
     _scheduled: list[tuple[int, str]]
     _seen: int
     _scaled: dict[int, tuple[dict[str, float], dict[str, float]]]
+    # By group and key: what is shown of a change that the engine does not have yet.
+    _ahead: dict[tuple[int, str], Any]
     _sentence_values: dict[str, Any]
     _settings: frozenset[str]
     # By group: where it is among those of the engine; None while it is empty, which the engine knows no groups to be.
@@ -62,8 +64,11 @@ class Grouped(torch.optim.Optimizer):
         if "param_groups" not in self.__dict__:  # a wrapper (Lightning's) that asks the optimizer inside it
             raise AttributeError("param_groups")
         groups: list[dict[str, Any]] = self.__dict__["param_groups"]
-        if "engine" in self.__dict__ and self.engine._edits != self._seen and not self.engine.closed:
-            self._pull()
+        if "engine" in self.__dict__ and not self.engine.closed:
+            if self.engine._edits != self._seen:
+                self._pull()
+            if self._rates or self._decays:
+                self._show_ahead(groups)
         return groups
 
     @param_groups.setter
@@ -183,13 +188,37 @@ class Grouped(torch.optim.Optimizer):
             old = self._shown[index] if index < len(self._shown) else {}
             for key, value in values.items():
                 current = group.get(key)
-                if key not in group or key not in old or same(current, old[key]):
+                if key not in group or key not in old or not self._is_changed(index, key, current, old[key]):
                     values[key] = show(group, key, value)
                 elif same(current, value):
                     values[key] = plain(current)
             self._shown[index : index + 1] = [values]
             self._scheduled += [(index, key) for key in scheduled]
         self._seen = self.engine._edits
+        self._ahead.clear()
+
+    def _is_changed(self, index: int, key: str, current: Any, shown: Any) -> bool:
+        """Whether the caller has written `current` into a group that showed `shown`."""
+        if same(current, shown):
+            return False
+        return (index, key) not in self._ahead or not same(current, self._ahead[index, key])
+
+    def _show_ahead(self, groups: list[dict[str, Any]]) -> None:
+        """Shows what the next step makes of a change: the rates of all rules where "lr" was changed, and "lr" where
+        that of the first rule was; of weight decays likewise."""
+        for index, (group, shown) in enumerate(zip(groups, self._shown)):
+            for key, paths in (("lr", self._rates), ("weight_decay", self._decays)):
+                if not paths or key not in shown:
+                    continue
+                changed = [k for k in (key, *paths) if self._is_changed(index, k, group.get(k, shown[k]), shown[k])]
+                values = {k: shown[k] for k in (key, *paths) if (index, k) in self._ahead}
+                if key in changed:
+                    value = plain(group[key])
+                    values.update(self._rates_of(index, value)[1] if key == "lr" else dict.fromkeys(paths, value))
+                elif paths[0] in changed:
+                    values[key] = plain(group[paths[0]])
+                for k in values.keys() - {*changed}:
+                    self._ahead[index, k] = show(group, k, values[k])
 
     def _refresh(self) -> None:
         """Shows the present values of schedules."""
@@ -220,7 +249,7 @@ class Grouped(torch.optim.Optimizer):
             group = self.__dict__["param_groups"][index]
             for key, old in shown.items():
                 new = group.get(key, old)
-                if new is not old and not same(new, old):
+                if new is not old and self._is_changed(index, key, new, old):
                     changes.setdefault(index, {})[key] = plain(new)
         if self._keys.fixed:
             self._check_fixed(self.__dict__["param_groups"])
@@ -266,18 +295,20 @@ class Grouped(torch.optim.Optimizer):
         changed = self._spread_decay(changed)
         if "lr" not in changed or not self._rates:
             return changed
-        new, now = changed["lr"], {path: self._shown[index][path] for path in self._rates}
+        self._scaled[index] = self._rates_of(index, changed["lr"])
+        return {**self._scaled[index][1], **{key: value for key, value in changed.items() if key != "lr"}}
+
+    def _rates_of(self, index: int, new: Any) -> tuple[dict[str, float], dict[str, Any]]:
+        """The rates of all rules before they were changed together, and as "lr" makes them."""
+        now = {path: self._shown[index][path] for path in self._rates}
         # Shares are those before the first scaling: a scheduler that passes 0 must not lose them.
         base, scaled = self._scaled.get(index, (now, None))
         if scaled != now:
             base = now
         first = base[self._rates[0]]
         if isinstance(new, str) or not first:
-            rates = dict.fromkeys(self._rates, new)
-        else:
-            rates = {path: rate * (new / first) for path, rate in base.items()}
-        self._scaled[index] = base, rates
-        return {**rates, **{key: value for key, value in changed.items() if key != "lr"}}
+            return base, dict.fromkeys(self._rates, new)
+        return base, {path: rate * (new / first) for path, rate in base.items()}
 
     def _spread_decay(self, changed: dict[str, Any]) -> dict[str, Any]:
         """`changed` with the weight decays of all rules in place of the "weight_decay" that stands for them."""
@@ -296,6 +327,8 @@ class Grouped(torch.optim.Optimizer):
         UnknownNameError for a key that looks like a hyper-parameter and is none here.  When a key, a tensor or a value
         is refused, nothing changes.
         """
+        if isinstance(param_group, dict):
+            _groups.check_group(param_group, f"parameter group {len(self.__dict__.get('param_groups', ()))}")
         if "engine" not in self.__dict__:
             return super().add_param_group(param_group)
         self._push()

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import _checkpoint, _groups, _optimizer
+from .. import _checkpoint, _groups, _optimizer, _sentence
 from .._checkpoint import ACTIVE, STARTED, Entry
 from .._errors import CountError, FormatError, MismatchError, VersionError, error
-from .._partial import scalars_alone
+from .._partial import LoadReport, scalars_alone
 from ..distributed._tensors import local_part
 
 FORMAT = 2
@@ -373,9 +373,12 @@ def _converted(entry: Entry, row: Mapping[str, Any], slot: str, name: str) -> En
 
 
 def to_torch(
-    engine: _optimizer.Optimizer, name: str, params: Sequence[torch.Tensor]
+    engine: _optimizer.Optimizer, name: str, params: Sequence[torch.Tensor], report: LoadReport | None = None
 ) -> dict[int, dict[str, torch.Tensor]]:
-    """The state of the engine as torch.optim's optimizer `name` keeps it.  MismatchError where a stage has more."""
+    """The state of the engine as torch.optim's optimizer `name` keeps it.
+
+    report  is told what other stages have besides, which is left out; None: MismatchError where there is any
+    """
     entries = _checkpoint.read(engine._save())
     names = _checkpoint.tensor_names(entries)
     place = {name: index for index, name in enumerate(names)}
@@ -383,6 +386,8 @@ def to_torch(
     products = next((e.numbers() for key, e in entries.items() if key.endswith(".nadam/scalars")), None)
     widened = engine.state() if any(e.dtype == "U8" and _checkpoint.owner(k, place) for k, e in entries.items()) else {}
     counts, slots = CONVERTS[name]
+    stages = _sentence.stages(engine.sentence)
+    rule = next(k for k, (_, method) in enumerate(engine._stages()) if method.kind == "optimizer")
     state: dict[int, dict[str, torch.Tensor]] = {}
     for index, (steps, _, _) in enumerate(counters):
         if steps or name == "Adagrad":  # which has its sum from the beginning
@@ -394,12 +399,20 @@ def to_torch(
         if owner is None:
             continue
         stage, slot = key[len(owner) + 1 :].split("/", 1)
-        index, method = place[owner], stage.partition(".")[2]
-        if stage != "engine" and slot not in slots:
-            raise error(MismatchError, f"torch.optim.{name} has no place for the {slot!r} of {method}: convert a "
-                        "pipeline whose other stages keep nothing")
-        if stage == "engine" or index not in state:
+        if stage == "engine":
             continue
+        index, (number, _, method) = place[owner], stage.partition(".")
+        path = f"{owner}/{stages[int(number)]}/{slot}"
+        if slot not in slots or (int(number) != rule and report is not None):
+            if report is None:
+                raise error(MismatchError, f"torch.optim.{name} has no place for the {slot!r} of {method}: "
+                            "strict=False leaves it out")
+            report.left[path] = f"torch.optim.{name} has no place for it"
+            continue
+        if index not in state:
+            continue
+        if report is not None:
+            report.taken.append(path)
         if entry.dtype == "U8":
             value = torch.from_numpy(np.array(widened[f"{method}.{slot}"][index]))
         else:

@@ -1,0 +1,129 @@
+"""What is said unasked: that gradients are no numbers, and that a branch of route(...) has nothing to do."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import warnings
+from collections.abc import Generator, Iterable, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import _sentence
+
+if TYPE_CHECKING:
+    from ._optimizer import Optimizer
+
+ROLES = ("bias", "norm", "embedding", "head")
+SELECTORS = ("matrix", "vector", "scalar", *ROLES, "other")
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+class Tensor(NamedTuple):
+    """What route(...) looks at."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: str | None
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None, None, None]:
+    """Inside, branches are not looked at: an adapter makes optimizers of a part of the tensors, and looks itself."""
+    token = _QUIET.set(True)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)
+
+
+def log(text: str) -> None:
+    """A warning to the logger "thalweg", which says nothing where nobody listens."""
+    import logging
+
+    logger = logging.getLogger("thalweg")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    logger.warning(text)
+
+
+def _warn(text: str, category: type[Warning]) -> None:
+    """A warning at who called into the package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("thalweg", "torch"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)
+
+
+def say_nonfinite(optimizer: Optimizer) -> None:
+    """The warning that a gradient which is no number has become weights."""
+    text = (f"step {optimizer.steps} of {optimizer._text!r}: NaN or Inf in a gradient has become weights; "
+            "nonfinite='skip' leaves such steps out, nonfinite='error' raises")
+    log(text)
+    _warn(text, RuntimeWarning)
+
+
+# ---- branches of route(...)
+
+
+def say_idle(sentence: str, tensors: Iterable[Tensor]) -> None:
+    """One warning where branches of route(...) have no tensors, but for other=(...), which has what is left.
+
+    sentence  as the library writes it
+    """
+    branches = [] if _QUIET.get() else _sentence.branches(sentence)
+    if not branches:
+        return
+    tensors = list(tensors)
+    goes = [next((b for b, _ in branches if takes(b, t)), "") for t in tensors]
+    said = [_of_branch(b, text, tensors, goes) for b, text in branches if b not in ("other", *goes)]
+    if said:
+        shapes = _some([str(shape) for shape in dict.fromkeys(t.shape for t in tensors)])
+        _warn(f"{'; '.join(said)}.  The tensors have shapes {shapes}; a branch is chosen by {', '.join(SELECTORS)} or "
+              "a pattern of names in quotes, \"*.weight\"=(...)", UserWarning)
+
+
+def takes(selector: str, tensor: Tensor) -> bool:
+    """Whether a branch would take a tensor, were there no other: as the library decides it."""
+    if selector.startswith('"'):
+        pattern = re.escape(selector.strip('"').encode()).replace(rb"\*", b".*").replace(rb"\?", b".")
+        return re.fullmatch(pattern, tensor.name.encode(), re.DOTALL) is not None
+    if selector == "matrix":
+        return len(tensor.shape) >= 2 and tensor.role not in ("embedding", "head")
+    return selector in ("other", tensor.role, {1: "vector", 0: "scalar"}.get(len(tensor.shape)))
+
+
+def nearest_selector(pattern: str) -> str | None:
+    """The selector that was meant by a pattern which is a misspelt word ("matrices", "Matrix")."""
+    import difflib
+
+    near = difflib.get_close_matches(pattern.strip('"').lower(), SELECTORS, 1)
+    return near[0] if near else None
+
+
+def _of_branch(selector: str, text: str, tensors: Sequence[Tensor], goes: Sequence[str]) -> str:
+    """What is wrong with a branch that has no tensors, and what to write."""
+    said = f"route: no tensor goes to {selector}=({text if len(text) <= 60 else text[:57] + '...'})"
+    first = next((other for t, other in zip(tensors, goes) if takes(selector, t)), None)
+    if first is not None:
+        return f"{said}: {first}=(...) stands before it and takes all that it would; write {selector}=(...) first"
+    if selector in ROLES:
+        group = f'{{"params": [...], "role": "{selector}"}}'
+        return f"{said}: no parameter has that role; give it in a group, {group}"
+    if not selector.startswith('"'):
+        return said
+    meant = nearest_selector(selector)
+    names = _some([repr(t.name) for t in tensors])
+    return f"{said}: no name fits ({names})" + (f"; for the selector write {meant}=(...)" if meant else "")
+
+
+def _some(texts: list[str]) -> str:
+    return ", ".join(texts[:4]) + (", ..." if len(texts) > 4 else "")
+
+
+def tensors_of(optimizer: Any) -> list[Tensor]:
+    """What route(...) looks at, of the parameters of an optimizer."""
+    roles = [role for (_, start, stop), role in zip(optimizer._layout, optimizer._roles) for _ in range(start, stop)]
+    named = zip(optimizer.names, optimizer._shapes(), roles)
+    return [Tensor(str(k) if name is None else name, shape, role) for k, (name, shape, role) in enumerate(named)]
