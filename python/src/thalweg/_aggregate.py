@@ -11,7 +11,7 @@ from typing import Any, Never
 
 import numpy as np
 
-from . import _arrays, _keywords, _registry, _sentence
+from . import _arrays, _registry, _sentence
 from ._errors import (
     CountError,
     DtypeError,
@@ -201,5 +201,5 @@ def _losses(losses: Any, tasks: int) -> list[float]:
 
 def aggregate(sentence: str, **settings: Never) -> Aggregator:
     """An aggregator on its own: aggregate("upgrad")(jacobian)."""
-    _keywords.refuse(sentence, settings, "aggregate")
+    _sentence.refuse_keywords(sentence, settings, "aggregate")
     return Aggregator(sentence)

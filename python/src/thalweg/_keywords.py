@@ -11,12 +11,6 @@ from ._errors import Error
 from ._hints import familiar
 
 
-def refuse(sentence: Any, keywords: Mapping[str, Any], who: str) -> None:
-    """Raises the error for keywords of what takes none."""
-    if keywords:
-        raise refusal(sentence, keywords, (), who)
-
-
 def refusal(
     sentence: Any, keywords: Mapping[str, Any], options: Iterable[str], who: str = "Optimizer"
 ) -> TypeError:

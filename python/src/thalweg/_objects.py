@@ -8,7 +8,7 @@ from typing import Any, Never, overload
 
 import numpy as np
 
-from . import _inputs, _keywords, _registry, _sentence, _steps, _thalweg
+from . import _inputs, _registry, _sentence, _steps, _thalweg
 from ._errors import ArgumentError, Error, MethodError, SentenceError, ValueTypeError, error
 
 
@@ -373,37 +373,37 @@ class Schedule(Fixed, _thalweg.Schedule):
 
 def regularizer(sentence: str, **settings: Never) -> Regularizer:
     """The penalty that the sentence names: regularizer("l1(1e-4)").value(w)."""
-    _keywords.refuse(sentence, settings, "regularizer")
+    _sentence.refuse_keywords(sentence, settings, "regularizer")
     return Regularizer(sentence)
 
 
 def constraint(sentence: str, **settings: Never) -> Constraint:
     """The set that the sentence names: constraint("simplex(1.0)").project(w)."""
-    _keywords.refuse(sentence, settings, "constraint")
+    _sentence.refuse_keywords(sentence, settings, "constraint")
     return Constraint(sentence)
 
 
 def objective(sentence: str, **settings: Never) -> Objective:
     """The objective that the sentence names: objective("checkered_regression")(z=z, y=y)."""
-    _keywords.refuse(sentence, settings, "objective")
+    _sentence.refuse_keywords(sentence, settings, "objective")
     return Objective(sentence)
 
 
 def weighting(sentence: str, **settings: Never) -> Weighting:
     """The weighting that the sentence names: weighting("dwa(temperature=2)")(losses=losses)."""
-    _keywords.refuse(sentence, settings, "weighting")
+    _sentence.refuse_keywords(sentence, settings, "weighting")
     return Weighting(sentence)
 
 
 def diagnostic(sentence: str, **settings: Never) -> Diagnostic:
     """The diagnostic that the sentence names: diagnostic("effective_rank")(x=x)."""
-    _keywords.refuse(sentence, settings, "diagnostic")
+    _sentence.refuse_keywords(sentence, settings, "diagnostic")
     return Diagnostic(sentence)
 
 
 def schedule(sentence: str, **settings: Never) -> Schedule:
     """The schedule that the sentence names: schedule("warmup_cosine(peak=1, warmup=10, total=100)")(5)."""
-    _keywords.refuse(sentence, settings, "schedule")
+    _sentence.refuse_keywords(sentence, settings, "schedule")
     return Schedule(sentence)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 from . import _thalweg
@@ -157,3 +158,11 @@ def check_text(sentence: Any) -> str:
     if not isinstance(sentence, str):
         raise error(ArgumentError, f"the sentence is a str, not {type(sentence).__name__}")
     return sentence
+
+
+def refuse_keywords(sentence: Any, keywords: Mapping[str, Any], who: str) -> None:
+    """Raises the error for keywords of what takes none."""
+    if keywords:
+        from ._keywords import refusal  # (which needs the registry of all methods)
+
+        raise refusal(sentence, keywords, (), who)

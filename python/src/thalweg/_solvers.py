@@ -8,7 +8,7 @@ from typing import Any, Never
 
 import numpy as np
 
-from . import _arrays, _keywords, _registry, _sentence, _thalweg
+from . import _arrays, _registry, _sentence, _thalweg
 from ._errors import ArgumentError, NeedsError, SequenceError, ShapeError, UnknownNameError, ValueTypeError, error
 from ._objects import Card, Fixed
 
@@ -415,5 +415,5 @@ class Solver(Fixed):
 
 def solver(sentence: str, **settings: Never) -> Solver:
     """The solver that the sentence names: solver("cg(rtol=1e-8)").run(b=b, product=lambda v: A @ v)."""
-    _keywords.refuse(sentence, settings, "solver")
+    _sentence.refuse_keywords(sentence, settings, "solver")
     return Solver(sentence)
