@@ -50,6 +50,13 @@ public final class Regularizer {
   public func prox(_ w: Tensor, step: Double) throws(ThalwegError) {
     try checked { () throws(Failure) in try object.prox(try w.argument("w", writable: true), step) }
   }
+  /// The same with a step for each element, `steps` of the shape of `w`. Throws `.unsupported` where elements depend on
+  /// one another.
+  public func prox(_ w: Tensor, steps: Tensor) throws(ThalwegError) {
+    try checked { () throws(Failure) in
+      try object.prox(try w.argument("w", writable: true), steps: try steps.argument("steps", writable: false))
+    }
+  }
 }
 
 /// A set on its own: "simplex", "stiefel". In a sentence it stands in `project(...)` or `manifold(...)`.

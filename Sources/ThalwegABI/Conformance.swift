@@ -72,6 +72,7 @@ func conformance() {
   same(type(regularizerGradient), type(CThalweg.tw_regularizer_gradient))
   same(type(regularizerGradientWith), type(CThalweg.tw_regularizer_gradient_with))
   same(type(regularizerProx), type(CThalweg.tw_regularizer_prox))
+  same(type(regularizerProxSteps), type(CThalweg.tw_regularizer_prox_steps))
   same(type(regularizerValue), type(CThalweg.tw_regularizer_value))
   same(type(regularizerValueWith), type(CThalweg.tw_regularizer_value_with))
   same(type(scheduleCommand), type(CThalweg.tw_schedule_command))

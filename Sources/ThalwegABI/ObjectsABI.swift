@@ -101,6 +101,17 @@ public func regularizerProx(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?,
   }
 }
 
+@_cdecl("tw_regularizer_prox_steps")
+public func regularizerProxSteps(
+  _ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ steps: UnsafePointer<tw_tensor>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try regularizer(p) { (r) throws(Failure) in
+      try r.prox(try view(w, "w", writable: true), steps: try view(steps, "steps", writable: false))
+    }
+  }
+}
+
 @_cdecl("tw_constraint_create")
 public func constraintCreate(_ sentence: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<OpaquePointer?>?)
   -> tw_status

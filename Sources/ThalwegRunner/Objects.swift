@@ -174,11 +174,32 @@ package final class RegularizerObject {
 
   package func prox(_ w: View, _ t: Double) throws(Failure) {
     guard t >= 0, t.isFinite else { throw Failure(Status.range, "`t` must be at least 0, got \(t)") }
-    guard case .plain(let kernels) = work, kernels.hasProx else {
-      throw Failure(Status.unsupported, "this regularizer has no prox")
-    }
+    let kernels = try proximal
     guard t > 0 else { return }
     try change(kernels.proximal(hyper), hyper, w, from: w, w, t: t)
+  }
+  /// The same with a step for each element.
+  package func prox(_ w: View, steps: View) throws(Failure) {
+    guard let stepped = try proximal.stepped else {
+      throw Failure(
+        Status.unsupported,
+        "this regularizer has no prox with a step for each element: they depend on one another")
+    }
+    try same(w, steps, "w and steps")
+    let each = try Dense<Double>(steps)
+    defer { withExtendedLifetime(each) {} }
+    for i in 0..<each.count where !(each.p[i] >= 0 && each.p[i] < .infinity) {
+      throw Failure(Status.range, "`steps` must be finite and at least 0, got \(each.p[i]) at element \(i)")
+    }
+    try change(stepped(hyper), hyper, w, from: w, steps)
+  }
+  private var proximal: RegularizerKernels {
+    get throws(Failure) {
+      guard case .plain(let kernels) = work, kernels.hasProx else {
+        throw Failure(Status.unsupported, "this regularizer has no prox")
+      }
+      return kernels
+    }
   }
 }
 

@@ -575,6 +575,8 @@ void regularizers() {
   l1.add_gradient(Tensor(w), Tensor(g), 2);
   CHECK(g[0] == 1 && g[1] == -1);
   l1.prox(Tensor(w), 1);
+  std::vector<float> none(w.size(), 0);
+  l1.prox(Tensor(w), Tensor(none));  // a step of 0 for each element changes nothing
   CHECK(w[0] == 2.5 && w[1] == 0);
   thalweg::Regularizer moved("l1(1)");
   moved = thalweg::Regularizer("l1(2)");

@@ -461,6 +461,8 @@ static void null_arguments_of_the_others(void) {
     REFUSED_AS(TW_ERROR_ARGUMENT, tw_regularizer_prox(regularizer, NULL, 1));
     REFUSED(tw_regularizer_prox(regularizer, &tw, -1));
     REFUSED(tw_regularizer_prox(regularizer, &tw, NAN));
+    REFUSED_AS(TW_ERROR_ARGUMENT, tw_regularizer_prox_steps(regularizer, &tw, NULL));
+    REFUSED_AS(TW_ERROR_ARGUMENT, tw_regularizer_prox_steps(regularizer, NULL, &tg));
     SURVIVES(tw_regularizer_gradient(regularizer, &tw, 0, &tw)); /* w and g are one */
     OK(tw_regularizer_destroy(regularizer));
   }

@@ -1064,6 +1064,15 @@ static void regularizers(void) {
   EQUAL(w[1], -1.75);
   OK(tw_regularizer_prox(l1, &tw, 0));
   EQUAL(w[0], 1.25);
+  /* a step for each element */
+  float steps[4] = {1, 0, 0.5f, 8};
+  const tw_tensor ts = vector(steps, TW_F32, &four);
+  w[2] = -1, w[3] = 3;
+  OK(tw_regularizer_prox_steps(l1, &tw, &ts));
+  EQUAL(w[0], 0.75);
+  EQUAL(w[1], -1.75);
+  EQUAL(w[2], -0.75);
+  EQUAL(w[3], 0);
   OK(tw_regularizer_destroy(l1));
   OK(tw_regularizer_destroy(l2));
 }

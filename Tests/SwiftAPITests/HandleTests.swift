@@ -63,6 +63,10 @@ final class HandleTests: XCTestCase {
     XCTAssertEqual(try g.doubles(), [2, 0, 0])
     try l1.prox(w, step: 1)
     XCTAssertEqual(try w.doubles(), [1.5, 0, -2.5])
+    try l1.prox(w, steps: try Tensor([0.0, 1, 2]))
+    XCTAssertEqual(try w.doubles(), [1.5, 0, -1.5])
+    assertError(.range, "element 1") { try l1.prox(w, steps: try Tensor([0.0, -1, 2])) }
+    assertError(.unsupported, "one another") { try Regularizer("group_lasso").prox(w, steps: try Tensor([0.0, 1, 2])) }
     assertError(.range, "`t`") { try l1.prox(w, step: -1) }
     assertError(.range, "`scale`") { try l1.addGradient(at: w, to: g, scale: .nan) }
     assertError(.shape, "differ") { try l1.addGradient(at: w, to: try Tensor([1.0])) }

@@ -563,6 +563,10 @@ tw_status tw_regularizer_gradient_with(tw_regularizer *regularizer, const tw_ten
 /* w <- argmin_u 1/2 |u - w|^2 + t * penalty(u), in place; t >= 0.  TW_ERROR_UNSUPPORTED where there is no prox. */
 tw_status tw_regularizer_prox(tw_regularizer *regularizer, const tw_tensor *w, double t);
 
+/* The same with a step for each element, `steps` of the shape of w, each finite and at least 0:
+ * w <- argmin_u sum_i (u_i - w_i)^2 / (2 steps_i) + penalty(u).  TW_ERROR_UNSUPPORTED where elements depend on one another. */
+tw_status tw_regularizer_prox_steps(tw_regularizer *regularizer, const tw_tensor *w, const tw_tensor *steps);
+
 /* ---- constraints ---------------------------------------------------------------------------------------- */
 
 typedef struct tw_constraint tw_constraint;

@@ -1040,6 +1040,11 @@ class Regularizer {
     const tw_tensor view = w.c_view();
     errors.check(tw_regularizer_prox(handle_.get(), &view, t));
   }
+  /* The same with a step for each element, of the shape of w. */
+  void prox(const Tensor& w, const Tensor& steps, Errors errors = {}) const {
+    const tw_tensor view = w.c_view(), each = steps.c_view();
+    errors.check(tw_regularizer_prox_steps(handle_.get(), &view, &each));
+  }
 
   tw_regularizer* c_handle() const noexcept { return handle_.get(); }
 

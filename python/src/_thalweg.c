@@ -1937,6 +1937,11 @@ static tw_status work_prox(void *handle, const tw_tensor *w, const tw_tensor *no
   return tw_regularizer_prox(handle, w, number);
 }
 
+static tw_status work_prox_steps(void *handle, const tw_tensor *w, const tw_tensor *steps, double number, double *out) {
+  (void)number, (void)out;
+  return tw_regularizer_prox_steps(handle, w, steps);
+}
+
 static tw_status work_project(void *handle, const tw_tensor *w, const tw_tensor *none, double number, double *out) {
   (void)none, (void)number, (void)out;
   return tw_constraint_project(handle, w);
@@ -2100,6 +2105,12 @@ static PyObject *regularizer_prox(PyObject *self, PyObject *const *args, Py_ssiz
   double t = PyFloat_AsDouble(args[1]);
   if (PyErr_Occurred()) return NULL;
   return with_arrays((Handle *)self, args, (const char *const[]){"w"}, (const int[]){1}, 1, t, NULL, work_prox);
+}
+
+static PyObject *regularizer_prox_steps(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+  if (!takes(nargs, 2, 2, "_prox_steps")) return NULL;
+  return with_arrays((Handle *)self, args, (const char *const[]){"w", "step"}, (const int[]){1, 0}, 2, 0, NULL,
+                     work_prox_steps);
 }
 
 static PyObject *constraint_project(PyObject *self, PyObject *w) {
@@ -2347,6 +2358,7 @@ static PyMethodDef regularizer_methods[] = {
     {"_value_with", FAST(regularizer_value_with), METH_FASTCALL, NULL},
     {"_gradient_with", FAST(regularizer_gradient_with), METH_FASTCALL, NULL},
     {"_prox", FAST(regularizer_prox), METH_FASTCALL, NULL},
+    {"_prox_steps", FAST(regularizer_prox_steps), METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL}};
 
 static PyMethodDef constraint_methods[] = {CREATE(constraint),

@@ -109,18 +109,21 @@ class Regularizer(Fixed, _thalweg.Regularizer):
         """w becomes argmin_u 1/2 |u - w|^2 + step * penalty(u), in place.  Returns w.
 
         step  at least 0; or an array of such numbers, of the shape of w or one that broadcasts to it (a step a row:
-              (n, 1)): argmin_u sum_i (u_i - w_i)^2/(2 step_i) + penalty(u).  One call of the library for each
-              different step, in float64
+              (n, 1)): argmin_u sum_i (u_i - w_i)^2/(2 step_i) + penalty(u)
         t     the same, by its former name
 
-        UnsupportedError where the penalty has no prox, or its elements depend on one another and have several steps
-        (rows of group_lasso may have one each); RangeError, ShapeError, ValueTypeError for steps that are none,
-        NonfiniteError where the penalty needs finite numbers.  w is as before then.
+        UnsupportedError where the penalty has no prox, or has an array of steps and elements that depend on one another
+        (group_lasso, nuclear_norm); RangeError, ShapeError, ValueTypeError for steps that are none, NonfiniteError
+        where the penalty needs finite numbers.  w is as before then.
         """
         if (step is None) == (t is None):
             raise error(ArgumentError, "prox: one step is expected, as in prox(w, step=0.1), got "
                         + ("none" if step is None else "both `step` and `t`"))
-        _steps.apply(self._prox, w, t if step is None else step, self)
+        steps = _steps.read(t if step is None else step, w)
+        if isinstance(steps, float):
+            self._prox(w, steps)
+        else:
+            self._prox_steps(w, steps)
         return w
 
     def __repr__(self) -> str:
