@@ -8,7 +8,7 @@ from typing import Any
 
 
 def check(adapter: str, package: str, newer: Callable[[Any], Any]) -> None:
-    """ModuleNotFoundError or ImportError, with what to install, where the package that a module of ours is for cannot be
+    """ModuleNotFoundError or ImportError, with what to install, where the package that an adapter is for cannot be
     imported, or is too old.
 
     newer  looks at what an old one does not have
