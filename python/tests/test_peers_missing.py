@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-MISSING = "import sys; sys.modules[{0!r}] = None; import thalweg; thalweg.Optimizer; import thalweg.{0}"
+MISSING = "import sys; sys.modules[{1!r}] = None; import thalweg; thalweg.Optimizer; import thalweg.{0}"
 OLD = {
     "torch": "import torch\ndef one(tensor): tensor.add_(1)\ntorch.autograd.graph.increment_version = one\n"
              "torch.__version__ = '1.13.0'",
@@ -23,10 +23,10 @@ def ends(code: str) -> str:
     return done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("package", ["torch", "jax"])
-def test_a_framework_that_is_not_there(package: str) -> None:
-    says = ends(MISSING.format(package))
-    assert f"thalweg.{package} needs {package}, which cannot be imported" in says and f"pip install {package}" in says
+@pytest.mark.parametrize("adapter, package", [("torch", "torch"), ("distributed", "torch"), ("jax", "jax")])
+def test_a_framework_that_is_not_there(adapter: str, package: str) -> None:
+    says = ends(MISSING.format(adapter, package))
+    assert f"thalweg.{adapter} needs {package}, which cannot be imported" in says and f"pip install {package}" in says
 
 
 @pytest.mark.parametrize("package, version", [("torch", "1.13.0"), ("jax", "0.3.1")])

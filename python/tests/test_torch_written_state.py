@@ -124,6 +124,22 @@ def test_numbers_of_the_whole_run_begin_anew_with_the_last_row() -> None:
     assert torch.equal(p, q) and opt.engine.steps == 22
 
 
+def test_steps_within_the_backward_pass() -> None:
+    """Rows of InBackward's state are those of its optimizers."""
+    weights = []
+    for module in (twt, torch.optim):
+        p = parameter(1.0, 2.0)
+        opt = twt.InBackward([p], twt.SGD, lr=0.5, momentum=0.5) if module is twt else torch.optim.SGD([p], 0.5, 0.5)
+        for k in range(3):
+            if k == 2:
+                opt.state[p]["momentum_buffer"].mul_(0.25)
+            opt.zero_grad()
+            p.square().sum().backward()
+            opt.step()
+        weights.append(p)
+    assert torch.equal(*weights)
+
+
 def test_a_state_that_was_written_is_saved() -> None:
     p = parameter(1.0, 2.0)
     opt = twt.AdamW([p])

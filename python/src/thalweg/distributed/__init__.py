@@ -18,6 +18,10 @@ the others with its parts from before that step.)
 
 from __future__ import annotations
 
+from .._peers import check as _check
+
+_check(__name__, "torch", newer=lambda torch: torch.distributed)
+
 from ._place import Place as Place
 from ._ranks import Ranks
 from ._ranks import place as place

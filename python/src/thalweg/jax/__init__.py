@@ -21,7 +21,7 @@ Inside jit, `optimizer` gives an Optax transformation whose state is a pytree, w
 
 from .._peers import check as _check
 
-_check("jax", newer=lambda jax: jax.ffi)
+_check(__name__, "jax", newer=lambda jax: jax.ffi)
 
 from ._host import Optimizer, aligned_copy, aligned_empty, view
 from ._host import _restore as _restore  # pickles name it here

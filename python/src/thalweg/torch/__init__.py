@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from .._peers import check as _check
 
-_check("torch", newer=lambda torch: torch.autograd.graph.increment_version(()))  # several tensors at once
+_check(__name__, "torch", newer=lambda torch: torch.autograd.graph.increment_version(()))  # several tensors at once
 
 from .._classes import class_names as _class_names
 from .._classes import suggestion as _suggestion

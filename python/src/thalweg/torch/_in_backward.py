@@ -90,7 +90,7 @@ class InBackward(torch.optim.Optimizer):
 
     @property
     def state(self) -> dict[torch.Tensor, Any]:  # type: ignore[override]
-        """By parameter: its state, copies as of now."""
+        """By parameter: its state, copies as of now; what is written into a row counts in the next step."""
         return {p: row for opt in self.optimizers for p, row in opt.state.items()}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

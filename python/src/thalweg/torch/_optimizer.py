@@ -59,8 +59,8 @@ class Optimizer(Saved):
     A hyper-parameter that needs state which the sentence did not ask for (the momentum of sgd, which OneCycleLR and
     CyclicLR cycle) may be changed until the first step is taken.
 
-    `state` shows copies, made when it is looked at: `state[p]["exp_avg"]`; what you put beside them is kept and saved.
-    load_state_dict changes the state.  `engine` is the thalweg.Optimizer inside.
+    `state` shows copies, made when it is looked at: `state[p]["exp_avg"]`.  What you write there, replace or delete
+    counts in the next step; what you put beside it is kept and saved.  `engine` is the thalweg.Optimizer inside.
     """
 
     # Whether torch's optimizer of that rule takes sparse gradients.
