@@ -178,7 +178,7 @@ def test_an_exception_of_the_reducer_ends_the_step_with_nothing_changed() -> Non
             opt.step(grads)
         assert w.tobytes() == before and opt.state_dict()["state"] == state
     loop = opt.requests()
-    next(loop)
+    next(loop).answer([np.ones(6)])
     with pytest.raises(Lost):
         next(loop)
     assert w.tobytes() == before

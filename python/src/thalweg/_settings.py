@@ -61,12 +61,12 @@ class Settings(_thalweg.Optimizer):
 
     def observe(self, what: str, value: float, /) -> None:
         if what == "loss" and not math.isnan(value) and not self._watches_loss():
-            raise error(UnknownNameError, "no stage of this pipeline watches `loss`" + self._watched())
+            raise error(UnknownNameError, "no stage of this pipeline watches `loss`" + self._what_is_watched())
         try:
             super().observe(what, value)
         except UnknownNameError as problem:
             first, line, rest = str(problem).partition("\n")
-            raise error(UnknownNameError, first + self._watched() + line + rest) from None
+            raise error(UnknownNameError, first + self._what_is_watched() + line + rest) from None
 
     observe.__doc__ = _thalweg.Optimizer.observe.__doc__
 
@@ -79,7 +79,7 @@ class Settings(_thalweg.Optimizer):
                 self._needs_loss = "needs a finite one" in str(problem)
         return bool(self._needs_loss) or "loss" in self._seen_by_schedules()
 
-    def _watched(self) -> str:
+    def _what_is_watched(self) -> str:
         """The numbers that are watched, for the end of a sentence."""
         seen = self._seen_by_schedules() + (["loss"] if self._watches_loss() else [])
         listed = " and ".join(f"`{what}`" for what in dict.fromkeys(seen))
