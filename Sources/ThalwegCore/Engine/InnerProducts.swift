@@ -89,7 +89,8 @@ public enum InnerProducts {
   }
   @inline(never)
   private static func multiplyFloats(_ r: Four, _ q: Three, _ ahead: Two, _ out: UnsafeMutablePointer<Double>) {
-    multiply(r, q, ahead, 4, out, { $0.loadUnaligned(fromByteOffset: 4 &* $1, as: SIMD8<Float>.self) }, { widened($0).sum() })
+    multiply(
+      r, q, ahead, 4, out, { $0.loadUnaligned(fromByteOffset: 4 &* $1, as: SIMD8<Float>.self) }, { widened($0).sum() })
   }
 
   /// The products of four rows with one.

@@ -108,8 +108,8 @@ extension Vector {
   /// self ← self less what lies along the first `used` of some orthonormal rows; a second time where the first left
   /// more there than rounding does. What lay along each of them, and the norm of what is left.
   ///
-  /// All products are taken in one pass over the rows, and the next ones in the pass that subtracts. In long ones floats
-  /// are added as `InnerProducts` does.
+  /// All products are taken in one pass over the rows, and the next ones in the pass that subtracts. In long vectors
+  /// floats are added as `InnerProducts` does.
   @_specialize(where T == Float)
   @_specialize(where T == Double)
   public func orthogonalise(against rows: Vector, _ used: Int) -> (along: [Double], norm: Double) {
