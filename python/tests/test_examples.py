@@ -111,7 +111,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
     if not EXAMPLES.is_dir():
         pytest.skip("the examples are not beside the tests")
     return subprocess.run([sys.executable, *words], cwd=EXAMPLES, capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=280)
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=550)
 
 
 def test_distributed_digits() -> None:

@@ -152,6 +152,19 @@ def test_a_state_that_was_written_is_saved() -> None:
     assert twin.state[twin.param_groups[0]["params"][0]]["exp_avg"].tolist() == [3.0, 3.0]
 
 
+def test_inference_mode() -> None:
+    p = parameter(1.0, 2.0)
+    opt = twt.AdamW([p])
+    step(opt)
+    with torch.inference_mode():
+        assert opt.state[p]["step"] == 1 and len(opt.state_dict()["state"]) == 1
+        opt.state[p]["exp_avg"].zero_()
+        assert opt.state_dict()["state"][0]["exp_avg"].tolist() == [0.0, 0.0]
+        opt.state[p]["exp_avg"] = torch.ones(2, dtype=torch.float64)
+    step(opt, 0.0)
+    torch.testing.assert_close(opt.state[p]["exp_avg"], torch.full((2,), 0.9, dtype=torch.float64))
+
+
 def test_a_sentence_of_ones_own_keeps_its_schedule() -> None:
     p = parameter(1.0)
     opt = Optimizer([p], "sgd(lr=linear(lr=1.0, end=0, total=8), momentum=0.5)")

@@ -41,8 +41,9 @@ class Saved(Grouped):
         if self._filled != now or self.engine._pending is not None:
             self._adopt()
             self._empty()
-            rows = _state.take_apart(self.engine, self._notes())
-            held = self.engine.params if self._ranks is None else self._ranks.shown(rows)
+            with torch.inference_mode(False):  # tensors that count how often they are written
+                rows = _state.take_apart(self.engine, self._notes())
+                held = self.engine.params if self._ranks is None else self._ranks.shown(rows)
             shown = [(p, row) for p, row in zip(held, rows) if p is not None]  # None stands for a group without tensors
             for p, row in zip(held, rows):
                 if p is None and shown and _state.HEAD in row:
