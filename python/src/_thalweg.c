@@ -1786,7 +1786,8 @@ static PyMethodDef optimizer_methods[] = {
      PyDoc_STR("zero_grad($self)\n--\n\nSets the bound gradients to zero.  The option zero_gradients does it inside the step.")},
     {"observe", FAST(optimizer_observe), METH_FASTCALL,
      PyDoc_STR("observe($self, what, value, /)\n--\n\n"
-               "Tells the pipeline a number that it watches: \"loss\", \"metric\", \"batch_size\".")},
+               "Tells the pipeline a number that it watches: \"loss\", \"metric\", \"batch_size\".\n"
+               "UnknownNameError for one that nobody watches.")},
     {"command", optimizer_command, METH_O,
      PyDoc_STR("command($self, command, /)\n--\n\nRuns a command of a stage: \"gradient_accumulate.flush\".")},
     {"_set_mode", optimizer_set_mode, METH_O, NULL},
