@@ -397,10 +397,11 @@ static int take_capsule(State *state, Bound *bound, tw_tensor *tensor, PyObject 
   if (dtype == 0 || source->dtype.lanes != 1) {
     const char *const taken = dtypes_taken(wanted & ACQUIRE_INTEGERS);
     if (code == 5) {
-      fail_array(state, TW_ERROR_DTYPE, label, "element type complex%d is not supported; thalweg takes %s", bits, taken);
+      fail_array(state, TW_ERROR_DTYPE, label, "element type complex%d is not supported; thalweg takes %s", bits,
+                 taken);
     } else {
-      fail_array(state, TW_ERROR_DTYPE, label, "DLPack type (code %d, %d bits) is not supported; thalweg takes %s", code,
-                 bits, taken);
+      fail_array(state, TW_ERROR_DTYPE, label, "DLPack type (code %d, %d bits) is not supported; thalweg takes %s",
+                 code, bits, taken);
     }
     return -1;
   }
