@@ -397,10 +397,11 @@ static int take_capsule(State *state, Bound *bound, tw_tensor *tensor, PyObject 
   if (dtype == 0 || source->dtype.lanes != 1) {
     const char *const taken = dtypes_taken(wanted & ACQUIRE_INTEGERS);
     if (code == 5) {
-      fail_array(state, TW_ERROR_DTYPE, label, "element type complex%d is not supported; thalweg takes %s", bits, taken);
+      fail_array(state, TW_ERROR_DTYPE, label, "element type complex%d is not supported; thalweg takes %s", bits,
+                 taken);
     } else {
-      fail_array(state, TW_ERROR_DTYPE, label, "DLPack type (code %d, %d bits) is not supported; thalweg takes %s", code,
-                 bits, taken);
+      fail_array(state, TW_ERROR_DTYPE, label, "DLPack type (code %d, %d bits) is not supported; thalweg takes %s",
+                 code, bits, taken);
     }
     return -1;
   }
@@ -1793,7 +1794,8 @@ static PyMethodDef optimizer_methods[] = {
      PyDoc_STR("zero_grad($self)\n--\n\nSets the bound gradients to zero.  The option zero_gradients does it inside the step.")},
     {"observe", FAST(optimizer_observe), METH_FASTCALL,
      PyDoc_STR("observe($self, what, value, /)\n--\n\n"
-               "Tells the pipeline a number that it watches: \"loss\", \"metric\", \"batch_size\".")},
+               "Tells the pipeline a number that it watches: \"loss\", \"metric\", \"batch_size\".\n"
+               "UnknownNameError for one that nobody watches.")},
     {"command", optimizer_command, METH_O,
      PyDoc_STR("command($self, command, /)\n--\n\nRuns a command of a stage: \"gradient_accumulate.flush\".")},
     {"_set_mode", optimizer_set_mode, METH_O, NULL},

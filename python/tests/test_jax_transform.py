@@ -30,7 +30,9 @@ def start() -> dict[str, Any]:
     return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in SHAPES.items()}
 
 
-def outside(sentence: str, losses: Any = None, what: str = "loss", **options: Any) -> tuple[dict[str, np.ndarray], tw.Optimizer]:
+def outside(
+    sentence: str, losses: Any = None, what: str = "loss", **options: Any
+) -> tuple[dict[str, np.ndarray], tw.Optimizer]:
     arrays = {k: np.array(x) for k, x in start().items()}
     opt = tw.Optimizer(list(arrays.values()), sentence, names=[f"['{k}']" for k in arrays], **options)
     for k, gradient in enumerate(GRADIENTS):

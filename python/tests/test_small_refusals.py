@@ -26,7 +26,7 @@ def test_a_schedule_is_no_answer_for_a_rule() -> None:
 @pytest.mark.parametrize("make, kind, name, near", [
     (tw.weighting, "weighting", "dwaa", "dwa"), (tw.diagnostic, "diagnostic", "effective_rnk", "effective_rank"),
     (tw.objective, "objective", "mseee", "mse")])
-def test_weightings_and_diagnostics_name_their_kind(make: Callable[[str], Any], kind: str, name: str, near: str) -> None:
+def test_weightings_and_diagnostics_name_their_kind(make: Callable[..., Any], kind: str, name: str, near: str) -> None:
     article = "an" if kind == "objective" else "a"
     with pytest.raises(tw.MethodError, match=rf"^no {kind} `{name}` \(did you mean `{near}`\?\)\n  {name}\n"):
         make(name)

@@ -263,7 +263,7 @@ class Optimizer(Saved):
 
             for request in opt.requests():
                 loss = compute(...)            # the parameters stand where the answer is wanted
-                request.answer(grads, loss)    # or fill the bound gradients and set request.loss
+                request.answer(grads, loss)    # or fill what opt.bind_gradients has bound, and set request.loss
 
         How many requests come depends on the sentence and may depend on the answers: two for SAM, eight for
         "gradient_accumulate(4) | sam(0.05) | adamw".  Minibatches are told apart by their tags:
@@ -276,7 +276,8 @@ class Optimizer(Saved):
                 request.answer(*gradients_and_loss(batches[request.tag]))
 
         The step is done when the loop ends.  Leaving the loop early (break, an exception) cancels the step, at the
-        latest when the next one starts: parameters and state are those from before it.  Where a state was loaded that
+        latest when the next one starts: parameters and state are those from before it.  So does a request that the
+        body does not answer, which is a SequenceError that names it.  Where a state was loaded that
         had been saved inside a step, the loop goes on with the request that was waiting then.
         """
         before = None if self._skips is None else self.skipped

@@ -88,7 +88,8 @@ class Request:
                trimmed_mean) reads them where they lie and copies none.  Every request then needs arrays of its own
 
         The first answer of a step says which parameters take part in it.  ArgumentError where a later one has a
-        gradient that the first had not: it would be lost.
+        gradient that the first had not: it would be lost.  Between the steps of gradient_accumulate gradients may come
+        and go; one that is absent counts as zeros where another call of the window has it.
         """
         if grads is not None:
             if isinstance(grads, Mapping):

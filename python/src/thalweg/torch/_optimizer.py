@@ -205,8 +205,8 @@ class Optimizer(Saved):
             raise error(ArgumentError, f"the closure of a step is a function, not a {type(closure).__name__}; gradients "
                         "lie in .grad, and several minibatches go through thalweg.torch.Answers")
         if closure is not None and _in_scaler():
-            raise error(ArgumentError, "GradScaler.step takes no closure, as torch says of closure=...: it has unscaled "
-                        "the gradients that are there, and would not those that the closure makes.  Call "
+            raise error(ArgumentError, "GradScaler.step takes no closure, as torch says of closure=...: it has "
+                        "unscaled the gradients that are there, and would not those that the closure makes.  Call "
                         'opt.step(closure), with opt.engine.set("gradient_scale", 1 / scaler.get_scale()) before it; a '
                         'loss alone is told by opt.observe("loss", loss)')
         with self._stepping() as parameters:
