@@ -78,15 +78,17 @@ def source(text: str) -> str:
 
 
 @cache
-def timings() -> dict[str, tuple[str, str, str]]:
-    """Method to (thalweg, plain loop, their quotient), as measured last: ns an element, a large tensor, one thread."""
+def timings() -> dict[str, tuple[str, str, str, str]]:
+    """Method to (thalweg, plain loop, their quotient, of what), as measured last: ns an element, one thread."""
     text = (ROOT / "python" / "benchmarks" / "README.md").read_text()
-    part = text.partition("#### one tensor, 1 thread")[2].partition("####")[0]
+    small = text.partition("<!-- steps: begin -->")[2].partition("<!-- steps: end -->")[0]
+    large = text.partition("#### one tensor, 1 thread")[2].partition("####")[0]
     found = {}
-    for line in part.splitlines():
-        cells = [c.strip() for c in line.strip("|").split("|")]
-        if len(cells) > 5 and re.fullmatch(r"[a-z]\w*\+?", cells[0]) and cells[0] != "method":
-            found[cells[0].rstrip("+")] = (cells[3], cells[4], cells[5])
+    for part, own, what in ((small, 2, "sixteen tensors of 256 x 256"), (large, 3, "one tensor of 16.8 M")):
+        for line in part.splitlines():
+            cells = [c.strip() for c in line.strip("|").split("|")]
+            if len(cells) > own + 2 and re.fullmatch(r"[a-z]\w*\+?", cells[0]) and cells[0] != "method":
+                found[cells[0].rstrip("+")] = (*cells[own : own + 3], what)
     return found
 
 
@@ -129,9 +131,9 @@ def method_page(m: thalweg.Method) -> str:
     parts += ["## Example", f"::::{{tab-set}}\n:::{{tab-item}} Python\n```python\n{program}\n```\n{note}:::\n"
               f":::{{tab-item}} C\n```c\n{examples.c_example(m)}\n```\n:::\n::::"]
     if m.name in timings():
-        own, loop, over = timings()[m.name]
-        parts += ["## Timing", f"{own} ns an element on one tensor of 16.8 M at one thread; a plain C loop over the "
-                  f"same bytes takes {loop} ({over} times it), as measured for the tables of `python/benchmarks`."]
+        own, loop, over, what = timings()[m.name]
+        parts += ["## Timing", f"{own} ns an element on {what} at one thread; a plain C loop over the same bytes takes "
+                  f"{loop} ({over} times it), as measured for the tables of `python/benchmarks`."]
     if m.source:
         parts += ["## Source", source(m.source)]
     near = catalogue.neighbours(m)
