@@ -67,6 +67,14 @@ def test_whole_numbers_in_groups() -> None:
     assert group["ns_steps"] == 5 and type(group["ns_steps"]) is int
 
 
+def test_a_group_is_a_dict() -> None:
+    p, q = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    opt = thalweg.torch.SGD([p], lr=0.1)
+    with pytest.raises(TypeError, match=r"a dict, \{\"params\": \[...\]\}; got list"):
+        opt.add_param_group([q])
+    assert len(opt.param_groups) == 1
+
+
 def test_grad_scaler_and_a_closure() -> None:
     """torch refuses closure=..., and lets the same by position pass: the closure's gradients would stay scaled."""
     model = torch.nn.Linear(3, 2)

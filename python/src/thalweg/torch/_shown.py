@@ -327,8 +327,9 @@ class Grouped(torch.optim.Optimizer):
         UnknownNameError for a key that looks like a hyper-parameter and is none here.  When a key, a tensor or a value
         is refused, nothing changes.
         """
-        if isinstance(param_group, dict):
-            _groups.check_group(param_group, f"parameter group {len(self.__dict__.get('param_groups', ()))}")
+        if not isinstance(param_group, dict):
+            raise TypeError(f"a parameter group is a dict, {{\"params\": [...]}}; got {type(param_group).__name__}")
+        _groups.check_group(param_group, f"parameter group {len(self.__dict__.get('param_groups', ()))}")
         if "engine" not in self.__dict__:
             return super().add_param_group(param_group)
         self._push()
