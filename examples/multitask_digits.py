@@ -126,9 +126,12 @@ def plot(results: list[Result], width: int, where: object) -> None:
         if k == 2:
             break
         a.set_yscale("log")
-        ticks = (1, 2, 5, 10, 20, 50, 100)
         low, high = a.get_ylim()
-        a.set_yticks([t for t in ticks if low <= t <= high], [str(t) for t in ticks if low <= t <= high])
+        ticks = [t for t in (1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
+        if len(ticks) < 2:  # of a short run: less than the logarithm is for
+            a.set_yscale("linear")
+            continue
+        a.set_yticks(ticks, [str(t) for t in ticks])
         a.minorticks_off()
     axes[3].barh(range(len(results)), [100 * r.against for r in results], color=[f"C{i}" for i in range(len(results))])
     axes[3].set_yticks(range(len(results)), [r.method for r in results])

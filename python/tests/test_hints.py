@@ -133,7 +133,8 @@ def test_stages_of_elsewhere(name: str, says: str) -> None:
 
 @pytest.mark.parametrize("name, says", [
     ("clip_by_global_norm", "; clip_global_norm is a transform: a stage of a sentence"), ("scale_by_rms", "'RMSprop'"),
-    ("CosineAnnealingLR", "; cosine is a schedule: thalweg.schedule('cosine')"), ("trace", "no attribute 'trace'"),
+    ("CosineAnnealingLR", "; cosine is a schedule: thalweg.schedule('cosine'), or a value in a sentence, as in \"sgd("),
+    ("trace", "no attribute 'trace'"),
 ])
 def test_attributes_of_elsewhere(name: str, says: str) -> None:
     with pytest.raises(AttributeError) as caught:
@@ -170,3 +171,11 @@ def test_a_method_by_its_place_is_told_its_name(sentence: str, says: str) -> Non
     with pytest.raises(tw.ValueTypeError) as caught:
         tw.solver(sentence)
     assert str(caught.value).splitlines()[0].endswith(says)
+
+
+@pytest.mark.parametrize("old, name", [
+    ("Adamp", "AdamP"), ("Madgrad", "MADGRAD"), ("NewtonCg", "NewtonCG"), ("Sm3", "SM3")])
+def test_classes_are_spelt_as_in_their_papers(old: str, name: str) -> None:
+    assert getattr(tw, name).method
+    with pytest.raises(AttributeError, match=f"did you mean '{name}'"):
+        getattr(tw, old)

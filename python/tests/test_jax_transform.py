@@ -358,3 +358,11 @@ def test_small_state_of_many_tensors_lies_together() -> None:
             assert np.array_equal(np.asarray(slots[slot][f"['{name}']"], np.float64), row), (slot, name)
     with pytest.raises(tw.ShapeError, match="packed bytes"):
         tx.apply(grads, state._replace(packed={}), params)
+
+
+@pytest.mark.parametrize("name, says", [
+    ("AdamW", r"here it is thalweg\.jax\.optimizer\('adamw'\)$"), ("optimiser", "did you mean 'optimizer'"),
+    ("cosine_decay_schedule", r"thalweg\.schedule\('cosine'\)"), ("_adamw", "attribute '_adamw'$")])
+def test_names_that_are_not_here(name: str, says: str) -> None:
+    with pytest.raises(AttributeError, match=says):
+        getattr(tj, name)

@@ -174,3 +174,15 @@ def test_sparse_gradients_where_torch_takes_them(name: str, options: dict[str, A
     other = twt.Adam(table.parameters())
     with pytest.raises(tw.DtypeError, match="sparse"):
         other.step()
+
+
+def test_a_closure_that_forgets_backward() -> None:
+    p = parameter(1.0, 2.0)
+    opt = Optimizer([p], "sam(0.05) | sgd(lr=0.1)")
+    (p * p).sum().backward()
+    with pytest.raises(tw.SequenceError, match=r"pass 1, .* was not answered.* call backward\(\) in the closure"):
+        opt.step(lambda: (p * p).sum())
+    assert opt.engine.steps == 0 and p.tolist() == [1.0, 2.0]
+    plain = Optimizer([p], "sgd(lr=0.1)")  # one request: the gradient that is there, as in torch
+    plain.step(lambda: (p * p).sum())
+    assert plain.engine.steps == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from typing import Any, Callable
 
 import numpy as np
@@ -14,7 +16,7 @@ schedulers = torch.optim.lr_scheduler
 
 from torch_support import assert_equal, parameter, step, twins  # noqa: E402
 
-from thalweg.torch import Optimizer  # noqa: E402
+from thalweg.torch import Optimizer, SentenceLR  # noqa: E402
 
 
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
@@ -122,3 +124,32 @@ def test_swa_utilities() -> None:
         points.append(model.weight.detach().clone())
     assert opt.param_groups[0]["lr"] == 0.125
     torch.testing.assert_close(average.module.weight.detach(), torch.stack(points).mean(0))
+
+
+def test_a_scheduler_over_the_schedule_of_the_sentence_is_said_once() -> None:
+    """The rate that it scales is the first of the warm-up: 0."""
+    p = parameter(1.0)
+    opt = Optimizer([p], "sgd(lr=warmup_cosine(peak=0.1, warmup=4, total=20))")
+    scheduler = schedulers.LambdaLR(opt, lambda k: 1 - k / 20)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(4):
+            step(opt)
+            scheduler.step()
+    assert p.item() == 1.0 and len(caught) == 1
+    assert re.search(r"has ended it: lr=0, .*SentenceLR\(opt\)", str(caught[0].message))
+
+
+def test_a_scheduler_that_leaves_the_rates_and_a_rate_of_ones_own_are_no_news() -> None:
+    p = parameter(1.0)
+    opt = Optimizer([p], "sgd(lr=linear(lr=0.1, end=0, total=20))")
+    step(opt)
+    opt.param_groups[0]["lr"] = 0.05
+    step(opt)
+    other = Optimizer([p], "sgd(lr=linear(lr=0.1, end=0, total=20))")
+    scheduler = SentenceLR(other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(other)
+        scheduler.step()
+        step(other)

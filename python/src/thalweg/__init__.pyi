@@ -96,7 +96,7 @@ class ADoG(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Acprop(Optimizer):
+class ACProp(Optimizer):
     # The gradient over the centred second moment of the steps before.
     method: _ClassVar[str]
     def __init__(
@@ -316,7 +316,7 @@ class AdaHessian(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Adalomo(Optimizer):
+class AdaLomo(Optimizer):
     # Adafactor without momentum, with a step relative to the size of the weights.
     method: _ClassVar[str]
     def __init__(
@@ -551,7 +551,7 @@ class Adamax(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Adamp(Optimizer):
+class AdamP(Optimizer):
     # Adam without the part of the step along weights whose scale does not matter.
     method: _ClassVar[str]
     def __init__(
@@ -581,7 +581,7 @@ class Adamp(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Adamuon(Optimizer):
+class AdaMuon(Optimizer):
     # Muon with Adam's second moment on the orthogonalised direction.
     method: _ClassVar[str]
     def __init__(
@@ -732,7 +732,7 @@ class ADOPT(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Aggmo(Optimizer):
+class AggMo(Optimizer):
     # The mean of several momenta, from fast to slow.
     method: _ClassVar[str]
     def __init__(
@@ -1265,7 +1265,7 @@ class DoWG(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class DpAdamBc(Optimizer):
+class DPAdamBC(Optimizer):
     # Adam on private gradients, with the variance of their noise taken out of v.
     method: _ClassVar[str]
     def __init__(
@@ -1342,7 +1342,7 @@ class Extragradient(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Fedopt(Optimizer):
+class FedOpt(Optimizer):
     # Adagrad, Yogi or Adam on the mean change of the clients.
     method: _ClassVar[str]
     def __init__(
@@ -1479,7 +1479,7 @@ class Fromage(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Ftrl(Optimizer):
+class FTRL(Optimizer):
     # The parameters are the regularised best answer to all gradients so far.
     method: _ClassVar[str]
     def __init__(
@@ -1507,7 +1507,7 @@ class Ftrl(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class FullBatchGr(Optimizer):
+class FullBatchGR(Optimizer):
     # Full-batch descent with a gradient-norm penalty of every block of the data.
     method: _ClassVar[str]
     def __init__(
@@ -1597,7 +1597,7 @@ class Grams(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Grokadamw(Optimizer):
+class GrokAdamW(Optimizer):
     # AdamW on the gradient plus its slow part, with a momentum that falls from layer to layer.
     method: _ClassVar[str]
     def __init__(
@@ -1690,7 +1690,7 @@ class KFAC(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class KlShampoo(Optimizer):
+class KLShampoo(Optimizer):
     # KL-Shampoo: Shampoo whose matrices are each estimated with the other axes whitened.
     method: _ClassVar[str]
     def __init__(
@@ -1723,7 +1723,7 @@ class KlShampoo(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class KlSOAP(Optimizer):
+class KLSOAP(Optimizer):
     # KL-SOAP: Adam in the eigenbasis of KL-Shampoo's matrices.
     method: _ClassVar[str]
     def __init__(
@@ -1895,7 +1895,7 @@ class Lion(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Lomo(Optimizer):
+class LOMO(Optimizer):
     # The rule of LOMO: gradient descent with clipped gradients, and no state.
     method: _ClassVar[str]
     def __init__(
@@ -1919,7 +1919,7 @@ class Lomo(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Madgrad(Optimizer):
+class MADGRAD(Optimizer):
     # Dual averaging with momentum, scaled by the cube root of the summed squares.
     method: _ClassVar[str]
     def __init__(
@@ -2055,7 +2055,7 @@ class MirrorDescent(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Momo(Optimizer):
+class MoMo(Optimizer):
     # Momentum with the step size of a model of the loss that has a known floor.
     method: _ClassVar[str]
     def __init__(
@@ -2145,7 +2145,7 @@ class NAdam(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class NewtonCg(Optimizer):
+class NewtonCG(Optimizer):
     # Truncated Newton: conjugate gradients on the Hessian, in a trust region or before a search.
     method: _ClassVar[str]
     def __init__(
@@ -2199,7 +2199,7 @@ class NIGT(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class NonlinearCg(Optimizer):
+class NonlinearCG(Optimizer):
     # Nonlinear conjugate gradients, with a strong Wolfe search in every step.
     method: _ClassVar[str]
     def __init__(
@@ -2314,7 +2314,7 @@ class NormTrustRegion(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Normuon(Optimizer):
+class NorMuon(Optimizer):
     # Muon whose orthogonalised direction is divided by a second moment of every row.
     method: _ClassVar[str]
     def __init__(
@@ -2349,7 +2349,7 @@ class Normuon(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Novograd(Optimizer):
+class NovoGrad(Optimizer):
     # One second moment a tensor, and momentum of the normalised gradient.
     method: _ClassVar[str]
     def __init__(
@@ -2599,7 +2599,7 @@ class OptimisticSGD(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Polargrad(Optimizer):
+class PolarGrad(Optimizer):
     # The polar factor of the momentum times a power of its nuclear norm.
     method: _ClassVar[str]
     def __init__(
@@ -2924,7 +2924,7 @@ class PSGDXMat(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Qhadam(Optimizer):
+class QHAdam(Optimizer):
     # Adam with the current gradient and its square mixed in beside the moments.
     method: _ClassVar[str]
     def __init__(
@@ -3335,7 +3335,7 @@ class SARAH(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class ScaledGd(Optimizer):
+class ScaledGD(Optimizer):
     # Scaled gradient descent for the factors of a low-rank matrix Z Z' or L R'.
     method: _ClassVar[str]
     def __init__(
@@ -3563,7 +3563,7 @@ class SGD(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Sgdp(Optimizer):
+class SGDP(Optimizer):
     # Momentum SGD without the part of the step along weights whose scale does not matter.
     method: _ClassVar[str]
     def __init__(
@@ -3709,7 +3709,7 @@ class SimplifiedAdEMAMix(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Singd(Optimizer):
+class SINGD(Optimizer):
     # Natural gradient without inverses, by multiplicative updates of the roots of both factors.
     method: _ClassVar[str]
     def __init__(
@@ -3743,7 +3743,7 @@ class Singd(Optimizer):
         names: _Sequence[str] | None = None,
     ) -> None: ...
 
-class Sm3(Optimizer):
+class SM3(Optimizer):
     # One number for every slice along an axis in place of a second moment for every element.
     method: _ClassVar[str]
     def __init__(

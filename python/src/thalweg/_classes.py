@@ -14,18 +14,25 @@ from ._optimizer import Optimizer
 
 # Spellings that capitalising each word would miss.  Words, or whole names.
 SPELLINGS = {
+    "a_dog": "ADoG",
+    "acprop": "ACProp",
     "adabelief": "AdaBelief",
     "adabound": "AdaBound",
     "adahessian": "AdaHessian",
+    "adalomo": "AdaLomo",
+    "adamp": "AdamP",
+    "adamuon": "AdaMuon",
     "adamw": "AdamW",
     "ademamix": "AdEMAMix",
     "adopt": "ADOPT",
-    "a_dog": "ADoG",
+    "aggmo": "AggMo",
     "ai": "AI",
     "amsgrad": "AMSGrad",
     "asgd": "ASGD",
+    "bc": "BC",
     "came": "CAME",
     "cbo": "CBO",
+    "cg": "CG",
     "cm": "CM",
     "cma_es": "CMAES",
     "coap": "COAP",
@@ -36,30 +43,44 @@ SPELLINGS = {
     "dlrt": "DLRT",
     "dog": "DoG",
     "dowg": "DoWG",
+    "dp": "DP",
     "egn": "EGN",
+    "fedopt": "FedOpt",
     "fosi": "FOSI",
+    "ftrl": "FTRL",
     "galore": "GaLore",
+    "gd": "GD",
     "gda": "GDA",
+    "gr": "GR",
+    "grokadamw": "GrokAdamW",
     "harpg": "HARPG",
     "kfac": "KFAC",
+    "kl": "KL",
     "lamb": "LAMB",
     "laprop": "LaProp",
     "lars": "LARS",
     "lbfgs": "LBFGS",
+    "lomo": "LOMO",
     "lra": "LRA",
+    "madgrad": "MADGRAD",
     "mars": "MARS",
     "mezo": "MeZO",
     "mfac": "MFAC",
+    "momo": "MoMo",
     "nadam": "NAdam",
     "ngd": "NGD",
     "nigt": "NIGT",
+    "normuon": "NorMuon",
+    "novograd": "NovoGrad",
     "nupi": "NuPI",
     "o2nc": "O2NC",
     "oasis": "OASIS",
     "omd": "OMD",
     "optex": "OptEx",
-    "psgd": "PSGD",
+    "polargrad": "PolarGrad",
     "proxskip": "ProxSkip",
+    "psgd": "PSGD",
+    "qhadam": "QHAdam",
     "radam": "RAdam",
     "rmsprop": "RMSprop",
     "saga": "SAGA",
@@ -70,7 +91,10 @@ SPELLINGS = {
     "sga": "SGA",
     "sgd": "SGD",
     "sgdm": "SGDM",
+    "sgdp": "SGDP",
     "sgld": "SGLD",
+    "singd": "SINGD",
+    "sm3": "SM3",
     "snsm": "SNSM",
     "soap": "SOAP",
     "spider": "SPIDER",
@@ -86,6 +110,9 @@ SPELLINGS = {
     "xmat": "XMat",
     "zo": "ZO",
 }
+
+# What stands alone has a function of the package by the name of its kind.
+ALONE = ("constraint", "diagnostic", "objective", "regularizer", "schedule", "solver", "weighting")
 
 
 @cache
@@ -217,9 +244,12 @@ def suggestion(name: str, names: list[str]) -> str:
 
     known = _registry.by_name().get(STAGES.get(name, name.lower()))
     if known is not None and known.kind != "optimizer":
-        maker = f"thalweg.{known.kind}({known.name!r})"
-        return f"; {known.name} is {'an' if known.kind[0] in 'aeiou' else 'a'} {known.kind}: " + (
-            maker if known.kind in names else "a stage of a sentence, as in thalweg.Optimizer(params, sentence)")
+        place = "a stage of a sentence, as in thalweg.Optimizer(params, sentence)"
+        if known.kind in ALONE:
+            place = f"thalweg.{known.kind}({known.name!r})"
+        if known.kind == "schedule":
+            place += f', or a value in a sentence, as in "sgd(lr={known.name}(...))"'
+        return f"; {known.name} is {'an' if known.kind[0] in 'aeiou' else 'a'} {known.kind}: {place}"
     by_letters = {n.lower(): n for n in names}
     wanted = class_name(known.name) if known else name
     near = difflib.get_close_matches(wanted.lower(), by_letters, 1 if known else 3)

@@ -1,4 +1,4 @@
-"""What is said unasked: that gradients are no numbers, and that a branch of route(...) has nothing to do."""
+"""What is said unasked: that gradients are no numbers, that two schedules meet, that a branch of route(...) is idle."""
 
 from __future__ import annotations
 
@@ -62,6 +62,17 @@ def say_nonfinite(optimizer: Optimizer) -> None:
             "nonfinite='skip' leaves such steps out, nonfinite='error' raises")
     log(text)
     _warn(text, RuntimeWarning)
+
+
+def say_overruled(sentence: str, rate: float, first: float) -> None:
+    """The warning that a scheduler of torch has taken a rate over from the schedule of the sentence.
+
+    rate   what it wrote
+    first  the rate that it found, which most schedulers scale: the 0 of a warm-up stays 0
+    """
+    _warn(f"{sentence!r} has a schedule of its own, and a torch scheduler has ended it: lr={rate:g}, reckoned from the "
+          f"lr={first:g} that it found.  Take one of the two; for tools that want a scheduler, "
+          "thalweg.torch.SentenceLR(opt) leaves the rates to the sentence", UserWarning)
 
 
 # ---- branches of route(...)

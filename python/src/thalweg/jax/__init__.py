@@ -19,10 +19,14 @@ Inside jit, `optimizer` gives an Optax transformation whose state is a pytree, w
         return params, state, loss
 """
 
+from typing import NoReturn
+
 from .._peers import check as _check
 
 _check(__name__, "jax", newer=lambda jax: jax.ffi)
 
+from .._classes import class_names as _class_names
+from .._classes import suggestion as _suggestion
 from ._host import Optimizer, aligned_copy, aligned_empty, view
 from ._host import _restore as _restore  # pickles name it here
 from ._optax import from_optax, to_optax
@@ -32,3 +36,12 @@ __all__ = [
     "Optimizer", "State", "Transformation", "aligned_copy", "aligned_empty", "from_optax", "optimizer", "to_optax",
     "view",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    """There is no class for each optimizer here: the error says what there is in its place."""
+    near = ""
+    if not name.startswith("_"):
+        method = _class_names().get(name)
+        near = f"; here it is thalweg.jax.optimizer({method!r})" if method else _suggestion(name, __all__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{near}")

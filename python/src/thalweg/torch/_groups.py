@@ -22,8 +22,9 @@ def get_parameter_groups(
                   before them counts as one layer, what comes after has the whole `lr`
     lr            of the last layer; needed where layer_decay is not 1
 
-    A group has "params", "weight_decay", with layer_decay "lr", and "role" ("weight", "bias", "norm", "embedding"), which
-    route(...) goes by.  RangeError for a decay below 0, or a layer_decay without lr.
+    A group has "params", "weight_decay", with layer_decay "lr", and "role" ("weight", "bias", "norm", "embedding"),
+    which route(...) goes by.  An output layer is "weight": to treat it apart name it, route("head.*"=(adamw), ...),
+    or put it into a group with "role": "head".  RangeError for a decay below 0, or a layer_decay without lr.
     """
     if weight_decay < 0 or layer_decay <= 0:
         raise error(RangeError, f"weight_decay is at least 0 and layer_decay above 0, not {weight_decay} and {layer_decay}")

@@ -20,6 +20,8 @@ from ._view import Keys
 
 # The rules that torch.optim steps with sparse gradients (embeddings).
 SPARSE = {"sgd", "adagrad", "sparse_adam"}
+# Parameters with the `.grad` that they had, and how often it had been written to.
+Written = list[tuple[torch.Tensor, Any, int]]
 
 
 class Optimizer(Saved):
@@ -198,7 +200,8 @@ class Optimizer(Saved):
                  "participant" the parameters of that participant; for "activations" and "logit_derivatives" it calls
                  request.answer_matrix; for "sample_gradients" request.answer_samples.
 
-        Returns the first loss, or None.  After an exception, of the closure too, parameters and state are as before.
+        Returns the first loss, or None.  SequenceError where it leaves `.grad` as it answered an earlier call of this
+        step (no backward).  After an exception, of the closure too, parameters and state are as before.
         Between steps the gradients are yours alone: what you let go of is freed.
         """
         if not (closure is None or callable(closure)):
@@ -237,6 +240,7 @@ class Optimizer(Saved):
     def _step_closure(self, closure: Callable[..., Any], parameters: list[torch.Tensor]) -> Any:
         takes_request = _requests.takes_request(closure)
         first = None
+        earlier: Written = []
         with contextlib.closing(self._asked()) as requests, contextlib.ExitStack() as leaving:
             leaving.callback(self._forget_tasks)
             for request in requests:
@@ -253,6 +257,8 @@ class Optimizer(Saved):
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self.engine._text}: the method asked for the loss: the closure must "
                                 "return it, and returned None")
+                if self._tasks is None:  # else what `backward` was given answers
+                    earlier = self._look_for_answer(request, parameters, earlier, "closure")
                 self._answer(request, parameters)
         return first
 
@@ -318,18 +324,24 @@ class Optimizer(Saved):
         What lies in `.grad` when the loop goes on is the answer, unless request.answer gave another.  SequenceError
         where that is what answered an earlier request of this step, and nothing was written to it since.
         """
-        earlier: list[tuple[torch.Tensor, Any, int]] = []
+        earlier: Written = []
         with self._stepping() as parameters, contextlib.closing(self._asked()) as requests:
             for request in requests:
                 yield request
-                if request.wants_gradient and not request._answered:
-                    if earlier and all(ref() is p.grad and n == p.grad._version for p, ref, n in earlier):
-                        raise error(SequenceError, f"{self.engine._text}: {request!r} was not answered: `.grad` is "
-                                    "what answered an earlier one; call backward() in the loop, or "
-                                    "request.answer(grads)")
-                    earlier = [(p, weakref.ref(p.grad), p.grad._version) for p in parameters if p.grad is not None]
+                earlier = self._look_for_answer(request, parameters, earlier, "loop")
                 self._answer(request, parameters)
             self._opt_called = True  # what schedulers look for, which watch `step`
+
+    def _look_for_answer(
+        self, request: _requests.Request, parameters: list[torch.Tensor], earlier: Written, where: str
+    ) -> Written:
+        """What is in `.grad`, for the next request.  SequenceError where it answered an `earlier` one of this step."""
+        if not request.wants_gradient or request._answered:
+            return earlier
+        if earlier and all(ref() is p.grad and n == p.grad._version for p, ref, n in earlier):
+            raise error(SequenceError, f"{self.engine._text}: {request!r} was not answered: `.grad` is what answered "
+                        f"an earlier one; call backward() in the {where}, or request.answer(grads)")
+        return [(p, weakref.ref(p.grad), p.grad._version) for p in parameters if p.grad is not None]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch.  With set_to_none the memory of the gradients can be freed before the next backward pass."""

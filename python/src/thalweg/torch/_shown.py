@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .. import _checkpoint, _groups, _optimizer, _registry, distributed
+from .. import _checkpoint, _groups, _notices, _optimizer, _registry, distributed
 from .._errors import ArgumentError, of_adapter
 from .._hints import familiar
 from .._optimizer import bare
@@ -256,6 +256,11 @@ class Grouped(torch.optim.Optimizer):
         if not changes:
             return
         self._set(changes)
+        for index, changed in changes.items():  # "initial_lr" is what a scheduler of torch leaves, and goes by
+            first = self.__dict__["param_groups"][index].get("initial_lr")
+            if first is not None and (index, "lr") in self._scheduled and not isinstance(changed.get("lr", ""), str):
+                _notices.say_overruled(self.engine._text, plain(changed["lr"]), plain(first))
+                break
         for index, changed in changes.items():
             self._shown[index].update(changed)
         rates = {"lr", *self._rates} if self._rates else set()
