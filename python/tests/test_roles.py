@@ -137,7 +137,7 @@ def test_closures_that_do_not_know_the_task_in_jax() -> None:
 
 
 @pytest.mark.parametrize("dtype, name", [(np.int64, "int64"), (np.int8, "int8"), (np.uint32, "uint32"), (bool, "bool"),
-                                         (np.longdouble, "longdouble"), ("S3", "'3s'"), ("c16", "'Zd'")])
+                                         (np.longdouble, "longdouble"), ("S3", "'3s'"), ("c16", "complex128")])
 def test_element_types_are_called_by_their_names(dtype: Any, name: str) -> None:
     with pytest.raises(tw.DtypeError, match=f"element type {name} is not supported"):
         tw.Optimizer([np.zeros(2, dtype)], "sgd(lr=0.1)")

@@ -75,6 +75,12 @@ def say_overruled(sentence: str, rate: float, first: float) -> None:
           "thalweg.torch.SentenceLR(opt) leaves the rates to the sentence", UserWarning)
 
 
+def say_unwatched(sentence: str, what: str, others: Sequence[str]) -> None:
+    """The warning that a number is told which nobody watches, where others are watched."""
+    named = " and ".join(f"`{other}`" for other in dict.fromkeys(others))
+    _warn(f"{sentence}: no stage watches `{what}`; there is {named}", UserWarning)
+
+
 # ---- branches of route(...)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _registry, _sentence, _thalweg
+from . import _notices, _registry, _sentence, _thalweg
 from ._errors import (
     ArgumentError,
     Error,
@@ -37,6 +37,7 @@ class Settings(_thalweg.Optimizer):
     _parameters: dict[str, _registry.Parameter] | None
     # Whether a rule of the sentence needs the loss, once that was asked.
     _needs_loss: bool | None = None
+    _loss_is_told = False
 
     def get(self, path: str, group: str | None = None) -> Any:
         """A hyper-parameter or a measured value: "lr", "adamw.lr", "adamw#1.lr", "clip_global_norm.norm".
@@ -60,8 +61,12 @@ class Settings(_thalweg.Optimizer):
         return first
 
     def observe(self, what: str, value: float, /) -> None:
-        if what == "loss" and not math.isnan(value) and not self._watches_loss():
-            raise error(UnknownNameError, "no stage of this pipeline watches `loss`" + self._what_is_watched())
+        if what == "loss" and not self._loss_is_told:
+            self._loss_is_told = True
+            # (a loop may tell every sentence the loss; one that watches something else was meant to be told that)
+            others = [] if self._watches_loss() else self._seen_by_schedules()
+            if others:
+                _notices.say_unwatched(self._text, "loss", others)
         try:
             super().observe(what, value)
         except UnknownNameError as problem:

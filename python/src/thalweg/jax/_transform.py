@@ -342,21 +342,25 @@ class _Step:
         alone."""
         if what != "value":
             return what
-        loss, metric = (self._problem(flat, [name], step=False) is None for name in ("loss", "metric"))
-        return "metric" if metric and not loss else "loss"
+        with self._sample(flat) as made:
+            return "metric" if "metric" in made._seen_by_schedules() and not made._watches_loss() else "loss"
+
+    def _sample(self, flat: Flat) -> _optimizer.Optimizer:
+        """An optimizer of the smallest tensor."""
+        name, leaf = min(zip(flat.names, flat.leaves), key=lambda pair: pair[1].size)
+        with _notices.quiet():  # (one tensor is not all that a route is for)
+            made = _optimizer.Optimizer(
+                [np.zeros(leaf.shape, leaf.dtype)], self.sentence, names=[name], **self._options)
+        for path, value in self._fixed.items():
+            made.set(path, value)
+        return made
 
     def _problem(self, flat: Flat, watched: Iterable[str], step: bool = True) -> Exception | None:
         """Why the sentence does not take numbers of these names, or cannot do without another; None where it can.
 
         What it asks for does not depend on the tensors: a step of the smallest alone tells.
         """
-        name, leaf = min(zip(flat.names, flat.leaves), key=lambda pair: pair[1].size)
-        array, gradient = (np.zeros(leaf.shape, leaf.dtype) for _ in range(2))
-        with _notices.quiet():  # (one tensor is not all that a route is for)
-            made = _optimizer.Optimizer([array], self.sentence, names=[name], **self._options)
-        with made:
-            for path, value in self._fixed.items():
-                made.set(path, value)
+        with self._sample(flat) as made:
             try:
                 for what in watched:
                     made.observe(what, 1.0)
@@ -364,7 +368,7 @@ class _Step:
                 return problem
             try:
                 if step:
-                    made.step([gradient])
+                    made.step([np.zeros_like(made.params[0])])
             except NeedsError as problem:
                 wants = re.match(r'(.*?): call opt\.observe\("(\w+)"', str(problem))
                 if wants is None:
