@@ -263,8 +263,19 @@ def class_names() -> dict[str, str]:
     return {class_name(name): name for name in _registry.names("optimizer")}
 
 
-@cache
+def spelling(name: str) -> str | None:
+    """The name of a class as it is spelt now (Adamp was what AdamP is); None where no optimizer is called so."""
+    if name in class_names():
+        return name
+    return {n.lower(): n for n in class_names()}.get(name.lower()) if name[:1].isupper() else None
+
+
 def optimizer_class(name: str) -> type[Optimizer] | None:
     """The class of that name, made when it is first looked at; None where no optimizer is called so."""
-    method = class_names().get(name)
-    return None if method is None else make_class(_registry.method(method))
+    spelt = spelling(name)
+    return None if spelt is None else _class_of(class_names()[spelt])
+
+
+@cache
+def _class_of(method: str) -> type[Optimizer]:
+    return make_class(_registry.method(method))

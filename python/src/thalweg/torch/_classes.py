@@ -260,7 +260,10 @@ def document(name: str, method: _registry.Method, mirrors: bool) -> str:
     )
 
 
-@cache
 def optimizer_class(name: str) -> type[Optimizer] | None:
     """The class of that name, made when it is first looked at; None where no optimizer is called so."""
-    return make_class(name) if name in _classes.class_names() else None
+    spelt = _classes.spelling(name)
+    return None if spelt is None else _class_of(spelt)
+
+
+_class_of = cache(make_class)
