@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -141,7 +142,7 @@ def _read_pairs(items: list[Any]) -> tuple[list[Any], list[str] | None]:
         return items, None
     if not all(pairs):
         raise TypeError(f"parameter {pairs.index(False)}: some parameters come as (name, array), this one does not")
-    return [array for _, array in items], [name for name, _ in items]
+    return [array for _, array in items], _checked([name for name, _ in items])
 
 
 def _merge_names(given: list[str] | None, names: Sequence[str] | None, count: int) -> list[str] | None:
@@ -151,7 +152,18 @@ def _merge_names(given: list[str] | None, names: Sequence[str] | None, count: in
         raise error(ArgumentError, "the parameters have names already: leave out names=")
     if len(names) != count:
         raise error(CountError, f"names: {len(names)} names for {count} parameters")
-    return list(names)
+    return _checked(list(names))
+
+
+def _checked(names: list[Any]) -> list[str]:
+    """Names that the library can take.  ValueTypeError, ArgumentError."""
+    for index, name in enumerate(names):
+        if not isinstance(name, str):
+            raise error(ValueTypeError, f"the name of parameter {index} is a str, not {reprlib.repr(name)}")
+        if "\0" in name or not name.isascii() and name != name.encode("utf-8", "replace").decode():
+            raise error(ArgumentError, f"the name of parameter {index}, {reprlib.repr(name)}, has a character that is "
+                        "none of Unicode's or is NUL: names are UTF-8")
+    return names
 
 
 def fresh_name(used: Iterable[str | None], index: int) -> str:

@@ -303,7 +303,7 @@ class Optimizer(Saved):
                 request = Request(self, row)
                 yield request
                 if self._pending is not token:
-                    raise RuntimeError("another step was started inside the loop over this one")
+                    raise error(SequenceError, "another step was started inside the loop over this one")
                 request._check_answered()
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self._text}: the method asked for the loss, and none was given: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +13,16 @@ from ._errors import ArgumentError, RangeError, ValueTypeError, error
 from ._registry import Method, Parameter, expected
 
 
+LARGEST = sys.float_info.max
+
+
 def write_value(value: Any, parameter: Parameter | None = None) -> str:
     """`value` as it is written in a sentence.
 
     Numbers, flags, None and lists become literals.  A str is taken as it stands: a choice, a schedule
     ("cosine(lr=0.1, total=1000)"), a regularizer, or (in parentheses, which are added) a pipeline.  Objects with a
-    `sentence` are written as that, schedules with what they remember.  ValueTypeError; RangeError for NaN.
+    `sentence` are written as that, schedules with what they remember.  ValueTypeError; RangeError for NaN, and for
+    whole numbers beyond the largest float.
     """
     if value is None:
         return "none"
@@ -34,6 +39,8 @@ def write_value(value: Any, parameter: Parameter | None = None) -> str:
     if type(value).__name__ in ("bool", "bool_"):
         return "true" if value else "false"
     if isinstance(value, numbers.Integral):
+        if abs(int(value)) > LARGEST:
+            raise error(RangeError, f"a number is at most {LARGEST}")
         return str(int(value))
     if isinstance(value, numbers.Real):
         if math.isnan(value):

@@ -134,7 +134,8 @@ class Settings(_thalweg.Optimizer):
         """
         with self._explaining({path: value}):
             plain = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-            if plain and value == value:  # what is not a number is explained below
+            large = isinstance(value, int) and abs(value) > _sentence.LARGEST
+            if plain and value == value and not large:  # what is not a number is explained below
                 self._set_number(group, path, float(value))
             else:
                 self._set_text(group, path, self._written_value(path, value))

@@ -22,13 +22,22 @@ def read(step: Any, w: Any) -> float | np.ndarray:
 
 def _plain(array: Any) -> np.ndarray:
     """The array as NumPy's; torch's in float64, since some of its types are none of NumPy's."""
-    return array.detach().double().numpy() if hasattr(array, "detach") else np.asarray(array)
+    if not hasattr(array, "detach"):
+        return np.asarray(array)
+    if array.is_complex() or str(array.dtype) == "torch.bool":
+        raise error(ValueTypeError, f"step: real numbers are expected, got {array.dtype}")
+    try:
+        return array.detach().double().numpy()
+    except (TypeError, RuntimeError) as problem:
+        raise error(DtypeError, f"step: a dense tensor in CPU memory is expected: {problem}") from problem
 
 
 def _number(step: Any) -> float:
     try:
-        number = np.nan if isinstance(step, str) else float(step)
-    except (TypeError, ValueError):
+        number = np.nan if isinstance(step, (str, bytes, bool)) else float(step)
+    except OverflowError:
+        number = np.inf
+    except (TypeError, ValueError, RuntimeError):
         number = np.nan
     if number != number and not isinstance(step, float):
         raise error(ValueTypeError, "step: a number of at least 0 is expected, or an array of them, got "

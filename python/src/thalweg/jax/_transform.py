@@ -439,9 +439,10 @@ def _of_state(state: State, row: _Row) -> jax.Array:
         return jax.lax.bitcast_convert_type(part.reshape(*row.shape, row.dtype.itemsize), row.dtype)
     try:
         x = state.tensors[row.slot][row.name]
+        form = x.shape, x.dtype
     except (KeyError, TypeError, AttributeError):
         raise error(ShapeError, f"the state has no {row.slot} for {row.name}: {OTHERS}") from None
-    if x.shape != row.shape or x.dtype != row.dtype:
+    if form != (row.shape, row.dtype):
         raise error(ShapeError, f"{row.slot} of {row.name} is {x.dtype} {x.shape} in the state, expected {row.dtype} "
                     f"{row.shape}")
     return x

@@ -39,7 +39,10 @@ def forms(leaves: list[Any]) -> tuple[tuple[tuple[int, ...], ...], tuple[np.dtyp
 
 
 def like(gradient: Any, parameter: jax.Array) -> jax.Array:
-    gradient = jnp.asarray(gradient)
+    try:
+        gradient = jnp.asarray(gradient)
+    except TypeError as problem:
+        raise error(DtypeError, f"a gradient of shape {parameter.shape} is expected: {problem}") from problem
     if gradient.shape != parameter.shape:
         raise error(ShapeError, f"a gradient has the shape {gradient.shape}, its parameter {parameter.shape}")
     if gradient.dtype == parameter.dtype:

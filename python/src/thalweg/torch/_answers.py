@@ -42,7 +42,8 @@ def hessian_product(
 ) -> list[torch.Tensor | None]:
     """The product of the Hessian of a loss with `vectors`, one of each parameter's shape (tensors or arrays), by
     differentiating twice.  None where a parameter does not take part."""
-    wanted = [(p, torch.as_tensor(np.array(v) if isinstance(v, np.ndarray) else v).to(p)) for p, v in zip(params, vectors, strict=True) if p.requires_grad]
+    tensors = [torch.as_tensor(np.array(v) if isinstance(v, np.ndarray) else v) for v in vectors]
+    wanted = [(p, v.to(p)) for p, v in zip(params, tensors, strict=True) if p.requires_grad]
     slopes = torch.autograd.grad(loss, [p for p, _ in wanted], create_graph=True, allow_unused=True)
     along = [(g * v).sum() for g, (_, v) in zip(slopes, wanted) if g is not None and g.requires_grad]
     if not along:  # a linear loss
@@ -89,8 +90,8 @@ class Answers:
                  tasks
     batches      one minibatch (inputs, targets); a list of several, [(inputs, targets), ...], which are taken in turn,
                  over and over; or an iterator of them.  Every new tag of a step takes one: equal tags mean the same
-                 minibatch, and the same dropout.  "gradient_accumulate(2) | sam(0.05) | adamw" takes two a step; without
-                 a sam a call of opt.step takes one, and the second call is the step
+                 minibatch, and the same dropout.  "gradient_accumulate(2) | sam(0.05) | adamw" takes two a step;
+                 without a sam a call of opt.step takes one, and the second call is the step
     participant  for federated methods: participant(index, count) trains from the parameters as they stand, and returns
                  (or leaves in the parameters) those of that participant
     answered     how often each kind of request was answered, over all steps
@@ -233,12 +234,14 @@ class Answers:
                         "that trains one of them")
         params = self._params
         before = [p.detach().clone() for p in params]
-        with torch.enable_grad():
-            found = self.participant(request.index, request.count)
-        found = [p.detach().clone() for p in (params if found is None else found)]
-        with torch.no_grad():
-            for p, value in zip(params, before):
-                p.copy_(value)
+        try:
+            with torch.enable_grad():
+                found = self.participant(request.index, request.count)
+            found = [p.detach().clone() for p in (params if found is None else found)]
+        finally:
+            with torch.no_grad():
+                for p, value in zip(params, before):
+                    p.copy_(value)
         request.answer(found)
 
 

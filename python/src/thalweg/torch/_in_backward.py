@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -116,12 +117,23 @@ class InBackward(torch.optim.Optimizer):
         return {"optimizers": [opt.state_dict() for opt in self.optimizers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what state_dict returned.  CountError where it has another number of parameters."""
-        saved = state_dict["optimizers"]
+        """Takes over what state_dict returned.  ArgumentError for what is none, CountError where it has another number
+        of parameters; nothing changes when one of them does not fit."""
+        saved = state_dict.get("optimizers") if isinstance(state_dict, Mapping) else None
+        if not isinstance(saved, list):
+            raise error(ArgumentError, "what state_dict() of an InBackward gave is expected, {'optimizers': [...]}, "
+                        f"got {reprlib.repr(state_dict)}")
         if len(saved) != len(self.optimizers):
             raise error(CountError, f"the state_dict has {len(saved)} parameters, and there are {len(self.optimizers)}")
-        for opt, state in zip(self.optimizers, saved):
-            opt.load_state_dict(state)
+        before: list[dict[str, Any]] = []
+        try:
+            for opt, state in zip(self.optimizers, saved):
+                before.append(opt.state_dict())
+                opt.load_state_dict(state)
+        except BaseException:
+            for opt, state in zip(self.optimizers, before):
+                opt.load_state_dict(state)
+            raise
 
 
 def _each(params: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
@@ -139,7 +151,8 @@ def _each(params: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
 def _refuse(opt: Optimizer) -> None:
     """Refuses a sentence whose steps look at more than one parameter, or ask for more than its gradient."""
     engine = opt.engine
-    asking = [m.name for _, m in engine._stages() if m.requests or m.kind in ("perturbation", "aggregator", "weighting")]
+    kinds = ("perturbation", "aggregator", "weighting")
+    asking = [m.name for _, m in engine._stages() if m.requests or m.kind in kinds]
     asking += [name for name, m in engine._stages() if m.name == "gradient_accumulate"]
     whole = _state.scalars_of_the_run(engine)
     if asking or whole:

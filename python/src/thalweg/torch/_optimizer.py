@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .. import _notices, _optimizer, _requests, distributed
-from .._errors import ArgumentError, CountError, NeedsError, SequenceError, error, of_adapter
+from .._errors import ArgumentError, CountError, HandleError, NeedsError, SequenceError, error, of_adapter
 from .._optimizer import bare
 from ._saved import Saved
 from ._view import Keys
@@ -142,6 +142,8 @@ class Optimizer(Saved):
 
     def _parameters(self) -> list[torch.Tensor]:
         """The tensors of all groups in the engine's order; they have to be those that it works on."""
+        if self.engine.closed:
+            raise error(HandleError, "this Optimizer is closed")
         if self._unbound:
             self._bind_late()
         tensors = [p for group in self._bound() for p in group["params"]]
@@ -223,7 +225,7 @@ class Optimizer(Saved):
         """What stands around every step: torch's values go to the engine before it, and back behind it."""
         parameters = self._parameters()
         self._push()
-        if self._filled is not None:
+        if self._filling:
             self._empty()
         with contextlib.nullcontext() if self._ranks is None else self._ranks.stepping(self):
             try:
@@ -377,10 +379,12 @@ class Optimizer(Saved):
     @contextlib.contextmanager
     def averaged(self) -> Generator[Optimizer, None, None]:
         """Inside `with opt.averaged():` the parameters hold the evaluation weights."""
-        with self.engine.averaged():
+        try:
+            with self.engine.averaged():
+                self._touch()
+                yield self
+        finally:
             self._touch()
-            yield self
-        self._touch()
 
     def __repr__(self) -> str:
         """As torch's optimizers; with the sentence where it is more than the class says."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, overload
 
 import torch
 
 from .. import _checkpoint
 from .._checkpoint import Entry
-from .._errors import ArgumentError, MismatchError, UnsupportedError, error, of_adapter
+from .._errors import ArgumentError, FormatError, MismatchError, UnsupportedError, error, of_adapter
 from .._partial import LoadReport, load_partly
 from .._saved import mentioning_parts
-from . import _state
+from . import _checks, _state
 from ._shown import Grouped
 from ._view import differences
 
@@ -30,7 +30,9 @@ class Saved(Grouped):
         """By parameter: its state as tensors, copies as of now, under the names of the library, and "step".
 
         What is written into them, put in their place or taken out before the next step counts there, as in torch: a row
-        that is deleted or cleared begins anew.  Tensors that were kept from before an earlier step are yours alone.
+        that is deleted or cleared begins anew.  Tensors that were kept from before an earlier step are yours alone, and
+        so are those that are looked at within a step (in a closure).  Write to the tensors themselves: torch does not
+        count what goes through `.data` or `.numpy()`, and it is not seen.
         """
         if "state" not in self.__dict__:
             raise AttributeError("state")
@@ -51,7 +53,8 @@ class Saved(Grouped):
             for p, row in shown:
                 whole.setdefault(p, {}).update(row)
                 self._filling.append((p, {key: (value, _state.writes(value)) for key, value in row.items()}))
-            self._filled = now
+            # What is shown within a step is that of a step which is not done: writing there changes nothing.
+            self._filled = now if self.engine._pending is None else None
         return whole
 
     @state.setter
@@ -78,7 +81,7 @@ class Saved(Grouped):
         and rows of another optimizer, as ZeroRedundancyOptimizer loads them.  MismatchError, FormatError."""
         whole = self.__dict__["state"]
         if self._filled is None or self.engine._pending is not None:
-            return
+            return  # (what was shown within a step is None)
         changed = {p: shown for p, shown in self._filling if _state.is_changed(whole.get(p, {}), shown)}
         if not changed:
             return
@@ -182,6 +185,7 @@ class Saved(Grouped):
             whole = hook(self, whole) or whole
         if not isinstance(whole.get("param_groups"), list) or not isinstance(whole.get("state"), dict):
             raise error(ArgumentError, "not a state_dict of an optimizer: it has no 'state' and 'param_groups'")
+        _checks.form(whole["param_groups"])
         if self._unbound:
             self._bind_late()
         if not strict:
@@ -193,7 +197,7 @@ class Saved(Grouped):
     def _load_whole(self, whole: dict[str, Any]) -> None:
         """Takes all of a state dict whose hooks have been called."""
         groups, old = whole["param_groups"], whole.get("thalweg")
-        _state.check_groups(groups, self.param_groups)
+        _checks.groups(groups, self.param_groups)
         # What the groups call the parameters, torch calls their state: numbers; torch.distributed.checkpoint: names.
         called = {key: index for index, key in enumerate(key for group in groups for key in group["params"])}
         order = self._engine_order()
@@ -210,6 +214,8 @@ class Saved(Grouped):
         head = None if old is not None else _state.find_head(rows)
         own = head is not None or old is not None
         if old is not None:  # an earlier version kept everything in one tensor
+            if not isinstance(old, Mapping):
+                raise error(FormatError, f"{_checks.UNUSABLE}: its 'thalweg' is a {type(old).__name__}")
             data = dict(old)
             if isinstance(data.get("state"), torch.Tensor):
                 data["state"] = data["state"].numpy().tobytes()
@@ -218,12 +224,8 @@ class Saved(Grouped):
             data, notes = _state.put_together(self.engine, rows, head), head["notes"]
         else:
             data, notes = _state.from_torch(self.engine, rows, self.engine.params), {}
-        if own and notes.get("shown") is None:
-            changes = None
-        else:
-            shown = notes["shown"] if own else self._shown_of()
-            changes = differences(groups, shown)
-        scaled = {int(index): (pair[0], pair[1]) for index, pair in notes.get("scaled", {}).items()}
+        shown, empty, scaled = _checks.notes(notes, len(groups))
+        changes = None if own and shown is None else differences(groups, shown if own else self._shown_of())
         before = self.engine._save() if changes is None or any(changes) else b""
         kept = self.__dict__["param_groups"], self.__dict__["state"], self._shown, self._scaled, self._unbound
         self._empty()
@@ -243,9 +245,8 @@ class Saved(Grouped):
             else:
                 self.engine._load(data)
             self._scaled = scaled
-            if own and "empty" in notes:
-                self._unbound = {int(index): dict(values) for index, values in notes["empty"].items()}
-                self._standing_in = {}
+            if empty is not None:
+                self._unbound, self._standing_in = empty, {}
             if before:
                 self._set_differences(groups, changes)
         except BaseException:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,9 +20,10 @@ import torch
 
 from .. import _checkpoint, _groups, _optimizer, _sentence
 from .._checkpoint import ACTIVE, STARTED, Entry
-from .._errors import CountError, FormatError, MismatchError, VersionError, error
+from .._errors import Error, FormatError, MismatchError, VersionError, error
 from .._partial import LoadReport, scalars_alone
 from ..distributed._tensors import local_part
+from . import _checks
 
 FORMAT = 2
 HEAD, COUNTERS, SCALARS, NAME, STEPS = "thalweg", "counters", "scalars", "name", "step"
@@ -55,11 +57,11 @@ def tensor_of(entry: Entry) -> torch.Tensor:
 
 def _entry(tensor: torch.Tensor, like: str | None = None) -> Entry:
     """A tensor as an entry, of the type `like` where that is given."""
-    tensor = tensor.detach()
+    tensor = _checks.dense(tensor, "state").detach()
     tensor = tensor.to("cpu", DTYPES[like] if like else tensor.dtype).contiguous()
     dtype = next((name for name, dtype in DTYPES.items() if dtype == tensor.dtype), None)
     if dtype is None:
-        raise ValueError(f"state of {tensor.dtype}")
+        raise error(FormatError, f"state is one of {', '.join(map(str, DTYPES.values()))}, not {tensor.dtype}")
     return Entry(dtype, tuple(tensor.shape), memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
 
 
@@ -143,14 +145,14 @@ def mended(
     for key in slots:
         value = row.get(key)
         if not isinstance(value, torch.Tensor) or value.shape != shown[key][0].shape:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+            got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else reprlib.repr(value)
             raise error(MismatchError, f"parameter {name!r}: `state` has {got} as {key!r}, where a tensor of shape "
                         f"{tuple(shown[key][0].shape)} was; delete all of {', '.join(slots)} to begin anew")
-        out[key] = value.to(shown[key][0].dtype)
+        out[key] = _checks.dense(value, f"parameter {name!r}: the {key!r} in `state`").to(shown[key][0].dtype)
     counters = own[COUNTERS].clone()
     value, count = shown[STEPS]
     if row.get(STEPS) is not value or writes(value) != count:
-        counters[0] = float(row.get(STEPS, 0))
+        counters[0] = _checks.steps(row.get(STEPS, 0), name)
     if not int(counters[2]) & STARTED:  # what is there before the first step is no longer made by it
         counters[2] = STARTED | ACTIVE
     return {**out, COUNTERS: counters}
@@ -190,11 +192,14 @@ def find_head(state: Mapping[int, Any]) -> dict[str, Any] | None:
             try:
                 head = json.loads(row[HEAD].cpu().numpy().tobytes())
                 number = head["format"]
-            except (AttributeError, ValueError, KeyError, TypeError) as problem:
-                raise error(FormatError, f"not a usable state_dict of thalweg.torch: {problem}") from problem
+            except (AttributeError, ValueError, KeyError, TypeError, RuntimeError) as problem:
+                raise error(FormatError, f"{_checks.UNUSABLE}: {problem}") from problem
             if not isinstance(number, int) or number != FORMAT:
                 kind = VersionError if isinstance(number, int) and number > FORMAT else FormatError
                 raise error(kind, f"a state_dict of format {number}; this version knows {FORMAT}")
+            wrong = [key for key in ("stages", "notes", "scalars", "entries") if not isinstance(head.get(key), dict)]
+            if wrong:
+                raise error(FormatError, f"{_checks.UNUSABLE}: {HEAD!r} has no {', '.join(wrong)}")
             return head
     return None
 
@@ -230,7 +235,10 @@ def _entries(rows: Sequence[Mapping[str, Any]], names: list[str], head: dict[str
             for key, (dtype, shape, data) in head["entries"].items()
         }
         entries[_checkpoint.NAMES] = _of_text("".join(f"{name}\0" for name in names))
-        entries[_checkpoint.TENSORS] = _checkpoint.of_numbers([row[COUNTERS].double().numpy() for row in rows])
+        counters = np.array([row[COUNTERS].double().numpy() for row in rows])
+        if not np.isfinite(counters).all():
+            raise ValueError(f"{COUNTERS!r} has numbers that are not finite")
+        entries[_checkpoint.TENSORS] = _checkpoint.of_numbers(counters)
         at = 0
         for key, width in head["scalars"].items():
             entries[key] = _checkpoint.of_numbers([row[SCALARS].double().numpy()[at : at + width] for row in rows])
@@ -239,14 +247,19 @@ def _entries(rows: Sequence[Mapping[str, Any]], names: list[str], head: dict[str
             for key, value in row.items():
                 if "/" in key or key in head["stages"]:
                     path = key if "/" in key else f"{head['stages'][key]}/{key}"
-                    entries[f"{name}/{path}"] = _entry(value)
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        raise error(FormatError, f"not a usable state_dict of thalweg.torch: {problem!r}") from problem
+                    entries[f"{name}/{path}"] = _entry(_checks.dense(value, f"parameter {name!r}: {key!r}"))
+    except Error:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
+        raise error(FormatError, f"{_checks.UNUSABLE}: {problem!r}") from problem
     return entries
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    return str(row[NAME].cpu().numpy().tobytes().decode())
+    try:
+        return str(row[NAME].cpu().numpy().tobytes().decode())
+    except (AttributeError, ValueError, RuntimeError) as problem:
+        raise error(FormatError, f"{_checks.UNUSABLE}: {reprlib.repr(row[NAME])} is no {NAME!r}") from problem
 
 
 def _order(rows: Sequence[Mapping[str, Any]], names: list[str]) -> list[int]:
@@ -366,7 +379,7 @@ def _converted(entry: Entry, row: Mapping[str, Any], slot: str, name: str) -> En
     if entry.dtype == "U8":
         raise error(MismatchError, f"parameter {name!r}: a state of torch's cannot be stored in 8 bits as it is; make "
                     "the optimizer with state_dtype 'f32' or 'bf16'")
-    if tuple(value.shape) != entry.shape:
+    if tuple(_checks.dense(value, f"parameter {name!r}: {slot!r}").shape) != entry.shape:
         raise error(MismatchError, f"parameter {name!r}: {slot!r} has shape {tuple(value.shape)} in the state of "
                     f"torch's optimizer, {entry.shape} here")
     return _entry(value, entry.dtype)
@@ -431,11 +444,3 @@ def scalars_of_the_run(engine: _optimizer.Optimizer) -> list[str]:
     """The methods of a sentence that keep numbers of the whole model."""
     found = scalars_alone(engine.sentence, _checkpoint.read(engine._save()))
     return sorted(key.split("/")[0].partition(".")[2] for key in found)
-
-
-def check_groups(groups: Sequence[Mapping[str, Any]], mine: Sequence[Mapping[str, Any]]) -> None:
-    """CountError where a state dict has other parameter groups."""
-    if [len(g["params"]) for g in groups] != [len(g["params"]) for g in mine]:
-        raise error(CountError, "the state_dict has other parameter groups: "
-                    f"{[len(g['params']) for g in groups]} parameters, {[len(g['params']) for g in mine]} here; "
-                    "strict=False takes what fits")
