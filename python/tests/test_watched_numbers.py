@@ -39,6 +39,14 @@ def test_what_nobody_watches(sentence: str, watched: tuple[str, ...]) -> None:
     assert all(f"`{other}`" in str(refused.value) for other in watched)
 
 
+def test_who_tells_the_metric_may_tell_the_loss() -> None:
+    opt = made("sgd(lr=reduce_on_plateau(0.1))")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opt.observe("metric", 1.0)
+        opt.observe("loss", 1.0)
+
+
 def test_a_loss_that_is_no_number() -> None:
     with pytest.raises(tw.NonfiniteError, match="polyak_sgd needs a finite one"):
         made("polyak_sgd").observe("loss", float("nan"))

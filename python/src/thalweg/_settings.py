@@ -72,6 +72,7 @@ class Settings(_thalweg.Optimizer):
         except UnknownNameError as problem:
             first, line, rest = str(problem).partition("\n")
             raise error(UnknownNameError, first + self._what_is_watched() + line + rest) from None
+        self._loss_is_told = True  # (who knows what is watched may tell the loss, too)
 
     observe.__doc__ = _thalweg.Optimizer.observe.__doc__
 
