@@ -1795,7 +1795,7 @@ static PyMethodDef optimizer_methods[] = {
     {"observe", FAST(optimizer_observe), METH_FASTCALL,
      PyDoc_STR("observe($self, what, value, /)\n--\n\n"
                "Tells the pipeline a number that it watches: \"loss\", \"metric\", \"batch_size\".\n"
-               "UnknownNameError for one that nobody watches.")},
+               "UnknownNameError for one that nobody watches; every pipeline takes the loss.")},
     {"command", optimizer_command, METH_O,
      PyDoc_STR("command($self, command, /)\n--\n\nRuns a command of a stage: \"gradient_accumulate.flush\".")},
     {"_set_mode", optimizer_set_mode, METH_O, NULL},

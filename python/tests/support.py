@@ -5,12 +5,24 @@ from __future__ import annotations
 from typing import Any, Iterable, Sequence
 
 import numpy as np
+import pytest
 
 import thalweg as tw
 from thalweg import _sentence
 from thalweg.command.examples import sample
 
 Arrays = list[np.ndarray]
+
+
+def need_calls_of_xla() -> None:
+    """Skips the module where the extension was built without JAX."""
+    from thalweg.jax._transform import _registered
+
+    try:
+        _registered()
+    except tw.UnsupportedError:
+        pytest.skip("built without jaxlib's headers", allow_module_level=True)
+
 
 MATRIX_SHAPES = [(5, 3), (4, 6), (2, 3, 2, 2)]
 SHAPES = [(), (7,), (33,), (5, 3), (2, 3, 2, 2)]

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import need_calls_of_xla
 
 jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
@@ -12,12 +13,8 @@ import jax.numpy as jnp  # noqa: E402
 import thalweg as tw  # noqa: E402
 import thalweg.jax as tj  # noqa: E402
 from thalweg.jax._optax import TWINS  # noqa: E402
-from thalweg.jax._transform import _registered  # noqa: E402
 
-try:
-    _registered()
-except tw.UnsupportedError:
-    pytest.skip("built without jaxlib's headers", allow_module_level=True)
+need_calls_of_xla()
 
 # Two float32 runs of the same rule: a few roundings of 6e-8 a step, of quantities of order 1, over six steps.
 TOLERANCE = 3e-6

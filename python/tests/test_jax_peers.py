@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import need_calls_of_xla
 
 jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
@@ -11,13 +12,9 @@ import jax.numpy as jnp  # noqa: E402
 
 import thalweg as tw  # noqa: E402
 import thalweg.jax as tj  # noqa: E402
-from thalweg.jax._transform import _registered  # noqa: E402
 
 contrib = pytest.importorskip("optax.contrib")
-try:
-    _registered()
-except tw.UnsupportedError:
-    pytest.skip("built without jaxlib's headers", allow_module_level=True)
+need_calls_of_xla()
 
 SCHEDULED = "clip_global_norm(0.5) | adamw(lr=linear(lr=0.1, end=0.01, total=10), weight_decay=0.2)"
 B = dict(b1=0.8, b2=0.95)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import need_calls_of_xla
 
 jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
@@ -13,12 +14,8 @@ import jax.numpy as jnp  # noqa: E402
 import thalweg as tw  # noqa: E402
 import thalweg.jax as tj  # noqa: E402
 from thalweg.jax import _transform  # noqa: E402
-from thalweg.jax._transform import _registered  # noqa: E402
 
-try:
-    _registered()
-except tw.UnsupportedError:
-    pytest.skip("built without jaxlib's headers", allow_module_level=True)
+need_calls_of_xla()
 
 RNG = np.random.default_rng(5)
 SHAPES = {"b": (3,), "scalar": (), "w": (6, 4)}  # in JAX's order

@@ -236,19 +236,27 @@ BY_STATUS = {value.status: _maker(value) for value in ERRORS if value is not Err
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
+def reworded(words: Callable[[Any, Error], str]) -> Callable[[Method], Method]:
+    """For methods: the message of an error becomes words(self, error)."""
+
+    def decorate(method: Method) -> Method:
+        @functools.wraps(method)
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return method(self, *args, **kwargs)
+            except Error as problem:
+                if problem.args and isinstance(problem.args[0], str):
+                    problem.args = (words(self, problem), *problem.args[1:])
+                raise
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
 def of_adapter(method: Method) -> Method:
     """For methods of a class with the optimizer in `engine`: errors say opt.engine.x for an x that only that has."""
-
-    @functools.wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except Error as problem:
-            if problem.args and isinstance(problem.args[0], str):
-                problem.args = (_through_engine(problem.args[0], type(self)), *problem.args[1:])
-            raise
-
-    return call  # type: ignore[return-value]
+    return reworded(lambda self, problem: _through_engine(problem.args[0], type(self)))(method)
 
 
 def _through_engine(message: str, adapter: type) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +13,14 @@ from ._errors import (
     DtypeError,
     Error,
     FormatError,
+    Method,
     NonfiniteError,
     RangeError,
     ShapeError,
     UnknownNameError,
     ValueTypeError,
     error,
+    reworded,
 )
 
 SMALL_INTEGERS = ("bool", "int8", "uint8", "int16", "uint16", "uint32")
@@ -62,27 +63,15 @@ def empty_like(value: Any, what: str) -> Any:
     return np.zeros_like(np.asarray(value))
 
 
-Call = TypeVar("Call", bound=Callable[..., Any])
-
-
-def named(arrays: str) -> Callable[[Call], Call]:
+def named(arrays: str) -> Callable[[Method], Method]:
     """For methods of a regularizer or a set: errors say which it is, and NaN which arrays it may be in."""
 
-    def decorate(call: Call) -> Call:
-        @functools.wraps(call)
-        def telling(self: Any, *args: Any, **kwargs: Any) -> Any:
-            try:
-                return call(self, *args, **kwargs)
-            except Error as problem:
-                text = re.sub(r"^this (regularizer|set)\b", lambda _: repr(self), str(problem))
-                if isinstance(problem, NonfiniteError) and not text.startswith(f"{arrays}: "):
-                    text = f"{arrays}: {text}"
-                problem.args = (text,)
-                raise
+    def words(self: Any, problem: Error) -> str:
+        text = re.sub(r"^this (regularizer|set)\b", lambda _: repr(self), str(problem))
+        spoken = not isinstance(problem, NonfiniteError) or text.startswith(f"{arrays}: ")
+        return text if spoken else f"{arrays}: {text}"
 
-        return telling  # type: ignore[return-value]
-
-    return decorate
+    return reworded(words)
 
 
 def check_out(out: Any, value: Any, what: str) -> None:

@@ -88,8 +88,8 @@ class Request:
                trimmed_mean) reads them where they lie and copies none.  Every request then needs arrays of its own
 
         The first answer of a step says which parameters take part in it.  ArgumentError where a later one has a
-        gradient that the first had not: it would be lost.  Between the steps of gradient_accumulate gradients may come
-        and go; one that is absent counts as zeros where another call of the window has it.
+        gradient that the first had not: it would be lost.  Between the calls of gradient_accumulate gradients may come
+        and go; a tensor without one at the last call is not moved in that window.
         """
         if grads is not None:
             if isinstance(grads, Mapping):
@@ -97,8 +97,7 @@ class Request:
             if self.kind in GRADIENTS and isinstance(grads, (list, tuple)):
                 self._check_presence([g is not None for g in grads])
             self._optimizer._answer(grads)
-            if self._optimizer._bound_to_fill:
-                self._optimizer._bound_to_fill = False
+            self._optimizer._bound_to_fill = False
             self._answered, self._stays = True, stay
         if loss is not None:
             self.loss = float(loss)
