@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,8 @@ class Carried(ctypes.Structure):
     ]
 
 
-LIBRARY = ctypes.CDLL(str(Path(tw.__file__).parent / "lib" / "libthalweg.so.1"))
+# (by its name: the one that is loaded already, for this processor)
+LIBRARY = ctypes.CDLL("libthalweg.so.1")
 LIBRARY.tw_last_error.restype = ctypes.c_char_p
 LIBRARY.tw_optimizer_carried_numbers.restype = LIBRARY.tw_optimizer_state_count.restype = ctypes.c_size_t
 for function in ("destroy", "carried_numbers", "state_count", "step", "step_carried", "save", "set_mode", "bind_gradients"):
