@@ -10,7 +10,7 @@ THALWEG_MARCH ?=
 ARCH := $(shell uname -m)
 SOURCES := $(shell find Sources include Package.swift -name '*.swift' -o -name '*.h' -o -name '*.c' -o -name '*.map' -o -name old_glibc.txt 2>/dev/null)
 
-.PHONY: all library demo test check bench install uninstall wheel sdist test-wheel clean setup format
+.PHONY: all library static demo test check bench install uninstall wheel sdist test-wheel clean setup format
 
 all: library
 
@@ -61,6 +61,13 @@ $(LIB)/.stamp-$(or $(THALWEG_MARCH),none): $(SCRATCH)/$(THALWEG_MARCH)/.built
 	$(call install_variant,$(THALWEG_MARCH),$(LIB))
 	ln -sf libthalweg.so.1 $(LIB)/libthalweg.so
 	touch $@
+
+# One archive with the Swift runtime in it, of one instruction set: the baseline, or THALWEG_MARCH.
+static: setup
+	$(MAKE) -j$(JOBS) $(STAMP)
+	$(MAKE) $(LIB)/libthalweg.a
+$(LIB)/libthalweg.a: $(STAMP) Sources/packaging/static.sh
+	Sources/packaging/static.sh $(SCRATCH)/$(or $(THALWEG_MARCH),$(BASE))/release $@
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -135,6 +142,7 @@ $(SCRATCH)/test/.built-tests: $(SOURCES) $(shell find Tests/ThalwegTests Tests/S
 test: export LEVELS := $(firstword $(LEVELS))
 test: setup test-tools $(VENV)/.requirements
 	$(MAKE) -j$(JOBS) built test-programs $(VENV)/.peers
+	$(MAKE) $(LIB)/libthalweg.a
 	$(MAKE) $(VENV)/.package
 	$(MAKE) -j$(JOBS) run-xctest run-programs
 	Tests/ABI/sanitize.sh $(SCRATCH)/test $${FUZZ_SECONDS:-10} $(JOBS)

@@ -5,14 +5,15 @@
 # usage: install.sh PREFIX LIBRARY_FOLDER [VERSION]
 #
 #   PREFIX          where it will live, as /usr/local
-#   LIBRARY_FOLDER  where libthalweg.so.1 was built; its glibc-hwcaps/*/libthalweg.so.1 are installed too
+#   LIBRARY_FOLDER  where libthalweg.so.1 was built; its glibc-hwcaps/*/libthalweg.so.1 are installed too, and
+#                   libthalweg.a where there is one
 #   VERSION         "major.minor.patch"; without it the library is asked (needs a C compiler)
 #
 # Environment: DESTDIR is put in front of every path that is written; LIBDIR (default lib) is the library
 # folder below PREFIX, as lib/x86_64-linux-gnu; CC is the C compiler.
 set -euo pipefail
 
-usage() { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+usage() { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 fail() { echo "install.sh: $*" >&2; exit 1; }
 
 [ $# -eq 2 ] || [ $# -eq 3 ] || usage
@@ -70,6 +71,7 @@ for variant in "$built" "$built"/glibc-hwcaps/*; do
   link "libthalweg.so.1.$version" "$target/libthalweg.so.1"
 done
 link libthalweg.so.1 "$libdir/libthalweg.so"
+[ ! -f "$built/libthalweg.a" ] || file 644 "$built/libthalweg.a" "$libdir/libthalweg.a"
 for header in thalweg.h thalweg.hpp; do file 644 "$include/thalweg/$header" "include/thalweg/$header"; done
 filled thalweg.pc.in "$libdir/pkgconfig/thalweg.pc"
 filled thalwegConfig.cmake.in "$libdir/cmake/thalweg/thalwegConfig.cmake"

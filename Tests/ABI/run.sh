@@ -5,8 +5,8 @@
 #
 #   LIBRARY_FOLDER  holds libthalweg.so.1 and, below glibc-hwcaps/, its variants for other processors
 #   INCLUDE_FOLDER  holds thalweg/thalweg.h
-#   TEST            header, symbols, instructions, install, examples, leaks, or the name of a program here
-#                   without its suffix; all of them when none is named
+#   TEST            header, symbols, instructions, install, examples, archive, leaks, or the name of a program
+#                   here without its suffix; all of them when none is named
 #
 # Prints one line a test ("ok", "FAIL" or "skip", and its name) and a closing line "N passed, N failed"; fails
 # when a test failed.
@@ -309,7 +309,7 @@ old_processor() {
   LD_LIBRARY_PATH=$prefix/lib qemu-x86_64 -cpu qemu64,-sse3 "$work/logistic_c" "$data"
 }
 
-if wants install || wants examples || wants leaks; then
+if wants install || wants examples || wants archive || wants leaks; then
   check install.install install_here
   check install.files installed_files
 fi
@@ -342,6 +342,47 @@ if wants examples; then
     check examples.rust rust
   else
     say "skip examples.rust: rustc is not here"
+  fi
+fi
+
+# ---- the archive ---------------------------------------------------------------------------------------
+
+archive=$library/libthalweg.a
+archive_symbols() { # the functions of the interface, all of them and nothing else
+  diff <(nm -g --defined-only "$archive" | sed -n 's/^[0-9a-f]* . //p' | sort) <(declared | sort)
+}
+with_archive() { # SOURCE TARGET FLAGS...
+  local source=$1 target=$2 libs
+  shift 2
+  read -r -a libs <<< "$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config --variable=static thalweg)"
+  "$CC" -std=c99 "${strict[@]}" "-I$prefix/include" "$source" -o "$target" "$@" "${libs[@]}"
+}
+carries() { # PROGRAM: it needs no library of ours, and prints what the example with the shared one prints
+  ! readelf -d "$1" | grep -q 'NEEDED.*thalweg' && diff <("$1" "$data") <(example logistic_c)
+}
+archive_in_cmake() {
+  mkdir -p "$work/cmake-archive"
+  printf '%s\n' 'cmake_minimum_required(VERSION 3.16)' 'project(archive C)' 'find_package(thalweg CONFIG REQUIRED)' \
+    "add_executable(archive $root/examples/c/logistic.c)" 'target_link_libraries(archive PRIVATE thalweg::static)' \
+    > "$work/cmake-archive/CMakeLists.txt"
+  cmake -S "$work/cmake-archive" -B "$work/cmake-archive/build" -DCMAKE_PREFIX_PATH="$prefix" &&
+    cmake --build "$work/cmake-archive/build" && carries "$work/cmake-archive/build/archive"
+}
+if wants archive; then
+  if [ -f "$archive" ]; then
+    check archive.symbols archive_symbols
+    check archive.shared with_pkg_config "$CC" "$root/examples/c/logistic.c" "$work/logistic_c" -std=c99
+    for how in plain --gc-sections -static; do
+      case $how in plain) flags=() ;; --*) flags=("-Wl,$how" -s) ;; *) flags=("$how") ;; esac
+      check "archive.$how.build" with_archive "$root/examples/c/logistic.c" "$work/archive$how" "${flags[@]}"
+      check "archive.$how.run" carries "$work/archive$how"
+    done
+    check archive.cmake archive_in_cmake
+    # The reserve stands in front of the allocations of what the archive carries.
+    check archive.allocations.build with_archive "$here/allocations.c" "$work/archive_allocations"
+    check archive.allocations.run "$work/archive_allocations"
+  else
+    say "skip archive: $archive was not made (make static)"
   fi
 fi
 
