@@ -4,8 +4,8 @@ import ThalwegCore
 /// The memory of the host: parameters, gradients, shadows.
 extension Optimizer {
   package func group(_ name: String?) throws(Failure) -> Int {
-    guard let name, !name.isEmpty else { return 0 }
-    guard let k = groups.firstIndex(where: { Exact($0) == Exact(name) }) else {
+    let name = name ?? ""
+    guard let k = groups.place(of: name) else {
       throw Failure(Status.name, "no parameter group `\(name)`" + suggestion(name, Array(groups.dropFirst())))
     }
     return k
@@ -14,13 +14,12 @@ extension Optimizer {
   package func addParameters(_ views: [View], _ names: [String]?, _ groupName: String?) throws(Failure) {
     guard phase < 0 else { throw Failure(Status.sequence, "parameters cannot be added between the requests of a step") }
     guard !evaluating else { throw Failure(Status.sequence, "parameters cannot be added in evaluation mode") }
-    var added: [Bound] = []
-    var taken = Set(bound.map { Exact($0.name) })
+    var added: [Bound] = [], taken: Set<Exact> = []
     for (i, v) in views.enumerated() {
       let index = bound.count + i
       let name = names?[i] ?? String(index)
       let what = Optimizer.label("parameter", index, names?[i])
-      guard taken.insert(Exact(name)).inserted else {
+      guard !boundNames.contains(Exact(name)), taken.insert(Exact(name)).inserted else {
         throw Failure(Status.name, "\(what): another parameter is called `\(name)`")
       }
       guard !v.readOnly else { throw Failure(Status.layout, "\(what) is read-only; parameters are changed in place") }
@@ -37,23 +36,15 @@ extension Optimizer {
       }
       added.append(Bound(view: v, name: name, group: 0, branch: b, shape: shape))
     }
-    var all = placed
-    all.append(views)
-    try Optimizer.refuse(all.meeting, "parameters") { $0 < bound.count ? bound[$0].name : added[$0 - bound.count].name }
+    try Optimizer.refuse(Overlap.first(views, joining: placed), "parameters") {
+      $0 < bound.count ? bound[$0].name : added[$0 - bound.count].name
+    }
     if let m = Overlap.first(views, against: shadowed) {
       let what = Optimizer.label("parameter", bound.count + m.first, added[m.first].name)
       throw Failure(Status.overlap, "\(what) and \(label("shadow", m.second)) \(m.answer.words)")
     }
-    let g: Int
-    let known = groupName.map { n in n.isEmpty ? 0 : groups.firstIndex { Exact($0) == Exact(n) } } ?? 0
-    try checkShared(known)
-    if let known {
-      g = known
-    } else {
-      for s in stages { s.addGroup() }
-      groups.append(groupName ?? "")
-      g = groups.count - 1
-    }
+    try checkShared(groups.place(of: groupName ?? ""))
+    let g = makeGroup(groupName)
     for i in added.indices { added[i].group = g }
     reserve(bound.count + added.count)
     for b in added {
@@ -78,7 +69,8 @@ extension Optimizer {
           rules: rules, ownRules: rules, scalars: scalars, homes: homes))
       bound.append(b)
     }
-    placed = all
+    boundNames.formUnion(taken)
+    placed.append(views)
     hasGradients = false
   }
 

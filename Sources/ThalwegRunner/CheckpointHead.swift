@@ -138,16 +138,16 @@ extension Checkpoint {
         for t in saved where t.key < 0 || groups[t.key] != nil { try read(t.values, groups[t.key] ?? -1, o) }
         return
       }
-      let byName = theirs.allSatisfy { t in o.groups.contains { Exact($0) == Exact(t.name) } }
+      let byName = theirs.allSatisfy { t in o.groups.place(of: t.name) != nil }
       guard theirs.count == o.groups.count, Set(theirs.map(\.key)) == Set(o.groups.indices) else {
         func list(_ names: [String]) -> String { names.dropFirst().map { "`\($0)`" }.joined(separator: ", ") }
         throw Failure(
           Status.mismatch,
           "the checkpoint has \(theirs.count - 1) named parameter groups (\(list(theirs.map(\.name)))), "
-            + "this optimizer has \(o.groups.count - 1) (\(list(o.groups)))")
+            + "this optimizer has \(o.groups.count - 1) (\(list(Array(o.groups))))")
       }
       for (k, name, values) in saved {
-        let mine = k < 0 ? -1 : byName ? o.groups.firstIndex { Exact($0) == Exact(name) } ?? k : k
+        let mine = k < 0 ? -1 : byName ? o.groups.place(of: name) ?? k : k
         groups[k] = mine
         try read(values, mine, o)
       }

@@ -6,7 +6,26 @@ struct Exact: Hashable {
   let text: String
   init(_ text: String) { self.text = text }
   static func == (a: Exact, b: Exact) -> Bool { a.text.utf8.elementsEqual(b.text.utf8) }
-  func hash(into h: inout Hasher) { for b in text.utf8 { h.combine(b) } }
+  func hash(into h: inout Hasher) {
+    var text = text
+    text.withUTF8 { h.combine(bytes: UnsafeRawBufferPointer($0)) }
+  }
+}
+
+/// The names of the parameter groups. The first is the default group, which has none.
+package struct GroupNames: RandomAccessCollection {
+  private var names = [""], places = [Exact(""): 0]
+  package var startIndex: Int { 0 }
+  package var endIndex: Int { names.count }
+  package subscript(k: Int) -> String { names[k] }
+  /// The number of the group with this name; nil: there is none.
+  func place(of name: String) -> Int? { places[Exact(name)] }
+  mutating func append(_ name: String) {
+    places[Exact(name)] = names.count
+    names.append(name)
+  }
+  /// Leaves the first n.
+  mutating func keep(_ n: Int) { while names.count > n { places[Exact(names.removeLast())] = nil } }
 }
 
 /// One tensor as it was bound, for messages, introspection and checkpoints.
@@ -40,8 +59,8 @@ package final class Optimizer {
   var rankFailure: Failure?, reduced: [Double] = [], counts: [Int] = []
   let longestSegments: Int
   package var options: Options
-  package internal(set) var groups: [String] = [""]
-  var bound: [Bound] = []
+  package internal(set) var groups = GroupNames()
+  var bound: [Bound] = [], boundNames: Set<Exact> = []
   let allocator: Allocator
 
   var records: UnsafeMutablePointer<Record>

@@ -8,7 +8,7 @@ extension Optimizer {
   ///
   /// Throws what `setText` throws for the first that is refused.
   package func setTexts(_ group: Int?, _ settings: [Setting]) throws(Failure) {
-    let before = current
+    let before = self.settings(of: group)
     do throws(Failure) { try setEach(group, settings) } catch {
       restore(before)
       throw error
@@ -26,7 +26,7 @@ extension Optimizer {
       throw Failure(Status.count, "\(views.count) parameters have \(names?.count ?? 0) names")
     }
     guard !settings.isEmpty else { return try addParameters(views, names, group) }
-    let before = current
+    let before = self.settings(of: groups.place(of: group ?? "") ?? groups.count)
     do throws(Failure) {
       try setEach(makeGroup(group), settings)
       try addParameters(views, names, group)
@@ -37,9 +37,9 @@ extension Optimizer {
   }
 
   /// The group of a name, which is made where there is none.
-  private func makeGroup(_ name: String?) -> Int {
-    guard let name, !name.isEmpty else { return 0 }
-    if let known = groups.firstIndex(where: { Exact($0) == Exact(name) }) { return known }
+  func makeGroup(_ name: String?) -> Int {
+    let name = name ?? ""
+    if let known = groups.place(of: name) { return known }
     for s in stages { s.addGroup() }
     groups.append(name)
     return groups.count - 1
@@ -61,27 +61,36 @@ extension Optimizer {
     }
   }
 
-  private typealias Settings = (groups: [String], scale: Double, stages: [Stage.Settings])
-  private var current: Settings { (groups, options.gradientScale, stages.map(\.settings)) }
+  private typealias Settings = (groups: Int, scale: Double, stages: [Stage.Settings])
+  /// What a change may touch of one group, which need not be there yet, or of all (nil).
+  private func settings(of group: Int?) -> Settings {
+    // (a value that is one for all groups is set for all)
+    let all = 0..<groups.count, some = shared.isEmpty ? group.map { ($0..<$0 + 1).clamped(to: all) } ?? all : all
+    return (groups.count, options.gradientScale, stages.map { $0.settings(some) })
+  }
   private func restore(_ before: Settings) {
-    (groups, options.gradientScale) = (before.groups, before.scale)
-    for (s, old) in zip(stages, before.stages) { s.settings = old }
+    groups.keep(before.groups)
+    options.gradientScale = before.scale
+    for (s, old) in zip(stages, before.stages) { s.restore(old, groups: before.groups) }
   }
 }
 
 extension Stage {
-  /// All that is changed where hyper-parameters are set and groups are made.
+  /// What is changed where hyper-parameters are set: of some groups, and of those to come.
   typealias Settings = (
-    hyper: [Hyper], schedules: [[Int: any Schedule]], standard: Hyper, later: [Int: any Schedule], founding: Hyper
+    some: Swift.Range<Int>, hyper: [Hyper], schedules: [[Int: any Schedule]], standard: Hyper, later: [Int: any Schedule],
+    founding: Hyper
   )
-  var settings: Settings {
-    get { (hyper, schedules, standard, standardSchedules, founding) }
-    set {
-      (hyper, schedules, standard, standardSchedules) = (
-        newValue.hyper, newValue.schedules, newValue.standard, newValue.later
-      )
-      found(newValue.founding)
-    }
+  func settings(_ some: Swift.Range<Int>) -> Settings {
+    (some, Array(hyper[some]), Array(schedules[some]), standard, standardSchedules, founding)
+  }
+  func restore(_ old: Settings, groups: Int) {
+    hyper.removeLast(hyper.count - groups)
+    schedules.removeLast(schedules.count - groups)
+    hyper.replaceSubrange(old.some, with: old.hyper)
+    schedules.replaceSubrange(old.some, with: old.schedules)
+    (standard, standardSchedules) = (old.standard, old.later)
+    found(old.founding)
   }
 }
 

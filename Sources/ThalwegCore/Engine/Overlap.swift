@@ -71,6 +71,15 @@ public enum Overlap {
     return nil
   }
 
+  /// The first two that share memory when `views` join those of the index, behind which their numbers go on.
+  public static func first(_ views: [View], joining index: Index) -> Meeting? {
+    let before = index.count
+    if let m = first(views, against: index) {
+      return Meeting(first: m.second, second: before + m.first, answer: m.answer)
+    }
+    return first(among: views).map { Meeting(first: before + $0.first, second: before + $0.second, answer: $0.answer) }
+  }
+
   /// More than one place along an axis: their distance, in bytes and upwards, and the number of the last.
   private struct Axis { var step: Int, last: Int }
 
@@ -124,15 +133,17 @@ public enum Overlap {
     }
     private var entries: [Entry] = []
     private var axes: [Axis] = []
-    private var count = 0
+    fileprivate private(set) var count = 0
     public var isEmpty: Bool { entries.isEmpty }
 
     public init(_ views: [View] = []) { append(views) }
 
     /// The numbers of the views go on behind those that are there.
     public mutating func append(_ views: [View]) {
-      entries.reserveCapacity(entries.count + views.count)
-      axes.reserveCapacity(axes.count + views.count)
+      if entries.isEmpty {
+        entries.reserveCapacity(views.count)
+        axes.reserveCapacity(views.count)
+      }
       for (i, v) in views.enumerated() where v.hasMemory {
         entries.append(Entry(span: Span(v, &axes), view: count + i))
       }
