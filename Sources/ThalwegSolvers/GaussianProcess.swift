@@ -2,12 +2,14 @@ import Glibc
 import ThalwegCore
 
 /// A stationary kernel of unit variance, and its derivative by the first point.
-private struct Kernel {
-  static let parameters: [Parameter] = [
-    .choice("kernel", ["matern52", "rbf"], "of the process"),
-    .number("lengthscale", 1, .above(0), "length over which values are alike"),
-    .number("noise", 1e-6, .atLeast(0), "variance of the values"),
-  ]
+struct ProcessKernel {
+  static func parameters(noise: Double = 1e-6) -> [Parameter] {
+    [
+      .choice("kernel", ["matern52", "rbf"], "of the process"),
+      .number("lengthscale", 1, .above(0), "length over which values are alike"),
+      .number("noise", noise, .atLeast(0), "variance of the values"),
+    ]
+  }
   let matern: Bool, length: Double, noise: Double
   init(_ h: Hyper) { (matern, length, noise) = (h.is("kernel", "matern52"), h.lengthscale, h.noise) }
 
@@ -36,7 +38,7 @@ private struct Kernel {
     let n = X.rows, d = X.count / max(1, n)
     var K = [Double](repeating: 0, count: n * n)
     for i in 0..<n {
-      for j in 0..<n { K[i * n + j] = at(Kernel.distance(X.p + i * d, X.p + j * d, d)).value + (i == j ? noise : 0) }
+      for j in 0..<n { K[i * n + j] = at(ProcessKernel.distance(X.p + i * d, X.p + j * d, d)).value + (i == j ? noise : 0) }
     }
     return K
   }
@@ -44,7 +46,7 @@ private struct Kernel {
   func cross<T: Real>(_ Z: Vector<T>, _ X: Vector<T>) -> [Double] {
     let n = X.rows, d = X.count / max(1, n)
     return (0..<Z.rows).flatMap { i in
-      (0..<n).map { at(Kernel.distance(Z.p + i * d, X.p + $0 * d, d)).value }
+      (0..<n).map { at(ProcessKernel.distance(Z.p + i * d, X.p + $0 * d, d)).value }
     }
   }
 
@@ -87,15 +89,15 @@ struct GPPosterior: Driver {
     rule: """
       mean = k(z, X) (K + noise I)^-1 y;  deviation^2 = 1 - k (K + noise I)^-1 k';  gradient of the mean in z
       """,
-    source: "Rasmussen, Williams, 2006; Shu, Lin, Dai, Low, 2023, arXiv:2308.04077", parameters: Kernel.parameters,
+    source: "Rasmussen, Williams, 2006; Shu, Lin, Dai, Low, 2023, arXiv:2308.04077", parameters: ProcessKernel.parameters(),
     inputs: [
       .constant("points", "n, d", "where values are known"), .constant("values", "n", "the values"),
       .constant("queries", "m, d", "new points"), .result("mean", "m", "posterior mean"),
       .result("deviation", "m", "posterior standard deviation"),
       .result("gradient", "m, d", "gradient of the mean"),
     ])
-  private let kernel: Kernel
-  init(_ h: Hyper) { kernel = Kernel(h) }
+  private let kernel: ProcessKernel
+  init(_ h: Hyper) { kernel = ProcessKernel(h) }
   enum Phase: Int { case start }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
@@ -108,7 +110,7 @@ struct GPPosterior: Driver {
       try io["deviation"].p[z] = T(found.deviations[z])
       var g = [Double](repeating: 0, count: d)
       for i in 0..<n {
-        let slope = alpha[i] * kernel.at(Kernel.distance(Z.p + z * d, X.p + i * d, d)).slope
+        let slope = alpha[i] * kernel.at(ProcessKernel.distance(Z.p + z * d, X.p + i * d, d)).slope
         for j in 0..<d { g[j] += slope * (Double(Z.p[z * d + j]) - Double(X.p[i * d + j])) }
       }
       for j in 0..<d { gradient.p[z * d + j] = T(g[j]) }
@@ -134,14 +136,14 @@ struct ConfigBO: Driver {
       LCB = mean - beta deviation;  among the candidates with LCB <= 0 of all constraints the least LCB of the objective
       """,
     source: "Xu, Jiang, Svetozarevic, Jones, 2022, arXiv:2211.00162",
-    parameters: [.number("beta", 3, .atLeast(0), "deviations below the mean")] + Kernel.parameters,
+    parameters: [.number("beta", 3, .atLeast(0), "deviations below the mean")] + ProcessKernel.parameters(),
     inputs: [
       .constant("candidates", "m, d", "points to choose from"), .constant("points", "n, d", "points that are known"),
       .constant("values", "n", "the objective there"), .constant("constraints", "c, n", "the constraints there"),
       .result("index", "", "the candidate that is next; -1: none"), .result("bounds", "m", "LCB of the objective"),
     ])
-  private let kernel: Kernel, beta: Double
-  init(_ h: Hyper) { (kernel, beta) = (Kernel(h), h.beta) }
+  private let kernel: ProcessKernel, beta: Double
+  init(_ h: Hyper) { (kernel, beta) = (ProcessKernel(h), h.beta) }
   enum Phase: Int { case start }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
@@ -182,26 +184,58 @@ struct RFFSurrogate: Driver {
       gradient(z) = -sqrt(2/M) sum_m weights_m sin(W_m z/lengthscale + b_m) W_m/lengthscale
       """,
     source: "Rahimi, Recht, 2007; Shu, Lin, Dai, Low, 2023, arXiv:2308.04077",
-    parameters: Kernel.parameters + [
-      .integer("features", 10_000, .within(1, 0x1p24), "M, when frequencies are drawn"), Population.seed,
-    ],
+    parameters: ProcessKernel.parameters() + [Features<Double>.count, Population.seed],
     inputs: [
       .constant("points", "n, d", "where values are known"), .constant("values", "n", "the values"),
       .constant("queries", "q, d", "where gradients are wanted"),
-      .constant("frequencies", "M, d", "W, drawn when left out", optional: true),
-      .constant("phases", "M", "b, drawn when left out", optional: true), .result("weights", "M", "the weights"),
-      .result("mean", "q", "mean at the queries"), .result("gradient", "q, d", "its gradient there"),
+    ] + Features<Double>.inputs + [
+      .result("weights", "M", "the weights"), .result("mean", "q", "mean at the queries"),
+      .result("gradient", "q, d", "its gradient there"),
     ],
-    kept: [.kept("W", "M, d", "frequencies"), .kept("b", "M", "phases"), .kept("rest", "M, 5", "draws")])
-  private let kernel: Kernel, h: Hyper
-  init(_ h: Hyper) { (kernel, self.h) = (Kernel(h), h) }
-  func axes(_ sizes: Sizes) throws(Failure) -> [String: Int] { sizes["M"] == 0 ? ["M": h.integer("features")] : [:] }
+    kept: Features<Double>.kept)
+  private let kernel: ProcessKernel, h: Hyper
+  init(_ h: Hyper) { (kernel, self.h) = (ProcessKernel(h), h) }
+  func axes(_ sizes: Sizes) throws(Failure) -> [String: Int] { Features<Double>.axes(sizes, h) }
   enum Phase: Int { case start }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
-    let X = try io["points"], y = try io["values"], Z = try io["queries"], W = try io["W"], b = try io["b"]
-    let n = X.rows, d = X.count / n, M = b.count, scale = (2 / Double(M)).squareRoot()
-    try Memory.ask(8 &* n &* (n &+ M))
+    let X = try io["points"], y = try io["values"], Z = try io["queries"]
+    let features = try Features(io, kernel, h)
+    let weights = try features.weights((0..<X.rows).map { X.row($0) }, (0..<y.count).map { Double(y.p[$0]) })
+    for m in weights.indices { try io["weights"].p[m] = T(weights[m]) }
+    for z in 0..<Z.rows {
+      let (mean, g) = features.at(Z.row(z), weights)
+      try io["mean"].p[z] = T(mean)
+      for (j, x) in g.enumerated() { try io["gradient"].row(z).p[j] = T(x) }
+    }
+    return .done(.converged)
+  }
+}
+
+/// Random Fourier features of a process: those given as `frequencies` and `phases`, or drawn into `W`, `b` and `rest`.
+struct Features<T: Real> {
+  static var inputs: [Input] {
+    [
+      .constant("frequencies", "M, d", "W, drawn when left out", optional: true),
+      .constant("phases", "M", "b, drawn when left out", optional: true),
+    ]
+  }
+  static var kept: [Input] {
+    [.kept("W", "M, d", "frequencies"), .kept("b", "M", "phases"), .kept("rest", "M, 5", "draws")]
+  }
+  static var count: Parameter {
+    .integer("features", 10_000, .within(1, 0x1p24), "M, when frequencies are drawn")
+  }
+  static func axes(_ sizes: Sizes, _ h: Hyper) -> [String: Int] {
+    sizes["M"] == 0 ? ["M": h.integer("features")] : [:]
+  }
+
+  private let W: Vector<T>, b: Vector<T>, kernel: ProcessKernel
+  private var M: Int { b.count }
+  private var scale: Double { (2 / Double(M)).squareRoot() }
+
+  init(_ io: DriverIO<T>, _ kernel: ProcessKernel, _ h: Hyper) throws(Failure) {
+    (W, b, self.kernel) = (try io["W"], try io["b"], kernel)
     if let given = io.optional("frequencies") {
       W.copy(given)
     } else {
@@ -221,28 +255,39 @@ struct RFFSurrogate: Driver {
       b.draw(Population.key(h, 2))
       for m in 0..<M { b.p[m] = T(Double.pi * erfc(-Double(b.p[m]) * 0.5.squareRoot())) }
     }
-    func angle(_ x: UnsafePointer<T>, _ m: Int) -> Double {
-      Flat.dot(UnsafePointer(W.p + m * d), x, d) / kernel.length + Double(b.p[m])
-    }
+  }
+  /// Those that an earlier request has left.
+  init(again io: DriverIO<T>, _ kernel: ProcessKernel) throws(Failure) {
+    (W, b, self.kernel) = (try io["W"], try io["b"], kernel)
+  }
+
+  private func angle(_ x: Vector<T>, _ m: Int) -> Double {
+    Flat.dot(UnsafePointer(W.p + m * x.count), UnsafePointer(x.p), x.count) / kernel.length + Double(b.p[m])
+  }
+
+  /// The weights that stand for values at points.
+  func weights(_ points: [Vector<T>], _ values: [Double]) throws(Failure) -> [Double] {
+    let n = points.count
+    try Memory.ask(8 &* n &* (n &+ M))
     var phi = [Double](repeating: 0, count: n * M), K = [Double](repeating: 0, count: n * n)
-    for i in 0..<n { for m in 0..<M { phi[i * M + m] = scale * cos(angle(X.p + i * d, m)) } }
+    for i in 0..<n { for m in 0..<M { phi[i * M + m] = scale * cos(angle(points[i], m)) } }
     try LinearAlgebra.multiply(phi, transposed: false, phi, transposed: true, into: &K, n, n, M)
     for i in 0..<n { K[i * n + i] += kernel.noise }
-    let alpha = try LinearAlgebra.solvePositive(K, (0..<n).map { Double(y.p[$0]) }, n, 1)
+    let alpha = try LinearAlgebra.solvePositive(K, values, n, 1)
     var weights = [Double](repeating: 0, count: M)
     try LinearAlgebra.multiply(phi, transposed: true, alpha, into: &weights, M, 1, n)
-    for m in 0..<M { try io["weights"].p[m] = T(weights[m]) }
-    for z in 0..<Z.rows {
-      var mean = 0.0, g = [Double](repeating: 0, count: d)
-      for m in 0..<M {
-        let a = angle(Z.p + z * d, m)
-        mean += scale * weights[m] * cos(a)
-        let slope = -scale * weights[m] * sin(a) / kernel.length
-        for j in 0..<d { g[j] += slope * Double(W.p[m * d + j]) }
-      }
-      try io["mean"].p[z] = T(mean)
-      for j in 0..<d { try io["gradient"].p[z * d + j] = T(g[j]) }
+    return weights
+  }
+
+  /// The mean that weights predict at a point, and its gradient there.
+  func at(_ z: Vector<T>, _ weights: [Double]) -> (mean: Double, gradient: [Double]) {
+    var mean = 0.0, g = [Double](repeating: 0, count: z.count)
+    for m in weights.indices {
+      let a = angle(z, m), row = W.p + m * z.count
+      mean += scale * weights[m] * cos(a)
+      let slope = -scale * weights[m] * sin(a) / kernel.length
+      for j in g.indices { g[j] += slope * Double(row[j]) }
     }
-    return .done(.converged)
+    return (mean, g)
   }
 }

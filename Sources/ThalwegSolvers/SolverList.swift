@@ -127,4 +127,8 @@ let solverList: [any Listed.Type] = [
   TransductiveClustering.self,
   GradientInversion.self,
   ChartStep.self,
+  ExactALSQP.self,
+  SVHPSL.self,
+  OptEx.self,
+  FZooSClient.self,
 ]
