@@ -78,8 +78,8 @@ extension Optimizer {
 extension Stage {
   /// What is changed where hyper-parameters are set: of some groups, and of those to come.
   typealias Settings = (
-    some: Swift.Range<Int>, hyper: [Hyper], schedules: [[Int: any Schedule]], standard: Hyper, later: [Int: any Schedule],
-    founding: Hyper
+    some: Swift.Range<Int>, hyper: [Hyper], schedules: [[Int: any Schedule]], standard: Hyper,
+    later: [Int: any Schedule], founding: Hyper
   )
   func settings(_ some: Swift.Range<Int>) -> Settings {
     (some, Array(hyper[some]), Array(schedules[some]), standard, standardSchedules, founding)

@@ -169,7 +169,8 @@ struct ExactALSQP: Driver {
     let b = g.map { -$0 } + (0..<m).map { -Double(c.p[$0]) }
     let sizeb = squares(b).squareRoot(), sizeK = squares(K).squareRoot()
     // what does not depend on the penalties in ∇L: (g, c), and (H·g, J·g), and (Jᵀ·c, 0)
-    let along = (0..<n).map { i in (0..<n).reduce(0.0) { $0 + H[i * n + $1] * g[$1] } }
+    let along =
+      (0..<n).map { i in (0..<n).reduce(0.0) { $0 + H[i * n + $1] * g[$1] } }
       + (0..<m).map { k in (0..<n).reduce(0.0) { $0 + jacobian[k * n + $1] * g[$1] } }
     let across = (0..<n).map { i in (0..<m).reduce(0.0) { $0 + jacobian[$1 * n + i] * Double(c.p[$1]) } }
     var system = try Sketched(K, b, gaussian: h.is("sketch", "gaussian"), Population.key(h, io.iterations))

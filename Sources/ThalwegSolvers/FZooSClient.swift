@@ -32,7 +32,8 @@ struct FZooSClient: Driver {
         .number("gamma", 1, .atLeast(0), "weight of the correction"),
         .integer("active", 5, .within(0, 0x1p20), "losses asked for at the end, for the weights"),
         .integer("candidates", 50, .within(1, 0x1p20), "points of which these are chosen"),
-        .number("radius", 1e-2, .above(0), "their standard deviation around x"), Features<Double>.count, Population.seed,
+        .number("radius", 1e-2, .above(0), "their standard deviation around x"), Features<Double>.count,
+        Population.seed,
       ],
     inputs: [
       .constant("x0", "d", "where all clients start"), .constant("points", "q, d", "earlier queries"),
@@ -113,19 +114,6 @@ struct FZooSClient: Driver {
     return (points, range > 0 ? values.map { ($0 - low) / range } : values.map { _ in 0 }, range)
   }
 
-  /// K + noise·I of some known points.
-  private func matrix<T: Real>(_ points: [Int], _ X: Vector<T>, _ d: Int) throws(Failure) -> [Double] {
-    let n = points.count
-    try Memory.ask(24 &* n &* (n &+ d))
-    var K = [Double](repeating: 0, count: n * n)
-    for i in 0..<n {
-      for j in 0..<n {
-        let (a, b) = (UnsafePointer(X.p + points[i] * d), UnsafePointer(X.p + points[j] * d))
-        K[i * n + j] = kernel.at(ProcessKernel.distance(a, b, d)).value + (i == j ? kernel.noise : 0)
-      }
-    }
-    return K
-  }
   /// ∂k(z, x_i)/∂z, a row for each point.
   private func slopes<T: Real>(_ z: Vector<T>, _ points: [Int], _ X: Vector<T>) -> [Double] {
     let d = z.count
@@ -141,7 +129,8 @@ struct FZooSClient: Driver {
     let (points, values, range) = try near(io, known)
     var g = [Double](repeating: 0, count: d)
     if range > 0 {
-      let alpha = try LinearAlgebra.solvePositive(try matrix(points, X, d), values, points.count, 1)
+      try Memory.ask(8 &* points.count &* (2 &* points.count &+ d))
+      let alpha = try LinearAlgebra.solvePositive(kernel.matrix(points, X), values, points.count, 1)
       let rows = slopes(x, points, X)
       for i in points.indices { for j in 0..<d { g[j] += range * alpha[i] * rows[i * d + j] } }
     }
@@ -159,7 +148,8 @@ struct FZooSClient: Driver {
     let x = try io["x"], X = try io["queries"], z = try io["z"], d = x.count
     z.draw(Population.key(h, 3))
     let (points, _, _) = try near(io, try io.count("known", X.rows)), n = points.count
-    let K = try matrix(points, X, d)
+    try Memory.ask(8 &* n &* (2 &* n &+ d))
+    let K = kernel.matrix(points, X)
     var certainty: [Double] = []
     for j in 0..<z.rows {
       let row = z.row(j)

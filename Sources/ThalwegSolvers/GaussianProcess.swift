@@ -34,11 +34,15 @@ struct ProcessKernel {
   }
 
   /// K + noise·I of the points.
-  func matrix<T: Real>(_ X: Vector<T>) -> [Double] {
-    let n = X.rows, d = X.count / max(1, n)
+  func matrix<T: Real>(_ X: Vector<T>) -> [Double] { matrix(Array(0..<X.rows), X) }
+  /// The same of some of the points.
+  func matrix<T: Real>(_ points: [Int], _ X: Vector<T>) -> [Double] {
+    let n = points.count, d = X.count / max(1, X.rows)
     var K = [Double](repeating: 0, count: n * n)
-    for i in 0..<n {
-      for j in 0..<n { K[i * n + j] = at(ProcessKernel.distance(X.p + i * d, X.p + j * d, d)).value + (i == j ? noise : 0) }
+    for (i, a) in points.enumerated() {
+      for (j, b) in points.enumerated() {
+        K[i * n + j] = at(ProcessKernel.distance(X.p + a * d, X.p + b * d, d)).value + (i == j ? noise : 0)
+      }
     }
     return K
   }
@@ -89,7 +93,8 @@ struct GPPosterior: Driver {
     rule: """
       mean = k(z, X) (K + noise I)^-1 y;  deviation^2 = 1 - k (K + noise I)^-1 k';  gradient of the mean in z
       """,
-    source: "Rasmussen, Williams, 2006; Shu, Lin, Dai, Low, 2023, arXiv:2308.04077", parameters: ProcessKernel.parameters(),
+    source: "Rasmussen, Williams, 2006; Shu, Lin, Dai, Low, 2023, arXiv:2308.04077",
+    parameters: ProcessKernel.parameters(),
     inputs: [
       .constant("points", "n, d", "where values are known"), .constant("values", "n", "the values"),
       .constant("queries", "m, d", "new points"), .result("mean", "m", "posterior mean"),

@@ -123,16 +123,8 @@ struct OptEx: Driver {
     guess.fill(0)
     if n < 2 { return guess }
     try Memory.ask(24 &* n &* n)
-    var K = [Double](repeating: 0, count: n * n), k = [Double](repeating: 0, count: n)
-    func value(_ a: UnsafeMutablePointer<T>, _ b: UnsafeMutablePointer<T>) -> Double {
-      kernel.at(ProcessKernel.distance(UnsafePointer(a), UnsafePointer(b), d)).value
-    }
-    for i in 0..<n {
-      k[i] = value(x.p, X.p + i * d)
-      for j in 0...i { K[i * n + j] = value(X.p + i * d, X.p + j * d) }
-      for j in 0..<i { K[j * n + i] = K[i * n + j] }
-      K[i * (n + 1)] += kernel.noise
-    }
+    let k = (0..<n).map { kernel.at(ProcessKernel.distance(UnsafePointer(x.p), UnsafePointer(X.p + $0 * d), d)).value }
+    let K = kernel.matrix(Array(0..<n), X)
     for (i, w) in try LinearAlgebra.solvePositive(K, k, n, 1).enumerated() { guess.add(G.row(i), times: w) }
     return guess
   }
