@@ -57,6 +57,15 @@ struct SourceDesk: SourceHost {
       Optimizer.readParameters(optimizer.records + i, (optimizer.records + i).pointee.slot(stage.id, slot).base)
     }
   }
+  func takeUpAbsent(_ slot: Int) {
+    // (ranks would have to agree on what their parts of a tensor hold)
+    guard optimizer.sources.last === stage, optimizer.ranks == nil else { return }
+    for i in 0..<optimizer.bound.count where optimizer.isAbsent(i, stage) && optimizer.records[i].started {
+      let r = optimizer.records + i, bytes = r.pointee.count * r.pointee.size
+      let held = UnsafeRawBufferPointer(start: r.pointee.slot(stage.id, slot).base, count: bytes)
+      if held.contains(where: { $0 != 0 }) { r.pointee.active = true }
+    }
+  }
   func project(_ slot: Int, _ set: HeldSet) throws(Failure) {
     for i in 0..<optimizer.bound.count where optimizer.takesPart(i) && optimizer.records[i].count > 0 {
       let r = optimizer.records[i], p = r.slot(stage.id, slot).base, shape = optimizer.bound[i].shape

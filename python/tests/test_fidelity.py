@@ -303,6 +303,39 @@ def test_gradient_accumulate() -> None:
         assert np.max(worst(mine, params)) < 1e-12
 
 
+@pytest.mark.parametrize("mode", ["mean", "sum", "weighted"])
+@pytest.mark.parametrize("resumes", [False, True])
+def test_an_absent_gradient_in_a_window_counts_as_zeros(mode: str, resumes: bool) -> None:
+    """Tensor 0 has a gradient at the first call alone, 1 at the last alone, 2 in the middle, 3 never, 4 always; the next window ends early."""
+    there = [(0, 4), (2, 4), (1, 4)]
+    rng = np.random.default_rng(2)
+    mine = [rng.standard_normal(n) for n in (3, 17, 1, 4, 8)]
+    theirs, buffers = [w.copy() for w in mine], [np.zeros(len(w)) for w in mine]
+    sentence = f"gradient_accumulate(3, mode={mode}) | sgd(lr=0.1, momentum=0.5)"
+    opt = tw.Optimizer(mine, sentence)
+    for window, calls in enumerate((3, 3, 2)):
+        total, samples = [np.zeros(len(w)) for w in mine], 0.0
+        for k in range(calls):
+            weight = 1.0 + k if mode == "weighted" else 1.0
+            grads = [rng.standard_normal(len(w)) if i in there[k] else None for i, w in enumerate(mine)]
+            total = [t if g is None else t + weight * g for t, g in zip(total, grads, strict=True)]
+            samples += weight
+            if mode == "weighted":
+                opt.observe("samples", weight)
+            opt.step(grads)
+            if resumes:
+                state = opt.state_dict()
+                opt = tw.Optimizer(mine, sentence)
+                opt.load_state_dict(state)
+        if calls == 2:
+            opt.command("gradient_accumulate.flush")
+        moved = {i for k in range(calls) for i in there[k]}
+        for i in moved:
+            buffers[i] = 0.5 * buffers[i] + total[i] / (1.0 if mode == "sum" else samples)
+            theirs[i] -= 0.1 * buffers[i]
+        assert np.max(worst(mine, theirs)) < 1e-13, window
+
+
 def of_name(kind: type, name: str) -> type:
     return next(c for c in base.every(kind) if c.name == name)
 

@@ -31,6 +31,7 @@ public protocol SourceHost {
   func saveHome()
   func clearAbsent(_ slot: Int)
   func keepAbsent(_ slot: Int)
+  func takeUpAbsent(_ slot: Int)
   func project(_ slot: Int, _ set: HeldSet) throws(Failure)
   /// Tensor by tensor, the weighted sum of its samples goes into a slot.
   func combine(_ samples: Samples, into slot: Int, _ weights: (_ sample: Int, _ squares: [Double]) -> [Double])
@@ -125,6 +126,9 @@ public struct SourceIO {
   public func clearAbsent(_ slot: Int) { host.clearAbsent(slot) }
   /// The parameters of the tensors that have no gradient this time go into a slot: they stay where they are.
   public func keepAbsent(_ slot: Int) { host.keepAbsent(slot) }
+  /// The tensors that have no gradient this time take part after all where a slot holds something of them; but for
+  /// sources that others follow, which ask for more gradients.
+  public func takeUpAbsent(_ slot: Int) { host.takeUpAbsent(slot) }
   /// Fills a slot with the standard normal numbers of this step (or of another number that tells draws apart), or with
   /// their signs (0 counts as +1): a Rademacher vector.
   @inlinable public func draw(_ slot: Int, signs: Bool, number: Int? = nil) {

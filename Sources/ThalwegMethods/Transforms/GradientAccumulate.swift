@@ -8,8 +8,9 @@ import ThalwegCore
 /// State    acc; the calls, samples and losses of the window. Where a stage behind needs the loss it gets that of the
 ///          window, made of the losses of its calls as the gradient is.
 /// Differs  nothing from optax.MultiSteps. The command `flush` steps with what a window has so far; an empty window
-///          does nothing. weighted needs observe("samples", n) before a call. A tensor without a gradient at the last
-///          call is not moved in that window.
+///          does nothing. weighted needs observe("samples", n) before a call. A call in which a tensor has no gradient
+///          counts as zeros; before a source that asks for more, and over ranks, a tensor without one at the last call
+///          is not moved in that window.
 /// Source   folklore.
 struct GradientAccumulate: Source {
   static let method = Method(
@@ -75,6 +76,7 @@ struct GradientAccumulate: Source {
     let divisor = sum ? 1 : weighted ? io.scalar(1) : io.scalar(0)
     if io.scalar(3) == io.scalar(0) { io.setLoss(io.scalar(2) / divisor) }
     io.setScalar(0, 0)
+    io.takeUpAbsent(0)
     io.change(Take(factor: 1 / divisor), parameters: false)
     return .update(io.gradient(in: 0))
   }

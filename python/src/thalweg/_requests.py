@@ -89,7 +89,8 @@ class Request:
 
         The first answer of a step says which parameters take part in it.  ArgumentError where a later one has a
         gradient that the first had not: it would be lost.  Between the calls of gradient_accumulate gradients may come
-        and go; a tensor without one at the last call is not moved in that window.
+        and go, and count as zeros where they are absent (before a source that asks for more, as in
+        gradient_accumulate(4) | sam, a tensor without one at the last call is not moved in that window).
         """
         if grads is not None:
             if isinstance(grads, Mapping):
