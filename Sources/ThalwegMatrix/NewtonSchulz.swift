@@ -166,7 +166,7 @@ struct NewtonSchulz: Sendable {
       let c = triple(k)
       try products.gram(from, transposed: rows > columns, into: a, side, long)
       p.update(from: a, count: side &* side)
-      try products.gram(a, into: p, side, side, alpha: c.2, beta: c.1)
+      try products.gram(a, symmetric: true, into: p, side, side, alpha: c.2, beta: c.1)
       for i in 0..<side { p[i &* (side &+ 1)] += T(c.0) }
       let alpha = k == steps - 1 ? scale : 1
       if rows <= columns {
@@ -260,13 +260,14 @@ struct NewtonSchulz: Sendable {
     }
 
     func gram(
-      _ a: UnsafeMutablePointer<T>, transposed: Bool = false, into c: UnsafeMutablePointer<T>, _ n: Int, _ k: Int,
-      alpha: Double = 1, beta: Double = 0
+      _ a: UnsafeMutablePointer<T>, transposed: Bool = false, symmetric: Bool = false,
+      into c: UnsafeMutablePointer<T>, _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0
     ) throws(Failure) {
       if let narrow {
         try narrow.gram(float(a), transposed: transposed, into: float(c), n, k, alpha: alpha, beta: beta)
       } else {
-        try LinearAlgebra.gram(a, transposed: transposed, into: c, n, k, alpha: alpha, beta: beta)
+        try LinearAlgebra.gram(
+          a, transposed: transposed, symmetric: symmetric, into: c, n, k, alpha: alpha, beta: beta)
       }
     }
     func multiply(

@@ -56,18 +56,21 @@ public enum LinearAlgebra {
   }
 
   /// c ← alpha·a·aᵀ + beta·c (aᵀ·a when `transposed`), both triangles filled; a is (n, k), or (k, n) when transposed.
+  /// `symmetric`: a is so itself, to the last bit.
   @_specialize(where T == Float)
   @_specialize(where T == Double)
   public static func gram<T: Real>(
-    _ a: UnsafePointer<T>, transposed: Bool = false, into c: UnsafeMutablePointer<T>, _ n: Int, _ k: Int,
-    alpha: Double = 1, beta: Double = 0
+    _ a: UnsafePointer<T>, transposed: Bool = false, symmetric: Bool = false, into c: UnsafeMutablePointer<T>,
+    _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0
   ) throws(Failure) {
     try require()
     try fits(n, k)
     guard n > 0 else { return }
     if SmallProducts.takes(n, n, k) {
+      // (the right factor is read as it lies where it may be)
+      let (left, right) = symmetric ? (false, false) : (transposed, !transposed)
       return SmallProducts.multiply(
-        a, transposed: transposed, a, transposed: !transposed, into: c, n, n, k, alpha: alpha, beta: beta)
+        a, transposed: left, a, transposed: right, into: c, n, n, k, alpha: alpha, beta: beta)
     }
     let lda = Int32(max(1, transposed ? n : k))
     let rows = large(n, n, k) ? panel : n

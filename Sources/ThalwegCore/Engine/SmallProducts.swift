@@ -24,17 +24,49 @@ enum SmallProducts {
     }
     withUnsafeTemporaryAllocation(of: T.self, capacity: columns &* k) { room in
       guard let packed = room.baseAddress else { return }
-      for i in 0..<k {
-        let row = packed + i &* columns
-        if tb {
-          for j in 0..<n { row[j] = b[j &* k &+ i] }
-        } else {
-          row.update(from: b + i &* n, count: n)
-        }
-        for j in n..<columns { row[j] = 0 }
+      if tb {
+        turn(b, n, k, into: packed, columns)
+      } else {
+        for i in 0..<k { (packed + i &* columns).update(from: b + i &* n, count: n) }
       }
+      for i in 0..<(n < columns ? k : 0) { (packed + (i &* columns &+ n)).update(repeating: 0, count: columns &- n) }
       tiles(a, down, across, packed, columns, c, m, n, k, alpha, beta)
     }
+  }
+
+  /// out ← bᵀ for b of n rows of k, rows of out `columns` apart: four by four in registers.
+  @inline(__always)
+  private static func turn<T: Real>(
+    _ b: UnsafePointer<T>, _ n: Int, _ k: Int, into out: UnsafeMutablePointer<T>, _ columns: Int
+  ) {
+    let (fullN, fullK) = (n & ~3, k & ~3)
+    for j in stride(from: 0, to: fullN, by: 4) {
+      for i in stride(from: 0, to: fullK, by: 4) {
+        turnFour(b + (j &* k &+ i), k, out + (i &* columns &+ j), columns)
+      }
+    }
+    for j in 0..<n {
+      for i in (j < fullN ? fullK : 0)..<k { out[i &* columns &+ j] = b[j &* k &+ i] }
+    }
+  }
+  /// A square whose rows are `down` elements apart, turned into one whose rows are `across` elements apart.
+  @inline(__always)
+  private static func turnFour<T: Real>(
+    _ from: UnsafePointer<T>, _ down: Int, _ to: UnsafeMutablePointer<T>, _ across: Int
+  ) {
+    func row(_ k: Int) -> SIMD4<T> { UnsafeRawPointer(from + k &* down).loadUnaligned(as: SIMD4<T>.self) }
+    func put(_ k: Int, _ top: SIMD2<T>, _ bottom: SIMD2<T>) {
+      UnsafeMutableRawPointer(to + k &* across).storeBytes(of: SIMD4(lowHalf: top, highHalf: bottom), as: SIMD4<T>.self)
+    }
+    let (a, b, c, d) = (row(0), row(1), row(2), row(3))
+    let (top, bottom) = (SIMD4(lowHalf: a.lowHalf, highHalf: b.lowHalf), SIMD4(lowHalf: c.lowHalf, highHalf: d.lowHalf))
+    put(0, top.evenHalf, bottom.evenHalf)
+    put(1, top.oddHalf, bottom.oddHalf)
+    let (high, low) = (
+      SIMD4(lowHalf: a.highHalf, highHalf: b.highHalf), SIMD4(lowHalf: c.highHalf, highHalf: d.highHalf)
+    )
+    put(2, high.evenHalf, low.evenHalf)
+    put(3, high.oddHalf, low.oddHalf)
   }
 
   @inline(__always)
@@ -59,8 +91,9 @@ enum SmallProducts {
           let some = min(width, n &- j)
           for r in 0..<min(4, m &- i) {
             let from = tile + r &* width, to = c + ((i &+ r) &* n &+ j)
-            if alpha == 1, beta == 0 {
-              to.update(from: from, count: some)
+            if some == width {
+              let v = T.Vector.load(from)
+              (beta != 0 ? alpha * v + beta * T.Vector.load(to) : alpha == 1 ? v : alpha * v).store(to)
             } else if beta == 0 {
               for x in 0..<some { to[x] = T(alpha) * from[x] }
             } else {
