@@ -207,6 +207,14 @@ sdist: $(VENV)/.wheel-tools
 test-wheel:
 	Sources/packaging/test_wheel.sh $(PYTHON) $(DIST)/thalweg-*.whl
 
+# What a release is made of, from the instruction sets of the tests: the wheel, tried alone, and the documentation.
+.PHONY: test-packages
+test-packages: export LEVELS := $(firstword $(LEVELS))
+test-packages:
+	$(MAKE) wheel
+	$(MAKE) test-wheel
+	$(MAKE) docs
+
 # Swift sources as the toolchain's formatter lays them out (.swift-format).
 format:
 	swift format format -i -r --configuration .swift-format Sources Tests/*Tests examples/swift/Sources examples/swift/Package.swift Package.swift
