@@ -34,7 +34,9 @@ class Settings(_thalweg.Optimizer):
     """What thalweg.Optimizer knows of its hyper-parameters."""
 
     _layout: list[tuple[str, int, int]]
-    _parameters: dict[str, _registry.Parameter] | None
+    # What the sentence has, once that was asked: its stages, and what may change in them.
+    _staged: list[tuple[str, _registry.Method]] | None = None
+    _parameters: dict[str, _registry.Parameter] | None = None
     # Whether a rule of the sentence needs the loss, once that was asked.
     _needs_loss: bool | None = None
     _loss_is_told = False
@@ -50,8 +52,10 @@ class Settings(_thalweg.Optimizer):
         UnknownNameError when there is none, or when two stages have one and the stage is not named.  ArgumentError,
         with the values, when no group is named and theirs differ.
         """
+        if group is not None:
+            return self._value(path, group)
         names = [name for name, _, _ in self._layout]
-        if group is not None or not names or "" in names:
+        if not names or "" in names:
             return self._value(path, group)
         values = {name: self._value(path, name) for name in names}
         first = values[names[0]]
@@ -121,9 +125,28 @@ class Settings(_thalweg.Optimizer):
 
     def _parameter(self, path: str) -> _registry.Parameter | None:
         """What the registry says of a hyper-parameter, with or without its stage; None for a measured value."""
+        if (live := self._live().get(path)) is not None:
+            return live
         stage, _, name = path.rpartition(".")
         methods = [method for label, method in self._stages() if stage in ("", label)]
         return next((p for method in methods for p in method.parameters if p.name == name), None)
+
+    def _live_values(self, group: str | None) -> tuple[dict[str, Any], set[str]]:
+        """All hyper-parameters of a group that may change, as `get` gives them, and the paths of those that a schedule
+        changes.  (Asked for together: there may be thousands of groups.)"""
+        values: dict[str, Any] = {}
+        scheduled = set()
+        for path, parameter in self._live().items():
+            text = self._get_text(group, path)
+            value = _registry.read_value(text)
+            if isinstance(value, str) and parameter.type in ("number", "integer"):
+                value = self._value(path, group)
+                if parameter.type == "number":
+                    scheduled.add(path)
+            elif parameter.type == "number" and value is not None:
+                value = float(text)
+            values[path] = value
+        return values, scheduled
 
     def set(self, path: str, value: Any, group: str | None = None) -> None:
         """Changes a hyper-parameter while running: for one group ("" is that of a plain list), or (None) for all groups
@@ -214,8 +237,11 @@ class Settings(_thalweg.Optimizer):
         return spread
 
     def _stages(self) -> list[tuple[str, _registry.Method]]:
-        known = _registry.by_name()
-        return [(s, known[n]) for s in _sentence.stages(self.sentence) if (n := s.partition("#")[0]) in known]
+        """The stages by the names that paths have, and their methods: the same for as long as the optimizer lives."""
+        if self._staged is None:
+            known, names = _registry.by_name(), _sentence.stages(self.sentence)
+            self._staged = [(s, known[n]) for s in names if (n := s.partition("#")[0]) in known]
+        return self._staged
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") and not hasattr(self, name):

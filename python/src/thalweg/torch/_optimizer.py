@@ -85,9 +85,11 @@ class Optimizer(Saved):
         # What `state` was filled at, and with what, by index of the parameter.
         self._filled: tuple[Any, ...] | None = None
         self._filling: list[tuple[torch.Tensor, list[str]]] = []
+        self._members = set()
         super().__init__(listed(params), {})
+        del self._members
         self._ranks = distributed.place(ranks, self.param_groups, sentence)
-        names: list[str] = []
+        names: set[str] = set()
         with self._joining(options):
             with contextlib.closing(bare(sentence)) as empty:
                 self._keys = Keys(empty, self._viewed)
