@@ -209,21 +209,36 @@ class Settings(_thalweg.Optimizer):
     def _explain(self, problem: Error, values: Mapping[str, Any], in_group: bool) -> str:
         text = str(problem)
         if isinstance(problem, UnknownNameError):
-            unknown = re.match(r"no hyper-parameter `([^`]*)`", text)
-            if unknown is None or not any(key in (unknown[1], "betas") for key in values):
-                return text
-            import difflib
-
-            known = self._live_paths() + (["betas"] if in_group and self._betas() else [])
-            near = [] if "did you mean" in text else difflib.get_close_matches(unknown[1], known, 1)
-            near = near or [name for name in [familiar(unknown[1], known)] if name]
-            return f"{text}{f' (did you mean `{near[0]}`?)' if near else ''}; there are: {', '.join(known)}"
+            unknown = re.match(r"no hyper-parameter `([^`]*)`|`([^`]*)`: the pipeline has no stage `", text)
+            name = "" if unknown is None else unknown[1] or unknown[2]
+            if name not in values and "betas" in values and re.fullmatch(r"beta\d", name):
+                name, text = "betas", "no hyper-parameter `betas`"
+            return self._explain_name(text, name, values, in_group) if name in values else text
         if isinstance(problem, (MethodError, SentenceError)):
             # A str that does not read as a value.  The library, which is given text only, cannot tell which key has it.
             for key, value in values.items():
                 for part in value if isinstance(value, (list, tuple)) else (value,):
                     if isinstance(part, str) and (f"`{part.strip()}`" in text or f"\n  {part.strip()}" in text):
                         return f"{key!r} is {self._expected(key)}, got {reprlib.repr(value)}: {text}"
+        return text
+
+    def _explain_name(self, text: str, name: str, values: Mapping[str, Any], in_group: bool) -> str:
+        """What there is, in place of the hyper-parameter `name` among `values`."""
+        import difflib
+
+        known = self._live_paths() + (["betas"] if in_group and self._betas() else [])
+        if "did you mean" not in text:
+            last = name.rpartition(".")[2]
+            near = next((path for path in known if path.rpartition(".")[2] == last), familiar(last, known))
+            near = near or next(iter(difflib.get_close_matches(name, known, 1)), None)
+            text += f" (did you mean `{near}`?)" if near else ""
+        text += f"; there are: {', '.join(known)}"
+        own = {*known, *(p.name for _, method in self._stages() for p in method.parameters)}
+        others = [f"`{key}`" for key in values if key != name and key not in own]
+        if others:
+            more = f"{', '.join(others[:4])}{', ...' if others[4:] else ''} {'are' if others[1:] else 'is'} none either"
+            text += (f".  {more}: these look like the values of another optimizer, which its param_groups and the dicts "
+                     "that it was made of have; give each optimizer dicts of its own")
         return text
 
     def _spread(self, values: Mapping[str, Any]) -> dict[str, Any]:
