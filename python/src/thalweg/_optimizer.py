@@ -99,7 +99,7 @@ class Optimizer(Saved):
             maximize=bool(maximize),
             zero_gradients=bool(zero_gradients),
             consume_gradients=bool(consume_gradients),
-            gradient_scale=float(gradient_scale),
+            gradient_scale=_options.number("gradient_scale", gradient_scale),
             seed=_options.seed(seed),
         )
         self._create(

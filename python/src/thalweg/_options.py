@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,16 @@ def choice(name: str, value: Any, choices: Mapping[Any, int]) -> int:
     except (KeyError, TypeError):
         allowed = ", ".join(repr(choice) for choice in choices)
         raise error(ArgumentError, f"{name} is one of {allowed}, not {value!r}") from None
+
+
+def number(name: str, value: Any) -> float:
+    """A number, of whatever type has one.  ValueTypeError for text and what is none."""
+    try:
+        if not isinstance(value, (str, bytes)):
+            return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise error(ValueTypeError, f"{name} is a number, got {reprlib.repr(value)}")
 
 
 def max_skips(value: Any, nonfinite: str) -> int | None:

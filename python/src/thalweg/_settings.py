@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _notices, _registry, _sentence, _thalweg
+from . import _notices, _options, _registry, _sentence, _thalweg
 from ._errors import (
     ArgumentError,
     Error,
@@ -65,6 +65,7 @@ class Settings(_thalweg.Optimizer):
         return first
 
     def observe(self, what: str, value: float, /) -> None:
+        value = _options.number(f"observe: {what!r}", value)
         if what == "loss" and not self._loss_is_told:
             self._loss_is_told = True
             # (a loop may tell every sentence the loss; one that watches something else was meant to be told that)

@@ -423,6 +423,9 @@ class _Step:
                         rows[k] = row._replace(place=packed)
                         packed += -(-max(row.bytes, 1) // ALIGNMENT) * ALIGNMENT
             layout = made.sentence if self._fixed else self.sentence, _Layout(count, tuple(rows), packed)
+            for path, value in self._read.items():
+                if not isinstance(value, jax.Array):  # (the numbers of NumPy and torch are known by now)
+                    made.set(path, value)
         if not probe:
             self._layouts[key] = layout
         return layout
@@ -456,7 +459,7 @@ def _packed(state: State, size: int) -> jax.Array:
 
 
 def _is_fixed(value: Any) -> bool:
-    return isinstance(value, (str, bool, tuple, list)) or value is None or (
+    return isinstance(value, (str, bytes, bool, np.bool_, tuple, list)) or value is None or (
         isinstance(value, numbers.Number) and not isinstance(value, np.generic))
 
 

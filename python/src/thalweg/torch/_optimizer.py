@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .. import _notices, _optimizer, _requests, distributed
+from .. import _notices, _optimizer, _options, _requests, distributed
 from .._errors import (
     ArgumentError,
     CountError,
@@ -388,7 +388,7 @@ class Optimizer(Saved):
     @of_adapter
     def observe(self, what: str, value: float) -> None:
         """Tells the pipeline a number that it watches: "loss", "metric"."""
-        number = float(value.detach() if isinstance(value, torch.Tensor) else value)
+        number = _options.number(f"observe: {what!r}", value.detach() if isinstance(value, torch.Tensor) else value)
         self.engine.observe(what, number if self._ranks is None else self._ranks.mean(number))
         self._refresh()
 
