@@ -50,3 +50,20 @@ def test_dicts_that_an_optimizer_of_torch_was_made_of() -> None:
     fresh: list[Any] = [{"params": groups[0]["params"], "betas": (0.9, 0.99), "eps": 1e-8}]
     said = refused(lambda: thalweg.torch.Optimizer(fresh, "sgd"))
     assert "no hyper-parameter `betas`; " + SGD in said and "`eps` is none either" in said
+
+
+@pytest.mark.parametrize("option, value", [
+    ("maximize", True), ("nonfinite", "skip"), ("state_dtype", "bf16"), ("master", "f32"), ("gradient_scale", 0.5)])
+def test_options_of_the_whole_optimizer(option: str, value: Any) -> None:
+    """In a group they would be noted, and change nothing."""
+    torch = pytest.importorskip("torch")
+    import thalweg.torch
+
+    words = f"`{option}` is one for all parameter groups: give it to the optimizer, {option}=..."
+    group = {"params": arrays(), option: value}
+    assert words in refused(lambda: tw.Optimizer([group], "adamw"))
+    group = {"params": [torch.nn.Parameter(torch.ones(2, 2))], option: value}
+    assert words in refused(lambda: thalweg.torch.Optimizer([dict(group)], "adamw"))
+    opt = thalweg.torch.Optimizer([torch.nn.Parameter(torch.ones(2, 2))], "adamw")
+    assert words in refused(lambda: opt.add_param_group(dict(group)))
+    assert len(opt.param_groups) == 1

@@ -175,6 +175,8 @@ class Settings(_thalweg.Optimizer):
         for key in values:
             if not isinstance(key, str):
                 raise error(ValueTypeError, f"the name of a hyper-parameter is a str, not {reprlib.repr(key)}")
+            if key in _options.OF_ALL:  # (the library takes the scale from any group)
+                raise error(UnknownNameError, _options.of_all(key))
         spread = self._spread(values)
         return list(spread), [self._written_value(path, value) for path, value in spread.items()]
 
@@ -225,6 +227,8 @@ class Settings(_thalweg.Optimizer):
 
     def _explain_name(self, text: str, name: str, values: Mapping[str, Any], in_group: bool) -> str:
         """What there is, in place of the hyper-parameter `name` among `values`."""
+        if name in _options.OF_ALL:
+            return _options.of_all(name)
         import difflib
 
         known = self._live_paths() + (["betas"] if in_group and self._betas() else [])

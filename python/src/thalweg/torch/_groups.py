@@ -24,7 +24,8 @@ def get_parameter_groups(
     layer_decay   the step size of a layer is `lr` times this to the power of the layers behind it.  Layers are the
                   members of the longest ModuleList or Sequential of the model (its children where it has none): what
                   comes before them counts as one layer, what comes after has the whole `lr`
-    lr            of the last layer; needed where layer_decay is not 1
+    lr            of the last layer; needed where layer_decay is not 1.  Of a sentence with several rules it is the rate
+                  of the first, and the others change by the same factor: "route(matrix=(muon(lr=0.02)), ...)", lr=0.02
     head          the output layer: the name of its module ("classifier"), or several names.  Wherever it stands, it has
                   the whole `lr`, and its weights have the role "head"
 

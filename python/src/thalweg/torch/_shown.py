@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .. import _checkpoint, _groups, _notices, _optimizer, distributed
+from .. import _checkpoint, _groups, _notices, _optimizer, _options, distributed
 from .._errors import ArgumentError, of_adapter
 from .._hints import familiar
 from .._optimizer import bare
@@ -96,7 +96,7 @@ class Grouped(torch.optim.Optimizer):
         """Whether a key that a group is given with is for the engine, which may refuse it; others are the caller's."""
         if not isinstance(key, str) or key in NOT_OURS:
             return False
-        if key in self._settings or key in TORCHS or "." in key:
+        if key in self._settings or key in TORCHS or key in _options.OF_ALL or "." in key:
             return True
         known = sorted({path.rpartition(".")[2] for path in self._settings})
         return familiar(key, known) is not None or bool(difflib.get_close_matches(key, known, 1, 0.8))
