@@ -184,11 +184,12 @@ def test_classes_are_spelt_as_in_their_papers(old: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("make, sentence, says", [
-    (tw.constraint, "max_norm(1, axis=row)", "max_norm takes at most 1 arguments, got 2; it has: max_norm, and no `axis`"),
+    (tw.constraint, "max_norm(1, axis=row)", "max_norm takes at most 1 arguments, got 2; it has: max_norm, "
+                                             "and no `axis`"),
     (tw.constraint, "box(0, 1, axis=row)", "; it has: lo, hi, and no `axis`"),
     (tw.regularizer, "l2(0.1, axis=col)", "; it has: weight, and no `axis`"),
     (tw.regularizer, "l1(0.1, 0.2)", "l1 takes at most 1 arguments, got 2; it has: weight"),
-    (tw.constraint, "simplex(axis=row)", "a whole number in [-64, 63], or none, got row; each row of a matrix by itself: axis=1"),
+    (tw.constraint, "simplex(axis=row)", "in [-64, 63], or none, got row; each row of a matrix by itself: axis=1"),
     (tw.constraint, "l1_ball(1.0, axis=columns)", "got columns; each column of a matrix by itself: axis=0"),
     (tw.regularizer, "group_lasso(0.1, axis=rows)", "`axis` must be one of row, col, all, got rows"),
 ])

@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 
 import thalweg.torch as twt  # noqa: E402
 
-A, B, C = ([[1.0, 2.0, -1.0], [0.5, -0.3, 0.7]], [[-2.0, 0.4, 0.3], [1.0, 1.5, -0.2]], [[0.1, 0.2, 3.0], [-0.4, 1.0, 0.6]])
+A, B = [[1.0, 2.0, -1.0], [0.5, -0.3, 0.7]], [[-2.0, 0.4, 0.3], [1.0, 1.5, -0.2]]
+C = [[0.1, 0.2, 3.0], [-0.4, 1.0, 0.6]]
 MINIBATCHES = [torch.tensor(rows, dtype=torch.float64) for rows in (A, B, C)]
 
 
@@ -94,6 +95,13 @@ def test_the_number_of_losses_is_that_of_the_tasks() -> None:
     assert p.grad is None
     with pytest.raises(tw.ValueTypeError, match="losses are tensors, one a task, got a float"):
         opt.backward([1.0, 2.0])
+    for wrong, kind in (({"a": 1.0}, "dict"), (None, "NoneType"), ("ab", "str")):
+        with pytest.raises(tw.ValueTypeError, match=f"losses are a list of tensors, one a task, not a {kind}"):
+            opt.backward(wrong)
+    with pytest.raises(tw.ShapeError, match=r"the loss of task 1 has the shape \(3,\), and is to be one number"):
+        opt.backward([(p**2).sum(), p**2])
+    with pytest.raises(tw.CountError, match="has 2 tasks, and backward was given 1"):
+        opt.backward((p**2).sum())
     opt.backward(losses_of(p, MINIBATCHES[0]))
     torch.testing.assert_close(p.grad, sum(task_gradients(p, MINIBATCHES[0])))
     plain = twt.Optimizer([start()], "adamw")

@@ -71,7 +71,9 @@ NUMBERS = {
     "of JAX": jax.numpy.float32(0.125), "fraction": fractions.Fraction(1, 8),
 }
 NONE = {"flag": True, "flag of NumPy": np.True_, "bytes": b"0.125", "complex": 1j, "object": object()}
-NANS = {"nan": float("nan"), "nan of NumPy": np.float32("nan"), "array": np.array(np.nan), "tensor": torch.tensor(np.nan)}
+NANS = {
+    "nan": float("nan"), "nan of NumPy": np.float32("nan"), "array": np.array(np.nan), "tensor": torch.tensor(np.nan),
+}
 
 
 @pytest.mark.parametrize("value", NUMBERS)

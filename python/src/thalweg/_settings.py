@@ -242,8 +242,8 @@ class Settings(_thalweg.Optimizer):
         others = [f"`{key}`" for key in values if key != name and key not in own]
         if others:
             more = f"{', '.join(others[:4])}{', ...' if others[4:] else ''} {'are' if others[1:] else 'is'} none either"
-            text += (f".  {more}: these look like the values of another optimizer, which its param_groups and the dicts "
-                     "that it was made of have; give each optimizer dicts of its own")
+            text += (f".  {more}: these look like the values of another optimizer, which its param_groups and the "
+                     "dicts that it was made of have; give each optimizer dicts of its own")
         return text
 
     def _spread(self, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -152,8 +152,8 @@ class SolverRequest(Mapping[str, Any]):
 
 
 class SolverResult(Mapping[str, Any]):
-    """What a run found: arrays (copies) and numbers, as result["x"] or result.x (counts as int); result.outcome says how
-    it ended."""
+    """What a run found: arrays (copies) and numbers (counts as int), as result["x"] or result.x; result.outcome says
+    how it ended."""
 
     def __init__(self, outcome: str, values: dict[str, Any]) -> None:
         self.outcome = outcome

@@ -43,8 +43,8 @@ def check_order(call: str, **given: Any) -> None:
 
     if any(is_state(x) != (name == "state") for name, x in given.items()):
         got = ", ".join(f"{name} is {what(x)}" for name, x in given.items())
-        raise error(ArgumentError, f"{call}({', '.join(given)}): {got}; the state is what init(params) or the last step "
-                    "gave")
+        raise error(ArgumentError, f"{call}({', '.join(given)}): {got}; the state is what init(params) or the last "
+                    "step gave")
 
 
 def forms(leaves: list[Any]) -> tuple[tuple[tuple[int, ...], ...], tuple[np.dtype, ...]]:

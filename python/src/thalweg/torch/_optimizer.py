@@ -19,6 +19,7 @@ from .._errors import (
     HandleError,
     NeedsError,
     SequenceError,
+    ShapeError,
     ValueTypeError,
     error,
     of_adapter,
@@ -290,15 +291,23 @@ class Optimizer(Saved):
         The method is given the gradient of each loss; where it asks for one gradient alone, that of their sum.  Behind
         gradient_accumulate(n) the closure is called for n minibatches, and the gradients of all tasks of all of them
         are kept until the step ends.
-        CountError where the method has another number of tasks, ValueTypeError for losses that are no tensors.
+        CountError where the method has another number of tasks, ValueTypeError for losses that are no tensors,
+        ShapeError for those that are no single numbers.
         """
-        losses = list(losses)
-        if wrong := [loss for loss in losses if not isinstance(loss, torch.Tensor)]:
-            raise error(ValueTypeError, f"backward: losses are tensors, one a task, got a {type(wrong[0]).__name__}")
+        if isinstance(losses, (str, Mapping)) or not isinstance(losses, Iterable):
+            kind = type(losses).__name__
+            raise error(ValueTypeError, f"backward: losses are a list of tensors, one a task, not a {kind}")
+        losses = [losses] if isinstance(losses, torch.Tensor) and not losses.ndim else list(losses)
+        for index, loss in enumerate(losses):
+            if not isinstance(loss, torch.Tensor):
+                raise error(ValueTypeError, f"backward: losses are tensors, one a task, got a {type(loss).__name__}")
+            if loss.numel() != 1:
+                raise error(ShapeError, f"backward: the loss of task {index} has the shape {tuple(loss.shape)}, and is "
+                            "to be one number, as its mean")
         wanted = self._asking.count if self._asking is not None else self._tasks_of_sentence()
         if not losses or len(losses) != (wanted or len(losses)):
-            raise error(CountError, f"{self.engine._text}: the method has {wanted or 'one or more'} tasks, and backward "
-                        f"was given {len(losses)} losses")
+            raise error(CountError, f"{self.engine._text}: the method has {wanted or 'one or more'} tasks, and "
+                        f"backward was given {len(losses)} losses")
         if self._asking is None:
             torch.autograd.backward(torch.stack([loss.reshape(()) for loss in losses]).sum())
             return
