@@ -67,3 +67,12 @@ def test_options_of_the_whole_optimizer(option: str, value: Any) -> None:
     opt = thalweg.torch.Optimizer([torch.nn.Parameter(torch.ones(2, 2))], "adamw")
     assert words in refused(lambda: opt.add_param_group(dict(group)))
     assert len(opt.param_groups) == 1
+
+
+@pytest.mark.parametrize("name", [5, ["a"], b"a"])
+def test_names_of_groups_are_text(name: Any) -> None:
+    group = {"params": arrays(), "name": name}
+    with pytest.raises(tw.ValueTypeError, match="parameter group 1: 'name' is a str, not"):
+        tw.Optimizer([{"params": arrays()}, group], "adamw")
+    with pytest.raises(tw.ValueTypeError, match="the parameter group: 'name' is a str, not"):
+        tw.Optimizer(arrays(), "adamw").add_param_group(group)

@@ -103,7 +103,7 @@ def read_groups(params: Iterable[Any], names: Sequence[str] | None) -> list[Grou
     if not all(isinstance(item, Mapping) for item in items):
         raise TypeError("params mixes parameter groups (dicts) with arrays")
     groups: dict[str, Group] = {}
-    used = {item.get("name") for item in items}
+    used = {name for item in items if isinstance(name := item.get("name"), str)}
     for index, item in enumerate(items):
         group = read_group(item, item.get("name") or fresh_name(used, index), f"parameter group {index}")
         if group.name in groups:
@@ -126,6 +126,8 @@ def read_group(item: Mapping[str, Any], name: str, called: str = "the parameter 
     overrides = dict(item)
     params = overrides.pop("params")
     name = overrides.pop("name", None) or name
+    if not isinstance(name, str):
+        raise error(ValueTypeError, f"{called}: 'name' is a str, not {reprlib.repr(name)}")
     role = overrides.pop("role", None)
     if not isinstance(role, (str, type(None))) or role not in ROLES:
         known = ", ".join(repr(known) for known in ROLES if known)
