@@ -178,3 +178,56 @@ def test_a_method_by_its_place_is_told_its_name(sentence: str, says: str) -> Non
 def test_classes_are_spelt_as_in_their_papers(old: str, name: str) -> None:
     assert getattr(tw, old) is getattr(tw, name) and old not in tw.__all__  # an earlier version's
     assert getattr(tw, name).__name__ == name
+
+
+# ---- settings that a stage does not have
+
+
+@pytest.mark.parametrize("make, sentence, says", [
+    (tw.constraint, "max_norm(1, axis=row)", "max_norm takes at most 1 arguments, got 2; it has: max_norm, "
+                                             "and no `axis`"),
+    (tw.constraint, "box(0, 1, axis=row)", "; it has: lo, hi, and no `axis`"),
+    (tw.regularizer, "l2(0.1, axis=col)", "; it has: weight, and no `axis`"),
+    (tw.regularizer, "l1(0.1, 0.2)", "l1 takes at most 1 arguments, got 2; it has: weight"),
+    (tw.constraint, "simplex(axis=row)", "in [-64, 63], or none, got row; each row of a matrix by itself: axis=1"),
+    (tw.constraint, "l1_ball(1.0, axis=columns)", "got columns; each column of a matrix by itself: axis=0"),
+    (tw.regularizer, "group_lasso(0.1, axis=rows)", "`axis` must be one of row, col, all, got rows"),
+])
+def test_settings_beyond_those_that_there_are(make: Any, sentence: str, says: str) -> None:
+    with pytest.raises(tw.Error) as caught:
+        make(sentence)
+    first, shown, caret = str(caught.value).split("\n")
+    assert first.endswith(says) and shown == f"  {sentence}" and caret.endswith("^")
+    if make is tw.constraint:
+        inside = f"route(matrix=(sgd | project({sentence})), bias=(adamw(lr=0.5)))"
+        with pytest.raises(tw.Error, match=re.escape(says) + r"\n  route"):
+            tw.Optimizer(arrays(), inside)
+
+
+def test_the_axes_that_the_hints_name() -> None:
+    w = np.array([[3.0, 1.0], [2.0, 5.0]])
+    assert tw.constraint("simplex(axis=1)").project(w.copy()).sum(1).tolist() == [1.0, 1.0]
+    assert tw.constraint("simplex(axis=0)").project(w.copy()).sum(0).tolist() == [1.0, 1.0]
+    assert tw.constraint("simplex(axis=1)").project(w.copy()).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+
+
+# ---- which branch of route(...) takes a tensor
+
+
+def test_branches_are_chosen_as_the_library_chooses_them() -> None:
+    from thalweg import _notices
+
+    patterns = ["*", "a*", "*.w?", "a.w", "?", "*w*b*", "A*", "é*", "a.??"]
+    names = ["a.w", "a.w1", "b.w2", "ab", "a", "A", "é", "w.b", "a.é"]
+    for selector in [*_notices.SELECTORS, *(f'"{pattern}"' for pattern in patterns)]:
+        for shape in ((), (1,), (2, 2), (2, 1, 2)):
+            for role in (None, "weight", *_notices.ROLES):
+                for name in names if selector.startswith('"') else names[:1]:
+                    try:
+                        tw.Optimizer([{"params": [(name, np.ones(shape))], "role": role}], f"route({selector}=(sgd))")
+                        takes = True
+                    except tw.MethodError as problem:
+                        assert "fits no pipeline" in str(problem)
+                        takes = False
+                    said = _notices.takes(selector, _notices.Tensor(name, shape, role))
+                    assert said == takes, (selector, name, shape, role)

@@ -363,3 +363,19 @@ def test_small_state_of_many_tensors_lies_together() -> None:
 def test_names_that_are_not_here(name: str, says: str) -> None:
     with pytest.raises(AttributeError, match=says):
         getattr(tj, name)
+
+
+def test_arguments_in_another_order_are_named() -> None:
+    params = {"b": jnp.zeros(3), "w": jnp.ones((6, 4))}
+    tx = tj.optimizer("adamw | ema(0.9)")
+    state = tx.init(params)
+    for call in (tx.apply, tx.update):
+        with pytest.raises(tw.ArgumentError, match="grads is the state, state is a dict of 2 arrays, params is a dict"):
+            call(state, params, params)
+        with pytest.raises(tw.ArgumentError, match=r"\(grads, state, params\): grads is a dict .* params is the state"):
+            call(params, params, state)
+        with pytest.raises(tw.ArgumentError, match="state is a tuple of 0 arrays"):
+            call(params, (), params)
+    for look in (tx.averaged, tx.slots):
+        with pytest.raises(tw.ArgumentError, match="params.: state is a dict of 2 arrays, params is the state"):
+            look(params, state)

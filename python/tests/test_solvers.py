@@ -337,3 +337,18 @@ def test_a_model_of_torch() -> None:
     final = torch.autograd.grad(torch.nn.functional.mse_loss(model(x), y), params)
     assert all(g.abs().max() < 1e-12 for g in final)  # one Newton step solves least squares
     assert top.eigenvalues[0] > 0
+
+
+def test_what_counts_is_an_int() -> None:
+    a = np.diag(np.arange(1.0, 6.0))
+    run = tw.solver("cg(rtol=1e-10)").requests(b=np.ones(5))
+    for request in run:
+        assert type(run.result.iterations) is int
+        request["product"] = a @ request["vector"]
+    result = run.result
+    assert type(result.iterations) is int and type(result["residual"]) is float
+    assert type(run.tensor("iterations")) is int and "iterations=5" in repr(result)
+    again = tw.solver("cg(rtol=1e-10)").run(result, b=np.ones(5), product=lambda v: a @ v)
+    assert repr(again.iterations) == "0"
+    simplex = tw.solver("nelder_mead(max_iter=9)").run(x0=np.ones(2), point_value=lambda x: float(x @ x))
+    assert (type(simplex.iterations), type(simplex.evaluations)) == (int, int)

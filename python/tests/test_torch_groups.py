@@ -273,6 +273,60 @@ def test_groups_of_a_model() -> None:
             get_parameter_groups(Net(), **bad)
 
 
+class Classifier(torch.nn.Module):
+    """The head stands first, and is longer than the trunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(4)))
+        self.embed = torch.nn.Embedding(5, 4)
+        self.blocks = torch.nn.ModuleList([torch.nn.Linear(4, 4, bias=False) for _ in range(2)])
+        self.norm = torch.nn.LayerNorm(4)
+
+
+@pytest.mark.parametrize("head", ["head", ["head"], ("head.0", "head.1", "head.2", "head.3"), iter(["head"])])
+def test_the_head_has_the_whole_rate_wherever_it_stands(head: Any) -> None:
+    net = Classifier()
+    groups = twt.get_parameter_groups(net, weight_decay=0.1, layer_decay=0.5, lr=0.8, head=head)
+    rows = {tuple(n for n, _ in g["params"]): (g["weight_decay"], g["role"], g["lr"]) for g in groups}
+    assert rows == {
+        tuple(f"head.{k}.weight" for k in range(4)): (0.1, "head", 0.8),
+        tuple(f"head.{k}.bias" for k in range(4)): (0.0, "bias", 0.8),
+        ("embed.weight",): (0.1, "embedding", 0.8 * 0.125), ("blocks.0.weight",): (0.1, "weight", 0.8 * 0.25),
+        ("blocks.1.weight",): (0.1, "weight", 0.4), ("norm.weight", "norm.bias"): (0.0, "norm", 0.8),
+    }
+    opt = Optimizer(twt.get_parameter_groups(net, head="head"), "route(matrix=(muon), other=(adamw))")
+    step(opt)
+    assert [n for n, p in net.named_parameters() if "momentum_buffer" in opt.state[p]] == [
+        "blocks.0.weight", "blocks.1.weight"]
+
+
+def test_heads_that_are_members_of_the_stack_or_tied() -> None:
+    layers = torch.nn.Sequential(*(torch.nn.Linear(2, 2, bias=False) for _ in range(3)))
+    rates = [(g["role"], g["lr"]) for g in twt.get_parameter_groups(layers, layer_decay=0.5, lr=1.0, head="2")]
+    assert rates == [("weight", 0.25), ("weight", 0.5), ("head", 1.0)]
+    tied = torch.nn.ModuleDict({"embed": torch.nn.Embedding(5, 4), "lm_head": torch.nn.Linear(4, 5, bias=False)})
+    tied["lm_head"].weight = tied["embed"].weight
+    assert [g["role"] for g in twt.get_parameter_groups(tied, head="lm_head")] == ["embedding"]
+
+
+def test_what_groups_of_a_model_refuse() -> None:
+    net = Classifier()
+    with pytest.raises(tw.ArgumentError, match="a module 'classifier'; it has head, embed, blocks, norm"):
+        twt.get_parameter_groups(net, head="classifier")
+    with pytest.raises(tw.ArgumentError, match="in a module 'hea'"):
+        twt.get_parameter_groups(net, head=["head", "hea"])
+    for head in (net.head, [net.head], [3], 3):
+        with pytest.raises(tw.ValueTypeError, match="head is the name of a module"):
+            twt.get_parameter_groups(net, head=head)
+    for name in ("weight_decay", "layer_decay", "lr"):
+        for value in (float("nan"), -1.0, float("inf")):
+            with pytest.raises(tw.RangeError, match=f"{name} is "):
+                twt.get_parameter_groups(net, **{"lr": 1.0, name: value})
+        with pytest.raises(tw.ValueTypeError, match=f"{name} is a number, got '0.1'"):
+            twt.get_parameter_groups(net, **{name: "0.1"})
+
+
 def test_a_dict_of_tensors_is_their_names() -> None:
     net = torch.nn.Linear(3, 2)
     for opt in (twt.AdamW(dict(net.named_parameters()), lr=0.1), twt.Optimizer(dict(net.named_parameters()), "lion"),

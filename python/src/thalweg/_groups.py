@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _arrays
@@ -102,13 +102,15 @@ def read_groups(params: Iterable[Any], names: Sequence[str] | None) -> list[Grou
         raise error(ArgumentError, "names go with plain params; in groups, write (name, array)")
     if not all(isinstance(item, Mapping) for item in items):
         raise TypeError("params mixes parameter groups (dicts) with arrays")
-    groups: list[Group] = []
+    groups: dict[str, Group] = {}
+    used = {name for item in items if isinstance(name := item.get("name"), str)}
     for index, item in enumerate(items):
-        used = {group.name for group in groups} | {other.get("name") for other in items}
-        groups.append(read_group(item, fresh_name(used, index), f"parameter group {index}"))
-        if groups[-1].name in {group.name for group in groups[:-1]}:
-            raise error(ArgumentError, f"two parameter groups are called {groups[-1].name!r}")
-    return groups
+        group = read_group(item, item.get("name") or fresh_name(used, index), f"parameter group {index}")
+        if group.name in groups:
+            raise error(ArgumentError, f"two parameter groups are called {group.name!r}")
+        groups[group.name] = group
+        used.add(group.name)
+    return [*groups.values()]
 
 
 def check_group(item: Mapping[str, Any], called: str) -> None:
@@ -124,6 +126,8 @@ def read_group(item: Mapping[str, Any], name: str, called: str = "the parameter 
     overrides = dict(item)
     params = overrides.pop("params")
     name = overrides.pop("name", None) or name
+    if not isinstance(name, str):
+        raise error(ValueTypeError, f"{called}: 'name' is a str, not {reprlib.repr(name)}")
     role = overrides.pop("role", None)
     if not isinstance(role, (str, type(None))) or role not in ROLES:
         known = ", ".join(repr(known) for known in ROLES if known)
@@ -166,9 +170,9 @@ def _checked(names: list[Any]) -> list[str]:
     return names
 
 
-def fresh_name(used: Iterable[str | None], index: int) -> str:
-    taken = set(used)
-    while f"group{index}" in taken:
+def fresh_name(used: Container[str | None], index: int) -> str:
+    """A name that none of the names used is: that of the group `index`, where it is free."""
+    while f"group{index}" in used:
         index += 1
     return f"group{index}"
 

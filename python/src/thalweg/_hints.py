@@ -78,8 +78,11 @@ def with_hint(message: str) -> str:
     if found := re.search(UNKNOWN, first):
         hint = _of_stage(found[1]) or _of_common(found[1], found[2], found[0].split()[1])
         return first.replace(found[0], found[0].partition(" (")[0] + hint, 1) + line + rest if hint else message
-    if found := re.match(r"(\w+): `\w+` must be .*, got ((\w+)(?:\(.*\))?)$", first):
-        return first + _of_held(found[1], found[2], found[3]) + line + rest
+    if found := re.match(r"(\w+): `(\w+)` must be .*, got ((\w+)(?:\(.*\))?)$", first):
+        hint = _of_lines(found[1], found[2], found[3]) or _of_held(found[1], found[3], found[4])
+        return first + hint + line + rest
+    if found := re.fullmatch(r"(\w+) takes at most \d+ arguments, got \d+", first):
+        return first + _of_surplus(found[1], rest) + line + rest
     found = re.search(r"(no hyper-parameter `(\w+)`)(?: \(did you mean `\w+`\?\))?; (?:it has|there are): (.*)", first)
     if found is None:
         return message
@@ -117,6 +120,38 @@ def _of_held(method: str, text: str, name: str) -> str:
         return ""
     takes = next((p.name for p in known[method].parameters if p.type == known[name].kind), None)
     return f": write {takes}={text}" if takes else ""
+
+
+def _of_lines(method: str, name: str, value: str) -> str:
+    """The hint for lines of a matrix that are called rows or columns, where an axis goes by its number; or ""."""
+    from . import _registry
+
+    known = _registry.by_name().get(method)
+    parameter = known.parameter(name) if known else None
+    if parameter is None or parameter.type != "integer" or not parameter.meaning.startswith("the axis of the "):
+        return ""
+    axis = {"row": 1, "rows": 1, "col": 0, "cols": 0, "column": 0, "columns": 0}.get(value.lower())
+    return "" if axis is None else f"; each {'row' if axis else 'column'} of a matrix by itself: {name}={axis}"
+
+
+def _of_surplus(method: str, shown: str) -> str:
+    """The hint for more settings than a method has: what it has, and (at the caret) which it does not; or ""."""
+    from . import _registry, _sentence
+
+    known = _registry.by_name().get(method)
+    if known is None:
+        return ""
+    names = [p.name for p in known.parameters]
+    sentence, _, caret = shown.partition("\n")
+    opened = sentence[len(caret) - 1 :].partition("(")[2]
+    depth, inside = 1, ""
+    for c in opened:
+        depth += (c in "([") - (c in ")]")
+        if not depth:
+            break
+        inside += c
+    stray = [f"`{name}`" for name in _sentence.settings(inside) if name and name not in names]
+    return f"; it has: {', '.join(names) or 'none'}" + (f", and no {', '.join(stray)}" if stray else "")
 
 
 def _of_common(name: str, suggested: str | None, kind: str) -> str:

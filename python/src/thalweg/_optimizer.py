@@ -9,7 +9,7 @@ from typing import Any, Never
 
 import numpy as np
 
-from . import _arrays, _notices, _options, _registry, _sentence, _thalweg
+from . import _arrays, _notices, _options, _sentence, _thalweg
 from ._errors import (
     ArgumentError,
     Error,
@@ -99,7 +99,7 @@ class Optimizer(Saved):
             maximize=bool(maximize),
             zero_gradients=bool(zero_gradients),
             consume_gradients=bool(consume_gradients),
-            gradient_scale=float(gradient_scale),
+            gradient_scale=_options.number("gradient_scale", gradient_scale),
             seed=_options.seed(seed),
         )
         self._create(
@@ -115,7 +115,7 @@ class Optimizer(Saved):
         )
         self._layout: list[tuple[str, int, int]] = []
         self._roles: list[str | None] = []
-        self._parameters: dict[str, _registry.Parameter] | None = None
+        self._staged = self._parameters = None
         self._pending: object | None = None
         # Within a step: which parameters had a gradient in the first answer.
         self._present: list[bool] | None = None
@@ -142,7 +142,7 @@ class Optimizer(Saved):
 
     def _need_names(self, group: Group) -> None:
         """Refuses arrays without names where route(...) goes by names: its pattern would fit none of them, silently."""
-        patterns = [] if group.names else _sentence.name_patterns(self.sentence)
+        patterns = [] if group.names or "route" not in self._text else _sentence.name_patterns(self.sentence)
         if patterns:
             near = filter(None, map(_notices.nearest_selector, patterns))
             meant = [f"; for the selector write {selector}=(...)" for selector in near]
@@ -438,7 +438,7 @@ def bare(sentence: str) -> Optimizer:
     """The sentence without parameters, which knows what hyper-parameters there are, and what belongs to a whole run."""
     optimizer = Optimizer.__new__(Optimizer)
     optimizer._create(_sentence.check_text(sentence), 1, 0, 0, 0, 0, 0, 1.0, 0)
-    optimizer._layout, optimizer._parameters = [], None
+    optimizer._layout = []
     return optimizer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,15 @@ from ._errors import ArgumentError, RangeError, ValueTypeError, error
 STATE_DTYPES = {"f32": 1, "bf16": 2, "q8": 3}
 MASTERS = {None: 0, "none": 0, "f32": 1, "stochastic": 2}
 SHARDS = {"tensors": 1, "elements": 2}
+# Options that people write into a parameter group, and that are those of the whole optimizer.
+OF_ALL = frozenset(("state_dtype", "master", "nonfinite", "max_skips", "maximize", "zero_gradients", "gradient_scale")
+                   + ("consume_gradients",))
 NONFINITE = {"propagate": 0, "skip": 1, "error": 2}
+
+
+def of_all(name: str) -> str:
+    """The refusal of such an option in a group."""
+    return f"`{name}` is one for all parameter groups: give it to the optimizer, {name}=..."
 
 
 def choice(name: str, value: Any, choices: Mapping[Any, int]) -> int:
@@ -19,6 +28,16 @@ def choice(name: str, value: Any, choices: Mapping[Any, int]) -> int:
     except (KeyError, TypeError):
         allowed = ", ".join(repr(choice) for choice in choices)
         raise error(ArgumentError, f"{name} is one of {allowed}, not {value!r}") from None
+
+
+def number(name: str, value: Any) -> float:
+    """A number, of whatever type has one.  ValueTypeError for text and what is none."""
+    try:
+        if not isinstance(value, (str, bytes)):
+            return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise error(ValueTypeError, f"{name} is a number, got {reprlib.repr(value)}")
 
 
 def max_skips(value: Any, nonfinite: str) -> int | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import numbers
+import reprlib
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from . import _thalweg
+from . import _arrays, _thalweg
 from ._errors import ArgumentError, RangeError, ValueTypeError, error
 from ._registry import Method, Parameter, expected
 
@@ -21,8 +22,8 @@ def write_value(value: Any, parameter: Parameter | None = None) -> str:
 
     Numbers, flags, None and lists become literals.  A str is taken as it stands: a choice, a schedule
     ("cosine(lr=0.1, total=1000)"), a regularizer, or (in parentheses, which are added) a pipeline.  Objects with a
-    `sentence` are written as that, schedules with what they remember.  ValueTypeError; RangeError for NaN, and for
-    whole numbers beyond the largest float.
+    `sentence` are written as that, schedules with what they remember, arrays and tensors without axes as their number.
+    ValueTypeError; RangeError for NaN, and for whole numbers beyond the largest float.
     """
     if value is None:
         return "none"
@@ -36,6 +37,9 @@ def write_value(value: Any, parameter: Parameter | None = None) -> str:
     sentence = value._sentence() if isinstance(value, _thalweg.Schedule) else getattr(value, "sentence", None)
     if isinstance(sentence, str):
         return write_value(sentence, parameter)
+    given = value
+    if not isinstance(value, numbers.Number) and getattr(value, "shape", None) == () and not _arrays.is_masked(value):
+        value = value.item() if hasattr(value, "item") else value
     if type(value).__name__ in ("bool", "bool_"):
         return "true" if value else "false"
     if isinstance(value, numbers.Integral):
@@ -48,11 +52,12 @@ def write_value(value: Any, parameter: Parameter | None = None) -> str:
                 raise error(RangeError, "a hyper-parameter is a number, got nan")
             raise error(RangeError, f"`{parameter.name}` must be {expected(parameter, value)}, got nan")
         return write_number(float(value))
-    name = f" for {parameter.name!r}" if parameter is not None else ""
     hint = ""
     if callable(value):
         hint = ": what changes is a schedule, \"cosine(lr=0.1, total=1000)\", or opt.set(...) before a step"
-    raise error(ValueTypeError, f"cannot write a {type(value).__name__}{name} in a sentence{hint}")
+    if parameter is None:
+        raise error(ValueTypeError, f"cannot write {_arrays._article(given)} in a sentence{hint}")
+    raise error(ValueTypeError, f"`{parameter.name}` must be {expected(parameter)}, got {reprlib.repr(given)}{hint}")
 
 
 def write_number(value: float) -> str:
@@ -66,8 +71,8 @@ def write_stage(method: Method, values: dict[str, Any]) -> str:
     known = {p.name: p for p in method.parameters}
     try:
         arguments = ", ".join(f"{name}={write_value(value, known.get(name))}" for name, value in values.items())
-    except RangeError as problem:
-        raise error(RangeError, f"{method.name}: {problem}") from None
+    except (RangeError, ValueTypeError) as problem:
+        raise error(type(problem), f"{method.name}: {problem}") from None
     return f"{method.name}({arguments})" if arguments else method.name
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _notices, _registry, _sentence, _thalweg
+from . import _notices, _options, _registry, _sentence, _thalweg
 from ._errors import (
     ArgumentError,
     Error,
@@ -34,7 +34,9 @@ class Settings(_thalweg.Optimizer):
     """What thalweg.Optimizer knows of its hyper-parameters."""
 
     _layout: list[tuple[str, int, int]]
-    _parameters: dict[str, _registry.Parameter] | None
+    # What the sentence has, once that was asked: its stages, and what may change in them.
+    _staged: list[tuple[str, _registry.Method]] | None = None
+    _parameters: dict[str, _registry.Parameter] | None = None
     # Whether a rule of the sentence needs the loss, once that was asked.
     _needs_loss: bool | None = None
     _loss_is_told = False
@@ -50,8 +52,10 @@ class Settings(_thalweg.Optimizer):
         UnknownNameError when there is none, or when two stages have one and the stage is not named.  ArgumentError,
         with the values, when no group is named and theirs differ.
         """
+        if group is not None:
+            return self._value(path, group)
         names = [name for name, _, _ in self._layout]
-        if group is not None or not names or "" in names:
+        if not names or "" in names:
             return self._value(path, group)
         values = {name: self._value(path, name) for name in names}
         first = values[names[0]]
@@ -61,6 +65,7 @@ class Settings(_thalweg.Optimizer):
         return first
 
     def observe(self, what: str, value: float, /) -> None:
+        value = _options.number(f"observe: {what!r}", value)
         if what == "loss" and not self._loss_is_told:
             self._loss_is_told = True
             # (a loop may tell every sentence the loss; one that watches something else was meant to be told that)
@@ -121,9 +126,28 @@ class Settings(_thalweg.Optimizer):
 
     def _parameter(self, path: str) -> _registry.Parameter | None:
         """What the registry says of a hyper-parameter, with or without its stage; None for a measured value."""
+        if (live := self._live().get(path)) is not None:
+            return live
         stage, _, name = path.rpartition(".")
         methods = [method for label, method in self._stages() if stage in ("", label)]
         return next((p for method in methods for p in method.parameters if p.name == name), None)
+
+    def _live_values(self, group: str | None) -> tuple[dict[str, Any], set[str]]:
+        """All hyper-parameters of a group that may change, as `get` gives them, and the paths of those that a schedule
+        changes.  (Asked for together: there may be thousands of groups.)"""
+        values: dict[str, Any] = {}
+        scheduled = set()
+        for path, parameter in self._live().items():
+            text = self._get_text(group, path)
+            value = _registry.read_value(text)
+            if isinstance(value, str) and parameter.type in ("number", "integer"):
+                value = self._value(path, group)
+                if parameter.type == "number":
+                    scheduled.add(path)
+            elif parameter.type == "number" and value is not None:
+                value = float(text)
+            values[path] = value
+        return values, scheduled
 
     def set(self, path: str, value: Any, group: str | None = None) -> None:
         """Changes a hyper-parameter while running: for one group ("" is that of a plain list), or (None) for all groups
@@ -151,6 +175,8 @@ class Settings(_thalweg.Optimizer):
         for key in values:
             if not isinstance(key, str):
                 raise error(ValueTypeError, f"the name of a hyper-parameter is a str, not {reprlib.repr(key)}")
+            if key in _options.OF_ALL:  # (the library takes the scale from any group)
+                raise error(UnknownNameError, _options.of_all(key))
         spread = self._spread(values)
         return list(spread), [self._written_value(path, value) for path, value in spread.items()]
 
@@ -186,21 +212,38 @@ class Settings(_thalweg.Optimizer):
     def _explain(self, problem: Error, values: Mapping[str, Any], in_group: bool) -> str:
         text = str(problem)
         if isinstance(problem, UnknownNameError):
-            unknown = re.match(r"no hyper-parameter `([^`]*)`", text)
-            if unknown is None or not any(key in (unknown[1], "betas") for key in values):
-                return text
-            import difflib
-
-            known = self._live_paths() + (["betas"] if in_group and self._betas() else [])
-            near = [] if "did you mean" in text else difflib.get_close_matches(unknown[1], known, 1)
-            near = near or [name for name in [familiar(unknown[1], known)] if name]
-            return f"{text}{f' (did you mean `{near[0]}`?)' if near else ''}; there are: {', '.join(known)}"
+            unknown = re.match(r"no hyper-parameter `([^`]*)`|`([^`]*)`: the pipeline has no stage `", text)
+            name = "" if unknown is None else unknown[1] or unknown[2]
+            if name not in values and "betas" in values and re.fullmatch(r"beta\d", name):
+                name, text = "betas", "no hyper-parameter `betas`"
+            return self._explain_name(text, name, values, in_group) if name in values else text
         if isinstance(problem, (MethodError, SentenceError)):
             # A str that does not read as a value.  The library, which is given text only, cannot tell which key has it.
             for key, value in values.items():
                 for part in value if isinstance(value, (list, tuple)) else (value,):
                     if isinstance(part, str) and (f"`{part.strip()}`" in text or f"\n  {part.strip()}" in text):
                         return f"{key!r} is {self._expected(key)}, got {reprlib.repr(value)}: {text}"
+        return text
+
+    def _explain_name(self, text: str, name: str, values: Mapping[str, Any], in_group: bool) -> str:
+        """What there is, in place of the hyper-parameter `name` among `values`."""
+        if name in _options.OF_ALL:
+            return _options.of_all(name)
+        import difflib
+
+        known = self._live_paths() + (["betas"] if in_group and self._betas() else [])
+        if "did you mean" not in text:
+            last = name.rpartition(".")[2]
+            near = next((path for path in known if path.rpartition(".")[2] == last), familiar(last, known))
+            near = near or next(iter(difflib.get_close_matches(name, known, 1)), None)
+            text += f" (did you mean `{near}`?)" if near else ""
+        text += f"; there are: {', '.join(known)}"
+        own = {*known, *(p.name for _, method in self._stages() for p in method.parameters)}
+        others = [f"`{key}`" for key in values if key != name and key not in own]
+        if others:
+            more = f"{', '.join(others[:4])}{', ...' if others[4:] else ''} {'are' if others[1:] else 'is'} none either"
+            text += (f".  {more}: these look like the values of another optimizer, which its param_groups and the "
+                     "dicts that it was made of have; give each optimizer dicts of its own")
         return text
 
     def _spread(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,8 +257,11 @@ class Settings(_thalweg.Optimizer):
         return spread
 
     def _stages(self) -> list[tuple[str, _registry.Method]]:
-        known = _registry.by_name()
-        return [(s, known[n]) for s in _sentence.stages(self.sentence) if (n := s.partition("#")[0]) in known]
+        """The stages by the names that paths have, and their methods: the same for as long as the optimizer lives."""
+        if self._staged is None:
+            known, names = _registry.by_name(), _sentence.stages(self.sentence)
+            self._staged = [(s, known[n]) for s in names if (n := s.partition("#")[0]) in known]
+        return self._staged
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") and not hasattr(self, name):

@@ -69,6 +69,11 @@ def _told(value: Any) -> str:
     return f"an array of the shape {tuple(value.shape)}" if hasattr(value, "shape") else reprlib.repr(value)
 
 
+# Results that count something, which the library keeps as floats like the others.
+COUNTS = frozenset(("iterations", "evaluations", "steps", "rank", "trials", "products", "solves", "communications")
+                   + ("jumps", "waits", "large", "chosen", "index", "back", "feasible", "remaining", "removed"))
+
+
 class SolverRequest(Mapping[str, Any]):
     """What a run needs now: arrays by name, those that are given and those that are wanted.
 
@@ -147,7 +152,8 @@ class SolverRequest(Mapping[str, Any]):
 
 
 class SolverResult(Mapping[str, Any]):
-    """What a run found: arrays (copies) and numbers, as result["x"] or result.x; result.outcome says how it ended."""
+    """What a run found: arrays (copies) and numbers (counts as int), as result["x"] or result.x; result.outcome says
+    how it ended."""
 
     def __init__(self, outcome: str, values: dict[str, Any]) -> None:
         self.outcome = outcome
@@ -178,7 +184,7 @@ class SolverResult(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         def short(value: Any) -> str:
-            if isinstance(value, float):
+            if isinstance(value, (int, float)):
                 return repr(value)
             return f"array{value.shape}" if hasattr(value, "shape") else "list"
 
@@ -241,7 +247,10 @@ class SolverRun(_thalweg.Solver):
     def tensor(self, name: str) -> Any:
         """A result or a part of the state as it stands now: a number, or a copy of the array."""
         array = self._array(self._tensor(name))
-        return float(array) if array.ndim == 0 else array.copy()
+        if array.ndim:
+            return array.copy()
+        value = float(array)
+        return int(value) if name in COUNTS and value.is_integer() else value
 
     @property
     def result(self) -> SolverResult:
@@ -253,7 +262,7 @@ class SolverRun(_thalweg.Solver):
                     value = self.tensor(i.name)
                 except UnknownNameError:  # it comes from an input that was left out
                     continue
-                values[i.name] = value if isinstance(value, float) else _split(value, i, self._shapes)
+                values[i.name] = value if isinstance(value, (int, float)) else _split(value, i, self._shapes)
         return SolverResult(self.outcome, values)
 
     def save(self) -> bytes:
@@ -370,7 +379,7 @@ class Solver(Fixed):
         # What its settings rule out was meant to be asked for; what a path of the run does not need was not.
         idle = [name for name in functions if name not in run._asked and self._would_ask(name)]
         # A run that ends where it starts, or breaks off, has not come to all of its requests.
-        if idle and result.outcome in ("converged", "max_iter") and result._values.get("iterations", 1.0) > 0:
+        if idle and result.outcome in ("converged", "max_iter") and result._values.get("iterations", 1) > 0:
             raise error(ArgumentError, f"{self!r} never asked for {idle[0]!r}: leave the function out"
                         + self._would_ask(idle[0]))
         return result

@@ -30,7 +30,7 @@ from .._errors import (
     ValueTypeError,
     error,
 )
-from ._trees import Flat, flatten, forms, like
+from ._trees import Flat, check_order, flatten, forms, like
 
 TARGET = "thalweg_step"
 #: How a buffer of state is typed in JAX: by the library's number for its storage.
@@ -249,6 +249,7 @@ class _Step:
         return State(jnp.zeros(2 * layout.numbers, jnp.uint32), tensors, packed)
 
     def slots(self, state: State, params: Any) -> dict[str, dict[str, jax.Array]]:
+        check_order("slots", state=state, params=params)
         names, leaves, _ = flatten(params)
         found: dict[str, dict[str, jax.Array]] = {}
         if leaves:
@@ -259,11 +260,13 @@ class _Step:
     def apply(self, grads: Any, state: State, params: Any, **observed: Any) -> tuple[Any, State]:
         if params is None:
             raise error(ArgumentError, "a step needs the parameters: pass params")
+        check_order("apply", grads=grads, state=state, params=params)
         return self._stepped(grads, state, flatten(params), observed)
 
     def update(self, grads: Any, state: State, params: Any = None, **observed: Any) -> tuple[Any, State]:
         if params is None:
             raise error(ArgumentError, "update needs the parameters: update(grads, state, params)")
+        check_order("update", grads=grads, state=state, params=params)
         # Optax hands the arguments of one transformation to all of a chain.
         flat = flatten(params)
         observed = {k: v for k, v in observed.items() if not (flat.leaves and self._refuses(flat, k))}
@@ -271,6 +274,7 @@ class _Step:
         return jax.tree_util.tree_map(lambda a, b: a - jnp.asarray(b), new, params), state
 
     def averaged(self, state: State, params: Any) -> Any:
+        check_order("averaged", state=state, params=params)
         flat = flatten(params)
         return self._call(flat, flat.leaves, state, EVAL, {})[0]
 
@@ -423,6 +427,8 @@ class _Step:
                         rows[k] = row._replace(place=packed)
                         packed += -(-max(row.bytes, 1) // ALIGNMENT) * ALIGNMENT
             layout = made.sentence if self._fixed else self.sentence, _Layout(count, tuple(rows), packed)
+            for path in [k for k, v in self._read.items() if not isinstance(v, jax.Array)]:  # they are known by now
+                made.set(path, self._read[path])
         if not probe:
             self._layouts[key] = layout
         return layout
@@ -456,7 +462,7 @@ def _packed(state: State, size: int) -> jax.Array:
 
 
 def _is_fixed(value: Any) -> bool:
-    return isinstance(value, (str, bool, tuple, list)) or value is None or (
+    return isinstance(value, (str, bytes, bool, np.bool_, tuple, list)) or value is None or (
         isinstance(value, numbers.Number) and not isinstance(value, np.generic))
 
 

@@ -31,6 +31,22 @@ def flatten(params: Any) -> Flat:
     return Flat(names, [jnp.asarray(leaf) for _, leaf in paths], tree)
 
 
+def check_order(call: str, **given: Any) -> None:
+    """ArgumentError, with what every argument got, where the state is none, or another argument is one."""
+
+    def is_state(x: Any) -> bool:
+        return hasattr(x, "numbers") and hasattr(x, "tensors")
+
+    def what(x: Any) -> str:
+        count = len(jax.tree_util.tree_leaves(x))
+        return "the state" if is_state(x) else f"a {type(x).__name__} of {count} array{'s' if count != 1 else ''}"
+
+    if any(is_state(x) != (name == "state") for name, x in given.items()):
+        got = ", ".join(f"{name} is {what(x)}" for name, x in given.items())
+        raise error(ArgumentError, f"{call}({', '.join(given)}): {got}; the state is what init(params) or the last "
+                    "step gave")
+
+
 def forms(leaves: list[Any]) -> tuple[tuple[tuple[int, ...], ...], tuple[np.dtype, ...]]:
     for x in leaves:
         if x.dtype.name not in FLOATS:

@@ -12,8 +12,18 @@ from typing import Any
 
 import torch
 
-from .. import _notices, _optimizer, _requests, distributed
-from .._errors import ArgumentError, CountError, HandleError, NeedsError, SequenceError, error, of_adapter
+from .. import _notices, _optimizer, _options, _requests, distributed
+from .._errors import (
+    ArgumentError,
+    CountError,
+    HandleError,
+    NeedsError,
+    SequenceError,
+    ShapeError,
+    ValueTypeError,
+    error,
+    of_adapter,
+)
 from .._optimizer import bare
 from ._saved import Saved
 from ._view import Keys
@@ -79,15 +89,18 @@ class Optimizer(Saved):
         self._scaled: dict[int, tuple[dict[str, float], dict[str, float]]] = {}
         self._ahead = {}
         self._unbound, self._standing_in = {}, {}
-        # Within a step of an aggregator: the gradients and losses of all tasks, and how many are wanted.
-        self._tasks: tuple[list[list[torch.Tensor | None]], list[torch.Tensor]] | None = None
-        self._task_count: int | None = None
+        # Within a step of an aggregator: the gradients and losses of all tasks, by the tag of their minibatch; and the
+        # request that a closure is called for.
+        self._tasks: dict[int, tuple[list[list[torch.Tensor | None]], list[torch.Tensor]]] = {}
+        self._asking: _requests.Request | None = None
         # What `state` was filled at, and with what, by index of the parameter.
         self._filled: tuple[Any, ...] | None = None
         self._filling: list[tuple[torch.Tensor, list[str]]] = []
+        self._members = set()
         super().__init__(listed(params), {})
+        del self._members
         self._ranks = distributed.place(ranks, self.param_groups, sentence)
-        names: list[str] = []
+        names: set[str] = set()
         with self._joining(options):
             with contextlib.closing(bare(sentence)) as empty:
                 self._keys = Keys(empty, self._viewed)
@@ -165,11 +178,10 @@ class Optimizer(Saved):
             return [p.grad.to_dense() if p.grad is not None and p.grad.is_sparse else p.grad for p in parameters]
         return [p.grad for p in parameters]
 
-    def _answer(self, request: _requests.Request, parameters: list[torch.Tensor]) -> None:
-        """Answers a request with what lies in `.grad`."""
+    def _answer(self, request: _requests.Request, parameters: list[torch.Tensor], stay: bool = False) -> None:
+        """Answers a request with what lies in `.grad`; stay: as for Request.answer."""
         if request.wants_gradient and not request._answered:
-            # the gradients that `backward` made are tensors of their own
-            request.answer(self._gradients(parameters), stay=self._tasks is not None and self._ranks is None)
+            request.answer(self._gradients(parameters), stay=stay)
 
     def _asked(self) -> Iterator[_requests.Request]:
         """The requests of a step; at each the parameters of this rank are those that the method asks about."""
@@ -246,22 +258,23 @@ class Optimizer(Saved):
         with contextlib.closing(self._asked()) as requests, contextlib.ExitStack() as leaving:
             leaving.callback(self._forget_tasks)
             for request in requests:
+                of_tasks = not takes_request and request.kind == "task_gradient" and request.count > 1
                 with torch.enable_grad():
-                    if takes_request:
-                        loss = closure(request)
-                    elif request.kind == "task_gradient" and request.count > 1:
+                    if of_tasks:
                         loss = self._ask_tasks(closure, request, parameters)
                     else:
-                        loss = _requests.ask(closure, request)
+                        self._let_go(parameters)
+                        loss = closure(request) if takes_request else _requests.ask(closure, request)
                 first = loss if first is None else first
                 if loss is not None and request.loss is None:
                     request.loss = _requests.number_of(loss)
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self.engine._text}: the method asked for the loss: the closure must "
                                 "return it, and returned None")
-                if self._tasks is None:  # else what `backward` was given answers
+                if not of_tasks:
                     earlier = self._look_for_answer(request, parameters, earlier, "closure")
-                self._answer(request, parameters)
+                # the gradients that `backward` made are tensors of their own
+                self._answer(request, parameters, stay=of_tasks and self._ranks is None)
         return first
 
     def backward(self, losses: Sequence[torch.Tensor]) -> None:
@@ -275,44 +288,70 @@ class Optimizer(Saved):
 
             opt.step(closure)             # with "pcgrad(tasks=2) | adamw", and every other aggregator
 
-        The method is given the gradient of each loss; where it asks for one gradient alone, that of their sum.
-        CountError where it has another number of tasks.
+        The method is given the gradient of each loss; where it asks for one gradient alone, that of their sum.  Behind
+        gradient_accumulate(n) the closure is called for n minibatches, and the gradients of all tasks of all of them
+        are kept until the step ends.
+        CountError where the method has another number of tasks, ValueTypeError for losses that are no tensors,
+        ShapeError for those that are no single numbers.
         """
-        losses = list(losses)
-        if self._task_count is None:
+        if isinstance(losses, (str, Mapping)) or not isinstance(losses, Iterable):
+            kind = type(losses).__name__
+            raise error(ValueTypeError, f"backward: losses are a list of tensors, one a task, not a {kind}")
+        losses = [losses] if isinstance(losses, torch.Tensor) and not losses.ndim else list(losses)
+        for index, loss in enumerate(losses):
+            if not isinstance(loss, torch.Tensor):
+                raise error(ValueTypeError, f"backward: losses are tensors, one a task, got a {type(loss).__name__}")
+            if loss.numel() != 1:
+                raise error(ShapeError, f"backward: the loss of task {index} has the shape {tuple(loss.shape)}, and is "
+                            "to be one number, as its mean")
+        wanted = self._asking.count if self._asking is not None else self._tasks_of_sentence()
+        if not losses or len(losses) != (wanted or len(losses)):
+            raise error(CountError, f"{self.engine._text}: the method has {wanted or 'one or more'} tasks, and "
+                        f"backward was given {len(losses)} losses")
+        if self._asking is None:
             torch.autograd.backward(torch.stack([loss.reshape(()) for loss in losses]).sum())
             return
-        if len(losses) != self._task_count:
-            raise error(CountError, f"the method has {self._task_count} tasks, and backward was given {len(losses)} "
-                        "losses")
         from ._answers import task_gradients, with_zeros
 
         parameters = self._parameters()
         grads = with_zeros(task_gradients(losses, parameters), parameters)
-        self._tasks = grads, [loss.detach() for loss in losses]
+        self._tasks[self._asking.tag] = grads, [loss.detach() for loss in losses]
+
+    def _tasks_of_sentence(self) -> int | None:
+        """How many tasks a stage of the sentence says that there are."""
+        paths = [f"{s}.tasks" for s, m in self.engine._stages() if m.kind == "aggregator" and m.parameter("tasks")]
+        return self.engine.get(paths[0], "") if paths else None
 
     def _ask_tasks(
         self, closure: Callable[[], Any], request: _requests.Request, parameters: list[torch.Tensor]
     ) -> Any:
-        """Calls a closure without arguments at the first task; what it gave to `backward` answers for the others."""
-        if request.index == 0 or self._tasks is None:
-            self._tasks, self._task_count = None, request.count
+        """Calls a closure without arguments at the first task of each minibatch; what it gave to `backward` answers for
+        the others."""
+        if request.index == 0 or request.tag not in self._tasks:
+            self._let_go(parameters)
+            self._tasks.pop(request.tag, None)
+            self._asking = request
             closure()
-            self._task_count = None
-        if self._tasks is None:
+            self._asking = None
+        if request.tag not in self._tasks:
             raise error(
                 NeedsError,
                 f"the method asks for {_requests.asked_for(request)}, which a closure without arguments cannot know: "
                 "call opt.backward(losses) in it, give one that takes the Request, or answer every request in "
                 "opt.requests()",
             )
-        grads, losses = self._tasks
+        grads, losses = self._tasks[request.tag]
         for p, g in zip(parameters, grads[request.index]):
             p.grad = g
         return losses[request.index]
 
+    def _let_go(self, parameters: list[torch.Tensor]) -> None:
+        """Takes the gradients of a task out of `.grad`: a closure may zero in place what lies there."""
+        for p in parameters if self._tasks else ():
+            p.grad = None
+
     def _forget_tasks(self) -> None:
-        self._tasks = self._task_count = None
+        self._tasks, self._asking = {}, None
 
     def requests(self) -> Generator[_requests.Request, None, None]:
         """One step as a loop over what the method asks for, as of thalweg.Optimizer.requests.
@@ -358,7 +397,7 @@ class Optimizer(Saved):
     @of_adapter
     def observe(self, what: str, value: float) -> None:
         """Tells the pipeline a number that it watches: "loss", "metric"."""
-        number = float(value.detach() if isinstance(value, torch.Tensor) else value)
+        number = _options.number(f"observe: {what!r}", value.detach() if isinstance(value, torch.Tensor) else value)
         self.engine.observe(what, number if self._ranks is None else self._ranks.mean(number))
         self._refresh()
 

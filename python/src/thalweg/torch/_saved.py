@@ -360,5 +360,5 @@ class Saved(Grouped):
         own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys", "_decays",
                "_norms", "_watching", "_sparse", "_settings", "_places", "_unbound")
         return {"defaults": self.defaults, **{key: self.__dict__[key] for key in ("state", "param_groups", *own)},
-                "_seen": -1, "_ahead": {}, "_filled": None, "_filling": [], "_standing_in": {}, "_tasks": None,
-                "_task_count": None}
+                "_seen": -1, "_ahead": {}, "_filled": None, "_filling": [], "_standing_in": {}, "_tasks": {},
+                "_asking": None}

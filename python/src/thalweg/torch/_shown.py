@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .. import _checkpoint, _groups, _notices, _optimizer, _registry, distributed
+from .. import _checkpoint, _groups, _notices, _optimizer, _options, distributed
 from .._errors import ArgumentError, of_adapter
 from .._hints import familiar
 from .._optimizer import bare
@@ -47,6 +47,8 @@ class Grouped(torch.optim.Optimizer):
     _ahead: dict[tuple[int, str], Any]
     _sentence_values: dict[str, Any]
     _settings: frozenset[str]
+    # While the constructor adds groups: the tensors of those before.
+    _members: set[int]
     # By group: where it is among those of the engine; None while it is empty, which the engine knows no groups to be.
     _places: list[int | None]
     # By group that is empty: what it says otherwise than the sentence, by the paths of the engine.
@@ -75,7 +77,7 @@ class Grouped(torch.optim.Optimizer):
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
         self.__dict__["param_groups"] = groups
 
-    def _describe(self, group: dict[str, Any], given: Iterable[str], names: list[str]) -> dict[str, Any]:
+    def _describe(self, group: dict[str, Any], given: Iterable[str], names: set[str]) -> dict[str, Any]:
         """A parameter group of torch as one of thalweg, with the values given; its name goes to `names`."""
         described = {key: plain(group[key]) for key in group if key in given and self._is_setting(key)}
         called = group.get("param_names")
@@ -86,7 +88,7 @@ class Grouped(torch.optim.Optimizer):
         name = group.get("name")
         if not isinstance(name, str) or not name or name in names:  # in torch a name is any note of the caller's
             name = _groups.fresh_name(names, len(names))
-        names.append(name)
+        names.add(name)
         described["name"] = name
         return self._keys.spread(described)
 
@@ -94,7 +96,7 @@ class Grouped(torch.optim.Optimizer):
         """Whether a key that a group is given with is for the engine, which may refuse it; others are the caller's."""
         if not isinstance(key, str) or key in NOT_OURS:
             return False
-        if key in self._settings or key in TORCHS or "." in key:
+        if key in self._settings or key in TORCHS or key in _options.OF_ALL or "." in key:
             return True
         known = sorted({path.rpartition(".")[2] for path in self._settings})
         return familiar(key, known) is not None or bool(difflib.get_close_matches(key, known, 1, 0.8))
@@ -141,7 +143,7 @@ class Grouped(torch.optim.Optimizer):
         groups = self.__dict__["param_groups"]
         for index, group in enumerate(groups[: len(self._places)]):
             if self._places[index] is None and group["params"]:
-                described = self._describe(group, {"role"}, [name for name, _, _ in self.engine._layout])
+                described = self._describe(group, {"role"}, {name for name, _, _ in self.engine._layout})
                 self.engine.add_param_group({**self._unbound[index], **described})
                 del self._unbound[index]
                 self._standing_in.pop(index, None)
@@ -162,12 +164,7 @@ class Grouped(torch.optim.Optimizer):
 
     def _read(self, engine: _optimizer.Optimizer, name: str) -> tuple[dict[str, Any], set[str]]:
         """What a group of the engine has, as param_groups shows it; and the keys of what a schedule changes."""
-        values: dict[str, Any] = {}
-        scheduled: set[str] = set()
-        for path, parameter in engine._live().items():
-            values[path] = engine.get(path, name)
-            if parameter.type == "number" and isinstance(_registry.read_value(engine._get_text(name, path)), str):
-                scheduled.add(path)
+        values, scheduled = engine._live_values(name)
         self._keys.show(values, scheduled)
         if self._rates and (values[self._rates[0]] or not any(values[path] for path in self._rates)):
             values["lr"] = values[self._rates[0]]
@@ -336,7 +333,7 @@ class Grouped(torch.optim.Optimizer):
             raise TypeError(f"a parameter group is a dict, {{\"params\": [...]}}; got {type(param_group).__name__}")
         _groups.check_group(param_group, f"parameter group {len(self.__dict__.get('param_groups', ()))}")
         if "engine" not in self.__dict__:
-            return super().add_param_group(param_group)
+            return self._add_first(param_group)
         self._push()
         before = dict(param_group)
         count = len(self.param_groups)
@@ -345,7 +342,7 @@ class Grouped(torch.optim.Optimizer):
             # torch fills in `defaults`; what counts is what the caller gave, here or by changing them.
             given = {key for key in param_group if key in before or self._is_new_default(key)}
             with self._joining({}):
-                described = self._describe(param_group, given, [name for name, _, _ in self.engine._layout])
+                described = self._describe(param_group, given, {name for name, _, _ in self.engine._layout})
                 self._bind(count, self._spread_given(described))
             self._note([param_group])
         except BaseException:
@@ -355,6 +352,21 @@ class Grouped(torch.optim.Optimizer):
             raise
         self._pull()
         return None
+
+    def _add_first(self, param_group: dict[str, Any]) -> None:
+        """One of the groups that the optimizer is made of.
+
+        torch goes through all earlier groups for shared tensors at every one, so it is shown none of them.
+        """
+        groups = self.__dict__["param_groups"]
+        self.__dict__["param_groups"] = []
+        super().add_param_group(param_group)
+        members = {id(p) for p in param_group["params"]}
+        if not members.isdisjoint(self._members):
+            raise ValueError("some parameters appear in more than one parameter group")
+        self._members |= members
+        groups.append(param_group)
+        self.__dict__["param_groups"] = groups
 
     def _is_new_default(self, key: str) -> bool:
         missing = object()

@@ -120,13 +120,13 @@ def differences(groups: Iterable[dict[str, Any]], shown: Iterable[dict[str, Any]
     ]
 
 
-@torch.no_grad()
 def show(group: dict[str, Any], key: str, value: Any) -> Any:
     """Puts a value into a group, in place where the caller keeps a tensor there.  Returns what can then be read."""
     current = group.get(key)
     if isinstance(current, torch.Tensor) and current.numel() == 1 and isinstance(value, (int, float)):
         if current.item() != value:
-            current.fill_(value)
+            with torch.no_grad():
+                current.fill_(value)
         return current.item()
     if isinstance(current, tuple) and isinstance(value, tuple) and same(current, value):
         return value  # the caller's tensors stay
