@@ -1,7 +1,7 @@
 /* A step of thalweg as a call of XLA on the CPU: thalweg_xla_step, a handler of its foreign function interface.
  *
- * Operands   numbers, parameters (n), state (m), gradients (n), values of hyper-parameters (k), observed values (j); the last
- *            of the state holds all that is packed, if anything is
+ * Operands   numbers, parameters (n), state (m), gradients (n), values of hyper-parameters (k), observed values (j);
+ *            the last of the state holds all that is packed, if anything is
  * Results    numbers, parameters (n), state (m), in the memory of the operands where XLA allows
  * Attributes sentence, names, paths, observed: text, lists as lines; settings: signed 64-bit numbers, see `settings`;
  *            places: for each row of state where it lies among the packed ones, or -1
@@ -78,7 +78,8 @@ static const char *read_call(const XLA_FFI_CallFrame *frame, call *c) {
   c->sentence = *sentence, c->names = *names, c->paths = *paths, c->observed = *observed;
   memcpy(c->settings, settings->data, sizeof c->settings);
   const int64_t *s = c->settings;
-  if (s[PARAMETERS] < 1 || s[STATES] < 0 || s[VALUES] < 0 || s[OBSERVED] < 0 || s[VALUES] > LINES || s[OBSERVED] > LINES)
+  if (s[PARAMETERS] < 1 || s[STATES] < 0 || s[VALUES] < 0 || s[OBSERVED] < 0 || s[VALUES] > LINES ||
+      s[OBSERVED] > LINES)
     return "its counts make no sense";
   if (frame->args.size / 2 < s[PARAMETERS] || frame->args.size - 2 * s[PARAMETERS] - FIRST < s[STATES] ||
       frame->args.size != FIRST + 2 * s[PARAMETERS] + s[STATES] + s[VALUES] + s[OBSERVED] ||

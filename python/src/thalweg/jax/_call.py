@@ -6,13 +6,13 @@ import ctypes
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import ad, batching, mlir
 
 from .._errors import UnsupportedError, error
 
@@ -78,7 +78,7 @@ def _lowered(ctx: Any, *operands: Any, kept: int, attributes: tuple[tuple[str, A
 
 def _one_after_the_other(operands: Any, axes: Any, **params: Any) -> Any:
     """Under vmap: a scan over the models."""
-    mapped = [k for k, axis in enumerate(axes) if axis is not batching.not_mapped]
+    mapped = [k for k, axis in enumerate(axes) if axis is not None]
 
     def one(parts: list[jax.Array]) -> list[jax.Array]:
         given = dict(zip(mapped, parts))
@@ -88,5 +88,11 @@ def _one_after_the_other(operands: Any, axes: Any, **params: Any) -> Any:
     return results, [0] * len(results)
 
 
+def _no_derivative(*_: Any, **__: Any) -> NoReturn:
+    raise error(UnsupportedError, "a step of thalweg.jax.optimizer has no derivative; jax.lax.stop_gradient of its "
+                "operands takes it as a constant")
+
+
 mlir.register_lowering(_step, _lowered, platform="cpu")
+ad.primitive_jvps[_step] = _no_derivative
 batching.primitive_batchers[_step] = _one_after_the_other

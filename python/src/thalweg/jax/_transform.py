@@ -47,8 +47,8 @@ class State(NamedTuple):
              step
     tensors  {"adamw.exp_avg": {"['w']": array, ...}, ...}: by stage and slot, then by the path of the parameter.
              Arrays have the shape of their parameter where they have its size; 8-bit state is bytes
-    packed   {}; or {"bytes": uint8 array} with the small ones of hundreds of tensors, which XLA would compile slowly
-             one by one: Transformation.slots(state, params) shows all of them by name
+    packed   {}; or {"bytes": uint8 array} with the small ones of hundreds of tensors, for each of which JAX would need
+             a microsecond a step: Transformation.slots(state, params) shows all of them by name
     """
 
     numbers: jax.Array
@@ -193,8 +193,9 @@ class Transformation(Protocol):
     init(params) -> state
     update(grads, state, params, **observed) -> updates, state   new minus old parameters, for optax.apply_updates
     apply(grads, state, params, **observed) -> params, state     the step itself; in place where params and state are
-                                                                 donated to jit (the largest 256 buffers; the others
-                                                                 are copied): update costs a copy and two passes more
+                                                                 donated to jit (in programs for several devices the
+                                                                 largest 256 buffers; the others are copied): update
+                                                                 costs a copy and two passes more
     averaged(state, params) -> params                            the evaluation weights (ema, swa, schedule_free_*);
                                                                  the parameters themselves where there are none
     slots(state, params) -> {"adamw.exp_avg": {"['w']": array, ...}, ...}   the state by name, packed or not
