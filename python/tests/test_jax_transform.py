@@ -331,6 +331,27 @@ def test_hundreds_of_tensors_are_stepped_in_place() -> None:
     assert jax.make_jaxpr(tx.apply)(params, state, stepped).effects == set()  # jit's quick calls are for such alone
 
 
+@pytest.mark.parametrize("donated", [(), (0,), (0, 1)])
+def test_hundreds_of_tensors_in_loops_and_branches(donated: tuple[int, ...]) -> None:
+    params = {f"t{i:03}": jnp.full(1 + i % 3, i, jnp.float32) for i in range(300)}
+    grads = jax.tree_util.tree_map(np.array, params)
+    tx = tj.optimizer("sgd(lr=0.1, momentum=0.9)")
+    start, expected = (params, tx.init(params)), (params, tx.init(params))
+    before = jax.tree_util.tree_map(np.array, start)
+    for _ in range(3):
+        expected = tx.apply(grads, expected[1], expected[0])
+
+    def run(params: Any, state: Any, more: Any) -> Any:
+        step = lambda carry, _: (tx.apply(grads, carry[1], carry[0]), None)  # noqa: E731
+        carry = jax.lax.scan(step, (params, state), length=2)[0]
+        return jax.lax.cond(more, lambda: step(carry, None)[0], lambda: (params, state))
+
+    jitted = jax.jit(run, donate_argnums=donated)
+    given = jax.tree_util.tree_map(jnp.copy, (start, start))
+    assert equal(jitted(*given[0], True), expected) and equal(jitted(*given[1], False), before)
+    assert all(k in donated or equal(given[0][k], before[k]) for k in range(2))
+
+
 def test_hundreds_of_tensors_on_several_devices() -> None:
     """XLA partitions no call with effects: there the largest buffers are stepped in place."""
     subprocess.run([sys.executable, "-c", """
