@@ -1,8 +1,8 @@
 /* A step of thalweg as a call of XLA on the CPU: thalweg_xla_step, a handler of its foreign function interface.
  *
- * Operands   parameters (n), gradients (n), numbers, state (m), values of hyper-parameters (k), observed values (j); the last
- *            of the state holds all that is packed, if anything is
- * Results    parameters (n), numbers, state (m), in the memory of the operands where XLA allows
+ * Operands   numbers, parameters (n), state (m), gradients (n), values of hyper-parameters (k), observed values (j);
+ *            the last of the state holds all that is packed, if anything is
+ * Results    numbers, parameters (n), state (m), in the memory of the operands where XLA allows
  * Attributes sentence, names, paths, observed: text, lists as lines; settings: signed 64-bit numbers, see `settings`;
  *            places: for each row of state where it lies among the packed ones, or -1
  *
@@ -20,6 +20,8 @@
 
 enum settings { PARAMETERS, STATES, VALUES, OBSERVED, STATE_DTYPE, MASTER, NONFINITE, MAXIMIZE, SEED, MODE, SETTINGS };
 enum { LINES = 64, KEPT = 32 };
+/* Among operands and among results. */
+enum { NUMBERS = 0, FIRST = 1 };
 
 typedef XLA_FFI_Buffer Buffer;
 
@@ -76,11 +78,12 @@ static const char *read_call(const XLA_FFI_CallFrame *frame, call *c) {
   c->sentence = *sentence, c->names = *names, c->paths = *paths, c->observed = *observed;
   memcpy(c->settings, settings->data, sizeof c->settings);
   const int64_t *s = c->settings;
-  if (s[PARAMETERS] < 1 || s[STATES] < 0 || s[VALUES] < 0 || s[OBSERVED] < 0 || s[VALUES] > LINES || s[OBSERVED] > LINES)
+  if (s[PARAMETERS] < 1 || s[STATES] < 0 || s[VALUES] < 0 || s[OBSERVED] < 0 || s[VALUES] > LINES ||
+      s[OBSERVED] > LINES)
     return "its counts make no sense";
-  if (frame->args.size / 2 < s[PARAMETERS] || frame->args.size - 2 * s[PARAMETERS] - 1 < s[STATES] ||
-      frame->args.size != 2 * s[PARAMETERS] + 1 + s[STATES] + s[VALUES] + s[OBSERVED] ||
-      frame->rets.size != s[PARAMETERS] + 1 + s[STATES])
+  if (frame->args.size / 2 < s[PARAMETERS] || frame->args.size - 2 * s[PARAMETERS] - FIRST < s[STATES] ||
+      frame->args.size != FIRST + 2 * s[PARAMETERS] + s[STATES] + s[VALUES] + s[OBSERVED] ||
+      frame->rets.size != FIRST + s[PARAMETERS] + s[STATES])
     return "its operands do not match its counts";
   return NULL;
 }
@@ -177,7 +180,7 @@ static char *make_key(const XLA_FFI_CallFrame *frame, const call *c, size_t *len
   size_t n = sizeof c->settings + places;
   for (int i = 0; i < 4; i++) n += sizeof(size_t) + spans[i].len;
   for (int64_t i = 0; i < c->settings[PARAMETERS]; i++)
-    n += (2 + (size_t)((const Buffer *)frame->args.args[i])->rank) * sizeof(int64_t);
+    n += (2 + (size_t)((const Buffer *)frame->args.args[FIRST + i])->rank) * sizeof(int64_t);
   char *key = malloc(n), *at = key;
   if (!key) return NULL;
   memcpy(at, c->settings, sizeof c->settings), at += sizeof c->settings;
@@ -187,7 +190,7 @@ static char *make_key(const XLA_FFI_CallFrame *frame, const call *c, size_t *len
     if (spans[i].len) memcpy(at, spans[i].ptr, spans[i].len), at += spans[i].len;
   }
   for (int64_t i = 0; i < c->settings[PARAMETERS]; i++) {
-    const Buffer *b = frame->args.args[i];
+    const Buffer *b = frame->args.args[FIRST + i];
     int64_t head[2] = {(int64_t)b->dtype, b->rank};
     memcpy(at, head, sizeof head), at += sizeof head;
     if (b->rank) memcpy(at, b->dims, (size_t)b->rank * sizeof(int64_t)), at += (size_t)b->rank * sizeof(int64_t);
@@ -249,7 +252,7 @@ static XLA_FFI_Error *make(const XLA_FFI_CallFrame *frame, const call *c, char *
     goto done;
   }
   for (int64_t i = 0; i < n; i++) {
-    const Buffer *b = frame->args.args[i];
+    const Buffer *b = frame->args.args[FIRST + i];
     int32_t dtype;
     if (!dtype_of(b->dtype, &dtype)) {
       problem = malformed(frame, "a parameter is not of a floating-point type");
@@ -300,45 +303,51 @@ static void *in_place(const Buffer *operand, const Buffer *result) {
 }
 
 static XLA_FFI_Error *step(const XLA_FFI_CallFrame *frame, const call *c, entry *e) {
-  size_t n = (size_t)c->settings[PARAMETERS], m = (size_t)c->settings[STATES], k = (size_t)c->settings[VALUES];
+  const size_t n = (size_t)c->settings[PARAMETERS], m = (size_t)c->settings[STATES], k = (size_t)c->settings[VALUES];
+  const size_t j = (size_t)c->settings[OBSERVED], rows = e->states;
   Buffer **args = (Buffer **)frame->args.args, **rets = (Buffer **)frame->rets.rets;
-  const Buffer *numbers = args[2 * n];
+  Buffer **parameters = args + FIRST, **states = parameters + n, **gradients = states + m, **given = gradients + n;
+  Buffer **stepped = rets + FIRST, **after = stepped + n;
+  const Buffer *numbers = args[NUMBERS];
   double values[LINES], x;
   const int64_t *places = c->places->data;
-  const size_t rows = e->states;
   size_t own = 0;
   for (size_t i = 0; i < rows && i < c->places->size; i++) own += places[i] < 0;
-  const Buffer *packed = own < rows && m > own ? args[2 * n + 1 + own] : NULL;
-  if (c->places->size != (rows ? rows : 1) || m != own + (own < rows) || bytes_of(numbers) != e->numbers * sizeof(double) || numbers->dtype != XLA_FFI_DataType_U32)
+  const Buffer *packed = own < rows && m > own ? states[own] : NULL;
+  if (c->places->size != (rows ? rows : 1) || m != own + (own < rows) ||
+      bytes_of(numbers) != e->numbers * sizeof(double) || numbers->dtype != XLA_FFI_DataType_U32)
     return malformed(frame, "the state is that of another sentence, or of other shapes");
   for (size_t i = 0; i < k; i++) {
-    if (!number_of(args[2 * n + 1 + m + i], &x)) return malformed(frame, "a hyper-parameter is no number");
+    if (!number_of(given[i], &x)) return malformed(frame, "a hyper-parameter is no number");
     if (tw_optimizer_set_number(e->optimizer, NULL, e->paths[i], x) < 0) return refused(frame, e->paths[i]);
   }
-  for (int64_t i = 0; i < c->settings[OBSERVED]; i++)
-    if (!number_of(args[2 * n + 1 + m + k + (size_t)i], &values[i])) return malformed(frame, "what is observed is no number");
+  for (size_t i = 0; i < j; i++)
+    if (!number_of(given[k + i], &values[i])) return malformed(frame, "what is observed is no number");
   for (size_t i = 0; i < m; i++)
-    if (bytes_of(args[2 * n + 1 + i]) != bytes_of(rets[n + 1 + i]))
+    if (bytes_of(states[i]) != bytes_of(after[i]))
       return malformed(frame, "a part of the state has another size behind the step");
   for (size_t i = 0, at = 0; i < rows; i++) {
-    if (places[i] < 0 ? bytes_of(args[2 * n + 1 + at++]) != e->sizes[i]
+    if (places[i] < 0 ? bytes_of(states[at++]) != e->sizes[i]
                       : places[i] % 64 != 0 || (uint64_t)places[i] > bytes_of(packed) ||
                             bytes_of(packed) - (uint64_t)places[i] < e->sizes[i])
       return malformed(frame, "a part of the state has another size");
   }
-  for (size_t i = 0; i < n; i++)
-    if (args[n + i]->dtype != args[i]->dtype || bytes_of(args[n + i]) != bytes_of(args[i]) ||
-        bytes_of(rets[i]) != bytes_of(args[i]))
+  for (size_t i = 0; i < n; i++) {
+    const size_t bytes = bytes_of(parameters[i]);
+    if (gradients[i]->dtype != parameters[i]->dtype || bytes_of(gradients[i]) != bytes || bytes_of(stepped[i]) != bytes)
       return malformed(frame, "a gradient or a result is not like its parameter");
-  if (bytes_of(rets[n]) != bytes_of(numbers)) return malformed(frame, "its numbers have another size");
+  }
+  if (bytes_of(rets[NUMBERS]) != bytes_of(numbers)) return malformed(frame, "its numbers have another size");
   void **pointers = malloc((2 * n + rows) * sizeof *pointers);
-  if (!pointers) return error(frame, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "thalweg: no memory for the addresses of a step");
-  for (size_t i = 0; i < n; i++) pointers[i] = in_place(args[i], rets[i]), pointers[n + i] = address(args[n + i]);
-  double *counts = in_place(numbers, rets[n]);
-  char *base = packed ? in_place(packed, rets[n + 1 + own]) : NULL;
+  if (!pointers)
+    return error(frame, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "thalweg: no memory for the addresses of a step");
+  for (size_t i = 0; i < n; i++)
+    pointers[i] = in_place(parameters[i], stepped[i]), pointers[n + i] = address(gradients[i]);
+  double *counts = in_place(numbers, rets[NUMBERS]);
+  char *base = packed ? in_place(packed, after[own]) : NULL;
   for (size_t i = 0, at = 0; i < rows; i++) {
     if (places[i] >= 0) pointers[2 * n + i] = base + places[i];
-    else pointers[2 * n + i] = in_place(args[2 * n + 1 + at], rets[n + 1 + at]), at++;
+    else pointers[2 * n + i] = in_place(states[at], after[at]), at++;
   }
   tw_carried carried;
   memset(&carried, 0, sizeof carried);
@@ -346,7 +355,7 @@ static XLA_FFI_Error *step(const XLA_FFI_CallFrame *frame, const call *c, entry 
   carried.count = n, carried.parameters = pointers, carried.gradients = pointers + n;
   carried.state = pointers + 2 * n, carried.state_count = rows;
   carried.numbers = counts, carried.number_count = e->numbers;
-  carried.observed = e->observed, carried.values = values, carried.observed_count = (size_t)c->settings[OBSERVED];
+  carried.observed = e->observed, carried.values = values, carried.observed_count = j;
   carried.mode = (int32_t)c->settings[MODE];
   tw_status status = tw_optimizer_step_carried(e->optimizer, &carried);
   free(pointers);

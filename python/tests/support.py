@@ -16,10 +16,10 @@ Arrays = list[np.ndarray]
 
 def need_calls_of_xla() -> None:
     """Skips the module where the extension was built without JAX."""
-    from thalweg.jax._transform import _registered
+    from thalweg.jax._call import registered
 
     try:
-        _registered()
+        registered()
     except tw.UnsupportedError:
         pytest.skip("built without jaxlib's headers", allow_module_level=True)
 

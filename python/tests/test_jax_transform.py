@@ -1,7 +1,10 @@
 """thalweg.jax.optimizer: a sentence inside jax.jit, its state a pytree, equal to the same steps outside."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ import jax.numpy as jnp  # noqa: E402
 
 import thalweg as tw  # noqa: E402
 import thalweg.jax as tj  # noqa: E402
-from thalweg.jax import _transform  # noqa: E402
+from thalweg.jax import _call, _transform  # noqa: E402
 
 need_calls_of_xla()
 
@@ -176,6 +179,37 @@ def test_many_models_by_vmap() -> None:
                      tx.apply(GRADIENTS[0], tx.init(one), one)[0])
 
 
+def test_many_states_by_vmap() -> None:
+    """Along other axes than the first, with gradients that are shared, and outside jit."""
+    tx = tj.optimizer("sgd(lr=0.1, momentum=0.9)")
+    params = [jax.tree_util.tree_map(lambda x: x + k, start()) for k in range(3)]
+    states = [tx.apply(GRADIENTS[k], tx.init(params[k]), params[k])[1] for k in range(3)]
+    last = lambda trees: jax.tree_util.tree_map(lambda *x: jnp.stack(x, -1), *trees)  # noqa: E731
+    stepped = jax.vmap(tx.apply, in_axes=(None, -1, -1), out_axes=-1)(GRADIENTS[3], last(states), last(params))
+    assert equal(stepped, last([tx.apply(GRADIENTS[3], s, p) for s, p in zip(states, params)]))
+    same = jax.vmap(tx.apply, in_axes=(0, None, None))(
+        jax.tree_util.tree_map(lambda *x: jnp.stack(x), *GRADIENTS[:2]), states[0], params[0])
+    assert equal(jax.tree_util.tree_map(lambda x: x[1], same), tx.apply(GRADIENTS[1], states[0], params[0]))
+
+
+def test_without_jit() -> None:
+    tx = tj.optimizer("adamw(lr=0.1)")
+    expected = jax.jit(tx.apply)(GRADIENTS[0], tx.init(start()), start())
+    with jax.disable_jit():
+        assert equal(tx.apply(GRADIENTS[0], tx.init(start()), start()), expected)
+
+
+def test_a_step_has_no_derivative() -> None:
+    tx = tj.optimizer("sgd(lr=0.1)")
+
+    def after(params: Any) -> Any:
+        return tx.apply(GRADIENTS[0], tx.init(params), params)[0]["w"].sum()
+
+    with pytest.raises(tw.UnsupportedError, match="no derivative; jax.lax.stop_gradient"):
+        jax.grad(after)(start())
+    assert equal(jax.grad(lambda p: after(jax.lax.stop_gradient(p)) + p["w"].sum())(start())["w"], np.ones((6, 4)))
+
+
 def test_beside_optax() -> None:
     optax = pytest.importorskip("optax")
     tx = tj.optimizer("sgd(lr=1.0)")
@@ -274,20 +308,70 @@ def test_float64() -> None:
         assert state.tensors["adamw.exp_avg"]["['w']"].dtype == np.float64
 
 
-def test_more_tensors_than_are_stepped_in_place() -> None:
-    """XLA's compile time grows with the cube of the aliased buffers; the largest are aliased, the others are copied."""
+def test_hundreds_of_tensors_are_stepped_in_place() -> None:
+    """None is copied: the call then has effects beside its results, lest XLA compiles for minutes."""
     params = {f"t{i:03}": jnp.full(1 + i % 3, i, jnp.float32) for i in range(300)}
     tx = tj.optimizer("adamw(lr=0.1)")
     arrays = [np.array(x) for x in params.values()]
     opt = tw.Optimizer(arrays, "adamw(lr=0.1)")
     step = jax.jit(tx.apply, donate_argnums=(1, 2))
-    lowered = step.lower(params, tx.init(params), params).as_text()
-    assert lowered.count("output_operand_alias<") == _transform.IN_PLACE < len(params) + 2
+    lowered = step.lower(params, tx.init(params), params)
+    assert lowered.as_text().count("output_operand_alias<") == len(params) + 2 > _call.IN_PLACE
+    assert " copy(" not in lowered.compile().as_text()
     stepped, state = jax.tree_util.tree_map(jnp.copy, params), tx.init(params)
     for _ in range(2):
         stepped, state = step(params, state, stepped)
         opt.step([np.array(x) for x in params.values()])
     assert equal(stepped, dict(zip(params, arrays)))
+    before = jax.tree_util.tree_map(np.array, (stepped, state))
+    again = [jax.jit(tx.apply)(params, state, stepped) for _ in range(2)]  # nothing was donated, and nothing is changed
+    assert equal((stepped, state), before) and equal(*again)
+    opt.step([np.array(x) for x in params.values()])
+    assert equal(again[0][0], dict(zip(params, arrays)))
+    assert jax.make_jaxpr(tx.apply)(params, state, stepped).effects == set()  # jit's quick calls are for such alone
+
+
+@pytest.mark.parametrize("donated", [(), (0,), (0, 1)])
+def test_hundreds_of_tensors_in_loops_and_branches(donated: tuple[int, ...]) -> None:
+    params = {f"t{i:03}": jnp.full(1 + i % 3, i, jnp.float32) for i in range(300)}
+    grads = jax.tree_util.tree_map(np.array, params)
+    tx = tj.optimizer("sgd(lr=0.1, momentum=0.9)")
+    start, expected = (params, tx.init(params)), (params, tx.init(params))
+    before = jax.tree_util.tree_map(np.array, start)
+    for _ in range(3):
+        expected = tx.apply(grads, expected[1], expected[0])
+
+    def run(params: Any, state: Any, more: Any) -> Any:
+        step = lambda carry, _: (tx.apply(grads, carry[1], carry[0]), None)  # noqa: E731
+        carry = jax.lax.scan(step, (params, state), length=2)[0]
+        return jax.lax.cond(more, lambda: step(carry, None)[0], lambda: (params, state))
+
+    jitted = jax.jit(run, donate_argnums=donated)
+    given = jax.tree_util.tree_map(jnp.copy, (start, start))
+    assert equal(jitted(*given[0], True), expected) and equal(jitted(*given[1], False), before)
+    assert all(k in donated or equal(given[0][k], before[k]) for k in range(2))
+
+
+def test_hundreds_of_tensors_on_several_devices() -> None:
+    """XLA partitions no call with effects: there the largest buffers are stepped in place."""
+    subprocess.run([sys.executable, "-c", """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+import thalweg.jax
+from thalweg.jax import _call
+
+mesh = jax.make_mesh((2,), ("x",))
+params = {f"t{i:03}": jnp.full(1 + i % 3, i, jnp.float32) for i in range(300)}
+tx = thalweg.jax.optimizer("adamw(lr=0.1)")
+state = tx.init(params)
+there = jax.device_put((params, state), NamedSharding(mesh, PartitionSpec()))
+step = jax.jit(tx.apply, donate_argnums=(1, 2))
+expected = jax.jit(tx.apply)(params, state, params)
+given = jax.tree_util.tree_map(np.array, params), there[1], there[0]
+assert step.lower(*given).as_text().count("output_operand_alias<") == _call.IN_PLACE
+for a, b in zip(jax.tree_util.tree_leaves(expected), jax.tree_util.tree_leaves(step(*given)), strict=True):
+    assert np.array_equal(a, b)
+"""], check=True, timeout=120, env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"})
 
 
 def test_numbers_that_nobody_watches() -> None:

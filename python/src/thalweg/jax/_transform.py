@@ -8,12 +8,10 @@ ordinary pytree.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -26,20 +24,16 @@ from .._errors import (
     Error,
     NeedsError,
     ShapeError,
-    UnsupportedError,
     ValueTypeError,
     error,
 )
+from . import _call
 from ._trees import Flat, check_order, flatten, forms, like
 
-TARGET = "thalweg_step"
 #: How a buffer of state is typed in JAX: by the library's number for its storage.
 STORAGE = {0: np.dtype(np.float64), 1: np.dtype(np.float32), 2: jnp.dtype(jnp.bfloat16), 3: np.dtype(np.uint8)}
 TRAIN, EVAL = 0, 1
 SCALE = "gradient_scale"
-#: How many buffers XLA is told to step in place: the largest.  Its compile time grows with the cube of their number
-#: (jaxlib 0.10, adamw with 300 tensors: 14 s for all, 1 s for 256); the others are copied.
-IN_PLACE = 256
 #: From so many buffers of state on, those of at most PACKED bytes lie in one.
 PACK_FROM, PACKED = 256, 65_536
 ALIGNMENT = 64
@@ -53,8 +47,8 @@ class State(NamedTuple):
              step
     tensors  {"adamw.exp_avg": {"['w']": array, ...}, ...}: by stage and slot, then by the path of the parameter.
              Arrays have the shape of their parameter where they have its size; 8-bit state is bytes
-    packed   {}; or {"bytes": uint8 array} with the small ones of hundreds of tensors, which XLA would compile slowly
-             one by one: Transformation.slots(state, params) shows all of them by name
+    packed   {}; or {"bytes": uint8 array} with the small ones of hundreds of tensors, for each of which JAX would need
+             a microsecond a step: Transformation.slots(state, params) shows all of them by name
     """
 
     numbers: jax.Array
@@ -199,8 +193,9 @@ class Transformation(Protocol):
     init(params) -> state
     update(grads, state, params, **observed) -> updates, state   new minus old parameters, for optax.apply_updates
     apply(grads, state, params, **observed) -> params, state     the step itself; in place where params and state are
-                                                                 donated to jit (the largest 256 buffers; the others
-                                                                 are copied): update costs a copy and two passes more
+                                                                 donated to jit (in programs for several devices the
+                                                                 largest 256 buffers; the others are copied): update
+                                                                 costs a copy and two passes more
     averaged(state, params) -> params                            the evaluation weights (ema, swa, schedule_free_*);
                                                                  the parameters themselves where there are none
     slots(state, params) -> {"adamw.exp_avg": {"['w']": array, ...}, ...}   the state by name, packed or not
@@ -310,32 +305,23 @@ class _Step:
         if mode == TRAIN and (problem := self._problem(flat, watched)):
             raise problem
         read = {path: _number(path, value) for path, value in self._read.items()}
-        kept = [*leaves, state.numbers, *tensors]
-        operands = [*leaves, *grads, state.numbers, *tensors, *read.values(), *watched.values()]
-        n, m = len(leaves), len(tensors)
-        pairs = [*((i, i) for i in range(n)), *((2 * n + i, n + i) for i in range(m + 1))]
-        pairs.sort(key=lambda pair: -kept[pair[1]].size * kept[pair[1]].dtype.itemsize)
-        aliases = dict(pairs[:IN_PLACE])
-        options = self._options
-        settings = [
+        kept = [state.numbers, *leaves, *tensors]
+        n, m, options = len(leaves), len(tensors), self._options
+        settings = (
             n, m, len(read), len(watched), _options.STATE_DTYPES[options["state_dtype"]],
             _options.MASTERS[options["master"]], _options.NONFINITE[options["nonfinite"]], int(options["maximize"]),
             _signed(int(options["seed"])), mode,
-        ]
-        places = [row.place for row in layout.rows] or [-1]  # (an array of nothing is no attribute)
-        call = jax.ffi.ffi_call(
-            _registered(), [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in kept], input_output_aliases=aliases,
-            vmap_method="sequential",
         )
-        out = call(
-            *operands, sentence=text, names="\n".join(names), paths="\n".join(read), observed="\n".join(watched),
-            settings=np.array(settings, np.int64), places=np.array(places, np.int64),
+        out = _call.step(
+            [*kept, *grads, *read.values(), *watched.values()], len(kept), sentence=text, names="\n".join(names),
+            paths="\n".join(read), observed="\n".join(watched), settings=settings,
+            places=tuple(row.place for row in layout.rows) or (-1,),  # (an array of nothing is no attribute)
         )
         new: dict[str, dict[str, jax.Array]] = {}
         for row, x in zip(own, out[n + 1 :]):
             new.setdefault(row.slot, {})[row.name] = x
         packed = {"bytes": out[-1]} if layout.packed else {}
-        return jax.tree_util.tree_unflatten(tree, out[:n]), State(out[n], new, packed)
+        return jax.tree_util.tree_unflatten(tree, out[1 : n + 1]), State(out[0], new, packed)
 
     def _refuses(self, flat: Flat, what: str) -> bool:
         """Whether the sentence takes no number of this name."""
@@ -484,17 +470,3 @@ def _number(path: str, value: Any) -> jax.Array:
 
 def _signed(seed: int) -> int:
     return seed - (1 << 64) if seed >= 1 << 63 else seed
-
-
-@functools.cache
-def _registered() -> str:
-    """The name of the call, once XLA knows it."""
-    found = sorted(Path(__file__).resolve().parent.parent.glob("_xla*.so"))
-    if not found:
-        raise error(
-            UnsupportedError, "this build of thalweg has no call for XLA: it is made when jaxlib's headers are there "
-            "at install.  Install thalweg again beside jax (pip install --force-reinstall --no-deps), or use "
-            "thalweg.jax.Optimizer outside jit")
-    handler = ctypes.CDLL(str(found[0])).thalweg_xla_step
-    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(handler), platform="cpu")
-    return TARGET
