@@ -10,7 +10,7 @@ import ThalwegCore
 ///     delta ← min(delta, (½ − beta)·eta2/(2·Psi²·(3·U + 4·eta2·U² + eta1·U²)))
 ///     d from 0: sketch and project on K·d = b until |K·d − b| ≤ delta·|b|/(|K|·Psi)
 ///     accepted where ∇L·d ≤ −eta2·|b|²/2,  ∇L = (g + eta2·H·g + eta1·Jᵀ·c, c + eta2·J·g);   else, with d as it is,
-///     eta1 ← nu²·eta1,  eta2 ← eta2/nu,  delta ← min(delta/nu⁴, the bound);   no more growth at eta1 > 1e8, eta2 < 1e-8
+///     eta1 ← nu²·eta1,  eta2 ← eta2/nu,  delta ← min(delta/nu⁴, the bound);   no more at eta1 > 1e8, eta2 < 1e-8
 ///     (x, λ) ← (x, λ) + s·d,  s = 1, rho, rho², ... until L falls by −beta·s·∇L·d
 ///     L = f + λ·c + eta1·|c|²/2 + eta2·|g|²/2
 ///
@@ -18,9 +18,9 @@ import ThalwegCore
 /// Ends     converged: |b| ≤ tol; max_iter; line_search_failed: steps have become rounding; nonfinite.
 /// Errors   TW_ERROR_NUMERIC: λ_min(J·Jᵀ) < 1e-6, the constraints are not independent.
 /// Differs  |·| of matrices is Frobenius' norm, as in the authors' code, which takes the Hessian of f for H in ∇L: the
-///          derivative of L has that of the Lagrangian. What the systems are solved to is at least 1e-13·|b|, in at most
-///          `sketch_steps` steps between two looks. Row ⌊N·u⌋ of step j, u the normal distribution function at draw j of
-///          (seed, 0, k, 0) in iteration k; normal combinations are its draws j·N and following.
+///          derivative of L has that of the Lagrangian. What the systems are solved to is at least 1e-13·|b|, in at
+///          most `sketch_steps` steps between two looks. Row ⌊N·u⌋ of step j, u the normal distribution function at
+///          draw j of (seed, 0, k, 0) in iteration k; normal combinations are its draws j·N and following.
 /// Source   Hong, Na, Mahoney, Kolar, 2023, arXiv:2305.18379.
 struct ExactALSQP: Driver {
   static let method = Method.solver(

@@ -12,11 +12,11 @@ import ThalwegCore
 /// The server's x is the weighted mean of the clients' (`fedavg`), its weights are the sum of theirs. frequencies W and
 /// phases b are shared by all clients, given or drawn.
 /// Ends     max_iter: the round is over; nonfinite: a loss is none.
-/// Errors   TW_ERROR_NEEDS: weights of the others without the client's own. TW_ERROR_NUMERIC: the kernel's matrix is not
-///          positive definite: points that are twice there need noise.
-/// Differs  the step is plain descent. Candidate j is x + radius·(draw j of (seed, 0, 3, 0)); its uncertainty is the trace
-///          of the gradient's posterior covariance, all of them are taken at once. Equal values have gradient 0. Weights
-///          stand for y less its minimum, which no gradient knows; so gamma·(global − local) has their scale.
+/// Errors   TW_ERROR_NEEDS: weights of the others without the client's own. TW_ERROR_NUMERIC: the kernel's matrix is
+///          not positive definite: points that are twice there need noise.
+/// Differs  the step is plain descent. Candidate j is x + radius·(draw j of (seed, 0, 3, 0)); its uncertainty is the
+///          trace of the gradient's posterior covariance, all of them are taken at once. Equal values have gradient 0.
+///          Weights stand for y less its minimum, which no gradient knows; so gamma·(global − local) has their scale.
 /// Source   Shu, Lin, Dai, Low, 2023, arXiv:2308.04077.
 struct FZooSClient: Driver {
   static let method = Method.solver(

@@ -5,7 +5,7 @@ import ThalwegCore
 /// a Gaussian process of the last ones predicts.
 ///
 ///     x_1 = x;   x_k = step of the base from x_{k−1} with ĝ,  k = 2..N,  ĝ = k(x_{k−1}, X)·(K + noise·I)⁻¹·G
-///     the gradients at all x_k;   x = step of the base from the selected x_k, with its gradient and the base's state there
+///     the gradients at all x_k;   x = step of the base from the selected x_k, with its gradient and the state there
 ///     X, G: the last `history` points and gradients, to which all N pairs come;  ĝ = 0 while they are fewer than 2
 ///
 /// base: sgd x − lr·g;  momentum m ← beta1·m + g, x − lr·m;  adam with its bias corrections. With N = 1 it is the base.

@@ -12,8 +12,8 @@ import ThalwegCore
 /// Gradients are those in the p parameters of the network. The host back-propagates twice: weights (n, m) of the values
 /// into one row of J each, and weights (n, n, m), row i of them all values, into row i of R.
 /// Ends     converged.
-/// Differs  where med is 0, h is 5e-6 (local) or c·1e-6 (global), as in the authors' code; 1 for a single point. A column
-///          of J without norm stays 0. Of equal maxima the first is taken. Signs are those of the code.
+/// Differs  where med is 0, h is 5e-6 (local) or c·1e-6 (global), as in the authors' code; 1 for a single point. A
+///          column of J without norm stays 0. Of equal maxima the first is taken. Signs are those of the code.
 /// Source   Nguyen et al., 2024, arXiv:2412.17312; the kernel form Liu, Tong, Liu, 2021.
 struct SVHPSL: Driver {
   static let method = Method.solver(
