@@ -15,7 +15,7 @@ import thalweg as tw
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
-from thalweg.jax import Optimizer  # noqa: E402
+from thalweg.jax import Optimizer, optimizer  # noqa: E402
 
 
 @dataclasses.dataclass
@@ -177,3 +177,18 @@ def test_losses_alone(alone: bool) -> None:
     opt = Optimizer({"w": jnp.zeros(4)}, "spsa(a=0.01)")
     opt.step(lambda params: params["w"].sum() if alone else (params["w"].sum(), None))
     assert bool((opt.params["w"] != 0).all())
+
+
+def test_what_a_newcomer_gives_to_a_step() -> None:
+    params = {"b": jax.numpy.zeros(2), "w": jax.numpy.ones((3, 2))}
+    opt = Optimizer(params, "adamw")
+    tx = optimizer("adamw")
+    pair = jax.value_and_grad(lambda p: p["w"].sum() + p["b"].sum())(params)
+    for call in (lambda: opt.step(pair), lambda: tx.apply(pair, tx.init(params), params)):
+        with pytest.raises(tw.ShapeError, match="the gradients have .*this is .loss, grads., .*: pass the second"):
+            call()
+    with pytest.raises(AttributeError, match=r"'lr' is a hyper-parameter: opt.set\('lr', ...\) changes it"):
+        opt.lr = 0.5
+    opt.note = "mine"
+    opt.step(pair[1])
+    assert opt.note == "mine" and opt.steps == 1

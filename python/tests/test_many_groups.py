@@ -100,6 +100,31 @@ def test_groups_in_torch(make: str) -> None:
     assert [group["lr"] for group in opt.param_groups] == rates(40)
 
 
+def test_a_later_group_is_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    import thalweg.torch
+
+    read: list[str] = []
+    ask = tw.Optimizer._get_text
+
+    def noted(self: Any, group: str, path: str) -> str:
+        read.append(group)
+        return ask(self, group, path)
+
+    monkeypatch.setattr(tw.Optimizer, "_get_text", noted)
+    params = [torch.nn.Parameter(torch.ones(1)) for _ in range(9)]
+    opt = thalweg.torch.Optimizer([{"params": [p]} for p in params[:8]], "adamw(lr=cosine(0.5, 10))")
+    opt.param_groups[1]["lr"] = 0.25
+    opt.param_groups[2]["betas"] = (0.5, 0.75)
+    read.clear()
+    opt.add_param_group({"params": [params[8]], "lr": 0.125})
+    assert {*read} == {"group8"}
+    opt.step()
+    rates = [group["lr"] for group in opt.param_groups]
+    assert rates[1] == 0.25 and rates[8] == 0.125 and 0 < rates[0] < 0.5 and rates[0] == rates[7]
+    assert opt.param_groups[2]["betas"] == opt.engine.param_groups[2]["betas"] == (0.5, 0.75)
+
+
 def test_a_tensor_of_two_groups_is_refused_as_in_torch() -> None:
     torch = pytest.importorskip("torch")
     import thalweg.torch

@@ -7,6 +7,7 @@ from typing import Any, Callable
 
 import numpy as np
 import pytest
+from support import need_calls_of_xla
 
 import thalweg as tw
 
@@ -48,6 +49,7 @@ def by_torch_group(lr: Any) -> float:
 def in_jit(lr: Any) -> float:
     """The rate by which the decay of AdamW shrinks a weight whose gradient is 0."""
     tx = twj.optimizer("adamw(weight_decay=1.0)", lr=lr)
+    need_calls_of_xla()
     zeros = {"w": np.zeros((2, 2), np.float32)}
     params, _ = tx.apply(zeros, tx.init(TREE), TREE)
     return 1.0 - float(params["w"][0, 0])

@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from .. import _arrays, _optimizer, _requests
-from .._errors import DtypeError, LayoutError, NeedsError, ShapeError, error, of_adapter
+from .._errors import DtypeError, LayoutError, NeedsError, error, of_adapter
+from ._trees import leaves_like
 
 ALIGNMENT = 64
 
@@ -142,10 +143,7 @@ class Optimizer:
         return loss
 
     def _leaves(self, grads: Any) -> list[Any]:
-        leaves, tree = jax.tree_util.tree_flatten(grads)
-        if tree != self._tree:
-            raise error(ShapeError, f"the gradients have the structure {tree}, the parameters {self._tree}")
-        return jax.block_until_ready(leaves)
+        return jax.block_until_ready(leaves_like(grads, self._tree))
 
     # ---- modes
 
@@ -199,6 +197,12 @@ class Optimizer:
         skeleton = jax.tree_util.tree_unflatten(self._tree, range(len(self.arrays)))
         rest = {key: value for key, value in self.__dict__.items() if key not in made}
         return _restore, (type(self), skeleton, self.arrays, *self.engine.__reduce__()[1]), rest
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "engine" in self.__dict__ and not name.startswith("_") and not hasattr(self, name):
+            if name in {path.rpartition(".")[2] for path in self.engine._live_paths()}:
+                raise AttributeError(f"{name!r} is a hyper-parameter: opt.set({name!r}, ...) changes it")
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"<thalweg.jax.Optimizer: {self.engine!r}>"

@@ -28,7 +28,7 @@ from .._errors import (
     error,
 )
 from . import _call
-from ._trees import Flat, check_order, flatten, forms, like
+from ._trees import Flat, check_order, flatten, forms, leaves_like, like
 
 #: How a buffer of state is typed in JAX: by the library's number for its storage.
 STORAGE = {0: np.dtype(np.float64), 1: np.dtype(np.float32), 2: jnp.dtype(jnp.bfloat16), 3: np.dtype(np.uint8)}
@@ -274,9 +274,7 @@ class _Step:
         return self._call(flat, flat.leaves, state, EVAL, {})[0]
 
     def _stepped(self, grads: Any, state: State, flat: Flat, observed: Mapping[str, Any]) -> tuple[Any, State]:
-        given, structure = jax.tree_util.tree_flatten(grads)
-        if structure != flat.tree:
-            raise error(ShapeError, f"the gradients have the structure {structure}, the parameters {flat.tree}")
+        given = leaves_like(grads, flat.tree)
         return self._call(flat, [like(g, p) for g, p in zip(given, flat.leaves)], state, TRAIN, observed)
 
     def _call(

@@ -47,6 +47,17 @@ def check_order(call: str, **given: Any) -> None:
                     "step gave")
 
 
+def leaves_like(grads: Any, tree: Any) -> list[Any]:
+    """The leaves of gradients that have the structure of the parameters.  ShapeError for those that do not."""
+    leaves, structure = jax.tree_util.tree_flatten(grads)
+    if structure == tree:
+        return leaves
+    hint = ""
+    if isinstance(grads, tuple) and len(grads) == 2 and jax.tree_util.tree_structure(grads[1]) == tree:
+        hint = "; this is (loss, grads), as value_and_grad gives them: pass the second"
+    raise error(ShapeError, f"the gradients have the structure {structure}, the parameters {tree}{hint}")
+
+
 def forms(leaves: list[Any]) -> tuple[tuple[tuple[int, ...], ...], tuple[np.dtype, ...]]:
     for x in leaves:
         if x.dtype.name not in FLOATS:

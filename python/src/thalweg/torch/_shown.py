@@ -174,10 +174,11 @@ class Grouped(torch.optim.Optimizer):
             values["weight_decay"] = values[self._decays[0]]
         return values, scheduled & values.keys()
 
-    def _pull(self) -> None:
-        """Shows what the engine has, but for what the caller has changed and no step has used yet."""
-        self._scheduled = []
-        for index, group in zip(range(len(self._places)), self.__dict__["param_groups"]):
+    def _pull(self, first: int = 0) -> None:
+        """Shows what the engine has, but for what the caller has changed and no step has used yet; of the groups from
+        `first` on, where those before have not changed."""
+        self._scheduled = [(index, key) for index, key in self._scheduled if index < first]
+        for index, group in zip(range(first, len(self._places)), self.__dict__["param_groups"][first:]):
             engine, name = self._place(index)
             if engine is not self.engine:
                 self._at_this_step(engine)
@@ -192,7 +193,8 @@ class Grouped(torch.optim.Optimizer):
             self._shown[index : index + 1] = [values]
             self._scheduled += [(index, key) for key in scheduled]
         self._seen = self.engine._edits
-        self._ahead.clear()
+        if not first:
+            self._ahead.clear()
 
     def _is_changed(self, index: int, key: str, current: Any, shown: Any) -> bool:
         """Whether the caller has written `current` into a group that showed `shown`."""
@@ -350,7 +352,7 @@ class Grouped(torch.optim.Optimizer):
             param_group.clear()
             param_group.update(before)
             raise
-        self._pull()
+        self._pull(count)
         return None
 
     def _add_first(self, param_group: dict[str, Any]) -> None:
