@@ -23,8 +23,10 @@ from .._peers import check as _check
 _check(__name__, "torch", newer=lambda torch: torch.distributed)
 
 from ._place import Place as Place
+from ._place import place_of as place_of
 from ._ranks import Ranks
 from ._ranks import place as place
+from ._ranks import placing as placing
 from ._state import load_sharded_state_dict, sharded_state_dict
 
 __all__ = ["Ranks", "load_sharded_state_dict", "sharded_state_dict"]

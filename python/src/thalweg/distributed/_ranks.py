@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch
 
 from .._errors import ArgumentError, SequenceError, error
+from ._line import line_of, tell
 from ._owners import Owners
 from ._place import Place
 from ._tensors import is_dtensor
@@ -51,6 +52,22 @@ class Ranks:
             raise error(ArgumentError, f"layout is None or one of {', '.join(map(repr, LAYOUTS))}, not {self.layout!r}")
         if self.sync is not None and not callable(self.sync):
             raise TypeError(f"sync must be callable, or None, got {type(self.sync).__name__}")
+
+
+@contextlib.contextmanager
+def placing(ranks: Any) -> Iterator[None]:
+    """Around what has to go well before a rank has its place: on failure the others learn that it does not come, where
+    the process group is known without parameters."""
+    try:
+        yield
+    except BaseException as problem:
+        known = isinstance(ranks, Ranks) and (ranks.process_group is not None or ranks.layout in ("copies", "tensors"))
+        if known and dist.is_available() and dist.is_initialized() and tell(problem):
+            group = dist.group.WORLD if ranks.process_group is None else ranks.process_group
+            with contextlib.suppress(Exception):
+                line_of(group).leave(f"there is no optimizer on rank {dist.get_rank(group)}: "
+                                     f"{type(problem).__name__}: {problem}")
+        raise
 
 
 def place(ranks: Ranks | None, groups: list[dict[str, Any]], sentence: str) -> Place | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import operator
 import sys
@@ -85,8 +86,9 @@ class Optimizer(Saved):
         # What `state` was filled at, and with what, by index of the parameter.
         self._filled: tuple[Any, ...] | None = None
         self._filling: list[tuple[torch.Tensor, list[str]]] = []
-        super().__init__(listed(params), {})
-        self._ranks = distributed.place(ranks, self.param_groups, sentence)
+        with distributed.placing(ranks):
+            super().__init__(listed(params), {})
+            self._ranks = distributed.place(ranks, self.param_groups, sentence)
         names: list[str] = []
         with self._joining(options):
             with contextlib.closing(bare(sentence)) as empty:
@@ -157,10 +159,13 @@ class Optimizer(Saved):
             )
         return tensors
 
-    def _gradients(self, parameters: list[torch.Tensor]) -> list[torch.Tensor | None]:
-        """What lies in `.grad`, for each tensor that the engine has."""
+    def _gradients(self, parameters: list[torch.Tensor], where: str = "its start") -> list[torch.Tensor | None]:
+        """What lies in `.grad`, for each tensor that the engine has.
+
+        where  the place in the step, which is that of all ranks
+        """
         if self._ranks is not None:
-            return self._ranks.gradients(self, parameters)
+            return self._ranks.gradients(self, parameters, where)
         if self._sparse:
             return [p.grad.to_dense() if p.grad is not None and p.grad.is_sparse else p.grad for p in parameters]
         return [p.grad for p in parameters]
@@ -169,7 +174,8 @@ class Optimizer(Saved):
         """Answers a request with what lies in `.grad`."""
         if request.wants_gradient and not request._answered:
             # the gradients that `backward` made are tensors of their own
-            request.answer(self._gradients(parameters), stay=self._tasks is not None and self._ranks is None)
+            grads = self._gradients(parameters, distributed.place_of(request) if self._ranks is not None else "")
+            request.answer(grads, stay=self._tasks is not None and self._ranks is None)
 
     def _asked(self) -> Iterator[_requests.Request]:
         """The requests of a step; at each the parameters of this rank are those that the method asks about."""
@@ -183,7 +189,19 @@ class Optimizer(Saved):
         """Lets autograd know that the parameters have changed."""
         torch.autograd.graph.increment_version(tuple(p for g in self.__dict__["param_groups"] for p in g["params"]))
         if self._ranks is not None:
-            self._ranks.deliver()
+            self._ranks.switched()
+
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """torch puts the hooks of a step around it with this; on a rank where one of them raises, the step fails."""
+        hooked = torch.optim.Optimizer.profile_hook_step(func)
+
+        @functools.wraps(hooked)
+        def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            with self._together("step"):
+                return hooked(self, *args, **kwargs)
+
+        return step
 
     @torch.no_grad()
     @of_adapter
@@ -214,26 +232,32 @@ class Optimizer(Saved):
                         "unscaled the gradients that are there, and would not those that the closure makes.  Call "
                         'opt.step(closure), with opt.engine.set("gradient_scale", 1 / scaler.get_scale()) before it; a '
                         'loss alone is told by opt.observe("loss", loss)')
-        with self._stepping() as parameters:
+        with self._stepping(closure is not None) as parameters:
             if closure is not None:
                 return self._step_closure(closure, parameters)
             self.engine.step(self._gradients(parameters))
         return None
 
     @contextlib.contextmanager
-    def _stepping(self) -> Generator[list[torch.Tensor], None, None]:
-        """What stands around every step: torch's values go to the engine before it, and back behind it."""
-        parameters = self._parameters()
-        self._push()
-        if self._filling:
-            self._empty()
-        with contextlib.nullcontext() if self._ranks is None else self._ranks.stepping(self):
-            try:
-                yield parameters
-            finally:
-                if not self.engine.closed:
-                    self.engine._loosen()
-            torch.autograd.graph.increment_version(parameters)
+    def _stepping(self, asking: bool) -> Generator[list[torch.Tensor], None, None]:
+        """What stands around every step: torch's values go to the engine before it, and back behind it.
+
+        asking  the step answers requests
+        """
+        with self._together("step"):
+            parameters = self._parameters()
+            self._push()
+            if self._filling:
+                self._empty()
+            with contextlib.nullcontext() if self._ranks is None else self._ranks.stepping(self, asking):
+                try:
+                    yield parameters
+                finally:
+                    if not self.engine.closed:
+                        self.engine._loosen()
+                torch.autograd.graph.increment_version(parameters)
+            if self._ranks is not None:
+                self._ranks.done()
         if self._watching:
             self._watch(parameters if self._ranks is None else self._ranks.held)
         if self._scheduled or self.engine._edits != self._seen:
@@ -327,7 +351,7 @@ class Optimizer(Saved):
         where that is what answered an earlier request of this step, and nothing was written to it since.
         """
         earlier: Written = []
-        with self._stepping() as parameters, contextlib.closing(self._asked()) as requests:
+        with self._stepping(True) as parameters, contextlib.closing(self._asked()) as requests:
             for request in requests:
                 yield request
                 earlier = self._look_for_answer(request, parameters, earlier, "loop")
@@ -358,8 +382,9 @@ class Optimizer(Saved):
     @of_adapter
     def observe(self, what: str, value: float) -> None:
         """Tells the pipeline a number that it watches: "loss", "metric"."""
-        number = float(value.detach() if isinstance(value, torch.Tensor) else value)
-        self.engine.observe(what, number if self._ranks is None else self._ranks.mean(number))
+        with self._together("observe"):
+            number = float(value.detach() if isinstance(value, torch.Tensor) else value)
+            self.engine.observe(what, number if self._ranks is None else self._ranks.mean(number))
         self._refresh()
 
     # ---- modes
@@ -367,14 +392,16 @@ class Optimizer(Saved):
     @of_adapter
     def train(self) -> None:
         """Puts the training weights back into the parameters."""
-        self.engine.train()
-        self._touch()
+        with self._together("train", self._ranks is not None and self._ranks.gathers):
+            self.engine.train()
+            self._touch()
 
     @of_adapter
     def eval(self) -> None:
         """Writes the evaluation weights (averages, schedule-free iterates) into the parameters."""
-        self.engine.eval()
-        self._touch()
+        with self._together("eval", self._ranks is not None and self._ranks.gathers):
+            self.engine.eval()
+            self._touch()
 
     @contextlib.contextmanager
     def averaged(self) -> Generator[Optimizer, None, None]:

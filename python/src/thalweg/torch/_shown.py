@@ -58,6 +58,10 @@ class Grouped(torch.optim.Optimizer):
         """Around what has to go well on all ranks, or on none."""
         return contextlib.nullcontext() if self._ranks is None else self._ranks.joining(self, options)
 
+    def _together(self, call: str, where: bool = True, **how: bool) -> contextlib.AbstractContextManager[None]:
+        """Around what all ranks call, if there are some and `where` that is so: they learn where it fails on one."""
+        return self._ranks.together(call, **how) if self._ranks is not None and where else contextlib.nullcontext()
+
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The parameter groups, as for torch.optim; they show what the next step uses."""
@@ -332,11 +336,16 @@ class Grouped(torch.optim.Optimizer):
         UnknownNameError for a key that looks like a hyper-parameter and is none here.  When a key, a tensor or a value
         is refused, nothing changes.
         """
+        with self._together("add_param_group", always=True):
+            self._add_param_group(param_group)
+
+    def _add_param_group(self, param_group: dict[str, Any]) -> None:
         if not isinstance(param_group, dict):
             raise TypeError(f"a parameter group is a dict, {{\"params\": [...]}}; got {type(param_group).__name__}")
         _groups.check_group(param_group, f"parameter group {len(self.__dict__.get('param_groups', ()))}")
         if "engine" not in self.__dict__:
-            return super().add_param_group(param_group)
+            super().add_param_group(param_group)
+            return
         self._push()
         before = dict(param_group)
         count = len(self.param_groups)
@@ -354,7 +363,6 @@ class Grouped(torch.optim.Optimizer):
             param_group.update(before)
             raise
         self._pull()
-        return None
 
     def _is_new_default(self, key: str) -> bool:
         missing = object()

@@ -1,0 +1,234 @@
+"""What fails on one rank alone: an error on all of them, nothing changed, and a world that goes on."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.distributed as dist  # noqa: E402
+from torch import nn  # noqa: E402
+
+if not (dist.is_available() and dist.is_gloo_available()):
+    pytest.skip("torch has no gloo", allow_module_level=True)
+
+import thalweg as tw  # noqa: E402
+from ranks_support import run  # noqa: E402
+from test_distributed import fsdp, model, train  # noqa: E402
+from thalweg.distributed import Ranks, load_sharded_state_dict, sharded_state_dict  # noqa: E402
+from thalweg.torch import Optimizer  # noqa: E402
+
+TIMEOUT = 20.0  # seconds, of the process groups: what waits for it fails
+SOON = 10.0  # seconds, for an error that does not
+LAYOUTS = ("copies", "elements", "tensors", "owners", "fsdp", "fsdp owners")
+
+
+def make(layout: str, sentence: str, **options: Any) -> tuple[nn.Module, Any]:
+    """A model whose gradients are given, and its optimizer."""
+    sharded = layout.startswith("fsdp")
+    net = fsdp() if sharded else model()
+    kind = layout.removeprefix("fsdp").strip() or None
+    return net, Optimizer(net.named_parameters(), sentence, ranks=Ranks(kind), **options)
+
+
+def fill(net: nn.Module, value: float = 1.0) -> None:
+    for p in net.parameters():
+        p.grad = torch.full_like(p, value)
+
+
+def look(net: nn.Module, opt: Any) -> tuple[Any, ...]:
+    """All that a call may change on this rank."""
+    local = [p.detach().to_local() if hasattr(p, "to_local") else p.detach() for p in net.parameters()]
+    return [t.numpy().tobytes() for t in local], opt.engine.state_dict()["state"], opt.engine.training
+
+
+class World:
+    """This rank among `size`; `odd` on the last one, where something fails."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.last, self.odd = rank, size - 1, rank == size - 1
+
+    def refuses(self, act: Callable[[], Any], kind: type, words: str, others: str | None = None) -> None:
+        """`act` fails on the last rank with `kind`, and on the others with the words that it left for them."""
+        dist.barrier()
+        start = time.monotonic()
+        found = pytest.raises(kind if self.odd else tw.ArgumentError, act)
+        assert time.monotonic() - start < SOON
+        if self.odd:
+            assert words in str(found.value)
+        else:
+            wanted = others or f"on rank {self.last}: {kind.__name__}: {words}"
+            assert wanted in str(found.value), str(found.value)
+        dist.barrier()  # what the last rank said has arrived before it may go
+
+    def refuses_step(self, net: nn.Module, opt: Any, act: Callable[[], Any], kind: type, words: str,
+                     others: str | None = None) -> None:
+        """The same of a step, or of what is around one, which changes nothing."""
+        before = look(net, opt)
+        self.refuses(act, kind, words, others)
+        assert look(net, opt) == before
+
+    def differ(self, net: nn.Module, opt: Any, act: Callable[[], Any], words: str) -> None:
+        """The ranks differ, and all of them are told the same words."""
+        dist.barrier()
+        before, start = look(net, opt), time.monotonic()
+        with pytest.raises(tw.ArgumentError) as found:
+            act()
+        assert time.monotonic() - start < SOON and words in str(found.value), str(found.value)
+        assert look(net, opt) == before
+        dist.barrier()
+
+    def goes_on(self, net: nn.Module, opt: Any, closure: Any = None) -> None:
+        steps = opt.engine.steps
+        fill(net)
+        opt.step(closure)
+        assert opt.engine.steps == steps + 1
+
+
+# ---- steps
+
+
+def _values(rank: int, size: int) -> None:
+    world = World(rank, size)
+    for layout in LAYOUTS if size == 2 else LAYOUTS[1::2]:
+        net, opt = make(layout, "clip_global_norm(1) | adamw(lr=0.1)")
+        world.goes_on(net, opt)
+        fill(net)
+        for closure in (None, functools.partial(fill, net)):
+            opt.param_groups[0]["lr"] = -1.0 if world.odd else 0.1
+            world.refuses_step(net, opt, functools.partial(opt.step, closure), tw.RangeError, "adamw: `lr` must be")
+            opt.param_groups[0]["lr"] = 0.1
+        world.goes_on(net, opt)
+        handle = opt.register_step_pre_hook(_raise if world.odd else _pass)
+        world.refuses_step(net, opt, opt.step, ZeroDivisionError, "a hook")
+        handle.remove()
+        opt.engine.set("gradient_scale", 0.5 if world.odd else 1.0)
+        world.differ(net, opt, opt.step, "gradient_scale is 1.0 on rank 0 and 0.5 on rank")
+        opt.engine.set("gradient_scale", 1.0)
+        world.differ(net, opt, lambda: opt.step(functools.partial(fill, net) if world.odd else None), "its start")
+        world.goes_on(net, opt)
+        if "owners" in layout:
+            continue  # where a mode is a matter of all ranks
+        net, opt = make(layout, "adamw(lr=0.1) | ema(0.9)")
+        world.goes_on(net, opt)
+        if world.odd:
+            opt.eval()
+        world.differ(net, opt, opt.step, "training mode is True on rank 0 and False on rank")
+        opt.train()
+        world.goes_on(net, opt)
+
+
+def _raise(*_: Any) -> None:
+    raise ZeroDivisionError("a hook")
+
+
+def _pass(*_: Any) -> None:
+    """A hook that has nothing against it."""
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_what_one_rank_refuses_before_a_step(size: int) -> None:
+    run(_values, size, timeout=TIMEOUT)
+
+
+def _gradients(rank: int, size: int) -> None:
+    world = World(rank, size)
+    for layout in LAYOUTS[:4]:
+        net, opt = make(layout, "clip_global_norm(1) | adamw(lr=0.1)")
+        world.goes_on(net, opt)
+        p = next(net.parameters())
+        for closure in (False, True):
+            def spoil() -> None:
+                fill(net)
+                if world.odd:
+                    p.grad = p.grad.to_sparse()
+
+            spoil()
+            world.refuses_step(net, opt, lambda: opt.step(spoil if closure else None), tw.Error, "torch.sparse_coo",
+                               f"the step was broken off on rank {world.last}: ")
+        world.goes_on(net, opt)
+        if layout == "copies":
+            continue
+        net, opt = make(layout, "clip_global_norm(1) | adamw(lr=0.1)", nonfinite="error")
+        fill(net, float("nan") if world.odd else 1.0)
+        before = look(net, opt)
+        with pytest.raises(tw.Error):  # NonfiniteError where it is, and where it is counted
+            opt.step()
+        assert look(net, opt) == before
+        dist.barrier()
+        world.goes_on(net, opt)
+
+
+def test_a_gradient_that_one_rank_refuses() -> None:
+    run(_gradients, 2, timeout=TIMEOUT)
+
+
+def _closures(rank: int, size: int) -> None:
+    world = World(rank, size)
+    for layout in ("copies", "elements", "owners", "fsdp", "fsdp owners") if size == 2 else ("elements", "owners"):
+        net, opt = make(layout, "sam(0.1) | adamw(lr=0.1)")
+        calls: list[int] = []
+        what: list[Any] = [lambda: 1.0]
+
+        def closure() -> Any:
+            fill(net)
+            calls.append(1)
+            if world.odd and len(calls) == 2:
+                return what[0]()
+            return 1.0
+
+        def step() -> None:
+            calls.clear()
+            opt.step(closure)
+
+        def throw(problem: BaseException) -> Any:
+            raise problem
+
+        step()
+        for problem in (ValueError("no such file"), KeyboardInterrupt("now")):
+            what[:] = [functools.partial(throw, problem)]
+            world.refuses_step(net, opt, step, type(problem), str(problem))
+        what[:] = [lambda: "a loss"]
+        world.refuses_step(net, opt, step, tw.ValueTypeError, "the loss that the closure returns")
+        what[:] = [lambda: 1.0]
+        step()
+
+        def loop() -> None:
+            for request in opt.requests():
+                fill(net)
+                if world.odd and request.pass_ == 1:
+                    raise LookupError("no batch")
+
+        world.refuses_step(net, opt, loop, LookupError, "no batch", "the loop over its requests was left")
+
+        def answered() -> None:
+            for request in opt.requests():
+                if not (world.odd and request.pass_ == 1):
+                    fill(net)
+
+        world.refuses_step(net, opt, answered, tw.SequenceError, "sam(0.1) | adamw(lr=0.1): Request(gradient, pass 1")
+        step()
+        net, opt = make(layout, "polyak_sgd(max_lr=0.5)")
+        train_like = lambda: opt.step(lambda: fill(net) if world.odd else (fill(net), 1.0)[1])  # noqa: E731
+        world.refuses_step(net, opt, train_like, tw.NeedsError, "polyak_sgd(max_lr=0.5): the method asked for the loss")
+        world.goes_on(net, opt, lambda: 1.0)
+        world.refuses_step(net, opt, lambda: opt.observe("loss", "much" if world.odd else 1.0), ValueError,
+                           "could not convert")
+        if world.odd:  # one rank is in a call that the others do not make
+            opt_call: Callable[[], Any] = lambda: opt.observe("loss", 1.0)  # noqa: E731
+        else:
+            opt_call = lambda: opt.step(lambda: 1.0)  # noqa: E731
+        world.differ(net, opt, opt_call, f"the ranks disagree: rank 0 is in step (comparing notes)")
+        world.goes_on(net, opt, lambda: 1.0)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_closure_that_fails_on_one_rank(size: int) -> None:
+    """In the second pass of SAM, with the parameters moved: they are back on all ranks."""
+    run(_closures, size, timeout=TIMEOUT)
