@@ -241,6 +241,11 @@ class Place:
                 raise agreed(f"the ranks disagree: {what} is {here} on rank 0 and {there} on rank {rank}")
         raise agreed("the ranks disagree")
 
+    def agree_on_group(self, opt: Any, described: Mapping[str, Any]) -> None:
+        """Compares a parameter group that is to be added; ArgumentError as of `agree`."""
+        values = {key: repr(value) for key, value in described.items() if key != "params"}
+        self.agree({**self._described(opt, {}), "group": values})
+
     def agree_on_state(self, opt: Any) -> None:
         """Compares where the optimizers of all ranks stand; ArgumentError as of `agree`."""
         self.agree({"number of steps": opt.engine.steps, "training mode": opt.engine.training})

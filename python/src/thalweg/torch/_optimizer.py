@@ -392,16 +392,23 @@ class Optimizer(Saved):
     @of_adapter
     def train(self) -> None:
         """Puts the training weights back into the parameters."""
-        with self._together("train", self._ranks is not None and self._ranks.gathers):
-            self.engine.train()
-            self._touch()
+        self._switch("train", self.engine.train, self.engine.eval)
 
     @of_adapter
     def eval(self) -> None:
         """Writes the evaluation weights (averages, schedule-free iterates) into the parameters."""
-        with self._together("eval", self._ranks is not None and self._ranks.gathers):
-            self.engine.eval()
-            self._touch()
+        self._switch("eval", self.engine.eval, self.engine.train)
+
+    def _switch(self, call: str, there: Callable[[], None], back: Callable[[], None]) -> None:
+        with self._together(call, self._ranks is not None and self._ranks.gathers):
+            before = self.engine.training
+            there()
+            try:
+                self._touch()
+            except BaseException:
+                if before != self.engine.training:
+                    back()
+                raise
 
     @contextlib.contextmanager
     def averaged(self) -> Generator[Optimizer, None, None]:

@@ -140,6 +140,13 @@ class Grouped(torch.optim.Optimizer):
         self._unbound[index] = values
         self._places[index:] = [None]
 
+    def _try(self, described: dict[str, Any]) -> None:
+        """Refuses what the engine would, without giving it the group."""
+        members = [m if isinstance(m, tuple) else (None, m) for m in described["params"]]
+        like = [torch.zeros_like(p) if name is None else (name, torch.zeros_like(p)) for name, p in members]
+        with _notices.quiet():
+            _optimizer.Optimizer([{**described, "params": like}], self.engine._text, **self.engine._options).close()
+
     def _bind_late(self) -> None:
         """Gives groups to the engine that were empty and are no longer."""
         groups = self.__dict__["param_groups"]
@@ -355,7 +362,11 @@ class Grouped(torch.optim.Optimizer):
             given = {key for key in param_group if key in before or self._is_new_default(key)}
             with self._joining({}):
                 described = self._describe(param_group, given, [name for name, _, _ in self.engine._layout])
-                self._bind(count, self._spread_given(described))
+                described = self._spread_given(described)
+                if self._ranks is not None:  # the engine never lets go of a group
+                    self._try(described)
+                    self._ranks.agree_on_group(self, described)
+                self._bind(count, described)
             self._note([param_group])
         except BaseException:
             del self.__dict__["param_groups"][count:]
