@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
-from pathlib import Path
 from typing import Any, Callable
 
 import pytest
@@ -21,7 +19,7 @@ if not (dist.is_available() and dist.is_gloo_available()):
 import thalweg as tw  # noqa: E402
 from ranks_support import run  # noqa: E402
 from test_distributed import fsdp, model, train  # noqa: E402
-from thalweg.distributed import Ranks, load_sharded_state_dict, sharded_state_dict  # noqa: E402
+from thalweg.distributed import Ranks  # noqa: E402
 from thalweg.torch import Optimizer  # noqa: E402
 
 TIMEOUT = 20.0  # seconds, of the process groups: what waits for it fails
@@ -105,7 +103,7 @@ def _values(rank: int, size: int) -> None:
             world.refuses_step(net, opt, functools.partial(opt.step, closure), tw.RangeError, "adamw: `lr` must be")
             opt.param_groups[0]["lr"] = 0.1
         world.goes_on(net, opt)
-        handle = opt.register_step_pre_hook(_raise if world.odd else _pass)
+        handle = opt.register_step_pre_hook(refuse if world.odd else ignore)
         world.refuses_step(net, opt, opt.step, ZeroDivisionError, "a hook")
         handle.remove()
         opt.engine.set("gradient_scale", 0.5 if world.odd else 1.0)
@@ -124,11 +122,11 @@ def _values(rank: int, size: int) -> None:
         world.goes_on(net, opt)
 
 
-def _raise(*_: Any) -> None:
+def refuse(*_: Any) -> None:
     raise ZeroDivisionError("a hook")
 
 
-def _pass(*_: Any) -> None:
+def ignore(*_: Any) -> None:
     """A hook that has nothing against it."""
 
 
@@ -234,173 +232,124 @@ def test_a_closure_that_fails_on_one_rank(size: int) -> None:
     run(_closures, size, timeout=TIMEOUT)
 
 
-# ---- what is around steps
+# ---- what happened on all ranks, and what cannot happen on all
 
 
-def _groups(rank: int, size: int) -> None:
+def _late(rank: int, size: int) -> None:
+    """A hook behind a step fails when all have stepped, and nobody waits for it; one owner fails when others cannot go
+    back, and all are told."""
     world = World(rank, size)
-    for layout in LAYOUTS[:4]:
-        net = model()
-        opt = Optimizer(net.parameters(), "clip_global_norm(1) | adamw(lr=0.1)", ranks=Ranks(layout))
-        more = nn.Parameter(torch.ones(3, dtype=torch.float64))
-        for group in ("no dict", {"lr": 1.0}, {"params": [more * 2]}, {"params": [more], "lr": -1.0},
-                      {"params": [next(net.parameters())]}):
-            good = {"params": [nn.Parameter(torch.ones(3, dtype=torch.float64))]}
-            kind = TypeError if group == "no dict" else ValueError
-            world.refuses_step(net, opt, lambda: opt.add_param_group(group if world.odd else good), kind, "",
-                               f"no parameter group was added on rank {world.last}: ")
-            assert len(opt.param_groups) == len(opt.engine.param_groups) == 1
-            world.goes_on(net, opt)
+    for layout in ("copies", "fsdp", "owners"):
+        net, opt = make(layout, "clip_global_norm(1) | adamw(lr=0.1)")
+        handle = opt.register_step_post_hook(refuse if world.odd else ignore)
         fill(net)
-        add = functools.partial(opt.add_param_group, {"params": [more]})
-        world.differ(net, opt, add if world.odd else opt.step, "call is step on rank 0 and add_param_group on rank")
-        opt.add_param_group({"params": [more]})
-        more.grad = torch.ones(3, dtype=torch.float64)
-        world.goes_on(net, opt)
-
-
-def test_a_group_that_one_rank_refuses_or_adds_alone() -> None:
-    run(_groups, 2, timeout=TIMEOUT)
-
-
-def _makes(rank: int, size: int) -> None:
-    world = World(rank, size)
-    for layout in ("copies", "tensors"):
-        for params, kind in (([], ValueError), (model(), TypeError), ([torch.ones(2, requires_grad=True) * 2], ValueError)):
-            world.refuses(lambda: Optimizer(params if world.odd else model().parameters(), "adamw(lr=1)",
-                                            ranks=Ranks(layout)),
-                          kind, "", f"there is no optimizer on rank {world.last}: {kind.__name__}: ")
-    world.goes_on(*make("copies", "adamw(lr=1)"))
-
-
-def test_parameters_that_one_rank_refuses() -> None:
-    run(_makes, 2, timeout=TIMEOUT)
-
-
-def _modes(rank: int, size: int) -> None:
-    """Where parameters come from their owners, all ranks change the mode."""
-    world = World(rank, size)
-    net, opt = make("owners", "adamw(lr=0.1) | ema(0.9)")
-    world.goes_on(net, opt)
-    world.differ(net, opt, opt.step if world.odd else opt.eval, "call is eval on rank 0 and step on rank 1")
-    opt.eval()
-    opt.train()
-    world.goes_on(net, opt)
-
-
-def test_a_mode_that_one_rank_changes_alone() -> None:
-    run(_modes, 2, timeout=TIMEOUT)
-
-
-# ---- state
-
-
-def _loads(rank: int, size: int) -> None:
-    world = World(rank, size)
-    for layout in LAYOUTS[1:] if size == 2 else ("owners", "fsdp"):
-        net, opt = make(layout, "clip_global_norm(1) | adamw(lr=cosine(lr=0.1, total=9))")
-        world.goes_on(net, opt)
-        early = opt.state_dict()  # flat parts and tensors of one name have no state for other ranks
-        spread = None if layout in ("elements", "tensors") else sharded_state_dict(opt)
-        opt.param_groups[0]["lr"] = 0.25
-        world.goes_on(net, opt)
-        late = opt.state_dict()
-        opt.param_groups[0]["lr"] = 0.5  # not in a step yet
-        shown = [{**group, "params": None} for group in opt.param_groups]
-        other = make(layout, "clip_global_norm(1) | sgd(lr=0.1, momentum=0.9)")[1].state_dict()
-        groups = {**early, "param_groups": early["param_groups"] * 2}
-        for bad, kind in ((other, tw.MismatchError), (groups, tw.CountError), ("nothing", tw.ArgumentError)):
-            world.refuses_step(net, opt, lambda: opt.load_state_dict(bad if world.odd else early), kind, "",
-                               f"nothing was loaded on rank {world.last}: {kind.__name__}: ")
-            assert [{**group, "params": None} for group in opt.param_groups] == shown
-        handle = opt.register_load_state_dict_pre_hook(_raise if world.odd else _pass)
-        world.refuses_step(net, opt, lambda: opt.load_state_dict(early), ZeroDivisionError, "a hook")
-        handle.remove()
-        world.differ(net, opt, lambda: opt.load_state_dict(late if world.odd else early), "number of steps is 1 on")
-        assert [{**group, "params": None} for group in opt.param_groups] == shown
-        handle = opt.register_load_state_dict_post_hook(_raise if world.odd else _pass)
-        if world.odd:  # which comes when all have loaded
+        if world.odd:
             with pytest.raises(ZeroDivisionError):
-                opt.load_state_dict(early)
+                opt.step()
         else:
-            opt.load_state_dict(early)
+            opt.step()
         handle.remove()
         assert opt.engine.steps == 1
-        opt.load_state_dict(late)
-        assert opt.engine.steps == 2 and opt.param_groups[0]["lr"] == 0.25
-        if spread is None:
-            continue
-        bad = {**spread, "state": {}}
-        world.refuses_step(net, opt, lambda: load_sharded_state_dict(opt, bad if world.odd else spread),
-                           tw.MismatchError, "the state dict has no")
-        load_sharded_state_dict(opt, spread)
-        assert opt.engine.steps == 1
         world.goes_on(net, opt)
-        rate = opt.param_groups[0]["lr"]
-        opt.param_groups[0]["lr"] = -1.0 if world.odd else rate
-        world.refuses_step(net, opt, lambda: sharded_state_dict(opt), tw.RangeError, "adamw: `lr` must be")
-        opt.param_groups[0]["lr"] = rate
-        save = functools.partial(sharded_state_dict, opt)
-        world.differ(net, opt, save if world.odd else opt.step, "call is step on rank 0 and sharded_state_dict on rank")
-        world.goes_on(net, opt)
-
-
-@pytest.mark.parametrize("size", [2, 4])
-def test_a_state_that_one_rank_refuses(size: int) -> None:
-    """Nothing is loaded on any of them, where each has a part of it."""
-    run(_loads, size, timeout=TIMEOUT)
-
-
-def _loads_alone(rank: int, size: int) -> None:
-    """Where every process has the whole state, nobody waits: rank 0 may read a file, and send on what it has."""
-    world = World(rank, size)
-    net, opt = make("copies", "adamw(lr=0.1)")
-    plain = Optimizer(net.parameters(), "adamw(lr=0.1)")
-    careless = Optimizer(net.parameters(), "adamw(lr=0.1)", ranks=Ranks("owners", verify=False))
-    for each in (opt, plain, careless):
-        world.goes_on(net, each)
-    early = opt.state_dict()
-    for each in (opt, plain, careless):
-        state = each.state_dict()
-        world.goes_on(net, each)
-        dist.barrier()
-        if rank == 0:
-            each.load_state_dict(state)
-        dist.barrier()
-        sent = [each.engine.steps]
-        dist.broadcast_object_list(sent)
-        assert sent == [1] and each.engine.steps == (1 if rank == 0 else 2)
-    world.differ(net, opt, opt.step, "number of steps is 1 on rank 0 and 2 on rank 1")
-    if rank == 1:
-        opt.load_state_dict(early)
+    net, opt = make("owners", "route(matrix=(sgd(lr=0.1) | project(stiefel)), other=(adamw))")
     world.goes_on(net, opt)
+    world.odd, world.last = rank == opt._ranks.owner[0], opt._ranks.owner[0]
+    fill(net)
+    next(net.parameters()).grad.fill_(float("nan"))
+    world.refuses(opt.step, tw.NonfiniteError, "parameter 0 (`0.weight`): stiefel")
+    assert opt.engine.steps == (1 if world.odd else 2)
+    with pytest.raises(tw.ArgumentError, match="the ranks disagree: number of steps is"):
+        opt.step()
 
 
-def test_a_rank_that_loads_alone_waits_for_nobody() -> None:
-    run(_loads_alone, 2, timeout=TIMEOUT)
+def test_a_failure_when_a_step_has_happened() -> None:
+    run(_late, 2, timeout=TIMEOUT)
 
 
-def _consolidated(rank: int, size: int) -> None:
-    """ZeroRedundancyOptimizer puts rows into `state`, which are taken in the next step."""
-    from torch.distributed.optim import ZeroRedundancyOptimizer
+def _mixed(rank: int, size: int) -> None:
+    """A closure fails on one rank while the others are in a collective of the model: it does not wait for them, what it
+    says does not end in their gradients, and they wait as long as their process group does."""
+    from torch.nn.parallel import DistributedDataParallel
 
+    ddp = DistributedDataParallel(net := model())
+    opt = Optimizer(ddp.parameters(), "sam(0.1) | adamw(lr=0.1)", ranks=Ranks("copies"))
+    train(ddp, opt, range(2), rank, size)
+    before, start = look(net, opt), time.monotonic()
+
+    def closure() -> Any:
+        if rank == 1:
+            raise ValueError("no such file")
+        opt.zero_grad()
+        loss = ddp(torch.ones(2, 5, dtype=torch.float64)).square().mean()
+        loss.backward()
+        return loss
+
+    with pytest.raises(ValueError if rank == 1 else RuntimeError) as found:
+        opt.step(closure)
+    assert rank == 1 or not isinstance(found.value, tw.Error)  # torch's, of its time-out
+    took = time.monotonic() - start
+    assert took < 2 if rank == 1 else 2 < took < SOON
+    assert look(net, opt) == before
+    if rank == 1:
+        time.sleep(6)
+
+
+def test_a_closure_that_fails_beside_a_collective_of_the_model() -> None:
+    run(_mixed, 2, timeout=3.0)
+
+
+def _syncs(rank: int, size: int) -> None:
+    """Tensors of several ranks, whose owner tells the others where SAM has moved them."""
     world = World(rank, size)
     net = model()
-    zero = ZeroRedundancyOptimizer(net.parameters(), functools.partial(
-        Optimizer, sentence="clip_global_norm(1) | adamw(lr=0.1)", ranks=Ranks("tensors")))
-    fill(net)
-    zero.step()
-    zero.consolidate_state_dict(0)
-    saved = [zero.state_dict() if rank == 0 else None]
-    dist.broadcast_object_list(saved)
-    state = saved[0]
-    if world.odd:
-        for row in state["state"].values():
-            row["exp_avg"] = torch.ones(99)
-    zero.load_state_dict(state)
-    fill(net)
-    world.refuses_step(net, zero.optim, zero.step, tw.Error, "", f"the step was broken off on rank {world.last}: ")
+    params = list(net.parameters())
+    mine = params[rank::size]
+
+    def sync() -> None:
+        for index, p in enumerate(params):
+            dist.broadcast(p.detach(), index % size)
+
+    opt = Optimizer(mine, "sam(0.1) | sgd(lr=0.1)", ranks=Ranks("tensors", sync=sync))
+
+    def closure() -> Any:
+        opt.zero_grad()
+        for p in params:
+            p.grad = p.detach().clone()
+        if world.odd and opt.engine._pending and calls:
+            raise LookupError("no batch")
+        calls.append(1)
+        return 1.0
+
+    calls: list[int] = []
+    before = [p.detach().clone() for p in mine]
+    world.refuses(lambda: opt.step(closure), LookupError, "no batch")
+    assert all(map(torch.equal, mine, before))
+    world.odd, odd = False, world.odd
+    opt.step(closure)
+    world.odd = odd
+    assert opt.engine.steps == 1 and not any(map(torch.equal, mine, before))
 
 
-def test_rows_of_a_consolidated_state_that_one_rank_refuses() -> None:
-    run(_consolidated, 2, timeout=TIMEOUT)
+def test_a_closure_that_fails_where_the_caller_syncs() -> None:
+    run(_syncs, 2, timeout=TIMEOUT)
+
+
+def _messages(rank: int, size: int) -> list[int]:
+    counts = []
+    whole, dist.all_reduce = dist.all_reduce, lambda *a, **k: (counts.append(1), whole(*a, **k))[1]
+    found = []
+    for layout, sentence in (("copies", "adamw"), ("elements", "clip_global_norm(1) | adamw"), ("owners", "adamw")):
+        net, opt = make(layout, sentence)
+        fill(net)
+        counts.clear()
+        opt.step()
+        found.append(len(counts))
+    net, opt = make("copies", "sam(0.1) | adamw")
+    counts.clear()
+    opt.step(functools.partial(fill, net))
+    return [*found, len(counts)]
+
+
+def test_a_step_has_few_messages() -> None:
+    """One, and the sums of the method; owners hear that all have finished, too; before a closure all are there."""
+    assert run(_messages, 2, timeout=TIMEOUT) == [[1, 5, 2, 3]] * 2

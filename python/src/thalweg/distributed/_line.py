@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 import weakref
 from typing import Any
 
@@ -21,6 +22,7 @@ KINDS = ("comparing notes", "adding numbers up", "looking for the largest number
 # so that the note of a rank that has failed meets whatever the others say; 4 kB take no longer than one number.
 HEAD = 1 + len(KINDS)
 WIDTH = 512
+MOMENT = 0.5  # seconds
 TEXT = 600  # bytes of what a rank says of its failure
 
 _lines: weakref.WeakKeyDictionary[Any, Line] = weakref.WeakKeyDictionary()
@@ -28,9 +30,12 @@ _lines: weakref.WeakKeyDictionary[Any, Line] = weakref.WeakKeyDictionary()
 
 def line_of(group: Any) -> Line:
     """The line of the ranks of a process group, which all of them have to ask for where it is the first time."""
-    if group not in _lines:
-        _lines[group] = Line(group)
-    return _lines[group]
+    line = _lines.get(group)
+    if line is None:
+        line = Line(group)
+        if line.group is not group:
+            _lines[group] = line
+    return line
 
 
 class Line:
@@ -79,12 +84,17 @@ class Line:
         return everybody
 
     def leave(self, text: str) -> None:
-        """Leaves a note that this rank has failed, for whatever the others say next.  Waits for nobody."""
+        """Leaves a note that this rank has failed, for whatever the others say next.  Those who wait already are given
+        a moment to read it, should this process end at once; nobody else is waited for."""
         message = torch.zeros(WIDTH, dtype=torch.float64, device="cpu")
         message[0] = math.inf
         with contextlib.suppress(Exception):  # without a connection they find out by themselves
-            work = dist.all_reduce(message, group=self.group, async_op=True)
-            self._left = message, work, self._send(text, wait=False)
+            first = dist.all_reduce(message, group=self.group, async_op=True)
+            second, parts = self._send(text, wait=False)
+            self._left = message, parts, first, second
+            end = time.monotonic() + MOMENT
+            while not (first.is_completed() and second.is_completed()) and time.monotonic() < end:
+                time.sleep(0.005)
 
     def _texts(self, mine: str) -> list[str]:
         _, parts = self._send(mine, wait=True)
@@ -99,12 +109,9 @@ class Line:
 def agreed(text: str) -> Exception:
     """An error that all ranks get, so that none has to tell the others."""
     problem = error(ArgumentError, text)
-    tell(problem)
+    problem._agreed = True  # type: ignore[attr-defined]
     return problem
 
 
-def tell(problem: BaseException) -> bool:
-    """Marks a problem as known to all ranks.  Returns whether it was not yet."""
-    new = not getattr(problem, "_known_to_ranks", False)
-    problem._known_to_ranks = True  # type: ignore[attr-defined]
-    return new
+def is_agreed(problem: BaseException) -> bool:
+    return getattr(problem, "_agreed", False)

@@ -14,7 +14,7 @@ import torch
 
 from .. import _optimizer, _options, _requests
 from .._errors import Error, MismatchError, NeedsError, UnsupportedError, error
-from ._line import COMPARE, MAX, SUM, agreed, line_of, tell
+from ._line import COMPARE, MAX, SUM, agreed, is_agreed, line_of
 from ._tensors import dtensor_like, is_dtensor, lies, local_part
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Place:
         try:
             yield
         except BaseException as problem:
-            if self._awaited and tell(problem):
+            if self._awaited and not is_agreed(problem):
                 self.line.leave(f"{CALLS[call]} on rank {self.rank}: {_said(problem)}")
             raise
         finally:
@@ -333,7 +333,7 @@ class Place:
         return float(total[0]) / self.size
 
     def _exchange_numbers(self, kind: int, numbers: np.ndarray) -> None:
-        self.line.exchange(kind, numbers, self.call or "set_reducer", self._kept)
+        self.line.exchange(kind, numbers, self.call or "engine", self._kept)
 
 
 def place_of(request: _requests.Request) -> str:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch
 
 from .._errors import ArgumentError, SequenceError, error
-from ._line import line_of, tell
+from ._line import line_of
 from ._owners import Owners
 from ._place import Place
 from ._tensors import is_dtensor
@@ -37,7 +37,8 @@ class Ranks:
                                DTensors cost the memory of a second copy of the tensors that a rank owns
     process_group  of torch.distributed; None: that of the DTensors' mesh, else the default one.  It has to carry CPU
                    tensors
-    verify         compare notes once for each request
+    verify         compare notes once for each request, and when state of which each rank has a part is loaded or saved.
+                   False: where the ranks differ, or one fails, nobody tells the others, and they wait for the time-out
     sync           "tensors" only: called where a method has moved the parameters for a gradient (sam); it gives the
                    other ranks what this one has
     """
@@ -62,7 +63,7 @@ def placing(ranks: Any) -> Iterator[None]:
         yield
     except BaseException as problem:
         known = isinstance(ranks, Ranks) and (ranks.process_group is not None or ranks.layout in ("copies", "tensors"))
-        if known and dist.is_available() and dist.is_initialized() and tell(problem):
+        if known and dist.is_available() and dist.is_initialized():
             group = dist.group.WORLD if ranks.process_group is None else ranks.process_group
             with contextlib.suppress(Exception):
                 line_of(group).leave(f"there is no optimizer on rank {dist.get_rank(group)}: "

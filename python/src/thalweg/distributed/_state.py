@@ -23,7 +23,7 @@ def sharded_state_dict(opt: Any) -> dict[str, Any]:
     parameter is a DTensor like it; of tensors that others own there is nothing here.  Parameters go by the names that
     they were given with (named_parameters()), else by their positions.  `engine` has counters, hyper-parameters and
     schedules, `param_groups` the numbers and texts that schedulers keep there ("initial_lr").  Call it on all ranks,
-    between steps.
+    between steps: where it fails on one that has a part of the state, there is an error on all.
 
     SequenceError inside a step or in evaluation mode.  UnsupportedError for 8-bit state of shards, which is packed by
     the shard, for plain tensors of the layout "elements" (which part a rank has is known to you alone), and where ranks

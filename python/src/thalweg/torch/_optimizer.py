@@ -221,7 +221,8 @@ class Optimizer(Saved):
                  request.answer_matrix; for "sample_gradients" request.answer_samples.
 
         Returns the first loss, or None.  SequenceError where it leaves `.grad` as it answered an earlier call of this
-        step (no backward).  After an exception, of the closure too, parameters and state are as before.
+        step (no backward).  After an exception, of the closure too, parameters and state are as before; where it comes
+        on one rank, the others get an ArgumentError.
         Between steps the gradients are yours alone: what you let go of is freed.
         """
         if not (closure is None or callable(closure)):
@@ -381,7 +382,8 @@ class Optimizer(Saved):
 
     @of_adapter
     def observe(self, what: str, value: float) -> None:
-        """Tells the pipeline a number that it watches: "loss", "metric"."""
+        """Tells the pipeline a number that it watches: "loss", "metric".  With `ranks` all of them tell theirs, and the
+        mean counts."""
         with self._together("observe"):
             number = float(value.detach() if isinstance(value, torch.Tensor) else value)
             self.engine.observe(what, number if self._ranks is None else self._ranks.mean(number))
@@ -391,15 +393,17 @@ class Optimizer(Saved):
 
     @of_adapter
     def train(self) -> None:
-        """Puts the training weights back into the parameters."""
+        """Puts the training weights back into the parameters.  With Ranks("owners") all ranks call it."""
         self._switch("train", self.engine.train, self.engine.eval)
 
     @of_adapter
     def eval(self) -> None:
-        """Writes the evaluation weights (averages, schedule-free iterates) into the parameters."""
+        """Writes the evaluation weights (averages, schedule-free iterates) into the parameters.  With Ranks("owners")
+        all ranks call it."""
         self._switch("eval", self.engine.eval, self.engine.train)
 
     def _switch(self, call: str, there: Callable[[], None], back: Callable[[], None]) -> None:
+        """Changes the mode; with Ranks("owners"), where the parameters come from others, on all ranks or on none."""
         with self._together(call, self._ranks is not None and self._ranks.gathers):
             before = self.engine.training
             there()
@@ -413,12 +417,13 @@ class Optimizer(Saved):
     @contextlib.contextmanager
     def averaged(self) -> Generator[Optimizer, None, None]:
         """Inside `with opt.averaged():` the parameters hold the evaluation weights."""
+        before = self.engine.training
+        self.eval()
         try:
-            with self.engine.averaged():
-                self._touch()
-                yield self
+            yield self
         finally:
-            self._touch()
+            if before:
+                self.train()
 
     def __repr__(self) -> str:
         """As torch's optimizers; with the sentence where it is more than the class says."""

@@ -176,11 +176,11 @@ class Saved(Grouped):
                 where the parameters were given without names (here or there), by position.  param_groups stay as they
                 are
 
-        ranks   Where each process has a part of the state (DTensors, Ranks("elements"), "tensors", "owners"), all of them
-                call this, and wait for each other: where the state does not fit on one rank, or is of another step,
-                there is an error on all and nothing has changed on any.  Files may be read in turn before.  Without
-                `ranks`, with Ranks("copies"), where every process has the whole state, and with Ranks(verify=False)
-                nobody waits: one rank may load alone, and a difference is found in the next step
+        Where each process has a part of the state (DTensors, Ranks("elements"), "tensors", "owners"), all of them call
+        this and wait for each other: where the state does not fit on one of them, or is of another step, there is an
+        error on all, and nothing has changed on any.  (Files may be read one after the other before.)  Nobody waits
+        where a process has the whole state, without `ranks` or with Ranks("copies"), nor with verify=False: one may
+        load alone.
 
         MismatchError where it does not fit, CountError where the parameter groups are others.
         """
