@@ -218,3 +218,29 @@ def _dies(rank: int, size: int, call: str) -> None:
 @pytest.mark.parametrize("call", ["load", "save", "group"])
 def test_a_rank_that_is_lost_around_steps(call: str) -> None:
     run(_dies, 2, call, lost=(1,), timeout=TIMEOUT)
+
+
+def _groups_of_ranks(rank: int, size: int) -> tuple[str, int]:
+    """Of four ranks the last two have a process group: what fails there is told there."""
+    pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    net = model()
+    opt = Optimizer(net.parameters(), "clip_global_norm(1) | adamw(lr=0.1)",
+                    ranks=Ranks("owners", process_group=pairs[rank // 2]))
+    state = opt.state_dict()
+    fill(net)
+    opt.step()
+    start = time.monotonic()
+    words = ""
+    try:
+        opt.load_state_dict("nothing" if rank == 3 else state)
+    except tw.ArgumentError as problem:
+        words = str(problem)
+    assert time.monotonic() - start < SOON
+    dist.barrier()
+    return words, opt.engine.steps
+
+
+def test_a_process_group_of_some_ranks() -> None:
+    first, second, third, fourth = run(_groups_of_ranks, 4, timeout=TIMEOUT)
+    assert first == second == ("", 0) and third[1] == fourth[1] == 1
+    assert third[0].startswith(f"nothing was loaded on rank 1: ArgumentError: {fourth[0]}") and fourth[0]
