@@ -232,6 +232,27 @@ def test_a_closure_that_fails_on_one_rank(size: int) -> None:
     run(_closures, size, timeout=TIMEOUT)
 
 
+def _scaled(rank: int, size: int) -> None:
+    """An Inf in the shards of one rank, which GradScaler sees on all: none steps, and all lower the scale."""
+    world = World(rank, size)
+    for layout in ("fsdp", "fsdp owners"):
+        net, opt = make(layout, "clip_global_norm(1) | adamw(lr=0.1)")
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        scaler.scale(torch.ones(()))
+        for steps, bad in ((1, False), (1, True), (2, False)):
+            fill(net, 4.0)
+            if bad and world.odd:
+                next(net.parameters()).grad.to_local().fill_(float("inf"))
+            scaler.step(opt)
+            scaler.update()
+            assert opt.engine.steps == steps
+        assert scaler.get_scale() == 2.0
+
+
+def test_an_inf_that_gradscaler_finds_in_the_shards_of_one_rank() -> None:
+    run(_scaled, 2, timeout=TIMEOUT)
+
+
 # ---- what happened on all ranks, and what cannot happen on all
 
 

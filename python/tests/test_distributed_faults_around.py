@@ -141,6 +141,23 @@ def test_a_state_that_one_rank_refuses(size: int) -> None:
     run(_loads, size, timeout=TIMEOUT)
 
 
+def _saves_alone(rank: int, size: int) -> None:
+    """state_dict() is of this rank alone, in every layout."""
+    world = World(rank, size)
+    for layout in LAYOUTS:
+        net, opt = make(layout, "clip_global_norm(1) | adamw(lr=0.1)")
+        world.goes_on(net, opt)
+        if rank == 0:
+            assert opt.state_dict()["param_groups"]
+        sent = [rank]
+        dist.broadcast_object_list(sent)
+        world.goes_on(net, opt)
+
+
+def test_a_rank_that_saves_alone_waits_for_nobody() -> None:
+    run(_saves_alone, 2, timeout=TIMEOUT)
+
+
 def _loads_alone(rank: int, size: int) -> None:
     """Where every process has the whole state, nobody waits: rank 0 may read a file, and send on what it has."""
     world = World(rank, size)

@@ -114,4 +114,4 @@ def agreed(text: str) -> Exception:
 
 
 def is_agreed(problem: BaseException) -> bool:
-    return getattr(problem, "_agreed", False)
+    return bool(getattr(problem, "_agreed", False))
