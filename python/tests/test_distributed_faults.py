@@ -18,7 +18,7 @@ if not (dist.is_available() and dist.is_gloo_available()):
 
 import thalweg as tw  # noqa: E402
 from ranks_support import run  # noqa: E402
-from test_distributed import fsdp, model, train  # noqa: E402
+from test_distributed import assert_close, fsdp, full, model, train, whole  # noqa: E402
 from thalweg.distributed import Ranks  # noqa: E402
 from thalweg.torch import Optimizer  # noqa: E402
 
@@ -253,6 +253,34 @@ def test_an_inf_that_gradscaler_finds_in_the_shards_of_one_rank() -> None:
     run(_scaled, 2, timeout=TIMEOUT)
 
 
+def _replicas(rank: int, size: int) -> list[bytes]:
+    """Two copies of a model in two shards each (HSDP): numbers are those of one, losses those of all, and all four are
+    told."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    world = World(rank, size)
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "shards"))
+    bits = []
+    for sentence, ranks in (("clip_global_norm(0.1) | adamw(lr=0.05)", None), ("polyak_sgd(max_lr=0.5)", None),
+                            ("clip_global_norm(0.1) | adamw(lr=0.05)", Ranks("owners"))):
+        net = fully_shard(model(), mesh=mesh)
+        opt = Optimizer(net.parameters(), sentence, ranks=ranks)
+        train(net, opt, range(3), rank, size)
+        assert_close(full(net), whole(sentence, 3), sentence)
+        bits.append(b"".join(p.numpy().tobytes() for p in full(net)))
+        if "adamw" in sentence:
+            fill(net)
+            opt.param_groups[0]["lr"] = -1.0 if world.odd else 0.05
+            world.refuses_step(net, opt, opt.step, tw.RangeError, "adamw: `lr` must be")
+    return bits
+
+
+def test_copies_of_shards_step_together_or_not_at_all() -> None:
+    first, *others = run(_replicas, 4, timeout=TIMEOUT)
+    assert others == [first] * 3
+
+
 # ---- what happened on all ranks, and what cannot happen on all
 
 
@@ -356,8 +384,14 @@ def test_a_closure_that_fails_where_the_caller_syncs() -> None:
 
 
 def _messages(rank: int, size: int) -> list[int]:
-    counts = []
-    whole, dist.all_reduce = dist.all_reduce, lambda *a, **k: (counts.append(1), whole(*a, **k))[1]
+    counts: list[int] = []
+    torchs = dist.all_reduce
+
+    def counted(*args: Any, **options: Any) -> Any:
+        counts.append(1)
+        return torchs(*args, **options)
+
+    dist.all_reduce = counted
     found = []
     for layout, sentence in (("copies", "adamw"), ("elements", "clip_global_norm(1) | adamw"), ("owners", "adamw")):
         net, opt = make(layout, sentence)

@@ -7,7 +7,8 @@
 
 Norms, dot products and counts (clipping, LAMB, DoG, Prodigy, SAM) are those of the whole model: the ranks add them up
 through their torch.distributed process group, in float64, so that a spread model steps as one in one piece, but for the
-rounding of sums.  Losses that a method asks for, or that are observed, are averaged over the ranks.
+rounding of sums.  Losses that a method asks for, or that are observed, are averaged over the ranks, those of all
+replicas (HSDP) included.
 
 Once for each request, and before a closure is first called, the ranks compare notes (one small all_reduce): where
 their calls, steps, modes, hyper-parameters or missing gradients differ, all of them get an ArgumentError, and nothing

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,30 +26,36 @@ WIDTH = 512
 MOMENT = 0.5  # seconds
 TEXT = 600  # bytes of what a rank says of its failure
 
-_lines: weakref.WeakKeyDictionary[Any, Line] = weakref.WeakKeyDictionary()
+_lines: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], Line]] = weakref.WeakKeyDictionary()
 
 
-def line_of(group: Any) -> Line:
-    """The line of the ranks of a process group, which all of them have to ask for where it is the first time."""
-    line = _lines.get(group)
+def line_of(group: Any, ranks: Sequence[int] | None = None) -> Line:
+    """The line of the ranks of a process group, or of more `ranks` (of the world); all of them have to ask for it where
+    it is the first time."""
+    members = tuple(ranks or dist.get_process_group_ranks(group))
+    line = _lines.get(group, {}).get(members)
     if line is None:
-        line = Line(group)
+        line = Line(group, members)
         if line.group is not group:
-            _lines[group] = line
+            _lines.setdefault(group, {})[members] = line
     return line
 
 
 class Line:
-    """Messages among the ranks of `group`, over a group of their own: whatever collective of the model the others are
-    in, a rank that fails leaves a note here, does not wait for anybody, and its note is what they read next."""
+    """Messages among ranks, over a group of their own: whatever collective of the model the others are in, a rank that
+    fails leaves a note here, does not wait for anybody, and its note is what they read next.
 
-    def __init__(self, group: Any) -> None:
-        self.size = dist.get_world_size(group)
+    group    of the model, whose time-out counts
+    members  its ranks in the world, or more
+    """
+
+    def __init__(self, group: Any, members: Sequence[int]) -> None:
         self.group = group
         backend = group._get_backend(torch.device("cpu"))
         if backend.name() == "gloo":  # others make no group without the ranks that are not in it
-            self.group = dist.new_group(dist.get_process_group_ranks(group), timeout=backend.options._timeout,
-                                        backend="gloo", use_local_synchronization=True)
+            self.group = dist.new_group(list(members), timeout=backend.options._timeout, backend="gloo",
+                                        use_local_synchronization=True)
+        self.rank, self.size = dist.get_rank(self.group), dist.get_world_size(self.group)
         self._left: tuple[Any, ...] = ()  # what was sent last and nobody waits for
 
     def exchange(self, kind: int, numbers: np.ndarray, doing: str, kept: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
@@ -25,8 +25,10 @@ class Owners(Place):
     Both ways are one all_to_all of bytes, whatever the number of tensors and their types.
     """
 
-    def __init__(self, layout: str, ranks: Ranks, group: Any, sentence: str) -> None:
-        super().__init__(layout, ranks, group, sentence)
+    def __init__(
+        self, layout: str, ranks: Ranks, group: Any, sentence: str, everybody: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(layout, ranks, group, sentence, everybody)
         self.owner: list[int] = []  # of each of `given`
         self.parts: list[list[tuple[tuple[int, ...], tuple[int, ...]]]] = []  # by tensor and rank: offsets and shape
         self._versions: list[tuple[int, int]] = []

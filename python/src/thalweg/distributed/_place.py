@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,12 +42,15 @@ class Place:
 
     given  the tensors of all parameter groups, as torch has them
     held   those that the engine has, in its order: local shards, tensors of which this rank is the owner, ...
+    line   to the ranks that step together: those of the group, and of other groups that have the same parts (HSDP)
     """
 
-    def __init__(self, layout: str, ranks: Ranks, group: Any, sentence: str) -> None:
+    def __init__(
+        self, layout: str, ranks: Ranks, group: Any, sentence: str, everybody: Sequence[int] | None = None
+    ) -> None:
         self.layout, self.group, self.verify, self.sync = layout, group, ranks.verify, ranks.sync
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-        self.line = line_of(group)
+        self.line = line_of(group, everybody)
         self.call: str | None = None  # what all ranks are in
         self._awaited = False  # whether others may wait for this rank until it is done
         self._kept = "this call has changed nothing on the others"
@@ -168,7 +171,7 @@ class Place:
             yield
         except BaseException as problem:
             if self._awaited and not is_agreed(problem):
-                self.line.leave(f"{CALLS[call]} on rank {self.rank}: {_said(problem)}")
+                self.line.leave(f"{CALLS[call]} on rank {self.line.rank}: {_said(problem)}")
             raise
         finally:
             self.call = None
@@ -325,12 +328,13 @@ class Place:
         for kind, numbers in ((SUM, sums), (MAX, maxima)):
             if numbers.size:
                 self._exchange_numbers(kind, numbers)
+        sums /= self.line.size / self.size  # of as many copies of the model
 
     def mean(self, number: float) -> float:
         """The mean over the ranks of a number that each of them has."""
         total = np.array([_requests.number_of(number)])
         self._exchange_numbers(SUM, total)
-        return float(total[0]) / self.size
+        return float(total[0]) / self.line.size
 
     def _exchange_numbers(self, kind: int, numbers: np.ndarray) -> None:
         self.line.exchange(kind, numbers, self.call or "engine", self._kept)

@@ -84,11 +84,13 @@ def place(ranks: Ranks | None, groups: list[dict[str, Any]], sentence: str) -> P
         raise error(SequenceError, "torch.distributed is not initialized: call init_process_group first")
     layout = ranks.layout or ("elements" if any(map(is_dtensor, parameters)) else "copies")
     kind = Owners if layout == "owners" else Place
-    return kind(layout, ranks, _group_of(ranks.process_group, parameters, layout), sentence)
+    group, everybody = _group_of(ranks.process_group, parameters, layout)
+    return kind(layout, ranks, group, sentence, everybody)
 
 
-def _group_of(given: Any, parameters: list[Any], layout: str) -> Any:
-    """The process group that the parts of the parameters are spread over."""
+def _group_of(given: Any, parameters: list[Any], layout: str) -> tuple[Any, list[int] | None]:
+    """The process group that the parts of the parameters are spread over; and all ranks, where several groups have the
+    same parts."""
     spread: dict[Any, str] = {}
     for index, p in enumerate(parameters):
         where = None
@@ -107,10 +109,12 @@ def _group_of(given: Any, parameters: list[Any], layout: str) -> Any:
         raise error(ArgumentError, f"the parameters are not spread alike ({'; '.join(spread.values())}): sums over the "
                     "ranks would count some of them twice; give each kind an optimizer of its own"
                     + ("" if len(sharded) > 1 else ", or pass ranks=thalweg.distributed.Ranks(\"owners\")"))
+    everybody = None
     if given is None and sharded:
         (mesh, axes), = sharded
         if len(axes) == 1:
             given = mesh.get_group(axes[0])
+            everybody = sorted(mesh.mesh.flatten().tolist()) if mesh.ndim > 1 else None
         elif mesh.size() != dist.get_world_size():
             raise error(ArgumentError, f"the parameters are sharded over {len(axes)} axes of {mesh}: pass the process "
                         "group of all these ranks, ranks=thalweg.distributed.Ranks(process_group=...)")
@@ -121,4 +125,4 @@ def _group_of(given: Any, parameters: list[Any], layout: str) -> Any:
         except RuntimeError as problem:
             raise error(ArgumentError, "the process group carries no CPU tensors, where thalweg's numbers are: "
                         'init_process_group("cpu:gloo,cuda:nccl") makes one that does') from problem
-    return group
+    return group, everybody
