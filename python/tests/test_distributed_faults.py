@@ -232,6 +232,24 @@ def test_a_closure_that_fails_on_one_rank(size: int) -> None:
     run(_closures, size, timeout=TIMEOUT)
 
 
+def _orders(rank: int, size: int) -> None:
+    """Two optimizers that one rank steps in another order."""
+    world = World(rank, size)
+    for layout in LAYOUTS[:4]:
+        pair = [make(layout, "adamw(lr=0.1)") for _ in range(2)]
+        for net, opt in pair:
+            world.goes_on(net, opt)
+        net, opt = pair[rank % 2]
+        fill(net)
+        world.differ(net, opt, opt.step, "the ranks disagree: number of the optimizer is ")
+        for net, opt in pair:
+            world.goes_on(net, opt)
+
+
+def test_optimizers_that_one_rank_steps_in_another_order() -> None:
+    run(_orders, 2, timeout=TIMEOUT)
+
+
 def _scaled(rank: int, size: int) -> None:
     """An Inf in the shards of one rank, which GradScaler sees on all: none steps, and all lower the scale."""
     world = World(rank, size)

@@ -56,6 +56,7 @@ class Line:
             self.group = dist.new_group(list(members), timeout=backend.options._timeout, backend="gloo",
                                         use_local_synchronization=True)
         self.rank, self.size = dist.get_rank(self.group), dist.get_world_size(self.group)
+        self.optimizers = 0  # that all ranks have made
         self._left: tuple[Any, ...] = ()  # what was sent last and nobody waits for
 
     def exchange(self, kind: int, numbers: np.ndarray, doing: str, kept: str) -> None:

@@ -51,6 +51,7 @@ class Place:
         self.layout, self.group, self.verify, self.sync = layout, group, ranks.verify, ranks.sync
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self.line = line_of(group, everybody)
+        self.number = -1  # of this optimizer among those that all ranks have made
         self.call: str | None = None  # what all ranks are in
         self._awaited = False  # whether others may wait for this rank until it is done
         self._kept = "this call has changed nothing on the others"
@@ -194,6 +195,9 @@ class Place:
                 yield
                 self._connect(opt)
                 self.agree(self._described(opt, asked))
+                if self.number < 0:
+                    self.number = self.line.optimizers
+                    self.line.optimizers += 1
                 self._joined()
             except BaseException:
                 self.forget(*before)
@@ -231,7 +235,7 @@ class Place:
     def agree(self, mine: Mapping[str, Any], changed: bool = False) -> bool:
         """Compares `mine` with that of all ranks; ArgumentError on every one of them where they differ, or where one
         has failed.  Returns whether one of them has `changed`."""
-        mine = {"call": self.call, **mine}
+        mine = {"call": self.call, "number of the optimizer": self.number, **mine}
         code = zlib.crc32(repr(mine).encode())
         notes = np.array([code, -code, changed], np.float64)
         self._exchange_numbers(COMPARE, notes)
