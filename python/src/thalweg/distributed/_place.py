@@ -294,7 +294,8 @@ class Place:
     def gradients(self, opt: Any, parameters: list[torch.Tensor], where: str) -> list[torch.Tensor | None]:
         """What lies in `.grad` of torch's tensors, for each that the engine has.  The ranks meet over it."""
         grads = [p.grad for p in parameters]
-        held = [torch.zeros_like(t) if i is None else local_part(grads[i]) for t, i in zip(self.held, self.sources)]
+        pairs = zip(self.held, self.sources)
+        held: list[Any] = [torch.zeros_like(t) if i is None else local_part(grads[i]) for t, i in pairs]
         opt.engine._answer(held)  # what is no gradient is refused before the others go on
         if self.verify:
             self._meet(opt, where, grads)

@@ -236,8 +236,8 @@ class Saved(Grouped):
             data, notes = _state.from_torch(self.engine, rows, self.engine.params), {}
         shown, empty, scaled = _checks.notes(notes, len(groups))
         changes = None if own and shown is None else differences(groups, shown if own else self._shown_of())
-        parted = self._ranks is not None and self._ranks.parted
-        before = self.engine._save() if parted or changes is None or any(changes) else b""
+        parted = self._ranks if self._ranks is not None and self._ranks.parted else None
+        before = self.engine._save() if parted is not None or changes is None or any(changes) else b""
         kept = self.__dict__["param_groups"], self.__dict__["state"], self._shown, self._scaled, self._unbound
         self._empty()
         stages = () if head is None else head["stages"]
@@ -260,9 +260,9 @@ class Saved(Grouped):
                 self._unbound, self._standing_in = empty, {}
             if changes is None or any(changes):
                 self._set_differences(groups, changes)
-            if parted:
-                self._ranks.agree_on_state(self)
-                self._ranks.done()
+            if parted is not None:
+                parted.agree_on_state(self)
+                parted.done()
         except BaseException:
             groups, state, self._shown, self._scaled, self._unbound = kept
             self.__dict__.update(param_groups=groups, state=state)

@@ -144,8 +144,9 @@ class Grouped(torch.optim.Optimizer):
         """Refuses what the engine would, without giving it the group."""
         members = [m if isinstance(m, tuple) else (None, m) for m in described["params"]]
         like = [torch.zeros_like(p) if name is None else (name, torch.zeros_like(p)) for name, p in members]
+        options: dict[str, Any] = self.engine._options
         with _notices.quiet():
-            _optimizer.Optimizer([{**described, "params": like}], self.engine._text, **self.engine._options).close()
+            _optimizer.Optimizer([{**described, "params": like}], self.engine._text, **options).close()
 
     def _bind_late(self) -> None:
         """Gives groups to the engine that were empty and are no longer."""
