@@ -23,7 +23,7 @@ KINDS = ("comparing notes", "adding numbers up", "looking for the largest number
 # so that the note of a rank that has failed meets whatever the others say; 4 kB take no longer than one number.
 HEAD = 1 + len(KINDS)
 WIDTH = 512
-MOMENT = 0.5  # seconds
+MOMENT = 0.5  # seconds, for those who wait already to read a note
 TEXT = 600  # bytes of what a rank says of its failure
 
 _lines: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], Line]] = weakref.WeakKeyDictionary()
