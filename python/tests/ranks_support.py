@@ -57,13 +57,17 @@ def run(
             pipes.append(ours)
             processes.append(process)
         results: list[Any] = [None] * size
+        failed: list[str] = []
         try:
             for rank, pipe in enumerate(pipes):
                 if rank in lost:
                     continue
-                assert pipe.poll(PATIENCE + 10), f"rank {rank} of {size} says nothing"
+                if not pipe.poll(2 if failed else PATIENCE + 10):
+                    failed.append(f"rank {rank} of {size} says nothing")
+                    continue
                 good, results[rank] = pipe.recv()
-                assert good, f"rank {rank} of {size}:\n{results[rank]}"
+                failed += [] if good else [f"rank {rank} of {size}:\n{results[rank]}"]
+            assert not failed, "\n".join(failed)
         finally:
             for process in processes:
                 process.kill()

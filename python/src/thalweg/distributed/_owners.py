@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
@@ -12,7 +12,7 @@ import torch
 
 from .. import _requests, _sentence
 from .._errors import ArgumentError, DtypeError, UnsupportedError, error
-from ._place import Place
+from ._place import Place, place_of
 from ._tensors import flat_bytes, is_sharded, local_part, slices, whereabouts
 
 if TYPE_CHECKING:
@@ -25,8 +25,10 @@ class Owners(Place):
     Both ways are one all_to_all of bytes, whatever the number of tensors and their types.
     """
 
-    def __init__(self, layout: str, ranks: Ranks, group: Any, sentence: str) -> None:
-        super().__init__(layout, ranks, group, sentence)
+    def __init__(
+        self, layout: str, ranks: Ranks, group: Any, sentence: str, everybody: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(layout, ranks, group, sentence, everybody)
         self.owner: list[int] = []  # of each of `given`
         self.parts: list[list[tuple[tuple[int, ...], tuple[int, ...]]]] = []  # by tensor and rank: offsets and shape
         self._versions: list[tuple[int, int]] = []
@@ -65,15 +67,13 @@ class Owners(Place):
         described["parameter"] = {i: f"{p.dtype} {tuple(p.shape)}" for i, p in enumerate(self.given)}
         return described
 
-    def _agree(self, mine: dict[str, Any]) -> None:
-        super()._agree(mine)
-        if len(self.parts) < len(self.given) and "sentence" in mine:
-            new = [whereabouts(p) for p in self.given[len(self.parts) :]]
-            everybody: list[Any] = [None] * self.size
-            dist.all_gather_object(everybody, new, group=self.group)
-            self.parts += [list(row) for row in zip(*everybody)]
-            self._collect([local_part(p) for p in self.given], self.held)
-            self._note()
+    def _joined(self) -> None:
+        everybody: list[Any] = [None] * self.size
+        new = [whereabouts(p) for p in self.given[len(self.parts) :]]
+        dist.all_gather_object(everybody, new, group=self.group)
+        self.parts += [list(row) for row in zip(*everybody)]
+        self._collect([local_part(p) for p in self.given], self.held)
+        self._note()
 
     # ---- the two ways
 
@@ -87,7 +87,7 @@ class Owners(Place):
         self._exchange(out, into)
 
     @torch.no_grad()
-    def deliver(self) -> None:
+    def _deliver(self) -> None:
         """Gives every rank its parts of the tensors that others own."""
         targets = [local_part(p) for p in self.given]
         own = dict(zip(self.sources, self.held))
@@ -132,16 +132,13 @@ class Owners(Place):
         return [(p._version, local_part(p)._version) for p in self.given if is_sharded(p)]
 
     @contextlib.contextmanager
-    def stepping(self, opt: Any) -> Iterator[None]:
-        self._before = None
+    def stepping(self, opt: Any, asking: bool) -> Iterator[None]:
+        kept, self._before = self._kept, None
         try:
-            with super().stepping(opt):
-                # Before the engine looks: owners need what was written into the parameters since the last step.
-                if self._meet(opt, [], self._written() != self._versions):
-                    self._collect([local_part(p) for p in self.given], self.held)
-                    self._note()
+            with super().stepping(opt, asking):
                 yield
-                self.deliver()
+                self._kept = "the others have stepped what they own, and handed out nothing"
+                self._agree_to_deliver("the end")
         except BaseException:
             if self._before is not None:  # shown for a request
                 with torch.no_grad():
@@ -150,17 +147,40 @@ class Owners(Place):
                 self._note()
             raise
         finally:
-            self._before = None
+            self._kept, self._before = kept, None
 
-    def gradients(self, opt: Any, parameters: list[torch.Tensor]) -> list[torch.Tensor | None]:
-        grads = [p.grad for p in parameters]
+    def _begin(self, opt: Any) -> None:
+        # Before the engine looks: owners need what was written into the parameters since the last step.
+        grads = [] if self._asking else [p.grad for p in self.given]
+        if not self._asking:
+            self._check_types(grads)
+        where = "its start, with requests" if self._asking else "its start"
+        if self._meet(opt, where, grads, self._written() != self._versions):
+            self._collect([local_part(p) for p in self.given], self.held)
+            self._note()
+
+    def _agree_to_deliver(self, where: str) -> None:
+        """Gives every rank its parts once all have come so far."""
         if self.verify:
-            self._meet(opt, grads)
+            self.agree({"place in the step": where})
+        self._deliver()
+
+    def switched(self) -> None:
+        self._agree_to_deliver("a change of the mode")
+
+    def _check_types(self, grads: list[torch.Tensor | None]) -> None:
+        for i, (g, p) in enumerate(zip(grads, self.given)):
+            if g is not None and (g.dtype != p.dtype or g.layout != p.layout):
+                raise error(DtypeError, f"the gradient of parameter {i} is {g.dtype}, {g.layout}, the parameter "
+                            f"{p.dtype}, {p.layout}: Ranks(\"owners\") takes gradients of the parameters' type")
+
+    def gradients(self, opt: Any, parameters: list[torch.Tensor], where: str) -> list[torch.Tensor | None]:
+        grads = [p.grad for p in parameters]
+        if self._asking:
+            self._check_types(grads)
+            if self.verify:
+                self._meet(opt, where, grads)
         local = [None if g is None else local_part(g) for g in grads]
-        for i, (g, p) in enumerate(zip(local, self.given)):
-            if g is not None and g.dtype != p.dtype:
-                raise error(DtypeError, f"the gradient of parameter {i} is {g.dtype}, the parameter {p.dtype}: "
-                            "Ranks(\"owners\") takes gradients of the parameters' type")
         held: list[torch.Tensor | None] = []
         for t, i in zip(self.held, self.sources):
             if i is None:
@@ -179,4 +199,4 @@ class Owners(Place):
         if self._asks:
             if self._before is None:
                 self._before = [local_part(p).clone() for p in self.given]
-            self.deliver()
+            self._agree_to_deliver(place_of(request))

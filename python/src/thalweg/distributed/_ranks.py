@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch
 
 from .._errors import ArgumentError, SequenceError, error
+from ._line import line_of
 from ._owners import Owners
 from ._place import Place
 from ._tensors import is_dtensor
@@ -36,7 +37,8 @@ class Ranks:
                                DTensors cost the memory of a second copy of the tensors that a rank owns
     process_group  of torch.distributed; None: that of the DTensors' mesh, else the default one.  It has to carry CPU
                    tensors
-    verify         compare notes once for each request
+    verify         compare notes once for each request, and when state of which each rank has a part is loaded or saved.
+                   False: where the ranks differ, or one fails, nobody tells the others, and they wait for the time-out
     sync           "tensors" only: called where a method has moved the parameters for a gradient (sam); it gives the
                    other ranks what this one has
     """
@@ -53,6 +55,22 @@ class Ranks:
             raise TypeError(f"sync must be callable, or None, got {type(self.sync).__name__}")
 
 
+@contextlib.contextmanager
+def placing(ranks: Any) -> Iterator[None]:
+    """Around what has to go well before a rank has its place: on failure the others learn that it does not come, where
+    the process group is known without parameters."""
+    try:
+        yield
+    except BaseException as problem:
+        known = isinstance(ranks, Ranks) and (ranks.process_group is not None or ranks.layout in ("copies", "tensors"))
+        if known and dist.is_available() and dist.is_initialized():
+            group = dist.group.WORLD if ranks.process_group is None else ranks.process_group
+            with contextlib.suppress(Exception):
+                line_of(group).leave(f"there is no optimizer on rank {dist.get_rank(group)}: "
+                                     f"{type(problem).__name__}: {problem}")
+        raise
+
+
 def place(ranks: Ranks | None, groups: list[dict[str, Any]], sentence: str) -> Place | None:
     """The place of this process among those that the parameters of `groups` are spread over; None: it is alone."""
     parameters = [p for group in groups for p in group["params"]]
@@ -66,11 +84,13 @@ def place(ranks: Ranks | None, groups: list[dict[str, Any]], sentence: str) -> P
         raise error(SequenceError, "torch.distributed is not initialized: call init_process_group first")
     layout = ranks.layout or ("elements" if any(map(is_dtensor, parameters)) else "copies")
     kind = Owners if layout == "owners" else Place
-    return kind(layout, ranks, _group_of(ranks.process_group, parameters, layout), sentence)
+    group, everybody = _group_of(ranks.process_group, parameters, layout)
+    return kind(layout, ranks, group, sentence, everybody)
 
 
-def _group_of(given: Any, parameters: list[Any], layout: str) -> Any:
-    """The process group that the parts of the parameters are spread over."""
+def _group_of(given: Any, parameters: list[Any], layout: str) -> tuple[Any, list[int] | None]:
+    """The process group that the parts of the parameters are spread over; and all ranks, where several groups have the
+    same parts."""
     spread: dict[Any, str] = {}
     for index, p in enumerate(parameters):
         where = None
@@ -89,10 +109,12 @@ def _group_of(given: Any, parameters: list[Any], layout: str) -> Any:
         raise error(ArgumentError, f"the parameters are not spread alike ({'; '.join(spread.values())}): sums over the "
                     "ranks would count some of them twice; give each kind an optimizer of its own"
                     + ("" if len(sharded) > 1 else ", or pass ranks=thalweg.distributed.Ranks(\"owners\")"))
+    everybody = None
     if given is None and sharded:
         (mesh, axes), = sharded
         if len(axes) == 1:
             given = mesh.get_group(axes[0])
+            everybody = sorted(mesh.mesh.flatten().tolist()) if mesh.ndim > 1 else None
         elif mesh.size() != dist.get_world_size():
             raise error(ArgumentError, f"the parameters are sharded over {len(axes)} axes of {mesh}: pass the process "
                         "group of all these ranks, ranks=thalweg.distributed.Ranks(process_group=...)")
@@ -103,4 +125,4 @@ def _group_of(given: Any, parameters: list[Any], layout: str) -> Any:
         except RuntimeError as problem:
             raise error(ArgumentError, "the process group carries no CPU tensors, where thalweg's numbers are: "
                         'init_process_group("cpu:gloo,cuda:nccl") makes one that does') from problem
-    return group
+    return group, everybody

@@ -23,12 +23,18 @@ def sharded_state_dict(opt: Any) -> dict[str, Any]:
     parameter is a DTensor like it; of tensors that others own there is nothing here.  Parameters go by the names that
     they were given with (named_parameters()), else by their positions.  `engine` has counters, hyper-parameters and
     schedules, `param_groups` the numbers and texts that schedulers keep there ("initial_lr").  Call it on all ranks,
-    between steps.
+    between steps: where it fails on one that has a part of the state, there is an error on all.
 
     SequenceError inside a step or in evaluation mode.  UnsupportedError for 8-bit state of shards, which is packed by
     the shard, for plain tensors of the layout "elements" (which part a rank has is known to you alone), and where ranks
     have different tensors under one name; opt.state_dict() of every rank can be saved then, for the same ranks.
     """
+    parted = opt._ranks is not None and opt._ranks.parted
+    with opt._together("sharded_state_dict", parted):
+        return _give(opt, parted)
+
+
+def _give(opt: Any, parted: bool) -> dict[str, Any]:
     engine = opt.engine
     if engine._pending is not None:
         raise error(SequenceError, "a step is under way: answer its requests first")
@@ -39,6 +45,8 @@ def sharded_state_dict(opt: Any) -> dict[str, Any]:
     entries = _checkpoint.read(blob)
     names = _checkpoint.tensor_names(entries)
     sources, positions = _sources(opt, names), {name: i for i, name in enumerate(names)}
+    if parted:
+        opt._ranks.agree_on_state(opt)
     _check_names(opt, names, sources)
     _check_shards(opt, entries, positions, sources)
     state: dict[str, Any] = {}
@@ -71,9 +79,16 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
         dcp.load(saved, checkpoint_id=path)
         model.load_state_dict(saved["model"]); load_sharded_state_dict(opt, saved["optimizer"])
 
-    Whole tensors are taken where this rank has a part of them.  FormatError, MismatchError and VersionError leave
-    everything as it was on this rank.
+    Whole tensors are taken where this rank has a part of them.  Call it on all ranks: where each of them has a part of
+    the state, FormatError, MismatchError or VersionError on one rank is an error on all, and leaves everything as it
+    was on all.
     """
+    parted = opt._ranks is not None and opt._ranks.parted
+    with opt._together("load_sharded_state_dict", parted):
+        _take(opt, state_dict, parted)
+
+
+def _take(opt: Any, state_dict: dict[str, Any], parted: bool) -> None:
     try:
         state, engine = state_dict["state"], state_dict["engine"]
         groups = json.loads(state_dict["param_groups"])
@@ -85,7 +100,8 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
                     f"{len(opt.param_groups)}")
     from ..torch._state import DTYPES
 
-    template = _checkpoint.read(opt.engine._save())
+    before = opt.engine._save()
+    template = _checkpoint.read(before)
     common = _checkpoint.read(engine)
     names = _checkpoint.tensor_names(template)
     sources, positions = _sources(opt, names), {name: i for i, name in enumerate(names)}
@@ -121,7 +137,14 @@ def load_sharded_state_dict(opt: Any, state_dict: dict[str, Any]) -> None:
     extra = next((key for key in common if key not in entries), None)
     if extra is not None:
         raise error(MismatchError, f"the state dict has {extra!r}, which this optimizer does not")
-    opt.engine._load(_checkpoint.write(entries))
+    try:
+        opt.engine._load(_checkpoint.write(entries))
+        if parted:
+            opt._ranks.agree_on_state(opt)
+            opt._ranks.done()
+    except BaseException:
+        opt.engine._load(before)
+        raise
     opt._shown, opt._scaled = [], {}
     for group, saved in zip(opt.__dict__["param_groups"], groups):
         group.update(saved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import operator
 import sys
@@ -97,9 +98,10 @@ class Optimizer(Saved):
         self._filled: tuple[Any, ...] | None = None
         self._filling: list[tuple[torch.Tensor, list[str]]] = []
         self._members = set()
-        super().__init__(listed(params), {})
+        with distributed.placing(ranks):
+            super().__init__(listed(params), {})
+            self._ranks = distributed.place(ranks, self.param_groups, sentence)
         del self._members
-        self._ranks = distributed.place(ranks, self.param_groups, sentence)
         names: set[str] = set()
         with self._joining(options):
             with contextlib.closing(bare(sentence)) as empty:
@@ -170,10 +172,13 @@ class Optimizer(Saved):
             )
         return tensors
 
-    def _gradients(self, parameters: list[torch.Tensor]) -> list[torch.Tensor | None]:
-        """What lies in `.grad`, for each tensor that the engine has."""
+    def _gradients(self, parameters: list[torch.Tensor], where: str = "its start") -> list[torch.Tensor | None]:
+        """What lies in `.grad`, for each tensor that the engine has.
+
+        where  the place in the step, which is that of all ranks
+        """
         if self._ranks is not None:
-            return self._ranks.gradients(self, parameters)
+            return self._ranks.gradients(self, parameters, where)
         if self._sparse:
             return [p.grad.to_dense() if p.grad is not None and p.grad.is_sparse else p.grad for p in parameters]
         return [p.grad for p in parameters]
@@ -181,7 +186,8 @@ class Optimizer(Saved):
     def _answer(self, request: _requests.Request, parameters: list[torch.Tensor], stay: bool = False) -> None:
         """Answers a request with what lies in `.grad`; stay: as for Request.answer."""
         if request.wants_gradient and not request._answered:
-            request.answer(self._gradients(parameters), stay=stay)
+            grads = self._gradients(parameters, distributed.place_of(request) if self._ranks is not None else "")
+            request.answer(grads, stay=stay)
 
     def _asked(self) -> Iterator[_requests.Request]:
         """The requests of a step; at each the parameters of this rank are those that the method asks about."""
@@ -195,7 +201,19 @@ class Optimizer(Saved):
         """Lets autograd know that the parameters have changed."""
         torch.autograd.graph.increment_version(tuple(p for g in self.__dict__["param_groups"] for p in g["params"]))
         if self._ranks is not None:
-            self._ranks.deliver()
+            self._ranks.switched()
+
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """torch puts the hooks of a step around it with this; on a rank where one of them raises, the step fails."""
+        hooked = torch.optim.Optimizer.profile_hook_step(func)
+
+        @functools.wraps(hooked)
+        def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            with self._together("step"):
+                return hooked(self, *args, **kwargs)
+
+        return step
 
     @torch.no_grad()
     @of_adapter
@@ -215,7 +233,8 @@ class Optimizer(Saved):
                  request.answer_matrix; for "sample_gradients" request.answer_samples.
 
         Returns the first loss, or None.  SequenceError where it leaves `.grad` as it answered an earlier call of this
-        step (no backward).  After an exception, of the closure too, parameters and state are as before.
+        step (no backward).  After an exception, of the closure too, parameters and state are as before; where it comes
+        on one rank, the others get an ArgumentError.
         Between steps the gradients are yours alone: what you let go of is freed.
         """
         if not (closure is None or callable(closure)):
@@ -226,26 +245,32 @@ class Optimizer(Saved):
                         "unscaled the gradients that are there, and would not those that the closure makes.  Call "
                         'opt.step(closure), with opt.engine.set("gradient_scale", 1 / scaler.get_scale()) before it; a '
                         'loss alone is told by opt.observe("loss", loss)')
-        with self._stepping() as parameters:
+        with self._stepping(closure is not None) as parameters:
             if closure is not None:
                 return self._step_closure(closure, parameters)
             self.engine.step(self._gradients(parameters))
         return None
 
     @contextlib.contextmanager
-    def _stepping(self) -> Generator[list[torch.Tensor], None, None]:
-        """What stands around every step: torch's values go to the engine before it, and back behind it."""
-        parameters = self._parameters()
-        self._push()
-        if self._filling:
-            self._empty()
-        with contextlib.nullcontext() if self._ranks is None else self._ranks.stepping(self):
-            try:
-                yield parameters
-            finally:
-                if not self.engine.closed:
-                    self.engine._loosen()
-            torch.autograd.graph.increment_version(parameters)
+    def _stepping(self, asking: bool) -> Generator[list[torch.Tensor], None, None]:
+        """What stands around every step: torch's values go to the engine before it, and back behind it.
+
+        asking  the step answers requests
+        """
+        with self._together("step"):
+            parameters = self._parameters()
+            self._push()
+            if self._filling:
+                self._empty()
+            with contextlib.nullcontext() if self._ranks is None else self._ranks.stepping(self, asking):
+                try:
+                    yield parameters
+                finally:
+                    if not self.engine.closed:
+                        self.engine._loosen()
+                torch.autograd.graph.increment_version(parameters)
+            if self._ranks is not None:
+                self._ranks.done()
         if self._watching:
             self._watch(parameters if self._ranks is None else self._ranks.held)
         if self._scheduled or self.engine._edits != self._seen:
@@ -366,7 +391,7 @@ class Optimizer(Saved):
         where that is what answered an earlier request of this step, and nothing was written to it since.
         """
         earlier: Written = []
-        with self._stepping() as parameters, contextlib.closing(self._asked()) as requests:
+        with self._stepping(True) as parameters, contextlib.closing(self._asked()) as requests:
             for request in requests:
                 yield request
                 earlier = self._look_for_answer(request, parameters, earlier, "loop")
@@ -396,34 +421,48 @@ class Optimizer(Saved):
 
     @of_adapter
     def observe(self, what: str, value: float) -> None:
-        """Tells the pipeline a number that it watches: "loss", "metric"."""
-        number = _options.number(f"observe: {what!r}", value.detach() if isinstance(value, torch.Tensor) else value)
-        self.engine.observe(what, number if self._ranks is None else self._ranks.mean(number))
+        """Tells the pipeline a number that it watches: "loss", "metric".  With `ranks` all of them tell theirs, and the
+        mean counts."""
+        with self._together("observe"):
+            number = _options.number(f"observe: {what!r}", value.detach() if isinstance(value, torch.Tensor) else value)
+            self.engine.observe(what, number if self._ranks is None else self._ranks.mean(number))
         self._refresh()
 
     # ---- modes
 
     @of_adapter
     def train(self) -> None:
-        """Puts the training weights back into the parameters."""
-        self.engine.train()
-        self._touch()
+        """Puts the training weights back into the parameters.  With Ranks("owners") all ranks call it."""
+        self._switch("train", self.engine.train, self.engine.eval)
 
     @of_adapter
     def eval(self) -> None:
-        """Writes the evaluation weights (averages, schedule-free iterates) into the parameters."""
-        self.engine.eval()
-        self._touch()
+        """Writes the evaluation weights (averages, schedule-free iterates) into the parameters.  With Ranks("owners")
+        all ranks call it."""
+        self._switch("eval", self.engine.eval, self.engine.train)
+
+    def _switch(self, call: str, there: Callable[[], None], back: Callable[[], None]) -> None:
+        """Changes the mode; with Ranks("owners"), where the parameters come from others, on all ranks or on none."""
+        with self._together(call, self._ranks is not None and self._ranks.gathers):
+            before = self.engine.training
+            there()
+            try:
+                self._touch()
+            except BaseException:
+                if before != self.engine.training:
+                    back()
+                raise
 
     @contextlib.contextmanager
     def averaged(self) -> Generator[Optimizer, None, None]:
         """Inside `with opt.averaged():` the parameters hold the evaluation weights."""
+        before = self.engine.training
+        self.eval()
         try:
-            with self.engine.averaged():
-                self._touch()
-                yield self
+            yield self
         finally:
-            self._touch()
+            if before:
+                self.train()
 
     def __repr__(self) -> str:
         """As torch's optimizers; with the sentence where it is more than the class says."""

@@ -176,8 +176,18 @@ class Saved(Grouped):
                 where the parameters were given without names (here or there), by position.  param_groups stay as they
                 are
 
+        Where each process has a part of the state (DTensors, Ranks("elements"), "tensors", "owners"), all of them call
+        this and wait for each other: where the state does not fit on one of them, or is of another step, there is an
+        error on all, and nothing has changed on any.  (Files may be read one after the other before.)  Nobody waits
+        where a process has the whole state, without `ranks` or with Ranks("copies"), nor with verify=False: one may
+        load alone.
+
         MismatchError where it does not fit, CountError where the parameter groups are others.
         """
+        with self._together("load_state_dict", self._ranks is not None and self._ranks.parted):
+            return self._load(state_dict, strict)
+
+    def _load(self, state_dict: dict[str, Any], strict: bool) -> LoadReport | None:
         if not isinstance(state_dict, dict):
             raise error(ArgumentError, f"not a state_dict of an optimizer, but a {type(state_dict).__name__}")
         whole = state_dict.copy()
@@ -226,7 +236,8 @@ class Saved(Grouped):
             data, notes = _state.from_torch(self.engine, rows, self.engine.params), {}
         shown, empty, scaled = _checks.notes(notes, len(groups))
         changes = None if own and shown is None else differences(groups, shown if own else self._shown_of())
-        before = self.engine._save() if changes is None or any(changes) else b""
+        parted = self._ranks if self._ranks is not None and self._ranks.parted else None
+        before = self.engine._save() if parted is not None or changes is None or any(changes) else b""
         kept = self.__dict__["param_groups"], self.__dict__["state"], self._shown, self._scaled, self._unbound
         self._empty()
         stages = () if head is None else head["stages"]
@@ -247,8 +258,11 @@ class Saved(Grouped):
             self._scaled = scaled
             if empty is not None:
                 self._unbound, self._standing_in = empty, {}
-            if before:
+            if changes is None or any(changes):
                 self._set_differences(groups, changes)
+            if parted is not None:
+                parted.agree_on_state(self)
+                parted.done()
         except BaseException:
             groups, state, self._shown, self._scaled, self._unbound = kept
             self.__dict__.update(param_groups=groups, state=state)

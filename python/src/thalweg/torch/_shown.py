@@ -60,6 +60,10 @@ class Grouped(torch.optim.Optimizer):
         """Around what has to go well on all ranks, or on none."""
         return contextlib.nullcontext() if self._ranks is None else self._ranks.joining(self, options)
 
+    def _together(self, call: str, where: bool = True, **how: bool) -> contextlib.AbstractContextManager[None]:
+        """Around what all ranks call, if there are some and `where` that is so: they learn where it fails on one."""
+        return self._ranks.together(call, **how) if self._ranks is not None and where else contextlib.nullcontext()
+
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The parameter groups, as for torch.optim; they show what the next step uses."""
@@ -137,6 +141,14 @@ class Grouped(torch.optim.Optimizer):
         self._standing_in[index] = self._stand_in(values, described)
         self._unbound[index] = values
         self._places[index:] = [None]
+
+    def _try(self, described: dict[str, Any]) -> None:
+        """Refuses what the engine would, without giving it the group."""
+        members = [m if isinstance(m, tuple) else (None, m) for m in described["params"]]
+        like = [torch.zeros_like(p) if name is None else (name, torch.zeros_like(p)) for name, p in members]
+        options: dict[str, Any] = self.engine._options
+        with _notices.quiet():
+            _optimizer.Optimizer([{**described, "params": like}], self.engine._text, **options).close()
 
     def _bind_late(self) -> None:
         """Gives groups to the engine that were empty and are no longer."""
@@ -331,11 +343,16 @@ class Grouped(torch.optim.Optimizer):
         UnknownNameError for a key that looks like a hyper-parameter and is none here.  When a key, a tensor or a value
         is refused, nothing changes.
         """
+        with self._together("add_param_group", always=True):
+            self._add_param_group(param_group)
+
+    def _add_param_group(self, param_group: dict[str, Any]) -> None:
         if not isinstance(param_group, dict):
             raise TypeError(f"a parameter group is a dict, {{\"params\": [...]}}; got {type(param_group).__name__}")
         _groups.check_group(param_group, f"parameter group {len(self.__dict__.get('param_groups', ()))}")
         if "engine" not in self.__dict__:
-            return self._add_first(param_group)
+            self._add_first(param_group)
+            return
         self._push()
         before = dict(param_group)
         count = len(self.param_groups)
@@ -345,7 +362,11 @@ class Grouped(torch.optim.Optimizer):
             given = {key for key in param_group if key in before or self._is_new_default(key)}
             with self._joining({}):
                 described = self._describe(param_group, given, {name for name, _, _ in self.engine._layout})
-                self._bind(count, self._spread_given(described))
+                described = self._spread_given(described)
+                if self._ranks is not None:  # the engine never lets go of a group
+                    self._try(described)
+                    self._ranks.agree_on_group(self, described)
+                self._bind(count, described)
             self._note([param_group])
         except BaseException:
             del self.__dict__["param_groups"][count:]
@@ -353,7 +374,6 @@ class Grouped(torch.optim.Optimizer):
             param_group.update(before)
             raise
         self._pull(count)
-        return None
 
     def _add_first(self, param_group: dict[str, Any]) -> None:
         """One of the groups that the optimizer is made of.
