@@ -238,8 +238,8 @@ class Optimizer(Saved):
         Between steps the gradients are yours alone: what you let go of is freed.
         """
         if not (closure is None or callable(closure)):
-            raise error(ArgumentError, f"the closure of a step is a function, not a {type(closure).__name__}; gradients "
-                        "lie in .grad, and several minibatches go through thalweg.torch.Answers")
+            raise error(ArgumentError, f"the closure of a step is a function, not a {type(closure).__name__}; "
+                        "gradients lie in .grad, and several minibatches go through thalweg.torch.Answers")
         if closure is not None and _in_scaler():
             raise error(ArgumentError, "GradScaler.step takes no closure, as torch says of closure=...: it has "
                         "unscaled the gradients that are there, and would not those that the closure makes.  Call "
