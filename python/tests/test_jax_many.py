@@ -18,6 +18,7 @@ import thalweg as tw  # noqa: E402
 import thalweg.jax as tj  # noqa: E402
 from thalweg.jax import _call  # noqa: E402
 
+
 def test_hundreds_of_tensors_are_stepped_in_place() -> None:
     """None is copied: the call then has effects beside its results, lest XLA compiles for minutes."""
     params = {f"t{i:03}": jnp.full(1 + i % 3, i, jnp.float32) for i in range(300)}
