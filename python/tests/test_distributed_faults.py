@@ -216,8 +216,8 @@ def _closures(rank: int, size: int) -> None:
         train_like = lambda: opt.step(lambda: fill(net) if world.odd else (fill(net), 1.0)[1])  # noqa: E731
         world.refuses_step(net, opt, train_like, tw.NeedsError, "polyak_sgd(max_lr=0.5): the method asked for the loss")
         world.goes_on(net, opt, lambda: 1.0)
-        world.refuses_step(net, opt, lambda: opt.observe("loss", "much" if world.odd else 1.0), tw.Error,
-                           "'loss' is a number, got 'much'")
+        world.refuses_step(net, opt, lambda: opt.observe("loss", "much" if world.odd else 1.0), tw.ValueTypeError,
+                           "observe: 'loss' is a number, got 'much'")
         if world.odd:  # one rank is in a call that the others do not make
             opt_call: Callable[[], Any] = lambda: opt.observe("loss", 1.0)  # noqa: E731
         else:

@@ -115,7 +115,10 @@ def test_small_state_of_many_tensors() -> None:
     mine = tj.from_optax(tx, state, params)
     assert mine.packed
     assert (tx.slots(mine, params)["adam.exp_avg"]["['p150']"] == state[0].mu["p150"]).all()
-    assert (tj.to_optax(tx, mine, params, like=state)[0].nu["p199"] == state[0].nu["p199"]).all()
+    plain = tj.from_optax(tj.optimizer("adam(lr=0.1)", pack=False), state, params)
+    assert not plain.packed and (tx.repack(plain, params).packed["bytes"] == mine.packed["bytes"]).all()
+    for either in (mine, plain):
+        assert (tj.to_optax(tx, either, params, like=state)[0].nu["p199"] == state[0].nu["p199"]).all()
 
 
 def test_a_run_that_has_not_begun_and_a_count_that_is_given() -> None:

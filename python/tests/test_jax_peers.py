@@ -86,7 +86,7 @@ def test_every_step_is_that_of_optax(sentence: str) -> None:
 
 @pytest.mark.parametrize("sentence, options", [
     ("clip_global_norm(1.0) | adamw(lr=cosine(1e-2, 1000)) | ema(0.99)", {}), ("adamw(lr=0.1)", dict(state_dtype="q8")),
-    ("route(matrix=(muon(lr=0.1)), other=(adamw))", dict(master="f32")),
+    ("route(matrix=(muon(lr=0.1)), other=(adamw))", dict(master="f32")), ("adamw(lr=0.1) | ema(0.9)", dict(pack=True)),
 ])
 def test_a_checkpoint_of_orbax(sentence: str, options: dict[str, Any], tmp_path: Any) -> None:
     """Parameters and state are saved together, and what is restored goes on with the same bits."""
@@ -106,3 +106,8 @@ def test_a_checkpoint_of_orbax(sentence: str, options: dict[str, Any], tmp_path:
     for a, b in zip(*map(jax.tree_util.tree_leaves, ends), strict=True):
         assert a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
     assert restored["state"].steps == 1 and ends[1][1].steps == 2
+    other = tj.optimizer(sentence, **{**options, "pack": not options.get("pack")})
+    goes_on = jax.jit(other.apply)(grads, other.repack(restored["state"], params), restored["params"])
+    assert bool(goes_on[1].packed) != bool(ends[0][1].packed)
+    for a, b in zip(*(jax.tree_util.tree_leaves(end[0]) for end in (ends[0], goes_on)), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()

@@ -30,7 +30,8 @@ from .._classes import suggestion as _suggestion
 from ._host import Optimizer, aligned_copy, aligned_empty, view
 from ._host import _restore as _restore  # pickles name it here
 from ._optax import from_optax, to_optax
-from ._transform import State, Transformation, optimizer
+from ._state import State
+from ._transform import Transformation, optimizer
 
 __all__ = [
     "Optimizer", "State", "Transformation", "aligned_copy", "aligned_empty", "from_optax", "optimizer", "to_optax",

@@ -11,7 +11,8 @@ import numpy as np
 
 from .._errors import ArgumentError, MismatchError, ValueTypeError, error
 from .._optimizer import bare
-from ._transform import State, Transformation, _Layout, _of_state, _Row, optimizer
+from ._state import Layout, Row, State, laid, of_state
+from ._transform import Transformation, optimizer
 from ._trees import flatten, forms
 
 MOMENTS = {"exp_avg": "mu", "exp_avg_sq": "nu"}
@@ -94,7 +95,7 @@ def to_optax(tx: Transformation, state: State, params: Any, like: Any) -> Any:
     rule, layout = _twin(tx, params)
     kind, fields = TWINS[rule]
     names, _, tree = flatten(params)
-    rows = {(row.slot, row.name): row for row in layout.rows if row.slot != MASTER}
+    rows = {(row.slot, row.name): row for row in laid(layout, state).rows if row.slot != MASTER}
     if rows and _find(like, kind) is None:
         raise error(MismatchError, f"`{rule}` gives Optax's {kind}, and `like` has none")
     _check_rest(tx, like, kind if rows else "")
@@ -111,14 +112,14 @@ def to_optax(tx: Transformation, state: State, params: Any, like: Any) -> Any:
         if type(x).__name__ == kind:
             for slot, field in fields.items() if rows else ():
                 old = jax.tree_util.tree_leaves(getattr(x, field))
-                ours = [_of_state(state, rows[f"{rule}.{slot}", name]) for name in names]
+                ours = [of_state(state, rows[f"{rule}.{slot}", name]) for name in names]
                 new[field] = jax.tree_util.tree_unflatten(tree, [a.astype(b.dtype) for a, b in zip(ours, old)])
         return type(x)(**new)
 
     return replaced(like)
 
 
-def _twin(tx: Transformation, params: Any) -> tuple[str, _Layout]:
+def _twin(tx: Transformation, params: Any) -> tuple[str, Layout]:
     """The rule of the sentence, and how its state lies.  MismatchError where Optax has no twin of the sentence."""
     names, leaves, _ = flatten(params)
     if not leaves:
@@ -162,7 +163,7 @@ def _check_rest(tx: Transformation, state: Any, kind: str) -> None:
                             "for it")
 
 
-def _fitting(row: _Row, value: Any) -> np.ndarray:
+def _fitting(row: Row, value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.shape != row.shape:
         raise error(MismatchError, f"{row.slot} of {row.name} has shape {array.shape} in Optax's state, {row.shape} "

@@ -28,67 +28,11 @@ from .._errors import (
     error,
 )
 from . import _call
+from ._state import PACK_FROM, STORAGE, Layout, Row, State, laid, of_state, packed_bytes, placed
 from ._trees import Flat, check_order, flatten, forms, leaves_like, like
 
-#: How a buffer of state is typed in JAX: by the library's number for its storage.
-STORAGE = {0: np.dtype(np.float64), 1: np.dtype(np.float32), 2: jnp.dtype(jnp.bfloat16), 3: np.dtype(np.uint8)}
 TRAIN, EVAL = 0, 1
 SCALE = "gradient_scale"
-#: From so many buffers of state on, those of at most PACKED bytes lie in one.
-PACK_FROM, PACKED = 256, 65_536
-ALIGNMENT = 64
-OTHERS = "it is the state of another sentence or of other parameters"
-
-
-class State(NamedTuple):
-    """The state of a run: a pytree of arrays, and nothing besides.
-
-    numbers  uint32 (2k,): counters, scalars, what schedules remember, as the bits of k float64; all 0 before the first
-             step
-    tensors  {"adamw.exp_avg": {"['w']": array, ...}, ...}: by stage and slot, then by the path of the parameter.
-             Arrays have the shape of their parameter where they have its size; 8-bit state is bytes
-    packed   {}; or {"bytes": uint8 array} with the small ones of hundreds of tensors, for each of which JAX would need
-             a microsecond a step: Transformation.slots(state, params) shows all of them by name
-    """
-
-    numbers: jax.Array
-    tensors: dict[str, dict[str, jax.Array]]
-    packed: dict[str, jax.Array] = {}  # noqa: RUF012
-
-    @property
-    def steps(self) -> int:
-        """How many steps were taken; for concrete arrays (outside jit)."""
-        return self._head(1)
-
-    @property
-    def skipped(self) -> int:
-        """How many steps the non-finite policy refused; for concrete arrays."""
-        return self._head(2)
-
-    def _head(self, index: int) -> int:
-        return int(np.ascontiguousarray(self.numbers).view(np.float64)[index]) if self.numbers.size else 0
-
-
-class _Layout(NamedTuple):
-    """What a sentence keeps for tensors of certain names and shapes."""
-
-    numbers: int
-    rows: tuple[_Row, ...]
-    packed: int  # bytes
-
-
-class _Row(NamedTuple):
-    """A buffer of state; `place` is where it lies among the packed ones, -1 where it is an array of its own."""
-
-    slot: str
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    place: int = -1
-
-    @property
-    def bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
 class _Pair(NamedTuple):
@@ -115,6 +59,7 @@ def optimizer(
     maximize: bool = False,
     seed: int = 0,
     values: Mapping[str, Any] | None = None,
+    pack: bool | None = None,
     **hyper: Any,
 ) -> Transformation:
     """A sentence as an Optax transformation that runs inside jax.jit, on the CPU.
@@ -128,12 +73,17 @@ def optimizer(
                  traced, is read at every step, in float32 unless it is float64.  With Optax's schedules:
                  optax.inject_hyperparams(lambda lr: thalweg.jax.optimizer("adamw", lr=lr))(lr=schedule).
                  gradient_scale, the inverse of a loss scale, is given in the same way
+    pack         True: all buffers of state of at most 64 KiB lie in one array, `state.packed`, and a step of many small
+                 tensors takes JAX half the time; False: each is an array of its own in `state.tensors`; None: packed
+                 from 256 buffers on.  Transformation.repack makes one of the other
 
     NeedsError for a sentence that asks for more, UnsupportedError where the extension was built without JAX, and what
     thalweg.Optimizer raises for sentences and values.
     """
     options = dict(state_dtype=state_dtype, master=master, nonfinite=nonfinite, maximize=maximize, seed=seed)
     _sentence.check_text(sentence)
+    if pack is not None and not isinstance(pack, bool):
+        raise error(ValueTypeError, f"`pack` is True, False or None, got {pack!r}")
     given = dict(values or {})
     for key, value in hyper.items():
         if key in given:
@@ -144,7 +94,7 @@ def optimizer(
     read = {k: v for k, v in given.items() if k not in fixed or k == SCALE}
     for path, value in read.items():
         _number(path, value)
-    return _made(_Step(sentence, options, fixed, read))
+    return _made(_Step(sentence, options, fixed, read, pack))
 
 
 @functools.cache
@@ -166,6 +116,10 @@ def _class() -> type:
         @property
         def slots(self) -> Callable[..., Any]:
             return self._step.slots
+
+        @property
+        def repack(self) -> Callable[..., Any]:
+            return self._step.repack
 
         @property
         def sentence(self) -> str:
@@ -199,6 +153,8 @@ class Transformation(Protocol):
     averaged(state, params) -> params                            the evaluation weights (ema, swa, schedule_free_*);
                                                                  the parameters themselves where there are none
     slots(state, params) -> {"adamw.exp_avg": {"['w']": array, ...}, ...}   the state by name, packed or not
+    repack(state, params) -> state                               of the same sentence with another `pack` (a checkpoint
+                                                                 of such a run), as this one keeps it
 
     `observed` are numbers that the sentence watches: loss= for Polyak steps, metric= for reduce_on_plateau, value=
     (Optax's name) for either; None is nothing.  apply refuses what nobody watches, update leaves it out.  A number
@@ -215,6 +171,7 @@ class Transformation(Protocol):
     apply: Callable[..., tuple[Any, State]]
     averaged: Callable[..., Any]
     slots: Callable[..., dict[str, dict[str, jax.Array]]]
+    repack: Callable[..., State]
     sentence: str
 
 
@@ -222,10 +179,10 @@ class _Step:
     """A sentence with its options; the functions of the transformation are its methods."""
 
     def __init__(
-        self, sentence: str, options: dict[str, Any], fixed: dict[str, Any], read: dict[str, Any]
+        self, sentence: str, options: dict[str, Any], fixed: dict[str, Any], read: dict[str, Any], pack: bool | None
     ) -> None:
-        self.sentence, self._options, self._fixed, self._read = sentence, options, fixed, read
-        self._layouts: dict[tuple[Any, ...], tuple[str, _Layout]] = {}
+        self.sentence, self._options, self._fixed, self._read, self._pack = sentence, options, fixed, read, pack
+        self._layouts: dict[tuple[Any, ...], tuple[str, Layout]] = {}
         self._layout(("",), ((4, 4),), (np.dtype(np.float32),), probe=True)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -248,9 +205,28 @@ class _Step:
         names, leaves, _ = flatten(params)
         found: dict[str, dict[str, jax.Array]] = {}
         if leaves:
-            for row in self._layout(names, *forms(leaves))[1].rows:
-                found.setdefault(row.slot, {})[row.name] = _of_state(state, row)
+            for row in laid(self._layout(names, *forms(leaves))[1], state).rows:
+                found.setdefault(row.slot, {})[row.name] = of_state(state, row)
         return found
+
+    def repack(self, state: State, params: Any) -> State:
+        names, leaves, _ = flatten(params)
+        if not leaves:
+            return state
+        layout = self._layout(names, *forms(leaves))[1]
+        there = laid(layout, state)
+        if there == layout:
+            return state
+        tensors: dict[str, dict[str, jax.Array]] = {}
+        packed = jnp.zeros(layout.packed, jnp.uint8)
+        for old, row in zip(there.rows, layout.rows):
+            value = of_state(state, old)
+            if row.place < 0:
+                tensors.setdefault(row.slot, {})[row.name] = value
+            else:
+                part = value if row.dtype == np.uint8 else jax.lax.bitcast_convert_type(value, jnp.uint8)
+                packed = jax.lax.dynamic_update_slice(packed, part.reshape(-1), (row.place,))
+        return State(state.numbers, tensors, {"bytes": packed} if layout.packed else {})
 
     def apply(self, grads: Any, state: State, params: Any, **observed: Any) -> tuple[Any, State]:
         if params is None:
@@ -285,9 +261,9 @@ class _Step:
             return jax.tree_util.tree_unflatten(tree, []), state
         text, layout = self._layout(names, *forms(leaves))
         own = [row for row in layout.rows if row.place < 0]
-        tensors = [_of_state(state, row) for row in own]
+        tensors = [of_state(state, row) for row in own]
         if layout.packed:
-            tensors.append(_packed(state, layout.packed))
+            tensors.append(packed_bytes(state, layout.packed))
         if getattr(state.numbers, "dtype", None) != np.uint32:
             kind = type(state.numbers).__name__
             raise error(ShapeError, f"`numbers` of the state is {kind}, expected an array of uint32")
@@ -370,7 +346,7 @@ class _Step:
     def _layout(
         self, names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], dtypes: tuple[np.dtype, ...],
         probe: bool = False,
-    ) -> tuple[str, _Layout]:
+    ) -> tuple[str, Layout]:
         """The sentence with its fixed values, and what it keeps for such parameters; `probe`: for any parameters."""
         key = (names, shapes, dtypes)
         if key in self._layouts:
@@ -382,7 +358,7 @@ class _Step:
                 made = _optimizer.Optimizer(arrays, self.sentence, names=list(names), **self._options)
         except ShapeError:
             if probe:  # a route for other shapes
-                return self.sentence, _Layout(0, (), 0)
+                return self.sentence, Layout(0, (), 0)
             raise
         with made:
             for path, value in self._fixed.items():
@@ -403,14 +379,9 @@ class _Step:
                     name = f"{stage}#{copy}.{slot}"
                 taken.add((name, tensor))
                 shape = shapes[tensor] if size == int(np.prod(shapes[tensor])) else (size,)
-                rows.append(_Row(name, names[tensor], (used,) if storage == 3 else shape, STORAGE[storage]))
-            packed = 0
-            if len(rows) >= PACK_FROM:
-                for k, row in enumerate(rows):
-                    if row.bytes <= PACKED:
-                        rows[k] = row._replace(place=packed)
-                        packed += -(-max(row.bytes, 1) // ALIGNMENT) * ALIGNMENT
-            layout = made.sentence if self._fixed else self.sentence, _Layout(count, tuple(rows), packed)
+                rows.append(Row(name, names[tensor], (used,) if storage == 3 else shape, STORAGE[storage]))
+            packs = len(rows) >= PACK_FROM if self._pack is None else self._pack
+            layout = made.sentence if self._fixed else self.sentence, placed(Layout(count, tuple(rows), 0), packs)
             for path in [k for k, v in self._read.items() if not isinstance(v, jax.Array)]:  # they are known by now
                 made.set(path, self._read[path])
         if not probe:
@@ -418,31 +389,7 @@ class _Step:
         return layout
 
 
-# ---- state and numbers
-
-
-def _of_state(state: State, row: _Row) -> jax.Array:
-    if row.place >= 0:
-        part = jax.lax.dynamic_slice(_packed(state, row.place + row.bytes), (row.place,), (row.bytes,))
-        if row.dtype == np.uint8:
-            return part
-        return jax.lax.bitcast_convert_type(part.reshape(*row.shape, row.dtype.itemsize), row.dtype)
-    try:
-        x = state.tensors[row.slot][row.name]
-        form = x.shape, x.dtype
-    except (KeyError, TypeError, AttributeError):
-        raise error(ShapeError, f"the state has no {row.slot} for {row.name}: {OTHERS}") from None
-    if form != (row.shape, row.dtype):
-        raise error(ShapeError, f"{row.slot} of {row.name} is {x.dtype} {x.shape} in the state, expected {row.dtype} "
-                    f"{row.shape}")
-    return x
-
-
-def _packed(state: State, size: int) -> jax.Array:
-    x = state.packed.get("bytes") if isinstance(state.packed, Mapping) else None
-    if x is None or x.dtype != np.uint8 or x.ndim != 1 or x.size < size:
-        raise error(ShapeError, f"the state has no {size} packed bytes: {OTHERS}")
-    return x
+# ---- numbers
 
 
 def _is_fixed(value: Any) -> bool:
