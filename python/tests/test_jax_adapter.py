@@ -150,6 +150,15 @@ def test_masked_arrays_are_refused() -> None:
     assert (opt.params["w"] == 1).all()
 
 
+def test_traced_arrays_are_refused_with_what_to_take() -> None:
+    outside, text = Optimizer({"w": jnp.ones(3)}, "sgd(lr=0.5)"), "traced array .* thalweg.jax.optimizer"
+    for call in (lambda w: Optimizer({"w": w}, "sgd").params, lambda w: tw.SGD([w], lr=0.5),
+                 lambda w: outside.step({"w": w})):
+        with pytest.raises(tw.DtypeError, match=text):
+            jax.jit(call)(jnp.ones(3))
+    assert outside.steps == 0 and (outside.params["w"] == 1).all()
+
+
 def test_requests_that_a_closure_cannot_know() -> None:
     opt = Optimizer({"w": jnp.ones(3)}, "oasis")
     with pytest.raises(tw.NeedsError, match="hessian_vector"):

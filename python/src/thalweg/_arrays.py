@@ -35,7 +35,8 @@ def adapt(value: Any) -> tuple[Any, bool, bool, int]:
                 except TypeError:
                     capsule = value.__dlpack__()
             except (BufferError, ValueError, TypeError, RuntimeError, AttributeError) as problem:
-                return f"cannot be borrowed through DLPack: {problem}", False, False, STAYS
+                text = TRACED if is_traced(value) else f"cannot be borrowed through DLPack: {problem}"
+                return text, False, False, STAYS
             return capsule, False, read_only, UNKNOWN
         if not hasattr(value, "__array_interface__"):
             return refusal(value), False, False, STAYS
@@ -48,6 +49,12 @@ def adapt(value: Any) -> tuple[Any, bool, bool, int]:
         return memoryview(value), False, False, known
     except (ValueError, BufferError, TypeError):
         return _unsupported(value.dtype), False, False, STAYS
+
+
+def is_traced(value: Any) -> bool:
+    """Whether it stands for an array while JAX traces a function."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(value, jax.core.Tracer)
 
 
 def _adapt_torch(torch: Any, value: Any) -> tuple[Any, bool, bool, int]:
@@ -72,6 +79,8 @@ def look(tensor: Any) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
     return tensor.data_ptr(), kinds.get(tensor.dtype, 0), tuple(tensor.shape), tensor.stride()
 
 
+TRACED = ("a traced array (within jax.jit, grad, vmap, ...) has no memory: thalweg.jax.optimizer(sentence) makes the "
+          "steps there")
 MASKED = "a masked array is not taken, since its mask would be lost: pass its .data, or .filled(0) for gradients"
 
 

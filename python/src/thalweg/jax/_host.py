@@ -38,6 +38,8 @@ def aligned_copy(array: Any) -> np.ndarray:
     """A copy of an array (JAX, NumPy, ...) whose memory JAX can borrow."""
     if _arrays.is_masked(array):
         raise error(DtypeError, _arrays.MASKED)
+    if _arrays.is_traced(array):
+        raise error(DtypeError, _arrays.TRACED)
     source = np.asarray(array)
     copy = aligned_empty(source.shape, source.dtype)
     copy[...] = source
