@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -221,6 +222,19 @@ def test_averages_are_looked_at() -> None:
     on = problems.problem("noisy-quadratic")
     plain, averaged = (race.run(s, on, 0, 200) for s in ("sgd(lr=0.5)", "sgd(lr=0.5) | ema(0.95)"))
     assert averaged.losses[-1] < 0.5 * plain.losses[-1]
+
+
+@pytest.mark.parametrize("values, want", [
+    ([5.0], (5.0, 5.0, 5.0)), ([4.0, 2.0], (2.5, 3.0, 3.5)), ([1.0, 3.0, 2.0], (1.5, 2.0, 2.5)),
+    ([4.0, 1.0, 2.0, 3.0], (1.75, 2.5, 3.25)), ([1.0, math.inf], (math.inf,) * 3),
+    ([1.0, math.nan, 2.0], (1.5, 2.0, math.inf)), ([math.nan] * 2, (math.nan,) * 3)])
+def test_medians_and_quartiles_of_few_seeds(values: list[float], want: tuple[float, ...]) -> None:
+    np.testing.assert_array_equal(race.spread(np.array(values)), want)
+
+
+def test_one_seed_is_no_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = outcome(capsys, "race", "sgd(lr=0.1)", "--steps", "5", "--seeds", "1", "--problem", "noisy-quadratic")
+    assert "medians of 1 seed\n" in out
 
 
 def test_race_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,3 +148,8 @@ def shortened(text: str, most: int) -> str:
 def number(value: float) -> str:
     """A number in four digits, for tables; "diverged" for what is none."""
     return f"{value:.4g}" if abs(value) < float("inf") else "diverged"
+
+
+def counted(seeds: int) -> str:
+    """The number of seeds, for titles and notes."""
+    return f"{seeds} seed{'s' * (seeds != 1)}"

@@ -14,7 +14,7 @@ import numpy as np
 
 import thalweg
 
-from .console import Bar, Progress, Refusal, need, number, one_thread, print_table
+from .console import Bar, Progress, Refusal, counted, need, number, one_thread, print_table
 from .problems import Problem, problem
 
 POINTS = 60  # how often a run looks at the loss
@@ -74,10 +74,16 @@ class Entry:
 
 
 def spread(values: np.ndarray) -> tuple[float, float, float]:
-    """The quartiles, each one of the values, so that infinite ones do no harm: (lower, median, upper)."""
+    """The quartiles, between two of the values linearly: (lower, median, upper).  What leans on a value that is
+    infinite is infinite, and NaN counts as that, but where all are NaN."""
     ordered = np.sort(np.where(np.isnan(values), np.inf, values)) if not np.isnan(values).all() else values
-    lower, median, upper = (ordered[int(round(q * (len(ordered) - 1)))] for q in (0.25, 0.5, 0.75))
-    return float(lower), float(median), float(upper)
+
+    def at(share: float) -> float:
+        below, part = divmod(share * (len(ordered) - 1), 1)
+        value = float(ordered[int(below)])
+        return value + part * (float(ordered[int(below) + 1]) - value) if part and math.isfinite(value) else value
+
+    return at(0.25), at(0.5), at(0.75)
 
 
 def written(sentence: str, on: Problem, steps: int) -> str:
@@ -167,7 +173,7 @@ def collect(sentences: list[str], on: Problem, seeds: int, steps: int, state_dty
             for seed in range(seeds):
                 entry.runs.append(run(entry.sentence, on, seed, steps, state_dtype, bar))
                 bar.advance(steps * (seed + 1) - bar.done)  # (a run that diverged ends early)
-            bar.end(f"loss {number(entry.median())}, {seeds} seeds")
+            bar.end(f"loss {number(entry.median())}, {counted(seeds)}")
     return entries
 
 
@@ -230,7 +236,7 @@ def race(arguments: argparse.Namespace) -> int:
 
 def heading(arguments: argparse.Namespace, on: Problem, steps: int) -> str:
     """What a table is about."""
-    return f"{arguments.problem}: {on.summary}; {steps} steps, medians of {arguments.seeds} seeds"
+    return f"{arguments.problem}: {on.summary}; {steps} steps, medians of {counted(arguments.seeds)}"
 
 
 def share(x: float) -> str:

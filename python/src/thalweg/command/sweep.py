@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import _sentence
-from .console import Refusal, number, print_table
+from .console import Refusal, counted, number, print_table
 from .race import cells, check, collect, heading, settings, share, spread, written
 
 COUNT = 7  # values where nobody says
@@ -138,7 +138,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         from . import plots
 
-        title = f"{arguments.sentence}\n{arguments.problem}, {arguments.seeds} seeds"
+        title = f"{arguments.sentence}\n{arguments.problem}, {counted(arguments.seeds)}"
         if len(axes) == 1:
             plots.sweep(axes[0], entries, best, on, title, arguments.plot)
         else:
