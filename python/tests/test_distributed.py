@@ -398,6 +398,7 @@ def test_ranks_that_disagree_all_get_an_error() -> None:
             assert "list of parameters without gradient is [] on rank 0 and [1] on rank 1" in rank[k + 5]
             assert "group 0 lr is 0.2 on rank 0 and 0.3 on rank 1" in rank[k + 6]
     assert "there is no optimizer on rank 1: MethodError" in first[4]
+    assert first[4].endswith("; this call has changed nothing on the others\n  adamv(lr=0.1)\n  ^"), first[4]
 
 
 def _one_dies(rank: int, size: int, layout: str, sentence: str, how: str) -> None:

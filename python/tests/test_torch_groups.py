@@ -314,6 +314,8 @@ def test_what_groups_of_a_model_refuse() -> None:
     net = Classifier()
     with pytest.raises(tw.ArgumentError, match="a module 'classifier'; it has head, embed, blocks, norm"):
         twt.get_parameter_groups(net, head="classifier")
+    with pytest.raises(TypeError, match="model is the torch.nn.Module whose parameters are grouped, not generator"):
+        twt.get_parameter_groups(net.parameters(), 0.1)
     with pytest.raises(tw.ArgumentError, match="in a module 'hea'"):
         twt.get_parameter_groups(net, head=["head", "hea"])
     for head in (net.head, [net.head], [3], 3):
@@ -335,3 +337,5 @@ def test_a_dict_of_tensors_is_their_names() -> None:
     for make in (twt.AdamW, twt.Lion, lambda model: twt.Optimizer(model, "lion")):
         with pytest.raises(TypeError, match=r"this is the model Linear: pass model\.parameters\(\)"):
             make(net)
+    with pytest.raises(TypeError, match="the text 'adamw': they come first, the sentence second"):
+        twt.Optimizer("adamw", net.parameters())

@@ -76,7 +76,8 @@ class Line:
         dist.all_reduce(message, op=op, group=self.group)
         failed, *kinds = message[:HEAD].tolist()
         if failed:
-            raise agreed("; ".join([text for text in self._texts("") if text] + [kept]))
+            texts = [text.partition("\n") for text in self._texts("") if text]  # the sentence, with a mark, follows
+            raise agreed("; ".join([*(text[0] for text in texts), kept]) + "".join(a + b for _, a, b in texts))
         if sum(map(bool, kinds)) > 1:
             everybody = self.gather(f"{doing} ({KINDS[kind]})")
             texts = [f"rank {rank} is in {text}" for rank, text in enumerate(everybody)]

@@ -32,8 +32,11 @@ def get_parameter_groups(
     A group has "params", "weight_decay", with layer_decay "lr", and "role" ("weight", "bias", "norm", "embedding",
     "head"), which route(...) goes by: Muon's matrix=(...) leaves embeddings and heads to other=(...).
     RangeError for a decay or an lr below 0, or a layer_decay without lr; ValueTypeError for what is no number;
-    ArgumentError for a head that the model does not have.
+    ArgumentError for a head that the model does not have; TypeError for what is no module.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is the torch.nn.Module whose parameters are grouped, not {type(model).__name__}: "
+                        "roles are read from its modules")
     weight_decay = _options.number("weight_decay", weight_decay)
     if not 0 <= weight_decay < math.inf:
         raise error(RangeError, f"weight_decay is at least 0, not {weight_decay}")

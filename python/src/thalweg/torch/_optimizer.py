@@ -219,9 +219,9 @@ class Optimizer(Tasks):
                  "participant" the parameters of that participant; for "activations" and "logit_derivatives" it calls
                  request.answer_matrix; for "sample_gradients" request.answer_samples.
 
-        Returns the first loss, or None.  SequenceError where it leaves `.grad` as it answered an earlier call of this
+        Returns the first loss (of this rank), or None.  SequenceError where it leaves `.grad` as it answered an earlier call of this
         step (no backward).  After an exception, of the closure too, parameters and state are as before; where it comes
-        on one rank, the others get an ArgumentError.
+        on one rank, the others get an ArgumentError (with ranks= or DTensors).
         Between steps the gradients are yours alone: what you let go of is freed.
         """
         if not (closure is None or callable(closure)):
@@ -411,6 +411,8 @@ def listed(params: Any) -> Any:
     if isinstance(params, torch.nn.Module):
         raise TypeError(f"params has tensors, and this is the model {type(params).__name__}: pass model.parameters(), "
                         "or model.named_parameters()")
+    if isinstance(params, str):
+        raise TypeError(f"params has tensors, and this is the text {params!r}: they come first, the sentence second")
     if isinstance(params, Mapping) and all(isinstance(p, torch.Tensor) for p in params.values()):
         return list(params.items())
     return params

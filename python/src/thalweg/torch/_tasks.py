@@ -53,7 +53,7 @@ class Tasks(Saved):
         wanted = self._asking.count if self._asking is not None else self._tasks_of_sentence()
         if not losses or len(losses) != (wanted or len(losses)):
             raise error(CountError, f"{self.engine._text}: the method has {wanted or 'one or more'} tasks, and "
-                        f"backward was given {len(losses)} losses")
+                        f"backward was given {len(losses)} loss{'es' * (len(losses) != 1)}")
         if self._asking is None:
             torch.autograd.backward(torch.stack([loss.reshape(()) for loss in losses]).sum())
             return
