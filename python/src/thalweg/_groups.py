@@ -183,5 +183,5 @@ def beta_names(betas: Any) -> list[str]:
     except TypeError:
         raise error(ValueTypeError, f"betas is a tuple of 2 or 3 numbers, not {betas!r}") from None
     if count not in (2, 3):
-        raise error(RangeError, f"betas has {count} entries, not 2 or 3")
+        raise error(RangeError, f"betas is a tuple of 2 or 3 numbers, not {betas!r}")
     return [f"beta{i + 1}" for i in range(count)]

@@ -219,9 +219,9 @@ class Optimizer(Tasks):
                  "participant" the parameters of that participant; for "activations" and "logit_derivatives" it calls
                  request.answer_matrix; for "sample_gradients" request.answer_samples.
 
-        Returns the first loss (of this rank), or None.  SequenceError where it leaves `.grad` as it answered an earlier call of this
-        step (no backward).  After an exception, of the closure too, parameters and state are as before; where it comes
-        on one rank, the others get an ArgumentError (with ranks= or DTensors).
+        Returns the first loss (of this rank), or None.  SequenceError where it leaves `.grad` as it answered an earlier
+        call of this step (no backward).  After an exception, of the closure too, parameters and state are as before;
+        where it comes on one rank, the others get an ArgumentError (with ranks= or DTensors).
         Between steps the gradients are yours alone: what you let go of is freed.
         """
         if not (closure is None or callable(closure)):
