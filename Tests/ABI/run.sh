@@ -380,7 +380,8 @@ if wants archive; then
     check archive.cmake archive_in_cmake
     # A shared library that carries it, opened and closed while its threads wait.
     printf '%s\n' '#include <thalweg/thalweg.h>' \
-      'tw_status (*carried)(const char *, const tw_options *, tw_optimizer **) = tw_optimizer_create;' > "$work/plugin.c"
+      'tw_status (*carried)(const char *, const tw_options *, tw_optimizer **) = tw_optimizer_create;' \
+      > "$work/plugin.c"
     check archive.plugin.build with_archive "$work/plugin.c" "$work/plugin.so" -fPIC -shared
     program unload "$work/plugin.so"
     # The reserve stands in front of the allocations of what the archive carries.

@@ -240,6 +240,8 @@ def _groups_of_ranks(rank: int, size: int) -> tuple[str, int]:
     """Of four ranks the last two have a process group: what fails there is told there."""
     pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
     net = model()
+    with pytest.raises(tw.ArgumentError, match="process_group is one that this rank is no member of"):
+        Ranks("owners", process_group=pairs[1 - rank // 2])
     opt = Optimizer(net.parameters(), "clip_global_norm(1) | adamw(lr=0.1)",
                     ranks=Ranks("owners", process_group=pairs[rank // 2]))
     state = opt.state_dict()
