@@ -42,7 +42,7 @@ struct ExactALSQP: Driver {
       .choice("sketch", ["kaczmarz", "gaussian"], "single rows, or normal combinations"),
       .number("tol", 1e-8, .atLeast(0), "norm of (g, c) that ends it"),
       .integer("max_iter", 100, .atLeast(0), "iterations"),
-      .integer("sketch_steps", 100_000, .atLeast(1), "projections between two looks at the direction"),
+      .integer("sketch_steps", 100_000, .within(1, 1_000_000), "projections between two looks at the direction"),
       Population.seed,
     ],
     inputs: [
@@ -68,9 +68,11 @@ struct ExactALSQP: Driver {
       .kept("J", "m, n", "their Jacobian"), .kept("H", "n, n", "Hessian of the Lagrangian"),
       .kept("d", "both", "direction"), .kept("slope", "", "grad L.d"), .kept("step", "", "s"),
       .kept("trial", "n", "point that is tried"), .kept("trial_grad", "n", "gradient of f there"),
-      .kept("trial_c", "m", "constraints there"), .kept("trial_J", "m, n", "their Jacobian"),
+      .kept("trial_c", "m", "constraints there"), .kept("trial_jacobian", "m, n", "their Jacobian"),
     ])
 
+  /// Of penalties; with `nu` 1.4 a third of these come to their limits.
+  private static let mostTrials = 100
   let h: Hyper
   init(_ h: Hyper) { self.h = h }
   func axes(_ sizes: Sizes) throws(Failure) -> [String: Int] { ["both": sizes["n"] + sizes["m"]] }
@@ -79,7 +81,7 @@ struct ExactALSQP: Driver {
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
     let x = try io["x"], l = try io["multipliers"], grad = try io["grad"], c = try io["c"], J = try io["J"]
     let trial = try io["trial"], d = try io["d"], n = x.count
-    let tried = (grad: try io["trial_grad"], c: try io["trial_c"], J: try io["trial_J"])
+    let tried = (grad: try io["trial_grad"], c: try io["trial_c"], J: try io["trial_jacobian"])
     switch phase {
     case .start:
       x.copy(try io["x0"])
@@ -174,7 +176,7 @@ struct ExactALSQP: Driver {
       + (0..<m).map { k in (0..<n).reduce(0.0) { $0 + jacobian[k * n + $1] * g[$1] } }
     let across = (0..<n).map { i in (0..<m).reduce(0.0) { $0 + jacobian[$1 * n + i] * Double(c.p[$1]) } }
     var system = try Sketched(K, b, gaussian: h.is("sketch", "gaussian"), Population.key(h, io.iterations))
-    while true {
+    for _ in 0..<ExactALSQP.mostTrials {
       system.solve(to: max(io.delta * sizeb / (sizeK * psi), 1e-13 * sizeb), h.integer("sketch_steps"))
       io.slope = (0..<N).reduce(0.0) {
         let a = -b[$1] + io.eta2 * along[$1] + ($1 < n ? io.eta1 * across[$1] : 0)
@@ -241,7 +243,10 @@ private struct Sketched {
   /// Until |K·d − b| is at most `tolerance`, or the steps are used up.
   mutating func solve(to tolerance: Double, _ steps: Int) {
     var left = steps
-    while size > tolerance, left > 0 {
+    var before = Double.infinity
+    // (where it no longer falls it is rounding)
+    while size > tolerance, size < before, left > 0 {
+      before = size
       while size > tolerance, left > 0 {
         project()
         left -= 1

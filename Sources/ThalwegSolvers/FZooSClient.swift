@@ -76,6 +76,7 @@ struct FZooSClient: Driver {
         throw Failure(Status.needs, "fzoos_client: global_weights and local_weights go together")
       }
       let points = try io["points"]
+      guard points.isFinite, try io["values"].isFinite else { return .done(.nonfinite) }
       x.copy(try io["x0"])
       X.copy(points)
       y.copy(try io["values"])

@@ -83,7 +83,7 @@ struct ProcessKernel {
 ///     mean = k(z, X)·(K + noise·I)⁻¹·y;   variance = 1 − k·(K + noise·I)⁻¹·kᵀ;   gradient = Σ α_i·∂k(z, x_i)/∂z
 ///     rbf: exp(−r²/2);  matern52: (1 + √5·r + 5r²/3)·exp(−√5·r),  r = ‖z − x‖/lengthscale
 ///
-/// Ends     converged.
+/// Ends     converged; nonfinite: NaN or infinite in the data.
 /// Errors   the matrix is not positive definite: points that are twice there need noise.
 /// Differs  nothing from scikit-learn's regressor with a fixed kernel. The prior has mean 0 and variance 1.
 /// Source   Rasmussen and Williams, 2006, chapter 2; Shu, Lin, Dai and Low, 2023, arXiv:2308.04077.
@@ -108,6 +108,7 @@ struct GPPosterior: Driver {
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
     let X = try io["points"], Z = try io["queries"], y = try io["values"], gradient = try io["gradient"]
     let n = X.rows, d = X.shape[1], values = (0..<n).map { Double(y.p[$0]) }
+    guard X.isFinite, Z.isFinite, y.isFinite else { return .done(.nonfinite) }
     let found = try kernel.posterior(Z, X, [values])
     let alpha = try LinearAlgebra.solvePositive(kernel.matrix(X), values, n, 1)
     for z in 0..<Z.rows {
@@ -130,7 +131,7 @@ struct GPPosterior: Driver {
 ///     at most 0;   the one with the least LCB of the objective, the first of equal ones
 ///
 /// values (n,), constraints (c, n): what is known at `points`; a constraint holds where it is at most 0.
-/// Ends     converged; infeasible: no candidate is left (`index` is -1).
+/// Ends     converged; infeasible: no candidate is left (`index` is -1); nonfinite: NaN or infinite in the data.
 /// Errors   the matrix is not positive definite.
 /// Differs  one kernel for all functions, so that they have one deviation.
 /// Source   Xu, Jiang, Svetozarevic and Jones, 2022, arXiv:2211.00162.
@@ -154,6 +155,7 @@ struct ConfigBO: Driver {
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
     let Z = try io["candidates"], X = try io["points"], y = try io["values"], G = try io["constraints"]
     let n = X.rows, bounds = try io["bounds"]
+    guard X.isFinite, Z.isFinite, y.isFinite, G.isFinite else { return .done(.nonfinite) }
     let known = [(0..<n).map { Double(y.p[$0]) }] + (0..<G.rows).map { c in (0..<n).map { Double(G.p[c * n + $0]) } }
     let (means, deviations) = try kernel.posterior(Z, X, known)
     io.index = -1
@@ -176,7 +178,7 @@ struct ConfigBO: Driver {
 ///
 /// frequencies W (M, d) and phases b (M,) are those given, which all clients share, or drawn: normal for rbf, Student's
 /// with 5 degrees for matern52, phases uniform on [0, 2π). Weights of several clients add up.
-/// Ends     converged.
+/// Ends     converged; nonfinite: NaN or infinite in the data.
 /// Errors   the matrix is not positive definite: points that are twice there need noise.
 /// Differs  W is the draws of (seed, 0, 0, 0), the squares of 5·M draws of (seed, 0, 1, 0) are those of Student's
 ///          denominators, b is 2π times the normal distribution function of the draws of (seed, 0, 2, 0).
@@ -205,6 +207,7 @@ struct RFFSurrogate: Driver {
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
     let X = try io["points"], y = try io["values"], Z = try io["queries"]
+    guard X.isFinite, Z.isFinite, y.isFinite else { return .done(.nonfinite) }
     let features = try Features(io, kernel, h)
     let weights = try features.weights((0..<X.rows).map { X.row($0) }, (0..<y.count).map { Double(y.p[$0]) })
     for m in weights.indices { try io["weights"].p[m] = T(weights[m]) }

@@ -65,9 +65,10 @@ struct OptEx: Driver {
     case .step:
       if io.iterations >= h.max_iter { return .done(.maxIter) }
       points.row(0).copy(x)
+      let inverse = N > 1 ? try self.inverse(io) : []
       for k in 1..<max(1, N) {
         for all in [points, m, v] { all.row(k).copy(all.row(k - 1)) }
-        step(points.row(k), m.row(k), v.row(k), try predict(points.row(k - 1), io), io.t + Double(k))
+        step(points.row(k), m.row(k), v.row(k), try predict(points.row(k - 1), inverse, io), io.t + Double(k))
       }
       return .ask("parallel_gradients", [points], [losses, gradients], fresh: true, then: .answered)
     case .answered:
@@ -116,16 +117,22 @@ struct OptEx: Driver {
     }
   }
 
+  /// (K + noise·I)⁻¹ of the pairs; nothing while they are fewer than 2.
+  private func inverse<T: Real>(_ io: DriverIO<T>) throws(Failure) -> [Double] {
+    let X = try io["X"], n = min(try io.count("pairs"), X.rows)
+    if n < 2 { return [] }
+    try Memory.ask(40 &* n &* n)
+    var one = [Double](repeating: 0, count: n * n)
+    for i in 0..<n { one[i * (n + 1)] = 1 }
+    return try LinearAlgebra.solvePositive(kernel.matrix(Array(0..<n), X), one, n, n)
+  }
   /// The predicted gradient.
-  private func predict<T: Real>(_ x: Vector<T>, _ io: DriverIO<T>) throws(Failure) -> Vector<T> {
+  private func predict<T: Real>(_ x: Vector<T>, _ inverse: [Double], _ io: DriverIO<T>) throws(Failure) -> Vector<T> {
     let X = try io["X"], G = try io["G"], guess = try io["guess"]
-    let n = min(try io.count("pairs"), X.rows), d = x.count
+    let n = Int(Double(inverse.count).squareRoot()), d = x.count
     guess.fill(0)
-    if n < 2 { return guess }
-    try Memory.ask(24 &* n &* n)
     let k = (0..<n).map { kernel.at(ProcessKernel.distance(UnsafePointer(x.p), UnsafePointer(X.p + $0 * d), d)).value }
-    let K = kernel.matrix(Array(0..<n), X)
-    for (i, w) in try LinearAlgebra.solvePositive(K, k, n, 1).enumerated() { guess.add(G.row(i), times: w) }
+    for i in 0..<n { guess.add(G.row(i), times: (0..<n).reduce(0.0) { $0 + inverse[i * n + $1] * k[$1] }) }
     return guess
   }
 }

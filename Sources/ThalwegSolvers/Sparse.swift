@@ -63,7 +63,7 @@ struct IHT: Driver {
 ///     w_j ← S_{αρ}(x_j·r/n + q_j·w_j)/(q_j + α·(1−ρ)),  q_j = |x_j|²/n;  the residual r is kept
 ///
 /// A column of zeros keeps its weight at 0.
-/// Ends     converged: no weight moved by more than tol in a sweep; max_iter.
+/// Ends     converged: no weight moved by more than tol in a sweep; max_iter; nonfinite: NaN or infinite in the data.
 /// Source   Friedman, Hastie, Tibshirani, 2010.
 struct LassoCD: Driver {
   static let method = Method.solver(
@@ -95,6 +95,7 @@ struct LassoCD: Driver {
     Lasso.columns(try io["design"], columns)
     if let w0 = io.optional("w0") { w.copy(w0) }
     r.copy(try io["targets"])
+    guard columns.isFinite, r.isFinite, w.isFinite else { return .done(.nonfinite) }
     let lasso = try Lasso(columns, h.l1_ratio)
     for j in 0..<w.count { r.add(columns.row(j), times: -Double(w.p[j])) }
     let found = lasso.solve(w, r, h.alpha, h.tol, h.integer("max_iter"))
@@ -108,6 +109,7 @@ struct LassoCD: Driver {
 ///
 ///     α from max_j |x_j·y|/n/l1_ratio down to path_eps times that, evenly in logarithms
 ///
+/// Ends     as lasso_cd, of all penalties.
 /// Source   Friedman, Hastie, Tibshirani, 2010.
 struct LassoPath: Driver {
   static let method = Method.solver(
@@ -136,6 +138,7 @@ struct LassoPath: Driver {
     let columns = try io["columns"], w = try io["w"], r = try io["r"], penalties = try io["penalties"]
     Lasso.columns(try io["design"], columns)
     r.copy(try io["targets"])
+    guard columns.isFinite, r.isFinite else { return .done(.nonfinite) }
     let lasso = try Lasso(columns, h.l1_ratio), count = penalties.count
     var top = 0.0, failed = false
     for j in 0..<columns.rows { top = max(top, abs(columns.row(j).dot(r)) / Double(r.count) / h.l1_ratio) }

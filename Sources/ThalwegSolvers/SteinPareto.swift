@@ -11,7 +11,7 @@ import ThalwegCore
 ///
 /// Gradients are those in the p parameters of the network. The host back-propagates twice: weights (n, m) of the values
 /// into one row of J each, and weights (n, n, m), row i of them all values, into row i of R.
-/// Ends     converged.
+/// Ends     converged; nonfinite: NaN or infinite among the values, or in the kernel's derivative.
 /// Differs  where med is 0, h is 5e-6 (local) or c·1e-6 (global), as in the authors' code; 1 for a single point. A
 ///          column of J without norm stays 0. Of equal maxima the first is taken. Signs are those of the code.
 /// Source   Nguyen et al., 2024, arXiv:2412.17312; the kernel form Liu, Tong, Liu, 2021.
@@ -66,9 +66,11 @@ struct SVHPSL: Driver {
     case .start:
       v.copy(try io["mean"])
       if let deviation = io.optional("deviation") { v.add(deviation, times: -h.lcb) }
+      guard v.isFinite, try io["reference"].isFinite, try io["preferences"].isFinite else { return .done(.nonfinite) }
       return .ask("scalar_gradients", [try scalars(io, v)], [J], then: .scalars)
     case .scalars:
       try similarity(io, v, K)
+      guard try io["pull"].isFinite else { return .done(.nonfinite) }
       return .ask("kernel_gradients", [try io["pull"]], [R], then: .kernel)
     case .kernel:
       // Σ_i K_ij is what row j of J counts

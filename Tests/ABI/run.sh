@@ -378,6 +378,12 @@ if wants archive; then
       check "archive.$how.run" carries "$work/archive$how"
     done
     check archive.cmake archive_in_cmake
+    # A shared library that carries it, opened and closed while its threads wait.
+    printf '%s\n' '#include <thalweg/thalweg.h>' \
+      'tw_status (*carried)(const char *, const tw_options *, tw_optimizer **) = tw_optimizer_create;' \
+      > "$work/plugin.c"
+    check archive.plugin.build with_archive "$work/plugin.c" "$work/plugin.so" -fPIC -shared
+    program unload "$work/plugin.so"
     # The reserve stands in front of the allocations of what the archive carries.
     check archive.allocations.build with_archive "$here/allocations.c" "$work/archive_allocations"
     check archive.allocations.run "$work/archive_allocations"

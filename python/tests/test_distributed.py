@@ -377,6 +377,8 @@ def _errors(rank: int, size: int) -> list[str]:
         refused(lambda: opt.add_param_group({"params": [q[2]], "lr": -1.0 if odd else 0.1}))
     with pytest.raises(tw.ArgumentError, match="layout is None or one of 'copies'"):
         Ranks("shards")
+    with pytest.raises(TypeError, match="process_group is one of torch.distributed, or None, not a list"):
+        Ranks(process_group=[0, 1])
     net = fsdp()
     with pytest.raises(tw.ArgumentError, match="not spread alike"):
         Optimizer([*net.parameters(), p[0]], "adamw(lr=0.1)")

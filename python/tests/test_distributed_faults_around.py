@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
+import pickle
 import time
 
 import pytest
@@ -240,6 +242,8 @@ def _groups_of_ranks(rank: int, size: int) -> tuple[str, int]:
     """Of four ranks the last two have a process group: what fails there is told there."""
     pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
     net = model()
+    with pytest.raises(tw.ArgumentError, match="process_group is one that this rank is no member of"):
+        Ranks("owners", process_group=pairs[1 - rank // 2])
     opt = Optimizer(net.parameters(), "clip_global_norm(1) | adamw(lr=0.1)",
                     ranks=Ranks("owners", process_group=pairs[rank // 2]))
     state = opt.state_dict()
@@ -260,3 +264,18 @@ def test_a_process_group_of_some_ranks() -> None:
     first, second, third, fourth = run(_groups_of_ranks, 4, timeout=TIMEOUT)
     assert first == second == ("", 0) and third[1] == fourth[1] == 1
     assert third[0].startswith(f"nothing was loaded on rank 1: ArgumentError: {fourth[0]}") and fourth[0]
+
+
+def _copied(rank: int, size: int) -> None:
+    for layout in ("owners", "tensors"):
+        net, opt = make(layout, "clip_global_norm(1) | adamw(lr=1)")
+        for work in (copy.deepcopy, pickle.dumps):
+            with pytest.raises(tw.UnsupportedError, match="would step the part of this rank"):
+                work(opt)
+        World(rank, size).goes_on(net, opt)
+    assert copy.deepcopy(make("copies", "adamw(lr=1)")[1]).engine.steps == 0
+
+
+def test_a_part_of_a_model_is_not_copied() -> None:
+    """The copy had forgotten its ranks: its norms were those of a part, or its step failed."""
+    run(_copied, 2, timeout=TIMEOUT)

@@ -76,3 +76,14 @@ def test_names_of_groups_are_text(name: Any) -> None:
         tw.Optimizer([{"params": arrays()}, group], "adamw")
     with pytest.raises(tw.ValueTypeError, match="the parameter group: 'name' is a str, not"):
         tw.Optimizer(arrays(), "adamw").add_param_group(group)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_names_of_groups_are_utf8(name: str) -> None:
+    group = {"params": arrays(), "name": name}
+    with pytest.raises(tw.ArgumentError, match="the name of parameter group 0, .*: names are UTF-8"):
+        tw.Optimizer([group], "adamw")
+    opt = tw.Optimizer(arrays(), "adamw")
+    with pytest.raises(tw.ArgumentError, match="the name of the parameter group, .*: names are UTF-8"):
+        opt.add_param_group(group)
+    assert len(opt.param_groups) == 1

@@ -164,3 +164,15 @@ def test_pack_says_yes_no_or_nothing() -> None:
     assert tx.init(start()).packed and equal(tx.repack(tx.init({}), {}), tx.init({}))
     many = [jnp.ones(1)] * 200
     assert not tj.optimizer("adamw", pack=False).init(many).packed and tj.optimizer("adamw").init(many).packed
+
+
+def test_packed_state_of_other_parameters_is_refused() -> None:
+    """Counters and names are not among the packed bytes; their number is all that slots and repack can go by."""
+    tx, plain = tj.optimizer("adamw", pack=True), tj.optimizer("adamw", pack=False)
+    small, large = {"a": jnp.ones(4)}, {"a": jnp.ones(4), "b": jnp.ones(3)}
+    for read in (tx.slots, plain.slots, plain.repack):
+        for state, params in ((tx.init(large), small), (tx.init(small), large)):
+            with pytest.raises(tw.ShapeError, match="packed bytes: it is the state of another sentence"):
+                read(state, params)
+    with pytest.raises(tw.ArgumentError, match=r"repack\(state, params\): state is a dict of 1 array, params is"):
+        tx.repack(small, tx.init(small))

@@ -96,3 +96,26 @@ def test_a_pareto_set_is_learnt() -> None:
             scalar_gradients=lambda w: np.einsum("io,iop->ip", w, rows), kernel_gradients=lambda w: np.einsum("ijo,jop->ip", w, rows)).direction
     low, high = phi[0] + phi[1], phi[0]  # all weight on the first objective, none on it
     assert -0.2 < low < 0.45 and 0.55 < high < 1.2
+
+
+@pytest.mark.parametrize("name", ["fzoos_client(lr=0.1)", "gp_posterior", "config_bo", "rff_surrogate(features=8)"])
+def test_values_that_are_none_are_no_answer(name: str) -> None:
+    data = {"points": np.eye(3), "values": np.array([0.0, np.nan, 1.0])}
+    more = {"f": {"x0": np.zeros(3), "point_loss": lambda x: 0.0}, "g": {"queries": np.ones((1, 3))}, "r": {"queries": np.ones((1, 3))},
+            "c": {"candidates": np.ones((2, 3)), "constraints": np.zeros((1, 3))}}[name[0]]
+    assert tw.solver(name).run(**data, **more).outcome == "nonfinite"
+
+
+def test_a_pareto_direction_of_nan_is_no_answer() -> None:
+    v = np.array([[0.0, np.nan], [1.0, 1.0]])
+    found = tw.solver("svh_psl").run(mean=v, preferences=np.full((2, 2), 0.5), reference=np.zeros(2), parameters=np.zeros(3),
+                                     scalar_gradients=lambda w: np.zeros((2, 3)), kernel_gradients=lambda w: np.zeros((2, 3)))
+    assert found.outcome == "nonfinite"
+
+
+def test_sketching_ends_where_only_rounding_is_left() -> None:
+    """A system of condition 1e20: its tolerance is never reached."""
+    J, H = np.array([[1.0, 0.01, 0.0]]), np.diag([1e10, 1.0, 1.0])
+    found = tw.solver("exact_al_sqp(sketch_steps=1000, nu=1.0001, max_iter=1)").run(
+        x0=np.ones(3), multipliers0=np.zeros(1), problem=lambda x: (float(x @ H @ x / 2), H @ x, J @ x - 1, J), lagrangian_hessian=lambda x, l: H)
+    assert found.outcome in ("max_iter", "converged", "line_search_failed")

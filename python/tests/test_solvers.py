@@ -352,3 +352,12 @@ def test_what_counts_is_an_int() -> None:
     assert repr(again.iterations) == "0"
     simplex = tw.solver("nelder_mead(max_iter=9)").run(x0=np.ones(2), point_value=lambda x: float(x @ x))
     assert (type(simplex.iterations), type(simplex.evaluations)) == (int, int)
+
+
+@pytest.mark.parametrize("sentence", ["lasso_cd(alpha=0.1)", "lasso_path"])
+@pytest.mark.parametrize("where", ["design", "targets"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_lasso_of_numbers_that_are_none_is_no_answer(sentence: str, where: str, value: float) -> None:
+    data = {"design": np.random.default_rng(0).standard_normal((6, 3)), "targets": np.arange(6.0)}
+    data[where].flat[0] = value
+    assert tw.solver(sentence).run(**data).outcome == "nonfinite"

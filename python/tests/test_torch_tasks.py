@@ -126,3 +126,14 @@ def test_an_error_in_a_closure_of_tasks_leaves_the_next_step_alone() -> None:
     opt.step(closure_over(opt, p))
     twin.step(closure_over(twin, q))
     assert torch.equal(p, q)
+
+
+def test_a_loss_without_a_graph_is_named() -> None:
+    p = start()
+    opt = twt.Optimizer([p], "pcgrad(tasks=2) | sgd(lr=0.01)")
+    for losses in (lambda: [(p**2).sum(), torch.tensor(1.0)], lambda: [(p**2).sum(), torch.tensor(1)]):
+        with pytest.raises(tw.ArgumentError, match="the loss of task 1 has no graph"):
+            opt.step(lambda: opt.backward(losses()))
+    with pytest.raises(tw.ArgumentError, match="the loss of task 0 has no graph .* or under no_grad"):
+        opt.step(lambda: opt.backward([(p**2).sum().detach(), (p**2).sum()]))
+    assert torch.equal(p, start())

@@ -22,7 +22,7 @@ public final class Program {
   private let memory: Memory
   private let sums: UnsafeMutablePointer<Sums>
   private let codecs: UnsafeMutablePointer<Codec>
-  private var folding = Folding()
+  private var folding: Folding
   private var steps: ContiguousArray<Step> = []
   private var streams: ContiguousArray<Stream> = []
   private var r: UnsafeMutablePointer<Record>
@@ -43,7 +43,9 @@ public final class Program {
 
   public init(_ allocator: Allocator, written: @escaping Written) throws(Failure) {
     self.written = written
+    // First: an initialiser that throws after an allocation would leak it.
     memory = try Memory((SlotPointers.capacity + 4) * Program.rowBytes + aligned(Operands.padBytes), allocator)
+    folding = Folding()
     sums = .allocate(capacity: 1)
     sums.initialize(to: Sums())
     codecs = .allocate(capacity: SlotPointers.capacity)

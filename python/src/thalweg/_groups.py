@@ -128,6 +128,7 @@ def read_group(item: Mapping[str, Any], name: str, called: str = "the parameter 
     name = overrides.pop("name", None) or name
     if not isinstance(name, str):
         raise error(ValueTypeError, f"{called}: 'name' is a str, not {reprlib.repr(name)}")
+    _check_text(name, f"the name of {called}")
     role = overrides.pop("role", None)
     if not isinstance(role, (str, type(None))) or role not in ROLES:
         known = ", ".join(repr(known) for known in ROLES if known)
@@ -164,10 +165,14 @@ def _checked(names: list[Any]) -> list[str]:
     for index, name in enumerate(names):
         if not isinstance(name, str):
             raise error(ValueTypeError, f"the name of parameter {index} is a str, not {reprlib.repr(name)}")
-        if "\0" in name or not name.isascii() and name != name.encode("utf-8", "replace").decode():
-            raise error(ArgumentError, f"the name of parameter {index}, {reprlib.repr(name)}, has a character that is "
-                        "none of Unicode's or is NUL: names are UTF-8")
+        _check_text(name, f"the name of parameter {index}")
     return names
+
+
+def _check_text(name: str, called: str) -> None:
+    if "\0" in name or not name.isascii() and name != name.encode("utf-8", "replace").decode():
+        raise error(ArgumentError, f"{called}, {reprlib.repr(name)}, has a character that is none of Unicode's or is "
+                    "NUL: names are UTF-8")
 
 
 def fresh_name(used: Container[str | None], index: int) -> str:

@@ -14,9 +14,10 @@ Once for each request, and before a closure is first called, the ranks compare n
 their calls, steps, modes, hyper-parameters or missing gradients differ, all of them get an ArgumentError, and nothing
 has changed.  So do the others when a step fails on one rank alone: a value or a gradient that it refuses, a closure or
 a hook that raises, Ctrl-C.  That rank raises at once; what it says reaches the others where they next compare notes or
-add up numbers.  These messages have a process group of their own, with the time-out of the model's, so that they never
-meet a collective of the model.  When a rank dies, the collective of the others raises within that time-out, and
-parameters and state are those of the last step.
+add up numbers.  These messages have a process group of their own, with the time-out of the model's, so that they
+never meet a collective of the model; all ranks make it with their first optimizer, and a rank on which that one fails
+waits for them there, to tell them, before it raises.  When a rank dies, the collective of the others raises within that
+time-out, and parameters and state are those of the last step.
 
 One thing cannot be taken back: in the layouts "owners" and "tensors" a rank that fails or dies when others have
 finished the step (a decomposition that finds NaN, say; nonfinite="error" or "skip" finds it on all) leaves them a step

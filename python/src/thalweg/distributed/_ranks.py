@@ -53,6 +53,12 @@ class Ranks:
             raise error(ArgumentError, f"layout is None or one of {', '.join(map(repr, LAYOUTS))}, not {self.layout!r}")
         if self.sync is not None and not callable(self.sync):
             raise TypeError(f"sync must be callable, or None, got {type(self.sync).__name__}")
+        if dist.is_available() and self.process_group is not None:
+            if self.process_group == dist.GroupMember.NON_GROUP_MEMBER:  # what torch gives the ranks that are not in it
+                raise error(ArgumentError, "process_group is one that this rank is no member of")
+            if not isinstance(self.process_group, dist.ProcessGroup):
+                raise TypeError("process_group is one of torch.distributed, or None, not a "
+                                f"{type(self.process_group).__name__}")
 
 
 @contextlib.contextmanager

@@ -82,13 +82,16 @@ def placed(layout: Layout, packs: bool) -> Layout:
 
 
 def laid(layout: Layout, state: State) -> Layout:
-    """How the rows lie in this state, whichever `pack` it was made with."""
-    return placed(layout, bool(state.packed))
+    """How the rows lie in this state, whichever `pack` it was made with.  ShapeError for another number of bytes."""
+    there = placed(layout, bool(state.packed))
+    if there.packed:
+        packed_bytes(state, there.packed)
+    return there
 
 
 def of_state(state: State, row: Row) -> jax.Array:
     if row.place >= 0:
-        part = jax.lax.dynamic_slice(packed_bytes(state, row.place + row.bytes), (row.place,), (row.bytes,))
+        part = jax.lax.dynamic_slice(state.packed["bytes"], (row.place,), (row.bytes,))
         if row.dtype == np.uint8:
             return part
         return jax.lax.bitcast_convert_type(part.reshape(*row.shape, row.dtype.itemsize), row.dtype)
@@ -105,6 +108,6 @@ def of_state(state: State, row: Row) -> jax.Array:
 
 def packed_bytes(state: State, size: int) -> jax.Array:
     x = state.packed.get("bytes") if isinstance(state.packed, Mapping) else None
-    if x is None or x.dtype != np.uint8 or x.ndim != 1 or x.size < size:
+    if x is None or x.dtype != np.uint8 or x.shape != (size,):
         raise error(ShapeError, f"the state has no {size} packed bytes: {OTHERS}")
     return x

@@ -210,6 +210,7 @@ class _Step:
         return found
 
     def repack(self, state: State, params: Any) -> State:
+        check_order("repack", state=state, params=params)
         names, leaves, _ = flatten(params)
         if not leaves:
             return state

@@ -369,6 +369,9 @@ class Saved(Grouped):
         self._shown = []
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._ranks is not None and self._ranks.layout != "copies":
+            raise error(UnsupportedError, "a copy of this optimizer would step the part of this rank as if it were the "
+                        "whole model: make another with the same `ranks`, and load state_dict() there")
         self._push()
         self._empty()
         own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys", "_decays",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .. import _requests
-from .._errors import CountError, NeedsError, ShapeError, ValueTypeError, error
+from .._errors import ArgumentError, CountError, NeedsError, ShapeError, ValueTypeError, error
 from ._saved import Saved
 
 
@@ -38,7 +38,8 @@ class Tasks(Saved):
         gradient_accumulate(n) the closure is called for n minibatches, and the gradients of all tasks of all of them
         are kept until the step ends.
         CountError where the method has another number of tasks, ValueTypeError for losses that are no tensors,
-        ShapeError for those that are no single numbers.
+        ShapeError for those that are no single numbers; where the gradient of each is wanted, ArgumentError for one
+        without a graph.
         """
         if isinstance(losses, (str, Mapping)) or not isinstance(losses, Iterable):
             kind = type(losses).__name__
@@ -50,6 +51,9 @@ class Tasks(Saved):
             if loss.numel() != 1:
                 raise error(ShapeError, f"backward: the loss of task {index} has the shape {tuple(loss.shape)}, and is "
                             "to be one number, as its mean")
+            if self._asking is not None and not loss.requires_grad:
+                raise error(ArgumentError, f"backward: the loss of task {index} has no graph (requires_grad is False): "
+                            "it was computed without the parameters, or under no_grad")
         wanted = self._asking.count if self._asking is not None else self._tasks_of_sentence()
         if not losses or len(losses) != (wanted or len(losses)):
             raise error(CountError, f"{self.engine._text}: the method has {wanted or 'one or more'} tasks, and "
