@@ -180,14 +180,21 @@ class ExactALSQP(SolverReference):
     def direction(self, K, b, tolerances, key):
         """A generator: the direction at one tolerance after the other."""
         N, d, used = len(b), np.zeros(len(b)), 0
-        if self.sketch == "kaczmarz":
-            rows = [min(N - 1, int(0.5 * math.erfc(-z / math.sqrt(2)) * N)) for z in draws(self.seed, key, 60_000)]
-        else:
-            combinations = draws(self.seed, key, 2000 * N).reshape(-1, N)
+        sketches: list = []
+
+        def sketch(k):  # a row's number, or a combination
+            while k >= len(sketches):
+                n = 2 * len(sketches) or 1000
+                if self.sketch == "kaczmarz":
+                    sketches[:] = [min(N - 1, int(0.5 * math.erfc(-z / math.sqrt(2)) * N)) for z in draws(self.seed, key, n)]
+                else:
+                    sketches[:] = draws(self.seed, key, n * N).reshape(-1, N)
+            return sketches[k]
+
         for tolerance in tolerances:
             while (residual := K @ d - b) @ residual > tolerance**2:
-                a = K[rows[used]] if self.sketch == "kaczmarz" else K @ combinations[used]
-                r = residual[rows[used]] if self.sketch == "kaczmarz" else combinations[used] @ residual
+                s = sketch(used)
+                a, r = (K[s], residual[s]) if self.sketch == "kaczmarz" else (K @ s, s @ residual)
                 d, used = d - r / (a @ a) * a, used + 1
             yield d
 
