@@ -92,24 +92,23 @@ struct ExactALSQP: Driver {
       io.f = io.value
       return .go(.look)
     case .look:
-      let g = gradient(grad, J, l)
+      let g = gradient(grad, J, numbers(l))
       io.residual = (squares(g) + c.dot(c)).squareRoot()
       guard io.residual.isFinite, io.f.isFinite, J.isFinite else { return .done(.nonfinite) }
       if io.residual <= h.tol { return .done(.converged) }
       if io.iterations >= h.max_iter { return .done(.maxIter) }
       return .ask("lagrangian_hessian", [x, l], [try io["H"]], then: .direct)
     case .direct:
-      try direct(io, gradient(grad, J, l))
+      try direct(io, gradient(grad, J, numbers(l)))
       io.step = 1
       return .go(.trial)
     case .trial:
       for i in 0..<n { trial.p[i] = x.p[i] + T(io.step) * d.p[i] }
       return .ask("problem", [trial], [tried.grad, tried.c, tried.J], then: .tried)
     case .tried:
-      let before = lagrangian(io, io.f, gradient(grad, J, l), c, l, 0)
-      let moved = (0..<l.count).map { Double(l.p[$0]) + io.step * Double(d.p[n + $0]) }
-      let g = gradient(tried.grad, tried.J, moved)
-      let after = lagrangian(io, io.value, g, tried.c, l, io.step)
+      let old = numbers(l), moved = old.indices.map { old[$0] + io.step * Double(d.p[n + $0]) }
+      let before = lagrangian(io, io.f, gradient(grad, J, old), c, old)
+      let after = lagrangian(io, io.value, gradient(tried.grad, tried.J, moved), tried.c, moved)
       guard after <= before + h.beta * io.step * io.slope else {
         io.step *= h.rho
         return io.step < 0x1p-52 ? .done(.lineSearchFailed) : .go(.trial)
@@ -124,25 +123,18 @@ struct ExactALSQP: Driver {
     }
   }
 
+  private func numbers<T: Real>(_ l: Vector<T>) -> [Double] { (0..<l.count).map { Double(l.p[$0]) } }
   /// ∇f + Jᵀ·λ.
-  private func gradient<T: Real>(_ grad: Vector<T>, _ J: Vector<T>, _ l: Vector<T>) -> [Double] {
-    gradient(grad, J, (0..<l.count).map { Double(l.p[$0]) })
-  }
   private func gradient<T: Real>(_ grad: Vector<T>, _ J: Vector<T>, _ l: [Double]) -> [Double] {
     let n = grad.count
     return (0..<n).map { j in l.indices.reduce(Double(grad.p[j])) { $0 + l[$1] * Double(J.p[$1 * n + j]) } }
   }
   private func squares(_ v: [Double]) -> Double { v.reduce(0) { $0 + $1 * $1 } }
 
-  /// L at a step along the multipliers' part of the direction.
-  private func lagrangian<T: Real>(
-    _ io: DriverIO<T>, _ f: Double, _ g: [Double], _ c: Vector<T>, _ l: Vector<T>, _ step: Double
-  ) -> Double {
-    guard let d = io.optional("d") else { return .nan }
-    let n = d.count - l.count
-    let product = (0..<l.count).reduce(0.0) {
-      $0 + (Double(l.p[$1]) + step * Double(d.p[n + $1])) * Double(c.p[$1])
-    }
+  private func lagrangian<T: Real>(_ io: DriverIO<T>, _ f: Double, _ g: [Double], _ c: Vector<T>, _ l: [Double])
+    -> Double
+  {
+    let product = l.indices.reduce(0.0) { $0 + l[$1] * Double(c.p[$1]) }
     return f + product + io.eta1 / 2 * c.dot(c) + io.eta2 / 2 * squares(g)
   }
 
