@@ -83,6 +83,9 @@ struct ElementWork<T: Real> {
     let out = Layout(target), source = Layout(v), beside = Layout(w)
     defer { for l in [out, source, beside] { l.release() } }
     let inPlace = plain(target, T.self), given = plain(w, T.self), same = Shares(target, v) == .everything
+    if let inPlace, let given, same {
+      return each(target.count, rows: 0) { start, n, _ in run(inPlace + start, given + start, start, n) }
+    }
     each(target.count) { start, n, rows in
       let x = inPlace.map { $0 + start } ?? rows
       if inPlace == nil || !same { source.read(start, n, x, scale: 1) }
@@ -114,10 +117,13 @@ struct ElementWork<T: Real> {
     let out = Layout(g), beside = Layout(w)
     defer { for l in [out, beside] { l.release() } }
     let inPlace = plain(g, T.self), given = plain(w, T.self)
+    // the transform adds to what it finds
+    if let inPlace, let given, scale == 1 {
+      return each(g.count, rows: 0) { start, n, _ in run(inPlace + start, given + start, start, n) }
+    }
     each(g.count) { start, n, x in
       let y = given.map { $0 + start } ?? x + ElementWork.chunk
       if given == nil { beside.read(start, n, y, scale: 1) }
-      // the transform adds to what it finds
       if let inPlace, scale == 1 { return run(inPlace + start, y, start, n) }
       x.update(repeating: 0, count: n)
       run(x, y, start, n)
@@ -138,13 +144,18 @@ struct ElementWork<T: Real> {
       if T.isDouble { kernels.map.1(rule.base, Apply(), o) } else { kernels.map.0(rule.base, Apply(), o) }
     }
   }
-  /// Calls `body` for chunks of `count` elements, with three rows of room.
-  private func each(_ count: Int, _ body: (_ start: Int, _ n: Int, _ rows: UnsafeMutablePointer<T>) -> Void) {
-    let chunk = ElementWork.chunk
-    Threads.run((count + chunk - 1) / chunk, parallel: count >= Walker.parallelFrom) { k in
-      withUnsafeTemporaryAllocation(byteCount: 3 * chunk * MemoryLayout<T>.stride, alignment: 64) { room in
-        guard let rows = room.baseAddress else { return }
-        body(k * chunk, min(chunk, count - k * chunk), rows.bindMemory(to: T.self, capacity: 3 * chunk))
+  /// Calls `body` for chunks of `count` elements, with `rows` rows of room; without any, chunks are as long as a task.
+  private func each(
+    _ count: Int, rows: Int = 3, _ body: (_ start: Int, _ n: Int, _ rows: UnsafeMutablePointer<T>) -> Void
+  ) {
+    let task = ElementWork.chunk * Walker.taskBlocks, chunk = rows == 0 ? task : ElementWork.chunk
+    Threads.run((count + task - 1) / task, parallel: count >= Walker.parallelFrom) { k in
+      withUnsafeTemporaryAllocation(byteCount: max(1, rows * chunk * MemoryLayout<T>.stride), alignment: 64) { room in
+        guard let base = room.baseAddress else { return }
+        let end = min(count, (k + 1) * task)
+        for start in stride(from: k * task, to: end, by: chunk) {
+          body(start, min(chunk, end - start), base.bindMemory(to: T.self, capacity: max(1, rows * chunk)))
+        }
       }
     }
   }

@@ -3,9 +3,10 @@
 public enum Flat {
   @inlinable @inline(never)
   public static func change<T: Real>(
-    _ op: some ElementOperation, _ x: UnsafeMutablePointer<T>, _ y: UnsafeMutablePointer<T>, _ n: Int
+    _ op: some ElementOperation, _ x: UnsafeMutablePointer<T>, _ y: UnsafeMutablePointer<T>, _ n: Int,
+    writesG: Bool = true
   ) {
-    let kernel = plainKernel(op, T.Vector.self)
+    let kernel = plainKernel(op, T.Vector.self, writesG: writesG)
     withUnsafeTemporaryAllocation(byteCount: Operands.padBytes, alignment: 64) { pad in
       guard let pad = pad.baseAddress else { return }
       kernel(

@@ -30,6 +30,8 @@ public protocol Lane: Sendable {
   static func select(_ mask: Mask, _ a: Self, _ b: Self) -> Self
   /// eˣ to about one unit in the last place over the whole range.
   static func exp(_ x: Self) -> Self
+  /// eˣ − 1 for x ≤ 0, with all its digits where x is small.
+  static func expm1(_ x: Self) -> Self
   /// Standard normal numbers of the elements from `index` (even) on.
   static func normal(_ key: UInt64, _ index: Int) -> Self
   /// Their signs alone: 1, or -1 below 0.
@@ -75,9 +77,10 @@ extension Lane {
   }
   @inlinable @inline(__always) public static func max(_ a: Self, _ b: Double) -> Self { max(a, Self(b)) }
   @inlinable @inline(__always) public static func min(_ a: Self, _ b: Double) -> Self { min(a, Self(b)) }
-  /// min(max(x, low), high); NaN stays.
+  /// min(max(x, low), high) for low ≤ high; NaN stays. Written so that each of the two is one instruction.
   @inlinable @inline(__always) public func clamped(_ low: Self, _ high: Self) -> Self {
-    Self.select(Self.less(self, low), low, Self.select(Self.less(high, self), high, self))
+    let below = Self.select(Self.less(high, self), high, self)
+    return Self.select(Self.less(below, low), low, below)
   }
   /// x clipped to [−c, c]; NaN stays.
   @inlinable @inline(__always) public func clipped(to c: Double) -> Self { clamped(Self(-c), Self(c)) }
@@ -95,6 +98,29 @@ extension Lane {
   /// Soft threshold for k ≥ 0: sign(x)·max(|x| − k, 0), as x less what of it is within [−k, k].
   @inlinable @inline(__always) public func shrunk(by k: Double) -> Self { shrunk(by: Self(k)) }
   @inlinable @inline(__always) public func shrunk(by threshold: Self) -> Self { self - clamped(-threshold, threshold) }
+  /// tanh x = −s/(2 + s)·sign(x), s = e^(−2|x|) − 1.
+  @inlinable @inline(__always) public static func tanh(_ x: Self) -> Self {
+    let s = expm1(x.magnitude * -2)
+    return select(less(x, Self(0)), s, -s) / (2 + s)
+  }
+  /// xᵖ for x ≥ 0, in double.
+  @inlinable @inline(__always) public static func pow(_ x: Self, _ p: Double) -> Self {
+    let w = x.wide
+    let low = SIMD8<Double>.exp(p * SIMD8<Double>.log(w.low))
+    return Self(wide: low, width == 16 ? SIMD8<Double>.exp(p * SIMD8<Double>.log(w.high)) : low)
+  }
+  /// Whether the mask holds anywhere.
+  @inlinable @inline(__always) public static func any(_ mask: Mask) -> Bool {
+    let found = select(mask, Self(1), Self(0)).wide
+    return (found.low + found.high).sum() > 0
+  }
+  /// A function of every element, in double.
+  @inlinable @inline(__always) public func mapped(_ function: (Double) -> Double) -> Self {
+    var (low, high) = wide
+    for i in 0..<8 { low[i] = function(low[i]) }
+    if Self.width == 16 { for i in 0..<8 { high[i] = function(high[i]) } }
+    return Self(wide: low, high)
+  }
 }
 
 extension SIMD16<Float>: Lane {
@@ -131,10 +157,9 @@ extension SIMD16<Float>: Lane {
   @inlinable @inline(__always) public static func select(_ mask: Mask, _ a: Self, _ b: Self) -> Self {
     b.replacing(with: a, where: mask)
   }
-  /// Not inlined: a call costs less than the registers that its constants take from a rule.
-  @inline(never) public static func exp(_ x: Self) -> Self {
-    // x = n·ln 2 + r, |r| ≤ ½ ln 2; eʳ by a polynomial of degree 6; 2ⁿ through the exponent, in two halves so that
-    // neither overflows.
+  /// x = n·ln 2 + r, |r| ≤ ½ ln 2; eʳ − 1 by a polynomial of degree 6; 2ⁿ through the exponent, in two halves so that
+  /// neither overflows. NaN is a number here: the caller puts it back.
+  @inline(__always) private static func exponential(_ x: Self) -> (less: Self, a: Self, b: Self) {
     let low = Self(repeating: -104), high = Self(repeating: 89)
     var y = x.replacing(with: low, where: x .< low)
     y = y.replacing(with: high, where: y .> high)
@@ -148,13 +173,21 @@ extension SIMD16<Float>: Lane {
     p = p * r + Self(repeating: 1.666_666_7e-1)
     p = p * r + Self(repeating: 0.5)
     p = (p * r) * r + r
-    p = p + Self(repeating: 1)
     let k = unsafeBitCast(shifted, to: SIMD16<Int32>.self) &- SIMD16<Int32>(repeating: 0x4B40_0000)
     let half = k &>> SIMD16<Int32>(repeating: 1)
     let bias = SIMD16<Int32>(repeating: 127), shift = SIMD16<Int32>(repeating: 23)
     let a = unsafeBitCast((half &+ bias) &<< shift, to: Self.self)
     let b = unsafeBitCast(((k &- half) &+ bias) &<< shift, to: Self.self)
-    return x.replacing(with: (p * a) * b, where: x .== x)
+    return (p, a, b)
+  }
+  /// Not inlined: a call costs less than the registers that its constants take from a rule.
+  @inline(never) public static func exp(_ x: Self) -> Self {
+    let (p, a, b) = exponential(x)
+    return x.replacing(with: ((p + Self(repeating: 1)) * a) * b, where: x .== x)
+  }
+  @inline(never) public static func expm1(_ x: Self) -> Self {
+    let (p, a, b) = exponential(x), power = a * b
+    return x.replacing(with: p * power + (power - Self(repeating: 1)), where: x .== x)
   }
   @inlinable @inline(__always) public var wide: (low: SIMD8<Double>, high: SIMD8<Double>) {
     (widened(lowHalf), widened(highHalf))
@@ -202,10 +235,9 @@ extension SIMD8<Double>: Lane {
   @inlinable @inline(__always) public static func select(_ mask: Mask, _ a: Self, _ b: Self) -> Self {
     b.replacing(with: a, where: mask)
   }
-  /// Not inlined: a call costs less than the registers that its constants take from a rule.
-  @inline(never) public static func exp(_ x: Self) -> Self {
-    // x = n·ln 2 + r, |r| ≤ ½ ln 2; eʳ = 1 + r + r·c/(2 − c), c = r − r²·P(r²) as in fdlibm; 2ⁿ through the exponent,
-    // in two halves.
+  /// x = n·ln 2 + r, |r| ≤ ½ ln 2; eʳ − 1 = r + r·c/(2 − c), c = r − r²·P(r²) as in fdlibm, and it with a one; 2ⁿ
+  /// through the exponent, in two halves. NaN is a number here: the caller puts it back.
+  @inline(__always) private static func exponential(_ x: Self) -> (less: Self, whole: Self, a: Self, b: Self) {
     let lowest = Self(repeating: -746), highest = Self(repeating: 710)
     var y = x.replacing(with: lowest, where: x .< lowest)
     y = y.replacing(with: highest, where: y .> highest)
@@ -221,7 +253,7 @@ extension SIMD8<Double>: Lane {
     p = p * t + Self(repeating: -2.77777777770155933842e-03)
     p = p * t + Self(repeating: 1.66666666666666019037e-01)
     let c = r - t * p
-    let e = Self(repeating: 1) - ((low - (r * c) / (Self(repeating: 2) - c)) - high)
+    let less = (low - (r * c) / (Self(repeating: 2) - c)) - high
     let k = unsafeBitCast(shifted, to: SIMD8<Int64>.self) &- SIMD8<Int64>(repeating: 0x4338_0000_0000_0000)
     // the halves of an even split of k; k + 2048 is positive, so that a logical shift halves it
     let positive = unsafeBitCast(k &+ SIMD8<Int64>(repeating: 2048), to: SIMD8<UInt64>.self)
@@ -230,7 +262,50 @@ extension SIMD8<Double>: Lane {
     let bias = SIMD8<Int64>(repeating: 1023), shift = SIMD8<Int64>(repeating: 52)
     let a = unsafeBitCast((half &+ bias) &<< shift, to: Self.self)
     let b = unsafeBitCast(((k &- half) &+ bias) &<< shift, to: Self.self)
+    return (-less, Self(repeating: 1) - less, a, b)
+  }
+  /// Not inlined: a call costs less than the registers that its constants take from a rule.
+  @inline(never) public static func exp(_ x: Self) -> Self {
+    let (_, e, a, b) = exponential(x)
     return x.replacing(with: (e * a) * b, where: x .== x)
+  }
+  @inline(never) public static func expm1(_ x: Self) -> Self {
+    let (p, _, a, b) = exponential(x), power = a * b
+    return x.replacing(with: p * power + (power - Self(repeating: 1)), where: x .== x)
+  }
+  /// log x for x > 0: x = 2ⁿ·m, √½ ≤ m < √2; log m = 2s + s·R(s²), s = (m − 1)/(m + 1), as in fdlibm; −∞ for 0, NaN
+  /// below.
+  @inline(never) public static func log(_ x: Self) -> Self {
+    // numbers below the normal ones are brought up first
+    let tiny = Self(repeating: 0x1p-1022), few = x .< tiny
+    let y = x.replacing(with: x * Self(repeating: 0x1p54), where: few)
+    let bits = unsafeBitCast(y, to: SIMD8<UInt64>.self)
+    // from √½ on: the exponent of m in [√½, √2) is 0 after the offset
+    let offset = SIMD8<UInt64>(repeating: 0x3ff0_0000_0000_0000 &- 0x3fe6_a09e_667f_3bcd)
+    let moved = bits &+ offset
+    let exponent = moved &>> SIMD8<UInt64>(repeating: 52)
+    // as a double: its bits in the low end of 2⁵²
+    let magic = SIMD8<UInt64>(repeating: 0x4330_0000_0000_0000)
+    var n = unsafeBitCast(exponent | magic, to: Self.self) - Self(repeating: 0x1p52 + 1023)
+    n = n.replacing(with: n - Self(repeating: 54), where: few)
+    let fraction = moved & SIMD8<UInt64>(repeating: 0x000f_ffff_ffff_ffff)
+    let m = unsafeBitCast(fraction &+ SIMD8<UInt64>(repeating: 0x3fe6_a09e_667f_3bcd), to: Self.self)
+    let f = m - Self(repeating: 1), s = f / (Self(repeating: 2) + f), z = s * s
+    var r = Self(repeating: 1.479819860511658591e-01)
+    r = r * z + Self(repeating: 1.531383769920937332e-01)
+    r = r * z + Self(repeating: 1.818357216161805012e-01)
+    r = r * z + Self(repeating: 2.222219843214978396e-01)
+    r = r * z + Self(repeating: 2.857142874366239149e-01)
+    r = r * z + Self(repeating: 3.999999999940941908e-01)
+    r = r * z + Self(repeating: 6.666666666666735130e-01)
+    r = r * z
+    let square = f * f * Self(repeating: 0.5)
+    let high = n * Self(repeating: 6.93147180369123816490e-01), low = n * Self(repeating: 1.90821492927058770002e-10)
+    let found = high - ((square - (s * (square + r) + low)) - f)
+    let zero = Self(repeating: 0), top = Self(repeating: .infinity)
+    var out = found.replacing(with: -top, where: x .== zero)
+    out = out.replacing(with: Self(repeating: .nan), where: x .< zero)
+    return out.replacing(with: x, where: (x .== top)).replacing(with: x, where: x .!= x)
   }
   @inlinable @inline(__always) public var wide: (low: SIMD8<Double>, high: SIMD8<Double>) {
     (self, SIMD8<Double>(repeating: 0))

@@ -1,6 +1,8 @@
 /// A regularizer whose value, gradient and prox act on every element by itself.
 public protocol ElementRegularizer: Listed, BitwiseCopyable, Sendable {
   static var method: Method { get }
+  /// Whether it may be added to a gradient.
+  static var hasGradient: Bool { get }
   init(_ h: Hyper)
   /// The terms of the penalty.
   func value<L: Lane>(_ w: L) -> L
@@ -15,6 +17,7 @@ public protocol ElementRegularizer: Listed, BitwiseCopyable, Sendable {
 }
 
 extension ElementRegularizer {
+  @inlinable public static var hasGradient: Bool { true }
   @inlinable public var coupledFolds: Folds? { nil }
   @inlinable public func proxFolds(_ t: Double) -> Folds? { nil }
   @inlinable public static var registered: Registered { entry(Self.self) }
@@ -150,15 +153,29 @@ func total<R: ElementRegularizer, T: Real>(_ r: R, _ w: Whole<T>) -> Double {
   return sum
 }
 
+/// In the place of what uses the gradient of one that has none.
+public struct NoGradient<R: ElementRegularizer>: WholeRule {
+  @inlinable public static var method: Method { R.method }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+  @inlinable public static var mayFail: Bool { true }
+  @inlinable public init(_ h: Hyper, _ c: StepContext) {}
+  public func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
+    throw Failure(Status.unsupported, "\(R.method.name) has no gradient; use its prox")
+  }
+}
+
 @inlinable public func entry<R: ElementRegularizer>(_: R.Type) -> Registered {
-  Registered(
+  let refused: RegularizerKernels.Stages = { (nil, kernels(NoGradient<R>.self).binding($0)) }
+  let penalty: RegularizerKernels.Stages = { (kernels(Coupled<R>.self).binding($0), nil) }
+  let decoupled: RegularizerKernels.Stages = { (kernels(Decoupled<R>.self).binding($0), nil) }
+  return Registered(
     method: R.method,
     component: .regularizer(
       RegularizerKernels(
-        hasProx: true, penalty: { (kernels(Coupled<R>.self).binding($0), nil) },
+        hasProx: true, penalty: R.hasGradient ? penalty : refused,
         proximal: { (kernels(Proximal<R>.self).binding($0), nil) },
         stepped: { (kernels(SteppedProximal<R>.self).binding($0), nil) },
-        decoupled: { (kernels(Decoupled<R>.self).binding($0), nil) },
+        decoupled: R.hasGradient ? decoupled : refused,
         value32: { (h, w) throws(Failure) in total(R(h), w) }, value64: { (h, w) throws(Failure) in total(R(h), w) })))
 }
 

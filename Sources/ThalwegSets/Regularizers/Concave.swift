@@ -8,22 +8,25 @@ import ThalwegCore
 /// Errors   TW_ERROR_UNSUPPORTED where a gradient is asked for.
 /// Differs  pyproximal cuts at τσ, not at √(2τσ): another parameter for the same family.
 /// Source   Blumensath and Davies, 2008.
-struct L0: TermRegularizer {
+struct L0: ElementRegularizer {
   static let method = Method(
     "l0", .regularizer, "The number of entries that are not zero; its prox is the hard threshold.",
     rule: "value = weight*nnz(w);  no gradient;  prox keeps w where w^2 > 2*t*weight, else 0",
     source: "Blumensath, Davies, 2008", parameters: [.weight()])
-  static var mayFail: Bool { true }
+  static var hasGradient: Bool { false }
 
   let weight: Double
   init(_ h: Hyper) { weight = h.weight }
 
-  func value(_ x: Double) -> Double { x.isNaN ? x : x == 0 ? 0 : weight }
-  func gradient(_ x: Double) -> Double { 0 }
-  func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure) {
-    throw Failure(Status.unsupported, "l0 has no gradient; use its prox")
+  @inline(__always) func value<L: Lane>(_ w: L) -> L { L.select(L.equal(w, L(0)), w, (w - w) + weight) }
+  @inline(__always) func gradient<L: Lane>(_ w: L) -> L { L(0) }
+  @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { cut(w, at: L((2 * t * weight).squareRoot())) }
+  @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L { cut(w, at: (2 * weight * t).squareRoot()) }
+  /// NaN stays, and an edge of 0 changes no bit.
+  @inline(__always) private func cut<L: Lane>(_ w: L, at edge: L) -> L {
+    let kept = L.select(L.less(edge, w.magnitude), w, L(0))
+    return L.select(L.equal(w, w), L.select(L.less(L(0), edge), kept, w), w)
   }
-  func prox(_ x: Double, _ t: Double) -> Double { t * weight > 0 && x * x <= 2 * t * weight ? 0 : x }
 }
 
 /// The minimax concave penalty: the L1 penalty whose slope fades, so that large entries are not shrunk.
@@ -168,6 +171,7 @@ struct Lp: WholeRegularizer {
     return weight * Rows.sum(w.count, work: 16) { pow(abs(Double(x[$0])), exponent($0)) }
   }
   func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure) {
+    if p.count == 1 { return change(w, Slope(factor: scale * weight * p[0], p: p[0], floor: floor)) }
     let x = w.w, g = w.v
     _ = Rows.sum(w.count, work: 16) { i in
       let p = exponent(i), a = Double(x[i])
@@ -178,6 +182,7 @@ struct Lp: WholeRegularizer {
   func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
     let x = w.v, k = t * weight
     if k == 0 { return }
+    if p.count == 1, p[0] < 1 { return change(w, Root(k: k, p: p[0])) }
     _ = Rows.sum(w.count, work: 64) { i in
       x[i] = T(Lp.root(Double(x[i]), k, exponent(i)))
       return 0
@@ -193,11 +198,17 @@ struct Lp: WholeRegularizer {
     }
   }
 
+  private func change<T: Real>(_ w: Whole<T>, _ operation: some ElementOperation) {
+    Parts(w.count, of: 1).forEach { _, at in
+      Flat.change(operation, w.v + at.lowerBound, w.w + at.lowerBound, at.count, writesG: false)
+    }
+  }
+
   private static func root(_ x: Double, _ k: Double, _ p: Double) -> Double {
     let m = abs(x)
     guard p < 1, m.isFinite else { return shrunk(x, by: k) }
-    let beta = pow(2 * k * (1 - p), 1 / (2 - p))
-    if m <= beta + k * p * pow(beta, p - 1) { return 0 }
+    let (beta, least) = edges(k, p)
+    if m <= least { return 0 }
     var u = m
     for _ in 0..<100 {
       let slope = k * p * pow(u, p - 1)
@@ -206,5 +217,44 @@ struct Lp: WholeRegularizer {
       u = next
     }
     return x < 0 ? -u : u
+  }
+  /// β and τ.
+  private static func edges(_ k: Double, _ p: Double) -> (beta: Double, least: Double) {
+    let beta = pow(2 * k * (1 - p), 1 / (2 - p))
+    return (beta, beta + k * p * pow(beta, p - 1))
+  }
+
+  /// g + factor·|w|^(p−1)·sign(w).
+  private struct Slope: ElementOperation {
+    let factor, p, floor: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ g: inout L, _ w: inout L, _ s: Slots<L>) {
+      let a = L.max(w.magnitude, floor), zero = L(0)
+      let power = factor * (p == 0.5 ? 1 / a.squareRoot() : L.pow(a, p - 1))
+      g = g + L.select(L.less(w, zero), -power, L.select(L.equal(w, zero), zero, power))
+    }
+  }
+  /// The prox for p < 1; a vector goes on while one of its numbers is under way, and one that has arrived stays.
+  private struct Root: ElementOperation {
+    let k, p, beta, least: Double
+    init(k: Double, p: Double) {
+      (self.k, self.p) = (k, p)
+      (beta, least) = Lp.edges(k, p)
+    }
+    func callAsFunction<L: Lane>(_ x: inout L, _ w: inout L, _ s: Slots<L>) {
+      let m = x.magnitude, tolerance = 4 * Double(L.Element.ulpOfOne), low = L(beta), zero = L(0)
+      let inside = L.less(L(least), m)
+      var u = m, way = L.select(inside, L(1), zero)
+      for _ in 0..<100 {
+        if !L.any(L.less(zero, way)) { break }
+        let slope = (k * p) * (p == 0.5 ? 1 / u.squareRoot() : L.pow(u, p - 1))
+        let next = L.max(u - (u - m + slope) / (1 + slope * (p - 1) / u), low)
+        let far = L.less(tolerance * u, (next - u).magnitude)
+        u = L.select(L.less(zero, way), next, u)
+        way = L.select(far, way, zero)
+      }
+      let moved = L.select(inside, L.select(L.less(x, zero), -u, u), zero)
+      // infinite numbers move by the smallest of slopes, 0; NaN stays
+      x = L.select(L.equal(x - x, zero), moved, x)
+    }
   }
 }

@@ -9,7 +9,7 @@ import ThalwegCore
 /// log cosh x is |x| + log1p(exp(−2|x|)) − log 2, which does not overflow; the root is found by Newton's method from
 /// a lower bound of |u|, where every step stays below the root.
 /// Source   Green, 1990.
-struct LogCosh: TermRegularizer {
+struct LogCosh: ElementRegularizer {
   static let method = Method(
     "log_cosh", .regularizer, "The logarithm of the hyperbolic cosine, a smooth form of the Huber penalty.",
     rule: """
@@ -22,23 +22,30 @@ struct LogCosh: TermRegularizer {
   let weight, delta: Double
   init(_ h: Hyper) { (weight, delta) = (h.weight, h.delta) }
 
-  func value(_ x: Double) -> Double {
+  private func value(_ x: Double) -> Double {
     let a = abs(x / delta)
     // small arguments: log cosh a = log(1 + 2·sinh²(a/2)) keeps its digits
     let half = sinh(a / 2)
     return weight * delta * delta * (a < 1 ? log1p(2 * half * half) : a + log1p(exp(-2 * a)) - log(2))
   }
-  func gradient(_ x: Double) -> Double { weight * delta * tanh(x / delta) }
-  func prox(_ x: Double, _ t: Double) -> Double {
-    let k = t * weight, m = abs(x)
-    guard k > 0, m.isFinite else { return x }
-    var u = max(m / (1 + k), m - k * delta)
-    for _ in 0..<200 {
-      let slope = tanh(u / delta)
-      let next = u - (u + k * delta * slope - m) / (1 + k * (1 - slope * slope))
-      if !(abs(next - u) > 2e-16 * next) { break }
-      u = next
+  @inline(__always) func value<L: Lane>(_ w: L) -> L { w.mapped(value) }
+  @inline(__always) func gradient<L: Lane>(_ w: L) -> L { (weight * delta) * L.tanh(w / delta) }
+  @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { prox(w, steps: L(t)) }
+  func prox<L: Lane>(_ w: L, steps t: L) -> L {
+    let k = t * weight, kd = k * delta, m = w.magnitude
+    let zero = L(0), tolerance = 4 * Double(L.Element.ulpOfOne)
+    var u = L.max(m / (1 + k), m - kd), way = L.select(L.equal(w - w, zero), L(1), zero)
+    // a vector goes on while one of its numbers is under way; one that has arrived stays, whatever its neighbours do
+    for _ in 0..<100 {
+      if !L.any(L.less(zero, way)) { break }
+      let slope = L.tanh(u / delta)
+      let next = u - (u + kd * slope - m) / (1 + k * (1 - slope * slope))
+      let far = L.less(tolerance * next, (next - u).magnitude)
+      u = L.select(L.less(zero, way), next, u)
+      way = L.select(far, way, zero)
     }
-    return x < 0 ? -u : u
+    let moved = L.select(L.less(w, zero), -u, u)
+    // nothing is nearer to an infinite number, and a step of 0 changes no bit
+    return L.select(L.less(zero, k), L.select(L.equal(w - w, zero), moved, w), w)
   }
 }
