@@ -7,7 +7,8 @@ import ThalwegCore
 ///     P_ij = e^((f_i+g_j−C_ij)/ε)
 ///
 /// Row marginals are exact after an update of f. The error is |Pᵀ·1 − b|₂. f0 (and g0, where max_iter is 0) start it. A
-/// weight of 0, or a cost of infinity, gives entries of 0. Logarithms and sums are taken in double.
+/// weight of 0, or a cost of infinity, gives entries of 0. Logarithms and long sums are taken in double. After a sweep in
+/// logarithms others scale the matrix of exponentials, until a factor leaves its range (see `Sweeps`).
 /// Errors   TW_ERROR_RANGE: a weight that is negative or not finite, sums of a and b that differ, or a cost that is NaN
 ///          or −∞.
 /// Ends     converged: error ≤ tol, looked at every check_every iterations and at the last; infeasible: a weight all of
@@ -52,20 +53,29 @@ struct Sinkhorn: Driver {
     guard try problem.feasible(a, b) else { return .done(.infeasible) }
     if let f0 = io.optional("f0") { f.copy(f0) }
     if let g0 = io.optional("g0") { g.copy(g0) }
+    let scaled = try Sweeps(problem, a, b, p)
     var end = Ending.maxIter, k = 0
     while k < limit {
       k += 1
-      problem.columns(f, b, into: g)
-      problem.rows(g, a, into: f)
+      let isScaled = scaled.advance()
+      if isScaled {
+        scaled.accept()
+      } else {
+        scaled.leave(f, g)
+        problem.columns(f, b, into: g)
+        problem.rows(g, a, into: f)
+        scaled.enter(f, g)
+      }
       guard k % every == 0 || k == limit else { continue }
-      if problem.error(f, g, b) <= tolerance {
+      if (isScaled ? scaled.error : problem.error(f, g, b)) <= tolerance {
         end = .converged
         break
       }
     }
+    scaled.leave(f, g)
     io.iterations = Double(k)
     io.residual = problem.error(f, g, b)
-    io.value = problem.plan(f, g, into: p)
+    io.value = problem.fill(p, f, g)
     io.dual = Weights.product(f, a) + Weights.product(g, b)
     return .done(end)
   }
@@ -121,23 +131,36 @@ struct OTSinkhorn: Driver {
     logarithms(a, f, 1)
     logarithms(b, g, 1)
     var end = Ending.maxIter
+    let plan = try io["plan"], scaled = try Sweeps(problem, a, b, plan)
     while true {
-      problem.rows(g, a, into: next)
-      let square = (0..<a.count).reduce(0.0) { sum, i in
-        let d = a.p[i] > 0 ? Double(a.p[i]) * expm1((Double(f.p[i]) - Double(next.p[i])) / reg) : 0
-        return sum + d * d
+      let isScaled = scaled.advance()
+      if isScaled {
+        io.residual = scaled.change
+      } else {
+        scaled.leave(f, g, ahead: true)
+        problem.rows(g, a, into: next)
+        let square = (0..<a.count).reduce(0.0) { sum, i in
+          let d = a.p[i] > 0 ? Double(a.p[i]) * expm1((Double(f.p[i]) - Double(next.p[i])) / reg) : 0
+          return sum + d * d
+        }
+        io.residual = square.squareRoot()
       }
-      io.residual = square.squareRoot()
       if io.residual <= tolerance, io.iterations > 0 {
         end = .converged
         break
       }
       if io.iterations >= Double(limit) { break }
-      f.copy(next)
-      problem.columns(f, b, into: g)
+      if isScaled {
+        scaled.accept()
+      } else {
+        f.copy(next)
+        problem.columns(f, b, into: g)
+        scaled.enter(f, g)
+      }
       io.iterations += 1
     }
-    io.value = problem.plan(f, g, into: try io["plan"])
+    scaled.leave(f, g, ahead: true)
+    io.value = problem.fill(plan, f, g)
     logarithms(a, f, -1)
     logarithms(b, g, -1)
     return .done(end)
@@ -168,95 +191,5 @@ enum Weights {
     var sum = 0.0
     for i in 0..<w.count where w.p[i] > 0 { sum += Double(x.p[i]) * Double(w.p[i]) }
     return sum
-  }
-}
-
-/// The two halves of Sinkhorn's iteration over one cost matrix.
-private struct Scaling<T: Real> {
-  let c: UnsafePointer<T>, epsilon: Double, n: Int, m: Int
-  init(_ cost: Vector<T>, _ epsilon: Double, _ n: Int, _ m: Int) {
-    (c, self.epsilon, self.n, self.m) = (UnsafePointer(cost.p), epsilon, n, m)
-  }
-
-  /// Whether every positive weight has a pair that is not forbidden.
-  func feasible(_ a: Vector<T>, _ b: Vector<T>) throws(Failure) -> Bool {
-    for i in 0..<n * m where !(c[i] > -.infinity) {
-      throw Failure(Status.range, "`cost` must hold numbers above -inf, got \(c[i]) at element \(i)")
-    }
-    for i in 0..<n where a.p[i] > 0 && !(0..<m).contains(where: { b.p[$0] > 0 && c[i * m + $0] < .infinity }) {
-      return false
-    }
-    for j in 0..<m where b.p[j] > 0 && !(0..<n).contains(where: { a.p[$0] > 0 && c[$0 * m + j] < .infinity }) {
-      return false
-    }
-    return true
-  }
-
-  /// ε·(log w − LSE), where a weight of 0 has the potential −∞.
-  private func potential(_ w: T, _ top: Double, _ sum: Double) -> T {
-    w > 0 ? T(epsilon * (log(Double(w)) - (top == -.infinity ? top : top + log(sum)))) : -.infinity
-  }
-
-  func rows(_ g: Vector<T>, _ a: Vector<T>, into f: Vector<T>) {
-    let scale = 1 / epsilon
-    _ = Rows.sum(n, work: 16 * m) { i in
-      let row = c + i * m
-      var top = -Double.infinity, sum = 0.0
-      for j in 0..<m { top = max(top, (Double(g.p[j]) - Double(row[j])) * scale) }
-      if top > -.infinity { for j in 0..<m { sum += exp((Double(g.p[j]) - Double(row[j])) * scale - top) } }
-      f.p[i] = potential(a.p[i], top, sum)
-      return 0
-    }
-  }
-
-  func columns(_ f: Vector<T>, _ b: Vector<T>, into g: Vector<T>) {
-    _ = each(f) { j, top, sum in
-      g.p[j] = potential(b.p[j], top, sum)
-      return 0
-    }
-  }
-
-  /// Σ body(column, maximum of (f_i − C_ij)/ε over i, sum of the exponentials of what is left); columns go eight at a
-  /// time.
-  private func each(_ f: Vector<T>, _ body: (Int, Double, Double) -> Double) -> Double {
-    let scale = 1 / epsilon, width = 8, blocks = (m + width - 1) / width
-    return Rows.sum(blocks, work: 16 * width * n) { block in
-      let first = block * width, count = min(width, m - first)
-      var tops = SIMD8<Double>(repeating: -.infinity), sums = SIMD8<Double>(repeating: 0)
-      for i in 0..<n {
-        let row = c + (i * m + first)
-        for j in 0..<count { tops[j] = max(tops[j], (Double(f.p[i]) - Double(row[j])) * scale) }
-      }
-      for i in 0..<n {
-        let row = c + (i * m + first)
-        for j in 0..<count where tops[j] > -.infinity {
-          sums[j] += exp((Double(f.p[i]) - Double(row[j])) * scale - tops[j])
-        }
-      }
-      return (0..<count).reduce(0) { $0 + body(first + $1, tops[$1], sums[$1]) }
-    }
-  }
-
-  /// The distance of the column marginal from b.
-  func error(_ f: Vector<T>, _ g: Vector<T>, _ b: Vector<T>) -> Double {
-    each(f) { j, top, sum in
-      let none = top == -.infinity || g.p[j] == -.infinity
-      let d = (none ? 0 : exp(Double(g.p[j]) / epsilon + top) * sum) - Double(b.p[j])
-      return d * d
-    }.squareRoot()
-  }
-
-  /// P; returns what it costs.
-  func plan(_ f: Vector<T>, _ g: Vector<T>, into p: Vector<T>) -> Double {
-    Rows.sum(n, work: 16 * m) { i in
-      var cost = 0.0
-      for j in 0..<m {
-        let none = f.p[i] == -.infinity || g.p[j] == -.infinity, price = Double(c[i * m + j])
-        let x = none ? 0 : exp((Double(f.p[i]) + Double(g.p[j]) - price) / epsilon)
-        p.p[i * m + j] = T(x)
-        if x > 0 { cost += x * price }
-      }
-      return cost
-    }
   }
 }

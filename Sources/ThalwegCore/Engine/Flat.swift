@@ -239,9 +239,9 @@ public enum Flat {
 
 /// Four rows that are read side by side: memory gives more than to one after the other, and what they have in common is
 /// loaded once.
-struct Rows4<T> {
-  let a, b, c, d: UnsafePointer<T>
-  init(_ row: (Int) -> UnsafePointer<T>) { (a, b, c, d) = (row(0), row(1), row(2), row(3)) }
+public struct Rows4<T> {
+  public let a, b, c, d: UnsafePointer<T>
+  public init(_ row: (Int) -> UnsafePointer<T>) { (a, b, c, d) = (row(0), row(1), row(2), row(3)) }
 }
 
 /// A tensor cut into runs of elements that belong together: slice (o, i) has the elements o·length·inner + k·inner + i,

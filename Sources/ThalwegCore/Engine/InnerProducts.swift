@@ -96,7 +96,7 @@ public enum InnerProducts {
   /// The products of four rows with one.
   @_specialize(where T == Float)
   @_specialize(where T == Double)
-  static func products<T: Real>(
+  public static func products<T: Real>(
     _ rows: Rows4<T>, _ x: UnsafePointer<T>, _ n: Int, exact: Bool
   ) -> SIMD4<Double> {
     typealias L = T.Vector

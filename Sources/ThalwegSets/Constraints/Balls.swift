@@ -108,37 +108,90 @@ struct CappedSimplex: WholeConstraint {
 
   func project<T: Real>(_ w: Whole<T>) throws(Failure) {
     try finite(w.v, w.count, "capped_simplex")
-    lines.each(w.v, w.shape) { x in
-      let sum = x.reduce(0, +)
-      if x.allSatisfy({ $0 >= 0 && $0 <= cap }), abs(sum - total) <= total * slack(x.count, T.self) { return false }
-      let theta = shift(x)
-      // once more at the size of the result: theta is only as exact as the largest numbers. An entry at a bound moves
-      // too, where it is there by a hair.
-      let off = x.reduce(-total) { $0 + min(max($1 - theta, 0), cap) }
-      func isFree(_ d: Double) -> Bool { (d > 0 || off < 0 && d == 0) && (d < cap || off > 0 && d == cap) }
-      let free = x.count { isFree($0 - theta) }
-      for i in x.indices {
-        let d = x[i] - theta
-        x[i] = min(max(isFree(d) ? d - off / Double(free) : d, 0), cap)
+    lines.each(w.v, w.shape) { line in
+      line.withUnsafeMutableBufferPointer { x in
+        let cap = cap
+        var sum = 0.0, outside = 0
+        for a in x {
+          sum += a
+          outside &+= isAbove(-a, 0) &+ isAbove(a, cap)
+        }
+        if outside == 0, abs(sum - total) <= total * slack(x.count, T.self) { return false }
+        let theta = shift(UnsafeBufferPointer(x), total)
+        // once more at the size of the result: theta is only as exact as the largest numbers. An entry at a bound
+        // moves too, where it is there by a hair.
+        let off = spent(UnsafeBufferPointer(x), theta) - total
+        var free = 0
+        for a in x {
+          let d = a - theta
+          free &+= (isAbove(d, 0) | (off < 0 && d == 0 ? 1 : 0)) & (isAbove(cap, d) | (off > 0 && d == cap ? 1 : 0))
+        }
+        let move = off / Double(free)
+        for i in x.indices {
+          let d = x[i] - theta
+          let isFree = (d > 0 || off < 0 && d == 0) && (d < cap || off > 0 && d == cap)
+          x[i] = min(max(isFree ? d - move : d, 0), cap)
+        }
+        return true
       }
-      return true
     }
   }
 
-  /// The θ of the projection. The sum falls as θ rises, and bends at the numbers x_i and x_i − cap: the interval that
-  /// holds θ is cut at one of them, drawn at random, and entries that do not bend within it are only counted: linear
-  /// time, on the average of the draws.
-  private func shift(_ x: [Double]) -> Double {
+  /// Σ min(max(x − θ, 0), cap).
+  private func spent(_ x: UnsafeBufferPointer<Double>, _ theta: Double) -> Double {
+    let zero = SIMD8<Double>(repeating: 0), most = SIMD8<Double>(repeating: cap)
+    let edge = SIMD8<Double>(repeating: theta)
+    var sums = zero, i = 0, rest = 0.0
+    guard let p = x.baseAddress else { return 0 }
+    while i &+ 8 <= x.count {
+      sums += (SIMD8<Double>.load(p + i) - edge).clamped(zero, most)
+      i &+= 8
+    }
+    while i < x.count {
+      rest += min(max(p[i] - theta, 0), cap)
+      i &+= 1
+    }
+    return sums.sum() + rest
+  }
+
+  /// The θ of the projection to the sum `total`. The sum falls as θ rises, and bends at the numbers x_i and x_i − cap:
+  /// the interval that holds θ is cut at one of them, drawn at random, and entries that do not bend within it are only
+  /// counted: linear time, on the average of the draws. Of many entries a few, drawn at random, tell an interval first.
+  private func shift(_ x: UnsafeBufferPointer<Double>, _ total: Double) -> Double {
     var low = -Double.infinity, high = Double.infinity  // too large a sum, too small a sum
     var capped = 0.0, free = 0.0, freeSum = 0.0, base = 0.0  // of those that are free within, from the first of them
-    var open = x, seed: UInt64 = 0x9e37_79b9_7f4a_7c15
-    while !open.isEmpty {
+    var seed: UInt64 = 0x9e37_79b9_7f4a_7c15
+    func draw(_ n: Int) -> Int {
       seed = seed &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-      let drawn = open[Int((seed >> 33) % UInt64(open.count))]
-      let cut = drawn > low && drawn < high ? drawn : drawn - cap
-      var sum = capped * cap + (free > 0 ? freeSum + free * (base - cut) : 0) - total
-      for a in open { sum += min(max(a - cut, 0), cap) }
-      if sum >= 0 { low = cut } else { high = cut }
+      return Int((seed >> 33) % UInt64(max(1, n)))
+    }
+    if x.count >= 1 << 16 {
+      let few = (0..<2048).map { _ in x[draw(x.count)] }, share = Double(few.count) / Double(x.count)
+      // a term lies in [0, cap], so that the variance of a sum of them is at most cap times their mean
+      let margin = 5 * (share * total * cap).squareRoot()
+      few.withUnsafeBufferPointer { few in
+        func look(_ sum: Double) {
+          if sum <= 0 || sum >= Double(few.count) * cap { return }
+          let cut = shift(few, sum)
+          if !(cut > low && cut < high) { return }
+          if spent(x, cut) >= total { low = cut } else { high = cut }
+        }
+        look(share * total + margin)
+        look(share * total - margin)
+      }
+    }
+    var full = 0
+    var open = [Double](unsafeUninitializedCapacity: x.count) { room, count in
+      // the others are counted; without branches, for half of the entries may be either
+      for a in x {
+        room[count] = a
+        let above = isAbove(a, low), within = isAbove(high, a - cap)
+        full &+= above & (1 &- within)
+        count &+= above & within
+      }
+    }
+    capped = Double(full)
+    while true {
       var kept = 0
       for k in open.indices {
         let a = open[k]
@@ -154,6 +207,12 @@ struct CappedSimplex: WholeConstraint {
         }
       }
       open.removeSubrange(kept...)
+      if open.isEmpty { break }
+      let drawn = open[draw(open.count)]
+      let cut = drawn > low && drawn < high ? drawn : drawn - cap
+      var sum = capped * cap + (free > 0 ? freeSum + free * (base - cut) : 0) - total
+      sum += open.withUnsafeBufferPointer { spent($0, cut) }
+      if sum >= 0 { low = cut } else { high = cut }
     }
     guard free > 0 else { return low.isFinite ? low : high }
     return min(max(base + (capped * cap + freeSum - total) / free, low), high)

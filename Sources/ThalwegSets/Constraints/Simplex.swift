@@ -58,6 +58,8 @@ struct Simplex: WholeConstraint {
 struct SimplexLine<T: Real> {
   private typealias L = T.Vector
   private let p: UnsafeMutablePointer<T>, length: Int, step: Int, magnitudes: Bool
+  /// Entries that are looked at together: a multiple of the width of a vector.
+  private var stretch: Int { 64 }
 
   init(_ p: UnsafeMutablePointer<T>, _ length: Int, _ step: Int, magnitudes: Bool) {
     (self.p, self.length, self.step, self.magnitudes) = (p, length, step, magnitudes)
@@ -79,20 +81,38 @@ struct SimplexLine<T: Real> {
     let bound = step == 1 ? lowerBound(radius, top) : -radius
     let theta = withUnsafeTemporaryAllocation(of: Double.self, capacity: length) { active in
       var kept = 0
-      for k in 0..<length {
+      func take(_ k: Int) {
         let x = entry(k) - top
         active[kept] = x
         kept &+= isAbove(x, bound)
       }
+      var k = 0
+      while step == 1, k &+ stretch <= length {
+        if largest(k, stretch) - top > bound { for i in k..<(k &+ stretch) { take(i) } }
+        k &+= stretch
+      }
+      for i in k..<length { take(i) }
       return simplexThresholdBelow(UnsafeMutableBufferPointer(rebasing: active[..<kept]), radius)
     }
-    if magnitudes {
-      for k in 0..<length {
-        let x = Double(p[k &* step])
-        p[k &* step] = T(Double(signOf: x, magnitudeOf: positivePart(x.magnitude - top - theta)))
-      }
-    } else {
-      for k in 0..<length { p[k &* step] = T(positivePart(Double(p[k &* step]) - top - theta)) }
+    subtract(top, theta)
+  }
+
+  /// Numbers ← max(number − top − θ, 0), in double.
+  private func subtract(_ top: Double, _ theta: Double) {
+    let zero = SIMD8<Double>(repeating: 0), a = SIMD8<Double>(repeating: top), b = SIMD8<Double>(repeating: theta)
+    var i = 0
+    while step == 1, i &+ L.width <= length {
+      let x = L.load(p + i), w = (magnitudes ? x.magnitude : x).wide
+      let (low, high) = ((w.low - a) - b, (w.high - a) - b)
+      let moved = L(
+        wide: zero.replacing(with: low, where: low .> zero), zero.replacing(with: high, where: high .> zero))
+      (magnitudes ? L.select(L.less(x, L(0)), -moved, moved) : moved).store(p + i)
+      i &+= L.width
+    }
+    while i < length {
+      let x = Double(p[i &* step]), moved = positivePart((magnitudes ? x.magnitude : x) - top - theta)
+      p[i &* step] = T(magnitudes && x < 0 ? -moved : moved)
+      i &+= 1
     }
   }
 
@@ -100,7 +120,7 @@ struct SimplexLine<T: Real> {
   /// −r. Those above the bound so far raise it, stretch by stretch, alone or with those before; soon even the largest
   /// entry of most stretches is below.
   private func lowerBound(_ radius: Double, _ top: Double) -> Double {
-    let stretch = 64, shift = SIMD8<Double>(repeating: top)
+    let shift = SIMD8<Double>(repeating: top)
     let zero = SIMD8<Double>(repeating: 0), one = SIMD8<Double>(repeating: 1)
     var bound = -radius, sum = 0.0, count = 0.0
     for first in Swift.stride(from: 0, through: length &- stretch, by: stretch) {
@@ -130,19 +150,19 @@ struct SimplexLine<T: Real> {
   var bounds: (sum: Double, top: Double, least: Double) {
     var i = 0, (sum, top, least) = (0.0, -Double.infinity, Double.infinity)
     if step == 1 {
-      var sums = SIMD8<Double>(repeating: 0), tops = SIMD8<Double>(repeating: -.infinity), leasts = -tops
-      func take(_ x: SIMD8<Double>) {
-        sums += x
-        tops.replace(with: x, where: x .> tops)
-        leasts.replace(with: x, where: x .< leasts)
-      }
+      var sums = SIMD8<Double>(repeating: 0), more = sums, tops = L(-.infinity), leasts = L(.infinity)
       while i &+ L.width <= length {
-        let w = load(i).wide
-        take(w.low)
-        if L.width == 16 { take(w.high) }
+        let x = load(i), w = x.wide
+        sums += w.low
+        if L.width == 16 { more += w.high }
+        tops = L.select(L.less(tops, x), x, tops)
+        leasts = L.select(L.less(x, leasts), x, leasts)
         i &+= L.width
       }
-      (sum, top, least) = (sums.sum(), tops.max(), leasts.min())
+      sum = (sums + more).sum()
+      let (a, b) = (tops.wide, leasts.wide)
+      (top, least) = L.width == 16 ? (max(a.low.max(), a.high.max()), min(b.low.min(), b.high.min()))
+        : (a.low.max(), b.low.min())
     }
     while i < length {
       let x = entry(i)
