@@ -181,32 +181,34 @@ struct TVND: WholeRegularizer {
     for i in g.indices { w.v[i] += T(scale * weight * g[i]) }
   }
   func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
-    let grid = Grid(w.shape), y = try doubles(w.v, w.count, "tv_nd"), k = t * weight
+    let grid = Grid(w.shape), y = try doubles(w.v, w.count, "tv_nd"), k = t * weight, n = y.count
     if k == 0 || grid.axes == 0 || y.isEmpty { return }
-    var p = try grid.differences(y).map { $0.map { _ in 0.0 } }
-    var q = p, momentum = 1.0
-    for _ in 0..<iterations {
-      var u = y
-      grid.addAdjoint(q, -1, to: &u)
-      let d = try grid.differences(u), next = (1 + (1 + 4 * momentum * momentum).squareRoot()) / 2
-      var change = 0.0
-      for a in 0..<grid.axes { for i in y.indices { q[a][i] += d[a][i] / Double(4 * grid.axes) } }
-      for i in y.indices {
-        let length = isotropic ? grid.length(q, i, 0) : 0
-        for a in 0..<grid.axes {
-          let clipped = q[a][i] / max(1, (isotropic ? length : abs(q[a][i])) / k)
-          let moved = clipped - p[a][i]
-          change = max(change, abs(moved))
-          p[a][i] = clipped
-          q[a][i] = clipped + (momentum - 1) / next * moved
+    try Memory.ask(8 &* n &* (1 &+ 2 &* grid.axes))
+    let parts = Parts(n, of: 1)
+    var u = y, p = [Double](repeating: 0, count: grid.axes * n), q = p, momentum = 1.0
+    var changes = [Double](repeating: 0, count: parts.count)
+    try u.withUnsafeMutableBufferPointer { u throws(Failure) in
+      try p.withUnsafeMutableBufferPointer { p throws(Failure) in
+        try q.withUnsafeMutableBufferPointer { q throws(Failure) in
+          guard let u = u.baseAddress, let p = p.baseAddress, let q = q.baseAddress else { return }
+          nonisolated(unsafe) let (point, dual, ahead) = (u, p, q)
+          for _ in 0..<iterations {
+            parts.forEach { _, cells in grid.primal(y, ahead, cells, into: point) }
+            let next = (1 + (1 + 4 * momentum * momentum).squareRoot()) / 2, keep = (momentum - 1) / next
+            changes.withUnsafeMutableBufferPointer { changes in
+              nonisolated(unsafe) let out = changes
+              parts.forEach { part, cells in
+                out[part] = grid.ascend(point, dual, ahead, cells, k, keep, isotropic)
+              }
+            }
+            momentum = next
+            if (changes.max() ?? 0) <= tol * k { break }
+          }
+          parts.forEach { _, cells in grid.primal(y, dual, cells, into: point) }
         }
       }
-      momentum = next
-      if change <= tol * k { break }
     }
-    var u = y
-    grid.addAdjoint(p, -1, to: &u)
-    for i in u.indices { w.v[i] = T(u[i]) }
+    for i in 0..<n { w.v[i] = T(u[i]) }
   }
 }
 
@@ -221,29 +223,117 @@ private func slope(_ d: Double, _ eps: Double) -> Double { eps == 0 ? signOf(d) 
 
 /// The neighbours of a dense tensor: entry i and entry i + step[a] along axis a.
 struct Grid {
-  let sizes: [Int], steps: [Int]
+  let sizes: [Int], steps: [Int], count: Int
   var axes: Int { sizes.count }
   init(_ shape: Shape) {
     sizes = shape.dimensions
     var steps = [Int](repeating: 1, count: sizes.count)
     for a in sizes.indices.dropLast().reversed() { steps[a] = steps[a + 1] &* sizes[a + 1] }
     self.steps = steps
+    count = shape.count
   }
   func isLast(_ i: Int, _ a: Int) -> Bool { i / steps[a] % sizes[a] == sizes[a] - 1 }
+
+  /// Calls `body` with every run of cells that are not on the last slice of an axis, or the first.
+  @inline(__always)
+  private func runs(_ a: Int, _ cells: Swift.Range<Int>, exceptFirst: Bool, _ body: (Swift.Range<Int>) -> Void) {
+    let period = steps[a] &* sizes[a]
+    var start = cells.lowerBound / period &* period
+    while start < cells.upperBound {
+      let low = max(cells.lowerBound, exceptFirst ? start &+ steps[a] : start)
+      let high = min(cells.upperBound, exceptFirst ? start &+ period : start &+ period &- steps[a])
+      if low < high { body(low..<high) }
+      start &+= period
+    }
+  }
 
   /// The forward differences along every axis; 0 on its last slice.
   func differences(_ x: [Double]) throws(Failure) -> [[Double]] {
     try Memory.ask(8 &* axes &* x.count)
-    return sizes.indices.map { a in x.indices.map { isLast($0, a) ? 0 : x[$0 + steps[a]] - x[$0] } }
+    return sizes.indices.map { a in
+      var d = [Double](repeating: 0, count: x.count)
+      runs(a, x.indices, exceptFirst: false) { cells in for i in cells { d[i] = x[i &+ steps[a]] - x[i] } }
+      return d
+    }
   }
   /// out ← out + factor·Dᵀp.
   func addAdjoint(_ p: [[Double]], _ factor: Double, to out: inout [Double]) {
     for a in sizes.indices {
-      for i in out.indices where !isLast(i, a) {
-        out[i] -= factor * p[a][i]
-        out[i + steps[a]] += factor * p[a][i]
+      let step = steps[a], line = p[a]
+      runs(a, out.indices, exceptFirst: false) { cells in for i in cells { out[i] -= factor * line[i] } }
+      runs(a, out.indices, exceptFirst: true) { cells in for i in cells { out[i] += factor * line[i &- step] } }
+    }
+  }
+
+  /// u ← y − Dᵀq for some cells; q is 0 on the last slice of its axis. (Sums of an axis are stored one after the other.)
+  func primal(
+    _ y: [Double], _ q: UnsafePointer<Double>, _ cells: Swift.Range<Int>, into u: UnsafeMutablePointer<Double>
+  ) {
+    y.withUnsafeBufferPointer { y in
+      guard let y = y.baseAddress else { return }
+      for i in cells { u[i] = y[i] + q[i] }
+      for a in 1..<max(1, axes) {
+        let q = q + a * self.count
+        for i in cells { u[i] += q[i] }
       }
     }
+    for a in sizes.indices {
+      let q = q + a * count, step = steps[a]
+      runs(a, cells, exceptFirst: true) { cells in for i in cells { u[i] -= q[i &- step] } }
+    }
+  }
+
+  /// q ← q + Du/(4·axes), cut to length k: the new p; q ← p + keep·(p − the old p). Returns the largest change of p.
+  func ascend(
+    _ u: UnsafePointer<Double>, _ p: UnsafeMutablePointer<Double>, _ q: UnsafeMutablePointer<Double>,
+    _ cells: Swift.Range<Int>, _ k: Double, _ keep: Double, _ isotropic: Bool
+  ) -> Double {
+    let rate = 1 / Double(4 &* axes), block = 512
+    var most = SIMD8<Double>(repeating: 0)
+    return withUnsafeTemporaryAllocation(of: Double.self, capacity: block) { room in
+      guard let scale = room.baseAddress else { return 0 }
+      for first in stride(from: cells.lowerBound, to: cells.upperBound, by: block) {
+        let part = first..<min(cells.upperBound, first &+ block)
+        scale.initialize(repeating: 0, count: part.count)
+        for a in sizes.indices {
+          let q = q + a * count, step = steps[a]
+          runs(a, part, exceptFirst: false) { cells in
+            for i in cells { q[i] += rate * (u[i &+ step] - u[i]) }
+          }
+          let line = q + first
+          for i in 0..<part.count { scale[i] += line[i] * line[i] }
+        }
+        for i in 0..<part.count { scale[i] = 1 / max(1, scale[i].squareRoot() / k) }
+        for a in sizes.indices {
+          let p = p + (a * count + first), q = q + (a * count + first)
+          var i = 0
+          while i &+ 8 <= part.count {
+            cut(p + i, q + i, isotropic ? .load(scale + i) : nil, k, keep, &most)
+            i &+= 8
+          }
+          while i < part.count {
+            let clipped = isotropic ? q[i] * scale[i] : q[i] / max(1, abs(q[i]) / k), moved = clipped - p[i]
+            most[0] = max(most[0], abs(moved))
+            p[i] = clipped
+            q[i] = clipped + keep * moved
+            i &+= 1
+          }
+        }
+      }
+      return most.max()
+    }
+  }
+  @inline(__always)
+  private func cut(
+    _ p: UnsafeMutablePointer<Double>, _ q: UnsafeMutablePointer<Double>, _ scale: SIMD8<Double>?, _ k: Double,
+    _ keep: Double, _ most: inout SIMD8<Double>
+  ) {
+    let x = SIMD8<Double>.load(q)
+    let clipped = scale.map { x * $0 } ?? x.clipped(to: k)
+    let moved = clipped - .load(p), size = moved.magnitude
+    most = most.replacing(with: size, where: most .< size)
+    clipped.store(p)
+    (clipped + keep * moved).store(q)
   }
   /// √(Σ_axes d² + ε²) of one cell.
   func length(_ d: [[Double]], _ i: Int, _ eps: Double) -> Double {
