@@ -36,6 +36,78 @@ public enum Flat {
     }
     return sums.first + rest
   }
+  /// The products of two rows with themselves and each other, from one pass.
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func products<T: Real>(_ x: UnsafePointer<T>, _ y: UnsafePointer<T>, _ n: Int)
+    -> (xx: Double, yy: Double, xy: Double)
+  {
+    typealias L = T.Vector
+    let zero = SIMD8<Double>(repeating: 0)
+    var (a, b, c) = (zero, zero, zero)
+    @inline(__always) func add(_ u: L, _ v: L) {
+      let (p, q) = (u.wide, v.wide)
+      a += p.low * p.low
+      b += q.low * q.low
+      c += p.low * q.low
+      if L.width == 16 {
+        a += p.high * p.high
+        b += q.high * q.high
+        c += p.high * q.high
+      }
+    }
+    var i = 0, (xx, yy, xy) = (0.0, 0.0, 0.0)
+    while i &+ L.width <= n {
+      add(L.load(x + i), L.load(y + i))
+      i &+= L.width
+    }
+    while i < n {
+      let (p, q) = (Double(x[i]), Double(y[i]))
+      (xx, yy, xy) = (xx + p * p, yy + q * q, xy + p * q)
+      i &+= 1
+    }
+    return (xx + a.sum(), yy + b.sum(), xy + c.sum())
+  }
+  /// The products of three rows, but that of the last with itself.
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func products<T: Real>(
+    _ x: UnsafePointer<T>, _ y: UnsafePointer<T>, _ u: UnsafePointer<T>, _ n: Int
+  ) -> (xx: Double, yy: Double, xy: Double, xu: Double, yu: Double) {
+    typealias L = T.Vector
+    let zero = SIMD8<Double>(repeating: 0)
+    var (a, b, c, d, e) = (zero, zero, zero, zero, zero)
+    @inline(__always) func add(_ p: SIMD8<Double>, _ q: SIMD8<Double>, _ r: SIMD8<Double>) {
+      a += p * p
+      b += q * q
+      c += p * q
+      d += p * r
+      e += q * r
+    }
+    var i = 0, (xx, yy, xy, xu, yu) = (0.0, 0.0, 0.0, 0.0, 0.0)
+    while i &+ L.width <= n {
+      let (p, q, r) = (L.load(x + i).wide, L.load(y + i).wide, L.load(u + i).wide)
+      add(p.low, q.low, r.low)
+      if L.width == 16 { add(p.high, q.high, r.high) }
+      i &+= L.width
+    }
+    while i < n {
+      let (p, q, r) = (Double(x[i]), Double(y[i]), Double(u[i]))
+      (xx, yy, xy, xu, yu) = (xx + p * p, yy + q * q, xy + p * q, xu + p * r, yu + q * r)
+      i &+= 1
+    }
+    return (xx + a.sum(), yy + b.sum(), xy + c.sum(), xu + d.sum(), yu + e.sum())
+  }
+  /// The norm of a row with this square; throws when an element is not finite.
+  public static func norm<T: Real>(_ square: Double, of x: UnsafePointer<T>, _ n: Int) throws(Failure) -> Double {
+    let norm = square > 1e-280 && square < 1e280 ? square.squareRoot() : Flat.norm(x, n)
+    guard norm.isFinite else {
+      throw Failure(Status.nonfinite, "elements that are NaN or infinite have no norm; nothing was changed")
+    }
+    return norm
+  }
   /// Adds the squares of x to `columns`; returns their sum.
   @inline(never)
   @_specialize(where T == Float)

@@ -52,20 +52,21 @@ struct PoincareBall: Manifold {
       })
   }
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let points = Slices.along(-1, w.shape), n = points.length
-    let sizes = try points.norms(w.w), steps = try points.norms(w.v), root = c.squareRoot()
+    let points = Slices.along(-1, w.shape), n = points.length, root = c.squareRoot()
     for s in 0..<points.count {
       let u = w.v + points.start(s), x = UnsafePointer(w.w + points.start(s))
-      if steps[s] == 0 {
+      let products = Flat.products(x, u, n)
+      let size = try Flat.norm(products.xx, of: x, n), step = try Flat.norm(products.yy, of: u, n)
+      if step == 0 {
         u.update(from: x, count: n)
         continue
       }
       // the point is ofX·x + ofU·u
-      var ofX = pull(sizes[s], T.self), ofU = 1.0
+      var ofX = pull(size, T.self), ofU = 1.0
       if exponential {
-        let square = ofX * ofX * sizes[s] * sizes[s], lambda = 2 / (1 - c * square)
-        let factor = tanh(root * lambda * steps[s] / 2) / (root * steps[s])
-        let along = factor * ofX * Flat.dot(x, UnsafePointer(u), n), length = factor * steps[s]
+        let square = ofX * ofX * size * size, lambda = 2 / (1 - c * square)
+        let factor = tanh(root * lambda * step / 2) / (root * step)
+        let along = factor * ofX * products.xy, length = factor * step
         let below = 1 + 2 * c * along + c * c * square * length * length
         (ofX, ofU) = ((1 + 2 * c * along + c * length * length) / below * ofX, (1 - c * square) / below * factor)
       }
@@ -77,24 +78,27 @@ struct PoincareBall: Manifold {
   static func factors(_ h: Hyper, _ shape: Shape) -> Slices { .along(-1, shape) }
   func orthogonal<T: Real>(_ w: Whole<T>) throws(Failure) {}
   func squares<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let points = Slices.along(-1, w.shape), sizes = try points.norms(w.w), lengths = try points.norms(w.v)
+    let points = Slices.along(-1, w.shape), n = points.length
     for s in 0..<points.count {
-      let x = sizes[s] * pull(sizes[s], T.self), length = 2 / (1 - c * x * x) * lengths[s]
+      let x = UnsafePointer(w.w + points.start(s)), u = UnsafePointer(w.v + points.start(s))
+      let products = Flat.products(x, u, n), size = try Flat.norm(products.xx, of: x, n)
+      let inside = size * pull(size, T.self)
+      let length = 2 / (1 - c * inside * inside) * (try Flat.norm(products.yy, of: u, n))
       w.slots[0][s] = T(length * length)
     }
   }
   /// The gyration gyr[y, −x], times λ(x)/λ(y).
   func transport<T: Real>(_ w: Whole<T>) throws(Failure) {
     let points = Slices.along(-1, w.shape), n = points.length
-    let sizes = try points.norms(w.w), ends = try points.norms(w.slots[0])
     for s in 0..<points.count {
       let u = w.v + points.start(s)
       let x = UnsafePointer(w.w + points.start(s)), y = UnsafePointer(w.slots[0] + points.start(s))
+      let products = Flat.products(x, y, u, n)
+      let size = try Flat.norm(products.xx, of: x, n), end = try Flat.norm(products.yy, of: y, n)
       // a is the end, b minus the start
-      let (to, from) = (pull(ends[s], T.self), -pull(sizes[s], T.self))
-      let (aa, bb) = (to * to * ends[s] * ends[s], from * from * sizes[s] * sizes[s])
-      let ab = to * from * Flat.dot(x, y, n)
-      let av = to * Flat.dot(y, UnsafePointer(u), n), bv = from * Flat.dot(x, UnsafePointer(u), n)
+      let (to, from) = (pull(end, T.self), -pull(size, T.self))
+      let (aa, bb) = (to * to * end * end, from * from * size * size)
+      let ab = to * from * products.xy, av = to * products.yu, bv = from * products.xu
       let below = 1 + 2 * c * ab + c * c * aa * bb
       let p = 2 * c * (bv * (1 + 2 * c * ab) - c * av * bb) / below, q = -2 * c * (c * bv * aa + av) / below
       let factor = (1 - c * aa) / (1 - c * bb)
@@ -151,53 +155,63 @@ struct Lorentz: Manifold {
   }
   func orthogonal<T: Real>(_ w: Whole<T>) throws(Failure) {
     try forEach(w) { u, x, _, n in
-      Flat.blend(1, UnsafePointer(u), c * product(x, UnsafePointer(u), n), x, into: u, n)
+      let along = product(x, UnsafePointer(u), n)
+      Flat.blend(1, UnsafePointer(u), c * along, x, into: u, n)
+      return along
     }
   }
   func transport<T: Real>(_ w: Whole<T>) throws(Failure) {
     try forEach(w) { u, x, s, n in
-      let y = UnsafePointer(w.slots[0] + s)
-      let factor = c * product(y, UnsafePointer(u), n) / (1 - c * product(x, y, n))
+      let y = UnsafePointer(w.slots[0] + s), products = Flat.products(x + 1, y + 1, UnsafePointer(u) + 1, n - 1)
+      let along = products.yu - Double(y[0]) * Double(u[0]), between = products.xy - Double(x[0]) * Double(y[0])
+      let factor = c * along / (1 - c * between)
       Flat.blend(1, UnsafePointer(u), factor, x, factor, y, into: u, n)
+      return along + between
     }
   }
   static func factors(_ h: Hyper, _ shape: Shape) -> Slices { .along(-1, shape) }
   func squares<T: Real>(_ w: Whole<T>) throws(Failure) {
     var k = 0
-    try forEach(w) { u, _, _, n in
-      w.slots[0][k] = T(max(0, product(UnsafePointer(u), UnsafePointer(u), n)))
+    try forEach(w) { u, x, _, n in
+      let products = Flat.products(x, UnsafePointer(u), n)
+      w.slots[0][k] = T(max(0, products.yy - 2 * Double(u[0]) * Double(u[0])))
       k += 1
+      return products.xx + products.yy
     }
   }
-  /// Calls `body` with the vector at every point, of n numbers; its first is the number `s` of the tensor.
+  /// Calls `body` with the vector at every point, of n numbers; its first is the number `s` of the tensor. What `body`
+  /// returns is not finite where one of the numbers is not.
   private func forEach<T: Real>(
-    _ w: Whole<T>, _ body: (_ u: UnsafeMutablePointer<T>, _ x: UnsafePointer<T>, _ s: Int, _ n: Int) -> Void
+    _ w: Whole<T>, _ body: (_ u: UnsafeMutablePointer<T>, _ x: UnsafePointer<T>, _ s: Int, _ n: Int) -> Double
   ) throws(Failure) {
-    try finite(w.v, w.count, "lorentz")
-    try finite(w.w, w.count, "lorentz")
-    let points = points(w.shape)
-    if points.length == 0 { return }
+    let points = points(w.shape), n = points.length
+    if n == 0 { return }
     for s in 0..<points.count {
       let first = points.start(s)
-      body(w.v + first, UnsafePointer(w.w + first), first, points.length)
+      if body(w.v + first, UnsafePointer(w.w + first), first, n).isFinite { continue }
+      try finite(w.v + first, n, "lorentz")
+      try finite(w.w + first, n, "lorentz")
     }
   }
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) {
-    try finite(w.v, w.count, "lorentz")
-    try finite(w.w, w.count, "lorentz")
-    let points = points(w.shape)
-    if points.length == 0 { return }
-    let n = points.length
+    let points = points(w.shape), n = points.length
+    if n == 0 { return }
     for s in 0..<points.count {
       let u = w.v + points.start(s), x = UnsafePointer(w.w + points.start(s))
-      if (0..<n).allSatisfy({ u[$0] == 0 }) {
+      let products = Flat.products(x, UnsafePointer(u), n)
+      if !(products.xx + products.yy).isFinite {
+        try finite(x, n, "lorentz")
+        try finite(u, n, "lorentz")
+      }
+      if products.yy == 0, (0..<n).allSatisfy({ u[$0] == 0 }) {
         u.update(from: x, count: n)
         continue
       }
-      let length = max(0, c * product(UnsafePointer(u), UnsafePointer(u), n)).squareRoot()
+      let length = max(0, c * (products.yy - 2 * Double(u[0]) * Double(u[0]))).squareRoot()
       Flat.blend(cosh(length), x, length == 0 ? 1 : sinh(length) / length, UnsafePointer(u), into: u, n)
+      // not finite where one of the others is not
       u[0] = T(height(UnsafePointer(u), n))
-      guard u[0].isFinite, Flat.isFinite(u, n) else {
+      guard u[0].isFinite else {
         throw Failure(Status.numeric, "lorentz: a step of length \(text(length)) leaves the range of numbers")
       }
     }

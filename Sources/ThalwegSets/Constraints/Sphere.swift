@@ -92,7 +92,7 @@ struct Round: Sendable {
   func transport<T: Real>(_ w: Whole<T>, _ s: Slices) throws(Failure) {
     for k in 0..<s.count {
       let u = w.v + s.start(k), x = w.w + s.start(k), y = w.slots[0] + s.start(k), square = radius * radius
-      let below = square + Flat.dot(x, y, s.length), along = Flat.dot(y, u, s.length)
+      let products = Flat.products(x, y, u, s.length), below = square + products.xy, along = products.yu
       if below > 4 * Double(T.ulpOfOne) * square {
         Flat.blend(1, u, -along / below, x, -along / below, y, into: u, s.length)
       } else {
@@ -101,16 +101,18 @@ struct Round: Sendable {
     }
   }
   func retract<T: Real>(_ w: Whole<T>, _ s: Slices) throws(Failure) {
-    try finite(w.w, w.count, method)
-    let steps = try s.norms(w.v)
     for k in 0..<s.count {
-      let u = w.v + s.start(k), x = w.w + s.start(k), angle = steps[k] / radius
+      let u = w.v + s.start(k), x = w.w + s.start(k), products = Flat.products(x, u, s.length)
+      _ = try Flat.norm(products.xx, of: x, s.length)
+      let angle = try Flat.norm(products.yy, of: u, s.length) / radius
       if angle == 0 {
         u.update(from: x, count: s.length)
         continue
       }
       let (a, b) = exponential ? (cos(angle), sin(angle) / angle) : (1, 1)
-      let norm = Flat.squaredNorm(a, x, b, u, s.length).squareRoot()
+      // ‖a·x + b·u‖²: from the products, and where they nearly cancel from the sums
+      let size = a * a * products.xx + b * b * products.yy, square = size + 2 * a * b * products.xy
+      let norm = (square > 0.5 * size && size < 1e280 ? square : Flat.squaredNorm(a, x, b, u, s.length)).squareRoot()
       if norm == 0 {  // a step that ends in the centre: the projection of 0
         u.update(repeating: 0, count: s.length)
         u[0] = T(radius)
