@@ -66,11 +66,7 @@ package final class SolverObject {
       if let p = store.number(input.name) { l.read(0, 1, p, scale: 1) }
     }
     try named { () throws(Failure) in
-      if isDouble {
-        try fill(store, Inputs<Double>(tensors, sizes, ObjectiveMemory([])))
-      } else {
-        try fill(store, Inputs<Float>(tensors, sizes, ObjectiveMemory([])))
-      }
+      for (input, operand) in tensors { if let e = store.entry(input.name) { try fill(e, input, operand, isDouble) } }
     }
     run = Run(store: store)
   }
@@ -119,16 +115,15 @@ package final class SolverObject {
     }
   }
 
-  private func fill<T: Real>(_ store: DriverStore, _ inputs: Inputs<T>) throws(Failure) {
-    defer { withExtendedLifetime(inputs) {} }
-    for e in store.entries {
-      switch e.kind {
-      case .input:
-        e.memory.base.copyMemory(from: try inputs[e.name], byteCount: e.count * MemoryLayout<T>.stride)
-      case .wholeInput: e.memory.base.copyMemory(from: try inputs.integers(e.name), byteCount: e.count * 8)
-      case .vector: break
-      }
+  /// Copies an input, whatever its layout, in one pass.
+  private func fill(_ e: DriverStore.Entry, _ input: Input, _ operand: Operand, _ isDouble: Bool) throws(Failure) {
+    if input.integer {
+      let whole = try Inputs<Double>([(input, operand)], Sizes(), ObjectiveMemory([]))
+      return e.memory.base.copyMemory(from: try whole.integers(input.name), byteCount: e.count * 8)
     }
+    let l = Layout(operand.view)
+    defer { l.release() }
+    l.read(0, e.count, into: e.memory.base, size: isDouble ? 8 : 4, scale: 1)
   }
 
   /// Takes the answer to the waiting request, if there is one, and goes on to the next, or to the end. Throws

@@ -123,6 +123,14 @@ extension Lane {
   }
 }
 
+/// A long function that is not inlined, for a call costs less than the registers that its constants take from a rule;
+/// and through memory, for as arguments wide vectors are cut in pieces, which it would compute with.
+@inlinable @inline(__always) func changed<V>(_ x: V, _ function: (inout V) -> Void) -> V {
+  var y = x
+  function(&y)
+  return y
+}
+
 extension SIMD16<Float>: Lane {
   public typealias Element = Float
   public typealias Mask = SIMDMask<SIMD16<Int32>>
@@ -180,14 +188,15 @@ extension SIMD16<Float>: Lane {
     let b = unsafeBitCast(((k &- half) &+ bias) &<< shift, to: Self.self)
     return (p, a, b)
   }
-  /// Not inlined: a call costs less than the registers that its constants take from a rule.
-  @inline(never) public static func exp(_ x: Self) -> Self {
+  @inlinable @inline(__always) public static func exp(_ x: Self) -> Self { changed(x, exponentiate) }
+  @inlinable @inline(__always) public static func expm1(_ x: Self) -> Self { changed(x, exponentiateLessOne) }
+  @usableFromInline @inline(never) static func exponentiate(_ x: inout Self) {
     let (p, a, b) = exponential(x)
-    return x.replacing(with: ((p + Self(repeating: 1)) * a) * b, where: x .== x)
+    x = x.replacing(with: ((p + Self(repeating: 1)) * a) * b, where: x .== x)
   }
-  @inline(never) public static func expm1(_ x: Self) -> Self {
+  @usableFromInline @inline(never) static func exponentiateLessOne(_ x: inout Self) {
     let (p, a, b) = exponential(x), power = a * b
-    return x.replacing(with: p * power + (power - Self(repeating: 1)), where: x .== x)
+    x = x.replacing(with: p * power + (power - Self(repeating: 1)), where: x .== x)
   }
   @inlinable @inline(__always) public var wide: (low: SIMD8<Double>, high: SIMD8<Double>) {
     (widened(lowHalf), widened(highHalf))
@@ -264,18 +273,20 @@ extension SIMD8<Double>: Lane {
     let b = unsafeBitCast(((k &- half) &+ bias) &<< shift, to: Self.self)
     return (-less, Self(repeating: 1) - less, a, b)
   }
-  /// Not inlined: a call costs less than the registers that its constants take from a rule.
-  @inline(never) public static func exp(_ x: Self) -> Self {
+  @inlinable @inline(__always) public static func exp(_ x: Self) -> Self { changed(x, exponentiate) }
+  @inlinable @inline(__always) public static func expm1(_ x: Self) -> Self { changed(x, exponentiateLessOne) }
+  @usableFromInline @inline(never) static func exponentiate(_ x: inout Self) {
     let (_, e, a, b) = exponential(x)
-    return x.replacing(with: (e * a) * b, where: x .== x)
+    x = x.replacing(with: (e * a) * b, where: x .== x)
   }
-  @inline(never) public static func expm1(_ x: Self) -> Self {
+  @usableFromInline @inline(never) static func exponentiateLessOne(_ x: inout Self) {
     let (p, _, a, b) = exponential(x), power = a * b
-    return x.replacing(with: p * power + (power - Self(repeating: 1)), where: x .== x)
+    x = x.replacing(with: p * power + (power - Self(repeating: 1)), where: x .== x)
   }
   /// log x for x > 0: x = 2ⁿ·m, √½ ≤ m < √2; log m = 2s + s·R(s²), s = (m − 1)/(m + 1), as in fdlibm; −∞ for 0, NaN
   /// below.
-  @inline(never) public static func log(_ x: Self) -> Self {
+  @inlinable @inline(__always) public static func log(_ x: Self) -> Self { changed(x, takeLogarithm) }
+  @usableFromInline @inline(never) static func takeLogarithm(_ x: inout Self) {
     // numbers below the normal ones are brought up first
     let tiny = Self(repeating: 0x1p-1022), few = x .< tiny
     let y = x.replacing(with: x * Self(repeating: 0x1p54), where: few)
@@ -305,7 +316,7 @@ extension SIMD8<Double>: Lane {
     let zero = Self(repeating: 0), top = Self(repeating: .infinity)
     var out = found.replacing(with: -top, where: x .== zero)
     out = out.replacing(with: Self(repeating: .nan), where: x .< zero)
-    return out.replacing(with: x, where: (x .== top)).replacing(with: x, where: x .!= x)
+    x = out.replacing(with: x, where: (x .== top)).replacing(with: x, where: x .!= x)
   }
   @inlinable @inline(__always) public var wide: (low: SIMD8<Double>, high: SIMD8<Double>) {
     (self, SIMD8<Double>(repeating: 0))

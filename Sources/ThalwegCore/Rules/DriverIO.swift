@@ -24,7 +24,7 @@ public final class DriverStore {
     numbers = numberMemory.base.bindMemory(to: Double.self, capacity: max(1, names.count))
   }
 
-  /// Room for a tensor; zeros.
+  /// Room for a tensor; zeros, but for inputs, which are written at once.
   @discardableResult
   public func add(_ name: String, _ kind: Kind, _ shape: [Int]) throws(Failure) -> Entry {
     var bytes = kind == .wholeInput || isDouble ? 8 : 4
@@ -35,7 +35,8 @@ public final class DriverStore {
       }
       bytes = product
     }
-    let entry = Entry(name: name, kind: kind, shape: shape, memory: try Memory(bytes, .current))
+    let room = try Memory(bytes, .current, zeroed: kind == .vector)
+    let entry = Entry(name: name, kind: kind, shape: shape, memory: room)
     entries.append(entry)
     return entry
   }

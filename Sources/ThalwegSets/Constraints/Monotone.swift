@@ -21,214 +21,143 @@ struct Monotone: WholeConstraint {
 }
 
 /// x ← the nearest non-decreasing sequence: blocks of equal numbers, each the mean of its entries. x is finite.
+///
+/// The order in which violators are merged does not matter. Most merges therefore happen in scans without branches
+/// that depend on the numbers, over chunks that stay in cache; the usual stack takes the few blocks they leave.
 @_specialize(where T == Float)
 @_specialize(where T == Double)
 func poolViolators<T: Real>(_ x: UnsafeMutablePointer<T>, _ n: Int) throws(Failure) {
   guard n > 0 else { return }
-  // Only as much of it is touched as there are blocks at a time.
-  let room = try Memory(n &* MemoryLayout<(Double, Double)>.stride, .current, zeroed: false)
+  // Only as much of it is touched as there are blocks at a time, and a chunk.
+  let room = try Memory(n &* MemoryLayout<Block>.stride, .current, zeroed: false)
   defer { withExtendedLifetime(room) {} }
-  let blocks = room.base.bindMemory(to: (sum: Double, count: Double).self, capacity: n)
+  let blocks = room.base.bindMemory(to: Block.self, capacity: n)
   // Means are compared as products, which must not leave the range of numbers.
   let scale = Flat.squaredNorm(UnsafePointer(x), n) < .infinity ? 1 : 0x1p-100
-  var used = 0, sum = scale * Double(x[0]), count = 1.0
-  for i in 1..<max(1, n) {
-    let y = scale * Double(x[i])
-    if y * count >= sum {
-      blocks[used] = (sum, count)
-      used &+= 1
-      (sum, count) = (y, 1)
-      continue
-    }
-    (sum, count) = (sum + y, count + 1)
-    while used > 0, blocks[used &- 1].sum * count > sum * blocks[used &- 1].count {
-      used &-= 1
-      (sum, count) = (sum + blocks[used].sum, count + blocks[used].count)
-    }
-  }
-  blocks[used] = (sum, count)
-  var at = 0
-  for k in 0...used {
-    let (sum, count) = blocks[k]
-    // an entry that is its block stays bit for bit
-    if count > 1 { (x + at).update(repeating: T(sum / count / scale), count: Int(count)) }
-    at &+= Int(count)
-  }
-}
-
-/// The half-space ⟨a, w⟩ ≤ b.
-///
-///     project = w − max(⟨a, w⟩ − b, 0)/‖a‖²·a; the identity when a = 0
-///
-/// Errors   TW_ERROR_SHAPE where a does not have as many numbers as the tensor. Unbounded: no linear minimisation.
-/// Source   textbook.
-struct Halfspace: WholeConstraint {
-  static let method = Method(
-    "halfspace", .constraint, "The half-space <a, w> <= b.",
-    rule: "project = w - max(<a, w> - b, 0)/|a|^2*a;  the identity when a = 0", source: "textbook",
-    parameters: [.list("a", nil, "normal, one number for each entry"), .number("b", nil, .any, "offset")],
-    validate: { (h) throws(Failure) in try finiteLists(h, ["a"], "halfspace") })
-  static var mayFail: Bool { true }
-  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try oneEach(h, shape, "halfspace") }
-
-  let a: [Double], b: Double
-  init(_ h: Hyper) { (a, b) = (h.list("a"), h.b) }
-
-  func project<T: Real>(_ w: Whole<T>) throws(Failure) { try towards(w, a, b, oneSided: true, "halfspace") }
-}
-
-/// The hyperplane ⟨a, w⟩ = b.
-///
-///     project = w − (⟨a, w⟩ − b)/‖a‖²·a; the identity when a = 0
-///
-/// Errors   TW_ERROR_SHAPE where a does not have as many numbers as the tensor. Unbounded: no linear minimisation.
-/// Source   textbook.
-struct Hyperplane: WholeConstraint {
-  static let method = Method(
-    "hyperplane", .constraint, "The hyperplane <a, w> = b.",
-    rule: "project = w - (<a, w> - b)/|a|^2*a;  the identity when a = 0", source: "textbook",
-    parameters: [.list("a", nil, "normal, one number for each entry"), .number("b", nil, .any, "offset")],
-    validate: { (h) throws(Failure) in try finiteLists(h, ["a"], "hyperplane") })
-  static var mayFail: Bool { true }
-  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try oneEach(h, shape, "hyperplane") }
-
-  let a: [Double], b: Double
-  init(_ h: Hyper) { (a, b) = (h.list("a"), h.b) }
-
-  func project<T: Real>(_ w: Whole<T>) throws(Failure) { try towards(w, a, b, oneSided: false, "hyperplane") }
-}
-
-private func towards<T: Real>(_ w: Whole<T>, _ a: [Double], _ b: Double, oneSided: Bool, _ method: String)
-  throws(Failure)
-{
-  let x = try doubles(w.v, w.count, method), square = a.reduce(0) { $0 + $1 * $1 }
-  let excess = zip(a, x).reduce(-b) { $0 + $1.0 * $1.1 }
-  // what the rounding of the entries makes of the excess of a point on the plane
-  let size = zip(a, x).reduce(abs(b)) { $0 + abs($1.0 * $1.1) }
-  if square == 0 || (oneSided && excess <= 0) || abs(excess) <= 2 * Double(T.ulpOfOne) * size { return }
-  for i in x.indices { w.v[i] = T(x[i] - excess / square * a[i]) }
-}
-private func oneEach(_ h: Hyper, _ shape: Shape, _ method: String) throws(Failure) {
-  guard h.list("a").count == shape.count else {
-    throw Failure(
-      Status.shape,
-      "\(method): `a` has \(h.list("a").count) numbers, a tensor of shape \(shape.dimensions) has \(shape.count)")
-  }
-}
-private func finiteLists(_ h: Hyper, _ names: [String], _ method: String) throws(Failure) {
-  for name in names where !h.list(name).allSatisfy(\.isFinite) {
-    throw Failure(Status.range, "\(method): `\(name)` must be finite")
-  }
-}
-
-/// The affine set A·w = b of the flattened tensor.
-///
-///     project = w − A⁺(A·w − b)
-///
-/// A has one row an equation, read one after the other. Equations that contradict each other are met in the sense of
-/// least squares. Singular values of A up to 1e-12 of the largest count as zero.
-/// Errors   TW_ERROR_SHAPE where A does not have rows·entries numbers. Unbounded: no linear minimisation.
-/// Source   textbook.
-struct Affine: WholeConstraint {
-  static let method = Method(
-    "affine", .constraint, "The affine set A*w = b of the flattened tensor.",
-    rule: "project = w - pinv(A)*(A*w - b)", source: "textbook",
-    parameters: [
-      .list("A", nil, "one row an equation, one number an entry"),
-      .list("b", nil, "right side, one number an equation"),
-    ],
-    validate: { (h) throws(Failure) in
-      try finiteLists(h, ["A", "b"], "affine")
-      let (a, b) = (h.list("A").count, h.list("b").count)
-      guard b > 0, a % b == 0 else {
-        throw Failure(Status.range, "affine: `A` has \(a) numbers, which do not make \(b) equations")
+  var used = 0, at = 0
+  while at < n {
+    let size = min(8192, n &- at), fresh = blocks + used, quarter = size / 4
+    var parts = (
+      Pool(fresh), Pool(fresh + quarter), Pool(fresh + 2 &* quarter), Pool(fresh + 3 &* quarter)
+    )
+    // from the numbers to blocks
+    if quarter > 0 {
+      let y = UnsafePointer(x) + at, y1 = y + quarter, y2 = y1 + quarter, y3 = y2 + quarter
+      parts.0.open(Block(sum: scale * Double(y[0]), count: 1))
+      parts.1.open(Block(sum: scale * Double(y1[0]), count: 1))
+      parts.2.open(Block(sum: scale * Double(y2[0]), count: 1))
+      parts.3.open(Block(sum: scale * Double(y3[0]), count: 1))
+      for i in 1..<quarter {
+        parts.0.take(scale * Double(y[i]))
+        parts.1.take(scale * Double(y1[i]))
+        parts.2.take(scale * Double(y2[i]))
+        parts.3.take(scale * Double(y3[i]))
       }
-    })
-  static var mayFail: Bool { true }
-  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
-    try LinearAlgebra.require()
-    let (a, b) = (h.list("A").count, h.list("b").count)
-    guard a == b &* shape.count else {
-      throw Failure(
-        Status.shape,
-        "affine: `A` has \(a) numbers; \(b) equations of shape \(shape.dimensions) have \(b &* shape.count)"
-      )
+      parts.0.close()
+      parts.1.close()
+      parts.2.close()
+      parts.3.close()
+      // from blocks to fewer blocks, while it pays
+      var before = 4 &* quarter, left = parts.0.size &+ parts.1.size &+ parts.2.size &+ parts.3.size
+      while left &* 4 < before &* 3, left > 64 {
+        let b = parts
+        let both = min(b.0.size, b.1.size, b.2.size, b.3.size)
+        parts.0.open(b.0.base[0])
+        parts.1.open(b.1.base[0])
+        parts.2.open(b.2.base[0])
+        parts.3.open(b.3.base[0])
+        for i in 1..<both {
+          parts.0.take(b.0.base[i])
+          parts.1.take(b.1.base[i])
+          parts.2.take(b.2.base[i])
+          parts.3.take(b.3.base[i])
+        }
+        parts.0.finish(both, b.0.size)
+        parts.1.finish(both, b.1.size)
+        parts.2.finish(both, b.2.size)
+        parts.3.finish(both, b.3.size)
+        before = left
+        left = parts.0.size &+ parts.1.size &+ parts.2.size &+ parts.3.size
+      }
+      used = stack(parts.0, blocks, used)
+      used = stack(parts.1, blocks, used)
+      used = stack(parts.2, blocks, used)
+      used = stack(parts.3, blocks, used)
+    }
+    for i in 4 &* quarter..<size {
+      let b = merged(Block(sum: scale * Double(x[at &+ i]), count: 1), blocks, &used)
+      blocks[used] = b
+      used &+= 1
+    }
+    at &+= size
+  }
+  at = 0
+  for k in 0..<used {
+    let b = blocks[k], count = Int(b.count)
+    // an entry that is its block stays bit for bit
+    if count > 1 { (x + at).update(repeating: T(b.sum / b.count / scale), count: count) }
+    at &+= count
+  }
+}
+
+/// Entries next to each other that get their mean.
+private struct Block {
+  var sum, count: Double
+}
+
+/// A stretch of blocks. In a scan, a block joins the one before it when its mean is below, else it stands by itself.
+private struct Pool {
+  let base: UnsafeMutablePointer<Block>
+  var end: UnsafeMutablePointer<Block>, sum = 0.0, count = 0.0
+  var size: Int { end - base }
+  @inline(__always) init(_ base: UnsafeMutablePointer<Block>) { (self.base, end) = (base, base) }
+
+  @inline(__always) mutating func open(_ b: Block) { (end, sum, count) = (base, b.sum, b.count) }
+  /// Always stores, at a place which only moves on for a finished block: no branch for the processor to guess.
+  @inline(__always) mutating func take(_ b: Block) {
+    let joins = b.sum * count < sum * b.count
+    end.pointee = Block(sum: sum, count: count)
+    end += joins ? 0 : 1
+    let keep: UInt64 = joins ? .max : 0
+    sum = b.sum + Double(bitPattern: sum.bitPattern & keep)
+    count = b.count + Double(bitPattern: count.bitPattern & keep)
+  }
+  @inline(__always) mutating func take(_ y: Double) { take(Block(sum: y, count: 1)) }
+  @inline(__always) mutating func close() {
+    end.pointee = Block(sum: sum, count: count)
+    end += 1
+  }
+  @inline(__always) mutating func finish(_ from: Int, _ to: Int) {
+    for i in from..<to { take(base[i]) }
+    close()
+  }
+}
+
+/// Puts blocks on top of a stack of blocks whose means do not fall, merged as they must be. The stack ends below the
+/// place of the new blocks or at it, so both may share memory.
+@inline(__always)
+private func stack(_ part: Pool, _ blocks: UnsafeMutablePointer<Block>, _ used: Int) -> Int {
+  var used = used, top = merged(part.base[0], blocks, &used)
+  for i in 1..<part.size {
+    let b = part.base[i]
+    if b.sum * top.count >= top.sum * b.count {
+      blocks[used] = top
+      used &+= 1
+      top = b
+    } else {
+      top = merged(Block(sum: top.sum + b.sum, count: top.count + b.count), blocks, &used)
     }
   }
-
-  let a, b: [Double]
-  init(_ h: Hyper) { (a, b) = (h.list("A"), h.list("b")) }
-
-  func project<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let x = try doubles(w.v, w.count, "affine"), n = w.count, m = b.count
-    if n == 0 { return }
-    let svd = try LinearAlgebra.SVD(a, m, n), floor = 1e-12 * svd.s[0]
-    // in the coordinates of the singular vectors: A⁺(Ax − b) = Σ v_k·(⟨v_k, x⟩ − ⟨u_k, b⟩/σ_k)
-    var move = [Double](repeating: 0, count: n)
-    for k in 0..<svd.r where svd.s[k] > floor {
-      let along = (0..<n).reduce(0.0) { $0 + svd.vt[k * n + $1] * x[$1] }
-      let right = (0..<m).reduce(0.0) { $0 + svd.u[$1 * svd.r + k] * b[$1] } / svd.s[k]
-      for i in 0..<n { move[i] += svd.vt[k * n + i] * (along - right) }
-    }
-    for i in 0..<n { w.v[i] = T(x[i] - move[i]) }
-  }
+  blocks[used] = top
+  return used &+ 1
 }
-
-/// The second-order cone: the norm of all entries but the last is at most the last.
-///
-///     w = (x, s)     project: w inside, 0 where ‖x‖ ≤ −s, else c·(x/‖x‖, 1) with c = (‖x‖ + s)/2
-///
-/// Errors   unbounded: no linear minimisation.
-/// Source   textbook.
-struct SecondOrderCone: WholeConstraint {
-  static let method = Method(
-    "second_order_cone", .constraint, "The second-order cone: the norm of all entries but the last is at most it.",
-    rule: "w = (x, s);  project: w inside, 0 where |x| <= -s, else c*(x/|x|, 1), c = (|x| + s)/2", source: "textbook")
-  static var needsFinite: Bool { true }
-  init(_ h: Hyper) {}
-
-  func project<T: Real>(_ w: Whole<T>) throws(Failure) {
-    try finite(w.v, w.count, "second_order_cone")
-    guard w.count > 0 else { return }
-    let last = w.count - 1, norm = Flat.norm(w.v, last), s = Double(w.v[last])
-    if norm <= s + 4 * Double(T.ulpOfOne) * abs(s) { return }
-    let c = norm <= -s ? 0 : (norm + s) / 2
-    for i in 0..<last { w.v[i] = c == 0 ? 0 : T(Double(w.v[i]) * (c / norm)) }
-    w.v[last] = T(c)
+@inline(__always)
+private func merged(_ block: Block, _ blocks: UnsafeMutablePointer<Block>, _ used: inout Int) -> Block {
+  var b = block
+  while used > 0, blocks[used &- 1].sum * b.count > b.sum * blocks[used &- 1].count {
+    used &-= 1
+    b.sum += blocks[used].sum
+    b.count += blocks[used].count
   }
-}
-
-/// Symmetric matrices whose eigenvalues are at least eps.
-///
-///     project: (W + Wᵀ)/2, then eigenvalues max(λ, ε)
-///
-/// A symmetric matrix whose eigenvalues reach ε to rounding stays bit for bit.
-/// Errors   TW_ERROR_SHAPE where the matrix view is not square. Unbounded: no linear minimisation.
-/// Source   Higham, 1988.
-struct PSDCone: WholeConstraint {
-  static let method = Method(
-    "psd_cone", .constraint, "Symmetric matrices whose eigenvalues are at least eps.",
-    rule: "project: (w + w')/2, then eigenvalues max(lambda, eps)", source: "Higham, 1988",
-    parameters: [.eps(0, "smallest eigenvalue")])
-  static var mayFail: Bool { true }
-  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try square(shape, "psd_cone") }
-
-  let eps: Double
-  init(_ h: Hyper) { eps = h.eps }
-
-  func project<T: Real>(_ w: Whole<T>) throws(Failure) { try projectEigenvalues(w, eps, "psd_cone") }
-}
-
-/// The nearest symmetric matrix with eigenvalues of at least eps, in place.
-///
-/// `above`: the rounding of the entries must leave them positive, however small eps is.
-func projectEigenvalues<T: Real>(_ w: Whole<T>, _ eps: Double, _ method: String, above: Bool = false) throws(Failure) {
-  let x = try Matrix64(w.v, w.rows, w.columns, method), s = x.symmetric, e = try Eigen(s)
-  let top = e.values.reduce(0) { max($0, abs($1)) }, least = e.values.first ?? 0
-  let rounding = Double(T.ulpOfOne) * top, floor = above ? Double(s.n) * rounding : 0
-  if least >= eps - Double(16 + s.n) * rounding, least >= floor / 2 || !above {
-    if s.a != x.a { s.write(w.v) }
-    return
-  }
-  try e.compose { max($0, eps, floor) }.write(w.v)
+  return b
 }

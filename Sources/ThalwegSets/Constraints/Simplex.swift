@@ -88,7 +88,7 @@ struct SimplexLine<T: Real> {
       }
       var k = 0
       while step == 1, k &+ stretch <= length {
-        if largest(k, stretch) - top > bound { for i in k..<(k &+ stretch) { take(i) } }
+        if reaches(top + bound, k, stretch) { for i in k..<(k &+ stretch) { take(i) } }
         k &+= stretch
       }
       for i in k..<length { take(i) }
@@ -124,7 +124,7 @@ struct SimplexLine<T: Real> {
     let zero = SIMD8<Double>(repeating: 0), one = SIMD8<Double>(repeating: 1)
     var bound = -radius, sum = 0.0, count = 0.0
     for first in Swift.stride(from: 0, through: length &- stretch, by: stretch) {
-      if !(largest(first, stretch) - top > bound) { continue }
+      if !reaches(top + bound, first, stretch) { continue }
       let edge = SIMD8<Double>(repeating: bound)
       var more = zero, found = zero
       for k in Swift.stride(from: first, to: first &+ stretch, by: L.width) {
@@ -171,11 +171,14 @@ struct SimplexLine<T: Real> {
     }
     return (sum, top, least)
   }
-  /// Of n entries, a multiple of the width of a vector.
-  private func largest(_ first: Int, _ n: Int) -> Double {
-    var top = load(first)
-    for i in Swift.stride(from: first &+ L.width, to: first &+ n, by: L.width) { top = L.max(top, load(i)) }
-    let w = top.wide
-    return L.width == 16 ? max(w.low.max(), w.high.max()) : w.low.max()
+  /// Whether one of n entries, a multiple of the width of a vector, is not clearly below an edge.
+  @inline(__always) private func reaches(_ edge: Double, _ first: Int, _ n: Int) -> Bool {
+    let below = L(Double(T(edge).nextDown.nextDown))
+    var tops = load(first)
+    for i in Swift.stride(from: first &+ L.width, to: first &+ n, by: L.width) {
+      let x = load(i)
+      tops = L.select(L.less(tops, x), x, tops)
+    }
+    return L.any(L.less(below, tops))
   }
 }

@@ -6,11 +6,8 @@ import ThalwegCore
 ///     λ·sign(d) with ε = 0
 ///     prox, exact in O(n), takes ε as 0
 ///
-/// The prox follows the derivative of the cost of the first k entries as a function of the k-th: it is piecewise linear
-/// and increasing. Cut at −k and k, k = tλ, it is the message to the next entry; the points where it is cut bound the
-/// entry on the way back.
 /// Differs  nothing from copt.prox_tv1d.
-/// Source   Rudin, Osher and Fatemi, 1992; prox: Johnson, 2013.
+/// Source   Rudin, Osher and Fatemi, 1992; prox: the taut string of Davies and Kovac, 2001.
 struct TV1D: WholeRegularizer {
   static let method = Method(
     "tv_1d", .regularizer, "Total variation of the flattened tensor: its prox makes it piecewise constant.",
@@ -18,7 +15,7 @@ struct TV1D: WholeRegularizer {
       d_i = w_(i+1) - w_i;  value = weight*sum sqrt(d_i^2 + eps^2);  gradient: adjoint difference of weight*d/sqrt(..)
       prox: exact, eps counts as 0
       """,
-    source: "Rudin, Osher, Fatemi, 1992; Johnson, 2013",
+    source: "Rudin, Osher, Fatemi, 1992; Davies, Kovac, 2001",
     parameters: [.weight(), .eps(0, "smoothing inside the root, of value and gradient")])
   static var mayFail: Bool { true }
 
@@ -39,54 +36,92 @@ struct TV1D: WholeRegularizer {
     }
   }
   func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
-    let y = try doubles(w.v, w.count, "tv_1d"), k = t * weight, n = w.count
+    try finite(w.v, w.count, "tv_1d")
+    let k = t * weight, n = w.count
     if k == 0 || n < 2 { return }
     // so strong that all becomes the mean: below, small numbers would drown in ±k
-    let mean = y.reduce(0) { $0 + $1 / Double(n) }
-    var drift = 0.0
-    if y.allSatisfy({
-      drift += $0 - mean
+    var mean = 0.0, drift = 0.0
+    for i in 0..<n { mean += Double(w.v[i]) / Double(n) }
+    let isFlat = (0..<n).allSatisfy {
+      drift += Double(w.v[$0]) - mean
       return abs(drift) <= k
-    }) {
-      return w.v.update(repeating: T(mean), count: n)
     }
-    try Memory.ask(96 * n)
-    var knots = [Knot](repeating: Knot(), count: 2 * n), first = n, end = n
-    var low = [Double](repeating: 0, count: n), high = low
-    for i in 0..<(n - 1) {
-      // left of all knots the message is −k, right of them k; the first entry has none
-      let edge = i == 0 ? 0 : k
-      var left = Knot(slope: 1, offset: -y[i] - edge), right = Knot(slope: 1, offset: -y[i] + edge)
-      while first < end, left.slope * knots[first].at + left.offset <= -k {
-        left.slope += knots[first].slope
-        left.offset += knots[first].offset
-        first += 1
+    if isFlat { return w.v.update(repeating: T(mean), count: n) }
+    try tautString(w.v, n, k)
+  }
+}
+
+/// v ← the u that minimises ½‖u − v‖² + k·Σ|u_{i+1} − u_i|, for finite v, n ≥ 2 and k > 0.
+///
+/// The running sum of u is the taut string between those of v − k and v + k that starts and ends at the sum of v. Kept
+/// are the two shortest paths from the last bend to the newest bounds: the convex one under the upper bounds, and the
+/// concave one over the lower bounds. When the newest bound makes one of them a straight line that crosses the other,
+/// the string follows the first piece of the other. Every piece is made, joined to another and given up once.
+@_specialize(where T == Float)
+@_specialize(where T == Double)
+private func tautString<T: Real>(_ v: UnsafeMutablePointer<T>, _ n: Int, _ k: Double) throws(Failure) {
+  // Only as much of it is touched as the paths have pieces at a time.
+  let room = try Memory(2 &* n &* MemoryLayout<Piece>.stride, .current, zeroed: false)
+  defer { withExtendedLifetime(room) {} }
+  // the pieces before the last one, which is kept apart
+  let above = room.base.bindMemory(to: Piece.self, capacity: 2 &* n), below = above + n
+  // small numbers on a large one would drown in the sums, and so would they below one large number at the start
+  let first = Double(v[0]), second = Double(v[1]), base = abs(second) < abs(first) ? second : first
+  var (a, aEnd, b, bEnd) = (above, above, below, below)
+  var start = 0, up = Piece(sum: (first - base) + k, count: 1), down = Piece(sum: (first - base) - k, count: 1)
+  for i in 1..<n {
+    // both bounds end in the sum of v
+    let y = Double(v[i]) - base, edge = i == n &- 1 ? k : 0
+    if up.sum < (y - edge) * up.count {
+      aEnd.pointee = up
+      aEnd += 1
+      up = Piece(sum: y - edge, count: 1)
+    } else {
+      up = Piece(sum: up.sum + (y - edge), count: up.count + 1)
+      while aEnd > a, (aEnd - 1).pointee.sum * up.count >= up.sum * (aEnd - 1).pointee.count {
+        aEnd -= 1
+        up = Piece(sum: up.sum + aEnd.pointee.sum, count: up.count + aEnd.pointee.count)
       }
-      low[i] = (-k - left.offset) / left.slope
-      first -= 1
-      knots[first] = Knot(at: low[i], slope: left.slope, offset: left.offset + k)
-      while end - 1 > first, right.slope * knots[end - 1].at + right.offset >= k {
-        right.slope -= knots[end - 1].slope
-        right.offset -= knots[end - 1].offset
-        end -= 1
+    }
+    if down.sum > (y + edge) * down.count {
+      bEnd.pointee = down
+      bEnd += 1
+      down = Piece(sum: y + edge, count: 1)
+    } else {
+      down = Piece(sum: down.sum + (y + edge), count: down.count + 1)
+      while bEnd > b, (bEnd - 1).pointee.sum * down.count <= down.sum * (bEnd - 1).pointee.count {
+        bEnd -= 1
+        down = Piece(sum: down.sum + bEnd.pointee.sum, count: down.count + bEnd.pointee.count)
       }
-      high[i] = (k - right.offset) / right.slope
-      knots[end] = Knot(at: high[i], slope: -right.slope, offset: k - right.offset)
-      end += 1
     }
-    var line = Knot(slope: 1, offset: -y[n - 1] - k)
-    while first < end, line.slope * knots[first].at + line.offset <= 0 {
-      line.slope += knots[first].slope
-      line.offset += knots[first].offset
-      first += 1
+    // only a path of one piece can have come to cross the other
+    while aEnd > a, bEnd == b, a.pointee.sum * down.count < down.sum * a.pointee.count {
+      start = fill(v, start, base, a.pointee)
+      down = Piece(sum: down.sum - a.pointee.sum, count: down.count - a.pointee.count)
+      a += 1
     }
-    var u = -line.offset / line.slope
-    w.v[n - 1] = T(u)
-    for i in (0..<(n - 1)).reversed() {
-      u = min(max(u, low[i]), high[i])
-      w.v[i] = T(u)
+    while bEnd > b, aEnd == a, b.pointee.sum * up.count > up.sum * b.pointee.count {
+      start = fill(v, start, base, b.pointee)
+      up = Piece(sum: up.sum - b.pointee.sum, count: up.count - b.pointee.count)
+      b += 1
     }
   }
+  while a < aEnd {
+    up = Piece(sum: up.sum + a.pointee.sum, count: up.count + a.pointee.count)
+    a += 1
+  }
+  _ = fill(v, start, base, up)
+}
+
+/// A straight piece of a path: how much it rises over how many entries.
+private struct Piece {
+  var sum, count: Double
+}
+@inline(__always)
+private func fill<T: Real>(_ v: UnsafeMutablePointer<T>, _ start: Int, _ base: Double, _ p: Piece) -> Int {
+  let count = Int(p.count)
+  (v + start).update(repeating: T(base + p.sum / p.count), count: count)
+  return start &+ count
 }
 
 /// The fused lasso: sparse, and piecewise constant along the flattened tensor.
@@ -210,11 +245,6 @@ struct TVND: WholeRegularizer {
     }
     for i in 0..<n { w.v[i] = T(u[i]) }
   }
-}
-
-/// Right of `at` a piecewise linear function gains slope·u + offset.
-private struct Knot {
-  var at = 0.0, slope = 0.0, offset = 0.0
 }
 
 /// √(d² + ε²) and its derivative; |d| and its sign with ε = 0.
