@@ -142,6 +142,34 @@ final class EngineTests: XCTestCase {
     XCTAssertEqual(SIMD16<Float>.exp(SIMD16<Float>(repeating: -200))[0], 0)
   }
 
+  /// expm1 for x ≤ 0, tanh and log: the digits that small arguments have, and the ends of the range.
+  func testVectorFunctions() {
+    func errors<L: Lane>(_ x: [Double], _ vector: (L) -> L, _ exact: (Double) -> Double) -> Double {
+      var worst = 0.0
+      for a in x {
+        let given = Double(L.Element(a)), found = vector(L(given)).wide.low[3], want = exact(given)
+        if want != 0 { worst = max(worst, abs(found / want - 1) / Double(L.Element.ulpOfOne)) }
+      }
+      return worst
+    }
+    let sizes = (-300...60).map { exp2(Double($0) / 8) }, below = sizes.map { -$0 }.filter { $0 > -80 }
+    let both = sizes + sizes.map { -$0 }
+    XCTAssertLessThan(errors(below, { SIMD16<Float>.expm1($0) }, { Foundation.expm1($0) }), 3)
+    XCTAssertLessThan(errors(below, { SIMD8<Double>.expm1($0) }, { Foundation.expm1($0) }), 3)
+    XCTAssertLessThan(errors(both, { SIMD16<Float>.tanh($0) }, { Foundation.tanh($0) }), 5)
+    XCTAssertLessThan(errors(both, { SIMD8<Double>.tanh($0) }, { Foundation.tanh($0) }), 5)
+    let wide = (-1074...1023).map { 1.3 * exp2(Double($0)) } + (1...400).map { 0.5 + Double($0) / 200 }
+    XCTAssertLessThan(errors(wide, { SIMD8<Double>.log($0) }, { Foundation.log($0) }), 2)
+    func log(_ x: Double) -> Double { SIMD8<Double>.log(SIMD8(repeating: x))[5] }
+    XCTAssertEqual([log(0), log(.infinity), log(1)], [-.infinity, .infinity, 0])
+    XCTAssertTrue(log(-1).isNaN && log(.nan).isNaN)
+    XCTAssertTrue(SIMD16<Float>.expm1(SIMD16<Float>(repeating: .nan))[3].isNaN)
+    XCTAssertEqual(SIMD16<Float>.tanh(SIMD16<Float>(repeating: -.infinity))[0], -1)
+    XCTAssertEqual(SIMD8<Double>.pow(SIMD8(repeating: 8), 1.0 / 3)[0], 2, accuracy: 1e-15)
+    XCTAssertTrue(SIMD8<Double>.any(SIMD8<Double>.less(SIMD8(0, 0, 0, 0, 0, 0, 1, 0), SIMD8(repeating: 1))))
+    XCTAssertFalse(SIMD8<Double>.any(SIMD8<Double>.less(SIMD8(repeating: 1), SIMD8(repeating: 1))))
+  }
+
   func testLaneHelpersAtTheirEdges() {
     let v = SIMD16<Float>([0, -0.0, 1, -2, .nan, .infinity, -.infinity, 3, 0, 0, 0, 0, 0, 0, 0, 0])
     let s = v.sign

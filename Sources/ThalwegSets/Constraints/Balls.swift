@@ -180,14 +180,17 @@ struct CappedSimplex: WholeConstraint {
         look(share * total - margin)
       }
     }
-    var full = 0
-    var open = [Double](unsafeUninitializedCapacity: x.count) { room, count in
-      // the others are counted; without branches, for half of the entries may be either
-      for a in x {
+    // the entries that may bend within; without branches, for half of the entries may be either
+    var full = 0, found = 0
+    for a in x {
+      let above = isAbove(a, low), within = isAbove(high, a - cap)
+      full &+= above & (1 &- within)
+      found &+= above & within
+    }
+    var open = [Double](unsafeUninitializedCapacity: found &+ 1) { room, count in
+      for a in x where count < found {
         room[count] = a
-        let above = isAbove(a, low), within = isAbove(high, a - cap)
-        full &+= above & (1 &- within)
-        count &+= above & within
+        count &+= isAbove(a, low) & isAbove(high, a - cap)
       }
     }
     capped = Double(full)

@@ -40,8 +40,10 @@ struct TV1D: WholeRegularizer {
     let k = t * weight, n = w.count
     if k == 0 || n < 2 { return }
     // so strong that all becomes the mean: below, small numbers would drown in ±k
-    var mean = 0.0, drift = 0.0
-    for i in 0..<n { mean += Double(w.v[i]) / Double(n) }
+    let first = Double(w.v[0])
+    var rise = 0.0, drift = 0.0
+    for i in 1..<n { rise += (Double(w.v[i]) - first) / Double(n) }
+    let mean = first + rise
     let isFlat = (0..<n).allSatisfy {
       drift += Double(w.v[$0]) - mean
       return abs(drift) <= k
