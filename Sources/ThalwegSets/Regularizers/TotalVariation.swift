@@ -48,7 +48,7 @@ struct TV1D: WholeRegularizer {
       drift += Double(w.v[$0]) - mean
       return abs(drift) <= k
     }
-    if isFlat { return w.v.update(repeating: T(mean), count: n) }
+    if isFlat { return w.v.update(repeating: T(mean + drift / Double(n)), count: n) }
     try tautString(w.v, n, k)
   }
 }
