@@ -165,6 +165,12 @@ package final class RegularizerObject {
     if let e = pair.0, Shares(g, w) == .nothing {
       return try ElementWork<T>(e, hyper, shape, t: 0).add(T(scale), at: w, to: g)
     }
+    // one that cannot fail adds to what lies there
+    if scale == 1, let whole = pair.1, !whole.mayFail(hyper), Shares(g, w) == .nothing, let out = plain(g, T.self),
+      let x = plain(w, T.self)
+    {
+      return try runOnce(pair, hyper, out, x, shape, t: 0)
+    }
     let v = try Dense<T>(zeros: w.count), out = try Dense<T>(g), x = try Dense<T>(w)
     defer { withExtendedLifetime((v, x)) {} }
     try runOnce(pair, hyper, v.p, x.p, shape, t: 0)

@@ -17,7 +17,7 @@ enum Shares {
 }
 
 /// The memory of a tensor, where it can be worked on as it lies.
-private func plain<T: Real>(_ v: View, _: T.Type) -> UnsafeMutablePointer<T>? {
+func plain<T: Real>(_ v: View, _: T.Type) -> UnsafeMutablePointer<T>? {
   v.dense && v.dtype == (T.isDouble ? .f64 : .f32) ? v.data.assumingMemoryBound(to: T.self) : nil
 }
 

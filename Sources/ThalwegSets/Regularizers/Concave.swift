@@ -240,7 +240,7 @@ struct Lp: WholeRegularizer {
       (self.k, self.p) = (k, p)
       (beta, least) = Lp.edges(k, p)
     }
-    func callAsFunction<L: Lane>(_ x: inout L, _ w: inout L, _ s: Slots<L>) {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ w: inout L, _ s: Slots<L>) {
       let m = x.magnitude, tolerance = 4 * Double(L.Element.ulpOfOne), low = L(beta), zero = L(0)
       let inside = L.less(L(least), m)
       var u = m, way = L.select(inside, L(1), zero)

@@ -31,7 +31,7 @@ struct LogCosh: ElementRegularizer {
   @inline(__always) func value<L: Lane>(_ w: L) -> L { w.mapped(value) }
   @inline(__always) func gradient<L: Lane>(_ w: L) -> L { (weight * delta) * L.tanh(w / delta) }
   @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { prox(w, steps: L(t)) }
-  func prox<L: Lane>(_ w: L, steps t: L) -> L {
+  @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L {
     let k = t * weight, kd = k * delta, m = w.magnitude
     let zero = L(0), tolerance = 4 * Double(L.Element.ulpOfOne)
     var u = L.max(m / (1 + k), m - kd), way = L.select(L.equal(w - w, zero), L(1), zero)
