@@ -154,12 +154,12 @@ struct Scaling<T: Real> {
   }
 }
 
-/// Sweeps by scaling: with K = e^((f + g − C)/ε) of potentials f and g a sweep is v = b/(Kᵀu), u = a/(K·v), one pass over
-/// K and no exponential; the potentials are f + ε·log u and g + ε·log v.
+/// Sweeps by scaling: with K = e^((f + g − C)/ε) of potentials f and g a sweep is v = b/(Kᵀu), u = a/(K·v), one pass
+/// over K and no exponential; the potentials are f + ε·log u and g + ε·log v.
 ///
 /// A factor beyond e^±10, or a weight too small beside the others, and the sweep is one in logarithms instead, after
-/// which K is made anew: what K cannot hold, below 1e-30 in Float, is nothing then. Where that happens sweep after sweep
-/// K is made ever more seldom.
+/// which K is made anew: what K cannot hold, below 1e-30 in Float, is nothing then. Where that happens sweep after
+/// sweep K is made ever more seldom.
 final class Sweeps<T: Real> {
   private typealias L = T.Vector
   private let problem: Scaling<T>, a: Vector<T>, b: Vector<T>, k: Vector<T>, fits: Bool, parts: Parts

@@ -161,8 +161,8 @@ struct SimplexLine<T: Real> {
       }
       sum = (sums + more).sum()
       let (a, b) = (tops.wide, leasts.wide)
-      (top, least) = L.width == 16 ? (max(a.low.max(), a.high.max()), min(b.low.min(), b.high.min()))
-        : (a.low.max(), b.low.min())
+      (top, least) = (a.low.max(), b.low.min())
+      if L.width == 16 { (top, least) = (max(top, a.high.max()), min(least, b.high.min())) }
     }
     while i < length {
       let x = entry(i)

@@ -297,7 +297,7 @@ struct Grid {
     }
   }
 
-  /// u ← y − Dᵀq for some cells; q is 0 on the last slice of its axis. (Sums of an axis are stored one after the other.)
+  /// u ← y − Dᵀq for some cells; q is 0 on the last slice of its axis, and the axes are stored one after the other.
   func primal(
     _ y: [Double], _ q: UnsafePointer<Double>, _ cells: Swift.Range<Int>, into u: UnsafeMutablePointer<Double>
   ) {
