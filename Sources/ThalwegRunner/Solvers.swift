@@ -130,9 +130,9 @@ package final class SolverObject {
   /// TW_ERROR_SEQUENCE without a run, and after an error.
   package func next() throws(Failure) {
     guard var run else { throw Failure(Status.sequence, "\(method.name): begin a run first") }
-    var phase: Int
+    var phase: Int, begins = false
     switch run.state {
-    case .ready(let first): phase = first
+    case .ready(let first): (phase, begins) = (first, true)
     case .waiting(let w):
       phase = w.then
       if !method.asks[w.kind].takesNonfinite, !isFinite(run, w) {
@@ -162,7 +162,22 @@ package final class SolverObject {
         break
       }
     }
+    // what a driver says of its inputs goes first
+    if begins, !hasFiniteInputs(run.store) { run.state = .done(.nonfinite) }
     self.run = run
+  }
+  private func hasFiniteInputs(_ store: DriverStore) -> Bool {
+    store.entries.allSatisfy { e in
+      guard e.kind == .input, method.inputs.contains(where: { $0.name == e.name && !$0.takesNonfinite }) else {
+        return true
+      }
+      return isFinite(e.memory.base, e.count, store.isDouble)
+    }
+  }
+  private func isFinite(_ p: UnsafeMutableRawPointer, _ count: Int, _ isDouble: Bool) -> Bool {
+    isDouble
+      ? Flat.isFinite(p.assumingMemoryBound(to: Double.self), count)
+      : Flat.isFinite(p.assumingMemoryBound(to: Float.self), count)
   }
 
   /// The request with its tensors, checked against its declaration.
@@ -188,14 +203,8 @@ package final class SolverObject {
       guard let p = t.data else { continue }
       if input.axes.isEmpty {
         guard p.load(as: Double.self).isFinite else { return false }
-      } else if run.store.isDouble {
-        guard Flat.isFinite(p.assumingMemoryBound(to: Double.self), w.fields.count(ask.given.count + i)) else {
-          return false
-        }
-      } else {
-        guard Flat.isFinite(p.assumingMemoryBound(to: Float.self), w.fields.count(ask.given.count + i)) else {
-          return false
-        }
+      } else if !isFinite(p, w.fields.count(ask.given.count + i), run.store.isDouble) {
+        return false
       }
     }
     return true

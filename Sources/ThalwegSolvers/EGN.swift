@@ -38,7 +38,8 @@ struct EGN: Driver {
       .number("lam_min", 1e-12, .above(0), "least damping"), .number("lam_max", 1e6, .above(0), "largest damping"),
     ] + Minimiser.stop,
     inputs: [
-      Minimiser.start, .constant("like", "b, c", "an array of the shape of the outputs; its values do not count"),
+      Minimiser.start,
+      .constant("like", "b, c", "an array of the shape of the outputs; its values do not count").orNonfinite,
     ] + Minimiser.results + [
       .result("damping", "", "lam"),
       .result("direction", "n", "the last direction"),

@@ -18,7 +18,7 @@ struct HutchPP: Driver {
       .integer("seed", 0, .atLeast(0), "of the draws"),
     ],
     inputs: [
-      .constant("like", "...", "an array of the shape that the operator takes; its values do not count"),
+      .constant("like", "...", "an array of the shape that the operator takes; its values do not count").orNonfinite,
       .result("trace", "", "the estimate"), .result("exact", "", "the part on the subspace"),
       .result("standard_error", "", "standard error of the rest"), .result("iterations", "", "products"),
     ], asks: [.product],

@@ -27,7 +27,8 @@ struct SLQRates: Driver {
       .integer("seed", 0, .atLeast(0), "of the start vector"),
     ],
     inputs: [
-      .constant("like", "...", "an array of the shape of the parameters; its values do not count", optional: true),
+      .constant("like", "...", "an array of the shape of the parameters; its values do not count", optional: true)
+        .orNonfinite,
       .constant("start", "...", "start vector; drawn when left out", optional: true),
       .result("lr", "", "step size"), .result("momentum", "", "momentum"), .result("largest", "", "L"),
       .result("smallest", "", "mu"), .result("eigenvalues", "rows", "Ritz values, ascending"),

@@ -188,7 +188,8 @@ struct HessianMaxEig: Driver {
     ],
     inputs: [
       .constant(
-        "like", "...", "an array of the shape that the operator takes; its values do not count", optional: true),
+        "like", "...", "an array of the shape that the operator takes; its values do not count", optional: true
+      ).orNonfinite,
       .constant("start", "...", "start vector; drawn when left out", optional: true),
       .result("eigenvalue", "", "lambda"), .result("vector", "...", "its vector, of length 1"),
       .result("residual", "", "|A v - lambda v|"), .result("iterations", "", "products"),

@@ -29,7 +29,7 @@ struct Sinkhorn: Driver {
       .integer("check_every", 10, .atLeast(1), "iterations between looks at the error"),
     ],
     inputs: [
-      .constant("cost", "n, m", "costs"), .constant("a", "n", "weights of the rows"),
+      .constant("cost", "n, m", "costs").orNonfinite, .constant("a", "n", "weights of the rows"),
       .constant("b", "m", "weights of the columns"),
       .constant("f0", "n", "row potentials that start it; 0 when left out", optional: true),
       .constant("g0", "m", "column potentials that start it; 0 when left out", optional: true),
@@ -106,7 +106,7 @@ struct OTSinkhorn: Driver {
       .number("tol", 1e-6, .atLeast(0), "error of the row marginal that ends it"),
     ],
     inputs: [
-      .constant("cost", "n, m", "costs"), .constant("a", "n", "weights of the rows"),
+      .constant("cost", "n, m", "costs").orNonfinite, .constant("a", "n", "weights of the rows"),
       .constant("b", "m", "weights of the columns"), .result("plan", "n, m", "the coupling"),
       .result("f", "n", "row potentials"), .result("g", "m", "column potentials"), .result("iterations", "", "sweeps"),
       .result("residual", "", "error of the row marginal"), .result("value", "", "cost of the plan"),

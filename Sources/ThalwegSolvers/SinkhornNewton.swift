@@ -34,7 +34,7 @@ struct SinkhornNewtonSparse: Driver {
       .number("tol", 1e-9, .atLeast(0), "error of the marginals that ends it"),
     ],
     inputs: [
-      .constant("cost", "n, m", "costs"), .constant("a", "n", "weights of the rows"),
+      .constant("cost", "n, m", "costs").orNonfinite, .constant("a", "n", "weights of the rows"),
       .constant("b", "m", "weights of the columns"),
       .constant("x0", "n", "row potentials that start it", optional: true),
       .constant("y0", "m", "column potentials that start it", optional: true),

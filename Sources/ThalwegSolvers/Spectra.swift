@@ -8,7 +8,8 @@ enum Draws {
   static func inputs(_ axis: String) -> [Input] {
     [
       .constant(
-        "like", "...", "an array of the shape that the operator takes; its values do not count", optional: true),
+        "like", "...", "an array of the shape that the operator takes; its values do not count", optional: true
+      ).orNonfinite,
       .constant("vectors0", "\(axis), ...", "the vectors; drawn when left out", optional: true),
     ]
   }

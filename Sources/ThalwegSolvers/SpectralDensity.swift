@@ -28,7 +28,8 @@ struct SpectralDensity: Driver {
       .integer("seed", 0, .atLeast(0), "of the start vectors"),
     ],
     inputs: [
-      .constant("like", "...", "an array of the shape of the unknowns; its values do not count", optional: true),
+      .constant("like", "...", "an array of the shape of the unknowns; its values do not count", optional: true)
+        .orNonfinite,
       .constant("start", "...", "the first start vector; drawn when left out", optional: true),
       .result("eigenvalues", "starts, rows", "points"), .result("weights", "starts, rows", "their weights"),
       .result("trace", "", "estimate of the trace"), .result("iterations", "", "products"),

@@ -80,6 +80,26 @@ def test_results_in_float32(cls: type, setting: dict[str, Any]) -> None:
     assert compared or any("tol" in k for k in {**cls.defaults, **setting})
 
 
+@pytest.mark.parametrize("cls", REFERENCES, ids=lambda c: c.name)
+def test_inputs_that_are_not_finite_give_no_answer(cls: type) -> None:
+    """Refused by name, or the end is `nonfinite`; but what lends its shape alone, and costs that forbid a pair."""
+    case = cls(**cls.settings[0]).cases(np.random.default_rng(3))[0]
+    for name, value in case.inputs.items():
+        if not (isinstance(value, np.ndarray) and value.ndim and value.dtype.kind == "f") or name == "like":
+            continue
+        for bad in (np.nan, np.inf):
+            if name == "cost" and bad > 0:
+                continue
+            inputs = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in case.inputs.items()}
+            inputs[name].reshape(-1)[value.size // 2] = bad
+            mine, _ = made(cls, cls.settings[0], case)
+            try:
+                outcome = mine.answer(mine.requests(**inputs), **case.functions()).outcome
+            except tw.Error:
+                continue
+            assert outcome == "nonfinite", (name, bad)
+
+
 @pytest.mark.parametrize("cls, setting", RUNS)
 def test_goes_on_after_every_request_with_the_same_bits(cls: type, setting: dict[str, Any]) -> None:
     for case in cls(**setting).cases(np.random.default_rng(4)):

@@ -9,6 +9,8 @@ public struct Input: Sendable {
   /// same everywhere.
   public var axes: [String]
   public var optional = false
+  /// Of a solver: its numbers need not be finite, or are not looked at. With others a run ends at once as `nonfinite`.
+  public var takesNonfinite = false
   /// Holds whole numbers: labels, indices.
   public var integer = false
   /// The pull-back gives its gradient.
@@ -43,6 +45,13 @@ public struct Input: Sendable {
   public static func result(_ name: String, _ axes: String, _ meaning: String) -> Input {
     var i = Input(name, axes, meaning)
     (i.result, i.optional) = (true, true)
+    return i
+  }
+
+  /// The same, of a solver, with numbers that need not be finite.
+  public var orNonfinite: Input {
+    var i = self
+    i.takesNonfinite = true
     return i
   }
 
