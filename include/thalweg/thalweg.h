@@ -655,7 +655,7 @@ enum { /* how a run ended */
   TW_SOLVER_NEGATIVE_CURVATURE = 3,
   TW_SOLVER_INFEASIBLE = 4,
   TW_SOLVER_LINE_SEARCH_FAILED = 5,
-  TW_SOLVER_NONFINITE = 6,   /* an answer was infinite or NaN: the results are those from before it */
+  TW_SOLVER_NONFINITE = 6,   /* an answer or an input was infinite or NaN: the results are those from before it */
   TW_SOLVER_DIVERGED = 7
 };
 

@@ -362,7 +362,7 @@ class Solver(Fixed):
 
         `start` is the result of an earlier run: what is called x there begins as the input x0, if that is not given.
         `result.outcome` says how it ended ("converged", "max_iter", "nonfinite", ...): an end at max_iter, or at an
-        answer that is not finite, is no exception.
+        answer or an input that is not finite, is no exception.
 
         A function takes what the request gives, in order, and returns what it wants: one value, a tuple in order, or a
         dict.  NeedsError names what is missing; ArgumentError a function that the settings keep the run from asking
