@@ -194,6 +194,11 @@ def test_a_number_does_not_depend_on_its_neighbours(sentence: str, dtype: type, 
         np.testing.assert_array_equal(rule.gradient(x.copy()), alone)
 
 
+def test_l0_counts() -> None:
+    assert tw.regularizer("l0(0.5)").value(np.array([0, -0.0, 1, np.inf, -1e-300])) == 1.5
+    assert np.isnan(tw.regularizer("l0").value(np.array([np.nan, 1])))
+
+
 def test_l0_has_no_gradient() -> None:
     w = np.ones(3)
     with pytest.raises(tw.UnsupportedError, match="l0 has no gradient; use its prox"):

@@ -18,7 +18,9 @@ struct L0: ElementRegularizer {
   let weight: Double
   init(_ h: Hyper) { weight = h.weight }
 
-  @inline(__always) func value<L: Lane>(_ w: L) -> L { L.select(L.equal(w, L(0)), w, (w - w) + weight) }
+  @inline(__always) func value<L: Lane>(_ w: L) -> L {
+    L.select(L.equal(w, w), L.select(L.equal(w, L(0)), L(0), L(weight)), w)
+  }
   @inline(__always) func gradient<L: Lane>(_ w: L) -> L { L(0) }
   @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { cut(w, at: L((2 * t * weight).squareRoot())) }
   @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L { cut(w, at: (2 * weight * t).squareRoot()) }
