@@ -6,13 +6,14 @@ import ThalwegCore
 ///     g_j = ε·(log b_j − LSE_i((f_i − C_ij)/ε));  f_i = ε·(log a_i − LSE_j((g_j − C_ij)/ε))
 ///     P_ij = e^((f_i+g_j−C_ij)/ε)
 ///
-/// Row marginals are exact after an update of f. The error is |Pᵀ·1 − b|₂. f0 (and g0, where max_iter is 0) start it. A
+/// Row marginals are exact after an update of f. The error is |Pᵀ·1 − b|₂, before P is rounded to its type. f0 (and g0, where max_iter is 0) start it. A
 /// weight of 0, or a cost of infinity, gives entries of 0. Logarithms and long sums are taken in double. After a sweep
 /// in logarithms others scale the matrix of exponentials, until a factor leaves its range (see `Sweeps`).
 /// Errors   TW_ERROR_RANGE: a weight that is negative or not finite, sums of a and b that differ, or a cost that is NaN
 ///          or −∞.
 /// Ends     converged: error ≤ tol, looked at every check_every iterations and at the last; infeasible: a weight all of
-///          whose pairs are forbidden (no iteration then); max_iter, also where some pairs too many are forbidden.
+///          whose pairs are forbidden (no iteration then); max_iter, also where some pairs too many are forbidden;
+///          nonfinite: a plan that leaves the range of numbers.
 /// Source   Cuturi, 2013, arXiv:1306.0895; the logarithmic form: Schmitzer, 2019, arXiv:1610.06519.
 struct Sinkhorn: Driver {
   static let method = Method.solver(
@@ -31,8 +32,8 @@ struct Sinkhorn: Driver {
     inputs: [
       .constant("cost", "n, m", "costs").orNonfinite, .constant("a", "n", "weights of the rows"),
       .constant("b", "m", "weights of the columns"),
-      .constant("f0", "n", "row potentials that start it; 0 when left out", optional: true),
-      .constant("g0", "m", "column potentials that start it; 0 when left out", optional: true),
+      .constant("f0", "n", "row potentials that start it; 0 when left out", optional: true).orNonfinite,
+      .constant("g0", "m", "column potentials that start it; 0 when left out", optional: true).orNonfinite,
       .result("plan", "n, m", "the coupling"), .result("f", "n", "row potentials"),
       .result("g", "m", "column potentials"), .result("iterations", "", "iterations"),
       .result("residual", "", "error of the column marginal"), .result("value", "", "cost of the plan"),
@@ -51,10 +52,14 @@ struct Sinkhorn: Driver {
     let problem = Scaling(try io["cost"], epsilon, io.sizes["n"], io.sizes["m"])
     try Weights.check(a, "a", b, "b")
     guard try problem.feasible(a, b) else { return .done(.infeasible) }
-    if let f0 = io.optional("f0") { f.copy(f0) }
-    if let g0 = io.optional("g0") { g.copy(g0) }
+    // an earlier result has −∞ where a weight is 0
+    for (start, x, w) in [("f0", f, a), ("g0", g, b)] {
+      guard let given = io.optional(start) else { continue }
+      guard (0..<w.count).allSatisfy({ given.p[$0].isFinite || w.p[$0] == 0 }) else { return .done(.nonfinite) }
+      x.copy(given)
+    }
     let scaled = try Sweeps(problem, a, b, p)
-    var end = Ending.maxIter, k = 0
+    var end = Ending.maxIter, k = 0, residual: Double?
     while k < limit {
       k += 1
       let isScaled = scaled.advance()
@@ -67,15 +72,16 @@ struct Sinkhorn: Driver {
         scaled.enter(f, g)
       }
       guard k % every == 0 || k == limit else { continue }
-      if (isScaled ? scaled.error : problem.error(f, g, b)) <= tolerance {
+      residual = isScaled ? scaled.error : problem.error(f, g, b)
+      if residual ?? .nan <= tolerance {
         end = .converged
         break
       }
     }
-    scaled.leave(f, g)
     io.iterations = Double(k)
-    io.residual = problem.error(f, g, b)
-    io.value = problem.fill(p, f, g)
+    io.value = scaled.finish(f, g)
+    io.residual = residual ?? problem.error(f, g, b)
+    if !p.isFinite { end = .nonfinite }
     io.dual = Weights.product(f, a) + Weights.product(g, b)
     return .done(end)
   }
@@ -87,7 +93,8 @@ struct Sinkhorn: Driver {
 ///     f_i = −reg·LSE_j((g_j − C_ij)/reg + log b_j);  g_j = −reg·LSE_i((f_i − C_ij)/reg + log a_i)
 ///     P_ij = a_i·b_j·e^((f_i + g_j − C_ij)/reg)
 ///
-/// Column marginals are exact. The error is |P·1 − a|₂. A weight of 0 gives entries, and a potential, of 0.
+/// Column marginals are exact. The error is |P·1 − a|₂, before P is rounded to its type: P keeps what f and g lose when
+/// they are rounded. A weight of 0 gives entries, and a potential, of 0.
 /// Errors   as of `sinkhorn`.
 /// Ends     as of `sinkhorn`; the error is looked at in every iteration.
 /// Differs  the plan is that of `sinkhorn`, whose rows are exact: f and g are its potentials less reg·log of the
@@ -138,12 +145,7 @@ struct OTSinkhorn: Driver {
         io.residual = scaled.change
       } else {
         scaled.leave(f, g, ahead: true)
-        problem.rows(g, a, into: next)
-        let square = (0..<a.count).reduce(0.0) { sum, i in
-          let d = a.p[i] > 0 ? Double(a.p[i]) * expm1((Double(f.p[i]) - Double(next.p[i])) / reg) : 0
-          return sum + d * d
-        }
-        io.residual = square.squareRoot()
+        io.residual = problem.rows(g, a, into: next, from: f).squareRoot()
       }
       if io.residual <= tolerance, io.iterations > 0 {
         end = .converged
@@ -159,8 +161,8 @@ struct OTSinkhorn: Driver {
       }
       io.iterations += 1
     }
-    scaled.leave(f, g, ahead: true)
-    io.value = problem.fill(plan, f, g)
+    io.value = scaled.finish(f, g, ahead: true)
+    if !plan.isFinite { end = .nonfinite }
     logarithms(a, f, -1)
     logarithms(b, g, -1)
     return .done(end)

@@ -33,9 +33,12 @@ struct Scaling<T: Real> {
     return L.exp(L(wide: (a.low - b.low) * scale - top, (a.high - b.high) * scale - more))
   }
 
-  func rows(_ g: Vector<T>, _ a: Vector<T>, into f: Vector<T>) {
+  /// Returns Σ (row marginal − a)² of the potentials `old` and g; 0 without them.
+  @discardableResult
+  func rows(_ g: Vector<T>, _ a: Vector<T>, into f: Vector<T>, from old: Vector<T>? = nil) -> Double {
     let scale = 1 / epsilon, whole = m / L.width * L.width
-    Parts(n, of: m).forEach { _, lines in
+    return Parts(n, of: m).sum { _, lines in
+      var square = 0.0
       for i in lines {
         let row = c + i * m
         var peaks = L(-.infinity)
@@ -57,8 +60,14 @@ struct Scaling<T: Real> {
           sum = sums.sum()
           for j in whole..<m { sum += exp((Double(g.p[j]) - Double(row[j])) * scale - top) }
         }
+        if let old {
+          let none = top == -.infinity || old.p[i] == -.infinity
+          let d = (none ? 0 : exp(Double(old.p[i]) * scale + top) * sum) - Double(a.p[i])
+          square += d * d
+        }
         f.p[i] = potential(a.p[i], top, sum)
       }
+      return square
     }
   }
 
@@ -233,6 +242,28 @@ final class Sweeps<T: Real> {
     pass(scaled: false)
     accept()
     accepted = false
+  }
+
+  /// The plan u·K·v in place of K, and the potentials, or the plan of these; returns what it costs. The plan keeps what
+  /// the potentials lose when they are rounded.
+  func finish(_ f: Vector<T>, _ g: Vector<T>, ahead: Bool = false) -> Double {
+    guard active else { return problem.fill(k, f, g) }
+    for j in v.indices where ahead { v[j] = b.p[j] > 0 ? T(Double(b.p[j]) / sums[j]) : 0 }
+    leave(f, g)
+    let m = problem.m
+    return v.withUnsafeBufferPointer { v in
+      parts.sum { _, lines in
+        var cost = 0.0
+        for i in lines {
+          let row = self.k.p + i * m, price = self.problem.c + i * m, factor = T(self.u[i])
+          for j in 0..<m {
+            row[j] *= factor * v[j]
+            if row[j] > 0 { cost += Double(row[j]) * Double(price[j]) }
+          }
+        }
+        return cost
+      }
+    }
   }
 
   /// Back to potentials; `ahead`: the columns of the sweep ahead belong to them already.

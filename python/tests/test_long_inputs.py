@@ -176,6 +176,74 @@ def test_transport_by_scaling_is_the_same_for_any_threads() -> None:
     assert all(np.array_equal(plans[0], p) for p in plans[1:])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0, 1e3, 1e6])
+def test_a_plan_keeps_what_its_potentials_lose(dtype: type, offset: float) -> None:
+    """Costs on an offset have potentials as large, which rounding makes useless; the plan and the residual are right."""
+    cost, a, b = np.array([[0, 1], [1, 0]], dtype) + dtype(offset), np.array([0.5, 0.5], dtype), np.array([0.3, 0.7], dtype)
+    for solver, axis, w in (("ot_sinkhorn()", 1, a), ("sinkhorn(0.1, tol=1e-6)", 0, b)):
+        r = tw.solver(solver).run(cost=cost, a=a, b=b)
+        off = np.linalg.norm(r.plan.astype(np.float64).sum(axis) - w)
+        # float32 rounds four entries of the plan
+        assert r.outcome == "converged" and abs(off - r.residual) <= (1e-7 if dtype is np.float32 else 1e-15)
+
+
+def test_transport_starts_at_an_earlier_result() -> None:
+    cost, a, b = np.random.default_rng(2).random((3, 2)), np.array([0.5, 0, 0.5]), np.array([0.4, 0.6])
+    solver = tw.solver("sinkhorn(0.1)")
+    first = solver.run(cost=cost, a=a, b=b)
+    assert first.f[1] == -np.inf
+    again = solver.run(cost=cost, a=a, b=b, f0=first.f, g0=first.g)
+    assert again.outcome == "converged" and again.iterations <= first.iterations
+    assert solver.run(cost=cost, a=a, b=b, f0=np.array([np.nan, 0, 0])).outcome == "nonfinite"
+
+
+# ---- numbers at the ends of their range
+
+
+def test_capped_simplex_where_large_numbers_swallow_the_cap() -> None:
+    for sentence, x, want in (
+        ("capped_simplex(0.5, 3)", [1e17, 0, 0], [0.5, 0, 0]), ("capped_simplex(0.5, 0.75)", [1e16, 0, 0], [0.5, 0, 0]),
+        ("capped_simplex(0.5, 0.75)", [1e30, 1e30, 0], [0.25, 0.25, 0]), ("capped_simplex(1.5, 1)", [1e30, 0.25, 0.25], [1, 0.25, 0.25]),
+        ("capped_simplex(1, 1e6)", list(2.0 ** np.arange(130)), [0] * 129 + [1]),
+    ):  # fmt: skip
+        np.testing.assert_allclose(tw.constraint(sentence).project(np.array(x)), want, rtol=1e-12)
+
+
+def test_long_steps_and_small_scales() -> None:
+    x = np.array([[0.6, 0, 0.8]])
+    step = np.array([[0.0, 1e160, 0]])
+    np.testing.assert_allclose(tw.constraint("sphere(retraction=project)").retract(x.copy(), step), [[0, 1, 0]], atol=1e-12)
+    end = tw.constraint("poincare_ball(retraction=project)").retract(x.copy(), step)
+    np.testing.assert_allclose(end, [[0, 1 - 1e-5, 0]], atol=1e-12)
+    with pytest.raises(tw.NumericError):
+        tw.constraint("lorentz").project(np.array([[1.0, 1e160, 0]]))
+    for size in (1e160, 1e-170):
+        w = np.array([0.0, 1, 3, 2])
+        u = tw.regularizer(f"tv_nd({0.2 * size!r})").prox(w * size, 1.0) / size
+        np.testing.assert_allclose(u, [0.2, 1, 2.6, 2.2], rtol=1e-5)
+        assert tw.regularizer("tv_nd(1)").value(w * size) == pytest.approx(4 * size)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weight, delta, t", [(1, 1, 1e39), (1, 1e10, 1e30), (1e30, 1e10, 1e-30), (1, 1e39, 1), (2, 1e-39, 1)])
+def test_log_cosh_at_its_ends(dtype: type, weight: float, delta: float, t: float) -> None:
+    x = np.array([0, 1, -2, 0.25], dtype)
+    rule, k = tw.regularizer(f"log_cosh({weight!r}, delta={delta!r})"), weight * t
+    y = x.astype(np.float64)
+    near = 1e-6 if dtype is np.float32 else 1e-12
+    np.testing.assert_allclose(rule.gradient(x), weight * (y if delta > 1 else delta * np.tanh(y / delta)), rtol=near, atol=1e-38)
+    # u/delta is so small, or so large, that tanh is its argument or its sign
+    want = y / (1 + k) if delta >= 1 else y - k * delta * np.sign(y)
+    np.testing.assert_allclose(rule.prox(x.copy(), t), want, rtol=near, atol=1e-36)
+
+
+def test_monotone_on_an_offset_does_not_fall() -> None:
+    e = 1e15
+    y = tw.constraint("monotone").project(np.array([e + 1, e, e, e + 1, e, e, e]))
+    assert (np.diff(y) >= 0).all()
+
+
 # ---- vectors
 
 

@@ -117,10 +117,22 @@ struct CappedSimplex: WholeConstraint {
           outside &+= isAbove(-a, 0) &+ isAbove(a, cap)
         }
         if outside == 0, abs(sum - total) <= total * slack(x.count, T.self) { return false }
-        let theta = shift(UnsafeBufferPointer(x), total)
+        var theta = shift(UnsafeBufferPointer(x), total)
+        var off = spent(UnsafeBufferPointer(x), theta) - total
+        if abs(off) > 1e-9 * total {
+          // numbers so large that the sum is lost in them: again, from the one next above theta
+          let sorted = x.sorted()
+          var low = 0, high = sorted.count - 1
+          while low < high {
+            let middle = (low + high) / 2
+            if spent(UnsafeBufferPointer(x), sorted[middle]) > total { low = middle + 1 } else { high = middle }
+          }
+          for i in x.indices { x[i] -= sorted[high] }
+          theta = shift(UnsafeBufferPointer(x), total)
+          off = spent(UnsafeBufferPointer(x), theta) - total
+        }
         // once more at the size of the result: theta is only as exact as the largest numbers. An entry at a bound
         // moves too, where it is there by a hair.
-        let off = spent(UnsafeBufferPointer(x), theta) - total
         var free = 0
         for a in x {
           let d = a - theta

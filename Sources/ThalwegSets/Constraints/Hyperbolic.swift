@@ -71,7 +71,7 @@ struct PoincareBall: Manifold {
         (ofX, ofU) = ((1 + 2 * c * along + c * length * length) / below * ofX, (1 - c * square) / below * factor)
       }
       Flat.blend(ofX, x, ofU, UnsafePointer(u), into: u, n)
-      let inside = pull(Flat.squaredNorm(UnsafePointer(u), n).squareRoot(), T.self)
+      let inside = pull(Flat.norm(UnsafePointer(u), n), T.self)
       if inside != 1 { Flat.blend(inside, UnsafePointer(u), 0, UnsafePointer(u), into: u, n) }
     }
   }
@@ -146,6 +146,9 @@ struct Lorentz: Manifold {
     for s in 0..<points.count {
       let x = w.v + points.start(s)
       x[0] = T(height(UnsafePointer(x), points.length))
+      guard x[0].isFinite else {
+        throw Failure(Status.numeric, "lorentz: a point's first coordinate leaves the range of numbers")
+      }
     }
   }
   func tangent<T: Real>(_ w: Whole<T>) throws(Failure) {

@@ -92,10 +92,12 @@ func poolViolators<T: Real>(_ x: UnsafeMutablePointer<T>, _ n: Int) throws(Failu
     at &+= size
   }
   at = 0
+  var level = -T.infinity
   for k in 0..<used {
-    let b = blocks[k], count = Int(b.count)
-    // an entry that is its block stays bit for bit
-    if count > 1 { (x + at).update(repeating: T(b.sum / b.count / scale), count: count) }
+    // an entry that is its block stays bit for bit; rounding lets no block fall below the one before it
+    let b = blocks[k], count = Int(b.count), mean = count > 1 ? T(b.sum / b.count / scale) : x[at]
+    if count > 1 || mean < level { (x + at).update(repeating: max(mean, level), count: count) }
+    level = max(mean, level)
     at &+= count
   }
 }

@@ -112,7 +112,10 @@ struct Round: Sendable {
       let (a, b) = exponential ? (cos(angle), sin(angle) / angle) : (1, 1)
       // ‖a·x + b·u‖²: from the products, and where they nearly cancel from the sums
       let size = a * a * products.xx + b * b * products.yy, square = size + 2 * a * b * products.xy
-      let norm = (square > 0.5 * size && size < 1e280 ? square : Flat.squaredNorm(a, x, b, u, s.length)).squareRoot()
+      let ordinary = size > 1e-280 && size < 1e280
+      let norm =
+        ordinary && square > 0.5 * size
+        ? square.squareRoot() : Flat.norm(a, x, b, u, s.length, unit: ordinary ? 1 : radius * max(1, angle))
       if norm == 0 {  // a step that ends in the centre: the projection of 0
         u.update(repeating: 0, count: s.length)
         u[0] = T(radius)
@@ -124,11 +127,16 @@ struct Round: Sendable {
 }
 
 extension Flat {
-  /// ‖a·x + b·y‖², in double.
+  /// ‖a·x + b·y‖, in double, by squares of multiples of a unit.
+  static func norm<T: Real>(
+    _ a: Double, _ x: UnsafePointer<T>, _ b: Double, _ y: UnsafePointer<T>, _ n: Int, unit: Double
+  ) -> Double {
+    unit * squaredNorm(a / unit, x, b / unit, y, n).squareRoot()
+  }
   @inline(never)
   @_specialize(where T == Float)
   @_specialize(where T == Double)
-  static func squaredNorm<T: Real>(
+  private static func squaredNorm<T: Real>(
     _ a: Double, _ x: UnsafePointer<T>, _ b: Double, _ y: UnsafePointer<T>, _ n: Int
   ) -> Double {
     typealias L = T.Vector

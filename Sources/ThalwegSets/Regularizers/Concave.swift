@@ -24,10 +24,10 @@ struct L0: ElementRegularizer {
   @inline(__always) func gradient<L: Lane>(_ w: L) -> L { L(0) }
   @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { cut(w, at: L((2 * t * weight).squareRoot())) }
   @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L { cut(w, at: (2 * weight * t).squareRoot()) }
-  /// NaN stays, and an edge of 0 changes no bit.
+  /// What is not finite stays, and an edge of 0 changes no bit.
   @inline(__always) private func cut<L: Lane>(_ w: L, at edge: L) -> L {
     let kept = L.select(L.less(edge, w.magnitude), w, L(0))
-    return L.select(L.equal(w, w), L.select(L.less(L(0), edge), kept, w), w)
+    return L.select(L.equal(w - w, L(0)), L.select(L.less(L(0), edge), kept, w), w)
   }
 }
 
@@ -184,7 +184,8 @@ struct Lp: WholeRegularizer {
   func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
     let x = w.v, k = t * weight
     if k == 0 { return }
-    if p.count == 1, p[0] < 1 { return change(w, Root(k: k, p: p[0])) }
+    // (numbers that floats hold, and their squares)
+    if p.count == 1, p[0] < 1, T.isDouble || k > 1e-18 && k < 1e18 { return change(w, Root(k: k, p: p[0])) }
     _ = Rows.sum(w.count, work: 64) { i in
       x[i] = T(Lp.root(Double(x[i]), k, exponent(i)))
       return 0
@@ -231,8 +232,13 @@ struct Lp: WholeRegularizer {
     let factor, p, floor: Double
     @inline(__always) func callAsFunction<L: Lane>(_ g: inout L, _ w: inout L, _ s: Slots<L>) {
       let a = L.max(w.magnitude, floor), zero = L(0)
-      let power = factor * (p == 0.5 ? 1 / a.squareRoot() : L.pow(a, p - 1))
+      let power = p == 0.5 ? factor / a.squareRoot() : scaledPower(a)
       g = g + L.select(L.less(w, zero), -power, L.select(L.equal(w, zero), zero, power))
+    }
+    /// factor·a^(p−1), in double: the power alone may be beyond the largest float.
+    @inline(__always) private func scaledPower<L: Lane>(_ a: L) -> L {
+      let w = a.wide, low = factor * SIMD8<Double>.pow(w.low, p - 1)
+      return L(wide: low, L.width == 16 ? factor * SIMD8<Double>.pow(w.high, p - 1) : low)
     }
   }
   /// The prox for p < 1; a vector goes on while one of its numbers is under way, and one that has arrived stays.

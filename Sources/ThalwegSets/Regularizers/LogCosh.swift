@@ -24,27 +24,44 @@ struct LogCosh: ElementRegularizer {
 
   private func value(_ x: Double) -> Double {
     let a = abs(x / delta)
+    if a < 1e-8 { return weight * x * x / 2 }  // and the square of delta may be out of range
     // small arguments: log cosh a = log(1 + 2·sinh²(a/2)) keeps its digits
     let half = sinh(a / 2)
     return weight * delta * delta * (a < 1 ? log1p(2 * half * half) : a + log1p(exp(-2 * a)) - log(2))
   }
+  /// δ within the range of the type: beyond, tanh(w/δ) is w/δ or ±1 all the same.
+  @inline(__always) private func unit<L: Lane>(_: L.Type) -> L {
+    L(L.width == 16 ? min(max(delta, 1e-37), 1e37) : delta)
+  }
+  /// Of w/δ: below, tanh is its argument.
+  @inline(__always) private func least<L: Lane>(_: L.Type) -> L { L(Double(L.Element.ulpOfOne).squareRoot()) }
+
   @inline(__always) func value<L: Lane>(_ w: L) -> L { w.mapped(value) }
-  @inline(__always) func gradient<L: Lane>(_ w: L) -> L { (weight * delta) * L.tanh(w / delta) }
-  @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L { prox(w, steps: L(t)) }
+  @inline(__always) func gradient<L: Lane>(_ w: L) -> L {
+    let y = w / unit(L.self)
+    return L.select(L.less(y.magnitude, least(L.self)), weight * w, (weight * delta) * L.tanh(y))
+  }
+  @inline(__always) func prox<L: Lane>(_ w: L, _ t: Double) -> L {
+    prox(w, k: L(min(t * weight, L.width == 16 ? 1e37 : 1e300)))
+  }
   @inline(__always) func prox<L: Lane>(_ w: L, steps t: L) -> L {
-    let k = t * weight, kd = k * delta, m = w.magnitude
-    let zero = L(0), tolerance = 4 * Double(L.Element.ulpOfOne)
-    var u = L.max(m / (1 + k), m - kd), way = L.select(L.equal(w - w, zero), L(1), zero)
+    prox(w, k: L.min(weight * t, L.width == 16 ? 1e37 : 1e300))
+  }
+  /// In multiples of δ: the root u of u + k·tanh u = y.
+  @inline(__always) private func prox<L: Lane>(_ w: L, k: L) -> L {
+    let zero = L(0), delta = unit(L.self), tolerance = 4 * Double(L.Element.ulpOfOne), y = (w / delta).magnitude
+    let small = L.less(y, least(L.self))
+    var u = L.max(y / (1 + k), y - k), way = L.select(L.equal(w - w, zero), L.select(small, zero, L(1)), zero)
     // a vector goes on while one of its numbers is under way; one that has arrived stays, whatever its neighbours do
     for _ in 0..<100 {
       if !L.any(L.less(zero, way)) { break }
-      let slope = L.tanh(u / delta)
-      let next = u - (u + kd * slope - m) / (1 + k * (1 - slope * slope))
+      let slope = L.tanh(u)
+      let next = u - (u + k * slope - y) / (1 + k * (1 - slope * slope))
       let far = L.less(tolerance * next, (next - u).magnitude)
       u = L.select(L.less(zero, way), next, u)
       way = L.select(far, way, zero)
     }
-    let moved = L.select(L.less(w, zero), -u, u)
+    let moved = L.select(small, w / (1 + k), L.select(L.less(w, zero), -u, u) * delta)
     // nothing is nearer to an infinite number, and a step of 0 changes no bit
     return L.select(L.less(zero, k), L.select(L.equal(w - w, zero), moved, w), w)
   }

@@ -1,3 +1,4 @@
+import Glibc
 import ThalwegCore
 
 /// Total variation of the flattened tensor: the sum of the jumps from entry to entry.
@@ -218,8 +219,13 @@ struct TVND: WholeRegularizer {
     for i in g.indices { w.v[i] += T(scale * weight * g[i]) }
   }
   func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) {
-    let grid = Grid(w.shape), y = try doubles(w.v, w.count, "tv_nd"), k = t * weight, n = y.count
-    if k == 0 || grid.axes == 0 || y.isEmpty { return }
+    let grid = Grid(w.shape), reach = t * weight
+    var y = try doubles(w.v, w.count, "tv_nd")
+    let n = y.count
+    if reach == 0 || grid.axes == 0 || y.isEmpty { return }
+    // in units in which squares of its size are numbers
+    let unit = reach > 1e-100 && reach < 1e100 ? 1 : reach, k = reach / unit
+    if unit != 1 { for i in 0..<n { y[i] /= unit } }
     try Memory.ask(8 &* n &* (1 &+ 2 &* grid.axes))
     let parts = Parts(n, of: 1)
     var u = y, p = [Double](repeating: 0, count: grid.axes * n), q = p, momentum = 1.0
@@ -245,12 +251,12 @@ struct TVND: WholeRegularizer {
         }
       }
     }
-    for i in 0..<n { w.v[i] = T(u[i]) }
+    for i in 0..<n { w.v[i] = T(u[i] * unit) }
   }
 }
 
 /// √(d² + ε²) and its derivative; |d| and its sign with ε = 0.
-private func smoothed(_ d: Double, _ eps: Double) -> Double { eps == 0 ? abs(d) : (d * d + eps * eps).squareRoot() }
+private func smoothed(_ d: Double, _ eps: Double) -> Double { eps == 0 ? abs(d) : hypot(d, eps) }
 private func slope(_ d: Double, _ eps: Double) -> Double { eps == 0 ? signOf(d) : d / smoothed(d, eps) }
 
 /// The neighbours of a dense tensor: entry i and entry i + step[a] along axis a.
@@ -369,7 +375,9 @@ struct Grid {
   }
   /// √(Σ_axes d² + ε²) of one cell.
   func length(_ d: [[Double]], _ i: Int, _ eps: Double) -> Double {
-    sizes.indices.reduce(eps * eps) { $0 + d[$1][i] * d[$1][i] }.squareRoot()
+    let square = sizes.indices.reduce(eps * eps) { $0 + d[$1][i] * d[$1][i] }
+    if square > 1e-280, square < 1e280 { return square.squareRoot() }
+    return sizes.indices.reduce(eps) { hypot($0, d[$1][i]) }
   }
 }
 
