@@ -7,9 +7,9 @@ import ThalwegCore
 ///     P_ij = e^((f_i+g_j−C_ij)/ε)
 ///
 /// Row marginals are exact after an update of f. The error is |Pᵀ·1 − b|₂, before P is rounded to its type. f0 (and
-/// g0, where max_iter is 0) start it. A weight of 0, or a cost of infinity, gives entries of 0. Logarithms and long sums
-/// are taken in double. After a sweep in logarithms others scale the matrix of exponentials, until a factor leaves its
-/// range (see `Sweeps`).
+/// g0, where max_iter is 0) start it. A weight of 0, or a cost of infinity, gives entries of 0. Logarithms and long
+/// sums are taken in double. After a sweep in logarithms others scale the matrix of exponentials, until a factor
+/// leaves its range (see `Sweeps`).
 /// Errors   TW_ERROR_RANGE: a weight that is negative or not finite, sums of a and b that differ, or a cost that is NaN
 ///          or −∞.
 /// Ends     converged: error ≤ tol, looked at every check_every iterations and at the last; infeasible: a weight all of
