@@ -193,12 +193,15 @@ final class Sweeps<T: Real> {
   private static var most: Double { exp(10) }
   private static func isInRange(_ x: Double) -> Bool { x > 1 / most && x < most }
 
+  /// The factor of a column in the sweep ahead.
+  private func factor(_ j: Int) -> Double { b.p[j] > 0 ? Double(b.p[j]) / sums[j] : 0 }
+
   /// One sweep ahead; false where there is none by scaling.
   func advance() -> Bool {
     guard active else { return false }
     for j in 0..<problem.m {
-      let factor = Double(b.p[j]) / sums[j]
-      nextV[j] = b.p[j] == 0 ? 0 : T(factor)
+      let factor = factor(j)
+      nextV[j] = T(factor)
       if b.p[j] > 0, !Sweeps.isInRange(factor) { return false }
     }
     pass(scaled: true)
@@ -248,7 +251,7 @@ final class Sweeps<T: Real> {
   /// the potentials lose when they are rounded.
   func finish(_ f: Vector<T>, _ g: Vector<T>, ahead: Bool = false) -> Double {
     guard active else { return problem.fill(k, f, g) }
-    for j in v.indices where ahead { v[j] = b.p[j] > 0 ? T(Double(b.p[j]) / sums[j]) : 0 }
+    for j in v.indices where ahead { v[j] = T(factor(j)) }
     leave(f, g)
     let m = problem.m
     return v.withUnsafeBufferPointer { v in
@@ -274,8 +277,7 @@ final class Sweeps<T: Real> {
     wait = pause
     for i in 0..<problem.n where a.p[i] > 0 { f.p[i] = T(Double(f.p[i]) + problem.epsilon * log(u[i])) }
     for j in 0..<problem.m where b.p[j] > 0 {
-      let factor = ahead ? Double(b.p[j]) / sums[j] : Double(v[j])
-      g.p[j] = T(Double(g.p[j]) + problem.epsilon * log(factor))
+      g.p[j] = T(Double(g.p[j]) + problem.epsilon * log(ahead ? factor(j) : Double(v[j])))
     }
   }
 

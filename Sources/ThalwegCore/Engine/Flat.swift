@@ -103,10 +103,11 @@ public enum Flat {
   /// The norm of a row with this square; throws when an element is not finite.
   public static func norm<T: Real>(_ square: Double, of x: UnsafePointer<T>, _ n: Int) throws(Failure) -> Double {
     let norm = square > 1e-280 && square < 1e280 ? square.squareRoot() : Flat.norm(x, n)
-    guard norm.isFinite else {
-      throw Failure(Status.nonfinite, "elements that are NaN or infinite have no norm; nothing was changed")
-    }
+    guard norm.isFinite else { throw noNorm }
     return norm
+  }
+  static var noNorm: Failure {
+    Failure(Status.nonfinite, "elements that are NaN or infinite have no norm; nothing was changed")
   }
   /// Adds the squares of x to `columns`; returns their sum.
   @inline(never)
@@ -360,9 +361,7 @@ public struct Slices: Sendable {
         out[s] = sum > 1e-280 && sum < 1e280 ? sum.squareRoot() : Flat.norm(x + start(s), length, stride: inner)
       }
     }
-    guard out.allSatisfy(\.isFinite) else {
-      throw Failure(Status.nonfinite, "elements that are NaN or infinite have no norm; nothing was changed")
-    }
+    guard out.allSatisfy(\.isFinite) else { throw Flat.noNorm }
     return out
   }
 

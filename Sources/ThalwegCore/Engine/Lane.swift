@@ -103,11 +103,11 @@ extension Lane {
     let s = expm1(x.magnitude * -2)
     return select(less(x, Self(0)), s, -s) / (2 + s)
   }
-  /// xᵖ for x ≥ 0, in double.
-  @inlinable @inline(__always) public static func pow(_ x: Self, _ p: Double) -> Self {
+  /// factor·xᵖ for x ≥ 0, in double: the power alone may be beyond the largest float.
+  @inlinable @inline(__always) public static func pow(_ x: Self, _ p: Double, times factor: Double = 1) -> Self {
     let w = x.wide
-    let low = SIMD8<Double>.exp(p * SIMD8<Double>.log(w.low))
-    return Self(wide: low, width == 16 ? SIMD8<Double>.exp(p * SIMD8<Double>.log(w.high)) : low)
+    let low = factor * SIMD8<Double>.exp(p * SIMD8<Double>.log(w.low))
+    return Self(wide: low, width == 16 ? factor * SIMD8<Double>.exp(p * SIMD8<Double>.log(w.high)) : low)
   }
   /// Whether the mask holds anywhere.
   @inlinable @inline(__always) public static func any(_ mask: Mask) -> Bool {
@@ -283,36 +283,33 @@ extension SIMD8<Double>: Lane {
     let (p, _, a, b) = exponential(x), power = a * b
     x = x.replacing(with: p * power + (power - Self(repeating: 1)), where: x .== x)
   }
-  /// log x for x > 0: x = 2ⁿ·m, √½ ≤ m < √2; log m = 2s + s·R(s²), s = (m − 1)/(m + 1), as in fdlibm; −∞ for 0, NaN
-  /// below.
+  /// −log x for normal x > 0: x = 2ⁿ·(1 + f) with 1 + f in [√½, √2), so that f is exact and the digits near 1 stay;
+  /// log(1 + f) = 2s + s·R(s²), s = f/(2 + f), as in fdlibm.
+  @inline(__always) static func minusLogarithm(_ x: Self) -> Self {
+    typealias U = SIMD8<UInt64>
+    let bits = unsafeBitCast(x, to: U.self) &+ U(repeating: 0x3FF0_0000_0000_0000 &- 0x3FE6_A09E_667F_3BCD)
+    let n = Random.number(bits &>> U(repeating: 52)) - Self(repeating: 1023)
+    let m = (bits & U(repeating: 0x000F_FFFF_FFFF_FFFF)) &+ U(repeating: 0x3FE6_A09E_667F_3BCD)
+    let f = unsafeBitCast(m, to: Self.self) - Self(repeating: 1)
+    let s = f / (Self(repeating: 2) + f), w = s * s
+    var p = Self(repeating: 1.479819860511658591e-01)
+    p = p * w + Self(repeating: 1.531383769920937332e-01)
+    p = p * w + Self(repeating: 1.818357216161805012e-01)
+    p = p * w + Self(repeating: 2.222219843214978396e-01)
+    p = p * w + Self(repeating: 2.857142874366239149e-01)
+    p = p * w + Self(repeating: 3.999999999940941908e-01)
+    p = p * w + Self(repeating: 6.666666666666735130e-01)
+    let half = Self(repeating: 0.5) * f * f
+    let low = s * (half + p * w) + n * Self(repeating: 1.90821492927058770002e-10)
+    return (half - low) - f - n * Self(repeating: 6.93147180369123816490e-01)
+  }
+  /// log x; −∞ for 0, NaN below.
   @inlinable @inline(__always) public static func log(_ x: Self) -> Self { changed(x, takeLogarithm) }
   @usableFromInline @inline(never) static func takeLogarithm(_ x: inout Self) {
     // numbers below the normal ones are brought up first
-    let tiny = Self(repeating: 0x1p-1022), few = x .< tiny
-    let y = x.replacing(with: x * Self(repeating: 0x1p54), where: few)
-    let bits = unsafeBitCast(y, to: SIMD8<UInt64>.self)
-    // from √½ on: the exponent of m in [√½, √2) is 0 after the offset
-    let offset = SIMD8<UInt64>(repeating: 0x3ff0_0000_0000_0000 &- 0x3fe6_a09e_667f_3bcd)
-    let moved = bits &+ offset
-    let exponent = moved &>> SIMD8<UInt64>(repeating: 52)
-    // as a double: its bits in the low end of 2⁵²
-    let magic = SIMD8<UInt64>(repeating: 0x4330_0000_0000_0000)
-    var n = unsafeBitCast(exponent | magic, to: Self.self) - Self(repeating: 0x1p52 + 1023)
-    n = n.replacing(with: n - Self(repeating: 54), where: few)
-    let fraction = moved & SIMD8<UInt64>(repeating: 0x000f_ffff_ffff_ffff)
-    let m = unsafeBitCast(fraction &+ SIMD8<UInt64>(repeating: 0x3fe6_a09e_667f_3bcd), to: Self.self)
-    let f = m - Self(repeating: 1), s = f / (Self(repeating: 2) + f), z = s * s
-    var r = Self(repeating: 1.479819860511658591e-01)
-    r = r * z + Self(repeating: 1.531383769920937332e-01)
-    r = r * z + Self(repeating: 1.818357216161805012e-01)
-    r = r * z + Self(repeating: 2.222219843214978396e-01)
-    r = r * z + Self(repeating: 2.857142874366239149e-01)
-    r = r * z + Self(repeating: 3.999999999940941908e-01)
-    r = r * z + Self(repeating: 6.666666666666735130e-01)
-    r = r * z
-    let square = f * f * Self(repeating: 0.5)
-    let high = n * Self(repeating: 6.93147180369123816490e-01), low = n * Self(repeating: 1.90821492927058770002e-10)
-    let found = high - ((square - (s * (square + r) + low)) - f)
+    let few = x .< Self(repeating: 0x1p-1022)
+    var found = -minusLogarithm(x.replacing(with: x * Self(repeating: 0x1p54), where: few))
+    found = found.replacing(with: found - Self(repeating: 54 * 0.693147180559945309417), where: few)
     let zero = Self(repeating: 0), top = Self(repeating: .infinity)
     var out = found.replacing(with: -top, where: x .== zero)
     out = out.replacing(with: Self(repeating: .nan), where: x .< zero)

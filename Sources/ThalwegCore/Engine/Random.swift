@@ -48,23 +48,8 @@ public enum Random {
     typealias U = SIMD8<UInt64>
     let z = mix(key, pair)
 
-    // u = 2ᵏ·(1 + f) with 1 + f in [√½, √2): f is exact, and so −ln u keeps its digits near u = 1
     let u = (number(z &>> U(repeating: 32)) + D(repeating: 0.5)) * D(repeating: 0x1p-32)
-    let bits = unsafeBitCast(u, to: U.self) &+ U(repeating: 0x3FF0_0000_0000_0000 &- 0x3FE6_A09E_667F_3BCD)
-    let k = number(bits &>> U(repeating: 52)) - D(repeating: 1023)
-    let m = (bits & U(repeating: 0x000F_FFFF_FFFF_FFFF)) &+ U(repeating: 0x3FE6_A09E_667F_3BCD)
-    let f = unsafeBitCast(m, to: D.self) - D(repeating: 1)
-    let s = f / (D(repeating: 2) + f), w = s * s
-    var p = D(repeating: 1.479819860511658591e-01)
-    p = p * w + D(repeating: 1.531383769920937332e-01)
-    p = p * w + D(repeating: 1.818357216161805012e-01)
-    p = p * w + D(repeating: 2.222219843214978396e-01)
-    p = p * w + D(repeating: 2.857142874366239149e-01)
-    p = p * w + D(repeating: 3.999999999940941908e-01)
-    p = p * w + D(repeating: 6.666666666666735130e-01)
-    let half = D(repeating: 0.5) * f * f
-    let low = s * (half + p * w) + k * D(repeating: 1.90821492927058770002e-10)
-    let minusLog = (half - low) - f - k * D(repeating: 6.93147180369123816490e-01)
+    let minusLog = D.minusLogarithm(u)
     let r = (minusLog + minusLog).squareRoot()
 
     // φ = (q + t)·π/2 with q whole and |t| ≤ ½, both exact

@@ -133,16 +133,13 @@ struct CappedSimplex: WholeConstraint {
         }
         // once more at the size of the result: theta is only as exact as the largest numbers. An entry at a bound
         // moves too, where it is there by a hair.
+        func isFree(_ d: Double) -> Bool { (d > 0 || off < 0 && d == 0) && (d < cap || off > 0 && d == cap) }
         var free = 0
-        for a in x {
-          let d = a - theta
-          free &+= (isAbove(d, 0) | (off < 0 && d == 0 ? 1 : 0)) & (isAbove(cap, d) | (off > 0 && d == cap ? 1 : 0))
-        }
+        for a in x { free &+= isFree(a - theta) ? 1 : 0 }
         let move = off / Double(free)
         for i in x.indices {
           let d = x[i] - theta
-          let isFree = (d > 0 || off < 0 && d == 0) && (d < cap || off > 0 && d == cap)
-          x[i] = min(max(isFree ? d - move : d, 0), cap)
+          x[i] = min(max(isFree(d) ? d - move : d, 0), cap)
         }
         return true
       }

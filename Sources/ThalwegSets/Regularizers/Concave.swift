@@ -232,13 +232,8 @@ struct Lp: WholeRegularizer {
     let factor, p, floor: Double
     @inline(__always) func callAsFunction<L: Lane>(_ g: inout L, _ w: inout L, _ s: Slots<L>) {
       let a = L.max(w.magnitude, floor), zero = L(0)
-      let power = p == 0.5 ? factor / a.squareRoot() : scaledPower(a)
+      let power = p == 0.5 ? factor / a.squareRoot() : L.pow(a, p - 1, times: factor)
       g = g + L.select(L.less(w, zero), -power, L.select(L.equal(w, zero), zero, power))
-    }
-    /// factor·a^(p−1), in double: the power alone may be beyond the largest float.
-    @inline(__always) private func scaledPower<L: Lane>(_ a: L) -> L {
-      let w = a.wide, low = factor * SIMD8<Double>.pow(w.low, p - 1)
-      return L(wide: low, L.width == 16 ? factor * SIMD8<Double>.pow(w.high, p - 1) : low)
     }
   }
   /// The prox for p < 1; a vector goes on while one of its numbers is under way, and one that has arrived stays.

@@ -9,7 +9,7 @@ import ThalwegCore
 /// With y = log u the equation is e^y + ky = c, c = w − k, whose left side is convex: Newton's method from the right.
 /// Outside of its domain the value is infinite. At 0 the gradient is −∞: use the prox.
 /// Source   textbook; the root is k·W(exp(w/k − 1)/k), W the function of Lambert.
-struct NegEntropy: TermRegularizer {
+struct NegEntropy: WholeRegularizer {
   static let method = Method(
     "neg_entropy", .regularizer, "The negative entropy of entries that are not negative.",
     rule: """
@@ -21,9 +21,29 @@ struct NegEntropy: TermRegularizer {
   let weight: Double
   init(_ h: Hyper) { weight = h.weight }
 
-  func value(_ x: Double) -> Double { x > 0 ? weight * x * log(x) : x < 0 ? .infinity : x }
-  func gradient(_ x: Double) -> Double { weight == 0 ? 0 : weight * (log(x) + 1) }
-  func prox(_ x: Double, _ t: Double) -> Double {
+  func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double {
+    Rows.sum(w.count, work: 16) { i in
+      let x = Double(w.v[i])
+      return x > 0 ? weight * x * log(x) : x < 0 ? .infinity : x
+    }
+  }
+  func addGradient<T: Real>(_ w: Whole<T>, _ scale: Double) throws(Failure) {
+    _ = Rows.sum(w.count, work: 16) { i in
+      w.v[i] += T(scale * (weight == 0 ? 0 : weight * (log(Double(w.w[i])) + 1)))
+      return 0
+    }
+  }
+  func prox<T: Real>(_ w: Whole<T>, _ t: Double) throws(Failure) { each(w) { x, _ in prox(x, t) } }
+  static var isSeparable: Bool { true }
+  func prox<T: Real>(stepped w: Whole<T>) throws(Failure) { each(w, prox) }
+
+  private func each<T: Real>(_ w: Whole<T>, _ body: (_ x: Double, _ companion: Double) -> Double) {
+    _ = Rows.sum(w.count, work: 16) { i in
+      w.v[i] = T(body(Double(w.v[i]), Double(w.w[i])))
+      return 0
+    }
+  }
+  private func prox(_ x: Double, _ t: Double) -> Double {
     let k = t * weight
     guard k > 0, x.isFinite else { return x }
     let c = x - k

@@ -230,9 +230,9 @@ struct TVND: WholeRegularizer {
     let parts = Parts(n, of: 1)
     var u = y, p = [Double](repeating: 0, count: grid.axes * n), q = p, momentum = 1.0
     var changes = [Double](repeating: 0, count: parts.count)
-    try u.withUnsafeMutableBufferPointer { u throws(Failure) in
-      try p.withUnsafeMutableBufferPointer { p throws(Failure) in
-        try q.withUnsafeMutableBufferPointer { q throws(Failure) in
+    u.withUnsafeMutableBufferPointer { u in
+      p.withUnsafeMutableBufferPointer { p in
+        q.withUnsafeMutableBufferPointer { q in
           guard let u = u.baseAddress, let p = p.baseAddress, let q = q.baseAddress else { return }
           nonisolated(unsafe) let (point, dual, ahead) = (u, p, q)
           for _ in 0..<iterations {
