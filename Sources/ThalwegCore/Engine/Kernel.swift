@@ -161,6 +161,12 @@ public struct Sums {
     top = SIMD8<Double>.max(top, w.low)
     if L.width == 16 { top = SIMD8<Double>.max(top, w.high) }
   }
+  /// Adds the sums of another part.
+  @inlinable public mutating func add(_ part: Sums) {
+    low = (low.0 + part.low.0, low.1 + part.low.1, low.2 + part.low.2, low.3 + part.low.3)
+    high = (high.0 + part.high.0, high.1 + part.high.1, high.2 + part.high.2, high.3 + part.high.3)
+    top = SIMD8<Double>.max(top, part.top)
+  }
   /// Sum 0 of floats or doubles: a scaled sum is too small to be seen beside its own.
   @inlinable @inline(__always) public var first: Double { (low.0 + high.0).sum() }
   /// Writes the sums and the maximum of lanes of this type.

@@ -34,14 +34,16 @@ func walk<O: ElementOperation, L: Lane>(_ o: Operands, _ op: O, _: L.Type, _ wri
 
 @inlinable @inline(never)
 public func plainMeasure<O: ElementSum, L: Lane>(_ op: O, _: L.Type) -> PlainMeasure {
-  { o, total in
-    let op = op
-    var sums = total.pointee
-    var v = Vectors<L>(o)
-    while v.next() { op(L.load(v.x), L.load(v.g), v.s, &sums) }
-    v.finish(writesX: false)
-    total.pointee = sums
-  }
+  { o, total in total.pointee = addUp(o, op, L.self, total.pointee) }
+}
+
+@inlinable @inline(__always)
+func addUp<O: ElementSum, L: Lane>(_ o: Operands, _ op: O, _: L.Type, _ before: Sums) -> Sums {
+  var sums = before
+  var v = Vectors<L>(o)
+  while v.next() { op(L.load(v.x), L.load(v.g), v.s, &sums) }
+  v.finish(writesX: false)
+  return sums
 }
 
 /// Adds to sum 0 what is not finite of x or, with `both`, of g: how many lanes of a vector saw something. A difference

@@ -15,6 +15,56 @@ public struct Whole<T: Real> {
   public var count: Int { shape.count }
   public var rows: Int { shape.rows }
   public var columns: Int { shape.columns }
+
+  /// Changes every element of v, in vectors: the operation's parameter is v, its gradient w; the first of its state are
+  /// `slots`, which have the shape of the tensor, then comes `more`. Elements outside `range` are left out.
+  @inlinable @inline(never) public func change(
+    _ op: some ElementOperation, slots: Swift.Range<Int> = 0..<0, more: UnsafeMutablePointer<T>? = nil,
+    in range: Swift.Range<Int>? = nil
+  ) {
+    let range = range ?? 0..<count
+    Parts(range.count, of: 1).forEach { _, part in
+      operands(slots, more, range.lowerBound, part) { walk($0, op, T.Vector.self, true, false) }
+    }
+  }
+  /// The operation's sums over every element.
+  @inlinable @inline(never) public func sums(
+    _ op: some ElementSum, slots: Swift.Range<Int> = 0..<0, more: UnsafeMutablePointer<T>? = nil,
+    in range: Swift.Range<Int>? = nil
+  ) -> Sums {
+    let range = range ?? 0..<count, parts = Parts(range.count, of: 1)
+    return withUnsafeTemporaryAllocation(of: Sums.self, capacity: parts.count) { list in
+      nonisolated(unsafe) let list = list
+      parts.forEach { k, part in
+        operands(slots, more, range.lowerBound, part) { list[k] = addUp($0, op, T.Vector.self, Sums()) }
+      }
+      var all = Sums()
+      for part in list { all.add(part) }
+      return all
+    }
+  }
+  @inlinable @inline(__always) func operands(
+    _ chosen: Swift.Range<Int>, _ more: UnsafeMutablePointer<T>?, _ first: Int, _ part: Swift.Range<Int>,
+    _ body: (Operands) -> Void
+  ) {
+    let start = first &+ part.lowerBound
+    withUnsafeTemporaryAllocation(byteCount: Operands.padBytes, alignment: 64) { room in
+      let pad = room.baseAddress ?? workspace
+      var list = SlotPointers(repeating: pad), used = 0
+      for k in chosen {
+        list[used] = UnsafeMutableRawPointer(slots[k] + start)
+        used &+= 1
+      }
+      if let more {
+        list[used] = UnsafeMutableRawPointer(more + start)
+        used &+= 1
+      }
+      body(
+        Operands(
+          x: UnsafeMutableRawPointer(v + start), g: UnsafeMutableRawPointer(w + start), slots: list, used: used,
+          count: part.count, index: start, pad: pad))
+    }
+  }
 }
 
 /// A stage that acts on a whole tensor: matrix methods, projections, proxes with norms.
