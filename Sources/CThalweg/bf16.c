@@ -7,13 +7,13 @@
 #include <immintrin.h>
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 
-bool twi_bf16_available(void) {
+bool twi_pairs_available(void) {
   __builtin_cpu_init();
   return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512dq");
 }
 
-enum { ROWS = TWI_BF16_ROWS, COLUMNS = TWI_BF16_COLUMNS };
+enum { ROWS = TWI_PAIRS_ROWS, COLUMNS = TWI_PAIRS_COLUMNS };
 
 /* Pairs (x[2i], x[2i + 1]) of 16 lines: out[i][line], `lines` of them there. */
 TARGET static void pack_along(const float *x, int64_t ld, int lines, int64_t k, uint32_t *out, int width) {
@@ -55,7 +55,7 @@ TARGET static void pack_across(const float *x, int64_t ld, int lines, int64_t k,
   }
 }
 
-void twi_bf16_pack(const float *x, int64_t ld, bool along, int64_t lines, int64_t k, int width, void *out, int64_t first) {
+void twi_pairs_pack(const float *x, int64_t ld, bool along, int64_t lines, int64_t k, int width, void *out, int64_t first) {
   const int64_t left = lines - first;
   uint32_t *panel = (uint32_t *)out + first * ((k + 1) / 2);
   const int there = left < width ? (int)left : width;
@@ -92,7 +92,7 @@ TARGET static void tile(const uint32_t *a, const uint32_t *b, int64_t pairs, flo
   }
 }
 
-TARGET void twi_bf16_multiply(const void *a, const void *b, int64_t first, int64_t end, int64_t n, int64_t k, float alpha, float beta, float *c,
+TARGET void twi_pairs_multiply(const void *a, const void *b, int64_t first, int64_t end, int64_t n, int64_t k, float alpha, float beta, float *c,
                               int64_t ldc, bool upper) {
   const int64_t pairs = (k + 1) / 2;
   for (int64_t j = 0; j < n; j += COLUMNS) {
@@ -104,11 +104,11 @@ TARGET void twi_bf16_multiply(const void *a, const void *b, int64_t first, int64
   }
 }
 #else
-bool twi_bf16_available(void) { return false; }
-void twi_bf16_pack(const float *x, int64_t ld, bool along, int64_t lines, int64_t k, int width, void *out, int64_t first) {
+bool twi_pairs_available(void) { return false; }
+void twi_pairs_pack(const float *x, int64_t ld, bool along, int64_t lines, int64_t k, int width, void *out, int64_t first) {
   (void)x, (void)ld, (void)along, (void)lines, (void)k, (void)width, (void)out, (void)first;
 }
-void twi_bf16_multiply(const void *a, const void *b, int64_t first, int64_t end, int64_t n, int64_t k, float alpha, float beta, float *c,
+void twi_pairs_multiply(const void *a, const void *b, int64_t first, int64_t end, int64_t n, int64_t k, float alpha, float beta, float *c,
                        int64_t ldc, bool upper) {
   (void)a, (void)b, (void)first, (void)end, (void)n, (void)k, (void)alpha, (void)beta, (void)c, (void)ldc, (void)upper;
 }
