@@ -20,12 +20,13 @@
 typedef int64_t wide;
 
 #define EACH(X)                                                                                                            \
-  X(cblas_sgemm) X(cblas_dgemm) X(cblas_ssyrk) X(cblas_dsyrk) X(openblas_set_num_threads)
+  X(cblas_sgemm) X(cblas_dgemm) X(cblas_ssyrk) X(cblas_dsyrk) X(cblas_strmm) X(cblas_dtrmm) X(cblas_strsm) X(cblas_dtrsm)          \
+  X(openblas_set_num_threads)
 
 typedef void (*fortran)(void);
 #define DECLARE(name) static fortran p_##name;
 EACH(DECLARE)
-static fortran p_sgesdd, p_dgesdd, p_dgeqrf, p_dorgqr, p_dgesv, p_dpotrf, p_dpotrs, p_dsyevd;
+static fortran p_sgesdd, p_dgesdd, p_dgeqrf, p_dorgqr, p_dgesv, p_dpotrf, p_dpotri, p_dpotrs, p_dsyevd;
 static bool has_wide; /* arrays of integers, too, have 64 bits each */
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -141,7 +142,8 @@ static bool take(void *h, const char *before, const char *behind) {
 #define FIND(name) ok = (p_##name = symbol(h, #name, before, behind)) && ok;
   EACH(FIND)
 #define LAPACK(name) ok = (p_##name = symbol(h, #name "_", before, behind)) && ok;
-  LAPACK(sgesdd) LAPACK(dgesdd) LAPACK(dgeqrf) LAPACK(dorgqr) LAPACK(dgesv) LAPACK(dpotrf) LAPACK(dpotrs) LAPACK(dsyevd)
+  LAPACK(sgesdd) LAPACK(dgesdd) LAPACK(dgeqrf) LAPACK(dorgqr) LAPACK(dgesv) LAPACK(dpotrf) LAPACK(dpotri) LAPACK(dpotrs)
+  LAPACK(dsyevd)
   if (!ok) return false;
   has_wide = *behind != 0;
   char *(*config)(void) = (char *(*)(void))symbol(h, "openblas_get_config", before, behind);
@@ -221,6 +223,17 @@ void twb_ssyrk(bool trans, int n, int k, float alpha, const float *a, int lda, f
 void twb_dsyrk(bool trans, int n, int k, double alpha, const double *a, int lda, double beta, double *c, int ldc) {
   ((SYRK(double))p_cblas_dsyrk)(CblasRowMajor, CblasUpper, t(trans), n, k, alpha, a, lda, beta, c, ldc);
 }
+#define TRIANGLE(real) \
+  void (*)(enum CBLAS_ORDER, enum CBLAS_SIDE, enum CBLAS_UPLO, enum CBLAS_TRANSPOSE, enum CBLAS_DIAG, wide, wide, real, const real *, wide, \
+           real *, wide)
+void twb_striangle(bool solves, bool left, bool trans, int m, int n, const float *a, int lda, float *b, int ldb) {
+  ((TRIANGLE(float))(solves ? p_cblas_strsm : p_cblas_strmm))(
+      CblasRowMajor, left ? CblasLeft : CblasRight, CblasUpper, t(trans), CblasNonUnit, m, n, 1, a, lda, b, ldb);
+}
+void twb_dtriangle(bool solves, bool left, bool trans, int m, int n, const double *a, int lda, double *b, int ldb) {
+  ((TRIANGLE(double))(solves ? p_cblas_dtrsm : p_cblas_dtrmm))(
+      CblasRowMajor, left ? CblasLeft : CblasRight, CblasUpper, t(trans), CblasNonUnit, m, n, 1, a, lda, b, ldb);
+}
 
 /* Fortran takes addresses. */
 #define AT(x) (wide[]){x}
@@ -277,6 +290,11 @@ int twb_dgesv(int n, int nrhs, double *a, int lda, int *pivot, double *b, int ld
 int twb_dpotrf(int n, double *a, int lda) {
   wide info = 0;
   ((void (*)(const char *, wide *, double *, wide *, wide *, size_t))p_dpotrf)("L", AT(n), a, AT(lda), &info, 1);
+  return (int)info;
+}
+int twb_dpotri(int n, double *a, int lda) {
+  wide info = 0;
+  ((void (*)(const char *, wide *, double *, wide *, wide *, size_t))p_dpotri)("L", AT(n), a, AT(lda), &info, 1);
   return (int)info;
 }
 int twb_dpotrs(int n, int nrhs, const double *a, int lda, double *b, int ldb) {

@@ -133,7 +133,7 @@ private func klParameters(_ eps: Parameter) -> [Parameter] {
     .number("init_factor", 0.1, .above(0), "first eigenvalues").fixed,
     .number(
       "max_root", 4000, .above(0), "cap of the roots r: max(10, min(d_k, max_root)); none: no cap", optional: true),
-    .blockSize,
+    .blockSize, .products,
   ]
 }
 private let klSlots = [
@@ -169,7 +169,8 @@ struct KLFactors {
     try plan(h, shape).check(method, "block_size")
   }
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
-    3 * aligned(plan(h, shape).largest &* size)
+    let plan = plan(h, shape)
+    return 3 * aligned(plan.largest &* size) &+ plan.space(h, size)
   }
 
   /// A block at work: its gradient g, and x, which is turned; y is free.
@@ -178,13 +179,14 @@ struct KLFactors {
     var x, y: UnsafeMutablePointer<T>
     let block: Kronecker.Block
     let Q, r: UnsafeMutablePointer<T>
+    let products: Products<T>
     init(
       _ block: Kronecker.Block, _ g: UnsafeMutablePointer<T>, _ x: UnsafeMutablePointer<T>,
-      _ y: UnsafeMutablePointer<T>, _ Q: UnsafeMutablePointer<T>, _ r: UnsafeMutablePointer<T>
-    ) { (self.block, self.g, self.x, self.y, self.Q, self.r) = (block, g, x, y, Q, r) }
+      _ y: UnsafeMutablePointer<T>, _ Q: UnsafeMutablePointer<T>, _ r: UnsafeMutablePointer<T>, _ products: Products<T>
+    ) { (self.block, self.g, self.x, self.y, self.Q, self.r, self.products) = (block, g, x, y, Q, r, products) }
 
     func turn(_ a: Kronecker.Axis, transposed: Bool) throws(Failure) {
-      try a.lines.multiply(Q + a.matrix, transposed: transposed, x, into: y)
+      try products.multiply(Q + a.matrix, transposed: transposed, x, into: y, along: a.lines)
       swap(&x, &y)
     }
     func turn(transposed: Bool) throws(Failure) { for a in block.axes { try turn(a, transposed: transposed) } }
@@ -210,13 +212,14 @@ struct KLFactors {
     let size = MemoryLayout<T>.stride, plan = KLFactors.plan(h, w.shape), room = aligned(plan.largest &* size)
     func buffer(_ k: Int) -> UnsafeMutablePointer<T> { (w.workspace + k &* room).assumingMemoryBound(to: T.self) }
     let (S, Q, r) = (w.slots[firstSlot], w.slots[firstSlot + 1], w.slots[firstSlot + 2])
+    let products = Products<T>(narrow: h.is("products", "bf16"), w.workspace + 3 * room)
     for block in plan.blocks {
-      let turning = Turning(block, buffer(0), buffer(1), buffer(2), Q, r)
+      let turning = Turning(block, buffer(0), buffer(1), buffer(2), Q, r, products)
       plan.gather(block, w.v, into: turning.g, size)
       if t == 0 {
         for a in block.axes {
           let share = Double(a.length) / Double(block.count)
-          try a.lines.gram(turning.g, into: S + a.matrix, alpha: (1 - b) * share)
+          try products.gram(turning.g, along: a.lines, into: S + a.matrix, alpha: (1 - b) * share)
           try eigenbasis(S + a.matrix, into: Q + a.matrix, a.length)
           for j in 0..<a.length { r[a.row + j] = T(1 / (h.init_factor as Double).squareRoot()) }
         }
@@ -236,8 +239,7 @@ struct KLFactors {
       }
     }
     if t == 0 { return w.v.update(repeating: 0, count: w.count) }
-    let factor = T(keep), shrink = T(decay)
-    for i in 0..<w.count { w.v[i] = factor * w.v[i] + shrink * w.w[i] }
+    w.change(ScaleAndDecay(scale: keep, decay: decay))
   }
 
   /// S and r of all axes, each from the old r of the others.
@@ -251,7 +253,7 @@ struct KLFactors {
         turning.scale(turning.x, other)
       }
       let share = (1 - b) * Double(a.length) / Double(block.count)
-      try a.lines.gram(turning.x, into: S + a.matrix, alpha: share, beta: b)
+      try turning.products.gram(turning.x, along: a.lines, into: S + a.matrix, alpha: share, beta: b)
       try turning.turn(a, transposed: true)
       var squares = [Double](repeating: 0, count: a.length)
       let (x, d, inner) = (turning.x, a.length, a.lines.inner)

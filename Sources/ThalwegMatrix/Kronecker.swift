@@ -94,30 +94,58 @@ struct Kronecker {
   }
 }
 
-extension Slices {
+extension Kronecker {
+  /// Bytes of work space for the products of all blocks.
+  func space(_ h: Hyper, _ size: Int) -> Int {
+    guard h.is("products", "bf16"), size == 4 else { return 0 }
+    return blocks.flatMap(\.axes).map(\.lines).map(Products<Float>.space).max() ?? 0
+  }
+}
+
+extension Products {
+  static func space(_ lines: Slices) -> Int {
+    let across = lines.inner == 1 ? lines.outer : lines.inner
+    return BF16Products.space(
+      lines: lines.length &+ max(lines.length, across), inner: max(lines.length, across))
+  }
   /// y ← m·x along the axis, or mᵀ·x; m is (length, length).
-  func multiply<T: Real>(
-    _ m: UnsafePointer<T>, transposed: Bool = false, _ x: UnsafePointer<T>, into y: UnsafeMutablePointer<T>
+  func multiply(
+    _ m: UnsafePointer<T>, transposed: Bool = false, _ x: UnsafePointer<T>, into y: UnsafeMutablePointer<T>,
+    along lines: Slices
   ) throws(Failure) {
+    let (length, inner, outer) = (lines.length, lines.inner, lines.outer)
     if inner == 1 {
-      return try LinearAlgebra.multiply(
-        x, transposed: false, m, transposed: !transposed, into: y, outer, length, length)
+      return try multiply(x, transposed: false, m, transposed: !transposed, into: y, outer, length, length)
     }
     for o in 0..<outer {
       let at = o &* length &* inner
-      try LinearAlgebra.multiply(m, transposed: transposed, x + at, into: y + at, length, inner, length)
+      try multiply(m, transposed: transposed, x + at, into: y + at, length, inner, length)
     }
   }
   /// c ← alpha·(the sum over all lines of line·lineᵀ) + beta·c.
-  func gram<T: Real>(_ x: UnsafePointer<T>, into c: UnsafeMutablePointer<T>, alpha: Double = 1, beta: Double = 0)
+  func gram(
+    _ x: UnsafePointer<T>, along lines: Slices, into c: UnsafeMutablePointer<T>, alpha: Double = 1, beta: Double = 0
+  ) throws(Failure) {
+    let (length, inner, outer) = (lines.length, lines.inner, lines.outer)
+    if inner == 1 { return try gram(x, transposed: true, into: c, length, outer, alpha: alpha, beta: beta) }
+    for o in 0..<outer {
+      try gram(x + o &* length &* inner, into: c, length, inner, alpha: alpha, beta: o == 0 ? beta : 1)
+    }
+  }
+}
+
+extension Slices {
+  /// x ← op(q)·x along the axis, or (`solves`) its inverse times x; q is the upper triangle of a square.
+  func triangle<T: Real>(_ q: UnsafePointer<T>, transposed: Bool, solves: Bool, _ x: UnsafeMutablePointer<T>)
     throws(Failure)
   {
     if inner == 1 {
-      return try LinearAlgebra.gram(x, transposed: true, into: c, length, outer, alpha: alpha, beta: beta)
+      return try LinearAlgebra.triangle(
+        q, transposed: !transposed, left: false, solves: solves, x, outer, length)
     }
     for o in 0..<outer {
-      try LinearAlgebra.gram(
-        x + o &* length &* inner, into: c, length, inner, alpha: alpha, beta: o == 0 ? beta : 1)
+      try LinearAlgebra.triangle(
+        q, transposed: transposed, left: true, solves: solves, x + o &* length &* inner, length, inner)
     }
   }
 }

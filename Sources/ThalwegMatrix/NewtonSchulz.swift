@@ -152,7 +152,7 @@ struct NewtonSchulz: Sendable {
     func matrix(_ k: Int) -> UnsafeMutablePointer<T> { (space + k * square).assumingMemoryBound(to: T.self) }
     let small = gram ? 5 : 2
     let other = matrix(small)
-    let products = Products<T>(narrow, space + NewtonSchulz.matrices(rows, columns, size, gram: gram))
+    let products = Products<T>(narrow: narrow, space + NewtonSchulz.matrices(rows, columns, size, gram: gram))
     if gram {
       try divide(x, rows, columns, into: other, matrix(0), products)
       try multiplyOut(other, rows, columns, (0..<5).map(matrix), into: x, products)
@@ -250,38 +250,5 @@ struct NewtonSchulz: Sendable {
       try products.multiply(half, p, into: r, side, side, side, alpha: 1)
     }
     try take(from, into: out)
-  }
-
-  /// Products in the precision that was asked for.
-  private struct Products<T: Real> {
-    let narrow: BF16Products?
-    init(_ narrow: Bool, _ space: UnsafeMutableRawPointer) {
-      self.narrow = narrow && !T.isDouble ? BF16Products(space) : nil
-    }
-
-    func gram(
-      _ a: UnsafeMutablePointer<T>, transposed: Bool = false, symmetric: Bool = false,
-      into c: UnsafeMutablePointer<T>, _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0
-    ) throws(Failure) {
-      if let narrow {
-        try narrow.gram(float(a), transposed: transposed, into: float(c), n, k, alpha: alpha, beta: beta)
-      } else {
-        try LinearAlgebra.gram(
-          a, transposed: transposed, symmetric: symmetric, into: c, n, k, alpha: alpha, beta: beta)
-      }
-    }
-    func multiply(
-      _ a: UnsafeMutablePointer<T>, _ b: UnsafeMutablePointer<T>, into c: UnsafeMutablePointer<T>, _ m: Int, _ n: Int,
-      _ k: Int, alpha: Double
-    ) throws(Failure) {
-      if let narrow {
-        try narrow.multiply(float(a), float(b), into: float(c), m, n, k, alpha: alpha)
-      } else {
-        try LinearAlgebra.multiply(a, b, into: c, m, n, k, alpha: alpha)
-      }
-    }
-    private func float(_ p: UnsafeMutablePointer<T>) -> UnsafeMutablePointer<Float> {
-      UnsafeMutableRawPointer(p).assumingMemoryBound(to: Float.self)
-    }
   }
 }

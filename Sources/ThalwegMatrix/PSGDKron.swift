@@ -42,7 +42,7 @@ struct PSGDKron: WholeRule {
       .flag("momentum_into_precond_update", true, "the fit is to the momentum, not to the gradient"),
       .number("clip_rms", 1.1, .above(0), "largest RMS of the update"),
       .maybe("update_prob", .between(0, 1, lowOpen: true, highOpen: false), "fits a step; none: falls from 1 to 0.03"),
-      .number("balance_prob", 0.01, .within(0, 1), "balancings a fit"),
+      .number("balance_prob", 0.01, .within(0, 1), "balancings a fit"), .products,
     ],
     slots: [.moment("exp_avg", "the momentum m"), Slot("factors", "the factors Q_k, one after the other")],
     needsFinite: true)
@@ -90,8 +90,11 @@ struct PSGDKron: WholeRule {
     }
   }
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
-    let side = Plan(h, shape).longest
-    return 3 * aligned(shape.count &* size) &+ 3 * aligned(side &* side &* size)
+    let plan = Plan(h, shape), side = plan.longest
+    let own = 3 * aligned(shape.count &* size) &+ 3 * aligned(side &* side &* size)
+    guard h.is("products", "bf16"), size == 4 else { return own }
+    let products = plan.axes.filter { !$0.diagonal }.map { Products<Float>.space($0.lines) }
+    return own &+ (products.max() ?? 0)
   }
 
   let h: Hyper
@@ -107,20 +110,30 @@ struct PSGDKron: WholeRule {
     }
   }
 
+  /// v ← m/(1 − b₁ᵗ).
+  private struct Average: ElementOperation {
+    let keep, correct: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      s[0] = keep * s[0] + (1 - keep) * x
+      x = correct * s[0]
+    }
+  }
+  private struct Magnitudes: ElementSum {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+      sums.add(0, x.magnitude)
+    }
+  }
+
   func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
     let n = w.count, size = MemoryLayout<T>.stride, room = aligned(n &* size), plan = Plan(h, w.shape)
     func buffer(_ k: Int) -> UnsafeMutablePointer<T> { (w.workspace + k &* room).assumingMemoryBound(to: T.self) }
     let (X, V, other) = (buffer(0), buffer(1), buffer(2))
-    let (m, Q) = (w.slots[0], w.slots[1])
+    let factors = Factors(w, plan, h)
     if c.t == 1 { begin(w, plan) }
 
     let whole = h.momentum_into_precond_update as Bool
     if !whole { X.update(from: w.v, count: n) }
-    let b1: Double = h.b1, keep = T(b1), take = T(1 - b1), correct = T(1 / (1 - power(b1, c.t)))
-    for i in 0..<n {
-      m[i] = keep * m[i] + take * w.v[i]
-      w.v[i] = correct * m[i]
-    }
+    w.change(Average(keep: h.b1, correct: 1 / (1 - power(h.b1, c.t))), slots: 0..<1)
     if whole { X.update(from: w.v, count: n) }
 
     let n0 = Double(c.t - 1)
@@ -128,23 +141,21 @@ struct PSGDKron: WholeRule {
     c.scalars[0] += 1
     if c.scalars[0] >= 1 / probability {
       c.scalars[0] = 0
-      var sum = 0.0
-      for i in 0..<n { sum += Double(abs(X[i])) }
+      let gradient = Whole(v: X, w: X, slots: [], shape: w.shape, workspace: w.workspace)
+      let sum = gradient.sums(Magnitudes()).first
       if sum > 0 {
-        if plan.axes.count > 1, coin() < h.balance_prob { balance(Q, plan) }
+        if plan.axes.count > 1, coin() < h.balance_prob { balance(factors.Q, plan) }
         let key = Random.key(
           seed: c.seed, stream: c.stream, step: UInt64(c.step), tensor: UInt32(truncatingIfNeeded: c.tensor))
         Flat.change(Noise(key: key, scale: 0x1p-23.squareRoot() * sum / Double(n)), V, X, n)
-        try fit(Q, plan, X, V, other, w.workspace + 3 * room)
+        try factors.fit(X, V, other, w.workspace + 3 * room, rate: h.precond_lr)
       }
     }
 
     var (u, free) = (w.v, other)
     for a in plan.axes {
-      try multiply(Q, a, u, into: free)
-      swap(&u, &free)
-      try multiply(Q, a, transposed: true, u, into: free)
-      swap(&u, &free)
+      try factors.multiply(a, &u, &free)
+      try factors.multiply(a, transposed: true, &u, &free)
     }
     let rms = Flat.norm(u, n) / Double(n).squareRoot()
     Flat.scale(u, by: min(1, h.clip_rms / (rms + 1e-12)), into: w.v, n)
@@ -176,103 +187,129 @@ struct PSGDKron: WholeRule {
     for (a, top) in zip(plan.axes, tops) { Flat.scale(Q + a.at, by: mean / top, into: Q + a.at, a.count) }
   }
 
-  private func multiply<T: Real>(
-    _ Q: UnsafeMutablePointer<T>, _ a: Plan.Axis, transposed: Bool = false, _ x: UnsafeMutablePointer<T>,
-    into y: UnsafeMutablePointer<T>
-  ) throws(Failure) {
-    guard a.diagonal else { return try a.lines.multiply(Q + a.at, transposed: transposed, x, into: y) }
-    let (d, inner) = (a.lines.length, a.lines.inner)
-    for o in 0..<a.lines.outer {
-      for j in 0..<d {
-        let at = (o &* d &+ j) &* inner, q = Q[a.at + j]
-        for i in 0..<inner { y[at + i] = q * x[at + i] }
-      }
-    }
-  }
+  /// The factors at work.
+  private struct Factors<T: Real> {
+    let Q: UnsafeMutablePointer<T>, plan: Plan, products: Products<T>, narrow: Bool
 
-  /// x ← Q⁻ᵀ·x along the axis: substitution from the first row on.
-  private func solve<T: Real>(_ Q: UnsafeMutablePointer<T>, _ a: Plan.Axis, _ x: UnsafeMutablePointer<T>) {
-    let q = Q + a.at, (d, inner) = (a.lines.length, a.lines.inner)
-    for o in 0..<a.lines.outer {
-      let block = x + o &* d &* inner
-      for j in 0..<d {
-        let pivot = a.diagonal ? q[j] : q[j &* d &+ j], line = block + j &* inner
-        for i in 0..<inner { line[i] /= pivot }
-        if a.diagonal { continue }
-        if inner == 1 {
-          Flat.add(q + (j &* d &+ j &+ 1), times: -Double(line[0]), into: line + 1, d - j - 1)
-        } else {
-          for k in (j + 1)..<max(d, j + 1) {
-            Flat.add(line, times: -Double(q[j &* d &+ k]), into: block + k &* inner, inner)
-          }
-        }
-      }
+    init(_ w: Whole<T>, _ plan: Plan, _ h: Hyper) {
+      let size = MemoryLayout<T>.stride, square = aligned(plan.longest &* plan.longest &* size)
+      (Q, self.plan, narrow) = (w.slots[1], plan, h.is("products", "bf16") && !T.isDouble)
+      products = Products<T>(narrow: narrow, w.workspace + 3 * aligned(w.count &* size) + 3 * square)
     }
-  }
+    /// Sides from which on half the work of a triangle pays for a call of the library.
+    private func long(_ a: Plan.Axis) -> Bool { a.lines.length > 64 }
 
-  private func fit<T: Real>(
-    _ Q: UnsafeMutablePointer<T>, _ plan: Plan, _ X: UnsafeMutablePointer<T>, _ V: UnsafeMutablePointer<T>,
-    _ other: UnsafeMutablePointer<T>, _ space: UnsafeMutableRawPointer
-  ) throws(Failure) {
-    var (A, free) = (X, other)
-    for a in plan.axes {
-      try multiply(Q, a, A, into: free)
-      swap(&A, &free)
-      solve(Q, a, V)
+    /// x ← Q·x along the axis, or Qᵀ·x; `free` is as large, and may be where it lies then.
+    func multiply(
+      _ a: Plan.Axis, transposed: Bool = false, _ x: inout UnsafeMutablePointer<T>,
+      _ free: inout UnsafeMutablePointer<T>
+    ) throws(Failure) {
+      if a.diagonal { return scale(a, x) }
+      if long(a), !narrow { return try a.lines.triangle(Q + a.at, transposed: transposed, solves: false, x) }
+      try products.multiply(Q + a.at, transposed: transposed, x, into: free, along: a.lines)
+      swap(&x, &free)
     }
-    let room = aligned(plan.longest &* plan.longest &* MemoryLayout<T>.stride), rate: Double = h.precond_lr
-    func buffer(_ k: Int) -> UnsafeMutablePointer<T> { (space + k &* room).assumingMemoryBound(to: T.self) }
-    let tiny = Double(T.leastNormalMagnitude)
-    for a in plan.axes {
+    private func scale(_ a: Plan.Axis, _ x: UnsafeMutablePointer<T>) {
       let (d, inner, q) = (a.lines.length, a.lines.inner, Q + a.at)
-      if a.diagonal {
-        var first = [Double](repeating: 0, count: d), second = first
-        for o in 0..<a.lines.outer {
-          for j in 0..<d {
-            let at = (o &* d &+ j) &* inner
-            first[j] += Flat.squaredNorm(A + at, inner)
-            second[j] += Flat.squaredNorm(V + at, inner)
+      for o in 0..<a.lines.outer {
+        for j in 0..<d {
+          let line = x + (o &* d &+ j) &* inner
+          for i in 0..<inner { line[i] *= q[j] }
+        }
+      }
+    }
+
+    /// x ← Q⁻ᵀ·x along the axis: substitution from the first row on.
+    private func solve(_ a: Plan.Axis, _ x: UnsafeMutablePointer<T>) throws(Failure) {
+      if !a.diagonal, long(a) { return try a.lines.triangle(Q + a.at, transposed: true, solves: true, x) }
+      let q = Q + a.at, (d, inner) = (a.lines.length, a.lines.inner)
+      for o in 0..<a.lines.outer {
+        let block = x + o &* d &* inner
+        for j in 0..<d {
+          let pivot = a.diagonal ? q[j] : q[j &* d &+ j], line = block + j &* inner
+          for i in 0..<inner { line[i] /= pivot }
+          if a.diagonal { continue }
+          if inner == 1 {
+            Flat.add(q + (j &* d &+ j &+ 1), times: -Double(line[0]), into: line + 1, d - j - 1)
+          } else {
+            for k in (j + 1)..<max(d, j + 1) {
+              Flat.add(line, times: -Double(q[j &* d &+ k]), into: block + k &* inner, inner)
+            }
           }
         }
-        let top = zip(first, second).reduce(0) { max($0, $1.0 + $1.1) }
-        for j in 0..<d { q[j] -= T(rate / max(top, tiny) * (first[j] - second[j])) * q[j] }
-        continue
       }
-      let (first, second, product) = (buffer(0), buffer(1), buffer(2))
-      try a.lines.gram(A, into: first)
-      try a.lines.gram(V, into: second)
-      for i in 0..<(d &* d) { (first[i], second[i]) = (first[i] - second[i], first[i] + second[i]) }
-      let norm = lowerBound(second, d)
-      for i in 0..<d { for j in 0..<i { first[i &* d &+ j] = 0 } }
-      try LinearAlgebra.multiply(first, q, into: product, d, d, d)
-      Flat.add(product, times: -rate / max(norm, tiny), into: q, d &* d)
+    }
+
+    func fit(
+      _ X: UnsafeMutablePointer<T>, _ V: UnsafeMutablePointer<T>, _ other: UnsafeMutablePointer<T>,
+      _ space: UnsafeMutableRawPointer, rate: Double
+    ) throws(Failure) {
+      var (A, free) = (X, other)
+      for a in plan.axes {
+        try multiply(a, &A, &free)
+        try solve(a, V)
+      }
+      let room = aligned(plan.longest &* plan.longest &* MemoryLayout<T>.stride)
+      func buffer(_ k: Int) -> UnsafeMutablePointer<T> { (space + k &* room).assumingMemoryBound(to: T.self) }
+      let tiny = Double(T.leastNormalMagnitude)
+      for a in plan.axes {
+        let (d, inner, q) = (a.lines.length, a.lines.inner, Q + a.at)
+        if a.diagonal {
+          var first = [Double](repeating: 0, count: d), second = first
+          for o in 0..<a.lines.outer {
+            for j in 0..<d {
+              let at = (o &* d &+ j) &* inner
+              first[j] += Flat.squaredNorm(A + at, inner)
+              second[j] += Flat.squaredNorm(V + at, inner)
+            }
+          }
+          let top = zip(first, second).reduce(0) { max($0, $1.0 + $1.1) }
+          for j in 0..<d { q[j] -= T(rate / max(top, tiny) * (first[j] - second[j])) * q[j] }
+          continue
+        }
+        let (first, second, free) = (buffer(0), buffer(1), buffer(2)), count = d &* d
+        try products.gram(A, along: a.lines, into: first)
+        try products.gram(V, along: a.lines, into: second)
+        Flat.change(SumAndDifference(), first, second, count)
+        let norm = PSGDKron.lowerBound(second, d, free)
+        for i in 0..<d { (first + i &* d).update(repeating: 0, count: i) }
+        if long(a), !narrow {
+          // first·Q
+          try LinearAlgebra.triangle(q, transposed: false, left: false, solves: false, first, d, d)
+          Flat.add(first, times: -rate / max(norm, tiny), into: q, count)
+        } else {
+          try products.multiply(first, q, into: free, d, d, d)
+          Flat.add(free, times: -rate / max(norm, tiny), into: q, count)
+        }
+      }
     }
   }
 
-  /// A lower bound of the spectral norm of a symmetric matrix: one step of the power method from its largest column.
-  private func lowerBound<T: Real>(_ S: UnsafeMutablePointer<T>, _ d: Int) -> Double {
-    var top = 0.0, best = 0, largest = -1.0
-    for i in 0..<(d &* d) { top = max(top, abs(Double(S[i]))) }
-    guard top > 0 else { return 0 }
+  /// x − g and x + g in their place.
+  private struct SumAndDifference: ElementOperation {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      (x, g) = (x - g, x + g)
+    }
+  }
+
+  /// A lower bound of the spectral norm of a symmetric matrix: two steps of the power method from its largest row.
+  private static func lowerBound<T: Real>(_ S: UnsafeMutablePointer<T>, _ d: Int, _ room: UnsafeMutablePointer<T>)
+    -> Double
+  {
+    var best = 0, norm = -1.0
     for i in 0..<d {
-      var sum = 0.0
-      for j in 0..<d {
-        let x = Double(S[i &* d &+ j]) / top
-        sum += x * x
-      }
-      if sum > largest { (largest, best) = (sum, i) }
+      let size = Flat.norm(S + i &* d, d)
+      if size > norm { (norm, best) = (size, i) }
     }
-    var x = (0..<d).map { Double(S[best &* d &+ $0]) / top }
+    guard norm > 0 else { return 0 }
+    let (unit, next) = (room, room + d)
+    next.update(from: S + best &* d, count: d)
     for _ in 0..<2 {
-      let norm = x.reduce(0) { $0 + $1 * $1 }.squareRoot()
+      Flat.scale(next, by: 1 / norm, into: unit, d)
+      for i in 0..<d { next[i] = T(Flat.dot(S + i &* d, unit, d)) }
+      norm = Flat.norm(next, d)
       guard norm > 0 else { return 0 }
-      let unit = x
-      for i in 0..<d {
-        var sum = 0.0
-        for j in 0..<d { sum += Double(S[i &* d &+ j]) * unit[j] }
-        x[i] = sum / top / norm
-      }
     }
-    return top * x.reduce(0) { $0 + $1 * $1 }.squareRoot()
+    return norm
   }
 }

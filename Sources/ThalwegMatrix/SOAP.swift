@@ -34,7 +34,7 @@ struct SOAP: WholeRule {
       .integer("max_precond_dim", 10_000, .atLeast(1), "longer axes are not turned", live: false),
       .flag("precondition_1d", false, "vectors are turned too", live: false),
       .flag("normalize_grads", false, "the update has an RMS of 1"),
-      .flag("correct_bias", true, "bias corrections"), .blockSize,
+      .flag("correct_bias", true, "bias corrections"), .blockSize, .products,
     ],
     slots: [
       Slot("statistics", "the matrices L_k, one after the other"), Slot("basis", "their eigenvectors Q_k"),
@@ -58,7 +58,8 @@ struct SOAP: WholeRule {
   }
   static var mayFail: Bool { true }
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
-    3 * aligned(plan(h, shape).largest &* size)
+    let plan = plan(h, shape)
+    return 3 * aligned(plan.largest &* size) &+ plan.space(h, size)
   }
 
   let h: Hyper
@@ -76,7 +77,7 @@ struct SOAP: WholeRule {
   func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
     let size = MemoryLayout<T>.stride, plan = SOAP.plan(h, w.shape), room = aligned(plan.largest &* size)
     func buffer(_ k: Int) -> UnsafeMutablePointer<T> { (w.workspace + k &* room).assumingMemoryBound(to: T.self) }
-    let g = buffer(0)
+    let g = buffer(0), products = Products<T>(narrow: h.is("products", "bf16"), w.workspace + 3 * room)
     var (x, y) = (buffer(1), buffer(2))
     let renews = t > 0 && t % max(1, h.integer("precondition_frequency")) == 0
 
@@ -84,7 +85,7 @@ struct SOAP: WholeRule {
       plan.gather(block, w.v, into: g, size)
       if t == 0 {
         for a in block.axes {
-          try a.lines.gram(g, into: w.slots[0] + a.matrix, alpha: 1 - b)
+          try products.gram(g, along: a.lines, into: w.slots[0] + a.matrix, alpha: 1 - b)
           try eigenbasis(w.slots[0] + a.matrix, into: w.slots[1] + a.matrix, a.length)
         }
         continue
@@ -92,13 +93,14 @@ struct SOAP: WholeRule {
       let n = block.count, m = w.slots[2] + block.place, v = w.slots[3] + block.place
       func turn(transposed: Bool) throws(Failure) {
         for a in block.axes {
-          try a.lines.multiply(w.slots[1] + a.matrix, transposed: transposed, x, into: y)
+          try products.multiply(w.slots[1] + a.matrix, transposed: transposed, x, into: y, along: a.lines)
           swap(&x, &y)
         }
       }
       x.update(from: g, count: n)
       try turn(transposed: true)
-      adam(x, m, v, n)
+      Whole(v: x, w: x, slots: [m, v], shape: Shape(dimensions: [n]), workspace: w.workspace)
+        .change(Adapt(beta1: beta1, beta2: beta2, eps: eps), slots: 0..<2)
       try turn(transposed: false)
       if h.normalize_grads {
         let rms = Flat.norm(x, n) / Double(n).squareRoot()
@@ -106,7 +108,9 @@ struct SOAP: WholeRule {
       }
       plan.scatter(block, x, into: w.v, size)
 
-      for a in block.axes { try a.lines.gram(g, into: w.slots[0] + a.matrix, alpha: 1 - b, beta: b) }
+      for a in block.axes {
+        try products.gram(g, along: a.lines, into: w.slots[0] + a.matrix, alpha: 1 - b, beta: b)
+      }
       guard renews else { continue }
       x.update(from: m, count: n)
       try turn(transposed: false)
@@ -118,19 +122,16 @@ struct SOAP: WholeRule {
       m.update(from: x, count: n)
     }
     if t == 0 { return w.v.update(repeating: 0, count: w.count) }
-    let factor = T(step * keep), shrink = T(decay)
-    for i in 0..<w.count { w.v[i] = factor * w.v[i] + shrink * w.w[i] }
+    w.change(ScaleAndDecay(scale: step * keep, decay: decay))
   }
 
-  /// x: the turned gradient, then the turned update.
-  private func adam<T: Real>(
-    _ x: UnsafeMutablePointer<T>, _ m: UnsafeMutablePointer<T>, _ v: UnsafeMutablePointer<T>, _ n: Int
-  ) {
-    let (k1, t1, k2, t2, e) = (T(beta1), T(1 - beta1), T(beta2), T(1 - beta2), T(eps))
-    for i in 0..<n {
-      m[i] = k1 * m[i] + t1 * x[i]
-      v[i] = k2 * v[i] + t2 * x[i] * x[i]
-      x[i] = m[i] == 0 ? 0 : m[i] / (v[i].squareRoot() + e)
+  /// x: the turned gradient, then the turned update; the state is m, v.
+  private struct Adapt: ElementOperation {
+    let beta1, beta2, eps: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let m = beta1 * s[0] + (1 - beta1) * x, v = beta2 * s[1] + (1 - beta2) * x * x
+      (s[0], s[1]) = (m, v)
+      x = L.select(L.equal(m, L(0)), L(0), m / (v.squareRoot() + eps))
     }
   }
 
@@ -146,5 +147,13 @@ struct SOAP: WholeRule {
         for i in 0..<inner { to[i] = from[i] }
       }
     }
+  }
+}
+
+/// v ← scale·v + decay·w.
+struct ScaleAndDecay: ElementOperation {
+  let scale, decay: Double
+  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    x = scale * x + decay * g
   }
 }

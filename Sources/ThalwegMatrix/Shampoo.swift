@@ -41,6 +41,7 @@ struct Shampoo: WholeRule {
       .number("graft_eps", 1e-8, .atLeast(0), "added to the denominator of grafting"),
       .flag("bias_correction", false, "correct the averages for their start at 0"),
       .weightDecay(), .flag("decoupled_decay", true, "decay enters the update, not the gradient"), .blockSize,
+      .products,
     ],
     slots: [
       Slot("statistics", "the matrices L_k, one after the other"), Slot("roots", "their inverse roots R_k"),
@@ -67,7 +68,8 @@ struct Shampoo: WholeRule {
   }
   static var mayFail: Bool { true }
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
-    3 * aligned(plan(h, shape).largest &* size) &+ aligned(shape.count &* size)
+    let plan = plan(h, shape)
+    return 3 * aligned(plan.largest &* size) &+ aligned(shape.count &* size) &+ plan.space(h, size)
   }
 
   let h: Hyper
@@ -88,6 +90,7 @@ struct Shampoo: WholeRule {
     let refreshes = t == start || t % max(1, h.integer("precondition_frequency")) == 0
     func buffer(_ k: Int) -> UnsafeMutablePointer<T> { (w.workspace + k &* room).assumingMemoryBound(to: T.self) }
     let (g, graft) = (buffer(0), buffer(3))
+    let products = Products<T>(narrow: h.is("products", "bf16"), w.workspace + 3 * room + aligned(n &* size))
     var (u, other) = (buffer(1), buffer(2))
 
     // the raw gradient is needed once more when m is there: in v until a block is done
@@ -104,14 +107,14 @@ struct Shampoo: WholeRule {
       for a in b.axes {
         let L = w.slots[0] + a.matrix
         if first, h.is("eps_at", "init") { for i in 0..<a.length { L[i &* (a.length &+ 1)] = T(h.eps) } }
-        try a.lines.gram(g, into: L, alpha: beta2 < 1 ? 1 - beta2 : 1, beta: beta2)
+        try products.gram(g, along: a.lines, into: L, alpha: beta2 < 1 ? 1 - beta2 : 1, beta: beta2)
         if refreshes { try root(L, into: w.slots[1] + a.matrix, a.length, b.dimensions.count) }
       }
       if t < start { continue }
       plan.gather(b, m, into: other, size)
       Flat.scale(other, by: correct, into: u, b.count)
       for a in b.axes {
-        try a.lines.multiply(w.slots[1] + a.matrix, u, into: other)
+        try products.multiply(w.slots[1] + a.matrix, u, into: other, along: a.lines)
         swap(&u, &other)
       }
       if !h.is("grafting", "none") {

@@ -85,6 +85,10 @@ struct SourceDesk: SourceHost {
     }
     samples.combine(into: targets, weights)
   }
+  func memory(_ slot: Int, of tensor: Int) -> (base: UnsafeMutableRawPointer, isDouble: Bool) {
+    let r = optimizer.records[tensor]
+    return (r.slot(stage.id, slot).base, r.isDouble)
+  }
   func fill(_ slot: Int, of tensor: Int, _ values: [Double]) {
     let r = optimizer.records[tensor], base = r.slot(stage.id, slot).base
     for (i, x) in values.prefix(elements(slot, tensor)).enumerated() {

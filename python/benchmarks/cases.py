@@ -172,7 +172,7 @@ def task(cases: Mapping[str, Case], case: str, quick: bool, repetitions: int) ->
     steps = {label: lambda c=c: c.step for label, c in built.items() if label not in once}
     times = measure(steps, repetitions, SECONDS) | once
     times = {k: t / chosen.steps if isinstance(t, float) else t for k, t in times.items()} | failed
-    speed = {k: c.flops / times[k] * 1e-9 for k, c in built.items() if c.flops and isinstance(times[k], float)}
+    speed = {k: c.flops / (chosen.steps * times[k]) * 1e-9 for k, c in built.items() if c.flops and isinstance(times[k], float)}
     return {"times": {k: times[k] for k in builders}, "gflops": speed, "apart": far}
 
 

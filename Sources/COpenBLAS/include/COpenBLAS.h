@@ -28,6 +28,9 @@ void twb_dgemm(bool ta, bool tb, int m, int n, int k, double alpha, const double
 /* c := alpha a a^T + beta c (a^T a when trans), upper triangle; c is n x n, a is n x k (k x n). */
 void twb_ssyrk(bool trans, int n, int k, float alpha, const float *a, int lda, float beta, float *c, int ldc);
 void twb_dsyrk(bool trans, int n, int k, double alpha, const double *a, int lda, double beta, double *c, int ldc);
+/* b := op(a) b (left) or b op(a), or with the inverse of op(a); a is the upper triangle of a square, b is m x n. */
+void twb_striangle(bool solves, bool left, bool trans, int m, int n, const float *a, int lda, float *b, int ldb);
+void twb_dtriangle(bool solves, bool left, bool trans, int m, int n, const double *a, int lda, double *b, int ldb);
 
 /* LAPACK, column-major as Fortran has it; the return value is INFO. */
 int twb_sgesdd(int m, int n, float *a, int lda, float *s, float *u, int ldu, float *vt, int ldvt, float *work, int lwork,
@@ -38,6 +41,7 @@ int twb_dgeqrf(int m, int n, double *a, int lda, double *tau, double *work, int 
 int twb_dorgqr(int m, int n, int k, double *a, int lda, const double *tau, double *work, int lwork);
 int twb_dgesv(int n, int nrhs, double *a, int lda, int *pivot, double *b, int ldb);
 int twb_dpotrf(int n, double *a, int lda);
+int twb_dpotri(int n, double *a, int lda);
 int twb_dpotrs(int n, int nrhs, const double *a, int lda, double *b, int ldb);
 int twb_dsyevd(int n, double *a, int lda, double *w, double *work, int lwork, int *iwork, int liwork);
 

@@ -2,8 +2,8 @@ import CThalweg
 
 /// Products of float32 matrices whose operands are rounded to bfloat16; sums and results are float32.
 ///
-/// Where the processor multiplies bfloat16 the operands are packed into `space`: in tiles, or in pairs of numbers;
-/// elsewhere they are rounded where they lie.
+/// The operands are packed into `space`, where the processor multiplies bfloat16 in tiles or in pairs of numbers;
+/// elsewhere rounded into it.
 public struct BF16Products {
   /// What multiplies.
   public enum Means: Sendable, CaseIterable {
@@ -19,6 +19,7 @@ public struct BF16Products {
     var rows: Int { Int(self == .tiles ? TWI_TILES_LINES : TWI_PAIRS_ROWS) }
     var columns: Int { Int(self == .tiles ? TWI_TILES_LINES : TWI_PAIRS_COLUMNS) }
     var depth: Int { self == .tiles ? Int(TWI_TILES_DEPTH) : 2 }
+    var bytes: Int { self == .floats ? 4 : 2 }
   }
 
   private let space: UnsafeMutableRawPointer, means: Means
@@ -27,26 +28,26 @@ public struct BF16Products {
 
   /// Bytes for products whose operands have at most `lines` lines in all, and `inner` numbers to multiply.
   public static func space(lines: Int, inner: Int) -> Int {
-    aligned((lines &+ 64) &* (inner &+ Int(TWI_TILES_DEPTH)) &* 2) &+ 64
+    aligned((lines &+ 64) &* (inner &+ Int(TWI_TILES_DEPTH)) &* Means.best.bytes) &+ 64
   }
 
-  /// c ← alpha·a·b + beta·c; a is (m, k), b is (k, n). May round a and b.
+  /// c ← alpha·op(a)·op(b) + beta·c, as `LinearAlgebra.multiply`.
   public func multiply(
-    _ a: UnsafeMutablePointer<Float>, _ b: UnsafeMutablePointer<Float>, into c: UnsafeMutablePointer<Float>, _ m: Int,
-    _ n: Int, _ k: Int, alpha: Double
+    _ a: UnsafePointer<Float>, transposed ta: Bool = false, _ b: UnsafePointer<Float>, transposed tb: Bool = false,
+    into c: UnsafeMutablePointer<Float>, _ m: Int, _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0
   ) throws(Failure) {
     guard means == .floats else {
-      return run(a, along: true, b, along: false, (k, n), into: c, m, n, k, alpha, 0, upper: false)
+      return run(
+        a, along: !ta, b, along: tb, (ta ? m : k, tb ? k : n), into: c, m, n, k, alpha, beta, upper: false)
     }
-    round(a, m &* k)
-    round(b, k &* n)
-    try LinearAlgebra.multiply(a, b, into: c, m, n, k, alpha: alpha)
+    let left = rounded(a, m &* k, space), right = rounded(b, k &* n, space + aligned(m &* k &* 4))
+    try LinearAlgebra.multiply(
+      left, transposed: ta, right, transposed: tb, into: c, m, n, k, alpha: alpha, beta: beta)
   }
 
   /// c ← alpha·a·aᵀ + beta·c (aᵀ·a when `transposed`), both triangles filled; a is (n, k), or (k, n) when transposed.
-  /// May round a.
   public func gram(
-    _ a: UnsafeMutablePointer<Float>, transposed: Bool = false, into c: UnsafeMutablePointer<Float>, _ n: Int, _ k: Int,
+    _ a: UnsafePointer<Float>, transposed: Bool = false, into c: UnsafeMutablePointer<Float>, _ n: Int, _ k: Int,
     alpha: Double = 1, beta: Double = 0
   ) throws(Failure) {
     guard means == .floats else {
@@ -54,8 +55,8 @@ public struct BF16Products {
       run(a, along: !transposed, a, along: !transposed, (ld, ld), into: c, n, n, k, alpha, beta, upper: true)
       return LinearAlgebra.mirror(c, n)
     }
-    round(a, n &* k)
-    try LinearAlgebra.gram(a, transposed: transposed, into: c, n, k, alpha: alpha, beta: beta)
+    try LinearAlgebra.gram(
+      rounded(a, n &* k, space), transposed: transposed, into: c, n, k, alpha: alpha, beta: beta)
   }
 
   private func run(
@@ -89,7 +90,9 @@ public struct BF16Products {
   }
 
   private func rounded(_ x: Int, to unit: Int) -> Int { (x &+ unit &- 1) / unit &* unit }
-  private func round(_ p: UnsafeMutablePointer<Float>, _ n: Int) {
-    for i in 0..<n { p[i] = floatFromBF16(bf16FromFloat(p[i])) }
+  private func rounded(_ x: UnsafePointer<Float>, _ n: Int, _ room: UnsafeMutableRawPointer) -> UnsafePointer<Float> {
+    let y = room.assumingMemoryBound(to: Float.self)
+    for i in 0..<n { y[i] = floatFromBF16(bf16FromFloat(x[i])) }
+    return UnsafePointer(y)
   }
 }

@@ -101,6 +101,28 @@ public enum LinearAlgebra {
     mirror(c, n)
   }
 
+  /// b ← op(a)·b (`left`) or b·op(a), or with the inverse of op(a), for the upper triangle a of a square; b is (m, n).
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func triangle<T: Real>(
+    _ a: UnsafePointer<T>, transposed: Bool, left: Bool, solves: Bool, _ b: UnsafeMutablePointer<T>, _ m: Int, _ n: Int
+  ) throws(Failure) {
+    try require()
+    try fits(m, n)
+    guard m > 0, n > 0 else { return }
+    let side = left ? m : n, lines = left ? n : m
+    let wide = large(lines, side, side) ? panel : lines
+    Threads.run((lines + wide - 1) / wide, parallel: wide < lines) { p in
+      let first = p * wide, count = Int32(min(wide, lines - first))
+      let (rows, columns) = left ? (Int32(m), count) : (count, Int32(n)), part = b + (left ? first : first * n)
+      if T.isDouble {
+        twb_dtriangle(solves, left, transposed, rows, columns, rebind(a), Int32(side), rebind(part), Int32(n))
+      } else {
+        twb_striangle(solves, left, transposed, rows, columns, rebind(a), Int32(side), rebind(part), Int32(n))
+      }
+    }
+  }
+
   /// Copies the upper triangle into the lower, in tiles that stay in cache.
   @_specialize(where T == Float)
   @_specialize(where T == Double)
@@ -319,6 +341,21 @@ public enum LinearAlgebra {
       throw Failure(Status.numeric, "the triangular solve failed")
     }
     return transposed(x, k, n)
+  }
+
+  /// The inverse of a symmetric positive definite matrix (n, n).
+  public static func invertPositive(_ a: [Double], _ n: Int) throws(Failure) -> [Double] {
+    try require()
+    try fits(n &* n)
+    guard n > 0 else { return a }
+    try Memory.ask(8 * n * n)
+    var l = a
+    var info = twb_dpotrf(Int32(n), &l, Int32(n))
+    if info == 0 { info = twb_dpotri(Int32(n), &l, Int32(n)) }
+    guard info == 0 else { throw Failure(Status.numeric, "the matrix is not positive definite (info \(info))") }
+    // LAPACK's lower triangle is our upper one
+    l.withUnsafeMutableBufferPointer { if let p = $0.baseAddress { mirror(p, n) } }
+    return l
   }
 
   /// Solves a·x = b for square a (n, n); b is (n, k) row-major.

@@ -6,6 +6,11 @@ public protocol ElementOperation: Sendable {
 public protocol ElementSum: Sendable {
   func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums)
 }
+/// What a source does with slots of one tensor as a whole.
+public protocol SlotWork {
+  associatedtype Result
+  func callAsFunction<T: Real>(_ slots: [UnsafeMutablePointer<T>], _ shape: Shape) throws(Failure) -> Result
+}
 
 public typealias PlainKernel = @Sendable (Operands) -> Void
 public typealias PlainMeasure = @Sendable (Operands, UnsafeMutablePointer<Sums>) -> Void

@@ -35,6 +35,8 @@ public protocol SourceHost {
   func project(_ slot: Int, _ set: HeldSet) throws(Failure)
   /// Tensor by tensor, the weighted sum of its samples goes into a slot.
   func combine(_ samples: Samples, into slot: Int, _ weights: (_ sample: Int, _ squares: [Double]) -> [Double])
+  /// The memory of a slot that is kept exactly, in the compute type.
+  func memory(_ slot: Int, of tensor: Int) -> (base: UnsafeMutableRawPointer, isDouble: Bool)
   func fill(_ slot: Int, of tensor: Int, _ values: [Double])
   func read(_ slot: Int, of tensor: Int) -> [Double]
   func tensors(where included: (Shape) -> Bool) -> [Int]
@@ -158,6 +160,15 @@ public struct SourceIO {
   public func read(_ slot: Int, of tensor: Int) -> [Double] { host.read(slot, of: tensor) }
   /// Writes a slot of one tensor.
   public func fill(_ slot: Int, of tensor: Int, _ values: [Double]) { host.fill(slot, of: tensor, values) }
+
+  /// Works with slots of one tensor where they lie: those that are kept exactly, in the compute type.
+  public func work<W: SlotWork>(_ work: W, on tensor: Int, slots: [Int]) throws(Failure) -> W.Result {
+    let list = slots.map { host.memory($0, of: tensor) }, shape = host.shape(of: tensor)
+    if list.first?.isDouble ?? false {
+      return try work(list.map { $0.base.assumingMemoryBound(to: Double.self) }, shape)
+    }
+    return try work(list.map { $0.base.assumingMemoryBound(to: Float.self) }, shape)
+  }
 
   /// The matrices of the answer; they are there when `advance` follows a request for them.
   public var answer: Answer { host.answer }

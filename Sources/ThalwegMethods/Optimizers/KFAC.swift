@@ -22,22 +22,29 @@ struct LayerFactors {
   static let most = 30_000
   static func takes(_ s: Shape) -> Bool { count(s).inputs > 0 }
 
-  /// E[a·aᵀ] (in, in) and E[g·gᵀ] (out, out).
-  static func statistics(_ x: HostMatrix, _ g: HostMatrix, _ h: Hyper, scale: Double) throws(Failure)
-    -> (inputs: [Double], outputs: [Double])
-  {
-    let (n, m, rows) = (x.columns, g.columns, Double(max(1, x.rows)))
-    let samples = h.has("batch_size") ? h.batch_size : rows
-    // T positions a sample: A over T² too
-    let positions = h.spatial_average ? rows / samples : 1
-    try Memory.ask(8 * (n * n + m * m))
-    var a = [Double](repeating: 0, count: n * n), b = [Double](repeating: 0, count: m * m)
-    guard x.rows > 0 else { return (a, b) }
-    let each = h.is("loss", "mean") ? samples * scale : scale
-    try LinearAlgebra.gram(
-      x.values, transposed: true, into: &a, n, x.rows, alpha: 1 / samples / (positions * positions))
-    try LinearAlgebra.gram(g.values, transposed: true, into: &b, m, g.rows, alpha: each * each / rows)
-    return (a, b)
+  /// Takes E[a·aᵀ] (in, in) and E[g·gᵀ] (out, out) into two slots.
+  struct Statistics: SlotWork {
+    let x, g: HostMatrix, h: Hyper, scale: Double, narrow: Bool
+    func callAsFunction<T: Real>(_ slots: [UnsafeMutablePointer<T>], _ shape: Shape) throws(Failure) {
+      let (n, m, rows) = (x.columns, g.columns, Double(max(1, x.rows))), (a, b) = (slots[0], slots[1])
+      guard x.rows > 0 else {
+        a.update(repeating: 0, count: n &* n)
+        return b.update(repeating: 0, count: m &* m)
+      }
+      let samples = h.has("batch_size") ? h.batch_size : rows
+      // T positions a sample: A over T² too
+      let positions = h.spatial_average ? rows / samples : 1
+      let each = h.is("loss", "mean") ? samples * scale : scale
+      let room = narrow ? BF16Products.space(lines: 2 &* max(n, m), inner: x.rows) : 0
+      try Memory.ask(8 &* x.rows &* (n &+ m))
+      let space = try Memory(room, .current, zeroed: false)
+      defer { withExtendedLifetime(space) {} }
+      let products = Products<T>(narrow: narrow, space.base)
+      try products.gram(
+        x.values.map { T($0) }, transposed: true, into: a, n, x.rows, alpha: 1 / samples / (positions * positions))
+      try products.gram(
+        g.values.map { T(each * $0) }, transposed: true, into: b, m, g.rows, alpha: 1 / rows)
+    }
   }
   /// op(a)·op(b), (m, n); `first` and `second` say which is transposed.
   static func product(
@@ -95,7 +102,7 @@ struct KFAC: WholeRule {
       .forAll,
       .rate("momentum", 0.9, "momentum behind the preconditioner"), .weightDecay(0, "decay, behind the preconditioner"),
       .flag("pi_damping", true, "damping by the traces of both factors").forAll,
-      .choice("method", ["inverse", "eigen"], "how the factors are inverted", live: false),
+      .choice("method", ["inverse", "eigen"], "how the factors are inverted", live: false), .products,
     ] + LayerFactors.parameters,
     slots: [
       Slot("momentum_buffer", "momentum"), Slot("inputs_factor", "A"), Slot("outputs_factor", "B"),
@@ -127,8 +134,13 @@ struct KFAC: WholeRule {
     static var method: Method { KFAC.method }
     let eigen: Bool
     init(_ h: Hyper) { eigen = h.is("method", "eigen") }
-    private let A = 1, B = 2, Ai = 3, Bi = 4, wa = 5, wb = 6, newA = 7, newB = 8, updates = 9, gradient = 10
-    var slots: [Slot] { [.temporary("gradient", "the gradient of the step, preconditioned at its end")] }
+    private let newA = 7, newB = 8, gradient = 10, preconditioned = 11
+    var slots: [Slot] {
+      [
+        .temporary("gradient", "the gradient of the step, preconditioned at its end"),
+        .temporary("preconditioned", "V"),
+      ]
+    }
     var global: Bool { true }  // one clip for all layers
     func most(_ tensors: Int) -> Int { tensors + 1 }
     var kinds: [Request.Kind] { [.activations] }
@@ -138,83 +150,128 @@ struct KFAC: WholeRule {
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       let layers = io.tensors(where: LayerFactors.takes), h = io.hyper, step = io.counter(0)
-      let due = step % max(1, h.integer("factor_update_steps")) == 0
+      let due = step % max(1, h.integer("factor_update_steps")) == 0, narrow = h.is("products", "bf16")
       if phase == 0 { io.change(SaveGradient(), slots: [gradient], parameters: false) }
       if phase > 0, phase <= layers.count, let x = io.answer.first, let g = io.answer.second {
-        let s = try LayerFactors.statistics(x, g, h, scale: io.gradientScale)
-        io.fill(newA, of: layers[phase - 1], s.inputs)
-        io.fill(newB, of: layers[phase - 1], s.outputs)
+        let take = LayerFactors.Statistics(x: x, g: g, h: h, scale: io.gradientScale, narrow: narrow)
+        try io.work(take, on: layers[phase - 1], slots: [newA, newB])
       }
       if due, phase < layers.count { return .ask(Ask(.activations, index: layers[phase], count: layers.count)) }
       // nothing lasting changes before all of it is known
-      var found: [(layer: Int, slots: [(Int, [Double])], V: [Double])] = [], gains: [Double] = []
+      let invert = step % max(1, h.integer("inv_update_steps")) == 0
+      var found: [(layer: Int, inverses: [(slot: Int, values: [Double])])] = [], gains: [Double] = []
       for layer in layers {
-        let made = try precondition(io, layer, due: due, invert: step % max(1, h.integer("inv_update_steps")) == 0)
-        guard let made else { continue }
-        let lr: Double = io.hyper(of: layer).lr, g = io.read(gradient, of: layer)
-        gains.append(g.indices.reduce(0) { $0 + lr * lr * made.V[$1] * g[$1] })
-        found.append((layer, made.slots, made.V))
+        let work = Precondition(h: h, lr: io.hyper(of: layer).lr, due: due, invert: invert, eigen: eigen, narrow: narrow)
+        guard let made = try io.work(work, on: layer, slots: Array(1...preconditioned)) else { continue }
+        gains.append(made.gain)
+        found.append((layer, made.inverses))
       }
       // in the order of their size: that of binding does not matter
       let sum = gains.sorted().reduce(0, +)
       let nu = h.has("kl_clip") && sum != 0 ? min(1, (h.kl_clip / abs(sum)).squareRoot()) : 1
-      for (layer, slots, V) in found {
-        for (slot, values) in slots { io.fill(slot, of: layer, values) }
-        io.fill(gradient, of: layer, V.map { nu * $0 })
+      for (layer, inverses) in found {
+        for (slot, values) in inverses { io.fill(slot, of: layer, values) }
+        try io.work(Settle(due: due, nu: nu), on: layer, slots: Array(1...preconditioned))
       }
       io.setScalar(0, Double(step + 1))
       return .update(io.gradient(in: gradient))
     }
 
-    /// What changes of a layer, and V; nil without statistics.
-    private func precondition(_ io: SourceIO, _ layer: Int, due: Bool, invert: Bool) throws(Failure)
-      -> (slots: [(Int, [Double])], V: [Double])?
-    {
-      let h = io.hyper, shape = io.shape(of: layer), n = shape.columns, m = shape.rows
-      let known = io.read(updates, of: layer).first ?? 0
-      guard due || known > 0 else { return nil }
-      var a = io.read(A, of: layer), b = io.read(B, of: layer), slots: [(Int, [Double])] = []
-      if due {
-        let keep = known > 0 ? h.factor_decay : 0
-        let (x, y) = (io.read(newA, of: layer), io.read(newB, of: layer))
-        for i in a.indices { a[i] = keep * a[i] + (1 - keep) * x[i] }
-        for i in b.indices { b[i] = keep * b[i] + (1 - keep) * y[i] }
-        slots += [(A, a), (B, b), (updates, [min(known + 1, 0x1p52)])]
+    /// The slots of a layer, from the first factor on.
+    private struct Layer<T: Real> {
+      let A, B, Ai, Bi, wa, wb, newA, newB, updates, gradient, V: UnsafeMutablePointer<T>, n: Int, m: Int
+      init(_ s: [UnsafeMutablePointer<T>], _ shape: Shape) {
+        (A, B, Ai, Bi, wa, wb) = (s[0], s[1], s[2], s[3], s[4], s[5])
+        (newA, newB, updates, gradient, V) = (s[6], s[7], s[8], s[9], s[10])
+        (n, m) = (shape.columns, shape.rows)
       }
-      var left = io.read(Bi, of: layer), right = io.read(Ai, of: layer)
-      var va = io.read(wa, of: layer), vb = io.read(wb, of: layer)
-      if invert || known == 0 {
-        if eigen {
-          let ea = try LinearAlgebra.Eigen(a, n), eb = try LinearAlgebra.Eigen(b, m)
-          (right, left) = (ea.vectors, eb.vectors)
-          (va, vb) = (ea.values.map { max($0, 0) }, eb.values.map { max($0, 0) })
-          slots += [(wa, va), (wb, vb)]
-        } else {
-          let ta = (0..<n).reduce(0) { $0 + a[$1 * (n + 1)] }, tb = (0..<m).reduce(0) { $0 + b[$1 * (m + 1)] }
-          let pi = h.pi_damping && ta > 0 && tb > 0 ? ((ta / Double(n)) / (tb / Double(m))).squareRoot() : 1
-          let root = (h.damping as Double).squareRoot()
-          right = try inverse(a, n, pi * root)
-          left = try inverse(b, m, root / pi)
-        }
-        slots += [(Ai, right), (Bi, left)]
-      }
-      let g = io.read(gradient, of: layer)
-      if !eigen { return (slots, try LayerFactors.sandwich(left, g, right, m, n)) }
-      let damping: Double = h.damping
-      let turned = try LayerFactors.product(left, g, m, n, m, first: true)
-      var core = try LayerFactors.product(turned, right, m, n, n)
-      for i in 0..<m { for j in 0..<n { core[i * n + j] /= vb[i] * va[j] + damping } }
-      let back = try LayerFactors.product(left, core, m, n, m)
-      return (slots, try LayerFactors.product(back, right, m, n, n, second: true))
     }
-    private func inverse(_ a: [Double], _ n: Int, _ shift: Double) throws(Failure) -> [Double] {
-      try Memory.ask(8 * 2 * n * n)
-      var damped = a, identity = [Double](repeating: 0, count: n * n)
-      for k in 0..<n {
-        damped[k * (n + 1)] += shift
-        identity[k * (n + 1)] = 1
+
+    /// Makes V; the factors of this step become the averages that will stay. Returns lr²·⟨V, G⟩ and what else changes;
+    /// nil without statistics.
+    private struct Precondition: SlotWork {
+      let h: Hyper, lr: Double, due, invert, eigen, narrow: Bool
+      func callAsFunction<T: Real>(_ slots: [UnsafeMutablePointer<T>], _ shape: Shape) throws(Failure)
+        -> (inverses: [(slot: Int, values: [Double])], gain: Double)?
+      {
+        let l = Layer(slots, shape), (n, m) = (l.n, l.m), known = Double(l.updates[0])
+        guard due || known > 0 else { return nil }
+        if due, known > 0 {
+          let keep: Double = h.factor_decay
+          Flat.blend(1 - keep, l.newA, keep, l.A, into: l.newA, n &* n)
+          Flat.blend(1 - keep, l.newB, keep, l.B, into: l.newB, m &* m)
+        }
+        let (a, b) = due ? (l.newA, l.newB) : (l.A, l.B), size = MemoryLayout<T>.stride
+        var (left, right, va, vb) = (l.Bi, l.Ai, l.wa, l.wb), inverses: [(slot: Int, values: [Double])] = []
+        let square = (aligned(n &* n &* size), aligned(m &* m &* size)), half = aligned(m &* n &* size)
+        let sides = (aligned(n &* size), aligned(m &* size)), side = max(n, m)
+        let space = try Memory(
+          2 &* half &+ square.0 &+ square.1 &+ sides.0 &+ sides.1
+            &+ (narrow ? BF16Products.space(lines: 2 &* side, inner: side) : 0), .current, zeroed: false)
+        defer { withExtendedLifetime(space) {} }
+        var free = space.base
+        func room(_ bytes: Int) -> UnsafeMutablePointer<T> {
+          defer { free += bytes }
+          return free.assumingMemoryBound(to: T.self)
+        }
+        let (first, second) = (room(half), room(half))
+        if invert || known == 0 {
+          (right, left, va, vb) = (room(square.0), room(square.1), room(sides.0), room(sides.1))
+          func set(_ slot: Int, _ values: [Double], _ p: UnsafeMutablePointer<T>) {
+            for i in values.indices { p[i] = T(values[i]) }
+            inverses.append((slot, values))
+          }
+          if eigen {
+            let ea = try LinearAlgebra.Eigen(a, n), eb = try LinearAlgebra.Eigen(b, m)
+            set(3, ea.vectors, right)
+            set(4, eb.vectors, left)
+            set(5, ea.values.map { max($0, 0) }, va)
+            set(6, eb.values.map { max($0, 0) }, vb)
+          } else {
+            let ta = (0..<n).reduce(0) { $0 + Double(a[$1 &* (n &+ 1)]) }
+            let tb = (0..<m).reduce(0) { $0 + Double(b[$1 &* (m &+ 1)]) }
+            let pi = h.pi_damping && ta > 0 && tb > 0 ? ((ta / Double(n)) / (tb / Double(m))).squareRoot() : 1
+            let root = (h.damping as Double).squareRoot()
+            set(3, try inverse(a, n, pi * root), right)
+            set(4, try inverse(b, m, root / pi), left)
+          }
+        }
+        let products = Products<T>(narrow: narrow, space.base + (2 &* half &+ square.0 &+ square.1 &+ sides.0 &+ sides.1))
+        if eigen {
+          try products.multiply(left, transposed: true, l.gradient, into: first, m, n, m)
+          try products.multiply(first, right, into: second, m, n, n)
+          let damping: Double = h.damping
+          for i in 0..<m {
+            for j in 0..<n { second[i &* n &+ j] /= T(Double(vb[i]) * Double(va[j]) + damping) }
+          }
+          try products.multiply(left, second, into: first, m, n, m)
+          try products.multiply(first, transposed: false, right, transposed: true, into: l.V, m, n, n)
+        } else {
+          try products.multiply(left, l.gradient, into: first, m, n, m)
+          try products.multiply(first, right, into: l.V, m, n, n)
+        }
+        return (inverses, lr * lr * Flat.dot(l.V, l.gradient, m &* n))
       }
-      return try LinearAlgebra.solvePositive(damped, identity, n, n)
+
+      private func inverse<T: Real>(_ a: UnsafeMutablePointer<T>, _ n: Int, _ shift: Double) throws(Failure) -> [Double] {
+        try Memory.ask(8 &* n &* n)
+        var damped = (0..<(n &* n)).map { Double(a[$0]) }
+        for k in 0..<n { damped[k &* (n &+ 1)] += shift }
+        return try LinearAlgebra.invertPositive(damped, n)
+      }
+    }
+
+    private struct Settle: SlotWork {
+      let due: Bool, nu: Double
+      func callAsFunction<T: Real>(_ slots: [UnsafeMutablePointer<T>], _ shape: Shape) throws(Failure) {
+        let l = Layer(slots, shape)
+        if due {
+          l.A.update(from: l.newA, count: l.n &* l.n)
+          l.B.update(from: l.newB, count: l.m &* l.m)
+          l.updates[0] = T(min(Double(l.updates[0]) + 1, 0x1p52))
+        }
+        Flat.scale(l.V, by: nu, into: l.gradient, l.m &* l.n)
+      }
     }
   }
 }
@@ -299,9 +356,8 @@ struct SINGD: WholeRule {
       let due = step % max(1, h.integer("T")) == 0
       if phase == 0 { io.change(SaveGradient(), slots: [gradient], parameters: false) }
       if phase > 0, phase <= layers.count, let x = io.answer.first, let g = io.answer.second {
-        let s = try LayerFactors.statistics(x, g, h, scale: io.gradientScale)
-        io.fill(nowU, of: layers[phase - 1], s.inputs)
-        io.fill(nowG, of: layers[phase - 1], s.outputs)
+        let take = LayerFactors.Statistics(x: x, g: g, h: h, scale: io.gradientScale, narrow: false)
+        try io.work(take, on: layers[phase - 1], slots: [nowU, nowG])
       }
       if due, phase < layers.count { return .ask(Ask(.activations, index: layers[phase], count: layers.count)) }
       var found: [(layer: Int, slots: [(Int, [Double])])] = []
@@ -383,10 +439,13 @@ struct SINGD: WholeRule {
 private enum Momentum {
   /// u = v + wd·θ;  buf ← μ·buf + u;  v ← buf.
   static func apply<T: Real>(_ t: Whole<T>, _ momentum: Double, _ decay: Double) {
-    let buffer = t.slots[0], (mu, wd) = (T(momentum), T(decay))
-    for i in 0..<t.count {
-      buffer[i] = mu * buffer[i] + (wd == 0 ? t.v[i] : t.v[i] + wd * t.w[i])
-      t.v[i] = buffer[i]
+    t.change(Move(momentum: momentum, decay: decay), slots: 0..<1)
+  }
+  struct Move: ElementOperation {
+    let momentum, decay: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      x = momentum * s[0] + (decay == 0 ? x : x + decay * g)
+      s[0] = x
     }
   }
 }
