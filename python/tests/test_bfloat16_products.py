@@ -57,3 +57,47 @@ def test_double_keeps_its_precision() -> None:
             opt.step([gradient])
         results.append(moved)
     np.testing.assert_array_equal(*results)
+
+
+# ---- other methods whose time is products
+
+STEPS = 6
+SENTENCES = {
+    "soap": "soap(lr=0.05, precondition_frequency=2{})",
+    "shampoo": "shampoo(lr=0.05, eps=1e-2, precondition_frequency=2{})",
+    "kl_shampoo": "kl_shampoo(lr=0.05, precondition_frequency=2{})",
+    "kl_soap": "kl_soap(lr=0.05, precondition_frequency=2{})",
+    "psgd_kron": "psgd_kron(lr=0.05, update_prob=1{})",
+    "kfac": "kfac(lr=0.05, damping=0.1, kl_clip=none{})",
+}
+
+
+def path(method: str, products: str, shape: tuple[int, ...], dtype: type, threads: int = 1) -> np.ndarray:
+    """What some steps with fresh gradients move."""
+    tw.set_num_threads(threads)
+    rng = np.random.default_rng(7)
+    w = rng.standard_normal(shape).astype(dtype)
+    start = w.copy()
+    with tw.Optimizer([w], SENTENCES[method].format(f", products={products}" if products else "")) as opt:
+        g = np.empty_like(w)
+        opt.bind_gradients([g])
+        for _ in range(STEPS):
+            g[...] = rng.standard_normal(shape)
+            x, d = rng.standard_normal((40, w[0].size)).astype(dtype), rng.standard_normal((40, shape[0])).astype(dtype)
+            for request in opt.requests():
+                if request.kind == "activations":
+                    request.answer_matrix(x, d)
+    return w - start
+
+
+@pytest.mark.parametrize("shape", [(33, 70), (130, 97), (6, 5, 4)], ids=str)
+@pytest.mark.parametrize("method", SENTENCES)
+def test_products_of_other_methods(method: str, shape: tuple[int, ...]) -> None:
+    exact, rounded_ones = path(method, "working", shape, np.float32), path(method, "bf16", shape, np.float32)
+    np.testing.assert_array_equal(exact, path(method, "", shape, np.float32))
+    apart = np.linalg.norm(exact - rounded_ones) / np.linalg.norm(exact)
+    # operands are off by up to 2^-9 each, a few products in a row; bases that turn with them, and Adam's ratio of two
+    # turned averages, multiply it
+    assert 1e-5 < apart < 0.1
+    np.testing.assert_array_equal(rounded_ones, path(method, "bf16", shape, np.float32, threads=2))
+    np.testing.assert_array_equal(path(method, "bf16", shape, np.float64), path(method, "working", shape, np.float64))

@@ -1,5 +1,5 @@
-/// Products of matrices in the working precision or, of floats alone, with operands rounded to bfloat16: the processor's
-/// own products of these are several times as fast.
+/// Products of matrices in the working precision or, of floats alone, with operands rounded to bfloat16, which some
+/// processors multiply several times as fast.
 public struct Products<T: Real> {
   private let narrow: BF16Products?
   /// `space` is what `BF16Products.space` asks for.

@@ -161,7 +161,8 @@ struct KFAC: WholeRule {
       let invert = step % max(1, h.integer("inv_update_steps")) == 0
       var found: [(layer: Int, inverses: [(slot: Int, values: [Double])])] = [], gains: [Double] = []
       for layer in layers {
-        let work = Precondition(h: h, lr: io.hyper(of: layer).lr, due: due, invert: invert, eigen: eigen, narrow: narrow)
+        let work = Precondition(
+          h: h, lr: io.hyper(of: layer).lr, due: due, invert: invert, eigen: eigen, narrow: narrow)
         guard let made = try io.work(work, on: layer, slots: Array(1...preconditioned)) else { continue }
         gains.append(made.gain)
         found.append((layer, made.inverses))
@@ -205,9 +206,9 @@ struct KFAC: WholeRule {
         var (left, right, va, vb) = (l.Bi, l.Ai, l.wa, l.wb), inverses: [(slot: Int, values: [Double])] = []
         let square = (aligned(n &* n &* size), aligned(m &* m &* size)), half = aligned(m &* n &* size)
         let sides = (aligned(n &* size), aligned(m &* size)), side = max(n, m)
+        let own = 2 &* half &+ square.0 &+ square.1 &+ sides.0 &+ sides.1
         let space = try Memory(
-          2 &* half &+ square.0 &+ square.1 &+ sides.0 &+ sides.1
-            &+ (narrow ? BF16Products.space(lines: 2 &* side, inner: side) : 0), .current, zeroed: false)
+          own &+ (narrow ? BF16Products.space(lines: 2 &* side, inner: side) : 0), .current, zeroed: false)
         defer { withExtendedLifetime(space) {} }
         var free = space.base
         func room(_ bytes: Int) -> UnsafeMutablePointer<T> {
@@ -236,7 +237,7 @@ struct KFAC: WholeRule {
             set(4, try inverse(b, m, root / pi), left)
           }
         }
-        let products = Products<T>(narrow: narrow, space.base + (2 &* half &+ square.0 &+ square.1 &+ sides.0 &+ sides.1))
+        let products = Products<T>(narrow: narrow, space.base + own)
         if eigen {
           try products.multiply(left, transposed: true, l.gradient, into: first, m, n, m)
           try products.multiply(first, right, into: second, m, n, n)
@@ -253,7 +254,9 @@ struct KFAC: WholeRule {
         return (inverses, lr * lr * Flat.dot(l.V, l.gradient, m &* n))
       }
 
-      private func inverse<T: Real>(_ a: UnsafeMutablePointer<T>, _ n: Int, _ shift: Double) throws(Failure) -> [Double] {
+      private func inverse<T: Real>(
+        _ a: UnsafeMutablePointer<T>, _ n: Int, _ shift: Double
+      ) throws(Failure) -> [Double] {
         try Memory.ask(8 &* n &* n)
         var damped = (0..<(n &* n)).map { Double(a[$0]) }
         for k in 0..<n { damped[k &* (n &+ 1)] += shift }
