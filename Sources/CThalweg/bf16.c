@@ -63,8 +63,9 @@ void twi_pairs_pack(const float *x, int64_t ld, bool along, int64_t lines, int64
   else pack_across(x + first, ld, there, k, panel, width);
 }
 
-/* c[ROWS][COLUMNS] = alpha a b + beta c over `pairs` pairs; m rows and n columns of it exist. */
-TARGET static void tile(const uint32_t *a, const uint32_t *b, int64_t pairs, float alpha, float beta, float *c, int64_t ldc, int m, int n) {
+/* c[ROWS][COLUMNS] = alpha a b + beta base over `pairs` pairs; m rows and n columns of it exist. */
+TARGET static void tile(const uint32_t *a, const uint32_t *b, int64_t pairs, float alpha, float beta,
+                        const float *base, float *c, int64_t ldc, int m, int n) {
   __m512 s[ROWS][COLUMNS / 16];
   for (int i = 0; i < ROWS; i++)
     for (int j = 0; j < COLUMNS / 16; j++) s[i][j] = _mm512_setzero_ps();
@@ -84,21 +85,22 @@ TARGET static void tile(const uint32_t *a, const uint32_t *b, int64_t pairs, flo
     for (int j = 0; j < COLUMNS / 16; j++) {
       const int there = n - 16 * j < 0 ? 0 : n - 16 * j > 16 ? 16 : n - 16 * j;
       const __mmask16 mask = (__mmask16)((1u << there) - 1);
+      const float *from = base + i * ldc + 16 * j;
       float *at = c + i * ldc + 16 * j;
       __m512 r = _mm512_mul_ps(al, s[i][j]);
-      if (beta != 0) r = _mm512_add_ps(r, _mm512_mul_ps(be, _mm512_maskz_loadu_ps(mask, at)));
+      if (beta != 0) r = _mm512_add_ps(r, _mm512_mul_ps(be, _mm512_maskz_loadu_ps(mask, from)));
       _mm512_mask_storeu_ps(at, mask, r);
     }
   }
 }
 
-TARGET void twi_pairs_multiply(const void *a, const void *b, int64_t first, int64_t end, int64_t n, int64_t k, float alpha, float beta, float *c,
-                              int64_t ldc, bool upper) {
+TARGET void twi_pairs_multiply(const void *a, const void *b, int64_t first, int64_t end, int64_t n, int64_t k, float alpha, float beta,
+                               const float *base, float *c, int64_t ldc, bool upper) {
   const int64_t pairs = (k + 1) / 2;
   for (int64_t j = 0; j < n; j += COLUMNS) {
     for (int64_t i = first; i < end; i += ROWS) {
       if (upper && j + COLUMNS <= i) break;
-      tile((const uint32_t *)a + i * pairs, (const uint32_t *)b + j * pairs, pairs, alpha, beta, c + i * ldc + j, ldc,
+      tile((const uint32_t *)a + i * pairs, (const uint32_t *)b + j * pairs, pairs, alpha, beta, base + i * ldc + j, c + i * ldc + j, ldc,
            (int)(end - i < ROWS ? end - i : ROWS), (int)(n - j < COLUMNS ? n - j : COLUMNS));
     }
   }
@@ -108,8 +110,8 @@ bool twi_pairs_available(void) { return false; }
 void twi_pairs_pack(const float *x, int64_t ld, bool along, int64_t lines, int64_t k, int width, void *out, int64_t first) {
   (void)x, (void)ld, (void)along, (void)lines, (void)k, (void)width, (void)out, (void)first;
 }
-void twi_pairs_multiply(const void *a, const void *b, int64_t first, int64_t end, int64_t n, int64_t k, float alpha, float beta, float *c,
-                       int64_t ldc, bool upper) {
-  (void)a, (void)b, (void)first, (void)end, (void)n, (void)k, (void)alpha, (void)beta, (void)c, (void)ldc, (void)upper;
+void twi_pairs_multiply(const void *a, const void *b, int64_t first, int64_t end, int64_t n, int64_t k, float alpha, float beta,
+                        const float *base, float *c, int64_t ldc, bool upper) {
+  (void)a, (void)b, (void)first, (void)end, (void)n, (void)k, (void)alpha, (void)beta, (void)base, (void)c, (void)ldc, (void)upper;
 }
 #endif

@@ -105,8 +105,9 @@ struct shape {
   uint8_t rows[16];
 };
 
-/* c = alpha a b + beta c of one pair of panels; m rows and n columns of it exist. */
-TILES static void pair(const char *a, const char *b, int64_t deep, float alpha, float beta, float *c, int64_t ldc, int64_t m, int64_t n,
+/* c = alpha a b + beta base of one pair of panels; m rows and n columns of it exist. */
+TILES static void pair(const char *a, const char *b, int64_t deep, float alpha, float beta,
+                       const float *base, float *c, int64_t ldc, int64_t m, int64_t n,
                        float *sums) {
   _tile_zero(0);
   _tile_zero(1);
@@ -130,17 +131,18 @@ TILES static void pair(const char *a, const char *b, int64_t deep, float alpha, 
   for (int64_t i = 0; i < (m < PANEL ? m : PANEL); i++) {
     for (int j = 0; j < 2; j++) {
       const __mmask16 there = first(n - 16 * j);
+      const float *from = base + i * ldc + 16 * j;
       float *at = c + i * ldc + 16 * j;
       __m512 r = _mm512_mul_ps(al, _mm512_load_ps(sums + i * PANEL + 16 * j));
-      if (beta != 0) r = _mm512_add_ps(r, _mm512_mul_ps(be, _mm512_maskz_loadu_ps(there, at)));
+      if (beta != 0) r = _mm512_add_ps(r, _mm512_mul_ps(be, _mm512_maskz_loadu_ps(there, from)));
       if (there) _mm512_mask_storeu_ps(at, there, r);
     }
   }
 }
 
 /* The inner numbers are taken 1024 at a time, so that the panels of a stripe of a stay in cache. */
-TILES void twi_tiles_multiply(const void *a, const void *b, int64_t begin, int64_t end, int64_t n, int64_t k, float alpha, float beta, float *c,
-                              int64_t ldc, bool upper) {
+TILES void twi_tiles_multiply(const void *a, const void *b, int64_t begin, int64_t end, int64_t n, int64_t k, float alpha, float beta,
+                              const float *base, float *c, int64_t ldc, bool upper) {
   const int64_t deep = (k + DEPTH - 1) / DEPTH, panel = deep * 2 * BYTES;
   _Alignas(64) float sums[PANEL * PANEL];
   struct shape shape;
@@ -154,7 +156,8 @@ TILES void twi_tiles_multiply(const void *a, const void *b, int64_t begin, int64
       const char *right = (const char *)b + j / PANEL * panel + d * 2 * BYTES;
       for (int64_t i = begin; i < end; i += PANEL) {
         if (upper && j + PANEL <= i) break;
-        pair((const char *)a + i / PANEL * panel + d * 2 * BYTES, right, some, alpha, d == 0 ? beta : 1, c + i * ldc + j, ldc, end - i, n - j, sums);
+        pair((const char *)a + i / PANEL * panel + d * 2 * BYTES, right, some, alpha, d == 0 ? beta : 1,
+             (d == 0 ? base : c) + i * ldc + j, c + i * ldc + j, ldc, end - i, n - j, sums);
       }
     }
   }
@@ -165,8 +168,8 @@ bool twi_tiles_available(void) { return false; }
 void twi_tiles_pack(const float *x, int64_t ld, bool along, int64_t lines, int64_t k, bool left, void *out, int64_t panel) {
   (void)x, (void)ld, (void)along, (void)lines, (void)k, (void)left, (void)out, (void)panel;
 }
-void twi_tiles_multiply(const void *a, const void *b, int64_t begin, int64_t end, int64_t n, int64_t k, float alpha, float beta, float *c,
-                        int64_t ldc, bool upper) {
-  (void)a, (void)b, (void)begin, (void)end, (void)n, (void)k, (void)alpha, (void)beta, (void)c, (void)ldc, (void)upper;
+void twi_tiles_multiply(const void *a, const void *b, int64_t begin, int64_t end, int64_t n, int64_t k, float alpha, float beta,
+                        const float *base, float *c, int64_t ldc, bool upper) {
+  (void)a, (void)b, (void)begin, (void)end, (void)n, (void)k, (void)alpha, (void)beta, (void)base, (void)c, (void)ldc, (void)upper;
 }
 #endif

@@ -165,8 +165,7 @@ struct NewtonSchulz: Sendable {
     for k in 0..<steps {
       let c = triple(k)
       try products.gram(from, transposed: rows > columns, into: a, side, long)
-      p.update(from: a, count: side &* side)
-      try products.gram(a, symmetric: true, into: p, side, side, alpha: c.2, beta: c.1)
+      try products.gram(a, symmetric: true, into: p, side, side, alpha: c.2, beta: c.1, base: UnsafePointer(a))
       for i in 0..<side { p[i &* (side &+ 1)] += T(c.0) }
       let alpha = k == steps - 1 ? scale : 1
       if rows <= columns {
@@ -236,8 +235,7 @@ struct NewtonSchulz: Sendable {
         empty = true
       }
       let c = triple(k)
-      p.update(from: r, count: square)
-      try products.gram(r, into: p, side, side, alpha: c.2, beta: c.1)
+      try products.gram(r, into: p, side, side, alpha: c.2, beta: c.1, base: UnsafePointer(r))
       for i in 0..<side { p[i &* (side &+ 1)] += T(c.0) }
       if empty {
         q.update(from: p, count: square)

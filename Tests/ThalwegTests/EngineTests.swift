@@ -233,4 +233,53 @@ final class EngineTests: XCTestCase {
     }
     Threads.setCount(2)
   }
+
+  /// Every way to multiply bfloat16 that this processor has, beside sums in double of the rounded operands.
+  func testProductsOfBFloat16() throws {
+    for (m, n, k) in [(1, 1, 1), (5, 7, 3), (33, 50, 70), (64, 31, 129), (40, 3, 2100)] {
+      let a = normals(m * k, 1), b = normals(k * n, 2), c = normals(m * n, 3)
+      for means in BF16Products.Means.allCases where means.available {
+        let room = UnsafeMutableRawPointer.allocate(
+          byteCount: 2 * BF16Products.space(lines: 2 * max(m, n), inner: max(m, n, k)), alignment: 64)
+        defer { room.deallocate() }
+        let products = BF16Products(room, by: means)
+        func rounded(_ x: Float) -> Double { Double(floatFromBF16(bf16FromFloat(x))) }
+        /// Checks entry (i, j) against Σ x·y, each of `inner` numbers.
+        func check(_ value: Float, _ start: Double, _ x: (Int) -> Float, _ y: (Int) -> Float, _ inner: Int) {
+          var sum = start, size = abs(start)
+          for l in 0..<inner {
+            sum += rounded(x(l)) * rounded(y(l))
+            size += abs(rounded(x(l)) * rounded(y(l)))
+          }
+          XCTAssertEqual(Double(value), sum, accuracy: Double(inner + 4) * 0x1p-24 * size, "\(means) \(m) \(n) \(k)")
+        }
+        for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
+          var out = c
+          try products.multiply(a, transposed: ta, b, transposed: tb, into: &out, m, n, k, alpha: 1, beta: 0.5)
+          for i in 0..<m {
+            for j in 0..<n {
+              let start = 0.5 * Double(c[i * n + j])
+              check(
+                out[i * n + j], start, { ta ? a[$0 * m + i] : a[i * k + $0] }, { tb ? b[j * k + $0] : b[$0 * n + j] }, k)
+            }
+          }
+        }
+        for transposed in [false, true] {
+          var out = [Float](repeating: .nan, count: m * m)
+          try products.gram(a, transposed: transposed, into: &out, m, k)
+          for i in 0..<m {
+            for j in 0..<m {
+              let row = { (r: Int) in { (l: Int) in transposed ? a[l * m + r] : a[r * k + l] } }
+              check(out[i * m + j], 0, row(i), row(j), k)
+              XCTAssertEqual(out[i * m + j], out[j * m + i])
+            }
+          }
+        }
+      }
+    }
+  }
+
+  private func normals(_ n: Int, _ seed: UInt64) -> [Float] {
+    (0..<n).map { Float(Random.normal(seed, $0)) }
+  }
 }

@@ -128,12 +128,12 @@ def scion(quick: bool) -> Builders:
 # ---- Kronecker factors
 
 
-def soap(quick: bool) -> Builders:
+def soap(precision: str, quick: bool) -> Builders:
     shapes, steps = squares(1, quick), 10
     # gradient and update turned on both sides, both Gram matrices; the bases apart
     work = steps * products(shapes, 6)
     return {
-        OURS: ours("soap(lr=3e-3, weight_decay=0, precondition_frequency=10)", shapes, steps, work, steps),
+        OURS: ours(f"soap(lr=3e-3, weight_decay=0, precondition_frequency=10, products={precision})", shapes, steps, work, steps),
         "pytorch_optimizer": torch_steps(in_pytorch_optimizer(
             "soap", lr=3e-3, weight_decay=0.0, precondition_frequency=10), shapes, steps, work, steps),
     }  # fmt: skip
@@ -149,17 +149,17 @@ def shampoo(quick: bool) -> Builders:
     }  # fmt: skip
 
 
-def psgd_kron(quick: bool) -> Builders:
+def psgd_kron(precision: str, quick: bool) -> Builders:
     """A fit in every step; both draw their vectors at random."""
     shapes = squares(1, quick)
     peer = torch_steps(in_pytorch_optimizer("kron", lr=LR, pre_conditioner_update_probability=1.0), shapes)
     return {
-        OURS: ours(f"psgd_kron(lr={LR}, update_prob=1)", shapes),
+        OURS: ours(f"psgd_kron(lr={LR}, update_prob=1, products={precision})", shapes),
         "pytorch_optimizer": lambda: Candidate(peer().step),
     }  # fmt: skip
 
 
-def kfac(quick: bool) -> Builders:
+def kfac(precision: str, quick: bool) -> Builders:
     """Averages of the factors of 512 rows in every step, damped inverses in every tenth."""
     shapes, steps, decay, damping, rate, momentum = squares(1, quick), 10, 0.95, 1e-2, 0.1, 0.9
     n = shapes[0][0]
@@ -211,7 +211,7 @@ def kfac(quick: bool) -> Builders:
         return moving(step, params, steps, work)
 
     sentence = (f"kfac(lr={rate}, damping={damping}, factor_decay={decay}, inv_update_steps=10, kl_clip=none, "
-                f"momentum={momentum})")
+                f"momentum={momentum}, products={precision})")
     return {OURS: ours(sentence, shapes, steps, work, answer=answer), "torch": by_torch}
 
 
@@ -389,10 +389,14 @@ CASES: dict[str, Case] = {
     "muon, bf16": Case(f"`muon`, bf16 products, {ONE}", partial(muon, "bf16"), {"torch.optim.Muon": 0.65}, 0.1),
     "muon, f32": Case(f"`muon`, f32 products, {ONE}", partial(muon, "working"), {"torch.optim.Muon": 1.2}, 0.1),
     "scion": Case(f"`scion`, bf16 products, {ONE}", scion, {BEST: 0.65}, 0.1),
-    "soap": Case(f"`soap`, ten steps, bases in one, {ONE}", soap, {BEST: 0.5}, 0.2, steps=10),
+    "soap": Case(f"`soap`, ten steps, bases in one, {ONE}", partial(soap, "working"), {BEST: 0.5}, 0.2, steps=10),
+    "soap, bf16": Case(f"`soap`, bf16 products, {ONE}", partial(soap, "bf16"), {BEST: 0.25}, 0.5, steps=10),
     "shampoo": Case(f"`shampoo`, ten steps, roots in one, {ONE}", shampoo, {BEST: 0.5}, 5e-2, steps=10),
-    "psgd_kron": Case(f"`psgd_kron`, a fit a step, {ONE}", psgd_kron, {BEST: 0.5}),
-    "kfac": Case(f"`kfac`, ten steps of 512 rows, inverses in one, {ONE}", kfac, {BEST: 0.9}, 5e-2, steps=10),
+    "psgd_kron": Case(f"`psgd_kron`, a fit a step, {ONE}", partial(psgd_kron, "working"), {BEST: 0.5}),
+    "psgd_kron, bf16": Case(f"`psgd_kron`, bf16 products, {ONE}", partial(psgd_kron, "bf16"), {BEST: 0.3}),
+    "kfac": Case(
+        f"`kfac`, ten steps of 512 rows, inverses in one, {ONE}", partial(kfac, "working"), {BEST: 0.9}, 5e-2, steps=10),
+    "kfac, bf16": Case(f"`kfac`, bf16 products, {ONE}", partial(kfac, "bf16"), {BEST: 0.5}, 5e-2, steps=10),
     "adahessian": Case("`adahessian`, product given, sixteen", partial(diagonal, "adahessian"), {BEST: 0.4}),
     "sophia": Case("`sophia`, product given, sixteen", partial(diagonal, "sophia"), {BEST: 0.35}),
     "galore": Case(f"`galore` of rank 128, 200 steps, {ONE}", galore, {BEST: 0.5}, 5e-2, steps=200),

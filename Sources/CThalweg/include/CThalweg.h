@@ -55,7 +55,7 @@ static inline void twi_prefetch_lines(const void *p, int64_t lines) {
 
 /* Matrix products in bfloat16, where the processor has them. An operand is packed in panels of lines (rows of a, columns of b): `along` when
  * the inner index runs along the rows of x, else across them; what is missing of the last panel is 0. Products are rows first to end (first a
- * multiple of a panel of a) of c = alpha a b + beta c; only what touches the upper triangle when `upper`.
+ * multiple of a panel of a) of c = alpha a b + beta base (which may be c); only what touches the upper triangle when `upper`.
  *
  * By pairs of inner numbers in a vector; `width` is TWI_PAIRS_ROWS or TWI_PAIRS_COLUMNS, `first` the first line of the panel: lines rounded up
  * to `width`, times k rounded up to 2, times 2 bytes. */
@@ -63,16 +63,16 @@ static inline void twi_prefetch_lines(const void *p, int64_t lines) {
 #define TWI_PAIRS_COLUMNS 48
 bool twi_pairs_available(void);
 void twi_pairs_pack(const float *x, int64_t ld, bool along, int64_t lines, int64_t k, int width, void *out, int64_t first);
-void twi_pairs_multiply(const void *a, const void *b, int64_t first, int64_t end, int64_t n, int64_t k, float alpha, float beta, float *c,
-                        int64_t ldc, bool upper);
+void twi_pairs_multiply(const void *a, const void *b, int64_t first, int64_t end, int64_t n, int64_t k, float alpha, float beta,
+                        const float *base, float *c, int64_t ldc, bool upper);
 /* By tiles, of which the operand on the left and that on the right have layouts of their own: lines rounded up to TWI_TILES_LINES, times k
  * rounded up to TWI_TILES_DEPTH, times 2 bytes, aligned to 64. The first question asks the system for tiles. */
 #define TWI_TILES_LINES 32
 #define TWI_TILES_DEPTH 32
 bool twi_tiles_available(void);
 void twi_tiles_pack(const float *x, int64_t ld, bool along, int64_t lines, int64_t k, bool left, void *out, int64_t panel);
-void twi_tiles_multiply(const void *a, const void *b, int64_t begin, int64_t end, int64_t n, int64_t k, float alpha, float beta, float *c,
-                        int64_t ldc, bool upper);
+void twi_tiles_multiply(const void *a, const void *b, int64_t begin, int64_t end, int64_t n, int64_t k, float alpha, float beta,
+                        const float *base, float *c, int64_t ldc, bool upper);
 
 /* The size of the CPU affinity mask, at least 1. */
 int32_t twi_cpu_count(void);

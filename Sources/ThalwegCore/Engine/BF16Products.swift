@@ -45,16 +45,19 @@ public struct BF16Products {
       left, transposed: ta, right, transposed: tb, into: c, m, n, k, alpha: alpha, beta: beta)
   }
 
-  /// c ← alpha·a·aᵀ + beta·c (aᵀ·a when `transposed`), both triangles filled; a is (n, k), or (k, n) when transposed.
+  /// c ← alpha·a·aᵀ + beta·base (aᵀ·a when `transposed`), both triangles filled; a is (n, k), or (k, n) when
+  /// transposed, `base` c itself unless it is given.
   public func gram(
     _ a: UnsafePointer<Float>, transposed: Bool = false, into c: UnsafeMutablePointer<Float>, _ n: Int, _ k: Int,
-    alpha: Double = 1, beta: Double = 0
+    alpha: Double = 1, beta: Double = 0, base: UnsafePointer<Float>? = nil
   ) throws(Failure) {
     guard means == .floats else {
       let ld = transposed ? n : k
-      run(a, along: !transposed, a, along: !transposed, (ld, ld), into: c, n, n, k, alpha, beta, upper: true)
+      run(
+        a, along: !transposed, a, along: !transposed, (ld, ld), into: c, n, n, k, alpha, beta, base: base, upper: true)
       return LinearAlgebra.mirror(c, n)
     }
+    if let base { c.update(from: base, count: n &* n) }
     try LinearAlgebra.gram(
       rounded(a, n &* k, space), transposed: transposed, into: c, n, k, alpha: alpha, beta: beta)
   }
@@ -62,7 +65,7 @@ public struct BF16Products {
   private func run(
     _ a: UnsafePointer<Float>, along alongA: Bool, _ b: UnsafePointer<Float>, along alongB: Bool,
     _ ld: (a: Int, b: Int), into c: UnsafeMutablePointer<Float>,
-    _ m: Int, _ n: Int, _ k: Int, _ alpha: Double, _ beta: Double, upper: Bool
+    _ m: Int, _ n: Int, _ k: Int, _ alpha: Double, _ beta: Double, base: UnsafePointer<Float>? = nil, upper: Bool
   ) {
     let rows = means.rows, columns = means.columns, tiles = means == .tiles
     let panelsA = (m + rows - 1) / rows, panelsB = (n + columns - 1) / columns
@@ -84,8 +87,8 @@ public struct BF16Products {
     Threads.run((m + stripe - 1) / stripe, parallel: parallel) { p in
       let first = p * stripe
       (tiles ? twi_tiles_multiply : twi_pairs_multiply)(
-        packedA, packedB, Int64(first), Int64(min(first + stripe, m)), Int64(n), Int64(k), Float(alpha), Float(beta), c,
-        Int64(n), upper)
+        packedA, packedB, Int64(first), Int64(min(first + stripe, m)), Int64(n), Int64(k), Float(alpha), Float(beta),
+        base ?? UnsafePointer(c), c, Int64(n), upper)
     }
   }
 

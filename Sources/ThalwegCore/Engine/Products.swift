@@ -7,13 +7,16 @@ public struct Products<T: Real> {
     self.narrow = narrow && !T.isDouble ? BF16Products(space) : nil
   }
 
+  /// c ← alpha·a·aᵀ + beta·base, or aᵀ·a; `base` is c itself unless it is given.
   public func gram(
     _ a: UnsafePointer<T>, transposed: Bool = false, symmetric: Bool = false, into c: UnsafeMutablePointer<T>,
-    _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0
+    _ n: Int, _ k: Int, alpha: Double = 1, beta: Double = 0, base: UnsafePointer<T>? = nil
   ) throws(Failure) {
     if let narrow {
-      try narrow.gram(float(a), transposed: transposed, into: float(c), n, k, alpha: alpha, beta: beta)
+      try narrow.gram(
+        float(a), transposed: transposed, into: float(c), n, k, alpha: alpha, beta: beta, base: base.map(float))
     } else {
+      if let base { c.update(from: base, count: n &* n) }
       try LinearAlgebra.gram(a, transposed: transposed, symmetric: symmetric, into: c, n, k, alpha: alpha, beta: beta)
     }
   }
