@@ -41,6 +41,7 @@ struct AdaLOMO: WholeRule {
     shape.ndim >= 2 ? FactoredMoment.slots(method.slots[0], method.slots[1], shape) : [method.slots[2]]
   }
   static func decay(_ h: Hyper) -> Decay { .rule }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { FactoredMoment.workspace(shape, size) }
   static func scalars(_ h: Hyper) -> [Scalar] { h.given("clip_norm") ? [Scalar("norm")] : [] }
 
   static let registered = entry(
@@ -67,22 +68,35 @@ struct AdaLOMO: WholeRule {
     bound = h.has("clip_value") ? h.clip_value : .infinity
   }
 
-  func apply<T: Real>(_ t: Whole<T>) {
-    let n = t.count
-    if bound < .infinity { for i in 0..<n { t.v[i] = min(max(t.v[i], T(-bound)), T(bound)) } }
-    if factor != 1 { Flat.scale(t.v, by: factor, into: t.v, n) }
-    if let f = FactoredMoment(t.shape) {
-      f.take(t.slots[0], t.slots[1], keep: keep) { Double(t.v[$0]) * Double(t.v[$0]) + eps1 }
-      f.divide(t.v, t.slots[0], t.slots[1], into: t.v)
-    } else {
-      for i in 0..<n {
-        let g = Double(t.v[i]), v = keep * Double(t.slots[0][i]) + (1 - keep) * (g * g + eps1)
-        t.slots[0][i] = T(v)
-        t.v[i] = T(g / v.squareRoot())
-      }
+  /// The gradient within its bound, then times the factor.
+  struct Clip: ElementOperation {
+    let bound, factor: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      x = x.clipped(to: bound) * factor
     }
-    clipRMS(t.v, n, threshold)
-    if decay != 0 { Flat.add(t.w, times: decay, into: t.v, n) }
-    Flat.scale(t.v, by: max(eps2, Flat.norm(t.w, n) / Double(n).squareRoot()), into: t.v, n)
+  }
+  /// The update, scaled, and the decay.
+  struct Scale: ElementOperation {
+    let factor, decay: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      x = decay == 0 ? factor * x : factor * x + decay * g
+    }
+  }
+
+  func apply<T: Real>(_ t: Whole<T>) {
+    let n = Double(t.count)
+    guard n > 0 else { return }
+    if bound < .infinity || factor != 1 { t.change(Clip(bound: bound, factor: factor)) }
+    let weights = t.sums(SquaredNorm()).first
+    let size = max(eps2, (weights < 1e280 ? weights.squareRoot() : Flat.norm(t.w, t.count)) / n.squareRoot())
+    guard let f = FactoredMoment(t.shape) else {
+      t.change(CAME.Direction(keep: keep, eps: eps1), slots: 0..<1)
+      let share = shareOfUpdate(t.sums(SquaredUpdate()).first / n, threshold)
+      return t.change(Scale(factor: share * size, decay: decay * size))
+    }
+    let (r, c) = (t.slots[0], t.slots[1])
+    let square = f.take(t.v, r, c, FactoredMoment.Rate(keep: keep, new: 1 - keep, eps: eps1), t.workspace)
+    f.divide(t.v, r, c, scale: shareOfUpdate(square / n, threshold) * size, t.workspace, into: t.v)
+    if decay != 0 { t.change(Scale(factor: 1, decay: decay * size)) }
   }
 }

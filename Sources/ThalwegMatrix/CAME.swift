@@ -41,6 +41,7 @@ struct CAME: WholeRule {
         ? FactoredMoment.slots(all[1], all[2], shape) + FactoredMoment.slots(all[3], all[4], shape) : [all[5]])
   }
   static func decay(_ h: Hyper) -> Decay { .decoupled }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { FactoredMoment.workspace(shape, size) }
 
   let beta1, beta2, beta3, eps1, eps2, threshold: Double
 
@@ -48,25 +49,102 @@ struct CAME: WholeRule {
     (beta1, beta2, beta3, eps1, eps2, threshold) = (h.beta1, h.beta2, h.beta3, h.eps1, h.eps2, h.clip_threshold)
   }
 
+  /// u of a tensor of rank 0 or 1.
+  struct Direction: ElementOperation {
+    let keep, eps: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let v = keep * s[0] + (1 - keep) * (x * x + eps)
+      s[0] = v
+      x = x / v.squareRoot()
+    }
+  }
+  /// m of the update that is shortened first.
+  struct Momentum: ElementOperation {
+    let share, keep: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      x = keep * s[0] + (1 - keep) * (share * x)
+      s[0] = x
+    }
+  }
+
   func apply<T: Real>(_ t: Whole<T>) {
-    let n = t.count, m = t.slots[0], f = FactoredMoment(t.shape)
-    if let f {
-      f.take(t.slots[1], t.slots[2], keep: beta2) { Double(t.v[$0]) * Double(t.v[$0]) + eps1 }
-      f.divide(t.v, t.slots[1], t.slots[2], into: t.v)
-    } else {
-      for i in 0..<n {
-        let g = Double(t.v[i]), v = beta2 * Double(t.slots[1][i]) + (1 - beta2) * (g * g + eps1)
-        t.slots[1][i] = T(v)
-        t.v[i] = T(g / v.squareRoot())
+    guard t.count > 0 else { return }
+    guard let f = FactoredMoment(t.shape) else {
+      t.change(Direction(keep: beta2, eps: eps1), slots: 1..<2)
+      let share = shareOfUpdate(t.sums(SquaredUpdate()).first / Double(t.count), threshold)
+      return t.change(Momentum(share: share, keep: beta1), slots: 0..<1)
+    }
+    let rate = FactoredMoment.Rate(keep: beta2, new: 1 - beta2, eps: eps1)
+    let trust = FactoredMoment.Rate(keep: beta3, new: 1 - beta3, eps: eps2)
+    let (m, r, c) = (t.slots[0], t.slots[1], t.slots[2]), (R, C) = (t.slots[3], t.slots[4])
+    let share = shareOfUpdate(f.take(t.v, r, c, rate, t.workspace) / Double(t.count), threshold)
+    f.all.forEach { part, list in
+      let room: FactoredMoment.Room<T> = f.room(t.workspace, part)
+      for b in list {
+        let at = b * f.rows * f.columns, r = r + b * f.rows, mean = Flat.sum(r, f.rows) / Double(f.rows)
+        f.factors(r, c + b * f.columns, mean: mean, scale: share, into: room)
+        _ = f.take(C + b * f.columns, trust, room) { some, sums in
+          let i = some.lowerBound, first = at + i * f.columns
+          CAME.average(
+            t.v + first, m + first, R + (b * f.rows + i), some.count, f.columns, room.row + i, room.column, beta1,
+            trust, sums)
+        }
       }
     }
-    clipRMS(t.v, n, threshold)
-    for i in 0..<n { m[i] = T(beta1) * m[i] + T(1 - beta1) * t.v[i] }
-    guard let f else { return t.v.update(from: m, count: n) }
-    f.take(t.slots[3], t.slots[4], keep: beta3) {
-      let away = Double(t.v[$0]) - Double(m[$0])
-      return away * away + eps2
-    }
-    f.divide(m, t.slots[3], t.slots[4], into: t.v)
+    f.divide(m, R, C, t.workspace, into: t.v)
   }
+
+  /// m of some rows of g; their distances from the update move r and are added to the sums of the columns.
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  private static func average<T: Real>(
+    _ g: UnsafePointer<T>, _ m: UnsafeMutablePointer<T>, _ r: UnsafeMutablePointer<T>, _ rows: Int, _ n: Int,
+    _ row: UnsafePointer<T>, _ column: UnsafePointer<T>, _ keep: Double, _ rate: FactoredMoment.Rate,
+    _ sums: UnsafeMutablePointer<Double>
+  ) {
+    typealias L = T.Vector
+    typealias D = SIMD8<Double>
+    let k = T(keep), new = T(1 - keep)
+    for i in 0..<rows {
+      let x = g + i * n, y = m + i * n, factor = L(Double(row[i]))
+      var low = D(repeating: 0), high = low, rest = 0.0
+      @inline(__always) func squares(_ a: D, _ j: Int) -> D {
+        let square = a * a
+        (D.load(sums + j) + square).store(sums + j)
+        return square
+      }
+      var j = 0
+      while j &+ L.width <= n {
+        let u = L.load(x + j) * factor * L.load(column + j)
+        let next = keep * L.load(y + j) + (1 - keep) * u
+        next.store(y + j)
+        let (a, b) = (u.wide, next.wide)
+        low += squares(a.low - b.low, j)
+        if L.width == 16 { high += squares(a.high - b.high, j &+ 8) }
+        j &+= L.width
+      }
+      while j < n {
+        let u = x[j] * row[i] * column[j]
+        y[j] = k * y[j] + new * u
+        let away = Double(u) - Double(y[j])
+        rest += away * away
+        sums[j] += away * away
+        j &+= 1
+      }
+      r[i] = T(rate(Double(r[i]), ((low + high).sum() + rest) / Double(n)))
+    }
+  }
+}
+
+/// Σ of the squares of the update.
+struct SquaredUpdate: ElementSum {
+  @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+    sums.add(0, x, times: x)
+  }
+}
+/// What shortens an update of this mean square whose root mean square is above the threshold.
+func shareOfUpdate(_ square: Double, _ threshold: Double) -> Double {
+  let rms = square.squareRoot()
+  return rms <= threshold ? 1 : threshold / rms
 }

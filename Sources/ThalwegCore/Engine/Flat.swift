@@ -155,6 +155,42 @@ public enum Flat {
     }
     return sum.wide.low.sum() + sum.wide.high.sum() + Double(rest) == 0
   }
+  /// Σ x.
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func sum<T: Real>(_ x: UnsafePointer<T>, _ n: Int) -> Double {
+    typealias L = T.Vector
+    var low = SIMD8<Double>(repeating: 0), high = low, rest = 0.0
+    var i = 0
+    while i &+ L.width <= n {
+      let w = L.load(x + i).wide
+      low += w.low
+      if L.width == 16 { high += w.high }
+      i &+= L.width
+    }
+    while i < n {
+      rest += Double(x[i])
+      i &+= 1
+    }
+    return (low + high).sum() + rest
+  }
+  /// x ← x + a.
+  @inline(never)
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func shift<T: Real>(_ x: UnsafeMutablePointer<T>, by a: Double, _ n: Int) {
+    let f = T.Vector(a)
+    var i = 0
+    while i &+ T.Vector.width <= n {
+      (T.Vector.load(x + i) + f).store(x + i)
+      i &+= T.Vector.width
+    }
+    while i < n {
+      x[i] += T(a)
+      i &+= 1
+    }
+  }
   /// y ← factor·x.
   @inline(never)
   @_specialize(where T == Float)

@@ -33,12 +33,8 @@ struct Adafactor: WholeRule {
     ])
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
-    guard shape.ndim >= 2 else { return [method.slots[2]] }
-    let d = shape.dimensions.suffix(2), n = shape.count
-    var (rows, columns) = (method.slots[0], method.slots[1])
-    rows.count = n / max(1, d[d.endIndex - 1])
-    columns.count = n / max(1, d[d.endIndex - 2])
-    return [rows, columns]
+    let all = method.slots
+    return shape.ndim >= 2 ? FactoredMoment.slots(all[0], all[1], shape) : [all[2]]
   }
   static func decay(_ h: Hyper) -> Decay { .decoupled }
 
@@ -52,128 +48,103 @@ struct Adafactor: WholeRule {
     (eps2, d) = (h.eps2, h.d)
   }
 
-  /// Matrices over the last two axes, and how they are cut: many side by side, or one in parts of its rows.
-  private struct Matrices {
-    let rows, columns: Int
-    let all, lines: Parts
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { FactoredMoment.workspace(shape, size) }
 
-    init(_ shape: Shape) {
-      (rows, columns) = (shape.dimensions[shape.ndim - 2], shape.dimensions[shape.ndim - 1])
-      all = Parts(shape.count / max(1, rows &* columns), of: rows &* columns)
-      lines = all.lines == 1 ? Parts(rows, of: columns) : Parts(whole: rows)
+  /// u of a tensor of rank 0 or 1.
+  struct Direction: ElementOperation {
+    let k, floor: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let v = s[0] + k * (x * x - s[0])
+      s[0] = v
+      x = x / L.max(v, floor).squareRoot()
     }
-    /// Room for the work on one matrix: sums of columns for every part of the rows, what Factors holds.
-    var wide: Int { aligned(8 * (lines.count * columns + rows)) }
-    func room(_ size: Int) -> Int { wide + aligned(size * (rows + columns)) }
   }
-  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
-    guard shape.ndim >= 2, shape.count > 0 else { return 0 }
-    let m = Matrices(shape)
-    return m.all.count * m.room(size)
+  struct Scale: ElementOperation {
+    let factor: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = x * factor }
+  }
+  struct Square: ElementSum {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+      sums.add(0, x, times: x)
+    }
   }
 
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
-    let n = t.count, entries = Parts(n, of: 1)
+    let n = Double(t.count)
     guard n > 0 else { return }
-    func rms(_ square: Double) -> Double { (square / Double(n)).squareRoot() }
-    let scale = step * max(eps2, rms(entries.sum { _, i in Flat.squaredNorm(t.w + i.lowerBound, i.count) }))
-    guard t.shape.ndim >= 2 else {
-      let v = t.slots[0], least = T(floor * floor)
-      for i in 0..<n {
-        v[i] += T(k) * (t.v[i] * t.v[i] - v[i])
-        t.v[i] /= max(v[i], least).squareRoot()
-      }
-      return Flat.scale(t.v, by: scale / max(1, rms(Flat.squaredNorm(t.v, n)) / d), into: t.v, n)
+    let scale = step * max(eps2, (t.sums(SquaredNorm()).first / n).squareRoot())
+    func share(_ square: Double) -> Double { scale / max(1, (square / n).squareRoot() / d) }
+    guard let f = FactoredMoment(t.shape) else {
+      t.change(Direction(k: k, floor: floor * floor), slots: 0..<1)
+      return t.change(Scale(factor: share(t.sums(Square()).first)))
     }
-    let m = Matrices(t.shape)
-    m.all.forEach { part, list in for b in list { moveMoments(t, m, b, part) } }
-    let square = m.all.sum { part, list in
+    let size = f.rows * f.columns, rate = FactoredMoment.Rate(keep: 1 - k, new: k, eps: 0)
+    func estimate(_ b: Int) -> Estimate<T> {
+      Estimate(f, t.slots[0] + b * f.rows, t.slots[1] + b * f.columns, floor)
+    }
+    let square = f.all.sum { part, list in
       list.reduce(0) { sum, b in
-        let u = Factors(t, m, b, part, floor)
-        return sum + m.lines.sum { _, rows in u.squares(rows) }
+        let g = t.v + b * size, r = t.slots[0] + b * f.rows, c = t.slots[1] + b * f.columns
+        let over = f.take(g, r, c, rate, f.room(t.workspace, part)), v = estimate(b)
+        return sum + (v.isProduct(v.leastRow) ? over * v.mean : f.lines.sum { _, rows in v.squares(g, rows) })
       }
     }
-    let share = scale / max(1, rms(square) / d)
-    m.all.forEach { part, list in
+    let factor = share(square)
+    f.all.forEach { part, list in
       for b in list {
-        let u = Factors(t, m, b, part, floor)
-        m.lines.forEach { _, rows in u.scale(rows, by: share) }
+        let g = t.v + b * size, v = estimate(b), room: FactoredMoment.Room<T> = f.room(t.workspace, part)
+        f.factors(v.r, v.c, mean: v.mean, scale: factor, into: room)
+        f.lines.forEach { _, rows in
+          if v.isProduct(v.leastRow) { return f.multiply(g, rows, by: room, into: g) }
+          for i in rows {
+            if v.isProduct(Double(v.r[i])) {
+              f.multiply(g, i..<(i + 1), by: room, into: g)
+            } else {
+              v.divide(g + i * f.columns, i, times: factor)
+            }
+          }
+        }
       }
     }
   }
 
-  private func moveMoments<T: Real>(_ t: Whole<T>, _ m: Matrices, _ b: Int, _ part: Int) {
-    let g = t.v + b * m.rows * m.columns, r = t.slots[0] + b * m.rows, c = t.slots[1] + b * m.columns
-    let sums = (t.workspace + part * m.room(MemoryLayout<T>.stride)).assumingMemoryBound(to: Double.self)
-    m.lines.forEach { p, rows in
-      let columns = sums + p * m.columns
-      columns.initialize(repeating: 0, count: m.columns)
-      for i in rows {
-        let mean = Flat.addSquares(g + i * m.columns, m.columns, to: columns) / Double(m.columns)
-        r[i] = T(Double(r[i]) + k * (mean - Double(r[i])))
-      }
-    }
-    for j in 0..<m.columns {
-      let sum = (0..<m.lines.count).reduce(0) { $0 + sums[$1 * m.columns + j] }
-      c[j] = T(Double(c[j]) + k * (sum / Double(m.rows) - Double(c[j])))
-    }
-  }
-
-  /// One over the root of the estimate r·c, as a product of a factor a row and one a column; rows where some entry
-  /// meets the floor are computed entry by entry.
-  private struct Factors<T: Real> {
-    let g, c, row, column: UnsafeMutablePointer<T>
-    let share: UnsafeMutablePointer<Double>
+  /// The estimate V = r·c/mean(r) of one matrix. It is a product of a factor a row and one a column, but in rows where
+  /// some entry meets the floor: those are computed entry by entry.
+  private struct Estimate<T: Real> {
+    let r, c: UnsafeMutablePointer<T>
     let columns: Int
-    let floor, least: Double
+    let mean, floor, leastRow, leastColumn: Double
 
-    init(_ t: Whole<T>, _ m: Matrices, _ b: Int, _ part: Int, _ eps: Double) {
-      let space = t.workspace + part * m.room(MemoryLayout<T>.stride), r = t.slots[0] + b * m.rows
-      (g, c, columns) = (t.v + b * m.rows * m.columns, t.slots[1] + b * m.columns, m.columns)
-      share = space.assumingMemoryBound(to: Double.self) + m.lines.count * m.columns
-      row = (space + m.wide).assumingMemoryBound(to: T.self)
-      column = row + m.rows
-      let mean = max((0..<m.rows).reduce(0) { $0 + Double(r[$1]) } / Double(m.rows), eps)
-      for i in 0..<m.rows {
-        share[i] = Double(r[i]) / mean
-        row[i] = T(1 / share[i].squareRoot())
-      }
-      var least = Double.infinity
-      for j in 0..<columns {
-        let x = Double(c[j])
-        column[j] = T(1 / x.squareRoot())
-        least = min(least, x)
-      }
-      (self.least, floor) = (least, eps * eps)
+    init(_ f: FactoredMoment, _ r: UnsafeMutablePointer<T>, _ c: UnsafeMutablePointer<T>, _ eps: Double) {
+      (self.r, self.c, columns, floor) = (r, c, f.columns, eps * eps)
+      mean = max(Flat.sum(r, f.rows) / Double(f.rows), eps)
+      var (row, column) = (Double.infinity, Double.infinity)
+      for i in 0..<f.rows { row = min(row, Double(r[i])) }
+      for j in 0..<f.columns { column = min(column, Double(c[j])) }
+      (leastRow, leastColumn) = (row, column)
     }
 
-    /// u = g/√V over one row.
-    private struct Row {
-      let g, c, column: UnsafeMutablePointer<T>
-      let row: T, share, floor: Double
-      let product: Bool
+    /// Whether a row with this mean stays above the floor.
+    func isProduct(_ row: Double) -> Bool {
+      let least = row / mean * leastColumn
+      return least >= floor && least < .infinity
+    }
 
+    /// u = g/√V over one row, entry by entry.
+    private struct Row {
+      let g, c: UnsafeMutablePointer<T>
+      let share, floor: Double
       @inline(__always) func vector(_ j: Int) -> T.Vector {
         typealias L = T.Vector
-        let x = L.load(g + j)
-        return product
-          ? x * L(Double(row)) * L.load(column + j) : x / L.max(L(share) * L.load(c + j), L(floor)).squareRoot()
+        return L.load(g + j) / L.max(L(share) * L.load(c + j), L(floor)).squareRoot()
       }
-      @inline(__always) func entry(_ j: Int) -> T {
-        product ? g[j] * row * column[j] : g[j] / max(T(share) * c[j], T(floor)).squareRoot()
-      }
-    }
-    @inline(__always) private func u(_ i: Int) -> Row {
-      let low = share[i] * least
-      return Row(
-        g: g + i * columns, c: c, column: column, row: row[i], share: share[i], floor: floor,
-        product: low >= floor && low < .infinity)
+      @inline(__always) func entry(_ j: Int) -> T { g[j] / max(T(share) * c[j], T(floor)).squareRoot() }
     }
 
-    func squares(_ rows: Swift.Range<Int>) -> Double {
+    func squares(_ g: UnsafeMutablePointer<T>, _ rows: Swift.Range<Int>) -> Double {
       var sums = Sums(), rest = 0.0
       for i in rows {
-        let u = u(i)
+        let u = Row(g: g + i * columns, c: c, share: Double(r[i]) / mean, floor: floor)
         var j = 0
         while j &+ T.Vector.width <= columns {
           let x = u.vector(j)
@@ -189,19 +160,17 @@ struct Adafactor: WholeRule {
       return sums.first + rest
     }
 
-    func scale(_ rows: Swift.Range<Int>, by share: Double) {
-      let factor = T.Vector(share)
-      for i in rows {
-        let u = u(i)
-        var j = 0
-        while j &+ T.Vector.width <= columns {
-          (u.vector(j) * factor).store(u.g + j)
-          j &+= T.Vector.width
-        }
-        while j < columns {
-          u.g[j] = u.entry(j) * T(share)
-          j &+= 1
-        }
+    /// g of row i becomes u, times a factor.
+    func divide(_ g: UnsafeMutablePointer<T>, _ i: Int, times factor: Double) {
+      let u = Row(g: g, c: c, share: Double(r[i]) / mean, floor: floor), scale = T.Vector(factor)
+      var j = 0
+      while j &+ T.Vector.width <= columns {
+        (u.vector(j) * scale).store(g + j)
+        j &+= T.Vector.width
+      }
+      while j < columns {
+        g[j] = u.entry(j) * T(factor)
+        j &+= 1
       }
     }
   }
