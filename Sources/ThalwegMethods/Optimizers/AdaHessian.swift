@@ -1,4 +1,3 @@
-import Glibc
 import ThalwegCore
 
 /// AdaHessian: Adam whose second moment is that of the diagonal of the Hessian, averaged over the entries of a kernel.
@@ -38,11 +37,33 @@ struct AdaHessian: WholeRule {
   static func decay(_ h: Hyper) -> Decay { .decoupled }
 
   let h: Hyper
-  let beta1, beta2, c1, c2, eps, exponent: Double
+  let change: Change
   init(_ h: Hyper, _ c: StepContext) {
     self.h = h
-    (beta1, beta2, eps, exponent) = (h.beta1, h.beta2, h.eps, h.hessian_power)
-    (c1, c2) = (1 / (1 - power(beta1, c.t)), 1 / (1 - power(beta2, c.t)))
+    change = Change(
+      beta1: h.beta1, beta2: h.beta2, c1: 1 / (1 - power(h.beta1, c.t)), c2: 1 / (1 - power(h.beta2, c.t)), eps: h.eps,
+      exponent: h.hessian_power)
+  }
+
+  /// The magnitude of every entry lies behind the moments, or is one number.
+  struct Change: ElementOperation {
+    let beta1, beta2, c1, c2, eps, exponent: Double
+    var mean: Double?
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let D = if let mean { L(mean) } else { s[2] }
+      let m = beta1 * s[0] + (1 - beta1) * x, v = beta2 * s[1] + (1 - beta2) * (D * D)
+      s[0] = m
+      s[1] = v
+      var root = (c2 * v).squareRoot()
+      if exponent == 0 { root = L(1) } else if exponent != 1 { root = L.pow(root, exponent) }
+      x = L.select(L.equal(m, L(0)), L(0), c1 * m / (root + eps))
+    }
+  }
+  /// Σ of the first slot.
+  struct Total: ElementSum {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+      sums.add(0, s[0])
+    }
   }
 
   /// Entries that are averaged over: so many, one after the other.
@@ -52,20 +73,34 @@ struct AdaHessian: WholeRule {
     return block > 0 && shape.count % block == 0 ? block : 1
   }
 
+  /// Entries whose means are written out at a time.
+  private static let piece = 4096
+
   func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let (m, v, D) = (w.slots[0], w.slots[1], w.slots[2]), length = group(w.shape)
-    let (k1, t1, k2, t2) = (T(beta1), T(1 - beta1), T(beta2), T(1 - beta2))
-    let (first, second, e) = (T(c1), T(c2), T(eps))
-    for start in stride(from: 0, to: w.count, by: max(1, length)) {
-      var sum = 0.0
-      for i in start..<(start + length) { sum += Double(D[i]) }
-      let mean = T(sum / Double(length)), square = t2 * (mean * mean)
-      for i in start..<(start + length) {
-        m[i] = k1 * m[i] + t1 * w.v[i]
-        v[i] = k2 * v[i] + square
-        let root = (second * v[i]).squareRoot()
-        let d = (exponent == 1 ? root : T(pow(Double(root), exponent))) + e
-        w.v[i] = m[i] == 0 ? 0 : first * m[i] / d
+    let D = w.slots[2], length = group(w.shape), piece = AdaHessian.piece
+    guard length > 1 else { return w.change(change, slots: 0..<3) }
+    let groups = w.count / length
+    if length > piece {
+      for k in 0..<groups {
+        let entries = (k * length)..<((k + 1) * length)
+        var one = change
+        one.mean = w.sums(Total(), slots: 2..<3, in: entries).first / Double(length)
+        w.change(one, slots: 0..<2, in: entries)
+      }
+      return
+    }
+    Parts(groups, of: length).forEach { _, part in
+      withUnsafeTemporaryAllocation(of: T.self, capacity: piece) { room in
+        guard let means = room.baseAddress else { return }
+        for first in stride(from: part.lowerBound, to: part.upperBound, by: piece / length) {
+          let end = min(first + piece / length, part.upperBound)
+          for k in first..<end {
+            let mean = T(Flat.sum(D + k * length, length) / Double(length))
+            (means + (k - first) * length).update(repeating: mean, count: length)
+          }
+          let at = first * length
+          w.change(change, slots: 0..<2, more: means, from: at, in: at..<(end * length))
+        }
       }
     }
   }
@@ -96,7 +131,7 @@ struct AdaHessian: WholeRule {
           io.setScalar(0, io.scalar(0) + 1)
           return .update(nil)
         }
-        io.change(SaveGradient(), slots: [gradient], parameters: false)
+        io.keep(gradient, reads: true)
         io.draw(probe0, signs: true)
         return .ask(Ask(.hessianVector))
       }
