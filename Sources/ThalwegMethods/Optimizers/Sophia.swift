@@ -50,18 +50,24 @@ struct Sophia: ElementRule {
   static func decay(_ h: Hyper) -> Decay { .decoupled }
 
   let beta1, beta2, scale, gamma, eps, clip: Double
-  let adds, late: Bool
+  let adds, late, early: Bool
   init(_ h: Hyper, _ c: StepContext) {
     (beta1, beta2, eps, clip) = (h.beta1, h.beta2, h.eps, h.clip)
     gamma = h.has("gamma") ? h.gamma : h.is("estimator", "gnb") ? 0.05 : 0.01
     scale = h.bias_correction ? 1 / (1 - power(beta1, c.t)) : 1
     adds = h.is("denominator", "add")
     late = h.is("order", "after") && c.scalars[1] == 1
+    early = h.is("order", "before") && h.is("estimator", "hutchinson") && c.scalars[1] == 1
   }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
-    let m = beta1 * s[0] + (1 - beta1) * g, h = s[1]
+    let m = beta1 * s[0] + (1 - beta1) * g
+    var h = s[1]
     s[0] = m
+    if early {  // the estimate lies where the probe was
+      h = beta2 * h + (1 - beta2) * s[2]
+      s[1] = h
+    }
     if late { s[1] = beta2 * h + (1 - beta2) * s[2] }
     let d = adds ? gamma * h + eps : L.max(gamma * h, eps)
     return d.divide(scale * m).clipped(to: clip)
@@ -86,19 +92,21 @@ struct Sophia: ElementRule {
     func most(_ tensors: Int) -> Int { 2 }
     var kinds: [Request.Kind] { hutchinson ? [.hessianVector] : [.taskGradient] }
 
-    /// The estimate of an entry, from the answer and the probe.
-    struct Estimate: ElementOperation {
-      let keep, take: Double, squares: Bool
-      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-        s[0] = keep * s[0] + take * (squares ? g * g : s[1] * g)
-      }
-    }
-    /// NaN where an estimate is not finite.
-    struct Finite: ElementSum {
+    /// The estimate of an entry from the answer g: its square, or its product with the probe, which takes the place of
+    /// the probe. The sum is NaN where one is not finite.
+    struct Estimates: ElementSum {
       let squares: Bool
       @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
         let e = squares ? g * g : s[0] * g
-        sums.add(0, e - e, times: L(1))
+        if !squares { s[0] = e }
+        sums.add(0, e - e)
+      }
+    }
+    /// A slot takes the estimates: squares of the answer, or what lies in the slot behind it.
+    struct Take: ElementOperation {
+      let keep, take: Double, squares: Bool
+      @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+        s[0] = keep * s[0] + take * (squares ? g * g : s[1])
       }
     }
 
@@ -106,20 +114,20 @@ struct Sophia: ElementRule {
       let h = io.hyper
       if phase == 0 {
         if io.counter(0) % max(1, h.integer("interval")) != 0 { return done(io, fresh: false, nil) }
-        io.change(SaveGradient(), slots: [gradient], parameters: false)
+        io.keep(gradient, reads: true)
         if !hutchinson { return .ask(Ask(.taskGradient, index: 1, count: 2)) }
         io.draw(vector, signs: h.is("probe", "rademacher"))
         return .ask(Ask(.hessianVector))
       }
       let squares = !hutchinson, update = io.gradient(in: gradient)
-      if io.sum(Finite(squares: squares), slots: [vector])[0].isNaN { return done(io, fresh: false, update) }
+      if io.sum(Estimates(squares: squares), slots: [vector])[0].isNaN { return done(io, fresh: false, update) }
       let size: Double = squares ? h.batch_size : 1
       if after {
-        io.change(Estimate(keep: 0, take: size, squares: squares), slots: [2, vector], parameters: false)
-      } else {
-        io.change(slots: [1, vector], parameters: false) { own in
+        io.change(Take(keep: 0, take: size, squares: squares), slots: [2, vector], parameters: false)
+      } else if squares {
+        io.change(slots: [1], parameters: false) { own in
           let beta2: Double = own.beta2
-          return Estimate(keep: beta2, take: (1 - beta2) * size, squares: squares)
+          return Take(keep: beta2, take: (1 - beta2) * size, squares: true)
         }
       }
       return done(io, fresh: true, update)
