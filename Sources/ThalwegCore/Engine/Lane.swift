@@ -303,6 +303,27 @@ extension SIMD8<Double>: Lane {
     let low = s * (half + p * w) + n * Self(repeating: 1.90821492927058770002e-10)
     return (half - low) - f - n * Self(repeating: 6.93147180369123816490e-01)
   }
+  /// ∛x for x ≥ 0, to about one unit in the last place: a third of the exponent and a polynomial give 23 bits, Newton's
+  /// step the others, as in FreeBSD's libm.
+  @inlinable @inline(__always) public func cubeRoot() -> Self {
+    typealias U = SIMD8<UInt64>
+    let zero = Self(repeating: 0)
+    // numbers below the normal ones are brought up first
+    let few = self .< Self(repeating: 0x1p-1022)
+    let x = replacing(with: self * Self(repeating: 0x1p54), where: few)
+    let third = Random.number(unsafeBitCast(x, to: U.self) &>> U(repeating: 32)) * Self(repeating: 1.0 / 3)
+    let start = third + Self(repeating: 715_094_163 + 0x1p52)
+    var t = unsafeBitCast(unsafeBitCast(start, to: U.self) &<< U(repeating: 32), to: Self.self)
+    let r = (t * t) * (t / x)
+    let low = Self(repeating: 1.621429720105354466140) * r + Self(repeating: -1.88497979543377169875)
+    let high = Self(repeating: 0.145996192886612446982) * r + Self(repeating: -0.758397934778766047437)
+    t = t * ((low * r + Self(repeating: 1.87595182427177009643)) + ((r * r) * r) * high)
+    let q = x / (t * t)
+    t = t + t * ((q - t) / ((t + t) + q))
+    t = t.replacing(with: t * Self(repeating: 0x1p-18), where: few)
+    t = t.replacing(with: self, where: self .== Self(repeating: .infinity))
+    return t.replacing(with: zero, where: self .== zero)
+  }
   /// log x; −∞ for 0, NaN below.
   @inlinable @inline(__always) public static func log(_ x: Self) -> Self { changed(x, takeLogarithm) }
   @usableFromInline @inline(never) static func takeLogarithm(_ x: inout Self) {

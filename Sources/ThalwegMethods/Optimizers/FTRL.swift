@@ -1,4 +1,3 @@
-import Glibc
 import ThalwegCore
 
 /// Follow the proximally regularised leader: the parameters are the best answer to all gradients so far.
@@ -11,7 +10,7 @@ import ThalwegCore
 ///          state: a coordinate that never had a gradient is 0 from the first step on, and what a host writes into
 ///          them only enters through σ·θ. A step with lr = 0 leaves all as it is.
 /// Source   McMahan et al., 2013.
-struct FTRL: WholeRule {
+struct FTRL: ElementRule {
   static let method = Method(
     "ftrl", .optimizer, "The parameters are the regularised best answer to all gradients so far.",
     rule: """
@@ -29,26 +28,39 @@ struct FTRL: WholeRule {
     ],
     slots: [Slot("z", "the linear term z"), Slot("n", "sum of squares n")], requests: "own-step")
 
-  let lr, p, beta, lambda1, lambda2, start, shrinkage: Double
-  let first: Bool
+  let lr, p, beta, lambda1, lambda2, start, shrinkage, rate: Double
+  let first, moves: Bool
 
   init(_ h: Hyper, _ c: StepContext) {
     let power: Double = h.lr_power
     (lr, p, beta, lambda1, lambda2) = (c.lr, -power, h.beta, h.lambda1, h.lambda2)
     (start, shrinkage, first) = (h.initial_accumulator_value, h.shrinkage, c.t == 1)
+    (moves, rate) = (c.lr > 0, 1 / c.lr)
   }
 
-  private func root(_ n: Double) -> Double { p == 0.5 ? n.squareRoot() : pow(n, p) }
-
-  func apply<T: Real>(_ t: Whole<T>) {
-    guard lr > 0 else { return t.v.update(repeating: 0, count: t.count) }
-    for i in 0..<t.count {
-      let g = Double(t.v[i]), x = Double(t.w[i]), n = first ? start : Double(t.slots[1][i]), sum = n + g * g
-      let z = Double(t.slots[0][i]) + g + 2 * shrinkage * x - (root(sum) - root(n)) / lr * x
-      (t.slots[0][i], t.slots[1][i]) = (T(z), T(sum))
-      let q = (root(sum) + beta) / lr + lambda2
-      let new = abs(z) <= lambda1 || q == 0 ? 0 : ((z < 0 ? -lambda1 : lambda1) - z) / q
-      t.v[i] = t.w[i] - T(new)
-    }
+  private typealias D = SIMD8<Double>
+  @inline(__always) private func root(_ n: D) -> D {
+    p == 0.5 ? n.squareRoot() : p == 1 ? n : p == 0 ? D(1) : D.pow(n, p)
   }
+  /// The sum of squares, the linear term and the parameter; in double, for σ is a difference of roots.
+  @inline(__always) private func next(_ g: D, _ x: D, _ z: D, _ n: D) -> (n: D, z: D, x: D) {
+    let sum: D = n + g * g, new = root(sum), k = D(rate), zero = D(0)
+    let sigma: D = (new - root(n)) * k
+    let pull: D = D(2 * shrinkage) * x - sigma * x
+    let z: D = z + g + pull
+    let q: D = (new + D(beta)) * k + D(lambda2)
+    return (sum, z, D.select(D.equal(q, zero), zero, (zero - z.shrunk(by: lambda1)) / q))
+  }
+
+  @inline(__always) func moved<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+    if !moves { return x }
+    let (g, w, z) = (g.wide, x.wide, s[0].wide), n = first ? (D(start), D(start)) : s[1].wide
+    let a = next(g.low, w.low, z.low, n.0), b = L.width == 16 ? next(g.high, w.high, z.high, n.1) : a
+    s[0] = L(wide: a.z, b.z)
+    s[1] = L(wide: a.n, b.n)
+    return L(wide: a.x, b.x)
+  }
+
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { (x - moved(g, x, s)).direction(lr) }
+  @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { moved(g, x, s) }
 }

@@ -1,4 +1,3 @@
-import Glibc
 import ThalwegCore
 
 /// MADGRAD: dual averaging with momentum; the cube root of the summed squares scales every coordinate.
@@ -9,7 +8,7 @@ import ThalwegCore
 /// Differs  nothing from facebookresearch/madgrad, but that lr = 0 does not move. 0/0 is 0. Decoupled decay acts on θ
 ///          alone: θ₀ keeps pulling back. θ₀ is taken anew where the host writes the parameters.
 /// Source   Defazio and Jelassi, 2021, arXiv:2101.11075.
-struct MADGRAD: WholeRule {
+struct MADGRAD: ElementRule {
   static let method = Method(
     "madgrad", .optimizer, "Dual averaging with momentum, scaled by the cube root of the summed squares.",
     rule: """
@@ -33,26 +32,43 @@ struct MADGRAD: WholeRule {
   }
   static func decay(_ h: Hyper) -> Decay { h.decoupled ? .rule : .coupled }
 
-  let weight, momentum, eps, keep: Double
+  let lr, weight, momentum, eps, keep: Double
 
   init(_ h: Hyper, _ c: StepContext) {
-    (momentum, eps) = (h.momentum, h.eps)
+    (lr, momentum, eps) = (c.lr, h.momentum, h.eps)
     weight = c.lr == 0 ? 0 : (c.lr + eps) * c.time.squareRoot()
     keep = h.decoupled ? 1 - c.lr * c.weightDecay : 1
   }
 
-  func apply<T: Real>(_ t: Whole<T>) {
-    let s = t.slots[0], v = t.slots[1]
-    func away(_ i: Int) -> Double {
-      let top = Double(s[i]), root = cbrt(Double(v[i])) + eps
-      return top == 0 && root == 0 ? 0 : top / root
-    }
-    for i in 0..<t.count {
-      let g = Double(t.v[i]), x = Double(t.w[i]) * keep
-      let start = momentum == 0 ? x + away(i) : Double(t.slots[2][i])
-      v[i] = T(Double(v[i]) + weight * g * g)
-      s[i] = T(Double(s[i]) + weight * g)
-      t.v[i] = weight == 0 ? 0 : T(Double(t.w[i]) - (momentum * x + (1 - momentum) * (start - away(i))))
-    }
+  private typealias D = SIMD8<Double>
+  /// s/(∛v + ε)
+  @inline(__always) private func away(_ s: D, _ v: D) -> D { (v.cubeRoot() + eps).divide(s) }
+  @inline(__always) private func away<L: Lane>(_ s: L, _ v: L) -> (low: D, high: D) {
+    let s = s.wide, v = v.wide
+    return (away(s.low, v.low), away(s.high, v.high))
   }
+  @inline(__always) private func point(_ x: D, _ start: D, _ away: D) -> D {
+    D(momentum) * x + D(1 - momentum) * (start - away)
+  }
+
+  /// In double: what a step adds is small beside the sums.
+  @inline(__always) func moved<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+    let (g, w, sum, squares) = (g.wide, x.wide, s[0].wide, s[1].wide), (low, high) = (D(keep) * w.low, D(keep) * w.high)
+    var start = (low: low, high: high)
+    if momentum == 0 {
+      let a = away(s[0], s[1])
+      start = (low + a.low, high + a.high)
+    } else {
+      start = s[2].wide
+    }
+    let (first, second) = (D(weight) * g.low, D(weight) * g.high)
+    s[1] = L(wide: squares.low + first * g.low, squares.high + second * g.high)
+    s[0] = L(wide: sum.low + first, sum.high + second)
+    if weight == 0 { return x }
+    let a = away(s[0], s[1])
+    return L(wide: point(low, start.low, a.low), point(high, start.high, a.high))
+  }
+
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { (x - moved(g, x, s)).direction(lr) }
+  @inline(__always) func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L { moved(g, x, s) }
 }
