@@ -54,30 +54,51 @@ struct Ranger: WholeRule {
     synchronises = c.t % max(1, h.integer("k")) == 0
   }
 
-  func apply<T: Real>(_ t: Whole<T>) {
-    let n = t.count, m = t.slots[0], v = t.slots[1], slow = t.slots[2]
-    if centres {
-      let length = t.columns
-      for r in 0..<t.rows {
-        let row = t.v + r * length
-        var sum = 0.0
-        for j in 0..<length { sum += Double(row[j]) }
-        let mean = T(sum / Double(length))
-        for j in 0..<length { row[j] -= mean }
+  /// x: the gradient, then the move; g: the parameter.
+  struct Move: ElementOperation {
+    let rule: Ranger
+    var mean = 0.0
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let d = x - mean
+      let m = rule.beta1 * s[0] + (1 - rule.beta1) * d, v = rule.beta2 * s[1] + (1 - rule.beta2) * (d * d)
+      s[0] = m
+      s[1] = v
+      let top = rule.rate * m
+      var new = g * rule.keep - (rule.adapted ? (v.squareRoot() + rule.eps).divide(top) : top)
+      if rule.synchronises {
+        new = s[2] + rule.alpha * (new - s[2])
+        s[2] = new
       }
+      x = g - new
     }
-    let (b1, b2, n1, n2, eps, rate) = (T(beta1), T(beta2), T(1 - beta1), T(1 - beta2), T(eps), T(rate))
-    for i in 0..<n {
-      let g = t.v[i]
-      m[i] = b1 * m[i] + n1 * g
-      v[i] = b2 * v[i] + n2 * (g * g)
-      let top = rate * m[i], root = v[i].squareRoot() + eps
-      var new = t.w[i] * T(keep) - (adapted ? (top == 0 && root == 0 ? 0 : top / root) : top)
-      if synchronises {
-        new = slow[i] + T(alpha) * (new - slow[i])
-        slow[i] = new
+  }
+  struct Total: ElementSum {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) { sums.add(0, x) }
+  }
+
+  /// Entries of rows that are centred before they move.
+  private static let piece = 8192
+
+  func apply<T: Real>(_ t: Whole<T>) {
+    let length = t.columns, piece = Ranger.piece
+    guard centres, length > 0 else { return t.change(Move(rule: self), slots: 0..<3) }
+    if length > piece {
+      for r in 0..<t.rows {
+        let row = (r * length)..<((r + 1) * length)
+        let mean = t.sums(Total(), in: row).first / Double(length)
+        t.change(Move(rule: self, mean: mean), slots: 0..<3, in: row)
       }
-      t.v[i] = t.w[i] - new
+      return
+    }
+    Parts(t.rows, of: length).forEach { _, part in
+      for first in stride(from: part.lowerBound, to: part.upperBound, by: piece / length) {
+        let rows = first..<min(first + piece / length, part.upperBound)
+        for r in rows {
+          let row = t.v + r * length
+          Flat.shift(row, by: -Flat.sum(row, length) / Double(length), length)
+        }
+        t.change(Move(rule: self), slots: 0..<3, in: (rows.lowerBound * length)..<(rows.upperBound * length))
+      }
     }
   }
 }
