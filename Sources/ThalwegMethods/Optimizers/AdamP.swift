@@ -14,25 +14,65 @@ struct RadialProjection: Sendable {
   let delta, eps, ratio: Double
   init(_ h: Hyper) { (delta, eps, ratio) = (h.delta, h.eps, h.wd_ratio) }
 
-  /// Returns the share of the decay.
-  func remove<T: Real>(
-    from u: UnsafeMutablePointer<T>, gradient g: UnsafePointer<T>, weights x: UnsafePointer<T>, _ shape: Shape
-  ) -> Double {
-    guard shape.ndim > 1 else { return 1 }
-    for (rows, length) in [(shape.rows, shape.columns), (1, shape.count)] {
-      let limit = delta / Double(length).squareRoot()
-      let small = (0..<rows).allSatisfy { i in
-        let a = g + i * length, b = x + i * length
-        return abs(Flat.dot(a, b, length)) / (max(Flat.norm(a, length), eps) * max(Flat.norm(b, length), eps)) < limit
-      }
-      guard small else { continue }
-      for i in 0..<rows {
-        let w = x + i * length, v = u + i * length, size = Flat.norm(w, length) + eps
-        if size > 0 { Flat.add(w, times: -Flat.dot(w, v, length) / size / size, into: v, length) }
-      }
-      return ratio
+  /// The rows that are projected: those of the matrix view, 1 for the whole as one row, 0 for none.
+  func rows<T: Real>(_ t: Whole<T>) -> Int {
+    guard t.shape.ndim > 1, t.count > 0 else { return 0 }
+    let length = t.columns
+    let large = Parts(t.rows, of: length).sum { _, rows in
+      rows.contains { i in
+        let g = t.v + i * length, x = t.w + i * length, p = Flat.products(g, x, length)
+        return !isSmall(p.xy, norm(p.xx, g, length), norm(p.yy, x, length), length)
+      } ? 1 : 0
     }
-    return 1
+    if large == 0 { return t.rows }
+    if t.rows == 1 { return 0 }
+    let p = products(t)
+    return isSmall(p.xy, norm(p.xx, t.v, t.count), norm(p.yy, t.w, t.count), t.count) ? 1 : 0
+  }
+  /// v ← scale·(v − h·⟨h, v⟩) + decay·w in so many rows.
+  func remove<T: Real>(_ t: Whole<T>, rows: Int, scale: Double, decay: Double) {
+    func along(_ product: Double, _ size: Double) -> Double { size > 0 ? decay - scale * product / size / size : decay }
+    if rows == 1 {
+      let p = products(t)
+      return t.change(Blend(scale: scale, factor: along(p.xy, norm(p.yy, t.w, t.count) + eps)))
+    }
+    let length = t.columns
+    Parts(rows, of: length).forEach { _, part in
+      for i in part {
+        let v = t.v + i * length, w = t.w + i * length, p = Flat.products(v, w, length)
+        Flat.combine(scale, v, along(p.xy, norm(p.yy, w, length) + eps), w, into: v, length)
+      }
+    }
+  }
+
+  private func isSmall(_ product: Double, _ g: Double, _ x: Double, _ length: Int) -> Bool {
+    abs(product) / (max(g, eps) * max(x, eps)) < delta / Double(length).squareRoot()
+  }
+  /// The norm of a row with this square, which may have left the range.
+  private func norm<T: Real>(_ square: Double, _ x: UnsafePointer<T>, _ n: Int) -> Double {
+    square > 1e-280 && square < 1e280 ? square.squareRoot() : Flat.norm(x, n)
+  }
+  /// The products of v and w, each with itself and both.
+  private func products<T: Real>(_ t: Whole<T>) -> (xx: Double, yy: Double, xy: Double) {
+    let parts = t.sums(Products())
+    return withUnsafeTemporaryAllocation(of: Double.self, capacity: Sums.count) { room in
+      guard let p = room.baseAddress else { return (.nan, .nan, .nan) }
+      parts.write(p, T.Vector.self)
+      return (p[0], p[1], p[2])
+    }
+  }
+  struct Products: ElementSum {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+      sums.add(0, x, times: x)
+      sums.add(1, g, times: g)
+      sums.add(2, x, times: g)
+    }
+  }
+  struct Blend: ElementOperation {
+    let scale, factor: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      x = x * scale + g * factor
+    }
   }
 }
 
@@ -62,7 +102,6 @@ struct AdamP: WholeRule {
     slots: Adam.moments)
 
   static func decay(_ h: Hyper) -> Decay { .rule }
-  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { aligned(shape.count &* size) }
 
   let beta1, beta2, r1, r2, decay: Double
   let nesterov: Bool
@@ -74,20 +113,28 @@ struct AdamP: WholeRule {
     projection = RadialProjection(h)
   }
 
-  func apply<T: Real>(_ t: Whole<T>) {
-    let n = t.count, m = t.slots[0], v = t.slots[1], u = t.workspace.assumingMemoryBound(to: T.self)
-    let (b1, b2, n1, n2) = (T(beta1), T(beta2), T(1 - beta1), T(1 - beta2))
-    let correction = T(r2), eps = T(projection.eps)
-    for i in 0..<n {
-      let g = t.v[i]
-      m[i] = b1 * m[i] + n1 * g
-      v[i] = b2 * v[i] + n2 * (g * g)
-      let top = nesterov ? b1 * m[i] + n1 * g : m[i], root = (v[i] * correction).squareRoot() + eps
-      u[i] = top == 0 && root == 0 ? 0 : top / root
+  /// x: the gradient, then u, or where nothing is projected the whole step; g: the parameter. What differs is in the
+  /// numbers: with choices between them the roots would be taken one by one.
+  struct Move: ElementOperation {
+    let beta1, beta2, r2, eps, ahead, fresh, scale, decay: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let m = beta1 * s[0] + (1 - beta1) * x, v = beta2 * s[1] + (1 - beta2) * (x * x)
+      let root = (v * r2).squareRoot() + eps
+      s[0] = m
+      s[1] = v
+      let u = root.divide(ahead * m + fresh * x) * scale
+      x = u + g * decay
     }
-    let share = projection.remove(from: u, gradient: t.v, weights: t.w, t.shape)
-    Flat.scale(u, by: r1, into: t.v, n)
-    if decay != 0 { Flat.add(t.w, times: decay * share, into: t.v, n) }
+  }
+
+  func apply<T: Real>(_ t: Whole<T>) {
+    let rows = projection.rows(t)
+    let (ahead, fresh) = nesterov ? (beta1, 1 - beta1) : (1, 0)
+    t.change(
+      Move(
+        beta1: beta1, beta2: beta2, r2: r2, eps: projection.eps, ahead: ahead, fresh: fresh,
+        scale: rows > 0 ? 1 : r1, decay: rows > 0 ? 0 : decay), slots: 0..<2)
+    if rows > 0 { projection.remove(t, rows: rows, scale: r1, decay: decay * projection.ratio) }
   }
 }
 
@@ -117,7 +164,6 @@ struct SGDP: WholeRule {
     slots: [.moment("momentum_buffer", "the momentum b")])
 
   static func decay(_ h: Hyper) -> Decay { .rule }
-  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { aligned(shape.count &* size) }
 
   let momentum, take, decay: Double
   let nesterov: Bool
@@ -130,14 +176,20 @@ struct SGDP: WholeRule {
     projection = RadialProjection(h)
   }
 
-  func apply<T: Real>(_ t: Whole<T>) {
-    let n = t.count, b = t.slots[0], u = t.workspace.assumingMemoryBound(to: T.self), keep = T(momentum), new = T(take)
-    for i in 0..<n {
-      b[i] = keep * b[i] + new * t.v[i]
-      u[i] = nesterov ? t.v[i] + keep * b[i] : b[i]
+  /// x: the gradient, then u, or where nothing is projected the whole step; g: the parameter.
+  struct Move: ElementOperation {
+    let rule: SGDP, projected: Bool
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let b = rule.momentum * s[0] + rule.take * x
+      s[0] = b
+      x = rule.nesterov ? x + rule.momentum * b : b
+      if !projected, rule.decay != 0 { x = x + g * rule.decay }
     }
-    let share = projection.remove(from: u, gradient: t.v, weights: t.w, t.shape)
-    t.v.update(from: u, count: n)
-    if decay != 0 { Flat.add(t.w, times: decay * share, into: t.v, n) }
+  }
+
+  func apply<T: Real>(_ t: Whole<T>) {
+    let rows = projection.rows(t)
+    t.change(Move(rule: self, projected: rows > 0), slots: 0..<1)
+    if rows > 0 { projection.remove(t, rows: rows, scale: 1, decay: decay * projection.ratio) }
   }
 }
