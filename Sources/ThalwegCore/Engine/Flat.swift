@@ -344,6 +344,42 @@ public enum Flat {
     }
     return Double(bitPattern: found)
   }
+  /// The same with room for some numbers: of many, only those of an interval that a sample tells are sorted out. Where
+  /// the sample misleads, or there are more than there is room for, all of them.
+  @_specialize(where T == Float)
+  @_specialize(where T == Double)
+  public static func largest<T: Real>(
+    _ v: UnsafePointer<T>, _ n: Int, _ k: Int, room: UnsafeMutablePointer<T>, _ size: Int
+  ) -> Double {
+    let few = 1024
+    guard n >= 16 * few, size >= few else { return largest(v, n, k) }
+    var seed: UInt64 = 0x9e37_79b9_7f4a_7c15
+    for i in 0..<few {
+      seed = seed &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+      room[i] = v[Int((seed >> 33) % UInt64(n))]
+    }
+    // four standard deviations of the rank within the sample
+    let share = (Double(k) + 0.5) / Double(n), rank = share * Double(few)
+    let margin = 4 * (rank * (1 - share)).squareRoot() + 2
+    let first = Int((rank - margin).rounded(.down)), last = Int(rank + margin)
+    let high = first < 0 ? UInt64.max >> 1 : largest(room, few, first).bitPattern
+    let low = last >= few ? 0 : largest(room, few, last).bitPattern
+    // bits of magnitudes are ordered as they are; no branches, for a guess would often fail
+    var above: UInt64 = 0, found = 0, i = 0
+    while i < n {
+      let end = min(i &+ few, n)
+      if found &+ (end &- i) > size { return largest(v, n, k) }
+      while i < end {
+        let x = v[i], bits = Double(x).magnitude.bitPattern
+        room[found] = x
+        above &+= (high &- bits) &>> 63
+        found &+= Int(truncatingIfNeeded: ~((high &- bits) | (bits &- low)) &>> 63)
+        i &+= 1
+      }
+    }
+    let rest = k &- Int(truncatingIfNeeded: above)
+    return rest >= 0 && rest < found ? largest(room, found, rest) : largest(v, n, k)
+  }
 }
 
 extension Lane {
@@ -356,6 +392,13 @@ extension Lane {
       whole.update(from: p, count: n)
       return load(whole)
     }
+  }
+  /// The largest lane; a NaN stays.
+  @inlinable public var largest: Double {
+    let w = wide, x = Self.width == 16 ? SIMD8<Double>.max(w.low, w.high) : w.low
+    var top = x[0]
+    for i in 1..<8 { top = x[i] > top || x[i] != x[i] ? x[i] : top }
+    return top
   }
   /// Stores the first n of the numbers.
   @inlinable @inline(__always) public func store(_ p: UnsafeMutablePointer<Element>, first n: Int) {

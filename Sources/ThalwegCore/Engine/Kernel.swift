@@ -169,6 +169,15 @@ public struct Sums {
   }
   /// Sum 0 of floats or doubles: a scaled sum is too small to be seen beside its own.
   @inlinable @inline(__always) public var first: Double { (low.0 + high.0).sum() }
+  /// Sum k in the same way.
+  @inlinable public subscript(k: Int) -> Double {
+    switch k {
+    case 0: first
+    case 1: (low.1 + high.1).sum()
+    case 2: (low.2 + high.2).sum()
+    default: (low.3 + high.3).sum()
+    }
+  }
   /// Writes the sums and the maximum of lanes of this type.
   @inlinable @inline(__always) public func write<L: Lane>(_ out: UnsafeMutablePointer<Double>, _: L.Type) {
     let floats = L.width == 16

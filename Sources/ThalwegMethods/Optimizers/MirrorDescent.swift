@@ -93,13 +93,6 @@ struct MirrorDescent: WholeRule {
   let zero = SIMD8<Double>(repeating: 0)
   return (w * SIMD8<Double>.exp(a)).replacing(with: zero, where: w .<= zero)
 }
-/// The largest of eight numbers; a NaN stays.
-private func largest(_ x: SIMD8<Double>) -> Double {
-  var top = x[0]
-  for i in 1..<8 { top = larger(top, x[i]) }
-  return top
-}
-
 /// The lines of a tensor in groups: where they run through memory each by itself, else as many as a vector has lanes.
 private struct SimplexGroups {
   let lines: Slices, width: Int
@@ -163,7 +156,7 @@ private struct SimplexGroup<T: Real> {
       top.low = .max(top.low, exponent(w.low, v.low))
       if L.width == 16 { top.high = .max(top.high, exponent(w.high, v.high)) }
     }
-    return together ? both(largest(.max(top.low, top.high))) : top
+    return together ? both(SIMD8<Double>.max(top.low, top.high).largest) : top
   }
   /// An entry that is not finite makes its line NaN.
   @inline(__always) private func exponent(_ w: SIMD8<Double>, _ v: SIMD8<Double>) -> SIMD8<Double> {
@@ -250,7 +243,7 @@ private struct Mirrored<T: Real> {
   /// z ← sign(z)·(|z|/top)^(p−1), top its largest magnitude; returned is top/|z/top|_p^(p−2), by which that is short of
   /// the mirror.
   func map(_ p: Double) -> Double {
-    let top = largest(z.sums(Largest()).top)
+    let top = z.sums(Largest()).top.largest
     if top == 0 { return 1 }
     let sum = z.sums(Powers(top: top, power: p - 1), slots: 0..<1).first
     return top / pow(sum, (p - 2) / p)
