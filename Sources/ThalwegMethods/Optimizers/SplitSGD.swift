@@ -34,23 +34,48 @@ struct SplitSGD: WholeRule {
     (signed, lr) = (h.sign_lr, c.lr)
   }
 
+  /// Room for the selection.
+  private static func room(_ n: Int) -> Int { n / 4 }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { room(shape.count) &* size }
+
   func apply<T: Real>(_ t: Whole<T>) {
     let n = t.count
     guard n > 0 else { return }
-    let k = min(Int(fraction * Double(n)), n), b = t.slots[0]
-    let bound: T = k > 0 ? T(Flat.largest(t.v, n, k - 1)) : .infinity
-    var ties = k
-    for i in 0..<n where t.v[i].magnitude > bound { ties -= 1 }
-    let step = T(signed), rate = T(lr), keep = T(momentum), new = T(take)
-    for i in 0..<n {
-      let g = t.v[i], size = g.magnitude
-      b[i] = keep * b[i] + new * g
-      var hot = size > bound
-      if size == bound, ties > 0 {
-        hot = true
-        ties -= 1
+    let k = min(Int(fraction * Double(n)), n), room = t.workspace.assumingMemoryBound(to: T.self)
+    let bound = k > 0 ? Flat.largest(t.v, n, k - 1, room: room, SplitSGD.room(n)) : .infinity
+    let counts = t.sums(Counts(bound: bound)), ties = k - Int(counts[0])
+    // up to here an element of the bound is hot
+    var end = ties > 0 ? n : 0
+    if ties > 0, counts[1] > Double(ties) {
+      var found = 0
+      end = 0
+      while found < ties {
+        found += Double(t.v[end].magnitude) == bound ? 1 : 0
+        end += 1
       }
-      t.v[i] = hot ? (g > 0 ? step : g < 0 ? -step : 0) : rate * b[i]
+    }
+    t.change(Step(rule: self, bound: bound, reaches: true), slots: 0..<1, in: 0..<end)
+    t.change(Step(rule: self, bound: bound, reaches: false), slots: 0..<1, in: end..<n)
+  }
+
+  /// How many magnitudes are above the bound, and how many are at it.
+  struct Counts: ElementSum {
+    let bound: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+      let size = x.magnitude, edge = L(bound), zero = L(0), one = L(1)
+      sums.add(0, L.select(L.less(edge, size), one, zero))
+      sums.add(1, L.select(L.equal(size, edge), one, zero))
+    }
+  }
+  struct Step: ElementOperation {
+    let rule: SplitSGD, bound: Double
+    /// A magnitude at the bound is hot.
+    let reaches: Bool
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let b = rule.momentum * s[0] + rule.take * x, size = x.magnitude, edge = L(bound)
+      s[0] = b
+      let cold = rule.lr * b, hot = rule.signed * x.sign
+      x = L.select(L.less(edge, size), hot, reaches ? L.select(L.equal(size, edge), hot, cold) : cold)
     }
   }
 }
