@@ -49,7 +49,7 @@ struct SplitSGD: WholeRule {
     if ties > 0, counts[1] > Double(ties) {
       var found = 0
       end = 0
-      while found < ties {
+      while found < ties, end < n {
         found += Double(t.v[end].magnitude) == bound ? 1 : 0
         end += 1
       }
@@ -58,7 +58,7 @@ struct SplitSGD: WholeRule {
     t.change(Step(rule: self, bound: bound, reaches: false), slots: 0..<1, in: end..<n)
   }
 
-  /// How many magnitudes are above the bound, and how many are at it.
+  /// How many magnitudes are above the bound, and how many are at it; at a bound of 0 also what fills up a vector.
   struct Counts: ElementSum {
     let bound: Double
     @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
