@@ -79,7 +79,10 @@ struct ProdigyScheduleFree: WholeRule {
   }
   static func decay(_ h: Hyper) -> Decay { .rule }
   static var evaluates: Bool { true }
-  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { 8 &* shape.count }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
+    guard let (a, b) = axes(h, shape) else { return 0 }
+    return Means(shape, a, b).bytes(size)
+  }
 
   let h: Hyper
   let beta1, beta2, beta3, eps, lr, d, share, decay: Double
@@ -96,21 +99,44 @@ struct ProdigyScheduleFree: WholeRule {
   }
 
   func apply<T: Real>(_ t: Whole<T>) {
-    let (z, origin, s, sums) = (t.slots[0], t.slots[3], t.slots[4], t.slots[5]), n = t.count
-    let u = t.workspace.assumingMemoryBound(to: Double.self), step = max(1, h.integer("slice"))
-    // the statistics see z as it was
+    let n = t.count
+    statistics(t)
+    if let (a, b) = ProdigyScheduleFree.axes(h, t.shape) {
+      factored(t, Means(t.shape, a, b), rowsAlong: b > a)
+    } else {
+      t.change(Moment(keep: beta2, root: (1 - beta2).squareRoot() * d, d: d, eps: d * eps), slots: 1..<2)
+    }
+    var scale = 1.0
+    if h.stable, n > 0 {
+      let rms = Flat.norm(UnsafePointer(t.v), n) / Double(n).squareRoot()
+      scale = 1 / max(1, rms).squareRoot()
+    }
+    let by: Bool = h.weight_decay_by_lr
+    t.change(
+      Step(
+        scale: scale, inside: by ? decay : 0, plain: by ? 0 : decay, share: share, rate: d * lr,
+        xy: 1 - beta1 * (1 - share)),
+      slots: 0..<1)
+  }
+
+  /// The statistics see z as it was.
+  private func statistics<T: Real>(_ t: Whole<T>) {
+    let (z, origin, s, sums) = (t.slots[0], t.slots[3], t.slots[4], t.slots[5]), step = max(1, h.integer("slice"))
     if sums[4] == 0 {
-      for (k, i) in stride(from: 0, to: n, by: step).enumerated() { origin[k] = t.w[i] }
+      for (k, i) in stride(from: 0, to: t.count, by: step).enumerated() { origin[k] = t.w[i] }
       sums[4] = 1
     }
     var num = 0.0, den = 0.0
     if counts {
       let w = d * d / (h.d0 as Double).squareRoot()
-      for (k, i) in stride(from: 0, to: n, by: step).enumerated() {
-        let g = Double(t.v[i])
+      var k = 0, i = 0
+      while i < t.count {
+        let g = Double(t.v[i]), new = T(beta3 * Double(s[k]) + w * g)
         num += g * (Double(origin[k]) - Double(z[i]))
-        s[k] = T(beta3 * Double(s[k]) + w * g)
-        den += abs(Double(s[k]))
+        s[k] = new
+        den += abs(Double(new))
+        k &+= 1
+        i &+= step
       }
       num *= w
     }
@@ -118,79 +144,145 @@ struct ProdigyScheduleFree: WholeRule {
       sums[2 * k] = T(x)
       sums[2 * k + 1] = T(x - Double(sums[2 * k]))
     }
-    moment(t, u)
-    var scale = 1.0
-    if h.stable, n > 0 {
-      let rms = Flat.norm(UnsafePointer(u), n) / Double(n).squareRoot()
-      scale = 1 / max(1, rms).squareRoot()
+  }
+
+  /// g ← u, v moved; the root of what is new in v is taken before the square, which may be beyond the largest float.
+  struct Moment: ElementOperation {
+    let keep, root, d, eps: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let new = root * x, v = keep * s[0] + new * new
+      s[0] = v
+      x = divided(d * x, v.squareRoot() + eps)
     }
-    let rate = d * lr, xy = 1 - beta1 * (1 - share), inside = h.weight_decay_by_lr ? decay : 0
-    let plain = h.weight_decay_by_lr ? 0 : decay
-    for i in 0..<n {
-      let y = Double(t.w[i]), old = Double(z[i]) - plain * y, move = scale * u[i] + inside * y
-      let from = y - plain * y
+  }
+  /// The step along u; in double, for the new y is near the old one.
+  struct Step: ElementOperation {
+    let scale, inside, plain, share, rate, xy: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let (u, y, z) = (x.wide, g.wide, s[0].wide)
+      let low = moved(u.low, y.low, z.low), high = L.width == 16 ? moved(u.high, y.high, z.high) : low
+      s[0] = L(wide: low.z, high.z)
+      x = L(wide: low.step, high.step)
+    }
+    @inline(__always) private func moved(_ u: SIMD8<Double>, _ y: SIMD8<Double>, _ z: SIMD8<Double>)
+      -> (z: SIMD8<Double>, step: SIMD8<Double>)
+    {
+      let old = z - plain * y, move = scale * u + inside * y, from = y - plain * y
       let next = from + share * (old - from) - rate * xy * move
-      z[i] = T(old - rate * move)
-      t.v[i] = T(y - next)  // a rule that moves by itself leaves the whole move
+      return (old - rate * move, y - next)  // a rule that moves by itself leaves the whole move
     }
   }
 
-  /// u ← d·g/(√v + d·ε), v moved.
-  private func moment<T: Real>(_ t: Whole<T>, _ u: UnsafeMutablePointer<Double>) {
-    let n = t.count, fresh = (1 - beta2) * d * d
-    func divided(_ g: Double, _ v: Double) -> Double {
-      let below = v.squareRoot() + d * eps
-      return g == 0 ? 0 : d * g / below
+  /// A tensor whose v is kept as means along two axes, as lines of its memory.
+  ///
+  /// `lines` of the places before the second axis; behind it lies a run along it, or one of what follows it for each of
+  /// its places. Means along the second axis are numbers of a line, those along the first are shared by `first` lines.
+  private struct Means {
+    let outer, first, middle, second, inner: Int
+    let parts: Parts
+    var lines: Int { outer * first * middle }
+    /// Numbers of the means along the second and the first axis.
+    var along: Int { lines * inner }
+    var across: Int { outer * middle * second * inner }
+
+    init(_ shape: Shape, _ a: Int, _ b: Int) {
+      let d = shape.dimensions, (low, high) = (min(a, b), max(a, b))
+      (outer, first, second) = (d[..<low].reduce(1, *), d[low], d[high])
+      (middle, inner) = (d[(low + 1)..<high].reduce(1, *), d[(high + 1)...].reduce(1, *))
+      // sums of a matrix are taken in parts
+      let lines = outer * first * middle
+      parts = outer * middle * inner == 1 ? Parts(lines, of: second) : Parts(whole: lines)
     }
-    guard let (a, b) = ProdigyScheduleFree.axes(h, t.shape) else {
-      let v = t.slots[1]
-      for i in 0..<n {
-        let g = Double(t.v[i])
-        v[i] = T(beta2 * Double(v[i]) + fresh * (g * g))
-        u[i] = divided(g, Double(v[i]))
-      }
-      return
-    }
-    // r: means along the longest axis b, q: along a; mean(r) runs along a
-    let along = Slices.along(b, t.shape), across = Slices.along(a, t.shape), r = t.slots[1], q = t.slots[2]
-    func means(_ lines: Slices, _ into: UnsafeMutablePointer<T>) {
-      for l in 0..<lines.count {
-        let first = lines.start(l)
-        let sum = (0..<lines.length).reduce(0.0) {
-          let g = Double(t.v[first + $1 * lines.inner])
-          return $0 + g * g
+    /// Where the means along the first axis of a line begin.
+    func shared(_ line: Int) -> Int { (line / (first * middle) * middle + line % middle) * second * inner }
+    /// Sums of squares in double, then the roots of the factors of v.
+    func bytes(_ size: Int) -> Int { 8 * (along + parts.count * across) + size * (along + across) }
+  }
+
+  /// g ← u with √v = √(r/mean(r))·√q, r and q moved.
+  private func factored<T: Real>(_ t: Whole<T>, _ m: Means, rowsAlong: Bool) {
+    let sums = t.workspace.assumingMemoryBound(to: Double.self), more = sums + m.along
+    let roots = UnsafeMutableRawPointer(more + m.parts.count * m.across).assumingMemoryBound(to: T.self)
+    let along = rowsAlong ? t.slots[1] : t.slots[2], across = rowsAlong ? t.slots[2] : t.slots[1]
+    sums.initialize(repeating: 0, count: m.along + m.parts.count * m.across)
+    m.parts.forEach { part, lines in
+      for l in lines {
+        let g = t.v + l * m.second * m.inner, shared = more + (part * m.across + m.shared(l))
+        if m.inner == 1 {
+          sums[l] = Flat.addSquares(g, m.second, to: shared)
+        } else {
+          for j in 0..<m.second {
+            _ = Flat.addSquares(g + j * m.inner, m.inner, to: sums + l * m.inner)
+            _ = Flat.addSquares(g + j * m.inner, m.inner, to: shared + j * m.inner)
+          }
         }
-        into[l] = T(beta2 * Double(into[l]) + fresh * (sum / Double(max(1, lines.length))))
       }
     }
-    means(along, r)
-    means(across, q)
-    var rest = t.shape.dimensions
-    rest.remove(at: b)
-    let inner = Slices.along(a < b ? a : a - 1, Shape(dimensions: rest))
-    var factors = [Double](repeating: 0, count: along.count)
-    for l in 0..<inner.count {
-      let first = inner.start(l), places = (0..<inner.length).map { first + $0 * inner.inner }
-      let mean = places.reduce(0.0) { $0 + Double(r[$1]) } / Double(max(1, places.count))
-      for p in places { factors[p] = mean == 0 ? 0 : Double(r[p]) / mean }
+    for part in 1..<m.parts.count {
+      for j in 0..<m.across { more[j] += more[part * m.across + j] }
     }
-    for l in 0..<along.count {
-      let first = along.start(l)
-      for k in 0..<along.length { u[first + k * along.inner] = factors[l] }
+    let fresh = (1 - beta2) * d * d
+    func move(_ means: UnsafeMutablePointer<T>, _ sums: UnsafeMutablePointer<Double>, _ n: Int, of length: Int) {
+      for i in 0..<n { means[i] = T(beta2 * Double(means[i]) + fresh * (sums[i] / Double(max(1, length)))) }
     }
-    for l in 0..<across.count {
-      let first = across.start(l)
-      for k in 0..<across.length {
-        let i = first + k * across.inner
-        u[i] = divided(Double(t.v[i]), u[i] * Double(q[l]))
+    move(along, sums, m.along, of: m.second)
+    move(across, more, m.across, of: m.first)
+
+    // r over its mean along the other axis
+    let (r, q) = rowsAlong ? (along, across) : (across, along)
+    let (factors, others) = rowsAlong ? (roots, roots + m.along) : (roots + m.along, roots)
+    let shape =
+      rowsAlong ? [m.outer, m.first, m.middle * m.inner] : [m.outer * m.middle, m.second, m.inner]
+    let axis = Slices.along(1, Shape(dimensions: shape))
+    for l in 0..<axis.count {
+      let start = axis.start(l)
+      var sum = 0.0
+      for k in 0..<axis.length { sum += Double(r[start + k * axis.inner]) }
+      let mean = sum / Double(max(1, axis.length))
+      for k in 0..<axis.length {
+        let i = start + k * axis.inner
+        factors[i] = mean == 0 ? 0 : T((Double(r[i]) / mean).squareRoot())
       }
+    }
+    for i in 0..<(rowsAlong ? m.across : m.along) { others[i] = q[i].squareRoot() }
+    m.parts.forEach { _, lines in
+      for l in lines {
+        let g = t.v + l * m.second * m.inner, shared = roots + (m.along + m.shared(l))
+        if m.inner == 1 {
+          divide(g, m.second, shared, roots + l, same: true)
+        } else {
+          for j in 0..<m.second {
+            divide(g + j * m.inner, m.inner, shared + j * m.inner, roots + l * m.inner, same: false)
+          }
+        }
+      }
+    }
+  }
+  /// A run of u = d·g/(√v + d·ε), √v the product of two roots, of which the second may be the same in all of it.
+  private func divide<T: Real>(
+    _ g: UnsafeMutablePointer<T>, _ n: Int, _ root: UnsafeMutablePointer<T>, _ other: UnsafeMutablePointer<T>,
+    same: Bool
+  ) {
+    typealias L = T.Vector
+    var i = 0
+    while i < n {
+      let left = n &- i, x = L.load(g + i, first: left)
+      let second = same ? L(Double(other[0])) : L.load(other + i, first: left)
+      divided(d * x, second * L.load(root + i, first: left) + d * eps).store(g + i, first: left)
+      i &+= L.width
     }
   }
 
   /// Both means of a weight of 0 say nothing: y stays where β₁ is 0.
   func evaluate<T: Real>(_ t: Whole<T>) {
-    let z = t.slots[0], f = beta1 == 0 ? 0 : 1 - 1 / beta1
-    for i in 0..<t.count { t.v[i] = T(Double(t.v[i]) + f * (Double(z[i]) - Double(t.v[i]))) }
+    t.change(Evaluation(share: beta1 == 0 ? 0 : 1 - 1 / beta1), slots: 0..<1)
+  }
+  struct Evaluation: ElementOperation {
+    let share: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let y = x.wide, z = s[0].wide
+      x = L(wide: y.low + share * (z.low - y.low), y.high + share * (z.high - y.high))
+    }
   }
 
   static let registered = entry(ProdigyScheduleFree.self, source: { (h) throws(Failure) in Distance(h) })
@@ -237,4 +329,10 @@ struct ProdigyScheduleFree: WholeRule {
       return .update(nil)
     }
   }
+}
+
+/// x over what is below it; 0 stays.
+@inline(__always) private func divided<L: Lane>(_ x: L, _ below: L) -> L {
+  let zero = L(0)
+  return L.select(L.equal(x, zero), zero, x / below)
 }
