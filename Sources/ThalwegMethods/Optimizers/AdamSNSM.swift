@@ -61,6 +61,11 @@ struct AdamSNSM: WholeRule {
       default: max(1, shape.columns)
       }
     }
+    /// Bytes for a factor of every subset; entries make theirs as they move.
+    func room(_ size: Int) -> Int {
+      if case .entries = subset { return 0 }
+      return aligned(subsets * size)
+    }
 
     init(_ h: Hyper, _ shape: Shape) {
       let n = shape.count
@@ -106,69 +111,85 @@ struct AdamSNSM: WholeRule {
     key = Random.key(seed: c.seed, stream: c.stream, step: UInt64(c.step), tensor: UInt32(truncatingIfNeeded: c.tensor))
   }
 
-  /// Room for sums of columns, for every part of the rows; later for coordinates.
+  /// Room for the factors of subsets; behind them for sums of columns, for every part of the rows, and then for
+  /// coordinates.
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
     let plan = Plan(h, shape)
     var sums = 0
     if case .columns = plan.subset { sums = 8 * shape.columns * Parts(shape.rows, of: shape.columns).count }
-    return max(sums, plan.rank > 0 ? plan.coordinates * size : 0)
+    return plan.room(size) + max(sums, plan.rank > 0 ? plan.coordinates * size : 0)
   }
 
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
     guard t.count > 0 else { return }
     let plan = Plan(h, t.shape), length = plan.length(t.shape), lines = Parts(t.count / length, of: length)
-    let factors = moveSquares(t, plan, lines, length)
+    let full = plan.rank == 0, factors = t.workspace.assumingMemoryBound(to: T.self)
+    moveSquares(t, plan, lines, length)
     if plan.rank > 0 { try subspaceMomentum(t, plan) }
-    let full = plan.rank == 0, keep = T(beta1), take = T(1 - beta1), m = full ? t.slots[1] : t.v
-    /// One line of the update, times a factor for every entry.
-    @inline(__always) func move(_ line: Int, _ factor: (Int) -> T) {
-      let v = t.v + line * length, m = m + line * length
+    let m = full ? t.slots[1] : nil
+    lines.forEach { _, range in
+      switch plan.subset {
+      case .entries: break
+      case .rows, .groups: for i in range { move(t.v + i * length, m.map { $0 + i * length }, length, factors[i]) }
+      case .columns:
+        for i in range { move(t.v + i * length, m.map { $0 + i * length }, length, 0, factors) }
+      }
+    }
+    if case .entries = plan.subset { t.change(Entries(rule: self, full: full), slots: 0..<(full ? 2 : 1)) }
+  }
+
+  /// Every entry is a subset.
+  struct Entries: ElementOperation {
+    let rule: AdamSNSM, full: Bool
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let factor = rule.factor(s[0])
       if full {
-        for j in 0..<length {
-          let x = keep * m[j] + take * v[j]
-          m[j] = x
-          v[j] = times(x, factor(j))
-        }
-      } else {
-        for j in 0..<length { v[j] = times(v[j], factor(j)) }
+        x = rule.averaged(s[1], x)
+        s[1] = x
       }
+      x = times(x, factor)
     }
-    factors.withUnsafeBufferPointer { f in
-      lines.forEach { _, range in
-        switch plan.subset {
-        case .entries: for i in range { move(i) { self.factor(t.slots[0][i * length + $0]) } }
-        case .rows, .groups: for i in range { move(i) { [x = f[i]] _ in x } }
-        case .columns: for i in range { move(i) { f[$0] } }
-        }
-      }
+  }
+  struct Squares: ElementOperation {
+    let beta2: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      s[0] = beta2 == 1 ? s[0] + x * x : beta2 * s[0] + (1 - beta2) * (x * x)
     }
   }
 
+  /// One line of the update, times one factor or one for every entry.
+  private func move<T: Real>(
+    _ v: UnsafeMutablePointer<T>, _ m: UnsafeMutablePointer<T>?, _ n: Int, _ factor: T,
+    _ factors: UnsafeMutablePointer<T>? = nil
+  ) {
+    typealias L = T.Vector
+    var i = 0
+    while i < n {
+      let left = n &- i
+      var x = L.load(v + i, first: left)
+      if let m {
+        x = averaged(L.load(m + i, first: left), x)
+        x.store(m + i, first: left)
+      }
+      let f = if let factors { L.load(factors + i, first: left) } else { L(Double(factor)) }
+      times(x, f).store(v + i, first: left)
+      i &+= L.width
+    }
+  }
+  @inline(__always) private func averaged<L: Lane>(_ m: L, _ g: L) -> L { beta1 * m + (1 - beta1) * g }
   /// √c₂/c₁/(√v + ε), infinite where that divides by 0.
-  @inline(__always) private func factor<T: Real>(_ v: T) -> T {
-    scale == 0 ? 0 * v : T(scale / (Double(v).squareRoot() + eps))
-  }
-  /// A numerator of 0 over a denominator of 0 is 0.
-  @inline(__always) private func times<T: Real>(_ x: T, _ factor: T) -> T {
-    x == 0 && factor.isInfinite ? 0 : x * factor
-  }
+  @inline(__always) private func factor<L: Lane>(_ v: L) -> L { scale == 0 ? 0 * v : scale / (v.squareRoot() + eps) }
 
-  /// Moves v by the sums of squares; returns the factor of every subset, if they are not the entries.
-  private func moveSquares<T: Real>(_ t: Whole<T>, _ plan: Plan, _ lines: Parts, _ length: Int) -> [T] {
+  /// Moves v by the sums of squares; leaves the factor of every subset, if they are not the entries.
+  private func moveSquares<T: Real>(_ t: Whole<T>, _ plan: Plan, _ lines: Parts, _ length: Int) {
     let v = t.slots[0]
     func moved(_ v: T, _ sum: Double) -> T { T(beta2 == 1 ? Double(v) + sum : beta2 * Double(v) + (1 - beta2) * sum) }
     switch plan.subset {
-    case .entries:
-      lines.forEach { _, range in
-        for i in (range.lowerBound * length)..<(range.upperBound * length) {
-          v[i] = moved(v[i], Double(t.v[i]) * Double(t.v[i]))
-        }
-      }
-      return []
+    case .entries: return t.change(Squares(beta2: beta2), slots: 0..<1)
     case .rows, .groups:
       lines.forEach { _, range in for i in range { v[i] = moved(v[i], Flat.squaredNorm(t.v + i * length, length)) } }
     case .columns:
-      let sums = t.workspace.assumingMemoryBound(to: Double.self)
+      let sums = (t.workspace + plan.room(MemoryLayout<T>.stride)).assumingMemoryBound(to: Double.self)
       lines.forEach { part, range in
         let columns = sums + part * length
         columns.initialize(repeating: 0, count: length)
@@ -176,7 +197,10 @@ struct AdamSNSM: WholeRule {
       }
       for j in 0..<length { v[j] = moved(v[j], (0..<lines.count).reduce(0) { $0 + sums[$1 * length + j] }) }
     }
-    return (0..<plan.subsets).map { factor(v[$0]) }
+    let factors = t.workspace.assumingMemoryBound(to: T.self), n = plan.subsets
+    for i in stride(from: 0, to: n, by: T.Vector.width) {
+      factor(T.Vector.load(v + i, first: n - i)).store(factors + i, first: n - i)
+    }
   }
 
   /// g ← lift(m) + (g − lift(c)): the coordinates c become m, so that g ← g + lift(m − c).
@@ -186,7 +210,7 @@ struct AdamSNSM: WholeRule {
       try choose(t, plan, basis)
       if !h.keep_momentum { for i in 0..<plan.coordinates { m[i] = 0 } }
     }
-    let c = t.workspace.bindMemory(to: T.self, capacity: plan.coordinates)
+    let c = (t.workspace + plan.room(MemoryLayout<T>.stride)).assumingMemoryBound(to: T.self)
     let svd = h.is("proj", "svd")
     if svd {
       if plan.right {
@@ -198,10 +222,11 @@ struct AdamSNSM: WholeRule {
     } else {
       lines(t, plan) { c[$0] = t.v[$1] }
     }
-    let keep = T(beta1), take = T(1 - beta1)
-    for i in 0..<plan.coordinates {
-      m[i] = keep * m[i] + take * c[i]
-      c[i] = m[i] - c[i]
+    for i in stride(from: 0, to: plan.coordinates, by: T.Vector.width) {
+      let left = plan.coordinates - i, old = T.Vector.load(c + i, first: left)
+      let new = averaged(T.Vector.load(m + i, first: left), old)
+      new.store(m + i, first: left)
+      (new - old).store(c + i, first: left)
     }
     if svd {
       if plan.right {
@@ -255,4 +280,11 @@ struct AdamSNSM: WholeRule {
       for j in 0..<n { basis[k * n + j] = T(sign * entry(j)) }
     }
   }
+}
+
+/// A numerator of 0 over a denominator of 0 is 0.
+@inline(__always) private func times<L: Lane>(_ x: L, _ factor: L) -> L {
+  let zero = L(0), product = x * factor
+  let infinite = L.equal(factor.magnitude, L(.infinity))
+  return L.select(L.equal(x, zero), L.select(infinite, zero, product), product)
 }
