@@ -22,22 +22,27 @@ struct ProxSGD: WholeRule {
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { h.momentum == 0 ? [] : method.slots }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try HeldProx(h, "regularizer")?.accepts(shape) }
   static func mayFail(_ h: Hyper) -> Bool { (try? HeldProx(h, "regularizer")?.mayFail) ?? false }
-  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { shape.count &* size }
 
   let h: Hyper, lr: Double
   init(_ h: Hyper, _ c: StepContext) { (self.h, lr) = (h, c.lr) }
 
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
-    let y = t.workspace.bindMemory(to: T.self, capacity: t.count), step = T(lr), mu = T(h.momentum)
-    for i in 0..<t.count {
-      if mu != 0 {
-        t.slots[0][i] = mu * t.slots[0][i] + t.v[i]
-        t.v[i] = t.slots[0][i]
+    let momentum: Double = h.momentum
+    t.change(Step(momentum: momentum, lr: lr), slots: 0..<(momentum == 0 ? 0 : 1))
+    try HeldProx(h, "regularizer")?.apply(t.v, t.shape, lr)
+    t.change(MoveTo())
+  }
+
+  /// The new point.
+  struct Step: ElementOperation {
+    let momentum, lr: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      if momentum != 0 {
+        x = momentum * s[0] + x
+        s[0] = x
       }
-      y[i] = t.w[i] - step * t.v[i]
+      x = g - lr * x
     }
-    try HeldProx(h, "regularizer")?.apply(y, t.shape, lr)
-    for i in 0..<t.count { t.v[i] = t.w[i] - y[i] }
   }
 }
 
@@ -68,35 +73,60 @@ struct ProxAdam: WholeRule {
     validate: checkProx)
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try HeldProx(h, "regularizer")?.accepts(shape) }
   static func mayFail(_ h: Hyper) -> Bool { (try? HeldProx(h, "regularizer")?.mayFail) ?? false }
-  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { 2 &* shape.count &* size }
+  static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { shape.count &* size }
 
   let h: Hyper, c: StepContext
   init(_ h: Hyper, _ c: StepContext) { (self.h, self.c) = (h, c) }
 
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
-    let y = t.workspace.bindMemory(to: T.self, capacity: 2 &* t.count), steps = y + t.count
-    let (beta1, beta2): (Double, Double) = (h.beta1, h.beta2), eps = T(h.eps), lr = T(c.lr)
-    let first = T(1 - pow(beta1, c.time)), second = T(1 - pow(beta2, c.time)), skips: Bool = h.skip_zero_grad
-    let (m, v) = (t.slots[0], t.slots[1])
-    var sum = 0.0
-    for i in 0..<t.count {
-      let g = t.v[i]
-      m[i] = T(beta1) * m[i] + T(1 - beta1) * g
-      v[i] = T(beta2) * v[i] + T(1 - beta2) * (g * g)
-      let d = skips && v[i] == 0 ? 1 : (v[i] / second).squareRoot() + eps
-      sum += Double(d)
-      steps[i] = lr / d
-      y[i] = t.w[i] - steps[i] * (m[i] / first)
-    }
-    if let prox = try HeldProx(h, "regularizer"), t.count > 0 {
-      if prox.isSeparable {
-        try prox.apply(y, t.shape, steps: steps)
+    let steps = t.workspace.assumingMemoryBound(to: T.self)
+    let (beta1, beta2): (Double, Double) = (h.beta1, h.beta2)
+    let root = Root(second: 1 - pow(beta2, c.time), eps: h.eps, skips: h.skip_zero_grad)
+    let prox = try HeldProx(h, "regularizer"), each = prox?.isSeparable ?? false
+    t.change(
+      Step(beta1: beta1, beta2: beta2, first: 1 - pow(beta1, c.time), lr: c.lr, root: root, leavesStep: each),
+      slots: 0..<2, more: steps)
+    if let prox, t.count > 0 {
+      if each {
+        try prox.apply(t.v, t.shape, steps: steps)
       } else {
-        try prox.apply(y, t.shape, c.lr / (sum / Double(t.count)))
+        let sum = t.sums(Denominators(), more: steps).first
+        try prox.apply(t.v, t.shape, c.lr / (sum / Double(t.count)))
       }
     }
-    for i in 0..<t.count { t.v[i] = t.w[i] - y[i] }
+    t.change(MoveTo())
   }
+
+  /// D of v.
+  struct Root {
+    let second, eps: Double, skips: Bool
+    @inline(__always) func callAsFunction<L: Lane>(_ v: L) -> L {
+      let d = (v / second).squareRoot() + eps
+      return skips ? L.select(L.equal(v, L(0)), L(1), d) : d
+    }
+  }
+  struct Denominators: ElementSum {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+      sums.add(0, s[0])
+    }
+  }
+  /// The new point; behind m and v the steps of all elements, or D.
+  struct Step: ElementOperation {
+    let beta1, beta2, first, lr: Double, root: Root, leavesStep: Bool
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let m = beta1 * s[0] + (1 - beta1) * x, v = beta2 * s[1] + (1 - beta2) * (x * x)
+      let d = root(v), step = L(lr) / d
+      s[0] = m
+      s[1] = v
+      s[2] = leavesStep ? step : d
+      x = g - step * (m / first)
+    }
+  }
+}
+
+/// The update that leads to the point in x.
+private struct MoveTo: ElementOperation {
+  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = g - x }
 }
 
 private let checkProx: @Sendable (Hyper) throws(Failure) -> Void = { (h) throws(Failure) in
