@@ -47,25 +47,40 @@ struct SaRA: WholeRule {
   }
 
   func apply<T: Real>(_ x: Whole<T>) throws(Failure) {
-    let mask = x.slots[0], m = x.slots[1], v = x.slots[2], n = x.count, threshold: Double = h.threshold
     if c.t == 1 || selects {
-      for i in 0..<n {
-        mask[i] = (c.t == 1 || mask[i] == 1) && Double(abs(x.w[i])) < threshold ? 1 : 0
-        (m[i], v[i]) = (0, 0)
-      }
+      // the least number of the type that is not below the threshold
+      let threshold: Double = h.threshold, near = T(threshold)
+      let edge = Double(Double(near) < threshold ? near.nextUp : near)
+      x.change(Selection(edge: edge, first: c.t == 1), slots: 0..<3)
     }
-    if x.slots.count > 3, n > 0, x.slots[3][0] == 1 { try addDirections(x) }
-    let beta1: Double = h.beta1, beta2: Double = h.beta2, eps: Double = h.eps, decay = c.weightDecay
-    let r1 = 1 / (1 - pow(beta1, Double(t))), r2 = 1 / (1 - pow(beta2, Double(t)))
-    for i in 0..<n {
-      guard mask[i] == 1 else {
-        x.v[i] = 0
-        continue
-      }
-      let g = Double(x.v[i])
-      m[i] = T(beta1 * Double(m[i]) + (1 - beta1) * g)
-      v[i] = T(beta2 * Double(v[i]) + (1 - beta2) * g * g)
-      x.v[i] = T(decay * Double(x.w[i]) + r1 * Double(m[i]) / ((r2 * Double(v[i])).squareRoot() + eps))
+    if x.slots.count > 3, x.count > 0, x.slots[3][0] == 1 { try addDirections(x) }
+    let beta1: Double = h.beta1, beta2: Double = h.beta2
+    x.change(
+      Step(
+        beta1: beta1, beta2: beta2, r1: 1 / (1 - pow(beta1, Double(t))), r2: 1 / (1 - pow(beta2, Double(t))),
+        eps: h.eps, decay: c.weightDecay), slots: 0..<3)
+  }
+
+  /// The mask; moments start again.
+  struct Selection: ElementOperation {
+    let edge: Double, first: Bool
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let zero = L(0), one = L(1), before = first ? one : L.select(L.equal(s[0], one), one, zero)
+      s[0] = L.select(L.less(g.magnitude, L(edge)), before, zero)
+      s[1] = zero
+      s[2] = zero
+    }
+  }
+  /// AdamW where the mask is 1, else nothing.
+  struct Step: ElementOperation {
+    let beta1, beta2, r1, r2, eps, decay: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let trained = L.equal(s[0], L(1))
+      let m = beta1 * s[1] + (1 - beta1) * x, v = beta2 * s[2] + (1 - beta2) * (x * x)
+      let move = decay * g + r1 * m / ((r2 * v).squareRoot() + eps)
+      s[1] = L.select(trained, m, s[1])
+      s[2] = L.select(trained, v, s[2])
+      x = L.select(trained, move, L(0))
     }
   }
 
