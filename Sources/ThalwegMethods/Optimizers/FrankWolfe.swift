@@ -47,26 +47,43 @@ struct FrankWolfe: WholeRule {
     let point = (t.workspace + aligned(n &* MemoryLayout<T>.stride)).bindMemory(to: T.self, capacity: n)
     if momentum != 0 {
       let g = t.slots[0]
-      for i in 0..<n { g[i] = c.t == 1 ? t.v[i] : T(momentum * Double(g[i]) + (1 - momentum) * Double(t.v[i])) }
-      t.v.update(from: g, count: n)
+      if c.t == 1 {
+        g.update(from: t.v, count: n)
+      } else {
+        Flat.blend(momentum, g, 1 - momentum, t.v, into: g, n)
+        t.v.update(from: g, count: n)
+      }
     }
     s.initialize(from: t.v, count: n)
     try set.minimise(s, t.shape)
     point.initialize(from: t.w, count: n)
     if c.t == 1 { try set.project(point, t.shape) }
-    var gap = 0.0, square = 0.0
-    for i in 0..<n {
-      let d = Double(point[i]) - Double(s[i])
-      gap += Double(t.v[i]) * d
-      square += d * d
-    }
+    let all = Whole(v: t.v, w: t.w, slots: [s, point], shape: t.shape, workspace: t.workspace)
+    let sums = all.sums(Gap(), slots: 0..<2), gap = sums[0] - sums[1], square = sums[2]
     c.scalars[0] = gap
     var gamma: Double = h.gamma
     if h.is("rule", "open") { gamma = 2 / (Double(c.t) + 1) }
     if h.is("rule", "short") { gamma = square == 0 ? 0 : smaller(1, larger(0, gap) / (h.curvature * square)) }
-    for i in 0..<n {
-      let new = gamma == 1 ? s[i] : T(Double(point[i]) + gamma * (Double(s[i]) - Double(point[i])))
-      t.v[i] = t.w[i] - new
+    all.change(Step(gamma: gamma), slots: 0..<2)
+  }
+
+  /// ⟨ḡ, θ⟩, ⟨ḡ, s⟩ and |θ − s|².
+  struct Gap: ElementSum {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+      let corner = s[0], point = s[1], d = point - corner
+      sums.add(0, x, times: point)
+      sums.add(1, x, times: corner)
+      sums.add(2, d, times: d)
+    }
+  }
+  /// In double, so that the new point is in the set to one rounding.
+  struct Step: ElementOperation {
+    let gamma: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let corner = s[0].wide, point = s[1].wide
+      let low = point.low + gamma * (corner.low - point.low)
+      let high = L.width == 16 ? point.high + gamma * (corner.high - point.high) : low
+      x = g - (gamma == 1 ? s[0] : L(wide: low, high))
     }
   }
 }
