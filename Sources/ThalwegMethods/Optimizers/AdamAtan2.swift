@@ -61,13 +61,26 @@ extension Lane {
   /// The angle of (x, y) for x ≥ 0, to some two units in the last place; 0 for (0, 0), ±π/4 for infinite x and y.
   @inline(__always) static func arctangent(_ y: Self, over x: Self) -> Self {
     let zero = Self(0), one = Self(1), h = y.magnitude
-    // the smaller over the larger, in [0, 1]
-    let small = min(h, x), large = max(h, x)
-    let ratio = select(equal(small, large), select(equal(large, zero), zero, one), small / large)
-    // beyond 0.66: atan r = π/4 + atan((r − 1)/(r + 1)); then the rational function of Cephes
-    let high = less(Self(0.66), ratio)
-    let r = select(high, (ratio - one) / (ratio + one), ratio)
+    // the smaller over the larger, in [0, 1]; where that is high atan r = π/4 + atan((r − 1)/(r + 1))
+    let small = min(h, x), large = max(h, x), high = less((width == 16 ? 0.41421356 : 0.66) * large, small)
+    let quarter = Self(Double.pi / 4), none = equal(large, zero), same = equal(small, large)
+    let above = select(same, zero, select(high, small - large, small))
+    let r = above / select(high, small + large, select(none, one, large))
+    let turn = select(same, select(none, zero, quarter), select(high, quarter, zero))  // infinite ones are the same
+    let angle = arctangent(r) + turn
+    return select(less(x, h), Self(Double.pi / 2) - angle, angle) * y.sign
+  }
+  /// atan r by functions of Cephes: a polynomial for floats of |r| ≤ √2 − 1, a rational function for doubles of
+  /// |r| ≤ 0.66.
+  @inline(__always) private static func arctangent(_ r: Self) -> Self {
     let z = r * r
+    if width == 16 {
+      var p = Self(8.05374449538e-2)
+      p = p * z - 1.38776856032e-1
+      p = p * z + 1.99777106478e-1
+      p = p * z - 3.33329491539e-1
+      return r + r * (z * p)
+    }
     var p = Self(-8.750608600031904122785e-1)
     p = p * z - 1.615753718733365076637e1
     p = p * z - 7.500855792314704667340e1
@@ -78,7 +91,6 @@ extension Lane {
     q = q * z + 4.328810604912902668951e2
     q = q * z + 4.853903996359136964868e2
     q = q * z + 1.945506571482613964425e2
-    let angle = r + r * (z * p / q) + select(high, Self(Double.pi / 4), zero)
-    return select(less(x, h), Self(Double.pi / 2) - angle, angle) * y.sign
+    return r + r * (z * p / q)
   }
 }
