@@ -42,12 +42,21 @@ struct VisualPrompt: WholeRule {
     let height = d[d.startIndex], width = d[d.startIndex + 1]
     let length = Flat.norm(t.v, n) + eps
     guard length != 0 else { return }  // g = 0
-    for line in 0..<(n / width) {
-      let row = t.v + line * width, y = line % height
-      for x in 0..<width { row[x] = T(Double(row[x]) / length) }
-      if y >= pad, y < height - pad, pad < width - pad {
-        for x in pad..<(width - pad) { row[x] = 0 }
+    t.change(Divide(length: length))
+    guard pad < height - pad, pad < width - pad else { return }
+    for image in 0..<(n / (height * width)) {
+      for y in pad..<(height - pad) {
+        (t.v + ((image * height + y) * width + pad)).update(repeating: 0, count: width - 2 * pad)
       }
+    }
+  }
+
+  /// In double: the norm may be beyond the largest float.
+  struct Divide: ElementOperation {
+    let length: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let v = x.wide
+      x = L(wide: v.low / length, v.high / length)
     }
   }
 }
