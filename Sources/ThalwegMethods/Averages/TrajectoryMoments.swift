@@ -51,8 +51,7 @@ struct TrajectoryMoments: WholeRule {
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
     let n = t.count, s = t.slots[0]
     func average(_ p: UnsafeMutablePointer<T>, _ factor: Double) {
-      Flat.scale(p, by: 1 - share, into: p, n)
-      Flat.add(t.v, times: share * factor, into: p, n)
+      Flat.combine(1 - share, p, share * factor, t.v, into: p, n)
     }
     guard second else { return average(s, 1) }
     for i in 0..<n { average(s + i * n, Double(t.v[i])) }

@@ -74,9 +74,21 @@ struct CurlDescent: WholeRule {
     guard d.count >= 2, t.count > 0 else { return }
     let n = d[axis], length = d.dropFirst(axis + 1).reduce(1, *), s = t.slots[0]
     if s[0] == 0 { choose(s, n) }
-    for line in 0..<(t.count / length) where s[line % n] < 0 {
-      let v = t.v + line * length
-      for i in 0..<length { v[i] = -v[i] }
+    if length == 1 {
+      // the units lie side by side
+      for row in stride(from: t.v, to: t.v + t.count, by: n) {
+        for i in stride(from: 0, to: n, by: T.Vector.width) {
+          let g = T.Vector.load(row + i, first: n - i), unit = T.Vector.load(s + i, first: n - i)
+          T.Vector.select(T.Vector.less(unit, T.Vector(0)), -g, g).store(row + i, first: n - i)
+        }
+      }
+      return
+    }
+    for block in stride(from: t.v, to: t.v + t.count, by: n * length) {
+      for unit in 0..<n where s[unit] < 0 {
+        let v = block + unit * length
+        Flat.scale(v, by: -1, into: v, length)
+      }
     }
   }
 

@@ -1,4 +1,3 @@
-import Glibc
 import ThalwegCore
 
 /// The metric of power-propagation as a preconditioner: small weights learn slowly, so that solutions are sparse.
@@ -29,10 +28,20 @@ struct PowerpropPrecond: WholeRule {
 
   func apply<T: Real>(_ t: Whole<T>) {
     guard alpha != 1 else { return }
-    for i in 0..<t.count where t.v[i] != 0 {
-      let size = Double(t.w[i]).magnitude + eps
-      // α on both sides: α² may overflow where the power is 0
-      t.v[i] = T(alpha * (power == 1 ? size : pow(size, power)) * alpha * Double(t.v[i]))
+    t.change(Scale(alpha: alpha, power: power, eps: eps))
+  }
+
+  struct Scale: ElementOperation {
+    let alpha, power, eps: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      let v = x.wide, size = g.magnitude.wide
+      let low = scaled(v.low, size.low), high = L.width == 16 ? scaled(v.high, size.high) : low
+      x = L.select(L.equal(x, L(0)), x, L(wide: low, high))
+    }
+    /// α on both sides: α² may overflow where the power is 0.
+    @inline(__always) private func scaled(_ v: SIMD8<Double>, _ size: SIMD8<Double>) -> SIMD8<Double> {
+      let x = size + eps, f = power == 1 ? x : SIMD8<Double>.exp(power * SIMD8<Double>.log(x))
+      return alpha * f * alpha * v
     }
   }
 }
