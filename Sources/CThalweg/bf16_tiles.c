@@ -99,6 +99,19 @@ VECTORS void twi_tiles_pack(const float *x, int64_t ld, bool along, int64_t line
   }
 }
 
+/* Rows begin to end (begin a multiple of TWI_TILES_LINES) of a square of n: what is left of the blocks on the diagonal, from above them. */
+VECTORS void twi_tiles_mirror(float *c, int64_t n, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; i += SIDE) {
+    const __mmask16 across = first(n - i);
+    for (int64_t j = 0; j < i / PANEL * PANEL; j += SIDE) {
+      __m512i v[16];
+      for (int l = 0; l < 16; l++) v[l] = _mm512_castps_si512(_mm512_maskz_loadu_ps(across, c + (j + l) * n + i));
+      turn(v);
+      for (int l = 0; l < 16 && i + l < end; l++) _mm512_storeu_ps(c + (i + l) * n + j, _mm512_castsi512_ps(v[l]));
+    }
+  }
+}
+
 struct shape {
   uint8_t palette, start, rest[14];
   uint16_t bytes[16];
@@ -165,6 +178,7 @@ TILES void twi_tiles_multiply(const void *a, const void *b, int64_t begin, int64
 }
 #else
 bool twi_tiles_available(void) { return false; }
+void twi_tiles_mirror(float *c, int64_t n, int64_t begin, int64_t end) { (void)c, (void)n, (void)begin, (void)end; }
 void twi_tiles_pack(const float *x, int64_t ld, bool along, int64_t lines, int64_t k, bool left, void *out, int64_t panel) {
   (void)x, (void)ld, (void)along, (void)lines, (void)k, (void)left, (void)out, (void)panel;
 }

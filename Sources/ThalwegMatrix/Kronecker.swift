@@ -183,7 +183,7 @@ func powerIteration<T: Real>(_ gram: UnsafePointer<T>, _ q: UnsafeMutablePointer
     for i in 0..<n { for k in 0..<n { sorted[i * n + k] = moved[i * n + order[k]] } }
     moved = sorted
   }
-  let new = try LinearAlgebra.orthonormal(moved, n, n)
+  let new = try LinearAlgebra.orthonormal(moved, n, n, loss: Double(T.ulpOfOne) / 16)
   for i in 0..<(n &* n) { q[i] = T(new[i]) }
   return order
 }

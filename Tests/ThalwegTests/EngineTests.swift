@@ -260,7 +260,8 @@ final class EngineTests: XCTestCase {
             for j in 0..<n {
               let start = 0.5 * Double(c[i * n + j])
               check(
-                out[i * n + j], start, { ta ? a[$0 * m + i] : a[i * k + $0] }, { tb ? b[j * k + $0] : b[$0 * n + j] }, k)
+                out[i * n + j], start, { ta ? a[$0 * m + i] : a[i * k + $0] }, { tb ? b[j * k + $0] : b[$0 * n + j] }, k
+              )
             }
           }
         }

@@ -73,6 +73,8 @@ bool twi_tiles_available(void);
 void twi_tiles_pack(const float *x, int64_t ld, bool along, int64_t lines, int64_t k, bool left, void *out, int64_t panel);
 void twi_tiles_multiply(const void *a, const void *b, int64_t begin, int64_t end, int64_t n, int64_t k, float alpha, float beta,
                         const float *base, float *c, int64_t ldc, bool upper);
+/* After a product with `upper`: rows begin to end (begin a multiple of TWI_TILES_LINES) of what is below the diagonal. */
+void twi_tiles_mirror(float *c, int64_t n, int64_t begin, int64_t end);
 
 /* The size of the CPU affinity mask, at least 1. */
 int32_t twi_cpu_count(void);

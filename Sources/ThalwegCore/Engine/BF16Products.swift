@@ -55,11 +55,19 @@ public struct BF16Products {
       let ld = transposed ? n : k
       run(
         a, along: !transposed, a, along: !transposed, (ld, ld), into: c, n, n, k, alpha, beta, base: base, upper: true)
-      return LinearAlgebra.mirror(c, n)
+      return mirror(c, n, parallel: Double(n) * Double(n) * Double(k) >= 0x1p24)
     }
     if let base { c.update(from: base, count: n &* n) }
     try LinearAlgebra.gram(
       rounded(a, n &* k, space), transposed: transposed, into: c, n, k, alpha: alpha, beta: beta)
+  }
+
+  private func mirror(_ c: UnsafeMutablePointer<Float>, _ n: Int, parallel: Bool) {
+    guard means == .tiles else { return LinearAlgebra.mirror(c, n) }
+    let stripe = 128
+    Threads.run((n + stripe - 1) / stripe, parallel: parallel) { p in
+      twi_tiles_mirror(c, Int64(n), Int64(p * stripe), Int64(min((p + 1) * stripe, n)))
+    }
   }
 
   private func run(

@@ -158,8 +158,8 @@ public struct FactoredMoment {
       FactoredMoment.add(x + first &* columns, r + first, some.count, columns, rate, sums, sums + columns)
     }
   }
-  /// Moves c by what `body` adds of some of the rows to the sums of the columns; behind those lies room for sums of what
-  /// belongs over c, whose quotients are returned.
+  /// Moves c by what `body` adds of some of the rows to the sums of the columns; behind those lies room for sums of
+  /// what belongs over c, whose quotients are returned.
   @_specialize(where T == Float)
   @_specialize(where T == Double)
   public func take<T: Real>(
@@ -177,8 +177,8 @@ public struct FactoredMoment {
     return FactoredMoment.move(c, columns, rate, Double(rows), room.sums, room.sums + columns)
   }
 
-  /// Moves r by the rows of x; adds the squares to the sums of the columns, and the squares over r to `shares`. Four rows
-  /// at a time, so that the sums are read and written less often.
+  /// Moves r by the rows of x; adds the squares to the sums of the columns, and the squares over r to `shares`. Four
+  /// rows at a time, so that the sums are read and written less often.
   @inline(never)
   @_specialize(where T == Float)
   @_specialize(where T == Double)

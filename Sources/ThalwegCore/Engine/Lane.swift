@@ -123,6 +123,35 @@ extension Lane {
   }
 }
 
+extension Lane {
+  /// The first n numbers at p, at most a vector of them, and zeros behind them: the end of a run.
+  @inlinable @inline(__always) public static func load(_ p: UnsafePointer<Element>, first n: Int) -> Self {
+    if n >= width { return load(p) }
+    return withUnsafeTemporaryAllocation(of: Element.self, capacity: width) { room in
+      guard let whole = room.baseAddress else { return Self(0) }
+      whole.initialize(repeating: 0, count: width)
+      whole.update(from: p, count: n)
+      return load(whole)
+    }
+  }
+  /// The largest lane; a NaN stays.
+  @inlinable public var largest: Double {
+    let w = wide, x = Self.width == 16 ? SIMD8<Double>.max(w.low, w.high) : w.low
+    var top = x[0]
+    for i in 1..<8 { top = x[i] > top || x[i] != x[i] ? x[i] : top }
+    return top
+  }
+  /// Stores the first n of the numbers.
+  @inlinable @inline(__always) public func store(_ p: UnsafeMutablePointer<Element>, first n: Int) {
+    if n >= Self.width { return store(p) }
+    withUnsafeTemporaryAllocation(of: Element.self, capacity: Self.width) { room in
+      guard let whole = room.baseAddress else { return }
+      store(whole)
+      p.update(from: whole, count: n)
+    }
+  }
+}
+
 /// A long function that is not inlined, for a call costs less than the registers that its constants take from a rule;
 /// and through memory, for as arguments wide vectors are cut in pieces, which it would compute with.
 @inlinable @inline(__always) func changed<V>(_ x: V, _ function: (inout V) -> Void) -> V {

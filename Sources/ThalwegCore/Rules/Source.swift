@@ -20,7 +20,7 @@ public struct HostMatrix: Sendable {
   public init(_ values: [Double], _ rows: Int, _ columns: Int) {
     (self.values, self.rows, self.columns) = (values, rows, columns)
   }
-  public var isFinite: Bool { values.allSatisfy(\.isFinite) }
+  public var isFinite: Bool { Flat.isFinite(values, values.count) }
 }
 
 /// The answer to a request for matrices: which they are depends on the kind of the request.
