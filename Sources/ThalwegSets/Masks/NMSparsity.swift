@@ -130,8 +130,10 @@ struct NMSparsity: WholeRule {
   /// Which of sixteen entries stay: an entry is compared with those whose index in the group differs in bit 0, 1 or
   /// both; of equals the lower index is the larger. (A comparison that holds has all bits set: it is -1.)
   @inline(__always) private func stays(_ x: SIMD16<Float>) -> SIMDMask<SIMD16<Int32>> {
-    func bits(_ mask: SIMDMask<SIMD16<Int32>>) -> SIMD16<Int32> { unsafeBitCast(mask, to: SIMD16<Int32>.self) }
-    func isLarger(_ other: SIMD16<Float>, _ isLower: SIMD16<Int32>) -> SIMD16<Int32> {
+    @inline(__always) func bits(_ mask: SIMDMask<SIMD16<Int32>>) -> SIMD16<Int32> {
+      unsafeBitCast(mask, to: SIMD16<Int32>.self)
+    }
+    @inline(__always) func isLarger(_ other: SIMD16<Float>, _ isLower: SIMD16<Int32>) -> SIMD16<Int32> {
       bits(other .> a) | (bits(other .== a) & isLower)
     }
     let a = x.magnitude

@@ -85,7 +85,8 @@ class Request:
 
         grads  one array for each parameter, None where there is none; or a mapping from their names
         stay   nobody writes to these arrays before the step has ended: what combines several gradients (pcgrad, upgrad,
-               trimmed_mean) reads them where they lie and copies none.  Every request then needs arrays of its own
+               trimmed_mean), or asks for more than one (adahessian, sophia), reads them where they lie and copies none.
+               Every request then needs arrays of its own
 
         The first answer of a step says which parameters take part in it.  ArgumentError where a later one has a
         gradient that the first had not: it would be lost.  Between the calls of gradient_accumulate gradients may come
