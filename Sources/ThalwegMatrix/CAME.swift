@@ -49,13 +49,18 @@ struct CAME: WholeRule {
     (beta1, beta2, beta3, eps1, eps2, threshold) = (h.beta1, h.beta2, h.beta3, h.eps1, h.eps2, h.clip_threshold)
   }
 
-  /// u of a tensor of rank 0 or 1.
+  /// u of a tensor of rank 0 or 1, in double: squares may be beyond the largest float.
   struct Direction: ElementOperation {
     let keep, eps: Double
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-      let v = keep * s[0] + (1 - keep) * (x * x + eps)
-      s[0] = v
-      x = x / v.squareRoot()
+      let a = x.wide, old = s[0].wide
+      let low = moved(old.low, a.low), high = L.width == 16 ? moved(old.high, a.high) : low
+      s[0] = L(wide: low, high)
+      x = L(wide: a.low / low.squareRoot(), L.width == 16 ? a.high / high.squareRoot() : a.high)
+    }
+    @inline(__always) private func moved(_ old: SIMD8<Double>, _ g: SIMD8<Double>) -> SIMD8<Double> {
+      let square: SIMD8<Double> = g * g + SIMD8<Double>(repeating: eps)
+      return SIMD8<Double>(repeating: keep) * old + SIMD8<Double>(repeating: 1 - keep) * square
     }
   }
   /// m of the update that is shortened first.

@@ -112,10 +112,13 @@ struct KLSOAP: WholeRule {
     } renewed: { (block, turning, renew) throws(Failure) in
       let m = w.slots[0] + block.place
       turning.x.update(from: m, count: block.count)
-      try turning.turn(transposed: false)
+      try turning.turn(transposed: false, exactly: true)
       try renew()
-      try turning.turn(transposed: true)
+      try turning.turn(transposed: true, exactly: true)
       m.update(from: turning.x, count: block.count)
+      if factors.h.is("products", "bf16"), !T.isDouble {
+        AtLeastSquare(beta1, beta2).raise(w.slots[1] + block.place, over: m, block.count)
+      }
     }
   }
 }
@@ -185,11 +188,14 @@ struct KLFactors {
       _ y: UnsafeMutablePointer<T>, _ Q: UnsafeMutablePointer<T>, _ r: UnsafeMutablePointer<T>, _ products: Products<T>
     ) { (self.block, self.g, self.x, self.y, self.Q, self.r, self.products) = (block, g, x, y, Q, r, products) }
 
-    func turn(_ a: Kronecker.Axis, transposed: Bool) throws(Failure) {
+    func turn(_ a: Kronecker.Axis, transposed: Bool, exactly: Bool = false) throws(Failure) {
+      let products = exactly ? Products<T>(narrow: false, UnsafeMutableRawPointer(y)) : products
       try products.multiply(Q + a.matrix, transposed: transposed, x, into: y, along: a.lines)
       swap(&x, &y)
     }
-    func turn(transposed: Bool) throws(Failure) { for a in block.axes { try turn(a, transposed: transposed) } }
+    func turn(transposed: Bool, exactly: Bool = false) throws(Failure) {
+      for a in block.axes { try turn(a, transposed: transposed, exactly: exactly) }
+    }
 
     /// z times r of the axis.
     func scale(_ z: UnsafeMutablePointer<T>, _ a: Kronecker.Axis) {

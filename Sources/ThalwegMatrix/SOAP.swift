@@ -9,6 +9,7 @@ import ThalwegCore
 ///     θ ← (θ − lr·√(1 − β₂ᵗ)/(1 − β₁ᵗ)·u)·(1 − lr·wd)
 ///     L_k ← b·L_k + (1 − b)·G_k·G_kᵀ;   every `precondition_frequency` steps Q_k ← qr(L_k·Q_k).Q with the columns in
 ///     descending order of diag(Q_kᵀ·L_k·Q_k);  v is permuted along, m turned into the new basis
+///     (with products=bf16 v is at least what m² allows)
 ///
 /// State    L_k and Q_k of every block, m and v in the turned space.
 /// Differs  where the first L_k is singular the basis of its null space is the one in which diag(1, 2, ...) is diagonal
@@ -91,17 +92,17 @@ struct SOAP: WholeRule {
         continue
       }
       let n = block.count, m = w.slots[2] + block.place, v = w.slots[3] + block.place
-      func turn(transposed: Bool) throws(Failure) {
+      func turn(transposed: Bool, by products: Products<T>) throws(Failure) {
         for a in block.axes {
           try products.multiply(w.slots[1] + a.matrix, transposed: transposed, x, into: y, along: a.lines)
           swap(&x, &y)
         }
       }
       x.update(from: g, count: n)
-      try turn(transposed: true)
+      try turn(transposed: true, by: products)
       Whole(v: x, w: x, slots: [m, v], shape: Shape(dimensions: [n]), workspace: w.workspace)
         .change(Adapt(beta1: beta1, beta2: beta2, eps: eps), slots: 0..<2)
-      try turn(transposed: false)
+      try turn(transposed: false, by: products)
       if h.normalize_grads {
         let rms = Flat.norm(x, n) / Double(n).squareRoot()
         Flat.scale(x, by: 1 / (1e-30 + rms), into: x, n)
@@ -112,14 +113,16 @@ struct SOAP: WholeRule {
         try products.gram(g, along: a.lines, into: w.slots[0] + a.matrix, alpha: 1 - b, beta: b)
       }
       guard renews else { continue }
+      let exact = Products<T>(narrow: false, w.workspace)
       x.update(from: m, count: n)
-      try turn(transposed: false)
+      try turn(transposed: false, by: exact)
       for a in block.axes {
         let order = try powerIteration(w.slots[0] + a.matrix, w.slots[1] + a.matrix, a.length, sorts: true)
         permute(v, a.lines, order, y)
       }
-      try turn(transposed: true)
+      try turn(transposed: true, by: exact)
       m.update(from: x, count: n)
+      if h.is("products", "bf16"), !T.isDouble { AtLeastSquare(beta1, beta2).raise(v, over: m, n) }
     }
     if t == 0 { return w.v.update(repeating: 0, count: w.count) }
     w.change(ScaleAndDecay(scale: step * keep, decay: decay))
@@ -155,5 +158,32 @@ struct ScaleAndDecay: ElementOperation {
   let scale, decay: Double
   @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
     x = scale * x + decay * g
+  }
+}
+
+/// v ← max(v, min(|m|, 2⁻⁷·max|m|)²/c): averages m and v of one sequence and of its squares have m² ≤ c·v,
+/// c = (1 − β₁)²/((1 − β₂)·(1 − β₁²/β₂)) (Cauchy and Schwarz). Rounded products leave noise in directions that no
+/// gradient has; in a new basis, to which m is turned and v is not, it would be divided by next to nothing.
+struct AtLeastSquare: ElementOperation {
+  private let share: Double
+  private var noise = 0.0
+  init(_ beta1: Double, _ beta2: Double) {
+    let bound = (1 - beta1) * (1 - beta1) / ((1 - beta2) * (1 - beta1 * beta1 / beta2))
+    share = bound > 0 ? max(1 / bound, 0.01) : 0.01
+  }
+  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    let size = L.min(g.magnitude, noise)
+    x = L.max(x, share * (size * size))
+  }
+  private struct Largest: ElementSum {
+    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+      sums.raise(x.magnitude)
+    }
+  }
+  func raise<T: Real>(_ v: UnsafeMutablePointer<T>, over m: UnsafeMutablePointer<T>, _ n: Int) {
+    let all = Whole(v: m, w: m, slots: [], shape: Shape(dimensions: [n]), workspace: UnsafeMutableRawPointer(m))
+    var floor = self
+    floor.noise = 0x1p-7 * all.sums(Largest()).top.largest
+    Flat.change(floor, v, m, n, writesG: false)
   }
 }

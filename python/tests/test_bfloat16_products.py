@@ -101,3 +101,20 @@ def test_products_of_other_methods(method: str, shape: tuple[int, ...]) -> None:
     assert 1e-5 < apart < 0.1
     np.testing.assert_array_equal(rounded_ones, path(method, "bf16", shape, np.float32, threads=2))
     np.testing.assert_array_equal(path(method, "bf16", shape, np.float64), path(method, "working", shape, np.float64))
+
+
+@pytest.mark.parametrize("method", ["soap", "kl_soap"])
+@pytest.mark.parametrize("frequency", [1, 10])
+def test_directions_without_a_gradient_stay_small(method: str, frequency: int) -> None:
+    """Of rank 1 all but one direction is what rounding leaves: a new basis must not divide it by next to nothing."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((48, 1)) * 0.1 + 1
+    line = rng.standard_normal((1, 130))
+    moves = []
+    for products in ("working", "bf16"):
+        w = np.ones((48, 130), np.float32)
+        with tw.Optimizer([w], f"{method}(lr=0.01, precondition_frequency={frequency}, products={products})") as opt:
+            for k in range(24):
+                opt.step([(rows * line * (1 + 0.1 * k)).astype(np.float32)])
+        moves.append(np.abs(w - 1).max())
+    assert moves[1] <= 2.5 * moves[0], moves  # 150 times as far before v was held above m²

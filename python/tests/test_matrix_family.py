@@ -531,3 +531,21 @@ def test_prodigy_schedule_free_does_not_feel_the_scale_of_the_gradients() -> Non
     for _ in range(3):
         opt.step([np.zeros(3)])
     assert np.array_equal(still[0], np.ones(3))
+
+
+def test_kfac_beyond_floats_changes_nothing() -> None:
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((4, 6)).astype(np.float32)
+    before = w.copy()
+    with pytest.raises(tw.NumericError, match="raise `damping`"):
+        answered("kfac(method=eigen, damping=1e-40)", w, np.full((4, 6), 0.1, np.float32), rng.standard_normal((3, 6)),
+                 rng.standard_normal((3, 4)))
+    np.testing.assert_array_equal(w, before)
+
+
+@pytest.mark.parametrize("sentence", ["came(lr=0.01)", "adalomo(lr=0.05)"])
+def test_squares_of_vectors_may_be_beyond_floats(sentence: str) -> None:
+    w = np.ones(4, np.float32)
+    with tw.Optimizer([w], sentence) as opt:
+        opt.step([np.full(4, 1e20, np.float32)])
+    assert np.all(w < 1) and np.all(w > 0.9)

@@ -251,6 +251,10 @@ struct KFAC: WholeRule {
           try products.multiply(left, l.gradient, into: first, m, n, m)
           try products.multiply(first, right, into: l.V, m, n, n)
         }
+        guard Flat.isFinite(l.V, m &* n) else {
+          throw Failure(
+            Status.numeric, "kfac: the preconditioned gradient is beyond the range of its type; raise `damping`")
+        }
         return (inverses, lr * lr * Flat.dot(l.V, l.gradient, m &* n))
       }
 
