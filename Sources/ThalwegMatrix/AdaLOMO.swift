@@ -75,13 +75,6 @@ struct AdaLOMO: WholeRule {
       x = x.clipped(to: bound) * factor
     }
   }
-  /// The update, scaled, and the decay.
-  struct Scale: ElementOperation {
-    let factor, decay: Double
-    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-      x = decay == 0 ? factor * x : factor * x + decay * g
-    }
-  }
 
   func apply<T: Real>(_ t: Whole<T>) {
     let n = Double(t.count)
@@ -91,12 +84,12 @@ struct AdaLOMO: WholeRule {
     let size = max(eps2, (weights < 1e280 ? weights.squareRoot() : Flat.norm(t.w, t.count)) / n.squareRoot())
     guard let f = FactoredMoment(t.shape) else {
       t.change(CAME.Direction(keep: keep, eps: eps1), slots: 0..<1)
-      let share = shareOfUpdate(t.sums(SquaredUpdate()).first / n, threshold)
-      return t.change(Scale(factor: share * size, decay: decay * size))
+      let share = shareOfUpdate(t.sums(SquaredValues()).first / n, threshold)
+      return t.change(ScaleAndDecay(scale: share * size, decay: decay * size))
     }
     let (r, c) = (t.slots[0], t.slots[1])
     let square = f.take(t.v, r, c, FactoredMoment.Rate(keep: keep, new: 1 - keep, eps: eps1), t.workspace)
     f.divide(t.v, r, c, scale: shareOfUpdate(square / n, threshold) * size, t.workspace, into: t.v)
-    if decay != 0 { t.change(Scale(factor: 1, decay: decay * size)) }
+    if decay != 0 { t.change(ScaleAndDecay(scale: 1, decay: decay * size)) }
   }
 }

@@ -76,7 +76,7 @@ struct CAME: WholeRule {
     guard t.count > 0 else { return }
     guard let f = FactoredMoment(t.shape) else {
       t.change(Direction(keep: beta2, eps: eps1), slots: 1..<2)
-      let share = shareOfUpdate(t.sums(SquaredUpdate()).first / Double(t.count), threshold)
+      let share = shareOfUpdate(t.sums(SquaredValues()).first / Double(t.count), threshold)
       return t.change(Momentum(share: share, keep: beta1), slots: 0..<1)
     }
     let rate = FactoredMoment.Rate(keep: beta2, new: 1 - beta2, eps: eps1)
@@ -142,12 +142,6 @@ struct CAME: WholeRule {
   }
 }
 
-/// Σ of the squares of the update.
-struct SquaredUpdate: ElementSum {
-  @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, x, times: x)
-  }
-}
 /// What shortens an update of this mean square whose root mean square is above the threshold.
 func shareOfUpdate(_ square: Double, _ threshold: Double) -> Double {
   let rms = square.squareRoot()

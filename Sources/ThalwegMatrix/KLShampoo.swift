@@ -116,7 +116,7 @@ struct KLSOAP: WholeRule {
       try renew()
       try turning.turn(transposed: true, exactly: true)
       m.update(from: turning.x, count: block.count)
-      if factors.h.is("products", "bf16"), !T.isDouble {
+      if turning.products.isNarrow {
         AtLeastSquare(beta1, beta2).raise(w.slots[1] + block.place, over: m, block.count)
       }
     }
@@ -218,7 +218,7 @@ struct KLFactors {
     let size = MemoryLayout<T>.stride, plan = KLFactors.plan(h, w.shape), room = aligned(plan.largest &* size)
     func buffer(_ k: Int) -> UnsafeMutablePointer<T> { (w.workspace + k &* room).assumingMemoryBound(to: T.self) }
     let (S, Q, r) = (w.slots[firstSlot], w.slots[firstSlot + 1], w.slots[firstSlot + 2])
-    let products = Products<T>(narrow: h.is("products", "bf16"), w.workspace + 3 * room)
+    let products = Products<T>(h, w.workspace + 3 * room)
     for block in plan.blocks {
       let turning = Turning(block, buffer(0), buffer(1), buffer(2), Q, r, products)
       plan.gather(block, w.v, into: turning.g, size)

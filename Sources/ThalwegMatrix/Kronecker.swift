@@ -96,17 +96,18 @@ struct Kronecker {
 
 extension Kronecker {
   /// Bytes of work space for the products of all blocks.
-  func space(_ h: Hyper, _ size: Int) -> Int {
-    guard h.is("products", "bf16"), size == 4 else { return 0 }
-    return blocks.flatMap(\.axes).map(\.lines).map(Products<Float>.space).max() ?? 0
-  }
+  func space(_ h: Hyper, _ size: Int) -> Int { Products<Float>.space(h, size, blocks.flatMap(\.axes).map(\.lines)) }
 }
 
 extension Products {
-  static func space(_ lines: Slices) -> Int {
-    let across = lines.inner == 1 ? lines.outer : lines.inner
-    return BF16Products.space(
-      lines: lines.length &+ max(lines.length, across), inner: max(lines.length, across))
+  /// Bytes of work space for products along one after the other, for elements of `size` bytes.
+  static func space(_ h: Hyper, _ size: Int, _ list: [Slices]) -> Int {
+    guard h.is("products", "bf16"), size == 4 else { return 0 }
+    let bytes = list.map { lines in
+      let longest = max(lines.length, lines.inner == 1 ? lines.outer : lines.inner)
+      return BF16Products.space(lines: lines.length &+ longest, inner: longest)
+    }
+    return bytes.max() ?? 0
   }
   /// y ← m·x along the axis, or mᵀ·x; m is (length, length).
   func multiply(

@@ -91,10 +91,8 @@ struct PSGDKron: WholeRule {
   }
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
     let plan = Plan(h, shape), side = plan.longest
-    let own = 3 * aligned(shape.count &* size) &+ 3 * aligned(side &* side &* size)
-    guard h.is("products", "bf16"), size == 4 else { return own }
-    let products = plan.axes.filter { !$0.diagonal }.map { Products<Float>.space($0.lines) }
-    return own &+ (products.max() ?? 0)
+    return 3 * aligned(shape.count &* size) &+ 3 * aligned(side &* side &* size)
+      &+ Products<Float>.space(h, size, plan.axes.filter { !$0.diagonal }.map(\.lines))
   }
 
   let h: Hyper
@@ -189,12 +187,12 @@ struct PSGDKron: WholeRule {
 
   /// The factors at work.
   private struct Factors<T: Real> {
-    let Q: UnsafeMutablePointer<T>, plan: Plan, products: Products<T>, narrow: Bool
+    let Q: UnsafeMutablePointer<T>, plan: Plan, products: Products<T>
 
     init(_ w: Whole<T>, _ plan: Plan, _ h: Hyper) {
       let size = MemoryLayout<T>.stride, square = aligned(plan.longest &* plan.longest &* size)
-      (Q, self.plan, narrow) = (w.slots[1], plan, h.is("products", "bf16") && !T.isDouble)
-      products = Products<T>(narrow: narrow, w.workspace + 3 * aligned(w.count &* size) + 3 * square)
+      (Q, self.plan) = (w.slots[1], plan)
+      products = Products<T>(h, w.workspace + 3 * aligned(w.count &* size) + 3 * square)
     }
     /// Sides from which on half the work of a triangle pays for a call of the library.
     private func long(_ a: Plan.Axis) -> Bool { a.lines.length > 64 }
@@ -205,7 +203,7 @@ struct PSGDKron: WholeRule {
       _ free: inout UnsafeMutablePointer<T>
     ) throws(Failure) {
       if a.diagonal { return scale(a, x) }
-      if long(a), !narrow { return try a.lines.triangle(Q + a.at, transposed: transposed, solves: false, x) }
+      if long(a), !products.isNarrow { return try a.lines.triangle(Q + a.at, transposed: transposed, solves: false, x) }
       try products.multiply(Q + a.at, transposed: transposed, x, into: free, along: a.lines)
       swap(&x, &free)
     }
@@ -273,7 +271,7 @@ struct PSGDKron: WholeRule {
         Flat.change(SumAndDifference(), first, second, count)
         let norm = PSGDKron.lowerBound(second, d, free)
         for i in 0..<d { (first + i &* d).update(repeating: 0, count: i) }
-        if long(a), !narrow {
+        if long(a), !products.isNarrow {
           // first·Q
           try LinearAlgebra.triangle(q, transposed: false, left: false, solves: false, first, d, d)
           Flat.add(first, times: -rate / max(norm, tiny), into: q, count)

@@ -78,7 +78,7 @@ struct SOAP: WholeRule {
   func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
     let size = MemoryLayout<T>.stride, plan = SOAP.plan(h, w.shape), room = aligned(plan.largest &* size)
     func buffer(_ k: Int) -> UnsafeMutablePointer<T> { (w.workspace + k &* room).assumingMemoryBound(to: T.self) }
-    let g = buffer(0), products = Products<T>(narrow: h.is("products", "bf16"), w.workspace + 3 * room)
+    let g = buffer(0), products = Products<T>(h, w.workspace + 3 * room)
     var (x, y) = (buffer(1), buffer(2))
     let renews = t > 0 && t % max(1, h.integer("precondition_frequency")) == 0
 
@@ -122,7 +122,7 @@ struct SOAP: WholeRule {
       }
       try turn(transposed: true, by: exact)
       m.update(from: x, count: n)
-      if h.is("products", "bf16"), !T.isDouble { AtLeastSquare(beta1, beta2).raise(v, over: m, n) }
+      if products.isNarrow { AtLeastSquare(beta1, beta2).raise(v, over: m, n) }
     }
     if t == 0 { return w.v.update(repeating: 0, count: w.count) }
     w.change(ScaleAndDecay(scale: step * keep, decay: decay))
@@ -157,7 +157,7 @@ struct SOAP: WholeRule {
 struct ScaleAndDecay: ElementOperation {
   let scale, decay: Double
   @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-    x = scale * x + decay * g
+    x = decay == 0 ? scale * x : scale * x + decay * g
   }
 }
 
@@ -175,15 +175,10 @@ struct AtLeastSquare: ElementOperation {
     let size = L.min(g.magnitude, noise)
     x = L.max(x, share * (size * size))
   }
-  private struct Largest: ElementSum {
-    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-      sums.raise(x.magnitude)
-    }
-  }
   func raise<T: Real>(_ v: UnsafeMutablePointer<T>, over m: UnsafeMutablePointer<T>, _ n: Int) {
     let all = Whole(v: m, w: m, slots: [], shape: Shape(dimensions: [n]), workspace: UnsafeMutableRawPointer(m))
     var floor = self
-    floor.noise = 0x1p-7 * all.sums(Largest()).top.largest
+    floor.noise = 0x1p-7 * all.sums(LargestValue()).top.largest
     Flat.change(floor, v, m, n, writesG: false)
   }
 }

@@ -90,7 +90,7 @@ struct Shampoo: WholeRule {
     let refreshes = t == start || t % max(1, h.integer("precondition_frequency")) == 0
     func buffer(_ k: Int) -> UnsafeMutablePointer<T> { (w.workspace + k &* room).assumingMemoryBound(to: T.self) }
     let (g, graft) = (buffer(0), buffer(3))
-    let products = Products<T>(narrow: h.is("products", "bf16"), w.workspace + 3 * room + aligned(n &* size))
+    let products = Products<T>(h, w.workspace + 3 * room + aligned(n &* size))
     var (u, other) = (buffer(1), buffer(2))
 
     // the raw gradient is needed once more when m is there: in v until a block is done

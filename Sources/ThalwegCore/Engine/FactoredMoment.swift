@@ -188,7 +188,7 @@ public struct FactoredMoment {
   ) {
     /// Moves the mean of row i; returns one over it.
     @inline(__always) func over(_ i: Int) -> Double {
-      r[i] = T(rate(Double(r[i]), squares(x + i &* n, n) / Double(n)))
+      r[i] = T(rate(Double(r[i]), Flat.squaredNorm(x + i &* n, n) / Double(n)))
       return 1 / Double(r[i])
     }
     var i = 0
@@ -201,23 +201,6 @@ public struct FactoredMoment {
       addOne(x + i &* n, n, over(i), columns, shares)
       i &+= 1
     }
-  }
-  @inline(__always)
-  private static func squares<T: Real>(_ x: UnsafePointer<T>, _ n: Int) -> Double {
-    typealias L = T.Vector
-    var low = SIMD8<Double>(repeating: 0), high = low, rest = 0.0
-    var i = 0
-    while i &+ L.width <= n {
-      let w = L.load(x + i).wide
-      low += w.low * w.low
-      if L.width == 16 { high += w.high * w.high }
-      i &+= L.width
-    }
-    while i < n {
-      rest += Double(x[i]) * Double(x[i])
-      i &+= 1
-    }
-    return (low + high).sum() + rest
   }
   @inline(__always)
   private static func addOne<T: Real>(

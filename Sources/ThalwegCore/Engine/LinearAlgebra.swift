@@ -315,9 +315,8 @@ public enum LinearAlgebra {
     try LinearAlgebra.gram(a, transposed: true, into: &gram, n, m)
     let scales = (0..<n).map { 1 / gram[$0 * (n + 1)].squareRoot() }
     guard scales.allSatisfy({ $0 > 1e-150 && $0 < 1e150 }) else { return nil }
+    // the upper triangle alone is read: LAPACK's lower one
     for i in 0..<n { for j in i..<n { gram[i * n + j] *= scales[i] * scales[j] } }
-    for i in 0..<n { for j in 0..<i { gram[i * n + j] = gram[j * n + i] } }
-    // LAPACK's lower triangle is our upper one
     guard twb_dpotrf(Int32(n), &gram, Int32(n)) == 0 else { return nil }
     let least = (0..<n).reduce(1) { min($0, gram[$1 * (n + 1)]) }
     guard least * least * loss > Double.ulpOfOne * Double(n).squareRoot() else { return nil }
@@ -327,9 +326,9 @@ public enum LinearAlgebra {
   }
 
   /// The thin Q of a = QR for an (m, n) row-major matrix, m ≥ n, with the diagonal of R positive.
-  /// `loss`: of orthogonality, from 128 columns on, in place of the rounding of doubles.
+  /// `loss`: of orthogonality, from 128 columns on, where that is more than the rounding of doubles.
   public static func orthonormal(_ a: [Double], _ m: Int, _ n: Int, loss: Double = 0) throws(Failure) -> [Double] {
-    if loss > 0, n >= 128, m >= n, a.count == m &* n,
+    if loss > Double.ulpOfOne * Double(n).squareRoot(), n >= 128, m >= n, a.count == m &* n,
       let near = try nearlyOrthonormal(a, m, n, loss: loss)
     {
       return near

@@ -6,6 +6,12 @@ public struct Products<T: Real> {
   public init(narrow: Bool, _ space: UnsafeMutableRawPointer) {
     self.narrow = narrow && !T.isDouble ? BF16Products(space) : nil
   }
+  /// Those that the parameter `products` chooses.
+  public init(_ h: Hyper, _ space: UnsafeMutableRawPointer) {
+    self.init(narrow: h.is("products", "bf16"), space)
+  }
+  /// Operands are rounded.
+  public var isNarrow: Bool { narrow != nil }
 
   /// c ← alpha·a·aᵀ + beta·base, or aᵀ·a; `base` is c itself unless it is given.
   public func gram(

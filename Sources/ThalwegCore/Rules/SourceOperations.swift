@@ -37,6 +37,27 @@ public struct SquaredNorm: ElementSum {
     if counts { sums.add(0, g, times: g) }
   }
 }
+/// Σ x².
+public struct SquaredValues: ElementSum {
+  public init() {}
+  @inlinable @inline(__always) public func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+    sums.add(0, x, times: x)
+  }
+}
+/// The maximum: that of |x|.
+public struct LargestValue: ElementSum {
+  public init() {}
+  @inlinable @inline(__always) public func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+    sums.raise(x.magnitude)
+  }
+}
+/// Σ of the first slot.
+public struct SlotTotal: ElementSum {
+  public init() {}
+  @inlinable @inline(__always) public func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
+    sums.add(0, s[0])
+  }
+}
 
 extension Random {
   /// A number in (0, 1) of one step of a stage, the same for all tensors unless one is named: the normal distribution

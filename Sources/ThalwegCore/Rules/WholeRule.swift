@@ -28,7 +28,8 @@ public struct Whole<T: Real> {
       operands(slots, more, from, range.lowerBound, part) { walk($0, op, T.Vector.self, true, false) }
     }
   }
-  /// The operation's sums over every element.
+  /// The operation's sums over every element. The last vector is filled up: an element whose operands are all zero must
+  /// add nothing.
   @inlinable @inline(never) public func sums(
     _ op: some ElementSum, slots: Swift.Range<Int> = 0..<0, more: UnsafeMutablePointer<T>? = nil,
     in range: Swift.Range<Int>? = nil

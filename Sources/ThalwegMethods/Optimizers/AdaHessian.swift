@@ -59,12 +59,6 @@ struct AdaHessian: WholeRule {
       x = L.select(L.equal(m, L(0)), L(0), c1 * m / (root + eps))
     }
   }
-  /// Σ of the first slot.
-  struct Total: ElementSum {
-    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-      sums.add(0, s[0])
-    }
-  }
 
   /// Entries that are averaged over: so many, one after the other.
   private func group(_ shape: Shape) -> Int {
@@ -84,7 +78,7 @@ struct AdaHessian: WholeRule {
       for k in 0..<groups {
         let entries = (k * length)..<((k + 1) * length)
         var one = change
-        one.mean = w.sums(Total(), slots: 2..<3, in: entries).first / Double(length)
+        one.mean = w.sums(SlotTotal(), slots: 2..<3, in: entries).first / Double(length)
         w.change(one, slots: 0..<2, in: entries)
       }
       return

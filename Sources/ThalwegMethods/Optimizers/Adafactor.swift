@@ -63,11 +63,6 @@ struct Adafactor: WholeRule {
     let factor: Double
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = x * factor }
   }
-  struct Square: ElementSum {
-    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-      sums.add(0, x, times: x)
-    }
-  }
 
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
     let n = Double(t.count)
@@ -76,7 +71,7 @@ struct Adafactor: WholeRule {
     func share(_ square: Double) -> Double { scale / max(1, (square / n).squareRoot() / d) }
     guard let f = FactoredMoment(t.shape) else {
       t.change(Direction(k: k, floor: floor * floor), slots: 0..<1)
-      return t.change(Scale(factor: share(t.sums(Square()).first)))
+      return t.change(Scale(factor: share(t.sums(SquaredValues()).first)))
     }
     let size = f.rows * f.columns, rate = FactoredMoment.Rate(keep: 1 - k, new: k, eps: 0)
     func estimate(_ b: Int) -> Estimate<T> {

@@ -54,12 +54,8 @@ struct RadialProjection: Sendable {
   }
   /// The products of v and w, each with itself and both.
   private func products<T: Real>(_ t: Whole<T>) -> (xx: Double, yy: Double, xy: Double) {
-    let parts = t.sums(Products())
-    return withUnsafeTemporaryAllocation(of: Double.self, capacity: Sums.count) { room in
-      guard let p = room.baseAddress else { return (.nan, .nan, .nan) }
-      parts.write(p, T.Vector.self)
-      return (p[0], p[1], p[2])
-    }
+    let sums = t.sums(Products())
+    return (sums[0], sums[1], sums[2])
   }
   struct Products: ElementSum {
     @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {

@@ -243,15 +243,10 @@ private struct Mirrored<T: Real> {
   /// z ← sign(z)·(|z|/top)^(p−1), top its largest magnitude; returned is top/|z/top|_p^(p−2), by which that is short of
   /// the mirror.
   func map(_ p: Double) -> Double {
-    let top = z.sums(Largest()).top.largest
+    let top = z.sums(LargestValue()).top.largest
     if top == 0 { return 1 }
     let sum = z.sums(Powers(top: top, power: p - 1), slots: 0..<1).first
     return top / pow(sum, (p - 2) / p)
-  }
-  private struct Largest: ElementSum {
-    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-      sums.raise(x.magnitude)
-    }
   }
   /// Sum 0 is that of |z/top|^p.
   private struct Powers: ElementSum {

@@ -90,7 +90,7 @@ struct ProxAdam: WholeRule {
       if each {
         try prox.apply(t.v, t.shape, steps: steps)
       } else {
-        let sum = t.sums(Denominators(), more: steps).first
+        let sum = t.sums(SlotTotal(), more: steps).first
         try prox.apply(t.v, t.shape, c.lr / (sum / Double(t.count)))
       }
     }
@@ -103,11 +103,6 @@ struct ProxAdam: WholeRule {
     @inline(__always) func callAsFunction<L: Lane>(_ v: L) -> L {
       let d = (v / second).squareRoot() + eps
       return skips ? L.select(L.equal(v, L(0)), L(1), d) : d
-    }
-  }
-  struct Denominators: ElementSum {
-    @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-      sums.add(0, s[0])
     }
   }
   /// The new point; behind m and v the steps of all elements, or D.
