@@ -5,6 +5,7 @@
 #include "../../../include/thalweg/thalweg.h"
 
 #include "Codecs.h"
+#include "Vectors.h"
 
 #include <stdbool.h>
 #include <stdint.h>

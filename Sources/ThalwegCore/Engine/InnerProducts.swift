@@ -82,15 +82,13 @@ public enum InnerProducts {
   private static func multiplyExactly(_ r: Four, _ q: Three, _ ahead: Two, _ out: UnsafeMutablePointer<Double>) {
     multiply(
       r, q, ahead, 4, out,
-      {
-        let x = $0.loadUnaligned(fromByteOffset: 4 &* $1, as: SIMD4<Float>.self)
-        return SIMD4<Double>(Double(x[0]), Double(x[1]), Double(x[2]), Double(x[3]))
-      }, { $0.sum() })
+      { twi_widen4($0.loadUnaligned(fromByteOffset: 4 &* $1, as: SIMD4<Float>.self)) }, { $0.sum() })
   }
   @inline(never)
   private static func multiplyFloats(_ r: Four, _ q: Three, _ ahead: Two, _ out: UnsafeMutablePointer<Double>) {
     multiply(
-      r, q, ahead, 4, out, { $0.loadUnaligned(fromByteOffset: 4 &* $1, as: SIMD8<Float>.self) }, { widened($0).sum() })
+      r, q, ahead, 4, out, { $0.loadUnaligned(fromByteOffset: 4 &* $1, as: SIMD8<Float>.self) }, { twi_widen($0).sum() }
+    )
   }
 
   /// The products of four rows with one.

@@ -1,3 +1,5 @@
+import CThalweg
+
 /// A vector of numbers that a rule computes with: sixteen floats or eight doubles, one cache line.
 ///
 /// Rules are written once over `Lane` and read like the paper; the driver owns loads, stores and tails. All operations
@@ -228,17 +230,11 @@ extension SIMD16<Float>: Lane {
     x = x.replacing(with: p * power + (power - Self(repeating: 1)), where: x .== x)
   }
   @inlinable @inline(__always) public var wide: (low: SIMD8<Double>, high: SIMD8<Double>) {
-    (widened(lowHalf), widened(highHalf))
+    (twi_widen(lowHalf), twi_widen(highHalf))
   }
   @inlinable @inline(__always) public init(wide low: SIMD8<Double>, _ high: SIMD8<Double>) {
-    self.init(lowHalf: narrowed(low), highHalf: narrowed(high))
+    self.init(lowHalf: twi_narrow(low), highHalf: twi_narrow(high))
   }
-}
-
-/// Written out: the generic conversion is a scalar loop, this is one instruction.
-@inlinable @inline(__always) func widened(_ v: SIMD8<Float>) -> SIMD8<Double> {
-  SIMD8<Double>(
-    Double(v[0]), Double(v[1]), Double(v[2]), Double(v[3]), Double(v[4]), Double(v[5]), Double(v[6]), Double(v[7]))
 }
 
 extension SIMD8<Double>: Lane {

@@ -1,3 +1,5 @@
+import CThalweg
+
 /// Counter-based random numbers: the same (seed, stream, step, tensor, element) gives the same number on every machine,
 /// in any order and on any number of threads. Nothing is kept between draws.
 public enum Random {
@@ -120,8 +122,8 @@ extension SIMD16<Float> {
   }
   @inlinable @inline(__always) static func joined(_ n: (even: SIMD8<Double>, odd: SIMD8<Double>)) -> Self {
     var v = Self()
-    v.evenHalf = narrowed(n.even)
-    v.oddHalf = narrowed(n.odd)
+    v.evenHalf = twi_narrow(n.even)
+    v.oddHalf = twi_narrow(n.odd)
     return v
   }
 }
@@ -140,9 +142,4 @@ extension SIMD8<Double> {
   @inlinable @inline(__always) static func chosen(_ n: (even: SIMD8<Double>, odd: SIMD8<Double>)) -> Self {
     n.odd.replacing(with: n.even, where: SIMDMask<SIMD8<Int64>>(SIMD8<Int64>(-1, 0, -1, 0, -1, 0, -1, 0)))
   }
-}
-
-/// Written out: the generic conversion is a scalar loop, this is one instruction.
-@inlinable @inline(__always) func narrowed(_ v: SIMD8<Double>) -> SIMD8<Float> {
-  SIMD8<Float>(Float(v[0]), Float(v[1]), Float(v[2]), Float(v[3]), Float(v[4]), Float(v[5]), Float(v[6]), Float(v[7]))
 }
