@@ -8,6 +8,7 @@ typedef float twi_float4 __attribute__((ext_vector_type(4)));
 typedef double twi_double4 __attribute__((ext_vector_type(4)));
 typedef float twi_float8 __attribute__((ext_vector_type(8)));
 typedef double twi_double8 __attribute__((ext_vector_type(8)));
+typedef float twi_float16 __attribute__((ext_vector_type(16)));
 
 static inline __attribute__((always_inline)) twi_double4 twi_widen4(twi_float4 x) {
   return __builtin_convertvector(x, twi_double4);
@@ -17,6 +18,12 @@ static inline __attribute__((always_inline)) twi_double8 twi_widen(twi_float8 x)
 }
 static inline __attribute__((always_inline)) twi_float8 twi_narrow(twi_double8 x) {
   return __builtin_convertvector(x, twi_float8);
+}
+static inline __attribute__((always_inline)) twi_float16 twi_root16(twi_float16 x) {
+  return __builtin_elementwise_sqrt(x);
+}
+static inline __attribute__((always_inline)) twi_double8 twi_root8(twi_double8 x) {
+  return __builtin_elementwise_sqrt(x);
 }
 #endif
 

@@ -165,14 +165,8 @@ extension Lane {
 extension SIMD16<Float>: Lane {
   public typealias Element = Float
   public typealias Mask = SIMDMask<SIMD16<Int32>>
-  /// Written out, in large kernels the library's own is a call for every element.
-  @inlinable @inline(__always) public func squareRoot() -> Self {
-    Self(
-      self[0].squareRoot(), self[1].squareRoot(), self[2].squareRoot(), self[3].squareRoot(),
-      self[4].squareRoot(), self[5].squareRoot(), self[6].squareRoot(), self[7].squareRoot(),
-      self[8].squareRoot(), self[9].squareRoot(), self[10].squareRoot(), self[11].squareRoot(),
-      self[12].squareRoot(), self[13].squareRoot(), self[14].squareRoot(), self[15].squareRoot())
-  }
+  /// (The library's own is a call for every element in large kernels.)
+  @inlinable @inline(__always) public func squareRoot() -> Self { twi_root16(self) }
   @inlinable @inline(__always) public static var width: Int { 16 }
   @inlinable @inline(__always) public init(_ value: Double) { self.init(repeating: Float(value)) }
   @inlinable @inline(__always) public static func load(_ p: UnsafePointer<Float>) -> Self {
@@ -241,11 +235,7 @@ extension SIMD8<Double>: Lane {
   public typealias Element = Double
   public typealias Scalar = Double
   public typealias Mask = SIMDMask<SIMD8<Int64>>
-  @inlinable @inline(__always) public func squareRoot() -> Self {
-    Self(
-      self[0].squareRoot(), self[1].squareRoot(), self[2].squareRoot(), self[3].squareRoot(),
-      self[4].squareRoot(), self[5].squareRoot(), self[6].squareRoot(), self[7].squareRoot())
-  }
+  @inlinable @inline(__always) public func squareRoot() -> Self { twi_root8(self) }
   @inlinable @inline(__always) public static var width: Int { 8 }
   @inlinable @inline(__always) public init(_ value: Double) { self.init(repeating: value) }
   @inlinable @inline(__always) public static func load(_ p: UnsafePointer<Double>) -> Self {
