@@ -7,11 +7,11 @@ import ThalwegCore
 ///     m ← β₁·m + (1 − β₁)·g;   v ← β₂·v + (1 − β₂)·D²
 ///     θ ← θ − lr·((m/(1 − β₁ᵗ))/(√(v/(1 − β₂ᵗ))^p + ε) + wd·θ),   p = hessian_power
 ///
-/// State    m, v, the last D; within a step the probe and the gradient.
+/// State    m, v, the means of the last D; within a step the probe and the gradient.
 /// Differs  `block` averages over consecutive entries of the flattened tensor where it divides their number, else not
 ///          at all (UNVERIFIED).
 /// Source   Yao et al., 2020, arXiv:2006.00719.
-struct AdaHessian: WholeRule {
+struct AdaHessian: ElementRule {
   static let method = Method(
     "adahessian", .optimizer,
     "AdaHessian: Adam whose second moment is that of the diagonal of the Hessian, averaged over kernels.",
@@ -30,72 +30,43 @@ struct AdaHessian: WholeRule {
     ],
     slots: [
       .moment("exp_avg", "first moment m"), .square("exp_avg_sq", "second moment v"),
-      Slot("diagonal", "magnitudes D of the last probe"),
+      Slot("diagonal", "means D of the magnitudes of the last probe"),
     ],
     requests: "hessian_vector", needsFinite: true)
 
   static func decay(_ h: Hyper) -> Decay { .decoupled }
 
-  let h: Hyper
-  let change: Change
+  let beta1, beta2, c1, c2, eps, exponent: Double
   init(_ h: Hyper, _ c: StepContext) {
-    self.h = h
-    change = Change(
-      beta1: h.beta1, beta2: h.beta2, c1: 1 / (1 - power(h.beta1, c.t)), c2: 1 / (1 - power(h.beta2, c.t)), eps: h.eps,
-      exponent: h.hessian_power)
+    (beta1, beta2, eps, exponent) = (h.beta1, h.beta2, h.eps, h.hessian_power)
+    (c1, c2) = (1 / (1 - power(beta1, c.t)), 1 / (1 - power(beta2, c.t)))
   }
 
-  /// The magnitude of every entry lies behind the moments, or is one number.
-  struct Change: ElementOperation {
-    let beta1, beta2, c1, c2, eps, exponent: Double
-    var mean: Double?
-    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-      let D = if let mean { L(mean) } else { s[2] }
-      let m = beta1 * s[0] + (1 - beta1) * x, v = beta2 * s[1] + (1 - beta2) * (D * D)
-      s[0] = m
-      s[1] = v
-      var root = (c2 * v).squareRoot()
-      if exponent == 0 { root = L(1) } else if exponent != 1 { root = L.pow(root, exponent) }
-      x = L.select(L.equal(m, L(0)), L(0), c1 * m / (root + eps))
-    }
+  @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
+    let D = s[2], m = beta1 * s[0] + (1 - beta1) * g, v = beta2 * s[1] + (1 - beta2) * (D * D)
+    s[0] = m
+    s[1] = v
+    var root = (c2 * v).squareRoot()
+    if exponent == 0 { root = L(1) } else if exponent != 1 { root = L.pow(root, exponent) }
+    return L.select(L.equal(m, L(0)), L(0), c1 * m / (root + eps))
   }
 
-  /// Entries that are averaged over: so many, one after the other.
-  private func group(_ shape: Shape) -> Int {
-    if shape.ndim > 2 { return shape.dimensions[2...].reduce(1, &*) }
-    let block = h.integer("block")
-    return block > 0 && shape.count % block == 0 ? block : 1
-  }
-
-  /// Entries whose means are written out at a time.
-  private static let piece = 4096
-
-  func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
-    let D = w.slots[2], length = group(w.shape), piece = AdaHessian.piece
-    guard length > 1 else { return w.change(change, slots: 0..<3) }
-    let groups = w.count / length
-    if length > piece {
-      for k in 0..<groups {
-        let entries = (k * length)..<((k + 1) * length)
-        var one = change
-        one.mean = w.sums(SlotTotal(), slots: 2..<3, in: entries).first / Double(length)
-        w.change(one, slots: 0..<2, in: entries)
-      }
-      return
-    }
-    Parts(groups, of: length).forEach { _, part in
-      withUnsafeTemporaryAllocation(of: T.self, capacity: piece) { room in
-        guard let means = room.baseAddress else { return }
-        for first in stride(from: part.lowerBound, to: part.upperBound, by: piece / length) {
-          let end = min(first + piece / length, part.upperBound)
-          for k in first..<end {
-            let mean = T(Flat.sum(D + k * length, length) / Double(length))
-            (means + (k - first) * length).update(repeating: mean, count: length)
-          }
-          let at = first * length
-          w.change(change, slots: 0..<2, more: means, from: at, in: at..<(end * length))
+  /// Every entry becomes the mean of its group: of the kernel that it is in, or of `block` neighbours.
+  struct Average: SlotWork {
+    let block: Int
+    func callAsFunction<T: Real>(_ slots: [UnsafeMutablePointer<T>], _ shape: Shape) {
+      let D = slots[0], length = group(shape)
+      if length < 2 { return }
+      Parts(shape.count / length, of: length).forEach { _, part in
+        for k in part {
+          let mean = T(Flat.sum(D + k * length, length) / Double(length))
+          (D + k * length).update(repeating: mean, count: length)
         }
       }
+    }
+    private func group(_ shape: Shape) -> Int {
+      if shape.ndim > 2 { return shape.dimensions[2...].reduce(1, &*) }
+      return shape.count % block == 0 ? block : 1
     }
   }
 
@@ -130,6 +101,9 @@ struct AdaHessian: WholeRule {
         return .ask(Ask(.hessianVector))
       }
       io.change(Magnitude(), slots: [diagonal], parameters: false)
+      for tensor in io.tensors(where: { _ in true }) {
+        try io.work(Average(block: io.hyper(of: tensor).integer("block")), on: tensor, slots: [diagonal])
+      }
       io.setScalar(0, io.scalar(0) + 1)
       return .update(io.gradient(in: gradient))
     }
