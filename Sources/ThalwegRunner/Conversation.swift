@@ -146,7 +146,11 @@ extension Optimizer {
       case .source(let k):
         guard let source = sources[k].source else { throw Failure(Status.internal, "a frame without its source") }
         let move = try within(f) { () throws(Failure) in
-          try source.advance(f.phase, SourceIO(SourceDesk(self, sources[k])))
+          let move = try source.advance(f.phase, SourceIO(SourceDesk(self, sources[k])))
+          // (the update of the pipeline looks at them in its first walk, and may bring them home there)
+          if case .update = move, top == 0 { return move }
+          bringHome()
+          return move
         }
         switch move {
         case .ask(let ask):

@@ -119,6 +119,8 @@ package final class Optimizer {
   var sourceCopies: [Memory] = [], stateCopies: [Memory] = []
   /// The sources at work: the last one asked is on top.
   var stack: [Frame] = []
+  /// The source that has sent its parameters home, where nothing has looked at them since.
+  var returning: Int?
   /// While a source of a pipeline of a route is at work, that pipeline; and the gradient that a source before it handed
   /// on.
   var scope: Int?, incoming: GradientOperation?

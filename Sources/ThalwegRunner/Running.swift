@@ -36,11 +36,13 @@ extension Optimizer {
   }
 
   func runSegments() throws(Failure) {
+    if branches.contains(where: { $0.segments.first?.first?.isWhole ?? true }) { bringHome() }
     for segment in 0..<longestSegments {
       if branches.contains(where: { segment < $0.segments.count && $0.segments[segment].first?.isWhole ?? false }) {
         try runWhole(segment)
       }
       runElements(segment)
+      returning = nil  // the first passes have brought them home
       // sums over all tensors
       totalled.removeAll(keepingCapacity: true)
       for branch in branches where segment < branch.segments.count {
@@ -158,6 +160,7 @@ extension Optimizer {
   ) {
     let clears = options.zeroGradients && r.pointee.present
     run(program, r, first, end, sums: pass.measured != nil) { p, r in
+      if pass.opens, let k = returning { bringHome(p, r, k) }
       if pass.opens, r.pointee.marked, !noticesAhead(r) { p.notice() }
       pass.lay(out: p, branch, r, sourceOperation)
       if clears, case .final = pass.work { p.clearGradient() }

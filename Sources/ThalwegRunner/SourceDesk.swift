@@ -35,7 +35,9 @@ struct SourceDesk: SourceHost {
   func innerProducts(_ slots: [Int]) throws(Failure) -> [[Double]] {
     try optimizer.innerProducts(slots, of: stage)
   }
+  func comeHome() { optimizer.returning = optimizer.sources.firstIndex { $0 === stage } }
   func saveHome() {
+    optimizer.bringHome()
     guard let k = optimizer.sources.firstIndex(where: { $0 === stage }) else { return }
     for i in 0..<optimizer.bound.count where optimizer.takesPart(i) && optimizer.records[i].away & (1 << UInt32(k)) == 0
     {

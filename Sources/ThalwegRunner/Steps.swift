@@ -287,6 +287,7 @@ extension Optimizer {
   /// now.
   func undo() {
     endLoans()
+    returning = nil
     var home: Set<Int> = []
     for i in 0..<bound.count where records[i].away != 0 {
       comeHome(i)

@@ -25,6 +25,7 @@ extension Optimizer {
   func isAbsent(_ i: Int, _ s: Stage) -> Bool { !records[i].active && uses(s, bound[i]) }
 
   func forEach(_ lay: (Program, UnsafeMutablePointer<Record>) -> Void) {
+    bringHome()
     Threads.run(tasks.count, parallel: elements >= Walker.parallelFrom) { t in
       let task = tasks[t]
       withOwn(programs) { program in
@@ -154,6 +155,15 @@ extension Optimizer {
         records[i].away |= 1 << UInt32(k)
       }
     }
+  }
+  /// Brings parameters home that a source has sent there.
+  func bringHome() {
+    guard let k = returning else { return }
+    returning = nil
+    forEach { p, r in self.bringHome(p, r, k) }
+  }
+  func bringHome(_ p: Program, _ r: UnsafeMutablePointer<Record>, _ k: Int) {
+    if r.pointee.away & (1 << UInt32(k)) != 0, let home = r.pointee.homes[k] { p.comeHome(home) }
   }
   /// The gradient that a source sees; nil where there is none to read.
   func gradient(_ p: Program, _ r: UnsafeMutablePointer<Record>, _ apply: inout Apply) -> Program.Place? {

@@ -156,6 +156,15 @@ public final class Program {
   /// Brings parameters that were changed as the host sees them to the host.
   public func closeHost(_ p: Place) { if !p.moves { write(p, layout(Program.x), rounding: nil) } }
 
+  /// What the host sees becomes what lies at `home` in the compute type.
+  public func comeHome(_ home: UnsafeMutableRawPointer) {
+    if let plain = r.pointee.plain {
+      copy(tensor(home), to: tensor(plain))
+    } else {
+      write(tensor(home), layout(Program.x), rounding: nil)
+    }
+  }
+
   /// A row for a gradient, and one for an update.
   public var gradientRow: Place { Place(base: row(Row.gradient), moves: false) }
   public var update: Place { Place(base: row(Row.update), moves: false) }

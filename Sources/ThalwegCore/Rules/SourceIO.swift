@@ -29,6 +29,7 @@ public protocol SourceHost {
   func keep(_ slot: Int, reads: Bool)
   func innerProducts(_ slots: [Int]) throws(Failure) -> [[Double]]
   func saveHome()
+  func comeHome()
   func clearAbsent(_ slot: Int)
   func keepAbsent(_ slot: Int)
   func takeUpAbsent(_ slot: Int)
@@ -124,6 +125,8 @@ public struct SourceIO {
   }
   /// Keeps the parameters that did not go away yet in the home slot.
   public func saveHome() { host.saveHome() }
+  /// Parameters that are away return to where they stood, bit for bit: at the latest when something looks at them next.
+  public func comeHome() { host.comeHome() }
   /// Sets a slot to zero in the tensors that have no gradient this time.
   public func clearAbsent(_ slot: Int) { host.clearAbsent(slot) }
   /// The parameters of the tensors that have no gradient this time go into a slot: they stay where they are.

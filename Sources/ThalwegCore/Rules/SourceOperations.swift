@@ -14,13 +14,6 @@ public struct SaveParameters: ElementOperation {
     s[0] = x
   }
 }
-/// Puts them back, bit for bit.
-public struct RestoreParameters: ElementOperation {
-  public init() {}
-  @inlinable @inline(__always) public func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-    x = s[0]
-  }
-}
 /// Saves the parameters into the first slot and goes to the point in the second.
 public struct StepBack: ElementOperation {
   public init() {}

@@ -96,7 +96,7 @@ struct DAL: ElementRule {
       let sums = io.sum(Norms(inverse: inverse), slots: [0])
       let flat = sums[0] == 0 || sums[1] == 0
       io.setScalar(0, flat ? h.max_lr : smaller(2 / pow(sums.root(0) / sums.root(1), h.power), h.max_lr))
-      if differs { io.change(RestoreParameters(), slots: [1], parameters: true) }
+      if differs { io.comeHome() }
       return .update(io.gradient(in: 0))
     }
   }

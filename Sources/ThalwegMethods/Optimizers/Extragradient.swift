@@ -45,7 +45,7 @@ struct Extragradient: ElementRule {
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if phase > 0 {
-        io.change(RestoreParameters(), slots: [point], parameters: true)
+        io.comeHome()
         return .update(nil)
       }
       if let domain {

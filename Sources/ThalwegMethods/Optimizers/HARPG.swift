@@ -93,7 +93,7 @@ struct HARPG: ElementRule {
         io.change(slots: [estimate, gradient], parameters: false) {
           Carry(eta: pow(2 / (Double(io.step) + 2), $0.eta_power))
         }
-        io.change(RestoreParameters(), slots: [point], parameters: true)
+        io.comeHome()
       } else if io.step == 0 {
         io.change(SaveGradient(), slots: [estimate], parameters: false)
       } else {

@@ -241,7 +241,7 @@ struct LBFGS: ElementRule {
 
     /// What was learnt lasts; the move of all iterations becomes the step.
     private func finish(_ io: SourceIO, moved: Bool) -> Move {
-      io.change(RestoreParameters(), slots: [home], parameters: true)
+      io.comeHome()
       if moved {
         let new = io.counter(5 + 3, most: limit), stored = min(new, m), head = io.counter(2, most: m - 1)
         for k in 0..<stored {

@@ -35,7 +35,7 @@ enum LossWalk {
 
   /// Back to the parameters of the step, bit for bit; the pipeline sees the estimate.
   static func end(_ io: SourceIO) -> Move {
-    io.change(RestoreParameters(), slots: [point], parameters: true)
+    io.comeHome()
     return .update(io.gradient(in: estimate))
   }
 }

@@ -105,7 +105,7 @@ struct MARS: ElementRule {
         }
       } else {
         io.change(SaveGradient(), slots: [previous], parameters: false)
-        io.change(RestoreParameters(), slots: [point], parameters: true)
+        io.comeHome()
       }
       io.change(SaveParameters(), slots: [last], parameters: false)
       io.keepAbsent(last)

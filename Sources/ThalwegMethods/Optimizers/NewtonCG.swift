@@ -177,7 +177,7 @@ struct NewtonCG: ElementRule {
       return finish(io, ratio > h.eta ? 1 : 0)
     }
     private func finish(_ io: SourceIO, _ t: Double) -> Move {
-      io.change(RestoreParameters(), slots: [home], parameters: true)
+      io.comeHome()
       io.add(p, -t, [], [])
       return .update(io.gradient(in: p))
     }

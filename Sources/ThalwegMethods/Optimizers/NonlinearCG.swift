@@ -95,7 +95,7 @@ struct NonlinearCG: ElementRule {
         if place > 0 { io.copy(trial, into: end(place)) }
         return ask(io, search)
       case .found:
-        io.change(RestoreParameters(), slots: [home], parameters: true)
+        io.comeHome()
         io.copy(gradient, into: lastGradient)
         io.copy(direction, into: lastDirection)
         for (k, x) in [io.scalar(3), search.t, io.scalar(4)].enumerated() { io.setScalar(k, x) }

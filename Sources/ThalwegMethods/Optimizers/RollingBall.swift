@@ -88,7 +88,7 @@ struct RollingBall: ElementRule {
         }
       }
       if phase < h.integer("n_projection") { return .ask(Ask(.lossAndGradient)) }
-      if phase > 0 { io.change(RestoreParameters(), slots: [point], parameters: true) }
+      if phase > 0 { io.comeHome() }
       return .update(nil)
     }
   }

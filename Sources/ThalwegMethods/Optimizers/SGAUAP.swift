@@ -110,7 +110,7 @@ struct SGAUAP: ElementRule {
         io.change(parameters: true) { SignStep(length: SGAUAP.length($0), eps: $0.eps) }
         return .ask(Ask(.gradient, freshSample: true))
       }
-      if phase > 0 { io.change(RestoreParameters(), slots: [point], parameters: true) }
+      if phase > 0 { io.comeHome() }
       return .update(io.operation(Mean(count: Double(steps)), slots: [sum]))
     }
   }

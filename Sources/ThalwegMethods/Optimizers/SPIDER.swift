@@ -73,7 +73,7 @@ struct SPIDER: ElementRule {
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if phase > 0 {
         io.change(Follow(), slots: [estimate, gradient], parameters: false)
-        io.change(RestoreParameters(), slots: [point], parameters: true)
+        io.comeHome()
       } else if io.step % max(1, io.hyper.integer(period)) == 0 {
         io.change(SaveGradient(), slots: [estimate], parameters: false)
       } else {

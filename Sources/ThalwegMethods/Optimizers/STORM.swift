@@ -75,7 +75,7 @@ struct STORM: ElementRule {
       } else {
         let a = h.has("a") ? h.a : io.scalar(1)
         io.change(Correct(keep: 1 - a), slots: [estimate, gradient], parameters: false)
-        io.change(RestoreParameters(), slots: [point], parameters: true)
+        io.comeHome()
       }
       io.change(SaveParameters(), slots: [last], parameters: false)
       io.keepAbsent(last)

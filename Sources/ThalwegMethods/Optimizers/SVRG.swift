@@ -55,7 +55,7 @@ struct SVRG: ElementRule {
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if phase > 0 {
-        io.change(RestoreParameters(), slots: [point], parameters: true)
+        io.comeHome()
         return .update(io.operation(Correct(), slots: [gradient, mean]))
       }
       if io.step % max(1, io.hyper.integer("inner")) == 0 {

@@ -166,7 +166,7 @@ struct SaddleFreeNewton: ElementRule {
       let losses = 2 + 2 * order
       io.setScalar(losses + index, io.cost)
       if index + 1 < dampings.count { return try go(index + 1, m, io) }
-      io.change(RestoreParameters(), slots: [point], parameters: true)
+      io.comeHome()
       // the lowest finite one; without any nothing moves
       let finite = dampings.indices.filter { io.scalar(losses + $0).isFinite }
       guard let first = finite.first else { return .update(io.combination([Double](repeating: 0, count: m))) }

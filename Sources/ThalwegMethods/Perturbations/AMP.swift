@@ -48,7 +48,7 @@ struct AMP: Source {
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     let h = io.hyper, steps: Double = h.inner_iter, radius: Double = h.epsilon
     if Double(phase) >= steps {
-      io.change(RestoreParameters(), parameters: true)
+      io.comeHome()
       return .update(nil)
     }
     io.change(parameters: false) { Climb(lr: $0.inner_lr, first: phase == 0) }

@@ -32,7 +32,7 @@ struct ASAM: Source {
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     if phase > 0 {
-      io.change(RestoreParameters(), parameters: true)
+      io.comeHome()
       return .update(nil)
     }
     let norm = io.sum { MetricNorm(metric: metric($0)) }.root(0)

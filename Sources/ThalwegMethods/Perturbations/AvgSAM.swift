@@ -69,7 +69,7 @@ struct AvgSAM: Source {
       return .ask(Ask(.gradient))
     }
     io.setScalar(0, io.scalar(0) + 1)
-    io.change(RestoreParameters(), parameters: true)
+    io.comeHome()
     return .update(draws > 1 ? io.operation(Mean(share: 1 / Double(draws)), slots: [total]) : nil)
   }
 }

@@ -28,7 +28,7 @@ struct DNSAM: Source {
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     if phase > 0 {
-      io.change(RestoreParameters(), parameters: true)
+      io.comeHome()
       return .update(nil)
     }
     let told = io.observed("full_gradient_norm")

@@ -113,7 +113,7 @@ struct FSAM: Source {
     if phase > 0 {
       io.change(Copy(), slots: [mask, fresh], parameters: false)
       io.setScalar(0, t + 1)
-      io.change(RestoreParameters(), slots: [point], parameters: true)
+      io.comeHome()
       return .update(nil)
     }
     if t.truncatingRemainder(dividingBy: h.refresh_every) == 0 {

@@ -56,7 +56,7 @@ struct FriendlySAM: Source {
     if phase > 0 {
       io.change(slots: [average, gradient], parameters: false) { Follow(keep: first ? 0 : $0.lmbda) }
       io.setScalar(0, io.scalar(0) + 1)
-      io.change(RestoreParameters(), slots: [point], parameters: true)
+      io.comeHome()
       return .update(nil)
     }
     io.change(slots: [average, direction, gradient], parameters: false) { Differ(sigma: $0.sigma) }

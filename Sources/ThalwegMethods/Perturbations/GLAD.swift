@@ -36,7 +36,7 @@ struct GLAD: Source {
     }
     let products = io.sum(SlotProducts(), slots: [1]), eps: Double = io.hyper.eps
     let along = products[1] < 0 ? products[1] / max(products[2], eps) : 0
-    io.change(RestoreParameters(), slots: [0], parameters: true)
+    io.comeHome()
     return .update(io.operation(Project(along: along), slots: [1]))
   }
 }

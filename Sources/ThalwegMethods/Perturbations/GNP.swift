@@ -30,7 +30,7 @@ struct GNP: Source {
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     if phase > 0 {
-      io.change(RestoreParameters(), parameters: true)
+      io.comeHome()
       return .update(io.operation(slots: [1]) { Mix(alpha: $0.alpha) })
     }
     let norm = io.sum(SquaredNorm()).root(0)

@@ -40,7 +40,7 @@ struct GSAM: Source {
     if phase > 0 {
       let sums = io.sum(SlotProducts(), slots: [1]), old = sums.root(0), new = sums.root(2)
       let share = new == 0 ? 0 : sums[1] / (old * new + eps) * old / (new + eps)
-      io.change(RestoreParameters(), parameters: true)
+      io.comeHome()
       return .update(io.operation(slots: [1]) { Decompose(alpha: $0.alpha, share: old == 0 ? 0 : share) })
     }
     let metric = Metric(adapts: io.hyper.adaptive)

@@ -83,7 +83,7 @@ struct GradientRegularization: Source {
       io.change(Cross(h: h / 2), parameters: true)
       return .ask(Ask(.gradient))
     }
-    io.change(RestoreParameters(), parameters: true)
+    io.comeHome()
     return .update(io.operation(slots: central ? [1, 2] : [1, 1]) { Combine(c: $0.gamma / (backward ? -h : h)) })
   }
 }

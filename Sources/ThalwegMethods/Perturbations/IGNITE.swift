@@ -67,7 +67,7 @@ struct IGNITE: Source {
     default:
       let lambda = io.scalar(0), rho: Double = h.rho, r: Double = h.r
       follow(io.sum(Length(), slots: [prediction]).root(0), io)
-      io.change(RestoreParameters(), slots: [point], parameters: true)
+      io.comeHome()
       return .update(io.operation(Add(factor: lambda * rho / r), slots: [gradient, prediction]))
     }
   }

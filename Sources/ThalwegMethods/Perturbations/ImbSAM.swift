@@ -44,7 +44,7 @@ struct ImbSAM: Source {
       io.change(slots: [point], parameters: true) { Ascend(scale: perLength($0.rho, norm, $0.eps)) }
       return .ask(rare)
     default:
-      io.change(RestoreParameters(), slots: [point], parameters: true)
+      io.comeHome()
       return .update(io.operation(Add(), slots: [frequent]))
     }
   }

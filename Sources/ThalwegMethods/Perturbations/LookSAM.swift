@@ -63,7 +63,7 @@ struct LookSAM: Source {
         return norm > 0 ? sums[1] / norm / norm : 0
       }
       io.change(slots: [across, gradient], parameters: false, each: { Split(share: share($0)) })
-      io.change(RestoreParameters(), slots: [point], parameters: true)
+      io.comeHome()
       io.setScalar(0, t + 1)
       return .update(nil)
     }

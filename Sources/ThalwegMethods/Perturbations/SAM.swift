@@ -37,7 +37,7 @@ struct SAM: Source {
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     if phase > 0 {
-      io.change(RestoreParameters(), parameters: true)
+      io.comeHome()
       return .update(nil)
     }
     let norm = io.sum(SquaredNorm()).root(0)

@@ -49,7 +49,7 @@ struct SAMON: Source {
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     if phase > 0 {
-      io.change(RestoreParameters(), parameters: true)
+      io.comeHome()
       return .update(nil)
     }
     if io.hyper.is("mode", "asam_layerwise") {

@@ -34,7 +34,7 @@ struct TRAM: Source {
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     if phase > 0 {
-      io.change(RestoreParameters(), parameters: true)
+      io.comeHome()
       return .update(nil)
     }
     let told = io.observed("divergence")

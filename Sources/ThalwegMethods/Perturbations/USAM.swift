@@ -20,7 +20,7 @@ struct USAM: Source {
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     if phase > 0 {
-      io.change(RestoreParameters(), parameters: true)
+      io.comeHome()
       return .update(nil)
     }
     io.change(parameters: true) { Ascend(scale: $0.rho) }

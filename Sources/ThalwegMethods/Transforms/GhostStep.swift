@@ -108,7 +108,7 @@ struct GhostStep: ElementRule {
         return .ask(Ask(.logitDerivatives))
       }
       if phase == 2 {
-        io.change(RestoreParameters(), slots: [point], parameters: true)
+        io.comeHome()
         logits = io.kept
         let start = io.kept?.values ?? [], scale = norm / h.fd_eps
         for i in a.values.indices.prefix(start.count) { a.values[i] = (a.values[i] - start[i]) * scale }
