@@ -30,7 +30,7 @@ CONTEXT, BATCH, WIDTH, HEADS, BLOCKS = 48, 16, 64, 4, 2
 
 
 def rate(peak: float) -> str:
-    return f"warmup_cosine(peak={peak:g}, warmup=20, total={{steps}})"
+    return f"warmup_cosine(peak={peak:g}, warmup={{warmup}}, total={{steps}})"
 
 
 ADAMW = f"adamw(lr={rate(3e-3)}, weight_decay=0.01)"
@@ -112,7 +112,7 @@ def run(method: str, numbers: torch.Tensor, characters: int, steps: int, seconds
     torch.manual_seed(seed)
     cut = int(0.9 * len(numbers))
     model, rng = Transformer(characters), np.random.default_rng(seed)
-    sentence = whole(METHODS[method]).replace("{steps}", str(steps))
+    sentence = whole(METHODS[method]).replace("{steps}", str(steps)).replace("{warmup}", str(min(20, steps)))
     opt = Optimizer(model.named_parameters(), sentence, seed=seed)
     losses, times, micros = [], [], []
     begin = time.process_time()

@@ -5,7 +5,8 @@
     python examples/train_digits.py --sentence "lion(lr=cosine(lr=1e-3, total={steps}))" --state-dtype bf16
 
 The network and its gradient are plain NumPy, in common.py.  thalweg changes the weights in place.  `{steps}` in a
-sentence stands for the number of steps of the run.  Ends with status 1 when a run ends at or below 95 % test accuracy.
+sentence stands for the number of steps of the run, `{tenth}` for a tenth of it.  Ends with status 1 when a run ends at
+or below 95 % test accuracy.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LAYERS = (64, 128, 64, 10)
 FLOOR = 0.95  # a run must end above this test accuracy
 DEMO = [  # (sentence, storage of the state)
     ("sgd(lr=0.05, momentum=0.9, nesterov=true, weight_decay=1e-4)", "f32"),
-    ("clip_global_norm(1.0) | adamw(lr=warmup_cosine(peak=3e-3, warmup=50, total={steps}), weight_decay=0.01)", "f32"),
+    ("clip_global_norm(1.0) | adamw(lr=warmup_cosine(peak=3e-3, warmup={tenth}, total={steps}), weight_decay=0.01)", "f32"),
     ("sam(0.05) | sgd(lr=0.05, momentum=0.9)", "f32"),
     ("route(matrix=(muon(lr=cosine(lr=5e-3, total={steps}))), other=(adamw(lr=3e-3)))", "f32"),
     ("sgd(lr=0.05, momentum=0.9) | prox(l1(3e-3))", "f32"),
@@ -62,13 +63,17 @@ class Result(NamedTuple):
     zeros: float  # share of parameters that are exactly 0
 
 
+def of_length(sentence: str, steps: int) -> str:
+    return sentence.replace("{steps}", str(steps)).replace("{tenth}", str(steps // 10))
+
+
 def train(sentence: str, state_dtype: str, args: argparse.Namespace) -> Result:
     """One run.  Only the time that `step` spends outside the gradient evaluations counts as the optimizer's."""
     training, test = load(args.seed)
     rng = np.random.default_rng(args.seed + 1)
     model, batches = MLP(LAYERS, rng), minibatches(training, args.batch, rng)
     steps_per_epoch = len(training.y) // args.batch
-    sentence = sentence.replace("{steps}", str(args.epochs * steps_per_epoch))
+    sentence = of_length(sentence, args.epochs * steps_per_epoch)
     opt = tw.Optimizer(model.params, sentence, names=model.names, state_dtype=state_dtype, seed=args.seed)
     opt.bind_gradients(model.grads)
 
@@ -168,7 +173,7 @@ def main() -> int:
         runs = DEMO + runs
     try:
         for sentence, dtype in runs:  # a mistake shows before the first run
-            tw.Optimizer([np.zeros((2, 2), np.float32)], sentence.replace("{steps}", "1000"), state_dtype=dtype).close()
+            tw.Optimizer([np.zeros((2, 2), np.float32)], of_length(sentence, 1000), state_dtype=dtype).close()
         results = [train(sentence, dtype, args) for sentence, dtype in runs]
     except tw.Error as problem:
         print(problem, file=sys.stderr)

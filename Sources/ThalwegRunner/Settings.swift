@@ -49,8 +49,8 @@ extension Optimizer {
       // The update rule's own come first when a bare name is meant.
       let rules = found.filter { $0.stage.role == .rule }
       if rules.count == 1 { return rules[0] }
-      throw Failure(
-        Status.name, "`\(path)` could be " + found.map { "\($0.stage.name).\(rest)" }.joined(separator: " or "))
+      let all = found.map { "\($0.stage.name).\(rest)" }.joined(separator: " or ")
+      throw Failure(Status.name, "`\(path)` could be \(all): name one of them")
     }
     guard let place = found.first else {
       let names = among.flatMap { $0.hyper[0].parameters.map(\.name) }

@@ -88,3 +88,12 @@ def test_whole_numbers_are_whole() -> None:
     opt = tw.Muon([np.ones((3, 3))])
     shown = opt.param_groups[0]["ns_steps"], opt.get("ns_steps"), opt.get("muon.ns_steps")
     assert shown == (5, 5, 5) and {type(value) for value in shown} == {int} and type(opt.get("lr")) is float
+
+
+def test_a_schedule_is_not_shorter_than_its_warm_up() -> None:
+    for name in ("warmup_cosine", "warmup_linear"):
+        with pytest.raises(tw.RangeError, match="`total` counts the warm-up too: .* got 5 and 10"):
+            tw.schedule(f"{name}(0.1, 10, 5)")
+        assert tw.schedule(f"{name}(0.1, 10, 10)")(10) == 0
+    with pytest.raises(tw.Error, match="`lr` could be muon.lr or adamw.lr: name one of them"):
+        tw.Optimizer([np.ones((3, 3)), np.ones(3)], "route(matrix=(muon), other=(adamw))").get("lr")

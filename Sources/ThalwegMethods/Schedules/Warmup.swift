@@ -44,13 +44,21 @@ private let warmed: [Parameter] = [
   .number("peak", nil, .atLeast(0), "value after the warm-up"), .steps("warmup", "length of the warm-up"),
   .steps("total", "length of all, the warm-up included"), .end,
 ]
+private func fits(_ h: Hyper) throws(Failure) {
+  let warmup = h.integer("warmup"), total = h.integer("total")
+  guard total >= warmup else {
+    throw Failure(
+      Status.range, "`total` counts the warm-up too: it must not be below `warmup`, got \(total) and \(warmup)")
+  }
+}
 
 /// Linear to the peak, then linear to the end.
 ///
 ///     k < warmup:  peak·k/warmup;   else the line from `peak` to `end`, which it reaches at step `total`
 ///
 /// State    none.
-/// Differs  nothing; `total` counts the warm-up too. total ≤ warmup is `end` after the warm-up.
+/// Differs  nothing; `total` counts the warm-up too. total = warmup is `end` after the warm-up.
+/// Errors   TW_ERROR_RANGE where total is below warmup.
 /// Source   Devlin et al., 2018, arXiv:1810.04805.
 struct WarmupLinear: Schedule {
   static let method = Method(
@@ -59,7 +67,7 @@ struct WarmupLinear: Schedule {
       k < warmup: peak*k/warmup
       else: linear(lr=peak, end=end, total=total - warmup) at k - warmup
       """,
-    source: "Devlin, Chang, Lee, Toutanova, 2018, arXiv:1810.04805", parameters: warmed)
+    source: "Devlin, Chang, Lee, Toutanova, 2018, arXiv:1810.04805", parameters: warmed, validate: fits)
   let peak, warmup: Double
   let rest: Linear
   init(_ h: Hyper) {
@@ -75,6 +83,7 @@ struct WarmupLinear: Schedule {
 ///
 /// State    none.
 /// Differs  nothing from optax.warmup_cosine_decay_schedule with init_value 0; `total` counts the warm-up too.
+/// Errors   TW_ERROR_RANGE where total is below warmup.
 /// Source   Goyal et al., 2017, arXiv:1706.02677; Loshchilov and Hutter, 2016, arXiv:1608.03983.
 struct WarmupCosine: Schedule {
   static let method = Method(
@@ -83,7 +92,8 @@ struct WarmupCosine: Schedule {
       k < warmup: peak*k/warmup
       else: cosine(lr=peak, end=end, total=total - warmup) at k - warmup
       """,
-    source: "Goyal et al., 2017, arXiv:1706.02677; Loshchilov, Hutter, 2016, arXiv:1608.03983", parameters: warmed)
+    source: "Goyal et al., 2017, arXiv:1706.02677; Loshchilov, Hutter, 2016, arXiv:1608.03983", parameters: warmed,
+    validate: fits)
   let peak, warmup: Double
   let rest: Cosine
   init(_ h: Hyper) {
