@@ -373,11 +373,17 @@ public struct Hyper: Sendable {
   public var numbers: [Double]
   /// The methods that it holds, by the number of the parameter.
   public internal(set) var held: [Int: Held] = [:]
+  /// The names as they lie in a register: up to fifteen bytes, that is nearly all, are the string itself.
+  private let words: [SIMD2<UInt64>]
 
   public init(_ parameters: [Parameter], _ values: [Value]) {
     self.parameters = parameters
     self.values = values
     numbers = values.map(Hyper.number)
+    words = parameters.map { Hyper.word($0.name) }
+  }
+  @inline(__always) private static func word(_ name: String) -> SIMD2<UInt64> {
+    unsafeBitCast(name, to: SIMD2<UInt64>.self)
   }
 
   public mutating func put(_ value: Value, _ parameter: Int) {
@@ -394,9 +400,12 @@ public struct Hyper: Sendable {
     }
   }
 
-  @inlinable @inline(__always) public func index(_ name: String) -> Int? {
-    for i in 0..<parameters.count where parameters[i].name == name { return i }
-    return nil
+  /// Rules look their numbers up for every tensor, so equal bits come first: they are equal strings, and the others are
+  /// compared only where none has them.
+  public func index(_ name: String) -> Int? {
+    let word = Hyper.word(name)
+    for i in words.indices where words[i] == word { return i }
+    return parameters.firstIndex { $0.name == name }
   }
   public subscript(dynamicMember name: String) -> Double { index(name).map { numbers[$0] } ?? .nan }
   public subscript(dynamicMember name: String) -> Bool { index(name).map { numbers[$0] == 1 } ?? false }
