@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
@@ -201,3 +202,15 @@ def test_what_a_newcomer_gives_to_a_step() -> None:
     opt.note = "mine"
     opt.step(pair[1])
     assert opt.note == "mine" and opt.steps == 1
+
+
+def test_a_build_without_the_call_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from thalweg.jax import _call
+
+    monkeypatch.setattr(_call.Path, "glob", lambda self, pattern: iter(()))
+    with pytest.raises(tw.UnsupportedError, match="no call for XLA") as caught:
+        _call.registered.__wrapped__()
+    checkout = "THALWEG_LIBRARY_DIR=$PWD/build/lib pip install --force-reinstall --no-deps ./python"
+    assert checkout in str(caught.value) and "--no-cache-dir thalweg, or" in str(caught.value)
+    readme = Path(__file__).parents[2] / "README.md"
+    assert not readme.exists() or f"\n    {checkout}\n" in readme.read_text()

@@ -41,8 +41,9 @@ def registered() -> str:
     if not found:
         raise error(
             UnsupportedError, "this build of thalweg has no call for XLA: it is made when jaxlib's headers are there "
-            "at install.  Install thalweg again beside jax (pip install --force-reinstall --no-deps), or use "
-            "thalweg.jax.Optimizer outside jit")
+            "at install.  Install thalweg again beside jax: pip install --force-reinstall --no-deps --no-cache-dir "
+            "thalweg, or in a checkout THALWEG_LIBRARY_DIR=$PWD/build/lib pip install --force-reinstall --no-deps "
+            "./python; or use thalweg.jax.Optimizer outside jit")
     handler = ctypes.CDLL(str(found[0])).thalweg_xla_step
     jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(handler), platform="cpu")
     return TARGET
