@@ -186,3 +186,54 @@ def test_a_closure_that_forgets_backward() -> None:
     plain = Optimizer([p], "sgd(lr=0.1)")  # one request: the gradient that is there, as in torch
     plain.step(lambda: (p * p).sum())
     assert plain.engine.steps == 1
+
+
+@pytest.mark.parametrize("sentence", [*ASKING, "gradient_accumulate(2) | sam(0.05) | adamw(lr=0.1)"])
+@pytest.mark.parametrize("way", ["closure", "told", "loop"])
+def test_no_gradient_at_all_is_an_error(way: str, sentence: str) -> None:
+    """Where a loss was computed and nothing was differentiated: nothing changes, and the next step is that of a twin."""
+    p, q = parameter(1.0, 2.0), parameter(1.0, 2.0)
+    opt, twin = Optimizer([p], sentence), Optimizer([q], sentence)
+
+    def forgetful(request: Any = None) -> torch.Tensor:
+        opt.zero_grad()
+        return (p * p).sum()
+
+    def take() -> None:
+        if way != "loop":
+            opt.step(forgetful if way == "closure" else lambda request: forgetful())
+        else:
+            for request in opt.requests():
+                request.loss = forgetful().item()
+
+    for _ in range(2):
+        with pytest.raises(tw.SequenceError, match=r"gave no gradients for Request\(\w+, pass 0.* call backward\(\) in the"):
+            take()
+        assert opt.engine.steps == 0 and p.tolist() == [1.0, 2.0]
+    opt.step(closure_of(opt, p, opt.zero_grad))
+    twin.step(closure_of(twin, q, twin.zero_grad))
+    assert_equal([p], [q])
+
+
+def test_where_no_gradient_is_no_mistake() -> None:
+    p, still = parameter(1.0, 2.0), parameter(1.0)
+    opt = Optimizer([p, still], "sam(0.05) | sgd(lr=0.1)")
+    opt.step(closure_of(opt, p, opt.zero_grad))  # one that is not used
+    assert still.item() == 1.0 and p.tolist() != [1.0, 2.0]
+    before = p.tolist()
+
+    def skipped() -> None:
+        """As Lightning's, where training_step returned None."""
+        opt.zero_grad()
+
+    opt.step(skipped)
+    plain = Optimizer([p], "sgd(lr=0.1)")
+    opt.zero_grad()
+    plain.step()  # without a closure all gradients may be absent, as in torch
+    frozen = Optimizer([still], "sgd(lr=0.1)")
+    still.requires_grad_(False)
+    frozen.step(lambda: (p * p).sum())
+    assert p.tolist() == before and still.item() == 1.0
+    alone = Optimizer([p], "spsa(a=0.01)")  # asks for losses
+    alone.step(lambda: (p * p).sum())
+    assert p.tolist() != before

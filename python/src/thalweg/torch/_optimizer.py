@@ -219,8 +219,8 @@ class Optimizer(Tasks):
                  "participant" the parameters of that participant; for "activations" and "logit_derivatives" it calls
                  request.answer_matrix; for "sample_gradients" request.answer_samples.
 
-        Returns the first loss (of this rank), or None.  SequenceError where it leaves `.grad` as it answered an earlier
-        call of this step (no backward).  After an exception, of the closure too, parameters and state are as before;
+        Returns the first loss (of this rank), or None.  SequenceError where the closure forgets backward: `.grad` is as
+        it answered an earlier call of this step, or None in all parameters though a loss was returned.  After an exception, of the closure too, parameters and state are as before;
         where it comes on one rank, the others get an ArgumentError (with ranks= or DTensors).
         Between steps the gradients are yours alone: what you let go of is freed.
         """
@@ -284,7 +284,9 @@ class Optimizer(Tasks):
                     raise error(NeedsError, f"{self.engine._text}: the method asked for the loss: the closure must "
                                 "return it, and returned None")
                 if not of_tasks:
-                    earlier = self._look_for_answer(request, parameters, earlier, "closure")
+                    # (Lightning's closure returns None where there is no batch to learn from, and is not told)
+                    nothing = loss is None and not takes_request
+                    earlier = self._look_for_answer(request, parameters, earlier, "closure", nothing)
                 # the gradients that `backward` made are tensors of their own
                 self._answer(request, parameters, stay=of_tasks and self._ranks is None)
         return first
@@ -299,7 +301,8 @@ class Optimizer(Tasks):
                 request.loss = loss.item()       # where request.wants_loss
 
         What lies in `.grad` when the loop goes on is the answer, unless request.answer gave another.  SequenceError
-        where that is what answered an earlier request of this step, and nothing was written to it since.
+        where that is what answered an earlier request of this step, and nothing was written to it since, or where no
+        parameter has any.
         """
         earlier: Written = []
         with self._stepping(True) as parameters, contextlib.closing(self._asked()) as requests:
@@ -310,15 +313,32 @@ class Optimizer(Tasks):
             self._opt_called = True  # what schedulers look for, which watch `step`
 
     def _look_for_answer(
-        self, request: _requests.Request, parameters: list[torch.Tensor], earlier: Written, where: str
+        self, request: _requests.Request, parameters: list[torch.Tensor], earlier: Written, where: str,
+        nothing: bool = False
     ) -> Written:
-        """What is in `.grad`, for the next request.  SequenceError where it answered an `earlier` one of this step."""
+        """What is in `.grad`, for the next request.  SequenceError where it answered an `earlier` one of this step, or
+        where there is none at all though a parameter takes part in differentiation.
+
+        nothing  there may be none
+        """
         if not request.wants_gradient or request._answered:
             return earlier
         if earlier and all(ref() is p.grad and n == p.grad._version for p, ref, n in earlier):
             raise error(SequenceError, f"{self.engine._text}: {request!r} was not answered: `.grad` is what answered "
                         f"an earlier one; call backward() in the {where}, or request.answer(grads)")
-        return [(p, weakref.ref(p.grad), p.grad._version) for p in parameters if p.grad is not None]
+        written = [(p, weakref.ref(p.grad), p.grad._version) for p in parameters if p.grad is not None]
+        if not written and not nothing and self._wants_some(request, parameters):
+            raise error(SequenceError, f"{self.engine._text}: the {where} gave no gradients for {request!r}: `.grad` is "
+                        f"None in all parameters; call backward() in the {where}, or request.answer(grads)")
+        return written
+
+    def _wants_some(self, request: _requests.Request, parameters: list[torch.Tensor]) -> bool:
+        """Whether an answer has a gradient of one parameter at least.  One task of several may have none, a rank that
+        has some of the tensors too, and where all of them are frozen there is none."""
+        if request.kind not in ("gradient", "loss_and_gradient", "previous_gradient"):
+            return False
+        some = self._ranks is not None and self._ranks.layout == "tensors"
+        return not some and any(p.requires_grad for p in parameters)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch.  With set_to_none the memory of the gradients can be freed before the next backward pass."""
