@@ -126,6 +126,8 @@ def method_page(m: thalweg.Method) -> str:
         parts += ["## Requests", table(["request", "meaning", "given", "wanted"], rows)]
     elif m.requests:
         parts += ["## Requests", f"Besides one gradient a step it asks for: {', '.join(code(r) for r in m.requests)}."]
+    if words := catalogue.watched_words(m):
+        parts += ["## Watches", f"```text\n{words}\n```"]
     program, whole = examples.python_example(m)
     note = "" if whole else "\nThe call alone: the arrays are yours.\n"
     parts += ["## Example", f"::::{{tab-set}}\n:::{{tab-item}} Python\n```python\n{program}\n```\n{note}:::\n"

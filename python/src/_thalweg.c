@@ -1795,6 +1795,8 @@ static PyMethodDef optimizer_methods[] = {
     {"observe", FAST(optimizer_observe), METH_FASTCALL,
      PyDoc_STR("observe($self, what, value, /)\n--\n\n"
                "Tells the pipeline a number that it watches: \"loss\", \"metric\", \"batch_size\".\n"
+               "reduce_on_plateau and greedy keep their rate until they are told the \"metric\", after each validation;\n"
+               "`python -m thalweg show NAME` says what a method watches.\n"
                "UnknownNameError for one that nobody watches; every pipeline takes the loss.")},
     {"command", optimizer_command, METH_O,
      PyDoc_STR("command($self, command, /)\n--\n\nRuns a command of a stage: \"gradient_accumulate.flush\".")},

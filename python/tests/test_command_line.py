@@ -81,6 +81,24 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean `adamw`" in refused(capsys, "show", "adamww")
 
 
+def test_show_says_what_a_method_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    """And every method of which the library takes a number by observe has one."""
+    text, _ = outcome(capsys, "show", "reduce_on_plateau")
+    assert '\nWatches\n    opt.observe("metric", value)\n' in text and 'schedule.observe("metric", 0.5)' in text
+    assert 'tw_schedule_observe(schedule, "metric", 0.5);' in text
+    assert 'opt.observe("loss", value) before a step, or a closure' in outcome(capsys, "show", "polyak_sgd")[0]
+    assert "Watches" not in outcome(capsys, "show", "adamw")[0]
+    watched = {m.name: examples.watched(m) for m in tw.methods() if examples.watched(m)}
+    assert watched["xgd"] == ("weight_0", "weight_1") and watched["saga"] == ("sample",)
+    assert watched["timestep_curriculum"] == ("metric", "loss") and watched["tram"] == ("divergence",)
+    for name, numbers in watched.items():
+        m = tw.method(name)
+        assert examples.python_example(m)[1]
+        with tw.Optimizer([np.zeros(examples.shape(m), np.float32)], examples.sentence(m)) as opt:
+            for what in numbers:
+                opt.observe(what, 1.0)
+
+
 def test_a_terminal_gets_tables_and_a_pipe_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     rich = pytest.importorskip("rich.console")
     import io

@@ -75,3 +75,8 @@ def test_in_jax() -> None:
         tx.apply(params, state, params, metric=jnp.float32(1))
     updates, _ = tx.update(params, state, params, metric=jnp.float32(1))  # Optax hands it to all of a chain
     assert updates["w"].shape == (3,)
+
+
+def test_a_schedule_without_settings_is_named_too() -> None:
+    with pytest.raises(tw.UnknownNameError, match="watches `metric`; there is `batch_size`"):
+        tw.Optimizer([np.ones(3)], "sgd(lr=batch_lr_scaling)").observe("metric", 1.0)

@@ -331,7 +331,8 @@ class Schedule(Fixed, _thalweg.Schedule):
 
     It may stand for a hyper-parameter: SGD(params, lr=schedule(...)).  The optimizer then has a schedule of its own,
     which goes on from what this one remembers at that moment (an observed metric, a batch size, an ended plateau); so
-    do copies.
+    do copies.  One that watches the run (reduce_on_plateau) is told by observe("metric", value), in a sentence by
+    opt.observe("metric", value), and keeps its value until then.
     """)
 
     def __init__(self, sentence: str) -> None:

@@ -102,7 +102,7 @@ class Settings(_thalweg.Optimizer):
         for path, parameter in self._live().items():
             for name in [name for name, _, _ in self._layout] or [None]:
                 text = self._get_text(name, path) if parameter.type in ("number", "schedule") else ""
-                if "(" not in text:
+                if not isinstance(_registry.read_value(text), str) or not text:
                     continue
                 schedule = _thalweg.Schedule()
                 schedule._create(text)

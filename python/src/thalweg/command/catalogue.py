@@ -112,6 +112,12 @@ def state_words(m: Method) -> str:
     return f"{size:.4g} bytes an element, for a float32 matrix of 64 x 64" if size else "none"
 
 
+def watched_words(m: Method) -> str:
+    """What the method is told by a call of its own, a line each; "" where there is nothing."""
+    closure = {"loss": " before a step, or a closure that returns it"}
+    return "\n".join(f'opt.observe("{what}", value){closure.get(what, "")}' for what in examples.watched(m))
+
+
 @cache
 def _vectors() -> dict[str, dict[str, float]]:
     """The words of every method, weighted by how rare they are, at length 1."""
@@ -154,6 +160,7 @@ def show(arguments: argparse.Namespace) -> int:
         raise Refusal(str(problem)) from None
     python, whole = examples.python_example(m)
     parts = [
+        ("Watches", watched_words(m)),
         ("State takes", state_words(m)),
         ("In Python" if whole else "In Python (arrays that fit are yours)", python),
         ("In C", examples.c_example(m)),

@@ -83,10 +83,6 @@ ARRAYS = {
     ("stn_range_map", "high"): "np.ones(4)",
     **{(name, side): MASSES for name in TRANSPORTS for side in "ab"},
 }
-# What a method wants to be told before each step.
-OBSERVED = {
-    "xgd": ("weight_0", "weight_1"), "saga": ("sample",), "reduce_on_plateau": ("metric",), "greedy": ("metric",),
-}
 
 
 def sample(parameter: Parameter) -> str:
@@ -158,6 +154,20 @@ def state_bytes(m: Method) -> float | None:
         return None
 
 
+@cache
+def watched(m: Method) -> tuple[str, ...]:
+    """The numbers that opt.observe tells the method, which its sentence (with the defaults) names where it is told
+    another; the loss that it asks for in its requests among them."""
+    if not sentence(m):
+        return ()
+    with thalweg.Optimizer([np.zeros(shape(m), np.float32)], sentence(m)) as opt:
+        try:
+            opt.observe("nothing of this name", 1.0)
+        except thalweg.UnknownNameError as problem:
+            return tuple(dict.fromkeys(re.findall(r"`(\w+)`", str(problem))))
+    return ()
+
+
 # ---- Python
 
 ANSWERS = {
@@ -187,7 +197,7 @@ def _optimizer_example(m: Method) -> str:
         rows, columns = shape(m)[0], shape(m)[-1]
         lines.append(f"x, d = np.ones((8, {columns}), np.float32), np.full((8, {rows}), 0.1, np.float32)")
     lines += [f"opt = {make}", "for _ in range(10):"]
-    lines += [f'    opt.observe("{what}", {_observation(what)})' for what in OBSERVED.get(m.name, ())]
+    lines += [f'    opt.observe("{what}", {_observation(what)})' for what in _told(m)]
     if not m.requests and kinds <= {"gradient"} and not _asks_again(m):
         lines.append("    opt.step([w.copy()])                  # the gradient of 0.5 |w|^2")
         return "\n".join(lines)
@@ -206,9 +216,14 @@ def _optimizer_example(m: Method) -> str:
     return "\n".join(lines)
 
 
+def _told(m: Method) -> list[str]:
+    """What an example tells the method: not the loss, which answers its requests."""
+    return [what for what in watched(m) if what != "loss"]
+
+
 def _observation(what: str) -> float:
     """A number for what a method wants to be told."""
-    return 0 if what == "sample" else 0.5
+    return {"sample": 0, "batch_size": 64}.get(what, 0.5)
 
 
 def _python(text: str) -> str:
@@ -228,7 +243,7 @@ def _asked(m: Method) -> tuple[tuple[str, int], ...]:
     try:
         opt = thalweg.Optimizer([w], sentence(m))
         for _ in range(12):
-            for what in OBSERVED.get(m.name, ()):
+            for what in _told(m):
                 opt.observe(what, _observation(what))
             for request in opt.requests():
                 seen.append((request.kind, request.pass_))
@@ -325,8 +340,13 @@ def _answer_of(wanted: Input, given: tuple[Input, ...]) -> str:
 def _alone_example(m: Method, extents: tuple[int, ...]) -> str:
     """A regularizer, a constraint, a schedule on its own."""
     if m.kind == "schedule":
-        return "\n".join(["import thalweg as tw", "", f'schedule = tw.schedule("{stage(m)}")',
-                          "values = [schedule(k) for k in range(0, 1000, 200)]"])
+        lines = ["import thalweg as tw", "", f'schedule = tw.schedule("{stage(m)}")']
+        if not watched(m):
+            return "\n".join([*lines, "values = [schedule(k) for k in range(0, 1000, 200)]"])
+        what = watched(m)[0]
+        return "\n".join([*lines, "values = []", "for k in range(0, 1000, 200):",
+                          f'    schedule.observe("{what}", {_observation(what)})  # in a sentence: opt.observe("{what}", ...)',
+                          "    values.append(schedule(k))"])
     others = [i for i in _inputs(m) if i.name != "w"]
     if others:
         extents = next((_extents(i) for i in m.inputs if i.name == "w"), extents)
@@ -424,7 +444,8 @@ def c_example(m: Method) -> str:
     """The calls in C, from making the handle to its end; status checks are left out."""
     given = [i.name for i in m.inputs if not i.result]
     if m.kind == "schedule":
-        return _c_lines("schedule", m, ["double lr;", "tw_schedule_value(schedule, 10, &lr);"])
+        told = [f'tw_schedule_observe(schedule, "{what}", {_observation(what)});' for what in watched(m)[:1]]
+        return _c_lines("schedule", m, ["double lr;", *told, "tw_schedule_value(schedule, 10, &lr);"])
     if m.kind == "constraint":
         return _c_lines("constraint", m, ["tw_constraint_project(constraint, &w);"])
     if m.kind == "regularizer":
@@ -473,6 +494,7 @@ def c_example(m: Method) -> str:
         f"tw_optimizer_create({_c_text(sentence(m))}, NULL, &optimizer);",
         "tw_optimizer_add_parameters(optimizer, &w, 1, NULL, NULL);",
         "tw_optimizer_bind_gradients(optimizer, &g, 1);",
+        *(f'tw_optimizer_observe(optimizer, "{what}", {_observation(what)});' for what in _told(m)),
         *step,
         "tw_optimizer_destroy(optimizer);",
     ])

@@ -352,8 +352,8 @@ class Optimizer(Tasks):
 
     @of_adapter
     def observe(self, what: str, value: float) -> None:
-        """Tells the pipeline a number that it watches: "loss", "metric".  With `ranks` all of them tell theirs, and the
-        mean counts."""
+        """Tells the pipeline a number that it watches: "loss", "metric" (of reduce_on_plateau, after each validation:
+        what scheduler.step(metric) is to torch's).  With `ranks` all of them tell theirs, and the mean counts."""
         with self._together("observe"):
             number = _options.number(f"observe: {what!r}", value.detach() if isinstance(value, torch.Tensor) else value)
             self.engine.observe(what, number if self._ranks is None else self._ranks.mean(number))
