@@ -988,7 +988,8 @@ static PyObject *as_sequence(Optimizer *self, PyObject *arrays, const char *what
     Py_INCREF(arrays);
     return arrays;
   }
-  if (PyObject_CheckBuffer(arrays) || PyObject_HasAttrString(arrays, "__dlpack__") || PyUnicode_Check(arrays)) {
+  if (PyObject_CheckBuffer(arrays) || PyObject_HasAttrString(arrays, "__dlpack__") || PyUnicode_Check(arrays) ||
+      PyFloat_Check(arrays) || PyLong_Check(arrays)) {
     return PyErr_Format(PyExc_TypeError, "%ss are given as a list, one array for each parameter, not as %R", what,
                         (PyObject *)Py_TYPE(arrays));
   }

@@ -156,8 +156,24 @@ def test_arguments_of_schedules_of_elsewhere(schedule: str, name: str, ours: str
 def test_an_average_of_gradients() -> None:
     with pytest.raises(tw.MethodError, match="must stand after the update rule; .*`gradient_ema`"):
         tw.Optimizer(arrays(), "ema(0.9) | sgd")
-    with pytest.raises(tw.MethodError, match="no method `scale_by_nothing`\n"):
+    with pytest.raises(tw.MethodError, match="no method `scale_by_nothing`; .*\n"):
         tw.Optimizer(arrays(), "scale_by_nothing | sgd")
+
+
+@pytest.mark.parametrize("call, kind", [
+    (lambda: tw.Optimizer(arrays(), "lasso"), "method"), (lambda: tw.Optimizer(arrays(), "sgd(lr=lasso(3))"), "schedule"),
+    (lambda: tw.Optimizer(arrays(), "penalty(lasso)"), "regularizer"), (lambda: tw.method("lasso"), "method"),
+    *((lambda make=getattr(tw, kind): make("lasso"), kind)
+      for kind in ("objective", "solver", "regularizer", "constraint", "schedule", "weighting", "diagnostic")),
+])
+def test_where_no_name_is_near_the_search_is_named(call: Any, kind: str) -> None:
+    with pytest.raises(tw.MethodError) as caught:
+        call()
+    first = str(caught.value).split("\n")[0]
+    assert first.endswith(f"no {kind} `lasso`; `python -m thalweg methods WORD` lists those that have a word")
+    with pytest.raises(tw.MethodError) as caught:
+        tw.weighting("dwaa")
+    assert "did you mean" in str(caught.value) and "WORD" not in str(caught.value)
 
 
 # ---- methods in the place of a number

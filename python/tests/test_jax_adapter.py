@@ -199,6 +199,8 @@ def test_what_a_newcomer_gives_to_a_step() -> None:
             call()
     with pytest.raises(AttributeError, match=r"'lr' is a hyper-parameter: opt.set\('lr', ...\) changes it"):
         opt.lr = 0.5
+    with pytest.raises(AttributeError, match=r"'lr' is a hyper-parameter: opt.get\('lr'\) reads it"):
+        opt.lr  # noqa: B018
     opt.note = "mine"
     opt.step(pair[1])
     assert opt.note == "mine" and opt.steps == 1

@@ -216,3 +216,43 @@ def test_hyper_parameters_are_no_attributes() -> None:
 def test_answers_that_are_no_real_numbers_are_refused(answer: object) -> None:
     with pytest.raises(tw.Error, match="real numbers|shape"):
         tw.solver("golden_section").run(low=0.0, high=1.0, value=lambda alpha: answer)
+
+
+# ---- answers and hyper-parameters
+
+
+@pytest.mark.parametrize("answer, text", [
+    (lambda r, g: r.answer(1.0, g), r"^request\.answer takes \(grads, loss\), and was given \(loss, grads\)$"),
+    (lambda r, g: r.answer(np.float32(1.0), g), r"^request\.answer takes \(grads, loss\), and was given \(loss, grads\)$"),
+    (lambda r, g: r.answer(g, [1.0]), r"^the loss of an answer is one number, not \[1\.0\]$"),
+    (lambda r, g: r.answer(g, "1.0 nats"), "^the loss of an answer is one number, not '1.0 nats'$"),
+    (lambda r, g: (r.answer(g), setattr(r, "loss", [1.0])), r"^request\.loss is one number, not \[1\.0\]$"),
+    (lambda r, g: r.answer(1.0), "^gradients are given as a list, one array for each parameter, not as <class 'float'>$"),
+])
+def test_what_is_no_answer_is_said_and_changes_nothing(answer: Any, text: str) -> None:
+    w = np.ones(3)
+    opt = tw.Optimizer([w], "sam(0.5) | sgd(lr=0.1)")
+    with pytest.raises(TypeError, match=text):
+        for request in opt.requests():
+            answer(request, [np.ones(3)])
+    assert opt.steps == 0 and (w == 1).all()
+
+
+def test_a_number_is_no_list_of_gradients() -> None:
+    opt = tw.Optimizer([np.ones(3)], "sgd(lr=0.1)")
+    for call in (opt.step, opt.bind_gradients):
+        with pytest.raises(TypeError, match="gradients are given as a list, .* not as <class 'int'>"):
+            call(3)
+
+
+def test_hyper_parameters_are_no_attributes() -> None:
+    opt = tw.AdamW([np.ones(3)], lr=0.5)
+    with pytest.raises(AttributeError, match=r"'lr' is a hyper-parameter: optimizer\.get\('lr'\) or optimizer\.param_groups"):
+        opt.lr  # noqa: B018
+    assert opt.get("lr") == opt.param_groups[0]["lr"] == 0.5 and not hasattr(opt, "lr")
+    with pytest.raises(AttributeError, match=r"^'AdamW' object has no attribute 'colour'$"):
+        opt.colour  # noqa: B018
+    closed = tw.AdamW([np.ones(3)])
+    closed.close()
+    assert not hasattr(closed, "lr")
+    assert copy.deepcopy(tw.AdamW([np.ones(3)], lr=0.5)).get("lr") == 0.5

@@ -49,6 +49,10 @@ STAGES = {
     "PolynomialLR": "polynomial", "ReduceLROnPlateau": "reduce_on_plateau", "SequentialLR": "join",
     "StepLR": "step_decay", "AveragedModel": "swa",
 }
+# What ends a message about a method that there is not, where no name is near.
+KINDS = ("method|optimizer|transform|update|perturbation|aggregator|average|schedule|regularizer|constraint|objective|"
+         "weighting|diagnostic|solver")
+SEARCH = "; `python -m thalweg methods WORD` lists those that have a word"
 UNKNOWN = r"no (?:method|optimizer|schedule|transform|update|average) `(\w+)`(?: \(did you mean `(\w+)`\?\))?"
 # What is meant rather than another name that is as near, the most common first.
 COMMON = (
@@ -77,7 +81,10 @@ def with_hint(message: str) -> str:
         return f"{first}; the average of the gradients is `gradient_ema`{line}{rest}"
     if found := re.search(UNKNOWN, first):
         hint = _of_stage(found[1]) or _of_common(found[1], found[2], found[0].split()[1])
-        return first.replace(found[0], found[0].partition(" (")[0] + hint, 1) + line + rest if hint else message
+        if hint:
+            return first.replace(found[0], found[0].partition(" (")[0] + hint, 1) + line + rest
+    if re.search(rf"\bno (?:{KINDS}) `\w+`$", first):
+        return first + SEARCH + line + rest
     if found := re.match(r"(\w+): `(\w+)` must be .*, got ((\w+)(?:\(.*\))?)$", first):
         hint = _of_lines(found[1], found[2], found[3]) or _of_held(found[1], found[3], found[4])
         return first + hint + line + rest

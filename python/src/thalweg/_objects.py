@@ -10,6 +10,7 @@ import numpy as np
 
 from . import _inputs, _registry, _sentence, _steps, _thalweg
 from ._errors import ArgumentError, Error, MethodError, SentenceError, ValueTypeError, error
+from ._hints import SEARCH
 
 
 class Card:
@@ -64,7 +65,7 @@ def _of_kind(problem: Error, kind: str) -> Error:
     unknown = re.match(rf"no {kind} `(\w+)`(?! \(did you)", text)
     near = difflib.get_close_matches(unknown[1], _registry.names(kind), 1) if unknown else []
     if unknown and near:
-        text = f"{unknown[0]} (did you mean `{near[0]}`?){text[unknown.end():]}"
+        text = f"{unknown[0]} (did you mean `{near[0]}`?){text[unknown.end():].removeprefix(SEARCH)}"
     return error(type(problem), text)
 
 

@@ -21,7 +21,7 @@ from ._errors import (
     error,
 )
 from ._groups import ROLES, Group, ParamGroup, fresh_name, read_group, read_groups
-from ._requests import Request, ask, number_of, takes_request
+from ._requests import Request, ask, exchanged, number_of, takes_request
 from ._saved import Saved
 
 
@@ -308,7 +308,7 @@ class Optimizer(Saved):
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self._text}: the method asked for the loss, and none was given: "
                                 "call request.answer(grads, loss), or set request.loss")
-                loss, row = None if request.loss is None else float(request.loss), None
+                loss, row = None if request.loss is None else number_of(request.loss, "request.loss"), None
                 stays = request._stays
         except BaseException:
             if self._pending is token:
@@ -353,7 +353,7 @@ class Optimizer(Saved):
                 return loss, grads
             if count == 1 and _arrays.is_array(grads):
                 return loss, [grads]
-            if (isinstance(loss, (list, tuple, Mapping)) or _arrays.is_array(loss)) and isinstance(grads, (int, float)):
+            if exchanged(grads, loss):
                 raise error(ValueTypeError, "a closure returns (loss, grads), and this one (grads, loss)")
         if isinstance(answer, (list, tuple, Mapping)):
             return None, answer

@@ -93,6 +93,7 @@ class Request:
         and go, and count as zeros where they are absent (before a source that asks for more, as in
         gradient_accumulate(4) | sam, a tensor without one at the last call is not moved in that window).
         """
+        number = None if loss is None else number_of(loss, "the loss of an answer", grads)
         if grads is not None:
             if isinstance(grads, Mapping):
                 grads = self._optimizer._by_name(grads)
@@ -101,8 +102,8 @@ class Request:
             self._optimizer._answer(grads)
             self._optimizer._bound_to_fill = False
             self._answered, self._stays = True, stay
-        if loss is not None:
-            self.loss = float(loss)
+        if number is not None:
+            self.loss = number
 
     def _check_answered(self) -> None:
         """After a body that may have filled the bound gradients.  SequenceError where it could not: what lies in those
@@ -199,10 +200,18 @@ def takes_request(closure: Callable[..., Any]) -> bool:
     )
 
 
-def number_of(loss: Any) -> float:
-    """The loss that a closure returned."""
+def number_of(loss: Any, what: str = "the loss that the closure returns", grads: Any = None) -> float:
+    """The loss that somebody gave, as `what`; where it came beside a number in the place of gradients, the two were
+    exchanged."""
     try:
         return float(loss)
     except (TypeError, ValueError, RuntimeError):
-        shown = reprlib.repr(loss)
-        raise error(ValueTypeError, f"the loss that the closure returns is one number, not {shown}") from None
+        if exchanged(grads.item() if getattr(grads, "ndim", 1) == 0 else grads, loss):
+            raise error(ValueTypeError, "request.answer takes (grads, loss), and was given (loss, grads)") from None
+        raise error(ValueTypeError, f"{what} is one number, not {reprlib.repr(loss)}") from None
+
+
+def exchanged(number: Any, arrays: Any) -> bool:
+    """Whether the one is a number and the other is made of arrays."""
+    many = isinstance(arrays, (list, tuple, Mapping)) or _arrays.is_array(arrays)
+    return many and isinstance(number, (int, float))

@@ -7,7 +7,7 @@ import math
 import re
 import reprlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -262,6 +262,17 @@ class Settings(_thalweg.Optimizer):
             known, names = _registry.by_name(), _sentence.stages(self.sentence)
             self._staged = [(s, known[n]) for s in names if (n := s.partition("#")[0]) in known]
         return self._staged
+
+    if not TYPE_CHECKING:  # (who checks types is told by the checker)
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """What there is not: where it is a hyper-parameter, AttributeError names the ways to read it."""
+            if not name.startswith("_"):
+                with contextlib.suppress(Error):  # (closed, or not made yet)
+                    if name in {path.rpartition(".")[2] for path in self._live_paths()}:
+                        raise AttributeError(f"{name!r} is a hyper-parameter: optimizer.get({name!r}) or "
+                                             f"optimizer.param_groups[0][{name!r}] read it")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") and not hasattr(self, name):

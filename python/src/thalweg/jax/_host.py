@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -199,6 +199,15 @@ class Optimizer:
         skeleton = jax.tree_util.tree_unflatten(self._tree, range(len(self.arrays)))
         rest = {key: value for key, value in self.__dict__.items() if key not in made}
         return _restore, (type(self), skeleton, self.arrays, *self.engine.__reduce__()[1]), rest
+
+    if not TYPE_CHECKING:  # (who checks types is told by the checker)
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """What there is not: where it is a hyper-parameter, AttributeError names the way to read it."""
+            if "engine" in self.__dict__ and not name.startswith("_") and not self.engine.closed:
+                if name in {path.rpartition(".")[2] for path in self.engine._live_paths()}:
+                    raise AttributeError(f"{name!r} is a hyper-parameter: opt.get({name!r}) reads it")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if "engine" in self.__dict__ and not name.startswith("_") and not hasattr(self, name):
