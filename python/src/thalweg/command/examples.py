@@ -344,9 +344,9 @@ def _alone_example(m: Method, extents: tuple[int, ...]) -> str:
         if not watched(m):
             return "\n".join([*lines, "values = [schedule(k) for k in range(0, 1000, 200)]"])
         what = watched(m)[0]
+        call = f'schedule.observe("{what}", {_observation(what)})'
         return "\n".join([*lines, "values = []", "for k in range(0, 1000, 200):",
-                          f'    schedule.observe("{what}", {_observation(what)})  # in a sentence: opt.observe("{what}", ...)',
-                          "    values.append(schedule(k))"])
+                          f'    {call}  # in a sentence: opt.observe("{what}", ...)', "    values.append(schedule(k))"])
     others = [i for i in _inputs(m) if i.name != "w"]
     if others:
         extents = next((_extents(i) for i in m.inputs if i.name == "w"), extents)

@@ -220,8 +220,9 @@ class Optimizer(Tasks):
                  request.answer_matrix; for "sample_gradients" request.answer_samples.
 
         Returns the first loss (of this rank), or None.  SequenceError where the closure forgets backward: `.grad` is as
-        it answered an earlier call of this step, or None in all parameters though a loss was returned.  After an exception, of the closure too, parameters and state are as before;
-        where it comes on one rank, the others get an ArgumentError (with ranks= or DTensors).
+        it answered an earlier call of this step, or None in all parameters though a loss was returned.  After an
+        exception, of the closure too, parameters and state are as before; where it comes on one rank, the others get an
+        ArgumentError (with ranks= or DTensors).
         Between steps the gradients are yours alone: what you let go of is freed.
         """
         if not (closure is None or callable(closure)):
@@ -328,8 +329,8 @@ class Optimizer(Tasks):
                         f"an earlier one; call backward() in the {where}, or request.answer(grads)")
         written = [(p, weakref.ref(p.grad), p.grad._version) for p in parameters if p.grad is not None]
         if not written and not nothing and self._wants_some(request, parameters):
-            raise error(SequenceError, f"{self.engine._text}: the {where} gave no gradients for {request!r}: `.grad` is "
-                        f"None in all parameters; call backward() in the {where}, or request.answer(grads)")
+            raise error(SequenceError, f"{self.engine._text}: the {where} gave no gradients for {request!r}: `.grad` "
+                        f"is None in all parameters; call backward() in the {where}, or request.answer(grads)")
         return written
 
     def _wants_some(self, request: _requests.Request, parameters: list[torch.Tensor]) -> bool:
