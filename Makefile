@@ -116,7 +116,7 @@ endif
 	touch $@
 
 # The package, as `pip install ./python` builds it, from the library of this tree.
-$(VENV)/.package: $(STAMP) $(VENV)/.requirements $(shell find python/src python/setup.py python/pyproject.toml -type f -not -path '*/lib/*' -not -name '*.so' -not -path '*__pycache__*' 2> /dev/null)
+$(VENV)/.package: $(STAMP) $(VENV)/.requirements $(wildcard $(VENV)/.peers) $(shell find python/src python/setup.py python/pyproject.toml -type f -not -path '*/lib/*' -not -name '*.so' -not -path '*__pycache__*' 2> /dev/null)
 	THALWEG_LIBRARY_DIR=$(CURDIR)/$(LIB) $(PIP) --force-reinstall --no-deps ./python
 	touch $@
 
