@@ -32,11 +32,12 @@ struct Simplex: WholeConstraint {
   }
 
   func project<T: Real>(_ w: Whole<T>) throws(Failure) {
-    try check(w)
     let lines = lines(w.shape), tolerance = radius * slack(lines.length, T.self)
+    if lines.count > 1 || lines.inner > 1 { try check(w) }  // else the sum of the one line says it
     for s in 0..<(lines.length == 0 ? 0 : lines.count) {
       let line = SimplexLine(w.v + lines.start(s), lines.length, lines.inner, magnitudes: false)
       let bounds = line.bounds
+      if !bounds.sum.isFinite { try check(w) }
       if bounds.least < 0 || abs(bounds.sum - radius) > tolerance { line.project(radius, top: bounds.top) }
     }
   }
@@ -60,6 +61,8 @@ struct SimplexLine<T: Real> {
   private let p: UnsafeMutablePointer<T>, length: Int, step: Int, magnitudes: Bool
   /// Entries that are looked at together: a multiple of the width of a vector.
   private var stretch: Int { 64 }
+  /// As many entries are copied rather than counted.
+  private static var few: Int { 4096 }
 
   init(_ p: UnsafeMutablePointer<T>, _ length: Int, _ step: Int, magnitudes: Bool) {
     (self.p, self.length, self.step, self.magnitudes) = (p, length, step, magnitudes)
@@ -78,7 +81,17 @@ struct SimplexLine<T: Real> {
   /// largest.
   func project(_ radius: Double, top: Double) {
     // θ lies in [top − r, top): differences to the top are exact where it matters
-    let bound = step == 1 ? lowerBound(radius, top) : -radius
+    var bound = step == 1 ? lowerBound(radius, top) : -radius
+    if step == 1, length > SimplexLine.few {
+      // Where many entries stay (there are ties, say) they are counted where they lie, until they are few or settled.
+      var before = length
+      for _ in 0..<32 {
+        let (sum, count) = above(bound, top), mean = (sum - radius) / Double(max(count, 1))
+        if count == before { return subtract(top, mean) }
+        if count <= max(length / 8, SimplexLine.few) { break }
+        (before, bound) = (count, mean)
+      }
+    }
     let theta = withUnsafeTemporaryAllocation(of: Double.self, capacity: length) { active in
       var kept = 0
       func take(_ k: Int) {
@@ -95,6 +108,32 @@ struct SimplexLine<T: Real> {
       return simplexThresholdBelow(UnsafeMutableBufferPointer(rebasing: active[..<kept]), radius)
     }
     subtract(top, theta)
+  }
+
+  /// Σ (number − top) of the numbers above top + bound, and how many they are; neighbours in memory.
+  private func above(_ bound: Double, _ top: Double) -> (sum: Double, count: Int) {
+    let zero = SIMD8<Double>(repeating: 0), one = SIMD8<Double>(repeating: 1)
+    let shift = SIMD8<Double>(repeating: top), edge = SIMD8<Double>(repeating: bound)
+    var (sum, found, more, others) = (zero, zero, zero, zero)
+    var i = 0
+    while i &+ L.width <= length {
+      let w = load(i).wide, low = w.low - shift, mask = low .> edge
+      sum += zero.replacing(with: low, where: mask)
+      found += zero.replacing(with: one, where: mask)
+      if L.width == 16 {
+        let high = w.high - shift, mask = high .> edge
+        more += zero.replacing(with: high, where: mask)
+        others += zero.replacing(with: one, where: mask)
+      }
+      i &+= L.width
+    }
+    var total = (sum + more).sum(), count = Int((found + others).sum())
+    while i < length {
+      let x = entry(i) - top
+      if x > bound { (total, count) = (total + x, count &+ 1) }
+      i &+= 1
+    }
+    return (total, count)
   }
 
   /// Numbers ← max(number − top − θ, 0), in double.
