@@ -271,16 +271,22 @@ extension Optimizer {
     let stores = (0..<r.pointee.used(s.id)).map { r.pointee.slot(s.id, $0) }
     let c = context(s, branches[r.pointee.branch], i)
     let h = s.hyper[r.pointee.group]
-    var free = space + aligned(whole.workspace(s.hyper[0], bound[i].shape, size))
+    // behind the workspace of the rule itself, which takes some counting where nothing is widened
+    var room: UnsafeMutableRawPointer?
+    func free() -> UnsafeMutableRawPointer {
+      let p = room ?? space + aligned(whole.workspace(s.hyper[0], bound[i].shape, size))
+      room = p + aligned(n * size)
+      return p
+    }
     // State kept in fewer bits is widened for the call and narrowed after it.
     var list: [UnsafeMutableRawPointer] = []
     for store in stores {
       if store.format == .direct {
         list.append(store.base)
       } else {
-        store.widen(n, 0, n, free.assumingMemoryBound(to: Float.self))
-        list.append(free)
-        free += aligned(n * size)
+        let wide = free()
+        store.widen(n, 0, n, wide.assumingMemoryBound(to: Float.self))
+        list.append(wide)
       }
     }
     var w = companion ?? r.pointee.master ?? v
@@ -288,8 +294,8 @@ extension Optimizer {
       if let plain = r.pointee.plain {
         w = plain
       } else {
-        Optimizer.readParameters(r, free)
-        w = free
+        w = free()
+        Optimizer.readParameters(r, w)
       }
     }
     if r.pointee.isDouble {
