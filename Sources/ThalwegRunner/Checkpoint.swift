@@ -409,7 +409,9 @@ package enum Checkpoint {
       }
       guard e.dtype == f.dtype, e.shape == f.shape, e.bytes == bytes else {
         throw Failure(
-          Status.mismatch, "`\(name)` is \(e.dtype) \(e.shape) in the checkpoint, \(f.dtype) \(f.shape) here")
+          Status.mismatch,
+          "\(o.label("parameter", row.tensor)): `\(name)` is \(e.dtype) \(e.shape) in the checkpoint, "
+            + "\(f.dtype) \(f.shape) here")
       }
       // Version 1 has counters by position: tensors in another order would get those of others.
       if file.written == 1 {
