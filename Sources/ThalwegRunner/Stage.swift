@@ -45,7 +45,8 @@ package final class Stage {
     (self.hyper, founding, self.element, self.whole, self.source, self.isView) = (
       [hyper], hyper, element, whole, source, isView
     )
-    scalars = element?.scalars(hyper) ?? whole?.scalars(hyper) ?? source?.scalars ?? []
+    let own = element?.scalars(hyper) ?? whole?.scalars(hyper) ?? []
+    scalars = own.isEmpty ? source?.scalars ?? [] : own  // a rule that has none may leave them to its source
     scope = element?.scope(hyper) ?? (whole == nil || source != nil ? .global : .tensor)
     let phases = element?.phases(hyper) ?? 0
     self.phases = phases
@@ -55,6 +56,7 @@ package final class Stage {
     schedules = [standardSchedules]
     // Last: an initialiser that throws after this would leak it.
     globals = .allocate(capacity: max(1, scalars.count))
+    globals.initialize(repeating: 0, count: max(1, scalars.count))
     for (i, s) in scalars.enumerated() { globals[i] = s.start }
   }
   deinit { globals.deallocate() }

@@ -60,6 +60,7 @@ COMPOSED = {
     "amp": "amp(0.1, inner_iter=2) | sgd(lr=0.1)",
     "ignite": "ignite(lambda0=0.1, eta_lambda=0.1) | sgd(lr=0.1)",
     "accumulate_friendly": "gradient_accumulate(2) | friendly_sam(0.1) | clip_global_norm(1) | adamw(lr=0.1)",
+    "adahessian_each": "adahessian(lr=0.1, update_each=3)",
     "looksam_avg_sam": "looksam(0.1, k=2) | avg_sam(0.1) | sgd(lr=0.1)",
     "avg_sam_fsam": "avg_sam(0.1) | fsam(0.3, keep_ratio=0.5, refresh_every=2) | sgd(lr=0.1)",
     "routed_friendly": "route(matrix=(friendly_sam(0.1) | muon(lr=0.1)), other=(looksam(0.1, k=2) | adamw(lr=0.1)))",

@@ -193,6 +193,19 @@ def test_adahessian_averages_over_a_kernel() -> None:
     np.testing.assert_allclose(p[0], start - 0.1 * problem.gradient([start], 0)[0] / D, rtol=1e-13)
 
 
+def test_adahessian_counts_its_steps_in_a_checkpoint() -> None:
+    def asked(opt: tw.Optimizer) -> list[str]:
+        return [request.kind for request in opt.requests() if request.answer([np.ones(4)]) is None]
+
+    def make() -> tw.Optimizer:
+        return tw.Optimizer([np.ones(4)], "adahessian(update_each=3)", names=["w"])
+
+    opt, other = make(), make()
+    assert [asked(opt) for _ in range(2)] == [["gradient", "hessian_vector"], ["gradient"]]
+    other.load_state_dict(opt.state_dict())
+    assert [asked(other) for _ in range(2)] == [asked(opt) for _ in range(2)] == [["gradient"], ["gradient", "hessian_vector"]]
+
+
 @pytest.mark.parametrize("sentence", ["galore(lr=0.1, rank=2)", "coap(lr=0.1, rank=2)", "online_subspace_descent(lr=0.1, rank=2)",
                                       "dct_adamw(lr=0.1, rank=2)", "trion(rank=2)", "dion(rank_fraction=0.4, weight_decay=0)"])
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7)])

@@ -342,6 +342,18 @@ def test_accumulation_and_clipping_around_gsam() -> None:
     close(params, want)
 
 
+def test_looksam_does_not_reuse_what_rounding_leaves() -> None:
+    """The gradients of one number are parallel: there is no part across."""
+    for dtype, precision in ((np.float32, 1e-5), (np.float64, 1e-13)):  # the move, from the difference of two points
+        w = np.array([1], dtype)
+        opt = tw.Optimizer([w], "looksam(k=2) | sgd(lr=0.01)")
+        for k in range(6):
+            before, gradient = w.copy(), 1.3 * w + 0.3 * w**3
+            opt.step(lambda: (0.0, [1.3 * w + 0.3 * w**3]))
+            if k % 2:
+                np.testing.assert_allclose(before - w, 0.01 * gradient, rtol=precision)
+
+
 def test_looksam_asks_avg_sam() -> None:
     """Every gradient of looksam is one at a random point nearby; within a step the point has the same displacement."""
     toy = Quartic()

@@ -7,7 +7,8 @@ import ThalwegCore
 ///
 /// State    v and the count t; while it asks, the parameters and the gradient.
 /// Differs  norms and products are over all tensors together; scope=tensor takes those of v and of its use tensor by
-///          tensor, as pytorch_optimizer.LookSAM does. The perturbation is always that of all. v = 0 leaves g.
+///          tensor, as pytorch_optimizer.LookSAM does. The perturbation is always that of all. v = 0 leaves g; what
+///          rounding leaves of v where the gradients are parallel is 0.
 /// Source   Liu, Mai, Chen, Hsieh and You, 2022, arXiv:2203.02714.
 struct LookSAM: Source {
   static let method = Method(
@@ -32,10 +33,12 @@ struct LookSAM: Source {
   private let across = 0, point = 1, gradient = 2
   init(_ h: Hyper) {}
   func most(_ tensors: Int) -> Int { 2 }
+  /// v = g − share·g₀; an entry that is as small as rounding makes it is 0: steps between use its direction alone.
   private struct Split: ElementOperation {
     let share: Double
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-      s[0] = g - share * s[1]
+      let v = g - share * s[1], noise = g.magnitude * (L.width == 16 ? 0x1p-22 : 0x1p-51)
+      s[0] = L.select(L.less(v.magnitude, noise), L(0), v)
     }
   }
   /// g + factor·v in the place of the gradient.
