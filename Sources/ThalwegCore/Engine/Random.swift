@@ -84,15 +84,14 @@ public enum Random {
     return (r * unsafeBitCast(x, to: D.self), r * unsafeBitCast(v, to: D.self))
   }
 
-  /// The signs of such pairs, 0 counted as +1, as 1 and -1: r is positive, so that the angle decides.
-  @inline(never) public static func signs(_ key: UInt64, _ pair: SIMD8<UInt64>) -> (
-    even: SIMD8<Double>, odd: SIMD8<Double>
-  ) {
+  /// The signs of such pairs, 0 counted as +1, as two floats, 1 or -1, side by side: r is positive, so that the angle
+  /// decides. A number below 0 has its highest bit set: no comparison is needed.
+  @inline(never) public static func signs(_ key: UInt64, _ pair: SIMD8<UInt64>) -> SIMD8<UInt64> {
     typealias U = SIMD8<UInt64>
-    let low = U(repeating: 0xFFFF_FFFF), a = mix(key, pair) & low
-    let left = ((a &- U(repeating: 1 << 30 + 1)) & low) .< U(repeating: 1 << 31 - 1), below = a .> U(repeating: 1 << 31)
-    let plus = SIMD8<Double>(repeating: 1), minus = SIMD8<Double>(repeating: -1)
-    return (plus.replacing(with: minus, where: left), plus.replacing(with: minus, where: below))
+    let low = U(repeating: 0xFFFF_FFFF), top = U(repeating: 1 << 63), a = mix(key, pair) & low
+    let left = (((a &- U(repeating: 1 << 30 + 1)) & low) &- U(repeating: 1 << 31 - 1)) & top
+    let below = (U(repeating: 1 << 31) &- a) & top
+    return U(repeating: 0x3F80_0000_3F80_0000) | below | (left &>> U(repeating: 32))
   }
 
   /// The number of a whole number below 2⁵², exactly, through the mantissa.
@@ -114,7 +113,7 @@ extension SIMD16<Float> {
     joined(Random.normals(key, pairs(index)))
   }
   @inlinable @inline(__always) public static func randomSign(_ key: UInt64, _ index: Int) -> Self {
-    joined(Random.signs(key, pairs(index)))
+    unsafeBitCast(Random.signs(key, pairs(index)), to: Self.self)
   }
 
   @inlinable @inline(__always) static func pairs(_ index: Int) -> SIMD8<UInt64> {
@@ -133,7 +132,10 @@ extension SIMD8<Double> {
     chosen(Random.normals(key, pairs(index)))
   }
   @inlinable @inline(__always) public static func randomSign(_ key: UInt64, _ index: Int) -> Self {
-    chosen(Random.signs(key, pairs(index)))
+    // the sign of every lane's own half
+    let signs = Random.signs(key, pairs(index)) &<< SIMD8<UInt64>(32, 0, 32, 0, 32, 0, 32, 0)
+    let one = SIMD8<UInt64>(repeating: (1 as Double).bitPattern)
+    return unsafeBitCast((signs & SIMD8<UInt64>(repeating: 1 << 63)) | one, to: Self.self)
   }
 
   @inlinable @inline(__always) static func pairs(_ index: Int) -> SIMD8<UInt64> {
