@@ -111,6 +111,22 @@ def test_the_lifted_solver_cuts_where_the_exact_one_cuts() -> None:
     assert np.array_equal(np.flatnonzero(got["jumps"]), sorted(np.argsort(-np.abs(np.diff(exact["u"])))[:2]))
 
 
+@pytest.mark.parametrize("n", [5000, 20040])
+@pytest.mark.parametrize("name", ["simplex", "l1_ball"])
+def test_most_entries_are_near_the_threshold(name: str, n: int) -> None:
+    """After a step many entries lie side by side; a few at the end of a line raise the threshold above half of them."""
+    x = np.where(np.arange(n) % 2 == 0, 0.01, 0.03)
+    x[n // 64 * 64:] = 10
+    signs = np.where(np.arange(n) % 3 == 0, -1, 1) if name == "l1_ball" else 1
+    ordered = np.sort(x)[::-1]
+    excess = (np.cumsum(ordered) - 100) / np.arange(1, n + 1)
+    theta = excess[np.flatnonzero(ordered > excess)[-1]]
+    assert np.min(x) < theta < np.max(x)
+    got = signs * x
+    tw.constraint(f"{name}(100)").project(got)
+    np.testing.assert_allclose(got, signs * np.maximum(x - theta, 0), rtol=0, atol=1e-11)  # sums of 20,000 numbers
+
+
 @pytest.mark.parametrize("radius", [1.0, 1e308, 1e-300])
 def test_the_simplex_reaches_over_the_range_of_doubles(radius: float) -> None:
     """Entries whose double overflows, and some that are next to nothing; of 100, so that whole stretches are skipped."""

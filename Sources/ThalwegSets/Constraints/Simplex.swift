@@ -84,11 +84,12 @@ struct SimplexLine<T: Real> {
     var bound = step == 1 ? lowerBound(radius, top) : -radius
     if step == 1, length > SimplexLine.few {
       // Where many entries stay (there are ties, say) they are counted where they lie, until they are few or settled.
-      var before = length
+      var before = 0
       for _ in 0..<32 {
-        let (sum, count) = above(bound, top), mean = (sum - radius) / Double(max(count, 1))
-        if count == before { return subtract(top, mean) }
+        let (sum, count) = above(bound, top)
         if count <= max(length / 8, SimplexLine.few) { break }
+        let mean = (sum - radius) / Double(count)
+        if count == before { return subtract(top, mean) }  // as many are above their own mean as made it
         (before, bound) = (count, mean)
       }
     }
