@@ -36,7 +36,7 @@ extension Optimizer {
   }
 
   func runSegments() throws(Failure) {
-    if branches.contains(where: { $0.segments.first?.first?.isWhole ?? true }) { bringHome() }
+    if returning != nil, branches.contains(where: { $0.segments.first?.first?.isWhole ?? true }) { bringHome() }
     for segment in 0..<longestSegments {
       if branches.contains(where: { segment < $0.segments.count && $0.segments[segment].first?.isWhole ?? false }) {
         try runWhole(segment)

@@ -3,6 +3,8 @@
 #ifndef THALWEG_VECTORS_H
 #define THALWEG_VECTORS_H
 
+#include "Codecs.h"
+
 #if defined(__clang__)
 typedef float twi_float4 __attribute__((ext_vector_type(4)));
 typedef double twi_double4 __attribute__((ext_vector_type(4)));
@@ -10,19 +12,19 @@ typedef float twi_float8 __attribute__((ext_vector_type(8)));
 typedef double twi_double8 __attribute__((ext_vector_type(8)));
 typedef float twi_float16 __attribute__((ext_vector_type(16)));
 
-static inline __attribute__((always_inline)) twi_double4 twi_widen4(twi_float4 x) {
+TWI_INLINE twi_double4 twi_widen4(twi_float4 x) {
   return __builtin_convertvector(x, twi_double4);
 }
-static inline __attribute__((always_inline)) twi_double8 twi_widen(twi_float8 x) {
+TWI_INLINE twi_double8 twi_widen(twi_float8 x) {
   return __builtin_convertvector(x, twi_double8);
 }
-static inline __attribute__((always_inline)) twi_float8 twi_narrow(twi_double8 x) {
+TWI_INLINE twi_float8 twi_narrow(twi_double8 x) {
   return __builtin_convertvector(x, twi_float8);
 }
-static inline __attribute__((always_inline)) twi_float16 twi_root16(twi_float16 x) {
+TWI_INLINE twi_float16 twi_root16(twi_float16 x) {
   return __builtin_elementwise_sqrt(x);
 }
-static inline __attribute__((always_inline)) twi_double8 twi_root8(twi_double8 x) {
+TWI_INLINE twi_double8 twi_root8(twi_double8 x) {
   return __builtin_elementwise_sqrt(x);
 }
 #endif

@@ -55,7 +55,7 @@ public struct BF16Products {
       let ld = transposed ? n : k
       run(
         a, along: !transposed, a, along: !transposed, (ld, ld), into: c, n, n, k, alpha, beta, base: base, upper: true)
-      return mirror(c, n, parallel: isLarge(n, n, k))
+      return mirror(c, n, parallel: LinearAlgebra.isLarge(n, n, k))
     }
     if let base { c.update(from: base, count: n &* n) }
     try LinearAlgebra.gram(
@@ -78,7 +78,7 @@ public struct BF16Products {
     let rows = means.rows, columns = means.columns, tiles = means == .tiles
     let panelsA = (m + rows - 1) / rows, panelsB = (n + columns - 1) / columns
     let packedA = space, packedB = space + aligned(panelsA &* rows &* rounded(k, to: means.depth) &* 2)
-    let parallel = isLarge(m, n, k)
+    let parallel = LinearAlgebra.isLarge(m, n, k)
     Threads.run(panelsA + panelsB, parallel: parallel) { p in
       let left = p < panelsA
       let (x, ld, along, lines, out, panel) =
@@ -100,7 +100,6 @@ public struct BF16Products {
     }
   }
 
-  private func isLarge(_ m: Int, _ n: Int, _ k: Int) -> Bool { Double(m) * Double(n) * Double(k) >= 0x1p24 }
   private func rounded(_ x: Int, to unit: Int) -> Int { (x &+ unit &- 1) / unit &* unit }
   private func rounded(_ x: UnsafePointer<Float>, _ n: Int, _ room: UnsafeMutableRawPointer) -> UnsafePointer<Float> {
     let y = room.assumingMemoryBound(to: Float.self)

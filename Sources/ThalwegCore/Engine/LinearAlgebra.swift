@@ -12,9 +12,9 @@ public enum LinearAlgebra {
   /// Rows of a panel. Large products are cut into panels by size alone and the panels run side by side, each on one
   /// thread of OpenBLAS: the same bits for any number of threads, which OpenBLAS's own threads do not promise.
   private static let panel = 256
-  private static func large(_ m: Int, _ n: Int, _ k: Int) -> Bool {
-    m > panel && Double(m) * Double(n) * Double(k) >= 0x1p24
-  }
+  private static func large(_ m: Int, _ n: Int, _ k: Int) -> Bool { m > panel && isLarge(m, n, k) }
+  /// A product that is worth more threads than one.
+  static func isLarge(_ m: Int, _ n: Int, _ k: Int) -> Bool { Double(m) * Double(n) * Double(k) >= 0x1p24 }
 
   /// OpenBLAS counts in 32 bits: sides, and (in LAPACK) elements and work space too.
   private static func fits(_ sizes: Int...) throws(Failure) {

@@ -17,15 +17,14 @@ public struct Whole<T: Real> {
   public var columns: Int { shape.columns }
 
   /// Changes every element of v, in vectors: the operation's parameter is v, its gradient w; the first of its state are
-  /// `slots`, which have the shape of the tensor, then comes `more`, which begins with element `from`. Elements outside
-  /// `range` are left out.
+  /// `slots`, then comes `more`, all of the shape of the tensor. Elements outside `range` are left out.
   @inlinable @inline(never) public func change(
-    _ op: some ElementOperation, slots: Swift.Range<Int> = 0..<0, more: UnsafeMutablePointer<T>? = nil, from: Int = 0,
+    _ op: some ElementOperation, slots: Swift.Range<Int> = 0..<0, more: UnsafeMutablePointer<T>? = nil,
     in range: Swift.Range<Int>? = nil
   ) {
     let range = range ?? 0..<count
     Parts(range.count, of: 1).forEach { _, part in
-      operands(slots, more, from, range.lowerBound, part) { walk($0, op, T.Vector.self, true, false) }
+      operands(slots, more, range.lowerBound, part) { walk($0, op, T.Vector.self, true, false) }
     }
   }
   /// The operation's sums over every element. The last vector is filled up: an element whose operands are all zero must
@@ -38,7 +37,7 @@ public struct Whole<T: Real> {
     return withUnsafeTemporaryAllocation(of: Sums.self, capacity: parts.count) { list in
       nonisolated(unsafe) let list = list
       parts.forEach { k, part in
-        operands(slots, more, 0, range.lowerBound, part) { list[k] = addUp($0, op, T.Vector.self, Sums()) }
+        operands(slots, more, range.lowerBound, part) { list[k] = addUp($0, op, T.Vector.self, Sums()) }
       }
       var all = Sums()
       for part in list { all.add(part) }
@@ -46,8 +45,8 @@ public struct Whole<T: Real> {
     }
   }
   @inlinable @inline(__always) func operands(
-    _ chosen: Swift.Range<Int>, _ more: UnsafeMutablePointer<T>?, _ from: Int, _ first: Int,
-    _ part: Swift.Range<Int>, _ body: (Operands) -> Void
+    _ chosen: Swift.Range<Int>, _ more: UnsafeMutablePointer<T>?, _ first: Int, _ part: Swift.Range<Int>,
+    _ body: (Operands) -> Void
   ) {
     let start = first &+ part.lowerBound
     withUnsafeTemporaryAllocation(byteCount: Operands.padBytes, alignment: 64) { room in
@@ -58,7 +57,7 @@ public struct Whole<T: Real> {
         used &+= 1
       }
       if let more {
-        list[used] = UnsafeMutableRawPointer(more + (start - from))
+        list[used] = UnsafeMutableRawPointer(more + start)
         used &+= 1
       }
       body(

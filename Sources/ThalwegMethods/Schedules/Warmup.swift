@@ -44,11 +44,12 @@ private let warmed: [Parameter] = [
   .number("peak", nil, .atLeast(0), "value after the warm-up"), .steps("warmup", "length of the warm-up"),
   .steps("total", "length of all, the warm-up included"), .end,
 ]
-private func fits(_ h: Hyper) throws(Failure) {
+private func fits(_ h: Hyper, _ method: String) throws(Failure) {
   let warmup = h.integer("warmup"), total = h.integer("total")
   guard total >= warmup else {
     throw Failure(
-      Status.range, "`total` counts the warm-up too: it must not be below `warmup`, got \(total) and \(warmup)")
+      Status.range,
+      "\(method): `total` counts the warm-up too: it must not be below `warmup`, got \(total) and \(warmup)")
   }
 }
 
@@ -67,7 +68,8 @@ struct WarmupLinear: Schedule {
       k < warmup: peak*k/warmup
       else: linear(lr=peak, end=end, total=total - warmup) at k - warmup
       """,
-    source: "Devlin, Chang, Lee, Toutanova, 2018, arXiv:1810.04805", parameters: warmed, validate: fits)
+    source: "Devlin, Chang, Lee, Toutanova, 2018, arXiv:1810.04805", parameters: warmed,
+    validate: { (h) throws(Failure) in try fits(h, "warmup_linear") })
   let peak, warmup: Double
   let rest: Linear
   init(_ h: Hyper) {
@@ -93,7 +95,7 @@ struct WarmupCosine: Schedule {
       else: cosine(lr=peak, end=end, total=total - warmup) at k - warmup
       """,
     source: "Goyal et al., 2017, arXiv:1706.02677; Loshchilov, Hutter, 2016, arXiv:1608.03983", parameters: warmed,
-    validate: fits)
+    validate: { (h) throws(Failure) in try fits(h, "warmup_cosine") })
   let peak, warmup: Double
   let rest: Cosine
   init(_ h: Hyper) {

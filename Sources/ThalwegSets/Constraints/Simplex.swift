@@ -113,28 +113,32 @@ struct SimplexLine<T: Real> {
 
   /// Σ (number − top) of the numbers above top + bound, and how many they are; neighbours in memory.
   private func above(_ bound: Double, _ top: Double) -> (sum: Double, count: Int) {
-    let zero = SIMD8<Double>(repeating: 0), one = SIMD8<Double>(repeating: 1)
-    let shift = SIMD8<Double>(repeating: top), edge = SIMD8<Double>(repeating: bound)
-    var (sum, found, more, others) = (zero, zero, zero, zero)
-    var i = 0
-    while i &+ L.width <= length {
-      let w = load(i).wide, low = w.low - shift, mask = low .> edge
-      sum += zero.replacing(with: low, where: mask)
-      found += zero.replacing(with: one, where: mask)
-      if L.width == 16 {
-        let high = w.high - shift, mask = high .> edge
-        more += zero.replacing(with: high, where: mask)
-        others += zero.replacing(with: one, where: mask)
-      }
-      i &+= L.width
-    }
-    var total = (sum + more).sum(), count = Int((found + others).sum())
-    while i < length {
+    let whole = length / L.width &* L.width, (first, found) = above(bound, top, 0..<whole)
+    var sum = first, count = Int(found)
+    for i in whole..<length {
       let x = entry(i) - top
-      if x > bound { (total, count) = (total + x, count &+ 1) }
-      i &+= 1
+      if x > bound { (sum, count) = (sum + x, count &+ 1) }
     }
-    return (total, count)
+    return (sum, count)
+  }
+  /// The same of whole vectors.
+  @inline(__always)
+  private func above(_ bound: Double, _ top: Double, _ range: Swift.Range<Int>) -> (sum: Double, count: Double) {
+    let shift = SIMD8<Double>(repeating: top), edge = SIMD8<Double>(repeating: bound)
+    let zero = SIMD8<Double>(repeating: 0), one = SIMD8<Double>(repeating: 1)
+    var more = zero, found = zero, k = range.lowerBound
+    while k < range.upperBound {
+      let w = load(k).wide, low = w.low - shift
+      more += zero.replacing(with: low, where: low .> edge)
+      found += zero.replacing(with: one, where: low .> edge)
+      if L.width == 16 {
+        let high = w.high - shift
+        more += zero.replacing(with: high, where: high .> edge)
+        found += zero.replacing(with: one, where: high .> edge)
+      }
+      k &+= L.width
+    }
+    return (more.sum(), found.sum())
   }
 
   /// Numbers ← max(number − top − θ, 0), in double.
@@ -160,24 +164,10 @@ struct SimplexLine<T: Real> {
   /// −r. Those above the bound so far raise it, stretch by stretch, alone or with those before; soon even the largest
   /// entry of most stretches is below.
   private func lowerBound(_ radius: Double, _ top: Double) -> Double {
-    let shift = SIMD8<Double>(repeating: top)
-    let zero = SIMD8<Double>(repeating: 0), one = SIMD8<Double>(repeating: 1)
     var bound = -radius, sum = 0.0, count = 0.0
     for first in Swift.stride(from: 0, through: length &- stretch, by: stretch) {
       if !reaches(top + bound, first, stretch) { continue }
-      let edge = SIMD8<Double>(repeating: bound)
-      var more = zero, found = zero
-      for k in Swift.stride(from: first, to: first &+ stretch, by: L.width) {
-        let w = load(k).wide, low = w.low - shift
-        more += zero.replacing(with: low, where: low .> edge)
-        found += zero.replacing(with: one, where: low .> edge)
-        if L.width == 16 {
-          let high = w.high - shift
-          more += zero.replacing(with: high, where: high .> edge)
-          found += zero.replacing(with: one, where: high .> edge)
-        }
-      }
-      let (s, c) = (more.sum(), found.sum())
+      let (s, c) = above(bound, top, first..<(first &+ stretch))
       if c == 0 { continue }
       let alone = (s - radius) / c, together = (sum + s - radius) / (count + c)
       (sum, count) = alone > together ? (s, c) : (sum + s, count + c)
