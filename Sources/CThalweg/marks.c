@@ -28,7 +28,10 @@ TWI_INLINE uint32_t finish(const longs *sum) {
 }
 TWI_INLINE uint32_t group(const uint8_t *at, int pieces) {
   longs sum = {0};
-  for (int k = 0; k < pieces; k++) add(&sum, at + k * PIECE, k);
+  for (int k = 0; k < pieces; k++) {
+    twi_prefetch(at + k * PIECE + 4096); /* as every walk along one stream */
+    add(&sum, at + k * PIECE, k);
+  }
   return finish(&sum);
 }
 static uint32_t rest(const uint8_t *at, int64_t n) {

@@ -79,7 +79,7 @@ package final class Optimizer {
   struct Task { var first: Int; var end: Int; var small: Bool }
   var blocks: UnsafeMutablePointer<Block>
   var blockCount = 0
-  var tasks: [Task] = []
+  var tasks: [Task] = [], stripTasks: [StripTask] = []
   /// The marks of the tensors that are watched.
   var marks: [Memory] = []
   var partials: UnsafeMutablePointer<Double>

@@ -102,7 +102,12 @@ extension Optimizer {
     }
     var spaces = workspaces
     if let first = spaces.first, first.size < workBytes { spaces = [] }
-    while spaces.count < min(threads, wholes) { spaces.append(try Memory(workBytes, allocator, zeroed: false)) }
+    for i in planned..<bound.count { planStrips(i) }
+    let strip = (0..<bound.count).reduce(0) { max($0, records[$1].strip * records[$1].size) }
+    if strip > 0 { for bench in benches { try bench.makeRoom(strip, allocator) } }
+    // strips of one tensor are on all threads, and take both
+    let room = strip > 0 ? benches.count : min(threads, wholes)
+    while spaces.count < room { spaces.append(try Memory(workBytes, allocator, zeroed: false)) }
 
     var at = arena.base, scratchAt = extra.base, ruleAt = rules.base
     var markAt = fingerprints.base
@@ -205,7 +210,7 @@ extension Optimizer {
   /// threads.
   func plan() {
     var list: [Block] = []
-    tasks = []
+    (tasks, stripTasks) = ([], [])
     elements = 0
     var open: Task?, openElements = 0
     let large = Walker.taskBlocks * Walker.block
@@ -220,6 +225,7 @@ extension Optimizer {
       }
       records[i].blocks = list.count - records[i].firstBlock
       elements += n
+      cutStrips(i)
       if n > large {
         if let t = open { tasks.append(t); open = nil }
         var b = records[i].firstBlock

@@ -38,6 +38,7 @@ extension Optimizer {
   func runSegments() throws(Failure) {
     if returning != nil, branches.contains(where: { $0.segments.first?.first?.isWhole ?? true }) { bringHome() }
     for segment in 0..<longestSegments {
+      try runStrips(segment)
       if branches.contains(where: { segment < $0.segments.count && $0.segments[segment].first?.isWhole ?? false }) {
         try runWhole(segment)
       }
@@ -129,7 +130,7 @@ extension Optimizer {
   /// A run of blocks of tensor i.
   private func run(_ walk: ElementWalk, _ i: Int, _ first: Int, _ end: Int, _ program: Program) {
     let r = records + i, branch = branches[records[i].branch]
-    guard r.pointee.active, walk.segment < branch.segments.count,
+    guard r.pointee.active, !goesInStrips(r, walk.segment), walk.segment < branch.segments.count,
       walk.position < branch.segments[walk.segment].count
     else { return }
     let pass = branch.segments[walk.segment][walk.position]
@@ -142,7 +143,7 @@ extension Optimizer {
       guard let out = sums.baseAddress else { return }
       for i in first..<end {
         let r = records + i
-        guard r.pointee.active else { continue }
+        guard r.pointee.active, !goesInStrips(r, segment) else { continue }
         let branch = branches[r.pointee.branch]
         guard segment < branch.segments.count else { continue }
         for pass in branch.segments[segment] where !pass.isWhole {
@@ -158,14 +159,14 @@ extension Optimizer {
     _ pass: Branch.Pass, _ branch: Branch, _ r: UnsafeMutablePointer<Record>, _ first: Int, _ end: Int,
     _ program: Program
   ) {
-    let clears = options.zeroGradients && r.pointee.present
-    run(program, r, first, end, sums: pass.measured != nil) { p, r in
-      if pass.opens, let k = returning { bringHome(p, r, k) }
-      if pass.opens, r.pointee.marked, !noticesAhead(r) { p.notice() }
-      pass.lay(out: p, branch, r, sourceOperation)
-      if clears, case .final = pass.work { p.clearGradient() }
-      if pass.closes, r.pointee.watched, !mayFail { p.mark() }
-    }
+    run(program, r, first, end, sums: pass.measured != nil) { p, r in lay(pass, branch, p, r) }
+  }
+  func lay(_ pass: Branch.Pass, _ branch: Branch, _ p: Program, _ r: UnsafeMutablePointer<Record>) {
+    if pass.opens, let k = returning { bringHome(p, r, k) }
+    if pass.opens, r.pointee.marked, !noticesAhead(r) { p.notice() }
+    pass.lay(out: p, branch, r, sourceOperation)
+    if options.zeroGradients, r.pointee.present, case .final = pass.work { p.clearGradient() }
+    if pass.closes, r.pointee.watched, !mayFail { p.mark() }
   }
 
   func finishTensor(_ pass: Branch.Pass, _ i: Int, _ out: UnsafeMutablePointer<Double>) {
@@ -180,7 +181,8 @@ extension Optimizer {
   /// Whole-tensor stages: many tensors side by side, each on one thread.
   func runWhole(_ segment: Int) throws(Failure) {
     var work: [(Int, Branch.Pass)] = []
-    for i in 0..<bound.count where records[i].active && records[i].count > 0 {
+    for i in 0..<bound.count
+    where records[i].active && records[i].count > 0 && !goesInStrips(records + i, segment) {
       let branch = branches[records[i].branch]
       if segment < branch.segments.count, let p = branch.segments[segment].first, p.isWhole { work.append((i, p)) }
     }
@@ -197,10 +199,9 @@ extension Optimizer {
     Threads.run(work.count, parallel: many && elements >= Walker.parallelFrom) { k in
       withOwn(workspaces) { space in
         let (i, pass) = work[k]
-        do throws(Failure) { try runWhole(i, pass, space.base) } catch {
-          // finite before the step, too large within it: the numbers stay what the step made of them
-          let overflowed = pass.stage?.whole?.needsFinite ?? false && error.status == tw_status(Status.nonfinite)
-          if !overflowed { failures[k] = error }
+        let v = records[i].scratch
+        do throws(Failure) { try runWhole(i, pass, 0..<records[i].count, v, space.base) } catch {
+          if !overflowed(pass, error) { failures[k] = error }
         }
       }
     }
@@ -209,34 +210,50 @@ extension Optimizer {
     }
   }
 
-  func runWhole(_ i: Int, _ pass: Branch.Pass, _ space: UnsafeMutableRawPointer) throws(Failure) {
-    let r = records + i
+  /// Finite before the step, too large within it: the numbers stay what the step made of them.
+  func overflowed(_ pass: Branch.Pass, _ f: Failure) -> Bool {
+    pass.stage?.whole?.needsFinite ?? false && f.status == tw_status(Status.nonfinite)
+  }
+
+  /// A whole-tensor stage on a tensor, or on a part that it may be given by itself; `scratch`: where the scratch tensor
+  /// begins.
+  func runWhole(
+    _ i: Int, _ pass: Branch.Pass, _ part: Swift.Range<Int>, _ scratch: UnsafeMutableRawPointer?,
+    _ space: UnsafeMutableRawPointer
+  ) throws(Failure) {
+    let r = records + i, size = r.pointee.size, start = part.lowerBound, offset = start * size
     switch pass.work {
     case .whole(let s):
-      guard let v = r.pointee.scratch else { return }
-      try callWhole(s, i, v, companion: nil, space)
+      guard let scratch else { return }
+      try callWhole(s, i, scratch + offset, companion: nil, space, part: part)
     case .wholeAfter(let s):
-      let n = r.pointee.count, bytes = n * r.pointee.size
-      if let v = placeToChange(r, s) {
-        if s.isView, let m = r.pointee.master { v.copyMemory(from: m, byteCount: bytes) }
-        try callWhole(s, i, v, companion: v, space)
-        if r.pointee.master != nil, !r.pointee.viewed { show(r, v) }
-        if let shadow = r.pointee.shadow { shadow.write(0, n, from: v, size: r.pointee.size, rounding: nil) }
+      let bytes = part.count * size, dense = r.pointee.master.map { $0 + offset }
+      if let place = placeToChange(r, s) {
+        let v = place + offset
+        if s.isView, let dense { v.copyMemory(from: dense, byteCount: bytes) }
+        try callWhole(s, i, v, companion: v, space, part: part)
+        if dense != nil, !r.pointee.viewed { show(r, v, part) }
+        if let shadow = r.pointee.shadow { shadow.write(start, part.count, from: v, size: size, rounding: nil) }
         return
       }
-      guard let v = r.pointee.scratch else { return }
+      guard let scratch else { return }
+      let v = scratch + offset
       // in the scratch tensor, then back: the host's memory may be strided or narrow, and a failure must not leave it
       // half done
-      if let m = r.pointee.master { v.copyMemory(from: m, byteCount: bytes) } else { Optimizer.readParameters(r, v) }
-      try callWhole(s, i, v, companion: v, space)
-      if let m = r.pointee.master, !s.isView { m.copyMemory(from: v, byteCount: bytes) }
-      if !r.pointee.viewed || s.isView { show(r, v) }
-      if let shadow = r.pointee.shadow { shadow.write(0, n, from: v, size: r.pointee.size, rounding: nil) }
+      if let dense {
+        v.copyMemory(from: dense, byteCount: bytes)
+      } else {
+        r.pointee.x.read(start, part.count, into: v, size: size, scale: 1)
+      }
+      try callWhole(s, i, v, companion: v, space, part: part)
+      if let dense, !s.isView { dense.copyMemory(from: v, byteCount: bytes) }
+      if !r.pointee.viewed || s.isView { show(r, v, part) }
+      if let shadow = r.pointee.shadow { shadow.write(start, part.count, from: v, size: size, rounding: nil) }
     default: break
     }
   }
-  private func show(_ r: UnsafeMutablePointer<Record>, _ v: UnsafeMutableRawPointer) {
-    r.pointee.x.write(0, r.pointee.count, from: v, size: r.pointee.size, rounding: r.pointee.rounding)
+  private func show(_ r: UnsafeMutablePointer<Record>, _ v: UnsafeMutableRawPointer, _ part: Swift.Range<Int>) {
+    r.pointee.x.write(part.lowerBound, part.count, from: v, size: r.pointee.size, rounding: r.pointee.rounding)
   }
   /// Where a stage may change the parameters in place: a master copy or dense memory, and the stage fails before it
   /// writes or never. What a view shows is made where the host sees it.
@@ -251,7 +268,7 @@ extension Optimizer {
     guard records[i].count > 0, let s = viewStage(bound[i]) else { return }
     _ = context0(s, i)
     guard let space = workspaces.first else { return }
-    try runWhole(i, Branch.Pass(work: .wholeAfter(s)), space.base)
+    try runWhole(i, Branch.Pass(work: .wholeAfter(s)), 0..<records[i].count, records[i].scratch, space.base)
   }
 
   /// Makes what the host sees of a stored tensor in v.
@@ -262,12 +279,13 @@ extension Optimizer {
 
   func callWhole(
     _ s: Stage, _ i: Int, _ v: UnsafeMutableRawPointer, companion: UnsafeMutableRawPointer?,
-    _ space: UnsafeMutableRawPointer, evaluating: Bool = false
+    _ space: UnsafeMutableRawPointer, part: Swift.Range<Int>? = nil, evaluating: Bool = false
   ) throws(Failure) {
     guard let whole = s.whole else { return }
     let step = (f32: whole.f32, f64: whole.f64), call = evaluating ? whole.evaluate ?? step : step
     let r = records + i
-    let n = r.pointee.count, size = r.pointee.size
+    let size = r.pointee.size, part = part ?? 0..<r.pointee.count, n = part.count, start = part.lowerBound
+    let shape = self.shape(of: part, i)
     let stores = (0..<r.pointee.used(s.id)).map { r.pointee.slot(s.id, $0) }
     let c = context(s, branches[r.pointee.branch], i)
     let h = s.hyper[r.pointee.group]
@@ -282,20 +300,20 @@ extension Optimizer {
     var list: [UnsafeMutableRawPointer] = []
     for store in stores {
       if store.format == .direct {
-        list.append(store.base)
-      } else {
+        list.append(store.base + start * size)
+      } else {  // never of a part
         let wide = free()
         store.widen(n, 0, n, wide.assumingMemoryBound(to: Float.self))
         list.append(wide)
       }
     }
-    var w = companion ?? r.pointee.master ?? v
-    if companion == nil, r.pointee.master == nil {
-      if let plain = r.pointee.plain {
-        w = plain
+    var w = companion ?? v
+    if companion == nil {
+      if let dense = r.pointee.master ?? r.pointee.plain {
+        w = dense + start * size
       } else {
         w = free()
-        Optimizer.readParameters(r, w)
+        r.pointee.x.read(start, n, into: w, size: size, scale: 1)
       }
     }
     if r.pointee.isDouble {
@@ -303,13 +321,13 @@ extension Optimizer {
         h, c,
         Whole(
           v: v.assumingMemoryBound(to: Double.self), w: w.assumingMemoryBound(to: Double.self),
-          slots: list.map { $0.assumingMemoryBound(to: Double.self) }, shape: bound[i].shape, workspace: space))
+          slots: list.map { $0.assumingMemoryBound(to: Double.self) }, shape: shape, workspace: space))
     } else {
       try call.f32(
         h, c,
         Whole(
           v: v.assumingMemoryBound(to: Float.self), w: w.assumingMemoryBound(to: Float.self),
-          slots: list.map { $0.assumingMemoryBound(to: Float.self) }, shape: bound[i].shape, workspace: space))
+          slots: list.map { $0.assumingMemoryBound(to: Float.self) }, shape: shape, workspace: space))
     }
     if evaluating { return }
     for (k, store) in stores.enumerated() where store.format != .direct {

@@ -108,16 +108,19 @@ extension Optimizer {
     guard !marks.isEmpty else { return }
     for i in 0..<bound.count where records[i].active && records[i].watched {
       let r = records + i
-      if mayFail || !branches[r.pointee.branch].marksInWalk { markAll(r) } else { r.pointee.marked = true }
+      if !branches[r.pointee.branch].marksInWalk && !marksInStrips(r) || mayFail { mark(r, 0..<r.pointee.count) }
+      r.pointee.marked = true
     }
   }
   func markAll(_ r: UnsafeMutablePointer<Record>) {
-    var at = 0
-    while at < r.pointee.count, let mark = r.pointee.mark(at) {
-      r.pointee.takeMark(at, min(Program.chunk, r.pointee.count - at), mark)
-      at += Program.chunk
-    }
+    mark(r, 0..<r.pointee.count)
     r.pointee.marked = true
+  }
+  /// Marks a part that begins with a chunk.
+  func mark(_ r: UnsafeMutablePointer<Record>, _ part: Swift.Range<Int>) {
+    for at in stride(from: part.lowerBound, to: part.upperBound, by: Program.chunk) {
+      if let mark = r.pointee.mark(at) { r.pointee.takeMark(at, min(Program.chunk, part.upperBound - at), mark) }
+    }
   }
 
   /// Calls `body` for the chunks from `start` to `end` whose mark is not as it was.

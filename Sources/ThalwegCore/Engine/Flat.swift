@@ -27,6 +27,8 @@ public enum Flat {
     var sums = Sums()
     var i = 0, rest = 0.0
     while i &+ T.Vector.width <= n {
+      fetchAhead(x + i)
+      fetchAhead(y + i)
       sums.add(0, T.Vector.load(x + i), times: T.Vector.load(y + i))
       i &+= T.Vector.width
     }
@@ -120,6 +122,7 @@ public enum Flat {
     var low = SIMD8<Double>(repeating: 0), high = low, rest = 0.0
     var i = 0
     while i &+ L.width <= n {
+      fetchAhead(x + i)
       let w = L.load(x + i).wide
       let a = w.low * w.low
       low += a
@@ -145,6 +148,7 @@ public enum Flat {
   public static func isFinite<T: Real>(_ x: UnsafePointer<T>, _ n: Int) -> Bool {
     var sum = T.Vector(0), i = 0, rest: T = 0
     while i &+ T.Vector.width <= n {
+      fetchAhead(x + i)
       let v = T.Vector.load(x + i)
       sum = sum + (v - v)  // 0, or NaN where v is not finite
       i &+= T.Vector.width
@@ -164,6 +168,7 @@ public enum Flat {
     var low = SIMD8<Double>(repeating: 0), high = low, rest = 0.0
     var i = 0
     while i &+ L.width <= n {
+      fetchAhead(x + i)
       let w = L.load(x + i).wide
       low += w.low
       if L.width == 16 { high += w.high }
@@ -183,6 +188,7 @@ public enum Flat {
     let f = T.Vector(a)
     var i = 0
     while i &+ T.Vector.width <= n {
+      fetchAhead(x + i)
       (T.Vector.load(x + i) + f).store(x + i)
       i &+= T.Vector.width
     }
@@ -201,6 +207,7 @@ public enum Flat {
     let f = T.Vector(factor)
     var i = 0
     while i &+ T.Vector.width <= n {
+      fetchAhead(x + i)
       (T.Vector.load(x + i) * f).store(y + i)
       i &+= T.Vector.width
     }

@@ -1,3 +1,4 @@
+import CThalweg
 import Glibc
 
 /// Where a kernel works: one run of elements of one tensor, all operands dense and in the compute type.
@@ -133,6 +134,16 @@ public struct Sums {
     let w = x.wide
     gather(k, w.low, L.width == 16 ? w.high : Sums.large(w.low, beyond: 0x1p900) * Sums.unit * Sums.unit)
   }
+  /// Adds 1 to sum `k` for every element where the mask holds.
+  @inlinable @inline(__always) public mutating func count<L: Lane>(_ k: Int, _: L.Type, where mask: L.Mask) {
+    let ones = L.count(mask)
+    switch k {
+    case 0: low.0 += ones
+    case 1: low.1 += ones
+    case 2: low.2 += ones
+    default: low.3 += ones
+    }
+  }
   /// Adds p·q, multiplied in double: no rounding of the product of floats.
   @inlinable @inline(__always) public mutating func add<L: Lane>(_ k: Int, _ p: L, times q: L) {
     let u = p.wide, v = q.wide
@@ -190,6 +201,10 @@ public struct Sums {
     out[Sums.top] = m
   }
 }
+
+/// Asks for what a walk along one stream of memory will read a page from here: by itself the processor looks only a few
+/// lines ahead, and such a walk waits for half of its time. (Where three streams or more advance, it does not.)
+@inlinable @inline(__always) public func fetchAhead(_ p: UnsafeRawPointer) { twi_prefetch(p + 4096) }
 
 /// Walks a run in whole vectors and one padded tail, so that the same instructions touch every element, whatever the
 /// cut:

@@ -30,6 +30,8 @@ public protocol Lane: Sendable {
   static func equal(_ a: Self, _ b: Self) -> Mask
   /// `a` where the mask holds, else `b`.
   static func select(_ mask: Mask, _ a: Self, _ b: Self) -> Self
+  /// How many elements the mask holds for, in eight parts.
+  static func count(_ mask: Mask) -> SIMD8<Double>
   /// eˣ to about one unit in the last place over the whole range.
   static func exp(_ x: Self) -> Self
   /// eˣ − 1 for x ≤ 0, with all its digits where x is small.
@@ -226,6 +228,10 @@ extension SIMD16<Float>: Lane {
   @inlinable @inline(__always) public var wide: (low: SIMD8<Double>, high: SIMD8<Double>) {
     (twi_widen(lowHalf), twi_widen(highHalf))
   }
+  @inlinable @inline(__always) public static func count(_ mask: Mask) -> SIMD8<Double> {
+    let ones = select(mask, Self(repeating: 1), Self(repeating: 0))
+    return twi_widen(ones.lowHalf + ones.highHalf)  // half the work of sums of their own
+  }
   @inlinable @inline(__always) public init(wide low: SIMD8<Double>, _ high: SIMD8<Double>) {
     self.init(lowHalf: twi_narrow(low), highHalf: twi_narrow(high))
   }
@@ -353,6 +359,9 @@ extension SIMD8<Double>: Lane {
   }
   @inlinable @inline(__always) public var wide: (low: SIMD8<Double>, high: SIMD8<Double>) {
     (self, SIMD8<Double>(repeating: 0))
+  }
+  @inlinable @inline(__always) public static func count(_ mask: Mask) -> SIMD8<Double> {
+    select(mask, Self(repeating: 1), Self(repeating: 0))
   }
   @inlinable @inline(__always) public init(wide low: SIMD8<Double>, _ high: SIMD8<Double>) { self = low }
 }

@@ -20,6 +20,8 @@ public final class Program {
   }
 
   private let memory: Memory
+  /// In the place of the scratch tensor while a strip is at work, which needs no more of it than itself.
+  private var room: Memory?, lent: UnsafeMutableRawPointer?
   private let sums: UnsafeMutablePointer<Sums>
   private let codecs: UnsafeMutablePointer<Codec>
   private var folding: Folding
@@ -169,7 +171,16 @@ public final class Program {
   public var gradientRow: Place { Place(base: row(Row.gradient), moves: false) }
   public var update: Place { Place(base: row(Row.update), moves: false) }
   /// The scratch tensor, or nothing where the branch has none.
-  public func scratch() -> Place? { r.pointee.scratch.map(tensor) }
+  public func scratch() -> Place? { scratch(r).map(tensor) }
+  public func scratch(_ r: UnsafeMutablePointer<Record>) -> UnsafeMutableRawPointer? {
+    r.pointee.scratch.map { lent ?? $0 }
+  }
+  /// Room for strips of so many bytes.
+  public func makeRoom(_ bytes: Int, _ allocator: Allocator) throws(Failure) {
+    if room?.size ?? 0 < bytes { room = try Memory(bytes, allocator, zeroed: false) }
+  }
+  /// Scratch memory is the room for strips, for the elements from `byte` of a tensor on; nil: it is the tensor's own.
+  public func lend(from byte: Int?) { lent = byte.flatMap { byte in room.map { $0.base - byte } } }
   /// State that lies in the compute type.
   public func state(_ stage: Int, _ k: Int) -> Place { tensor(r.pointee.slot(stage, k).base) }
 

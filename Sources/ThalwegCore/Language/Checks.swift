@@ -38,5 +38,12 @@ public func axisExists(_ h: Hyper, _ shape: Shape, _ method: String) throws(Fail
   }
 }
 
+/// The grain of a rule of lines along `axis`: parts along the first axis hold those along another whole. Without an
+/// axis the tensor is one line.
+public func lineGrain(_ h: Hyper, _ shape: Shape) -> Int? {
+  let axis = h.integer("axis")
+  return h.has("axis") && axis != 0 && axis != -shape.ndim ? 1 : nil
+}
+
 /// The sign of one number, 0 of 0; NaN stays.
 public func signOf(_ x: Double) -> Double { x > 0 ? 1 : x < 0 ? -1 : x }

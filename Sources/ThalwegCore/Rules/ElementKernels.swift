@@ -135,6 +135,7 @@ func mapKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKernels.
     let rule = p.loadUnaligned(as: R.self)
     var v = Vectors<L>(o)
     while v.next() {
+      fetchAhead(v.x)
       let w = L.load(v.g)
       rule.direction(a.gradient(L.load(v.x), w), w, v.s).store(v.x)
     }
@@ -149,6 +150,7 @@ func measureKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKern
     var sums = total.pointee
     var v = Vectors<L>(o)
     while v.next() {
+      fetchAhead(v.x)
       let w = L.load(v.g)
       rule.measure(phase, a.gradient(L.load(v.x), w), w, v.s, &sums)
     }

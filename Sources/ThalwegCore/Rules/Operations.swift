@@ -46,7 +46,10 @@ public func plainMeasure<O: ElementSum, L: Lane>(_ op: O, _: L.Type) -> PlainMea
 func addUp<O: ElementSum, L: Lane>(_ o: Operands, _ op: O, _: L.Type, _ before: Sums) -> Sums {
   var sums = before
   var v = Vectors<L>(o)
-  while v.next() { op(L.load(v.x), L.load(v.g), v.s, &sums) }
+  while v.next() {
+    fetchAhead(v.x)
+    op(L.load(v.x), L.load(v.g), v.s, &sums)
+  }
   v.finish(writesX: false)
   return sums
 }
@@ -58,9 +61,11 @@ public func nonFiniteMeasure<L: Lane>(_: L.Type, both: Bool) -> PlainMeasure {
   { o, total in
     var v = Vectors<L>(o), seen = L(0)
     while v.next() {
+      fetchAhead(v.x)
       let x = L.load(v.x)
       seen = seen + (x - x)
       if both {
+        fetchAhead(v.g)
         let g = L.load(v.g)
         seen = seen + (g - g)
       }

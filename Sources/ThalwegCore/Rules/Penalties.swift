@@ -30,6 +30,7 @@ public protocol WholeRegularizer: Listed, Sendable {
   static var mayFail: Bool { get }
   /// As of a `WholeRule`.
   static var needsFinite: Bool { get }
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int?
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
   init(_ h: Hyper)
   func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double
@@ -52,6 +53,7 @@ extension WholeRegularizer {
   @inlinable public static var hasProx: Bool { true }
   @inlinable public static var mayFail: Bool { false }
   @inlinable public static var needsFinite: Bool { false }
+  public static func grain(_ h: Hyper, _ shape: Shape) -> Int? { nil }
   public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
 }
 
@@ -185,6 +187,7 @@ public struct WholeCoupled<R: WholeRegularizer>: WholeRule {
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
   @inlinable public static var mayFail: Bool { R.mayFail }
   @inlinable public static var needsFinite: Bool { R.needsFinite }
+  @inlinable public static func grain(_ h: Hyper, _ shape: Shape) -> Int? { R.grain(h, shape) }
   public let r: R
   @inlinable public init(_ h: Hyper, _ c: StepContext) { r = R(h) }
   @inlinable public func apply<T: Real>(_ t: Whole<T>) throws(Failure) { try r.addGradient(t, 1) }
@@ -196,6 +199,7 @@ public struct WholeProximal<R: WholeRegularizer>: WholeRule {
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
   @inlinable public static var mayFail: Bool { R.mayFail }
   @inlinable public static var needsFinite: Bool { R.needsFinite }
+  @inlinable public static func grain(_ h: Hyper, _ shape: Shape) -> Int? { R.grain(h, shape) }
   public let r: R, t: Double
   @inlinable public init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
   @inlinable public func apply<T: Real>(_ w: Whole<T>) throws(Failure) { try r.prox(w, t) }
@@ -207,6 +211,7 @@ public struct WholeStepped<R: WholeRegularizer>: WholeRule {
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
   @inlinable public static var mayFail: Bool { R.mayFail }
   @inlinable public static var needsFinite: Bool { R.needsFinite }
+  @inlinable public static func grain(_ h: Hyper, _ shape: Shape) -> Int? { R.grain(h, shape) }
   public let r: R
   @inlinable public init(_ h: Hyper, _ c: StepContext) { r = R(h) }
   @inlinable public func apply<T: Real>(_ w: Whole<T>) throws(Failure) { try r.prox(stepped: w) }
@@ -219,6 +224,7 @@ public struct WholeDecoupled<R: WholeRegularizer>: WholeRule {
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
   @inlinable public static var mayFail: Bool { R.mayFail }
   @inlinable public static var needsFinite: Bool { R.needsFinite }
+  @inlinable public static func grain(_ h: Hyper, _ shape: Shape) -> Int? { R.grain(h, shape) }
   public let r: R, t: Double
   @inlinable public init(_ h: Hyper, _ c: StepContext) { (r, t) = (R(h), c.lr) }
   @inlinable public func apply<T: Real>(_ w: Whole<T>) throws(Failure) {
@@ -263,6 +269,7 @@ public protocol WholeConstraint: Listed, Sendable {
   static var mayFail: Bool { get }
   /// As of a `WholeRule`.
   static var needsFinite: Bool { get }
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int?
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
   init(_ h: Hyper)
   /// w.v ← the nearest point of the set.
@@ -275,6 +282,7 @@ extension WholeConstraint {
   @inlinable public static var registered: Registered { entry(Self.self) }
   @inlinable public static var mayFail: Bool { false }
   @inlinable public static var needsFinite: Bool { false }
+  public static func grain(_ h: Hyper, _ shape: Shape) -> Int? { nil }
   public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
   public func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     throw Failure(Status.unsupported, "\(Self.method.name) has no linear minimisation oracle")
@@ -347,6 +355,7 @@ public struct SetRule<C: WholeConstraint, Operation: Sendable>: WholeRule {
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try C.accepts(h, shape) }
   @inlinable public static var mayFail: Bool { C.mayFail }
   @inlinable public static var needsFinite: Bool { C.needsFinite }
+  @inlinable public static func grain(_ h: Hyper, _ shape: Shape) -> Int? { C.grain(h, shape) }
   public let set: C
   @inlinable public init(_ h: Hyper, _ c: StepContext) { set = C(h) }
   @inlinable public func apply<T: Real>(_ t: Whole<T>) throws(Failure) {

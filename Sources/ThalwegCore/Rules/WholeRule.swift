@@ -81,6 +81,10 @@ public protocol WholeRule: Listed, Sendable {
   /// Bytes of scratch memory for a tensor whose elements have `size` bytes. Allocated before the first step, so that
   /// none can fail for it.
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int
+  /// Where it treats parts of a tensor along the first axis by themselves, if they have a multiple of so many entries
+  /// there; nil: it needs the whole. The engine then gives it part after part, each while it lies in the cache. It is
+  /// asked once: a parameter that may be set later is no ground for an answer.
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int?
   /// A factorisation may fail: the engine then keeps copies, so that a failed step changes nothing.
   static var mayFail: Bool { get }
   /// The same, where it depends on the hyper-parameters.
@@ -105,6 +109,7 @@ extension WholeRule {
   @inlinable public static func decay(_ h: Hyper) -> Decay { .none }
   public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
   @inlinable public static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { 0 }
+  @inlinable public static func grain(_ h: Hyper, _ shape: Shape) -> Int? { nil }
   @inlinable public static var mayFail: Bool { false }
   @inlinable public static func mayFail(_ h: Hyper) -> Bool { mayFail }
   @inlinable public static var needsFinite: Bool { false }
@@ -119,6 +124,7 @@ public struct WholeKernels: Sendable {
   public let decay: @Sendable (Hyper) -> Decay
   public let accepts: @Sendable (Hyper, Shape) throws(Failure) -> Void
   public let workspace: @Sendable (Hyper, Shape, Int) -> Int
+  public let grain: @Sendable (Hyper, Shape) -> Int?
   public let mayFail: @Sendable (Hyper) -> Bool
   public let needsFinite: Bool
   public let keepsPoint: Bool
@@ -131,12 +137,13 @@ public struct WholeKernels: Sendable {
     slots: @escaping @Sendable (Hyper, Shape) -> [Slot], scalars: @escaping @Sendable (Hyper) -> [Scalar],
     decay: @escaping @Sendable (Hyper) -> Decay,
     accepts: @escaping @Sendable (Hyper, Shape) throws(Failure) -> Void,
-    workspace: @escaping @Sendable (Hyper, Shape, Int) -> Int, mayFail: @escaping @Sendable (Hyper) -> Bool,
+    workspace: @escaping @Sendable (Hyper, Shape, Int) -> Int, grain: @escaping @Sendable (Hyper, Shape) -> Int?,
+    mayFail: @escaping @Sendable (Hyper) -> Bool,
     needsFinite: Bool, keepsPoint: Bool, f32: @escaping Call<Float>, f64: @escaping Call<Double>,
     evaluate: (f32: Call<Float>, f64: Call<Double>)?
   ) {
     (self.slots, self.scalars, self.decay) = (slots, scalars, decay)
-    (self.accepts, self.workspace) = (accepts, workspace)
+    (self.accepts, self.workspace, self.grain) = (accepts, workspace, grain)
     (self.mayFail, self.needsFinite, self.keepsPoint) = (mayFail, needsFinite, keepsPoint)
     (self.f32, self.f64, self.evaluate) = (f32, f64, evaluate)
   }
@@ -147,6 +154,7 @@ public func kernels<R: WholeRule>(_: R.Type) -> WholeKernels {
   WholeKernels(
     slots: { R.slots($0, $1) }, scalars: { R.scalars($0) }, decay: { R.decay($0) },
     accepts: { (h, s) throws(Failure) in try R.accepts(h, s) }, workspace: { R.workspace($0, $1, $2) },
+    grain: { R.grain($0, $1) },
     mayFail: { R.mayFail($0) }, needsFinite: R.needsFinite, keepsPoint: R.keepsPoint,
     f32: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
     f64: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
@@ -163,7 +171,8 @@ extension WholeKernels {
       slots: { [slots] _, s in slots(inner, s) }, scalars: { [scalars] _ in scalars(inner) },
       decay: { [decay] _ in decay(inner) },
       accepts: { [accepts] (_, s) throws(Failure) in try accepts(inner, s) },
-      workspace: { [workspace] _, s, n in workspace(inner, s, n) }, mayFail: { [mayFail] _ in mayFail(inner) },
+      workspace: { [workspace] _, s, n in workspace(inner, s, n) }, grain: { [grain] _, s in grain(inner, s) },
+      mayFail: { [mayFail] _ in mayFail(inner) },
       needsFinite: needsFinite, keepsPoint: keepsPoint,
       f32: { [f32] (_, c, w) throws(Failure) in try f32(inner, c, w) },
       f64: { [f64] (_, c, w) throws(Failure) in try f64(inner, c, w) },

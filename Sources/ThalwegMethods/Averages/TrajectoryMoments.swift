@@ -42,6 +42,7 @@ struct TrajectoryMoments: WholeRule {
     }
   }
   static var evaluates: Bool { true }
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { 1 }
 
   let second: Bool
   let share: Double

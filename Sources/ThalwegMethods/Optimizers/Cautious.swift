@@ -35,7 +35,7 @@ struct Cautious: ElementRule {
   init(_ h: Hyper, _ c: StepContext) { factor = c.scalars[0] }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ u: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, L.select(Cautious.agree(u, g), L(1), L(0)))
+    sums.count(0, L.self, where: Cautious.agree(u, g))
   }
   @inline(__always) func direction<L: Lane>(_ u: L, _ g: L, _ s: Slots<L>) -> L {
     let product = u.sign * g

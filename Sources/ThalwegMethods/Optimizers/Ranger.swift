@@ -37,6 +37,8 @@ struct Ranger: WholeRule {
 
   static func decay(_ h: Hyper) -> Decay { .rule }
 
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { 1 }
+
   let beta1, beta2, eps, rate, keep, alpha: Double
   let adapted, centres, synchronises: Bool
 

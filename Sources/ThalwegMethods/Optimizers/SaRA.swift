@@ -40,6 +40,8 @@ struct SaRA: WholeRule {
   static func decay(_ h: Hyper) -> Decay { .rule }
   static func mayFail(_ h: Hyper) -> Bool { h.lambda_rank != 0 }
 
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { h.lambda_rank == 0 ? 1 : nil }
+
   let h: Hyper, c: StepContext, t: Int, selects: Bool
   init(_ h: Hyper, _ c: StepContext) {
     let first = h.integer("progressive_step"), again = first >= 0 && c.t > first

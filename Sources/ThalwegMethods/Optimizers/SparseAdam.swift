@@ -32,6 +32,8 @@ struct SparseAdam: WholeRule {
     rate = (1 - power(beta2, c.t)).squareRoot() / (1 - power(beta1, c.t))
   }
 
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { 1 }
+
   /// Every element is a row of its own where not all are `touched`.
   struct Move: ElementOperation {
     let rule: SparseAdam, touched: Bool

@@ -65,7 +65,7 @@ struct FSAM: Source {
     @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
       guard counts else { return }
       let a = g.magnitude
-      sums.add(0, L.select(L.less(L(from), a), L(1), L(0)))
+      sums.count(0, L.self, where: L.less(L(from), a))
       sums.add(1, L.select(L.less(a, L(from)), L(0), L(1)))
     }
   }

@@ -96,6 +96,8 @@ struct AGC: WholeRule {
       .number("tiny", 1e-6, .above(0), "smallest norm of the gradient"),
     ])
 
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { shape.ndim < 2 ? nil : 1 }
+
   let clipping, eps, tiny: Double
   init(_ h: Hyper, _ c: StepContext) { (clipping, eps, tiny) = (h.clipping, h.eps, h.tiny) }
 
@@ -123,6 +125,8 @@ struct GradientCentralization: WholeRule {
     source: "Yong, Huang, Hua, Zhang, 2020, arXiv:2004.01461",
     parameters: [.flag("conv_only", false, "only tensors of rank above 3")])
 
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { 1 }
+
   let rank: Int
   init(_ h: Hyper, _ c: StepContext) { rank = h.conv_only ? 4 : 2 }
 
@@ -131,10 +135,7 @@ struct GradientCentralization: WholeRule {
     guard t.shape.ndim >= rank, n > 0 else { return }
     for row in 0..<t.rows {
       let g = t.v + row * n
-      var sum = 0.0
-      for i in 0..<n { sum += Double(g[i]) }
-      let mean = T(sum / Double(n))
-      for i in 0..<n { g[i] -= mean }
+      Flat.shift(g, by: -Flat.sum(g, n) / Double(n), n)
     }
   }
 }

@@ -17,18 +17,23 @@ struct CautiousDecay: WholeRule {
     source: "2025, arXiv:2510.12402",
     parameters: [.choice("zero", ["decay", "keep"], "what happens where u*theta is 0")])
 
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { 1 }
+
   let decay: Double
   let strict: Bool
   init(_ h: Hyper, _ c: StepContext) { (decay, strict) = (c.keep == 1 ? 0 : (1 - c.keep) / c.lr, h.is("zero", "keep")) }
 
   /// The engine takes the whole decay: what the mask spares goes into the update.
   func apply<T: Real>(_ t: Whole<T>) {
-    if decay == 0 { return }
-    let wd = T(decay)
-    for i in 0..<t.count {
-      let u = t.v[i], x = t.w[i]
-      let against = (u > 0 && x < 0) || (u < 0 && x > 0)
-      if against || (strict && (u == 0 || x == 0)) { t.v[i] = u - wd * x }
+    if decay != 0 { t.change(Spare(decay: decay, strict: strict)) }
+  }
+  struct Spare: ElementOperation {
+    let decay: Double, strict: Bool
+    @inline(__always) func callAsFunction<L: Lane>(_ u: inout L, _ x: inout L, _ s: Slots<L>) {
+      let zero = L(0), side = u.sign * x, spared = u - decay * x
+      var kept = L.select(L.less(side, zero), spared, u)
+      if strict { kept = L.select(L.equal(u, zero), spared, L.select(L.equal(x, zero), spared, kept)) }
+      u = kept
     }
   }
 }
@@ -53,6 +58,8 @@ struct CorrectedDecay: WholeRule {
     peak.count = 1
     return h.has("max_lr") ? [] : [peak]
   }
+
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { 1 }
 
   let decay, lr, peak: Double
   let first: Bool
@@ -107,6 +114,8 @@ struct DecoupledWeightDecay: WholeRule {
     return (h.is("anchor", "start") ? [method.slots[0]] : [])
       + (h.is("mode", "independent") && !h.has("max_lr") ? [peak] : [])
   }
+
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { 1 }
 
   let decay, lr, peak: Double
   let first, anchored, independent: Bool

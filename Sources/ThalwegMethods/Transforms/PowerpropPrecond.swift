@@ -19,6 +19,8 @@ struct PowerpropPrecond: WholeRule {
       .eps(0, "added to |theta|"),
     ])
 
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { 1 }
+
   let alpha, power, eps: Double
 
   init(_ h: Hyper, _ c: StepContext) {

@@ -42,6 +42,7 @@ struct L1Ball: WholeConstraint {
     ])
   static var needsFinite: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try axisExists(h, shape, "l1_ball") }
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { lineGrain(h, shape) }
 
   let radius: Double, lines: Lines
   init(_ h: Hyper) { (radius, lines) = (h.radius, Lines(h)) }
@@ -102,6 +103,8 @@ struct CappedSimplex: WholeConstraint {
         Status.shape, "capped_simplex: \(n) entries of at most \(text(cap)) cannot have the sum \(text(total))")
     }
   }
+
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { lineGrain(h, shape) }
 
   let total, cap: Double, lines: Lines
   init(_ h: Hyper) { (total, cap, lines) = (h.total, h.cap, Lines(h)) }

@@ -32,6 +32,8 @@ struct L2Ball: WholeConstraint {
     try fits(h.list("center"), "center", shape, "l2_ball")
   }
 
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { h.list("center").count > 1 ? nil : lineGrain(h, shape) }
+
   let radius: Double, axis: Int?, center: [Double]
   init(_ h: Hyper) { (radius, axis, center) = (h.radius, h.has("axis") ? h.integer("axis") : nil, h.list("center")) }
 

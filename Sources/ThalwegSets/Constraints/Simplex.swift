@@ -22,6 +22,7 @@ struct Simplex: WholeConstraint {
     ])
   static var needsFinite: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try axisExists(h, shape, "simplex") }
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { lineGrain(h, shape) }
 
   let radius: Double, axis: Int?
   init(_ h: Hyper) { (radius, axis) = (h.radius, h.has("axis") ? h.integer("axis") : nil) }
@@ -69,6 +70,7 @@ struct SimplexLine<T: Real> {
   }
 
   @inline(__always) private func load(_ i: Int) -> L {
+    fetchAhead(p + i)
     let x = L.load(p + i)
     return magnitudes ? x.magnitude : x
   }
@@ -146,6 +148,7 @@ struct SimplexLine<T: Real> {
     let zero = SIMD8<Double>(repeating: 0), a = SIMD8<Double>(repeating: top), b = SIMD8<Double>(repeating: theta)
     var i = 0
     while step == 1, i &+ L.width <= length {
+      fetchAhead(p + i)
       let x = L.load(p + i), w = (magnitudes ? x.magnitude : x).wide
       let (low, high) = ((w.low - a) - b, (w.high - a) - b)
       let moved = L(

@@ -59,6 +59,12 @@ struct NMSparsity: WholeRule {
     .along(h.has("axis") ? h.integer("axis") : shape.ndim == 4 ? 1 : -1, shape)
   }
 
+  /// Lines along another axis are whole in every part, and so are m neighbours.
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? {
+    let lines = lines(h, shape)
+    return shape.count > 0 && lines.outer == 1 ? h.integer("m") : 1
+  }
+
   let h: Hyper, n: Int, m: Int
   init(_ h: Hyper, _ c: StepContext) { (self.h, n, m) = (h, h.integer("n"), h.integer("m")) }
 
@@ -163,6 +169,7 @@ struct NMSparsity: WholeRule {
   private struct Pull: WholeRule {
     static let method = NMSparsity.method
     static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+    static func grain(_ h: Hyper, _ shape: Shape) -> Int? { NMSparsity.grain(h, shape) }
     let mask: NMSparsity, decay: Double
     init(_ h: Hyper, _ c: StepContext) { (mask, decay) = (NMSparsity(h, c), h.decay) }
     func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
@@ -174,6 +181,7 @@ struct NMSparsity: WholeRule {
     static let method = NMSparsity.method
     static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
     static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try NMSparsity.accepts(h, shape) }
+    static func grain(_ h: Hyper, _ shape: Shape) -> Int? { NMSparsity.grain(h, shape) }
     let mask: NMSparsity
     init(_ h: Hyper, _ c: StepContext) { mask = NMSparsity(h, c) }
     func apply<T: Real>(_ t: Whole<T>) throws(Failure) { try mask.apply(t) }

@@ -19,6 +19,8 @@ struct SRSTE: WholeRule {
     validate: { (h) throws(Failure) in try NMSparsity.check(h, "sr_ste") })
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try NMSparsity.accepts(h, shape, "sr_ste") }
 
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { NMSparsity.grain(h, shape) }
+
   let mask: NMSparsity, decay: Double
   init(_ h: Hyper, _ c: StepContext) { (mask, decay) = (NMSparsity(h, c), h.decay) }
 

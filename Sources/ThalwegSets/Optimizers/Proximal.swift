@@ -23,6 +23,8 @@ struct ProxSGD: WholeRule {
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try HeldProx(h, "regularizer")?.accepts(shape) }
   static func mayFail(_ h: Hyper) -> Bool { (try? HeldProx(h, "regularizer")?.mayFail) ?? false }
 
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { (try? HeldProx(h, "regularizer")?.grain(shape)) ?? nil }
+
   let h: Hyper, lr: Double
   init(_ h: Hyper, _ c: StepContext) { (self.h, lr) = (h, c.lr) }
 
@@ -74,6 +76,10 @@ struct ProxAdam: WholeRule {
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try HeldProx(h, "regularizer")?.accepts(shape) }
   static func mayFail(_ h: Hyper) -> Bool { (try? HeldProx(h, "regularizer")?.mayFail) ?? false }
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { shape.count &* size }
+
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? {
+    (try? HeldProx(h, "regularizer"))?.map { $0.isSeparable } ?? true ? 1 : nil
+  }
 
   let h: Hyper, c: StepContext
   init(_ h: Hyper, _ c: StepContext) { (self.h, self.c) = (h, c) }

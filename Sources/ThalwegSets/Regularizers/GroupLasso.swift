@@ -21,6 +21,7 @@ struct GroupLasso: WholeRegularizer {
       .flag("scale_by_size", true, "every group counts times the root of its size"),
     ])
   static var needsFinite: Bool { true }
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { Groups.grain(h, shape) }
 
   let weight: Double, scaled: Bool, choice: Groups
   init(_ h: Hyper) { self.init(weight: h.weight, scaled: h.scale_by_size, Groups(h)) }

@@ -10,6 +10,8 @@ struct Groups: Sendable {
   func slices(_ shape: Shape) -> Slices {
     all || shape.ndim < 2 ? .whole(shape) : columns ? .columns(shape) : .rows(shape)
   }
+  /// Rows stand by themselves.
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { h.is("axis", "row") && shape.ndim >= 2 ? 1 : nil }
 }
 
 /// The L2,1 norm: the sum of the norms of the groups.
@@ -28,6 +30,7 @@ struct L21: WholeRegularizer {
       """,
     source: "Nie, Huang, Cai, Ding, 2010", parameters: [.weight(), Groups.parameter])
   static var needsFinite: Bool { true }
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { Groups.grain(h, shape) }
 
   let groups: GroupLasso
   init(_ h: Hyper) { groups = GroupLasso(weight: h.weight, scaled: false, Groups(h)) }
@@ -56,6 +59,7 @@ struct SparseGroupLasso: WholeRegularizer {
       .flag("scale_by_size", true, "every group counts times the root of its size"),
     ])
   static var needsFinite: Bool { true }
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { Groups.grain(h, shape) }
 
   let sparse: Double, groups: GroupLasso
   init(_ h: Hyper) {
@@ -96,6 +100,7 @@ struct L1Inf: WholeRegularizer {
       """,
     source: "Quattoni, Carreras, Collins, Darrell, 2009", parameters: [.weight(), Groups.parameter])
   static var needsFinite: Bool { true }
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { Groups.grain(h, shape) }
 
   let weight: Double, groups: Groups
   init(_ h: Hyper) { (weight, groups) = (h.weight, Groups(h)) }

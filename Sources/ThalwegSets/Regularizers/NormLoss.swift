@@ -21,6 +21,8 @@ struct NormLoss: WholeRegularizer {
     ])
   static var needsFinite: Bool { true }
 
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { shape.ndim < 2 ? nil : 1 }
+
   let weight, eps: Double
   init(_ h: Hyper) { (weight, eps) = (h.weight, h.eps) }
 

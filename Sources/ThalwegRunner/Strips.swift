@@ -1,0 +1,133 @@
+import ThalwegCore
+
+/// Passes that treat parts of a tensor by themselves go through it together, strip after strip: what one leaves lies in
+/// the cache when the next comes, and is not fetched from memory again. The bits are the same.
+extension Optimizer {
+  struct StripTask {
+    var tensor: Int
+    var elements: Swift.Range<Int>
+  }
+  /// Elements of a strip, where lines do not ask for more: with a gradient and some state so many fit into a
+  /// second-level cache.
+  private static let usualStrip = 16_384, longestStrip = Walker.taskBlocks * Walker.block
+
+  /// Finds the segments that go through strips of a tensor: several in a row, whole-tensor stages among them.
+  func planStrips(_ i: Int) {
+    let r = records + i, segments = branches[r.pointee.branch].segments
+    (r.pointee.stripped, r.pointee.strip) = (0..<0, 0)
+    guard r.pointee.count > 0 else { return }
+    var first = 0, unit = Program.chunk, wholes = 0, walks = 0
+    func close(_ end: Int) {
+      guard r.pointee.strip == 0, wholes > 0, walks > 0 else { return }
+      r.pointee.stripped = first..<end
+      r.pointee.strip = min(r.pointee.count, max(unit, Optimizer.usualStrip / unit * unit))
+    }
+    for (k, segment) in segments.enumerated() {
+      let needs = segment.reduce(Optional(unit)) { sum, pass in sum.flatMap { self.unit(pass, i, $0) } }
+      if let needs {
+        unit = needs
+        for pass in segment { (wholes, walks) = pass.isWhole ? (wholes + 1, walks) : (wholes, walks + 1) }
+      } else {
+        close(k)
+        (first, unit, wholes, walks) = (k + 1, Program.chunk, 0, 0)
+      }
+    }
+    close(segments.count)
+  }
+
+  /// The least number of elements by which strips of tensor i advance that suits a pass too; nil: it takes sums, or
+  /// needs the whole tensor.
+  private func unit(_ pass: Branch.Pass, _ i: Int, _ unit: Int) -> Int? {
+    guard let s = pass.stage, let whole = s.whole else { return pass.measured == nil ? unit : nil }
+    let b = bound[i], shape = b.shape, n = b.view.count
+    guard s.hyper.allSatisfy({ !whole.mayFail($0) }), s.scalars.isEmpty, s.source == nil,
+      slots(s, b).allSatisfy({ $0.count == nil && format($0, b) == .direct }),
+      let grain = whole.grain(s.hyper[0], shape), grain > 0, let length = shape.dimensions.first
+    else { return nil }
+    let (lines, tooMany) = grain.multipliedReportingOverflow(by: n / length)
+    let one = n <= Optimizer.longestStrip ? n : nil  // a tensor that is one strip suits all
+    guard !tooMany, lines <= Optimizer.longestStrip, unit != n else { return one }
+    let common = unit / Optimizer.divisor(unit, lines) * lines
+    return common <= Optimizer.longestStrip ? common : one
+  }
+  /// The greatest common divisor.
+  private static func divisor(_ a: Int, _ b: Int) -> Int { b == 0 ? a : divisor(b, a % b) }
+
+  func cutStrips(_ i: Int) {
+    let n = records[i].count, strip = records[i].strip
+    guard strip > 0 else { return }
+    let task = Optimizer.longestStrip / strip * strip
+    for start in stride(from: 0, to: n, by: task) {
+      stripTasks.append(StripTask(tensor: i, elements: start..<min(start + task, n)))
+    }
+  }
+
+  /// Whether a segment goes through strips of this tensor.
+  @inline(__always)
+  func goesInStrips(_ r: UnsafeMutablePointer<Record>, _ segment: Int) -> Bool {
+    r.pointee.stripped.contains(segment) && !branches[r.pointee.branch].stopsAtMove && !sharesElements
+  }
+
+  /// Whether strips end the step of this tensor with a whole-tensor stage, and can mark what it leaves.
+  func marksInStrips(_ r: UnsafeMutablePointer<Record>) -> Bool {
+    let last = branches[r.pointee.branch].segments.count - 1
+    return goesInStrips(r, last) && !branches[r.pointee.branch].marksInWalk
+  }
+
+  /// The shape of a part of tensor i along its first axis.
+  func shape(of part: Swift.Range<Int>, _ i: Int) -> Shape {
+    var shape = bound[i].shape
+    if part.count < records[i].count { shape.dimensions[0] = part.count / (records[i].count / shape.dimensions[0]) }
+    return shape
+  }
+
+  /// Runs all passes of the strips that begin at a segment.
+  func runStrips(_ segment: Int) throws(Failure) {
+    func begins(_ task: StripTask) -> Bool {
+      let r = records + task.tensor
+      return r.pointee.active && r.pointee.stripped.lowerBound == segment && goesInStrips(r, segment)
+    }
+    guard stripTasks.contains(where: begins) else { return }
+    let failures = UnsafeMutablePointer<Failure?>.allocate(capacity: stripTasks.count)
+    failures.initialize(repeating: nil, count: stripTasks.count)
+    defer {
+      failures.deinitialize(count: stripTasks.count)
+      failures.deallocate()
+    }
+    Threads.run(stripTasks.count, parallel: elements >= Walker.parallelFrom) { t in
+      guard begins(stripTasks[t]) else { return }
+      withOwn(of: programs.count) { k in
+        do throws(Failure) { try run(stripTasks[t], programs[k], workspaces[k].base) } catch { failures[t] = error }
+        programs[k].lend(from: nil)
+      }
+    }
+    for t in stripTasks.indices {
+      if let f = failures[t] {
+        throw Failure(Int(f.status), "\(label("parameter", stripTasks[t].tensor)): \(f.message)")
+      }
+    }
+  }
+
+  private func run(_ task: StripTask, _ program: Program, _ space: UnsafeMutableRawPointer) throws(Failure) {
+    let r = records + task.tensor, branch = branches[r.pointee.branch]
+    let marks = r.pointee.watched && !mayFail && marksInStrips(r)
+    for start in stride(from: task.elements.lowerBound, to: task.elements.upperBound, by: r.pointee.strip) {
+      let part = start..<min(start + r.pointee.strip, task.elements.upperBound)
+      program.lend(from: start * r.pointee.size)
+      for segment in r.pointee.stripped {
+        for pass in branch.segments[segment] {
+          guard pass.isWhole else {
+            program.begin(r, at: start)
+            lay(pass, branch, program, r)
+            program.execute(part.count, partials)
+            continue
+          }
+          do throws(Failure) { try runWhole(task.tensor, pass, part, program.scratch(r), space) } catch {
+            if !overflowed(pass, error) { throw error }
+          }
+        }
+      }
+      if marks { mark(r, part) }
+    }
+  }
+}
