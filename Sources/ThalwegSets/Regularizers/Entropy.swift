@@ -77,6 +77,8 @@ struct SoftmaxEntropy: WholeRegularizer {
   let weight: Double
   init(_ h: Hyper) { weight = h.weight }
 
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { shape.ndim < 2 ? nil : 1 }
+
   /// log p of one line into `out`; returns H.
   private func line<T: Real>(_ z: UnsafePointer<T>, _ out: inout [Double]) -> Double {
     let top = out.indices.reduce(-Double.infinity) { max($0, Double(z[$1])) }
