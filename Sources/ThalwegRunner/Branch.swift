@@ -89,6 +89,13 @@ package final class Branch {
         work, chain, scratchGradient, scratchUpdate, updates
       )
     }
+    /// It reads or writes the scratch tensor.
+    var scratches: Bool {
+      switch work {
+      case .measure, .save, .final, .after: scratchGradient || scratchUpdate
+      case .materialise, .direct, .update, .whole, .wholeAfter: true
+      }
+    }
     fileprivate var writesUpdate: Bool {
       switch work {
       case .direct, .update: true

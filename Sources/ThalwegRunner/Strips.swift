@@ -21,6 +21,9 @@ extension Optimizer {
       guard r.pointee.strip == 0, wholes > 0, walks > 0 else { return }
       r.pointee.stripped = first..<end
       r.pointee.strip = min(r.pointee.count, max(unit, Optimizer.usualStrip / unit * unit))
+      r.pointee.scratchesInStrips = !segments.indices.contains { k in
+        !r.pointee.stripped.contains(k) && segments[k].contains { $0.scratches }
+      }
     }
     for (k, segment) in segments.enumerated() {
       let needs = segment.reduce(Optional(unit)) { sum, pass in sum.flatMap { self.unit(pass, i, $0) } }
@@ -113,7 +116,7 @@ extension Optimizer {
     let marks = r.pointee.watched && !mayFail && marksInStrips(r)
     for start in stride(from: task.elements.lowerBound, to: task.elements.upperBound, by: r.pointee.strip) {
       let part = start..<min(start + r.pointee.strip, task.elements.upperBound)
-      program.lend(from: start * r.pointee.size)
+      if r.pointee.scratchesInStrips { program.lend(from: start * r.pointee.size) }
       for segment in r.pointee.stripped {
         for pass in branch.segments[segment] {
           guard pass.isWhole else {

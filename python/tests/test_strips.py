@@ -19,6 +19,11 @@ SENTENCES = [
     "adamw | project(capped_simplex(0.5, cap=0.2, axis=-1))",
     "agc | gradient_centralization | adamw",
     "penalty(softmax_entropy(0.1)) | adamw",
+    # stages that need the whole tensor (and do nothing to it) before, between and behind
+    "penalty(group_lasso(0, axis=col)) | agc | adamw | prox(group_lasso(1e-3, axis=row))",
+    "agc | penalty(group_lasso(0, axis=col)) | adamw | prox(group_lasso(1e-3, axis=row))",
+    "agc | adamw | prox(group_lasso(0, axis=col)) | prox(group_lasso(1e-3, axis=row))",
+    "agc | adamw | prox(group_lasso(1e-3, axis=row)) | prox(group_lasso(0, axis=col))",
     "gradient_accumulate(2) | agc | sgd(lr=0.1, momentum=0.9) | prox(group_lasso(1e-3, axis=row))",
     "adamw | lookahead(k=2) | project(l2_ball(0.5, axis=-1))",
     "adamw | cautious_decay | prox(group_lasso(1e-3, axis=row))",

@@ -76,6 +76,8 @@ public struct Record {
   /// The segments of the plan that go through strips of it together, and the elements of a strip; 0: none do.
   public var stripped: Swift.Range<Int> = 0..<0
   public var strip = 0
+  /// No other segment uses the scratch tensor: a strip of it is enough.
+  public var scratchesInStrips = false
   /// The parameters that the update moves, where they are not the host's: master weights, stored tensors of views.
   public var master: UnsafeMutableRawPointer?
   /// The host does not see the master rounded, but a view of it.
