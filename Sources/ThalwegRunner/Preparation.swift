@@ -103,11 +103,8 @@ extension Optimizer {
     var spaces = workspaces
     if let first = spaces.first, first.size < workBytes { spaces = [] }
     for i in planned..<bound.count { planStrips(i) }
-    let strip = (0..<bound.count).reduce(0) { max($0, records[$1].strip * records[$1].size) }
-    if strip > 0 { for bench in benches { try bench.makeRoom(strip, allocator) } }
-    // strips of one tensor are on all threads, and take both
-    let room = strip > 0 ? benches.count : min(threads, wholes)
-    while spaces.count < room { spaces.append(try Memory(workBytes, allocator, zeroed: false)) }
+    try makeRoomForStrips(benches)
+    while spaces.count < min(threads, wholes) { spaces.append(try Memory(workBytes, allocator, zeroed: false)) }
 
     var at = arena.base, scratchAt = extra.base, ruleAt = rules.base
     var markAt = fingerprints.base

@@ -200,8 +200,8 @@ extension Optimizer {
       withOwn(workspaces) { space in
         let (i, pass) = work[k]
         let v = records[i].scratch
-        do throws(Failure) { try runWhole(i, pass, 0..<records[i].count, v, space.base) } catch {
-          if !overflowed(pass, error) { failures[k] = error }
+        do throws(Failure) { try runFinite(i, pass, 0..<records[i].count, v, space.base) } catch {
+          failures[k] = error
         }
       }
     }
@@ -210,9 +210,20 @@ extension Optimizer {
     }
   }
 
-  /// Finite before the step, too large within it: the numbers stay what the step made of them.
-  func overflowed(_ pass: Branch.Pass, _ f: Failure) -> Bool {
-    pass.stage?.whole?.needsFinite ?? false && f.status == tw_status(Status.nonfinite)
+  /// A stage of numbers that were finite before the step. What became too large within it stays what the step made of
+  /// it: single lines, where the stage can do the others without them, else the tensor.
+  func runFinite(
+    _ i: Int, _ pass: Branch.Pass, _ part: Swift.Range<Int>, _ scratch: UnsafeMutableRawPointer?,
+    _ space: UnsafeMutableRawPointer
+  ) throws(Failure) {
+    do throws(Failure) { try runWhole(i, pass, part, scratch, space) } catch {
+      guard let s = pass.stage, let whole = s.whole, whole.needsFinite, error.status == tw_status(Status.nonfinite)
+      else { throw error }
+      guard let line = lines(s, i), line < part.count, records[i].used(s.id) == 0 else { return }
+      for start in stride(from: part.lowerBound, to: part.upperBound, by: line) {
+        try runFinite(i, pass, start..<min(start + line, part.upperBound), scratch, space)
+      }
+    }
   }
 
   /// A whole-tensor stage on a tensor, or on a part that it may be given by itself; `scratch`: where the scratch tensor
@@ -292,7 +303,7 @@ extension Optimizer {
     // behind the workspace of the rule itself, which takes some counting where nothing is widened
     var room: UnsafeMutableRawPointer?
     func free() -> UnsafeMutableRawPointer {
-      let p = room ?? space + aligned(whole.workspace(s.hyper[0], bound[i].shape, size))
+      let p = room ?? space + aligned(whole.workspace(s.hyper[0], shape, size))
       room = p + aligned(n * size)
       return p
     }

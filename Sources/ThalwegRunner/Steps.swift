@@ -50,6 +50,7 @@ extension Optimizer {
         "\(lossNeeder) needs the loss of every step: observe \"loss\" before the step, or answer its requests with next"
       )
     }
+    if routeStage != nil { return try stepRouted() }
     try prepare()
     try countRanks()
     keepParts()
@@ -68,6 +69,21 @@ extension Optimizer {
       if error.status == tw_status(Status.skipped) { return refuse() }
       throw error
     }
+  }
+
+  /// The same where a pipeline of a route has a source, which speaks for its tensors alone.
+  private func stepRouted() throws(Failure) -> Int {
+    let loss = observed["loss"], begun = try next(loss: nil)
+    if begun.0 == nil { return begun.1 }
+    let (more, status) = try next(loss: loss)
+    guard more == nil else {
+      let name = asker
+      try cancel()
+      throw Failure(
+        Status.needs,
+        "\(name) asks for more than the gradient that is there; call next and answer its requests; nothing was changed")
+    }
+    return status
   }
 
   // MARK: reverse communication

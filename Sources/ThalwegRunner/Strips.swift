@@ -42,19 +42,40 @@ extension Optimizer {
   /// needs the whole tensor.
   private func unit(_ pass: Branch.Pass, _ i: Int, _ unit: Int) -> Int? {
     guard let s = pass.stage, let whole = s.whole else { return pass.measured == nil ? unit : nil }
-    let b = bound[i], shape = b.shape, n = b.view.count
+    let b = bound[i], n = b.view.count
     guard s.hyper.allSatisfy({ !whole.mayFail($0) }), s.scalars.isEmpty, s.source == nil,
-      slots(s, b).allSatisfy({ $0.count == nil && format($0, b) == .direct }),
-      let grain = whole.grain(s.hyper[0], shape), grain > 0, let length = shape.dimensions.first
+      slots(s, b).allSatisfy({ $0.count == nil && format($0, b) == .direct }), let lines = lines(s, i)
     else { return nil }
-    let (lines, tooMany) = grain.multipliedReportingOverflow(by: n / length)
     let one = n <= Optimizer.longestStrip ? n : nil  // a tensor that is one strip suits all
-    guard !tooMany, lines <= Optimizer.longestStrip, unit != n else { return one }
+    guard lines <= Optimizer.longestStrip, unit != n else { return one }
     let common = unit / Optimizer.divisor(unit, lines) * lines
     return common <= Optimizer.longestStrip ? common : one
   }
+  /// Elements of the smallest part of tensor i that a stage treats by itself; nil: it needs the whole.
+  func lines(_ s: Stage, _ i: Int) -> Int? {
+    let shape = bound[i].shape, n = bound[i].view.count
+    guard n > 0, let length = shape.dimensions.first, let grain = s.whole?.grain(s.hyper[0], shape), grain > 0 else {
+      return nil
+    }
+    let (lines, tooMany) = grain.multipliedReportingOverflow(by: n / length)
+    return tooMany ? nil : lines
+  }
   /// The greatest common divisor.
   private static func divisor(_ a: Int, _ b: Int) -> Int { b == 0 ? a : divisor(b, a % b) }
+
+  /// Room in every program for the largest strip, and for what whole-tensor stages need for one.
+  func makeRoomForStrips(_ programs: [Program]) throws(Failure) {
+    var strip = 0, work = 0
+    for i in 0..<bound.count where records[i].strip > 0 {
+      let size = records[i].size, bytes = aligned(records[i].strip * size), shape = shape(of: 0..<records[i].strip, i)
+      strip = max(strip, bytes)
+      for s in branches[records[i].branch].stages where lines(s, i) != nil {
+        // and the parameters, where they are not dense in the compute type
+        if let whole = s.whole { work = max(work, aligned(whole.workspace(s.hyper[0], shape, size)) + bytes) }
+      }
+    }
+    if strip > 0 { for p in programs { try p.makeRoom(strip, work, allocator) } }
+  }
 
   func cutStrips(_ i: Int) {
     let n = records[i].count, strip = records[i].strip
@@ -99,9 +120,9 @@ extension Optimizer {
     }
     Threads.run(stripTasks.count, parallel: elements >= Walker.parallelFrom) { t in
       guard begins(stripTasks[t]) else { return }
-      withOwn(of: programs.count) { k in
-        do throws(Failure) { try run(stripTasks[t], programs[k], workspaces[k].base) } catch { failures[t] = error }
-        programs[k].lend(from: nil)
+      withOwn(programs) { program in
+        do throws(Failure) { try run(stripTasks[t], program) } catch { failures[t] = error }
+        program.lend(from: nil)
       }
     }
     for t in stripTasks.indices {
@@ -111,7 +132,7 @@ extension Optimizer {
     }
   }
 
-  private func run(_ task: StripTask, _ program: Program, _ space: UnsafeMutableRawPointer) throws(Failure) {
+  private func run(_ task: StripTask, _ program: Program) throws(Failure) {
     let r = records + task.tensor, branch = branches[r.pointee.branch]
     let marks = r.pointee.watched && !mayFail && marksInStrips(r)
     for start in stride(from: task.elements.lowerBound, to: task.elements.upperBound, by: r.pointee.strip) {
@@ -119,14 +140,12 @@ extension Optimizer {
       if r.pointee.scratchesInStrips { program.lend(from: start * r.pointee.size) }
       for segment in r.pointee.stripped {
         for pass in branch.segments[segment] {
-          guard pass.isWhole else {
+          if pass.isWhole {
+            try runFinite(task.tensor, pass, part, program.scratch(r), program.workspace)
+          } else {
             program.begin(r, at: start)
             lay(pass, branch, program, r)
             program.execute(part.count, partials)
-            continue
-          }
-          do throws(Failure) { try runWhole(task.tensor, pass, part, program.scratch(r), space) } catch {
-            if !overflowed(pass, error) { throw error }
           }
         }
       }

@@ -5,19 +5,16 @@ import ThalwegCore
 extension Optimizer {
   /// Calls `body` with a member of the pool that no other thread uses.
   @inline(__always)
-  func withOwn<T>(_ pool: [T], _ body: (T) -> Void) { withOwn(of: pool.count) { body(pool[$0]) } }
-  /// The same of several pools of one size.
-  @inline(__always)
-  func withOwn(of count: Int, _ body: (Int) -> Void) {
+  func withOwn<T>(_ pool: [T], _ body: (T) -> Void) {
     var k = 0
     while !twi_swap_if(threadBusy + k, 0, 1) {
       k += 1
-      if k >= count {
+      if k >= pool.count {
         k = 0
         twi_pause()
       }
     }
-    body(k)
+    body(pool[k])
     twi_store(threadBusy + k, 0)
   }
 

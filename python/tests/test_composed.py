@@ -409,3 +409,42 @@ def test_derivatives_are_asked_for_at_the_parameters(sentence: str) -> None:
         for request in opt.requests():
             if request.kind == "logit_derivatives":
                 request.answer_matrix(np.ones((2, 3)) * [[0.0, 1.0, 2.0]])
+
+
+SINGLE = ["sara(lambda_rank=0.1, min_rank_dim=8)", "psgd_kron", "adalomo"]
+
+
+@pytest.mark.parametrize("pipeline", SINGLE)
+def test_a_pipeline_with_a_source_of_one_gradient(pipeline):
+    """step(gradients) and a closure do the same, to the tensors of that pipeline alone: the other one has no such state."""
+    rng = np.random.default_rng(0)
+    shapes = [(256, 40), (40,)]
+    sets = [[rng.standard_normal(s).astype(np.float32) for s in shapes]]
+    sets += [[p.copy() for p in sets[0]] for _ in range(2)]
+    sentence = f"route(matrix=({pipeline}), other=(sgd(lr=0.1)))"
+    with (
+        tw.Optimizer(sets[0], sentence) as listed,
+        tw.Optimizer(sets[1], sentence) as closed,
+        tw.Optimizer(sets[2][1:], "sgd(lr=0.1)") as alone,
+    ):
+        for _ in range(4):
+            grads = [rng.standard_normal(s).astype(np.float32) for s in shapes]
+            listed.step(grads)
+            closed.step(lambda grads=grads: (1.0, grads))
+            alone.step(grads[1:])
+            for p, q in zip(sets[0], sets[1], strict=True):
+                np.testing.assert_array_equal(p, q)
+            np.testing.assert_array_equal(sets[0][1], sets[2][1])
+            assert np.isfinite(sets[0][0]).all()
+
+
+@pytest.mark.parametrize("shapes", [[(64, 32), (40,)], [(64, 32)]], ids=["both", "matrices"])
+def test_a_pipeline_that_accumulates_wants_requests(shapes):
+    params = [np.ones(s, np.float32) for s in shapes]
+    with tw.Optimizer(params, "route(matrix=(sgd(lr=0.1)), other=(gradient_accumulate(2) | sgd(lr=0.1)))") as opt:
+        with pytest.raises(tw.NeedsError, match="gradient_accumulate asks for more"):
+            opt.step([np.ones(s, np.float32) for s in shapes])
+        assert all((p == 1).all() for p in params)
+        opt.step(lambda: (1.0, [np.ones(s, np.float32) for s in shapes]))
+        for p in params:
+            np.testing.assert_allclose(p, 0.9, rtol=1e-6)  # one step of either

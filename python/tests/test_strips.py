@@ -31,7 +31,7 @@ SENTENCES = [
     "ranger(k=2)",
     "sparse_adam",
     "sara(threshold=0.5)",
-    "prox_sgd(group_lasso(0.05, axis=row), lr=0.1, momentum=0.9)",
+    "prox_sgd(l1(0.05), lr=0.1, momentum=0.9)",
     "prox_adam(l1(0.05), lr=0.1)",
 ]
 # the first has strips of 16,384 elements, the second of 64,000, and the third none: lines of 514 and chunks of 512
@@ -78,3 +78,23 @@ def test_a_tensor_moves_as_its_parts(sentence, shape, dtype):
         for slot, rows in one.items():
             if np.shape(rows[0]) == shape:
                 np.testing.assert_array_equal(rows[0], np.concatenate(many[slot]))
+
+
+OVERFLOWING = ["prox(group_lasso(1e-3, axis=row))", "project(l2_ball(0.5, axis=1))", "project(simplex(axis=1))"]
+
+
+@pytest.mark.parametrize("sentence", OVERFLOWING)
+@pytest.mark.parametrize("shape", [(1024, 64), (200, 514), (40, 30)], ids=str)
+def test_a_line_that_overflows_stays_alone(sentence, shape):
+    """Finite before the step, too large within it: that line is what the step made of it, the others as without it."""
+    rng = np.random.default_rng(0)
+    p, g = rng.standard_normal(shape).astype(np.float32), rng.standard_normal(shape).astype(np.float32)
+    q, h = p.copy(), g.copy()
+    h[3, 5] = 3e38
+    with tw.Optimizer([p], f"sgd(lr=100) | {sentence}") as a, tw.Optimizer([q], f"sgd(lr=100) | {sentence}") as b:
+        a.step([g])
+        b.step([h])
+    others = np.arange(shape[0]) != 3
+    np.testing.assert_array_equal(q[others], p[others])
+    assert q[3, 5] == -np.inf
+    assert np.isfinite(np.delete(q[3], 5)).all()

@@ -20,8 +20,9 @@ public final class Program {
   }
 
   private let memory: Memory
-  /// In the place of the scratch tensor while a strip is at work, which needs no more of it than itself.
-  private var room: Memory?, lent: UnsafeMutableRawPointer?
+  /// For strips: the place of the scratch tensor, of which a strip needs no more than itself, and behind it the work
+  /// space of whole-tensor stages.
+  private var room: Memory?, stripBytes = 0, lent: UnsafeMutableRawPointer?
   private let sums: UnsafeMutablePointer<Sums>
   private let codecs: UnsafeMutablePointer<Codec>
   private var folding: Folding
@@ -175,10 +176,15 @@ public final class Program {
   public func scratch(_ r: UnsafeMutablePointer<Record>) -> UnsafeMutableRawPointer? {
     r.pointee.scratch.map { lent ?? $0 }
   }
-  /// Room for strips of so many bytes.
-  public func makeRoom(_ bytes: Int, _ allocator: Allocator) throws(Failure) {
-    if room?.size ?? 0 < bytes { room = try Memory(bytes, allocator, zeroed: false) }
+  /// Room for strips of so many bytes, and for as much work space.
+  public func makeRoom(_ strip: Int, _ work: Int, _ allocator: Allocator) throws(Failure) {
+    let first = max(aligned(strip), stripBytes), all = first + max(work, (room?.size ?? 0) - stripBytes)
+    if let room, first == stripBytes, all <= room.size { return }
+    room = try Memory(all, allocator, zeroed: false)
+    stripBytes = first
   }
+  /// The work space of strips.
+  public var workspace: UnsafeMutableRawPointer { room.map { $0.base + stripBytes } ?? memory.base }
   /// Scratch memory is the room for strips, for the elements from `byte` of a tensor on; nil: it is the tensor's own.
   public func lend(from byte: Int?) { lent = byte.flatMap { byte in room.map { $0.base - byte } } }
   /// State that lies in the compute type.

@@ -102,8 +102,6 @@ public struct HeldProx: Sendable {
     kernels.proximal(hyper).1.map { $0.mayFail(hyper) || $0.needsFinite } ?? false
   }
   public func accepts(_ shape: Shape) throws(Failure) { try kernels.proximal(hyper).1?.accepts(hyper, shape) }
-  /// As of a `WholeRule`.
-  public func grain(_ shape: Shape) -> Int? { kernels.proximal(hyper).1.map { $0.grain(hyper, shape) } ?? 1 }
 
   public func apply<T: Real>(_ v: Vector<T>, _ step: Double) throws(Failure) {
     try apply(v.p, Shape(dimensions: v.shape), step)

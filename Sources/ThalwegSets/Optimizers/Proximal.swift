@@ -23,7 +23,7 @@ struct ProxSGD: WholeRule {
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try HeldProx(h, "regularizer")?.accepts(shape) }
   static func mayFail(_ h: Hyper) -> Bool { (try? HeldProx(h, "regularizer")?.mayFail) ?? false }
 
-  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { (try? HeldProx(h, "regularizer")?.grain(shape)) ?? nil }
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { actsOnElements(h) ? 1 : nil }
 
   let h: Hyper, lr: Double
   init(_ h: Hyper, _ c: StepContext) { (self.h, lr) = (h, c.lr) }
@@ -77,9 +77,7 @@ struct ProxAdam: WholeRule {
   static func mayFail(_ h: Hyper) -> Bool { (try? HeldProx(h, "regularizer")?.mayFail) ?? false }
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { shape.count &* size }
 
-  static func grain(_ h: Hyper, _ shape: Shape) -> Int? {
-    (try? HeldProx(h, "regularizer"))?.map { $0.isSeparable } ?? true ? 1 : nil
-  }
+  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { actsOnElements(h) ? 1 : nil }
 
   let h: Hyper, c: StepContext
   init(_ h: Hyper, _ c: StepContext) { (self.h, self.c) = (h, c) }
@@ -130,6 +128,7 @@ private struct MoveTo: ElementOperation {
   @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = g - x }
 }
 
+private func actsOnElements(_ h: Hyper) -> Bool { (try? HeldProx(h, "regularizer")?.isSeparable) ?? true }
 private let checkProx: @Sendable (Hyper) throws(Failure) -> Void = { (h) throws(Failure) in
   _ = try HeldProx(h, "regularizer")
 }

@@ -72,7 +72,7 @@ struct SoftmaxEntropy: WholeRegularizer {
       """,
     source: "Shvetsov et al., 2022, arXiv:2208.14839", parameters: [.weight(1)])
   static var hasProx: Bool { false }
-  static var mayFail: Bool { true }
+  static var needsFinite: Bool { true }
 
   let weight: Double
   init(_ h: Hyper) { weight = h.weight }
