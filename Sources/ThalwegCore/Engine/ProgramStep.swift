@@ -29,4 +29,24 @@ extension Program {
     /// Bytes of an element.
     var size: Int
   }
+
+  /// Moves the pointers of the operands whose bits are set; x, g and the slots follow each other in memory.
+  @inline(__always)
+  func advance(_ o: inout Operands, _ moving: UInt32, _ bytes: Int) {
+    withUnsafeMutablePointer(to: &o) { p in
+      let pointers = UnsafeMutableRawPointer(p).assumingMemoryBound(to: UnsafeMutableRawPointer.self)
+      var moving = moving
+      while moving != 0 {
+        pointers[moving.trailingZeroBitCount] += bytes
+        moving &= moving &- 1
+      }
+    }
+  }
+  /// The operands of the rest of a chunk: x and g lie behind its whole blocks wherever they are; widened state begins
+  /// at its row.
+  func shifted(_ o: Operands, _ moving: UInt32, _ bytes: Int) -> Operands {
+    var o = o
+    advance(&o, moving | 3, bytes)
+    return o
+  }
 }
