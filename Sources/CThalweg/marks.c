@@ -29,7 +29,7 @@ TWI_INLINE uint32_t finish(const longs *sum) {
 TWI_INLINE uint32_t group(const uint8_t *at, int pieces) {
   longs sum = {0};
   for (int k = 0; k < pieces; k++) {
-    twi_prefetch(at + k * PIECE + 4096); /* as every walk along one stream */
+    twi_fetch_ahead(at + k * PIECE);
     add(&sum, at + k * PIECE, k);
   }
   return finish(&sum);

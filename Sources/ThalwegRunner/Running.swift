@@ -189,24 +189,32 @@ extension Optimizer {
     guard !work.isEmpty else { return }
     // The largest first, so that the last thread is not left with it.
     work.sort { records[$0.0].count > records[$1.0].count }
-    let failures = UnsafeMutablePointer<Failure?>.allocate(capacity: work.count)
-    failures.initialize(repeating: nil, count: work.count)
+    // (one alone leaves the threads to the stage)
+    try runTasks(work.count, parallel: work.count > 1, workspaces, tensor: { work[$0].0 }) {
+      (k, space) throws(Failure) in
+      let (i, pass) = work[k]
+      try runFinite(i, pass, 0..<records[i].count, records[i].scratch, space.base)
+    }
+  }
+
+  /// Runs tasks that may fail, each with a member of a pool, and throws the first failure with the name of its tensor.
+  func runTasks<T>(
+    _ count: Int, parallel: Bool = true, _ pool: [T], tensor: (Int) -> Int,
+    _ body: (Int, T) throws(Failure) -> Void
+  ) throws(Failure) {
+    let failures = UnsafeMutablePointer<Failure?>.allocate(capacity: count)
+    failures.initialize(repeating: nil, count: count)
     defer {
-      failures.deinitialize(count: work.count)
+      failures.deinitialize(count: count)
       failures.deallocate()
     }
-    let many = work.count > 1
-    Threads.run(work.count, parallel: many && elements >= Walker.parallelFrom) { k in
-      withOwn(workspaces) { space in
-        let (i, pass) = work[k]
-        let v = records[i].scratch
-        do throws(Failure) { try runFinite(i, pass, 0..<records[i].count, v, space.base) } catch {
-          failures[k] = error
-        }
+    Threads.run(count, parallel: parallel && elements >= Walker.parallelFrom) { k in
+      withOwn(pool) { own in
+        do throws(Failure) { try body(k, own) } catch { failures[k] = error }
       }
     }
-    for k in 0..<work.count {
-      if let f = failures[k] { throw Failure(Int(f.status), "\(label("parameter", work[k].0)): \(f.message)") }
+    for k in 0..<count {
+      if let f = failures[k] { throw Failure(Int(f.status), "\(label("parameter", tensor(k))): \(f.message)") }
     }
   }
 

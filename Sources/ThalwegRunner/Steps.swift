@@ -33,10 +33,12 @@ extension Optimizer {
   func asksOnce() throws(Failure) {
     if let s = sources.first(where: { !($0.source?.single ?? false) }) ?? sources.dropFirst().first {
       let asks = s.method.publicRequests, others = asks.isEmpty || asks == "gradient" ? "" : " (\(asks))"
-      throw Failure(
-        Status.needs,
-        "\(s.name) asks for more than the gradient that is there\(others); call next and answer its requests")
+      throw asksMore(s.name, others)
     }
+  }
+  private func asksMore(_ name: String, _ others: String = "") -> Failure {
+    Failure(
+      Status.needs, "\(name) asks for more than the gradient that is there\(others); call next and answer its requests")
   }
 
   /// One whole step with the bound gradients.
@@ -77,11 +79,9 @@ extension Optimizer {
     if begun.0 == nil { return begun.1 }
     let (more, status) = try next(loss: loss)
     guard more == nil else {
-      let name = asker
+      let failure = asksMore(asker)
       try cancel()
-      throw Failure(
-        Status.needs,
-        "\(name) asks for more than the gradient that is there; call next and answer its requests; nothing was changed")
+      throw failure
     }
     return status
   }

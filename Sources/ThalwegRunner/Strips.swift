@@ -43,7 +43,7 @@ extension Optimizer {
   private func unit(_ pass: Branch.Pass, _ i: Int, _ unit: Int) -> Int? {
     guard let s = pass.stage, let whole = s.whole else { return pass.measured == nil ? unit : nil }
     let b = bound[i], n = b.view.count
-    guard s.hyper.allSatisfy({ !whole.mayFail($0) }), s.scalars.isEmpty, s.source == nil,
+    guard !whole.mayFail(s.hyper[records[i].group]), s.scalars.isEmpty, s.source == nil,
       slots(s, b).allSatisfy({ $0.count == nil && format($0, b) == .direct }), let lines = lines(s, i)
     else { return nil }
     let one = n <= Optimizer.longestStrip ? n : nil  // a tensor that is one strip suits all
@@ -54,9 +54,9 @@ extension Optimizer {
   /// Elements of the smallest part of tensor i that a stage treats by itself; nil: it needs the whole.
   func lines(_ s: Stage, _ i: Int) -> Int? {
     let shape = bound[i].shape, n = bound[i].view.count
-    guard n > 0, let length = shape.dimensions.first, let grain = s.whole?.grain(s.hyper[0], shape), grain > 0 else {
-      return nil
-    }
+    guard n > 0, let length = shape.dimensions.first,
+      let grain = s.whole?.grain(s.hyper[records[i].group], shape), grain > 0
+    else { return nil }
     let (lines, tooMany) = grain.multipliedReportingOverflow(by: n / length)
     return tooMany ? nil : lines
   }
@@ -112,29 +112,15 @@ extension Optimizer {
       return r.pointee.active && r.pointee.stripped.lowerBound == segment && goesInStrips(r, segment)
     }
     guard stripTasks.contains(where: begins) else { return }
-    let failures = UnsafeMutablePointer<Failure?>.allocate(capacity: stripTasks.count)
-    failures.initialize(repeating: nil, count: stripTasks.count)
-    defer {
-      failures.deinitialize(count: stripTasks.count)
-      failures.deallocate()
-    }
-    Threads.run(stripTasks.count, parallel: elements >= Walker.parallelFrom) { t in
-      guard begins(stripTasks[t]) else { return }
-      withOwn(programs) { program in
-        do throws(Failure) { try run(stripTasks[t], program) } catch { failures[t] = error }
-        program.lend(from: nil)
-      }
-    }
-    for t in stripTasks.indices {
-      if let f = failures[t] {
-        throw Failure(Int(f.status), "\(label("parameter", stripTasks[t].tensor)): \(f.message)")
-      }
+    try runTasks(stripTasks.count, programs, tensor: { stripTasks[$0].tensor }) { (t, program) throws(Failure) in
+      if begins(stripTasks[t]) { try run(stripTasks[t], program) }
     }
   }
 
   private func run(_ task: StripTask, _ program: Program) throws(Failure) {
     let r = records + task.tensor, branch = branches[r.pointee.branch]
     let marks = r.pointee.watched && !mayFail && marksInStrips(r)
+    defer { program.lend(from: nil) }
     for start in stride(from: task.elements.lowerBound, to: task.elements.upperBound, by: r.pointee.strip) {
       let part = start..<min(start + r.pointee.strip, task.elements.upperBound)
       if r.pointee.scratchesInStrips { program.lend(from: start * r.pointee.size) }

@@ -202,9 +202,8 @@ public struct Sums {
   }
 }
 
-/// Asks for what a walk along one stream of memory will read a page from here: by itself the processor looks only a few
-/// lines ahead, and such a walk waits for half of its time. (Where three streams or more advance, it does not.)
-@inlinable @inline(__always) public func fetchAhead(_ p: UnsafeRawPointer) { twi_prefetch(p + 4096) }
+/// For walks along one stream of memory: asks for what they will read a page from here.
+@inlinable @inline(__always) public func fetchAhead(_ p: UnsafeRawPointer) { twi_fetch_ahead(p) }
 
 /// Walks a run in whole vectors and one padded tail, so that the same instructions touch every element, whatever the
 /// cut:
