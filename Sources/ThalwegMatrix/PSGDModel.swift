@@ -58,9 +58,11 @@ struct PSGDPair {
     }
     return v.contains { $0 != 0 } && out.contains { $0 != 0 } ? (v, out) : nil
   }
-  /// The first scale of Q from the first pair: (mean v²)^(1/4)·(mean h⁴)^(−1/8).
-  func scale(_ v: [Double], _ h: [Double]) -> Double {
-    PSGDPair.scale(v, h, newton: self.h.is("fit", "newton"))
+  /// The first scale of Q, from the first pair (mean v²)^(1/4)·(mean h⁴)^(−1/8), or from the gradient g that is to be
+  /// whitened, without its noise: (mean g⁴)^(−1/8).
+  func scale<T: Real>(_ v: [Double], _ h: [Double], _ t: Whole<T>) -> Double {
+    let newton = self.h.is("fit", "newton")
+    return PSGDPair.scale(v, newton ? h : Dense(t.v, t.count).values, newton: newton)
   }
   static func scale(_ v: [Double], _ h: [Double], newton: Bool) -> Double {
     let n = Double(v.count), fourth = h.reduce(0) { $0 + $1 * $1 * $1 * $1 } / n
@@ -204,7 +206,7 @@ struct PSGDModel<Factors: PSGDFactors>: Source {
     if fits, v.contains(where: { $0 != 0 }), pair.contains(where: { $0 != 0 }) {
       var next = factors
       if next.diagonal.contains(0) {
-        let scale = PSGDPair.scale(v, pair, newton: newton)
+        let scale = PSGDPair.scale(v, newton ? pair : g, newton: newton)
         next.diagonal = next.diagonal.map { $0 == 0 ? scale : $0 }
       }
       let second = h.is("normalizer", "second")

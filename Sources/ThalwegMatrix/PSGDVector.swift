@@ -293,7 +293,7 @@ struct PSGDDense: WholeRule {
     func reset(_ scale: Double) { for i in 0..<n { Q.values[i * (n + 1)] = scale } }
     if pair.c.t == 1 { reset(pair.firstScale) }
     if let (v, h) = pair.sample(t, slot: k + 1) {
-      if Q.values[0] == 0 { reset(pair.scale(v, h)) }
+      if Q.values[0] == 0 { reset(pair.scale(v, h, t)) }
       let a = try Q.times(Dense(h)).values
       var b = v
       for j in 0..<n {

@@ -25,6 +25,11 @@ package final class Branch {
   let needsFiniteParameters: Bool
   /// A whole-tensor rule whose update is the move itself, the step size in it.
   let moves: Bool
+  /// It leaves the new parameters in the place of that update.
+  let leavesPoint: Bool
+  /// Stages that decide on the decoupled decay; and whether one takes it out of the update in places.
+  let decays: [Stage]
+  let masksDecay: Bool
   /// The stage that gives the evaluation weights: the last that has some.
   let evaluator: Stage?
 
@@ -33,11 +38,14 @@ package final class Branch {
       selectors, gradient, rule, updates, applier, after
     )
     stages = gradient + [rule] + updates + (applier.map { [$0] } ?? []) + after
-    perTensor = stages.contains { $0.perTensor }
+    decays = updates.filter { $0.whole?.newDecay != nil }
+    masksDecay = updates.contains { $0.whole?.traits.masksDecay ?? false }
+    perTensor = !decays.isEmpty || stages.contains { $0.perTensor }
     mayFail = stages.contains { $0.whole?.mayFail($0.hyper[0]) ?? false }
-    needsFiniteParameters = stages.contains { $0.whole?.needsFinite ?? false }
+    needsFiniteParameters = stages.contains { $0.whole?.traits.needsFinite ?? false }
     needsFinite = needsFiniteParameters || stages.contains { $0.method.needsFinite }
     moves = rule.whole != nil && rule.method.asks(for: "own-step")
+    leavesPoint = rule.whole?.traits.leavesPoint ?? false
     evaluator = stages.last { $0.element?.evaluates ?? ($0.whole?.evaluate != nil) }
     plan()
   }
@@ -55,6 +63,8 @@ package final class Branch {
       case direct
       /// Changes the scratch tensor in place, element by element (update transforms after a measured one).
       case update
+      /// The point in the scratch tensor becomes the move to it.
+      case difference
       /// Runs a whole-tensor stage on the scratch tensor.
       case whole(Stage)
       /// Moves the parameters.
@@ -93,7 +103,7 @@ package final class Branch {
     var scratches: Bool {
       switch work {
       case .measure, .save, .final, .after: scratchGradient || scratchUpdate
-      case .materialise, .direct, .update, .whole, .wholeAfter: true
+      case .materialise, .direct, .update, .difference, .whole, .wholeAfter: true
       }
     }
     fileprivate var writesUpdate: Bool {
@@ -116,7 +126,7 @@ package final class Branch {
     func sums(_ s: Stage) {
       for p in 0..<s.phases { passes.append(Pass(work: .measure(s, p), chain: chain, scratchGradient: fromScratch)) }
     }
-    for s in stages { if s.whole?.keepsPoint ?? false { passes.append(Pass(work: .save(s))) } }
+    for s in stages { if s.whole?.traits.keepsPoint ?? false { passes.append(Pass(work: .save(s))) } }
     for s in gradient {
       if s.whole != nil {
         passes.append(Pass(work: .materialise, chain: chain, scratchGradient: fromScratch))
@@ -136,6 +146,8 @@ package final class Branch {
       sums(rule)
     }
     var pending: [Stage] = []
+    let updates = updates.filter { $0.whole?.newDecay == nil }
+    if leavesPoint, !updates.isEmpty { passes.append(Pass(work: .difference)) }
     for s in updates {
       if s.phases > 0 || s.whole != nil {
         if !fromUpdate {

@@ -161,6 +161,7 @@ struct Compiler {
     }
     gradient += pulls
     pulls = []
+    updates = inPlace(updates)
     guard let rule else {
       let where_ = items.last?.node ?? StageNode(name: "", arguments: [], position: 0)
       throw at(where_, Failure(Status.method, "the pipeline has no update rule; add one, as adamw(lr=1e-3)"))
@@ -182,6 +183,20 @@ struct Compiler {
     }
     return Branch(
       selectors: selectors, gradient: gradient, rule: rule, updates: updates, applier: applier, after: after)
+  }
+
+  /// Stages behind a rule in the order in which they act: directions, the decay, norms; each kind as the sentence has
+  /// it. None changes sides with a stage that measures the update.
+  private func inPlace(_ updates: [Stage]) -> [Stage] {
+    var ordered: [Stage] = [], first = 0
+    func place(_ s: Stage) -> Int { (s.whole?.place(s.hyper[0]) ?? .direction).rawValue }
+    for end in updates.indices where updates[end].source != nil || end == updates.count - 1 {
+      let run = updates[first...end], last = run.last?.source == nil ? run : run.dropLast()
+      for k in 0...UpdatePlace.norm.rawValue { ordered += last.filter { place($0) == k } }
+      ordered += run.dropFirst(last.count)
+      first = end + 1
+    }
+    return ordered
   }
 
   private mutating func stage(_ item: Item, seenRule: Bool) throws(Failure) -> Stage? {

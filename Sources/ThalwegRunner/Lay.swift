@@ -46,6 +46,14 @@ extension Branch.Pass {
       run(updates, p, r, whole, g)
       measureAlso(p, whole, g)
 
+    case .difference:
+      guard let whole = p.scratch() else { return }
+      let kernel =
+        r.pointee.isDouble
+        ? plainKernel(MoveTo(), SIMD8<Double>.self, writesG: false)
+        : plainKernel(MoveTo(), SIMD16<Float>.self, writesG: false)
+      p.add(whole, x) { _, _, o in kernel(o) }
+
     case .final:
       var a = r.pointee.apply, rest = after[...]
       if !scratchUpdate, updates.isEmpty, b.applier == nil, let e = b.rule.element {
@@ -70,7 +78,9 @@ extension Branch.Pass {
         }
         (a.scale, a.coupled) = (1, 0)
         if b.moves { a.lr = 1 }
-        if let applier = b.applier, let e = applier.element {
+        if b.leavesPoint, b.updates.count == b.decays.count {
+          p.copy(u, to: x)
+        } else if let applier = b.applier, let e = applier.element {
           p.run(e.fused, applier.id, a, x, u)
         } else {
           p.move(x, u, a)
@@ -147,6 +157,11 @@ extension Branch.Pass {
       if let e = s.element, e.multiplies(r.pointee.rules[s.id]) != 1 { p.run(e.map, s.id, Apply(), v, w) }
     }
   }
+}
+
+/// The update that leads to the point in x.
+private struct MoveTo: ElementOperation {
+  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = g - x }
 }
 
 private struct AddCoupled: ElementOperation {

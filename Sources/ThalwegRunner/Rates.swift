@@ -14,7 +14,7 @@ extension Optimizer {
     c.step = step
     // A source that sets the step size changes the move and what follows it; rules go on as if it had not.
     c.lr = stepSize == nil || s.role == .after ? r.pointee.apply.lr : rate(of: i).lr
-    c.keep = r.pointee.apply.keep
+    (c.keep, c.masksDecay) = (r.pointee.apply.keep, branch.masksDecay)
     c.weightDecay = decayOf[r.pointee.group * branches.count + r.pointee.branch]
     let shape = bound[i].shape
     (c.ndim, c.count, c.rows, c.columns, c.role) = (shape.ndim, shape.count, shape.rows, shape.columns, shape.role)
@@ -133,6 +133,7 @@ extension Optimizer {
       if options.state != .f32 {
         r.pointee.stateKey = Random.key(seed: options.seed, stream: .max - 1, step: UInt64(step), tensor: r.pointee.key)
       }
+      decideDecay(i, branch)
       if !branch.perTensor {
         if let l = leaders.first(where: {
           $0.group == r.pointee.group && $0.branch == r.pointee.branch && $0.t == r.pointee.t
@@ -160,6 +161,20 @@ extension Optimizer {
         e.prepare(h, c, r.pointee.rules[s.id])
       }
     }
+  }
+
+  /// Lets stages decide on the decoupled decay of a tensor.
+  private func decideDecay(_ i: Int, _ branch: Branch) {
+    let r = records + i
+    var decay = rate(of: i).decay
+    for s in branch.decays {
+      guard let decide = s.whole?.newDecay else { continue }
+      let kept = r.pointee.used(s.id) > 0 ? r.pointee.slot(s.id, 0).base : nil, isDouble = r.pointee.isDouble
+      var number = kept.map { isDouble ? $0.load(as: Double.self) : Double($0.load(as: Float.self)) } ?? .nan
+      decay = decide(s.hyper[r.pointee.group], context(s, branch, i), decay, &number)
+      if isDouble { kept?.storeBytes(of: number, as: Double.self) } else { kept?.storeBytes(of: Float(number), as: Float.self) }
+    }
+    if !branch.decays.isEmpty { r.pointee.apply.keep = decay == 0 ? 1 : 1 - r.pointee.apply.lr * decay }
   }
 
   /// After a phase: totals become scalars, and the rules that use them are made anew.

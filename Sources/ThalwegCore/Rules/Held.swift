@@ -32,7 +32,7 @@ public struct HeldManifold: Sendable {
 
   public func factors(_ shape: Shape) -> Slices { kernels.factors(hyper, shape) }
   public func accepts(_ shape: Shape) throws(Failure) { try kernels.tangent.accepts(hyper, shape) }
-  public var mayFail: Bool { kernels.tangent.mayFail(hyper) || kernels.tangent.needsFinite }
+  public var mayFail: Bool { kernels.tangent.mayFail(hyper) || kernels.tangent.traits.needsFinite }
 
   public func project<T: Real>(_ x: UnsafeMutablePointer<T>, _ shape: Shape) throws(Failure) {
     try set.project(x, shape)
@@ -99,7 +99,7 @@ public struct HeldProx: Sendable {
   /// Its prox acts on every element by itself, and takes a step for each.
   public var isSeparable: Bool { kernels.stepped != nil }
   public var mayFail: Bool {
-    kernels.proximal(hyper).1.map { $0.mayFail(hyper) || $0.needsFinite } ?? false
+    kernels.proximal(hyper).1.map { $0.mayFail(hyper) || $0.traits.needsFinite } ?? false
   }
   public func accepts(_ shape: Shape) throws(Failure) { try kernels.proximal(hyper).1?.accepts(hyper, shape) }
 

@@ -94,6 +94,17 @@ public protocol WholeRule: Listed, Sendable {
   static var needsFinite: Bool { get }
   /// The first slot receives the parameters as they were before the step.
   static var keepsPoint: Bool { get }
+  /// A rule that takes its own step leaves the new parameters in v, and not the move to them: what is small beside the
+  /// old parameters would be lost in their difference.
+  static var leavesPoint: Bool { get }
+  /// Where it stands among the stages behind a rule, whatever the order of the sentence.
+  static func place(_ h: Hyper) -> UpdatePlace
+  /// It decides on the decoupled decay of the step, and does nothing else.
+  static var setsDecay: Bool { get }
+  /// The decay per step size, `decay` that of the rule; `number` is the first of its first slot, and may be changed.
+  func decay(_ decay: Double, _ number: inout Double) -> Double
+  /// It takes the decay out of the update where the update's sign is not that of the parameter.
+  static var masksDecay: Bool { get }
   /// It gives evaluation weights.
   static var evaluates: Bool { get }
   init(_ h: Hyper, _ c: StepContext)
@@ -114,9 +125,18 @@ extension WholeRule {
   @inlinable public static func mayFail(_ h: Hyper) -> Bool { mayFail }
   @inlinable public static var needsFinite: Bool { false }
   @inlinable public static var keepsPoint: Bool { false }
+  @inlinable public static var leavesPoint: Bool { false }
+  @inlinable public static func place(_ h: Hyper) -> UpdatePlace { .direction }
+  @inlinable public static var setsDecay: Bool { false }
+  public func decay(_ decay: Double, _ number: inout Double) -> Double { decay }
+  @inlinable public static var masksDecay: Bool { false }
   @inlinable public static var evaluates: Bool { false }
   public func evaluate<T: Real>(_ t: Whole<T>) throws(Failure) {}
 }
+
+/// Where a stage behind a rule stands: it changes the direction, takes part in the decay, or sets the norm of what both
+/// lead to.
+public enum UpdatePlace: Int, Sendable { case direction, decay, norm }
 
 public struct WholeKernels: Sendable {
   public let slots: @Sendable (Hyper, Shape) -> [Slot]
@@ -126,8 +146,18 @@ public struct WholeKernels: Sendable {
   public let workspace: @Sendable (Hyper, Shape, Int) -> Int
   public let grain: @Sendable (Hyper, Shape) -> Int?
   public let mayFail: @Sendable (Hyper) -> Bool
-  public let needsFinite: Bool
-  public let keepsPoint: Bool
+  public let place: @Sendable (Hyper) -> UpdatePlace
+  /// The decay that a stage decides on, where it does.
+  public typealias Decision = @Sendable (Hyper, StepContext, _ decay: Double, _ number: inout Double) -> Double
+  public let newDecay: Decision?
+  public struct Traits: Sendable {
+    public let needsFinite, keepsPoint, leavesPoint, masksDecay: Bool
+    @usableFromInline init<R: WholeRule>(_: R.Type) {
+      (needsFinite, keepsPoint) = (R.needsFinite, R.keepsPoint)
+      (leavesPoint, masksDecay) = (R.leavesPoint, R.masksDecay)
+    }
+  }
+  public let traits: Traits
   public typealias Call<T: Real> = @Sendable (Hyper, StepContext, Whole<T>) throws(Failure) -> Void
   public let f32: Call<Float>
   public let f64: Call<Double>
@@ -138,15 +168,19 @@ public struct WholeKernels: Sendable {
     decay: @escaping @Sendable (Hyper) -> Decay,
     accepts: @escaping @Sendable (Hyper, Shape) throws(Failure) -> Void,
     workspace: @escaping @Sendable (Hyper, Shape, Int) -> Int, grain: @escaping @Sendable (Hyper, Shape) -> Int?,
-    mayFail: @escaping @Sendable (Hyper) -> Bool,
-    needsFinite: Bool, keepsPoint: Bool, f32: @escaping Call<Float>, f64: @escaping Call<Double>,
-    evaluate: (f32: Call<Float>, f64: Call<Double>)?
+    mayFail: @escaping @Sendable (Hyper) -> Bool, place: @escaping @Sendable (Hyper) -> UpdatePlace,
+    newDecay: Decision?, traits: Traits,
+    f32: @escaping Call<Float>, f64: @escaping Call<Double>, evaluate: (f32: Call<Float>, f64: Call<Double>)?
   ) {
     (self.slots, self.scalars, self.decay) = (slots, scalars, decay)
     (self.accepts, self.workspace, self.grain) = (accepts, workspace, grain)
-    (self.mayFail, self.needsFinite, self.keepsPoint) = (mayFail, needsFinite, keepsPoint)
+    (self.mayFail, self.place, self.newDecay, self.traits) = (mayFail, place, newDecay, traits)
     (self.f32, self.f64, self.evaluate) = (f32, f64, evaluate)
   }
+}
+
+@usableFromInline func deciding<R: WholeRule>(_: R.Type) -> WholeKernels.Decision {
+  { (h, c, decay, number) in R(h, c).decay(decay, &number) }
 }
 
 @inlinable @inline(never)
@@ -155,7 +189,9 @@ public func kernels<R: WholeRule>(_: R.Type) -> WholeKernels {
     slots: { R.slots($0, $1) }, scalars: { R.scalars($0) }, decay: { R.decay($0) },
     accepts: { (h, s) throws(Failure) in try R.accepts(h, s) }, workspace: { R.workspace($0, $1, $2) },
     grain: { R.grain($0, $1) },
-    mayFail: { R.mayFail($0) }, needsFinite: R.needsFinite, keepsPoint: R.keepsPoint,
+    mayFail: { R.mayFail($0) }, place: { R.place($0) },
+    newDecay: R.setsDecay ? deciding(R.self) : nil,
+    traits: WholeKernels.Traits(R.self),
     f32: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
     f64: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
     evaluate: R.evaluates
@@ -172,8 +208,7 @@ extension WholeKernels {
       decay: { [decay] _ in decay(inner) },
       accepts: { [accepts] (_, s) throws(Failure) in try accepts(inner, s) },
       workspace: { [workspace] _, s, n in workspace(inner, s, n) }, grain: { [grain] _, s in grain(inner, s) },
-      mayFail: { [mayFail] _ in mayFail(inner) },
-      needsFinite: needsFinite, keepsPoint: keepsPoint,
+      mayFail: { [mayFail] _ in mayFail(inner) }, place: { [place] _ in place(inner) }, newDecay: nil, traits: traits,
       f32: { [f32] (_, c, w) throws(Failure) in try f32(inner, c, w) },
       f64: { [f64] (_, c, w) throws(Failure) in try f64(inner, c, w) },
       evaluate: nil)

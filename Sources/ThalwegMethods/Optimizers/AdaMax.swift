@@ -38,6 +38,6 @@ struct AdaMax: ElementRule {
     let u = L.max(beta2 * s[1], g.magnitude + eps)
     s[0] = m
     s[1] = u
-    return u.divide(m * r1)
+    return L.select(L.equal(u, L(0)), L(0), (m * r1) / u)
   }
 }

@@ -35,6 +35,7 @@ struct FrankWolfe: WholeRule {
   }
   static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("gap")] }
   static var mayFail: Bool { true }
+  static var leavesPoint: Bool { true }
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { 2 &* aligned(shape.count &* size) }
 
   let h: Hyper, c: StepContext
@@ -83,7 +84,7 @@ struct FrankWolfe: WholeRule {
       let corner = s[0].wide, point = s[1].wide
       let low = point.low + gamma * (corner.low - point.low)
       let high = L.width == 16 ? point.high + gamma * (corner.high - point.high) : low
-      x = g - (gamma == 1 ? s[0] : L(wide: low, high))
+      x = gamma == 1 ? s[0] : L(wide: low, high)
     }
   }
 }

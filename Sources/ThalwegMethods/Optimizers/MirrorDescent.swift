@@ -41,13 +41,15 @@ struct MirrorDescent: WholeRule {
     return 8 &* max(groups.parts.count &* groups.room, (shape.count &+ width &- 1) / width &* width)
   }
 
+  static var leavesPoint: Bool { true }
+
   let lr, p, radius: Double, axis: Int, h: Hyper
   init(_ h: Hyper, _ c: StepContext) {
     (lr, p, radius, axis, self.h) = (c.lr, h.p, h.radius, h.integer("axis"), h)
   }
 
   func apply<T: Real>(_ t: Whole<T>) {
-    if lr == 0 { return t.v.update(repeating: 0, count: t.count) }
+    if lr == 0 { return t.v.update(from: t.w, count: t.count) }
     if h.is("geometry", "l2") { return t.change(Plain(lr: lr)) }
     if h.is("geometry", "simplex") { return simplex(t) }
     if h.is("geometry", "pnorm") { return pnorm(t) }
@@ -56,14 +58,14 @@ struct MirrorDescent: WholeRule {
 
   struct Plain: ElementOperation {
     let lr: Double
-    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = lr * x }
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = g - lr * x }
   }
   struct Orthant: ElementOperation {
     let lr: Double
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
       let v = x.wide, w = g.wide
       let low = raised(w.low, by: -lr * v.low)
-      x = g - L(wide: low, L.width == 16 ? raised(w.high, by: -lr * v.high) : low)
+      x = L(wide: low, L.width == 16 ? raised(w.high, by: -lr * v.high) : low)
     }
   }
 
@@ -143,7 +145,7 @@ private struct SimplexGroup<T: Real> {
       let n = entries(k), at = k &* step, p = UnsafePointer(terms + k &* L.width)
       let a = low.of(SIMD8<Double>.load(p))
       let new = L(wide: a, L.width == 16 ? high.of(SIMD8<Double>.load(p + 8)) : a)
-      (L.load(x + at, first: n) - new).store(g + at, first: n)
+      new.store(g + at, first: n)
     }
   }
 
@@ -229,13 +231,13 @@ private struct Mirrored<T: Real> {
     let new = rate * x
     (factor == 0 ? new : factor * SIMD8<Double>.load(z.v + i) + new).store(z.v + i)
   }
-  /// The update that leads to factor·z.
+  /// What factor·z is in the storage's type.
   func leave(_ factor: Double) {
     vectors.forEach { _, list in
       for k in list {
         let i = k &* L.width, n = t.count &- i, low = factor * SIMD8<Double>.load(z.v + i)
         let new = L(wide: low, L.width == 16 ? factor * SIMD8<Double>.load(z.v + (i &+ 8)) : low)
-        (L.load(t.w + i, first: n) - new).store(t.v + i, first: n)
+        new.store(t.v + i, first: n)
       }
     }
   }

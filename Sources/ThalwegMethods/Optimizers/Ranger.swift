@@ -37,6 +37,7 @@ struct Ranger: WholeRule {
 
   static func decay(_ h: Hyper) -> Decay { .rule }
 
+  static var leavesPoint: Bool { true }
   static func grain(_ h: Hyper, _ shape: Shape) -> Int? { 1 }
 
   let beta1, beta2, eps, rate, keep, alpha: Double
@@ -56,7 +57,7 @@ struct Ranger: WholeRule {
     synchronises = c.t % max(1, h.integer("k")) == 0
   }
 
-  /// x: the gradient, then the move; g: the parameter.
+  /// x: the gradient, then the new parameter; g: the parameter.
   struct Move: ElementOperation {
     let rule: Ranger
     var mean = 0.0
@@ -71,7 +72,7 @@ struct Ranger: WholeRule {
         new = s[2] + rule.alpha * (new - s[2])
         s[2] = new
       }
-      x = g - new
+      x = new
     }
   }
   struct Total: ElementSum {

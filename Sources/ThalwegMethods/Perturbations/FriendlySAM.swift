@@ -6,8 +6,8 @@ import ThalwegCore
 ///     m ← λ·m + (1 − λ)·g, from the first g;   the rule sees the gradient at θ + e, on the same minibatch
 ///
 /// State    m; while it asks, the parameters and d.
-/// Differs  nothing from nblt/F-SAM and pytorch_optimizer.FriendlySAM. d = 0 moves nothing. A tensor that joins later
-///          starts with m = 0.
+/// Differs  nothing from nblt/F-SAM and pytorch_optimizer.FriendlySAM. d = 0 moves nothing. The first step is that of
+///          each tensor.
 /// Source   Li, Zhou, He, Cheng and Huang, 2024, arXiv:2403.12350.
 struct FriendlySAM: Source {
   static let method = Method(
@@ -28,7 +28,6 @@ struct FriendlySAM: Source {
     requests: "gradient")
 
   let slots = FriendlySAM.method.slots
-  let scalars = [Scalar("steps")]
   private let average = 0, point = 1, direction = 2, gradient = 3
   init(_ h: Hyper) {}
   func most(_ tensors: Int) -> Int { 2 }
@@ -52,10 +51,10 @@ struct FriendlySAM: Source {
   }
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-    let first = io.scalar(0) == 0
     if phase > 0 {
-      io.change(slots: [average, gradient], parameters: false) { Follow(keep: first ? 0 : $0.lmbda) }
-      io.setScalar(0, io.scalar(0) + 1)
+      io.change(slots: [average, gradient], parameters: false, each: { tensor in
+        Follow(keep: io.isNew(tensor) ? 0 : io.hyper(of: tensor).lmbda)
+      })
       io.comeHome()
       return .update(nil)
     }

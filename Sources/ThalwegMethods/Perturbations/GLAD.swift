@@ -49,7 +49,7 @@ struct GLAD: Source {
 /// It is for the scales of quantisers: `route` says which tensors they are.
 /// State    the last sign, the changes in this window, whether an entry is frozen; the steps so far.
 /// Differs  window, threshold and that a window begins without changes are the library's choice. A sign of 0 is one of
-///          its own. A tensor that is absent keeps its numbers.
+///          its own; the first is no change. A tensor that is absent keeps its numbers, and counts on from there.
 /// Source   Jiang et al., 2024, arXiv:2412.05551.
 struct GAQATFreeze: Source {
   static let method = Method(
@@ -66,7 +66,7 @@ struct GAQATFreeze: Source {
       .number("rho", 0.05, .atLeast(0), "radius"),
     ],
     slots: [
-      homeSlot, gradientSlot, Slot("sign", "the last sign of the gradient"),
+      homeSlot, gradientSlot, Slot("sign", "the last sign of the gradient; 2 before the first", start: .value(2)),
       Slot("changes", "changes of it in this window"), Slot("frozen", "1 where the task gradient is left out"),
     ], requests: "gradient")
 
@@ -83,7 +83,7 @@ struct GAQATFreeze: Source {
       let task = s[1], sign = task.sign, zero = L(0), one = L(1)
       s[1] = L.select(L.less(zero, s[4]), zero, task) + g
       var changes = s[3]
-      if counts { changes = changes + L.select(L.equal(sign, s[2]), zero, one) }
+      if counts { changes = changes + L.select(L.equal(s[2], L(2)), zero, L.select(L.equal(sign, s[2]), zero, one)) }
       s[2] = sign
       if decides { s[4] = L.select(L.less(changes, L(least)), one, zero) }
       s[3] = decides ? zero : changes

@@ -31,13 +31,13 @@ struct OneCycle: Schedule {
       .flag("three_phase", false, "fall to the first value before the tail"),
     ])
   private let phases: [(end: Double, from: Double, to: Double)]
-  private let low: Double
+  private let low, last: Double
   private let linear: Bool
 
   init(_ h: Hyper) {
     let lr: Double = h.lr, total: Double = h.total, start: Double = h.pct_start
     let first = lr / h.div_factor, p = start * total
-    low = first / h.final_div_factor
+    (low, last) = (first / h.final_div_factor, total - 1)
     linear = h.is("anneal", "linear")
     phases =
       h.three_phase
@@ -46,6 +46,7 @@ struct OneCycle: Schedule {
   }
 
   func value(_ k: Double) -> Double {
+    if k > last { return low }  // (a second phase may end behind it)
     var a = 0.0
     for (b, x, y) in phases {
       if k <= b {

@@ -4,8 +4,8 @@ import ThalwegCore
 ///
 ///     mask = [u·θ ≥ 0]  (zero=keep: u·θ > 0);   θ ← θ − lr·wd·mask⊙θ − lr·u
 ///
-/// u is the direction before the step size, θ the parameters before the step. Stands behind a rule with decoupled
-/// decay, and before stages that rescale what they see.
+/// u is the direction before the step size as stages that change directions leave it, θ the parameters before the step.
+/// Stands behind a rule with decoupled decay; the mask is on what `corrected_decay` makes of that.
 ///
 /// State    none.
 /// Differs  signs are compared, so that no product underflows; −0 counts as 0. A coupled decay, which is in u, stays.
@@ -17,6 +17,8 @@ struct CautiousDecay: WholeRule {
     source: "2025, arXiv:2510.12402",
     parameters: [.choice("zero", ["decay", "keep"], "what happens where u*theta is 0")])
 
+  static func place(_ h: Hyper) -> UpdatePlace { .decay }
+  static var masksDecay: Bool { true }
   static func grain(_ h: Hyper, _ shape: Shape) -> Int? { 1 }
 
   let decay: Double
@@ -59,24 +61,23 @@ struct CorrectedDecay: WholeRule {
     return h.has("max_lr") ? [] : [peak]
   }
 
-  static func grain(_ h: Hyper, _ shape: Shape) -> Int? { 1 }
+  static func place(_ h: Hyper) -> UpdatePlace { .decay }
+  static var setsDecay: Bool { true }
 
-  let decay, lr, peak: Double
-  let first: Bool
-  init(_ h: Hyper, _ c: StepContext) {
-    (decay, lr, peak, first) = (c.keep == 1 ? 0 : (1 - c.keep) / c.lr, c.lr, h.max_lr, c.t == 1)
-  }
+  let lr, peak: Double
+  let first, isDouble: Bool
+  init(_ h: Hyper, _ c: StepContext) { (lr, peak, first, isDouble) = (c.lr, h.max_lr, c.t == 1, c.isDouble) }
 
-  func apply<T: Real>(_ t: Whole<T>) {
+  func decay(_ decay: Double, _ number: inout Double) -> Double {
     var peak = self.peak
     if peak.isNaN {
-      if first { t.slots[0][0] = T(lr) }
+      if first { number = lr }
       // the step size as it is kept, so that a constant one changes nothing
-      peak = Double(t.slots[0][0]) == Double(T(lr)) ? lr : Double(t.slots[0][0])
+      peak = number == (isDouble ? lr : Double(Float(lr))) ? lr : number
     }
-    if decay != 0, peak > 0, peak != lr { Flat.add(t.w, times: decay * (lr / peak - 1), into: t.v, t.count) }
-    if decay != 0, peak == 0 { Flat.add(t.w, times: -decay, into: t.v, t.count) }
+    return peak > 0 ? decay * (lr / peak) : 0
   }
+  func apply<T: Real>(_ t: Whole<T>) {}
 }
 
 /// Decoupled weight decay as a stage of its own, behind a rule that has none.
@@ -115,6 +116,7 @@ struct DecoupledWeightDecay: WholeRule {
       + (h.is("mode", "independent") && !h.has("max_lr") ? [peak] : [])
   }
 
+  static func place(_ h: Hyper) -> UpdatePlace { .decay }
   static func grain(_ h: Hyper, _ shape: Shape) -> Int? { 1 }
 
   let decay, lr, peak: Double

@@ -35,7 +35,7 @@ struct RelativeUpdate: WholeRule {
 
   func apply<T: Real>(_ t: Whole<T>) {
     let x = abs(keep) * Flat.norm(t.w, t.count), u = Flat.norm(t.v, t.count)
-    Flat.scale(t.v, by: x < eps || u < eps ? 0 : x / u, into: t.v, t.count)
+    Flat.scale(t.v, by: x < eps || u < eps || u == 0 ? 0 : x / u, into: t.v, t.count)
   }
 }
 
@@ -68,17 +68,30 @@ struct RadialBrake: WholeRule {
     ])
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { aligned(shape.count &* size) }
 
+  static func place(_ h: Hyper) -> UpdatePlace { h.is("form", "direction") && !h.pin ? .direction : .norm }
+
   private let move: NewPoint
   let outward, inward, eps: Double
-  let direction, pins: Bool
+  let direction, pins, masked: Bool
   init(_ h: Hyper, _ c: StepContext) {
     (move, outward, inward, eps) = (NewPoint(c), h.outward, h.inward, h.eps)
-    (direction, pins) = (h.is("form", "direction"), h.pin)
+    (direction, pins, masked) = (h.is("form", "direction"), h.pin, c.masksDecay)
+  }
+
+  /// The decayed parameters, where the decay is masked: what is spared of it lies in the update, and does not turn the
+  /// update's sign.
+  private struct Decayed: ElementSum {
+    let keep: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ u: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
+      let decayed = L.select(L.less(u.sign * x, L(0)), x, keep * x)
+      sums.add(0, decayed, times: decayed)
+    }
   }
 
   func apply<T: Real>(_ t: Whole<T>) {
     let n = t.count, new = t.workspace.assumingMemoryBound(to: T.self)
-    let size = abs(move.keep) * Flat.norm(t.w, n)
+    let size =
+      masked && !direction ? t.sums(Decayed(keep: move.keep)).first.squareRoot() : abs(move.keep) * Flat.norm(t.w, n)
     if direction {
       let along = move.keep * Flat.dot(t.v, t.w, n), c = along / max(size * size, eps)
       let share = c < 0 ? outward : inward
@@ -95,7 +108,7 @@ struct RadialBrake: WholeRule {
     func counted(_ x: Double) -> Double { x < eps ? 0 : x }
     let before = counted(size), after = counted(Flat.norm(new, n)), change = after - before
     let share = change >= eps ? outward : change <= -eps ? inward : 0
-    if share == 1 { return }
+    if share == 1, after != 0 { return }
     move.set(t, to: new, times: after == 0 ? 0 : (before + share * change) / after)
   }
 }
@@ -129,6 +142,7 @@ struct Hyperball: WholeRule {
     radius.count = 1
     return h.has("radius") || shape.ndim < h.integer("min_rank") ? [] : [radius]
   }
+  static func place(_ h: Hyper) -> UpdatePlace { .norm }
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { aligned(shape.count &* size) }
 
   private let move: NewPoint

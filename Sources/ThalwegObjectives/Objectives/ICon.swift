@@ -90,10 +90,20 @@ struct IConEmbedding: Objective {
     (cosine, student) = (h.is("kind", "cosine"), h.is("kind", "student"))
   }
 
-  /// The logit of a squared distance, and its derivative. The cosine of unit rows is 1 − r/2.
+  /// The logit of a squared distance, and its derivative.
   private func logit(_ r: Double) -> (value: Double, slope: Double) {
-    if cosine { return ((1 - r / 2) / sigma, -0.5 / sigma) }
-    return student ? (-log1p(r), -1 / (1 + r)) : (-r / (2 * sigma * sigma), -0.5 / (sigma * sigma))
+    student ? (-log1p(r), -1 / (1 + r)) : (-r / (2 * sigma * sigma), -0.5 / (sigma * sigma))
+  }
+  /// Calls `body` with the logit of every pair of rows.
+  private func forEachPair<T: Real>(
+    _ u: UnsafePointer<T>, _ n: Int, _ d: Int, _ body: (_ i: Int, _ j: Int, _ logit: Double) -> Void
+  ) throws(Failure) {
+    guard cosine else {
+      return try DistanceTiles(u, n, u, n, d).forEachRow { i, j, r in if i != j || !masks { body(i, j, logit(r).value) } }
+    }
+    try Tiles(x: u, n: n, y: u, m: n, d: d).forEachRow { i, j, products, count in
+      for k in 0..<count where i != j + k || !masks { body(i, j + k, Double(products[k]) / sigma) }
+    }
   }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
@@ -104,12 +114,11 @@ struct IConEmbedding: Objective {
     let sums = try space.room(n, LogSum.self), values = try space.room(n, Double.self)
     let logs = try space.room(cache, "logs", n, Double.self), means = try space.room(cache, "means", n, Double.self)
     sums.update(repeating: LogSum(), count: n)
-    let tiles = DistanceTiles(all.u, n, all.u, n, d), count = Double(masks ? n - 1 : n)
-    try tiles.forEachRow { i, j, r in if i != j || !masks { sums[i].add(logit(r).value) } }
+    let count = Double(masks ? n - 1 : n)
+    try forEachPair(all.u, n, d) { i, _, logit in sums[i].add(logit) }
     for i in 0..<n { logs[i] = sums[i].value }
-    try tiles.forEachRow { i, j, r in
-      if i == j && masks { return }
-      let q = exp(logit(r).value - logs[i]), e = kl.entry(Double(p[i * n + j]), q, count)
+    try forEachPair(all.u, n, d) { i, j, logit in
+      let q = exp(logit - logs[i]), e = kl.entry(Double(p[i * n + j]), q, count)
       values[i] += e.value
       means[i] += q * e.slope
     }
@@ -122,13 +131,26 @@ struct IConEmbedding: Objective {
     let logs = try cache.kept("logs", Double.self), means = try cache.kept("means", Double.self)
     let count = Double(masks ? n - 1 : n)
     g.update(repeating: 0, count: n * all.d)
-    try DistanceTiles(all.u, n, all.u, n, all.d).pull(into: g) { i, j, r in
-      if i == j { return 0 }
-      let (value, slope) = logit(r)
-      let mine = exp(value - logs[i]), other = exp(value - logs[j])
+    /// The derivative of the value by the logit of a pair, in both of its places.
+    func byLogit(_ i: Int, _ j: Int, _ logit: Double) -> Double {
+      let mine = exp(logit - logs[i]), other = exp(logit - logs[j])
       let a = mine * (kl.entry(Double(p[i * n + j]), mine, count).slope - means[i])
       let b = other * (kl.entry(Double(p[j * n + i]), other, count).slope - means[j])
-      return (a + b) * slope / Double(n)
+      return (a + b) / Double(n)
+    }
+    if cosine {
+      try Tiles(x: all.u, n: n, y: all.u, m: n, d: all.d).pull(into: g) { i, j, products, count in
+        for k in 0..<count {
+          let slope = i == j + k && masks ? 0 : byLogit(i, j + k, Double(products[k]) / sigma) / sigma
+          products[k] = T(slope)
+        }
+      }
+    } else {
+      try DistanceTiles(all.u, n, all.u, n, all.d).pull(into: g) { i, j, r in
+        if i == j { return 0 }
+        let (value, slope) = logit(r)
+        return byLogit(i, j, value) * slope
+      }
     }
     all.pull(g, rows: 0, n, normalize: cosine)
   }

@@ -82,7 +82,8 @@ private struct ModelAware: Sendable {
   /// −V·log P, and V·(1 − P).
   func row(_ positive: Double, _ negative: Double) -> (value: Double, slope: Double) {
     let loss = softplus(negative - positive), rest = sigmoid(negative - positive)
-    return reweight ? (loss / rest, 1) : (loss, rest)
+    // (their quotient goes to 1 where both are too small for a number)
+    return reweight ? (rest == 0 ? 1 : loss / rest, 1) : (loss, rest)
   }
 }
 

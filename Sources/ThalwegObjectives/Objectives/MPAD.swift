@@ -49,7 +49,7 @@ struct MPAD: Driver {
     rule: "w <- w + lr (g - <g, w> w), over its length, g the gradient of mpad_direction;  the best w that was met",
     source: "Fu, Zhao, 2025, arXiv:2504.16335",
     parameters: MPADUtility.parameters + [
-      .number("lr", 0.1, .above(0), "step of the ascent"), .integer("iters", 200, .atLeast(0), "steps for each"),
+      .number("lr", 0.1, .above(0), "step of the ascent"), .integer("iters", 200, .atLeast(1), "steps for each"),
     ],
     inputs: [
       .constant("x", "N, d", "data"), .constant("start", "m, d", "where the directions begin"),

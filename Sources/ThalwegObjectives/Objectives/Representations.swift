@@ -56,7 +56,7 @@ struct UFMProximity: Objective {
 ///
 /// u is (n, d), distances is (n, n). Each row of distances is sorted once: v_ab are sums of its first entries, the
 /// gradient those of its last, O(n²·(log n + d)) in all. Equal distances do not count as smaller.
-/// Differs  the weight of the penalty is the card's; the paper's is not verified.
+/// Differs  the weight of the penalty is the card's; the paper's is not verified. A single row gives 0.
 /// Source   Yuan et al., 2025, arXiv:2502.15374.
 struct FCCov: Objective {
   static let method = Method(
@@ -77,6 +77,11 @@ struct FCCov: Objective {
     defer { space.close() }
     if let k = (0..<(n * n)).first(where: { distances[$0].isNaN }) {
       throw Failure(Status.range, "`distances` must be numbers, got NaN at element \(k)")
+    }
+    let g = try cache?.keep("u", n * d, T.self)
+    if n < 2 {  // one row depends on nothing
+      g?.update(repeating: 0, count: n * d)
+      return 0
     }
     let c = try space.room(n * d, Double.self), slope = try space.room(n * d, Double.self)
     let sums = try space.room(area(n, d), Double.self), covariance = try space.room(area(d, d), Double.self)
@@ -116,7 +121,7 @@ struct FCCov: Objective {
     try LinearAlgebra.multiply(c, transposed: true, c, into: covariance, d, d, n, alpha: weight)
     for k in 0..<d { covariance[k * d + k] -= 1 }
     value -= ridge * Flat.squaredNorm(covariance, d * d)
-    if let g = try cache?.keep("u", n * d, T.self) {
+    if let g {
       try LinearAlgebra.multiply(c, covariance, into: slope, n, d, d, alpha: -4 * ridge * weight, beta: 1)
       for k in 0..<d {
         let mean = (0..<n).reduce(0) { $0 + weight * slope[$1 * d + k] }

@@ -23,6 +23,7 @@ struct ProxSGD: WholeRule {
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try HeldProx(h, "regularizer")?.accepts(shape) }
   static func mayFail(_ h: Hyper) -> Bool { (try? HeldProx(h, "regularizer")?.mayFail) ?? false }
 
+  static var leavesPoint: Bool { true }
   static func grain(_ h: Hyper, _ shape: Shape) -> Int? { actsOnElements(h) ? 1 : nil }
 
   let h: Hyper, lr: Double
@@ -32,7 +33,6 @@ struct ProxSGD: WholeRule {
     let momentum: Double = h.momentum
     t.change(Step(momentum: momentum, lr: lr), slots: 0..<(momentum == 0 ? 0 : 1))
     try HeldProx(h, "regularizer")?.apply(t.v, t.shape, lr)
-    t.change(MoveTo())
   }
 
   /// The new point.
@@ -77,6 +77,7 @@ struct ProxAdam: WholeRule {
   static func mayFail(_ h: Hyper) -> Bool { (try? HeldProx(h, "regularizer")?.mayFail) ?? false }
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { shape.count &* size }
 
+  static var leavesPoint: Bool { true }
   static func grain(_ h: Hyper, _ shape: Shape) -> Int? { actsOnElements(h) ? 1 : nil }
 
   let h: Hyper, c: StepContext
@@ -98,7 +99,6 @@ struct ProxAdam: WholeRule {
         try prox.apply(t.v, t.shape, c.lr / (sum / Double(t.count)))
       }
     }
-    t.change(MoveTo())
   }
 
   /// D of v.
@@ -121,11 +121,6 @@ struct ProxAdam: WholeRule {
       x = g - step * (m / first)
     }
   }
-}
-
-/// The update that leads to the point in x.
-private struct MoveTo: ElementOperation {
-  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = g - x }
 }
 
 private func actsOnElements(_ h: Hyper) -> Bool { (try? HeldProx(h, "regularizer")?.isSeparable) ?? true }

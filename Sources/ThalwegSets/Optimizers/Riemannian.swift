@@ -20,6 +20,7 @@ extension RiemannianRule {
   }
   static func mayFail(_ h: Hyper) -> Bool { (try? h.manifold("manifold", of: method.name).mayFail) ?? true }
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { 3 &* shape.count &* size }
+  static var leavesPoint: Bool { true }
 
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
     let manifold = try h.manifold("manifold", of: Self.method.name), n = t.count, shape = t.shape
@@ -35,7 +36,7 @@ extension RiemannianRule {
     let every = h.integer("stabilize")
     if every > 0, c.t % every == 0 { try manifold.project(y, shape) }
     if let carried { try manifold.transport(t.slots[carried], from: x, to: y, shape) }
-    Flat.combine(1, t.w, -1, y, into: t.v, n)
+    t.v.update(from: y, count: n)
   }
 }
 
