@@ -130,6 +130,9 @@ struct NewtonSchulz: Sendable {
       throw Failure(
         Status.range, "\(method): `ns_coefficients` must be three numbers, or three for each step, got \(c.count)")
     }
+    guard h.list("resets").allSatisfy({ $0 >= 1 && $0 == $0.rounded() && $0.isFinite }) else {
+      throw Failure(Status.range, "\(method): `resets` must hold whole numbers of at least 1")
+    }
   }
 
   /// Bytes of work space for a matrix of elements of `size` bytes.

@@ -30,6 +30,7 @@ package final class Branch {
   /// Stages that decide on the decoupled decay; and whether one takes it out of the update in places.
   let decays: [Stage]
   let masksDecay: Bool
+  let hasDecayStages: Bool
   /// The stage that gives the evaluation weights: the last that has some.
   let evaluator: Stage?
 
@@ -39,6 +40,7 @@ package final class Branch {
     )
     stages = gradient + [rule] + updates + (applier.map { [$0] } ?? []) + after
     decays = updates.filter { $0.whole?.newDecay != nil }
+    hasDecayStages = updates.contains { $0.whole?.place($0.hyper[0]) == .decay }
     masksDecay = updates.contains { $0.whole?.traits.masksDecay ?? false }
     perTensor = !decays.isEmpty || stages.contains { $0.perTensor }
     mayFail = stages.contains { $0.whole?.mayFail($0.hyper[0]) ?? false }

@@ -230,6 +230,7 @@ package enum Checkpoint {
     for i in 0..<o.bound.count {
       let t = head.tensors[i]
       (o.records[i].t, o.records[i].key, o.records[i].marked) = (t.t, t.key, false)
+      o.inGroup = []
       o.records[i].started = t.flags & Flag.started != 0
       o.records[i].active = t.flags & Flag.active != 0
       o.records[i].tookPart = t.flags & Flag.tookPart != 0

@@ -177,6 +177,18 @@ struct Compiler {
           Status.method, "`\(s.name)` cannot be combined with `\(other.name)`, which moves the parameters itself")
       }
     }
+    if let s = updates.first, rule.method.asks(for: "no-updates") {
+      throw Failure(
+        Status.method,
+        "`\(s.name)` cannot stand behind `\(rule.name)`, whose update is not its move; write the rule without "
+          + "average, the stage and schedule_free, as adam(beta1=0) | \(s.name) | schedule_free")
+    }
+    let decay = rule.element?.decay(rule.hyper[0]) ?? rule.whole?.decay(rule.hyper[0]) ?? .none
+    if decay == .rule, let s = updates.first(where: { $0.whole?.changesDecay ?? false }) {
+      throw Failure(
+        Status.method,
+        "`\(s.name)` finds no decay to change behind `\(rule.name)`, which takes its weight decay into its own step")
+    }
     if applier != nil, rule.method.asks(for: "own-step") {
       throw Failure(
         Status.method, "`\(applier!.name)` cannot be combined with `\(rule.name)`, which moves the parameters itself")

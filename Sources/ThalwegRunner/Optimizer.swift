@@ -91,6 +91,8 @@ package final class Optimizer {
   var leaders: [(group: Int, branch: Int, t: Int, isDouble: Bool, index: Int)] = []
   var totalled: [Int] = []
   var remade: [UnsafeMutableRawPointer] = []
+  /// The place of each tensor among those of its group, while it is known.
+  var inGroup: [Int] = []
   var planned = 0  // tensors with state and plan
   var carriage = Carriage.undecided
   var elements = 0

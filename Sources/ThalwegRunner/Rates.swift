@@ -23,6 +23,9 @@ extension Optimizer {
     c.loss = loss
     c.isDouble = r.pointee.isDouble
     c.scalars = r.pointee.scalars[s.id]
+    c.slots = r.pointee.used(s.id)
+    if i < inGroup.count { c.inGroup = inGroup[i] }
+    if branch.hasDecayStages { c.peak = branch.rule.peak(r.pointee.group) }
     return c
   }
   /// The step that the rule counts: its own since the last restart.
@@ -83,7 +86,18 @@ extension Optimizer {
     }
   }
 
+  /// Counts the tensors of every group, in the order of their keys.
+  private func countInGroups() {
+    inGroup = [Int](repeating: 0, count: bound.count)
+    var counts = [Int](repeating: 0, count: groups.count)
+    for i in (0..<bound.count).sorted(by: { records[$0].key < records[$1].key }) {
+      inGroup[i] = counts[records[i].group]
+      counts[records[i].group] += 1
+    }
+  }
+
   func prepareRules() throws(Failure) {
+    if inGroup.count != bound.count { countInGroups() }
     try evaluateSchedules()
     try checkAgreed()  // the last thing that can refuse: from here on scalars advance
     loss = observed["loss"] ?? .nan

@@ -119,7 +119,7 @@ struct SourceDesk: SourceHost {
   func shape(of tensor: Int) -> Shape { optimizer.bound[tensor].shape }
   func label(_ tensor: Int) -> String { optimizer.label("parameter", tensor) }
   func key(of tensor: Int) -> UInt32 { optimizer.records[tensor].key }
-  func isNew(_ tensor: Int) -> Bool { optimizer.records[tensor].t == 0 }
+  func steps(of tensor: Int) -> Int { optimizer.records[tensor].t }
 
   var answer: Answer { optimizer.answered ?? Answer() }
   var kept: HostMatrix? { optimizer.kept }

@@ -17,7 +17,8 @@ package final class Stage {
   /// planned.
   var isNew = true, grown = false
   /// Schedules by group and parameter.
-  package var schedules: [[Int: any Schedule]]
+  package var schedules: [[Int: any Schedule]] { didSet { peaks = [:] } }
+  private var peaks: [Int: Double] = [:]
   /// What a group that is added starts from: the sentence's own values, and what was set for all groups since.
   var standard: Hyper
   var standardSchedules: [Int: any Schedule]
@@ -86,6 +87,28 @@ package final class Stage {
       try hyper[group].parameters[i].check(x, of: name)
       hyper[group].numbers[i] = x
     }
+  }
+
+  /// The largest step size of a group's schedule, as far as ten million steps tell; NaN where it has none.
+  func peak(_ group: Int) -> Double {
+    if let known = peaks[group] { return known }
+    var best = Double.nan
+    if let k = hyper[group].parameters.firstIndex(where: { $0.name == "lr" }), let s = schedules[group][k] {
+      var step = 0.0, at = 0.0
+      func take(_ x: Double) { if !(s.value(x) <= best) { (best, at) = (s.value(x), x) } }
+      while step < 1e7 {
+        take(step)
+        step += max(1, (step / 256).rounded(.down))
+      }
+      // between two of them it rises or falls
+      var width = max(1, (at / 256).rounded(.down))
+      while width > 1 {
+        width = (width / 2).rounded(.up)
+        for x in [at - width, at + width] where x >= 0 { take(x) }
+      }
+    }
+    peaks[group] = best
+    return best
   }
 
   /// Checks that a group with these hyper-parameters may take a value; nothing changes.

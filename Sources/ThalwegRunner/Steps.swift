@@ -16,7 +16,11 @@ extension Optimizer {
     guard phase < 0 else { throw Failure(Status.sequence, "a step is under way: answer its requests, or cancel it") }
   }
   private var lossNeeder: String { stages.first { $0.method.needsLoss }?.name ?? asker }
-  private var triesPoints: Bool { stack.last.flatMap(stage)?.source?.triesPoints ?? false }
+  /// A loss that is not finite is an answer to the request that waits.
+  private var takesAnyLoss: Bool {
+    guard let s = stack.last.flatMap(stage)?.source else { return false }
+    return s.takesAnyLoss || phase > 0 && s.triesPoints
+  }
   /// Who asked for what the host answers now, as messages call it.
   private var asker: String { stack.last.flatMap(stage)?.name ?? "the pipeline" }
 
@@ -178,7 +182,7 @@ extension Optimizer {
     var trialFailed = false
     if lossIsNew {
       let given = loss ?? .nan
-      trialFailed = phase > 0 && triesPoints && !given.isFinite
+      trialFailed = takesAnyLoss && !given.isFinite
       guard trialFailed || !given.isNaN else {
         throw Failure(Status.needs, "\(lossNeeder) needs the loss of this step: set the request's loss (it is NaN)")
       }

@@ -108,7 +108,9 @@ struct ChartStep: Driver {
       }
       let right = (0..<d).map { Double(g.p[k * d + $0]) }
       let solved: [Double]
-      do { solved = try LinearAlgebra.solvePositive(gram, right, d, 1) } catch {
+      // squares of what the entries are rounded by are no rank
+      let least = T.isDouble ? Double.ulpOfOne : Double(Float.ulpOfOne) * Double(Float.ulpOfOne)
+      do { solved = try LinearAlgebra.solvePositive(gram, right, d, 1, least: Double(d) * least) } catch {
         throw Failure(Int(error.status), "J'J of chart \(k) is singular: \(error.message)")
       }
       for a in 0..<d { r.p[k * d + a] = T(solved[a]) }

@@ -232,7 +232,7 @@ struct StrongWolfe: Driver {
 struct GoldenSection: Driver {
   static let method = Method.solver(
     "golden_section", "Golden-section search for a minimum in a bracket.",
-    rule: "r = (sqrt(5) - 1)/2;  c = b - r (b - a), d = a + r (b - a);  keep [a, d] if phi(c) <= phi(d), else [c, b]",
+    rule: "r = (sqrt(5) - 1)/2;  c = b - r (b - a), d = a + r (b - a);  keep [a, d] if phi(c) <= phi(d), else [c, b];  NaN counts as +inf",
     source: "Kiefer, 1953",
     parameters: [
       .number("tol", 1e-8, .atLeast(0), "length of the bracket that ends it"),
@@ -277,6 +277,7 @@ struct GoldenSection: Driver {
     let left = io.phi_c <= io.phi_d
     if io.width <= tolerance || io.iterations >= Double(limit) {
       (io.alpha, io.phi) = left ? (io.c, io.phi_c) : (io.d, io.phi_d)
+      guard io.phi < .infinity else { return .done(.nonfinite) }
       return .done(io.width <= tolerance ? .converged : .maxIter)
     }
     io.iterations += 1

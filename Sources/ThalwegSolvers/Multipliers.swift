@@ -67,6 +67,11 @@ struct PrimalDual: Driver {
     let primalFirst = h.is("order", "primal_first"), together = h.is("order", "simultaneous")
     func measure() -> Verdict<Phase> { .ask("constraints", [], [values, strict], fresh: true, then: .constraints) }
     func descend() -> Verdict<Phase> { .ask("descend", [weights], [], then: .descended) }
+    /// Weights of the constraints that were observed.
+    func weigh() {
+      weights.copy(multipliers)
+      for i in 0..<weights.count where values.p[i].isNaN { weights.p[i] = 0 }
+    }
     switch phase {
     case .start:
       Duals.begin(io, multipliers, h)
@@ -77,7 +82,7 @@ struct PrimalDual: Driver {
       weights.copy(multipliers)
       return descend()
     case .constraints:
-      if together { weights.copy(multipliers) }
+      if together { weigh() }
       let most = h.max_multiplier as Double
       for i in 0..<multipliers.count where !strict.p[i].isNaN {
         let old = Double(multipliers.p[i]), c = Double(strict.p[i])
@@ -87,7 +92,7 @@ struct PrimalDual: Driver {
         multipliers.p[i] = T(min(max(l, inequality ? 0 : -most), most))
       }
       if primalFirst { return next(io) }
-      if !together { weights.copy(multipliers) }
+      if !together { weigh() }
       return descend()
     case .descended: return primalFirst ? measure() : next(io)
     }
@@ -149,7 +154,7 @@ struct AugmentedLagrangian: Driver {
     let c = try io["values"], before = try io["violations"]
     func measure(_ then: Phase) -> Verdict<Phase> { .ask("constraints", [], [c], fresh: true, then: then) }
     func weight(_ i: Int) -> T {
-      if c.p[i].isNaN { return multipliers.p[i] }
+      if c.p[i].isNaN { return 0 }
       let w = multipliers.p[i] + rho.p[i] * c.p[i]
       return Double(i) < h.inequalities ? max(w, 0) : w
     }

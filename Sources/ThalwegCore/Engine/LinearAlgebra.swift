@@ -354,15 +354,20 @@ public enum LinearAlgebra {
     return q
   }
 
-  /// Solves a·x = b for symmetric positive definite a (n, n); b is (n, k) row-major.
-  public static func solvePositive(_ a: [Double], _ b: [Double], _ n: Int, _ k: Int) throws(Failure) -> [Double] {
+  /// Solves a·x = b for symmetric positive definite a (n, n); b is (n, k) row-major. `least`: what has to be left of an
+  /// entry of the diagonal behind the columns before it.
+  public static func solvePositive(
+    _ a: [Double], _ b: [Double], _ n: Int, _ k: Int, least: Double = 0
+  ) throws(Failure) -> [Double] {
     try require()
     try fits(n &* n, n &* k)
     guard n > 0, k > 0 else { return b }
     try Memory.ask(8 * n * (n + 2 * k))
     var l = a
     let info = twb_dpotrf(Int32(n), &l, Int32(n))
-    guard info == 0 else { throw Failure(Status.numeric, "the matrix is not positive definite (info \(info))") }
+    guard info == 0, (0..<n).allSatisfy({ l[$0 * (n + 1)] * l[$0 * (n + 1)] > least * a[$0 * (n + 1)] }) else {
+      throw Failure(Status.numeric, "the matrix is not positive definite (info \(info))")
+    }
     var x = transposed(b, n, k)
     guard twb_dpotrs(Int32(n), Int32(k), l, Int32(n), &x, Int32(n)) == 0 else {
       throw Failure(Status.numeric, "the triangular solve failed")

@@ -31,6 +31,15 @@ public struct View: @unchecked Sendable {
     return true
   }
 
+  /// The same elements, spread over axes that they fit.
+  func broadcast(to axes: [Int]) -> View {
+    var v = self
+    let missing = axes.count - shape.count
+    v.strides = axes.indices.map { $0 < missing || shape[$0 - missing] == 1 ? 0 : strides[$0 - missing] }
+    v.shape = axes
+    return v
+  }
+
   /// Checks everything about a tensor that can be checked without touching its memory.
   public init(_ t: tw_tensor, _ what: String) throws(Failure) {
     guard let dtype = DType(rawValue: t.dtype) else {

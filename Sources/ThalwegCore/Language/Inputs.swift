@@ -11,6 +11,10 @@ public struct Input: Sendable {
   public var optional = false
   /// Of a solver: its numbers need not be finite, or are not looked at. With others a run ends at once as `nonfinite`.
   public var takesNonfinite = false
+  /// Its axes may be empty.
+  public var mayBeEmpty = false
+  /// "..." stands for axes that fit those of the inputs before it as in NumPy: fewer of them, or of length 1.
+  public var broadcasts = false
   /// Holds whole numbers: labels, indices.
   public var integer = false
   /// The pull-back gives its gradient.
@@ -48,6 +52,18 @@ public struct Input: Sendable {
     return i
   }
 
+  /// The same with axes that may be empty.
+  public var orEmpty: Input {
+    var i = self
+    i.mayBeEmpty = true
+    return i
+  }
+  /// The same, spread over the leading axes of the inputs before it.
+  public var broadcast: Input {
+    var i = self
+    i.broadcasts = true
+    return i
+  }
   /// The same, of a solver, with numbers that need not be finite.
   public var orNonfinite: Input {
     var i = self
@@ -81,6 +97,8 @@ public struct Sizes: Sendable {
   public mutating func set(_ axis: String, _ size: Int) { named[axis] = (size, "the method") }
   /// The product of the axes that "..." stands for; 1 when there are none.
   public var samples: Int { leading?.axes.reduce(1, &*) ?? 1 }
+  /// Those axes.
+  public var leadingAxes: [Int] { leading?.axes ?? [] }
 
   /// Takes the shape of an input; throws when it does not fit its declaration or the inputs before it. No axis may be
   /// empty.
@@ -90,10 +108,17 @@ public struct Sizes: Sendable {
     guard input.takesAnyAxes ? extra >= 0 : extra == 0 else {
       throw Failure(Status.shape, "`\(input.name)` must have the shape \(input.shape), got \(shape)")
     }
-    guard !shape.contains(0) else {
+    guard input.mayBeEmpty || !shape.contains(0) else {
       throw Failure(Status.shape, "`\(input.name)` is empty: its shape \(input.shape) is \(shape)")
     }
-    if input.takesAnyAxes {
+    if input.broadcasts, let known = leading {
+      guard extra <= known.axes.count,
+        zip(shape.reversed(), known.axes.reversed()).allSatisfy({ $0 == 1 || $0 == $1 })
+      else {
+        throw Failure(
+          Status.shape, "`\(input.name)` of shape \(shape) cannot be spread over \(known.axes), the axes of `\(known.from)`")
+      }
+    } else if input.takesAnyAxes {
       let axes = Array(shape[at..<(at + extra)])
       if let known = leading, known.axes != axes {
         throw Failure(
@@ -169,7 +194,8 @@ public struct Inputs<T: Real> {
   public init(_ list: [(Input, Operand)], _ sizes: Sizes, _ memory: ObjectiveMemory) throws(Failure) {
     (self.sizes, self.memory) = (sizes, memory)
     for (input, operand) in list {
-      if input.integer { try readIntegers(input, operand) } else { try readReals(input, operand.view) }
+      if input.integer { try readIntegers(input, operand); continue }
+      try readReals(input, input.broadcasts ? operand.view.broadcast(to: sizes.leadingAxes) : operand.view)
     }
   }
 

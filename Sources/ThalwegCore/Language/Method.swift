@@ -92,6 +92,9 @@ public struct Method: Sendable {
       }
       all.append(value)
     }
+    for (k, p) in parameters.enumerated() where values[k] == nil {
+      if let rule = p.rule { all[k] = .number(rule(Hyper(parameters, all))) }
+    }
     var h = Hyper(parameters, all)
     for (k, value) in all.enumerated() {
       let node: StageNode, kind: Kind

@@ -32,6 +32,13 @@ public struct Parameter: Sendable {
     p.infinite = true
     return p
   }
+  /// What it is where it is not given, from the other hyper-parameters; `standard` is that of their standards.
+  var rule: (@Sendable (Hyper) -> Double)?
+  public func following(_ rule: @escaping @Sendable (Hyper) -> Double) -> Parameter {
+    var p = self
+    p.rule = rule
+    return p
+  }
   /// Lists that have a name.
   public var presets: [(name: String, values: [Double])] = []
   /// A number that may also be a list of numbers, one for each entry.

@@ -26,6 +26,12 @@ public struct StepContext: @unchecked Sendable {
   /// The observed loss; NaN when none was given.
   public var loss = Double.nan
   public var isDouble = false
+  /// How many slots the stage has for the tensor.
+  public var slots = 0
+  /// How many tensors of its group come before it, in the order of binding.
+  public var inGroup = 0
+  /// The largest step size of the rule's schedule; NaN where it has none.
+  public var peak = Double.nan
   /// The stage's scalars: one set for all tensors (global scope) or one a tensor.
   public var scalars: UnsafeMutablePointer<Double> = StepContext.nothing
   public nonisolated(unsafe) static let nothing = UnsafeMutablePointer<Double>.allocate(capacity: 1)

@@ -82,6 +82,8 @@ public protocol Source: Listed, Sendable {
   /// A loss after the first request that is not finite is that of a trial which fails: it is taken as +∞, and the
   /// gradient that comes with it is not looked at.
   var triesPoints: Bool { get }
+  /// The same of its first loss.
+  var takesAnyLoss: Bool { get }
   /// Its update does not look at where the parameters stand, and it leaves them where the last request had them: the
   /// engine brings them home where another source goes on.
   var endsAway: Bool { get }
@@ -111,6 +113,7 @@ extension Source {
   public var takesGradients: Bool { true }
   public var findsNonfinite: Bool { false }
   public var triesPoints: Bool { false }
+  public var takesAnyLoss: Bool { false }
   public var endsAway: Bool { false }
   public var opens: Bool { false }
   public func opening(_ io: SourceIO) -> Ask? { nil }

@@ -45,7 +45,7 @@ public protocol SourceHost {
   func label(_ tensor: Int) -> String
   /// The key of a tensor's random draws.
   func key(of tensor: Int) -> UInt32
-  func isNew(_ tensor: Int) -> Bool
+  func steps(of tensor: Int) -> Int
 
   var answer: Answer { get }
   var kept: HostMatrix? { get }
@@ -158,8 +158,8 @@ public struct SourceIO {
   public func shape(of tensor: Int) -> Shape { host.shape(of: tensor) }
   /// The number that keys its random draws: the same wherever it is bound again.
   public func key(of tensor: Int) -> UInt32 { host.key(of: tensor) }
-  /// It has taken part in no step yet.
-  public func isNew(_ tensor: Int) -> Bool { host.isNew(tensor) }
+  /// How many steps it has taken part in.
+  public func steps(of tensor: Int) -> Int { host.steps(of: tensor) }
   /// The tensor as messages call it.
   public func label(_ tensor: Int) -> String { host.label(tensor) }
   /// A slot of one tensor that is kept exactly, in double.

@@ -158,6 +158,8 @@ public struct WholeKernels: Sendable {
     }
   }
   public let traits: Traits
+  /// It does nothing but change the decoupled decay of a rule.
+  public var changesDecay: Bool { newDecay != nil || traits.masksDecay }
   public typealias Call<T: Real> = @Sendable (Hyper, StepContext, Whole<T>) throws(Failure) -> Void
   public let f32: Call<Float>
   public let f64: Call<Double>

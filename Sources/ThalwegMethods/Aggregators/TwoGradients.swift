@@ -21,7 +21,7 @@ struct ProGrad: Source {
     source: "Zhu, Niu, Han, Wu, Zhang, 2022, arXiv:2205.14865; Li et al., 2024, arXiv:2409.05381",
     parameters: [
       .choice("mode", ["remove_aligned", "remove_conflict"], "which parts").forAll,
-      .number("lam", 5, .atLeast(0), "strength; 1 makes them orthogonal").forAll,
+      .maybe("lam", .atLeast(0), "strength, 1 makes them orthogonal; none: 5, or 1 with remove_conflict").forAll,
       .choice("scope", scopes, "of the products: each tensor, or all together").forAll,
     ],
     slots: [Tasks.slot], requests: "task_gradient", needsFinite: true)
@@ -49,7 +49,8 @@ struct ProGrad: Source {
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     if let next = tasks.keep(phase, io, reads: false) { return .ask(next) }
-    let h = io.hyper, conflict = h.is("mode", "remove_conflict"), lam: Double = h.lam
+    let h = io.hyper, conflict = h.is("mode", "remove_conflict")
+    let lam: Double = h.has("lam") ? h.lam : conflict ? 1 : 5
     let each = h.is("scope", "tensor")
     let sums = each ? io.sums(Products(), slots: [0, 1]) : [io.sum(Products(), slots: [0, 1])]
     guard sums.allSatisfy({ $0[0].isFinite && $0[1].isFinite }) else {

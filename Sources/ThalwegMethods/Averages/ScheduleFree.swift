@@ -95,7 +95,7 @@ struct ScheduleFreeSGD: ElementRule {
       .lr(1), .number("momentum", 0.9, .rate, "interpolation beta between z and x"),
       .weightDecay(0, "decay at y, in the step of z"),
     ] + Interpolation.parameters,
-    slots: Interpolation.slots, requests: "own-step")
+    slots: Interpolation.slots, requests: "own-step, no-updates")
 
   static func scalars(_ h: Hyper) -> [Scalar] { Interpolation.scalars }
   static func scope(_ h: Hyper) -> Scope { .tensor }
@@ -123,7 +123,7 @@ struct ScheduleFreeAdamW: ElementRule {
       .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-8),
       .weightDecay(0, "decay at y, in the step of z"),
     ] + Interpolation.parameters,
-    slots: Interpolation.slots + [.square("exp_avg_sq", "second moment v")], requests: "own-step")
+    slots: Interpolation.slots + [.square("exp_avg_sq", "second moment v")], requests: "own-step, no-updates")
 
   static func scalars(_ h: Hyper) -> [Scalar] { Interpolation.scalars }
   static func scope(_ h: Hyper) -> Scope { .tensor }

@@ -6,7 +6,7 @@ import ThalwegCore
 ///     inner=adam:  t ← t − inner_lr·m̂/(√v̂ + 1e-8), the moments (0.9, 0.999) of all rounds
 ///
 /// The host answers for `meta_steps` tasks in an order that it draws anew for each step.
-/// State    the parameters while they are away; with Adam its moments and steps.
+/// State    the parameters while they are away; with Adam its moments, whose steps are those of each tensor.
 /// Differs  the authors divide meta_lr by the number of domains; DomainBed takes 0.5 and Adam inside, whose state goes
 ///          on from round to round. Stages before the rule see θ − t.
 /// Source   Shi, Seely, Torr, Siddharth, Hannun, Usunier and Synnaeve, 2021, arXiv:2104.09937.
@@ -32,8 +32,6 @@ struct Fish: ElementRule {
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
     h.is("inner", "adam") ? method.slots + waiting : [homeSlot]
   }
-  static func scalars(_ h: Hyper) -> [Scalar] { h.is("inner", "adam") ? [Scalar("inner_steps")] : [] }
-
   let share: Double
   init(_ h: Hyper, _ c: StepContext) { share = h.meta_lr }
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { share * g }
@@ -88,18 +86,17 @@ struct Fish: ElementRule {
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if adam {
-        let t = io.counter(0) + phase + 1, r1 = 1 / (1 - power(0.9, t)), r2 = 1 / (1 - power(0.999, t))
-        io.change(slots: [0, 1, 2, 3, 4], parameters: true) {
-          AdamStep(lr: $0.inner_lr, first: phase == 0, r1: r1, r2: r2)
-        }
+        io.change(slots: [0, 1, 2, 3, 4], parameters: true, each: { tensor in
+          let t = io.steps(of: tensor) * domains + phase + 1
+          return AdamStep(
+            lr: io.hyper(of: tensor).inner_lr, first: phase == 0, r1: 1 / (1 - power(0.9, t)),
+            r2: 1 / (1 - power(0.999, t)))
+        })
       } else {
         io.change(slots: [0], parameters: true) { Step(lr: $0.inner_lr, first: phase == 0) }
       }
       if phase + 1 < domains { return .ask(Ask(.taskGradient, index: phase + 1, count: domains)) }
-      if adam {
-        io.change(Settle(), slots: [1, 2, 3, 4], parameters: false)
-        io.setScalar(0, Double(io.counter(0) + domains))
-      }
+      if adam { io.change(Settle(), slots: [1, 2, 3, 4], parameters: false) }
       io.change(Way(), slots: [0], parameters: true)
       return .update(io.gradient(in: 0))
     }

@@ -12,7 +12,7 @@ import ThalwegCore
 /// State    m, v, e.
 /// Differs  nothing from grokadamw 0.1.2 (`norm=clip`; its later form is `preserve`). The bias correction is that of
 ///          the plain β₁ for every tensor. `signal`, max(0, eval − train)/max(eval, train) of two losses, is set by
-///          the host; tensors are counted over all groups, in the order of binding.
+///          the host; tensors are counted within their group, in the order of binding.
 /// Source   Cognitive Computations, 2024 (grokadamw); Lee, Kang, Kim and Lee, 2024, arXiv:2405.20233.
 struct GrokAdamW: ElementRule {
   static let method = Method(
@@ -53,7 +53,7 @@ struct GrokAdamW: ElementRule {
 
   init(_ h: Hyper, _ c: StepContext) {
     let first: Double = h.beta1, gamma: Double = h.gamma, decay: Double = h.signal_decay
-    beta1 = first * power(1 - gamma, c.tensor)
+    beta1 = first * power(1 - gamma, c.inGroup)
     (beta2, lamb, eps) = (h.beta2, h.lamb, h.eps)
     alpha = h.alpha * exp(-decay * h.signal)
     rate = (1 - power(beta2, c.t)).squareRoot() / (1 - power(first, c.t))

@@ -48,8 +48,8 @@ enum LossWalk {
 ///
 /// All losses of a step are of one minibatch. Any rule may follow.
 /// State    the parameters while they are away, u and g; nothing between steps.
-/// Errors   a loss that is not finite refuses the step and changes nothing.
-/// Differs  the card drops a direction whose loss is not finite. Coordinates take n or 2·n losses: small tensors only.
+/// A direction whose loss is not finite is left out, and the others are averaged; g is 0 where none is left.
+/// Differs  coordinates take n or 2·n losses: small tensors only.
 /// Source   Nesterov and Spokoiny, 2017; Duchi, Jordan, Wainwright and Wibisono, 2015.
 struct ZOGradient: Source {
   static let method = Method(
@@ -57,6 +57,7 @@ struct ZOGradient: Source {
     rule: """
       d = (f(theta + mu*u) - f(theta))/mu, central: (f(theta + mu*u) - f(theta - mu*u))/(2 mu)
       g = (factor/q)*sum_j d_j*u_j;  sphere: u/|u|, factor n;  coordinate: every entry by itself
+      directions whose loss is not finite are left out
       """,
     source: "Nesterov, Spokoiny, 2017; Duchi, Jordan, Wainwright, Wibisono, 2015",
     parameters: [
@@ -68,8 +69,8 @@ struct ZOGradient: Source {
     slots: LossWalk.slots, requests: "loss")
 
   let slots = LossWalk.slots
-  let scalars = [Scalar("loss")]
-  let takesGradients = false, opens = true, global = true
+  let scalars = [Scalar("loss"), Scalar("failed")]
+  let takesGradients = false, opens = true, global = true, takesAnyLoss = true
   private let q: Int, central, sphere, signs, coordinates: Bool
   init(_ h: Hyper) {
     (q, central) = (h.integer("q"), h.central)
@@ -110,6 +111,16 @@ struct ZOGradient: Source {
     io.change(Scale(factor: length > 0 ? 1 / length : 0), slots: [LossWalk.direction], parameters: false)
   }
 
+  /// What is left of q directions is averaged.
+  private func end(_ io: SourceIO, _ count: Int) -> Move {
+    let left = Double(count) - io.scalar(1)
+    if left == 0 { Log.warn("zo_gradient: no loss along a direction was finite; the gradient is 0") }
+    if left > 0, left < Double(count), !coordinates {
+      io.change(Scale(factor: Double(count) / left), slots: [LossWalk.estimate], parameters: false)
+    }
+    return LossWalk.end(io)
+  }
+
   func opening(_ io: SourceIO) -> Ask? {
     if central {
       draw(0, io)
@@ -130,8 +141,9 @@ struct ZOGradient: Source {
     if j >= 0 {
       let slope = (central ? io.scalar(0) - io.loss : io.loss - io.scalar(0)) / (central ? 2 * mu : mu)
       let factor = coordinates ? 1 : (sphere ? Double(elements(io)) : 1) / Double(q)
-      LossWalk.add((io.maximizes ? -1 : 1) * factor * slope, fresh: j == 0, io)
-      if j + 1 >= count { return LossWalk.end(io) }
+      LossWalk.add(slope.isFinite ? (io.maximizes ? -1 : 1) * factor * slope : 0, fresh: j == 0, io)
+      io.setScalar(1, (j == 0 ? 0 : io.scalar(1)) + (slope.isFinite ? 0 : 1))
+      if j + 1 >= count { return end(io, count) }
     }
     draw(j + 1, io)
     LossWalk.go(mu, keeps: j < 0, io)
@@ -145,9 +157,9 @@ struct ZOGradient: Source {
 ///     θ ← θ − lr·(mean_s g_s·z_s + wd·θ)
 ///
 /// State    the parameters while they are away, z and the estimate; nothing between steps.
-/// Errors   a loss that is not finite refuses the step and changes nothing.
+/// A seed whose losses are not finite is left out; the others count as they would beside it.
 /// Differs  the parameters come back bit for bit, which the paper's in-place walk does not (`restore` copy): that takes
-///          three copies within a step. The card skips a seed whose loss is not finite. Groups say which tensors decay.
+///          three copies within a step. Groups say which tensors decay.
 /// Source   Malladi et al., 2023, arXiv:2305.17333.
 struct MeZO: ElementRule {
   static let method = Method(
@@ -174,7 +186,7 @@ struct MeZO: ElementRule {
   struct Differences: Source {
     static var method: Method { MeZO.method }
     let slots = LossWalk.slots
-    let takesGradients = false, opens = true, global = true
+    let takesGradients = false, opens = true, global = true, takesAnyLoss = true
     private let seeds: Int
     init(_ h: Hyper) { seeds = h.integer("n_seeds") }
     func most(_ tensors: Int) -> Int { 2 * seeds }
@@ -195,7 +207,7 @@ struct MeZO: ElementRule {
         return .ask(Ask(.loss))
       }
       let slope = (io.maximizes ? -1 : 1) * (io.scalar(0) - io.loss) / (2 * io.hyper.eps)
-      LossWalk.add(slope / Double(seeds), fresh: s == 0, io)
+      LossWalk.add(slope.isFinite ? slope / Double(seeds) : 0, fresh: s == 0, io)
       if s + 1 == seeds { return LossWalk.end(io) }
       start(s + 1, io)
       return .ask(Ask(.loss))
@@ -210,9 +222,8 @@ struct MeZO: ElementRule {
 ///
 /// All losses of a step are of one minibatch. Any rule may follow (the paper: Adam with decoupled decay 0.005).
 /// State    the parameters while they are away, e and g; nothing between steps.
-/// Errors   a loss that is not finite refuses the step and changes nothing.
-/// Differs  ranks are those of a stable sort of all f⁺, then all f⁻. The card gives a loss that is not finite the worst
-///          rank. `maximize` turns the losses.
+/// A loss that is not finite has the worst rank; without ranks its pair is left out.
+/// Differs  ranks are those of a stable sort of all f⁺, then all f⁻. `maximize` turns the losses.
 /// Source   Salimans, Ho, Chen, Sidor and Sutskever, 2017, arXiv:1703.03864.
 struct OpenAIES: Source {
   static let method = Method(
@@ -231,7 +242,7 @@ struct OpenAIES: Source {
     slots: LossWalk.slots, requests: "loss")
 
   let slots = LossWalk.slots
-  let takesGradients = false, opens = true, global = true
+  let takesGradients = false, opens = true, global = true, takesAnyLoss = true
   private let pairs: Int, ranks: Bool
   init(_ h: Hyper) { (pairs, ranks) = (h.integer("pairs"), h.is("shaping", "centered_rank")) }
   /// All f⁺, then all f⁻.
@@ -258,7 +269,10 @@ struct OpenAIES: Source {
       LossWalk.go(sigma, keeps: false, io)
       return .ask(Ask(.loss))
     }
-    let f = (0..<(2 * pairs)).map { (io.maximizes ? -1 : 1) * io.scalar($0) }
+    let f = (0..<(2 * pairs)).map { k in
+      let loss = io.scalar(k)
+      return loss.isFinite ? (io.maximizes ? -1 : 1) * loss : .infinity
+    }
     var s = f
     if ranks {
       let order = f.indices.sorted { f[$0] < f[$1] || (f[$0] == f[$1] && $0 < $1) }
@@ -266,7 +280,8 @@ struct OpenAIES: Source {
     }
     for p in 0..<pairs {
       draw(p, io)
-      LossWalk.add((s[p] - s[pairs + p]) / (2 * Double(pairs) * sigma), fresh: p == 0, io)
+      let weight = (s[p] - s[pairs + p]) / (2 * Double(pairs) * sigma)
+      LossWalk.add(weight.isFinite ? weight : 0, fresh: p == 0, io)
     }
     return LossWalk.end(io)
   }

@@ -10,7 +10,7 @@ import ThalwegCore
 ///
 /// State    m (and v); f̄, γ, f*, t. Sums run over all tensors.
 /// Differs  nothing from optax.contrib.momo and momo_adam. τ is 0 for N ≤ 2⁻⁵². Without preconditioner the first call
-///          has β = 0. The numbers are one for all groups.
+///          has β = 0. The numbers are one for all groups. lr is 1, or 0.01 with precondition=adam, where it is not given.
 /// Source   Schaipp, Ohana, Eickenberg, Defazio and Gower, 2023, arXiv:2305.07583.
 struct MoMo: ElementRule {
   static let method = Method(
@@ -25,7 +25,7 @@ struct MoMo: ElementRule {
       """,
     source: "Schaipp, Ohana, Eickenberg, Defazio, Gower, 2023, arXiv:2305.07583",
     parameters: [
-      .lr(1).equalInAll, .rate("beta", 0.9, "rate of the momentum, the loss and gamma").forAll,
+      .lr(1).following { $0.is("precondition", "adam") ? 1e-2 : 1 }.equalInAll, .rate("beta", 0.9, "rate of the momentum, the loss and gamma").forAll,
       .rate("beta2", 0.999, "rate of the second moment").forAll, .eps(1e-8).forAll,
       .number("lower_bound", 0, .any, "the floor f* of the loss").forAll,
       .weightDecay(0, "decay, inside the model").forAll,
@@ -52,7 +52,7 @@ struct MoMo: ElementRule {
 
   init(_ h: Hyper, _ c: StepContext) {
     adam = h.is("precondition", "adam")
-    beta = !adam && c.t == 1 ? 0 : h.beta
+    beta = !adam && c.scalars[3] == 1 ? 0 : h.beta
     (beta2, eps, tau, lr) = (h.beta2, h.eps, c.scalars[4], c.lr)
     r2 = 1 / (1 - power(beta2, c.t))
     decay = c.lr * c.weightDecay / (1 + c.lr * c.weightDecay)

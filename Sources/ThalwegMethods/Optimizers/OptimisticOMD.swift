@@ -48,7 +48,7 @@ struct OptimisticOMD: ElementRule {
   static func scalars(_ h: Hyper) -> [Scalar] {
     [
       Scalar("variation"), Scalar("eta"), Scalar("next_eta"), Scalar("hidden_scale", 1), Scalar("scale", 1),
-      Scalar("top"),
+      Scalar("top"), Scalar("lift"),
     ]
   }
   static func begin(_ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
@@ -63,13 +63,14 @@ struct OptimisticOMD: ElementRule {
   }
 
   let eta, next, hiddenScale, scale, top, edge, floor, lr: Double
-  let entropy, ball, box: Bool
   /// Keeps maxima of negative numbers above 0, where the running maximum starts.
-  private static let lift = 1e4
+  let lift: Double
+  let entropy, ball, box: Bool
 
   init(_ h: Hyper, _ c: StepContext) {
     let s = c.scalars, diameter: Double = h.D
     (eta, next, hiddenScale, scale, top, lr) = (s[1], s[2], s[3], s[4], s[5], c.lr)
+    lift = h.is("geometry", "entropy") ? s[6] : 0
     (entropy, edge, floor) = (h.is("geometry", "entropy"), diameter / 2, c.isDouble ? 1e-300 : 1e-37)
     (ball, box) = (!entropy && h.is("domain", "ball"), !entropy && h.is("domain", "box"))
   }
@@ -78,9 +79,9 @@ struct OptimisticOMD: ElementRule {
 
   /// The logarithm of the point that is played, before it is normalised.
   @inline(__always) func logit<L: Lane>(_ g: L, _ s: Slots<L>) -> L { s[0] - next * g }
-  /// 0 where x is; a NaN stays.
-  @inline(__always) func positive<L: Lane>(_ x: L, _ value: L) -> L {
-    L.select(L.less(L(0), x), value, L.select(L.equal(x, x), L(0), x))
+  /// 0 where the point has been from the start, whatever its storage rounds to 0; a NaN stays.
+  @inline(__always) func positive<L: Lane>(_ x: L, _ s: Slots<L>, _ value: L) -> L {
+    L.select(L.equal(x, x), L.select(L.less(L(-.infinity), s[0]), value, L(0)), x)
   }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
@@ -91,14 +92,15 @@ struct OptimisticOMD: ElementRule {
       let hidden = bounded(s[0] - eta * g)
       s[0] = hidden
       if ball { sums.add(1, hidden, times: hidden) }
+      if entropy { sums.raise(positive(x, s, hidden.magnitude + eta * g.magnitude)) }
     } else if !entropy {
       let hidden = hiddenScale * s[0], point = hidden - next * g
       s[0] = hidden
       sums.add(0, point, times: point)
     } else if phase == 1 {
-      sums.raise(positive(x, logit(g, s) + OptimisticOMD.lift))
+      sums.raise(positive(x, s, logit(g, s) + lift))
     } else {
-      sums.add(0, positive(x, exponential(logit(g, s) - top)))
+      sums.add(0, positive(x, s, exponential(logit(g, s) - top)))
     }
   }
 
@@ -113,16 +115,17 @@ struct OptimisticOMD: ElementRule {
       s[0] += totals[0]
       s[2] = eta(h, s[0], Double(c.step) + 2)
       s[3] = !entropy && ball ? inside(totals.root(1)) : 1
-    case 1: if entropy { s[5] = totals.maximum - lift } else { s[4] = inside(totals.root(0)) }
+      s[6] = totals.maximum + 1
+    case 1: if entropy { s[5] = totals.maximum - s[6] } else { s[4] = inside(totals.root(0)) }
     default: s[4] = totals[0] > 0 ? 1 / totals[0] : 0
     }
   }
 
   @inline(__always) func point<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     if !entropy { return bounded(scale * (s[0] - next * g)) }
-    let p = L.max(scale * exponential(logit(g, s) - top), floor)
+    let p = positive(x, s, L.max(scale * exponential(logit(g, s) - top), floor))
     s[0] = s[0] - top
-    return positive(x, p)
+    return p
   }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { (x - point(g, x, s)).direction(lr) }

@@ -6,13 +6,13 @@ import ThalwegCore
 ///     M = (|θ| < threshold) at the first step;   lambda_rank > 0: one matrix W, drawn at each step, has
 ///     lambda_rank·U·Vᵀ of W⊙M = U·Σ·Vᵀ added to its gradient;   AdamW on the entries of M
 ///     at step progressive_step + 1:  M ← M ∧ (|θ| < threshold), moments and count from zero
+///     lr is 10⁻³·exp(−350·threshold) where it is not given
 ///
 /// Entries outside M keep their bits.
 ///
 /// State    M, m, v; with lambda_rank a buffer that marks the matrix.
 /// Errors   TW_ERROR_NONFINITE: a gradient that is not finite, which would not show where nothing is trained.
-/// Differs  the moments are buffers of the whole tensor. lr has the default of the default threshold,
-///          10⁻³·exp(−350·threshold). The authors' first write-back takes absolute values, and their step of the new
+/// Differs  the moments are buffers of the whole tensor. The authors' first write-back takes absolute values, and their step of the new
 ///          selection moves nothing; neither is followed. Singular values below 10⁻¹² (10⁻⁶ in float32) of the largest
 ///          have no vectors.
 /// Source   Hu et al., 2024, arXiv:2409.06633.
@@ -26,8 +26,10 @@ struct SaRA: WholeRule {
       """,
     source: "Hu et al., 2024, arXiv:2409.06633",
     parameters: [
-      .lr(0.000496585), .number("threshold", 2e-3, .above(0), "entries of smaller magnitude are trained"),
-      .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"), .eps(1e-8),
+      .lr(1e-3 * exp(-0.7)).following { 1e-3 * exp(-350 * $0.threshold) },
+      .number("threshold", 2e-3, .above(0), "entries of smaller magnitude are trained"),
+      .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
+      .eps(1e-8, "added to the root", .above(0)),
       .weightDecay(0.01, "decoupled, of the trained entries"),
       .number("lambda_rank", 0, .atLeast(0), "coefficient of the nuclear norm").fixed,
       .integer("min_rank_dim", 64, .atLeast(1), "matrices whose smaller side is not above it have no nuclear norm"),

@@ -28,7 +28,7 @@ struct ScheduleFreeRAdam: ElementRule {
       .number("weight_lr_power", 2, .atLeast(0), "power of the largest step size in the weights"),
       .flag("silent_sgd_phase", true, "no step while the variance cannot be rectified"),
     ],
-    slots: Interpolation.slots + [.square("exp_avg_sq", "second moment v")], requests: "own-step")
+    slots: Interpolation.slots + [.square("exp_avg_sq", "second moment v")], requests: "own-step, no-updates")
 
   /// γ/lr; nil: not rectified.
   private static func rectification(_ h: Hyper, _ t: Double) -> Double? {

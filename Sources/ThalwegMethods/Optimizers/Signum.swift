@@ -33,7 +33,7 @@ struct Signum: ElementRule {
 
   init(_ h: Hyper, _ c: StepContext) {
     momentum = h.momentum
-    plain = momentum == 0
+    plain = momentum == 0 && c.slots == 0
   }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {

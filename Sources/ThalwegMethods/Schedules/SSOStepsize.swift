@@ -14,7 +14,7 @@ struct SSOStepsize: Schedule {
     "sso_stepsize", .schedule, "Step sizes in the space of a model's outputs.",
     rule: """
       t = k + 1;  constant: eta0;  sqrt: eta0/sqrt(t);  exponential: eta0*T^(-t/T);  adagrad: eta0/sqrt(sum |g|^2)
-      kept in [eta_min, eta_max]
+      kept in [eta_min, eta_max];  adagrad watches "gradient_norm", and is eta0 before the first
       """,
     source: "Lavington, Vaswani, Babanezhad, Schmidt, Le Roux, 2023, arXiv:2302.02607",
     parameters: [

@@ -5,7 +5,7 @@ import ThalwegCore
 ///
 ///     k < W: lr·k/W;  k ≤ W + S: lr;  then f = min((k − W − S)/D, 1), value = end + (lr − end)·shape(f)
 ///     linear: 1 − f;  sqrt: 1 − √f;  cosine: (1 + cos πf)/2
-///     begin_decay at step k: S ← k − W
+///     begin_decay at step k: S ← max(k − W, 0), if that is shorter
 ///
 /// State    the step of `begin_decay`.
 /// Differs  the warm-up starts at 0, as in the authors' code. With D = 0 it jumps to `end`.
@@ -17,7 +17,7 @@ struct WarmupStableDecay: Schedule {
       k < W: lr*k/W;  k <= W + S: lr
       then f = min((k - W - S)/D, 1), value = end + (lr - end)*shape(f)
       linear: 1 - f;  sqrt: 1 - sqrt(f);  cosine: (1 + cos(pi*f))/2
-      begin_decay at step k: S <- k - W
+      begin_decay at step k: S <- max(k - W, 0), if that is shorter
       """,
     source: "Hu et al., 2024, arXiv:2404.06395",
     parameters: [
@@ -35,9 +35,11 @@ struct WarmupStableDecay: Schedule {
     (linear, root) = (h.is("shape", "linear"), h.is("shape", "sqrt"))
   }
 
+  private var plateauEnd: Double { memory.first.flatMap { $0 < 0 ? nil : $0 } ?? warmup + stable }
+
   func value(_ k: Double) -> Double {
     if k < warmup { return lr * k / warmup }
-    let since = k - (memory.first.flatMap { $0 < 0 ? nil : $0 } ?? warmup + stable)
+    let since = k - plateauEnd
     if since <= 0 { return lr }
     let f = fraction(since, decay)
     return end + (lr - end) * (linear ? 1 - f : root ? 1 - f.squareRoot() : (1 + cos(.pi * f)) / 2)
@@ -45,7 +47,7 @@ struct WarmupStableDecay: Schedule {
 
   mutating func command(_ name: String, at k: Double) -> Bool {
     guard name == "begin_decay" else { return false }
-    memory = [k]
+    memory = [min(max(k, warmup), plateauEnd)]
     return true
   }
 }

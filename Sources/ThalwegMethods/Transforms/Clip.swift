@@ -1,3 +1,4 @@
+import Glibc
 import ThalwegCore
 
 /// Every entry into [−max_value, max_value].
@@ -31,47 +32,52 @@ struct ClipGlobalNorm: ElementRule {
   static let method = Method(
     "clip_global_norm", .transform, "Clips the norm of all tensors together, or of each.",
     rule: """
-      n = |g| over all tensors (l2, l1 or largest entry); of each tensor with per_tensor
+      n = |g| over all tensors, the norm_type-norm; of each tensor with per_tensor
       n > max_norm: g <- g * max_norm/(n + eps)
       """,
     source: "Pascanu, Mikolov, Bengio, 2012, arXiv:1211.5063",
     parameters: [
       .number("max_norm", 1, .above(0), "largest norm").forAll(unless: "per_tensor"),
-      .number("norm_type", 2, .atLeast(1), "2, 1 or inf").orInfinite().forAll(unless: "per_tensor"),
+      .number("norm_type", 2, .atLeast(1), "p of the norm").orInfinite().forAll(unless: "per_tensor"),
       .flag("per_tensor", false, "every tensor alone", live: false),
       .eps(0, "added to the norm").forAll(unless: "per_tensor"),
-    ],
-    validate: check("clip_global_norm"))
+    ])
 
-  static func check(_ method: String) -> @Sendable (Hyper) throws(Failure) -> Void {
-    { (h) throws(Failure) in
-      let p: Double = h.norm_type
-      guard p == 1 || p == 2 || p == .infinity else {
-        throw Failure(Status.range, "\(method): `norm_type` must be 1, 2 or inf, got \(text(p))")
-      }
+  /// Other powers are those of entries over the largest, which is found first.
+  static func isGeneral(_ h: Hyper) -> Bool { ![1, 2, .infinity].contains(h.norm_type) }
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("norm")] + (isGeneral(h) ? [Scalar("largest")] : []) }
+  static func scope(_ h: Hyper) -> Scope { h.per_tensor ? .tensor : .global }
+  static func phases(_ h: Hyper) -> Int { isGeneral(h) ? 2 : 1 }
+  static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
+    let p: Double = h.norm_type
+    if isGeneral(h) {
+      if phase == 0 { s[1] = totals.maximum }
+      s[0] = phase == 0 || s[1] == 0 || !s[1].isFinite ? s[1] : s[1] * pow(totals[0], 1 / p)
+    } else {
+      s[0] = p == 2 ? totals.root(0) : p == 1 ? totals.finite(0) : totals.maximum
     }
   }
 
-  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("norm")] }
-  static func scope(_ h: Hyper) -> Scope { h.per_tensor ? .tensor : .global }
-  static func phases(_ h: Hyper) -> Int { 1 }
-  static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    s[0] = norm(totals, h)
-  }
-  static func norm(_ totals: Totals, _ h: Hyper) -> Double {
-    let p: Double = h.norm_type
-    return p == 2 ? totals.root(0) : p == 1 ? totals.finite(0) : totals.maximum
-  }
-
-  let factor, p: Double
+  let factor, p, largest: Double, general: Bool
   init(_ h: Hyper, _ c: StepContext) {
     let n = c.scalars[0], most: Double = h.max_norm
-    self.init(n <= most ? 1 : most / (n + h.eps), h)
+    self.init(n <= most ? 1 : most / (n + h.eps), h, c)
   }
-  init(_ factor: Double, _ h: Hyper) { (self.factor, p) = (factor, h.norm_type) }
+  init(_ factor: Double, _ h: Hyper, _ c: StepContext) {
+    (self.factor, p, general) = (factor, h.norm_type, ClipGlobalNorm.isGeneral(h))
+    largest = general ? c.scalars[1] : 1
+  }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums) {
-    if p == 2 { sums.add(0, v, times: v) } else if p == 1 { sums.add(0, v.magnitude) } else { sums.raise(v.magnitude) }
+    if p == 2 {
+      sums.add(0, v, times: v)
+    } else if p == 1 {
+      sums.add(0, v.magnitude)
+    } else if general, phase == 1 {
+      if largest != 0 { sums.add(0, L.pow(v.magnitude / largest, p)) }
+    } else {
+      sums.raise(v.magnitude)
+    }
   }
   var multiplies: Double? { factor }
   @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { factor == 1 ? v : v * factor }

@@ -2,7 +2,7 @@ import ThalwegCore
 
 /// Clips the norm of every tensor by itself.
 ///
-///     n = ‖g‖ (l2, l1 or largest entry) of each tensor;   g ← g·min(1, max_norm/(n + ε))
+///     n = ‖g‖_p of each tensor, p = norm_type;   g ← g·min(1, max_norm/(n + ε))
 ///
 /// State    `norm`, the last n (before clipping).
 /// Differs  as torch's clip_grad_norm_ on each tensor: gradients within ε below max_norm are scaled too, other than by
@@ -11,25 +11,25 @@ import ThalwegCore
 struct ClipNorm: ElementRule {
   static let method = Method(
     "clip_norm", .transform, "Clips the norm of every tensor by itself.",
-    rule: "n = |g| of each tensor (norm_type 2, 1 or inf);  g <- g * min(1, max_norm/(n + eps))",
+    rule: "n = |g| of each tensor, the norm_type-norm;  g <- g * min(1, max_norm/(n + eps))",
     source: "Pascanu, Mikolov, Bengio, 2012, arXiv:1211.5063",
     parameters: [
       .number("max_norm", nil, .above(0), "largest norm"),
-      .number("norm_type", 2, .atLeast(1), "2, 1 or inf").orInfinite(), .eps(1e-6, "added to the norm"),
-    ], validate: ClipGlobalNorm.check("clip_norm"))
+      .number("norm_type", 2, .atLeast(1), "p of the norm").orInfinite(), .eps(1e-6, "added to the norm"),
+    ])
 
-  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("norm")] }
+  static func scalars(_ h: Hyper) -> [Scalar] { ClipGlobalNorm.scalars(h) }
   static func scope(_ h: Hyper) -> Scope { .tensor }
-  static func phases(_ h: Hyper) -> Int { 1 }
+  static func phases(_ h: Hyper) -> Int { ClipGlobalNorm.phases(h) }
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    s[0] = ClipGlobalNorm.norm(totals, h)
+    ClipGlobalNorm.finish(phase, totals, s, h, c)
   }
 
   let same: ClipGlobalNorm
   init(_ h: Hyper, _ c: StepContext) {
     let n = c.scalars[0]
     // a norm of 0 may have no ε beside it
-    same = ClipGlobalNorm(n == 0 ? 1 : smaller(1, h.max_norm / (n + h.eps)), h)
+    same = ClipGlobalNorm(n == 0 ? 1 : smaller(1, h.max_norm / (n + h.eps)), h, c)
   }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums) {

@@ -45,14 +45,14 @@ struct CautiousDecay: WholeRule {
 ///     θ ← θ·(1 − lr²/max_lr·wd) − lr·u,  in place of 1 − lr·wd
 ///
 /// State    the first lr, where max_lr is not given.
-/// Differs  without `max_lr` the first step size of a tensor is the peak. An lr above the peak decays more, and is not
-///          clamped. Meant for layers that a normalisation follows.
+/// Differs  without `max_lr` the peak is that of the rule's schedule, or the first step size of a tensor. An lr above
+///          the peak decays more, and is not clamped. Meant for layers that a normalisation follows.
 /// Source   Defazio, 2025, arXiv:2506.02285.
 struct CorrectedDecay: WholeRule {
   static let method = Method(
     "corrected_decay", .update, "Decoupled decay that follows the square of the step size.",
     rule: "theta <- theta*(1 - lr^2/max_lr*weight_decay) - lr*u", source: "Defazio, 2025, arXiv:2506.02285",
-    parameters: [.maybe("max_lr", .above(0), "peak of the step size; none: the first one").fixed],
+    parameters: [.maybe("max_lr", .above(0), "peak of the step size; none: that of its schedule, else the first one").fixed],
     slots: [Slot("max_lr", "the first step size")])
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
@@ -66,7 +66,10 @@ struct CorrectedDecay: WholeRule {
 
   let lr, peak: Double
   let first, isDouble: Bool
-  init(_ h: Hyper, _ c: StepContext) { (lr, peak, first, isDouble) = (c.lr, h.max_lr, c.t == 1, c.isDouble) }
+  init(_ h: Hyper, _ c: StepContext) {
+    (lr, first, isDouble) = (c.lr, c.t == 1, c.isDouble)
+    peak = h.has("max_lr") ? h.max_lr : c.peak
+  }
 
   func decay(_ decay: Double, _ number: inout Double) -> Double {
     var peak = self.peak
@@ -102,7 +105,7 @@ struct DecoupledWeightDecay: WholeRule {
     parameters: [
       .weightDecay(0.01), .choice("mode", ["lr_scaled", "independent"], "what it is multiplied by", live: false),
       .choice("anchor", ["zero", "start"], "where it pulls to", live: false),
-      .maybe("max_lr", .above(0), "peak of the step size in mode independent; none: the first one").fixed,
+      .maybe("max_lr", .above(0), "peak of the step size in mode independent; none: as in corrected_decay").fixed,
       .integer("min_rank", 2, .atLeast(0), "tensors of a lower rank have no decay"),
     ],
     slots: [
@@ -123,7 +126,7 @@ struct DecoupledWeightDecay: WholeRule {
   let first, anchored, independent: Bool
   init(_ h: Hyper, _ c: StepContext) {
     decay = c.ndim < h.integer("min_rank") ? 0 : h.weight_decay
-    (lr, peak, first) = (c.lr, h.max_lr, c.t == 1)
+    (lr, peak, first) = (c.lr, h.has("max_lr") ? h.max_lr : c.peak, c.t == 1)
     (anchored, independent) = (h.is("anchor", "start"), h.is("mode", "independent"))
   }
 

@@ -8,8 +8,8 @@ import ThalwegCore
 ///     norm:      θ_b = θ − f·lr·u,  f = min(1, (t − free_steps + 1)/warmup_steps);
 ///                project_direction: θ_b ← θ + tangent part of θ_b − θ;   θ ← c·θ_b/|θ_b|
 ///
-/// u is the direction before the step size. Tensors of a rank below `min_rank` are free (`route` frees others), and so
-/// is one whose norm is below 10⁻¹².
+/// u is the direction before the step size. Tensors of a rank below `min_rank` are free (`route` frees others) but for
+/// the ramp f, and so is one whose norm is below 10⁻¹².
 ///
 /// State    of the norm part: c.
 /// Differs  two stages, one before the rule and one behind it; their decay should be 0. The second projection and the
@@ -39,24 +39,32 @@ struct LAWN: WholeRule {
     return h.is("part", "norm") ? [norm] : []
   }
 
+  static func place(_ h: Hyper) -> UpdatePlace { .norm }
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { aligned(shape.count &* size) }
 
   private let move: NewPoint
-  let keep, ramp: Double, step: Int, tangent, isNorm, free: Bool
+  let ramp: Double, step: Int, tangent, isNorm, free: Bool
   init(_ h: Hyper, _ c: StepContext) {
     step = c.t - 1 - h.integer("free_steps")
     let warmup: Double = h.warmup_steps
     ramp = warmup == 0 ? 1 : min(1, Double(step + 1) / warmup)
-    (move, keep, tangent, isNorm) = (NewPoint(c), c.keep, h.project_direction, h.is("part", "norm"))
-    free = step < 0 || c.ndim < h.integer("min_rank")
+    (move, tangent, isNorm) = (NewPoint(c), h.project_direction, h.is("part", "norm"))
+    free = c.ndim < h.integer("min_rank")
   }
 
   func apply<T: Real>(_ t: Whole<T>) {
     let n = t.count
-    if free { return }
+    if step < 0 { return }
+    /// The update becomes that of a smaller step size, decay and all.
+    func shorten() {
+      guard isNorm, ramp != 1, move.lr != 0 else { return }
+      Flat.scale(t.v, by: ramp, into: t.v, n)
+      if move.keep != 1 { Flat.add(t.w, times: (move.keep - 1) * (1 - ramp) / move.lr, into: t.v, n) }
+    }
+    if free { return shorten() }
     let norm = Flat.norm(UnsafePointer(t.w), n)
     if isNorm, step == 0 { t.slots[0][0] = T(norm) }
-    guard norm >= 1e-12 else { return }
+    guard norm >= 1e-12 else { return shorten() }
     func removeRadial(_ x: UnsafeMutablePointer<T>) {
       Flat.add(t.w, times: -(Flat.dot(t.w, x, n) / norm) / norm, into: x, n)
     }
@@ -64,7 +72,7 @@ struct LAWN: WholeRule {
     guard move.lr != 0 else { return }
     // the move of the rule, then the point it leads to
     let new = t.workspace.assumingMemoryBound(to: T.self)
-    Flat.scale(UnsafePointer(t.w), by: keep - 1, into: new, n)
+    Flat.scale(UnsafePointer(t.w), by: ramp * (move.keep - 1), into: new, n)
     Flat.add(t.v, times: -ramp * move.lr, into: new, n)
     if tangent { removeRadial(new) }
     Flat.add(t.w, times: 1, into: new, n)

@@ -133,7 +133,8 @@ struct DPClipNormBound: Objective {
 ///     common: one w = clip(1 − Σ v/Σ (p − m)², 0, 1), v = p(1 − p)/(n − 1)
 ///
 /// x, n and m are (N,). Items of one trial are shrunk, but do not choose. lam is NaN for common. The value is the risk.
-/// Errors   TW_ERROR_RANGE: successes outside [0, n], trials below 1 or not whole, or no item with two trials.
+/// Errors   TW_ERROR_RANGE: successes outside [0, n], centres outside [0, 1], trials below 1 or not whole, or no item
+///          with two trials.
 /// Differs  weights for general estimators and their grid are the card's; the paper's are not verified.
 /// Source   Compound Estimation for Binomials, 2025, arXiv:2512.25042.
 struct CompoundBinomial: Objective {
@@ -178,7 +179,9 @@ struct CompoundBinomial: Objective {
       }
     }
     let given = x.optional("m")
-    if let given { try refuseNonFinite(given, count, "m") }
+    if let given, let i = (0..<count).first(where: { !(given[$0] >= 0 && given[$0] <= 1) }) {
+      throw Failure(Status.range, "`m` must lie between 0 and 1, got \(text(Double(given[i]))) at element \(i)")
+    }
     let pooled = hits.reduce(0, +) / trials.reduce(0, +),
       m = (0..<count).map { i in given.map { Double($0[i]) } ?? pooled }
     let p = zip(hits, trials).map { $0 / $1 }, choosing = (0..<count).filter { trials[$0] >= 2 }

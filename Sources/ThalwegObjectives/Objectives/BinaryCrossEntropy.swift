@@ -5,10 +5,10 @@ import ThalwegCore
 ///
 ///     c = 1 + (w⁺ − 1)·t     value = mean w·[(1 − t)·z + c·softplus(−z)]     ∂z = w·[(1 − t) − c·σ(−z)]/N
 ///
-/// z and t are (..., C), t in [0, 1]; label smoothing replaces t by t·(1 − ε) + ε/2. No logarithm of a rounded
+/// z and t have any shape, t in [0, 1]; label smoothing replaces t by t·(1 − ε) + ε/2. No logarithm of a rounded
 /// probability is taken, so that large |z| are exact.
-/// Errors   TW_ERROR_SHAPE: a list of positive weights that does not have C numbers.
-/// Differs  torch's binary_cross_entropy_with_logits is the same; `weight` has the shape of z here.
+/// Errors   TW_ERROR_SHAPE: a list of positive weights that does not have a number for each entry of the last axis.
+/// Differs  nothing from torch's binary_cross_entropy_with_logits.
 struct BCEWithLogits: Objective {
   static let method = Method(
     "bce_with_logits", .objective, "Binary cross-entropy on logits.",
@@ -18,12 +18,12 @@ struct BCEWithLogits: Objective {
       """,
     source: "folklore",
     parameters: [
-      .number("pos_weight", 1, .above(0), "weight of the positive term").orList(),
+      .number("pos_weight", 1, .above(0), "weight of the positive term, or one for each entry of the last axis").orList(),
       .number("label_smoothing", 0, .within(0, 1), "eps in t*(1 - eps) + eps/2"), Reduction.parameter,
     ],
     inputs: [
-      .variable("z", "..., C", "logits"), .constant("t", "..., C", "targets in [0, 1]"),
-      .constant("weight", "..., C", "weights of the elements", optional: true),
+      .variable("z", "...", "logits"), .constant("t", "...", "targets in [0, 1]"),
+      .constant("weight", "...", "weights of the elements, which may be spread over axes", optional: true).broadcast,
     ])
 
   let positive: [Double], smoothing: Double, reduction: Reduction
@@ -34,7 +34,7 @@ struct BCEWithLogits: Objective {
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let z = try x["z"], t = try x["t"], weight = x.optional("weight")
-    let columns = x.sizes["C"], count = x.sizes.samples * columns
+    let columns = x.sizes.leadingAxes.last ?? 1, count = x.sizes.samples
     guard positive.count == 1 || positive.count == columns else {
       throw Failure(Status.shape, "`pos_weight` has \(positive.count) numbers for a last axis of \(columns)")
     }
@@ -100,7 +100,7 @@ struct FocalLoss: Objective {
     source: "Lin et al., 2017, arXiv:1708.02002",
     parameters: [
       .number("gamma", 2, .atLeast(0), "focusing exponent"),
-      .maybe("alpha", .within(0, 1), "weight of the positive class (sigmoid), or of every class (softmax)").orList(),
+      .maybe("alpha", .within(0, 1), "weight of the positive class (sigmoid), or of every class, or one a class (softmax)").orList(),
       .choice("mode", ["softmax", "sigmoid"], "one class of several, or yes and no for every element"),
       Reduction.parameter,
     ],

@@ -6,9 +6,9 @@ import ThalwegCore
 ///     kernel_n = min(1, exp(−n²/(2s²))/(s·√(2π))), |n| ≤ size/2, s = max(sigma, 10⁻⁴)
 ///     along each of the last `axes` axes in turn, edges repeated     ∂x = the transpose of both on ∂y
 ///
-/// x and dy are (..., H, W); lines are (..., 1, W) with axes=1. sigma is in entries: an impulse at 0. The kernel is not
+/// x and dy are (..., H, W), or lines (..., W) with axes=1. sigma is in entries: an impulse at 0. The kernel is not
 /// normalised: where s is above size/6 it loses energy, as the reference does. The value is Σ dy·y; without dy it is 0.
-/// Errors   TW_ERROR_RANGE: an even size.
+/// Errors   TW_ERROR_RANGE: an even size. TW_ERROR_SHAPE: a single line with axes=2.
 /// Source   Chen et al., 2024, arXiv:2402.13252.
 struct CoarseToFineBlur: Objective {
   static let method = Method(
@@ -21,8 +21,9 @@ struct CoarseToFineBlur: Objective {
       .integer("axes", 2, .within(1, 2), "2: planes, 1: lines along the last axis"),
     ],
     inputs: [
-      .variable("x", "..., H, W", "planes"), .constant("dy", "..., H, W", "derivatives by y; none: 0", optional: true),
-      .result("y", "..., H, W", "filtered planes"),
+      .variable("x", "..., W", "planes (..., H, W), or lines with axes=1"),
+      .constant("dy", "..., W", "derivatives by y; none: 0", optional: true),
+      .result("y", "..., W", "filtered planes or lines"),
     ],
     validate: { (h) throws(Failure) in
       guard h.integer("size") % 2 == 1 else {
@@ -52,8 +53,11 @@ struct CoarseToFineBlur: Objective {
   }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let input = try x["x"], dy = x.optional("dy"), count = x.sizes.samples, height = x.sizes["H"], width = x.sizes["W"]
-    let plane = height * width, space = Workspace()
+    let input = try x["x"], dy = x.optional("dy"), width = x.sizes["W"], outer = x.sizes.leadingAxes
+    guard let height = planes ? outer.last : 1 else {
+      throw Failure(Status.shape, "`x` must have the shape (..., H, W), got [\(width)]; axes=1 is for lines")
+    }
+    let count = x.sizes.samples / height, plane = height * width, space = Workspace()
     defer { space.close() }
     func filtered(_ v: UnsafePointer<T>, transposed: Bool) throws(Failure) -> UnsafeMutablePointer<Double> {
       let wide = try widened(v, count * plane, space)

@@ -206,7 +206,7 @@ struct MixtureResponsibilities: Objective {
 /// rewards is (..., r), the rollouts of each prompt; weights are those of the rollouts, demonstration (...) that of the
 /// mean negative log-likelihood of the demonstration. The value is the number of prompts learned from demonstrations.
 /// Errors   TW_ERROR_RANGE: a reward that is not finite, or a gate above the number of rollouts.
-/// Differs  prompts without rollouts have no array here: they are solved 0 times.
+/// Differs  nothing. Prompts without rollouts, rewards of shape (..., 0), are solved 0 times.
 /// Source   Lv et al., 2025, arXiv:2509.04419.
 struct HybridPostTraining: Objective {
   static let method = Method(
@@ -219,8 +219,8 @@ struct HybridPostTraining: Objective {
       .number("sft_coef", 1, .atLeast(0), "weight of a demonstration"),
     ],
     inputs: [
-      .constant("rewards", "..., r", "rewards of the rollouts of each prompt"),
-      .result("weights", "..., r", "weights of the rollouts"),
+      .constant("rewards", "..., r", "rewards of the rollouts of each prompt").orEmpty,
+      .result("weights", "..., r", "weights of the rollouts").orEmpty,
       .result("demonstration", "...", "weights of the demonstrations"),
     ])
   let gate: Int, success: Double, coefficient: Double

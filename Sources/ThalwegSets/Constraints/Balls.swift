@@ -98,7 +98,8 @@ struct CappedSimplex: WholeConstraint {
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
     try axisExists(h, shape, "capped_simplex")
     let n = Lines(h).slices(shape).length, total: Double = h.total, cap: Double = h.cap
-    guard n == 0 || total <= Double(n) * cap else {
+    // (a total that the product falls short of by rounding alone is all of it)
+    guard n == 0 || total * (1 - 4 * Double.ulpOfOne) <= Double(n) * cap else {
       throw Failure(
         Status.shape, "capped_simplex: \(n) entries of at most \(text(cap)) cannot have the sum \(text(total))")
     }
@@ -114,6 +115,11 @@ struct CappedSimplex: WholeConstraint {
     lines.each(w.v, w.shape) { line in
       line.withUnsafeMutableBufferPointer { x in
         let cap = cap
+        if total >= Double(x.count) * cap {
+          let changes = x.contains { $0 != cap }
+          for i in x.indices { x[i] = cap }
+          return changes
+        }
         var sum = 0.0, outside = 0
         for a in x {
           sum += a

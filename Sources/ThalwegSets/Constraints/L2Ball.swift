@@ -57,7 +57,7 @@ struct L2Ball: WholeConstraint {
   }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     let lines = lines(w.shape)
-    lines.scale(w.v, by: try lines.norms(w.v).map { $0 > 0 ? -radius / $0 : 1 })
+    _ = try lines.setNorms(w.v) { _ in -radius }
     if !center.isEmpty { for i in 0..<w.count { w.v[i] += center(i) } }
   }
 }

@@ -71,13 +71,12 @@ struct Round: Sendable {
   let radius: Double, exponential: Bool, method: String
 
   func project<T: Real>(_ x: UnsafeMutablePointer<T>, _ s: Slices) throws(Failure) {
-    let norms = try s.norms(x), near = 4 * Double(T.ulpOfOne) * radius
-    s.scale(x, by: norms.map { abs($0 - radius) <= near || $0 == 0 ? 1 : radius / $0 })
+    let near = 4 * Double(T.ulpOfOne) * radius
+    let norms = try s.setNorms(x) { abs($0 - radius) <= near ? nil : radius }
     for k in 0..<s.count where norms[k] == 0 && s.length > 0 { x[s.start(k)] = T(radius) }
   }
   func minimise<T: Real>(_ g: UnsafeMutablePointer<T>, _ s: Slices) throws(Failure) {
-    let norms = try s.norms(g)
-    s.scale(g, by: norms.map { $0 == 0 ? 1 : -radius / $0 })
+    let norms = try s.setNorms(g) { _ in -radius }
     for k in 0..<s.count where norms[k] == 0 && s.length > 0 { g[s.start(k)] = T(radius) }
   }
   func tangent<T: Real>(_ w: Whole<T>, _ s: Slices) throws(Failure) {
@@ -123,6 +122,27 @@ struct Round: Sendable {
         Flat.blend(a * (radius / norm), x, b * (radius / norm), u, into: u, s.length)
       }
     }
+  }
+}
+
+extension Slices {
+  /// Gives every slice a norm, of the other sign for a turn; nil leaves it, and 0 stays. Returns the norms before.
+  func setNorms<T: Real>(_ x: UnsafeMutablePointer<T>, _ new: (Double) -> Double?) throws(Failure) -> [Double] {
+    let before = try norms(x)
+    // of one that is too short for their quotient first a multiple is taken
+    let lift = T.isDouble ? 0x1p600 : 0x1p100
+    func factor(_ target: Double?, _ norm: Double) -> Double { norm == 0 ? 1 : target.map { $0 / norm } ?? 1 }
+    func isShort(_ k: Int) -> Bool { !T(factor(new(before[k]), before[k])).isFinite }
+    let short = before.indices.filter(isShort)
+    var factors = before.map { factor(new($0), $0) }
+    for k in short { factors[k] = lift }
+    scale(x, by: factors)
+    guard !short.isEmpty else { return before }
+    let longer = try norms(x)
+    factors = [Double](repeating: 1, count: before.count)
+    for k in short { factors[k] = factor(new(before[k]), longer[k]) }
+    scale(x, by: factors)
+    return before
   }
 }
 

@@ -61,7 +61,7 @@ private let moves =
 ///
 ///     r = the Riemannian gradient of g + wd·θ
 ///     b ← r (first step), then μ·b + (1 − dampening)·r
-///     d = b, or r + μ·b (nesterov)
+///     d = b, or r + μ·b (nesterov); r where μ = 0, as in geoopt and torch
 ///     θ' = retract(θ, −lr·d),  b ← transport(b, θ → θ')
 ///
 /// A point that is not on the manifold is projected at its first step, and every `stabilize` steps afterwards.
@@ -72,7 +72,7 @@ private let moves =
 struct RiemannianSGD: RiemannianRule {
   static let method = Method(
     "riemannian_sgd", .optimizer, "Gradient descent along a manifold, with momentum.",
-    rule: moves + "b = momentum*b + (1 - dampening)*r (r at first);  d = b, or r + momentum*b (nesterov)",
+    rule: moves + "b = momentum*b + (1 - dampening)*r (r at first);  d = b, or r + momentum*b (nesterov);  d = r without momentum",
     source: "Bonnabel, 2013, arXiv:1111.5280; Becigneul, Ganea, 2019, arXiv:1810.00760",
     parameters: [
       .lr(1e-3), .rate("momentum", 0, "share of the old direction").fixed,
@@ -119,7 +119,7 @@ struct RiemannianAdam: RiemannianRule {
     source: "Becigneul, Ganea, 2019, arXiv:1810.00760",
     parameters: [
       .lr(1e-3), .rate("beta1", 0.9, "rate of the first moment"), .rate("beta2", 0.999, "rate of the second moment"),
-      .eps(1e-8), .weightDecay(0, "added to the Euclidean gradient"),
+      .eps(1e-8, "added to the root", .above(0)), .weightDecay(0, "added to the Euclidean gradient"),
       .flag("amsgrad", false, "divides by the largest second moment so far", live: false),
       .flag("bias_correction", true, "corrects the moments for their start at 0"),
     ] + common,
@@ -171,7 +171,7 @@ struct RiemannianAdagrad: RiemannianRule {
     "riemannian_adagrad", .optimizer, "Adagrad along a manifold: one sum of squares for each point.",
     rule: moves + "G = G + <r, r>, one a factor;  d = r/(sqrt(G) + eps)",
     source: "Becigneul, Ganea, 2019, arXiv:1810.00760",
-    parameters: [.lr(1e-2), .eps(1e-10), .weightDecay(0, "added to the Euclidean gradient")] + common,
+    parameters: [.lr(1e-2), .eps(1e-10, "added to the root", .above(0)), .weightDecay(0, "added to the Euclidean gradient")] + common,
     slots: [Slot("sum", "sum of squares G of each factor")], requests: "own-step",
     validate: manifoldOf("riemannian_adagrad"))
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
