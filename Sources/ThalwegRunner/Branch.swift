@@ -15,6 +15,9 @@ package final class Branch {
   private var proposal: [[Pass]] = []
   var stopsAtMove = false
   private(set) var needsScratch = false
+  /// Stages behind the rule see the gradient that whole-tensor stages have made: it has a scratch tensor of its own.
+  private(set) var keepsGradient = false
+  var scratchTensors: Int { keepsGradient ? 2 : needsScratch ? 1 : 0 }
   /// The walk that moves the parameters last can mark them.
   private(set) var marksInWalk = false
   let stages: [Stage]
@@ -81,6 +84,10 @@ package final class Branch {
     var chain: [Stage] = []
     /// The gradient is read from the scratch tensor.
     var scratchGradient = false
+    /// That is the second one; and, of a stage that makes it, what is written too.
+    fileprivate(set) var keepsGradient = false, makesGradient = false
+    /// The gradient that it writes is that of the rule, with its coupled decay.
+    fileprivate(set) var addsDecay = false
     /// The update is read from the scratch tensor.
     var scratchUpdate = false
     var updates: [Stage] = []
@@ -129,10 +136,14 @@ package final class Branch {
       for p in 0..<s.phases { passes.append(Pass(work: .measure(s, p), chain: chain, scratchGradient: fromScratch)) }
     }
     for s in stages { if s.whole?.traits.keepsPoint ?? false { passes.append(Pass(work: .save(s))) } }
+    let updates = updates.filter { $0.whole?.newDecay == nil }
+    keepsGradient = !updates.isEmpty && gradient.contains { $0.whole != nil }
     for s in gradient {
       if s.whole != nil {
-        passes.append(Pass(work: .materialise, chain: chain, scratchGradient: fromScratch))
-        passes.append(Pass(work: .whole(s)))
+        for pass in [Pass(work: .materialise, chain: chain, scratchGradient: fromScratch), Pass(work: .whole(s))] {
+          pass.makesGradient = keepsGradient
+          passes.append(pass)
+        }
         (chain, fromScratch, needsScratch) = ([], true, true)
       } else {
         sums(s)
@@ -141,14 +152,15 @@ package final class Branch {
     }
     var fromUpdate = false
     if rule.whole != nil {
-      passes.append(Pass(work: .materialise, chain: chain, scratchGradient: fromScratch))
+      let pass = Pass(work: .materialise, chain: chain, scratchGradient: fromScratch)
+      pass.addsDecay = true
+      passes.append(pass)
       passes.append(Pass(work: .whole(rule)))
       (fromUpdate, needsScratch) = (true, true)
     } else {
       sums(rule)
     }
     var pending: [Stage] = []
-    let updates = updates.filter { $0.whole?.newDecay == nil }
     if leavesPoint, !updates.isEmpty { passes.append(Pass(work: .difference)) }
     for s in updates {
       if s.phases > 0 || s.whole != nil {
@@ -177,10 +189,10 @@ package final class Branch {
       }
     }
     // A materialised gradient and a materialised update never need the scratch tensor at once, but for update
-    // transforms that compare them: those read the host's gradient again.
+    // transforms that compare them: those read the host's gradient again, or the one that is kept.
     let final = Pass(
-      work: .final, chain: chain, scratchGradient: fromScratch && !fromUpdate, scratchUpdate: fromUpdate,
-      updates: pending)
+      work: .final, chain: chain, scratchGradient: fromScratch && (keepsGradient || !fromUpdate),
+      scratchUpdate: fromUpdate, updates: pending)
     var rest = after[...]
     while let s = rest.first, s.whole == nil, s.phases == 0 {
       final.after.append(s)
@@ -202,6 +214,7 @@ package final class Branch {
         passes.append(p)
       }
     }
+    for pass in passes { pass.keepsGradient = keepsGradient }
     passes.first?.opens = true
     if let last = passes.last, !last.isWhole { (last.closes, marksInWalk) = (true, true) }
     var current: [Pass] = []

@@ -18,10 +18,10 @@ extension Branch.Pass {
     case .save(let s): p.copy(x, to: p.state(s.id, 0))
 
     case .materialise:
-      guard let whole = p.scratch() else { return }
+      guard let whole = makesGradient ? p.second() : p.scratch() else { return }
       var a = r.pointee.apply
       p.copy(gradient(p, r, x, source, whole: true, &a), to: whole)
-      if b.rule.whole != nil, a.coupled != 0 {
+      if addsDecay, a.coupled != 0 {
         let op = AddCoupled(weight: a.coupled)
         let kernel =
           r.pointee.isDouble
@@ -104,7 +104,7 @@ extension Branch.Pass {
     _ p: Program, _ r: UnsafeMutablePointer<Record>, _ x: Program.Place, _ source: GradientOperation?, whole: Bool,
     folds: Bool = false, _ apply: inout Apply
   ) -> Program.Place {
-    if scratchGradient, let scratch = p.scratch() {
+    if scratchGradient, let scratch = keepsGradient ? p.second() : p.scratch() {
       apply.scale = 1
       if chain.isEmpty { return scratch }
       let g = p.gradientRow

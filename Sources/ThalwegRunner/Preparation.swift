@@ -70,7 +70,7 @@ extension Optimizer {
         ruleBytes += aligned(s.element?.size ?? 0)
         if s.scope == .tensor { ruleBytes += aligned(s.scalars.count * 8) }
       }
-      if branches[b.branch].needsScratch { scratchBytes += aligned(b.view.count * size) }
+      scratchBytes += branches[b.branch].scratchTensors * aligned(b.view.count * size)
     }
     let arena = try Memory(bytes, allocator)
     let extra = try Memory(scratchBytes, allocator)
@@ -148,6 +148,10 @@ extension Optimizer {
       }
       if branches[b.branch].needsScratch {
         r.pointee.scratch = scratchAt
+        scratchAt += aligned(b.view.count * size)
+      }
+      if branches[b.branch].keepsGradient {
+        r.pointee.second = scratchAt
         scratchAt += aligned(b.view.count * size)
       }
       for s in stages where uses(s, b) {

@@ -193,7 +193,8 @@ extension Optimizer {
     try runTasks(work.count, parallel: work.count > 1, workspaces, tensor: { work[$0].0 }) {
       (k, space) throws(Failure) in
       let (i, pass) = work[k]
-      try runFinite(i, pass, 0..<records[i].count, records[i].scratch, space.base)
+      let scratch = pass.makesGradient ? records[i].second : records[i].scratch
+      try runFinite(i, pass, 0..<records[i].count, scratch, space.base)
     }
   }
 

@@ -21,7 +21,7 @@ extension Optimizer {
       guard r.pointee.strip == 0, wholes > 0, walks > 0 else { return }
       r.pointee.stripped = first..<end
       r.pointee.strip = min(r.pointee.count, max(unit, Optimizer.usualStrip / unit * unit))
-      r.pointee.scratchesInStrips = !segments.indices.contains { k in
+      r.pointee.scratchesInStrips = !branches[r.pointee.branch].keepsGradient && !segments.indices.contains { k in
         !r.pointee.stripped.contains(k) && segments[k].contains { $0.scratches }
       }
     }
@@ -127,7 +127,8 @@ extension Optimizer {
       for segment in r.pointee.stripped {
         for pass in branch.segments[segment] {
           if pass.isWhole {
-            try runFinite(task.tensor, pass, part, program.scratch(r), program.workspace)
+            let scratch = pass.makesGradient ? r.pointee.second : program.scratch(r)
+            try runFinite(task.tensor, pass, part, scratch, program.workspace)
           } else {
             program.begin(r, at: start)
             lay(pass, branch, program, r)

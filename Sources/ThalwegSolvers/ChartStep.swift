@@ -110,7 +110,7 @@ struct ChartStep: Driver {
       let solved: [Double]
       // squares of what the entries are rounded by are no rank
       let least = T.isDouble ? Double.ulpOfOne : Double(Float.ulpOfOne) * Double(Float.ulpOfOne)
-      do { solved = try LinearAlgebra.solvePositive(gram, right, d, 1, least: Double(d) * least) } catch {
+      do { solved = try LinearAlgebra.solvePositive(gram, right, d, 1, least: 8 * Double(d + high) * least) } catch {
         throw Failure(Int(error.status), "J'J of chart \(k) is singular: \(error.message)")
       }
       for a in 0..<d { r.p[k * d + a] = T(solved[a]) }

@@ -173,6 +173,8 @@ public final class Program {
   public var update: Place { Place(base: row(Row.update), moves: false) }
   /// The scratch tensor, or nothing where the branch has none.
   public func scratch() -> Place? { scratch(r).map(tensor) }
+  /// The second scratch tensor, which is no strip's.
+  public func second() -> Place? { r.pointee.second.map(tensor) }
   public func scratch(_ r: UnsafeMutablePointer<Record>) -> UnsafeMutableRawPointer? {
     r.pointee.scratch.map { lent ?? $0 }
   }

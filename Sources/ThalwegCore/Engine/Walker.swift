@@ -73,6 +73,8 @@ public struct Record {
   public var apply = Apply()
   /// Whole-tensor scratch in the compute type, where the branch needs it.
   public var scratch: UnsafeMutableRawPointer?
+  /// A second one, where stages compare an update with a gradient that whole-tensor stages have made.
+  public var second: UnsafeMutableRawPointer?
   /// The segments of the plan that go through strips of it together, and the elements of a strip; 0: none do.
   public var stripped: Swift.Range<Int> = 0..<0
   public var strip = 0

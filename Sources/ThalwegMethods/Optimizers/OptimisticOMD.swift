@@ -79,9 +79,11 @@ struct OptimisticOMD: ElementRule {
 
   /// The logarithm of the point that is played, before it is normalised.
   @inline(__always) func logit<L: Lane>(_ g: L, _ s: Slots<L>) -> L { s[0] - next * g }
-  /// 0 where the point has been from the start, whatever its storage rounds to 0; a NaN stays.
+  /// 0 where the point has been from the start, whatever its storage rounds to 0, and where both are 0, which is what
+  /// fills up a vector; a NaN stays.
   @inline(__always) func positive<L: Lane>(_ x: L, _ s: Slots<L>, _ value: L) -> L {
-    L.select(L.equal(x, x), L.select(L.less(L(-.infinity), s[0]), value, L(0)), x)
+    let zero = L(0), live = L.select(L.less(L(-.infinity), s[0]), value, zero)
+    return L.select(L.equal(x, x), L.select(L.equal(x, zero), L.select(L.equal(s[0], zero), zero, live), live), x)
   }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
