@@ -86,13 +86,14 @@ extension Optimizer {
     }
   }
 
-  /// Counts the tensors of every group, in the order of their keys.
+  /// Counts the tensors of every group and pipeline, in the order of their keys.
   private func countInGroups() {
     inGroup = [Int](repeating: 0, count: bound.count)
-    var counts = [Int](repeating: 0, count: groups.count)
+    var counts = [Int](repeating: 0, count: groups.count * branches.count)
     for i in (0..<bound.count).sorted(by: { records[$0].key < records[$1].key }) {
-      inGroup[i] = counts[records[i].group]
-      counts[records[i].group] += 1
+      let k = records[i].group * branches.count + records[i].branch
+      inGroup[i] = counts[k]
+      counts[k] += 1
     }
   }
 

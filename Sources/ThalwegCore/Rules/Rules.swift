@@ -28,7 +28,7 @@ public struct StepContext: @unchecked Sendable {
   public var isDouble = false
   /// How many slots the stage has for the tensor.
   public var slots = 0
-  /// How many tensors of its group come before it, in the order of binding.
+  /// How many tensors of its group that this pipeline takes come before it, in the order of binding.
   public var inGroup = 0
   /// The largest step size of the rule's schedule; NaN where it has none.
   public var peak = Double.nan

@@ -16,7 +16,7 @@ struct ADOPT: ElementRule {
   static let method = Method(
     "adopt", .optimizer, "ADOPT: the gradient is normalised by the second moment of the steps before, then averaged.",
     rule: """
-      t = 1: v <- g^2, no move
+      t = 1: v <- g^2, no move (coupled decay is in g)
       t > 1: n = clip(g/max(sqrt(v), eps), (t - 1)^clip_exponent);  m <- beta1*m + (1 - beta1)*n
              theta <- theta - lr*m;  v <- beta2*v + (1 - beta2)*g^2
       """,

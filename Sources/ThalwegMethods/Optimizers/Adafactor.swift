@@ -9,7 +9,7 @@ import ThalwegCore
 ///
 /// State    r and c over the last two axes (leading axes are problems of their own); v for tensors of rank 0 and 1.
 /// Differs  nothing from torch.optim.Adafactor: no first moment. `eps1=none` is the machine epsilon of the type that is
-///          computed with.
+///          computed with; eps1² is at least the smallest normal number of that type.
 /// Source   Shazeer and Stern, 2018, arXiv:1804.04235.
 struct Adafactor: WholeRule {
   static let method = Method(
@@ -54,7 +54,7 @@ struct Adafactor: WholeRule {
   struct Direction: ElementOperation {
     let k, floor: Double
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-      let v = s[0] + k * (x * x - s[0])
+      let v = (1 - k) * s[0] + k * (x * x)
       s[0] = v
       x = x / L.max(v, floor).squareRoot()
     }
@@ -70,7 +70,7 @@ struct Adafactor: WholeRule {
     let scale = step * max(eps2, (t.sums(SquaredNorm()).first / n).squareRoot())
     func share(_ square: Double) -> Double { scale / max(1, (square / n).squareRoot() / d) }
     guard let f = FactoredMoment(t.shape) else {
-      t.change(Direction(k: k, floor: floor * floor), slots: 0..<1)
+      t.change(Direction(k: k, floor: max(floor * floor, Double(T.leastNormalMagnitude))), slots: 0..<1)
       return t.change(Scale(factor: share(t.sums(SquaredValues()).first)))
     }
     let size = f.rows * f.columns, rate = FactoredMoment.Rate(keep: 1 - k, new: k, eps: 0)
@@ -111,7 +111,7 @@ struct Adafactor: WholeRule {
     let mean, floor, leastRow, leastColumn: Double
 
     init(_ f: FactoredMoment, _ r: UnsafeMutablePointer<T>, _ c: UnsafeMutablePointer<T>, _ eps: Double) {
-      (self.r, self.c, columns, floor) = (r, c, f.columns, eps * eps)
+      (self.r, self.c, columns, floor) = (r, c, f.columns, max(eps * eps, Double(T.leastNormalMagnitude)))
       mean = max(Flat.sum(r, f.rows) / Double(f.rows), eps)
       var (row, column) = (Double.infinity, Double.infinity)
       for i in 0..<f.rows { row = min(row, Double(r[i])) }

@@ -54,7 +54,7 @@ struct AdamCM: ElementRule {
 
   let beta1, beta2, eps, r1, r2, mean, inverse: Double
   let first, full: Bool
-  let place: Int
+  let place, filled: Int
 
   init(_ h: Hyper, _ c: StepContext) {
     let s = c.scalars
@@ -62,6 +62,7 @@ struct AdamCM: ElementRule {
     (r1, r2) = (1 / (1 - power(beta1, c.t)), 1 / (1 - power(beta2, c.t)))
     inverse = s[0] > 0 ? 1 / s[0] : s[0]
     (first, mean, place, full) = (s[2] == 0, s[2] > 0 ? 1 / s[2] : 0, AdamCM.place(s[3]), s[2] == s[1])
+    filled = min(h.integer("capacity"), AdamCM.most)
   }
 
   /// A place in the buffer; -1: none.
@@ -103,8 +104,17 @@ struct AdamCM: ElementRule {
     s[0] = m
     s[1] = v
     if place >= 0 {
-      s[2] = full ? s[2] + (m - s[3 &+ place]) : s[2] + m
       s[3 &+ place] = m
+      if full {  // from all of them: what a large one was rounded by would stay in a running sum
+        var sum = s[3], k = 1
+        while k < filled {
+          sum = sum + s[3 &+ k]
+          k &+= 1
+        }
+        s[2] = sum
+      } else {
+        s[2] = s[2] + m
+      }
     }
     return ((v * r2).squareRoot() + eps).divide(a * r1)
   }

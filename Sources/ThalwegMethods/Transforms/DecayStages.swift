@@ -45,7 +45,7 @@ struct CautiousDecay: WholeRule {
 ///     θ ← θ·(1 − lr²/max_lr·wd) − lr·u,  in place of 1 − lr·wd
 ///
 /// State    the first lr, where max_lr is not given.
-/// Differs  without `max_lr` the peak is that of the rule's schedule, or the first step size of a tensor. An lr above
+/// Differs  without `max_lr` the peak is that of the rule's schedule, or the first step size of a tensor above 0. An lr above
 ///          the peak decays more, and is not clamped. Meant for layers that a normalisation follows.
 /// Source   Defazio, 2025, arXiv:2506.02285.
 struct CorrectedDecay: WholeRule {
@@ -74,7 +74,7 @@ struct CorrectedDecay: WholeRule {
   func decay(_ decay: Double, _ number: inout Double) -> Double {
     var peak = self.peak
     if peak.isNaN {
-      if first { number = lr }
+      if first || number == 0 { number = lr }
       // the step size as it is kept, so that a constant one changes nothing
       peak = number == (isDouble ? lr : Double(Float(lr))) ? lr : number
     }
@@ -133,7 +133,7 @@ struct DecoupledWeightDecay: WholeRule {
   func apply<T: Real>(_ t: Whole<T>) {
     var factor = decay
     if independent {
-      if peak.isNaN, first, let slot = t.slots.last { slot[0] = T(lr) }
+      if peak.isNaN, let slot = t.slots.last, first || slot[0] == 0 { slot[0] = T(lr) }
       let top = peak.isNaN ? Double(t.slots.last?[0] ?? 0) : peak
       factor = top > 0 ? decay / top : 0
     }

@@ -81,6 +81,25 @@ def say_unwatched(sentence: str, what: str, others: Sequence[str]) -> None:
     _warn(f"{sentence}: no stage watches `{what}`; there is {named}", UserWarning)
 
 
+# ---- settings that are allowed, and hardly ever meant
+
+HARDLY_MEANT = (
+    ("sgd", "momentum", lambda x: x >= 1, "a momentum of {} does not fade: the buffer grows without end"),
+    ("curl_descent", "fraction", lambda x: x == 1, "a fraction of {} is ascent on the whole layer"),
+)
+
+
+def say_hardly_meant(sentence: str) -> None:
+    """One warning for each such setting.
+
+    sentence  as the library writes it
+    """
+    for name, parameter, is_odd, text in () if _QUIET.get() else HARDLY_MEANT:
+        for value in re.findall(rf"\b{name}\((?:[^()]*, )?{parameter}=([0-9.e+-]+)[,)]", sentence):
+            if is_odd(float(value)):
+                _warn(f"{name}: {text.format(value)}", UserWarning)
+
+
 # ---- branches of route(...)
 
 

@@ -135,6 +135,8 @@ class Optimizer(Saved):
         except BaseException:
             self.close()
             raise
+        if not restored:
+            _notices.say_hardly_meant(self.sentence)
         if "route" in sentence and not restored:
             _notices.say_idle(self.sentence, _notices.tensors_of(self))
 
