@@ -28,7 +28,8 @@ struct ConFIG: GramianRule {
   func weights(_ G: Gramian, _ c: inout TaskContext) throws(Failure) -> [Double] {
     let norms = G.norms, f = norms.map { $0 > 0 ? 1 / $0 : 0 }, K = G.scaled(rows: f)
     let x = try K.applying({ 1 / $0 }, to: zip(pref, f).map { $1 > 0 ? $0 : 0 }), length = K.length(x)
-    guard length > 0 else { return x.map { _ in 0 } }
+    // what is left of opposite gradients is rounding
+    guard length > 8 * Double(G.count) * 0x1p-52 * dot(pref, pref).squareRoot() else { return x.map { _ in 0 } }
     let sum = dot(norms, K.times(x)) / length
     return zip(x, f).map { $0 * $1 * sum / length }
   }

@@ -66,10 +66,12 @@ struct UPGrad: GramianRule {
     let m = G.count, pull = G.times(u)
     var s = [Double](repeating: 0, count: m)
     var free = [Bool](repeating: false, count: m), blocked = free
+    let norms = G.norms
     for _ in 0..<(50 * m + 50) {
-      var worst = -1, slope = -1e-12 * G.largest * max(u.max() ?? 0, s.max() ?? 0)
-      for k in 0..<m where !free[k] && !blocked[k] {
-        let g = pull[k] + dot(G[k], s)
+      // by cosines: rows may be of very different lengths
+      var worst = -1, slope = -1e-12 * G.length(zip(s, u).map { $0 + $1 })
+      for k in 0..<m where !free[k] && !blocked[k] && norms[k] > 0 {
+        let g = (pull[k] + dot(G[k], s)) / norms[k]
         if g < slope { (worst, slope) = (k, g) }
       }
       if worst < 0 { return zip(s, u).map { $0 + $1 } }

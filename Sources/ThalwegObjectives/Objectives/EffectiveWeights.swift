@@ -25,7 +25,7 @@ extension Inputs {
 ///     c = w − mean(w), s = √(mean(c²) + ε), h = c/s by rows;   value = ⟨g, h⟩
 ///     gradient by w:  g' = g − mean(g);  (g' − h·mean(g·h))/s
 ///
-/// w (rows, columns) is the matrix view of a kernel. Without g the value is 0.
+/// Rows of w are its entries along the first axis. Without g the value is 0.
 /// Source   Qiao et al., 2019, arXiv:1903.10520.
 struct WeightStandardization: Objective {
   static let method = Method(
@@ -37,15 +37,15 @@ struct WeightStandardization: Objective {
     source: "Qiao, Wang, Liu, Shen, Yuille, 2019, arXiv:1903.10520",
     parameters: [.eps(1e-5, "added to the variance", .above(0))],
     inputs: [
-      .variable("w", "rows, columns", "the weights that are trained"),
-      .constant("g", "rows, columns", "gradient by the effective weights; 0 when left out", optional: true),
-      .result("effective", "rows, columns", "the weights that the layer uses"),
+      .variable("w", "rows, ...", "the weights that are trained"),
+      .constant("g", "rows, ...", "gradient by the effective weights; 0 when left out", optional: true),
+      .result("effective", "rows, ...", "the weights that the layer uses"),
     ])
   let eps: Double
   init(_ h: Hyper) { eps = h.eps }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let w = try x["w"], n = x.sizes["columns"], rows = x.sizes["rows"], g = Upstream(x)
+    let w = try x["w"], n = x.sizes.samples, rows = x.sizes["rows"], g = Upstream(x)
     let space = Workspace()
     defer { space.close() }
     let out = try space.room(cache, "effective", rows * n, T.self), back = try cache?.keep("w", rows * n, T.self)
@@ -92,15 +92,15 @@ struct WeightConditioning: Objective {
       .eps(1e-12, "least norm of a row", .above(0)), .flag("detach", false, "the norm counts as constant"),
     ],
     inputs: [
-      .variable("w", "rows, columns", "the weights that are trained"),
-      .constant("g", "rows, columns", "gradient by the effective weights; 0 when left out", optional: true),
-      .result("effective", "rows, columns", "the weights that the layer uses"),
+      .variable("w", "rows, ...", "the weights that are trained"),
+      .constant("g", "rows, ...", "gradient by the effective weights; 0 when left out", optional: true),
+      .result("effective", "rows, ...", "the weights that the layer uses"),
     ])
   let eps: Double, detach: Bool
   init(_ h: Hyper) { (eps, detach) = (h.eps, h.detach) }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let w = try x["w"], n = x.sizes["columns"], rows = x.sizes["rows"], g = Upstream(x)
+    let w = try x["w"], n = x.sizes.samples, rows = x.sizes["rows"], g = Upstream(x)
     let out = try cache?.keep("effective", rows * n, T.self), back = try cache?.keep("w", rows * n, T.self)
     return Rows.sum(rows, work: 6 * n) { r in
       let row = w + r * n, norm = Flat.norm(row, n), length = larger(norm, eps)
