@@ -183,6 +183,16 @@ struct Compiler {
         "`\(s.name)` cannot stand behind `\(rule.name)`, whose update is not its move; write the rule without "
           + "average, the stage and schedule_free, as adam(beta1=0) | \(s.name) | schedule_free")
     }
+    // iterates beside the parameters would not see what moves those alone
+    let evaluates = rule.element?.evaluates ?? (rule.whole?.evaluate != nil)
+    if let averages = applier ?? (rule.method.asks(for: "own-step") && evaluates ? rule : nil),
+      let s = after.first(where: { if case .adapter(let kind) = $0.component { kind.moves } else { false } })
+    {
+      throw Failure(
+        Status.method,
+        "`\(s.name)` cannot stand behind `\(averages.name)`: it would move the point where gradients are taken, and not "
+          + "the weights that are averaged; `ema` goes with it")
+    }
     let decay = rule.element?.decay(rule.hyper[0]) ?? rule.whole?.decay(rule.hyper[0]) ?? .none
     if decay == .rule, let s = updates.first(where: { $0.whole?.changesDecay ?? false }) {
       throw Failure(

@@ -327,7 +327,9 @@ extension Registered {
 extension Method {
   /// The requests without the engine's own marks.
   package var publicRequests: String {
-    requests.split(separator: ",").map { $0.drop { $0 == " " } }.filter { !["own-step", "no-updates", "applier"].contains($0) }.joined(
+    requests.split(separator: ",").map { $0.drop { $0 == " " } }.filter {
+      !["own-step", "no-updates", "applier"].contains($0)
+    }.joined(
       separator: ", ")
   }
 }

@@ -187,7 +187,11 @@ extension Optimizer {
       let kept = r.pointee.used(s.id) > 0 ? r.pointee.slot(s.id, 0).base : nil, isDouble = r.pointee.isDouble
       var number = kept.map { isDouble ? $0.load(as: Double.self) : Double($0.load(as: Float.self)) } ?? .nan
       decay = decide(s.hyper[r.pointee.group], context(s, branch, i), decay, &number)
-      if isDouble { kept?.storeBytes(of: number, as: Double.self) } else { kept?.storeBytes(of: Float(number), as: Float.self) }
+      if isDouble {
+        kept?.storeBytes(of: number, as: Double.self)
+      } else {
+        kept?.storeBytes(of: Float(number), as: Float.self)
+      }
     }
     if !branch.decays.isEmpty { r.pointee.apply.keep = decay == 0 ? 1 : 1 - r.pointee.apply.lr * decay }
   }

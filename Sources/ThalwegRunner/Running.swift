@@ -226,7 +226,8 @@ extension Optimizer {
     _ space: UnsafeMutableRawPointer
   ) throws(Failure) {
     do throws(Failure) { try runWhole(i, pass, part, scratch, space) } catch {
-      guard let s = pass.stage, let whole = s.whole, whole.traits.needsFinite, error.status == tw_status(Status.nonfinite)
+      guard let s = pass.stage, let whole = s.whole, whole.traits.needsFinite,
+        error.status == tw_status(Status.nonfinite)
       else { throw error }
       guard let line = lines(s, i), line < part.count, records[i].used(s.id) == 0 else { return }
       for start in stride(from: part.lowerBound, to: part.upperBound, by: line) {

@@ -21,9 +21,11 @@ extension Optimizer {
       guard r.pointee.strip == 0, wholes > 0, walks > 0 else { return }
       r.pointee.stripped = first..<end
       r.pointee.strip = min(r.pointee.count, max(unit, Optimizer.usualStrip / unit * unit))
-      r.pointee.scratchesInStrips = !branches[r.pointee.branch].keepsGradient && !segments.indices.contains { k in
-        !r.pointee.stripped.contains(k) && segments[k].contains { $0.scratches }
-      }
+      r.pointee.scratchesInStrips =
+        !branches[r.pointee.branch].keepsGradient
+        && !segments.indices.contains { k in
+          !r.pointee.stripped.contains(k) && segments[k].contains { $0.scratches }
+        }
     }
     for (k, segment) in segments.enumerated() {
       let needs = segment.reduce(Optional(unit)) { sum, pass in sum.flatMap { self.unit(pass, i, $0) } }

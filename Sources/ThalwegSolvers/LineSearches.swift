@@ -232,7 +232,8 @@ struct StrongWolfe: Driver {
 struct GoldenSection: Driver {
   static let method = Method.solver(
     "golden_section", "Golden-section search for a minimum in a bracket.",
-    rule: "r = (sqrt(5) - 1)/2;  c = b - r (b - a), d = a + r (b - a);  keep [a, d] if phi(c) <= phi(d), else [c, b];  NaN counts as +inf",
+    rule:
+      "r = (sqrt(5) - 1)/2;  c = b - r (b - a), d = a + r (b - a);  keep [a, d] if phi(c) <= phi(d), else [c, b];  NaN counts as +inf",
     source: "Kiefer, 1953",
     parameters: [
       .number("tol", 1e-8, .atLeast(0), "length of the bracket that ends it"),

@@ -28,7 +28,9 @@ struct SinkhornNewtonSparse: Driver {
       .number("eta", 10, .above(0), "one over the entropic regularisation"),
       .integer("n_sinkhorn", 20, .atLeast(0), "iterations of the first stage"),
       .integer("n_newton", 10, .atLeast(0), "most steps of the second"),
-      .maybe("keep", .between(0, 1, lowOpen: true, highOpen: false), "share of entries kept; none: 2 over the number of rows"),
+      .maybe(
+        "keep", .between(0, 1, lowOpen: true, highOpen: false), "share of entries kept; none: 2 over the number of rows"
+      ),
       .number("ls_c", 1e-4, .between(0, 0.5, lowOpen: true, highOpen: true), "sufficient increase"),
       .number("shrink", 0.5, .between(0, 1, lowOpen: true, highOpen: true), "factor of a step that failed"),
       .number("tol", 1e-9, .atLeast(0), "error of the marginals that ends it"),

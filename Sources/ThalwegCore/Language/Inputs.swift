@@ -116,7 +116,8 @@ public struct Sizes: Sendable {
         zip(shape.reversed(), known.axes.reversed()).allSatisfy({ $0 == 1 || $0 == $1 })
       else {
         throw Failure(
-          Status.shape, "`\(input.name)` of shape \(shape) cannot be spread over \(known.axes), the axes of `\(known.from)`")
+          Status.shape,
+          "`\(input.name)` of shape \(shape) cannot be spread over \(known.axes), the axes of `\(known.from)`")
       }
     } else if input.takesAnyAxes {
       let axes = Array(shape[at..<(at + extra)])

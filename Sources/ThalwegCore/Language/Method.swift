@@ -151,7 +151,11 @@ public enum Component: Sendable {
   case route
 }
 
-public enum Adapter: Sendable { case penalty, prox, decoupledPenalty, project, manifold }
+public enum Adapter: Sendable {
+  case penalty, prox, decoupledPenalty, project, manifold
+  /// It changes the parameters behind the step.
+  public var moves: Bool { self != .penalty }
+}
 
 public struct Registered: Sendable {
   public let method: Method

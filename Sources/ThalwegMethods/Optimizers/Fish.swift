@@ -86,12 +86,14 @@ struct Fish: ElementRule {
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       if adam {
-        io.change(slots: [0, 1, 2, 3, 4], parameters: true, each: { tensor in
-          let t = io.steps(of: tensor) * domains + phase + 1
-          return AdamStep(
-            lr: io.hyper(of: tensor).inner_lr, first: phase == 0, r1: 1 / (1 - power(0.9, t)),
-            r2: 1 / (1 - power(0.999, t)))
-        })
+        io.change(
+          slots: [0, 1, 2, 3, 4], parameters: true,
+          each: { tensor in
+            let t = io.steps(of: tensor) * domains + phase + 1
+            return AdamStep(
+              lr: io.hyper(of: tensor).inner_lr, first: phase == 0, r1: 1 / (1 - power(0.9, t)),
+              r2: 1 / (1 - power(0.999, t)))
+          })
       } else {
         io.change(slots: [0], parameters: true) { Step(lr: $0.inner_lr, first: phase == 0) }
       }

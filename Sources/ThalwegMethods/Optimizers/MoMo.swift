@@ -25,7 +25,8 @@ struct MoMo: ElementRule {
       """,
     source: "Schaipp, Ohana, Eickenberg, Defazio, Gower, 2023, arXiv:2305.07583",
     parameters: [
-      .lr(1).following { $0.is("precondition", "adam") ? 1e-2 : 1 }.equalInAll, .rate("beta", 0.9, "rate of the momentum, the loss and gamma").forAll,
+      .lr(1).following { $0.is("precondition", "adam") ? 1e-2 : 1 }.equalInAll,
+      .rate("beta", 0.9, "rate of the momentum, the loss and gamma").forAll,
       .rate("beta2", 0.999, "rate of the second moment").forAll, .eps(1e-8).forAll,
       .number("lower_bound", 0, .any, "the floor f* of the loss").forAll,
       .weightDecay(0, "decay, inside the model").forAll,

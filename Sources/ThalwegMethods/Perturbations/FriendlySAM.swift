@@ -52,9 +52,11 @@ struct FriendlySAM: Source {
 
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
     if phase > 0 {
-      io.change(slots: [average, gradient], parameters: false, each: { tensor in
-        Follow(keep: io.steps(of: tensor) == 0 ? 0 : io.hyper(of: tensor).lmbda)
-      })
+      io.change(
+        slots: [average, gradient], parameters: false,
+        each: { tensor in
+          Follow(keep: io.steps(of: tensor) == 0 ? 0 : io.hyper(of: tensor).lmbda)
+        })
       io.comeHome()
       return .update(nil)
     }

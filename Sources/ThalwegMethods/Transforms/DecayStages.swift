@@ -52,7 +52,9 @@ struct CorrectedDecay: WholeRule {
   static let method = Method(
     "corrected_decay", .update, "Decoupled decay that follows the square of the step size.",
     rule: "theta <- theta*(1 - lr^2/max_lr*weight_decay) - lr*u", source: "Defazio, 2025, arXiv:2506.02285",
-    parameters: [.maybe("max_lr", .above(0), "peak of the step size; none: that of its schedule, else the first one").fixed],
+    parameters: [
+      .maybe("max_lr", .above(0), "peak of the step size; none: that of its schedule, else the first one").fixed
+    ],
     slots: [Slot("max_lr", "the first step size")])
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {

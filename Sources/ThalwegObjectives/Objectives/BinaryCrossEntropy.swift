@@ -18,7 +18,8 @@ struct BCEWithLogits: Objective {
       """,
     source: "folklore",
     parameters: [
-      .number("pos_weight", 1, .above(0), "weight of the positive term, or one for each entry of the last axis").orList(),
+      .number("pos_weight", 1, .above(0), "weight of the positive term, or one for each entry of the last axis")
+        .orList(),
       .number("label_smoothing", 0, .within(0, 1), "eps in t*(1 - eps) + eps/2"), Reduction.parameter,
     ],
     inputs: [
@@ -100,7 +101,9 @@ struct FocalLoss: Objective {
     source: "Lin et al., 2017, arXiv:1708.02002",
     parameters: [
       .number("gamma", 2, .atLeast(0), "focusing exponent"),
-      .maybe("alpha", .within(0, 1), "weight of the positive class (sigmoid), or of every class, or one a class (softmax)").orList(),
+      .maybe(
+        "alpha", .within(0, 1), "weight of the positive class (sigmoid), or of every class, or one a class (softmax)"
+      ).orList(),
       .choice("mode", ["softmax", "sigmoid"], "one class of several, or yes and no for every element"),
       Reduction.parameter,
     ],

@@ -99,7 +99,8 @@ struct IConEmbedding: Objective {
     _ u: UnsafePointer<T>, _ n: Int, _ d: Int, _ body: (_ i: Int, _ j: Int, _ logit: Double) -> Void
   ) throws(Failure) {
     guard cosine else {
-      return try DistanceTiles(u, n, u, n, d).forEachRow { i, j, r in if i != j || !masks { body(i, j, logit(r).value) } }
+      return try DistanceTiles(u, n, u, n, d).forEachRow { i, j, r in if i != j || !masks { body(i, j, logit(r).value) }
+      }
     }
     try Tiles(x: u, n: n, y: u, m: n, d: d).forEachRow { i, j, products, count in
       for k in 0..<count where i != j + k || !masks { body(i, j + k, Double(products[k]) / sigma) }

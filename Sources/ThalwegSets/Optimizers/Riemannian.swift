@@ -72,7 +72,8 @@ private let moves =
 struct RiemannianSGD: RiemannianRule {
   static let method = Method(
     "riemannian_sgd", .optimizer, "Gradient descent along a manifold, with momentum.",
-    rule: moves + "b = momentum*b + (1 - dampening)*r (r at first);  d = b, or r + momentum*b (nesterov);  d = r without momentum",
+    rule: moves
+      + "b = momentum*b + (1 - dampening)*r (r at first);  d = b, or r + momentum*b (nesterov);  d = r without momentum",
     source: "Bonnabel, 2013, arXiv:1111.5280; Becigneul, Ganea, 2019, arXiv:1810.00760",
     parameters: [
       .lr(1e-3), .rate("momentum", 0, "share of the old direction").fixed,
@@ -171,7 +172,9 @@ struct RiemannianAdagrad: RiemannianRule {
     "riemannian_adagrad", .optimizer, "Adagrad along a manifold: one sum of squares for each point.",
     rule: moves + "G = G + <r, r>, one a factor;  d = r/(sqrt(G) + eps)",
     source: "Becigneul, Ganea, 2019, arXiv:1810.00760",
-    parameters: [.lr(1e-2), .eps(1e-10, "added to the root", .above(0)), .weightDecay(0, "added to the Euclidean gradient")] + common,
+    parameters: [
+      .lr(1e-2), .eps(1e-10, "added to the root", .above(0)), .weightDecay(0, "added to the Euclidean gradient"),
+    ] + common,
     slots: [Slot("sum", "sum of squares G of each factor")], requests: "own-step",
     validate: manifoldOf("riemannian_adagrad"))
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
