@@ -3291,7 +3291,7 @@ class SARA(Optimizer):
     def __init__(
         self,
         params: _Iterable[_Any],
-        lr: float | str | Schedule = 0.000496585,
+        lr: float | str | Schedule = 0.0004965853037914096,
         threshold: float | str | Schedule = 0.002,
         beta1: float | str | Schedule = 0.9,
         beta2: float | str | Schedule = 0.999,
