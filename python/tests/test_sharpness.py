@@ -551,7 +551,7 @@ def test_schedules_refuse(sentence: str, what: str) -> None:
 
 @pytest.mark.parametrize("sentence, what", [
     ("esam(beta=0)", "beta"), ("fsam(keep_ratio=1.5)", "keep_ratio"), ("gsam(alpha=2)", "alpha"), ("gnp(r=0)", "r"), ("looksam(k=0)", "k"),
-    ("friendly_sam(lmbda=1)", "lmbda"), ("amp(inner_iter=0)", "inner_iter"), ("clip_norm(1, norm_type=3)", "norm_type"), ("clip_norm", "max_norm"),
+    ("friendly_sam(lmbda=1)", "lmbda"), ("amp(inner_iter=0)", "inner_iter"), ("clip_norm(1, norm_type=0.5)", "norm_type"), ("clip_norm", "max_norm"),
     ("agc(clipping=0)", "clipping"), ("online_median_gradient(tau=0)", "tau"),
 ])  # fmt: skip
 def test_refused(sentence: str, what: str) -> None:
