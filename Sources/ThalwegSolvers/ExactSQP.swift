@@ -16,7 +16,7 @@ import ThalwegCore
 ///
 /// kaczmarz projects on single rows of K, gaussian on normal combinations of them.
 /// Ends     converged: |b| ≤ tol; max_iter; line_search_failed: steps have become rounding; nonfinite.
-/// Errors   TW_ERROR_NUMERIC: λ_min(J·Jᵀ) < 1e-6, the constraints are not independent.
+/// Errors   TW_ERROR_NUMERIC: λ_min(J·Jᵀ) ≤ 1e-12·tr(J·Jᵀ), the constraints are not independent.
 /// Differs  |·| of matrices is Frobenius' norm, as in the authors' code, which takes the Hessian of f for H in ∇L: the
 ///          derivative of L has that of the Lagrangian. What the systems are solved to is at least 1e-13·|b|, in at
 ///          most `sketch_steps` steps between two looks. Row ⌊N·u⌋ of step j, u the normal distribution function at
@@ -187,10 +187,12 @@ struct ExactALSQP: Driver {
     var product = [Double](repeating: 0, count: m * m)
     try LinearAlgebra.multiply(J, transposed: false, J, transposed: true, into: &product, m, m, n)
     let least = try LinearAlgebra.Eigen(product, m).values.last ?? 1
-    guard least >= 1e-6 else {
+    let trace = (0..<m).reduce(0.0) { $0 + product[$1 * (m + 1)] }
+    guard least > 1e-12 * trace else {
       throw Failure(
         Status.numeric,
-        "exact_al_sqp: the constraints are not independent: the least eigenvalue of J J' is \(text(least)), below 1e-6")
+        "exact_al_sqp: the constraints are not independent: the least eigenvalue of J J' is \(text(least)), "
+          + "its trace \(text(trace))")
     }
     return least
   }
