@@ -25,7 +25,7 @@ extension RequestKind {
 ///
 /// `order`: dual_first asks for the constraints, moves λ, and lets the host descend with it (one forward pass a step);
 /// primal_first lets it descend first; simultaneous descends with the old λ.
-/// Ends     max_iter, after `max_iter` steps: the host stops when it likes.
+/// Ends     max_iter, after `max_iter` steps: the host stops when it likes; nonfinite: a constraint is infinite.
 /// Source   Chamon, Paternain, Calvo-Fullana, Ribeiro, 2023, arXiv:2103.05134; Gallego-Posada et al., 2022,
 ///          arXiv:2208.04425.
 struct PrimalDual: Driver {
@@ -82,6 +82,7 @@ struct PrimalDual: Driver {
       weights.copy(multipliers)
       return descend()
     case .constraints:
+      guard Duals.isBounded(values), Duals.isBounded(strict) else { return .done(.nonfinite) }
       if together { weigh() }
       let most = h.max_multiplier as Double
       for i in 0..<multipliers.count where !strict.p[i].isNaN {
@@ -111,7 +112,7 @@ struct PrimalDual: Driver {
 ///     v_i = max(c_i, −λ_i/ρ_i) for inequalities, c_i for equalities, with λ before its update
 ///
 /// ρ never grows at the first update. Each constraint has its ρ.
-/// Ends     converged: every |v_i| ≤ tol and no λ moved by more than tol; max_iter.
+/// Ends     converged: every |v_i| ≤ tol and no λ moved by more than tol; max_iter; nonfinite: a constraint is infinite.
 /// Source   Hestenes, 1969; Powell, 1969; Nocedal, Wright, 2006, chapter 17.
 struct AugmentedLagrangian: Driver {
   static let method = Method.solver(
@@ -165,12 +166,14 @@ struct AugmentedLagrangian: Driver {
       before.fill(.infinity)
       return h.max_iter == 0 ? .done(.maxIter) : measure(.measured)
     case .measured:
+      guard Duals.isBounded(c) else { return .done(.nonfinite) }
       for i in 0..<c.count { weights.p[i] = weight(i) }
       return .ask("descend", [weights], [], then: .descended)
     case .descended:
       io.tries += 1
       return measure(io.tries < h.inner_steps ? .measured : .update)
     case .update:
+      guard Duals.isBounded(c) else { return .done(.nonfinite) }
       var worst = 0.0, moved = 0.0
       for i in 0..<c.count where !c.p[i].isNaN {
         let bound = Double(i) < h.inequalities ? -multipliers.p[i] / rho.p[i] : -.infinity
@@ -274,6 +277,8 @@ private enum Duals {
       }
     }
   }
+  /// None is infinite; NaN is a constraint that was not observed.
+  static func isBounded<T: Real>(_ c: Vector<T>) -> Bool { (0..<c.count).allSatisfy { !c.p[$0].isInfinite } }
   static func begin<T: Real>(_ io: DriverIO<T>, _ multipliers: Vector<T>, _ h: Hyper) {
     if let given = io.optional("multipliers0") { return multipliers.copy(given) }
     for i in 0..<multipliers.count where Double(i) < h.inequalities { multipliers.p[i] = T(h.`init`) }

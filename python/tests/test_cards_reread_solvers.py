@@ -18,3 +18,21 @@ def test_exact_al_sqp_measures_dependence_against_the_jacobian(size: float) -> N
     assert run(size * np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])).outcome != "nonfinite"
     with pytest.raises(tw.NumericError, match="not independent"):
         run(size * np.array([[1.0, 1.0, 0.0], [2.0, 2.0, 0.0]]))
+
+
+def test_infinite_constraints_end_primal_dual_and_leave_the_multipliers() -> None:
+    values = iter([1.0, np.inf, -1.0])
+
+    def constraints() -> tuple[np.ndarray, np.ndarray]:
+        c = np.array([next(values)])
+        return c, c
+
+    found = tw.solver("primal_dual(inequalities=1, lr_dual=0.5)").run(constraints=constraints, descend=lambda weights: None)
+    assert found.outcome == "nonfinite" and found.multipliers == pytest.approx([0.5])
+
+
+def test_infinite_constraints_end_augmented_lagrangian() -> None:
+    values = iter([1.0, 1.0, np.inf])
+    found = tw.solver("augmented_lagrangian(inequalities=1, inner_steps=1)").run(
+        constraints=lambda: np.array([next(values)]), descend=lambda weights: None)
+    assert found.outcome == "nonfinite" and found.multipliers == pytest.approx([1.0])

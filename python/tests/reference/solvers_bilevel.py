@@ -270,12 +270,13 @@ class PrimalDual(Multipliers):
 
         def dual():
             nonlocal l
-            _, c = ask["constraints"]()
+            values, c = ask["constraints"]()
             new = l + self.lr_dual * (c - self.weight_decay * l)
             first = np.arange(2) < self.inequalities
             new = np.where(first & self.restart & (c < 0), 0.0, new)
             new = np.clip(new, np.where(first, 0.0, -self.max_multiplier), self.max_multiplier)
             l = np.where(np.isnan(c), l, new)
+            return ~np.isnan(values)
 
         for _ in range(self.max_iter):
             if self.order == "primal_first":
@@ -283,11 +284,10 @@ class PrimalDual(Multipliers):
                 dual()
             elif self.order == "simultaneous":
                 old = l
-                dual()
-                ask["descend"](old)
+                ask["descend"](np.where(dual(), old, 0.0))
             else:
-                dual()
-                ask["descend"](l)
+                seen = dual()
+                ask["descend"](np.where(seen, l, 0.0))
         return {"multipliers": l, "iterations": self.max_iter, "outcome": "max_iter"}
 
 
@@ -306,7 +306,7 @@ class AugmentedLagrangian(Multipliers):
 
         def weights(c):
             w = l + rho * c
-            return np.where(np.isnan(c), l, np.where(first, np.maximum(w, 0.0), w))
+            return np.where(np.isnan(c), 0.0, np.where(first, np.maximum(w, 0.0), w))
 
         c = ask["constraints"]() if self.max_iter else None
         for k in range(self.max_iter):
