@@ -167,7 +167,7 @@ class MPAD(SolverReference):
 
     name = "mpad"
     defaults = {"b": 20.0, "alpha": 1.0, "lr": 0.1, "iters": 200}
-    settings = ({"iters": 12}, {"b": 60.0, "alpha": 3.0, "iters": 5, "lr": 0.3}, {"iters": 0})
+    settings = ({"iters": 12}, {"b": 60.0, "alpha": 3.0, "iters": 5, "lr": 0.3}, {"iters": 1})
     limit32 = 0.05  # which pairs count falls otherwise in float32
 
     def cases(self, rng):
