@@ -75,10 +75,11 @@ struct Armijo: Driver {
 ///
 /// The first trial is 1, or min(1, 2.02·(φ(0) − phi_previous)/φ'(0)) where the value before is known; trials double up
 /// to `amax`. A value that is NaN counts as too large.
-/// Ends     converged; max_iter: the bracketing came to no end, and the last trial has fallen enough, its slope being
-///          unknown; line_search_failed: φ'(0) ≥ 0, zoom_iter + 1 trials in the bracket, or a trial of 0 (`alpha` is 0
-///          then).
-/// Differs  scipy's scalar_search_wolfe2 measures the distance from the ends of the bracket with its sign.
+/// Ends     converged; max_iter: the bracketing came to no end: the last trial, its slope being unknown, or the one
+///          before where the last has not fallen enough; line_search_failed: φ'(0) ≥ 0, zoom_iter + 1 trials in the
+///          bracket, or a trial of 0 (`alpha` is 0 then); nonfinite: a slope is (`alpha` is 0 then).
+/// Differs  scipy's scalar_search_wolfe2 measures the distance from the ends of the bracket with its sign, and leaves
+///          the last trial unlooked at when its iterations end.
 /// Source   Nocedal, Wright, 2006, algorithms 3.5 and 3.6.
 struct StrongWolfe: Driver {
   static let method = Method.solver(
@@ -143,6 +144,7 @@ struct StrongWolfe: Driver {
       }
       return .ask("slope", then: .slope)
     case .slope:
+      guard io.dphi.isFinite else { return fail(io, .nonfinite) }
       if abs(io.dphi) <= -c2 * slope0 { return .done(.converged) }
       if io.dphi >= 0 {
         (io.low, io.phi_low, io.dphi_low) = (io.alpha, io.phi, io.dphi)
@@ -154,7 +156,11 @@ struct StrongWolfe: Driver {
       io.iterations += 1
       return .ask("value", then: io.iterations >= Double(limit) ? .trial : .value)
     case .trial:
-      io.dphi = .nan
+      if falls() {
+        io.dphi = .nan
+      } else {
+        (io.alpha, io.phi, io.dphi) = (io.last, io.phi_last, io.dphi_last)
+      }
       return .done(.maxIter)
     case .zoomed:
       if !falls() || !(io.phi < io.phi_low) {
@@ -164,6 +170,7 @@ struct StrongWolfe: Driver {
       }
       return .ask("slope", then: .zoomedSlope)
     case .zoomedSlope:
+      guard io.dphi.isFinite else { return fail(io, .nonfinite) }
       if abs(io.dphi) <= -c2 * slope0 { return .done(.converged) }
       if io.dphi * (io.high - io.low) >= 0 {
         (io.recent, io.phi_recent) = (io.high, io.phi_high)
@@ -176,9 +183,9 @@ struct StrongWolfe: Driver {
     }
   }
 
-  private func fail<T: Real>(_ io: DriverIO<T>) -> Verdict<Phase> {
+  private func fail<T: Real>(_ io: DriverIO<T>, _ end: Ending = .lineSearchFailed) -> Verdict<Phase> {
     (io.alpha, io.phi, io.dphi) = (0, io.phi0, io.dphi0)
-    return .done(.lineSearchFailed)
+    return .done(end)
   }
   private func zoom<T: Real>(_ io: DriverIO<T>) -> Verdict<Phase> {
     (io.recent, io.phi_recent, io.zooms) = (0, io.phi0, 0)
@@ -232,8 +239,10 @@ struct StrongWolfe: Driver {
 struct GoldenSection: Driver {
   static let method = Method.solver(
     "golden_section", "Golden-section search for a minimum in a bracket.",
-    rule:
-      "r = (sqrt(5) - 1)/2;  c = b - r (b - a), d = a + r (b - a);  keep [a, d] if phi(c) <= phi(d), else [c, b];  NaN counts as +inf",
+    rule: """
+      r = (sqrt(5) - 1)/2;  c = b - r (b - a), d = a + r (b - a);  keep [a, d] if phi(c) <= phi(d), else [c, b]
+      NaN counts as +inf
+      """,
     source: "Kiefer, 1953",
     parameters: [
       .number("tol", 1e-8, .atLeast(0), "length of the bracket that ends it"),

@@ -36,3 +36,15 @@ def test_infinite_constraints_end_augmented_lagrangian() -> None:
     found = tw.solver("augmented_lagrangian(inequalities=1, inner_steps=1)").run(
         constraints=lambda: np.array([next(values)]), descend=lambda weights: None)
     assert found.outcome == "nonfinite" and found.multipliers == pytest.approx([1.0])
+
+
+@pytest.mark.parametrize("last", [np.nan, np.inf, 100.0])
+def test_strong_wolfe_leaves_no_step_that_has_not_fallen(last: float) -> None:
+    found = tw.solver("strong_wolfe(c2=0.5, max_iter=3)").run(
+        phi0=0.0, dphi0=-1.0, value=lambda a: -float(a) if a <= 4 else last, slope=lambda a: -1.0)
+    assert (found.outcome, found.alpha, found.phi, found.dphi) == ("max_iter", 4.0, -4.0, -1.0)
+
+
+def test_a_slope_that_is_nan_ends_strong_wolfe() -> None:
+    found = tw.solver("strong_wolfe").run(phi0=1.0, dphi0=-2.0, value=lambda a: (a - 1) ** 2, slope=lambda a: float("nan"))
+    assert (found.outcome, found.alpha) == ("nonfinite", 0.0)

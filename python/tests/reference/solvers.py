@@ -258,7 +258,7 @@ class StrongWolfe(SolverReference):
                 return self.zoom(ask, high, done, failed, f0, d0, a1, f1, d1, a0, fa0)
             a0, fa0, da0, a1 = a1, f1, d1, min(2 * a1, top)
             f1 = ask["value"](a1)
-        return done(a1, f1, np.nan, "max_iter")
+        return done(a0, fa0, da0, "max_iter") if high(a1, f1) else done(a1, f1, np.nan, "max_iter")
 
     def zoom(self, ask, high, done, failed, f0, d0, lo, flo, dlo, hi, fhi):
         f0, d0, lo, flo, dlo, hi, fhi = (np.float64(v) for v in (f0, d0, lo, flo, dlo, hi, fhi))
