@@ -8,8 +8,8 @@ import ThalwegCore
 ///     ρ₃ = s₀·β;  ρ₂ = c·c₀·β + s·α;  ρ = hypot(c·α − s·c₀·β, β');  d = (v − ρ₃·d₂ − ρ₂·d₁)/ρ;  x ← x + c'·η·d
 ///
 /// The residual is |η|, of the recurrence.
-/// Ends     converged: |η| ≤ max(rtol·|b|, atol), or β' = 0; max_iter, also where ρ = 0: the system is singular and has
-///          no solution.
+/// Ends     converged: |η| ≤ max(rtol·|b|, atol), or β' = 0; max_iter, also where ρ is 0 up to rounding (16 ulp of the
+///          largest |A·v| so far): the system is singular and has no solution.
 /// Differs  from scipy's in the stop rule alone, which there estimates the norm of the operator as well.
 /// Source   Paige, Saunders, 1975.
 struct MINRES: Driver {
@@ -30,6 +30,7 @@ struct MINRES: Driver {
       .kept("beta", "", "length of the last Lanczos vector"), .kept("eta", "", "residual with its sign"),
       .kept("c", "", "last rotation, cosine"), .kept("s", "", "last rotation, sine"),
       .kept("c_last", "", "rotation before, cosine"), .kept("s_last", "", "rotation before, sine"),
+      .kept("scale", "", "length of the largest product so far"),
     ])
 
   let stop: KrylovStop, shift: Double
@@ -50,13 +51,17 @@ struct MINRES: Driver {
       return first(io, v, q, q)
     case .product:
       q.add(v, times: -shift)
+      io.scale = max(io.scale, q.norm)
       let alpha = v.dot(q)
       q.add(v, times: -alpha)
       if io.iterations > 0 { q.add(last, times: -io.beta) }
       let next = q.norm
       let r3 = io.s_last * io.beta, t = io.c_last * io.beta, r2 = io.c * t + io.s * alpha
       let rest = io.c * alpha - io.s * t, r1 = hypot(rest, next)
-      guard r1 > 0 else { return .done(r1 == 0 ? .maxIter : .nonfinite) }
+      // the least singular value on the Krylov space is at most r1: rounding alone must not be divided by
+      guard r1 > 16 * (T.isDouble ? 0x1p-52 : 0x1p-23) * io.scale else {
+        return .done(r1.isFinite ? .maxIter : .nonfinite)
+      }
       (io.c_last, io.s_last) = (io.c, io.s)
       (io.c, io.s) = (rest / r1, next / r1)
       // the new direction goes where the one before the last was

@@ -48,3 +48,15 @@ def test_strong_wolfe_leaves_no_step_that_has_not_fallen(last: float) -> None:
 def test_a_slope_that_is_nan_ends_strong_wolfe() -> None:
     found = tw.solver("strong_wolfe").run(phi0=1.0, dphi0=-2.0, value=lambda a: (a - 1) ** 2, slope=lambda a: float("nan"))
     assert (found.outcome, found.alpha) == ("nonfinite", 0.0)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_minres_ends_at_a_singular_system_without_a_solution(kind: type) -> None:
+    A = np.diag([1.0, 0.0]).astype(kind)
+    found = tw.solver("minres(rtol=1e-8)").run(b=np.ones(2, kind), product=lambda v: A @ v)
+    assert found.outcome == "max_iter" and np.abs(found.x).max() < 10
+    q = np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))[0]
+    A = (q @ np.diag([3.0, 1.0, 0.0, 0.0, -2.0]) @ q.T).astype(kind)
+    b = np.random.default_rng(1).standard_normal(5).astype(kind)
+    found = tw.solver("minres(rtol=1e-8)").run(b=b, product=lambda v: A @ v)
+    assert found.outcome == "max_iter" and np.linalg.norm(A @ found.x - b) <= np.linalg.norm(b)
