@@ -107,8 +107,9 @@ private enum Cyclic {
 ///
 ///     x ← (1 − r)·x + r·R_B(R_A(x)),  R = 2·P − I;  the answer is P_A(x)
 ///
-/// `residual` is the gap |P_A(x) − P_B(R_A(x))|: where the sets do not meet, x drifts and the gap stays.
-/// Ends     converged: gap ≤ tol; max_iter.
+/// `residual` is the gap |P_A(x) − P_B(R_A(x))| of the last iteration: where the sets do not meet, x drifts and the gap
+/// stays.
+/// Ends     converged: gap ≤ tol; max_iter: after that many steps of x, and one more projection for the answer.
 /// Source   Douglas, Rachford, 1956; Lions, Mercier, 1979.
 struct DouglasRachford: Driver {
   static let method = Method.solver(
@@ -122,7 +123,7 @@ struct DouglasRachford: Driver {
 
   let h: Hyper
   init(_ h: Hyper) { self.h = h }
-  enum Phase: Int { case start, first, second }
+  enum Phase: Int { case start, first, second, answer }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
     let x = try io["z"], a = try io["a"], b = try io["b"], r = try io["r"]
@@ -137,13 +138,15 @@ struct DouglasRachford: Driver {
       io.iterations += 1
       io.residual = a.distance(b)
       if io.residual <= h.tol { return .done(.converged) }
-      if io.iterations >= h.max_iter { return .done(.maxIter) }
       r.set(2, b, -1, r)
       r.add(x, times: -1)
       x.add(r, times: h.relaxation)
+    case .answer:
+      try io["x"].copy(a)
+      return .done(.maxIter)
     }
     io.set = 0
-    return .ask("project", [x], [a], then: .first)
+    return .ask("project", [x], [a], then: io.iterations >= h.max_iter ? .answer : .first)
   }
 }
 
@@ -194,9 +197,9 @@ struct DifferenceMap: Driver {
       io.iterations += 1
       io.residual = a.distance(b)
       if io.residual <= h.tol { return .done(.converged) }
-      if io.iterations >= h.max_iter { return .done(.maxIter) }
       x.add(a, times: beta)
       x.add(b, times: -beta)
+      if io.iterations >= h.max_iter { return .done(.maxIter) }
     }
     return beta == 1 ? ask(1, x, y, .second) : ask(0, x, y, .first)
   }

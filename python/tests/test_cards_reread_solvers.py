@@ -60,3 +60,15 @@ def test_minres_ends_at_a_singular_system_without_a_solution(kind: type) -> None
     b = np.random.default_rng(1).standard_normal(5).astype(kind)
     found = tw.solver("minres(rtol=1e-8)").run(b=b, product=lambda v: A @ v)
     assert found.outcome == "max_iter" and np.linalg.norm(A @ found.x - b) <= np.linalg.norm(b)
+
+
+def test_douglas_rachford_makes_as_many_steps_as_it_says() -> None:
+    sets = (lambda x: x - max(x @ [1, 2] - 1, 0) / 5 * np.array([1.0, 2.0]),
+            lambda x: np.array([3.0, 0.0]) + (x - [3, 0]) * min(1, 0.5 / np.linalg.norm(x - [3, 0])))
+    x0 = np.array([5.0, 4.0])
+    found = tw.solver("douglas_rachford(max_iter=1)").run(x0=x0, project=lambda point, set: sets[int(set)](point))
+    z = 0.5 * x0 + 0.5 * (2 * sets[1](2 * sets[0](x0) - x0) - (2 * sets[0](x0) - x0))
+    np.testing.assert_allclose(found.z, z, rtol=1e-14)
+    np.testing.assert_allclose(found.x, sets[0](z), rtol=1e-14)
+    found = tw.solver("difference_map(max_iter=1)").run(x0=x0, project=lambda point, set: sets[int(set)](point))
+    np.testing.assert_allclose(found.z, x0 + sets[0](2 * sets[1](x0) - x0) - sets[1](x0), rtol=1e-14)

@@ -92,6 +92,8 @@ def elastic_net(x, y, w, alpha, l1, tol, limit):
                 w[j] = soft(x[:, j] @ r / n + q[j] * old, alpha * l1) / (q[j] + alpha * (1 - l1))
                 r = r - (w[j] - old) * x[:, j]
                 change = max(change, abs(w[j] - old))
+            elif alpha > 0:
+                change, w[j] = max(change, abs(w[j])), 0.0
         if change <= tol:
             break
     return w, k, change
@@ -199,11 +201,10 @@ class DouglasRachford(Projections):
             a = ask["project"](z, 0)
             b = ask["project"](2 * a - z, 1)
             gap = np.linalg.norm(a - b)
-            if gap <= self.tol or k + 1 == self.max_iter:
-                return {"x": a, "z": z, "residual": gap, "iterations": k + 1,
-                        "outcome": "converged" if gap <= self.tol else "max_iter"}
+            if gap <= self.tol:
+                return {"x": a, "z": z, "residual": gap, "iterations": k + 1, "outcome": "converged"}
             z = (1 - self.relaxation) * z + self.relaxation * (2 * b - (2 * a - z))
-        raise AssertionError
+        return {"x": ask["project"](z, 0), "z": z, "residual": gap, "iterations": self.max_iter, "outcome": "max_iter"}
 
 
 class DifferenceMap(Projections):
@@ -218,8 +219,7 @@ class DifferenceMap(Projections):
             fa, fb = pa - (pa - x) / beta, pb + (pb - x) / beta
             one, two = ask["project"](fb, 0), ask["project"](fa, 1)
             gap = np.linalg.norm(one - two)
-            if gap <= self.tol or k + 1 == self.max_iter:
-                return {"x": one, "z": x, "residual": gap, "iterations": k + 1,
-                        "outcome": "converged" if gap <= self.tol else "max_iter"}
+            if gap <= self.tol:
+                return {"x": one, "z": x, "residual": gap, "iterations": k + 1, "outcome": "converged"}
             x = x + beta * (one - two)
-        raise AssertionError
+        return {"x": one, "z": x, "residual": gap, "iterations": self.max_iter, "outcome": "max_iter"}
