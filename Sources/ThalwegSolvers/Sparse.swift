@@ -62,7 +62,7 @@ struct IHT: Driver {
 ///     ½/n·|y − X·w|² + α·ρ·|w|₁ + ½·α·(1−ρ)·|w|²,  ρ = l1_ratio
 ///     w_j ← S_{αρ}(x_j·r/n + q_j·w_j)/(q_j + α·(1−ρ)),  q_j = |x_j|²/n;  the residual r is kept
 ///
-/// A column of zeros keeps its weight at 0.
+/// The weight of a column of zeros goes to 0; without a penalty it stays.
 /// Ends     converged: no weight moved by more than tol in a sweep; max_iter; nonfinite: NaN or infinite in the data.
 /// Source   Friedman, Hastie, Tibshirani, 2010.
 struct LassoCD: Driver {
@@ -185,6 +185,11 @@ private struct Lasso<T: Real> {
     while k < limit {
       k += 1
       change = 0
+      // a weight that nothing depends on: the penalty is least at 0
+      for j in 0..<w.count where q[j] == 0 && alpha > 0 {
+        change = max(change, abs(Double(w.p[j])))
+        w.p[j] = 0
+      }
       for j in 0..<w.count where q[j] > 0 {
         let column = Vector(x.name, x.offset &+ j &* length, x.p + j &* length, r.shape)
         let old = Double(w.p[j]), rho = column.dot(r) / n + q[j] * old

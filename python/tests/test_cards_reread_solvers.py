@@ -72,3 +72,11 @@ def test_douglas_rachford_makes_as_many_steps_as_it_says() -> None:
     np.testing.assert_allclose(found.x, sets[0](z), rtol=1e-14)
     found = tw.solver("difference_map(max_iter=1)").run(x0=x0, project=lambda point, set: sets[int(set)](point))
     np.testing.assert_allclose(found.z, x0 + sets[0](2 * sets[1](x0) - x0) - sets[1](x0), rtol=1e-14)
+
+
+@pytest.mark.parametrize("l1_ratio", [0.4, 1.0])
+def test_the_weight_of_a_column_of_zeros_is_0(l1_ratio: float) -> None:
+    X = np.ones((4, 2))
+    X[:, 1] = 0
+    found = tw.solver(f"lasso_cd(alpha=0.3, l1_ratio={l1_ratio})").run(design=X, targets=np.ones(4), w0=np.ones(2))
+    assert found.outcome == "converged" and found.w[1] == 0 and found.w[0] > 0
