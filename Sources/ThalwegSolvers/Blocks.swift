@@ -105,15 +105,21 @@ struct BCD: Driver {
 
   private func check<T: Real>(_ io: DriverIO<T>, _ blocks: Blocks) throws(Failure) {
     let hessian = io.optional("hessian"), given = io.optional("lipschitz"), bounds = try io["bounds"]
-    let usesBounds = h.is("update", "lipschitz") || h.is("rule", "gsl") || (h.is("rule", "gsd") && !isVariable)
-    guard given != nil || hessian != nil || h.backtrack || !usesBounds else {
-      throw Failure(Status.needs, "bcd needs `lipschitz` or `hessian`")
+    let ofBlocks = h.is("update", "lipschitz") || h.is("rule", "gsl"), ofEntries = h.is("rule", "gsd") && !isVariable
+    let isBounded = given != nil || hessian != nil || h.backtrack
+    guard isBounded || !ofEntries else { throw Failure(Status.needs, "bcd: rule=gsd needs `lipschitz` or `hessian`") }
+    guard isBounded || !ofBlocks || io.optional("block_lipschitz") != nil else {
+      throw Failure(Status.needs, "bcd needs `lipschitz`, `block_lipschitz` or `hessian`")
     }
     guard
       hessian != nil
         || !(h.is("update", "matrix") || h.is("rule", "gsq") || (h.is("rule", "gsd") && isVariable))
     else { throw Failure(Status.needs, "bcd: gsq, variable gsd and update=matrix need `hessian`") }
     if let own = io.optional("block_lipschitz") {
+      for b in 0..<own.count where !(own.p[b] > 0 && own.p[b].isFinite) {
+        throw Failure(
+          Status.range, "bcd: `block_lipschitz` must be positive and finite, got \(text(Double(own.p[b]))) at \(b)")
+      }
       guard !isVariable, !h.backtrack else {
         throw Failure(Status.range, "bcd: `block_lipschitz` goes with fixed blocks, and without `backtrack`")
       }

@@ -80,3 +80,11 @@ def test_the_weight_of_a_column_of_zeros_is_0(l1_ratio: float) -> None:
     X[:, 1] = 0
     found = tw.solver(f"lasso_cd(alpha=0.3, l1_ratio={l1_ratio})").run(design=X, targets=np.ones(4), w0=np.ones(2))
     assert found.outcome == "converged" and found.w[1] == 0 and found.w[0] > 0
+
+
+def test_bcd_needs_no_more_than_the_bounds_of_blocks() -> None:
+    found = tw.solver("bcd(rule=gsl, block=2, max_iter=2)").run(
+        x0=np.ones(4), block_lipschitz=np.array([4.0, 2.0]), gradient=lambda point: point)
+    np.testing.assert_allclose(found.x, [0.75, 0.75, 0.5, 0.5])
+    with pytest.raises(tw.NeedsError, match="gsd"):
+        tw.solver("bcd(rule=gsd, block=2)").run(x0=np.ones(4), block_lipschitz=np.array([4.0, 4.0]), gradient=lambda point: point)
