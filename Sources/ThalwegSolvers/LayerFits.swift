@@ -5,12 +5,14 @@ import ThalwegCore
 /// positive.
 ///
 ///     O = {y > 0} (linear: all).  min |w|₁ with |(Xᵀw)_O − y_O| ≤ eps_ratio·|y| and (Xᵀw)_i ≤ v off O
-///     ADMM: w1 = S_{1/rho}(relax·w3 + (1 − relax)·w1 − u1);  w2 = P(Xᵀw3 − u2)
-///           w3 = (I + XXᵀ)⁻¹(w1 + u1 + X(w2 + u2));  u1 += w1 − w3;  u2 += w2 − Xᵀw3
+///     ADMM: w1 = S_{1/rho}(w3 − u1);  w2 = P(Xᵀw3 − u2)
+///           h1 = relax·w1 + (1 − relax)·w3,  h2 = relax·w2 + (1 − relax)·Xᵀw3
+///           w3 = (I + XXᵀ)⁻¹(h1 + u1 + X(h2 + u2));  u1 += h1 − w3;  u2 += h2 − Xᵀw3
 ///
 /// x (p, n) has one column a sample; a bias is a row of ones. The answer is w1, with exact zeros.
-/// Ends     converged: |w1 − w3| and |w2 − Xᵀw3| ≤ tol·max(1, their sizes); max_iter.
-/// Differs  the authors' script solves the penalised form, and cuts at 10⁻³.
+/// Ends     converged: |w1 − w3| and |w2 − Xᵀw3| ≤ tol·max(1, their sizes); max_iter; nonfinite.
+/// Differs  the authors' script solves the penalised form, and cuts at 10⁻³. The over-relaxation is that of Eckstein and
+///          Bertsekas, 1992, which converges on all of (0, 2): that of w3 before the shrinkage alone does not.
 /// Source   Aghasi, Abdi, Romberg, 2020, arXiv:1806.06457.
 struct NetTrim: Driver {
   static let method = Method.solver(
@@ -18,13 +20,14 @@ struct NetTrim: Driver {
     rule: """
       min |w|_1 with |(X'w)_O - y_O| <= eps_ratio |y|, (X'w)_i <= v off O, O = {y > 0};  ADMM
       w1 = S(w3 - u1; 1/rho);  w2 = P(X'w3 - u2);  w3 = (I + XX')^-1 (w1 + u1 + X (w2 + u2))
+      relax: w3, u1, u2 take relax w1 + (1 - relax) w3 for w1, relax w2 + (1 - relax) X'w3 for w2
       """,
     source: "Aghasi, Abdi, Romberg, 2020, arXiv:1806.06457",
     parameters: [
       .number("eps_ratio", 0.02, .atLeast(0), "allowed residual over the norm of y"),
       .number("v", 0, .any, "bound on the other side"), .number("rho", 1, .above(0), "penalty"),
       .integer("max_iter", 1000, .atLeast(1), "most iterations"),
-      .number("relax", 1, .between(0, 2, lowOpen: true, highOpen: true), "over-relaxation before the shrinkage"),
+      .number("relax", 1, .between(0, 2, lowOpen: true, highOpen: true), "over-relaxation"),
       .number("tol", 1e-6, .atLeast(0), "residuals that end it"),
       .flag("linear", false, "no ReLU: all outputs are fitted"),
     ],
@@ -35,7 +38,7 @@ struct NetTrim: Driver {
     ],
     kept: [
       .kept("w3", "p", "w3"), .kept("u1", "p", "u1"), .kept("w2", "n", "w2"), .kept("u2", "n", "u2"),
-      .kept("outputs", "n", "X'w3"), .kept("target", "n", "w2 + u2"), .kept("right", "p", "right side"),
+      .kept("outputs", "n", "X'w3"), .kept("right", "p", "right side"),
     ])
 
   let h: Hyper
@@ -44,7 +47,7 @@ struct NetTrim: Driver {
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
     let x = try io["x"], y = try io["y"], w = try io["w"], w3 = try io["w3"], u1 = try io["u1"], w2 = try io["w2"]
-    let u2 = try io["u2"], out = try io["outputs"], target = try io["target"], right = try io["right"]
+    let u2 = try io["u2"], out = try io["outputs"], right = try io["right"]
     let p = w.count, n = y.count, size = y.norm
     if size == 0 { return .done(.converged) }
     try Memory.ask(32 &* p &* p)
@@ -54,25 +57,23 @@ struct NetTrim: Driver {
     for i in 0..<p { (system[i * p + i], identity[i * p + i]) = (system[i * p + i] + 1, 1) }
     let inverse = try LinearAlgebra.solvePositive(system, identity, p, p)
     while true {
-      let cut = 1 / h.rho
-      for i in 0..<p {
-        let v = h.relax * Double(w3.p[i]) + (1 - h.relax) * Double(w.p[i]) - Double(u1.p[i])
-        w.p[i] = T(shrunk(v, by: cut))
-      }
+      for i in 0..<p { w.p[i] = T(shrunk(Double(w3.p[i]) - Double(u1.p[i]), by: 1 / h.rho)) }
       w2.set(1, out, -1, u2)
       constrain(w2, y, h.eps_ratio * size)
-      target.set(1, w2, 1, u2)
-      right.set(1, w, 1, u1)
-      try LinearAlgebra.multiply(x.p, target.p, into: right.p, p, 1, n, beta: 1)
+      for (u, new, old) in [(u1, w, w3), (u2, w2, out)] {
+        u.add(new, times: h.relax)
+        u.add(old, times: 1 - h.relax)
+      }
+      right.copy(u1)
+      try LinearAlgebra.multiply(x.p, u2.p, into: right.p, p, 1, n, beta: 1)
       for i in 0..<p { w3.p[i] = T((0..<p).reduce(0.0) { $0 + inverse[i * p + $1] * Double(right.p[$1]) }) }
       try LinearAlgebra.multiply(x.p, transposed: true, w3.p, into: out.p, n, 1, p)
-      for (u, a, b) in [(u1, w, w3), (u2, w2, out)] {
-        u.add(a)
-        u.add(b, times: -1)
-      }
+      u1.add(w3, times: -1)
+      u2.add(out, times: -1)
       io.iterations += 1
       let first = w.distance(w3), second = w2.distance(out)
       io.residual = (first * first + second * second).squareRoot()
+      guard io.residual.isFinite else { return .done(.nonfinite) }
       if first <= h.tol * max(1, w.norm), second <= h.tol * max(1, w2.norm) { return .done(.converged) }
       if io.iterations >= h.max_iter { return .done(.maxIter) }
     }

@@ -74,6 +74,17 @@ def test_douglas_rachford_makes_as_many_steps_as_it_says() -> None:
     np.testing.assert_allclose(found.z, x0 + sets[0](2 * sets[1](x0) - x0) - sets[1](x0), rtol=1e-14)
 
 
+@pytest.mark.parametrize("relax", [0.3, 1.8, 1.95])
+def test_net_trim_converges_with_every_relaxation(relax: float) -> None:
+    X, w = np.random.default_rng(41).standard_normal((8, 40)), np.zeros(8)
+    w[[1, 4, 6]] = [1.0, -2.0, 0.7]
+    y = np.maximum(X.T @ w, 0)
+    found = tw.solver(f"net_trim(relax={relax}, max_iter=20000, tol=1e-9)").run(x=X, y=y)
+    best = tw.solver("net_trim(max_iter=20000, tol=1e-9)").run(x=X, y=y)
+    assert found.outcome == "converged"
+    np.testing.assert_allclose(found.w, best.w, atol=1e-6)
+
+
 @pytest.mark.parametrize("l1_ratio", [0.4, 1.0])
 def test_the_weight_of_a_column_of_zeros_is_0(l1_ratio: float) -> None:
     X = np.ones((4, 2))

@@ -208,7 +208,7 @@ class NetTrim(SolverReference):
 
     name = "net_trim"
     defaults = {"eps_ratio": 0.02, "v": 0.0, "rho": 1.0, "max_iter": 1000, "relax": 1.0, "tol": 1e-6, "linear": False}
-    settings = ({"max_iter": 60}, {"max_iter": 40, "linear": True, "rho": 5.0}, {"max_iter": 30, "relax": 1.4, "v": 0.1}, {"tol": 10.0})
+    settings = ({"max_iter": 60}, {"max_iter": 40, "linear": True, "rho": 5.0}, {"max_iter": 30, "relax": 1.8, "v": 0.1}, {"tol": 10.0})
 
     def cases(self, rng):
         X, w = rng.standard_normal((8, 40)), np.zeros(8)
@@ -224,13 +224,14 @@ class NetTrim(SolverReference):
         on, radius = (np.ones(n, bool) if self.linear else y > 0), self.eps_ratio * np.linalg.norm(y)
         w1, w3, u1, w2, u2 = np.zeros(p), np.zeros(p), np.zeros(p), np.zeros(n), np.zeros(n)
         for k in range(1, self.max_iter + 1):
-            w1 = soft(self.relax * w3 + (1 - self.relax) * w1 - u1, 1 / self.rho)
+            w1 = soft(w3 - u1, 1 / self.rho)
             w2 = X.T @ w3 - u2
             d = w2[on] - y[on]
             w2[on] = y[on] + d * min(1.0, radius / max(np.linalg.norm(d), 1e-300))
             w2[~on] = np.minimum(w2[~on], self.v)
-            w3 = np.linalg.solve(np.eye(p) + X @ X.T, w1 + u1 + X @ (w2 + u2))
-            u1, u2 = u1 + w1 - w3, u2 + w2 - X.T @ w3
+            h1, h2 = self.relax * w1 + (1 - self.relax) * w3, self.relax * w2 + (1 - self.relax) * X.T @ w3
+            w3 = np.linalg.solve(np.eye(p) + X @ X.T, h1 + u1 + X @ (h2 + u2))
+            u1, u2 = u1 + h1 - w3, u2 + h2 - X.T @ w3
             first, second = np.linalg.norm(w1 - w3), np.linalg.norm(w2 - X.T @ w3)
             if first <= self.tol * max(1, np.linalg.norm(w1)) and second <= self.tol * max(1, np.linalg.norm(w2)):
                 return {"w": w1, "iterations": k, "residual": np.hypot(first, second), "outcome": "converged"}
