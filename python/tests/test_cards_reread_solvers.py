@@ -99,3 +99,36 @@ def test_bcd_needs_no_more_than_the_bounds_of_blocks() -> None:
     np.testing.assert_allclose(found.x, [0.75, 0.75, 0.5, 0.5])
     with pytest.raises(tw.NeedsError, match="gsd"):
         tw.solver("bcd(rule=gsd, block=2)").run(x0=np.ones(4), block_lipschitz=np.array([4.0, 4.0]), gradient=lambda point: point)
+
+
+# ---- aggregators
+
+
+@pytest.mark.parametrize("alpha", [300.0, 1e4, 1e6])
+def test_fairgrad_with_a_large_alpha_is_max_min(alpha: float) -> None:
+    """w >= 0, G w >= 1, w'(G w - 1) = 0 in the limit, by enumeration of the positive weights."""
+    draw = np.random.default_rng(0)
+    J = draw.standard_normal((6, 12)) + 0.5 * draw.standard_normal((1, 12))
+    G = J @ J.T
+    for bits in range(1, 64):
+        on = [i for i in range(6) if bits >> i & 1]
+        w = np.zeros(6)
+        w[on] = np.linalg.solve(G[np.ix_(on, on)], np.ones(len(on)))
+        if w.min() >= 0 and (G @ w).min() >= 1 - 1e-9:
+            break
+    d = tw.aggregate(f"fairgrad(alpha={alpha})")(J)
+    assert np.abs(d - w @ J).max() <= 10 / alpha * np.abs(w @ J).max()
+
+
+@pytest.mark.parametrize("short", [1e-5, 1e-7, 1e-10])
+def test_short_rows_are_no_reason_to_cut_weights(short: float) -> None:
+    J = np.array([[1.0, 0.0], [0.0, short]])
+    np.testing.assert_allclose(tw.aggregate("nash_mtl")(J), [0.5**0.5, 0.5**0.5], rtol=1e-9)
+    np.testing.assert_allclose(tw.aggregate("fairgrad")(J), [1, 1], rtol=1e-9)
+    np.testing.assert_allclose(tw.aggregate("fairgrad(alpha=5)")(J), [1, short ** (-2 / 3)], rtol=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 5.0])
+def test_a_task_without_a_gradient_leaves_the_others_their_weights(alpha: float) -> None:
+    J = np.array([[2.0, 0.0], [0.0, 0.0]])
+    np.testing.assert_allclose(tw.aggregate(f"fairgrad(alpha={alpha})")(J), [2 * 4 ** (-alpha / (1 + alpha)), 0], rtol=1e-9)

@@ -115,32 +115,58 @@ private func nearestAffine(_ G: Gramian, _ points: [Int]) -> [Double]? {
 
 /// The minimum over a > 0 of ½·aᵀAa − Σ ψ(a_i), with ψ′(a) = a^(−p), by Newton's method with shortened steps. Where
 /// there is none, that is where some combination of the gradients with weights that are not negative is 0, some weight
-/// grows beyond `most`: `bounded` is false then.
+/// would grow without end: all are kept at most `most` times their unit, A_ii^(−1/(1 + p)), which is what they are
+/// where the gradients are orthogonal, and `bounded` is false.
 func balanced(_ A: Gramian, _ p: Double, most: Double = 1e6) -> (weights: [Double], bounded: Bool) {
-  let m = A.count, all = Array(0..<m)
-  var a = [Double](repeating: 1, count: m)
-  func value(_ a: [Double]) -> Double {
-    A.form(a, a) / 2 - a.reduce(0) { $0 + (p == 1 ? log($1) : pow($1, 1 - p) / (1 - p)) }
+  // with a small p some weights all but vanish: they get there by way of larger ones
+  var q = max(p, 1), a: [Double] = []
+  while true {
+    let unit = A.indices.map { A[$0][$0] > 0 ? min(pow(A[$0][$0], -1 / (1 + q)), 1e150) : 1 }
+    let top = unit.map { most * $0 }
+    if a.isEmpty { a = unit }
+    descend(A, q, &a, top)
+    if q <= p {
+      // at the minimum aᵀAa = Σ a_i^(1 − p); rounding may end the way without an end before a bound does
+      let size = a.reduce(0) { $0 + pow($1, 1 - p) }, isSolved = abs(A.form(a, a) - size) <= 1e-6 * size
+      return (a, isSolved && zip(a, top).allSatisfy { $0 < $1 })
+    }
+    q = max(p, q / 2)
   }
+}
+
+/// Projected Newton steps of `balanced` from a, within 0 < a ≤ top.
+private func descend(_ A: Gramian, _ p: Double, _ a: inout [Double], _ top: [Double]) {
+  let m = A.count
+  func value(_ a: [Double]) -> Double {
+    A.form(a, a) / 2 - a.reduce(0) { $0 + (p == 1 ? log($1) : expm1((1 - p) * log($1)) / (1 - p)) }
+  }
+  var before = Double.infinity
   for _ in 0..<500 {
     let pull = a.map { pow($0, -p) }, slope = zip(A.times(a), pull).map { $0 - $1 }
+    let sizes = zip(a, pull).map { $0 * $1 }
     var H = A
     for i in 0..<m { H[i][i] += p * pull[i] / a[i] }
-    guard let d = H.cholesky(all, slope) else { break }
-    let decrement = dot(slope, d)
-    if decrement < 1e-20 * Double(m) { break }
+    // what stands at its bound, and would go beyond, stays
+    let free = a.indices.filter { a[$0] < top[$0] || slope[$0] > 0 }
+    guard let found = H.cholesky(free, free.map { slope[$0] }) else { return }
+    var d = [Double](repeating: 0, count: m)
+    for (k, i) in free.enumerated() { d[i] = found[k] }
+    let decrement = dot(slope, d), scale = sizes.reduce(0, +), isSmall = decrement < 1e-12 * scale
+    // Newton's steps shrink fast: those that no longer do are rounding
+    if decrement <= 1e-20 * (sizes.min() ?? 0) || (isSmall && decrement > before / 4) { return }
+    before = decrement
     let now = value(a)
     var t = 1.0
     var next = a
     repeat {
-      next = zip(a, d).map { $0 - t * $1 }
+      // one weight on its way to 0 must not shorten the step of the others
+      next = a.indices.map { min(max(a[$0] - t * d[$0], 0.02 * a[$0], 1e-250), top[$0]) }
+      let gain = zip(slope, zip(a, next)).reduce(0) { $0 + $1.0 * ($1.1.0 - $1.1.1) }
       // at the end rounding hides the descent: a whole step is right there
-      if next.allSatisfy({ $0 > 0 }), decrement < 1e-12 || value(next) <= now - t * decrement / 4 { break }
+      if isSmall || (gain > 0 && value(next) <= now - gain / 4) { break }
       t /= 2
     } while t > 1e-18
-    if t <= 1e-18 { break }
+    if t <= 1e-18 { return }
     a = next
-    if a.contains(where: { $0 > most }) { return (a.map { min($0, most) }, false) }
   }
-  return (a, true)
 }

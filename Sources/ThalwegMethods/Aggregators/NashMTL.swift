@@ -8,8 +8,8 @@ import ThalwegCore
 /// State    the gradient of every task; the last weights, the calls since, and whether there was no solution.
 /// Differs  solved by Newton's method to the last digit; the authors linearise the problem and call a conic solver,
 ///          which sometimes fails and leaves weights of 1. Where some combination of gradients with weights that are
-///          not negative is 0 there is no solution: weights a are cut at 1e6, and `stationary` is 1. ‖g‖ = √tasks, so
-///          that with max_norm ≤ 1 every update has that length.
+///          not negative is 0 there is no solution: weights a are at most 1e6/√A_ii, and `stationary` is 1. ‖g‖ =
+///          √tasks, so that with max_norm ≤ 1 every update has that length.
 /// Source   Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik and Fetaya, 2022, arXiv:2202.01017.
 struct NashMTL: GramianRule {
   static let method = Method(
