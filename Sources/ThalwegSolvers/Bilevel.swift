@@ -123,7 +123,7 @@ struct IFTHypergradient: Driver {
       return try direction(io, mixed, first: true)
     case .curvature:
       w.add(v, times: h.damping)
-      guard ConjugateGradients.step(io, q, r, v, w) else { return .done(.negativeCurvature) }
+      if let end = ConjugateGradients.step(io, q, r, v, w) { return .done(end) }
       io.iterations += 1
       return try direction(io, mixed, first: false)
     case .mixed:
@@ -243,7 +243,7 @@ struct HOAG: Driver {
       r.set(1, fy, -1, w)
       return try direction(io, first: true)
     case .curvature:
-      guard ConjugateGradients.step(io, q, r, v, w) else { return .done(.negativeCurvature) }
+      if let end = ConjugateGradients.step(io, q, r, v, w) { return .done(end) }
       io.products += 1
       return try direction(io, first: false)
     case .mixed:

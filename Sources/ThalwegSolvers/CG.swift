@@ -7,7 +7,8 @@ import ThalwegCore
 /// b and x have any shape. The residual is that of the recurrence; it is computed anew every `recompute_every`
 /// products.
 /// Ends     converged: |r| ≤ max(rtol·|b|, atol), before any product too; negative_curvature: p·Ap < 0 with `truncate`
-///          (x is then b itself, if it was the first product and there was no x0), and p·Ap = 0 always; max_iter.
+///          (x is then b itself, if it was the first product and there was no x0), and p·Ap = 0 always; max_iter;
+///          nonfinite, also where the squares overflow.
 /// Source   Hestenes, Stiefel, 1952.
 struct CG: Driver {
   static let method = Method.solver(
@@ -46,6 +47,8 @@ struct CG: Driver {
         return .done(.negativeCurvature)
       }
       let step = io.rz / curvature
+      // squares may overflow where the vectors do not: x stays what it was
+      guard step.isFinite, curvature.isFinite else { return .done(.nonfinite) }
       x.add(p, times: step)
       io.iterations += 1
       io.residuals += 1
@@ -72,13 +75,17 @@ struct CG: Driver {
 
 /// The recurrence that methods with such a system inside share; the number `rz` is the last r·r, or r·z.
 enum ConjugateGradients {
-  /// One step along p, where q is the product with it; false, and no step, where the curvature is not positive.
-  static func step<T: Real>(_ io: DriverIO<T>, _ x: Vector<T>, _ r: Vector<T>, _ p: Vector<T>, _ q: Vector<T>) -> Bool {
-    let curvature = p.dot(q)
-    guard curvature > 0 else { return false }
-    x.add(p, times: io.rz / curvature)
-    r.add(q, times: -io.rz / curvature)
-    return true
+  /// One step along p, where q is the product with it; or no step and the end, where the curvature is not positive or
+  /// the squares overflow.
+  static func step<T: Real>(_ io: DriverIO<T>, _ x: Vector<T>, _ r: Vector<T>, _ p: Vector<T>, _ q: Vector<T>)
+    -> Ending?
+  {
+    let curvature = p.dot(q), step = io.rz / curvature
+    if curvature <= 0 { return .negativeCurvature }
+    guard step.isFinite, curvature.isFinite else { return .nonfinite }
+    x.add(p, times: step)
+    r.add(q, times: -step)
+    return nil
   }
   /// The next direction, p ← r + (squared/rz)·p.
   static func turn<T: Real>(_ io: DriverIO<T>, _ r: Vector<T>, _ p: Vector<T>, _ squared: Double, first: Bool) {

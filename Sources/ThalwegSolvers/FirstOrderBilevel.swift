@@ -282,6 +282,7 @@ struct BOME: Driver {
       g[0].add(u[0], times: -1)
       let n = g[0].dot(g[0]) + g[1].dot(g[1]), along = f[0].dot(g[0]) + f[1].dot(g[1])
       let phi = h.eta * (h.is("control", "grad") ? n : io.gap)
+      guard n.isFinite, along.isFinite, phi.isFinite else { return .done(.nonfinite) }
       io.lambda = n < 1e-24 ? 0 : max((phi - along) / (n + 1e-12), 0)
       for (v, (a, b)) in zip([x, y], zip(f, g)) {
         v.add(a, times: -h.lr)

@@ -96,7 +96,7 @@ struct MAID: Driver {
       r.set(1, fy, -1, w)
       return try direction(io, first: true)
     case .curvature:
-      guard ConjugateGradients.step(io, q, r, v, w) else { return .done(.negativeCurvature) }
+      if let end = ConjugateGradients.step(io, q, r, v, w) { return .done(end) }
       io.products += 1
       return try direction(io, first: false)
     case .mixed:

@@ -46,7 +46,7 @@ struct PCG: Driver {
       io.rz = product
       return .ask("product", [p], [q], then: .curvature)
     case .curvature:
-      guard ConjugateGradients.step(io, x, r, p, q) else { return .done(.negativeCurvature) }
+      if let end = ConjugateGradients.step(io, x, r, p, q) { return .done(end) }
       io.iterations += 1
       return precondition(io, r, z)
     }

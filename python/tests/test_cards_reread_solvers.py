@@ -132,3 +132,19 @@ def test_short_rows_are_no_reason_to_cut_weights(short: float) -> None:
 def test_a_task_without_a_gradient_leaves_the_others_their_weights(alpha: float) -> None:
     J = np.array([[2.0, 0.0], [0.0, 0.0]])
     np.testing.assert_allclose(tw.aggregate(f"fairgrad(alpha={alpha})")(J), [2 * 4 ** (-alpha / (1 + alpha)), 0], rtol=1e-9)
+
+
+# ---- squares that overflow
+
+
+def test_squares_that_overflow_leave_the_solution_of_before() -> None:
+    found = tw.solver("cg").run(b=np.full(3, 1e200), product=lambda v: v * np.array([1.0, 2.0, 3.0]))
+    assert found.outcome == "nonfinite" and not found.x.any()
+    found = tw.solver("ift_hypergradient(solver=cg)").run(
+        x=np.ones(2), y=np.ones(2), upper_gradient=lambda x, y: (x, 1e160 * y),
+        lower_hvp=lambda x, y, vector: vector * np.array([1.0, 2.0]), lower_mixed=lambda x, y, vector: vector)
+    assert found.outcome == "nonfinite" and not found.q.any()
+    found = tw.solver("bome(max_iter=3, inner=1)").run(
+        x0=np.ones(2), y0=np.ones(2), upper_gradient=lambda x, y: (x, y),
+        lower_gradient=lambda x, y: (1e160 * y, y.copy()), lower_value=lambda x, y: 0.0)
+    assert found.outcome == "nonfinite" and np.array_equal(found.x, np.ones(2)) and np.array_equal(found.y, np.ones(2))
