@@ -148,3 +148,18 @@ def test_squares_that_overflow_leave_the_solution_of_before() -> None:
         x0=np.ones(2), y0=np.ones(2), upper_gradient=lambda x, y: (x, y),
         lower_gradient=lambda x, y: (1e160 * y, y.copy()), lower_value=lambda x, y: 0.0)
     assert found.outcome == "nonfinite" and np.array_equal(found.x, np.ones(2)) and np.array_equal(found.y, np.ones(2))
+
+
+# ---- weightings and objectives
+
+
+@pytest.mark.parametrize("rho", [1e-9, 1e-12, 1e-15, 1e-17])
+def test_esrm_weights_are_even_for_a_small_rho(rho: float) -> None:
+    q = tw.weighting(f"spectral_risk(kind=esrm, param={rho}, shift_cost=0)")(losses=np.array([1.0, 2.0, 3.0]))
+    np.testing.assert_allclose(q, 1 / 3, rtol=1e-8)
+
+
+@pytest.mark.parametrize("cost", [1e-6, 1e-8, 1e-12])
+def test_spectral_weights_add_up_to_1_whatever_their_cost(cost: float) -> None:
+    losses = np.random.default_rng(0).standard_normal(50) * 10
+    assert tw.weighting(f"spectral_risk(penalty=kl, shift_cost={cost})")(losses=losses).sum() == pytest.approx(1, abs=1e-13)

@@ -120,7 +120,8 @@ struct Spectrum {
       if h.is("kind", "extremile") { return pow(u, h.has("param") ? h.param : 2) }
       if h.is("kind", "esrm") {
         let rho: Double = h.has("param") ? h.param : 1
-        return exp(-rho * (1 - u)) / -expm1(-rho)
+        // (less its value at u = 0, as it stands: the difference would lose a small rho)
+        return exp(-rho * (1 - u)) * (expm1(-rho * u) / expm1(-rho))
       }
       let p: Double = h.has("param") ? h.param : 0.5
       return max(u, 1 - p) / p
@@ -135,31 +136,33 @@ struct Spectrum {
     for (k, i) in order.enumerated() { q[i] = sigma[k] }
     guard cost > 0, n > 0 else { return q }
     let share = 1 / Double(n), c = kl ? cost : Double(n) * cost
-    // blocks of equal value: where each begins, and what its value is made of
-    var starts: [Int] = [], a: [Double] = [], b: [Double] = []
-    func value(_ k: Int) -> Double { kl ? a[k] - b[k] : a[k] / b[k] }
+    // blocks of equal value: where each begins, and what its value is made of; kl: a without the largest loss of the
+    // block, which is its last, so that a small cost leaves the digits of the differences
+    var starts: [Int] = [], a: [Double] = [], b: [Double] = [], top: [Double] = []
+    func value(_ k: Int) -> Double { kl ? top[k] / c + (a[k] - b[k]) : a[k] / b[k] }
     for k in 0..<n {
-      let z = losses[order[k]] / c
+      let loss = losses[order[k]], z = loss / c
       starts.append(k)
+      top.append(loss)
       if kl {
-        a.append(z)
+        a.append(0)
         b.append(log(sigma[k]))
       } else {
         a.append(z + share - sigma[k])
         b.append(1)
       }
       while starts.count > 1, value(starts.count - 2) >= value(starts.count - 1) {
-        let (x, y, last) = (a.removeLast(), b.removeLast(), a.count - 1)
-        a[last] = kl ? logAdd(a[last], x) : a[last] + x
+        let (x, y, largest, last) = (a.removeLast(), b.removeLast(), top.removeLast(), a.count - 1)
+        a[last] = kl ? logAdd(a[last] + (top[last] - largest) / c, x) : a[last] + x
         b[last] = kl ? logAdd(b[last], y) : b[last] + y
+        top[last] = largest
         starts.removeLast()
       }
     }
     for block in starts.indices {
-      let s = value(block)
       for k in starts[block]..<(block + 1 < starts.count ? starts[block + 1] : n) {
-        let z = losses[order[k]] / c
-        q[order[k]] = kl ? exp(z - s) : z + share - s
+        let loss = losses[order[k]]
+        q[order[k]] = kl ? exp((loss - top[block]) / c - (a[block] - b[block])) : loss / c + share - value(block)
       }
     }
     return q
