@@ -163,3 +163,13 @@ def test_esrm_weights_are_even_for_a_small_rho(rho: float) -> None:
 def test_spectral_weights_add_up_to_1_whatever_their_cost(cost: float) -> None:
     losses = np.random.default_rng(0).standard_normal(50) * 10
     assert tw.weighting(f"spectral_risk(penalty=kl, shift_cost={cost})")(losses=losses).sum() == pytest.approx(1, abs=1e-13)
+
+
+def test_drrho_contrastive_takes_rate_and_temperature_with_the_batch() -> None:
+    draw, indices = np.random.default_rng(2), np.arange(3)
+    one, other = tw.objective("drrho_contrastive(samples=3, tau=0.3, gamma=0.6)"), tw.objective("drrho_contrastive(samples=3)")
+    for _ in range(2):
+        s = draw.uniform(-1, 1, (3, 3))
+        assert other(s=s, indices=indices, rate=0.6, scale=0.3) == one(s=s, indices=indices)
+    with pytest.raises(tw.RangeError, match="rate"):
+        other(s=s, indices=indices, rate=0.0)

@@ -103,8 +103,8 @@ struct MECO: Objective {
 /// `samples` they are.
 /// State    log u of every sample and side.
 /// Errors   TW_ERROR_RANGE: an index that is no sample.
-/// Differs  nothing from DRRho-CLIP: sums over B − 1, but log g over B. γ is 1 at first and falls by a schedule of the
-///          host.
+/// Differs  nothing from DRRho-CLIP: sums over B − 1, but log g over B. γ is 1 at first and falls by a schedule, τ may
+///          be learned: both are the host's, who gives them with the batch.
 /// Source   Wei, Lin, et al., 2025, arXiv:2505.06699; Yuan et al., 2022 (SogCLR).
 struct DRRhoContrastive: Objective {
   static let method = Method(
@@ -125,6 +125,8 @@ struct DRRhoContrastive: Objective {
       .variable("s", "B, B", "similarities of the batch"),
       .constant("reference", "B, B", "those of the reference model; 0 when left out", optional: true),
       .integer("indices", "B", "which samples they are, from 0"),
+      .constant("rate", "", "gamma of this batch, in place of the hyper-parameter", optional: true),
+      .constant("scale", "", "tau of this batch, in place of the hyper-parameter", optional: true),
       .result("temperature", "", "the temperature's term"), .result("dtau", "", "its derivative by tau"),
     ])
   static func state(_ h: Hyper) -> [Recollection] {
@@ -138,7 +140,14 @@ struct DRRhoContrastive: Objective {
     let s = try x["s"], r = x.optional("reference"), indices = try x.integers("indices"), n = x.sizes["B"]
     try Labels.check(indices, n, h.integer("samples"), name: "indices")
     try Memory.ask(area(16, n, n))
-    let tau: Double = h.tau, gamma: Double = h.gamma, size = Double(n)
+    let tau = x.optional("scale").map { Double($0[0]) } ?? h.tau, size = Double(n)
+    let gamma = x.optional("rate").map { Double($0[0]) } ?? h.gamma
+    guard tau > 0, tau.isFinite else {
+      throw Failure(Status.range, "drrho_contrastive: `scale` must be above 0, got \(text(tau))")
+    }
+    guard gamma > 0, gamma <= 1 else {
+      throw Failure(Status.range, "drrho_contrastive: `rate` must be in (0, 1], got \(text(gamma))")
+    }
     var g = [Double](repeating: 0, count: n * n), value = 0.0, levels = 0.0
     for (name, columns) in [("rows", false), ("columns", true)] {
       let memory = try x.memory[name]
