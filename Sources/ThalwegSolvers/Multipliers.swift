@@ -11,7 +11,7 @@ extension RequestKind {
     "constraints", "the constraints at the host's variables; NaN where one was not observed", given: [],
     wanted: [
       .wanted("values", "m", "inequalities (at most 0), then equalities (0)"),
-      .wanted("strict", "m", "the same, that the multipliers follow: `values`, or what has no gradient"),
+      .wanted("strict", "m", "what the multipliers follow: `values` once more, or what has no gradient"),
     ], takesNonfinite: true)
   static let descend = RequestKind(
     "descend", "steps of the host's variables along the gradient of f + sum_i weights_i values_i",

@@ -29,7 +29,8 @@ struct Ordered<Rule: OrderStatistic>: Source {
 ///     g = the middle entry, or the mean of the two middle ones
 ///
 /// State    the gradient of every worker.
-/// Differs  nothing from numpy.median; torch.median takes the lower of two.
+/// Differs  a gradient that is not finite ends the step with an error, where numpy.median has NaN in its column;
+///          torch.median takes the lower of two.
 /// Source   Yin, Chen, Ramchandran and Bartlett, 2018, arXiv:1803.01498.
 struct CoordinateMedian: OrderStatistic {
   static let method = Method(
@@ -50,7 +51,7 @@ struct CoordinateMedian: OrderStatistic {
 ///     g = the mean of the entries but the `trim` smallest and the `trim` largest
 ///
 /// State    the gradient of every worker.
-/// Differs  nothing from torchjd.TrimmedMean.
+/// Differs  nothing from torchjd.TrimmedMean, but that a gradient that is not finite ends the step with an error.
 /// Source   Yin, Chen, Ramchandran and Bartlett, 2018, arXiv:1803.01498.
 struct TrimmedMean: OrderStatistic {
   static let method = Method(
