@@ -41,6 +41,8 @@ class FCCov(_Both):
 
     def both(self, u, distances):
         n, c = len(u), u - np.mean(u, axis=0)
+        if n == 1:
+            return 0.0, {"u": np.zeros_like(u)}
         smaller = distances[:, None, :] < distances[:, :, None]  # a, b, i
         v = np.einsum("abi,id->abd", smaller, c) / n
         cov = c.T @ c / n - np.eye(u.shape[1])
