@@ -31,11 +31,9 @@ struct MMD: Objective {
   private func pairs(_ n: Int) -> Double { Double(n) * Double(unbiased ? n - 1 : n) }
 
   private func mean<T: Real>(
-    _ x: UnsafePointer<T>, _ n: Int, _ y: UnsafePointer<T>, _ m: Int, _ d: Int, _ pairs: Double
-  )
-    throws(Failure) -> Double
-  {
-    let space = Workspace(), skips = unbiased && x == y
+    _ x: UnsafePointer<T>, _ n: Int, _ y: UnsafePointer<T>, _ m: Int, _ d: Int, _ pairs: Double, skipping skips: Bool
+  ) throws(Failure) -> Double {
+    let space = Workspace()
     defer { space.close() }
     let sums = try space.room(n, Double.self)
     try DistanceTiles(x, n, y, m, d).forEachRow { i, j, r in
@@ -52,8 +50,9 @@ struct MMD: Objective {
     }
     try cache?.keep("x", n * d, of: a)
     try cache?.keep("y", m * d, of: b)
-    let own = try mean(a, n, a, n, d, pairs(n)) + mean(b, m, b, m, d, pairs(m))
-    return own - 2 * (try mean(a, n, b, m, d, Double(n) * Double(m)))
+    let own = try mean(a, n, a, n, d, pairs(n), skipping: unbiased) + mean(b, m, b, m, d, pairs(m), skipping: unbiased)
+    // both may be the same memory, and stay two samples
+    return own - 2 * (try mean(a, n, b, m, d, Double(n) * Double(m), skipping: false))
   }
 
   func pullback<T: Real>(_ cache: Cache, _ name: String, _ g: UnsafeMutablePointer<T>) throws(Failure) {
