@@ -40,7 +40,7 @@ private struct Uniformity {
     defer { space.close() }
     let sums = try space.room(n, LogSum.self)
     sums.update(repeating: LogSum(), count: n)
-    try DistanceTiles(u, n, u, n, d).forEachRow { i, j, r in if i != j { sums[i].add(-sharpness * r) } }
+    try DistanceTiles(u, n, u, n, d, space).forEachRow { i, j, r in if i != j { sums[i].add(-sharpness * r) } }
     for i in 0..<n { logs[i] = sums[i].value }
     return total(logs, n) - log(Double(n) * Double(n - 1))
   }
@@ -56,9 +56,10 @@ private struct Uniformity {
     _ weight: Double
   ) throws(Failure) {
     guard n > 1, weight != 0 else { return }
-    let all = total(logs, n)
+    let all = total(logs, n), space = Workspace()
+    defer { space.close() }
     // each pair stands twice in the sum
-    try DistanceTiles(u, n, u, n, d).pull(into: g) { i, j, r in
+    try DistanceTiles(u, n, u, n, d, space).pull(into: g) { i, j, r in
       i == j ? 0 : -2 * weight * sharpness * exp(-sharpness * r - all)
     }
   }

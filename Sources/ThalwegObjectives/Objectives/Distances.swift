@@ -36,7 +36,7 @@ struct MMD: Objective {
     let space = Workspace()
     defer { space.close() }
     let sums = try space.room(n, Double.self)
-    try DistanceTiles(x, n, y, m, d).forEachRow { i, j, r in
+    try DistanceTiles(x, n, y, m, d, space).forEachRow { i, j, r in
       if skips && i == j { return }
       for f in factors { sums[i] += exp(-f * r) }
     }
@@ -60,9 +60,10 @@ struct MMD: Objective {
     let mine = try cache.kept(name, T.self), other = try cache.kept(first ? "y" : "x", T.self), d = cache.sizes["d"]
     let slope = { (r: Double) in factors.reduce(0) { $0 - $1 * exp(-$1 * r) } }
     g.update(repeating: 0, count: n * d)
-    let own = pairs(n), cross = Double(n) * Double(m)
-    try DistanceTiles(mine, n, mine, n, d).pull(into: g) { i, j, r in i == j ? 0 : 2 / own * slope(r) }
-    try DistanceTiles(mine, n, other, m, d).pull(into: g) { _, _, r in -2 / cross * slope(r) }
+    let own = pairs(n), cross = Double(n) * Double(m), space = Workspace()
+    defer { space.close() }
+    try DistanceTiles(mine, n, mine, n, d, space).pull(into: g) { i, j, r in i == j ? 0 : 2 / own * slope(r) }
+    try DistanceTiles(mine, n, other, m, d, space).pull(into: g) { _, _, r in -2 / cross * slope(r) }
   }
 }
 

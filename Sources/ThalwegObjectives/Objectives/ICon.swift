@@ -99,7 +99,10 @@ struct IConEmbedding: Objective {
     _ u: UnsafePointer<T>, _ n: Int, _ d: Int, _ body: (_ i: Int, _ j: Int, _ logit: Double) -> Void
   ) throws(Failure) {
     guard cosine else {
-      return try DistanceTiles(u, n, u, n, d).forEachRow { i, j, r in if i != j || !masks { body(i, j, logit(r).value) }
+      let space = Workspace()
+      defer { space.close() }
+      return try DistanceTiles(u, n, u, n, d, space).forEachRow { i, j, r in
+        if i != j || !masks { body(i, j, logit(r).value) }
       }
     }
     try Tiles(x: u, n: n, y: u, m: n, d: d).forEachRow { i, j, products, count in
@@ -147,7 +150,9 @@ struct IConEmbedding: Objective {
         }
       }
     } else {
-      try DistanceTiles(all.u, n, all.u, n, all.d).pull(into: g) { i, j, r in
+      let space = Workspace()
+      defer { space.close() }
+      try DistanceTiles(all.u, n, all.u, n, all.d, space).pull(into: g) { i, j, r in
         if i == j { return 0 }
         let (value, slope) = logit(r)
         return byLogit(i, j, value) * slope

@@ -105,7 +105,7 @@ struct TripletBatchHard: Objective {
     defer { space.close() }
     let found = try space.room(n, Hardest.self)
     found.update(repeating: Hardest(), count: n)
-    try DistanceTiles(p, n, p, n, d).forEachRow { i, j, r in
+    try DistanceTiles(p, n, p, n, d, space).forEachRow { i, j, r in
       if i == j { return }
       // what is not a number is found, and stays
       if y[i] == y[j] {

@@ -35,15 +35,27 @@ struct Tiles<T: Real> {
   }
 }
 
-/// Squared distances between rows, in the same way.
+/// Squared distances between rows, in the same way. They are those of the rows less the mean of x: what all rows have in
+/// common would cancel in |x|² + |y|² − 2·x·y, and cost its digits.
 struct DistanceTiles<T: Real> {
   private let tiles: Tiles<T>
   private let left: [Double], right: [Double]
 
-  init(_ x: UnsafePointer<T>, _ n: Int, _ y: UnsafePointer<T>, _ m: Int, _ d: Int) {
-    tiles = Tiles(x: x, n: n, y: y, m: m, d: d)
-    left = (0..<n).map { Flat.squaredNorm(x + $0 * d, d) }
-    right = x == y && n == m ? left : (0..<m).map { Flat.squaredNorm(y + $0 * d, d) }
+  /// The copies of the rows live in `space`.
+  init(_ x: UnsafePointer<T>, _ n: Int, _ y: UnsafePointer<T>, _ m: Int, _ d: Int, _ space: Workspace) throws(Failure) {
+    let mean = try space.room(d, Double.self)
+    for i in 0..<n { for k in 0..<d { mean[k] += Double(x[i * d + k]) / Double(n) } }
+    // one row that is not finite must not spoil the others
+    for k in 0..<d where !mean[k].isFinite { mean[k] = 0 }
+    func centred(_ rows: UnsafePointer<T>, _ count: Int) throws(Failure) -> UnsafePointer<T> {
+      let out = try space.room(count * d, T.self)
+      for i in 0..<count { for k in 0..<d { out[i * d + k] = T(Double(rows[i * d + k]) - mean[k]) } }
+      return UnsafePointer(out)
+    }
+    let own = try centred(x, n), same = x == y && n == m, other = same ? own : try centred(y, m)
+    tiles = Tiles(x: own, n: n, y: other, m: m, d: d)
+    left = (0..<n).map { Flat.squaredNorm(own + $0 * d, d) }
+    right = same ? left : (0..<m).map { Flat.squaredNorm(other + $0 * d, d) }
   }
 
   func forEachRow(_ body: (_ i: Int, _ j: Int, _ squared: Double) -> Void) throws(Failure) {
