@@ -8,6 +8,49 @@ import pytest
 import thalweg as tw
 
 
+def test_icon_keeps_neighbours_whose_probability_rounds_to_nothing() -> None:
+    z, p = np.array([[0.0, 2000], [0, 0]]), np.full((2, 2), 0.5)
+    value, g = tw.objective("icon_kl(mask_diagonal=false)").value_and_grad(z=z, p=p)
+    assert value == pytest.approx((np.log(0.5) + 1000) / 2, abs=1e-9)  # row 1 is at its target
+    np.testing.assert_allclose(g["z"], [[-0.25, 0.25], [0, 0]], atol=1e-15)
+
+    rng = np.random.default_rng(0)
+    x, p = 10 * rng.standard_normal((32, 8)), np.full((32, 32), 1 / 31)
+    np.fill_diagonal(p, 0)
+    logits = -((x[:, None] - x[None]) ** 2).sum(2) / 2
+    np.fill_diagonal(logits, -np.inf)
+    top = logits.max(1, keepdims=True)
+    logs = logits - top - np.log(np.exp(logits - top).sum(1, keepdims=True))
+    np.fill_diagonal(logs, 0)
+    o = tw.objective("icon_embedding")
+    value, g = o.value_and_grad(x=x, p=p)
+    assert value == pytest.approx(np.log(1 / 31) - (p * logs).sum() / 32, rel=1e-12)
+    d = rng.standard_normal(x.shape)
+    assert (o(x=x + 1e-6 * d, p=p) - o(x=x - 1e-6 * d, p=p)) / 2e-6 == pytest.approx((g["x"] * d).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_icon_cluster_keeps_clusters_whose_share_rounds_to_nothing(dtype: type) -> None:
+    rng = np.random.default_rng(1)
+    z, p = 400 * rng.standard_normal((6, 3)), rng.random((6, 6))
+    p /= p.sum(1, keepdims=True)
+
+    def exact(z: np.ndarray) -> float:
+        f = z - np.logaddexp.reduce(z, axis=1, keepdims=True)
+        logs = np.logaddexp.reduce(f[:, None] + f[None] - np.logaddexp.reduce(f, axis=0), axis=2)
+        return float((p * (np.log(p) - logs)).sum() / 6)
+
+    z = z.astype(dtype).astype(float)
+    value, g = tw.objective("icon_cluster").value_and_grad(z=z.astype(dtype), p=p.astype(dtype))
+    assert value == pytest.approx(exact(z), rel=1e-5 if dtype == np.float32 else 1e-12)
+    numeric = np.zeros_like(z)
+    for i in np.ndindex(*z.shape):
+        step = np.zeros_like(z)
+        step[i] = 1e-3
+        numeric[i] = (exact(z + step) - exact(z - step)) / 2e-3
+    np.testing.assert_allclose(g["z"], numeric, atol=1e-5)
+
+
 @pytest.mark.parametrize("sentence", ["mmd", "uniformity(normalize=false)", "icon_embedding", "triplet_batch_hard(squared=true)"])
 def test_distances_do_not_feel_what_all_rows_have_in_common(sentence: str) -> None:
     rng = np.random.default_rng(0)

@@ -10,10 +10,16 @@ private struct NeighbourKL: Sendable {
   let q: Double, p: Double
   init(_ h: Hyper) { (q, p) = (h.alpha_q, h.alpha_p) }
 
-  /// One entry, of `count` allowed ones in its row: its value, and the derivative by q.
-  func entry(_ p0: Double, _ q0: Double, _ count: Double) -> (value: Double, slope: Double) {
-    let pt = (1 - p) * p0 + p / count, qt = (1 - q) * q0 + q / count
-    return pt == 0 ? (0, 0) : (pt * (log(pt) - log(qt)), -(1 - q) * pt / qt)
+  /// Whether an entry has any part in the value.
+  func counts(_ p0: Double) -> Bool { p != 0 || p0 != 0 }
+  /// One entry, of `count` allowed ones in its row: its value, and q times the derivative by q. It takes the logarithm
+  /// of q, which is finite where q itself rounds to 0.
+  func entry(_ p0: Double, log l: Double, _ count: Double) -> (value: Double, push: Double) {
+    let pt = (1 - p) * p0 + p / count
+    if pt == 0 { return (0, 0) }
+    if q == 0 { return (pt * (log(pt) - l), -pt) }
+    let q0 = exp(l), qt = (1 - q) * q0 + q / count
+    return (pt * (log(pt) - log(qt)), -(1 - q) * pt * (q0 / qt))
   }
 }
 
@@ -48,14 +54,14 @@ struct IConKL: Objective {
       var sum = LogSum(), value = 0.0, mean = 0.0
       for j in 0..<m where j != masked { sum.add(Double(z[row + j])) }
       for j in 0..<m where j != masked {
-        let q = exp(Double(z[row + j]) - sum.value), e = kl.entry(Double(p[row + j]), q, count)
+        let e = kl.entry(Double(p[row + j]), log: Double(z[row + j]) - sum.value, count)
         value += e.value
-        mean += q * e.slope
+        mean += e.push
       }
       if let g {
         for j in 0..<m where j != masked {
-          let q = exp(Double(z[row + j]) - sum.value), e = kl.entry(Double(p[row + j]), q, count)
-          g[row + j] = T(weight * q * (e.slope - mean))
+          let l = Double(z[row + j]) - sum.value, e = kl.entry(Double(p[row + j]), log: l, count)
+          g[row + j] = T(weight * (e.push - exp(l) * mean))
         }
       }
       return weight * value
@@ -122,9 +128,9 @@ struct IConEmbedding: Objective {
     try forEachPair(all.u, n, d) { i, _, logit in sums[i].add(logit) }
     for i in 0..<n { logs[i] = sums[i].value }
     try forEachPair(all.u, n, d) { i, j, logit in
-      let q = exp(logit - logs[i]), e = kl.entry(Double(p[i * n + j]), q, count)
+      let e = kl.entry(Double(p[i * n + j]), log: logit - logs[i], count)
       values[i] += e.value
-      means[i] += q * e.slope
+      means[i] += e.push
     }
     try cache?.keep("p", n * n, of: p)
     return Rows.sum(n, work: 1) { values[$0] } / Double(n)
@@ -137,9 +143,9 @@ struct IConEmbedding: Objective {
     g.update(repeating: 0, count: n * all.d)
     /// The derivative of the value by the logit of a pair, in both of its places.
     func byLogit(_ i: Int, _ j: Int, _ logit: Double) -> Double {
-      let mine = exp(logit - logs[i]), other = exp(logit - logs[j])
-      let a = mine * (kl.entry(Double(p[i * n + j]), mine, count).slope - means[i])
-      let b = other * (kl.entry(Double(p[j * n + i]), other, count).slope - means[j])
+      let mine = logit - logs[i], other = logit - logs[j]
+      let a = kl.entry(Double(p[i * n + j]), log: mine, count).push - exp(mine) * means[i]
+      let b = kl.entry(Double(p[j * n + i]), log: other, count).push - exp(other) * means[j]
       return (a + b) / Double(n)
     }
     if cosine {
@@ -186,17 +192,24 @@ struct IConCluster: Objective {
     let f = try space.room(cache, "f", n * clusters, T.self),
       shares = try space.room(cache, "shares", n * clusters, T.self)
     let mass = try space.room(cache, "mass", clusters, Double.self), values = try space.room(n, Double.self)
+    let logs = try Logs(cache, space, n, clusters)
     for i in 0..<n {
       let log = Softmax.logSum(z + i * clusters, clusters)
       for c in 0..<clusters {
-        f[i * clusters + c] = T(exp(Double(z[i * clusters + c]) - log))
+        let l = Double(z[i * clusters + c]) - log
+        logs.f[i * clusters + c] = l
+        f[i * clusters + c] = T(exp(l))
         mass[c] += Double(f[i * clusters + c])
       }
     }
+    logs.sum()
     // a cluster that no row has any share of adds nothing
     for k in 0..<(n * clusters) where mass[k % clusters] > 0 { shares[k] = T(Double(f[k]) / mass[k % clusters]) }
     try Tiles(x: f, n: n, y: shares, m: n, d: clusters).forEachRow { i, j, q, count in
-      for k in 0..<count { values[i] += kl.entry(Double(p[i * n + j + k]), Double(q[k]), Double(n)).value }
+      for k in 0..<count where kl.counts(Double(p[i * n + j + k])) {
+        let l = Logs.lost(q[k]) ? logs.value(i, j + k) : log(Double(q[k]))
+        values[i] += kl.entry(Double(p[i * n + j + k]), log: l, Double(n)).value
+      }
     }
     try cache?.keep("p", n * n, of: p)
     return Rows.sum(n, work: 1) { values[$0] } / Double(n)
@@ -207,26 +220,84 @@ struct IConCluster: Objective {
     defer { space.close() }
     let f = try cache.kept("f", T.self), shares = try cache.kept("shares", T.self)
     let mass = try cache.kept("mass", Double.self), weight = 1 / Double(n)
-    // q is symmetric, its derivatives are not; G·(f/mass) also gives those by the masses
-    try Tiles(x: f, n: n, y: shares, m: n, d: clusters).pull(into: g) { i, j, q, count in
-      for k in 0..<count { q[k] = T(weight * kl.entry(Double(p[i * n + j + k]), Double(q[k]), Double(n)).slope) }
-    }
+    let logs = try Logs(cache), lost = try space.room(n * clusters, Double.self)
     let byMass = try space.room(clusters, Double.self), back = try space.room(n * clusters, T.self)
+    /// In the place of q_ij the derivative by it, of the entry at (i, j) or of that at (j, i). Where q rounds to 0 the
+    /// derivatives by the logarithms of f_i go to `lost` instead.
+    func slopes(_ turned: Bool) -> Tiles<T>.Row {
+      { i, j, q, count in
+        for k in j..<(j + count) {
+          let mine = Double(q[k - j]), away = Logs.lost(q[k - j]), wanted = Double(p[turned ? k * n + i : i * n + k])
+          q[k - j] = 0
+          if !kl.counts(wanted) { continue }
+          let l = away ? logs.value(i, k) : log(mine), push = weight * kl.entry(wanted, log: l, Double(n)).push
+          if away { logs.share(i, k, l, push, into: lost + i * clusters) } else { q[k - j] = T(push / mine) }
+        }
+      }
+    }
+    // q is symmetric, its derivatives are not; G·(f/mass) also gives those by the masses
+    let tiles = Tiles(x: f, n: n, y: shares, m: n, d: clusters)
+    try tiles.pull(into: g, slopes(false))
     for k in 0..<(n * clusters) where mass[k % clusters] > 0 {
       byMass[k % clusters] -= Double(f[k]) * Double(g[k]) / mass[k % clusters]
     }
-    try Tiles(x: f, n: n, y: shares, m: n, d: clusters).pull(into: back) { i, j, q, count in
-      for k in 0..<count { q[k] = T(weight * kl.entry(Double(p[(j + k) * n + i]), Double(q[k]), Double(n)).slope) }
-    }
+    let lostMass = try space.room(clusters, Double.self)
+    for k in 0..<(n * clusters) { lostMass[k % clusters] -= lost[k] }
+    try tiles.pull(into: back, slopes(true))
     _ = Rows.sum(n, work: 8 * clusters) { i in
       let row = i * clusters
-      var mean = 0.0
+      // by the logarithms of f, then by the logits
+      var sum = 0.0
       for c in 0..<clusters {
-        g[row + c] += back[row + c] + T(byMass[c])
-        mean += Double(f[row + c]) * Double(g[row + c])
+        let at = row + c
+        lost[at] += Double(f[at]) * (Double(g[at]) + Double(back[at]) + byMass[c]) + logs.part(at) * lostMass[c]
+        sum += lost[at]
       }
-      for c in 0..<clusters { g[row + c] = T(Double(f[row + c]) * (Double(g[row + c]) - mean)) }
+      for c in 0..<clusters { g[row + c] = T(lost[row + c] - exp(logs.f[row + c]) * sum) }
       return 0
+    }
+  }
+
+  /// The logarithms of f and of the masses, for the pairs whose q rounds to 0.
+  private struct Logs {
+    let f: UnsafeMutablePointer<Double>, mass: UnsafeMutablePointer<Double>, n: Int, clusters: Int
+
+    init(_ cache: Cache?, _ space: Workspace, _ n: Int, _ clusters: Int) throws(Failure) {
+      f = try space.room(cache, "logs", n * clusters, Double.self)
+      mass = try space.room(cache, "log_mass", clusters, Double.self)
+      (self.n, self.clusters) = (n, clusters)
+    }
+    init(_ cache: Cache) throws(Failure) {
+      f = UnsafeMutablePointer(mutating: try cache.kept("logs", Double.self))
+      mass = UnsafeMutablePointer(mutating: try cache.kept("log_mass", Double.self))
+      (n, clusters) = (cache.sizes["n"], cache.sizes["C"])
+    }
+    /// Takes the masses from f.
+    func sum() {
+      for c in 0..<clusters {
+        var sum = LogSum()
+        for i in 0..<n { sum.add(f[i * clusters + c]) }
+        mass[c] = sum.value
+      }
+    }
+
+    /// Whether terms of a q may have been lost to rounding.
+    static func lost<T: Real>(_ q: T) -> Bool { q < T.leastNormalMagnitude / T.ulpOfOne }
+
+    /// log q_ij.
+    func value(_ i: Int, _ j: Int) -> Double {
+      var sum = LogSum()
+      for c in 0..<clusters where mass[c] > -.infinity { sum.add(term(i, j, c)) }
+      return sum.value
+    }
+    /// out_c ← out_c + push·(the share of c in q_ij), l = log q_ij.
+    func share(_ i: Int, _ j: Int, _ l: Double, _ push: Double, into out: UnsafeMutablePointer<Double>) {
+      for c in 0..<clusters where mass[c] > -.infinity { out[c] += push * exp(term(i, j, c) - l) }
+    }
+    /// f_ic over the mass of its cluster.
+    func part(_ at: Int) -> Double { mass[at % clusters] > -.infinity ? exp(f[at] - mass[at % clusters]) : 0 }
+    private func term(_ i: Int, _ j: Int, _ c: Int) -> Double {
+      f[i * clusters + c] + f[j * clusters + c] - mass[c]
     }
   }
 }
