@@ -66,6 +66,19 @@ def test_distances_do_not_feel_what_all_rows_have_in_common(sentence: str) -> No
     np.testing.assert_allclose(h["x"], g["x"], atol=1e-5 * np.abs(g["x"]).max())
 
 
+def test_bures_wasserstein_cuts_the_inverse_alone() -> None:
+    q = np.linalg.qr(np.random.default_rng(3).standard_normal((4, 4)))[0]
+    small = q @ np.diag([1, 0.5, 1e-6, 1e-6]) @ q.T
+    o = tw.objective("bures_wasserstein")
+    assert abs(o(a=small, b=small)) < 1e-12
+    assert o(a=np.eye(2), b=np.diag([1, 1e-13])) == pytest.approx(1 + 1e-13 - 2 * 1e-13**0.5, abs=1e-12)
+    assert tw.objective("bures_wasserstein(rtol=0.1)")(a=np.diag([1, 0.01]), b=np.eye(2)) == pytest.approx(0.81)
+
+
+def test_bures_wasserstein_counts_negative_eigenvalues_as_none() -> None:
+    assert tw.objective("bures_wasserstein")(a=-np.eye(2), b=np.eye(2)) == 0
+
+
 def test_mmd_of_a_sample_and_itself_has_all_pairs() -> None:
     x, o = np.random.default_rng(6).standard_normal((6, 2)), tw.objective("mmd(unbiased=true)")
     assert o(x=x, y=x) == o(x=x, y=x.copy())

@@ -6,7 +6,7 @@ private struct Bures {
   let tau: Double, rtol: Double
   static let parameters: [Parameter] = [
     .number("tau", 0, .atLeast(0), "added to the diagonal of A"),
-    .number("rtol", 1e-12, .above(0), "eigenvalues up to this times the largest count as 0"),
+    .number("rtol", 1e-12, .above(0), "eigenvalues of M up to this times the largest have no inverse"),
   ]
   init(_ h: Hyper) { (tau, rtol) = (h.tau, h.rtol) }
 
@@ -19,29 +19,30 @@ private struct Bures {
       a[i * d + i] += tau
       value += a[i * d + i] + b[i * d + i]
     }
-    let root = try function(b, d) { $0.squareRoot() }
-    var m = try product(product(root, a, d), root, d)
-    for i in 0..<d { for j in 0..<i { m[i * d + j] = m[j * d + i] } }
-    let inner = try LinearAlgebra.SVD(m, d, d), cut = rtol * (inner.s.first ?? 0)
-    for s in inner.s where s > cut { value -= 2 * s.squareRoot() }
+    // tr M^½ is the sum of the singular values of (A + τI)^½·B^½: no root is taken of a rounding error
+    let root = try squareRoot(b, d), inner = try LinearAlgebra.SVD(try product(squareRoot(a, d), root, d), d, d)
+    for s in inner.s { value -= 2 * s }
     guard slopes else { return (value, []) }
-    var inverse = [Double](repeating: 0, count: d * d)
-    try inverse.withUnsafeMutableBufferPointer { (out) throws(Failure) in
-      guard let out = out.baseAddress else { return }
-      try inner.compose(out) { $0 > cut ? 1 / $0.squareRoot() : 0 }
-    }
-    let t = try product(product(root, inverse, d), root, d)
-    for i in 0..<d { for j in 0..<d { inverse[i * d + j] = (i == j ? 1 : 0) - (t[i * d + j] + t[j * d + i]) / 2 } }
-    return (value, inverse)
+    // M = V·S²·Vᵀ, and (B^½·V)·S⁻¹·(B^½·V)ᵀ is T
+    let least = rtol.squareRoot() * (inner.s.first ?? 0)
+    try Memory.ask(16 * d * d)
+    var left = [Double](repeating: 0, count: d * d), t = left
+    try LinearAlgebra.multiply(root, transposed: false, inner.vt, transposed: true, into: &left, d, d, d)
+    var scaled = left
+    for k in 0..<(d * d) { scaled[k] *= inner.s[k % d] > least ? 1 / inner.s[k % d] : 0 }
+    try LinearAlgebra.multiply(scaled, transposed: false, left, transposed: true, into: &t, d, d, d)
+    var slope = [Double](repeating: 0, count: d * d)
+    for i in 0..<d { for j in 0..<d { slope[i * d + j] = (i == j ? 1 : 0) - (t[i * d + j] + t[j * d + i]) / 2 } }
+    return (value, slope)
   }
 
-  /// f of a positive semi-definite matrix; what is within rounding of 0 is 0.
-  private func function(_ a: [Double], _ n: Int, _ f: (Double) -> Double) throws(Failure) -> [Double] {
-    let svd = try LinearAlgebra.SVD(a, n, n), cut = rtol * (svd.s.first ?? 0)
+  /// Of a positive semi-definite matrix: eigenvalues below 0, or above it by rounding alone, are 0.
+  private func squareRoot(_ a: [Double], _ n: Int) throws(Failure) -> [Double] {
+    let eigen = try LinearAlgebra.Eigen(a, n), least = Double(n) * .ulpOfOne * (eigen.values.first ?? 0)
     var out = [Double](repeating: 0, count: n * n)
     try out.withUnsafeMutableBufferPointer { (p) throws(Failure) in
       guard let p = p.baseAddress else { return }
-      try svd.compose(p) { $0 > cut ? f($0) : 0 }
+      try eigen.compose(p) { $0 > larger(0, least) ? $0.squareRoot() : 0 }
     }
     return out
   }
@@ -58,9 +59,9 @@ private struct Bures {
 ///     M = B^½·(A + τI)·B^½     value = tr(A + τI) + tr B − 2·tr M^½ (+ ‖m_A − m_B‖²)
 ///     ∂A = I − T, T = B^½·M^{−½}·B^½ (pseudo-inverse)
 ///
-/// a and b are (d, d); their symmetric parts count. Eigenvalues up to rtol times the largest count as 0: across a
-/// change of rank the true derivative is unbounded, which τ > 0 avoids. For factors, A = W·Wᵀ, the gradient of W is
-/// 2·(∂A)·W.
+/// a and b are (d, d); their symmetric parts count, and negative eigenvalues count as 0. Eigenvalues of M up to rtol
+/// times the largest have no inverse in T: across a change of rank the true derivative is unbounded, which τ > 0
+/// avoids. For factors, A = W·Wᵀ, the gradient of W is 2·(∂A)·W.
 /// Errors   TW_ERROR_NEEDS: only one of the means; TW_ERROR_NONFINITE: entries that are not finite.
 /// Differs  POT returns the root.
 /// Source   Brechet et al., 2023, arXiv:2303.03027.

@@ -201,16 +201,18 @@ class BuresWasserstein(_Both):
         out = [{"a": spd(rng, d), "b": spd(rng, d)} for d in (1, 3, 6)]
         return [*out, {**out[1], "mean_a": rng.standard_normal(3), "mean_b": rng.standard_normal(3)}]
 
-    def _of(self, a, f):
+    def _root(self, a):
         lam, v = np.linalg.eigh((a + a.T) / 2)
-        return v @ np.diag([f(k) if k > self.rtol * lam[-1] else 0.0 for k in lam]) @ v.T
+        return v @ np.diag(np.sqrt(np.where(lam > len(a) * 2.0**-52 * lam[-1], lam, 0.0))) @ v.T
 
     def both(self, a, b, mean_a=None, mean_b=None):
         a = (a + a.T) / 2 + self.tau * np.eye(len(a))
-        root = self._of(b, np.sqrt)
-        m = root @ a @ root
-        t = root @ self._of(m, lambda k: k**-0.5) @ root
-        value, g = np.trace(a) + np.trace(b) - 2 * np.trace(self._of(m, np.sqrt)), {"a": np.eye(len(a)) - (t + t.T) / 2}
+        root = self._root(b)
+        lam, v = np.linalg.eigh(root @ a @ root)
+        inverse = [k**-0.5 if k > self.rtol * lam[-1] else 0.0 for k in lam]
+        t = root @ v @ np.diag(inverse) @ v.T @ root
+        value = np.trace(a) + np.trace(b) - 2 * np.linalg.norm(self._root(a) @ root, "nuc")
+        g = {"a": np.eye(len(a)) - (t + t.T) / 2}
         if mean_a is not None:
             value, g["mean_a"] = value + np.sum((mean_a - mean_b) ** 2), 2 * (mean_a - mean_b)
         return value, g
