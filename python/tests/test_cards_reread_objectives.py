@@ -79,6 +79,18 @@ def test_bures_wasserstein_counts_negative_eigenvalues_as_none() -> None:
     assert tw.objective("bures_wasserstein")(a=-np.eye(2), b=np.eye(2)) == 0
 
 
+def test_attribution_priors_take_any_axes() -> None:
+    phi = np.random.default_rng(2).standard_normal((2, 3, 4, 5))
+    tv, gini, graph = (tw.regularizer(f"attribution_prior_{k}") for k in ("tv", "gini", "graph"))
+    expected = (np.abs(np.diff(phi, axis=2)).sum() + np.abs(np.diff(phi, axis=3)).sum()) / 2
+    assert tv.value(phi) == pytest.approx(expected)
+    flat, edges = phi.reshape(2, 60), np.random.default_rng(4).random((60, 60))
+    assert gini.value(phi) == gini.value(flat)
+    assert graph.value(phi, edges=edges) == graph.value(flat, edges=edges)
+    with pytest.raises(tw.ShapeError, match="60 features"):
+        graph.value(phi, edges=np.ones((5, 5)))
+
+
 def test_mmd_of_a_sample_and_itself_has_all_pairs() -> None:
     x, o = np.random.default_rng(6).standard_normal((6, 2)), tw.objective("mmd(unbiased=true)")
     assert o(x=x, y=x) == o(x=x, y=x.copy())

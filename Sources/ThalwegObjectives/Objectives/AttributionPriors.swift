@@ -5,21 +5,21 @@ import ThalwegCore
 ///
 ///     value = mean_n Σ |φ[i+1, j] − φ[i, j]| + |φ[i, j+1] − φ[i, j]|
 ///
-/// w, the attributions φ, is (n, H, W). The host differentiates them by its weights; inside a pipeline they would be
-/// missing.
+/// w, the attributions φ, is (n, ..., H, W): axes in between, of channels say, add up. The host differentiates them by
+/// its weights; inside a pipeline they would be missing.
 /// Source   Erion et al., 2019, arXiv:1906.10670.
 struct AttributionPriorTV: Objective {
   static let method = Method(
     "attribution_prior_tv", .regularizer, "Attributions that change little from pixel to pixel.",
-    rule: "value = mean_n sum |w[i+1, j] - w[i, j]| + |w[i, j+1] - w[i, j]|",
+    rule: "value = mean_n sum |w[i+1, j] - w[i, j]| + |w[i, j+1] - w[i, j]|, over the last two axes",
     source: "Erion et al., 2019, arXiv:1906.10670",
-    inputs: [.variable("w", "n, H, W", "attributions")])
+    inputs: [.variable("w", "n, ..., H, W", "attributions")])
   init(_ h: Hyper) {}
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let phi = try x["w"], n = x.sizes["n"], height = x.sizes["H"], width = x.sizes["W"], size = height * width
-    let g = try cache?.keep("w", n * size, T.self), weight = 1 / Double(n)
-    return Rows.sum(n, work: 8 * size) { image in
+    let images = n * x.sizes.samples, g = try cache?.keep("w", images * size, T.self), weight = 1 / Double(n)
+    return Rows.sum(images, work: 8 * size) { image in
       var sum = 0.0
       func pair(_ a: Int, _ b: Int) {
         let apart = Double(phi[b]) - Double(phi[a])
@@ -55,18 +55,22 @@ private func pull<T: Real>(_ g: UnsafeMutablePointer<T>, _ phi: UnsafePointer<T>
 ///
 ///     m = mean_n |φ|     value = mᵀ·L·m = ½·Σ_ij W_ij·(m_i − m_j)², L = D − W
 ///
-/// w, the attributions φ, is (n, p), edges holds W (p, p), its symmetric part.
+/// w, the attributions φ, is (n, ...) with p numbers a sample, edges holds W (p, p), its symmetric part.
+/// Errors   TW_ERROR_SHAPE: edges of another p.
 /// Source   Erion et al., 2019, arXiv:1906.10670.
 struct AttributionPriorGraph: Objective {
   static let method = Method(
     "attribution_prior_graph", .regularizer, "Attributions that agree with a graph of features.",
     rule: "m = mean_n |w|;  value = m'L m = sum_ij edges_ij*(m_i - m_j)^2/2",
     source: "Erion et al., 2019, arXiv:1906.10670",
-    inputs: [.variable("w", "n, p", "attributions"), .constant("edges", "p, p", "weights of the edges")])
+    inputs: [.variable("w", "n, ...", "attributions"), .constant("edges", "p, p", "weights of the edges")])
   init(_ h: Hyper) {}
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let phi = try x["w"], edges = try x["edges"], n = x.sizes["n"], p = x.sizes["p"]
+    let phi = try x["w"], edges = try x["edges"], n = x.sizes["n"], p = x.sizes.samples
+    guard x.sizes["p"] == p else {
+      throw Failure(Status.shape, "`edges` must be (\(p), \(p)), as `w` has \(p) features, got \(x.sizes["p"])")
+    }
     let m = magnitudes(phi, n, p)
     var slopes = [Double](repeating: 0, count: p), value = 0.0
     for i in 0..<p {
@@ -85,17 +89,17 @@ struct AttributionPriorGraph: Objective {
 ///
 ///     m = mean_n |φ|     value = −Σ_ij |m_i − m_j|/(p·Σ m) = −2·Gini
 ///
-/// w, the attributions φ, is (n, p). Without any attribution the value is 0.
+/// w, the attributions φ, is (n, ...) with p numbers a sample. Without any attribution the value is 0.
 /// Source   Erion et al., 2019, arXiv:1906.10670.
 struct AttributionPriorGini: Objective {
   static let method = Method(
     "attribution_prior_gini", .regularizer, "Attributions that are sparse, by their Gini coefficient.",
     rule: "m = mean_n |w|;  value = -sum_ij |m_i - m_j|/(p*sum m)", source: "Erion et al., 2019, arXiv:1906.10670",
-    inputs: [.variable("w", "n, p", "attributions")])
+    inputs: [.variable("w", "n, ...", "attributions")])
   init(_ h: Hyper) {}
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let phi = try x["w"], n = x.sizes["n"], p = x.sizes["p"], m = magnitudes(phi, n, p)
+    let phi = try x["w"], n = x.sizes["n"], p = x.sizes.samples, m = magnitudes(phi, n, p)
     let g = try cache?.keep("w", n * p, T.self), total = m.reduce(0, +)
     guard total != 0 else { return 0 }
     // Σ_ij |m_i − m_j| = 2·Σ_k (2k + 1 − p)·m_(k); equal ones share their places, so that their slopes are 0 to each
