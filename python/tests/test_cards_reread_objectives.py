@@ -91,6 +91,11 @@ def test_attribution_priors_take_any_axes() -> None:
         graph.value(phi, edges=np.ones((5, 5)))
 
 
+def test_a_policy_without_reference_is_not_repaired() -> None:
+    o = tw.objective("unified_policy_gradient")
+    assert np.isnan(o(logp=np.array([np.nan, -1]), advantage=np.ones(2)))
+
+
 def test_mmd_of_a_sample_and_itself_has_all_pairs() -> None:
     x, o = np.random.default_rng(6).standard_normal((6, 2)), tw.objective("mmd(unbiased=true)")
     assert o(x=x, y=x) == o(x=x, y=x.copy())

@@ -98,7 +98,8 @@ struct UnifiedPolicyGradient: Objective {
     let weight = 1 / (length ?? Double(active))
     return Rows.sum(n, work: 16) { i in
       if mask?[i] == 0 { return 0 }
-      let a = Double(advantage[i]), r = ref.map { exp(Double(logp[i]) - Double($0[i])) } ?? 1
+      // the policy against itself is 1, or NaN where it is not finite
+      let a = Double(advantage[i]), l = Double(logp[i]), r = exp(l - (ref.map { Double($0[i]) } ?? l))
       let held = clips && (a > 0 ? r > high : a < 0 && r < low)
       if !held { g?[i] = T(-weight * r * a) }
       return -weight * a * (held ? (a > 0 ? high : low) : r)
