@@ -96,6 +96,13 @@ def test_a_policy_without_reference_is_not_repaired() -> None:
     assert np.isnan(o(logp=np.array([np.nan, -1]), advantage=np.ones(2)))
 
 
+def test_nearest_neighbours_with_nan_have_no_distance() -> None:
+    x, o = np.random.default_rng(5).standard_normal((5, 2)), tw.objective("knn_kl(k=2, k_xy=1)")
+    bad = np.array([[1, 1], [np.nan, 0]])
+    assert np.isnan(o(x=x, y=bad)) and np.isnan(o(x=x, y=bad[::-1].copy()))
+    assert np.isnan(o(x=np.concatenate([x, bad]), y=x))
+
+
 def test_mmd_of_a_sample_and_itself_has_all_pairs() -> None:
     x, o = np.random.default_rng(6).standard_normal((6, 2)), tw.objective("mmd(unbiased=true)")
     assert o(x=x, y=x) == o(x=x, y=x.copy())

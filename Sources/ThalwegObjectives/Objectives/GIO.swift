@@ -21,14 +21,18 @@ struct KNNDivergence: Sendable {
     for c in 0..<d { sum += (Double(x[c]) - Double(y[c])) * (Double(x[c]) - Double(y[c])) }
     return larger(sum, 1e-10).squareRoot()
   }
+  /// The place of the k-th smallest; of a NaN where there is one, which has no place among the others.
+  static func neighbour(_ r: [Double], _ k: Int) -> Int {
+    r.firstIndex { $0.isNaN } ?? r.indices.sorted { (r[$0], $0) < (r[$1], $1) }[k - 1]
+  }
   /// mean_i log(ρ_i + ε).
   func within<T: Real>(_ x: UnsafePointer<T>, _ n: Int, _ d: Int) throws(Failure) -> Double {
     guard k < n else { throw Failure(Status.shape, "`x` has \(n) rows; with k = \(k) at least \(k + 1) are needed") }
     try Memory.ask(16 * n)
     var sum = 0.0
     for i in 0..<n {
-      let others = (0..<n).filter { $0 != i }.map { KNNDivergence.distance(x + i * d, x + $0 * d, d) }.sorted()
-      sum += log(others[k - 1] + KNNDivergence.eps)
+      let others = (0..<n).filter { $0 != i }.map { KNNDivergence.distance(x + i * d, x + $0 * d, d) }
+      sum += log(others[KNNDivergence.neighbour(others, k)] + KNNDivergence.eps)
     }
     return sum / Double(n)
   }
@@ -73,7 +77,7 @@ struct KNNKL: Objective {
     for i in 0..<n {
       let r = (0..<m).map { KNNDivergence.distance(rows + i * d, y + $0 * d, d) }
       var counted = Array(0..<m)
-      if let kxy = rule.kxy { counted = [counted.sorted { (r[$0], $0) < (r[$1], $1) }[kxy - 1]] }
+      if let kxy = rule.kxy { counted = [KNNDivergence.neighbour(r, kxy)] }
       let share = 1 / (Double(n) * Double(counted.count))
       for j in counted {
         sum += share * log(r[j] + KNNDivergence.eps)
