@@ -103,6 +103,13 @@ def test_nearest_neighbours_with_nan_have_no_distance() -> None:
     assert np.isnan(o(x=np.concatenate([x, bad]), y=x))
 
 
+@pytest.mark.parametrize("size", [1e-180, 1e200])
+def test_cosines_of_gradients_of_any_size(size: float) -> None:
+    r = tw.diagnostic("gradient_cosines")(g=size * np.array([[1.0, 0], [1, 1], [0, 0]]))
+    np.testing.assert_allclose(r["cosines"], [[1, 0.5**0.5, 0], [0.5**0.5, 1, 0], [0, 0, 1]])
+    assert r["diversity"] == pytest.approx(3 / 5)
+
+
 def test_mmd_of_a_sample_and_itself_has_all_pairs() -> None:
     x, o = np.random.default_rng(6).standard_normal((6, 2)), tw.objective("mmd(unbiased=true)")
     assert o(x=x, y=x) == o(x=x, y=x.copy())

@@ -30,22 +30,33 @@ struct GradientCosines: Objective {
     let g = try x["g"], m = x.sizes["m"], p = x.sizes.samples, space = Workspace()
     defer { space.close() }
     let size = try area(m, m), gram = try space.room(size, Double.self)
+    let norms = (0..<m).map { Flat.norm(g + $0 * p, p) }
+    // gradients whose squares leave the range of doubles are scaled by powers of 2
+    let powers = norms.map { $0 > 0 && $0.isFinite && !(1e-140...1e140).contains($0) ? Int($0.exponent) : 0 }
+    var rows = g
+    if powers.contains(where: { $0 != 0 }) {
+      let scaled = try space.room(area(m, p), T.self)
+      for i in 0..<(m * p) { scaled[i] = T(scalbn(Double(g[i]), -powers[i / p])) }
+      rows = UnsafePointer(scaled)
+    }
+    let top = (0..<m).filter { norms[$0] > 0 }.map { powers[$0] }.max() ?? 0
+    let scales = powers.map { scalbn(1.0, $0 - top) }
     _ = Rows.sum(m, work: m * p) { i in
-      for j in i..<m { gram[i * m + j] = Flat.dot(g + i * p, g + j * p, p) }
+      for j in i..<m { gram[i * m + j] = Flat.dot(rows + i * p, rows + j * p, p) }
       return 0
     }
-    let norms = (0..<m).map { Flat.norm(g + $0 * p, p) }
     let cosines = try space.room(cache, "cosines", size, T.self)
     let similarity = try space.room(cache, "similarity", size, T.self)
     var conflicts = 0, trace = 0.0, all = 0.0
     for i in 0..<m {
       for j in i..<m {
-        let (a, b) = (norms[i], norms[j]), none = a == 0 || b == 0
-        var cosine = none ? 0 : gram[i * m + j] / (a * b), alike = none ? 0 : 2 / (a / b + b / a)
+        let (a, b) = (norms[i], norms[j]), none = a == 0 || b == 0, product = gram[i * m + j]
+        let lengths = scalbn(a, -powers[i]) * scalbn(b, -powers[j])
+        var cosine = none ? 0 : product / lengths, alike = none ? 0 : 2 / (a / b + b / a)
         if i == j, !a.isNaN { (cosine, alike) = (1, 1) }
         conflicts += cosine < 0 ? 1 : 0
-        trace += i == j ? gram[i * m + j] : 0
-        all += (i == j ? 1 : 2) * gram[i * m + j]
+        trace += i == j ? product * scales[i] * scales[i] : 0
+        all += (i == j ? 1 : 2) * product * scales[i] * scales[j]
         (cosines[i * m + j], cosines[j * m + i]) = (T(cosine), T(cosine))
         (similarity[i * m + j], similarity[j * m + i]) = (T(alike), T(alike))
       }
