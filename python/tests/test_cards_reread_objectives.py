@@ -110,6 +110,12 @@ def test_cosines_of_gradients_of_any_size(size: float) -> None:
     assert r["diversity"] == pytest.approx(3 / 5)
 
 
+def test_classes_of_feature_gradients_are_signs() -> None:
+    o = tw.objective("feature_gradients(classification=true)")
+    with pytest.raises(tw.RangeError, match="classes -1 and 1"):
+        o(scores=np.zeros(2), x=np.ones((3, 2)), y=np.array([0.0, 1, 1]))
+
+
 def test_mmd_of_a_sample_and_itself_has_all_pairs() -> None:
     x, o = np.random.default_rng(6).standard_normal((6, 2)), tw.objective("mmd(unbiased=true)")
     assert o(x=x, y=x) == o(x=x, y=x.copy())

@@ -229,7 +229,8 @@ struct BinomialURE: Objective {
 /// scores is (D,), x is (n, D), standardised, y is (n,), standardised or −1 and 1. It costs O(order²·n·D). Beyond the
 /// clip the derivative is ±10⁻², so that scores find their way back; √z has 10⁻⁸ added in its derivative. Features
 /// with s above ½ are selected.
-/// Differs  orders above 4 have no coefficients on the card.
+/// Errors   TW_ERROR_RANGE: classes other than −1 and 1.
+/// Differs  coefficients are known for orders up to 4.
 /// Source   Sheth and Fusi, 2020, arXiv:1908.10382.
 struct FeatureGradients: Objective {
   static let method = Method(
@@ -278,6 +279,9 @@ struct FeatureGradients: Objective {
     let scores = try x["scores"], rows = try x["x"], y = try x["y"], n = x.sizes["n"], d = x.sizes["D"]
     let space = Workspace(), s = (0..<d).map { sigmoid(Double(scores[$0])) }
     defer { space.close() }
+    for i in 0..<n where classes && abs(y[i]) != 1 {
+      throw Failure(Status.range, "`y` must hold the classes -1 and 1, got \(text(Double(y[i]))) at element \(i)")
+    }
     // Aᵏ·y and (Aᵀ)ᵏ·y
     let right = try space.room((order + 1) * n, Double.self), left = try space.room((order + 1) * n, Double.self)
     for i in 0..<n { (right[i], left[i]) = (Double(y[i]), Double(y[i])) }
