@@ -116,6 +116,12 @@ def test_classes_of_feature_gradients_are_signs() -> None:
         o(scores=np.zeros(2), x=np.ones((3, 2)), y=np.array([0.0, 1, 1]))
 
 
+def test_wanda_keeps_min_keep_entries_of_a_tensor() -> None:
+    w = np.arange(1.0, 16).reshape(3, 5)
+    r = tw.diagnostic("pruning_score(score=wanda, sparsity=0.97, min_keep=2)")(w1=w, x1=np.ones(5))
+    assert np.flatnonzero(r["mask1"]).tolist() == [13, 14]
+
+
 def test_mmd_of_a_sample_and_itself_has_all_pairs() -> None:
     x, o = np.random.default_rng(6).standard_normal((6, 2)), tw.objective("mmd(unbiased=true)")
     assert o(x=x, y=x) == o(x=x, y=x.copy())

@@ -5,7 +5,7 @@ import ThalwegCore
 ///
 ///     magnitude |w|     taylor |g·w|     fisher (g·w)²/2     wanda |w_ij|·x_j     row_norm |w_i|
 ///     masks: the round(sparsity·size) lowest scores, half to even, are 0: over all tensors (scope=global), in each
-///       (local), or of wanda in every row
+///       (local), or of wanda in every row; then the best of a tensor stay, up to min_keep
 ///
 /// w1 … w8 are matrices (a vector is a row), g their gradients, x the norms of the activations of each column. Of equal
 /// scores the lower index stays, in the order of the tensors. A NaN is larger than every number.
@@ -19,6 +19,7 @@ struct PruningScore: Objective {
     rule: """
       magnitude |w|;  taylor |g*w|;  fisher (g*w)^2/2;  wanda |w_ij|*x_j;  row_norm |w_i|
       mask: 0 for the round(sparsity*size) lowest scores, of all tensors, of each, or (wanda) of every row
+      at least min_keep of a tensor stay, the best of it
       """,
     source:
       "Han et al., 2015, arXiv:1506.02626; Molchanov et al., 2016, arXiv:1611.06440; "
@@ -45,7 +46,7 @@ struct PruningScore: Objective {
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let local = h.is("scope", "local"), wanda = h.is("score", "wanda"), least = h.integer("min_keep")
     let share: Double = h.sparsity
-    // scores that compete, one list a tensor, a row, or one for all
+    // a tensor, or a row of wanda; groups of them compete
     var all: [(tensor: Int, first: Int, scores: [Double])] = []
     for k in 1...PruningScore.most {
       guard let w = x.optional("w\(k)") else { continue }
@@ -68,7 +69,8 @@ struct PruningScore: Objective {
         masks[k] = try cache.keep("mask\(k)", x.sizes["r\(k)"] * x.sizes["c\(k)"], T.self)
       }
     }
-    for group in local || wanda ? all.map({ [$0] }) : [all] {
+    let groups = local || wanda ? Set(all.map(\.tensor)).sorted().map { k in all.filter { $0.tensor == k } } : [all]
+    for group in groups {
       let size = group.reduce(0) { $0 + $1.scores.count }
       try Memory.ask(48 &* size)
       var places: [(part: Int, at: Int)] = []
@@ -77,9 +79,11 @@ struct PruningScore: Objective {
         let s = group[a.part].scores[a.at], t = group[b.part].scores[b.at]
         return s == t ? (a.part, a.at) < (b.part, b.at) : s > t
       }
-      let stay = size - Int((share * Double(size)).rounded(.toNearestOrEven))
+      func left(_ count: Int) -> Int { count - Int((share * Double(count)).rounded(.toNearestOrEven)) }
       // the best of every part first, then the best of all
-      var owed = group.map { min(least, $0.scores.count) }, taken = [Bool](repeating: false, count: size), chosen = 0
+      var owed = group.map { wanda ? left($0.scores.count) : min(least, $0.scores.count) }
+      let stay = wanda ? max(owed.reduce(0, +), min(least, size)) : left(size)
+      var taken = [Bool](repeating: false, count: size), chosen = 0
       for (i, place) in places.enumerated() where owed[place.part] > 0 {
         owed[place.part] -= 1
         taken[i] = true

@@ -88,7 +88,7 @@ class PruningScore(DiagnosticReference):
     name = "pruning_score"
     defaults = {"sparsity": 0.5, "score": "magnitude", "scope": "global", "min_keep": 1}
     settings = ({}, {"scope": "local", "sparsity": 0.3}, {"score": "taylor"}, {"score": "fisher", "sparsity": 0.7},
-                {"score": "wanda"}, {"score": "row_norm", "sparsity": 0.4}, {"sparsity": 0.95, "min_keep": 0}, {"sparsity": 0.95, "min_keep": 2})
+                {"score": "wanda"}, {"score": "wanda", "sparsity": 0.95, "min_keep": 2}, {"score": "row_norm", "sparsity": 0.4}, {"sparsity": 0.95, "min_keep": 0}, {"sparsity": 0.95, "min_keep": 2})
 
     def examples(self, rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
         def part(k: int, r: int, c: int, scale: float) -> dict[str, np.ndarray]:
@@ -107,9 +107,7 @@ class PruningScore(DiagnosticReference):
                 "wanda": lambda: np.abs(w) * x[f"x{k}"], "row_norm": lambda: np.repeat(np.linalg.norm(w, axis=1)[:, None], w.shape[1], 1),
             }[self.score]()
         groups = [[(k, i) for i in range(out[f"score{k}"].size)] for k in names]
-        if self.score == "wanda":
-            groups = [[(k, i * x[f"w{k}"].shape[1] + j) for j in range(x[f"w{k}"].shape[1])] for k in names for i in range(len(x[f"w{k}"]))]
-        elif self.scope == "global":
+        if self.scope == "global" and self.score != "wanda":
             groups = [[p for g in groups for p in g]]
         for k in names:
             out[f"mask{k}"] = np.zeros(out[f"score{k}"].size)
@@ -117,6 +115,11 @@ class PruningScore(DiagnosticReference):
             order = sorted(group, key=lambda p: -out[f"score{p[0]}"].flat[p[1]])  # stable
             stay = len(group) - round(self.sparsity * len(group))
             kept = [p for k in names for p in [q for q in order if q[0] == k][: self.min_keep]]
+            if self.score == "wanda":  # its rows first, then the best of the tensor
+                k, columns = group[0][0], x[f"w{group[0][0]}"].shape[1]
+                of_row = columns - round(self.sparsity * columns)
+                kept = [p for i in range(len(group) // columns) for p in [q for q in order if q[1] // columns == i][:of_row]]
+                stay = self.min_keep
             kept += [p for p in order if p not in kept][: max(0, stay - len(kept))]
             for k, i in kept:
                 out[f"mask{k}"][i] = 1
