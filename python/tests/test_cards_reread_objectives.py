@@ -122,6 +122,12 @@ def test_wanda_keeps_min_keep_entries_of_a_tensor() -> None:
     assert np.flatnonzero(r["mask1"]).tolist() == [13, 14]
 
 
+@pytest.mark.parametrize("name, other", [("l2_init", "anchor"), ("wasserstein_init", "initial"), ("relevance_reg", "grad")])
+def test_empty_tensors_have_no_penalty(name: str, other: str) -> None:
+    r, w = tw.regularizer(name), np.zeros((0, 3))
+    assert r.value(w, **{other: w}) == 0 and np.shape(r.gradient(w, **{other: w})) == (0, 3)
+
+
 def test_mmd_of_a_sample_and_itself_has_all_pairs() -> None:
     x, o = np.random.default_rng(6).standard_normal((6, 2)), tw.objective("mmd(unbiased=true)")
     assert o(x=x, y=x) == o(x=x, y=x.copy())

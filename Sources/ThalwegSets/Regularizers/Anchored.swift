@@ -17,8 +17,8 @@ struct L2Init: Objective {
     source: "Li, Grandvalet, Davoine, 2018, arXiv:1802.01483; Kumar, Marklund, Van Roy, 2023, arXiv:2308.11958",
     parameters: [.weight()],
     inputs: [
-      .variable("w", "...", "weights"), .constant("anchor", "...", "what they are pulled to"),
-      .constant("precision", "...", "weight of every entry, at least 0", optional: true),
+      .variable("w", "...", "weights").orEmpty, .constant("anchor", "...", "what they are pulled to").orEmpty,
+      .constant("precision", "...", "weight of every entry, at least 0", optional: true).orEmpty,
     ])
 
   let weight: Double
@@ -55,7 +55,9 @@ struct WassersteinInit: Objective {
       """,
     source: "Lewandowski et al., 2024, arXiv:2406.06811",
     parameters: [.weight(), .choice("reduction", ["sum", "mean"], "over the entries")],
-    inputs: [.variable("w", "...", "weights"), .constant("initial", "...", "initial weights, in any order")])
+    inputs: [
+      .variable("w", "...", "weights").orEmpty, .constant("initial", "...", "initial weights, in any order").orEmpty,
+    ])
 
   let weight: Double, mean: Bool
   init(_ h: Hyper) { (weight, mean) = (h.weight, h.is("reduction", "mean")) }
@@ -90,7 +92,9 @@ struct RelevanceReg: Objective {
     parameters: [
       .number("gamma", 1e-5, .atLeast(0), "coefficient"), .number("alpha", 1, .above(0), "scale of the exponent"),
     ],
-    inputs: [.variable("w", "...", "weights"), .constant("grad", "...", "gradient of the loss alone")])
+    inputs: [
+      .variable("w", "...", "weights").orEmpty, .constant("grad", "...", "gradient of the loss alone").orEmpty,
+    ])
 
   let gamma, alpha: Double
   init(_ h: Hyper) { (gamma, alpha) = (h.gamma, h.alpha) }
