@@ -136,3 +136,8 @@ def test_mmd_of_a_sample_and_itself_has_all_pairs() -> None:
 def test_fccov_of_one_row_is_nothing() -> None:
     value, g = tw.objective("fccov").value_and_grad(u=np.ones((1, 3)), distances=np.zeros((1, 1)))
     assert value == 0 and not g["u"].any()
+
+
+def test_norm_loss_of_rows_whose_squares_overflow() -> None:
+    w = np.ones((2, 3)) * 1e200
+    np.testing.assert_allclose(tw.regularizer("norm_loss(1)").gradient(w), 2 * w, rtol=1e-14)

@@ -1,3 +1,4 @@
+import Glibc
 import ThalwegCore
 
 /// Norm loss: pulls every row of the matrix view to unit length.
@@ -26,7 +27,8 @@ struct NormLoss: WholeRegularizer {
   let weight, eps: Double
   init(_ h: Hyper) { (weight, eps) = (h.weight, h.eps) }
 
-  private func norm(_ n: Double) -> Double { eps == 0 ? n : (n * n + eps).squareRoot() }
+  /// √(n² + ε), where n² itself may overflow.
+  private func norm(_ n: Double) -> Double { eps == 0 ? n : hypot(n, eps.squareRoot()) }
 
   func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double {
     if w.count == 0 { return 0 }
