@@ -118,7 +118,7 @@ struct NewtonSchulz: Sendable {
   /// The default triple, where nothing can be chosen.
   init(simpleSteps: Int) {
     (coefficients, steps) = (Coefficients(NewtonSchulz.simple), simpleSteps)
-    (eps, clamp, narrow, safety, scaling, gram, resets) = (1e-7, true, false, 1, .frobenius, false, [])
+    (eps, clamp, narrow, safety, scaling, gram, resets) = (1e-7, false, false, 1, .frobenius, false, [])
   }
   /// Bytes of work space for it.
   static func room(_ rows: Int, _ columns: Int, _ size: Int) -> Int { matrices(rows, columns, size, gram: false) }

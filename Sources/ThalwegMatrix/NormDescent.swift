@@ -24,7 +24,7 @@ struct NormDirection: WholeRule {
       .lr(0.1), .choice("norm", norms, "of the ball; auto goes by the rank", live: false),
       .weightDecay(0, "decoupled weight decay"),
       .choice("ortho", ["svd", "newton_schulz"], "how the polar factor is made", live: false),
-    ] + NewtonSchulz.parameters() + [.eps(1e-7, "floor of the norm that divides in the iteration", .above(0))]
+    ] + NewtonSchulz.parameters() + [.eps(1e-7, "added to the norm that divides in the iteration", .above(0))]
   static let method = Method(
     "norm_direction", .optimizer, "Steepest descent under a norm for every tensor.",
     rule: """
@@ -55,7 +55,7 @@ struct NormDirection: WholeRule {
   let exact, scales: Bool
   let h: Hyper
   init(_ h: Hyper, _ c: StepContext) {
-    (schulz, self.h) = (NewtonSchulz(h, eps: h.eps, clamp: true), h)
+    (schulz, self.h) = (NewtonSchulz(h, eps: h.eps, clamp: false), h)
     (exact, scales) = (h.is("ortho", "svd"), h.is("scale", "per_tensor"))
   }
 

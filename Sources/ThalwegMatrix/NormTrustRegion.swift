@@ -28,7 +28,7 @@ struct NormTrustRegion: WholeRule {
       .choice("ortho", ["svd", "newton_schulz"], "how U V' is computed"),
       .integer("ns_steps", 5, .within(1, 99), "Newton-Schulz iterations"),
       .list("ns_coefficients", NewtonSchulz.simple, "a, b, c of the polynomial, or three numbers for each iteration"),
-      .eps(1e-7, "floor of the norm that divides in Newton-Schulz iterations", .above(0)),
+      .eps(1e-7, "added to the norm that divides in Newton-Schulz iterations", .above(0)),
       .flag("extrapolate", false, "the gradient is taken at a point ahead of the parameters", live: false),
     ],
     slots: [.moment("momentum_buffer", "the momentum m")], requests: "gradient", needsFinite: true,

@@ -37,7 +37,7 @@ struct Scion: WholeRule {
       .choice("norm", norms, "of the ball; auto goes by the rank", live: false),
       .flag("unconstrained", false, "do not shrink the parameters"),
     ] + NewtonSchulz.parameters() + [
-      .eps(1e-7, "floor of the norm that divides in the iteration", .above(0)), NewtonSchulz.precision,
+      .eps(1e-7, "added to the norm that divides in the iteration", .above(0)), NewtonSchulz.precision,
     ],
     slots: [.moment("momentum_buffer", "the averaged gradient b")], needsFinite: true,
     validate: { (h) throws(Failure) in try NewtonSchulz.check(h, "scion") })
@@ -62,7 +62,7 @@ struct Scion: WholeRule {
   let h: Hyper
 
   init(_ h: Hyper, _ c: StepContext) {
-    schulz = NewtonSchulz(h, eps: h.eps, clamp: true)
+    schulz = NewtonSchulz(h, eps: h.eps, clamp: false)
     (momentum, scale, self.h) = (h.momentum, h.scale, h)
     shrink = h.unconstrained ? 0 : 1
   }

@@ -152,7 +152,7 @@ class Scion(PerTensor):
         if kind.startswith("spectral"):
             scale = {"spectral": math.sqrt(out / fan_in), "spectral_unnormalized": math.sqrt(out), "spectral_max": max(1, math.sqrt(out / fan_in)),
                      "spectral_conv": math.sqrt(out / b.shape[1]) / (b.shape[2] if b.ndim > 2 else 1) ** (b.ndim - 2)}[kind]
-            D = scale * orthogonalize(B, ns_steps=self.ns_steps, ns_coefficients=self.ns_coefficients, eps=self.eps, eps_mode="clamp")
+            D = scale * orthogonalize(B, ns_steps=self.ns_steps, ns_coefficients=self.ns_coefficients, eps=self.eps)
         elif kind in ("sign", "sign_unnormalized"):
             D = np.sign(B) / (fan_in if kind == "sign" else 1)
         else:

@@ -53,7 +53,7 @@ class NormDescent(OptimizerReference):
     def polar(self, G: np.ndarray) -> np.ndarray:
         if self.ortho == "svd":
             return orthogonalize(G, method="svd")
-        return orthogonalize(G, ns_steps=self.ns_steps, ns_coefficients=self.ns_coefficients, eps=self.eps, eps_mode="clamp")
+        return orthogonalize(G, ns_steps=self.ns_steps, ns_coefficients=self.ns_coefficients, eps=self.eps)
 
     def step(self, params: Arrays, grads: Arrays, **oracles: Any) -> None:
         self.m = [self.h.get("momentum", 0.0) * m + (1 - self.h.get("momentum", 0.0)) * g for m, g in zip(self.m, grads)]
