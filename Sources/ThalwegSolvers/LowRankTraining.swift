@@ -42,8 +42,8 @@ struct DLRT: Driver {
         wanted: [.wanted("gradient", "m, n", "there")])
     ],
     kept: [
-      .kept("g", "m, n", "gradient"), .kept("u1", "m, wide", "augmented basis"), .kept("v1", "n, wide", "the other"),
-      .kept("s1", "wide, wide", "S in them"), .kept("width", "", "their columns"),
+      .kept("g", "m, n", "gradient"), .kept("u1", "m, tall", "augmented basis"), .kept("v1", "n, wide", "the other"),
+      .kept("s1", "tall, wide", "S in them"),
     ])
 
   let h: Hyper
@@ -56,8 +56,10 @@ struct DLRT: Driver {
   }
   func axes(_ sizes: Sizes) throws(Failure) -> [String: Int] {
     let m = sizes["m"], n = sizes["n"], top = most(m, n)
-    return ["most": top, "wide": min(2 * top, m, n)]
+    return ["most": top, "tall": min(2 * top, m), "wide": min(2 * top, n)]
   }
+  /// The columns of a basis of a side of `length`, at rank r.
+  private func width(_ r: Int, _ length: Int) -> Int { h.adaptive ? min(2 * r, length) : r }
 
   /// The first columns of a stored factor.
   private func read<T: Real>(_ v: Vector<T>, _ rows: Int, _ columns: Int) -> [Double] {
@@ -89,7 +91,7 @@ struct DLRT: Driver {
       return .go(.ready)
     case .ready:
       let r = try io.count("rank", top)
-      try contract(read(u, m, r), read(s, r, r), read(v, n, r), r, w, m, n)
+      try contract(read(u, m, r), read(s, r, r), read(v, n, r), r, r, w, m, n)
       if io.iterations >= h.max_iter { return .done(.maxIter) }
       return .ask("gradient", [w], [g], then: .bases)
     case .bases:
@@ -98,38 +100,37 @@ struct DLRT: Driver {
       let gv = try product(G, V, m, r, n), gu = try product(G, transposed: true, U, n, r, m)
       for i in K.indices { K[i] -= lr * gv[i] }
       for i in L.indices { L[i] -= lr * gu[i] }
-      let width = h.adaptive ? min(2 * r, m, n) : r
-      let U1 = try LowRank.augmented(K, U, m, r, width), V1 = try LowRank.augmented(L, V, n, r, width)
-      let left = try product(U1, transposed: true, U, width, r, m),
-        right = try product(V1, transposed: true, V, width, r, n)
+      let tall = width(r, m), wide = width(r, n)
+      let U1 = try LowRank.augmented(K, U, m, r, tall), V1 = try LowRank.augmented(L, V, n, r, wide)
+      let left = try product(U1, transposed: true, U, tall, r, m),
+        right = try product(V1, transposed: true, V, wide, r, n)
       let core = try product(
-        try product(left, S, width, r, r), transposed: false, right, transposed: true, width, width, r)
-      write(U1, try io["u1"], m, width)
-      write(V1, try io["v1"], n, width)
-      write(core, try io["s1"], width, width)
-      io.width = Double(width)
-      try contract(U1, core, V1, width, w, m, n)
+        try product(left, S, tall, r, r), transposed: false, right, transposed: true, tall, wide, r)
+      write(U1, try io["u1"], m, tall)
+      write(V1, try io["v1"], n, wide)
+      write(core, try io["s1"], tall, wide)
+      try contract(U1, core, V1, tall, wide, w, m, n)
       return .ask("gradient", [w], [g], then: .core)
     case .core:
-      let width = try io.count("width", min(2 * top, m, n))
-      let U1 = read(try io["u1"], m, width), V1 = read(try io["v1"], n, width)
-      var core = read(try io["s1"], width, width)
-      let move = try product(try product(U1, transposed: true, read(g, m, n), width, n, m), V1, width, width, n)
+      let old = try io.count("rank", top), tall = width(old, m), wide = width(old, n)
+      let U1 = read(try io["u1"], m, tall), V1 = read(try io["v1"], n, wide)
+      var core = read(try io["s1"], tall, wide)
+      let move = try product(try product(U1, transposed: true, read(g, m, n), tall, n, m), V1, tall, wide, n)
       for i in core.indices { core[i] -= lr * move[i] }
       io.iterations += 1
       if h.adaptive {
-        let svd = try LinearAlgebra.SVD(core, width, width)
-        let r = LowRank.cut(svd.s, h.tol, least: min(h.integer("r_min"), top), most: min(top, width))
-        let P = (0..<width * r).map { svd.u[$0 / r * width + $0 % r] }
-        let Q = (0..<width * r).map { svd.vt[$0 % r * width + $0 / r] }
-        write(try product(U1, P, m, r, width), u, m, r)
-        write(try product(V1, Q, n, r, width), v, n, r)
+        let svd = try LinearAlgebra.SVD(core, tall, wide)
+        let r = LowRank.cut(svd.s, h.tol, least: min(h.integer("r_min"), top), most: top)
+        let P = (0..<tall * r).map { svd.u[$0 / r * svd.r + $0 % r] }
+        let Q = (0..<wide * r).map { svd.vt[$0 % r * wide + $0 / r] }
+        write(try product(U1, P, m, r, tall), u, m, r)
+        write(try product(V1, Q, n, r, wide), v, n, r)
         write((0..<r * r).map { $0 % (r + 1) == 0 ? svd.s[$0 / (r + 1)] : 0 }, s, r, r)
         io.rank = Double(r)
       } else {
-        write(U1, u, m, width)
-        write(V1, v, n, width)
-        write(core, s, width, width)
+        write(U1, u, m, tall)
+        write(V1, v, n, wide)
+        write(core, s, tall, wide)
       }
       return .go(.ready)
     }
@@ -143,9 +144,9 @@ struct DLRT: Driver {
     write((0..<r * r).map { $0 % (r + 1) == 0 ? svd.s[$0 / (r + 1)] : 0 }, s, r, r)
   }
   private func contract<T: Real>(
-    _ U: [Double], _ S: [Double], _ V: [Double], _ r: Int, _ w: Vector<T>, _ m: Int, _ n: Int
+    _ U: [Double], _ S: [Double], _ V: [Double], _ tall: Int, _ wide: Int, _ w: Vector<T>, _ m: Int, _ n: Int
   ) throws(Failure) {
-    let W = try product(try product(U, S, m, r, r), transposed: false, V, transposed: true, m, n, r)
+    let W = try product(try product(U, S, m, wide, tall), transposed: false, V, transposed: true, m, n, wide)
     for i in W.indices { w.p[i] = T(W[i]) }
   }
 }

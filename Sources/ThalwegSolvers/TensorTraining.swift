@@ -64,7 +64,7 @@ struct NamedTensor {
 ///     Uᵢ'·Pᵢ
 ///
 /// w0 has four axes (out, in, kh, kw); an axis of length 1 stands for one that is not there. Modes of at most `freeze`
-/// entries keep all. It starts at the full ranks, or r_max, of w0.
+/// entries keep all: their factor is the identity. It starts at the full ranks, or r_max, of w0.
 /// Ends     max_iter.
 /// Errors   TW_ERROR_NONFINITE: a gradient.
 /// Differs  the whole tolerance goes to every mode (how it is split is UNVERIFIED). Between steps W is kept, and its
@@ -106,8 +106,10 @@ struct TDLRT: Driver {
   }
   enum Phase: Int { case start, ready, bases, core }
 
-  private func most(_ n: Int) -> Int { n <= h.integer("freeze") ? n : min(n, h.has("r_max") ? h.integer("r_max") : n) }
-  private func least(_ n: Int) -> Int { n <= h.integer("freeze") ? n : min(h.integer("r_min"), most(n)) }
+  private func isFrozen(_ n: Int) -> Bool { n <= h.integer("freeze") }
+  private func most(_ n: Int) -> Int { isFrozen(n) ? n : min(n, h.has("r_max") ? h.integer("r_max") : n) }
+  private func least(_ n: Int) -> Int { min(h.integer("r_min"), most(n)) }
+  private func identity(_ n: Int) -> [Double] { (0..<n * n).map { $0 % (n + 1) == 0 ? 1 : 0 } }
   private func tensor<T: Real>(_ v: Vector<T>, _ dims: [Int]) -> NamedTensor {
     NamedTensor(names: [0, 1, 2, 3], dims: dims, values: (0..<dims.reduce(1, *)).map { Double(v.p[$0]) })
   }
@@ -126,20 +128,25 @@ struct TDLRT: Driver {
     }
     return out
   }
-  /// The first columns of the left singular vectors of every mode.
+  /// The first columns of the left singular vectors of every mode, the identity of a frozen one.
   private func factors(_ w: NamedTensor, _ ranks: [Int]) throws(Failure) -> [[Double]] {
     var out: [[Double]] = []
     for k in 0..<4 {
+      if isFrozen(w.dims[k]) {
+        out.append(identity(w.dims[k]))
+        continue
+      }
       let a = w.unfolded(k), svd = try LinearAlgebra.SVD(a.values, a.rows, a.columns), r = ranks[k]
       out.append((0..<a.rows * r).map { svd.u[$0 / r * svd.r + $0 % r] })
     }
     return out
   }
-  /// A rank is no larger than the product of the others, nor than the sides of the unfolding.
+  /// A rank is no larger than the product of the others, nor than the sides of the unfolding; a frozen mode keeps its
+  /// length.
   private func feasible(_ ranks: [Int], _ dims: [Int]) -> [Int] {
     var r = ranks
     for _ in 0..<4 {
-      for k in 0..<4 {
+      for k in 0..<4 where !isFrozen(dims[k]) {
         let others = (0..<4).reduce(1) { $1 == k ? $0 : $0 * r[$1] }
         r[k] = max(1, min(r[k], dims[k], others))
       }
@@ -172,7 +179,14 @@ struct TDLRT: Driver {
       var moved = core, place = 0, widths: [Int] = []
       let bases = try io["bases"]
       for k in 0..<4 {
-        let n = dims[k], c = core.unfolded(k)
+        let n = dims[k]
+        if isFrozen(n) {
+          for (i, x) in identity(n).enumerated() { bases.p[place + i] = T(x) }
+          place += n * n
+          widths.append(n)
+          continue
+        }
+        let c = core.unfolded(k)
         let Q = try LinearAlgebra.orthonormal(LinearAlgebra.transposed(c.values, c.rows, c.columns), c.columns, r[k])
         var cut = G
         for j in 0..<4 where j != k { cut = try cut.times(U[j], dims[j], r[j], along: j, transposed: true) }
@@ -202,6 +216,11 @@ struct TDLRT: Driver {
       var small = core, r: [Int] = []
       var turns: [[Double]] = []
       for k in 0..<4 {
+        if isFrozen(dims[k]) {
+          turns.append(identity(dims[k]))
+          r.append(dims[k])
+          continue
+        }
         let a = core.unfolded(k), svd = try LinearAlgebra.SVD(a.values, a.rows, a.columns)
         let rank = LowRank.cut(svd.s, h.tol, of: size, least: least(dims[k]), most: most(dims[k]))
         turns.append((0..<a.rows * rank).map { svd.u[$0 / rank * svd.r + $0 % rank] })
@@ -284,6 +303,9 @@ struct GreedyTN: Driver {
     }
     guard t.isFinite else { throw Failure(Status.nonfinite, "`tensor` must be finite") }
     let mask = io.optional("mask").map { m in (0..<m.count).map { Double(m.p[$0]) } }
+    if let (i, x) = mask?.enumerated().first(where: { !($0.element >= 0 && $0.element.isFinite) }) {
+      throw Failure(Status.range, "`mask` must hold weights of at least 0, got \(text(x)) at element \(i)")
+    }
     let target = NamedTensor(names: Array(0..<d), dims: t.shape, values: (0..<t.count).map { Double(t.p[$0]) })
     func draws(_ step: Int, _ tensor: Int, _ n: Int) -> [Double] {
       let key = Random.key(seed: seed, stream: 0, step: UInt64(step), tensor: UInt32(tensor))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import thalweg as tw
 from reference.muon import orthogonalize
-from reference.solvers_matrix import DLRT
+from reference.solvers_matrix import DLRT, TDLRT
 
 
 @pytest.mark.parametrize("rule", ["scion(norm=spectral_max, momentum=1, unconstrained=true, lr=1)",
@@ -24,3 +26,37 @@ def test_the_minimiser_over_a_spectral_ball_adds_eps_to_the_norm() -> None:
     g = np.random.default_rng(0).standard_normal((3, 5)) * 1e-6
     s = tw.constraint("norm_lmo(norm=spectral, ortho=newton_schulz)").lmo(g)
     np.testing.assert_allclose(-s, orthogonalize(g, eps=1e-7, eps_mode="add"), rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (4, 11)])
+def test_dlrt_keeps_the_matrix_in_wide_bases(shape: tuple[int, int]) -> None:
+    """Where twice the rank is above the smaller side, the basis of the longer side still has [K | U]."""
+    rng = np.random.default_rng(0)
+    w, target = rng.standard_normal(shape), rng.standard_normal(shape)
+    seen: list[np.ndarray] = []
+
+    def gradient(x: Any) -> np.ndarray:
+        seen.append(np.array(x))
+        return np.asarray(x) - target
+
+    rank = min(shape) - 1
+    r = tw.solver(f"dlrt(r_max={rank}, tol=0, max_iter=2)").run(w0=w, gradient=gradient)
+    expected = DLRT(r_max=rank, tol=0.0, max_iter=2).solve({"w0": w}, {"gradient": lambda x: x - target})
+    np.testing.assert_allclose(seen[1], seen[0], atol=1e-12)  # the bases alone have changed
+    np.testing.assert_allclose(r["w"], expected["w"], atol=1e-10)
+
+
+def test_a_frozen_mode_keeps_its_identity_factor() -> None:
+    rng = np.random.default_rng(0)
+    w, target = rng.standard_normal((7, 6, 5, 2)), rng.standard_normal((7, 6, 5, 2))
+    r = tw.solver("tdlrt(freeze=5, tol=0.4, max_iter=20)").run(w0=w, gradient=lambda x: np.asarray(x) - target)
+    expected = TDLRT(freeze=5, tol=0.4, max_iter=20).solve({"w0": w}, {"gradient": lambda x: x - target})
+    assert list(r["ranks"][2:]) == [5, 2]
+    np.testing.assert_array_equal(r["ranks"], expected["ranks"])
+    np.testing.assert_allclose(r["w"], expected["w"], atol=1e-9)
+
+
+def test_greedy_tn_refuses_weights_below_0() -> None:
+    t = np.random.default_rng(0).standard_normal((3, 3, 2))
+    with pytest.raises(tw.RangeError, match="mask"):
+        tw.solver("greedy_tn(max_steps=1)").run(tensor=t, mask=np.where(t > 0, 1.0, -1.0))

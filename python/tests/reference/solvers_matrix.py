@@ -195,7 +195,7 @@ def quadratic(rng: np.random.Generator, target: np.ndarray) -> Any:
 class DLRT(SolverReference):
     name = "dlrt"
     defaults = {"lr": 0.1, "tol": 0.1, "adaptive": True, "r_min": 2, "r_max": None, "rank": None, "max_iter": 100}
-    settings = ({"max_iter": 6}, {"max_iter": 5, "adaptive": False, "rank": 2}, {"max_iter": 4, "adaptive": False, "rank": 4}, {"max_iter": 5, "tol": 1e-3, "r_max": 5, "rank": 2}, {"max_iter": 4, "r_min": 1, "r_max": 4, "tol": 0.6})
+    settings = ({"max_iter": 6}, {"max_iter": 5, "adaptive": False, "rank": 2}, {"max_iter": 4, "adaptive": False, "rank": 4}, {"max_iter": 5, "tol": 1e-3, "r_max": 5, "rank": 2}, {"max_iter": 4, "r_min": 1, "r_max": 4, "tol": 0.6}, {"max_iter": 3, "r_max": 5, "tol": 0.0})
     limit32 = 5e-3
 
     def cases(self, rng):
@@ -212,9 +212,7 @@ class DLRT(SolverReference):
             G = ask["gradient"](U @ S @ V.T)
             K, L = U @ S - self.lr * G @ V, V @ S.T - self.lr * G.T @ U
             if self.adaptive:
-                width = min(2 * U.shape[1], *w.shape)
-                basis = lambda a, b: np.linalg.qr(np.hstack([a, b]))[0][:, :width]  # noqa: E731
-                U1, V1 = basis(K, U), basis(L, V)
+                U1, V1 = np.linalg.qr(np.hstack([K, U]))[0], np.linalg.qr(np.hstack([L, V]))[0]
             else:
                 U1, V1 = np.linalg.qr(K)[0], np.linalg.qr(L)[0]
             S = (U1.T @ U) @ S @ (V1.T @ V).T
@@ -250,8 +248,9 @@ class TDLRT(SolverReference):
         n, d = w.shape, range(4)
         most = [m if m <= self.freeze else min(m, self.r_max or m) for m in n]
         least = [m if m <= self.freeze else min(self.r_min, most[i]) for i, m in enumerate(n)]
-        r = feasible(most, n)
-        U = [np.linalg.svd(unfold(w, k))[0][:, : r[k]] for k in d]
+        frozen = [m <= self.freeze for m in n]  # these modes have the identity as their factor
+        r = feasible(most, n, frozen)
+        U = [np.eye(n[k]) if frozen[k] else np.linalg.svd(unfold(w, k))[0][:, : r[k]] for k in d]
         C = w
         for k in d:
             C = mode(C, U[k].T, k)
@@ -261,6 +260,9 @@ class TDLRT(SolverReference):
                 w = mode(w, U[k], k)
             G, new = ask["gradient"](w), []
             for k in d:
+                if frozen[k]:
+                    new.append(np.eye(n[k]))
+                    continue
                 Q, R = np.linalg.qr(unfold(C, k).T)
                 g = G
                 for j in d:
@@ -278,6 +280,9 @@ class TDLRT(SolverReference):
             C = C - self.lr * g
             turns = []
             for k in d:
+                if frozen[k]:
+                    turns.append(np.eye(n[k]))
+                    continue
                 P, s, _ = np.linalg.svd(unfold(C, k), full_matrices=False)
                 fits = [i for i in range(len(s) + 1) if np.linalg.norm(s[i:]) <= self.tol * np.linalg.norm(C)]
                 turns.append(P[:, : min(max(fits[0], least[k], 1), most[k], len(s))])
@@ -285,8 +290,10 @@ class TDLRT(SolverReference):
                 C = mode(C, turns[k].T, k)
             U = [u @ p for u, p in zip(new, turns)]
             # the ranks of what is left; a mode has no more than the others together
-            r = feasible([u.shape[1] for u in U], n)
+            r = feasible([u.shape[1] for u in U], n, frozen)
             for k in d:
+                if frozen[k]:
+                    continue
                 P = np.linalg.svd(unfold(C, k), full_matrices=False)[0][:, : r[k]]
                 U[k], C = U[k] @ P, mode(C, P.T, k)
         w = C
@@ -295,11 +302,11 @@ class TDLRT(SolverReference):
         return {"w": w, "ranks": [u.shape[1] for u in U], "iterations": self.max_iter, "outcome": "max_iter"}
 
 
-def feasible(ranks: list[int], n: tuple[int, ...]) -> list[int]:
+def feasible(ranks: list[int], n: tuple[int, ...], frozen: list[bool]) -> list[int]:
     r = list(ranks)
     for _ in range(4):
         for k in range(4):
-            r[k] = max(1, min(r[k], n[k], int(np.prod(r[:k] + r[k + 1 :]))))
+            r[k] = n[k] if frozen[k] else max(1, min(r[k], n[k], int(np.prod(r[:k] + r[k + 1 :]))))
     return r
 
 
