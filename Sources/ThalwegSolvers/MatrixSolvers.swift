@@ -8,8 +8,10 @@ import ThalwegCore
 ///                      T = ((p + 1)·I − M)/p;  X ← X·T;  M ← Tᵖ·M  until max|M − I| ≤ tol
 ///
 /// |·| is the Frobenius norm. Only the upper triangle's mean with the lower counts.
-/// Errors   TW_ERROR_NUMERIC: the matrix is singular (an eigenvalue of 0 after the floors, a zero matrix).
-/// Ends     converged; max_iter: Newton's iteration did not.
+/// Errors   TW_ERROR_NUMERIC: the matrix is singular (an eigenvalue of 0 after the floors, a zero matrix); Newton's
+///          iteration overflows.
+/// Ends     converged; max_iter: Newton's iteration did not; diverged: it did, but away from the root (`residual`), as
+///          it may where p is large.
 /// Source   Anil, Gupta, Koren, Regan, Singer, 2020, arXiv:2002.09018; Guo, Higham, 2006.
 struct InverseRoot: Driver {
   static let method = Method.solver(
@@ -51,7 +53,8 @@ struct InverseRoot: Driver {
       return out
     }
     func off(_ x: [Double]) -> Double {
-      x.indices.reduce(0) { max($0, abs(x[$1] - ($1 % (n + 1) == 0 ? 1 : 0))) }
+      guard x.allSatisfy(\.isFinite) else { return .infinity }
+      return x.indices.reduce(0) { max($0, abs(x[$1] - ($1 % (n + 1) == 0 ? 1 : 0))) }
     }
     let singular = Failure(Status.numeric, "the matrix is singular: give a damping `eps`")
     var root: [Double], ending = Ending.converged
@@ -90,7 +93,9 @@ struct InverseRoot: Driver {
         for i in 0..<n { t[i * (n + 1)] += (order + 1) / order }
         root = try times(root, t)
         m = try times(try power(t), m)
-        guard off(m).isFinite else { throw singular }
+        guard off(m).isFinite else {
+          throw Failure(Status.numeric, "Newton's iteration overflows: use method=eigh, or give a damping `eps`")
+        }
         io.iterations += 1
       }
       for i in 0..<n {
@@ -102,6 +107,8 @@ struct InverseRoot: Driver {
       m = damped
     }
     io.residual = off(try times(try power(root), m))
+    // M and X no longer belong together where rounding has grown
+    if ending == .converged, !h.is("method", "eigh"), !(io.residual <= 1e-3) { ending = .diverged }
     let out = try io["root"]
     for i in 0..<n * n { out.p[i] = T(root[i]) }
     return .done(ending)

@@ -56,6 +56,21 @@ def test_a_frozen_mode_keeps_its_identity_factor() -> None:
     np.testing.assert_allclose(r["w"], expected["w"], atol=1e-9)
 
 
+def test_coupled_newton_does_not_report_a_wrong_root_as_found() -> None:
+    rng = np.random.default_rng(0)
+    q = np.linalg.qr(rng.standard_normal((5, 5)))[0]
+    a = q @ np.diag(np.geomspace(1, 40, 5)) @ q.T
+    for p in (2, 8, 100, 300):
+        try:
+            r = tw.solver(f"inverse_root(p={p}, method=coupled_newton)").run(a=a)
+        except tw.NumericError as problem:
+            assert "overflows" in str(problem)
+            continue
+        assert (r.outcome == "converged") == (r["residual"] <= 1e-3), (p, r.outcome, r["residual"])
+        if p < 10:
+            assert r.outcome == "converged"
+
+
 def test_greedy_tn_refuses_weights_below_0() -> None:
     t = np.random.default_rng(0).standard_normal((3, 3, 2))
     with pytest.raises(tw.RangeError, match="mask"):
