@@ -128,7 +128,7 @@ private func klParameters(_ eps: Parameter) -> [Parameter] {
     .lr(1e-4), .rate("beta1", 0.9, "rate of the first moment"),
     .rate("beta2", 0.98, "rate of the second moment, and of the matrices where shampoo_beta is below 0"),
     .number(
-      "shampoo_beta", -1, .between(-1, 1, lowOpen: false, highOpen: true),
+      "shampoo_beta", -1, .between(-.infinity, 1, lowOpen: true, highOpen: true),
       "rate b of the matrices; below 0: beta2"),
     eps, .weightDecay(0.01, "decoupled weight decay, after the step"),
     .integer("precondition_frequency", 10, .atLeast(1), "steps between new bases"),

@@ -28,7 +28,7 @@ struct SOAP: WholeRule {
     parameters: [
       .lr(3e-3), .rate("beta1", 0.95, "rate of the first moment"), .rate("beta2", 0.95, "rate of the second moment"),
       .number(
-        "shampoo_beta", -1, .between(-1, 1, lowOpen: false, highOpen: true),
+        "shampoo_beta", -1, .between(-.infinity, 1, lowOpen: true, highOpen: true),
         "rate b of the matrices; below 0: beta2"),
       .eps(1e-8), .weightDecay(0.01, "decoupled weight decay, after the step"),
       .integer("precondition_frequency", 10, .atLeast(1), "steps between new bases"),

@@ -20,7 +20,8 @@ struct ScaledGD: WholeRule {
       """,
     source: "Tong, Ma, Chi, 2020, arXiv:2005.08898; Xu, Shen, Chi, Ma, 2023, arXiv:2302.01186",
     parameters: [
-      .lr(0.5), .number("lam", 0, .atLeast(0), "damping; above 0 where the rank is over-estimated"),
+      .lr(0.5, .between(0, 1, lowOpen: false, highOpen: true)),
+      .number("lam", 0, .atLeast(0), "damping; above 0 where the rank is over-estimated"),
       .choice(
         "pairs", ["symmetric", "consecutive"],
         "every tensor is a factor Z, or tensors 1 and 2, 3 and 4, ... are L and R",

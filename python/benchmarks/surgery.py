@@ -38,7 +38,7 @@ AGGREGATORS: dict[str, tuple[str, str, Callable[[int], dict[str, Any]], float | 
     "gradvac": ("", "GradVac", lambda t: {}, None),
     "aligned_mtl": ("", "AlignedMTL", lambda t: {}, 1e-2),
     "dualproj": ("", "DualProj", lambda t: {}, 1e-2),
-    "krum": (", squared=false", "Krum", lambda t: {"n_byzantine": 0}, 1e-4),
+    "krum": (", n_byzantine=0, squared=false", "Krum", lambda t: {"n_byzantine": 0}, 1e-4),
     "trimmed_mean": ("", "TrimmedMean", lambda t: {"trim_number": 1}, 1e-4),
     "config": ("", "ConFIG", lambda t: {}, 1e-2),
 }

@@ -75,3 +75,28 @@ def test_greedy_tn_refuses_weights_below_0() -> None:
     t = np.random.default_rng(0).standard_normal((3, 3, 2))
     with pytest.raises(tw.RangeError, match="mask"):
         tw.solver("greedy_tn(max_steps=1)").run(tensor=t, mask=np.where(t > 0, 1.0, -1.0))
+
+
+def test_any_shampoo_beta_below_0_is_beta2() -> None:
+    g, moved = np.random.default_rng(0).standard_normal((6, 3, 3)), []
+    for beta in (-1, -2):
+        w = np.zeros((3, 3))
+        opt = tw.Optimizer([w], f"soap(lr=0.1, shampoo_beta={beta}, precondition_frequency=2)")
+        for x in g:
+            opt.step([x])
+        moved.append(w)
+    assert np.array_equal(*moved) and moved[0].any()
+
+
+@pytest.mark.parametrize("sentence, what", [
+    ("scaled_gd(lr=1)", "lr"), ("soap(shampoo_beta=1)", "shampoo_beta"), ("fd_grad_reg(gamma=-1) | sgd", "gamma"),
+    ("gcond(tasks=2, lambdas=[1, 0]) | sgd", "lambdas"), ("adam_snsm(subset=0)", "subset"),
+])
+def test_refused_by_the_card(sentence: str, what: str) -> None:
+    with pytest.raises(tw.RangeError, match=what):
+        tw.Optimizer([np.ones((2, 2))], sentence)
+
+
+def test_krum_wants_to_know_how_many_may_be_anything() -> None:
+    with pytest.raises(tw.Error, match="n_byzantine"):
+        tw.Optimizer([np.ones(1)], "krum(tasks=5) | sgd")

@@ -67,6 +67,9 @@ struct GCond: Source {
     requests: "task_gradient", needsFinite: true,
     validate: { (h) throws(Failure) in
       try Tasks.check("gcond", "lambdas")(h)
+      guard !h.list("lambdas").contains(0) else {
+        throw Failure(Status.range, "gcond: `lambdas` must be above 0")
+      }
       let critical: Double = h.critical, main: Double = h.main, weak: Double = h.weak
       guard critical <= main, main <= weak else {
         throw Failure(

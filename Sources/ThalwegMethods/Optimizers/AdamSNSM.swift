@@ -40,7 +40,12 @@ struct AdamSNSM: WholeRule {
     slots: [
       Slot("exp_avg_sq", "second moment of every subset"), Slot("exp_avg", "momentum, or its coordinates"),
       Slot("basis", "directions of the momentum"),
-    ])
+    ],
+    validate: { (h) throws(Failure) in
+      guard h.is("subset", "rowcol") || h.is("subset", "off") || h.integer("subset") != 0 else {
+        throw Failure(Status.range, "adam_snsm: `subset` must be a length above 0, -k for sqrt(n)/k, or a word, got 0")
+      }
+    })
 
   /// How a tensor is treated: lengths of its subsets and of its momentum.
   private struct Plan {

@@ -22,7 +22,7 @@ struct GradientRegularization: Source {
       """,
     source: "Karakida, Takase, Hayase, Osawa, 2022, arXiv:2210.02720",
     parameters: [
-      .number("gamma", 0.01, .any, "weight of the penalty"),
+      .number("gamma", 0.01, .atLeast(0), "weight of the penalty"),
       .eps(0.01, "length of the finite difference", .above(0)).forAll,
       .choice("scheme", ["forward", "backward", "central"], "of the differences", live: false),
       .choice("step", ["absolute", "relative"], "the length is eps, or eps over the norm").forAll,

@@ -248,7 +248,8 @@ class Krum(Aggregation):
     """Krum (Blanchard et al., 2017)."""
 
     name = "krum"
-    defaults = {"n_byzantine": 0, "n_selected": 1, "squared": True}
+    defaults = {"n_selected": 1, "squared": True}
+    required = ("n_byzantine",)
 
     def combine(self, jacobian: np.ndarray, **draws: Any) -> np.ndarray:
         d = np.linalg.norm(jacobian[:, None] - jacobian[None], axis=2)
