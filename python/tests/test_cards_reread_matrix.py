@@ -100,3 +100,13 @@ def test_refused_by_the_card(sentence: str, what: str) -> None:
 def test_krum_wants_to_know_how_many_may_be_anything() -> None:
     with pytest.raises(tw.Error, match="n_byzantine"):
         tw.Optimizer([np.ones(1)], "krum(tasks=5) | sgd")
+
+
+@pytest.mark.parametrize("name", ["aligned_mtl", "config"])
+def test_rounding_of_float32_gradients_is_no_direction(name: str) -> None:
+    """Two halves of a batch and the whole: of rank 2 but for rounding."""
+    rng = np.random.default_rng(0)
+    x, r = rng.standard_normal((2000, 100)), rng.standard_normal(2000)
+    exact = np.array([x[:1000].T @ r[:1000], x[1000:].T @ r[1000:], x.T @ r])
+    update, expected = tw.aggregate(name)(exact.astype(np.float32)), tw.aggregate(name)(exact)
+    np.testing.assert_allclose(update, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())

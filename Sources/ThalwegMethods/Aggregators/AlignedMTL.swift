@@ -5,8 +5,9 @@ import ThalwegCore
 ///     JJᵀ = V·diag(λ)·Vᵀ;   σ = the smallest λ, their median or their mean;   a = √σ·V·diag(λ^(−½))·Vᵀ·pref;   g = Jᵀa
 ///
 /// State    the gradient of every task.
-/// Differs  nothing from torchjd.AlignedMTL; the authors' code takes the mean (rmse). λ below m·2⁻⁵² of the largest are
-///          left out; of an even number of λ the median is the lower one. Without a gradient the weights are pref.
+/// Differs  nothing from torchjd.AlignedMTL; the authors' code takes the mean (rmse). λ below m·ε of the largest are left
+///          out, ε = 2⁻⁵² for gradients in float64, else 2⁻²³; of an even number of λ the median is the lower one.
+///          Without a gradient the weights are pref.
 /// Source   Senushkin, Patakin, Kuznetsov and Konushin, 2023, arXiv:2305.19000.
 struct AlignedMTL: GramianRule {
   static let method = Method(
@@ -28,10 +29,10 @@ struct AlignedMTL: GramianRule {
   }
 
   func weights(_ G: Gramian, _ c: inout TaskContext) throws(Failure) -> [Double] {
-    let all = try G.decomposed().s, floor = (all.first ?? 0) * Double(G.count) * 0x1p-52
+    let all = try G.decomposed().s, floor = (all.first ?? 0) * Double(G.count) * c.rounding
     let kept = all.filter { $0 > floor }  // descending
     guard let least = kept.last else { return pref }
     let sigma = mean ? kept.reduce(0, +) / Double(kept.count) : median ? kept[kept.count / 2] : least
-    return try G.applying({ (sigma / $0).squareRoot() }, to: pref)
+    return try G.applying({ (sigma / $0).squareRoot() }, to: pref, rounding: c.rounding)
   }
 }

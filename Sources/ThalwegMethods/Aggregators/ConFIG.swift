@@ -5,8 +5,8 @@ import ThalwegCore
 ///     u_i = g_i/‖g_i‖;   d = U⁺·pref;   u = d/‖d‖;   g = (Σ ⟨g_i, u⟩)·u
 ///
 /// State    the gradient of every task.
-/// Differs  nothing from torchjd.ConFIG; U⁺ = Uᵀ(UUᵀ)⁺, whose singular values below m·2⁻⁵² of the largest are 0. pref
-///          is 1 each by default; zero gradients count for nothing.
+/// Differs  nothing from torchjd.ConFIG; U⁺ = Uᵀ(UUᵀ)⁺, whose singular values below m·ε of the largest are 0, ε = 2⁻⁵²
+///          for gradients in float64, else 2⁻²³. pref is 1 each by default; zero gradients count for nothing.
 /// Source   Liu, Chu and Thuerey, 2024, arXiv:2408.11104.
 struct ConFIG: GramianRule {
   static let method = Method(
@@ -27,7 +27,8 @@ struct ConFIG: GramianRule {
 
   func weights(_ G: Gramian, _ c: inout TaskContext) throws(Failure) -> [Double] {
     let norms = G.norms, f = norms.map { $0 > 0 ? 1 / $0 : 0 }, K = G.scaled(rows: f)
-    let x = try K.applying({ 1 / $0 }, to: zip(pref, f).map { $1 > 0 ? $0 : 0 }), length = K.length(x)
+    let wanted = zip(pref, f).map { $1 > 0 ? $0 : 0 }
+    let x = try K.applying({ 1 / $0 }, to: wanted, rounding: c.rounding), length = K.length(x)
     // what is left of opposite gradients is rounding
     guard length > 8 * Double(G.count) * 0x1p-52 * dot(pref, pref).squareRoot() else { return x.map { _ in 0 } }
     let sum = dot(norms, K.times(x)) / length

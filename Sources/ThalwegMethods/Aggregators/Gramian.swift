@@ -45,10 +45,10 @@ extension Gramian {
   func decomposed() throws(Failure) -> LinearAlgebra.SVD {
     try LinearAlgebra.SVD(flatMap { $0 }, count, count)
   }
-  /// f(G)·v with f on the singular values above m·2⁻⁵² of the largest, and 0 on the others.
-  func applying(_ f: (Double) -> Double, to v: [Double]) throws(Failure) -> [Double] {
+  /// f(G)·v with f on the singular values above m·2⁻⁵² (or another rounding) of the largest, and 0 on the others.
+  func applying(_ f: (Double) -> Double, to v: [Double], rounding: Double = 0x1p-52) throws(Failure) -> [Double] {
     let m = count, d = try decomposed()
-    let floor = (d.s.first ?? 0) * Double(m) * 0x1p-52
+    let floor = (d.s.first ?? 0) * Double(m) * rounding
     var out = [Double](repeating: 0, count: m)
     for k in d.s.indices where d.s[k] > floor {
       let x = f(d.s[k]) * (0..<m).reduce(0) { $0 + d.u[$1 * m + k] * v[$1] }

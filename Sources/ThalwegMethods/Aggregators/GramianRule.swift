@@ -31,6 +31,8 @@ extension GramianRule {
 struct TaskContext {
   let seed: UInt64, stream: UInt32, step: Int
   var memory: [Double] = []
+  /// The relative rounding of the gradients, as they are kept.
+  var rounding = Double.ulpOfOne
   /// What was told of every task.
   var told: [Double] = []
 
@@ -40,6 +42,10 @@ struct TaskContext {
     let draws = (0..<count).map { Random.normal(key, $0) }
     return (0..<count).sorted { draws[$0] < draws[$1] || (draws[$0] == draws[$1] && $0 < $1) }
   }
+}
+
+private struct Rounding: SlotWork {
+  func callAsFunction<T: Real>(_ slots: [UnsafeMutablePointer<T>], _ shape: Shape) -> Double { Double(T.ulpOfOne) }
 }
 
 /// The source that such a rule stands for.
@@ -72,6 +78,9 @@ struct Aggregator<Rule: GramianRule>: Source {
     if let next = tasks.keep(phase, io, reads: true) { return .ask(next) }
     var c = TaskContext(
       seed: io.seed, stream: io.stream, step: io.step, memory: scalars.indices.map { io.scalar($0) }, told: told)
+    for k in io.tensors(where: { _ in true }) {
+      c.rounding = max(c.rounding, try io.work(Rounding(), on: k, slots: [0]))
+    }
     let weights = try Rule(io.hyper, tasks).weights(try tasks.gramian(io), &c)
     guard weights.allSatisfy(\.isFinite) else {
       throw Failure(Status.numeric, "\(Rule.method.name): the weights of the tasks are not finite; nothing was changed")
