@@ -110,3 +110,23 @@ def test_rounding_of_float32_gradients_is_no_direction(name: str) -> None:
     exact = np.array([x[:1000].T @ r[:1000], x[1000:].T @ r[1000:], x.T @ r])
     update, expected = tw.aggregate(name)(exact.astype(np.float32)), tw.aggregate(name)(exact)
     np.testing.assert_allclose(update, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_batch_of_no_samples_weighs_nothing() -> None:
+    w = np.zeros(2)
+    opt = tw.Optimizer([w], "gradient_accumulate(every=2, mode=weighted) | sgd(lr=1)")
+    for samples, g in ((0, 7.0), (3, 1.0)):
+        opt.observe("samples", samples)
+        opt.step([np.full(2, g)])
+    np.testing.assert_array_equal(w, -1)
+    opt.observe("samples", 0)
+    opt.step([np.ones(2)])
+    opt.observe("samples", 0)
+    with pytest.raises(tw.RangeError, match="no samples"):
+        opt.step([np.ones(2)])
+    opt.observe("samples", -1)
+    with pytest.raises(tw.RangeError, match="at least 0, got -1"):
+        opt.step([np.ones(2)])
+    opt.observe("samples", 2)
+    opt.step([np.full(2, 5.0)])
+    np.testing.assert_array_equal(w, -6)

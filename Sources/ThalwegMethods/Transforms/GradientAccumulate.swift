@@ -55,11 +55,17 @@ struct GradientAccumulate: Source {
     var weight = 1.0
     if weighted {
       weight = io.observed("samples")
-      guard weight > 0, weight.isFinite else {
+      guard !weight.isNaN else {
         throw Failure(
           Status.needs,
           "gradient_accumulate: mode=weighted needs the number of samples: observe \"samples\" before the step")
       }
+      guard weight >= 0, weight.isFinite else {
+        throw Failure(
+          Status.range, "gradient_accumulate: the number of samples must be at least 0, got \(text(weight))")
+      }
+      let before = io.scalar(0) == 0 ? 0 : io.scalar(1)
+      guard before + weight > 0 || io.scalar(0) + 1 < io.hyper.every else { throw GradientAccumulate.empty }
     }
     let calls = io.scalar(0)
     if calls == 0 { io.clearAbsent(0) }
@@ -71,6 +77,10 @@ struct GradientAccumulate: Source {
     return calls + 1 < io.hyper.every ? .nothing : take(io)
   }
 
+  /// The mean of no samples is nothing.
+  private static let empty = Failure(
+    Status.range, "gradient_accumulate: the window has no samples; nothing was changed")
+
   /// The gradient of the window, which then is over.
   private func take(_ io: SourceIO) -> Move {
     let divisor = sum ? 1 : weighted ? io.scalar(1) : io.scalar(0)
@@ -81,5 +91,9 @@ struct GradientAccumulate: Source {
     return .update(io.gradient(in: 0))
   }
 
-  func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move { io.scalar(0) == 0 ? .nothing : take(io) }
+  func command(_ name: String, _ io: SourceIO) throws(Failure) -> Move {
+    if io.scalar(0) == 0 { return .nothing }
+    if weighted, io.scalar(1) == 0 { throw GradientAccumulate.empty }
+    return take(io)
+  }
 }
