@@ -130,3 +130,14 @@ def test_a_batch_of_no_samples_weighs_nothing() -> None:
     opt.observe("samples", 2)
     opt.step([np.full(2, 5.0)])
     np.testing.assert_array_equal(w, -6)
+
+
+def test_magma_of_large_gradients_is_that_of_small_ones() -> None:
+    moved = []
+    for size in (1.0, 1e160):
+        w, rng = np.array([1.0, -2, 0.5, 3]), np.random.default_rng(0)
+        opt = tw.Optimizer([w], "lion(lr=0.1) | magma(mask_prob=1)")
+        for _ in range(4):
+            opt.step([rng.standard_normal(4) * size])
+        moved.append(w)
+    np.testing.assert_allclose(moved[1], moved[0], rtol=1e-12)

@@ -33,8 +33,10 @@ struct Magma: ElementRule {
   static func phases(_ h: Hyper) -> Int { 1 }
   static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("alignment", 1), Scalar("factor", 1)] }
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
-    let size = max(totals.root(1), 1e-8) * max(totals.root(2), 1e-8), ema: Double = h.alignment_ema
-    let cosine = totals[0] / size
+    let (a, b, ema) = (max(totals.root(1), 1e-8), max(totals.root(2), 1e-8), h.alignment_ema as Double)
+    // where the products overflow, of the scaled sum
+    let cosine =
+      (a * b).isFinite ? totals[0] / (a * b) : totals.p[Sums.scaled] / (a * 0x1p-600 * (b * 0x1p-600))
     s[0] = ema * s[0] + (1 - ema) / (1 + exp(-cosine / h.tau))
     let draw = Random.fraction(
       seed: c.seed, stream: c.stream, step: c.t - 1, tensor: UInt32(truncatingIfNeeded: c.tensor))
