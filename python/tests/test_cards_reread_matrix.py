@@ -141,3 +141,22 @@ def test_magma_of_large_gradients_is_that_of_small_ones() -> None:
             opt.step([rng.standard_normal(4) * size])
         moved.append(w)
     np.testing.assert_allclose(moved[1], moved[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("sentence", ["norm_test(max_batch=100)", "norm_test(max_batch=100, coordinate=true)",
+                                      "inner_product_test(max_batch=100)", "inner_product_test(max_batch=100, nu=0.5)"])
+def test_batch_tests_do_not_depend_on_the_scale(sentence: str) -> None:
+    samples = 0.3 + np.random.default_rng(0).standard_normal((4, 3))
+    sizes = []
+    for scale in (1.0, 1e-90, 1e-200, 1e200):
+        schedule = tw.schedule(sentence)
+        schedule.observe_samples(samples * scale)
+        sizes.append(schedule(0))
+    assert len(set(sizes)) == 1 and 4 < sizes[0] <= 100
+
+
+def test_the_keys_of_adam_cm_have_one_decay() -> None:
+    groups = [{"params": [np.ones(2)]}, {"params": [np.ones(2)], "decay": 0.5}]
+    with pytest.raises(tw.Error, match="decay"):
+        tw.Optimizer(groups, "adam_cm")
+    tw.Optimizer(groups, "adam_cm(layerwise=true)")

@@ -31,7 +31,8 @@ struct AdamCM: ElementRule {
       .eps(1e-8),
       .weightDecay(0, "decoupled weight decay"),
       .integer("capacity", 5, .within(1, Double(most)), "momenta in the buffer", live: false),
-      .number("decay", 0.7, .between(0, 1, lowOpen: true, highOpen: true), "of the keys, each step"),
+      .number("decay", 0.7, .between(0, 1, lowOpen: true, highOpen: true), "of the keys, each step")
+        .forAll(unless: "layerwise"),
       .flag("layerwise", false, "every tensor has a buffer and keys of its own", live: false),
     ],
     slots: Adam.moments + [

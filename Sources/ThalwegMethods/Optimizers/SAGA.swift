@@ -6,9 +6,9 @@ import ThalwegCore
 ///
 /// State    the table, one gradient a sample, and its mean; both start at 0. With `init=full` the first step asks for
 ///          the gradients of all samples and fills the table, so that d = mean then.
-/// Differs  the sample i of a step (from 0) is what was observed as `sample` before it; where nothing was, samples come
-///          in turn, i = t mod n. Every 10·n steps the mean is taken of the table anew, so that its rounding does not
-///          grow. A tensor without a gradient keeps its table.
+/// Differs  the sample i of a step (from 0) is what was observed as `sample` before it; where nothing was, or NaN,
+///          samples come in turn, i = t mod n. Every 10·n steps the mean is taken of the table anew, so that its
+///          rounding does not grow. A tensor without a gradient keeps its table.
 ///          A prox follows as a stage: saga(...) | prox(...) takes prox(θ, lr) after the step.
 /// Errors   a sample that is not one of 0, …, n − 1.
 /// Source   Defazio, Bach and Lacoste-Julien, 2014, arXiv:1407.0202.

@@ -25,13 +25,18 @@ private struct BatchSize {
   }
 }
 
-/// Per-sample gradients, (m, n) row-major.
+/// Per-sample gradients, (m, n) row-major, and what they count times: a power of two, with which squares neither
+/// overflow nor vanish. The tests are of ratios.
 private struct Samples {
   let p: UnsafePointer<Double>
   let m: Int, n: Int
+  let scale: Double
 
-  init(_ p: UnsafePointer<Double>, _ m: Int, _ n: Int) throws(Failure) {
+  init(_ p: UnsafePointer<Double>, _ m: Int, _ n: Int, scaled: Bool) throws(Failure) {
     (self.p, self.m, self.n) = (p, m, n)
+    let top = scaled ? (0..<m * n).reduce(0.0) { max($0, abs(p[$1])) } : 1
+    let power = top > 0 && top.isFinite ? min(max(-top.exponent, -1022), 1022) : 0
+    scale = Double(sign: .plus, exponent: power, significand: 1)
     try Memory.ask(8 * (m + 2 * n))  // sums of rows and of columns
   }
 
@@ -39,7 +44,7 @@ private struct Samples {
   func rows(_ body: (UnsafePointer<Double>) -> Void) { for i in 0..<m { body(p + i * n) } }
   func mean() -> [Double] {
     var mean = [Double](repeating: 0, count: n)
-    rows { g in for j in 0..<n { mean[j] += g[j] } }
+    rows { g in for j in 0..<n { mean[j] += scale * g[j] } }
     for j in 0..<n { mean[j] /= Double(m) }
     return mean
   }
@@ -62,7 +67,12 @@ private struct Moments {
       spread += x
       if each { spreads[j] += x }
     }
-    s.rows { g in for j in 0..<s.n { add((g[j] - other[j]) * (g[j] - other[j]), j) } }
+    s.rows { g in
+      for j in 0..<s.n {
+        let d = s.scale * g[j] - other[j]
+        add(d * d, j)
+      }
+    }
     for j in 0..<s.n {
       let d = other[j] - mean[j]
       add(d * d * weight, j)
@@ -151,7 +161,7 @@ struct NormTest: Schedule {
     }
     guard m > 0 else { return true }
     var joined = moments, new = batch
-    joined.join(try Samples(samples, m, n), each: coordinate)
+    joined.join(try Samples(samples, m, n, scaled: parts == 1), each: coordinate)
     guard joined.spread.isFinite || joined.parts >= parts else {
       throw Failure(Status.nonfinite, "norm_test: a per-sample gradient is NaN or infinite; nothing was changed")
     }
@@ -220,7 +230,7 @@ struct InnerProductTest: Schedule {
     var new = batch
     new.calls += 1
     if new.size == 0 { new.size = Double(m) }
-    if m > 1 { try new.raise("inner_product_test", to: need(try Samples(samples, m, n)), atMost: most) }
+    if m > 1 { try new.raise("inner_product_test", to: need(try Samples(samples, m, n, scaled: true)), atMost: most) }
     batch = new
     return true
   }
@@ -233,7 +243,7 @@ struct InnerProductTest: Schedule {
     var p: [Double] = []
     s.rows { g in
       var dot = 0.0
-      for j in 0..<s.n { dot += g[j] * mean[j] }
+      for j in 0..<s.n { dot += s.scale * g[j] * mean[j] }
       p.append(dot)
     }
     let middle = p.reduce(0, +) / Double(s.m)
@@ -245,7 +255,7 @@ struct InnerProductTest: Schedule {
     s.rows { g in
       let along = (p[i] - middle) / square
       for j in 0..<s.n {
-        let q = (g[j] - mean[j]) - along * mean[j]
+        let q = (s.scale * g[j] - mean[j]) - along * mean[j]
         rest += q * q
       }
       i += 1
