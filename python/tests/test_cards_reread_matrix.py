@@ -143,6 +143,12 @@ def test_magma_of_large_gradients_is_that_of_small_ones() -> None:
     np.testing.assert_allclose(moved[1], moved[0], rtol=1e-12)
 
 
+def test_betas_of_a_group_are_those_of_the_method() -> None:
+    for betas in ([0.5], [0.5, 0.9], (0.1, 0.2, 0.3, 0.4)):
+        with pytest.raises(tw.Error, match="`betas` is fixed"):
+            tw.Optimizer([{"params": [np.ones(2)]}, {"params": [np.ones(2)], "betas": betas}], "aggmo(lr=0.1)")
+
+
 @pytest.mark.parametrize("sentence", ["norm_test(max_batch=100)", "norm_test(max_batch=100, coordinate=true)",
                                       "inner_product_test(max_batch=100)", "inner_product_test(max_batch=100, nu=0.5)"])
 def test_batch_tests_do_not_depend_on_the_scale(sentence: str) -> None:

@@ -190,7 +190,7 @@ class Settings(_thalweg.Optimizer):
     def _expected(self, path: str, got: Any = None) -> str:
         """What a hyper-parameter may be, in words."""
         stage, _, name = path.rpartition(".")
-        if path == "betas":
+        if path == "betas" and not self._own_betas():
             return "a tuple of 2 or 3 numbers"
         parameter = self._live().get(path)
         for own, method in self._stages() if parameter is None else ():
@@ -247,10 +247,10 @@ class Settings(_thalweg.Optimizer):
         return text
 
     def _spread(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """`values` with "betas" written out as beta1, beta2, ..."""
+        """`values` with "betas" written out as beta1, beta2, ..., but where a method has a list of that name."""
         spread: dict[str, Any] = {}
         for key, value in values.items():
-            if key == "betas":
+            if key == "betas" and not self._own_betas():
                 spread.update(zip(beta_names(value), value))
             else:
                 spread[key] = value
@@ -299,6 +299,10 @@ class Settings(_thalweg.Optimizer):
 
     def _live_paths(self) -> list[str]:
         return list(self._live())
+
+    def _own_betas(self) -> bool:
+        """Whether "betas" is a hyper-parameter of a stage, not a word for its beta1, beta2, ..."""
+        return not self._betas() and any(method.parameter("betas") for _, method in self._stages())
 
     def _betas(self) -> list[str]:
         live = self._live_paths()
