@@ -21,6 +21,7 @@ struct DCTAdamW: WholeRule {
       every update_proj_gap steps the rank columns (rows) of S with the largest norm are chosen; a = A Q_r
       e <- A - a Q_r';  m, v from a as in Adam, those of new columns begin at 0
       theta <- theta - lr*sqrt(1 - beta2^t)/(1 - beta1^t)*m/(sqrt(v) + eps*sqrt(1 - beta2^t)) Q_r'
+      tensors that are no matrices (kernels, too): all of g as in AdamW
       """,
     source: "Modoranu, Safaryan, Schultheis, Ryabinin, Chumachenko, Alistarh, 2025, arXiv:2505.17967",
     parameters: [

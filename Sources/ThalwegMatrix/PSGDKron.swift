@@ -24,6 +24,7 @@ struct PSGDKron: WholeRule {
       X = m^ + noise*V;  A = X times Q_k on every axis, B = V times Q_k^-T;  T1, T2 their Gram matrices along k
       Q_k <- Q_k - precond_lr/norm(T1 + T2) * triu(T1 - T2) Q_k (diagonal factors: the diagonals)
       u = m^ times Q_k'Q_k on every axis, RMS at most clip_rms;  theta <- theta - lr*(u + weight_decay*theta)
+      the fit to Hessian-vector products is that of psgd_lra, psgd_xmat and psgd_dense alone
       """,
     source: "Li, 2015, arXiv:1512.04202; Pooladzandi, Li, 2024, arXiv:2402.04553",
     parameters: [

@@ -89,6 +89,7 @@ struct KFAC: WholeRule {
       A <- E[a a'], B <- E[g g'], averaged;  Ai = (A + pi*sqrt(damping) I)^-1, Bi = (B + sqrt(damping)/pi I)^-1
       V = Bi G Ai;  nu = min(1, sqrt(kl_clip/|sum lr^2*<V, G>|));  u = nu*V + weight_decay*theta
       buf <- momentum*buf + u;  theta <- theta - lr*buf
+      tensors that are no layers: u = G + weight_decay*theta, out of the sum and without nu
       """,
     source: "Martens, Grosse, 2015, arXiv:1503.05671",
     parameters: [
