@@ -121,7 +121,7 @@ class SaRA(OptimizerReference):
     """AdamW on the entries that are small to begin with (Hu et al., 2024; arXiv 2409.06633)."""
 
     name = "sara"
-    defaults = {"lr": 0.000496585, "threshold": 2e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01,
+    defaults = {"lr": 1e-3 * math.exp(-0.7), "threshold": 2e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01,
                 "lambda_rank": 0.0, "min_rank_dim": 64, "progressive_step": -1}
     settings = ({}, {"threshold": 0.8, "lr": 0.05, "weight_decay": 0.1}, {"threshold": 0.8, "lr": 0.05, "progressive_step": 7},
                 {"threshold": 0.8, "lr": 0.02, "lambda_rank": 0.3, "min_rank_dim": 1}, {"threshold": 1e3, "lr": 0.01})

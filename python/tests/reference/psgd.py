@@ -166,7 +166,7 @@ class PSGD(OptimizerReference):
                 self.begin(s, g.size, lambda step, flat=flat: flat(normal(step)))
             if fits and np.any(a) and np.any(b):
                 if s.scale is None:
-                    s.scale = (np.mean(a**2) ** 0.25 if self.fit == "newton" else 1.0) * np.mean(b**4) ** (-1 / 8)
+                    s.scale = np.mean(a**2) ** 0.25 * np.mean(b**4) ** (-1 / 8) if self.fit == "newton" else np.mean(g**4) ** (-1 / 8)
                     self.rescale(s)
                 s.balances = fraction(normal, t + (2 << 40)) < self.h.get("balance_prob", 0.0)
                 self.update_factors(s, a, b)
