@@ -8,8 +8,8 @@ import ThalwegCore
 ///     ρ₃ = s₀·β;  ρ₂ = c·c₀·β + s·α;  ρ = hypot(c·α − s·c₀·β, β');  d = (v − ρ₃·d₂ − ρ₂·d₁)/ρ;  x ← x + c'·η·d
 ///
 /// The residual is |η|, of the recurrence.
-/// Ends     converged: |η| ≤ max(rtol·|b|, atol), or β' = 0; max_iter, also where ρ is 0 up to rounding (16 ulp of the
-///          largest |A·v| so far): the system is singular and has no solution.
+/// Ends     converged: |η| ≤ max(rtol·|b|, atol), or β' = 0; max_iter, also where ρ is 0, or |d| at least 1/(16 ulp) over
+///          the largest |A·v| so far: the system is singular and has no solution, and x is that of before.
 /// Differs  from scipy's in the stop rule alone, which there estimates the norm of the operator as well.
 /// Source   Paige, Saunders, 1975.
 struct MINRES: Driver {
@@ -58,16 +58,15 @@ struct MINRES: Driver {
       let next = q.norm
       let r3 = io.s_last * io.beta, t = io.c_last * io.beta, r2 = io.c * t + io.s * alpha
       let rest = io.c * alpha - io.s * t, r1 = hypot(rest, next)
-      // the least singular value on the Krylov space is at most r1: rounding alone must not be divided by
-      guard r1 > 16 * (T.isDouble ? 0x1p-52 : 0x1p-23) * io.scale else {
-        return .done(r1.isFinite ? .maxIter : .nonfinite)
-      }
+      guard r1.isFinite else { return .done(.nonfinite) }
       (io.c_last, io.s_last) = (io.c, io.s)
       (io.c, io.s) = (rest / r1, next / r1)
       // the new direction goes where the one before the last was
       let k = try io.count("iterations"), d = try io["d"], new = d.row(k & 1)
       new.set(-r3 / r1, new, -r2 / r1, d.row((k + 1) & 1))
       new.add(v, times: 1 / r1)
+      // A·d has length 1: where d is this long the operator is singular up to rounding, and x would be rounding alone
+      guard new.norm * io.scale < 1 / (16 * (T.isDouble ? 0x1p-52 : 0x1p-23)) else { return .done(.maxIter) }
       x.add(new, times: io.c * io.eta)
       io.eta *= -io.s
       (io.iterations, io.residual, io.beta) = (io.iterations + 1, abs(io.eta), next)
