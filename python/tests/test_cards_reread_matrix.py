@@ -166,3 +166,9 @@ def test_the_keys_of_adam_cm_have_one_decay() -> None:
     with pytest.raises(tw.Error, match="decay"):
         tw.Optimizer(groups, "adam_cm")
     tw.Optimizer(groups, "adam_cm(layerwise=true)")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_opposite_gradients_have_no_common_direction(dtype: type) -> None:
+    for rows in ([[1.0], [-2.0]], [[3.0, 4], [-6, -8]], [[0.1, 0.3], [-0.07, -0.21]]):
+        assert not tw.aggregate("config")(np.array(rows, dtype)).any()

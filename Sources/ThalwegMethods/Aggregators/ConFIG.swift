@@ -29,8 +29,8 @@ struct ConFIG: GramianRule {
     let norms = G.norms, f = norms.map { $0 > 0 ? 1 / $0 : 0 }, K = G.scaled(rows: f)
     let wanted = zip(pref, f).map { $1 > 0 ? $0 : 0 }
     let x = try K.applying({ 1 / $0 }, to: wanted, rounding: c.rounding), length = K.length(x)
-    // what is left of opposite gradients is rounding
-    guard length > 8 * Double(G.count) * 0x1p-52 * dot(pref, pref).squareRoot() else { return x.map { _ in 0 } }
+    // opposite gradients leave rounding alone
+    guard length > 8 * Double(G.count) * c.rounding * dot(wanted, wanted).squareRoot() else { return x.map { _ in 0 } }
     let sum = dot(norms, K.times(x)) / length
     return zip(x, f).map { $0 * $1 * sum / length }
   }
