@@ -376,6 +376,10 @@ struct DSGD: Driver {
     }
     switch phase {
     case .start:
+      let wanted = h.integer("clients")
+      guard n == wanted else {
+        throw Failure(Status.shape, "`points0` must have a row for each of the \(wanted) clients, got \(n)")
+      }
       points.copy(try io["points0"])
       for (i, w) in weights(n).enumerated() { try io["mixing"].p[i] = T(w) }
       average()

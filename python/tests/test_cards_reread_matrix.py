@@ -172,3 +172,8 @@ def test_the_keys_of_adam_cm_have_one_decay() -> None:
 def test_opposite_gradients_have_no_common_direction(dtype: type) -> None:
     for rows in ([[1.0], [-2.0]], [[3.0, 4], [-6, -8]], [[0.1, 0.3], [-0.07, -0.21]]):
         assert not tw.aggregate("config")(np.array(rows, dtype)).any()
+
+
+def test_dsgd_wants_a_row_for_each_client() -> None:
+    with pytest.raises(tw.ShapeError, match="points0"):
+        tw.solver("dsgd(clients=3, max_iter=2)").run(points0=np.ones((5, 2)), client_gradient=lambda client, point: point)

@@ -56,7 +56,7 @@ STAGES = {
 VALUES = {
     "lr": "0.1", "peak": "0.1", "total": "1000", "warmup": "100", "warmup_steps": "100", "rank": "2",
     "noise_multiplier": "1.1", "expected_batch_size": "64", "batch_size": "64", "clip": "1.0", "max_norm": "1.0",
-    "max_value": "1.0", "delta": "1e-5",
+    "max_value": "1.0", "delta": "1e-5", "n_byzantine": "0",
 }
 # A solver that asks more often than this does not get where it goes on the arrays of an example.
 MOST_ANSWERS = 500
@@ -79,6 +79,7 @@ ARRAYS = {
     ("gaussian_kl_full", "s0"): IDENTITY,
     ("gaussian_kl_full", "s1"): IDENTITY,
     ("local_ode_reg", "times"): "np.linspace(0, 1, 4)",
+    ("dsgd", "points0"): "np.ones((2, 4))",
     ("stn_range_map", "low"): "np.zeros(4)",
     ("stn_range_map", "high"): "np.ones(4)",
     **{(name, side): MASSES for name in TRANSPORTS for side in "ab"},
