@@ -23,7 +23,8 @@ struct PolyPrecond: Driver {
       """,
     source: "Doikov, Rodomanov, 2023, arXiv:2301.13194",
     parameters: [
-      .integer("tau", 2, .within(0, 4096), "degree"), .choice("mode", ["krylov", "sympoly"], "the polynomial"),
+      .integer("tau", 2, .within(0, 4096), "degree; n - 1 where it is larger"),
+      .choice("mode", ["krylov", "sympoly"], "the polynomial"),
       .number("L", 1, .above(0), "curvature scale, at first"), .flag("adaptive", true, "search for L (krylov)"),
       .maybe("M", .above(0), "divisor of the step (sympoly); none: L times the largest eigenvalue of B P"),
     ] + Minimiser.stop,
