@@ -423,6 +423,7 @@ J = np.random.default_rng(8).standard_normal((3, 5))
 @pytest.mark.parametrize("name", [m.name for m in tw.methods("aggregator") if "task_gradient" in m.requests])
 def test_aggregators_are_saved_and_copied(name: str) -> None:
     rows = J[:2] if name in ("bloop", "prograd") else J  # those for one task and another
+    name = "krum(n_byzantine=0)" if name == "krum" else name  # which wants to know
     mine = tw.aggregate(name)
     empty = tw.aggregate(name)
     empty.load_state_dict(mine.state_dict())
