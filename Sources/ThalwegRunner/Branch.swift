@@ -68,7 +68,7 @@ package final class Branch {
       case direct
       /// Changes the scratch tensor in place, element by element (update transforms after a measured one).
       case update
-      /// The point in the scratch tensor becomes the move to it.
+      /// What a rule that takes its own step has left in the scratch tensor becomes a direction for stages behind it.
       case difference
       /// Runs a whole-tensor stage on the scratch tensor.
       case whole(Stage)
@@ -161,7 +161,7 @@ package final class Branch {
       sums(rule)
     }
     var pending: [Stage] = []
-    if leavesPoint, !updates.isEmpty { passes.append(Pass(work: .difference)) }
+    if moves, !updates.isEmpty { passes.append(Pass(work: .difference)) }
     for s in updates {
       if s.phases > 0 || s.whole != nil {
         if !fromUpdate {

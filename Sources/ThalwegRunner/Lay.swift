@@ -48,10 +48,10 @@ extension Branch.Pass {
 
     case .difference:
       guard let whole = p.scratch() else { return }
+      let op = MoveDirection(lr: r.pointee.apply.lr, isPoint: b.leavesPoint)
       let kernel =
         r.pointee.isDouble
-        ? plainKernel(MoveTo(), SIMD8<Double>.self, writesG: false)
-        : plainKernel(MoveTo(), SIMD16<Float>.self, writesG: false)
+        ? plainKernel(op, SIMD8<Double>.self, writesG: false) : plainKernel(op, SIMD16<Float>.self, writesG: false)
       p.add(whole, x) { _, _, o in kernel(o) }
 
     case .final:
@@ -77,8 +77,9 @@ extension Branch.Pass {
           run(updates, p, r, u, g)
         }
         (a.scale, a.coupled) = (1, 0)
-        if b.moves { a.lr = 1 }
-        if b.leavesPoint, b.updates.count == b.decays.count {
+        let alone = b.updates.count == b.decays.count
+        if b.moves, alone { a.lr = 1 }
+        if b.leavesPoint, alone {
           p.copy(u, to: x)
         } else if let applier = b.applier, let e = applier.element {
           p.run(e.fused, applier.id, a, x, u)
@@ -159,9 +160,12 @@ extension Branch.Pass {
   }
 }
 
-/// The update that leads to the point in x.
-private struct MoveTo: ElementOperation {
-  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { x = g - x }
+/// The direction of the move in x, or of the move to the point in x; none where the step size is 0.
+private struct MoveDirection: ElementOperation {
+  let lr: Double, isPoint: Bool
+  @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+    x = (isPoint ? g - x : x).direction(lr)
+  }
 }
 
 private struct AddCoupled: ElementOperation {

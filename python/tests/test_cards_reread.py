@@ -445,3 +445,17 @@ def test_charts_of_too_low_rank_are_refused(seed):
         tw.solver("chart_step(lr=0.1, retraction=chart)").run(
             x0=np.zeros(4), coordinates=np.zeros((1, 2)), jacobians=jacobians, gradients=np.ones((1, 2)),
             weights=np.ones(1), decode=lambda chart, u: np.concatenate([u, u]))
+
+
+@pytest.mark.parametrize("rule", [
+    "riemannian_sgd(lr=0.1)", "mirror_descent(lr=0.1, geometry=l2)", "prox_sgd(l1(1e-3), lr=0.1)", "ranger(lr=0.1)", "split_sgd(lr=0.1)"])
+def test_stages_behind_rules_that_take_their_own_step_see_a_direction(rule):
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal((4, 5))
+    w = start.copy()
+    optimizer = tw.Optimizer([w], rule + " | hyperball")
+    for _ in range(3):
+        optimizer.step([rng.standard_normal((4, 5))])
+    np.testing.assert_allclose(np.linalg.norm(w), np.linalg.norm(start), rtol=1e-9)
+    plain, decayed = (stepped(rule + more, start, np.zeros((4, 5))) for more in ("", " | decoupled_weight_decay(0.3)"))
+    np.testing.assert_allclose(decayed, plain - 0.1 * 0.3 * start, rtol=1e-9, atol=1e-12)
