@@ -13,8 +13,10 @@ extension Optimizer {
     c.t = s === branch.rule ? ruleStep(branch, r.pointee.t + 1, r.pointee.group) : r.pointee.t + 1
     c.step = step
     // A source that sets the step size changes the move and what follows it; rules go on as if it had not.
-    c.lr = stepSize == nil || s.role == .after ? r.pointee.apply.lr : rate(of: i).lr
-    (c.keep, c.masksDecay) = (r.pointee.apply.keep, branch.masksDecay)
+    let plain = stepSize == nil || s.role == .after
+    c.lr = plain ? r.pointee.apply.lr : rate(of: i).lr
+    c.keep = plain ? r.pointee.apply.keep : 1 - c.lr * r.pointee.decay
+    c.masksDecay = branch.masksDecay
     c.weightDecay = decayOf[r.pointee.group * branches.count + r.pointee.branch]
     let shape = bound[i].shape
     (c.ndim, c.count, c.rows, c.columns, c.role) = (shape.ndim, shape.count, shape.rows, shape.columns, shape.role)
@@ -193,6 +195,7 @@ extension Optimizer {
         kept?.storeBytes(of: Float(number), as: Float.self)
       }
     }
+    r.pointee.decay = decay
     if !branch.decays.isEmpty { r.pointee.apply.keep = decay == 0 ? 1 : 1 - r.pointee.apply.lr * decay }
   }
 

@@ -129,8 +129,7 @@ struct SourceDesk: SourceHost {
     return optimizer.largestRate
   }
   func rate(of tensor: Int) -> (lr: Double, decay: Double) {
-    let rate = optimizer.rate(of: tensor)
-    return (rate.lr, rate.decay)
+    (optimizer.rate(of: tensor).lr, optimizer.records[tensor].decay)
   }
   func setStepSize(_ tau: Double) { optimizer.stepSize = tau }
   func stepSize(of tensor: Int) -> Double {

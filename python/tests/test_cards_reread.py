@@ -459,3 +459,25 @@ def test_stages_behind_rules_that_take_their_own_step_see_a_direction(rule):
     np.testing.assert_allclose(np.linalg.norm(w), np.linalg.norm(start), rtol=1e-9)
     plain, decayed = (stepped(rule + more, start, np.zeros((4, 5))) for more in ("", " | decoupled_weight_decay(0.3)"))
     np.testing.assert_allclose(decayed, plain - 0.1 * 0.3 * start, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+@pytest.mark.parametrize("stages", [
+    "", "cautious_decay | ", "corrected_decay(max_lr=0.8) | ", "decoupled_weight_decay(0.3) | ", "radial_brake | ", "relative_update | ",
+    "hyperball | ", "lawn(part=norm) | ", "cautious_decay | radial_brake | "])
+def test_a_step_size_that_is_set_moves_along_the_proposed_update(stages, share):
+    rng = np.random.default_rng(0)
+    w, g = rng.standard_normal((4, 3)), rng.standard_normal((4, 3))
+    start = w.copy()
+    optimizer = tw.Optimizer([w], f"adamw(lr=0.4, weight_decay=0.5) | {stages}ghost_step")
+    for request in optimizer.requests():
+        if request.kind == "logit_derivatives":
+            update = request.probe[0].copy()
+            rows = np.zeros((2, 4))
+            rows[:, 0] = np.pi / (0.4 * share)
+            request.answer_matrix(rows)
+        else:
+            request.answer([g], 1.0)
+    tau = optimizer.get("ghost_step.tau")
+    np.testing.assert_allclose(tau, 0.4 * share)
+    np.testing.assert_allclose(w, start + tau * update, rtol=1e-12, atol=1e-14)

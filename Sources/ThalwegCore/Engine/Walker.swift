@@ -71,6 +71,8 @@ public struct Record {
   public var ownRules: UnsafeMutablePointer<UnsafeMutableRawPointer>
   public var scalars: UnsafeMutablePointer<UnsafeMutablePointer<Double>>
   public var apply = Apply()
+  /// The decoupled decay over the step size, as stages have decided on it.
+  public var decay = 0.0
   /// Whole-tensor scratch in the compute type, where the branch needs it.
   public var scratch: UnsafeMutableRawPointer?
   /// A second one, where stages compare an update with a gradient that whole-tensor stages have made.
