@@ -135,7 +135,8 @@ extension Optimizer {
       }
     }
     for i in 0..<bound.count where records[i].active {
-      records[i].apply = applies[records[i].group * branches.count + records[i].branch]
+      let k = records[i].group * branches.count + records[i].branch
+      (records[i].apply, records[i].decay) = (applies[k], rates[k].decay)
     }
     begun.removeAll(keepingCapacity: true)
     for _ in stages { begun.append(false) }
@@ -150,7 +151,7 @@ extension Optimizer {
       if options.state != .f32 {
         r.pointee.stateKey = Random.key(seed: options.seed, stream: .max - 1, step: UInt64(step), tensor: r.pointee.key)
       }
-      decideDecay(i, branch)
+      if !branch.decays.isEmpty { decideDecay(i, branch) }
       if !branch.perTensor {
         if let l = leaders.first(where: {
           $0.group == r.pointee.group && $0.branch == r.pointee.branch && $0.t == r.pointee.t
@@ -183,7 +184,7 @@ extension Optimizer {
   /// Lets stages decide on the decoupled decay of a tensor.
   private func decideDecay(_ i: Int, _ branch: Branch) {
     let r = records + i
-    var decay = rate(of: i).decay
+    var decay = r.pointee.decay
     for s in branch.decays {
       guard let decide = s.whole?.newDecay else { continue }
       let kept = r.pointee.used(s.id) > 0 ? r.pointee.slot(s.id, 0).base : nil, isDouble = r.pointee.isDouble
@@ -196,7 +197,7 @@ extension Optimizer {
       }
     }
     r.pointee.decay = decay
-    if !branch.decays.isEmpty { r.pointee.apply.keep = decay == 0 ? 1 : 1 - r.pointee.apply.lr * decay }
+    r.pointee.apply.keep = decay == 0 ? 1 : 1 - r.pointee.apply.lr * decay
   }
 
   /// After a phase: totals become scalars, and the rules that use them are made anew.
