@@ -43,7 +43,7 @@ package final class Branch {
     )
     stages = gradient + [rule] + updates + (applier.map { [$0] } ?? []) + after
     decays = updates.filter { $0.whole?.newDecay != nil }
-    hasDecayStages = updates.contains { $0.whole?.place($0.hyper[0]) == .decay }
+    hasDecayStages = updates.contains { [.decay, .addedDecay].contains($0.whole?.place($0.hyper[0])) }
     masksDecay = updates.contains { $0.whole?.traits.masksDecay ?? false }
     perTensor = !decays.isEmpty || stages.contains { $0.perTensor }
     mayFail = stages.contains { $0.whole?.mayFail($0.hyper[0]) ?? false }

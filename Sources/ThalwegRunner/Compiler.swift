@@ -184,14 +184,22 @@ struct Compiler {
           + "average, the stage and schedule_free, as adam(beta1=0) | \(s.name) | schedule_free")
     }
     // iterates beside the parameters would not see what moves those alone
+    func moves(_ s: Stage) -> Bool {
+      if case .adapter(let kind) = s.component { return kind.moves }
+      return s.whole.map { $0.evaluate == nil } ?? false
+    }
     let evaluates = rule.element?.evaluates ?? (rule.whole?.evaluate != nil)
     if let averages = applier ?? (rule.method.asks(for: "own-step") && evaluates ? rule : nil),
-      let s = after.first(where: { if case .adapter(let kind) = $0.component { kind.moves } else { false } })
+      let s = after.first(where: moves)
     {
       throw Failure(
         Status.method,
         "`\(s.name)` cannot stand behind `\(averages.name)`: it would move the point where gradients are taken, and not "
           + "the weights that are averaged; `ema` goes with it")
+    }
+    let masks = updates.filter { $0.whole?.traits.masksDecay ?? false }
+    if masks.count > 1 {
+      throw Failure(Status.method, "`\(masks[0].name)` stands behind the rule twice: the decay is masked once")
     }
     let decay = rule.element?.decay(rule.hyper[0]) ?? rule.whole?.decay(rule.hyper[0]) ?? .none
     if decay == .rule, let s = updates.first(where: { $0.whole?.changesDecay ?? false }) {

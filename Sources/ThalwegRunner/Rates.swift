@@ -16,7 +16,7 @@ extension Optimizer {
     let plain = stepSize == nil || s.role == .after
     c.lr = plain ? r.pointee.apply.lr : rate(of: i).lr
     c.keep = plain ? r.pointee.apply.keep : 1 - c.lr * r.pointee.decay
-    c.masksDecay = branch.masksDecay
+    (c.decay, c.masksDecay) = (r.pointee.decay, branch.masksDecay)
     c.weightDecay = decayOf[r.pointee.group * branches.count + r.pointee.branch]
     let shape = bound[i].shape
     (c.ndim, c.count, c.rows, c.columns, c.role) = (shape.ndim, shape.count, shape.rows, shape.columns, shape.role)

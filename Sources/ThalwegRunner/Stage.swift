@@ -17,7 +17,7 @@ package final class Stage {
   /// planned.
   var isNew = true, grown = false
   /// Schedules by group and parameter.
-  package var schedules: [[Int: any Schedule]] { didSet { peaks = [:] } }
+  package var schedules: [[Int: any Schedule]]
   private var peaks: [Int: Double] = [:]
   /// What a group that is added starts from: the sentence's own values, and what was set for all groups since.
   var standard: Hyper
@@ -89,11 +89,15 @@ package final class Stage {
     }
   }
 
-  /// The largest step size of a group's schedule, as far as ten million steps tell; NaN where it has none.
+  /// The largest step size of a group's schedule as it was written, whatever it has seen since, as far as ten million
+  /// steps tell; NaN where it has none.
   func peak(_ group: Int) -> Double {
     if let known = peaks[group] { return known }
     var best = Double.nan
-    if let k = hyper[group].parameters.firstIndex(where: { $0.name == "lr" }), let s = schedules[group][k] {
+    if let k = hyper[group].parameters.firstIndex(where: { $0.name == "lr" }),
+      case .schedule(let node) = hyper[group].values[k],
+      let s = try? Registry.schedule(node.withoutMemory)
+    {
       var step = 0.0, at = 0.0
       func take(_ x: Double) { if !(s.value(x) <= best) { (best, at) = (s.value(x), x) } }
       while step < 1e7 {
@@ -134,6 +138,7 @@ package final class Stage {
   func put(_ group: Int?, _ parameter: Int, _ value: Value) {
     var made: (any Schedule)?
     if case .schedule(let node) = value { made = try? Registry.schedule(node) }
+    peaks = [:]
     if let group {
       hyper[group].put(value, parameter)
       schedules[group][parameter] = made

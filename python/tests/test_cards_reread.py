@@ -481,3 +481,82 @@ def test_a_step_size_that_is_set_moves_along_the_proposed_update(stages, share):
     tau = optimizer.get("ghost_step.tau")
     np.testing.assert_allclose(tau, 0.4 * share)
     np.testing.assert_allclose(w, start + tau * update, rtol=1e-12, atol=1e-14)
+
+
+def test_an_average_behind_the_rule_takes_the_decay_that_was_decided():
+    rng = np.random.default_rng(0)
+    start, gradients = rng.standard_normal(5), rng.standard_normal((4, 5))
+    corrected = stepped("adamw(lr=0.1, weight_decay=0.5) | corrected_decay(max_lr=0.2) | schedule_free", start, *gradients)
+    np.testing.assert_allclose(corrected, stepped("adamw(lr=0.1, weight_decay=0.25) | schedule_free", start, *gradients), rtol=1e-9)
+
+
+def test_the_peak_of_a_rate_that_follows_the_run_is_its_first():
+    w = np.ones(2)
+    optimizer = tw.Optimizer([w], "adamw(lr=reduce_on_plateau(lr=0.1, factor=0.5, patience=0), weight_decay=0.5) | corrected_decay")
+    expected = 1.0
+    for k in range(5):
+        expected *= 1 - optimizer.get("lr") ** 2 / 0.1 * 0.5
+        optimizer.step([np.zeros(2)])
+        optimizer.observe("metric", 1.0 + k)
+    assert optimizer.get("lr") < 0.05
+    np.testing.assert_allclose(w, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("stage", ["relative_update", "radial_brake(form=direction)", "radial_brake(form=direction, pin=true)"])
+def test_what_a_mask_spares_counts_in_norms(stage):
+    rng = np.random.default_rng(1)
+    start, g = rng.standard_normal(7), rng.standard_normal(7)
+    lr, wd = 0.1, 0.5
+    w = stepped(f"adamw(lr={lr}, weight_decay={wd}, eps=0) | cautious_decay | {stage}", start, g)
+    u = np.sign(g)
+    decayed = start * np.where(u * start >= 0, 1 - lr * wd, 1)
+    size = np.linalg.norm(decayed)
+    if stage == "relative_update":
+        u = u * size / np.linalg.norm(u)
+    else:
+        c = u @ decayed / size**2
+        u = u + ((0.5 if c < 0 else 1) - 1) * c * decayed
+    new = decayed - lr * u
+    if "pin" in stage:
+        new *= (size - lr * (u @ decayed) / size) / np.linalg.norm(new)
+    np.testing.assert_allclose(w, new, rtol=1e-9)
+
+
+def test_masks_stand_once_and_see_the_direction():
+    with pytest.raises(tw.MethodError, match="twice"):
+        tw.Optimizer([np.ones(2)], "adamw | cautious_decay | cautious_decay")
+    orders = ["cautious_decay | decoupled_weight_decay(3, min_rank=0)", "decoupled_weight_decay(3, min_rank=0) | cautious_decay"]
+    one, other = (stepped(f"adamw(lr=0.1, weight_decay=0.5) | {order}", POINT, SIGNS) for order in orders)
+    np.testing.assert_array_equal(one, other)
+
+
+def test_losses_that_are_never_finite_move_nothing():
+    w = np.array([1.0, 2])
+    optimizer = tw.Optimizer([w], "openai_es(pairs=2) | sgd(lr=0.1)")
+    for request in optimizer.requests():
+        request.answer(loss=np.nan)
+    np.testing.assert_array_equal(w, [1, 2])
+
+
+def test_no_samples_weigh_nothing_whatever_their_mean():
+    w = np.zeros(2)
+    optimizer = tw.Optimizer([w], "gradient_accumulate(every=2, mode=weighted) | sgd(lr=1)")
+    for samples, g in ((0, [np.nan, np.nan]), (3, [1.0, 2])):
+        optimizer.observe("samples", samples)
+        optimizer.step([np.array(g)])
+    np.testing.assert_array_equal(w, [-1, -2])
+
+
+def test_the_power_of_a_norm_is_fixed():
+    for sentence, path in (("clip_norm(0.5) | sgd", "norm_type"), ("clip_global_norm(0.5) | sgd", "norm_type"), ("sgd | radial_brake", "radial_brake.form")):
+        optimizer = tw.Optimizer([np.ones(4)], sentence)
+        with pytest.raises(tw.SequenceError, match="fixed"):
+            optimizer.set(path, 3 if path == "norm_type" else "direction")
+
+
+@pytest.mark.parametrize("sentence", [
+    "schedule_free_sgd | project(l2_ball(0.5))", "sgd | schedule_free | prox(l1(1e-3))", "adam | schedule_free | magnitude_pruning(0.5)"])
+def test_averages_refuse_what_moves_the_parameters_alone(sentence):
+    with pytest.raises(tw.MethodError, match="averaged"):
+        tw.Optimizer([np.ones((3, 3))], sentence)
+    tw.Optimizer([np.ones((3, 3))], "sgd | ema | project(l2_ball(1))")

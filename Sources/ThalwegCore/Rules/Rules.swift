@@ -11,7 +11,9 @@ public struct StepContext: @unchecked Sendable {
   /// What the parameters are multiplied by in this step's decoupled decay; 1 where the rule has none, or does it
   /// itself.
   public var keep = 1.0
-  /// A stage before has taken that decay out of the update where its sign is not that of the parameter.
+  /// The decoupled decay over the step size, as stages have decided on it.
+  public var decay = 0.0
+  /// A stage takes that decay out of the update where the update's sign is not that of the parameter.
   public var masksDecay = false
   public var ndim = 0
   public var count = 0

@@ -136,7 +136,7 @@ extension WholeRule {
 
 /// Where a stage behind a rule stands: it changes the direction, takes part in the decay, or sets the norm of what both
 /// lead to.
-public enum UpdatePlace: Int, Sendable { case direction, decay, norm }
+public enum UpdatePlace: Int, Sendable { case direction, decay, addedDecay, norm }
 
 public struct WholeKernels: Sendable {
   public let slots: @Sendable (Hyper, Shape) -> [Slot]

@@ -77,7 +77,7 @@ struct ScheduleFree: ElementRule {
   static var evaluates: Bool { true }
 
   let point: Interpolation, decay: Double
-  init(_ h: Hyper, _ c: StepContext) { (point, decay) = (Interpolation(h, c, beta: h.beta), c.weightDecay) }
+  init(_ h: Hyper, _ c: StepContext) { (point, decay) = (Interpolation(h, c, beta: h.beta), c.decay) }
 
   @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { v }
   @inline(__always) func step<L: Lane>(_ u: L, _ y: L, _ s: Slots<L>, _ a: Apply) -> L {

@@ -274,7 +274,9 @@ struct OpenAIES: Source {
       return loss.isFinite ? (io.maximizes ? -1 : 1) * loss : .infinity
     }
     var s = f
-    if ranks {
+    if !f.contains(where: \.isFinite) {
+      Log.warn("openai_es: no loss was finite; the gradient is 0")
+    } else if ranks {
       let order = f.indices.sorted { f[$0] < f[$1] || (f[$0] == f[$1] && $0 < $1) }
       for (rank, i) in order.enumerated() { s[i] = Double(rank) / Double(2 * pairs - 1) - 0.5 }
     }

@@ -49,7 +49,7 @@ struct OptAMSGrad: ElementRule, @unchecked Sendable {
       + (0..<(r * r)).map { Scalar("gram_\($0)") }
   }
 
-  let beta1, beta2, eps, lr, share: Double
+  let beta1, beta2, eps, lr: Double
   let ring, newest, stored: Int
   let current, plain: Bool
   let weights: UnsafeMutablePointer<Double>
@@ -61,11 +61,9 @@ struct OptAMSGrad: ElementRule, @unchecked Sendable {
     stored = min(c.t - 1, ring - 1)
     let weights = c.scalars
     self.weights = weights
-    // a tensor with a shorter history than others: the weights of what it has, with sum 1
-    let all = h.integer("history"), kept = min(c.t - 1, all), sum = (0..<kept).reduce(0) { $0 + weights[$1] }
-    let isShort = (kept..<all).contains { weights[$0] != 0 }
-    plain = weights[0] == 0 || stored == 0 || isShort && sum == 0
-    share = isShort && sum != 0 ? 1 / sum : 1
+    // a tensor with a shorter history than others has weights of its own nowhere: a part of theirs may add up to nothing
+    let kept = min(c.t - 1, h.integer("history"))
+    plain = weights[0] == 0 || (kept..<h.integer("history")).contains { weights[$0] != 0 }
   }
 
   /// The gradient of so many steps ago, from 1.
@@ -133,7 +131,6 @@ struct OptAMSGrad: ElementRule, @unchecked Sendable {
         guess = guess + weights[age] * past(age &+ 1, s)
         age &+= 1
       }
-      if share != 1 { guess = share * guess }
     }
     s[0] = m
     s[1] = v

@@ -38,7 +38,7 @@ struct ClipGlobalNorm: ElementRule {
     source: "Pascanu, Mikolov, Bengio, 2012, arXiv:1211.5063",
     parameters: [
       .number("max_norm", 1, .above(0), "largest norm").forAll(unless: "per_tensor"),
-      .number("norm_type", 2, .atLeast(1), "p of the norm").orInfinite().forAll(unless: "per_tensor"),
+      .number("norm_type", 2, .atLeast(1), "p of the norm").orInfinite().forAll(unless: "per_tensor").fixed,
       .flag("per_tensor", false, "every tensor alone", live: false),
       .eps(0, "added to the norm").forAll(unless: "per_tensor"),
     ])

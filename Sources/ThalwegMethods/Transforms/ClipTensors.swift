@@ -15,7 +15,7 @@ struct ClipNorm: ElementRule {
     source: "Pascanu, Mikolov, Bengio, 2012, arXiv:1211.5063",
     parameters: [
       .number("max_norm", nil, .above(0), "largest norm"),
-      .number("norm_type", 2, .atLeast(1), "p of the norm").orInfinite(), .eps(1e-6, "added to the norm"),
+      .number("norm_type", 2, .atLeast(1), "p of the norm").orInfinite().fixed, .eps(1e-6, "added to the norm"),
     ])
 
   static func scalars(_ h: Hyper) -> [Scalar] { ClipGlobalNorm.scalars(h) }

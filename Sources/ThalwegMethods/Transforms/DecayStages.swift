@@ -121,7 +121,7 @@ struct DecoupledWeightDecay: WholeRule {
       + (h.is("mode", "independent") && !h.has("max_lr") ? [peak] : [])
   }
 
-  static func place(_ h: Hyper) -> UpdatePlace { .decay }
+  static func place(_ h: Hyper) -> UpdatePlace { .addedDecay }
   static func grain(_ h: Hyper, _ shape: Shape) -> Int? { 1 }
 
   let decay, lr, peak: Double

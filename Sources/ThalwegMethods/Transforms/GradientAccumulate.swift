@@ -42,7 +42,9 @@ struct GradientAccumulate: Source {
   private struct Add: ElementOperation {
     let keep, weight: Double
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-      s[0] = keep == 0 ? weight * g : s[0] + weight * g
+      // (the mean gradient of no samples may be no number)
+      let more = weight == 0 ? L(0) : weight * g
+      s[0] = keep == 0 ? more : s[0] + more
     }
   }
   /// The gradient of the window, in place: a flush needs no gradient of the host.
@@ -72,7 +74,7 @@ struct GradientAccumulate: Source {
     io.change(Add(keep: calls == 0 ? 0 : 1, weight: weight), parameters: false)
     io.setScalar(0, calls + 1)
     io.setScalar(1, (calls == 0 ? 0 : io.scalar(1)) + weight)
-    io.setScalar(2, (calls == 0 ? 0 : io.scalar(2)) + (io.lossIsNew ? weight * io.loss : 0))
+    io.setScalar(2, (calls == 0 ? 0 : io.scalar(2)) + (io.lossIsNew && weight != 0 ? weight * io.loss : 0))
     io.setScalar(3, (calls == 0 ? 0 : io.scalar(3)) + (io.lossIsNew ? 1 : 0))
     return calls + 1 < io.hyper.every ? .nothing : take(io)
   }

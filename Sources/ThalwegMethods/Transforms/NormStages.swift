@@ -17,6 +17,53 @@ struct NewPoint {
   }
 }
 
+/// The weights behind the decay of a step, where that may be masked by the sign of the update: a stage at its place sees
+/// a direction, one behind the mask an update that has what is spared of the decay in it, which does not turn its sign.
+struct DecayedWeights {
+  let keep, lr: Double, masked, isBehind: Bool
+  init(_ c: StepContext, isBehind: Bool) {
+    (keep, lr, masked, self.isBehind) = (c.keep, c.lr, c.masksDecay && c.keep != 1, isBehind)
+  }
+
+  @inline(__always) private func spares<L: Lane>(_ u: L, _ x: L) -> L.Mask { L.less(u.sign * x, L(0)) }
+  @inline(__always) func weight<L: Lane>(_ u: L, _ x: L) -> L {
+    masked ? L.select(spares(u, x), x, keep * x) : keep * x
+  }
+  @inline(__always) private func direction<L: Lane>(_ u: L, _ x: L) -> L {
+    masked && isBehind ? L.select(spares(u, x), u + (1 - keep) / lr * x, u) : u
+  }
+
+  /// Sums 0 and 1: ‖θ‖² of them, and ⟨u, θ⟩.
+  private struct Products: ElementSum {
+    let decayed: DecayedWeights
+    @inline(__always) func callAsFunction<L: Lane>(_ u: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
+      let y = decayed.weight(u, x)
+      sums.add(0, y, times: y)
+      sums.add(1, decayed.direction(u, x), times: y)
+    }
+  }
+  private struct Add: ElementOperation {
+    let decayed: DecayedWeights, factor: Double
+    @inline(__always) func callAsFunction<L: Lane>(_ u: inout L, _ x: inout L, _ s: Slots<L>) {
+      u = u + factor * decayed.weight(u, x)
+    }
+  }
+  func norm<T: Real>(_ t: Whole<T>) -> Double {
+    masked ? t.sums(Products(decayed: self)).first.squareRoot() : abs(keep) * Flat.norm(t.w, t.count)
+  }
+  func along<T: Real>(_ t: Whole<T>) -> Double {
+    masked ? t.sums(Products(decayed: self))[1] : keep * Flat.dot(t.v, t.w, t.count)
+  }
+  /// u ← u + factor·θ
+  func add<T: Real>(_ t: Whole<T>, times factor: Double) {
+    if masked {
+      t.change(Add(decayed: self, factor: factor))
+    } else {
+      Flat.add(t.w, times: factor * keep, into: t.v, t.count)
+    }
+  }
+}
+
 /// The norm of a tensor's update is that of its weights: lr is the relative step.
 ///
 ///     decay first;  u ← u·‖θ‖/‖u‖,  0 where either norm is below ε
@@ -30,11 +77,11 @@ struct RelativeUpdate: WholeRule {
     rule: "u <- u*|theta|/|u|, theta decayed; 0 where either norm is below eps",
     source: "NVIDIA Emerging-Optimizers, 2025", parameters: [.eps(1e-15, "what counts as no norm")])
 
-  let keep, eps: Double
-  init(_ h: Hyper, _ c: StepContext) { (keep, eps) = (c.keep, h.eps) }
+  let weights: DecayedWeights, eps: Double
+  init(_ h: Hyper, _ c: StepContext) { (weights, eps) = (DecayedWeights(c, isBehind: false), h.eps) }
 
   func apply<T: Real>(_ t: Whole<T>) {
-    let x = abs(keep) * Flat.norm(t.w, t.count), u = Flat.norm(t.v, t.count)
+    let x = weights.norm(t), u = Flat.norm(t.v, t.count)
     Flat.scale(t.v, by: x < eps || u < eps || u == 0 ? 0 : x / u, into: t.v, t.count)
   }
 }
@@ -62,42 +109,31 @@ struct RadialBrake: WholeRule {
     parameters: [
       .number("outward", 0.5, .within(0, 1), "share of a growth that is kept"),
       .number("inward", 1, .within(0, 1), "share of a fall that is kept"),
-      .choice("form", ["norm", "direction"], "of the new norm, or of the update's part along the weights"),
-      .flag("pin", false, "with form=direction: the norm is that of the first order"),
+      .choice(
+        "form", ["norm", "direction"], "of the new norm, or of the update's part along the weights", live: false),
+      .flag("pin", false, "with form=direction: the norm is that of the first order", live: false),
       .eps(1e-15, "what counts as no norm", .above(0)),
     ])
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { aligned(shape.count &* size) }
 
   static func place(_ h: Hyper) -> UpdatePlace { h.is("form", "direction") && !h.pin ? .direction : .norm }
 
-  private let move: NewPoint
+  private let move: NewPoint, weights: DecayedWeights
   let outward, inward, eps: Double
-  let direction, pins, masked: Bool
+  let direction, pins: Bool
   init(_ h: Hyper, _ c: StepContext) {
     (move, outward, inward, eps) = (NewPoint(c), h.outward, h.inward, h.eps)
-    (direction, pins, masked) = (h.is("form", "direction"), h.pin, c.masksDecay)
-  }
-
-  /// The decayed parameters, where the decay is masked: what is spared of it lies in the update, and does not turn the
-  /// update's sign.
-  private struct Decayed: ElementSum {
-    let keep: Double
-    @inline(__always) func callAsFunction<L: Lane>(_ u: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
-      let decayed = L.select(L.less(u.sign * x, L(0)), x, keep * x)
-      sums.add(0, decayed, times: decayed)
-    }
+    (direction, pins) = (h.is("form", "direction"), h.pin)
+    weights = DecayedWeights(c, isBehind: RadialBrake.place(h) == .norm)
   }
 
   func apply<T: Real>(_ t: Whole<T>) {
-    let n = t.count, new = t.workspace.assumingMemoryBound(to: T.self)
-    let size =
-      masked && !direction ? t.sums(Decayed(keep: move.keep)).first.squareRoot() : abs(move.keep) * Flat.norm(t.w, n)
+    let n = t.count, new = t.workspace.assumingMemoryBound(to: T.self), size = weights.norm(t)
     if direction {
-      let along = move.keep * Flat.dot(t.v, t.w, n), c = along / max(size * size, eps)
-      let share = c < 0 ? outward : inward
-      if share != 1 { Flat.add(t.w, times: (share - 1) * c * move.keep, into: t.v, n) }
+      let along = weights.along(t), c = along / max(size * size, eps), more = ((c < 0 ? outward : inward) - 1) * c
+      if more != 0 { weights.add(t, times: more) }
       guard pins, move.lr != 0 else { return }
-      let target = size == 0 ? eps : max(size - move.lr * move.keep * Flat.dot(t.v, t.w, n) / size, eps)
+      let target = size == 0 ? eps : max(size - move.lr * (along + more * size * size) / size, eps)
       move.plain(t, into: new)
       let norm = Flat.norm(new, n)
       if norm > 0 { move.set(t, to: new, times: target / norm) }
