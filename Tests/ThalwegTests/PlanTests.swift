@@ -53,6 +53,7 @@ final class PlanTests: XCTestCase {
     case .materialise: words = ["materialise"]
     case .direct: words = ["direct"]
     case .update: words = ["update"]
+    case .difference: words = ["difference"]
     case .whole(let s): words = ["whole \(s.name)"]
     case .final: words = ["final"]
     case .wholeAfter(let s): words = ["whole after \(s.name)"]
