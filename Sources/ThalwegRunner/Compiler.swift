@@ -194,8 +194,8 @@ struct Compiler {
     {
       throw Failure(
         Status.method,
-        "`\(s.name)` cannot stand behind `\(averages.name)`: it would move the point where gradients are taken, and not "
-          + "the weights that are averaged; `ema` goes with it")
+        "`\(s.name)` cannot stand behind `\(averages.name)`: it would move the point where gradients are taken, and "
+          + "not the weights that are averaged; `ema` goes with it")
     }
     let masks = updates.filter { $0.whole?.traits.masksDecay ?? false }
     if masks.count > 1 {

@@ -11,8 +11,8 @@ import ThalwegCore
 ///
 /// x (p, n) has one column a sample; a bias is a row of ones. The answer is w1, with exact zeros.
 /// Ends     converged: |w1 − w3| and |w2 − Xᵀw3| ≤ tol·max(1, their sizes); max_iter; nonfinite.
-/// Differs  the authors' script solves the penalised form, and cuts at 10⁻³. The over-relaxation is that of Eckstein and
-///          Bertsekas, 1992, which converges on all of (0, 2): that of w3 before the shrinkage alone does not.
+/// Differs  the authors' script solves the penalised form, and cuts at 10⁻³. The over-relaxation is that of Eckstein
+///          and Bertsekas, 1992, which converges on all of (0, 2): that of w3 before the shrinkage alone does not.
 /// Source   Aghasi, Abdi, Romberg, 2020, arXiv:1806.06457.
 struct NetTrim: Driver {
   static let method = Method.solver(

@@ -8,8 +8,8 @@ import ThalwegCore
 ///     ρ₃ = s₀·β;  ρ₂ = c·c₀·β + s·α;  ρ = hypot(c·α − s·c₀·β, β');  d = (v − ρ₃·d₂ − ρ₂·d₁)/ρ;  x ← x + c'·η·d
 ///
 /// The residual is |η|, of the recurrence.
-/// Ends     converged: |η| ≤ max(rtol·|b|, atol), or β' = 0; max_iter, also where ρ is 0, or |d| at least 1/(16 ulp) over
-///          the largest |A·v| so far: the system is singular and has no solution, and x is that of before.
+/// Ends     converged: |η| ≤ max(rtol·|b|, atol), or β' = 0; max_iter, also where ρ is 0, or |d| at least 1/(16 ulp)
+///          over the largest |A·v| so far: the system is singular and has no solution, and x is that of before.
 /// Differs  from scipy's in the stop rule alone, which there estimates the norm of the operator as well.
 /// Source   Paige, Saunders, 1975.
 struct MINRES: Driver {

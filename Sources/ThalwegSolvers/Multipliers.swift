@@ -112,7 +112,8 @@ struct PrimalDual: Driver {
 ///     v_i = max(c_i, −λ_i/ρ_i) for inequalities, c_i for equalities, with λ before its update
 ///
 /// ρ never grows at the first update. Each constraint has its ρ.
-/// Ends     converged: every |v_i| ≤ tol and no λ moved by more than tol; max_iter; nonfinite: a constraint is infinite.
+/// Ends     converged: every |v_i| ≤ tol and no λ moved by more than tol; max_iter; nonfinite: a constraint is
+///          infinite.
 /// Source   Hestenes, 1969; Powell, 1969; Nocedal, Wright, 2006, chapter 17.
 struct AugmentedLagrangian: Driver {
   static let method = Method.solver(

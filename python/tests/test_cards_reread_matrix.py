@@ -97,11 +97,6 @@ def test_refused_by_the_card(sentence: str, what: str) -> None:
         tw.Optimizer([np.ones((2, 2))], sentence)
 
 
-def test_krum_wants_to_know_how_many_may_be_anything() -> None:
-    with pytest.raises(tw.Error, match="n_byzantine"):
-        tw.Optimizer([np.ones(1)], "krum(tasks=5) | sgd")
-
-
 @pytest.mark.parametrize("name", ["aligned_mtl", "config"])
 def test_rounding_of_float32_gradients_is_no_direction(name: str) -> None:
     """Two halves of a batch and the whole: of rank 2 but for rounding."""

@@ -5,8 +5,8 @@ import ThalwegCore
 ///     JJᵀ = V·diag(λ)·Vᵀ;   σ = the smallest λ, their median or their mean;   a = √σ·V·diag(λ^(−½))·Vᵀ·pref;   g = Jᵀa
 ///
 /// State    the gradient of every task.
-/// Differs  nothing from torchjd.AlignedMTL; the authors' code takes the mean (rmse). λ below m·ε of the largest are left
-///          out, ε = 2⁻⁵² for gradients in float64, else 2⁻²³; of an even number of λ the median is the lower one.
+/// Differs  nothing from torchjd.AlignedMTL; the authors' code takes the mean (rmse). λ below m·ε of the largest are
+///          left out, ε = 2⁻⁵² for gradients in float64, else 2⁻²³; of an even number of λ the median is the lower one.
 ///          Without a gradient the weights are pref.
 /// Source   Senushkin, Patakin, Kuznetsov and Konushin, 2023, arXiv:2305.19000.
 struct AlignedMTL: GramianRule {

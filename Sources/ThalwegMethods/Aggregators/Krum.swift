@@ -21,7 +21,9 @@ struct Krum: GramianRule {
     parameters: [
       .integer(
         "tasks", 3, .within(3, Double(Tasks.most)), "number of workers, that is of gradients a step", live: false),
-      .integer("n_byzantine", nil, .atLeast(0), "how many may be anything, at most tasks - 3", live: false),
+      .integer(
+        "n_byzantine", 0, .atLeast(0), "how many may be anything, at most tasks - 3; 0 defends against none",
+        live: false),
       .integer("n_selected", 1, .atLeast(1), "how many are averaged", live: false),
       .flag("squared", true, "distances are squared").forAll,
     ],

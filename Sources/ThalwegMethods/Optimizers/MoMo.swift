@@ -10,7 +10,8 @@ import ThalwegCore
 ///
 /// State    m (and v); f̄, γ, f*, t. Sums run over all tensors.
 /// Differs  nothing from optax.contrib.momo and momo_adam. τ is 0 for N ≤ 2⁻⁵². Without preconditioner the first call
-///          has β = 0. The numbers are one for all groups. lr is 1, or 0.01 with precondition=adam, where it is not given.
+///          has β = 0. The numbers are one for all groups. lr is 1, or 0.01 with precondition=adam, where it is not
+///          given.
 /// Source   Schaipp, Ohana, Eickenberg, Defazio and Gower, 2023, arXiv:2305.07583.
 struct MoMo: ElementRule {
   static let method = Method(

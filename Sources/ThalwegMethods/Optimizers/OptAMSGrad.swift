@@ -61,7 +61,8 @@ struct OptAMSGrad: ElementRule, @unchecked Sendable {
     stored = min(c.t - 1, ring - 1)
     let weights = c.scalars
     self.weights = weights
-    // a tensor with a shorter history than others has weights of its own nowhere: a part of theirs may add up to nothing
+    // a tensor with a shorter history than others has weights of its own nowhere: a part of theirs may add up to
+    // nothing
     let kept = min(c.t - 1, h.integer("history"))
     plain = weights[0] == 0 || (kept..<h.integer("history")).contains { weights[$0] != 0 }
   }

@@ -45,8 +45,8 @@ struct CautiousDecay: WholeRule {
 ///     θ ← θ·(1 − lr²/max_lr·wd) − lr·u,  in place of 1 − lr·wd
 ///
 /// State    the first lr, where max_lr is not given.
-/// Differs  without `max_lr` the peak is that of the rule's schedule, or the first step size of a tensor above 0. An lr above
-///          the peak decays more, and is not clamped. Meant for layers that a normalisation follows.
+/// Differs  without `max_lr` the peak is that of the rule's schedule, or the first step size of a tensor above 0. An lr
+///          above the peak decays more, and is not clamped. Meant for layers that a normalisation follows.
 /// Source   Defazio, 2025, arXiv:2506.02285.
 struct CorrectedDecay: WholeRule {
   static let method = Method(

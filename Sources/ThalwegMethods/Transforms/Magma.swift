@@ -86,7 +86,8 @@ struct Magma: ElementRule {
 /// Norms and inner products run over all tensors.
 ///
 /// State    x₀, the parameters at the start; s, r, m, v, n numbers each.
-/// Differs  nothing from optax.contrib.mechanize: what the host writes enters through Δ. With a step size of 0 a group stays where it is.
+/// Differs  nothing from optax.contrib.mechanize: what the host writes enters through Δ. With a step size of 0 a group
+///          stays where it is.
 /// Source   Cutkosky, Defazio, Mehta, 2023, arXiv:2306.00144.
 struct Mechanic: ElementRule {
   static let method = Method(

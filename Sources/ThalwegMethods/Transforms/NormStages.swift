@@ -17,8 +17,9 @@ struct NewPoint {
   }
 }
 
-/// The weights behind the decay of a step, where that may be masked by the sign of the update: a stage at its place sees
-/// a direction, one behind the mask an update that has what is spared of the decay in it, which does not turn its sign.
+/// The weights behind the decay of a step, where that may be masked by the sign of the update: a stage at its place
+/// sees a direction, one behind the mask an update that has what is spared of the decay in it, which does not turn its
+/// sign.
 struct DecayedWeights {
   let keep, lr: Double, masked, isBehind: Bool
   init(_ c: StepContext, isBehind: Bool) {

@@ -35,8 +35,8 @@ struct Tiles<T: Real> {
   }
 }
 
-/// Squared distances between rows, in the same way. They are those of the rows less the mean of x: what all rows have in
-/// common would cancel in |x|² + |y|² − 2·x·y, and cost its digits.
+/// Squared distances between rows, in the same way. They are those of the rows less the mean of x: what all rows have
+/// in common would cancel in |x|² + |y|² − 2·x·y, and cost its digits.
 struct DistanceTiles<T: Real> {
   private let tiles: Tiles<T>
   private let left: [Double], right: [Double]

@@ -73,7 +73,7 @@ struct RiemannianSGD: RiemannianRule {
   static let method = Method(
     "riemannian_sgd", .optimizer, "Gradient descent along a manifold, with momentum.",
     rule: moves
-      + "b = momentum*b + (1 - dampening)*r (r at first);  d = b, or r + momentum*b (nesterov);  d = r without momentum",
+      + "b = momentum*b + (1 - dampening)*r (r at first);  d = b, or r + momentum*b (nesterov), or r without momentum",
     source: "Bonnabel, 2013, arXiv:1111.5280; Becigneul, Ganea, 2019, arXiv:1810.00760",
     parameters: [
       .lr(1e-3), .rate("momentum", 0, "share of the old direction").fixed,
