@@ -255,17 +255,6 @@ def test_momo_has_one_first_step():
     assert tw.Optimizer([np.ones(1)], "momo(precondition=adam)").get("lr") == 0.01
 
 
-def test_mechanic_sees_what_the_host_writes_through_its_difference():
-    rng = np.random.default_rng(0)
-    w = rng.standard_normal(5)
-    optimizer = tw.Optimizer([w], "sgd(lr=0.1) | mechanic(s_init=0.1)")
-    start = w.copy()
-    for k in range(6):
-        w += 0.3 if k == 3 else 0
-        optimizer.step([rng.standard_normal(5)])
-    np.testing.assert_array_equal(optimizer.state()["mechanic.origin"][0], start)
-
-
 # ---- schedules, defaults
 
 def test_one_cycle_stays_at_its_end():

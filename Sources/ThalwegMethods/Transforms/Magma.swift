@@ -85,9 +85,9 @@ struct Magma: ElementRule {
 ///
 /// Norms and inner products run over all tensors.
 ///
-/// State    x₀, the parameters at the start; s, r, m, v, n numbers each.
-/// Differs  nothing from optax.contrib.mechanize: what the host writes enters through Δ. With a step size of 0 a group
-///          stays where it is.
+/// State    x₀, the parameters at the start, or where the host put them since; s, r, m, v, n numbers each.
+/// Differs  nothing from optax.contrib.mechanize, but that what the host writes into the parameters is the new x₀: by
+///          way of Δ the next step would undo it. With a step size of 0 a group stays where it is.
 /// Source   Cutkosky, Defazio, Mehta, 2023, arXiv:2306.00144.
 struct Mechanic: ElementRule {
   static let method = Method(
@@ -135,7 +135,7 @@ struct Mechanic: ElementRule {
       [
         .temporary("update", "the rule's update"), .temporary("gradient", "the gradient of the step"),
         .temporary("point", "the parameters of the step"), .temporary("next", "the new parameters"),
-        Slot("origin", "x0, the parameters at the start", start: .parameters),
+        Slot("origin", "x0, the parameters at the start", start: .iterate()),
       ]
     }
     var single: Bool { true }
