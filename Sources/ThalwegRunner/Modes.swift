@@ -61,6 +61,7 @@ extension Optimizer {
   func context0(_ s: Stage, _ i: Int) -> StepContext {
     if decayOf.count != groups.count * branches.count {
       decayOf = [Double](repeating: 0, count: groups.count * branches.count)
+      peakOf = [Double](repeating: .nan, count: decayOf.count)
     }
     return context(s, branches[records[i].branch], i)
   }

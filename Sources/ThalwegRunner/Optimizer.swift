@@ -157,6 +157,8 @@ package final class Optimizer {
   var loss = Double.nan
   /// weight_decay by group and branch, for rules that decay themselves.
   var decayOf: [Double] = []
+  /// The largest step size of the rule's schedule in the same way, where a stage asks for it; else NaN.
+  var peakOf: [Double] = []
   /// Step size and decoupled decay by group and branch, as the hyper-parameters say.
   var rates: [(lr: Double, decay: Double)] = []
   var sourceOperation: GradientOperation?

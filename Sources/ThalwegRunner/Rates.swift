@@ -27,7 +27,7 @@ extension Optimizer {
     c.scalars = r.pointee.scalars[s.id]
     c.slots = r.pointee.used(s.id)
     if i < inGroup.count { c.inGroup = inGroup[i] }
-    if branch.hasDecayStages { c.peak = branch.rule.peak(r.pointee.group) }
+    if branch.hasDecayStages { c.peak = peakOf[r.pointee.group * branches.count + r.pointee.branch] }
     return c
   }
   /// The step that the rule counts: its own since the last restart.
@@ -106,6 +106,7 @@ extension Optimizer {
     loss = observed["loss"] ?? .nan
     if applies.count != groups.count * branches.count {
       decayOf = [Double](repeating: 0, count: groups.count * branches.count)
+      peakOf = [Double](repeating: .nan, count: decayOf.count)
       rates = [(lr: Double, decay: Double)](repeating: (1, 0), count: decayOf.count)
       applies = [Apply](repeating: Apply(), count: decayOf.count)
     }
@@ -125,6 +126,8 @@ extension Optimizer {
         a.scale = scale
         applies[g * branches.count + b] = a
         decayOf[g * branches.count + b] = wd.isNaN ? 0 : wd
+        // here, before threads ask for it
+        if branch.hasDecayStages { peakOf[g * branches.count + b] = branch.rule.peak(g) }
         rates[g * branches.count + b] = (a.lr, decay == .decoupled ? wd : 0)
       }
     }

@@ -44,7 +44,10 @@ struct ClipGlobalNorm: ElementRule {
     ])
 
   /// Other powers are those of entries over the largest, which is found first.
-  static func isGeneral(_ h: Hyper) -> Bool { ![1, 2, .infinity].contains(h.norm_type) }
+  static func isGeneral(_ h: Hyper) -> Bool {
+    let p: Double = h.norm_type
+    return p != 1 && p != 2 && p != .infinity
+  }
   static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("norm")] + (isGeneral(h) ? [Scalar("largest")] : []) }
   static func scope(_ h: Hyper) -> Scope { h.per_tensor ? .tensor : .global }
   static func phases(_ h: Hyper) -> Int { isGeneral(h) ? 2 : 1 }
