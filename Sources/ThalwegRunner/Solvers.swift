@@ -103,7 +103,9 @@ package final class SolverObject {
     }
     let store = try DriverStore(isDouble: isDouble, sizes: sizes, numbers: method.numbers)
     return try named { () throws(Failure) in
-      for (input, shape) in inputs { try store.add(input.name, input.integer ? .wholeInput : .input, shape) }
+      for (input, shape) in inputs {
+        try store.add(input.name, input.integer ? .wholeInput : .input, input.turned(shape))
+      }
       for vector in method.vectors {
         guard let shape = sizes.shape(vector) else {
           if vector.result { continue }  // it comes from an input that was left out
@@ -121,7 +123,7 @@ package final class SolverObject {
       let whole = try Inputs<Double>([(input, operand)], Sizes(), ObjectiveMemory([]))
       return e.memory.base.copyMemory(from: try whole.integers(input.name), byteCount: e.count * 8)
     }
-    let l = Layout(operand.view)
+    let l = Layout(input.isTurned ? operand.view.turned : operand.view)
     defer { l.release() }
     l.read(0, e.count, into: e.memory.base, size: isDouble ? 8 : 4, scale: 1)
   }
@@ -241,6 +243,12 @@ package final class SolverObject {
       asked = w.fields.names.firstIndex(of: name)
       if let i = asked, i >= method.asks[w.kind].given.count { return w.fields.tensors[i] }
     }
+    let turned = method.inputs.filter(\.isTurned).map(\.name)
+    if turned.contains(name), asked == nil, let e = run.store.entry(name) {
+      let fields = try Fields(turned: e, run.store.isDouble)
+      shown = fields
+      return fields.tensors[0]
+    }
     let fields = Fields(all: run.store)
     guard let i = fields.names.firstIndex(of: name) else {
       if case .waiting(let w) = run.state, let asked { return w.fields.tensors[asked] }
@@ -283,6 +291,7 @@ private final class Fields {
   let tensors: UnsafeMutablePointer<tw_tensor>
   private let shapes: [[Int]]
   private let dimensions: UnsafeMutablePointer<Int64>
+  private var own: Memory?
 
   private init(_ list: [(name: String, data: UnsafeMutableRawPointer, dtype: Int32, shape: [Int], readOnly: Bool)]) {
     (names, shapes) = (list.map(\.name), list.map(\.shape))
@@ -332,6 +341,19 @@ private final class Fields {
     }
     guard rest.isEmpty else { throw Failure(Status.internal, "too many vectors for the request `\(ask.name)`") }
     self.init(list)
+  }
+
+  /// An input that a driver has turned, as it was given: a copy.
+  convenience init(turned e: DriverStore.Entry, _ isDouble: Bool) throws(Failure) {
+    let size = isDouble ? 8 : 4, shape = Array(e.shape.reversed()), columns = shape.last ?? 1
+    let copy = try Memory(e.memory.count, .current, zeroed: false)
+    for k in 0..<e.count {
+      let (row, column) = (k / columns, k % columns)
+      (copy.base + k * size).copyMemory(
+        from: e.memory.base + (column * (e.count / columns) + row) * size, byteCount: size)
+    }
+    self.init([(e.name, copy.base, Int32(isDouble ? TW_F64 : TW_F32), shape, true)])
+    own = copy
   }
 
   /// Everything that there is, read-only.
@@ -440,10 +462,11 @@ extension SolverObject {
         guard input.optional else { throw Safetensors.damaged("`\(input.name)` is missing") }
         continue
       }
-      do throws(Failure) { try sizes.match(input, e.shape) } catch {
+      let shape = input.turned(e.shape)
+      do throws(Failure) { try sizes.match(input, shape) } catch {
         throw Safetensors.damaged(error.message)
       }
-      inputs.append((input, e.shape))
+      inputs.append((input, shape))
     }
     let reals = inputs.filter { !$0.0.integer }
     let isDouble = reals.isEmpty || reals.contains { file.found[Exact("tensor/" + $0.0.name)]?.dtype == "F64" }

@@ -80,24 +80,24 @@ struct LassoCD: Driver {
       .integer("max_iter", 1000, .atLeast(0), "most sweeps"),
     ],
     inputs: [
-      .constant("design", "n, p", "X, one row a sample"), .constant("targets", "n", "y"),
+      .constant("design", "n, p", "X, one row a sample").byColumns.orNonfinite,
+      .constant("targets", "n", "y").orNonfinite,
       .constant("w0", "p", "weights to start with; 0 when left out", optional: true),
       .result("w", "p", "the weights"), .result("iterations", "", "sweeps"),
       .result("residual", "", "largest change of the last sweep"), .result("value", "", "the objective"),
-    ], kept: [.kept("columns", "p, n", "X, column by column"), .kept("r", "n", "residual")])
+    ], kept: [.kept("r", "n", "residual")])
 
   let h: Hyper
   init(_ h: Hyper) { self.h = h }
   enum Phase: Int { case start }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
-    let columns = try io["columns"], w = try io["w"], r = try io["r"]
-    Lasso.columns(try io["design"], columns)
+    let columns = try io["design"], w = try io["w"], r = try io["r"]
     if let w0 = io.optional("w0") { w.copy(w0) }
     r.copy(try io["targets"])
-    guard columns.isFinite, r.isFinite, w.isFinite else { return .done(.nonfinite) }
     let lasso = try Lasso(columns, h.l1_ratio)
-    for j in 0..<w.count { r.add(columns.row(j), times: -Double(w.p[j])) }
+    guard lasso.isFinite, r.isFinite, w.isFinite else { return .done(.nonfinite) }
+    for j in 0..<w.count where w.p[j] != 0 { r.add(columns.row(j), times: -Double(w.p[j])) }
     let found = lasso.solve(w, r, h.alpha, h.tol, h.integer("max_iter"))
     (io.iterations, io.residual) = (Double(found.sweeps), found.change)
     io.value = lasso.value(w, r, h.alpha)
@@ -124,22 +124,21 @@ struct LassoPath: Driver {
       .number("path_eps", 1e-3, .between(0, 1, lowOpen: true, highOpen: true), "last penalty over the first"),
     ],
     inputs: [
-      .constant("design", "n, p", "X, one row a sample"), .constant("targets", "n", "y"),
-      .result("penalties", "alphas", "the penalties, falling"), .result("w", "alphas, p", "weights for each"),
+      .constant("design", "n, p", "X, one row a sample").byColumns.orNonfinite,
+      .constant("targets", "n", "y").orNonfinite, .result("penalties", "alphas", "the penalties, falling"), .result("w", "alphas, p", "weights for each"),
       .result("iterations", "", "sweeps in all"), .result("residual", "", "largest change of any last sweep"),
     ],
-    kept: [.kept("columns", "p, n", "X, column by column"), .kept("r", "n", "residual")])
+    kept: [.kept("r", "n", "residual")])
 
   let h: Hyper
   init(_ h: Hyper) { self.h = h }
   enum Phase: Int { case start }
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
-    let columns = try io["columns"], w = try io["w"], r = try io["r"], penalties = try io["penalties"]
-    Lasso.columns(try io["design"], columns)
+    let columns = try io["design"], w = try io["w"], r = try io["r"], penalties = try io["penalties"]
     r.copy(try io["targets"])
-    guard columns.isFinite, r.isFinite else { return .done(.nonfinite) }
     let lasso = try Lasso(columns, h.l1_ratio), count = penalties.count
+    guard lasso.isFinite, r.isFinite else { return .done(.nonfinite) }
     var top = 0.0, failed = false
     for j in 0..<columns.rows { top = max(top, abs(columns.row(j).dot(r)) / Double(r.count) / h.l1_ratio) }
     for k in 0..<count {
@@ -155,32 +154,33 @@ struct LassoPath: Driver {
   }
 }
 
-/// Coordinate descent on one design matrix, by columns.
-private struct Lasso<T: Real> {
-  let x: Vector<T>, l1: Double, q: [Double]
-  init(_ columns: Vector<T>, _ l1Ratio: Double) throws(Failure) {
-    try Memory.ask(8 * columns.rows)
-    (x, l1) = (columns, l1Ratio)
-    q = (0..<columns.rows).map { columns.row($0).dot(columns.row($0)) / Double(max(1, columns.count / columns.rows)) }
-  }
+/// Coordinate descent on one design matrix, kept by columns.
+///
+/// A weight of 0 stays while |x_j·r|/n is within the threshold. Since x_j was last read that number has moved by at most
+/// √q_j·Σ √q_k·|step|, over the steps of all weights since: columns that this keeps within are not read. The steps are
+/// those of plain sweeps.
+private final class Lasso<T: Real> {
+  let x: Vector<T>, l1: Double, q: [Double], roots: [Double]
+  /// The way of the residual, and for every weight that is 0 what |x_j·r|/n is at most, less √q_j times the way.
+  private var way = 0.0, least: [Double]
 
-  static func columns(_ design: Vector<T>, _ out: Vector<T>) {
-    // in tiles: both sides stay in cache
-    let n = design.rows, p = out.rows, tile = 32
-    for i0 in stride(from: 0, to: n, by: tile) {
-      for j0 in stride(from: 0, to: p, by: tile) {
-        for j in j0..<min(j0 + tile, p) {
-          for i in i0..<min(i0 + tile, n) { out.p[j &* n &+ i] = design.p[i &* p &+ j] }
-        }
-      }
-    }
+  init(_ columns: Vector<T>, _ l1Ratio: Double) throws(Failure) {
+    try Memory.ask(3 * 8 * columns.rows)
+    (x, l1) = (columns, l1Ratio)
+    let n = Double(max(1, columns.count / columns.rows))
+    q = (0..<columns.rows).map { columns.row($0).dot(columns.row($0)) / n }
+    roots = q.map { $0.squareRoot() }
+    least = q.map { _ in .infinity }
   }
+  /// (squares may overflow where no number does)
+  var isFinite: Bool { q.allSatisfy(\.isFinite) || x.isFinite }
 
   /// Sweeps until no weight moves; r is the residual of w.
   func solve(_ w: Vector<T>, _ r: Vector<T>, _ alpha: Double, _ tolerance: Double, _ limit: Int)
     -> (sweeps: Int, change: Double)
   {
     let threshold = alpha * l1, ridge = alpha * (1 - l1), length = r.count, n = Double(length)
+    let within = threshold * (T.isDouble ? 1 - 1e-9 : 1 - 1e-5)  // by more than sums are rounded
     var change = Double.infinity, k = 0
     while k < limit {
       k += 1
@@ -191,14 +191,18 @@ private struct Lasso<T: Real> {
         w.p[j] = 0
       }
       for j in 0..<w.count where q[j] > 0 {
+        let old = Double(w.p[j])
+        if old == 0, least[j] + roots[j] * way < within { continue }
         let column = Vector(x.name, x.offset &+ j &* length, x.p + j &* length, r.shape)
-        let old = Double(w.p[j]), rho = column.dot(r) / n + q[j] * old
+        let rho = column.dot(r) / n + q[j] * old
         let new = T((abs(rho) > threshold ? rho - (rho < 0 ? -threshold : threshold) : 0) / (q[j] + ridge))
         let step = Double(new) - old
         if step != 0 {
           r.add(column, times: -step)
           w.p[j] = new
+          way += roots[j] * abs(step)
         }
+        least[j] = abs(rho) - roots[j] * way
         change = max(change, abs(step))
       }
       if change <= tolerance { break }

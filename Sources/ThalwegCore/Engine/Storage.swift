@@ -40,6 +40,13 @@ public struct View: @unchecked Sendable {
     return v
   }
 
+  /// The same elements with the axes in the opposite order.
+  public var turned: View {
+    var v = self
+    (v.shape, v.strides) = (shape.reversed(), strides.reversed())
+    return v
+  }
+
   /// Checks everything about a tensor that can be checked without touching its memory.
   public init(_ t: tw_tensor, _ what: String) throws(Failure) {
     guard let dtype = DType(rawValue: t.dtype) else {

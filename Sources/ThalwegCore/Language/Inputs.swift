@@ -11,6 +11,8 @@ public struct Input: Sendable {
   public var optional = false
   /// Of a solver: its numbers need not be finite, or are not looked at. With others a run ends at once as `nonfinite`.
   public var takesNonfinite = false
+  /// Of a solver: its driver has it with the axes in the opposite order.
+  public var isTurned = false
   /// Its axes may be empty.
   public var mayBeEmpty = false
   /// "..." stands for axes that fit those of the inputs before it as in NumPy: fewer of them, or of length 1.
@@ -64,6 +66,14 @@ public struct Input: Sendable {
     i.broadcasts = true
     return i
   }
+  /// The same matrix, of a solver whose driver reads it column by column: it gets it as (columns, rows).
+  public var byColumns: Input {
+    var i = self
+    i.isTurned = true
+    return i
+  }
+  /// The shape in which a driver has it, of that which a host gives, or the other way round.
+  public func turned(_ shape: [Int]) -> [Int] { isTurned ? shape.reversed() : shape }
   /// The same, of a solver, with numbers that need not be finite.
   public var orNonfinite: Input {
     var i = self
