@@ -1,8 +1,15 @@
+import CThalweg
+
 /// Several rows of numbers that become one, entry by entry: a run of the gradient of which the slots hold versions.
 enum Blend {
   typealias List<T> = UnsafeMutablePointer<UnsafePointer<T>>
   /// Vectors that are at work at once.
   private static var tile: Int { 4 }
+
+  /// Asks for the next numbers of a row: of so many rows the processor does not see them coming.
+  @inline(__always) private static func fetch<T>(_ p: UnsafePointer<T>, _ count: Int) {
+    for line in stride(from: 0, to: count &* MemoryLayout<T>.stride, by: 64) { twi_prefetch(UnsafeRawPointer(p) + line) }
+  }
 
   /// out ← Σ weights[k]·row k.
   @_specialize(where T == Float)
@@ -14,6 +21,7 @@ enum Blend {
       var (a, b, c, d) = (T.Vector(0), T.Vector(0), T.Vector(0), T.Vector(0))
       for k in weights.indices {
         let w = T.Vector(weights[k]), p = rows[k] + i
+        fetch(p + wide, wide)
         a = a + w * T.Vector.load(p)
         b = b + w * T.Vector.load(p + width)
         c = c + w * T.Vector.load(p + 2 &* width)
@@ -33,38 +41,52 @@ enum Blend {
     }
   }
 
-  /// Pairs of places that are compared one after the other to put `count` numbers in ascending order: Batcher's
-  /// network. Runs of p numbers are merged, which compares ever nearer ones.
-  static func network(_ count: Int) -> [(Int32, Int32)] {
-    var pairs: [(Int32, Int32)] = []
+  /// Two places whose smaller number comes to the first, and which of the two somebody reads later.
+  struct Comparison {
+    let low, high: Int
+    var keepsLow = false, keepsHigh = false
+  }
+  /// What is compared one after the other to bring the numbers whose weights are not 0 to their places in ascending
+  /// order: Batcher's network, without what only the others need. Runs of p numbers are merged, which compares ever
+  /// nearer ones.
+  static func network(_ weights: [Double]) -> [Comparison] {
+    let count = weights.count
+    var all: [Comparison] = []
     var p = 1
     while p < count {
       var apart = p
       while apart > 0 {
         for first in stride(from: apart & (p - 1), to: max(0, count - apart), by: 2 * apart) {
           for k in first..<min(first + apart, count - apart) where (k ^ (k + apart)) < 2 * p {
-            pairs.append((Int32(k), Int32(k + apart)))
+            all.append(Comparison(low: k, high: k + apart))
           }
         }
         apart >>= 1
       }
       p <<= 1
     }
-    return pairs
+    var isRead = weights.map { $0 != 0 }, needed: [Comparison] = []
+    for var c in all.reversed() where isRead[c.low] || isRead[c.high] {
+      (c.keepsLow, c.keepsHigh) = (isRead[c.low], isRead[c.high])
+      (isRead[c.low], isRead[c.high]) = (true, true)
+      needed.append(c)
+    }
+    return needed.reversed()
   }
 
   /// out ← Σ weights[k]·(the k-th smallest entry of the rows). No entry is NaN.
   @_specialize(where T == Float)
   @_specialize(where T == Double)
   static func order<T: Real>(
-    _ n: Int, _ rows: List<T>, _ network: [(Int32, Int32)], _ weights: [Double], _ out: UnsafeMutablePointer<T>
+    _ n: Int, _ rows: List<T>, _ network: [Comparison], _ weights: [Double], _ out: UnsafeMutablePointer<T>
   ) {
     if let inner = weights.dropFirst().dropLast().first, weights.first == 0, weights.last == 0,
       weights.dropFirst().dropLast().allSatisfy({ $0 == inner })
     {
       return trim(n, rows, weights.count, inner, out)
     }
-    let width = T.Vector.width, wide = tile &* width, m = weights.count
+    typealias L = T.Vector
+    let wide = tile &* L.width, m = weights.count
     withUnsafeTemporaryAllocation(of: T.self, capacity: (m &+ 1) &* wide) { buffer in
       guard let block = buffer.baseAddress else { return }
       let sum = block + m &* wide
@@ -72,20 +94,37 @@ enum Blend {
         let some = min(wide, n &- i)
         for k in 0..<m {
           let row = block + k &* wide
-          row.initialize(from: rows[k] + i, count: some)
-          if some < wide { (row + some).initialize(repeating: 0, count: wide &- some) }
-        }
-        for (low, high) in network {
-          let a = block + Int(low) &* wide, b = block + Int(high) &* wide
-          for at in stride(from: 0, to: wide, by: width) {
-            let x = T.Vector.load(a + at), y = T.Vector.load(b + at), less = T.Vector.less(x, y)
-            T.Vector.select(less, x, y).store(a + at)
-            T.Vector.select(less, y, x).store(b + at)
+          if some == wide {
+            fetch(rows[k] + (i &+ wide), wide)
+            for at in stride(from: 0, to: wide, by: L.width) { L.load(rows[k] + (i &+ at)).store(row + at) }
+          } else {
+            row.initialize(from: rows[k] + i, count: some)
+            (row + some).initialize(repeating: 0, count: wide &- some)
           }
         }
-        for at in stride(from: 0, to: wide, by: width) {
-          var total = T.Vector(0)
-          for k in 0..<m where weights[k] != 0 { total = total + weights[k] * T.Vector.load(block + k &* wide + at) }
+        for c in network {
+          let a = block + c.low &* wide, b = block + c.high &* wide
+          if c.keepsLow, c.keepsHigh {
+            for at in stride(from: 0, to: wide, by: L.width) {
+              let x = L.load(a + at), y = L.load(b + at), less = L.less(x, y)
+              L.select(less, x, y).store(a + at)
+              L.select(less, y, x).store(b + at)
+            }
+          } else if c.keepsLow {
+            for at in stride(from: 0, to: wide, by: L.width) {
+              let x = L.load(a + at), y = L.load(b + at)
+              L.select(L.less(x, y), x, y).store(a + at)
+            }
+          } else {
+            for at in stride(from: 0, to: wide, by: L.width) {
+              let x = L.load(a + at), y = L.load(b + at)
+              L.select(L.less(x, y), y, x).store(b + at)
+            }
+          }
+        }
+        for at in stride(from: 0, to: wide, by: L.width) {
+          var total = L(0)
+          for k in 0..<m where weights[k] != 0 { total = total + weights[k] * L.load(block + k &* wide + at) }
           total.store(sum + at)
         }
         (out + i).update(from: sum, count: some)

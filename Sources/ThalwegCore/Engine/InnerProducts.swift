@@ -46,14 +46,17 @@ public enum InnerProducts {
       guard let twelve = parts.baseAddress else { return }
       // (what lies beyond the end of a row is fetched for nothing)
       let fetched = rows.map { UnsafeRawPointer($0 + at) + run &* MemoryLayout<T>.stride }
-      var next = 0
+      // evenly over the blocks, so that memory is never idle
+      let all = stride(from: first, to: end, by: 4).reduce(0) { $0 + (min($1 + 4, end) + 2) / 3 }
+      var block = 0
       for i in stride(from: first, to: end, by: 4) {
         for j in stride(from: 0, to: min(i + 4, end), by: 3) {
           // beyond the end a row stands for another, and nobody takes its products
           func row(_ k: Int) -> UnsafeRawPointer { UnsafeRawPointer(rows[min(k, end - 1)] + at) }
           let r = (row(i), row(i + 1), row(i + 2), row(i + 3)), q = (row(j), row(j + 1), row(j + 2))
-          let ahead = (fetched[min(next, end - 1)], fetched[min(next + 1, end - 1)])
-          next += 2
+          let next = block * end / all, ahead: Fetched
+          block += 1
+          ahead = (fetched[next], fetched[min(next + 1, end - 1)], block * end / all > next + 1)
           if T.isDouble {
             multiplyDoubles(r, q, ahead, twelve)
           } else if exact {
@@ -71,21 +74,22 @@ public enum InnerProducts {
   }
 
   private typealias Four = (UnsafeRawPointer, UnsafeRawPointer, UnsafeRawPointer, UnsafeRawPointer)
-  private typealias Two = (UnsafeRawPointer, UnsafeRawPointer)
+  /// One or two runs.
+  private typealias Fetched = (UnsafeRawPointer, UnsafeRawPointer, both: Bool)
   private typealias Three = (UnsafeRawPointer, UnsafeRawPointer, UnsafeRawPointer)
 
   @inline(never)
-  private static func multiplyDoubles(_ r: Four, _ q: Three, _ ahead: Two, _ out: UnsafeMutablePointer<Double>) {
+  private static func multiplyDoubles(_ r: Four, _ q: Three, _ ahead: Fetched, _ out: UnsafeMutablePointer<Double>) {
     multiply(r, q, ahead, 8, out, { $0.loadUnaligned(fromByteOffset: 8 &* $1, as: SIMD4<Double>.self) }, { $0.sum() })
   }
   @inline(never)
-  private static func multiplyExactly(_ r: Four, _ q: Three, _ ahead: Two, _ out: UnsafeMutablePointer<Double>) {
+  private static func multiplyExactly(_ r: Four, _ q: Three, _ ahead: Fetched, _ out: UnsafeMutablePointer<Double>) {
     multiply(
       r, q, ahead, 4, out,
       { twi_widen4($0.loadUnaligned(fromByteOffset: 4 &* $1, as: SIMD4<Float>.self)) }, { $0.sum() })
   }
   @inline(never)
-  private static func multiplyFloats(_ r: Four, _ q: Three, _ ahead: Two, _ out: UnsafeMutablePointer<Double>) {
+  private static func multiplyFloats(_ r: Four, _ q: Three, _ ahead: Fetched, _ out: UnsafeMutablePointer<Double>) {
     multiply(
       r, q, ahead, 4, out, { $0.loadUnaligned(fromByteOffset: 4 &* $1, as: SIMD8<Float>.self) }, { twi_widen($0).sum() }
     )
@@ -145,17 +149,14 @@ public enum InnerProducts {
   /// The twelve products of four rows with three: as many sums as there are registers beside the operands.
   @inline(__always)
   private static func multiply<V: SIMD>(
-    _ r: Four, _ q: Three, _ ahead: Two, _ bytes: Int, _ out: UnsafeMutablePointer<Double>,
+    _ r: Four, _ q: Three, _ ahead: Fetched, _ bytes: Int, _ out: UnsafeMutablePointer<Double>,
     _ load: (UnsafeRawPointer, _ element: Int) -> V,
     _ total: (V) -> Double
   ) where V.Scalar: FloatingPoint {
     let zero = V(repeating: 0)
     var (a0, a1, a2, b0, b1, b2) = (zero, zero, zero, zero, zero, zero)
     var (c0, c1, c2, d0, d1, d2) = (zero, zero, zero, zero, zero, zero)
-    var i = 0
-    while i < run {
-      twi_prefetch(ahead.0 + i &* bytes)
-      twi_prefetch(ahead.1 + i &* bytes)
+    @inline(__always) func step(_ i: Int) {
       let x = load(q.0, i), y = load(q.1, i), z = load(q.2, i)
       let a = load(r.0, i)
       a0 = fused(a0, a, x)
@@ -173,7 +174,15 @@ public enum InnerProducts {
       d0 = fused(d0, d, x)
       d1 = fused(d1, d, y)
       d2 = fused(d2, d, z)
-      i &+= V.scalarCount
+    }
+    // two at a time: a line is asked for once
+    var i = 0
+    while i < run {
+      twi_prefetch(ahead.0 + i &* bytes)
+      if ahead.both { twi_prefetch(ahead.1 + i &* bytes) }
+      step(i)
+      step(i &+ V.scalarCount)
+      i &+= 2 &* V.scalarCount
     }
     (out[0], out[1], out[2], out[3], out[4], out[5]) = (
       total(a0), total(a1), total(a2), total(b0), total(b1), total(b2)

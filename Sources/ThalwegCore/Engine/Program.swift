@@ -100,10 +100,14 @@ public final class Program {
         place = tensor(list[op.slots[0]].base)
         continue
       }
-      if let place { self.copy(place, to: own) } else { read(layout(Program.g), own, scale: apply.scale) }
-      add(own, own, state: op.slots.prefix(SlotPointers.capacity).map { list[$0].base }) { _, _, o in
+      if !op.blends {
+        if let place { self.copy(place, to: own) } else { read(layout(Program.g), own, scale: apply.scale) }
+      }
+      let state = op.blends ? [] : op.slots.prefix(SlotPointers.capacity).map { list[$0].base }
+      add(own, own, state: state) { _, _, o in
         run(r, o, list, o.index)
       }
+      chunked = true
       place = own
     }
     apply.scale = 1

@@ -129,13 +129,15 @@ public struct GradientOperation: Sendable {
   /// Changes a copy of the host's gradient, in x of the operands, with all slots of the stage from an offset on; nil:
   /// the gradient is what lies in the first slot.
   public let run: (@Sendable (UnsafeMutablePointer<Record>, Operands, UnsafeMutablePointer<SlotStore>, Int) -> Void)?
+  /// It makes a gradient of its slots alone, and asks memory for what comes next in them by itself.
+  public let blends: Bool
   /// What the sources before have made of the host's gradient, in order.
   public var under: [GradientOperation] = []
 
   public init(
-    stage: Int, slots: [Int],
+    stage: Int, slots: [Int], blends: Bool = false,
     run: (@Sendable (UnsafeMutablePointer<Record>, Operands, UnsafeMutablePointer<SlotStore>, Int) -> Void)?
-  ) { (self.stage, self.slots, self.run) = (stage, slots, run) }
+  ) { (self.stage, self.slots, self.blends, self.run) = (stage, slots, blends, run) }
 
   /// The same on what another operation makes.
   public func over(_ first: GradientOperation?) -> GradientOperation {

@@ -230,7 +230,7 @@ public struct SourceIO {
   }
   /// The gradient becomes, entry by entry, the sum of weights[k] times the k-th smallest of the first slots.
   public func ordered(_ weights: [Double]) -> GradientOperation {
-    let network = Blend.network(weights.count)
+    let network = Blend.network(weights)
     return rows(weights.count) {
       (n, rows: Blend.List<Float>, out: UnsafeMutablePointer<Float>) in
       Blend.order(n, rows, network, weights, out)
@@ -242,7 +242,7 @@ public struct SourceIO {
     _ count: Int, float: @escaping @Sendable (Int, Blend.List<Float>, UnsafeMutablePointer<Float>) -> Void,
     double: @escaping @Sendable (Int, Blend.List<Double>, UnsafeMutablePointer<Double>) -> Void
   ) -> GradientOperation {
-    GradientOperation(stage: host.stageID, slots: Array(0..<count)) { r, o, list, offset in
+    GradientOperation(stage: host.stageID, slots: Array(0..<count), blends: true) { r, o, list, offset in
       func read<T: Real>(_ body: (Int, Blend.List<T>, UnsafeMutablePointer<T>) -> Void) {
         withUnsafeTemporaryAllocation(of: UnsafePointer<T>.self, capacity: max(1, count)) { buffer in
           guard let rows = buffer.baseAddress else { return }
