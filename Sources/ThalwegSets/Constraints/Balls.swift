@@ -10,10 +10,16 @@ struct Lines: Sendable {
   func each<T: Real>(_ x: UnsafeMutablePointer<T>, _ shape: Shape, _ body: (inout [Double]) -> Bool) {
     let lines = slices(shape)
     if lines.length == 0 { return }
-    var line = [Double](repeating: 0, count: lines.length)
+    var line = [Double](unsafeUninitializedCapacity: lines.length) { $1 = lines.length }
     for s in 0..<lines.count {
       let p = x + lines.start(s)
-      for k in line.indices { line[k] = Double(p[k &* lines.inner]) }
+      line.withUnsafeMutableBufferPointer { line in
+        if lines.inner == 1 {
+          for k in line.indices { line[k] = Double(p[k]) }
+        } else {
+          for k in line.indices { line[k] = Double(p[k &* lines.inner]) }
+        }
+      }
       // false: the line stays bit for bit
       if body(&line) { for k in line.indices { p[k &* lines.inner] = T(line[k]) } }
     }
@@ -120,12 +126,9 @@ struct CappedSimplex: WholeConstraint {
           for i in x.indices { x[i] = cap }
           return changes
         }
-        var sum = 0.0, outside = 0
-        for a in x {
-          sum += a
-          outside &+= isAbove(-a, 0) &+ isAbove(a, cap)
+        if let sum = sumInside(UnsafeBufferPointer(x)), abs(sum - total) <= total * slack(x.count, T.self) {
+          return false
         }
-        if outside == 0, abs(sum - total) <= total * slack(x.count, T.self) { return false }
         var theta = shift(UnsafeBufferPointer(x), total)
         var off = spent(UnsafeBufferPointer(x), theta) - total
         if abs(off) > 1e-9 * total {
@@ -142,17 +145,52 @@ struct CappedSimplex: WholeConstraint {
         }
         // once more at the size of the result: theta is only as exact as the largest numbers. An entry at a bound
         // moves too, where it is there by a hair.
-        func isFree(_ d: Double) -> Bool { (d > 0 || off < 0 && d == 0) && (d < cap || off > 0 && d == cap) }
-        var free = 0
-        for a in x { free &+= isFree(a - theta) ? 1 : 0 }
-        let move = off / Double(free)
-        for i in x.indices {
-          let d = x[i] - theta
-          x[i] = min(max(isFree(d) ? d - move : d, 0), cap)
+        let shift = SIMD8<Double>(repeating: theta), zero = SIMD8<Double>(repeating: 0), one = zero + 1, most = zero + cap
+        @inline(__always) func isFree(_ d: SIMD8<Double>) -> SIMDMask<SIMD8<Int64>> {
+          (off < 0 ? d .>= zero : d .> zero) .& (off > 0 ? d .<= most : d .< most)
+        }
+        var free = zero
+        eights(x) { free += zero.replacing(with: one, where: isFree($0 - shift) .& $1) }
+        let move = SIMD8<Double>(repeating: off / free.sum())
+        eights(x) { a, _ in
+          let d = a - shift
+          a = d.replacing(with: d - move, where: isFree(d)).clamped(zero, most)
         }
         return true
       }
     }
+  }
+
+  /// body(eight numbers, which of them there are), over all of x.
+  @inline(__always)
+  private func eights(
+    _ x: UnsafeMutableBufferPointer<Double>, _ body: (inout SIMD8<Double>, SIMDMask<SIMD8<Int64>>) -> Void
+  ) {
+    guard let p = x.baseAddress else { return }
+    let all = SIMDMask<SIMD8<Int64>>(repeating: true), whole = x.count & ~7, left = x.count - whole
+    for i in Swift.stride(from: 0, to: whole, by: 8) {
+      var a = SIMD8<Double>.load(p + i)
+      body(&a, all)
+      a.store(p + i)
+    }
+    guard left > 0 else { return }
+    var a = SIMD8<Double>.load(p + whole, first: left)
+    body(&a, SIMD8<Int64>(0, 1, 2, 3, 4, 5, 6, 7) .< SIMD8(repeating: Int64(left)))
+    a.store(p + whole, first: left)
+  }
+
+  /// The sum, nil where an entry is below 0 or above the cap.
+  private func sumInside(_ x: UnsafeBufferPointer<Double>) -> Double? {
+    guard let p = x.baseAddress else { return 0 }
+    var sums = SIMD8<Double>(repeating: 0), least = sums, most = sums, i = 0
+    while i < x.count {
+      let a = i &+ 8 <= x.count ? SIMD8<Double>.load(p + i) : .load(p + i, first: x.count &- i)
+      sums += a
+      least = pointwiseMin(least, a)
+      most = pointwiseMax(most, a)
+      i &+= 8
+    }
+    return least.min() >= 0 && most.max() <= cap ? sums.sum() : nil
   }
 
   /// Σ min(max(x − θ, 0), cap).
@@ -199,16 +237,13 @@ struct CappedSimplex: WholeConstraint {
       }
     }
     // the entries that may bend within; without branches, for half of the entries may be either
-    var full = 0, found = 0
-    for a in x {
-      let above = isAbove(a, low), within = isAbove(high, a - cap)
-      full &+= above & (1 &- within)
-      found &+= above & within
-    }
-    var open = [Double](unsafeUninitializedCapacity: found &+ 1) { room, count in
-      for a in x where count < found {
+    var full = 0
+    var open = [Double](unsafeUninitializedCapacity: x.count) { room, count in
+      for a in x {
+        let above = isAbove(a, low), within = isAbove(high, a - cap)
         room[count] = a
-        count &+= isAbove(a, low) & isAbove(high, a - cap)
+        full &+= above & (1 &- within)
+        count &+= above & within
       }
     }
     capped = Double(full)

@@ -15,25 +15,27 @@ struct Monotone: WholeConstraint {
   init(_ h: Hyper) {}
 
   func project<T: Real>(_ w: Whole<T>) throws(Failure) {
-    try finite(w.v, w.count, "monotone")
-    try poolViolators(w.v, w.count)
+    let square = Flat.squaredNorm(UnsafePointer(w.v), w.count)
+    if !square.isFinite { try finite(w.v, w.count, "monotone") }
+    try poolViolators(w.v, w.count, square)
   }
 }
 
-/// x ← the nearest non-decreasing sequence: blocks of equal numbers, each the mean of its entries. x is finite.
+/// x ← the nearest non-decreasing sequence: blocks of equal numbers, each the mean of its entries. x is finite; `square`
+/// is the sum of its squares, which may have overflowed.
 ///
 /// The order in which violators are merged does not matter. Most merges therefore happen in scans without branches
 /// that depend on the numbers, over chunks that stay in cache; the usual stack takes the few blocks they leave.
 @_specialize(where T == Float)
 @_specialize(where T == Double)
-func poolViolators<T: Real>(_ x: UnsafeMutablePointer<T>, _ n: Int) throws(Failure) {
+func poolViolators<T: Real>(_ x: UnsafeMutablePointer<T>, _ n: Int, _ square: Double) throws(Failure) {
   guard n > 0 else { return }
   // Only as much of it is touched as there are blocks at a time, and a chunk.
   let room = try Memory(n &* MemoryLayout<Block>.stride, .current, zeroed: false)
   defer { withExtendedLifetime(room) {} }
   let blocks = room.base.bindMemory(to: Block.self, capacity: n)
   // Means are compared as products, which must not leave the range of numbers.
-  let scale = Flat.squaredNorm(UnsafePointer(x), n) < .infinity ? 1 : 0x1p-100
+  let scale = square < .infinity ? 1 : 0x1p-100
   var used = 0, at = 0
   while at < n {
     let size = min(8192, n &- at), fresh = blocks + used, quarter = size / 4

@@ -52,7 +52,8 @@ struct NMSparsity: WholeRule {
     let length = lines(h, shape).length
     guard length % m == 0 || h.is("tail", "dense") else {
       let what = "\(method): the length \(length) of the axis is not a multiple of \(m)"
-      throw Failure(Status.shape, what + "; tail=dense leaves the rest of a line unmasked")
+      let ways = "tail=dense leaves the rest of a line unmasked, route(matrix=(...), other=(...)) masks matrices alone"
+      throw Failure(Status.shape, what + "; " + ways)
     }
   }
   private static func lines(_ h: Hyper, _ shape: Shape) -> Slices {

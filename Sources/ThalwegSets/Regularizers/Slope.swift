@@ -60,7 +60,7 @@ struct Slope: WholeRegularizer {
     let order = order(x)
     // non-increasing is non-decreasing with the other sign
     var fitted = order.enumerated().map { k * multiplier($0.offset, x.count) - abs(x[$0.element]) }
-    try poolViolators(&fitted, fitted.count)
+    try poolViolators(&fitted, fitted.count, Flat.squaredNorm(fitted, fitted.count))
     for (i, k) in order.enumerated() { w.v[k] = T(signOf(x[k]) * max(-fitted[i], 0)) }
   }
 }
