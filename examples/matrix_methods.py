@@ -53,6 +53,10 @@ METHODS = {  # what the matrices have
 }
 
 
+def filled(sentence: str, steps: int) -> str:
+    return sentence.format(steps=steps, warmup=min(20, steps))
+
+
 class Result(NamedTuple):
     method: str
     losses: np.ndarray  # training loss of every step, nats a character
@@ -112,7 +116,7 @@ def run(method: str, numbers: torch.Tensor, characters: int, steps: int, seconds
     torch.manual_seed(seed)
     cut = int(0.9 * len(numbers))
     model, rng = Transformer(characters), np.random.default_rng(seed)
-    sentence = whole(METHODS[method]).replace("{steps}", str(steps)).replace("{warmup}", str(min(20, steps)))
+    sentence = filled(whole(METHODS[method]), steps)
     opt = Optimizer(model.named_parameters(), sentence, seed=seed)
     losses, times, micros = [], [], []
     begin = time.process_time()
@@ -144,7 +148,7 @@ def plot(results: list[Result], entropy: float, where: object) -> None:
         right.plot(r.seconds[window - 1 :], smooth, **style)
     low = min(r.losses[-max(1, len(r.losses) // 25) :].mean() for r in results)
     left.set(title="by step", xlabel="step", ylabel="training loss (nats a character)",
-             ylim=(0.97 * low, 1.02 * entropy))
+             ylim=(0.97 * low, 1.02 * max([entropy, *(r.losses[-1] for r in results)])))
     right.set(title="by second", xlabel="seconds of one processor, network and optimizer", xlim=(0, None))
     tidy(left, right)
     left.legend(frameon=False, title="held-out loss, method", alignment="left", prop={"family": "monospace", "size": 9})
@@ -167,7 +171,7 @@ def main() -> int:
     names = args.only or (["adamw", "muon", "galore"] if args.quick else list(METHODS))
     results = [run(m, numbers, characters, steps, args.seconds, args.seed) for m in progress(names)]
     rows = [(f"{r.final:.3f}", len(r.losses), f"{r.seconds[-1]:.1f}", f"{r.micros:.0f}", f"{r.state:,}", r.method,
-             METHODS[r.method]) for r in results]
+             filled(METHODS[r.method], steps)) for r in results]
     print(f"{len(numbers):,} characters, {characters} different ones, entropy of single ones {entropy:.3f} nats\n")
     head = ("held-out loss", "steps", "seconds", "optimizer us", "state bytes", "method", "rule of the matrices")
     print(table(head, rows))

@@ -126,7 +126,9 @@ extension Optimizer {
     for (i, v) in views.enumerated() {
       guard v.dtype == bound[i].view.dtype else {
         throw Failure(
-          Status.dtype, "\(label("parameter", i)) was bound as \(bound[i].view.dtype.name), got \(v.dtype.name)")
+          Status.dtype,
+          "\(label("parameter", i)) was bound as \(bound[i].view.dtype.name), got \(v.dtype.name); a new optimizer takes it"
+        )
       }
       guard !v.readOnly else {
         throw Failure(Status.layout, "\(label("parameter", i)) is read-only; parameters are changed in place")

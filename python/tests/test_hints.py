@@ -161,16 +161,16 @@ def test_an_average_of_gradients() -> None:
 
 
 @pytest.mark.parametrize("call, kind", [
-    (lambda: tw.Optimizer(arrays(), "lasso"), "method"), (lambda: tw.Optimizer(arrays(), "sgd(lr=lasso(3))"), "schedule"),
-    (lambda: tw.Optimizer(arrays(), "penalty(lasso)"), "regularizer"), (lambda: tw.method("lasso"), "method"),
-    *((lambda make=getattr(tw, kind): make("lasso"), kind)
+    (lambda: tw.Optimizer(arrays(), "kriging"), "method"), (lambda: tw.Optimizer(arrays(), "sgd(lr=kriging(3))"), "schedule"),
+    (lambda: tw.Optimizer(arrays(), "penalty(kriging)"), "regularizer"), (lambda: tw.method("kriging"), "method"),
+    *((lambda make=getattr(tw, kind): make("kriging"), kind)
       for kind in ("objective", "solver", "regularizer", "constraint", "schedule", "weighting", "diagnostic")),
 ])
 def test_where_no_name_is_near_the_search_is_named(call: Any, kind: str) -> None:
     with pytest.raises(tw.MethodError) as caught:
         call()
     first = str(caught.value).split("\n")[0]
-    assert first.endswith(f"no {kind} `lasso`; `python -m thalweg methods WORD` lists those that have a word")
+    assert first.endswith(f"no {kind} `kriging`; `python -m thalweg methods WORD` lists those that have a word")
     with pytest.raises(tw.MethodError) as caught:
         tw.weighting("dwaa")
     assert "did you mean" in str(caught.value) and "WORD" not in str(caught.value)
@@ -247,3 +247,45 @@ def test_branches_are_chosen_as_the_library_chooses_them() -> None:
                         takes = False
                     said = _notices.takes(selector, _notices.Tensor(name, shape, role))
                     assert said == takes, (selector, name, shape, role)
+
+
+@pytest.mark.parametrize("sentence, said", [
+    ("sgd | project(poincare)", "did you mean `poincare_ball`?"),
+    ("sgd | prox(nuclear)", "did you mean `nuclear_norm`?"),
+    ("sgd(lr=step(0.1, 10))", "did you mean `step_decay`?"),
+    ("sgd(lr=cosine_annealing(0.1, 10))", "did you mean `cosine`?"),
+    ("clip(1) | sgd", "`clip_value` of every entry, or `clip_global_norm`"),
+    ("sgd | prox(l1, 0.1)", "write prox(l1(0.1))"),
+    ("adamw | lookahead(adamw)", "it stands behind the rule: adamw | lookahead"),
+    ("cma_es", "thalweg.solver('cma_es') makes one"),
+    ('adamw(lr="1e-3")', "write 1e-3 without quotes"),
+    ("adamw(lr=0,001)", "a value without a name goes to the first place"),
+])
+def test_what_was_meant(sentence: str, said: str) -> None:
+    with pytest.raises(tw.Error) as caught:
+        tw.Optimizer(arrays(), sentence)
+    assert said in str(caught.value).split("\n")[0]
+
+
+def test_words_of_other_places() -> None:
+    with pytest.raises(tw.MethodError, match=r'thalweg.Optimizer\(params, "lbfgs"\) makes one'):
+        tw.solver("lbfgs")
+    with pytest.raises(tw.UnknownNameError, match="did you mean `temperature`"):
+        tw.objective("info_nce(temp=0.1)")
+    with pytest.raises(TypeError, match="'foreach' is torch's: thalweg.torch.AdamW takes it"):
+        tw.AdamW(arrays(), foreach=True)
+    with pytest.raises(tw.UnknownNameError, match=r"design \(X, one row a sample\), targets \(y\)"):
+        tw.solver("lasso_cd(0.1)").run(X=np.ones((3, 2)), y=np.ones(3))
+    with pytest.raises(TypeError, match=r"step\(\[...\]\), or as grads=\[...\]"):
+        tw.Optimizer(arrays(), "sgd").step(grad=arrays())
+    with pytest.raises(tw.ArgumentError, match="no kind 'optimizers' of methods; there are: aggregator, average"):
+        tw.methods("optimizers")
+
+
+@pytest.mark.parametrize("sentence, said", [
+    ("adamw(beta1=0.8, 0.1)", "adamw: 0.1 has no name and stands behind a value that has one; it is taken as lr=0.1"),
+    ("sgd(lr=linear(1e-3, 0, 100))", "linear: with a total of 0 it stands at its end from the first step"),
+])
+def test_what_is_hardly_meant_is_said(sentence: str, said: str) -> None:
+    with pytest.warns(UserWarning, match=re.escape(said)):
+        tw.Optimizer(arrays(), sentence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from torch_support import parameter, step  # noqa: E402
 
+import thalweg.torch  # noqa: E402
 from thalweg.torch import Optimizer  # noqa: E402
 
 ROUTED = "route(matrix=(muon(lr=0.5)), other=(adamw(lr=0.125)))"
@@ -185,3 +187,23 @@ def test_calls_are_those_of_the_jax_adapter() -> None:
     with pytest.raises(tw.NeedsError, match=r"closure\(params\) cannot know.*opt\.engine\.requests\(\)"):
         JaxOptimizer({"w": jnp.ones(3)}, "oasis").step(lambda params: (1.0, grads))
     assert needy.engine.steps == 0 and (np.asarray(needy.params["w"]) == 1).all()
+
+
+@pytest.mark.parametrize("name, keywords, said", [
+    ("LBFGS", {"line_search": "strong_wolfe"}, "'line_search_fn' stands for 'line_search'"),
+    ("Muon", {"adjust_lr": "original"}, "'adjust_lr_fn' stands for 'adjust_lr'"),
+    ("Adam", {"beta1": 0.9}, "'betas' stands for 'beta1'"),
+    ("Rprop", {"eta_minus": 0.45}, "'etas' stands for 'eta_minus'"),
+    ("Muon", {"ns_precision": "bf16"}, 'thalweg.torch.Optimizer(params, "muon(ns_precision=bf16)")'),
+    ("SGD", {"decoupled": True}, 'thalweg.torch.Optimizer(params, "sgd(decoupled=true)")'),
+])
+def test_a_hyper_parameter_that_torch_calls_otherwise_or_does_not_have(name: str, keywords: dict, said: str) -> None:
+    with pytest.raises(TypeError, match=f"{name}: .*{re.escape(said)}"):
+        getattr(thalweg.torch, name)([torch.nn.Parameter(torch.ones(2, 2))], **keywords)
+
+
+def test_the_text_of_a_class_has_what_torch_has() -> None:
+    text = thalweg.torch.Muon.__doc__
+    assert "momentum_form" not in text.partition("Hyper-parameters")[2].partition("\n\n")[0]
+    assert "default 0.95" in text  # torch's
+    assert "default none" not in text

@@ -159,8 +159,8 @@ class Aggregator(Fixed):
     def _made(self, at: list[np.ndarray], tasks: int) -> Optimizer:
         """What combines the rows for tensors like `at`."""
         name, _, inside = self.sentence.strip().removesuffix(")").partition("(")
-        settings = _sentence.settings(inside)
-        said = any(key in ("tasks", None) for key in settings)  # without a name it is the first
+        settings = _sentence.arguments(inside)
+        said = any(key in ("tasks", None) for key, _ in settings)  # without a name it is the first
         if said or all(p.name != "tasks" for p in _registry.by_name()[name.strip()].parameters):
             return Optimizer(at, f"{self.sentence} | sgd(lr=1)")
 

@@ -64,7 +64,8 @@ def _adapt_torch(torch: Any, value: Any) -> tuple[Any, bool, bool, int]:
         return (plain.view(torch.int16) if bf16 else plain).numpy(), bf16, False, MAY_MOVE
     except (TypeError, RuntimeError) as problem:
         if value.layout is not torch.strided:
-            return f"the tensor is sparse ({value.layout})", False, False, STAYS
+            said = f"the tensor is sparse ({value.layout}); thalweg.torch.SGD, Adagrad and SparseAdam take such gradients"
+            return said, False, False, STAYS
         if value.device.type != "cpu":
             return f"the tensor is on {value.device}, not in CPU memory", False, False, STAYS
         if value.is_neg():

@@ -221,6 +221,8 @@ def _refuse_name(method: _registry.Method, name: str, value: Any, known: list[st
     of all arguments of the class."""
     from . import _thalweg
 
+    if name in ("foreach", "fused", "capturable", "differentiable"):
+        raise TypeError(f"{class_name(method.name)}: {name!r} is torch's: thalweg.torch.{class_name(method.name)} takes it")
     try:
         written = _sentence.write_value(value)
     except Error:

@@ -22,7 +22,7 @@ SIGN = "`signum(momentum=0)`, which has its rate in it"
 # Stages and schedules of Optax and torch: the method that is meant, or (with a blank) what is written in its place.
 # Optax's scale_by_x is `x` here, where nothing else is said.
 STAGES = {
-    "clip": "clip_value", "clip_by_global_norm": "clip_global_norm", "clip_by_block_rms": "clip_block_rms",
+    "clip": "`clip_value` of every entry, or `clip_global_norm`", "clip_by_global_norm": "clip_global_norm", "clip_by_block_rms": "clip_block_rms",
     "adaptive_grad_clip": "agc", "clip_grad_norm": "clip_global_norm", "clip_grad_norm_": "clip_global_norm",
     "clip_grad_value": "clip_value", "clip_grad_value_": "clip_value",
     "scale": RATE, "scale_by_learning_rate": RATE, "scale_by_backtracking_linesearch": "a solver: tw.solver(...)",
@@ -47,7 +47,7 @@ STAGES = {
     "CosineAnnealingLR": "cosine", "CosineAnnealingWarmRestarts": "cosine_restarts", "ConstantLR": "constant",
     "ExponentialLR": "exponential", "LinearLR": "linear", "MultiStepLR": "step_decay", "OneCycleLR": "one_cycle",
     "PolynomialLR": "polynomial", "ReduceLROnPlateau": "reduce_on_plateau", "SequentialLR": "join",
-    "StepLR": "step_decay", "AveragedModel": "swa",
+    "StepLR": "step_decay", "step": "step_decay", "multistep": "step_decay", "cosine_annealing": "cosine", "AveragedModel": "swa",
 }
 # What ends a message about a method that there is not, where no name is near.
 KINDS = ("method|optimizer|transform|update|perturbation|aggregator|average|schedule|regularizer|constraint|objective|"
@@ -83,8 +83,14 @@ def with_hint(message: str) -> str:
         hint = _of_stage(found[1]) or _of_common(found[1], found[2], found[0].split()[1])
         if hint:
             return first.replace(found[0], found[0].partition(" (")[0] + hint, 1) + line + rest
-    if re.search(rf"\bno (?:{KINDS}) `\w+`$", first):
-        return first + SEARCH + line + rest
+    if found := re.search(rf"\bno ({KINDS}) `(\w+)`$", first):
+        return first + (_of_part(found[2], found[1]) or _of_stage(found[2]) or SEARCH) + line + rest
+    if found := re.search(r"`(\w+)` is an? (\w+); (?:it cannot be a stage of a pipeline|an? \w+ is wanted here)$", first):
+        return first + _of_place(found[1], found[2]) + line + rest
+    if re.fullmatch(r"\w+: `\w+` is given twice", first):
+        return f"{first}: a value without a name goes to the first place, whatever stands before it" + line + rest
+    if found := re.search(r"must be a number.*, got \"([-+.\de_]+)\"$", first):
+        return f"{first}: write {found[1]} without quotes" + line + rest
     if found := re.match(r"(\w+): `(\w+)` must be .*, got ((\w+)(?:\(.*\))?)$", first):
         hint = _of_lines(found[1], found[2], found[3]) or _of_held(found[1], found[3], found[4])
         return first + hint + line + rest
@@ -97,7 +103,7 @@ def with_hint(message: str) -> str:
     if found[2] == "betas" and {"beta1", "beta2"} <= {*names}:
         values = re.search(r"betas\s*=\s*\[([^\]]*)\]", rest)
         hint = f" (write {_betas(values[1] if values else '')})"
-    elif "did you mean" not in first and (near := familiar(found[2], names)):
+    elif "did you mean" not in first and (near := familiar(found[2], names) or _beginning(found[2], names)):
         hint = f" (did you mean `{near}`?)"
     else:
         return message
@@ -118,6 +124,31 @@ def _of_stage(name: str) -> str:
     return f" (here it is {meant})" if " " in meant or "`" in meant else f" (did you mean `{meant}`?)"
 
 
+def _beginning(word: str, names: Iterable[str]) -> str | None:
+    """The name of which `word` is the beginning, if it is one of three letters and there is one alone."""
+    found = [name for name in names if name.startswith(word)]
+    return found[0] if len(word) > 2 and len(found) == 1 else None
+
+
+def _of_part(word: str, kind: str) -> str:
+    """The hint for a word that names of methods of that kind begin with; "" where none does."""
+    from . import _registry
+
+    found = [m.name for m in _registry.methods(None if kind == "method" else kind) if m.name.startswith(word + "_")]
+    if len(word) < 3 or not 0 < len(found) <= 4:
+        return ""
+    return f" (did you mean {' or '.join(f'`{name}`' for name in found)}?)"
+
+
+def _of_place(name: str, kind: str) -> str:
+    """The hint for a method of that kind in a place for another; "" where it has none of its own."""
+    from ._classes import ALONE
+
+    if kind in ALONE:
+        return f": thalweg.{kind}({name!r}) makes one"
+    return f': thalweg.Optimizer(params, "{name}") makes one' if kind == "optimizer" else ""
+
+
 def _of_held(method: str, text: str, name: str) -> str:
     """The hint for a method that was given by its place, where another hyper-parameter takes one of its kind; or ""."""
     from . import _registry
@@ -126,6 +157,8 @@ def _of_held(method: str, text: str, name: str) -> str:
     if method not in known or name not in known:
         return ""
     takes = next((p.name for p in known[method].parameters if p.type == known[name].kind), None)
+    if takes is None and known[name].kind == "optimizer" and known[method].kind in ("update", "average"):
+        return f"; it stands behind the rule: {text} | {method}"
     return f": write {takes}={text}" if takes else ""
 
 
@@ -157,7 +190,10 @@ def _of_surplus(method: str, shown: str) -> str:
         if not depth:
             break
         inside += c
-    stray = [f"`{name}`" for name in _sentence.settings(inside) if name and name not in names]
+    held, *others = [written for name, written in _sentence.arguments(inside) if name is None] or [""]
+    if len(names) == 1 and others and known.parameters[0].type in ("regularizer", "constraint"):
+        return f": write {method}({held}({', '.join(others)}))"
+    stray = [f"`{name}`" for name, _ in _sentence.arguments(inside) if name and name not in names]
     return f"; it has: {', '.join(names) or 'none'}" + (f", and no {', '.join(stray)}" if stray else "")
 
 

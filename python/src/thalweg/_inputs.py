@@ -109,7 +109,8 @@ def in_order(thing: Any, given: dict[str, Any]) -> tuple[tuple[str, ...], tuple[
     names = tuple(i.name for i in thing.inputs)
     for name in given:
         if name not in names:
-            raise error(UnknownNameError, f"{thing!r} has no input {name!r}; it has: {', '.join(names) or 'none'}")
+            known = ", ".join(f"{i.name} ({i.meaning})" for i in thing.inputs if not i.result) or "none"
+            raise error(UnknownNameError, f"{thing!r} has no input {name!r}; it has: {known}")
     return names, tuple(given.get(name) for name in names)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import re
 import sys
 import warnings
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -86,18 +86,52 @@ def say_unwatched(sentence: str, what: str, others: Sequence[str]) -> None:
 HARDLY_MEANT = (
     ("sgd", "momentum", lambda x: x >= 1, "a momentum of {} does not fade: the buffer grows without end"),
     ("curl_descent", "fraction", lambda x: x == 1, "a fraction of {} is ascent on the whole layer"),
+    *((name, "total", lambda x: x == 0, "with a total of {} it stands at its end from the first step")
+      for name in ("linear", "cosine", "polynomial")),
 )
 
 
 def say_hardly_meant(sentence: str) -> None:
-    """One warning for each such setting.
+    """One warning for each such setting, and for each value without a name that stands behind one with a name: it goes
+    to the first place."""
+    from . import _registry
 
-    sentence  as the library writes it
-    """
-    for name, parameter, is_odd, text in () if _QUIET.get() else HARDLY_MEANT:
-        for value in re.findall(rf"\b{name}\((?:[^()]*, )?{parameter}=([0-9.e+-]+)[,)]", sentence):
-            if is_odd(float(value)):
-                _warn(f"{name}: {text.format(value)}", UserWarning)
+    for name, inside in () if _QUIET.get() else _calls(sentence):
+        if (method := _registry.by_name().get(name)) is None:
+            continue
+        free, given = iter(p.name for p in method.parameters), {}
+        named = False
+        for known, written in _sentence.arguments(inside):
+            if known is None:
+                known = next(free, "")
+                if named:
+                    _warn(f"{name}: {written} has no name and stands behind a value that has one; it is taken as "
+                          f"{known}={written}", UserWarning)
+            else:
+                named = True
+            given[known] = written
+        for of, parameter, is_odd, text in HARDLY_MEANT:
+            value = _number(given.get(parameter, "")) if of == name else None
+            if value is not None and is_odd(value):
+                _warn(f"{name}: {text.format(given[parameter])}", UserWarning)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _calls(text: str) -> Iterator[tuple[str, str]]:
+    """What stands before and within each pair of parentheses, innermost ones too."""
+    for found in re.finditer(r"(\w*)\s*\(", text):
+        depth, start = 1, found.end()
+        for at, c in enumerate(text[start:], start):
+            depth += (c == "(") - (c == ")")
+            if depth == 0:
+                yield found[1], text[start:at]
+                break
 
 
 # ---- branches of route(...)

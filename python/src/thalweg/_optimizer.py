@@ -136,7 +136,7 @@ class Optimizer(Saved):
             self.close()
             raise
         if not restored:
-            _notices.say_hardly_meant(self.sentence)
+            _notices.say_hardly_meant(sentence)
         if "route" in sentence and not restored:
             _notices.say_idle(self.sentence, _notices.tensors_of(self))
 
@@ -192,8 +192,9 @@ class Optimizer(Saved):
 
     def step(self, grads: Any = None, /, **named: Any) -> Any:
         if named and (stray := sorted(named.keys() - {"grads", "closure"})):
-            raise TypeError(f"step() takes grads or a closure, not {', '.join(stray)}=...: numbers that a sentence "
-                            f"watches are told before, opt.observe({stray[0]!r}, value)")
+            meant = ("gradients are given as step([...]), or as grads=[...]" if stray[0].startswith("grad") else
+                     f"numbers that a sentence watches are told before, opt.observe({stray[0]!r}, value)")
+            raise TypeError(f"step() takes grads or a closure, not {', '.join(stray)}=...: {meant}")
         before = None if self._skips is None else self.skipped
         if named or type(grads) is dict or (type(grads) is not list and isinstance(grads, Mapping)):
             grads = named.get("grads", grads)

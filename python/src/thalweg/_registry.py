@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from . import _thalweg
+from ._errors import ArgumentError, error
 
 TYPES = {
     1: "number",
@@ -165,7 +166,9 @@ def _all() -> tuple[Method, ...]:
 
 
 def methods(kind: str | None = None) -> list[Method]:
-    """Every method of the library, or those of one kind, sorted by name."""
+    """Every method of the library, or those of one kind, sorted by name.  ArgumentError where there is no such kind."""
+    if kind is not None and kind not in kinds():
+        raise error(ArgumentError, f"there is no kind {kind!r} of methods; there are: {', '.join(kinds())}")
     return [m for m in _all() if kind is None or m.kind == kind]
 
 

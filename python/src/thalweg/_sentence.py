@@ -129,10 +129,10 @@ def branches(sentence: str) -> list[tuple[str, str]]:
     return found
 
 
-def settings(inside: str) -> list[str | None]:
-    """The names of what stands in the parentheses of a stage; None for a value without one."""
+def arguments(inside: str) -> list[tuple[str | None, str]]:
+    """What stands in the parentheses of a stage: names, None for a value without one, and values."""
     parts = [split(part, "=", 1) for part in split(inside, ",") if part.strip()]
-    return [part[0].strip() if len(part) > 1 else None for part in parts]
+    return [(part[0].strip() if len(part) > 1 else None, part[-1].strip()) for part in parts]
 
 
 def split(text: str, separator: str, most: int = -1) -> list[str]:

@@ -386,7 +386,7 @@ class Solver(Fixed):
 
     def _takes(self) -> str:
         """The inputs and the functions there are, in words."""
-        names = ", ".join(i.name for i in self.inputs if not i.result) or "none"
+        names = ", ".join(f"{i.name} ({i.meaning})" for i in self.inputs if not i.result) or "none"
         return f"inputs: {names}" + (f"; functions: {', '.join(a.name for a in self.asks)}" if self.asks else "")
 
     def _would_ask(self, kind: str) -> str:

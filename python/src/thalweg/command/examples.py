@@ -59,7 +59,7 @@ VALUES = {
     "max_value": "1.0", "delta": "1e-5", "n_byzantine": "0",
 }
 # A solver that asks more often than this does not get where it goes on the arrays of an example.
-MOST_ANSWERS = 500
+MOST_ANSWERS = 5000
 # Inputs that not every array will do for: by method and name; {} are the extents.
 SIGNS, IDENTITY, MASSES = "2 * rng.integers(0, 2, {}) - 1", "np.eye(4)", "np.full(4, 0.25)"
 TRANSPORTS = ("class_ot", "mirror_sinkhorn", "ot_sinkhorn", "round_transport", "sinkhorn", "sinkhorn_newton_sparse")
@@ -75,6 +75,9 @@ ARRAYS = {
     ("compound_binomial", "n"): "np.full({}, 4)",
     ("compound_binomial", "x"): "rng.integers(0, 5, {}).astype(float)",
     ("inverse_root", "a"): IDENTITY,
+    ("rcd", "lipschitz"): "np.ones({})",
+    ("armijo", "dphi0"): "-1.0",
+    ("strong_wolfe", "dphi0"): "-1.0",
     ("projection_dpp", "u"): IDENTITY,
     ("gaussian_kl_full", "s0"): IDENTITY,
     ("gaussian_kl_full", "s1"): IDENTITY,
@@ -209,7 +212,7 @@ def _optimizer_example(m: Method) -> str:
         answer, why = ANSWERS[kind]
         lines += [f'        {branch} request.kind == "{kind}":', f"            {answer}  # {why}"]
         branch = "elif"
-    plain = "request.answer([w.copy()], loss)"
+    plain = "request.answer(None, loss)" if kinds == {"loss"} else "request.answer([w.copy()], loss)"
     if branch == "if":
         lines.append(f"        {plain}")
     elif kinds - set(ANSWERS):
@@ -333,6 +336,14 @@ def _answer_of(wanted: Input, given: tuple[Input, ...]) -> str:
     if like is not None:
         return like.name
     first = next((i for i in given if _axes_of(i)), None)
+    if not _axes_of(wanted) and first is None and given:  # along a line, with phi(0) = 0.5 and phi'(0) = -1
+        return f"{given[0].name} - 1" if wanted.name == "slope" else f"0.5 * (1 - {given[0].name}) ** 2"
+    if not _axes_of(wanted) and first is not None and any(i.name == "index" for i in given):
+        return f"float({first.name}[int(index)])"
+    if len(_axes_of(wanted)) == 1 and first is not None and _axes_of(first)[0] == _axes_of(wanted)[0] != "...":
+        return f"0.5 * ({first.name} * {first.name}).reshape(len({first.name}), -1).sum(1)"  # one a row
+    if len(set(_axes_of(wanted))) == 1 and len(_axes_of(wanted)) == 2:
+        return f"np.eye({_extents(wanted)[0]})"
     if not _axes_of(wanted):
         return f"0.5 * float(({first.name} * {first.name}).sum())" if first is not None else "0.0"
     return f"np.ones({_extents(wanted)})"

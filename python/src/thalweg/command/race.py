@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -164,10 +166,18 @@ def _takes(opt: thalweg.Optimizer, what: str) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, nothing is said of numbers that overflow: the table does."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
 def collect(sentences: list[str], on: Problem, seeds: int, steps: int, state_dtype: str, purpose: str) -> list[Entry]:
     """All runs, with progress."""
     entries = [Entry(sentence) for sentence in sentences]
-    with Progress(purpose) as progress, one_thread():
+    with Progress(purpose) as progress, one_thread(), _quiet():
         for entry in entries:
             bar = progress.start(entry.sentence, steps * seeds)
             for seed in range(seeds):

@@ -43,6 +43,6 @@ def __getattr__(name: str) -> NoReturn:
     """There is no class for each optimizer here: the error says what there is in its place."""
     near = ""
     if not name.startswith("_"):
-        method = _class_names().get(name)
+        method = _class_names().get(name) or (name if name in _class_names().values() else None)
         near = f"; here it is thalweg.jax.optimizer({method!r})" if method else _suggestion(name, __all__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}{near}")

@@ -86,6 +86,8 @@ def optimizer(
         raise error(ValueTypeError, f"`pack` is True, False or None, got {pack!r}")
     given = dict(values or {})
     for key, value in hyper.items():
+        if key in ("max_skips", "zero_gradients", "consume_gradients"):
+            raise error(ArgumentError, f"{key} is not available inside jit: take thalweg.jax.Optimizer for it")
         if key in given:
             raise error(ArgumentError, f"`{key}` is given in `values` and as a keyword")
         given[key] = value

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .. import _classes, _groups, _registry, _sentence
-from .._errors import ArgumentError, UnsupportedError, error
+from .._errors import ArgumentError, Error, UnsupportedError, error
 from ._optimizer import Optimizer, listed, tensors_of
 from ._view import View, plain
 
@@ -127,15 +127,34 @@ def _refuse(name: str, given: dict[str, Any]) -> None:
             raise error(UnsupportedError, f"{name}: {key}=True: {why}")
 
 
+# Hyper-parameters of ours that torch calls otherwise, and that are settled when the optimizer is made.
+SPELT = {"line_search": "line_search_fn", "adjust_lr": "adjust_lr_fn"}
+
+
+def _instead(twin: Twin, method: _registry.Method, key: str, value: Any) -> str:
+    """What to write for a hyper-parameter of the stage that torch's signature does not have."""
+    theirs = next((theirs for theirs, names in twin.shown.items() if key in names), SPELT.get(key))
+    if theirs is not None:
+        return f"torch's arguments are taken here, of which {theirs!r} stands for {key!r}"
+    try:
+        written = _sentence.write_stage(method, {key: value})
+    except Error:
+        written = f"{method.name}({key}=...)"
+    return (f"{key!r} is no argument of torch.optim's, which are taken here; "
+            f'write thalweg.torch.Optimizer(params, "{written}") for it')
+
+
 def _start_twin(self: Any, name: str, full: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     twin, mirrored = TWINS[name], inspect.signature(getattr(torch.optim, name)).parameters
     try:
         bound = full.bind(*args, **kwargs)
     except TypeError as problem:
-        method = twin.method if isinstance(twin.method, str) else name.lower()
+        method = _registry.method(twin.method if isinstance(twin.method, str) else name.lower())
         for key, value in kwargs.items():
+            if key not in full.parameters and method.parameter(key) is not None:
+                raise TypeError(f"{name}: {_instead(twin, method, key, value)}") from None
             if key not in full.parameters:
-                _classes._refuse_name(_registry.method(method), key, value, [*full.parameters])
+                _classes._refuse_name(method, key, value, [*full.parameters])
         raise TypeError(f"{name}: {problem}") from None
     bound.apply_defaults()
     given = bound.arguments
@@ -248,9 +267,23 @@ def make_class(name: str) -> type[Optimizer]:
     )
 
 
+def _as_torch_has_it(name: str, method: _registry.Method) -> _registry.Method:
+    """The method with the hyper-parameters that torch's arguments stand for, and torch's defaults."""
+    mirrored, defaults = inspect.signature(getattr(torch.optim, name)).parameters, {}
+    for key, names in TWINS[name].shown.items():
+        if key in mirrored:
+            default = mirrored[key].default
+            defaults.update(zip(names, default if len(names) > 1 else (default,)))
+    written = {n: "none" if d is None else str(d).lower() if isinstance(d, bool) else str(d) for n, d in defaults.items()}
+    kept = (p._replace(default=written[p.name]) for p in method.parameters if p.name in written)
+    return method._replace(parameters=tuple(kept))
+
+
 def document(name: str, method: _registry.Method, mirrors: bool) -> str:
     """The text of a class."""
     first = f"\n\nArguments and defaults are those of torch.optim.{name}; " if mirrors else "\n\nOf torch's arguments "
+    if mirrors:
+        method = _as_torch_has_it(name, method)
     return (
         _registry.describe(method)
         + first
