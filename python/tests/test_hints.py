@@ -278,6 +278,8 @@ def test_words_of_other_places() -> None:
         tw.solver("lasso_cd(0.1)").run(X=np.ones((3, 2)), y=np.ones(3))
     with pytest.raises(TypeError, match=r"step\(\[...\]\), or as grads=\[...\]"):
         tw.Optimizer(arrays(), "sgd").step(grad=arrays())
+    with pytest.raises(tw.DtypeError, match=r"of several tasks as the answers to opt.requests\(\)"):
+        tw.Optimizer(arrays(), "pcgrad(tasks=2) | sgd").step([arrays(), arrays()])
     with pytest.raises(tw.ArgumentError, match="no kind 'optimizers' of methods; there are: aggregator, average"):
         tw.methods("optimizers")
 

@@ -94,7 +94,11 @@ def is_masked(value: Any) -> bool:
 def refusal(value: Any) -> str:
     """What is said of something that is no array."""
     text = f"{_article(value)} is not an array (buffer protocol or DLPack)"
-    return text + ("; np.array(...) makes one of numbers" if isinstance(value, (list, tuple)) else "")
+    if not isinstance(value, (list, tuple)):
+        return text
+    if any(hasattr(part, "shape") and part.shape for part in value):
+        return text + "; arrays come one for each parameter, those of several tasks as the answers to opt.requests()"
+    return text + "; np.array(...) makes one of numbers"
 
 
 def _article(value: Any) -> str:

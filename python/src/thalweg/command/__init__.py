@@ -26,10 +26,10 @@ PROBLEMS = ("digits", "logreg", "noisy-quadratic", "matrix", "rosenbrock", "beal
 FUNCTIONS = PROBLEMS[4:]
 
 
-def _whole(text: str) -> int:
+def whole_number(text: str) -> int:
     """A whole number, which may be written 1e6."""
     number = float(text)
-    if number != int(number):
+    if not number.is_integer():
         raise ValueError(text)
     return int(number)
 
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("bench", help="time a step beside a copy of as many bytes")
     command.add_argument("sentence", nargs="?", default="adamw(lr=1e-3)")
-    command.add_argument("--size", type=_whole, default=1 << 24, metavar="N", help="elements (default 2**24)")
+    command.add_argument("--size", type=whole_number, default=1 << 24, metavar="N", help="elements (default 2**24)")
     command.add_argument("--threads", type=int, metavar="T", help="threads of a step")
     command.add_argument("--matrix", action="store_true", help="one square matrix in place of a vector")
 
