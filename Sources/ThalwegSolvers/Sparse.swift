@@ -125,7 +125,8 @@ struct LassoPath: Driver {
     ],
     inputs: [
       .constant("design", "n, p", "X, one row a sample").byColumns.orNonfinite,
-      .constant("targets", "n", "y").orNonfinite, .result("penalties", "alphas", "the penalties, falling"), .result("w", "alphas, p", "weights for each"),
+      .constant("targets", "n", "y").orNonfinite, .result("penalties", "alphas", "the penalties, falling"),
+      .result("w", "alphas, p", "weights for each"),
       .result("iterations", "", "sweeps in all"), .result("residual", "", "largest change of any last sweep"),
     ],
     kept: [.kept("r", "n", "residual")])

@@ -8,7 +8,9 @@ enum Blend {
 
   /// Asks for the next numbers of a row: of so many rows the processor does not see them coming.
   @inline(__always) private static func fetch<T>(_ p: UnsafePointer<T>, _ count: Int) {
-    for line in stride(from: 0, to: count &* MemoryLayout<T>.stride, by: 64) { twi_prefetch(UnsafeRawPointer(p) + line) }
+    for line in stride(from: 0, to: count &* MemoryLayout<T>.stride, by: 64) {
+      twi_prefetch(UnsafeRawPointer(p) + line)
+    }
   }
 
   /// out ← Σ weights[k]·row k.

@@ -145,7 +145,8 @@ struct CappedSimplex: WholeConstraint {
         }
         // once more at the size of the result: theta is only as exact as the largest numbers. An entry at a bound
         // moves too, where it is there by a hair.
-        let shift = SIMD8<Double>(repeating: theta), zero = SIMD8<Double>(repeating: 0), one = zero + 1, most = zero + cap
+        let shift = SIMD8<Double>(repeating: theta), zero = SIMD8<Double>(repeating: 0), one = zero + 1,
+          most = zero + cap
         @inline(__always) func isFree(_ d: SIMD8<Double>) -> SIMDMask<SIMD8<Int64>> {
           (off < 0 ? d .>= zero : d .> zero) .& (off > 0 ? d .<= most : d .< most)
         }
@@ -210,6 +211,28 @@ struct CappedSimplex: WholeConstraint {
     return sums.sum() + rest
   }
 
+  /// How many entries lie above `low`, those apart that are at the cap for every θ up to `high`.
+  private func counted(_ x: UnsafeBufferPointer<Double>, _ low: Double, _ high: Double) -> (full: Double, open: Double)
+  {
+    guard let p = x.baseAddress else { return (0, 0) }
+    let zero = SIMD8<Double>(repeating: 0), one = zero + 1
+    let bottom = zero + low, top = zero + high, cap = zero + self.cap
+    var above = zero, full = zero, i = 0
+    while i &+ 8 <= x.count {
+      let a = SIMD8<Double>.load(p + i), isIn = a .> bottom
+      above += zero.replacing(with: one, where: isIn)
+      full += zero.replacing(with: one, where: isIn .& (a - cap .>= top))
+      i &+= 8
+    }
+    var (rest, capped) = (above.sum(), full.sum())
+    while i < x.count {
+      rest += p[i] > low ? 1 : 0
+      capped += p[i] > low && p[i] - self.cap >= high ? 1 : 0
+      i &+= 1
+    }
+    return (capped, rest - capped)
+  }
+
   /// The θ of the projection to the sum `total`. The sum falls as θ rises, and bends at the numbers x_i and x_i − cap:
   /// the interval that holds θ is cut at one of them, drawn at random, and entries that do not bend within it are only
   /// counted: linear time, on the average of the draws. Of many entries a few, drawn at random, tell an interval first.
@@ -237,16 +260,14 @@ struct CappedSimplex: WholeConstraint {
       }
     }
     // the entries that may bend within; without branches, for half of the entries may be either
-    var full = 0
-    var open = [Double](unsafeUninitializedCapacity: x.count) { room, count in
-      for a in x {
-        let above = isAbove(a, low), within = isAbove(high, a - cap)
+    let most = counted(x, low, high)
+    capped = most.full
+    var open = [Double](unsafeUninitializedCapacity: Int(most.open) &+ 1) { room, count in
+      for a in x where count < Int(most.open) {
         room[count] = a
-        full &+= above & (1 &- within)
-        count &+= above & within
+        count &+= isAbove(a, low) & isAbove(high, a - cap)
       }
     }
-    capped = Double(full)
     while true {
       var kept = 0
       for k in open.indices {
