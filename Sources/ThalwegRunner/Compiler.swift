@@ -201,6 +201,14 @@ struct Compiler {
     if masks.count > 1 {
       throw Failure(Status.method, "`\(masks[0].name)` stands behind the rule twice: the decay is masked once")
     }
+    if let mask = updates.firstIndex(where: { $0.whole?.traits.masksDecay ?? false }),
+      let k = updates.indices.dropFirst(mask + 2).first(where: { readsDecay(updates[$0]) })
+    {
+      throw Failure(
+        Status.method,
+        "`\(updates[k].name)` measures the weights behind the decay that `\(updates[mask].name)` masks, and "
+          + "`\(updates[k - 1].name)` between them hides the mask")
+    }
     let decay = rule.element?.decay(rule.hyper[0]) ?? rule.whole?.decay(rule.hyper[0]) ?? .none
     if decay == .rule, let s = updates.first(where: { $0.whole?.changesDecay ?? false }) {
       throw Failure(
@@ -213,6 +221,11 @@ struct Compiler {
     }
     return Branch(
       selectors: selectors, gradient: gradient, rule: rule, updates: updates, applier: applier, after: after)
+  }
+
+  private func readsDecay(_ s: Stage) -> Bool {
+    guard let whole = s.whole, whole.traits.readsDecay else { return false }
+    return whole.place(s.hyper[0]) == .norm
   }
 
   /// Stages behind a rule in the order in which they act: directions, the decay, norms; each kind as the sentence has

@@ -89,8 +89,7 @@ package final class Stage {
     }
   }
 
-  /// The largest step size of a group's schedule as it was written, whatever it has seen since, as far as ten million
-  /// steps tell; NaN where it has none.
+  /// The largest step size of a group's schedule as it was written, whatever it has seen since; NaN where it has none.
   func peak(_ group: Int) -> Double {
     if let known = peaks[group] { return known }
     var best = Double.nan
@@ -98,18 +97,7 @@ package final class Stage {
       case .schedule(let node) = hyper[group].values[k],
       let s = try? Registry.schedule(node.withoutMemory)
     {
-      var step = 0.0, at = 0.0
-      func take(_ x: Double) { if !(s.value(x) <= best) { (best, at) = (s.value(x), x) } }
-      while step < 1e7 {
-        take(step)
-        step += max(1, (step / 256).rounded(.down))
-      }
-      // between two of them it rises or falls
-      var width = max(1, (at / 256).rounded(.down))
-      while width > 1 {
-        width = (width / 2).rounded(.up)
-        for x in [at - width, at + width] where x >= 0 { take(x) }
-      }
+      best = s.peak(before: .infinity)
     }
     peaks[group] = best
     return best

@@ -30,6 +30,8 @@ typedef struct {
   PyObject *ndarray;      /* numpy.ndarray */
   PyObject *step_closure; /* "_step_closure" */
   PyObject *exchange;     /* "__dlpack_c_exchange_api__" */
+  PyObject *is_neg;       /* "is_neg" */
+  PyObject *tensor;       /* torch.Tensor, from the first one on */
   PyObject *optimizer, *regularizer, *constraint, *objective, *cache, *schedule, *solver; /* the types */
 } State;
 
@@ -116,7 +118,7 @@ static int is_host(int32_t device) { return device == 1 || device == 3 || device
 enum { INLINE_RANK = 6 };
 
 /* What may become of an array's memory under the same object; as thalweg._arrays.adapt says. */
-enum { STAYS = 0, MAY_MOVE = 1, UNKNOWN = 2 };
+enum { STAYS = 0, MAY_MOVE = 1, UNKNOWN = 2, PLAIN = 4 };
 
 /* One array that we hold: who gave it, and what keeps its memory alive. */
 typedef struct {
@@ -240,7 +242,8 @@ static int binding_traverse(Binding *binding, visitproc visit, void *arg) {
 }
 
 /* What is done with an array besides reading real numbers from it. */
-enum { ACQUIRE_WRITE = 1, ACQUIRE_INTEGERS = 2 };
+/* Briefly: until the call ends, during which no Python runs, and looked at again before it is used once more. */
+enum { ACQUIRE_WRITE = 1, ACQUIRE_INTEGERS = 2, ACQUIRE_BRIEFLY = 4 };
 
 /* The element type of a buffer format, 0 when it is none of ours, -1 when it is byte-swapped. */
 static int32_t dtype_of_format(const char *format, Py_ssize_t size, int bf16, int integers) {
@@ -437,11 +440,40 @@ static const Exchange *exchange_of(State *state, PyObject *object) {
   return exchange && exchange->version.major == 1 && exchange->describe ? exchange : NULL;
 }
 
+/* The same for a plain torch tensor whose memory is ours to read for a moment: nothing is exported, so that its storage
+ * may be resized later.  0 when it was taken, 1 when it has to be adapted, -1 on error. */
+static int take_briefly(State *state, Bound *bound, tw_tensor *tensor, const Label *label) {
+  DLTensor now;
+  const Exchange *exchange = exchange_of(state, bound->object);
+  if (!exchange) return 1;
+  PyObject *negative = PyObject_CallMethodObjArgs(bound->object, state->is_neg, NULL); /* of an imaginary part, say */
+  int plain = negative == Py_False && exchange->describe(bound->object, &now) == 0;
+  Py_XDECREF(negative);
+  PyErr_Clear();
+  int32_t dtype = plain ? dtype_of_dlpack(now.dtype.code, now.dtype.bits, 0) : 0;
+  if (!dtype || now.dtype.lanes != 1 || !is_host(now.device.type) || now.ndim > INLINE_RANK || !now.strides) return 1;
+  Py_ssize_t dims[2 * INLINE_RANK];
+  for (int d = 0; d < now.ndim; d++) {
+    dims[d] = (Py_ssize_t)now.shape[d];
+    dims[now.ndim + d] = (Py_ssize_t)now.strides[d];
+  }
+  tensor->data = now.data ? (char *)now.data + now.byte_offset : NULL;
+  tensor->dtype = dtype;
+  tensor->flags = 0;
+  bound->moves = MAY_MOVE;
+  bound->exchange = exchange;
+  return set_dims(state, bound, tensor, now.ndim, dims, dims + now.ndim, 1, label);
+}
+
 /* Fills `bound` and `tensor` from an array-like object.  On failure `bound` holds what bound_release has to undo. */
 static int acquire(State *state, Bound *bound, tw_tensor *tensor, PyObject *object, int wanted, const Label *label) {
   Py_INCREF(object);
   bound->object = object;
   bound->dims = bound->fixed;
+  if ((wanted & ACQUIRE_BRIEFLY) && (PyObject *)Py_TYPE(object) == state->tensor) {
+    int status = take_briefly(state, bound, tensor, label);
+    if (status <= 0) return status;
+  }
   /* A class made of numpy.ndarray may mean something else by its elements (numpy.ma): adapt knows. */
   int derived = (PyObject *)Py_TYPE(object) == state->ndarray ? 0 : PyObject_IsInstance(object, state->ndarray);
   if (derived < 0) return -1;
@@ -464,6 +496,13 @@ static int acquire(State *state, Bound *bound, tw_tensor *tensor, PyObject *obje
   if (!PyArg_ParseTuple(adapted, "Oppi", &source, &bf16, &read_only, &bound->moves)) {
     Py_DECREF(adapted);
     return -1;
+  }
+  if (bound->moves & PLAIN) {
+    bound->moves &= ~PLAIN;
+    if (!state->tensor) {
+      state->tensor = (PyObject *)Py_TYPE(object);
+      Py_INCREF(state->tensor);
+    }
   }
   bound->exchange = bound->moves == MAY_MOVE ? exchange_of(state, object) : NULL;
   if (PyUnicode_Check(source)) {
@@ -766,6 +805,7 @@ typedef struct {
   Handle base;
   Binding parameters, gradients, shadows;
   int stale;       /* the gradients are of fewer parameters than there are now */
+  tw_status refused; /* why the library did not take the last arrays */
   PyObject *names;   /* list, parallel to parameters: str or None */
   PyObject *reducer; /* called with two writable buffers of doubles, sums and maxima */
   Binding *kept;      /* gradients that the library reads where they lie until the step ends, and how many */
@@ -964,9 +1004,11 @@ static int bind(Optimizer *self, Binding *binding, PyObject *arrays, int write, 
     }
     self->kept = kept;
   }
+  self->refused = TW_OK;
   if (binding_acquire(self->base.state, &fresh, arrays, write, like, label) < 0) return -1;
   tw_status status = call(HANDLE(self), fresh.tensors, (size_t)fresh.count);
   if (status < 0) {
+    self->refused = status;
     binding_release(&fresh);
     fail_library(self->base.state, status);
     return -1;
@@ -997,11 +1039,12 @@ static PyObject *as_sequence(Optimizer *self, PyObject *arrays, const char *what
   return PySequence_List(arrays);
 }
 
-static int bind_gradients(Optimizer *self, PyObject *arrays) {
-  int status = bind(self, &self->gradients, arrays, 0, &self->parameters, "gradient", tw_optimizer_bind_gradients);
+static int bind_gradients_as(Optimizer *self, PyObject *arrays, int wanted) {
+  int status = bind(self, &self->gradients, arrays, wanted, &self->parameters, "gradient", tw_optimizer_bind_gradients);
   if (status == 0) self->stale = 0;
   return status;
 }
+static int bind_gradients(Optimizer *self, PyObject *arrays) { return bind_gradients_as(self, arrays, 0); }
 
 /* Binds absent gradients for all parameters, so that the library keeps no pointer. */
 static int bind_absent(Optimizer *self) {
@@ -1100,13 +1143,19 @@ static PyObject *optimizer_step(PyObject *object, PyObject *const *args, Py_ssiz
   }
   if (!enter(&self->base)) return NULL;
   int gone = binding_tighten(&self->gradients);
-  if (follow_parameters(self) < 0) { /* first: gradients are measured by them */
+  int failed = follow_parameters(self) < 0; /* first: gradients are measured by them */
+  if (failed && what != Py_None && self->refused == TW_ERROR_OVERLAP && self->gradients.count) {
+    /* with the gradients of the last step, which are not wanted any more */
+    PyErr_Clear();
+    failed = bind_absent(self) < 0 || follow_parameters(self) < 0;
+  }
+  if (failed) {
     if (gone) let_go_of_gone(self);
     return leave_error(&self->base);
   }
   if (what != Py_None && (gone || self->stale || !is_sequence(what) || !binding_same(&self->gradients, what))) {
     PyObject *arrays = as_sequence(self, what, "gradient");
-    int status = arrays ? bind_gradients(self, arrays) : -1;
+    int status = arrays ? bind_gradients_as(self, arrays, ACQUIRE_BRIEFLY) : -1;
     Py_XDECREF(arrays);
     if (status < 0) {
       if (gone) let_go_of_gone(self);
@@ -2713,6 +2762,7 @@ static int module_exec(PyObject *module) {
   if (!(state->ndarray = import_attribute("numpy", "ndarray"))) return -1;
   if (!(state->step_closure = PyUnicode_InternFromString("_step_closure"))) return -1;
   if (!(state->exchange = PyUnicode_InternFromString("__dlpack_c_exchange_api__"))) return -1;
+  if (!(state->is_neg = PyUnicode_InternFromString("is_neg"))) return -1;
   if (add_type(module, &optimizer_spec, &state->optimizer) < 0) return -1;
   if (add_type(module, &regularizer_spec, &state->regularizer) < 0) return -1;
   if (add_type(module, &constraint_spec, &state->constraint) < 0) return -1;
@@ -2729,6 +2779,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
   Py_VISIT(state->adapt);
   Py_VISIT(state->look);
   Py_VISIT(state->ndarray);
+  Py_VISIT(state->tensor);
   Py_VISIT(state->optimizer);
   Py_VISIT(state->regularizer);
   Py_VISIT(state->constraint);
@@ -2748,6 +2799,8 @@ static int module_clear(PyObject *module) {
   Py_CLEAR(state->ndarray);
   Py_CLEAR(state->step_closure);
   Py_CLEAR(state->exchange);
+  Py_CLEAR(state->is_neg);
+  Py_CLEAR(state->tensor);
   Py_CLEAR(state->optimizer);
   Py_CLEAR(state->regularizer);
   Py_CLEAR(state->constraint);

@@ -219,3 +219,35 @@ def test_columns_rows_and_steps_of_one_matrix() -> None:
     # strides 2 and 3 of a vector: 0, 2, 4 and 0, 3 give 0, 2, 3, 4, 5, 7
     v = np.zeros(8, np.float32)
     tw.SGD([np.lib.stride_tricks.as_strided(v, (3, 2), (8, 12)), v[1:2], v[6:7]], lr=1)
+
+
+def test_parameters_may_move_into_the_memory_of_gradients_that_a_step_replaces() -> None:
+    torch = pytest.importorskip("torch")
+    import thalweg.torch
+
+    pool = torch.ones(3, 64)
+    p = torch.nn.Parameter(pool[0])
+    opt = thalweg.torch.SGD([p], lr=0.5)
+    p.grad = pool[1]
+    opt.step()
+    p.data, p.grad = pool[1], pool[2]
+    opt.step()
+    assert (p == 0.5).all() and (pool[0] == 0.5).all()
+    p.data, p.grad = pool[0], pool[0]  # this one is the gradient now
+    with pytest.raises(tw.OverlapError, match="gradient 0"):
+        opt.step()
+    p.grad = pool[2]
+    opt.step()
+    assert (p == 0).all()
+
+
+def test_a_refused_move_says_how_to_let_go_of_gradients() -> None:
+    w, g = np.ones(64, np.float32), np.ones(64, np.float32)
+    opt = tw.SGD([w], lr=1)
+    opt.step([g])
+    with pytest.raises(tw.OverlapError, match=r"opt\.release_gradients\(\)"):
+        opt.rebind_parameters([g])
+    opt.release_gradients()
+    opt.rebind_parameters([g])
+    opt.step([w])  # which is 0
+    assert (g == 1).all()

@@ -6,6 +6,7 @@ import gc
 import weakref
 from typing import Any, Callable
 
+import numpy as np
 import pytest
 
 import thalweg as tw
@@ -173,3 +174,43 @@ def test_views_that_negate_are_refused() -> None:
         opt.step()
     p.grad = lazy.resolve_neg()
     opt.step()
+
+
+def test_storages_of_gradients_may_be_resized_between_steps() -> None:
+    p = torch.nn.Parameter(torch.ones(64))
+    opt = Optimizer([p], "sgd(lr=0.5)")
+    for k in range(3):
+        p.grad = torch.ones(64)
+        opt.step()
+    p.grad.untyped_storage().resize_(0)
+    p.grad = torch.ones(64)
+    opt.step()
+    assert (p == -1).all()
+
+
+@pytest.mark.parametrize("grad", [
+    lambda: torch.ones(16)[::2], lambda: torch.ones(1).expand(8), lambda: torch.ones(8, dtype=torch.bfloat16),
+    lambda: torch.ones(8, dtype=torch.float16), lambda: torch.ones(8, dtype=torch.float64), lambda: torch.ones(8, requires_grad=True),
+    lambda: torch.nn.Parameter(torch.ones(8)), lambda: torch.ones(2, 8).select(0, 1),
+])
+def test_gradients_of_any_kind_after_the_first(grad) -> None:
+    w = np.zeros(8, np.float32)
+    opt = tw.Optimizer([w], "sgd(lr=1)")
+    opt.step([torch.ones(8)])
+    opt.step([grad()])
+    assert (w == -2).all()
+
+
+@pytest.mark.parametrize("grad, said", [
+    (lambda: torch.ones(8, dtype=torch.int32), "int32"), (lambda: torch.ones(8, dtype=torch.complex64), "complex64"),
+    (lambda: torch.ones(8, device="meta"), "meta"), (lambda: torch.ones(8).to_sparse(), "sparse"), (lambda: torch.ones(7), "shape"),
+    (lambda: torch.zeros(8, dtype=torch.complex64).conj().imag, "resolve_neg"),
+])
+def test_gradients_that_are_none_after_the_first(grad, said: str) -> None:
+    w = np.zeros(8, np.float32)
+    opt = tw.Optimizer([w], "sgd(lr=1)")
+    opt.step([torch.ones(8)])
+    with pytest.raises(tw.Error, match=said):
+        opt.step([grad()])
+    opt.step([torch.ones(8)])
+    assert (w == -2).all()

@@ -127,3 +127,59 @@ def test_relative_update_moves_by_the_rate() -> None:
         opt.step([np.random.default_rng(1).standard_normal(9), np.ones(3)])
         assert np.linalg.norm(w - before) == pytest.approx(0.1 * np.linalg.norm(before), rel=1e-12)
         assert not opt.params[1].any()
+
+
+@pytest.mark.parametrize("sentence", [
+    f"{rule} | {stage}" for stage in ("hyperball", "radial_brake", "lawn(part=norm)", "radial_brake(form=direction, pin=true)",
+                                      "clip_update_rms(threshold=1)", "relative_update")
+    for rule in ("sgd(lr={lr})", "adamw(lr={lr}, weight_decay=0.1)", "riemannian_sgd(lr={lr}, manifold=sphere)", "ranger(lr={lr})")
+])
+@pytest.mark.parametrize("lr", [3e-39, 1e-42, 1e-45])
+def test_a_step_size_that_has_all_but_vanished_moves_nothing(sentence: str, lr: float) -> None:
+    """A move over such a step size is infinite in float32: as with a step size of 0, there is none."""
+    w = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    w /= np.linalg.norm(w)
+    at = w.copy()
+    opt = tw.Optimizer([w], sentence.format(lr=lr))
+    for _ in range(3):
+        opt.step([np.ones_like(w)])
+    np.testing.assert_allclose(w, at, rtol=0, atol=3e-7)  # the sphere divides by the norm each time
+
+
+@pytest.mark.parametrize("stage", ["magma(mask_prob=0)", "cautious_decay(zero=keep)"])
+@pytest.mark.parametrize("rule", ["adamw", "lion", "sgd"])
+@pytest.mark.parametrize("lr, wd", [(1e-3, 0.01), (3e-4, 0.1), (1e-2, 0.3)])
+def test_what_is_spared_of_the_decay_stays_to_the_bit(stage: str, rule: str, lr: float, wd: float) -> None:
+    decay = f", weight_decay={wd}" + (", decoupled=true" if rule == "sgd" else "")
+    for dtype in (np.float32, np.float64, np.float16):
+        w = np.random.default_rng(0).standard_normal((32, 16)).astype(dtype)
+        at = w.copy()
+        opt = tw.Optimizer([w], f"{rule}(lr={lr}{decay}) | {stage}")
+        for _ in range(50):
+            opt.step([np.zeros_like(w)])
+        np.testing.assert_array_equal(w, at)
+
+
+@pytest.mark.parametrize("between", ["decoupled_weight_decay(0.9)", "hyperball", "lawn(part=norm)"])
+@pytest.mark.parametrize("brake", ["radial_brake", "radial_brake(form=direction, pin=true)"])
+def test_the_norm_behind_a_masked_decay_is_taken_right_behind_the_mask(between: str, brake: str) -> None:
+    w = np.ones((3, 3))
+    with pytest.raises(tw.MethodError, match="`radial_brake` measures the weights behind the decay that `cautious_decay` masks"):
+        tw.Optimizer([w], f"adamw(weight_decay=0.1) | cautious_decay | {between} | {brake}")
+    tw.Optimizer([w], f"adamw(weight_decay=0.1) | cautious_decay | {brake} | hyperball").close()
+    tw.Optimizer([w], f"adamw(weight_decay=0.1) | {between} | {brake}").close()
+
+
+@pytest.mark.parametrize("schedule", [
+    "join([constant(0.01), warmup_cosine(peak=0.1, warmup=10, total=100)], [100000])",
+    "join([warmup_cosine(peak=0.01, warmup=10, total=1000), warmup_cosine(peak=0.1, warmup=5, total=50)], [50000])",
+])
+def test_the_peak_of_a_part_that_comes_late_is_found(schedule: str) -> None:
+    """Independent decay: weight_decay times the rate over its peak."""
+    w, rate = np.ones((3, 3)), tw.schedule(schedule)
+    opt = tw.Optimizer([w], f"sgd(lr={schedule}) | decoupled_weight_decay(0.5, mode=independent)")
+    for _ in range(4):
+        opt.step([np.zeros((3, 3))])
+    want = np.prod([1 - 0.5 * rate(k) / 0.1 for k in range(4)])
+    assert want < 1
+    np.testing.assert_allclose(w, want, rtol=1e-9)

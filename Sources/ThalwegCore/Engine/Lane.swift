@@ -52,6 +52,12 @@ public protocol Real: BinaryFloatingPoint, SIMDScalar, Codable, Sendable {
   static var isDouble: Bool { get }
 }
 
+extension Real {
+  /// Whether a move over this step size is a number: below, as with a step size of 0, nothing moves.
+  @inlinable @inline(__always) public static func isStep(_ lr: Double) -> Bool {
+    lr.magnitude >= (isDouble ? 0x1p-998 : 0x1p-102)
+  }
+}
 extension Float: Real {
   public typealias Vector = SIMD16<Float>
   public static var isDouble: Bool { false }
@@ -94,10 +100,9 @@ extension Lane {
     return Self.select(Self.equal(self, zero), Self.select(Self.equal(numerator, zero), zero, quotient), quotient)
   }
   /// The direction of a move that a rule makes itself, for stages that look at it: the move over the step size, none
-  /// where that is 0.
+  /// where that is 0, or so small that it would be infinite.
   @inlinable @inline(__always) public func direction(_ lr: Double) -> Self {
-    let rate = Self(lr), zero = Self(0)
-    return Self.select(Self.equal(rate, zero), zero, self / rate)
+    Element.isStep(lr) ? self / Self(lr) : Self(0)
   }
   /// Soft threshold for k ≥ 0: sign(x)·max(|x| − k, 0), as x less what of it is within [−k, k].
   @inlinable @inline(__always) public func shrunk(by k: Double) -> Self { shrunk(by: Self(k)) }

@@ -267,6 +267,8 @@ public protocol Schedule: Listed, Sendable {
   init(_ h: Hyper) throws(Failure)
   /// The value at step k, counted from 0.
   func value(_ k: Double) -> Double
+  /// The largest value before step `end`, as far as ten million steps tell; NaN without steps.
+  func peak(before end: Double) -> Double
   /// What it remembers, as numbers. In a sentence any schedule may be written with them, as name(..., memory=[...]),
   /// and goes on from there.
   var memory: [Double] { get set }
@@ -285,6 +287,22 @@ extension Schedule {
   public var memory: [Double] {
     get { [] }
     set {}
+  }
+  public func peak(before end: Double) -> Double {
+    let end = min(end, 1e7)
+    var best = Double.nan, step = 0.0, at = 0.0
+    func take(_ k: Double) { if !(value(k) <= best) { (best, at) = (value(k), k) } }
+    while step < end {
+      take(step)
+      step += max(1, (step / 256).rounded(.down))
+    }
+    // between two of them it rises or falls
+    var width = max(1, (at / 256).rounded(.down))
+    while width > 1 {
+      width = (width / 2).rounded(.up)
+      for k in [at - width, at + width] where k >= 0 && k < end { take(k) }
+    }
+    return best
   }
   public func takes(_ numbers: ArraySlice<Double>) -> Int? {
     let own = numbers.prefix(memory.count)

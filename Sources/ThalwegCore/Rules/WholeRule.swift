@@ -105,6 +105,9 @@ public protocol WholeRule: Listed, Sendable {
   func decay(_ decay: Double, _ number: inout Double) -> Double
   /// It takes the decay out of the update where the update's sign is not that of the parameter.
   static var masksDecay: Bool { get }
+  /// At the place of norms, it looks at the weights behind the decay: where that is masked, right behind the mask, for
+  /// the sign of the update tells what was spared.
+  static var readsDecay: Bool { get }
   /// It gives evaluation weights.
   static var evaluates: Bool { get }
   init(_ h: Hyper, _ c: StepContext)
@@ -130,6 +133,7 @@ extension WholeRule {
   @inlinable public static var setsDecay: Bool { false }
   public func decay(_ decay: Double, _ number: inout Double) -> Double { decay }
   @inlinable public static var masksDecay: Bool { false }
+  @inlinable public static var readsDecay: Bool { false }
   @inlinable public static var evaluates: Bool { false }
   public func evaluate<T: Real>(_ t: Whole<T>) throws(Failure) {}
 }
@@ -151,10 +155,10 @@ public struct WholeKernels: Sendable {
   public typealias Decision = @Sendable (Hyper, StepContext, _ decay: Double, _ number: inout Double) -> Double
   public let newDecay: Decision?
   public struct Traits: Sendable {
-    public let needsFinite, keepsPoint, leavesPoint, masksDecay: Bool
+    public let needsFinite, keepsPoint, leavesPoint, masksDecay, readsDecay: Bool
     @usableFromInline init<R: WholeRule>(_: R.Type) {
       (needsFinite, keepsPoint) = (R.needsFinite, R.keepsPoint)
-      (leavesPoint, masksDecay) = (R.leavesPoint, R.masksDecay)
+      (leavesPoint, masksDecay, readsDecay) = (R.leavesPoint, R.masksDecay, R.readsDecay)
     }
   }
   public let traits: Traits

@@ -44,6 +44,15 @@ struct Join: Schedule {
     return parts[i].value(k - starts[i])
   }
 
+  /// Of all parts, each as far as it goes: a short one that comes late is not passed over.
+  func peak(before end: Double) -> Double {
+    let ends = Array(starts.dropFirst()) + [end]
+    return parts.indices.reduce(.nan) { best, i in
+      let own = parts[i].peak(before: min(ends[i], end) - starts[i])
+      return own <= best || own.isNaN ? best : own
+    }
+  }
+
   var memory: [Double] {
     get { parts.flatMap(\.memory) }
     set {

@@ -1,5 +1,14 @@
 import ThalwegCore
 
+/// What the decay of a step takes from a weight, over the step size: a stage that subtracts it from the update spares the
+/// weight, which then stays as it is, to the bit, where nothing else moves it.
+struct TakenDecay {
+  let keep, inverse: Double
+  init(_ c: StepContext) { (keep, inverse) = (c.keep, c.keep == 1 || c.lr == 0 ? 0 : 1 / c.lr) }
+  var isNone: Bool { inverse == 0 }
+  @inline(__always) func of<L: Lane>(_ x: L) -> L { (x - keep * x) * inverse }
+}
+
 /// Cautious weight decay: decoupled decay only where it agrees with the step.
 ///
 ///     mask = [u·θ ≥ 0]  (zero=keep: u·θ > 0);   θ ← θ − lr·wd·mask⊙θ − lr·u
@@ -21,18 +30,17 @@ struct CautiousDecay: WholeRule {
   static var masksDecay: Bool { true }
   static func grain(_ h: Hyper, _ shape: Shape) -> Int? { 1 }
 
-  let decay: Double
-  let strict: Bool
-  init(_ h: Hyper, _ c: StepContext) { (decay, strict) = (c.keep == 1 ? 0 : (1 - c.keep) / c.lr, h.is("zero", "keep")) }
+  let decay: TakenDecay, strict: Bool
+  init(_ h: Hyper, _ c: StepContext) { (decay, strict) = (TakenDecay(c), h.is("zero", "keep")) }
 
   /// The engine takes the whole decay: what the mask spares goes into the update.
   func apply<T: Real>(_ t: Whole<T>) {
-    if decay != 0 { t.change(Spare(decay: decay, strict: strict)) }
+    if !decay.isNone { t.change(Spare(decay: decay, strict: strict)) }
   }
   struct Spare: ElementOperation {
-    let decay: Double, strict: Bool
+    let decay: TakenDecay, strict: Bool
     @inline(__always) func callAsFunction<L: Lane>(_ u: inout L, _ x: inout L, _ s: Slots<L>) {
-      let zero = L(0), side = u.sign * x, spared = u - decay * x
+      let zero = L(0), side = u.sign * x, spared = u - decay.of(x)
       var kept = L.select(L.less(side, zero), spared, u)
       if strict { kept = L.select(L.equal(u, zero), spared, L.select(L.equal(x, zero), spared, kept)) }
       u = kept

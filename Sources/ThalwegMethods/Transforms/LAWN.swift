@@ -57,7 +57,7 @@ struct LAWN: WholeRule {
     if step < 0 { return }
     /// The update becomes that of a smaller step size, decay and all.
     func shorten() {
-      guard isNorm, ramp != 1, move.lr != 0 else { return }
+      guard isNorm, ramp != 1, T.isStep(move.lr) else { return }
       Flat.scale(t.v, by: ramp, into: t.v, n)
       if move.keep != 1 { Flat.add(t.w, times: (move.keep - 1) * (1 - ramp) / move.lr, into: t.v, n) }
     }
@@ -69,7 +69,7 @@ struct LAWN: WholeRule {
       Flat.add(t.w, times: -(Flat.dot(t.w, x, n) / norm) / norm, into: x, n)
     }
     guard isNorm else { return removeRadial(t.v) }
-    guard move.lr != 0 else { return }
+    guard T.isStep(move.lr) else { return }
     // the move of the rule, then the point it leads to
     let new = t.workspace.assumingMemoryBound(to: T.self)
     Flat.scale(UnsafePointer(t.w), by: ramp * (move.keep - 1), into: new, n)

@@ -43,10 +43,9 @@ struct Magma: ElementRule {
     s[1] = draw < h.mask_prob ? s[0] : 0
   }
 
-  let keep, factor, decay: Double
+  let keep, factor: Double, decay: TakenDecay
   init(_ h: Hyper, _ c: StepContext) {
-    (keep, factor) = (h.momentum_beta, c.scalars[1])
-    decay = c.keep == 1 || c.lr == 0 ? 0 : (1 - c.keep) / c.lr
+    (keep, factor, decay) = (h.momentum_beta, c.scalars[1], TakenDecay(c))
   }
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ u: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
     let m = keep * s[0] + (1 - keep) * g
@@ -57,7 +56,7 @@ struct Magma: ElementRule {
   }
   /// The engine decays in full: what is left out of the decay goes into the update.
   @inline(__always) func direction<L: Lane>(_ u: L, _ g: L, _ s: Slots<L>) -> L {
-    factor * u - (1 - factor) * decay * s[1]
+    factor * u - (1 - factor) * decay.of(s[1])
   }
 
   static let registered = entry(Magma.self, source: { (h) throws(Failure) in Point(h) })

@@ -118,6 +118,7 @@ struct RadialBrake: WholeRule {
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { aligned(shape.count &* size) }
 
   static func place(_ h: Hyper) -> UpdatePlace { h.is("form", "direction") && !h.pin ? .direction : .norm }
+  static var readsDecay: Bool { true }
 
   private let move: NewPoint, weights: DecayedWeights
   let outward, inward, eps: Double
@@ -133,14 +134,14 @@ struct RadialBrake: WholeRule {
     if direction {
       let along = weights.along(t), c = along / max(size * size, eps), more = ((c < 0 ? outward : inward) - 1) * c
       if more != 0 { weights.add(t, times: more) }
-      guard pins, move.lr != 0 else { return }
+      guard pins, T.isStep(move.lr) else { return }
       let target = size == 0 ? eps : max(size - move.lr * (along + more * size * size) / size, eps)
       move.plain(t, into: new)
       let norm = Flat.norm(new, n)
       if norm > 0 { move.set(t, to: new, times: target / norm) }
       return
     }
-    guard move.lr != 0 else { return }
+    guard T.isStep(move.lr) else { return }
     move.plain(t, into: new)
     func counted(_ x: Double) -> Double { x < eps ? 0 : x }
     let before = counted(size), after = counted(Flat.norm(new, n)), change = after - before
@@ -199,7 +200,7 @@ struct Hyperball: WholeRule {
       if first { t.slots[0][0] = T(Flat.norm(t.w, n)) }
       r = Double(t.slots[0][0])
     }
-    guard move.lr != 0 else { return }
+    guard T.isStep(move.lr) else { return }
     if decay != 0 { Flat.add(t.w, times: decay, into: t.v, n) }
     let step = move.lr * r / max(Flat.norm(t.v, n), eps)
     new.update(from: t.w, count: n)

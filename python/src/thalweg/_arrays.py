@@ -12,6 +12,7 @@ HOST_DEVICES = (1, 3, 11)  # DLPack: CPU, and CPU memory pinned for CUDA or ROCm
 
 # What may become of the memory behind the same object: nothing; it may move, and `look` tells where it lies; who knows.
 STAYS, MAY_MOVE, UNKNOWN = 0, 1, 2
+PLAIN = 4  # beside them: a tensor of torch.Tensor itself, all of which are alike
 
 
 def adapt(value: Any) -> tuple[Any, bool, bool, int]:
@@ -61,7 +62,8 @@ def _adapt_torch(torch: Any, value: Any) -> tuple[Any, bool, bool, int]:
     bf16 = value.dtype is torch.bfloat16
     try:
         plain = value.detach() if value.requires_grad else value
-        return (plain.view(torch.int16) if bf16 else plain).numpy(), bf16, False, MAY_MOVE
+        source = (plain.view(torch.int16) if bf16 else plain).numpy()
+        return source, bf16, False, MAY_MOVE | (PLAIN if type(value) is torch.Tensor else 0)
     except (TypeError, RuntimeError) as problem:
         if value.layout is not torch.strided:
             said = f"the tensor is sparse ({value.layout}); thalweg.torch.SGD, Adagrad and SparseAdam take such gradients"

@@ -87,6 +87,8 @@ def with_hint(message: str) -> str:
         return first + (_of_part(found[2], found[1]) or _of_stage(found[2]) or SEARCH) + line + rest
     if found := re.search(r"`(\w+)` is an? (\w+); (?:it cannot be a stage of a pipeline|an? \w+ is wanted here)$", first):
         return first + _of_place(found[1], found[2]) + line + rest
+    if re.fullmatch(r"gradient \d+.* and parameter \d+.* share memory", first):
+        return f"{first}; opt.release_gradients() lets go of gradients of a step that is over" + line + rest
     if re.fullmatch(r"\w+: `\w+` is given twice", first):
         return f"{first}: a value without a name goes to the first place, whatever stands before it" + line + rest
     if found := re.search(r"must be a number.*, got \"([-+.\de_]+)\"$", first):

@@ -62,6 +62,9 @@ class Optimizer(Tasks):
     A hyper-parameter that needs state which the sentence did not ask for (the momentum of sgd, which OneCycleLR and
     CyclicLR cycle) may be changed until the first step is taken.
 
+    Parameters may move to other memory between steps (p.data = ...).  The storages that they have when they are given
+    are held as NumPy would hold them: torch does not resize these (storage.resize_) from then on.
+
     `state` shows copies, made when it is looked at: `state[p]["exp_avg"]`.  What you write there, replace or delete
     counts in the next step; what you put beside it is kept and saved.  `engine` is the thalweg.Optimizer inside.
     """
