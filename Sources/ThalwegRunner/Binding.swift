@@ -127,7 +127,8 @@ extension Optimizer {
       guard v.dtype == bound[i].view.dtype else {
         throw Failure(
           Status.dtype,
-          "\(label("parameter", i)) was bound as \(bound[i].view.dtype.name), got \(v.dtype.name); a new optimizer takes it"
+          "\(label("parameter", i)) was bound as \(bound[i].view.dtype.name), got \(v.dtype.name); "
+            + "a new optimizer takes it"
         )
       }
       guard !v.readOnly else {

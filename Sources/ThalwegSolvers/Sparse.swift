@@ -157,9 +157,9 @@ struct LassoPath: Driver {
 
 /// Coordinate descent on one design matrix, kept by columns.
 ///
-/// A weight of 0 stays while |x_j·r|/n is within the threshold. Since x_j was last read that number has moved by at most
-/// √q_j·Σ √q_k·|step|, over the steps of all weights since: columns that this keeps within are not read. The steps are
-/// those of plain sweeps.
+/// A weight of 0 stays while |x_j·r|/n is within the threshold. Since x_j was last read that number has moved by at
+/// most √q_j·Σ √q_k·|step|, over the steps of all weights since: columns that this keeps within are not read. The steps
+/// are those of plain sweeps.
 private final class Lasso<T: Real> {
   let x: Vector<T>, l1: Double, q: [Double], roots: [Double]
   /// The way of the residual, and for every weight that is 0 what |x_j·r|/n is at most, less √q_j times the way.

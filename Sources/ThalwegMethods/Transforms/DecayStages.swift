@@ -1,7 +1,7 @@
 import ThalwegCore
 
-/// What the decay of a step takes from a weight, over the step size: a stage that subtracts it from the update spares the
-/// weight, which then stays as it is, to the bit, where nothing else moves it.
+/// What the decay of a step takes from a weight, over the step size: a stage that subtracts it from the update spares
+/// the weight, which then stays as it is, to the bit, where nothing else moves it.
 struct TakenDecay {
   let keep, inverse: Double
   init(_ c: StepContext) { (keep, inverse) = (c.keep, c.keep == 1 || c.lr == 0 ? 0 : 1 / c.lr) }

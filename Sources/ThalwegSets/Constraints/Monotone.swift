@@ -21,8 +21,8 @@ struct Monotone: WholeConstraint {
   }
 }
 
-/// x ← the nearest non-decreasing sequence: blocks of equal numbers, each the mean of its entries. x is finite; `square`
-/// is the sum of its squares, which may have overflowed.
+/// x ← the nearest non-decreasing sequence: blocks of equal numbers, each the mean of its entries. x is finite;
+/// `square` is the sum of its squares, which may have overflowed.
 ///
 /// The order in which violators are merged does not matter. Most merges therefore happen in scans without branches
 /// that depend on the numbers, over chunks that stay in cache; the usual stack takes the few blocks they leave.
