@@ -148,7 +148,7 @@ def plot(results: list[Result], entropy: float, where: object) -> None:
         right.plot(r.seconds[window - 1 :], smooth, **style)
     low = min(r.losses[-max(1, len(r.losses) // 25) :].mean() for r in results)
     left.set(title="by step", xlabel="step", ylabel="training loss (nats a character)",
-             ylim=(0.97 * low, 1.02 * max([entropy, *(r.losses[-1] for r in results)])))
+             ylim=(0.97 * low, 1.02 * max([entropy, *(r.losses[len(r.losses) // 5] for r in results)])))
     right.set(title="by second", xlabel="seconds of one processor, network and optimizer", xlim=(0, None))
     tidy(left, right)
     left.legend(frameon=False, title="held-out loss, method", alignment="left", prop={"family": "monospace", "size": 9})

@@ -28,10 +28,13 @@ FUNCTIONS = PROBLEMS[4:]
 
 def whole_number(text: str) -> int:
     """A whole number, which may be written 1e6."""
-    number = float(text)
-    if not number.is_integer():
-        raise ValueError(text)
-    return int(number)
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise
+        return int(number)
 
 
 def parser() -> argparse.ArgumentParser:
