@@ -285,6 +285,10 @@ def test_values_are_put_into_sentences() -> None:
     text = "clip_global_norm(max_norm=1.0) | adamw(lr=cosine(lr=0.1, total=10), beta1=0.9) | route(matrix=(adamw(lr=0.2, beta1=0.8)), other=(sgd(lr=0.3)))"
     assert "clip_global_norm(max_norm=2)" in sweep.with_value(text, "max_norm", 2)
     assert "adamw(lr=0.5, beta1=0.9)" in sweep.with_value(text, "adamw.lr", 0.5)
+    by_place = "adamw(lr=warmup_cosine(0.1,10, 100), beta1=0.9) | prox(l1(0.5))"
+    assert "warmup_cosine(0.25,10, 100)" in sweep.with_value(by_place, "warmup_cosine.peak", 0.25)
+    assert "warmup_cosine(0.1,10, 200)" in sweep.with_value(by_place, "total", 200)
+    assert "prox(l1(0.25))" in sweep.with_value(by_place, "l1.weight", 0.25)
     assert "adamw(lr=0.5, beta1=0.8)" in sweep.with_value(text, "adamw#1.lr", 0.5)
     assert "cosine(lr=0.1, total=20)" in sweep.with_value(text, "cosine.total", 20)
     assert "sgd(lr=1e-05)" in sweep.with_value(text, "sgd.lr", 1e-5)

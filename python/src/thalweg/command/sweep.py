@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import _sentence
+from .. import _registry, _sentence
 from .console import Refusal, counted, number, print_table
 from .race import cells, check, collect, heading, settings, share, spread, written
 
@@ -64,7 +64,7 @@ def with_value(sentence: str, path: str, value: float) -> str:
     for match in re.finditer(r"([a-z]\w*)\(", sentence):
         start = match.end()
         arguments = _sentence.split(sentence[start : _end(sentence, start)], ",")
-        names = [a.split("=", 1)[0].strip() for a in arguments if "=" in a]
+        names = _names(match[1], sentence[start : _end(sentence, start)])
         known += [f"{match[1]}.{n}" for n in names if match[1] != "route"]
         if wanted and match[1] != wanted:
             continue
@@ -74,18 +74,27 @@ def with_value(sentence: str, path: str, value: float) -> str:
         seen += 1
         if name in names:
             at = start
-            for argument in arguments:
-                if argument.split("=", 1)[0].strip() == name:
-                    found.append((at, at + len(argument), argument))
+            for its, argument in zip(names, arguments):
+                if its == name:
+                    found.append((at, at + len(argument)))
                 at += len(argument) + 1
     if not found:
         raise Refusal(f"--over: there is no {path!r} in the sentence; there are: {', '.join(dict.fromkeys(known))}")
     if len(found) > 1 and not wanted:
         raise Refusal(f"--over: {path!r} may be several; name the stage, as one of: "
                       f"{', '.join(k for k in dict.fromkeys(known) if k.endswith('.' + name))}")
-    start, stop, argument = found[0]
-    head = argument.split("=", 1)[0]
-    return f"{sentence[:start]}{head}={_whole(value)}{sentence[stop:]}"
+    start, stop = found[0]
+    written = sentence[start:stop]
+    head, named, _ = written.partition("=")
+    before = head + "=" if named else written[: len(written) - len(written.lstrip())]
+    return f"{sentence[:start]}{before}{_whole(value)}{sentence[stop:]}"
+
+
+def _names(method: str, inside: str) -> list[str]:
+    """The hyper-parameters that stand in the parentheses of a method, by name or by place."""
+    known = _registry.by_name().get(method)
+    free = iter(p.name for p in known.parameters) if known else iter(())
+    return [next(free, "") if name is None else name for name, _ in _sentence.arguments(inside)]
 
 
 def _whole(value: float) -> str:
