@@ -8,7 +8,7 @@ import ThalwegCore
 /// State    the dense tensor, from which the host's own holds w·mask.
 /// Errors   TW_ERROR_SHAPE where the length of the axis is no multiple of m, unless the tail of the lines is to stay
 ///          dense.
-/// Differs  of equal magnitudes the lower index stays (the authors' sort keeps a high one). The gradient of the first
+/// Differs  every tensor is masked, biases too: `route` leaves them out. Of equal magnitudes the lower index stays (the authors' sort keeps a high one). The gradient of the first
 ///          step is taken where the host started, which `next` has masked before it asks.
 /// Source   Zhou et al., 2021, arXiv:2102.04010.
 struct NMSparsity: WholeRule {
@@ -19,6 +19,7 @@ struct NMSparsity: WholeRule {
       the dense w is stored and updated; the host sees w*mask(w): of every m entries along the axis the n largest \
       magnitudes
       dense gradient = g + decay*(1 - mask)*w
+      biases too: route(matrix=(rule | nm_sparsity), other=(rule)) leaves them dense
       """,
     source: "Zhou, Ma, Zhu, Liu, Zhang, Yuan, Sun, Li, 2021, arXiv:2102.04010",
     parameters: pattern + [fixed(.number("decay", 2e-4, .atLeast(0), "pull of the masked entries to zero (SR-STE)"))],
