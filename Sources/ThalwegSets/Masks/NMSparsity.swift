@@ -8,8 +8,9 @@ import ThalwegCore
 /// State    the dense tensor, from which the host's own holds w·mask.
 /// Errors   TW_ERROR_SHAPE where the length of the axis is no multiple of m, unless the tail of the lines is to stay
 ///          dense.
-/// Differs  every tensor is masked, biases too: `route` leaves them out. Of equal magnitudes the lower index stays (the authors' sort keeps a high one). The gradient of the first
-///          step is taken where the host started, which `next` has masked before it asks.
+/// Differs  of equal magnitudes the lower index stays (the authors' sort keeps a high one). Every tensor is masked,
+///          biases too: `route` leaves them out. The gradient of the first step is taken where the host started, which
+///          `next` has masked before it asks.
 /// Source   Zhou et al., 2021, arXiv:2102.04010.
 struct NMSparsity: WholeRule {
   static let method = Method(
