@@ -68,7 +68,7 @@ package final class SolverObject {
     try named { () throws(Failure) in
       for (input, operand) in tensors { if let e = store.entry(input.name) { try fill(e, input, operand, isDouble) } }
     }
-    run = Run(store: store)
+    (run, turned) = (Run(store: store), [:])
   }
 
   /// The inputs that are given, checked one by one.
@@ -234,6 +234,8 @@ package final class SolverObject {
   }
 
   private var shown: Fields?
+  /// Inputs of this run as they were given, where the driver has them turned.
+  private var turned: [String: Fields] = [:]
   /// A tensor by name: what the waiting request wants, else a result, an input or what is kept, else what the request
   /// shows. What is not wanted is read-only.
   package func tensor(_ name: String) throws(Failure) -> tw_tensor {
@@ -243,10 +245,10 @@ package final class SolverObject {
       asked = w.fields.names.firstIndex(of: name)
       if let i = asked, i >= method.asks[w.kind].given.count { return w.fields.tensors[i] }
     }
-    let turned = method.inputs.filter(\.isTurned).map(\.name)
-    if turned.contains(name), asked == nil, let e = run.store.entry(name) {
+    if asked == nil, method.inputs.contains(where: { $0.isTurned && $0.name == name }), let e = run.store.entry(name) {
+      if let known = turned[name] { return known.tensors[0] }
       let fields = try Fields(turned: e, run.store.isDouble)
-      shown = fields
+      turned[name] = fields
       return fields.tensors[0]
     }
     let fields = Fields(all: run.store)
@@ -451,7 +453,7 @@ extension SolverObject {
       loaded.state = .done(outcome)
     default: throw Safetensors.damaged("its state makes no sense")
     }
-    run = loaded
+    (run, turned) = (loaded, [:])
   }
 
   /// The memory of a saved run, whose shapes must be those that its inputs give.

@@ -86,3 +86,14 @@ def test_shapes_that_do_not_fit() -> None:
         tw.solver("lasso_cd(0.1)").run(design=np.ones((4, 2)), targets=np.ones(3))
     with pytest.raises(tw.ShapeError, match="axis p has 4 elements in `w0` and 2 in `design`"):
         tw.solver("lasso_cd(0.1)").run(design=np.ones((4, 2)), targets=np.ones(4), w0=np.ones(4))
+
+
+def test_what_is_shown_of_the_design_stays_until_the_next_run() -> None:
+    x, y, _ = problem(1)
+    run = tw.solver("lasso_cd(0.1)").requests(design=x, targets=y)
+    first = run._array(run._tensor("design"))
+    second = run._array(run._tensor("design"))
+    run.tensor("w")
+    assert list(run) == []
+    assert np.shares_memory(first, second)
+    np.testing.assert_array_equal(first, x)
