@@ -66,8 +66,8 @@ def _adapt_torch(torch: Any, value: Any) -> tuple[Any, bool, bool, int]:
         return source, bf16, False, MAY_MOVE | (PLAIN if type(value) is torch.Tensor else 0)
     except (TypeError, RuntimeError) as problem:
         if value.layout is not torch.strided:
-            said = f"the tensor is sparse ({value.layout}); thalweg.torch.SGD, Adagrad and SparseAdam take such gradients"
-            return said, False, False, STAYS
+            said = f"the tensor is sparse ({value.layout}); "
+            return said + "thalweg.torch.SGD, Adagrad and SparseAdam take such gradients", False, False, STAYS
         if value.device.type != "cpu":
             return f"the tensor is on {value.device}, not in CPU memory", False, False, STAYS
         if value.is_neg():

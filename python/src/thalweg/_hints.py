@@ -22,7 +22,8 @@ SIGN = "`signum(momentum=0)`, which has its rate in it"
 # Stages and schedules of Optax and torch: the method that is meant, or (with a blank) what is written in its place.
 # Optax's scale_by_x is `x` here, where nothing else is said.
 STAGES = {
-    "clip": "`clip_value` of every entry, or `clip_global_norm`", "clip_by_global_norm": "clip_global_norm", "clip_by_block_rms": "clip_block_rms",
+    "clip": "`clip_value` of every entry, or `clip_global_norm`",
+    "clip_by_global_norm": "clip_global_norm", "clip_by_block_rms": "clip_block_rms",
     "adaptive_grad_clip": "agc", "clip_grad_norm": "clip_global_norm", "clip_grad_norm_": "clip_global_norm",
     "clip_grad_value": "clip_value", "clip_grad_value_": "clip_value",
     "scale": RATE, "scale_by_learning_rate": RATE, "scale_by_backtracking_linesearch": "a solver: tw.solver(...)",
@@ -47,7 +48,8 @@ STAGES = {
     "CosineAnnealingLR": "cosine", "CosineAnnealingWarmRestarts": "cosine_restarts", "ConstantLR": "constant",
     "ExponentialLR": "exponential", "LinearLR": "linear", "MultiStepLR": "step_decay", "OneCycleLR": "one_cycle",
     "PolynomialLR": "polynomial", "ReduceLROnPlateau": "reduce_on_plateau", "SequentialLR": "join",
-    "StepLR": "step_decay", "step": "step_decay", "multistep": "step_decay", "cosine_annealing": "cosine", "AveragedModel": "swa",
+    "StepLR": "step_decay", "step": "step_decay", "multistep": "step_decay", "cosine_annealing": "cosine",
+    "AveragedModel": "swa",
 }
 # What ends a message about a method that there is not, where no name is near.
 KINDS = ("method|optimizer|transform|update|perturbation|aggregator|average|schedule|regularizer|constraint|objective|"
@@ -85,7 +87,8 @@ def with_hint(message: str) -> str:
             return first.replace(found[0], found[0].partition(" (")[0] + hint, 1) + line + rest
     if found := re.search(rf"\bno ({KINDS}) `(\w+)`$", first):
         return first + (_of_part(found[2], found[1]) or _of_stage(found[2]) or SEARCH) + line + rest
-    if found := re.search(r"`(\w+)` is an? (\w+); (?:it cannot be a stage of a pipeline|an? \w+ is wanted here)$", first):
+    elsewhere = r"(?:it cannot be a stage of a pipeline|an? \w+ is wanted here)"
+    if found := re.search(rf"`(\w+)` is an? (\w+); {elsewhere}$", first):
         return first + _of_place(found[1], found[2]) + line + rest
     if re.fullmatch(r"gradient \d+.* and parameter \d+.* share memory", first):
         return f"{first}; opt.release_gradients() lets go of gradients of a step that is over" + line + rest

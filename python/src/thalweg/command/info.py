@@ -53,7 +53,8 @@ def collect() -> tuple[dict[str, str], list[str]]:
         "instruction set": f"{level}, from {_library()}",
         "matrix products": products,
         "OPENBLAS_CORETYPE": os.environ.get("OPENBLAS_CORETYPE", "not set"),
-        "threads": f"{threads} of {cores} processors that this process may use (THALWEG_NUM_THREADS; not OMP_NUM_THREADS)",
+        "threads": f"{threads} of {cores} processors that this process may use (THALWEG_NUM_THREADS; "
+                   "not OMP_NUM_THREADS)",
         "large pages": _large_pages(),
     }
     for name in ("torch", "jax", "rich", "matplotlib", "scikit-learn"):

@@ -274,8 +274,7 @@ def _as_torch_has_it(name: str, method: _registry.Method) -> _registry.Method:
         if key in mirrored:
             default = mirrored[key].default
             defaults.update(zip(names, default if len(names) > 1 else (default,)))
-    written = {n: "none" if d is None else str(d).lower() if isinstance(d, bool) else str(d) for n, d in defaults.items()}
-    kept = (p._replace(default=written[p.name]) for p in method.parameters if p.name in written)
+    kept = (p._replace(default=_sentence.write_value(defaults[p.name])) for p in method.parameters if p.name in defaults)
     return method._replace(parameters=tuple(kept))
 
 
