@@ -151,7 +151,7 @@ struct CappedSimplex: WholeConstraint {
           (off < 0 ? d .>= zero : d .> zero) .& (off > 0 ? d .<= most : d .< most)
         }
         var free = zero
-        eights(x) { free += zero.replacing(with: one, where: isFree($0 - shift) .& $1) }
+        eights(x, changes: false) { free += zero.replacing(with: one, where: isFree($0 - shift) .& $1) }
         let move = SIMD8<Double>(repeating: off / free.sum())
         eights(x) { a, _ in
           let d = a - shift
@@ -165,19 +165,20 @@ struct CappedSimplex: WholeConstraint {
   /// body(eight numbers, which of them there are), over all of x.
   @inline(__always)
   private func eights(
-    _ x: UnsafeMutableBufferPointer<Double>, _ body: (inout SIMD8<Double>, SIMDMask<SIMD8<Int64>>) -> Void
+    _ x: UnsafeMutableBufferPointer<Double>, changes: Bool = true,
+    _ body: (inout SIMD8<Double>, SIMDMask<SIMD8<Int64>>) -> Void
   ) {
     guard let p = x.baseAddress else { return }
     let all = SIMDMask<SIMD8<Int64>>(repeating: true), whole = x.count & ~7, left = x.count - whole
     for i in Swift.stride(from: 0, to: whole, by: 8) {
       var a = SIMD8<Double>.load(p + i)
       body(&a, all)
-      a.store(p + i)
+      if changes { a.store(p + i) }
     }
     guard left > 0 else { return }
     var a = SIMD8<Double>.load(p + whole, first: left)
     body(&a, SIMD8<Int64>(0, 1, 2, 3, 4, 5, 6, 7) .< SIMD8(repeating: Int64(left)))
-    a.store(p + whole, first: left)
+    if changes { a.store(p + whole, first: left) }
   }
 
   /// The sum, nil where an entry is below 0 or above the cap.
