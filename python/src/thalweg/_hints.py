@@ -188,13 +188,7 @@ def _of_surplus(method: str, shown: str) -> str:
         return ""
     names = [p.name for p in known.parameters]
     sentence, _, caret = shown.partition("\n")
-    opened = sentence[len(caret) - 1 :].partition("(")[2]
-    depth, inside = 1, ""
-    for c in opened:
-        depth += (c in "([") - (c in ")]")
-        if not depth:
-            break
-        inside += c
+    inside = _sentence.inside(sentence[len(caret) - 1 :].partition("(")[2], 0)
     held, *others = [written for name, written in _sentence.arguments(inside) if name is None] or [""]
     if len(names) == 1 and others and known.parameters[0].type in ("regularizer", "constraint"):
         return f": write {method}({held}({', '.join(others)}))"

@@ -51,9 +51,7 @@ def _written(
     stages = {}
     for k, settings in new.items():
         text, method, inside = places[k]
-        names = iter(p.name for p in method.parameters)
-        parts = [_sentence.split(part, "=", 1) for part in _sentence.split(inside, ",") if part.strip()]
-        now = {part[0].strip() if len(part) > 1 else next(names, ""): part[-1].strip() for part in parts} | settings
+        now = dict(_sentence.named(method, inside)) | settings
         stages[text] = f"{method.name}({', '.join(f'{name}={value}' for name, value in now.items())})"
     whole = [part.strip() for part in _sentence.split(sentence, "|")]
     if all(text in whole for text in stages):

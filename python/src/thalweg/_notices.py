@@ -99,21 +99,16 @@ def say_hardly_meant(sentence: str) -> None:
     for name, inside in () if _QUIET.get() else _calls(sentence):
         if (method := _registry.by_name().get(name)) is None:
             continue
-        free, given = iter(p.name for p in method.parameters), {}
-        named = False
-        for known, written in _sentence.arguments(inside):
-            if known is None:
-                known = next(free, "")
-                if named:
-                    _warn(f"{name}: {written} has no name and stands behind a value that has one; it is taken as "
-                          f"{known}={written}", UserWarning)
-            else:
-                named = True
-            given[known] = written
+        given, is_behind = _sentence.named(method, inside), False
+        for (as_written, _), (taken_as, value) in zip(_sentence.arguments(inside), given):
+            if as_written is None and is_behind:
+                _warn(f"{name}: {value} has no name and stands behind a value that has one; it is taken as "
+                      f"{taken_as}={value}", UserWarning)
+            is_behind |= as_written is not None
         for of, parameter, is_odd, text in HARDLY_MEANT:
-            value = _number(given.get(parameter, "")) if of == name else None
-            if value is not None and is_odd(value):
-                _warn(f"{name}: {text.format(given[parameter])}", UserWarning)
+            written = dict(given).get(parameter, "") if of == name else ""
+            if (value := _number(written)) is not None and is_odd(value):
+                _warn(f"{name}: {text.format(written)}", UserWarning)
 
 
 def _number(text: str) -> float | None:
@@ -126,12 +121,7 @@ def _number(text: str) -> float | None:
 def _calls(text: str) -> Iterator[tuple[str, str]]:
     """What stands before and within each pair of parentheses, innermost ones too."""
     for found in re.finditer(r"(\w*)\s*\(", text):
-        depth, start = 1, found.end()
-        for at, c in enumerate(text[start:], start):
-            depth += (c == "(") - (c == ")")
-            if depth == 0:
-                yield found[1], text[start:at]
-                break
+        yield found[1], _sentence.inside(text, found.end())
 
 
 # ---- branches of route(...)

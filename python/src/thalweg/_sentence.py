@@ -135,6 +135,22 @@ def arguments(inside: str) -> list[tuple[str | None, str]]:
     return [(part[0].strip() if len(part) > 1 else None, part[-1].strip()) for part in parts]
 
 
+def named(method: Method | None, inside: str) -> list[tuple[str, str]]:
+    """The same with the names of values that have none: they go to the first places."""
+    free = iter(p.name for p in method.parameters) if method else iter(())
+    return [(next(free, "") if name is None else name, value) for name, value in arguments(inside)]
+
+
+def inside(text: str, start: int) -> str:
+    """What stands from `start` to where the parenthesis that opened before it closes, or to the end."""
+    depth = 1
+    for i in range(start, len(text)):
+        depth += (text[i] in "([") - (text[i] in ")]")
+        if depth == 0:
+            return text[start:i]
+    return text[start:]
+
+
 def split(text: str, separator: str, most: int = -1) -> list[str]:
     """The parts between separators (the first `most` of them) that stand in no parentheses, brackets or quotes."""
     parts: list[str] = []

@@ -52,7 +52,7 @@ def read_axis(text: str) -> Axis:
 def with_value(sentence: str, path: str, value: float) -> str:
     """The sentence with another value of a hyper-parameter.
 
-    sentence  as the library writes it: every hyper-parameter by its name
+    sentence  as the library writes it: by name, but for what a schedule or a regularizer has by its place
     path      "adamw.lr"; "adamw#1.lr" is that of the second adamw from the left; "lr" alone where one stage has one;
               "warmup_cosine.peak" in a schedule too
 
@@ -63,8 +63,9 @@ def with_value(sentence: str, path: str, value: float) -> str:
     found, seen, known = [], 0, []
     for match in re.finditer(r"([a-z]\w*)\(", sentence):
         start = match.end()
-        arguments = _sentence.split(sentence[start : _end(sentence, start)], ",")
-        names = _names(match[1], sentence[start : _end(sentence, start)])
+        inside = _sentence.inside(sentence, start)
+        arguments = _sentence.split(inside, ",")
+        names = [its for its, _ in _sentence.named(_registry.by_name().get(match[1]), inside)]
         known += [f"{match[1]}.{n}" for n in names if match[1] != "route"]
         if wanted and match[1] != wanted:
             continue
@@ -90,25 +91,8 @@ def with_value(sentence: str, path: str, value: float) -> str:
     return f"{sentence[:start]}{before}{_whole(value)}{sentence[stop:]}"
 
 
-def _names(method: str, inside: str) -> list[str]:
-    """The hyper-parameters that stand in the parentheses of a method, by name or by place."""
-    known = _registry.by_name().get(method)
-    free = iter(p.name for p in known.parameters) if known else iter(())
-    return [next(free, "") if name is None else name for name, _ in _sentence.arguments(inside)]
-
-
 def _whole(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
-
-
-def _end(text: str, start: int) -> int:
-    """Where the parenthesis that opened before `start` closes."""
-    depth = 1
-    for i in range(start, len(text)):
-        depth += (text[i] in "([") - (text[i] in ")]")
-        if depth == 0:
-            return i
-    return len(text)
 
 
 def sweep(arguments: argparse.Namespace) -> int:
