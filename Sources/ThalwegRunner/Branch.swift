@@ -245,19 +245,21 @@ package final class Branch {
     }
   }
 
-  /// Sums over all tensors that pipelines of a route share are complete at one barrier: a pipeline that would come to
-  /// it earlier waits.
+  /// Sums over all tensors that pipelines of a route share are complete at one barrier, and a stage that looks at all
+  /// tensors finds them moved: a pipeline that would come there earlier waits.
   static func align(_ branches: [Branch], on shared: [Stage]) {
+    func align(_ isThere: (Pass) -> Bool) {
+      let places = branches.map { $0.planned.firstIndex { $0.last.map(isThere) ?? false } }
+      guard let last = places.compactMap({ $0 }).max() else { return }
+      for case (let branch, let place?) in zip(branches, places) where place < last {
+        branch.planned.insert(contentsOf: [[Pass]](repeating: [], count: last - place), at: place)
+      }
+    }
     for s in shared {
       for p in 0..<s.phases where s.reach[p] == .global {
-        let places = branches.map {
-          $0.planned.firstIndex { segment in segment.last?.measured.map { $0.stage === s && $0.phase == p } ?? false }
-        }
-        guard let last = places.compactMap({ $0 }).max() else { continue }
-        for case (let branch, let place?) in zip(branches, places) where place < last {
-          branch.planned.insert(contentsOf: [[Pass]](repeating: [], count: last - place), at: place)
-        }
+        align { $0.measured.map { $0.stage === s && $0.phase == p } ?? false }
       }
+      if s.gathers { align { $0.stage === s } }
     }
     for b in branches { b.propose() }
   }

@@ -63,6 +63,17 @@ extension Optimizer {
     }
   }
 
+  /// The same of a list of numbers.
+  func addRanks(_ values: inout [Double]) {
+    guard ranks != nil else { return }
+    let count = (values.count + Sums.top - 1) / Sums.top
+    var rows = [Double](repeating: 0, count: count * Sums.count)
+    func place(_ k: Int) -> Int { k / Sums.top * Sums.count + k % Sums.top }
+    for k in values.indices { rows[place(k)] = values[k] }
+    rows.withUnsafeMutableBufferPointer { all in if let base = all.baseAddress { addRanks(base, count) } }
+    for k in values.indices { values[k] = rows[place(k)] }
+  }
+
   func checkRanks() throws(Failure) {
     if let f = rankFailure {
       rankFailure = nil

@@ -40,6 +40,7 @@ extension Optimizer {
     for segment in 0..<longestSegments {
       try runStrips(segment)
       if branches.contains(where: { segment < $0.segments.count && $0.segments[segment].first?.isWhole ?? false }) {
+        try gather(segment)
         try runWhole(segment)
       }
       runElements(segment)

@@ -65,6 +65,9 @@ package final class Stage {
   package var name: String { method.name }
   var perTensor: Bool { (element?.perTensor ?? false) || (scope == .tensor && (phases > 0 || !scalars.isEmpty)) }
 
+  /// It looks at all its tensors before it changes one.
+  var gathers: Bool { role == .after && (whole?.gathers(founding) ?? false) }
+
   private static func schedules(_ h: Hyper) throws(Failure) -> [Int: any Schedule] {
     var d: [Int: any Schedule] = [:]
     for (i, v) in h.values.enumerated() {

@@ -71,6 +71,66 @@ def test_global_scores_equal_torch() -> None:
         np.testing.assert_array_equal(got[f"mask{k + 1}"], layer.weight_mask.numpy())
 
 
+PRUNED = "magnitude_pruning(0.6)"
+
+
+def test_global_pruning_equals_torch() -> None:
+    """Over tensors, pipelines, groups and kinds of memory."""
+    torch = pytest.importorskip("torch")
+    prune = pytest.importorskip("torch.nn.utils.prune")
+    ws = [(s * RNG(k).standard_normal(n)).astype(np.float32) for k, (s, n) in enumerate([(1, (5, 6)), (0.3, 40), (2, (3, 4, 2))])]
+    layers = [torch.nn.Linear(1, 1) for _ in ws]
+    for layer, w in zip(layers, ws):
+        layer.weight.data = torch.tensor(w)
+    prune.global_unstructured([(layer, "weight") for layer in layers], prune.L1Unstructured, amount=0.6)
+    wanted = [layer.weight.detach().numpy() for layer in layers]
+    zeros = [np.zeros_like(w) for w in ws]
+
+    def check(opt: tw.Optimizer, mine: list[np.ndarray]) -> None:
+        opt.step([z.astype(m.dtype) for z, m in zip(zeros, mine)])
+        for w, m in zip(wanted, mine):
+            np.testing.assert_array_equal(w, m)
+
+    for kinds in (("f4", "f4", "f4"), ("f4", "f8", "f8"), ("f8", "f8", "f8")):
+        mine = [w.astype(kind) for w, kind in zip(ws, kinds)]
+        check(tw.Optimizer(mine, f"sgd(lr=1) | {PRUNED}"), mine)
+    strided = [np.moveaxis(np.moveaxis(w, 0, -1).copy(), -1, 0) for w in ws]
+    check(tw.Optimizer(strided, f"sgd(lr=1) | {PRUNED}"), strided)
+    # behind pipelines that come there after different numbers of walks; in groups of their own
+    mine = [w.copy() for w in ws]
+    check(tw.Optimizer(mine, f"route(vector=(clip_norm(1) | sgd | project(l2_ball(1e6))), other=(sgd)) | {PRUNED}"), mine)
+    mine = [w.copy() for w in ws]
+    check(tw.Optimizer([{"params": mine[:1]}, {"params": mine[1:], "lr": 0.5}], f"sgd(lr=1) | {PRUNED}"), mine)
+
+
+def test_global_pruning_keeps_to_its_tensors() -> None:
+    """Each stage has those of its own pipeline; a tensor without gradient is neither counted nor changed."""
+    a, b = np.arange(1.0, 5), np.arange(1.0, 9)
+    tw.Optimizer({"a": a, "b": b}, "route(\"a*\"=(sgd | magnitude_pruning(0.5)), other=(sgd | magnitude_pruning(0.75)))").step(
+        [np.zeros(4), np.zeros(8)])
+    assert a.tolist() == [0, 0, 3, 4] and b.tolist() == [0] * 6 + [7, 8]
+    a, b = np.arange(1.0, 5), np.arange(1.0, 9)
+    tw.Optimizer([a, b], "sgd | magnitude_pruning(0.5)").step([np.zeros(4), None])
+    assert a.tolist() == [0, 0, 3, 4] and b.tolist() == list(range(1, 9))
+
+
+def test_global_pruning_keeps_the_best_of_each_tensor() -> None:
+    a, b, c = np.array([1e-3, -2e-3, 2e-3]), np.arange(1.0, 7), np.zeros(0)
+    opt = tw.Optimizer([a, c, b], "sgd | magnitude_pruning(0.5)")
+    opt.step([np.zeros(3), np.zeros(0), np.zeros(6)])
+    # round(4.5) = 4 go: five stay, one of them the first of the largest of a
+    assert a.tolist() == [0, -2e-3, 0] and b.tolist() == [0, 0, 3, 4, 5, 6]
+    opt.step([np.zeros(3), np.zeros(0), np.zeros(6)])
+    assert a.tolist() == [0, -2e-3, 0] and b.tolist() == [0, 0, 3, 4, 5, 6]
+
+
+def test_groups_bring_their_shares_together() -> None:
+    a, b = np.arange(1.0, 5), np.arange(11.0, 15)
+    groups = [{"params": [a]}, {"params": [b], "magnitude_pruning.sparsity": 0.5}]
+    tw.Optimizer(groups, "sgd | magnitude_pruning(0.25)").step([np.zeros(4), np.zeros(4)])
+    assert a.tolist() == [0, 0, 0, 4] and b.tolist() == [11, 12, 13, 14]
+
+
 @pytest.mark.parametrize("setting", StructuredPruning.settings, ids=str)
 def test_structured_pruning(setting: dict[str, Any]) -> None:
     problem = Problem([(5, 4), (6, 3, 2, 2)], seed=7)
@@ -90,7 +150,7 @@ def test_structured_pruning(setting: dict[str, Any]) -> None:
 
 def test_pruning_along_a_schedule() -> None:
     """The sparsity is that of each step, what is pruned never comes back, and a saved run goes on alike."""
-    sentence = "adamw(lr=0.05) | magnitude_pruning(sparsity=cubic_sparsity(final=0.8, end=10, every=3))"
+    sentence = "adamw(lr=0.05) | magnitude_pruning(sparsity=cubic_sparsity(final=0.8, end=10, every=3), scope=local)"
     problem, schedule = Problem([(40,), (6, 5)], seed=2), tw.schedule("cubic_sparsity(final=0.8, end=10, every=3)")
     params = problem.start()
     opt = tw.Optimizer(params, sentence)

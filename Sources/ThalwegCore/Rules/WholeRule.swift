@@ -110,6 +110,10 @@ public protocol WholeRule: Listed, Sendable {
   static var readsDecay: Bool { get }
   /// It gives evaluation weights.
   static var evaluates: Bool { get }
+  /// Behind the move, it looks at all its tensors together before it changes one, and leaves what it finds in their
+  /// `scalars`.
+  static func gathers(_ h: Hyper) -> Bool
+  static func gather(_ all: AllTensors) throws(Failure)
   init(_ h: Hyper, _ c: StepContext)
   func apply<T: Real>(_ t: Whole<T>) throws(Failure)
   /// Makes the evaluation weights of the parameters in v.
@@ -135,6 +139,8 @@ extension WholeRule {
   @inlinable public static var masksDecay: Bool { false }
   @inlinable public static var readsDecay: Bool { false }
   @inlinable public static var evaluates: Bool { false }
+  @inlinable public static func gathers(_ h: Hyper) -> Bool { false }
+  public static func gather(_ all: AllTensors) throws(Failure) {}
   public func evaluate<T: Real>(_ t: Whole<T>) throws(Failure) {}
 }
 
@@ -154,6 +160,8 @@ public struct WholeKernels: Sendable {
   /// The decay that a stage decides on, where it does.
   public typealias Decision = @Sendable (Hyper, StepContext, _ decay: Double, _ number: inout Double) -> Double
   public let newDecay: Decision?
+  public let gathers: @Sendable (Hyper) -> Bool
+  public let gather: @Sendable (AllTensors) throws(Failure) -> Void
   public struct Traits: Sendable {
     public let needsFinite, keepsPoint, leavesPoint, masksDecay, readsDecay: Bool
     @usableFromInline init<R: WholeRule>(_: R.Type) {
@@ -175,12 +183,14 @@ public struct WholeKernels: Sendable {
     accepts: @escaping @Sendable (Hyper, Shape) throws(Failure) -> Void,
     workspace: @escaping @Sendable (Hyper, Shape, Int) -> Int, grain: @escaping @Sendable (Hyper, Shape) -> Int?,
     mayFail: @escaping @Sendable (Hyper) -> Bool, place: @escaping @Sendable (Hyper) -> UpdatePlace,
-    newDecay: Decision?, traits: Traits,
+    newDecay: Decision?, gathers: @escaping @Sendable (Hyper) -> Bool,
+    gather: @escaping @Sendable (AllTensors) throws(Failure) -> Void, traits: Traits,
     f32: @escaping Call<Float>, f64: @escaping Call<Double>, evaluate: (f32: Call<Float>, f64: Call<Double>)?
   ) {
     (self.slots, self.scalars, self.decay) = (slots, scalars, decay)
     (self.accepts, self.workspace, self.grain) = (accepts, workspace, grain)
     (self.mayFail, self.place, self.newDecay, self.traits) = (mayFail, place, newDecay, traits)
+    (self.gathers, self.gather) = (gathers, gather)
     (self.f32, self.f64, self.evaluate) = (f32, f64, evaluate)
   }
 }
@@ -197,6 +207,7 @@ public func kernels<R: WholeRule>(_: R.Type) -> WholeKernels {
     grain: { R.grain($0, $1) },
     mayFail: { R.mayFail($0) }, place: { R.place($0) },
     newDecay: R.setsDecay ? deciding(R.self) : nil,
+    gathers: { R.gathers($0) }, gather: { (all) throws(Failure) in try R.gather(all) },
     traits: WholeKernels.Traits(R.self),
     f32: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
     f64: { (h, c, w) throws(Failure) in try R(h, c).apply(w) },
@@ -214,7 +225,8 @@ extension WholeKernels {
       decay: { [decay] _ in decay(inner) },
       accepts: { [accepts] (_, s) throws(Failure) in try accepts(inner, s) },
       workspace: { [workspace] _, s, n in workspace(inner, s, n) }, grain: { [grain] _, s in grain(inner, s) },
-      mayFail: { [mayFail] _ in mayFail(inner) }, place: { [place] _ in place(inner) }, newDecay: nil, traits: traits,
+      mayFail: { [mayFail] _ in mayFail(inner) }, place: { [place] _ in place(inner) }, newDecay: nil,
+      gathers: { _ in false }, gather: gather, traits: traits,
       f32: { [f32] (_, c, w) throws(Failure) in try f32(inner, c, w) },
       f64: { [f64] (_, c, w) throws(Failure) in try f64(inner, c, w) },
       evaluate: nil)

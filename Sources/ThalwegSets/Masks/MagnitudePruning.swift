@@ -1,22 +1,27 @@
 import ThalwegCore
 
-/// Magnitude pruning: a share of the entries of every tensor is zero, and it is the smallest ones.
+/// Magnitude pruning: a share of the entries is zero, and it is the smallest ones.
 ///
 ///     after every step:  k = round(sparsity·size), half to even;  the k entries of least |θ| become 0
+///     size: of all tensors together (scope=global), or of each (local)
 ///     what is pruned stays pruned, unless `regrow` lets it compete again with what the step made of it
 ///
-/// Of equal magnitudes the lower index stays. A sparsity that grows (`sparsity=cubic_sparsity(...)`) prunes more; one
-/// that falls brings nothing back without `regrow`.
+/// Of equal magnitudes the lower index stays, in the order of the tensors. The best of each tensor stay, up to
+/// `min_keep`. A sparsity that grows (`sparsity=cubic_sparsity(...)`) prunes more; one that falls brings nothing back
+/// without `regrow`. `global` are the tensors that the step moves, of all pipelines that the stage stands behind;
+/// groups that differ in `sparsity` bring k together. On several ranks (each with tensors of its own) equal magnitudes
+/// at the border stay where more than one rank has some.
 ///
-/// State    1 where an entry is pruned.
-/// Differs  the share is that of each tensor: a threshold over all tensors is what `pruning_score` gives. The moments
-///          of pruned entries go on, which counts with `regrow` alone. A NaN is larger than every number.
+/// State    1 where an entry is pruned; how many entries of a tensor stay.
+/// Differs  what the card calls `freeze_state` is not there: pruned entries do not move, and their gradients and
+///          moments count with `regrow`, or in norms over the tensor, alone. A NaN is larger than every number.
 /// Source   Han, Pool, Tran, Dally, 2015, arXiv:1506.02626; Zhu, Gupta, 2017, arXiv:1710.01878.
 struct MagnitudePruning: WholeRule {
   static let method = Method(
-    "magnitude_pruning", .average, "Magnitude pruning: the smallest entries of every tensor are zero after each step.",
+    "magnitude_pruning", .average, "Magnitude pruning: the smallest entries are zero after each step.",
     rule: """
       k = round(sparsity*size), half to even;  the k entries of least |theta| become 0, ties: the lower index stays
+      size: of all tensors together (scope=global), or of each (local); min_keep of a tensor stay at least
       what is pruned stays pruned, unless regrow
       """,
     source: "Han, Pool, Tran, Dally, 2015, arXiv:1506.02626; Zhu, Gupta, 2017, arXiv:1710.01878",
@@ -24,21 +29,27 @@ struct MagnitudePruning: WholeRule {
       .number("sparsity", nil, .rate, "share of the entries that is removed"),
       .flag("regrow", false, "what is pruned competes again"),
       .integer("min_keep", 1, .atLeast(0), "entries of a tensor that stay at least"),
+      .choice("scope", ["global", "local"], "the share is taken of all tensors together, or of each", live: false),
     ],
     slots: [Slot("pruned", "1 where an entry is pruned")])
 
-  let sparsity: Double, regrow: Bool, least: Int
-  init(_ h: Hyper, _ c: StepContext) { (sparsity, regrow, least) = (h.sparsity, h.regrow, h.integer("min_keep")) }
+  static func scalars(_ h: Hyper) -> [Scalar] { gathers(h) ? [Scalar("stay")] : [] }
+
+  let sparsity: Double, regrow: Bool, least: Int, stay: Int?
+  init(_ h: Hyper, _ c: StepContext) {
+    (sparsity, regrow, least) = (h.sparsity, h.regrow, h.integer("min_keep"))
+    stay = MagnitudePruning.gathers(h) ? counted(c.scalars[0], most: 1 << 52) : nil
+  }
 
   func apply<T: Real>(_ t: Whole<T>) {
-    let n = t.count, v = t.v, pruned = t.slots[0], k = removed(sparsity, of: n, least)
+    let n = t.count, v = t.v, pruned = t.slots[0]
     if regrow { pruned.update(repeating: 0, count: n) }
     var stays = 0
     for i in 0..<n {
       if pruned[i] == 1 { v[i] = 0 } else { stays += 1 }
     }
-    if stays <= n - k { return }
-    let kept = n - k
+    let kept = stay ?? n - removed(sparsity, of: n, least)
+    if stays <= kept { return }
     // pruned entries count as 0 here; those of magnitude 0 that are not pruned come before them
     let border = kept == 0 ? .infinity : Flat.largest(v, n, kept - 1)
     func above(_ x: T) -> Bool { x.isNaN ? !border.isNaN : Double(abs(x)) > border }
@@ -51,6 +62,105 @@ struct MagnitudePruning: WholeRule {
       } else {
         (v[i], pruned[i]) = (0, 1)
       }
+    }
+  }
+}
+
+extension MagnitudePruning {
+  static func gathers(_ h: Hyper) -> Bool { h.is("scope", "global") }
+
+  /// How many entries of each tensor stay where all compete: they are its largest. The border between what stays and
+  /// what goes is found digit by digit of the bits of the magnitudes.
+  static func gather(_ all: AllTensors) throws(Failure) {
+    var border = Border(), shares: [Double: Double] = [:]
+    var own: [Int] = [], sums = [Double](repeating: 0, count: 5)
+    for k in all.indices {
+      let h = all.hyper(k), found = try all.look(k, border.rank(h))
+      shares[h.sparsity, default: 0] += Double(found.size)
+      own.append(min(h.integer("min_keep"), found.equal))
+      let counts = [found.size, found.equal, own[k], found.isDouble ? 1 : 0]
+      for (j, x) in counts.enumerated() { sums[j] += Double(x) }
+    }
+    for (share, size) in shares.sorted(by: { $0.key < $1.key }) { sums[4] += share * size }
+    all.add(&sums)
+    let stay = max(sums[0] - sums[4].rounded(.toNearestOrEven), sums[2])
+    if stay >= sums[1] {  // all that stand
+      for k in all.indices { all.numbers(k)[0] = Double(try all.look(k, border.rank(all.hyper(k))).equal) }
+      return
+    }
+
+    for shift: UInt64 in sums[3] > 0 ? [53, 42, 31, 20, 9, 0] : [53, 42, 31, 20] {
+      // how many stay at least, and how many more for each digit of the border
+      let width: Int = shift == 0 ? 511 : 2047
+      var more = [Double](repeating: 0, count: width + 2), digits = [Int](repeating: 0, count: width + 1)
+      for k in all.indices {
+        var sum = try digits.withUnsafeMutableBufferPointer { (list) throws(Failure) in
+          try all.look(k, border.rank(all.hyper(k), (shift, width, list.baseAddress))).above
+        }
+        more[width + 1] += Double(max(own[k], sum))
+        for d in stride(from: width, through: 0, by: -1) where digits[d] > 0 {
+          more[d] += Double(max(own[k], sum + digits[d]) - max(own[k], sum))
+          sum += digits[d]
+          digits[d] = 0
+        }
+      }
+      all.add(&more)
+      var digit = width, count = more[width + 1] + more[width]
+      while digit > 0, count < stay {
+        digit -= 1
+        count += more[digit]
+      }
+      border.narrow(to: UInt64(digit), UInt64(width), shift)
+    }
+
+    var kept: [Int] = [], ties: [Int] = []
+    for k in all.indices {
+      let found = try all.look(k, border.rank(all.hyper(k)))
+      kept.append(max(own[k], found.above))
+      ties.append(max(0, found.above + found.equal - kept[k]))
+    }
+    let mine = Double(ties.reduce(0, +))
+    var both = [Double(kept.reduce(0, +)), mine]
+    all.add(&both)
+    var room = mine == both[1] ? counted(stay - both[0], most: 1 << 52) : .max
+    for k in all.indices {
+      let some = min(room, ties[k])
+      all.numbers(k)[0] = Double(kept[k] + some)
+      room -= some
+    }
+  }
+
+  /// The leading bits of a magnitude.
+  private struct Border {
+    private var found: UInt64 = 0, mask: UInt64 = 0
+    mutating func narrow(to digit: UInt64, _ width: UInt64, _ shift: UInt64) {
+      found |= digit << shift
+      mask |= width << shift
+    }
+    func rank(_ h: Hyper, _ next: Rank.Next = (0, 0, nil)) -> Rank {
+      Rank(found: found, mask: mask, next: next, regrow: h.regrow)
+    }
+  }
+
+  /// Of the entries that stand, how many are above a border and how many at it; these are counted by their next digit.
+  private struct Rank: SlotWork {
+    typealias Next = (shift: UInt64, width: Int, digits: UnsafeMutablePointer<Int>?)
+    let found, mask: UInt64, next: Next, regrow: Bool
+    func callAsFunction<T: Real>(
+      _ slots: [UnsafeMutablePointer<T>], _ shape: Shape
+    ) -> (size: Int, above: Int, equal: Int, isDouble: Bool) {
+      let v = slots[0], pruned = slots[1], n = shape.count
+      var above = 0, equal = 0
+      for i in 0..<n where regrow || pruned[i] != 1 {
+        let bits = v[i].isNaN ? UInt64.max >> 1 : Double(v[i]).magnitude.bitPattern
+        if bits & mask == found {
+          equal += 1
+          next.digits?[Int(truncatingIfNeeded: bits &>> next.shift) & next.width] += 1
+        } else if bits & mask > found {
+          above += 1
+        }
+      }
+      return (n, above, equal, T.isDouble)
     }
   }
 }

@@ -18,26 +18,34 @@ def best(scores: np.ndarray, keep: int) -> np.ndarray:
 
 
 class MagnitudePruning(AverageReference):
-    """The smallest entries of every tensor are zero after each step (Han et al., 2015; arXiv 1506.02626)."""
+    """The smallest entries, of all tensors or of each, are zero after each step (Han et al., 2015; arXiv 1506.02626)."""
 
     name = "magnitude_pruning"
     required = ("sparsity",)
-    defaults = {"regrow": False, "min_keep": 1}
+    defaults = {"regrow": False, "min_keep": 1, "scope": "global"}
     settings = ({"sparsity": 0.5}, {"sparsity": 0.9}, {"sparsity": 0.0}, {"sparsity": 0.8, "regrow": True},
-                {"sparsity": 0.99, "min_keep": 3}, {"sparsity": 0.9, "min_keep": 0, "regrow": True})
+                {"sparsity": 0.99, "min_keep": 3}, {"sparsity": 0.9, "min_keep": 0, "regrow": True},
+                {"sparsity": 0.5, "scope": "local"}, {"sparsity": 0.8, "regrow": True, "scope": "local"},
+                {"sparsity": 0.99, "min_keep": 3, "scope": "local"})
 
     def start(self, params: Arrays) -> None:
         self.pruned: Arrays = [np.zeros(w.shape, bool) for w in params]
 
     def update(self, params: Arrays) -> None:
-        for w, gone in zip(params, self.pruned):
-            k = min(round(self.sparsity * w.size), w.size - min(self.min_keep, w.size))  # round: half to even
-            scores = np.abs(w).ravel()
-            if not self.regrow:
-                scores = np.where(gone.ravel(), -np.inf, scores)
-                k = max(k, int(gone.sum()))
-            gone[...] = (best(scores, w.size - k) == 0).reshape(w.shape)
-            w[gone] = 0
+        scores = [np.abs(w).ravel() if self.regrow else np.where(gone.ravel(), -np.inf, np.abs(w).ravel())
+                  for w, gone in zip(params, self.pruned)]
+        scopes = [range(len(params))] if self.scope == "global" else [[k] for k in range(len(params))]
+        for tensors in scopes:
+            # the best of each tensor first, then the best of all; Python rounds half to even
+            first = {k: np.where(best(scores[k], min(self.min_keep, scores[k].size)) > 0, scores[k], -np.inf) for k in tensors}
+            size = sum(scores[k].size for k in tensors)
+            stay = max(size - round(self.sparsity * size), sum(int(np.sum(first[k] > -np.inf)) for k in tensors))
+            all_scores = np.concatenate([np.where(first[k] > -np.inf, np.inf, scores[k]) for k in tensors])
+            mask = best(all_scores, stay) * (all_scores > -np.inf)
+            ends = np.cumsum([scores[k].size for k in tensors])[:-1]
+            for k, part in zip(tensors, np.split(mask, ends)):
+                self.pruned[k][...] = (part == 0).reshape(params[k].shape)
+                params[k][self.pruned[k]] = 0
         self.params = params
 
     def value(self) -> Arrays:

@@ -1,0 +1,31 @@
+/// The runner as a stage sees it that looks at all its tensors.
+public protocol AllTensorsHost {
+  var count: Int { get }
+  func hyper(_ k: Int) -> Hyper
+  func numbers(_ k: Int) -> UnsafeMutablePointer<Double>
+  /// The memory of the parameters and of the stage's slots, in the compute type.
+  func memory(_ k: Int) -> (list: [UnsafeMutableRawPointer], isDouble: Bool, shape: Shape)
+  func addRanks(_ values: inout [Double])
+}
+
+/// All tensors of a stage behind the move that take part in the step, moved already, before the stage changes one.
+/// There may be more on other ranks, which make the same calls of `add` then.
+public struct AllTensors {
+  private let host: any AllTensorsHost
+  public init(_ host: any AllTensorsHost) { self.host = host }
+
+  /// In the order of binding; those without elements are left out.
+  public var indices: Swift.Range<Int> { 0..<host.count }
+  public func hyper(_ k: Int) -> Hyper { host.hyper(k) }
+  /// The stage's numbers of tensor k (`scalars`): what is written there is for `apply` to read.
+  public func numbers(_ k: Int) -> UnsafeMutablePointer<Double> { host.numbers(k) }
+  /// Looks at the parameters of tensor k, first of the list, and at the stage's slots, which are kept exactly.
+  public func look<W: SlotWork>(_ k: Int, _ work: W) throws(Failure) -> W.Result {
+    let (list, isDouble, shape) = host.memory(k)
+    if list.isEmpty { throw Failure(Status.internal, "a tensor without memory") }
+    if isDouble { return try work(list.map { $0.assumingMemoryBound(to: Double.self) }, shape) }
+    return try work(list.map { $0.assumingMemoryBound(to: Float.self) }, shape)
+  }
+  /// Adds to numbers those of the other ranks.
+  public func add(_ values: inout [Double]) { host.addRanks(&values) }
+}
