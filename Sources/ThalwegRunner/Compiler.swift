@@ -326,7 +326,15 @@ struct Compiler {
     let (name, ih) = (inner.method.name, inner.hyper)
     switch kind {
     case .penalty, .prox, .decoupledPenalty:
-      if case .objective = inner.component {
+      if case .objective(let k) = inner.component {
+        let own = k.inPipelines
+        if let make = kind == .penalty ? own.penalty : kind == .prox ? own.proximal : own.decoupled {
+          let (element, whole) = make(ih)
+          return (kind == .penalty ? .gradient : .after, element, whole)
+        }
+        if own.penalty != nil {
+          throw Failure(Status.unsupported, "\(name) looks at the gradient: write penalty(\(name)) before the rule")
+        }
         let needs = inner.method.inputs.dropFirst().filter { !$0.optional }.map { "`\($0.name)`" }.joined(
           separator: ", ")
         throw Failure(

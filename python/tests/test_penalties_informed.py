@@ -50,8 +50,8 @@ def test_anchors() -> None:
         mine.value(w)
     with pytest.raises(tw.ShapeError):
         mine.value(w, anchor=a.T)
-    with pytest.raises(tw.NeedsError, match="anchor"):
-        tw.Optimizer([w.copy()], "penalty(l2_init) | sgd(lr=0.1)")
+    with pytest.raises(tw.NeedsError, match="laplacian_smoothness needs .* which a pipeline cannot give it"):
+        tw.Optimizer([w.copy()], "penalty(laplacian_smoothness) | sgd(lr=0.1)")
 
 
 def test_wasserstein_is_the_best_matching() -> None:

@@ -5,6 +5,8 @@ public protocol Objective: Listed, Sendable {
   static var method: Method { get }
   /// What it keeps from one forward pass to the next, as numbers in double; most keep nothing.
   static func state(_ h: Hyper) -> [Recollection]
+  /// Of a regularizer: what `penalty(...)`, `prox(...)` and `decoupled(...)` do in a pipeline, where they can.
+  static var inPipelines: RegularizerStages { get }
   init(_ h: Hyper)
   /// The value; `cache` is nil when no gradient will be asked for.
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double
@@ -98,6 +100,7 @@ public final class ObjectiveMemory {
 
 extension Objective {
   @inlinable public static func state(_ h: Hyper) -> [Recollection] { [] }
+  public static var inPipelines: RegularizerStages { RegularizerStages() }
   @inlinable public static var registered: Registered { entry(Self.self) }
   public func pullback<T: Real>(_ cache: Cache, _ name: String, _ g: UnsafeMutablePointer<T>) throws(Failure) {
     g.update(from: try cache.kept(name, T.self), count: cache.count(name))
@@ -159,19 +162,20 @@ public enum Rows {
 
 /// An objective with its types erased.
 public struct ObjectiveKernels: Sendable {
+  public let inPipelines: RegularizerStages
   public let state: @Sendable (Hyper) -> [Recollection]
   public let forward32: @Sendable (Hyper, Inputs<Float>, Cache?) throws(Failure) -> Double
   public let forward64: @Sendable (Hyper, Inputs<Double>, Cache?) throws(Failure) -> Double
   public let pullback32: @Sendable (Hyper, Cache, String, UnsafeMutablePointer<Float>) throws(Failure) -> Void
   public let pullback64: @Sendable (Hyper, Cache, String, UnsafeMutablePointer<Double>) throws(Failure) -> Void
   @usableFromInline init(
-    state: @escaping @Sendable (Hyper) -> [Recollection],
+    inPipelines: RegularizerStages, state: @escaping @Sendable (Hyper) -> [Recollection],
     forward32: @escaping @Sendable (Hyper, Inputs<Float>, Cache?) throws(Failure) -> Double,
     forward64: @escaping @Sendable (Hyper, Inputs<Double>, Cache?) throws(Failure) -> Double,
     pullback32: @escaping @Sendable (Hyper, Cache, String, UnsafeMutablePointer<Float>) throws(Failure) -> Void,
     pullback64: @escaping @Sendable (Hyper, Cache, String, UnsafeMutablePointer<Double>) throws(Failure) -> Void
   ) {
-    self.state = state
+    (self.inPipelines, self.state) = (inPipelines, state)
     (self.forward32, self.forward64) = (forward32, forward64)
     (self.pullback32, self.pullback64) = (pullback32, pullback64)
   }
@@ -183,7 +187,7 @@ public struct ObjectiveKernels: Sendable {
     method: O.method,
     component: .objective(
       ObjectiveKernels(
-        state: { O.state($0) },
+        inPipelines: O.inPipelines, state: { O.state($0) },
         forward32: { (h, x, c) throws(Failure) in try O(h).forward(x, c) },
         forward64: { (h, x, c) throws(Failure) in try O(h).forward(x, c) },
         pullback32: { (h, c, n, g) throws(Failure) in try O(h).pullback(c, n, g) },

@@ -80,6 +80,15 @@ public struct RegularizerKernels: Sendable {
   }
 }
 
+/// What stands for a regularizer of several inputs in a pipeline, which gives it its weights alone; nil: nothing can.
+public struct RegularizerStages: Sendable {
+  public let penalty, proximal, decoupled: RegularizerKernels.Stages?
+  public init(
+    penalty: RegularizerKernels.Stages? = nil, proximal: RegularizerKernels.Stages? = nil,
+    decoupled: RegularizerKernels.Stages? = nil
+  ) { (self.penalty, self.proximal, self.decoupled) = (penalty, proximal, decoupled) }
+}
+
 /// g + gradient(w): the coupled use.
 public struct Coupled<R: ElementRegularizer>: ElementRule {
   @inlinable public static var method: Method { R.method }
