@@ -17,10 +17,10 @@ let pipelineList: [Registered] = [
     "project", .update, .project, "Puts the parameters back into a set after the step.",
     rule: "theta <- the nearest point of the set", .object("onto", .constraint, "the set")),
   holder(
-    "manifold", .update, .manifold, "Steps along a manifold: the tangent part of the move, retracted.",
+    "manifold", .update, .manifold, "Steps along a manifold: the Riemannian gradient of the move, retracted.",
     rule: """
-      u = the tangent part of the move, at the point before it
-      theta <- the retraction of u from that point
+      u = the move, taken for a Euclidean gradient and made the Riemannian one at the point before it
+      theta <- the retraction of u from that point;  sgd | manifold(m) is riemannian_sgd on m
       """, .object("on", .constraint, "the manifold")),
   Registered(
     method: Method(
@@ -37,6 +37,8 @@ let pipelineList: [Registered] = [
 private func holder(
   _ name: String, _ kind: Method.Kind, _ adapter: Adapter, _ summary: String, rule: String, _ parameter: Parameter
 ) -> Registered {
-  Registered(
+  var parameter = parameter
+  parameter.schedulesHeld = true
+  return Registered(
     method: Method(name, kind, summary, rule: rule, source: "", parameters: [parameter]), component: .adapter(adapter))
 }

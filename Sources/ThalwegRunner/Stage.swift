@@ -18,6 +18,9 @@ package final class Stage {
   var isNew = true, grown = false
   /// Schedules by group and parameter.
   package var schedules: [[Int: any Schedule]]
+  /// Those of the method that it holds, by the parameter of that.
+  private let heldSchedules: [Int: any Schedule]
+  func hasSchedules(_ group: Int) -> Bool { !schedules[group].isEmpty || !heldSchedules.isEmpty }
   private var peaks: [Int: Double] = [:]
   /// What a group that is added starts from: the sentence's own values, and what was set for all groups since.
   var standard: Hyper
@@ -54,6 +57,7 @@ package final class Stage {
     reach = (0..<phases).map { element?.reach(hyper, $0) ?? .global }
     standard = hyper
     standardSchedules = try Stage.schedules(hyper)
+    heldSchedules = try hyper.held[0].map { (held) throws(Failure) in try Stage.schedules(held.hyper) } ?? [:]
     schedules = [standardSchedules]
     // Last: an initialiser that throws after this would leak it.
     globals = .allocate(capacity: max(1, scalars.count))
@@ -90,6 +94,13 @@ package final class Stage {
       try hyper[group].parameters[i].check(x, of: name)
       hyper[group].numbers[i] = x
     }
+    guard !heldSchedules.isEmpty, let held = hyper[group].held[0] else { return }
+    var inner = held.hyper
+    for (i, s) in heldSchedules {
+      inner.numbers[i] = s.value(k)
+      try inner.parameters[i].check(inner.numbers[i], of: held.method.name)
+    }
+    hyper[group].ofHeld = [inner]
   }
 
   /// The largest step size of a group's schedule as it was written, whatever it has seen since; NaN where it has none.

@@ -108,7 +108,7 @@ public struct Method: Sendable {
       default: continue
       }
       do throws(Failure) {
-        let (e, inner) = try Registry.component(node, kind)
+        let (e, inner) = try Registry.component(node, kind, schedules: parameters[k].schedulesHeld)
         h.held[k] = Held(method: e.method, component: e.component, hyper: inner)
       } catch { throw error.within(node) }
     }
@@ -182,7 +182,10 @@ public enum Registry {
   }
 
   /// The entry of a stage, which must be of one kind; its arguments are checked.
-  public static func component(_ node: StageNode, _ kind: Method.Kind) throws(Failure) -> (Registered, Hyper) {
+  /// `schedules`: numbers may be functions of the step, which the caller evaluates; they begin as of the first.
+  public static func component(
+    _ node: StageNode, _ kind: Method.Kind, schedules: Bool = false
+  ) throws(Failure) -> (Registered, Hyper) {
     guard let e = entry(node.name) else {
       throw Failure(Status.method, "no \(kind.rawValue) `\(node.name)`" + suggestion(node.name, names(kind)))
     }
@@ -192,12 +195,22 @@ public enum Registry {
         "`\(node.name)` is \(e.method.kind.withArticle); \(kind.withArticle) is wanted here"
           + suggestion(node.name, names(kind)))
     }
-    let h = try e.method.read(kind == .schedule ? node.withoutMemory : node)
+    var h = try e.method.read(kind == .schedule ? node.withoutMemory : node)
     // Only the stages of a pipeline evaluate schedules at every step; parts of them keep their numbers.
-    for (p, v) in zip(h.parameters, h.values) where p.kind == .number {
-      if case .schedule(let s) = v {
+    for (k, p) in h.parameters.enumerated() where p.kind == .number {
+      guard case .schedule(let s) = h.values[k] else { continue }
+      guard schedules else {
         throw Failure(Status.type, "\(node.name): `\(p.name)` must be a plain number here, got \(s.text)")
       }
+      let made = try schedule(s)
+      guard made.memory.isEmpty else {
+        throw Failure(
+          Status.type,
+          "\(node.name): `\(p.name)` must be a number or a schedule of the step alone here, and \(s.name) watches "
+            + "the run")
+      }
+      h.numbers[k] = made.value(0)
+      try p.check(h.numbers[k], of: node.name)
     }
     return (e, h)
   }
@@ -267,7 +280,8 @@ public protocol Schedule: Listed, Sendable {
   init(_ h: Hyper) throws(Failure)
   /// The value at step k, counted from 0.
   func value(_ k: Double) -> Double
-  /// The largest value before step `end`, as far as ten million steps tell; NaN without steps.
+  /// The largest value before step `end`, as far as ten million steps tell: infinite where it still grows there. NaN
+  /// without steps.
   func peak(before end: Double) -> Double
   /// What it remembers, as numbers. In a sentence any schedule may be written with them, as name(..., memory=[...]),
   /// and goes on from there.
@@ -301,6 +315,10 @@ extension Schedule {
     while width > 1 {
       width = (width / 2).rounded(.up)
       for k in [at - width, at + width] where k >= 0 && k < end { take(k) }
+    }
+    let last = [5e6, 6e6, 7e6, 8e6, 9e6, 1e7].map(value)
+    if end == 1e7, zip(last, last.dropFirst()).allSatisfy({ $0 < $1 || $1 == .infinity }), (last.last ?? 0) >= best {
+      return .infinity
     }
     return best
   }

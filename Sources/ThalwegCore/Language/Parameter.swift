@@ -43,6 +43,8 @@ public struct Parameter: Sendable {
   public var presets: [(name: String, values: [Double])] = []
   /// A number that may also be a list of numbers, one for each entry.
   public var takesList = false
+  /// The numbers of the method that is held may be schedules, which the stage evaluates.
+  public var schedulesHeld = false
   /// A choice that may also be a whole number.
   public var takesInteger = false
   /// What a value that is given for one group alone reaches.
@@ -380,6 +382,8 @@ public struct Hyper: Sendable {
   public var numbers: [Double]
   /// The methods that it holds, by the number of the parameter.
   public internal(set) var held: [Int: Held] = [:]
+  /// The hyper-parameters of the first of them at this step, where some are schedules: with these its kernels run.
+  public var ofHeld: [Hyper] = []
   /// The names as they lie in a register: up to fifteen bytes, that is nearly all, are the string itself.
   private let words: [SIMD2<UInt64>]
 

@@ -173,12 +173,13 @@ extension ElementKernels {
   /// The same kernels with their own hyper-parameters: for a regularizer or a set inside `prox(...)` or `project(...)`.
   public func binding(_ inner: Hyper) -> ElementKernels {
     ElementKernels(
-      size: size, prepare: { [prepare] _, c, p in prepare(inner, c, p) }, slots: { [slots] _, s in slots(inner, s) },
+      size: size, prepare: { [prepare] h, c, p in prepare(h.ofHeld.first ?? inner, c, p) },
+      slots: { [slots] _, s in slots(inner, s) },
       scalars: { [scalars] _ in scalars(inner) }, scope: { [scope] _ in scope(inner) }, shared: shared,
       phases: { [phases] _ in phases(inner) },
       reach: { [reach] _, p in reach(inner, p) }, decay: { [decay] _ in decay(inner) }, perTensor: perTensor,
-      begin: { [begin] s, _, c in begin(s, inner, c) },
-      finish: { [finish] p, t, s, _, c in finish(p, t, s, inner, c) }, fused: fused, packed: packed,
+      begin: { [begin] s, h, c in begin(s, h.ofHeld.first ?? inner, c) },
+      finish: { [finish] p, t, s, h, c in finish(p, t, s, h.ofHeld.first ?? inner, c) }, fused: fused, packed: packed,
       folded: folded, folds: folds, map: map, measure: measure,
       multiplies: multiplies, evaluates: evaluates,
       ruleStep: { [ruleStep] t, _ in ruleStep(t, inner) }, evaluate: evaluate)

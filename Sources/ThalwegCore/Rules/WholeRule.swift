@@ -227,8 +227,8 @@ extension WholeKernels {
       workspace: { [workspace] _, s, n in workspace(inner, s, n) }, grain: { [grain] _, s in grain(inner, s) },
       mayFail: { [mayFail] _ in mayFail(inner) }, place: { [place] _ in place(inner) }, newDecay: nil,
       gathers: { _ in false }, gather: gather, traits: traits,
-      f32: { [f32] (_, c, w) throws(Failure) in try f32(inner, c, w) },
-      f64: { [f64] (_, c, w) throws(Failure) in try f64(inner, c, w) },
+      f32: { [f32] (h, c, w) throws(Failure) in try f32(h.ofHeld.first ?? inner, c, w) },
+      f64: { [f64] (h, c, w) throws(Failure) in try f64(h.ofHeld.first ?? inner, c, w) },
       evaluate: nil)
   }
 }
