@@ -102,6 +102,7 @@ package enum Checkpoint {
     try w.add("engine/observed_names", text: observed.map { $0.key + "\0" }.joined())
     if within {
       if o.composed { try w.add("engine/frames", o.stack.flatMap(numbers)) }
+      try w.add("engine/losses", [o.pointLoss] + o.stack.flatMap { [$0.loss, $0.told, $0.waits ? 1 : 0] })
       try w.add(
         "engine/before",
         o.sourceCopies.flatMap { m in (0..<(m.count / 8)).map { m.base.assumingMemoryBound(to: Double.self)[$0] } })
@@ -224,7 +225,7 @@ package enum Checkpoint {
     (o.pending, o.lossFirst, o.resumed) = (head.pending, head.lossFirst, head.within)
     (o.knowsActive, o.observed, o.kept, o.answered) = (head.knowsActive, head.observed, head.answer, nil)
     (o.backup, o.evaluating, o.hasSnapshot, o.sourceCopies) = (backup, head.evaluating, false, before)
-    (o.stack, o.stateCopies) = (head.stack, lasting)
+    (o.stack, o.stateCopies, o.pointLoss) = (head.stack, lasting, head.pointLoss)
     (o.shown, o.startedNow, o.written, o.places) = ([], [], over, stands)
     if let x = head.gradientScale { o.options.gradientScale = x }
     for i in 0..<o.bound.count {
@@ -390,7 +391,9 @@ package enum Checkpoint {
         "engine/observed",
         "engine/observed_names",
       ].map(Exact.init))
-    if head.within { known.formUnion(["engine/frames", "engine/before", "engine/answer"].map(Exact.init)) }
+    if head.within {
+      known.formUnion(["engine/frames", "engine/losses", "engine/before", "engine/answer"].map(Exact.init))
+    }
     for s in o.stages where !s.scalars.isEmpty { known.insert(Exact("\(key(s))/scalars")) }
     if file.written == 1 {
       known.insert(Exact("engine/tensor_steps"))

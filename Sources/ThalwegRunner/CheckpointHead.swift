@@ -7,6 +7,7 @@ extension Checkpoint {
   /// Counters, the pending request, and what there is for each tensor, in the order of this optimizer.
   struct Head {
     var step = 0, skipped = 0, phase = -1, calls = 0
+    var pointLoss = Double.nan
     var pending = Request(), lossFirst = false, evaluating = false, knowsActive = false
     var gradientScale: Double?
     var observed: [String: Double] = [:]
@@ -39,7 +40,17 @@ extension Checkpoint {
         (calls, evaluating, gradientScale) = (Int(c[9]), c[10] == 1, c[11])
         (lossFirst, knowsActive) = (Int(c[12]) & 1 != 0, Int(c[12]) & 2 == 0)
       }
-      if within { stack = try Checkpoint.frames(file, o, phase, lossFirst && pending.kind == .loss && phase == 0) }
+      // (files of earlier versions have none)
+      let losses = within ? file.numbers("engine/losses") : nil
+      let unasked = losses.map { $0.count == 1 } ?? (lossFirst && pending.kind == .loss && phase == 0)
+      if within { stack = try Checkpoint.frames(file, o, phase, unasked) }
+      if let row = losses, !unasked || row.count == 1 {
+        guard row.count == 1 + 3 * stack.count else { throw senseless }
+        pointLoss = row[0]
+        for k in stack.indices {
+          (stack[k].loss, stack[k].told, stack[k].waits) = (row[3 * k + 1], row[3 * k + 2], row[3 * k + 3] == 1)
+        }
+      }
       guard !(within && evaluating), o.mayWait(pending, stack, lossFirst) else { throw senseless }
       if within, let row = file.numbers("engine/answer") {
         guard row.count >= 2, row[0] >= 0, row[1] >= 0, row[0] <= 0x1p31, row[1] <= 0x1p31,

@@ -19,6 +19,11 @@ struct Frame {
   var sample: UInt64 = 0
   /// The gradient that the frame before it handed on; nil: the host's.
   var incoming: GradientOperation?
+  /// The loss of the point that it asked about, where that was asked for on its own; `waits`: it is being asked for.
+  var loss = Double.nan, waits = false
+  /// The loss that it was told with the first answer, or has made of several: that of the one before it, in the
+  /// sentence.
+  var told = Double.nan
 }
 
 /// What a conversation comes to.
@@ -89,6 +94,11 @@ extension Optimizer {
   func proceed() throws(Failure) -> Outcome {
     phase += 1
     guard let top = stack.indices.last else { return .update(nil) }
+    let f = stack[top]
+    if f.waits, let below = before(f.part).part {
+      (stack[top].waits, stack[top].loss) = (false, observed["loss"] ?? .nan)
+      return try push(below, Ask(.gradient), minibatch(of: f))
+    }
     stack[top].incoming = nil  // the answer is the host's
     return try advance()
   }
@@ -118,11 +128,38 @@ extension Optimizer {
   private func pass(_ ask: Ask) throws(Failure) -> Outcome {
     guard let f = stack.last else { throw Failure(Status.internal, "no frame") }
     var ask = ask
-    if ask.kind == .gradient { (ask.kind, ask.index, ask.count) = (f.asked.kind, f.asked.index, f.asked.count) }
-    let round = f.round == 0 ? f.sample : another(f.sample, of: f, f.round)
+    if ask.kind == .gradient {
+      (ask.kind, ask.index, ask.count) = (f.asked.kind, f.asked.index, f.asked.count)
+      // the loss is that of the point where it was asked, and not of those where it looks next
+      if f.phase > 0, ask.kind == .lossAndGradient { ask.kind = .gradient }
+    }
+    let round = minibatch(of: f)
     let sample = ask.freshSample ? another(round, of: f, f.phase, fresh: true) : round
-    if ask.kind.isGradient, let below = before(f.part).part { return try push(below, ask, sample) }
+    if ask.kind.isGradient, let below = before(f.part).part {
+      if ask.kind == .lossAndGradient, !tellsLoss(below), let top = stack.indices.last {
+        if phase > 0 || pointLoss.isNaN {
+          stack[top].waits = true
+          return .ask(fill(Ask(.loss), sample))
+        }
+        stack[top].loss = pointLoss
+        ask.kind = .gradient
+      }
+      return try push(below, ask, sample)
+    }
     return .ask(fill(ask, sample))
+  }
+  /// The number of the minibatch that a frame asks about.
+  private func minibatch(of f: Frame) -> UInt64 { f.round == 0 ? f.sample : another(f.sample, of: f, f.round) }
+  /// Whether a part hands on the loss of the point where it was asked, with its gradient.
+  private func tellsLoss(_ part: Frame.Part) -> Bool {
+    if case .source(let k) = part { sources[k].source?.tellsLoss ?? false } else { false }
+  }
+  /// The source that decides begins with the loss of its point, which those before it do not tell.
+  var asksLossFirst: Bool {
+    guard let last = chain.last, case .source(let k) = last, let source = sources[k].source, source.opens,
+      source.kinds.first == .lossAndGradient, let below = before(last).part
+    else { return false }
+    return !tellsLoss(below)
   }
 
   /// The number of another minibatch that a frame asks for, in a round or (fresh) at a request of its own; nested ones
@@ -145,6 +182,7 @@ extension Optimizer {
       case .route: if let next = try advanceRoute() { return next }
       case .source(let k):
         guard let source = sources[k].source else { throw Failure(Status.internal, "a frame without its source") }
+        if f.phase == 0, lossIsNew, f.asked.kind == .lossAndGradient { stack[top].told = observed["loss"] ?? .nan }
         let move = try within(f) { () throws(Failure) in
           let move = try source.advance(f.phase, SourceIO(SourceDesk(self, sources[k])))
           // (the update of the pipeline looks at them in its first walk, and may bring them home there)
@@ -177,6 +215,12 @@ extension Optimizer {
     guard let f = stack.popLast(), let parent = stack.indices.last else { return }
     settle(f)
     stack[parent].incoming = made
+    // those before it may have looked at other points since
+    let p = stack[parent], first = p.phase == 0 && p.round == 0 ? pointLoss : .nan
+    let loss = p.loss.isNaN ? f.told.isNaN ? first : f.told : p.loss
+    lossIsNew = !loss.isNaN
+    if lossIsNew { observed["loss"] = loss }
+    stack[parent].loss = .nan
   }
   private func settle(_ f: Frame) {
     guard case .source(let k) = f.part else { return }

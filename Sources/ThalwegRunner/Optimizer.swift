@@ -155,6 +155,9 @@ package final class Optimizer {
   /// What tensors of other pipelines show in place of a vector.
   var probeZeros: Memory?
   var loss = Double.nan
+  /// That of the parameters as the step found them, as far as it was told; NaN: it was not, or they are not where it is
+  /// taken.
+  var pointLoss = Double.nan
   /// weight_decay by group and branch, for rules that decay themselves.
   var decayOf: [Double] = []
   /// The largest step size of the rule's schedule in the same way, where a stage asks for it; else NaN.

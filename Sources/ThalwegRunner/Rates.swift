@@ -22,7 +22,7 @@ extension Optimizer {
     (c.ndim, c.count, c.rows, c.columns, c.role) = (shape.ndim, shape.count, shape.rows, shape.columns, shape.role)
     if i < counts.count { c.count = counts[i] }
     (c.tensor, c.seed, c.stream) = (Int(r.pointee.key), options.seed, UInt32(s.id))
-    c.loss = loss
+    c.loss = options.maximize ? -loss : loss
     c.isDouble = r.pointee.isDouble
     c.scalars = r.pointee.scalars[s.id]
     c.slots = r.pointee.used(s.id)
@@ -84,7 +84,7 @@ extension Optimizer {
 
   func evaluateSchedules() throws(Failure) {
     for s in stages {
-      for g in groups.indices where !s.schedules[g].isEmpty { try s.evaluate(g, Double(step)) }
+      for g in groups.indices where s.hasSchedules(g) { try s.evaluate(g, Double(step)) }
     }
   }
 
@@ -103,7 +103,7 @@ extension Optimizer {
     if inGroup.count != bound.count { countInGroups() }
     try evaluateSchedules()
     try checkAgreed()  // the last thing that can refuse: from here on scalars advance
-    loss = observed["loss"] ?? .nan
+    loss = pointLoss.isNaN ? observed["loss"] ?? .nan : pointLoss
     if applies.count != groups.count * branches.count {
       decayOf = [Double](repeating: 0, count: groups.count * branches.count)
       peakOf = [Double](repeating: .nan, count: decayOf.count)

@@ -5,27 +5,39 @@ import ThalwegCore
 struct SourceDesk: SourceHost {
   let optimizer: Optimizer
   let stage: Stage
+  private var isExact = false
+  var exact: any SourceHost {
+    var desk = self
+    desk.isExact = true
+    return desk
+  }
   init(_ optimizer: Optimizer, _ stage: Stage) { (self.optimizer, self.stage) = (optimizer, stage) }
 
   var stageID: Int { stage.id }
   var groups: [Hyper] { stage.hyper }
   var hyper: Hyper { stage.hyper[optimizer.leader(stage).map { optimizer.bound[$0].group } ?? 0] }
   func group(of tensor: Int) -> Int { optimizer.bound[tensor].group }
+  var count: Int { optimizer.bound.count }
   var step: Int { optimizer.step }
   var seed: UInt64 { optimizer.options.seed }
   var gradientScale: Double { optimizer.scale }
   var maximizes: Bool { optimizer.options.maximize }
   func observed(_ what: String) -> Double { optimizer.observed[what] ?? .nan }
   var lossIsNew: Bool { optimizer.lossIsNew }
-  func setLoss(_ loss: Double) { optimizer.observed["loss"] = loss }
+  func setLoss(_ loss: Double) {
+    (optimizer.observed["loss"], optimizer.pointLoss) = (loss, loss)
+    if let top = optimizer.stack.indices.last { optimizer.stack[top].told = loss }
+  }
   var scalars: UnsafeMutablePointer<Double> { stage.globals }
 
-  func sum(_ kernels: [WalkMeasure], slots: [Int]?) -> [Double] { optimizer.sum(kernels, stage: stage, slots: slots) }
+  func sum(_ kernels: [WalkMeasure], slots: [Int]?) -> [Double] {
+    optimizer.sum(kernels, stage: stage, slots: slots, exact: isExact)
+  }
   func sums(_ kernels: [WalkMeasure], slots: [Int]?) -> [[Double]] {
     optimizer.sums(kernels, stage: stage, slots: slots)
   }
   func change(_ kernels: [WalkKernel], slots: [Int]?, parameters: Bool) {
-    optimizer.change(kernels, stage: stage, slots: slots, parameters: parameters)
+    optimizer.change(kernels, stage: stage, slots: slots, parameters: parameters, exact: isExact)
   }
   func change(slots: [Int]?, parameters: Bool, _ kernel: (_ tensor: Int) -> WalkKernel) {
     optimizer.change(stage: stage, slots: slots, parameters: parameters, kernel)

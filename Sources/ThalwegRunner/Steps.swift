@@ -65,6 +65,7 @@ extension Optimizer {
       try begin()
       guard let stage = sources.first, let source = stage.source else { return try update(nil) }
       lossIsNew = observed["loss"] != nil
+      pointLoss = observed["loss"] ?? .nan
       guard case .update(let op) = try source.advance(0, SourceIO(SourceDesk(self, stage))) else {
         return endWithoutUpdate()
       }
@@ -130,7 +131,8 @@ extension Optimizer {
     try noticeAhead()
     try keepSources()
     if mayFail, opens { try takeSnapshot() }  // before a source moves the parameters
-    if needsLoss, observed["loss"] == nil, opens {
+    pointLoss = observed["loss"] ?? .nan
+    if needsLoss || asksLossFirst, observed["loss"] == nil, opens {
       lossFirst = true
       pending = Request(kind: .loss, tag: tag(0))
     } else if case .ask(let first) = try converse() {
@@ -184,12 +186,16 @@ extension Optimizer {
       let given = loss ?? .nan
       trialFailed = takesAnyLoss && !given.isFinite
       guard trialFailed || !given.isNaN else {
-        throw Failure(Status.needs, "\(lossNeeder) needs the loss of this step: set the request's loss (it is NaN)")
+        throw Failure(
+          Status.needs,
+          "\(lossNeeder) needs the loss of this step: set the request's loss (it is NaN, unset or as given)")
       }
       guard trialFailed || given.isFinite else {
         throw Failure(Status.nonfinite, "\(lossNeeder) needs a finite loss, got \(text(given)); nothing was changed")
       }
       observed["loss"] = trialFailed ? .infinity : given
+      let isFirst = phase == 0 && (lossFirst ? stack.isEmpty : !opens && pending.kind == .lossAndGradient)
+      if isFirst { pointLoss = observed["loss"] ?? .nan }
     }
     if lossFirst, stack.isEmpty {
       if case .ask(let first) = try converse() { pending = first }
@@ -340,7 +346,7 @@ extension Optimizer {
       for i in 0..<bound.count { records[i].away = 0 }
     }
     if !startedNow.isEmpty { startedNow = [] }
-    hasSnapshot = false
+    (hasSnapshot, pointLoss) = (false, .nan)
     if !written.isEmpty { written = [] }
     if !iterates.isEmpty { (iterateCopies, iterates) = ([], []) }
     if !observed.isEmpty { observed.removeAll(keepingCapacity: true) }

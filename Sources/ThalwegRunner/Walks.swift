@@ -107,11 +107,11 @@ extension Optimizer {
   }
 
   /// Leaves the partial sums of all active tensors, for sources; here and below: one kernel, or one a group.
-  private func measure(_ all: [WalkMeasure], _ stage: Stage, _ order: [Int]?) {
+  private func measure(_ all: [WalkMeasure], _ stage: Stage, _ order: [Int]?, exact: Bool = false) {
     forEach { p, r in
       var apply = r.pointee.apply
       let kernels = all[all.count == 1 ? 0 : r.pointee.group]
-      let x = p.hostParameters(), k = r.pointee.isDouble ? kernels.f64 : kernels.f32
+      let x = exact ? p.parameters() : p.hostParameters(), k = r.pointee.isDouble ? kernels.f64 : kernels.f32
       p.sum(x, self.gradient(p, r, &apply) ?? x, state: self.state(r, stage, order)) { _, _, _, o, out in k(o, out) }
     }
   }
@@ -128,22 +128,29 @@ extension Optimizer {
   }
 
   /// Sums over all active tensors.
-  func sum(_ all: [WalkMeasure], stage: Stage, slots order: [Int]? = nil) -> [Double] {
-    measure(all, stage, order)
+  func sum(_ all: [WalkMeasure], stage: Stage, slots order: [Int]? = nil, exact: Bool = false) -> [Double] {
+    measure(all, stage, order, exact: exact)
     total(where: { _ in true }, totals)
     addRanks(totals, 1)
     return (0..<Sums.count).map { totals[$0] }
   }
 
   /// Changes parameters (as the host sees them) and the source's state element by element.
-  func change(_ all: [WalkKernel], stage: Stage, slots order: [Int]? = nil, parameters: Bool) {
-    change(stage: stage, slots: order, parameters: parameters) { all[all.count == 1 ? 0 : self.records[$0].group] }
+  func change(
+    _ all: [WalkKernel], stage: Stage, slots order: [Int]? = nil, parameters: Bool, exact: Bool = false
+  ) {
+    change(stage: stage, slots: order, parameters: parameters, exact: exact) {
+      all[all.count == 1 ? 0 : self.records[$0].group]
+    }
   }
   /// The same with a kernel a tensor.
-  func change(stage: Stage, slots order: [Int]? = nil, parameters: Bool, _ kernel: (_ tensor: Int) -> WalkKernel) {
+  func change(
+    stage: Stage, slots order: [Int]? = nil, parameters: Bool, exact: Bool = false,
+    _ kernel: (_ tensor: Int) -> WalkKernel
+  ) {
     forEach { p, r in
       let kernels = kernel(r - self.records)
-      self.change(p, r, stage, order, parameters, r.pointee.isDouble ? kernels.f64 : kernels.f32)
+      self.change(p, r, stage, order, parameters, exact: exact, r.pointee.isDouble ? kernels.f64 : kernels.f32)
     }
     noteHome(stage, order)
   }
@@ -172,11 +179,11 @@ extension Optimizer {
   }
   func change(
     _ p: Program, _ r: UnsafeMutablePointer<Record>, _ stage: Stage, _ order: [Int]?, _ parameters: Bool,
-    _ kernel: @escaping PlainKernel
+    exact: Bool = false, _ kernel: @escaping PlainKernel
   ) {
     var apply = r.pointee.apply
     // Where there is no gradient to read, nobody looks at it.
-    let x = p.hostParameters(), g = gradient(p, r, &apply) ?? x
+    let x = exact && !parameters ? p.parameters() : p.hostParameters(), g = gradient(p, r, &apply) ?? x
     p.add(x, g, state: state(r, stage, order)) { _, _, o in kernel(o) }
     if parameters { p.closeHost(x) }
   }

@@ -91,6 +91,8 @@ public protocol Source: Listed, Sendable {
   /// of tensors that have stepped before. Which tensors have a gradient this time is not known then.
   var opens: Bool { get }
   func opening(_ io: SourceIO) -> Ask?
+  /// The loss that comes with its first gradient is that of the point where it was asked for one.
+  var tellsLoss: Bool { get }
   /// What a checkpoint that was written within a step may say: how many requests a step has at the most, and of which
   /// kinds.
   func most(_ tensors: Int) -> Int
@@ -117,6 +119,7 @@ extension Source {
   public var endsAway: Bool { false }
   public var opens: Bool { false }
   public func opening(_ io: SourceIO) -> Ask? { nil }
+  public var tellsLoss: Bool { !opens }
   public func most(_ tensors: Int) -> Int { 1 }
   public var kinds: [Request.Kind] { [] }
 }

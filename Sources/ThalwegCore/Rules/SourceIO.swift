@@ -19,6 +19,8 @@ public protocol SourceHost {
   func setLoss(_ loss: Double)
   var scalars: UnsafeMutablePointer<Double> { get }
 
+  /// The same, but walks see the parameters in full where the host's are narrower.
+  var exact: any SourceHost { get }
   /// One kernel, or one a group.
   func sum(_ kernels: [WalkMeasure], slots: [Int]?) -> [Double]
   /// The same of every tensor, by position.
@@ -40,6 +42,7 @@ public protocol SourceHost {
   func memory(_ slot: Int, of tensor: Int) -> (base: UnsafeMutableRawPointer, isDouble: Bool)
   func fill(_ slot: Int, of tensor: Int, _ values: [Double])
   func read(_ slot: Int, of tensor: Int) -> [Double]
+  var count: Int { get }
   func tensors(where included: (Shape) -> Bool) -> [Int]
   func shape(of tensor: Int) -> Shape
   func label(_ tensor: Int) -> String
@@ -61,6 +64,10 @@ public protocol SourceHost {
 public struct SourceIO {
   @usableFromInline let host: any SourceHost
   public init(_ host: any SourceHost) { self.host = host }
+
+  /// The same for walks that change no parameters: they see them in full, where the host's are narrower than a master
+  /// copy.
+  public var exact: SourceIO { SourceIO(host.exact) }
 
   /// The source's hyper-parameters now, schedules evaluated at this step: those that stand for all tensors, or of a
   /// tensor.
@@ -153,6 +160,8 @@ public struct SourceIO {
   /// What lies in a slot becomes the nearest point of the set, in every tensor that has a gradient.
   public func project(_ slot: Int, _ set: HeldSet) throws(Failure) { try host.project(slot, set) }
 
+  /// How many tensors there are, whether they have a gradient this time or not: positions are below it.
+  public var count: Int { host.count }
   /// The source's tensors that have a gradient this time, by position; only those of such shapes.
   public func tensors(where included: (Shape) -> Bool) -> [Int] { host.tensors(where: included) }
   public func shape(of tensor: Int) -> Shape { host.shape(of: tensor) }

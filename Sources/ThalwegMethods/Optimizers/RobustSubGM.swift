@@ -33,7 +33,7 @@ struct RobustSubGM: ElementRule {
   private static func byLoss(_ h: Hyper) -> Bool { h.is("rule", "polyak") || h.is("rule", "proportional") }
   static func phases(_ h: Hyper) -> Int { h.normalize && !byLoss(h) ? 1 : 0 }
   static func scalars(_ h: Hyper) -> [Scalar] {
-    byLoss(h) ? [Scalar("length")] : h.normalize ? [Scalar("norm")] : []
+    byLoss(h) ? [Scalar("length"), Scalar("size")] : h.normalize ? [Scalar("norm")] : []
   }
 
   let factor: Double
@@ -64,12 +64,19 @@ struct RobustSubGM: ElementRule {
     var global: Bool { true }
     func most(_ tensors: Int) -> Int { 2 }
     var kinds: [Request.Kind] { [.loss] }
+    var slots: [Slot] { [Slot.temporary("gradient", "the gradient, while the loss is asked for")] }
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-      if phase == 0, !io.lossIsNew { return .ask(Ask(.loss)) }
-      let norm = io.sum(SquaredNorm()).root(0), f = io.cost
+      if phase == 0 {
+        io.setScalar(1, io.sum(SquaredNorm()).root(0))
+        if !io.lossIsNew {
+          io.keep(0, reads: true)
+          return .ask(Ask(.loss))
+        }
+      }
+      let norm = io.scalar(1), f = io.cost
       io.setScalar(0, !polyak ? f : norm == 0 ? 0 : (f - io.hyper.f_star) / norm / norm)
-      return .update(nil)
+      return .update(phase == 0 ? nil : io.gradient(in: 0))
     }
   }
 }

@@ -40,6 +40,7 @@ struct EMANesterov: Source {
   init(_ h: Hyper) {}
 
   var opens: Bool { true }
+  var tellsLoss: Bool { true }  // of the point ahead, from where the rule steps
   var endsAway: Bool { true }
 
   /// The parameters are kept, and go ahead along the average with the last displacement in it.
