@@ -159,7 +159,7 @@ struct KLFactors {
   private static func plan(_ h: Hyper, _ shape: Shape) -> Kronecker {
     Kronecker(
       shape.dimensions.filter { $0 != 1 }, longest: .max,
-      side: h.has("block_size") ? h.integer("block_size") : .max)
+      side: h.has("block_size") ? h.integer("block_size") : .max, squeezed: true)
   }
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
     var list = klSlots

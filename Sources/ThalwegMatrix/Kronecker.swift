@@ -25,8 +25,9 @@ struct Kronecker {
   /// The longest axis that has a matrix: LAPACK counts elements and work space in 32 bits.
   static let most = 30_000
 
-  /// Axes longer than `longest` have no matrix; `side` is the longest axis of a block.
-  init(_ dimensions: [Int], longest: Int, side: Int = .max) {
+  /// Axes longer than `longest` have no matrix; `side` is the longest axis of a block. `squeezed`: nor have those of
+  /// length 1, where a block has others.
+  init(_ dimensions: [Int], longest: Int, side: Int = .max, squeezed: Bool = false) {
     let dims = dimensions.isEmpty ? [1] : dimensions
     var strides = [Int](repeating: 1, count: dims.count)
     for k in dims.indices.dropLast().reversed() { strides[k] = strides[k + 1] &* dims[k + 1] }
@@ -46,7 +47,8 @@ struct Kronecker {
       }
       let shape = Shape(dimensions: own)
       var axes: [Axis] = []
-      for k in own.indices where own[k] <= longest {
+      let flat = squeezed && own.contains { $0 != 1 }
+      for k in own.indices where own[k] <= longest && !(flat && own[k] == 1) {
         axes.append(Axis(index: k, lines: Slices.along(k, shape), matrix: matrix, row: row))
         matrix += own[k] &* own[k]
         row += own[k]

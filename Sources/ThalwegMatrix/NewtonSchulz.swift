@@ -200,15 +200,26 @@ struct NewtonSchulz: Sendable {
         * (scaling == .frobenius ? Flat.norm(x, count) : try LinearAlgebra.SVD(x, rows, columns).s.first ?? 0)
       Flat.scale(x, by: 1 / (clamp ? max(norm, eps) : norm + eps), into: out, count)
     case .aol, .schatten:
-      try products.gram(x, transposed: rows > columns, into: a, side, max(rows, columns))
-      let whole = Flat.norm(a, side &* side)
-      let factors = (0..<side).map { i in
-        let bound = scaling == .schatten ? whole : (0..<side).reduce(0) { $0 + abs(Double(a[i &* side &+ $1])) }
-        return T(1 / max(bound, eps).squareRoot())
-      }
-      for i in 0..<rows {
-        for j in 0..<columns { out[i &* columns &+ j] = x[i &* columns &+ j] * factors[rows <= columns ? i : j] }
-      }
+      // squares may leave the range: a power of two changes no digit
+      let size = Flat.norm(x, count), isLarge = size > 1e12 && size.isFinite
+      if isLarge { Flat.scale(x, by: Double(sign: .plus, exponent: -size.exponent, significand: 1), into: out, count) }
+      try divide(byRows: isLarge ? out : x, rows, columns, into: out, a, products)
+    }
+  }
+  /// The same by a bound for every row.
+  private func divide<T: Real>(
+    byRows x: UnsafeMutablePointer<T>, _ rows: Int, _ columns: Int, into out: UnsafeMutablePointer<T>,
+    _ a: UnsafeMutablePointer<T>, _ products: Products<T>
+  ) throws(Failure) {
+    let side = min(rows, columns)
+    try products.gram(x, transposed: rows > columns, into: a, side, max(rows, columns))
+    let whole = Flat.norm(a, side &* side)
+    let factors = (0..<side).map { i in
+      let bound = scaling == .schatten ? whole : (0..<side).reduce(0) { $0 + abs(Double(a[i &* side &+ $1])) }
+      return T(1 / max(bound, eps).squareRoot())
+    }
+    for i in 0..<rows {
+      for j in 0..<columns { out[i &* columns &+ j] = x[i &* columns &+ j] * factors[rows <= columns ? i : j] }
     }
   }
 

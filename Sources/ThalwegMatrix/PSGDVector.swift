@@ -119,16 +119,13 @@ private struct LowRankFactors: PSGDFactors {
       let pa = try Dense(a).times(p, leftTransposed: true), pb = try Dense(b).times(p, leftTransposed: true)
       if left {
         let ra = try pa.times(q), rb = try pb.times(q)
-        let step = bound(a, b, try p.times(pa.transposed), try p.times(pb.transposed), ra.values, rb.values, tiny)
+        let step = bound(a, b, try p.times(pa.transposed), try p.times(pb.transposed))
         for i in 0..<n {
           for j in 0..<r { U.values[i * r + j] -= step * (a[i] * ra.values[j] - b[i] * rb.values[j]) }
         }
       } else {
         let wa = add(a, try V.times(pa.transposed)), wb = add(b, try V.times(pb.transposed))
-        let step =
-          second
-          ? bound(a, b, try u.times(pa.transposed), try u.times(pb.transposed), [], [], tiny)
-          : bound(wa, wb, Dense(wa), Dense(wb), pa.values, pb.values, tiny)
+        let step = bound(a, b, try u.times(pa.transposed), try u.times(pb.transposed))
         for i in 0..<n {
           for j in 0..<r { V.values[i * r + j] -= step * (wa[i] * pa.values[j] - wb[i] * pb.values[j]) }
         }
@@ -146,13 +143,11 @@ private struct LowRankFactors: PSGDFactors {
     for i in 0..<n { d[i] -= step * d[i] * slope[i] }
     return true
 
-    /// The step size of a factor: over a bound of the curvature, or over the Frobenius norm of x·xrᵀ − y·yrᵀ.
-    func bound(
-      _ x: [Double], _ y: [Double], _ px: Dense, _ py: Dense, _ xr: [Double], _ yr: [Double], _ tiny: Double
-    ) -> Double {
+    /// The step size of a factor: over the Frobenius norm of x·pxᵀ − y·pyᵀ, or over a bound of it.
+    func bound(_ x: [Double], _ y: [Double], _ px: Dense, _ py: Dense) -> Double {
       if second { return rate / (norm(x) * norm(px.values) + norm(y) * norm(py.values) + tiny) }
-      let (xx, yy, xy) = (dot(x, x), dot(y, y), dot(x, y))
-      let square = xx * dot(xr, xr) + yy * dot(yr, yr) - 2 * xy * dot(xr, yr)
+      let (p, q) = (px.values, py.values), (xx, yy, xy) = (dot(x, x), dot(y, y), dot(x, y))
+      let square = xx * dot(p, p) + yy * dot(q, q) - 2 * xy * dot(p, q)
       return rate / (max(square, 0).squareRoot() + tiny)
     }
   }

@@ -300,7 +300,7 @@ struct BCD: Driver {
     case .trial:
       let slack = 32 * (T.isDouble ? 0x1p-52 : 0x1p-23) * max(abs(io.f), abs(io.value)), slope = g.dot(move)
       let model = h.backtrack ? slope + (try bound(io, nil, entries())) / 2 * move.dot(move) : 1e-4 * io.scale * slope
-      if io.value <= io.f + model + slack {
+      if io.value.isFinite, io.value <= io.f + model + slack {
         x.copy(trial)
         return next(io, x, g)
       }

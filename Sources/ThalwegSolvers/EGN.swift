@@ -163,6 +163,8 @@ struct EGN: Driver {
     }
     func direction(_ lam: Double) throws(Failure) -> [Double] {
       let rows = b * c, curvedJ = try curved(j, n)
+      // without damping a pivot that rounding has left is none
+      let least = lam == 0 ? Double(max(rows, n)) * 0x1p-50 : 0
       var d = [Double](repeating: 0, count: n)
       if rows > n {
         try Memory.ask(8 * n * n)
@@ -170,13 +172,16 @@ struct EGN: Driver {
         try LinearAlgebra.multiply(j, transposed: true, curvedJ, into: &a, n, n, rows, alpha: 1 / Double(b))
         for k in 0..<n { a[k * (n + 1)] += lam }
         let right = gradient.map { -$0 }
-        return try q == nil ? LinearAlgebra.solvePositive(a, right, n, 1) : LinearAlgebra.solve(a, right, n, 1)
+        if q == nil { return try LinearAlgebra.solvePositive(a, right, n, 1, least: least) }
+        return try LinearAlgebra.solve(a, right, n, 1)
       }
       try Memory.ask(8 * rows * rows)
       var a = [Double](repeating: 0, count: rows * rows)
       try LinearAlgebra.multiply(curvedJ, transposed: false, j, transposed: true, into: &a, rows, rows, n)
       for k in 0..<rows { a[k * (rows + 1)] += Double(b) * lam }
-      let delta = try q == nil ? LinearAlgebra.solvePositive(a, r, rows, 1) : LinearAlgebra.solve(a, r, rows, 1)
+      let delta =
+        try q == nil
+        ? LinearAlgebra.solvePositive(a, r, rows, 1, least: least) : LinearAlgebra.solve(a, r, rows, 1)
       try LinearAlgebra.multiply(j, transposed: true, delta, into: &d, n, 1, rows, alpha: -1)
       return d
     }

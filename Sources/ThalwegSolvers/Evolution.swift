@@ -122,7 +122,7 @@ struct CMAES: Driver {
     case .sample:
       if io.iterations >= h.max_iter { return .done(.maxIter) }
       let c = Constants(h, size, n)
-      let wait = h.lazy ? max(1, (1 / (10 * Double(n) * (c.c1 + c.cmu))).rounded(.down)) : 1
+      let wait = h.lazy ? max(1, 1 / (10 * Double(n) * (c.c1 + c.cmu))) : 1
       if io.decomposed < 0 || io.iterations - io.decomposed >= wait { try decompose(io) }
       if io.sigma * io.spread < 1e-11 || io.condition > 1e14 { return .done(.converged) }
       points.draw(Population.key(h, io.iterations))

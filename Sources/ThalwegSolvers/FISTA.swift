@@ -95,7 +95,7 @@ struct FISTA: Driver {
     case .model:
       let moved = z.distance(y), slope = g.dot(z) - g.dot(y)
       let slack = 32 * (T.isDouble ? 0x1p-52 : 0x1p-23) * max(abs(io.f), abs(io.value))
-      if io.value <= io.f + slope + io.curvature / 2 * moved * moved + slack { return .go(.accept) }
+      if io.value.isFinite, io.value <= io.f + slope + io.curvature / 2 * moved * moved + slack { return .go(.accept) }
       io.curvature *= 2
       return io.curvature < 1e300 ? .go(.step) : .done(.lineSearchFailed)
     case .accept:

@@ -87,7 +87,8 @@ struct SinkhornNewtonSparse: Driver {
         for i in 0..<u.count { u.p[i] = x.p[i] + T(t) * d.row(0).p[i] }
         for j in 0..<v.count { v.p[j] = y.p[j] + T(t) * d.row(1).p[j] }
         let there = fill(plan, u, v, cost, a, b, rows, columns)
-        if there >= value + h.ls_c * t * slope - 8 * (T.isDouble ? 0x1p-52 : 0x1p-23) * max(abs(value), abs(there)) {
+        let slack = 8 * (T.isDouble ? 0x1p-52 : 0x1p-23) * max(abs(value), abs(there))
+        if there.isFinite, there >= value + h.ls_c * t * slope - slack {
           value = there
           break
         }
@@ -160,6 +161,13 @@ struct SinkhornNewtonSparse: Driver {
     func scaled(_ k: Int, _ i: Int) -> Double {
       let diagonal = h.eta * Double(k == 0 ? rows.p[i] : columns.p[i])
       return diagonal > 0 ? Double(r.row(k).p[i]) / diagonal : 0
+    }
+    if count >= n * m {
+      // the whole matrix maps (1, −1) to 0: what rounding leaves of it in the right side has no solution
+      func sum(_ k: Int, _ count: Int) -> Double { (0..<count).reduce(0) { $0 + Double(r.row(k).p[$1]) } }
+      let share = (sum(0, n) - sum(1, m)) / Double(n + m)
+      for i in 0..<n { r.row(0).p[i] -= T(share) }
+      for j in 0..<m { r.row(1).p[j] += T(share) }
     }
     let start = r.norm
     var rz = 0.0

@@ -479,6 +479,26 @@ def test_an_average_behind_the_rule_takes_the_decay_that_was_decided():
     np.testing.assert_allclose(corrected, stepped("adamw(lr=0.1, weight_decay=0.25) | schedule_free", start, *gradients), rtol=1e-9)
 
 
+@pytest.mark.parametrize("lr", ["exponential(0.4, 1.05)", "exponential(0.4, 1.00001)", "linear(0.4, 400, 1000000000)"])
+@pytest.mark.parametrize("stage", [
+    "sgd(lr={}) | decoupled_weight_decay(0.3, mode=independent)", "adamw(lr={}, weight_decay=0.3) | corrected_decay"])
+def test_a_rate_that_grows_without_end_is_its_own_peak(lr: str, stage: str):
+    w, rates = np.ones((2, 2)), tw.schedule(lr)
+    opt = tw.Optimizer([w], stage.format(lr))
+    want = 1.0
+    for k in range(3):
+        opt.step([np.zeros((2, 2))])
+        want *= 1 - (0.3 if "independent" in stage else 0.3 * rates(k))
+    np.testing.assert_allclose(w, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("lr", ["warmup_cosine(0.5, 3, 9)", "cosine_restarts(0.5, 7)", "cyclic(0.1, 0.5, 10)"])
+def test_other_rates_have_a_peak(lr: str):
+    w, rates = np.ones((2, 2)), tw.schedule(lr)
+    tw.Optimizer([w], f"sgd(lr={lr}) | decoupled_weight_decay(0.3, mode=independent)").step([np.zeros((2, 2))])
+    np.testing.assert_allclose(w, 1 - rates(0) / 0.5 * 0.3, rtol=1e-6)
+
+
 def test_the_peak_of_a_rate_that_follows_the_run_is_its_first():
     w = np.ones(2)
     optimizer = tw.Optimizer([w], "adamw(lr=reduce_on_plateau(lr=0.1, factor=0.5, patience=0), weight_decay=0.5) | corrected_decay")

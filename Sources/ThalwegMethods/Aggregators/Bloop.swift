@@ -74,6 +74,9 @@ struct Bloop: Source {
       return .ask(Ask(.taskGradient, index: 1, count: 2))
     }
     let sums = io.sum(Products(), slots: [2]), divisor = sums[1] + h.eps
+    guard sums[0].isFinite, divisor.isFinite else {
+      throw Failure(Status.nonfinite, "bloop: the inner products of the gradients overflow; nothing was changed")
+    }
     var r = divisor > 0 ? sums[0] / divisor : 0
     if h.has("ratio_upper_bound") { r = min(r, h.ratio_upper_bound) }
     io.change(Settle(), slots: [0, 2], parameters: false)

@@ -59,9 +59,34 @@ struct ParetoDA: GramianRule {
   }
 }
 
-/// max c·x over x ≥ 0, Σ x = 1, rows·x ≥ bounds: the simplex method with a tableau in two phases; Bland's rule, so that
-/// it ends. nil where no x will do.
+/// max c·x over x ≥ 0, Σ x = 1, rows·x ≥ bounds; nil where no x will do. Rows and columns that are hardly apart count
+/// as one: pivots between them would be noise.
 func onSimplex(maximising c: [Double], _ rows: [[Double]], _ bounds: [Double]) -> [Double]? {
+  func near(_ a: [Double], _ b: [Double], _ sizes: [Double]) -> Bool {
+    zip(zip(a, b), sizes).allSatisfy { ($0.0 - $0.1).magnitude <= 1e-7 * $1 }
+  }
+  func largest(_ list: [Double]) -> Double { list.reduce(0) { max($0, $1.magnitude) } }
+  let columns = c.indices.map { j in rows.map { $0[j] } + [c[j]] }
+  let sizes = (rows + [c]).map(largest)
+  var kept: [Int] = []
+  for j in c.indices where !kept.contains(where: { near(columns[$0], columns[j], sizes) }) { kept.append(j) }
+  var lines: [(row: [Double], bound: Double)] = []
+  for (row, bound) in zip(rows, bounds) {
+    let row = kept.map { row[$0] }, size = [Double](repeating: max(largest(row), bound.magnitude), count: row.count + 1)
+    if let k = lines.firstIndex(where: { near($0.row + [$0.bound], row + [bound], size) }) {
+      lines[k].bound = max(lines[k].bound, bound)
+    } else {
+      lines.append((row, bound))
+    }
+  }
+  guard let few = simplexMethod(kept.map { c[$0] }, lines.map(\.row), lines.map(\.bound)) else { return nil }
+  var x = [Double](repeating: 0, count: c.count)
+  for (j, value) in zip(kept, few) { x[j] = value }
+  return x
+}
+
+/// The simplex method with a tableau in two phases; Bland's rule, so that it ends.
+private func simplexMethod(_ c: [Double], _ rows: [[Double]], _ bounds: [Double]) -> [Double]? {
   let n = c.count, k = rows.count
   // columns: x, surplus of every row, an artificial variable for every row and for the sum, right side
   let first = n + k, width = first + k + 1
@@ -96,13 +121,11 @@ func onSimplex(maximising c: [Double], _ rows: [[Double]], _ bounds: [Double]) -
     }
     for _ in 0..<10_000 {
       guard let col = (0..<end).first(where: { !basis.contains($0) && gain($0) > 1e-12 * scale }) else { return }
-      var row: Int?
-      for i in 0...k where table[i][col] > 1e-12 {
-        let reach = table[i][width] / table[i][col]
-        let best = row.map { table[$0][width] / table[$0][col] } ?? .infinity
-        if reach < best || (reach == best && row.map { basis[i] < basis[$0] } ?? true) { row = i }
-      }
-      guard let row else { return }
+      // of rows that leave at hardly different places, the one with the largest pivot
+      let open = (0...k).filter { table[$0][col] > 1e-9 }
+      let reach = open.reduce(Double.infinity) { min($0, (max(0, table[$1][width]) + 1e-12) / table[$1][col]) }
+      let near = open.filter { max(0, table[$0][width]) <= reach * table[$0][col] }
+      guard let row = near.max(by: { table[$0][col] < table[$1][col] }) else { return }
       pivot(row, col)
     }
   }
@@ -111,7 +134,8 @@ func onSimplex(maximising c: [Double], _ rows: [[Double]], _ bounds: [Double]) -
   for i in 0...k where basis[i] >= first { missing += table[i][width] }
   if missing > 1e-10 { return nil }
   for i in 0...k where basis[i] >= first {  // artificial variables that are 0 leave where they can
-    if let col = (0..<first).first(where: { table[i][$0].magnitude > 1e-10 }) { pivot(i, col) }
+    let col = (0..<first).max { table[i][$0].magnitude < table[i][$1].magnitude }
+    if let col, table[i][col].magnitude > 1e-9 { pivot(i, col) }
   }
   climb(c + [Double](repeating: 0, count: width - n), first)
   var x = [Double](repeating: 0, count: n)

@@ -60,9 +60,32 @@ struct UPGrad: GramianRule {
     try solve(G, atLeast: G.indices.map { $0 == i ? p : 0 })
   }
 
-  /// argmin vᵀGv subject to v ≥ u, u ≥ 0. With v = u + s, s ≥ 0: the gradient Gv is 0 where s > 0 and not negative
-  /// where s = 0.
+  /// argmin vᵀGv subject to v ≥ u, u ≥ 0. Where rows depend on one another, and the active set finds no end or a wrong
+  /// one, the diagonal is raised by next to nothing: Jᵀv hardly changes.
   static func solve(_ G: Gramian, atLeast u: [Double]) throws(Failure) -> [Double] {
+    var raised = G, first: [Double]?
+    let top = G.indices.reduce(0.0) { max($0, G[$1][$1]) }
+    for eps in [0, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10] {
+      for i in G.indices { raised[i][i] = G[i][i] + eps * top }
+      guard let v = activeSet(raised, atLeast: u) else { continue }
+      if isLeast(v, G, atLeast: u, eps == 0 ? 1e-9 : 1e-5) { return v }
+      first = first ?? v
+    }
+    if let first { return first }
+    throw Failure(Status.numeric, "the active set of the projection did not settle")
+  }
+  /// The gradient Gv is 0 where v > u and not negative elsewhere, by cosines.
+  private static func isLeast(_ v: [Double], _ G: Gramian, atLeast u: [Double], _ tolerance: Double) -> Bool {
+    let norms = G.norms, size = tolerance * dot(norms, v)  // (the rows may cancel)
+    return G.indices.allSatisfy { k in
+      if norms[k] == 0 { return true }
+      let slope = dot(G[k], v) / norms[k]
+      return slope >= -size && (v[k] == u[k] || slope <= size)
+    }
+  }
+
+  /// With v = u + s, s ≥ 0: the gradient Gv is 0 where s > 0 and not negative where s = 0.
+  private static func activeSet(_ G: Gramian, atLeast u: [Double]) -> [Double]? {
     let m = G.count, pull = G.times(u)
     var s = [Double](repeating: 0, count: m)
     var free = [Bool](repeating: false, count: m), blocked = free
@@ -98,6 +121,6 @@ struct UPGrad: GramianRule {
         if !free.contains(true) { break }
       }
     }
-    throw Failure(Status.numeric, "the active set of the projection did not settle")
+    return nil
   }
 }

@@ -46,7 +46,7 @@ struct RadialProjection: Sendable {
   }
 
   private func isSmall(_ product: Double, _ g: Double, _ x: Double, _ length: Int) -> Bool {
-    abs(product) / (max(g, eps) * max(x, eps)) < delta / Double(length).squareRoot()
+    product == 0 || abs(product) / (max(g, eps) * max(x, eps)) < delta / Double(length).squareRoot()
   }
   /// The norm of a row with this square, which may have left the range.
   private func norm<T: Real>(_ square: Double, _ x: UnsafePointer<T>, _ n: Int) -> Double {

@@ -70,7 +70,10 @@ struct FSAM: Source {
     }
   }
   private struct Copy: ElementOperation {
-    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = s[1] }
+    var all = false
+    @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
+      s[0] = all ? L(1) : s[1]
+    }
   }
   private struct AscendMasked: ElementOperation {
     let scale: Double
@@ -119,7 +122,8 @@ struct FSAM: Source {
     if t.truncatingRemainder(dividingBy: h.refresh_every) == 0 {
       choose(io)
     } else {
-      io.change(Copy(), slots: [fresh, mask], parameters: false)
+      // (those that do not compete may have been absent when the mask was made)
+      io.change(slots: [fresh, mask], parameters: false) { Copy(all: !$0.maskable) }
     }
     let norm = io.sum(SquaredNorm()).root(0)
     io.change(slots: [point, fresh], parameters: true) { AscendMasked(scale: perLength($0.rho, norm, $0.eps)) }
@@ -158,10 +162,12 @@ struct FSAM: Source {
         return Choose(from: whole[i] && found == 0 ? 0 : from, ties: whole[i])
       })
     guard let part else { return }
+    // floats have seen the border as one
+    let floats = divided.allSatisfy { Double(Float($0)) == $0 }, border = floats ? Double(Float(from)) : from
     var left = part.room
     let kept = divided.map { a -> Double in
-      let ties = found == 0 ? !(a > from) : a == from
-      guard ties, left > 0 else { return ties ? 0 : a > from ? 1 : 0 }
+      let ties = found == 0 ? !(a > border) : a == border
+      guard ties, left > 0 else { return ties ? 0 : a > border ? 1 : 0 }
       left -= 1
       return 1
     }

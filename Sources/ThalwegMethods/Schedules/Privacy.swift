@@ -11,8 +11,9 @@ import ThalwegCore
 ///     ε(k) = min over a of  k·rdp(a) − (log δ + log a)/(a − 1) + log((a − 1)/a)
 ///
 /// State    none.
-/// Differs  nothing from opacus' RDPAccountant, whose orders are the default; ε is 0 before the first step, and never
-///          below 0. It does not warn where the best order is the first or the last.
+/// Differs  opacus' RDPAccountant, whose orders are the default, ends the series where its first terms are below e⁻³⁰,
+///          which says 0 of a large order with a large σ; here it goes on at least to the term of the order. ε is 0
+///          before the first step, and never below 0. It does not warn where the best order is the first or the last.
 /// Source   Mironov, Talwar and Zhang, 2019, arXiv:1908.10530; Balle, Barthe, Gaboardi, Hsu and Sato, 2020.
 struct RDPAccountant: Schedule {
   static let method = Method(
@@ -83,7 +84,7 @@ struct RDPAccountant: Schedule {
       let low = choose + k * log(q) + j * log1p(-q) + (k * k - k) / twice + logHalfErfc((k - z) / width)
       let high = choose + j * log(q) + k * log1p(-q) + (j * j - j) / twice + logHalfErfc((z - j) / width)
       if positive { plus = logSum(logSum(plus, low), high) } else { minus = logSum(logSum(minus, low), high) }
-      if max(low, high) < -30 { break }
+      if k > a, max(low, high) < -30 { break }  // the first ones may be small, too
       choose += log((a - k).magnitude / (k + 1))
       if a - k < 0 { positive.toggle() }
     }

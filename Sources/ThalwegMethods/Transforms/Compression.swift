@@ -1,7 +1,8 @@
 import Glibc
 import ThalwegCore
 
-/// Lossy forms of a tensor that are short to send. Entries that are NaN or infinite count as 0 in all of them.
+/// Lossy forms of a tensor that are short to send. Entries that are NaN or infinite count as 0 in all of them, and
+/// arrive as 0.
 struct Compressor {
   enum Form { case topk, randk, sign, onebit, qsgd }
   static let words = ["topk", "randk", "sign", "onebit", "qsgd"]
@@ -32,7 +33,7 @@ struct Compressor {
   func apply<T: Real>(_ x: UnsafeMutablePointer<T>, _ shape: Shape, _ space: UnsafeMutableRawPointer) {
     let n = shape.count
     guard n > 0 else { return }
-    for i in 0..<n where !x[i].isFinite { x[i] = 0 }
+    if form != .sign, form != .onebit { for i in 0..<n where !x[i].isFinite { x[i] = 0 } }
     switch form {
     case .topk: keep(kept(n), of: UnsafePointer(x), x, n, times: 1)
     case .randk:
@@ -41,9 +42,9 @@ struct Compressor {
       keep(kept(n), of: UnsafePointer(draws), x, n, times: unbiased ? Double(n) / Double(kept(n)) : 1)
     case .sign:
       var sum = 0.0
-      for i in 0..<n { sum += Double(x[i].magnitude) }
+      for i in 0..<n where x[i].isFinite { sum += Double(x[i].magnitude) }
       let size = T(sum == 0 ? 0 : scaled ? sum / Double(n) : 1)
-      for i in 0..<n { x[i] = x[i] < 0 ? -size : size }
+      for i in 0..<n { x[i] = !x[i].isFinite ? 0 : x[i] < 0 ? -size : size }
     case .onebit: halves(x, shape)
     case .qsgd:
       let norm = Flat.norm(x, n)
@@ -81,6 +82,7 @@ struct Compressor {
       var sums = (0.0, 0.0), counts = (0.0, 0.0)
       for i in 0..<rows {
         let v = Double(x[i &* columns &+ j])
+        if !v.isFinite { continue }
         if v < 0 {
           (sums.1, counts.1) = (sums.1 + v, counts.1 + 1)
         } else {
@@ -88,7 +90,10 @@ struct Compressor {
         }
       }
       let above = T(counts.0 > 0 ? sums.0 / counts.0 : 0), below = T(counts.1 > 0 ? sums.1 / counts.1 : 0)
-      for i in 0..<rows { x[i &* columns &+ j] = x[i &* columns &+ j] < 0 ? below : above }
+      for i in 0..<rows {
+        let v = x[i &* columns &+ j]
+        x[i &* columns &+ j] = !v.isFinite ? 0 : v < 0 ? below : above
+      }
     }
   }
 }

@@ -44,11 +44,12 @@ struct DPSGD: Source {
   let scalars = PrivateSum.scalars
   let takesGradients = false
   let opens = true
-  private let mode: Mode, parts: Int, clips: [Double]
+  private let mode: Mode, parts: Int, clips: [Double], listed: Bool
   private enum Mode { case flat, perLayer, auto }
   init(_ h: Hyper) {
     mode = h.is("mode", "auto") ? .auto : h.is("mode", "per_layer") ? .perLayer : .flat
-    (parts, clips) = (h.integer("micro_batches"), h.list("clip").isEmpty ? [h.clip] : h.list("clip"))
+    (parts, listed) = (h.integer("micro_batches"), !h.list("clip").isEmpty)
+    clips = listed ? h.list("clip") : [h.clip]
   }
   func most(_ tensors: Int) -> Int { parts }
   let kinds = [Request.Kind.sampleGradients]
@@ -56,10 +57,12 @@ struct DPSGD: Source {
 
   func take(_ samples: Samples, _ phase: Int, _ io: SourceIO) throws(Failure) {
     let h = io.hyper, eps: Double = h.eps, gamma: Double = h.gamma
-    let layer = mode == .perLayer && clips.count > 1
-    guard !layer || clips.count > samples.tensors.max() ?? 0 else {
+    let layer = mode == .perLayer && listed
+    guard !layer || clips.count == io.count else {
       throw Failure(
-        Status.count, "dp_sgd: `clip` has \(clips.count) numbers, there are more tensors: one for each is expected")
+        Status.count,
+        "dp_sgd: `clip` has \(clips.count) numbers, there are \(io.count) tensors: one for each is expected, or a "
+          + "number for all")
     }
     PrivateSum.take(samples, io, layers: mode == .perLayer) { [mode, clips] norm, tensor in
       let clip = layer ? clips[tensor] : clips[0]
@@ -72,7 +75,7 @@ struct DPSGD: Source {
     PrivateSum.add(phase, io)
     if phase + 1 < parts { return .ask(PrivateSum.ask(phase + 1, parts)) }
     let h = io.hyper, tensors = io.tensors { _ in true }
-    let squares = tensors.reduce(0.0) { $0 + (clips.count > 1 ? clips[$1] * clips[$1] : clips[0] * clips[0]) }
+    let squares = tensors.reduce(0.0) { $0 + (listed ? clips[$1] * clips[$1] : clips[0] * clips[0]) }
     let total = mode == .perLayer ? squares.squareRoot() : clips[0]
     let noise: Double = h.noise_multiplier, size: Double = h.expected_batch_size
     return PrivateSum.release(io, noise: noise * total, over: size)

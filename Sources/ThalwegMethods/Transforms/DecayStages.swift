@@ -53,8 +53,9 @@ struct CautiousDecay: WholeRule {
 ///     θ ← θ·(1 − lr²/max_lr·wd) − lr·u,  in place of 1 − lr·wd
 ///
 /// State    the first lr, where max_lr is not given.
-/// Differs  without `max_lr` the peak is that of the rule's schedule, or the first step size of a tensor above 0. An lr
-///          above the peak decays more, and is not clamped. Meant for layers that a normalisation follows.
+/// Differs  without `max_lr` the peak is that of the rule's schedule (the present lr, where that grows without end), or
+///          the first step size of a tensor above 0. An lr above the peak decays more, and is not clamped. Meant for
+///          layers that a normalisation follows.
 /// Source   Defazio, 2025, arXiv:2506.02285.
 struct CorrectedDecay: WholeRule {
   static let method = Method(
@@ -88,6 +89,7 @@ struct CorrectedDecay: WholeRule {
       // the step size as it is kept, so that a constant one changes nothing
       peak = number == (isDouble ? lr : Double(Float(lr))) ? lr : number
     }
+    if peak == .infinity { return decay }
     return peak > 0 ? decay * (lr / peak) : 0
   }
   func apply<T: Real>(_ t: Whole<T>) {}
@@ -144,7 +146,7 @@ struct DecoupledWeightDecay: WholeRule {
     var factor = decay
     if independent {
       if peak.isNaN, let slot = t.slots.last, first || slot[0] == 0 { slot[0] = T(lr) }
-      let top = peak.isNaN ? Double(t.slots.last?[0] ?? 0) : peak
+      let top = peak.isNaN ? Double(t.slots.last?[0] ?? 0) : peak == .infinity ? lr : peak
       factor = top > 0 ? decay / top : 0
     }
     if factor == 0 || lr == 0 { return }

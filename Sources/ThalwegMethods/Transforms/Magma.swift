@@ -159,9 +159,10 @@ struct Mechanic: ElementRule {
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       let h = io.hyper, eps: Double = h.eps, first: Double = h.s_init
       io.change(SaveGradient(), slots: [gradient], parameters: false)
-      io.change(SaveParameters(), slots: [point], parameters: false)
+      let exact = io.exact  // what a step adds is small beside the rounding of narrow parameters
+      exact.change(SaveParameters(), slots: [point], parameters: false)
       let tau = try io.propose(io.gradient(in: gradient), update)
-      let sums = io.sum(Sums4(), slots: [origin])
+      let sums = exact.sum(Sums4(), slots: [origin])
       let S = (0..<n).reduce(0) { $0 + io.scalar($1) }
       let decay = h.weight_decay * S * sums.root(0) / (sums.root(1) + eps)
       let gain = (sums[2] + decay * sums[3]) / (S + eps)
@@ -175,7 +176,7 @@ struct Mechanic: ElementRule {
         for (k, x) in [s, reward, most, square].enumerated() { io.setScalar(k * n + i, x) }
         total += s
       }
-      io.change(Step(old: S + eps, new: total, tau: tau), slots: [update, next, origin], parameters: false)
+      exact.change(Step(old: S + eps, new: total, tau: tau), slots: [update, next, origin], parameters: false)
       return .update(io.gradient(in: gradient))
     }
   }

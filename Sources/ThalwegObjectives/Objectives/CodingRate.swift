@@ -89,6 +89,9 @@ struct MCR2: Objective {
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let pi = try x["pi"], n = x.sizes["n"], d = x.sizes["d"], groups = x.sizes["k"], space = Workspace()
+    if let k = (0..<(n * groups)).first(where: { pi[$0] < 0 }) {
+      throw Failure(Status.range, "mcr2: `pi` must be at least 0, got \(text(Double(pi[k]))) at element \(k)")
+    }
     defer { space.close() }
     let rows = try widened(x["x"], n * d, space), product = try space.room(n * d, Double.self)
     let sum = try space.room(n * d, Double.self), dp = try cache?.keep("pi", n * groups, T.self)

@@ -227,6 +227,7 @@ private enum KLDRO {
     return level - zip(q, d).reduce(0) { $0 + $1.0 * $1.1 } / tau
   }
   static func temperature(_ d: [Double], rho: Double, _ low: Double, _ high: Double) -> Double {
+    if d.max() == d.min() { return low }  // all temperatures are alike
     var (a, b) = (log(low), log(high))
     for _ in 0..<200 {
       let middle = (a + b) / 2

@@ -16,7 +16,7 @@ struct L2Ball: WholeConstraint {
     parameters: [
       .number("radius", 1, .atLeast(0), "the radius"),
       .list(
-        "center", nil, "the centre c, one number for each entry, or one for all; none and zero are the origin",
+        "center", nil, "the centre c, a number for each entry or [one] for all; none and zero are the origin",
         optional: true,
         presets: [("zero", [])]),
       .axis("the axis of the lines, or none for the whole tensor"),

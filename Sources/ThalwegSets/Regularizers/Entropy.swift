@@ -82,10 +82,10 @@ struct SoftmaxEntropy: WholeRegularizer {
   /// log p of one line into `out`; returns H.
   private func line<T: Real>(_ z: UnsafePointer<T>, _ out: inout [Double]) -> Double {
     let top = out.indices.reduce(-Double.infinity) { max($0, Double(z[$1])) }
-    let log = top + Glibc.log(out.indices.reduce(0.0) { $0 + exp(Double(z[$1]) - top) })
+    let log = Glibc.log(out.indices.reduce(0.0) { $0 + exp(Double(z[$1]) - top) })
     var entropy = 0.0
     for k in out.indices {
-      out[k] = Double(z[k]) - log
+      out[k] = (Double(z[k]) - top) - log  // (in this order: `top` may be large)
       entropy -= exp(out[k]) * out[k]
     }
     return entropy

@@ -40,8 +40,8 @@ struct ProxCrossEntropy: WholeRegularizer {
   let target: [Double], lam: Double, steps: Int
   init(_ h: Hyper) { (target, lam, steps) = (h.list("target"), h.lam, h.integer("steps")) }
 
-  /// lse(x), and the softmax into s.
-  private func softmax(_ x: [Double], _ s: inout [Double]) -> Double {
+  /// lse(x), in two parts, and the softmax into s.
+  private func softmax(_ x: [Double], _ s: inout [Double]) -> (top: Double, rest: Double) {
     let top = x.reduce(-Double.infinity) { max($0, $1) }
     var sum = 0.0
     for i in x.indices {
@@ -49,7 +49,7 @@ struct ProxCrossEntropy: WholeRegularizer {
       sum += s[i]
     }
     for i in s.indices { s[i] /= sum }
-    return top + log(sum)
+    return (top, log(sum))
   }
   private func lines<T: Real>(
     _ x: UnsafePointer<T>, _ w: Whole<T>, _ body: (_ at: Int, _ x: [Double], _ y: ArraySlice<Double>) -> Void
@@ -65,7 +65,9 @@ struct ProxCrossEntropy: WholeRegularizer {
     var sum = 0.0
     try lines(w.v, w) { _, x, y in
       var s = x
-      sum += softmax(x, &s) - zip(y, x).reduce(0) { $0 + $1.0 * $1.1 }
+      let (top, rest) = softmax(x, &s), mass = y.reduce(0, +)
+      // Σ y = 1 leaves nothing of `top`, which may be large
+      sum += rest + (1 - mass) * top - zip(y, x).reduce(0) { $0 + $1.0 * ($1.1 - top) }
     }
     return lam * sum
   }
@@ -84,8 +86,8 @@ struct ProxCrossEntropy: WholeRegularizer {
       var x = z, s = z
       func cost(_ x: [Double]) -> Double {
         var unused = x
-        let lse = softmax(x, &unused)
-        return x.indices.reduce(k * lse) { $0 + (x[$1] - z[$1]) * (x[$1] - z[$1]) / 2 - k * y[$1] * x[$1] }
+        let (top, rest) = softmax(x, &unused)
+        return x.indices.reduce(k * (top + rest)) { $0 + (x[$1] - z[$1]) * (x[$1] - z[$1]) / 2 - k * y[$1] * x[$1] }
       }
       for _ in 0..<steps {
         _ = softmax(x, &s)

@@ -392,7 +392,8 @@ class Solver(Fixed):
     def _would_ask(self, kind: str) -> str:
         """The hyper-parameters that make the method ask, in words."""
         names = [f"{p.name}=true" for p in self.method.parameters if p.name == f"ask_{kind}"] or [
-            f"{p.name}=asked" for p in self.method.parameters if "asked" in p.choices]
+            f"{p.name}=asked" for p in self.method.parameters
+            if "asked" in p.choices and kind.rpartition("_")[2] in p.meaning.lower() and f"{p.name}=asked" not in repr(self)]
         return f", or have it asked for with {self.method.name}({', '.join(names)})" if names else ""
 
     def answer(self, run: SolverRun, /, **functions: Callable[..., Any]) -> SolverResult:

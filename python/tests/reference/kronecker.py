@@ -189,6 +189,11 @@ class SOAP(Blocked):
             s.m = self.turned(full, s)
 
 
+def squeezed(x: np.ndarray) -> np.ndarray:
+    """A view without axes of length 1; one of them stays where there are no others."""
+    return np.atleast_1d(np.squeeze(x))
+
+
 class KLShampoo(Blocked):
     """KL-Shampoo (Lin, Lowe, Dangel, Eschenhagen, Xu, Grosse, 2025; arXiv:2509.03378)."""
 
@@ -213,6 +218,7 @@ class KLShampoo(Blocked):
         super().update(p.reshape(shape), g.reshape(shape), s)
 
     def fresh_block(self, p: np.ndarray) -> SimpleNamespace:
+        p = squeezed(p)
         return SimpleNamespace(t=0, S={}, Q={}, r={}, m=np.zeros_like(p), v=np.zeros_like(p))
 
     def turned(self, x: np.ndarray, s: SimpleNamespace, back: bool = False) -> np.ndarray:
@@ -232,6 +238,7 @@ class KLShampoo(Blocked):
             s.Q[k] = np.linalg.qr(s.S[k] @ s.Q[k])[0]
 
     def block(self, p: np.ndarray, g: np.ndarray, s: SimpleNamespace) -> None:
+        p, g = squeezed(p), squeezed(g)
         b = self.beta2 if self.shampoo_beta < 0 else self.shampoo_beta
         share = [d / p.size for d in p.shape]
         if s.t == 1:

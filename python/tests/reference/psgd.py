@@ -235,13 +235,14 @@ class PSGDLRA(PSGD):
         b = v / d - V @ np.linalg.solve(W.T, U.T @ (v / d))
         iP = (b - U @ np.linalg.solve(W, V.T @ b)) / d
         if U.size:
+            F = V if v[0] >= 0 else U  # first: the norm of a difference, second: a bound of it, as in psgd_torch
+            a2, b2 = F @ (F.T @ a), F @ (F.T @ b)
+            mu = norm(a) * norm(a2) + norm(b) * norm(b2) if self.normalizer == "second" else norm(np.outer(a, a2) - np.outer(b, b2))
             if v[0] >= 0:
                 D = np.outer(a, a @ V @ W) - np.outer(b, b @ V @ W)
-                mu = norm(a) * norm(V @ (V.T @ a)) + norm(b) * norm(V @ (V.T @ b)) if self.normalizer == "second" else norm(D)
                 s.U = U - self.rate / (mu + TINY) * D
             else:
                 D = np.outer(a + V @ (U.T @ a), a @ U) - np.outer(b + V @ (U.T @ b), b @ U)
-                mu = norm(a) * norm(U @ (U.T @ a)) + norm(b) * norm(U @ (U.T @ b)) if self.normalizer == "second" else norm(D)
                 s.V = V - self.rate / (mu + TINY) * D
         slope = Ph * h - v * iP
         if self.normalizer == "second":
