@@ -95,8 +95,10 @@ extension Optimizer {
     phase += 1
     guard let top = stack.indices.last else { return .update(nil) }
     let f = stack[top]
-    if f.waits, let below = before(f.part).part {
-      (stack[top].waits, stack[top].loss) = (false, observed["loss"] ?? .nan)
+    stack[top].waits = false
+    // (of a trial that fails the gradient is not looked at)
+    if f.waits, let loss = observed["loss"], loss.isFinite, let below = before(f.part).part {
+      stack[top].loss = loss
       return try push(below, Ask(.gradient), minibatch(of: f))
     }
     stack[top].incoming = nil  // the answer is the host's

@@ -223,6 +223,30 @@ def test_rules_that_compare_losses_find_them_behind_sources(rule: str, source: s
     np.testing.assert_allclose(behind, alone, rtol=1e-9)
 
 
+@pytest.mark.parametrize("rule", ["newton_cg(mode=linesearch)", "nonlinear_cg", "lbfgs(line_search=strong_wolfe)"])
+def test_trials_that_fail_behind_sources(rule: str) -> None:
+    """Their gradients are not looked at, whatever they are."""
+    ends = []
+    for source in ("", "upgrad(tasks=2) | "):
+        x, failed = np.array([1.0, 2.0]), 0
+        opt = tw.Optimizer([x], f"{source}{rule}")
+        for _ in range(6):
+            for request in opt.requests():
+                inside = bool((x > 0).all())
+                failed += not inside
+                with np.errstate(all="ignore"):
+                    loss, g = (float(np.sum(x - 0.01 * np.log(x))), 1 - 0.01 / x) if inside else (np.inf, np.full(2, np.nan))
+                if request.kind == "loss":
+                    request.answer(loss=loss)
+                elif request.kind == "hessian_vector":
+                    request.answer([0.01 * np.asarray(request.probe[0]) / x**2])
+                else:
+                    request.answer([g], loss) if request.wants_loss else request.answer([g])
+        ends.append(x)
+        assert failed > 0
+    np.testing.assert_allclose(ends[1], ends[0], rtol=1e-9)
+
+
 def test_the_loss_is_that_of_the_point_and_not_of_a_probe() -> None:
     start = np.array([1.0, -2.0, 0.5])
     for source in ("openai_es(pairs=1, sigma=0.5)", "zo_gradient(mu=0.5, central=true)", "zo_gradient(mu=0.5)"):
