@@ -329,7 +329,10 @@ def test_zeros_stay_and_nan_counts_as_zero(stage: str) -> None:
     g = np.random.default_rng(11).standard_normal((3, 4))
     bad, clean = g.copy(), g.copy()
     bad[1, 2], bad[0, 0], clean[1, 2], clean[0, 0] = np.nan, np.inf, 0, 0
-    np.testing.assert_array_equal(sent(stage, bad), sent(stage, clean))
+    wanted = sent(stage, clean)
+    if not stage.startswith("error_feedback"):  # where what was left of earlier gradients is sent
+        wanted[1, 2] = wanted[0, 0] = 0
+    np.testing.assert_array_equal(sent(stage, bad), wanted)
 
 
 def same(a: Any) -> Any:

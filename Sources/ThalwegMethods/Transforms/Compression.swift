@@ -81,8 +81,7 @@ struct Compressor {
     for j in 0..<columns {
       var sums = (0.0, 0.0), counts = (0.0, 0.0)
       for i in 0..<rows {
-        let v = Double(x[i &* columns &+ j])
-        if !v.isFinite { continue }
+        let entry = Double(x[i &* columns &+ j]), v = entry.isFinite ? entry : 0
         if v < 0 {
           (sums.1, counts.1) = (sums.1 + v, counts.1 + 1)
         } else {
