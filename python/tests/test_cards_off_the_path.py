@@ -257,6 +257,22 @@ def test_the_loss_is_that_of_the_point_and_not_of_a_probe() -> None:
         np.testing.assert_allclose(y - start, quadratic(start) * (x - start), rtol=1e-9)
 
 
+def test_a_window_of_perturbed_gradients_has_the_mean_of_its_losses() -> None:
+    """Of all minibatches, each at the parameters: as without the perturbation, whose radius is 0."""
+    ends = []
+    for source in ("", "sam(0) | "):
+        x = np.array([1.0, -2.0])
+        opt = tw.Optimizer([x], f"{source}gradient_accumulate(2) | polyak_sgd(max_lr=0.5)")
+        tags: dict[int, int] = {}
+        for _ in range(4):
+            for request in opt.requests():
+                batch = tags.setdefault(request.tag, len(tags)) % 2
+                loss, g = quadratic(x) + 3 * batch, slope(x)
+                request.answer([g], loss) if request.wants_loss else request.answer([g])
+        ends.append(x)
+    np.testing.assert_allclose(ends[1], ends[0], rtol=1e-12)
+
+
 def test_private_gradients_reach_a_rule_that_asks_for_the_loss() -> None:
     x = np.ones(2) * 5
     opt = tw.Optimizer([x], "dp_sgd(noise_multiplier=0, expected_batch_size=1, clip=1) | robust_subgm(rule=proportional, lr=0.1)")
