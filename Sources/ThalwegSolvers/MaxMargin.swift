@@ -53,8 +53,7 @@ struct SequentialMaxMargin: Driver {
       io.iterations += 1
       io.residual = change
     } while io.residual > h.tol && io.iterations < h.max_iter
-    let rows = (0..<x.rows).filter { x.row($0).dot(x.row($0)) > 0 }  // those of zeros have no margin
-    io.worst = rows.isEmpty ? 0 : rows.reduce(.infinity) { min($0, Double(y[$1]) * x.row($1).dot(w)) }
+    io.worst = (0..<x.rows).reduce(Double.infinity) { min($0, Double(y[$1]) * x.row($1).dot(w)) }
     return .done(io.residual <= h.tol ? .converged : .maxIter)
   }
 }
