@@ -22,14 +22,16 @@ extension Optimizer {
     var count: Int { tensors.count }
     func hyper(_ k: Int) -> Hyper { stage.hyper[record(k).pointee.group] }
     func numbers(_ k: Int) -> UnsafeMutablePointer<Double> { record(k).pointee.scalars[stage.id] }
+    func shape(_ k: Int) -> Shape { optimizer.bound[tensors[k]].shape }
     func memory(_ k: Int) -> (list: [UnsafeMutableRawPointer], isDouble: Bool, shape: Shape) {
       let r = record(k)
       let dense = r.pointee.master ?? r.pointee.plain
       if dense == nil, let scratch = r.pointee.scratch { Optimizer.readParameters(r, scratch) }
       let slots = (0..<r.pointee.used(stage.id)).map { r.pointee.slot(stage.id, $0).base }
       let list = (dense ?? r.pointee.scratch).map { [$0] + slots } ?? []
-      return (list, r.pointee.isDouble, optimizer.bound[tensors[k]].shape)
+      return (list, r.pointee.isDouble, shape(k))
     }
+    var hasRanks: Bool { optimizer.ranks != nil }
     func addRanks(_ values: inout [Double]) { optimizer.addRanks(&values) }
   }
 }

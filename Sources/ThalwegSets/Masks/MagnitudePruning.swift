@@ -72,6 +72,11 @@ extension MagnitudePruning {
   /// How many entries of each tensor stay where all compete: they are its largest. The border between what stays and
   /// what goes is found digit by digit of the bits of the magnitudes.
   static func gather(_ all: AllTensors) throws(Failure) {
+    if all.indices.count == 1, !all.hasRanks {
+      let h = all.hyper(0), n = all.shape(0).count
+      all.numbers(0)[0] = Double(n - removed(h.sparsity, of: n, h.integer("min_keep")))
+      return
+    }
     var border = Border(), shares: [Double: Double] = [:]
     var own: [Int] = [], sums = [Double](repeating: 0, count: 5)
     for k in all.indices {
@@ -151,13 +156,14 @@ extension MagnitudePruning {
     ) -> (size: Int, above: Int, equal: Int, isDouble: Bool) {
       let v = slots[0], pruned = slots[1], n = shape.count
       var above = 0, equal = 0
-      for i in 0..<n where regrow || pruned[i] != 1 {
-        let bits = v[i].isNaN ? UInt64.max >> 1 : Double(v[i]).magnitude.bitPattern
-        if bits & mask == found {
-          equal += 1
-          next.digits?[Int(truncatingIfNeeded: bits &>> next.shift) & next.width] += 1
-        } else if bits & mask > found {
-          above += 1
+      for i in 0..<n {
+        // no branch but the one that is hardly ever taken: a guess would often fail
+        let stands = regrow || pruned[i] != 1 ? 1 : 0
+        let bits = v[i].isNaN ? UInt64.max >> 1 : Double(v[i]).magnitude.bitPattern, top = bits & mask
+        above &+= top > found ? stands : 0
+        if top == found {
+          equal &+= stands
+          next.digits?[Int(truncatingIfNeeded: bits &>> next.shift) & next.width] &+= stands
         }
       }
       return (n, above, equal, T.isDouble)
