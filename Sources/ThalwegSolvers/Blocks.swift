@@ -298,9 +298,9 @@ struct BCD: Driver {
       trial.set(1, x, h.backtrack ? 1 : io.scale, move)
       return .ask("value", [trial], [], then: .trial)
     case .trial:
-      let slack = 32 * (T.isDouble ? 0x1p-52 : 0x1p-23) * max(abs(io.f), abs(io.value)), slope = g.dot(move)
+      let slope = g.dot(move)
       let model = h.backtrack ? slope + (try bound(io, nil, entries())) / 2 * move.dot(move) : 1e-4 * io.scale * slope
-      if io.value.isFinite, io.value <= io.f + model + slack {
+      if Trial.lowers(io.f, io.value, T.self, by: model) {
         x.copy(trial)
         return next(io, x, g)
       }

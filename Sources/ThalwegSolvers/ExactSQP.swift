@@ -109,8 +109,7 @@ struct ExactALSQP: Driver {
       let old = numbers(l), moved = old.indices.map { old[$0] + io.step * Double(d.p[n + $0]) }
       let before = lagrangian(io, io.f, gradient(grad, J, old), c, old)
       let after = lagrangian(io, io.value, gradient(tried.grad, tried.J, moved), tried.c, moved)
-      let slack = 32 * (T.isDouble ? 0x1p-52 : 0x1p-23) * max(abs(before), abs(after))
-      guard after.isFinite, after <= before + h.beta * io.step * io.slope + slack else {
+      guard Trial.lowers(before, after, T.self, by: h.beta * io.step * io.slope) else {
         io.step *= h.rho
         return io.step < 0x1p-52 ? .done(.lineSearchFailed) : .go(.trial)
       }

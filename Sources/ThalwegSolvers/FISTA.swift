@@ -94,8 +94,7 @@ struct FISTA: Driver {
       return h.backtrack ? .ask("value", [z], [], then: .model) : .go(.accept)
     case .model:
       let moved = z.distance(y), slope = g.dot(z) - g.dot(y)
-      let slack = 32 * (T.isDouble ? 0x1p-52 : 0x1p-23) * max(abs(io.f), abs(io.value))
-      if io.value.isFinite, io.value <= io.f + slope + io.curvature / 2 * moved * moved + slack { return .go(.accept) }
+      if Trial.lowers(io.f, io.value, T.self, by: slope + io.curvature / 2 * moved * moved) { return .go(.accept) }
       io.curvature *= 2
       return io.curvature < 1e300 ? .go(.step) : .done(.lineSearchFailed)
     case .accept:

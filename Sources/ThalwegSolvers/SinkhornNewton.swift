@@ -87,8 +87,8 @@ struct SinkhornNewtonSparse: Driver {
         for i in 0..<u.count { u.p[i] = x.p[i] + T(t) * d.row(0).p[i] }
         for j in 0..<v.count { v.p[j] = y.p[j] + T(t) * d.row(1).p[j] }
         let there = fill(plan, u, v, cost, a, b, rows, columns)
-        let slack = 8 * (T.isDouble ? 0x1p-52 : 0x1p-23) * max(abs(value), abs(there))
-        if there.isFinite, there >= value + h.ls_c * t * slope - slack {
+        // (it is to rise)
+        if Trial.lowers(-value, -there, T.self, by: -h.ls_c * t * slope, ulps: 8) {
           value = there
           break
         }
