@@ -190,16 +190,17 @@ public func optimizerWaiting(_ p: OpaquePointer?, _ request: UnsafeMutablePointe
 
 @_cdecl("tw_optimizer_set_reducer")
 public func optimizerSetReducer(
-  _ p: OpaquePointer?, _ reducer: tw_reducer?, _ context: UnsafeMutableRawPointer?, _ shards: Int32
+  _ p: OpaquePointer?, _ reducer: tw_reducer?, _ context: UnsafeMutableRawPointer?, _ held: Int32
 ) -> tw_status {
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in
       guard let reducer else { return try o.setRanks(nil) }
-      guard let shards = Ranks.Shards(rawValue: shards) else {
+      guard held >= 0, let shards = Ranks.Shards(rawValue: held & 0xff) else {
         throw Failure(
-          Status.argument, "`shards` must be TW_SHARDS_TENSORS (1) or TW_SHARDS_ELEMENTS (2), got \(shards)")
+          Status.argument,
+          "`shards` must be TW_SHARDS_TENSORS (1) or TW_SHARDS_ELEMENTS (2), with the rank from bit 8 on, got \(held)")
       }
-      try o.setRanks(Ranks(reducer, context, shards))
+      try o.setRanks(Ranks(reducer, context, shards, number: Int(held >> 8)))
     }
   }
 }

@@ -65,7 +65,7 @@ extension Optimizer {
       (records + bound.count).initialize(
         to: Record(
           x: Layout(v), g: Layout(v), count: v.count, size: v.dtype.computeSize, branch: b.branch, group: b.group,
-          key: UInt32(truncatingIfNeeded: bound.count), isDouble: isDouble, slots: slots, firstSlot: first,
+          key: drawKey(bound.count), isDouble: isDouble, slots: slots, firstSlot: first,
           rules: rules, ownRules: rules, scalars: scalars, homes: homes))
       bound.append(b)
     }

@@ -261,6 +261,28 @@ package final class Branch {
       }
       if s.gathers { align { $0.stage === s } }
     }
+    settle(branches, shared)
     for b in branches { b.propose() }
+  }
+  /// Pipelines that cannot fail wait with their changes until those that may are through: nobody then needs copies of
+  /// their tensors.
+  private static func settle(_ branches: [Branch], _ shared: [Stage]) {
+    let failing = branches.filter(\.mayFail).compactMap { b in
+      b.planned.lastIndex { $0.contains { $0.stage.map { $0.whole?.mayFail($0.hyper[0]) ?? false } ?? false } }
+    }
+    guard let last = failing.max() else { return }
+    func changes(_ pass: Pass) -> Bool {
+      switch pass.work {
+      case .measure, .materialise: false
+      default: true
+      }
+    }
+    func isShared(_ pass: Pass) -> Bool { shared.contains { $0 === pass.measured?.stage || $0 === pass.stage } }
+    for b in branches where !b.mayFail {
+      guard let first = b.planned.firstIndex(where: { $0.contains(where: changes) }), first <= last,
+        !b.planned[first...].contains(where: { $0.contains(where: isShared) })
+      else { continue }
+      b.planned.insert(contentsOf: [[Pass]](repeating: [], count: last + 1 - first), at: first)
+    }
   }
 }

@@ -209,6 +209,12 @@ struct Compiler {
         "`\(updates[k].name)` measures the weights behind the decay that `\(updates[mask].name)` masks, and "
           + "`\(updates[k - 1].name)` between them hides the mask")
     }
+    if rule.source?.handsDirection ?? false, let s = gradient.first(where: { $0.hyper[0].held[0] != nil }) {
+      throw Failure(
+        Status.method,
+        "`\(s.name)` cannot stand before `\(rule.name)`, which makes its direction of gradients of its own requests: "
+          + "add the term to the loss and its gradient to the answers")
+    }
     let decay = rule.element?.decay(rule.hyper[0]) ?? rule.whole?.decay(rule.hyper[0]) ?? .none
     if decay == .rule, let s = updates.first(where: { $0.whole?.changesDecay ?? false }) {
       throw Failure(
@@ -304,6 +310,12 @@ struct Compiler {
         if let first = sources.first, !made.takesGradients {
           throw Failure(
             Status.method, "`\(n.name)` asks for no gradient: `\(first.name)` before it would have nothing to do")
+        }
+        let single = sources.first { !($0.source?.takesGradients ?? true) }
+        if let first = single, made.kinds.contains(.taskGradient) {
+          throw Failure(
+            Status.method,
+            "`\(n.name)` asks for the gradient of every task, and `\(first.name)` before it makes one of all")
         }
         sources.append(s)
       }

@@ -184,7 +184,15 @@ extension Optimizer {
       case .route: if let next = try advanceRoute() { return next }
       case .source(let k):
         guard let source = sources[k].source else { throw Failure(Status.internal, "a frame without its source") }
-        if f.phase == 0, lossIsNew, source.tellsLoss { stack[top].told = observed["loss"] ?? .nan }
+        if f.phase == 0, lossIsNew, source.tellsLoss {
+          let loss = observed["loss"] ?? .nan
+          stack[top].told = loss
+          // a trial that fails is one whatever it would do there
+          if top > 0, !loss.isFinite, !source.single {
+            leave(f.incoming)
+            continue
+          }
+        }
         let move = try within(f) { () throws(Failure) in
           let move = try source.advance(f.phase, SourceIO(SourceDesk(self, sources[k])))
           // (the update of the pipeline looks at them in its first walk, and may bring them home there)

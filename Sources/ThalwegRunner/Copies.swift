@@ -32,14 +32,22 @@ extension Optimizer {
     for (r, m) in zip(regions, copies) { r.base.copyMemory(from: m.base, byteCount: r.bytes) }
   }
 
-  /// Where all state lies.
-  private var stateRegions: [Region] {
-    arenas.map { ($0.base, $0.size) } + (carriage == .working ? allStateRows().map(storage) : [])
+  /// Where the state lies that a step may have changed when it fails: that of the tensors at risk, and numbers.
+  private func stateAtRisk(_ tensors: [Int]) -> [Region] {
+    if tensors.count == bound.count {
+      return arenas.map { ($0.base, $0.size) } + (carriage == .working ? allStateRows().map(storage) : [])
+    }
+    var isListed = [Bool](repeating: false, count: bound.count)
+    for i in tensors { isListed[i] = true }
+    let rows = allStateRows().filter { isListed[$0.tensor] && !$0.slot.temporary }
+    // of each pair of arenas the second holds rules and numbers
+    return stride(from: 1, to: arenas.count, by: 2).map { (arenas[$0].base, arenas[$0].size) } + rows.map(storage)
   }
 
-  /// Copies of all parameters and state, for steps that may fail half way.
+  /// Copies of the parameters and the state that a step which fails may have changed by then.
   func takeSnapshot() throws(Failure) {
     hasSnapshot = false
+    let tensors = sources.isEmpty ? atRisk() : Array(0..<bound.count), state = stateAtRisk(tensors)
     var used = 0
     func room(_ bytes: Int) throws(Failure) -> UnsafeMutableRawPointer {
       defer { used += 1 }
@@ -50,17 +58,17 @@ extension Optimizer {
       }
       return snapshot[used].base
     }
-    for a in stateRegions { try room(a.bytes).copyMemory(from: a.base, byteCount: a.bytes) }
+    for a in state { try room(a.bytes).copyMemory(from: a.base, byteCount: a.bytes) }
     for s in stages where !s.scalars.isEmpty {
       let bytes = s.scalars.count * 8
       try room(bytes).copyMemory(from: s.globals, byteCount: bytes)
     }
-    for i in 0..<bound.count {
+    for i in tensors {
       let m = try room(records[i].count * records[i].x.dtype.size)
       if records[i].away != 0 { try copyAtHome(i, to: m) } else { copyParameters(i, to: m) }
     }
     snapshot.removeSubrange(used...)
-    hasSnapshot = true
+    (snapshotState, snapshotTensors, hasSnapshot) = (state, tensors, true)
   }
   /// The bits of a tensor where the host left it, while its parameters are away.
   private func copyAtHome(_ i: Int, to m: UnsafeMutableRawPointer) throws(Failure) {
@@ -75,12 +83,12 @@ extension Optimizer {
     guard hasSnapshot else { return }
     hasSnapshot = false
     var k = 0
-    for a in stateRegions { a.base.copyMemory(from: snapshot[k].base, byteCount: a.bytes); k += 1 }
+    for a in snapshotState { a.base.copyMemory(from: snapshot[k].base, byteCount: a.bytes); k += 1 }
     for s in stages where !s.scalars.isEmpty {
       UnsafeMutableRawPointer(s.globals).copyMemory(from: snapshot[k].base, byteCount: s.scalars.count * 8)
       k += 1
     }
-    for i in 0..<bound.count {
+    for i in snapshotTensors {
       if !home.contains(i) { restoreParameters(i, snapshot[k]) }
       k += 1
     }
@@ -105,6 +113,56 @@ extension Optimizer {
             from: m.base + (first + k) * size, byteCount: size)
         }
       }
+    }
+  }
+}
+
+/// When within a step it may fail, and which tensors it has changed by then.
+extension Optimizer {
+  /// The places of a step in their order: of each segment strips, whole-tensor stages, walks.
+  private static func place(_ segment: Int, _ part: Int) -> Int { 3 * segment + part }
+
+  /// The last place at which a step may fail: in a stage that may, or where sums of ranks are added. −1: nowhere.
+  private var lastFailure: Int {
+    var last = -1
+    for b in branches {
+      for (k, segment) in b.segments.enumerated() {
+        for pass in segment {
+          if let s = pass.stage, b.mayFail && mayFail(s) || s.gathers { last = max(last, Optimizer.place(k, 1)) }
+          if ranks != nil, let (s, p) = pass.measured, sharesElements || s.reach[p] == .global {
+            last = max(last, Optimizer.place(k, 2))
+          }
+        }
+      }
+    }
+    return last
+  }
+  private func mayFail(_ s: Stage) -> Bool { s.hyper.contains { s.whole?.mayFail($0) ?? false } }
+
+  /// The tensors of which something has changed where a step may fail last.
+  func atRisk() -> [Int] {
+    let last = lastFailure
+    if last < 0 { return [] }
+    return (0..<bound.count).filter { i in
+      let stripped = records[i].stripped
+      for (k, segment) in branches[records[i].branch].segments.enumerated() {
+        let isStripped = stripped.contains(k)
+        for pass in segment {
+          let place =
+            isStripped ? Optimizer.place(stripped.lowerBound, 0) : Optimizer.place(k, pass.isWhole ? 1 : 2)
+          if place <= last, changes(pass, bound[i]) { return true }
+        }
+      }
+      return false
+    }
+  }
+  /// It changes a tensor or its state, and not scratch memory alone.
+  private func changes(_ pass: Branch.Pass, _ b: Bound) -> Bool {
+    let readers = pass.chain + pass.updates
+    switch pass.work {
+    case .measure(let s, _): return (readers + [s]).contains { !slots($0, b).isEmpty }
+    case .materialise: return readers.contains { !slots($0, b).isEmpty }
+    default: return true
     }
   }
 }

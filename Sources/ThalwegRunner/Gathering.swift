@@ -8,9 +8,10 @@ extension Optimizer {
     for branch in branches where segment < branch.segments.count {
       guard let s = branch.segments[segment].first?.stage, s.gathers, !seen.contains(s.id) else { continue }
       seen.append(s.id)
+      // in the order in which they came, which a checkpoint keeps: whoever binds them again may do so in another
       let tensors = (0..<bound.count).filter { i in
         records[i].active && records[i].count > 0 && branches[records[i].branch].stages.contains { $0 === s }
-      }
+      }.sorted { (records[$0].key, $0) < (records[$1].key, $1) }
       try s.whole?.gather(AllTensors(Gathered(optimizer: self, stage: s, tensors: tensors)))
     }
   }

@@ -115,8 +115,9 @@ package final class Optimizer {
   var hasGradients = false
   /// The host leaves the gradients of this answer as they are until the step ends; slots that stand for such.
   var gradientsStay = false, loans: [Loan] = []
-  /// Copies for steps that may fail: their memory stays from step to step; `hasSnapshot`: they are of this step.
-  var snapshot: [Memory] = [], hasSnapshot = false
+  /// Copies for steps that may fail, and of what: their memory stays from step to step; `hasSnapshot`: they are of this
+  /// step.
+  var snapshot: [Memory] = [], snapshotState: [Region] = [], snapshotTensors: [Int] = [], hasSnapshot = false
   /// The scalars of the sources as they were before the step, and the lasting state of those that do not decide.
   var sourceCopies: [Memory] = [], stateCopies: [Memory] = []
   /// The sources at work: the last one asked is on top.

@@ -8,8 +8,13 @@ package struct Ranks {
   let reducer: tw_reducer
   let context: UnsafeMutableRawPointer?
   let shards: Shards
-  package init(_ reducer: @escaping tw_reducer, _ context: UnsafeMutableRawPointer?, _ shards: Shards) {
-    (self.reducer, self.context, self.shards) = (reducer, context, shards)
+  /// Which of the ranks this one is, as far as the host has said: its tensors draw other random numbers than those of
+  /// the others.
+  let number: Int
+  package init(
+    _ reducer: @escaping tw_reducer, _ context: UnsafeMutableRawPointer?, _ shards: Shards, number: Int = 0
+  ) {
+    (self.reducer, self.context, self.shards, self.number) = (reducer, context, shards, number)
   }
 }
 
@@ -27,7 +32,11 @@ extension Optimizer {
           + "of them, and say that ranks hold whole tensors")
     }
     (ranks, rankFailure, counts) = (new, nil, [])
+    for i in 0..<bound.count where records[i].t == 0 { records[i].key = drawKey(i) }
   }
+
+  /// What the random draws of tensor i go by. On several ranks the high bits tell them apart.
+  func drawKey(_ i: Int) -> UInt32 { UInt32(truncatingIfNeeded: i &+ (ranks?.number ?? 0) << 18) }
 
   /// Tensors have parts elsewhere.
   var sharesElements: Bool { ranks?.shards == .elements }

@@ -41,9 +41,11 @@ extension Optimizer {
       try runStrips(segment)
       if branches.contains(where: { segment < $0.segments.count && $0.segments[segment].first?.isWhole ?? false }) {
         try gather(segment)
+        try checkRanks()
         try runWhole(segment)
       }
       runElements(segment)
+      try checkRanks()
       returning = nil  // the first passes have brought them home
       // sums over all tensors
       totalled.removeAll(keepingCapacity: true)
@@ -57,6 +59,7 @@ extension Optimizer {
             return segment < passes.count && passes[segment].last?.measured?.stage === s
           }, totals)
         addRanks(totals, 1)
+        try checkRanks()
         if s.scope == .tensor {
           for i in 0..<bound.count
           where records[i].active && branches[records[i].branch].stages.contains(where: { $0 === s }) {

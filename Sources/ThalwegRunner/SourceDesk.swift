@@ -47,6 +47,11 @@ struct SourceDesk: SourceHost {
   func innerProducts(_ slots: [Int]) throws(Failure) -> [[Double]] {
     try optimizer.innerProducts(slots, of: stage)
   }
+  func overRanks(_ x: Double) -> Double {
+    var list = [x]
+    optimizer.addRanks(&list)
+    return list[0]
+  }
   func comeHome() { optimizer.returning = optimizer.sources.firstIndex { $0 === stage } }
   func saveHome() {
     optimizer.bringHome()

@@ -18,8 +18,12 @@ extension Optimizer {
   private var lossNeeder: String { stages.first { $0.method.needsLoss }?.name ?? asker }
   /// A loss that is not finite is an answer to the request that waits.
   private var takesAnyLoss: Bool {
-    guard let s = stack.last.flatMap(stage)?.source else { return false }
-    return s.takesAnyLoss || phase > 0 && s.triesPoints
+    for (k, f) in stack.enumerated().reversed() {
+      guard let s = stage(f)?.source else { return false }
+      if s.takesAnyLoss || s.triesPoints && (f.phase > 0 || phase > 0 && k == stack.count - 1) { return true }
+      guard s.tellsLoss, f.phase == 0 else { return false }  // it would hand the loss on
+    }
+    return false
   }
   /// Who asked for what the host answers now, as messages call it.
   private var asker: String { stack.last.flatMap(stage)?.name ?? "the pipeline" }
@@ -395,13 +399,19 @@ extension Optimizer {
 
   /// Everything that can refuse a step happens here, before anything is changed.
   private func begin() throws(Failure) {
-    if sources.last?.source?.takesGradients ?? true { activate() }  // else the opening has decided
+    if !openingDecides { activate() }
     // an opening may have moved tensors that turn out to have no gradient
     for i in 0..<bound.count where records[i].away != 0 && !records[i].active { comeHome(i) }
     if !sources.isEmpty { try evaluateSchedules() }  // for what it reads before the rules are made
     try checkFinite(begins: true)
     startActive()
     if mayFail { try takeSnapshot() }
+  }
+
+  /// The first request of the step is that of a source which asks for no gradients: it has said who takes part.
+  private var openingDecides: Bool {
+    guard let f = stack.last else { return !(sources.last?.source?.takesGradients ?? true) }
+    return stage(f)?.source.map { $0.opens && !$0.takesGradients } ?? false
   }
 
   private func startActive() {

@@ -431,6 +431,9 @@ tw_status tw_optimizer_cancel(tw_optimizer *optimizer);
 
 /* What a rank holds: some of the tensors, each whole; or a part of every tensor, bound in the same order on all ranks. */
 enum { TW_SHARDS_TENSORS = 1, TW_SHARDS_ELEMENTS = 2 };
+/* The same with the number of this rank, from 0 to 16383: its random draws (noise, probes) then differ from those of the
+ * other ranks, as they would between tensors of one process. */
+#define TW_SHARDS_OF_RANK(shards, rank) ((int32_t)((shards) | (int32_t)(rank) << 8))
 
 /* Adds `sums` over all ranks, and takes the largest of `maxima`, in place and to the same numbers on each of them.  Called by
  * the thread that steps, in the same order on all ranks; a negative status ends the step, with nothing changed. */
@@ -438,9 +441,9 @@ typedef tw_status (*tw_reducer)(void *context, double *sums, size_t sum_count, d
 
 /* Spreads a model over processes: norms, dot products and counts (clipping, lamb, dog, prodigy, sam) are then those of the
  * whole, and all ranks skip a step or none does.  Ranks step together, with the same sentence and the same settings; which
- * tensors have gradients must agree.  With TW_SHARDS_ELEMENTS sentences with whole-tensor stages are TW_ERROR_UNSUPPORTED, and
- * random draws want another seed on each rank.  Steps keep copies of what they change.  NULL ends it.  A copy of the optimizer
- * has no reducer. */
+ * tensors have gradients must agree.  With TW_SHARDS_ELEMENTS sentences with whole-tensor stages are TW_ERROR_UNSUPPORTED.
+ * Random draws want TW_SHARDS_OF_RANK: without it the first tensor of every rank gets the same noise.  Where something has
+ * changed before the last sum, steps keep copies of it.  NULL ends it.  A copy of the optimizer has no reducer. */
 tw_status tw_optimizer_set_reducer(tw_optimizer *optimizer, tw_reducer reducer, void *context, int32_t shards);
 
 /* Answers a request for matrices, of two axes, f32, f64, f16 or bf16; they are read before the call returns.  The gradients

@@ -828,16 +828,18 @@ class Optimizer {
   void cancel(Errors errors = {}) { errors.check(tw_optimizer_cancel(handle_.get())); }
 
   /* Adds up sums over the processes that a model is spread over; nullptr ends it.  See tw_optimizer_set_reducer. */
-  void set_reducer(tw_reducer reducer, void* context = nullptr, Shards shards = Shards::tensors, Errors errors = {}) {
-    errors.check(tw_optimizer_set_reducer(handle_.get(), reducer, context, static_cast<std::int32_t>(shards)));
+  void set_reducer(tw_reducer reducer, void* context = nullptr, Shards shards = Shards::tensors, Errors errors = {},
+                   std::int32_t rank = 0) {
+    errors.check(tw_optimizer_set_reducer(handle_.get(), reducer, context,
+                                          TW_SHARDS_OF_RANK(static_cast<std::int32_t>(shards), rank)));
   }
 
   /* The same with a callable of C++, reduce(sums, sum_count, maxima, maximum_count), which must live as long as it is
    * set.  When it throws, nothing has changed, and the step that called it throws the same. */
   template <typename Reduce, std::enable_if_t<std::is_invocable_v<Reduce&, double*, std::size_t, double*, std::size_t>,
                                               int> = 0>
-  void set_reducer(Reduce& reduce, Shards shards = Shards::tensors, Errors errors = {}) {
-    set_reducer(detail::reduce_with<Reduce>, &reduce, shards, errors);
+  void set_reducer(Reduce& reduce, Shards shards = Shards::tensors, Errors errors = {}, std::int32_t rank = 0) {
+    set_reducer(detail::reduce_with<Reduce>, &reduce, shards, errors, rank);
   }
 
   /* Answers a request for the gradients of samples: (samples, shape...) for each parameter. */

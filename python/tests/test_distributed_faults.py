@@ -426,3 +426,63 @@ def _messages(rank: int, size: int) -> list[int]:
 def test_a_step_has_few_messages() -> None:
     """One, and the sums of the method; owners hear that all have finished, too; before a closure all are there."""
     assert run(_messages, 2, timeout=TIMEOUT) == [[1, 5, 2, 3]] * 2
+
+
+MOVED_BEFORE_THEY_ASK = "mezo(lr=0.1, eps=0.5)", "spsa", "openai_es | sgd(lr=0.1)", "ema_nesterov | sgd(lr=0.1)"
+
+
+def _moved(rank: int, size: int) -> list[tuple[str, list[float]]]:
+    """Steps that one rank breaks off at each of their requests."""
+    import torch
+
+    import thalweg.torch as tt
+    from thalweg.distributed import Ranks
+
+    left = []
+    for sentence in MOVED_BEFORE_THEY_ASK:
+        for at in (0, 1):
+            ps = [torch.nn.Parameter(torch.full((2,), 0.25 * k, dtype=torch.float64)) for k in range(3)]
+            opt = tt.Optimizer([(f"p{k}", p) for k, p in enumerate(ps)], sentence, ranks=Ranks("owners"))
+            calls = []
+
+            def closure() -> float:
+                calls.append(0)
+                for p in ps:
+                    p.grad = torch.ones_like(p)
+                if rank == 1 and len(calls) == at + 1:
+                    raise ValueError("broken off")
+                return 0.0
+
+            if "ema" in sentence:
+                opt.step(lambda: [setattr(p, "grad", torch.zeros_like(p)) for p in ps] and 0.0)
+            for _ in range(2):
+                calls.clear()
+                try:
+                    opt.step(closure)
+                except (ValueError, tw.Error):
+                    left.append((sentence, [x for p in ps for x in p.tolist()]))
+    return left
+
+
+def test_what_moves_before_it_asks_is_home_again_on_all_ranks() -> None:
+    for left in run(_moved, 2, timeout=TIMEOUT):
+        assert left and all(values == [0.0, 0.0, 0.25, 0.25, 0.5, 0.5] for _, values in left)
+
+
+def _noise(rank: int, size: int) -> list[list[float]]:
+    import torch
+
+    import thalweg.torch as tt
+    from thalweg.distributed import Ranks
+
+    ps = [torch.nn.Parameter(torch.zeros(3)) for _ in range(4)]
+    opt = tt.Optimizer([(f"p{k}", p) for k, p in enumerate(ps)], "sgld", ranks=Ranks("owners"))
+    for p in ps:
+        p.grad = torch.zeros(3)
+    opt.step()
+    return [p.tolist() for p in ps]
+
+
+def test_tensors_of_several_owners_get_noise_of_their_own() -> None:
+    one, other = run(_noise, 2, timeout=TIMEOUT)
+    assert one == other and all(one[i] != one[j] for i in range(4) for j in range(i))

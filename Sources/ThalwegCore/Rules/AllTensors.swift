@@ -14,10 +14,16 @@ public protocol AllTensorsHost {
 /// There may be more on other ranks, which make the same calls of `add` then.
 public struct AllTensors {
   private let host: any AllTensorsHost
-  public init(_ host: any AllTensorsHost) { self.host = host }
+  /// In the order in which they came; those without elements are left out.
+  public private(set) var indices: [Int]
+  public init(_ host: any AllTensorsHost) { (self.host, indices) = (host, Array(0..<host.count)) }
 
-  /// In the order of binding; those without elements are left out.
-  public var indices: Swift.Range<Int> { 0..<host.count }
+  /// Those alone whose hyper-parameters are as `included` says.
+  public func only(_ included: (Hyper) -> Bool) -> AllTensors {
+    var some = self
+    some.indices.removeAll { !included(hyper($0)) }
+    return some
+  }
   public func hyper(_ k: Int) -> Hyper { host.hyper(k) }
   /// The stage's numbers of tensor k (`scalars`): what is written there is for `apply` to read.
   public func numbers(_ k: Int) -> UnsafeMutablePointer<Double> { host.numbers(k) }

@@ -87,6 +87,9 @@ public protocol Source: Listed, Sendable {
   /// Its update does not look at where the parameters stand, and it leaves them where the last request had them: the
   /// engine brings them home where another source goes on.
   var endsAway: Bool { get }
+  /// What it hands on is a direction made of several gradients: what a stage before the rule adds to that is not in
+  /// them.
+  var handsDirection: Bool { get }
   /// The first request of a step is its own: `opening` says what it is (nil: the gradient), and may move the parameters
   /// of tensors that have stepped before. Which tensors have a gradient this time is not known then.
   var opens: Bool { get }
@@ -117,6 +120,7 @@ extension Source {
   public var triesPoints: Bool { false }
   public var takesAnyLoss: Bool { false }
   public var endsAway: Bool { false }
+  public var handsDirection: Bool { false }
   public var opens: Bool { false }
   public func opening(_ io: SourceIO) -> Ask? { nil }
   public var tellsLoss: Bool { !opens }

@@ -32,6 +32,8 @@ public protocol SourceHost {
   func innerProducts(_ slots: [Int]) throws(Failure) -> [[Double]]
   func saveHome()
   func comeHome()
+  /// A number of this rank, added to those of the others.
+  func overRanks(_ x: Double) -> Double
   func clearAbsent(_ slot: Int)
   func keepAbsent(_ slot: Int)
   func takeUpAbsent(_ slot: Int)
@@ -68,6 +70,9 @@ public struct SourceIO {
   /// The same for walks that change no parameters: they see them in full, where the host's are narrower than a master
   /// copy.
   public var exact: SourceIO { SourceIO(host.exact) }
+
+  /// A number of this rank, added to those of the other ranks, which call this too.
+  public func overRanks(_ x: Double) -> Double { host.overRanks(x) }
 
   /// The source's hyper-parameters now, schedules evaluated at this step: those that stand for all tensors, or of a
   /// tensor.

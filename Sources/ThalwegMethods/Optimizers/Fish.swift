@@ -41,6 +41,7 @@ struct Fish: ElementRule {
 
   struct Walk: Source {
     static var method: Method { Fish.method }
+    var handsDirection: Bool { true }
     private let domains: Int, adam: Bool
     init(_ h: Hyper) { (domains, adam) = (h.integer("meta_steps"), h.is("inner", "adam")) }
     var opens: Bool { true }

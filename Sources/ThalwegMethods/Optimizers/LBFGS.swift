@@ -48,6 +48,7 @@ struct LBFGS: ElementRule {
 
   struct Iterations: Source {
     static var method: Method { LBFGS.method }
+    var handsDirection: Bool { true }
     let m: Int, pending: Int, evaluations: Int, limit: Int, searches: Bool
     init(_ h: Hyper) {
       (m, limit, searches) = (h.integer("history_size"), h.integer("max_iter"), h.is("line_search", "strong_wolfe"))

@@ -46,6 +46,7 @@ struct NewtonCG: ElementRule {
 
   struct Inner: Source {
     static var method: Method { NewtonCG.method }
+    var handsDirection: Bool { true }
     let trust: Bool, limit: Int
     init(_ h: Hyper) { (trust, limit) = (h.is("mode", "trust"), h.has("cg_max") ? h.integer("cg_max") : 10_000) }
     private let home = 0, gradient = 1, p = 2, residual = 3, d = 4, product = 5, image = 6

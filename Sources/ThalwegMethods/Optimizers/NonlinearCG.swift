@@ -51,6 +51,7 @@ struct NonlinearCG: ElementRule {
 
   struct Search: Source {
     static var method: Method { NonlinearCG.method }
+    var handsDirection: Bool { true }
     init(_ h: Hyper) {}
     private let lastGradient = 0, lastDirection = 1, home = 2, gradient = 3, direction = 4, trial = 5
     private func end(_ place: Int) -> Int { 5 + place }

@@ -50,6 +50,7 @@ struct RollingBall: ElementRule {
 
   struct Projection: Source {
     static var method: Method { RollingBall.method }
+    var handsDirection: Bool { true }
     let projection = 0, centre = 1, point = 2
     init(_ h: Hyper) throws(Failure) {}
 

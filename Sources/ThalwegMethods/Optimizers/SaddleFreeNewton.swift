@@ -59,6 +59,7 @@ struct SaddleFreeNewton: ElementRule {
 
   struct Krylov: Source {
     static var method: Method { SaddleFreeNewton.method }
+    var handsDirection: Bool { true }
     let order: Int, dampings: [Double], exact: Bool
     init(_ h: Hyper) { (order, dampings, exact) = (h.integer("order"), h.list("dampings"), h.is("mode", "exact")) }
 

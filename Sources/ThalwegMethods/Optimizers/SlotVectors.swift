@@ -72,8 +72,10 @@ extension SourceIO {
   func go(to slot: Int, along direction: Int, _ t: Double) {
     change(SlotVectors.Along(t: t), slots: [slot, direction], parameters: true)
   }
-  /// Elements of all tensors that have a gradient.
-  var elements: Int { tensors { _ in true }.reduce(0) { $0 &+ shape(of: $1).count } }
+  /// Elements of all tensors that have a gradient, on all ranks.
+  var elements: Int {
+    counted(overRanks(Double(tensors { _ in true }.reduce(0) { $0 &+ shape(of: $1).count })), most: 1 << 52)
+  }
   /// The loss of the answer, as something to lower.
   var cost: Double { maximizes ? -loss : loss }
 }

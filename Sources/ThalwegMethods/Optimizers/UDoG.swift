@@ -63,6 +63,7 @@ struct UDoG: ElementRule {
 
   struct TwoGradients: Source {
     static var method: Method { UDoG.method }
+    var handsDirection: Bool { true }
     let origin = 0, y = 1, sum = 2, first = 3, point = 4, x = 5, next = 6
     let domain: HeldSet?
     init(_ h: Hyper) throws(Failure) {

@@ -8,8 +8,8 @@ import ThalwegCore
 /// State    b, and θ of the step before; the largest lr so far; the parameters while they are ahead.
 /// Differs  nothing from the speed runs. lr is the largest step size of the tensors, and max_lr none the largest one so
 ///          far: with a schedule that rises first, give its peak. b is kept outside the active steps too. Behind
-///          another method that asks for gradients
-///          the point ahead gives the gradient alone.
+///          another method that asks for gradients, and in a pipeline of `route`, the point ahead gives the gradient
+///          alone.
 /// Source   arXiv:2605.25395; modded-nanogpt, 2025 (track 3).
 struct EMANesterov: Source {
   static let method = Method(

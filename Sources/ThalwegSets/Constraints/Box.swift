@@ -23,7 +23,7 @@ struct Box: ElementConstraint {
       }
       for i in 0..<max(lo.count, hi.count) {
         let a = lo[lo.count == 1 ? 0 : i], b = hi[hi.count == 1 ? 0 : i]
-        guard a <= b else {
+        guard !(a > b) else {  // NaN: a schedule
           throw Failure(Status.range, "box: `lo` must not be above `hi`, got \(text(a)) and \(text(b))")
         }
       }

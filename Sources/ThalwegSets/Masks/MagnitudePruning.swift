@@ -9,7 +9,7 @@ import ThalwegCore
 /// Of equal magnitudes the lower index stays, in the order of the tensors. The best of each tensor stay, up to
 /// `min_keep`. A sparsity that grows (`sparsity=cubic_sparsity(...)`) prunes more; one that falls brings nothing back
 /// without `regrow`. `global` are the tensors that the step moves, of all pipelines that the stage stands behind;
-/// groups that differ in `sparsity` bring k together. On several ranks (each with tensors of its own) equal magnitudes
+/// groups that differ in `sparsity` bring k together, but for those where it is 0: they keep what they have. On several ranks (each with tensors of its own) equal magnitudes
 /// at the border stay where more than one rank has some.
 ///
 /// State    1 where an entry is pruned; how many entries of a tensor stay.
@@ -71,18 +71,23 @@ extension MagnitudePruning {
 
   /// How many entries of each tensor stay where all compete: they are its largest. The border between what stays and
   /// what goes is found digit by digit of the bits of the magnitudes.
-  static func gather(_ all: AllTensors) throws(Failure) {
-    if all.indices.count == 1, !all.hasRanks {
-      let h = all.hyper(0), n = all.shape(0).count
-      all.numbers(0)[0] = Double(n - removed(h.sparsity, of: n, h.integer("min_keep")))
+  static func gather(_ everything: AllTensors) throws(Failure) {
+    for k in everything.indices where everything.hyper(k).sparsity == 0 {
+      everything.numbers(k)[0] = Double(everything.shape(k).count)
+    }
+    let all = everything.only { $0.sparsity > 0 }
+    if let k = all.indices.first, all.indices.count == 1, !all.hasRanks {
+      let h = all.hyper(k), n = all.shape(k).count
+      all.numbers(k)[0] = Double(n - removed(h.sparsity, of: n, h.integer("min_keep")))
       return
     }
     var border = Border(), shares: [Double: Double] = [:]
-    var own: [Int] = [], sums = [Double](repeating: 0, count: 5)
+    var own = [Int](repeating: 0, count: everything.indices.count), kept = own, ties = own
+    var sums = [Double](repeating: 0, count: 5)
     for k in all.indices {
       let h = all.hyper(k), found = try all.look(k, border.rank(h))
       shares[h.sparsity, default: 0] += Double(found.size)
-      own.append(min(h.integer("min_keep"), found.equal))
+      own[k] = min(h.integer("min_keep"), found.equal)
       let counts = [found.size, found.equal, own[k], found.isDouble ? 1 : 0]
       for (j, x) in counts.enumerated() { sums[j] += Double(x) }
     }
@@ -118,11 +123,10 @@ extension MagnitudePruning {
       border.narrow(to: UInt64(digit), UInt64(width), shift)
     }
 
-    var kept: [Int] = [], ties: [Int] = []
     for k in all.indices {
       let found = try all.look(k, border.rank(all.hyper(k)))
-      kept.append(max(own[k], found.above))
-      ties.append(max(0, found.above + found.equal - kept[k]))
+      kept[k] = max(own[k], found.above)
+      ties[k] = max(0, found.above + found.equal - kept[k])
     }
     let mine = Double(ties.reduce(0, +))
     var both = [Double(kept.reduce(0, +)), mine]

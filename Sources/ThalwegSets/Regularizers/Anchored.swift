@@ -165,7 +165,7 @@ extension Matched {
   func match<T: Real>(_ t: Whole<T>, _ w: UnsafeMutablePointer<T>, _ body: (Int, T) -> Void) {
     let n = t.count
     var initial = UnsafeMutableBufferPointer(start: t.slots[0], count: n)
-    if first { initial.sort() }
+    if first || !zip(initial, initial.dropFirst()).allSatisfy({ $0 <= $1 }) { initial.sort() }  // or it was written
     var order = UnsafeMutableBufferPointer(start: t.workspace.bindMemory(to: Int.self, capacity: n), count: n)
     for i in 0..<n { order.initializeElement(at: i, to: i) }
     order.sort { w[$0] != w[$1] ? w[$0] < w[$1] : $0 < $1 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Never
 
@@ -370,7 +371,9 @@ class Optimizer(Saved):
         """Puts the training weights back into the parameters, bit for bit."""
         self._set_mode(0)
 
-    def set_reducer(self, reduce: Callable[[np.ndarray, np.ndarray], Any] | None, shards: str = "tensors") -> None:
+    def set_reducer(
+        self, reduce: Callable[[np.ndarray, np.ndarray], Any] | None, shards: str = "tensors", rank: int = 0
+    ) -> None:
         """Spreads a model over processes: norms, dot products and counts are then those of the whole model.
 
         reduce   called as reduce(sums, maxima) during steps, on the thread that steps and in the same order on every
@@ -380,10 +383,13 @@ class Optimizer(Saved):
                  dist.all_reduce(torch.from_numpy(maxima), op=dist.ReduceOp.MAX)
         shards   "tensors": each rank has some of the tensors, each of them whole.  "elements": each rank has a part of
                  every tensor, bound in the same order on all of them; stages that need whole tensors are refused
-                 (UnsupportedError), and random draws want another `seed` on each rank.
+                 (UnsupportedError).
+        rank     the number of this process, from 0 to 16383: its tensors draw other random numbers (noise, probes) than
+                 those of the others
 
         Ranks step together, with the same sentence and settings, and gradients of the same tensors; all of them skip a
-        step, or none does.  An exception of `reduce` ends the step with nothing changed; steps keep copies for that.
+        step, or none does.  An exception of `reduce` ends the step with nothing changed; steps that change something
+        before the last sum keep copies for that.
         Copies of the optimizer have no reducer.
         """
         if shards not in _options.SHARDS:
@@ -396,7 +402,10 @@ class Optimizer(Saved):
         def call(sums: memoryview, maxima: memoryview) -> None:
             reduce(np.frombuffer(sums, np.float64), np.frombuffer(maxima, np.float64))
 
-        self._set_reducer(call, _options.SHARDS[shards])
+        rank = operator.index(rank)
+        if not 0 <= rank < 1 << 14:
+            raise ValueError(f"rank must be in [0, {1 << 14}), got {rank}")
+        self._set_reducer(call, _options.SHARDS[shards] | rank << 8)
 
     def eval(self) -> None:
         """Writes the evaluation weights (averages, schedule-free iterates) into the parameters.

@@ -150,6 +150,8 @@ class Owners(Place):
             self._kept, self._before = kept, None
 
     def _begin(self, opt: Any) -> None:
+        if self._asks and self._before is None:  # some move the parameters before their first request
+            self._before = [local_part(p).clone() for p in self.given]
         # Before the engine looks: owners need what was written into the parameters since the last step.
         grads = [] if self._asking else [p.grad for p in self.given]
         if not self._asking:
@@ -197,6 +199,4 @@ class Owners(Place):
             raise error(UnsupportedError, f"{self.sentence}: a request for {request.kind} shows or takes arrays of all "
                         "parameters, which no rank has in the layout \"owners\": use \"copies\" or \"elements\"")
         if self._asks:
-            if self._before is None:
-                self._before = [local_part(p).clone() for p in self.given]
             self._agree_to_deliver(place_of(request))

@@ -212,7 +212,9 @@ class Place:
         if self.layout == "copies":
             return
         try:
-            opt.engine.set_reducer(self.reduce, "elements" if self.layout == "elements" else "tensors")
+            # (parts of one tensor have other seeds already)
+            shards, rank = ("elements", 0) if self.layout == "elements" else ("tensors", self.rank)
+            opt.engine.set_reducer(self.reduce, shards, rank)
         except UnsupportedError as problem:
             raise error(UnsupportedError, f"{problem}.  Here: pass ranks=thalweg.distributed.Ranks(\"owners\"), where "
                         "every tensor is gathered by the rank that owns it") from problem

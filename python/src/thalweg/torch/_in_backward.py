@@ -148,13 +148,21 @@ def _each(params: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
             yield item, item[1] if isinstance(item, tuple) and len(item) == 2 else item
 
 
+def _look_around(engine: Any) -> list[str]:
+    """The methods of a sentence whose numbers of a tensor go by the others, though they keep none of the whole model."""
+    names = [m.name for _, m in engine._stages()]
+    found = [name for name in names if name == "grokadamw"]  # rates by the place in the group
+    shares = "magnitude_pruning" in names and engine.get("magnitude_pruning.scope") == "global"
+    return found + ["magnitude_pruning(scope=global)"] * shares
+
+
 def _refuse(opt: Optimizer) -> None:
     """Refuses a sentence whose steps look at more than one parameter, or ask for more than its gradient."""
     engine = opt.engine
     kinds = ("perturbation", "aggregator", "weighting")
     asking = [m.name for _, m in engine._stages() if m.requests or m.kind in kinds]
     asking += [name for name, m in engine._stages() if m.name == "gradient_accumulate"]
-    whole = _state.scalars_of_the_run(engine)
+    whole = _state.scalars_of_the_run(engine) + _look_around(engine)
     if asking or whole:
         why = f"{asking[0]} asks for more than one gradient" if asking else f"{whole[0]} needs all gradients at once"
         raise error(UnsupportedError, f"{engine._text!r} cannot step within the backward pass: {why}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -196,6 +196,8 @@ class Grouped(torch.optim.Optimizer):
                 self._at_this_step(engine)
             values, scheduled = self._read(engine, name)
             old = self._shown[index] if index < len(self._shown) else {}
+            for key in self._paths(group, values) if not old else ():
+                del group[key]  # it is shown without the stage
             for key, value in values.items():
                 current = group.get(key)
                 if key not in group or key not in old or not self._is_changed(index, key, current, old[key]):
@@ -207,6 +209,12 @@ class Grouped(torch.optim.Optimizer):
         self._seen = self.engine._edits
         if not first:
             self._ahead.clear()
+
+    @staticmethod
+    def _paths(group: dict[str, Any], shown: Mapping[str, Any]) -> list[str]:
+        """The keys of a group that name a stage, as "adamw.lr", where the value is shown without it."""
+        return [k for k in group
+                if isinstance(k, str) and "." in k and k not in shown and k.rpartition(".")[2] in shown]
 
     def _is_changed(self, index: int, key: str, current: Any, shown: Any) -> bool:
         """Whether the caller has written `current` into a group that showed `shown`."""
@@ -262,6 +270,19 @@ class Grouped(torch.optim.Optimizer):
                 new = group.get(key, old)
                 if new is not old and self._is_changed(index, key, new, old):
                     changes.setdefault(index, {})[key] = plain(new)
+        paths = [(i, k) for i, shown in enumerate(self._shown)
+                 for k in self._paths(self.__dict__["param_groups"][i], shown)]
+        if paths:
+            named: dict[int, dict[str, Any]] = {}
+            for index, key in paths:
+                named.setdefault(index, {})[key] = plain(self.__dict__["param_groups"][index][key])
+            self._set(named)
+            for index, key in paths:
+                del self.__dict__["param_groups"][index][key]
+            self._pull()
+            changes = {i: {k: v for k, v in c.items() if not any(p[0] == i and p[1].endswith(f".{k}") for p in paths)}
+                       for i, c in changes.items()}
+            changes = {i: c for i, c in changes.items() if c}
         if self._keys.fixed:
             self._check_fixed(self.__dict__["param_groups"])
         if not changes:
