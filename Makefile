@@ -158,14 +158,14 @@ run-xctest:
 run-programs:
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-10} Tests/ABI/run.sh $(LIB) include
 
-# All that concerns one method: make check METHOD=adamw. With a library that is not optimized, of which a change compiles
-# one file, and a copy of the package beside it; what is installed stays as it is.
+# All that concerns one method, or several: make check METHOD=adamw (a whole word: pytest --method). With a library that
+# is not optimized, of which a change compiles one file, and a copy of the package beside it; what is installed stays as it is.
 CHECK := $(SCRATCH)/check
 check: setup $(VENV)/.requirements
 	swift build -c debug --product thalweg --scratch-path $(CHECK) -Xswiftc -static-stdlib -Xlinker -soname=libthalweg.so.1
 	install -D -m 755 $(CHECK)/debug/libthalweg.so $(CHECK)/lib/libthalweg.so.1
 	THALWEG_LIBRARY_DIR=$(abspath $(CHECK))/lib $(PIP) --no-deps --upgrade --target $(CHECK)/package ./python
-	cd python && PYTHONPATH=$(abspath $(CHECK))/package ../$(PY) -m pytest tests -q -n $(JOBS) -k "$(METHOD)"
+	cd python && PYTHONPATH=$(abspath $(CHECK))/package ../$(PY) -m pytest tests -q -n $(JOBS) $(addprefix --method=,$(METHOD))
 
 bench: setup
 	$(MAKE) -j$(JOBS) $(STAMP) $(VENV)/.bench
