@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import common
 
-WITH_CASES = ("family", "steps", "sets", "surgery", "matrix", "jit")
+WITH_CASES = ("family", "steps", "stages", "sets", "surgery", "matrix", "jit")
 SUITES = ("headline", "precision", "maps", *WITH_CASES)
 
 

@@ -1,5 +1,5 @@
-"""Regularizers, sets, manifolds and the solvers around them: beside the plain loop, optax, NumPy, SciPy, scikit-learn,
-pyproximal, torch, geoopt and POT."""
+"""Regularizers, sets, manifolds and the solvers around them, an objective, random numbers: beside the plain loop,
+optax, NumPy, SciPy, scikit-learn, pyproximal, torch, geoopt and POT."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import cases
-from .cases import BEST, LOOP, OURS, Builders, Candidate, Case, loop
+from .cases import BEST, LOOP, OURS, Builders, Candidate, Case, loop, ours
 
 N = 1_000_000
 
@@ -424,6 +424,93 @@ def larger(ours: Any, theirs: Any) -> float:
     return float(ours) / max(float(theirs), 1e-300) - 1
 
 
+# ---- an objective
+
+
+def contrasted(quick: bool) -> Builders:
+    """InfoNCE of 4096 pairs of 256 numbers, with the gradients of both sides."""
+    n, width = (256, 64) if quick else (4096, 256)
+    rng = np.random.default_rng(13)
+    q, k = rng.standard_normal((2, n, width), np.float32)
+
+    def build() -> Candidate:
+        import thalweg
+
+        loss, found = thalweg.objective("info_nce(0.07)"), [{}]
+
+        def step() -> None:
+            found[0] = loss.value_and_grad(q=q, k=k)[1]
+
+        return Candidate(step, lambda: [found[0]["q"], found[0]["k"]])
+
+    def by_torch(compiled: bool) -> Candidate:
+        import torch
+        from torch.nn.functional import cross_entropy, normalize
+
+        at, right = [torch.from_numpy(x).requires_grad_() for x in (q, k)], torch.arange(n)
+
+        def forward(q: Any, k: Any) -> Any:
+            return cross_entropy(normalize(q) @ normalize(k).T / 0.07, right)
+
+        loss = torch.compile(forward) if compiled else forward
+
+        def step() -> None:
+            for x in at:
+                x.grad = None
+            loss(*at).backward()
+
+        step()  # compiled here: the first step is timed like the others
+        return Candidate(step, lambda: [x.grad.numpy() for x in at])
+
+    return {OURS: build, "torch, compiled": partial(by_torch, True), "torch": partial(by_torch, False)}
+
+
+# ---- random numbers
+
+
+def noise(quick: bool) -> Builders:
+    """A step of sgld draws a normal number an element; torch only draws."""
+    shape = (1, size(quick))
+
+    def by_torch() -> Candidate:
+        import torch
+
+        out = torch.empty(shape)
+        return Candidate(lambda: torch.randn(shape, out=out))
+
+    return {OURS: ours("sgld(lr=1e-3)", [shape]), "torch.randn": by_torch}
+
+
+def signs(quick: bool) -> Builders:
+    """A step of sophia as far as its product with random signs, where it is broken off; torch only draws."""
+    n = size(quick)
+
+    def build() -> Candidate:
+        import thalweg
+
+        opt = thalweg.Optimizer([np.zeros(n, np.float32)], "sophia(interval=1, probe=rademacher)")
+        g, squares = np.ones(n, np.float32), np.zeros(n)
+
+        def step(look: bool = False) -> None:
+            loop = opt.requests()
+            next(loop).answer([g], stay=True)
+            request = next(loop)
+            if look:
+                squares[:] = request.probe[0] ** 2
+            loop.close()
+
+        step(look=True)
+        return Candidate(step, lambda: squares)
+
+    def by_torch() -> Candidate:
+        import torch
+
+        out = torch.empty(n)
+        return Candidate(lambda: torch.randint(0, 2, (n,), out=out).mul_(2).sub_(1), lambda: out.numpy() ** 2)
+
+    return {OURS: build, "torch": by_torch}
+
+
 CASES: dict[str, Case] = {}
 for _sentence in ELEMENT_WISE:
     for _part in ("gradient", "prox"):
@@ -455,4 +542,7 @@ CASES |= {
                   {"scikit-learn": 1.5}, 1e-3, larger),
     "lasso_cd": Case("`lasso_cd`, 2000 x 1000, f64, same gap", partial(lasso, "lasso_cd({alpha}, tol=1e-6)"),
                      {"scikit-learn": 1.0}, 1e-3, larger),
+    "info_nce": Case("`info_nce`, 4096 x 256, f32, forward and back", contrasted, {BEST: 0.75}, 1e-3),
+    "sgld": Case("`sgld`, 1 M", noise, {"torch.randn": 1.0}),
+    "rademacher": Case("`sophia`, 1 M random signs, f32", signs, {"torch": 0.1}),
 }

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks import cases, matrix, sets, surgery  # noqa: E402
+from benchmarks import cases, common, matrix, sets, stages, surgery  # noqa: E402
 from benchmarks.cases import BEST, LOOP, OURS, PRODUCT, Candidate, Case  # noqa: E402
 
 
@@ -61,7 +61,8 @@ def test_results_are_apart_in_lengths_of_the_second() -> None:
 def test_sentences_of_the_suites_are_the_engines() -> None:
     """One case of each kind, with small sizes: ours runs."""
     for suite, names in (
-        (sets, ["l1(1e-4) prox", "l2_ball", "l1_ball", "monotone", "riemannian_adam lorentz", "lasso_cd"]),
+        (sets, ["l1(1e-4) prox", "l2_ball", "l1_ball", "monotone", "riemannian_adam lorentz", "lasso_cd", "info_nce", "sgld",
+                "rademacher"]),
         (surgery, ["upgrad 4 x 10 M", "sam, AdamW, 1", "dp_sgd, noise 0, 10"]),
         (matrix, ["muon, f32", "kfac", "sophia", "came", "shampoo, 512 of 64"]),
     ):
@@ -72,6 +73,43 @@ def test_sentences_of_the_suites_are_the_engines() -> None:
                 result = candidate.result()
                 every = result if isinstance(result, list) else [result]
                 assert all(np.isfinite(a).all() and np.any(a) for a in every)
+
+
+@pytest.mark.parametrize("case", stages.CASES)
+def test_stages_run(case: str) -> None:
+    result = stages.task(case, True, 1)
+    assert result["bare"] > 0 and result["over"] == pytest.approx(result["time"] / result["bare"])
+    line = stages.said(stages.CASES[case], result)
+    assert ("ns an element more (aim 0.1, " if stages.CASES[case].cached else "of adamw (aim ") in line
+
+
+def test_tables_of_stages() -> None:
+    large, cached = "clip_global_norm(1) | adamw", "adamw | ema(0.999), cached"
+    raw = {large: {"bare": 0.05, "time": 0.08, "over": 1.6, "adds": 1.0}, "cautious_adamw": {"error": "died"},
+           cached: {"bare": 1e-5, "time": 1.5e-5, "over": 1.5, "adds": 0.07}}
+    text = stages.section(raw)
+    assert "| `clip_global_norm(1) \\| adamw` |     50.00 |        80.00 | 1.60 MISSED | 1.4 |" in text
+    assert "| `adamw \\| ema(0.999)` |     10.00 |        15.00 |           0.070 met | 0.1 |" in text
+    assert "1 of 2 aims met." in text and "Failed: cautious_adamw: died." in text
+
+
+def test_pairs_count_the_time_of_the_cpu() -> None:
+    """Sleep is none; and what is short is repeated to 10 ms."""
+    calls = [0]
+
+    def spin() -> None:
+        calls[0] += 1
+        end = time.process_time() + 1e-3
+        while time.process_time() < end:
+            pass
+
+    both = stages.pairs(spin, lambda: (time.sleep(5e-3), spin()), 2)
+    assert len(both) == 2 and calls[0] >= 1 + 2 * 2 * 5
+    assert all(b < 3e-3 for _, b in both)
+
+
+def test_a_bar_in_a_cell_is_no_border() -> None:
+    assert common.table(["a", "b"], [["x | y", "1"]]).splitlines()[-1] == r"| x \| y | 1 |"
 
 
 def test_capped_and_sorted_simplices_of_numpy_are_the_nearest_points() -> None:
