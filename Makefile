@@ -141,6 +141,7 @@ $(SCRATCH)/test/.built-tests: $(SOURCES) $(shell find Tests/ThalwegTests Tests/S
 # The baseline and one more instruction set: a third is the same source again.
 test: export LEVELS := $(firstword $(LEVELS))
 test: setup test-tools $(VENV)/.requirements
+	$(MAKE) lint
 	$(MAKE) -j$(JOBS) built test-programs $(VENV)/.peers
 	$(MAKE) $(LIB)/libthalweg.a
 	$(MAKE) $(VENV)/.package
@@ -215,9 +216,16 @@ test-packages:
 	$(MAKE) test-wheel
 	$(MAKE) docs
 
-# Swift sources as the toolchain's formatter lays them out (.swift-format).
+# Swift sources as the toolchain's formatter lays them out (.swift-format), and whether they are laid out so.
+# (Which layer may know which is looked at by LayerTests.)
+SWIFT_FORMAT = --configuration .swift-format Sources Tests/*Tests examples/swift/Sources examples/swift/Package.swift Package.swift
+.PHONY: lint
 format:
-	swift format format -i -r --configuration .swift-format Sources Tests/*Tests examples/swift/Sources examples/swift/Package.swift Package.swift
+	swift format format -i -r $(SWIFT_FORMAT)
+lint:
+	@if ! swift format --version > /dev/null 2>&1; then \
+	  echo "skipped: this toolchain has no swift format, and the layout of the Swift sources is not checked"; \
+	else swift format lint --strict -r $(SWIFT_FORMAT) || { echo "make format lays them out"; exit 1; }; fi
 
 clean:
 	rm -rf $(BUILD) .build examples/swift/.build .venv python/build python/licenses python/src/*.egg-info python/src/thalweg/lib
