@@ -119,6 +119,17 @@ void views_and_dtypes() {
   brain.bind_gradients({Tensor(half_g.data(), thalweg::DType::bf16, {1})});
   brain.step();
   CHECK(half[0] == 0x3F00);
+  double w[2] = {1, 2}, d[2] = {2, 4};
+  const double* constant = d;
+  thalweg::Optimizer dense("sgd(lr=0.5)");
+  dense.add_dense(w, 2);
+  dense.bind_dense(constant, 2);
+  CHECK(dense.step() && w[0] == 0 && w[1] == 0);
+  THROWS(TW_ERROR_SHAPE, dense.bind_dense(d, 1));
+  THROWS(TW_ERROR_LAYOUT, dense.add_dense(constant, 2));
+  thalweg::Status status;
+  dense.add_dense(w, 2, status);
+  CHECK(status.code() == TW_ERROR_OVERLAP);
 }
 
 void options() {

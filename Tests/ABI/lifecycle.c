@@ -223,6 +223,44 @@ static void adamw_both(void) {
 
 /* Strided, transposed and reversed views give the bits of the dense tensor, and nothing between is touched.
  */
+/* Tensors of one dimension by pointer and count: the same as with views. */
+static void dense_tensors(void) {
+  NEED("sgd");
+  float w[3] = {1, 2, 3}, g[3] = {2, 2, 2};
+  double v[2] = {1, 2}, h[2] = {1, -1};
+  uint16_t half[1] = {0x3F80}, half_g[1] = {0x3F80};
+  tw_optimizer *optimizer = NULL, *doubles = NULL, *brain = NULL;
+  OK(tw_optimizer_create("sgd(lr=0.5)", NULL, &optimizer));
+  OK(tw_optimizer_add_dense_f32(optimizer, w, 3));
+  OK(tw_optimizer_bind_dense_f32(optimizer, g, 3));
+  OK(tw_optimizer_step(optimizer));
+  CHECK(w[0] == 0 && w[1] == 1 && w[2] == 2 && tw_optimizer_parameter_count(optimizer) == 1);
+  STATUS(TW_ERROR_SHAPE, tw_optimizer_bind_dense_f32(optimizer, g, 2));
+  STATUS(TW_ERROR_SHAPE, tw_optimizer_add_dense_f32(optimizer, w, SIZE_MAX));
+  STATUS(TW_ERROR_OVERLAP, tw_optimizer_add_dense_f32(optimizer, w + 1, 2));
+  STATUS(TW_ERROR_ARGUMENT, tw_optimizer_add_dense(optimizer, NULL, TW_F32, 2));
+  float u[2] = {1, 1}, d[2] = {1, 1};
+  OK(tw_optimizer_add_dense_f32(optimizer, u, 2));
+  CHECK(tw_optimizer_parameter_count(optimizer) == 2);
+  STATUS(TW_ERROR_COUNT, tw_optimizer_bind_dense_f32(optimizer, d, 2));
+  OK(tw_optimizer_destroy(optimizer));
+
+  OK(tw_optimizer_create("sgd(lr=0.5)", NULL, &doubles));
+  OK(tw_optimizer_add_dense_f64(doubles, v, 2));
+  OK(tw_optimizer_bind_dense_f64(doubles, h, 2));
+  OK(tw_optimizer_step(doubles));
+  CHECK(v[0] == 0.5 && v[1] == 2.5);
+  OK(tw_optimizer_destroy(doubles));
+
+  OK(tw_optimizer_create("sgd(lr=0.5)", NULL, &brain));
+  OK(tw_optimizer_add_dense(brain, half, TW_BF16, 1));
+  OK(tw_optimizer_bind_dense(brain, half_g, TW_BF16, 1));
+  OK(tw_optimizer_step(brain));
+  CHECK(half[0] == 0x3F00);
+  OK(tw_optimizer_destroy(brain));
+  STATUS(TW_ERROR_HANDLE, tw_optimizer_add_dense_f32(NULL, w, 3));
+}
+
 static void views(void) {
   NEED("adamw");
   enum { ROWS = 7, COLUMNS = 9 };
@@ -1249,6 +1287,7 @@ int main(void) {
   RUN(sgd_16_bits);
   RUN(sgd_momentum);
   RUN(adamw_both);
+  RUN(dense_tensors);
   RUN(views);
   RUN(odd_tensors);
   RUN(mixed_dtypes);

@@ -331,6 +331,37 @@ tw_status tw_optimizer_rebind_parameters(tw_optimizer *optimizer, const tw_tenso
  * written) at every step.  TW_ERROR_OVERLAP, _LAYOUT: see Overlap, at the top; what was bound stays bound. */
 tw_status tw_optimizer_bind_gradients(tw_optimizer *optimizer, const tw_tensor *gradients, size_t count);
 
+/* One tensor of one dimension, `count` numbers at `data`, without a shape or a view to write down (inline, as the views):
+ *
+ *   tw_optimizer_add_dense_f32(optimizer, w, n);  tw_optimizer_bind_dense_f32(optimizer, g, n);
+ *
+ * _add_dense binds a parameter behind those already bound, without a name, in the default group, as
+ * tw_optimizer_add_parameters does.  _bind_dense binds the gradient of an optimizer that has one parameter, of one dimension,
+ * as tw_optimizer_bind_gradients does: TW_ERROR_COUNT with more.  For matrix methods, which want to see rows and columns,
+ * there are tw_tensor_dense and the two functions above. */
+static inline tw_status tw_optimizer_add_dense(tw_optimizer *optimizer, void *data, int32_t dtype, size_t count) {
+  const int64_t length = (int64_t)count;
+  const tw_tensor parameter = tw_tensor_dense(data, dtype, 1, &length);
+  return tw_optimizer_add_parameters(optimizer, &parameter, 1, NULL, NULL);
+}
+static inline tw_status tw_optimizer_add_dense_f32(tw_optimizer *optimizer, float *data, size_t count) {
+  return tw_optimizer_add_dense(optimizer, data, TW_F32, count);
+}
+static inline tw_status tw_optimizer_add_dense_f64(tw_optimizer *optimizer, double *data, size_t count) {
+  return tw_optimizer_add_dense(optimizer, data, TW_F64, count);
+}
+static inline tw_status tw_optimizer_bind_dense(tw_optimizer *optimizer, void *data, int32_t dtype, size_t count) {
+  const int64_t length = (int64_t)count;
+  const tw_tensor gradient = tw_tensor_dense(data, dtype, 1, &length);
+  return tw_optimizer_bind_gradients(optimizer, &gradient, 1);
+}
+static inline tw_status tw_optimizer_bind_dense_f32(tw_optimizer *optimizer, float *data, size_t count) {
+  return tw_optimizer_bind_dense(optimizer, data, TW_F32, count);
+}
+static inline tw_status tw_optimizer_bind_dense_f64(tw_optimizer *optimizer, double *data, size_t count) {
+  return tw_optimizer_bind_dense(optimizer, data, TW_F64, count);
+}
+
 /* Binds 16-bit tensors that receive a rounded copy of the parameters in the same pass; count 0 unbinds.  They share memory with
  * nothing: TW_ERROR_OVERLAP, _LAYOUT. */
 tw_status tw_optimizer_bind_shadow(tw_optimizer *optimizer, const tw_tensor *shadows, size_t count);

@@ -754,6 +754,17 @@ class Optimizer {
     errors.check(tw_optimizer_bind_gradients(handle_.get(), views.data(), views.size()));
   }
 
+  /* One tensor of one dimension, `count` float or double elements: a parameter behind those already bound, without a name,
+   * in the default group; the gradient of an optimizer that has one such parameter. */
+  template <typename T>
+  void add_dense(T* data, std::size_t count, Errors errors = {}) {
+    add_parameters({Tensor(data, Shape{static_cast<std::int64_t>(count)})}, {}, {}, {}, errors);
+  }
+  template <typename T>
+  void bind_dense(T* data, std::size_t count, Errors errors = {}) {
+    bind_gradients({Tensor(data, Shape{static_cast<std::int64_t>(count)})}, errors);
+  }
+
   /* Binds 16-bit copies that each step writes in the same pass; none unbinds. */
   void bind_shadow(const Tensors& shadows, Errors errors = {}) {
     const std::vector<tw_tensor> views = detail::c_views(shadows);
