@@ -7,13 +7,13 @@ import math
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg.command import catalogue, console, examples, main, problems, race, sweep
+from thalweg.command import catalogue, check, console, examples, main, problems, race, sweep
 from thalweg.command.console import Refusal
 
 from support import Arrays
@@ -97,6 +97,76 @@ def test_show_says_what_a_method_watches(capsys: pytest.CaptureFixture[str]) -> 
         with tw.Optimizer([np.zeros(examples.shape(m), np.float32)], examples.sentence(m)) as opt:
             for what in numbers:
                 opt.observe(what, 1.0)
+
+
+def test_methods_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    def no_constant(name: str) -> NoReturn:
+        raise AssertionError(f"{name} is not JSON")
+
+    every = json.loads(outcome(capsys, "methods", "--json")[0], parse_constant=no_constant)
+    assert [m["name"] for m in every] == [m.name for m in tw.methods()]
+    adamw = next(m for m in every if m["name"] == "adamw")
+    assert set(adamw) == set(tw.Method._fields) and adamw["requests"] == []
+    assert adamw["parameters"][0] == {**tw.method("adamw").parameters[0]._asdict(), "max": None, "choices": []}
+    assert adamw["state"][0] == {"name": "exp_avg", "meaning": "first moment m"}
+    cg = next(m for m in every if m["name"] == "cg")
+    assert cg["asks"][0]["name"] == "product" and cg["asks"][0]["given"][0]["shape"]
+    sized = json.loads(outcome(capsys, "methods", "adamw", "--state", "=8", "--json")[0])
+    assert {m["state_bytes"] for m in sized} == {8} and "adamw" in [m["name"] for m in sized]
+    assert "no method is like that" in refused(capsys, "methods", "zzzz", "--json")
+
+
+# ---- check
+
+
+def test_check_says_all_that_a_sentence_does(capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = "sam(0.1) | adamw(lr=cosine(1e-3, 100)) | ema(0.9)"
+    text, _ = outcome(capsys, "check", sentence)
+    known = tw.Optimizer([np.zeros(3)], sentence).sentence  # with schedules as they were written
+    assert text.splitlines()[0].replace("lr=0.001, total=100, end=0", "0.001, 100") == known
+    assert "adamw(lr=cosine(lr=0.001, total=100, end=0), beta1=0.9" in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ["adamw.beta1", "[0,", "1)", "rate", "of", "the", "first", "moment"] in rows
+    assert ["sam", "gradient"] in rows and ["sam.norm", "l2|linf", "of", "the", "ball"] in rows
+    assert ["adamw.exp_avg", "f32", "4", "first", "moment", "m"] in rows
+    assert ["ema.average", "f32", "4", "the", "average", "a"] in rows
+    sentence = "sgd(lr=join([constant(0.1), cosine(0.1, 9)], [5])) | prox(l1(linear(1, 9))) | project(box)"
+    held, _ = outcome(capsys, "check", sentence)
+    assert "join(schedules=[constant(lr=0.1), cosine(lr=0.1, total=9, end=0)], boundaries=[5])" in held
+    assert "| prox(of=l1(weight=linear(lr=1, total=9, end=0, begin=0))) | project(onto=box(lo=-1, hi=1))\n" in held
+    plain, _ = outcome(capsys, "check", "sgd")
+    assert "\nall   nothing\n" in plain and plain.rstrip().endswith("none")
+    routed, _ = outcome(capsys, "check", "route(matrix=(muon), other=(adamw))")
+    assert "muon.momentum_buffer  f32     4" in routed and "adamw.exp_avg_sq      f32     4" in routed
+
+
+@pytest.mark.parametrize("written, full, also", [
+    ("cg(1e-3)", "cg(rtol=1e-3, atol=0, ", "product"), ("box(0, 1)", "box(lo=0, hi=1)", "lower bound"),
+    ("fista(regularizer=l1)", "fista(", "regularizer=l1(weight=0.0001)"), ("info_nce", "info_nce(temperature=0.07, ", "tau"),
+    ("cosine(1, 10)", "cosine(lr=1, total=10, end=0)", "length"), ("dwa", "dwa(", "temperature")])
+def test_check_of_what_stands_alone(written: str, full: str, also: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text, _ = outcome(capsys, "check", written)
+    assert text.startswith(full) and also in text and "\nState" not in text
+
+
+@pytest.mark.parametrize("sentence", [
+    "adamw | emaa", "adamw(lr=-1)", "adamw(", "", "clip_value(1)", "cosine(1, 10) | sgd", "l1(lr=2)", "cg(", "@",
+    "nuclear_norm(-1)"])
+def test_check_refuses_with_a_caret(sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = refused(capsys, "check", sentence).splitlines()
+    assert len(lines) == 3 and lines[1].strip() == sentence.strip() and lines[2].strip() == "^"
+
+
+@pytest.mark.parametrize("kind", tw.kinds())
+def test_check_takes_every_method(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what it requires, alone or where it stands in a sentence."""
+    for m in tw.methods(kind):
+        text = examples.sentence(m) if kind not in check.ALONE else examples.stage(m)
+        full, stages = check.read(text)
+        assert stages and all("()" not in part for part in full.split("|")), text
+        assert check.read(full)[0] == full
+        if kind not in check.ALONE and stages:
+            assert all(len(row) == 4 for row in check.state(text, stages))
 
 
 def test_a_terminal_gets_tables_and_a_pipe_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,7 +115,7 @@ def test_commands_are_read() -> None:
     from thalweg.command import parser
 
     commands = re.findall(r"^    python -m thalweg (.*)$", README.read_text(), re.M)
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         parser().parse_args(shlex.split(command, comments=True))
 

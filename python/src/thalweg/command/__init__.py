@@ -15,6 +15,7 @@ from .console import Refusal
 COMMANDS = {
     "methods": ".catalogue:list_methods",
     "show": ".catalogue:show",
+    "check": ".check:check",
     "info": ".info:info",
     "bench": ".bench:bench",
     "race": ".race:race",
@@ -53,10 +54,15 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--state", metavar="BYTES",
                          help="only those whose state takes at most so many bytes an element of float32 parameters; "
                               "also '>8', '=0'")
+    command.add_argument("--json", action="store_true", help="all that is known of them, as JSON")
 
     command = commands.add_parser(
         "show", help="rule, hyper-parameters, requests, state, source, examples and neighbours of a method")
     command.add_argument("name")
+
+    command = commands.add_parser(
+        "check", help="whether a sentence is one: in full, with requests and state; status 1 where it is none")
+    command.add_argument("sentence", help="a pipeline, or a regularizer, constraint, objective, schedule, solver, ...")
 
     commands.add_parser("info", help="versions, instruction set, OpenBLAS, threads, and what would be faster")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 from collections import Counter
@@ -23,6 +24,9 @@ def list_methods(arguments: argparse.Namespace) -> int:
     chosen = select(arguments.kind, arguments.need, arguments.state, arguments.text)
     if not chosen:
         raise Refusal("no method is like that" + (f"; needs: {', '.join(all_needs())}" if arguments.need else ""))
+    if arguments.json:
+        print(json.dumps([described(m, arguments.state is not None) for m in chosen], indent=1))
+        return 0
     console = rich_terminal()
     name_width, kind_width = max(len(m.name) for m in chosen), max(len(m.kind) for m in chosen)
     room = (console.width if console else 10_000) - name_width - kind_width - 6
@@ -39,6 +43,22 @@ def list_methods(arguments: argparse.Namespace) -> int:
         for row in rows:
             print("  ".join([f"{row[0]:<{name_width}}", f"{row[1]:<{kind_width}}", *row[2:]]))
     return 0
+
+
+def described(m: Method, sized: bool = False) -> dict[str, Any]:
+    """All that the registry has of a method, as JSON takes it: a bound that there is none of is null.
+
+    sized   with "state_bytes", which --state goes by
+    """
+
+    def plain(value: Any) -> Any:
+        if hasattr(value, "_asdict"):
+            return {name: plain(part) for name, part in value._asdict().items()}
+        if isinstance(value, tuple):
+            return [plain(part) for part in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return plain(m) | ({"state_bytes": examples.state_bytes(m)} if sized else {})
 
 
 def all_needs() -> list[str]:
