@@ -18,6 +18,16 @@ from support import Arrays, Problem, is_matrix_method, optimizers, sentence_of
 SHAPES = [(), (5,), (4, 3), (2, 3, 2, 2)]
 MATRIX_SHAPES = [(5, 3), (4, 6), (2, 3, 2, 2)]
 
+# Sentences of several sources, which ask each other.
+SOURCES = [
+    "gradient_accumulate(4) | sam(0.05) | clip_global_norm(1) | adamw",
+    "pcgrad(tasks=2) | sam(0.05) | sgd",
+    "sam(0.05) | oasis",
+    "route(matrix=(sam(0.1) | muon), other=(adamw))",
+    'route("t0"=(tract(0.1) | sgd(momentum=0.9)), "t1"=(tract(0.5) | adamw), other=(sgd))',
+    "sam | adamw | ghost_step",
+]
+
 # Sentences of the other kinds of stage, and of rules in the form that asks for more.
 COMPOSED = {
     "ema": "adamw(lr=0.1) | ema(0.9)",
@@ -97,6 +107,7 @@ COMPOSED = {
     "fedavg": "fedavg(participants=3, weights=[1, 3, 0]) | sgd(lr=0.5, momentum=0.9)",
     "fedavg_fedopt": "fedavg(participants=2) | fedopt(kind=yogi)",
     "tract": "tract(0.1) | adamw(lr=0.1)",
+    "routed_tract": 'route("t2"=(tract(0.1) | sgd(lr=0.1)), "t3"=(tract(0.5) | adamw(lr=0.1)), other=(sgd(lr=0.1)))',
     "ghost_step": "adamw(lr=0.1) | ghost_step",
     "mars_exact": "mars(lr=0.1, exact=true)",
     "sania_hutchinson": "sania(precond=hutchinson)",

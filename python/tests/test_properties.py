@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
+from contract import SOURCES, Host, same
 from support import LOSSES_ALONE, Problem, assert_same_bits, is_matrix_method, optimizers, run, sentence_of, shapes_for, snapshot, take_step
 
 METHODS = [pytest.param(m, id=m.name) for m in optimizers()]
@@ -58,6 +59,18 @@ def test_threads_do_not_change_a_bit(method: tw.Method) -> None:
         results.append(run(sentence_of(method), Problem(shapes, seed=1, steps=3), 3, np.float32)[0])
     assert_same_bits(results[0], results[1])
     assert_same_bits(results[0], results[2])
+
+
+@pytest.mark.parametrize("sentence", SOURCES)
+def test_threads_do_not_change_a_bit_of_several_sources(sentence: str) -> None:
+    results = []
+    for threads in (1, 2, 3):
+        tw.set_num_threads(threads)
+        host = Host(sentence, [(65, 40), (300, 70), (9,), (150_001,)], dtype="f32")
+        assert sum(host.step(k) for k in range(3)) > 3
+        results.append(host)
+    for other in results[1:]:
+        same(results[0], other)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m.values[0].name not in WHOLE])
