@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks import cases, common, matrix, sets, stages, surgery  # noqa: E402
+from benchmarks import cases, common, growth, matrix, sets, stages, surgery  # noqa: E402
 from benchmarks.cases import BEST, LOOP, OURS, PRODUCT, Candidate, Case  # noqa: E402
 
 
@@ -61,8 +61,8 @@ def test_results_are_apart_in_lengths_of_the_second() -> None:
 def test_sentences_of_the_suites_are_the_engines() -> None:
     """One case of each kind, with small sizes: ours runs."""
     for suite, names in (
-        (sets, ["l1(1e-4) prox", "l2_ball", "l1_ball", "monotone", "riemannian_adam lorentz", "lasso_cd", "info_nce", "sgld",
-                "rademacher"]),
+        (sets, ["l1(1e-4) prox", "l2_ball", "l1_ball", "monotone", "riemannian_adam lorentz", "lasso_cd", "info_nce",
+                "sgld", "rademacher"]),
         (surgery, ["upgrad 4 x 10 M", "sam, AdamW, 1", "dp_sgd, noise 0, 10"]),
         (matrix, ["muon, f32", "kfac", "sophia", "came", "shampoo, 512 of 64"]),
     ):
@@ -110,6 +110,31 @@ def test_pairs_count_the_time_of_the_cpu() -> None:
 
 def test_a_bar_in_a_cell_is_no_border() -> None:
     assert common.table(["a", "b"], [["x | y", "1"]]).splitlines()[-1] == r"| x \| y | 1 |"
+
+
+def test_growth_counts_the_code_that_names_a_method() -> None:
+    known = {t.name: t for t in (growth.Type("ThalwegMethods.AdamW", "element rule", 40), growth.Type(
+        "ThalwegMethods.SGD", "element rule", 20), growth.Type("ThalwegSolvers.CG", "solver", 9))}
+    size = growth.code("\n".join([
+        "0000000000000010 t ThalwegMethods.AdamW.init(ThalwegCore.Hyper) -> ThalwegMethods.AdamW",
+        "0000000000000100 T generic specialization <ThalwegMethods.AdamW, Swift.Float> of ThalwegCore.kernel",
+        "0000000000000020 W witness for ThalwegCore.Rule in conformance ThalwegMethods.SGD",
+        "0000000000001000 d data of ThalwegMethods.SGD", "0000000000001000 t ThalwegMethods.AdamWide.step()",
+    ]), known)
+    assert size == {"ThalwegMethods.AdamW": 0x110, "ThalwegMethods.SGD": 0x20}
+    cells = [cell.strip() for cell in growth.growth(known, size).splitlines()[2].split("|")]
+    assert cells == ["", "element rule", "2", "152", "304", "AdamW 272", "30", ""]
+
+
+def test_growth_finds_the_types_of_methods() -> None:
+    if not growth.SOURCES.is_dir():
+        pytest.skip("the library's sources are not here")
+    known = growth.types()
+    assert len(known) > 500 and set(t.kind for t in known.values()) == {growth.SUMS, *growth.KINDS.values()}
+    assert known["ThalwegMethods.AdamW"].kind == "element rule"
+    assert known["ThalwegMethods.AdaGradNorm"].kind == growth.SUMS
+    assert known["ThalwegMatrix.Muon"].kind == "whole rule" and known["ThalwegSolvers.HutchPP"].kind == "solver"
+    assert 20 < known["ThalwegMethods.SGLD"].lines < 50
 
 
 def test_capped_and_sorted_simplices_of_numpy_are_the_nearest_points() -> None:
