@@ -1,4 +1,4 @@
-"""Laws of matrix and second-order methods: rotations, secants, descent, line searches, one step on a quadratic, lazy Hessians."""
+"""Laws of matrix and second-order methods: rotations, secants, descent, line searches, quadratics, lazy Hessians."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ SQUARE = [(4, 4), (6, 6)]
 ANY = [(5, 5), (7, 4), (3, 6)]
 TURNED = [
     ("muon(lr=1, weight_decay=0)", ANY, 1e-12),
-    ("muon(lr=1, weight_decay=0, momentum_form=ema, adjust_lr=spectral, ns_coefficients=cubic, ns_steps=9)", ANY, 1e-12),
+    ("muon(lr=1, weight_decay=0, momentum_form=ema, adjust_lr=spectral, ns_coefficients=cubic, ns_steps=9)",
+     ANY, 1e-12),
     ("polargrad(lr=1, weight_decay=0, momentum=0.8, nesterov=true)", ANY, 1e-12),
     ("polargrad(lr=1, weight_decay=0, form=exact, momentum=0.5)", ANY, 1e-12),
     ("shampoo(lr=1, eps=0.01)", ANY, 1e-12),
@@ -95,7 +96,8 @@ def test_adam_does_not_turn() -> None:
 
 @pytest.mark.parametrize("sentence, power", [
     ("muon(lr=1, weight_decay=0, eps=1e-300)", 0), ("dion(lr=1, weight_decay=0, eps=1e-300)", 0),
-    ("polargrad(lr=1, weight_decay=0, ns_eps=1e-300)", 1), ("polargrad(lr=1, weight_decay=0, form=exact, alpha=0.5)", 0.5),
+    ("polargrad(lr=1, weight_decay=0, ns_eps=1e-300)", 1),
+    ("polargrad(lr=1, weight_decay=0, form=exact, alpha=0.5)", 0.5),
     ("soap(lr=1, weight_decay=0, eps=0)", 0), ("shampoo(lr=1, eps=1e-300, eps_at=root)", 0),
     ("kl_soap(lr=1, weight_decay=0, eps=0)", 0),
 ])
@@ -210,7 +212,7 @@ def test_lbfgs_with_exact_searches_ends_a_quadratic_in_n_steps(n: int) -> None:
 
 @pytest.mark.parametrize("mode", ["trust", "linesearch"])
 @pytest.mark.parametrize("values", [[1.0, 2, 3, 4, 5, 6], [2.0, 2, 2, 7, 7, 7, 7], [3.0]])
-def test_newton_cg_ends_a_quadratic_in_one_step_with_a_product_for_each_eigenvalue(mode: str, values: list[float]) -> None:
+def test_newton_cg_ends_a_quadratic_in_one_step_with_a_product_for_each_value(mode: str, values: list[float]) -> None:
     """The residual may stay sqrt(|g|) |g|: with |g| = 1e-20 that is 1e-10 |g|, which no fewer products reach."""
     rng = np.random.default_rng(0)
     n = len(values)
@@ -258,8 +260,9 @@ def test_newton_cg_takes_the_steps_of_scipys_trust_ncg(radius: float) -> None:
     start = START[:5]
     np.testing.assert_allclose(exact_hessian(start), hessian(start), atol=1e-5)
     theirs: list[Array] = []
-    optimize.minimize(lambda x: rosenbrock(x)[0], start, jac=lambda x: rosenbrock(x)[1], hess=exact_hessian, method="trust-ncg",
-                      options={"gtol": 1e-4, "initial_trust_radius": radius}, callback=lambda x: theirs.append(x.copy()))
+    options = {"gtol": 1e-4, "initial_trust_radius": radius}
+    optimize.minimize(rosenbrock, start, jac=True, hess=exact_hessian, method="trust-ncg", options=options,
+                      callback=lambda x: theirs.append(x.copy()))
     assert len(theirs) > 10
     mine = newton("trust", start, len(theirs), radius=radius)
     np.testing.assert_allclose(mine[:20], theirs[:20], rtol=0, atol=1e-12)
@@ -268,11 +271,10 @@ def test_newton_cg_takes_the_steps_of_scipys_trust_ncg(radius: float) -> None:
 
 @pytest.mark.parametrize("method, mode, n", [("Newton-CG", "linesearch", 5), ("trust-krylov", "trust", 3)])
 def test_newton_cg_ends_where_scipys_do(method: str, mode: str, n: int) -> None:
-    """Other searches and inner solvers: the end is common, to a gradient of 1e-7 over the least curvature of about 0.4."""
+    """Other searches and inner solvers, one end: to a gradient of 1e-7 over the least curvature of about 0.4."""
     optimize = pytest.importorskip("scipy.optimize")
     options = {"xtol": 1e-10} if method == "Newton-CG" else {"gtol": 1e-8}
-    theirs = optimize.minimize(lambda x: rosenbrock(x)[0], START[:n], jac=lambda x: rosenbrock(x)[1], hess=exact_hessian,
-                               method=method, options=options)
+    theirs = optimize.minimize(rosenbrock, START[:n], jac=True, hess=exact_hessian, method=method, options=options)
     assert np.linalg.norm(rosenbrock(theirs.x)[1]) < 1e-7
     np.testing.assert_allclose(newton(mode, START[:n], 80)[-1], theirs.x, rtol=0, atol=1e-6)
 
@@ -283,8 +285,8 @@ def test_newton_cg_ends_where_scipys_do(method: str, mode: str, n: int) -> None:
 @pytest.mark.parametrize("M", [0.3, 1.0, 5.0])
 @pytest.mark.parametrize("at", ["convex", "saddle"])
 def test_a_lazy_cubic_newton_that_is_never_lazy_is_the_cubic_newton(at: str, M: float) -> None:
-    """Iterates one by one, each from `cubic_subproblem` with the Hessian at hand: its root is found to 1e-12 of its length,
-    in every step anew."""
+    """Iterates one by one, each from `cubic_subproblem` with the Hessian at hand: its root is found to 1e-12 of its
+    length, in every step anew."""
     rng = np.random.default_rng(2)
     f, x = (Smooth(rng), rng.standard_normal(5)) if at == "convex" else (Saddle(), np.array([0.1, 0.05]))
     exact, lazy, start = tw.solver(f"cubic_subproblem(M={M})"), [], x

@@ -20,7 +20,8 @@ KEPT: dict[str, Count] = {
     "adamw": lambda m, n, r: 2 * m * n,
     "galore(rank={r})": lambda m, n, r: r * min(m, n) + 2 * r * max(m, n),
     "coap(rank={r})": lambda m, n, r: r * min(m, n) + 2 * r * max(m, n),
-    "online_subspace_descent(rank={r})": lambda m, n, r: 3 * r * min(m, n) + 2 * r * max(m, n),  # moments of the projector
+    # with moments of the projector
+    "online_subspace_descent(rank={r})": lambda m, n, r: 3 * r * min(m, n) + 2 * r * max(m, n),
     "online_subspace_descent(rank={r}, proj_opt=sgd)": lambda m, n, r: r * min(m, n) + 2 * r * max(m, n),
     "apollo(rank={r})": lambda m, n, r: 2 * r * max(m, n) + 1,  # the projector is drawn again; a norm
     "apollo(rank=1, scale_type=tensor, scale=128)": lambda m, n, r: 2 * max(m, n) + 1,  # the mini of the paper
@@ -36,9 +37,9 @@ KEPT: dict[str, Count] = {
 }
 # Bytes an element at 1024 x 4096, beside the 8 of adamw.
 SMALL = {
-    "galore(rank={r})": 1.125, "coap(rank={r})": 1.125, "online_subspace_descent(rank={r})": 1.375, "apollo(rank={r})": 1.00001,
-    "apollo(rank=1, scale_type=tensor, scale=128)": 0.008, "dct_adamw(rank={r})": 1.0002, "adafactor": 0.005, "sm3": 0.005,
-    "came": 4.01, "adam_mini": 4.001, "lion": 4,
+    "galore(rank={r})": 1.125, "coap(rank={r})": 1.125, "online_subspace_descent(rank={r})": 1.375,
+    "apollo(rank={r})": 1.00001, "apollo(rank=1, scale_type=tensor, scale=128)": 0.008, "dct_adamw(rank={r})": 1.0002,
+    "adafactor": 0.005, "sm3": 0.005, "came": 4.01, "adam_mini": 4.001, "lion": 4,
 }  # fmt: skip
 
 
