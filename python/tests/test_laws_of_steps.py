@@ -110,6 +110,24 @@ def test_steps_scale_with_the_gradient_by_a_power(sentence: str, power: float) -
     np.testing.assert_allclose(scaled, 8**power * plain, rtol=0, atol=1e-10 * np.abs(scaled).max())
 
 
+@pytest.mark.parametrize("scale", [0.03, 1.0, 30.0])
+@pytest.mark.parametrize("factors", ["balance_prob=0", "memory_save_mode=all_diag, precond_init_scale=none"])
+def test_psgd_whitens(factors: str, scale: float) -> None:
+    """Directions have one size in every coordinate, whatever scales gradients have there (up to 250 apart).
+    The spread of 300 draws is good to 4 %, and fits with steps of 0.1 wander by some 20 % about their mean."""
+    rng = np.random.default_rng(3)
+    a, b = scale * np.array([5.0, 1, 0.2, 1])[:, None], np.array([1, 3.0, 0.3])
+    w, before, moves = np.zeros((4, 3)), np.zeros((4, 3)), []
+    with tw.Optimizer([w], f"psgd_kron(lr=1, b1=0, clip_rms=1e6, {factors})", seed=1) as opt:
+        for k in range(800):
+            opt.step([a * rng.standard_normal((4, 3)) * b])
+            if k >= 500:
+                moves.append(w - before)
+            before = w.copy()
+    spread = np.std(moves, axis=0)
+    assert spread.max() / spread.min() < 2 and 0.7 < spread.mean() < 1.4
+
+
 # ---- l-bfgs
 
 
