@@ -27,8 +27,9 @@ _check(__name__, "jax", newer=lambda jax: jax.ffi)
 
 from .._classes import class_names as _class_names
 from .._classes import suggestion as _suggestion
-from ._host import Optimizer, aligned_copy, aligned_empty, view
+from ._host import Optimizer
 from ._host import _restore as _restore  # pickles name it here
+from ._memory import aligned_copy, aligned_empty, view
 from ._optax import from_optax, to_optax
 from ._state import State
 from ._transform import Transformation, optimizer

@@ -1,57 +1,23 @@
-"""Outside jit: parameters in memory that NumPy writes and JAX reads, without a copy.
+"""Outside jit: parameters in memory that NumPy writes and JAX reads, without a copy where nobody looks.
 
-JAX arrays cannot change, so the parameters live in 64-byte aligned NumPy arrays (the alignment that JAX asks for before
-it borrows memory), and `opt.params` is the same pytree of JAX arrays that look at them.  Two things follow:
-
-- step() waits for the gradients, and then writes.  A computation that still reads the parameters at that moment, and
-  that the gradients do not depend on, would see them change: finish it first (jax.block_until_ready).
-- a JAX array from `opt.params` shows the new values after a step.  Keep old values with jnp.array(x, copy=True).
+They live in 64-byte aligned NumPy arrays (the alignment that JAX asks for before it borrows memory).  What `opt.params`
+hands out never changes, and what a computation reads does not change under it: see _memory.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import jax
 import numpy as np
 
-from .. import _arrays, _optimizer, _requests
-from .._errors import DtypeError, LayoutError, NeedsError, error, of_adapter
+from .. import _optimizer, _requests
+from .._errors import NeedsError, error, of_adapter
+from ._memory import Memory, aligned_copy
 from ._trees import leaves_like
-
-ALIGNMENT = 64
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-    """A new NumPy array, not initialised, whose memory JAX can borrow."""
-    dtype = np.dtype(dtype)
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
-def aligned_copy(array: Any) -> np.ndarray:
-    """A copy of an array (JAX, NumPy, ...) whose memory JAX can borrow."""
-    if _arrays.is_masked(array):
-        raise error(DtypeError, _arrays.MASKED)
-    if _arrays.is_traced(array):
-        raise error(DtypeError, _arrays.TRACED)
-    source = np.asarray(array)
-    copy = aligned_empty(source.shape, source.dtype)
-    copy[...] = source
-    return copy
-
-
-def view(array: np.ndarray) -> jax.Array:
-    """A JAX array on the CPU that looks at the memory of an aligned NumPy array, without a copy."""
-    looking = jax.device_put(array, jax.devices("cpu")[0], may_alias=True)
-    if array.size and looking.unsafe_buffer_pointer() != array.ctypes.data:
-        raise error(LayoutError, f"JAX copies a {array.dtype} array of shape {array.shape} where it should look at it")
-    return looking
 
 
 Given = ParamSpec("Given")
@@ -71,17 +37,83 @@ def _of_engine(
     return call
 
 
+class Engine(_optimizer.Optimizer):
+    """The optimizer inside: before it writes the parameters, it sees to it that nobody outside looks at them."""
+
+    _memory: Memory | None = None
+
+    def _begin(self) -> None:
+        if self._memory is not None and self._memory.release():
+            moved = self._memory.arrays
+            self.rebind_parameters([*moved, *self.params[len(moved):]])
+
+    def _wait(self) -> None:
+        if self._memory is not None:
+            self._memory.wait()
+
+    @property
+    def _movable(self) -> bool:
+        """Whether the parameters can be bound elsewhere."""
+        return self.closed or (self._pending is None and self.training and self._waiting() is None)
+
+    def step(self, grads: Any = None, /, **named: Any) -> Any:
+        self._begin()
+        return super().step(grads, **named)
+
+    step.__doc__ = _optimizer.Optimizer.step.__doc__
+
+    def _requests(self, *made: Any) -> Generator[_requests.Request, None, None]:
+        self._begin()
+        yield from super()._requests(*made)
+
+    def _next(self, loss: float | None, stays: bool, /) -> tuple[int, int, int, int, int, int] | None:
+        self._wait()
+        return super()._next(loss, stays)
+
+    def cancel(self) -> None:
+        self._wait()
+        super().cancel()
+
+    def close(self) -> None:
+        self._wait()
+        super().close()
+
+    def _set_mode(self, mode: int, /) -> None:
+        self._begin()
+        super()._set_mode(mode)
+
+    def _load(self, data: Any, /) -> None:
+        self._begin()
+        super()._load(data)
+
+    def _load_file(self, path: Any, /) -> None:
+        self._begin()
+        super()._load_file(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        restore, (_, *rest) = super().__reduce__()
+        return restore, (_optimizer.Optimizer, *rest)
+
+
 class Optimizer:
-    """A sentence at work on a pytree of parameters.
+    """A sentence at work on a pytree of parameters, outside jit.  (`thalweg.jax.optimizer`, in lower case, is another
+    thing: an Optax transformation, which runs inside jit and keeps nothing.)
 
     params    any pytree of floating-point arrays; they are copied once, into `arrays`.  Their names are the paths in
               it, as jax.tree_util.keystr writes them: route("*bias*"=(sgd(lr=0.1)), other=(adamw)) goes by those
     sentence  the pipeline, as for thalweg.Optimizer
     options   those of thalweg.Optimizer: state_dtype, nonfinite, seed, ...
 
-    params    (attribute) the pytree of JAX arrays that look at the memory
-    arrays    the same memory as NumPy arrays, in the order of the leaves
+    params    (attribute) the parameters as they are now, as a pytree of JAX arrays, which never change: keep them as
+              the best so far, donate them, or step while a computation still reads them
+    arrays    the memory that is stepped, as NumPy arrays in the order of the leaves, for reading and writing between
+              steps: look there anew after a step, which may have put other arrays there
     engine    the thalweg.Optimizer inside, for everything else
+
+    Parameters of less than half a megabyte are copied whenever they are handed out, all in one call.  Larger ones are
+    looked at without a copy, and step() copies those that somebody still has, or that a computation still reads; it
+    does not wait for those.  So `loss, grads = f(opt.params)` costs no copy of them, and `kept = opt.params` one, at
+    the next step.  Within the requests of a step, and in evaluation mode, all are copied when they are handed out.
 
     A copy (deepcopy, pickle) has memory of its own, and goes on as the original would.  What state_dict() and
     save(path) give holds the state without the parameters: save `params` beside it, and begin with those.
@@ -93,16 +125,16 @@ class Optimizer:
         names = [jax.tree_util.keystr(path) for path, _ in leaves]
         if len(set(names)) == len(names) and all(names):
             options.setdefault("names", names)
-        self.engine = _optimizer.Optimizer(self.arrays, sentence, **options)
-        self._views = [view(array) for array in self.arrays]
+        self._bind(Engine(self.arrays, sentence, **options))
+
+    def _bind(self, engine: Engine) -> None:
+        self.engine = engine
+        self._memory = engine._memory = Memory(self.arrays)
 
     @property
     def params(self) -> Any:
-        """The parameters as JAX arrays; they show every step, and may be donated: then new ones look at the memory."""
-        for index, looking in enumerate(self._views):
-            if looking.is_deleted():
-                self._views[index] = view(self.arrays[index])
-        return jax.tree_util.tree_unflatten(self._tree, self._views)
+        """The parameters as they are now, as JAX arrays that never change; they may be donated."""
+        return jax.tree_util.tree_unflatten(self._tree, self._memory.shown(self.engine._movable))
 
     @of_adapter
     def step(self, grads: Any) -> Any:
@@ -114,23 +146,29 @@ class Optimizer:
                that ask for more than gradients and losses (hessian_vector, matrices), or for the gradients of several
                tasks, need the requests of `engine`
 
-        Returns the closure's first loss, else None.
+        Waits for the gradients, and for nothing else.  Returns the closure's first loss, else None.
         """
         if callable(grads):
             # What JAX does not know is a leaf: a function has the structure of a lone array.
             leaves, tree = jax.tree_util.tree_flatten(grads)
             if tree != self._tree or any(leaf is grads for leaf in leaves):
                 return self._step_closure(grads)
-        self.engine.step(self._leaves(grads))
+        self.engine.step(jax.block_until_ready(leaves_like(grads, self._tree)))
         self.engine.release_gradients()
         return None
 
     def _step_closure(self, closure: Callable[[Any], Any]) -> Any:
+        ready = None
+        if self.engine._movable and not any(method.requests for _, method in self.engine._stages()):
+            # One gradient is all that is asked for: it is computed before the step, when parameters can still move.
+            ready = jax.block_until_ready(closure(self.params))
+
         def answer(request: _requests.Request) -> tuple[Any, list[Any] | None]:
+            nonlocal ready
             if _requests.needs_request(request):
                 raise error(NeedsError, f"the method asks for {_requests.asked_for(request)}, which closure(params) "
                             "cannot know: answer every request in opt.engine.requests()")
-            returned = closure(self.params)
+            returned, ready = closure(self.params) if ready is None else ready, None
             if request.kind == "loss" and not isinstance(returned, (tuple, list)):
                 return _requests.number_of(returned), None
             if not isinstance(returned, (tuple, list)) or len(returned) != 2:
@@ -138,33 +176,28 @@ class Optimizer:
             loss, grads = returned
             if request.kind == "loss":
                 return _requests.number_of(loss), None
-            return None if loss is None else _requests.number_of(loss), self._leaves(grads)
+            grads = jax.block_until_ready(leaves_like(grads, self._tree))
+            return None if loss is None else _requests.number_of(loss), grads
 
         loss = self.engine.step(answer)
         self.engine.release_gradients()
         return loss
 
-    def _leaves(self, grads: Any) -> list[Any]:
-        return jax.block_until_ready(leaves_like(grads, self._tree))
-
     # ---- modes
 
     @of_adapter
     def train(self) -> None:
-        """Puts the training weights back into the parameters, bit for bit; waits for computations that read them."""
-        _finish()
+        """Puts the training weights back into the parameters, bit for bit."""
         self.engine.train()
 
     @of_adapter
     def eval(self) -> None:
-        """Writes the evaluation weights (averages, schedule-free iterates) into the parameters; waits for computations
-        that read them."""
-        _finish()
+        """Writes the evaluation weights (averages, schedule-free iterates) into the parameters."""
         self.engine.eval()
 
     def averaged(self) -> contextlib.AbstractContextManager[Optimizer]:
-        """Inside `with opt.averaged():` the parameters hold the evaluation weights.  What is computed with them there
-        is finished before it ends."""
+        """Inside `with opt.averaged():` the parameters hold the evaluation weights.  What is handed out there stays
+        what it is behind it."""
         return _optimizer.evaluating(self)
 
     @property
@@ -194,7 +227,7 @@ class Optimizer:
         return self.engine.skipped
 
     def __reduce__(self) -> tuple[Any, ...]:
-        made = ("arrays", "engine", "_tree", "_views")
+        made = ("arrays", "engine", "_tree", "_memory")
         # A pytree of numbers: its structure can be copied where the classes in it can.
         skeleton = jax.tree_util.tree_unflatten(self._tree, range(len(self.arrays)))
         rest = {key: value for key, value in self.__dict__.items() if key not in made}
@@ -219,21 +252,18 @@ class Optimizer:
         return f"<thalweg.jax.Optimizer: {self.engine!r}>"
 
 
-def _finish() -> None:
-    """Waits for the results of all computations that JAX has begun: they may read memory that is about to change."""
-    jax.block_until_ready(jax.live_arrays("cpu"))
-
-
 def _restore(
     cls: type[Optimizer], skeleton: Any, arrays: list[np.ndarray], engine: type[_optimizer.Optimizer],
     groups: list[tuple[Any, ...]], *rest: Any
 ) -> Optimizer:
-    """Rebuilds a pickled or copied optimizer over memory that JAX can borrow."""
+    """Rebuilds a pickled or copied optimizer over memory that JAX can borrow.
+
+    engine  as which its engine was pickled
+    """
     optimizer = cls.__new__(cls)
     optimizer._tree = jax.tree_util.tree_structure(skeleton)
     optimizer.arrays = [aligned_copy(array) for array in arrays]
     moved = iter(optimizer.arrays)
     groups = [(name, [next(moved) for _ in members], *more) for name, members, *more in groups]
-    optimizer.engine = _optimizer._restore(engine, groups, *rest)
-    optimizer._views = [view(array) for array in optimizer.arrays]
+    optimizer._bind(_optimizer._restore(Engine, groups, *rest))
     return optimizer
