@@ -51,7 +51,7 @@ REFERENCE = {
                 "torch.get_parameter_groups", "torch.hessian_product", "torch.per_sample", "torch.task_gradients"],
     "Many processes": ["distributed.Ranks", "distributed.sharded_state_dict", "distributed.load_sharded_state_dict"],
     "JAX": ["jax.optimizer", "jax.Transformation", "jax.State", "jax.from_optax", "jax.to_optax", "jax.Optimizer",
-            "jax.aligned_empty", "jax.aligned_copy", "jax.view"],
+            "jax.Request", "jax.aligned_empty", "jax.aligned_copy", "jax.view"],
     "Errors": [cls.__name__ for cls in _errors.ERRORS],
 }
 LITERAL = str.maketrans({"\n": " ", **{sign: f"&#{ord(sign)};" for sign in "|*_`"}})

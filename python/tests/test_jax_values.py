@@ -1,4 +1,4 @@
-"""thalweg.jax.Optimizer hands out values: arrays that never change, for whoever keeps them or still computes with them."""
+"""thalweg.jax.Optimizer hands out values: they never change, for whoever keeps them or still computes with them."""
 
 from __future__ import annotations
 
@@ -133,6 +133,26 @@ def test_arrays_of_evaluation_and_of_requests_do_not_change(looked_at: bool) -> 
     for tree, values in seen:
         np.testing.assert_array_equal(tree["w"], values)
     assert opt.steps == 3
+
+
+@LARGE_AND_SMALL
+def test_a_state_from_within_a_step_goes_on(looked_at: bool) -> None:
+    grads = ones(params())
+    first = Optimizer(params(), "sam(0.5) | sgd(lr=0.25)")
+    loop = first.requests()
+    next(loop).answer(grads, 1.0)
+    at = next(loop)
+    state, there = first.state_dict(), first.params
+    assert at.pass_ == 1 and (there["w"] != 1).all()
+    twin = Optimizer(there, "sam(0.5) | sgd(lr=0.25)")
+    twin.load_state_dict(state)
+    kept = twin.params
+    values = np.array(kept["w"])
+    for request in twin.requests():
+        request.answer(grads, 1.0)
+    assert twin.steps == 1 and (kept["w"] == values).all() and (there["w"] == values).all()
+    at.answer(grads, 1.0)
+    assert next(loop, None) is None and (first.params["w"] == twin.params["w"]).all()
 
 
 @LARGE_AND_SMALL

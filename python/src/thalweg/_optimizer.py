@@ -284,12 +284,16 @@ class Optimizer(Saved):
         body does not answer, which is a SequenceError that names it.  Where a state was loaded that
         had been saved inside a step, the loop goes on with the request that was waiting then.
         """
+        yield from self._loop(Request)
+
+    def _loop(self, made: Callable[..., Any]) -> Generator[Any, None, None]:
+        """The loop of `requests`; made(optimizer, row) makes what it yields."""
         before = None if self._skips is None else self.skipped
-        yield from self._requests()
+        yield from self._requests(made)
         if self._norms or before is not None:
             self._look_back(before)
 
-    def _requests(self) -> Generator[Request, None, None]:
+    def _requests(self, made: Callable[..., Any] = Request) -> Generator[Any, None, None]:
         if self._pending is not None:
             self._pending = None
             self.cancel()
@@ -304,7 +308,7 @@ class Optimizer(Saved):
                 if row is None:
                     self._pending = None
                     return
-                request = Request(self, row)
+                request = made(self, row)
                 yield request
                 if self._pending is not token:
                     raise error(SequenceError, "another step was started inside the loop over this one")

@@ -1,10 +1,11 @@
 """thalweg beside and inside JAX on the CPU.
 
-Outside jit, `Optimizer` steps a pytree in memory that JAX borrows, and answers every kind of request:
+Two names differ by one capital.  Outside jit, `Optimizer` keeps a pytree of parameters and steps it, with every kind of
+sentence:
 
     from thalweg.jax import Optimizer
     opt = Optimizer(params, "sam(0.05) | adamw(lr=3e-4)")     # params: any pytree of arrays
-    opt.step(jax.value_and_grad(loss))                        # opt.params: the same pytree
+    opt.step(jax.value_and_grad(loss))                        # opt.params: the same pytree, of arrays that never change
 
 Inside jit, `optimizer` gives an Optax transformation whose state is a pytree, with a fused `apply` beside it:
 
@@ -27,7 +28,7 @@ _check(__name__, "jax", newer=lambda jax: jax.ffi)
 
 from .._classes import class_names as _class_names
 from .._classes import suggestion as _suggestion
-from ._host import Optimizer
+from ._host import Optimizer, Request
 from ._host import _restore as _restore  # pickles name it here
 from ._memory import aligned_copy, aligned_empty, view
 from ._optax import from_optax, to_optax
@@ -35,8 +36,8 @@ from ._state import State
 from ._transform import Transformation, optimizer
 
 __all__ = [
-    "Optimizer", "State", "Transformation", "aligned_copy", "aligned_empty", "from_optax", "optimizer", "to_optax",
-    "view",
+    "Optimizer", "Request", "State", "Transformation", "aligned_copy", "aligned_empty", "from_optax", "optimizer",
+    "to_optax", "view",
 ]
 
 

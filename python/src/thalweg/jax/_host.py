@@ -37,6 +37,48 @@ def _of_engine(
     return call
 
 
+class Request(_requests.Request):
+    """What a method needs now, from `thalweg.jax.Optimizer.requests`: a thalweg.Request whose arrays are pytrees.
+
+    opt.params stands where the answer is wanted; kind, pass_, tag, index, count and loss are those of thalweg.Request.
+    """
+
+    __slots__ = ("_host",)
+
+    def __init__(self, host: Optimizer, optimizer: _optimizer.Optimizer, row: tuple[int, ...]) -> None:
+        super().__init__(optimizer, row)  # type: ignore[arg-type]
+        self._host = host
+
+    @property
+    def probe(self) -> Any:
+        """The vector of a Hessian-vector product, or the direction of derivatives: a pytree like the parameters."""
+        return jax.tree_util.tree_unflatten(self._host._tree, [jax.numpy.asarray(x) for x in super().probe])
+
+    def answer(self, grads: Any = None, loss: Any = None, *, stay: bool = False) -> None:
+        """Gives the answer: gradients, a Hessian-vector product or the parameters of a participant, and the loss.
+
+        grads  a pytree like the parameters, None in the place of a leaf that has none
+        stay   as for thalweg.Request.answer
+
+        ShapeError for another structure, and what thalweg.Request.answer raises.
+        """
+        number = None if loss is None else _requests.number_of(loss, "the loss of an answer", grads)
+        super().answer(None if grads is None else self._host._leaves(grads), number, stay=stay)
+
+    def answer_matrix(self, first: Any = None, second: Any = None) -> None:
+        super().answer_matrix(*jax.block_until_ready((first, second)))
+
+    answer_matrix.__doc__ = _requests.Request.answer_matrix.__doc__
+
+    def answer_samples(self, gradients: Any) -> None:
+        """Answers "sample_gradients": a pytree like the parameters of arrays (samples, shape of the parameter...), as
+        jax.vmap(jax.grad(loss), (None, 0)) gives them, None in the place of a leaf that has none.
+
+        SequenceError when no such request waits.  ShapeError and ArgumentError leave the request waiting.
+        """
+        super().answer_samples(self._host._leaves(gradients))
+
+
 class Engine(_optimizer.Optimizer):
     """The optimizer inside: before it writes the parameters, it sees to it that nobody outside looks at them."""
 
@@ -144,7 +186,7 @@ class Optimizer:
                closure(params) -> (loss, grads), called as often as the method asks; the loss may be None for methods
                that do not ask for it, and the loss alone is an answer where nothing else is wanted (spsa).  Methods
                that ask for more than gradients and losses (hessian_vector, matrices), or for the gradients of several
-               tasks, need the requests of `engine`
+               tasks, need `requests`
 
         Waits for the gradients, and for nothing else.  Returns the closure's first loss, else None.
         """
@@ -167,7 +209,7 @@ class Optimizer:
             nonlocal ready
             if _requests.needs_request(request):
                 raise error(NeedsError, f"the method asks for {_requests.asked_for(request)}, which closure(params) "
-                            "cannot know: answer every request in opt.engine.requests()")
+                            "cannot know: answer every request in opt.requests()")
             returned, ready = closure(self.params) if ready is None else ready, None
             if request.kind == "loss" and not isinstance(returned, (tuple, list)):
                 return _requests.number_of(returned), None
@@ -182,6 +224,38 @@ class Optimizer:
         loss = self.engine.step(answer)
         self.engine.release_gradients()
         return loss
+
+    def requests(self) -> Generator[Request, None, None]:
+        """One step as a loop over what the method asks for, for every sentence: several tasks, Hessian products, the
+        gradients of samples.
+
+            for request in opt.requests():                             # "pcgrad(tasks=2) | adamw"
+                loss, grads = value_and_grad[request.index](opt.params)
+                request.answer(grads, loss)
+
+            for request in opt.requests():                             # "adahessian"
+                if request.kind == "hessian_vector":
+                    request.answer(jax.jvp(jax.grad(loss), (opt.params,), (request.probe,))[1])
+                else:
+                    request.answer(jax.grad(loss)(opt.params))
+
+        The step is done when the loop ends; leaving it early cancels it, as in thalweg.Optimizer.requests.
+        """
+        with contextlib.closing(self.engine._loop(functools.partial(Request, self))) as loop:
+            while (request := self._next_of(loop)) is not None:
+                yield request
+        self.engine.release_gradients()
+
+    @of_adapter
+    def _next_of(self, loop: Generator[Request, None, None]) -> Request | None:
+        return next(loop, None)
+
+    def _leaves(self, grads: Any) -> list[Any]:
+        """The leaves of an answer, None where there is none."""
+        leaves, tree = jax.tree_util.tree_flatten(grads, is_leaf=lambda x: x is None)
+        if tree != self._tree:
+            leaves = leaves_like(grads, self._tree)
+        return jax.block_until_ready(leaves)
 
     # ---- modes
 

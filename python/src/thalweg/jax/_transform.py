@@ -62,7 +62,8 @@ def optimizer(
     pack: bool | None = None,
     **hyper: Any,
 ) -> Transformation:
-    """A sentence as an Optax transformation that runs inside jax.jit, on the CPU.
+    """A sentence as an Optax transformation that runs inside jax.jit, on the CPU.  (`thalweg.jax.Optimizer`, with a
+    capital, is another thing: an object that keeps the parameters and steps them, outside jit.)
 
     sentence     the pipeline, as for thalweg.Optimizer: one that needs one gradient a step (and the loss, if it does,
                  passed as `value`).  Those that ask for more (sam, oasis, aggregators) need thalweg.jax.Optimizer,
