@@ -60,6 +60,21 @@ def test_functions_are_closures() -> None:
     assert (lone.params == 0).all()
 
 
+@pytest.mark.parametrize(("sentence", "calls"), [("sgd(lr=0.5)", 1), ("momo", 1), ("sam(0.1) | sgd(lr=0.5)", 2)])
+def test_how_often_a_closure_is_called(sentence: str, calls: int) -> None:
+    opt, called = Optimizer(model(), sentence), []
+    for _ in range(2):
+        opt.step(lambda params: called.append(params) or (1.0, Model(jnp.ones(2), jnp.ones(1))))
+    assert len(called) == 2 * calls and opt.steps == 2
+    with pytest.raises(TypeError, match="not NoneType"):
+        opt.step(called.append)
+    assert len(called) == 2 * calls + 1 and opt.steps == 2
+    opt.eval()
+    with pytest.raises(tw.SequenceError, match=r"opt\.train\(\)"):
+        opt.step(called.append)
+    assert len(called) == 2 * calls + 1
+
+
 def test_donated_parameters_come_back() -> None:
     opt = Optimizer({"w": jnp.ones(4)}, "sgd(lr=0.5)")
     double = jax.jit(lambda p: jax.tree_util.tree_map(lambda x: 2 * x, p), donate_argnums=0)

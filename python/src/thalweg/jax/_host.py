@@ -188,7 +188,8 @@ class Optimizer:
                that ask for more than gradients and losses (hessian_vector, matrices), or for the gradients of several
                tasks, need `requests`
 
-        Waits for the gradients, and for nothing else.  Returns the closure's first loss, else None.
+        Waits for the gradients, and for copies of small parameters that are being made; not for what is computed with
+        those.  Returns the closure's first loss, else None.
         """
         if callable(grads):
             # What JAX does not know is a leaf: a function has the structure of a lone array.
@@ -200,17 +201,16 @@ class Optimizer:
         return None
 
     def _step_closure(self, closure: Callable[[Any], Any]) -> Any:
-        ready = None
+        ready: list[Any] = []
         if self.engine._movable and not any(method.requests for _, method in self.engine._stages()):
             # One gradient is all that is asked for: it is computed before the step, when parameters can still move.
-            ready = jax.block_until_ready(closure(self.params))
+            ready.append(jax.block_until_ready(closure(self.params)))
 
         def answer(request: _requests.Request) -> tuple[Any, list[Any] | None]:
-            nonlocal ready
             if _requests.needs_request(request):
                 raise error(NeedsError, f"the method asks for {_requests.asked_for(request)}, which closure(params) "
                             "cannot know: answer every request in opt.requests()")
-            returned, ready = closure(self.params) if ready is None else ready, None
+            returned = ready.pop() if ready else closure(self.params)
             if request.kind == "loss" and not isinstance(returned, (tuple, list)):
                 return _requests.number_of(returned), None
             if not isinstance(returned, (tuple, list)) or len(returned) != 2:
