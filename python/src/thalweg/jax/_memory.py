@@ -4,7 +4,7 @@ JAX takes arrays as values, and reads them at times of its own: a computation th
 step that follows it.  So nothing is written that somebody outside still looks at.
 
 - Small parameters are copied when they are handed out, all of them by one jitted function: making a JAX array that
-  looks at memory costs more (50 us each; the copies 2 us each).
+  looks at memory costs more (50 us each; the copies 3 us each).
 - Large ones are looked at, without a copy.  Before a step their looks are taken back.  Where somebody else still has
   one (an array kept outside, a computation under way), the parameter moves to other memory: one copy, which the step
   then changes.  The runtime of XLA keeps what a look is made of until the last array and the last computation are done
