@@ -10,7 +10,7 @@ import ThalwegCore
 /// Differs  sign and β₂ = μ are the later version of the paper; `sign=false, beta2=0.999` the first code. The bias
 ///          correction changes the weight of ε alone. 0/0 is 0.
 /// Source   Si, Zhang and Shen, 2025, arXiv:2507.11005.
-struct AdaMuon: WholeRule {
+struct AdaMuon: InBlocks {
   static let method = Method(
     "adamuon", .optimizer, "Muon with Adam's second moment on the orthogonalised direction.",
     rule: """
@@ -27,7 +27,7 @@ struct AdaMuon: WholeRule {
       .number("rms", 0.2, .above(0), "root mean square of the step, over lr"),
     ] + NewtonSchulz.parameters() + [
       .number("ns_eps", 1e-7, .above(0), "floor of the norm that divides in the iteration"), NewtonSchulz.precision,
-    ],
+    ] + Parameter.blocks,
     slots: [.moment("momentum_buffer", "the momentum M"), .square("exp_avg_sq", "second moment v of the direction")],
     needsFinite: true, validate: { (h) throws(Failure) in try NewtonSchulz.check(h, "adamuon") })
 

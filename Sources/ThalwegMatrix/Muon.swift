@@ -8,12 +8,14 @@ import ThalwegCore
 ///     θ ← θ·(1 − lr·wd) − lr·s·O,   s = √max(1, out/in) original, 0.2·√max(out, in) match_rms_adamw, √(out/in)
 ///     spectral, 1 none
 ///
+/// With `batch_dims`, `split`, `heads` a tensor is several matrices, each with its own O and s.
+///
 /// State    B.
 /// Differs  torch.optim.Muon computes O in bfloat16 (here `ns_precision=bf16`; the default keeps the working precision)
 ///          and refuses tensors of rank above 2; `out` and `in` are those of the matrix view (the original takes the
 ///          last two axes of a kernel). The decay uses the unadjusted lr.
 /// Source   Jordan et al., 2024; Liu et al., 2025, arXiv:2502.16982; analysis: Kovalev, 2025, arXiv:2503.12645.
-struct Muon: WholeRule {
+struct Muon: InBlocks {
   static let method = Method(
     "muon", .optimizer, "Muon: momentum, orthogonalised by Newton-Schulz iterations.",
     rule: """
@@ -35,7 +37,7 @@ struct Muon: WholeRule {
       .choice("adjust_lr", ["original", "match_rms_adamw", "spectral", "none"], "the factor s of the shape"),
       .choice("momentum_form", ["sum", "ema"], "the gradient enters the momentum whole, or times 1 - momentum"),
       NewtonSchulz.precision,
-    ],
+    ] + Parameter.blocks,
     slots: [.moment("momentum_buffer", "the momentum B")], needsFinite: true,
     validate: { (h) throws(Failure) in try NewtonSchulz.check(h, "muon") })
 

@@ -12,7 +12,7 @@ import ThalwegCore
 /// Differs  kernels are matrices (out, rest), where the authors average over the last axis alone. 0/0 is 0. v is not
 ///          bias corrected, which the rescaling takes out but for ε.
 /// Source   Li, Liu, Liang, Chen and Zhao, 2025, arXiv:2510.05491.
-struct NorMuon: WholeRule {
+struct NorMuon: InBlocks {
   static let method = Method(
     "normuon", .optimizer, "Muon whose orthogonalised direction is divided by a second moment of every row.",
     rule: """
@@ -32,7 +32,7 @@ struct NorMuon: WholeRule {
       .choice("axis", ["row", "long"], "what has a second moment: rows, or the lines of the longer side", live: false),
       .choice("rescale", ["preserve_norm", "match_rms"], "the norm of the step"),
       .choice("adjust_lr", ShapeFactor.words, "the factor of the shape, with preserve_norm"), NewtonSchulz.precision,
-    ],
+    ] + Parameter.blocks,
     slots: [
       .moment("momentum_buffer", "the momentum M"), Slot("second_momentum", "second moment v of the lines"),
     ], needsFinite: true, validate: { (h) throws(Failure) in try NewtonSchulz.check(h, "normuon") })

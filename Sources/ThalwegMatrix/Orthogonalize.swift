@@ -8,7 +8,7 @@ import ThalwegCore
 ///          set begins again; fewer steps than triples take the first (optax takes the last). form=gram is the same in
 ///          exact arithmetic, and cheaper where a matrix is much longer than wide.
 /// Source   Björck and Bowie, 1971; Jordan et al., 2024; Polar Express: Amsel et al., 2025, arXiv:2505.16932.
-struct Orthogonalize: WholeRule {
+struct Orthogonalize: InBlocks {
   static let parameters: [Parameter] =
     NewtonSchulz.parameters() + [
       .eps(1e-7, "floor of the norm that divides", .above(0)),
@@ -20,7 +20,7 @@ struct Orthogonalize: WholeRule {
         "what the matrix is divided by: as the set has it, a norm, or bounds of the rows of its Gram matrix"),
       .choice("form", ["standard", "gram"], "iterate the matrix, or its smaller Gram matrix", live: false),
       .list("resets", [2], "iterations (from 0) before which the Gram form multiplies out"),
-    ]
+    ] + Parameter.blocks
   static let method = Method(
     "orthogonalize", .update, "Replaces an update by its polar factor, approximately by Newton-Schulz or exactly.",
     rule: """
@@ -53,7 +53,7 @@ struct Orthogonalize: WholeRule {
 /// Newton-Schulz of the gradient: `orthogonalize` before the rule.
 ///
 /// Source   Björck and Bowie, 1971; Jordan et al., 2024; Polar Express: Amsel et al., 2025, arXiv:2505.16932.
-struct NewtonSchulzTransform: WholeRule {
+struct NewtonSchulzTransform: InBlocks {
   static let method = Method(
     "newton_schulz", .transform, "Replaces a gradient by its polar factor, approximately by Newton-Schulz or exactly.",
     rule: Orthogonalize.method.rule, source: Orthogonalize.method.source, parameters: Orthogonalize.parameters,

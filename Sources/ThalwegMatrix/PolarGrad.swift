@@ -11,7 +11,7 @@ import ThalwegCore
 /// Differs  singular values below the largest times max(out, in)·ulp count as 0 in the exact form. α = 0 is Muon
 ///          without a factor of the shape. The ns estimate of ν is off by the error of O.
 /// Source   Lau, Long and Su, 2025, arXiv:2505.21799.
-struct PolarGrad: WholeRule {
+struct PolarGrad: InBlocks {
   static let method = Method(
     "polargrad", .optimizer, "The polar factor of the momentum times a power of its nuclear norm.",
     rule: """
@@ -27,7 +27,7 @@ struct PolarGrad: WholeRule {
       .number("alpha", 1, .atLeast(0), "power of the nuclear norm"),
     ] + NewtonSchulz.parameters("quintic") + [
       .number("ns_eps", 1e-15, .above(0), "floor of the norm that divides in the iteration"), NewtonSchulz.precision,
-    ],
+    ] + Parameter.blocks,
     slots: [.moment("momentum_buffer", "the momentum M")], needsFinite: true,
     validate: { (h) throws(Failure) in try NewtonSchulz.check(h, "polargrad") })
 

@@ -15,7 +15,7 @@ import ThalwegCore
 /// Differs  where the first L_k is singular the basis of its null space is the one in which diag(1, 2, ...) is diagonal
 ///          (LAPACK's is left to rounding). `block_size` cuts large tensors (off in the original).
 /// Source   Vyas et al., 2024, arXiv:2409.11321.
-struct SOAP: WholeRule {
+struct SOAP: InBlocks {
   static let method = Method(
     "soap", .optimizer, "SOAP: Adam in the eigenbasis of Shampoo's matrices.",
     rule: """
@@ -36,7 +36,7 @@ struct SOAP: WholeRule {
       .flag("precondition_1d", false, "vectors are turned too", live: false),
       .flag("normalize_grads", false, "the update has an RMS of 1"),
       .flag("correct_bias", true, "bias corrections"), .blockSize, .products,
-    ],
+    ] + Parameter.blocks,
     slots: [
       Slot("statistics", "the matrices L_k, one after the other"), Slot("basis", "their eigenvectors Q_k"),
       .moment("exp_avg", "first moment m, turned"), .square("exp_avg_sq", "second moment v, turned"),

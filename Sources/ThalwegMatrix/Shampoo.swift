@@ -13,7 +13,7 @@ import ThalwegCore
 /// Differs  eigenvalues that rounding made smaller than the largest times the machine epsilon count as that; an axis
 ///          over the limit still counts in the order. `block_size` cuts large tensors (off in the original).
 /// Source   Gupta, Koren, Singer, 2018, arXiv:1802.09568; grafting, blocks: Shi et al., 2023, arXiv:2309.06497.
-struct Shampoo: WholeRule {
+struct Shampoo: InBlocks {
   static let method = Method(
     "shampoo", .optimizer,
     "Shampoo: a full matrix of second moments for every axis; the gradient is multiplied by its inverse root.",
@@ -42,7 +42,7 @@ struct Shampoo: WholeRule {
       .flag("bias_correction", false, "correct the averages for their start at 0"),
       .weightDecay(), .flag("decoupled_decay", true, "decay enters the update, not the gradient"), .blockSize,
       .products,
-    ],
+    ] + Parameter.blocks,
     slots: [
       Slot("statistics", "the matrices L_k, one after the other"), Slot("roots", "their inverse roots R_k"),
       .moment("exp_avg", "average m of the gradient"), .moment("momentum_buffer", "the momentum b"),
