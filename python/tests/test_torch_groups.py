@@ -273,6 +273,21 @@ def test_groups_of_a_model() -> None:
             get_parameter_groups(Net(), **bad)
 
 
+def test_groups_of_a_model_keep_the_decay_of_the_sentence() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3), torch.nn.Linear(3, 2))
+    for opt in (Optimizer(twt.get_parameter_groups(net), "adamw(weight_decay=0.3)"),
+                twt.AdamW(twt.get_parameter_groups(net), weight_decay=0.3),
+                twt.InBackward(twt.get_parameter_groups(net), "adamw(weight_decay=0.3)")):
+        decays = {g["role"]: g["weight_decay"] for g in opt.param_groups}
+        assert decays == {"weight": 0.3, "bias": 0.0, "norm": 0.0}
+    several = "route(matrix=(muon(weight_decay=0.2)), other=(adamw(weight_decay=0.1)))"
+    opt = Optimizer(twt.get_parameter_groups(net, head="2"), several)
+    weights = [g for g in opt.param_groups if g["role"] in ("weight", "head")]
+    assert len(weights) == 2 and all(g["muon.weight_decay"] == 0.2 for g in weights)
+    assert all(g["adamw.weight_decay"] == 0.1 for g in weights)
+    assert {g["weight_decay"] for g in twt.get_parameter_groups(net, 0.0)} == {0.0}
+
+
 class Classifier(torch.nn.Module):
     """The head stands first, and is longer than the trunk."""
 

@@ -15,12 +15,13 @@ NORMS = ("norm",)
 
 
 def get_parameter_groups(
-    model: torch.nn.Module, weight_decay: float = 0.0, layer_decay: float = 1.0, *, lr: float | None = None,
+    model: torch.nn.Module, weight_decay: float | None = None, layer_decay: float = 1.0, *, lr: float | None = None,
     head: str | Iterable[str] = (),
 ) -> list[dict[str, Any]]:
     """Parameter groups for an optimizer, of (name, parameter) pairs: those that need no gradient are left out.
 
-    weight_decay  of weights; biases, and what belongs to a normalisation or has one dimension at most, get 0
+    weight_decay  of weights; None: they keep that of the sentence or of the class.  Biases, and what belongs to a
+                  normalisation or has one dimension at most, get 0 in either case
     layer_decay   the step size of a layer is `lr` times this to the power of the layers behind it.  Layers are the
                   members of the longest ModuleList or Sequential of the model (its children where it has none): what
                   comes before them counts as one layer, what comes after has the whole `lr`
@@ -29,16 +30,15 @@ def get_parameter_groups(
     head          the output layer: the name of its module ("classifier"), or several names.  Wherever it stands, it has
                   the whole `lr`, and its weights have the role "head"
 
-    A group has "params", "weight_decay", with layer_decay "lr", and "role" ("weight", "bias", "norm", "embedding",
-    "head"), which route(...) goes by: Muon's matrix=(...) leaves embeddings and heads to other=(...).
+    A group has "params", "weight_decay" (where it is given, or 0), with lr "lr", and "role" ("weight", "bias", "norm",
+    "embedding", "head"), which route(...) goes by: Muon's matrix=(...) leaves embeddings and heads to other=(...).
     RangeError for a decay or an lr below 0, or a layer_decay without lr; ValueTypeError for what is no number;
     ArgumentError for a head that the model does not have; TypeError for what is no module.
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model is the torch.nn.Module whose parameters are grouped, not {type(model).__name__}: "
                         "roles are read from its modules")
-    weight_decay = _options.number("weight_decay", weight_decay)
-    if not 0 <= weight_decay < math.inf:
+    if weight_decay is not None and not 0 <= (weight_decay := _options.number("weight_decay", weight_decay)) < math.inf:
         raise error(RangeError, f"weight_decay is at least 0, not {weight_decay}")
     layer_decay = _options.number("layer_decay", layer_decay)
     if not 0 < layer_decay < math.inf:
@@ -60,7 +60,9 @@ def get_parameter_groups(
         decay = 0.0 if role in ("bias", "norm") or p.ndim < 2 else weight_decay
         key = (layers.get(name, last), role, decay)
         if key not in groups:
-            groups[key] = {"params": [], "weight_decay": decay, "role": role}
+            groups[key] = {"params": [], "role": role}
+            if decay is not None:
+                groups[key]["weight_decay"] = decay
             if lr is not None:
                 groups[key]["lr"] = lr * layer_decay ** (last - key[0])
         groups[key]["params"].append((name, p))
