@@ -114,6 +114,64 @@ def test_a_state_of_another_method_is_refused_and_nothing_changes() -> None:
         small.load_state_dict(other.state_dict())
 
 
+@pytest.mark.parametrize("cls", ["SGD", "Lion"])
+def test_no_part_is_offered_of_the_state_of_another_method(cls: str) -> None:
+    """strict=False refuses it as well, and the first message does not send there."""
+    params = problem(torch.float64)
+    theirs = torch.optim.AdamW(params)
+    run(theirs, params, 0, 1)
+    opt = getattr(twt, cls)(params)
+    for strict in (True, False):
+        with pytest.raises(tw.MismatchError) as told:
+            opt.load_state_dict(theirs.state_dict(), strict=strict)
+        assert "strict=False" not in str(told.value)
+    with pytest.raises(tw.MismatchError, match="strict=False takes what fits"):  # of the same, for other shapes
+        twt.AdamW([torch.nn.Parameter(torch.ones(2)) for _ in params]).load_state_dict(theirs.state_dict())
+
+
+OTHERS = [("SGD", dict(lr=0.1, momentum=0.9), "momentum"), ("RMSprop", {}, "alpha"), ("Adadelta", {}, "rho"),
+          ("Adamax", {}, "amsgrad"), ("NAdam", dict(decoupled_weight_decay=True), "momentum_decay")]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("name, arguments, says", OTHERS)
+def test_a_state_of_another_method_without_a_step_is_refused(
+    name: str, arguments: dict[str, Any], says: str, strict: bool
+) -> None:
+    params = problem(torch.float64)
+    opt = twt.AdamW(params, lr=0.5)
+    keys = {*opt.param_groups[0]}
+    other = getattr(torch.optim, name)(params, **arguments)
+    with pytest.raises(tw.MismatchError, match=f"another optimizer.*{says}"):
+        opt.load_state_dict(other.state_dict(), strict=strict)
+    with pytest.raises(tw.MismatchError, match="another optimizer"):
+        twt.Lion(params).load_state_dict(torch.optim.SGD(params).state_dict())
+    assert opt.param_groups[0]["lr"] == 0.5 and {*opt.param_groups[0]} == keys
+
+
+@pytest.mark.parametrize("name", [*CONVERTS])
+def test_a_state_of_the_same_method_without_a_step_is_taken(name: str) -> None:
+    params = [torch.nn.Parameter(torch.ones(2, 2))]
+    opt, theirs = getattr(twt, name)(params), getattr(torch.optim, name)(params, lr=0.25)
+    opt.load_state_dict(theirs.state_dict())
+    assert opt.param_groups[0]["lr"] == 0.25
+    if name == "AdamW":
+        sentence = twt.Optimizer(params, "clip_global_norm(1.0) | adamw | ema")
+        sentence.load_state_dict(theirs.state_dict())
+        assert sentence.param_groups[0]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_state_that_went_through_torch_says_so(strict: bool) -> None:
+    params = problem(torch.float32)
+    opt = twt.AdamW(params)
+    run(opt, params, 0, 2)
+    theirs = torch.optim.AdamW(params)
+    theirs.load_state_dict(opt.state_dict())  # torch takes anything
+    with pytest.raises(tw.FormatError, match=r"went through an optimizer of torch\.optim.*to_torch_state_dict\(\)"):
+        opt.load_state_dict(theirs.state_dict(), strict=strict)
+
+
 def test_state_is_seen_by_parameter() -> None:
     params = problem(torch.float32)
     opt, theirs = twt.AdamW(params), torch.optim.AdamW(problem(torch.float32))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -11,6 +11,15 @@ import torch
 from .._errors import ArgumentError, CountError, FormatError, MismatchError, error
 
 UNUSABLE = "not a usable state_dict of thalweg.torch"
+# What is a hyper-parameter in torch.optim is none of the caller's notes, also where the sentence does not have it.
+HYPERS = frozenset(
+    ("lr", "betas", "eps", "weight_decay", "momentum", "dampening", "nesterov", "amsgrad", "maximize", "alpha", "rho")
+    + ("centered", "lr_decay", "initial_accumulator_value", "momentum_decay", "decoupled_weight_decay", "lambd", "etas")
+    + ("step_sizes", "beta2_decay", "ns_steps", "ns_coefficients", "adjust_lr_fn")
+)
+# Those by which optimizers are told apart that have taken no step; torch has always written them.
+TELLING = frozenset(
+    ("betas", "momentum", "dampening", "nesterov", "amsgrad", "alpha", "rho", "centered", "lr_decay", "momentum_decay"))
 
 
 def dense(value: Any, what: str) -> torch.Tensor:
@@ -52,6 +61,15 @@ def notes(noted: Mapping[str, Any], groups: int) -> tuple[Any, dict[int, Any] | 
     return shown, empty, scaled
 
 
+def bytes_of_ours(value: Any) -> bytes:
+    """The bytes of a tensor that only the library reads.  FormatError where torch.optim has made it numbers."""
+    if isinstance(value, torch.Tensor) and value.dtype != torch.uint8:
+        raise error(FormatError, "this state_dict of thalweg.torch went through an optimizer of torch.optim, whose "
+                    f"load_state_dict has made what only thalweg reads numbers ({value.dtype}): load into torch's "
+                    "optimizer what opt.to_torch_state_dict() gives; its state_dict() then comes back as torch's")
+    return value.cpu().numpy().tobytes()
+
+
 def form(groups: Sequence[Any]) -> None:
     """ArgumentError for what are no parameter groups of a state dict."""
     for index, group in enumerate(groups):
@@ -59,6 +77,21 @@ def form(groups: Sequence[Any]) -> None:
         if not isinstance(keys, (list, tuple)) or not all(isinstance(key, (int, str)) for key in keys):
             raise error(ArgumentError, f"not a state_dict of an optimizer: parameter group {index} is a dict with a "
                         f"list of numbers or names as 'params', not {reprlib.repr(group)}")
+
+
+def same_optimizer(groups: Sequence[Mapping[str, Any]], known: Set[str], expected: Set[str], text: str) -> None:
+    """MismatchError where a state dict of torch.optim is that of another optimizer, by the keys of its groups.
+
+    known     the hyper-parameters that there are
+    expected  those that it has to have
+    """
+    for group in groups:
+        other, lacks = sorted((group.keys() & HYPERS) - known), sorted(expected - group.keys())
+        if other or lacks:
+            has = (f"has {', '.join(other)}, which {text!r} does not have" if other else
+                   f"does not have {', '.join(lacks)}, which {text!r} has")
+            raise error(MismatchError, f"the state dict is that of another optimizer of torch.optim: a group {has}")
+
 
 
 def groups(theirs: Sequence[Mapping[str, Any]], mine: Sequence[Mapping[str, Any]]) -> None:

@@ -119,6 +119,11 @@ def _torch_defaults(name: str) -> dict[str, Any]:
     return dict(getattr(torch.optim, name)([torch.nn.Parameter(torch.zeros(shape))]).defaults)
 
 
+def hypers_in_torch(name: str) -> frozenset[str]:
+    """What torch's optimizer of that name has in its groups."""
+    return frozenset(_torch_defaults(name))
+
+
 def _refuse(name: str, given: dict[str, Any]) -> None:
     if given.get("fused") and given.get("foreach"):
         raise error(ArgumentError, f"{name}: fused and foreach cannot both be True, as in torch; here they change nothing")

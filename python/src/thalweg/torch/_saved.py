@@ -200,9 +200,27 @@ class Saved(Grouped):
             self._bind_late()
         if not strict:
             return self._load_partly(whole)
-        with contextlib.nullcontext() if self._ranks is not None else mentioning_parts():
+        with mentioning_parts() if self._ranks is None and self._has_parts(whole) else contextlib.nullcontext():
             self._load_whole(whole)
         return None
+
+    def _has_parts(self, whole: dict[str, Any]) -> bool:
+        """Whether strict=False takes some of a state dict: that of thalweg.torch, or of the same one of torch.optim."""
+        from ._classes import name_in_torch
+
+        keys = {key for row in whole["state"].values() if isinstance(row, Mapping) for key in row}
+        slots = _state.CONVERTS.get(name_in_torch(self.engine), (False, ()))[1]
+        return _state.COUNTERS in keys or bool(keys) and keys <= {*slots, *_state.FREE, _state.STEPS}
+
+    def _check_method(self, groups: list[dict[str, Any]], rows: Mapping[int, Any]) -> None:
+        """MismatchError where a state dict of torch.optim without any state, as before its first step, is that of
+        another method, by what its groups have."""
+        from ._classes import hypers_in_torch, name_in_torch
+
+        if not any(rows.values()):
+            name = name_in_torch(self.engine)
+            theirs = hypers_in_torch(name) if name in _state.CONVERTS else frozenset({"maximize"})
+            _checks.same_optimizer(groups, theirs | self._settings, theirs & _checks.TELLING, self.engine._text)
 
     def _load_whole(self, whole: dict[str, Any]) -> None:
         """Takes all of a state dict whose hooks have been called."""
@@ -233,6 +251,7 @@ class Saved(Grouped):
         elif head is not None:
             data, notes = _state.put_together(self.engine, rows, head), head["notes"]
         else:
+            self._check_method(groups, rows)
             data, notes = _state.from_torch(self.engine, rows, self.engine.params), {}
         shown, empty, scaled = _checks.notes(notes, len(groups))
         changes = None if own and shown is None else differences(groups, shown if own else self._shown_of())
@@ -292,6 +311,7 @@ class Saved(Grouped):
         if head is not None:
             entries = _state.in_part(self.engine, rows, head)
         else:
+            self._check_method(whole["param_groups"], rows)
             entries = self._from_torch_in_part(rows, [order.get(k, k) for k in range(len(places))], names)
         report = load_partly(self.engine, entries)
         self._empty()

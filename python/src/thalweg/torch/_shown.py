@@ -13,18 +13,13 @@ from .. import _checkpoint, _groups, _notices, _optimizer, _options, distributed
 from .._errors import ArgumentError, of_adapter
 from .._hints import familiar
 from .._optimizer import bare
+from ._checks import HYPERS
 from ._view import Keys, View, plain, same, show
 
 # What torch's own code and its schedulers keep in a group beside the hyper-parameters of the optimizer.
 NOT_OURS = frozenset(
     ("params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_lr", "max_momentum", "base_momentum")
     + ("swa_lr", "differentiable", "foreach", "fused", "capturable")
-)
-# What is a hyper-parameter in torch.optim is none of the caller's notes, also where the sentence does not have it.
-TORCHS = frozenset(
-    ("lr", "betas", "eps", "weight_decay", "momentum", "dampening", "nesterov", "amsgrad", "maximize", "alpha", "rho")
-    + ("centered", "lr_decay", "initial_accumulator_value", "momentum_decay", "decoupled_weight_decay", "lambd", "etas")
-    + ("step_sizes", "beta2_decay", "ns_steps", "ns_coefficients", "adjust_lr_fn")
 )
 
 
@@ -100,7 +95,7 @@ class Grouped(torch.optim.Optimizer):
         """Whether a key that a group is given with is for the engine, which may refuse it; others are the caller's."""
         if not isinstance(key, str) or key in NOT_OURS:
             return False
-        if key in self._settings or key in TORCHS or key in _options.OF_ALL or "." in key:
+        if key in self._settings or key in HYPERS or key in _options.OF_ALL or "." in key:
             return True
         known = sorted({path.rpartition(".")[2] for path in self._settings})
         return familiar(key, known) is not None or bool(difflib.get_close_matches(key, known, 1, 0.8))

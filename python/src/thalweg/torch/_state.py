@@ -190,8 +190,10 @@ def find_head(state: Mapping[int, Any]) -> dict[str, Any] | None:
     for row in state.values():
         if isinstance(row, Mapping) and HEAD in row:
             try:
-                head = json.loads(row[HEAD].cpu().numpy().tobytes())
+                head = json.loads(_checks.bytes_of_ours(row[HEAD]))
                 number = head["format"]
+            except Error:
+                raise
             except (AttributeError, ValueError, KeyError, TypeError, RuntimeError) as problem:
                 raise error(FormatError, f"{_checks.UNUSABLE}: {problem}") from problem
             if not isinstance(number, int) or number != FORMAT:
