@@ -259,8 +259,8 @@ def machine() -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; every column but the first is aligned right.  A | in a cell is no border."""
-    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    """A Markdown table; every column but the first is aligned right."""
+    header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in (header, *rows))  # also within `code`
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:

@@ -74,6 +74,39 @@ def test_links_of_written_pages(page: Path) -> None:
     _check_links((DOCS / "pages" / page).read_text(), str(page))
 
 
+def _rows(text: str) -> list[list[str]]:
+    """The tables of a page, each a list of its lines."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    blocks = re.findall(r"(?:^\|.*(?:\n|\Z))+", text, re.M)
+    return [block.splitlines() for block in blocks]
+
+
+def _cells(row: str) -> int:
+    """How many cells Markdown sees: a bar ends one, within `code` too, where no backslash is before it."""
+    return len(re.findall(r"(?<!\\)\|", row.strip())) - 1
+
+
+TABLED = [*(DOCS / "pages").rglob("*.md"), *DOCS.parents[1].glob("*.md"), DOCS.parent / "benchmarks" / "README.md",
+          *(DOCS.parents[1] / folder / "README.md" for folder in ("examples", "Sources"))]
+
+
+@pytest.mark.parametrize("page", TABLED, ids=lambda page: str(page.relative_to(DOCS.parents[1])))
+def test_rows_of_tables_have_as_many_cells_as_their_heads(page: Path) -> None:
+    if not page.exists():
+        pytest.skip("not in this archive")
+    for table in _rows(page.read_text()):
+        assert re.fullmatch(r"[| :-]+", table[1]), table[0]
+        for row in table:
+            assert row.rstrip().endswith("|") and _cells(row) == _cells(table[0]), row
+
+
+def test_rows_of_tables_that_are_made() -> None:
+    made = [generate.kind_page(kind) for kind in tw.kinds()] + [generate.method_page(m) for m in tw.methods()[::7]]
+    for table in [table for text in made for table in _rows(text)]:
+        for row in table:
+            assert _cells(row) == _cells(table[0]), row
+
+
 def test_pages_of_methods() -> None:
     for m in tw.methods()[::25]:
         text = generate.method_page(m)
