@@ -351,6 +351,36 @@ def test_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "edge" in out and field.stat().st_size > 10_000
 
 
+def test_what_diverged_is_not_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    pytest.importorskip("matplotlib")
+    few = ("--problem", "ravine", "--seeds", "2", "--steps", "20", "--plot", tmp_path / "x.png")
+    out, _ = outcome(capsys, "race", "sgd(lr=1e30)", "sgd(lr=1e20)", *few)
+    assert "there is no best" in out and not any(line.endswith("*") for line in out.splitlines())
+    out, _ = outcome(capsys, "race", "sgd(lr=1e30)", "sgd(lr=1e-3)", *few)
+    assert [line.split("(")[0] for line in out.splitlines() if line.endswith("*")] == ["sgd"] and "no best" not in out
+    for axes in (["--over", "lr=1e20,1e30"], ["--over", "lr=1e20,1e30", "--over", "momentum=0,0.9"]):
+        out, _ = outcome(capsys, "sweep", "sgd", *axes, *few)
+        assert "there is no best" in out and "\nbest" not in out and "edge" not in out
+        assert not any(line.endswith("*") for line in out.splitlines())
+
+
+def test_a_map_shows_what_the_best_is_chosen_by() -> None:
+    plots = pytest.importorskip("thalweg.command.plots")
+
+    def entry(loss: float, error: float) -> race.Entry:
+        return race.Entry("sgd", [race.Run(np.arange(2), np.array([1.0, loss]), error, 1.0, 0)])
+
+    entries = [entry(0.1, 0.5), entry(0.2, 0.25), entry(np.inf, np.nan)]
+    assert race.best_of(entries) == 1  # by the score, though the loss of another one is less
+    with_score, without = problems.problem("logreg"), problems.problem("ravine")
+    assert with_score.score and not without.score
+    name, values = plots.measured(entries, with_score)
+    assert with_score.score in name and values[:2].tolist() == [50, 25] and not np.isfinite(values[2])
+    name, values = plots.measured(entries, without)
+    assert "loss" in name and values.tolist() == [0.1, 0.2, np.inf]
+
+
 def test_values_are_put_into_sentences() -> None:
     text = "clip_global_norm(max_norm=1.0) | adamw(lr=cosine(lr=0.1, total=10), beta1=0.9) | route(matrix=(adamw(lr=0.2, beta1=0.8)), other=(sgd(lr=0.3)))"
     assert "clip_global_norm(max_norm=2)" in sweep.with_value(text, "max_norm", 2)

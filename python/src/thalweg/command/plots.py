@@ -135,7 +135,7 @@ def _finals(axes: Any, ranked: list[Entry], on: Problem) -> None:
     axes.set_xlabel("every seed, and the median")
 
 
-def sweep(axis: Axis, entries: list[Entry], best: int, on: Problem, title: str, path: Path) -> None:
+def sweep(axis: Axis, entries: list[Entry], best: int | None, on: Problem, title: str, path: Path) -> None:
     """The loss at the end, and the score where there is one, over the values of one hyper-parameter."""
     kinds = [("loss at the end", [e.final() for e in entries])]
     if on.score:
@@ -149,7 +149,7 @@ def sweep(axis: Axis, entries: list[Entry], best: int, on: Problem, title: str, 
             for place, each in zip(x, values):
                 finite = each[np.isfinite(each)]
                 one.scatter([place] * len(finite), finite, s=14, color=colour, alpha=0.45, linewidth=0)
-            if keep[best]:
+            if best is not None and keep[best]:
                 star = COLOURS[1] if i == 0 else COLOURS[0]
                 one.scatter(x[best], median[best], marker="*", s=330, color=star, edgecolor="white", zorder=5)
             if axis.log:
@@ -160,35 +160,55 @@ def sweep(axis: Axis, entries: list[Entry], best: int, on: Problem, title: str, 
                 one.axvspan(place / width, place * width, color="#BBBBBB", alpha=0.35)
                 one.text(place, 0.97, "diverged", rotation=90, va="top", ha="center", color=LOST,
                          transform=one.get_xaxis_transform())
-            one.set(title=f"{name}: {median[best]:.4g}", xlabel=f"{axis.path}  (best: {x[best]:.4g})")
+            if best is None:
+                one.set(title=f"{name}: diverged", xlabel=axis.path)
+            else:
+                one.set(title=f"{name}: {median[best]:.4g}", xlabel=f"{axis.path}  (best: {x[best]:.4g})")
         _heading(figure, textwrap.fill(title, 110, replace_whitespace=False), fontsize=12, family="monospace")
 
 
-def sweep_map(axes: list[Axis], entries: list[Entry], best: int, title: str, path: Path) -> None:
-    """The median loss at the end over two hyper-parameters: a field for each pair."""
+def measured(entries: list[Entry], on: Problem) -> tuple[str, np.ndarray]:
+    """What the best of a sweep is chosen by, and its median for each entry: the score where there is one, in percent,
+    else the loss at the end."""
+    if on.score:
+        return f"median {on.score} (%)", np.array([spread(100 * e.errors())[1] for e in entries])
+    return "median loss at the end", np.array([e.median() for e in entries])
+
+
+def sweep_map(
+    axes: list[Axis], entries: list[Entry], best: int | None, on: Problem, title: str, path: Path
+) -> None:
+    """What the best is chosen by over two hyper-parameters: a field for each pair."""
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
 
     rows, columns = (len(axis.values) for axis in axes)
-    median = np.array([e.median() for e in entries]).reshape(rows, columns)
-    shown = np.where(np.isfinite(median) & (median > 0), median, np.nan)
+    name, values = measured(entries, on)
+    median = values.reshape(rows, columns)
+    shown = np.where(np.isfinite(median), median, np.nan)
+    finite = shown[np.isfinite(shown)]
+    log = len(finite) > 0 and not on.score and bool((finite > 0).all())
     with picture(path, 3.2 + 1.05 * columns, 2.6 + 0.62 * rows) as (figure, one):
         one.grid(False)
-        field = one.imshow(shown, cmap="viridis_r", norm=LogNorm(), origin="lower", aspect="auto")
-        middle = np.sqrt(np.nanmin(shown) * np.nanmax(shown))
+        field = one.imshow(shown, cmap="viridis_r", norm=LogNorm() if log else None, origin="lower", aspect="auto")
+        low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+        middle = np.sqrt(low * high) if log else (low + high) / 2
         for i in range(rows):
             for j in range(columns):
                 text, size, colour = "diverged", 9, LOST
                 if np.isfinite(median[i, j]):
-                    text, size, colour = f"{median[i, j]:.3g}", 11, INK if median[i, j] < middle else "white"
+                    text, size, colour = f"{median[i, j]:.3g}", 11, INK if median[i, j] <= middle else "white"
                 one.text(j, i, text, ha="center", va="center", color=colour, fontsize=size)
-        i, j = divmod(best, columns)
-        one.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=3.5))
+        if best is not None:
+            i, j = divmod(best, columns)
+            one.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=3.5))
         one.set_yticks(range(rows), [f"{v:.3g}" for v in axes[0].values])
         one.set_xticks(range(columns), [f"{v:.3g}" for v in axes[1].values])
-        one.set(ylabel=axes[0].path, xlabel=axes[1].path, title="median loss at the end")
-        bar = figure.colorbar(field, ax=one, pad=0.02)
-        _log_scale(bar.ax.yaxis, shown)
+        one.set(ylabel=axes[0].path, xlabel=axes[1].path, title=name)
+        if len(finite):
+            bar = figure.colorbar(field, ax=one, pad=0.02)
+            if log:
+                _log_scale(bar.ax.yaxis, shown)
         _heading(figure, textwrap.fill(title, 80, replace_whitespace=False), fontsize=11, family="monospace")
 
 

@@ -20,6 +20,7 @@ from .console import Bar, Progress, Refusal, counted, need, number, one_thread, 
 from .problems import Problem, problem
 
 POINTS = 60  # how often a run looks at the loss
+ALL_DIVERGED = "there is no best: half of the runs of each diverged, or more"
 DIVERGED = 1e6  # a loss this many times larger than at the start
 
 
@@ -73,6 +74,12 @@ class Entry:
         if loss == math.inf:
             return math.inf, loss
         return 0.0 if math.isnan(score) else score, loss
+
+
+def best_of(entries: list[Entry]) -> int | None:
+    """Which one is the best; None where half of the runs of each diverged."""
+    best = min(range(len(entries)), key=lambda i: entries[i].rank())
+    return best if math.isfinite(entries[best].rank()[0]) else None
 
 
 def spread(values: np.ndarray) -> tuple[float, float, float]:
@@ -233,7 +240,10 @@ def race(arguments: argparse.Namespace) -> int:
             row += cells(entry.errors(), share)
         micros = float(np.median([r.micros for r in entry.runs]))
         rows.append([*row, f"{micros:.1f}", f"{entry.runs[0].state:,}", entry.lost()])
-    print_table(columns, rows, right=range(1, len(columns)), title=heading(arguments, on, steps), best=0)
+    best = best_of(ranked)
+    print_table(columns, rows, right=range(1, len(columns)), title=heading(arguments, on, steps), best=best)
+    if best is None:
+        print(ALL_DIVERGED)
     if arguments.json:
         arguments.json.write_text(json.dumps(as_values(arguments.problem, steps, entries), indent=1) + "\n")
     if arguments.plot:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import _registry, _sentence
 from .console import Refusal, counted, number, print_table
-from .race import cells, check, collect, heading, settings, share, spread, written
+from .race import ALL_DIVERGED, best_of, cells, check, collect, heading, settings, share, spread, written
 
 COUNT = 7  # values where nobody says
 
@@ -113,7 +113,7 @@ def sweep(arguments: argparse.Namespace) -> int:
         sentences.append(text)
     check(sentences, on, steps)
     entries = collect(sentences, on, arguments.seeds, steps, arguments.state_dtype, "sweep")
-    best = min(range(len(entries)), key=lambda i: entries[i].rank())
+    best = best_of(entries)
     rows = []
     for point, entry in zip(points, entries):
         row = [*(f"{v:.4g}" for v in point), *cells(entry.final(), number)]
@@ -123,9 +123,9 @@ def sweep(arguments: argparse.Namespace) -> int:
     columns = [*(axis.path for axis in axes), "loss", "quartiles", *([on.score] if on.score else []), "diverged"]
     title = f"{heading(arguments, on, steps)}\n{arguments.sentence}"
     print_table(columns, rows, right=range(len(columns)), title=title, best=best)
-    chosen = ", ".join(f"{axis.path}={v:.4g}" for axis, v in zip(axes, points[best]))
-    print(f"best: {chosen}")
-    for axis, value in zip(axes, points[best]):
+    at = () if best is None else points[best]
+    print("best: " + ", ".join(f"{axis.path}={v:.4g}" for axis, v in zip(axes, at)) if at else ALL_DIVERGED)
+    for axis, value in zip(axes, at):
         if value in (axis.values[0], axis.values[-1]):
             print(f"{axis.path}={value:.4g} is at the edge of what was tried: a better one may lie outside")
     if arguments.plot:
@@ -135,6 +135,6 @@ def sweep(arguments: argparse.Namespace) -> int:
         if len(axes) == 1:
             plots.sweep(axes[0], entries, best, on, title, arguments.plot)
         else:
-            plots.sweep_map(axes, entries, best, title, arguments.plot)
+            plots.sweep_map(axes, entries, best, on, title, arguments.plot)
         print(f"picture: {arguments.plot}")
     return 0
