@@ -117,7 +117,8 @@ class Answers:
             batch = next(self._batches, None)
             if batch is None:
                 raise error(CountError, "the method asks for another minibatch, and the iterator of batches is at its "
-                            "end: give one that goes on, as from itertools.cycle(loader)")
+                            "end: give one that goes on, a generator with `while True: yield from loader`, which draws "
+                            "a new order in every round")
             self._by_tag[request.tag] = batch, torch.get_rng_state()
         batch, state = self._by_tag[request.tag]
         torch.set_rng_state(state)
