@@ -56,6 +56,31 @@ def test_methods_filters(capsys: pytest.CaptureFixture[str]) -> None:
     assert "signum" in names_in(outcome(capsys, "methods", "arXiv:1802.04434")[0])
 
 
+@pytest.mark.parametrize("text, finds", [
+    ("multi task", "pcgrad"), ("multi-task", "pcgrad"), ("multitask", "dwa"), ("Multi-Task", "cagrad"),
+    ("differential privacy", "dp_sgd"), ("differential-privacy", "rdp_accountant"), ("quasi-newton", "lbfgs"),
+    ("quasi newton", "lbfgs"), ("Quasi-Newton", "lbfgs"), ("parameter-free", "prodigy"), ("parameter free", "dowg"),
+    ("low memory", "adafactor"), ("memory-efficient", "galore"), ("stochastic weight averaging", "swa"),
+    ("early stopping", "reduce_on_plateau"), ("8-bit", "quant_noise"), ("8 bit", "quant_noise"),
+    ("limited memory bfgs", "lbfgs"), ("schedule-free", "schedule_free"), ("multitask surgery", "pcgrad"),
+    ("zeroth-order", "spsa"), ("newton-schulz", "muon"), ("low-rank", "psgd_lra"),
+])
+def test_methods_are_found_by_the_words_that_people_use(text: str, finds: str) -> None:
+    for words in (text.split(), [text]):  # with quotes around it or without
+        found = [m.name for m in catalogue.select(text=words)]
+        assert finds in found
+    assert len(found) < 80
+
+
+def test_the_table_of_words_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    known = {m.name for m in tw.methods()} | {*tw.kinds()}
+    assert {name for names in catalogue.CALLED.values() for name in names} <= known
+    assert catalogue.ELSEWHERE.keys() <= catalogue.CALLED.keys()
+    assert all(word.isalnum() and word == word.lower() for word in catalogue.CALLED)
+    out, err = outcome(capsys, "methods", "8-bit")
+    assert 'state_dtype="q8"' in err and "q8" not in out
+
+
 def test_methods_by_state(capsys: pytest.CaptureFixture[str]) -> None:
     free = names_in(outcome(capsys, "methods", "--kind", "optimizer", "--state", "=0")[0])
     light = names_in(outcome(capsys, "methods", "--kind", "optimizer", "--state", "4")[0])

@@ -46,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("methods", help="list the methods, all or those that fit")
     command.add_argument("text", nargs="*",
-                         help="words that must all occur in name, summary, rule, hyper-parameters or source")
+                         help="words that must all occur in name, summary, rule, hyper-parameters or source; case and "
+                              "hyphens do not count, and some words that people use are known")
     command.add_argument("--kind", help="only those of one kind: " + ", ".join(thalweg.kinds()))
     command.add_argument("--need", action="append", metavar="REQUEST",
                          help="only those that ask for it (loss, hessian_vector, task_gradient, ...); "

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -18,10 +19,42 @@ from .._registry import Method
 from . import examples
 from .console import Refusal, print_table, rich_terminal, shortened
 
+# Words that people search for, without blanks and hyphens, and what we call it: names of methods and of kinds.
+CALLED: dict[str, tuple[str, ...]] = {
+    "multitask": ("aggregator", "dwa", "gradnorm", "famo", "random_loss_weighting", "imtl_l", "gradient_cosines"),
+    "differentialprivacy": ("dp_sgd", "dp_adam_bc", "dp_adaptive_clip", "dp_noise_for_epsilon", "rdp_accountant",
+                            "gaussian_mechanism", "diff2"),
+    "quasinewton": ("lbfgs",),
+    "parameterfree": ("prodigy", "prodigy_schedule_free", "dadapt_adam", "dadapt_sgd", "dog", "dowg", "mechanic"),
+    "lowmemory": ("adafactor", "came", "adalomo", "lomo", "adam_mini", "sm3", "galore", "apollo", "lion", "signum"),
+    "stochasticweightaveraging": ("swa",),
+    "weightaveraging": ("swa", "ema", "poly_decay_average"),
+    "earlystopping": ("reduce_on_plateau", "darts_es"),
+    "8bit": ("quant_noise", "qsgd_compress"),
+    "zerothorder": ("spsa", "mezo", "subspace_zo_adam", "zo_gradient", "openai_es", "cma_es"),
+    "gradientclipping": ("clip_global_norm", "clip_norm", "clip_value", "clip_block_rms", "agc", "automatic_clip"),
+    "warmrestarts": ("cosine_restarts",),
+}
+CALLED.update({other: CALLED[word] for other, word in {
+    "differentiallyprivate": "differentialprivacy", "learningratefree": "parameterfree", "tuningfree": "parameterfree",
+    "memoryefficient": "lowmemory", "gradientfree": "zerothorder", "derivativefree": "zerothorder",
+    "blackbox": "zerothorder",
+}.items()})
+# What is no method, or not one alone.
+ELSEWHERE = {
+    "8bit": 'state_dtype="q8", an option of every optimizer, keeps the state in 8 bits',
+    "lowmemory": "--state BYTES filters by the size of the state, and the options state_dtype=\"bf16\" and \"q8\" "
+                 "shrink that of any method",
+    "earlystopping": "when a run ends the host decides; a rate may follow a metric that the loop tells",
+}
+
 
 def list_methods(arguments: argparse.Namespace) -> int:
     """`methods`: those that fit every filter, one a line."""
     chosen = select(arguments.kind, arguments.need, arguments.state, arguments.text)
+    notes = [ELSEWHERE[word] for word in sought(arguments.text) if word in ELSEWHERE]
+    for note in notes:
+        print(note, file=sys.stderr)
     if not chosen:
         raise Refusal("no method is like that" + (f"; needs: {', '.join(all_needs())}" if arguments.need else ""))
     if arguments.json:
@@ -79,7 +112,8 @@ def select(
     kind    that of the method
     need    it asks for all of these; "none": for nothing
     state   bytes an element of float32 parameters: "4" (at most), ">8" (more than), "=0"
-    text    words that all occur in name, summary, rule, hyper-parameters or source
+    text    words that all occur in name, kind, summary, rule, hyper-parameters or source, in any case, with hyphens or
+            without; or that are called otherwise here (CALLED)
     Refusal for a kind, a need or a state that is none.
     """
     if kind is not None and kind not in thalweg.kinds():
@@ -88,20 +122,36 @@ def select(
         if name not in all_needs():
             raise Refusal(f"no method asks for {name!r}; needs: {', '.join(all_needs())}")
     fits = _state_filter(state) if state is not None else None
+    words = sought(text)
     chosen = []
     for m in thalweg.methods(kind):
         if any(bool(needs(m)) if name == "none" else name not in needs(m) for name in need or ()):
             continue
-        if text:
-            words = " ".join([m.name, m.kind, m.summary, m.rule, m.source, *(p.name for p in m.parameters)]).lower()
-            if not all(word.lower() in words for word in text):
-                continue
+        if not all(_has(m, word) for word in words):
+            continue
         if fits is not None:
             size = examples.state_bytes(m)
             if size is None or not fits(size):
                 continue
         chosen.append(m)
     return chosen
+
+
+def sought(text: list[str] | None) -> list[str]:
+    """The words of a search, in small letters and without hyphens; those that CALLED knows together are one."""
+    words, out = re.findall(r"[^\s-]+", " ".join(text or ()).lower()), []
+    while words:
+        run = next((k for k in (3, 2) if "".join(words[:k]) in CALLED and len(words) >= k), 1)
+        out.append("".join(words[:run]))
+        del words[:run]
+    return out
+
+
+def _has(m: Method, word: str) -> bool:
+    if {m.name, m.kind} & {*CALLED.get(word, ())}:
+        return True
+    text = " ".join([m.name, m.kind, m.summary, m.rule, m.source, *(p.name for p in m.parameters)]).lower()
+    return word in text or word in text.replace("-", "")
 
 
 def _state_filter(text: str) -> Callable[[float], bool]:
