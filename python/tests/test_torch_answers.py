@@ -154,6 +154,34 @@ def test_private_steps_clip_every_sample() -> None:
         torch.testing.assert_close(p.detach(), q)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_private_steps_return_the_loss_of_the_samples(parts: int) -> None:
+    net, (x, y) = network(), batch(6)
+    private = f"dp_sgd(noise_multiplier=1.0, expected_batch_size=6, micro_batches={parts}) | sgd(lr=0.1)"
+    opt = Optimizer(net.parameters(), private)
+    want = cross_entropy(net(x[: 6 // parts]), y[: 6 // parts])
+    told = []
+    answers = Answers(opt, net, cross_entropy, (x, y))
+    loss = opt.step(lambda request: (answers(request), told.append(request.loss))[0])
+    torch.testing.assert_close(loss, want.detach())
+    assert told == [None] * parts and not loss.requires_grad
+    assert opt.step(Answers(opt, net, cross_entropy, (x[:0], y[:0]))) is None
+
+
+@pytest.mark.parametrize("layer", [torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4, track_running_stats=False),
+                                   torch.nn.SyncBatchNorm(4)])
+def test_batch_normalisation_has_no_gradients_of_samples(layer: Any) -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), layer, torch.nn.Linear(4, 2))
+    x, y = torch.randn(6, 3), torch.arange(6) % 2
+    opt = Optimizer(net.parameters(), "dp_sgd(noise_multiplier=1.0, expected_batch_size=6) | sgd(lr=0.1)")
+    for ask in (lambda: opt.step(Answers(opt, net, cross_entropy, (x, y))), lambda: twt.per_sample(net, cross_entropy, x, y)):
+        with pytest.raises(tw.UnsupportedError, match=r"BatchNorm\w* \(1\) mixes the samples.*GroupNorm"):
+            ask()
+    if layer.running_mean is not None and isinstance(layer, torch.nn.BatchNorm1d):
+        net.eval()  # its statistics are fixed
+        assert opt.step(Answers(opt, net, cross_entropy, (x, y))) is not None
+
+
 def test_products_with_the_hessian() -> None:
     p, q = parameter(1.0, 2.0), parameter(3.0)
     vectors = [torch.tensor([1.0, -1.0]), torch.tensor([2.0])]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .._errors import ArgumentError, CountError, NeedsError, error
+from .._errors import ArgumentError, CountError, NeedsError, UnsupportedError, error
 from .._requests import Request
 from ._optimizer import Optimizer
 
@@ -60,9 +60,18 @@ def per_sample(
     """The gradients of every sample through torch.func: one tensor (samples, shape...) for each of `params` (all of the
     model's), None for one that is no parameter of the model or needs no gradient.
 
-    loss_fn(output, target) is called on minibatches of one sample.  Layers that mix samples (batch normalisation in
-    training) have no such gradients, and torch.func says so.
+    loss_fn(output, target) is called on minibatches of one sample.  Batch normalisation in training mixes samples, and
+    there are no such gradients: UnsupportedError.
     """
+    return _per_sample(model, loss_fn, inputs, targets, params)[0]
+
+
+def _per_sample(
+    model: torch.nn.Module, loss_fn: Callable[[Any, Any], torch.Tensor], inputs: torch.Tensor, targets: Any,
+    params: Sequence[torch.Tensor] | None = None,
+) -> tuple[list[torch.Tensor | None], torch.Tensor | None]:
+    """The gradients of every sample, and their losses; None where there are no samples."""
+    _check_samples_apart(model)
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     held = {name: p.detach() for name, p in named.items()}
     fixed = {**{n: p.detach() for n, p in model.named_parameters() if n not in named}, **dict(model.named_buffers())}
@@ -71,13 +80,25 @@ def per_sample(
         output = torch.func.functional_call(model, {**values, **fixed}, (x.unsqueeze(0),))
         return loss_fn(output, y.unsqueeze(0))
 
+    losses = None
     if not len(inputs):
         found = {name: p.new_zeros((0, *p.shape)) for name, p in held.items()}
     else:
-        gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="different")
-        found = gradients(held, inputs, targets)
+        both = torch.func.vmap(torch.func.grad_and_value(loss), in_dims=(None, 0, 0), randomness="different")
+        found, losses = both(held, inputs, targets)
+        losses = losses.detach()
     place = {id(p): name for name, p in named.items()}
-    return [found[place[id(p)]] if id(p) in place else None for p in (model.parameters() if params is None else params)]
+    wanted = model.parameters() if params is None else params
+    return [found[place[id(p)]] if id(p) in place else None for p in wanted], losses
+
+
+def _check_samples_apart(model: torch.nn.Module) -> None:
+    """UnsupportedError where a layer normalises over the samples."""
+    for name, m in model.named_modules():
+        # (the base of BatchNorm1d, 2d, 3d and SyncBatchNorm)
+        if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and (m.training or m.running_mean is None):
+            raise error(UnsupportedError, f"{type(m).__name__} ({name or 'the model'}) mixes the samples of a minibatch, "
+                        "and there are no gradients per sample: put GroupNorm or LayerNorm in its place")
 
 
 class Answers:
@@ -95,6 +116,10 @@ class Answers:
     participant  for federated methods: participant(index, count) trains from the parameters as they stand, and returns
                  (or leaves in the parameters) those of that participant
     answered     how often each kind of request was answered, over all steps
+
+    What it returns, and so opt.step, is the loss of the first answer: the mean of the samples' losses for dp_sgd (of its
+    first part, with micro_batches); None where there is none, as of participants, layers (kfac) and an empty minibatch.
+    The loss of samples is yours alone: it has no noise, and no stage of the sentence is told.
     """
 
     def __init__(
@@ -223,11 +248,13 @@ class Answers:
             first, slope = first.transpose(1, 2), slope.flatten(2).transpose(1, 2)
         request.answer_matrix(*(part.reshape(-1, part.shape[-1]).contiguous() for part in (first, slope)))
 
-    def _sample_gradients(self, request: Request, batch: Any) -> None:
+    def _sample_gradients(self, request: Request, batch: Any) -> Any:
         inputs, targets = (torch.tensor_split(part, request.count)[request.index] for part in batch)
-        request.answer_samples(per_sample(
+        gradients, losses = _per_sample(
             self.model, lambda output, target: _total(self.loss_fn(output, target)), inputs, targets, self._params
-        ))
+        )
+        request.answer_samples(gradients)
+        return None if losses is None else losses.mean()
 
     def _participant(self, request: Request, batch: Any) -> None:
         if self.participant is None:

@@ -282,7 +282,7 @@ class Optimizer(Tasks):
                         self._let_go(parameters)
                         loss = closure(request) if takes_request else _requests.ask(closure, request)
                 first = loss if first is None else first
-                if loss is not None and request.loss is None:
+                if loss is not None and request.loss is None and request.kind != "sample_gradients":  # (private)
                     request.loss = _requests.number_of(loss)
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self.engine._text}: the method asked for the loss: the closure must "
