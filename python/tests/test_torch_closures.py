@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Callable
 
+import numpy as np
 import pytest
 
 import thalweg as tw
@@ -237,3 +238,38 @@ def test_where_no_gradient_is_no_mistake() -> None:
     alone = Optimizer([p], "spsa(a=0.01)")  # asks for losses
     alone.step(lambda: (p * p).sum())
     assert p.tolist() != before
+
+
+def test_a_closure_that_cannot_know_the_minibatch_is_told_once() -> None:
+    import warnings
+
+    def made(sentence: str) -> tuple[Any, Any]:
+        p = torch.nn.Parameter(torch.ones(3))
+        opt = Optimizer([p], sentence)
+
+        def closure() -> Any:
+            opt.zero_grad()
+            loss = p.square().sum()
+            loss.backward()
+            return loss.detach()
+
+        return opt, closure
+
+    opt, closure = made("gradient_accumulate(2) | sam(0.05) | sgd(lr=0.1)")
+    with pytest.warns(UserWarning, match="give it one argument, the request") as said:
+        opt.step(closure)
+        opt.step(closure)
+    assert len(said) == 1 and said[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opt, closure = made("gradient_accumulate(2) | sam(0.05) | sgd(lr=0.1)")
+        opt.step(lambda request: closure())
+        for sentence in ("sam(0.05) | sgd(lr=0.1)", "gradient_accumulate(2) | sgd(lr=0.1)", "lbfgs", "sam(0.05) | oasis"):
+            opt, closure = made(sentence)
+            try:
+                opt.step(closure)
+            except tw.NeedsError:
+                pass
+    w = np.ones(3, np.float32)
+    with pytest.warns(UserWarning, match="give it one argument, the request"):
+        tw.Optimizer([w], "gradient_accumulate(2) | sam(0.05) | sgd(lr=0.1)").step(lambda: (1.0, [w.copy()]))

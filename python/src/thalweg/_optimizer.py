@@ -68,6 +68,9 @@ class Optimizer(Saved):
     optimizer is used by one thread at a time; a second one gets BusyError.  See thalweg.Error for what is raised.
     """
 
+    # Whether a closure was told that it needs the request.
+    _told_of_tags = False
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -325,13 +328,22 @@ class Optimizer(Saved):
                     self.cancel()
             raise
 
+    def _note_tag(self, tags: set[int], tag: int) -> None:
+        """Counts a tag among those of this step, for a closure that is not told of it."""
+        if len(tags) > 1 and tag in tags and not self._told_of_tags:
+            _notices.say_minibatch(self)
+        tags.add(tag)
+
     def _step_closure(self, closure: Callable[..., Any]) -> Any:
         if self._closure[0] is not closure:
             self._closure = (closure, takes_request(closure))
         told = self._closure[1]
         first = None
+        tags: set[int] = set()
         with contextlib.closing(self._requests()) as requests:
             for request in requests:
+                if not told:
+                    self._note_tag(tags, request.tag)
                 answer = closure(request) if told else ask(closure, request)
                 loss, grads = self._read_answer(answer)
                 if grads is not None and request.wants_gradient:

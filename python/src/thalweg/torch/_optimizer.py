@@ -271,9 +271,12 @@ class Optimizer(Tasks):
         takes_request = _requests.takes_request(closure)
         first = None
         earlier: Written = []
+        tags: set[int] = set()
         with contextlib.closing(self._asked()) as requests, contextlib.ExitStack() as leaving:
             leaving.callback(self._forget_tasks)
             for request in requests:
+                if not takes_request:
+                    self.engine._note_tag(tags, request.tag)
                 of_tasks = not takes_request and request.kind == "task_gradient" and request.count > 1
                 with torch.enable_grad():
                     if of_tasks:
