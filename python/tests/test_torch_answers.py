@@ -237,6 +237,36 @@ def test_equal_tags_mean_the_same_minibatch_and_the_same_dropout() -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_running_statistics_of_the_first_answer_alone() -> None:
+    def counted(once: bool, sentence: str) -> tuple[int, Any, Any]:
+        torch.manual_seed(3)
+        net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
+        opt = Optimizer(net.parameters(), sentence)
+        opt.step(Answers(opt, net, cross_entropy, [batch(6), batch(6)], statistics_once=once))
+        assert net[1].track_running_stats
+        return int(net[1].num_batches_tracked), net[1].running_mean, net[0].weight.detach()
+
+    assert counted(False, "sam(0.5) | sgd(lr=0.1)")[0] == 2
+    count, mean, weight = counted(True, "sam(0.5) | sgd(lr=0.1)")
+    _, plain, _ = counted(False, "sgd(lr=0.1)")
+    assert count == 1 and torch.equal(mean, plain)
+    assert torch.equal(weight, counted(False, "sam(0.5) | sgd(lr=0.1)")[2])  # gradients are as they were
+    assert counted(True, "gradient_accumulate(2) | sam(0.5) | sgd(lr=0.1)")[0] == 2  # each of two minibatches, once
+
+
+def test_arguments_in_another_order() -> None:
+    net = network()
+    opt = Optimizer(net.parameters(), "sgd(lr=0.1)")
+    for wrong, says in [((net, opt, cross_entropy), "opt is an optimizer of thalweg.torch, not a "),
+                        ((opt, opt, cross_entropy), "model is a torch.nn.Module"),
+                        ((opt, net, batch()), "loss_fn is a function"),
+                        ((torch.optim.SGD(net.parameters()), net, cross_entropy), "opt is .* not a SGD")]:
+        with pytest.raises(TypeError, match=says):
+            Answers(*wrong, batch())
+    with pytest.raises(TypeError, match="exchanged"):
+        Answers(opt, cross_entropy, net, batch())
+
+
 @pytest.mark.parametrize("sentence, calls", [("gradient_accumulate(2) | adamw(lr=0.1)", 4),
                                              ("gradient_accumulate(2) | sam(0.05) | adamw(lr=0.1)", 2)])
 def test_several_minibatches_are_taken_in_turn(sentence: str, calls: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -97,8 +98,8 @@ def _check_samples_apart(model: torch.nn.Module) -> None:
     for name, m in model.named_modules():
         # (the base of BatchNorm1d, 2d, 3d and SyncBatchNorm)
         if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and (m.training or m.running_mean is None):
-            raise error(UnsupportedError, f"{type(m).__name__} ({name or 'the model'}) mixes the samples of a minibatch, "
-                        "and there are no gradients per sample: put GroupNorm or LayerNorm in its place")
+            raise error(UnsupportedError, f"{type(m).__name__} ({name or 'the model'}) mixes the samples of a "
+                        "minibatch, and there are no gradients per sample: put GroupNorm or LayerNorm in its place")
 
 
 class Answers:
@@ -115,18 +116,22 @@ class Answers:
                  without a sam a call of opt.step takes one, and the second call is the step
     participant  for federated methods: participant(index, count) trains from the parameters as they stand, and returns
                  (or leaves in the parameters) those of that participant
+    statistics_once  batch normalisation updates its running statistics with the first answer to a tag alone: in a step
+                 of SAM at the weights, and not at the perturbed ones as well
     answered     how often each kind of request was answered, over all steps
 
-    What it returns, and so opt.step, is the loss of the first answer: the mean of the samples' losses for dp_sgd (of its
-    first part, with micro_batches); None where there is none, as of participants, layers (kfac) and an empty minibatch.
-    The loss of samples is yours alone: it has no noise, and no stage of the sentence is told.
+    What it returns, and so opt.step, is the loss of the first answer: for dp_sgd the mean of the samples' losses (with
+    micro_batches of the first part); None where there is none, as of participants, of layers (kfac), of an empty
+    minibatch.  The loss of samples is yours alone: it has no noise, and no stage of the sentence is told.
     """
 
     def __init__(
         self, opt: Optimizer, model: torch.nn.Module, loss_fn: Callable[[Any, Any], Any], batches: Any, *,
-        participant: Callable[[int, int], Any] | None = None,
+        participant: Callable[[int, int], Any] | None = None, statistics_once: bool = False,
     ) -> None:
+        _check_order(opt, model, loss_fn)
         self.opt, self.model, self.loss_fn, self.participant = opt, model, loss_fn, participant
+        self.statistics_once = statistics_once
         self._batches = _in_turn(batches)
         self._by_tag: dict[int, tuple[Any, torch.Tensor]] = {}
         self._tasks: tuple[int, int, list[Any], list[Any]] | None = None
@@ -157,8 +162,10 @@ class Answers:
         answer = KINDS.get(request.kind)
         if answer is None:
             raise error(NeedsError, f"no answer to a request of kind {request.kind!r} is known")
+        again = request.pass_ != 0 and request.tag in self._by_tag
         batch = None if request.kind == "participant" else self._minibatch(request)
-        loss = answer(self, request, batch)
+        with _statistics_kept(self.model) if again and self.statistics_once else contextlib.nullcontext():
+            loss = answer(self, request, batch)
         self.answered[request.kind] += 1
         return loss
 
@@ -297,6 +304,33 @@ def _in_turn(batches: Any) -> Iterator[Any]:
         raise error(ArgumentError, "batches is (inputs, targets), a list of such pairs, or an iterator of them, not "
                     f"{_described(batches)}: give iter(loader) for a loader")
     return itertools.repeat(batches)
+
+
+def _check_order(opt: Any, model: Any, loss_fn: Any) -> None:
+    """TypeError for what was given in another order."""
+    expected = (("opt", opt, "an optimizer of thalweg.torch", hasattr(opt, "engine")),
+                ("model", model, "a torch.nn.Module", callable(model) and not hasattr(model, "param_groups")),
+                ("loss_fn", loss_fn, "a function", callable(loss_fn)))
+    for name, value, kind, right in expected:
+        if not right:
+            raise TypeError(f"Answers(opt, model, loss_fn, batches): {name} is {kind}, not a {type(value).__name__}")
+    module = torch.nn.Module
+    if isinstance(loss_fn, module) and not isinstance(model, module) and next(loss_fn.parameters(), None) is not None:
+        raise TypeError("Answers(opt, model, loss_fn, batches): model and loss_fn are exchanged")
+
+
+@contextlib.contextmanager
+def _statistics_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, batch normalisation normalises by the minibatch, and leaves its running statistics as they are."""
+    layers = [m for m in model.modules()
+              if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.track_running_stats and m.training]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
 
 
 def _is_pair(batch: Any) -> bool:
