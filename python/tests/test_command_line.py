@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import math
 import subprocess
 import sys
@@ -88,6 +89,25 @@ def test_methods_by_state(capsys: pytest.CaptureFixture[str]) -> None:
     assert "sgd" in free and "lion" in light and "adamw" in heavy and set(free) <= set(light)
     assert len(light) + len(heavy) == len(tw.methods("optimizer"))
     assert examples.state_bytes(tw.method("adamw")) == 8 and examples.state_bytes(tw.method("cg")) is None
+
+
+def test_sizes_say_what_they_are_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = outcome(capsys, "methods", "--kind", "optimizer", "--state", "<=4")
+    assert all(" bytes  " in line for line in out.splitlines())
+
+
+def test_show_of_several_and_of_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = outcome(capsys, "show", "adamw", "mezo")
+    assert out.startswith("adamw (optimizer)") and "\nmezo (optimizer)" in out
+    assert "show adamw" in refused(capsys, "show", "adamw(lr=1)")
+    assert "show clip_global_norm adamw" in refused(capsys, "show", "clip_global_norm(1.0) | adamw")
+    assert "did you mean" in refused(capsys, "show", "adamv")
+
+
+def test_bounds_are_written_out() -> None:
+    ranges = [p.range for m in tw.methods() for p in m.parameters]
+    assert "[1, 1048576]" in ranges and not [r for r in ranges if re.search(r"\d{2,}e\+", r)]
+    assert "(0, inf)" in ranges and "(0, 1]" in ranges
 
 
 def test_methods_refusals(capsys: pytest.CaptureFixture[str]) -> None:

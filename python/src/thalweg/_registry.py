@@ -54,7 +54,8 @@ class Parameter(NamedTuple):
             return ""
         left = "(" if self.min_open or self.min == -_INF else "["
         right = ")" if self.max_open or self.max == _INF else "]"
-        return f"{left}{self.min:g}, {self.max:g}{right}"
+        low, high = (str(int(x)) if abs(x) < 1e16 and x == int(x) else f"{x:g}" for x in (self.min, self.max))
+        return f"{left}{low}, {high}{right}"
 
 
 class Slot(NamedTuple):

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "show", help="rule, hyper-parameters, requests, state, source, examples and neighbours of a method")
-    command.add_argument("name")
+    command.add_argument("name", nargs="+", help="names of methods")
 
     command = commands.add_parser(
         "check", help="whether a sentence is one: in full, with requests and state; status 1 where it is none")

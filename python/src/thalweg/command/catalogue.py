@@ -73,6 +73,9 @@ def list_methods(arguments: argparse.Namespace) -> int:
         console.print(
             f"{len(chosen)} of {len(thalweg.methods())} methods; `python -m thalweg show NAME` tells more", style="dim")
     else:
+        if arguments.state is not None:
+            wide = max(len(row[2]) for row in rows)
+            rows = [[*row[:2], f"{row[2]:>{wide}} bytes", *row[3:]] for row in rows]  # (a line has no head to say it)
         for row in rows:
             print("  ".join([f"{row[0]:<{name_width}}", f"{row[1]:<{kind_width}}", *row[2:]]))
     return 0
@@ -223,11 +226,26 @@ def neighbours(m: Method, count: int = 6) -> list[Method]:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """`show NAME`: rule, hyper-parameters, requests, state, source, examples, neighbours."""
+    """`show NAME ...`: rule, hyper-parameters, requests, state, source, examples, neighbours, of each."""
+    chosen = [_named(name) for name in arguments.name]
+    for k, m in enumerate(chosen):
+        if k:
+            print("\n")
+        _show(m)
+    return 0
+
+
+def _named(name: str) -> Method:
+    """The method of that name.  Refusal, with what to write for a sentence."""
     try:
-        m = thalweg.method(arguments.name)
+        return thalweg.method(name)
     except thalweg.MethodError as problem:
-        raise Refusal(str(problem)) from None
+        inside = [known for known in re.findall(r"[a-z]\w*", name) if known in _registry.by_name() and known != name]
+        hint = f"; `show` takes names of methods: show {' '.join(dict.fromkeys(inside))}" if inside else ""
+        raise Refusal(f"{problem}{hint}") from None
+
+
+def _show(m: Method) -> None:
     python, whole = examples.python_example(m)
     parts = [
         ("Watches", watched_words(m)),
@@ -242,9 +260,8 @@ def show(arguments: argparse.Namespace) -> int:
         for title, text in parts:
             if text:
                 print(f"\n{title}\n" + "\n".join(f"    {line}".rstrip() for line in text.splitlines()))
-        return 0
+        return
     _draw(console, m, parts)
-    return 0
 
 
 def _draw(console: Any, m: Method, parts: list[tuple[str, str]]) -> None:
