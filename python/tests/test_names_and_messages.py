@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import types
 import warnings
 from typing import Any
@@ -271,3 +272,31 @@ def test_arrays_of_jax_cannot_change() -> None:
 def test_a_function_is_no_schedule() -> None:
     with pytest.raises(tw.ValueTypeError, match="what changes is a schedule"):
         tw.AdamW([np.ones(3, np.float32)], lr=lambda step: 0.1)
+
+
+@pytest.mark.parametrize("keyword, stage", [
+    ("max_grad_norm", "clip_global_norm(1.0)"), ("clipnorm", "clip_global_norm(1.0)"), ("clip_value", "clip_value(1.0)"),
+])
+def test_keywords_of_clipping_name_the_stage(keyword: str, stage: str) -> None:
+    w = np.ones(3, np.float32)
+    with pytest.raises(tw.UnknownNameError, match=re.escape(f'before="{stage}"')):
+        tw.Lion([w], **{keyword: 1.0})
+    with pytest.raises(TypeError, match=re.escape(f'"{stage} | ..."')):
+        tw.Optimizer([w], "sgd", **{keyword: 1.0})
+    tw.Lion([w], before=stage).close()  # as the message has it
+
+
+def test_a_bare_array_is_no_list_of_gradients() -> None:
+    """A closure may return it for one parameter; elsewhere, and for several, the message says what to write."""
+    w, g = np.ones(3, np.float32), np.ones(3, np.float32)
+    one, two = tw.Optimizer([w], "sgd"), tw.Optimizer([w, w.copy()], "sgd")
+    assert one.step(lambda: (2.0, g)) == 2.0
+    for opt in (one, two):
+        for call, says in ((lambda: opt.step(g), r"opt\.step\(\[g\]\)"),
+                           (lambda: opt.bind_gradients(g), r"opt\.bind_gradients\(\[g\]\)"),
+                           (lambda: next(opt.requests()).answer(g), r"request\.answer\(\[g\]\)")):
+            with pytest.raises(TypeError, match=f"^gradients are given as a list.*: write {says}$"):
+                call()
+    for closure in (lambda: (2.0, g), lambda: g):
+        with pytest.raises(TypeError, match=r"^gradients are given as a list.*\(loss, \[g, \.\.\.\]\)"):
+            two.step(closure)

@@ -264,6 +264,10 @@ def test_a_closure_that_cannot_know_the_minibatch_is_told_once() -> None:
         warnings.simplefilter("error")
         opt, closure = made("gradient_accumulate(2) | sam(0.05) | sgd(lr=0.1)")
         opt.step(lambda request: closure())
+        opt, _ = made("gradient_accumulate(2) | pcgrad(tasks=2) | sgd(lr=0.1)")
+        weight = opt.param_groups[0]["params"][0]
+        for _ in range(2):
+            opt.step(lambda: opt.backward([weight.sum(), weight.square().sum()]))
         for sentence in ("sam(0.05) | sgd(lr=0.1)", "gradient_accumulate(2) | sgd(lr=0.1)", "lbfgs", "sam(0.05) | oasis"):
             opt, closure = made(sentence)
             try:

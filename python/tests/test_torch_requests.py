@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import thalweg as tw
+
 torch = pytest.importorskip("torch")
 
 from thalweg.torch import Optimizer  # noqa: E402
@@ -39,6 +41,23 @@ def test_an_explicit_answer_wins() -> None:
         p.grad = torch.full((3,), 7.0)
         request.answer([torch.ones(3)])
     torch.testing.assert_close(p.detach(), torch.full((3,), -0.1))
+
+
+@pytest.mark.parametrize("sentence", ["pcgrad(tasks=2) | sgd", "gradient_accumulate(2) | pcgrad(tasks=2) | sgd"])
+def test_no_gradients_of_any_task_are_an_error(sentence: str) -> None:
+    p, opt = made(sentence)
+    with pytest.raises(tw.SequenceError, match="no gradients for any of the 2 tasks"):
+        for _ in opt.requests():
+            opt.zero_grad()
+            p.sum()  # and no backward
+    assert opt.engine.steps == 0
+    for _ in opt.requests():
+        opt.zero_grad()
+        p.sum().backward()
+    for request in opt.requests():
+        opt.zero_grad()
+        request.answer([torch.ones(3)])
+    assert opt.engine.steps == 2
 
 
 def test_losses_alone_and_a_loop_that_is_left() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from . import _registry, _sentence
 from ._errors import ArgumentError, Error, UnknownNameError, error
 from ._groups import beta_names
-from ._hints import STAGES
+from ._hints import STAGES, clipping
 from ._optimizer import Optimizer
 
 # Spellings that capitalising each word would miss.  Words, or whole names.
@@ -234,6 +234,10 @@ def _refuse_name(method: _registry.Method, name: str, value: Any, known: list[st
         text = str(problem).replace(f"\n  {method.name}({name}=0)\n", f"\n  {method.name}({name}={written})\n")
         import difflib
 
+        if stage := clipping(name, value):
+            place = f"gradients are clipped in front of the rule, before=\"{stage}\""
+            first, line, rest = text.partition("\n")
+            raise error(UnknownNameError, f"{first}; {place}{line}{rest}") from None
         near = difflib.get_close_matches(name, known, 1)
         if near and "did you mean" not in text:
             text = text.replace(f"`{name}`", f"`{name}` (did you mean `{near[0]}`?)", 1)

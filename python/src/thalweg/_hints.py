@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 # Hyper-parameters too far from our names for a search by letters: the first that there is.
 HYPER = {
@@ -13,6 +14,13 @@ HYPER = {
     "beta": ("momentum", "beta1"), "mu": ("momentum", "beta1"), "total_steps": ("total",), "warmup_steps": ("warmup",),
     "init_value": ("start", "lr"), "peak_value": ("peak",), "end_value": ("end",), "decay_steps": ("total", "every"),
     "transition_steps": ("total", "every"), "decay_rate": ("gamma",), "T_max": ("total",), "eta_min": ("end",),
+}
+# Keywords of training loops elsewhere: the stage in front of the rule that they mean.
+CLIPPING = {
+    **dict.fromkeys(("max_grad_norm", "max_norm", "grad_clip", "gradient_clip", "gradient_clip_val", "clip_grad_norm",
+                     "grad_clip_norm", "grad_norm_clip", "clip_norm", "clipnorm", "global_clipnorm"),
+                    "clip_global_norm"),
+    **dict.fromkeys(("clip_value", "clipvalue", "clip_grad_value", "grad_clip_value"), "clip_value"),
 }
 RATE = "the rate of the update rule, as in `sgd(lr=0.1)`"
 DECAY = "`weight_decay` of the update rule, as in `adamw(weight_decay=0.01)`; behind a rule, `decoupled_weight_decay`"
@@ -72,6 +80,12 @@ def familiar(name: str, known: Iterable[str]) -> str | None:
     for path in known:
         by_name.setdefault(path.rpartition(".")[2], path)
     return next((by_name[ours] for ours in HYPER.get(name, ()) if ours in by_name), None)
+
+
+def clipping(keyword: str, value: Any) -> str:
+    """The stage that a keyword of clipping means, as it is written; "" for another keyword."""
+    number = float(value) if isinstance(value, (int, float)) and value > 0 else 1.0
+    return f"{CLIPPING[keyword]}({number!r})" if keyword in CLIPPING else ""
 
 
 def with_hint(message: str) -> str:

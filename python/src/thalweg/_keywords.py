@@ -8,7 +8,7 @@ from typing import Any
 
 from . import _registry, _sentence
 from ._errors import Error
-from ._hints import familiar
+from ._hints import clipping, familiar
 
 
 def refusal(
@@ -24,7 +24,9 @@ def refusal(
     options, settings = set(options), {p.name for _, m, _ in places for p in m.parameters}
     for key in left:
         near = difflib.get_close_matches(key, options | settings, 1)
-        if not near:
+        if stage := clipping(key, keywords[key]):
+            text += f"; gradients are clipped in front of the rule, \"{stage} | ...\""
+        elif not near:
             text += f"; no stage of the sentence has {key!r}"
         else:
             text += f"; did you mean {near[0]!r}{'' if near[0] in options else ', in the sentence'}?"

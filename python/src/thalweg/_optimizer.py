@@ -22,7 +22,7 @@ from ._errors import (
     error,
 )
 from ._groups import ROLES, Group, ParamGroup, fresh_name, read_group, read_groups
-from ._requests import Request, ask, exchanged, number_of, takes_request
+from ._requests import Request, ask, exchanged, listed, number_of, takes_request
 from ._saved import Saved
 
 
@@ -36,6 +36,11 @@ def evaluating(host: Any) -> Generator[Any, None, None]:
     finally:
         if before:
             host.train()
+
+
+def _one_of_several(array: Any, count: int) -> TypeError:
+    return TypeError("gradients are given as a list, one array for each parameter, not as "
+                     f"{type(array)}: a closure returns (loss, [g, ...]), with {count} here")
 
 
 class Optimizer(Saved):
@@ -206,7 +211,10 @@ class Optimizer(Saved):
                 named, grads = {key: value for key, value in named.items() if key != "grads"}, self._by_name(grads)
             result = _step(self, **named) if "closure" in named or grads is None else self._step_with(grads)
         elif not self._bound_to_fill:
-            result = _step(self, grads)
+            try:
+                result = _step(self, grads)
+            except TypeError as problem:
+                raise listed(problem, grads, "opt.step([g])") from problem.__cause__
         else:
             result = self._step_with(grads)
         if self._norms or before is not None:
@@ -222,7 +230,10 @@ class Optimizer(Saved):
         return _step(self, grads)
 
     def bind_gradients(self, grads: Iterable[Any] | Mapping[str, Any], /) -> None:
-        super().bind_gradients(self._by_name(grads) if isinstance(grads, Mapping) else grads)
+        try:
+            super().bind_gradients(self._by_name(grads) if isinstance(grads, Mapping) else grads)
+        except TypeError as problem:
+            raise listed(problem, grads, "opt.bind_gradients([g])") from problem.__cause__
         self._bound_to_fill = True
 
     bind_gradients.__doc__ = _thalweg.Optimizer.bind_gradients.__doc__
@@ -328,18 +339,19 @@ class Optimizer(Saved):
                     self.cancel()
             raise
 
-    def _note_tag(self, tags: set[int], tag: int) -> None:
+    def _note_tag(self, tags: list[int], tag: int) -> None:
         """Counts a tag among those of this step, for a closure that is not told of it."""
-        if len(tags) > 1 and tag in tags and not self._told_of_tags:
-            _notices.say_minibatch(self)
-        tags.add(tag)
+        if not tags or tags[-1] != tag:
+            if tag in tags and not self._told_of_tags:  # it comes back after another one
+                _notices.say_minibatch(self)
+            tags.append(tag)
 
     def _step_closure(self, closure: Callable[..., Any]) -> Any:
         if self._closure[0] is not closure:
             self._closure = (closure, takes_request(closure))
         told = self._closure[1]
         first = None
-        tags: set[int] = set()
+        tags: list[int] = []
         with contextlib.closing(self._requests()) as requests:
             for request in requests:
                 if not told:
@@ -349,6 +361,8 @@ class Optimizer(Saved):
                 if grads is not None and request.wants_gradient:
                     request.answer(grads)
                 elif request.wants_gradient and not (request._answered or self._bound_to_fill):
+                    if getattr(loss, "ndim", 0):
+                        raise _one_of_several(loss, self._layout[-1][2])
                     raise error(SequenceError, f"{self._text}: the closure gave no gradients for {request!r}, and none "
                                 "are bound: it must return (loss, grads), or fill those of an "
                                 "opt.bind_gradients(grads) before")
@@ -373,6 +387,8 @@ class Optimizer(Saved):
                 return loss, grads
             if count == 1 and _arrays.is_array(grads):
                 return loss, [grads]
+            if _arrays.is_array(grads) and getattr(grads, "ndim", 0) and not getattr(loss, "ndim", 0):
+                raise _one_of_several(grads, count)
             if exchanged(grads, loss):
                 raise error(ValueTypeError, "a closure returns (loss, grads), and this one (grads, loss)")
         if isinstance(answer, (list, tuple, Mapping)):

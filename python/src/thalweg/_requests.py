@@ -88,6 +88,8 @@ class Request:
                trimmed_mean), or asks for more than one (adahessian, sophia), reads them where they lie and copies none.
                Every request then needs arrays of its own
 
+        A second call before the loop goes on takes the place of the first.
+
         The first answer of a step says which parameters take part in it.  ArgumentError where a later one has a
         gradient that the first had not: it would be lost.  Between the calls of gradient_accumulate gradients may come
         and go, and count as zeros where they are absent (before a source that asks for more, as in
@@ -99,7 +101,10 @@ class Request:
                 grads = self._optimizer._by_name(grads)
             if self.kind in GRADIENTS and isinstance(grads, (list, tuple)):
                 self._check_presence([g is not None for g in grads])
-            self._optimizer._answer(grads)
+            try:
+                self._optimizer._answer(grads)
+            except TypeError as problem:
+                raise listed(problem, grads, "request.answer([g])") from problem.__cause__
             self._optimizer._bound_to_fill = False
             self._answered, self._stays = True, stay
         if number is not None:
@@ -164,6 +169,13 @@ class Request:
         task = f", task {self.index} of {self.count}" if self.kind == "task_gradient" else ""
         task = f", parameter {self.index}" if self.kind == "activations" else task
         return f"Request({self.kind}, pass {self.pass_}, tag {self.tag}{task})"
+
+
+def listed(problem: TypeError, grads: Any, written: str) -> TypeError:
+    """A refusal of gradients that says how that of one parameter is given, where it came as a bare array."""
+    if _arrays.is_array(grads) and str(problem).startswith("gradients are given as a list"):
+        problem.args = (f"{problem}: write {written}",)
+    return problem
 
 
 def needs_request(request: Request) -> bool:

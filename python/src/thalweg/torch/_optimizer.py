@@ -8,7 +8,7 @@ import math
 import operator
 import sys
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import torch
@@ -69,6 +69,8 @@ class Optimizer(Tasks):
     counts in the next step; what you put beside it is kept and saved.  `engine` is the thalweg.Optimizer inside.
     """
 
+    # Of a step over several tasks: the tags of the minibatches for which one of them had a gradient.
+    _with_tasks: Set[int] = frozenset()
     # Whether torch's optimizer of that rule takes sparse gradients.
     _sparse = False
 
@@ -271,18 +273,18 @@ class Optimizer(Tasks):
         takes_request = _requests.takes_request(closure)
         first = None
         earlier: Written = []
-        tags: set[int] = set()
+        tags: list[int] = []
         with contextlib.closing(self._asked()) as requests, contextlib.ExitStack() as leaving:
             leaving.callback(self._forget_tasks)
             for request in requests:
-                if not takes_request:
-                    self.engine._note_tag(tags, request.tag)
                 of_tasks = not takes_request and request.kind == "task_gradient" and request.count > 1
                 with torch.enable_grad():
                     if of_tasks:
                         loss = self._ask_tasks(closure, request, parameters)
                     else:
                         self._let_go(parameters)
+                        if not takes_request:
+                            self.engine._note_tag(tags, request.tag)
                         loss = closure(request) if takes_request else _requests.ask(closure, request)
                 first = loss if first is None else first
                 if loss is not None and request.loss is None and request.kind != "sample_gradients":  # (private)
@@ -328,9 +330,19 @@ class Optimizer(Tasks):
 
         nothing  there may be none
         """
+        if request.kind == "task_gradient" and request.count > 1:
+            if request.pass_ == 0:
+                self._with_tasks = set()
+            if request._answered or any(p.grad is not None for p in parameters):
+                self._with_tasks |= {request.tag}
+            last = request.index == request.count - 1
+            if last and request.tag not in self._with_tasks and self._takes_part(parameters):
+                raise error(SequenceError, f"{self.engine._text}: the {where} gave no gradients for any of the "
+                            f"{request.count} tasks: `.grad` is None in all parameters at each of them; call backward() "
+                            f"in the {where}, or request.answer(grads)")
         if not request.wants_gradient or request._answered:
             return earlier
-        if earlier and all(ref() is p.grad and n == p.grad._version for p, ref, n in earlier):
+        if earlier and all(p.grad is not None and ref() is p.grad and n == p.grad._version for p, ref, n in earlier):
             raise error(SequenceError, f"{self.engine._text}: {request!r} was not answered: `.grad` is what answered "
                         f"an earlier one; call backward() in the {where}, or request.answer(grads)")
         written = [(p, weakref.ref(p.grad), p.grad._version) for p in parameters if p.grad is not None]
@@ -344,6 +356,11 @@ class Optimizer(Tasks):
         has some of the tensors too, and where all of them are frozen there is none."""
         if request.kind not in ("gradient", "loss_and_gradient", "previous_gradient"):
             return False
+        return self._takes_part(parameters)
+
+    def _takes_part(self, parameters: list[torch.Tensor]) -> bool:
+        """Whether a gradient has to come for one of the parameters at least; a rank that has some of the tensors may
+        have none."""
         some = self._ranks is not None and self._ranks.layout == "tensors"
         return not some and any(p.requires_grad for p in parameters)
 
