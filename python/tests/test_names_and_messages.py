@@ -275,7 +275,8 @@ def test_a_function_is_no_schedule() -> None:
 
 
 @pytest.mark.parametrize("keyword, stage", [
-    ("max_grad_norm", "clip_global_norm(1.0)"), ("clipnorm", "clip_global_norm(1.0)"), ("clip_value", "clip_value(1.0)"),
+    ("max_grad_norm", "clip_global_norm(1.0)"), ("clipnorm", "clip_global_norm(1.0)"),
+    ("clip_value", "clip_value(1.0)"),
 ])
 def test_keywords_of_clipping_name_the_stage(keyword: str, stage: str) -> None:
     w = np.ones(3, np.float32)
@@ -300,3 +301,6 @@ def test_a_bare_array_is_no_list_of_gradients() -> None:
     for closure in (lambda: (2.0, g), lambda: g):
         with pytest.raises(TypeError, match=r"^gradients are given as a list.*\(loss, \[g, \.\.\.\]\)"):
             two.step(closure)
+    mixed = tw.Optimizer([np.ones(()), np.ones(3)], "sgd")
+    mixed.step(lambda: (np.ones(()), np.ones(3)))  # two gradients, the first of a number
+    assert mixed.steps == 1

@@ -174,7 +174,8 @@ def test_batch_normalisation_has_no_gradients_of_samples(layer: Any) -> None:
     net = torch.nn.Sequential(torch.nn.Linear(3, 4), layer, torch.nn.Linear(4, 2))
     x, y = torch.randn(6, 3), torch.arange(6) % 2
     opt = Optimizer(net.parameters(), "dp_sgd(noise_multiplier=1.0, expected_batch_size=6) | sgd(lr=0.1)")
-    for ask in (lambda: opt.step(Answers(opt, net, cross_entropy, (x, y))), lambda: twt.per_sample(net, cross_entropy, x, y)):
+    for ask in (lambda: opt.step(Answers(opt, net, cross_entropy, (x, y))),
+                lambda: twt.per_sample(net, cross_entropy, x, y)):
         with pytest.raises(tw.UnsupportedError, match=r"BatchNorm\w* \(1\) mixes the samples.*GroupNorm"):
             ask()
     if layer.running_mean is not None and isinstance(layer, torch.nn.BatchNorm1d):

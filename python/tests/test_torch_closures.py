@@ -268,7 +268,7 @@ def test_a_closure_that_cannot_know_the_minibatch_is_told_once() -> None:
         weight = opt.param_groups[0]["params"][0]
         for _ in range(2):
             opt.step(lambda: opt.backward([weight.sum(), weight.square().sum()]))
-        for sentence in ("sam(0.05) | sgd(lr=0.1)", "gradient_accumulate(2) | sgd(lr=0.1)", "lbfgs", "sam(0.05) | oasis"):
+        for sentence in ("sam(0.05) | sgd", "gradient_accumulate(2) | sgd(lr=0.1)", "lbfgs", "sam(0.05) | oasis"):
             opt, closure = made(sentence)
             try:
                 opt.step(closure)

@@ -60,8 +60,8 @@ def say_minibatch(optimizer: Optimizer) -> None:
     """The warning that a closure is asked for one of several minibatches again, and cannot know of which."""
     optimizer._told_of_tags = True
     _warn(f"{optimizer._text}: the method asks for the gradient of an earlier one of the minibatches of this step "
-          "again, and a closure without arguments cannot know of which: give it one argument, the request (equal request.tag: "
-          "the same minibatch and dropout); thalweg.torch.Answers is such a closure", UserWarning)
+          "again, and a closure without arguments cannot know of which: give it one argument, the request (equal "
+          "request.tag: the same minibatch and dropout); thalweg.torch.Answers is such a closure", UserWarning)
 
 
 def say_nonfinite(optimizer: Optimizer) -> None:

@@ -22,7 +22,7 @@ from ._errors import (
     error,
 )
 from ._groups import ROLES, Group, ParamGroup, fresh_name, read_group, read_groups
-from ._requests import Request, ask, exchanged, listed, number_of, takes_request
+from ._requests import Request, ask, exchanged, number_of, say_list, takes_request
 from ._saved import Saved
 
 
@@ -214,7 +214,8 @@ class Optimizer(Saved):
             try:
                 result = _step(self, grads)
             except TypeError as problem:
-                raise listed(problem, grads, "opt.step([g])") from problem.__cause__
+                say_list(problem, grads, "opt.step([g])")
+                raise
         else:
             result = self._step_with(grads)
         if self._norms or before is not None:
@@ -233,7 +234,8 @@ class Optimizer(Saved):
         try:
             super().bind_gradients(self._by_name(grads) if isinstance(grads, Mapping) else grads)
         except TypeError as problem:
-            raise listed(problem, grads, "opt.bind_gradients([g])") from problem.__cause__
+            say_list(problem, grads, "opt.bind_gradients([g])")
+            raise
         self._bound_to_fill = True
 
     bind_gradients.__doc__ = _thalweg.Optimizer.bind_gradients.__doc__
@@ -387,7 +389,7 @@ class Optimizer(Saved):
                 return loss, grads
             if count == 1 and _arrays.is_array(grads):
                 return loss, [grads]
-            if _arrays.is_array(grads) and getattr(grads, "ndim", 0) and not getattr(loss, "ndim", 0):
+            if isinstance(loss, (int, float)) and _arrays.is_array(grads) and getattr(grads, "ndim", 0):
                 raise _one_of_several(grads, count)
             if exchanged(grads, loss):
                 raise error(ValueTypeError, "a closure returns (loss, grads), and this one (grads, loss)")

@@ -104,7 +104,8 @@ class Request:
             try:
                 self._optimizer._answer(grads)
             except TypeError as problem:
-                raise listed(problem, grads, "request.answer([g])") from problem.__cause__
+                say_list(problem, grads, "request.answer([g])")
+                raise
             self._optimizer._bound_to_fill = False
             self._answered, self._stays = True, stay
         if number is not None:
@@ -171,11 +172,10 @@ class Request:
         return f"Request({self.kind}, pass {self.pass_}, tag {self.tag}{task})"
 
 
-def listed(problem: TypeError, grads: Any, written: str) -> TypeError:
-    """A refusal of gradients that says how that of one parameter is given, where it came as a bare array."""
+def say_list(problem: TypeError, grads: Any, written: str) -> None:
+    """Lets a refusal of gradients say how that of one parameter is given, where it came as a bare array."""
     if _arrays.is_array(grads) and str(problem).startswith("gradients are given as a list"):
         problem.args = (f"{problem}: write {written}",)
-    return problem
 
 
 def needs_request(request: Request) -> bool:

@@ -338,8 +338,8 @@ class Optimizer(Tasks):
             last = request.index == request.count - 1
             if last and request.tag not in self._with_tasks and self._takes_part(parameters):
                 raise error(SequenceError, f"{self.engine._text}: the {where} gave no gradients for any of the "
-                            f"{request.count} tasks: `.grad` is None in all parameters at each of them; call backward() "
-                            f"in the {where}, or request.answer(grads)")
+                            f"{request.count} tasks: `.grad` is None in all parameters at each of them; call "
+                            f"backward() in the {where}, or request.answer(grads)")
         if not request.wants_gradient or request._answered:
             return earlier
         if earlier and all(p.grad is not None and ref() is p.grad and n == p.grad._version for p, ref, n in earlier):
