@@ -33,7 +33,8 @@ struct APOLLO: WholeRule {
       .number("norm_growth", 1.01, .above(1), "largest growth of the direction's norm in a step", optional: true),
     ],
     slots: [
-      Slot("exp_avg", "first moment of the projection m"), Slot("exp_avg_sq", "second moment of the projection v"),
+      .moment("exp_avg", "first moment of the projection m"),
+      .square("exp_avg_sq", "second moment of the projection v"),
       Slot("norm", "norm of the last direction"),
     ])
 

@@ -35,7 +35,7 @@ struct DCTAdamW: WholeRule {
       .integer("max_shape", 32_000, .atLeast(1), "from this side on plain AdamW", live: false),
     ],
     slots: [
-      Slot("exp_avg", "first moment m of the columns"), Slot("exp_avg_sq", "second moment v of the columns"),
+      .moment("exp_avg", "first moment m of the columns"), .square("exp_avg_sq", "second moment v of the columns"),
       Slot("indices", "the chosen columns, ascending"), Slot("error", "what the columns missed"),
     ], needsFinite: true)
 

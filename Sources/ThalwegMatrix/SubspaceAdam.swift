@@ -323,7 +323,7 @@ private struct SubspaceAdam {
     .weightDecay(0, "decoupled weight decay, after the step"), .flag("correct_bias", true, "bias corrections"),
   ]
   static let slots = [
-    Slot("exp_avg", "first moment m of the subspace"), Slot("exp_avg_sq", "second moment v of the subspace"),
+    .moment("exp_avg", "first moment m of the subspace"), .square("exp_avg_sq", "second moment v of the subspace"),
     Slot("projector", "the directions P of the subspace, one a row"),
   ]
 

@@ -4,11 +4,13 @@ import ThalwegCore
 /// State and plan of tensors that are new, before the first step that needs them.
 extension Optimizer {
   func format(_ slot: Slot, _ b: Bound) -> SlotStore.Format {
-    if b.view.dtype == .f64 || slot.storage == .exact || slot.count != nil { return .direct }
+    if b.view.dtype == .f64 || slot.storage == .exact { return .direct }
     switch options.state {
     case .f32: return .direct
     case .bf16: return .bf16
-    case .q8: return b.view.count < EightBit.smallest ? .direct : slot.storage == .signed ? .signed8 : .positive8
+    case .q8:
+      let isSmall = slot.elements(of: b.view.count) < EightBit.smallest
+      return isSmall ? .direct : slot.storage == .signed ? .signed8 : .positive8
     }
   }
 
@@ -94,9 +96,11 @@ extension Optimizer {
         // the rule's own, then its narrow state widened, then the parameters where they are not dense in the compute
         // type
         let b = bound[i], size = b.view.dtype.computeSize
-        let narrow = slots(st, b).filter { format($0, b) != .direct }.count
+        let narrow = slots(st, b).filter { format($0, b) != .direct }.reduce(0) {
+          $0 + aligned($1.elements(of: b.view.count) * size)
+        }
         workBytes = max(
-          workBytes, aligned(w.workspace(st.hyper[0], b.shape, size)) + (narrow + 1) * aligned(b.view.count * size))
+          workBytes, aligned(w.workspace(st.hyper[0], b.shape, size)) + narrow + aligned(b.view.count * size))
         wholes += 1
       }
     }

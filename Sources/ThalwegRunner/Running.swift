@@ -316,19 +316,20 @@ extension Optimizer {
     let h = s.hyper[r.pointee.group]
     // behind the workspace of the rule itself, which takes some counting where nothing is widened
     var room: UnsafeMutableRawPointer?
-    func free() -> UnsafeMutableRawPointer {
+    func free(_ elements: Int) -> UnsafeMutableRawPointer {
       let p = room ?? space + aligned(whole.workspace(s.hyper[0], shape, size))
-      room = p + aligned(n * size)
+      room = p + aligned(elements * size)
       return p
     }
     // State kept in fewer bits is widened for the call and narrowed after it.
+    let lengths = stores.contains { $0.format != .direct } ? slots(s, bound[i]).map { $0.elements(of: n) } : []
     var list: [UnsafeMutableRawPointer] = []
-    for store in stores {
+    for (k, store) in stores.enumerated() {
       if store.format == .direct {
         list.append(store.base + start * size)
       } else {  // never of a part
-        let wide = free()
-        store.widen(n, 0, n, wide.assumingMemoryBound(to: Float.self))
+        let m = lengths[k], wide = free(m)
+        store.widen(m, 0, m, wide.assumingMemoryBound(to: Float.self))
         list.append(wide)
       }
     }
@@ -337,7 +338,7 @@ extension Optimizer {
       if let dense = r.pointee.master ?? r.pointee.plain {
         w = dense + start * size
       } else {
-        w = free()
+        w = free(n)
         r.pointee.x.read(start, n, into: w, size: size, scale: 1)
       }
     }
@@ -356,7 +357,8 @@ extension Optimizer {
     }
     if evaluating { return }
     for (k, store) in stores.enumerated() where store.format != .direct {
-      store.narrow(n, 0, n, list[k].assumingMemoryBound(to: Float.self), r.pointee.key(s.id, k))
+      let m = lengths[k]
+      store.narrow(m, 0, m, list[k].assumingMemoryBound(to: Float.self), r.pointee.key(s.id, k))
     }
   }
 }

@@ -352,3 +352,32 @@ def test_8_bit_state_follows_beside_an_element_that_stays_large(method: str) -> 
     assert np.abs(ours[small]).mean() == pytest.approx(np.abs(moved[small]).mean(), rel=0.15)
     for name in names:
         assert narrow[name] == pytest.approx(state[name], rel=0.15), name
+
+
+PROJECTED = ["galore(rank=64, update_proj_gap=5)", "galore(rank=64, inner=(adamw))", "online_subspace_descent(rank=64)",
+             "coap(rank=64)", "apollo(rank=64)", "dct_adamw(rank=64)"]
+
+
+@pytest.mark.parametrize("sentence", PROJECTED)
+@pytest.mark.parametrize("dtype, share, bound", [("bf16", 0.5, 0.01), ("q8", 0.26, 0.05)])
+def test_moments_of_a_projection_are_kept_in_fewer_bits(sentence, dtype, share, bound):
+    """What is not a moment (the projection, indices) stays.  A moment is off by 2^-9 of itself in bfloat16, by 2^-5 in a byte."""
+    rng = np.random.default_rng(0)
+    start = (0.1 * rng.standard_normal((128, 256))).astype(np.float32)
+    gradients = [(0.01 * rng.standard_normal(start.shape)).astype(np.float32) for _ in range(8)]
+
+    def run(kind):
+        w = start.copy()
+        opt = tw.Optimizer([w], sentence, state_dtype=kind)
+        for k, g in enumerate(gradients):
+            if k == 5:  # and goes on from what was saved
+                state, opt = opt.state_dict(), tw.Optimizer([w], sentence, state_dtype=kind)
+                opt.load_state_dict(state)
+            opt.step([g])
+        return w - start, opt.memory_report()
+
+    moved, report = run(dtype)
+    right, full = run("f32")
+    moments = 2 * 64 * 256 * 4  # of r numbers a column, or a row of the longer side
+    assert full.total - report.total == pytest.approx((1 - share) * moments, rel=0.02)
+    assert np.linalg.norm(moved - right) < bound * np.linalg.norm(right)

@@ -90,7 +90,7 @@ public struct Slot: Sendable {
   /// is broken off.
   public var home = false
   /// Its elements, where they are not those of the parameter: row sums, bases, factors. Only whole-tensor rules have
-  /// such buffers; they are kept exactly and start at a number.
+  /// such buffers; they start at a number.
   public var count: Int?
   public init(_ name: String, _ meaning: String, _ storage: Storage = .exact, start: Start = .zero, count: Int? = nil) {
     (self.name, self.meaning, self.storage, self.start, self.count) = (name, meaning, storage, start, count)
