@@ -237,7 +237,8 @@ struct PSGDModel<Factors: PSGDFactors>: Source {
   private func start(
     _ factors: inout Factors, _ io: SourceIO, _ tensors: [Int], _ counts: [Int], _ n: Int, _ h: Hyper
   ) {
-    let known = factors.diagonal.filter { $0 != 0 }
+    var diagonal = factors.diagonal, isFirst = false
+    let known = diagonal.filter { $0 != 0 }
     let scale =
       h.has("preconditioner_init_scale")
       ? h.preconditioner_init_scale : known.isEmpty ? 0 : known.reduce(0, +) / Double(known.count)
@@ -249,7 +250,9 @@ struct PSGDModel<Factors: PSGDFactors>: Source {
         io.draw(product, signs: false, number: apart << 40 &+ column)
         return io.read(product, of: tensor)
       }
-      for i in at..<(at + count) { factors.diagonal[i] = scale }
+      for i in at..<(at + count) { diagonal[i] = scale }
+      isFirst = true
     }
+    if isFirst { factors.diagonal = diagonal }
   }
 }
