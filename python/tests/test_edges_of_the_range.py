@@ -63,3 +63,11 @@ def test_the_first_step_is_linear_in_the_parameters(name: str) -> None:
             opt.step([g])
             times.append(time.perf_counter() - begun)
     assert times[1] < 80 * times[0]
+
+
+def test_gcond_of_many_tasks(rng: np.random.Generator) -> None:
+    """The resolution is of order tasks^3."""
+    rows = rng.standard_normal((96, 40))
+    begun = time.perf_counter()
+    assert np.isfinite(combined("gcond(tasks=96)", rows, np.float64)).all()
+    assert time.perf_counter() - begun < 30

@@ -176,16 +176,30 @@ struct GCond: Source {
   /// The resolution of conflicts, with every gradient as a combination of those that came: g_k = Σ C_kj·J_j.
   struct Surgery {
     let h: Hyper, G: Gramian, previous: [[Double]], before: [Double], eps: Double
-    var C: [[Double]]
+    private(set) var C: [[Double]]
+    /// Inner products of the combinations, as far as they are known: those of a changed one are taken anew.
+    private var products: Gramian = []
     var winner = -1, wins = 0
     var lengths: [Double] = []
 
     init(_ h: Hyper, _ G: Gramian, _ lambdas: [Double], previous: [[Double]], _ before: [Double]) {
       (self.h, self.G, self.previous, self.before, eps) = (h, G, previous, before, h.eps)
       C = G.indices.map { k in G.indices.map { $0 == k ? lambdas[k] : 0 } }
+      products = G.indices.map { i in G.indices.map { lambdas[i] * (G[i][$0] * lambdas[$0]) } }
     }
 
-    private func square(_ k: Int) -> Double { max(0, G.form(C[k], C[k])) }
+    private func square(_ k: Int) -> Double { max(0, product(k, k)) }
+    private func product(_ i: Int, _ j: Int) -> Double { products[i][j] }
+    /// Combination k becomes another.
+    private mutating func set(_ k: Int, _ c: [Double]) {
+      C[k] = c
+      let along = G.times(c)
+      for j in G.indices where j != k {
+        products[k][j] = dot(C[j], along)
+        products[j][k] = products[k][j]
+      }
+      products[k][k] = dot(c, along)
+    }
     private func norm(_ k: Int) -> Double { square(k).squareRoot() }
 
     mutating func run() {
@@ -193,7 +207,7 @@ struct GCond: Source {
       for k in G.indices {
         let n = norm(k)
         lengths[k] = max(beta * lengths[k] + (1 - beta) * n, eps)
-        if h.has("norm_cap"), n > cap { C[k] = C[k].map { $0 * cap / (n + eps) } }
+        if h.has("norm_cap"), n > cap { set(k, C[k].map { $0 * cap / (n + eps) }) }
       }
       let iterations = h.has("max_iters") ? h.integer("max_iters") : 2 * G.count
       for _ in 0..<iterations {
@@ -208,7 +222,7 @@ struct GCond: Source {
       let squares = G.indices.map { square($0) }
       for i in G.indices where squares[i] >= eps {
         for j in (i + 1)..<max(G.count, i + 1) where squares[j] >= eps {
-          let cos = G.form(C[i], C[j]) / (squares[i].squareRoot() * squares[j].squareRoot() + eps)
+          let cos = product(i, j) / (squares[i].squareRoot() * squares[j].squareRoot() + eps)
           if found.map({ cos < $0.2 }) ?? true { found = (i, j, cos) }
         }
       }
@@ -217,7 +231,7 @@ struct GCond: Source {
 
     private mutating func turn(_ i: Int, _ j: Int, _ cos: Double) {
       let main: Double = h.main, weak: Double = h.weak, critical: Double = h.critical, power: Double = h.remap_power
-      let (W, L) = arbitrate(i, j), d = G.form(C[i], C[j])
+      let (W, L) = arbitrate(i, j), d = product(i, j)
       var angle = Double.pi
       if cos >= main {
         angle = .pi / 2 * (1 - min(max((cos - main) / (weak - main + eps), 0), 1))
@@ -227,21 +241,21 @@ struct GCond: Source {
       let toWinner = -sin(angle) * d / (square(L) + eps)
       let toLoser = -sin(min(angle, .pi / 2)) * d / (square(W) + eps)
       let (w, l) = (C[W], C[L])
-      C[W] = zip(w, l).map { $0 + toWinner * $1 }
-      C[L] = zip(l, w).map { $0 + toLoser * $1 }
+      set(W, zip(w, l).map { $0 + toWinner * $1 })
+      set(L, zip(l, w).map { $0 + toLoser * $1 })
     }
 
     private mutating func cut(_ i: Int, _ j: Int, _ cos: Double) {
-      let d = G.form(C[i], C[j])
+      let d = product(i, j)
       guard cos < h.main else {
         let (a, b, toA, toB) = (C[i], C[j], d / (square(j) + eps), d / (square(i) + eps))
-        C[i] = zip(a, b).map { $0 - toA * $1 }
-        C[j] = zip(b, a).map { $0 - toB * $1 }
+        set(i, zip(a, b).map { $0 - toA * $1 })
+        set(j, zip(b, a).map { $0 - toB * $1 })
         return
       }
       let (W, L) = arbitrate(i, j)
       let share = d / (square(W) + eps)
-      C[L] = cos < h.critical ? C[L].map { _ in 0 } : zip(C[L], C[W]).map { $0 - share * $1 }
+      set(L, cos < h.critical ? C[L].map { _ in 0 } : zip(C[L], C[W]).map { $0 - share * $1 })
     }
 
     /// Winner and loser; counts the wins.
