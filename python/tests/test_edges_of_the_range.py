@@ -49,6 +49,95 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(8)
 
 
+# ---- factors beyond the largest float
+
+
+@pytest.mark.parametrize("sentence", [
+    "norm_direction(norm=rms)", "norm_direction(norm=l2)", "norm_descent(norm=l1_to_l2, scale=unit)",
+    "norm_trust_region(norm=rms)", "beta_ngd(lr=0.1)", "nigt(lr=0.1)", "robust_subgm(lr=0.1)", "a_dog(eps=0)",
+    "dadapt_sgd(d0=1)", "fromage",
+])
+@pytest.mark.parametrize("size", [1e-40, 1e-42])
+def test_short_gradients_give_ordinary_steps(sentence: str, size: float) -> None:
+    """The gradient is so short that one over its norm is no float; its entries are the same floats in both runs."""
+    g = size * (1 + np.arange(12.0).reshape(4, 3) % 5)
+    small, right = both(sentence, g, start=1.0 if sentence == "fromage" else 0.0)
+    assert np.abs(right).max() > 0
+    np.testing.assert_allclose(small, right, rtol=2e-5, atol=2e-5 * np.abs(right).max())
+
+
+def test_a_polyak_step_that_is_no_float() -> None:
+    """The average of these gradients, 1e-42, has ten bits in float32."""
+    small, right = both("schedule_free_plus", np.full(6, 1e-41), 2)
+    np.testing.assert_allclose(small, right, rtol=2e-3)
+
+
+@pytest.mark.parametrize("sentence", ["norm_lmo(norm=rms)", "norm_lmo(norm=l1_to_l2)", "max_norm"])
+def test_a_linear_minimiser_of_a_short_gradient(sentence: str) -> None:
+    g = np.float32(1e-41) * np.arange(1, 13, dtype=np.float32).reshape(4, 3)
+    set_ = tw.constraint(sentence)
+    np.testing.assert_allclose(set_.lmo(g), set_.lmo(g.astype(np.float64)), rtol=1e-5)
+
+
+def test_looksam_without_a_part_across() -> None:
+    w = np.zeros(4, np.float32)
+    with tw.Optimizer([w], "looksam(k=2) | sgd(lr=1e-30)") as opt:
+        g = np.zeros_like(w)
+        opt.bind_gradients([g])
+        for _ in range(4):
+            for _ in opt.requests():
+                g[...] = 1e31
+    np.testing.assert_allclose(w, -40, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pcgrad", "config", "sam_gs", "sam_gs(max_norm=0, gamma=1)", "fairgrad", "nash_mtl",
+                                  "upgrad", "mgda"])
+@pytest.mark.parametrize("seed", range(4))
+def test_tasks_of_all_sizes(name: str, seed: int) -> None:
+    """Rows of 1e20, 1 and 1e-20, the others against the first: whichever dominates, the result is no infinity."""
+    rows = np.random.default_rng(seed).standard_normal((3, 9))
+    rows[1:] *= -np.sign(rows[1:] @ rows[:1].T)
+    rows *= np.array([[1e20], [1.0], [1e-20]])
+    rows = rows.astype(np.float32).astype(np.float64)
+    sentence = name.replace("(", "(tasks=3, ") if "(" in name else f"{name}(tasks=3)"
+    small, right = combined(sentence, rows, np.float32), combined(sentence, rows, np.float64)
+    assert np.isfinite(small).all()
+    np.testing.assert_allclose(small, right, rtol=1e-4, atol=1e-5 * np.abs(right).max())
+
+
+@pytest.mark.parametrize("name", ["fairgrad", "nash_mtl", "config", "pcgrad"])
+def test_short_tasks(name: str, rng: np.random.Generator) -> None:
+    """The weights are one over a norm that is no normal float."""
+    rows = (1e-41 * rng.standard_normal((3, 9))).astype(np.float32).astype(np.float64)
+    small, right = (combined(f"{name}(tasks=3)", rows, t) for t in (np.float32, np.float64))
+    # what comes out may be as short: it is rounded to the smallest float, 1.4e-45
+    np.testing.assert_allclose(small, right, rtol=1e-4, atol=1e-5 * np.abs(right).max() + 1.5e-45)
+
+
+@pytest.mark.parametrize("size", [1e18, 1e25, 1e-20])
+def test_sam_gs_scales_before_it_multiplies(size: float, rng: np.random.Generator) -> None:
+    rows = (size * (1 + 0.1 * rng.standard_normal((3, 9)))).astype(np.float32).astype(np.float64)
+    small, right = (combined("sam_gs(tasks=3)", rows, t) for t in (np.float32, np.float64))
+    np.testing.assert_allclose(small, right, rtol=1e-5)
+
+
+def test_saddle_free_newton_of_short_gradients() -> None:
+    ends = {}
+    for dtype in (np.float32, np.float64):
+        w = np.zeros(5, dtype)
+        d = np.linspace(0.1, 1, 5).astype(dtype)
+        with tw.Optimizer([w], "saddle_free_newton(mode=exact, damping=1e-6)") as opt:
+            g = np.zeros_like(w)
+            opt.bind_gradients([g])
+            for request in opt.requests():
+                if request.kind == "hessian_vector":
+                    g[...] = (d * 1e-8).astype(dtype) * request.probe[0]
+                else:
+                    g[...] = np.float32(1e-40) * np.arange(1, 6, dtype=np.float32)
+        ends[dtype] = w.astype(np.float64)
+    np.testing.assert_allclose(ends[np.float32], ends[np.float64], rtol=1e-3)  # five products and a decomposition
+
+
 # ---- time
 
 

@@ -19,6 +19,16 @@ enum Blend {
   static func combine<T: Real>(_ n: Int, _ rows: List<T>, _ weights: [Double], _ out: UnsafeMutablePointer<T>) {
     let width = T.Vector.width, wide = 4 * width
     var i = 0
+    if !weights.allSatisfy(T.holds) {
+      // a weight is in range beside its row alone
+      while i < n {
+        var sum = 0.0
+        for k in weights.indices { sum += weights[k] * Double(rows[k][i]) }
+        out[i] = T(sum)
+        i &+= 1
+      }
+      return
+    }
     while i &+ wide <= n {
       var (a, b, c, d) = (T.Vector(0), T.Vector(0), T.Vector(0), T.Vector(0))
       for k in weights.indices {

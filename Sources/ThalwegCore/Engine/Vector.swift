@@ -159,6 +159,7 @@ extension Flat {
   public static func combine<T: Real>(
     _ a: Double, _ x: UnsafePointer<T>, _ b: Double, _ y: UnsafePointer<T>, into z: UnsafeMutablePointer<T>, _ n: Int
   ) {
+    if !T.holds(a) || !T.holds(b) { return blend(a, x, b, y, into: z, n) }
     let f = T.Vector(a), g = T.Vector(b)
     var i = 0
     while i &+ T.Vector.width <= n {

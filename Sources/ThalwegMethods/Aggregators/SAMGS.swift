@@ -49,11 +49,11 @@ struct SAMGS: Source {
   var kinds: [Request.Kind] { [.taskGradient] }
 
   private struct Add: ElementOperation {
-    let beta: Double, factor: Double, modulates: Bool, first: Bool
+    let beta: Double, factor: Factor, unit: Double, modulates: Bool, first: Bool
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
       let m = beta * s[1] + (1 - beta) * s[0]
       s[1] = m
-      let part = modulates ? factor * (s[0] * m.magnitude) : factor * s[0]
+      let part = modulates ? factor * ((unit * s[0]) * (unit * m.magnitude)) : factor * (unit * s[0])
       s[2] = first ? part : s[2] + part
     }
   }
@@ -63,7 +63,7 @@ struct SAMGS: Source {
     }
   }
   private struct Scale: ElementOperation {
-    let factor: Double
+    let factor: Factor
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = factor * s[0] }
   }
 
@@ -88,17 +88,19 @@ struct SAMGS: Source {
     let equalises = h.is("trigger", "any") ? alike.contains { $0 < gamma } : similarity < gamma
     let unbiased = v / (1 - pow(beta2, t)), modulation = 1 / ((1 - pow(beta1, t)) * unbiased.squareRoot())
     let mean = norms.reduce(0, +) / Double(m), all: Double = h.match_sum ? Double(m) : 1
+    // far from 1 the gradients are multiplied by a power of two first, so that neither g·|m| nor their sum leaves the range
+    let longest = norms.max() ?? 0, isFar = longest > 0x1p30 || (longest < 0x1p-30 && longest > 0)
+    let unit = isFar ? Double(sign: .plus, exponent: -longest.exponent, significand: 1) : 1
     for k in 0..<m {
       let factor = all * (equalises ? (norms[k] > 0 ? mean / norms[k] : 0) : modulation)
       io.change(
-        Add(beta: beta1, factor: factor, modulates: !equalises, first: k == 0), slots: [k, m + k, sum],
-        parameters: false)
+        Add(beta: beta1, factor: Factor(factor), unit: unit, modulates: !equalises, first: k == 0),
+        slots: [k, m + k, sum], parameters: false)
     }
-    let most: Double = h.max_norm
-    if most > 0 {
-      let factor = min(1, most / (io.sum(Length(), slots: [sum]).root(0) + 1e-6))
-      if factor < 1 { io.change(Scale(factor: factor), slots: [sum], parameters: false) }
-    }
+    let most: Double = h.max_norm, back = equalises ? 1 / unit : 1 / unit / unit
+    var factor = back
+    if most > 0 { factor *= min(1, most / (back * io.sum(Length(), slots: [sum]).root(0) + 1e-6)) }
+    if factor != 1 { io.change(Scale(factor: Factor(factor)), slots: [sum], parameters: false) }
     return .update(io.gradient(in: sum))
   }
 }

@@ -40,12 +40,13 @@ struct ADoG: ElementRule {
   }
 
   let first, moves: Bool
-  let eta, long, share, lr: Double
+  let share, lr: Double
+  let eta, long: Factor
 
   init(_ h: Hyper, _ c: StepContext) {
     let s = c.scalars
     (first, moves, lr, share) = (s[0] == 0, c.lr != 0, c.lr, 1 / s[5])
-    (eta, long) = moves ? (s[3], s[4] * s[3]) : (0, 0)
+    (eta, long) = moves ? (Factor(s[3]), Factor(s[4] * s[3])) : (Factor(0), Factor(0))
   }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {

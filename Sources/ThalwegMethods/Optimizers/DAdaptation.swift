@@ -39,13 +39,14 @@ struct DAdaptSGD: ElementRule {
     (s[3], s[4]) = (s[0], 0)
   }
 
-  let weight, inverse, momentum, lr: Double
+  let weight, momentum, lr: Double
+  let inverse: Factor
   let first, moves: Bool
 
   init(_ h: Hyper, _ c: StepContext) {
     let s = c.scalars
     (weight, momentum, lr, first, moves) = (s[3] * c.lr, h.momentum, c.lr, s[2] == 0, s[4] == 1)
-    inverse = s[2] > 0 ? 1 / s[2] : 0
+    inverse = Factor(s[2] > 0 ? 1 / s[2] : 0)
   }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {

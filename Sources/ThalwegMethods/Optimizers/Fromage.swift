@@ -37,9 +37,10 @@ struct Fromage: ElementRule {
     if norm > bound { s[1] *= bound / norm }
   }
 
-  let rate, shrink, lr: Double
+  let rate: Factor
+  let shrink, lr: Double
 
-  init(_ h: Hyper, _ c: StepContext) { (rate, shrink, lr) = (c.lr * c.scalars[0], c.scalars[1], c.lr) }
+  init(_ h: Hyper, _ c: StepContext) { (rate, shrink, lr) = (Factor(c.lr * c.scalars[0]), c.scalars[1], c.lr) }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
     sums.add(0, x, times: x)

@@ -32,13 +32,14 @@ struct NIGT: ElementRule {
   static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("norm", 1)] }
   static var evaluates: Bool { true }
 
-  let eta, length, ahead, lr: Double
+  let eta, ahead, lr: Double
+  let length: Factor
   let measured: Bool
 
   init(_ h: Hyper, _ c: StepContext) {
     let t = Double(c.step), next = NIGT.mixing(h, t + 1), norm = c.scalars[0]
     (eta, ahead, lr, measured) = (NIGT.mixing(h, t), (1 - next) / next, c.lr, h.normalize)
-    length = norm == 0 ? 0 : c.lr * pow(2 / (t + 2), h.lr_power) / norm
+    length = Factor(norm == 0 ? 0 : c.lr * pow(2 / (t + 2), h.lr_power) / norm)
   }
 
   static func mixing(_ h: Hyper, _ t: Double) -> Double {

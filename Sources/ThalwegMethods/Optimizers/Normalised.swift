@@ -18,9 +18,11 @@ struct BetaNGD: ElementRule {
   static func phases(_ h: Hyper) -> Int { 1 }
   static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("norm")] }
 
-  let factor: Double
+  let factor: Factor
 
-  init(_ h: Hyper, _ c: StepContext) { factor = c.scalars[0] > 0 ? 1 / pow(c.scalars[0], h.beta) : c.scalars[0] }
+  init(_ h: Hyper, _ c: StepContext) {
+    factor = Factor(c.scalars[0] > 0 ? 1 / pow(c.scalars[0], h.beta) : c.scalars[0])
+  }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
     sums.add(0, g, times: g)

@@ -36,13 +36,13 @@ struct RobustSubGM: ElementRule {
     byLoss(h) ? [Scalar("length"), Scalar("size")] : h.normalize ? [Scalar("norm")] : []
   }
 
-  let factor: Double
+  let factor: Factor
   init(_ h: Hyper, _ c: StepContext) {
     if RobustSubGM.byLoss(h) {
-      factor = c.scalars[0]
+      factor = Factor(c.scalars[0])
     } else {
       let length = h.is("rule", "geometric") ? pow(h.rho, Double(c.step)) : 1
-      factor = h.normalize ? (c.scalars[0] == 0 ? 0 : length / c.scalars[0]) : length
+      factor = Factor(h.normalize ? (c.scalars[0] == 0 ? 0 : length / c.scalars[0]) : length)
     }
   }
 

@@ -70,13 +70,14 @@ struct ScheduleFreePlus: ElementRule {
     s[5] = s[2] == 0 ? 0 : w / s[2]
   }
 
-  let beta1, beta2, eps, r1, r2, beta, rate, share, decay, lr: Double
+  let beta1, beta2, eps, r1, r2, beta, share, lr: Double
+  let rate, decay: Factor
 
   init(_ h: Hyper, _ c: StepContext) {
     (beta1, beta2, eps, lr) = (h.beta1, h.beta2, h.eps, c.lr)
     (r1, r2) = (1 / (1 - power(beta1, c.t)), 1 / (1 - power(beta2, c.t)))
-    (rate, share, beta) = (c.scalars[4], c.scalars[5], c.scalars[6])
-    decay = rate * rate * c.weightDecay
+    (share, beta) = (c.scalars[5], c.scalars[6])
+    (rate, decay) = (Factor(c.scalars[4]), Factor(c.scalars[4] * c.scalars[4] * c.weightDecay))
   }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ y: L, _ s: Slots<L>, _ sums: inout Sums) {

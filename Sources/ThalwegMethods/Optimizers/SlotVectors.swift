@@ -4,16 +4,16 @@ import ThalwegCore
 enum SlotVectors {
   /// s[0] ← factor·s[0] + the weighted sum of the slots behind it, up to seven.
   struct Add: ElementOperation {
-    private let factor: Double, w: SIMD8<Double>, count: Int
+    private let factor: Factor, first, second: SIMD8<Double>, count: Int
     init(_ factor: Double, _ weights: ArraySlice<Double>) {
-      (self.factor, count) = (factor, weights.count)
-      var w = SIMD8<Double>(repeating: 0)
-      for (k, x) in weights.enumerated() { w[k] = x }
-      self.w = w
+      (self.factor, count) = (Factor(factor), weights.count)
+      var a = SIMD8<Double>(repeating: 0), b = a
+      for (k, x) in weights.map({ Factor($0) }).enumerated() { (a[k], b[k]) = (x.first, x.second) }
+      (first, second) = (a, b)
     }
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
-      var sum = factor == 0 ? L(0) : factor * s[0]
-      for k in 0..<count { sum = sum + w[k] * s[k + 1] }
+      var sum = factor.first == 0 ? L(0) : factor * s[0]
+      for k in 0..<count { sum = sum + second[k] * (first[k] * s[k + 1]) }
       s[0] = sum
     }
   }

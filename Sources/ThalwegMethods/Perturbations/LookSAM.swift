@@ -43,7 +43,7 @@ struct LookSAM: Source {
   }
   /// g + factor·v in the place of the gradient.
   private struct Reuse: ElementOperation {
-    let factor: Double
+    let factor: Factor
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
       s[1] = g + factor * s[0]
     }
@@ -79,7 +79,7 @@ struct LookSAM: Source {
     io.change(
       slots: [across, gradient], parameters: false,
       each: { tensor in
-        Reuse(factor: io.hyper(of: tensor).alpha * ratio(tensor))
+        Reuse(factor: Factor(io.hyper(of: tensor).alpha * ratio(tensor)))
       })
     io.setScalar(0, t + 1)
     return .update(io.gradient(in: gradient))
