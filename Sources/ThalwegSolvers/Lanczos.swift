@@ -12,8 +12,10 @@ import ThalwegCore
 /// invariant subspace) the entries from `rank` on are 0. The sign of a vector is that of its entry of largest
 /// magnitude: positive.
 /// Errors   TW_ERROR_RANGE: a start of zeros.
-/// Ends     converged: after `steps` products, or where β ≤ tol·max(1, |α|); in float32 tol is 1e-6 at least.
-/// Differs  the two cards' defaults for `steps` are one: max(4·(largest + smallest), ⌊2·ln n⌋), at most n.
+/// Ends     converged: after `steps` products, or where β ≤ tol·(the largest |α| or β so far); in float32 tol is 2⁻²⁰
+///          at least.
+/// Differs  the two cards' defaults for `steps` are one: max(4·(largest + smallest), ⌊2·ln n⌋), at most n. They end at
+///          β ≤ tol·max(1, |α|), which takes a small operator for none.
 /// Source   Lanczos, 1950; full reorthogonalisation: Paige, 1972.
 struct Lanczos: Driver {
   static let method = Method.solver(
@@ -28,7 +30,7 @@ struct Lanczos: Driver {
       .integer("largest", 1, .atLeast(0), "vectors of the largest values"),
       .integer("smallest", 0, .atLeast(0), "vectors of the smallest values"),
       .flag("reorth", true, "against all vectors before, twice"),
-      .number("tol", 1e-12, .atLeast(0), "length that ends it, relative to max(1, |alpha|)"),
+      .number("tol", 1e-12, .atLeast(0), "length that ends it, relative to the largest entry of T"),
     ],
     inputs: [
       .constant("start", "...", "start vector"), .result("eigenvalues", "steps", "Ritz values, ascending"),
@@ -115,9 +117,10 @@ enum LanczosStep {
     }
     alpha[k] = T(a)
     beta[k] = T(b)
-    // what rounding leaves of nothing is nothing
+    // what rounding leaves of nothing is nothing, beside the largest entry of T so far
     let least = max(tolerance, T.isDouble ? 0 : 0x1p-20)
-    guard k + 1 < basis.rows, b > least * max(1, abs(a)) else { return false }
+    let size = (0..<k).reduce(abs(a)) { max($0, abs(Double(alpha[$1])), Double(beta[$1])) }
+    guard k + 1 < basis.rows, b > least * size else { return false }
     basis.row(k + 1).set(1 / b, w)
     return true
   }

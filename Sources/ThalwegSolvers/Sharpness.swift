@@ -250,7 +250,7 @@ struct LanczosLRMomentum: Driver {
     parameters: [
       .integer("steps", 10, .atLeast(2), "products; at most the number of unknowns"),
       .number("floor", 0, .atLeast(0), "Ritz values up to it are no curvature"),
-      .number("tol", 1e-12, .atLeast(0), "length that ends it, relative to max(1, |alpha|)"),
+      .number("tol", 1e-12, .atLeast(0), "length that ends it, relative to the largest entry of T"),
     ],
     inputs: [
       .constant("start", "...", "start vector"), .constant("lr0", "", "the step size before", optional: true),

@@ -270,7 +270,7 @@ struct SLQDensity: Driver {
       .integer("steps", 80, .atLeast(2), "products for each; at most the number of unknowns"),
       .number("sigma2", 1e-5, .above(0), "variance of the kernel, relative to max(1, range)^2"),
       .choice("distribution", ["rademacher", "normal"], "of the vectors"),
-      .number("tol", 1e-12, .atLeast(0), "length that ends a probe, relative to max(1, |alpha|)"),
+      .number("tol", 1e-12, .atLeast(0), "length that ends a probe, relative to the largest entry of T"),
       .integer("seed", 0, .atLeast(0), "of the draws"),
     ],
     inputs: Draws.inputs + [

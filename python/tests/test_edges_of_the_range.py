@@ -49,6 +49,33 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(8)
 
 
+# ---- the Lanczos family: the size of the operator does not matter
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-7, 1.0, 1e9])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lanczos_goes_by_the_size_of_the_operator(size: float, dtype: Any) -> None:
+    d = np.linspace(0.1, 1.0, 12).astype(dtype)
+    scaled = (size * d).astype(dtype)
+    start = np.ones(12, dtype)
+    found = tw.solver("lanczos(steps=8, largest=1)").run(start=start, product=lambda v: scaled * v)
+    assert found.rank == 8
+    assert abs(found.eigenvalues[7] / size - 1) < 1e-2  # an estimate from below after 8 of 12 products
+    spectrum = tw.solver("hessian_spectrum_slq(steps=8)").run(start=start, product=lambda v: scaled * v)
+    assert spectrum.iterations == 8
+    rates = tw.solver("slq_lr_momentum(steps=8)").run(start=start, product=lambda v: scaled * v)
+    assert rates.rank == 8
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lanczos_of_nothing_and_of_little_ends(dtype: Any) -> None:
+    found = tw.solver("lanczos(steps=8)").run(start=np.ones(9, dtype), product=lambda v: 0 * v)
+    assert (found.rank, found.outcome) == (1, "converged")
+    few = np.array([2, 2, 2, 5, 5, 5, 5, 5], dtype) * 1e-9
+    found = tw.solver("lanczos(steps=8)").run(start=np.ones(8, dtype), product=lambda v: few * v)
+    assert found.rank == 2
+
+
 # ---- factors beyond the largest float
 
 

@@ -136,7 +136,8 @@ struct FOSI: ElementRule {
       if k + 1 < limit {
         for _ in 0..<2 { io.add(probe0, 1, io.products(probe0, known).map { -$0 }, known) }
         let beta = io.norm(probe0)
-        if beta > 1e-12 * max(1, abs(alpha)) {
+        let size = (0..<k).reduce(abs(alpha)) { max($0, abs(io.scalar(alphaAt($1))), io.scalar(betaAt($1))) }
+        if beta > 1e-12 * size {
           io.setScalar(betaAt(k), beta)
           io.copy(probe0, times: 1 / beta, into: basis + k + 1)
           return ask(io, k + 1)

@@ -117,7 +117,8 @@ struct SaddleFreeNewton: ElementRule {
         let known = Array(0...k)
         for _ in 0..<2 { io.add(vector, 1, io.products(vector, known).map { -$0 }, known) }
         let beta = io.norm(vector)
-        if beta > 1e-12 * max(1, abs(alpha)) {
+        let size = (0..<k).reduce(abs(alpha)) { max($0, abs(io.scalar(1 + $1)), io.scalar(1 + order + $1)) }
+        if beta > 1e-12 * size {
           io.setScalar(1 + order + k, beta)
           io.copy(vector, times: 1 / beta, into: k + 1)
           return ask(io, k + 1)
