@@ -36,7 +36,7 @@ struct APOLLO: WholeRule {
       .moment("exp_avg", "first moment of the projection m"),
       .square("exp_avg_sq", "second moment of the projection v"),
       Slot("norm", "norm of the last direction"),
-    ])
+    ], needsFinite: true)
 
   private static func rank(_ h: Hyper, _ shape: Shape) -> Int { min(h.integer("rank"), shape.rows, shape.columns) }
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {

@@ -35,7 +35,7 @@ struct AdaLOMO: WholeRule {
     slots: [
       Slot("row_var", "second moment of the rows r"), Slot("col_var", "second moment of the columns c"),
       Slot("variance", "second moment v of tensors of rank 0 and 1"),
-    ])
+    ], needsFinite: true)
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
     shape.ndim >= 2 ? FactoredMoment.slots(method.slots[0], method.slots[1], shape) : [method.slots[2]]

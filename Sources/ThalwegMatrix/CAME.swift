@@ -32,7 +32,7 @@ struct CAME: WholeRule {
       Slot("exp_avg_sq_col", "second moment of the columns c"), Slot("exp_avg_res_row", "instability of the rows R"),
       Slot("exp_avg_res_col", "instability of the columns C"),
       Slot("exp_avg_sq", "second moment v of tensors of rank 0 and 1"),
-    ])
+    ], needsFinite: true)
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
     let all = method.slots
@@ -55,7 +55,7 @@ struct CAME: WholeRule {
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
       let a = x.wide, old = s[0].wide
       let low = moved(old.low, a.low), high = L.width == 16 ? moved(old.high, a.high) : low
-      s[0] = L(wide: low, high)
+      s[0] = L.min(L(wide: low, high), Double(L.Element.greatestFiniteMagnitude))
       x = L(wide: a.low / low.squareRoot(), L.width == 16 ? a.high / high.squareRoot() : a.high)
     }
     @inline(__always) private func moved(_ old: SIMD8<Double>, _ g: SIMD8<Double>) -> SIMD8<Double> {

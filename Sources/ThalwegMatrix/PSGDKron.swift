@@ -248,6 +248,13 @@ struct PSGDKron: WholeRule {
         try multiply(a, &A, &free)
         try solve(a, V)
       }
+      // the step is the same for a multiple of both: one whose squares are in the range
+      let all = plan.axes.first.map { $0.lines.count &* $0.lines.length } ?? 0
+      let size = max(Flat.norm(A, all), Flat.norm(V, all))
+      if size > 0x1p50, size.isFinite {
+        let unit = Double(sign: .plus, exponent: -size.exponent, significand: 1)
+        for x in [A, V] { Flat.scale(x, by: unit, into: x, all) }
+      }
       let room = aligned(plan.longest &* plan.longest &* MemoryLayout<T>.stride)
       func buffer(_ k: Int) -> UnsafeMutablePointer<T> { (space + k &* room).assumingMemoryBound(to: T.self) }
       let tiny = Double(T.leastNormalMagnitude)

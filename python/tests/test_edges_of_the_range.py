@@ -76,6 +76,41 @@ def test_lanczos_of_nothing_and_of_little_ends(dtype: Any) -> None:
     assert found.rank == 2
 
 
+# ---- gradients whose squares overflow
+
+
+@pytest.mark.parametrize("size", [6e18, 1e19, 1e25, 1e30])
+@pytest.mark.parametrize("shape", [(20,), (6, 5), (20, 33)])
+@pytest.mark.parametrize("sentence", [
+    "adafactor(lr=0.1)", "adalomo(lr=0.1)", "came(lr=0.1)", "psgd_kron(lr=0.1)", "yogi(lr=0.1)", "qhadam(lr=0.1)",
+    "qhadam(lr=0.1, nu2=0)", "ftrl(lr=0.1)", "fedopt(kind=yogi, lr=0.1)", "fedopt(kind=adam, lr=0.1)",
+])
+def test_a_finite_gradient_gives_finite_weights(sentence: str, shape: tuple[int, ...], size: float,
+                                                rng: np.random.Generator) -> None:
+    w = moved(sentence, size * rng.standard_normal(shape), 5, np.float32)
+    assert np.isfinite(w).all()
+
+
+@pytest.mark.parametrize("sentence", ["adafactor(lr=0.1)", "adalomo(lr=0.1)", "psgd_kron(lr=0.1, weight_decay=0)"])
+def test_a_step_without_size_has_its_direction(sentence: str, rng: np.random.Generator) -> None:
+    """Means of squares are cut at the largest float, and the update is clipped: the ratios of entries are lost in part,
+    the length is that of float64 to some percent, and signs are those of the gradient."""
+    small, right = both(sentence, 1e25 * rng.standard_normal((6, 5)), 4)
+    assert np.isfinite(small).all()
+    assert np.sum(small * right) > 0.8 * np.linalg.norm(small) * np.linalg.norm(right)
+    assert 0.5 < np.linalg.norm(small) / np.linalg.norm(right) < 2
+
+
+@pytest.mark.parametrize("kind", ["came(lr=0.1)", "apollo(lr=0.1, rank=2)", "adalomo(lr=0.1)"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_is_refused(kind: str, bad: float) -> None:
+    w, g = np.ones((4, 3), np.float32), np.ones((4, 3), np.float32)
+    g[1, 2] = bad
+    with tw.Optimizer([w], kind) as opt, pytest.raises(tw.NonfiniteError):
+        opt.step([g])
+    assert (w == 1).all()
+
+
 # ---- factors beyond the largest float
 
 

@@ -2,7 +2,8 @@
 ///
 /// Many matrices are worked on side by side, or one in parts of its rows; the cut depends on the shape alone. One pass
 /// over a matrix x moves the means r and c of its squares and gives Σ x²/(r·c): a row is read again, for its share in
-/// that sum, while the cache holds it. So what x is divided by is known in size before it is divided.
+/// that sum, while the cache holds it. So what x is divided by is known in size before it is divided. A mean of squares
+/// beyond the largest number is that number.
 public struct FactoredMoment {
   public let matrices, rows, columns: Int
   /// The matrices, and the rows of each.
@@ -112,7 +113,7 @@ public struct FactoredMoment {
           sum += square
           sums[j] += square
         }
-        r[i] = T(rate(Double(r[i]), sum * perRow))
+        r[i] = .within(rate(Double(r[i]), sum * perRow))
         all += Double(r[i])
         let share = 1 / Double(r[i])
         for j in 0..<n { shares[j] += share * (Double(row[j]) * Double(row[j])) }
@@ -120,7 +121,7 @@ public struct FactoredMoment {
       var own = 0.0
       for j in 0..<n {
         let at = b &* n &+ j
-        c[at] = T(rate(Double(c[at]), sums[j] * perColumn))
+        c[at] = .within(rate(Double(c[at]), sums[j] * perColumn))
         own += shares[j] / Double(c[at])
       }
       total += own * (all * perColumn)
@@ -188,7 +189,7 @@ public struct FactoredMoment {
   ) {
     /// Moves the mean of row i; returns one over it.
     @inline(__always) func over(_ i: Int) -> Double {
-      r[i] = T(rate(Double(r[i]), Flat.squaredNorm(x + i &* n, n) / Double(n)))
+      r[i] = .within(rate(Double(r[i]), Flat.squaredNorm(x + i &* n, n) / Double(n)))
       return 1 / Double(r[i])
     }
     var i = 0
@@ -277,14 +278,15 @@ public struct FactoredMoment {
     var j = 0
     while j &+ L.width <= n {
       let old = L.load(c + j).wide
-      let next = L(wide: moved(old.low, j), L.width == 16 ? moved(old.high, j &+ 8) : old.high)
+      let found = L(wide: moved(old.low, j), L.width == 16 ? moved(old.high, j &+ 8) : old.high)
+      let next = L.min(found, Double(T.greatestFiniteMagnitude))
       next.store(c + j)
       total += D.load(shares + j) / next.wide.low
       if L.width == 16 { total += D.load(shares + (j &+ 8)) / next.wide.high }
       j &+= L.width
     }
     while j < n {
-      c[j] = T(rate(Double(c[j]), sums[j] / count))
+      c[j] = .within(rate(Double(c[j]), sums[j] / count))
       rest += shares[j] / Double(c[j])
       j &+= 1
     }

@@ -9,6 +9,7 @@ import ThalwegCore
 /// Differs  pytorch-optimizer takes √n in the denominator whatever lr_power. The parameters are a function of the
 ///          state: a coordinate that never had a gradient is 0 from the first step on, and what a host writes into
 ///          them only enters through σ·θ. A step with lr = 0 leaves all as it is.
+///          Where n is beyond the largest number the coordinate stays.
 /// Source   McMahan et al., 2013.
 struct FTRL: ElementRule {
   static let method = Method(
@@ -56,9 +57,10 @@ struct FTRL: ElementRule {
     if !moves { return x }
     let (g, w, z) = (g.wide, x.wide, s[0].wide), n = first ? (D(start), D(start)) : s[1].wide
     let a = next(g.low, w.low, z.low, n.0), b = L.width == 16 ? next(g.high, w.high, z.high, n.1) : a
-    s[0] = L(wide: a.z, b.z)
-    s[1] = L(wide: a.n, b.n)
-    return L(wide: a.x, b.x)
+    let sum = L(wide: a.n, b.n), isOver = L.equal(sum, L(.infinity))
+    s[0] = L.select(isOver, s[0], L(wide: a.z, b.z))
+    s[1] = sum
+    return L.select(isOver, x, L(wide: a.x, b.x))
   }
 
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L { (x - moved(g, x, s)).direction(lr) }

@@ -68,7 +68,7 @@ struct FedOpt: ElementRule {
     let v =
       adagrad
       ? s[1] + square
-      : yogi ? s[1] - (1 - beta2) * square * (s[1] - square).sign : beta2 * s[1] + (1 - beta2) * square
+      : yogi ? Yogi.towards(s[1], square, by: 1 - beta2) : beta2 * s[1] + (1 - beta2) * square
     (s[0], s[1]) = (m, v)
     return m / (v.squareRoot() + tau)
   }

@@ -39,6 +39,8 @@ struct QHAdam: ElementRule {
     let v = beta2 * s[1] + (1 - beta2) * (g * g)
     s[0] = m
     s[1] = v
-    return ((g2 * (g * g) + m2 * v).squareRoot() + eps).divide(g1 * g + m1 * m)
+    // a share of 0 of a square that is infinite is none
+    let second = g2 == 0 ? m2 * v : m2 == 0 ? g2 * (g * g) : g2 * (g * g) + m2 * v
+    return (second.squareRoot() + eps).divide(g1 * g + m1 * m)
   }
 }

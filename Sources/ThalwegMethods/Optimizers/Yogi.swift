@@ -35,10 +35,15 @@ struct Yogi: ElementRule {
     (r1, r2) = (1 / (1 - power(beta1, c.t)), 1 / (1 - power(beta2, c.t)))
   }
 
+  /// v − share·sign(v − g²)·g², which stays infinite where both are.
+  @inline(__always) static func towards<L: Lane>(_ v: L, _ square: L, by share: Double) -> L {
+    let move = share * square
+    return L.select(L.less(v, square), v + move, L.select(L.equal(v, square), v, v - move))
+  }
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     let m = beta1 * (first ? L(start) : s[0]) + (1 - beta1) * g
     let square = g * g, old = first ? L(start) : s[1]
-    let v = old - (1 - beta2) * ((old - square).sign * square)
+    let v = Yogi.towards(old, square, by: 1 - beta2)
     s[0] = m
     s[1] = v
     return ((v * r2).squareRoot() + eps).divide(m * r1)
