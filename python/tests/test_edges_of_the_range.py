@@ -200,6 +200,38 @@ def test_saddle_free_newton_of_short_gradients() -> None:
     np.testing.assert_allclose(ends[np.float32], ends[np.float64], rtol=1e-3)  # five products and a decomposition
 
 
+# ---- spectral clips
+
+
+@pytest.mark.parametrize("name", ["spectral_clip", "spectral_hardcap"])
+@pytest.mark.parametrize("size", [1e-30, 1e-8, 1e-3, 1.0, 1e4, 1e8, 1e20, 1e36])
+@pytest.mark.parametrize("shape", [(5, 3), (4, 6)])
+def test_spectral_forms_agree(name: str, size: float, shape: tuple[int, int], rng: np.random.Generator) -> None:
+    """Singular values of 0.3 to 4 sizes.  The card asks for 1e-6, in float64; in floats b*O - X is one of up to
+    1e3, and three iterations and four products lose some bits besides: 1e-5 of the largest entry."""
+    u, _, v = np.linalg.svd(rng.standard_normal(shape), full_matrices=False)
+    x = size * (u * np.geomspace(0.3, 4, min(shape))) @ v
+    ends = {}
+    for method in ("svd", "ns"):
+        ends[method] = -moved(f"{name}(method={method}, ns_steps=24) | sgd(lr=1.0)", x, 1, np.float32)
+    top = np.abs(ends["svd"]).max()
+    np.testing.assert_allclose(ends["ns"], ends["svd"], rtol=0, atol=1e-5 * top)
+    if size < 2e-3:
+        np.testing.assert_array_equal(ends["ns"], x.astype(np.float32))
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e12])
+def test_spectral_clip_in_units_of_its_bounds(size: float, rng: np.random.Generator) -> None:
+    u, _, v = np.linalg.svd(rng.standard_normal((4, 6)), full_matrices=False)
+    x = size * (u * np.array([0.2, 0.5, 1.5, 3])) @ v
+    ends = {}
+    for method in ("svd", "ns"):
+        bounds = f"sigma_min={0.4 * size}, sigma_max={size}"
+        sentence = f"spectral_clip(method={method}, {bounds}, ns_steps=24) | sgd(lr=1.0)"
+        ends[method] = -moved(sentence, x, 1, np.float32)
+    np.testing.assert_allclose(ends["ns"], ends["svd"], rtol=0, atol=1e-5 * size)
+
+
 # ---- time
 
 
