@@ -232,6 +232,19 @@ def test_spectral_clip_in_units_of_its_bounds(size: float, rng: np.random.Genera
     np.testing.assert_allclose(ends["ns"], ends["svd"], rtol=0, atol=1e-5 * size)
 
 
+# ---- products that underflow
+
+
+def test_rprop_compares_signs() -> None:
+    small, right = both("rprop", np.array([1e-25, -1e-30, 1e-44, 0.0, 1.0]), 6)
+    np.testing.assert_allclose(small, right, rtol=1e-5)
+
+
+def test_prox_adam_knows_that_there_was_a_gradient() -> None:
+    small, right = both("prox_adam(regularizer=l1(weight=1e-30), lr=0.1)", np.array([1e-24, -1e-25, 0.0, 1.0]), 3)
+    np.testing.assert_allclose(small, right, rtol=1e-4)
+
+
 # ---- time
 
 

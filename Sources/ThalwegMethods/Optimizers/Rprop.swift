@@ -41,7 +41,8 @@ struct Rprop: ElementRule {
   }
 
   @inline(__always) func move<L: Lane>(_ g: L, _ s: Slots<L>) -> L {
-    let zero = L(0), a = g * (first ? zero : s[0])
+    // of the signs: the product may underflow
+    let zero = L(0), a = g.sign * (first ? zero : s[0]).sign
     let turned = L.less(a, zero)
     let factor = L.select(turned, L(minus), L.select(L.less(zero, a), L(plus), L(1)))
     let step = L.min(L.max((first ? L(lr) : s[1]) * factor, low), high)

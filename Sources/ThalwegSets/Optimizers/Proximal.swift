@@ -101,12 +101,12 @@ struct ProxAdam: WholeRule {
     }
   }
 
-  /// D of v.
+  /// D of v; without a gradient ever m is 0 too, while v may have underflown.
   struct Root {
     let second, eps: Double, skips: Bool
-    @inline(__always) func callAsFunction<L: Lane>(_ v: L) -> L {
+    @inline(__always) func callAsFunction<L: Lane>(_ v: L, _ m: L) -> L {
       let d = (v / second).squareRoot() + eps
-      return skips ? L.select(L.equal(v, L(0)), L(1), d) : d
+      return skips ? L.select(L.equal(v, L(0)), L.select(L.equal(m, L(0)), L(1), d), d) : d
     }
   }
   /// The new point; behind m and v the steps of all elements, or D.
@@ -114,7 +114,7 @@ struct ProxAdam: WholeRule {
     let beta1, beta2, first, lr: Double, root: Root, leavesStep: Bool
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
       let m = beta1 * s[0] + (1 - beta1) * x, v = beta2 * s[1] + (1 - beta2) * (x * x)
-      let d = root(v), step = L(lr) / d
+      let d = root(v, m), step = L(lr) / d
       s[0] = m
       s[1] = v
       s[2] = leavesStep ? step : d
