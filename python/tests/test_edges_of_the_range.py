@@ -245,6 +245,56 @@ def test_prox_adam_knows_that_there_was_a_gradient() -> None:
     np.testing.assert_allclose(small, right, rtol=1e-4)
 
 
+# ---- distances
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e20])
+def test_distances_of_all_sizes(size: float, rng: np.random.Generator) -> None:
+    x, y = rng.standard_normal((8, 3)), rng.standard_normal((7, 3))
+    labels = np.arange(8) % 3
+    runs: list[tuple[str, Callable[[Any], Any]]] = [
+        (f"mmd(bandwidths=[{2 * size}])",
+         lambda o, t: o.value_and_grad(x=(size * x).astype(t), y=(size * y).astype(t))),
+        ("triplet_batch_hard(margin=0)", lambda o, t: o.value_and_grad(x=(size * x).astype(t), y=labels)),
+    ]
+    for sentence, run in runs:
+        objective = tw.objective(sentence)
+        (value, grads), (right, slopes) = run(objective, np.float32), run(objective, np.float64)
+        np.testing.assert_allclose(value, right, rtol=1e-4)
+        top = np.abs(slopes["x"]).max()
+        np.testing.assert_allclose(grads["x"], slopes["x"], rtol=1e-3, atol=1e-4 * top)
+
+
+def test_mmd_far_beyond_its_bandwidth(rng: np.random.Generator) -> None:
+    x, y = 1e20 * rng.standard_normal((8, 3)), 1e20 * rng.standard_normal((7, 3))
+    o = tw.objective("mmd")
+    value, grads = o.value_and_grad(x=x.astype(np.float32), y=y.astype(np.float32))
+    np.testing.assert_allclose(value, 1 / 8 + 1 / 7, rtol=1e-6)  # every row is near itself alone
+    assert not grads["x"].any()
+
+
+@pytest.mark.parametrize("p", [2, 4, 8])
+@pytest.mark.parametrize("size", [1e-20, 1e-10, 1.0, 1e10, 1e20])
+def test_sliced_wasserstein_of_all_sizes(p: float, size: float, rng: np.random.Generator) -> None:
+    x, y, t = rng.standard_normal((8, 3)), rng.standard_normal((5, 3)), rng.standard_normal((6, 3))
+    t /= np.linalg.norm(t, axis=1, keepdims=True)
+    o = tw.objective(f"sliced_wasserstein(p={p})")
+    ends = [o.value_and_grad(x=(size * x).astype(d), y=(size * y).astype(d), projections=t.astype(d))
+            for d in (np.float32, np.float64)]
+    np.testing.assert_allclose(ends[0][0], ends[1][0], rtol=1e-5)
+    np.testing.assert_allclose(ends[0][1]["x"], ends[1][1]["x"], rtol=1e-4, atol=1e-5 * np.abs(ends[1][1]["x"]).max())
+
+
+@pytest.mark.parametrize("start", [0.0, 0.25])
+@pytest.mark.parametrize("size", [1.0, 1e9, 1e10, 1e12, 1e30])
+def test_entropic_descent_under_long_gradients(size: float, start: float, rng: np.random.Generator) -> None:
+    """The logits have an ulp of 64 at 1e9 in float32: the point is all but a corner there."""
+    g = size * rng.standard_normal(40)
+    small, right = both("optimistic_omd(geometry=entropy)", g, 3, start=start)
+    assert np.isfinite(small).all()
+    np.testing.assert_allclose(small, right, rtol=1e-3, atol=1e-6)
+
+
 # ---- time
 
 

@@ -81,9 +81,9 @@ struct OptimisticOMD: ElementRule {
   @inline(__always) func logit<L: Lane>(_ g: L, _ s: Slots<L>) -> L { s[0] - next * g }
   /// 0 where the point has been from the start, whatever its storage rounds to 0, and where both are 0, which is what
   /// fills up a vector; a NaN stays.
-  @inline(__always) func positive<L: Lane>(_ x: L, _ s: Slots<L>, _ value: L) -> L {
-    let zero = L(0), live = L.select(L.less(L(-.infinity), s[0]), value, zero)
-    return L.select(L.equal(x, x), L.select(L.equal(x, zero), L.select(L.equal(s[0], zero), zero, live), live), x)
+  @inline(__always) func positive<L: Lane>(_ x: L, _ s: Slots<L>, _ value: L, none: Double = 0) -> L {
+    let zero = L(0), none = L(none), live = L.select(L.less(L(-.infinity), s[0]), value, none)
+    return L.select(L.equal(x, x), L.select(L.equal(x, zero), L.select(L.equal(s[0], zero), none, live), live), x)
   }
 
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
@@ -100,7 +100,10 @@ struct OptimisticOMD: ElementRule {
       s[0] = hidden
       sums.add(0, point, times: point)
     } else if phase == 1 {
-      sums.raise(positive(x, s, logit(g, s) + lift))
+      // lifted in double: the largest of the floats is found as it is
+      let w = positive(x, s, logit(g, s), none: -.infinity).wide, up = SIMD8<Double>(repeating: lift)
+      sums.top = SIMD8<Double>.max(sums.top, w.low + up)
+      if L.width == 16 { sums.top = SIMD8<Double>.max(sums.top, w.high + up) }
     } else {
       sums.add(0, positive(x, s, exponential(logit(g, s) - top)))
     }

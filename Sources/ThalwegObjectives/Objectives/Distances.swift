@@ -81,30 +81,37 @@ private struct Slices1D {
     _ = try area(n, m)  // mass is counted in units of 1/(n·m)
     let px = try space.room(area(block, n), T.self), py = try space.room(area(block, m), T.self)
     let sx = try space.room(n * d, T.self), sy = try space.room(m * d, T.self)
+    // apart in units of the longest row, where powers of it would leave the range of floats
+    let top = [(x, n), (y, m)].reduce(0.0) { top, side in
+      (0..<side.1).reduce(top) { max($0, Flat.norm(side.0 + $1 * d, d)) }
+    }
+    let isFar = top > 0 && top.isFinite && abs(log2(top)) * order > 60
+    let unit = isFar ? Double(sign: .plus, exponent: top.exponent, significand: 1) : 1
     var sum = 0.0
     for first in stride(from: 0, to: count, by: block) {
       let lines = min(block, count - first), directions = theta + first * d
       try LinearAlgebra.multiply(directions, transposed: false, x, transposed: true, into: px, lines, n, d)
       try LinearAlgebra.multiply(directions, transposed: false, y, transposed: true, into: py, lines, m, d)
       sum += Rows.sum(lines, work: 64 * (n + m)) { l in
-        line(px + l * n, n, py + l * m, m, slopes: gx != nil)
+        line(px + l * n, n, py + l * m, m, unit, slopes: gx != nil)
       }
       if gx != nil {
         try LinearAlgebra.multiply(px, transposed: true, directions, into: sx, n, d, lines, beta: first == 0 ? 0 : 1)
         try LinearAlgebra.multiply(py, transposed: true, directions, into: sy, m, d, lines, beta: first == 0 ? 0 : 1)
       }
     }
-    let mean = sum / Double(count), outer = root ? (mean == 0 ? 0 : pow(mean, 1 / order - 1) / order) : 1
+    let mean = sum / Double(count)
+    let outer = root ? (mean == 0 ? 0 : pow(mean, 1 / order - 1) / order) : pow(unit, order - 1)
     if let gx, let gy {
       Flat.scale(sx, by: outer / Double(count), into: gx, n * d)
       Flat.scale(sy, by: outer / Double(count), into: gy, m * d)
     }
-    return root ? pow(mean, 1 / order) : mean
+    return root ? unit * pow(mean, 1 / order) : pow(unit, order) * mean
   }
 
-  /// Σ w·|a − b|^p over the merged quantile functions; the derivatives take the places of the numbers.
+  /// Σ w·(|a − b|/unit)^p over the merged quantile functions; the derivatives, by a/unit, take the places of the numbers.
   private func line<T: Real>(
-    _ a: UnsafeMutablePointer<T>, _ n: Int, _ b: UnsafeMutablePointer<T>, _ m: Int, slopes: Bool
+    _ a: UnsafeMutablePointer<T>, _ n: Int, _ b: UnsafeMutablePointer<T>, _ m: Int, _ unit: Double, slopes: Bool
   ) -> Double {
     let x = (0..<n).map { (Double(a[$0]), $0) }.sorted { $0 < $1 }
     let y = (0..<m).map { (Double(b[$0]), $0) }.sorted { $0 < $1 }
@@ -113,9 +120,9 @@ private struct Slices1D {
       b.update(repeating: 0, count: m)
     }
     var i = 0, j = 0, leftX = m, leftY = n, sum = 0.0
-    let unit = 1 / (Double(n) * Double(m))
+    let share = 1 / (Double(n) * Double(m))
     while i < n, j < m {
-      let mass = min(leftX, leftY), w = Double(mass) * unit, apart = x[i].0 - y[j].0
+      let mass = min(leftX, leftY), w = Double(mass) * share, apart = (x[i].0 - y[j].0) / unit
       sum += w * pow(abs(apart), order)
       if slopes, apart != 0 {
         let slope = T(w * order * pow(abs(apart), order - 1) * sign(apart))

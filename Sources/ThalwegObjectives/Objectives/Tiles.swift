@@ -40,6 +40,8 @@ struct Tiles<T: Real> {
 struct DistanceTiles<T: Real> {
   private let tiles: Tiles<T>
   private let left: [Double], right: [Double]
+  /// What the copies of the rows are multiplied by, a power of two: 1, but where squares could leave the range.
+  private let unit: Double
 
   /// The copies of the rows live in `space`.
   init(_ x: UnsafePointer<T>, _ n: Int, _ y: UnsafePointer<T>, _ m: Int, _ d: Int, _ space: Workspace) throws(Failure) {
@@ -47,9 +49,21 @@ struct DistanceTiles<T: Real> {
     for i in 0..<n { for k in 0..<d { mean[k] += Double(x[i * d + k]) / Double(n) } }
     // one row that is not finite must not spoil the others
     for k in 0..<d where !mean[k].isFinite { mean[k] = 0 }
+    var top = 0.0
+    for (rows, count) in [(x, n), (y, m)] {
+      for i in 0..<count {
+        for k in 0..<d {
+          let size = abs(Double(rows[i * d + k]) - mean[k])
+          if size > top, size.isFinite { top = size }
+        }
+      }
+    }
+    let isFar = top > 0x1p50 || (top < 0x1p-50 && top > 0)
+    let unit = isFar ? 1 / Double(sign: .plus, exponent: top.exponent, significand: 1) : 1
+    self.unit = unit
     func centred(_ rows: UnsafePointer<T>, _ count: Int) throws(Failure) -> UnsafePointer<T> {
       let out = try space.room(count * d, T.self)
-      for i in 0..<count { for k in 0..<d { out[i * d + k] = T(Double(rows[i * d + k]) - mean[k]) } }
+      for i in 0..<count { for k in 0..<d { out[i * d + k] = T(unit * (Double(rows[i * d + k]) - mean[k])) } }
       return UnsafePointer(out)
     }
     let own = try centred(x, n), same = x == y && n == m, other = same ? own : try centred(y, m)
@@ -73,7 +87,7 @@ struct DistanceTiles<T: Real> {
     let mass = try space.room(tiles.n, Double.self)
     try tiles.pull(into: out) { i, j, s, count in
       for k in 0..<count {
-        let c = 2 * slope(i, j + k, distance(i, j + k, s[k]))
+        let c = 2 * slope(i, j + k, distance(i, j + k, s[k])) / unit
         mass[i] += c
         s[k] = T(-c)
       }
@@ -82,7 +96,7 @@ struct DistanceTiles<T: Real> {
   }
 
   private func distance(_ i: Int, _ j: Int, _ product: T) -> Double {
-    tiles.x == tiles.y && i == j ? 0 : larger(0, left[i] + right[j] - 2 * Double(product))
+    tiles.x == tiles.y && i == j ? 0 : larger(0, left[i] + right[j] - 2 * Double(product)) / unit / unit
   }
 }
 
