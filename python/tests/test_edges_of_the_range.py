@@ -134,6 +134,12 @@ def test_a_polyak_step_that_is_no_float() -> None:
     np.testing.assert_allclose(small, right, rtol=2e-3)
 
 
+def test_one_over_the_square_of_a_short_norm() -> None:
+    """The factor is 5e73; the step is 5e35, and 0 times the factor is 0."""
+    small, right = both("robust_subgm(rule=polyak)", np.array([1e-37, 0.0, -1e-37]), 1)
+    np.testing.assert_allclose(small, right, rtol=1e-5)
+
+
 @pytest.mark.parametrize("sentence", ["norm_lmo(norm=rms)", "norm_lmo(norm=l1_to_l2)", "max_norm"])
 def test_a_linear_minimiser_of_a_short_gradient(sentence: str) -> None:
     g = np.float32(1e-41) * np.arange(1, 13, dtype=np.float32).reshape(4, 3)

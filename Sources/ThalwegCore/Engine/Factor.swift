@@ -7,10 +7,10 @@ public struct Factor: Sendable, BitwiseCopyable {
 
   @inlinable public init(_ value: Double) {
     let size = value.magnitude
-    if size > 0x1p127, size < .infinity {
-      (first, second) = (0x1p100, value * 0x1p-100)
-    } else if size < 0x1p-126, size > 0 {
-      (first, second) = (0x1p-100, value * 0x1p100)
+    if (size > 0x1p127 && size < .infinity) || (size < 0x1p-126 && size > 0) {
+      // half of the exponent each: up to 2²⁵³ both are floats
+      first = Double(sign: .plus, exponent: value.exponent / 2, significand: 1)
+      second = value / first
     } else {
       (first, second) = (value, 1)
     }
