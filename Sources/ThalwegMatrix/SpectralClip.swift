@@ -9,7 +9,8 @@ import ThalwegCore
 ///
 /// State    none.
 /// Differs  singular values below the largest times max(out, in)·ulp have no direction and stay 0, in either form. ns
-///          leaves alone what is short beside sigma_max, 2⁻⁷ of it; floats that are long beside it are computed in double.
+///          leaves alone what is short beside sigma_max, 2⁻⁷ of it; floats that are long beside it are computed in
+///          double.
 /// Source   Cesista, 2025; NVIDIA Emerging-Optimizers, 2025.
 struct SpectralClip: WholeRule, SpectralForm {
   static let method = Method(

@@ -6,8 +6,8 @@ import ThalwegCore
 ///     eigenvectors their weights;   the points of all starts, with the mean of the weights
 ///
 /// eigenvalues and weights are (starts, steps at most the number of unknowns), ascending in each row; a run that ends
-/// early, β ≤ 1e-12·(the largest entry of T), leaves points of weight 0 at 0. `trace` is the number of unknowns times Σ weight·eigenvalue. For
-/// the spectrum of a class the products are those of its loss.
+/// early, β ≤ 1e-12·(the largest entry of T), leaves points of weight 0 at 0. `trace` is the number of unknowns
+/// times Σ weight·eigenvalue. For the spectrum of a class the products are those of its loss.
 /// Ends     converged.
 /// Errors   TW_ERROR_RANGE: a start vector of zeros.
 /// Differs  nothing from PyHessian, which has no re-orthogonalisation by default. Smoothing of the points is the

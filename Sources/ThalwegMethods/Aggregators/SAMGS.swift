@@ -88,7 +88,7 @@ struct SAMGS: Source {
     let equalises = h.is("trigger", "any") ? alike.contains { $0 < gamma } : similarity < gamma
     let unbiased = v / (1 - pow(beta2, t)), modulation = 1 / ((1 - pow(beta1, t)) * unbiased.squareRoot())
     let mean = norms.reduce(0, +) / Double(m), all: Double = h.match_sum ? Double(m) : 1
-    // far from 1 the gradients are multiplied by a power of two first, so that neither g·|m| nor their sum leaves the range
+    // far from 1 the gradients are multiplied by a power of two first: neither g·|m| nor their sum leaves the range
     let longest = norms.max() ?? 0, isFar = longest > 0x1p30 || (longest < 0x1p-30 && longest > 0)
     let unit = isFar ? Double(sign: .plus, exponent: -longest.exponent, significand: 1) : 1
     for k in 0..<m {

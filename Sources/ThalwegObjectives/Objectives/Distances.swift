@@ -109,7 +109,8 @@ private struct Slices1D {
     return root ? unit * pow(mean, 1 / order) : pow(unit, order) * mean
   }
 
-  /// Σ w·(|a − b|/unit)^p over the merged quantile functions; the derivatives, by a/unit, take the places of the numbers.
+  /// Σ w·(|a − b|/unit)^p over the merged quantile functions; the derivatives, by a/unit, take the places of the
+  /// numbers.
   private func line<T: Real>(
     _ a: UnsafeMutablePointer<T>, _ n: Int, _ b: UnsafeMutablePointer<T>, _ m: Int, _ unit: Double, slopes: Bool
   ) -> Double {

@@ -9,8 +9,8 @@ import ThalwegCore
 /// Of equal magnitudes the lower index stays, in the order of the tensors. The best of each tensor stay, up to
 /// `min_keep`. A sparsity that grows (`sparsity=cubic_sparsity(...)`) prunes more; one that falls brings nothing back
 /// without `regrow`. `global` are the tensors that the step moves, of all pipelines that the stage stands behind;
-/// groups that differ in `sparsity` bring k together, but for those where it is 0: they keep what they have. On several ranks (each with tensors of its own) equal magnitudes
-/// at the border stay where more than one rank has some.
+/// groups that differ in `sparsity` bring k together, but for those where it is 0: they keep what they have. On several
+/// ranks (each with tensors of its own) equal magnitudes at the border stay where more than one rank has some.
 ///
 /// State    1 where an entry is pruned; how many entries of a tensor stay.
 /// Differs  what the card calls `freeze_state` is not there: pruned entries do not move, and their gradients and
