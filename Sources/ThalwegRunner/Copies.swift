@@ -66,9 +66,13 @@ extension Optimizer {
     for i in tensors {
       let m = try room(records[i].count * records[i].x.dtype.size)
       if records[i].away != 0 { try copyAtHome(i, to: m) } else { copyParameters(i, to: m) }
+      if let shadow = records[i].shadow {
+        shadow.gather(0, records[i].count, try room(records[i].count * shadow.dtype.size))
+      }
     }
     snapshot.removeSubrange(used...)
-    (snapshotState, snapshotTensors, hasSnapshot) = (state, tensors, true)
+    (snapshotState, hasSnapshot) = (state, true)
+    snapshotTensors = tensors.map { ($0, records[$0].shadow != nil) }
   }
   /// The bits of a tensor where the host left it, while its parameters are away.
   private func copyAtHome(_ i: Int, to m: UnsafeMutableRawPointer) throws(Failure) {
@@ -88,8 +92,11 @@ extension Optimizer {
       UnsafeMutableRawPointer(s.globals).copyMemory(from: snapshot[k].base, byteCount: s.scalars.count * 8)
       k += 1
     }
-    for i in snapshotTensors {
+    for (i, hadShadow) in snapshotTensors {
       if !home.contains(i) { restoreParameters(i, snapshot[k]) }
+      k += 1
+      if !hadShadow { continue }
+      if let shadow = records[i].shadow { restore(shadow, records[i].count, snapshot[k]) }
       k += 1
     }
   }
@@ -101,16 +108,15 @@ extension Optimizer {
     return m
   }
   private func copyParameters(_ i: Int, to m: UnsafeMutableRawPointer) { records[i].x.gather(0, records[i].count, m) }
-  func restoreParameters(_ i: Int, _ m: Memory) {
-    let r = records + i
-    let size = r.pointee.x.dtype.size
-    r.pointee.x.forEachRun(0, r.pointee.count) { offset, stride, first, n in
+  func restoreParameters(_ i: Int, _ m: Memory) { restore(records[i].x, records[i].count, m) }
+  private func restore(_ there: Layout, _ count: Int, _ m: Memory) {
+    let size = there.dtype.size
+    there.forEachRun(0, count) { offset, stride, first, n in
       if stride == 1 {
-        (r.pointee.x.data + offset * size).copyMemory(from: m.base + first * size, byteCount: n * size)
+        (there.data + offset * size).copyMemory(from: m.base + first * size, byteCount: n * size)
       } else {
         for k in 0..<n {
-          (r.pointee.x.data + (offset + k * stride) * size).copyMemory(
-            from: m.base + (first + k) * size, byteCount: size)
+          (there.data + (offset + k * stride) * size).copyMemory(from: m.base + (first + k) * size, byteCount: size)
         }
       }
     }

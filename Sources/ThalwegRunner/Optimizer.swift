@@ -117,7 +117,8 @@ package final class Optimizer {
   var gradientsStay = false, loans: [Loan] = []
   /// Copies for steps that may fail, and of what: their memory stays from step to step; `hasSnapshot`: they are of this
   /// step.
-  var snapshot: [Memory] = [], snapshotState: [Region] = [], snapshotTensors: [Int] = [], hasSnapshot = false
+  var snapshotTensors: [(tensor: Int, shadow: Bool)] = []
+  var snapshot: [Memory] = [], snapshotState: [Region] = [], hasSnapshot = false
   /// The scalars of the sources as they were before the step, and the lasting state of those that do not decide.
   var sourceCopies: [Memory] = [], stateCopies: [Memory] = []
   /// The sources at work: the last one asked is on top.

@@ -156,7 +156,8 @@ package final class SolverObject {
         case .go(let then):
           phase = then
           continue
-        case .done(let outcome): run.state = .done(outcome)
+        case .done(let outcome):
+          run.state = .done(outcome == .converged && hasNaN(run.store) ? .nonfinite : outcome)
         case .question(let q, let then):
           if q.fresh || run.tag == 0 { run.tag &+= 1 }
           run.state = .waiting(try waiting(run.store, q, then))
@@ -167,6 +168,10 @@ package final class SolverObject {
     // what a driver says of its inputs goes first
     if begins, !hasFiniteInputs(run.store) { run.state = .done(.nonfinite) }
     self.run = run
+  }
+  /// A result that is no number is none; what overflowed on the way there is not said to have converged.
+  private func hasNaN(_ store: DriverStore) -> Bool {
+    method.inputs.contains { $0.result && !$0.takesNonfinite && store.hasNaN($0.name) }
   }
   private func hasFiniteInputs(_ store: DriverStore) -> Bool {
     store.entries.allSatisfy { e in

@@ -473,7 +473,8 @@ extension Optimizer {
     addRanks(totals, 1)  // all ranks refuse a step, or none does
     try checkRanks()
     if let bad {
-      throw refusedGradient(label("gradient", bad.tensor), bad.count)
+      let task = pending.kind == .taskGradient ? " of task \(pending.index)" : ""
+      throw refusedGradient(label("gradient", bad.tensor) + task, bad.count)
     }
     if totals[0] > 0 {
       throw refused("non-finite gradient", "a gradient of another rank has elements that are NaN or infinite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -291,3 +292,14 @@ def test_words_of_other_places() -> None:
 def test_what_is_hardly_meant_is_said(sentence: str, said: str) -> None:
     with pytest.warns(UserWarning, match=re.escape(said)):
         tw.Optimizer(arrays(), sentence)
+
+
+def test_private_noise_from_a_seed_that_everybody_knows_is_said():
+    private = "dp_sgd(noise_multiplier={}, expected_batch_size=2) | sgd"
+    with pytest.warns(UserWarning, match="seed 0, which everybody knows"):
+        tw.Optimizer([np.ones(2)], private.format(1.1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tw.Optimizer([np.ones(2)], private.format(1.1), seed=5)
+        tw.Optimizer([np.ones(2)], private.format(0))  # no noise
+        tw.Optimizer([np.ones(2)], "sgd")

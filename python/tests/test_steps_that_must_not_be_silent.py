@@ -219,3 +219,38 @@ def test_what_goes_by_the_other_tensors_is_refused_within_the_backward_pass(sent
     with pytest.raises(tw.UnsupportedError, match="needs all gradients at once"):
         tt.InBackward(m.named_parameters(), sentence)
     tt.InBackward(m.named_parameters(), "sgd(lr=0.1) | magnitude_pruning(0.5, scope=local)").remove()
+
+
+@pytest.mark.parametrize("name", ["coordinate_median", "median_gd", "trimmed_mean", "graddrop", "and_mask", "upgrad"])
+def test_a_gradient_that_is_no_number_is_named_with_its_task(name):
+    w = np.ones(3)
+    opt = tw.Optimizer([w], f"{name}(tasks=3) | sgd", nonfinite="error")
+    with pytest.raises(tw.NonfiniteError, match="gradient 0 of task 1"):
+        for r in opt.requests():
+            r.answer([np.array([1.0, np.nan, 0.0]) if r.index == 1 else np.ones(3)])
+    assert (w == 1).all()
+
+
+def test_solvers_have_not_converged_to_what_is_no_number():
+    """Distances of 1e19 squared are infinite in float32, and their differences no numbers."""
+    x = np.random.default_rng(0).standard_normal((6, 3))
+    support = (1e19 * x).astype(np.float32)
+    run = tw.solver("transductive_clustering(classes=2)").run(
+        queries=support, support=support[:4], y=np.array([0, 1, 0, 1]))
+    assert not np.isnan(run["z"]).any() or run.outcome == "nonfinite"
+
+
+def test_a_shape_that_does_not_fit_is_named():
+    with pytest.raises(tw.ShapeError, match=r"muon needs a tensor of rank 2 or more, got shape \(5,\)"):
+        tw.Optimizer([np.ones(5)], "muon")
+
+
+@pytest.mark.parametrize("last", ["project(stiefel)", "project(spd)", "project(psd_cone)", "prox(nuclear_norm(1))"])
+def test_a_step_that_fails_behind_the_move_leaves_the_narrow_copies_too(last):
+    a, b = np.eye(3), np.eye(3)
+    copies = [np.full((3, 3), 7, np.float16) for _ in range(2)]
+    opt = tw.Optimizer([a, b], f"sgd(lr=1e10) | {last}")
+    opt.bind_shadow(copies)
+    with pytest.raises(tw.Error):
+        opt.step([np.full((3, 3), 1e-12), np.full((3, 3), 1e300)])  # the second overflows as it moves
+    assert (a == np.eye(3)).all() and (b == np.eye(3)).all() and all((c == 7).all() for c in copies)

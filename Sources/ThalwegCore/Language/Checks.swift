@@ -5,7 +5,7 @@ public func matrix(_ shape: Shape, _ method: String) throws(Failure) {
   guard shape.ndim >= 2 else {
     throw Failure(
       Status.shape,
-      "\(method) needs a tensor of rank 2 or more, got rank \(shape.ndim); `route` sends others to another method")
+      "\(method) needs a tensor of rank 2 or more, got shape \(shape.text); `route` sends others to another method")
   }
   try LinearAlgebra.require()
 }

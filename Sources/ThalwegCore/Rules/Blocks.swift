@@ -17,7 +17,7 @@ struct Blocks {
     guard whole.ndim > stacked else {
       throw Failure(
         Status.shape,
-        "\(method): batch_dims=\(stacked) leaves no matrix of a tensor of shape (\(Blocks.text(whole)))")
+        "\(method): batch_dims=\(stacked) leaves no matrix of a tensor of shape \(whole.text)")
     }
     var dimensions = Array(whole.dimensions[stacked...])
     let (cuts, tooMany) = parts.multipliedReportingOverflow(by: heads)
@@ -29,9 +29,6 @@ struct Blocks {
     dimensions[0] /= cuts
     count = whole.dimensions[..<stacked].reduce(cuts, &*)
     shape = Shape(dimensions: dimensions)
-  }
-  private static func text(_ s: Shape) -> String {
-    s.dimensions.map(String.init).joined(separator: ", ") + (s.ndim == 1 ? "," : "")
   }
 }
 

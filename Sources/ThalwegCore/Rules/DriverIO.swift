@@ -41,6 +41,13 @@ public final class DriverStore {
     return entry
   }
   public func entry(_ name: String) -> Entry? { entries.first { $0.name == name } }
+  /// Whether a vector has a NaN.
+  public func hasNaN(_ name: String) -> Bool {
+    guard let e = entry(name), e.kind == .vector else { return false }
+    func isIn<T: Real>(_ p: UnsafeMutablePointer<T>) -> Bool { (0..<e.count).contains { p[$0].isNaN } }
+    let base = e.memory.base
+    return isDouble ? isIn(base.assumingMemoryBound(to: Double.self)) : isIn(base.assumingMemoryBound(to: Float.self))
+  }
   public func number(_ name: String) -> UnsafeMutablePointer<Double>? {
     numberNames.firstIndex(of: name).map { numbers + $0 }
   }

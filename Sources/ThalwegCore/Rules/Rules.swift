@@ -172,6 +172,8 @@ public struct Shape: Sendable {
   public var count: Int { dimensions.reduce(1, &*) }
   public var ndim: Int { dimensions.count }
   public var rows: Int { ndim >= 2 ? dimensions[0] : 1 }
+  /// As messages have it: (3,), (2, 4).
+  public var text: String { "(\(dimensions.map(String.init).joined(separator: ", "))\(ndim == 1 ? "," : ""))" }
   public var columns: Int { ndim >= 2 ? dimensions.dropFirst().reduce(1, &*) : count }
 }
 

@@ -27,7 +27,7 @@ struct VisualPrompt: WholeRule {
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
     guard shape.ndim >= 2 else {
       throw Failure(
-        Status.shape, "visual_prompt needs a tensor of rank 2 or more, (..., height, width), got rank \(shape.ndim)")
+        Status.shape, "visual_prompt needs a tensor of rank 2 or more, (..., height, width), got shape \(shape.text)")
     }
   }
 

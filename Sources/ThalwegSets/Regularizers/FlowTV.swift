@@ -16,7 +16,7 @@ struct FlowTV: WholeRegularizer {
   static var hasProx: Bool { false }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
     guard shape.ndim == 4 else {
-      throw Failure(Status.shape, "flow_tv needs a field of shape (N, H, W, C), got rank \(shape.ndim)")
+      throw Failure(Status.shape, "flow_tv needs a field of shape (N, H, W, C), got shape \(shape.text)")
     }
   }
   let weight: Double

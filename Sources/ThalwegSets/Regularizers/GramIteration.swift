@@ -113,7 +113,7 @@ struct GramIterationConv: WholeRegularizer {
   static var mayFail: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
     guard shape.ndim == 4 else {
-      throw Failure(Status.shape, "gram_iteration_conv needs a kernel (out, in, kh, kw), got rank \(shape.ndim)")
+      throw Failure(Status.shape, "gram_iteration_conv needs a kernel (out, in, kh, kw), got shape \(shape.text)")
     }
     let side = max(shape.dimensions[2], shape.dimensions[3])
     guard !h.has("n") || h.integer("n") >= side else {

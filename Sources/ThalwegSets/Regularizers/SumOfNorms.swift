@@ -120,6 +120,6 @@ struct SumOfNorms: WholeRegularizer {
 /// For `accepts`: tensors with a matrix view.
 func rankTwo(_ shape: Shape, _ method: String) throws(Failure) {
   guard shape.ndim >= 2 else {
-    throw Failure(Status.shape, "\(method) needs a tensor of rank 2 or more, got rank \(shape.ndim)")
+    throw Failure(Status.shape, "\(method) needs a tensor of rank 2 or more, got shape \(shape.text)")
   }
 }

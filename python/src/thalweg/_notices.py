@@ -119,6 +119,20 @@ def say_hardly_meant(sentence: str) -> None:
                 _warn(f"{name}: {text.format(written)}", UserWarning)
 
 
+def say_known_seed(sentence: str) -> None:
+    """The warning that private gradients get their noise from a seed that everybody knows."""
+    from . import _registry
+
+    for name, inside in () if _QUIET.get() else _calls(sentence):
+        if name != "dp_sgd":
+            continue
+        given = dict(_sentence.named(_registry.by_name()[name], inside))
+        if _number(given.get("noise_multiplier", "")) != 0:
+            _warn(f"{sentence}: the noise of dp_sgd comes from seed 0, which everybody knows, and is the same in every "
+                  "run; give a secret one, as seed=secrets.randbits(64)", UserWarning)
+            return
+
+
 def _number(text: str) -> float | None:
     try:
         return float(text)

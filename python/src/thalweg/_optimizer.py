@@ -146,6 +146,8 @@ class Optimizer(Saved):
             raise
         if not restored:
             _notices.say_hardly_meant(sentence)
+            if not self._options["seed"] and "dp_sgd" in sentence:
+                _notices.say_known_seed(sentence)
         if "route" in sentence and not restored:
             _notices.say_idle(self.sentence, _notices.tensors_of(self))
 
