@@ -26,7 +26,8 @@ SOURCES = Path(__file__).resolve().parents[2] / "Sources"
 MODULES = ("ThalwegMethods", "ThalwegMatrix", "ThalwegSets", "ThalwegObjectives", "ThalwegSolvers")
 SUMS = "element rule with sums"
 KINDS = {  # the protocol of a method
-    "ElementRule": "element rule", "WholeRule": "whole rule", "Source": "source", "GramianRule": "source",
+    "ElementRule": "element rule", "WholeRule": "whole rule", "InBlocks": "whole rule", "Source": "source",
+    "GramianRule": "source",
     "ElementRegularizer": "regularizer", "WholeRegularizer": "regularizer", "Objective": "objective",
     "Driver": "solver",
 }  # fmt: skip

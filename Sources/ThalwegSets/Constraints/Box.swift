@@ -23,12 +23,16 @@ struct Box: ElementConstraint {
       }
       for i in 0..<max(lo.count, hi.count) {
         let a = lo[lo.count == 1 ? 0 : i], b = hi[hi.count == 1 ? 0 : i]
-        guard !(a > b) else {  // NaN: a schedule
+        guard a <= b || isScheduled(h, "lo") || isScheduled(h, "hi") else {
           throw Failure(Status.range, "box: `lo` must not be above `hi`, got \(text(a)) and \(text(b))")
         }
       }
     })
 
+  /// Its number is not known yet.
+  private static func isScheduled(_ h: Hyper, _ name: String) -> Bool {
+    if let i = h.index(name), case .schedule = h.values[i] { true } else { false }
+  }
   /// A list of one or more numbers each.
   private static func bounds(_ h: Hyper) -> (lo: [Double], hi: [Double]) {
     func list(_ name: String) -> [Double] {
