@@ -7,9 +7,15 @@ struct Blocks {
   /// Nobody has cut it.
   let isWhole: Bool
 
+  /// Nobody asks for any; the three come last (names are not looked up for every small tensor of a step).
+  static func areNone(_ h: Hyper) -> Bool {
+    let x = h.numbers, k = x.count - 3
+    return k >= 0 && x[k] == 0 && x[k + 1] == 1 && x[k + 2] == 1
+  }
+
   init(_ h: Hyper, _ whole: Shape, _ method: String) throws(Failure) {
     let stacked = h.integer("batch_dims"), parts = h.integer("split"), heads = h.integer("heads")
-    isWhole = stacked == 0 && parts == 1 && heads == 1
+    isWhole = Blocks.areNone(h)
     if isWhole {
       (count, shape) = (1, whole)
       return
@@ -43,7 +49,7 @@ extension Parameter {
   ]
 }
 
-/// A rule for one matrix that has `Parameter.blocks`.
+/// A rule for one matrix that has `Parameter.blocks`, last of all.
 public protocol InBlocks: WholeRule {}
 extension InBlocks {
   public static var registered: Registered {
@@ -71,13 +77,13 @@ extension WholeKernels {
       grain: { h, s in blocks(h, s)?.isWhole ?? false ? one.grain(h, s) : nil },
       mayFail: mayFail, place: place, newDecay: newDecay, gathers: gathers, gather: gather, traits: traits,
       f32: { (h, c, w) throws(Failure) in
+        if Blocks.areNone(h) { return try one.f32(h, c, w) }
         let cut = Cut(try Blocks(h, w.shape, method), h, one)
-        if cut.blocks.isWhole { return try one.f32(h, c, w) }
         for k in 0..<cut.blocks.count { try one.f32(h, cut.context(c), cut.part(k, w)) }
       },
       f64: { (h, c, w) throws(Failure) in
+        if Blocks.areNone(h) { return try one.f64(h, c, w) }
         let cut = Cut(try Blocks(h, w.shape, method), h, one)
-        if cut.blocks.isWhole { return try one.f64(h, c, w) }
         for k in 0..<cut.blocks.count { try one.f64(h, cut.context(c), cut.part(k, w)) }
       }, evaluate: nil)
   }
@@ -91,7 +97,7 @@ private struct Cut {
 
   init(_ blocks: Blocks, _ h: Hyper, _ one: WholeKernels) {
     self.blocks = blocks
-    lengths = blocks.isWhole ? [] : one.slots(h, blocks.shape).map { $0.elements(of: blocks.shape.count) }
+    lengths = one.slots(h, blocks.shape).map { $0.elements(of: blocks.shape.count) }
   }
   func context(_ c: StepContext) -> StepContext {
     var own = c
