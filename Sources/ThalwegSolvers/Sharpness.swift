@@ -140,7 +140,7 @@ struct LossBarrier: Driver {
     parameters: [.integer("points", 11, .atLeast(2), "points of the grid, both ends among them")],
     inputs: [
       .constant("w1", "...", "one end"), .constant("w2", "...", "the other"), .result("barrier", "", "the barrier"),
-      .result("position", "", "t at the barrier"), .result("losses", "points", "losses on the grid"),
+      .result("position", "", "t at the barrier"), .result("losses", "points", "losses on the grid").orNonfinite,
     ], asks: [.value], kept: [.kept("point", "...", "point of the line"), .kept("done", "", "losses known")])
 
   let h: Hyper
