@@ -46,7 +46,7 @@ package final class Branch {
     hasDecayStages = updates.contains { [.decay, .addedDecay].contains($0.whole?.place($0.hyper[0])) }
     masksDecay = updates.contains { $0.whole?.traits.masksDecay ?? false }
     perTensor = !decays.isEmpty || stages.contains { $0.perTensor }
-    mayFail = stages.contains { $0.whole?.mayFail($0.hyper[0]) ?? false }
+    mayFail = stages.contains(where: \.mayFail)
     needsFiniteParameters = stages.contains { $0.whole?.traits.needsFinite ?? false }
     needsFinite = needsFiniteParameters || stages.contains { $0.method.needsFinite }
     moves = rule.whole != nil && rule.method.asks(for: "own-step")
@@ -268,7 +268,7 @@ package final class Branch {
   /// their tensors.
   private static func settle(_ branches: [Branch], _ shared: [Stage]) {
     let failing = branches.filter(\.mayFail).compactMap { b in
-      b.planned.lastIndex { $0.contains { $0.stage.map { $0.whole?.mayFail($0.hyper[0]) ?? false } ?? false } }
+      b.planned.lastIndex { $0.contains { $0.stage?.mayFail ?? false } }
     }
     guard let last = failing.max() else { return }
     func changes(_ pass: Pass) -> Bool {

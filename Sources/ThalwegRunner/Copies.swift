@@ -134,7 +134,7 @@ extension Optimizer {
     for b in branches {
       for (k, segment) in b.segments.enumerated() {
         for pass in segment {
-          if let s = pass.stage, b.mayFail && mayFail(s) || s.gathers { last = max(last, Optimizer.place(k, 1)) }
+          if let s = pass.stage, s.mayFail || s.gathers { last = max(last, Optimizer.place(k, 1)) }
           if ranks != nil, let (s, p) = pass.measured, sharesElements || s.reach[p] == .global {
             last = max(last, Optimizer.place(k, 2))
           }
@@ -143,10 +143,15 @@ extension Optimizer {
     }
     return last
   }
-  private func mayFail(_ s: Stage) -> Bool { s.hyper.contains { s.whole?.mayFail($0) ?? false } }
 
   /// The tensors of which something has changed where a step may fail last.
-  func atRisk() -> [Int] {
+  private func atRisk() -> [Int] {
+    if let risk { return risk }
+    let found = findAtRisk()
+    risk = found
+    return found
+  }
+  private func findAtRisk() -> [Int] {
     let last = lastFailure
     if last < 0 { return [] }
     return (0..<bound.count).filter { i in

@@ -118,6 +118,8 @@ package final class Optimizer {
   /// Copies for steps that may fail, and of what: their memory stays from step to step; `hasSnapshot`: they are of this
   /// step.
   var snapshotTensors: [(tensor: Int, shadow: Bool)] = []
+  /// Which tensors a step that fails may have changed, while plan, ranks and hyper-parameters stay; nil: not known.
+  var risk: [Int]?
   var snapshot: [Memory] = [], snapshotState: [Region] = [], hasSnapshot = false
   /// The scalars of the sources as they were before the step, and the lasting state of those that do not decide.
   var sourceCopies: [Memory] = [], stateCopies: [Memory] = []

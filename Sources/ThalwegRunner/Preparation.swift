@@ -181,7 +181,7 @@ extension Optimizer {
     probeZeros = zeros
     workspaces = spaces
     if markBytes > 0 { marks.append(fingerprints) }
-    planned = bound.count
+    (planned, risk) = (bound.count, nil)
     if !carried { carriage = .own }
     plan()
   }

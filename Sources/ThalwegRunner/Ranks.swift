@@ -31,7 +31,7 @@ extension Optimizer {
         "\(s.name) works on whole tensors: it cannot have their elements on several ranks; gather the tensor on one "
           + "of them, and say that ranks hold whole tensors")
     }
-    (ranks, rankFailure, counts) = (new, nil, [])
+    (ranks, rankFailure, counts, risk) = (new, nil, [], nil)
     for i in 0..<bound.count where records[i].t == 0 { records[i].key = drawKey(i) }
   }
 

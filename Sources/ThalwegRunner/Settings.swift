@@ -131,6 +131,7 @@ extension Optimizer {
     let stage = place.stage, p = stage.standard.parameters[place.parameter]
     var group = group
     stage.isNew = isNew
+    risk = nil
     defer { if stage.grown { listed = (-1, []) } }
     if stage.reach(place.parameter) == .all, let g = group {
       let others = populated.subtracting([g])

@@ -20,6 +20,8 @@ package final class Stage {
   package var schedules: [[Int: any Schedule]]
   /// Those of the method that it holds, by the parameter of that.
   private let heldSchedules: [Int: any Schedule]
+  /// A factorisation in it may fail, with the hyper-parameters of some group.
+  var mayFail: Bool { hyper.contains { whole?.mayFail($0) ?? false } }
   func hasSchedules(_ group: Int) -> Bool { !schedules[group].isEmpty || !heldSchedules.isEmpty }
   private var peaks: [Int: Double] = [:]
   /// What a group that is added starts from: the sentence's own values, and what was set for all groups since.
