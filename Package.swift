@@ -35,7 +35,7 @@ let package = Package(
   targets: [
     .target(name: "CThalweg", cSettings: [.headerSearchPath("../../include")]),
     .target(name: "COpenBLAS"),
-    .target(name: "CReserve"),
+    .target(name: "CReserve", dependencies: ["CThalweg"]),
     .target(name: "ThalwegCore", dependencies: ["CThalweg", "COpenBLAS"], swiftSettings: inner),
     .target(name: "ThalwegMethods", dependencies: ["ThalwegCore"], swiftSettings: kernels),
     .target(

@@ -1,9 +1,12 @@
-/* A reserve for the small allocations of this library.
+/* Where the allocations of this library come from: inside a step from the depot of its handle (CThalweg/depot.c), else
+ * from malloc, and small ones from a reserve where malloc gives nothing.
  *
- * Most of them are made by the Swift runtime, which ends the process where malloc gives nothing.  They come from here
- * then, so that the call under way goes on to the next thing that may fail, a tensor's worth of state or scratch, and
- * ends with TW_ERROR_MEMORY.  The library is linked with --wrap for the functions below (Package.swift): its own calls
- * of malloc come here, nobody else's. */
+ * Most small ones are made by the Swift runtime, which ends the process where there is nothing.  With the reserve the call
+ * under way goes on to the next thing that may fail, a tensor's worth of state or scratch, and ends with TW_ERROR_MEMORY.
+ * The library is linked with --wrap for the functions below (Package.swift): its own calls of malloc come here, nobody
+ * else's. */
+#include "CThalweg.h"
+
 #include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
@@ -68,21 +71,32 @@ static __attribute__((noinline)) void give(void *p) {
   leave();
 }
 
+/* Of the depot of the step that this thread is in; NULL outside of steps. */
+static inline void *kept(size_t size, size_t alignment) {
+  return __builtin_expect(twi_depot_at_work() != NULL, 0) ? twi_depot_take(size, alignment) : NULL;
+}
+
 void *__wrap_malloc(size_t size) {
-  void *p = __real_malloc(size);
+  void *p = kept(size, 16);
+  if (!p) p = __real_malloc(size);
   return __builtin_expect(p != NULL, 1) ? p : take(size);
 }
 
 void *__wrap_calloc(size_t count, size_t size) {
-  void *p = __real_calloc(count, size);
   size_t bytes;
-  if (__builtin_expect(p != NULL, 1) || __builtin_mul_overflow(count, size, &bytes)) return p;
+  if (__builtin_mul_overflow(count, size, &bytes)) return NULL;
+  void *p = kept(bytes, 16);
+  if (p) return memset(p, 0, bytes);
+  p = __real_calloc(count, size);
+  if (__builtin_expect(p != NULL, 1)) return p;
   p = take(bytes);
   return p ? memset(p, 0, bytes) : NULL;
 }
 
 /* The runtime's; what is larger is tensors, which may fail. */
 int __wrap_posix_memalign(void **p, size_t alignment, size_t size) {
+  void *own = kept(size, alignment);
+  if (own) return *p = own, 0;
   int error = __real_posix_memalign(p, alignment, size);
   if (__builtin_expect(error != ENOMEM, 1) || alignment > HEAD || size > LARGEST_ALIGNED) return error;
   void *small = take(size);
@@ -93,10 +107,13 @@ int __wrap_posix_memalign(void **p, size_t alignment, size_t size) {
 
 void __wrap_free(void *p) {
   if (__builtin_expect(is_reserved(p), 0)) give(p);
-  else __real_free(p);
+  else if (!twi_depot_give(p)) __real_free(p);
 }
 
-size_t __wrap_malloc_usable_size(void *p) { return is_reserved(p) ? room_of(p) : __real_malloc_usable_size(p); }
+size_t __wrap_malloc_usable_size(void *p) {
+  size_t room = is_reserved(p) ? room_of(p) : twi_depot_room(p);
+  return room ? room : __real_malloc_usable_size(p);
+}
 
 void *__wrap__Znwm(size_t size) {
   void *p = _ZnwmRKSt9nothrow_t(size, &_ZSt7nothrow);
@@ -110,11 +127,12 @@ void __wrap__ZdlPvm(void *p, size_t size) {
 }
 
 void *__wrap_realloc(void *p, size_t size) {
-  if (!is_reserved(p)) {
+  bool others = !is_reserved(p) && twi_depot_room(p) == 0; /* malloc's */
+  if (others && !twi_depot_at_work()) {
     void *q = __real_realloc(p, size);
     if (q || size == 0) return q;
   }
-  void *q = is_reserved(p) ? __wrap_malloc(size) : take(size);
+  void *q = __wrap_malloc(size);
   if (q && p) {
     size_t old = __wrap_malloc_usable_size(p);
     memcpy(q, p, old < size ? old : size);

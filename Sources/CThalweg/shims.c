@@ -22,14 +22,18 @@ static _Thread_local twi_call at_work;
 
 tw_services twi_services(void) { return at_work.within ? at_work.services : creating; }
 
-twi_call twi_enter(tw_services services) {
+twi_call twi_enter(tw_services services, twi_depot *depot) {
   twi_call before = at_work;
   at_work.services = services;
+  at_work.depot = depot;
   at_work.within = 1;
   return before;
 }
 
 void twi_leave(twi_call before) { at_work = before; }
+
+twi_depot *twi_depot_at_work(void) { return at_work.depot; }
+void twi_depot_work(twi_depot *depot) { at_work.depot = depot; }
 
 void twi_set_services(tw_services services) { creating = services; }
 

@@ -22,7 +22,7 @@ public func optimizerStepCarried(_ p: OpaquePointer?, _ carried: UnsafePointer<t
         Status.argument, "`carried->struct_size` is \(UInt(bitPattern: size)); set it to sizeof(tw_carried)")
     }
     let c = carried.pointee
-    return try Handles.with(p, .optimizer, Optimizer.self) { (o) throws(Failure) in
+    return try stepping(p) { (o) throws(Failure) in
       guard c.count == o.count else {
         throw Failure(
           Status.count, "`count` must be \(o.count), one for each parameter, got \(UInt(bitPattern: c.count))")

@@ -15,6 +15,8 @@ enum Handles {
     var busy = false
     /// What it has of its own.
     var services = tw_services()
+    /// What its steps allocated, for those to come.
+    var depot: OpaquePointer?
   }
   nonisolated(unsafe) private static var places: [Place] = []
   nonisolated(unsafe) private static var free: [Int] = []
@@ -66,10 +68,11 @@ enum Handles {
     return i
   }
 
-  /// Calls `body` with the object, which no other thread can use meanwhile.
-  static func with<T: AnyObject, R>(_ p: OpaquePointer?, _ kind: Kind, _: T.Type, _ body: (T) throws(Failure) -> R)
-    throws(Failure) -> R
-  {
+  /// Calls `body` with the object, which no other thread can use meanwhile; `stepping`: what it allocates stays with the
+  /// handle for the next such call.
+  static func with<T: AnyObject, R>(
+    _ p: OpaquePointer?, _ kind: Kind, _: T.Type, stepping: Bool = false, _ body: (T) throws(Failure) -> R
+  ) throws(Failure) -> R {
     lock()
     let i: Int
     do throws(Failure) {
@@ -85,7 +88,8 @@ enum Handles {
       throw Failure(Status.internal, "a handle without an object")
     }
     places[i].busy = true
-    let call = twi_enter(places[i].services)
+    if stepping, places[i].depot == nil { places[i].depot = twi_depot_make() }
+    let call = twi_enter(places[i].services, stepping ? places[i].depot : nil)
     unlock()
     defer {
       twi_leave(call)
@@ -96,14 +100,22 @@ enum Handles {
     return try body(object)
   }
 
+  /// What `body` says of the depot of a handle.
+  static func depot<R>(_ p: OpaquePointer?, _ kind: Kind, _ body: (OpaquePointer?) -> R) throws(Failure) -> R {
+    lock()
+    defer { unlock() }
+    return body(places[try index(p, kind)].depot)
+  }
+
   static func destroy(_ p: OpaquePointer?, _ kind: Kind) throws(Failure) {
     lock()
     var object: AnyObject?
+    var depot: OpaquePointer?
     do throws(Failure) {
       let i = try index(p, kind)
       guard !places[i].busy else { throw Failure(Status.busy, "the \(kind) is in use by another thread") }
-      object = places[i].object
-      places[i].object = nil
+      swap(&object, &places[i].object)
+      swap(&depot, &places[i].depot)
       places[i].generation = (places[i].generation + 1) & ((1 << 36) - 1)
       if places[i].generation == 0 { places[i].generation = 1 }
       free.append(i)
@@ -112,7 +124,8 @@ enum Handles {
       throw error
     }
     unlock()
-    withExtendedLifetime(object) {}
+    object = nil
+    twi_depot_leave(depot)
   }
 }
 

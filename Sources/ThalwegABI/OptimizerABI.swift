@@ -5,6 +5,10 @@ import ThalwegCore
 private func with<R>(_ p: OpaquePointer?, _ body: (Optimizer) throws(Failure) -> R) throws(Failure) -> R {
   try Handles.with(p, .optimizer, Optimizer.self, body)
 }
+/// The same for what a host calls at every step.
+func stepping<R>(_ p: OpaquePointer?, _ body: (Optimizer) throws(Failure) -> R) throws(Failure) -> R {
+  try Handles.with(p, .optimizer, Optimizer.self, stepping: true, body)
+}
 
 private func read(_ p: UnsafePointer<tw_options>?) throws(Failure) -> Options {
   var o = Options()
@@ -104,7 +108,7 @@ public func optimizerBindGradients(_ p: OpaquePointer?, _ gradients: UnsafePoint
   -> tw_status
 {
   status { () throws(Failure) in
-    try with(p) { (o) throws(Failure) in try o.bindGradients(try views(gradients, count, "gradient", expected: o.count))
+    try stepping(p) { (o) throws(Failure) in try o.bindGradients(try views(gradients, count, "gradient", expected: o.count))
     }
   }
 }
@@ -126,13 +130,13 @@ public func optimizerParameterCount(_ p: OpaquePointer?) -> Int {
 
 @_cdecl("tw_optimizer_step")
 public func optimizerStep(_ p: OpaquePointer?) -> tw_status {
-  statusCode { () throws(Failure) in try with(p) { (o) throws(Failure) in try o.stepOnce() } }
+  statusCode { () throws(Failure) in try stepping(p) { (o) throws(Failure) in try o.stepOnce() } }
 }
 
 @_cdecl("tw_optimizer_step_with")
 public func optimizerStepWith(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw_tensor>?, _ count: Int) -> tw_status {
   statusCode { () throws(Failure) in
-    try with(p) { (o) throws(Failure) in
+    try stepping(p) { (o) throws(Failure) in
       try o.bindGradients(try views(gradients, count, "gradient", expected: o.count))
       return try o.stepOnce()
     }
@@ -168,7 +172,7 @@ private func usable(_ request: UnsafeMutablePointer<tw_request>?) throws(Failure
 public func optimizerNext(_ p: OpaquePointer?, _ request: UnsafeMutablePointer<tw_request>?) -> tw_status {
   statusCode { () throws(Failure) in
     let request = try usable(request)
-    return try with(p) { (o) throws(Failure) in
+    return try stepping(p) { (o) throws(Failure) in
       let (asked, code) = try o.next(loss: request.pointee.loss, stays: try stays(request))
       try write(asked, of: o, to: request)
       return code
@@ -180,7 +184,7 @@ public func optimizerNext(_ p: OpaquePointer?, _ request: UnsafeMutablePointer<t
 public func optimizerWaiting(_ p: OpaquePointer?, _ request: UnsafeMutablePointer<tw_request>?) -> tw_status {
   statusCode { () throws(Failure) in
     let request = try usable(request)
-    return try with(p) { (o) throws(Failure) in
+    return try stepping(p) { (o) throws(Failure) in
       o.takePlace()
       try write(o.waiting, of: o, to: request)
       return o.waiting == nil ? Status.ok : Status.more
@@ -207,7 +211,7 @@ public func optimizerSetReducer(
 
 @_cdecl("tw_optimizer_cancel")
 public func optimizerCancel(_ p: OpaquePointer?) -> tw_status {
-  status { () throws(Failure) in try with(p) { (o) throws(Failure) in try o.cancel() } }
+  status { () throws(Failure) in try stepping(p) { (o) throws(Failure) in try o.cancel() } }
 }
 
 private func matrix(_ t: UnsafePointer<tw_tensor>?, _ what: String) throws(Failure) -> HostMatrix? {
@@ -220,7 +224,7 @@ public func optimizerAnswerMatrix(
   _ p: OpaquePointer?, _ first: UnsafePointer<tw_tensor>?, _ second: UnsafePointer<tw_tensor>?
 ) -> tw_status {
   status { () throws(Failure) in
-    try with(p) { (o) throws(Failure) in
+    try stepping(p) { (o) throws(Failure) in
       guard first != nil || second != nil else { throw null("first") }
       try o.answer(try matrix(first, "first"), try matrix(second, "second"))
     }
@@ -232,7 +236,7 @@ public func optimizerAnswerSamples(_ p: OpaquePointer?, _ gradients: UnsafePoint
   -> tw_status
 {
   status { () throws(Failure) in
-    try with(p) { (o) throws(Failure) in
+    try stepping(p) { (o) throws(Failure) in
       guard count >= 0, count <= 1 << 32 else {
         throw Failure(Status.count, "count must be 0 to 2^32, got \(UInt(bitPattern: count))")
       }
@@ -253,7 +257,7 @@ public func optimizerAnswerSamples(_ p: OpaquePointer?, _ gradients: UnsafePoint
 @_cdecl("tw_optimizer_observe")
 public func optimizerObserve(_ p: OpaquePointer?, _ what: UnsafePointer<CChar>?, _ value: Double) -> tw_status {
   status { () throws(Failure) in
-    try with(p) { (o) throws(Failure) in try o.observe(try string(what, "what"), value) }
+    try stepping(p) { (o) throws(Failure) in try o.observe(try string(what, "what"), value) }
   }
 }
 
@@ -271,6 +275,7 @@ public func optimizerSetMode(_ p: OpaquePointer?, _ mode: Int32) -> tw_status {
       throw Failure(Status.range, "`mode` must be TW_MODE_TRAIN or TW_MODE_EVAL, got \(mode)")
     }
     try with(p) { (o) throws(Failure) in try o.setMode(evaluate: mode == Int32(TW_MODE_EVAL)) }
+    if mode == Int32(TW_MODE_EVAL) { try Handles.depot(p, .optimizer, twi_depot_trim) }
   }
 }
 
@@ -330,6 +335,14 @@ public func optimizerSentence(
 ) -> tw_status {
   status { () throws(Failure) in
     try with(p) { (o) throws(Failure) in try deliver(o.fullSentence, buffer, capacity, needed) }
+  }
+}
+
+@_cdecl("tw_optimizer_scratch")
+public func optimizerScratch(_ p: OpaquePointer?) -> Int {
+  do throws(Failure) { return try Handles.depot(p, .optimizer, twi_depot_bytes) } catch {
+    _ = report(error)
+    return 0
   }
 }
 

@@ -49,6 +49,9 @@ extension Optimizer {
     let again = stages.contains { $0.grown }
     if again { planned = 0 }
     guard planned < bound.count || programs.isEmpty else { return }
+    let depot = twi_depot_at_work()  // what is made here lasts: the depot is for what steps give back
+    twi_depot_work(nil)
+    defer { twi_depot_work(depot) }
     var bytes = 0, scratchBytes = 0, ruleBytes = 0, markBytes = 0
     var estimate = 0.0  // sums of absurd sizes must not overflow
     for i in planned..<bound.count {

@@ -60,6 +60,24 @@ final class LayerTests: XCTestCase {
     }
   }
 
+  /// A misspelt hyper-parameter would be NaN, 0 or false without a word: what methods read is one of somebody's.
+  func testWhatMethodsReadIsDeclared() throws {
+    let declared = Set(Registry.names().flatMap { Registry.find($0)?.parameters.map(\.name) ?? [] })
+    let members: Set = ["given", "node", "ofHeld", "numbers", "values", "parameters", "hasLists", "schedules"]
+    let call = /\bh\.(?:integer|is|has|list|held|schedules)\("(\w+)"/, member = /\bh\.(\w+)\b(?!\()/
+    var read = 0
+    for folder in ["ThalwegMethods", "ThalwegMatrix", "ThalwegSets", "ThalwegObjectives", "ThalwegSolvers"] {
+      for (file, number, line) in try lines(folder) {
+        let names = line.matches(of: call).map { String($0.1) } + line.matches(of: member).map { String($0.1) }
+        for name in names where !members.contains(name) {
+          XCTAssertTrue(declared.contains(name), "\(file):\(number): no method has a hyper-parameter `\(name)`")
+          read += 1
+        }
+      }
+    }
+    XCTAssertGreaterThan(read, 1000)
+  }
+
   func testWidth() throws {
     for (file, number, line) in try lines("", comments: true) {
       XCTAssertLessThanOrEqual(line.count, 120, "\(file):\(number)")

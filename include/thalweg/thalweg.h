@@ -550,6 +550,10 @@ typedef struct tw_state_info {
 size_t tw_optimizer_state_count(tw_optimizer *optimizer);
 tw_status tw_optimizer_state_at(tw_optimizer *optimizer, size_t index, tw_state_info *info);
 
+/* Bytes that steps have asked the system for beside the state, and keep for those to come: from the third step on with the same
+ * tensors, they ask for none. What is large of it and not in use goes back where TW_MODE_EVAL is set. */
+size_t tw_optimizer_scratch(tw_optimizer *optimizer);
+
 /* Copies the state at `index`, widened to f64, into `out` (count elements). */
 tw_status tw_optimizer_state_read(tw_optimizer *optimizer, size_t index, double *out, size_t count);
 

@@ -937,6 +937,9 @@ class Optimizer {
     });
   }
 
+  /* Bytes that steps keep beside the state for those to come (tw_optimizer_scratch). */
+  std::size_t scratch() const noexcept { return tw_optimizer_scratch(handle_.get()); }
+
   /* The state, one row a slot and tensor. */
   std::vector<State> state(Errors errors = {}) const {
     std::vector<State> rows(tw_optimizer_state_count(handle_.get()));

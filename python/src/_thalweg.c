@@ -1627,6 +1627,16 @@ static PyObject *optimizer_state_rows(PyObject *object, PyObject *unused) {
   return list;
 }
 
+/* _scratch(): the bytes that steps keep for those to come. */
+static PyObject *optimizer_scratch(PyObject *object, PyObject *unused) {
+  Optimizer *self = (Optimizer *)object;
+  (void)unused;
+  if (!enter(&self->base)) return NULL;
+  size_t bytes = tw_optimizer_scratch(HANDLE(self));
+  self->base.busy = 0;
+  return PyLong_FromSize_t(bytes);
+}
+
 /* _carried_numbers(): how many numbers a run carries whose state the host keeps. */
 static PyObject *optimizer_carried_numbers(PyObject *object, PyObject *unused) {
   Optimizer *self = (Optimizer *)object;
@@ -1850,6 +1860,7 @@ static PyMethodDef optimizer_methods[] = {
                "UnknownNameError for one that nobody watches; every pipeline takes the loss.")},
     {"command", optimizer_command, METH_O,
      PyDoc_STR("command($self, command, /)\n--\n\nRuns a command of a stage: \"gradient_accumulate.flush\".")},
+    {"_scratch", optimizer_scratch, METH_NOARGS, NULL},
     {"_set_mode", optimizer_set_mode, METH_O, NULL},
     {"_get_number", FAST(optimizer_get_number), METH_FASTCALL, NULL},
     {"_set_number", FAST(optimizer_set_number), METH_FASTCALL, NULL},

@@ -105,3 +105,20 @@ def test_vectors_save_nothing(sentence: str) -> None:
     """A vector has no second axis: the second moment has its length."""
     second = 4 * 4096
     assert kept(sentence, (4096,)) == second * (1 if sentence in ("adafactor", "sm3") else 2)
+
+
+def test_what_steps_keep_is_told_and_stays() -> None:
+    """A prox of singular values works in matrices of its own; from the third step on it has them."""
+    w, g = np.ones((700, 400), np.float32), np.eye(700, 400, dtype=np.float32)
+    with tw.Optimizer([w], "sgd(lr=0.01) | prox(nuclear_norm(0.001))") as opt:
+        assert opt.scratch < 1 << 14
+        kept = []
+        for _ in range(5):
+            opt.step([g])
+            kept.append(opt.scratch)
+        assert kept[1] == kept[4] and kept[4] >= 400 * 400 * 4
+        opt.eval()
+        assert opt.scratch < kept[4] / 2
+        opt.train()
+        opt.step([g])
+        assert opt.scratch == kept[4]

@@ -16,13 +16,32 @@ const char *twi_get_error(void);
 
 /* What the handle whose call this thread is in brings of its own; outside calls, what handles get that it creates. */
 tw_services twi_services(void);
-/* Begins a call with a handle's services, and returns what to end it with. */
+/* What a handle's steps allocated and freed again, for the next one (depot.c). */
+typedef struct twi_depot twi_depot;
+/* Begins a call with a handle's services, and returns what to end it with.  With a depot the call allocates from there. */
 typedef struct twi_call {
   tw_services services;
+  twi_depot *depot;
   int32_t within;
 } twi_call;
-twi_call twi_enter(tw_services services);
+twi_call twi_enter(tw_services services, twi_depot *depot);
 void twi_leave(twi_call before);
+/* That of the call that this thread is in, or NULL; another thread that works for the call takes it over, until it is given NULL. */
+twi_depot *twi_depot_at_work(void);
+void twi_depot_work(twi_depot *depot);
+/* NULL where there is no memory, or where a sanitizer wants to see every block. */
+twi_depot *twi_depot_make(void);
+void twi_depot_leave(twi_depot *depot);
+size_t twi_depot_bytes(twi_depot *depot);
+/* Gives the system back what is large and not in use. */
+void twi_depot_trim(twi_depot *depot);
+/* Of the depot at work; NULL where there is none. */
+void *twi_depot_take(size_t size, size_t alignment);
+/* Whether p was a depot's, which has it back now. */
+bool twi_depot_give(void *p);
+/* The bytes that there are at p; 0 for memory that is no depot's. */
+size_t twi_depot_room(const void *p);
+
 /* What handles get that this thread creates. */
 void twi_set_services(tw_services services);
 

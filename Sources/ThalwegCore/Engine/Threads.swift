@@ -130,6 +130,7 @@ private final class Pool {
     public var start = pthread_cond_t()
     public var task: tw_task?
     public var context: UnsafeMutableRawPointer?
+    public var depot: OpaquePointer?  // of the call that the job belongs to
     public var count = 0
     public var job: Int64 = 0  // number of the job; changes under the mutex
     public var next: Int64 = 0  // next task to take
@@ -184,14 +185,16 @@ private final class Pool {
       seen = s.pointee.job
       let mine = s.pointee.joined < s.pointee.wanted
       if mine { s.pointee.joined += 1 }
-      let (task, context, count) = (s.pointee.task, s.pointee.context, s.pointee.count)
+      let (task, context, count, depot) = (s.pointee.task, s.pointee.context, s.pointee.count, s.pointee.depot)
       pthread_mutex_unlock(&s.pointee.mutex)
       guard mine, let task else { continue }
+      twi_depot_work(depot)
       while true {
         let i = twi_fetch_add(&s.pointee.next, 1)
         if i >= count { break }
         task(context, Int(i))
       }
+      twi_depot_work(nil)
       twi_fetch_add(&s.pointee.working, -1)
     }
     pthread_mutex_unlock(&s.pointee.mutex)
@@ -203,6 +206,7 @@ private final class Pool {
     let s = shared
     pthread_mutex_lock(&s.pointee.mutex)
     (s.pointee.task, s.pointee.context, s.pointee.count) = (task, context, count)
+    s.pointee.depot = twi_depot_at_work()
     twi_store(&s.pointee.next, 0)
     (s.pointee.wanted, s.pointee.joined) = (helpers, 0)
     twi_store(&s.pointee.working, 0)

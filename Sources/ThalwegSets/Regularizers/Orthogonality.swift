@@ -54,8 +54,8 @@ struct Orthogonality: WholeRegularizer {
   private func measured(_ w: Matrix64, _ wanted: Bool) throws(Failure) -> (value: Double, gradient: Matrix64?) {
     if variant == .doubleSoft {
       let (left, right) = (try soft(w, wanted), try soft(w.transposed, wanted))
-      guard let g = left.gradient, let h = right.gradient else { return (left.value + right.value, nil) }
-      return (left.value + right.value, g + h.transposed)
+      guard let g = left.gradient, let other = right.gradient else { return (left.value + right.value, nil) }
+      return (left.value + right.value, g + other.transposed)
     }
     let flipped = shortSide && w.m < w.n
     let a = flipped ? w.transposed : w

@@ -81,6 +81,15 @@ class Saved(Settings):
             row[tensor] = values.reshape(shapes[tensor]) if values.size == _size(shapes[tensor]) else values
         return state
 
+    @property
+    def scratch(self) -> int:
+        """Bytes that steps have asked the system for beside the state, and keep for those to come.
+
+        From the third step on with the same tensors it stays as it is: such steps ask for no memory.  What is large of it
+        goes back with `eval()`, the rest with the optimizer.
+        """
+        return self._scratch()
+
     def memory_report(self) -> MemoryReport:
         """What the state costs, known before it is allocated."""
         rows = [
