@@ -108,7 +108,8 @@ public func optimizerBindGradients(_ p: OpaquePointer?, _ gradients: UnsafePoint
   -> tw_status
 {
   status { () throws(Failure) in
-    try stepping(p) { (o) throws(Failure) in try o.bindGradients(try views(gradients, count, "gradient", expected: o.count))
+    try stepping(p) { (o) throws(Failure) in
+      try o.bindGradients(try views(gradients, count, "gradient", expected: o.count))
     }
   }
 }
