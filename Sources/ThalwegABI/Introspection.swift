@@ -117,6 +117,20 @@ private func describe(_ i: Input) -> tw_input_info {
     integer: i.integer ? 1 : 0, differentiable: i.differentiable ? 1 : 0, result: i.result ? 1 : 0)
 }
 
+func describe(_ a: RequestKind) -> tw_request_info {
+  tw_request_info(
+    struct_size: 0, name: Interned.c(a.name), meaning: Interned.c(a.meaning), given_count: a.given.count,
+    wanted_count: a.wanted.count, takes_nonfinite: a.takesNonfinite ? 1 : 0)
+}
+/// The tensor at `tensor` of a request: the given ones, then the wanted ones.
+func describe(_ a: RequestKind, _ tensor: Int) throws(Failure) -> tw_input_info {
+  let all = a.given + a.wanted
+  guard tensor >= 0, tensor < all.count else {
+    throw Failure(Status.argument, "`tensor` must be below \(all.count), got \(UInt(bitPattern: tensor))")
+  }
+  return describe(all[tensor])
+}
+
 private func ask(_ name: UnsafePointer<CChar>?, _ index: Int) throws(Failure) -> RequestKind {
   let m = try method(name).method
   guard index >= 0, index < m.asks.count else {
@@ -130,12 +144,7 @@ public func methodRequest(
   _ name: UnsafePointer<CChar>?, _ index: Int, _ info: UnsafeMutablePointer<tw_request_info>?
 ) -> tw_status {
   status { () throws(Failure) in
-    let a = try ask(name, index)
-    try fill(
-      info, "info",
-      tw_request_info(
-        struct_size: 0, name: Interned.c(a.name), meaning: Interned.c(a.meaning), given_count: a.given.count,
-        wanted_count: a.wanted.count, takes_nonfinite: a.takesNonfinite ? 1 : 0))
+    try fill(info, "info", describe(try ask(name, index)))
   }
 }
 
@@ -144,10 +153,6 @@ public func methodRequestTensor(
   _ name: UnsafePointer<CChar>?, _ index: Int, _ tensor: Int, _ info: UnsafeMutablePointer<tw_input_info>?
 ) -> tw_status {
   status { () throws(Failure) in
-    let a = try ask(name, index), all = a.given + a.wanted
-    guard tensor >= 0, tensor < all.count else {
-      throw Failure(Status.argument, "`tensor` must be below \(all.count), got \(UInt(bitPattern: tensor))")
-    }
-    try fill(info, "info", describe(all[tensor]))
+    try fill(info, "info", describe(try ask(name, index), tensor))
   }
 }

@@ -242,15 +242,7 @@ public func optimizerAnswerSamples(_ p: OpaquePointer?, _ gradients: UnsafePoint
         throw Failure(Status.count, "count must be 0 to 2^32, got \(UInt(bitPattern: count))")
       }
       guard count == 0 || gradients != nil else { throw null("gradients") }
-      var list: [View?] = []
-      for i in 0..<count {
-        guard let t = gradients?[i], t.flags & UInt32(TW_TENSOR_ABSENT) == 0 else {
-          list.append(nil)
-          continue
-        }
-        list.append(try View(t, "samples \(i)"))
-      }
-      try o.answer(samples: list)
+      try o.answer(samples: try samples(gradients, count))
     }
   }
 }

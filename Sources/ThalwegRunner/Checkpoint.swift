@@ -223,7 +223,7 @@ package enum Checkpoint {
     for (s, group, k, memory) in memories { o.put(memory, (s, group, k)) }
     (o.step, o.skipped, o.phase, o.calls) = (head.step, head.skipped, head.phase, head.calls)
     (o.pending, o.lossFirst, o.resumed) = (head.pending, head.lossFirst, head.within)
-    (o.knowsActive, o.observed, o.kept, o.answered) = (head.knowsActive, head.observed, head.answer, nil)
+    (o.knowsActive, o.observed, o.kept, o.answered, o.told) = (head.knowsActive, head.observed, head.answer, nil, nil)
     (o.backup, o.evaluating, o.hasSnapshot, o.sourceCopies) = (backup, head.evaluating, false, before)
     (o.stack, o.stateCopies, o.pointLoss) = (head.stack, lasting, head.pointLoss)
     (o.shown, o.startedNow, o.written, o.places) = ([], [], over, stands)

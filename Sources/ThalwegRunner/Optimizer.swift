@@ -145,6 +145,8 @@ package final class Optimizer {
   var gradients: [View] = []
   /// The host's answer to a request for matrices, until it is taken.
   var answered: Answer?
+  /// The loss that an answer by name brought, until it is taken.
+  package var told: Double?
   /// What a source keeps of an answer until the step ends.
   var kept: HostMatrix?
   /// The largest step size of this step, where a source sets it.

@@ -108,9 +108,9 @@ extension Optimizer {
       try prepare()
       try countRanks()
     }
-    defer { answered = nil }
+    defer { (answered, told) = (nil, nil) }
     do throws(Failure) {
-      let answer = begins ? (try open(), Status.more) : try advance(loss)
+      let answer = begins ? (try open(), Status.more) : try advance(told ?? loss)
       try checkRanks()
       return answer
     } catch {
@@ -350,7 +350,7 @@ extension Optimizer {
       for i in 0..<bound.count { records[i].away = 0 }
     }
     if !startedNow.isEmpty { startedNow = [] }
-    (hasSnapshot, pointLoss) = (false, .nan)
+    (hasSnapshot, pointLoss, told) = (false, .nan, nil)
     if !written.isEmpty { written = [] }
     if !iterates.isEmpty { (iterateCopies, iterates) = ([], []) }
     if !observed.isEmpty { observed.removeAll(keepingCapacity: true) }

@@ -306,6 +306,95 @@ static void what_mode_it_is_in(void) {
   OK(tw_optimizer_destroy(h.optimizer));
 }
 
+/* ---- answers by name ---------------------------------------------------------------------------------- */
+
+/* The same step by tw_optimizer_answer, with the names that the kind declares. */
+static tw_status step_by_name(host *h) {
+  tw_request request = empty();
+  tw_status status;
+  while ((status = tw_optimizer_next(h->optimizer, &request)) == TW_MORE) {
+    answer(h, &request);
+    tw_request_info kind;
+    memset(&kind, 0, sizeof kind);
+    kind.struct_size = sizeof kind;
+    OK(tw_request_kind(request.kind, &kind));
+    const char *names_of[3];
+    tw_tensor tensors[3];
+    size_t count = 0;
+    double loss = request.loss;
+    for (size_t k = 0; k < kind.wanted_count; k++) {
+      tw_input_info wanted;
+      memset(&wanted, 0, sizeof wanted);
+      wanted.struct_size = sizeof wanted;
+      OK(tw_request_kind_tensor(request.kind, kind.given_count + k, &wanted));
+      if (strcmp(wanted.name, "loss") == 0) {
+        names_of[count] = wanted.name;
+        tensors[count++] = view(&loss, TW_F64, 0, NULL, NULL);
+      } else {
+        for (int i = 0; i < 2; i++) {
+          names_of[count] = wanted.name;
+          tensors[count++] = h->gradients[i];
+        }
+      }
+    }
+    request.loss = NAN; /* it came by name */
+    OK(tw_optimizer_answer(h->optimizer, names_of, tensors, count));
+  }
+  return status;
+}
+
+static void answered_by_name(void) {
+  static const char *const sentences[] = {"sgd(lr=0.1)", "sam(0.05) | adamw(lr=0.1)", "adahessian(lr=0.1)", "newton_cg", "spsa",
+                                          "sam(0.05) | newton_cg"};
+  for (size_t s = 0; s < sizeof sentences / sizeof *sentences; s++) {
+    host one, other;
+    start(&one, sentences[s], 0);
+    start(&other, sentences[s], 0);
+    for (int k = 0; k < 3; k++) {
+      tw_request request = empty();
+      tw_status status;
+      while ((status = tw_optimizer_next(one.optimizer, &request)) == TW_MORE) answer(&one, &request);
+      CHECK(status == step_by_name(&other));
+    }
+    CHECK(memcmp(one.w, other.w, sizeof one.w) == 0);
+    OK(tw_optimizer_destroy(one.optimizer));
+    OK(tw_optimizer_destroy(other.optimizer));
+  }
+}
+
+static void names_that_do_not_fit(void) {
+  host h;
+  start(&h, "newton_cg", 0);
+  tw_request request = empty();
+  static const char *const gradient[3] = {"gradients", "gradients", "loss"}, *const wrong[1] = {"products"},
+                          *const torn[3] = {"gradients", "loss", "gradients"}, *const none[1] = {NULL};
+  double loss = 1;
+  tw_tensor three_of[3] = {h.gradients[0], h.gradients[1], view(&loss, TW_F64, 0, NULL, NULL)};
+  tw_tensor mixed[3] = {three_of[0], three_of[2], three_of[1]};
+  STATUS(TW_ERROR_SEQUENCE, tw_optimizer_answer(h.optimizer, gradient, three_of, 3)); /* nothing waits */
+  CHECK(tw_optimizer_next(h.optimizer, &request) == TW_MORE);
+  CHECK(request.kind == TW_REQUEST_LOSS_AND_GRADIENT);
+  STATUS(TW_ERROR_ARGUMENT, tw_optimizer_answer(h.optimizer, wrong, three_of, 1));
+  STATUS(TW_ERROR_ARGUMENT, tw_optimizer_answer(h.optimizer, torn, mixed, 3));
+  STATUS(TW_ERROR_NEEDS, tw_optimizer_answer(h.optimizer, gradient, three_of, 2));
+  STATUS(TW_ERROR_COUNT, tw_optimizer_answer(h.optimizer, gradient + 1, three_of + 1, 2));
+  STATUS(TW_ERROR_ARGUMENT, tw_optimizer_answer(h.optimizer, NULL, three_of, 3));
+  STATUS(TW_ERROR_ARGUMENT, tw_optimizer_answer(h.optimizer, gradient, NULL, 3));
+  CHECK(tw_optimizer_answer(h.optimizer, none, three_of, 1) < 0);
+  STATUS(TW_ERROR_COUNT, tw_optimizer_answer(h.optimizer, gradient, three_of, SIZE_MAX));
+  three_of[2] = h.gradients[0];
+  STATUS(TW_ERROR_SHAPE, tw_optimizer_answer(h.optimizer, gradient, three_of, 3)); /* three losses */
+  tw_request_info kind;
+  kind.struct_size = sizeof kind;
+  STATUS(TW_ERROR_RANGE, tw_request_kind(0, &kind));
+  STATUS(TW_ERROR_RANGE, tw_request_kind(INT32_MAX, &kind));
+  tw_input_info tensor;
+  tensor.struct_size = sizeof tensor;
+  STATUS(TW_ERROR_ARGUMENT, tw_request_kind_tensor(TW_REQUEST_LOSS, 1, &tensor));
+  OK(tw_optimizer_cancel(h.optimizer));
+  OK(tw_optimizer_destroy(h.optimizer));
+}
+
 int main(void) {
   RUN(destroyed_inside_a_step);
   RUN(loaded_inside_a_step);
@@ -313,5 +402,7 @@ int main(void) {
   RUN(answers_that_end_a_step);
   RUN(what_a_group_means);
   RUN(what_mode_it_is_in);
+  RUN(answered_by_name);
+  RUN(names_that_do_not_fit);
   FINISH();
 }

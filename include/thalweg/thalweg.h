@@ -477,6 +477,18 @@ typedef tw_status (*tw_reducer)(void *context, double *sums, size_t sum_count, d
  * changed before the last sum, steps keep copies of it.  NULL ends it.  A copy of the optimizer has no reducer. */
 tw_status tw_optimizer_set_reducer(tw_optimizer *optimizer, tw_reducer reducer, void *context, int32_t shards);
 
+/* What a kind of request (TW_REQUEST_GRADIENT ...) shows and wants, by name: "hessian_vector" shows `probe` and wants `products`.
+ * Where a shape is "(...)" there is one tensor for each parameter, of its shape. */
+tw_status tw_request_kind(int32_t kind, tw_request_info *info);
+tw_status tw_request_kind_tensor(int32_t kind, size_t tensor, tw_input_info *info);
+
+/* Answers the request that waits by these names: tensors[i] is of names[i], and those of one name stand in a row, in the order of
+ * the parameters; `loss` is a tensor of one number, and takes the place of request->loss.  Gradients and what goes in their place
+ * are bound, as tw_optimizer_bind_gradients does; other answers are read before the call returns.  The step goes on with
+ * tw_optimizer_next.  TW_ERROR_SEQUENCE when no request waits, TW_ERROR_ARGUMENT for a name that it does not want, TW_ERROR_NEEDS
+ * for one that is missing: the request still waits. */
+tw_status tw_optimizer_answer(tw_optimizer *optimizer, const char *const *names, const tw_tensor *tensors, size_t count);
+
 /* Answers a request for matrices, of two axes, f32, f64, f16 or bf16; they are read before the call returns.  The gradients
  * stay bound meanwhile; what they hold does not matter.
  *   LOGIT_DERIVATIVES  first (samples, classes): the derivatives of the logits along `probe`, of the layers as they are when

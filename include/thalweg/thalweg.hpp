@@ -853,6 +853,18 @@ class Optimizer {
     set_reducer(detail::reduce_with<Reduce>, &reduce, shards, errors, rank);
   }
 
+  /* Answers the request that waits by the names that request_info has: {{"products", {...}}}, {{"loss", {...}}, {"gradients", {...}}}. */
+  void answer(const std::vector<std::pair<std::string, Tensors>>& answers, Errors errors = {}) {
+    std::vector<const char*> names;
+    std::vector<tw_tensor> views;
+    for (const auto& [name, tensors] : answers) {
+      for (const Tensor& tensor : tensors) {
+        names.push_back(name.c_str());
+        views.push_back(tensor.c_view());
+      }
+    }
+    errors.check(tw_optimizer_answer(handle_.get(), names.data(), views.data(), views.size()));
+  }
   /* Answers a request for the gradients of samples: (samples, shape...) for each parameter. */
   void answer_samples(const Tensors& gradients, Errors errors = {}) {
     const std::vector<tw_tensor> views = detail::c_views(gradients);
@@ -1463,6 +1475,22 @@ inline InputInfo describe(const tw_input_info& input) {
                    input.result != 0};
 }
 
+/* request(info) and tensor(index, info) ask the library. */
+template <typename Request, typename Tensor>
+RequestInfo describe_request(Request request, Tensor tensor, Errors errors) {
+  tw_request_info r{};
+  r.struct_size = sizeof r;
+  if (!errors.ok(request(&r))) return {};
+  RequestInfo info{r.name, r.meaning, r.takes_nonfinite != 0, {}, {}};
+  for (std::size_t k = 0; k < r.given_count + r.wanted_count; k += 1) {
+    tw_input_info input{};
+    input.struct_size = sizeof input;
+    if (!errors.ok(tensor(k, &input))) return {};
+    (k < r.given_count ? info.given : info.wanted).push_back(describe(input));
+  }
+  return info;
+}
+
 inline MethodInfo describe(const tw_method_info& info, Errors errors) {
   MethodInfo method{info.name,     info.kind,     info.summary, info.rule, info.source,
                     info.sentence, info.requests, {},           {},        {},        {}};
@@ -1491,22 +1519,23 @@ inline MethodInfo describe(const tw_method_info& info, Errors errors) {
   }
   method.asks.reserve(info.request_count);
   for (std::size_t index = 0; index < info.request_count; index += 1) {
-    tw_request_info r{};
-    r.struct_size = sizeof r;
-    if (!errors.ok(tw_method_request(info.name, index, &r))) return {};
-    RequestInfo ask{r.name, r.meaning, r.takes_nonfinite != 0, {}, {}};
-    for (std::size_t k = 0; k < r.given_count + r.wanted_count; k += 1) {
-      tw_input_info input{};
-      input.struct_size = sizeof input;
-      if (!errors.ok(tw_method_request_tensor(info.name, index, k, &input))) return {};
-      (k < r.given_count ? ask.given : ask.wanted).push_back(describe(input));
-    }
-    method.asks.push_back(std::move(ask));
+    method.asks.push_back(describe_request(
+        [&](tw_request_info* r) { return tw_method_request(info.name, index, r); },
+        [&](std::size_t k, tw_input_info* input) { return tw_method_request_tensor(info.name, index, k, input); }, errors));
+    if (method.asks.back().name.empty()) return {};
   }
   return method;
 }
 
 }  // namespace detail
+
+/* What a kind of request of optimizers shows and wants, by name. */
+inline RequestInfo request_info(RequestKind kind, Errors errors = {}) {
+  const std::int32_t number = static_cast<std::int32_t>(kind);
+  return detail::describe_request(
+      [&](tw_request_info* r) { return tw_request_kind(number, r); },
+      [&](std::size_t k, tw_input_info* input) { return tw_request_kind_tensor(number, k, input); }, errors);
+}
 
 /* Every method that the library knows, sorted by name. */
 inline std::vector<MethodInfo> methods(Errors errors = {}) {

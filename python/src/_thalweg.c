@@ -2523,19 +2523,20 @@ static PyObject *input_row(State *state, const char *method, size_t index) {
   return status < 0 ? fail_library(state, status) : tensor_row(&info);
 }
 
-/* (name, meaning, takes_nonfinite, given, wanted) */
+/* (name, meaning, takes_nonfinite, given, wanted): of a solver, or without a method of optimizers, by the number of the kind. */
 static PyObject *request_row(State *state, const char *method, size_t index) {
   tw_request_info info;
   memset(&info, 0, sizeof info);
   info.struct_size = sizeof info;
-  tw_status status = tw_method_request(method, index, &info);
+  const int32_t kind = (int32_t)index + 1;
+  tw_status status = method ? tw_method_request(method, index, &info) : tw_request_kind(kind, &info);
   if (status < 0) return fail_library(state, status);
   PyObject *given = PyList_New(0), *wanted = PyList_New(0);
   for (size_t i = 0; given && wanted && i < info.given_count + info.wanted_count; i++) {
     tw_input_info tensor;
     memset(&tensor, 0, sizeof tensor);
     tensor.struct_size = sizeof tensor;
-    status = tw_method_request_tensor(method, index, i, &tensor);
+    status = method ? tw_method_request_tensor(method, index, i, &tensor) : tw_request_kind_tensor(kind, i, &tensor);
     PyObject *row = status < 0 ? fail_library(state, status) : tensor_row(&tensor);
     if (!row || PyList_Append(i < info.given_count ? given : wanted, row) < 0) Py_CLEAR(given);
     Py_XDECREF(row);
@@ -2731,12 +2732,19 @@ static PyObject *module_digest(PyObject *module, PyObject *args) {
   return PyLong_FromUnsignedLongLong(hash);
 }
 
+/* What optimizers ask for: a row for each kind, from TW_REQUEST_GRADIENT on. */
+static PyObject *module_request_kinds(PyObject *module, PyObject *unused) {
+  (void)unused;
+  return rows(PyModule_GetState(module), NULL, TW_REQUEST_PARTICIPANT, request_row);
+}
+
 static PyMethodDef module_functions[] = {
     {"version", module_version, METH_NOARGS, NULL},
     {"build_info", module_build_info, METH_NOARGS, NULL},
     {"_names", module_names, METH_NOARGS, NULL},
     {"_methods", module_methods, METH_NOARGS, NULL},
     {"_method", module_method, METH_O, NULL},
+    {"_request_kinds", module_request_kinds, METH_NOARGS, NULL},
     {"set_num_threads", module_set_num_threads, METH_O,
      PyDoc_STR("set_num_threads(count, /)\n--\n\nSets the number of threads of a step, at least 1.  Results do not depend on it.")},
     {"get_num_threads", module_get_num_threads, METH_NOARGS,

@@ -85,9 +85,10 @@ class Input(NamedTuple):
 
 
 class RequestKind(NamedTuple):
-    """A kind of request that a solver makes.
+    """A kind of request that a solver or an optimizer makes.
 
-    given, wanted     what it shows, and what the host fills; "()" is a number
+    given, wanted     what it shows, and what the host fills; "()" is a number; "(...)" of an optimizer's request is one
+                      tensor for each parameter, of its shape
     takes_nonfinite   an answer that is infinite or NaN is one like any other; else it ends the run
     """
 
@@ -144,6 +145,10 @@ def _parameter(row: tuple) -> Parameter:
     )
 
 
+def _request(row: tuple) -> RequestKind:
+    return RequestKind(*row[:3], *(tuple(Input(*i) for i in tensors) for tensors in row[3:]))
+
+
 def _method(row: tuple) -> Method:
     name, kind, summary, rule, source, sentence, requests, parameters, slots, inputs, asks = row
     return Method(
@@ -157,13 +162,19 @@ def _method(row: tuple) -> Method:
         tuple(_parameter(p) for p in parameters),
         tuple(Slot(*s) for s in slots),
         tuple(Input(*i) for i in inputs),
-        tuple(RequestKind(*a[:3], *(tuple(Input(*i) for i in tensors) for tensors in a[3:])) for a in asks),
+        tuple(_request(a) for a in asks),
     )
 
 
 @cache
 def _all() -> tuple[Method, ...]:
     return tuple(_method(row) for row in _thalweg._methods())
+
+
+@cache
+def request_kinds() -> tuple[RequestKind, ...]:
+    """What optimizers may ask for, in the order of TW_REQUEST_GRADIENT and those behind it in C."""
+    return tuple(_request(row) for row in _thalweg._request_kinds())
 
 
 def methods(kind: str | None = None) -> list[Method]:

@@ -10,23 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _arrays
-from ._errors import ArgumentError, NeedsError, SequenceError, ValueTypeError, error
+from ._errors import ArgumentError, NeedsError, SequenceError, UnknownNameError, ValueTypeError, error
+from ._registry import RequestKind, request_kinds
 
 if TYPE_CHECKING:
     from ._optimizer import Optimizer
 
-REQUESTS = {
-    1: "gradient",
-    2: "loss",
-    3: "loss_and_gradient",
-    4: "hessian_vector",
-    5: "task_gradient",
-    6: "previous_gradient",
-    7: "logit_derivatives",
-    8: "activations",
-    9: "sample_gradients",
-    10: "participant",
-}
+REQUESTS = {number: kind for number, kind in enumerate(request_kinds(), 1)}
 # Whose answers have to be of the same parameters: a product with the Hessian may have zeros where there is no gradient.
 GRADIENTS = ("gradient", "loss_and_gradient", "task_gradient", "previous_gradient")
 # What a loss and a gradient are no answer to.
@@ -51,11 +41,16 @@ class Request:
 
     def __init__(self, optimizer: Optimizer, row: tuple[int, int, int, int, int, int]) -> None:
         kind, self.pass_, self.tag, self.index, self.count, _ = row
-        self.kind: str = REQUESTS.get(kind, f"kind {kind}")
+        self.kind: str = REQUESTS[kind].name if kind in REQUESTS else f"kind {kind}"
         self.loss: float | None = None
         self._optimizer = optimizer
         self._probe: list[np.ndarray] | None = None
         self._answered = self._stays = False
+
+    @property
+    def declared(self) -> RequestKind:
+        """What it shows and wants, by name and shape: request.declared.wanted[0].name is "gradients"."""
+        return next(kind for kind in REQUESTS.values() if kind.name == self.kind)
 
     @property
     def wants_loss(self) -> bool:
@@ -79,9 +74,14 @@ class Request:
         return self._probe
 
     def answer(
-        self, grads: Sequence[Any] | Mapping[str, Any] | None = None, loss: float | None = None, *, stay: bool = False
+        self, grads: Sequence[Any] | Mapping[str, Any] | None = None, loss: float | None = None, *, stay: bool = False,
+        **named: Any,
     ) -> None:
         """Binds the arrays that hold the answer (they may be others at every request) and sets the loss.
+
+        The answer may go by the names that `declared.wanted` has: answer(gradients=[g], loss=l), answer(products=[Hv]),
+        answer(inputs=x, output_gradients=d), answer(samples=[...]).  UnknownNameError for another name, NeedsError for
+        one that is missing.
 
         grads  one array for each parameter, None where there is none; or a mapping from their names
         stay   nobody writes to these arrays before the step has ended: what combines several gradients (pcgrad, upgrad,
@@ -95,6 +95,8 @@ class Request:
         and go, and count as zeros where they are absent (before a source that asks for more, as in
         gradient_accumulate(4) | sam, a tensor without one at the last call is not moved in that window).
         """
+        if named:
+            grads = self._by_name(grads, named)
         number = None if loss is None else number_of(loss, "the loss of an answer", grads)
         if grads is not None:
             if isinstance(grads, Mapping):
@@ -110,6 +112,26 @@ class Request:
             self._answered, self._stays = True, stay
         if number is not None:
             self.loss = number
+
+    def _by_name(self, grads: Any, named: Mapping[str, Any]) -> Any:
+        """Gives what goes by name where it belongs; returns what lies in the gradients."""
+        tensors = [i for i in self.declared.wanted if i.name != "loss"]
+        for name in named:
+            if grads is not None or name not in {i.name for i in tensors}:
+                wants = " and ".join(f"`{i.name}` {i.shape}" for i in self.declared.wanted)
+                raise error(UnknownNameError, f"{self.kind} wants {wants}, not `{name}`" + (
+                    " beside grads" if grads is not None else ""))
+        missing = [i for i in tensors if i.name not in named and not i.optional]
+        if missing:
+            raise error(NeedsError, f"{self.kind} wants `{missing[0].name}` {missing[0].shape}, too: {missing[0].meaning}")
+        values = [named.get(i.name) for i in tensors]
+        if len(values) == 2:
+            self.answer_matrix(*values)
+        elif self.wants_gradient:
+            return values[0]
+        else:
+            self.answer_samples(values[0])
+        return None
 
     def _check_answered(self) -> None:
         """After a body that may have filled the bound gradients.  SequenceError where it could not: what lies in those
