@@ -188,6 +188,9 @@ package enum Checkpoint {
     let head = try Head(file, o)
     let settings = try Settings(file, o, sentence)
     settings.grow()
+    o.coming = { s, group in settings.hyper(s, group) }  // which tensors are flagged is what the file says
+    o.listed = (-1, [])
+    defer { (o.coming, o.listed) = (nil, (-1, [])) }
     try o.allocated()
     let memories = try memories(file, o, settings)
     let scalars = try scalars(file, o, head)
@@ -405,6 +408,12 @@ package enum Checkpoint {
     }
     // "marks": as an unreleased version wrote them
     for b in o.bound { known.formUnion(["fingerprints", "marks"].map { Exact("\(b.name)/engine/\($0)") }) }
+    // older versions kept what sources need within a step for all tensors
+    for (i, b) in o.bound.enumerated() where head.within {
+      for row in o.stateRows(i) where o.isVacant(row.stage, row.slot, b) {
+        known.insert(Exact("\(b.name)/\(key(row.stage))/\(row.slot.name)"))
+      }
+    }
     var last = 0
     for row in rows {
       let name = name(row, o), f = form(row, o), bytes = o.stateBytes(row)

@@ -189,9 +189,13 @@ extension Checkpoint {
         for (k, v) in h.values.enumerated() where h.parameters[k].live { s.put(group < 0 ? nil : group, k, v) }
       }
     }
+    /// The hyper-parameters that a group will have.
+    func hyper(_ s: Stage, _ group: Int) -> Hyper {
+      list.last { $0.stage === s && $0.group == group }?.hyper ?? (group < 0 ? s.standard : s.hyper[group])
+    }
     /// The schedule that a group will have, fresh.
     func schedule(_ s: Stage, _ group: Int, _ parameter: Int) -> (any Schedule)? {
-      let h = list.last { $0.stage === s && $0.group == group }?.hyper ?? (group < 0 ? s.standard : s.hyper[group])
+      let h = hyper(s, group)
       guard h.values.indices.contains(parameter), case .schedule(let node) = h.values[parameter] else { return nil }
       return try? Registry.schedule(node)
     }

@@ -47,7 +47,7 @@ extension Optimizer {
   /// Copies of the parameters and the state that a step which fails may have changed by then.
   func takeSnapshot() throws(Failure) {
     hasSnapshot = false
-    let tensors = sources.isEmpty ? atRisk() : Array(0..<bound.count), state = stateAtRisk(tensors)
+    let tensors = atRisk(), state = stateAtRisk(tensors)
     var used = 0
     func room(_ bytes: Int) throws(Failure) -> UnsafeMutableRawPointer {
       defer { used += 1 }
@@ -153,8 +153,12 @@ extension Optimizer {
   }
   private func findAtRisk() -> [Int] {
     let last = lastFailure
-    if last < 0 { return [] }
+    if last < 0, sources.isEmpty { return [] }
     return (0..<bound.count).filter { i in
+      // (what sources move comes home; the one that decides changes its lasting state before the update)
+      if sources.contains(where: { s in uses(s, bound[i]) && slots(s, bound[i]).contains { !$0.temporary } }) {
+        return true
+      }
       let stripped = records[i].stripped
       for (k, segment) in branches[records[i].branch].segments.enumerated() {
         let isStripped = stripped.contains(k)

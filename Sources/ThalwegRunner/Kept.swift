@@ -18,12 +18,12 @@ extension Optimizer {
         && r.pointee.apply.scale == 1
     }
     endLoans { $0.stage == stage.id && $0.slot == slot }  // of an earlier round of this step
-    forEach { p, r in
+    forEach(of: stage) { p, r in
       if !isLent(r) {
         change(p, r, stage, [slot], false, r.pointee.isDouble ? Optimizer.saves.f64 : Optimizer.saves.f32)
       }
     }
-    for i in 0..<bound.count where takesPart(i) && isLent(records + i) {
+    for i in 0..<bound.count where takesPart(i, stage) && isLent(records + i) {
       let r = records + i, store = r.pointee.slots + Int(r.pointee.firstSlot[stage.id]) + slot
       loans.append(Loan(stage: stage.id, slot: slot, store: store, own: store.pointee.base))
       store.pointee.base = r.pointee.g.data
@@ -71,7 +71,7 @@ extension Optimizer {
   /// The lower triangle, row by row.
   private func innerProducts(_ slots: [Int], _ stage: Stage, exact: Bool) throws(Failure) -> [Double] {
     var parts: [(tensor: Int, start: Int, count: Int)] = []
-    for i in 0..<bound.count where takesPart(i) && uses(stage, bound[i]) {
+    for i in 0..<bound.count where takesPart(i, stage) && uses(stage, bound[i]) {
       for start in stride(from: 0, to: records[i].count, by: Optimizer.part) {
         parts.append((i, start, min(Optimizer.part, records[i].count - start)))
       }

@@ -138,6 +138,8 @@ package final class Optimizer {
   var written: [(tensor: Int, bits: Memory, dense: Memory)] = []
   /// Iterates and master copies as they were before the step found that the host had written their parameters.
   var iterateCopies: [Memory] = [], iterates: [Region] = []
+  /// Which tensors each source that touches flagged ones alone has memory for, and that memory.
+  var flagged: [[Bool]] = [], flaggedMemory: Memory?, coming: Coming?
   /// What `allStateRows` made.
   var listed: (tensors: Int, rows: [StateRow]) = (-1, [])
   /// Where the parameters, the shadows and the gradients lie, for questions about shared memory.

@@ -42,6 +42,10 @@ extension Optimizer {
 
   /// Allocates the state of new tensors and plans the walks. Throws before anything is changed.
   func prepare() throws(Failure) {
+    try prepareNew()
+    try placeFlagged()
+  }
+  private func prepareNew() throws(Failure) {
     guard carriage != .waiting else {
       throw Failure(Status.sequence, "this optimizer steps with state that its host carries; it has none of its own")
     }
@@ -62,7 +66,7 @@ extension Optimizer {
         throw Failure(Status.memory, "the state of these tensors does not fit into any memory")
       }
       if !carried {
-        for row in stateRows(i) {
+        for row in stateRows(i) where !isPlacedApart(row.stage, row.slot) {
           bytes += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size))
         }
         if needsMaster(b) { bytes += aligned(b.view.count * 4) }
@@ -130,8 +134,9 @@ extension Optimizer {
       }
       r.pointee.firstSlot[stages.count] = Int32(next)
       for (k, row) in rows.enumerated() {
-        (stores + k).initialize(to: SlotStore(base: at, format: row.format))
-        if carried { continue }
+        let apart = isPlacedApart(row.stage, row.slot), nothing = UnsafeMutableRawPointer(StepContext.nothing)
+        (stores + k).initialize(to: SlotStore(base: apart ? nothing : at, format: row.format))
+        if carried || apart { continue }
         at += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size))
       }
       if needsMaster(b) {
@@ -143,6 +148,7 @@ extension Optimizer {
         r.pointee.viewed = true
       }
       for (k, row) in rows.enumerated() {
+        if isPlacedApart(row.stage, row.slot) { continue }
         if !carried { Optimizer.start(r, stores + k, row.slot) }
         if row.slot.home, let source = sources.firstIndex(where: { $0 === row.stage }) {
           r.pointee.homes[source] = stores[k].base
@@ -174,6 +180,7 @@ extension Optimizer {
       for s in stages.indices { own[s] = r.pointee.rules[s] }
       r.pointee.ownRules = own
     }
+    flagged = []
     if again {
       (arenas, scratch, marks) = ([], [], [])
       for s in stages { s.grown = false }

@@ -6,6 +6,7 @@ extension Optimizer {
   /// Moves the parameters. `source` transforms the host's gradient first.
   func update(_ op: GradientOperation?) throws(Failure) -> Int {
     if mayFail, !hasSnapshot { try takeSnapshot() }
+    try checkRanks()  // what a source could not sum: before anything moves
     sourceOperation = op
     defer { sourceOperation = nil }
     try prepareRules()

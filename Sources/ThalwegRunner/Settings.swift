@@ -132,7 +132,7 @@ extension Optimizer {
     var group = group
     stage.isNew = isNew
     risk = nil
-    defer { if stage.grown { listed = (-1, []) } }
+    defer { if stage.grown || stage.flag != nil { listed = (-1, []) } }
     if stage.reach(place.parameter) == .all, let g = group {
       let others = populated.subtracting([g])
       if !others.isEmpty {

@@ -86,7 +86,7 @@ struct SourceDesk: SourceHost {
     }
   }
   func project(_ slot: Int, _ set: HeldSet) throws(Failure) {
-    for i in 0..<optimizer.bound.count where optimizer.takesPart(i) && optimizer.records[i].count > 0 {
+    for i in 0..<optimizer.bound.count where optimizer.takesPart(i, stage) && optimizer.records[i].count > 0 {
       let r = optimizer.records[i], p = r.slot(stage.id, slot).base, shape = optimizer.bound[i].shape
       do throws(Failure) {
         if r.isDouble {
@@ -131,7 +131,7 @@ struct SourceDesk: SourceHost {
   }
 
   func tensors(where included: (Shape) -> Bool) -> [Int] {
-    (0..<optimizer.bound.count).filter { optimizer.takesPart($0) && included(optimizer.bound[$0].shape) }
+    (0..<optimizer.bound.count).filter { optimizer.takesPart($0, stage) && included(optimizer.bound[$0].shape) }
   }
   func shape(of tensor: Int) -> Shape { optimizer.bound[tensor].shape }
   func label(_ tensor: Int) -> String { optimizer.label("parameter", tensor) }

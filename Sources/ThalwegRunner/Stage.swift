@@ -30,6 +30,8 @@ package final class Stage {
   package let element: ElementKernels?
   package let whole: WholeKernels?
   package let source: (any Source)?
+  /// The flag that says which groups its source touches, by its place.
+  let flag: Int?
   package let scalars: [Scalar]
   package let scope: Scope
   package let phases: Int
@@ -51,6 +53,7 @@ package final class Stage {
     (self.hyper, founding, self.element, self.whole, self.source, self.isView) = (
       [hyper], hyper, element, whole, source, isView
     )
+    flag = source?.flag.flatMap { name in hyper.parameters.firstIndex { $0.name == name } }
     let own = element?.scalars(hyper) ?? whole?.scalars(hyper) ?? []
     scalars = own.isEmpty ? source?.scalars ?? [] : own  // a rule that has none may leave them to its source
     scope = element?.scope(hyper) ?? (whole == nil || source != nil ? .global : .tensor)

@@ -16,7 +16,8 @@ extension Optimizer {
     let r = records + i
     guard r.pointee.count > 0 else { return }
     if let m = r.pointee.master, !r.pointee.viewed { Optimizer.readParameters(r, m) }
-    for (k, row) in stateRows(i).enumerated() where row.slot.startsAtParameters {
+    for (k, row) in stateRows(i).enumerated()
+    where row.slot.startsAtParameters && !isVacant(row.stage, row.slot, bound[i]) {
       let base = r.pointee.slots[k].base
       r.pointee.x.read(0, r.pointee.count, into: base, size: r.pointee.size, scale: 1)
       if case .iterate(.logarithm) = row.slot.start { takeLogarithms(base, 0, r.pointee.count, r.pointee.isDouble) }
@@ -25,7 +26,7 @@ extension Optimizer {
 
   /// All state of a tensor as it was before its first step.
   func startAfresh(_ i: Int) {
-    for (k, row) in stateRows(i).enumerated() {
+    for (k, row) in stateRows(i).enumerated() where !isVacant(row.stage, row.slot, bound[i]) {
       let store = records[i].slots + k
       let bytes = SlotStore.bytes(store.pointee.format, row.slot.elements(of: records[i].count), records[i].size)
       store.pointee.base.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)

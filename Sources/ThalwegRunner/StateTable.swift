@@ -17,7 +17,7 @@ extension Optimizer {
     if listed.tensors == bound.count { return listed.rows }
     var rows: [StateRow] = []
     for i in 0..<bound.count {
-      for (k, row) in stateRows(i).enumerated() {
+      for (k, row) in stateRows(i).enumerated() where !isVacant(row.stage, row.slot, bound[i]) {
         rows.append(StateRow(tensor: i, stage: row.stage, slot: row.slot, kind: .slot(k), format: row.format))
       }
       if needsMaster(bound[i]), let first = stages.first {

@@ -11,6 +11,7 @@ extension Optimizer {
       throw Failure(Status.sequence, "no gradients are bound: call bind_gradients first, or pass them to the step")
     }
     guard !evaluating else { throw Failure(Status.sequence, "stepping in evaluation mode; call set_mode(train) first") }
+    try refuseNoneFlagged()
   }
   private func between() throws(Failure) {
     guard phase < 0 else { throw Failure(Status.sequence, "a step is under way: answer its requests, or cancel it") }
@@ -70,9 +71,8 @@ extension Optimizer {
       guard let stage = sources.first, let source = stage.source else { return try update(nil) }
       lossIsNew = observed["loss"] != nil
       pointLoss = observed["loss"] ?? .nan
-      guard case .update(let op) = try source.advance(0, SourceIO(SourceDesk(self, stage))) else {
-        return endWithoutUpdate()
-      }
+      let move = try source.advance(0, SourceIO(SourceDesk(self, stage)))
+      guard case .update(let op) = move else { return endWithoutUpdate() }
       return try update(op)
     } catch {
       undo()

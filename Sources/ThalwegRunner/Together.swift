@@ -72,6 +72,7 @@ extension Optimizer {
     groups.keep(before.groups)
     options.gradientScale = before.scale
     for (s, old) in zip(stages, before.stages) { s.restore(old, groups: before.groups) }
+    if stages.contains(where: { $0.flag != nil }) { listed = (-1, []) }
   }
 }
 

@@ -21,21 +21,25 @@ extension Optimizer {
   /// Lays a program out over every active tensor and carries it out; partial sums, if any, lie in `partials` by block.
   /// Whether a tensor takes part in the step, and belongs to the source that is at work.
   func takesPart(_ i: Int) -> Bool { records[i].active && (scope == nil || scope == records[i].branch) }
+  /// The same of the tensors that a source touches.
+  func takesPart(_ i: Int, _ s: Stage?) -> Bool { takesPart(i) && s.map { touches($0, bound[i]) } ?? true }
   /// Whether it belongs there, but takes no part.
-  func isAbsent(_ i: Int, _ s: Stage) -> Bool { !records[i].active && uses(s, bound[i]) }
+  func isAbsent(_ i: Int, _ s: Stage) -> Bool {
+    !records[i].active && uses(s, bound[i]) && touches(s, bound[i])
+  }
 
-  func forEach(_ lay: (Program, UnsafeMutablePointer<Record>) -> Void) {
+  func forEach(of stage: Stage? = nil, _ lay: (Program, UnsafeMutablePointer<Record>) -> Void) {
     bringHome()
     Threads.run(tasks.count, parallel: elements >= Walker.parallelFrom) { t in
       let task = tasks[t]
       withOwn(programs) { program in
         if task.small {
-          for i in task.first..<task.end where takesPart(i) {
+          for i in task.first..<task.end where takesPart(i, stage) {
             run(program, records + i, records[i].firstBlock, records[i].firstBlock + records[i].blocks, sums: true, lay)
           }
         } else {
           let r = records + Int(blocks[task.first].tensor)
-          if takesPart(r - records) { run(program, r, task.first, task.end, sums: true, lay) }
+          if takesPart(r - records, stage) { run(program, r, task.first, task.end, sums: true, lay) }
         }
       }
     }
@@ -108,7 +112,7 @@ extension Optimizer {
 
   /// Leaves the partial sums of all active tensors, for sources; here and below: one kernel, or one a group.
   private func measure(_ all: [WalkMeasure], _ stage: Stage, _ order: [Int]?, exact: Bool = false) {
-    forEach { p, r in
+    forEach(of: stage) { p, r in
       var apply = r.pointee.apply
       let kernels = all[all.count == 1 ? 0 : r.pointee.group]
       let x = exact ? p.parameters() : p.hostParameters(), k = r.pointee.isDouble ? kernels.f64 : kernels.f32
@@ -121,7 +125,7 @@ extension Optimizer {
     var rows = [Double](repeating: 0, count: bound.count * Sums.count)
     rows.withUnsafeMutableBufferPointer { rows in
       guard let base = rows.baseAddress else { return }
-      for i in 0..<bound.count where takesPart(i) { total(records + i, base + i * Sums.count) }
+      for i in 0..<bound.count where takesPart(i, stage) { total(records + i, base + i * Sums.count) }
       if sharesElements { addRanks(base, bound.count) }
     }
     return (0..<bound.count).map { Array(rows[($0 * Sums.count)..<(($0 + 1) * Sums.count)]) }
@@ -130,7 +134,7 @@ extension Optimizer {
   /// Sums over all active tensors.
   func sum(_ all: [WalkMeasure], stage: Stage, slots order: [Int]? = nil, exact: Bool = false) -> [Double] {
     measure(all, stage, order, exact: exact)
-    total(where: { _ in true }, totals)
+    total(where: { takesPart($0 - records, stage) }, totals)
     addRanks(totals, 1)
     return (0..<Sums.count).map { totals[$0] }
   }
@@ -148,7 +152,7 @@ extension Optimizer {
     stage: Stage, slots order: [Int]? = nil, parameters: Bool, exact: Bool = false,
     _ kernel: (_ tensor: Int) -> WalkKernel
   ) {
-    forEach { p, r in
+    forEach(of: stage) { p, r in
       let kernels = kernel(r - self.records)
       self.change(p, r, stage, order, parameters, exact: exact, r.pointee.isDouble ? kernels.f64 : kernels.f32)
     }

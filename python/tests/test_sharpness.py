@@ -7,6 +7,7 @@ Whole runs of every setting stand in test_fidelity.py.  Two float64 programs of 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
@@ -110,8 +111,142 @@ def test_sam_on_moves_its_layers_alone(mode: str, norm: str) -> None:
 def test_sam_on_everywhere_is_sam() -> None:
     toy = Quartic()
     close(library(f"sam_on(0.2, mode=sam) | {SGD}", toy, STEPS)[0], library(f"sam(0.2) | {SGD}", toy, STEPS)[0])
-    plain = library(f"sam_on(0.2) | {SGD}", toy, STEPS, [("all", [0, 1, 2], {"sam_on.perturb": False})])[0]
-    close(plain, library(SGD, toy, STEPS)[0])
+
+
+FLAGS = [("rest", [1], {"sam_on.perturb": False}), ("scales", [2], {}), ("shifts", [0], {"sam_on.normalize": False})]
+
+
+def on(sentence: str, weights: Arrays, groups: Any = FLAGS) -> tw.Optimizer:
+    return tw.Optimizer([{"params": [weights[i] for i in m], "name": n, **o} for n, m, o in groups], sentence)
+
+
+def answers(opt: tw.Optimizer, toy: Quartic, requests: Any) -> None:
+    for request in requests:
+        at = {id(w): k for k, w in enumerate(toy.w)}
+        values = toy.gradient(toy.w)
+        request.answer([values[at[id(p)]] for p in opt.params])
+
+
+@pytest.mark.parametrize("mode", ["sam", "asam_elementwise", "asam_layerwise"])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_sam_on_keeps_what_it_touches_alone(mode: str, norm: str) -> None:
+    """The rest is as large as one likes: it is neither kept nor moved, and steps with the second gradient."""
+    toy = Quartic(shapes=[(7,), (300, 5), (3,)])
+    opt, ref = on(f"sam_on(0.2, mode={mode}, norm={norm}) | {SGD}", toy.w), sharpness.SAMON(rho=0.2, mode=mode, norm=norm)
+
+    def kept() -> dict[int, int]:
+        return {r.tensor: r.bytes for r in opt.memory_report().rows if r.slot == "point"}
+
+    assert kept() == {1: 3 * 8, 2: 7 * 8}  # (tensor 0 is the rest)
+    want, start = [w.copy() for w in toy.w], [w.copy() for w in toy.w]
+    buffer = [np.zeros_like(w) for w in want]
+    for _ in range(5):
+        g = ref.perturbed(want, toy.gradient(want), toy.gradient, of=[0, 2], plain=(0,))
+        buffer = [0.9 * m + x for m, x in zip(buffer, g)]
+        want = [w - 0.1 * m for w, m in zip(want, buffer)]
+        answers(opt, toy, opt.requests())
+    close(toy.w, want)
+    assert (toy.w[1] != start[1]).all() and kept() == {1: 24, 2: 56}
+    # a file from within a step has no more
+    within = iter(opt.requests())
+    answers(opt, toy, [next(within)])
+    next(within)
+    names = {name for name in opt.state_dict()["state"].decode("latin1").split('"') if name.endswith("/point")}
+    assert names == {"1/0.sam_on/point", "2/0.sam_on/point"}
+
+
+def test_sam_on_resumes_at_every_request() -> None:
+    """Into an optimizer with the same flags, and into one whose groups say nothing yet: the file has the flags."""
+    plain = [(n, m, {}) for n, m, _ in FLAGS]
+    for stop in range(6):
+        for groups in (FLAGS, plain):
+            straight, half = Quartic(), Quartic()
+            opt, first = on(f"sam_on(0.2) | {SGD}", straight.w), on(f"sam_on(0.2) | {SGD}", half.w)
+            for _ in range(3):
+                answers(opt, straight, opt.requests())
+            for _ in range(stop // 2):
+                answers(first, half, first.requests())
+            if stop % 2:
+                within = iter(first.requests())
+                answers(first, half, [next(within)])
+                next(within)
+            state, twin = first.state_dict(), Quartic()
+            for mine, theirs in zip(twin.w, half.w):
+                mine[...] = theirs
+            second = on(f"sam_on(0.2) | {SGD}", twin.w, groups)
+            second.load_state_dict(state)
+            for _ in range(stop // 2, 3):
+                answers(second, twin, second.requests())
+            for a, b in zip(twin.w, straight.w):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_sam_on_broken_off_comes_home() -> None:
+    toy = Quartic()
+    opt = on(f"sam_on(0.2) | {SGD}", toy.w)
+    answers(opt, toy, opt.requests())
+    before = [w.copy() for w in toy.w]
+    within = iter(opt.requests())
+    answers(opt, toy, [next(within)])
+    next(within)
+    assert (toy.w[0] != before[0]).any()
+    opt.cancel()
+    for a, b in zip(toy.w, before):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_flags_of_sam_on_change_between_steps() -> None:
+    toy, ref = Quartic(), sharpness.SAMON(rho=0.2, mode="sam")
+    opt, want = on("sam_on(0.2, mode=sam) | sgd(lr=0.1)", toy.w), [w.copy() for w in toy.w]
+    for k, of in enumerate([[0, 2], [0, 1, 2], [1], [1], [0, 2]]):
+        for name, i in (("shifts", 0), ("rest", 1), ("scales", 2)):
+            opt.set("sam_on.perturb", i in of, group=name)
+        assert sum(r.slot == "point" for r in opt.memory_report().rows) == len(of)
+        want = [w - 0.1 * g for w, g in zip(want, ref.perturbed(want, toy.gradient(want), toy.gradient, of=of))]
+        answers(opt, toy, opt.requests())
+        close(toy.w, want)
+
+
+def test_sam_on_without_a_flag_is_refused() -> None:
+    """At the first step, so that a host may flag what it has added."""
+    toy = Quartic()
+    before = [w.copy() for w in toy.w]
+    opt = on(f"sam_on(0.2) | {SGD}", toy.w, [("all", [0, 1, 2], {"sam_on.perturb": False})])
+    with pytest.raises(tw.SequenceError, match=r"sam_on: no tensor is flagged.*set `sam_on\.perturb` to true in the group"):
+        answers(opt, toy, opt.requests())
+    assert opt.steps == 0 and all((a == b).all() for a, b in zip(toy.w, before))
+    opt.set("sam_on.perturb", True, group="all")
+    answers(opt, toy, opt.requests())
+    assert opt.steps == 1
+    # all that is flagged has no gradient this time: the rest steps plainly
+    few = Quartic()
+    opt, start = on("sam_on(0.2) | sgd(lr=0.1)", few.w), [w.copy() for w in few.w]
+    for request in opt.requests():
+        request.answer([few.gradient(few.w)[1], None, None])
+    close([few.w[1]], [start[1] - 0.1 * few.gradient(start)[1]])
+    assert (few.w[0] == start[0]).all()
+
+
+def test_a_file_of_sam_on_with_all_its_tensors_loads() -> None:
+    """Versions before kept the parameters of every tensor within a step."""
+    def fresh() -> tuple[Arrays, tw.Optimizer]:
+        w = [np.linspace(-1, 1, 5), np.array([0.5, -0.25, 2.0]), np.array([0.125, -1.5])]
+        flags = [("rest", [0], {"sam_on.perturb": False}), ("scales", [1], {}), ("shifts", [2], {"sam_on.normalize": False})]
+        return w, on("sam_on(0.3) | sgd(lr=0.1, momentum=0.9)", w, flags)
+
+    def steps(w: Arrays, opt: tw.Optimizer, count: int) -> None:
+        for _ in range(count):
+            for request in opt.requests():
+                request.answer([x + 0.3 * x**3 for x in w])
+
+    straight, plain = fresh()
+    steps(straight, plain, 3)
+    w, opt = fresh()
+    opt.load(Path(__file__).parent / "data" / "sam_on_within.safetensors")
+    steps(w, opt, 1)
+    for a, b in zip(w, straight):  # rounding of other processors
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
+    assert opt.steps == 3
 
 
 def test_fsam_keeps_groups_that_are_not_masked() -> None:

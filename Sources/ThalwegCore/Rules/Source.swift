@@ -60,6 +60,9 @@ public protocol Source: Listed, Sendable {
   var single: Bool { get }
   /// It reaches the whole update, or sets the step size of all: it cannot stand in a pipeline of `route`.
   var global: Bool { get }
+  /// The flag among its parameters that says whether it touches a group's tensors; nil: it touches all. Of others it
+  /// sees nothing, their gradient is the one that comes last, and they have none of its temporary slots.
+  var flag: String? { get }
   /// The slot with the vector of a request that has one: for a Hessian-vector product, or for derivatives of the
   /// logits.
   var probe: Int? { get }
@@ -109,6 +112,7 @@ extension Source {
   public var scalars: [Scalar] { [] }
   public var single: Bool { false }
   public var global: Bool { false }
+  public var flag: String? { nil }
   public var probe: Int? { nil }
   public func check(_ answer: Answer, _ phase: Int, _ io: SourceIO) throws(Failure) {}
   public func take(_ samples: Samples, _ phase: Int, _ io: SourceIO) throws(Failure) {}

@@ -5,8 +5,6 @@ import ThalwegCore
 /// e = scale·t²·g with t = 1, or t = |θ| + η.
 struct Metric: Sendable {
   var adapts = false, eta = 0.0
-  /// The tensor is moved, and counts in norms.
-  var counts = true
   @inline(__always) func t<L: Lane>(_ x: L, _ g: L) -> L { adapts ? (x.magnitude + eta) * g : g }
   @inline(__always) func direction<L: Lane>(_ x: L, _ g: L) -> L {
     adapts ? (x.magnitude + eta) * ((x.magnitude + eta) * g) : g
@@ -17,7 +15,6 @@ struct Metric: Sendable {
 struct MetricNorm: ElementSum {
   let metric: Metric
   @inline(__always) func callAsFunction<L: Lane>(_ x: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-    guard metric.counts else { return }
     let d = metric.t(x, g)
     sums.add(0, d, times: d)
   }
@@ -29,7 +26,7 @@ struct Ascend: ElementOperation {
   init(_ metric: Metric = Metric(), scale: Double) { (self.metric, self.scale) = (metric, scale) }
   @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
     s[0] = x
-    if metric.counts { x = x + scale * metric.direction(x, g) }
+    x = x + scale * metric.direction(x, g)
   }
 }
 

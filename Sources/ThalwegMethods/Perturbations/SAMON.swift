@@ -7,9 +7,11 @@ import ThalwegCore
 ///     N = ‖t·g‖ over the tensors that are perturbed
 ///     e = ρ·t²·g/(N + ε) there, 0 elsewhere;   linf: e = ρ·t·sign(g)
 ///
-/// State    the parameters while they are away; nothing between steps.
-/// Differs  nothing from mueller-mp/SAM-ON. `perturb` says which: groups with perturb=false stay where they are.
-///          `normalize` is off for the biases of the perturbed layers in the authors' code.
+/// State    the parameters of the perturbed tensors while they are away; nothing of others, nothing between steps.
+/// Errors   no group has perturb=true: the step is refused.
+/// Differs  nothing from mueller-mp/SAM-ON. `perturb` says which: groups with perturb=false stay where they are, and
+///          where no group says so all tensors are perturbed. `normalize` is off for the biases of the perturbed layers
+///          in the authors' code.
 /// Source   Mueller, Vlaar, Rolnick and Hein, 2023, arXiv:2306.04226.
 struct SAMON: Source {
   static let method = Method(
@@ -26,7 +28,7 @@ struct SAMON: Source {
       .choice("mode", ["sam", "asam_elementwise", "asam_layerwise"], "what the ball is measured in", standard: 1)
         .forAll,
       .number("eta", 0.01, .atLeast(0), "added to |theta|"),
-      .flag("perturb", true, "the group's tensors are normalisation layers"),
+      .flag("perturb", true, "the group's tensors are normalisation layers, which are perturbed"),
       .flag("normalize", true, "the group is measured in units of its parameters; off for biases in the paper"),
       .choice("norm", ["l2", "linf"], "of the ball").forAll, .eps(1e-16, "added to the norm"),
     ],
@@ -34,16 +36,17 @@ struct SAMON: Source {
 
   let slots = SAMON.method.slots
   init(_ h: Hyper) {}
+  var flag: String? { "perturb" }
   func most(_ tensors: Int) -> Int { 2 }
 
   private func metric(_ h: Hyper) -> Metric {
-    Metric(adapts: h.is("mode", "asam_elementwise") && h.normalize, eta: h.eta, counts: h.perturb)
+    Metric(adapts: h.is("mode", "asam_elementwise") && h.normalize, eta: h.eta)
   }
   private struct Corner: ElementOperation {
     let metric: Metric, rho: Double
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
       s[0] = x
-      if metric.counts { x = x + rho * metric.t(x, g.sign) }
+      x = x + rho * metric.t(x, g.sign)
     }
   }
 
@@ -74,7 +77,7 @@ struct SAMON: Source {
     let norms = io.sums(Norms()), corner = io.hyper.is("norm", "linf")
     func t(_ tensor: Int) -> Double {
       let h = io.hyper(of: tensor)
-      return h.perturb ? h.normalize ? norms[tensor].root(0) * (1 + h.eta) : 1 : 0
+      return h.normalize ? norms[tensor].root(0) * (1 + h.eta) : 1
     }
     if corner {
       io.change(parameters: true, each: { Corner(metric: Metric(), rho: io.hyper(of: $0).rho * t($0)) })

@@ -41,9 +41,9 @@ class SAMON(Perturbation):
     defaults = {"rho": 0.5, "mode": "asam_elementwise", "eta": 0.01, "perturb": True, "normalize": True, "norm": "l2",
                 "eps": 1e-16}
     settings = ({}, {"rho": 0.1, "mode": "sam"}, {"rho": 0.1, "norm": "linf"},
-                {"rho": 0.1, "mode": "sam", "norm": "linf"}, {"perturb": False}, {"normalize": False},
+                {"rho": 0.1, "mode": "sam", "norm": "linf"}, {"normalize": False},
                 {"mode": "asam_layerwise"}, {"rho": 0.1, "mode": "asam_layerwise", "eta": 0.5, "norm": "linf"},
-                {"mode": "asam_layerwise", "normalize": False}, {"mode": "asam_layerwise", "perturb": False})
+                {"mode": "asam_layerwise", "normalize": False})
 
     def _metric(self, w: np.ndarray) -> np.ndarray:
         if self.mode == "asam_layerwise":
