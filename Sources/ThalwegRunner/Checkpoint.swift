@@ -305,7 +305,9 @@ package enum Checkpoint {
     var list: [(Stage, [Double])] = []
     for s in o.stages where !s.scalars.isEmpty {
       let name = "\(key(s))/scalars", n = s.scalars.count, expected = s.scope == .global ? n : n * o.bound.count
-      guard let v = file.numbers(name) else { throw Failure(Status.mismatch, "the checkpoint has no `\(name)`") }
+      guard let v = file.numbers(name) ?? (s.scalars.allSatisfy(\.tells) ? [] : nil) else {
+        throw Failure(Status.mismatch, "the checkpoint has no `\(name)`")
+      }
       if s.scope == .global, v.count < n {  // written when the stage had fewer
         list.append((s, v + s.scalars.dropFirst(v.count).map(\.start)))
         continue
@@ -327,13 +329,18 @@ package enum Checkpoint {
       // as many sets as there are tensors that the source uses, in the order of the file
       let places = head.order.indices.filter { s.scope == .tensor && o.uses(s, o.bound[$0]) }
       let ranks = places.map { i in places.reduce(0) { $0 + (head.order[$1] < head.order[i] ? 1 : 0) } }
-      let count = regions.reduce(0) { $0 + $1.bytes / 8 }
+      var count = regions.reduce(0) { $0 + $1.bytes / 8 }
+      // (written when the stage had fewer)
+      if s.scope == .global { count = min(count, file.numbers("\(key(s))/scalars")?.count ?? 0) }
       guard rest.count >= count, s.scope == .global || regions.count == ranks.count || n == 0 else { throw senseless }
       let own = Array(rest.prefix(count))
       rest = rest.dropFirst(count)
       for (k, r) in regions.enumerated() {
         let m = try Memory(r.bytes, o.allocator, zeroed: false), first = s.scope == .tensor ? ranks[k] * n : 0
-        for j in 0..<(r.bytes / 8) { m.base.assumingMemoryBound(to: Double.self)[j] = own[first + j] }
+        for j in 0..<(r.bytes / 8) {
+          let known = first + j < own.count
+          m.base.assumingMemoryBound(to: Double.self)[j] = known ? own[first + j] : s.scalars[j % n].start
+        }
         list.append(m)
       }
     }

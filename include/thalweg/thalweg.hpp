@@ -1627,6 +1627,19 @@ class Aggregator {
     for (std::size_t i = 0; i < at_.size(); i += 1) at_[i].write(combined[i]); /* plain SGD with a rate of 1, from 0 */
   }
 
+  /* A number that the method tells of the last call: "residual", by how much the conditions of an exact answer are
+   * missed (0 to 1, of a method that iterates), "iterations", "stationary".  TW_ERROR_SEQUENCE before the first call,
+   * TW_ERROR_NAME where there is no such number. */
+  double get(std::string_view what, Errors errors = {}) const {
+    double value = 0;
+    if (at_.empty()) {
+      errors.fail(TW_ERROR_SEQUENCE, "\"" + sentence_ + "\" has not been called");
+    } else {
+      errors.ok(tw_optimizer_get_number(optimizer_.get(), nullptr, (name() + "." + std::string(what)).c_str(), &value));
+    }
+    return value;
+  }
+
   const std::string& sentence() const noexcept { return sentence_; }
 
  private:

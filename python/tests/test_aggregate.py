@@ -1,5 +1,6 @@
 """Aggregators on gradients that are there already: the same numbers as in a sentence."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -56,6 +57,12 @@ int main(int count, char** words) {  // a sentence, its rows, and so on; doubles
     for (int call = 0; call < 2; ++call) {  // the second with what is remembered of the first
       aggregate(thalweg::Tensor(jacobian.data(), {std::stol(words[i + 1]), 12}), thalweg::Tensor(combined));
       std::fwrite(combined.data(), 8, combined.size(), stdout);
+      double residual = 0;
+      try {
+        residual = aggregate.get("residual");
+      } catch (const thalweg::Error&) {  // the method tells none
+      }
+      std::fwrite(&residual, 8, 1, stdout);
     }
   }
 }
@@ -73,10 +80,13 @@ def test_cpp_has_the_same_bits(tmp_path: Path) -> None:
     words = [word for name in NAMES for word in (sentence(name), str(len(jacobian(name))))]
     done = subprocess.run([tmp_path / "combine", *words], input=jacobian("").tobytes(), capture_output=True, check=True,
                           env=os.environ | {"LD_LIBRARY_PATH": str(library.parent)})
-    combined = np.frombuffer(done.stdout).reshape(len(NAMES), 2, 12)
+    combined = np.frombuffer(done.stdout).reshape(len(NAMES), 2, 13)
     for name, got in zip(NAMES, combined, strict=True):
         aggregate = tw.aggregate(sentence(name))
-        np.testing.assert_array_equal(got, [aggregate(jacobian(name)), aggregate(jacobian(name))], err_msg=name)
+        for row in got:
+            np.testing.assert_array_equal(row[:12], aggregate(jacobian(name)), err_msg=name)
+            with contextlib.suppress(tw.UnknownNameError):
+                assert row[12] == aggregate.get("residual")
 
 
 def test_what_is_known() -> None:

@@ -6,6 +6,7 @@ method inverts its Gramian, the condition of some 1e3 of these draws raises that
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -289,3 +290,153 @@ def test_krum_takes_a_liar_where_they_are_enough() -> None:
     np.testing.assert_array_equal(made("krum", 7, n_byzantine=2, n_selected=1)(J), np.full(SIZE, 1e6))
     J[3] = 1.0
     assert np.abs(made("krum", 7, n_byzantine=2, n_selected=1)(J)).max() < 1e2
+
+
+# ---- how well an iteration converged
+
+
+def qp_kkt(G: np.ndarray, v: np.ndarray, u: np.ndarray) -> float:
+    """By how much v misses the conditions of argmin v'Gv with v >= u, as cosines."""
+    norms, slopes = np.sqrt(np.diag(G)), G @ v
+    off = np.where(v > u, np.abs(slopes), np.maximum(0, -slopes))
+    return float(np.max(off / np.maximum(norms * (norms @ np.abs(v)), 1e-300)))
+
+
+HARD = {
+    "plain": lambda r: r.standard_normal((5, 12)),
+    "equal": lambda r: np.tile(r.standard_normal(12), (4, 1)),
+    "opposite": lambda r: np.outer([1, -1, 0.5], r.standard_normal(12)),
+    "rank 2": lambda r: r.standard_normal((6, 2)) @ r.standard_normal((2, 12)),
+    "more tasks than dimensions": lambda r: r.standard_normal((20, 3)),
+    "1e30": lambda r: 1e30 * r.standard_normal((5, 12)),
+    "1e-30": lambda r: 1e-30 * r.standard_normal((5, 12)),
+    "1e30 to 1e-30": lambda r: r.standard_normal((5, 12)) * np.array([1e30, 1, 1e-30, 1e10, 1e-10])[:, None],
+    "one is zero": lambda r: np.vstack([r.standard_normal((3, 12)), np.zeros(12)]),
+    "zeros": lambda r: np.zeros((3, 12)),
+}
+# the residuals of exact methods are rounding: some 1e-16 times the tasks
+EXACT = ["upgrad", "dualproj", "mgda", "cagrad"]
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("what", HARD)
+def test_exact_methods_tell_that_they_converged(name: str, what: str) -> None:
+    aggregate = tw.aggregate(name)
+    assert np.isfinite(aggregate(HARD[what](np.random.default_rng(3)))).all()
+    assert 0 <= aggregate.get("residual") <= 1e-13
+    assert aggregate.get("iterations") == int(aggregate.get("iterations")) >= 0
+
+
+@pytest.mark.parametrize("name", ["nash_mtl", "fairgrad", "fairgrad(alpha=4)", "geometric_median", "pareto_da", "config", "gcond"])
+@pytest.mark.parametrize("what", HARD)
+def test_no_wrong_answer_in_silence(name: str, what: str) -> None:
+    """What the answer misses is in the residual, as NumPy finds it in the answer itself where that is easy."""
+    J = HARD[what](np.random.default_rng(3))
+    aggregate = tw.aggregate(name)
+    g = aggregate(J)
+    residual = aggregate.get("residual")
+    assert np.isfinite(g).all() and 0 <= residual <= 1
+    if name == "nash_mtl":
+        # at the solution <g_i, g>·w_i is the same for all; there is none where a combination of gradients is 0
+        possible = what in ("plain", "1e30", "1e-30", "1e30 to 1e-30", "equal", "zeros")
+        assert (residual < 1e-10) == possible and aggregate.get("stationary") == (not possible)
+    if name == "config" and np.linalg.norm(g) > 0:
+        unit = J / np.where(np.linalg.norm(J, axis=1) > 0, np.linalg.norm(J, axis=1), 1)[:, None]
+        cosines = unit[np.linalg.norm(unit, axis=1) > 0] @ g / np.linalg.norm(g)
+        assert (residual < 1e-10) == bool(np.ptp(cosines) < 1e-7), (residual, cosines)
+    if name == "gcond":
+        assert aggregate.get("iterations") <= 2 * len(J)
+
+
+def test_a_geometric_median_that_is_not_there_yet_says_so() -> None:
+    J = np.random.default_rng(5).standard_normal((7, 20))
+    told = []
+    for iters in (1, 3, 10, 1000):
+        aggregate = tw.aggregate(f"geometric_median(iters={iters}, tol=1e-14)")
+        z = aggregate(J)
+        units = (z - J) / np.linalg.norm(z - J, axis=1)[:, None]
+        # distances come of inner products: some 1e-8 of them is rounding
+        assert aggregate.get("residual") == pytest.approx(np.linalg.norm(units.sum(0)) / 7, rel=1e-5, abs=1e-7)
+        told.append((aggregate.get("residual"), aggregate.get("iterations")))
+    assert told[0][1] == 1 and told[1][1] == 3 and told[2][1] == 10
+    assert told[0][0] > told[1][0] > told[2][0] > told[3][0] and told[3][0] < 1e-7 < 1e-3 < told[0][0]
+
+
+def test_conflicts_that_are_left_are_told() -> None:
+    J = np.random.default_rng(1).standard_normal((8, 3))
+    left = [tw.aggregate(f"gcond(max_iters={n})") for n in (0, 500)]
+    for aggregate in left:
+        aggregate(J)
+    unit = J / np.linalg.norm(J, axis=1)[:, None]
+    assert left[0].get("residual") == pytest.approx(-np.min(unit @ unit.T) / 2, rel=1e-6)
+    assert left[0].get("iterations") == 0 < left[1].get("iterations") and left[1].get("residual") < left[0].get("residual")
+
+
+def test_an_impossible_program_is_told() -> None:
+    """Weights that raise no loss of two tasks that conflict all but entirely are equal; the held-out loss rises then."""
+    J = np.array([[1, 0.1], [-1, 0.1], [3, -20]])
+    aggregate = tw.aggregate("pareto_da(tasks=2, move=descent)")
+    np.testing.assert_allclose(aggregate(J), [0, 0.2], rtol=1e-12, atol=1e-15)
+    # alpha.a = -2 where 0 is asked for, of terms of the size 3
+    assert aggregate.get("residual") == pytest.approx(2 / 3, rel=1e-12)
+
+
+def test_what_is_told_is_a_number_of_the_stage() -> None:
+    J, x = np.random.default_rng(0).standard_normal((4, 9)), np.zeros(9)
+    opt, alone = tw.Optimizer([x], "cagrad(tasks=4) | clip_global_norm(1) | sgd(lr=0.1)"), tw.aggregate("cagrad")
+    with pytest.raises(tw.SequenceError, match="has not been called"):
+        alone.get("residual")
+    for request in opt.requests():
+        request.answer([J[request.index]])
+    alone(J)
+    assert opt.get("cagrad.residual") == alone.get("residual") and opt.get("cagrad.iterations") == alone.get("iterations") > 0
+    other = tw.aggregate("pcgrad")
+    other(J)
+    with pytest.raises(tw.UnknownNameError):  # which does not iterate
+        other.get("residual")
+
+
+@pytest.mark.parametrize("m", [70, 130])
+@pytest.mark.parametrize("kind", ["orthogonal", "dependent"])
+def test_many_tasks(m: int, kind: str) -> None:
+    """Beyond 64 tasks upgrad sweeps where gradients are far from dependent, and goes the exact way elsewhere."""
+    rng = np.random.default_rng(m)
+    J = rng.standard_normal((m, 400)) if kind == "orthogonal" else rng.standard_normal((m, 20)) @ rng.standard_normal((20, 400))
+    aggregate = tw.aggregate("dualproj")
+    g = aggregate(J)
+    assert aggregate.get("residual") <= 1e-9
+    G = J @ J.T / np.trace(J @ J.T) + 1e-4 * np.eye(m)
+    v, *_ = np.linalg.lstsq(J.T, g, rcond=None)
+    if kind == "orthogonal":  # where the weights can be read off the answer
+        assert qp_kkt(G, np.where(np.abs(v - 1 / m) < 1e-12, 1 / m, v), np.full(m, 1 / m)) < 1e-9
+    # gradvac without a history, against the rule as it is written: O(m^2) walks over the gradients
+    if m == 70:
+        mine = tw.aggregate("gradvac(beta=0)")
+        pcgrad = tw.aggregate("pcgrad")
+        np.testing.assert_allclose(mine(J), pcgrad(J), rtol=1e-7, atol=1e-7 * np.abs(J).max() * m)
+
+
+@pytest.mark.parametrize("name", ["cagrad", "nash_mtl", "gcond"])
+def test_files_from_before_there_was_a_residual_load(name: str) -> None:
+    """Written within a step, where what was there before the step is in the file too."""
+    J = np.random.default_rng(0).standard_normal((3, 4))
+
+    def steps(opt: tw.Optimizer, w: Array, count: int) -> None:
+        for _ in range(count):
+            for request in opt.requests():
+                request.answer([J[request.index] * (w + 2)])
+
+    def fresh() -> tuple[tw.Optimizer, Array]:
+        w = np.linspace(-1, 1, 4)
+        return tw.Optimizer([w], f"{name}(tasks=3) | sgd(lr=0.1, momentum=0.9)"), w
+
+    straight, at = fresh()
+    steps(straight, at, 2)
+    opt, w = fresh()
+    w[...] = at
+    opt.load(Path(__file__).parent / "data" / f"{name}_within.safetensors")
+    opt.cancel()
+    steps(opt, w, 1)
+    steps(straight, at, 1)
+    np.testing.assert_allclose(w, at, rtol=1e-12)
+    assert opt.get(f"{name}.iterations") == straight.get(f"{name}.iterations")

@@ -119,7 +119,11 @@ public struct Slot: Sendable {
 public struct Scalar: Sendable {
   public var name: String
   public var start: Double
-  public init(_ name: String, _ start: Double = 0) { (self.name, self.start) = (name, start) }
+  /// It tells hosts something and decides nothing: a file of an earlier version may lack it.
+  public var tells: Bool
+  public init(_ name: String, _ start: Double = 0, tells: Bool = false) {
+    (self.name, self.start, self.tells) = (name, start, tells)
+  }
 }
 
 /// The results of a reducing phase.

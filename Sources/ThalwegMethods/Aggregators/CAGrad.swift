@@ -13,6 +13,8 @@ import ThalwegCore
 /// Differs  nothing from torchjd.CAGrad, which has no rescaling; the authors' code takes the raw Gramian, with 1e-8 in
 ///          both roots, and multiplies by the number of tasks in the end. The update is 0 where the trace, or ‖g_w‖
 ///          after the division by it, is below norm_eps.
+/// Tells    residual, by which w misses the conditions of its minimum (0 to 1, rounding is below 1e-12), and iterations,
+///          as cagrad.residual and cagrad.iterations.
 /// Source   Liu, Liu, Jin, Stone and Liu, 2021, arXiv:2110.14048.
 struct CAGrad: GramianRule {
   static let method = Method(
@@ -37,27 +39,34 @@ struct CAGrad: GramianRule {
     divisor = h.is("rescale", "squared") ? 1 + c * c : h.is("rescale", "linear") ? 1 + c : 1
   }
 
+  static var iterates: Bool { true }
+
   func weights(_ gramian: Gramian, _ context: inout TaskContext) throws(Failure) -> [Double] {
     let m = gramian.count, trace = gramian.trace, none = [Double](repeating: 0, count: m)
+    context.convergence = Convergence()
     guard trace >= normEps, trace > 0 else { return none }
     let G = gramian.scaled(by: 1 / trace), b = [Double](repeating: 1 / Double(m), count: m)
     let s = c * G.length(b)
     guard s > 0 else { return b.map { $0 / divisor } }
     let toMean = G.times(b), mean = dot(b, toMean)
-    /// The nearest point to −r·g₀.
-    func nearest(_ r: Double) throws(Failure) -> [Double] {
-      try nearestPoint(
-        G.indices.map { i in G.indices.map { G[i][$0] + r * (toMean[i] + toMean[$0]) + r * r * mean } })
+    var w: [Double]?, iterations = 0
+    /// The length of the nearest point to −r·g₀; from the last one, which it is near.
+    func length(_ r: Double) throws(Failure) -> Double {
+      let from0 = G.indices.map { i in G.indices.map { G[i][$0] + r * (toMean[i] + toMean[$0]) + r * r * mean } }
+      let found = try nearestPoint(from0, from: w)
+      (w, iterations) = (found.weights, iterations + found.iterations + 1)
+      return G.length(found.weights)
     }
     var low = 0.0, high = G.largest.squareRoot() / s
-    var w = try nearest(high)
+    var q = try length(high)
     for _ in 0..<200 where high - low > 1e-15 * high {
       let r = (low + high) / 2
-      w = try nearest(r)
-      if G.length(w) > s * r { low = r } else { high = r }
+      q = try length(r)
+      if q > s * r { low = r } else { high = r }
     }
-    let q = G.length(w)
-    guard q >= normEps, q > 0 else { return none }
-    return zip(b, w).map { ($0 + s / q * $1) / divisor }
+    guard let w, q >= normEps, q > 0 else { return none }
+    let answer = zip(b, w).map { $0 + s / q * $1 }
+    context.convergence = Convergence(simplex: G, w, answer, iterations)
+    return answer.map { $0 / divisor }
   }
 }

@@ -7,6 +7,8 @@ import ThalwegCore
 /// State    the gradient of every task.
 /// Differs  nothing from torchjd.ConFIG; U⁺ = Uᵀ(UUᵀ)⁺, whose singular values below m·ε of the largest are 0, ε = 2⁻⁵²
 ///          for gradients in float64, else 2⁻²³. pref is 1 each by default; zero gradients count for nothing.
+/// Tells    residual, by which the cosines miss pref, over ‖pref‖: 0 to rounding unless the gradients depend on one
+///          another. (iterations is 0: it is solved at once.)
 /// Source   Liu, Chu and Thuerey, 2024, arXiv:2408.11104.
 struct ConFIG: GramianRule {
   static let method = Method(
@@ -18,6 +20,7 @@ struct ConFIG: GramianRule {
       .list("pref", nil, "cosines of the direction up to a common factor, 1 each when none", optional: true),
     ],
     slots: [Tasks.slot], requests: "task_gradient", needsFinite: true, validate: Tasks.check("config"))
+  static var iterates: Bool { true }
 
   let pref: [Double]
   init(_ h: Hyper, _ tasks: Tasks) {
@@ -29,6 +32,10 @@ struct ConFIG: GramianRule {
     let norms = G.norms, f = norms.map { $0 > 0 ? 1 / $0 : 0 }, K = G.scaled(rows: f)
     let wanted = zip(pref, f).map { $1 > 0 ? $0 : 0 }
     let x = try K.applying({ 1 / $0 }, to: wanted, rounding: c.rounding), length = K.length(x)
+    // of dependent gradients the cosines cannot be what is asked for: the nearest ones are taken
+    let cosines = K.times(x), asked = dot(wanted, wanted).squareRoot()
+    let off = zip(cosines, wanted).reduce(0) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) }.squareRoot()
+    c.convergence = Convergence(asked > 0 ? off / asked : 0, 0)
     // opposite gradients leave rounding alone
     guard length > 8 * Double(G.count) * c.rounding * dot(wanted, wanted).squareRoot() else { return x.map { _ in 0 } }
     let sum = dot(norms, K.times(x)) / length

@@ -7,6 +7,7 @@ import ThalwegCore
 ///
 /// State    the gradient of every task.
 /// Differs  nothing from torchjd.DualProj; v is exact.
+/// Tells    residual, the largest cosine by which v misses the conditions of its minimum, and iterations.
 /// Source   Lopez-Paz and Ranzato, 2017, arXiv:1706.08840.
 struct DualProj: GramianRule {
   static let method = Method(
@@ -18,6 +19,7 @@ struct DualProj: GramianRule {
       """,
     source: "Lopez-Paz, Ranzato, 2017, arXiv:1706.08840", parameters: UPGrad.method.parameters,
     slots: [Tasks.slot], requests: "task_gradient", needsFinite: true, validate: Tasks.check("dualproj"))
+  static var iterates: Bool { true }
 
   let pref: [Double]
   let normEps, regEps: Double
@@ -26,6 +28,8 @@ struct DualProj: GramianRule {
   }
 
   func weights(_ G: Gramian, _ c: inout TaskContext) throws(Failure) -> [Double] {
-    try UPGrad.solve(UPGrad.regularised(G, normEps: normEps, regEps: regEps), atLeast: pref)
+    let (v, convergence) = try UPGrad.solve(UPGrad.regularised(G, normEps: normEps, regEps: regEps), atLeast: pref)
+    c.convergence = convergence
+    return v
   }
 }

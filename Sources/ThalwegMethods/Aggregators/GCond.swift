@@ -20,6 +20,8 @@ import ThalwegCore
 ///          authors' buffers are projected in place before they are kept, which is reference=resolved; whether the
 ///          paper kept raw gradients is UNVERIFIED. cos_tol is 0 there, and rounding after a projection a conflict.
 ///          The rule behind should have no momentum of its own.
+/// Tells    residual, half of what the smallest cosine of a pair is still below weak when `max_iters` ends it, and
+///          iterations, the conflicts that were resolved.
 /// Source   Alves Limarenko and Studenikina, 2025, arXiv:2509.07252.
 struct GCond: Source {
   static let method = Method(
@@ -86,7 +88,7 @@ struct GCond: Source {
     let given = h.list("lambdas")
     lambdas = given.count == tasks.count ? given : [Double](repeating: 1, count: tasks.count)
     scalars =
-      [Scalar("t"), Scalar("winner", -1), Scalar("wins")] + (0..<tasks.count).map { Scalar("length_\($0)", 1) }
+      [Scalar("t"), Scalar("winner", -1), Scalar("wins")] + (0..<tasks.count).map { Scalar("length_\($0)", 1) } + Convergence.scalars
   }
   private var momentum: Int { 2 * tasks.count }
   private func previous(_ k: Int) -> Int { tasks.count + k }
@@ -164,6 +166,7 @@ struct GCond: Source {
     io.setScalar(1, Double(surgery.winner))
     io.setScalar(2, Double(surgery.wins))
     for k in all { io.setScalar(3 + k, surgery.lengths[k]) }
+    surgery.convergence.put(io, from: 3 + m)
     let resolved = h.is("reference", "resolved")
     for k in all { mix(previous(k), 0, resolved ? surgery.C[k] : all.map { $0 == k ? lambdas[k] : 0 }, io) }
     let sum = all.map { j in all.reduce(0.0) { $0 + surgery.C[$1][j] } }
@@ -181,6 +184,8 @@ struct GCond: Source {
     private var products: Gramian = []
     var winner = -1, wins = 0
     var lengths: [Double] = []
+    /// By how much the smallest cosine is still below that of a conflict, over the 2 that it may be.
+    private(set) var convergence = Convergence()
 
     init(_ h: Hyper, _ G: Gramian, _ lambdas: [Double], previous: [[Double]], _ before: [Double]) {
       (self.h, self.G, self.previous, self.before, eps) = (h, G, previous, before, h.eps)
@@ -210,8 +215,10 @@ struct GCond: Source {
         if h.has("norm_cap"), n > cap { set(k, C[k].map { $0 * cap / (n + eps) }) }
       }
       let iterations = h.has("max_iters") ? h.integer("max_iters") : 2 * G.count
-      for _ in 0..<iterations {
-        guard let (i, j, cos) = worst(), cos < h.weak - h.cos_tol else { return }
+      for k in 0...iterations {
+        let found = worst(), weak: Double = h.weak, least = weak - h.cos_tol
+        convergence = Convergence(((found?.2 ?? 1) < least ? weak - (found?.2 ?? 1) : 0) / 2, k)
+        guard k < iterations, let (i, j, cos) = found, cos < least else { return }
         if h.is("mode", "smooth") { turn(i, j, cos) } else { cut(i, j, cos) }
       }
     }

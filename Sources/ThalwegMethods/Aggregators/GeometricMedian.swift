@@ -8,6 +8,9 @@ import ThalwegCore
 /// State    the gradient of every worker.
 /// Differs  works on inner products: distances below some 1e-8 of the gradients are rounding. Where z meets a gradient
 ///          ν keeps it there.
+/// Tells    residual, the length of the sum of unit vectors from z to the gradients, less the weight of those at z, over
+///          all weights (0 to 1; some `tol` at its end, more where `iters` ended it), and iterations. Where the median is
+///          one of the gradients: the distance to it over the mean distance.
 /// Source   Weiszfeld, 1937; Pillutla, Kakade and Harchaoui, 2019, arXiv:1912.13445.
 struct GeometricMedian: GramianRule {
   static let method = Method(
@@ -41,16 +44,40 @@ struct GeometricMedian: GramianRule {
     (iters, tol, nu) = (h.integer("iters"), h.tol, h.nu)
   }
 
+  static var iterates: Bool { true }
+
   func weights(_ G: Gramian, _ c: inout TaskContext) -> [Double] {
-    var z = w.map { $0 / w.reduce(0, +) }
+    var z = w.map { $0 / w.reduce(0, +) }, done = 0
     for _ in 0..<iters {
       let toZ = G.times(z), own = dot(z, toZ)
       let b = G.indices.map { w[$0] / max(max(0, G[$0][$0] - 2 * toZ[$0] + own).squareRoot(), nu) }
       let next = b.map { $0 / b.reduce(0, +) }
       let moved = G.length(zip(next, z).map { $0 - $1 })
-      z = next
+      (z, done) = (next, done + 1)
       if moved <= tol * max(1, max(0, own).squareRoot()) { break }
     }
+    c.convergence = Convergence(missed(G, z), done)
     return z
+  }
+  /// Where a gradient is the median itself, z comes to it slowly: then how far that is, over the mean distance.
+  private func missed(_ G: Gramian, _ z: [Double]) -> Double {
+    let toZ = G.times(z), own = dot(z, toZ)
+    let distances = G.indices.map { max(0, G[$0][$0] - 2 * toZ[$0] + own).squareRoot() }
+    let near = G.indices.min { distances[$0] < distances[$1] } ?? 0, mean = dot(w, distances) / w.reduce(0, +)
+    let isMedian = w[near] > 0 && pull(G, G.indices.map { $0 == near ? 1 : 0 }) <= 0
+    return min(pull(G, z), isMedian && mean > 0 ? distances[near] / mean : 1)
+  }
+  /// The sum of the unit vectors to the gradients, less what those at z hold, over all weights: 0 at the median.
+  private func pull(_ G: Gramian, _ z: [Double]) -> Double {
+    let toZ = G.times(z), own = dot(z, toZ)
+    var b = G.indices.map { _ in 0.0 }, here = 0.0
+    for i in G.indices {
+      let square = G[i][i] - 2 * toZ[i] + own
+      // (below, distances are the rounding of the inner products)
+      let isHere = square <= max(nu * nu, 16 * .ulpOfOne * (G[i][i] + own))
+      if isHere { here += w[i] } else { b[i] = w[i] / square.squareRoot() }
+    }
+    let sum = b.reduce(0, +)
+    return (G.length(zip(z, b).map { sum * $0 - $1 }) - here) / w.reduce(0, +)
   }
 }

@@ -39,12 +39,16 @@ struct GradVac: GramianRule {
     for i in 0..<m {
       var r = [Double](repeating: 0, count: m)  // as weights of the gradients
       r[i] = 1
+      var along = G[i], length = norms[i]  // the inner products of r with all, and its length
       for j in c.order(i, of: m) where j != i {
-        let length = G.length(r), scale = length * norms[j] + eps
-        let cos = scale > 0 ? dot(G[j], r) / scale : 0, phi = c.memory[i * m + j]
+        let scale = length * norms[j] + eps
+        let cos = scale > 0 ? along[j] / scale : 0, phi = c.memory[i * m + j]
         let sine = max(0, 1 - phi * phi).squareRoot(), divisor = norms[j] * sine + eps
         if cos < phi, divisor > 0 {
-          r[j] += length * (phi * max(0, 1 - cos * cos).squareRoot() - cos * sine) / divisor
+          let more = length * (phi * max(0, 1 - cos * cos).squareRoot() - cos * sine) / divisor
+          r[j] += more
+          for k in 0..<m { along[k] += more * G[j][k] }
+          length = max(0, dot(r, along)).squareRoot()
         }
         c.memory[i * m + j] = (1 - beta) * phi + beta * cos
       }

@@ -9,6 +9,8 @@ protocol GramianRule: Listed, Sendable {
   static func tasks(_ h: Hyper) -> Int
   /// What is to be told before the step of every task, if anything: `name_0`, `name_1` and so on.
   static func told(_ h: Hyper) -> String?
+  /// It comes nearer to its answer step by step, and says in `convergence` of the context how near.
+  static var iterates: Bool { get }
   /// Numbers that it keeps between steps, in `memory` of the context.
   static func scalars(_ tasks: Int) -> [Scalar]
   /// Made anew for every step.
@@ -24,6 +26,7 @@ extension GramianRule {
   }
   static func tasks(_ h: Hyper) -> Int { h.integer("tasks") }
   static func told(_ h: Hyper) -> String? { nil }
+  static var iterates: Bool { false }
   static func scalars(_ tasks: Int) -> [Scalar] { [] }
 }
 
@@ -31,6 +34,7 @@ extension GramianRule {
 struct TaskContext {
   let seed: UInt64, stream: UInt32, step: Int
   var memory: [Double] = []
+  var convergence: Convergence?
   /// The relative rounding of the gradients, as they are kept.
   var rounding = Double.ulpOfOne
   /// What was told of every task.
@@ -58,7 +62,7 @@ struct Aggregator<Rule: GramianRule>: Source {
   init(_ h: Hyper) {
     tasks = Tasks(count: Rule.tasks(h))
     observes = Rule.told(h).map { name in (0..<Rule.tasks(h)).map { "\(name)_\($0)" } } ?? []
-    scalars = Rule.scalars(tasks.count)
+    scalars = Rule.scalars(tasks.count) + (Rule.iterates ? Convergence.scalars : [])
   }
   var slots: [Slot] { tasks.slots }
   var opens: Bool { true }
@@ -76,8 +80,9 @@ struct Aggregator<Rule: GramianRule>: Source {
           + "nothing was changed")
     }
     if let next = tasks.keep(phase, io, reads: true) { return .ask(next) }
+    let own = Rule.iterates ? scalars.count - Convergence.scalars.count : scalars.count
     var c = TaskContext(
-      seed: io.seed, stream: io.stream, step: io.step, memory: scalars.indices.map { io.scalar($0) }, told: told)
+      seed: io.seed, stream: io.stream, step: io.step, memory: (0..<own).map { io.scalar($0) }, told: told)
     for k in io.tensors(where: { _ in true }) {
       c.rounding = max(c.rounding, try io.work(Rounding(), on: k, slots: [0]))
     }
@@ -85,7 +90,8 @@ struct Aggregator<Rule: GramianRule>: Source {
     guard weights.allSatisfy(\.isFinite) else {
       throw Failure(Status.numeric, "\(Rule.method.name): the weights of the tasks are not finite; nothing was changed")
     }
-    for k in scalars.indices { io.setScalar(k, c.memory[k]) }
+    for k in 0..<own { io.setScalar(k, c.memory[k]) }
+    c.convergence?.put(io, from: own)
     return .update(io.combination(weights))
   }
 }

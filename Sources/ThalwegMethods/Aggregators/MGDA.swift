@@ -9,6 +9,7 @@ import ThalwegCore
 /// Differs  the exact point, by Wolfe's method, where torchjd takes up to 100 Frank-Wolfe steps to 1e-3. The
 ///          normalisations by losses need `loss_0`, `loss_1` and so on, observed before the step. A zero gradient makes
 ///          the update 0.
+/// Tells    residual, by which w misses the conditions of the nearest point (0 to 1), and iterations.
 /// Errors   a loss that is missing, not finite or, as a divisor, 0.
 /// Source   Désidéri, 2012; Sener and Koltun, 2018, arXiv:1810.04650.
 struct MGDA: GramianRule {
@@ -24,6 +25,7 @@ struct MGDA: GramianRule {
 
   private static let kinds = ["none", "l2", "loss", "loss_l2"]
   static func told(_ h: Hyper) -> String? { h.is("normalize", "loss") || h.is("normalize", "loss_l2") ? "loss" : nil }
+  static var iterates: Bool { true }
 
   let byLength, byLoss: Bool
   init(_ h: Hyper, _ tasks: Tasks) {
@@ -32,13 +34,18 @@ struct MGDA: GramianRule {
   }
 
   func weights(_ G: Gramian, _ c: inout TaskContext) throws(Failure) -> [Double] {
-    guard byLength || byLoss else { return try nearestPoint(G) }
+    guard byLength || byLoss else { return try nearest(G, &c) }
     if let k = c.told.firstIndex(of: 0) {
       throw Failure(Status.range, "mgda: the gradient of task \(k) is to be divided by its loss, which is 0")
     }
     let f = zip(G.norms, G.indices).map { norm, k in
       (byLength ? (norm > 0 ? 1 / norm : 0) : 1) / (byLoss ? c.told[k] : 1)
     }
-    return zip(try nearestPoint(G.scaled(rows: f)), f).map { $0 * $1 }
+    return zip(try nearest(G.scaled(rows: f), &c), f).map { $0 * $1 }
+  }
+  private func nearest(_ G: Gramian, _ c: inout TaskContext) throws(Failure) -> [Double] {
+    let (w, iterations) = try nearestPoint(G)
+    c.convergence = Convergence(simplex: G, w, w, iterations)
+    return w
   }
 }

@@ -12,6 +12,8 @@ import ThalwegCore
 /// Differs  the measure is ‖v‖; a host with another one sets `move`. In the authors' release it is never above eps, so
 ///          that only descent runs, and an impossible program has the weight 3 for each of three losses instead of 1.
 ///          Their switching test is UNVERIFIED against the paper.
+/// Tells    residual, the largest share by which α misses a bound of the program (above 0 where it is impossible) or its
+///          maximum, and iterations, the pivots.
 /// Source   Lv, Liang, Gong, Li, Li, Zhang, Liu and Wang, 2021, NeurIPS.
 struct ParetoDA: GramianRule {
   static let method = Method(
@@ -31,6 +33,7 @@ struct ParetoDA: GramianRule {
     ],
     slots: [Tasks.slot], requests: "task_gradient", needsFinite: true)
   static func tasks(_ h: Hyper) -> Int { h.integer("tasks") + 1 }
+  static var iterates: Bool { true }
 
   let eps: Double
   let balances, descends: Bool
@@ -54,14 +57,21 @@ struct ParetoDA: GramianRule {
       rows.append(a)
       bounds.append(min(0, top))
     }
-    let alpha = onSimplex(maximising: goal, rows, bounds) ?? [Double](repeating: 1 / Double(m), count: m)
+    let found = onSimplex(maximising: goal, rows, bounds)
+    let alpha = found?.x ?? [Double](repeating: 1 / Double(m), count: m)
+    // what the program asks for and does not get, in units of what is added up
+    let missed = zip(rows, bounds).reduce(found?.missed ?? 0) { worst, line in
+      let size = zip(line.0, alpha).reduce(line.1.magnitude) { $0 + ($1.0 * $1.1).magnitude }
+      return max(worst, size > 0 ? (line.1 - dot(line.0, alpha)) / size : 0)
+    }
+    c.convergence = Convergence(missed, found?.pivots ?? 0)
     return alpha.map { $0 * Double(m) } + [0]
   }
 }
 
 /// max c·x over x ≥ 0, Σ x = 1, rows·x ≥ bounds; nil where no x will do. Rows and columns that are hardly apart count
 /// as one: pivots between them would be noise.
-func onSimplex(maximising c: [Double], _ rows: [[Double]], _ bounds: [Double]) -> [Double]? {
+func onSimplex(maximising c: [Double], _ rows: [[Double]], _ bounds: [Double]) -> Vertex? {
   func near(_ a: [Double], _ b: [Double], _ sizes: [Double]) -> Bool {
     zip(zip(a, b), sizes).allSatisfy { ($0.0 - $0.1).magnitude <= 1e-7 * $1 }
   }
@@ -81,12 +91,17 @@ func onSimplex(maximising c: [Double], _ rows: [[Double]], _ bounds: [Double]) -
   }
   guard let few = simplexMethod(kept.map { c[$0] }, lines.map(\.row), lines.map(\.bound)) else { return nil }
   var x = [Double](repeating: 0, count: c.count)
-  for (j, value) in zip(kept, few) { x[j] = value }
-  return x
+  for (j, value) in zip(kept, few.x) { x[j] = value }
+  return Vertex(x: x, pivots: few.pivots, missed: few.missed)
+}
+/// A vertex, the pivots on the way there, and by what share of the largest cost a further one would still raise the
+/// goal.
+struct Vertex {
+  var x: [Double], pivots = 0, missed = 0.0
 }
 
 /// The simplex method with a tableau in two phases; Bland's rule, so that it ends.
-private func simplexMethod(_ c: [Double], _ rows: [[Double]], _ bounds: [Double]) -> [Double]? {
+private func simplexMethod(_ c: [Double], _ rows: [[Double]], _ bounds: [Double]) -> Vertex? {
   let n = c.count, k = rows.count
   // columns: x, surplus of every row, an artificial variable for every row and for the sum, right side
   let first = n + k, width = first + k + 1
@@ -100,7 +115,7 @@ private func simplexMethod(_ c: [Double], _ rows: [[Double]], _ bounds: [Double]
     table.append(line)
   }
   table.append([Double](repeating: 1, count: n) + [Double](repeating: 0, count: 2 * k) + [1, 1])
-  var basis = Array(first..<width)
+  var basis = Array(first..<width), pivots = 0
 
   func pivot(_ r: Int, _ col: Int) {
     let p = table[r][col]
@@ -110,9 +125,10 @@ private func simplexMethod(_ c: [Double], _ rows: [[Double]], _ bounds: [Double]
       for j in 0...width { table[i][j] -= f * table[r][j] }
     }
     basis[r] = col
+    pivots += 1
   }
-  /// Raises cost·x over columns below `end`.
-  func climb(_ cost: [Double], _ end: Int) {
+  /// Raises cost·x over columns below `end`, as far as it goes; what a further column would still gain.
+  func climb(_ cost: [Double], _ end: Int) -> Double {
     let scale = max(cost.reduce(0) { max($0, $1.magnitude) }, .leastNormalMagnitude)
     func gain(_ j: Int) -> Double {
       var x = cost[j]
@@ -120,16 +136,17 @@ private func simplexMethod(_ c: [Double], _ rows: [[Double]], _ bounds: [Double]
       return x
     }
     for _ in 0..<10_000 {
-      guard let col = (0..<end).first(where: { !basis.contains($0) && gain($0) > 1e-12 * scale }) else { return }
+      guard let col = (0..<end).first(where: { !basis.contains($0) && gain($0) > 1e-12 * scale }) else { return 0 }
       // of rows that leave at hardly different places, the one with the largest pivot
       let open = (0...k).filter { table[$0][col] > 1e-9 }
       let reach = open.reduce(Double.infinity) { min($0, (max(0, table[$1][width]) + 1e-12) / table[$1][col]) }
       let near = open.filter { max(0, table[$0][width]) <= reach * table[$0][col] }
-      guard let row = near.max(by: { table[$0][col] < table[$1][col] }) else { return }
+      guard let row = near.max(by: { table[$0][col] < table[$1][col] }) else { return gain(col) / scale }
       pivot(row, col)
     }
+    return (0..<end).reduce(0) { basis.contains($1) ? $0 : max($0, gain($1) / scale) }
   }
-  climb([Double](repeating: 0, count: first) + [Double](repeating: -1, count: k + 1), width)
+  _ = climb([Double](repeating: 0, count: first) + [Double](repeating: -1, count: k + 1), width)
   var missing = 0.0
   for i in 0...k where basis[i] >= first { missing += table[i][width] }
   if missing > 1e-10 { return nil }
@@ -137,8 +154,8 @@ private func simplexMethod(_ c: [Double], _ rows: [[Double]], _ bounds: [Double]
     let col = (0..<first).max { table[i][$0].magnitude < table[i][$1].magnitude }
     if let col, table[i][col].magnitude > 1e-9 { pivot(i, col) }
   }
-  climb(c + [Double](repeating: 0, count: width - n), first)
+  let missed = climb(c + [Double](repeating: 0, count: width - n), first)
   var x = [Double](repeating: 0, count: n)
   for i in 0...k where basis[i] < n { x[basis[i]] = max(0, table[i][width]) }
-  return x
+  return Vertex(x: x, pivots: pivots, missed: missed)
 }

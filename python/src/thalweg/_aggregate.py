@@ -20,6 +20,7 @@ from ._errors import (
     MethodError,
     MismatchError,
     RangeError,
+    SequenceError,
     ShapeError,
     ValueTypeError,
     error,
@@ -29,7 +30,7 @@ from ._optimizer import Optimizer
 
 
 class Aggregator(Fixed):
-    __slots__ = ("sentence", "_optimizer", "_at", "_tasks")
+    __slots__ = ("sentence", "_name", "_optimizer", "_at", "_tasks")
     __doc__ = Card("""One gradient made of those of several tasks or workers: aggregate("upgrad")(jacobian).
 
     The number of tasks is that of the rows, unless the sentence says it.  What a method remembers of earlier calls
@@ -47,6 +48,7 @@ class Aggregator(Fixed):
         if method.kind != "aggregator" or "task_gradient" not in method.requests:
             raise error(MethodError, f"`{method.name}` does not combine the gradients of tasks; `python -m thalweg "
                         "methods --need task_gradient` lists what does")
+        self._name = method.name
         self._optimizer: Optimizer | None = None
         self._at: list[np.ndarray] = []
         self._tasks = 0
@@ -103,6 +105,16 @@ class Aggregator(Fixed):
                 if request.count != tasks:
                     raise error(CountError, f"{self!r} is for {request.count} tasks, got {tasks} rows")
                 request.answer([part[request.index] for part in parts], stay=True)
+
+    def get(self, name: str) -> float:
+        """A number that the method tells of the last call: "residual", by how much the conditions of an exact answer are
+        missed (0 to 1; of a method that iterates, where `thalweg.method(name)` says so), "iterations", "stationary".
+
+        SequenceError before the first call, UnknownNameError where there is no such number.
+        """
+        if self._optimizer is None:
+            raise error(SequenceError, f"{self!r} has not been called: there is no {name!r} of its last call yet")
+        return float(self._optimizer.get(f"{self._name}.{name}"))
 
     def state_dict(self) -> dict[str, Any]:
         """What it remembers of its calls, as plain values: the sentence, the number of tasks, the tensors behind them
