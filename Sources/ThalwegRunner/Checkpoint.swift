@@ -19,6 +19,7 @@ import ThalwegCore
 ///     halves, kind, index, count)
 ///     engine/before      within a step: the scalars of the sources from before it; NAME/STAGE/SLOT/before the same of
 ///     lasting state
+///     engine/window      within a step: the losses of a window of minibatches so far
 ///     engine/answer      within a step: a matrix that the source keeps
 ///     STAGE/scalars      one set, or one a tensor
 ///     NAME/engine/fingerprints  what the last step left in the parameters, where it matters whether the host has
@@ -106,6 +107,7 @@ package enum Checkpoint {
       try w.add(
         "engine/before",
         o.sourceCopies.flatMap { m in (0..<(m.count / 8)).map { m.base.assumingMemoryBound(to: Double.self)[$0] } })
+      try w.add("engine/window", o.lossWindow.numbers)
       if let k = o.kept { try w.add("engine/answer", [Double(k.rows), Double(k.columns)] + k.values) }
     }
     for s in o.stages where !s.scalars.isEmpty { try w.add("\(key(s))/scalars", o.scalarValues(s)) }
@@ -216,6 +218,9 @@ package enum Checkpoint {
       ? (0..<o.bound.count).map { (i) throws(Failure) in
         try Memory(o.bound[i].view.count * o.bound[i].view.dtype.size, o.allocator, zeroed: false)
       } : []
+    guard let window = file.numbers("engine/window").map(LossWindow.init) ?? LossWindow() else {
+      throw Safetensors.damaged("its losses make no sense")
+    }
     let before = try before(file, o, head)
     let lasting = try (head.within ? o.beforeRows() : []).map { (row) throws(Failure) in
       try Memory(o.stateBytes(row), o.allocator, zeroed: false)
@@ -228,7 +233,7 @@ package enum Checkpoint {
     (o.pending, o.lossFirst, o.resumed) = (head.pending, head.lossFirst, head.within)
     (o.knowsActive, o.observed, o.kept, o.answered, o.told) = (head.knowsActive, head.observed, head.answer, nil, nil)
     (o.backup, o.evaluating, o.hasSnapshot, o.sourceCopies) = (backup, head.evaluating, false, before)
-    (o.stack, o.stateCopies, o.pointLoss) = (head.stack, lasting, head.pointLoss)
+    (o.stack, o.stateCopies, o.pointLoss, o.lossWindow) = (head.stack, lasting, head.pointLoss, window)
     (o.shown, o.startedNow, o.written, o.places) = ([], [], over, stands)
     if let x = head.gradientScale { o.options.gradientScale = x }
     for i in 0..<o.bound.count {
@@ -402,7 +407,8 @@ package enum Checkpoint {
         "engine/observed_names",
       ].map(Exact.init))
     if head.within {
-      known.formUnion(["engine/frames", "engine/losses", "engine/before", "engine/answer"].map(Exact.init))
+      let inside = ["engine/frames", "engine/losses", "engine/window", "engine/before", "engine/answer"]
+      known.formUnion(inside.map(Exact.init))
     }
     for s in o.stages where !s.scalars.isEmpty { known.insert(Exact("\(key(s))/scalars")) }
     if file.written == 1 {

@@ -150,6 +150,21 @@ extension Optimizer {
     }
     return .ask(fill(ask, sample))
   }
+  /// The parts before the one that asks, the nearest first.
+  var partsBeforeAsker: [Frame.Part] {
+    var list: [Frame.Part] = [], at = (stack.last?.part ?? chain.last).flatMap { before($0).part }
+    while let part = at {
+      list.append(part)
+      at = before(part).part
+    }
+    return list
+  }
+  /// The number of the k-th minibatch of a source that is asked about one.
+  func minibatch(_ k: Int, of source: Int, from sample: UInt64) -> UInt64 {
+    var f = Frame(part: .source(source))
+    (f.sample, f.round) = (sample, k)
+    return minibatch(of: f)
+  }
   /// The number of the minibatch that a frame asks about.
   private func minibatch(of f: Frame) -> UInt64 { f.round == 0 ? f.sample : another(f.sample, of: f, f.round) }
   /// Whether a part hands on the loss of the point where it was asked, with its gradient.

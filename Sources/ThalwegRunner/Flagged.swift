@@ -56,8 +56,8 @@ extension Optimizer {
       let p = s.hyper[0].parameters[k]
       throw Failure(
         Status.sequence,
-        "\(s.name): no tensor is flagged, and without one it does nothing; `\(p.name)` (\(p.meaning)) is false in every "
-          + "parameter group: set `\(s.name).\(p.name)` to true in the group of those that it is to touch")
+        "\(s.name): no tensor is flagged, and without one it does nothing; `\(p.name)` (\(p.meaning)) is false in "
+          + "every parameter group: set `\(s.name).\(p.name)` to true in the group of those that it is to touch")
     }
   }
 }

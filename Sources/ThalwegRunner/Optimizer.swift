@@ -110,6 +110,7 @@ package final class Optimizer {
   var pending = Request()
   /// The step began with a request for the loss, which the source's own first request does not bring.
   var lossFirst = false
+  var lossWindow = LossWindow()
   /// The last answer brought a loss.
   var lossIsNew = false
   var hasGradients = false
@@ -173,6 +174,8 @@ package final class Optimizer {
   /// Step size and decoupled decay by group and branch, as the hyper-parameters say.
   var rates: [(lr: Double, decay: Double)] = []
   var sourceOperation: GradientOperation?
+  /// The weights of the tasks in the last step, where its gradient was a weighted sum.
+  var taskWeights: [Double]?
 
   package init(_ text: String, _ options: Options, _ allocator: Allocator) throws(Failure) {
     guard options.gradientScale.isFinite, options.gradientScale > 0 else {

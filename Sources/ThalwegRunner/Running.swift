@@ -7,7 +7,7 @@ extension Optimizer {
   func update(_ op: GradientOperation?) throws(Failure) -> Int {
     if mayFail, !hasSnapshot { try takeSnapshot() }
     try checkRanks()  // what a source could not sum: before anything moves
-    sourceOperation = op
+    (sourceOperation, taskWeights) = (op, op?.weights)
     defer { sourceOperation = nil }
     try prepareRules()
     try runSegments()

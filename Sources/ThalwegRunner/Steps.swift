@@ -197,7 +197,13 @@ extension Optimizer {
       guard trialFailed || given.isFinite else {
         throw Failure(Status.nonfinite, "\(lossNeeder) needs a finite loss, got \(text(given)); nothing was changed")
       }
-      observed["loss"] = trialFailed ? .infinity : given
+      let loss = trialFailed ? .infinity : given
+      if pending.kind != .loss {
+        observed["loss"] = loss
+      } else if let next = try takeLoss(loss) {
+        pending = next
+        return (next, Status.more)
+      }
       let isFirst = phase == 0 && (lossFirst ? stack.isEmpty : !opens && pending.kind == .lossAndGradient)
       if isFirst { pointLoss = observed["loss"] ?? .nan }
     }
@@ -237,16 +243,6 @@ extension Optimizer {
       undo()
       throw error
     }
-  }
-
-  /// Equal tags mean the same minibatch: a number of the call, and of the minibatch where it is another one.
-  private func tag(_ sample: UInt64) -> UInt64 { UInt64(calls) &* 2 &+ sample }
-  func fill(_ ask: Ask, _ sample: UInt64) -> Request {
-    // of every minibatch whose gradient at the parameters is the first that a source sees
-    let first = needsLoss && !opens && ask.kind == .gradient && stack.allSatisfy { $0.phase == 0 }
-    return Request(
-      kind: first ? .lossAndGradient : ask.kind, pass: phase + (lossFirst ? 1 : 0), tag: tag(sample), index: ask.index,
-      count: ask.count)
   }
 
   package func answer(_ first: HostMatrix?, _ second: HostMatrix?) throws(Failure) {
@@ -350,7 +346,7 @@ extension Optimizer {
       for i in 0..<bound.count { records[i].away = 0 }
     }
     if !startedNow.isEmpty { startedNow = [] }
-    (hasSnapshot, pointLoss, told) = (false, .nan, nil)
+    (hasSnapshot, pointLoss, told, lossWindow) = (false, .nan, nil, LossWindow())
     if !written.isEmpty { written = [] }
     if !iterates.isEmpty { (iterateCopies, iterates) = ([], []) }
     if !observed.isEmpty { observed.removeAll(keepingCapacity: true) }

@@ -448,3 +448,93 @@ def test_a_pipeline_that_accumulates_wants_requests(shapes):
         opt.step(lambda: (1.0, [np.ones(s, np.float32) for s in shapes]))
         for p in params:
             np.testing.assert_allclose(p, 0.9, rtol=1e-6)  # one step of either
+
+# ---- a loss that is asked for alone, over a window of minibatches
+
+
+WINDOWS = {
+    "gradient_accumulate(3) | robust_subgm(rule=polyak, lr=1)": (1, 3),
+    "gradient_accumulate(3) | upgrad(tasks=2) | robust_subgm(rule=polyak, lr=1)": (2, 3),
+    "gradient_accumulate(2) | sam(0.1) | robust_subgm(rule=proportional, lr=0.1)": (1, 2),
+    "gradient_accumulate(3) | upgrad(tasks=2) | momo(lr=1)": (2, 3),
+    "gradient_accumulate(2) | pcgrad(tasks=2) | lbfgs(lr=1)": (2, 2),
+}
+
+
+def batch_loss(w: np.ndarray, batch: int) -> tuple[float, np.ndarray]:
+    a = np.array([1.0, 2, 3]) + batch
+    return float(a @ (w - 1) ** 2), 2 * a * (w - 1)
+
+
+def windowed(opt: tw.Optimizer, w: np.ndarray, tags: dict[int, int], asked: list[tuple[str, int]] | None = None, stop: int = -1) -> bool:
+    """One step on minibatches that the tags tell apart, or the part of it before request `stop`."""
+    for k, request in enumerate(opt.requests()):
+        if k == stop:
+            return False
+        value, gradient = batch_loss(w, tags.setdefault(request.tag, len(tags)))
+        if asked is not None:
+            asked.append((request.kind, tags[request.tag]))
+        told = {"loss": value} if "loss" in request.kind else {}
+        if request.kind == "loss":
+            request.answer(**told)
+        else:
+            request.answer([gradient * (1 + request.index)], **told)
+    return True
+
+
+@pytest.mark.parametrize("sentence", WINDOWS)
+def test_a_loss_alone_is_that_of_the_window(sentence: str) -> None:
+    """One minibatch with the window's mean as its loss and gradient comes to the same: the mean of these is linear."""
+    tasks, every = WINDOWS[sentence]
+    mean, _, rest = sentence.partition(" | ")
+    w, plain, asked = np.array([2.0, 3, -1]), np.array([2.0, 3, -1]), []
+    opt, one = tw.Optimizer([w], sentence), tw.Optimizer([plain], rest)
+    for _ in range(3):
+        tags: dict[int, int] = {}
+        assert windowed(opt, w, tags, asked)
+        for request in one.requests():
+            parts = [batch_loss(plain, k) for k in range(every)]
+            value, gradient = (sum(p[k] for p in parts) / every for k in (0, 1))
+            told = {"loss": value} if "loss" in request.kind else {}
+            if request.kind == "loss":
+                request.answer(**told)
+            else:
+                request.answer([gradient * (1 + request.index)], **told)
+        # sums of other orders
+        np.testing.assert_allclose(w, plain, rtol=1e-10, atol=1e-12)
+    losses = [batch for kind, batch in asked if kind == "loss"]
+    assert len(losses) % every == 0 and losses[:every] == list(range(every))
+
+
+@pytest.mark.parametrize("sentence", WINDOWS)
+def test_a_window_of_losses_resumes_at_every_request(sentence: str) -> None:
+    straight, tags = np.array([2.0, 3, -1]), {}
+    first = tw.Optimizer([straight], sentence)
+    asked: list[tuple[str, int]] = []
+    windowed(first, straight, tags, asked)
+    for stop in range(1, len(asked)):
+        w, tags = np.array([2.0, 3, -1]), {}
+        opt = tw.Optimizer([w], sentence)
+        assert not windowed(opt, w, tags, stop=stop)
+        state, twin = opt.state_dict(), w.copy()
+        other = tw.Optimizer([twin], sentence)
+        other.load_state_dict(state)
+        assert windowed(other, twin, tags)
+        np.testing.assert_array_equal(twin, straight)
+
+
+def test_windows_that_sum_or_weigh() -> None:
+    for mode, want in (("sum", 10.0 + 30), ("weighted", (10 * 1 + 30 * 3) / 4)):
+        w = np.array([1.0, 0])
+        opt = tw.Optimizer([w], f"gradient_accumulate(2, mode={mode}) | robust_subgm(rule=proportional, lr=0)")
+        seen = 0
+        for request in opt.requests():
+            second = seen % 2 == 1
+            if mode == "weighted":
+                opt.observe("samples", 3.0 if second else 1.0)
+            seen += 1
+            if request.kind == "loss":
+                request.answer(loss=30.0 if second else 10.0)
+            else:
+                request.answer([np.array([1.0, 0])])
+        assert opt.get("robust_subgm.length") == pytest.approx(want, rel=1e-14) and seen == 4

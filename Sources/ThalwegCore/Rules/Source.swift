@@ -99,6 +99,9 @@ public protocol Source: Listed, Sendable {
   func opening(_ io: SourceIO) -> Ask?
   /// The loss that comes with its first gradient is that of the point where it was asked for one.
   var tellsLoss: Bool { get }
+  /// It makes one gradient of those of several minibatches where another source asks it: how many, what a loss that is
+  /// told now counts, and whether their sum is divided. nil: it does not.
+  func window(_ io: SourceIO) throws(Failure) -> Window?
   /// What a checkpoint that was written within a step may say: how many requests a step has at the most, and of which
   /// kinds.
   func most(_ tensors: Int) -> Int
@@ -128,8 +131,17 @@ extension Source {
   public var opens: Bool { false }
   public func opening(_ io: SourceIO) -> Ask? { nil }
   public var tellsLoss: Bool { !opens }
+  public func window(_ io: SourceIO) throws(Failure) -> Window? { nil }
   public func most(_ tensors: Int) -> Int { 1 }
   public var kinds: [Request.Kind] { [] }
+}
+
+/// Minibatches that come to one.
+public struct Window: Sendable {
+  public var minibatches: Int, weight: Double, divides: Bool
+  public init(minibatches: Int, weight: Double, divides: Bool) {
+    (self.minibatches, self.weight, self.divides) = (minibatches, weight, divides)
+  }
 }
 
 /// The gradient that the pipeline sees in place of the host's.
@@ -144,6 +156,8 @@ public struct GradientOperation: Sendable {
   public let blends: Bool
   /// What the sources before have made of the host's gradient, in order.
   public var under: [GradientOperation] = []
+  /// Where it is a weighted sum of its slots: the weights.
+  public var weights: [Double]?
 
   public init(
     stage: Int, slots: [Int], blends: Bool = false,

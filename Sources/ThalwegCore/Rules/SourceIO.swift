@@ -236,11 +236,13 @@ public struct SourceIO {
 
   /// The gradient becomes the sum of weights[k] times slot k.
   public func combination(_ weights: [Double]) -> GradientOperation {
-    rows(weights.count) { (n, rows: Blend.List<Float>, out: UnsafeMutablePointer<Float>) in
+    var sum = rows(weights.count) { (n, rows: Blend.List<Float>, out: UnsafeMutablePointer<Float>) in
       Blend.combine(n, rows, weights, out)
     } double: { (n, rows: Blend.List<Double>, out: UnsafeMutablePointer<Double>) in
       Blend.combine(n, rows, weights, out)
     }
+    sum.weights = weights
+    return sum
   }
   /// The gradient becomes, entry by entry, the sum of weights[k] times the k-th smallest of the first slots.
   public func ordered(_ weights: [Double]) -> GradientOperation {

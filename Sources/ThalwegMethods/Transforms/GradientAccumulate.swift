@@ -6,7 +6,8 @@ import ThalwegCore
 ///     samples
 ///
 /// State    acc; the calls, samples and losses of the window. Where a stage behind needs the loss it gets that of the
-///          window, made of the losses of its calls as the gradient is.
+///          window, made of the losses of its calls as the gradient is; one that asks for a loss alone (a trial, a rule
+///          behind an aggregator) has it asked for each minibatch of the window.
 /// Differs  nothing from optax.MultiSteps. The command `flush` steps with what a window has so far; an empty window
 ///          does nothing. weighted needs observe("samples", n) before a call. A call in which a tensor has no gradient
 ///          counts as zeros; before a source that asks for more, and over ranks, a tensor without one at the last call
@@ -53,19 +54,27 @@ struct GradientAccumulate: Source {
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) { s[0] = s[0] * factor }
   }
 
+  /// What a minibatch counts.
+  private func weight(_ io: SourceIO) throws(Failure) -> Double {
+    if !weighted { return 1 }
+    let weight = io.observed("samples")
+    guard !weight.isNaN else {
+      throw Failure(
+        Status.needs,
+        "gradient_accumulate: mode=weighted needs the number of samples: observe \"samples\" before the step")
+    }
+    guard weight >= 0, weight.isFinite else {
+      throw Failure(Status.range, "gradient_accumulate: the number of samples must be at least 0, got \(text(weight))")
+    }
+    return weight
+  }
+  func window(_ io: SourceIO) throws(Failure) -> Window? {
+    Window(minibatches: counted(io.hyper.every.rounded(.up), most: 1 << 31), weight: try weight(io), divides: !sum)
+  }
+
   func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
-    var weight = 1.0
+    let weight = try weight(io)
     if weighted {
-      weight = io.observed("samples")
-      guard !weight.isNaN else {
-        throw Failure(
-          Status.needs,
-          "gradient_accumulate: mode=weighted needs the number of samples: observe \"samples\" before the step")
-      }
-      guard weight >= 0, weight.isFinite else {
-        throw Failure(
-          Status.range, "gradient_accumulate: the number of samples must be at least 0, got \(text(weight))")
-      }
       let before = io.scalar(0) == 0 ? 0 : io.scalar(1)
       guard before + weight > 0 || io.scalar(0) + 1 < io.hyper.every else { throw GradientAccumulate.empty }
     }
