@@ -1,7 +1,8 @@
 internal import ThalwegCore
 internal import ThalwegRunner
 
-/// A scalar function of named tensors: a loss, a weighting of tasks, a diagnostic.
+/// A scalar function of named tensors: a loss, a weighting of tasks, a diagnostic. Also an aggregator, of a matrix of
+/// gradients.
 ///
 ///     let loss = try Objective("softmax_cross_entropy")
 ///     let pass = try loss.forward(["z": z, "y": y])
@@ -12,7 +13,7 @@ public final class Objective {
   public let sentence: String
   fileprivate let object: ObjectiveObject
 
-  /// From one stage: an objective, a weighting or a diagnostic.
+  /// From one stage: an objective, a weighting, a diagnostic or an aggregator.
   public init(_ sentence: String) throws(ThalwegError) {
     self.sentence = sentence
     object = try checked { () throws(Failure) in try ObjectiveObject(sentence) }
@@ -39,7 +40,7 @@ public final class Objective {
   }
 
   /// What it remembers of its forward passes.
-  public func save() -> [UInt8] { object.save() }
+  public func save() -> [UInt8] { (try? object.save()) ?? [] }
   /// Takes it up again, in an objective of the same sentence. Throws `.format`, `.mismatch`.
   public func load(_ bytes: [UInt8]) throws(ThalwegError) {
     try checked { () throws(Failure) in

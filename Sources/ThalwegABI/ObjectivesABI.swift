@@ -89,7 +89,7 @@ public func objectiveSave(
 ) -> tw_status {
   status { () throws(Failure) in
     try objective(p) { (o) throws(Failure) in
-      try deliver(o.save(), "the memory of the objective", buffer, capacity, needed)
+      try deliver(try o.save(), "the memory of the objective", buffer, capacity, needed)
     }
   }
 }

@@ -41,7 +41,7 @@ struct Evaluation {
     let isDouble = list.contains { !$0.0.integer && $0.1.view.dtype == .f64 }
     let cache = keeps ? Cache(sizes, isDouble: isDouble, given: Set(list.map(\.0.name))) : nil
     do throws(Failure) {
-      let value = try memory.pass(sizes) { () throws(Failure) in
+      let value = try memory.pass(sizes, given: Set(list.map(\.0.name))) { () throws(Failure) in
         let value =
           isDouble
           ? try evaluate(kernels.forward64, list, sizes, cache) : try evaluate(kernels.forward32, list, sizes, cache)
@@ -154,12 +154,20 @@ struct Evaluation {
 
 package final class ObjectiveObject {
   private let evaluation: Evaluation
+  private let aggregation: Aggregation?
   private let token = Token()
   /// Says which object filled a cache.
   fileprivate final class Token {}
 
-  /// A sentence of one objective, weighting or diagnostic.
+  /// A sentence of one objective, weighting, diagnostic or aggregator.
   package init(_ text: String) throws(Failure) {
+    let nodes = try Parser.sentence(text)
+    if nodes.count == 1, let method = Registry.find(nodes[0].name), method.kind == .aggregator {
+      let own = try Aggregation(text, method)
+      (evaluation, aggregation) = (Evaluation(method, Hyper([], []), own.kernels), own)
+      return
+    }
+    aggregation = nil
     let (e, h) = try single(text, .objective, or: [.weighting, .diagnostic])
     guard case .objective(let k) = e.component else { throw Failure(Status.internal, "not an objective") }
     evaluation = Evaluation(e.method, h, k)
@@ -185,19 +193,21 @@ package final class ObjectiveObject {
 }
 
 extension ObjectiveObject {
-  private var sentence: String { evaluation.hyper.sentence(evaluation.method.name) }
+  private var sentence: String { aggregation?.sentence ?? evaluation.hyper.sentence(evaluation.method.name) }
   /// What it keeps between passes.
-  package func save() -> [UInt8] {
+  package func save() throws(Failure) -> [UInt8] {
     let memory = evaluation.memory
     return SavedNumbers(
-      mark: SavedNumbers.objective, text: sentence, first: Double(memory.passes), numbers: memory.numbers
+      mark: SavedNumbers.objective, text: sentence, first: Double(memory.passes),
+      numbers: try aggregation?.numbers() ?? memory.numbers
     ).bytes
   }
   package func load(_ data: UnsafeRawBufferPointer) throws(Failure) {
-    let what = evaluation.method.kind.rawValue
+    let what = evaluation.method.kind.rawValue, memory = evaluation.memory
     let saved = try SavedNumbers(data, mark: SavedNumbers.objective, of: what, sentence)
     guard saved.first >= 0, saved.first < 0x1p53, saved.first == saved.first.rounded(),
-      evaluation.memory.take(saved.numbers, passes: Int(saved.first))
+      try aggregation?.take(saved.numbers) ?? true,
+      memory.take(aggregation == nil ? saved.numbers : memory.numbers, passes: Int(saved.first))
     else { throw SavedNumbers.damaged(what, "its numbers make no sense") }
   }
 }

@@ -650,7 +650,14 @@ typedef struct tw_cache tw_cache;
 
 /* From one stage, as "checkered_regression".  A weighting (losses in, weights out) and a diagnostic (tensors in, numbers
  * out) are called the same way: what they give besides the value are their results, which the pull-back writes.
- * Some remember what earlier forward passes saw (dwa: the losses before); each forward pass that succeeds counts. */
+ * Some remember what earlier forward passes saw (dwa: the losses before); each forward pass that succeeds counts.
+ * Of an objective of the losses of tasks (stch, uncertainty_weighting, imtl_l) the gradient for `losses` are the weights.
+ *
+ * Also from an aggregator that combines the gradients of tasks ("cagrad(c=0.5)"): its inputs are `J` (tasks, n), one task
+ * a row, and `losses` (tasks) where it looks at them; the value is the length of the combined gradient; the results are
+ * `gradient` (n), and, where it has such, `weights` (tasks), `residual` and `iterations` (TW_ERROR_NEEDS where it has
+ * none).  The number of tasks is that of the rows, unless the sentence says it (then TW_ERROR_COUNT for others); the
+ * shape of J is the same in all calls.  TW_ERROR_NONFINITE names a task whose gradient has a NaN. */
 tw_status tw_objective_create(const char *sentence, tw_objective **out);
 tw_status tw_objective_destroy(tw_objective *objective);
 

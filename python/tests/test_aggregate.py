@@ -89,6 +89,114 @@ def test_cpp_has_the_same_bits(tmp_path: Path) -> None:
                 assert row[12] == aggregate.get("residual")
 
 
+ALONE = r"""
+#include <thalweg/thalweg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#define MUST(call) do { if ((call) != TW_OK) { fprintf(stderr, "%s: %s\n", #call, tw_last_error()); exit(1); } } while (0)
+
+enum { N = 12, MOST = 5 };
+static tw_tensor matrix(double *p, int64_t *shape, int32_t ndim) {
+  tw_tensor t = {0};
+  t.data = p, t.dtype = TW_F64, t.ndim = ndim, t.shape = shape;
+  return t;
+}
+static tw_tensor absent(void) {
+  tw_tensor t = {0};
+  t.flags = TW_TENSOR_ABSENT;
+  return t;
+}
+/* out: the value, the gradient, 1 and the weights, 1, residual and iterations, or 0 where there are none */
+static void call(tw_objective *o, double *J, int64_t rows, double *out) {
+  tw_cache *cache = NULL;
+  int64_t shape[2] = {rows, N}, n = N;
+  tw_tensor in = matrix(J, shape, 2), wanted[6];
+  for (int i = 0; i < 6; i += 1) wanted[i] = absent();
+  MUST(tw_cache_create(&cache));
+  MUST(tw_objective_forward(o, &in, 1, cache, out));
+  wanted[2] = matrix(out + 1, &n, 1);
+  MUST(tw_objective_pullback(o, cache, 1.0, wanted, 3));
+  wanted[2] = absent();
+  wanted[3] = matrix(out + 2 + N, &rows, 1);
+  tw_status s = tw_objective_pullback(o, cache, 1.0, wanted, 4);
+  if (s == TW_OK) out[1 + N] = 1;
+  else if (s != TW_ERROR_NEEDS) MUST(s);
+  wanted[3] = absent();
+  wanted[4] = matrix(out + 3 + N + MOST, NULL, 0);
+  wanted[5] = matrix(out + 4 + N + MOST, NULL, 0);
+  s = tw_objective_pullback(o, cache, 1.0, wanted, 6);
+  if (s == TW_OK) out[2 + N + MOST] = 1;
+  else if (s != TW_ERROR_NEEDS) MUST(s);
+  MUST(tw_cache_destroy(cache));
+}
+int main(int count, char **words) { /* a sentence, its rows, and so on */
+  double J[MOST * N];
+  if (fread(J, 8, MOST * N, stdin) != MOST * N) return 1;
+  for (int i = 1; i + 1 < count; i += 2) {
+    tw_objective *o = NULL, *other = NULL;
+    int64_t rows = atoi(words[i + 1]), bad[2] = {rows, N - 1};
+    double out[3][5 + N + MOST] = {{0}}, value = 0;
+    size_t size = 0;
+    MUST(tw_objective_create(words[i], &o));
+    call(o, J, rows, out[0]);
+    MUST(tw_objective_save(o, NULL, 0, &size));
+    void *saved = malloc(size);
+    MUST(tw_objective_save(o, saved, size, &size));
+    MUST(tw_objective_create(words[i], &other));
+    MUST(tw_objective_load(other, saved, size));
+    call(o, J, rows, out[1]); /* with what is remembered of the first call, here and in the other */
+    call(other, J, rows, out[2]);
+    tw_tensor in = matrix(J, bad, 2);
+    if (tw_objective_forward(o, &in, 1, NULL, &value) != TW_ERROR_SHAPE) return 2;
+    int64_t good[2] = {rows, N}; /* losses that nothing looks at; a task with a NaN */
+    tw_tensor two[2] = {matrix(J, good, 2), matrix(J, &rows, 1)};
+    if (tw_objective_forward(o, two, 2, NULL, &value) != TW_ERROR_ARGUMENT) return 3;
+    double before = J[N + 1];
+    J[N + 1] = 0.0 / 0.0;
+    if (tw_objective_forward(o, two, 1, NULL, &value) != TW_ERROR_NONFINITE || !strstr(tw_last_error(), "task 1")) return 4;
+    J[N + 1] = before;
+    fwrite(out, 8, sizeof out / 8, stdout);
+    free(saved);
+    MUST(tw_objective_destroy(o));
+    MUST(tw_objective_destroy(other));
+  }
+  return 0;
+}
+"""
+WITHOUT_WEIGHTS = {"coordinate_median", "trimmed_mean", "median_gd", "graddrop", "and_mask", "sam_gs", "gcond", "bloop", "prograd"}
+
+
+def test_the_objective_handle_of_c_combines(tmp_path: Path) -> None:
+    """Every aggregator as tw_objective: gradient, weights, how well it converged; memory saved and taken up."""
+    include, library = Path(__file__).parents[2] / "include", Path(tw.__file__).parent / "lib" / "libthalweg.so.1"
+    compiler = shutil.which("cc")
+    if compiler is None or not include.is_dir() or not library.exists():
+        pytest.skip("no compiler, or header and library are not where a checkout has them")
+    (tmp_path / "alone.c").write_text(ALONE)
+    subprocess.run([compiler, "-std=c99", "-Wall", "-Werror", "-I", include, "alone.c", library, "-o", "alone"], cwd=tmp_path,
+                   check=True)
+    words = [word for name in NAMES for word in (sentence(name), str(len(jacobian(name))))]
+    done = subprocess.run([tmp_path / "alone", *words], input=jacobian("").tobytes(), capture_output=True, check=True,
+                          env=os.environ | {"LD_LIBRARY_PATH": str(library.parent)})
+    found = np.frombuffer(done.stdout).reshape(len(NAMES), 3, 5 + 12 + 5)
+    for name, (first, second, resumed) in zip(NAMES, found, strict=True):
+        aggregate, J = tw.aggregate(sentence(name)), jacobian(name)
+        for row in (first, second):
+            g = aggregate(J)
+            np.testing.assert_array_equal(row[1:13], g, err_msg=name)
+            assert row[0] == pytest.approx(np.linalg.norm(g), rel=1e-12)
+            assert bool(row[13]) == (name not in WITHOUT_WEIGHTS), name
+            if row[13]:  # sums of other orders
+                np.testing.assert_allclose(row[14 : 14 + len(J)] @ J, g, rtol=1e-9, atol=1e-12 * np.abs(J).max())
+            try:
+                told = [1, aggregate.get("residual"), aggregate.get("iterations")]
+            except tw.UnknownNameError:
+                told = [0, 0, 0]
+            np.testing.assert_array_equal(row[19:], told, err_msg=name)
+        np.testing.assert_array_equal(second, resumed)
+
+
 def test_what_is_known() -> None:
     J = np.array([[1.0, 0.0], [-0.5, 1.0]])
     # pcgrad: each less its part along the other that it is against; the sum

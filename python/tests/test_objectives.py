@@ -40,7 +40,7 @@ def close(a: Any, b: Any, limit: float) -> bool:
 
 
 def test_every_method_with_inputs_has_a_reference() -> None:
-    kinds = ("weighting", "diagnostic", "solver")  # test_weightings.py, test_solvers.py
+    kinds = ("weighting", "diagnostic", "solver", "aggregator")  # test_weightings.py, test_solvers.py, test_aggregate.py
     assert {m.name for m in tw.methods() if m.inputs and m.kind not in kinds} == {c.name for c in REFERENCES}
     assert all(m.inputs for m in tw.methods("objective"))
 

@@ -455,6 +455,41 @@ def test_losses_equal_torchjd(rng: np.random.Generator) -> None:
         weights = mine_dwa(losses=losses)
 
 
+@pytest.mark.parametrize("name", ["uncertainty_weighting", "imtl_l"])
+def test_logarithms_that_are_kept(name: str, rng: np.random.Generator) -> None:
+    """losses in, weights out: s by gradient descent, in NumPy; saved and taken up."""
+    kept, s = tw.weighting(f"{name}(init=0.25, lr=0.2)"), np.full(3, 0.25)
+    for k in range(6):
+        L = rng.uniform(0.5, 2, 3)
+        want = np.exp(-s) / 2 if name == "uncertainty_weighting" else np.exp(s)
+        np.testing.assert_allclose(kept(losses=L), want, rtol=1e-14)
+        s = s - 0.2 * (0.5 - want * L if name == "uncertainty_weighting" else want * L - 1)
+        if k == 2:
+            twin = tw.weighting(f"{name}(init=0.25, lr=0.2)")
+            twin.load_state_dict(kept.state_dict())
+            kept = twin
+    # the value alone leaves s, and so does a host that has its own, of any number of tasks
+    value = tw.objective(f"{name}(lr=0.2)")
+    assert value(losses=np.ones(3)) == value(losses=np.ones(3))
+    for m in (2, 5):
+        np.testing.assert_allclose(kept(losses=np.ones(m), s=np.zeros(m)), np.full(m, 0.5 if name == "uncertainty_weighting" else 1.0))
+    np.testing.assert_allclose(kept(losses=np.ones(3)), np.exp(-s) / 2 if name == "uncertainty_weighting" else np.exp(s), rtol=1e-13)
+    L = np.array([0.5, 1.0, 4.0])
+    learns = tw.weighting(f"{name}(lr=0.2)")
+    for _ in range(2000):
+        weights = learns(losses=L)
+    np.testing.assert_allclose(weights * L, 0.5 if name == "uncertainty_weighting" else 1.0, rtol=1e-6)  # equal in the end
+
+
+def test_stch_weighs(rng: np.random.Generator) -> None:
+    L, preferences = rng.uniform(0, 2, 4), rng.uniform(0, 1, 4)
+    y = preferences * L / 0.3
+    want = preferences * np.exp(y - y.max()) / np.exp(y - y.max()).sum()
+    np.testing.assert_allclose(tw.weighting("stch(mu=0.3)")(losses=L, weights=preferences), want, rtol=1e-13)
+    with pytest.raises(tw.MethodError, match="a weighting is wanted here"):  # whose inputs are no losses of tasks
+        tw.weighting("bce_with_logits")
+
+
 def test_laws_of_loss_weights(rng: np.random.Generator) -> None:
     L = np.array([0.5, 1.2, 1.9, 0.8])
     at = tw.objective("uncertainty_weighting").value_and_grad(losses=L, s=np.log(L))[1]

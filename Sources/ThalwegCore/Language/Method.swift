@@ -54,7 +54,18 @@ public struct Method: Sendable {
     (self.slots, self.inputs, self.requests) = (slots, inputs, requests)
     (self.needsLoss, self.needsFinite, self.validate) = (needsLoss, needsFinite, validate)
     self.refusesStochastic = refusesStochastic
+    if kind == .aggregator, inputs.isEmpty, asks(for: "task_gradient") { self.inputs = Method.ofAggregators }
   }
+
+  /// What an aggregator takes and gives where it is called on its own.
+  private static let ofAggregators: [Input] = [
+    .constant("J", "tasks, n", "the gradients, one task a row"),
+    .constant("losses", "tasks", "the losses of the tasks, of methods that look at them", optional: true),
+    .result("gradient", "n", "the combined gradient"),
+    .result("weights", "tasks", "the weights of the rows in it, of methods that have such"),
+    .result("residual", "", "by how much the conditions of an exact answer are missed, of methods that iterate"),
+    .result("iterations", "", "how many it took, of methods that iterate"),
+  ]
 
   /// Reads the arguments of a stage: positional ones in the order of the parameters, then by name; the rest take their
   /// defaults.

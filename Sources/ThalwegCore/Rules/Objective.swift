@@ -21,8 +21,10 @@ public struct Recollection: Sendable {
   public var name: String
   public var axes: [String]
   public var start: Double
-  public init(_ name: String, _ axes: String = "", start: Double = 0) {
-    (self.name, self.start) = (name, start)
+  /// An input of the same name stands for it where the host gives one: it then stays as it is.
+  public var isInput: Bool
+  public init(_ name: String, _ axes: String = "", start: Double = 0, isInput: Bool = false) {
+    (self.name, self.start, self.isInput) = (name, start, isInput)
     self.axes = axes.split(separator: ",").map { String($0.drop { $0 == " " }) }
   }
   /// How many numbers they are; nil while an axis is unknown.
@@ -56,19 +58,24 @@ public final class ObjectiveMemory {
   }
 
   /// Runs a pass on copies, which count when it succeeds.
-  public func pass<R>(_ sizes: Sizes, _ body: () throws(Failure) -> R) throws(Failure) -> R {
+  public func pass<R>(_ sizes: Sizes, given: Set<String> = [], _ body: () throws(Failure) -> R) throws(Failure) -> R {
     for (k, part) in parts.enumerated() {
+      if part.isInput, given.contains(part.name) {
+        pointers.append(UnsafeMutableBufferPointer(start: nil, count: 0))
+        continue
+      }
       guard let n = part.count(sizes), n < 1 << 40 else {
         throw Failure(Status.internal, "the size of `\(part.name)` is not known")
       }
-      if k < values.count, values[k].count != n {
+      let before = k < values.count ? values[k] : []
+      if !before.isEmpty, before.count != n {
         throw Failure(
-          Status.shape, "it began with \(values[k].count) numbers of \(part.axes.joined(separator: ", ")), got \(n)")
+          Status.shape, "it began with \(before.count) numbers of \(part.axes.joined(separator: ", ")), got \(n)")
       }
       try Memory.ask(2 * n * MemoryLayout<Double>.stride)
       let copy = UnsafeMutableBufferPointer<Double>.allocate(capacity: max(1, n))
       copy.initialize(repeating: part.start)
-      if k < values.count { for i in 0..<n { copy[i] = values[k][i] } }
+      for i in before.indices { copy[i] = before[i] }
       pointers.append(copy)
     }
     defer {
@@ -76,7 +83,10 @@ public final class ObjectiveMemory {
       pointers = []
     }
     let result = try body()
-    values = zip(parts, pointers).map { part, p in Array(p.prefix(part.count(sizes) ?? 0)) }
+    values = parts.indices.map { k in
+      if parts[k].isInput, given.contains(parts[k].name) { return k < values.count ? values[k] : [] }
+      return Array(pointers[k].prefix(parts[k].count(sizes) ?? 0))
+    }
     passes += 1
     return result
   }
@@ -168,7 +178,7 @@ public struct ObjectiveKernels: Sendable {
   public let forward64: @Sendable (Hyper, Inputs<Double>, Cache?) throws(Failure) -> Double
   public let pullback32: @Sendable (Hyper, Cache, String, UnsafeMutablePointer<Float>) throws(Failure) -> Void
   public let pullback64: @Sendable (Hyper, Cache, String, UnsafeMutablePointer<Double>) throws(Failure) -> Void
-  @usableFromInline init(
+  public init(
     inPipelines: RegularizerStages, state: @escaping @Sendable (Hyper) -> [Recollection],
     forward32: @escaping @Sendable (Hyper, Inputs<Float>, Cache?) throws(Failure) -> Double,
     forward64: @escaping @Sendable (Hyper, Inputs<Double>, Cache?) throws(Failure) -> Double,

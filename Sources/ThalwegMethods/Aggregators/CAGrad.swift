@@ -13,8 +13,8 @@ import ThalwegCore
 /// Differs  nothing from torchjd.CAGrad, which has no rescaling; the authors' code takes the raw Gramian, with 1e-8 in
 ///          both roots, and multiplies by the number of tasks in the end. The update is 0 where the trace, or ‖g_w‖
 ///          after the division by it, is below norm_eps.
-/// Tells    residual, by which w misses the conditions of its minimum (0 to 1, rounding is below 1e-12), and iterations,
-///          as cagrad.residual and cagrad.iterations.
+/// Tells    residual, by which w misses the conditions of its minimum (0 to 1, rounding is below 1e-12), and
+///          iterations, as cagrad.residual and cagrad.iterations.
 /// Source   Liu, Liu, Jin, Stone and Liu, 2021, arXiv:2110.14048.
 struct CAGrad: GramianRule {
   static let method = Method(

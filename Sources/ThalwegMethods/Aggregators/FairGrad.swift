@@ -8,8 +8,8 @@ import ThalwegCore
 /// State    the gradient of every task; whether there was no solution.
 /// Differs  solved by Newton's method, where the authors take a bounded least-squares solver. As in Nash-MTL there may
 ///          be no solution: weights are at most 10⁶ times their unit, G_ii^(−α/(1 + α)), and `stationary` is 1.
-/// Tells    residual, the largest difference of (G w)_i and w_i^(−1/α) in units of their size (0 to 1; large where there
-///          is no solution), and iterations; stationary.
+/// Tells    residual, the largest difference of (G w)_i and w_i^(−1/α) in units of their size (0 to 1; large where
+///          there is no solution), and iterations; stationary.
 /// Source   Ban and Ji, 2024, arXiv:2402.15638.
 struct FairGrad: GramianRule {
   static let method = Method(

@@ -88,7 +88,8 @@ struct GCond: Source {
     let given = h.list("lambdas")
     lambdas = given.count == tasks.count ? given : [Double](repeating: 1, count: tasks.count)
     scalars =
-      [Scalar("t"), Scalar("winner", -1), Scalar("wins")] + (0..<tasks.count).map { Scalar("length_\($0)", 1) } + Convergence.scalars
+      [Scalar("t"), Scalar("winner", -1), Scalar("wins")] + (0..<tasks.count).map { Scalar("length_\($0)", 1) }
+      + Convergence.scalars
   }
   private var momentum: Int { 2 * tasks.count }
   private func previous(_ k: Int) -> Int { tasks.count + k }

@@ -8,9 +8,9 @@ import ThalwegCore
 /// State    the gradient of every worker.
 /// Differs  works on inner products: distances below some 1e-8 of the gradients are rounding. Where z meets a gradient
 ///          ν keeps it there.
-/// Tells    residual, the length of the sum of unit vectors from z to the gradients, less the weight of those at z, over
-///          all weights (0 to 1; some `tol` at its end, more where `iters` ended it), and iterations. Where the median is
-///          one of the gradients: the distance to it over the mean distance.
+/// Tells    residual, the length of the sum of unit vectors from z to the gradients, less the weight of those at z,
+///          over all weights (0 to 1; some `tol` at its end, more where `iters` ended it), and iterations. Where the
+///          median is one of the gradients: the distance to it over the mean distance.
 /// Source   Weiszfeld, 1937; Pillutla, Kakade and Harchaoui, 2019, arXiv:1912.13445.
 struct GeometricMedian: GramianRule {
   static let method = Method(

@@ -10,8 +10,8 @@ import ThalwegCore
 ///          which sometimes fails and leaves weights of 1. Where some combination of gradients with weights that are
 ///          not negative is 0 there is no solution: weights a are at most 1e6/√A_ii, and `stationary` is 1. ‖g‖ =
 ///          √tasks, so that with max_norm ≤ 1 every update has that length.
-/// Tells    residual, the largest difference of (A a)_i and 1/a_i in units of their size (0 to 1; large where there is no
-///          solution), and iterations, both of the last solution; stationary.
+/// Tells    residual, the largest difference of (A a)_i and 1/a_i in units of their size (0 to 1; large where there is
+///          no solution), and iterations, both of the last solution; stationary.
 /// Source   Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik and Fetaya, 2022, arXiv:2202.01017.
 struct NashMTL: GramianRule {
   static let method = Method(

@@ -12,8 +12,8 @@ import ThalwegCore
 /// Differs  the measure is ‖v‖; a host with another one sets `move`. In the authors' release it is never above eps, so
 ///          that only descent runs, and an impossible program has the weight 3 for each of three losses instead of 1.
 ///          Their switching test is UNVERIFIED against the paper.
-/// Tells    residual, the largest share by which α misses a bound of the program (above 0 where it is impossible) or its
-///          maximum, and iterations, the pivots.
+/// Tells    residual, the largest share by which α misses a bound of the program (above 0 where it is impossible) or
+///          its maximum, and iterations, the pivots.
 /// Source   Lv, Liang, Gong, Li, Li, Zhang, Liu and Wang, 2021, NeurIPS.
 struct ParetoDA: GramianRule {
   static let method = Method(

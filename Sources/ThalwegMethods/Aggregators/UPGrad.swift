@@ -68,7 +68,7 @@ struct UPGrad: GramianRule {
   /// one, the diagonal is raised by next to nothing: Jᵀv hardly changes.
   static func solve(_ G: Gramian, atLeast u: [Double]) throws(Failure) -> (v: [Double], convergence: Convergence) {
     var iterations = 0
-    if G.count > 64 {
+    if G.count > 32 {
       let swept = sweeps(G, atLeast: u)
       if swept.convergence.residual <= 1e-14 { return swept }
       iterations += swept.convergence.iterations
@@ -110,8 +110,8 @@ struct UPGrad: GramianRule {
     return (v, Convergence(cone: G, v, atLeast: u, sweeps))
   }
 
-  /// With v = u + s, s ≥ 0: the gradient Gv is 0 where s > 0 and not negative where s = 0. A row that becomes free costs
-  /// m² operations, one that is so no more m³.
+  /// With v = u + s, s ≥ 0: the gradient Gv is 0 where s > 0 and not negative where s = 0. A row that becomes free
+  /// costs m² operations, one that is so no more m³.
   private static func activeSet(_ G: Gramian, atLeast u: [Double]) -> (v: [Double], iterations: Int)? {
     let m = G.count, pull = G.times(u), norms = G.norms
     var s = [Double](repeating: 0, count: m), slopes = pull

@@ -9,25 +9,60 @@ private func numbers<T: Real>(_ x: Inputs<T>, _ name: String) throws(Failure) ->
 }
 private let losses = Input.variable("losses", "m", "one loss for each task or group")
 
+/// Logarithms that are learned with the losses: the host's, or kept here, where each pass that keeps its gradients ends
+/// with a step of gradient descent on them.
+private enum Learned {
+  static func parameters(_ what: String) -> [Parameter] {
+    [
+      .number("init", 0, .any, "the \(what) at first, where they are kept here"),
+      .number("lr", 0.01, .atLeast(0), "step size of those that are kept here"),
+    ]
+  }
+  static func input(_ what: String) -> Input {
+    .variable("s", "m", "\(what), from 0 on; kept here when left out", optional: true)
+  }
+  static func state(_ h: Hyper) -> [Recollection] {
+    let start: Double = h[dynamicMember: "init"]
+    return [Recollection("s", "m", start: start, isInput: true)]
+  }
+  static func read<T: Real>(_ x: Inputs<T>) throws(Failure) -> [Double] {
+    if x.optional("s") != nil { return try numbers(x, "s") }
+    let s = try x.memory["s"]
+    return (0..<x.sizes["m"]).map { s[$0] }
+  }
+  static func learn<T: Real>(_ x: Inputs<T>, _ slopes: [Double], _ lr: Double) throws(Failure) {
+    if x.optional("s") != nil { return }
+    let s = try x.memory["s"]
+    for (i, slope) in slopes.enumerated() { s[i] -= lr * slope }
+  }
+}
+
 /// Uncertainty weighting: every loss is divided by a variance that is learned with it.
 ///
 ///     F = Σ (e^(−s_i)·L_i/2 + s_i/2);   ∂F/∂L = e^(−s)/2,   ∂F/∂s = ½ − e^(−s)·L/2
 ///
-/// s, the logarithms of the variances, are parameters of the host; they start at 0 and are at best log L.
+/// s, the logarithms of the variances, are parameters of the host, or, when left out, kept here: they start at `init`
+/// and s ← s − lr·∂F/∂s after every pass that keeps its gradients. At best they are log L.
+/// State    s, where it is left out.
 /// Differs  nothing from torchjd.UW. Negative losses have no lower bound.
 /// Source   Kendall, Gal and Cipolla, 2017, arXiv:1705.07115.
 struct UncertaintyWeighting: Objective {
   static let method = Method(
     "uncertainty_weighting", .objective, "Losses of tasks over variances that are learned with them.",
     rule: "F = sum_i (exp(-s_i)*L_i/2 + s_i/2)", source: "Kendall, Gal, Cipolla, 2017, arXiv:1705.07115",
-    inputs: [losses, .variable("s", "m", "logarithms of the variances, from 0 on")])
-  init(_ h: Hyper) {}
+    parameters: Learned.parameters("logarithms of the variances"),
+    inputs: [losses, Learned.input("logarithms of the variances")])
+  static func state(_ h: Hyper) -> [Recollection] { Learned.state(h) }
+  let lr: Double
+  init(_ h: Hyper) { lr = h.lr }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let L = try numbers(x, "losses"), s = try numbers(x, "s"), w = s.map { exp(-$0) / 2 }
+    let L = try numbers(x, "losses"), s = try Learned.read(x), w = s.map { exp(-$0) / 2 }
     if let cache {
       try cache.keep("losses", numbers: w, T.self)
-      try cache.keep("s", numbers: zip(w, L).map { 0.5 - $0 * $1 }, T.self)
+      let slopes = zip(w, L).map { 0.5 - $0 * $1 }
+      try cache.keep("s", numbers: slopes, T.self)
+      try Learned.learn(x, slopes, lr)
     }
     return L.indices.reduce(0) { $0 + w[$1] * L[$1] + s[$1] / 2 }
   }
@@ -37,22 +72,28 @@ struct UncertaintyWeighting: Objective {
 ///
 ///     F = Σ (e^(s_i)·L_i − s_i);   ∂F/∂L = e^s,   ∂F/∂s = e^s·L − 1
 ///
-/// s, the logarithms of the scales, are parameters of the host; they start at 0. Losses must be positive to have a
-/// minimum.
+/// s, the logarithms of the scales, are parameters of the host, or, when left out, kept here: they start at `init` and
+/// s ← s − lr·∂F/∂s after every pass that keeps its gradients. Losses must be positive to have a minimum.
+/// State    s, where it is left out.
 /// Differs  nothing from torchjd.IMTLL. It is twice uncertainty_weighting at −s.
 /// Source   Liu, Li, Kuang, Xue, Chen, Yang, Liao and Zhang, 2021, ICLR.
 struct IMTLL: Objective {
   static let method = Method(
     "imtl_l", .objective, "Losses of tasks, scaled by factors that are learned with them.",
     rule: "F = sum_i (exp(s_i)*L_i - s_i)", source: "Liu, Li, Kuang, Xue, Chen, Yang, Liao, Zhang, 2021, ICLR",
-    inputs: [losses, .variable("s", "m", "logarithms of the scales, from 0 on")])
-  init(_ h: Hyper) {}
+    parameters: Learned.parameters("logarithms of the scales"),
+    inputs: [losses, Learned.input("logarithms of the scales")])
+  static func state(_ h: Hyper) -> [Recollection] { Learned.state(h) }
+  let lr: Double
+  init(_ h: Hyper) { lr = h.lr }
 
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
-    let L = try numbers(x, "losses"), s = try numbers(x, "s"), w = s.map { exp($0) }
+    let L = try numbers(x, "losses"), s = try Learned.read(x), w = s.map { exp($0) }
     if let cache {
       try cache.keep("losses", numbers: w, T.self)
-      try cache.keep("s", numbers: zip(w, L).map { $0 * $1 - 1 }, T.self)
+      let slopes = zip(w, L).map { $0 * $1 - 1 }
+      try cache.keep("s", numbers: slopes, T.self)
+      try Learned.learn(x, slopes, lr)
     }
     return L.indices.reduce(0) { $0 + w[$1] * L[$1] - s[$1] }
   }

@@ -49,10 +49,14 @@ class Fixed:
 def _check_kind(sentence: str, kind: str) -> None:
     """Refuses a method of another kind, which the library would take: it makes these three by one function."""
     method = _registry.by_name()[_sentence.stages(sentence)[0]]
-    if method.kind != kind:
+    # a function of the losses of tasks weighs them with its gradient
+    weighs = kind == "weighting" and method.kind == "objective" and any(
+        i.name == "losses" and i.differentiable for i in method.inputs)
+    if method.kind != kind and not weighs:
         article, wanted = ("an" if word[0] in "aeiou" else "a" for word in (method.kind, kind))
+        maker = "aggregate" if method.kind == "aggregator" else method.kind
         raise error(MethodError, f"`{method.name}` is {article} {method.kind}; {wanted} {kind} is wanted here: "
-                    f"thalweg.{method.kind}({sentence!r}) makes it\n  {sentence}\n  ^")
+                    f"thalweg.{maker}({sentence!r}) makes it\n  {sentence}\n  ^")
 
 
 def _of_kind(problem: Error, kind: str) -> Error:
@@ -317,13 +321,15 @@ class Weighting(Objective):
     __doc__ = Card("""Weights of tasks or samples, from their losses: weighting("dwa")(losses=losses).
 
     Called, it gives the weights, an array like the losses; every call is one step of what it remembers (see
-    state_dict).
+    state_dict).  An objective of the losses of tasks ("stch", "uncertainty_weighting", "imtl_l") is one too: its
+    gradient for them are the weights.
     """)
     _kind = "weighting"
 
     def __call__(self, *unnamed: Never, **inputs: Any) -> Any:
         """The weights, in an array of the kind of the losses.  NeedsError names an input that is missing."""
-        return self.value_and_grad(*unnamed, **inputs)[1]["weights"]
+        found = self.value_and_grad(*unnamed, **inputs)[1]
+        return found["weights" if any(i.result and i.name == "weights" for i in self.inputs) else "losses"]
 
 
 class Schedule(Fixed, _thalweg.Schedule):

@@ -19,6 +19,7 @@ class UncertaintyWeighting(ObjectiveReference):
     """Kendall, Gal and Cipolla, 2018 (arXiv 1705.07115)."""
 
     name = "uncertainty_weighting"
+    defaults = {"init": 0.0, "lr": 0.01}
 
     def examples(self, rng: np.random.Generator) -> Examples:
         return [{"losses": rng.uniform(0, 3, m), "s": rng.standard_normal(m)} for m in (1, 2, 7)]
@@ -34,6 +35,7 @@ class IMTLL(ObjectiveReference):
     """Liu et al., 2021."""
 
     name = "imtl_l"
+    defaults = {"init": 0.0, "lr": 0.01}
 
     def examples(self, rng: np.random.Generator) -> Examples:
         return [{"losses": rng.uniform(0, 3, m), "s": rng.standard_normal(m)} for m in (1, 2, 7)]
