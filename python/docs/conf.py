@@ -20,7 +20,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 # What the adapters are for need not be there to document them.
-autodoc_mock_imports = [name for name in ("torch", "jax") if importlib.util.find_spec(name) is None]
+autodoc_mock_imports = [name for name in ("torch", "jax", "transformers") if importlib.util.find_spec(name) is None]
 suppress_warnings = ["ref.python"]  # "Optimizer" in a signature: that of the same module
 smartquotes = False
 html_theme = "furo"

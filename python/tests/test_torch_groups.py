@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Callable
 
 import pytest
@@ -57,6 +58,50 @@ def test_a_later_group_starts_from_the_sentence() -> None:
         opt.defaults["lr"] = 0.25
         opt.add_param_group({"params": [parameter(1.0)]})
         assert opt.param_groups[2]["lr"] == 0.25
+
+
+def test_keywords_are_what_groups_have_that_do_not_say_otherwise() -> None:
+    """As the classes of torch: the groups given, those that come later, and copies."""
+    a, b, c = parameter(1.0), parameter(1.0), parameter(1.0)
+    opt = Optimizer([{"params": [a]}, {"params": [b], "lr": 0.25, "weight_decay": 0.0}], sentence="clip_value(9) | adamw",
+                    lr=0.5, betas=(0.5, 0.75), weight_decay=0.125, seed=3)
+    with pytest.raises(tw.RangeError):
+        opt.add_param_group({"params": [parameter(1.0)], "lr": -1.0})
+    opt.add_param_group({"params": [c], "weight_decay": 0.5})
+    for one in (opt, copy.deepcopy(opt)):
+        assert [(g["lr"], g["betas"], g["weight_decay"]) for g in one.param_groups] == [
+            (0.5, (0.5, 0.75), 0.125), (0.25, (0.5, 0.75), 0.0), (0.5, (0.5, 0.75), 0.5)]
+        one.add_param_group({"params": [parameter(1.0)]})
+        assert one.param_groups[3]["lr"] == 0.5
+    theirs = [parameter(1.0), parameter(1.0), parameter(1.0)]
+    twin = Optimizer([{"params": [p], "lr": lr, "weight_decay": decay} for p, lr, decay in
+                      zip(theirs, (0.5, 0.25, 0.5), (0.125, 0.0, 0.5))], "clip_value(9) | adamw(beta1=0.5, beta2=0.75)")
+    for one in (opt, twin):
+        step(one)
+    assert_equal([a, b, c], theirs)
+
+
+def test_keywords_of_all_rules_and_in_place_of_a_schedule() -> None:
+    opt = Optimizer([parameter([[1.0]]), parameter(1.0)], "route(matrix=(muon(lr=0.5)), other=(adamw(lr=0.125)))", lr=0.25)
+    assert (opt.param_groups[0]["muon.lr"], opt.param_groups[0]["adamw.lr"]) == (0.25, 0.0625)
+    opt = Optimizer([parameter(1.0)], "adamw(lr=linear(lr=1.0, end=0, total=8))", lr=0.25)
+    opt.add_param_group({"params": [parameter(1.0)]})
+    for _ in range(3):
+        assert [g["lr"] for g in opt.param_groups] == [0.25, 0.25]
+        step(opt)
+
+
+def test_keywords_that_are_none() -> None:
+    for sentence, given in (("adamw", {"lrr": 1.0}), ("rprop", {"betas": (0.9, 0.99)}), ("adamw", {"ns_steps": 3})):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{[*given][0]}'"):
+            Optimizer([parameter(1.0)], sentence, **given)
+    with pytest.raises(tw.RangeError, match="`lr` must be at least 0"):
+        Optimizer([parameter(1.0)], "adamw", lr=-1.0)
+    # No decay is true of every rule: Hugging Face and get_parameter_groups say it of every group.
+    for cls in (lambda p: Optimizer(p, "rprop"), twt.LBFGS):
+        assert cls([{"params": [parameter(1.0)], "weight_decay": 0.0}]).engine.steps == 0
+        with pytest.raises(tw.UnknownNameError, match="no hyper-parameter `weight_decay`"):
+            cls([{"params": [parameter(1.0)], "weight_decay": 0.5}])
 
 
 def test_a_later_group_has_the_schedule() -> None:

@@ -1,19 +1,16 @@
-"""What monitors of Lightning and Hugging Face log of a schedule in the sentence: the rate that each step used; and the
-Trainer of the guide, for methods that ask for more than one gradient."""
+"""What monitors of Lightning and Hugging Face log of a schedule in the sentence: the rate that each step used; and
+thalweg.torch.huggingface, for methods that ask for more than one gradient."""
 
 from __future__ import annotations
 
-import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
 from torch_support import parameter, step, torch
 
+import thalweg as tw
 import thalweg.torch as twt
-
-GUIDE = Path(__file__).parents[1] / "docs" / "pages" / "guides" / "sharpness.md"
 
 SENTENCE = "sgd(lr=linear(lr=1.0, end=0, total=8))"
 RATES = [1 - k / 8 for k in range(8)]
@@ -34,6 +31,14 @@ class Net(torch.nn.Module):
     def forward(self, x: Any, labels: Any = None) -> Any:
         logits = self.layer(x)
         return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+class Dropping(Net):
+    def __init__(self, like: Any = None) -> None:
+        super().__init__()
+        self.layer = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 2))
+        if like is not None:
+            self.load_state_dict(like)
 
 
 def test_values_before_and_behind_a_step_are_those_of_torchs_scheduler() -> None:
@@ -89,10 +94,11 @@ def test_the_monitor_of_lightning(scheduled: bool, tmp_path: Any) -> None:
 def trainer_of(tmp_path: Any, **more: Any) -> Any:
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    kind = more.pop("kind", transformers.Trainer)
+    kind = more.pop("kind", None) or transformers.Trainer
+    own = {key: more.pop(key) for key in ("gradient_accumulation_steps", "max_grad_norm") if key in more}
     arguments = transformers.TrainingArguments(
         output_dir=str(tmp_path), max_steps=8, per_device_train_batch_size=2, save_strategy="no", use_cpu=True,
-        report_to=[], logging_steps=1, disable_tqdm=True, seed=0, lr_scheduler_type="constant", max_grad_norm=0.0)
+        report_to=[], logging_steps=1, disable_tqdm=True, seed=0, lr_scheduler_type="constant", **{"max_grad_norm": 0.0, **own})
     return kind(more.pop("net"), arguments, train_dataset=rows(), **more)
 
 
@@ -118,7 +124,7 @@ def test_hugging_face_makes_the_optimizer_and_logs_its_rate(tmp_path: Any) -> No
     for p in trainer.model.parameters():
         assert {*opt.state[p]} >= {"step", "exp_avg", "exp_avg_sq"} and opt.state[p]["exp_avg"].abs().sum() > 0
     generic = trainer_of(tmp_path, net=Net(), optimizer_cls_and_kwargs=(
-        twt.Optimizer, dict(sentence="clip_global_norm(1.0) | adamw(lr=0.03125)")))
+        twt.Optimizer, dict(sentence="clip_global_norm(1.0) | adamw", lr=0.03125)))
     generic.train()
     assert logged(generic) == [0.03125] * 8
 
@@ -135,45 +141,83 @@ def test_steps_within_the_backward_pass_of_hugging_face(tmp_path: Any) -> None:
         assert torch.equal(p, q) and q.grad is None
 
 
-def asking_trainer() -> Any:
-    """The class of the guide."""
+@pytest.mark.parametrize("clip, accumulated", [(0.0, 1), (0.25, 1), (0.0, 2)])
+def test_sam_in_the_trainer_of_hugging_face(tmp_path: Any, clip: float, accumulated: int) -> None:
+    """The weights and losses are those of a plain loop with a closure over the same minibatches, with the same dropout."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    if not GUIDE.exists():
-        pytest.skip("the guide is not beside the tests")
-    code = re.search(r"^(class AskingTrainer.*?)^class ", GUIDE.read_text(), re.S | re.M)
-    assert code
-    scope: dict[str, Any] = {"transformers": transformers}
-    exec(code[1], scope)  # noqa: S102
-    return scope["AskingTrainer"]
+    from thalweg.torch.huggingface import Asking
 
-
-def test_sam_in_the_trainer_of_hugging_face(tmp_path: Any) -> None:
-    """The weights and losses are those of a plain loop with a closure over the same minibatches."""
     sentence = "sam(0.5) | sgd(lr=0.5, momentum=0.5)"
     batches: list[Any] = []
 
-    class Recording(asking_trainer()):  # type: ignore[misc]
+    class Recording(transformers.Trainer):  # type: ignore[misc]
         def training_step(self, model: Any, inputs: Any, *more: Any) -> Any:
-            batches.append(inputs)
+            batches.append((inputs, torch.get_rng_state()))
             return super().training_step(model, inputs, *more)
 
-    trainer = trainer_of(tmp_path, net=Net(), kind=Recording, optimizer_cls_and_kwargs=(
-        twt.Optimizer, dict(sentence=sentence)))
+    class Both(Asking, Recording):
+        pass
+
+    start = Dropping().state_dict()
+    trainer = trainer_of(tmp_path, net=Dropping(start), kind=Both, gradient_accumulation_steps=accumulated,
+                         max_grad_norm=clip, optimizer_cls_and_kwargs=(twt.Optimizer, dict(sentence=sentence)))
     trainer.train()
-    net = Net()
+    net = Dropping(start)
     opt = twt.Optimizer(net.parameters(), sentence)
     losses = []
-    for batch in batches:
+    # Each is seen twice, in the order of the step: all minibatches of the first gradient, then those of the second.
+    assert len(batches) == 8 * accumulated * 2
+    for k in range(0, len(batches), 2 * accumulated):
+        first, second = batches[k : k + accumulated], batches[k + accumulated : k + 2 * accumulated]
+        assert all(a is b and torch.equal(s, r) for (a, s), (b, r) in zip(first, second, strict=True))
+
         def closure() -> Any:
             opt.zero_grad()
-            loss = net(**batch)["loss"]
-            loss.backward()
-            return loss
+            total = 0.0
+            for batch, state in first:
+                torch.set_rng_state(state)
+                loss = net(**batch)["loss"] / accumulated
+                loss.backward()
+                total += loss.item()
+            if clip:
+                torch.nn.utils.clip_grad_norm_(net.parameters(), clip)
+            return total
 
-        losses.append(opt.step(closure).item())
-    assert len(batches) == 8 and logged(trainer, "loss") == pytest.approx(losses, rel=1e-4)
+        losses.append(opt.step(closure))
+    assert opt.engine.steps == 8 and logged(trainer, "loss") == pytest.approx(losses, rel=1e-4)
     for p, q in zip(trainer.model.parameters(), net.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("sentence, what", [
+    ("gradient_accumulate(2) | sam(0.05) | sgd", "another minibatch"), ("adahessian", "'hessian_vector'")])
+def test_what_the_trainer_of_hugging_face_cannot_answer(tmp_path: Any, sentence: str, what: str) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from thalweg.torch.huggingface import Trainer
+
+    net = Net()
+    before = [p.detach().clone() for p in net.parameters()]
+    trainer = trainer_of(tmp_path, net=net, kind=Trainer, optimizer_cls_and_kwargs=(
+        twt.Optimizer, dict(sentence=sentence)))
+    with pytest.raises(tw.NeedsError, match=f"asks for (a )?{what}, and the Trainer has one minibatch"):
+        trainer.train()
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
+
+
+def test_the_trainer_leaves_methods_alone_that_ask_once(tmp_path: Any) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from thalweg.torch.huggingface import Trainer
+
+    trainers = [trainer_of(tmp_path, net=Net(), kind=kind, optimizer_cls_and_kwargs=(
+        twt.Optimizer, dict(sentence="adamw", lr=0.03125))) for kind in (Trainer, None)]
+    trainers[1].model.load_state_dict(trainers[0].model.state_dict())
+    for trainer in trainers:
+        trainer.train()
+        assert logged(trainer) == [0.03125] * 8
+    for p, q in zip(*(trainer.model.parameters() for trainer in trainers), strict=True):
         assert torch.equal(p, q)
 
 

@@ -8,7 +8,7 @@
 
 There is a class for every optimizer of the library (dir(thalweg.torch) lists them), and Optimizer for every sentence.
 Those that torch has too take what torch's take.  Parameters and gradients are used where they lie; nothing is copied.
-float32, float64, float16 and bfloat16.
+float32, float64, float16 and bfloat16.  thalweg.torch.huggingface has a Trainer for methods that ask more than once.
 """
 
 from __future__ import annotations

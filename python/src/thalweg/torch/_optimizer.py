@@ -35,7 +35,8 @@ class Optimizer(Tasks):
     sentence  the pipeline, as for thalweg.Optimizer
     ranks     a thalweg.distributed.Ranks: how the model is spread over the processes of a group.  Parameters that are
               DTensors (FSDP2) need none: their local shards are stepped, and norms are those of the whole model
-    options   those of thalweg.Optimizer: state_dtype, master, nonfinite, maximize, seed, ...
+    options   those of thalweg.Optimizer: state_dtype, master, nonfinite, maximize, seed, ...  And what param_groups shows,
+              for all groups that do not say otherwise: lr=0.01, as Hugging Face's optimizer_cls_and_kwargs gives it
 
     `param_groups` shows the hyper-parameters that may change, and the next step uses what it shows ("lr", "betas", or
     "muon.lr" where two stages have an lr): torch's schedulers and your own code change them there.  A schedule in the
@@ -102,8 +103,12 @@ class Optimizer(Tasks):
                 self._decays = _shared(empty, "weight_decay") if self._viewed is None else []
                 values, scheduled = self._read(empty, "")
                 own = {p.name for _, m in empty._stages() for p in m.parameters}
+                shown = {*values, *empty._live_paths(), *(["betas"] if empty._betas() else [])} - _options.OF_ALL
                 self._settings = frozenset({*values, *empty._live_paths(), *self._keys.fixed, *own, "betas", "role"})
             self._sentence_values = {key: value for key, value in values.items() if key not in scheduled}
+            self._standards = {key: options.pop(key) for key in shown & options.keys() if self._viewed is None}
+            for group in self.param_groups:
+                group.update({key: value for key, value in self._standards.items() if key not in group})
             groups = [self._spread_given(self._describe(group, set(group), names)) for group in self.param_groups]
             alone = len(groups) == 1 and not (groups[0].keys() - {"params", "name"})
             bound = [group for group in groups if group["params"]]
@@ -120,7 +125,7 @@ class Optimizer(Tasks):
         self._watching = self.engine._options["nonfinite"] == "propagate"
         self._norms, self.engine._norms = self.engine._norms, []  # looked at here
         self._sparse = {m.name for _, m in self.engine._stages() if m.kind == "optimizer"} <= SPARSE
-        self.defaults.update({**self._sentence_values, **self._keys.fixed, **self._keys.notes})
+        self.defaults.update({**self._sentence_values, **self._keys.fixed, **self._keys.notes, **self._standards})
         self._pull()
         self._note(self.param_groups)
         if "route" in sentence and not self._unbound and (self._ranks is None or self._ranks.whole):

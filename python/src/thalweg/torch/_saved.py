@@ -395,7 +395,7 @@ class Saved(Grouped):
         self._push()
         self._empty()
         own = ("engine", "_shown", "_scheduled", "_seen", "_rates", "_scaled", "_sentence_values", "_keys", "_decays",
-               "_norms", "_watching", "_sparse", "_settings", "_places", "_unbound")
+               "_norms", "_watching", "_sparse", "_settings", "_standards", "_places", "_unbound")
         return {"defaults": self.defaults, **{key: self.__dict__[key] for key in ("state", "param_groups", *own)},
                 "_seen": -1, "_ahead": {}, "_filled": None, "_filling": [], "_standing_in": {}, "_tasks": {},
                 "_asking": None}

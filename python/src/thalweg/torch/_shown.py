@@ -41,6 +41,8 @@ class Grouped(torch.optim.Optimizer):
     # By group and key: what is shown of a change that the engine does not have yet.
     _ahead: dict[tuple[int, str], Any]
     _sentence_values: dict[str, Any]
+    # What the constructor was given for all groups that do not say otherwise.
+    _standards: Mapping[str, Any] = {}
     _settings: frozenset[str]
     # While the constructor adds groups: the tensors of those before.
     _members: set[int]
@@ -79,6 +81,8 @@ class Grouped(torch.optim.Optimizer):
     def _describe(self, group: dict[str, Any], given: Iterable[str], names: set[str]) -> dict[str, Any]:
         """A parameter group of torch as one of thalweg, with the values given; its name goes to `names`."""
         described = {key: plain(group[key]) for key in group if key in given and self._is_setting(key)}
+        if same(described.get("weight_decay"), 0) and not self._decay_known():  # true of every rule without one
+            del described["weight_decay"]
         called = group.get("param_names")
         if self._ranks is not None:
             described["params"] = self._ranks.hold(called, group["params"])
@@ -99,6 +103,9 @@ class Grouped(torch.optim.Optimizer):
             return True
         known = sorted({path.rpartition(".")[2] for path in self._settings})
         return familiar(key, known) is not None or bool(difflib.get_close_matches(key, known, 1, 0.8))
+
+    def _decay_known(self) -> bool:
+        return any(path.rpartition(".")[2] == "weight_decay" for path in self._settings)
 
     # ---- groups that are empty
 
@@ -375,7 +382,7 @@ class Grouped(torch.optim.Optimizer):
         try:
             super().add_param_group(param_group)
             # torch fills in `defaults`; what counts is what the caller gave, here or by changing them.
-            given = {key for key in param_group if key in before or self._is_new_default(key)}
+            given = {key for key in param_group if key in before or key in self._standards or self._is_new_default(key)}
             with self._joining({}):
                 described = self._describe(param_group, given, {name for name, _, _ in self.engine._layout})
                 described = self._spread_given(described)
