@@ -31,7 +31,7 @@ static bool has_wide; /* arrays of integers, too, have 64 bits each */
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool loaded;
-static char said[256];
+static char said[4352]; /* with a path */
 static const char *description = "OpenBLAS on first use";
 
 #ifndef NAME
@@ -130,6 +130,24 @@ static int look(struct dl_phdr_info *object, size_t size, void *path) {
   return !strstr(file, "64_");
 }
 
+/* The package scipy-openblas32 (`pip install thalweg[openblas]`) brings one alone, for Pythons whose NumPy has none: it lies in the folder
+ * of packages that this library lies in, too. */
+static bool beside(char *path, size_t size) {
+  Dl_info self;
+  char folder[4096];
+  if (!dladdr((void *)beside, &self) || !self.dli_fname || strlen(self.dli_fname) >= sizeof folder) return false;
+  strcpy(folder, self.dli_fname);
+  for (int up = 0; up < 5; up++) { /* thalweg/lib/glibc-hwcaps/x86-64-v3/ at most */
+    char *slash = strrchr(folder, '/');
+    if (!slash || slash == folder) break;
+    *slash = 0;
+    int n = snprintf(path, size, "%s/scipy_openblas32/lib/libscipy_openblas.so", folder);
+    if (n > 0 && (size_t)n < size && access(path, R_OK) == 0) return true;
+  }
+  path[0] = 0;
+  return false;
+}
+
 /* A function by the spelling of this library: with "scipy_" before it, with "64_" behind. */
 static fortran symbol(void *h, const char *name, const char *before, const char *behind) {
   char text[64];
@@ -137,7 +155,7 @@ static fortran symbol(void *h, const char *name, const char *before, const char 
   return (fortran)dlsym(h, text);
 }
 
-static bool take(void *h, const char *before, const char *behind) {
+static bool take(void *h, const char *before, const char *behind, const char *from) {
   bool ok = true;
 #define FIND(name) ok = (p_##name = symbol(h, #name, before, behind)) && ok;
   EACH(FIND)
@@ -147,7 +165,7 @@ static bool take(void *h, const char *before, const char *behind) {
   if (!ok) return false;
   has_wide = *behind != 0;
   char *(*config)(void) = (char *(*)(void))symbol(h, "openblas_get_config", before, behind);
-  snprintf(said, sizeof said, "%s", config ? config() : "OpenBLAS");
+  snprintf(said, sizeof said, "%s, from %s", config ? config() : "OpenBLAS", from);
   return true;
 }
 
@@ -170,7 +188,7 @@ static void open_library(void) {
   if (!h) h = dlopen(NAME, binding());
   if (!h) {
     path[0] = 0;
-    dl_iterate_phdr(look, path);
+    if (!beside(path, sizeof path)) dl_iterate_phdr(look, path);
     if (path[0]) h = open_copy(path);
   }
   if (before) setenv("OPENBLAS_NUM_THREADS", before, 1);
@@ -180,11 +198,12 @@ static void open_library(void) {
   if (chosen) unsetenv("OPENBLAS_CORETYPE");
 #endif
   if (!h) {
-    snprintf(said, sizeof said, "OpenBLAS was not found (" NAME "; Debian's package libopenblas0)");
+    snprintf(said, sizeof said, "OpenBLAS was not found (" NAME "; Debian's package libopenblas0, or pip install scipy-openblas32)");
     return;
   }
-  if (!take(h, "", "") && !take(h, "scipy_", "") && !take(h, "scipy_", "64_") && !take(h, "", "64_")) {
-    snprintf(said, sizeof said, "%s lacks CBLAS or LAPACK functions", path[0] ? path : NAME);
+  const char *from = path[0] ? path : NAME;
+  if (!take(h, "", "", from) && !take(h, "scipy_", "", from) && !take(h, "scipy_", "64_", from) && !take(h, "", "64_", from)) {
+    snprintf(said, sizeof said, "%s lacks CBLAS or LAPACK functions", from);
     return;
   }
   /* Products are cut up by the caller; one thread each. */

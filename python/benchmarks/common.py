@@ -255,7 +255,7 @@ def machine() -> str:
         model = found[1]
     when = datetime.date.today().isoformat()
     cores = len(os.sched_getaffinity(0))
-    return f"{when}; {model}, {cores} cores; {thalweg.build_info}; Python {platform.python_version()}"
+    return f"{when}; {model}, {cores} cores; {thalweg.build_info.partition(', from ')[0]}; Python {platform.python_version()}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

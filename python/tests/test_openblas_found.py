@@ -1,4 +1,5 @@
-"""Where matrix methods get OpenBLAS from: the system's, or the one that NumPy's or SciPy's wheel brought.
+"""Where matrix methods get OpenBLAS from: the system's, that of the package scipy-openblas32, or the one that NumPy's or
+SciPy's wheel brought.
 
 The C file is compiled alone with another name for the system's, as on a machine that has none. Each case is a
 process of its own, since a process looks once.
@@ -96,8 +97,28 @@ def test_the_one_of_a_host_serves_where_the_system_has_none(shim, host):
         pytest.skip(f"this {host} did not bring an OpenBLAS")
     run = subprocess.run([sys.executable, "-c", CASE, str(shim), host], capture_output=True, text=True)
     assert run.returncode == 0 and run.stdout.endswith("right\n"), run.stdout + run.stderr
+    found = Path(run.stdout.splitlines()[0].partition(", from ")[2])
+    assert found.resolve() in [path.resolve() for path in brought]
     # SciPy's, with 32-bit integers, is taken where both are there.
     assert ("USE64BITINT" in run.stdout) == (host == "numpy"), run.stdout
+
+
+def test_the_package_of_openblas_beside_the_library_comes_before_that_of_a_host(shim, tmp_path):
+    """As `pip install thalweg[openblas]` lays it out; a library of another name stands for that package's."""
+    scipy = pytest.importorskip("scipy")
+    brought = [*Path(scipy.__file__).parent.with_name("scipy.libs").glob("libscipy_openblas*")]
+    if not brought:
+        pytest.skip("this SciPy did not bring an OpenBLAS")
+    library = tmp_path / "thalweg" / "lib" / "glibc-hwcaps" / "x86-64-v3" / "libthalweg.so.1"
+    package = tmp_path / "scipy_openblas32" / "lib" / "libscipy_openblas.so"
+    for path in (library, package):
+        path.parent.mkdir(parents=True)
+    shutil.copy(shim, library)
+    package.symlink_to(brought[0])
+    run = subprocess.run([sys.executable, "-c", "import scipy.linalg\n" + CASE, str(library), "numpy"],
+                         capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.endswith("right\n"), run.stdout + run.stderr
+    assert run.stdout.splitlines()[0].endswith(f", from {package}"), run.stdout
 
 
 def test_without_any_it_says_what_is_missing(shim, tmp_path):
@@ -110,4 +131,4 @@ def test_without_any_it_says_what_is_missing(shim, tmp_path):
     environment = {"LD_LIBRARY_PATH": str(shim.parent)}
     run = subprocess.run([tmp_path / "none"], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout == "OpenBLAS was not found (libno_such_openblas.so.0; Debian's package libopenblas0)\n"
+    assert run.stdout == "OpenBLAS was not found (libno_such_openblas.so.0; Debian's package libopenblas0, or pip install scipy-openblas32)\n"

@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -36,22 +35,18 @@ def info(_: argparse.Namespace) -> int:
 def collect() -> tuple[dict[str, str], list[str]]:
     """The facts by name, and what would be faster, a sentence each."""
     level, best = _loaded_level(), _best_level()
-    works, blas = _has_products(), _blas(best)
+    blas = _blas() if _has_products() else None
     cores, threads = len(os.sched_getaffinity(0)), thalweg.get_num_threads()
-    if works:
-        products = blas or "found"
-    else:
-        products = "no OpenBLAS found: matrix methods refuse to step"
     facts = {
         "thalweg": thalweg.version,
-        "build": thalweg.build_info,
+        "build": thalweg.build_info.partition(", OpenBLAS")[0],
         "methods": str(len(thalweg.methods())),
         "Python": f"{platform.python_version()} ({platform.python_implementation()}), {sys.platform} "
                   f"{platform.machine()}",
         "NumPy": np.__version__,
         "processor": f"{_processor()}, {best or 'x86-64'}" if platform.machine() == "x86_64" else _processor(),
         "instruction set": f"{level}, from {_library()}",
-        "matrix products": products,
+        "matrix products": blas or "no OpenBLAS found: matrix methods refuse to step",
         "OPENBLAS_CORETYPE": os.environ.get("OPENBLAS_CORETYPE", "not set"),
         "threads": f"{threads} of {cores} processors that this process may use (THALWEG_NUM_THREADS; "
                    "not OMP_NUM_THREADS)",
@@ -62,7 +57,7 @@ def collect() -> tuple[dict[str, str], list[str]]:
             facts[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             facts[name] = "not installed"
-    return facts, _advice(level, best, blas if works else None, threads, cores)
+    return facts, _advice(level, best, blas, threads, cores)
 
 
 def _advice(level: str, best: str, blas: str | None, threads: int, cores: int) -> list[str]:
@@ -75,8 +70,8 @@ def _advice(level: str, best: str, blas: str | None, threads: int, cores: int) -
         advice.append(f"Steps of large tensors run on {threads} of {cores} processors: "
                       f"thalweg.set_num_threads({cores}).")
     if blas is None:
-        advice.append("Matrix methods need OpenBLAS: install libopenblas0 (Debian), or NumPy or SciPy "
-                      "from their wheels.")
+        advice.append("Matrix methods need OpenBLAS: install libopenblas0 (Debian), or scipy-openblas32, "
+                      "NumPy or SciPy from their wheels.")
     elif best == "x86-64-v3" and re.search(r"prescott|nehalem|core2|sandybridge", blas, re.I):
         advice.append("OpenBLAS took a core for older processors: OPENBLAS_CORETYPE=Haswell.")
     return advice
@@ -139,34 +134,10 @@ def _has_products() -> bool:
     return True
 
 
-def _blas(best: str) -> str:
-    """OpenBLAS with its core, as it describes itself; "" where it cannot be loaded.
-
-    The library works on a copy of its own, which nothing else in the process reaches: a child loads the same file, with
-    the core that the library asks for.
-    """
-    environment = dict(os.environ, OPENBLAS_NUM_THREADS="1")
-    if best == "x86-64-v4":
-        environment.setdefault("OPENBLAS_CORETYPE", "SKYLAKEX")
-    # The system's; where there is none, the one that SciPy (32-bit integers) or NumPy brought, as COpenBLAS looks for it.
-    brought = [path for path in _mapped() if re.search(r"/lib(scipy_)?openblas[^/]*$", path)]
-    code = """import ctypes, sys
-for file in sys.argv[1:]:
-    try:
-        library = ctypes.CDLL(file)
-    except OSError:
-        continue
-    for before in ("", "scipy_"):
-        for behind in ("", "64_"):
-            told = getattr(library, before + "openblas_get_config" + behind, None)
-            if told:
-                told.restype = ctypes.c_char_p
-                sys.exit(print(told().decode().strip() + ", from " + file))
-"""
-    files = ["libopenblas.so.0", *sorted(brought, key=lambda path: "64_" in path)]
-    command = [sys.executable, "-c", code, *files]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    return done.stdout.strip()
+def _blas() -> str:
+    """OpenBLAS with its core and its file, as it describes itself once it is loaded."""
+    told, _, path = thalweg.build_info.split(", ", 2)[2].partition(", from ")
+    return f"{told}, from {os.path.normpath(path)}"
 
 
 def _large_pages() -> str:
