@@ -83,6 +83,11 @@ def say_overruled(sentence: str, rate: float, first: float) -> None:
           "thalweg.torch.SentenceLR(opt) leaves the rates to the sentence", UserWarning)
 
 
+def say_alone(text: str) -> None:
+    """The warning that a model is spread over processes, and nothing says how."""
+    _warn(text, UserWarning)
+
+
 def say_unwatched(sentence: str, what: str, others: Sequence[str]) -> None:
     """The warning that a number is told which nobody watches, where others are watched."""
     named = " and ".join(f"`{other}`" for other in dict.fromkeys(others))

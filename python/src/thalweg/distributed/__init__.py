@@ -33,6 +33,7 @@ from .._peers import check as _check
 
 _check(__name__, "torch", newer=lambda torch: torch.distributed)
 
+from ._alone import look_alone as look_alone
 from ._place import Place as Place
 from ._place import place_of as place_of
 from ._ranks import Ranks

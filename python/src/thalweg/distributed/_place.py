@@ -60,6 +60,7 @@ class Place:
         self.held: list[torch.Tensor] = []
         self.sources: list[int | None] = []  # which of `given` each of `held` is of; None: it stands for an empty group
         self._asks = self._asking = False  # whether the sentence, and the present step, has requests
+        self._some_empty = False  # whether a rank has nothing of a tensor, and so no gradient to speak of
 
     @property
     def parted(self) -> bool:
@@ -194,7 +195,8 @@ class Place:
                     options["seed"] = (seed + self.rank * 0x9E37_79B9_7F4A_7C15) % 2**64
                 yield
                 self._connect(opt)
-                self.agree(self._described(opt, asked))
+                empty = self.layout == "elements" and any(not is_dtensor(p) and not p.numel() for p in self.given)
+                self._some_empty = self.agree(self._described(opt, asked), empty)
                 if self.number < 0:
                     self.number = self.line.optimizers
                     self.line.optimizers += 1
@@ -262,6 +264,8 @@ class Place:
     def _meet(self, opt: Any, where: str, grads: list[Any], changed: bool = False) -> bool:
         """Within a step: are all ranks at the same point?  Returns whether one of them has `changed`."""
         missing = [i for i, g in enumerate(grads) if g is None] if self.layout != "tensors" else []
+        if self._some_empty and grads:
+            missing = self._missing(grads)
         settings = {i: {key: repr(value) for key, value in shown.items()} for i, shown in enumerate(opt._shown)}
         engine = opt.engine
         return self.agree({
@@ -269,6 +273,17 @@ class Place:
             "gradient_scale": engine._get_number(None, "gradient_scale"), "group": settings,
             "list of parameters without gradient": missing,
         }, changed)
+
+    def _missing(self, grads: list[Any]) -> list[int]:
+        """Which parameters have no gradient, as the ranks say that have something of them."""
+        flags = np.zeros((2, len(grads)))
+        for i, (p, g) in enumerate(zip(self.given, grads)):
+            if local_part(p).numel():
+                flags[int(g is None), i] = 1
+        self._exchange_numbers(MAX, flags.reshape(-1))
+        for i in np.flatnonzero(flags.all(0)):
+            raise agreed(f"the ranks disagree: parameter {i} has a gradient on one rank, and on another none")
+        return [int(i) for i in np.flatnonzero(flags[1])]
 
     # ---- within a step
 
@@ -297,7 +312,8 @@ class Place:
         """What lies in `.grad` of torch's tensors, for each that the engine has.  The ranks meet over it."""
         grads = [p.grad for p in parameters]
         pairs = zip(self.held, self.sources)
-        held: list[Any] = [torch.zeros_like(t) if i is None else local_part(grads[i]) for t, i in pairs]
+        held: list[Any] = [torch.zeros_like(t) if i is None or grads[i] is None and self._some_empty and not t.numel()
+                           else local_part(grads[i]) for t, i in pairs]
         opt.engine._answer(held)  # what is no gradient is refused before the others go on
         if self.verify:
             self._meet(opt, where, grads)

@@ -122,6 +122,8 @@ class Optimizer(Tasks):
                     self._places.append(index - len(self._unbound))
                 else:
                     self._bind(index, group)
+        if self._ranks is None:
+            distributed.look_alone(self, self.engine.params)
         self._watching = self.engine._options["nonfinite"] == "propagate"
         self._norms, self.engine._norms = self.engine._norms, []  # looked at here
         self._sparse = {m.name for _, m in self.engine._stages() if m.kind == "optimizer"} <= SPARSE
