@@ -266,6 +266,32 @@ def test_torch_distributed_checkpoint(flat: bool, tmp_path: Any) -> None:
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize("sentence, most", [
+    ("adamw", 4096), ("clip_global_norm(1.0) | adamw(lr=cosine(lr=0.1, total=10)) | ema(0.9)", 8192),
+    ("route(matrix=(muon), other=(adamw))", 16384), ("mfac", 40960)])
+def test_what_belongs_to_the_run_has_one_size_whatever_has_changed(sentence: str, most: int) -> None:
+    """torch.distributed.checkpoint loads into tensors of the size that was saved."""
+    def made(count: int = 1) -> Any:
+        return twt.Optimizer([{"params": [parameter([[1.0, 2.0], [3.0, 4.0]])]} for _ in range(count)], sentence)
+
+    for count in (1, 3):
+        opt = made(count)
+        size = opt.state_dict()["state"][0]["thalweg"].numel()
+        assert size <= most * count
+        for k in range(4):
+            for group in opt.param_groups:
+                group["lr"] = 0.012345678901234567 / (k + 1)
+            step(opt)
+            assert opt.state_dict()["state"][0]["thalweg"].numel() == size
+        # as an earlier version padded it
+        state = opt.state_dict()
+        head = bytes(state["state"][0]["thalweg"].tolist())
+        state["state"][0]["thalweg"] = torch.tensor(list(head.ljust(1 << 16)), dtype=torch.uint8)
+        again = made(count)
+        again.load_state_dict(state)
+        assert again.engine.steps == 4 and again.param_groups[0]["lr"] == opt.param_groups[0]["lr"]
+
+
 def test_state_dicts_that_are_none() -> None:
     """Each refusal leaves the state as it was."""
     def stepped(library: Any, name: str) -> Any:

@@ -4,13 +4,15 @@ A state dict of thalweg.torch holds for each parameter the tensors of its rule u
 are torch's where torch has the method ("exp_avg"), as they are stored; "step", as torch counts; "counters" (float64:
 steps, number of its random draws, flags), "scalars" and "name", which only the library reads.  What belongs to the
 whole run is "thalweg" of the first parameter (by name, where they have names): JSON in a uint8 tensor, padded with
-spaces, so that torch.distributed.checkpoint finds the size that it saved.
+spaces to a size that follows from the sentence and the number of groups (AdamW: 4 kB), so that
+torch.distributed.checkpoint, which loads in place, finds the size that it saved.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -28,7 +30,7 @@ from . import _checks
 FORMAT = 2
 HEAD, COUNTERS, SCALARS, NAME, STEPS = "thalweg", "counters", "scalars", "name", "step"
 OURS = (HEAD, COUNTERS, SCALARS, NAME, STEPS, "packed")  # the last by thalweg.distributed
-PADDING = 1 << 16
+PADDING = 1 << 10
 DTYPES = {"F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16, "F16": torch.float16, "U8": torch.uint8}
 # What converts: torch.optim's name, whether it counts the steps of a parameter, and the tensors that it may keep.
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
@@ -104,17 +106,32 @@ def take_apart(engine: _optimizer.Optimizer, notes: Mapping[str, Any]) -> list[d
             row[SCALARS] = torch.from_numpy(np.concatenate([values[index] for values in scalars.values()]))
         if name is not None:
             row[NAME] = torch.from_numpy(np.frombuffer(name.encode(), np.uint8).copy())
-    head = {
+    head: dict[str, Any] = {
         "format": FORMAT, "sentence": engine.sentence, "stages": stages, "notes": notes,
         "scalars": {key: values.shape[1] for key, values in scalars.items()},
         "entries": {k: [e.dtype, e.shape, base64.b64encode(e.data).decode()] for k, e in rest.items()},
     }
+    fixed = stages, {k: entry for k, entry in head["entries"].items() if not k.startswith("engine/")}
     text = json.dumps(head).encode()
-    text = text.ljust(-(-2 * len(text) // PADDING) * PADDING)
+    text = text.ljust(_room(engine, fixed, len(text)))
     # With names on the first by name: that one is the same in whatever order the parameters are given.
     first = min(range(len(names)), key=names.__getitem__) if all(NAME in row for row in rows) else 0
     rows[first][HEAD] = torch.from_numpy(np.frombuffer(text, np.uint8).copy())
     return rows
+
+
+def _room(engine: _optimizer.Optimizer, fixed: Any, used: int) -> int:
+    """The size of what belongs to the whole run, where `used` bytes are.  Settings take more room or less as they
+    change; the size goes by how many there are.
+
+    fixed  what has the same size in every step
+    """
+    each = sum(3 * (len(stage) + len(p.name)) + 80 for stage, m in engine._stages() for p in m.parameters)
+    text = re.sub(r"[\d.e+-]", "", engine._text)  # (a run may go on with other numbers)
+    room = 1024 + 3 * len(text) + (len(engine._layout) + 2) * each + len(json.dumps(fixed))
+    if used > room:  # (long memories of schedules)
+        room = 1 << (2 * used).bit_length()
+    return -(-room // PADDING) * PADDING
 
 
 def writes(value: Any) -> int:
