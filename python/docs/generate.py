@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 import shutil
 import sys
@@ -55,6 +56,9 @@ REFERENCE = {
             "jax.Request", "jax.aligned_empty", "jax.aligned_copy", "jax.view"],
     "Errors": [cls.__name__ for cls in _errors.ERRORS],
 }
+# What the pages are made of, and the pages: links between written pages lead to the first, so that they work in a checkout.
+MADE_OF = {"README.md#what-is-in-it": "methods/index.md", "README.md#from-c": "guides/embedding.md",
+           "Sources/README.md": "guides/adding.md", "python/src/thalweg/__init__.pyi": "python.md"}
 LITERAL = str.maketrans({"\n": " ", **{sign: f"&#{ord(sign)};" for sign in "|*_`"}})
 
 
@@ -210,6 +214,29 @@ def python_page() -> str:
     return text
 
 
+def on_site(text: str, page: str) -> str:
+    """A written page as the site has it: a link into the sources, as ".../SAM.swift#sam" or ".../Perturbations#perturbation",
+    leads to the page that is made of them, and pictures are there."""
+    folder, names = (HERE / "pages" / page).parent, _registry.by_name()
+
+    def link(found: re.Match[str]) -> str:
+        target, _, part = found[1].partition("#")
+        path = os.path.relpath(folder / target, ROOT)
+        if found[1].startswith(("https://", "#")) or path.startswith("python/docs/"):
+            return found[0]
+        whole = f"{path}#{part}" if part else path
+        made = MADE_OF.get(whole) or (f"methods/{part}.md" if part in names and path.startswith("Sources/") else
+                                      f"methods/kinds/{part}.md" if part in KINDS and path.startswith("Sources/") else "")
+        if not made:
+            raise SystemExit(f"{page}: there is no page of {found[1]}")
+        return f"]({os.path.relpath(made, Path(page).parent)})"
+
+    shown = re.sub(r"<!-- picture (\S+): (.*?) -->", r"![\2](\1)", text)
+    parts = re.split(r"(^```.*?^```)", shown, flags=re.M | re.S)  # (code has brackets, too)
+    parts[::2] = [re.sub(r"\]\(([^)\s]+)\)", link, part) for part in parts[::2]]
+    return "".join(parts)
+
+
 def pages() -> dict[str, str]:
     """Every generated page by its path."""
     missing = set(thalweg.kinds()) - set(KINDS)
@@ -246,7 +273,10 @@ def draw(folder: Path) -> None:
 def write(folder: Path) -> None:
     """All pages, written and made, into a folder; what was there before is removed."""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(HERE / "pages", folder)
+    for source in sorted((HERE / "pages").rglob("*.md")):
+        page = str(source.relative_to(HERE / "pages"))
+        (folder / page).parent.mkdir(parents=True, exist_ok=True)
+        (folder / page).write_text(on_site(source.read_text(), page))
     for path, text in pages().items():
         target = folder / path
         if target.exists():

@@ -71,7 +71,27 @@ def _check_links(text: str, place: str) -> None:
 
 @pytest.mark.parametrize("page", WRITTEN, ids=str)
 def test_links_of_written_pages(page: Path) -> None:
-    _check_links((DOCS / "pages" / page).read_text(), str(page))
+    """In a checkout to what a page is made of, on the site to the page."""
+    text = (DOCS / "pages" / page).read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text, flags=re.S)):
+        if target.startswith(("https://", "#")):
+            continue
+        path, _, part = target.partition("#")
+        there = DOCS / "pages" / page.parent / path
+        assert there.exists(), f"{page}: {target} leads nowhere in a checkout"
+        if path.endswith(".swift"):
+            assert re.search(rf'"{part}"', there.read_text()), f"{page}: {part} is not in {path}"
+        elif path.endswith("README.md") and part:
+            assert re.search(rf"^## {part.replace('-', ' ')}$", there.read_text(), re.M | re.I), f"{page}: {target}"
+    shown = generate.on_site(text, str(page))
+    assert "/Sources/" not in re.sub(r"```.*?```", "", shown, flags=re.S) and "<!-- picture" not in shown
+    _check_links(shown, str(page))
+
+
+def test_a_link_to_what_has_no_page_is_refused() -> None:
+    for target in ("../../../../Sources/ThalwegMethods/Lists.swift", "../../../../Sources/ThalwegMatrix/Muon.swift#no"):
+        with pytest.raises(SystemExit, match="there is no page of"):
+            generate.on_site(f"[x]({target})", "guides/torch.md")
 
 
 def _rows(text: str) -> list[list[str]]:
