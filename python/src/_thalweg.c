@@ -123,7 +123,7 @@ enum { STAYS = 0, MAY_MOVE = 1, UNKNOWN = 2, PLAIN = 4 };
 /* One array that we hold: who gave it, and what keeps its memory alive. */
 typedef struct {
   PyObject *object;       /* as the caller passed it; its identity is the cache key.  NULL while it is held loosely */
-  PyObject *weak;         /* a weak reference to it, from the first time that it was held loosely */
+  PyObject *weak;         /* a weak reference to it: of NumPy's arrays, and from the first time that it was held loosely */
   Py_buffer view;         /* held when has_view */
   int has_view;
   int moves;              /* STAYS; MAY_MOVE: it is looked at before each use; UNKNOWN: it never counts as bound already */
@@ -465,6 +465,12 @@ static int take_briefly(State *state, Bound *bound, tw_tensor *tensor, const Lab
   return set_dims(state, bound, tensor, now.ndim, dims, dims + now.ndim, 1, label);
 }
 
+/* NumPy resizes no array to which there is a weak reference, even where it is told not to count others (refcheck=False). */
+static void keep_size(State *state, Bound *bound) {
+  int is = (PyObject *)Py_TYPE(bound->object) == state->ndarray ? 1 : PyObject_IsInstance(bound->object, state->ndarray);
+  if (is <= 0 || !(bound->weak = PyWeakref_NewRef(bound->object, NULL))) PyErr_Clear();
+}
+
 /* Fills `bound` and `tensor` from an array-like object.  On failure `bound` holds what bound_release has to undo. */
 static int acquire(State *state, Bound *bound, tw_tensor *tensor, PyObject *object, int wanted, const Label *label) {
   Py_INCREF(object);
@@ -480,6 +486,7 @@ static int acquire(State *state, Bound *bound, tw_tensor *tensor, PyObject *obje
   if (!derived && PyObject_CheckBuffer(object)) {
     if (PyObject_GetBuffer(object, &bound->view, PyBUF_STRIDES | PyBUF_FORMAT) == 0) {
       bound->has_view = 1;
+      keep_size(state, bound);
       return take_view(state, bound, tensor, wanted, 0, 0, label);
     }
     if (!PyErr_ExceptionMatches(PyExc_ValueError) && !PyErr_ExceptionMatches(PyExc_BufferError) &&
@@ -511,6 +518,7 @@ static int acquire(State *state, Bound *bound, tw_tensor *tensor, PyObject *obje
     status = take_capsule(state, bound, tensor, source, wanted, read_only, label);
   } else if (PyObject_GetBuffer(source, &bound->view, PyBUF_STRIDES | PyBUF_FORMAT) == 0) {
     bound->has_view = 1;
+    keep_size(state, bound);
     status = take_view(state, bound, tensor, wanted, bf16, read_only, label);
   }
   Py_DECREF(adapted);

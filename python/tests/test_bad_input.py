@@ -291,8 +291,10 @@ def test_resizing_bound_arrays(w: np.ndarray) -> None:
     opt = tw.SGD([owned], lr=0.1)
     opt.step([grad])
     for array in (owned, grad):
-        with pytest.raises(ValueError):
-            array.resize(1000)
+        for given in ({}, {"refcheck": False}):
+            with pytest.raises(ValueError, match="cannot resize"):
+                array.resize(1000, **given)
+    opt.step([grad])
     opt.close()
     owned.resize(1000, refcheck=False)  # the buffers are released; what is left are names in this test
     grad.resize(1000, refcheck=False)
@@ -494,3 +496,28 @@ def test_commands_and_observations(opt: tw.Optimizer) -> None:
         opt.set("lr", "adamw")
     with pytest.raises(tw.ValueTypeError):
         opt.set("lr", object())
+
+
+def test_complex_losses_and_answers_of_a_loop_that_is_over() -> None:
+    w, g = np.ones(3), np.ones(3)
+    opt = tw.Optimizer([w], "polyak_sgd")
+    for loss in (1 + 2j, np.complex64(1), np.ones((), np.complex128)):
+        refused(opt, lambda: opt.step(lambda: (loss, [g])), tw.ValueTypeError, "is one number")
+        refused(opt, lambda: opt.observe("loss", loss), tw.ValueTypeError, "is a number")
+    opt = tw.Optimizer([w], "sam(0.1) | sgd(lr=0.1)")
+    first = None
+    for request in opt.requests():
+        if first is not None:
+            with pytest.raises(tw.SequenceError, match="Request.gradient, pass 0, tag 0. is over"):
+                first.answer([g])
+        request.answer([g])
+        request.answer([g])  # again, in the place of the other
+        first = first or request
+    steps = opt.requests()
+    request = next(steps)
+    del steps
+    with pytest.raises(tw.SequenceError, match="has gone on, or was left"):
+        request.answer([g])
+    before = w.copy()
+    opt.step(lambda: (1.0, [g]))
+    assert opt.steps == 2 and not np.array_equal(w, before)

@@ -75,6 +75,8 @@ class Optimizer(Saved):
 
     # Whether a closure was told that it needs the request.
     _told_of_tags = False
+    # What a loop over requests waits to be answered.
+    _asked: Request | None = None
 
     def __init__(
         self,
@@ -326,8 +328,9 @@ class Optimizer(Saved):
                 if row is None:
                     self._pending = None
                     return
-                request = made(self, row)
+                request = self._asked = made(self, row)
                 yield request
+                self._asked = None
                 if self._pending is not token:
                     raise error(SequenceError, "another step was started inside the loop over this one")
                 request._check_answered()
@@ -338,7 +341,7 @@ class Optimizer(Saved):
                 stays = request._stays
         except BaseException:
             if self._pending is token:
-                self._pending = None
+                self._pending = self._asked = None
                 with contextlib.suppress(Error):
                     self.cancel()
             raise

@@ -30,10 +30,15 @@ def choice(name: str, value: Any, choices: Mapping[Any, int]) -> int:
         raise error(ArgumentError, f"{name} is one of {allowed}, not {value!r}") from None
 
 
+def is_complex(value: Any) -> bool:
+    """Whether a value has an imaginary part, which float() would leave out with a warning, or without one."""
+    return isinstance(value, complex) or "complex" in str(getattr(value, "dtype", ""))
+
+
 def number(name: str, value: Any) -> float:
     """A number, of whatever type has one.  ValueTypeError for text and what is none."""
     try:
-        if not isinstance(value, (str, bytes)):
+        if not isinstance(value, (str, bytes)) and not is_complex(value):
             return float(value)
     except (TypeError, ValueError, RuntimeError):
         pass

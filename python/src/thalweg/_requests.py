@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _arrays
+from . import _arrays, _options
 from ._errors import ArgumentError, NeedsError, SequenceError, UnknownNameError, ValueTypeError, error
 from ._registry import RequestKind, request_kinds
 
@@ -88,13 +88,17 @@ class Request:
                trimmed_mean), or asks for more than one (adahessian, sophia), reads them where they lie and copies none.
                Every request then needs arrays of its own
 
-        A second call before the loop goes on takes the place of the first.
+        A second call before the loop goes on takes the place of the first.  SequenceError when it has gone on, or was
+        left: nobody would read that answer.
 
         The first answer of a step says which parameters take part in it.  ArgumentError where a later one has a
         gradient that the first had not: it would be lost.  Between the calls of gradient_accumulate gradients may come
         and go, and count as zeros where they are absent (before a source that asks for more, as in
         gradient_accumulate(4) | sam, a tensor without one at the last call is not moved in that window).
         """
+        if self._optimizer._asked is not self:
+            raise error(SequenceError, f"{self._optimizer._text}: {self!r} is over: the loop that asked for it has gone "
+                        "on, or was left, which cancels its step")
         if named:
             grads = self._by_name(grads, named)
         number = None if loss is None else number_of(loss, "the loss of an answer", grads)
@@ -238,6 +242,8 @@ def number_of(loss: Any, what: str = "the loss that the closure returns", grads:
     """The loss that somebody gave, as `what`; where it came beside a number in the place of gradients, the two were
     exchanged."""
     try:
+        if _options.is_complex(loss):
+            raise TypeError
         return float(loss)
     except (TypeError, ValueError, RuntimeError):
         if exchanged(grads.item() if getattr(grads, "ndim", 1) == 0 else grads, loss):
