@@ -521,3 +521,22 @@ def test_complex_losses_and_answers_of_a_loop_that_is_over() -> None:
     before = w.copy()
     opt.step(lambda: (1.0, [g]))
     assert opt.steps == 2 and not np.array_equal(w, before)
+
+
+def test_the_state_of_one_parameter() -> None:
+    w, b = np.ones((2, 3)), np.ones(3)
+    opt = tw.Optimizer({"w": w, "b": b}, "clip_global_norm(1.0) | adamw(lr=0.1)")
+    opt.step({"w": np.full((2, 3), 0.1), "b": np.full(3, 0.2)})
+    whole = opt.state()
+    for key, index in (("w", 0), ("b", 1), (0, 0), (-1, 1)):
+        own = opt.state[key]
+        assert own and own["adamw.exp_avg"].shape == (w, b)[index].shape
+        for name, values in own.items():
+            assert np.array_equal(values, whole[name][index])
+    for key in ("v", 2, -3, None):
+        with pytest.raises(tw.UnknownNameError, match="no parameter .*; there are 'w', 'b'; the whole state is opt.state"):
+            opt.state[key]
+    with pytest.raises(tw.UnknownNameError, match=r"they have no names, and go by position, opt.state\[0\]"):
+        tw.AdamW([w], lr=0.1).state["w"]
+    penalty = tw.regularizer("l1(0.5)")
+    assert penalty(np.ones(6)) == penalty.value(np.ones(6)) == 3.0

@@ -93,6 +93,10 @@ class Regularizer(Fixed, _thalweg.Regularizer):
         """
         return self._value_with(*_inputs.in_order(self, {**inputs, "w": w})) if inputs else self._value(w)
 
+    def __call__(self, w: Any, /, **inputs: Any) -> float:
+        """The value."""
+        return self.value(w, **inputs)
+
     @_inputs.named("w")
     def gradient(self, w: Any, out: Any = None, scale: float = 1.0, **inputs: Any) -> Any:
         """scale times the gradient at w, in a new array of the shape of w; or added to `out`.  Returns the array.

@@ -97,8 +97,8 @@ class Request:
         gradient_accumulate(4) | sam, a tensor without one at the last call is not moved in that window).
         """
         if self._optimizer._asked is not self:
-            raise error(SequenceError, f"{self._optimizer._text}: {self!r} is over: the loop that asked for it has gone "
-                        "on, or was left, which cancels its step")
+            raise error(SequenceError, f"{self._optimizer._text}: {self!r} is over: the loop that asked for it has "
+                        "gone on, or was left, which cancels its step")
         if named:
             grads = self._by_name(grads, named)
         number = None if loss is None else number_of(loss, "the loss of an answer", grads)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _checkpoint
-from ._errors import Error, FileError, FormatError, MismatchError, VersionError, error
+from ._errors import Error, FileError, FormatError, MismatchError, UnknownNameError, VersionError, error
 from ._settings import Settings
 
 if TYPE_CHECKING:
@@ -47,6 +47,48 @@ class MemoryReport(NamedTuple):
         return "\n".join(lines)
 
 
+class State:
+    """What `opt.state` is: called, the whole state; indexed, that of one parameter, by its name or position.
+
+        opt.state()                    # {"adamw.exp_avg": [one array a parameter], ...}
+        opt.state["w"]                 # {"adamw.exp_avg": array, ...}
+
+    Arrays are copies in float64.  They have the shape of their parameter where they have its size.
+    """
+
+    __slots__ = ("_optimizer",)
+
+    def __init__(self, optimizer: Saved) -> None:
+        self._optimizer = optimizer
+
+    def __call__(self) -> dict[str, list[np.ndarray | None]]:
+        """None stands for a parameter without that state; a list with one array is state of the whole group."""
+        count = len(self._optimizer.names)
+        state: dict[str, list[np.ndarray | None]] = {}
+        for name, tensor, values in self._optimizer._read_state():
+            if tensor < 0:
+                state.setdefault(name, []).append(values)
+            else:
+                state.setdefault(name, [None] * count)[tensor] = values
+        return state
+
+    def __getitem__(self, which: str | int) -> dict[str, np.ndarray]:
+        """UnknownNameError for what is no parameter."""
+        names = self._optimizer.names
+        if isinstance(which, str) and which in names:
+            index = names.index(which)
+        elif isinstance(which, int) and -len(names) <= which < len(names):
+            index = which % len(names)
+        else:
+            known = ", ".join(repr(name) for name in names if name is not None)
+            there = f"; there are {known}" if known else "; they have no names, and go by position, opt.state[0]"
+            raise error(UnknownNameError, f"no parameter {which!r}{there}; the whole state is opt.state()")
+        return {name: values for name, _, values in self._optimizer._read_state(index)}
+
+    def __repr__(self) -> str:
+        return f"<state of {self._optimizer!r}: opt.state() is a copy of it, opt.state[0] that of a parameter>"
+
+
 @contextlib.contextmanager
 def mentioning_parts() -> Iterator[None]:
     """A refusal of what belongs to another model says that a part of it can be taken."""
@@ -62,24 +104,20 @@ def mentioning_parts() -> Iterator[None]:
 class Saved(Settings):
     """What thalweg.Optimizer keeps of earlier steps."""
 
-    def state(self) -> dict[str, list[np.ndarray | None]]:
-        """A copy of the state in float64: {"adamw.exp_avg": [one array a parameter], ...}.
+    @property
+    def state(self) -> State:
+        """A copy of the state in float64: `opt.state()`, or of one parameter `opt.state["w"]`."""
+        return State(self)
 
-        Arrays have the shape of their parameter where they have its size.  None stands for a parameter without that
-        state; a list with one array is state of the whole group.
-        """
+    def _read_state(self, of: int | None = None) -> Iterator[tuple[str, int, np.ndarray]]:
+        """The state in float64, as (name, parameter or -1, array): all of it, or that of one parameter."""
         shapes = self._shapes()
-        state: dict[str, list[np.ndarray | None]] = {}
         for index, (stage, slot, tensor, count, _, _) in enumerate(self._state_rows()):
-            values = np.empty(count)
-            self._state_read(index, values)
-            name = f"{stage}.{slot}"
-            if tensor < 0:
-                state.setdefault(name, []).append(values)
-                continue
-            row = state.setdefault(name, [None] * len(shapes))
-            row[tensor] = values.reshape(shapes[tensor]) if values.size == _size(shapes[tensor]) else values
-        return state
+            if of is None or tensor == of:
+                values = np.empty(count)
+                self._state_read(index, values)
+                fits = tensor >= 0 and values.size == _size(shapes[tensor])
+                yield f"{stage}.{slot}", tensor, values.reshape(shapes[tensor]) if fits else values
 
     @property
     def scratch(self) -> int:

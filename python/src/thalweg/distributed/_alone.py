@@ -17,8 +17,8 @@ from .._errors import ArgumentError, UnsupportedError, error
 def look_alone(opt: Any, parameters: list[torch.Tensor]) -> None:
     """Of an optimizer without `ranks` in a world of several processes.
 
-    FSDP's flat slices       parts of tensors: what needs whole ones, and sums over them, is an error (at once, or in the
-                             first step); what goes element by element steps as ever
+    FSDP's flat slices       parts of tensors: what needs whole ones, and sums over them, is an error (at once, or in
+                             the first step); what goes element by element steps as ever
     ZeroRedundancyOptimizer  some of the tensors: a sum over them is used as it is, and a warning says so once
     others                   the whole model, as far as anybody can tell: a warning where the method reads losses
     """
@@ -41,8 +41,8 @@ def look_alone(opt: Any, parameters: list[torch.Tensor]) -> None:
         try:
             engine.set_reducer(refuse, "elements")
         except UnsupportedError as problem:
-            raise error(UnsupportedError, f"{problem}.  FSDP has cut the parameters into slices: take fully_shard, with "
-                        "ranks=thalweg.distributed.Ranks(\"owners\"), where a rank gathers the tensors that it owns"
+            raise error(UnsupportedError, f"{problem}.  FSDP has cut the parameters into slices: take fully_shard, "
+                        "with ranks=thalweg.distributed.Ranks(\"owners\"), where a rank gathers what it owns"
                         ) from problem
     elif _is_in_zero():
 
@@ -59,7 +59,7 @@ def look_alone(opt: Any, parameters: list[torch.Tensor]) -> None:
     elif engine._watches_loss() or any("loss" in r for _, m in engine._stages() for r in m.requests):
         _notices.say_alone(f"{engine._text}: the method goes by the loss, of which each of the {dist.get_world_size()} "
                            "processes has its own: where they train one model (DistributedDataParallel), pass "
-                           "ranks=thalweg.distributed.Ranks(\"copies\"), which averages it, or their weights will differ")
+                           "ranks=thalweg.distributed.Ranks(\"copies\"), which averages it, or their weights differ")
 
 
 def _is_slice(p: Any) -> bool:
