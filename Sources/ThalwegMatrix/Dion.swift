@@ -10,6 +10,7 @@ import ThalwegCore
 /// State    M, Q; Q begins with normal numbers.
 /// Differs  M = 0 moves nothing and leaves Q. Householder's QR (the authors' code takes a randomised Cholesky QR).
 ///          Tensors of rank above 2 count as (out, rest).
+///          Directions in which M is rounding alone (columns of R below 4·ulp·‖M‖) take no part in the step.
 /// Source   Ahn, Xu, Abreu, Langford, 2025, arXiv:2504.05295.
 struct Dion: WholeRule {
   static let method = Method(
@@ -28,7 +29,7 @@ struct Dion: WholeRule {
       .weightDecay(0.01, "decoupled weight decay"), .eps(1e-8, "added to the norms of columns"),
       .integer("power_iters", 1, .atLeast(1), "power iterations a step"),
     ],
-    slots: [.moment("momentum_buffer", "the momentum M"), Slot("basis", "the start Q of the power iteration")],
+    slots: [.moment("momentum_buffer", "the momentum M"), .half("basis", "the start Q of the power iteration")],
     needsFinite: true)
 
   private static func rank(_ h: Hyper, _ side: Int) -> Int {
@@ -64,7 +65,8 @@ struct Dion: WholeRule {
     let (M, Q) = (w.slots[0], w.slots[1])
     if first { for i in 0..<(side &* r) { Q[i] = T(Random.normal(key, i)) } }
     Flat.add(w.v, times: 1, into: M, w.count)
-    guard Flat.norm(M, w.count) > 0 else { return w.v.update(repeating: 0, count: w.count) }
+    let size = Flat.norm(M, w.count)
+    guard size > 0 else { return w.v.update(repeating: 0, count: w.count) }
     let P = w.workspace.assumingMemoryBound(to: T.self)
     let R = (w.workspace + aligned(r &* long &* MemoryLayout<T>.stride)).assumingMemoryBound(to: T.self)
     for k in 0..<max(1, h.integer("power_iters")) {
@@ -77,11 +79,16 @@ struct Dion: WholeRule {
     let (left, right) = tall ? (P, R) : (R, P)
     try LinearAlgebra.multiply(
       left, transposed: false, right, transposed: true, into: M, rows, columns, r, alpha: mu - 1, beta: 1)
+    // a column that is rounding beside M starts the next iteration and takes no part in this step
+    let least = Flat.rounding(T.self) * size
     for k in 0..<r {
-      let norm = Flat.norm(R + k, side, stride: r) + h.eps
-      for i in 0..<side { Q[i &* r &+ k] = norm > 0 ? R[i &* r &+ k] / T(norm) : 0 }
+      let length = Flat.norm(R + k, side, stride: r), norm = length + h.eps
+      for i in 0..<side {
+        let x = norm > 0 ? R[i &* r &+ k] / T(norm) : 0
+        (Q[i &* r &+ k], R[i &* r &+ k]) = (x, length > least ? x : 0)
+      }
     }
     try LinearAlgebra.multiply(
-      tall ? P : Q, transposed: false, tall ? Q : P, transposed: true, into: w.v, rows, columns, r, alpha: factor)
+      tall ? P : R, transposed: false, tall ? R : P, transposed: true, into: w.v, rows, columns, r, alpha: factor)
   }
 }

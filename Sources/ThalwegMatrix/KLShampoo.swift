@@ -69,7 +69,7 @@ struct KLShampoo: WholeRule {
 ///     at a new basis m is turned along; v stays
 ///
 /// State    m and v in the turned space; of every axis S_k, Q_k, r_k.
-/// Differs  as KL-Shampoo. No bias corrections, as in the authors' prototype.
+/// Differs  as KL-Shampoo. What is rounding in q and m is 0, as in SOAP. No bias corrections, as in the prototype.
 /// Source   Lin, Lowe, Dangel, Eschenhagen, Xu, Grosse, 2025, arXiv:2509.03378.
 struct KLSOAP: WholeRule {
   static let method = Method(
@@ -102,6 +102,7 @@ struct KLSOAP: WholeRule {
       let (k1, t1, k2, t2, e) = (T(beta1), T(1 - beta1), T(beta2), T(1 - beta2), T(eps))
       x.update(from: turning.g, count: n)
       try turning.turn(transposed: true)
+      Flat.clearRounding(turning.x, n)
       let q = turning.x
       for i in 0..<n {
         m[i] = k1 * m[i] + t1 * q[i]
@@ -115,6 +116,7 @@ struct KLSOAP: WholeRule {
       try turning.turn(transposed: false, exactly: true)
       try renew()
       try turning.turn(transposed: true, exactly: true)
+      Flat.clearRounding(turning.x, block.count)
       m.update(from: turning.x, count: block.count)
       if turning.products.isNarrow {
         AtLeastSquare(beta1, beta2).raise(w.slots[1] + block.place, over: m, block.count)
@@ -140,7 +142,7 @@ private func klParameters(_ eps: Parameter) -> [Parameter] {
   ]
 }
 private let klSlots = [
-  Slot("statistics", "the matrices S_k, one after the other"), Slot("basis", "their eigenvectors Q_k"),
+  .half("statistics", "the matrices S_k, one after the other"), Slot("basis", "their eigenvectors Q_k"),
   Slot("roots", "one over the roots of their eigenvalues, r_k"),
 ]
 

@@ -190,3 +190,13 @@ func powerIteration<T: Real>(_ gram: UnsafePointer<T>, _ q: UnsafeMutablePointer
   for i in 0..<(n &* n) { q[i] = T(new[i]) }
   return order
 }
+
+extension Flat {
+  /// What rounding may leave of 1 in sums of products of T.
+  static func rounding<T: Real>(_: T.Type) -> Double { 4 * Double(T.ulpOfOne) }
+  /// Entries that are rounding beside the norm of all become 0.
+  static func clearRounding<T: Real>(_ x: UnsafeMutablePointer<T>, _ n: Int) {
+    let least = T(rounding(T.self) * norm(x, n))
+    for i in 0..<n where abs(x[i]) <= least { x[i] = 0 }
+  }
+}

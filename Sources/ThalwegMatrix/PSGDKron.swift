@@ -45,7 +45,7 @@ struct PSGDKron: WholeRule {
       .maybe("update_prob", .between(0, 1, lowOpen: true, highOpen: false), "fits a step; none: falls from 1 to 0.03"),
       .number("balance_prob", 0.01, .within(0, 1), "balancings a fit"), .products,
     ],
-    slots: [.moment("exp_avg", "the momentum m"), Slot("factors", "the factors Q_k, one after the other")],
+    slots: [.moment("exp_avg", "the momentum m"), .half("factors", "the factors Q_k, one after the other")],
     needsFinite: true)
 
   /// The axes as they are preconditioned.

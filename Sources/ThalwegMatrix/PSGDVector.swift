@@ -29,7 +29,8 @@ struct PSGDLRA: WholeRule {
       .number("balance_prob", 0.01, .within(0, 1), "balancings a fit").forAll,
     ],
     slots: psgdSlots + [
-      Slot("left", "U, one row an element"), Slot("right", "V, one row an element"), Slot("diagonal", "the diagonal d"),
+      .apart("left", "U, one row an element"), .apart("right", "V, one row an element"),
+      .apart("diagonal", "the diagonal d"),
     ], requests: "hessian_vector", needsFinite: true)
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
@@ -180,7 +181,7 @@ struct PSGDXMat: WholeRule {
       """,
     source: "Pooladzandi, Li, 2024, arXiv:2402.04553",
     parameters: psgdParameters.map { $0.name == "lr" ? $0 : $0.forAll },
-    slots: psgdSlots + [Slot("antidiagonal", "the anti-diagonal b"), Slot("diagonal", "the diagonal a")],
+    slots: psgdSlots + [.apart("antidiagonal", "the anti-diagonal b"), .apart("diagonal", "the diagonal a")],
     requests: "hessian_vector", needsFinite: true)
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { PSGDPair.slots(h, method) }
@@ -259,7 +260,7 @@ struct PSGDDense: WholeRule {
       m <- momentum*m + (1 - momentum)*g;  theta <- theta - lr*min(1, grad_clip_max_norm/|P m|)*P m
       """,
     source: "Li, 2015, arXiv:1512.04202; Pooladzandi, Li, 2024, arXiv:2402.04553", parameters: psgdParameters,
-    slots: psgdSlots + [Slot("factor", "the triangular Q")], requests: "hessian_vector", needsFinite: true)
+    slots: psgdSlots + [.half("factor", "the triangular Q")], requests: "hessian_vector", needsFinite: true)
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
     var list = PSGDPair.slots(h, method)

@@ -11,9 +11,11 @@ import ThalwegCore
 ///     descending order of diag(Q_kᵀ·L_k·Q_k);  v is permuted along, m turned into the new basis
 ///     (with products=bf16 v is at least what m² allows)
 ///
-/// State    L_k and Q_k of every block, m and v in the turned space.
+/// State    L_k (16 bits at least) and Q_k (kept exactly: what is turned must come back) of every block, m and v in the
+///          turned space.
 /// Differs  where the first L_k is singular the basis of its null space is the one in which diag(1, 2, ...) is diagonal
-///          (LAPACK's is left to rounding). `block_size` cuts large tensors (off in the original).
+///          (LAPACK's is left to rounding). Entries of q and m below 4·ulp of their norm are 0: in directions that no
+///          gradient has, Adam would divide rounding by rounding. `block_size` cuts large tensors (off in theirs).
 /// Source   Vyas et al., 2024, arXiv:2409.11321.
 struct SOAP: InBlocks {
   static let method = Method(
@@ -38,7 +40,7 @@ struct SOAP: InBlocks {
       .flag("correct_bias", true, "bias corrections"), .blockSize, .products,
     ] + Parameter.blocks,
     slots: [
-      Slot("statistics", "the matrices L_k, one after the other"), Slot("basis", "their eigenvectors Q_k"),
+      .half("statistics", "the matrices L_k, one after the other"), Slot("basis", "their eigenvectors Q_k"),
       .moment("exp_avg", "first moment m, turned"), .square("exp_avg_sq", "second moment v, turned"),
     ], needsFinite: true)
 
@@ -100,6 +102,7 @@ struct SOAP: InBlocks {
       }
       x.update(from: g, count: n)
       try turn(transposed: true, by: products)
+      Flat.clearRounding(x, n)
       Whole(v: x, w: x, slots: [m, v], shape: Shape(dimensions: [n]), workspace: w.workspace)
         .change(Adapt(beta1: beta1, beta2: beta2, eps: eps), slots: 0..<2)
       try turn(transposed: false, by: products)
@@ -121,6 +124,7 @@ struct SOAP: InBlocks {
         permute(v, a.lines, order, y)
       }
       try turn(transposed: true, by: exact)
+      Flat.clearRounding(x, n)
       m.update(from: x, count: n)
       if products.isNarrow { AtLeastSquare(beta1, beta2).raise(v, over: m, n) }
     }

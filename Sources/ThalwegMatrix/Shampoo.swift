@@ -9,7 +9,8 @@ import ThalwegCore
 ///     u = m multiplied along every axis by R_k;   with grafting u ← u·‖graft(m)‖/‖u‖;   u = graft(m) before the start
 ///     u ← u + wd·θ  (decoupled_decay);   b ← μ·b + u;   θ ← θ − lr·(b, or u + μ·b with nesterov)
 ///
-/// State    L_k and R_k of every block, m (β₁ > 0), b (μ > 0), the second moment of grafting.
+/// State    L_k and R_k of every block (kept exactly: the small eigenvalues of L_k, which weigh most, are
+///          below the rounding of 16 bits), m (β₁ > 0), b (μ > 0), the second moment of grafting.
 /// Differs  eigenvalues that rounding made smaller than the largest times the machine epsilon count as that; an axis
 ///          over the limit still counts in the order. `block_size` cuts large tensors (off in the original).
 /// Source   Gupta, Koren, Singer, 2018, arXiv:1802.09568; grafting, blocks: Shi et al., 2023, arXiv:2309.06497.

@@ -10,7 +10,7 @@ extension Optimizer {
     case .bf16: return .bf16
     case .q8:
       let isSmall = slot.elements(of: b.view.count) < EightBit.smallest
-      return isSmall ? .direct : slot.storage == .signed ? .signed8 : .positive8
+      return isSmall ? .direct : slot.storage == .half ? .bf16 : slot.storage == .signed ? .signed8 : .positive8
     }
   }
 
@@ -103,7 +103,7 @@ extension Optimizer {
         // the rule's own, then its narrow state widened, then the parameters where they are not dense in the compute
         // type
         let b = bound[i], size = b.view.dtype.computeSize
-        let narrow = slots(st, b).filter { format($0, b) != .direct }.reduce(0) {
+        let narrow = slots(st, b).filter { !$0.apart && format($0, b) != .direct }.reduce(0) {
           $0 + aligned($1.elements(of: b.view.count) * size)
         }
         workBytes = max(
@@ -134,9 +134,10 @@ extension Optimizer {
       }
       r.pointee.firstSlot[stages.count] = Int32(next)
       for (k, row) in rows.enumerated() {
-        let apart = isPlacedApart(row.stage, row.slot), nothing = UnsafeMutableRawPointer(StepContext.nothing)
-        (stores + k).initialize(to: SlotStore(base: apart ? nothing : at, format: row.format))
-        if carried || apart { continue }
+        let elsewhere = isPlacedApart(row.stage, row.slot)
+        let base = elsewhere ? UnsafeMutableRawPointer(StepContext.nothing) : at
+        (stores + k).initialize(to: SlotStore(base: base, format: row.format, apart: row.slot.apart))
+        if carried || elsewhere { continue }
         at += aligned(SlotStore.bytes(row.format, row.slot.elements(of: b.view.count), size))
       }
       if needsMaster(b) {

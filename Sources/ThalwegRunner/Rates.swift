@@ -99,6 +99,15 @@ extension Optimizer {
     }
   }
 
+  /// What the rounding of narrow state is keyed by in this step: the same from whatever walks it is changed.
+  func keyState() {
+    if options.state == .f32 { return }
+    for i in 0..<bound.count {
+      records[i].stateKey = Random.key(
+        seed: options.seed, stream: .max - 1, step: UInt64(step), tensor: records[i].key)
+    }
+  }
+
   func prepareRules() throws(Failure) {
     if inGroup.count != bound.count { countInGroups() }
     try evaluateSchedules()
@@ -141,6 +150,7 @@ extension Optimizer {
       let k = records[i].group * branches.count + records[i].branch
       (records[i].apply, records[i].decay) = (applies[k], rates[k].decay)
     }
+    keyState()
     begun.removeAll(keepingCapacity: true)
     for _ in stages { begun.append(false) }
     leaders.removeAll(keepingCapacity: true)  // tensors of one group, branch and step count share their rules
@@ -150,9 +160,6 @@ extension Optimizer {
       let branch = branches[r.pointee.branch]
       if options.master == .stochastic, r.pointee.x.dtype.size == 2 {
         r.pointee.rounding = Random.key(seed: options.seed, stream: .max, step: UInt64(step), tensor: r.pointee.key)
-      }
-      if options.state != .f32 {
-        r.pointee.stateKey = Random.key(seed: options.seed, stream: .max - 1, step: UInt64(step), tensor: r.pointee.key)
       }
       if !branch.decays.isEmpty { decideDecay(i, branch) }
       if !branch.perTensor {

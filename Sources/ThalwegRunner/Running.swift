@@ -323,10 +323,10 @@ extension Optimizer {
       return p
     }
     // State kept in fewer bits is widened for the call and narrowed after it.
-    let lengths = stores.contains { $0.format != .direct } ? slots(s, bound[i]).map { $0.elements(of: n) } : []
+    let lengths = stores.contains(where: \.isWidened) ? slots(s, bound[i]).map { $0.elements(of: n) } : []
     var list: [UnsafeMutableRawPointer] = []
     for (k, store) in stores.enumerated() {
-      if store.format == .direct {
+      if !store.isWidened {
         list.append(store.base + start * size)
       } else {  // never of a part
         let m = lengths[k], wide = free(m)
@@ -357,7 +357,7 @@ extension Optimizer {
           slots: list.map { $0.assumingMemoryBound(to: Float.self) }, shape: shape, workspace: space))
     }
     if evaluating { return }
-    for (k, store) in stores.enumerated() where store.format != .direct {
+    for (k, store) in stores.enumerated() where store.isWidened {
       let m = lengths[k]
       store.narrow(m, 0, m, list[k].assumingMemoryBound(to: Float.self), r.pointee.key(s.id, k))
     }

@@ -11,7 +11,10 @@ struct SourceDesk: SourceHost {
     desk.isExact = true
     return desk
   }
-  init(_ optimizer: Optimizer, _ stage: Stage) { (self.optimizer, self.stage) = (optimizer, stage) }
+  init(_ optimizer: Optimizer, _ stage: Stage) {
+    (self.optimizer, self.stage) = (optimizer, stage)
+    optimizer.keyState()
+  }
 
   var stageID: Int { stage.id }
   var groups: [Hyper] { stage.hyper }
@@ -66,9 +69,9 @@ struct SourceDesk: SourceHost {
   }
   func clearAbsent(_ slot: Int) {
     for i in 0..<optimizer.bound.count where optimizer.isAbsent(i, stage) {
-      let r = optimizer.records + i
-      r.pointee.slot(stage.id, slot).base.initializeMemory(
-        as: UInt8.self, repeating: 0, count: r.pointee.count * r.pointee.size)
+      let r = optimizer.records + i, store = r.pointee.slot(stage.id, slot)
+      store.base.initializeMemory(
+        as: UInt8.self, repeating: 0, count: SlotStore.bytes(store.format, r.pointee.count, r.pointee.size))
     }
   }
   func keepAbsent(_ slot: Int) {
@@ -109,7 +112,14 @@ struct SourceDesk: SourceHost {
     return (r.slot(stage.id, slot).base, r.isDouble)
   }
   func fill(_ slot: Int, of tensor: Int, _ values: [Double]) {
-    let r = optimizer.records[tensor], base = r.slot(stage.id, slot).base
+    let r = optimizer.records[tensor], store = r.slot(stage.id, slot), base = store.base
+    if store.format != .direct {
+      var wide = widened(slot, tensor)
+      for (i, x) in zip(wide.indices, values) { wide[i] = Float(x) }
+      return wide.withUnsafeMutableBufferPointer { p in
+        if let p = p.baseAddress { narrow(slot, of: tensor, p) }
+      }
+    }
     for (i, x) in values.prefix(elements(slot, tensor)).enumerated() {
       if r.isDouble {
         base.assumingMemoryBound(to: Double.self)[i] = x
@@ -118,8 +128,28 @@ struct SourceDesk: SourceHost {
       }
     }
   }
+  func widen(_ slot: Int, of tensor: Int) throws(Failure) -> Memory? {
+    let n = elements(slot, tensor), store = optimizer.records[tensor].slot(stage.id, slot)
+    guard store.format != .direct else { return nil }
+    let wide = try Memory(4 * n, optimizer.allocator, zeroed: false)
+    store.widen(n, 0, n, wide.base.assumingMemoryBound(to: Float.self))
+    return wide
+  }
+  func narrow(_ slot: Int, of tensor: Int, _ wide: UnsafeMutablePointer<Float>) {
+    let n = elements(slot, tensor), r = optimizer.records[tensor]
+    r.slot(stage.id, slot).narrow(n, 0, n, wide, r.key(stage.id, slot))
+  }
+  /// A slot that is stored in fewer bits.
+  private func widened(_ slot: Int, _ tensor: Int) -> [Float] {
+    let n = elements(slot, tensor), store = optimizer.records[tensor].slot(stage.id, slot)
+    return [Float](unsafeUninitializedCapacity: n) { p, count in
+      if let p = p.baseAddress { store.widen(n, 0, n, p) }
+      count = n
+    }
+  }
   func read(_ slot: Int, of tensor: Int) -> [Double] {
-    let r = optimizer.records[tensor], base = r.slot(stage.id, slot).base
+    let r = optimizer.records[tensor], store = r.slot(stage.id, slot), base = store.base
+    if store.format != .direct { return widened(slot, tensor).map { Double($0) } }
     return (0..<elements(slot, tensor)).map {
       r.isDouble
         ? base.assumingMemoryBound(to: Double.self)[$0] : Double(base.assumingMemoryBound(to: Float.self)[$0])

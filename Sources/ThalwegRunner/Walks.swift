@@ -116,7 +116,7 @@ extension Optimizer {
       var apply = r.pointee.apply
       let kernels = all[all.count == 1 ? 0 : r.pointee.group]
       let x = exact ? p.parameters() : p.hostParameters(), k = r.pointee.isDouble ? kernels.f64 : kernels.f32
-      p.sum(x, self.gradient(p, r, &apply) ?? x, state: self.state(r, stage, order)) { _, _, _, o, out in k(o, out) }
+      p.sum(x, self.gradient(p, r, &apply) ?? x, stage.id, order ?? self.all(r, stage)) { _, _, _, o, out in k(o, out) }
     }
   }
   /// The sums of every tensor by itself, by position: 0 where it takes no part.
@@ -162,8 +162,9 @@ extension Optimizer {
   func noteHome(_ stage: Stage, _ order: [Int]?) {
     guard let k = sources.firstIndex(where: { $0 === stage }) else { return }
     for i in 0..<bound.count where takesPart(i) && records[i].away & (1 << UInt32(k)) == 0 {
-      if let home = records[i].homes[k], state(records + i, stage, order).contains(home) {
-        records[i].away |= 1 << UInt32(k)
+      let r = records + i, seen = (order ?? all(r, stage)).prefix(SlotPointers.capacity)
+      if let home = r.pointee.homes[k], seen.contains(where: { r.pointee.slot(stage.id, $0).base == home }) {
+        r.pointee.away |= 1 << UInt32(k)
       }
     }
   }
@@ -188,13 +189,11 @@ extension Optimizer {
     var apply = r.pointee.apply
     // Where there is no gradient to read, nobody looks at it.
     let x = exact && !parameters ? p.parameters() : p.hostParameters(), g = gradient(p, r, &apply) ?? x
-    p.add(x, g, state: state(r, stage, order)) { _, _, o in kernel(o) }
+    p.add(x, g, stage.id, order ?? all(r, stage)) { _, _, o in kernel(o) }
     if parameters { p.closeHost(x) }
   }
-  func state(_ r: UnsafeMutablePointer<Record>, _ stage: Stage, _ order: [Int]?) -> [UnsafeMutableRawPointer] {
-    let list = r.pointee.slots + Int(r.pointee.firstSlot[stage.id])
-    return (order ?? Array(0..<r.pointee.used(stage.id))).prefix(SlotPointers.capacity).map { list[$0].base }
-  }
+  /// All slots of a stage.
+  func all(_ r: UnsafeMutablePointer<Record>, _ stage: Stage) -> [Int] { Array(0..<r.pointee.used(stage.id)) }
 }
 
 /// Elements that are NaN or infinite, of each of two operands.

@@ -549,3 +549,21 @@ def test_squares_of_vectors_may_be_beyond_floats(sentence: str) -> None:
     with tw.Optimizer([w], sentence) as opt:
         opt.step([np.full(4, 1e20, np.float32)])
     assert np.all(w < 1) and np.all(w > 0.9)
+
+
+@pytest.mark.parametrize("sentence", ["dion(weight_decay=0)", "soap(weight_decay=0, precondition_frequency=2)",
+                                      "kl_soap(weight_decay=0, precondition_frequency=2)", "muon(weight_decay=0)", "shampoo"])
+@pytest.mark.parametrize("shape", [(24, 16), (16, 24)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_step_goes_where_no_gradient_has_been(sentence: str, shape: tuple[int, int], dtype: Any) -> None:
+    """Gradients that are multiples of one matrix of rank one: the second singular value of the move is 0, up to what rounding leaves of
+    the first one; Newton-Schulz triples it in each of five iterations, the inverse roots of eps = 1e-4 scale it by 20."""
+    rng = np.random.default_rng(5)
+    direction = np.outer(rng.standard_normal(shape[0]), rng.standard_normal(shape[1]))
+    w = np.zeros(shape, dtype)
+    with tw.Optimizer([w], sentence) as opt:
+        for k in range(6):
+            opt.step([((1 + 0.1 * k) * direction).astype(dtype)])
+    sizes = np.linalg.svd(w.astype(np.float64), compute_uv=False)
+    assert sizes[0] > 0
+    assert sizes[1] < 1000 * np.finfo(dtype).eps * sizes[0]

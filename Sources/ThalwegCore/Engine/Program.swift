@@ -103,10 +103,7 @@ public final class Program {
       if !op.blends {
         if let place { self.copy(place, to: own) } else { read(layout(Program.g), own, scale: apply.scale) }
       }
-      let state = op.blends ? [] : op.slots.prefix(SlotPointers.capacity).map { list[$0].base }
-      add(own, own, state: state) { _, _, o in
-        run(r, o, list, o.index)
-      }
+      add(own, own, op.stage, op.blends ? [] : op.slots) { _, _, o in run(r, o, list, o.index) }
       chunked = true
       place = own
     }
@@ -221,7 +218,7 @@ public final class Program {
     let base = r.pointee.slots + Int(r.pointee.firstSlot[stage]),
       used = min(r.pointee.used(stage), SlotPointers.capacity)
     if !folding.isEmpty { return fuseFolded(e, stage, apply, x, g) }
-    guard !r.pointee.isDouble, (0..<used).contains(where: { base[$0].format != .direct }) else {
+    guard !r.pointee.isDouble, (0..<used).contains(where: { base[$0].isWidened }) else {
       return run(e.fused, stage, apply, x, g)
     }
     let first = steps.count, alone = steps.isEmpty
@@ -234,7 +231,7 @@ public final class Program {
       if base[k].format == .direct {
         o.slots[k] = base[k].base + at &* 4
         moving |= 4 << UInt32(k)
-      } else {
+      } else if base[k].isWidened {
         let values = row(Row.slots + k).assumingMemoryBound(to: Float.self)
         scratches = true
         (codecs + o.codecCount).initialize(
@@ -294,16 +291,21 @@ public final class Program {
       }
     }
   }
-  /// Runs a kernel that belongs to no stage, over state in the compute type.
-  public func add(
-    _ v: Place, _ w: Place, state: [UnsafeMutableRawPointer] = [], _ kernel: @escaping ElementKernels.Kernel
-  ) {
-    append(.kernel, operands(v, w, state)) { $0.kernel = kernel }
+  /// Runs a kernel that belongs to no stage.
+  public func add(_ v: Place, _ w: Place, _ kernel: @escaping ElementKernels.Kernel) {
+    append(.kernel, operands(v, w)) { $0.kernel = kernel }
   }
-  public func sum(
-    _ v: Place, _ w: Place, state: [UnsafeMutableRawPointer] = [], _ measure: @escaping ElementKernels.Measure
-  ) {
-    append(.measure, operands(v, w, state)) { $0.measure = measure }
+  public func sum(_ v: Place, _ w: Place, _ measure: @escaping ElementKernels.Measure) {
+    append(.measure, operands(v, w)) { $0.measure = measure }
+  }
+  /// The same over the slots of a stage that are named, in that order; sums change none.
+  public func add(_ v: Place, _ w: Place, _ stage: Int, _ order: [Int], _ kernel: @escaping ElementKernels.Kernel) {
+    withState(stage, v, w, order) { o, moving in append(.kernel, (o, moving)) { $0.kernel = kernel } }
+  }
+  public func sum(_ v: Place, _ w: Place, _ stage: Int, _ order: [Int], _ measure: @escaping ElementKernels.Measure) {
+    withState(stage, v, w, order, changes: false) { o, moving in
+      append(.measure, (o, moving)) { $0.measure = measure }
+    }
   }
 
   private func read(_ layout: UnsafePointer<Layout>, _ to: Place, scale: Double) {
@@ -320,46 +322,44 @@ public final class Program {
     follow(layout)
   }
 
-  private func operands(_ v: Place, _ w: Place, _ state: [UnsafeMutableRawPointer] = []) -> (Operands, UInt32) {
-    var o = Operands(
-      x: v.base, g: w.base, slots: SlotPointers(repeating: pad), used: min(state.count, SlotPointers.capacity),
-      count: 0, index: at, pad: pad)
+  private func operands(_ v: Place, _ w: Place) -> (Operands, UInt32) {
+    let o = Operands(
+      x: v.base, g: w.base, slots: SlotPointers(repeating: pad), used: 0, count: 0, index: at, pad: pad)
     var moving: UInt32 = (v.moves ? 1 | Program.aheadBit : 0) | (w.moves ? 2 : 0)
     if !(v.moves && w.moves), v.base != pad { scratches = true }
     if v.moves { follow(v.base, r.pointee.size) }
     if w.moves { follow(w.base, r.pointee.size) }
-    for k in 0..<o.used {
-      o.slots[k] = state[k] + at &* r.pointee.size
-      follow(o.slots[k], r.pointee.size)
-      moving |= 4 << UInt32(k)
-    }
     return (o, moving)
   }
 
-  /// Widens the state that is stored in fewer bits, lets `body` add a step over it, and narrows it again.
+  /// Widens the state that is stored in fewer bits, lets `body` add a step over it, and narrows it again; of all slots
+  /// but those of the source, or of those named.
   @inline(__always)
   private func withState(
-    _ stage: Int, _ v: Place, _ w: Place, walk: Int = 0, changes: Bool = true, _ body: (Operands, UInt32) -> Void
+    _ stage: Int, _ v: Place, _ w: Place, _ order: [Int]? = nil, walk: Int = 0, changes: Bool = true,
+    _ body: (Operands, UInt32) -> Void
   ) {
     var (o, moving) = operands(v, w)
     let base = r.pointee.slots + Int(r.pointee.firstSlot[stage])
-    o.used = min(r.pointee.used(stage), SlotPointers.capacity)
+    o.used = min(order?.count ?? r.pointee.used(stage), SlotPointers.capacity)
     var narrow: UInt32 = 0
     for k in 0..<o.used {
-      if base[k].format == .direct {
-        o.slots[k] = base[k].base + at &* r.pointee.size
+      let store = base + (order?[k] ?? k)
+      if store.pointee.format == .direct {
+        o.slots[k] = store.pointee.base + at &* r.pointee.size
         follow(o.slots[k], r.pointee.size)
         moving |= 4 << UInt32(k)
-      } else {
+      } else if order != nil || store.pointee.isWidened {
         o.slots[k] = row(Row.slots + k)
         narrow |= 1 << UInt32(k)
-        convert(.widen, base + k, k, nil)
+        convert(.widen, store, k, nil)
       }
     }
     body(o, moving)
     guard changes else { return }
     for k in 0..<o.used where narrow & (1 << UInt32(k)) != 0 {
-      convert(.narrow, base + k, k, r.pointee.key(stage, k, walk: walk))
+      let slot = order?[k] ?? k
+      convert(.narrow, base + slot, k, r.pointee.key(stage, slot, walk: walk))
     }
   }
   private func convert(_ kind: Step.Kind, _ store: UnsafePointer<SlotStore>, _ k: Int, _ key: UInt64?) {

@@ -5,7 +5,11 @@ public struct SlotStore {
   public enum Format: UInt8 { case direct, bf16, signed8, positive8 }
   public var base: UnsafeMutableRawPointer
   public var format: Format
-  public init(base: UnsafeMutableRawPointer, format: Format) { (self.base, self.format) = (base, format) }
+  /// It is widened for the rule that it belongs to: the rule looks at it.
+  public var isWidened: Bool
+  public init(base: UnsafeMutableRawPointer, format: Format, apart: Bool = false) {
+    (self.base, self.format, isWidened) = (base, format, format != .direct && !apart)
+  }
 
   /// Elements start..<start+n of a tensor of `total` elements in the compute type, where they are stored in fewer bits.
   public func widen(_ total: Int, _ start: Int, _ n: Int, _ out: UnsafeMutablePointer<Float>) {

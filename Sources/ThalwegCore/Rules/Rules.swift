@@ -79,8 +79,9 @@ public struct Slot: Sendable {
     /// Their logarithm, 0 where they are not positive.
     case logarithm
   }
-  /// How it may be stored: moments tolerate 16 and 8 bits; what is exact is kept in the compute type.
-  public enum Storage: Sendable { case exact, signed, positive }
+  /// How it may be stored: moments tolerate 16 and 8 bits, half stands for 16 bits at least; what is exact is kept in
+  /// the compute type.
+  public enum Storage: Sendable { case exact, half, signed, positive }
   public var name: String
   public var meaning: String
   public var storage: Storage
@@ -89,6 +90,8 @@ public struct Slot: Sendable {
   /// It holds the parameters while they are away from where the host left them; the engine brings them back when a step
   /// is broken off.
   public var home = false
+  /// The rule's source alone looks at it.
+  public var apart = false
   /// Its elements, where they are not those of the parameter: row sums, bases, factors. Only whole-tensor rules have
   /// such buffers; they start at a number.
   public var count: Int?
@@ -107,6 +110,14 @@ public struct Slot: Sendable {
   public static func home(_ name: String, _ meaning: String) -> Slot {
     var s = temporary(name, meaning)
     s.home = true
+    return s
+  }
+  /// What tolerates 16 bits, and not 8.
+  public static func half(_ name: String, _ meaning: String) -> Slot { Slot(name, meaning, .half) }
+  /// The same, for a source: its rule does not look at it.
+  public static func apart(_ name: String, _ meaning: String, _ storage: Storage = .half) -> Slot {
+    var s = Slot(name, meaning, storage)
+    s.apart = true
     return s
   }
   /// An average that keeps signs.

@@ -40,8 +40,11 @@ public protocol SourceHost {
   func project(_ slot: Int, _ set: HeldSet) throws(Failure)
   /// Tensor by tensor, the weighted sum of its samples goes into a slot.
   func combine(_ samples: Samples, into slot: Int, _ weights: (_ sample: Int, _ squares: [Double]) -> [Double])
-  /// The memory of a slot that is kept exactly, in the compute type.
+  /// The memory of a slot, in the compute type unless it is stored in fewer bits: then a copy is made by `widen`, and
+  /// stored by `narrow`.
   func memory(_ slot: Int, of tensor: Int) -> (base: UnsafeMutableRawPointer, isDouble: Bool)
+  func widen(_ slot: Int, of tensor: Int) throws(Failure) -> Memory?
+  func narrow(_ slot: Int, of tensor: Int, _ wide: UnsafeMutablePointer<Float>)
   func fill(_ slot: Int, of tensor: Int, _ values: [Double])
   func read(_ slot: Int, of tensor: Int) -> [Double]
   var count: Int { get }
@@ -176,18 +179,25 @@ public struct SourceIO {
   public func steps(of tensor: Int) -> Int { host.steps(of: tensor) }
   /// The tensor as messages call it.
   public func label(_ tensor: Int) -> String { host.label(tensor) }
-  /// A slot of one tensor that is kept exactly, in double.
+  /// A slot of one tensor, in double.
   public func read(_ slot: Int, of tensor: Int) -> [Double] { host.read(slot, of: tensor) }
   /// Writes a slot of one tensor.
   public func fill(_ slot: Int, of tensor: Int, _ values: [Double]) { host.fill(slot, of: tensor, values) }
 
-  /// Works with slots of one tensor where they lie: those that are kept exactly, in the compute type.
+  /// Works with slots of one tensor where they lie, in the compute type; with copies of those stored in fewer bits.
   public func work<W: SlotWork>(_ work: W, on tensor: Int, slots: [Int]) throws(Failure) -> W.Result {
     let list = slots.map { host.memory($0, of: tensor) }, shape = host.shape(of: tensor)
     if list.first?.isDouble ?? false {
       return try work(list.map { $0.base.assumingMemoryBound(to: Double.self) }, shape)
     }
-    return try work(list.map { $0.base.assumingMemoryBound(to: Float.self) }, shape)
+    var copies: [Memory?] = []
+    for slot in slots { copies.append(try host.widen(slot, of: tensor)) }
+    let result = try work(
+      zip(list, copies).map { ($1?.base ?? $0.base).assumingMemoryBound(to: Float.self) }, shape)
+    for case (let slot, let copy?) in zip(slots, copies) {
+      host.narrow(slot, of: tensor, copy.base.assumingMemoryBound(to: Float.self))
+    }
+    return result
   }
 
   /// The matrices of the answer; they are there when `advance` follows a request for them.
@@ -259,6 +269,9 @@ public struct SourceIO {
     double: @escaping @Sendable (Int, Blend.List<Double>, UnsafeMutablePointer<Double>) -> Void
   ) -> GradientOperation {
     GradientOperation(stage: host.stageID, slots: Array(0..<count), blends: true) { r, o, list, offset in
+      if (0..<count).contains(where: { list[$0].format != .direct }) {  // which then is no double
+        return Widening.rows(r.pointee.count, o, list, offset, count, float)
+      }
       func read<T: Real>(_ body: (Int, Blend.List<T>, UnsafeMutablePointer<T>) -> Void) {
         withUnsafeTemporaryAllocation(of: UnsafePointer<T>.self, capacity: max(1, count)) { buffer in
           guard let rows = buffer.baseAddress else { return }
@@ -269,6 +282,35 @@ public struct SourceIO {
         }
       }
       if r.pointee.isDouble { read(double) } else { read(float) }
+    }
+  }
+}
+
+/// Rows of slots that are stored in fewer bits, a short piece at a time.
+private enum Widening {
+  static let piece = 256
+  static func rows(
+    _ total: Int, _ o: Operands, _ list: UnsafeMutablePointer<SlotStore>, _ offset: Int, _ count: Int,
+    _ body: (Int, Blend.List<Float>, UnsafeMutablePointer<Float>) -> Void
+  ) {
+    let wide = UnsafeMutablePointer<Float>.allocate(capacity: count &* piece)
+    let rows = UnsafeMutablePointer<UnsafePointer<Float>>.allocate(capacity: count)
+    defer {
+      wide.deallocate()
+      rows.deallocate()
+    }
+    for start in stride(from: 0, to: o.count, by: piece) {
+      let n = min(piece, o.count &- start), at = offset &+ start
+      for k in 0..<count {
+        let store = list[k], row = wide + k &* piece
+        if store.format == .direct {
+          (rows + k).initialize(to: UnsafePointer(store.base.assumingMemoryBound(to: Float.self) + at))
+        } else {
+          store.widen(total, at, n, row)
+          (rows + k).initialize(to: UnsafePointer(row))
+        }
+      }
+      body(n, rows, o.x.assumingMemoryBound(to: Float.self) + start)
     }
   }
 }

@@ -30,7 +30,7 @@ struct AdaHessian: ElementRule {
     ],
     slots: [
       .moment("exp_avg", "first moment m"), .square("exp_avg_sq", "second moment v"),
-      Slot("diagonal", "means D of the magnitudes of the last probe"),
+      .half("diagonal", "means D of the magnitudes of the last probe"),
     ],
     requests: "hessian_vector", needsFinite: true)
 

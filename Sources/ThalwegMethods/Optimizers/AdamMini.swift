@@ -27,7 +27,7 @@ struct AdamMini: WholeRule {
         "blocks", ["auto", "row", "head", "tensor", "adam"], "the elements that share a second moment", live: false),
       .integer("heads", 1, .atLeast(1), "equal parts of a tensor, with blocks=head", live: false),
     ],
-    slots: [Adam.moments[0], Slot("exp_avg_sq", "second moment v of every block")])
+    slots: [Adam.moments[0], Slot("exp_avg_sq", "second moment v of every block")], needsFinite: true)
 
   private static func blocks(_ h: Hyper, _ shape: Shape) -> Int {
     if h.is("blocks", "adam") { return shape.count }

@@ -11,7 +11,9 @@ import ThalwegCore
 ///
 /// Until the first Ritz pairs it is the base method. heavyball: m ← μ·m + g₂, −lr·m; adam with bias correction.
 ///
-/// State    k + l vectors and the velocity, the base method's moments; while it asks `order` vectors more and two.
+/// State    k + l vectors (kept exactly: what rounding leaves of directions of large curvature would go to the base
+///          method) and the velocity, the base method's moments (16 bits at least); while it asks `order` vectors more
+///          and two.
 /// Errors   TW_ERROR_NONFINITE: a Hessian-vector product.
 /// Differs  order none is max(4·(k + l), ⌊2·ln n⌋), but at most 32 where 4·(k + l) is less. |λ| is at least `floor`.
 ///          The velocity is not turned with V, as in the authors' code. Put a weight decay into the loss: the
@@ -89,8 +91,8 @@ struct FOSI: ElementRule {
 
     var slots: [Slot] {
       (0..<pairs).map { Slot("vector_\($0)", "eigenvector \($0)") } + [
-        Slot("velocity", "velocity of Newton's part"), Slot("exp_avg", "moment of the base method"),
-        Slot("exp_avg_sq", "second moment of the base method"),
+        .apart("velocity", "velocity of Newton's part"), .apart("exp_avg", "moment of the base method"),
+        .apart("exp_avg_sq", "second moment of the base method"),
       ] + (0..<order).map { Slot.temporary("basis_\($0)", "Lanczos vector \($0)") } + [
         .temporary("probe", "the vector of a product"), .temporary("gradient", "gradient of the step, then the move"),
         .temporary("newton", "Newton's part"),

@@ -76,7 +76,8 @@ struct LayerFactors {
 /// bias, norm or embedding: all others step with u = g + wd·θ. A bias counts with its layer where the host binds them
 /// as one tensor (out, in + 1), and appends 1 to the inputs.
 ///
-/// State    momentum, A, B, their inverses or eigenvectors, for each layer.
+/// State    momentum, A, B, their inverses or eigenvectors, for each layer. All but the momentum are kept exactly: in
+///          16 bits a factor is not positive definite any more, and an inverse is wrong where it is small.
 /// Errors   TW_ERROR_SHAPE where X or G do not fit; TW_ERROR_NUMERIC: a factor that is not positive definite.
 /// Differs  convolutions: A is a sum over positions divided by N, B by N·T, with `batch_size` = N (KFC); A by T² too
 ///          with
@@ -106,7 +107,7 @@ struct KFAC: WholeRule {
       .choice("method", ["inverse", "eigen"], "how the factors are inverted", live: false), .products,
     ] + LayerFactors.parameters,
     slots: [
-      Slot("momentum_buffer", "momentum"), Slot("inputs_factor", "A"), Slot("outputs_factor", "B"),
+      .moment("momentum_buffer", "momentum"), Slot("inputs_factor", "A"), Slot("outputs_factor", "B"),
       Slot("inputs_inverse", "inverse or eigenvectors of A"), Slot("outputs_inverse", "those of B"),
       Slot("inputs_values", "eigenvalues of A"), Slot("outputs_values", "those of B"),
       .temporary("inputs_now", "A of this step"), .temporary("outputs_now", "B of this step"),
@@ -295,7 +296,7 @@ struct KFAC: WholeRule {
 /// K and C start as the identity; diag keeps diagonals alone. Layers and answers are those of `kfac`; all other tensors
 /// step with u = g + wd·θ.
 ///
-/// State    momentum, K, C, mK, mC for each layer.
+/// State    momentum, K, C, mK, mC for each layer; there are no inverses, and 16 bits are enough for all of them.
 /// Errors   TW_ERROR_SHAPE where X or G do not fit; TW_ERROR_NUMERIC: a root that is not finite (lr_cov·|m| of 1 or
 ///          more).
 /// Differs  other structures (blocks, hierarchical, Toeplitz) are not carried. The authors' schedule of lr_cov is
@@ -325,8 +326,8 @@ struct SINGD: WholeRule {
       .flag("normalize_lr_cov", false, "shorten steps of the roots that are too long").forAll,
     ] + LayerFactors.parameters,
     slots: [
-      Slot("momentum_buffer", "momentum"), Slot("inputs_root", "K"), Slot("outputs_root", "C"),
-      Slot("inputs_momentum", "mK"), Slot("outputs_momentum", "mC"), .temporary("inputs_now", "U of this step"),
+      .moment("momentum_buffer", "momentum"), .apart("inputs_root", "K"), .apart("outputs_root", "C"),
+      .apart("inputs_momentum", "mK"), .apart("outputs_momentum", "mC"), .temporary("inputs_now", "U of this step"),
       .temporary("outputs_now", "G of this step"), Slot("updates", "how often factors came"),
     ], requests: "activations", needsFinite: true)
 

@@ -12,8 +12,9 @@ import ThalwegCore
 /// less than tolerance_change; or max_eval evaluations were made (none: ⌊5·max_iter/4⌋; a search is not broken off).
 /// Without a search the last iteration of a step is not evaluated: the next step begins with a gradient there.
 ///
-/// State    2·history_size vectors, the last gradient and direction; within a step the pairs of its iterations (up to
-///          2·min(max_iter, history_size + 1)), and seven vectors. Numbers: iterations, pairs, γ, t.
+/// State    2·history_size vectors (these alone are narrowed by `state_dtype`, to 16 bits), the last gradient and
+///          direction; within a step the pairs of its iterations (up to 2·min(max_iter, history_size + 1)), and seven
+///          vectors. Numbers: iterations, pairs, γ, t.
 /// Errors   TW_ERROR_NONFINITE: the first gradient of a step; any loss: the step is refused and changes nothing.
 /// Differs  nothing from torch.optim.LBFGS but for the order of the sums; newer releases of it end a search with the
 ///          evaluations of the step, here a search has 25 of its own. One `lr` for all groups.
@@ -71,7 +72,7 @@ struct LBFGS: ElementRule {
     private func end(_ place: Int) -> Int { first + 4 + place }
 
     var slots: [Slot] {
-      (0..<m).map { Slot("s_\($0)", "move of a pair") } + (0..<m).map { Slot("y_\($0)", "turn of the gradient") } + [
+      (0..<m).map { .apart("s_\($0)", "move of a pair") } + (0..<m).map { .apart("y_\($0)", "its turn") } + [
         Slot("last_gradient", "gradient of the last iteration"), Slot("last_direction", "its direction"),
       ]
         + (0..<pending).flatMap {
@@ -217,7 +218,7 @@ struct LBFGS: ElementRule {
       for k in all.indices.reversed() {
         let (s, y) = all[k]
         let p = io.products(s, [direction, y])
-        inverse[k] = 1 / p[1]
+        inverse[k] = p[1] > 0 ? 1 / p[1] : 0  // a pair that rounding of 16 bits has turned has no share
         share[k] = p[0] * inverse[k]
         io.add(direction, 1, [-share[k]], [y])
       }

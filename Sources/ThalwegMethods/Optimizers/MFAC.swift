@@ -29,7 +29,7 @@ struct MFAC: WholeRule {
       .rate("momentum", 0.9, "rate of the average of the update"), .weightDecay(0, "coupled weight decay"),
     ],
     slots: [
-      Slot("gradient_0", "the kept gradients, as many as ngrads"),
+      .apart("gradient_0", "the kept gradients, as many as ngrads"),
       .moment("momentum_buffer", "average v of the update"),
       Slot("products", "inner products of the kept gradients of the tensor"),
       Slot("pushes", "the last gradient that the tensor has, by number"),
@@ -39,7 +39,7 @@ struct MFAC: WholeRule {
     let m = h.integer("ngrads")
     var (products, pushes) = (method.slots[2], method.slots[3])
     (products.count, pushes.count) = (m &* m, 1)
-    return (0..<m).map { Slot("gradient_\($0)", "kept gradient \($0)") } + [method.slots[1], products, pushes]
+    return (0..<m).map { .apart("gradient_\($0)", "kept gradient \($0)") } + [method.slots[1], products, pushes]
   }
   static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("pushes")] }
   static func decay(_ h: Hyper) -> Decay { .rule }
@@ -49,27 +49,18 @@ struct MFAC: WholeRule {
     }
     try LinearAlgebra.require()
   }
+  /// The source does: F may be singular to rounding, when the gradient has its place already.
   static var mayFail: Bool { true }
 
-  let m: Int, next: Int, number: Int, momentum: Double
-  init(_ h: Hyper, _ c: StepContext) {
-    (m, momentum) = (h.integer("ngrads"), h.momentum)
-    let count = max(0, c.counter(0) - 1)
-    (next, number) = (count % m, (count + 1) % MFAC.turn)
-  }
+  let m: Int, momentum: Double
+  init(_ h: Hyper, _ c: StepContext) { (m, momentum) = (h.integer("ngrads"), h.momentum) }
   /// Pushes of a tensor are counted modulo this, which float32 holds.
   static let turn = 1 << 20
 
-  /// v.v is u: the products of the gradient that came, and the average.
+  /// t.v is u.
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
-    let n = t.count, g = t.slots[next], (v, products) = (t.slots[m], t.slots[m + 1])
-    for k in 0..<m {
-      let x = T(Flat.dot(t.slots[k], g, n))
-      (products[next &* m &+ k], products[k &* m &+ next]) = (x, x)
-    }
-    t.slots[m + 2][0] = T(number)
-    let (old, new) = (T(momentum), T(1 - momentum))
-    for i in 0..<n {
+    let v = t.slots[m], (old, new) = (T(momentum), T(1 - momentum))
+    for i in 0..<t.count {
       v[i] = old * v[i] + new * t.v[i]
       t.v[i] = v[i]
     }
@@ -96,7 +87,7 @@ struct MFAC: WholeRule {
 
     func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
       let count = io.counter(0), next = count % m
-      var parts: [(size: Double, products: [Double])] = []
+      var parts: [(tensor: Int, products: [Double])] = []
       for tensor in io.tensors(where: { _ in true }) {
         var own = io.read(products, of: tensor)
         let last = io.read(pushes, of: tensor).first ?? 0
@@ -107,17 +98,32 @@ struct MFAC: WholeRule {
             io.fill(k, of: tensor, zero)
             for i in 0..<m { (own[k * m + i], own[i * m + k]) = (0, 0) }
           }
-          io.fill(products, of: tensor, own)
         }
-        parts.append(((0..<m).reduce(0) { $0 + own[$1 * (m + 1)] }, own))
+        parts.append((tensor, own))
       }
       io.change(slots: [next], parameters: false) { Push(decay: $0.weight_decay) }
       // places that were never taken are 0, and have no share
       let used = min(count + 1, m), fresh = io.products(next, Array(0..<used)), damp: Double = io.hyper.damp
       try Memory.ask(8 * used * used)
       var K = [Double](repeating: 0, count: used * used), place = [Double](repeating: 0, count: used)
+      // those of each tensor stay with it
+      for first in stride(from: 0, to: used, by: 4) {
+        let some = Array(first..<min(first + 4, used))
+        let sums = io.sums(SlotVectors.Products(count: some.count), slots: [next] + some)
+        for p in parts.indices {
+          for (i, k) in some.enumerated() {
+            let x = sums[parts[p].tensor][i]
+            (parts[p].products[next * m + k], parts[p].products[k * m + next]) = (x, x)
+          }
+        }
+      }
+      for part in parts {
+        io.fill(products, of: part.tensor, part.products)
+        io.fill(pushes, of: part.tensor, [Double((count + 1) % MFAC.turn)])
+      }
       // in the order of their size: that of binding does not matter
-      for part in parts.sorted(by: { $0.size < $1.size }) {
+      func size(_ products: [Double]) -> Double { (0..<m).reduce(0) { $0 + products[$1 * (m + 1)] } }
+      for part in parts.sorted(by: { size($0.products) < size($1.products) }) {
         for i in 0..<used { for k in 0..<used { K[i * used + k] += part.products[i * m + k] } }
       }
       for i in 0..<used { (K[next * used + i], K[i * used + next]) = (fresh[i], fresh[i]) }

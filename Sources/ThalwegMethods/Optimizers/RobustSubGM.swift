@@ -28,7 +28,7 @@ struct RobustSubGM: ElementRule {
       .number("rho", 0.95, .between(0, 1, lowOpen: true, highOpen: true), "factor of the length from step to step"),
       .flag("normalize", true, "divide by the norm of D (geometric, constant)", live: false),
       .number("f_star", 0, .any, "the loss to reach (polyak)").forAll,
-    ], requests: "loss")
+    ], requests: "loss", needsFinite: true)
 
   private static func byLoss(_ h: Hyper) -> Bool { h.is("rule", "polyak") || h.is("rule", "proportional") }
   static func phases(_ h: Hyper) -> Int { h.normalize && !byLoss(h) ? 1 : 0 }
