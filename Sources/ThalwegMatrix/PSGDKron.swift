@@ -4,16 +4,18 @@ import ThalwegCore
 /// PSGD with one triangular factor an axis, fitted so that the preconditioned gradient becomes white.
 ///
 ///     m ← b₁·m + (1 − b₁)·g, m̂ = m/(1 − b₁ᵗ);   a fit when 1/update_prob steps have passed since the last one
-///     X = m̂ (or g) + √(2⁻²³)·mean|X|·V, V normal numbers;   A = X times Q_k on every axis;   B = V times Q_k⁻ᵀ
+///     X = m̂ (or g) + √(2⁻²³)·mean|X|·V, V normal numbers; newton: X = H·V
+///     A = X times Q_k on every axis;   B = V times Q_k⁻ᵀ
 ///     Q_k ← Q_k − precond_lr/ℓ·triu(T₁ − T₂)·Q_k,  T₁, T₂ the Gram matrices of A and B unfolded along k,
 ///         ℓ a lower bound of ‖T₁ + T₂‖;  a diagonal factor takes their diagonals, ℓ the largest entry
 ///     u = m̂ times Q_kᵀ·Q_k on every axis, its RMS at most clip_rms;   θ ← θ − lr·(u + wd·θ),  wd for matrices alone
 ///
-/// State    m, the factors; how many steps passed since the last fit.
+/// State    m, the factors; how many steps passed since the last fit; within a step of newton V, X and the gradient.
 /// Differs  the noise stays out of the step (the package kron_torch adds it in place). A gradient of 0 is not fitted.
 ///          The factors are balanced before a fit with probability `balance_prob`. smart_one_diag: the longest axis is
 ///          diagonal where no other is as long (UNVERIFIED). No update_prob: min(max(e^(−(n − 500)/1000), 0.03), 1)
-///          after n steps. Newton's fit (to Hessian-vector products) is not carried.
+///          after n steps. Newton's fit has one schedule for all tensors; with no first scale it takes that of the pair
+///          of the first step.
 /// Source   Li, 2015, arXiv:1512.04202; Pooladzandi and Li, 2024, arXiv:2402.04553.
 struct PSGDKron: WholeRule {
   static let method = Method(
@@ -24,7 +26,7 @@ struct PSGDKron: WholeRule {
       X = m^ + noise*V;  A = X times Q_k on every axis, B = V times Q_k^-T;  T1, T2 their Gram matrices along k
       Q_k <- Q_k - precond_lr/norm(T1 + T2) * triu(T1 - T2) Q_k (diagonal factors: the diagonals)
       u = m^ times Q_k'Q_k on every axis, RMS at most clip_rms;  theta <- theta - lr*(u + weight_decay*theta)
-      the fit to Hessian-vector products is that of psgd_lra, psgd_xmat and psgd_dense alone
+      fit=newton: X = Hessian times V, which is asked for
       """,
     source: "Li, 2015, arXiv:1512.04202; Pooladzandi, Li, 2024, arXiv:2402.04553",
     parameters: [
@@ -43,7 +45,8 @@ struct PSGDKron: WholeRule {
       .flag("momentum_into_precond_update", true, "the fit is to the momentum, not to the gradient"),
       .number("clip_rms", 1.1, .above(0), "largest RMS of the update"),
       .maybe("update_prob", .between(0, 1, lowOpen: true, highOpen: false), "fits a step; none: falls from 1 to 0.03"),
-      .number("balance_prob", 0.01, .within(0, 1), "balancings a fit"), .products,
+      .number("balance_prob", 0.01, .within(0, 1), "balancings a fit"),
+      .choice("fit", ["whiten", "newton"], "to gradients, or to Hessian-vector products", live: false), .products,
     ],
     slots: [.moment("exp_avg", "the momentum m"), .half("factors", "the factors Q_k, one after the other")],
     needsFinite: true)
@@ -82,7 +85,8 @@ struct PSGDKron: WholeRule {
     list[1].count = Plan(h, shape).factors
     return list
   }
-  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("since_fit")] }
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("since_fit")] + (isNewton(h) ? [Scalar("steps")] : []) }
+  private static func isNewton(_ h: Hyper) -> Bool { h.is("fit", "newton") }
   static func decay(_ h: Hyper) -> Decay { .rule }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
     try LinearAlgebra.require()
@@ -99,6 +103,44 @@ struct PSGDKron: WholeRule {
   let h: Hyper
   let c: StepContext
   init(_ h: Hyper, _ c: StepContext) { (self.h, self.c) = (h, c) }
+
+  static let registered = entry(
+    PSGDKron.self, source: { (h) throws(Failure) in isNewton(h) ? Probe(h) : nil })
+
+  /// Fits a step, after n of them.
+  private static func probability(_ h: Hyper, _ n: Double) -> Double {
+    h.has("update_prob") ? h.update_prob : min(max(exp(-0.001 * (n - 500)), 0.03), 1)
+  }
+
+  /// Asks for the products with normal numbers in the steps that have a fit: `since_fit` is 0 then.
+  struct Probe: Source {
+    static var method: Method { PSGDKron.method }
+    init(_ h: Hyper) {}
+    private let vector = 2, product = 3, gradient = 4
+    var slots: [Slot] {
+      [
+        .temporary("probe", "the vector V"), .temporary("product", "the Hessian times it"),
+        .temporary("gradient", "the gradient of the step"),
+      ]
+    }
+    var probe: Int? { 0 }
+    func most(_ tensors: Int) -> Int { 2 }
+    var kinds: [Request.Kind] { [.hessianVector] }
+
+    func advance(_ phase: Int, _ io: SourceIO) throws(Failure) -> Move {
+      let since = io.scalar(0) + 1, fits = since >= 1 / PSGDKron.probability(io.hyper, io.scalar(1))
+      if phase == 0, fits {
+        io.change(SaveGradient(), slots: [gradient], parameters: false)
+        io.draw(vector, signs: false)
+        return .ask(Ask(.hessianVector))
+      }
+      io.setScalar(0, fits ? 0 : since)
+      io.setScalar(1, io.scalar(1) + 1)
+      guard fits else { return .update(nil) }
+      io.change(SaveGradient(), slots: [product], parameters: false)
+      return .update(io.gradient(in: gradient))
+    }
+  }
 
   /// x: V; g: X with noise.
   private struct Noise: ElementOperation {
@@ -135,10 +177,16 @@ struct PSGDKron: WholeRule {
     w.change(Average(keep: h.b1, correct: 1 / (1 - power(h.b1, c.t))), slots: 0..<1)
     if whole { X.update(from: w.v, count: n) }
 
-    let n0 = Double(c.t - 1)
-    let probability = h.has("update_prob") ? h.update_prob : min(max(exp(-0.001 * (n0 - 500)), 0.03), 1)
-    c.scalars[0] += 1
-    if c.scalars[0] >= 1 / probability {
+    if PSGDKron.isNewton(h) {
+      if let (v, product) = pair(w) {
+        if plan.axes.count > 1, coin() < h.balance_prob { balance(factors.Q, plan) }
+        V.update(from: v, count: n)
+        X.update(from: product, count: n)
+        try factors.fit(X, V, other, w.workspace + 3 * room, rate: h.precond_lr)
+      }
+    } else if c.scalars[0] + 1 < 1 / PSGDKron.probability(h, Double(c.t - 1)) {
+      c.scalars[0] += 1
+    } else {
       c.scalars[0] = 0
       let gradient = Whole(v: X, w: X, slots: [], shape: w.shape, workspace: w.workspace)
       let sum = gradient.sums(Magnitudes()).first
@@ -161,12 +209,20 @@ struct PSGDKron: WholeRule {
     if c.ndim >= 2, c.weightDecay != 0 { Flat.add(w.w, times: c.weightDecay, into: w.v, n) }
   }
 
+  /// V and H·V of this step, where it has a fit of newton and neither is 0.
+  private func pair<T: Real>(_ w: Whole<T>) -> (UnsafeMutablePointer<T>, UnsafeMutablePointer<T>)? {
+    guard PSGDKron.isNewton(h), c.scalars[0] == 0, w.slots.count > 3 else { return nil }
+    return Flat.norm(w.slots[2], w.count) > 0 && Flat.norm(w.slots[3], w.count) > 0 ? (w.slots[2], w.slots[3]) : nil
+  }
+
   /// A number of this step for all tensors, apart from the noise.
   private func coin() -> Double { Random.fraction(seed: c.seed, stream: c.stream, step: c.step &+ 1 << 40) }
 
   private func begin<T: Real>(_ w: Whole<T>, _ plan: Plan) {
     var scale: Double = h.precond_init_scale
-    if !h.has("precond_init_scale") {
+    if !h.has("precond_init_scale"), PSGDKron.isNewton(h) {
+      scale = pair(w).map { PSGDPair.scale(Dense($0, w.count).values, Dense($1, w.count).values, newton: true) } ?? 1
+    } else if !h.has("precond_init_scale") {
       var fourth = 0.0
       for i in 0..<w.count { fourth += pow(Double(w.v[i]), 4) }
       scale = fourth > 0 && fourth.isFinite ? pow(fourth / Double(w.count), -0.125) : 1

@@ -2864,6 +2864,7 @@ class PSGDKron(Optimizer):
         clip_rms: float | str | Schedule = 1.1,
         update_prob: float | str | Schedule | None = None,
         balance_prob: float | str | Schedule = 0.01,
+        fit: _Literal["whiten", "newton"] = "whiten",
         products: _Literal["working", "bf16"] = "working",
         *,
         before: str = "",

@@ -41,14 +41,18 @@ def lower_bound(A: np.ndarray) -> float:
 
 
 class PSGDKron(PerTensor):
-    """One triangular or diagonal factor an axis, fitted to the momentum or the gradient (whitening)."""
+    """One triangular or diagonal factor an axis, fitted to the momentum or the gradient (whitening), or to Hessian-vector products."""
 
     name = "psgd_kron"
     defaults = {"lr": 3e-4, "b1": 0.9, "weight_decay": 0.0, "precond_lr": 0.1, "precond_init_scale": 1.0, "max_size_triangular": 8192,
                 "min_ndim_triangular": 2, "memory_save_mode": "none", "merge_dims": True, "momentum_into_precond_update": True,
-                "clip_rms": 1.1, "update_prob": None, "balance_prob": 0.01}
+                "clip_rms": 1.1, "update_prob": None, "balance_prob": 0.01, "fit": "whiten"}
+    needs = ("hvp",)
     settings = (
         {},
+        {"lr": 0.02, "fit": "newton"},
+        {"lr": 0.02, "fit": "newton", "update_prob": 0.4, "precond_lr": 0.5, "balance_prob": 0.5, "merge_dims": False},
+        {"lr": 0.02, "fit": "newton", "precond_init_scale": None, "b1": 0.5, "memory_save_mode": "one_diag"},
         {"lr": 0.02, "update_prob": 0.3, "weight_decay": 0.1, "clip_rms": 0.5, "balance_prob": 0.5},
         {"lr": 0.02, "merge_dims": False, "momentum_into_precond_update": False, "precond_init_scale": None, "b1": 0.5},
         {"lr": 0.02, "min_ndim_triangular": 0, "max_size_triangular": 6, "precond_init_scale": 0.3, "precond_lr": 0.5},
@@ -77,8 +81,11 @@ class PSGDKron(PerTensor):
                     for k, d in enumerate(shape)]
         return SimpleNamespace(t=0, shape=shape, diagonal=diagonal, Q=None, m=np.zeros(shape), since=0)
 
-    def step(self, params: Arrays, grads: Arrays, *, normal: Callable[[int], Arrays] | None = None, **oracles: Any) -> None:
+    def step(self, params: Arrays, grads: Arrays, *, normal: Callable[[int], Arrays] | None = None,
+             hvp: Callable[[Arrays, Arrays], Arrays] | None = None, **oracles: Any) -> None:
+        products = hvp(params, normal(self.states[0].t)) if self.h["fit"] == "newton" else None
         for i, s in enumerate(self.states):
+            s.product = None if products is None else products[i].reshape(s.shape)
             s.noise = lambda s=s, i=i: normal(s.t - 1)[i].reshape(s.shape)
             s.coin = lambda s=s: fraction(normal, s.t - 1 + (1 << 40))
         super().step(params, grads)
@@ -87,7 +94,9 @@ class PSGDKron(PerTensor):
         x, g = p.reshape(s.shape), g.reshape(s.shape)
         if s.Q is None:
             scale = self.precond_init_scale
-            if scale is None:
+            if scale is None and s.product is not None:
+                scale = np.mean(s.noise() ** 2) ** 0.25 * np.mean(s.product**4) ** (-1 / 8)
+            elif scale is None:
                 scale = np.mean(g**4) ** (-1 / 8)
             entry = scale ** (1 / len(s.shape))
             s.Q = [np.full(d, entry) if flat else entry * np.eye(d) for d, flat in zip(s.shape, s.diagonal)]
@@ -97,7 +106,7 @@ class PSGDKron(PerTensor):
         s.since += 1
         if s.since >= 1 / probability:
             s.since = 0
-            self.fit(m if self.momentum_into_precond_update else g, s)
+            self.turn(s, (m if self.momentum_into_precond_update else g) if s.product is None else s.product)
         u = m
         for k, Q in enumerate(s.Q):
             u = stretched(u, k, Q**2) if s.diagonal[k] else along(u, k, Q.T @ Q)
@@ -106,14 +115,14 @@ class PSGDKron(PerTensor):
             u = u + self.weight_decay * x
         x -= self.lr * u
 
-    def fit(self, X: np.ndarray, s: SimpleNamespace) -> None:
+    def turn(self, s: SimpleNamespace, X: np.ndarray) -> None:
         if not np.any(X):
             return
         if len(s.Q) > 1 and s.coin() < self.balance_prob:
             tops = [np.max(np.abs(Q)) for Q in s.Q]
             s.Q = [Q * np.exp(np.mean(np.log(tops))) / top for Q, top in zip(s.Q, tops)]
         V = s.noise()
-        A, B = X + np.sqrt(2.0**-23) * np.mean(np.abs(X)) * V, V
+        A, B = X if s.product is not None else X + np.sqrt(2.0**-23) * np.mean(np.abs(X)) * V, V
         for k, Q in enumerate(s.Q):
             if s.diagonal[k]:
                 A, B = stretched(A, k, Q), stretched(B, k, 1 / Q)
