@@ -8,7 +8,8 @@ import ThalwegCore
 ///         tensors 1 and 2 are a pair, 3 and 4, and so on
 ///
 /// State    none; within a step the gradient (consecutive).
-/// Errors   TW_ERROR_SHAPE where two of a pair have no common r, or one has no gradient or no other.
+/// Errors   TW_ERROR_SHAPE where r is above 30,000, where two of a pair have no common r, or one has no gradient or no
+///          other.
 /// Differs  a singular Gram matrix without damping has its pseudo-inverse.
 /// Source   Tong, Ma, Chi, 2020, arXiv:2005.08898; Xu, Shen, Chi, Ma, 2023, arXiv:2302.01186.
 struct ScaledGD: WholeRule {
@@ -93,7 +94,15 @@ struct ScaledGD: WholeRule {
     return x > (lam > 0 ? 0 : floor) ? 1 / x : 0
   }
 
-  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try matrix(shape, "scaled_gd") }
+  static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
+    try matrix(shape, "scaled_gd")
+    guard shape.columns <= Kronecker.most else {
+      throw Failure(
+        Status.shape,
+        "scaled_gd: a factor is (n, r), and r at most \(Kronecker.most), got (\(shape.rows), \(shape.columns)); "
+          + "bind its transpose, or use `route`")
+    }
+  }
   static var mayFail: Bool { true }
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
     aligned(shape.columns &* shape.columns &* size) &+ shape.count &* size

@@ -239,3 +239,10 @@ def test_a_fixed_rank_above_half_the_side_is_kept() -> None:
     w, target = rng.standard_normal((6, 5)), rng.standard_normal((6, 5))
     r = tw.solver("dlrt(adaptive=false, rank=4, max_iter=2)").run(w0=w, gradient=lambda x: x - target)
     assert np.linalg.matrix_rank(r["w"]) == 4 and r["rank"] == 4
+
+
+@pytest.mark.parametrize("sentence", ["scaled_gd", "scaled_gd(pairs=consecutive)"])
+def test_scaled_gd_refuses_a_factor_that_lies_on_its_side(sentence: str) -> None:
+    """(8, 65536): the Gram matrix of r = 65536 columns would take 32 GiB."""
+    with pytest.raises(tw.ShapeError, match=r"\(n, r\), and r at most 30000, got \(8, 65536\); bind its transpose"):
+        tw.Optimizer([np.zeros((8, 65536), np.float32)], sentence)
