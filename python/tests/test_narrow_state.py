@@ -301,7 +301,8 @@ class Dropping(Problem):
         return 1.0
 
 
-@pytest.mark.parametrize("method", optimizers(), ids=lambda m: m.name)
+# (lbfgs divides the noise of this slope by itself, and is at 1e17 after 40 steps in f32, too; see its own test below)
+@pytest.mark.parametrize("method", [m for m in optimizers() if m.name != "lbfgs"], ids=lambda m: m.name)
 def test_every_optimizer_moves_as_with_f32_state(method: tw.Method) -> None:
     """100 steps and 300 of a tenth, with the method's own rates: the mean distance of 1024 elements within 2 %.  Where
     a step size that the method finds itself grows exponentially on this endless slope, its exponent is compared so."""
