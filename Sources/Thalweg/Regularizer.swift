@@ -74,16 +74,76 @@ public final class Constraint {
   public func project(_ w: Tensor) throws(ThalwegError) {
     try checked { () throws(Failure) in try object.project(try w.argument("w", writable: true)) }
   }
-  /// g ← the Riemannian gradient of the Euclidean gradient g at `w`. Throws `.unsupported` where it is no manifold.
+
+  // The geometry of a manifold; other sets throw `.unsupported`. Nothing here looks whether w and y are points and u
+  // and v tangents at w: `pointErrors` and `tangentErrors` do.
+
+  /// g ← the Riemannian gradient of the Euclidean gradient g at `w`.
   public func tangent(_ g: Tensor, at w: Tensor) throws(ThalwegError) {
     try checked { () throws(Failure) in
       try object.tangent(try w.argument("w", writable: false), try g.argument("g", writable: true))
     }
   }
-  /// w ← the point that the tangent step `u` leads to. Throws `.unsupported` where it is no manifold.
+  /// u ← the tangent part of any vector u at `w`.
+  public func projectTangent(_ u: Tensor, at w: Tensor) throws(ThalwegError) {
+    try checked { () throws(Failure) in
+      try object.projectTangent(try w.argument("w", writable: false), try u.argument("u", writable: true))
+    }
+  }
+  /// w ← the point that the tangent step `u` leads to, by the retraction that the sentence names.
   public func retract(_ w: Tensor, along u: Tensor) throws(ThalwegError) {
     try checked { () throws(Failure) in
       try object.retract(try w.argument("w", writable: true), try u.argument("u", writable: false))
+    }
+  }
+  /// w ← the point that the geodesic along `u` leads to. Throws `.unsupported` where there is no closed form.
+  public func exponential(_ w: Tensor, along u: Tensor) throws(ThalwegError) {
+    try checked { () throws(Failure) in
+      try object.exponential(try w.argument("w", writable: true), try u.argument("u", writable: false))
+    }
+  }
+  /// u ← the tangent at `w` whose exponential is `y`. Throws `.unsupported` where there is no closed form.
+  public func logarithm(of y: Tensor, at w: Tensor, into u: Tensor) throws(ThalwegError) {
+    try checked { () throws(Failure) in
+      try object.logarithm(
+        try w.argument("w", writable: false), try y.argument("y", writable: false),
+        try u.argument("u", writable: true))
+    }
+  }
+  /// u, a tangent at `w` ← what it becomes at `y`.
+  public func transport(_ u: Tensor, from w: Tensor, to y: Tensor) throws(ThalwegError) {
+    try checked { () throws(Failure) in
+      try object.transport(
+        try w.argument("w", writable: false), try y.argument("y", writable: false),
+        try u.argument("u", writable: true))
+    }
+  }
+  /// How many of the first axes of `w` number its points: each has a number of its own in what follows.
+  public func pointAxes(of w: Tensor) throws(ThalwegError) -> Int {
+    try checked { () throws(Failure) in try object.pointAxes(try w.argument("w", writable: false)) }
+  }
+  /// ⟨u, v⟩ in the metric at `w`.
+  public func inner(_ u: Tensor, _ v: Tensor, at w: Tensor) throws(ThalwegError) -> [Double] {
+    try checked { () throws(Failure) in
+      try object.inner(
+        try w.argument("w", writable: false), try u.argument("u", writable: false),
+        try v.argument("v", writable: false))
+    }
+  }
+  /// The lengths of the shortest geodesics from `w` to `y`. Throws `.unsupported` where there is no closed form.
+  public func distances(from w: Tensor, to y: Tensor) throws(ThalwegError) -> [Double] {
+    try checked { () throws(Failure) in
+      try object.distances(try w.argument("w", writable: false), try y.argument("y", writable: false))
+    }
+  }
+  /// How far `w` is from where `project` puts it: 0 for points, to rounding.
+  public func pointErrors(of w: Tensor) throws(ThalwegError) -> [Double] {
+    try checked { () throws(Failure) in try object.pointErrors(try w.argument("w", writable: false)) }
+  }
+  /// How long the part of `u` is that is not tangent at `w`.
+  public func tangentErrors(of u: Tensor, at w: Tensor) throws(ThalwegError) -> [Double] {
+    try checked { () throws(Failure) in
+      try object.tangentErrors(try w.argument("w", writable: false), try u.argument("u", writable: false))
     }
   }
   /// s ← a point of the set that minimises ⟨g, s⟩. Throws `.range` where the set is unbounded in that direction.

@@ -161,6 +161,125 @@ public func constraintRetract(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>
   }
 }
 
+@_cdecl("tw_constraint_project_tangent")
+public func constraintProjectTangent(
+  _ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ u: UnsafePointer<tw_tensor>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try constraint(p) { (c) throws(Failure) in
+      try c.projectTangent(try view(w, "w", writable: false), try view(u, "u", writable: true))
+    }
+  }
+}
+
+@_cdecl("tw_constraint_exp")
+public func constraintExp(_ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ u: UnsafePointer<tw_tensor>?)
+  -> tw_status
+{
+  status { () throws(Failure) in
+    try constraint(p) { (c) throws(Failure) in
+      try c.exponential(try view(w, "w", writable: true), try view(u, "u", writable: false))
+    }
+  }
+}
+
+@_cdecl("tw_constraint_log")
+public func constraintLog(
+  _ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ y: UnsafePointer<tw_tensor>?, _ u: UnsafePointer<tw_tensor>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try constraint(p) { (c) throws(Failure) in
+      try c.logarithm(
+        try view(w, "w", writable: false), try view(y, "y", writable: false), try view(u, "u", writable: true))
+    }
+  }
+}
+
+@_cdecl("tw_constraint_transport")
+public func constraintTransport(
+  _ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ y: UnsafePointer<tw_tensor>?, _ u: UnsafePointer<tw_tensor>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try constraint(p) { (c) throws(Failure) in
+      try c.transport(
+        try view(w, "w", writable: false), try view(y, "y", writable: false), try view(u, "u", writable: true))
+    }
+  }
+}
+
+@_cdecl("tw_constraint_points")
+public func constraintPoints(
+  _ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ axes: UnsafeMutablePointer<Int>?,
+  _ count: UnsafeMutablePointer<Int>?
+) -> tw_status {
+  status { () throws(Failure) in
+    try constraint(p) { (c) throws(Failure) in
+      let v = try view(w, "w", writable: false), leading = try c.pointAxes(v)
+      axes?.pointee = leading
+      count?.pointee = v.shape.prefix(leading).reduce(1, *)
+    }
+  }
+}
+
+/// Numbers of points into a caller's array, which must hold them all.
+private func deliver(_ numbers: [Double], _ out: UnsafeMutablePointer<Double>?, _ capacity: Int) throws(Failure) {
+  guard let out else { throw null("out") }
+  guard capacity < 0 || capacity >= numbers.count else {
+    throw Failure(Status.space, "the numbers of \(numbers.count) points are wanted, `out` has room for \(capacity)")
+  }
+  for (k, x) in numbers.enumerated() { out[k] = x }
+}
+
+@_cdecl("tw_constraint_inner")
+public func constraintInner(
+  _ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ u: UnsafePointer<tw_tensor>?, _ v: UnsafePointer<tw_tensor>?,
+  _ out: UnsafeMutablePointer<Double>?, _ capacity: Int
+) -> tw_status {
+  status { () throws(Failure) in
+    try constraint(p) { (c) throws(Failure) in
+      let w = try view(w, "w", writable: false), u = try view(u, "u", writable: false)
+      try deliver(try c.inner(w, u, try view(v, "v", writable: false)), out, capacity)
+    }
+  }
+}
+
+@_cdecl("tw_constraint_distance")
+public func constraintDistance(
+  _ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ y: UnsafePointer<tw_tensor>?,
+  _ out: UnsafeMutablePointer<Double>?, _ capacity: Int
+) -> tw_status {
+  status { () throws(Failure) in
+    try constraint(p) { (c) throws(Failure) in
+      let w = try view(w, "w", writable: false), y = try view(y, "y", writable: false)
+      try deliver(try c.distances(w, y), out, capacity)
+    }
+  }
+}
+
+@_cdecl("tw_constraint_check_point")
+public func constraintCheckPoint(
+  _ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ out: UnsafeMutablePointer<Double>?, _ capacity: Int
+) -> tw_status {
+  status { () throws(Failure) in
+    try constraint(p) { (c) throws(Failure) in
+      try deliver(try c.pointErrors(try view(w, "w", writable: false)), out, capacity)
+    }
+  }
+}
+
+@_cdecl("tw_constraint_check_tangent")
+public func constraintCheckTangent(
+  _ p: OpaquePointer?, _ w: UnsafePointer<tw_tensor>?, _ u: UnsafePointer<tw_tensor>?,
+  _ out: UnsafeMutablePointer<Double>?, _ capacity: Int
+) -> tw_status {
+  status { () throws(Failure) in
+    try constraint(p) { (c) throws(Failure) in
+      let w = try view(w, "w", writable: false), u = try view(u, "u", writable: false)
+      try deliver(try c.tangentErrors(w, u), out, capacity)
+    }
+  }
+}
+
 @_cdecl("tw_constraint_lmo")
 public func constraintLMO(_ p: OpaquePointer?, _ g: UnsafePointer<tw_tensor>?, _ s: UnsafePointer<tw_tensor>?)
   -> tw_status

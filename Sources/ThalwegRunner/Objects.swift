@@ -64,7 +64,7 @@ extension View {
     }
   }
 }
-private func same(_ a: View, _ b: View, _ names: String) throws(Failure) {
+func same(_ a: View, _ b: View, _ names: String) throws(Failure) {
   guard a.shape == b.shape else { throw Failure(Status.shape, "\(names) differ in shape: \(a.shape) and \(b.shape)") }
 }
 
@@ -210,8 +210,8 @@ package final class RegularizerObject {
 }
 
 package final class ConstraintObject {
-  private let hyper: Hyper
-  private let kernels: ConstraintKernels
+  let hyper: Hyper
+  let kernels: ConstraintKernels
 
   package init(_ text: String) throws(Failure) {
     let (e, h) = try single(text, .constraint)
@@ -226,17 +226,6 @@ package final class ConstraintObject {
     try change(kernels.minimise(hyper), hyper, s, from: g, g, bounded: true)
   }
 
-  package func tangent(_ w: View, _ g: View) throws(Failure) {
-    try same(w, g, "w and g")
-    guard let k = kernels.manifold?.tangent else { throw Failure(Status.unsupported, "this set is not a manifold") }
-    try change((nil, k), hyper, g, from: g, w)
-  }
-
-  package func retract(_ w: View, _ u: View) throws(Failure) {
-    try same(w, u, "w and u")
-    guard let k = kernels.manifold?.retract else { throw Failure(Status.unsupported, "this set is not a manifold") }
-    try change((nil, k), hyper, w, from: u, w)
-  }
 }
 
 package final class ScheduleObject {

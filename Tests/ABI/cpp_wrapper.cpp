@@ -601,6 +601,22 @@ void constraints() {
   simplex.project(Tensor(w));
   CHECK(std::abs(w[0] - 0.75) < 1e-15 && w[2] == 0);
   CHECK(simplex.c_handle() != nullptr);
+  const thalweg::Constraint sphere("sphere");
+  std::vector<double> x{1, 0}, y{1, 0}, u{0.5, 2};
+  CHECK(sphere.check_tangent(Tensor(x), Tensor(u)) == std::vector<double>{0.5});
+  sphere.project_tangent(Tensor(x), Tensor(u));
+  CHECK(u[0] == 0 && sphere.inner(Tensor(x), Tensor(u), Tensor(u)) == std::vector<double>{4});
+  sphere.exp(Tensor(y), Tensor(u));
+  CHECK(std::abs(sphere.distance(Tensor(x), Tensor(y)).at(0) - 2) < 1e-15);
+  std::vector<double> back{9, 9};
+  sphere.log(Tensor(x), Tensor(y), Tensor(back));
+  CHECK(std::abs(back[1] - 2) < 1e-15);
+  sphere.transport(Tensor(x), Tensor(y), Tensor(back));
+  CHECK(std::abs(back[0] * y[0] + back[1] * y[1]) < 1e-15);
+  CHECK(sphere.check_point(Tensor(x)) == std::vector<double>{0});
+  THROWS(TW_ERROR_UNSUPPORTED, simplex.distance(Tensor(x), Tensor(y)));
+  std::vector<double> none;
+  CHECK(thalweg::Constraint("euclidean").check_point(Tensor(none)).empty());
 }
 
 void objectives() {

@@ -226,6 +226,12 @@ static int try_sentence(const char *text, int step) {
       check_message(text, tw_constraint_tangent(constraint, &model.parameters[0], &model.gradients[0]));
       check_message(text, tw_constraint_retract(constraint, &model.parameters[0], &model.gradients[0]));
       check_message(text, tw_constraint_lmo(constraint, &model.gradients[0], &model.parameters[0]));
+      double number = 0;
+      check_message(text, tw_constraint_project(constraint, &model.parameters[0]));
+      check_message(text, tw_constraint_exp(constraint, &model.parameters[0], &model.gradients[0]));
+      check_message(text, tw_constraint_log(constraint, &model.parameters[0], &model.parameters[0], &model.gradients[0]));
+      check_message(text, tw_constraint_distance(constraint, &model.parameters[0], &model.parameters[0], &number, 1));
+      check_message(text, tw_constraint_check_point(constraint, &model.parameters[0], &number, 1));
       check_message(text, tw_constraint_project(constraint, &model.parameters[1]));
     }
     OK(tw_constraint_destroy(constraint));

@@ -188,6 +188,15 @@ static void all_other_calls(void *handle, const char *what) {
   REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_tangent(constraint, &tw, &tg));
   REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_retract(constraint, &tw, &tg));
   REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_lmo(constraint, &tg, &tw));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_project_tangent(constraint, &tw, &tg));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_exp(constraint, &tw, &tg));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_log(constraint, &tw, &tw, &tg));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_transport(constraint, &tw, &tw, &tg));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_points(constraint, &tw, NULL, NULL));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_inner(constraint, &tw, &tg, &tg, &value, 1));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_distance(constraint, &tw, &tg, &value, 1));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_check_point(constraint, &tw, &value, 1));
+  REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_check_tangent(constraint, &tw, &tg, &value, 1));
   REFUSED_AS(TW_ERROR_HANDLE, tw_constraint_destroy(constraint));
   tw_objective *objective = handle, *live = NULL;
   tw_cache *cache = handle;
@@ -476,6 +485,23 @@ static void null_arguments_of_the_others(void) {
     REFUSED(tw_constraint_retract(constraint, &tw, NULL));
     REFUSED(tw_constraint_lmo(constraint, NULL, &tw));
     REFUSED(tw_constraint_lmo(constraint, &tg, NULL));
+    OK(tw_constraint_destroy(constraint));
+  }
+  if (have("euclidean")) {
+    tw_constraint *constraint = NULL;
+    double value = NAN;
+    MUST(tw_constraint_create("euclidean", &constraint));
+    REFUSED_AS(TW_ERROR_ARGUMENT, tw_constraint_project_tangent(constraint, NULL, &tg));
+    REFUSED_AS(TW_ERROR_ARGUMENT, tw_constraint_exp(constraint, &tw, NULL));
+    REFUSED_AS(TW_ERROR_ARGUMENT, tw_constraint_log(constraint, &tw, NULL, &tg));
+    REFUSED_AS(TW_ERROR_ARGUMENT, tw_constraint_transport(constraint, &tw, NULL, &tg));
+    REFUSED_AS(TW_ERROR_ARGUMENT, tw_constraint_points(constraint, NULL, NULL, NULL));
+    REFUSED_AS(TW_ERROR_ARGUMENT, tw_constraint_inner(constraint, &tw, &tg, NULL, &value, 1));
+    REFUSED_AS(TW_ERROR_ARGUMENT, tw_constraint_distance(constraint, &tw, &tg, NULL, 1000));
+    REFUSED_AS(TW_ERROR_SPACE, tw_constraint_distance(constraint, &tw, &tg, &value, 0));
+    REFUSED_AS(TW_ERROR_ARGUMENT, tw_constraint_check_point(constraint, &tw, NULL, SIZE_MAX));
+    REFUSED_AS(TW_ERROR_ARGUMENT, tw_constraint_check_tangent(constraint, &tw, NULL, &value, 1));
+    SURVIVES(tw_constraint_transport(constraint, &tw, &tw, &tw)); /* all are one */
     OK(tw_constraint_destroy(constraint));
   }
   if (have("cosine")) {

@@ -1195,6 +1195,33 @@ static void constraints(void) {
   OK(tw_constraint_retract(constraint, &tw, &tg));
   NEAR(w[0] * w[0] + w[1] * w[1] + w[2] * w[2], 1, 1e-15);
   CHECK(w[0] > 0);
+  /* from (1, 0, 0) a quarter of a circle to (0, 1, 0) */
+  double u[3] = {0.5, asin(1), 0}, y[3], out[1] = {NAN};
+  tw_tensor tu = vector(u, TW_F64, &three), ty = vector(y, TW_F64, &three);
+  w[0] = 1, w[1] = 0, w[2] = 0;
+  y[0] = 1, y[1] = 0, y[2] = 0;
+  OK(tw_constraint_check_tangent(constraint, &tw, &tu, out, 1));
+  NEAR(out[0], 0.5, 1e-15);
+  OK(tw_constraint_project_tangent(constraint, &tw, &tu));
+  EQUAL(u[0], 0);
+  OK(tw_constraint_inner(constraint, &tw, &tu, &tu, out, 1));
+  NEAR(out[0], asin(1) * asin(1), 1e-15);
+  OK(tw_constraint_exp(constraint, &ty, &tu));
+  NEAR(y[1], 1, 1e-15);
+  OK(tw_constraint_distance(constraint, &tw, &ty, out, 1));
+  NEAR(out[0], asin(1), 1e-15);
+  OK(tw_constraint_log(constraint, &tw, &ty, &tg));
+  NEAR(g[1], asin(1), 1e-15);
+  OK(tw_constraint_transport(constraint, &tw, &ty, &tg));
+  NEAR(g[0], -asin(1), 1e-15);
+  NEAR(g[1], 0, 1e-15);
+  OK(tw_constraint_check_point(constraint, &tw, out, 1));
+  EQUAL(out[0], 0);
+  size_t axes = 9, count = 9;
+  OK(tw_constraint_points(constraint, &tw, &axes, &count));
+  CHECK(axes == 0 && count == 1);
+  OK(tw_constraint_points(constraint, &tw, NULL, NULL));
+  CHECK(tw_constraint_check_point(constraint, &tw, out, 0) == TW_ERROR_SPACE);
   OK(tw_constraint_destroy(constraint));
 }
 

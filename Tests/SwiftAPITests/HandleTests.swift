@@ -92,6 +92,22 @@ final class HandleTests: XCTestCase {
     try sphere.retract(x, along: u)
     XCTAssertEqual(try x.doubles().reduce(0) { $0 + $1 * $1 }, 1, accuracy: 1e-12)
     assertError(.shape, "differ") { try sphere.retract(x, along: w) }
+    let a = try Tensor([1.0, 0]), b = try Tensor([1.0, 0]), t = try Tensor([0.5, 2])
+    XCTAssertEqual(try sphere.tangentErrors(of: t, at: a), [0.5])
+    try sphere.projectTangent(t, at: a)
+    XCTAssertEqual(try sphere.inner(t, t, at: a), [4])
+    try sphere.exponential(b, along: t)
+    XCTAssertEqual(try sphere.distances(from: a, to: b)[0], 2, accuracy: 1e-15)
+    try sphere.logarithm(of: b, at: a, into: u)
+    XCTAssertEqual(try u.doubles()[1], 2, accuracy: 1e-15)
+    try sphere.transport(u, from: a, to: b)
+    XCTAssertLessThan(try sphere.tangentErrors(of: u, at: b)[0], 1e-15)
+    XCTAssertEqual(try sphere.pointErrors(of: a), [0])
+    XCTAssertEqual(try Constraint("oblique").pointAxes(of: try Tensor([1.0, 0], shape: [2, 1])), 1)
+    assertError(.unsupported, "no closed form") {
+      _ = try Constraint("stiefel").distances(
+        from: try Tensor([1.0, 0], shape: [2, 1]), to: try Tensor([1.0, 0], shape: [2, 1]))
+    }
   }
 
   func testSchedules() throws {

@@ -627,11 +627,40 @@ tw_status tw_constraint_destroy(tw_constraint *constraint);
 /* w <- the nearest point of the set, in place. */
 tw_status tw_constraint_project(tw_constraint *constraint, const tw_tensor *w);
 
-/* g <- the Riemannian gradient of the Euclidean gradient g at w (manifolds). */
+/* The geometry of a manifold; of other sets TW_ERROR_UNSUPPORTED.  All tensors of a call have one shape.  Nothing here looks whether w
+ * and y are points and u and v tangents at w: tw_constraint_check_point and _check_tangent do. */
+
+/* g <- the Riemannian gradient of the Euclidean gradient g at w (egrad2rgrad). */
 tw_status tw_constraint_tangent(tw_constraint *constraint, const tw_tensor *w, const tw_tensor *g);
 
-/* w <- the point of the manifold that the tangent step u leads to. */
+/* u <- the tangent part of any vector u at w. */
+tw_status tw_constraint_project_tangent(tw_constraint *constraint, const tw_tensor *w, const tw_tensor *u);
+
+/* w <- the point of the manifold that the tangent step u leads to, by the retraction that the sentence names. */
 tw_status tw_constraint_retract(tw_constraint *constraint, const tw_tensor *w, const tw_tensor *u);
+
+/* w <- the point that the geodesic along u leads to; u <- the tangent at w that leads to y in this way.  TW_ERROR_UNSUPPORTED where
+ * there is no closed form. */
+tw_status tw_constraint_exp(tw_constraint *constraint, const tw_tensor *w, const tw_tensor *u);
+tw_status tw_constraint_log(tw_constraint *constraint, const tw_tensor *w, const tw_tensor *y, const tw_tensor *u);
+
+/* u, a tangent at w <- what it becomes at y: by parallel transport (sphere, spd, lorentz, poincare_ball, euclidean), or its tangent
+ * part there. */
+tw_status tw_constraint_transport(tw_constraint *constraint, const tw_tensor *w, const tw_tensor *y, const tw_tensor *u);
+
+/* A tensor may hold several points: the rows of `oblique`, the lines along the last axis of `poincare_ball` and `lorentz`, every
+ * element of `euclidean`.  Its first `axes` axes number them; there are `count`.  Either may be NULL. */
+tw_status tw_constraint_points(tw_constraint *constraint, const tw_tensor *w, size_t *axes, size_t *count);
+
+/* One number a point, in `out`, which has room for `capacity` (TW_ERROR_SPACE): <u, v> in the metric at w; the distance of w and y
+ * (TW_ERROR_UNSUPPORTED where there is no closed form); how far w is from where tw_constraint_project puts it, 0 for points to
+ * rounding; how long the part of u is that is not tangent at w. */
+tw_status tw_constraint_inner(tw_constraint *constraint, const tw_tensor *w, const tw_tensor *u, const tw_tensor *v, double *out,
+                              size_t capacity);
+tw_status tw_constraint_distance(tw_constraint *constraint, const tw_tensor *w, const tw_tensor *y, double *out, size_t capacity);
+tw_status tw_constraint_check_point(tw_constraint *constraint, const tw_tensor *w, double *out, size_t capacity);
+tw_status tw_constraint_check_tangent(tw_constraint *constraint, const tw_tensor *w, const tw_tensor *u, double *out,
+                                      size_t capacity);
 
 /* s <- a point of the set that minimises <g, s> (linear minimisation oracle); s and g of one shape. */
 tw_status tw_constraint_lmo(tw_constraint *constraint, const tw_tensor *g, const tw_tensor *s);

@@ -1095,16 +1095,72 @@ class Constraint {
     errors.check(tw_constraint_project(handle_.get(), &view));
   }
 
-  /* g <- the Riemannian gradient of the Euclidean gradient g at w. */
+  /* The geometry of a manifold; of other sets Status::unsupported.  Nothing here looks whether w and y are points, u and v tangents
+   * at w: check_point and check_tangent do. */
+
+  /* g <- the Riemannian gradient of the Euclidean gradient g at w (egrad2rgrad). */
   void tangent(const Tensor& w, const Tensor& g, Errors errors = {}) const {
     const tw_tensor view = w.c_view(), gradient = g.c_view();
     errors.check(tw_constraint_tangent(handle_.get(), &view, &gradient));
   }
 
-  /* w <- the point of the manifold that the tangent step u leads to. */
+  /* u <- the tangent part of any vector u at w. */
+  void project_tangent(const Tensor& w, const Tensor& u, Errors errors = {}) const {
+    const tw_tensor view = w.c_view(), vector = u.c_view();
+    errors.check(tw_constraint_project_tangent(handle_.get(), &view, &vector));
+  }
+
+  /* w <- the point of the manifold that the tangent step u leads to, by the retraction that the sentence names. */
   void retract(const Tensor& w, const Tensor& u, Errors errors = {}) const {
     const tw_tensor view = w.c_view(), step = u.c_view();
     errors.check(tw_constraint_retract(handle_.get(), &view, &step));
+  }
+
+  /* w <- the point that the geodesic along u leads to. */
+  void exp(const Tensor& w, const Tensor& u, Errors errors = {}) const {
+    const tw_tensor view = w.c_view(), step = u.c_view();
+    errors.check(tw_constraint_exp(handle_.get(), &view, &step));
+  }
+
+  /* u <- the tangent at w whose exponential is y. */
+  void log(const Tensor& w, const Tensor& y, const Tensor& u, Errors errors = {}) const {
+    const tw_tensor view = w.c_view(), end = y.c_view(), step = u.c_view();
+    errors.check(tw_constraint_log(handle_.get(), &view, &end, &step));
+  }
+
+  /* u, a tangent at w <- what it becomes at y. */
+  void transport(const Tensor& w, const Tensor& y, const Tensor& u, Errors errors = {}) const {
+    const tw_tensor view = w.c_view(), end = y.c_view(), vector = u.c_view();
+    errors.check(tw_constraint_transport(handle_.get(), &view, &end, &vector));
+  }
+
+  /* One number for each point of w, see tw_constraint_points: <u, v> in the metric at w. */
+  std::vector<double> inner(const Tensor& w, const Tensor& u, const Tensor& v, Errors errors = {}) const {
+    const tw_tensor view = w.c_view(), first = u.c_view(), second = v.c_view();
+    std::vector<double> out(points(view, errors));
+    errors.check(tw_constraint_inner(handle_.get(), &view, &first, &second, room(out), out.size()));
+    return out;
+  }
+  /* The distances of w and y. */
+  std::vector<double> distance(const Tensor& w, const Tensor& y, Errors errors = {}) const {
+    const tw_tensor view = w.c_view(), end = y.c_view();
+    std::vector<double> out(points(view, errors));
+    errors.check(tw_constraint_distance(handle_.get(), &view, &end, room(out), out.size()));
+    return out;
+  }
+  /* How far w is from where `project` puts it. */
+  std::vector<double> check_point(const Tensor& w, Errors errors = {}) const {
+    const tw_tensor view = w.c_view();
+    std::vector<double> out(points(view, errors));
+    errors.check(tw_constraint_check_point(handle_.get(), &view, room(out), out.size()));
+    return out;
+  }
+  /* How long the part of u is that is not tangent at w. */
+  std::vector<double> check_tangent(const Tensor& w, const Tensor& u, Errors errors = {}) const {
+    const tw_tensor view = w.c_view(), vector = u.c_view();
+    std::vector<double> out(points(view, errors));
+    errors.check(tw_constraint_check_tangent(handle_.get(), &view, &vector, room(out), out.size()));
+    return out;
   }
 
   /* s <- a point of the set that minimises <g, s>. */
@@ -1116,6 +1172,16 @@ class Constraint {
   tw_constraint* c_handle() const noexcept { return handle_.get(); }
 
  private:
+  std::size_t points(const tw_tensor& w, Errors errors) const {
+    std::size_t count = 0;
+    errors.check(tw_constraint_points(handle_.get(), &w, nullptr, &count));
+    return count;
+  }
+  static double* room(std::vector<double>& out) {
+    if (out.empty()) out.reserve(1);
+    return out.data();
+  }
+
   detail::Handle<tw_constraint, tw_constraint_destroy> handle_;
 };
 

@@ -1968,14 +1968,14 @@ SMALL_MADE(solver)
 static PyGetSetDef small_properties[] = {
     {"closed", handle_closed, NULL, PyDoc_STR("True after close()."), NULL}, {NULL, NULL, NULL, NULL, NULL}};
 
-/* Calls with one or two arrays and perhaps a number, without the lock. */
-typedef tw_status (*Work)(void *handle, const tw_tensor *first, const tw_tensor *second, double number, double *out);
+/* Calls with up to three arrays and perhaps a number, without the lock. */
+typedef tw_status (*Work)(void *handle, const tw_tensor *arrays, double number, double *out);
 
 static PyObject *with_arrays(Handle *self, PyObject *const *arrays, const char *const *what, const int *write, int count,
                              double number, double *out, Work work) {
   if (!enter(self)) return NULL;
-  Bound bound[2];
-  tw_tensor tensors[2];
+  Bound bound[3];
+  tw_tensor tensors[3];
   memset(bound, 0, sizeof bound);
   memset(tensors, 0, sizeof tensors);
   int ok = 1;
@@ -1986,7 +1986,7 @@ static PyObject *with_arrays(Handle *self, PyObject *const *arrays, const char *
   tw_status status = TW_OK;
   if (ok) {
     Py_BEGIN_ALLOW_THREADS
-    status = work(self->handle, &tensors[0], &tensors[1], number, out);
+    status = work(self->handle, tensors, number, out);
     Py_END_ALLOW_THREADS
   }
   for (int i = count; i-- > 0;) {
@@ -1995,50 +1995,55 @@ static PyObject *with_arrays(Handle *self, PyObject *const *arrays, const char *
   return ok ? leave(self, status) : leave_error(self);
 }
 
-static tw_status work_value(void *handle, const tw_tensor *w, const tw_tensor *none, double number, double *out) {
-  (void)none, (void)number;
-  return tw_regularizer_value(handle, w, out);
+static tw_status work_value(void *handle, const tw_tensor *t, double number, double *out) {
+  (void)number;
+  return tw_regularizer_value(handle, &t[0], out);
 }
 
-static tw_status work_gradient(void *handle, const tw_tensor *w, const tw_tensor *g, double number, double *out) {
+static tw_status work_gradient(void *handle, const tw_tensor *t, double number, double *out) {
   (void)out;
-  return tw_regularizer_gradient(handle, w, number, g);
+  return tw_regularizer_gradient(handle, &t[0], number, &t[1]);
 }
 
-static tw_status work_prox(void *handle, const tw_tensor *w, const tw_tensor *none, double number, double *out) {
-  (void)none, (void)out;
-  return tw_regularizer_prox(handle, w, number);
+static tw_status work_prox(void *handle, const tw_tensor *t, double number, double *out) {
+  (void)out;
+  return tw_regularizer_prox(handle, &t[0], number);
 }
 
-static tw_status work_prox_steps(void *handle, const tw_tensor *w, const tw_tensor *steps, double number, double *out) {
-  (void)number, (void)out;
-  return tw_regularizer_prox_steps(handle, w, steps);
-}
+/* Those of arrays alone. */
+#define WORK(NAME, ...)                                                                                          \
+  static tw_status work_##NAME(void *handle, const tw_tensor *t, double number, double *out) {                    \
+    (void)number, (void)out;                                                                                      \
+    return __VA_ARGS__;                                                                                           \
+  }
+WORK(prox_steps, tw_regularizer_prox_steps(handle, &t[0], &t[1]))
+WORK(project, tw_constraint_project(handle, &t[0]))
+WORK(tangent, tw_constraint_tangent(handle, &t[0], &t[1]))
+WORK(project_tangent, tw_constraint_project_tangent(handle, &t[0], &t[1]))
+WORK(retract, tw_constraint_retract(handle, &t[0], &t[1]))
+WORK(exp, tw_constraint_exp(handle, &t[0], &t[1]))
+WORK(log, tw_constraint_log(handle, &t[0], &t[1], &t[2]))
+WORK(transport, tw_constraint_transport(handle, &t[0], &t[1], &t[2]))
+WORK(lmo, tw_constraint_lmo(handle, &t[0], &t[1]))
+WORK(samples, tw_schedule_observe_samples(handle, &t[0]))
 
-static tw_status work_project(void *handle, const tw_tensor *w, const tw_tensor *none, double number, double *out) {
-  (void)none, (void)number, (void)out;
-  return tw_constraint_project(handle, w);
-}
+/* One number a point: `number` is the room there is. */
+#define MEASURE(NAME, ...)                                                                                       \
+  static tw_status work_##NAME(void *handle, const tw_tensor *t, double number, double *out) {                    \
+    return tw_constraint_##NAME(handle, __VA_ARGS__, out, (size_t)number);                                        \
+  }
+MEASURE(inner, &t[0], &t[1], &t[2])
+MEASURE(distance, &t[0], &t[1])
+MEASURE(check_point, &t[0])
+MEASURE(check_tangent, &t[0], &t[1])
 
-static tw_status work_tangent(void *handle, const tw_tensor *w, const tw_tensor *g, double number, double *out) {
-  (void)number, (void)out;
-  return tw_constraint_tangent(handle, w, g);
-}
-
-static tw_status work_retract(void *handle, const tw_tensor *w, const tw_tensor *u, double number, double *out) {
-  (void)number, (void)out;
-  return tw_constraint_retract(handle, w, u);
-}
-
-static tw_status work_lmo(void *handle, const tw_tensor *g, const tw_tensor *s, double number, double *out) {
-  (void)number, (void)out;
-  return tw_constraint_lmo(handle, g, s);
-}
-
-static tw_status work_samples(void *handle, const tw_tensor *gradients, const tw_tensor *none, double number,
-                              double *out) {
-  (void)none, (void)number, (void)out;
-  return tw_schedule_observe_samples(handle, gradients);
+static tw_status work_points(void *handle, const tw_tensor *t, double number, double *out) {
+  size_t axes = 0, count = 0;
+  (void)number;
+  tw_status status = tw_constraint_points(handle, &t[0], &axes, &count);
+  out[0] = (double)axes;
+  out[1] = (double)count;
+  return status;
 }
 
 static PyObject *regularizer_value(PyObject *self, PyObject *w) {
@@ -2190,17 +2195,51 @@ static PyObject *constraint_project(PyObject *self, PyObject *w) {
   return with_arrays((Handle *)self, &w, (const char *const[]){"w"}, (const int[]){1}, 1, 0, NULL, work_project);
 }
 
-static PyObject *constraint_tangent(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
-  if (!takes(nargs, 2, 2, "_tangent")) return NULL;
-  return with_arrays((Handle *)self, args, (const char *const[]){"w", "g"}, (const int[]){0, 1}, 2, 0, NULL,
-                     work_tangent);
+/* A method of `_constraint` that takes so many arrays, of which one is written. */
+#define GEOMETRY(NAME, COUNT, NAMES, WRITES)                                                                     \
+  static PyObject *constraint_##NAME(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {                   \
+    if (!takes(nargs, COUNT, COUNT, "_" #NAME)) return NULL;                                                      \
+    return with_arrays((Handle *)self, args, (const char *const[])NAMES, (const int[])WRITES, COUNT, 0, NULL,     \
+                       work_##NAME);                                                                              \
+  }
+#define LIST(...) {__VA_ARGS__}
+GEOMETRY(tangent, 2, LIST("w", "g"), LIST(0, 1))
+GEOMETRY(project_tangent, 2, LIST("w", "u"), LIST(0, 1))
+GEOMETRY(retract, 2, LIST("w", "u"), LIST(1, 0))
+GEOMETRY(exp, 2, LIST("w", "u"), LIST(1, 0))
+GEOMETRY(log, 3, LIST("w", "y", "out"), LIST(0, 0, 1))
+GEOMETRY(transport, 3, LIST("w", "y", "u"), LIST(0, 0, 1))
+
+/* (axes that number the points of the first array, a number for each of them as bytes of doubles). */
+static PyObject *measure(PyObject *self, PyObject *const *args, const char *const *what, int count, Work work) {
+  static const int none[3] = {0, 0, 0};
+  double points[2] = {0, 0};
+  PyObject *done = with_arrays((Handle *)self, args, what, none, 1, 0, points, work_points);
+  if (!done) return NULL;
+  Py_DECREF(done);
+  PyObject *numbers = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)points[1] * (Py_ssize_t)sizeof(double));
+  if (!numbers) return NULL;
+  double *out = PyMem_Malloc((points[1] > 0 ? (size_t)points[1] : 1) * sizeof(double));
+  done = out ? with_arrays((Handle *)self, args, what, none, count, points[1], out, work) : PyErr_NoMemory();
+  if (done) memcpy(PyBytes_AsString(numbers), out, (size_t)points[1] * sizeof(double));
+  PyMem_Free(out);
+  if (!done) {
+    Py_DECREF(numbers);
+    return NULL;
+  }
+  Py_DECREF(done);
+  return Py_BuildValue("(nN)", (Py_ssize_t)points[0], numbers);
 }
 
-static PyObject *constraint_retract(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
-  if (!takes(nargs, 2, 2, "_retract")) return NULL;
-  return with_arrays((Handle *)self, args, (const char *const[]){"w", "u"}, (const int[]){1, 0}, 2, 0, NULL,
-                     work_retract);
-}
+#define MEASURED(NAME, COUNT, ...)                                                                               \
+  static PyObject *constraint_##NAME(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {                   \
+    if (!takes(nargs, COUNT, COUNT, "_" #NAME)) return NULL;                                                      \
+    return measure(self, args, (const char *const[]){__VA_ARGS__}, COUNT, work_##NAME);                           \
+  }
+MEASURED(inner, 3, "w", "u", "v")
+MEASURED(distance, 2, "w", "y")
+MEASURED(check_point, 1, "w")
+MEASURED(check_tangent, 2, "w", "u")
 
 static PyObject *constraint_lmo(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
   if (!takes(nargs, 2, 2, "_lmo")) return NULL;
@@ -2439,6 +2478,14 @@ static PyMethodDef constraint_methods[] = {CREATE(constraint),
                                            {"_project", constraint_project, METH_O, NULL},
                                            {"_tangent", FAST(constraint_tangent), METH_FASTCALL, NULL},
                                            {"_retract", FAST(constraint_retract), METH_FASTCALL, NULL},
+                                           {"_project_tangent", FAST(constraint_project_tangent), METH_FASTCALL, NULL},
+                                           {"_exp", FAST(constraint_exp), METH_FASTCALL, NULL},
+                                           {"_log", FAST(constraint_log), METH_FASTCALL, NULL},
+                                           {"_transport", FAST(constraint_transport), METH_FASTCALL, NULL},
+                                           {"_inner", FAST(constraint_inner), METH_FASTCALL, NULL},
+                                           {"_distance", FAST(constraint_distance), METH_FASTCALL, NULL},
+                                           {"_check_point", FAST(constraint_check_point), METH_FASTCALL, NULL},
+                                           {"_check_tangent", FAST(constraint_check_tangent), METH_FASTCALL, NULL},
                                            {"_lmo", FAST(constraint_lmo), METH_FASTCALL, NULL},
                                            {NULL, NULL, 0, NULL}};
 

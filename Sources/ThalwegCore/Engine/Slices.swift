@@ -18,6 +18,12 @@ public struct Slices: Sendable {
     return Slices(outer: d[..<k].reduce(1, &*), length: d[k], inner: d[(k + 1)...].reduce(1, &*))
   }
 
+  /// The parts that the first `axes` axes number.
+  public static func points(_ axes: Int, _ shape: Shape) -> Slices {
+    let d = shape.dimensions
+    return Slices(outer: d.prefix(axes).reduce(1, &*), length: d.dropFirst(axes).reduce(1, &*), inner: 1)
+  }
+
   /// Where slice s begins; its elements are `inner` apart.
   @inlinable @inline(__always) public func start(_ s: Int) -> Int { s / inner &* length &* inner &+ s % inner }
 

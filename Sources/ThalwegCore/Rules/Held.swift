@@ -30,7 +30,7 @@ public struct HeldManifold: Sendable {
     (hyper, self.set, kernels) = (held.hyper, set, m)
   }
 
-  public func factors(_ shape: Shape) -> Slices { kernels.factors(hyper, shape) }
+  public func factors(_ shape: Shape) -> Slices { .points(kernels.pointAxes(shape), shape) }
   public func accepts(_ shape: Shape) throws(Failure) { try kernels.tangent.accepts(hyper, shape) }
   public var mayFail: Bool { kernels.tangent.mayFail(hyper) || kernels.tangent.traits.needsFinite }
 

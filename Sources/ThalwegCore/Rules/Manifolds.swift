@@ -1,7 +1,7 @@
 /// A manifold in the space of a tensor. Vectors are given in the coordinates of that space.
 public protocol Manifold: WholeConstraint {
-  /// The parts of the tensor that are points of their own, with an inner product each: neighbouring elements.
-  static func factors(_ h: Hyper, _ shape: Shape) -> Slices
+  /// So many leading axes number the parts of the tensor that are points of their own, with an inner product each.
+  static func pointAxes(_ shape: Shape) -> Int
   /// w.v (a Euclidean gradient) ← the Riemannian gradient at w.w.
   func tangent<T: Real>(_ w: Whole<T>) throws(Failure)
   /// w.v (a tangent step) ← the point it leads to from w.w.
@@ -12,11 +12,26 @@ public protocol Manifold: WholeConstraint {
   func transport<T: Real>(_ w: Whole<T>) throws(Failure)
   /// w.slots[0] ← ⟨w.v, w.v⟩ in the metric at w.w, one number a factor.
   func squares<T: Real>(_ w: Whole<T>) throws(Failure)
+  /// ⟨w.v, w.slots[0]⟩ in the metric at w.w, one number a point.
+  func inner<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double]
+  /// w.v (tangent at w.w) ← the point that its geodesic reaches.
+  func exponential<T: Real>(_ w: Whole<T>) throws(Failure)
+  /// w.v (a point) ← the tangent at w.w whose exponential it is.
+  func logarithm<T: Real>(_ w: Whole<T>) throws(Failure)
+  /// The lengths of the shortest geodesics from w.w to w.v, one a point.
+  func distances<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double]
 }
 
 extension Manifold {
   @inlinable public static var registered: Registered { entry(Self.self) }
-  public static func factors(_ h: Hyper, _ shape: Shape) -> Slices { .whole(shape) }
+  public static func pointAxes(_ shape: Shape) -> Int { 0 }
+  public static func factors(_ shape: Shape) -> Slices { .points(pointAxes(shape), shape) }
+  public func exponential<T: Real>(_ w: Whole<T>) throws(Failure) { throw Self.noClosedForm("exponential map") }
+  public func logarithm<T: Real>(_ w: Whole<T>) throws(Failure) { throw Self.noClosedForm("logarithm") }
+  public func distances<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double] { throw Self.noClosedForm("distance") }
+  private static func noClosedForm(_ what: String) -> Failure {
+    Failure(Status.unsupported, "\(method.name) has no \(what): there is no closed form of it")
+  }
   @inlinable public func orthogonal<T: Real>(_ w: Whole<T>) throws(Failure) { try tangent(w) }
   @inlinable public func transport<T: Real>(_ w: Whole<T>) throws(Failure) {
     var at = w
@@ -27,7 +42,7 @@ extension Manifold {
 
 /// A manifold with its types erased.
 public struct ManifoldKernels: Sendable {
-  public let factors: @Sendable (Hyper, Shape) -> Slices
+  public let pointAxes: @Sendable (Shape) -> Int
   /// After a step: the tangent part of the move, retracted from the point before it.
   public let move: WholeKernels
   public let tangent: WholeKernels
@@ -35,25 +50,39 @@ public struct ManifoldKernels: Sendable {
   public let orthogonal: WholeKernels
   public let transport: WholeKernels
   public let squares: WholeKernels
-  @usableFromInline init(
-    factors: @escaping @Sendable (Hyper, Shape) -> Slices, move: WholeKernels, tangent: WholeKernels,
-    retract: WholeKernels, orthogonal: WholeKernels, transport: WholeKernels, squares: WholeKernels
-  ) {
-    (self.factors, self.move, self.tangent) = (factors, move, tangent)
-    (self.retract, self.orthogonal) = (retract, orthogonal)
-    (self.transport, self.squares) = (transport, squares)
+  public let exponential: WholeKernels
+  public let logarithm: WholeKernels
+  /// One number a point.
+  public struct Numbers: Sendable {
+    public typealias Call<T: Real> = @Sendable (Hyper, Whole<T>) throws(Failure) -> [Double]
+    public let f32: Call<Float>
+    public let f64: Call<Double>
+    @usableFromInline init(f32: @escaping Call<Float>, f64: @escaping Call<Double>) {
+      (self.f32, self.f64) = (f32, f64)
+    }
+  }
+  public let inner: Numbers
+  public let distances: Numbers
+  @inlinable init<C: Manifold>(_: C.Type) {
+    pointAxes = { C.pointAxes($0) }
+    move = kernels(ManifoldMove<C>.self)
+    tangent = kernels(ManifoldRule<C, ManifoldOperation.Tangent>.self)
+    retract = kernels(ManifoldRule<C, ManifoldOperation.Retract>.self)
+    orthogonal = kernels(ManifoldRule<C, ManifoldOperation.Orthogonal>.self)
+    transport = kernels(ManifoldRule<C, ManifoldOperation.Transport>.self)
+    squares = kernels(ManifoldRule<C, ManifoldOperation.Squares>.self)
+    exponential = kernels(ManifoldRule<C, ManifoldOperation.Exponential>.self)
+    logarithm = kernels(ManifoldRule<C, ManifoldOperation.Logarithm>.self)
+    inner = Numbers(
+      f32: { (h, w) throws(Failure) in try C(h).inner(w) }, f64: { (h, w) throws(Failure) in try C(h).inner(w) })
+    distances = Numbers(
+      f32: { (h, w) throws(Failure) in try C(h).distances(w) },
+      f64: { (h, w) throws(Failure) in try C(h).distances(w) })
   }
 }
 
 @inlinable public func entry<C: Manifold>(_: C.Type) -> Registered {
-  let manifold = ManifoldKernels(
-    factors: { C.factors($0, $1) }, move: kernels(ManifoldMove<C>.self),
-    tangent: kernels(ManifoldRule<C, ManifoldOperation.Tangent>.self),
-    retract: kernels(ManifoldRule<C, ManifoldOperation.Retract>.self),
-    orthogonal: kernels(ManifoldRule<C, ManifoldOperation.Orthogonal>.self),
-    transport: kernels(ManifoldRule<C, ManifoldOperation.Transport>.self),
-    squares: kernels(ManifoldRule<C, ManifoldOperation.Squares>.self))
-  return Registered(method: C.method, component: .constraint(constraintKernels(C.self, manifold)))
+  Registered(method: C.method, component: .constraint(constraintKernels(C.self, ManifoldKernels(C.self))))
 }
 
 public enum ManifoldOperation {
@@ -62,6 +91,8 @@ public enum ManifoldOperation {
   public struct Orthogonal: Sendable {}
   public struct Transport: Sendable {}
   public struct Squares: Sendable {}
+  public struct Exponential: Sendable {}
+  public struct Logarithm: Sendable {}
 }
 
 public struct ManifoldRule<C: Manifold, Operation: Sendable>: WholeRule {
@@ -76,6 +107,8 @@ public struct ManifoldRule<C: Manifold, Operation: Sendable>: WholeRule {
     if Operation.self == ManifoldOperation.Retract.self { return try set.retract(t) }
     if Operation.self == ManifoldOperation.Orthogonal.self { return try set.orthogonal(t) }
     if Operation.self == ManifoldOperation.Transport.self { return try set.transport(t) }
+    if Operation.self == ManifoldOperation.Exponential.self { return try set.exponential(t) }
+    if Operation.self == ManifoldOperation.Logarithm.self { return try set.logarithm(t) }
     try set.squares(t)
   }
 }

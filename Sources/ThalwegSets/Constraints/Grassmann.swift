@@ -8,6 +8,9 @@ import ThalwegCore
 ///     retract: polar  the polar factor of X + U
 ///              qr     the Q of X + U, the diagonal of R positive
 ///              exp    X·V·cos(S)·Vᵀ + P·sin(S)·Vᵀ, U = P·S·Vᵀ a thin decomposition
+///     transport: the tangent part at the new point
+///     log: Σ θ_k/‖z_k‖·z_k·q_kᵀ, XᵀY = Q·C·Rᵀ, Z = Y·R − X·Q·C, θ_k = atan2(‖z_k‖, c_k) the principal angles
+///     distance: √Σθ_k²
 ///
 /// A matrix that is orthonormal to rounding is not changed by `project`. All in double.
 /// Differs  pymanopt may give another basis of the same subspace: compare X·Xᵀ.
@@ -51,7 +54,10 @@ struct Grassmann: Manifold {
     put(g - (try x.times(x.times(g, transposed: true))), w)
   }
   func squares<T: Real>(_ w: Whole<T>) throws(Failure) { try squaredLengths(w, .whole(w.shape)) }
-  func retract<T: Real>(_ w: Whole<T>) throws(Failure) {
+  func inner<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double] { products(w, .whole(w.shape)) }
+  func retract<T: Real>(_ w: Whole<T>) throws(Failure) { try retract(w, retraction) }
+  func exponential<T: Real>(_ w: Whole<T>) throws(Failure) { try retract(w, .exp) }
+  private func retract<T: Real>(_ w: Whole<T>, _ retraction: Retraction) throws(Failure) {
     let x = try tall(w.w, w), u = try tall(w.v, w), moved = x + u
     switch retraction {
     case .polar: put(try polar(moved), w)
@@ -66,5 +72,31 @@ struct Grassmann: Manifold {
       // Vᵀ·cos(S)·V is the whole of ℝᵖ, for r = p
       put(try x.times(v.times(turned, transposed: true)) + along.times(v), w)
     }
+  }
+  /// The principal angles between two subspaces, and the moves in their planes: a column z_k orthogonal to X, of length
+  /// sin θ_k (columns are orthogonal, so that no cosine is needed for small angles), and q_k in the rows of `turned`.
+  private func angles(_ x: Matrix64, _ y: Matrix64) throws(Failure) -> (
+    angles: [Double], sines: [Double], moves: Matrix64, turned: Matrix64
+  ) {
+    let p = x.n, between = try x.times(y, transposed: true)
+    let svd = try LinearAlgebra.SVD(between.a, p, p)
+    let q = Matrix64(svd.u, p, p), r = Matrix64(svd.vt, p, p)
+    let aligned = try y.times(r, transposed: false, true)
+    let z = aligned - (try x.times(x.times(aligned, transposed: true)))
+    var sines = [Double](repeating: 0, count: p)
+    for i in 0..<z.m { for k in 0..<p { sines[k] += z[i, k] * z[i, k] } }
+    for k in 0..<p { sines[k] = sines[k].squareRoot() }
+    return (zip(sines, svd.s).map { atan2($0, $1) }, sines, z, q.transposed)
+  }
+  func logarithm<T: Real>(_ w: Whole<T>) throws(Failure) {
+    var (angles, sines, moves, turned) = try angles(tall(w.w, w), tall(w.v, w))
+    for k in angles.indices where sines[k] > 0 {
+      for i in 0..<moves.m { moves[i, k] *= angles[k] / sines[k] }
+    }
+    put(try moves.times(turned), w)
+  }
+  func distances<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double] {
+    let angles = try angles(tall(w.w, w), tall(w.v, w)).angles
+    return [Flat.norm(angles, angles.count)]
   }
 }

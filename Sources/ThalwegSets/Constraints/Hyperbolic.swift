@@ -8,6 +8,8 @@ import ThalwegCore
 ///              project  x + u
 ///     project: points with ‖x‖ > (1 − ε)/√c are pulled to that norm; so is the result of a retraction
 ///     transport: gyr[y, −x]u·λ(x)/λ(y)     inner: λ²⟨u, v⟩
+///     distance: d = (2/√c)·asinh(√c·‖x − y‖/√((1 − c‖x‖²)(1 − c‖y‖²)))
+///     log: the direction of (1 − c‖x‖²)(y − x) − c‖x − y‖²·x, which is that of −x ⊕ y, of length d/λ
 ///     x ⊕ y = ((1 + 2c⟨x,y⟩ + c‖y‖²)x + (1 − c‖x‖²)y)/(1 + 2c⟨x,y⟩ + c²‖x‖²‖y‖²)
 ///
 /// A step u = 0 leaves x bit for bit. In float32 ε counts as at least 4e-3.
@@ -28,8 +30,8 @@ struct PoincareBall: Manifold {
     ])
   static var mayFail: Bool { true }
 
-  let c, eps: Double, exponential: Bool
-  init(_ h: Hyper) { (c, eps, exponential) = (h.c, h.eps, h.is("retraction", "exp")) }
+  let c, eps: Double, geodesic: Bool
+  init(_ h: Hyper) { (c, eps, geodesic) = (h.c, h.eps, h.is("retraction", "exp")) }
 
   /// The factor that pulls a point of this norm into the ball; 1 inside.
   private func pull<T: Real>(_ norm: Double, _: T.Type) -> Double {
@@ -51,7 +53,9 @@ struct PoincareBall: Manifold {
         return half * half
       })
   }
-  func retract<T: Real>(_ w: Whole<T>) throws(Failure) {
+  func retract<T: Real>(_ w: Whole<T>) throws(Failure) { try retract(w, geodesic) }
+  func exponential<T: Real>(_ w: Whole<T>) throws(Failure) { try retract(w, true) }
+  private func retract<T: Real>(_ w: Whole<T>, _ geodesic: Bool) throws(Failure) {
     let points = Slices.along(-1, w.shape), n = points.length, root = c.squareRoot()
     for s in 0..<points.count {
       let u = w.v + points.start(s), x = UnsafePointer(w.w + points.start(s))
@@ -63,7 +67,7 @@ struct PoincareBall: Manifold {
       }
       // the point is ofX·x + ofU·u
       var ofX = pull(size, T.self), ofU = 1.0
-      if exponential {
+      if geodesic {
         let square = ofX * ofX * size * size, lambda = 2 / (1 - c * square)
         let factor = tanh(root * lambda * step / 2) / (root * step)
         let along = factor * ofX * products.xy, length = factor * step
@@ -75,8 +79,46 @@ struct PoincareBall: Manifold {
       if inside != 1 { Flat.blend(inside, UnsafePointer(u), 0, UnsafePointer(u), into: u, n) }
     }
   }
-  static func factors(_ h: Hyper, _ shape: Shape) -> Slices { .along(-1, shape) }
+  static func pointAxes(_ shape: Shape) -> Int { max(0, shape.ndim - 1) }
   func orthogonal<T: Real>(_ w: Whole<T>) throws(Failure) {}
+  func inner<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double] {
+    let flat = products(w, .along(-1, w.shape)), norms = try Slices.along(-1, w.shape).norms(w.w)
+    return zip(flat, norms).map { product, norm in
+      let half = (1 - c * square(norm * pull(norm, T.self))) / 2
+      return product / (half * half)
+    }
+  }
+  private func square(_ x: Double) -> Double { x * x }
+  /// The distance of two points, with what their logarithm needs: their factors, ‖x − y‖² and 1 − c‖x‖².
+  private func apart<T: Real>(_ x: UnsafePointer<T>, _ y: UnsafePointer<T>, _ n: Int) throws(Failure) -> (
+    distance: Double, ofX: Double, ofY: Double, gap: Double, room: Double
+  ) {
+    let root = c.squareRoot(), products = Flat.products(x, y, n)
+    let xs = try Flat.norm(products.xx, of: x, n), ys = try Flat.norm(products.yy, of: y, n)
+    let (a, b) = (pull(xs, T.self), pull(ys, T.self)), (p, q) = (root * a * xs, root * b * ys)
+    let room = (1 - p) * (1 + p), gap = Flat.norm(a, x, -b, y, n, unit: max(a * xs, b * ys, 1e-300))
+    return (2 / root * asinh(root * gap / (room * (1 - q) * (1 + q)).squareRoot()), a, b, gap * gap, room)
+  }
+  func distances<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double] {
+    let points = Slices.along(-1, w.shape)
+    var out = [Double](repeating: 0, count: points.count)
+    for s in out.indices where points.length > 0 {
+      out[s] = try apart(w.w + points.start(s), w.v + points.start(s), points.length).distance
+    }
+    return out
+  }
+  func logarithm<T: Real>(_ w: Whole<T>) throws(Failure) {
+    let points = Slices.along(-1, w.shape), n = points.length
+    if n == 0 { return }
+    for s in 0..<points.count {
+      let y = w.v + points.start(s), x = UnsafePointer(w.w + points.start(s))
+      let from = try apart(x, UnsafePointer(y), n)
+      Flat.blend(from.ofY, UnsafePointer(y), -from.ofX, x, into: y, n)
+      Flat.blend(from.room, UnsafePointer(y), -c * from.gap * from.ofX, x, into: y, n)
+      let size = Flat.norm(UnsafePointer(y), n)
+      if size > 0 { Flat.scale(UnsafePointer(y), by: from.distance * from.room / 2 / size, into: y, n) }
+    }
+  }
   func squares<T: Real>(_ w: Whole<T>) throws(Failure) {
     let points = Slices.along(-1, w.shape), n = points.length
     for s in 0..<points.count {
@@ -112,7 +154,9 @@ struct PoincareBall: Manifold {
 ///     ⟨u, v⟩ = −u₀v₀ + Σ uᵢvᵢ;  points have ⟨x, x⟩ = −1/c and x₀ > 0
 ///     tangent: flip the sign of g₀, then u + c⟨x, u⟩·x     project: x₀ anew from the rest
 ///     retract: cosh(n)·x + sinh(n)/n·u, n = √(c⟨u, u⟩), then x₀ anew;  u = 0 leaves x bit for bit
-///     transport: u + c⟨y, u⟩/(1 − c⟨x, y⟩)·(x + y)
+///     transport: u + c⟨y, u⟩/(1 − c⟨x, y⟩)·(x + y)     inner: ⟨u, v⟩
+///     distance: (2/√c)·asinh(a), a = ½√(c⟨x − y, x − y⟩)
+///     log: asinh(a)/(a√(1 + a²))·(y − x − 2a²·x), u₀ anew from the rest
 ///
 /// Differs  geoopt's Lorentz has k = 1/c.
 /// Source   Nickel and Kiela, 2018, arXiv:1806.03417.
@@ -172,7 +216,57 @@ struct Lorentz: Manifold {
       return along + between
     }
   }
-  static func factors(_ h: Hyper, _ shape: Shape) -> Slices { .along(-1, shape) }
+  static func pointAxes(_ shape: Shape) -> Int { max(0, shape.ndim - 1) }
+  func inner<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double] {
+    let points = points(w.shape), n = points.length
+    return (0..<points.count).map {
+      n == 0 ? 0 : product(UnsafePointer(w.v + points.start($0)), UnsafePointer(w.slots[0] + points.start($0)), n)
+    }
+  }
+  func exponential<T: Real>(_ w: Whole<T>) throws(Failure) { try retract(w) }
+  /// ⟨x − y, x − y⟩ of two points, their first coordinates being what the others say, without the difference of large
+  /// numbers: with d and s the difference and the sum of the other coordinates,
+  ///
+  ///     (‖s‖²·‖d⊥‖² + 4‖d‖²/c)/(2/c + 2(x₀y₀ + ⟨x, y⟩)) where ⟨x, y⟩ ≥ 0, d⊥ the part of d orthogonal to s;
+  ///     else 2(x₀y₀ − ⟨x, y⟩ − 1/c), or ‖d‖² − (x₀ − y₀)² near the origin
+  private func gap<T: Real>(_ x: UnsafePointer<T>, _ y: UnsafePointer<T>, _ n: Int) -> Double {
+    let (p, q) = (height(x, n), height(y, n)), along = Flat.dot(x + 1, y + 1, n - 1)
+    var (dd, ss, sd) = (0.0, 0.0, 0.0)
+    for i in 1..<n {
+      let d = Double(x[i]) - Double(y[i]), s = Double(x[i]) + Double(y[i])
+      (dd, ss, sd) = (dd + d * d, ss + s * s, sd + s * d)
+    }
+    if along < 0 {
+      let turned = p * q - along
+      return turned > 2 / c ? 2 * (turned - 1 / c) : max(0, dd - sd / (p + q) * (sd / (p + q)))
+    }
+    var across = 0.0
+    let share = ss > 0 ? sd / ss : 0
+    for i in 1..<n {
+      let d = Double(x[i]) - Double(y[i]) - share * (Double(x[i]) + Double(y[i]))
+      across += d * d
+    }
+    return (ss * across + 4 * dd / c) / (2 / c + 2 * (p * q + along))
+  }
+  func distances<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double] {
+    let points = points(w.shape), n = points.length
+    return (0..<points.count).map {
+      let x = UnsafePointer(w.w + points.start($0)), y = UnsafePointer(w.v + points.start($0))
+      return n == 0 ? 0 : 2 / c.squareRoot() * asinh((c * gap(x, y, n)).squareRoot() / 2)
+    }
+  }
+  func logarithm<T: Real>(_ w: Whole<T>) throws(Failure) {
+    let points = points(w.shape), n = points.length
+    if n == 0 { return }
+    for s in 0..<points.count {
+      let y = w.v + points.start(s), x = UnsafePointer(w.w + points.start(s))
+      let a = (c * gap(x, UnsafePointer(y), n)).squareRoot() / 2
+      let factor = a == 0 ? 1 : asinh(a) / (a * (1 + a * a).squareRoot())
+      Flat.blend(1, UnsafePointer(y), -1, x, into: y, n)
+      Flat.blend(factor, UnsafePointer(y), -2 * a * a * factor, x, into: y, n)
+      y[0] = T(Flat.dot(x + 1, UnsafePointer(y) + 1, n - 1) / height(x, n))
+    }
+  }
   func squares<T: Real>(_ w: Whole<T>) throws(Failure) {
     var k = 0
     try forEach(w) { u, x, _, n in

@@ -1,3 +1,4 @@
+import Glibc
 import ThalwegCore
 
 /// Symmetric positive definite matrices with the affine-invariant metric.
@@ -6,6 +7,7 @@ import ThalwegCore
 ///     retract: exp     X^½·expm(X^−½ U X^−½)·X^½
 ///              second  X + U + U X⁻¹U/2
 ///     transport: E·U·Eᵀ, E = X^½(X^−½ Y X^−½)^½ X^−½     inner: tr(X⁻¹U X⁻¹V)
+///     log: X^½·logm(X^−½ Y X^−½)·X^½     distance: ‖logm(X^−½ Y X^−½)‖
 ///
 /// Results are symmetric. A symmetric matrix whose eigenvalues reach ε to rounding is not changed by `project`.
 /// Errors   TW_ERROR_SHAPE where the matrix view is not square, TW_ERROR_NUMERIC where a point is not positive
@@ -27,8 +29,8 @@ struct SPD: Manifold {
   static var mayFail: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try square(shape, "spd") }
 
-  let exponential: Bool, eps: Double
-  init(_ h: Hyper) { (exponential, eps) = (h.is("retraction", "exp"), h.eps) }
+  let geodesic: Bool, eps: Double
+  init(_ h: Hyper) { (geodesic, eps) = (h.is("retraction", "exp"), h.eps) }
 
   func project<T: Real>(_ w: Whole<T>) throws(Failure) { try projectEigenvalues(w, eps, "spd", above: true) }
 
@@ -55,9 +57,31 @@ struct SPD: Manifold {
     let turn = try x.inside(y).root()
     try x.outside(turn.times(x.inside(read(w.v, w))).times(turn).symmetric).write(w.v)
   }
-  func retract<T: Real>(_ w: Whole<T>) throws(Failure) {
+  func inner<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double] {
+    let x = try SquareRoot(read(w.w, w), "spd"), u = try x.inside(read(w.v, w)), v = try x.inside(read(w.slots[0], w))
+    return [Flat.dot(u.a, v.a, u.a.count)]
+  }
+  /// The logarithm of F⁻¹·Y·F⁻ᵀ, X = F·Fᵀ, as eigenvalues and vectors; of points close by from their difference.
+  private func logarithm<T: Real>(_ root: SquareRoot, _ w: Whole<T>) throws(Failure) -> (Eigen, (Double) -> Double) {
+    let x = try read(w.w, w), y = try read(w.v, w)
+    _ = try SquareRoot(y, "spd")  // which says where it is none
+    let away = try root.inside(y - x)
+    if away.isNear { return (try Eigen(away), { log1p($0) }) }
+    return (try Eigen(root.inside(y)), { log(max($0, Double.leastNormalMagnitude)) })
+  }
+  func logarithm<T: Real>(_ w: Whole<T>) throws(Failure) {
+    let root = try SquareRoot(read(w.w, w), "spd"), (inside, log) = try logarithm(root, w)
+    try root.outside(inside.compose(log)).write(w.v)
+  }
+  func distances<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double] {
+    let (inside, log) = try logarithm(SquareRoot(read(w.w, w), "spd"), w)
+    return [Flat.norm(inside.values.map(log), inside.values.count)]
+  }
+  func retract<T: Real>(_ w: Whole<T>) throws(Failure) { try retract(w, geodesic) }
+  func exponential<T: Real>(_ w: Whole<T>) throws(Failure) { try retract(w, true) }
+  private func retract<T: Real>(_ w: Whole<T>, _ geodesic: Bool) throws(Failure) {
     let x = try read(w.w, w), u = try read(w.v, w), root = try SquareRoot(x, "spd")
-    if !exponential {
+    if !geodesic {
       let half = try root.divide(u)
       return (x + u + 0.5 * (try half.times(half, transposed: true))).symmetric.write(w.v)
     }

@@ -8,6 +8,7 @@ import ThalwegCore
 ///              project  r·(x + u)/‖x + u‖
 ///     transport: u − ⟨y, u⟩/(r² + ⟨x, y⟩)·(x + y), the tangent part at y for y = −x
 ///     argmin⟨g, y⟩ = −r·g/‖g‖
+///     log: the part of y − x tangent at x, of length θ·r;  distance: θ·r, θ = 2·atan2(‖x − y‖, ‖x + y‖)
 ///
 /// Differs  nothing from geoopt's SphereExact with r = 1.
 /// Source   textbook; Absil, Mahony and Sepulchre, 2008.
@@ -27,7 +28,7 @@ struct Sphere: Manifold {
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
 
   let round: Round
-  init(_ h: Hyper) { round = Round(radius: h.radius, exponential: h.is("retraction", "exp"), method: "sphere") }
+  init(_ h: Hyper) { round = Round(radius: h.radius, geodesic: h.is("retraction", "exp"), method: "sphere") }
 
   func project<T: Real>(_ w: Whole<T>) throws(Failure) { try round.project(w.v, .whole(w.shape)) }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) { try round.minimise(w.v, .whole(w.shape)) }
@@ -35,6 +36,10 @@ struct Sphere: Manifold {
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) { try round.retract(w, .whole(w.shape)) }
   func transport<T: Real>(_ w: Whole<T>) throws(Failure) { try round.transport(w, .whole(w.shape)) }
   func squares<T: Real>(_ w: Whole<T>) throws(Failure) { try squaredLengths(w, .whole(w.shape)) }
+  func inner<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double] { products(w, .whole(w.shape)) }
+  func exponential<T: Real>(_ w: Whole<T>) throws(Failure) { try round.exponential.retract(w, .whole(w.shape)) }
+  func logarithm<T: Real>(_ w: Whole<T>) throws(Failure) { try round.logarithm(w, .whole(w.shape)) }
+  func distances<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double] { round.distances(w, .whole(w.shape)) }
 }
 
 /// Matrices whose rows have norm one; a vector is one row.
@@ -56,19 +61,25 @@ struct Oblique: Manifold {
   static var needsFinite: Bool { true }
 
   let round: Round
-  init(_ h: Hyper) { round = Round(radius: 1, exponential: h.is("retraction", "exp"), method: "oblique") }
+  init(_ h: Hyper) { round = Round(radius: 1, geodesic: h.is("retraction", "exp"), method: "oblique") }
 
   func project<T: Real>(_ w: Whole<T>) throws(Failure) { try round.project(w.v, .rows(w.shape)) }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) { try round.minimise(w.v, .rows(w.shape)) }
   func tangent<T: Real>(_ w: Whole<T>) throws(Failure) { try round.tangent(w, .rows(w.shape)) }
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) { try round.retract(w, .rows(w.shape)) }
   func squares<T: Real>(_ w: Whole<T>) throws(Failure) { try squaredLengths(w, .rows(w.shape)) }
-  static func factors(_ h: Hyper, _ shape: Shape) -> Slices { .rows(shape) }
+  func inner<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double] { products(w, .rows(w.shape)) }
+  func exponential<T: Real>(_ w: Whole<T>) throws(Failure) { try round.exponential.retract(w, .rows(w.shape)) }
+  func logarithm<T: Real>(_ w: Whole<T>) throws(Failure) { try round.logarithm(w, .rows(w.shape)) }
+  func distances<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double] { round.distances(w, .rows(w.shape)) }
+  static func pointAxes(_ shape: Shape) -> Int { shape.ndim >= 2 ? 1 : 0 }
 }
 
 /// Spheres of one radius, one for each slice of neighbouring elements.
 struct Round: Sendable {
-  let radius: Double, exponential: Bool, method: String
+  let radius: Double, geodesic: Bool, method: String
+  /// The same with the exponential map as its retraction.
+  var exponential: Round { Round(radius: radius, geodesic: true, method: method) }
 
   func project<T: Real>(_ x: UnsafeMutablePointer<T>, _ s: Slices) throws(Failure) {
     let near = 4 * Double(T.ulpOfOne) * radius
@@ -108,7 +119,7 @@ struct Round: Sendable {
         u.update(from: x, count: s.length)
         continue
       }
-      let (a, b) = exponential ? (cos(angle), sin(angle) / angle) : (1, 1)
+      let (a, b) = geodesic ? (cos(angle), sin(angle) / angle) : (1, 1)
       // ‖a·x + b·u‖²: from the products, and where they nearly cancel from the sums
       let size = a * a * products.xx + b * b * products.yy, square = size + 2 * a * b * products.xy
       let ordinary = size > 1e-280 && size < 1e280
@@ -121,6 +132,36 @@ struct Round: Sendable {
       } else {
         Flat.blend(a * (radius / norm), x, b * (radius / norm), u, into: u, s.length)
       }
+    }
+  }
+}
+
+extension Round {
+  /// ‖x − y‖ and ‖x + y‖.
+  private func chords<T: Real>(_ x: UnsafePointer<T>, _ y: UnsafePointer<T>, _ n: Int) -> (apart: Double, along: Double)
+  {
+    (Flat.norm(1, x, -1, y, n, unit: radius), Flat.norm(1, x, 1, y, n, unit: radius))
+  }
+  /// Exact to rounding for neighbours and for opposites, unlike the arc cosine.
+  func distances<T: Real>(_ w: Whole<T>, _ s: Slices) -> [Double] {
+    (0..<s.count).map { k in
+      let c = chords(w.w + s.start(k), w.v + s.start(k), s.length)
+      return 2 * radius * atan2(c.apart, c.along)
+    }
+  }
+  func logarithm<T: Real>(_ w: Whole<T>, _ s: Slices) throws(Failure) {
+    for k in 0..<s.count {
+      let y = w.v + s.start(k), x = UnsafePointer(w.w + s.start(k)), n = s.length
+      let c = chords(x, UnsafePointer(y), n), length = 2 * radius * atan2(c.apart, c.along)
+      Flat.blend(1, UnsafePointer(y), -1, x, into: y, n)
+      let along = Flat.dot(x, UnsafePointer(y), n) / (radius * radius)
+      Flat.blend(1, UnsafePointer(y), -along, x, into: y, n)
+      let size = Flat.norm(UnsafePointer(y), n)
+      // between opposites the part that is left is rounding
+      guard c.along > 4 * Double(T.ulpOfOne) * radius || n == 0 else {
+        throw Failure(Status.numeric, "\(method): a point has no logarithm at its opposite, many geodesics lead there")
+      }
+      if size > 0 { Flat.scale(UnsafePointer(y), by: length / size, into: y, n) }
     }
   }
 }

@@ -8,6 +8,8 @@ import ThalwegCore
 ///              polar the polar factor of X + U
 ///              cayley (I − A/2)·Y = (I + A/2)·X,  A = PUXᵀ − XUᵀP,  P = I − XXᵀ/2
 ///     project: the polar factor
+///     inner: tr UᵀV (euclidean), tr Uᵀ(I − XXᵀ/2)V (canonical);  transport: the tangent part at the new point
+///     no exponential map, logarithm or distance
 ///
 /// Differs  geoopt's Cayley step takes A = UXᵀ − XUᵀ, which doubles the part of U along X: not followed. All in double.
 ///          A matrix that is orthonormal to rounding is not changed by `project`.
@@ -61,6 +63,15 @@ struct Stiefel: Manifold {
       along = try product(
         size.read(w.w), size.read(w.v), size.p, size.p, size.n, transposed: true)
     w.slots[0][0] -= T(along.reduce(0) { $0 + $1 * $1 } / 2)
+  }
+
+  func inner<T: Real>(_ w: Whole<T>) throws(Failure) -> [Double] {
+    let flat = products(w, .whole(w.shape))
+    guard canonical else { return flat }
+    let size = Size(w), p = size.p, x = try size.read(w.w)
+    let u = try product(x, size.read(w.v), p, p, size.n, transposed: true)
+    let v = try product(x, size.read(w.slots[0]), p, p, size.n, transposed: true)
+    return [flat[0] - Flat.dot(u, v, p * p) / 2]
   }
 
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) {

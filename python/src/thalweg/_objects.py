@@ -142,6 +142,13 @@ class Regularizer(Fixed, _thalweg.Regularizer):
         return type(self), (self.sentence,)
 
 
+def _of_points(w: Any, found: tuple[int, bytes]) -> Any:
+    """A float, or an array in the shape of the axes of w that number its points."""
+    axes, numbers = found
+    out = np.frombuffer(bytearray(numbers))
+    return out.reshape(tuple(w.shape)[:axes]) if axes else float(out[0])
+
+
 class Constraint(Fixed, _thalweg.Constraint):
     __slots__ = ("sentence", "__weakref__")
     __doc__ = Card("""A set or a manifold, from one stage: constraint("simplex(1.0)").""")
@@ -170,14 +177,88 @@ class Constraint(Fixed, _thalweg.Constraint):
         self._tangent(w, g)
         return g
 
+    egrad2rgrad = tangent
+
+    @_inputs.named("w, u")
+    def project_tangent(self, w: Any, u: Any) -> Any:
+        """u, any vector, becomes its tangent part at w, in place.  Returns u.
+
+        Not `tangent`, which also turns a gradient by the metric: both are one where the metric is that of the space
+        around (sphere, oblique, grassmann, stiefel).
+        """
+        self._project_tangent(w, u)
+        return u
+
     @_inputs.named("w, u")
     def retract(self, w: Any, u: Any) -> Any:
         """w becomes the point of the manifold that the tangent step u leads to, in place.  Returns w.
 
-        w and u as in `tangent`.  With retraction=exp, where a manifold has it, this is the exponential map.
+        w and u as in `tangent`.  The sentence names the retraction; `exp` is the exponential map whatever it names.
         """
         self._retract(w, u)
         return w
+
+    @_inputs.named("w, u")
+    def exp(self, w: Any, u: Any) -> Any:
+        """w becomes the point that the geodesic from w along the tangent u leads to, in place.  Returns w.
+
+        UnsupportedError where there is no closed form (stiefel); w is as before then.
+        """
+        self._exp(w, u)
+        return w
+
+    @_inputs.named("w, y")
+    def log(self, w: Any, y: Any, out: Any = None) -> Any:
+        """The tangent at w whose exponential is y, the shortest, in a new array or in `out`.  Returns the array.
+
+        UnsupportedError where there is no closed form (stiefel); NumericError where many geodesics are the shortest
+        (opposite points of a sphere).
+        """
+        if out is None:
+            out = _inputs.empty_like(w, "w")
+        else:
+            _inputs.check_out(out, w, "w")
+        self._log(w, y, out)
+        return out
+
+    @_inputs.named("w, y, u")
+    def transport(self, w: Any, y: Any, u: Any) -> Any:
+        """u, a tangent at w, becomes the tangent at y that it is carried to, in place.  Returns u.
+
+        By parallel transport along the geodesic on sphere, spd, poincare_ball, lorentz and euclidean; elsewhere it is
+        the tangent part of u at y.
+        """
+        self._transport(w, y, u)
+        return u
+
+    @_inputs.named("w, u, v")
+    def inner(self, w: Any, u: Any, v: Any) -> Any:
+        """<u, v> of tangents at w, in the metric there: a float, or an array with one number a point.
+
+        An array holds several points in `oblique` (its rows), `poincare_ball` and `lorentz` (the lines along the last
+        axis) and `euclidean` (every element); that of the whole is the sum.
+        """
+        return _of_points(w, self._inner(w, u, v))
+
+    @_inputs.named("w, y")
+    def distance(self, w: Any, y: Any) -> Any:
+        """How long the shortest geodesic from w to y is: a float, or an array with one number a point, as `inner`.
+
+        UnsupportedError where there is no closed form (stiefel).
+        """
+        return _of_points(w, self._distance(w, y))
+
+    @_inputs.named("w")
+    def check_point(self, w: Any) -> Any:
+        """How far w is from where `project` puts it, 0 for a point of the manifold to rounding: a float, or an array
+        with one number a point, as `inner`."""
+        return _of_points(w, self._check_point(w))
+
+    @_inputs.named("w, u")
+    def check_tangent(self, w: Any, u: Any) -> Any:
+        """How long the part of u is that is not tangent at w: a float, or an array with one number a point, as
+        `inner`; of the size of the rounding of u for a tangent."""
+        return _of_points(w, self._check_tangent(w, u))
 
     @_inputs.named("g")
     def lmo(self, g: Any, out: Any = None) -> Any:
