@@ -72,6 +72,7 @@ struct NormLMO: WholeConstraint {
   let norm: String, radius: Double, exact: Bool
   init(_ h: Hyper) { (norm, radius, exact) = (NormLMO.word(h), h.radius, h.is("ortho", "svd")) }
 
+  static var minimises: Bool { true }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     guard Flat.isFinite(w.v, w.count) else {
       throw Failure(Status.nonfinite, "norm_lmo: elements that are NaN or infinite have no minimiser")

@@ -375,7 +375,10 @@ def test_affine_sets() -> None:
     u = tw.constraint(stage("affine", {"A": A.tolist(), "b": b.tolist()})).project(w.copy())
     np.testing.assert_allclose(A @ u, b, atol=1e-12)
     np.testing.assert_allclose((u - w) - A.T @ np.linalg.lstsq(A.T, u - w, rcond=None)[0], 0, atol=1e-12)
-    both = tw.constraint(stage("affine", {"A": [[1.0, 1.0], [1.0, 1.0]], "b": [0.0, 2.0]}))  # they contradict each other
+    contrary = {"A": [[1.0, 1.0], [1.0, 1.0]], "b": [0.0, 2.0]}
+    with pytest.raises(tw.RangeError, match="contradict each other.*`b` is 1.414"):
+        tw.constraint(stage("affine", contrary))
+    both = tw.constraint(stage("affine", {**contrary, "least_squares": True}))
     np.testing.assert_allclose(both.project(np.array([0.0, 0.0])), [0.5, 0.5], atol=1e-14)
     with pytest.raises(tw.RangeError, match="5 numbers"):
         tw.constraint("affine(A=[1, 2, 3, 4, 5], b=[1, 2])")
@@ -383,6 +386,48 @@ def test_affine_sets() -> None:
         both.project(np.ones(3))
     with pytest.raises(tw.ShapeError, match="`a`"):
         tw.constraint("halfspace(a=[1, 2], b=0)").project(np.ones(3))
+
+
+@pytest.mark.parametrize("sentence, says", [
+    ("halfspace(a=[0, 0], b=-1)", "halfspace: `b`.*empty"), ("hyperplane(a=[0, 0], b=1)", "hyperplane: `b`.*empty"),
+    ("affine(A=[0, 0], b=[1])", "affine:.*empty: `b`"), ("affine(A=[1, 1, 2, 2], b=[1, 3])", "affine:.*empty: `b`"),
+    ("box(lo=2, hi=1)", "box: `lo`"), ("box(lo=[0, 3], hi=[1, 2])", "box: `lo`"), ("box(lo=inf, hi=inf)", "box: `lo`.*empty"),
+    ("box(lo=-inf, hi=[1, -inf])", "box: `lo`.*empty"), ("capped_simplex(-1)", "`total`"), ("capped_simplex(1, cap=0)", "`cap`"), ("simplex(0)", "`radius`"),
+])  # fmt: skip
+def test_empty_sets_are_refused_when_they_are_made(sentence: str, says: str) -> None:
+    with pytest.raises(tw.RangeError, match=says):
+        tw.constraint(sentence)
+    with pytest.raises(tw.RangeError, match=says):
+        tw.Optimizer([np.zeros(2)], f"sgd(lr=0.1) | project({sentence})")
+
+
+def test_whole_spaces_and_consistent_equations_are_sets() -> None:
+    w = np.array([3.0, -1.0])
+    for sentence in ("halfspace(a=[0, 0], b=1)", "hyperplane(a=[0, 0], b=0)", "affine(A=[0, 0], b=[0])", "box(lo=-inf, hi=inf)"):
+        assert tw.constraint(sentence).project(w.copy()).tolist() == w.tolist()
+    third = 1 / 3  # rounding is no contradiction
+    u = tw.constraint(f"affine(A=[{third}, {third}, 1, 1, 0.1, 0.1], b=[{third}, 1, 0.1])").project(w.copy())
+    np.testing.assert_allclose(u, [2.5, -1.5], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["psd_cone", "monotone", "second_order_cone", "euclidean", "spd", "low_rank(1)", "halfspace(a=[1, 1], b=0)", "graph_sum"])
+def test_frank_wolfe_wants_a_linear_minimisation_when_it_is_made(name: str) -> None:
+    with pytest.raises(tw.UnsupportedError, match=r"`set` must have a linear minimisation.*" + name.partition("(")[0]):
+        tw.Optimizer([np.zeros((2, 2))], f"frank_wolfe(set={name})")
+    with pytest.raises(tw.UnsupportedError):  # and the set says the same
+        tw.constraint(name).lmo(np.ones((1, 2)) if "half" in name else np.ones((2, 2)))
+
+
+def test_every_set_with_a_minimiser_is_taken_by_frank_wolfe() -> None:
+    rng = np.random.default_rng(31)
+    for m in tw.methods("constraint"):
+        if any(p.required for p in m.parameters):
+            continue
+        try:
+            tw.constraint(m.name).lmo(np.abs(rng.standard_normal((3, 3))))
+        except (tw.UnsupportedError, tw.ShapeError):
+            continue
+        tw.Optimizer([np.full((3, 3), 0.1)], f"frank_wolfe(set={m.name})").step([np.abs(rng.standard_normal((3, 3)))])
 
 
 def test_graphs_hold_their_operation() -> None:

@@ -278,6 +278,8 @@ public protocol WholeConstraint: Listed, Sendable {
   static var mayFail: Bool { get }
   /// As of a `WholeRule`.
   static var needsFinite: Bool { get }
+  /// Whether it has `minimise`.
+  static var minimises: Bool { get }
   static func grain(_ h: Hyper, _ shape: Shape) -> Int?
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
   init(_ h: Hyper)
@@ -291,6 +293,7 @@ extension WholeConstraint {
   @inlinable public static var registered: Registered { entry(Self.self) }
   @inlinable public static var mayFail: Bool { false }
   @inlinable public static var needsFinite: Bool { false }
+  @inlinable public static var minimises: Bool { false }
   public static func grain(_ h: Hyper, _ shape: Shape) -> Int? { nil }
   public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
   public func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
@@ -304,6 +307,8 @@ public struct ConstraintKernels: Sendable {
   public let projection: Stages
   public let minimise: Stages
   public let manifold: ManifoldKernels?
+  /// Whether there is a linear minimisation.
+  public var minimises = true
   /// For masks: what the host sees of the stored tensor, and what is added to its gradient.
   public var view: @Sendable (Hyper) -> WholeKernels? = { _ in nil }
   public var pull: (@Sendable (Hyper) -> WholeKernels?)?
@@ -379,7 +384,9 @@ public struct SetRule<C: WholeConstraint, Operation: Sendable>: WholeRule {
 @inlinable public func constraintKernels<C: WholeConstraint>(_: C.Type, _ manifold: ManifoldKernels? = nil)
   -> ConstraintKernels
 {
-  ConstraintKernels(
+  var set = ConstraintKernels(
     projection: { (nil, kernels(SetRule<C, SetOperation.Project>.self).binding($0)) },
     minimise: { (nil, kernels(SetRule<C, SetOperation.Minimise>.self).binding($0)) }, manifold: manifold)
+  set.minimises = C.minimises
+  return set
 }

@@ -8,7 +8,8 @@ import ThalwegCore
 /// The set is one for each tensor. For convex losses the gap bounds the distance to the optimum.
 ///
 /// State    ḡ with momentum; the gap of each tensor.
-/// Errors   TW_ERROR_UNSUPPORTED: a set without a linear minimisation oracle.
+/// Errors   TW_ERROR_UNSUPPORTED: a set without a linear minimisation, when it is made; one that is unbounded in the
+///          direction of a gradient, at that step.
 /// Differs  the first step projects the parameters onto the set before it moves them; its gradient is that of where
 ///          the host started.
 /// Source   Frank, Wolfe, 1956; Jaggi, 2013.
@@ -27,7 +28,13 @@ struct FrankWolfe: WholeRule {
       .number("gamma", 0.01, .between(0, 1, lowOpen: true, highOpen: false), "step of the constant rule"),
       .rate("momentum", 0, "share of the average gradient that is kept").fixed,
     ],
-    slots: [Slot("average", "average of gradients")], requests: "own-step", needsFinite: true)
+    slots: [Slot("average", "average of gradients")], requests: "own-step", needsFinite: true,
+    validate: { (h) throws(Failure) in
+      guard let held = h.held("set"), try !HeldSet(held).kernels.minimises else { return }
+      throw Failure(
+        Status.unsupported,
+        "frank_wolfe: `set` must have a linear minimisation, as simplex and l1_ball have; \(held.method.name) has none")
+    })
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
     let momentum: Double = h.momentum
@@ -92,11 +99,7 @@ struct FrankWolfe: WholeRule {
 extension HeldSet {
   /// What lies there becomes a minimiser of its inner product with itself over the set.
   fileprivate func minimise<T: Real>(_ v: UnsafeMutablePointer<T>, _ shape: Shape) throws(Failure) {
-    let stages = kernels.minimise(hyper)
-    guard stages.0 != nil || stages.1 != nil else {
-      throw Failure(Status.unsupported, "frank_wolfe: `set` has no linear minimisation oracle")
-    }
-    try runOnce(stages, hyper, v, v, shape, t: 0)
+    try runOnce(kernels.minimise(hyper), hyper, v, v, shape, t: 0)
     guard Flat.isFinite(UnsafePointer(v), shape.count) else {
       throw Failure(Status.unsupported, "frank_wolfe: `set` is unbounded in the direction of the gradient")
     }

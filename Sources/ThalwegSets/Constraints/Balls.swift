@@ -67,6 +67,7 @@ struct L1Ball: WholeConstraint {
       }
     }
   }
+  static var minimises: Bool { true }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     try finite(w.v, w.count, "l1_ball")
     lines.each(w.v, w.shape) { g in
@@ -295,6 +296,7 @@ struct CappedSimplex: WholeConstraint {
     guard free > 0 else { return low.isFinite ? low : high }
     return min(max(base + (capped * cap + freeSum - total) / free, low), high)
   }
+  static var minimises: Bool { true }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     try finite(w.v, w.count, "capped_simplex")
     lines.each(w.v, w.shape) { g in
@@ -330,6 +332,7 @@ struct MaxNorm: WholeConstraint {
     let rows = Slices.rows(w.shape), reach = bound * (1 + 4 * Double(T.ulpOfOne))
     rows.scale(w.v, by: try rows.norms(w.v).map { $0 > reach ? bound / $0 : 1 })
   }
+  static var minimises: Bool { true }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     let rows = Slices.rows(w.shape)
     rows.scale(w.v, by: try rows.norms(w.v).map { $0 > 0 ? -bound / $0 : 1 })

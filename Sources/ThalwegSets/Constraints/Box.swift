@@ -18,6 +18,9 @@ struct Box: ElementConstraint {
     ],
     validate: { (h) throws(Failure) in
       let (lo, hi) = bounds(h)
+      if lo.contains(.infinity) || hi.contains(-.infinity) {
+        throw Failure(Status.range, "box: `lo` must be below inf and `hi` above -inf, else the set is empty")
+      }
       guard lo.count == hi.count || lo.count == 1 || hi.count == 1 else {
         throw Failure(Status.range, "box: `lo` has \(lo.count) numbers, `hi` has \(hi.count)")
       }
@@ -70,6 +73,7 @@ struct Box: ElementConstraint {
       for i in 0..<n { v[i] = body(v[i], T(lo[lo.count == 1 ? 0 : i]), T(hi[hi.count == 1 ? 0 : i])) }
     }
     func project<T: Real>(_ w: Whole<T>) { change(w.v, w.count) { x, lo, hi in x < lo ? lo : x > hi ? hi : x } }
+    static var minimises: Bool { true }
     func minimise<T: Real>(_ w: Whole<T>) {
       change(w.v, w.count) { g, lo, hi in g > 0 ? lo : g < 0 ? hi : g == 0 ? min(max(0, lo), hi) : g }
     }

@@ -87,6 +87,7 @@ struct DoublyStochastic: WholeConstraint {
     for i in l.indices { out[i] = T(exp(l[i])) }
   }
 
+  static var minimises: Bool { true }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     let cost = try doubles(w.v, w.count, "doubly_stochastic"), n = w.rows
     let column = assignment(cost, n)

@@ -4,14 +4,20 @@ import ThalwegCore
 ///
 ///     project = w − max(⟨a, w⟩ − b, 0)/‖a‖²·a; the identity when a = 0
 ///
-/// Errors   TW_ERROR_SHAPE where a does not have as many numbers as the tensor. Unbounded: no linear minimisation.
+/// Errors   TW_ERROR_RANGE for a = 0 and b < 0, an empty set; TW_ERROR_SHAPE where a does not have as many numbers as
+///          the tensor. Unbounded: no linear minimisation.
 /// Source   textbook.
 struct Halfspace: WholeConstraint {
   static let method = Method(
     "halfspace", .constraint, "The half-space <a, w> <= b.",
     rule: "project = w - max(<a, w> - b, 0)/|a|^2*a;  the identity when a = 0", source: "textbook",
     parameters: [.list("a", nil, "normal, one number for each entry"), .number("b", nil, .any, "offset")],
-    validate: { (h) throws(Failure) in try finiteLists(h, ["a"], "halfspace") })
+    validate: { (h) throws(Failure) in
+      try finiteLists(h, ["a"], "halfspace")
+      guard h.list("a").contains(where: { $0 != 0 }) || h.b >= 0 else {
+        throw Failure(Status.range, "halfspace: `b` must be at least 0 where `a` is 0, else the set is empty")
+      }
+    })
   static var mayFail: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try oneEach(h, shape, "halfspace") }
 
@@ -25,14 +31,20 @@ struct Halfspace: WholeConstraint {
 ///
 ///     project = w − (⟨a, w⟩ − b)/‖a‖²·a; the identity when a = 0
 ///
-/// Errors   TW_ERROR_SHAPE where a does not have as many numbers as the tensor. Unbounded: no linear minimisation.
+/// Errors   TW_ERROR_RANGE for a = 0 and b ≠ 0, an empty set; TW_ERROR_SHAPE where a does not have as many numbers as
+///          the tensor. Unbounded: no linear minimisation.
 /// Source   textbook.
 struct Hyperplane: WholeConstraint {
   static let method = Method(
     "hyperplane", .constraint, "The hyperplane <a, w> = b.",
     rule: "project = w - (<a, w> - b)/|a|^2*a;  the identity when a = 0", source: "textbook",
     parameters: [.list("a", nil, "normal, one number for each entry"), .number("b", nil, .any, "offset")],
-    validate: { (h) throws(Failure) in try finiteLists(h, ["a"], "hyperplane") })
+    validate: { (h) throws(Failure) in
+      try finiteLists(h, ["a"], "hyperplane")
+      guard h.list("a").contains(where: { $0 != 0 }) || h.b == 0 else {
+        throw Failure(Status.range, "hyperplane: `b` must be 0 where `a` is 0, else the set is empty")
+      }
+    })
   static var mayFail: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try oneEach(h, shape, "hyperplane") }
 
@@ -69,9 +81,10 @@ private func finiteLists(_ h: Hyper, _ names: [String], _ method: String) throws
 ///
 ///     project = w − A⁺(A·w − b)
 ///
-/// A has one row an equation, read one after the other. Equations that contradict each other are met in the sense of
-/// least squares. Singular values of A up to 1e-12 of the largest count as zero.
-/// Errors   TW_ERROR_SHAPE where A does not have rows·entries numbers. Unbounded: no linear minimisation.
+/// A has one row an equation, read one after the other. Singular values up to 1e-12 of the largest count as zero.
+/// With `least_squares`, equations that contradict each other are met in the sense of least squares.
+/// Errors   TW_ERROR_RANGE for equations that contradict each other, an empty set; TW_ERROR_SHAPE where A does not have
+///          rows·entries numbers. Unbounded: no linear minimisation.
 /// Source   textbook.
 struct Affine: WholeConstraint {
   static let method = Method(
@@ -80,6 +93,7 @@ struct Affine: WholeConstraint {
     parameters: [
       .list("A", nil, "one row an equation, one number an entry"),
       .list("b", nil, "right side, one number an equation"),
+      .flag("least_squares", false, "take equations that contradict each other, and come nearest to all"),
     ],
     validate: { (h) throws(Failure) in
       try finiteLists(h, ["A", "b"], "affine")
@@ -87,7 +101,29 @@ struct Affine: WholeConstraint {
       guard b > 0, a % b == 0 else {
         throw Failure(Status.range, "affine: `A` has \(a) numbers, which do not make \(b) equations")
       }
+      let residual = h.least_squares ? 0 : try contradiction(h.list("A"), h.list("b"))
+      guard residual == 0 else {
+        throw Failure(
+          Status.range,
+          "affine: the equations contradict each other, the set is empty: `b` is \(text(residual)) away from the "
+            + "nearest right side that A can reach; least_squares=true comes nearest to all")
+      }
     })
+  /// The distance of b from the range of A, 0 to rounding. (Where there is no LAPACK, no tensor is accepted either.)
+  private static func contradiction(_ a: [Double], _ b: [Double]) throws(Failure) -> Double {
+    let m = b.count, n = a.count / m
+    do { try LinearAlgebra.require() } catch { return 0 }
+    var rest = b
+    if n > 0 {
+      let svd = try LinearAlgebra.SVD(a, m, n)
+      for k in 0..<svd.r where svd.s[k] > 1e-12 * svd.s[0] {
+        let along = (0..<m).reduce(0.0) { $0 + svd.u[$1 * svd.r + k] * b[$1] }
+        for i in 0..<m { rest[i] -= along * svd.u[i * svd.r + k] }
+      }
+    }
+    let residual = Flat.norm(rest, m)
+    return residual > 1e-9 * Flat.norm(b, m) ? residual : 0
+  }
   static var mayFail: Bool { true }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
     try LinearAlgebra.require()

@@ -55,6 +55,7 @@ struct L2Ball: WholeConstraint {
       }
     }
   }
+  static var minimises: Bool { true }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     let lines = lines(w.shape)
     _ = try lines.setNorms(w.v) { _ in -radius }

@@ -23,6 +23,7 @@ struct SpectralBall: WholeConstraint {
     if (svd.s.first ?? 0) <= radius * (1 + rounding(w)) { return }
     try svd.compose(w.v) { min($0, radius) }
   }
+  static var minimises: Bool { true }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     let svd = try LinearAlgebra.SVD(w.v, w.rows, w.columns)
     let floor = (svd.s.first ?? 0) * (T.isDouble ? 1e-12 : 1e-6)
@@ -60,6 +61,7 @@ struct NuclearBall: WholeConstraint {
       return kept[k]
     }
   }
+  static var minimises: Bool { true }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     let svd = try LinearAlgebra.SVD(w.v, w.rows, w.columns), n = w.columns
     guard let top = svd.s.first, top > 0 else { return }

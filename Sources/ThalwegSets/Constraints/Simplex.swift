@@ -43,6 +43,7 @@ struct Simplex: WholeConstraint {
     }
   }
 
+  static var minimises: Bool { true }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) {
     try check(w)
     let lines = lines(w.shape)

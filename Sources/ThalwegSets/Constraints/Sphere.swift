@@ -31,6 +31,7 @@ struct Sphere: Manifold {
   init(_ h: Hyper) { round = Round(radius: h.radius, geodesic: h.is("retraction", "exp"), method: "sphere") }
 
   func project<T: Real>(_ w: Whole<T>) throws(Failure) { try round.project(w.v, .whole(w.shape)) }
+  static var minimises: Bool { true }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) { try round.minimise(w.v, .whole(w.shape)) }
   func tangent<T: Real>(_ w: Whole<T>) throws(Failure) { try round.tangent(w, .whole(w.shape)) }
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) { try round.retract(w, .whole(w.shape)) }
@@ -64,6 +65,7 @@ struct Oblique: Manifold {
   init(_ h: Hyper) { round = Round(radius: 1, geodesic: h.is("retraction", "exp"), method: "oblique") }
 
   func project<T: Real>(_ w: Whole<T>) throws(Failure) { try round.project(w.v, .rows(w.shape)) }
+  static var minimises: Bool { true }
   func minimise<T: Real>(_ w: Whole<T>) throws(Failure) { try round.minimise(w.v, .rows(w.shape)) }
   func tangent<T: Real>(_ w: Whole<T>) throws(Failure) { try round.tangent(w, .rows(w.shape)) }
   func retract<T: Real>(_ w: Whole<T>) throws(Failure) { try round.retract(w, .rows(w.shape)) }

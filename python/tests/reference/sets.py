@@ -139,7 +139,7 @@ class Monotone(ConstraintReference):
 class Halfspace(ConstraintReference):
     name = "halfspace"
     required = ("a", "b")
-    settings = ({"a": [1.0, -2.0, 0.5, 0.0, 1.0, 3.0, 2.0], "b": 0.5}, {"a": [0.0] * 7, "b": -1.0})
+    settings = ({"a": [1.0, -2.0, 0.5, 0.0, 1.0, 3.0, 2.0], "b": 0.5}, {"a": [0.0] * 7, "b": 0.0})
     bounded = False
 
     def takes(self, shape: tuple[int, ...]) -> bool:
@@ -165,8 +165,9 @@ class Affine(ConstraintReference):
 
     name = "affine"
     required = ("A", "b")
+    defaults = {"A": None, "b": None, "least_squares": False}
     _A = [[1.0, -2.0, 0.5, 0.0, 1.0, 3.0, 2.0], [0.0, 1.0, 1.0, -1.0, 2.0, 0.0, 1.0]]
-    settings = ({"A": _A, "b": [0.5, -1.0]}, {"A": [*_A, _A[0]], "b": [0.5, -1.0, 0.7]})
+    settings = ({"A": _A, "b": [0.5, -1.0]}, {"A": [*_A, _A[0]], "b": [0.5, -1.0, 0.7], "least_squares": True})
     bounded = False
 
     def takes(self, shape: tuple[int, ...]) -> bool:
