@@ -21,13 +21,17 @@ struct RCD: Driver {
       .constant("x0", "n", "where it starts"), .constant("lipschitz", "n", "Lipschitz constant of each coordinate"),
       .constant("uniforms", "steps", "draws in [0, 1), one a step; from `seed` when left out", optional: true),
       .result("x", "n", "the point"), .result("iterations", "", "steps"),
+      .result("residual", "", "largest entry of the gradient, each as it was last seen; infinite until all were"),
     ],
     asks: [
       RequestKind(
         "coordinate_gradient", "one entry of the gradient",
         given: [.given("point", "n", "where"), .given("index", "", "which entry, from 0")],
         wanted: [.wanted("slope", "", "the entry")])
-    ], kept: [.kept("sums", "n", "running sums of the weights")])
+    ],
+    kept: [
+      .kept("sums", "n", "running sums of the weights"), .kept("slopes", "n", "entries of the gradient, last seen"),
+    ])
 
   let h: Hyper
   init(_ h: Hyper) { self.h = h }
@@ -35,8 +39,11 @@ struct RCD: Driver {
 
   func advance<T: Real>(_ phase: Phase, _ io: DriverIO<T>) throws(Failure) -> Verdict<Phase> {
     let x = try io["x"], l = try io["lipschitz"], sums = try io["sums"], n = x.count
+    let slopes = try io["slopes"]
     if phase == .start {
       x.copy(try io["x0"])
+      slopes.fill(.infinity)
+      io.residual = n == 0 ? 0 : .infinity
       var sum = 0.0
       for i in 0..<n {
         guard l.p[i] > 0, l.p[i] < .infinity else {
@@ -48,10 +55,14 @@ struct RCD: Driver {
     } else {
       let i = try io.count("index", n - 1)
       x.p[i] -= T(io.slope / Double(l.p[i]))
+      slopes.p[i] = T(io.slope)
       io.iterations += 1
     }
     let k = try io.count("iterations"), uniforms = io.optional("uniforms")
-    if io.iterations >= h.max_iter || (uniforms.map { k >= $0.count } ?? false) { return .done(.maxIter) }
+    let ends = io.iterations >= h.max_iter || (uniforms.map { k >= $0.count } ?? false)
+    // once a sweep, and at the end: a step costs O(log n)
+    if ends || (k > 0 && k % max(1, n) == 0) { io.residual = (0..<n).reduce(0) { max($0, abs(Double(slopes.p[$1]))) } }
+    if ends { return .done(.maxIter) }
     let key = Random.key(seed: UInt64(h.integer("seed")), stream: 0, step: 0, tensor: 0)
     let draw = uniforms.map { Double($0.p[k]) } ?? Random.uniform(key, UInt64(k))
     let wanted = draw * Double(sums.p[n - 1])
@@ -95,6 +106,7 @@ struct ACODER: Driver {
     inputs: [
       .constant("x0", "n", "where it starts"), .result("x", "n", "the answer, y"),
       .result("iterations", "", "sweeps"), .result("weight", "", "A"),
+      .result("residual", "", "L*|x - prox(x - grad f(x)/L, 1/L)| at the x of the last sweep"),
     ],
     asks: [
       RequestKind(
@@ -128,6 +140,7 @@ struct ACODER: Driver {
     switch phase {
     case .start:
       for each in [y, v, try io["x"], w] { each.copy(x0) }
+      io.residual = .infinity
       return h.max_iter == 0 ? .done(.maxIter) : .ask("gradient", [w], [answer], then: .begun)
     case .begun:
       p.copy(answer)
@@ -143,6 +156,7 @@ struct ACODER: Driver {
       // the next sweep extrapolates from the gradient at this x
       return .ask("gradient", [w], [answer], then: .atX)
     case .atX:
+      io.residual = try prox.mapping(w, answer, h.lipschitz, room: g)
       g.copy(answer)
       return .go(.block)
     case .block:
@@ -174,6 +188,17 @@ struct ACODER: Driver {
       io.position = Double(first)
       return .go(.block)
     }
+  }
+}
+
+extension HeldProx? {
+  /// L·‖x − prox(x − g/L, 1/L)‖, the length of the gradient mapping: 0 at a minimiser alone. Writes `room`.
+  fileprivate func mapping<T: Real>(_ x: Vector<T>, _ g: Vector<T>, _ lipschitz: Double, room: Vector<T>)
+    throws(Failure) -> Double
+  {
+    room.set(1, x, -1 / lipschitz, g)
+    try self?.apply(room, 1 / lipschitz)
+    return lipschitz * x.distance(room)
   }
 }
 
@@ -213,6 +238,7 @@ struct ACODERVR: Driver {
     inputs: [
       .constant("x0", "n", "where it starts"), .result("x", "n", "the answer, s"),
       .result("iterations", "", "epochs"), .result("weight", "", "A"),
+      .result("residual", "", "L*|s - prox(s - grad f(s)/L, 1/L)| at the s of the last full gradient"),
     ],
     asks: [
       .fullGradient,
@@ -256,6 +282,7 @@ struct ACODERVR: Driver {
     switch phase {
     case .start:
       for each in [try io["x"], x] { each.copy(x0) }
+      io.residual = .infinity
       return h.max_iter == 0 ? .done(.maxIter) : .ask("full_gradient", [x0], [mu], then: .begun)
     case .begun:
       z.copy(mu)
@@ -273,6 +300,7 @@ struct ACODERVR: Driver {
       try io["sum"].fill(0)
       return .ask("full_gradient", [s], [mu], then: .cycle)
     case .cycle:
+      if io.cycle == 0 { io.residual = try prox.mapping(s, mu, h.lipschitz, room: q) }
       lastX.copy(x)
       lastY.copy(w)
       lastW.copy(lastX)

@@ -104,6 +104,7 @@ struct MirrorProx: Driver {
     inputs: [
       .constant("x0", "...", "where it starts"), .result("average", "...", "the mean of the middle points"),
       .result("x", "...", "the last point"), .result("iterations", "", "steps"),
+      .result("residual", "", "|x - P(x - lr F(x))|/lr at the x of the last step, 0 at a solution"),
     ],
     asks: [
       RequestKind(
@@ -132,6 +133,7 @@ struct MirrorProx: Driver {
     switch phase {
     case .start:
       x.copy(try io["x0"])
+      io.residual = .infinity
       if h.is("geometry", "simplex") || h.is("geometry", "orthant") {
         guard x.count == 0 || ((0..<x.count).allSatisfy { x.p[$0] >= 0 } && x.norm > 0) else {
           throw Failure(Status.range, "`x0` must have entries of at least 0, and one above")
@@ -145,7 +147,9 @@ struct MirrorProx: Driver {
       if io.iterations >= h.max_iter { return .done(.maxIter) }
       return .ask("operator", [x], [f], then: .first)
     case .first: return try move(x, f, y, v, then: .middle)
-    case .middle: return .ask("operator", [y], [f], then: .second)
+    case .middle:
+      io.residual = x.distance(y) / h.lr
+      return .ask("operator", [y], [f], then: .second)
     case .second: return try move(x, f, x, v, then: .end)
     case .end:
       let k = io.iterations

@@ -27,6 +27,8 @@ def test_acoder_vr_reaches_the_lasso() -> None:
     for more in ("", ", block=3, seed=4", ", inner=10"):
         r = tw.solver(f"acoder_vr(lipschitz=8, samples=40, max_iter=60, regularizer=l1(0.05){more})").run(x0=np.zeros(8), **functions)
         assert value(coef) - 1e-12 <= value(r.x) <= value(coef) + 1e-4, more
+        early = tw.solver(f"acoder_vr(lipschitz=8, samples=40, max_iter=2, regularizer=l1(0.05){more})").run(x0=np.zeros(8), **functions)
+        assert 0 <= r.residual < 0.1 * early.residual < np.inf, more
 
 
 def test_acoder_vr_has_a_linear_rate() -> None:

@@ -178,6 +178,7 @@ def test_coordinate_methods_minimise() -> None:
         r = tw.solver(f"rcd(max_iter=6000, seed={seed}, gamma={gamma})").run(
             x0=np.zeros(8), lipschitz=np.diag(a).copy(), coordinate_gradient=lambda v, i: a[int(i)] @ v - b[int(i)])
         np.testing.assert_allclose(r.x, x, atol=1e-8)
+        assert np.abs(a @ r.x - b).max() / 2 <= r.residual + 1e-13 <= 1e-7  # entries seen before the last steps
     linear = pytest.importorskip("sklearn.linear_model")
     data, y = rng().standard_normal((40, 8)), rng(1).standard_normal(40)
     coef = linear.Lasso(alpha=0.05, fit_intercept=False, tol=1e-14, max_iter=100000).fit(data, y).coef_
@@ -186,6 +187,22 @@ def test_coordinate_methods_minimise() -> None:
         x0=np.zeros(8), gradient=gradient, block_gradient=lambda w, first, length: gradient(w))
     value = lambda w: np.sum((y - data @ w) ** 2) / 80 + 0.05 * np.abs(w).sum()  # noqa: E731
     assert value(r.x) == pytest.approx(value(coef), abs=1e-6)
+    short = tw.solver("acoder(lipschitz=2, max_iter=30, regularizer=l1(0.05))").run(
+        x0=np.zeros(8), gradient=gradient, block_gradient=lambda w, first, length: gradient(w))
+    assert r.residual < 1e-4 < 1e-3 < short.residual
+    none = tw.solver("acoder(lipschitz=2, max_iter=0)").run(
+        x0=np.zeros(8), gradient=gradient, block_gradient=lambda w, first, length: gradient(w))
+    assert none.residual == np.inf  # nothing is known of the start
+
+
+def test_mirror_prox_says_how_far_it_is() -> None:
+    """The residual is that of the rule: |x - P(x - lr F(x))|/lr, 0 at the saddle point of a strongly monotone operator."""
+    m = rng().standard_normal((4, 4))
+    operator = lambda x: (m - m.T) @ x + x - 1  # noqa: E731
+    for steps, low, high in ((5, 1e-2, 10), (2000, 0, 1e-9)):
+        r = tw.solver(f"mirror_prox(geometry=l2, lr=0.1, max_iter={steps})").run(x0=np.zeros(4), operator=operator)
+        assert low <= r.residual <= high
+    assert np.linalg.norm(operator(r.x)) <= 1e-8
 
 
 def test_gpm_recovers_a_dictionary() -> None:

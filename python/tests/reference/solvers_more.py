@@ -237,9 +237,10 @@ class MirrorProx(SolverReference):
         ys = []
         for _ in range(self.max_iter):
             y = P(x, ask["operator"](x))
+            residual = np.linalg.norm(x - y) / self.lr
             x = P(x, ask["operator"](y))
             ys.append(y)
-        return {"x": x, "average": np.mean(ys, 0), "iterations": self.max_iter, "outcome": "max_iter"}
+        return {"x": x, "average": np.mean(ys, 0), "iterations": self.max_iter, "residual": residual, "outcome": "max_iter"}
 
 
 class LevenbergMarquardt(SolverReference):

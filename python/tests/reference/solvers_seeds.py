@@ -116,11 +116,12 @@ class RCD(SolverReference):
     def solve(self, inputs, ask):
         x, L = inputs["x0"].copy(), inputs["lipschitz"]
         sums = np.cumsum(L**self.gamma)
-        draws = inputs["uniforms"][: self.max_iter]
+        draws, seen = inputs["uniforms"][: self.max_iter], np.full(len(x), np.inf)
         for u in draws:
             i = int(np.searchsorted(sums, u * sums[-1], side="right"))
-            x[i] -= ask["coordinate_gradient"](x, i) / L[i]
-        return {"x": x, "iterations": len(draws), "outcome": "max_iter"}
+            seen[i] = ask["coordinate_gradient"](x, i)
+            x[i] -= seen[i] / L[i]
+        return {"x": x, "iterations": len(draws), "residual": np.abs(seen).max(), "outcome": "max_iter"}
 
 
 class ACODER(SolverReference):
@@ -139,7 +140,7 @@ class ACODER(SolverReference):
     def solve(self, inputs, ask):
         x0 = inputs["x0"]
         n, A, a = len(x0), 0.0, 0.0
-        v, y, z, p, at = x0.copy(), x0.copy(), np.zeros(n), None, None
+        v, y, z, p, at, residual = x0.copy(), x0.copy(), np.zeros(n), None, None, np.inf
         if self.max_iter:
             p = ask["gradient"](x0)
             at = p.copy()
@@ -149,6 +150,8 @@ class ACODER(SolverReference):
             B = A + new
             w = (A * y + new * v) / B
             fresh, here = np.zeros(n), ask["gradient"](w)
+            there = w - here / self.lipschitz
+            residual = self.lipschitz * np.linalg.norm(w - (soft(there, 0.3 / self.lipschitz) if self.regularizer else there))
             for first in reversed(range(0, n, self.block)):
                 j = slice(first, min(n, first + self.block))
                 fresh[j] = ask["block_gradient"](w, first, j.stop - first)[j]
@@ -157,7 +160,7 @@ class ACODER(SolverReference):
                 v[j] = soft(x0[j] - z[j], 0.3 * B) if self.regularizer else x0[j] - z[j]
                 w[j] = (A * y[j] + new * v[j]) / B
             p, at, y, A, a = fresh, here, w, B, new
-        return {"x": y, "weight": A, "iterations": self.max_iter, "outcome": "max_iter"}
+        return {"x": y, "weight": A, "iterations": self.max_iter, "residual": residual, "outcome": "max_iter"}
 
 
 class GPM(SolverReference):
@@ -203,7 +206,7 @@ class ACODERVR(SolverReference):
     def solve(self, inputs, ask):
         x0, L = inputs["x0"], self.lipschitz
         if not self.max_iter:
-            return {"x": x0, "weight": 0.0, "iterations": 0, "outcome": "max_iter"}
+            return {"x": x0, "weight": 0.0, "iterations": 0, "residual": np.inf, "outcome": "max_iter"}
         prox = lambda u, t: soft(u, 0.3 * t) if self.regularizer else u  # noqa: E731
         n, K, draw = len(x0), self.inner or self.samples, 0
         A = a = 1 / (4 * L)
@@ -213,6 +216,7 @@ class ACODERVR(SolverReference):
         blocks = [slice(f, min(n, f + self.block)) for f in reversed(range(0, n, self.block))]
         for _ in range(self.max_iter):
             new, mu = np.sqrt(K * A * (1 + A * self.gamma) / (8 * L)), ask["full_gradient"](snap).copy()
+            residual = L * np.linalg.norm(snap - prox(snap - mu / L, 1 / L))
             B, total = A + new, np.zeros(n)
             for k in range(1, K + 1):
                 x_last, y_last = x, y
@@ -229,4 +233,4 @@ class ACODERVR(SolverReference):
                 y = w
                 total += y
             snap, A, a = total / K, B, new
-        return {"x": snap, "weight": A, "iterations": self.max_iter, "outcome": "max_iter"}
+        return {"x": snap, "weight": A, "iterations": self.max_iter, "residual": residual, "outcome": "max_iter"}
