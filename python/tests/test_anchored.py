@@ -78,6 +78,35 @@ def test_the_anchor_is_the_start(name: str, use: str, dtype: Any, tolerance: flo
         np.testing.assert_allclose(m, w, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("use", ["penalty", "prox", "decoupled"])
+def test_a_match_is_kept_for_some_steps(use: str) -> None:
+    """Made at the first step of a tensor and every third from there, whatever it is saved between."""
+    stage = "wasserstein_init(0.3, every=3)"
+    sentence = f"penalty({stage}) | sgd({LR})" if use == "penalty" else f"sgd({LR}) | {use}({stage})"
+    rng = np.random.default_rng(7)
+    mine = [rng.standard_normal(6)]
+    want, initial, match = mine[0].copy(), mine[0].copy(), np.zeros(6)
+    opt, plain = tw.Optimizer(mine, sentence), mine[0].copy()
+    other = tw.Optimizer([plain], sentence.replace(", every=3", ""))
+    for k in range(8):
+        g = 8 * rng.standard_normal(6)  # which changes the order at every step
+        moved = want - LR * g
+        if k % 3 == 0:
+            match = matched(want if use == "penalty" else moved, initial)
+        at = want if use == "penalty" else moved
+        t = 2 * LR * 0.3
+        want = (moved + t * match) / (1 + t) if use == "prox" else moved - t * (at - match)
+        opt.step([g])
+        other.step([g])
+        np.testing.assert_allclose(mine[0], want, rtol=1e-12, atol=1e-12)
+        if k in (3, 4):
+            mine = [mine[0].copy()]
+            again = tw.Optimizer(mine, sentence)
+            again.load_state_dict(opt.state_dict())
+            opt = again
+    assert not np.allclose(plain, mine[0])
+
+
 @pytest.mark.parametrize("name, inputs", [("l2_init(0.7)", "anchor"), ("wasserstein_init(0.3)", "initial")])
 def test_a_pipeline_adds_what_the_handle_says(name: str, inputs: str) -> None:
     rng = np.random.default_rng(3)

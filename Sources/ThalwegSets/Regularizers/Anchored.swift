@@ -83,6 +83,8 @@ private func nearer(_ k: Double) -> Double { k < .infinity ? k / (1 + k) : 1 }
 ///
 /// `initial` may stand in any order. Equal entries of w keep their order. In a pipeline (`penalty(wasserstein_init)`,
 /// `prox`, `decoupled`) the initial values are the weights before the first step, which the stage keeps and saves.
+/// With `every` above 1 a stage of a pipeline keeps its match for so many steps: no sorting between.
+/// State    the initial values; with `every` above 1 the match.
 /// Differs  whether the paper sums or averages is not verified. Called on its own it keeps nothing: the host passes the
 ///          initial values in every call, and the match is made anew each time.
 /// Source   Lewandowski et al., 2024, arXiv:2406.06811 (first version).
@@ -95,7 +97,10 @@ struct WassersteinInit: Objective {
       in a pipeline: the initial values are those of w before the first step
       """,
     source: "Lewandowski et al., 2024, arXiv:2406.06811",
-    parameters: [.weight(), .choice("reduction", ["sum", "mean"], "over the entries")],
+    parameters: [
+      .weight(), .choice("reduction", ["sum", "mean"], "over the entries"),
+      .integer("every", 1, .atLeast(1), "steps of a pipeline between two matches", live: false),
+    ],
     inputs: [
       .variable("w", "...", "weights").orEmpty, .constant("initial", "...", "initial weights, in any order").orEmpty,
     ])
@@ -106,26 +111,26 @@ struct WassersteinInit: Objective {
       decoupled: { (nil, kernels(Step.self).binding($0)) })
   }
   private struct Pull: Matched {
-    let h: Hyper, first: Bool
-    init(_ h: Hyper, _ c: StepContext) { (self.h, first) = (h, c.t == 1) }
+    let h: Hyper, step: Int
+    init(_ h: Hyper, _ c: StepContext) { (self.h, step) = (h, c.t) }
     func apply<T: Real>(_ t: Whole<T>) {
       let c = T(2 * WassersteinInit(h).factor(t.count))
       match(t, t.w) { i, m in t.v[i] += c * (t.w[i] - m) }
     }
   }
   private struct Prox: Matched {
-    let h: Hyper, first: Bool, step: Double
-    init(_ h: Hyper, _ c: StepContext) { (self.h, first, step) = (h, c.t == 1, c.lr) }
+    let h: Hyper, step: Int, lr: Double
+    init(_ h: Hyper, _ c: StepContext) { (self.h, step, lr) = (h, c.t, c.lr) }
     func apply<T: Real>(_ t: Whole<T>) {
-      let share = T(nearer(2 * step * WassersteinInit(h).factor(t.count)))
+      let share = T(nearer(2 * lr * WassersteinInit(h).factor(t.count)))
       match(t, t.v) { i, m in t.v[i] -= share * (t.v[i] - m) }
     }
   }
   private struct Step: Matched {
-    let h: Hyper, first: Bool, step: Double
-    init(_ h: Hyper, _ c: StepContext) { (self.h, first, step) = (h, c.t == 1, c.lr) }
+    let h: Hyper, step: Int, lr: Double
+    init(_ h: Hyper, _ c: StepContext) { (self.h, step, lr) = (h, c.t, c.lr) }
     func apply<T: Real>(_ t: Whole<T>) {
-      let share = T(2 * step * WassersteinInit(h).factor(t.count))
+      let share = T(2 * lr * WassersteinInit(h).factor(t.count))
       match(t, t.v) { i, m in t.v[i] -= share * (t.v[i] - m) }
     }
   }
@@ -151,25 +156,36 @@ struct WassersteinInit: Objective {
 
 /// A stage that keeps the values of `wasserstein_init`, sorted.
 private protocol Matched: WholeRule {
-  var first: Bool { get }
+  var h: Hyper { get }
+  /// Of its tensor, from 1.
+  var step: Int { get }
 }
 extension Matched {
   static var method: Method { WassersteinInit.method }
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] {
-    [Slot("initial", "the weights before the first step, in ascending order", start: .parameters)]
+    let initial = Slot("initial", "the weights before the first step, in ascending order", start: .parameters)
+    return h.integer("every") == 1 ? [initial] : [initial, Slot("match", "the initial weight of each entry")]
   }
   static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int {
     shape.count.multipliedReportingOverflow(by: MemoryLayout<Int>.stride).partialValue
   }
   /// `body` of every entry of w and what it is matched with.
   func match<T: Real>(_ t: Whole<T>, _ w: UnsafeMutablePointer<T>, _ body: (Int, T) -> Void) {
-    let n = t.count
+    let n = t.count, every = h.integer("every")
+    guard every == 1 || (step - 1) % every == 0 else {
+      for i in 0..<n { body(i, t.slots[1][i]) }
+      return
+    }
     var initial = UnsafeMutableBufferPointer(start: t.slots[0], count: n)
-    if first || !zip(initial, initial.dropFirst()).allSatisfy({ $0 <= $1 }) { initial.sort() }  // or it was written
+    // or it was written
+    if step == 1 || !zip(initial, initial.dropFirst()).allSatisfy({ $0 <= $1 }) { initial.sort() }
     var order = UnsafeMutableBufferPointer(start: t.workspace.bindMemory(to: Int.self, capacity: n), count: n)
     for i in 0..<n { order.initializeElement(at: i, to: i) }
     order.sort { w[$0] != w[$1] ? w[$0] < w[$1] : $0 < $1 }
-    for (rank, i) in order.enumerated() { body(i, initial[rank]) }
+    for (rank, i) in order.enumerated() {
+      if every > 1 { t.slots[1][i] = initial[rank] }
+      body(i, initial[rank])
+    }
   }
 }
 
@@ -179,8 +195,9 @@ extension Matched {
 ///
 /// In a pipeline `penalty(relevance_reg)` takes g as it comes there; the loss has no gradient after the step, so that
 /// there is neither prox nor decoupled form.
-/// Differs  the authors take a second backward pass for the same numbers. The decay of γ between two prunings, and the
-///          pruning by magnitude, are the host's.
+/// Differs  the authors take a second backward pass for the same numbers. When to prune depends on a
+///          score of the host's: `magnitude_pruning(sparsity=s)` behind the rule prunes where the host raises s; γ may
+///          decay by a schedule, `relevance_reg(gamma=linear(1e-5, end=0, total=1000))`.
 /// Source   Bonetta, Ribero and Cancelliere, 2022, arXiv:2204.04977.
 struct RelevanceReg: Objective {
   static let method = Method(
