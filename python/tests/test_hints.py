@@ -304,3 +304,15 @@ def test_private_noise_from_a_seed_that_everybody_knows_is_said():
         tw.Optimizer([np.ones(2)], private.format(1.1), seed=5)
         tw.Optimizer([np.ones(2)], private.format(0))  # no noise
         tw.Optimizer([np.ones(2)], "sgd")
+
+
+@pytest.mark.parametrize("sentence, says", [
+    ("penalty(huber) | sgd(0.1)", "a regularizer is wanted here: `huber_penalty` is one"),
+    ("sgd(0.1) | project(l1)", "a constraint is wanted here: `l1_ball` is one"),
+    ("sgd(0.1) | prox(simplex)", r"a regularizer is wanted here; a set stands in `project\(simplex\)`, behind the rule"),
+    ("sgd(0.1) | project(group_lasso)", r"a constraint is wanted here; a penalty stands in `prox\(group_lasso\)`"),
+    ("penalty(mse) | sgd(0.1)", r"thalweg\.objective\('mse'\) makes one"),
+])  # fmt: skip
+def test_a_method_in_the_place_of_another_kind(sentence: str, says: str) -> None:
+    with pytest.raises(tw.MethodError, match=says):
+        tw.Optimizer(arrays(), sentence)

@@ -101,9 +101,9 @@ def with_hint(message: str) -> str:
             return first.replace(found[0], found[0].partition(" (")[0] + hint, 1) + line + rest
     if found := re.search(rf"\bno ({KINDS}) `(\w+)`$", first):
         return first + (_of_part(found[2], found[1]) or _of_stage(found[2]) or SEARCH) + line + rest
-    elsewhere = r"(?:it cannot be a stage of a pipeline|an? \w+ is wanted here)"
+    elsewhere = r"(?:it cannot be a stage of a pipeline|an? (\w+) is wanted here)"
     if found := re.search(rf"`(\w+)` is an? (\w+); {elsewhere}$", first):
-        return first + _of_place(found[1], found[2]) + line + rest
+        return first + _of_place(found[1], found[2], found[3]) + line + rest
     if re.fullmatch(r"gradient \d+.* and parameter \d+.* share memory", first):
         return f"{first}; opt.release_gradients() lets go of gradients of a step that is over" + line + rest
     if re.fullmatch(r"\w+: `\w+` is given twice", first):
@@ -159,10 +159,19 @@ def _of_part(word: str, kind: str) -> str:
     return f" (did you mean {' or '.join(f'`{name}`' for name in found)}?)"
 
 
-def _of_place(name: str, kind: str) -> str:
+def _of_place(name: str, kind: str, wanted: str | None = None) -> str:
     """The hint for a method of that kind in a place for another; "" where it has none of its own."""
+    from . import _registry
     from ._classes import ALONE
 
+    known = _registry.by_name()
+    twins = [t for t in (f"{name}_penalty", f"{name}_ball") if t in known and known[t].kind == wanted]
+    if twins:
+        return f": `{twins[0]}` is one"
+    if (kind, wanted) == ("constraint", "regularizer"):
+        return f"; a set stands in `project({name})`, behind the rule"
+    if (kind, wanted) == ("regularizer", "constraint"):
+        return f"; a penalty stands in `prox({name})`, `penalty(...)` or `decoupled(...)`"
     if kind in ALONE:
         return f": thalweg.{kind}({name!r}) makes one"
     return f': thalweg.Optimizer(params, "{name}") makes one' if kind == "optimizer" else ""
