@@ -12,9 +12,10 @@ import ThalwegCore
 ///
 /// State    M, m, v; with lambda_rank a buffer that marks the matrix.
 /// Errors   TW_ERROR_NONFINITE: a gradient that is not finite, which would not show where nothing is trained.
-/// Differs  the moments are buffers of the whole tensor. The authors' first write-back takes absolute values, and their
-///          step of the new selection moves nothing; neither is followed. Singular values below 10⁻¹² (10⁻⁶ in float32)
-///          of the largest have no vectors.
+/// Differs  mask and moments are buffers of the whole tensor, not of the trained share: what is trained is found at the
+///          first step, and state is laid out when tensors are bound (`state_dtype` makes the moments narrow). The
+///          authors' first write-back takes absolute values, and their step of the new selection moves nothing; neither
+///          is followed. Singular values below 10⁻¹² (10⁻⁶ in float32) of the largest have no vectors.
 /// Source   Hu et al., 2024, arXiv:2409.06633.
 struct SaRA: WholeRule {
   static let method = Method(
