@@ -424,6 +424,7 @@ struct VRCyclicBCD: Driver {
       .constant("x0", "n", "where it starts"),
       .constant("uniforms", "steps", "draws in [0, 1), one a step; from `seed` when left out", optional: true),
       .result("x", "n", "the point"), .result("iterations", "", "steps"), .result("large", "", "steps with heads"),
+      .result("residual", "", "norm of the prox steps of the last sweep, over lr"),
     ],
     asks: [
       RequestKind(
@@ -456,6 +457,7 @@ struct VRCyclicBCD: Driver {
     switch phase {
     case .start:
       for each in [x, last, old] { each.copy(try io["x0"]) }
+      io.residual = .infinity
       return .go(.step)
     case .step:
       let k = try io.count("iterations"), uniforms = io.optional("uniforms")
@@ -471,6 +473,7 @@ struct VRCyclicBCD: Driver {
     case .ask:
       let b = try io.count("block", blocks.count)
       if b == blocks.count {
+        io.residual = x.distance(old) / h.lr
         // now `last` is what `old` is: the next step's mixed points begin there
         last.copy(old)
         io.iterations += 1

@@ -129,6 +129,7 @@ struct SparseCodingPSD: Driver {
       .result("new_encoder", "k, n", "D after the step"), .result("new_bias", "k", "bias after the step"),
       .result("new_gain", "k", "gain after the step"), .result("value", "", "mean energy at the codes"),
       .result("iterations", "", "steps of inference"),
+      .result("residual", "", "L*|z - the proximal gradient step from z|, L = |B|^2 + alpha, the largest"),
     ], kept: [.kept("forecast", "s, k", "F(y)")])
 
   let h: Hyper
@@ -139,7 +140,7 @@ struct SparseCodingPSD: Driver {
     let samples = try io["y"], b = try io["dictionary"], d = try io["encoder"], bias = try io["bias"]
     let gain = try io["gain"], codes = try io["z"], forecast = try io["forecast"]
     let s = samples.rows, n = b.rows, k = bias.count
-    try Memory.ask(8 &* (4 &* k + 3 &* n + 2 &* n &* k))
+    try Memory.ask(8 &* (6 &* k + 3 &* n + 2 &* n &* k))
     let top = try LinearAlgebra.SVD(b.p, n, k).s.first ?? 0
     let curvature = top * top + h.alpha
     var dB = [Double](repeating: 0, count: n * k), dD = dB, dBias = [Double](repeating: 0, count: k), dGain = dBias
@@ -147,8 +148,12 @@ struct SparseCodingPSD: Driver {
       let y = samples.row(i), z = codes.row(i), f = forecast.row(i)
       let hidden = (0..<k).map { j in tanh(d.row(j).dot(y) + Double(bias.p[j])) }
       for j in 0..<k { f.p[j] = T(Double(gain.p[j]) * hidden[j]) }
-      let code = infer(b, y, (0..<k).map { Double(gain.p[$0]) * hidden[$0] }, curvature)
+      let foreseen = (0..<k).map { Double(gain.p[$0]) * hidden[$0] }, code = infer(b, y, foreseen, curvature)
       let rest = residual(b, y, code)
+      if curvature > 0 {
+        let moves = zip(code, step(b, y, foreseen, code, curvature)).map { $0 - $1 }
+        io.residual = max(io.residual, curvature * Flat.norm(moves, k))
+      }
       var sparse = 0.0, apart = 0.0
       for j in 0..<k {
         let miss = code[j] - Double(gain.p[j]) * hidden[j], slope = -h.alpha * miss
@@ -188,17 +193,23 @@ struct SparseCodingPSD: Driver {
     var z = f, ahead = f, t = 1.0
     if curvature == 0 { return z }
     for _ in 0..<h.integer("max_iter") {
-      let rest = residual(b, y, ahead), last = z, k = z.count
-      for j in 0..<k {
-        var slope = h.alpha * (ahead[j] - f[j])
-        for l in 0..<y.count { slope -= Double(b.p[l * k + j]) * rest[l] }
-        z[j] = shrunk(ahead[j] - slope / curvature, by: h.lam / curvature)
-      }
-      let next = (1 + (1 + 4 * t * t).squareRoot()) / 2
-      for j in 0..<k { ahead[j] = z[j] + (t - 1) / next * (z[j] - last[j]) }
+      let last = z, next = (1 + (1 + 4 * t * t).squareRoot()) / 2
+      z = step(b, y, f, ahead, curvature)
+      for j in z.indices { ahead[j] = z[j] + (t - 1) / next * (z[j] - last[j]) }
       t = next
     }
     return z
+  }
+  /// The proximal gradient step from z.
+  private func step<T: Real>(
+    _ b: Vector<T>, _ y: Vector<T>, _ f: [Double], _ z: [Double], _ curvature: Double
+  ) -> [Double] {
+    let rest = residual(b, y, z), k = z.count
+    return (0..<k).map { j in
+      var slope = h.alpha * (z[j] - f[j])
+      for l in 0..<y.count { slope -= Double(b.p[l * k + j]) * rest[l] }
+      return shrunk(z[j] - slope / curvature, by: h.lam / curvature)
+    }
   }
 }
 

@@ -174,7 +174,7 @@ class VRCyclicBCD(SolverReference):
     def solve(self, inputs, ask):
         x, e, n = inputs["x0"].copy(), np.zeros(len(inputs["x0"])), len(inputs["x0"])
         before, start, k, large = x.copy(), x.copy(), 0, 0
-        blocks = [(i, min(self.block, n - i)) for i in range(0, n, self.block)]
+        residual, blocks = np.inf, [(i, min(self.block, n - i)) for i in range(0, n, self.block)]
         while k < min(self.max_iter, len(inputs["uniforms"])):
             heads = k == 0 or inputs["uniforms"][k] < self.p
             large += heads
@@ -188,4 +188,5 @@ class VRCyclicBCD(SolverReference):
                     e[at] += ask["difference"](x, old, first, length)[at]
                 x[at] = soft(x[at] - self.lr * e[at], self.lr * 0.2) if self.regularizer else x[at] - self.lr * e[at]
             k += 1
-        return {"x": x, "iterations": k, "large": large, "outcome": "max_iter"}
+            residual = np.linalg.norm(x - start) / self.lr
+        return {"x": x, "iterations": k, "large": large, "residual": residual, "outcome": "max_iter"}

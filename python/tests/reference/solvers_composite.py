@@ -259,6 +259,8 @@ class SparseCodingPSD(SolverReference):
             new = soft(v - ((v @ B.T - Y) @ B + self.alpha * (v - F)) / L, self.lam / L)
             s = (1 + np.sqrt(1 + 4 * t * t)) / 2
             z, v, t = new, new + (t - 1) / s * (new - z), s
+        step = soft(z - ((z @ B.T - Y) @ B + self.alpha * (z - F)) / L, self.lam / L)
+        residual = L * np.linalg.norm(z - step, axis=1).max()
         rest, n = Y - z @ B.T, len(Y)
         value = np.mean(np.sum(rest**2, 1) / 2 + self.lam * np.sum(np.abs(z), 1) + self.alpha / 2 * np.sum((z - F) ** 2, 1))
         dF = -self.alpha * (z - F)
@@ -266,7 +268,7 @@ class SparseCodingPSD(SolverReference):
         B2 = B + self.lr / n * rest.T @ z
         return {"z": z, "new_dictionary": B2 / np.linalg.norm(B2, axis=0), "new_encoder": D - self.lr / n * dU.T @ Y,
                 "new_bias": bias - self.lr / n * dU.sum(0), "new_gain": gain - self.lr / n * (dF * T).sum(0), "value": value,
-                "iterations": self.max_iter, "outcome": "max_iter"}
+                "iterations": self.max_iter, "residual": residual, "outcome": "max_iter"}
 
 
 class NMFRobust(SolverReference):
