@@ -3,7 +3,7 @@
  *
  * malloc and free of the library lead here (CReserve) on threads that are inside such a step. Small blocks are cut out of
  * chunks of 1 MB; what is larger has a chunk of its own. A block goes back to the list of its size, whoever frees it and
- * when; a depot that is left lives on until the last of its blocks is back. */
+ * when; a depot that is left lives on until the last of its blocks is back. Where there are no more chunks malloc serves. */
 #include "CThalweg.h"
 
 #include <pthread.h>

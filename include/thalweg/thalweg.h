@@ -563,7 +563,9 @@ size_t tw_optimizer_state_count(tw_optimizer *optimizer);
 tw_status tw_optimizer_state_at(tw_optimizer *optimizer, size_t index, tw_state_info *info);
 
 /* Bytes that steps have asked the system for beside the state, and keep for those to come: from the third step on with the same
- * tensors, they ask for none. What is large of it and not in use goes back where TW_MODE_EVAL is set. */
+ * tensors, they ask for none. What is large of it and not in use goes back where TW_MODE_EVAL is set.  A handle that steps takes
+ * 1 MB of address space, of which it uses what it needs; beyond 16,384 such handles and large blocks malloc serves, as it does in
+ * processes with AddressSanitizer, and this is 0. */
 size_t tw_optimizer_scratch(tw_optimizer *optimizer);
 
 /* Copies the state at `index`, widened to f64, into `out` (count elements). */
