@@ -68,8 +68,8 @@ enum Handles {
     return i
   }
 
-  /// Calls `body` with the object, which no other thread can use meanwhile; `stepping`: what it allocates stays with the
-  /// handle for the next such call.
+  /// Calls `body` with the object, which no other thread can use meanwhile; `stepping`: what it allocates stays with
+  /// the handle for the next such call.
   static func with<T: AnyObject, R>(
     _ p: OpaquePointer?, _ kind: Kind, _: T.Type, stepping: Bool = false, _ body: (T) throws(Failure) -> R
   ) throws(Failure) -> R {

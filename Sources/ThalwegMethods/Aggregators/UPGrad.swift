@@ -40,8 +40,9 @@ struct UPGrad: GramianRule {
     // each task by itself, side by side
     var answers = [(v: [Double], convergence: Convergence)?](repeating: nil, count: m)
     answers.withUnsafeMutableBufferPointer { out in
-      Threads.run(m, parallel: m >= 32) { i in
-        out[i] = try? UPGrad.solve(G, atLeast: G.indices.map { $0 == i ? pref[i] : 0 })
+      nonisolated(unsafe) let out = out
+      Parts(m, of: m &* m).forEach { _, tasks in
+        for i in tasks { out[i] = try? UPGrad.solve(G, atLeast: G.indices.map { $0 == i ? pref[i] : 0 }) }
       }
     }
     var total = [Double](repeating: 0, count: m), convergence = Convergence()
