@@ -106,7 +106,11 @@ def test_products_of_other_methods(method: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("method", ["soap", "kl_soap"])
 @pytest.mark.parametrize("frequency", [1, 10])
 def test_directions_without_a_gradient_stay_small(method: str, frequency: int) -> None:
-    """Of rank 1 all but one direction is what rounding leaves: a new basis must not divide it by next to nothing."""
+    """Of rank 1 all but one direction is what rounding leaves: a new basis must not divide it by next to nothing.
+
+    What float32 leaves is not stepped along. What bfloat16 leaves may be taken for a gradient: 24 steps of 0.01 at most
+    in each of 48 directions, a common length of 0.24 sqrt(48).
+    """
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((48, 1)) * 0.1 + 1
     line = rng.standard_normal((1, 130))
@@ -117,4 +121,4 @@ def test_directions_without_a_gradient_stay_small(method: str, frequency: int) -
             for k in range(24):
                 opt.step([(rows * line * (1 + 0.1 * k)).astype(np.float32)])
         moves.append(np.abs(w - 1).max())
-    assert moves[1] <= 2.5 * moves[0], moves  # 150 times as far before v was held above m²
+    assert moves[0] < 0.05 and moves[1] <= 0.24 * np.sqrt(48), moves  # (beyond 50 before v was held above m²)

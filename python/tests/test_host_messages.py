@@ -79,7 +79,7 @@ def test_no_message_of_the_library_shows_a_name_of_c() -> None:
              for text in re.findall(r'(?:Failure|refused)\([^"\n]*"((?:[^"\\\n]|\\.)*)"', file.read_text())]
     assert len(texts) > 100
     # What only a C caller can do: structs of the wrong size, numbers for enumerations, functions of the process.
-    c_only = ("struct_size", "TW_STATE_", "TW_MASTER_", "TW_NONFINITE_", "TW_MODE_", "`allocate`")
+    c_only = ("struct_size", "TW_STATE_", "TW_MASTER_", "TW_NONFINITE_", "TW_MODE_", "TW_REQUEST_", "`allocate`")
     shown = [_errors.in_python(text.replace('\\"', '"')) for text in texts if not any(word in text for word in c_only)]
     plain = re.compile(r"(?<![\w.`])(" + "|".join(sorted(functions)) + r")\b|\btw_|\bTW_|\bNULL\b|\b(call|with) next\b")
     assert [text for text in shown if plain.search(text)] == []

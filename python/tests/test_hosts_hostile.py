@@ -172,7 +172,7 @@ def test_a_closed_optimizer_says_so() -> None:
 def test_a_step_within_a_step_is_out_of_order() -> None:
     w = np.ones(3)
     opt = tw.Optimizer([w], "sam(0.05) | adamw")
-    with pytest.raises(tw.SequenceError, match="another step was started"):
+    with pytest.raises(tw.SequenceError, match="is over: the loop that asked for it has gone on"):
         for request in opt.requests():
             next(opt.requests())
             request.answer([np.ones(3)])

@@ -293,9 +293,10 @@ def test_a_bare_array_is_no_list_of_gradients() -> None:
     one, two = tw.Optimizer([w], "sgd"), tw.Optimizer([w, w.copy()], "sgd")
     assert one.step(lambda: (2.0, g)) == 2.0
     for opt in (one, two):
+        asked = opt.requests()
         for call, says in ((lambda: opt.step(g), r"opt\.step\(\[g\]\)"),
                            (lambda: opt.bind_gradients(g), r"opt\.bind_gradients\(\[g\]\)"),
-                           (lambda: next(opt.requests()).answer(g), r"request\.answer\(\[g\]\)")):
+                           (lambda: next(asked).answer(g), r"request\.answer\(\[g\]\)")):
             with pytest.raises(TypeError, match=f"^gradients are given as a list.*: write {says}$"):
                 call()
     for closure in (lambda: (2.0, g), lambda: g):

@@ -34,7 +34,7 @@ class WassersteinInit(ObjectiveReference):
 
     name = "wasserstein_init"
     kind = "regularizer"
-    defaults = {"weight": 1e-4, "reduction": "sum"}
+    defaults = {"weight": 1e-4, "reduction": "sum", "every": 1}
     settings = ({}, {"weight": 0.7}, {"weight": 0.7, "reduction": "mean"})
 
     def examples(self, rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
