@@ -71,13 +71,8 @@ static __attribute__((noinline)) void give(void *p) {
   leave();
 }
 
-/* Of the depot of the step that this thread is in; NULL outside of steps. */
-static inline void *kept(size_t size, size_t alignment) {
-  return __builtin_expect(twi_depot_at_work() != NULL, 0) ? twi_depot_take(size, alignment) : NULL;
-}
-
 void *__wrap_malloc(size_t size) {
-  void *p = kept(size, 16);
+  void *p = twi_depot_take(size, 16);
   if (!p) p = __real_malloc(size);
   return __builtin_expect(p != NULL, 1) ? p : take(size);
 }
@@ -85,7 +80,7 @@ void *__wrap_malloc(size_t size) {
 void *__wrap_calloc(size_t count, size_t size) {
   size_t bytes;
   if (__builtin_mul_overflow(count, size, &bytes)) return NULL;
-  void *p = kept(bytes, 16);
+  void *p = twi_depot_take(bytes, 16);
   if (p) return memset(p, 0, bytes);
   p = __real_calloc(count, size);
   if (__builtin_expect(p != NULL, 1)) return p;
@@ -95,7 +90,7 @@ void *__wrap_calloc(size_t count, size_t size) {
 
 /* The runtime's; what is larger is tensors, which may fail. */
 int __wrap_posix_memalign(void **p, size_t alignment, size_t size) {
-  void *own = kept(size, alignment);
+  void *own = twi_depot_take(size, alignment);
   if (own) return *p = own, 0;
   int error = __real_posix_memalign(p, alignment, size);
   if (__builtin_expect(error != ENOMEM, 1) || alignment > HEAD || size > LARGEST_ALIGNED) return error;
