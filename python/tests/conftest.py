@@ -1,8 +1,9 @@
-"""Makes `reference` and `support` importable, keeps the number of threads from leaking between tests, and selects the
-tests of a method: pytest --method adamw."""
+"""Makes `reference` and `support` importable, keeps what a test sets for the whole process from the tests after it, and
+selects the tests of a method: pytest --method adamw."""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+ENABLE_X64 = os.environ.get("JAX_ENABLE_X64", "").lower() in ("1", "true", "yes", "on", "y", "t")
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +25,14 @@ def threads() -> Iterator[None]:
     before = thalweg.get_num_threads()
     yield
     thalweg.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def precision_of_jax() -> Iterator[None]:
+    """Every test starts with 32 or 64 bits in JAX as its configuration says, whatever the test before it compared with."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.config.update("jax_enable_x64", ENABLE_X64)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
