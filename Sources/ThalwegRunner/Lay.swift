@@ -35,7 +35,7 @@ extension Branch.Pass {
       // Behind the rule the gradient is only compared with: a copy only where it must be scaled.
       let g = gradient(p, r, x, source, whole: compares, &a)
       p.copy(g, to: whole)
-      p.run(e.map, b.rule.id, a, whole, x)
+      p.map(e, b.rule.id, a, whole, x)
       run(updates, p, r, whole, g)
       measureAlso(p, whole, g)
 
@@ -62,18 +62,20 @@ extension Branch.Pass {
         while folds, let s = rest.first, let e = s.element, p.fold(e, s.id) { rest = rest.dropFirst() }
         p.fuse(e, b.rule.id, a, x, g)
       } else {
-        let u: Program.Place
+        var u: Program.Place
         if scratchUpdate, let whole = p.scratch() {
           u = whole
-          if !updates.isEmpty {
+          if updates.contains(where: { acts($0, r) }) {
             let g = gradient(p, r, x, source, whole: true, &a)
+            u = p.update  // nobody reads the scratch tensor any more: it need not be written
+            p.copy(whole, to: u)
             run(updates, p, r, u, g)
           }
         } else {
           let g = gradient(p, r, x, source, whole: !updates.isEmpty, &a)
           u = updates.isEmpty && !g.moves ? g : p.update
           p.copy(g, to: u)
-          if let e = b.rule.element { p.run(e.map, b.rule.id, a, u, x) }
+          if let e = b.rule.element { p.map(e, b.rule.id, a, u, x) }
           run(updates, p, r, u, g)
         }
         (a.scale, a.coupled) = (1, 0)
@@ -150,13 +152,15 @@ extension Branch.Pass {
     if let (s, phase) = measured, let e = s.element { p.measure(e.measure, s.id, phase, Apply(), u, g) }
   }
 
+  /// Whether a stage changes anything.
+  private func acts(_ s: Stage, _ r: UnsafeMutablePointer<Record>) -> Bool {
+    s.element.map { $0.multiplies(r.pointee.rules[s.id]) != 1 } ?? false
+  }
   private func run(
     _ stages: some Sequence<Stage>, _ p: Program, _ r: UnsafeMutablePointer<Record>, _ v: Program.Place,
     _ w: Program.Place
   ) {
-    for s in stages {
-      if let e = s.element, e.multiplies(r.pointee.rules[s.id]) != 1 { p.run(e.map, s.id, Apply(), v, w) }
-    }
+    for s in stages { if let e = s.element, acts(s, r) { p.map(e, s.id, Apply(), v, w) } }
   }
 }
 

@@ -11,6 +11,8 @@ public struct Operands {
   public var slots: SlotPointers
   /// Memory that what follows this kernel will walk through: asked for line by line on the way.
   public var ahead: UnsafeMutableRawPointer
+  /// Where a map writes what it makes of x: there, or somewhere else, which a copy before it need not fill then.
+  public var out: UnsafeMutableRawPointer
   public var used: Int
   public var count: Int
   public var index: Int
@@ -29,9 +31,8 @@ public struct Operands {
     x: UnsafeMutableRawPointer, g: UnsafeMutableRawPointer, slots: SlotPointers, used: Int, count: Int, index: Int,
     pad: UnsafeMutableRawPointer
   ) {
-    (self.x, self.g, self.slots, self.ahead, self.used, self.count, self.index, self.pad) = (
-      x, g, slots, x, used, count, index, pad
-    )
+    (self.x, self.g, self.slots, self.used, self.count, self.index, self.pad) = (x, g, slots, used, count, index, pad)
+    (ahead, out) = (x, x)
   }
 }
 
@@ -209,14 +210,16 @@ public struct Sums {
 /// cut:
 ///
 ///     var v = Vectors<L>(o)
-///     while v.next() { ... L.load(v.x), L.load(v.g), v.s ... }
+///     repeat { while v.next() { ... L.load(v.x), L.load(v.g), v.s ... .store(v.x) } } while v.turn()
 ///     v.finish(writesX: true)
 ///
 /// The tail is copied to a padded vector, computed, and copied back where the kernel writes (a gradient may lie in
-/// read-only memory). An iterator and not a closure: the closure of a large rule would be called for every vector.
+/// read-only memory). An iterator and not a closure: the closure of a large rule would be called for every vector. Two
+/// loops and not one: a call inside would keep sums and constants in memory.
 public struct Vectors<L: Lane> {
   @usableFromInline var x: UnsafeMutablePointer<L.Element>
   @usableFromInline var g: UnsafeMutablePointer<L.Element>
+  @usableFromInline var out: UnsafeMutablePointer<L.Element>
   @usableFromInline var slots: SlotPointers
   @usableFromInline var i: Int
   @usableFromInline var end: Int
@@ -228,6 +231,7 @@ public struct Vectors<L: Lane> {
     self.o = o
     x = o.x.assumingMemoryBound(to: L.Element.self) - L.width
     g = o.g.assumingMemoryBound(to: L.Element.self) - L.width
+    out = o.out.assumingMemoryBound(to: L.Element.self) - L.width
     slots = o.slots
     (i, start) = (-L.width, o.index)
     end = o.count / L.width &* L.width
@@ -246,21 +250,23 @@ public struct Vectors<L: Lane> {
     i &+= L.width
     x += L.width
     g += L.width
-    return i < end || turn()
+    out += L.width
+    return i < end
   }
 
   /// At the end of the whole vectors: on to the tail, if there is one.
-  @inlinable @inline(__always) mutating func turn() -> Bool {
+  @inlinable @inline(__always) public mutating func turn() -> Bool {
     guard whole else { return false }
     whole = false
     let done = o.count / L.width &* L.width
     guard o.count != done else { return false }
     let row = L.width &* MemoryLayout<L.Element>.stride
     copyIn(o, done &* MemoryLayout<L.Element>.stride, (o.count &- done) &* MemoryLayout<L.Element>.stride, row)
-    x = o.pad.assumingMemoryBound(to: L.Element.self)
-    g = (o.pad + row).assumingMemoryBound(to: L.Element.self)
+    x = o.pad.assumingMemoryBound(to: L.Element.self) - L.width
+    g = (o.pad + row).assumingMemoryBound(to: L.Element.self) - L.width
+    out = x
     for k in 0..<SlotPointers.capacity { slots[k] = o.pad + row &* (k &+ 2) }
-    (i, end, start) = (0, L.width, o.index &+ done)
+    (i, end, start) = (-L.width, L.width, o.index &+ done)
     return true
   }
 
@@ -285,7 +291,7 @@ public struct Vectors<L: Lane> {
 @usableFromInline @inline(never) func copyOut(
   _ o: Operands, _ offset: Int, _ bytes: Int, _ row: Int, _ writesX: Bool, _ writesG: Bool
 ) {
-  if writesX { (o.x + offset).copyMemory(from: o.pad, byteCount: bytes) }
+  if writesX { (o.out + offset).copyMemory(from: o.pad, byteCount: bytes) }
   if writesG { (o.g + offset).copyMemory(from: o.pad + row, byteCount: bytes) }
   for k in 0..<o.used {
     // only what has changed: a slot may stand for memory of the host that is only read

@@ -26,7 +26,7 @@ public final class Program {
   private let sums: UnsafeMutablePointer<Sums>
   private let codecs: UnsafeMutablePointer<Codec>
   private var folding: Folding
-  private var steps: ContiguousArray<Step> = []
+  var steps: ContiguousArray<Step> = []
   private var streams: ContiguousArray<Stream> = []
   private var r: UnsafeMutablePointer<Record>
   private var at = 0
@@ -325,7 +325,7 @@ public final class Program {
   private func operands(_ v: Place, _ w: Place) -> (Operands, UInt32) {
     let o = Operands(
       x: v.base, g: w.base, slots: SlotPointers(repeating: pad), used: 0, count: 0, index: at, pad: pad)
-    var moving: UInt32 = (v.moves ? 1 | Program.aheadBit : 0) | (w.moves ? 2 : 0)
+    let moving: UInt32 = (v.moves ? 1 | Program.aheadBit | Program.outBit : 0) | (w.moves ? 2 : 0)
     if !(v.moves && w.moves), v.base != pad { scratches = true }
     if v.moves { follow(v.base, r.pointee.size) }
     if w.moves { follow(w.base, r.pointee.size) }
@@ -390,7 +390,8 @@ public final class Program {
       return
     }
   }
-  private static let aheadBit: UInt32 = 4 << UInt32(SlotPointers.capacity)  // `ahead` follows the slots in memory
+  static let aheadBit: UInt32 = 4 << UInt32(SlotPointers.capacity)  // `ahead` and `out` follow the slots in memory
+  static let outBit = aheadBit << 1
 
   private func follow(_ start: UnsafeMutableRawPointer, _ size: Int) {
     for s in streams where s.start == start { return }

@@ -7,7 +7,7 @@ extension Program {
     var kind: Kind
     var part = Part.all
     var o: Operands
-    /// Bit k: pointer k of the operands (x, g, the slots) advances.
+    /// Bit k: pointer k of the operands (x, g, the slots, `ahead`, `out`) advances.
     var moving: UInt32
     /// Its `ahead` is state of a later step, not what it walks through itself.
     var looksAhead = false
@@ -30,7 +30,18 @@ extension Program {
     var size: Int
   }
 
-  /// Moves the pointers of the operands whose bits are set; x, g and the slots follow each other in memory.
+  /// v ← direction(v, w) of a stage. Where the last step copies something to v, the kernel reads it from there itself.
+  public func map(_ e: ElementKernels, _ stage: Int, _ apply: Apply, _ v: Place, _ w: Place) {
+    let copy = steps.last.flatMap { $0.kind == .copy && $0.o.x == v.base && v.base != w.base ? $0 : nil }
+    if copy != nil { steps.removeLast() }
+    let first = steps.count
+    run(e.map, stage, apply, v, w)
+    guard let copy, let k = steps.indices.dropFirst(first).first(where: { steps[$0].kind == .kernel }) else { return }
+    steps[k].o.x = copy.o.g
+    steps[k].moving = steps[k].moving & ~1 | (copy.moving & 2) >> 1
+  }
+
+  /// Moves the pointers of the operands whose bits are set; they follow each other in memory.
   @inline(__always)
   func advance(_ o: inout Operands, _ moving: UInt32, _ bytes: Int) {
     withUnsafeMutablePointer(to: &o) { p in
@@ -42,11 +53,11 @@ extension Program {
       }
     }
   }
-  /// The operands of the rest of a chunk: x and g lie behind its whole blocks wherever they are; widened state begins
-  /// at its row.
+  /// The operands of the rest of a chunk: x, g and what is written lie behind its whole blocks wherever they are;
+  /// widened state begins at its row.
   func shifted(_ o: Operands, _ moving: UInt32, _ bytes: Int) -> Operands {
     var o = o
-    advance(&o, moving | 3, bytes)
+    advance(&o, moving | 3 | Program.outBit, bytes)
     return o
   }
 }

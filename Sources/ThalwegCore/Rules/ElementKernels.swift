@@ -84,12 +84,14 @@ func fusedKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKernel
   { p, a, o in
     let rule = p.loadUnaligned(as: R.self)
     var v = Vectors<L>(o), ahead = o.ahead
-    while v.next() {
-      twi_prefetch(ahead)
-      ahead += MemoryLayout<L>.size
-      let old = L.load(v.x)
-      rule.step(a.gradient(L.load(v.g), old), old, v.s, a).store(v.x)
-    }
+    repeat {
+      while v.next() {
+        twi_prefetch(ahead)
+        ahead += MemoryLayout<L>.size
+        let old = L.load(v.x)
+        rule.step(a.gradient(L.load(v.g), old), old, v.s, a).store(v.x)
+      }
+    } while v.turn()
     v.finish(writesX: true)
   }
 }
@@ -134,11 +136,13 @@ func mapKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKernels.
   { p, a, o in
     let rule = p.loadUnaligned(as: R.self)
     var v = Vectors<L>(o)
-    while v.next() {
-      fetchAhead(v.x)
-      let w = L.load(v.g)
-      rule.direction(a.gradient(L.load(v.x), w), w, v.s).store(v.x)
-    }
+    repeat {
+      while v.next() {
+        fetchAhead(v.x)
+        let w = L.load(v.g)
+        rule.direction(a.gradient(L.load(v.x), w), w, v.s).store(v.out)
+      }
+    } while v.turn()
     v.finish(writesX: true)
   }
 }
@@ -149,10 +153,22 @@ func measureKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKern
     let rule = p.loadUnaligned(as: R.self)
     var sums = total.pointee
     var v = Vectors<L>(o)
-    while v.next() {
-      fetchAhead(v.x)
-      let w = L.load(v.g)
-      rule.measure(phase, a.gradient(L.load(v.x), w), w, v.s, &sums)
+    if rule.squares(phase) {
+      repeat {
+        while v.next() {
+          fetchAhead(v.x)
+          let g = a.gradient(L.load(v.x), L.load(v.g))
+          sums.add(0, g, times: g)
+        }
+      } while v.turn()
+    } else {
+      repeat {
+        while v.next() {
+          fetchAhead(v.x)
+          let w = L.load(v.g)
+          rule.measure(phase, a.gradient(L.load(v.x), w), w, v.s, &sums)
+        }
+      } while v.turn()
     }
     v.finish(writesX: false)
     total.pointee = sums
@@ -164,7 +180,7 @@ func evaluateKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKer
   { p, a, o in
     let rule = p.loadUnaligned(as: R.self)
     var v = Vectors<L>(o)
-    while v.next() { rule.evaluate(L.load(v.x), v.s).store(v.x) }
+    repeat { while v.next() { rule.evaluate(L.load(v.x), v.s).store(v.x) } } while v.turn()
     v.finish(writesX: true)
   }
 }

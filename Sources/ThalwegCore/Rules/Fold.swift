@@ -93,14 +93,16 @@ func foldedKernel<R: ElementRule, L: Lane>(_: R.Type, _: L.Type) -> ElementKerne
     var inner = a
     inner.scale = 1
     var v = Vectors<L>(o)
-    while v.next() {
-      let old = L.load(v.x), s = v.s
-      var g = L.load(v.g) * scale
-      for k in 0..<before { g = folds[k](g, old, s) }
-      var x = rule.step(inner.gradient(g, old), old, s, inner)
-      for k in before..<count { x = folds[k](x, x, s) }
-      x.store(v.x)
-    }
+    repeat {
+      while v.next() {
+        let old = L.load(v.x), s = v.s
+        var g = L.load(v.g) * scale
+        for k in 0..<before { g = folds[k](g, old, s) }
+        var x = rule.step(inner.gradient(g, old), old, s, inner)
+        for k in before..<count { x = folds[k](x, x, s) }
+        x.store(v.x)
+      }
+    } while v.turn()
     v.finish(writesX: true)
   }
 }

@@ -28,12 +28,14 @@ public func plainKernel<O: ElementOperation, L: Lane>(_ op: O, _: L.Type, writes
 @inlinable @inline(__always)
 func walk<O: ElementOperation, L: Lane>(_ o: Operands, _ op: O, _: L.Type, _ writesX: Bool, _ writesG: Bool) {
   var v = Vectors<L>(o)
-  while v.next() {
-    var a = L.load(v.x), b = L.load(v.g)
-    op(&a, &b, v.s)
-    if writesX { a.store(v.x) }
-    if writesG { b.store(v.g) }
-  }
+  repeat {
+    while v.next() {
+      var a = L.load(v.x), b = L.load(v.g)
+      op(&a, &b, v.s)
+      if writesX { a.store(v.x) }
+      if writesG { b.store(v.g) }
+    }
+  } while v.turn()
   v.finish(writesX: writesX, writesG: writesG)
 }
 
@@ -46,10 +48,12 @@ public func plainMeasure<O: ElementSum, L: Lane>(_ op: O, _: L.Type) -> PlainMea
 func addUp<O: ElementSum, L: Lane>(_ o: Operands, _ op: O, _: L.Type, _ before: Sums) -> Sums {
   var sums = before
   var v = Vectors<L>(o)
-  while v.next() {
-    fetchAhead(v.x)
-    op(L.load(v.x), L.load(v.g), v.s, &sums)
-  }
+  repeat {
+    while v.next() {
+      fetchAhead(v.x)
+      op(L.load(v.x), L.load(v.g), v.s, &sums)
+    }
+  } while v.turn()
   v.finish(writesX: false)
   return sums
 }
@@ -60,16 +64,18 @@ func addUp<O: ElementSum, L: Lane>(_ o: Operands, _ op: O, _: L.Type, _ before: 
 public func nonFiniteMeasure<L: Lane>(_: L.Type, both: Bool) -> PlainMeasure {
   { o, total in
     var v = Vectors<L>(o), seen = L(0)
-    while v.next() {
-      fetchAhead(v.x)
-      let x = L.load(v.x)
-      seen = seen + (x - x)
-      if both {
-        fetchAhead(v.g)
-        let g = L.load(v.g)
-        seen = seen + (g - g)
+    repeat {
+      while v.next() {
+        fetchAhead(v.x)
+        let x = L.load(v.x)
+        seen = seen + (x - x)
+        if both {
+          fetchAhead(v.g)
+          let g = L.load(v.g)
+          seen = seen + (g - g)
+        }
       }
-    }
+    } while v.turn()
     total.pointee.add(0, L.select(L.equal(seen, seen), L(0), L(1)))
   }
 }

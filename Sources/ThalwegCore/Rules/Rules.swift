@@ -222,6 +222,8 @@ public protocol ElementRule: Listed, BitwiseCopyable, Sendable {
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext)
   init(_ h: Hyper, _ c: StepContext)
   func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums)
+  /// The sum of a phase is that of the squares of v, which has a loop of its own: `measure` is not asked.
+  func squares(_ phase: Int) -> Bool
   func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L
   /// The new parameter. Methods whose move is not θ·keep − lr·direction override it.
   func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L
@@ -254,6 +256,7 @@ extension ElementRule {
   @inlinable @inline(__always) public func measure<L: Lane>(
     _ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums
   ) {}
+  @inlinable @inline(__always) public func squares(_ phase: Int) -> Bool { false }
   @inlinable @inline(__always) public func step<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>, _ a: Apply) -> L {
     let d = direction(g, x, s)
     return x * a.keep - a.lr * d

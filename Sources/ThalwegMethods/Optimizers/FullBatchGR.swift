@@ -40,9 +40,7 @@ struct FullBatchGR: ElementRule {
     factor = norm > clip ? clip / (norm + 1e-6) : 1
     (momentum, decay, first, nesterov) = (h.momentum, c.weightDecay, c.t == 1, h.nesterov)
   }
-  @inline(__always) func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, v, times: v)
-  }
+  @inline(__always) func squares(_ phase: Int) -> Bool { true }
   @inline(__always) func direction<L: Lane>(_ v: L, _ x: L, _ s: Slots<L>) -> L {
     let g = factor * v + decay * x
     let b = first ? g : momentum * s[0] + g

@@ -45,9 +45,7 @@ struct HARPG: ElementRule {
     divisor = h.normalize && c.scalars[0] != 0 ? c.scalars[0] : 1
   }
 
-  @inline(__always) func measure<L: Lane>(_ phase: Int, _ d: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, d, times: d)
-  }
+  @inline(__always) func squares(_ phase: Int) -> Bool { true }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
     s[0] = totals.root(0)

@@ -37,9 +37,7 @@ struct LOMO: ElementRule {
     (bound, bounded) = (h.clip_value, h.has("clip_value"))
   }
 
-  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, g, times: g)
-  }
+  @inline(__always) func squares(_ phase: Int) -> Bool { true }
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     factor * (bounded ? g.clipped(to: bound) : g)
   }

@@ -24,9 +24,7 @@ struct BetaNGD: ElementRule {
     factor = Factor(c.scalars[0] > 0 ? 1 / pow(c.scalars[0], h.beta) : c.scalars[0])
   }
 
-  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, g, times: g)
-  }
+  @inline(__always) func squares(_ phase: Int) -> Bool { true }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
     s[0] = totals.root(0)
@@ -56,9 +54,7 @@ struct AdaGradNorm: ElementRule {
 
   init(_ h: Hyper, _ c: StepContext) { factor = 1 / Squares(c.scalars[0]).root }
 
-  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, g, times: g)
-  }
+  @inline(__always) func squares(_ phase: Int) -> Bool { true }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
     let b0: Double = h.b0
@@ -100,9 +96,7 @@ struct PolyakSGD: ElementRule {
 
   init(_ h: Hyper, _ c: StepContext) { factor = h.scaling * c.scalars[0] }
 
-  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, g, times: g)
-  }
+  @inline(__always) func squares(_ phase: Int) -> Bool { true }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
     let floor: Double = h.f_min, denominator = totals[0] + h.eps

@@ -55,9 +55,7 @@ struct NovoGrad: ElementRule {
     decay = h.decoupled ? 0 : c.weightDecay
   }
 
-  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, g, times: g)
-  }
+  @inline(__always) func squares(_ phase: Int) -> Bool { true }
   @inline(__always) func direction<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     var u = root == 0 ? g : g / root
     if decay != 0 { u = u + decay * x }

@@ -46,9 +46,7 @@ struct RobustSubGM: ElementRule {
     }
   }
 
-  @inline(__always) func measure<L: Lane>(_ phase: Int, _ g: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, g, times: g)
-  }
+  @inline(__always) func squares(_ phase: Int) -> Bool { true }
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
     s[0] = totals.root(0)
   }

@@ -39,9 +39,7 @@ struct SPIDER: ElementRule {
 
   init(_ h: Hyper, _ c: StepContext) { divisor = SPIDER.divides(h) && c.scalars[0] != 0 ? c.scalars[0] : 1 }
 
-  @inline(__always) func measure<L: Lane>(_ phase: Int, _ v: L, _ x: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, v, times: v)
-  }
+  @inline(__always) func squares(_ phase: Int) -> Bool { true }
 
   static func finish(_ phase: Int, _ totals: Totals, _ s: UnsafeMutablePointer<Double>, _ h: Hyper, _ c: StepContext) {
     s[0] = totals.root(0)

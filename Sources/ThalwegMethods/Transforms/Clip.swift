@@ -71,10 +71,9 @@ struct ClipGlobalNorm: ElementRule {
     largest = general ? c.scalars[1] : 1
   }
 
+  @inline(__always) func squares(_ phase: Int) -> Bool { p == 2 }
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums) {
-    if p == 2 {
-      sums.add(0, v, times: v)
-    } else if p == 1 {
+    if p == 1 {
       sums.add(0, v.magnitude)
     } else if general, phase == 1 {
       if largest != 0 { sums.add(0, L.pow(v.magnitude / largest, p)) }

@@ -35,6 +35,7 @@ struct ClipNorm: ElementRule {
   @inline(__always) func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums) {
     same.measure(phase, v, w, s, &sums)
   }
+  @inline(__always) func squares(_ phase: Int) -> Bool { same.squares(phase) }
   var multiplies: Double? { same.factor }
   @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { same.direction(v, w, s) }
 }
@@ -66,9 +67,7 @@ struct ClipBlockRMS: ElementRule {
     factor = c.scalars[0] <= most ? 1 : most / c.scalars[0]
   }
 
-  @inline(__always) func measure<L: Lane>(_ phase: Int, _ v: L, _ w: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, v, times: v)
-  }
+  @inline(__always) func squares(_ phase: Int) -> Bool { true }
   var multiplies: Double? { factor }
   @inline(__always) func direction<L: Lane>(_ v: L, _ w: L, _ s: Slots<L>) -> L { factor == 1 ? v : v * factor }
 }

@@ -26,9 +26,7 @@ struct ClipUpdateRMS: ElementRule {
   let share: Double
   init(_ h: Hyper, _ c: StepContext) { share = c.scalars[0] }
 
-  @inline(__always) func measure<L: Lane>(_ phase: Int, _ u: L, _ g: L, _ s: Slots<L>, _ sums: inout Sums) {
-    sums.add(0, u, times: u)
-  }
+  @inline(__always) func squares(_ phase: Int) -> Bool { true }
   var multiplies: Double? { share }
   @inline(__always) func direction<L: Lane>(_ u: L, _ g: L, _ s: Slots<L>) -> L { share == 1 ? u : u * share }
 }
