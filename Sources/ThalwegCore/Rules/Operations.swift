@@ -63,7 +63,7 @@ func addUp<O: ElementSum, L: Lane>(_ o: Operands, _ op: O, _: L.Type, _ before: 
 @inlinable @inline(never)
 public func nonFiniteMeasure<L: Lane>(_: L.Type, both: Bool) -> PlainMeasure {
   { o, total in
-    var v = Vectors<L>(o), seen = L(0)
+    var v = Vectors<L>(o), seen = L(0), seenToo = L(0)  // two: an addition need not wait for the other
     repeat {
       while v.next() {
         fetchAhead(v.x)
@@ -72,10 +72,11 @@ public func nonFiniteMeasure<L: Lane>(_: L.Type, both: Bool) -> PlainMeasure {
         if both {
           fetchAhead(v.g)
           let g = L.load(v.g)
-          seen = seen + (g - g)
+          seenToo = seenToo + (g - g)
         }
       }
     } while v.turn()
+    seen = seen + seenToo
     total.pointee.add(0, L.select(L.equal(seen, seen), L(0), L(1)))
   }
 }

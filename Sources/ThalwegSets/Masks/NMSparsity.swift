@@ -10,7 +10,7 @@ import ThalwegCore
 ///          dense.
 /// Differs  of equal magnitudes the lower index stays (the authors' sort keeps a high one). Every tensor is masked,
 ///          biases too: `route` leaves them out. The gradient of the first step is taken where the host started, which
-///          `next` has masked before it asks.
+///          `next` has masked before it asks. NaN counts as infinite.
 /// Source   Zhou et al., 2021, arXiv:2102.04010.
 struct NMSparsity: WholeRule {
   static let method = Method(
@@ -93,7 +93,10 @@ struct NMSparsity: WholeRule {
     _ w: UnsafeMutablePointer<T>, _ first: Int, _ step: Int, _ body: (_ index: Int, _ stays: Bool) -> Void
   ) {
     withUnsafeTemporaryAllocation(of: T.self, capacity: m) { magnitudes in
-      for i in 0..<m { magnitudes[i] = abs(w[first &+ i &* step]) }
+      for i in 0..<m {
+        let size = abs(w[first &+ i &* step])
+        magnitudes[i] = size == size ? size : .infinity
+      }
       for i in 0..<m {
         var larger = 0
         for j in 0..<m where magnitudes[j] > magnitudes[i] || (magnitudes[j] == magnitudes[i] && j < i) {
@@ -137,35 +140,35 @@ struct NMSparsity: WholeRule {
     return (m == 2 || m == 4) && lines.inner == 1 && lines.length % m == 0 ? shape.count / 16 &* 16 : nil
   }
   /// Which of sixteen entries stay: an entry is compared with those whose index in the group differs in bit 0, 1 or
-  /// both; of equals the lower index is the larger. (A comparison that holds has all bits set: it is -1.)
+  /// both; of equals the lower index is the larger. Magnitudes order like their bits, and one more makes an equal larger.
+  /// (A comparison that holds has all bits set: it is -1.)
   @inline(__always) private func stays(_ x: SIMD16<Float>) -> SIMDMask<SIMD16<Int32>> {
-    @inline(__always) func bits(_ mask: SIMDMask<SIMD16<Int32>>) -> SIMD16<Int32> {
-      unsafeBitCast(mask, to: SIMD16<Int32>.self)
+    typealias Keys = SIMD16<Int32>
+    @inline(__always) func isLarger(_ other: Keys, _ isLower: Keys) -> Keys {
+      unsafeBitCast(other &+ isLower .> a, to: Keys.self)
     }
-    @inline(__always) func isLarger(_ other: SIMD16<Float>, _ isLower: SIMD16<Int32>) -> SIMD16<Int32> {
-      bits(other .> a) | (bits(other .== a) & isLower)
-    }
-    let a = x.magnitude
+    let infinite = Keys(repeating: Int32(bitPattern: Float.infinity.bitPattern)), bits = unsafeBitCast(x, to: Keys.self)
+    let all = bits & Keys(repeating: .max), a = all.replacing(with: infinite, where: all .> infinite)
     var beside = a
     (beside.evenHalf, beside.oddHalf) = (a.oddHalf, a.evenHalf)
     var smaller = isLarger(beside, NMSparsity.odd)
     if m == 4 {
       smaller = smaller &+ isLarger(swapped(a), NMSparsity.upper) &+ isLarger(swapped(beside), NMSparsity.upper)
     }
-    return smaller .> SIMD16(repeating: Int32(truncatingIfNeeded: -n))
+    return smaller .> Keys(repeating: Int32(truncatingIfNeeded: -n))
   }
   /// Neighbouring pairs change places.
-  @inline(__always) private func swapped(_ x: SIMD16<Float>) -> SIMD16<Float> {
+  @inline(__always) private func swapped(_ x: SIMD16<Int32>) -> SIMD16<Int32> {
     let pairs = unsafeBitCast(x, to: SIMD8<Int64>.self)
     var y = pairs
     (y.evenHalf, y.oddHalf) = (pairs.oddHalf, pairs.evenHalf)
-    return unsafeBitCast(y, to: SIMD16<Float>.self)
+    return unsafeBitCast(y, to: SIMD16<Int32>.self)
   }
   @inline(__always) private static var odd: SIMD16<Int32> {
-    SIMD16(0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1)
+    SIMD16(0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1)
   }
   @inline(__always) private static var upper: SIMD16<Int32> {
-    SIMD16(0, 0, -1, -1, 0, 0, -1, -1, 0, 0, -1, -1, 0, 0, -1, -1)
+    SIMD16(0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1)
   }
 
   /// v ← v + decay·(1 − mask(w))·w, for a gradient v.
