@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+import thalweg as tw
+
 from .constraints import Stiefel
 from .manifolds import SPD, Sphere
 from .solvers import Case, SolverReference, spd
@@ -81,8 +83,9 @@ class MoreauGrad(SolverReference):
     """The gradient of a Moreau envelope (Zhang, Farnia, 2023; arXiv 2302.05294)."""
 
     name = "moreau_grad"
-    defaults = {"rho": 1.0, "lr": 0.1, "max_iter": 300, "tail": 100, "l1": 0.0, "group": None}
-    settings = ({"max_iter": 40, "tail": 10}, {"max_iter": 60, "tail": 1, "l1": 0.4}, {"max_iter": 30, "tail": 5, "l1": 0.6, "group": 2, "rho": 0.5})
+    defaults = {"rho": 1.0, "lr": 0.1, "max_iter": 300, "tail": 100, "l1": 0.0, "group": None, "sigma": 0.0, "samples": 1, "seed": 0}
+    settings = ({"max_iter": 40, "tail": 10}, {"max_iter": 60, "tail": 1, "l1": 0.4}, {"max_iter": 30, "tail": 5, "l1": 0.6, "group": 2, "rho": 0.5},
+                {"max_iter": 20, "tail": 3, "sigma": 0.1, "samples": 4, "seed": 3}, {"max_iter": 7, "tail": 7, "sigma": 0.5, "l1": 0.2}, {"max_iter": 5, "tail": 2, "samples": 3})
 
     def cases(self, rng):
         H = spd(rng, 30, 4.0)
@@ -102,8 +105,10 @@ class MoreauGrad(SolverReference):
 
     def solve(self, inputs, ask):
         x, d, moves = inputs["x"], np.zeros_like(inputs["x"]), []
-        for _ in range(self.max_iter):
-            d = self.prox(d - self.lr * (ask["gradient"](x + d) + d / self.rho))
+        for k in range(self.max_iter):
+            noise = [tw.random_normal(self.seed, 0, k * self.samples + j, 0, x.size).reshape(x.shape) for j in range(self.samples)]
+            g = np.mean([ask["gradient"](x + d + self.sigma * np.ptp(x) * z) for z in noise], axis=0)
+            d = self.prox(d - self.lr * (g + d / self.rho))
             moves.append(d)
         return {"envelope_gradient": -np.mean(moves[-self.tail:], axis=0) / self.rho, "move": d, "iterations": self.max_iter, "outcome": "max_iter"}
 
