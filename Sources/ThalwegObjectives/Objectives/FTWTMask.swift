@@ -7,10 +7,13 @@ import ThalwegCore
 ///     mass = 1: filters with p ≤ delta go;  else, from the strongest down, those whose running share
 ///       exceeds mass + delta
 ///     uniform: the ⌊ratio·C⌋ weakest go, and those with r ≤ delta;   the strongest stays in any case
-///     value = mean binary cross-entropy of the logits against the targets
+///     value = mean binary cross-entropy of the logits against the targets;   0 from progress = cooldown on
 ///
 /// act (N, C, H, W) is the output of the layer, logits (N, C) the head's. Of equal filters the lower index is stronger.
-/// Differs  a mass of 0 or below keeps all. The release drops every filter where one alone exceeds the mass.
+/// progress is the share of the epochs that is over; the targets are those of every call.
+/// Errors   TW_ERROR_RANGE: a progress outside [0, 1].
+/// Differs  a mass of 0 or below keeps all. The release drops every filter where one alone exceeds the mass. The step
+///          size of the predictor (`lr_mask`) is that of the host's optimizer.
 /// Source   Elkerdawy, Elhoushi, Zhang, Ray, 2022, arXiv:2110.08232.
 struct FTWTMask: Objective {
   static let method = Method(
@@ -20,19 +23,25 @@ struct FTWTMask: Objective {
       r_c = max over space of |act|, p = r/sum r;  mass = 1: p <= delta goes;
       else what is beyond a running share of mass + delta goes
       uniform: the floor(ratio*C) weakest go, and r <= delta;  value = mean binary cross-entropy against the targets
+      0 from progress = cooldown on
       """,
     source: "Elkerdawy, Elhoushi, Zhang, Ray, 2022, arXiv:2110.08232",
     parameters: [
       .number("mass", 1, .atMost(1), "share of the heat that is kept; 0 or below: all"),
       .choice("variant", ["mass", "uniform"], "what is dropped"),
       .number("delta", 1e-5, .atLeast(0), "tolerance"), .number("ratio", 0.5, .rate, "share that uniform drops"),
+      .number(
+        "cooldown", 1, .between(0, 1, lowOpen: true, highOpen: false), "share of the epochs after which the loss is 0"),
     ],
     inputs: [
       .constant("act", "N, C, H, W", "outputs of the layer"), .variable("logits", "N, C", "what the head foresees"),
+      .constant("progress", "", "share of the epochs that is over", optional: true),
       .result("target", "N, C", "1 where a filter stays"),
     ])
-  let mass, delta, ratio: Double, uniform: Bool
-  init(_ h: Hyper) { (mass, delta, ratio, uniform) = (h.mass, h.delta, h.ratio, h.is("variant", "uniform")) }
+  let mass, delta, ratio, cooldown: Double, uniform: Bool
+  init(_ h: Hyper) {
+    (mass, delta, ratio, cooldown, uniform) = (h.mass, h.delta, h.ratio, h.cooldown, h.is("variant", "uniform"))
+  }
 
   private func stays(_ r: [Double]) -> [Bool] {
     let n = r.count, rank = ranked(r), total = r.reduce(0, +)
@@ -55,7 +64,13 @@ struct FTWTMask: Objective {
   func forward<T: Real>(_ x: Inputs<T>, _ cache: Cache?) throws(Failure) -> Double {
     let act = try x["act"], z = try x["logits"], n = x.sizes["N"], c = x.sizes["C"], plane = x.sizes["H"] * x.sizes["W"]
     let g = try cache?.keep("logits", n * c, T.self), target = try cache?.keep("target", n * c, T.self)
-    let weight = 1 / Double(n * c)
+    var weight = 1 / Double(n * c)
+    if let done = x.optional("progress").map({ Double($0[0]) }) {
+      guard done >= 0, done <= 1 else {
+        throw Failure(Status.range, "ftwt_mask: `progress` must be in [0, 1], got \(text(done))")
+      }
+      if done >= cooldown { weight = 0 }
+    }
     return weight
       * Rows.sum(n, work: c * (plane + 8)) { i in
         let heat = (0..<c).map { k -> Double in

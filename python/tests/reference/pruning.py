@@ -265,8 +265,8 @@ class FTWTMask(ObjectiveReference):
     """Which filters a sample needs, and the loss of their forecast (Elkerdawy et al., 2022; arXiv 2110.08232)."""
 
     name = "ftwt_mask"
-    defaults = {"mass": 1.0, "variant": "mass", "delta": 1e-5, "ratio": 0.5}
-    settings = ({}, {"mass": 0.8}, {"mass": 0.3, "delta": 0.0}, {"variant": "uniform"}, {"variant": "uniform", "ratio": 0.9, "delta": 0.5}, {"mass": -1.0})
+    defaults = {"mass": 1.0, "variant": "mass", "delta": 1e-5, "ratio": 0.5, "cooldown": 1.0}
+    settings = ({}, {"mass": 0.8}, {"mass": 0.3, "delta": 0.0}, {"variant": "uniform"}, {"variant": "uniform", "ratio": 0.9, "delta": 0.5}, {"mass": -1.0}, {"cooldown": 0.4})
 
     def examples(self, rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
         cases = []
@@ -274,7 +274,7 @@ class FTWTMask(ObjectiveReference):
             cases.append({"act": np.maximum(rng.standard_normal((n, c, h, w)), 0), "logits": 3 * rng.standard_normal((n, c))})
         broken = {k: v.copy() for k, v in cases[1].items()}
         broken["act"][0] = 0
-        return [*cases, broken]
+        return [*cases, broken, *({**cases[1], "progress": np.array(p)} for p in (0.0, 0.4, 0.39, 1.0))]
 
     def target(self, act: np.ndarray) -> np.ndarray:
         out = []
@@ -294,9 +294,9 @@ class FTWTMask(ObjectiveReference):
             out.append(keep)
         return np.array(out, float)
 
-    def value(self, act: np.ndarray, logits: np.ndarray) -> float:
-        return float(np.mean(np.logaddexp(0, logits) - self.target(act) * logits))
+    def value(self, act: np.ndarray, logits: np.ndarray, progress: float = 0.0) -> float:
+        return 0.0 if progress >= self.cooldown else float(np.mean(np.logaddexp(0, logits) - self.target(act) * logits))
 
-    def gradients(self, act: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
-        t = self.target(act)
-        return {"logits": (1 / (1 + np.exp(-logits)) - t) / logits.size, "target": t}
+    def gradients(self, act: np.ndarray, logits: np.ndarray, progress: float = 0.0) -> dict[str, np.ndarray]:
+        t, size = self.target(act), np.inf if progress >= self.cooldown else logits.size
+        return {"logits": (1 / (1 + np.exp(-logits)) - t) / size, "target": t}
