@@ -127,7 +127,8 @@ def test_parts_of_every_tensor_step_as_the_whole(sentence: str, size: int) -> No
 
 @pytest.mark.parametrize("sentence", GLOBAL + [
     "route(matrix=(muon(lr=0.1)), other=(adamw(lr=0.1)))", "clip_global_norm(1) | lamb(lr=0.05)",
-    "sgd(lr=0.1) | magnitude_pruning(0.5)", "sgd(lr=0.1) | magnitude_pruning(cubic_sparsity(final=0.9, end=5), min_keep=3)"])
+    "sgd(lr=0.1) | magnitude_pruning(0.5)", "sgd(lr=0.1) | magnitude_pruning(cubic_sparsity(final=0.9, end=5), min_keep=3)",
+    "sgd(lr=0.1) | structured_pruning(0.4, scope=global)", "sgd(lr=0.1) | structured_pruning(0.9, scope=global, axis=-1, min_keep=2)"])
 def test_whole_tensors_on_their_ranks(sentence: str) -> None:
     want, group = whole(sentence), Group(2)
 

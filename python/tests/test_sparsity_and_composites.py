@@ -148,6 +148,24 @@ def test_structured_pruning(setting: dict[str, Any]) -> None:
     assert all(np.any(w) for w in mine)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_slices_of_all_tensors_compete(dtype: Any) -> None:
+    """Equal norms go by the order of the tensors, the best slice of each stays, a share of 0 keeps what it has."""
+    def pruned(sentence: str, share: float | None = None) -> list[list[float]]:
+        a, b = np.diag([1.0, 2.0, 3.0]).astype(dtype), np.array([[3.0, 4.0], [0, 2.0], [0, 7.0], [8.0, 6.0]], dtype)
+        groups = [{"params": [a]}, {"params": [b]} | ({} if share is None else {"structured_pruning.sparsity": share})]
+        opt = tw.Optimizer(groups, f"sgd(lr=1) | {sentence}")
+        for _ in range(2):
+            opt.step([np.zeros_like(a), np.zeros_like(b)])
+        return [np.linalg.norm(w, axis=1).tolist() for w in (a, b)]
+
+    assert pruned("structured_pruning(0.3, scope=global)") == [[0, 2, 3], [5, 0, 7, 10]]  # round(2.1) of 1, 2, 3, 5, 2, 7, 10
+    assert pruned("structured_pruning(0.5, scope=global)") == [[0, 0, 3], [0, 0, 7, 10]]  # round(3.5) = 4 go; one of a stays
+    assert pruned("structured_pruning(0.5, scope=global, min_keep=0)") == [[0, 0, 0], [5, 0, 7, 10]]
+    assert pruned("structured_pruning(0.5, scope=global)", 0) == [[0, 0, 3], [5, 2, 7, 10]]
+    assert pruned("structured_pruning(0.9, min_keep=2)") == [[0, 2, 3], [0, 0, 7, 10]]
+
+
 def test_pruning_along_a_schedule() -> None:
     """The sparsity is that of each step, what is pruned never comes back, and a saved run goes on alike."""
     sentence = "adamw(lr=0.05) | magnitude_pruning(sparsity=cubic_sparsity(final=0.8, end=10, every=3), scope=local)"

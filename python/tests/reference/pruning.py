@@ -53,27 +53,33 @@ class MagnitudePruning(AverageReference):
 
 
 class StructuredPruning(Reference):
-    """Slices of least norm along an axis are zero; one stays (Li et al., 2016; arXiv 1608.08710)."""
+    """Slices of least norm along an axis are zero, of each tensor or of all (Li et al., 2016; arXiv 1608.08710)."""
 
     name = "structured_pruning"
     kind = "average"
     required = ("sparsity",)
-    defaults = {"axis": 0, "regrow": False}
-    settings = ({"sparsity": 0.5}, {"sparsity": 0.34, "axis": 1}, {"sparsity": 0.99}, {"sparsity": 0.5, "axis": -1, "regrow": True})
+    defaults = {"axis": 0, "regrow": False, "min_keep": 1, "scope": "local"}
+    settings = ({"sparsity": 0.5}, {"sparsity": 0.34, "axis": 1}, {"sparsity": 0.99}, {"sparsity": 0.5, "axis": -1, "regrow": True},
+                {"sparsity": 0.9, "min_keep": 2}, {"sparsity": 0.5, "scope": "global"}, {"sparsity": 0.8, "axis": 1, "scope": "global", "regrow": True},
+                {"sparsity": 0.95, "min_keep": 3, "scope": "global"})
 
     def start(self, params: Arrays) -> None:
         self.pruned = [np.zeros(w.shape[self.axis], bool) for w in params]
 
     def update(self, params: Arrays) -> None:
-        for w, gone in zip(params, self.pruned):
-            x = np.moveaxis(w, self.axis, 0)
-            n = len(x)
-            norms = np.sqrt(np.sum(x.reshape(n, -1) ** 2, axis=1))
-            k = min(round(self.sparsity * n), n - 1)
-            if not self.regrow:
-                norms = np.where(gone, -1.0, norms)
-            gone[...] = best(norms, n - k) == 0
-            x[gone] = 0
+        norms = [np.sqrt(np.sum(np.moveaxis(w, self.axis, 0).reshape(len(gone), -1) ** 2, axis=1)) for w, gone in zip(params, self.pruned)]
+        if not self.regrow:
+            norms = [np.where(gone, -1.0, n) for n, gone in zip(norms, self.pruned)]
+        for tensors in [range(len(params))] if self.scope == "global" else [[k] for k in range(len(params))]:
+            order = sorted(((k, i) for k in tensors for i in range(len(norms[k]))), key=lambda s: (-norms[s[0]][s[1]], s))
+            stay = len(order) - round(self.sparsity * len(order))
+            kept = [s for k in tensors for s in [s for s in order if s[0] == k][: self.min_keep]]
+            kept += [s for s in order if s not in kept][: max(0, stay - len(kept))]
+            for k in tensors:
+                self.pruned[k] |= ~np.isin(np.arange(len(norms[k])), [i for t, i in kept if t == k])
+                if self.regrow:
+                    self.pruned[k][[i for t, i in kept if t == k]] = False
+                np.moveaxis(params[k], self.axis, 0)[self.pruned[k]] = 0
 
 
 class SRSTE(TransformReference):
