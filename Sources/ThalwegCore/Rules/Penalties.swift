@@ -32,6 +32,8 @@ public protocol WholeRegularizer: Listed, Sendable {
   static var needsFinite: Bool { get }
   static func grain(_ h: Hyper, _ shape: Shape) -> Int?
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure)
+  /// What a stage keeps from step to step for `addGradient`, which has none of it where it is called alone.
+  static func slots(_ h: Hyper, _ shape: Shape) -> [Slot]
   init(_ h: Hyper)
   func value<T: Real>(_ w: Whole<T>) throws(Failure) -> Double
   /// w.v ← w.v + scale · gradient at w.w.
@@ -55,6 +57,7 @@ extension WholeRegularizer {
   @inlinable public static var needsFinite: Bool { false }
   public static func grain(_ h: Hyper, _ shape: Shape) -> Int? { nil }
   public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {}
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
 }
 
 /// A regularizer with its types erased, in its three uses: coupled gradient, prox after the step, decoupled step.
@@ -192,7 +195,7 @@ public struct NoGradient<R: ElementRegularizer>: WholeRule {
 
 public struct WholeCoupled<R: WholeRegularizer>: WholeRule {
   @inlinable public static var method: Method { R.method }
-  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { R.slots(h, shape) }
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
   @inlinable public static var mayFail: Bool { R.mayFail }
   @inlinable public static var needsFinite: Bool { R.needsFinite }
@@ -229,7 +232,7 @@ public struct WholeStepped<R: WholeRegularizer>: WholeRule {
 public struct WholeDecoupled<R: WholeRegularizer>: WholeRule {
   @inlinable public static var method: Method { R.method }
   @inlinable public static func workspace(_ h: Hyper, _ shape: Shape, _ size: Int) -> Int { shape.count &* size }
-  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { [] }
+  @inlinable public static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { R.slots(h, shape) }
   @inlinable public static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try R.accepts(h, shape) }
   @inlinable public static var mayFail: Bool { R.mayFail }
   @inlinable public static var needsFinite: Bool { R.needsFinite }

@@ -116,6 +116,10 @@ class RegularizerReference(Reference):
     def gradient(self, w: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
+    def first_gradient(self, w: np.ndarray) -> np.ndarray:
+        """That of a stage at its first step: some keep vectors, which grow exact with the steps."""
+        return self.gradient(w)
+
     def prox(self, w: np.ndarray, t: float) -> np.ndarray:
         raise NotImplementedError
 

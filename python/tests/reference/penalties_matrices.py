@@ -101,11 +101,12 @@ class GOR(RegularizerReference):
         return (self.weight * g).reshape(w.shape)
 
 
-def leading(x: np.ndarray, n_iter: int) -> tuple[float, np.ndarray, np.ndarray]:
+def leading(x: np.ndarray, n_iter: int = 0, u: np.ndarray | None = None) -> tuple[float, np.ndarray, np.ndarray]:
+    """Exact, or after power iterations from u, at first from one fixed vector."""
     if n_iter == 0:
         U, s, Vt = np.linalg.svd(x, full_matrices=False)
         return s[0], U[:, 0], Vt[0]
-    u = start(len(x))
+    u = start(len(x)) if u is None else u
     for _ in range(n_iter):
         v = x.T @ u
         v = v / np.linalg.norm(v)
@@ -118,18 +119,23 @@ class SpectralPenalty(RegularizerReference):
     """weight/2 sigma_1^2, or weight sigma_1 (Yoshida, Miyato, 2017; arXiv 1705.10941)."""
 
     name = "spectral_penalty"
-    defaults = {"weight": 1e-4, "power": 2, "n_iter": 0}
-    settings = ({}, {"weight": 0.3}, {"weight": 3.0}, {"weight": 0.3, "power": 1}, {"weight": 30.0, "power": 1}, {"weight": 0.3, "n_iter": 1},
+    defaults = {"weight": 1e-4, "power": 2, "n_iter": 1}
+    settings = ({}, {"weight": 0.3}, {"weight": 3.0}, {"weight": 0.3, "power": 1}, {"weight": 30.0, "power": 1}, {"weight": 0.3, "n_iter": 0},
                 {"weight": 0.3, "power": 1, "n_iter": 5})
     shapes = "matrix"
 
     def value(self, w: np.ndarray) -> float:
-        sigma = leading(rows(w), self.n_iter)[0]
+        sigma = leading(rows(w))[0]
         return float(self.weight * (sigma**2 / 2 if self.power == 2 else sigma))
 
     def gradient(self, w: np.ndarray) -> np.ndarray:
-        sigma, u, v = leading(rows(w), self.n_iter)
+        return self.along(w, *leading(rows(w)))
+
+    def along(self, w: np.ndarray, sigma: float, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return (self.weight * (sigma if self.power == 2 else 1.0) * np.outer(u, v)).reshape(w.shape)
+
+    def first_gradient(self, w: np.ndarray) -> np.ndarray:
+        return self.along(w, *leading(rows(w), self.n_iter))
 
     def prox(self, w: np.ndarray, t: float) -> np.ndarray:
         k = t * self.weight
@@ -147,7 +153,7 @@ class SpectralReg(RegularizerReference):
     """weight (sigma_1^k - 1)^2 for matrices, weight |b|^(2k) for vectors (Lewandowski et al., 2024; arXiv 2406.06811)."""
 
     name = "spectral_reg"
-    defaults = {"weight": 1e-4, "k": 2, "n_iter": 0, "include_bias": True}
+    defaults = {"weight": 1e-4, "k": 2, "n_iter": 1, "include_bias": True}
     settings = ({}, {"weight": 0.3}, {"weight": 0.3, "k": 1}, {"weight": 0.01, "k": 3}, {"weight": 0.3, "include_bias": False},
                 {"weight": 0.3, "n_iter": 4})
     has_prox = False
@@ -155,11 +161,17 @@ class SpectralReg(RegularizerReference):
     def value(self, w: np.ndarray) -> float:
         if w.ndim < 2:
             return float(self.weight * np.sum(w * w) ** self.k) if self.include_bias else 0.0
-        return float(self.weight * (leading(rows(w), self.n_iter)[0] ** self.k - 1) ** 2)
+        return float(self.weight * (leading(rows(w))[0] ** self.k - 1) ** 2)
 
     def gradient(self, w: np.ndarray) -> np.ndarray:
         k = self.k
         if w.ndim < 2:
             return 2 * self.weight * k * np.sum(w * w) ** (k - 1) * w * self.include_bias
-        sigma, u, v = leading(rows(w), self.n_iter)
+        return self.along(w, *leading(rows(w)))
+
+    def along(self, w: np.ndarray, sigma: float, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        k = self.k
         return (2 * self.weight * (sigma**k - 1) * k * sigma ** (k - 1) * np.outer(u, v)).reshape(w.shape)
+
+    def first_gradient(self, w: np.ndarray) -> np.ndarray:
+        return self.gradient(w) if w.ndim < 2 else self.along(w, *leading(rows(w), self.n_iter))
