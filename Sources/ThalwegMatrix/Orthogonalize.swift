@@ -52,6 +52,8 @@ struct Orthogonalize: InBlocks {
 
 /// Newton-Schulz of the gradient: `orthogonalize` before the rule.
 ///
+/// Differs  the numbers that its card calls `quintic`, the default, are `simple` here, as in torch and the table of
+///          sets; `quintic` is what the card calls `dion`.
 /// Source   Björck and Bowie, 1971; Jordan et al., 2024; Polar Express: Amsel et al., 2025, arXiv:2505.16932.
 struct NewtonSchulzTransform: InBlocks {
   static let method = Method(

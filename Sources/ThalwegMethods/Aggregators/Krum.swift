@@ -6,9 +6,9 @@ import ThalwegCore
 ///       scores
 ///
 /// State    the gradient of every worker.
-/// Differs  nothing from the paper; torchjd.Krum adds distances that are not squared (squared=false). Of equal scores
-///          the earlier worker's counts. Distances come from inner products: below some 1e-8 of the gradients they are
-///          0.
+/// Differs  n_byzantine is 0 where it is not given; the paper has no default. torchjd.Krum adds distances that are not
+///          squared (squared=false). Of equal scores the earlier worker's counts. Distances come from inner products:
+///          below some 1e-8 of the gradients they are 0.
 /// Source   Blanchard, El Mhamdi, Guerraoui and Stainer, 2017, NeurIPS.
 struct Krum: GramianRule {
   static let method = Method(

@@ -12,7 +12,7 @@ import ThalwegCore
 /// State    m, v, the sum of the buffer, up to `capacity` momenta; their keys. `layerwise`: buffer and key of every
 ///          tensor alone.
 /// Differs  as the authors' class: the first call only puts the raw gradient into the buffer (whether the paper does is
-///          UNVERIFIED), and c₁ divides the buffer's part too.
+///          UNVERIFIED), and c₁ divides the buffer's part too. A buffer has at most 13 momenta.
 /// Source   Malviya et al., 2023, arXiv:2307.09638.
 struct AdamCM: ElementRule {
   private static let most = 13

@@ -10,7 +10,7 @@ import ThalwegCore
 ///          point.
 /// Differs  UNVERIFIED and decided here: the base of the half step (`h_base`), that c weighs the oldest gradients, that
 ///          the ridge is relative to the trace. With fewer than two gradients, or all alike, ĝ = g. A step takes
-///          `history` new products, not history².
+///          `history` new products, not history²; it is at most 11.
 /// Source   Wang, Li, Karimi and Li, 2019, arXiv:1903.01435.
 struct OptAMSGrad: ElementRule, @unchecked Sendable {
   private static let most = 11

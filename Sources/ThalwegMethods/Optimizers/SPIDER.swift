@@ -8,8 +8,9 @@ import ThalwegCore
 ///     θ ← θ − lr·v/‖v‖, or lr·v without `normalize` or with `boost` (SpiderBoost);   ‖·‖ over all tensors
 ///
 /// State    v, θₜ₋₁; while it asks, the gradient and the parameters of the step.
-/// Differs  no move when v = 0. A tensor without a gradient keeps its v until the next large batch, and stays where it
-///          is while the others step back. g(θₜ) and g(θₜ₋₁) are the host's; transforms before the rule see v.
+/// Differs  normalised unless `boost`, as in the paper of the name; one of its two cards has SpiderBoost as default. No
+///          move when v = 0. A tensor without a gradient keeps its v until the next large batch, and stays where it is
+///          while the others step back. g(θₜ) and g(θₜ₋₁) are the host's; transforms before the rule see v.
 /// Source   Fang, Li, Lin and Zhang, 2018, arXiv:1807.01695.
 struct SPIDER: ElementRule {
   static let method = Method(

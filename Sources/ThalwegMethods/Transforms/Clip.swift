@@ -24,9 +24,9 @@ struct ClipValue: ElementRule {
 ///
 /// State    `norm`, the last n (before clipping).
 /// Differs  optax has ε = 0, as here by default; torch's clip_grad_norm_ has ε = 1e-6 and multiplies by min(1, ·),
-///          which differs only within ε below max_norm. n is finite where g is, squares that leave the range of doubles
-///          included. A NaN or infinite
-///          n multiplies.
+///          which differs only within ε below max_norm; of its two cards one has that ε, and no default for max_norm. n
+///          is finite where g is, squares that leave the range of doubles included. A NaN or infinite n multiplies:
+///          what else becomes of such a step (`nonfinite`) is an option of the optimizer.
 /// Source   Pascanu, Mikolov and Bengio, 2012, arXiv:1211.5063.
 struct ClipGlobalNorm: ElementRule {
   static let method = Method(

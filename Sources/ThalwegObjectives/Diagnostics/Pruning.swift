@@ -10,6 +10,7 @@ import ThalwegCore
 /// w1 … w8 are matrices (a vector is a row), g their gradients, x the norms of the activations of each column. Of equal
 /// scores the lower index stays, in the order of the tensors. A NaN is larger than every number.
 /// Errors   TW_ERROR_NEEDS: a score without its g or x.
+/// Differs  half of the weights go where the share is not given; its card wants it.
 /// Source   Han et al., 2015, arXiv:1506.02626; Molchanov et al., 2016, arXiv:1611.06440; Sun et al., 2023,
 ///          arXiv:2306.11695.
 struct PruningScore: Objective {
@@ -190,7 +191,8 @@ struct ERKDensity: Objective {
 ///
 /// g is the gradient by the masked weights, w the dense ones. `gradient` is behind the mask of the scores as they came,
 /// `mask` is that of the new ones. Of equal scores the lower index stays. The value is penalty·mean sigmoid(S).
-/// Differs  the number that goes is rounded half to even. Any optimizer may own S: with lr_score=0 it stays.
+/// Differs  half of the weights go where the share is not given. The number that goes is rounded half to even. Any
+///          optimizer may own S: with lr_score=0 it stays.
 /// Source   Sanh, Wolf, Rush, 2020, arXiv:2005.07683.
 struct MovementPruning: Objective {
   static let method = Method(

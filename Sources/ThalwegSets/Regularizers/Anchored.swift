@@ -195,9 +195,9 @@ extension Matched {
 ///
 /// In a pipeline `penalty(relevance_reg)` takes g as it comes there; the loss has no gradient after the step, so that
 /// there is neither prox nor decoupled form.
-/// Differs  the authors take a second backward pass for the same numbers. When to prune depends on a
-///          score of the host's: `magnitude_pruning(sparsity=s)` behind the rule prunes where the host raises s; γ may
-///          decay by a schedule, `relevance_reg(gamma=linear(1e-5, end=0, total=1000))`.
+/// Differs  the authors take a second backward pass for the same numbers. When to prune depends on a score of the
+///          host's (`score_floor`): `magnitude_pruning(sparsity=s)` behind the rule prunes where the host raises s by
+///          its `prune_fraction`; γ decays by a schedule for `decay_steps`, `relevance_reg(linear(1e-5, total=100))`.
 /// Source   Bonetta, Ribero and Cancelliere, 2022, arXiv:2204.04977.
 struct RelevanceReg: Objective {
   static let method = Method(

@@ -5,7 +5,8 @@ import ThalwegCore
 ///
 ///     a (B, d): m_j = mean_i |a_ij|     value = λ·Σ m_j²     gradient = 2λ·m_j·sign(a_ij)/B
 ///
-/// Differs  the coefficient of the paper grows with the step: the host's, as are counts of zeros.
+/// Differs  the coefficient of the paper grows with the step: penalty(flops_reg(quadratic_ramp(1))). Counts of zeros,
+///          and what counts as one in them (`zero_threshold`), are the host's.
 /// Source   Paria et al., 2020, arXiv:2004.05665.
 struct FLOPsReg: WholeRegularizer {
   static let method = Method(
