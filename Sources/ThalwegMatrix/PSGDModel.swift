@@ -31,6 +31,8 @@ struct PSGDPair {
     let momentum: Double = h.momentum
     return momentum > 0 ? method.slots : Array(method.slots.dropFirst())
   }
+  /// Steps of the model, and fits that were left out: they would not have been finite, or met a singular matrix.
+  static let scalars = [Scalar("steps"), Scalar("skipped_fits", tells: true)]
   var averages: Bool { (h.momentum as Double) > 0 }
   var second: Bool { h.is("normalizer", "second") }
   var rate: Double { h.has("precond_lr") ? h.precond_lr : second ? 0.1 : 0.01 }
@@ -214,7 +216,7 @@ struct PSGDModel<Factors: PSGDFactors>: Source {
       let numbers = PSGDNumbers(
         rate: h.has("precond_lr") ? h.precond_lr : second ? 0.1 : 0.01, second: second,
         balances: PSGDPair.coin(2, io.seed, io.stream, io.step) < balance)
-      if try next.fit(v, pair, numbers) { factors = next }
+      if try next.fit(v, pair, numbers) { factors = next } else { io.tally(1) }
     }
     var m = g
     if averages {

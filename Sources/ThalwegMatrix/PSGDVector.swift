@@ -9,11 +9,11 @@ import ThalwegCore
 ///
 /// The vector is that of all tensors that have a gradient, one behind the other.
 ///
-/// State    U, V, d, m (μ > 0); how many steps there were; within a step v, h and the gradient.
+/// State    U, V, d, m (μ > 0); how many steps there were; within a step v, h and the gradient. `skipped_fits`: those
+///          that were left out.
 /// Differs  U and V are balanced before a fit with probability `balance_prob`. Before the first fit of an unset scale P
 ///          is the identity. The normalizers are `first` and `second` (1st and 2nd in the original). A fit whose
-///          numbers
-///          are not finite is left out. A tensor that comes later starts with the mean of d.
+///          numbers are not finite, or that meets a singular matrix, is left out. A tensor that comes later starts with the mean of d.
 /// Source   Pooladzandi and Li, 2024, arXiv:2402.04553.
 struct PSGDLRA: WholeRule {
   static let method = Method(
@@ -39,7 +39,7 @@ struct PSGDLRA: WholeRule {
     (list[n - 3].count, list[n - 2].count, list[n - 1].count) = (r &* shape.count, r &* shape.count, shape.count)
     return list
   }
-  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("steps")] }
+  static func scalars(_ h: Hyper) -> [Scalar] { PSGDPair.scalars }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
     guard !shape.count.multipliedReportingOverflow(by: h.integer("rank")).overflow else {
       throw Failure(Status.shape, "psgd_lra: `rank` vectors of \(shape.count) elements are too many")
@@ -185,7 +185,7 @@ struct PSGDXMat: WholeRule {
     requests: "hessian_vector", needsFinite: true)
 
   static func slots(_ h: Hyper, _ shape: Shape) -> [Slot] { PSGDPair.slots(h, method) }
-  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("steps")] }
+  static func scalars(_ h: Hyper) -> [Scalar] { PSGDPair.scalars }
   static let registered = entry(PSGDXMat.self, source: { (h) throws(Failure) in PSGDModel(CrossFactors(h), h) })
 
   init(_ h: Hyper, _ c: StepContext) {}
@@ -246,7 +246,8 @@ private struct CrossFactors: PSGDFactors {
 ///     Q ← Q − μ·triu(a·aᵀ − b·bᵀ)·Q,   μ = precond_lr/(aᵀ·a + bᵀ·b), or over a lower bound of the norm of the triangle
 ///     θ ← θ − lr·P·m, clipped as in psgd_lra
 ///
-/// State    Q, m (momentum > 0); within a step v, h and the gradient (newton).
+/// State    Q, m (momentum > 0); within a step v, h and the gradient (newton). `skipped_fits` (whiten): fits that were
+///          left out for they would not have been finite, the most of a tensor.
 /// Differs  as psgd_lra, but that every tensor has a preconditioner of its own (the same for one tensor: bind the model
 ///          as one vector). Tensors of more than 4096 elements are refused.
 /// Source   Li, 2015, arXiv:1512.04202; Pooladzandi and Li, 2024, arXiv:2402.04553.
@@ -276,6 +277,10 @@ struct PSGDDense: WholeRule {
     }
   }
   static var mayFail: Bool { true }
+  /// Of each tensor: where there is a source, all have one set of numbers, which no tensor may write.
+  static func scalars(_ h: Hyper) -> [Scalar] {
+    h.is("fit", "whiten") ? [Scalar("skipped_fits", tells: true)] : []
+  }
   static let registered = entry(
     PSGDDense.self, source: { (h) throws(Failure) in PSGDProbe.of(h, PSGDPair.slots(h, method).count) })
 
@@ -306,7 +311,7 @@ struct PSGDDense: WholeRule {
           new.values[i * n + j] -= mu * (a[i] * first[j] - b[i] * other[j])
         }
       }
-      if new.isFinite { Q = new }
+      if new.isFinite { Q = new } else if !PSGDDense.scalars(pair.h).isEmpty { pair.c.scalars[0] += 1 }
     }
     try pair.move(t) { (x) throws(Failure) in
       Q.values[0] == 0 ? x : try Q.times(Q.times(Dense(x)), leftTransposed: true).values

@@ -11,7 +11,7 @@ import ThalwegCore
 /// f, Q: gradient and Hessian of a batch; every step takes another one (its first request says so). For small n.
 /// Ends     max_iter; converged: |f| ≤ gtol; nonfinite.
 /// Errors   TW_ERROR_NUMERIC: a matrix that cannot be inverted even with the jitter.
-/// Differs  Q is inverted as it is, and with `jitter` on its diagonal where that fails.
+/// Differs  Q is inverted as it is, and with `jitter` on its diagonal where that fails; `jittered` counts how often.
 /// Source   Burkhart, 2021, arXiv:2104.12949.
 struct FilteredNewton: Driver {
   static let method = Method.solver(
@@ -34,6 +34,7 @@ struct FilteredNewton: Driver {
     ],
     inputs: [Minimiser.start] + Minimiser.results + [
       .result("mu", "n", "filtered gradient"), .result("sigma", "n, n", "filtered Hessian"),
+      .result("jittered", "", "batches whose Hessian was inverted with the jitter"),
     ], asks: [.valueGradientAt, .hessianAt, .valueAt],
     kept: [
       .kept("f", "n", "gradient of the batch"), .kept("q", "n, n", "its Hessian"), .kept("d", "n", "direction"),
@@ -102,6 +103,7 @@ struct FilteredNewton: Driver {
       var inverseQ: [Double]
       do throws(Failure) { inverseQ = try inverse(Q) } catch {
         inverseQ = try inverse(shifted(Q, h.jitter))
+        io.jittered += 1
       }
       let lowest = try LinearAlgebra.Eigen(shifted(inverseQ, -prior), n).values.last ?? 0
       if lowest <= h.guard { inverseQ = shifted(inverseQ, prior) }

@@ -7,7 +7,8 @@ import ThalwegCore
 ///
 /// `marquardt`: S is the running maximum of diag A (1 where that is 0), μ = tau at first; `identity`: S = 1, μ =
 /// tau·max diag A. r0 are the residuals at x0: their number is that of the residuals. A trial whose residuals are not
-/// finite is refused.
+/// finite is refused; so is one whose damped matrix is not positive definite. `refused` counts both, and those
+/// without a gain.
 /// Ends     converged: max|g| ≤ gtol, or |d| ≤ xtol·(|x| + xtol); max_iter; nonfinite: a Jacobian that is not finite.
 /// Errors   TW_ERROR_NUMERIC: the damped matrix is not positive definite, even at a μ of 1e300.
 /// Source   Levenberg, 1944; Marquardt, 1963; the update of μ: Nielsen, 1999.
@@ -31,6 +32,7 @@ struct LevenbergMarquardt: Driver {
       .result("x", "n", "the minimiser"), .result("residuals", "m", "residuals there"),
       .result("iterations", "", "trials"), .result("value", "", "half of their squares"),
       .result("gradient_max", "", "largest entry of the gradient"), .result("damping", "", "mu"),
+      .result("refused", "", "trials that were not taken"),
     ],
     asks: [
       RequestKind(
@@ -78,7 +80,11 @@ struct LevenbergMarquardt: Driver {
       return .go(.step)
     case .step:
       if io.iterations >= h.max_iter { return .done(.maxIter) }
-      try solve(j, g, s, io.damping, d)
+      do throws(Failure) { try solve(j, g, s, io.damping, d) } catch {
+        guard error.status == Int32(Status.numeric), io.damping < 1e300 else { throw error }
+        io.iterations += 1
+        return refuse(io)
+      }
       if d.norm <= h.xtol * (x.norm + h.xtol) { return .done(.converged) }
       y.set(1, x, 1, d)
       io.iterations += 1
@@ -96,10 +102,14 @@ struct LevenbergMarquardt: Driver {
         io.nu = 2
         return .ask("jacobian", [x], [j], then: .jacobian)
       }
-      io.damping *= io.nu
-      io.nu *= 2
-      return io.damping < 1e300 ? .go(.step) : .done(.lineSearchFailed)
+      return io.damping < 1e300 ? refuse(io) : .done(.lineSearchFailed)
     }
+  }
+  private func refuse<T: Real>(_ io: DriverIO<T>) -> Verdict<Phase> {
+    io.refused += 1
+    io.damping *= io.nu
+    io.nu *= 2
+    return .go(.step)
   }
 
   private func scale<T: Real>(_ s: Vector<T>, _ k: Int) -> Double { s.p[k] == 0 ? 1 : Double(s.p[k]) }

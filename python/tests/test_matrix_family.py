@@ -567,3 +567,110 @@ def test_no_step_goes_where_no_gradient_has_been(sentence: str, shape: tuple[int
     sizes = np.linalg.svd(w.astype(np.float64), compute_uv=False)
     assert sizes[0] > 0
     assert sizes[1] < 1000 * np.finfo(dtype).eps * sizes[0]
+
+
+# ---- what is refused or given up is counted
+
+
+def asked(opt: tw.Optimizer, w: np.ndarray, f: Function, hessian: np.ndarray, steps: int = 1) -> None:
+    g = np.zeros_like(w)
+    opt.bind_gradients([g])
+    for _ in range(steps):
+        for request in opt.requests():
+            if request.kind == "hessian_vector":
+                g[...] = (hessian @ request.probe[0].ravel()).reshape(w.shape)
+            else:
+                request.loss, g[...] = f(w)
+
+
+@pytest.mark.parametrize("sentence", ["lbfgs(line_search=strong_wolfe)", "nonlinear_cg", "newton_cg", "newton_cg(mode=linesearch)",
+                                      "saddle_free_newton"])
+def test_steps_that_nothing_was_good_enough_for_are_counted(sentence: str) -> None:
+    """The loss is lowest where the step starts, whatever the gradient says: each step is refused, and a checkpoint knows it."""
+    start = np.array([0.5, 1.0])
+    w = start.copy()
+    elsewhere = np.inf if sentence == "saddle_free_newton" else 2.0
+    path = sentence.partition("(")[0] + ".refused"
+    with tw.Optimizer([w], sentence) as opt, tw.Optimizer([w.copy()], sentence) as other:
+        assert opt.get(path) == 0
+        asked(opt, w, lambda x: (1.0 if np.array_equal(x, start) else elsewhere, np.array([1.0, -0.5])), np.eye(2), 3)
+        assert np.array_equal(w, start)
+        assert opt.get(path) == 3
+        other.load_state_dict(opt.state_dict())
+        assert other.get(path) == 3
+
+
+@pytest.mark.parametrize("sentence, path", [("newton_cg", "newton_cg.negative_curvature"),
+                                            ("newton_cg(mode=linesearch)", "newton_cg.negative_curvature"),
+                                            ("lbfgs(lr=0.1, max_iter=3)", "lbfgs.skipped_pairs")])
+def test_negative_curvature_is_counted(sentence: str, path: str) -> None:
+    for a, curved in [(np.diag([1.0, 2.0]), False), (np.diag([-1.0, -2.0]), True)]:
+        w = np.array([0.3, 0.1])
+        with tw.Optimizer([w], sentence) as opt:
+            asked(opt, w, lambda x: (0.5 * x @ a @ x, a @ x), a, 2)  # noqa: B023
+            assert (opt.get(path) > 0) == curved
+
+
+def test_directions_uphill_are_counted() -> None:
+    """g = 1, then -10 behind d = -1: beta = 100, and the new direction, 10 - 100, goes up."""
+    answers = [[1.0, 0.1], [-10.0, 1e-3]]  # each step is taken at its first trial, where little is left of the slope
+    w, g = np.zeros(1), np.zeros(1)
+    with tw.Optimizer([w], "nonlinear_cg(beta=fr, restart=9)") as opt:
+        opt.bind_gradients([g])
+        for step, slopes in enumerate(answers):
+            assert opt.get("nonlinear_cg.uphill") == 0
+            for n, request in enumerate(opt.requests()):
+                request.loss, g[...] = -float(step + n), slopes[n]
+        assert opt.get("nonlinear_cg.uphill") == 1
+
+
+@pytest.mark.parametrize("name", ["psgd_lra", "psgd_xmat", "psgd_dense"])
+def test_fits_that_are_left_out_are_counted(name: str) -> None:
+    w = np.ones((2, 3))
+    with tw.Optimizer([w], f"{name}(lr=0.1, fit=whiten, preconditioner_init_scale=1, grad_clip_max_norm=1)") as opt:
+        opt.step([np.full((2, 3), 0.5)])
+        assert opt.get(f"{name}.skipped_fits") == 0
+        opt.step([np.linspace(1, 2, 6).reshape(2, 3) * 1e200])  # squares are beyond doubles
+        assert opt.get(f"{name}.skipped_fits") == 1
+        assert np.isfinite(w).all()
+
+
+def test_layers_without_statistics_are_counted() -> None:
+    rng = np.random.default_rng(0)
+    with tw.Optimizer([np.ones((2, 3))], "kfac(lr=0.1, factor_update_steps=2)") as opt:
+        def step(count: int) -> None:
+            opt.bind_gradients([np.ones((2, 3))] * count)
+            for request in opt.requests():
+                if request.kind == "activations":
+                    request.answer_matrix(rng.standard_normal((5, 3)), rng.standard_normal((5, 2)))
+        step(1)
+        assert opt.get("kfac.unknown") == 0
+        late = np.ones((2, 3))
+        opt.add_param_group({"params": [late]})
+        step(2)
+        assert opt.get("kfac.unknown") == 1
+        np.testing.assert_allclose(late, 0.9)  # a plain step
+        step(2)
+        assert opt.get("kfac.unknown") == 1
+
+
+def test_solvers_count_what_they_refuse() -> None:
+    rosenbrock_residuals = lambda x: np.array([10 * (x[1] - x[0] ** 2), 1 - x[0]])  # noqa: E731
+    jacobians = []
+    x0 = np.array([-1.2, 1.0])
+    run = tw.solver("levenberg_marquardt").run(
+        x0=x0, r0=rosenbrock_residuals(x0), residual=rosenbrock_residuals,
+        jacobian=lambda x: jacobians.append(0) or np.array([[-20 * x[0], 10.0], [-1.0, 0.0]]))
+    assert run.refused == run.iterations - (len(jacobians) - 1) > 0  # every trial that was taken has a Jacobian
+    # the damped matrix is singular to rounding until mu has grown
+    run = tw.solver("levenberg_marquardt(tau=1e-30, scaling=identity)").run(
+        x0=np.array([1.0, 1.0]), r0=np.array([2.0]), residual=lambda x: np.array([x[0] + x[1]]), jacobian=lambda x: np.ones((1, 2)))
+    assert run.outcome == "converged" and run.refused > 0
+    np.testing.assert_allclose(run.x.sum(), 0, atol=1e-9)
+
+
+def test_filtered_newton_counts_the_hessians_that_needed_the_jitter() -> None:
+    for h, count in [(np.diag([1.0, 2.0]), 0), (np.diag([1.0, 0.0]), 3)]:
+        run = tw.solver("filtered_newton(max_iter=4, jitter=1e-3)").run(
+            x0=np.ones(2), value_gradient=lambda x: (0.5 * x @ h @ x, h @ x), hessian=lambda x: h, value=lambda x: 0.5 * x @ h @ x)  # noqa: B023
+        assert run.jittered == count  # the first batch is not inverted

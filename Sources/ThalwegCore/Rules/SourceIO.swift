@@ -95,6 +95,8 @@ public struct SourceIO {
   /// Scalar k as a counter up to `most`.
   public func counter(_ k: Int, most: Int = 1 << 52) -> Int { counted(host.scalars[k], most: most) }
   public func setScalar(_ k: Int, _ x: Double) { host.scalars[k] = x }
+  /// One more of what scalar k counts, for hosts to read.
+  public func tally(_ k: Int, _ more: Int = 1) { host.scalars[k] += Double(more) }
 
   /// The gradient goes into a slot, to stay there until the step ends. With `reads` nobody changes it there: where the
   /// host's own stays as it is for so long, it is read where it lies.

@@ -77,7 +77,8 @@ struct LayerFactors {
 /// as one tensor (out, in + 1), and appends 1 to the inputs.
 ///
 /// State    momentum, A, B, their inverses or eigenvectors, for each layer. All but the momentum are kept exactly: in
-///          16 bits a factor is not positive definite any more, and an inverse is wrong where it is small.
+///          16 bits a factor is not positive definite any more, and an inverse is wrong where it is small. `unknown`:
+///          steps of layers without statistics yet, which are plain ones.
 /// Errors   TW_ERROR_SHAPE where X or G do not fit; TW_ERROR_NUMERIC: a factor that is not positive definite.
 /// Differs  convolutions: A is a sum over positions divided by N, B by N·T, with `batch_size` = N (KFC); A by T² too
 ///          with
@@ -123,7 +124,7 @@ struct KFAC: WholeRule {
     return list
   }
   static func decay(_ h: Hyper) -> Decay { .rule }
-  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("steps")] }
+  static func scalars(_ h: Hyper) -> [Scalar] { [Scalar("steps"), Scalar("unknown", tells: true)] }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) { try LinearAlgebra.require() }
 
   let momentum: Double, decay: Double
@@ -165,7 +166,10 @@ struct KFAC: WholeRule {
       for layer in layers {
         let work = Precondition(
           h: h, lr: io.hyper(of: layer).lr, due: due, invert: invert, eigen: eigen, narrow: narrow)
-        guard let made = try io.work(work, on: layer, slots: Array(1...preconditioned)) else { continue }
+        guard let made = try io.work(work, on: layer, slots: Array(1...preconditioned)) else {
+          io.tally(1)
+          continue
+        }
         gains.append(made.gain)
         found.append((layer, made.inverses))
       }

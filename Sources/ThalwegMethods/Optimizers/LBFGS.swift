@@ -14,7 +14,8 @@ import ThalwegCore
 ///
 /// State    2·history_size vectors (these alone are narrowed by `state_dtype`, to 16 bits), the last gradient and
 ///          direction; within a step the pairs of its iterations (up to 2·min(max_iter, history_size + 1)), and seven
-///          vectors. Numbers: iterations, pairs, γ, t.
+///          vectors. Numbers: iterations, pairs, γ, t. `refused`: searches that found nothing lower, where nothing
+///          moves; `skipped_pairs`: those with y·s ≤ 1e-10, after negative curvature.
 /// Errors   TW_ERROR_NONFINITE: the first gradient of a step; any loss: the step is refused and changes nothing.
 /// Differs  nothing from torch.optim.LBFGS but for the order of the sums; newer releases of it end a search with the
 ///          evaluations of the step, here a search has 25 of its own. One `lr` for all groups.
@@ -43,7 +44,7 @@ struct LBFGS: ElementRule {
 
   static func scalars(_ h: Hyper) -> [Scalar] {
     ["iterations", "pairs", "head", "gamma", "t"].map { Scalar($0) } + Iterations.names.map { Scalar($0) }
-      + WolfeSearch.names.map { Scalar($0) }
+      + WolfeSearch.names.map { Scalar($0) } + ["refused", "skipped_pairs"].map { Scalar($0, tells: true) }
   }
   static let registered = entry(LBFGS.self, source: { (h) throws(Failure) in Iterations(h) })
 
@@ -103,6 +104,8 @@ struct LBFGS: ElementRule {
       io.setScalar(5 + (Self.names.firstIndex(of: name) ?? 0), x)
     }
     private var searchAt: Int { 5 + Self.names.count }
+    private var refused: Int { searchAt + WolfeSearch.names.count }
+    private var skippedPairs: Int { refused + 1 }
     private func search(_ io: SourceIO) -> WolfeSearch {
       WolfeSearch(values: WolfeSearch.names.indices.map { io.scalar(searchAt + $0) })
     }
@@ -147,6 +150,7 @@ struct LBFGS: ElementRule {
         io.go(to: point, along: direction, search.t)
         return .ask(Ask(.lossAndGradient))
       case .found(let f, let place):
+        if search.t == 0 { io.tally(refused) }
         set(io, "f", f)
         set(io, "step_t", search.t)
         // `previous` is what the next pair begins with; the start of the search is still in `gradient`
@@ -189,6 +193,8 @@ struct LBFGS: ElementRule {
           for slot in [turn(place), move(place)] { io.clearAbsent(slot) }
           set(io, "new_pairs", Double(new + 1))
           set(io, "step_gamma", ys / io.product(turn(place), turn(place)))
+        } else if number(io, "step_t") != 0 {
+          io.tally(skippedPairs)
         }
         twoLoops(io)
       }

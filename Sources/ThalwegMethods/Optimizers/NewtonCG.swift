@@ -9,7 +9,8 @@ import ThalwegCore
 ///     linesearch: (H + damping·I); negative curvature ends with what there is, −g at the first product;
 ///            θ ← θ + t·p, t = 1, ½, ..., the first with f(θ + t·p) ≤ f + c1·t·g·p (60 halvings, else nothing moves)
 ///
-/// State    the radius; within a step six vectors.
+/// State    the radius; within a step six vectors. `refused`: steps that moved nothing, for no trial was good enough;
+///          `negative_curvature`: those that met it.
 /// Errors   TW_ERROR_NONFINITE: a gradient, a Hessian-vector product, a loss: the step is refused and changes nothing.
 /// Differs  cg_max none: 2·n, and 10 000 at the most.
 /// Source   Steihaug, 1983; Nocedal, Wright, 2006, chapter 7.
@@ -41,6 +42,7 @@ struct NewtonCG: ElementRule {
 
   static func scalars(_ h: Hyper) -> [Scalar] {
     [Scalar("radius", h.radius)] + Inner.names.map { Scalar($0) }
+      + ["refused", "negative_curvature"].map { Scalar($0, tells: true) }
   }
   static let registered = entry(NewtonCG.self, source: { (h) throws(Failure) in Inner(h) })
 
@@ -66,6 +68,7 @@ struct NewtonCG: ElementRule {
     var kinds: [Request.Kind] { [.lossAndGradient, .hessianVector, .loss] }
 
     static let names = ["f", "size", "rr", "products", "inside", "model", "slope", "t"]
+    private let refused = 1 + names.count, negativeCurvature = 2 + names.count
     private func number(_ io: SourceIO, _ name: String) -> Double {
       io.scalar(1 + (Self.names.firstIndex(of: name) ?? 0))
     }
@@ -113,6 +116,7 @@ struct NewtonCG: ElementRule {
         throw Failure(Status.nonfinite, "a Hessian-vector product has elements that are NaN or infinite")
       }
       if bend <= 0 {
+        io.tally(negativeCurvature)
         if trust { return border(io) }
         if done == 1 {
           io.copy(d, into: p)
@@ -179,6 +183,7 @@ struct NewtonCG: ElementRule {
     }
     private func finish(_ io: SourceIO, _ t: Double) -> Move {
       io.comeHome()
+      if t == 0 { io.tally(refused) }
       io.add(p, -t, [], [])
       return .update(io.gradient(in: p))
     }

@@ -8,7 +8,8 @@ import ThalwegCore
 ///     = 0 the search starts at min(1, 1/‖g‖₁), later at t₀·(g₀·d₀)/(g·d);   θ ← θ + t·d
 ///
 /// State    the gradient and the direction of the last step; t, g·d, the steps since the restart. Within a step five
-///          vectors.
+///          vectors. `refused`: searches that found nothing lower, where nothing moves; `uphill`: directions that were
+///          given up for −g.
 /// Errors   TW_ERROR_NONFINITE: the first gradient of a step; any loss: the step is refused and changes nothing.
 /// Differs  restart none: the number of parameters; pr_plus and hs_plus are PR+ and HS+. Nothing moves where max|g| ≤
 ///          gtol.
@@ -46,6 +47,7 @@ struct NonlinearCG: ElementRule {
 
   static func scalars(_ h: Hyper) -> [Scalar] {
     ["since", "t", "slope", "new_since", "new_slope"].map { Scalar($0) } + WolfeSearch.names.map { Scalar($0) }
+      + ["refused", "uphill"].map { Scalar($0, tells: true) }
   }
   static let registered = entry(NonlinearCG.self, source: { (h) throws(Failure) in Search(h) })
 
@@ -53,6 +55,7 @@ struct NonlinearCG: ElementRule {
     static var method: Method { NonlinearCG.method }
     var handsDirection: Bool { true }
     init(_ h: Hyper) {}
+    private let refused = 5 + WolfeSearch.names.count, uphill = 6 + WolfeSearch.names.count
     private let lastGradient = 0, lastDirection = 1, home = 2, gradient = 3, direction = 4, trial = 5
     private func end(_ place: Int) -> Int { 5 + place }
     var slots: [Slot] {
@@ -97,6 +100,7 @@ struct NonlinearCG: ElementRule {
         return ask(io, search)
       case .found:
         io.comeHome()
+        if search.t == 0 { io.tally(refused) }
         io.copy(gradient, into: lastGradient)
         io.copy(direction, into: lastDirection)
         for (k, x) in [io.scalar(3), search.t, io.scalar(4)].enumerated() { io.setScalar(k, x) }
@@ -133,6 +137,7 @@ struct NonlinearCG: ElementRule {
           io.setScalar(4, slope)
           return slope
         }
+        io.tally(uphill)
       }
       io.copy(gradient, times: -1, into: direction)
       io.clearAbsent(direction)

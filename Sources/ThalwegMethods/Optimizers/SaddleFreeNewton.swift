@@ -11,7 +11,8 @@ import ThalwegCore
 ///             `order` must be at least the number of parameters
 ///
 /// State    within a step the vectors V, the parameters, and the products; nothing between steps.
-///          A damping whose loss is not finite is passed over; where all of them are, nothing moves.
+///          A damping whose loss is not finite is passed over; where all of them are, nothing moves, and `refused`
+///          counts it.
 /// Errors   TW_ERROR_NUMERIC: exact without damping, and an eigenvalue of 0.
 /// Differs  where g = 0 nothing moves (the start at random numbers, which would leave an exact saddle, is not carried).
 ///          The Krylov details follow later work (UNVERIFIED).
@@ -49,7 +50,7 @@ struct SaddleFreeNewton: ElementRule {
   static func scalars(_ h: Hyper) -> [Scalar] {
     let order = h.integer("order")
     return [Scalar("vectors")] + (0..<order).map { Scalar("alpha_\($0)") } + (0..<order).map { Scalar("beta_\($0)") }
-      + [Scalar("norm")] + h.list("dampings").indices.map { Scalar("loss_\($0)") }
+      + [Scalar("norm")] + h.list("dampings").indices.map { Scalar("loss_\($0)") } + [Scalar("refused", tells: true)]
   }
 
   init(_ h: Hyper, _ c: StepContext) {}
@@ -171,7 +172,10 @@ struct SaddleFreeNewton: ElementRule {
       io.comeHome()
       // the lowest finite one; without any nothing moves
       let finite = dampings.indices.filter { io.scalar(losses + $0).isFinite }
-      guard let first = finite.first else { return .update(io.combination([Double](repeating: 0, count: m))) }
+      guard let first = finite.first else {
+        io.tally(losses + dampings.count)
+        return .update(io.combination([Double](repeating: 0, count: m)))
+      }
       let best = finite.reduce(first) { io.scalar(losses + $1) < io.scalar(losses + $0) ? $1 : $0 }
       let weights = try move(dampings[best], m, io)
       return .update(io.combination(weights.map { -$0 }))

@@ -261,8 +261,8 @@ class LevenbergMarquardt(SolverReference):
                 Case({"x0": np.array([1.0, 0.2, 7.0]), "r0": fit([1.0, 0.2])}, lambda: {"residual": fit, "jacobian": slope})]
 
     def solve(self, inputs, ask):
-        x, r, nu, D, mu, k = inputs["x0"].copy(), inputs["r0"].copy(), 2.0, 0.0, None, 0
-        out = lambda why: {"x": x, "value": r @ r / 2, "iterations": k, "outcome": why}  # noqa: E731
+        x, r, nu, D, mu, k, refused = inputs["x0"].copy(), inputs["r0"].copy(), 2.0, 0.0, None, 0, 0
+        out = lambda why: {"x": x, "value": r @ r / 2, "iterations": k, "refused": refused, "outcome": why}  # noqa: E731
         J = ask["jacobian"](x)
         while True:
             A, g = J.T @ J, J.T @ r
@@ -283,7 +283,7 @@ class LevenbergMarquardt(SolverReference):
                 gain = (r @ r - new @ new) / (d @ (mu * S * d - g)) if np.all(np.isfinite(new)) else -1
                 if gain > 0:
                     break
-                mu, nu = mu * nu, 2 * nu
+                mu, nu, refused = mu * nu, 2 * nu, refused + 1
             x, r, mu, nu = x + d, new, mu * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
             J = ask["jacobian"](x)
 
