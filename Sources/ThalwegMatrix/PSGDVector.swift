@@ -13,7 +13,8 @@ import ThalwegCore
 ///          that were left out.
 /// Differs  U and V are balanced before a fit with probability `balance_prob`. Before the first fit of an unset scale P
 ///          is the identity. The normalizers are `first` and `second` (1st and 2nd in the original). A fit whose
-///          numbers are not finite, or that meets a singular matrix, is left out. A tensor that comes later starts with the mean of d.
+///          numbers are not finite, or that meets a singular matrix, is left out. A tensor that comes later
+///          starts with the mean of d.
 /// Source   Pooladzandi and Li, 2024, arXiv:2402.04553.
 struct PSGDLRA: WholeRule {
   static let method = Method(

@@ -10,7 +10,7 @@ import ThalwegCore
 /// State    none.
 /// Differs  singular values below the largest times max(out, in)·ulp have no direction and stay 0, in either form. ns
 ///          leaves alone what is short beside sigma_max, 2⁻⁷ of it; floats that are long beside it are computed in
-///          double.
+///          double, and doubles as by svd.
 /// Source   Cesista, 2025; NVIDIA Emerging-Optimizers, 2025.
 struct SpectralClip: WholeRule, SpectralForm {
   static let method = Method(
@@ -46,7 +46,7 @@ struct SpectralClip: WholeRule, SpectralForm {
   }
 
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
-    if exact {
+    if exact || isLong(t) {
       let svd = try LinearAlgebra.SVD(t.v, t.rows, t.columns)
       let floor = (svd.s.first ?? 0) * Double(max(t.rows, t.columns)) * Double(T.ulpOfOne)
       return try svd.compose(t.v) { $0 > floor ? min(max($0, low), high) : 0 }
@@ -102,7 +102,7 @@ struct SpectralHardcap: WholeRule, SpectralForm {
   init(_ h: Hyper, _ c: StepContext) { (beta, exact, self.h) = (h.beta, h.is("method", "svd"), h) }
 
   func apply<T: Real>(_ t: Whole<T>) throws(Failure) {
-    if exact { return try LinearAlgebra.SVD(t.v, t.rows, t.columns).compose(t.v) { min($0, beta) } }
+    if exact || isLong(t) { return try LinearAlgebra.SVD(t.v, t.rows, t.columns).compose(t.v) { min($0, beta) } }
     try bySchulz(t)
   }
   fileprivate var cap: Double { beta }
@@ -132,6 +132,10 @@ private protocol SpectralForm {
 }
 
 extension SpectralForm {
+  /// b·O − X of doubles would have lost what the cap leaves of them.
+  fileprivate func isLong<T: Real>(_ t: Whole<T>) -> Bool {
+    T.isDouble && cap > 0 && Flat.norm(t.v, t.count) > 0x1p20 * cap
+  }
   /// The formula subtracts b·O and X from each other: where one is nothing beside the other no digits would be left.
   fileprivate func bySchulz<T: Real>(_ t: Whole<T>) throws(Failure) {
     let size = Flat.norm(t.v, t.count), n = t.count, isFar = cap > 0x1p10 || (cap < 0x1p-10 && cap > 0)

@@ -403,6 +403,7 @@ private struct SubspaceAdam {
       } else {
         try LinearAlgebra.multiply(P, w.v, into: R, plan.rank, columns, rows)
       }
+      Flat.clearRounding(R, plan.low)  // along directions that the gradient has nothing of, Adam would scale it up
       try rule(R)
       if plan.right {
         try LinearAlgebra.multiply(R, P, into: w.v, rows, columns, plan.rank)

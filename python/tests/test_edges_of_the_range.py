@@ -323,3 +323,44 @@ def test_gcond_of_many_tasks(rng: np.random.Generator) -> None:
     begun = time.perf_counter()
     assert np.isfinite(combined("gcond(tasks=96)", rows, np.float64)).all()
     assert time.perf_counter() - begun < 30
+
+
+def test_newton_cg_asks_with_vectors_of_ordinary_length() -> None:
+    """A product with a gradient of 1e-30 would be 1e-60, which floats do not have: nothing would be left of the curvature."""
+    d = np.array([1.0, 2.0, 4.0])
+    for dtype in (np.float32, np.float64):
+        w, g, lengths = np.ones(3, dtype), np.zeros(3, dtype), []
+        with tw.Optimizer([w], "newton_cg(mode=linesearch)") as opt:
+            opt.bind_gradients([g])
+            for request in opt.requests():
+                x = w.astype(np.float64) - 1
+                if request.kind == "hessian_vector":
+                    lengths.append(float(np.linalg.norm(request.probe[0])))
+                    g[...] = 1e-30 * d * request.probe[0]
+                else:
+                    request.loss, g[...] = 1e-30 * float(np.sum(x + d * x * x / 2)), 1e-30 * (1 + d * x)
+            assert opt.get("newton_cg.negative_curvature") == 0
+        # where the gradient is small the system is solved in full; three products of floats
+        np.testing.assert_allclose(w, 1 - 1 / d, atol=1e-5)
+        assert len(lengths) >= 3 and all(1 <= length < 2 for length in lengths)
+
+
+def test_moves_beyond_floats_are_refused() -> None:
+    """A loss that falls however far it goes, and says nothing of weights that are infinite."""
+    w, g = np.full(2, 1e38, np.float32), np.zeros(2, np.float32)
+    before = w.copy()
+    with tw.Optimizer([w], "lbfgs(lr=1e38, max_iter=4, tolerance_change=0)") as opt:
+        opt.bind_gradients([g])
+        with pytest.raises(tw.NumericError, match="beyond the range"):
+            for request in opt.requests():
+                request.loss, g[...] = -1.0, -1.0
+    np.testing.assert_array_equal(w, before)
+
+
+@pytest.mark.parametrize("name", ["spectral_clip", "spectral_hardcap"])
+@pytest.mark.parametrize("size", [1e8, 1e15, 1e17, 1e30])
+def test_spectral_forms_of_long_doubles(name: str, size: float, rng: np.random.Generator) -> None:
+    u, _, v = np.linalg.svd(rng.standard_normal((4, 6)), full_matrices=False)
+    x = (u * np.array([size, size / 3, 2, 0.5])) @ v
+    ends = [-moved(f"{name}(method={form}, ns_steps=40) | sgd(lr=1.0)", x, 1, np.float64) for form in ("svd", "ns")]
+    np.testing.assert_allclose(ends[1], ends[0], rtol=0, atol=1e-9)

@@ -552,7 +552,8 @@ def test_squares_of_vectors_may_be_beyond_floats(sentence: str) -> None:
 
 
 @pytest.mark.parametrize("sentence", ["dion(weight_decay=0)", "soap(weight_decay=0, precondition_frequency=2)",
-                                      "kl_soap(weight_decay=0, precondition_frequency=2)", "muon(weight_decay=0)", "shampoo"])
+                                      "kl_soap(weight_decay=0, precondition_frequency=2)", "muon(weight_decay=0)", "shampoo",
+                                      "galore(rank=4)", "coap(rank=4)"])
 @pytest.mark.parametrize("shape", [(24, 16), (16, 24)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_no_step_goes_where_no_gradient_has_been(sentence: str, shape: tuple[int, int], dtype: Any) -> None:

@@ -16,7 +16,8 @@ import ThalwegCore
 ///          direction; within a step the pairs of its iterations (up to 2·min(max_iter, history_size + 1)), and seven
 ///          vectors. Numbers: iterations, pairs, γ, t. `refused`: searches that found nothing lower, where nothing
 ///          moves; `skipped_pairs`: those with y·s ≤ 1e-10, after negative curvature.
-/// Errors   TW_ERROR_NONFINITE: the first gradient of a step; any loss: the step is refused and changes nothing.
+/// Errors   TW_ERROR_NONFINITE: the first gradient of a step; any loss: the step is refused and changes nothing. So it
+///          is with TW_ERROR_NUMERIC, a move beyond the range of its type.
 /// Differs  nothing from torch.optim.LBFGS but for the order of the sums; newer releases of it end a search with the
 ///          evaluations of the step, here a search has 25 of its own. One `lr` for all groups.
 /// Source   Nocedal, 1980; Liu, Nocedal, 1989; the search: Schmidt, minFunc, 2005.
@@ -129,14 +130,14 @@ struct LBFGS: ElementRule {
         guard size.norm.isFinite else {
           throw Failure(Status.nonfinite, "the gradient has elements that are NaN or infinite")
         }
-        if size.largest <= io.hyper.tolerance_grad || io.hyper.lr == 0 { return finish(io, moved: false) }
-        return iterate(io)
+        if size.largest <= io.hyper.tolerance_grad || io.hyper.lr == 0 { return try finish(io, moved: false) }
+        return try iterate(io)
       }
       set(io, "evaluations", number(io, "evaluations") + 1)
       guard searches else {
         set(io, "f", io.cost)
         io.change(SaveGradient(), slots: [gradient], parameters: false)
-        return after(io)
+        return try after(io)
       }
       var search = search(io)
       // the gradient of the trial, as a slot
@@ -159,7 +160,7 @@ struct LBFGS: ElementRule {
         io.copy(gradient, into: previous)
         io.copy(end(1), into: gradient)
         io.add(point, 1, [search.t], [direction])
-        return after(io)
+        return try after(io)
       }
     }
 
@@ -174,7 +175,7 @@ struct LBFGS: ElementRule {
       return old + ((new - stored)..<new).map { (s: move($0 % pending), y: turn($0 % pending)) }
     }
 
-    private func iterate(_ io: SourceIO) -> Move {
+    private func iterate(_ io: SourceIO) throws(Failure) -> Move {
       let count = number(io, "step_iterations") + 1, h = io.hyper
       set(io, "step_iterations", count)
       set(io, "inner", number(io, "inner") + 1)
@@ -204,14 +205,14 @@ struct LBFGS: ElementRule {
       let t = count == 1 ? min(1, 1 / size.one) * h.lr : h.lr
       set(io, "step_t", t)
       let slope = io.product(gradient, direction)
-      if !(slope <= -h.tolerance_change) { return finish(io, moved: true) }
+      if !(slope <= -h.tolerance_change) { return try finish(io, moved: true) }
       if searches {
         keep(WolfeSearch(t: t, f: number(io, "f"), slope: slope, reach: io.sizes(direction).largest), io)
         io.go(to: point, along: direction, t)
         return .ask(Ask(.lossAndGradient))
       }
       io.add(point, 1, [t], [direction])
-      if number(io, "inner") >= Double(limit) { return after(io) }
+      if number(io, "inner") >= Double(limit) { return try after(io) }
       io.go(to: point, along: direction, 0)
       return .ask(Ask(.lossAndGradient))
     }
@@ -237,18 +238,18 @@ struct LBFGS: ElementRule {
     }
 
     /// Behind a move: another iteration, or the end of the step.
-    private func after(_ io: SourceIO) -> Move {
+    private func after(_ io: SourceIO) throws(Failure) -> Move {
       let h = io.hyper, small: Double = h.tolerance_change
       let ends =
         number(io, "inner") >= Double(limit) || number(io, "evaluations") >= Double(evaluations)
         || io.sizes(gradient).largest <= h.tolerance_grad
         || io.sizes(direction).largest * abs(number(io, "step_t")) <= small
         || abs(number(io, "f") - number(io, "f_before")) < small
-      return ends ? finish(io, moved: true) : iterate(io)
+      return try ends ? finish(io, moved: true) : iterate(io)
     }
 
     /// What was learnt lasts; the move of all iterations becomes the step.
-    private func finish(_ io: SourceIO, moved: Bool) -> Move {
+    private func finish(_ io: SourceIO, moved: Bool) throws(Failure) -> Move {
       io.comeHome()
       if moved {
         let new = io.counter(5 + 3, most: limit), stored = min(new, m), head = io.counter(2, most: m - 1)
@@ -268,6 +269,9 @@ struct LBFGS: ElementRule {
         io.copy(direction, into: lastDirection)
       }
       io.add(point, -1, [1], [home])
+      guard io.sizes(point).largest.isFinite else {
+        throw Failure(Status.numeric, "lbfgs: the step is beyond the range of its type")
+      }
       return .update(io.gradient(in: point))
     }
   }

@@ -55,7 +55,7 @@ struct NewtonCG: ElementRule {
     var slots: [Slot] {
       [
         .home("home", "the parameters of the step"), .temporary("gradient", "gradient of the step"),
-        .temporary("p", "the step"), .temporary("residual", "g + H*p"), .temporary("d", "direction of a product"),
+        .temporary("p", "the step"), .temporary("residual", "g + H*p"), .temporary("d", "unit*direction of a product"),
         .temporary("product", "H*d"), .temporary("image", "H*p"),
       ]
     }
@@ -67,10 +67,15 @@ struct NewtonCG: ElementRule {
     func most(_ tensors: Int) -> Int { limit + 64 }
     var kinds: [Request.Kind] { [.lossAndGradient, .hessianVector, .loss] }
 
-    static let names = ["f", "size", "rr", "products", "inside", "model", "slope", "t"]
+    static let names = ["f", "size", "rr", "products", "inside", "model", "slope", "t", "unit"]
     private let refused = 1 + names.count, negativeCurvature = 2 + names.count
     private func number(_ io: SourceIO, _ name: String) -> Double {
       io.scalar(1 + (Self.names.firstIndex(of: name) ?? 0))
+    }
+    /// What d is longer than the direction.
+    private func unit(_ io: SourceIO) -> Double {
+      let x = number(io, "unit")
+      return x == 0 ? 1 : x
     }
     private func set(_ io: SourceIO, _ name: String, _ x: Double) {
       io.setScalar(1 + (Self.names.firstIndex(of: name) ?? 0), x)
@@ -94,13 +99,20 @@ struct NewtonCG: ElementRule {
         set(io, "size", size)
         set(io, "rr", size * size)
         for name in ["products", "t"] { set(io, name, 0) }
-        set(io, "inside", 1)
+        for name in ["inside", "unit"] { set(io, name, 1) }
         return ask(io)
       }
       return number(io, "t") == 0 ? try multiplied(io) : tried(io)
     }
 
+    /// The product with d, whose length is 1 to 2: of a short one it would be below the range of floats.
     private func ask(_ io: SourceIO) -> Move {
+      let size = io.norm(d)
+      if size > 0, size.isFinite {
+        let scale = Double(sign: .plus, exponent: -size.exponent, significand: 1)
+        io.add(d, scale, [], [])
+        set(io, "unit", unit(io) * scale)
+      }
       io.clearAbsent(d)
       return .ask(Ask(.hessianVector))
     }
@@ -119,12 +131,12 @@ struct NewtonCG: ElementRule {
         io.tally(negativeCurvature)
         if trust { return border(io) }
         if done == 1 {
-          io.copy(d, into: p)
-          io.copy(product, into: image)
+          io.copy(d, times: 1 / unit(io), into: p)
+          io.copy(product, times: 1 / unit(io), into: image)
         }
         return step(io)
       }
-      let alpha = rr / bend
+      let alpha = rr * unit(io) / bend  // of d
       if trust {
         let s = io.products(p, [p, d]), dd = io.product(d, d), radius = io.scalar(0)
         if s[0] + 2 * alpha * s[1] + alpha * alpha * dd >= radius * radius { return border(io) }
@@ -135,8 +147,9 @@ struct NewtonCG: ElementRule {
       let next = io.product(residual, residual), size = number(io, "size")
       let most = h.has("cg_max") ? h.cg_max : min(2 * Double(io.elements), Double(limit))
       if next.squareRoot() <= min(0.5, size.squareRoot()) * size || done >= most { return step(io) }
-      io.add(d, next / rr, [-1], [residual])
+      io.add(d, next / rr / unit(io), [-1], [residual])
       set(io, "rr", next)
+      set(io, "unit", 1)
       return ask(io)
     }
 

@@ -10,7 +10,8 @@ import ThalwegCore
 /// State    the gradient and the direction of the last step; t, g·d, the steps since the restart. Within a step five
 ///          vectors. `refused`: searches that found nothing lower, where nothing moves; `uphill`: directions that were
 ///          given up for −g.
-/// Errors   TW_ERROR_NONFINITE: the first gradient of a step; any loss: the step is refused and changes nothing.
+/// Errors   TW_ERROR_NONFINITE: the first gradient of a step; any loss: the step is refused and changes nothing. So it
+///          is with TW_ERROR_NUMERIC, a move beyond the range of its type.
 /// Differs  restart none: the number of parameters; pr_plus and hs_plus are PR+ and HS+. Nothing moves where max|g| ≤
 ///          gtol.
 /// Source   Fletcher, Reeves, 1964; Polak, Ribière, 1969; Hestenes, Stiefel, 1952; Dai, Yuan, 1999.
@@ -105,6 +106,9 @@ struct NonlinearCG: ElementRule {
         io.copy(direction, into: lastDirection)
         for (k, x) in [io.scalar(3), search.t, io.scalar(4)].enumerated() { io.setScalar(k, x) }
         io.add(direction, -search.t, [], [])
+        guard io.sizes(direction).largest.isFinite else {
+          throw Failure(Status.numeric, "nonlinear_cg: the step is beyond the range of its type")
+        }
         return .update(io.gradient(in: direction))
       }
     }
