@@ -63,7 +63,12 @@ struct Shampoo: InBlocks {
     return Array(list.prefix(2)) + (beta1 > 0 ? [list[2]] : []) + (momentum > 0 ? [list[3]] : [])
       + (squares ? [list[4]] : [])
   }
-  static func decay(_ h: Hyper) -> Decay { h.decoupled_decay ? .rule : .coupled }
+  /// With momentum it goes into that.
+  private static func takesDecay(_ h: Hyper) -> Bool {
+    let momentum: Double = h.momentum
+    return h.decoupled_decay && momentum > 0
+  }
+  static func decay(_ h: Hyper) -> Decay { takesDecay(h) ? .rule : h.decoupled_decay ? .decoupled : .coupled }
   static func accepts(_ h: Hyper, _ shape: Shape) throws(Failure) {
     try plan(h, shape).check("shampoo", "max_preconditioner_dim")
   }
@@ -81,7 +86,7 @@ struct Shampoo: InBlocks {
     (self.h, t, first) = (h, c.t, c.t == 1)
     (beta1, beta2, momentum) = (h.beta1, h.beta2, h.momentum)
     (averages, moves) = (beta1 > 0, momentum > 0)
-    decay = h.decoupled_decay ? c.weightDecay : 0
+    decay = Shampoo.takesDecay(h) ? c.weightDecay : 0
   }
 
   func apply<T: Real>(_ w: Whole<T>) throws(Failure) {

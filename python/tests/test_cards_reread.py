@@ -63,10 +63,20 @@ def test_the_peak_of_the_decay_is_that_of_the_schedule():
 
 @pytest.mark.parametrize("sentence", [
     "schedule_free_adamw | clip_update_rms", "schedule_free_sgd | cautious", "schedule_free_radam | hyperball",
-    "stable_adamw | cautious_decay", "soap | corrected_decay"])
+    "stable_adamw | cautious_decay", "soap | corrected_decay", "soap | cautious_decay", "kl_shampoo | cautious_decay",
+    "kl_soap | cautious_decay", "kfac | cautious_decay", "psgd_kron | cautious_decay", "shampoo(momentum=0.9) | cautious_decay"])
 def test_stages_that_would_do_nothing_are_refused(sentence):
     with pytest.raises(tw.MethodError, match="cannot stand behind|finds no decay"):
         tw.Optimizer([np.zeros((2, 2))], sentence)
+
+
+def test_the_mask_is_on_the_decay_of_shampoo():
+    start, g = np.array([[1.0, -2, 3], [-1, 2, 0.5]]), np.array([[1.0, 1, -1], [2, -1, 0.5]])
+    plain = stepped("shampoo(lr=0.1)", start, g)
+    u = (start - plain) / 0.1
+    for decay, mask in [("", 1), (" | cautious_decay", u * start >= 0)]:
+        w = stepped(f"shampoo(lr=0.1, weight_decay=0.3){decay}", start, g)
+        np.testing.assert_allclose(w, start - 0.1 * 0.3 * mask * start - 0.1 * u, rtol=1e-12)
 
 
 FRONTS = ["grokfast(form=ma, window=2, warmup=false)", "gradient_centralization", "spectral_clip", "coordinate_clip(fraction=0.3)"]
