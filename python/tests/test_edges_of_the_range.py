@@ -364,3 +364,34 @@ def test_spectral_forms_of_long_doubles(name: str, size: float, rng: np.random.G
     x = (u * np.array([size, size / 3, 2, 0.5])) @ v
     ends = [-moved(f"{name}(method={form}, ns_steps=40) | sgd(lr=1.0)", x, 1, np.float64) for form in ("svd", "ns")]
     np.testing.assert_allclose(ends[1], ends[0], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1e-18, 1e-21, 2e-22, 1e-23, 1e-30, 1e-40])
+def test_ftrl_of_gradients_whose_squares_are_below_floats(size: float, rng: np.random.Generator) -> None:
+    """It forgot the squares and not what it had made of them: the weights doubled at each step.  Squares of two or three bits are
+    good for a fifth; those that floats do not have at all count as no gradient, as the first step says: 0."""
+    small, right = both("ftrl(lr=0.1)", size * rng.uniform(1, 2, 20), 60, start=0.5)
+    assert np.abs(right).max() < 3
+    if size < 2e-23:
+        np.testing.assert_array_equal(small, 0)
+    else:
+        np.testing.assert_allclose(small, right, rtol=1e-4 if size > 1e-19 else 0.2)
+
+
+@pytest.mark.parametrize("size", [1e-30, 2e-37, 2e-38])
+def test_8_bit_state_of_all_normal_floats(size: float, rng: np.random.Generator) -> None:
+    """A block's scale was one where 1/scale is at most 2^120; the moments of smaller ones were 0, the second ones the least there is."""
+    g = (size * rng.uniform(1, 2, 8192)).astype(np.float32)
+    ends = {}
+    for state in ("f32", "q8"):
+        w, v = np.zeros(8192, np.float32), np.zeros(8192, np.float32)
+        with tw.Optimizer([w], "sgd(lr=1, momentum=0.9)", state_dtype=state) as opt:
+            for _ in range(5):
+                opt.step([g])
+        root = np.sqrt(size) * (1 + np.arange(8192) / 8192)
+        with tw.Optimizer([v], "rmsprop(lr=1, eps=1e-30, alpha=0.5)", state_dtype=state) as opt:
+            opt.step([root.astype(np.float32)])
+        ends[state] = w, v
+    # codes are at most a fifteenth apart, and rounded up and down alike
+    np.testing.assert_allclose(ends["q8"][0], ends["f32"][0], rtol=0.1)
+    np.testing.assert_allclose(ends["q8"][1], ends["f32"][1], rtol=0.1)

@@ -8,7 +8,8 @@ import ThalwegCore
 /// State    θ₀, s·‖g₀‖; d, a, ‖g₀‖. Norms and products run over all tensors.
 /// Differs  decay is coupled in every gradient, the first included (the authors' class leaves the first without it by a
 ///          missing in-place mark). While all gradients have been 0 nothing starts. s is kept times ‖g₀‖, so that the
-///          first step needs no walk of its own.
+///          first step needs no walk of its own: in floats, gradients below 1e-38/d (1e-32 with the first d) lose
+///          digits there, and below 1e-45/d all of them.
 /// Source   Defazio and Mishchenko, 2023, arXiv:2301.07733.
 struct DAdaptSGD: ElementRule {
   static let method = Method(

@@ -9,7 +9,8 @@ import ThalwegCore
 /// Differs  pytorch-optimizer takes √n in the denominator whatever lr_power. The parameters are a function of the
 ///          state: a coordinate that never had a gradient is 0 from the first step on, and what a host writes into
 ///          them only enters through σ·θ. A step with lr = 0 leaves all as it is.
-///          Where n is beyond the largest number the coordinate stays.
+///          Where n is beyond the largest number the coordinate stays. Gradients whose squares are below the smallest
+///          one (floats: 4e-23) count as none, and below 1e-19 n has fewer digits.
 /// Source   McMahan et al., 2013.
 struct FTRL: ElementRule {
   static let method = Method(
@@ -43,21 +44,23 @@ struct FTRL: ElementRule {
   @inline(__always) private func root(_ n: D) -> D {
     p == 0.5 ? n.squareRoot() : p == 1 ? n : p == 0 ? D(1) : D.pow(n, p)
   }
-  /// The sum of squares, the linear term and the parameter; in double, for σ is a difference of roots.
-  @inline(__always) private func next(_ g: D, _ x: D, _ z: D, _ n: D) -> (n: D, z: D, x: D) {
-    let sum: D = n + g * g, new = root(sum), k = D(rate), zero = D(0)
+  /// The linear term and the parameter; in double, for σ is a difference of roots. `sum`: n', as it is kept: what the
+  /// next step does not find in n must not have been in σ.
+  @inline(__always) private func next(_ g: D, _ x: D, _ z: D, _ n: D, _ sum: D) -> (z: D, x: D) {
+    let new = root(sum), k = D(rate), zero = D(0)
     let sigma: D = (new - root(n)) * k
     let pull: D = D(2 * shrinkage) * x - sigma * x
     let z: D = z + g + pull
     let q: D = (new + D(beta)) * k + D(lambda2)
-    return (sum, z, D.select(D.equal(q, zero), zero, (zero - z.shrunk(by: lambda1)) / q))
+    return (z, D.select(D.equal(q, zero), zero, (zero - z.shrunk(by: lambda1)) / q))
   }
 
   @inline(__always) func moved<L: Lane>(_ g: L, _ x: L, _ s: Slots<L>) -> L {
     if !moves { return x }
     let (g, w, z) = (g.wide, x.wide, s[0].wide), n = first ? (D(start), D(start)) : s[1].wide
-    let a = next(g.low, w.low, z.low, n.0), b = L.width == 16 ? next(g.high, w.high, z.high, n.1) : a
-    let sum = L(wide: a.n, b.n), isOver = L.equal(sum, L(.infinity))
+    let sum = L(wide: n.0 + g.low * g.low, n.1 + g.high * g.high), isOver = L.equal(sum, L(.infinity)), all = sum.wide
+    let a = next(g.low, w.low, z.low, n.0, all.low)
+    let b = L.width == 16 ? next(g.high, w.high, z.high, n.1, all.high) : a
     s[0] = L.select(isOver, s[0], L(wide: a.z, b.z))
     s[1] = sum
     return L.select(isOver, x, L(wide: a.x, b.x))
