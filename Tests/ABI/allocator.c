@@ -337,6 +337,65 @@ static void short_lives(void) {
   close_books("short lives");
 }
 
+/* ---- beyond the end ----------------------------------------------------------------------------------- */
+
+/* Blocks that end where memory that nobody may touch begins. */
+enum { GUARD = 1 << 20 };
+static void *allocate_fenced(void *context, size_t size, size_t alignment) {
+  (void)context;
+  if (alignment > 4096) return NULL;
+  size_t room = (size + 4095) / 4096 * 4096, from = (room - size) & ~(alignment - 1);
+  char *memory = mmap(NULL, room + GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return NULL;
+  return mprotect(memory, room, PROT_READ | PROT_WRITE) == 0 ? memory + from : NULL;
+}
+static void deallocate_fenced(void *context, void *memory, size_t size) {
+  (void)context;
+  char *start = (char *)((uintptr_t)memory & ~(uintptr_t)4095);
+  size_t from = (size_t)((char *)memory - start);
+  munmap(start, (from + size + 4095) / 4096 * 4096 + GUARD);
+}
+
+/* State that methods of curvature keep in fewer bits is not widened for the kernel that moves the parameters, which has
+ * nothing there; its last vector of a tensor, which is not full, read where it would have been, far beyond its rows. */
+static void narrow_state_within_its_blocks(void) {
+  static const char *const sentences[] = {"fosi(lr=0.01, k=1, interval=1, order=3)", "mfac(lr=0.01, ngrads=3)", "lbfgs(lr=0.01, history=2)",
+                                          "psgd_lra(lr=0.01)", "singd(lr=0.01)", "adahessian(lr=0.01)"};
+  enum { N = 16384 + 15 };
+  static float w[N], g[N];
+  const int64_t n = N;
+  const tw_tensor parameter = tw_tensor_dense_f32(w, 1, &n), gradient = tw_tensor_dense_f32(g, 1, &n);
+  STATUS(TW_OK, tw_set_allocator(allocate_fenced, deallocate_fenced, NULL));
+  for (size_t k = 0; k < sizeof sentences / sizeof *sentences; k++) {
+    for (int32_t state = TW_STATE_BF16; state <= TW_STATE_Q8; state++) {
+      tw_options options;
+      STATUS(TW_OK, tw_options_init(&options, sizeof options));
+      options.state_dtype = state;
+      tw_optimizer *optimizer = NULL;
+      if (tw_optimizer_create(sentences[k], &options, &optimizer) != TW_OK) continue; /* this build lacks it */
+      note("%s, state %d", sentences[k], (int)state);
+      fill_f32(w, N, 3);
+      STATUS(TW_OK, tw_optimizer_add_parameters(optimizer, &parameter, 1, NULL, NULL));
+      STATUS(TW_OK, tw_optimizer_bind_gradients(optimizer, &gradient, 1));
+      for (int step = 0; step < 3; step++) {
+        tw_request request = {.struct_size = sizeof request};
+        tw_status status;
+        while ((status = tw_optimizer_next(optimizer, &request)) == TW_MORE) {
+          const float *at = request.kind == TW_REQUEST_HESSIAN_VECTOR ? request.probe[0].data : w;
+          request.loss = 0; /* of half the sum of squares */
+          for (size_t i = 0; i < N; i++) {
+            g[i] = at[i];
+            request.loss += 0.5 * (double)w[i] * (double)w[i];
+          }
+        }
+        STATUS(TW_OK, status);
+      }
+      STATUS(TW_OK, tw_optimizer_destroy(optimizer));
+    }
+  }
+  STATUS(TW_OK, tw_set_allocator(NULL, NULL, NULL));
+}
+
 int main(void) {
   RUN(used_and_returned);
   RUN(allocator_of_creation);
@@ -344,5 +403,6 @@ int main(void) {
   RUN(every_allocation_of_every_run);
   RUN(no_memory_at_all);
   RUN(short_lives);
+  RUN(narrow_state_within_its_blocks);
   FINISH();
 }

@@ -282,7 +282,10 @@ public struct Vectors<L: Lane> {
   o.pad.initializeMemory(as: UInt8.self, repeating: 0, count: row &* (SlotPointers.capacity &+ 2))
   o.pad.copyMemory(from: o.x + offset, byteCount: bytes)
   (o.pad + row).copyMemory(from: o.g + offset, byteCount: bytes)
-  for k in 0..<o.used { (o.pad + row &* (k &+ 2)).copyMemory(from: o.slots[k] + offset, byteCount: bytes) }
+  // (one that lies at the pad is none of the kernel's: nothing lies behind it)
+  for k in 0..<o.used where o.slots[k] != o.pad {
+    (o.pad + row &* (k &+ 2)).copyMemory(from: o.slots[k] + offset, byteCount: bytes)
+  }
   if o.averages {
     (o.pad + row &* (Fold.slot &+ 2)).copyMemory(from: o.slots[Fold.slot] + offset, byteCount: bytes)
   }
@@ -293,7 +296,7 @@ public struct Vectors<L: Lane> {
 ) {
   if writesX { (o.out + offset).copyMemory(from: o.pad, byteCount: bytes) }
   if writesG { (o.g + offset).copyMemory(from: o.pad + row, byteCount: bytes) }
-  for k in 0..<o.used {
+  for k in 0..<o.used where o.slots[k] != o.pad {
     // only what has changed: a slot may stand for memory of the host that is only read
     let to = o.slots[k] + offset, from = o.pad + row &* (k &+ 2)
     if memcmp(to, from, bytes) != 0 { to.copyMemory(from: from, byteCount: bytes) }
