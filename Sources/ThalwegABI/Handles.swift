@@ -164,10 +164,9 @@ func string(_ p: UnsafePointer<CChar>?, _ name: String) throws(Failure) -> Strin
 /// `expected` is the number of parameters where one tensor each is wanted.
 func views(_ p: UnsafePointer<tw_tensor>?, _ count: Int, _ kind: String, expected: Int? = nil) throws(Failure) -> [View]
 {
-  if let expected, count != expected, !(kind == "shadow" && count == 0), expected > 0 || kind != "gradient" {
+  if let expected, count != expected, !(kind == "shadow" && count == 0) {
     throw Failure(Status.count, "expected \(expected) \(kind)s, one for each parameter, got \(UInt(bitPattern: count))")
   }
-  if kind == "gradient", expected == 0 { throw Failure(Status.sequence, "bind parameters before gradients") }
   guard count >= 0, count <= 1 << 28 else {
     throw Failure(Status.count, "count must be 0 to 2^28, got \(UInt(bitPattern: count))")
   }

@@ -103,13 +103,19 @@ public func optimizerRebindParameters(_ p: OpaquePointer?, _ parameters: UnsafeP
   }
 }
 
+/// The tensors of an answer, or gradients for the next step.
+func gradients(_ o: Optimizer, _ p: UnsafePointer<tw_tensor>?, _ count: Int) throws(Failure) -> [View] {
+  guard o.count > 0 else { throw Failure(Status.sequence, "bind parameters before gradients") }
+  return try views(p, count, o.waiting?.kind.noun ?? "gradient", expected: o.count)
+}
+
 @_cdecl("tw_optimizer_bind_gradients")
 public func optimizerBindGradients(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw_tensor>?, _ count: Int)
   -> tw_status
 {
   status { () throws(Failure) in
     try stepping(p) { (o) throws(Failure) in
-      try o.bindGradients(try views(gradients, count, "gradient", expected: o.count))
+      try o.bindGradients(try ThalwegABI.gradients(o, gradients, count))
     }
   }
 }
@@ -138,7 +144,7 @@ public func optimizerStep(_ p: OpaquePointer?) -> tw_status {
 public func optimizerStepWith(_ p: OpaquePointer?, _ gradients: UnsafePointer<tw_tensor>?, _ count: Int) -> tw_status {
   statusCode { () throws(Failure) in
     try stepping(p) { (o) throws(Failure) in
-      try o.bindGradients(try views(gradients, count, "gradient", expected: o.count))
+      try o.bindGradients(try ThalwegABI.gradients(o, gradients, count))
       return try o.stepOnce()
     }
   }

@@ -74,7 +74,7 @@ public func optimizerAnswer(
         if kind == .sampleGradients {
           try o.answer(samples: try samples(at, many[name] ?? 0))
         } else {
-          try o.bindGradients(try views(at, many[name] ?? 0, "gradient", expected: o.count))
+          try o.bindGradients(try gradients(o, at, many[name] ?? 0))
         }
       }
       o.told = loss

@@ -113,7 +113,7 @@ extension Optimizer {
     guard views.count == bound.count else {
       throw Failure(Status.count, "expected \(bound.count) \(kind)s, one for each parameter, got \(views.count)")
     }
-    for (i, v) in views.enumerated() where v.shape != bound[i].view.shape && !(v.absent && kind == "gradient") {
+    for (i, v) in views.enumerated() where v.shape != bound[i].view.shape && !v.absent {
       throw Failure(Status.shape, "\(label(kind, i)) has shape \(v.shape), its parameter has \(bound[i].view.shape)")
     }
   }
@@ -153,20 +153,21 @@ extension Optimizer {
 
   package func bindGradients(_ views: [View]) throws(Failure) {
     guard !bound.isEmpty else { throw Failure(Status.sequence, "bind parameters before gradients") }
-    try match(views, "gradient")
+    let noun = pending.kind.noun
+    try match(views, noun)
     let writes = options.zeroGradients || options.consumeGradients
     if writes {
       for (i, v) in views.enumerated() where !v.absent {
-        let what = label("gradient", i), but = ", but zero_gradients or consume_gradients would write it"
+        let what = label(noun, i), but = ", but zero_gradients or consume_gradients would write it"
         guard !v.readOnly else { throw Failure(Status.layout, "\(what) is read-only" + but) }
         try v.refuseOverlapWithin(what, Status.layout, but)
       }
-      let what = "gradients are written by zero_gradients or consume_gradients:"
+      let what = "\(noun)s are written by zero_gradients or consume_gradients:"
       try Optimizer.refuse(Overlap.first(among: views), what) { bound[$0].name }
     }
     // what changes during the step must not be read as a gradient
-    try keepApart(views, "gradient", from: placed, "parameter")
-    try keepApart(views, "gradient", from: shadowed, "shadow")
+    try keepApart(views, noun, from: placed, "parameter")
+    try keepApart(views, noun, from: shadowed, "shadow")
     for (i, v) in views.enumerated() {
       records[i].g.release()
       records[i].g = Layout(v)

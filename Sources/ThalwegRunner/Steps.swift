@@ -425,7 +425,7 @@ extension Optimizer {
     for i in 0..<bound.count where records[i].active && (matrices ? records[i].absent : !records[i].present) {
       throw Failure(
         Status.sequence,
-        "\(label("gradient", i)) is absent, but was there at the first request of this step; pass zeros")
+        "\(label(pending.kind.noun, i)) is absent, but was there at the first request of this step; pass zeros")
     }
   }
 
@@ -470,7 +470,7 @@ extension Optimizer {
     try checkRanks()
     if let bad {
       let task = pending.kind == .taskGradient ? " of task \(pending.index)" : ""
-      throw refusedGradient(label("gradient", bad.tensor) + task, bad.count)
+      throw refusedGradient(label(pending.kind.noun, bad.tensor) + task, bad.count)
     }
     if totals[0] > 0 {
       throw refused("non-finite gradient", "a gradient of another rank has elements that are NaN or infinite")

@@ -305,6 +305,15 @@ void requests() {
     g = w;
   });
   CHECK(w == start);
+  // A name without tensors would be passed over, whatever it is.
+  {
+    thalweg::Requests named = sam.requests();
+    named.begin();
+    THROWS(TW_ERROR_ARGUMENT, sam.answer({{"gradients", {Tensor(g)}}, {"losses", {}}}));
+    sam.answer({{"gradients", {Tensor(g)}}});
+    named.cancel();
+    CHECK(w == start);
+  }
   // One that has been moved from cancels nothing, one that is cancelled twice is cancelled once.
   {
     thalweg::Requests first = sam.requests();

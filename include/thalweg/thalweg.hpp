@@ -858,6 +858,10 @@ class Optimizer {
     std::vector<const char*> names;
     std::vector<tw_tensor> views;
     for (const auto& [name, tensors] : answers) {
+      if (tensors.empty()) {
+        errors.fail(TW_ERROR_ARGUMENT, "`" + name + "` has no tensors: leave out what is not given");
+        return;
+      }
       for (const Tensor& tensor : tensors) {
         names.push_back(name.c_str());
         views.push_back(tensor.c_view());

@@ -1047,8 +1047,17 @@ static PyObject *as_sequence(Optimizer *self, PyObject *arrays, const char *what
   return PySequence_List(arrays);
 }
 
+/* What messages call a tensor that is bound as a gradient, by the request that waits. */
+static const char *noun_of(const Optimizer *self) {
+  switch (self->request.kind) {
+    case TW_REQUEST_HESSIAN_VECTOR: return "product";
+    case TW_REQUEST_PARTICIPANT: return "participant's parameter";
+    default: return "gradient";
+  }
+}
+
 static int bind_gradients_as(Optimizer *self, PyObject *arrays, int wanted) {
-  int status = bind(self, &self->gradients, arrays, wanted, &self->parameters, "gradient", tw_optimizer_bind_gradients);
+  int status = bind(self, &self->gradients, arrays, wanted, &self->parameters, noun_of(self), tw_optimizer_bind_gradients);
   if (status == 0) self->stale = 0;
   return status;
 }
@@ -1162,7 +1171,7 @@ static PyObject *optimizer_step(PyObject *object, PyObject *const *args, Py_ssiz
     return leave_error(&self->base);
   }
   if (what != Py_None && (gone || self->stale || !is_sequence(what) || !binding_same(&self->gradients, what))) {
-    PyObject *arrays = as_sequence(self, what, "gradient");
+    PyObject *arrays = as_sequence(self, what, noun_of(self));
     int status = arrays ? bind_gradients_as(self, arrays, ACQUIRE_BRIEFLY) : -1;
     Py_XDECREF(arrays);
     if (status < 0) {
@@ -1336,22 +1345,29 @@ static PyObject *optimizer_cancel(PyObject *object, PyObject *unused) {
   return leave(&self->base, status);
 }
 
+/* _answer_matrix(first, second), or _answer_matrix(first, second, its name, the other's): None for what is not given. */
 static PyObject *optimizer_answer_matrix(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
   Optimizer *self = (Optimizer *)object;
-  if (!takes(nargs, 1, 2, "_answer_matrix") || !enter(&self->base)) return NULL;
+  if (!takes(nargs, 1, 4, "_answer_matrix") || !enter(&self->base)) return NULL;
   Bound bound[2];
-  tw_tensor tensors[2];
+  tw_tensor tensors[2], list[2];
   memset(bound, 0, sizeof bound);
   memset(tensors, 0, sizeof tensors);
-  static const char *const what[2] = {"first", "second"};
-  int ok = 1, given[2] = {0, 0};
+  const char *what[2] = {"first", "second"}, *names[2];
+  int ok = 1, given[2] = {0, 0}, count = 0;
   for (int i = 0; ok && i < 2; i++) {
-    if (i >= nargs || args[i] == Py_None) continue;
+    if (nargs == 4) what[i] = text_of(args[2 + i], &ok);
+    if (!ok || i >= nargs || args[i] == Py_None) continue;
     Label label = {what[i], -1, NULL};
     ok = given[i] = acquire(self->base.state, &bound[i], &tensors[i], args[i], 0, &label) == 0;
+    if (ok) {
+      names[count] = what[i];
+      list[count++] = tensors[i];
+    }
   }
   tw_status status = TW_OK;
-  if (ok) status = tw_optimizer_answer_matrix(HANDLE(self), given[0] ? &tensors[0] : NULL, given[1] ? &tensors[1] : NULL);
+  if (ok && nargs == 4) status = tw_optimizer_answer(HANDLE(self), names, list, (size_t)count);
+  else if (ok) status = tw_optimizer_answer_matrix(HANDLE(self), given[0] ? &tensors[0] : NULL, given[1] ? &tensors[1] : NULL);
   for (int i = 2; i-- > 0;) {
     if (bound[i].object) bound_release(&bound[i]);
   }
@@ -1409,7 +1425,7 @@ static PyObject *optimizer_answer_samples(PyObject *object, PyObject *const *arg
 static PyObject *optimizer_bind_gradients(PyObject *object, PyObject *arrays) {
   Optimizer *self = (Optimizer *)object;
   if (!enter(&self->base)) return NULL;
-  PyObject *sequence = as_sequence(self, arrays, "gradient");
+  PyObject *sequence = as_sequence(self, arrays, noun_of(self));
   int status = sequence ? bind_gradients(self, sequence) : -1;
   Py_XDECREF(sequence);
   return status < 0 ? leave_error(&self->base) : leave(&self->base, TW_OK);

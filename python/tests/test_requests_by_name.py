@@ -114,3 +114,84 @@ def test_names_that_are_not_wanted() -> None:
                 r.answer(output_gradients=D, inputs=X)
             else:
                 r.answer(gradients=[g])
+
+
+def waiting_for(kind: str, sentence: str, n: int = 1, **options: Any) -> tuple[tw.Optimizer, Any, tw.Request]:
+    """An optimizer, with gradients that are bound, whose loop stands at the first request of that kind."""
+    opt = tw.Optimizer([np.ones((2, 4)) for _ in range(n)], sentence, **options)
+    opt.bind_gradients([np.ones((2, 4)) for _ in range(n)])
+    requests = opt.requests()
+    return opt, requests, next(r for r in requests if r.kind == kind)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind, sentence, given, name", [
+    ("gradient", "sgd(lr=0.1)", {"gradients": None}, "gradients"),
+    ("hessian_vector", "adahessian", {"products": None}, "products"),
+    ("sample_gradients", SENTENCES[5], {"samples": None}, "samples"),
+    ("activations", "kfac", {"inputs": None, "output_gradients": D}, "inputs"),
+    ("activations", "kfac", {"inputs": X, "output_gradients": None}, "output_gradients"),
+    ("logit_derivatives", "sgd(lr=0.1) | ghost_step", {"derivatives": None, "logits": None}, "derivatives"),
+])
+def test_none_is_no_answer(kind: str, sentence: str, given: dict[str, Any], name: str) -> None:
+    """Nor are the gradients that are bound since an earlier request."""
+    opt, _, request = waiting_for(kind, sentence)
+    with pytest.raises(tw.NeedsError, match=f"{kind} wants `{name}`"):
+        request.answer(**given)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_messages_call_answers_by_their_names() -> None:
+    _, _, request = waiting_for("hessian_vector", "adahessian", names=["w"])
+    for bad, problem, words in (
+        ([np.ones(8)], tw.ShapeError, r"^product 0 \(`w`\) has shape \[8\]"), ([], tw.CountError, "^expected 1 products, .* got 0"),
+        ([np.ones((2, 4), int)], tw.DtypeError, r"^product 0 .*int64"), (3, TypeError, "^products are given as a list"),
+        (request._optimizer.params, tw.OverlapError, "^product 0 .*parameter 0.*release_gradients"),
+    ):  # fmt: skip
+        with pytest.raises(problem, match=words):
+            request.answer(products=bad)
+    for bad, problem, words in ((np.nan, tw.NonfiniteError, "^product 0 .* NaN"), (None, tw.SequenceError, "^product 0 is absent")):
+        _, requests, request = waiting_for("hessian_vector", "adahessian")
+        request.answer(products=[None if bad is None else np.full((2, 4), bad)])
+        with pytest.raises(problem, match=words):
+            next(requests)
+    _, _, request = waiting_for("participant", "fedavg | sgd(lr=1)")
+    with pytest.raises(tw.ShapeError, match=r"^participant's parameter 0 has shape \[8\]"):
+        request.answer(parameters=[np.ones(8)])
+    _, _, request = waiting_for("activations", "kfac")
+    for given, problem, words in (
+        ({"inputs": X.astype(int), "output_gradients": D}, tw.DtypeError, "^inputs: element type int64"),
+        ({"inputs": X, "output_gradients": D[None]}, tw.ShapeError, "^output_gradients must have two axes"),
+    ):  # fmt: skip
+        with pytest.raises(problem, match=words):
+            request.answer(**given)
+    _, _, request = waiting_for("sample_gradients", SENTENCES[5], names=["w"])
+    for bad in (D, "text", 3):
+        with pytest.raises(TypeError, match="^samples are given as a list"):
+            request.answer(samples=bad)
+    request.answer(samples={"w": D[:, :, None] * X[:, None, :]})
+
+
+def test_a_loss_is_a_number() -> None:
+    for bad in ("1", b"1", 10**400, 1j, [1.0]):
+        _, _, request = waiting_for("loss_and_gradient", "polyak_sgd")
+        before = request.loss
+        with pytest.raises(tw.ValueTypeError, match="the loss of an answer is one number"):
+            request.answer(gradients=[np.ones((2, 4))], loss=bad)
+        assert request.loss is before
+    with tw.SGD([np.ones(2)], lr=0.1) as opt, pytest.raises(tw.ValueTypeError, match="gradient_scale is a number"):
+        tw.SGD([np.ones(2)], lr=0.1, gradient_scale=10**400)
+    assert opt.closed
+
+
+def test_a_step_that_was_cancelled_takes_no_answer() -> None:
+    """Neither does its loop go on, with another step."""
+    opt, requests, request = waiting_for("hessian_vector", "adahessian")
+    opt.cancel()
+    with pytest.raises(tw.SequenceError, match="is over"):
+        request.answer(products=[np.ones((2, 4))])
+    with pytest.raises(tw.SequenceError, match="the step was cancelled"):
+        next(requests)
+    for request in opt.requests():
+        request.answer([np.ones((2, 4))])
+    assert opt.steps == 1

@@ -14,6 +14,14 @@ public struct Request: Sendable {
     }
     /// The answer lies in the bound gradients.
     public var takesGradients: Bool { self != .none && self != .loss && !isGiven }
+    /// What messages call a tensor that is bound as a gradient.
+    public var noun: String {
+      switch self {
+      case .hessianVector: "product"
+      case .participant: "participant's parameter"
+      default: "gradient"
+      }
+    }
   }
   public var kind = Kind.none
   public var pass = 0

@@ -104,7 +104,7 @@ def with_hint(message: str) -> str:
     elsewhere = r"(?:it cannot be a stage of a pipeline|an? (\w+) is wanted here)"
     if found := re.search(rf"`(\w+)` is an? (\w+); {elsewhere}$", first):
         return first + _of_place(found[1], found[2], found[3]) + line + rest
-    if re.fullmatch(r"gradient \d+.* and parameter \d+.* share memory", first):
+    if re.fullmatch(r"(gradient|product|participant's parameter) \d+.* and parameter \d+.* share memory", first):
         return f"{first}; opt.release_gradients() lets go of gradients of a step that is over" + line + rest
     if re.fullmatch(r"\w+: `\w+` is given twice", first):
         return f"{first}: a value without a name goes to the first place, whatever stands before it" + line + rest

@@ -306,6 +306,12 @@ class Optimizer(Saved):
         """
         yield from self._loop(Request)
 
+    def cancel(self) -> None:
+        super().cancel()
+        self._pending = self._asked = None  # a loop over its requests is over
+
+    cancel.__doc__ = _thalweg.Optimizer.cancel.__doc__
+
     def _loop(self, made: Callable[..., Any]) -> Generator[Any, None, None]:
         """The loop of `requests`; made(optimizer, row) makes what it yields."""
         before = None if self._skips is None else self.skipped
@@ -332,7 +338,7 @@ class Optimizer(Saved):
                 yield request
                 self._asked = None
                 if self._pending is not token:
-                    raise error(SequenceError, "another step was started inside the loop over this one")
+                    raise error(SequenceError, "the step was cancelled, or another one started, inside the loop over it")
                 request._check_answered()
                 if request.wants_loss and request.loss is None:
                     raise error(NeedsError, f"{self._text}: the method asked for the loss, and none was given: "

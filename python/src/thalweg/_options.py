@@ -40,7 +40,7 @@ def number(name: str, value: Any) -> float:
     try:
         if not isinstance(value, (str, bytes)) and not is_complex(value):
             return float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         pass
     raise error(ValueTypeError, f"{name} is a number, got {reprlib.repr(value)}")
 

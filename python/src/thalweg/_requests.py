@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,9 +99,9 @@ class Request:
         if self._optimizer._asked is not self:
             raise error(SequenceError, f"{self._optimizer._text}: {self!r} is over: the loop that asked for it has "
                         "gone on, or was left, which cancels its step")
+        number = None if loss is None else number_of(loss, "the loss of an answer", grads)
         if named:
             grads = self._by_name(grads, named)
-        number = None if loss is None else number_of(loss, "the loss of an answer", grads)
         if grads is not None:
             if isinstance(grads, Mapping):
                 grads = self._optimizer._by_name(grads)
@@ -125,12 +125,12 @@ class Request:
                 wants = " and ".join(f"`{i.name}` {i.shape}" for i in self.declared.wanted)
                 raise error(UnknownNameError, f"{self.kind} wants {wants}, not `{name}`" + (
                     " beside grads" if grads is not None else ""))
-        missing = [i for i in tensors if i.name not in named and not i.optional]
+        missing = [i for i in tensors if named.get(i.name) is None and not i.optional]
         if missing:
             raise error(NeedsError, f"{self.kind} wants `{missing[0].name}` {missing[0].shape}, too: {missing[0].meaning}")
         values = [named.get(i.name) for i in tensors]
         if len(values) == 2:
-            self.answer_matrix(*values)
+            self._optimizer._answer_matrix(*values, *(i.name for i in tensors))
         elif self.wants_gradient:
             return values[0]
         else:
@@ -182,15 +182,19 @@ class Request:
         """
         self._optimizer._answer_matrix(first, second)
 
-    def answer_samples(self, gradients: Sequence[Any]) -> None:
+    def answer_samples(self, gradients: Iterable[Any] | Mapping[str, Any]) -> None:
         """Answers "sample_gradients": one array for each parameter, (samples, shape of the parameter...), None for one
-        that is marked absent.  They are read before this returns, and scaled as other gradients are; there may be no
+        that is marked absent; or a mapping from their names.  They are read before this returns, and scaled as other gradients are; there may be no
         samples.
 
         SequenceError when no such request waits.  ShapeError and ArgumentError leave the request waiting.
         """
-        names = tuple(f"samples[{i}]" for i in range(len(gradients)))
-        self._optimizer._answer_samples(names, tuple(gradients))
+        if isinstance(gradients, Mapping):
+            gradients = self._optimizer._by_name(gradients)
+        if _arrays.is_array(gradients) or isinstance(gradients, str) or not isinstance(gradients, Iterable):
+            raise TypeError(f"samples are given as a list, one array for each parameter, not as {type(gradients)}")
+        arrays = tuple(gradients)
+        self._optimizer._answer_samples(tuple(f"samples[{i}]" for i in range(len(arrays))), arrays)
 
     def __repr__(self) -> str:
         task = f", task {self.index} of {self.count}" if self.kind == "task_gradient" else ""
@@ -200,7 +204,7 @@ class Request:
 
 def say_list(problem: TypeError, grads: Any, written: str) -> None:
     """Lets a refusal of gradients say how that of one parameter is given, where it came as a bare array."""
-    if _arrays.is_array(grads) and str(problem).startswith("gradients are given as a list"):
+    if _arrays.is_array(grads) and "s are given as a list" in str(problem):
         problem.args = (f"{problem}: write {written}",)
 
 
@@ -242,10 +246,10 @@ def number_of(loss: Any, what: str = "the loss that the closure returns", grads:
     """The loss that somebody gave, as `what`; where it came beside a number in the place of gradients, the two were
     exchanged."""
     try:
-        if _options.is_complex(loss):
+        if _options.is_complex(loss) or isinstance(loss, (str, bytes)):
             raise TypeError
         return float(loss)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         if exchanged(grads.item() if getattr(grads, "ndim", 1) == 0 else grads, loss):
             raise error(ValueTypeError, "request.answer takes (grads, loss), and was given (loss, grads)") from None
         raise error(ValueTypeError, f"{what} is one number, not {reprlib.repr(loss)}") from None
