@@ -452,6 +452,7 @@ static int take_briefly(State *state, Bound *bound, tw_tensor *tensor, const Lab
   PyErr_Clear();
   int32_t dtype = plain ? dtype_of_dlpack(now.dtype.code, now.dtype.bits, 0) : 0;
   if (!dtype || now.dtype.lanes != 1 || !is_host(now.device.type) || now.ndim > INLINE_RANK || !now.strides) return 1;
+  if (!now.data) return 1; /* nothing lies there: empty, or freed */
   Py_ssize_t dims[2 * INLINE_RANK];
   for (int d = 0; d < now.ndim; d++) {
     dims[d] = (Py_ssize_t)now.shape[d];
@@ -465,10 +466,26 @@ static int take_briefly(State *state, Bound *bound, tw_tensor *tensor, const Lab
   return set_dims(state, bound, tensor, now.ndim, dims, dims + now.ndim, 1, label);
 }
 
-/* NumPy resizes no array to which there is a weak reference, even where it is told not to count others (refcheck=False). */
+/* NumPy resizes no array to which there is a weak reference, even where it is told not to count others (refcheck=False):
+ * one to the array that owns the memory, of which the object may be a view. */
 static void keep_size(State *state, Bound *bound) {
-  int is = (PyObject *)Py_TYPE(bound->object) == state->ndarray ? 1 : PyObject_IsInstance(bound->object, state->ndarray);
-  if (is <= 0 || !(bound->weak = PyWeakref_NewRef(bound->object, NULL))) PyErr_Clear();
+  PyObject *owner = bound->object, *next;
+  Py_INCREF(owner);
+  while (owner) {
+    int view = PyMemoryView_Check(owner);
+    int is = (PyObject *)Py_TYPE(owner) == state->ndarray ? 1 : PyObject_IsInstance(owner, state->ndarray);
+    if (is <= 0 && !view) break;
+    next = PyObject_GetAttrString(owner, view ? "obj" : "base");
+    if (!next || next == Py_None) { /* it owns its memory */
+      Py_XDECREF(next);
+      if (is > 0) bound->weak = PyWeakref_NewRef(owner, NULL);
+      break;
+    }
+    Py_DECREF(owner);
+    owner = next;
+  }
+  Py_DECREF(owner);
+  PyErr_Clear();
 }
 
 /* Fills `bound` and `tensor` from an array-like object.  On failure `bound` holds what bound_release has to undo. */

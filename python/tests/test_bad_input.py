@@ -300,6 +300,22 @@ def test_resizing_bound_arrays(w: np.ndarray) -> None:
     grad.resize(1000, refcheck=False)
 
 
+@pytest.mark.parametrize("view", [lambda a: a[2:8], lambda a: a.reshape(2, 5), lambda a: a[::-1][1:4], lambda a: memoryview(a),
+                                  lambda a: memoryview(a[1:5]), lambda a: a.view(type("Named", (np.ndarray,), {}))])  # fmt: skip
+def test_resizing_arrays_of_which_a_view_is_bound(view: Any) -> None:
+    """The view would stay, and its memory be freed."""
+    owned, grad = np.ones(10), np.ones(10)
+    opt = tw.SGD([view(owned)], lr=0.1)
+    opt.step([view(grad)])
+    for array in (owned, grad):
+        with pytest.raises(ValueError, match="cannot resize"):
+            array.resize(100_000, refcheck=False)
+    opt.step([view(grad)])
+    opt.close()
+    owned.resize(100_000, refcheck=False)
+    grad.resize(100_000, refcheck=False)
+
+
 def test_list_that_changes_while_it_is_read(w: np.ndarray) -> None:
     grads: list[Any] = []
 

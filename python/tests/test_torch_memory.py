@@ -188,6 +188,29 @@ def test_storages_of_gradients_may_be_resized_between_steps() -> None:
     assert (p == -1).all()
 
 
+def test_storages_that_are_freed_are_no_tensors() -> None:
+    """NumPy makes other memory for a tensor whose storage was freed: its steps went there, and its numbers came from there."""
+    gone = torch.ones(10)
+    gone.untyped_storage().resize_(0)
+    with pytest.raises(tw.DtypeError, match="parameter 0: the storage of the tensor was resized to 0 bytes, and its elements need 40"):
+        tw.Optimizer([gone], "sgd(lr=0.5)")
+    short = torch.ones(12)
+    short.untyped_storage().resize_(40)
+    with pytest.raises(tw.DtypeError, match="resized to 40 bytes, and its elements need 48"):
+        tw.Optimizer([short], "sgd(lr=0.5)")
+    p = torch.nn.Parameter(torch.ones(10))
+    opt = Optimizer([p], "sgd(lr=0.5)")
+    for k in range(2):
+        p.grad = torch.ones(10)
+        opt.step()
+        p.grad.untyped_storage().resize_(0)
+        with pytest.raises(tw.DtypeError, match="gradient 0: the storage"):
+            opt.step()
+    assert (p == 0).all() and opt.engine.steps == 2
+    empty = torch.ones(0, 3)
+    tw.Optimizer([empty], "sgd(lr=0.5)").step([torch.ones(0, 3)])
+
+
 @pytest.mark.parametrize("grad", [
     lambda: torch.ones(16)[::2], lambda: torch.ones(1).expand(8), lambda: torch.ones(8, dtype=torch.bfloat16),
     lambda: torch.ones(8, dtype=torch.float16), lambda: torch.ones(8, dtype=torch.float64), lambda: torch.ones(8, requires_grad=True),

@@ -62,6 +62,8 @@ def _adapt_torch(torch: Any, value: Any) -> tuple[Any, bool, bool, int]:
     bf16 = value.dtype is torch.bfloat16
     try:
         plain = value.detach() if value.requires_grad else value
+        if (missing := _freed(plain)):
+            return missing, bf16, False, STAYS
         source = (plain.view(torch.int16) if bf16 else plain).numpy()
         return source, bf16, False, MAY_MOVE | (PLAIN if type(value) is torch.Tensor else 0)
     except (TypeError, RuntimeError) as problem:
@@ -73,6 +75,15 @@ def _adapt_torch(torch: Any, value: Any) -> tuple[Any, bool, bool, int]:
         if value.is_neg():
             return "the tensor is a view that negates its memory; use t.resolve_neg()", False, False, STAYS
         return f"the tensor cannot be borrowed: {problem}", False, False, STAYS
+
+
+def _freed(tensor: Any) -> str:
+    """What is said of a tensor whose storage was resized below it, of which NumPy would make other memory; else ""."""
+    if tensor.layout is not sys.modules["torch"].strided or tensor.device.type != "cpu" or not tensor.numel():
+        return ""
+    reach = 1 + sum((count - 1) * stride for count, stride in zip(tensor.shape, tensor.stride()))
+    needs, has = (tensor.storage_offset() + reach) * tensor.element_size(), tensor.untyped_storage().nbytes()
+    return f"the storage of the tensor was resized to {has} bytes, and its elements need {needs}" if has < needs else ""
 
 
 def look(tensor: Any) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
