@@ -227,6 +227,30 @@ def test_hyperboloid_far_out_along_and_across() -> None:
             assert sheet.distance(x, y) == pytest.approx(want, rel=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_transport_to_what_is_no_point(dtype: Any) -> None:
+    """On the hyperboloid the formula divides by 1 + c<x, y>, 2 and more for points: 0 is refused, and u is as it was."""
+    sheet = tw.constraint("lorentz")
+    x, u = np.array([1, 0, 0], dtype), np.array([0, 1, 2], dtype)
+    with pytest.raises(tw.NonfiniteError, match="w, y, u"):
+        sheet.transport(x, -x, u)
+    assert u.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(sheet.transport(x, x, u), [0, 1, 2])
+
+
+@pytest.mark.parametrize("sentence", ["lorentz", "sphere", "oblique", "poincare_ball", "grassmann", "spd"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_logarithm_of_what_is_no_number(sentence: str, bad: float) -> None:
+    """On the hyperboloid the first coordinate is not read, and may say so as any other."""
+    m = tw.constraint(sentence)
+    for at in range(3):
+        for k in range(2):
+            pair = [np.eye(3) / 2 if sentence in ("spd", "grassmann") else np.array([[0.6, 0.3, 0.4]]) for _ in range(2)]
+            pair[k][0, at] = bad
+            with pytest.raises(tw.NonfiniteError, match="w, y"):
+                m.log(*pair)
+
+
 def test_subspaces_close_by_and_orthogonal() -> None:
     """Principal angles of 1e-9 and of a right angle, in one pair of planes."""
     t = 1e-9

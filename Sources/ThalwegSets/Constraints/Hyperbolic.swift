@@ -211,9 +211,9 @@ struct Lorentz: Manifold {
     try forEach(w) { u, x, s, n in
       let y = UnsafePointer(w.slots[0] + s), products = Flat.products(x + 1, y + 1, UnsafePointer(u) + 1, n - 1)
       let along = products.yu - Double(y[0]) * Double(u[0]), between = products.xy - Double(x[0]) * Double(y[0])
-      let factor = c * along / (1 - c * between)
+      let below = 1 - c * between, factor = c * along / below
       Flat.blend(1, UnsafePointer(u), factor, x, factor, y, into: u, n)
-      return along + between
+      return below == 0 ? .infinity : along + between  // (of points it is 2 and more)
     }
   }
   static func pointAxes(_ shape: Shape) -> Int { max(0, shape.ndim - 1) }
@@ -258,6 +258,9 @@ struct Lorentz: Manifold {
   func logarithm<T: Real>(_ w: Whole<T>) throws(Failure) {
     let points = points(w.shape), n = points.length
     if n == 0 { return }
+    // (the first coordinates are not read)
+    try finite(w.v, w.count, "lorentz")
+    try finite(w.w, w.count, "lorentz")
     for s in 0..<points.count {
       let y = w.v + points.start(s), x = UnsafePointer(w.w + points.start(s))
       let a = (c * gap(x, UnsafePointer(y), n)).squareRoot() / 2

@@ -152,6 +152,8 @@ extension Round {
     }
   }
   func logarithm<T: Real>(_ w: Whole<T>, _ s: Slices) throws(Failure) {
+    try finite(w.v, w.count, method)
+    try finite(w.w, w.count, method)
     for k in 0..<s.count {
       let y = w.v + s.start(k), x = UnsafePointer(w.w + s.start(k)), n = s.length
       let c = chords(x, UnsafePointer(y), n), length = 2 * radius * atan2(c.apart, c.along)
