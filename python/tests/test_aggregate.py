@@ -251,7 +251,10 @@ def test_torch_in_torch_out() -> None:
     (lambda: tw.aggregate("upgrad")([np.ones((2, 2)), np.ones((3, 2))]), tw.ShapeError, "one row a task"),
     (lambda: tw.aggregate("upgrad")(np.ones((2, 2), int)), tw.DtypeError, "int64"),
     (lambda: tw.aggregate("upgrad")(np.ones((2, 2)), losses=[1.0]), tw.CountError, "2 losses"),
-    (lambda: tw.aggregate("upgrad")(np.full((2, 2), np.nan)), tw.NonfiniteError, "NaN")])
+    (lambda: tw.aggregate("upgrad")(np.full((2, 2), np.nan)), tw.NonfiniteError, "NaN"),
+    (lambda: tw.aggregate("upgrad("), tw.SentenceError, "expected"),
+    (lambda: tw.aggregate("upgrad(no=1)"), tw.UnknownNameError, "`no`"),
+    (lambda: tw.aggregate("upgrad")(np.ma.masked_array(np.ones((2, 2)), [[0, 1], [0, 0]])), tw.DtypeError, "jacobian: a masked array")])
 def test_refusals(call: object, problem: type[Exception], words: str) -> None:
     with pytest.raises(problem, match=words):
         call()  # type: ignore[operator]
@@ -264,3 +267,27 @@ def test_a_refused_call_leaves_the_object_as_it_was() -> None:
         with pytest.raises(problem):
             mine(bad)
     np.testing.assert_array_equal(mine(J), other(J))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_task_that_is_not_finite_is_named(name: str, bad: float) -> None:
+    J = jacobian(name)
+    J[-1, 3] = bad
+    with pytest.raises(tw.NonfiniteError, match=f"of task {len(J) - 1} has 1 elements"):
+        tw.aggregate(sentence(name))(J)
+
+
+@pytest.mark.parametrize("scales", [(1e30, 1e-30, 1, 1e10, 1e-10), (1e-30, 1e30, 1e-10, 1, 1)])
+@pytest.mark.parametrize("name", ["prograd", "sam_gs"])
+def test_float32_of_unlike_sizes_is_float64_rounded(name: str, scales: tuple[float, ...]) -> None:
+    """Quotients of lengths leave the range of floats, where the products with the gradients do not."""
+    J = (np.abs(jacobian(name)) * np.array(scales)[: ROWS.get(name, 5), None]).astype(np.float32)
+    want = tw.aggregate(sentence(name))(J.astype(np.float64))
+    assert np.isfinite(want).all() and np.abs(want).max() < 3e38
+    np.testing.assert_allclose(tw.aggregate(sentence(name))(J), want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
+def test_sam_gs_of_the_smallest_numbers() -> None:
+    """Their lengths are below all normal floats, and the power of two that lifts them is above them."""
+    assert np.isfinite(tw.aggregate("sam_gs")(np.full((3, 12), 1e-45, np.float32))).all()

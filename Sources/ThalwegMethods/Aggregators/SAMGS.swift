@@ -49,7 +49,7 @@ struct SAMGS: Source {
   var kinds: [Request.Kind] { [.taskGradient] }
 
   private struct Add: ElementOperation {
-    let beta: Double, factor: Factor, unit: Double, modulates: Bool, first: Bool
+    let beta: Double, factor, unit: Factor, modulates, first: Bool
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
       let m = beta * s[1] + (1 - beta) * s[0]
       s[1] = m
@@ -89,15 +89,21 @@ struct SAMGS: Source {
     let unbiased = v / (1 - pow(beta2, t)), modulation = 1 / ((1 - pow(beta1, t)) * unbiased.squareRoot())
     let mean = norms.reduce(0, +) / Double(m), all: Double = h.match_sum ? Double(m) : 1
     // far from 1 the gradients are multiplied by a power of two first: neither g·|m| nor their sum leaves the range
-    let longest = norms.max() ?? 0, isFar = longest > 0x1p30 || (longest < 0x1p-30 && longest > 0)
-    let unit = isFar ? Double(sign: .plus, exponent: -longest.exponent, significand: 1) : 1
+    func unit(_ norm: Double) -> Double {
+      let isFar = norm > 0x1p30 || (norm < 0x1p-30 && norm > 0)
+      return isFar ? Double(sign: .plus, exponent: -norm.exponent, significand: 1) : 1
+    }
+    let common = unit(norms.max() ?? 0)
     for k in 0..<m {
-      let factor = all * (equalises ? (norms[k] > 0 ? mean / norms[k] : 0) : modulation)
+      // (one that is made as long as the others has a power of its own)
+      let own = equalises ? unit(norms[k]) : common
+      let length = norms[k] > 0 ? mean * common / (norms[k] * own) : 0
+      let factor = Factor(all * (equalises ? length : modulation))
       io.change(
-        Add(beta: beta1, factor: Factor(factor), unit: unit, modulates: !equalises, first: k == 0),
+        Add(beta: beta1, factor: factor, unit: Factor(own), modulates: !equalises, first: k == 0),
         slots: [k, m + k, sum], parameters: false)
     }
-    let most: Double = h.max_norm, back = equalises ? 1 / unit : 1 / unit / unit
+    let most: Double = h.max_norm, back = equalises ? 1 / common : 1 / common / common
     var factor = back
     if most > 0 { factor *= min(1, most / (back * io.sum(Length(), slots: [sum]).root(0) + 1e-6)) }
     if factor != 1 { io.change(Scale(factor: Factor(factor)), slots: [sum], parameters: false) }

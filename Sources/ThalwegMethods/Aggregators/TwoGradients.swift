@@ -41,7 +41,7 @@ struct ProGrad: Source {
     }
   }
   private struct Remove: ElementOperation {
-    let share: Double
+    let share: Factor
     @inline(__always) func callAsFunction<L: Lane>(_ x: inout L, _ g: inout L, _ s: Slots<L>) {
       s[0] = s[0] - share * s[1]
     }
@@ -57,7 +57,7 @@ struct ProGrad: Source {
       throw Failure(Status.nonfinite, "prograd: the inner products of the task gradients overflow")
     }
     let shares = sums.map { s in s[1] > 0 && (conflict ? s[0] < 0 : s[0] > 0) ? lam * s[0] / s[1] : 0 }
-    io.change(slots: [0, 1], parameters: false, each: { Remove(share: each ? shares[$0] : shares[0]) })
+    io.change(slots: [0, 1], parameters: false, each: { Remove(share: Factor(each ? shares[$0] : shares[0])) })
     return .update(io.gradient(in: 0))
   }
 }

@@ -26,7 +26,7 @@ from ._errors import (
     error,
 )
 from ._objects import Card, Fixed
-from ._optimizer import Optimizer
+from ._optimizer import Optimizer, bare
 
 
 class Aggregator(Fixed):
@@ -48,6 +48,8 @@ class Aggregator(Fixed):
         if method.kind != "aggregator" or "task_gradient" not in method.requests:
             raise error(MethodError, f"`{method.name}` does not combine the gradients of tasks; `python -m thalweg "
                         "methods --need task_gradient` lists what does")
+        with contextlib.suppress(RangeError), contextlib.closing(bare(f"{self.sentence} | sgd(lr=1)")):
+            pass  # what does not fit the standard number of tasks may fit that of the rows
         self._name = method.name
         self._optimizer: Optimizer | None = None
         self._at: list[np.ndarray] = []
@@ -174,11 +176,11 @@ class Aggregator(Fixed):
         settings = _sentence.arguments(inside)
         said = any(key in ("tasks", None) for key, _ in settings)  # without a name it is the first
         if said or all(p.name != "tasks" for p in _registry.by_name()[name.strip()].parameters):
-            return Optimizer(at, f"{self.sentence} | sgd(lr=1)")
+            return Optimizer(at, f"{self.sentence} | sgd(lr=1)", nonfinite="error")
 
         def made(tasks: int) -> Optimizer:
             text = f"tasks={tasks}" + (f", {inside}" if settings else "")
-            return Optimizer(at, f"{name}({text}) | sgd(lr=1)")
+            return Optimizer(at, f"{name}({text}) | sgd(lr=1)", nonfinite="error")
 
         optimizer = made(tasks)
         with contextlib.closing(optimizer.requests()) as requests:
@@ -187,6 +189,8 @@ class Aggregator(Fixed):
 
 
 def _read(part: Any) -> np.ndarray:
+    if _arrays.is_masked(part):
+        raise error(DtypeError, f"jacobian: {_arrays.MASKED}")
     try:
         array = np.asarray(part.detach() if hasattr(part, "detach") else part)
     except (TypeError, ValueError) as problem:  # types that NumPy does not know, other devices, rows of several lengths
@@ -200,7 +204,7 @@ def _read(part: Any) -> np.ndarray:
 def _losses(losses: Any, tasks: int) -> list[float]:
     try:
         values = [float(loss) for loss in losses]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         text = f"losses: {tasks} numbers are expected, one a task, got {reprlib.repr(losses)}"
         raise error(ValueTypeError, text) from None
     if len(values) != tasks:
