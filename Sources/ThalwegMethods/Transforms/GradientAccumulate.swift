@@ -7,7 +7,8 @@ import ThalwegCore
 ///
 /// State    acc; the calls, samples and losses of the window. Where a stage behind needs the loss it gets that of the
 ///          window, made of the losses of its calls as the gradient is; one that asks for a loss alone (a trial, a rule
-///          behind an aggregator) has it asked for each minibatch of the window.
+///          behind an aggregator) has it asked for each minibatch of the window. Hessian
+///          products are those of the first minibatch.
 /// Differs  nothing from optax.MultiSteps. The command `flush` steps with what a window has so far; an empty window
 ///          does nothing. weighted needs observe("samples", n) before a call. A call in which a tensor has no gradient
 ///          counts as zeros; before a source that asks for more, and over ranks, a tensor without one at the last call
