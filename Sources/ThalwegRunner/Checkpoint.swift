@@ -437,7 +437,8 @@ package enum Checkpoint {
         throw Failure(
           Status.mismatch,
           "\(o.label("parameter", row.tensor)): `\(name)` is \(e.dtype) \(e.shape) in the checkpoint, "
-            + "\(f.dtype) \(f.shape) here")
+            + "\(f.dtype) \(f.shape) here"
+            + (e.dtype == f.dtype ? "" : " (another `state_dtype`, or parameters of another dtype)"))
       }
       // Version 1 has counters by position: tensors in another order would get those of others.
       if file.written == 1 {

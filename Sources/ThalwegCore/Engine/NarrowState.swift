@@ -132,8 +132,8 @@ public enum EightBit {
     }
   }
 
-  /// 1/scale, or 0 where that is out of range: the codes of a block that is not finite, or all zero, do not matter. Of a
-  /// block whose largest number is subnormal, below 1.2e-38, signed numbers become 0 and positive ones the least code.
+  /// 1/scale, or 0 where that is out of range: the codes of a block that is not finite, or all zero, do not matter. Of
+  /// a block whose largest number is subnormal (below 1.2e-38) signed numbers become 0, positive ones the least code.
   @inlinable @inline(__always) public static func inverse(_ s: Float) -> Float {
     s >= .leastNormalMagnitude && s < .infinity ? 1 / s : 0
   }

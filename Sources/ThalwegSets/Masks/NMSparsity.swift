@@ -140,8 +140,8 @@ struct NMSparsity: WholeRule {
     return (m == 2 || m == 4) && lines.inner == 1 && lines.length % m == 0 ? shape.count / 16 &* 16 : nil
   }
   /// Which of sixteen entries stay: an entry is compared with those whose index in the group differs in bit 0, 1 or
-  /// both; of equals the lower index is the larger. Magnitudes order like their bits, and one more makes an equal larger.
-  /// (A comparison that holds has all bits set: it is -1.)
+  /// both; of equals the lower index is the larger. Magnitudes order like their bits, and one more makes an equal the
+  /// larger. (A comparison that holds has all bits set: it is -1.)
   @inline(__always) private func stays(_ x: SIMD16<Float>) -> SIMDMask<SIMD16<Int32>> {
     typealias Keys = SIMD16<Int32>
     @inline(__always) func isLarger(_ other: Keys, _ isLower: Keys) -> Keys {
